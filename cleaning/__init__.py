@@ -1,0 +1,1 @@
+"""Captions to better captions, or to a named reason to drop them."""

@@ -1,0 +1,1 @@
+"""Images: guarded fetching and normalising, each in a killable child process."""

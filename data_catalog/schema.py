@@ -1,0 +1,95 @@
+"""Arrow schemas of everything that lies in a catalog, and their versions.
+
+A *sample* is one image with all its captions; a *caption row* is the unit of accounting: one row per selected
+upstream row, from ingest to the published snapshot. A row starts as `pending` and ends as `kept` or `rejected`.
+"""
+
+import pyarrow as pa
+
+CAPTIONS_VERSION = 1
+PAIRS_VERSION = 1
+
+PENDING, KEPT, REJECTED = "pending", "kept", "rejected"
+
+# Value of `translator` for rows whose upstream language already is the target language.
+NATIVE = "native"
+
+CAPTIONS = pa.schema(
+    [
+        pa.field("sample_id", pa.string(), nullable=False),  # identity of the image: "mscoco:391895"
+        pa.field("caption_id", pa.string(), nullable=False),  # identity of the row: "mscoco:391895#770337"
+        pa.field("source", pa.string(), nullable=False),
+        pa.field("upstream_split", pa.string()),
+        pa.field("url", pa.string()),  # exactly one of url and path is set, malformed rows aside
+        pa.field("path", pa.string()),  # name inside the source's `images` folder or zip
+        pa.field("source_caption", pa.string()),  # as upstream has it, never altered
+        pa.field("source_lang", pa.string()),  # what upstream says, or the source's documented language
+        pa.field("clean_caption", pa.string()),  # the source caption after cleaning: what is translated
+        pa.field("caption", pa.string()),  # text in the target language
+        pa.field("target_lang", pa.string()),
+        pa.field("translator", pa.string()),  # engine fingerprint, or "native"
+        pa.field("translation_score", pa.float32()),  # mean log-probability per target token
+        pa.field("license", pa.string()),
+        pa.field("attribution", pa.string()),
+        pa.field("page_url", pa.string()),
+        pa.field("upstream_file", pa.string(), nullable=False),  # relative to the common folder of the source's files
+        pa.field("upstream_line", pa.int64(), nullable=False),  # 1-based line, or record number in JSON and Parquet
+        pa.field("outcome", pa.string(), nullable=False),  # pending, kept, rejected
+        pa.field("step", pa.string()),  # the step that rejected the row
+        pa.field("drop_reason", pa.string()),
+        pa.field("detail", pa.string()),
+    ]
+)
+
+# What fetching brings: one row per sample asked for, in the order asked.
+RAW_IMAGES = pa.schema(
+    [
+        pa.field("sample_id", pa.string(), nullable=False),
+        pa.field("drop_reason", pa.string()),  # null: bytes came
+        pa.field("detail", pa.string()),
+        pa.field("http_status", pa.int32()),
+        pa.field("final_url", pa.string()),
+        pa.field("sha256", pa.string()),  # of the bytes as they came, hexadecimal
+        pa.field("bytes", pa.binary()),
+    ]
+)
+
+# What normalising makes of it: one row per raw row, in the same order.
+IMAGES = pa.schema(
+    [
+        pa.field("sample_id", pa.string(), nullable=False),
+        pa.field("drop_reason", pa.string()),  # null: the image is good
+        pa.field("detail", pa.string()),
+        pa.field("bytes", pa.binary()),  # JPEG, RGB, upright
+        pa.field("width", pa.int32()),
+        pa.field("height", pa.int32()),
+        pa.field("original_width", pa.int32()),
+        pa.field("original_height", pa.int32()),
+        pa.field("sha256", pa.string()),  # of the bytes as they came (not of `bytes`)
+    ]
+)
+
+# A published row: one image, parallel lists of captions. `image` is the Hugging Face Image layout.
+PAIRS = pa.schema(
+    [
+        pa.field("sample_id", pa.string(), nullable=False),
+        pa.field("source", pa.string(), nullable=False),
+        pa.field("split", pa.string(), nullable=False),  # train, val, test
+        pa.field("image", pa.struct([pa.field("bytes", pa.binary()), pa.field("path", pa.string())]), nullable=False),
+        pa.field("width", pa.int32(), nullable=False),
+        pa.field("height", pa.int32(), nullable=False),
+        pa.field("original_width", pa.int32(), nullable=False),
+        pa.field("original_height", pa.int32(), nullable=False),
+        pa.field("sha256", pa.string(), nullable=False),
+        pa.field("url", pa.string()),
+        pa.field("license", pa.string()),
+        pa.field("attribution", pa.string()),
+        pa.field("page_url", pa.string()),
+        pa.field("caption_ids", pa.list_(pa.string()), nullable=False),
+        pa.field("captions", pa.list_(pa.string()), nullable=False),
+        pa.field("source_captions", pa.list_(pa.string()), nullable=False),
+        pa.field("source_langs", pa.list_(pa.string()), nullable=False),
+        pa.field("translators", pa.list_(pa.string()), nullable=False),
+        pa.field("scores", pa.list_(pa.float32()), nullable=False),
+    ]
+)

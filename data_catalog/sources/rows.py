@@ -1,0 +1,64 @@
+"""What a source reader yields: one object per upstream row, whatever became of it."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class UpstreamRow:
+    """A selected, well-formed caption of one image.
+
+    Args:
+        upstream_file: path as the reader opened it; ingest makes it relative.
+        upstream_line: 1-based line where the record starts (record number in JSON and Parquet).
+        sample_key: identity of the image within its source, such as "391895" or a sha1 of its canonical URL.
+        caption_key: upstream's own id of the caption, or None where it has none.
+        url: where the image is on the web; exactly one of `url` and `path` is set.
+        path: the image's name inside the source's `images` folder or zip.
+        caption: the text as upstream has it.
+        lang: ISO 639-1 code that upstream states, or the dataset's documented language.
+    """
+
+    upstream_file: str
+    upstream_line: int
+    sample_key: str
+    caption_key: str | None = None
+    url: str | None = None
+    path: str | None = None
+    caption: str
+    lang: str
+    split: str | None = None
+    license: str | None = None
+    attribution: str | None = None
+    page_url: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MalformedRow:
+    """A row that could not be read as a caption of an image: kept as a rejected row, never fatal.
+
+    `reason` is one of `MALFORMED_REASONS`; `detail` says in a few words what was found; `raw` is the start of the
+    offending text (at most 500 characters).
+    """
+
+    upstream_file: str
+    upstream_line: int
+    reason: str
+    detail: str
+    raw: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class UnselectedRow:
+    """A row that the recipe does not ask for: counted, not stored. `reason` is "language" or "caption_kind"."""
+
+    reason: str
+
+
+SourceRow = UpstreamRow | MalformedRow | UnselectedRow
+
+MALFORMED_REASONS = {
+    "malformed_row": "the row could not be parsed: wrong number of fields, a missing field or a broken quote",
+    "bad_encoding": "the row holds bytes that are not UTF-8, or a NUL",
+    "caption_missing": "the row has no caption",
+    "image_missing": "the row names no image (no URL, no path, or an id that no image has)",
+}

@@ -1,0 +1,15 @@
+"""Fixtures shared by all tests."""
+
+from pathlib import Path
+
+import pytest
+
+SHARED_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """The folder of real upstream samples; tests that use it are marked `real_data`."""
+    if not SHARED_DATA.is_dir():
+        pytest.skip(f"real_data: {SHARED_DATA} is absent")
+    return SHARED_DATA

@@ -1,0 +1,1 @@
+"""From pair shards to a compact CLIP and its scores."""

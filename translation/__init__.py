@@ -1,0 +1,1 @@
+"""Captions in one language to captions in another, offline, with scores."""
