@@ -1,0 +1,60 @@
+"""Progress of long work: a bar on a terminal, plain lines elsewhere."""
+
+import logging
+import sys
+import time
+from types import TracebackType
+from typing import Any, Self
+
+logger = logging.getLogger(__name__)
+
+SECONDS_BETWEEN_LINES = 10.0
+
+
+class Progress:
+    """Counts units of work done; use it as a context manager and call `advance`.
+
+    Args:
+        label: what is being done, such as "translate".
+        total: how many units there are, or None if nobody knows.
+        unit: name of a unit, plural.
+    """
+
+    def __init__(self, label: str, *, total: int | None, unit: str) -> None:
+        self.label, self.total, self.unit = label, total, unit
+        self.done = 0
+        self._bar: Any = None
+        self._started = self._last_line = time.monotonic()
+
+    def __enter__(self) -> Self:
+        if sys.stderr.isatty():
+            from tqdm import tqdm
+
+            self._bar = tqdm(total=self.total, desc=self.label, unit=f" {self.unit}", leave=False)
+        self._started = self._last_line = time.monotonic()
+        return self
+
+    def advance(self, count: int = 1, **postfix: float | str) -> None:
+        """Count `count` more units as done; `postfix` values are shown beside them."""
+        self.done += count
+        if self._bar is not None:
+            self._bar.set_postfix(postfix, refresh=False)
+            self._bar.update(count)
+        elif time.monotonic() - self._last_line >= SECONDS_BETWEEN_LINES:
+            self._last_line = time.monotonic()
+            self._log(postfix)
+
+    def _log(self, postfix: dict[str, float | str]) -> None:
+        seconds = max(time.monotonic() - self._started, 1e-9)
+        total = "" if self.total is None else f" of {self.total:,}"
+        extra = "".join(f", {name} {value}" for name, value in postfix.items())
+        rate = f"{self.done / seconds:,.1f} {self.unit}/s"
+        logger.info("%s: %s%s %s (%s%s)", self.label, f"{self.done:,}", total, self.unit, rate, extra)
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._bar is not None:
+            self._bar.close()
+        if kind is None and self.done:
+            self._log({})

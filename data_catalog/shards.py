@@ -1,0 +1,150 @@
+"""Files that are either whole or absent: atomic writes, content hashes, and which shard a sample belongs to."""
+
+import errno
+import hashlib
+import json
+import os
+import tempfile
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from data_catalog.errors import ConfigError
+
+TEMPORARY_PREFIX = ".tmp-"
+ROWS_PER_GROUP = 50_000
+# Image bytes do not compress; small row groups keep readers' memory bounded (about 10 MB at 256 pixels).
+IMAGE_ROWS_PER_GROUP = 200
+
+
+def sha256_of(path: Path) -> str:
+    """Hexadecimal sha256 of a file's bytes."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def digest(value: Any) -> str:
+    """Hexadecimal sha256 of the canonical JSON of `value`: equal values, equal digests, on every machine."""
+    canonical = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+    return hashlib.sha256(canonical.encode("utf-8", "surrogatepass")).hexdigest()
+
+
+def sync(path: Path) -> None:
+    """Force a file's bytes, or a folder's entries, to the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def write_atomically(path: Path, write: Callable[[Path], None]) -> str:
+    """Let `write` fill a temporary file beside `path`, then put it in place in one step.
+
+    Returns:
+        The sha256 of the file.
+
+    Raises:
+        ConfigError: the disk is full.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    descriptor, name = tempfile.mkstemp(prefix=TEMPORARY_PREFIX, dir=path.parent)
+    os.close(descriptor)
+    temporary = Path(name)
+    try:
+        write(temporary)
+        temporary.chmod(0o644)
+        sync(temporary)
+        found = sha256_of(temporary)
+        temporary.replace(path)
+        sync(path.parent)
+    except OSError as error:
+        raise_if_disk_full(error, path)
+        raise
+    finally:
+        temporary.unlink(missing_ok=True)
+    return found
+
+
+def raise_if_disk_full(error: OSError, path: Path) -> None:
+    """Turn "no space left" into a sentence that says what to do; other errors are left to the caller.
+
+    Raises:
+        ConfigError: the error says that the disk, or the user's share of it, is full.
+    """
+    if error.errno in (errno.ENOSPC, errno.EDQUOT) or "No space left" in str(error):
+        raise ConfigError(
+            f"the disk that holds {path.parent} is full: free space and run the same command again"
+        ) from error
+
+
+def write_json(path: Path, value: Any) -> str:
+    """Write `value` atomically as indented JSON with sorted keys; returns the file's sha256."""
+    text = json.dumps(value, indent=1, sort_keys=True, ensure_ascii=False) + "\n"
+    return write_atomically(path, lambda temporary: _write_text(temporary, text))
+
+
+def _write_text(path: Path, text: str) -> None:
+    path.write_text(text, encoding="utf-8")
+
+
+def read_json(path: Path) -> Any:
+    """Parse a UTF-8 JSON file."""
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def write_parquet(table: pa.Table, path: Path) -> str:
+    """Write a table of texts atomically (zstd, byte-stable); returns the file's sha256."""
+    return write_atomically(path, lambda temporary: save_parquet(table, temporary))
+
+
+def save_parquet(table: pa.Table, path: Path) -> None:
+    """Write a table of texts in place, for callers that rename a whole folder later."""
+    pq.write_table(
+        table,
+        path,
+        compression="zstd",
+        row_group_size=ROWS_PER_GROUP,
+        use_dictionary=_repetitive_columns(table.schema),
+        write_page_checksum=True,
+    )
+
+
+def _repetitive_columns(schema: pa.Schema) -> list[str]:
+    repetitive = {"source", "source_lang", "target_lang", "translator", "license", "upstream_file", "upstream_split"}
+    return [name for name in schema.names if name in repetitive | {"outcome", "step", "drop_reason", "split"}]
+
+
+def open_image_writer(path: Path, schema: pa.Schema) -> pq.ParquetWriter:
+    """A writer for rows that hold encoded images: uncompressed, since JPEG does not compress."""
+    return pq.ParquetWriter(path, schema, compression="none", use_dictionary=False, write_page_checksum=True)
+
+
+def order_key(identity: str) -> str:
+    """Where an identity lies in the shuffled order of a dataset: the first 16 hexadecimal digits of its sha1."""
+    return hashlib.sha1(identity.encode("utf-8", "surrogatepass"), usedforsecurity=False).hexdigest()[:16]
+
+
+def unit_interval(identity: str, salt: str) -> float:
+    """A stable number in [0, 1) drawn from an identity; other salts give independent numbers."""
+    return int(order_key(f"{salt}\0{identity}"), 16) / 16**16
+
+
+def shard_of(key: str, num_shards: int) -> int:
+    """The shard whose range of `order_key`s holds `key`; shards are contiguous in key order."""
+    return (int(key[:8], 16) * num_shards) >> 32
+
+
+def sweep_temporary(folders: Iterable[Path]) -> None:
+    """Remove what killed processes left behind in these folders. Call it with the writer's lock held only."""
+    import shutil
+
+    for folder in folders:
+        for leftover in folder.glob(f"{TEMPORARY_PREFIX}*"):
+            if leftover.is_dir():
+                shutil.rmtree(leftover)
+            else:
+                leftover.unlink(missing_ok=True)
