@@ -1,0 +1,88 @@
+"""Captions of scenes in English and Italian that say the same thing, and parallel pairs of them for a translator.
+
+`write_pairs` writes the pairs as the TSV that `vernaclip mt train` reads.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from random import Random
+
+from data_catalog.errors import ConfigError
+from data_catalog.sources.scenes import english, italian
+from data_catalog.sources.scenes.scene import Scene, pick, random_scene, shuffled
+
+GRAMMAR_VERSION = 1
+LANGUAGES = ("en", "it")
+
+_RENDER = {"en": english.render, "it": italian.render}
+_ANY = ("plain", "background", "picture", "drawing", "image_with", "there", "there_background", "background_and")
+_STYLES = ("lower", "capital", "sentence")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Wording:
+    """How a scene is put into words; the same wording means the same in every language.
+
+    Args:
+        template: which sentence, one of `templates(scene)`.
+        synonym: which of two words for sizes and relations (0: above, large; 1: over, big).
+        style: "lower" ("two red stars"), "capital" ("Two red stars") or "sentence" ("Two red stars.").
+    """
+
+    template: str
+    synonym: int = 0
+    style: str = "lower"
+
+
+def templates(scene: Scene) -> tuple[str, ...]:
+    """Names of the templates that fit a scene's number of groups and relation."""
+    match scene.relation:
+        case "":
+            return (*_ANY, "seen", "drawn", "only", "predicate")
+        case "list":
+            return ("plain", "background", "picture", "drawing", "image_with", "seen", "drawn")
+        case "next":
+            return (*_ANY, "seen", "drawn", "definite")
+        case "between":
+            return (*_ANY, "seen", "definite", "inverted")
+    return (*_ANY, "seen", "drawn", "definite", "inverted", "further")
+
+
+def random_wording(scene: Scene, rng: Random) -> Wording:
+    """A wording that fits `scene`."""
+    return Wording(template=pick(rng, templates(scene)), synonym=int(rng.random() < 0.35), style=pick(rng, _STYLES))
+
+
+def caption(scene: Scene, lang: str, wording: Wording) -> str:
+    """The exact caption of `scene` in `lang` ("en" or "it")."""
+    if lang not in _RENDER:
+        raise ConfigError(f"scenes have captions in {' and '.join(LANGUAGES)}, not in {lang}")
+    text = _RENDER[lang](scene, wording.template, wording.synonym)
+    if wording.style == "lower":
+        return text
+    return text[0].upper() + text[1:] + ("." if wording.style == "sentence" else "")
+
+
+def captions(scene: Scene, lang: str, *, num: int, rng: Random) -> list[str]:
+    """`num` distinct captions of `scene` in `lang`, each by another template; every scene has at least 7 templates."""
+    chosen = shuffled(rng, templates(scene))[:num]
+    return [
+        caption(scene, lang, Wording(template=t, synonym=int(rng.random() < 0.35), style=pick(rng, _STYLES)))
+        for t in chosen
+    ]
+
+
+def parallel_pairs(*, seed: int, num_pairs: int) -> Iterator[tuple[str, str]]:
+    """`num_pairs` pairs of English and Italian captions with one meaning; a pair may occur twice."""
+    rng = Random(f"scenes-pairs:{seed}")
+    for _ in range(num_pairs):
+        scene = random_scene(rng)
+        wording = random_wording(scene, rng)
+        yield caption(scene, "en", wording), caption(scene, "it", wording)
+
+
+def write_pairs(path: Path, *, seed: int, num_pairs: int) -> None:
+    """Write parallel pairs to `path` as UTF-8 TSV: English, tab, Italian, one pair a line, no header."""
+    with path.open("w", encoding="utf-8", newline="\n") as file:
+        file.writelines(f"{source}\t{target}\n" for source, target in parallel_pairs(seed=seed, num_pairs=num_pairs))
