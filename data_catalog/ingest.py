@@ -1,0 +1,208 @@
+"""Upstream rows to shards of caption rows: selection counted, malformed rows kept as rejects, nothing lost."""
+
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import islice
+from os.path import commonpath
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from data_catalog.progress import Progress
+from data_catalog.schema import CAPTIONS, PENDING, REJECTED
+from data_catalog.shards import order_key, save_parquet, shard_of
+from data_catalog.sorting import count_samples, sorted_rows
+from data_catalog.sources.rows import MalformedRow, SourceRow, UnselectedRow, UpstreamRow
+from data_catalog.work import Commit, StepKey, WorkStore
+
+STEP = "ingest"
+VERSION = 1
+ROWS_PER_STAGED_BATCH = 20_000
+
+STAGED = pa.schema([*CAPTIONS, pa.field("order_key", pa.string(), nullable=False)])
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Source:
+    """One source of a recipe.
+
+    Args:
+        name: what the column `source` says and ids are prefixed with.
+        files: its upstream files.
+        file_hashes: their sha256, in the order of `files`.
+        settings: the settings that decide which rows are selected and what they say.
+        read: opens the files and yields their rows.
+    """
+
+    name: str
+    files: Sequence[Path]
+    file_hashes: Sequence[str]
+    settings: Mapping[str, Any]
+    read: Callable[[], Iterator[SourceRow]]
+
+
+@dataclass(slots=True)
+class _Counts:
+    """What was met while reading one source."""
+
+    selected: int = 0
+    malformed: int = 0
+    unselected: Counter[str] = field(default_factory=Counter)
+
+
+def ingest(work: WorkStore, sources: Sequence[Source], *, target_lang: str, shard_size: int) -> Commit:
+    """Read all sources into shards of about `shard_size` samples; all captions of a sample lie in one shard.
+
+    Returns:
+        The commit: files `00000.parquet`, ... (schema `CAPTIONS`, sorted, rows `pending` or rejected by ingest) and
+        facts `num_shards` and, per source, `selected`, `malformed` and `unselected`.
+    """
+    key = StepKey(
+        step=STEP,
+        version=VERSION,
+        inputs=tuple(f"{source.name}:{digest}" for source in sources for digest in sorted(source.file_hashes)),
+        settings={
+            "sources": {source.name: dict(source.settings) for source in sources},
+            "target_lang": target_lang,
+            "shard_size": shard_size,
+        },
+    )
+    return work.run(key, lambda folder: _ingest(folder, sources, target_lang, shard_size))
+
+
+def shard_names(commit: Commit) -> list[str]:
+    """File names of an ingest commit's shards, in shard order."""
+    return [_shard_name(shard_id) for shard_id in range(commit.facts["num_shards"])]
+
+
+def _ingest(folder: Path, sources: Sequence[Source], target_lang: str, shard_size: int) -> dict[str, Any]:
+    staged = folder / "staged"
+    counts = {source.name: _Counts() for source in sources}
+    with (
+        pq.ParquetWriter(staged, STAGED, compression="zstd") as writer,
+        Progress("ingest", total=None, unit="rows") as progress,
+    ):
+        for source in sources:
+            for batch in _batches(source, target_lang, counts[source.name]):
+                writer.write_batch(batch)
+                progress.advance(batch.num_rows, source=source.name)
+    num_shards = max(1, -(-count_samples(staged) // shard_size))
+    _write_shards(staged, folder, num_shards)
+    staged.unlink()
+    return {
+        "num_shards": num_shards,
+        "sources": {
+            name: {"selected": count.selected, "malformed": count.malformed, "unselected": dict(count.unselected)}
+            for name, count in counts.items()
+        },
+    }
+
+
+def _batches(source: Source, target_lang: str, counts: _Counts) -> Iterator[pa.RecordBatch]:
+    """Staged batches of a source's selected rows; counts what it meets on the way."""
+    base = _common_folder(source.files)
+    records = _records(source, base, target_lang, counts)
+    while chunk := list(islice(records, ROWS_PER_STAGED_BATCH)):
+        yield pa.RecordBatch.from_pylist(chunk, schema=STAGED)
+
+
+def _records(source: Source, base: str, target_lang: str, counts: _Counts) -> Iterator[dict[str, Any]]:
+    for row in source.read():
+        if isinstance(row, UnselectedRow):
+            counts.unselected[row.reason] += 1
+            continue
+        counts.selected += 1
+        if isinstance(row, MalformedRow):
+            counts.malformed += 1
+            yield _malformed_record(row, source.name, base, target_lang)
+        else:
+            yield _record(row, source.name, base, target_lang)
+
+
+def _record(row: UpstreamRow, source: str, base: str, target_lang: str) -> dict[str, Any]:
+    sample_id = f"{source}:{row.sample_key}"
+    return {
+        "sample_id": sample_id,
+        "caption_id": f"{sample_id}#{row.caption_key or order_key(row.caption)[:12]}",
+        "source": source,
+        "upstream_split": row.split,
+        "url": row.url,
+        "path": row.path,
+        "source_caption": row.caption,
+        "source_lang": row.lang,
+        "target_lang": target_lang,
+        "license": row.license,
+        "attribution": row.attribution,
+        "page_url": row.page_url,
+        "upstream_file": _relative(row.upstream_file, base),
+        "upstream_line": row.upstream_line,
+        "outcome": PENDING,
+        "order_key": order_key(sample_id),
+    }
+
+
+def _malformed_record(row: MalformedRow, source: str, base: str, target_lang: str) -> dict[str, Any]:
+    file = _relative(row.upstream_file, base)
+    sample_id = f"{source}:malformed-{order_key(f'{file}:{row.upstream_line}')}"
+    return {
+        "sample_id": sample_id,
+        "caption_id": f"{sample_id}#{row.reason}",
+        "source": source,
+        "source_caption": row.raw,
+        "target_lang": target_lang,
+        "upstream_file": file,
+        "upstream_line": row.upstream_line,
+        "outcome": REJECTED,
+        "step": STEP,
+        "drop_reason": row.reason,
+        "detail": row.detail,
+        "order_key": order_key(sample_id),
+    }
+
+
+def _common_folder(files: Sequence[Path]) -> str:
+    return commonpath([str(path.absolute().parent) for path in files])
+
+
+def _relative(file: str, base: str) -> str:
+    return Path(file).absolute().relative_to(base).as_posix()
+
+
+def _write_shards(staged: Path, folder: Path, num_shards: int) -> None:
+    """Cut the sorted stream into shards; an empty shard is a file without rows."""
+    shard_id, rows = 0, [CAPTIONS.empty_table()]
+    for batch in sorted_rows(staged):
+        table = pa.Table.from_batches([batch])
+        shards = [shard_of(key, num_shards) for key in table.column("order_key").to_pylist()]
+        finished = _finish_rows(table)
+        start = 0
+        while start < len(shards):
+            end = start + shards[start:].count(shards[start])
+            while shard_id < shards[start]:
+                save_parquet(pa.concat_tables(rows), folder / _shard_name(shard_id))
+                shard_id, rows = shard_id + 1, [CAPTIONS.empty_table()]
+            rows.append(finished.slice(start, end - start))
+            start = end
+    while shard_id < num_shards:
+        save_parquet(pa.concat_tables(rows), folder / _shard_name(shard_id))
+        shard_id, rows = shard_id + 1, [CAPTIONS.empty_table()]
+
+
+def _finish_rows(table: pa.Table) -> pa.Table:
+    """Give repeated caption ids a suffix and cast to the schema."""
+    repeats = table.column("repeat").to_pylist()
+    if any(repeat > 1 for repeat in repeats):
+        ids = [
+            caption_id if repeat == 1 else f"{caption_id}~{repeat}"
+            for caption_id, repeat in zip(table.column("caption_id").to_pylist(), repeats, strict=True)
+        ]
+        index = table.schema.get_field_index("caption_id")
+        table = table.set_column(index, "caption_id", pa.array(ids, pa.string()))
+    return table.select(CAPTIONS.names).cast(CAPTIONS)
+
+
+def _shard_name(shard_id: int) -> str:
+    return f"{shard_id:05d}.parquet"

@@ -1,0 +1,142 @@
+"""Step outputs keyed by content: a step whose key is committed is never run again, a half-written one never seen.
+
+The key of a step is the hash of its inputs' content, of the settings that change its output, and of the step's
+version. An output folder appears in one rename, commit record included.
+"""
+
+import logging
+import shutil
+import tempfile
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from data_catalog.shards import (
+    TEMPORARY_PREFIX,
+    digest,
+    raise_if_disk_full,
+    read_json,
+    sha256_of,
+    sweep_temporary,
+    sync,
+    write_json,
+)
+
+logger = logging.getLogger(__name__)
+
+COMMIT_FILE = "commit.json"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StepKey:
+    """What a step's output depends on.
+
+    Args:
+        step: name of the step; its folder under `work/`.
+        version: raised by hand whenever the code changes what the step writes.
+        inputs: content hashes of what the step reads, in order.
+        settings: the settings that change what the step writes.
+    """
+
+    step: str
+    version: int
+    inputs: tuple[str, ...]
+    settings: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def key(self) -> str:
+        """The name of the step's output folder: 32 hexadecimal digits."""
+        return digest([self.step, self.version, list(self.inputs), dict(self.settings)])[:32]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Commit:
+    """A finished step: its folder, its files with their sha256, and what it counted."""
+
+    folder: Path
+    files: Mapping[str, str]
+    facts: Mapping[str, Any]
+    reused: bool
+
+    def path(self, name: str) -> Path:
+        """Path of one of the step's files."""
+        return self.folder / name
+
+
+class WorkStore:
+    """The folder of step outputs of one root; remembers which ones this run used and which it made."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.used: set[tuple[str, str]] = set()
+        self.num_made = 0
+
+    def sweep(self) -> None:
+        """Remove what killed processes left. Call it with the writer's lock held."""
+        if self.folder.is_dir():
+            sweep_temporary([self.folder, *(entry for entry in self.folder.iterdir() if entry.is_dir())])
+
+    def find(self, key: StepKey) -> Commit | None:
+        """The committed output of a step, or None."""
+        folder = self.folder / key.step / key.key
+        record = folder / COMMIT_FILE
+        if not record.is_file():
+            return None
+        self.used.add((key.step, key.key))
+        content = read_json(record)
+        return Commit(folder=folder, files=content["files"], facts=content["facts"], reused=True)
+
+    def run(self, key: StepKey, produce: Callable[[Path], Mapping[str, Any]]) -> Commit:
+        """The output of a step: what is committed, or what `produce` writes now.
+
+        `produce` fills the temporary folder that it is given and returns facts (JSON values) to be kept with it.
+
+        Raises:
+            ConfigError: the disk is full.
+        """
+        found = self.find(key)
+        if found is not None:
+            return found
+        parent = self.folder / key.step
+        parent.mkdir(parents=True, exist_ok=True)
+        temporary = Path(tempfile.mkdtemp(prefix=TEMPORARY_PREFIX, dir=parent))
+        try:
+            facts = dict(produce(temporary))
+            self._commit(key, temporary, facts)
+        except OSError as error:
+            raise_if_disk_full(error, temporary)
+            raise
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
+        made = self.find(key)
+        assert made is not None
+        self.num_made += 1
+        logger.debug("%s %s is done", key.step, key.key)
+        return Commit(folder=made.folder, files=made.files, facts=made.facts, reused=False)
+
+    def _commit(self, key: StepKey, temporary: Path, facts: dict[str, Any]) -> None:
+        files: dict[str, str] = {}
+        for path in sorted(temporary.iterdir()):
+            sync(path)
+            files[path.name] = sha256_of(path)
+        write_json(temporary / COMMIT_FILE, {"files": files, "facts": facts, "key": _readable(key)})
+        temporary.chmod(0o755)
+        sync(temporary)
+        try:
+            temporary.rename(self.folder / key.step / key.key)
+        except OSError:
+            # Two shards of equal content share a key; whoever comes second finds the work done.
+            if self.find(key) is None:
+                raise
+        sync(self.folder / key.step)
+
+    def remove_used(self) -> None:
+        """Delete the outputs that this run used: the snapshot that needed them is committed."""
+        for step, key in sorted(self.used):
+            shutil.rmtree(self.folder / step / key, ignore_errors=True)
+
+
+def _readable(key: StepKey) -> dict[str, Any]:
+    inputs = list(key.inputs)
+    return {"step": key.step, "version": key.version, "inputs": inputs, "settings": dict(key.settings)}
