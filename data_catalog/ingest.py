@@ -63,7 +63,7 @@ def ingest(work: WorkStore, sources: Sequence[Source], *, target_lang: str, shar
     key = StepKey(
         step=STEP,
         version=VERSION,
-        inputs=tuple(f"{source.name}:{digest}" for source in sources for digest in sorted(source.file_hashes)),
+        inputs=tuple(sorted(f"{source.name}:{digest}" for source in sources for digest in source.file_hashes)),
         settings={
             "sources": {source.name: dict(source.settings) for source in sources},
             "target_lang": target_lang,

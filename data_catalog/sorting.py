@@ -1,4 +1,4 @@
-"""Sorting and grouping of whole datasets, out of core: the one place that uses DuckDB as an engine, not as a catalog."""
+"""Sorting and grouping of whole datasets, out of core: DuckDB as an engine (as a catalog it lives in `catalog.py`)."""
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -30,19 +30,19 @@ def sorted_rows(staged: Path) -> Iterator[pa.RecordBatch]:
     yield from connection.execute(query, [str(staged)]).to_arrow_reader(ROWS_PER_BATCH)
 
 
-def duplicate_images(images: Sequence[Path], ranks: dict[str, int]) -> pa.Table:
+def duplicate_images(images: Sequence[Path], sources: Sequence[str]) -> pa.Table:
     """Samples whose image has the same bytes as a better sample's.
 
     Args:
         images: Parquet files with `sample_id`, `drop_reason` and `sha256`.
-        ranks: rank of each sample's source, by the prefix of its id; the lowest rank stays, then the lowest id.
+        sources: names of the sources, best first; the best source's sample stays, then the lowest id.
 
     Returns:
         Columns `sample_id` and `duplicate_of`, sorted by `sample_id`.
     """
     query = """
         WITH good AS (
-            SELECT sample_id, sha256, coalesce(map_extract_value($ranks, split_part(sample_id, ':', 1)), 1000000) AS rank
+            SELECT sample_id, sha256, list_position($sources, split_part(sample_id, ':', 1)) AS rank
             FROM read_parquet($files) WHERE drop_reason IS NULL
         ), best AS (
             SELECT sample_id, first_value(sample_id) OVER (PARTITION BY sha256 ORDER BY rank, sample_id) AS duplicate_of
@@ -51,12 +51,16 @@ def duplicate_images(images: Sequence[Path], ranks: dict[str, int]) -> pa.Table:
         SELECT sample_id, duplicate_of FROM best WHERE sample_id <> duplicate_of ORDER BY sample_id
     """
     connection = _connect(images[0].parent)
-    parameters = {"files": [str(path) for path in images], "ranks": ranks}
+    parameters = {"files": [str(path) for path in images], "sources": list(sources)}
     return connection.execute(query, parameters).to_arrow_table()
 
 
 def _connect(folder: Path) -> Any:
     import duckdb
 
-    settings = {"memory_limit": MEMORY_LIMIT, "temp_directory": str(folder / "duckdb-spill"), "threads": 2}
+    settings: dict[str, str | bool | int | float | list[str]] = {
+        "memory_limit": MEMORY_LIMIT,
+        "temp_directory": str(folder / "duckdb-spill"),
+        "threads": 2,
+    }
     return duckdb.connect(config=settings)

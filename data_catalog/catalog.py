@@ -1,0 +1,215 @@
+"""The DuckDB view of a root: one file of views over the newest snapshots, that any DuckDB can open and query.
+
+The file is rebuilt beside the old one and swapped in, so open readers keep what they see, and it is never held open
+for writing. Its views name every file by its absolute path: after moving a root, rebuild it.
+"""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from data_catalog.errors import ConfigError
+from data_catalog.manifest import Snapshot, current_snapshots
+from data_catalog.schema import CAPTIONS, PAIRS
+from data_catalog.shards import TEMPORARY_PREFIX
+
+CATALOG_FILE = "catalog.duckdb"
+# DuckDB's own command line, an older release than the library, must be able to open the file.
+STORAGE_VERSION = "v1.2.0"
+
+FUNNEL_COLUMNS = {"source": "VARCHAR", "step_number": "INTEGER", "step": "VARCHAR"} | dict.fromkeys(
+    ("read", "kept", "dropped"), "BIGINT"
+)
+
+REJECTS = "SELECT * FROM captions WHERE outcome = 'rejected'"
+
+# One row a sample: what became of its image, or why it has none.
+IMAGES = """
+    SELECT c.dataset, c.snapshot, c.sample_id, c.source, c.url, c.path, p.split, p.width, p.height,
+           p.original_width, p.original_height, p.sha256, p.num_bytes, c.num_captions, c.num_kept,
+           CASE WHEN p.sample_id IS NOT NULL THEN 'published' ELSE 'dropped' END AS status, c.last_step, c.drop_reason
+    FROM (
+        SELECT dataset, snapshot, sample_id, any_value(source) AS source, any_value(url) AS url,
+               any_value(path) AS path, count(*) AS num_captions, count(*) FILTER (outcome = 'kept') AS num_kept,
+               last(step ORDER BY caption_id) AS last_step, last(drop_reason ORDER BY caption_id) AS drop_reason
+        FROM captions GROUP BY dataset, snapshot, sample_id
+    ) c LEFT JOIN (
+        SELECT dataset, snapshot, sample_id, split, width, height, original_width, original_height, sha256,
+               octet_length(image.bytes) AS num_bytes
+        FROM pairs
+    ) p USING (dataset, snapshot, sample_id)
+"""
+
+DROP_REASONS = """
+    SELECT dataset, snapshot, source, step, drop_reason, count(*) AS dropped
+    FROM captions WHERE outcome = 'rejected' GROUP BY ALL
+"""
+
+# Every row must hold, or the snapshot is not committed.
+CONSERVATION = {
+    "every step keeps or drops what it reads": "SELECT * FROM funnel WHERE read <> kept + dropped",
+    "every step reads what the step before it kept": """
+        SELECT * FROM (
+            SELECT *, lag(kept) OVER (PARTITION BY dataset, snapshot, source ORDER BY step_number) AS before FROM funnel
+        ) WHERE read <> before
+    """,
+    "the first step reads every caption row": """
+        SELECT source FROM (SELECT source, sum(read) AS rows FROM funnel WHERE step_number = 1 GROUP BY source) f
+        FULL JOIN (SELECT source, count(*) AS rows FROM captions GROUP BY source) c USING (source)
+        WHERE coalesce(f.rows, 0) <> coalesce(c.rows, 0)
+    """,
+    "every caption row is kept or rejected, with a step and a reason": """
+        SELECT caption_id FROM captions
+        WHERE NOT (outcome = 'kept' AND step IS NULL OR outcome = 'rejected' AND step IS NOT NULL AND drop_reason <> '')
+    """,
+    "no caption row occurs twice": "SELECT caption_id FROM captions GROUP BY dataset, caption_id HAVING count(*) > 1",
+    "each step dropped as many rows as bear its name": """
+        SELECT * FROM (SELECT source, step, sum(dropped) AS n FROM funnel GROUP BY ALL) f
+        FULL JOIN (SELECT source, step, count(*) AS n FROM captions WHERE outcome = 'rejected' GROUP BY ALL) c
+        USING (source, step) WHERE coalesce(f.n, 0) <> coalesce(c.n, 0)
+    """,
+    "the pairs hold exactly the kept captions": """
+        SELECT caption_id FROM (SELECT unnest(caption_ids) AS caption_id FROM pairs) p
+        FULL JOIN (SELECT caption_id AS kept_id FROM captions WHERE outcome = 'kept') c ON p.caption_id = c.kept_id
+        WHERE p.caption_id IS NULL OR c.kept_id IS NULL
+    """,
+}
+
+
+def catalog_path(root: Path) -> Path:
+    """Where a root's DuckDB file lies."""
+    return root / CATALOG_FILE
+
+
+def rebuild(root: Path) -> Path:
+    """Write the views over the newest snapshots of all datasets of a root, and swap the file in."""
+    import duckdb
+
+    path = catalog_path(root)
+    temporary = root / f"{TEMPORARY_PREFIX}{CATALOG_FILE}"
+    temporary.unlink(missing_ok=True)
+    with duckdb.connect() as connection:
+        connection.execute(f"ATTACH {_literal(str(temporary))} AS target (STORAGE_VERSION '{STORAGE_VERSION}')")
+        connection.execute("USE target")
+        for name, query in _views(list(current_snapshots(root))).items():
+            connection.execute(f"CREATE VIEW {name} AS {query}")
+        connection.execute("USE memory")
+        connection.execute("DETACH target")
+    temporary.replace(path)
+    return path
+
+
+def broken_laws(snapshot: Snapshot) -> list[str]:
+    """The conservation laws that a snapshot, committed or about to be, does not hold."""
+    import duckdb
+
+    with duckdb.connect() as connection:
+        for name, query in _views([snapshot]).items():
+            connection.execute(f"CREATE VIEW {name} AS {query}")
+        return [law for law, query in CONSERVATION.items() if connection.execute(query).fetchone() is not None]
+
+
+def query(root: Path, sql: str) -> pa.Table:
+    """Answer a query on a root's catalog, on a connection that can read this root and nothing else.
+
+    Raises:
+        ConfigError: there is no catalog, or DuckDB refuses the query.
+    """
+    import duckdb
+
+    path = catalog_path(root)
+    if not path.is_file():
+        raise ConfigError(f"{root} holds no catalog: run `vernaclip build RECIPE --root {root}` first")
+    with duckdb.connect(str(path), read_only=True) as connection:
+        connection.execute(f"SET allowed_directories = [{_literal(str(root.absolute()))}]")
+        connection.execute("SET enable_external_access = false")
+        connection.execute("SET lock_configuration = true")
+        try:
+            return connection.execute(sql).to_arrow_table()
+        except duckdb.Error as error:
+            raise ConfigError(f"DuckDB refuses the query: {error}") from error
+
+
+def _views(snapshots: Sequence[Snapshot]) -> dict[str, str]:
+    """Definitions of all views, in an order in which they can be created."""
+    return {
+        "pairs": _union(PAIRS, [(snapshot, snapshot.all_pair_files()) for snapshot in snapshots]),
+        "captions": _union(CAPTIONS, [(snapshot, snapshot.caption_files()) for snapshot in snapshots]),
+        "rejects": REJECTS,
+        "images": IMAGES,
+        "funnel": _values(FUNNEL_COLUMNS, snapshots, lambda manifest: manifest["funnel"]),
+        "drop_reasons": DROP_REASONS,
+        "builds": _values(BUILD_COLUMNS, snapshots, lambda manifest: [_build_row(manifest)]),
+    }
+
+
+BUILD_COLUMNS = dict.fromkeys(("target_lang", "translator"), "VARCHAR") | dict.fromkeys(
+    ("num_captions", "num_kept", "num_pairs", "num_train", "num_val", "num_test", "bytes"), "BIGINT"
+)
+BUILD_COLUMNS["settings"] = "JSON"
+
+
+def _build_row(manifest: Mapping[str, Any]) -> dict[str, Any]:
+    import json
+
+    pairs, captions = manifest["files"]["pairs"], manifest["files"]["captions"]
+    last_step = max((row["step_number"] for row in manifest["funnel"]), default=0)
+    by_split = {split: sum(f["rows"] for f in pairs if f["split"] == split) for split in ("train", "val", "test")}
+    return {
+        "target_lang": manifest["target_lang"],
+        "translator": manifest["translator"],
+        "num_captions": sum(file["rows"] for file in captions),
+        "num_kept": sum(row["kept"] for row in manifest["funnel"] if row["step_number"] == last_step),
+        "num_pairs": sum(file["rows"] for file in pairs),
+        **{f"num_{split}": count for split, count in by_split.items()},
+        "bytes": sum(file["bytes"] for file in [*pairs, *captions]),
+        "settings": json.dumps(manifest["settings"], sort_keys=True, ensure_ascii=False),
+    }
+
+
+def _union(schema: pa.Schema, parts: Sequence[tuple[Snapshot, Sequence[Path]]]) -> str:
+    """SQL that reads each snapshot's explicit list of files, with `dataset` and `snapshot` in front."""
+    selects = [
+        f"SELECT {_literal(snapshot.dataset)} AS dataset, {_literal(snapshot.snapshot)} AS snapshot, * FROM "
+        f"read_parquet([{', '.join(_literal(str(file.absolute())) for file in files)}], union_by_name = true)"
+        for snapshot, files in parts
+        if files
+    ]
+    return " UNION ALL BY NAME ".join(selects) if selects else _empty(schema)
+
+
+def _empty(schema: pa.Schema) -> str:
+    names = {"dataset": "VARCHAR", "snapshot": "VARCHAR"} | {field.name: _sql_type(field.type) for field in schema}
+    return f"SELECT {', '.join(f'NULL::{kind} AS {name}' for name, kind in names.items())} WHERE false"
+
+
+def _sql_type(kind: pa.DataType) -> str:
+    if pa.types.is_list(kind):
+        return f"{_sql_type(kind.value_type)}[]"
+    if pa.types.is_struct(kind):
+        return f"STRUCT({', '.join(f'{field.name} {_sql_type(field.type)}' for field in kind)})"
+    return {"string": "VARCHAR", "binary": "BLOB", "int32": "INTEGER", "int64": "BIGINT", "float": "FLOAT"}[str(kind)]
+
+
+def _values(columns: Mapping[str, str], snapshots: Sequence[Snapshot], rows_of: Any) -> str:
+    """SQL for a small table that is written out in the view itself."""
+    kinds = {"dataset": "VARCHAR", "snapshot": "VARCHAR", **columns}
+    rows = [
+        [snapshot.dataset, snapshot.snapshot, *(row[name] for name in columns)]
+        for snapshot in snapshots
+        for row in rows_of(snapshot.manifest)
+    ]
+    names = ", ".join(f"{name}::{kind} AS {name}" for name, kind in kinds.items())
+    if not rows:
+        return f"SELECT {', '.join(f'NULL::{kind} AS {name}' for name, kind in kinds.items())} WHERE false"
+    values = ", ".join(f"({', '.join(_literal(cell) for cell in row)})" for row in rows)
+    return f"SELECT {names} FROM (VALUES {values}) AS t({', '.join(kinds)})"
+
+
+def _literal(value: Any) -> str:
+    """An SQL literal of a string, an integer or None."""
+    if value is None:
+        return "NULL"
+    return str(value) if isinstance(value, int) else "'" + str(value).replace("'", "''") + "'"
