@@ -23,49 +23,68 @@ class Drop:
 
 Transform = Callable[[Sequence[str]], list[str]]
 Check = Callable[[Sequence[str]], list[Drop | None]]
+PairCheck = Callable[[Sequence[str], Sequence[str]], list[Drop | None]]
 
 
 def apply_transform(table: pa.Table, transform: Transform, *, read: str, write: str) -> pa.Table:
     """Set column `write` to the transform of column `read` in every pending row; other rows stay as they are."""
-    pending = pending_indices(table)
-    texts = table.column(read).take(pending).to_pylist()
-    return set_values(table, write, pending, transform(texts))
+    rows = pending_rows(table)
+    return set_values(table, write, rows, transform(texts(table, read, rows)))
 
 
-def apply_check(table: pa.Table, check: Check, *, read: str, step: str) -> pa.Table:
-    """Reject, in the name of `step`, the pending rows whose `read` text the check drops."""
-    pending = pending_indices(table)
-    verdicts = check(table.column(read).take(pending).to_pylist())
-    drops = {int(index.as_py()): verdict for index, verdict in zip(pending, verdicts, strict=True) if verdict}
-    return reject(table, drops, step=step)
+def apply_check(table: pa.Table, check: Check, *, read: str, step: str, where: pa.Array | None = None) -> pa.Table:
+    """Reject, in the name of `step`, the pending rows whose `read` text the check drops.
+
+    Args:
+        where: boolean array; the check judges only the pending rows where it is true.
+    """
+    rows = pending_rows(table, where)
+    return reject(table, rows, check(texts(table, read, rows)), step=step)
 
 
-def reject(table: pa.Table, drops: dict[int, Drop], *, step: str) -> pa.Table:
-    """Mark rows, by index, as rejected by `step`."""
+def apply_pair_check(
+    table: pa.Table, check: PairCheck, *, source: str, target: str, step: str, where: pa.Array | None = None
+) -> pa.Table:
+    """Like `apply_check`, for checks that compare the texts of two columns."""
+    rows = pending_rows(table, where)
+    return reject(table, rows, check(texts(table, source, rows), texts(table, target, rows)), step=step)
+
+
+def reject(table: pa.Table, rows: list[int], verdicts: Sequence[Drop | None], *, step: str) -> pa.Table:
+    """Mark as rejected by `step` those of `rows` (indices) that have a verdict."""
+    drops = [(row, verdict) for row, verdict in zip(rows, verdicts, strict=True) if verdict is not None]
     if not drops:
         return table
-    indices = pa.array(sorted(drops), pa.int64())
-    ordered = [drops[int(index)] for index in sorted(drops)]
+    indices = [row for row, _ in drops]
     for name, values in (
-        ("outcome", [REJECTED] * len(ordered)),
-        ("step", [step] * len(ordered)),
-        ("drop_reason", [drop.reason for drop in ordered]),
-        ("detail", [drop.detail for drop in ordered]),
+        ("outcome", [REJECTED] * len(drops)),
+        ("step", [step] * len(drops)),
+        ("drop_reason", [verdict.reason for _, verdict in drops]),
+        ("detail", [verdict.detail for _, verdict in drops]),
     ):
         table = set_values(table, name, indices, values)
     return table
 
 
-def pending_indices(table: pa.Table) -> pa.Array:
-    """Indices of the rows that no step has rejected yet."""
-    return pc.indices_nonzero(pc.equal(table.column("outcome"), PENDING)).cast(pa.int64())
+def pending_rows(table: pa.Table, where: pa.Array | None = None) -> list[int]:
+    """Indices of the rows that no step has rejected yet, and where `where`, if given, is true."""
+    pending = pc.equal(table.column("outcome"), PENDING)
+    if where is not None:
+        pending = pc.and_(pending, pc.fill_null(where, False))
+    return [int(row) for row in pc.indices_nonzero(pending).to_pylist()]
 
 
-def set_values(table: pa.Table, column: str, indices: pa.Array, values: Sequence[object]) -> pa.Table:
-    """A table with `values` at `indices` of `column` and everything else unchanged."""
+def texts(table: pa.Table, column: str, rows: list[int]) -> list[str]:
+    """Values of a text column at the given rows."""
+    found: list[str] = table.column(column).take(pa.array(rows, pa.int64())).to_pylist()
+    return found
+
+
+def set_values(table: pa.Table, column: str, rows: Sequence[int], values: Sequence[object]) -> pa.Table:
+    """A table with `values` at the given rows of `column` and everything else unchanged."""
     where = table.schema.get_field_index(column)
     field = table.schema.field(where)
     cells = table.column(column).to_pylist()
-    for index, value in zip(indices.to_pylist(), values, strict=True):
-        cells[index] = value
+    for row, value in zip(rows, values, strict=True):
+        cells[row] = value
     return table.set_column(where, field, pa.chunked_array([pa.array(cells, field.type)], field.type))
