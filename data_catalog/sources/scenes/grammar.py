@@ -3,7 +3,7 @@
 `write_pairs` writes the pairs as the TSV that `vernaclip mt train` reads.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from random import Random
@@ -17,7 +17,9 @@ LANGUAGES = ("en", "it")
 
 _RENDER = {"en": english.render, "it": italian.render}
 _ANY = ("plain", "background", "picture", "drawing", "image_with", "there", "there_background", "background_and")
-_STYLES = ("lower", "capital", "sentence")
+STYLES = ("lower", "capital", "sentence", "tokenised", "tokenised_sentence")
+# "The ring is left of the star" melts articles in many ways: rare words for a translator, so asked for more often.
+_WEIGHTS = {"definite": 3}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -27,7 +29,8 @@ class Wording:
     Args:
         template: which sentence, one of `templates(scene)`.
         synonym: which of two words for sizes and relations (0: above, large; 1: over, big).
-        style: "lower" ("two red stars"), "capital" ("Two red stars") or "sentence" ("Two red stars.").
+        style: "lower" ("two red stars"), "capital" ("Two red stars"), "sentence" ("Two red stars."), or English as some
+            datasets have it, "tokenised" ("a star , drawn") and "tokenised_sentence" ("A star , drawn .").
     """
 
     template: str
@@ -49,28 +52,36 @@ def templates(scene: Scene) -> tuple[str, ...]:
     return (*_ANY, "seen", "drawn", "definite", "inverted", "further")
 
 
-def random_wording(scene: Scene, rng: Random) -> Wording:
-    """A wording that fits `scene`."""
-    return Wording(template=pick(rng, templates(scene)), synonym=int(rng.random() < 0.35), style=pick(rng, _STYLES))
+def random_wording(scene: Scene, rng: Random, *, styles: Sequence[str] = STYLES) -> Wording:
+    """A wording that fits `scene`, in one of `styles`."""
+    weighted = [name for name in templates(scene) for _ in range(_WEIGHTS.get(name, 1))]
+    return _wording(pick(rng, weighted), rng, styles)
 
 
 def caption(scene: Scene, lang: str, wording: Wording) -> str:
     """The exact caption of `scene` in `lang` ("en" or "it")."""
     if lang not in _RENDER:
         raise ConfigError(f"scenes have captions in {' and '.join(LANGUAGES)}, not in {lang}")
-    text = _RENDER[lang](scene, wording.template, wording.synonym)
-    if wording.style == "lower":
-        return text
-    return text[0].upper() + text[1:] + ("." if wording.style == "sentence" else "")
+    return _styled(_RENDER[lang](scene, wording.template, wording.synonym), lang, wording.style)
 
 
-def captions(scene: Scene, lang: str, *, num: int, rng: Random) -> list[str]:
+def captions(scene: Scene, lang: str, *, num: int, rng: Random, styles: Sequence[str] = STYLES) -> list[str]:
     """`num` distinct captions of `scene` in `lang`, each by another template; every scene has at least 7 templates."""
     chosen = shuffled(rng, templates(scene))[:num]
-    return [
-        caption(scene, lang, Wording(template=t, synonym=int(rng.random() < 0.35), style=pick(rng, _STYLES)))
-        for t in chosen
-    ]
+    return [caption(scene, lang, _wording(template, rng, styles)) for template in chosen]
+
+
+def _wording(template: str, rng: Random, styles: Sequence[str]) -> Wording:
+    return Wording(template=template, synonym=int(rng.random() < 0.35), style=pick(rng, styles))
+
+
+def _styled(text: str, lang: str, style: str) -> str:
+    if lang == "en" and style.startswith("tokenised"):
+        text = text.replace(",", " ,")
+    if style in ("lower", "tokenised"):
+        return text
+    stop = {"capital": "", "sentence": ".", "tokenised_sentence": " ." if lang == "en" else "."}[style]
+    return text[0].upper() + text[1:] + stop
 
 
 def parallel_pairs(*, seed: int, num_pairs: int) -> Iterator[tuple[str, str]]:

@@ -24,7 +24,14 @@ SHAPES = (
 COLOURS = ("red", "yellow", "green", "blue", "orange", "purple", "pink", "black", "white", "brown")
 BACKGROUNDS = ("white", "black", "grey", "light blue", "yellow", "pink")
 SIZES = ("", "small", "large")  # "": medium, which no caption mentions
-MAX_COUNT = 4
+
+# A person must see every shape: how many fit where groups share the picture, by number of groups and size.
+_MAX_COUNT = {
+    1: {"": 4, "small": 4, "large": 4},
+    2: {"": 4, "small": 4, "large": 2},
+    3: {"": 2, "small": 2, "large": 1},
+}
+_COUNTS = (1, 1, 1, 2, 2, 2, 3, 3, 4, 4)
 
 # How groups stand to each other. The first group is the subject: "A above B", "A between B and C", "A, B and C".
 PAIR_RELATIONS = ("above", "below", "left", "right", "next")
@@ -72,18 +79,15 @@ def random_scene(rng: Random) -> Scene:
     num_groups = 1 if chance < 0.40 else 2 if chance < 0.88 else 3
     groups: list[Group] = []
     while len(groups) < num_groups:
-        group = _random_group(rng, background, max_count=MAX_COUNT if num_groups < 3 else 2)
+        group = _random_group(rng, background, num_groups)
         if all((group.colour, group.shape) != (other.colour, other.shape) for other in groups):
             groups.append(group)
     relations = {1: ("",), 2: PAIR_RELATIONS, 3: TRIPLE_RELATIONS}[num_groups]
     return Scene(groups=tuple(groups), relation=pick(rng, relations), background=background)
 
 
-def _random_group(rng: Random, background: str, *, max_count: int) -> Group:
+def _random_group(rng: Random, background: str, num_groups: int) -> Group:
     colours = [colour for colour in COLOURS if colour != background and (colour, background) not in _ALIKE]
-    return Group(
-        count=1 + int(rng.random() * max_count),
-        colour=pick(rng, colours),
-        shape=pick(rng, SHAPES),
-        size=pick(rng, SIZES) if rng.random() < 0.6 else "",
-    )
+    size = pick(rng, SIZES) if rng.random() < 0.6 else ""
+    counts = [count for count in _COUNTS if count <= _MAX_COUNT[num_groups][size]]
+    return Group(count=pick(rng, counts), colour=pick(rng, colours), shape=pick(rng, SHAPES), size=size)
