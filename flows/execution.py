@@ -43,6 +43,9 @@ class Executor(Protocol):
             step: called with the remaining arguments; tried again only after a `TransientError`.
         """
 
+    def run(self, name: str, step: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
+        """Do a step in the flow's own thread, whatever waits for the others; same arguments as `submit`."""
+
     def artifact_table(self, key: str, rows: Sequence[Mapping[str, object]], description: str) -> None:
         """Show a table that people should see.
 
@@ -82,6 +85,10 @@ class LocalExecutor:
     def submit(self, name: str, step: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Future[T]:
         """Start a step in a thread as soon as one of `max_workers` is free."""
         return self._pool.submit(_with_retries, name, lambda: step(*args, **kwargs), self._retry_delays_s)
+
+    def run(self, name: str, step: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
+        """Do a step here and now."""
+        return _with_retries(name, lambda: step(*args, **kwargs), self._retry_delays_s)
 
     def artifact_table(self, key: str, rows: Sequence[Mapping[str, object]], description: str) -> None:
         """Log the table as aligned text."""
