@@ -39,6 +39,8 @@ def render(scene: Scene, template: str, synonym: int) -> str:
             return f"{where} there {be} {core}"
         case "background_and":
             return f"the background is {background} and there {be} {core}"
+        case "background_with":
+            return f"the background is {background}, with {core}"
         case "seen":
             return f"you can see {core} {where}"
         case "drawn":

@@ -42,9 +42,9 @@ def templates(scene: Scene) -> tuple[str, ...]:
     """Names of the templates that fit a scene's number of groups and relation."""
     match scene.relation:
         case "":
-            return (*_ANY, "seen", "drawn", "only", "predicate")
+            return (*_ANY, "background_with", "seen", "drawn", "only", "predicate")
         case "list":
-            return ("plain", "background", "picture", "drawing", "image_with", "seen", "drawn")
+            return ("plain", "background", "picture", "drawing", "image_with", "background_with", "seen", "drawn")
         case "next":
             return (*_ANY, "seen", "drawn", "definite")
         case "between":

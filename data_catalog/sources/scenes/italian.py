@@ -75,6 +75,8 @@ def render(scene: Scene, template: str, synonym: int) -> str:
             return f"su uno sfondo {background} {there} {core}"
         case "background_and":
             return f"lo sfondo è {background} e {there} {core}"
+        case "background_with":
+            return f"lo sfondo è {background}, con {core}"
         case "seen":
             return f"si {'vede' if _singular(scene) else 'vedono'} {core} su uno sfondo {background}"
         case "drawn":

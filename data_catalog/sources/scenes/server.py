@@ -1,0 +1,196 @@
+"""Serves a folder of files over loopback HTTP while a flow runs: the recipe section `[serve]`.
+
+A folder may hold `.rules.json`, an object of rules by URL path, for what a plain file cannot do:
+
+    {"/a.jpg": {"status": 503, "times": 1, "retry_after_s": 1},    the first request (per `serve`) fails
+     "/b.jpg": {"location": "/moved/b.jpg"},                       302
+     "/c.jpg": {"content_type": "text/html"}}                      the file is sent under this type
+"""
+
+import json
+import logging
+import os
+import socketserver
+import threading
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from http.server import BaseHTTPRequestHandler
+from ipaddress import AddressValueError, IPv4Address
+from pathlib import Path
+from typing import Any
+from urllib.parse import unquote, urlsplit
+
+from data_catalog.errors import ConfigError
+
+logger = logging.getLogger(__name__)
+
+RULES_FILE = ".rules.json"
+_RULE_KEYS = {"status", "times", "retry_after_s", "location", "content_type"}
+_IDLE_CONNECTION_S = 30
+_CONTENT_TYPES = {
+    ".jpg": "image/jpeg",
+    ".jpeg": "image/jpeg",
+    ".png": "image/png",
+    ".gif": "image/gif",
+    ".webp": "image/webp",
+    ".html": "text/html; charset=utf-8",
+    ".txt": "text/plain; charset=utf-8",
+    ".json": "application/json",
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServeConfig:
+    """What the flow serves while it runs.
+
+    Args:
+        folder: its files, at the paths of their URLs; it may be made by the run itself.
+        port: fixed in the recipe, since URLs make identities.
+    """
+
+    folder: Path
+    port: int
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.port <= 65535:
+            raise ConfigError(f"serve.port must be from 1 to 65535, got {self.port}")
+
+
+@contextmanager
+def serve(folder: Path, port: int, *, host: str = "127.0.0.1") -> Iterator[str]:
+    """Serve the files below `folder` until the block ends; yields the base URL, without a slash at its end.
+
+    Args:
+        folder: an existing folder; names that begin with a dot are never served.
+        port: 0 takes any free port.
+        host: a loopback IPv4 address.
+
+    Raises:
+        ConfigError: the port is taken, the host is not loopback, the folder is absent, or its rules are no rules.
+    """
+    if not _is_loopback(host):
+        raise ConfigError(
+            f"serve: {host} is not a loopback address: files are served to this machine only, use 127.0.0.1"
+        )
+    if not folder.is_dir():
+        raise ConfigError(f"serve.folder {folder} is not a folder: make it first, or correct the path")
+    rules = _read_rules(folder / RULES_FILE)
+    try:
+        server = _FolderServer((host, port), folder.resolve(), rules)
+    except (OSError, OverflowError) as error:
+        raise ConfigError(
+            f"serve.port {port} on {host} cannot be used ({error}): stop the program that holds it, or set another port"
+        ) from error
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05}, name="serve", daemon=True)
+    thread.start()
+    try:
+        yield f"http://{host}:{server.server_address[1]}"
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join()
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return IPv4Address(host).is_loopback
+    except AddressValueError:
+        return False
+
+
+def _read_rules(path: Path) -> dict[str, dict[str, Any]]:
+    if not path.is_file():
+        return {}
+    try:
+        rules = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ConfigError(f"{path} is not JSON ({error}): mend it or remove it") from error
+    if not isinstance(rules, dict) or not all(isinstance(r, dict) and r.keys() <= _RULE_KEYS for r in rules.values()):
+        raise ConfigError(f"{path} must be an object of rules by path, each with keys among {sorted(_RULE_KEYS)}")
+    return rules
+
+
+class _FolderServer(socketserver.ThreadingTCPServer):
+    """State of one `serve`: the folder, its rules, and how often each ruled path has been asked for."""
+
+    allow_reuse_address = True  # a port in TIME_WAIT is free; one that is listened on is not
+    request_queue_size = 256
+    daemon_threads = True
+    block_on_close = False  # idle keep-alive connections must not hold up the end
+
+    def __init__(self, address: tuple[str, int], folder: Path, rules: dict[str, dict[str, Any]]) -> None:
+        self.folder, self.rules = folder, rules
+        self._asked: Counter[str] = Counter()
+        self._lock = threading.Lock()
+        super().__init__(address, _FileHandler)
+
+    def rule_for(self, path: str) -> dict[str, Any]:
+        """The rule that holds for this request of `path`; a rule with `times` holds for that many requests."""
+        rule = self.rules.get(path)
+        if rule is None:
+            return {}
+        with self._lock:
+            self._asked[path] += 1
+            spent = self._asked[path] > rule.get("times", self._asked[path])
+        return {} if spent else rule
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """Clients that hang up are everyday life; whatever else it is goes to the log, not to the terminal."""
+        logger.debug("serve: request from %s broke off", client_address, exc_info=True)
+
+
+class _FileHandler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    server_version = "vernaclip-serve"
+    timeout = _IDLE_CONNECTION_S
+    wbufsize = -1  # headers and body in one packet
+    server: _FolderServer
+
+    def do_GET(self) -> None:
+        self._answer(with_body=True)
+
+    def do_HEAD(self) -> None:
+        self._answer(with_body=False)
+
+    def log_message(self, format: str, *args: Any) -> None:
+        logger.debug("serve: " + format, *args)
+
+    def _answer(self, *, with_body: bool) -> None:
+        path = unquote(urlsplit(self.path).path, errors="surrogateescape")
+        rule = self.server.rule_for(path)
+        if "location" in rule:
+            self._send(302, b"", {"Location": rule["location"]}, with_body=with_body)
+        elif "status" in rule:
+            extra = {"Retry-After": str(rule["retry_after_s"])} if "retry_after_s" in rule else {}
+            self._send(rule["status"], b"not now\n", extra, with_body=with_body)
+        elif (file := _file_at(self.server.folder, path)) is None:
+            self._send(404, b"not found\n", {}, with_body=with_body)
+        else:
+            content_type = rule.get("content_type") or _CONTENT_TYPES.get(
+                file.suffix.lower(), "application/octet-stream"
+            )
+            self._send(200, file.read_bytes(), {"Content-Type": content_type}, with_body=with_body)
+
+    def _send(self, status: int, body: bytes, headers: dict[str, str], *, with_body: bool) -> None:
+        self.send_response(status)
+        for name, value in {"Content-Type": "text/plain; charset=utf-8", **headers}.items():
+            self.send_header(name, value)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        if with_body:
+            self.wfile.write(body)
+        self.wfile.flush()
+
+
+def _file_at(folder: Path, path: str) -> Path | None:
+    """The file below `folder` that an unquoted URL path names; None for folders, dotted names and ways out."""
+    parts = path.split("/")[1:]
+    if "\0" in path or os.sep != "/" or not parts or any(not part or part.startswith(".") for part in parts):
+        return None
+    try:
+        file = folder.joinpath(*parts).resolve()  # follows links: one that leads outside is not served
+        return file if file.is_relative_to(folder) and file.is_file() else None
+    except (OSError, RuntimeError):  # a name too long for the disk, links in a circle
+        return None
