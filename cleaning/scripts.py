@@ -1,0 +1,49 @@
+"""Counting words and letters fairly, whether or not a script puts spaces between words."""
+
+import re
+
+# Scripts written without spaces between words, and about how many of their letters make a word.
+_IDEOGRAPHIC = (
+    r"\u3005-\u3007\u3041-\u30ff\u31f0-\u31ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\uff66-\uff9f\U00020000-\U0003fffd"
+)
+_SOUTH_EAST_ASIAN = r"\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff"
+_IDEOGRAPHS_PER_WORD, _SOUTH_EAST_ASIAN_LETTERS_PER_WORD = 2, 4
+
+_IDEOGRAPHIC_LETTER = re.compile(f"[{_IDEOGRAPHIC}]")
+_SOUTH_EAST_ASIAN_LETTER = re.compile(f"[{_SOUTH_EAST_ASIAN}]")
+_UNSPACED_LETTER = re.compile(f"[{_IDEOGRAPHIC}{_SOUTH_EAST_ASIAN}]")
+# Combining marks are no word characters to `re`, and must not cut a Devanagari word in two.
+_SPACED_WORD = re.compile(r"\w(?:\S*\w)?")
+_TOKEN = re.compile(f"[{_IDEOGRAPHIC}{_SOUTH_EAST_ASIAN}]|[^\\W{_IDEOGRAPHIC}{_SOUTH_EAST_ASIAN}]+")
+# One ideograph says as much about its language as about three Latin letters.
+_LETTERS_PER_IDEOGRAPH = 3
+
+
+def count_words(text: str) -> int:
+    """Words of a text: what spaces part and holds a letter or digit; in scripts without spaces, letters over 2 or 4.
+
+    Chinese and Japanese have about two characters a word; Thai, Lao, Khmer and Burmese about four; both round up.
+    """
+    if text.isascii():
+        return len(_SPACED_WORD.findall(text))
+    num_ideographs = len(_IDEOGRAPHIC_LETTER.findall(text))
+    num_south_east_asian = len(_SOUTH_EAST_ASIAN_LETTER.findall(text))
+    num_spaced = len(_SPACED_WORD.findall(_UNSPACED_LETTER.sub(" ", text)))
+    return (
+        num_spaced
+        + -(-num_ideographs // _IDEOGRAPHS_PER_WORD)
+        + -(-num_south_east_asian // _SOUTH_EAST_ASIAN_LETTERS_PER_WORD)
+    )
+
+
+def count_letters(text: str) -> int:
+    """Letters of a text, an ideograph or kana counting three: how much there is to tell a language or a length by."""
+    num_letters = sum(map(str.isalpha, text))
+    if text.isascii():
+        return num_letters
+    return num_letters + (_LETTERS_PER_IDEOGRAPH - 1) * len(_IDEOGRAPHIC_LETTER.findall(text))
+
+
+def split_tokens(text: str) -> list[str]:
+    """Runs of letters and digits; in scripts without spaces, single characters. Punctuation is left out."""
+    return _TOKEN.findall(text)

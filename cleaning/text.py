@@ -1,0 +1,157 @@
+"""Transforms that mend a caption's characters and never its meaning.
+
+Composed by `clean_text`, they are idempotent. What is left alone on purpose: curly and angled quotes (in German, French
+and Chinese they are the right ones), full-width letters and punctuation (ftfy would put ASCII into Chinese and
+Japanese), "a < b", and tokens such as CC12M's <PERSON>.
+"""
+
+import re
+import unicodedata
+from collections.abc import Callable, Sequence
+
+from cleaning.config import CleanConfig
+from cleaning.markup import remove_markup
+from data_catalog.stages import Transform
+
+Rewrite = Callable[[str], str]
+
+
+def fix_encoding() -> Transform:
+    """Undo mojibake ("perchÃ©"), split Latin ligatures ("ﬁ") and join surrogate pairs, by ftfy."""
+    return _for_each(_encoding_rewrite())
+
+
+def normalise_unicode() -> Transform:
+    """Bring texts into Unicode's composed form, NFC."""
+    return _for_each(_compose)
+
+
+def strip_controls() -> Transform:
+    """Remove invisible characters: controls, bidi marks, zero-width characters, soft hyphens, lone surrogates.
+
+    Line breaks and tabs become spaces. The joiners U+200C and U+200D stay where they carry meaning: in scripts from
+    Hebrew to Mongolian, and within emoji; so do variation selectors and the tags of flag emoji.
+    """
+    return _for_each(_remove_controls)
+
+
+def strip_markup() -> Transform:
+    """Remove HTML tags and comments and resolve entities, to whatever depth they are nested."""
+    return _for_each(remove_markup)
+
+
+def straighten_apostrophes() -> Transform:
+    """Write the apostrophe between two letters as "'", so that "l’albero" and "l'albero" are one word."""
+    return _for_each(_straighten)
+
+
+def collapse_whitespace() -> Transform:
+    """Replace each run of Unicode white space by one space, and none at the ends."""
+    return _for_each(_collapse)
+
+
+def clean_text(config: CleanConfig) -> Transform:
+    """All of the above that the config wants, repeated until nothing changes: what one lays bare another removes."""
+    rules = _rules(config)
+
+    def clean(text: str) -> str:
+        # Every round that is not the last shortens the text or settles a character for good, so the bound never binds.
+        for _ in range(len(text) + 10):
+            before = text
+            for rule in rules:
+                text = rule(text)
+            if text == before:
+                break
+        return text
+
+    return _for_each(clean)
+
+
+def _rules(config: CleanConfig) -> list[Rewrite]:
+    rules: list[Rewrite] = [_encoding_rewrite()] if config.fix_encoding else []
+    rules.append(_remove_controls)
+    if config.strip_markup:
+        rules.append(remove_markup)
+    rules.append(_compose)
+    if config.straighten_apostrophes:
+        rules.append(_straighten)
+    return [*rules, _collapse]
+
+
+def _for_each(rewrite: Rewrite) -> Transform:
+    def transform(texts: Sequence[str]) -> list[str]:
+        return [rewrite(text) for text in texts]
+
+    return transform
+
+
+def _encoding_rewrite() -> Rewrite:
+    import ftfy
+
+    config = ftfy.TextFixerConfig(
+        unescape_html=False,  # ours knows where "<" is no tag
+        remove_terminal_escapes=False,  # ours: the guard below would skip them
+        fix_character_width=False,  # "，！" is right in Chinese and Japanese
+        uncurl_quotes=False,  # “ ” are right in most languages
+        fix_line_breaks=False,  # white space is collapsed anyway
+        remove_control_chars=False,  # ours removes more
+        normalization=None,
+        explain=False,
+    )
+
+    def rewrite(text: str) -> str:
+        # ASCII cannot be mojibake, and most English captions are ASCII: 68 times faster on them.
+        return text if text.isascii() else ftfy.fix_text(text, config)
+
+    return rewrite
+
+
+def _compose(text: str) -> str:
+    return unicodedata.normalize("NFC", text)
+
+
+def _collapse(text: str) -> str:
+    return " ".join(text.split())
+
+
+_CURLY_APOSTROPHE = re.compile(r"(?<=[^\W\d_])\u2019(?=[^\W\d_])")
+
+
+def _straighten(text: str) -> str:
+    return _CURLY_APOSTROPHE.sub("'", text)
+
+
+_TERMINAL_ESCAPE = re.compile(r"\x1b\[[0-9;]{0,32}[A-Za-z]")
+_LINE_CONTROL = re.compile(r"[\t-\r\x1c-\x1f\x85\u2028\u2029]")
+_NONCHARACTERS = "".join(f"{chr(plane * 0x10000 + 0xFFFE)}{chr(plane * 0x10000 + 0xFFFF)}" for plane in range(17))
+_INVISIBLE = re.compile(
+    "["
+    "\x00-\x1f\x7f-\x9f"  # C0 and C1 controls
+    "\xad"  # soft hyphen
+    "\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069"  # bidi marks, embeddings, isolates
+    "\u180e\u200b\u2060-\u2065\u206a-\u206f\ufeff"  # zero width: space, joiner, invisible operators, BOM
+    "\ufff9-\ufffb"  # interlinear annotation
+    "\ud800-\udfff"  # surrogates
+    "\ufdd0-\ufdef" + _NONCHARACTERS + "]"
+)
+_EMOJI = (
+    "\u00a9\u00ae\u203c\u2049\u20e3\u2122\u2139\u2190-\u21ff\u2300-\u23ff\u25a0-\u27bf\u2934\u2935\u2b00-\u2bff\ufe0f"
+    "\U0001f000-\U0001faff\U000e0020-\U000e007f"
+)
+_JOINING_SCRIPTS = (
+    "\u0590-\u0dff\u1000-\u109f\u1780-\u17ff\u1800-\u18af\ua840-\ua87f\U00010ac0-\U00010aff\U00011000-\U00011fff"
+)
+_IDLE_JOINER = re.compile(
+    f"(?<![{_EMOJI}{_JOINING_SCRIPTS}])[\u200c\u200d]"  # not after something that can be joined
+    f"|(?<=[{_EMOJI}])(?:\u200c|\u200d(?![{_EMOJI}]))"  # emoji are joined by U+200D, to emoji
+)
+# The tag characters spell a region after the black flag and mean nothing elsewhere.
+_IDLE_TAG = re.compile("(?<![\U0001f3f4\U000e0020-\U000e007e])[\U000e0020-\U000e007f]+|[\U000e0001]")
+
+
+def _remove_controls(text: str) -> str:
+    if text.isascii() and text.isprintable():
+        return text
+    text = _LINE_CONTROL.sub(" ", _TERMINAL_ESCAPE.sub("", text))
+    text = _IDLE_TAG.sub("", _INVISIBLE.sub("", text))
+    return _IDLE_JOINER.sub("", text)

@@ -1,0 +1,59 @@
+"""What the pipeline knows of one language: pure data, read from `flows/languages/*.toml`."""
+
+from dataclasses import dataclass
+
+from data_catalog.errors import ConfigError
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LanguagePack:
+    """A language's codes, word lists and recommendations; everything but `code` may be missing.
+
+    Args:
+        code: ISO 639-1 code, lower case ("it"); the `source_lang` and `target_lang` of rows.
+        name: English name of the language.
+        argos: its code in Argos packages; None: no package is known.
+        langdetect: its code in langdetect ("zh-cn"); None: the same as `code`, if langdetect knows that.
+        spacy: a spaCy model that tags proper nouns, or None.
+        flores: its code in FLORES-200 and NLLB ("ita_Latn"), or None.
+        confusions: langdetect codes that short captions of this language are often mistaken for.
+        function_words: lower-case articles, prepositions, conjunctions and the like, without apostrophe ("dell");
+            the proper-noun check does not count them as words of content.
+        capitalises_nouns: common nouns have a capital (German): capitals then say nothing of proper nouns.
+        text_encoder: Hugging Face name of the recommended pretrained text encoder, or None.
+        prompt_templates: zero-shot prompts with one "{c}" for the class name, in the language.
+        class_names: ImageNet's 1,000 class names in the language, in the order of its indices; may be empty.
+        test_sets: names of public test sets in the language.
+        license_notes: what to know of the rights in the above.
+    """
+
+    code: str
+    name: str = ""
+    argos: str | None = None
+    langdetect: str | None = None
+    spacy: str | None = None
+    flores: str | None = None
+    confusions: tuple[str, ...] = ()
+    function_words: tuple[str, ...] = ()
+    capitalises_nouns: bool = False
+    text_encoder: str | None = None
+    prompt_templates: tuple[str, ...] = ()
+    class_names: tuple[str, ...] = ()
+    test_sets: tuple[str, ...] = ()
+    license_notes: str = ""
+
+    @classmethod
+    def minimal(cls, code: str) -> "LanguagePack":
+        """A pack that holds nothing but the code: enough for captions to be read and cleaned."""
+        return cls(code=code)
+
+    def __post_init__(self) -> None:
+        """Raise ConfigError for values that would silently disable a check."""
+        if not (self.code.isascii() and self.code.isalpha() and self.code.islower()):
+            raise ConfigError(f"code must be lower-case ASCII letters such as 'it', got {self.code!r}")
+        for word in self.function_words:
+            if not word.isalpha() or word != word.lower():
+                raise ConfigError(f"function_words must be lower-case letters without apostrophe, got {word!r}")
+        for template in self.prompt_templates:
+            if template.count("{c}") != 1:
+                raise ConfigError(f"prompt_templates must each hold {{c}} once, got {template!r}")
