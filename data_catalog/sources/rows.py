@@ -61,4 +61,5 @@ MALFORMED_REASONS = {
     "bad_encoding": "the row holds bytes that are not UTF-8, or a NUL",
     "caption_missing": "the row has no caption",
     "image_missing": "the row names no image (no URL, no path, or an id that no image has)",
+    "lang_missing": "the row has no language, and the recipe gives none",
 }

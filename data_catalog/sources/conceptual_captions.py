@@ -1,0 +1,109 @@
+"""Conceptual Captions: CC3M (`caption<TAB>url`) and CC12M (`url<TAB>caption`), TSV files without header or quoting."""
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import NamedTuple
+
+from data_catalog.errors import ConfigError
+from data_catalog.sources.admission import Origin, admit, refuse
+from data_catalog.sources.files import Line, check_text_file, excerpt, read_lines, upstream_files
+from data_catalog.sources.rows import SourceRow
+from data_catalog.sources.urls import is_web_url, url_key
+
+_LINES_CHECKED = 100
+_SPLIT_IN_NAME = re.compile(r"(train|val)(?:ing|idation)?(?![a-z])", re.IGNORECASE)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ConceptualCaptionsConfig:
+    """Which TSV files, plain or gzipped: paths or globs."""
+
+    files: tuple[str, ...]
+
+    def __post_init__(self) -> None:
+        """Refuse a source without files."""
+        if not self.files:
+            raise ConfigError("files must name at least one Conceptual Captions TSV")
+
+
+class _Columns(NamedTuple):
+    """Which of the two columns is which."""
+
+    kind: str
+    caption: int
+    url: int
+
+    @property
+    def layout(self) -> str:
+        return "caption<TAB>url" if self.url else "url<TAB>caption"
+
+
+_CC3M = _Columns("cc3m", caption=0, url=1)
+_CC12M = _Columns("cc12m", caption=1, url=0)
+
+
+def check_cc3m(config: ConceptualCaptionsConfig) -> None:
+    """Raise ConfigError unless every file is readable to its end and its first rows are `caption<TAB>url`."""
+    _check(config, _CC3M, _CC12M)
+
+
+def check_cc12m(config: ConceptualCaptionsConfig) -> None:
+    """Raise ConfigError unless every file is readable to its end and its first rows are `url<TAB>caption`."""
+    _check(config, _CC12M, _CC3M)
+
+
+def read_cc3m(config: ConceptualCaptionsConfig) -> Iterator[SourceRow]:
+    """Yield what becomes of every line of CC3M."""
+    return _read(config, _CC3M)
+
+
+def read_cc12m(config: ConceptualCaptionsConfig) -> Iterator[SourceRow]:
+    """Yield what becomes of every line of CC12M."""
+    return _read(config, _CC12M)
+
+
+def _check(config: ConceptualCaptionsConfig, columns: _Columns, other: _Columns) -> None:
+    expected = f"a {columns.kind} TSV ({columns.layout}, no header)"
+    for path in upstream_files(config):
+        check_text_file(path, expected=expected)
+        lines = [line for line in islice(read_lines(path), _LINES_CHECKED) if line.text]
+        if not lines:
+            raise ConfigError(f"{path} has only blank lines: expected {expected}")
+        rows = [cells for line in lines if len(cells := line.text.split("\t")) == 2]
+        if not rows:
+            found = f"line {lines[0].number}: {excerpt(lines[0].text)[:200]}"
+            raise ConfigError(f"{path} has no two columns ({found}): expected {expected}")
+        in_place, swapped = (
+            sum(is_web_url(cells[place].strip()) for cells in rows) for place in (columns.url, other.url)
+        )
+        if swapped > in_place:
+            raise ConfigError(f"{path} is {other.layout}: that is {other.kind}; expected {expected}")
+        if not in_place:
+            raise ConfigError(f"{path} has no URL where one belongs in its first {len(rows)} rows: expected {expected}")
+
+
+def _read(config: ConceptualCaptionsConfig, columns: _Columns) -> Iterator[SourceRow]:
+    for path in upstream_files(config):
+        split = _split(path)
+        for line in read_lines(path):
+            if line.text:
+                yield _row(str(path), line, columns, split)
+
+
+def _split(path: Path) -> str | None:
+    found = _SPLIT_IN_NAME.search(path.name)
+    return found.group(1).lower() if found else None
+
+
+def _row(upstream_file: str, line: Line, columns: _Columns, split: str | None) -> SourceRow:
+    origin = Origin(upstream_file, line.number, line.text)
+    if line.trouble:
+        return refuse(origin, *line.trouble)
+    cells = line.text.split("\t")
+    if len(cells) != 2:
+        return refuse(origin, "malformed_row", f"{len(cells)} fields instead of 2 ({columns.layout})")
+    url = cells[columns.url].strip()
+    return admit(origin, sample_key=url_key(url), url=url, caption=cells[columns.caption], lang="en", split=split)

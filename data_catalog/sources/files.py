@@ -1,0 +1,218 @@
+"""Opening upstream files: globs, gzip by magic bytes, numbered lines, and the checks that come before any work."""
+
+import glob
+import gzip
+import json
+import re
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from io import BufferedReader
+from pathlib import Path
+from typing import NamedTuple, Protocol
+
+from data_catalog.errors import ConfigError
+
+# No upstream file has a line near this; without a cap one missing newline would load gigabytes.
+MAX_LINE_BYTES = 16 * 2**20
+MAX_EXCERPT_CHARS = 500
+
+_GZIP_MAGIC = b"\x1f\x8b"
+_BOM = b"\xef\xbb\xbf"
+_FOREIGN_MAGIC = {
+    b"PK\x03\x04": "a zip archive: unpack it first",
+    b"BZh": "bzip2: repack it as gzip or unpack it",
+    b"\xfd7zXZ\x00": "xz: repack it as gzip or unpack it",
+    b"\x28\xb5\x2f\xfd": "zstandard: repack it as gzip or unpack it",
+    b"PAR1": "a Parquet file",
+    b"\xff\xfe": "UTF-16: convert it to UTF-8",
+    b"\xfe\xff": "UTF-16: convert it to UTF-8",
+}
+_UNSTORABLE = re.compile("[\x00\ud800-\udfff]")
+_DAMAGED_GZIP = (EOFError, gzip.BadGzipFile, zlib.error)
+
+
+class HasFiles(Protocol):
+    """Any source config: its `files` are paths or globs."""
+
+    @property
+    def files(self) -> tuple[str, ...]:
+        """Paths or globs of upstream files."""
+
+
+class Trouble(NamedTuple):
+    """Why a record cannot become a row: a key of `MALFORMED_REASONS`, and what was found."""
+
+    reason: str
+    detail: str
+
+
+class Line(NamedTuple):
+    """One physical line: text without its end, the end itself ("", LF or CRLF), and what is wrong with its bytes.
+
+    Bytes that are not UTF-8 stand in `text` as lone surrogates (surrogateescape), so that a line can still be split.
+    """
+
+    number: int
+    text: str
+    end: str
+    trouble: Trouble | None
+
+
+def upstream_files(config: HasFiles) -> list[Path]:
+    """The files that a source config names: globs expanded, duplicates dropped, sorted by path.
+
+    Raises:
+        ConfigError: a file is missing, a glob matches nothing, or a folder was given.
+    """
+    found: dict[Path, Path] = {}
+    for pattern in config.files:
+        for path in _expand(pattern):
+            found.setdefault(path.resolve(), path)
+    return sorted(found.values(), key=str)
+
+
+def _expand(pattern: str) -> list[Path]:
+    path = Path(pattern).expanduser()
+    if path.is_dir():
+        raise ConfigError(f"files names the folder {path}: name the files in it, such as {path / '*'}")
+    if path.is_file():  # before globbing: a real name may hold brackets
+        return [path]
+    if not glob.has_magic(pattern):
+        raise ConfigError(f"files names {path}, which does not exist: correct the path or download the file")
+    matches = [Path(match) for match in glob.glob(str(path), recursive=True)]  # noqa: PTH207  Path.glob takes no absolute one
+    matches = [match for match in matches if match.is_file()]
+    if not matches:
+        raise ConfigError(f"files has the pattern {path}, which matches no file: correct it or download the files")
+    return matches
+
+
+def open_bytes(path: Path) -> BufferedReader | gzip.GzipFile:
+    """Open for reading, decompressing if the content (not the name) is gzip."""
+    if _head(path, len(_GZIP_MAGIC)) == _GZIP_MAGIC:
+        return gzip.open(path, "rb")
+    return path.open("rb")
+
+
+def _head(path: Path, num_bytes: int) -> bytes:
+    with path.open("rb") as file:
+        return file.read(num_bytes)
+
+
+@contextmanager
+def naming_damage(path: Path) -> Iterator[None]:
+    """Turn what gzip raises on a damaged file into a ConfigError that names the file."""
+    try:
+        yield
+    except EOFError as error:
+        raise ConfigError(f"{path} is a truncated gzip file: download it again") from error
+    except _DAMAGED_GZIP as error:
+        raise ConfigError(f"{path} is a damaged gzip file ({error}): download it again") from error
+
+
+def check_text_file(path: Path, *, expected: str) -> None:
+    """Make sure that a file is text that can be read to its end: not empty, not another format, not cut off.
+
+    Args:
+        path: an existing file.
+        expected: what the reader wants, for the message ("a WIT TSV").
+
+    Raises:
+        ConfigError: naming the file, what was expected and what was found.
+    """
+    try:
+        with naming_damage(path), open_bytes(path) as file:
+            head = file.read(8)
+            if isinstance(file, gzip.GzipFile):
+                _read_to_end(file)
+    except PermissionError as error:
+        raise ConfigError(f"{path} cannot be read: permission denied") from error
+    if not head:
+        raise ConfigError(f"{path} is empty: expected {expected}")
+    for magic, what in _FOREIGN_MAGIC.items():
+        if head.startswith(magic):
+            raise ConfigError(f"{path} is {what}; expected {expected}")
+
+
+def _read_to_end(file: BufferedReader | gzip.GzipFile) -> None:
+    while file.read(2**20):
+        continue
+
+
+def read_lines(path: Path) -> Iterator[Line]:
+    """Yield every physical line of a plain or gzipped file, in constant memory; only LF ends a line.
+
+    A leading byte order mark is skipped. A line over `MAX_LINE_BYTES` comes cut, with its trouble.
+    """
+    with naming_damage(path), open_bytes(path) as file:
+        number = 0
+        while raw := file.readline(MAX_LINE_BYTES):
+            number += 1
+            if number == 1:
+                raw = raw.removeprefix(_BOM)
+            if len(raw) >= MAX_LINE_BYTES and not raw.endswith(b"\n"):
+                yield _overlong(file, number, raw)
+            else:
+                yield _decode_line(number, raw)
+
+
+def _overlong(file: BufferedReader | gzip.GzipFile, number: int, raw: bytes) -> Line:
+    while (more := file.readline(MAX_LINE_BYTES)) and not more.endswith(b"\n"):
+        continue
+    text = raw[:MAX_EXCERPT_CHARS].decode("utf-8", "surrogateescape")
+    return Line(number, text, "\n", Trouble("malformed_row", f"the line is longer than {MAX_LINE_BYTES} bytes"))
+
+
+def _decode_line(number: int, raw: bytes) -> Line:
+    end = "\r\n" if raw.endswith(b"\r\n") else "\n" if raw.endswith(b"\n") else ""
+    body = raw[: len(raw) - len(end)]
+    try:
+        text = body.decode("utf-8")
+    except UnicodeDecodeError as error:
+        detail = f"byte 0x{body[error.start]:02x} at offset {error.start} of the line is not UTF-8"
+        return Line(number, body.decode("utf-8", "surrogateescape"), end, Trouble("bad_encoding", detail))
+    if "\0" in text:
+        return Line(number, text, end, Trouble("bad_encoding", f"a NUL at character {text.index(chr(0))} of the line"))
+    return Line(number, text, end, None)
+
+
+def text_trouble(text: str | None) -> Trouble | None:
+    """What keeps a string from being stored as UTF-8 text: a NUL or a lone surrogate; None if nothing does."""
+    found = _UNSTORABLE.search(text) if text else None
+    if found is None:
+        return None
+    what = "a NUL" if found.group() == "\0" else f"U+{ord(found.group()):04X}, which no UTF-8 text has,"
+    return Trouble("bad_encoding", f"{what} at character {found.start()}")
+
+
+def excerpt(text: str) -> str:
+    """The start of a text, at most `MAX_EXCERPT_CHARS` characters, with what cannot be stored escaped."""
+    return _UNSTORABLE.sub(_escape, text[:MAX_EXCERPT_CHARS])[:MAX_EXCERPT_CHARS]
+
+
+def _escape(found: re.Match[str]) -> str:
+    code = ord(found.group())
+    if 0xDC80 <= code <= 0xDCFF:  # surrogateescape: the byte itself
+        return f"\\x{code - 0xDC00:02x}"
+    return f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}"
+
+
+def load_json(path: Path, *, expected: str) -> object:
+    """Parse a whole plain or gzipped JSON file.
+
+    Raises:
+        ConfigError: the file is empty, another format, cut off or no JSON; naming what was expected.
+    """
+    check_text_file(path, expected=expected)
+    with open_bytes(path) as file:
+        raw = file.read()
+    try:
+        return json.loads(raw.decode("utf-8-sig"))
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{path} is not UTF-8 (byte {error.start}): expected {expected}") from error
+    except json.JSONDecodeError as error:
+        cut = "ends too early" if error.pos >= len(raw.decode("utf-8-sig").rstrip()) - 1 else "is no valid JSON"
+        where = f"line {error.lineno}, column {error.colno}: {error.msg}"
+        raise ConfigError(f"{path} {cut} ({where}): expected {expected}; download it again") from error
+    except RecursionError as error:
+        raise ConfigError(f"{path} nests too deeply to be {expected}") from error

@@ -1,0 +1,172 @@
+"""Flickr8k and Flickr30k: captions of images that lie in a folder or a zip.
+
+The format of each file is told by its content, for both datasets alike:
+  tokens      `name.jpg#0<TAB>caption`             Flickr8k.token.txt, results_20130124.token
+  results     `image_name| comment_number| comment`   results.csv of Flickr30k
+  captions    `image,caption`, quoted as CSV       captions.txt of repackaged copies
+  Karpathy    JSON, first character `{`            dataset_flickr8k.json, dataset_flickr30k.json
+"""
+
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+
+from data_catalog.errors import ConfigError
+from data_catalog.sources.admission import Origin, admit, refuse
+from data_catalog.sources.delimited import read_records
+from data_catalog.sources.files import Line, Trouble, check_text_file, excerpt, load_json, read_lines, upstream_files
+from data_catalog.sources.image_files import check_images
+from data_catalog.sources.karpathy import check_karpathy, karpathy_captions
+from data_catalog.sources.rows import SourceRow
+
+_EXPECTED = "Flickr captions (tokens, results.csv, captions.txt or Karpathy's JSON)"
+_LINES_CHECKED = 100
+# Flickr8k has a stray copy number: "2258277193_586949ec62.jpg.1#0".
+_TOKEN = re.compile(
+    r"(?P<name>[^\t#]*\.(?:jpe?g|png))(?:\.\d+)?#(?P<index>\d+)\t(?P<caption>.*)", re.IGNORECASE | re.DOTALL
+)
+_RESULT = re.compile(r"(?P<name>[^|]+?)\s*\|\s*(?P<index>\d+)\s*\| ?(?P<caption>.*)", re.DOTALL)
+# Flickr30k lacks one delimiter: "2199200615.jpg| 4   A dog runs across the grass ."
+_RESULT_UNDELIMITED = re.compile(r"(?P<name>[^|]+?)\s*\|\s*(?P<index>\d+)\s+(?P<caption>[^|]*\S[^|]*)", re.DOTALL)
+_RESULTS_HEADER = re.compile(r"\s*image_name\s*\|")
+_CAPTIONS_HEADER = "image,caption"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FlickrConfig:
+    """Which captions files, and the folder or zip that holds their images.
+
+    Args:
+        files: paths or globs, plain or gzipped.
+        images: folder or zip in which the image names of the files are found.
+    """
+
+    files: tuple[str, ...]
+    images: str
+
+    def __post_init__(self) -> None:
+        """Refuse a source without files or images."""
+        if not self.files:
+            raise ConfigError("files must name at least one captions file of Flickr8k or Flickr30k")
+        if not self.images:
+            raise ConfigError("images must name the folder or zip that holds the images")
+
+
+def check_flickr(config: FlickrConfig) -> None:
+    """Raise ConfigError unless every file is whole and of a known format, and `images` can be opened."""
+    check_images(config.images)
+    for path in upstream_files(config):
+        check_text_file(path, expected=_EXPECTED)
+        reader = _reader_for(path)
+        if reader is _read_karpathy:
+            check_karpathy(path, load_json(path, expected=_EXPECTED), expected=_EXPECTED)
+        elif reader is _read_captions and next(_read_captions(path), None) is None:
+            raise ConfigError(f"{path} has a header and no rows: expected {_EXPECTED}")
+
+
+def read_flickr(config: FlickrConfig) -> Iterator[SourceRow]:
+    """Yield what becomes of every caption (English)."""
+    for path in upstream_files(config):
+        yield from _reader_for(path)(path)
+
+
+def _reader_for(path: Path) -> Callable[[Path], Iterator[SourceRow]]:
+    """Tell the format by the first lines."""
+    lines = [line for line in islice(read_lines(path), _LINES_CHECKED) if line.text.strip()]
+    first = lines[0].text if lines else ""
+    if first.lstrip().startswith("{"):
+        return _read_karpathy
+    if _RESULTS_HEADER.match(first):
+        return _read_results
+    if first.replace(" ", "").lower() == _CAPTIONS_HEADER:
+        return _read_captions
+    if any(_TOKEN.fullmatch(line.text) for line in lines):
+        return _read_tokens
+    raise ConfigError(f"{path} is not {_EXPECTED}: its first line is {excerpt(first)[:200]!r}")
+
+
+def _read_tokens(path: Path) -> Iterator[SourceRow]:
+    for line in read_lines(path):
+        if line.text:
+            yield _line_row(path, line, _TOKEN.fullmatch(line.text), "name.jpg#number<TAB>caption")
+
+
+def _read_results(path: Path) -> Iterator[SourceRow]:
+    header_seen = False
+    for line in read_lines(path):
+        if not header_seen or not line.text:  # blank lines may stand before the header
+            header_seen = header_seen or bool(line.text.strip())
+            continue
+        found = _RESULT.fullmatch(line.text) or _RESULT_UNDELIMITED.fullmatch(line.text)
+        yield _line_row(path, line, found, "image_name| comment_number| comment")
+
+
+def _line_row(path: Path, line: Line, found: re.Match[str] | None, layout: str) -> SourceRow:
+    origin = Origin(str(path), line.number, line.text)
+    if line.trouble:
+        return refuse(origin, *line.trouble)
+    if found is None:
+        return refuse(origin, "malformed_row", f"not {layout}")
+    return _flickr_row(origin, found["name"].strip(), str(int(found["index"])), found["caption"])
+
+
+def _flickr_row(
+    origin: Origin, name: str, caption_key: str | None, caption: str | None, split: str | None = None
+) -> SourceRow:
+    return admit(
+        origin,
+        sample_key=_stem(name),
+        caption_key=caption_key,
+        path=name,
+        caption=caption,
+        lang="en",
+        split=split,
+    )
+
+
+def _stem(name: str) -> str:
+    """The photo's id: the file name without folder and suffix."""
+    return name.rpartition("/")[2].rpartition(".")[0] or name
+
+
+def _read_captions(path: Path) -> Iterator[SourceRow]:
+    """Rows of `image,caption`; a caption's key is its place among the captions of its image."""
+    lines = read_lines(path)
+    for line in lines:
+        if line.text.strip():
+            break
+    previous, index = "", 0
+    for record in read_records(lines, delimiter=",", num_cells=2, starts_row=_starts_captions_row):
+        origin = Origin(str(path), record.line, record.text)
+        name, caption, trouble = _captions_cells(record.cells, record.trouble, record.text)
+        if trouble:
+            yield refuse(origin, *trouble)
+            continue
+        index = index + 1 if name == previous else 0
+        previous = name
+        yield _flickr_row(origin, name, str(index), caption)
+
+
+def _captions_cells(cells: list[str], trouble: Trouble | None, text: str) -> tuple[str, str, Trouble | None]:
+    """Name and caption; captions with bare commas (no quotes) are taken as they stand after the first comma."""
+    if cells:
+        return cells[0].strip(), cells[1], trouble
+    name, comma, caption = text.partition(",")
+    if comma and '"' not in text and trouble and trouble.reason == "malformed_row":
+        return name.strip(), caption, None
+    return "", "", trouble
+
+
+def _starts_captions_row(cells: list[str]) -> bool:
+    return len(cells) == 2 and cells[0].lower().endswith((".jpg", ".jpeg", ".png"))
+
+
+def _read_karpathy(path: Path) -> Iterator[SourceRow]:
+    document = load_json(path, expected=_EXPECTED)
+    check_karpathy(path, document, expected=_EXPECTED)
+    assert isinstance(document, dict)
+    for caption in karpathy_captions(document):
+        origin = Origin(str(path), caption.number, caption.raw)
+        yield _flickr_row(origin, caption.filename, caption.caption_id, caption.text, caption.split)

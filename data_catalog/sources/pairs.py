@@ -1,0 +1,145 @@
+"""Anybody's own pairs: CSV, TSV, JSON Lines or Parquet files with a column of URLs or paths and one of captions."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from data_catalog.errors import ConfigError
+from data_catalog.sources.admission import Origin, admit, refuse
+from data_catalog.sources.files import upstream_files
+from data_catalog.sources.image_files import check_images
+from data_catalog.sources.json_fields import describe
+from data_catalog.sources.rows import SourceRow
+from data_catalog.sources.tables import FORMATS, Entry, Wanted, check_table, read_table
+from data_catalog.sources.urls import is_web_url, url_key
+
+_IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PairsConfig:
+    """Which files, and what their columns are called.
+
+    Args:
+        files: paths or globs; the format is told by the name's suffix.
+        caption_column: holds the captions.
+        url_column: holds URLs of images; exactly one of this and `path_column` is set.
+        path_column: holds names of images inside `images`.
+        images: folder or zip of the images; by default the folder in which the files lie.
+        lang: ISO 639-1 code of the captions; where `lang_column` is set too, of those without one there.
+        lang_column: holds a code for each caption.
+        license_column, attribution_column, page_column, split_column: optional, kept with the row.
+    """
+
+    files: tuple[str, ...]
+    caption_column: str
+    url_column: str | None = None
+    path_column: str | None = None
+    images: str | None = None
+    lang: str | None = None
+    lang_column: str | None = None
+    license_column: str | None = None
+    attribution_column: str | None = None
+    page_column: str | None = None
+    split_column: str | None = None
+
+    def __post_init__(self) -> None:
+        """Refuse what names no files, no image or no language."""
+        if not self.files:
+            raise ConfigError(f"files must name at least one file: {FORMATS}")
+        if not self.caption_column:
+            raise ConfigError("caption_column must name a column")
+        if bool(self.url_column) == bool(self.path_column):
+            raise ConfigError("exactly one of url_column and path_column must be set")
+        if not self.lang and not self.lang_column:
+            raise ConfigError('lang or lang_column must be set, as in lang = "en"')
+        if self.images and self.url_column:
+            raise ConfigError("images goes with path_column; with url_column images come from the web")
+
+
+def check_pairs(config: PairsConfig) -> None:
+    """Raise ConfigError unless every file is whole and has the columns, and local images can be opened."""
+    wanted = _wanted(config)
+    for path in upstream_files(config):
+        check_table(path, wanted)
+    location = pairs_images(config)
+    if location is not None:
+        check_images(location)
+
+
+def read_pairs(config: PairsConfig) -> Iterator[SourceRow]:
+    """Yield what becomes of every record."""
+    wanted = _wanted(config)
+    for path in upstream_files(config):
+        for entry in read_table(path, wanted):
+            yield _row(str(path), entry, config)
+
+
+def pairs_images(config: PairsConfig) -> str | None:
+    """The folder or zip of local images; None where images come by URL.
+
+    Raises:
+        ConfigError: `images` is not set and the files lie in several folders.
+    """
+    if config.url_column:
+        return None
+    if config.images:
+        return config.images
+    folders = {path.parent for path in upstream_files(config)}
+    if len(folders) > 1:
+        raise ConfigError(f"images must be set, for the files lie in {len(folders)} folders")
+    return str(folders.pop())
+
+
+def _wanted(config: PairsConfig) -> Wanted:
+    image_column = config.url_column or config.path_column or ""
+    optional = (
+        config.lang_column,
+        config.license_column,
+        config.attribution_column,
+        config.page_column,
+        config.split_column,
+    )
+    return Wanted(
+        required=[image_column, config.caption_column, *(name for name in optional if name)],
+        image_column=image_column,
+        is_image=is_web_url if config.url_column else _is_image_name,
+    )
+
+
+def _is_image_name(text: str) -> bool:
+    return text.lower().endswith(_IMAGE_SUFFIXES)
+
+
+def _row(upstream_file: str, entry: Entry, config: PairsConfig) -> SourceRow:
+    origin = Origin(upstream_file, entry.line, entry.raw)
+    if entry.trouble:
+        return refuse(origin, *entry.trouble)
+    texts: dict[str, str | None] = {}
+    for column in _wanted(config).required:
+        value = entry.values.get(column)
+        if value is not None and not isinstance(value, str):
+            return refuse(origin, "malformed_row", f"{column} is {describe(value)} instead of a text")
+        texts[column] = value
+
+    def text(column: str | None) -> str | None:
+        return texts[column] if column else None
+
+    url, path = text(config.url_column), text(config.path_column)
+    lang = text(config.lang_column)
+    return admit(
+        origin,
+        sample_key=url_key(url.strip()) if url else path or "",
+        url=url,
+        path=path,
+        caption=text(config.caption_column),
+        lang=lang.strip().lower() if lang and lang.strip() else config.lang,
+        license=text(config.license_column),
+        attribution=text(config.attribution_column),
+        page_url=text(config.page_column),
+        split=text(config.split_column),
+    )
+
+
+def pairs_languages(config: PairsConfig) -> frozenset[str] | None:
+    """The one language of the captions, or None where a column tells it."""
+    return None if config.lang_column is not None or config.lang is None else frozenset({config.lang})

@@ -1,0 +1,140 @@
+"""The kinds of sources by name: what the `kind` of a recipe's source may be."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from data_catalog.sources import conceptual_captions, files, flickr, mscoco, pairs, sbu, wit
+from data_catalog.sources.rows import SourceRow
+
+
+def _no_images(config: Any) -> str | None:
+    """Of sources whose images only the web has."""
+    return None
+
+
+def _images_setting(config: Any) -> str | None:
+    """Of sources with a setting `images`."""
+    images: str | None = config.images
+    return images
+
+
+def _english(config: Any) -> frozenset[str] | None:
+    """Of datasets whose captions are all English."""
+    return frozenset({"en"})
+
+
+def _italian(config: Any) -> frozenset[str] | None:
+    """Of datasets whose captions are all Italian."""
+    return frozenset({"it"})
+
+
+def _selected(config: Any) -> frozenset[str] | None:
+    """Of sources of which the settings select languages."""
+    return frozenset(config.languages)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SourceKind:
+    """How to read one family of upstream files.
+
+    Args:
+        kind: its name.
+        config_type: the frozen dataclass of its settings; all functions take an instance of it.
+        check: raises ConfigError, before work starts, if files are missing, empty, damaged or of another kind.
+        read: yields one outcome for each upstream row, streaming.
+        licence: what upstream says of the dataset as a whole; a row's own licence is in the row.
+        languages: which languages its captions can be in, or None where only the rows tell.
+        images: folder or zip of local images, or None where images come by URL.
+        upstream_files: the files that rows are read from, sorted, without images.
+    """
+
+    kind: str
+    config_type: type
+    check: Callable[[Any], None]
+    read: Callable[[Any], Iterator[SourceRow]]
+    licence: str
+    languages: Callable[[Any], frozenset[str] | None] = _english
+    images: Callable[[Any], str | None] = _no_images
+    upstream_files: Callable[[Any], list[Path]] = files.upstream_files
+
+
+_COCO_LICENCE = "captions CC BY 4.0 (COCO Consortium); each image under its own licence on Flickr"
+_FLICKR_LICENCE = "research and education only; images belong to their owners on Flickr"
+
+_KINDS = (
+    SourceKind(
+        kind="wit",
+        config_type=wit.WitConfig,
+        check=wit.check_wit,
+        read=wit.read_wit,
+        licence="text CC BY-SA 3.0 (Wikipedia, through WIT); each image under its own licence on Wikimedia Commons",
+        languages=_selected,
+    ),
+    SourceKind(
+        kind="mscoco",
+        config_type=mscoco.MscocoConfig,
+        check=mscoco.check_mscoco,
+        read=mscoco.read_mscoco,
+        licence=_COCO_LICENCE,
+        images=_images_setting,
+    ),
+    SourceKind(
+        kind="mscoco_it",
+        config_type=mscoco.MscocoConfig,
+        check=mscoco.check_mscoco,
+        read=mscoco.read_mscoco_it,
+        licence=f"MSCOCO-IT: research only; after MSCOCO, {_COCO_LICENCE}",
+        languages=_italian,
+        images=_images_setting,
+    ),
+    SourceKind(
+        kind="cc3m",
+        config_type=conceptual_captions.ConceptualCaptionsConfig,
+        check=conceptual_captions.check_cc3m,
+        read=conceptual_captions.read_cc3m,
+        licence="free for any purpose, credit to Google LLC appreciated, no warranty; images belong to third parties",
+    ),
+    SourceKind(
+        kind="cc12m",
+        config_type=conceptual_captions.ConceptualCaptionsConfig,
+        check=conceptual_captions.check_cc12m,
+        read=conceptual_captions.read_cc12m,
+        licence="free for any purpose, credit to Google LLC appreciated, no warranty; images belong to third parties",
+    ),
+    SourceKind(
+        kind="flickr8k",
+        config_type=flickr.FlickrConfig,
+        check=flickr.check_flickr,
+        read=flickr.read_flickr,
+        licence=_FLICKR_LICENCE,
+        images=_images_setting,
+    ),
+    SourceKind(
+        kind="flickr30k",
+        config_type=flickr.FlickrConfig,
+        check=flickr.check_flickr,
+        read=flickr.read_flickr,
+        licence=_FLICKR_LICENCE,
+        images=_images_setting,
+    ),
+    SourceKind(
+        kind="sbu",
+        config_type=sbu.SbuConfig,
+        check=sbu.check_sbu,
+        read=sbu.read_sbu,
+        licence="none stated for the captions; images belong to their owners on Flickr",
+    ),
+    SourceKind(
+        kind="pairs",
+        config_type=pairs.PairsConfig,
+        check=pairs.check_pairs,
+        read=pairs.read_pairs,
+        licence="not stated: the files are the user's own",
+        languages=pairs.pairs_languages,
+        images=pairs.pairs_images,
+    ),
+)
+
+SOURCE_KINDS: dict[str, SourceKind] = {kind.kind: kind for kind in _KINDS}

@@ -1,0 +1,151 @@
+"""SBU Captioned Photos: one JSON of parallel lists, or a list of URLs and a list of captions, line by line.
+
+Source: Ordonez, Kulkarni and Berg, Im2Text (2011). The images are on Flickr, each under its owner's terms.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import zip_longest
+from pathlib import Path
+from typing import NamedTuple
+
+from data_catalog.errors import ConfigError
+from data_catalog.sources.admission import Origin, admit, refuse
+from data_catalog.sources.files import Line, check_text_file, load_json, read_lines, upstream_files
+from data_catalog.sources.json_fields import describe
+from data_catalog.sources.rows import SourceRow
+from data_catalog.sources.urls import flickr_page, is_web_url, url_key
+
+_EXPECTED_JSON = "SBU's JSON ('image_urls' and 'captions', lists of equal length)"
+_EXPECTED = f"{_EXPECTED_JSON}, or two text files: one of URLs, one of captions, line by line"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SbuConfig:
+    """Either JSON files, or exactly one list of URLs and one list of captions (in any order); plain or gzipped."""
+
+    files: tuple[str, ...]
+
+    def __post_init__(self) -> None:
+        """Refuse a source without files."""
+        if not self.files:
+            raise ConfigError("files must name SBU's JSON, or its list of URLs and its list of captions")
+
+
+class _Lists(NamedTuple):
+    """The parallel lists of a JSON file."""
+
+    urls: list[object]
+    captions: list[object]
+    users: list[object]
+
+
+def check_sbu(config: SbuConfig) -> None:
+    """Raise ConfigError unless the files are whole, of a known shape, and their lists equally long."""
+    paths = upstream_files(config)
+    for path in paths:
+        check_text_file(path, expected=_EXPECTED)
+    if _are_json(paths):
+        for path in paths:
+            _load_lists(path)
+        return
+    urls, captions = _text_files(paths)
+    (num_urls, last_url), (num_captions, last_caption) = _count_lines(urls), _count_lines(captions)
+    if num_urls != num_captions and last_url != last_caption:  # a blank line at the end is no misalignment
+        counts = f"{urls} has {num_urls} lines and {captions} has {num_captions}"
+        raise ConfigError(f"{counts}: expected one caption a URL; download both again")
+
+
+def read_sbu(config: SbuConfig) -> Iterator[SourceRow]:
+    """Yield what becomes of every photo (English)."""
+    paths = upstream_files(config)
+    if _are_json(paths):
+        for path in paths:
+            yield from _read_lists(path)
+    else:
+        yield from _read_text(*_text_files(paths))
+
+
+def _are_json(paths: list[Path]) -> bool:
+    starts = [_first_text(path).startswith("{") for path in paths]
+    if any(starts) and not all(starts):
+        raise ConfigError(f"files mixes JSON with other files ({', '.join(map(str, paths))}): expected {_EXPECTED}")
+    return all(starts)
+
+
+def _first_text(path: Path) -> str:
+    return next((line.text.strip() for line in read_lines(path) if line.text.strip()), "")
+
+
+def _text_files(paths: list[Path]) -> tuple[Path, Path]:
+    urls = [path for path in paths if is_web_url(_first_text(path))]
+    captions = [path for path in paths if path not in urls]
+    if len(urls) != 1 or len(captions) != 1:
+        raise ConfigError(
+            f"files has {len(urls)} list(s) of URLs and {len(captions)} other file(s) "
+            f"({', '.join(map(str, paths))}): expected {_EXPECTED}"
+        )
+    return urls[0], captions[0]
+
+
+def _count_lines(path: Path) -> tuple[int, int]:
+    """How many lines a file has, and the number of its last line that is not blank."""
+    number = last = 0
+    for line in read_lines(path):
+        number = line.number
+        last = number if line.text else last
+    return number, last
+
+
+def _read_text(urls: Path, captions: Path) -> Iterator[SourceRow]:
+    for url, caption in zip_longest(read_lines(urls), read_lines(captions)):
+        number = (caption or url).number
+        if (url and url.text) or (caption and caption.text):
+            yield _text_row(str(captions), number, url, caption)
+
+
+def _text_row(upstream_file: str, number: int, url: Line | None, caption: Line | None) -> SourceRow:
+    url_text, text = url.text.strip() if url else "", caption.text if caption else ""
+    origin = Origin(upstream_file, number, f"{url_text}\t{text}")
+    for line in (url, caption):
+        if line and line.trouble:
+            return refuse(origin, *line.trouble)
+    return _row(origin, url_text, text, None)
+
+
+def _row(origin: Origin, url: str, caption: str, user: str | None) -> SourceRow:
+    return admit(
+        origin,
+        sample_key=url_key(url),
+        url=url,
+        caption=caption,
+        lang="en",
+        attribution=f"Flickr user {user}" if user else None,
+        page_url=flickr_page(url),
+    )
+
+
+def _load_lists(path: Path) -> _Lists:
+    document = load_json(path, expected=_EXPECTED_JSON)
+    if not isinstance(document, dict):
+        raise ConfigError(f"{path} is {describe(document)}: expected {_EXPECTED_JSON}")
+    urls, captions, users = (document.get(name) for name in ("image_urls", "captions", "user_ids"))
+    if not isinstance(urls, list) or not isinstance(captions, list):
+        raise ConfigError(f"{path} is {describe(document)}: expected {_EXPECTED_JSON}")
+    users = users if isinstance(users, list) else [None] * len(urls)
+    if not urls or not len(urls) == len(captions) == len(users):
+        counts = f"{len(urls)} URLs, {len(captions)} captions and {len(users)} users"
+        raise ConfigError(f"{path} has {counts}: expected {_EXPECTED_JSON}")
+    return _Lists(urls, captions, users)
+
+
+def _read_lists(path: Path) -> Iterator[SourceRow]:
+    for number, (url, caption, user) in enumerate(zip(*_load_lists(path), strict=True), start=1):
+        origin = Origin(str(path), number, f"{url}\t{caption}")
+        if isinstance(url, str) and isinstance(caption, str):
+            yield _row(origin, url.strip(), caption, str(user) if user else None)
+        elif url is None or caption is None:
+            yield refuse(origin, "image_missing" if url is None else "caption_missing", "null in the list")
+        else:
+            wrong = caption if isinstance(url, str) else url
+            yield refuse(origin, "malformed_row", f"{describe(wrong)} in place of a text")

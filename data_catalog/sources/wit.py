@@ -1,0 +1,157 @@
+"""Wikipedia-based Image Text (WIT): the 17-column TSV, read by its header, a row at a time.
+
+The captions are text of Wikipedia, CC BY-SA 3.0 for the whole dataset; WIT says nothing of single images' rights, so
+`license` and `attribution` stay empty and `page_url` leads to the page that uses the image.
+"""
+
+import hashlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from data_catalog.errors import ConfigError
+from data_catalog.sources.admission import Origin, admit, refuse
+from data_catalog.sources.delimited import Record, complete_cells, read_records
+from data_catalog.sources.files import Line, check_text_file, read_lines, text_trouble, upstream_files
+from data_catalog.sources.rows import SourceRow, UnselectedRow
+from data_catalog.sources.urls import canonical_url, is_web_url, url_key
+
+_EXPECTED = "a WIT TSV with its header line"
+_CAPTION_COLUMNS = {
+    "reference": "caption_reference_description",
+    "attribution": "caption_attribution_description",
+    "alt_text": "caption_alt_text_description",
+}
+# WIT has the old ISO 639-1 codes where Google does.
+_RENAMED_LANGS = {"iw": "he", "in": "id", "ji": "yi"}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WitConfig:
+    """Which rows of which WIT files.
+
+    Args:
+        files: paths or globs of TSV files, plain or gzipped.
+        languages: ISO 639-1 codes of the pages wanted; the recipe's target language where a recipe sets none.
+        caption_kinds: any of "reference" (the caption under the image on the page), "attribution" (the description on
+            the image's own page, often in another language than the page's) and "alt_text".
+    """
+
+    files: tuple[str, ...]
+    languages: tuple[str, ...] = ()
+    caption_kinds: tuple[str, ...] = ("reference",)
+
+    def __post_init__(self) -> None:
+        """Refuse settings that select nothing."""
+        if not self.files:
+            raise ConfigError("files must name at least one WIT TSV")
+        unknown = [kind for kind in self.caption_kinds if kind not in _CAPTION_COLUMNS]
+        if unknown or not self.caption_kinds:
+            raise ConfigError(f"caption_kinds must be some of {', '.join(_CAPTION_COLUMNS)}, got {self.caption_kinds}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Layout:
+    """Where the columns are that the reader needs."""
+
+    num_cells: int
+    language: int
+    image_url: int
+    page_url: int | None
+    section: int | None
+    captions: dict[str, int]
+
+    def starts_row(self, cells: list[str]) -> bool:
+        """Whether a line has URLs where only a row has them: then a quote still open before it was never closed."""
+        places = [place for place in (self.image_url, self.page_url) if place is not None]
+        return max(places) < len(cells) <= self.num_cells and all(is_web_url(cells[place]) for place in places)
+
+
+def check_wit(config: WitConfig) -> None:
+    """Raise ConfigError unless every file is readable to its end, has the columns needed and at least one row."""
+    if not config.languages:
+        raise ConfigError("languages must name at least one language, such as ['it']")
+    for path in upstream_files(config):
+        check_text_file(path, expected=_EXPECTED)
+        lines = read_lines(path)
+        _read_header(path, lines, config)
+        if not any(line.text for line in lines):
+            raise ConfigError(f"{path} has a header and no rows: expected {_EXPECTED}")
+
+
+def read_wit(config: WitConfig) -> Iterator[SourceRow]:
+    """Yield what becomes of every row: one `UpstreamRow` for each wanted caption, or one other outcome.
+
+    A row that cannot be split into its columns is malformed whatever its language: that cannot be told for sure.
+    """
+    languages = frozenset(_modern(language) for language in config.languages)
+    for path in upstream_files(config):
+        lines = read_lines(path)
+        layout = _read_header(path, lines, config)
+        records = read_records(lines, delimiter="\t", num_cells=layout.num_cells, starts_row=layout.starts_row)
+        for record in records:
+            yield from _rows(str(path), record, layout, languages)
+
+
+def _read_header(path: Path, lines: Iterator[Line], config: WitConfig) -> _Layout:
+    header = next((line.text for line in lines if line.text), "")
+    columns = [cell.strip() for cell in complete_cells(header, delimiter="\t")]
+    captions = {kind: _CAPTION_COLUMNS[kind] for kind in config.caption_kinds}
+    missing = [name for name in ("language", "image_url", *captions.values()) if columns.count(name) != 1]
+    if missing:
+        found = ", ".join(columns)[:500]
+        raise ConfigError(
+            f"{path} is not {_EXPECTED}: no single column {', '.join(missing)} among those found ({found})"
+        )
+    places = {name: place for place, name in enumerate(columns)}
+    return _Layout(
+        num_cells=len(columns),
+        language=places["language"],
+        image_url=places["image_url"],
+        page_url=places.get("page_url"),
+        section=places.get("hierarchical_section_title"),
+        captions={kind: places[name] for kind, name in captions.items()},
+    )
+
+
+def _rows(upstream_file: str, record: Record, layout: _Layout, languages: frozenset[str]) -> Iterator[SourceRow]:
+    origin = Origin(upstream_file, record.line, record.text)
+    cells = record.cells
+    language = _modern(cells[layout.language]) if cells else ""
+    if cells and language not in languages and not text_trouble(language):
+        yield UnselectedRow(reason="language")
+        return
+    if record.trouble:
+        yield refuse(origin, *record.trouble)
+        return
+    captions = {kind: cells[place] for kind, place in layout.captions.items() if cells[place].strip()}
+    if not captions:
+        yield UnselectedRow(reason="caption_kind")
+        return
+    url = cells[layout.image_url]
+    if not is_web_url(url.strip()):
+        yield refuse(origin, "image_missing", f"image_url is not a URL: {url}")
+        return
+    page_url = cells[layout.page_url].strip() if layout.page_url is not None else ""
+    section = cells[layout.section] if layout.section is not None else ""
+    for kind, caption in captions.items():
+        yield admit(
+            origin,
+            sample_key=url_key(canonical_url(url)),
+            caption_key=f"{kind}-{_place_key(page_url, section)}",
+            url=url,
+            caption=caption,
+            lang=language,
+            page_url=page_url,
+        )
+
+
+def _modern(language: str) -> str:
+    code = language.strip().lower()
+    return _RENAMED_LANGS.get(code, code)
+
+
+def _place_key(page_url: str, section: str) -> str:
+    """Tells apart the captions that one image has on several pages, or in several sections of one."""
+    place = f"{page_url}\n{section}".encode()
+    return hashlib.sha1(place, usedforsecurity=False).hexdigest()[:12]
