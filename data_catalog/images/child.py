@@ -1,0 +1,117 @@
+"""The child process in which images are fetched or decoded: `python -m data_catalog.images.child fetch|normalise`.
+
+Jobs come as JSON lines on standard input, events go as JSON lines to what was standard output; anything else that is
+printed goes to standard error. The child writes only into the folder that a job names, and exits when its input closes.
+"""
+
+import json
+import os
+import queue
+import resource
+import sys
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TextIO
+
+from data_catalog.images.normalise import ImageRejectedError, NormaliseConfig, normalise_image
+
+RAW_FILE = "raw.bin"
+ROWS_FILE = "rows.jsonl"
+JPEG_FILE = "jpeg.bin"
+# Exit status of a child whose address space is used up: what it would do next can't be trusted.
+OUT_OF_MEMORY = 77
+
+Report = Callable[[dict[str, Any]], None]
+Work = Callable[[dict[str, Any], Report], None]
+
+
+def main(arguments: list[str]) -> int:
+    """Serve jobs until standard input closes; `arguments`: kind of work, then the memory limit in bytes (0: none)."""
+    kind, memory_bytes = arguments[0], int(arguments[1])
+    events = _claim_output()
+    jobs: queue.SimpleQueue[dict[str, Any]] = queue.SimpleQueue()
+    threading.Thread(target=_read_jobs, args=(jobs,), daemon=True).start()
+    if memory_bytes:
+        resource.setrlimit(resource.RLIMIT_AS, (memory_bytes, resource.getrlimit(resource.RLIMIT_AS)[1]))
+
+    def report(event: dict[str, Any]) -> None:
+        events.write(json.dumps(event) + "\n")
+        events.flush()
+
+    while True:
+        _do(jobs.get(), WORK[kind], report)
+
+
+def _claim_output() -> TextIO:
+    """Keep standard output for the protocol, and send whatever libraries print to standard error."""
+    events = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    os.dup2(2, 1)
+    return events
+
+
+def _read_jobs(jobs: "queue.SimpleQueue[dict[str, Any]]") -> None:
+    for line in sys.stdin:
+        jobs.put(json.loads(line))
+    os._exit(0)  # the parent is gone or done with us, whatever the main thread is at
+
+
+def _do(job: dict[str, Any], work: Work, report: Report) -> None:
+    try:
+        work(job, report)
+    except MemoryError:
+        os._exit(OUT_OF_MEMORY)
+    except Exception as error:  # noqa: BLE001  the process's outermost boundary: the parent decides what it means
+        report({"error": f"{type(error).__name__}: {error}"})
+    else:
+        report({"done": True})
+
+
+def _fetch(job: dict[str, Any], report: Report) -> None:
+    from data_catalog.images.fetch import FetchConfig, fetch_rows, load_engine
+
+    load_engine()
+    report({"ready": True})
+    fetch_rows(Path(job["folder"]), FetchConfig(**job["config"]), report)
+
+
+def _normalise(job: dict[str, Any], report: Report) -> None:
+    """Rows are lines `[row, offset, length]`, in order; an event follows each before the next is begun."""
+    from PIL import Image
+
+    config = NormaliseConfig(**job["config"])
+    # Some decoders reserve memory as soon as a file is opened; Pillow then refuses twice this number by itself.
+    Image.MAX_IMAGE_PIXELS = max(1, config.max_pixels // 2)
+    folder = Path(job["folder"])
+    lines = (folder / ROWS_FILE).read_text(encoding="utf-8").splitlines()
+    report({"ready": True})
+    with Path(job["raw"]).open("rb") as source, (folder / JPEG_FILE).open("wb", buffering=0) as sink:
+        for row, offset, length in map(json.loads, lines):
+            source.seek(offset)
+            start = sink.tell()
+            event = _normalise_one(source.read(length), config, sink.write)
+            report({"row": row, "offset": start, "length": sink.tell() - start, **event})
+
+
+def _normalise_one(raw: bytes, config: NormaliseConfig, write: Callable[[bytes], int]) -> dict[str, Any]:
+    try:
+        image = normalise_image(raw, config)
+    except ImageRejectedError as error:
+        return {"reason": error.reason, "detail": error.detail}
+    view = memoryview(image.jpeg)
+    while view:
+        view = view[write(bytes(view)) :]
+    return {
+        "reason": None,
+        "detail": None,
+        "width": image.width,
+        "height": image.height,
+        "original_width": image.original_width,
+        "original_height": image.original_height,
+    }
+
+
+WORK: dict[str, Work] = {"fetch": _fetch, "normalise": _normalise}
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,252 @@
+"""A guarded opener for `urllib`: only the public web, within a byte cap and a deadline, or a failure with a reason.
+
+Everything is checked again at each redirect: scheme, userinfo, port, and every address the host has. The connection
+goes to an address that was checked, never to a second look-up of the name. Proxies of the environment are not used.
+"""
+
+import http.client
+import io
+import os
+import socket
+import ssl
+import time
+import urllib.request
+from collections.abc import Sequence
+from dataclasses import dataclass
+from email.message import Message
+from types import TracebackType
+from typing import Any
+
+from data_catalog.images.addresses import Resolver, checked_addresses, resolve
+from data_catalog.images.urls import DEFAULT_PORTS, FetchError, Target, parse_url, redirect_target
+
+REDIRECTS = (301, 302, 303, 307, 308)
+_PIECE_BYTES = 65536
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limits:
+    """What one request may cost and where it may go; `fetch.FetchConfig` checks the numbers."""
+
+    timeout_s: float  # one connect, one wait for the next bytes
+    deadline_s: float  # everything, redirects and body included
+    max_bytes: int
+    max_redirects: int
+    user_agent: str
+    allow_loopback: bool = False
+
+
+class Deadline:
+    """A moment of the monotonic clock by which everything must be done."""
+
+    def __init__(self, seconds: float) -> None:
+        self._end = time.monotonic() + seconds
+
+    def left(self) -> float:
+        """Seconds left, not below zero."""
+        return max(0.0, self._end - time.monotonic())
+
+    def wait_s(self, limit: float) -> float:
+        """How long the next wait may take. Raises `TimeoutError` when no time is left."""
+        left = self.left()
+        if left <= 0:
+            raise TimeoutError
+        return min(limit, left)
+
+
+class GuardedOpener:
+    """Stands in for the opener of `urllib.request`; safe to use from several threads."""
+
+    def __init__(self, limits: Limits, *, resolver: Resolver = resolve) -> None:
+        self._limits = limits
+        self._resolver = resolver
+        self._tls = ssl.create_default_context()
+
+    def open(
+        self,
+        request: urllib.request.Request | str,
+        data: None = None,
+        timeout: float | None = None,
+        *,
+        deadline: Deadline | None = None,
+    ) -> "GuardedResponse":
+        """GET a URL, following redirects; of the request only the URL is used.
+
+        Args:
+            request: the URL, alone or in a `urllib` request.
+            data: must be None: nothing is ever sent.
+            timeout: seconds that one connect or one wait may take, if less than `Limits.timeout_s`.
+            deadline: by when the body must have been read; None: `Limits.deadline_s` from now.
+
+        Raises:
+            FetchError: there is no 2xx answer; the reason says why.
+        """
+        if data is not None:
+            raise FetchError("bad_url", "a body to send")
+        target = parse_url(request if isinstance(request, str) else request.full_url)
+        deadline = deadline or Deadline(self._limits.deadline_s)
+        limit = self._limits.timeout_s
+        timeout = limit if timeout is None else min(timeout, limit)
+        for _ in range(self._limits.max_redirects + 1):
+            response = self._get(target, deadline, timeout)
+            location = response.getheader("Location") if response.status in REDIRECTS else None
+            if location is None:
+                return GuardedResponse(response, target.url, self._limits.max_bytes)
+            response.close()
+            target = redirect_target(target, location)
+        raise FetchError("redirects", f"more than {self._limits.max_redirects}")
+
+    def _get(self, target: Target, deadline: Deadline, timeout: float) -> http.client.HTTPResponse:
+        addresses = checked_addresses(target, allow_loopback=self._limits.allow_loopback, resolver=self._resolver)
+        connection = _Connection(target, addresses, tls=self._tls, deadline=deadline, timeout=timeout)
+        headers = {"User-Agent": self._limits.user_agent, "Accept": "image/*,*/*;q=0.5"}
+        try:
+            # `http.client` adds Host and `Accept-Encoding: identity` itself.
+            connection.request("GET", target.path, headers={**headers, "Connection": "close"})
+            return connection.getresponse()
+        except (OSError, http.client.HTTPException) as error:
+            connection.close()
+            raise failure_of(error) from error
+
+
+class GuardedResponse:
+    """A 2xx answer whose body is read within the byte cap and the deadline.
+
+    Raises:
+        FetchError: `http_error` for any other status, `too_large` if the header already says so.
+    """
+
+    def __init__(self, response: http.client.HTTPResponse, url: str, max_bytes: int) -> None:
+        self.headers: Message = response.headers
+        self.status = response.status
+        self.url = url
+        self._response = response
+        self._max_bytes = max_bytes
+        self._expected = response.length
+        try:
+            self._check()
+        except FetchError:
+            response.close()
+            raise
+
+    def __enter__(self) -> "GuardedResponse":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._response.close()
+
+    def read(self) -> bytes:
+        """The whole body. Raises `FetchError`: `empty_body`, `truncated_body`, `too_large`, `timeout`."""
+        body = io.BytesIO()
+        try:
+            while piece := self._response.read(_PIECE_BYTES):
+                body.write(piece)
+                if body.tell() > self._max_bytes:
+                    raise FetchError("too_large", f"more than {self._max_bytes} bytes")
+        except TimeoutError as error:
+            raise FetchError("timeout", "not all of the body in time") from error
+        except (OSError, http.client.HTTPException) as error:
+            raise FetchError("truncated_body", "the connection broke off") from error
+        if self._expected is not None and body.tell() < self._expected:
+            raise FetchError("truncated_body", f"{body.tell()} of {self._expected} bytes")
+        if not body.tell():
+            raise FetchError("empty_body")
+        return body.getvalue()
+
+    def _check(self) -> None:
+        if not 200 <= self.status < 300:
+            raise FetchError("http_error", f"HTTP {self.status}", http_status=self.status)
+        if self._expected is not None and self._expected > self._max_bytes:
+            raise FetchError("too_large", f"{self._expected} bytes announced", http_status=self.status)
+
+
+def failure_of(error: OSError | http.client.HTTPException) -> FetchError:
+    """What a failed connection or a missing answer is called; the text holds nothing that varies from run to run."""
+    if isinstance(error, TimeoutError):
+        return FetchError("timeout", "no answer in time")
+    if isinstance(error, ssl.SSLError):
+        return FetchError("tls", getattr(error, "verify_message", None) or error.reason or "handshake failed")
+    if isinstance(error, http.client.HTTPException) and not isinstance(error, OSError):
+        return FetchError("http_error", f"not HTTP ({type(error).__name__})")
+    text = os.strerror(error.errno) if isinstance(error, OSError) and error.errno else "closed without an answer"
+    return FetchError("connect", text)
+
+
+class _Connection(http.client.HTTPConnection):
+    """An HTTP(S) connection to addresses that were checked, in the name of the host they were checked for."""
+
+    def __init__(
+        self, target: Target, addresses: Sequence[str], *, tls: ssl.SSLContext, deadline: Deadline, timeout: float
+    ) -> None:
+        super().__init__(target.host, target.port)
+        self.default_port = DEFAULT_PORTS[target.scheme]  # decides whether the Host header names the port
+        self._tls = tls if target.scheme == "https" else None
+        self._addresses = addresses
+        self._deadline = deadline
+        self._wait_s = timeout
+
+    def connect(self) -> None:
+        """Connect to the first address that answers, and shake hands in the host's name."""
+        raw = self._connected()
+        if self._tls is not None:
+            try:
+                raw.settimeout(self._deadline.wait_s(self._wait_s))
+                raw = self._tls.wrap_socket(raw, server_hostname=self.host)
+            except BaseException:
+                raw.close()
+                raise
+        # `http.client` uses these three methods of its socket only.
+        self.sock: Any = _TimedSocket(raw, self._deadline, self._wait_s)
+
+    def _connected(self) -> socket.socket:
+        for last, address in enumerate(self._addresses, start=1 - len(self._addresses)):
+            try:
+                return socket.create_connection((address, self.port), self._deadline.wait_s(self._wait_s))
+            except OSError:
+                if last == 0:
+                    raise
+        raise FetchError("dns", f"no address for {self.host}")
+
+
+class _TimedSocket:
+    """As much of a socket as `http.client` uses, with every single wait bounded by the deadline."""
+
+    def __init__(self, raw: socket.socket, deadline: Deadline, timeout: float) -> None:
+        self._raw = raw
+        self._deadline = deadline
+        self._wait_s = timeout
+
+    def sendall(self, data: bytes) -> None:
+        self._raw.settimeout(self._deadline.wait_s(self._wait_s))
+        self._raw.sendall(data)
+
+    def makefile(self, mode: str) -> io.BufferedReader:
+        assert mode == "rb"
+        return io.BufferedReader(_TimedReader(self._raw, self._deadline, self._wait_s), _PIECE_BYTES)
+
+    def close(self) -> None:
+        self._raw.close()
+
+
+class _TimedReader(io.RawIOBase):
+    """The raw end of a response: each read waits no longer than the time-out and the deadline allow."""
+
+    def __init__(self, raw: socket.socket, deadline: Deadline, timeout: float) -> None:
+        self._raw = raw
+        self._stream = raw.makefile("rb", buffering=0)  # keeps the socket open after `http.client` closes it
+        self._deadline = deadline
+        self._wait_s = timeout
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int | None:
+        self._raw.settimeout(self._deadline.wait_s(self._wait_s))
+        return self._stream.readinto(buffer)
+
+    def close(self) -> None:
+        if not self.closed:
+            self._stream.close()
+        super().close()

@@ -1,0 +1,70 @@
+"""Parquet files of images: row groups of bounded size, so that neither writer nor reader holds a whole shard."""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+ROW_GROUP_ROWS = 100
+ROW_GROUP_BYTES = 64 * 1024 * 1024
+
+Row = dict[str, Any]
+# What a child reports of a row (reason, detail, ...), with `piece`: where its bytes lie, or None.
+Outcome = dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """Bytes that lie in a file."""
+
+    path: Path
+    offset: int
+    length: int
+
+    def read(self) -> bytes:
+        """The bytes."""
+        with self.path.open("rb") as file:
+            file.seek(self.offset)
+            return file.read(self.length)
+
+
+def failed(reason: str | None, detail: str | None = None) -> Outcome:
+    """The outcome of a row for which no child was asked, or none answered."""
+    return {"reason": reason, "detail": detail, "http_status": None, "final_url": None, "piece": None}
+
+
+def write_rows(rows: Iterable[Row], schema: pa.Schema, out: Path) -> None:
+    """Write rows to a new Parquet file; the column `bytes`, compressed by itself already, stays as it is."""
+    others = [name for name in schema.names if name != "bytes"]
+    with pq.ParquetWriter(
+        out,
+        schema,
+        compression={name: "none" if name == "bytes" else "zstd" for name in schema.names},
+        use_dictionary=["drop_reason", "detail"],
+        write_statistics=others,
+    ) as writer:
+        for group in _groups(rows):
+            writer.write_table(pa.Table.from_pylist(group, schema=schema), row_group_size=len(group))
+
+
+def _groups(rows: Iterable[Row]) -> Iterator[list[Row]]:
+    group: list[Row] = []
+    size = 0
+    for row in rows:
+        group.append(row)
+        size += len(row["bytes"] or b"")
+        if len(group) >= ROW_GROUP_ROWS or size >= ROW_GROUP_BYTES:
+            yield group
+            group, size = [], 0
+    if group:
+        yield group
+
+
+def read_groups(path: Path) -> Iterator[list[Row]]:
+    """The rows of a Parquet file, one row group at a time."""
+    with pq.ParquetFile(path) as source:
+        for index in range(source.num_row_groups):
+            yield source.read_row_group(index).to_pylist()

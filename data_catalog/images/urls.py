@@ -1,0 +1,103 @@
+"""URLs as people write them, turned into ASCII URLs that may be asked for, or refused with a reason."""
+
+import re
+from dataclasses import dataclass
+from urllib.parse import quote, urljoin, urlsplit
+
+from data_catalog.errors import PipelineError
+
+DEFAULT_PORTS = {"http": 80, "https": 443}
+
+# RFC 3986: what may stand in a path, and in a query, without being escaped. "%" is dealt with by `_escape`.
+_PATH_SAFE = "/:@!$&'()*+,;=~-._%"
+_QUERY_SAFE = _PATH_SAFE + "?"
+_BARE_PERCENT = re.compile(r"%(?![0-9A-Fa-f]{2})")
+_HOST = re.compile(r"[A-Za-z0-9_](?:[A-Za-z0-9_.-]*[A-Za-z0-9_.])?")
+
+
+class FetchError(PipelineError):
+    """An image could not be had: `reason` is a key of `fetch.FETCH_REASONS`, `detail` says what was found."""
+
+    def __init__(self, reason: str, detail: str | None = None, *, http_status: int | None = None) -> None:
+        super().__init__(f"{reason}: {detail}" if detail else reason)
+        self.reason = reason
+        self.detail = detail
+        self.http_status = http_status
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Target:
+    """A URL taken apart: ASCII throughout, escaped, without userinfo and fragment."""
+
+    scheme: str
+    host: str  # a name in IDNA form, or an address without brackets
+    port: int
+    path: str  # path and query
+
+    @property
+    def url(self) -> str:
+        """The URL in one canonical spelling."""
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        port = "" if self.port == DEFAULT_PORTS[self.scheme] else f":{self.port}"
+        return f"{self.scheme}://{host}{port}{self.path}"
+
+
+def parse_url(url: str | None) -> Target:
+    """Take a URL or IRI apart; spaces and non-ASCII characters are escaped, the host is put into IDNA form.
+
+    Raises:
+        FetchError: `bad_url`: empty, another scheme than http and https, userinfo, no usable host or port.
+    """
+    if url is None or not url.strip():
+        raise FetchError("bad_url", "empty")
+    try:
+        parts = urlsplit(url.strip())
+        port = parts.port
+    except ValueError as error:
+        raise FetchError("bad_url", "not a URL") from error
+    if parts.scheme not in DEFAULT_PORTS:
+        raise FetchError("bad_url", f"scheme {parts.scheme[:20]}" if parts.scheme else "no scheme")
+    if "@" in parts.netloc:
+        raise FetchError("bad_url", "userinfo")
+    query = f"?{_escape(parts.query, _QUERY_SAFE)}" if parts.query else ""
+    return Target(
+        scheme=parts.scheme,
+        host=_ascii_host(parts.hostname),
+        port=DEFAULT_PORTS[parts.scheme] if port is None else port,
+        path=(_escape(parts.path, _PATH_SAFE) or "/") + query,
+    )
+
+
+def redirect_target(target: Target, location: str) -> Target:
+    """Where a redirect from `target` leads; `location` is the header as `http.client` gives it (Latin-1)."""
+    try:
+        location = location.encode("latin-1").decode("utf-8")
+    except UnicodeError:
+        return parse_url(_join(target, location))
+    return parse_url(_join(target, location))
+
+
+def _join(target: Target, location: str) -> str:
+    try:
+        return urljoin(target.url, location)
+    except ValueError as error:
+        raise FetchError("bad_url", "not a URL") from error
+
+
+def _escape(text: str, safe: str) -> str:
+    """Escape what may not stand in a URL; what is escaped already stays, a stray "%" becomes "%25"."""
+    return quote(_BARE_PERCENT.sub("%25", text), safe=safe, errors="replace")
+
+
+def _ascii_host(host: str | None) -> str:
+    if not host:
+        raise FetchError("bad_url", "no host")
+    if ":" in host:
+        return host
+    try:
+        ascii_host = host.encode("idna").decode("ascii")
+    except UnicodeError as error:
+        raise FetchError("bad_url", "host is no name") from error
+    if not _HOST.fullmatch(ascii_host):
+        raise FetchError("bad_url", "host is no name")
+    return ascii_host

@@ -1,0 +1,61 @@
+"""Whole shards of images fetched and normalised in child processes that may die: every row comes out, in order."""
+
+import tempfile
+from pathlib import Path
+from types import TracebackType
+
+import pyarrow as pa
+
+from data_catalog.images.decoding import image_rows
+from data_catalog.images.downloading import download, raw_rows
+from data_catalog.images.fetch import FetchConfig
+from data_catalog.images.normalise import NormaliseConfig
+from data_catalog.images.pool import ChildPool
+from data_catalog.images.tables import write_rows
+from data_catalog.schema import IMAGES, RAW_IMAGES
+
+
+class ImageWorkers:
+    """Child processes for images, started when needed, reused, and ended with the context; safe for threads.
+
+    Each call of `fetch` or `normalise` has a child for itself as long as it takes. What they write depends on nothing
+    but the bytes that came: tries and latencies are in the log only.
+    """
+
+    def __init__(self) -> None:
+        self._pool = ChildPool()
+
+    def __enter__(self) -> "ImageWorkers":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._pool.close()
+
+    def fetch(self, requests: pa.Table, config: FetchConfig, out: Path) -> None:
+        """Fetch images and write them to `out`, schema `RAW_IMAGES`: one row for each request, in the same order.
+
+        Args:
+            requests: columns sample_id, url, path, location (of the local image files); a row with a path is local.
+            config: caps and manners.
+            out: a new file; its folder holds the temporary files, too.
+
+        Raises:
+            ShardError: img2dataset can't work at all, or the disk is full.
+        """
+        rows = requests.select(["sample_id", "url", "path", "location"]).to_pylist()
+        with tempfile.TemporaryDirectory(dir=out.parent, prefix=".tmp-fetch-") as folder:
+            outcomes = download(rows, config, Path(folder), self._pool)
+            write_rows(raw_rows(rows, outcomes, config), RAW_IMAGES, out)
+
+    def normalise(self, raw: Path, config: NormaliseConfig, out: Path) -> None:
+        """Normalise what `fetch` wrote and write it to `out`, schema `IMAGES`: one row for each row of `raw`, in order.
+
+        A row that was not fetched keeps its reason. `out` is a new file; its folder holds the temporary files, too.
+
+        Raises:
+            ShardError: the child process can't work at all, or the disk is full.
+        """
+        with tempfile.TemporaryDirectory(dir=out.parent, prefix=".tmp-normalise-") as folder:
+            write_rows(image_rows(raw, config, Path(folder), self._pool), IMAGES, out)

@@ -1,0 +1,194 @@
+"""A web server on loopback that misbehaves in every way the real web does, and the images it serves."""
+
+import io
+import socket
+import struct
+import threading
+import zlib
+from collections import Counter
+from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from urllib.parse import unquote, urlsplit
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from PIL import Image
+
+from data_catalog.images.fetch import FetchConfig
+from data_catalog.images.workers import ImageWorkers
+
+
+def gradient(width: int, height: int) -> Image.Image:
+    """A smooth RGB picture whose four corners differ: dark, red, green, yellow."""
+    red = Image.linear_gradient("L").rotate(90).resize((width, height))
+    green = Image.linear_gradient("L").resize((width, height))
+    return Image.merge("RGB", (red, green, Image.new("L", (width, height), 40)))
+
+
+def encode(image: Image.Image, kind: str, **options: object) -> bytes:
+    """The file's bytes."""
+    buffer = io.BytesIO()
+    image.save(buffer, kind, **options)
+    return buffer.getvalue()
+
+
+def png_bomb(side: int) -> bytes:
+    """A grey PNG of side x side zero pixels, some hundred kilobytes, written by hand a row at a time."""
+
+    def part(name: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
+
+    packer = zlib.compressobj(9)
+    data = b"".join(packer.compress(bytes(side + 1)) for _ in range(side)) + packer.flush()
+    header = struct.pack(">IIBBBBB", side, side, 8, 0, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + part(b"IHDR", header) + part(b"IDAT", data) + part(b"IEND", b"")
+
+
+class HostileServer(ThreadingHTTPServer):
+    """Serves `files` by path, and runs `behaviours` by path; counts the requests and keeps their headers."""
+
+    daemon_threads = True
+    request_queue_size = 64
+
+    def __init__(self) -> None:
+        super().__init__(("127.0.0.1", 0), _Handler)
+        self.files: dict[str, bytes] = {}
+        self.behaviours: dict[str, Callable[[_Handler], None]] = {}
+        self.hits: Counter[str] = Counter()
+        self.seen: dict[str, dict[str, str]] = {}
+        self.stopping = threading.Event()
+
+    def url(self, path: str) -> str:
+        return f"http://127.0.0.1:{self.server_address[1]}{path}"
+
+    def handle_error(self, request: object, client_address: object) -> None:
+        """Clients that give up are what these tests are about."""
+
+
+class _Handler(BaseHTTPRequestHandler):
+    server: HostileServer
+
+    def do_GET(self) -> None:
+        path = unquote(urlsplit(self.path).path)
+        self.server.hits[path] += 1
+        self.server.seen[path] = dict(self.headers.items())
+        if path in self.server.behaviours:
+            self.server.behaviours[path](self)
+        elif path in self.server.files:
+            self.answer(200, self.server.files[path])
+        else:
+            self.answer(404, b"no such file")
+
+    def answer(self, status: int, body: bytes, announced: int | None = None, **headers: str) -> None:
+        self.send_response(status)
+        for name, value in headers.items():
+            self.send_header(name.replace("_", "-"), value)
+        self.send_header("Content-Length", str(len(body) if announced is None else announced))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def reset(self) -> None:
+        self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        self.connection.close()
+
+    def drip(self, head: bytes, byte: bytes) -> None:
+        """One byte every 50 ms, for ever."""
+        self.wfile.write(head)
+        while not self.server.stopping.wait(0.05):
+            self.wfile.write(byte)
+
+    def log_message(self, *args: object) -> None:
+        """Silence."""
+
+
+@pytest.fixture(scope="session")
+def server() -> Iterator[HostileServer]:
+    with HostileServer() as hostile:
+        threading.Thread(target=hostile.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True).start()
+        yield hostile
+        hostile.stopping.set()
+        hostile.shutdown()
+
+
+@pytest.fixture(scope="session")
+def workers() -> Iterator[ImageWorkers]:
+    with ImageWorkers() as image_workers:
+        yield image_workers
+
+
+@pytest.fixture(scope="session")
+def quick() -> FetchConfig:
+    """Small limits, loopback allowed."""
+    return FetchConfig(
+        timeout_s=1.0, deadline_s=2.0, max_bytes=1_000_000, max_redirects=3, retries=0, threads=48, allow_loopback=True
+    )
+
+
+@pytest.fixture(scope="session")
+def make_requests() -> Callable[..., pa.Table]:
+    """From (url, path, location) triples, or URLs alone, to what `ImageWorkers.fetch` takes."""
+
+    def build(*rows: tuple[str | None, str | None, str | None] | str | None) -> pa.Table:
+        triples = [row if isinstance(row, tuple) else (row, None, None) for row in rows]
+        text = pa.string()
+        return pa.table(
+            {
+                "sample_id": pa.array([f"test:{index}" for index in range(len(triples))], text),
+                "url": pa.array([triple[0] for triple in triples], text),
+                "path": pa.array([triple[1] for triple in triples], text),
+                "location": pa.array([triple[2] for triple in triples], text),
+            }
+        )
+
+    return build
+
+
+@pytest.fixture(scope="session")
+def pictures() -> dict[str, bytes]:
+    """Image files, good and bad, by name."""
+    plain = gradient(120, 80)
+    jpeg = encode(plain, "JPEG")
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    deep = Image.frombytes("I;16", (64, 48), b"".join(struct.pack("<H", 40_000) for _ in range(64 * 48)))
+    clear = Image.new("RGBA", (64, 48), (255, 0, 0, 0))
+    palette = gradient(64, 48).quantize(16)
+    frames = [Image.new("RGB", (64, 48), colour) for colour in ("red", "green", "blue")]
+    return {
+        "plain.jpg": jpeg,
+        "commented.jpg": encode(plain, "JPEG", comment=b"not for the dataset"),
+        "cut.jpg": jpeg[: len(jpeg) // 2],
+        "upright.jpg": encode(plain, "JPEG", exif=exif),
+        "cmyk.jpg": encode(plain.convert("CMYK"), "JPEG"),
+        "progressive.jpg": encode(plain, "JPEG", progressive=True),
+        "grey.png": encode(plain.convert("L"), "PNG"),
+        "deep.png": encode(deep, "PNG"),
+        "clear.png": encode(clear, "PNG"),
+        "palette.png": encode(palette, "PNG", transparency=0),
+        "bilevel.png": encode(plain.convert("1"), "PNG"),
+        "cut.png": encode(plain, "PNG")[:-200],
+        "plain.webp": encode(plain, "WEBP"),
+        "plain.bmp": encode(plain, "BMP"),
+        "plain.tif": encode(plain, "TIFF"),
+        "still.gif": encode(palette, "GIF"),
+        "animated.gif": encode(frames[0], "GIF", save_all=True, append_images=frames[1:]),
+        "pages.tif": encode(plain, "TIFF", save_all=True, append_images=[plain]),
+        "stereo.mpo": encode(plain, "MPO", save_all=True, append_images=[gradient(120, 80)]),
+        "float.tif": encode(Image.new("F", (64, 48), 0.5), "TIFF"),
+        "icon.ico": encode(plain, "ICO"),
+        "bomb.png": png_bomb(20_000),
+        "dot.png": encode(Image.new("RGB", (1, 1)), "PNG"),
+        "line.png": encode(Image.new("RGB", (5000, 3)), "PNG"),
+        "drawing.svg": b"<?xml version='1.0'?>\n<svg xmlns='http://www.w3.org/2000/svg' width='9' height='9'/>",
+        "page.html": b"\n<!DOCTYPE html><html><body>Not found, but 200</body></html>",
+        "noise": bytes((index * 7919 + 13) % 251 for index in range(4096)),
+        "header.jpg": jpeg[:30],
+        "header.png": b"\x89PNG\r\n\x1a\n and then nothing of the kind" + bytes(100),
+    }
+
+
+@pytest.fixture(scope="session")
+def read_rows() -> Callable[[Path], list[dict[str, object]]]:
+    return lambda path: pq.read_table(path).to_pylist()
