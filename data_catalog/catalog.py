@@ -127,9 +127,15 @@ def query(root: Path, sql: str) -> pa.Table:
         connection.execute("SET enable_external_access = false")
         connection.execute("SET lock_configuration = true")
         try:
-            return connection.execute(sql).to_arrow_table()
+            return _answer(connection, sql)
         except duckdb.Error as error:
             raise ConfigError(f"DuckDB refuses the query: {error}") from error
+
+
+def _answer(connection: Any, sql: str) -> pa.Table:
+    """Rows of a query; a statement without rows (SET, say) gives an empty table."""
+    relation = connection.sql(sql)
+    return relation.to_arrow_table() if relation is not None else pa.table({})
 
 
 def _views(snapshots: Sequence[Snapshot]) -> dict[str, str]:

@@ -27,7 +27,7 @@ def sorted_rows(staged: Path) -> Iterator[pa.RecordBatch]:
         ORDER BY order_key, sample_id, caption_id, repeat
     """
     connection = _connect(staged.parent)
-    yield from connection.execute(query, [str(staged)]).to_arrow_reader(ROWS_PER_BATCH)
+    yield from connection.sql(query, params=[str(staged)]).to_arrow_reader(ROWS_PER_BATCH)
 
 
 def duplicate_images(images: Sequence[Path], sources: Sequence[str]) -> pa.Table:
@@ -52,7 +52,7 @@ def duplicate_images(images: Sequence[Path], sources: Sequence[str]) -> pa.Table
     """
     connection = _connect(images[0].parent)
     parameters = {"files": [str(path) for path in images], "sources": list(sources)}
-    return connection.execute(query, parameters).to_arrow_table()
+    return connection.sql(query, params=parameters).to_arrow_table()
 
 
 def _connect(folder: Path) -> Any:

@@ -1,0 +1,51 @@
+# make demo    the whole job on the sample that ships: build, train, evaluate, search (about ten minutes)
+# make test    the test suite
+# make check   what CI runs: style, types, import directions, tests
+# make real    slower proofs on real upstream samples, where they are present
+# make bench   all benchmarks, quick
+# Each sets up .venv by itself on a fresh machine; PYTHON=python3.13 picks another interpreter.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+
+.PHONY: demo test check lint real bench setup clean
+.DEFAULT_GOAL := help
+
+help:
+	@sed -n 's/^# //p' Makefile
+
+setup: $(READY)
+
+# img2dataset drags in `dataclasses`, a Python 3.6 backport that breaks Prefect's server: doctor removes it.
+$(READY): pyproject.toml
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --editable '.[dev]'
+	$(BIN)/vernaclip doctor --fix --quiet
+	touch $(READY)
+
+demo: $(READY)
+	$(BIN)/vernaclip run scenes --root demo-catalog
+	$(BIN)/vernaclip search "due cerchi rossi" --root demo-catalog
+	$(BIN)/vernaclip next --root demo-catalog
+
+test: $(READY)
+	$(BIN)/pytest
+
+lint: $(READY)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+check: lint test
+
+real: $(READY)
+	$(BIN)/pytest -m "real_data or slow" --override-ini "addopts=--import-mode=importlib --strict-markers --strict-config"
+
+bench: $(READY)
+	for benchmark in benchmarks/*.py; do $(BIN)/python $$benchmark --quick || exit 1; done
+
+clean:
+	rm -rf $(VENV) demo-catalog

@@ -1,0 +1,220 @@
+"""The build of a dataset: upstream files in, a committed and queryable snapshot out, resumable at any moment."""
+
+import logging
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from data_catalog.catalog import rebuild
+from data_catalog.images.workers import ImageWorkers
+from data_catalog.ingest import ingest, shard_names
+from data_catalog.lock import writer_lock
+from data_catalog.manifest import (
+    MANIFEST_FILE,
+    Snapshot,
+    current_snapshot,
+    datasets_folder,
+    point_to,
+    read_snapshot,
+)
+from data_catalog.shards import read_json
+from data_catalog.sources.scenes.server import serve
+from data_catalog.work import Commit, WorkStore
+from flows import caption_steps, image_steps
+from flows.execution import Executor, Future
+from flows.inputs import Inputs, open_inputs
+from flows.recipe import Recipe, section_settings
+from flows.run_log import append_run
+from flows.snapshots import FinishedShard, publish
+from flows.step_outputs import Shard, shard_of_commit
+from translation.memory import TranslationMemory
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BuildReport:
+    """What a build came to.
+
+    Args:
+        snapshot: the committed snapshot, which is the dataset's current one.
+        up_to_date: nothing was done, since the snapshot was there already.
+        num_steps: steps that were run, not found done.
+        seconds: wall-clock time.
+    """
+
+    snapshot: Snapshot
+    up_to_date: bool
+    num_steps: int
+    seconds: float
+
+    @property
+    def funnel(self) -> list[dict[str, Any]]:
+        """Rows of source, step, read, kept and dropped, in order."""
+        names = ("source", "step", "read", "kept", "dropped")
+        return [{name: row[name] for name in names} for row in self.snapshot.manifest["funnel"]]
+
+
+def build_dataset(recipe: Recipe, *, root: Path, executor: Executor) -> BuildReport:
+    """Build a recipe's dataset below `root`, or find that it is there.
+
+    Raises:
+        ConfigError: settings or upstream files are wrong, or another process writes below `root`.
+        ShardError: a shard could not be done; run again after mending what it says.
+    """
+    started = time.monotonic()
+    with writer_lock(root):
+        work = WorkStore(root / "work")
+        work.sweep()
+        inputs = open_inputs(recipe, root)
+        found = _find_snapshot(root, recipe.name, inputs.build_key)
+        if found is not None:
+            point_to(root, recipe.name, found.snapshot)
+        snapshot = found or _Build(recipe, root, executor, work, inputs).run()
+        rebuild(root)
+        if not recipe.build.keep_work:
+            work.remove_used()
+        report = BuildReport(
+            snapshot=snapshot,
+            up_to_date=found is not None,
+            num_steps=work.num_made,
+            seconds=time.monotonic() - started,
+        )
+        append_run(root, recipe.name, snapshot=snapshot.snapshot, num_steps=report.num_steps, seconds=report.seconds)
+    executor.artifact_table(
+        f"funnel-{recipe.name}", report.funnel, f"Captions of {recipe.name} that each step read, kept and dropped."
+    )
+    return report
+
+
+def _find_snapshot(root: Path, dataset: str, build_key: str) -> Snapshot | None:
+    """A committed snapshot of this build: the current one, or an older one with the same key."""
+    current = current_snapshot(root, dataset)
+    if current is not None and current.manifest["build_key"] == build_key:
+        return current
+    for manifest in sorted((datasets_folder(root) / dataset).glob(f"*/{MANIFEST_FILE}")):
+        if read_json(manifest).get("build_key") == build_key:
+            return read_snapshot(root, dataset, manifest.parent.name)
+    return None
+
+
+class _Build:
+    """One build in progress: which step runs on which shard, and when."""
+
+    def __init__(self, recipe: Recipe, root: Path, executor: Executor, work: WorkStore, inputs: Inputs) -> None:
+        self.recipe, self.root, self.executor, self.work, self.inputs = recipe, root, executor, work, inputs
+        self.translator = inputs.translator
+        self.memory = TranslationMemory(root / "memory", self.translator.fingerprint) if self.translator else None
+
+    def run(self) -> Snapshot:
+        """All steps, in an order in which fetching overlaps translating."""
+        with self._served(), ImageWorkers() as workers:
+            ingested = self.executor.run("ingest", self._ingest)
+            names = shard_names(ingested)
+            shards = [shard_of_commit(ingested, number, name) for number, name in enumerate(names)]
+            cleaned = self._each("clean", shards, self._clean)
+            translated, checked, raw = self._translate_check_fetch(cleaned, workers)
+            images = self._each("normalise", raw, lambda shard: self._normalise(shard, workers))
+            sources = [source.name for source in self.recipe.sources]
+            duplicates = self.executor.run("find-duplicates", image_steps.find_duplicates, self.work, images, sources)
+            finished = self._finish(checked, raw, images, duplicates)
+            rows = zip(cleaned, translated, checked, finished, images, strict=True)
+            done = [
+                FinishedShard(captions=finish, images=image, counted=(clean, translate, check, finish))
+                for clean, translate, check, finish, image in rows
+            ]
+            return publish(
+                self.recipe, self.inputs, self.root, self.executor, work=self.work, ingested=ingested, shards=done
+            )
+
+    def _served(self) -> AbstractContextManager[object]:
+        config = self.recipe.serve
+        return serve(config.folder, config.port) if config else nullcontext()
+
+    def _ingest(self) -> Commit:
+        recipe = self.recipe
+        return ingest(
+            self.work,
+            self.inputs.sources,
+            target_lang=recipe.target_language,
+            shard_size=recipe.build.shard_size,
+        )
+
+    def _each(self, step: str, shards: Sequence[Shard], run: Callable[[Shard], Shard]) -> list[Shard]:
+        """Run a step on every shard, some at a time; results in shard order."""
+        futures = [self.executor.submit(f"{step} {shard.label}", run, shard) for shard in shards]
+        results: list[Shard] = []
+        for future in futures:
+            results.append(future.result())
+            self.executor.progress(step, done=len(results), total=len(shards))
+        return results
+
+    def _clean(self, shard: Shard) -> Shard:
+        return caption_steps.clean(self.work, shard, self.recipe.clean, self.inputs.packs)
+
+    def _translate_check_fetch(
+        self, cleaned: Sequence[Shard], workers: ImageWorkers
+    ) -> tuple[list[Shard], list[Shard], list[Shard]]:
+        """Translate chunk by chunk; check a shard and fetch its images as soon as its captions are there."""
+        translated: list[Shard] = []
+        checked: list[Shard] = []
+        fetching: list[Future[Shard]] = []
+        for ready in self._translated_shards(cleaned):
+            for shard in cleaned[len(checked) : ready]:
+                translated.append(self.executor.run(f"translate {shard.label}", self._join, shard))
+                checked.append(self.executor.run(f"check {shard.label}", self._check, translated[-1]))
+                fetching.append(self.executor.submit(f"fetch {shard.label}", self._fetch, checked[-1], workers))
+        raw: list[Shard] = []
+        for future in fetching:
+            raw.append(future.result())
+            self.executor.progress("fetch", done=len(raw), total=len(fetching))
+        return translated, checked, raw
+
+    def _translated_shards(self, cleaned: Sequence[Shard]) -> Iterator[int]:
+        """Translate; yields how many shards, from the first, have all their translations."""
+        if self.translator is not None and self.memory is not None:
+            size = self.recipe.build.chunk_size
+            plan = caption_steps.plan_translation(self.work, cleaned, self.translator, self.memory, chunk_size=size)
+            num_chunks = plan.facts["num_chunks"]
+            for number in range(num_chunks):
+                name = f"translate-chunk {number:05d}"
+                self.executor.run(name, caption_steps.translate_chunk, plan, number, self.translator, self.memory)
+                self.executor.progress("translate", done=number + 1, total=num_chunks)
+                yield sum(after <= number + 1 for after in plan.facts["ready_after"])
+        yield len(cleaned)
+
+    def _join(self, shard: Shard) -> Shard:
+        from_code = self.translator.from_code if self.translator else None
+        return caption_steps.join_translations(self.work, shard, self.memory, from_code)
+
+    def _check(self, shard: Shard) -> Shard:
+        return caption_steps.check(self.work, shard, self.recipe.check, self.inputs.pack)
+
+    def _fetch(self, shard: Shard, workers: ImageWorkers) -> Shard:
+        return image_steps.fetch(
+            self.work,
+            shard,
+            workers,
+            self.recipe.fetch,
+            what=section_settings(self.recipe.fetch, "fetch"),
+            locations=self.inputs.locations,
+            location_digests=self.inputs.location_digests,
+        )
+
+    def _normalise(self, raw: Shard, workers: ImageWorkers) -> Shard:
+        what = section_settings(self.recipe.images, "images")
+        return image_steps.normalise(self.work, raw, workers, self.recipe.images, what=what)
+
+    def _finish(
+        self, checked: Sequence[Shard], raw: Sequence[Shard], images: Sequence[Shard], duplicates: Commit
+    ) -> list[Shard]:
+        futures = [
+            self.executor.submit(
+                f"deduplicate {captions.label}", image_steps.finish, self.work, captions, *rest, duplicates
+            )
+            for captions, *rest in zip(checked, raw, images, strict=True)
+        ]
+        return [future.result() for future in futures]

@@ -1,0 +1,159 @@
+"""The steps that judge texts: shard of caption rows in, shard of caption rows out, committed by content.
+
+Every function here takes references, asks the work store first, and can be run by any executor in any order that
+its inputs allow.
+"""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from cleaning.config import CheckConfig, CleanConfig, source_checks, target_checks, translation_checks
+from cleaning.text import clean_text
+from data_catalog.errors import ShardError
+from data_catalog.language_pack import LanguagePack
+from data_catalog.schema import NATIVE
+from data_catalog.shards import save_parquet
+from data_catalog.stages import (
+    Drop,
+    apply_check,
+    apply_pair_check,
+    apply_transform,
+    pending_rows,
+    reject,
+    set_values,
+    texts,
+)
+from data_catalog.work import Commit, WorkStore
+from flows.settings import plain
+from flows.step_outputs import CHECK, CLEAN, PLAN, TRANSLATE, Shard, step_key, table_step
+from translation.engine import Translator
+from translation.memory import TranslationMemory
+
+TRANSLATE_REASONS = {
+    "language_not_served": "the caption's language is neither the target language nor the one the engine translates",
+    "translation_empty": "the engine returned no text",
+}
+
+
+def clean(work: WorkStore, shard: Shard, config: CleanConfig, packs: Mapping[str, LanguagePack]) -> Shard:
+    """Clean the source captions, then judge them as captions of their own language."""
+    settings = {"clean": plain(config), "packs": plain(packs)}
+
+    def stage(table: pa.Table) -> pa.Table:
+        table = apply_transform(table, clean_text(config), read="source_caption", write="clean_caption")
+        for lang in sorted(set(table.column("source_lang").drop_null().to_pylist())):
+            where = pc.equal(table.column("source_lang"), lang)
+            pack = packs.get(lang) or LanguagePack(code=lang)
+            for check in source_checks(config, pack):
+                table = apply_check(table, check, read="clean_caption", step=CLEAN, where=where)
+        return table
+
+    return table_step(work, shard, CLEAN, settings, stage)
+
+
+def plan_translation(
+    work: WorkStore, shards: Sequence[Shard], translator: Translator, memory: TranslationMemory, *, chunk_size: int
+) -> Commit:
+    """Commit which captions are to be translated and in which chunks; files `00000.parquet`, ... of one text column.
+
+    The plan is read again on resume, so that the chunks, and with them the batches, are those of the first try.
+    """
+    settings = {"engine": translator.fingerprint, "chunk_size": chunk_size}
+    key = step_key(PLAN, [shard.sha256 for shard in shards], settings)
+
+    def produce(folder: Path) -> Mapping[str, Any]:
+        missing: dict[str, None] = {}
+        ready_after: list[int] = []
+        for shard in shards:
+            table = pq.read_table(shard.path)
+            captions = texts(table, "clean_caption", foreign_rows(table, translator.from_code))
+            missing.update(dict.fromkeys(memory.missing(captions)))
+            ready_after.append(-(-len(missing) // chunk_size))
+        _save_chunks(folder, list(missing), chunk_size)
+        return {"num_chunks": ready_after[-1], "num_captions": len(missing), "ready_after": ready_after}
+
+    return work.run(key, produce)
+
+
+def _save_chunks(folder: Path, captions: list[str], chunk_size: int) -> None:
+    for number, start in enumerate(range(0, len(captions), chunk_size)):
+        chunk = pa.table({"clean_caption": pa.array(captions[start : start + chunk_size], pa.string())})
+        save_parquet(chunk, folder / f"{number:05d}.parquet")
+
+
+def translate_chunk(plan: Commit, number: int, translator: Translator, memory: TranslationMemory) -> int:
+    """Translate one chunk of the plan and record it; returns how many captions it holds."""
+    name = f"{number:05d}.parquet"
+    captions = pq.read_table(plan.path(name)).column("clean_caption").to_pylist()
+    if not memory.has_chunk(plan.files[name]):
+        memory.record(plan.files[name], captions, translator.translate(captions))
+    return len(captions)
+
+
+def foreign_rows(table: pa.Table, from_code: str) -> list[int]:
+    """Indices of pending rows that the engine can and must translate."""
+    lang = table.column("source_lang")
+    foreign = pc.and_(pc.not_equal(lang, table.column("target_lang")), pc.equal(lang, from_code))
+    return pending_rows(table, foreign)
+
+
+def join_translations(work: WorkStore, shard: Shard, memory: TranslationMemory | None, from_code: str | None) -> Shard:
+    """Give every pending row its caption in the target language: itself, or what the memory holds.
+
+    Raises:
+        ShardError: the memory lacks a caption that the plan had translated.
+    """
+    settings = {"engine": memory.fingerprint if memory else None, "from": from_code}
+
+    def stage(table: pa.Table) -> pa.Table:
+        table = _fill_native(table)
+        if memory is not None and from_code is not None:
+            table = _fill_translated(table, shard, memory, from_code)
+        left = pending_rows(table, pc.is_null(table.column("translator")))
+        langs = texts(table, "source_lang", left)
+        return reject(table, left, [Drop("language_not_served", lang) for lang in langs], step=TRANSLATE)
+
+    return table_step(work, shard, TRANSLATE, settings, stage)
+
+
+def _fill_native(table: pa.Table) -> pa.Table:
+    rows = pending_rows(table, pc.equal(table.column("source_lang"), table.column("target_lang")))
+    table = set_values(table, "caption", rows, texts(table, "clean_caption", rows))
+    return set_values(table, "translator", rows, [NATIVE] * len(rows))
+
+
+def _fill_translated(table: pa.Table, shard: Shard, memory: TranslationMemory, from_code: str) -> pa.Table:
+    rows = foreign_rows(table, from_code)
+    captions = texts(table, "clean_caption", rows)
+    known = memory.known(captions)
+    lost = next((caption for caption in captions if caption not in known), None)
+    if lost is not None:
+        raise ShardError(f"shard {shard.label}: the translation memory lost {lost!r}: delete work/plan and run again")
+    found = [known[caption] for caption in captions]
+    table = set_values(table, "caption", rows, [translation.text for translation in found])
+    table = set_values(table, "translator", rows, [memory.fingerprint] * len(rows))
+    table = set_values(table, "translation_score", rows, [translation.score for translation in found])
+    empty = [None if translation.text else Drop("translation_empty") for translation in found]
+    return reject(table, rows, empty, step=TRANSLATE)
+
+
+def check(work: WorkStore, shard: Shard, config: CheckConfig, pack: LanguagePack) -> Shard:
+    """Judge captions in the target language, and translations beside what they translate."""
+    settings = {"check": plain(config), "pack": plain(pack)}
+
+    def stage(table: pa.Table) -> pa.Table:
+        translated = pc.not_equal(table.column("translator"), NATIVE)
+        for pair_check in translation_checks(config):
+            table = apply_pair_check(
+                table, pair_check, source="clean_caption", target="caption", step=CHECK, where=translated
+            )
+        for text_check in target_checks(config, pack):
+            table = apply_check(table, text_check, read="caption", step=CHECK)
+        return table
+
+    return table_step(work, shard, CHECK, settings, stage)

@@ -1,0 +1,199 @@
+"""The command line: `vernaclip --help`. Only argparse is loaded here; commands load what they need."""
+
+import argparse
+import logging
+import sys
+from collections.abc import Sequence
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+EXIT_OK, EXIT_FAILED, EXIT_USAGE, EXIT_INTERRUPTED = 0, 1, 2, 130
+
+DESCRIPTION = """Give any language its own CLIP: translated, cleaned, queryable image-caption data, and a compact
+open_clip model trained and scored on it."""
+
+EPILOG = """exit codes: 0 done; 1 failed, with one sentence that says what to do; 2 wrong usage"""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; returns the exit code."""
+    options = parser().parse_args(arguments)
+    _set_up_logging(debug=options.debug, quiet=getattr(options, "quiet", False))
+    from data_catalog.errors import PipelineError
+
+    try:
+        return int(_handler(options.handler)(options) or EXIT_OK)
+    except PipelineError as error:
+        return _fail(str(error), debug=options.debug)
+    except KeyboardInterrupt:
+        sys.stderr.write("\ninterrupted: run the same command again to go on\n")
+        return EXIT_INTERRUPTED
+    except BrokenPipeError:
+        # The reader of our output (a pager, head) has gone: that is its right.
+        sys.stderr.close()
+        return EXIT_OK
+    except Exception as error:  # noqa: BLE001 - the outermost boundary: a defect, told in one line
+        text = f"unexpected {type(error).__name__}: {error}; this is a defect: --debug shows where, please report it"
+        return _fail(text, debug=options.debug)
+
+
+def _handler(name: str) -> Any:
+    module, function = name.split(":")
+    return getattr(import_module(f"flows.commands.{module}"), function)
+
+
+def _fail(text: str, *, debug: bool) -> int:
+    if debug:
+        raise
+    sys.stderr.write(f"vernaclip: {text}\n")
+    return EXIT_FAILED
+
+
+def _set_up_logging(*, debug: bool, quiet: bool) -> None:
+    level = logging.DEBUG if debug else logging.WARNING if quiet else logging.INFO
+    logging.basicConfig(level=logging.WARNING, stream=sys.stderr, format="%(message)s")
+    for package in ("flows", "data_catalog", "translation", "cleaning", "training"):
+        logging.getLogger(package).setLevel(level)
+
+
+def parser() -> argparse.ArgumentParser:
+    """The whole command line."""
+    top = argparse.ArgumentParser(prog="vernaclip", description=DESCRIPTION, epilog=EPILOG)
+    top.add_argument("--debug", action="store_true", help="show tracebacks and debug messages")
+    commands = top.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    _add_jobs(commands)
+    _add_questions(commands)
+    _add_services(commands)
+    _add_translation(commands)
+    _add_sample(commands)
+    return top
+
+
+Commands = Any  # argparse has no public name for what add_subparsers returns
+
+
+def _add(commands: Commands, name: str, handler: str, text: str) -> argparse.ArgumentParser:
+    command: argparse.ArgumentParser = commands.add_parser(name, help=text, description=text)
+    command.set_defaults(handler=handler)
+    return command
+
+
+def _add_root(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--root", type=Path, default=Path("catalog"), metavar="DIR", help="folder of the catalog (default: catalog)"
+    )
+
+
+def _add_jobs(commands: Commands) -> None:
+    for name, text in (
+        ("run", "build the dataset of a recipe, train a model on it, evaluate it"),
+        ("build", "build the dataset of a recipe; run it again to go on after an interruption"),
+        ("train", "train the recipe's model on the dataset that was built"),
+        ("evaluate", "score the trained model on the dataset's held-out images"),
+    ):
+        command = _add(commands, name, f"jobs:{name}", text)
+        command.add_argument(
+            "recipe", metavar="RECIPE", help="name of a recipe (see `vernaclip recipes`) or a TOML file"
+        )
+        _add_root(command)
+        command.add_argument(
+            "--set",
+            action="append",
+            default=[],
+            dest="overrides",
+            metavar="SECTION.KEY=VALUE",
+            help="override a setting of the recipe; may be given often",
+        )
+        command.add_argument(
+            "--executor",
+            choices=("prefect", "local"),
+            default="prefect",
+            help="through Prefect (default), or the same steps in threads without it",
+        )
+
+
+def _add_questions(commands: Commands) -> None:
+    sql = _add(
+        commands,
+        "sql",
+        "questions:sql",
+        "answer an SQL query on the catalog's views: pairs, captions, rejects, images, funnel, drop_reasons, builds",
+    )
+    sql.add_argument("query", metavar="QUERY")
+    _add_root(sql)
+    sql.add_argument("--format", choices=("table", "csv", "json"), default="table")
+    search = _add(
+        commands, "search", "questions:search", "find the images that fit a text, and write them as a contact sheet"
+    )
+    search.add_argument("text", metavar="TEXT", help="in the dataset's language")
+    _add_root(search)
+    search.add_argument("--dataset", metavar="NAME", help="which dataset, where the root holds several")
+    search.add_argument("--top", type=int, default=12, metavar="N", help="how many images (default: 12)")
+    search.add_argument(
+        "--out", type=Path, metavar="FILE.png", help="where the contact sheet goes (default: in the root)"
+    )
+    verify = _add(
+        commands, "verify", "questions:verify", "check every published file against the sha256 in its manifest"
+    )
+    _add_root(verify)
+    catalog = _add(commands, "catalog", "questions:catalog", "list what a root holds")
+    _add_root(catalog)
+    catalog.add_argument("--rebuild", action="store_true", help="write catalog.duckdb anew, as after moving the root")
+    _add(commands, "recipes", "questions:recipes", "list the recipes that come with vernaclip")
+
+
+def _add_services(commands: Commands) -> None:
+    _add(commands, "up", "services:up", "start Prefect's server, a worker and the deployments, on this machine only")
+    _add(commands, "down", "services:down", "stop what `up` started")
+    doctor = _add(commands, "doctor", "services:doctor", "say what is wrong with this environment")
+    doctor.add_argument("--fix", action="store_true", help="mend what can be mended")
+    doctor.add_argument("--quiet", action="store_true", help="say nothing where nothing is wrong")
+
+
+def _add_translation(commands: Commands) -> None:
+    translate = _add(
+        commands, "translate", "mt:translate", "translate lines of text from standard input to standard output, offline"
+    )
+    _add_pair(translate)
+    translate.add_argument(
+        "--package", metavar="FILE", help="an .argosmodel file or folder (default: the installed one)"
+    )
+    translate.add_argument("--scores", action="store_true", help="put each line's score and a tab in front")
+    mt = commands.add_parser("mt", help="train or install translation packages").add_subparsers(
+        metavar="COMMAND", required=True
+    )
+    train = _add(mt, "train", "mt:train", "train a compact translation package from parallel captions")
+    train.add_argument("pairs", type=Path, metavar="PAIRS.tsv", help="source text, tab, target text; one pair a line")
+    _add_pair(train)
+    train.add_argument("--out", type=Path, required=True, metavar="FILE.argosmodel")
+    train.add_argument(
+        "--set", action="append", default=[], dest="overrides", metavar="KEY=VALUE", help="override a training setting"
+    )
+    install = _add(mt, "install", "mt:install", "install an .argosmodel file where Argos Translate keeps its packages")
+    install.add_argument("file", type=Path, metavar="FILE")
+
+
+def _add_pair(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--from", required=True, dest="from_code", metavar="LANG", help="language of the input, such as en"
+    )
+    command.add_argument(
+        "--to", required=True, dest="to_code", metavar="LANG", help="language of the output, such as it"
+    )
+
+
+def _add_sample(commands: Commands) -> None:
+    pairs = _add(
+        commands,
+        "scenes-pairs",
+        "mt:scenes_pairs",
+        "write parallel English-Italian captions of the sample's grammar, to train a package on",
+    )
+    pairs.add_argument("out", type=Path, metavar="PAIRS.tsv")
+    pairs.add_argument("--seed", type=int, default=1)
+    pairs.add_argument("--num-pairs", type=int, default=60_000, metavar="N")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

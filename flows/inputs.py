@@ -1,0 +1,95 @@
+"""What a build depends on: opened, checked and hashed before any work starts."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from data_catalog.file_hashes import FileHashes
+from data_catalog.ingest import Source
+from data_catalog.language_pack import LanguagePack
+from data_catalog.shards import digest
+from data_catalog.sources.scenes.upstream import draw_upstream
+from flows.engines import open_engine
+from flows.language_packs import load_language_pack, load_language_packs
+from flows.recipe import Recipe, SourceSettings, source_settings, what_settings
+from flows.settings import plain
+from flows.step_outputs import VERSIONS
+from translation.engine import Translator
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Inputs:
+    """Everything a build depends on, opened and hashed before work starts.
+
+    Args:
+        locations: folder or zip of local images, by source.
+        location_digests: content hashes of those, by location.
+        packs: language packs by language, the target's included.
+        translator: the engine, or None where every source speaks the target language.
+        build_key: equal keys make equal snapshots, from the same downloads.
+    """
+
+    sources: Sequence[Source]
+    locations: Mapping[str, str]
+    location_digests: Mapping[str, str]
+    pack: LanguagePack
+    packs: Mapping[str, LanguagePack]
+    translator: Translator | None
+    build_key: str
+
+
+def open_inputs(recipe: Recipe, root: Path) -> Inputs:
+    """Draw the sample if the recipe has one, check and hash every input, open the engine.
+
+    Raises:
+        ConfigError: a file is missing, empty or of another kind; no pack; no engine for the languages.
+    """
+    if recipe.scenes is not None:
+        draw_upstream(recipe.scenes)
+    pack = load_language_pack(recipe.language_pack or recipe.target_language)
+    for source in recipe.sources:
+        source.kind.check(source.config)
+    translator = open_engine(recipe, root)
+    hashes = FileHashes(root / "file-hashes.json")
+    sources = [_source(settings, hashes) for settings in recipe.sources]
+    locations = {
+        settings.name: str(settings.kind.images(settings.config))
+        for settings in recipe.sources
+        if settings.kind.images(settings.config) is not None
+    }
+    location_digests = {location: _location_digest(Path(location), hashes) for location in locations.values()}
+    hashes.save()
+    build_key = digest(
+        {
+            "settings": what_settings(recipe),
+            "inputs": {source.name: sorted(source.file_hashes) for source in sources},
+            "images": {name: location_digests[location] for name, location in locations.items()},
+            "engine": translator.fingerprint if translator else None,
+            "pack": plain(pack),
+            "versions": VERSIONS,
+        }
+    )
+    return Inputs(
+        sources=sources,
+        locations=locations,
+        location_digests=location_digests,
+        pack=pack,
+        packs=load_language_packs() | {recipe.target_language: pack},
+        translator=translator,
+        build_key=build_key,
+    )
+
+
+def _source(settings: SourceSettings, hashes: FileHashes) -> Source:
+    files = settings.kind.upstream_files(settings.config)
+    return Source(
+        name=settings.name,
+        files=files,
+        file_hashes=[hashes.sha256(file) for file in files],
+        settings=source_settings(settings),
+        read=lambda: settings.kind.read(settings.config),
+    )
+
+
+def _location_digest(location: Path, hashes: FileHashes) -> str:
+    return hashes.folder_digest(location) if location.is_dir() else hashes.sha256(location)

@@ -1,0 +1,271 @@
+"""A recipe: everything that one run needs, read from TOML, with --set overrides, into validated dataclasses."""
+
+import dataclasses
+import tomllib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+from cleaning.config import CheckConfig, CleanConfig
+from data_catalog.errors import ConfigError
+from data_catalog.images.fetch import FetchConfig
+from data_catalog.images.normalise import NormaliseConfig
+from data_catalog.publish import SplitConfig
+from data_catalog.sources.registry import SOURCE_KINDS, SourceKind
+from data_catalog.sources.scenes.server import ServeConfig
+from data_catalog.sources.scenes.upstream import ScenesConfig
+from flows.settings import build, plain
+from training.config import EvaluateConfig, TrainConfig
+from translation.argos import TranslateConfig
+
+DEFAULT_ROOT = Path("catalog")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BuildConfig:
+    """How a dataset is cut into shards and worked on.
+
+    Args:
+        shard_size: samples a shard, about.
+        chunk_size: captions a translation chunk, the unit of its commit.
+        workers: steps that run at the same time.
+        keep_work: keep raw images and step outputs after publishing (they triple the disk).
+    """
+
+    shard_size: int = 5_000
+    chunk_size: int = 20_000
+    workers: int = 4
+    keep_work: bool = False
+
+    def __post_init__(self) -> None:
+        for name in ("shard_size", "chunk_size", "workers"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"build.{name} must be positive, got {getattr(self, name)}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SourceSettings:
+    """One `[sources.NAME]` table: the kind of its files and that kind's own settings."""
+
+    name: str
+    kind: SourceKind
+    config: Any
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Recipe:
+    """A complete, validated run.
+
+    Args:
+        name: the dataset's name, and its folder's.
+        target_language: ISO 639-1 code of the language that captions end in.
+        source_language: language that the engine translates from.
+        language_pack: TOML file of a pack that does not come with vernaclip.
+    """
+
+    name: str
+    target_language: str
+    source_language: str = "en"
+    language_pack: str | None = None
+    sources: tuple[SourceSettings, ...]
+    scenes: ScenesConfig | None = None
+    serve: ServeConfig | None = None
+    build: BuildConfig = field(default_factory=BuildConfig)
+    clean: CleanConfig = field(default_factory=CleanConfig)
+    translate: TranslateConfig = field(default_factory=TranslateConfig)
+    check: CheckConfig = field(default_factory=CheckConfig)
+    fetch: FetchConfig = field(default_factory=FetchConfig)
+    images: NormaliseConfig = field(default_factory=NormaliseConfig)
+    split: SplitConfig = field(default_factory=SplitConfig)
+    train: TrainConfig = field(default_factory=TrainConfig)
+    evaluate: EvaluateConfig = field(default_factory=EvaluateConfig)
+
+
+SECTIONS: dict[str, Any] = {
+    "scenes": ScenesConfig,
+    "serve": ServeConfig,
+    "build": BuildConfig,
+    "clean": CleanConfig,
+    "translate": TranslateConfig,
+    "check": CheckConfig,
+    "fetch": FetchConfig,
+    "images": NormaliseConfig,
+    "split": SplitConfig,
+    "train": TrainConfig,
+    "evaluate": EvaluateConfig,
+}
+TEXTS = ("name", "target_language", "source_language", "language_pack", "data")
+
+# Settings that change how a run goes, not what it makes: they are in the run log, in no key and no manifest.
+HOW_SETTINGS = {
+    "build": {"workers", "keep_work"},
+    "fetch": {"threads", "wall_clock_s", "contact"},
+    "images": {"memory_limit_mb", "wall_clock_s"},
+    "translate": {"package", "packages_dir", "inter_threads"},
+    "scenes": {"folder"},
+    "sources": {"files", "images"},
+}
+
+
+def load_recipe(recipe: str, *, root: Path, overrides: Sequence[str] = ()) -> Recipe:
+    """Read a recipe by name or file and apply `section.key=value` overrides.
+
+    Relative paths are relative to the current folder. `{root}`, `{recipe}` and `{data}` in texts stand for the
+    catalog's root, the folder of the recipe file and the recipe's `data` setting.
+
+    Raises:
+        ConfigError: no such recipe, broken TOML, an unknown key, or a value that is not allowed.
+    """
+    path = find_recipe(recipe)
+    try:
+        values = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path} is not TOML: {error}") from error
+    for override in overrides:
+        _apply_override(values, override)
+    places = {"root": str(root), "recipe": str(path.parent), "data": str(values.get("data", "data"))}
+    return _recipe(_substitute(values, places), default_name=path.stem)
+
+
+def recipe_names() -> list[str]:
+    """Names of the recipes that come with vernaclip."""
+    return sorted(entry.name.removesuffix(".toml") for entry in _recipes_folder().glob("*.toml"))
+
+
+def recipe_summary(name: str) -> str:
+    """The first comment line of a recipe that comes with vernaclip."""
+    first = find_recipe(name).read_text(encoding="utf-8").splitlines()[0]
+    return first.removeprefix("#").strip()
+
+
+def find_recipe(recipe: str) -> Path:
+    """Path of a recipe, given its name or its file.
+
+    Raises:
+        ConfigError: there is none.
+    """
+    if recipe.endswith(".toml") or "/" in recipe:
+        if not Path(recipe).is_file():
+            raise ConfigError(f"there is no recipe file {recipe}")
+        return Path(recipe)
+    path = _recipes_folder() / f"{recipe}.toml"
+    if not path.is_file():
+        raise ConfigError(f"there is no recipe {recipe!r}: name one of {', '.join(recipe_names())}, or give a file")
+    return path
+
+
+def _recipes_folder() -> Path:
+    return Path(str(files("flows") / "recipes"))
+
+
+def _apply_override(values: dict[str, Any], override: str) -> None:
+    path, equals, text = override.partition("=")
+    *tables, name = path.strip().split(".")
+    if not equals or not name:
+        raise ConfigError(f"--set takes section.key=value, got {override!r}")
+    for table in tables:
+        values = values.setdefault(table, {})
+        if not isinstance(values, dict):
+            raise ConfigError(f"--set {path}: {table} is not a section")
+    values[name] = _toml_value(text)
+
+
+def _toml_value(text: str) -> Any:
+    try:
+        return tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        return text
+
+
+def _substitute(value: Any, places: Mapping[str, str]) -> Any:
+    if isinstance(value, str):
+        for name, place in places.items():
+            value = value.replace(f"{{{name}}}", place)
+        return value
+    if isinstance(value, dict):
+        return {name: _substitute(item, places) for name, item in value.items()}
+    return [_substitute(item, places) for item in value] if isinstance(value, list) else value
+
+
+def _recipe(values: dict[str, Any], *, default_name: str) -> Recipe:
+    known = {*SECTIONS, *TEXTS, "sources"}
+    for name, value in values.items():
+        if name not in known:
+            raise ConfigError(f"unknown key {name}: a recipe has {', '.join(sorted(known))}")
+        if name in TEXTS and not isinstance(value, str):
+            raise ConfigError(f"{name} must be a text, got {value!r}")
+    if "target_language" not in values:
+        raise ConfigError('target_language is missing: the recipe must name it, as in target_language = "it"')
+    target = values["target_language"]
+    return Recipe(
+        name=_dataset_name(values.get("name", default_name)),
+        target_language=target,
+        source_language=values.get("source_language", "en"),
+        language_pack=values.get("language_pack"),
+        sources=_sources(values.get("sources", {}), target),
+        **{name: build(kind, values[name], name) for name, kind in SECTIONS.items() if name in values},
+    )
+
+
+def _dataset_name(name: str) -> str:
+    if not name.replace("-", "").replace("_", "").isalnum():
+        raise ConfigError(f"name must be letters, digits, - and _ (it names a folder), got {name!r}")
+    return name
+
+
+def _sources(tables: Any, target: str) -> tuple[SourceSettings, ...]:
+    if not isinstance(tables, Mapping) or not tables:
+        raise ConfigError("a recipe needs at least one [sources.NAME] table")
+    sources = [_source(name, table, target) for name, table in tables.items()]
+    chosen = tuple(source for source in sources if source is not None)
+    if not chosen:
+        raise ConfigError("every source of the recipe is switched off by `enabled = false`")
+    return chosen
+
+
+def _source(name: str, table: Any, target: str) -> SourceSettings | None:
+    path = f"sources.{name}"
+    if not isinstance(table, Mapping):
+        raise ConfigError(f"{path} must be a table of settings, got {table!r}")
+    if not name.replace("_", "").isalnum():
+        raise ConfigError(f"{path}: a source's name must be letters, digits and _ (it prefixes ids)")
+    settings = dict(table)
+    kind_name = settings.pop("kind", name)
+    if not settings.pop("enabled", True):
+        return None
+    if kind_name not in SOURCE_KINDS:
+        raise ConfigError(f"{path}.kind is {kind_name!r}: kinds are {', '.join(sorted(SOURCE_KINDS))}")
+    kind = SOURCE_KINDS[kind_name]
+    names = {field.name for field in dataclasses.fields(kind.config_type)}
+    if "languages" in names:
+        settings.setdefault("languages", [target])
+    return SourceSettings(name=name, kind=kind, config=build(kind.config_type, settings, path))
+
+
+def what_settings(recipe: Recipe) -> dict[str, Any]:
+    """The settings that decide what a dataset is, as JSON values: hashed into keys and kept in the manifest.
+
+    Where files lie is left out (their content is hashed instead), and so is everything in `HOW_SETTINGS`.
+    """
+    settings: dict[str, Any] = {
+        "target_language": recipe.target_language,
+        "source_language": recipe.source_language,
+    }
+    for section in ("build", "clean", "translate", "check", "fetch", "images", "split"):
+        settings[section] = section_settings(getattr(recipe, section), section)
+    settings["sources"] = {source.name: source_settings(source) for source in recipe.sources}
+    return settings
+
+
+def section_settings(config: Any, section: str) -> dict[str, Any]:
+    """The what-settings of one section."""
+    values: dict[str, Any] = plain(config)
+    return {name: value for name, value in values.items() if name not in HOW_SETTINGS.get(section, ())}
+
+
+def source_settings(source: SourceSettings) -> dict[str, Any]:
+    """The what-settings of one source; whether images are local is one of them, where they lie is not."""
+    values = section_settings(source.config, "sources")
+    return {"kind": source.kind.kind, "local_images": bool(getattr(source.config, "images", None)), **values}

@@ -1,0 +1,73 @@
+"""Plain values from TOML to typed, validated dataclasses: unknown keys and wrong types are errors with their path."""
+
+import dataclasses
+import types
+import typing
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+from data_catalog.errors import ConfigError
+
+T = TypeVar("T")
+
+
+def build(config_type: type[T], values: Any, path: str) -> T:
+    """An instance of a config dataclass from a TOML table.
+
+    Args:
+        config_type: a dataclass whose fields are str, int, float, bool, Path, tuples of those, or None.
+        values: the table.
+        path: where the table stands in the recipe, such as "images".
+
+    Raises:
+        ConfigError: an unknown or missing key, a wrong type, or a value that the dataclass refuses.
+    """
+    if not isinstance(values, Mapping):
+        raise ConfigError(f"{path} must be a table of settings, got {values!r}")
+    fields = {field.name: field for field in dataclasses.fields(config_type)}  # type: ignore[arg-type]
+    for name in values:
+        if name not in fields:
+            raise ConfigError(f"unknown key {path}.{name}: {path} has {', '.join(sorted(fields))}")
+    for name, field in fields.items():
+        if name not in values and field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING:
+            raise ConfigError(f"{path}.{name} is missing: the recipe, or --set {path}.{name}=..., must give it")
+    hints = typing.get_type_hints(config_type)
+    return config_type(**{name: coerce(hints[name], value, f"{path}.{name}") for name, value in values.items()})
+
+
+def coerce(kind: Any, value: Any, path: str) -> Any:
+    """`value` as the annotated type `kind`.
+
+    Raises:
+        ConfigError: it is of another type.
+    """
+    origin = typing.get_origin(kind)
+    if origin in (typing.Union, types.UnionType):
+        if value is None or value == "":
+            return None
+        return coerce(next(option for option in typing.get_args(kind) if option is not type(None)), value, path)
+    if origin is tuple:
+        items = value if isinstance(value, list | tuple) else [value]
+        return tuple(coerce(typing.get_args(kind)[0], item, path) for item in items)
+    if kind is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if kind is Path and isinstance(value, str):
+        return Path(value)
+    if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
+        raise ConfigError(f"{path} must be {_NAMES.get(kind, kind.__name__)}, got {value!r}")
+    return value
+
+
+_NAMES = {str: "a text", int: "a whole number", float: "a number", bool: "true or false", Path: "a path"}
+
+
+def plain(value: Any) -> Any:
+    """A config dataclass as JSON values, the inverse of `build`."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {field.name: plain(getattr(value, field.name)) for field in dataclasses.fields(value)}
+    if isinstance(value, Mapping):
+        return {name: plain(item) for name, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(item) for item in value]
+    return str(value) if isinstance(value, Path) else value

@@ -1,0 +1,139 @@
+"""From finished shards to a committed snapshot: published files, the funnel, the manifest, the laws it must hold."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from data_catalog.catalog import broken_laws
+from data_catalog.errors import PipelineError
+from data_catalog.manifest import MANIFEST_FORMAT, Snapshot, commit_snapshot, snapshot_folder
+from data_catalog.publish import SplitConfig, publish_shard
+from data_catalog.schema import CAPTIONS_VERSION, NATIVE, PAIRS_VERSION
+from data_catalog.shards import digest, sweep_temporary
+from data_catalog.work import Commit, StepKey, WorkStore
+from flows.execution import Executor
+from flows.inputs import Inputs
+from flows.recipe import Recipe, what_settings
+from flows.settings import plain
+from flows.step_outputs import FUNNEL_STEPS, INGEST, PUBLISH, VERSIONS, Shard
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FinishedShard:
+    """Captions and images of one shard, and the step outputs that counted its rows."""
+
+    captions: Shard
+    images: Shard
+    counted: tuple[Shard, ...]
+
+
+def publish(
+    recipe: Recipe,
+    inputs: Inputs,
+    root: Path,
+    executor: Executor,
+    *,
+    work: WorkStore,
+    ingested: Commit,
+    shards: Sequence[FinishedShard],
+) -> Snapshot:
+    """Write a snapshot's files, check the conservation laws on them, and commit it.
+
+    Raises:
+        PipelineError: a law does not hold; nothing is committed.
+    """
+    contents = [shard.captions.sha256 + shard.images.sha256 for shard in shards]
+    snapshot_id = digest([inputs.build_key, contents])[:12]
+    folder = snapshot_folder(root, recipe.name, snapshot_id)
+    if folder.is_dir():
+        sweep_temporary([folder, folder / "pairs", folder / "captions"])
+    futures = [
+        executor.submit(f"publish {shard.captions.label}", _publish, work, shard, folder, recipe.split)
+        for shard in shards
+    ]
+    entries = [future.result() for future in futures]
+    manifest = {
+        "format": MANIFEST_FORMAT,
+        "schemas": {"captions": CAPTIONS_VERSION, "pairs": PAIRS_VERSION},
+        "dataset": recipe.name,
+        "snapshot": snapshot_id,
+        "build_key": inputs.build_key,
+        "settings": what_settings(recipe),
+        "target_lang": recipe.target_language,
+        "translator": inputs.translator.fingerprint if inputs.translator else NATIVE,
+        "sources": _source_entries(recipe, inputs, ingested),
+        "funnel": funnel(ingested, shards),
+        "files": {kind: [entry for shard in entries for entry in shard[kind]] for kind in ("pairs", "captions")},
+    }
+    _check_laws(Snapshot(dataset=recipe.name, snapshot=snapshot_id, folder=folder, manifest=manifest))
+    return commit_snapshot(root, manifest)
+
+
+def _publish(work: WorkStore, shard: FinishedShard, folder: Path, split: SplitConfig) -> Mapping[str, Any]:
+    """One shard's published files, as a committed step whose output lies in the snapshot's folder."""
+    inputs = (shard.captions.sha256, shard.images.sha256, folder.name, shard.captions.label)
+    key = StepKey(step=PUBLISH, version=VERSIONS[PUBLISH], inputs=inputs, settings=plain(split))
+
+    def produce(_: Path) -> Mapping[str, Any]:
+        number = shard.captions.shard_id
+        return publish_shard(shard.captions.path, shard.images.path, folder, shard_id=number, config=split)
+
+    found = work.find(key)
+    if found is not None and all(
+        (folder / entry["path"]).is_file() for kind in ("pairs", "captions") for entry in found.facts[kind]
+    ):
+        return found.facts
+    if found is not None:
+        return produce(folder)
+    return work.run(key, produce).facts
+
+
+def _source_entries(recipe: Recipe, inputs: Inputs, ingested: Commit) -> dict[str, Any]:
+    licences = {source.name: source.kind.licence for source in recipe.sources}
+    return {
+        source.name: {
+            **ingested.facts["sources"][source.name],
+            "files": sorted(
+                (
+                    {"name": file.name, "sha256": found}
+                    for file, found in zip(source.files, source.file_hashes, strict=True)
+                ),
+                key=lambda entry: (entry["name"], entry["sha256"]),
+            ),
+            "licence": licences[source.name],
+        }
+        for source in inputs.sources
+    }
+
+
+def funnel(ingested: Commit, shards: Sequence[FinishedShard]) -> list[dict[str, Any]]:
+    """Rows of source, step number, step, read, kept and dropped, from what each step counted by itself."""
+    totals: dict[tuple[str, str], dict[str, int]] = {}
+    for source, found in ingested.facts["sources"].items():
+        kept = found["selected"] - found["malformed"]
+        totals[source, INGEST] = {"read": found["selected"], "kept": kept, "dropped": found["malformed"]}
+    for shard in shards:
+        for counted in shard.counted:
+            for step, by_source in counted.counts.items():
+                for source, counts in by_source.items():
+                    total = totals.setdefault((source, step), {"read": 0, "kept": 0, "dropped": 0})
+                    for name, count in counts.items():
+                        total[name] += count
+    sources = sorted(ingested.facts["sources"])
+    return [
+        {"source": source, "step_number": number, "step": step, **totals.get((source, step), _NOTHING)}
+        for source in sources
+        for number, step in enumerate(FUNNEL_STEPS, start=1)
+    ]
+
+
+_NOTHING = {"read": 0, "kept": 0, "dropped": 0}
+
+
+def _check_laws(snapshot: Snapshot) -> None:
+    broken = broken_laws(snapshot)
+    if broken:
+        raise PipelineError(
+            f"the snapshot is not committed, since it breaks: {'; '.join(broken)}. This is a defect: report it"
+        )

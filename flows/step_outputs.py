@@ -1,0 +1,95 @@
+"""What every step of a build shares: its name and version, its key, its output as a shard, its counts."""
+
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from data_catalog.schema import PENDING
+from data_catalog.shards import save_parquet
+from data_catalog.work import Commit, StepKey, WorkStore
+
+INGEST, CLEAN, PLAN, TRANSLATE, CHECK = "ingest", "clean", "plan", "translate", "check"
+FETCH, NORMALISE, FIND_DUPLICATES, DEDUPLICATE = "fetch", "normalise", "find-duplicates", "deduplicate"
+PUBLISH = "publish"
+# Raised whenever the code of a step changes what it writes; a golden test catches forgetting.
+VERSIONS = {
+    INGEST: 1,
+    CLEAN: 1,
+    PLAN: 1,
+    TRANSLATE: 1,
+    CHECK: 1,
+    FETCH: 1,
+    NORMALISE: 1,
+    FIND_DUPLICATES: 1,
+    DEDUPLICATE: 1,
+    PUBLISH: 1,
+}
+# The order of the funnel.
+FUNNEL_STEPS = (INGEST, CLEAN, TRANSLATE, CHECK, FETCH, NORMALISE, DEDUPLICATE)
+
+SHARD = "shard.parquet"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Shard:
+    """A step's output for one shard: where it lies and the hash of its content."""
+
+    shard_id: int
+    path: Path
+    sha256: str
+    counts: Mapping[str, Mapping[str, Mapping[str, int]]]
+
+    @property
+    def label(self) -> str:
+        """The shard's number as people see it."""
+        return f"{self.shard_id:05d}"
+
+
+def shard_of_commit(commit: Commit, shard_id: int, name: str = SHARD) -> Shard:
+    """One file of a commit as a shard; `counts` are the commit's."""
+    counts = commit.facts.get("counts", {})
+    return Shard(shard_id=shard_id, path=commit.path(name), sha256=commit.files[name], counts=counts)
+
+
+def table_step(
+    work: WorkStore, shard: Shard, step: str, settings: Mapping[str, Any], stage: Callable[[pa.Table], pa.Table]
+) -> Shard:
+    """Run a step that turns one table of caption rows into another, and count what it dropped."""
+
+    def produce(folder: Path) -> Mapping[str, Any]:
+        before = pq.read_table(shard.path)
+        after = stage(before)
+        save_parquet(after, folder / SHARD)
+        return {"counts": {step: count_rows(before, after)}}
+
+    return shard_of_commit(work.run(step_key(step, [shard.sha256], settings), produce), shard.shard_id)
+
+
+def step_key(step: str, inputs: Sequence[str], settings: Mapping[str, Any]) -> StepKey:
+    """The key of a step at its present version."""
+    return StepKey(step=step, version=VERSIONS[step], inputs=tuple(inputs), settings=settings)
+
+
+def count_rows(before: pa.Table, after: pa.Table) -> dict[str, dict[str, int]]:
+    """Per source, how many pending rows a step read, kept and dropped: counted on its input and output apart."""
+    read = _pending_by_source(before)
+    kept = _pending_by_source(after)
+    dropped = Counter(after.column("source").to_pylist())
+    dropped.subtract(_pending_by_source(after))
+    dropped.subtract(_rejected_by_source(before))
+    sources = sorted(set(before.column("source").to_pylist()))
+    return {source: {"read": read[source], "kept": kept[source], "dropped": dropped[source]} for source in sources}
+
+
+def _pending_by_source(table: pa.Table) -> Counter[str]:
+    return Counter(table.filter(pc.equal(table.column("outcome"), PENDING)).column("source").to_pylist())
+
+
+def _rejected_by_source(table: pa.Table) -> Counter[str]:
+    return Counter(table.filter(pc.not_equal(table.column("outcome"), PENDING)).column("source").to_pylist())
