@@ -205,8 +205,8 @@ class _Build:
         )
 
     def _normalise(self, raw: Shard, workers: ImageWorkers) -> Shard:
-        what = section_settings(self.recipe.images, "images")
-        return image_steps.normalise(self.work, raw, workers, self.recipe.images, what=what)
+        what = section_settings(self.recipe.normalise, "normalise")
+        return image_steps.normalise(self.work, raw, workers, self.recipe.normalise, what=what)
 
     def _finish(
         self, checked: Sequence[Shard], raw: Sequence[Shard], images: Sequence[Shard], duplicates: Commit

@@ -77,7 +77,7 @@ class Recipe:
     translate: TranslateConfig = field(default_factory=TranslateConfig)
     check: CheckConfig = field(default_factory=CheckConfig)
     fetch: FetchConfig = field(default_factory=FetchConfig)
-    images: NormaliseConfig = field(default_factory=NormaliseConfig)
+    normalise: NormaliseConfig = field(default_factory=NormaliseConfig)
     split: SplitConfig = field(default_factory=SplitConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
     evaluate: EvaluateConfig = field(default_factory=EvaluateConfig)
@@ -91,7 +91,7 @@ SECTIONS: dict[str, Any] = {
     "translate": TranslateConfig,
     "check": CheckConfig,
     "fetch": FetchConfig,
-    "images": NormaliseConfig,
+    "normalise": NormaliseConfig,
     "split": SplitConfig,
     "train": TrainConfig,
     "evaluate": EvaluateConfig,
@@ -101,9 +101,9 @@ TEXTS = ("name", "target_language", "source_language", "language_pack", "data")
 # Settings that change how a run goes, not what it makes: they are in the run log, in no key and no manifest.
 HOW_SETTINGS = {
     "build": {"workers", "keep_work"},
-    "fetch": {"threads", "wall_clock_s", "contact"},
-    "images": {"memory_limit_mb", "wall_clock_s"},
-    "translate": {"package", "packages_dir", "inter_threads"},
+    "fetch": {"threads", "contact"},
+    "normalise": {"timeout_s", "memory_bytes"},
+    "translate": {"package", "inter_threads"},
     "scenes": {"folder"},
     "sources": {"files", "images"},
 }
@@ -253,7 +253,7 @@ def what_settings(recipe: Recipe) -> dict[str, Any]:
         "target_language": recipe.target_language,
         "source_language": recipe.source_language,
     }
-    for section in ("build", "clean", "translate", "check", "fetch", "images", "split"):
+    for section in ("build", "clean", "translate", "check", "fetch", "normalise", "split"):
         settings[section] = section_settings(getattr(recipe, section), section)
     settings["sources"] = {source.name: source_settings(source) for source in recipe.sources}
     return settings

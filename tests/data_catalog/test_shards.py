@@ -1,0 +1,87 @@
+"""Files are whole or absent; hashes and orders are stable."""
+
+import errno
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from data_catalog.errors import ConfigError
+from data_catalog.shards import (
+    digest,
+    order_key,
+    read_json,
+    sha256_of,
+    shard_of,
+    sweep_temporary,
+    unit_interval,
+    write_atomically,
+    write_json,
+    write_parquet,
+)
+
+
+def test_a_failed_write_leaves_the_old_file_and_no_debris(tmp_path: Path) -> None:
+    path = tmp_path / "a.json"
+    write_json(path, {"old": 1})
+
+    def fail(temporary: Path) -> None:
+        temporary.write_text("half")
+        raise RuntimeError("killed")
+
+    with pytest.raises(RuntimeError):
+        write_atomically(path, fail)
+    assert read_json(path) == {"old": 1}
+    assert [entry.name for entry in tmp_path.iterdir()] == ["a.json"]
+
+
+def test_a_full_disk_says_what_to_do(tmp_path: Path) -> None:
+    def full(temporary: Path) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with pytest.raises(ConfigError, match="is full: free space"):
+        write_atomically(tmp_path / "a", full)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_equal_tables_make_equal_files(tmp_path: Path) -> None:
+    table = pa.table({"source": ["wit", "wit", "mscoco"], "caption": ["perché", "due stelle 🌟", None]})
+    first, second = write_parquet(table, tmp_path / "a.parquet"), write_parquet(table, tmp_path / "b.parquet")
+    assert first == second == sha256_of(tmp_path / "a.parquet")
+    assert pq.read_table(tmp_path / "a.parquet").equals(table)
+
+
+def test_digest_ignores_the_order_of_keys_and_sees_every_value() -> None:
+    assert digest({"a": 1, "b": [1, 2]}) == digest({"b": [1, 2], "a": 1})
+    assert digest({"a": 1}) != digest({"a": "1"})
+
+
+@given(st.text(), st.integers(min_value=1, max_value=2000))
+def test_every_identity_has_one_shard_and_a_place_in_the_unit_interval(identity: str, num_shards: int) -> None:
+    assert 0 <= shard_of(order_key(identity), num_shards) < num_shards
+    assert 0 <= unit_interval(identity, "salt") < 1
+
+
+def test_shards_are_contiguous_in_key_order() -> None:
+    keys = sorted(order_key(str(number)) for number in range(1000))
+    shards = [shard_of(key, 7) for key in keys]
+    assert shards == sorted(shards)
+    assert set(shards) == set(range(7))
+
+
+def test_a_sample_keeps_its_place_for_ever() -> None:
+    # Golden: these decide splits of published datasets.
+    assert order_key("mscoco:391895") == "98b4ee538698d792"
+    assert unit_interval("mscoco:391895", "vernaclip") == pytest.approx(0.5005702270729122)
+
+
+def test_sweeping_removes_what_killed_processes_left_and_nothing_else(tmp_path: Path) -> None:
+    (tmp_path / ".tmp-folder").mkdir()
+    (tmp_path / ".tmp-folder" / "x").touch()
+    (tmp_path / ".tmp-file").touch()
+    (tmp_path / "kept").touch()
+    sweep_temporary([tmp_path])
+    assert [entry.name for entry in tmp_path.iterdir()] == ["kept"]

@@ -1,0 +1,85 @@
+"""A committed step is never run again; a half-written one is never seen."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from data_catalog.errors import ConfigError
+from data_catalog.lock import writer_lock
+from data_catalog.work import StepKey, WorkStore
+
+
+def key(**changes: Any) -> StepKey:
+    return StepKey(**{"step": "clean", "version": 1, "inputs": ("a", "b"), "settings": {"min_words": 2}, **changes})
+
+
+def produce(folder: Path) -> Mapping[str, Any]:
+    (folder / "x.txt").write_text("content")
+    return {"rows": 3}
+
+
+def refuse(folder: Path) -> Mapping[str, Any]:
+    raise AssertionError("must not run again")
+
+
+def test_a_step_runs_once(tmp_path: Path) -> None:
+    made = WorkStore(tmp_path).run(key(), produce)
+    again = WorkStore(tmp_path).run(key(), refuse)
+    assert (made.reused, again.reused) == (False, True)
+    assert again.facts == {"rows": 3}
+    assert again.path("x.txt").read_text() == "content"
+    assert again.files.keys() == {"x.txt"}
+
+
+@pytest.mark.parametrize(
+    "changes", [{"version": 2}, {"inputs": ("b", "a")}, {"settings": {"min_words": 3}}, {"step": "check"}]
+)
+def test_whatever_changes_the_output_changes_the_key(changes: dict[str, Any]) -> None:
+    assert key(**changes).key != key().key
+
+
+def test_a_step_that_fails_leaves_nothing(tmp_path: Path) -> None:
+    def fail(folder: Path) -> Mapping[str, Any]:
+        (folder / "half").touch()
+        raise RuntimeError("died")
+
+    work = WorkStore(tmp_path)
+    with pytest.raises(RuntimeError):
+        work.run(key(), fail)
+    assert work.find(key()) is None
+    assert list((tmp_path / "clean").iterdir()) == []
+
+
+def test_what_a_killed_process_left_is_swept(tmp_path: Path) -> None:
+    (tmp_path / "clean" / ".tmp-abc").mkdir(parents=True)
+    work = WorkStore(tmp_path)
+    work.sweep()
+    assert list((tmp_path / "clean").iterdir()) == []
+
+
+def test_only_outputs_of_this_run_are_removed(tmp_path: Path) -> None:
+    WorkStore(tmp_path).run(key(), produce)
+    work = WorkStore(tmp_path)
+    work.run(key(version=2), produce)
+    work.remove_used()
+    assert work.find(key(version=2)) is None
+    assert work.find(key()) is not None
+
+
+def test_two_shards_of_equal_content_share_an_output(tmp_path: Path) -> None:
+    def produce_after_the_other(folder: Path) -> Mapping[str, Any]:
+        WorkStore(tmp_path).run(key(), produce)
+        return produce(folder)
+
+    assert WorkStore(tmp_path).run(key(), produce_after_the_other).facts == {"rows": 3}
+
+
+def test_the_second_writer_fails_fast_and_names_the_first(tmp_path: Path) -> None:
+    import os
+
+    with writer_lock(tmp_path), pytest.raises(ConfigError, match=rf"process {os.getpid()} "), writer_lock(tmp_path):
+        raise AssertionError("two writers")
+    with writer_lock(tmp_path):
+        assert True

@@ -1,0 +1,165 @@
+"""A build conserves every row, resumes at any moment, and does nothing twice."""
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+
+import duckdb
+import pytest
+
+from data_catalog.catalog import query
+from data_catalog.errors import ConfigError
+from data_catalog.manifest import current_snapshot
+from data_catalog.shards import read_json, sha256_of
+from flows.build import BuildReport, build_dataset
+from flows.execution import LocalExecutor
+from flows.recipe import Recipe
+
+Built = tuple[Path, BuildReport]
+EnglishRecipe = Callable[..., Recipe]
+
+# What each injected fault must be called in the catalog.
+EXPECTED = {
+    "dead_link": {("fetch", "http_error")},
+    "missing_file": {("fetch", "missing_file")},
+    "html_instead_of_image": {("normalise", "not_an_image")},
+    "truncated_image": {("normalise", "truncated")},
+    "tiny_image": {("normalise", "too_small")},
+    "wrong_language": {("clean", "wrong_language")},
+    "bare_name": {("check", "mostly_proper_nouns")},
+    "empty_caption": {("ingest", "caption_missing")},
+    "missing_caption": {("ingest", "malformed_row"), ("ingest", "caption_missing")},
+    "short_caption": {("clean", "caption_too_short")},
+    "file_name_caption": {("clean", "caption_boilerplate")},
+    "unterminated_quote": {("ingest", "malformed_row")},
+    "unknown_image": {("ingest", "image_missing")},
+    "wrong_field_count": {("ingest", "malformed_row")},
+}
+
+
+def tree(root: Path) -> dict[str, str]:
+    """sha256 of every published file and manifest below a root."""
+    datasets = root / "datasets"
+    files = [*datasets.rglob("*.parquet"), *datasets.rglob("manifest.json"), *datasets.rglob("current.json")]
+    return {path.relative_to(root).as_posix(): sha256_of(path) for path in files}
+
+
+def test_every_step_keeps_or_drops_what_it_reads(built: Built) -> None:
+    root, report = built
+    broken = query(root, "SELECT count(*) AS n FROM funnel WHERE read <> kept + dropped").to_pylist()
+    captions = query(root, "SELECT count(*) AS n FROM captions").to_pylist()
+    sources = report.snapshot.manifest["sources"]
+    assert broken == [{"n": 0}]
+    assert captions == [{"n": sum(source["selected"] for source in sources.values())}]
+    assert query(root, "SELECT count(*) AS n FROM captions WHERE outcome = 'pending'").to_pylist() == [{"n": 0}]
+
+
+def test_every_injected_fault_is_rejected_for_the_right_reason(built: Built) -> None:
+    root, _ = built
+    faults = Counter(fault["kind"] for fault in read_json(root / "upstream" / "faults.json")["faults"])
+    rows = query(root, "SELECT step, drop_reason, count(*) AS n FROM rejects GROUP BY ALL").to_pylist()
+    rejected = {(row["step"], row["drop_reason"]): row["n"] for row in rows}
+    for kind, reasons in EXPECTED.items():
+        if faults[kind]:
+            assert sum(rejected.get(reason, 0) for reason in reasons) >= faults[kind], (kind, rejected)
+
+
+def test_faults_that_can_be_mended_lose_nothing(built: Built) -> None:
+    root, _ = built
+    for fault in read_json(root / "upstream" / "faults.json")["faults"]:
+        if fault["kind"] in ("redirect", "flaky"):
+            found = query(root, f"SELECT status FROM images WHERE url = '{fault['url']}'").to_pylist()
+            assert found == [{"status": "published"}], fault
+        if fault["kind"] == "mojibake":
+            found = query(root, f"SELECT caption FROM captions WHERE url = '{fault['url']}'").to_pylist()
+            assert fault["repaired"] in [row["caption"] for row in found], fault
+
+
+def test_any_duckdb_opens_the_catalog_from_any_folder(
+    built: Built, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root, report = built
+    monkeypatch.chdir(tmp_path)
+    with duckdb.connect(str(root / "catalog.duckdb"), read_only=True) as connection:
+        names = {
+            row[0] for row in connection.execute("SELECT view_name FROM duckdb_views() WHERE NOT internal").fetchall()
+        }
+        pairs = connection.execute("SELECT count(*) FROM pairs").fetchone()
+    assert names == {"pairs", "captions", "rejects", "images", "funnel", "drop_reasons", "builds"}
+    assert pairs == (sum(file["rows"] for file in report.snapshot.manifest["files"]["pairs"]),)
+
+
+def test_a_second_build_does_nothing(built: Built, english_recipe: EnglishRecipe) -> None:
+    root, _ = built
+    before = tree(root)
+    with LocalExecutor(2) as executor:
+        again = build_dataset(english_recipe(root), root=root, executor=executor)
+    assert again.up_to_date
+    assert again.num_steps == 0
+    assert tree(root) == before
+
+
+def test_worker_count_changes_no_byte_and_a_rule_does(
+    built: Built, english_recipe: EnglishRecipe, tmp_path: Path
+) -> None:
+    root, report = built
+    with LocalExecutor(4) as executor:
+        build_dataset(english_recipe(tmp_path, "build.workers=4"), root=tmp_path, executor=executor)
+        assert tree(tmp_path) == tree(root)
+        stricter = build_dataset(english_recipe(tmp_path, "clean.min_words=5"), root=tmp_path, executor=executor)
+    assert stricter.snapshot.snapshot != report.snapshot.snapshot
+    assert not stricter.up_to_date
+
+
+def test_a_build_killed_at_random_moments_ends_byte_equal(
+    built: Built, english_overrides: list[str], tmp_path: Path
+) -> None:
+    root, _ = built
+    overrides = [part for override in english_overrides for part in ("--set", override)]
+    command = [sys.executable, "-m", "flows.cli", "build", "scenes", "--root", str(tmp_path), "--executor", "local"]
+    rng = random.Random(7)
+    for _ in range(4):
+        process = subprocess.Popen([*command, *overrides], start_new_session=True, stderr=subprocess.DEVNULL)
+        time.sleep(rng.uniform(1.0, 6.0))
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+    subprocess.run([*command, *overrides], check=True, capture_output=True)
+    assert tree(tmp_path) == tree(root)
+    assert not list((tmp_path / "datasets").rglob(".tmp-*"))
+
+
+def test_a_damaged_shard_is_found(built: Built) -> None:
+    _, report = built
+    assert report.snapshot.verify() == []
+    path = report.snapshot.all_pair_files()[0]
+    whole = path.read_bytes()
+    try:
+        path.write_bytes(whole[:100] + bytes([whole[100] ^ 1]) + whole[101:])
+        problems = report.snapshot.verify()
+    finally:
+        path.write_bytes(whole)
+    assert len(problems) == 1
+    assert str(path) in problems[0]
+
+
+def test_a_busy_port_is_an_error_before_work_starts(english_recipe: EnglishRecipe, tmp_path: Path) -> None:
+    import socket
+
+    with socket.create_server(("127.0.0.1", 0)) as server, LocalExecutor(1) as executor:
+        busy = server.getsockname()[1]
+        recipe = english_recipe(tmp_path, f"serve.port={busy}")
+        with pytest.raises(ConfigError, match=str(busy)):
+            build_dataset(recipe, root=tmp_path, executor=executor)
+    assert current_snapshot(tmp_path, "scenes") is None
+
+
+def test_the_manifest_names_no_place_of_this_machine(built: Built) -> None:
+    root, report = built
+    assert str(root) not in json.dumps(report.snapshot.manifest)

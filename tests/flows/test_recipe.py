@@ -1,0 +1,94 @@
+"""Recipes: what is wrong is named with its path, before work starts."""
+
+from pathlib import Path
+
+import pytest
+
+from data_catalog.errors import ConfigError
+from flows.recipe import load_recipe, recipe_names, recipe_summary, what_settings
+
+MINIMAL = """
+target_language = "en"
+[sources.mine]
+kind = "pairs"
+files = ["{recipe}/pairs.tsv"]
+url_column = "url"
+caption_column = "caption"
+lang = "en"
+"""
+
+
+def write(folder: Path, text: str) -> str:
+    path = folder / "mine.toml"
+    path.write_text(text, encoding="utf-8")
+    return str(path)
+
+
+def test_a_minimal_recipe_has_defaults_and_its_file_name(tmp_path: Path) -> None:
+    recipe = load_recipe(write(tmp_path, MINIMAL), root=tmp_path)
+    assert recipe.name == "mine"
+    assert recipe.split.val == 0.05
+    assert recipe.sources[0].config.files == (f"{tmp_path}/pairs.tsv",)
+
+
+def test_overrides_win_and_keep_their_types(tmp_path: Path) -> None:
+    overrides = ["split.val=0.2", "sources.mine.files=other.tsv", "fetch.allow_loopback=true", "name=other"]
+    recipe = load_recipe(write(tmp_path, MINIMAL), root=tmp_path, overrides=overrides)
+    assert (recipe.split.val, recipe.fetch.allow_loopback, recipe.name) == (0.2, True, "other")
+    assert recipe.sources[0].config.files == ("other.tsv",)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["clean.min_wrods=3"], r"unknown key clean\.min_wrods: clean has .*min_words"),
+        (["colour=red"], "unknown key colour"),
+        (["build.shard_size=-5"], r"build\.shard_size must be positive, got -5"),
+        (["build.shard_size=big"], r"build\.shard_size must be a whole number, got 'big'"),
+        (["build.keep_work=1"], r"build\.keep_work must be true or false, got 1"),
+        (["split.val=0.6", "split.test=0.6"], "leave nothing to train on"),
+        (["sources.mine.kind=webpages"], r"sources\.mine\.kind is 'webpages': kinds are .*pairs"),
+        (["sources.mine.enabled=false"], "every source of the recipe is switched off"),
+        (["sources.mine.flies=x"], r"unknown key sources\.mine\.flies"),
+        (["build.shard_size"], "--set takes section.key=value"),
+        (["target_language.x=1"], "target_language is not a section"),
+        (["name=../up"], "name must be letters, digits"),
+        (["target_language=5"], "target_language must be a text"),
+        (["fetch.max_bytes=-1"], r"fetch\.max_bytes"),
+    ],
+)
+def test_what_is_wrong_is_named_with_its_path(tmp_path: Path, overrides: list[str], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        load_recipe(write(tmp_path, MINIMAL), root=tmp_path, overrides=overrides)
+
+
+def test_a_missing_key_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="target_language is missing"):
+        load_recipe(write(tmp_path, MINIMAL.replace('target_language = "en"', "")), root=tmp_path)
+    with pytest.raises(ConfigError, match=r"sources\.mine\.caption_column is missing"):
+        load_recipe(write(tmp_path, MINIMAL.replace('caption_column = "caption"', "")), root=tmp_path)
+
+
+def test_broken_toml_and_missing_recipes_are_named(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="is not TOML"):
+        load_recipe(write(tmp_path, "target_language = "), root=tmp_path)
+    with pytest.raises(ConfigError, match=r"there is no recipe 'klingon': name one of .*scenes"):
+        load_recipe("klingon", root=tmp_path)
+    with pytest.raises(ConfigError, match="there is no recipe file"):
+        load_recipe(str(tmp_path / "absent.toml"), root=tmp_path)
+
+
+@pytest.mark.parametrize("name", recipe_names())
+def test_every_recipe_that_ships_loads_and_says_what_it_does(name: str, tmp_path: Path) -> None:
+    assert load_recipe(name, root=tmp_path).name == name
+    assert recipe_summary(name)
+
+
+def test_places_and_workers_are_not_part_of_what_a_dataset_is(tmp_path: Path) -> None:
+    path = write(tmp_path, MINIMAL)
+    settings = what_settings(load_recipe(path, root=tmp_path))
+    moved = load_recipe(path, root=tmp_path, overrides=["sources.mine.files=elsewhere.tsv", "build.workers=9"])
+    assert what_settings(moved) == settings
+    assert str(tmp_path) not in str(settings)
+    stricter = load_recipe(path, root=tmp_path, overrides=["check.min_words=4"])
+    assert what_settings(stricter) != settings
