@@ -207,12 +207,16 @@ def load_json(path: Path, *, expected: str) -> object:
     with open_bytes(path) as file:
         raw = file.read()
     try:
-        return json.loads(raw.decode("utf-8-sig"))
+        text = raw.decode("utf-8-sig")
+        return json.loads(text)
     except UnicodeDecodeError as error:
         raise ConfigError(f"{path} is not UTF-8 (byte {error.start}): expected {expected}") from error
     except json.JSONDecodeError as error:
-        cut = "ends too early" if error.pos >= len(raw.decode("utf-8-sig").rstrip()) - 1 else "is no valid JSON"
+        cut_off = error.msg.startswith("Unterminated string") or error.pos >= len(text.rstrip()) - 1
+        what = "ends too early" if cut_off else "is no valid JSON"
         where = f"line {error.lineno}, column {error.colno}: {error.msg}"
-        raise ConfigError(f"{path} {cut} ({where}): expected {expected}; download it again") from error
+        raise ConfigError(f"{path} {what} ({where}): expected {expected}; download it again") from error
     except RecursionError as error:
         raise ConfigError(f"{path} nests too deeply to be {expected}") from error
+    except ValueError as error:  # an integer of thousands of digits
+        raise ConfigError(f"{path} cannot be read as JSON ({error}): expected {expected}") from error

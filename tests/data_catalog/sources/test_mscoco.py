@@ -1,0 +1,182 @@
+"""MSCOCO and MSCOCO-IT: ids of every spelling, URLs, licences, splits, and JSON that is something else."""
+
+import gzip
+import json
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from data_catalog.errors import ConfigError
+from data_catalog.sources.mscoco import MscocoConfig, check_mscoco, read_mscoco, read_mscoco_it
+from data_catalog.sources.rows import MalformedRow, SourceRow, UpstreamRow
+
+NAME = "000000391895.jpg"
+LEGACY_NAME = "COCO_val2014_000000391895.jpg"
+
+
+def document(*, annotations: list[Any], **image: Any) -> dict[str, Any]:
+    base = {
+        "id": 391895,
+        "file_name": NAME,
+        "coco_url": f"http://images.cocodataset.org/train2017/{NAME}",
+        "license": 3,
+    }
+    return {
+        "licenses": [{"id": 3, "name": "Attribution-NonCommercial-NoDerivs License", "url": "http://cc/by-nc-nd/2.0/"}],
+        "images": [{name: value for name, value in (base | image).items() if value is not None}],
+        "annotations": annotations,
+    }
+
+
+CAPTION = {"id": 770337, "image_id": 391895, "caption": "A man with a red helmet on a small moped."}
+
+
+def read(folder: Path, content: Any, *, name: str = "captions.json", images: str | None = None) -> list[SourceRow]:
+    path = folder / name
+    path.write_bytes(content if isinstance(content, bytes) else json.dumps(content).encode())
+    config = MscocoConfig(files=(str(path),), images=images)
+    check_mscoco(config)
+    return list(read_mscoco(config))
+
+
+def only(rows: list[SourceRow]) -> UpstreamRow:
+    (row,) = rows
+    assert isinstance(row, UpstreamRow)
+    return row
+
+
+def test_a_caption_of_2017(tmp_path: Path) -> None:
+    flickr = "http://farm4.staticflickr.com/3448/3176652494_ba19663418_z.jpg"
+    row = only(read(tmp_path, document(annotations=[CAPTION], flickr_url=flickr)))
+    assert (row.sample_key, row.caption_key, row.lang, row.split) == ("391895", "770337", "en", "train")
+    assert row.url == f"http://images.cocodataset.org/train2017/{NAME}"
+    assert row.license == "Attribution-NonCommercial-NoDerivs License (http://cc/by-nc-nd/2.0/)"
+    assert row.page_url == "https://www.flickr.com/photo.gne?id=3176652494"
+    assert (row.path, row.upstream_line, row.caption) == (None, 1, CAPTION["caption"])
+
+
+@pytest.mark.parametrize("image_id", ["391895", " 391895 ", "000000391895", 391895])
+def test_ids_of_every_spelling(tmp_path: Path, image_id: Any) -> None:
+    assert only(read(tmp_path, document(annotations=[CAPTION | {"image_id": image_id}]))).sample_key == "391895"
+
+
+@pytest.mark.parametrize(
+    ("image", "name", "url", "split"),
+    [
+        ({"file_name": LEGACY_NAME, "coco_url": None}, "c.json", f"val2014/{LEGACY_NAME}", "val"),
+        (
+            {"file_name": LEGACY_NAME, "coco_url": "http://mscoco.org/images/391895"},
+            "c.json",
+            f"val2014/{LEGACY_NAME}",
+            "val",
+        ),
+        ({"coco_url": None}, "captions_val2017.json", f"val2017/{NAME}", "val"),
+        ({}, "captions_val2014.json", f"train2017/{NAME}", "train"),
+    ],
+)
+def test_urls_by_mscocos_naming(tmp_path: Path, image: dict[str, Any], name: str, url: str, split: str) -> None:
+    row = only(read(tmp_path, document(annotations=[CAPTION], **image), name=name))
+    assert (row.url, row.split) == (f"http://images.cocodataset.org/{url}", split)
+
+
+def test_local_images_by_file_name(tmp_path: Path) -> None:
+    row = only(read(tmp_path, document(annotations=[CAPTION]), images=str(tmp_path)))
+    assert (row.url, row.path) == (None, NAME)
+
+
+@pytest.mark.parametrize(
+    ("annotation", "reason", "detail"),
+    [
+        (CAPTION | {"image_id": 7}, "image_missing", "no image has the id 7"),
+        ({"id": 1, "caption": "x"}, "image_missing", "no image_id"),
+        (CAPTION | {"image_id": True}, "image_missing", "no image_id"),
+        (CAPTION | {"image_id": "7\0"}, "image_missing", "7\\x00"),
+        (CAPTION | {"caption": None}, "caption_missing", "no caption"),
+        ({"id": 1, "image_id": 391895}, "caption_missing", "no caption"),
+        (CAPTION | {"caption": " \n"}, "caption_missing", "empty"),
+        (CAPTION | {"caption": 12}, "malformed_row", "a number"),
+        (CAPTION | {"caption": ["x"]}, "malformed_row", "a list"),
+        (CAPTION | {"caption": "cut \ud83d"}, "bad_encoding", "U+D83D"),
+        (CAPTION | {"caption": "nul \0"}, "bad_encoding", "NUL"),
+        ("no object", "image_missing", "no image_id"),
+        (None, "image_missing", "no image_id"),
+    ],
+)
+def test_a_bad_annotation_costs_itself(tmp_path: Path, annotation: Any, reason: str, detail: str) -> None:
+    before, bad, after = read(tmp_path, document(annotations=[CAPTION, annotation, CAPTION]))
+    assert isinstance(before, UpstreamRow)
+    assert isinstance(after, UpstreamRow)
+    assert isinstance(bad, MalformedRow)
+    assert (bad.reason, bad.upstream_line) == (reason, 2)
+    assert detail in bad.detail
+    (bad.raw or "").encode()
+
+
+def test_an_image_without_url_or_known_name(tmp_path: Path) -> None:
+    (row,) = read(tmp_path, document(annotations=[CAPTION], coco_url=None, file_name="mine.jpg"))
+    assert isinstance(row, MalformedRow)
+    assert row.reason == "image_missing"
+
+
+def test_repeated_annotations_are_all_there(tmp_path: Path) -> None:
+    assert len(read(tmp_path, document(annotations=[CAPTION, CAPTION]))) == 2
+
+
+@pytest.mark.parametrize(
+    ("content", "found"),
+    [
+        ({"info": {}, "annotations": []}, "keys info, annotations"),
+        ({"images": {}, "annotations": []}, "keys images, annotations"),
+        ({"images": [], "categories": []}, "lists no images"),
+        ({"images": [{"id": 1, "file_name": "a.jpg"}]}, r"without 'filename' and 'sentences' \(keys: id, file_name"),
+        ({"images": [{"id": 1}], "annotations": []}, "no annotations"),
+        ({"images": [{"id": 1}], "annotations": [{"bbox": [], "image_id": 1}]}, r"without captions \(keys: bbox"),
+        ([1, 2], "a list"),
+        (b'{"images": [{"id": 1', "early|no valid"),
+        (b"", "empty"),
+        (gzip.compress(json.dumps(document(annotations=[CAPTION])).encode())[:-9], "truncated gzip"),
+    ],
+)
+def test_wrong_files(tmp_path: Path, content: Any, found: str) -> None:
+    with pytest.raises(ConfigError, match=found):
+        read(tmp_path, content)
+
+
+def test_missing_images_are_a_config_error(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"images names .*nowhere"):
+        read(tmp_path, document(annotations=[CAPTION]), images=str(tmp_path / "nowhere"))
+
+
+def test_karpathys_coco(tmp_path: Path) -> None:
+    image = {"filename": LEGACY_NAME, "filepath": "val2014", "cocoid": 391895, "split": "restval"}
+    content = {"images": [image | {"sentences": [{"raw": "A man.", "sentid": 770337}]}], "dataset": "coco"}
+    row = only(read(tmp_path, content))
+    assert (row.sample_key, row.caption_key, row.split) == ("391895", "770337", "train")
+    assert row.url == f"http://images.cocodataset.org/val2014/{LEGACY_NAME}"
+
+
+@pytest.mark.real_data
+def test_real_mscoco(shared_data: Path) -> None:
+    config = MscocoConfig(files=(str(shared_data / "coco" / "*.json"),), images=str(shared_data / "coco" / "train2017"))
+    check_mscoco(config)
+    rows = [row for row in read_mscoco(config) if isinstance(row, UpstreamRow)]
+    assert (len(rows), len({row.sample_key for row in rows})) == (400, 80)
+    assert all((shared_data / "coco" / "train2017" / str(row.path)).is_file() for row in rows)
+    assert all(row.license and row.page_url for row in rows)
+
+
+@pytest.mark.real_data
+@pytest.mark.parametrize(
+    ("part", "num_images", "num_captions"), [("validated", 308, 1541), ("unvalidated", 1696, 8486)]
+)
+def test_real_mscoco_it(shared_data: Path, part: str, num_images: int, num_captions: int) -> None:
+    config = MscocoConfig(files=(str(shared_data / "mscoco_it" / f"*_{part}.json.gz"),))
+    check_mscoco(config)
+    rows = list(read_mscoco_it(config))
+    found = [row for row in rows if isinstance(row, UpstreamRow)]
+    assert len(rows) == len(found) == num_captions
+    assert len({row.sample_key for row in found}) == num_images
+    assert Counter((row.lang, row.split) for row in found) == {("it", "val"): num_captions}
+    assert all(str(row.url).startswith("http://images.cocodataset.org/val2014/COCO_val2014_") for row in found)

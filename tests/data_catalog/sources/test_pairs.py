@@ -1,0 +1,243 @@
+"""Pairs: every format with the same rows, and what is wrong with files and rows of each."""
+
+import csv
+import gzip
+import io
+import json
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from data_catalog.errors import ConfigError
+from data_catalog.sources.pairs import PairsConfig, check_pairs, pairs_images, read_pairs
+from data_catalog.sources.rows import MalformedRow, SourceRow, UpstreamRow
+
+URL = "https://host.example/a.jpg"
+ROWS: list[dict[str, str]] = [
+    {
+        "image": URL,
+        "text": "Un gatto, nero",
+        "l": "IT ",
+        "by": "Anna",
+        "cc": "CC0",
+        "page": "https://host.example",
+        "s": "val",
+    },
+    {"image": URL, "text": 'due\nrighe\te "virgolette"\u2028\x85', "l": "", "by": "", "cc": "", "page": "", "s": ""},
+]
+COLUMNS = {
+    "url_column": "image",
+    "caption_column": "text",
+    "lang_column": "l",
+    "lang": "en",
+    "license_column": "cc",
+    "attribution_column": "by",
+    "page_column": "page",
+    "split_column": "s",
+}
+
+
+def encode(rows: list[dict[str, Any]], suffix: str) -> bytes:
+    if suffix in (".jsonl", ".ndjson"):
+        return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows).encode()
+    if suffix == ".parquet":
+        sink = io.BytesIO()
+        pq.write_table(pa.Table.from_pylist(rows), sink)
+        return sink.getvalue()
+    file = io.StringIO()
+    writer = csv.DictWriter(file, list(rows[0]), delimiter="\t" if suffix == ".tsv" else ",")
+    writer.writeheader()
+    writer.writerows(rows)
+    return file.getvalue().encode()
+
+
+def read(folder: Path, name: str, content: bytes, **options: Any) -> list[SourceRow]:
+    (folder / name).write_bytes(content)
+    config = PairsConfig(**({"files": (str(folder / name),), "caption_column": "text"} | options))
+    check_pairs(config)
+    return list(read_pairs(config))
+
+
+SIMPLE: dict[str, Any] = {"url_column": "image", "lang": "it"}
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".tsv", ".jsonl", ".ndjson", ".parquet"])
+@pytest.mark.parametrize("packed", [False, True])
+def test_every_format(tmp_path: Path, suffix: str, packed: bool) -> None:
+    if packed and suffix == ".parquet":
+        return
+    content = encode(ROWS, suffix)
+    name = f"pairs{suffix}.gz" if packed else f"pairs{suffix}"
+    first, second = read(tmp_path, name, gzip.compress(content) if packed else content, **COLUMNS)
+    assert isinstance(first, UpstreamRow)
+    assert isinstance(second, UpstreamRow)
+    assert (first.url, first.caption, first.lang, first.split) == (URL, "Un gatto, nero", "it", "val")
+    assert (first.license, first.attribution, first.page_url) == ("CC0", "Anna", "https://host.example")
+    assert (second.caption, second.lang, second.license, second.split) == (ROWS[1]["text"], "en", None, None)
+    assert first.sample_key == second.sample_key
+    assert (first.upstream_line, second.upstream_line) == ((2, 3) if suffix in (".csv", ".tsv") else (1, 2))
+
+
+@pytest.mark.parametrize(
+    ("name", "lines", "expected"),
+    [
+        ("p.csv", [b"image,text", b"U,a", b"U", b"U,b,c", b",a", b"U,", b"x,a", b"U,a\0", b"U,\xe8", b"U,a"], None),
+        (
+            "p.tsv",
+            [b"image\ttext", b"U\ta", b"U", b"U\tb\tc", b"\ta", b"U\t", b"x\ta", b"U\ta\0", b"U\t\xe8", b"U\ta"],
+            None,
+        ),
+        (
+            "p.jsonl",
+            [
+                b'{"image": "U", "text": "a"}',
+                b'{"image": "U", "te',
+                b"[1]",
+                b'{"text": "a"}',
+                b'{"image": "U", "text": null}',
+                b'{"image": "x", "text": "a"}',
+                b'{"image": "U", "text": "\\u0000"}',
+                b'{"image": "U", "text": "\xe8"}',
+                b'{"image": "U", "text": "a"}',
+            ],
+            None,
+        ),
+    ],
+)
+def test_bad_rows_cost_themselves(tmp_path: Path, name: str, lines: list[bytes], expected: None) -> None:
+    found = read(tmp_path, name, b"\n".join(lines).replace(b"U", URL.encode()), **SIMPLE)
+    assert [getattr(row, "reason", "row") for row in found] == [
+        "row",
+        "malformed_row",
+        "malformed_row",
+        "image_missing",
+        "caption_missing",
+        "image_missing",
+        "bad_encoding",
+        "bad_encoding",
+        "row",
+    ]
+    first = 2 if name != "p.jsonl" else 1
+    assert [row.upstream_line for row in found if isinstance(row, UpstreamRow | MalformedRow)] == list(
+        range(first, first + 9)
+    )
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".tsv"])
+def test_unterminated_quotes_swallow_nothing(tmp_path: Path, suffix: str) -> None:
+    delimiter = "\t" if suffix == ".tsv" else ","
+    lines = ["image|text", f'{URL}|"never closed', f'{URL}|wide 24"', f'{URL}|"two\nlines"', f'{URL}|"Hi" he said']
+    found = read(tmp_path, f"p{suffix}", "\n".join(lines).replace("|", delimiter).encode(), **SIMPLE)
+    assert [row.caption if isinstance(row, UpstreamRow) else "" for row in found] == [
+        "",
+        'wide 24"',
+        "two\nlines",
+        '"Hi" he said',
+    ]
+
+
+def test_a_field_longer_than_csv_allows(tmp_path: Path) -> None:
+    (row,) = read(tmp_path, "p.csv", f'image,text\n{URL},"{"è" * 200_000}"\n'.encode(), **SIMPLE)
+    assert isinstance(row, UpstreamRow)
+    assert len(row.caption) == 200_000
+
+
+def test_parquet_texts_that_are_not_utf8(tmp_path: Path) -> None:
+    bad = pa.Array.from_buffers(pa.string(), 3, pa.array([b"a", b"\xe8", b"c"], pa.binary()).buffers())
+    pq.write_table(pa.table({"image": [URL] * 3, "text": bad}), tmp_path / "p.parquet")
+    found = read(tmp_path, "p.parquet", (tmp_path / "p.parquet").read_bytes(), **SIMPLE)
+    assert [getattr(row, "reason", "row") for row in found] == ["row", "bad_encoding", "row"]
+
+
+def test_parquet_nulls_and_dictionaries(tmp_path: Path) -> None:
+    table = pa.table(
+        {"image": pa.array([URL, None]).dictionary_encode(), "text": pa.array(["a", "b"], pa.large_string())}
+    )
+    sink = io.BytesIO()
+    pq.write_table(table, sink)
+    found = read(tmp_path, "p.parquet", sink.getvalue(), **SIMPLE)
+    assert [getattr(row, "reason", "row") for row in found] == ["row", "image_missing"]
+
+
+def test_json_values_of_other_types(tmp_path: Path) -> None:
+    lines = [
+        {"image": URL, "text": "a"},
+        {"image": URL, "text": 7},
+        {"image": 7, "text": "a"},
+        {"image": URL, "text": []},
+    ]
+    found = read(tmp_path, "p.jsonl", encode(lines, ".jsonl"), **SIMPLE)
+    assert [getattr(row, "reason", "row") for row in found] == ["row"] + ["malformed_row"] * 3
+
+
+def test_a_row_without_language(tmp_path: Path) -> None:
+    rows = [{"image": URL, "text": "a", "l": ""}, {"image": URL, "text": "a", "l": "it"}]
+    found = read(tmp_path, "p.csv", encode(rows, ".csv"), url_column="image", lang_column="l")
+    assert [getattr(row, "reason", "row") for row in found] == ["lang_missing", "row"]
+
+
+def test_paths_are_in_the_folder_of_the_file_unless_said_otherwise(tmp_path: Path) -> None:
+    (tmp_path / "images").mkdir()
+    content = b"image,text\nsub/a.jpg,un gatto\n"
+    (row,) = read(tmp_path, "p.csv", content, path_column="image", lang="it")
+    assert isinstance(row, UpstreamRow)
+    assert (row.path, row.url, row.sample_key) == ("sub/a.jpg", None, "sub/a.jpg")
+    config = PairsConfig(files=(str(tmp_path / "p.csv"),), caption_column="text", path_column="image", lang="it")
+    assert pairs_images(config) == str(tmp_path)
+    config = PairsConfig(
+        files=config.files, caption_column="text", path_column="image", lang="it", images=str(tmp_path / "images")
+    )
+    assert pairs_images(config) == str(tmp_path / "images")
+
+
+def test_files_of_several_folders_need_images(tmp_path: Path) -> None:
+    for folder in ("a", "b"):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "p.csv").write_text("image,text\na.jpg,un gatto\n")
+    config = PairsConfig(files=(str(tmp_path / "*" / "p.csv"),), caption_column="text", path_column="image", lang="it")
+    with pytest.raises(ConfigError, match="2 folders"):
+        check_pairs(config)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "found"),
+    [
+        ("p.csv", b"url,text\nx,y\n", "no text column image: its text columns are url, text"),
+        ("p.csv", b"image;text\nx;y\n", "columns are image;text"),
+        ("p.csv", b"image,text,image\nx,y,z\n", "image more than once"),
+        ("p.csv", b"image,text\n", "no rows"),
+        ("p.csv", b"", "is empty"),
+        ("p.csv.gz", gzip.compress(b"image,text\nx,y\n" * 999)[:-5], "truncated gzip"),
+        ("p.jsonl", b'{"url": "x"}\n', "no text column image, text: its text columns are url"),
+        ("p.jsonl", b"not json\n", r"columns are \(none\)"),
+        ("p.parquet", b"PAR1 cut off", "no whole Parquet"),
+        ("p.parquet", b"", "no whole Parquet"),
+        ("p.parquet", encode([{"image": 1, "text": "x"}], ".parquet"), "no text column image"),
+        ("p.parquet", encode([{"image": "x", "text": "y"}], ".parquet")[:-20], "no whole Parquet"),
+        ("p.xlsx", b"x", "no known format"),
+        ("p.parquet.gz", b"x", "no known format"),
+    ],
+)
+def test_wrong_files(tmp_path: Path, name: str, content: bytes, found: str) -> None:
+    with pytest.raises(ConfigError, match=found) as caught:
+        read(tmp_path, name, content, **SIMPLE)
+    assert name in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("options", "found"),
+    [
+        ({"files": ()}, "files must name"),
+        ({"caption_column": ""}, "caption_column"),
+        ({"path_column": "p"}, "exactly one of url_column and path_column"),
+        ({"url_column": None}, "exactly one of url_column and path_column"),
+        ({"lang": None}, "lang or lang_column"),
+        ({"images": "folder"}, "images goes with path_column"),
+    ],
+)
+def test_settings_that_make_no_sense(options: dict[str, Any], found: str) -> None:
+    with pytest.raises(ConfigError, match=found):
+        PairsConfig(**({"files": ("x.csv",), "caption_column": "text"} | SIMPLE | options))

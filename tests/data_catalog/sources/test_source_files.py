@@ -1,0 +1,175 @@
+"""Opening upstream files: every way in which they are wrong, and lines as they are."""
+
+import gzip
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from data_catalog.errors import ConfigError
+from data_catalog.sources import files
+from data_catalog.sources.files import check_text_file, excerpt, load_json, read_lines, text_trouble, upstream_files
+
+
+@dataclass(frozen=True)
+class Named:
+    files: tuple[str, ...]
+
+
+def write(folder: Path, content: bytes, name: str = "file.txt") -> Path:
+    path = folder / name
+    path.write_bytes(content)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("content", "found"),
+    [
+        (b"", "is empty"),
+        (gzip.compress(b""), "is empty"),
+        (gzip.compress(b"row\n" * 100_000)[:-30], "truncated gzip"),
+        (gzip.compress(b"row\n" * 1000)[:-4], "truncated gzip"),
+        (gzip.compress(b"row\n" * 1000)[:11], "truncated gzip"),
+        (gzip.compress(b"row\n" * 1000)[:-8] + b"\0" * 8, "damaged gzip"),
+        (b"\x1f\x8b" + b"no gzip at all, by a long way", "damaged gzip"),
+        (b"PK\x03\x04....", "zip archive"),
+        (b"BZh91AY", "bzip2"),
+        (b"\xfd7zXZ\x00..", "xz"),
+        (b"PAR1....", "Parquet"),
+        ("caption\turl".encode("utf-16"), "UTF-16"),
+    ],
+)
+def test_wrong_file_is_a_config_error(tmp_path: Path, content: bytes, found: str) -> None:
+    path = write(tmp_path, content)
+    with pytest.raises(ConfigError, match=found) as caught:
+        check_text_file(path, expected="a WIT TSV")
+    assert str(path) in str(caught.value)
+    assert "expected a WIT TSV" in str(caught.value) or "download it again" in str(caught.value)
+
+
+def test_whole_gzip_of_several_members_passes(tmp_path: Path) -> None:
+    path = write(tmp_path, gzip.compress(b"one\n") + gzip.compress(b"two\n"))
+    check_text_file(path, expected="lines")
+    assert [line.text for line in read_lines(path)] == ["one", "two"]
+
+
+def test_gzip_is_told_by_content_not_name(tmp_path: Path) -> None:
+    assert [line.text for line in read_lines(write(tmp_path, gzip.compress(b"a\nb"), "plain.tsv"))] == ["a", "b"]
+    assert [line.text for line in read_lines(write(tmp_path, b"a\nb", "name.gz"))] == ["a", "b"]
+
+
+def test_globs_are_sorted_and_files_named_twice_are_read_once(tmp_path: Path) -> None:
+    for name in ("b.tsv", "a.tsv", "c.txt"):
+        write(tmp_path, b"x", name)
+    (tmp_path / "folder.tsv").mkdir()
+    found = upstream_files(
+        Named((str(tmp_path / "*.tsv"), str(tmp_path / "b.tsv"), f"{tmp_path}/../{tmp_path.name}/a.tsv"))
+    )
+    assert [path.name for path in found] == ["a.tsv", "b.tsv"]
+
+
+def test_a_real_name_with_brackets_is_no_glob(tmp_path: Path) -> None:
+    path = write(tmp_path, b"x", "captions[1].tsv")
+    assert upstream_files(Named((str(path),))) == [path]
+
+
+@pytest.mark.parametrize(
+    ("name", "found"), [("nothing.tsv", "does not exist"), ("*.none", "matches no file"), (".", "folder")]
+)
+def test_missing_files_are_named(tmp_path: Path, name: str, found: str) -> None:
+    with pytest.raises(ConfigError, match=found):
+        upstream_files(Named((str(tmp_path / name),)))
+
+
+def test_lines_end_at_line_feeds_only(tmp_path: Path) -> None:
+    text = "a\u2028b\u2029c\x85d\x0be\x0cf\x1cg\rh"
+    path = write(tmp_path, f"\ufeff{text}\r\n{text}\n\nlast".encode())
+    lines = list(read_lines(path))
+    assert [(line.number, line.text, line.end) for line in lines] == [
+        (1, text, "\r\n"),
+        (2, text, "\n"),
+        (3, "", "\n"),
+        (4, "last", ""),
+    ]
+    assert all(line.trouble is None for line in lines)
+
+
+@pytest.mark.parametrize(
+    ("raw", "detail"),
+    [
+        (b"caff\xe8 latin-1", "0xe8 at offset 4"),
+        (b"\xed\xa0\x80 surrogate", "0xed at offset 0"),
+        (b"a\x00b", "a NUL at character 1"),
+        (b"cut off \xe2\x82", "0xe2 at offset 8"),
+    ],
+)
+def test_bad_bytes_are_trouble_of_their_line_only(tmp_path: Path, raw: bytes, detail: str) -> None:
+    before, bad, after = read_lines(write(tmp_path, "prima è\n".encode() + raw + b"\ndopo\n"))
+    assert (before.trouble, after.trouble) == (None, None)
+    assert (before.text, after.text) == ("prima è", "dopo")
+    assert bad.trouble is not None
+    assert bad.trouble.reason == "bad_encoding"
+    assert detail in bad.trouble.detail
+    excerpt(bad.text).encode("utf-8")
+
+
+def test_an_endless_line_is_cut_and_the_next_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(files, "MAX_LINE_BYTES", 1000)
+    content = b"x" * 998 + b"\n" + b"y" * 5000 + b"\n" + b"z\n"
+    lines = list(read_lines(write(tmp_path, content)))
+    assert [(line.number, line.trouble and line.trouble.reason) for line in lines] == [
+        (1, None),
+        (2, "malformed_row"),
+        (3, None),
+    ]
+    assert len(lines[1].text) == 500
+    assert lines[2].text == "z"
+
+
+def test_a_gzip_that_breaks_while_it_is_read_is_named(tmp_path: Path) -> None:
+    path = write(tmp_path, gzip.compress(b"row\n" * 100_000)[:-20])
+    with pytest.raises(ConfigError, match=r"file\.txt is a truncated gzip"):
+        list(read_lines(path))
+
+
+@pytest.mark.parametrize(
+    ("content", "found"),
+    [
+        (b'{"images": [{"id": 1}, {"id"', "ends too early"),
+        (b'{"images": [', "ends too early"),
+        (b'{"images": [{"caption": "half a str', "ends too early"),
+        (b'{"images": oops}', "no valid JSON"),
+        (b"[" * 200_000, "nests too deeply"),
+        (b'{"a": "caff\xe8"}', "not UTF-8"),
+        (gzip.compress(b'{"images": []}' * 1000)[:-12], "truncated gzip"),
+        (b'{"id": ' + b"9" * 5000 + b"}", "cannot be read as JSON"),
+        (b"  ", "ends too early"),
+    ],
+)
+def test_half_a_json_is_a_config_error(tmp_path: Path, content: bytes, found: str) -> None:
+    path = write(tmp_path, content, "captions.json")
+    with pytest.raises(ConfigError, match=found) as caught:
+        load_json(path, expected="a COCO JSON")
+    assert "captions.json" in str(caught.value)
+
+
+def test_json_with_byte_order_mark(tmp_path: Path) -> None:
+    assert load_json(write(tmp_path, b'\xef\xbb\xbf{"a": 1}'), expected="JSON") == {"a": 1}
+
+
+@pytest.mark.parametrize(
+    ("text", "escaped"),
+    [("a\0b", "a\\x00b"), ("a\udce8b", "a\\xe8b"), ("a\ud83db", "a\\ud83db"), ("più \U0001f600", "più \U0001f600")],
+)
+def test_excerpt_escapes_what_cannot_be_stored(text: str, escaped: str) -> None:
+    assert excerpt(text) == escaped
+
+
+@given(st.text(st.characters(exclude_categories=()), max_size=700))
+def test_excerpt_can_always_be_stored(text: str) -> None:
+    shown = excerpt(text)
+    assert len(shown) <= 500
+    assert text_trouble(shown) is None
+    shown.encode("utf-8")
