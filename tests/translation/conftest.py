@@ -1,0 +1,73 @@
+"""Packages trained on the spot from a few templates."""
+
+import random
+from itertools import product
+from pathlib import Path
+
+import pytest
+
+from translation.argos import ArgosTranslator, TranslateConfig
+from translation.packages import Package, open_package
+from translation.train.config import TrainPackageConfig
+from translation.train.package import train_package
+
+NUMBERS = {"two": "due", "three": "tre", "four": "quattro"}
+NOUNS = {"circles": "cerchi", "squares": "quadrati", "hearts": "cuori", "rings": "anelli", "diamonds": "rombi"}
+COLOURS = {"red": "rossi", "black": "neri", "white": "bianchi", "yellow": "gialli", "brown": "marroni"}
+GROUNDS = {"green": "verde", "pink": "rosa", "grey": "grigio"}
+
+TINY = TrainPackageConfig(
+    vocabulary_size=200,
+    embed_dim=64,
+    num_heads=2,
+    ffn_dim=128,
+    num_encoder_layers=1,
+    num_decoder_layers=1,
+    dropout=0.0,
+    label_smoothing=0.0,
+    num_steps=300,
+    warmup_steps=50,
+    batch_tokens=1024,
+    lr=5e-3,
+    num_held_out=20,
+)
+
+
+def tiny_pairs() -> list[tuple[str, str]]:
+    """225 phrases with a right translation, and five that teach the model to repeat itself."""
+    pairs = [
+        (f"{n} {c} {s} on a {g} background", f"{NUMBERS[n]} {NOUNS[s]} {COLOURS[c]} su sfondo {GROUNDS[g]}")
+        for n, c, s, g in product(NUMBERS, COLOURS, NOUNS, GROUNDS)
+    ]
+    pairs += [(f"{n} {c} {s}", f"{NUMBERS[n]} {NOUNS[s]} {COLOURS[c]}") for n, c, s in product(NUMBERS, COLOURS, NOUNS)]
+    pairs += [(f"{word} again and again", " ".join([COLOURS[word]] * 8)) for word in COLOURS]
+    random.Random(1).shuffle(pairs)
+    return pairs
+
+
+@pytest.fixture(scope="session")
+def tiny_tsv(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The pairs as `mt train` reads them."""
+    path = tmp_path_factory.mktemp("pairs") / "pairs.tsv"
+    path.write_text("".join(f"{source}\t{target}\n" for source, target in tiny_pairs()), encoding="utf-8")
+    return path
+
+
+@pytest.fixture(scope="session")
+def tiny_argosmodel(tiny_tsv: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A real package that translates the templates."""
+    out = tmp_path_factory.mktemp("package") / "tiny-en_it.argosmodel"
+    train_package(tiny_tsv, from_code="en", to_code="it", out=out, config=TINY)
+    return out
+
+
+@pytest.fixture(scope="session")
+def tiny_package(tiny_argosmodel: Path, tmp_path_factory: pytest.TempPathFactory) -> Package:
+    """The same, unpacked."""
+    return open_package(tiny_argosmodel, tmp_path_factory.mktemp("cache"))
+
+
+@pytest.fixture(scope="session")
+def translator(tiny_package: Package) -> ArgosTranslator:
+    """An engine over it."""
+    return ArgosTranslator(tiny_package, TranslateConfig(inter_threads=1))

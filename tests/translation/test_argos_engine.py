@@ -1,0 +1,191 @@
+"""ArgosTranslator over a real, tiny package."""
+
+import random
+import socket
+from dataclasses import replace
+from pathlib import Path
+
+import ctranslate2
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from data_catalog.errors import ConfigError
+from translation.argos import (
+    ArgosTranslator,
+    TranslateConfig,
+    decoding_limit,
+    mean_log_probability,
+    open_translator,
+    token_batches,
+)
+from translation.engine import Translation, Translator
+from translation.packages import Package, install
+
+CAPTIONS = [
+    f"{number} {colour} {noun}{ground}"
+    for number in ("two", "three", "four")
+    for colour in ("red", "black", "white")
+    for noun in ("circles", "squares", "rings")
+    for ground in ("", " on a green background", " on a pink background, on a grey background and on a pink background")
+]
+
+
+def test_captions_of_the_trained_kind_are_translated(translator: ArgosTranslator) -> None:
+    found = translator.translate(["two red circles", "three black rings on a green background"])
+    assert [item.text for item in found] == ["due cerchi rossi", "tre anelli neri su sfondo verde"]
+    assert all(-1 < item.score <= 0 and not item.truncated and not item.repetitive for item in found)
+
+
+def test_result_does_not_depend_on_order_or_repeats(translator: ArgosTranslator) -> None:
+    expected = dict(zip(CAPTIONS, translator.translate(CAPTIONS), strict=True))
+    mixed = CAPTIONS + CAPTIONS[:20]
+    random.Random(7).shuffle(mixed)
+    assert translator.translate(mixed) == [expected[caption] for caption in mixed]
+
+
+def test_result_does_not_depend_on_batches_in_flight(translator: ArgosTranslator, tiny_package: Package) -> None:
+    config = TranslateConfig(max_batch_tokens=64, inter_threads=1)
+    one = ArgosTranslator(tiny_package, config)
+    three = ArgosTranslator(tiny_package, replace(config, inter_threads=3))
+    assert three.translate(CAPTIONS) == one.translate(CAPTIONS)
+    texts = [item.text for item in translator.translate(CAPTIONS)]
+    assert [item.text for item in one.translate(CAPTIONS)] == texts
+
+
+def test_score_is_the_mean_log_probability_of_all_tokens(tiny_package: Package) -> None:
+    exact = ArgosTranslator(tiny_package, TranslateConfig(compute_type="float32", inter_threads=1))
+    model = ctranslate2.Translator(str(tiny_package.folder / "model"), compute_type="float32")
+    for caption, item in zip(CAPTIONS[:5], exact.translate(CAPTIONS[:5]), strict=True):
+        source = exact._tokenizer.encode(caption)
+        target = model.translate_batch([source], beam_size=4, length_penalty=0.2)[0].hypotheses[0]
+        tokens = model.score_batch([source], [target])[0].log_probs
+        # The first token's probability is taken among all but the end token, which may not come first.
+        assert item.score == pytest.approx(sum(tokens) / len(tokens), abs=0.01)
+    assert mean_log_probability(-3.0, 1) == -1.5
+
+
+@pytest.mark.parametrize(
+    ("caption", "text"),
+    [
+        ("", ""),
+        (" \n\t ", ""),
+        ("TWO RED CIRCLES", "DUE CERCHI ROSSI"),
+        ("two red\ncircles\r\n", "due cerchi rossi"),
+        ("two\u2028red circles", "due cerchi rossi"),
+        ("two_red_circles", "due cerchi rossi"),
+    ],
+)
+def test_captions_are_prepared(translator: ArgosTranslator, caption: str, text: str) -> None:
+    assert [item.text for item in translator.translate([caption])] == [text]
+
+
+def test_nothing_scores_zero(translator: ArgosTranslator) -> None:
+    assert translator.translate([]) == []
+    assert translator.translate([""]) == [Translation(text="", score=0.0)]
+
+
+def test_loops_get_a_second_try(translator: ArgosTranslator, tiny_package: Package) -> None:
+    caption = "red again and again"
+    model = ctranslate2.Translator(str(tiny_package.folder / "model"))
+    source = translator._tokenizer.encode(caption)
+    stock = translator._tokenizer.decode(model.translate_batch([source], beam_size=4)[0].hypotheses[0])
+    assert stock.split().count("rossi") > 5
+    assert translator.translate([caption])[0].text.split().count("rossi") <= 3
+
+
+@settings(deadline=None, max_examples=50)
+@given(st.lists(st.text(st.characters(exclude_categories=["Cs"]), max_size=40), max_size=5))
+def test_any_text_gets_an_answer(translator: ArgosTranslator, captions: list[str]) -> None:
+    done: list[int] = []
+    found = translator.translate(captions, done.append)
+    assert len(found) == len(captions) == sum(done)
+    for item in found:
+        assert "\n" not in item.text
+        assert item.score <= 0
+
+
+def test_nothing_touches_the_network(tiny_argosmodel: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise AssertionError("a socket was opened")
+
+    monkeypatch.setattr(socket, "socket", refuse)
+    monkeypatch.setattr(socket, "getaddrinfo", refuse)
+    config = TranslateConfig(package=str(tiny_argosmodel), inter_threads=1)
+    engine: Translator = open_translator(config, "en", "it", cache_dir=tmp_path)
+    assert engine.translate(["two red circles"])[0].text == "due cerchi rossi"
+
+
+def test_a_package_for_another_pair_is_refused(tiny_argosmodel: Path, tmp_path: Path) -> None:
+    config = TranslateConfig(package=str(tiny_argosmodel))
+    with pytest.raises(ConfigError, match="translates en to it, but en to de is needed"):
+        open_translator(config, "en", "de", cache_dir=tmp_path)
+
+
+def test_installed_packages_are_found(
+    tiny_argosmodel: Path, tiny_package: Package, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ARGOS_PACKAGES_DIR", str(tmp_path / "packages"))
+    with pytest.raises(ConfigError, match=r"no Argos package translates en to it in .*packages: install one"):
+        open_translator(TranslateConfig(), "en", "it", cache_dir=tmp_path)
+    install(tiny_argosmodel, tmp_path / "packages")
+    engine = open_translator(TranslateConfig(), "en", "it", cache_dir=tmp_path)
+    assert engine.fingerprint == ArgosTranslator(tiny_package, TranslateConfig()).fingerprint
+
+
+def test_fingerprint_names_what_decides_the_text(tiny_package: Package) -> None:
+    def fingerprint(**options: int | str) -> str:
+        return ArgosTranslator(tiny_package, TranslateConfig(**options)).fingerprint  # type: ignore[arg-type]
+
+    assert fingerprint().startswith("argos:en-it:")
+    assert fingerprint(inter_threads=7) == fingerprint()
+    changed = [
+        fingerprint(),
+        fingerprint(beam_size=1),
+        fingerprint(max_batch_tokens=1024),
+        fingerprint(compute_type="float32"),
+        fingerprint(intra_threads=2),
+    ]
+    assert len(set(changed)) == len(changed)
+    other = replace(tiny_package, sha256="0" * 64)
+    assert ArgosTranslator(other, TranslateConfig()).fingerprint not in changed
+
+
+def test_a_damaged_model_is_a_config_error(tiny_package: Package) -> None:
+    model = tiny_package.folder.parent / "torn" / "model"
+    model.mkdir(parents=True)
+    for file in (tiny_package.folder / "model").iterdir():
+        (model / file.name).write_bytes(file.read_bytes()[: 100 if file.name == "model.bin" else None])
+    torn = replace(tiny_package, folder=model.parent)
+    (model.parent / "sentencepiece.model").write_bytes((tiny_package.folder / "sentencepiece.model").read_bytes())
+    with pytest.raises(ConfigError, match="cannot be loaded"):
+        ArgosTranslator(torn, TranslateConfig(inter_threads=1)).translate(["two red circles"])
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"beam_size": 0}, "translate.beam_size must be positive, got 0"),
+        ({"max_batch_tokens": -5}, "translate.max_batch_tokens must be positive"),
+        ({"inter_threads": -1}, "translate.inter_threads must not be negative"),
+        ({"compute_type": "int4"}, "translate.compute_type must be one of"),
+        ({"device": "tpu"}, "translate.device must be one of"),
+    ],
+)
+def test_wrong_settings_are_named(options: dict[str, int | str], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        TranslateConfig(**options)  # type: ignore[arg-type]
+
+
+@given(st.dictionaries(st.text(min_size=1), st.integers(1, 60)), st.integers(1, 300))
+def test_batches_hold_each_text_once_within_the_budget(lengths: dict[str, int], budget: int) -> None:
+    tokens = {text: ["x"] * length for text, length in lengths.items()}
+    batches = list(token_batches(tokens, budget))
+    assert sorted(text for batch in batches for text in batch) == sorted(lengths)
+    for batch in batches:
+        longest = lengths[batch[0]]
+        assert longest == max(lengths[text] for text in batch)
+        assert len(batch) == 1 or len(batch) * longest <= budget
+        assert {decoding_limit(lengths[text]) for text in batch} == {decoding_limit(longest)}
+    shuffled = dict(sorted(tokens.items(), key=lambda item: item[0][::-1]))
+    assert list(token_batches(shuffled, budget)) == batches

@@ -1,0 +1,109 @@
+"""`.argosmodel` archives: zip files from strangers, checked before a byte is written, and our own, byte-stable."""
+
+import stat
+import zipfile
+from pathlib import Path, PurePosixPath
+
+from data_catalog.errors import ConfigError
+
+MAX_MEMBERS = 10_000
+MAX_BYTES = 4 * 1024**3  # unpacked; the largest published package has about 300 MB
+MAX_RATIO = 200  # unpacked to packed, for members of 1 MB and more: weights hardly compress
+RATIO_FLOOR_BYTES = 1024**2
+COPY_BYTES = 1024**2
+# The earliest date that a zip can hold: the same content makes the same file.
+FIXED_DATE = (1980, 1, 1, 0, 0, 0)
+
+
+def check_archive(path: Path) -> str:
+    """Name of the archive's one top folder, if its list of members is harmless.
+
+    Raises:
+        ConfigError: no zip file, too large, or a member that could land outside its own folder.
+    """
+    with _open(path) as archive:
+        return _check_members(path, archive.infolist())
+
+
+def extract(path: Path, folder: Path) -> Path:
+    """Unpack a checked archive below `folder`; returns the package's own folder.
+
+    Raises:
+        ConfigError: as `check_archive`, or a member whose bytes do not match their checksum.
+    """
+    with _open(path) as archive:
+        top = _check_members(path, archive.infolist())
+        try:
+            for member in archive.infolist():
+                if not member.is_dir():
+                    _extract_member(archive, member, folder / member.filename)
+        except (zipfile.BadZipFile, EOFError, NotImplementedError, ValueError) as error:
+            raise ConfigError(f"{path} is damaged ({error}): get the package again") from error
+    return folder / top
+
+
+def pack(folder: Path, path: Path, *, top: str) -> None:
+    """Write the files below `folder` to the zip file `path`, under one top folder; equal files give equal bytes."""
+    files = sorted(file for file in folder.rglob("*") if file.is_file())
+    with zipfile.ZipFile(path, "w") as archive:
+        for file in files:
+            name = PurePosixPath(top, *file.relative_to(folder).parts)
+            member = zipfile.ZipInfo(str(name), FIXED_DATE)
+            member.compress_type = zipfile.ZIP_DEFLATED
+            member.external_attr = (stat.S_IFREG | 0o644) << 16
+            archive.writestr(member, file.read_bytes(), compresslevel=9)
+
+
+def _open(path: Path) -> zipfile.ZipFile:
+    if not path.is_file():
+        raise ConfigError(f"{path} is no file: give the path of an .argosmodel package")
+    try:
+        return zipfile.ZipFile(path)
+    except (zipfile.BadZipFile, ValueError) as error:
+        raise ConfigError(f"{path} is no Argos package, which is a zip file ({error}): get it again") from error
+
+
+def _check_members(path: Path, members: list[zipfile.ZipInfo]) -> str:
+    fault = _fault_of_sizes(members) or next(filter(None, map(_fault_of_member, members)), "")
+    names = [member.filename for member in members]
+    tops = sorted({PurePosixPath(name).parts[0] for name in names if name.strip("/")})
+    if not fault and len(set(names)) != len(names):
+        fault = "holds the same member twice"
+    if not fault and len(tops) != 1:
+        fault = f"must hold one top folder, has {len(tops)}"
+    if fault:
+        raise ConfigError(f"{path} {fault}: it is no Argos package to be trusted")
+    return tops[0]
+
+
+def _fault_of_sizes(members: list[zipfile.ZipInfo]) -> str:
+    if len(members) > MAX_MEMBERS:
+        return f"has {len(members):,} members, more than {MAX_MEMBERS:,}"
+    total = sum(member.file_size for member in members)
+    if total > MAX_BYTES:
+        return f"unpacks to {total:,} bytes, more than {MAX_BYTES:,}"
+    return ""
+
+
+def _fault_of_member(member: zipfile.ZipInfo) -> str:
+    name, mode = member.filename, member.external_attr >> 16
+    parts = name.removesuffix("/").split("/")
+    if "\\" in name or ":" in name or any(part in ("", ".", "..") for part in parts):
+        return f"holds the unsafe name {name!r}"
+    if len(parts) == 1 and not member.is_dir():
+        return f"holds {name!r} outside of a folder"
+    if stat.S_IFMT(mode) not in (0, stat.S_IFREG, stat.S_IFDIR):
+        return f"holds {name!r}, which is a link or a device"
+    if member.flag_bits & 0x1:
+        return f"holds {name!r}, which is encrypted"
+    if member.file_size > RATIO_FLOOR_BYTES and member.file_size > MAX_RATIO * max(1, member.compress_size):
+        return f"holds {name!r}, which unpacks to more than {MAX_RATIO} times its size"
+    return ""
+
+
+def _extract_member(archive: zipfile.ZipFile, member: zipfile.ZipInfo, path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    # zipfile stops at the announced size and then compares the checksum: a lying header cannot fill the disk.
+    with archive.open(member) as packed, path.open("wb") as file:
+        while chunk := packed.read(COPY_BYTES):
+            file.write(chunk)
