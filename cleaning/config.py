@@ -137,11 +137,10 @@ class CheckConfig:
 
 
 def source_checks(config: CleanConfig, pack: LanguagePack) -> list[Check]:
-    """Checks of source captions that are in the pack's language, the cheapest first."""
-    checks = [_length(config)]
-    if config.boilerplate:
-        checks.append(boilerplate())
-    return checks + _language(config, pack)
+    """Checks of source captions that are in the pack's language, in the order in which they are applied."""
+    # A file name is one word, too: the rule that names the cause best goes first.
+    checks = [boilerplate()] if config.boilerplate else []
+    return [*checks, _length(config), *_language(config, pack)]
 
 
 def target_checks(config: CheckConfig, pack: LanguagePack) -> list[Check]:
@@ -153,16 +152,17 @@ def target_checks(config: CheckConfig, pack: LanguagePack) -> list[Check]:
 
 
 def translation_checks(config: CheckConfig) -> list[PairCheck]:
-    """Checks of a translation beside its source, the cheapest first; not for native rows."""
+    """Checks of a translation beside its source, in the order in which they are applied; not for native rows."""
+    # All are cheap. A loop is too long as well: the rule that names the cause best goes first.
     checks: list[PairCheck] = []
-    if config.length_ratio_check:
-        checks.append(length_ratio(min_ratio=config.min_length_ratio, max_ratio=config.max_length_ratio))
-    if config.numbers_check:
-        checks.append(numbers_lost())
     if config.copied_through_check:
         checks.append(copied_through())
     if config.repetition_check:
         checks.append(repeated_ngrams())
+    if config.length_ratio_check:
+        checks.append(length_ratio(min_ratio=config.min_length_ratio, max_ratio=config.max_length_ratio))
+    if config.numbers_check:
+        checks.append(numbers_lost())
     return checks
 
 

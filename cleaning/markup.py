@@ -28,13 +28,9 @@ def remove_markup(text: str) -> str:
     """The text without tags and comments, entities resolved; block tags and <br> leave a space, inline ones nothing."""
     if "<" not in text and "&" not in text:
         return text
-    while True:  # each round that changes the text shortens it
-        before = text
-        text = _ENTITY.sub(_resolve, text)
-        text = _CODE.sub(" ", _COMMENT.sub(" ", text))
-        text = _BLOCK_TAG.sub(" ", _INLINE_TAG.sub("", text))
-        if text == before:
-            return text
+    text = _ENTITY.sub(_resolve, text)
+    text = _CODE.sub(" ", _COMMENT.sub(" ", text))
+    return _BLOCK_TAG.sub(" ", _INLINE_TAG.sub("", text))
 
 
 def _resolve(match: re.Match[str]) -> str:

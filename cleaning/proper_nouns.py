@@ -5,8 +5,8 @@ The paper drops captions of which at least 80 % of the tokens are tagged PROPN. 
 - Words of content are those of letters only that are no function words of the language; numbers do not count.
 - A word of content with a capital is a proper noun. At the start of a sentence the capital says so only if the next
   word is a word of content with a capital, too: "Dora Riparia", but not "Gatto nero" or "Chiesa di San Marco".
-- A caption is kept, as undecided, if it is all capitals; if a function word inside a sentence has a capital (then it is
-  a title: "A Man And His Dog"); or if its script has no case.
+- A caption is kept, as undecided, if it is (nearly) all capitals; if a function word inside a sentence has a capital
+  (then it is a title: "A Man And His Dog"); or if its script has no case.
 
 It can't see that "Leonardo da Vinci" is a name, nor that "Man Riding Horse" is none; German, where every noun has a
 capital, needs a tagger.
@@ -31,7 +31,7 @@ def proper_noun_share(*, function_words: Collection[str], max_share: float = 0.8
     known = frozenset(function_words)
 
     def judge(text: str) -> Drop | None:
-        if text.isupper() or text.islower():
+        if text.islower() or _is_shouted(text):
             return None
         sentences = list(_sentences(text))
         if any(_is_title(words, known) for words in sentences):
@@ -58,6 +58,11 @@ def _sentences(text: str) -> Iterator[list[str]]:
             words = []
     if words:
         yield words
+
+
+def _is_shouted(text: str) -> bool:
+    """Whether capitals outnumber small letters two to one, as in "A CAKE on A TABLE": capitals then tell nothing."""
+    return sum(map(str.isupper, text)) > 2 * sum(map(str.islower, text))
 
 
 def _is_title(words: list[str], function_words: frozenset[str]) -> bool:

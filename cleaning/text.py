@@ -15,6 +15,9 @@ from data_catalog.stages import Transform
 
 Rewrite = Callable[[str], str]
 
+_MAX_ROUNDS = 20
+_MARKUP_CHARACTERS = re.compile("[&<>]")
+
 
 def fix_encoding() -> Transform:
     """Undo mojibake ("perchÃ©"), split Latin ligatures ("ﬁ") and join surrogate pairs, by ftfy."""
@@ -36,7 +39,7 @@ def strip_controls() -> Transform:
 
 
 def strip_markup() -> Transform:
-    """Remove HTML tags and comments and resolve entities, to whatever depth they are nested."""
+    """Resolve HTML entities and remove tags and comments, one layer of them."""
     return _for_each(remove_markup)
 
 
@@ -55,14 +58,14 @@ def clean_text(config: CleanConfig) -> Transform:
     rules = _rules(config)
 
     def clean(text: str) -> str:
-        # Every round that is not the last shortens the text or settles a character for good, so the bound never binds.
-        for _ in range(len(text) + 10):
+        for _ in range(_MAX_ROUNDS):
             before = text
             for rule in rules:
                 text = rule(text)
             if text == before:
-                break
-        return text
+                return text
+        # Markup nested this deep is an attack or garbage, and would take quadratic time.
+        return clean(_MARKUP_CHARACTERS.sub(" ", text))
 
     return _for_each(clean)
 

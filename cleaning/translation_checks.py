@@ -70,13 +70,14 @@ def numbers_lost(*, min_number: int = 21) -> PairCheck:
     """Drop translations that lack a number of their source that is at least `min_number`.
 
     Smaller ones are often spelt out. Separators do not count (1,000 = 1.000 = 1 000); a year may be shortened
-    ("1980s", "anni '80"); hours of a.m. and p.m. may become others. Reason: numbers_lost, the detail listing them.
+    ("1980s", "anni '80"); hours of a.m. and p.m. and decades ("in his 30s") may be reworded.
+    Reason: numbers_lost, the detail listing them.
     """
 
     def judge(source: str, target: str) -> Drop | None:
         if not any(map(str.isdigit, source)):
             return None
-        wanted = Counter(number for number in _numbers(_TWELVE_HOURS.sub(" ", source)) if int(number) >= min_number)
+        wanted = Counter(number for number in _numbers(_REWORDED.sub(" ", source)) if int(number) >= min_number)
         # Numbers of the source that follow one another may be written as one: digits are looked for in a row.
         digits = "".join(_numbers(target))
         lost = [number for number in wanted if number not in digits and not _shortened(number, digits)]
@@ -111,7 +112,8 @@ def _count_loops(tokens: list[str], start: int, size: int) -> int:
     return times
 
 
-_TWELVE_HOURS = re.compile(r"\b\d{1,2}(?:[:.]\d{2})?\s?[ap]\.?m\b", re.IGNORECASE)
+# "5:30 pm" and "in his 30's".
+_REWORDED = re.compile(r"\b\d{1,2}(?:[:.]\d{2})?\s?[ap]\.?m\b|\b\d0['’]?s\b", re.IGNORECASE)
 _NUMBER = re.compile(r"\d{1,3}(?:[.,'’ \u00a0\u202f]\d{3})+(?!\d)|\d{1,18}")
 _YEAR = re.compile(r"(?:1[89]|20)\d{2}")
 

@@ -1,0 +1,111 @@
+import pytest
+
+from cleaning.boilerplate import boilerplate
+from cleaning.config import REASONS
+from cleaning.duplicates import duplicate_captions, exact_key
+from cleaning.length import caption_length
+from cleaning.scripts import count_letters, count_words, split_tokens
+from data_catalog.errors import ConfigError
+from data_catalog.stages import Drop
+
+LENGTH = caption_length(min_words=2, min_chars=3, max_words=8, max_chars=60)
+
+
+@pytest.mark.parametrize(
+    ("caption", "verdict"),
+    [
+        ("un gatto nero", None),
+        ("", Drop("caption_empty")),
+        (" \u3000", Drop("caption_empty")),
+        ("a", Drop("caption_too_short", "1 character")),
+        ("gatto", Drop("caption_too_short", "1 word")),
+        ("gatto —", Drop("caption_too_short", "1 word")),
+        ("猫が座っている", None),
+        ("小貓", Drop("caption_too_short", "2 characters")),
+        ("แมวนั่งบนโต๊ะ", None),
+        ("बिल्ली", Drop("caption_too_short", "1 word")),
+        ("काली बिल्ली", None),
+        ("קטה שחורה", None),
+        ("🙂🙂🙂 🙂", Drop("caption_too_short", "0 words")),
+        ("uno due tre quattro cinque sei sette otto nove", Drop("caption_too_long", "9 words")),
+        ("很" * 17, Drop("caption_too_long", "9 words")),
+        ("x" * 10_000, Drop("caption_too_long", "10000 characters")),
+    ],
+)
+def test_caption_length(caption: str, verdict: Drop | None) -> None:
+    assert LENGTH([caption]) == [verdict]
+
+
+def test_caption_length_refuses_bounds_that_nothing_meets() -> None:
+    with pytest.raises(ConfigError, match="0 <= min <= max"):
+        caption_length(min_words=3, min_chars=1, max_words=2, max_chars=10)
+
+
+@pytest.mark.parametrize(
+    ("caption", "rule"),
+    [
+        ("IMG_2041.jpg", "file_name"),
+        ("Datei:Haus am See.PNG", "file_name"),
+        ("città_di_notte.jpeg", "file_name"),
+        ("Panorama di Roma.jpg", None),
+        ("DSC00123", "camera_name"),
+        ("IMG 2041", "camera_name"),
+        ("20190405_123456", "camera_name"),
+        ("P1010023", "camera_name"),
+        ("Sam 2", None),
+        ("https://example.org/foto?id=1", "url"),
+        ("www.example.org", "url"),
+        ("someone@example.org", "url"),
+        ("see www.example.org", None),
+        ("12/05/2019", "no_letters"),
+        ("🙂🙂", "no_letters"),
+        ("؟؟؟ ١٢٣", "no_letters"),
+        ("\u0301", "no_letters"),
+        ("東京", None),
+        ("שלום", None),
+        ("a", None),
+        ("", None),
+        ("a.b-" * 2500, None),
+    ],
+)
+def test_boilerplate(caption: str, rule: str | None) -> None:
+    expected = Drop("caption_boilerplate", rule) if rule else None
+    assert boilerplate()([caption]) == [expected]
+
+
+def test_counting_is_fair_to_scripts_without_spaces() -> None:
+    assert [count_words(text) for text in ("un gatto, nero!", "l'albero", "猫", "東京タワー Tokyo Tower", "แมว")] == [
+        3,
+        1,
+        1,
+        5,
+        1,
+    ]
+    assert [count_letters(text) for text in ("abc 12", "猫a", "")] == [3, 4, 0]
+    assert split_tokens("Un gatto, 2猫座!") == ["Un", "gatto", "2", "猫", "座"]
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ("A Dog.", "a  dog"),
+        ("STRASSE!", "straße"),
+        ("ﬁne", "fine ..."),
+        ("cafe\u0301", "CAFÉ"),
+        ("東京。", "東京"),
+        ("a dog .", "A dog"),
+    ],
+)
+def test_exact_key_sees_through(one: str, other: str) -> None:
+    assert exact_key(one) == exact_key(other)
+
+
+def test_exact_key_keeps_apart() -> None:
+    assert len({exact_key(text) for text in ("a dog", "a dog!?s", "", "!", "?", "a cat", "perché", "perche")}) == 8
+
+
+def test_duplicates_are_counted_within_a_sample() -> None:
+    verdicts = duplicate_captions(["a", "a", "b", "a"], ["Un cane.", "un cane", "un cane", "un gatto"])
+    assert verdicts == [None, Drop("duplicate_caption"), None, None]
+    assert verdicts[1] is not None
+    assert verdicts[1].reason in REASONS["deduplicate"]

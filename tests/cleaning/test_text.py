@@ -1,0 +1,159 @@
+import unicodedata
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from cleaning.config import CleanConfig
+from cleaning.text import (
+    clean_text,
+    collapse_whitespace,
+    fix_encoding,
+    normalise_unicode,
+    straighten_apostrophes,
+    strip_controls,
+    strip_markup,
+)
+from data_catalog.stages import Transform
+
+CLEAN = clean_text(CleanConfig())
+
+SCOTLAND = "\U0001f3f4\U000e0067\U000e0062\U000e0073\U000e0063\U000e0074\U000e007f"
+FAMILY = "\U0001f469\u200d\U0001f469\u200d\U0001f467"
+
+
+def one(transform: Transform, text: str) -> str:
+    (result,) = transform([text])
+    return result
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("perchÃ© cosÃ¬ in cittÃ ", "perché così in città "),
+        ("â€œciaoâ€\x9d", "“ciao”"),
+        ("ﬁne", "fine"),
+        ("\ud83d\ude00", "😀"),
+        ("“quoted” „gut“ «bien»", "“quoted” „gut“ «bien»"),
+        ("ＡＢＣ，漢字！", "ＡＢＣ，漢字！"),
+        ("10³ µm ½", "10³ µm ½"),
+        ("plain ASCII &amp; <b>", "plain ASCII &amp; <b>"),
+        ("", ""),
+    ],
+)
+def test_fix_encoding(text: str, expected: str) -> None:
+    assert one(fix_encoding(), text) == expected
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("a\x00b\x07c\x7f", "abc"),
+        ("line\r\nbreak\ttab\u2028x", "line  break tab x"),
+        ("\x1b[31mred\x1b[0m", "red"),
+        ("\ufeffBOM soft\xadhyphen zero\u200bwidth", "BOM softhyphen zerowidth"),
+        ("\u202eright-to-left\u202c \u2066isolate\u2069 \u200fשלום", "right-to-left isolate שלום"),
+        ("lone \ud800 surrogate", "lone  surrogate"),
+        ("نمی\u200cخواهم", "نمی\u200cخواهم"),
+        ("क्\u200dष", "क्\u200dष"),
+        ("Auf\u200clage a\u200db", "Auflage ab"),
+        (FAMILY, FAMILY),
+        ("❤\ufe0f\u200d🔥", "❤\ufe0f\u200d🔥"),
+        ("🙂\u200d and text", "🙂 and text"),
+        (SCOTLAND, SCOTLAND),
+        ("hidden\U000e0068\U000e0069", "hidden"),
+        ("٣\u0600 é", "٣\u0600 é"),
+    ],
+)
+def test_strip_controls(text: str, expected: str) -> None:
+    assert one(strip_controls(), text) == expected
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("a &lt; b &amp; c", "a < b & c"),
+        ("&quot;caff&egrave;&quot; &#233; &#xE9;", '"caffè" é é'),
+        ("&amp;amp;amp;lt;", "<"),
+        ("R&D&notes; AT&T &unknown;", "R&D&notes; AT&T &unknown;"),
+        ("H<sub>2</sub>O", "H2O"),
+        ("one<br/>two<p class='x'>three</p>", "one two three "),
+        ('<a href="https://example.org/?a=1">link</a>', "link"),
+        ("x<!-- hidden <b> -->y", "x y"),
+        ("<script>alert(1)</script>cat", " cat"),
+        ("a < b and c > d", "a < b and c > d"),
+        ("a<b and c>d", "a<b and c>d"),
+        ("<PERSON> with <3 dogs <unk>", "<PERSON> with <3 dogs <unk>"),
+        ("", ""),
+    ],
+)
+def test_strip_markup(text: str, expected: str) -> None:
+    assert one(strip_markup(), text) == expected
+
+
+def test_the_small_transforms() -> None:
+    assert one(normalise_unicode(), "e\u0301") == "é"
+    assert one(straighten_apostrophes(), "l’albero ‘rosso’ dell’800 об’єкт") == "l'albero ‘rosso’ dell’800 об'єкт"
+    assert one(collapse_whitespace(), "\u3000a\xa0 \n b\u2009") == "a b"
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("  un gatto\u200b  nero &amp;amp; bianco<br>sull’erba ", "un gatto nero & bianco sull'erba"),
+        ("&l\u200bt;b&gt;bold", "bold"),
+        ("&lt;i&gt;cittÃ &lt;/i&gt;", "città"),
+        ("<b" * 30 + ">" * 30 + " cat", "b" + " b" * 9 + " cat"),
+        ("\u0301", "\u0301"),
+        ("", ""),
+        ("x", "x"),
+        ("ab " * 3333 + "c", "ab " * 3333 + "c"),
+    ],
+)
+def test_clean_text(text: str, expected: str) -> None:
+    assert one(CLEAN, text) == expected
+
+
+def test_rules_can_be_switched_off() -> None:
+    config = CleanConfig(fix_encoding=False, strip_markup=False, straighten_apostrophes=False)
+    assert one(clean_text(config), "perchÃ©  <b>l’arco</b>\x00") == "perchÃ© <b>l’arco</b>"
+
+
+MARKUP = [
+    "&amp;",
+    "&lt;",
+    "&#8203;",
+    "&l",
+    "t;",
+    "<b>",
+    "</b>",
+    "<b",
+    ">",
+    "<br/>",
+    "<!--",
+    "-->",
+    "<script>",
+    "</script>",
+]
+MOJIBAKE = ["Ã©", "â€œ", "Ã ", "ﬁ", "\x85", "\x93"]
+INVISIBLE = ["\u200b", "\u200c", "\u200d", "\ufe0f", "\u202e", "\xad", "\x1b[0m", "\x1b", "\ud83d", "\ude00", "\n"]
+LETTERS = ["a", "’", "e\u0301", "\u0301", "\u0646", "\u0915\u094d", "\U0001f469", "\U0001f3f4", "\U000e0067", " "]
+FRAGMENTS = st.sampled_from(MARKUP + MOJIBAKE + INVISIBLE + LETTERS)
+TEXTS = st.one_of(st.text(), st.lists(FRAGMENTS | st.characters(), max_size=12).map("".join))
+
+
+@settings(max_examples=300, deadline=None)
+@given(TEXTS)
+def test_cleaning_twice_changes_nothing_and_leaves_nothing_invisible(text: str) -> None:
+    cleaned = one(CLEAN, text)
+    assert one(CLEAN, cleaned) == cleaned
+    assert unicodedata.is_normalized("NFC", cleaned)
+    assert cleaned == " ".join(cleaned.split())
+    assert not {unicodedata.category(character) for character in cleaned} & {"Cc", "Cs", "Zl", "Zp"}
+    assert not set("\u200b\u200e\u200f\u202a\u202e\u2066\ufeff\xad") & set(cleaned)
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.text(st.characters(min_codepoint=32, max_codepoint=126, exclude_characters="<&")))
+def test_plain_ascii_only_loses_spare_spaces(text: str) -> None:
+    assert one(CLEAN, text) == " ".join(text.split())

@@ -1,0 +1,65 @@
+import string
+from pathlib import Path
+
+import pytest
+
+from cleaning.language import detectable_languages
+from data_catalog.errors import ConfigError
+from data_catalog.language_pack import LanguagePack
+from flows.language_packs import available_language_packs, load_language_pack, load_language_packs
+
+
+def test_the_packs_that_ship() -> None:
+    packs = load_language_packs()
+    assert list(packs) == available_language_packs() == ["de", "en", "it"]
+    for code, pack in packs.items():
+        assert pack.code == code
+        assert {pack.langdetect, *pack.confusions} <= set(detectable_languages())
+        assert pack.langdetect not in pack.confusions
+        assert len(set(pack.function_words)) == len(pack.function_words) > 50
+        assert pack.text_encoder
+        assert pack.prompt_templates
+        assert pack.license_notes
+    assert packs["it"].text_encoder == "dbmdz/bert-base-italian-xxl-cased"
+
+
+def test_no_pack_of_that_language() -> None:
+    with pytest.raises(ConfigError, match="no language pack 'xx': use one of de, en, it"):
+        load_language_pack("xx")
+    with pytest.raises(ConfigError, match="no language pack"):
+        load_language_pack("../languages/it")
+
+
+def test_a_pack_of_ones_own(tmp_path: Path) -> None:
+    path = tmp_path / "eu.toml"
+    path.write_text('code = "eu"\nname = "Basque"\nfunction_words = ["eta", "ñabar"]\n', encoding="utf-8")
+    pack = load_language_pack(str(path))
+    assert pack == LanguagePack(code="eu", name="Basque", function_words=("eta", "ñabar"))
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b'code = "eu"\nfunction_word = []\n', "unknown key eu.toml.function_word"),
+        (b"code = 7\n", "eu.toml.code must be a text"),
+        (b"name = 'x'\n", "eu.toml.code is missing"),
+        (b"code = \n", "is not TOML"),
+        (b"code = '\xff'\n", "is not TOML"),
+        (b"code = 'EU'\n", "code must be lower-case"),
+        (b"code = 'eu'\nfunction_words = [\"l'\"]\n", "without apostrophe"),
+        (b"code = 'eu'\nprompt_templates = ['argazkia']\n", "hold {c} once"),
+        (None, "cannot read the language pack"),
+    ],
+)
+def test_a_broken_pack(tmp_path: Path, content: bytes | None, message: str) -> None:
+    path = tmp_path / "eu.toml"
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(ConfigError, match=message.replace("{", "\\{").replace(".", "\\.")):
+        load_language_pack(str(path))
+
+
+def test_templates_of_a_pack_fill_in() -> None:
+    for pack in load_language_packs().values():
+        for template in pack.prompt_templates:
+            assert [name for _, name, _, _ in string.Formatter().parse(template) if name] == ["c"]
