@@ -1,0 +1,41 @@
+"""The house keeps its rules: light imports, names of its own, no machine's paths in the tree."""
+
+import subprocess
+import sys
+from importlib.metadata import packages_distributions
+from pathlib import Path
+
+import pytest
+
+PACKAGES = ("flows", "translation", "cleaning", "training", "data_catalog")
+HEAVY = ("torch", "duckdb", "prefect", "argostranslate", "img2dataset", "open_clip", "transformers", "stanza", "pandas")
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def test_nobody_else_claims_our_names() -> None:
+    claims = packages_distributions()  # lists no editable installation
+    assert {name: set(claims.get(name, ())) - {"vernaclip"} for name in PACKAGES} == {name: set() for name in PACKAGES}
+
+
+def module_names() -> list[str]:
+    paths = [path for package in PACKAGES for path in (ROOT / package).rglob("*.py")]
+    names = [".".join(path.relative_to(ROOT).with_suffix("").parts) for path in paths]
+    return sorted(name.removesuffix(".__init__") for name in names)
+
+
+def test_importing_what_a_build_needs_loads_nothing_heavy() -> None:
+    # Modules that define networks need torch, and Prefect's own edge needs Prefect: others import those when needed.
+    inner = ("training.", "translation.train.", "flows.prefect", "flows.deployments")
+    names = [name for name in module_names() if not name.startswith(inner)]
+    code = (
+        f"import importlib, sys\nfor name in {names!r}: importlib.import_module(name)\n"
+        f"print([name for name in {HEAVY!r} if name in sys.modules])"
+    )
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert found.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize("package", PACKAGES)
+def test_every_module_opens_with_its_purpose(package: str) -> None:
+    for path in sorted((ROOT / package).rglob("*.py")):
+        assert path.read_text(encoding="utf-8").startswith(('"""', "#!")), f"{path} has no docstring"
