@@ -28,10 +28,13 @@ class FileHashes:
             self._changed = True
         return str(known[3])
 
-    def folder_digest(self, folder: Path) -> str:
-        """Digest of the names and contents of all files below a folder."""
-        files = sorted(path for path in folder.rglob("*") if path.is_file())
-        return digest([[path.relative_to(folder).as_posix(), self.sha256(path)] for path in files])
+    def folder_digest(self, folder: Path, *, without: Path) -> str:
+        """Digest of the names and contents of all files below a folder, those below `without` aside."""
+        left_out = without.absolute()
+        files = sorted(
+            path for path in folder.absolute().rglob("*") if path.is_file() and not path.is_relative_to(left_out)
+        )
+        return digest([[path.relative_to(folder.absolute()).as_posix(), self.sha256(path)] for path in files])
 
     def save(self) -> None:
         """Write what was learnt; call it with the writer's lock held."""

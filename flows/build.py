@@ -212,9 +212,7 @@ class _Build:
         self, checked: Sequence[Shard], raw: Sequence[Shard], images: Sequence[Shard], duplicates: Commit
     ) -> list[Shard]:
         futures = [
-            self.executor.submit(
-                f"deduplicate {captions.label}", image_steps.finish, self.work, captions, *rest, duplicates
-            )
-            for captions, *rest in zip(checked, raw, images, strict=True)
+            self.executor.submit(f"deduplicate {shard.label}", image_steps.finish, self.work, shard, r, i, duplicates)
+            for shard, r, i in zip(checked, raw, images, strict=True)
         ]
         return [future.result() for future in futures]

@@ -90,8 +90,8 @@ def translate_chunk(plan: Commit, number: int, translator: Translator, memory: T
     """Translate one chunk of the plan and record it; returns how many captions it holds."""
     name = f"{number:05d}.parquet"
     captions = pq.read_table(plan.path(name)).column("clean_caption").to_pylist()
-    if not memory.has_chunk(plan.files[name]):
-        memory.record(plan.files[name], captions, translator.translate(captions))
+    if memory.missing(captions):
+        memory.record(plan.files[name][:16], captions, translator.translate(captions))
     return len(captions)
 
 

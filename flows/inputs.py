@@ -57,15 +57,16 @@ def open_inputs(recipe: Recipe, root: Path) -> Inputs:
         for settings in recipe.sources
         if settings.kind.images(settings.config) is not None
     }
-    location_digests = {location: _location_digest(Path(location), hashes) for location in locations.values()}
+    location_digests = {location: _location_digest(Path(location), root, hashes) for location in locations.values()}
     hashes.save()
+    packs = _packs(recipe, pack)
     build_key = digest(
         {
             "settings": what_settings(recipe),
             "inputs": {source.name: sorted(source.file_hashes) for source in sources},
             "images": {name: location_digests[location] for name, location in locations.items()},
             "engine": translator.fingerprint if translator else None,
-            "pack": plain(pack),
+            "packs": plain(packs),
             "versions": VERSIONS,
         }
     )
@@ -74,10 +75,18 @@ def open_inputs(recipe: Recipe, root: Path) -> Inputs:
         locations=locations,
         location_digests=location_digests,
         pack=pack,
-        packs=load_language_packs() | {recipe.target_language: pack},
+        packs=packs,
         translator=translator,
         build_key=build_key,
     )
+
+
+def _packs(recipe: Recipe, target: LanguagePack) -> dict[str, LanguagePack]:
+    """The packs that judge the recipe's captions: of languages that its sources may bring, where one ships."""
+    found = [source.kind.languages(source.config) or frozenset() for source in recipe.sources]
+    languages = {recipe.source_language, *(language for languages in found for language in languages)}
+    shipped = load_language_packs()
+    return {code: shipped[code] for code in sorted(languages & shipped.keys())} | {recipe.target_language: target}
 
 
 def _source(settings: SourceSettings, hashes: FileHashes) -> Source:
@@ -91,5 +100,9 @@ def _source(settings: SourceSettings, hashes: FileHashes) -> Source:
     )
 
 
-def _location_digest(location: Path, hashes: FileHashes) -> str:
-    return hashes.folder_digest(location) if location.is_dir() else hashes.sha256(location)
+def _location_digest(location: Path, root: Path, hashes: FileHashes) -> str:
+    """Of a folder or zip of images; of a folder that holds the root too, the root is no part."""
+    if not location.is_dir():
+        return hashes.sha256(location)
+    upstream = location.absolute().is_relative_to(root.absolute())
+    return hashes.folder_digest(location, without=root / "datasets" if upstream else root)

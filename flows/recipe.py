@@ -160,6 +160,18 @@ def _recipes_folder() -> Path:
     return Path(str(files("flows") / "recipes"))
 
 
+def override_values(overrides: Sequence[str]) -> dict[str, Any]:
+    """`section.key=value` texts as nested tables, not yet checked.
+
+    Raises:
+        ConfigError: a text is not of that form.
+    """
+    values: dict[str, Any] = {}
+    for override in overrides:
+        _apply_override(values, override)
+    return values
+
+
 def _apply_override(values: dict[str, Any], override: str) -> None:
     path, equals, text = override.partition("=")
     *tables, name = path.strip().split(".")
@@ -241,7 +253,11 @@ def _source(name: str, table: Any, target: str) -> SourceSettings | None:
     names = {field.name for field in dataclasses.fields(kind.config_type)}
     if "languages" in names:
         settings.setdefault("languages", [target])
-    return SourceSettings(name=name, kind=kind, config=build(kind.config_type, settings, path))
+    try:
+        config = build(kind.config_type, settings, path)
+    except ConfigError as error:
+        raise ConfigError(str(error) if path in str(error) else f"{path}: {error}") from error
+    return SourceSettings(name=name, kind=kind, config=config)
 
 
 def what_settings(recipe: Recipe) -> dict[str, Any]:
@@ -268,4 +284,4 @@ def section_settings(config: Any, section: str) -> dict[str, Any]:
 def source_settings(source: SourceSettings) -> dict[str, Any]:
     """The what-settings of one source; whether images are local is one of them, where they lie is not."""
     values = section_settings(source.config, "sources")
-    return {"kind": source.kind.kind, "local_images": bool(getattr(source.config, "images", None)), **values}
+    return {"kind": source.kind.kind, "local_images": source.kind.images(source.config) is not None, **values}
