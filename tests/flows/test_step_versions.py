@@ -1,0 +1,71 @@
+"""A step whose output changes must get a new version: goldens of what the steps write for fixed rows."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pyarrow.parquet as pq
+
+from cleaning.config import CheckConfig, CleanConfig
+from data_catalog.ingest import Source, ingest, shard_names
+from data_catalog.shards import digest
+from data_catalog.sources.rows import MalformedRow, SourceRow, UpstreamRow
+from data_catalog.work import Commit, WorkStore
+from flows.caption_steps import check, clean, join_translations
+from flows.language_packs import load_language_packs
+from flows.step_outputs import CHECK, CLEAN, INGEST, TRANSLATE, VERSIONS, Shard, shard_of_commit
+
+CAPTIONS = [
+    ("it", "Un gatto nero dorme sopra una sedia di legno"),
+    ("it", "PerchÃ© il cane guarda la finestra?"),
+    ("it", "  due   stelle\u200b rosse &amp; un cerchio\n<b>blu</b> "),
+    ("it", "Giuseppe Garibaldi"),
+    ("it", "una chiesa a Roma"),
+    ("it", "IMG_2041.jpg"),
+    ("it", "Ein kleiner Hund spielt mit einem roten Ball auf der grünen Wiese"),
+    ("it", "gatto"),
+    ("it", "\u202euna scritta al contrario\u202c"),
+    ("en", "A man riding a horse on the beach"),
+]
+
+# (version, digest of the rows): a change of the digest alone means that the version must be raised.
+GOLDENS = {
+    INGEST: (1, "38f77b07fcf9cbea"),
+    CLEAN: (1, "61a3e9b43d8170cc"),
+    TRANSLATE: (1, "a457e936203dbd95"),
+    CHECK: (1, "769bab4b1407e98c"),
+}
+
+
+def rows() -> Iterator[SourceRow]:
+    for line, (lang, caption) in enumerate(CAPTIONS, start=1):
+        yield UpstreamRow(
+            upstream_file="a.tsv",
+            upstream_line=line,
+            sample_key=str(line % 4),
+            url=f"http://example.org/{line % 4}.jpg",
+            caption=caption,
+            lang=lang,
+        )
+    yield MalformedRow(upstream_file="a.tsv", upstream_line=99, reason="malformed_row", detail="1 field", raw="x")
+
+
+def content(path: Path) -> str:
+    return digest(pq.read_table(path).to_pylist())[:16]
+
+
+def outputs(folder: Path) -> dict[str, str]:
+    work = WorkStore(folder)
+    source = Source(name="pairs", files=[Path("a.tsv")], file_hashes=["h"], settings={}, read=rows)
+    commit: Commit = ingest(work, [source], target_lang="it", shard_size=100)
+    packs = load_language_packs()
+    ingested: Shard = shard_of_commit(commit, 0, shard_names(commit)[0])
+    cleaned = clean(work, ingested, CleanConfig(), packs)
+    translated = join_translations(work, cleaned, None, None)
+    checked = check(work, translated, CheckConfig(), packs["it"])
+    shards = {INGEST: ingested, CLEAN: cleaned, TRANSLATE: translated, CHECK: checked}
+    return {step: content(shard.path) for step, shard in shards.items()}
+
+
+def test_what_steps_write_changes_only_with_their_version(tmp_path: Path) -> None:
+    found = outputs(tmp_path)
+    assert {step: (VERSIONS[step], found[step]) for step in GOLDENS} == GOLDENS
