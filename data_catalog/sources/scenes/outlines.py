@@ -1,4 +1,4 @@
-"""The shapes of the sample as closed outlines: points (x right, y down) in a circle of radius 1 about the centre."""
+"""The shapes of the sample as closed outlines about the centre: points (x right, y down) in the box from -1 to 1."""
 
 import math
 from collections.abc import Sequence

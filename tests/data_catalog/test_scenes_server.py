@@ -1,0 +1,166 @@
+"""The loopback server of a folder, asked by a real client over real sockets."""
+
+import http.client
+import json
+import socket
+import threading
+from pathlib import Path
+
+import pytest
+
+from data_catalog.errors import ConfigError
+from data_catalog.sources.scenes.server import ServeConfig, serve
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    web = tmp_path / "www"
+    (web / "a").mkdir(parents=True)
+    (web / "a" / "one.jpg").write_bytes(b"\xff\xd8one")
+    (web / "a" / "città.png").write_bytes(b"png")
+    (web / ".hidden.jpg").write_bytes(b"hidden")
+    (tmp_path / "secret.txt").write_text("secret")
+    (web / "link.txt").symlink_to(tmp_path / "secret.txt")
+    rules = {
+        "/a/flaky.jpg": {"status": 503, "times": 2, "retry_after_s": 1},
+        "/a/old.jpg": {"location": "/a/one.jpg"},
+        "/a/page.jpg": {"content_type": "text/html"},
+        "/a/gone.jpg": {"status": 410},
+    }
+    (web / ".rules.json").write_text(json.dumps(rules))
+    (web / "a" / "flaky.jpg").write_bytes(b"at last")
+    (web / "a" / "page.jpg").write_bytes(b"<html>")
+    return web
+
+
+def ask(url: str, path: str, method: str = "GET") -> tuple[int, dict[str, str], bytes]:
+    connection = http.client.HTTPConnection(url.removeprefix("http://"), timeout=10)
+    try:
+        connection.putrequest(method, path, skip_accept_encoding=True)
+        connection.endheaders()
+        response = connection.getresponse()
+        return response.status, dict(response.headers), response.read()
+    finally:
+        connection.close()
+
+
+def test_files_come_with_their_type_and_length(folder: Path) -> None:
+    with serve(folder, 0) as url:
+        status, headers, body = ask(url, "/a/one.jpg?size=large")
+        assert (status, body) == (200, b"\xff\xd8one")
+        assert headers["Content-Type"] == "image/jpeg"
+        assert headers["Content-Length"] == "5"
+        assert ask(url, "/a/citt%C3%A0.png")[2] == b"png"
+        status, headers, body = ask(url, "/a/one.jpg", "HEAD")
+        assert (status, headers["Content-Length"], body) == (200, "5", b"")
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/absent.jpg",
+        "/",
+        "/a",
+        "/a/",
+        "/../secret.txt",
+        "/a/../../secret.txt",
+        "/%2e%2e/secret.txt",
+        "/a/..%2f..%2fsecret.txt",
+        "/..%5csecret.txt",
+        "/link.txt",
+        "/.rules.json",
+        "/.hidden.jpg",
+        "/a/one.jpg%00.png",
+        "/" + "x" * 300,
+        "/%ff",
+        "/a/one.jpg/more",
+    ],
+)
+def test_nothing_else_is_served(folder: Path, path: str) -> None:
+    with serve(folder, 0) as url:
+        status, _, body = ask(url, path)
+        assert status == 404
+        assert b"secret" not in body
+
+
+def test_rules(folder: Path) -> None:
+    with serve(folder, 0) as url:
+        status, headers, _ = ask(url, "/a/flaky.jpg")
+        assert (status, headers["Retry-After"]) == (503, "1")
+        assert [ask(url, "/a/flaky.jpg")[0] for _ in range(3)] == [503, 200, 200]
+        status, headers, _ = ask(url, "/a/old.jpg")
+        assert (status, headers["Location"]) == (302, "/a/one.jpg")
+        assert ask(url, "/a/page.jpg")[1]["Content-Type"] == "text/html"
+        assert [ask(url, "/a/gone.jpg")[0] for _ in range(2)] == [410, 410]
+    with serve(folder, 0) as url:
+        assert ask(url, "/a/flaky.jpg")[0] == 503  # counted anew each time
+
+
+def test_many_requests_on_many_connections(folder: Path) -> None:
+    answers: list[int] = []
+
+    def client(url: str) -> None:
+        connection = http.client.HTTPConnection(url.removeprefix("http://"), timeout=10)
+        for _ in range(20):  # one connection, kept alive
+            connection.request("GET", "/a/one.jpg")
+            response = connection.getresponse()
+            response.read()
+            answers.append(response.status)
+        connection.close()
+
+    with serve(folder, 0) as url:
+        threads = [threading.Thread(target=client, args=(url,)) for _ in range(16)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    assert answers == [200] * 320
+
+
+def test_a_client_that_hangs_up_or_talks_nonsense_harms_nobody(folder: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    with serve(folder, 0) as url:
+        host, port = url.removeprefix("http://").split(":")
+        for message in (b"", b"GET /a/one.jpg HTTP/1.1\r\n", b"\x00\xff nonsense\r\n\r\n", b"POST / HTTP/1.1\r\n\r\n"):
+            with socket.create_connection((host, int(port)), timeout=10) as connection:
+                connection.sendall(message)
+        assert ask(url, "/a/one.jpg")[0] == 200
+    assert capfd.readouterr() == ("", "")
+
+
+def test_it_ends_while_a_connection_is_open(folder: Path) -> None:
+    with serve(folder, 0) as url:
+        connection = http.client.HTTPConnection(url.removeprefix("http://"), timeout=10)
+        connection.request("GET", "/a/one.jpg")
+        connection.getresponse().read()
+    with serve(folder, int(url.rsplit(":", 1)[1])) as again:  # the port is free again at once
+        assert ask(again, "/a/one.jpg")[0] == 200
+    connection.close()
+
+
+def test_a_busy_port_is_a_config_error(folder: Path) -> None:
+    with serve(folder, 0) as url:
+        port = int(url.rsplit(":", 1)[1])
+        with pytest.raises(ConfigError, match=rf"serve\.port {port} .*set another port"), serve(folder, port):
+            raise AssertionError("never reached")
+        assert ask(url, "/a/one.jpg")[0] == 200
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "192.0.2.1", "", "example.org", "::"])
+def test_only_loopback(folder: Path, host: str) -> None:
+    with pytest.raises(ConfigError, match="not a loopback address"), serve(folder, 0, host=host):
+        raise AssertionError("never reached")
+
+
+def test_bad_folder_and_bad_rules(folder: Path) -> None:
+    with pytest.raises(ConfigError, match="is not a folder"), serve(folder / "absent", 0):
+        raise AssertionError("never reached")
+    for text in ("{", "[]", '{"/a": {"colour": "red"}}', '{"/a": 1}'):
+        (folder / ".rules.json").write_text(text)
+        with pytest.raises(ConfigError, match=r"\.rules\.json"), serve(folder, 0):
+            raise AssertionError("never reached")
+
+
+@pytest.mark.parametrize("port", [0, -1, 65536])
+def test_a_recipe_names_a_real_port(port: int) -> None:
+    with pytest.raises(ConfigError, match=r"serve\.port"):
+        ServeConfig(folder=Path("www"), port=port)

@@ -1,0 +1,266 @@
+"""The sample's files: byte-stable, in upstream's layouts, and every fault in the ledger is where it says."""
+
+import collections
+import hashlib
+import io
+import json
+import re
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from data_catalog.errors import ConfigError
+from data_catalog.sources.conceptual_captions import ConceptualCaptionsConfig, check_cc3m, read_cc3m
+from data_catalog.sources.flickr import FlickrConfig, check_flickr, read_flickr
+from data_catalog.sources.mscoco import MscocoConfig, check_mscoco, read_mscoco
+from data_catalog.sources.rows import MalformedRow, SourceRow, UnselectedRow, UpstreamRow
+from data_catalog.sources.scenes.faults import FAULTS
+from data_catalog.sources.scenes.server import serve
+from data_catalog.sources.scenes.upstream import ScenesConfig, draw_upstream
+from data_catalog.sources.wit import WitConfig, check_wit, read_wit
+
+BASE_URL = "http://127.0.0.1:8765"
+NUM_IMAGES = 400
+
+
+@pytest.fixture(scope="module")
+def sample(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("scenes") / "sample"
+    assert draw_upstream(ScenesConfig(folder=folder, base_url=BASE_URL, num_images=NUM_IMAGES, seed=7))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def faults(sample: Path) -> dict[str, list[dict[str, Any]]]:
+    by_kind: dict[str, list[dict[str, Any]]] = collections.defaultdict(list)
+    for entry in json.loads((sample / "faults.json").read_text("utf-8"))["faults"]:
+        by_kind[entry["kind"]].append(entry)
+    return by_kind
+
+
+@pytest.fixture(scope="module")
+def rows(sample: Path) -> dict[str, list[SourceRow]]:
+    """What our own readers make of the files."""
+    wit = WitConfig(files=(str(sample / "wit/wit.tsv.gz"),), languages=("it",))
+    coco = MscocoConfig(files=(str(sample / "coco/captions_scenes.json"),))
+    cc3m = ConceptualCaptionsConfig(files=(str(sample / "cc3m/cc3m.tsv"),))
+    flickr = FlickrConfig(files=(str(sample / "flickr8k/Flickr8k.token.txt"),), images=str(sample / "flickr8k/images"))
+    check_wit(wit)
+    check_mscoco(coco)
+    check_cc3m(cc3m)
+    check_flickr(flickr)
+    return {
+        "wit": list(read_wit(wit)),
+        "coco": list(read_mscoco(coco)),
+        "cc3m": list(read_cc3m(cc3m)),
+        "flickr8k": list(read_flickr(flickr)),
+    }
+
+
+def good(rows: list[SourceRow]) -> list[UpstreamRow]:
+    return [row for row in rows if isinstance(row, UpstreamRow)]
+
+
+def tree(folder: Path) -> dict[str, str]:
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    return {str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
+
+
+def small(folder: Path, **changes: Any) -> ScenesConfig:
+    return ScenesConfig(**{"folder": folder, "base_url": BASE_URL, "num_images": 60, "seed": 1, **changes})
+
+
+def test_two_draws_are_byte_identical_and_seeds_differ(tmp_path: Path) -> None:
+    for name, seed in (("a", 1), ("b", 1), ("c", 2)):
+        draw_upstream(small(tmp_path / name, seed=seed))
+    assert tree(tmp_path / "a") == tree(tmp_path / "b")
+    assert tree(tmp_path / "a")["wit/wit.tsv.gz"] != tree(tmp_path / "c")["wit/wit.tsv.gz"]
+    assert not list(tmp_path.glob(".tmp-*"))
+
+
+def test_a_second_draw_does_nothing_and_other_settings_replace(tmp_path: Path) -> None:
+    folder = tmp_path / "sample"
+    assert draw_upstream(small(folder))
+    times = {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
+    assert not draw_upstream(small(folder))
+    assert times == {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
+    assert draw_upstream(small(folder, base_url="http://127.0.0.1:9000"))
+    assert "127.0.0.1:9000" in (folder / "cc3m/cc3m.tsv").read_text("utf-8")
+
+
+DRAW = """
+import sys
+from pathlib import Path
+from data_catalog.sources.scenes.upstream import ScenesConfig, draw_upstream
+draw_upstream(ScenesConfig(folder=Path(sys.argv[1]), base_url=sys.argv[2], num_images=3000))
+"""
+
+
+@pytest.mark.parametrize("files_before_kill", [1, 200])
+def test_killed_halfway_it_is_drawn_anew(tmp_path: Path, files_before_kill: int) -> None:
+    folder = tmp_path / "sample"
+    with subprocess.Popen([sys.executable, "-c", DRAW, str(folder), BASE_URL]) as child:
+        while sum(1 for _ in tmp_path.rglob("*.jpg")) < files_before_kill:
+            assert child.poll() is None
+            time.sleep(0.01)
+        child.kill()
+    assert not folder.exists()
+    assert draw_upstream(small(folder))
+    draw_upstream(small(tmp_path / "undisturbed"))
+    assert tree(folder) == tree(tmp_path / "undisturbed")
+    assert not list(tmp_path.glob(".tmp-*"))
+
+
+def test_a_folder_of_something_else_is_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "photos" / "mine.jpg").write_bytes(b"mine")
+    with pytest.raises(ConfigError, match="not a sample"):
+        draw_upstream(small(tmp_path / "photos"))
+    assert (tmp_path / "photos" / "mine.jpg").read_bytes() == b"mine"
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"num_images": 3}, "num_images must be at least 40, got 3"),
+        ({"target_language": "de"}, "target_language must be one of en, it, got de"),
+        ({"base_url": "127.0.0.1:80"}, "base_url must be"),
+        ({"base_url": "http://127.0.0.1:80/"}, "base_url must be"),
+    ],
+)
+def test_bad_settings(tmp_path: Path, changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        small(tmp_path, **changes)
+
+
+def test_the_four_datasets_have_their_shares(sample: Path, rows: dict[str, list[SourceRow]]) -> None:
+    images = {source: {row.sample_key for row in good(found)} for source, found in rows.items()}
+    shares = {source: len(keys) / NUM_IMAGES for source, keys in images.items()}
+    for source, share in {"wit": 0.30, "coco": 0.35, "cc3m": 0.20, "flickr8k": 0.15}.items():
+        assert share - 0.04 < shares[source] <= share + 0.001, source
+    coco = json.loads((sample / "coco/captions_scenes.json").read_text("utf-8"))
+    assert set(coco) == {"info", "licenses", "images", "annotations"}
+    assert all(image["coco_url"].startswith(f"{BASE_URL}/coco/0") for image in coco["images"])
+    per_image = collections.Counter(annotation["image_id"] for annotation in coco["annotations"])
+    assert {3, 4, 5} <= set(per_image.values()) <= {1, 3, 4, 5}
+    lines = (sample / "flickr8k/Flickr8k.token.txt").read_text("utf-8").splitlines()
+    assert all(re.match(r"\d{10}_[0-9a-f]{10}\.jpg#[0-4](\t|$)", line) for line in lines)
+    assert len(lines) == 5 * 0.15 * NUM_IMAGES
+
+
+def test_every_kind_of_fault_occurs_once_an_image(faults: dict[str, list[dict[str, Any]]]) -> None:
+    assert set(faults) == set(FAULTS)
+    for kind, fault in FAULTS.items():
+        assert {entry["source"] for entry in faults[kind]} == set(fault.sources), kind
+    images = [entry.get("url", entry.get("path")) for entries in faults.values() for entry in entries]
+    named = [image for image in images if image]
+    assert len(named) == len(set(named))
+    assert len(images) < NUM_IMAGES / 2
+
+
+def test_readers_reject_just_the_rows_of_the_ledger(
+    rows: dict[str, list[SourceRow]], faults: dict[str, list[dict[str, Any]]]
+) -> None:
+    kinds = ("empty_caption", "missing_caption", "unterminated_quote", "unknown_image", "wrong_field_count")
+    expected = collections.Counter(entry["source"] for kind in kinds for entry in faults[kind])
+    found = {source: [row for row in some if isinstance(row, MalformedRow)] for source, some in rows.items()}
+    assert {source: len(some) for source, some in found.items()} == dict(expected)
+    assert {row.reason for row in found["wit"]} == {"malformed_row"}
+
+
+def test_wit_rows_of_other_languages_and_kinds_are_not_selected(
+    rows: dict[str, list[SourceRow]], faults: dict[str, list[dict[str, Any]]]
+) -> None:
+    reasons = collections.Counter(row.reason for row in rows["wit"] if isinstance(row, UnselectedRow))
+    assert reasons["caption_kind"] == len(faults["attribution_only"])
+    assert reasons["language"] > 0.15 * 0.30 * NUM_IMAGES
+    captions_per_image = collections.Counter(row.sample_key for row in good(rows["wit"]))
+    assert set(captions_per_image.values()) == {1, 2}
+
+
+def test_faulty_captions_stand_where_the_ledger_says(
+    rows: dict[str, list[SourceRow]], faults: dict[str, list[dict[str, Any]]]
+) -> None:
+    captions = {(row.url or row.path, row.caption) for found in rows.values() for row in good(found)}
+    for kind in ("wrong_language", "mojibake", "bare_name", "short_caption", "file_name_caption"):
+        for entry in faults[kind]:
+            assert (entry.get("url", entry.get("path")), entry["caption"]) in captions, entry
+    for entry in faults["mojibake"]:
+        assert entry["caption"].encode("cp1252").decode("utf-8") == entry["repaired"] != entry["caption"]
+        assert entry["repaired"] not in {caption for _, caption in captions if _ == entry["url"]}
+
+
+def test_native_captions_are_italian_and_the_others_english(rows: dict[str, list[SourceRow]]) -> None:
+    assert {row.lang for row in good(rows["wit"])} == {"it"}
+    italian = [row.caption for row in good(rows["wit"])]
+    assert sum("sfondo" in caption for caption in italian) > len(italian) / 3
+    for source in ("coco", "cc3m", "flickr8k"):
+        captions = [row.caption for row in good(rows[source])]
+        assert not any("sfondo" in caption for caption in captions)
+        assert sum("background" in caption for caption in captions) > len(captions) / 3
+
+
+def fetch(url: str) -> bytes:
+    with urllib.request.urlopen(url, timeout=10) as response:
+        body: bytes = response.read()
+        return body
+
+
+def test_images_over_http_are_as_the_ledger_says(
+    sample: Path, rows: dict[str, list[SourceRow]], faults: dict[str, list[dict[str, Any]]]
+) -> None:
+    urls = {row.url for source in ("wit", "coco", "cc3m") for row in good(rows[source]) if row.url}
+    of_kind = {kind: {entry.get("url") for entry in entries} for kind, entries in faults.items()}
+    with serve(sample / "www", 0) as base:
+        for url in sorted(urls):
+            here = url.replace(BASE_URL, base)
+            if url in of_kind["dead_link"] | of_kind["flaky"]:
+                with pytest.raises(urllib.error.HTTPError) as caught:
+                    fetch(here)
+                assert caught.value.code == (404 if url in of_kind["dead_link"] else 503)
+                caught.value.close()
+                if url in of_kind["dead_link"]:
+                    continue
+            data = fetch(here)
+            if url in of_kind["html_instead_of_image"]:
+                assert data.startswith(b"<!DOCTYPE html>")
+                continue
+            image = Image.open(io.BytesIO(data))
+            if url in of_kind["truncated_image"]:
+                with pytest.raises(OSError, match="truncated"):
+                    image.load()
+                continue
+            image.load()
+            assert (image.size == (1, 1)) == (url in of_kind["tiny_image"])
+
+
+def test_duplicates_are_equal_bytes_and_nothing_else_is(sample: Path, faults: dict[str, list[dict[str, Any]]]) -> None:
+    folders = (sample / "www", sample / "flickr8k/images")
+    digests = collections.Counter(
+        digest for folder in folders for name, digest in tree(folder).items() if name.endswith((".jpg", ".png"))
+    )
+    pages = len(faults["html_instead_of_image"])
+    repeated = sum(count - 1 for count in digests.values() if count > 1)
+    tiny = len(faults["tiny_image"])  # pictures of one pixel may be equal by chance
+    assert 0 <= repeated - len(faults["duplicate_image"]) - (pages - 1) <= tiny
+    for entry in faults["duplicate_image"]:
+        original = entry["same_as"].replace(BASE_URL, str(sample / "www"))
+        same = Path(original) if original.startswith("/") else sample / "flickr8k/images" / original
+        copy = Path(entry["url"].replace(BASE_URL, str(sample / "www")).replace("%C3%A0", "à"))
+        assert Path(str(same).replace("%C3%A0", "à")).read_bytes() == copy.read_bytes()
+
+
+def test_local_images_are_all_there_but_the_missing(
+    sample: Path, rows: dict[str, list[SourceRow]], faults: dict[str, list[dict[str, Any]]]
+) -> None:
+    named = {row.path for row in good(rows["flickr8k"])}
+    present = {path.name for path in (sample / "flickr8k/images").iterdir()}
+    assert named - present == {entry["path"] for entry in faults["missing_file"]}
+    assert present <= named
