@@ -37,6 +37,7 @@ class TranslationMemory:
     """
 
     def __init__(self, folder: Path, fingerprint: str) -> None:
+        self.fingerprint = fingerprint
         self.folder = folder / fingerprint.replace(":", "-")
         self._loaded: pa.Table | None = None
 

@@ -28,7 +28,8 @@ def _counts(hypotheses: Sequence[str], references: Sequence[str], order: int) ->
     for hypothesis, reference in zip(hypotheses, references, strict=True):
         ours, theirs = Counter(_ngrams(hypothesis, order)), Counter(_ngrams(reference, order))
         shared += (ours & theirs).total()
-        found += ours.total()
+        # As sacrebleu has it: n-grams longer than the reference are not held against a hypothesis.
+        found += ours.total() if theirs else 0
         wanted += theirs.total()
     return shared, found, wanted
 

@@ -1,0 +1,164 @@
+"""Training a package: the network, its twin in CTranslate2, and the file."""
+
+import hashlib
+import json
+import zipfile
+from dataclasses import replace
+from pathlib import Path
+
+import ctranslate2
+import pytest
+import torch
+
+from data_catalog.errors import ConfigError
+from translation.train.config import TrainPackageConfig
+from translation.train.convert import save_ctranslate2
+from translation.train.loop import endless_batches, grouped, lr_factor, to_batch
+from translation.train.model import ModelShape, TranslationModel, greedy
+from translation.train.package import train_package
+from translation.train.vocabulary import END_ID, START_ID
+
+SHAPE = ModelShape(
+    vocabulary_size=40,
+    embed_dim=32,
+    num_heads=4,
+    ffn_dim=64,
+    num_encoder_layers=2,
+    num_decoder_layers=3,
+    dropout=0.1,
+)
+PIECES = ["<unk>", "<s>", "</s>", *(f"p{number}" for number in range(37))]
+QUICK = TrainPackageConfig(
+    vocabulary_size=150,
+    embed_dim=16,
+    num_heads=2,
+    ffn_dim=32,
+    num_encoder_layers=1,
+    num_decoder_layers=1,
+    num_steps=6,
+    warmup_steps=2,
+    batch_tokens=256,
+    num_held_out=10,
+    validate_every_steps=3,
+)
+
+
+@pytest.fixture(scope="module")
+def network() -> TranslationModel:
+    """A random network that says different things of different inputs."""
+    torch.manual_seed(3)
+    model = TranslationModel(SHAPE).eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(torch.randn_like(parameter) * 0.25)
+    return model
+
+
+@pytest.mark.parametrize("source", [[5], [7, 9, 30, 12], list(range(3, 40)), [11] * 20])
+def test_ctranslate2_computes_what_torch_computes(network: TranslationModel, source: list[int], tmp_path: Path) -> None:
+    save_ctranslate2(network, PIECES, tmp_path, quantization=None)
+    model = ctranslate2.Translator(str(tmp_path), inter_threads=1, intra_threads=1)
+    tokens = [PIECES[index] for index in source]
+    found = model.translate_batch([tokens], beam_size=1, max_decoding_length=12)[0].hypotheses[0]
+    expected = greedy(network, source, start=START_ID, end=END_ID, max_tokens=12)
+    # CTranslate2 does not let the end token come first.
+    assert found == [PIECES[index] for index in expected] or not expected
+
+    target = [4, 17, 23, 5, 39]
+    scores = model.score_batch([tokens], [[PIECES[index] for index in target]])[0].log_probs
+    with torch.no_grad():
+        logits = network(torch.tensor([source]), torch.tensor([len(source)]), torch.tensor([[START_ID, *target]]))
+    log_probs = logits.log_softmax(-1)[0]
+    torch_scores = [log_probs[place, token].item() for place, token in enumerate([*target, END_ID])]
+    assert scores == pytest.approx(torch_scores, abs=1e-4)
+
+
+def test_padding_changes_nothing(network: TranslationModel) -> None:
+    short, long = ([4, 5], [6]), ([7, 8, 9, 10, 11], [12, 13, 14, 15])
+    source, lengths, target, _ = to_batch([short, long])
+    with torch.no_grad():
+        together = network(source, lengths, target)
+        alone = network(*to_batch([short])[:3])
+    torch.testing.assert_close(together[:1, :2], alone, atol=1e-5, rtol=1e-4)
+
+
+def test_batches_keep_the_budget_and_lose_nothing() -> None:
+    import random
+
+    pairs = [([1] * (index % 13 + 1), [index]) for index in range(100)]
+    sizes = [len(group) for group in grouped(sorted(pairs), 40)]
+    assert sum(sizes) == 100
+    batches = endless_batches(pairs, 40, random.Random(1))
+    seen: list[int] = []
+    while len(seen) < 100:
+        source, _, _, labels = next(batches)
+        assert source.numel() <= 40
+        seen += labels[:, 0].tolist()
+    assert sorted(seen) == list(range(100))
+
+
+def test_learning_rate_rises_then_falls() -> None:
+    config = replace(QUICK, num_steps=100, warmup_steps=10)
+    factors = [lr_factor(step, config) for step in range(101)]
+    assert factors[9] == factors[10] == max(factors) == 1
+    assert factors[0] == pytest.approx(0.1)
+    assert factors[100] == pytest.approx(0)
+    assert factors[10:] == sorted(factors[10:], reverse=True)
+
+
+def test_equal_training_gives_an_equal_file(tiny_tsv: Path, tmp_path: Path) -> None:
+    outs = [tmp_path / name / "en_it.argosmodel" for name in ("a", "b")]
+    state = torch.random.get_rng_state()
+    reports = [train_package(tiny_tsv, from_code="en", to_code="it", out=out, config=QUICK) for out in outs]
+    assert torch.equal(torch.random.get_rng_state(), state)
+    assert reports[0] == reports[1]
+    assert outs[0].read_bytes() == outs[1].read_bytes()
+    digest = hashlib.sha256(outs[0].read_bytes()).hexdigest()
+    assert (tmp_path / "a" / "en_it.argosmodel.sha256").read_text() == f"{digest}  en_it.argosmodel\n"
+    assert sorted(entry.name for entry in (tmp_path / "a").iterdir()) == ["en_it.argosmodel", "en_it.argosmodel.sha256"]
+
+
+def test_the_package_says_what_it_is(tiny_argosmodel: Path) -> None:
+    with zipfile.ZipFile(tiny_argosmodel) as file:
+        members = {member.filename.removeprefix("translate-en_it-1_0/"): member for member in file.infolist()}
+        metadata = json.loads(file.read(members["metadata.json"]))
+        card = file.read(members["README.md"]).decode()
+    assert sorted(members) == [
+        "README.md",
+        "metadata.json",
+        "model/config.json",
+        "model/model.bin",
+        "model/shared_vocabulary.json",
+        "sentencepiece.model",
+    ]
+    assert (metadata["from_code"], metadata["from_name"], metadata["to_name"]) == ("en", "English", "Italian")
+    assert "# English to Italian, version 1.0" in card
+    assert "- `num_steps`: 300" in card
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"from_code": "EN"}, "'EN' is no ISO 639 code"),
+        ({"to_code": "../x"}, "is no ISO 639 code"),
+        ({"to_code": "en"}, "translate en to itself"),
+        ({"out": Path("model.zip")}, r"must end in \.argosmodel, got model\.zip"),
+        ({"config": replace(QUICK, vocabulary_size=20)}, "vocabulary_size 20 does not fit"),
+    ],
+)
+def test_wrong_arguments_are_config_errors(
+    tiny_tsv: Path, tmp_path: Path, arguments: dict[str, object], message: str
+) -> None:
+    given = {"from_code": "en", "to_code": "it", "out": tmp_path / "en_it.argosmodel", "config": QUICK} | arguments
+    with pytest.raises(ConfigError, match=message):
+        train_package(tiny_tsv, **given)  # type: ignore[arg-type]
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("num_steps", 0), ("lr", 0.0), ("dropout", 1.0), ("label_smoothing", -0.1), ("embed_dim", 20), ("threads", -1)],
+)
+def test_wrong_settings_name_the_field(name: str, value: float) -> None:
+    with pytest.raises(ConfigError, match=rf"mt_train\.{name}"):
+        TrainPackageConfig(**{"num_heads": 4, name: value})  # type: ignore[arg-type]
