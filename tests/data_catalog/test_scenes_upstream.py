@@ -22,8 +22,10 @@ from data_catalog.sources.flickr import FlickrConfig, check_flickr, read_flickr
 from data_catalog.sources.mscoco import MscocoConfig, check_mscoco, read_mscoco
 from data_catalog.sources.rows import MalformedRow, SourceRow, UnselectedRow, UpstreamRow
 from data_catalog.sources.scenes.faults import FAULTS
+from data_catalog.sources.scenes.grammar import parallel_pairs
+from data_catalog.sources.scenes.samples import plan
 from data_catalog.sources.scenes.server import serve
-from data_catalog.sources.scenes.upstream import ScenesConfig, draw_upstream
+from data_catalog.sources.scenes.upstream import GENERATOR_VERSION, ScenesConfig, draw_upstream
 from data_catalog.sources.wit import WitConfig, check_wit, read_wit
 
 BASE_URL = "http://127.0.0.1:8765"
@@ -83,6 +85,14 @@ def test_two_draws_are_byte_identical_and_seeds_differ(tmp_path: Path) -> None:
     assert tree(tmp_path / "a") == tree(tmp_path / "b")
     assert tree(tmp_path / "a")["wit/wit.tsv.gz"] != tree(tmp_path / "c")["wit/wit.tsv.gz"]
     assert not list(tmp_path.glob(".tmp-*"))
+
+
+def test_golden_output_of_this_generator_version() -> None:
+    """If this fails because the sample was changed on purpose, raise GENERATOR_VERSION and write the new digest here."""
+    samples = plan(1, 500)
+    pairs = list(parallel_pairs(seed=1, num_pairs=5000))
+    facts = "\n".join(map(repr, (pairs, samples, [sample.layout() for sample in samples])))
+    assert (GENERATOR_VERSION, hashlib.sha256(facts.encode()).hexdigest()[:16]) == (1, "cb3fc11f4baeabfb")
 
 
 def test_a_second_draw_does_nothing_and_other_settings_replace(tmp_path: Path) -> None:
