@@ -88,7 +88,7 @@ def test_two_draws_are_byte_identical_and_seeds_differ(tmp_path: Path) -> None:
 
 
 def test_golden_output_of_this_generator_version() -> None:
-    """If this fails because the sample was changed on purpose, raise GENERATOR_VERSION and write the new digest here."""
+    """If this fails because the sample is meant to change, raise GENERATOR_VERSION and write the new digest here."""
     samples = plan(1, 500)
     pairs = list(parallel_pairs(seed=1, num_pairs=5000))
     facts = "\n".join(map(repr, (pairs, samples, [sample.layout() for sample in samples])))
