@@ -9,7 +9,7 @@ from data_catalog.images.urls import DEFAULT_PORTS, FetchError, Target
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 Resolver = Callable[[str, int], Sequence[str]]
 
-_NAT64 = (ipaddress.IPv6Network("64:ff9b::/96"), ipaddress.IPv6Network("64:ff9b:1::/48"))
+_NAT64 = ipaddress.IPv6Network("64:ff9b::/96")  # how IPv4-only hosts look from networks that have IPv6 only
 
 
 def resolve(host: str, port: int) -> list[str]:
@@ -24,7 +24,7 @@ def is_public(address: Address) -> bool:
         inner = _embedded(address)
         if inner is not None and not is_public(inner):
             return False
-        if address.ipv4_mapped is not None:
+        if address.ipv4_mapped is not None or address in _NAT64:
             return True
         if address.is_site_local or address.scope_id is not None:
             return False
@@ -76,6 +76,6 @@ def _embedded(address: ipaddress.IPv6Address) -> ipaddress.IPv4Address | None:
         return address.sixtofour
     if address.teredo is not None:
         return address.teredo[1]
-    if any(address in network for network in _NAT64):
+    if address in _NAT64:
         return ipaddress.IPv4Address(int(address) & 0xFFFFFFFF)
     return None

@@ -35,9 +35,12 @@ def main(arguments: list[str]) -> int:
     if memory_bytes:
         resource.setrlimit(resource.RLIMIT_AS, (memory_bytes, resource.getrlimit(resource.RLIMIT_AS)[1]))
 
+    one_at_a_time = threading.Lock()
+
     def report(event: dict[str, Any]) -> None:
-        events.write(json.dumps(event) + "\n")
-        events.flush()
+        with one_at_a_time:
+            events.write(json.dumps(event) + "\n")
+            events.flush()
 
     while True:
         _do(jobs.get(), WORK[kind], report)

@@ -3,12 +3,14 @@
 import hashlib
 import json
 import logging
+import tempfile
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, closing
-from dataclasses import asdict
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
+from data_catalog.errors import ShardError
 from data_catalog.images.fetch import BODIES_FILE, REQUESTS_FILE, FetchConfig
 from data_catalog.images.pool import ChildPool
 from data_catalog.images.process import ChildDiedError
@@ -26,28 +28,58 @@ _SLACK_S = 60.0
 def download(rows: list[Row], config: FetchConfig, folder: Path, pool: ChildPool) -> dict[int, Outcome]:
     """Fetch the rows that have no path.
 
+    Rows that were under way when the child died are set aside and fetched at the end, one at a time; the one at which
+    the child dies again is given up.
+
     Returns:
-        An outcome for each of them, by position in `rows`. The bytes lie in `folder`.
+        An outcome for each of the rows, by position in `rows`. The bytes lie in `folder`.
+
+    Raises:
+        ShardError: the child dies before it comes as far as a row.
     """
     outcomes, waiting = _admitted(rows)
-    for attempt in range(_TRIES):
-        if not waiting:
-            return outcomes
-        place = folder / str(attempt)
-        place.mkdir()
+    asked = list(waiting)
+    suspects = _fetch_all(waiting, _Shard(config, folder, pool, outcomes))
+    guilty = _fetch_all(suspects, _Shard(replace(config, threads=1), folder, pool, outcomes))
+    outcomes.update({position: failed("fetch_crash") for position in guilty})
+    return reconciled(asked, outcomes)
+
+
+def reconciled(asked: Iterable[int], outcomes: dict[int, Outcome]) -> dict[int, Outcome]:
+    """The outcomes, with `fetch_lost` for every row that was asked for and has none."""
+    return {**{position: failed("fetch_lost") for position in asked}, **outcomes}
+
+
+@dataclass(frozen=True, slots=True)
+class _Shard:
+    """What the jobs for one shard have in common; `outcomes` grows as rows are done."""
+
+    config: FetchConfig
+    folder: Path
+    pool: ChildPool
+    outcomes: dict[int, Outcome]
+
+
+def _fetch_all(waiting: dict[int, str], shard: _Shard) -> dict[int, str]:
+    """Fetch URLs, by position, with as many children as it takes; return those during which a child died."""
+    suspects: dict[int, str] = {}
+    idle_deaths = 0
+    while waiting:
+        begun: set[int] = set()
         try:
-            _download_once(waiting, config, place, pool=pool, outcomes=outcomes)
+            _fetch_once(waiting, shard, begun)
         except ChildDiedError as error:
-            waiting = {row: url for row, url in waiting.items() if row not in outcomes}
-            logger.warning("images: the fetching process ended (%s) with %d rows to go", error, len(waiting))
+            waiting = {position: url for position, url in waiting.items() if position not in shard.outcomes}
+            here = {position: url for position, url in waiting.items() if position in begun}
+            logger.warning("images: the fetching process ended (%s) at %s", error, list(here.values()))
+            idle_deaths = 0 if here else idle_deaths + 1
+            if idle_deaths == _TRIES:
+                raise ShardError(f"images: the fetching process does not come as far as a row: {error}") from error
+            suspects |= here
+            waiting = {position: url for position, url in waiting.items() if position not in here}
         else:
-            return reconciled(waiting, outcomes, "fetch_lost")
-    return reconciled(waiting, outcomes, "fetch_crash")
-
-
-def reconciled(asked: dict[int, str], outcomes: dict[int, Outcome], reason: str) -> dict[int, Outcome]:
-    """The outcomes, with `reason` for every row that was asked for and has none."""
-    return {**{row: failed(reason) for row in asked}, **outcomes}
+            break
+    return suspects
 
 
 def _admitted(rows: list[Row]) -> tuple[dict[int, Outcome], dict[int, str]]:
@@ -64,20 +96,22 @@ def _admitted(rows: list[Row]) -> tuple[dict[int, Outcome], dict[int, str]]:
     return outcomes, waiting
 
 
-def _download_once(
-    waiting: dict[int, str], config: FetchConfig, folder: Path, *, pool: ChildPool, outcomes: dict[int, Outcome]
-) -> None:
-    """One job of one child; whatever it finishes is in `outcomes`, even if it dies."""
+def _fetch_once(waiting: dict[int, str], shard: _Shard, begun: set[int]) -> None:
+    """One job of one child; whatever it begins and finishes is taken down, even if it dies."""
+    folder = Path(tempfile.mkdtemp(dir=shard.folder))
     lines = [json.dumps(request) + "\n" for request in waiting.items()]
     (folder / REQUESTS_FILE).write_text("".join(lines), encoding="utf-8")
-    job = {"folder": str(folder), "config": asdict(config)}
+    job = {"folder": str(folder), "config": asdict(shard.config)}
+    stall_s = shard.config.deadline_s + shard.config.timeout_s + _SLACK_S
     reasons: Counter[str] = Counter()
-    with pool.lend("fetch") as child:
-        for event in child.run(job, stall_s=config.deadline_s + config.timeout_s + _SLACK_S):
-            piece = None if event["reason"] else Piece(folder / BODIES_FILE, event["offset"], event["length"])
-            outcomes[event["row"]] = {**event, "piece": piece}
-            reasons[event["reason"] or "fetched"] += 1
-            logger.debug("%s: %s", waiting[event["row"]], event)
+    with shard.pool.lend("fetch") as child:
+        for event in child.run(job, stall_s=stall_s):
+            begun.add(event["row"])
+            if "reason" in event:
+                piece = None if event["reason"] else Piece(folder / BODIES_FILE, event["offset"], event["length"])
+                shard.outcomes[event["row"]] = {**event, "piece": piece}
+                reasons[event["reason"] or "fetched"] += 1
+                logger.debug("%s: %s", waiting[event["row"]], event)
     logger.info("images: %d rows: %s", len(waiting), dict(sorted(reasons.items())))
 
 

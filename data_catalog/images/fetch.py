@@ -84,8 +84,8 @@ class FetchConfig:
         require_between("fetch.retries", self.retries, 0, 20)
         require_between("fetch.backoff_s", self.backoff_s, 0, MAX_BACKOFF_S)
         require_between("fetch.threads", self.threads, 1, 256)
-        for name, text in (("user_agent", self.user_agent), ("contact", self.contact or "-")):
-            if not text.strip() or not text.isascii() or not text.isprintable():
+        for name, text in (("user_agent", self.user_agent), ("contact", self.contact)):
+            if text is not None and (not text.strip() or not text.isascii() or not text.isprintable()):
                 raise ConfigError(f"fetch.{name} must be printable ASCII, got {text!r}")
 
     @property
@@ -114,8 +114,9 @@ def load_engine() -> None:
 def fetch_rows(folder: Path, config: FetchConfig, report: Report) -> None:
     """Fetch the URLs in `folder/requests.jsonl` (lines `[row, url]`) and append their bytes to `folder/bodies.bin`.
 
-    Calls `report` with one dict for each finished row, in no particular order, after its bytes are in the file:
-    row, reason (None: bytes came), detail, http_status, final_url, offset, length, tries, seconds.
+    Calls `report`, from several threads, with {"row"} for each row that is begun, and with one dict for each finished
+    row, in no particular order, after its bytes are in the file: row, reason (None: bytes came), detail, http_status,
+    final_url, offset, length, tries, seconds.
 
     Raises:
         RuntimeError, OSError: img2dataset gave up on the shard, or the bytes could not be written.
@@ -123,7 +124,11 @@ def fetch_rows(folder: Path, config: FetchConfig, report: Report) -> None:
     lines = (folder / REQUESTS_FILE).read_text(encoding="utf-8").splitlines()
     requests: list[tuple[int, str]] = [(row, url) for row, url in map(json.loads, lines)]
     opener = RowOpener(
-        GuardedOpener(config.limits()), len(requests), deadline_s=config.deadline_s, backoff_s=config.backoff_s
+        GuardedOpener(config.limits()),
+        len(requests),
+        deadline_s=config.deadline_s,
+        backoff_s=config.backoff_s,
+        on_begin=lambda index: report({"row": requests[index][0]}),
     )
     urllib.request.install_opener(opener)  # type: ignore[arg-type]  # only `open` is used
     with (folder / BODIES_FILE).open("wb", buffering=0) as bodies:

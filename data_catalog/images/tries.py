@@ -2,6 +2,7 @@
 
 import time
 import urllib.request
+from collections.abc import Callable
 from dataclasses import dataclass
 from types import TracebackType
 from urllib.parse import urlsplit
@@ -37,36 +38,46 @@ class RowOpener:
     img2dataset simply tries again after any failure; a failure that would stay is repeated to it without a request.
     """
 
-    def __init__(self, guarded: GuardedOpener, num_rows: int, *, deadline_s: float, backoff_s: float) -> None:
+    def __init__(
+        self,
+        guarded: GuardedOpener,
+        num_rows: int,
+        *,
+        deadline_s: float,
+        backoff_s: float,
+        on_begin: Callable[[int], None],
+    ) -> None:
         self.rows = [RowState() for _ in range(num_rows)]
         self._guarded = guarded
         self._deadline_s = deadline_s
         self._backoff_s = backoff_s
+        self._on_begin = on_begin
 
     def open(self, request: urllib.request.Request, data: None = None, timeout: float | None = None) -> "_RowResponse":
         """GET the row's URL. Raises `FetchError`, which img2dataset takes down as a failed download."""
-        state = self.rows[int(urlsplit(request.full_url).fragment)]
-        deadline = self._begin_try(state)
+        index = int(urlsplit(request.full_url).fragment)
+        state = self.rows[index]
+        if state.deadline is None:
+            state.deadline, state.started = Deadline(self._deadline_s), time.monotonic()
+            self._on_begin(index)
+        self._begin_try(state, state.deadline)
         try:
-            response = self._guarded.open(request, data, timeout, deadline=deadline)
+            response = self._guarded.open(request, data, timeout, deadline=state.deadline)
         except FetchError as error:
             state.failure, state.http_status = error, error.http_status
             raise
         state.http_status, state.final_url = response.status, response.url
         return _RowResponse(response, state)
 
-    def _begin_try(self, state: RowState) -> Deadline:
-        if state.deadline is None:
-            state.deadline, state.started = Deadline(self._deadline_s), time.monotonic()
+    def _begin_try(self, state: RowState, deadline: Deadline) -> None:
         if state.failure is not None:
             wait_s = min(MAX_BACKOFF_S, self._backoff_s * 2 ** (state.tries - 1))
             retry = is_retryable(state.failure.reason, state.failure.http_status)
-            if not retry or wait_s >= state.deadline.left():
+            if not retry or wait_s >= deadline.left():
                 raise state.failure
             time.sleep(wait_s)
         state.tries += 1
         state.failure = state.http_status = state.final_url = None
-        return state.deadline
 
 
 class _RowResponse:

@@ -1,11 +1,14 @@
 """Whole shards of images fetched and normalised in child processes that may die: every row comes out, in order."""
 
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 
 import pyarrow as pa
 
+from data_catalog.errors import ShardError
 from data_catalog.images.decoding import image_rows
 from data_catalog.images.downloading import download, raw_rows
 from data_catalog.images.fetch import FetchConfig
@@ -45,8 +48,8 @@ class ImageWorkers:
             ShardError: img2dataset can't work at all, or the disk is full.
         """
         rows = requests.select(["sample_id", "url", "path", "location"]).to_pylist()
-        with tempfile.TemporaryDirectory(dir=out.parent, prefix=".tmp-fetch-") as folder:
-            outcomes = download(rows, config, Path(folder), self._pool)
+        with _scratch_beside(out) as folder:
+            outcomes = download(rows, config, folder, self._pool)
             write_rows(raw_rows(rows, outcomes, config), RAW_IMAGES, out)
 
     def normalise(self, raw: Path, config: NormaliseConfig, out: Path) -> None:
@@ -57,5 +60,15 @@ class ImageWorkers:
         Raises:
             ShardError: the child process can't work at all, or the disk is full.
         """
-        with tempfile.TemporaryDirectory(dir=out.parent, prefix=".tmp-normalise-") as folder:
-            write_rows(image_rows(raw, config, Path(folder), self._pool), IMAGES, out)
+        with _scratch_beside(out) as folder:
+            write_rows(image_rows(raw, config, folder, self._pool), IMAGES, out)
+
+
+@contextmanager
+def _scratch_beside(out: Path) -> Iterator[Path]:
+    """A temporary folder on the disk of `out`; trouble with that disk becomes a `ShardError`."""
+    try:
+        with tempfile.TemporaryDirectory(dir=out.parent, prefix=".tmp-images-") as folder:
+            yield Path(folder)
+    except OSError as error:
+        raise ShardError(f"images: {out.name} cannot be written ({error}); mend that and run again") from error
