@@ -22,6 +22,8 @@ from data_catalog.images.urls import DEFAULT_PORTS, FetchError, Target, parse_ur
 
 REDIRECTS = (301, 302, 303, 307, 308)
 _PIECE_BYTES = 65536
+# Servers that choose a format by this header choose one that `normalise` reads.
+_ACCEPT = "image/jpeg,image/png,image/webp,image/gif,image/*;q=0.8,*/*;q=0.5"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -99,7 +101,7 @@ class GuardedOpener:
     def _get(self, target: Target, deadline: Deadline, timeout: float) -> http.client.HTTPResponse:
         addresses = checked_addresses(target, allow_loopback=self._limits.allow_loopback, resolver=self._resolver)
         connection = _Connection(target, addresses, tls=self._tls, deadline=deadline, timeout=timeout)
-        headers = {"User-Agent": self._limits.user_agent, "Accept": "image/*,*/*;q=0.5"}
+        headers = {"User-Agent": self._limits.user_agent, "Accept": _ACCEPT}
         try:
             # `http.client` adds Host and `Accept-Encoding: identity` itself.
             connection.request("GET", target.path, headers={**headers, "Connection": "close"})

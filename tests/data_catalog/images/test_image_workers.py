@@ -2,10 +2,13 @@
 
 import os
 import signal
+import subprocess
+import sys
 import threading
 import time
 import zipfile
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -30,8 +33,8 @@ MakeRequests = Callable[..., pa.Table]
 SMALL = NormaliseConfig(image_size=32)
 
 
-def children(kind: str) -> list[int]:
-    """Process ids of this process's own children of that kind."""
+def children(kind: str, of: int | None = None) -> list[int]:
+    """Process ids of the children of that kind that a process, by default this one, has."""
     found = []
     for folder in Path("/proc").glob("[0-9]*"):
         try:
@@ -39,7 +42,7 @@ def children(kind: str) -> list[int]:
             command = (folder / "cmdline").read_bytes().split(b"\0")
         except (OSError, IndexError):
             continue
-        if parent == os.getpid() and b"data_catalog.images.child" in command and kind.encode() in command:
+        if parent == (of or os.getpid()) and b"data_catalog.images.child" in command and kind.encode() in command:
             found.append(int(folder.name))
     return found
 
@@ -188,10 +191,10 @@ def test_an_image_that_takes_all_memory_is_given_up_alone(
     pictures: dict[str, bytes], workers: ImageWorkers, tmp_path: Path
 ) -> None:
     wide = tmp_path / "wide.png"
-    Image.new("RGB", (9000, 7000)).save(wide, compress_level=1)
+    Image.new("RGB", (7000, 6000)).save(wide, compress_level=1)
     good = pictures["plain.jpg"]
     raw = raw_file([good, wide.read_bytes(), good, None, wide.read_bytes(), good], tmp_path / "raw.parquet")
-    workers.normalise(raw, replace(SMALL, memory_bytes=250_000_000), tmp_path / "images.parquet")
+    workers.normalise(raw, replace(SMALL, memory_bytes=220_000_000), tmp_path / "images.parquet")
     rows = pq.read_table(tmp_path / "images.parquet").to_pylist()
     reasons = [None, "decode_crash", None, "dns", "decode_crash", None]
     assert [row["drop_reason"] for row in rows] == reasons
@@ -226,16 +229,50 @@ def test_a_decoding_child_that_is_killed_or_stopped_costs_no_image(
     assert table["drop_reason"].null_count == 3000
 
 
-def test_children_end_when_their_parent_does(pictures: dict[str, bytes], tmp_path: Path) -> None:
+def test_children_end_with_the_context(own_workers: ImageWorkers, pictures: dict[str, bytes], tmp_path: Path) -> None:
     raw = raw_file([pictures["plain.jpg"]], tmp_path / "raw.parquet")
-    workers = ImageWorkers()
-    with workers:
-        workers.normalise(raw, SMALL, tmp_path / "images.parquet")
-        assert len(children("normalise")) >= 1
-        before = set(children("normalise"))
-    assert len(before - set(children("normalise"))) == 1
+    others = children("normalise")
+    with own_workers:
+        own_workers.normalise(raw, SMALL, tmp_path / "images.parquet")
+        assert len(children("normalise")) == len(others) + 1
+    assert children("normalise") == others
     with pytest.raises(ShardError, match="ended"):
-        workers.normalise(raw, SMALL, tmp_path / "images.parquet")
+        own_workers.normalise(raw, SMALL, tmp_path / "images.parquet")
+
+
+PARENT = """
+import sys
+from pathlib import Path
+from data_catalog.images.normalise import NormaliseConfig
+from data_catalog.images.workers import ImageWorkers
+with ImageWorkers() as workers:
+    workers.normalise(Path(sys.argv[1]), NormaliseConfig(), Path(sys.argv[2]))
+"""
+
+
+def test_children_end_when_their_parent_is_killed(pictures: dict[str, bytes], tmp_path: Path) -> None:
+    raw = raw_file([pictures["plain.jpg"]] * 20_000, tmp_path / "raw.parquet")
+    parent = subprocess.Popen([sys.executable, "-c", PARENT, raw, tmp_path / "images.parquet"])
+    while not any(file.stat().st_size for file in tmp_path.rglob("jpeg.bin")):
+        time.sleep(0.01)
+    (child,) = children("normalise", parent.pid)
+    parent.kill()
+    parent.wait()
+    waited = 0
+    while Path(f"/proc/{child}/cmdline").exists() and Path(f"/proc/{child}/cmdline").read_bytes():
+        time.sleep(0.05)
+        waited += 1
+        assert waited < 200
+
+
+def test_threads_have_a_child_each(workers: ImageWorkers, pictures: dict[str, bytes], tmp_path: Path) -> None:
+    bodies: list[bytes | None] = [pictures["plain.jpg"], None, pictures["dot.png"], pictures["grey.png"]] * 50
+    raw = raw_file(bodies, tmp_path / "raw.parquet")
+    outs = [tmp_path / f"images-{index}.parquet" for index in range(4)]
+    with ThreadPoolExecutor(4) as threads:
+        list(threads.map(lambda out: workers.normalise(raw, SMALL, out), outs))
+    assert {out.read_bytes() for out in outs} == {outs[0].read_bytes()}
+    assert pq.read_table(outs[0])["drop_reason"].to_pylist() == [None, "dns", "too_small", None] * 50
 
 
 def test_a_full_or_absent_disk_is_a_shard_error(
