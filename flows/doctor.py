@@ -1,0 +1,249 @@
+"""What is wrong with an environment, in sentences that say what to do; and mending it where that is safe.
+
+Run by `vernaclip doctor [--fix]`. Nothing heavy is imported: a broken environment must not break its own diagnosis.
+"""
+
+import importlib.util
+import os
+import shutil
+import site
+import socket
+import subprocess
+import sys
+import sysconfig
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, entry_points, packages_distributions, requires, version
+from pathlib import Path
+from typing import Literal
+
+from data_catalog.errors import ConfigError, PipelineError
+from flows.daemons import Daemon, running_pid
+from flows.prefect_env import STATE_FOLDER, probe, read_env_block
+from translation.packages import default_packages_dir
+
+OUR_PACKAGES = ("flows", "translation", "cleaning", "training", "data_catalog")
+DISTRIBUTION = "vernaclip"
+MIN_FREE_BYTES = 5 << 30
+SERVER_PORT = 4200
+
+BACKPORT = (
+    "the package `dataclasses`, a backport for Python 3.6 that img2dataset asks for, hides the standard library's "
+    "module from Prefect's server"
+)
+
+Severity = Literal["broken", "warning"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Finding:
+    """One thing that is wrong.
+
+    Args:
+        severity: "broken" if runs fail because of it, else "warning".
+        text: one sentence: what is wrong and what to do.
+        mend: what puts it right, or None where only a person can.
+    """
+
+    severity: Severity
+    text: str
+    mend: Callable[[], None] | None = None
+
+
+def require_sound_environment() -> None:
+    """Refuse to start where the environment is known to break Prefect: some milliseconds, called before every flow.
+
+    Raises:
+        ConfigError: the `dataclasses` backport is installed.
+    """
+    if backport_folder() is not None:
+        raise ConfigError(f"{BACKPORT}: run `vernaclip doctor --fix`")
+
+
+def backport_folder() -> Path | None:
+    """The folder of packages that holds a `dataclasses.py`: first on the path of Prefect's server, or None."""
+    for folder in _site_folders():
+        if (folder / "dataclasses.py").is_file():
+            return folder
+    return None
+
+
+def _site_folders() -> list[Path]:
+    """Every folder of this interpreter where pip may have put packages, those on the path by PYTHONPATH among them."""
+    standard_library = {Path(sysconfig.get_path("stdlib")), Path(sysconfig.get_path("platstdlib"))}
+    folders = {Path(sysconfig.get_path("purelib")), Path(sysconfig.get_path("platlib"))}
+    folders |= {Path(entry) for entry in sys.path if Path(entry).name in ("site-packages", "dist-packages")}
+    if site.ENABLE_USER_SITE:
+        folders.add(Path(site.getusersitepackages()))
+    return sorted(folders - standard_library)
+
+
+def diagnose(project: Path, root: Path) -> list[Finding]:
+    """Everything that is wrong, worst first.
+
+    Args:
+        project: folder in which `vernaclip up` keeps its state.
+        root: folder of the catalog, which need not exist yet.
+    """
+    checks = (
+        _python,
+        _backport,
+        _dependencies,
+        _image_types,
+        _names,
+        _plugin,
+        lambda: _disk(root),
+        lambda: _writable(root),
+        lambda: _api(project),
+        _packages_folder,
+    )
+    findings = [finding for check in checks for finding in check()]
+    return sorted(findings, key=lambda finding: finding.severity)
+
+
+def mend(findings: list[Finding]) -> list[Finding]:
+    """Put right what can be put right; returns the findings that are left for a person.
+
+    Raises:
+        PipelineError: mending failed.
+    """
+    for finding in findings:
+        if finding.mend is not None:
+            finding.mend()
+    return [finding for finding in findings if finding.mend is None]
+
+
+def _python() -> Iterator[Finding]:
+    if sys.version_info < (3, 11):  # noqa: UP036 - pip can be told to ignore what we require
+        yield Finding(severity="broken", text=f"Python is {sys.version.split()[0]}: vernaclip needs 3.11 or newer")
+    if sys.prefix == sys.base_prefix:
+        text = "this is not a virtual environment, and vernaclip's packages have common names: install it in one"
+        yield Finding(severity="warning", text=text)
+
+
+def _backport() -> Iterator[Finding]:
+    if backport_folder() is not None:
+        yield Finding(severity="broken", text=f"{BACKPORT}: `vernaclip doctor --fix` removes it", mend=remove_backport)
+
+
+def remove_backport() -> None:
+    """Uninstall the `dataclasses` backport, by pip where pip knows of it, else by deleting its one file.
+
+    Raises:
+        PipelineError: it is still there.
+    """
+    command = [sys.executable, "-m", "pip", "uninstall", "--yes", "--quiet", "dataclasses"]
+    subprocess.run(command, check=False, capture_output=True)
+    folder = backport_folder()
+    if folder is None:
+        return
+    try:
+        (folder / "dataclasses.py").unlink()
+    except OSError as error:
+        raise PipelineError(f"{folder / 'dataclasses.py'} cannot be removed ({error}): remove it by hand") from error
+
+
+def _dependencies() -> Iterator[Finding]:
+    """Versions that differ from what we ask for: Prefect's matters most, as our plugin wraps a private part of it."""
+    from packaging.requirements import Requirement
+
+    for text in requires(DISTRIBUTION) or []:
+        requirement = Requirement(text)
+        if requirement.marker is not None and not requirement.marker.evaluate({"extra": ""}):
+            continue
+        try:
+            found = version(requirement.name)
+        except PackageNotFoundError:
+            advice = f"install it with `pip install '{requirement.name}{requirement.specifier}'`"
+            yield Finding(severity="broken", text=f"{requirement.name} is not installed: {advice}")
+            continue
+        if not requirement.specifier.contains(found, prereleases=True):
+            text = f"{requirement.name} is {found}, but vernaclip is made for {requirement.specifier}: install that"
+            yield Finding(severity="warning", text=text)
+
+
+def _image_types() -> Iterator[Finding]:
+    if importlib.util.find_spec("imghdr") is None:
+        text = "img2dataset imports `imghdr`, gone in Python 3.13: `pip install standard-imghdr` brings it back"
+        yield Finding(severity="broken", text=text)
+
+
+def _names() -> Iterator[Finding]:
+    """Other distributions with a package called like one of ours: whichever was installed last has overwritten it."""
+    owners = packages_distributions()
+    for name in OUR_PACKAGES:
+        others = sorted({owner for owner in owners.get(name, []) if owner.lower() != DISTRIBUTION})
+        if others:
+            text = (
+                f"{', '.join(others)} also installs a package called `{name}`, and one overwrites the other: "
+                f"uninstall {others[0]}, then install vernaclip again"
+            )
+            yield Finding(severity="broken", text=text)
+
+
+def _plugin() -> Iterator[Finding]:
+    if not any(point.name == DISTRIBUTION for point in entry_points(group="prefect.plugins")):
+        text = (
+            "Prefect does not know our plugin, so `prefect deployment run build-dataset` needs the full name "
+            "build-dataset/build-dataset: install vernaclip again"
+        )
+        yield Finding(severity="warning", text=text)
+
+
+def _disk(root: Path) -> Iterator[Finding]:
+    folder = _existing(root)
+    free = shutil.disk_usage(folder).free
+    if free < MIN_FREE_BYTES:
+        text = f"only {free / 1e9:.1f} GB are free below {folder}: a build of real sources needs far more"
+        yield Finding(severity="warning", text=text)
+
+
+def _writable(root: Path) -> Iterator[Finding]:
+    folder = _existing(root)
+    if not os.access(folder, os.W_OK | os.X_OK):
+        yield Finding(severity="broken", text=f"{folder} is not writable: choose another --root")
+
+
+def _existing(path: Path) -> Path:
+    """The path, or its nearest folder that exists."""
+    path = path.absolute()
+    while not path.exists():
+        path = path.parent
+    return path
+
+
+def _api(project: Path) -> Iterator[Finding]:
+    api = read_env_block(project)
+    if api is not None and probe(api) != "answers":
+        text = f"the Prefect server at {api.url}, named in .env, does not answer: `vernaclip up` starts it again"
+        yield Finding(severity="warning", text=text)
+    url = os.environ.get("PREFECT_API_URL")
+    if api is not None and url and url != api.url:
+        text = f"PREFECT_API_URL is {url}, and hides the server that `vernaclip up` started ({api.url}): unset it"
+        yield Finding(severity="warning", text=text)
+    ours = running_pid(Daemon(name="server", folder=project / STATE_FOLDER)) is not None
+    if not ours and port_is_busy(SERVER_PORT):
+        text = f"port {SERVER_PORT} is taken by another program: `vernaclip up` will use the next free one"
+        yield Finding(severity="warning", text=text)
+
+
+def port_is_busy(port: int) -> bool:
+    """Whether a program of this machine listens on a TCP port of 127.0.0.1."""
+    with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe_socket:
+        probe_socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe_socket.bind(("127.0.0.1", port))
+        except OSError:
+            return True
+    return False
+
+
+def _packages_folder() -> Iterator[Finding]:
+    """One folder without metadata.json makes Argos Translate's listing of its packages fail altogether."""
+    folder = default_packages_dir()
+    if not folder.is_dir():
+        return
+    for package in sorted(folder.iterdir()):
+        if package.is_dir() and not (package / "metadata.json").is_file():
+            text = f"{package} is not an Argos package (it has no metadata.json), and hides all others: move it away"
+            yield Finding(severity="broken", text=text)

@@ -1,0 +1,33 @@
+"""Running a flow here and now, through Prefect: what `vernaclip run|build|train|evaluate` do by default."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from flows.doctor import require_sound_environment
+from flows.prefect_env import prepare_process, use_answering_api
+
+
+def run_flow(name: str, recipe: str, *, root: Path, overrides: Sequence[str], project: Path) -> Any:
+    """Run one of the flows in this process, with the server that is up or a temporary one.
+
+    Args:
+        name: "build-dataset", "train-clip", "evaluate-clip" or "build-and-train".
+        recipe: name or file of a recipe.
+        root: folder of the catalog.
+        overrides: `section.key=value` texts.
+        project: folder that keeps the history of runs, in a hidden folder of its own; usually the current one.
+
+    Returns:
+        What the jobs of `flows.runs` return: one report, or for "build-and-train" a tuple of three.
+
+    Raises:
+        PipelineError: whatever the job raises; ConfigError where this environment breaks Prefect.
+    """
+    require_sound_environment()
+    prepare_process(project)
+    use_answering_api()
+    from flows.parameters import settings_of
+    from flows.prefect_flows import FLOWS
+
+    return FLOWS[name](recipe=recipe, root=str(root), settings=settings_of(overrides))

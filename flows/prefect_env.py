@@ -1,0 +1,221 @@
+"""Which Prefect API this project talks to, and the environment that our Prefect processes run in.
+
+Prefect's own order holds: environment variables, then `.env` of the current folder, then prefect.toml, pyproject.toml
+and the user's profile. `vernaclip up` writes its address and auth string into `.env`, between two marks.
+"""
+
+import base64
+import logging
+import os
+import tempfile
+import urllib.error
+import urllib.parse
+import urllib.request
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+from data_catalog.errors import ConfigError
+
+logger = logging.getLogger(__name__)
+
+# In the project's folder, ignored by git: the server's database, process ids and logs.
+STATE_FOLDER = ".vernaclip"
+ENV_FILE = ".env"
+_BEGIN, _END = "# >>> written by `vernaclip up`, removed by `vernaclip down`", "# <<< vernaclip"
+PROBE_TIMEOUT_S = 3.0
+
+OUR_LOGGERS = ("flows", "data_catalog", "translation", "cleaning", "training")
+
+Answer = Literal["answers", "refuses", "silent"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Api:
+    """A Prefect API: its URL, ending in /api, and what opens it (a user:password pair, or a key of Prefect Cloud)."""
+
+    url: str
+    auth_string: str | None = field(default=None, repr=False)
+    key: str | None = field(default=None, repr=False)
+
+    @property
+    def ui_url(self) -> str:
+        """Where a browser finds the server's pages."""
+        return self.url.removesuffix("/api")
+
+    def environment(self) -> dict[str, str]:
+        """The variables by which a Prefect process finds this API."""
+        found = {"PREFECT_API_URL": self.url, "PREFECT_API_AUTH_STRING": self.auth_string, "PREFECT_API_KEY": self.key}
+        return {name: value for name, value in found.items() if value is not None}
+
+
+def prefect_environment(project: Path) -> dict[str, str]:
+    """What every Prefect process of ours should have in its environment, unless the user has set it.
+
+    Nothing is reported to anybody; our log lines reach Prefect's runs; runs are remembered in the project's own folder.
+    """
+    return {
+        "DO_NOT_TRACK": "1",
+        "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+        "PREFECT_SERVER_DATABASE_CONNECTION_URL": f"sqlite+aiosqlite:///{state_folder(project) / 'prefect.db'}",
+        "PREFECT_LOGGING_EXTRA_LOGGERS": ",".join(OUR_LOGGERS),
+        "PREFECT_LOGGING_TO_API_WHEN_MISSING_FLOW": "ignore",
+        "PREFECT_PLUGINS_ENABLED": "true",
+        "PREFECT_PLUGINS_ALLOW": "vernaclip",
+    }
+
+
+def state_folder(project: Path) -> Path:
+    """The folder of the project's server and worker, made where it is missing, readable by nobody else."""
+    folder = project.resolve() / STATE_FOLDER
+    folder.mkdir(mode=0o700, exist_ok=True)
+    return folder
+
+
+def prepare_process(project: Path) -> None:
+    """Give this process the environment of `prefect_environment`; call it before anything imports Prefect."""
+    for name, value in {**prefect_environment(project), "PREFECT_LOGGING_LEVEL": "WARNING"}.items():
+        os.environ.setdefault(name, value)
+
+
+def configured_api() -> Api | None:
+    """The API that Prefect's settings name in the current folder, or None where they name none."""
+    from prefect.settings import get_current_settings
+
+    api = get_current_settings().api
+    if not api.url:
+        return None
+    auth_string = api.auth_string.get_secret_value() if api.auth_string else None
+    return Api(url=api.url, auth_string=auth_string, key=api.key.get_secret_value() if api.key else None)
+
+
+def probe(api: Api) -> Answer:
+    """Whether an API answers, refuses our auth string, or is silent (nothing listens, or something else does)."""
+    if _status(f"{api.url}/health", {}) != 200:
+        return "silent"
+    status = _status(f"{api.url}/admin/version", _authorization(api))
+    return "refuses" if status in (401, 403) else "answers"
+
+
+def _authorization(api: Api) -> dict[str, str]:
+    if api.auth_string:
+        return {"Authorization": "Basic " + base64.b64encode(api.auth_string.encode()).decode()}
+    return {"Authorization": f"Bearer {api.key}"} if api.key else {}
+
+
+def _status(url: str, headers: Mapping[str, str]) -> int | None:
+    """HTTP status of a GET, or None where there is no HTTP answer; no proxy stands between us and our own machine."""
+    try:
+        host = urllib.parse.urlsplit(url).hostname
+        proxies = urllib.request.ProxyHandler({} if host in ("127.0.0.1", "localhost", "::1") else None)
+        request = urllib.request.Request(url, headers=dict(headers))  # noqa: S310 - the user's own setting
+        with urllib.request.build_opener(proxies).open(request, timeout=PROBE_TIMEOUT_S) as answer:
+            return int(answer.status)
+    except urllib.error.HTTPError as error:
+        with error:
+            return error.code
+    except (OSError, ValueError):
+        return None
+
+
+def use_answering_api() -> Api | None:
+    """Make sure that a flow in this process finds an API: the configured one, or Prefect's temporary server.
+
+    A configured server that is silent is no reason to fail: it is left aside, and a warning says so.
+
+    Returns:
+        The API in use, or None for the temporary server.
+
+    Raises:
+        ConfigError: the configured server refuses our auth string.
+    """
+    api = configured_api()
+    answer = probe(api) if api else "silent"
+    if api and answer == "answers":
+        return api
+    if api and answer == "refuses":
+        raise ConfigError(
+            f"the Prefect server at {api.url} refuses the auth string: set PREFECT_API_AUTH_STRING, "
+            "or unset PREFECT_API_URL"
+        )
+    if api:
+        logger.warning(
+            "no Prefect server answers at %s: this run uses a temporary one (`vernaclip up` starts a lasting one)",
+            api.url,
+        )
+    _use_temporary_server()
+    return None
+
+
+def _use_temporary_server() -> None:
+    """Start Prefect's temporary server, which ends with this process, and name it in our environment.
+
+    Prefect would start one by itself, but only where no setting names any address.
+    """
+    from prefect.server.api.server import SubprocessASGIServer
+
+    server = SubprocessASGIServer()
+    server.port = server.find_available_port()
+    _name_api(server.api_url)
+    server.start()
+    _name_api(server.api_url)  # another one, if somebody took the port meanwhile
+
+
+def _name_api(url: str) -> None:
+    from prefect.context import refresh_global_settings_context
+
+    os.environ["PREFECT_API_URL"] = url
+    refresh_global_settings_context()
+
+
+def read_env_block(project: Path) -> Api | None:
+    """The API that `vernaclip up` wrote into the project's `.env`, or None."""
+    lines = _env_block(_env_text(project))
+    values = dict(line.split("=", 1) for line in lines if "=" in line and not line.startswith("#"))
+    values = {name: value.strip("'") for name, value in values.items()}
+    url = values.get("PREFECT_API_URL")
+    return Api(url=url, auth_string=values.get("PREFECT_API_AUTH_STRING")) if url else None
+
+
+def write_env_block(project: Path, api: Api) -> None:
+    """Put the API into the project's `.env` (mode 600), where plain `prefect` finds it; other lines stay."""
+    lines = [_BEGIN, *(f"{name}='{value}'" for name, value in api.environment().items()), _END]
+    _replace_env(project, lines)
+
+
+def remove_env_block(project: Path) -> None:
+    """Take our lines out of the project's `.env`, and the file away if nothing else was in it."""
+    if _env_block(_env_text(project)):
+        _replace_env(project, [])
+
+
+def _replace_env(project: Path, block: list[str]) -> None:
+    text = _env_text(project)
+    old = "\n".join(_env_block(text))
+    rest = text.replace(old + "\n", "").replace(old, "") if old else text
+    if rest and not rest.endswith("\n"):
+        rest += "\n"
+    path = project / ENV_FILE
+    if not block and not rest.strip():
+        path.unlink(missing_ok=True)
+        return
+    # A temporary file of mode 600 from its first moment: the secret is never readable by others.
+    with tempfile.NamedTemporaryFile("w", encoding="utf-8", dir=project, prefix=".env-", delete=False) as file:
+        file.write(rest + "".join(line + "\n" for line in block))
+    Path(file.name).replace(path)
+
+
+def _env_text(project: Path) -> str:
+    path = project / ENV_FILE
+    return path.read_text(encoding="utf-8") if path.is_file() else ""
+
+
+def _env_block(text: str) -> list[str]:
+    """Our lines of an `.env`, marks included; [] without them."""
+    lines = text.splitlines()
+    if _BEGIN not in lines:
+        return []
+    begin = lines.index(_BEGIN)
+    end = lines.index(_END, begin) if _END in lines[begin:] else len(lines) - 1
+    return lines[begin : end + 1]
