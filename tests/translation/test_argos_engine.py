@@ -1,5 +1,6 @@
 """ArgosTranslator over a real, tiny package."""
 
+import json
 import random
 import socket
 from dataclasses import replace
@@ -7,6 +8,7 @@ from pathlib import Path
 
 import ctranslate2
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -20,7 +22,9 @@ from translation.argos import (
     token_batches,
 )
 from translation.engine import Translation, Translator
-from translation.packages import Package, install
+from translation.packages import Package, install, read_package
+from translation.train.convert import save_ctranslate2
+from translation.train.model import ModelShape, TranslationModel
 
 CAPTIONS = [
     f"{number} {colour} {noun}{ground}"
@@ -189,3 +193,27 @@ def test_batches_hold_each_text_once_within_the_budget(lengths: dict[str, int], 
         assert {decoding_limit(lengths[text]) for text in batch} == {decoding_limit(longest)}
     shuffled = dict(sorted(tokens.items(), key=lambda item: item[0][::-1]))
     assert list(token_batches(shuffled, budget)) == batches
+
+
+def test_older_packages_with_a_bpe_tokenizer_work(tmp_path: Path) -> None:
+    torch.manual_seed(1)
+    shape = ModelShape(
+        vocabulary_size=9,
+        embed_dim=16,
+        num_heads=2,
+        ffn_dim=16,
+        num_encoder_layers=1,
+        num_decoder_layers=1,
+        dropout=0.0,
+    )
+    pieces = ["<unk>", "<s>", "</s>", "re@@", "d", "star", "stel@@", "la", "rossa"]
+    (tmp_path / "model").mkdir()
+    save_ctranslate2(TranslationModel(shape), pieces, tmp_path / "model", quantization="int8")
+    (tmp_path / "bpe.model").write_text("#version: 0.2\nr e\ns t\na r</w>\nst ar</w>\n")
+    metadata = {"from_code": "en", "to_code": "it", "package_version": "1.0", "argos_version": "1.0"}
+    (tmp_path / "metadata.json").write_text(json.dumps(metadata))
+    engine = ArgosTranslator(read_package(tmp_path), TranslateConfig(inter_threads=1))
+    assert engine._tokenizer.encode("red star") == ["re@@", "d", "star"]
+    assert engine._tokenizer.decode(["stel@@", "la", "rossa"]) == "stella rossa"
+    (found,) = engine.translate(["red star"])
+    assert "@@ " not in found.text
