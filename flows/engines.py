@@ -12,16 +12,20 @@ logger = logging.getLogger(__name__)
 
 
 def open_engine(recipe: Recipe, root: Path) -> Translator | None:
-    """The engine that translates the recipe's foreign captions, or None where every caption is native.
+    """The engine that translates the recipe's foreign captions, or None where there are none that it could translate.
+
+    Rows in a third language are rejected with a reason, later, one by one.
 
     Raises:
         ConfigError: a source is in another language, and no package for it is named or installed.
     """
     languages = [source.kind.languages(source.config) for source in recipe.sources]
     known = {language for found in languages if found is not None for language in found}
-    if known <= {recipe.target_language}:
-        return _open_if_installed(recipe, root) if None in languages else None
-    return _open(recipe, root)
+    if recipe.source_language == recipe.target_language:
+        return None
+    if recipe.source_language in known:
+        return _open(recipe, root)
+    return _open_if_installed(recipe, root) if None in languages else None
 
 
 def _open(recipe: Recipe, root: Path) -> Translator:
@@ -32,8 +36,6 @@ def _open(recipe: Recipe, root: Path) -> Translator:
 
 def _open_if_installed(recipe: Recipe, root: Path) -> Translator | None:
     """For sources whose rows say their language themselves: foreign rows may never come."""
-    if recipe.source_language == recipe.target_language:
-        return None
     try:
         return _open(recipe, root)
     except ConfigError as error:

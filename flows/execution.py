@@ -91,8 +91,8 @@ class LocalExecutor:
         return _with_retries(name, lambda: step(*args, **kwargs), self._retry_delays_s)
 
     def artifact_table(self, key: str, rows: Sequence[Mapping[str, object]], description: str) -> None:
-        """Log the table as aligned text."""
-        logger.info("%s: %s\n%s", key, description, plain_table(rows))
+        """Log the table as aligned text, for those who debug: the command line prints reports itself."""
+        logger.debug("%s: %s\n%s", key, description, plain_table(rows))
 
     def progress(self, key: str, *, done: int, total: int) -> None:
         """Log the count; on a terminal the step's own bar says more, so this stays quiet by default."""

@@ -5,9 +5,25 @@ from pathlib import Path
 
 from flows.build import BuildReport, build_dataset
 from flows.execution import Executor
+from flows.models import EvaluateReport, TrainReport, evaluate_model, train_model
 from flows.recipe import load_recipe
 
 
 def build(recipe: str, *, root: Path, overrides: Sequence[str], executor: Executor) -> BuildReport:
     """Build the dataset of a recipe (a name or a file) below `root`."""
     return build_dataset(load_recipe(recipe, root=root, overrides=overrides), root=root, executor=executor)
+
+
+def train(recipe: str, *, root: Path, overrides: Sequence[str], executor: Executor) -> TrainReport:
+    """Train the recipe's model on the dataset that was built below `root`."""
+    return executor.run("train", train_model, load_recipe(recipe, root=root, overrides=overrides), root)
+
+
+def evaluate(recipe: str, *, root: Path, overrides: Sequence[str], executor: Executor) -> EvaluateReport:
+    """Score the newest model of the recipe's dataset on its held-out images, and show the scoreboard."""
+    loaded = load_recipe(recipe, root=root, overrides=overrides)
+    report = executor.run("evaluate", evaluate_model, loaded, root)
+    executor.artifact_table(
+        f"scores-{loaded.name}", report.scores.rows(), f"Retrieval on held-out images of {loaded.name}."
+    )
+    return report

@@ -1,21 +1,98 @@
-"""The main jobs: run, build, train, evaluate."""
+"""The main jobs: run, build, train, evaluate; each prints what it came to and what to try next."""
 
 from argparse import Namespace
+from collections.abc import Callable
+from typing import TYPE_CHECKING
 
-from flows import runs
+from data_catalog.catalog import query
 from flows.build import BuildReport
+from flows.commands.jobs_executor import with_executor
 from flows.commands.output import say
-from flows.execution import LocalExecutor
 from flows.tables import plain_table
+
+if TYPE_CHECKING:
+    from flows.models import EvaluateReport, TrainReport
+
+# A funnel says how many; this says why, most frequent first.
+TOP_REASONS = "SELECT source, step, drop_reason, dropped FROM drop_reasons WHERE dataset = '{}' ORDER BY ALL"
 
 
 def build(options: Namespace) -> None:
     """Build a recipe's dataset and print its funnel."""
-    with LocalExecutor(4) as executor:
-        report = runs.build(options.recipe, root=options.root, overrides=options.overrides, executor=executor)
-    tell_build(report)
+    report = with_executor("build", options)
+    tell_build(report, options)
+    tell_next(options, ("train", "sql", "duckdb"))
 
 
-def tell_build(report: BuildReport) -> None:
-    """Print what a build came to."""
-    say(plain_table([{k: v for k, v in row.items() if k != "step_number"} for row in report.funnel]))
+def train(options: Namespace) -> None:
+    """Train a recipe's model and print what the run made."""
+    tell_training(with_executor("train", options))
+    tell_next(options, ("evaluate",))
+
+
+def evaluate(options: Namespace) -> None:
+    """Score a recipe's model and print the scoreboard."""
+    tell_scores(with_executor("evaluate", options))
+    tell_next(options, ("search",))
+
+
+def run(options: Namespace) -> None:
+    """Build, train, evaluate, one after the other."""
+    tell_build(with_executor("build", options), options)
+    tell_training(with_executor("train", options))
+    tell_scores(with_executor("evaluate", options))
+    tell_next(options, ("search", "sql", "duckdb", "verify", "up"))
+
+
+def tell_build(report: BuildReport, options: Namespace) -> None:
+    """Print a build's funnel and reasons."""
+    dataset = report.snapshot.dataset
+    say(f"\nFunnel of {dataset}: captions that each step read, kept and dropped\n")
+    say(plain_table(report.funnel))
+    say("\nWhy captions were dropped\n")
+    say(plain_table(query(options.root, TOP_REASONS.format(dataset)).to_pylist()))
+    num_pairs = sum(file["rows"] for file in report.snapshot.manifest["files"]["pairs"])
+    if report.up_to_date:
+        say(f"\n{dataset} {report.snapshot.snapshot} is up to date: nothing to do ({report.seconds:.1f} s).")
+    else:
+        say(f"\n{dataset} {report.snapshot.snapshot}: {num_pairs:,} images with captions in {report.seconds:,.0f} s.")
+
+
+def tell_training(report: "TrainReport") -> None:
+    """Print where a model lies and how well it fits the validation split."""
+    result = report.result
+    loss = "" if result.best_val_loss is None else f", validation loss {result.best_val_loss:.3f}"
+    say(f"\nModel: {report.folder}")
+    say(f"{result.num_samples:,} images, {result.epochs} epochs, the best was epoch {result.best_epoch}{loss}")
+
+
+def tell_scores(report: "EvaluateReport") -> None:
+    """Print the scoreboard."""
+    say("\nScoreboard: retrieval among held-out images\n")
+    say(plain_table(report.scores.rows()))
+    say(f"\nScores: {report.path}")
+
+
+def tell_next(options: Namespace, topics: tuple[str, ...]) -> None:
+    """Print commands that make sense now."""
+    say("\nTry next:")
+    for topic in topics:
+        say(f"  {NEXT[topic](options)}")
+
+
+def _some_caption(options: Namespace) -> str:
+    """A short published caption, as an example of a query."""
+    shortest = "SELECT captions[1] AS caption FROM pairs WHERE split <> 'train' ORDER BY len(captions[1]), ALL LIMIT 1"
+    rows = query(options.root, shortest).to_pylist()
+    return str(rows[0]["caption"]).replace('"', "'") if rows else "..."
+
+
+NEXT: dict[str, Callable[[Namespace], str]] = {
+    "train": lambda options: f"vernaclip train {options.recipe} --root {options.root}",
+    "evaluate": lambda options: f"vernaclip evaluate {options.recipe} --root {options.root}",
+    "search": lambda options: f'vernaclip search "{_some_caption(options)}" --root {options.root}',
+    "sql": lambda options: f'vernaclip sql "SELECT * FROM drop_reasons" --root {options.root}',
+    "duckdb": lambda options: f"duckdb -readonly {options.root}/catalog.duckdb  (any DuckDB opens it: FROM rejects)",
+    "verify": lambda options: f"vernaclip verify --root {options.root}",
+    "up": lambda options: "vernaclip up, then: prefect deployment run build-dataset",
+}

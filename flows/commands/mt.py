@@ -3,9 +3,11 @@
 import sys
 import tempfile
 from argparse import Namespace
+from dataclasses import asdict
 from pathlib import Path
 
 from flows.commands.output import say
+from flows.tables import plain_table
 
 
 def translate(options: Namespace) -> None:
@@ -19,6 +21,29 @@ def translate(options: Namespace) -> None:
         for translation in translator.translate(lines):
             score = f"{translation.score:.4f}\t" if options.scores else ""
             say(f"{score}{translation.text}")
+
+
+def train(options: Namespace) -> None:
+    """Train a package from parallel captions."""
+    from flows.recipe import override_values
+    from flows.settings import build
+    from translation.train.config import TrainPackageConfig
+    from translation.train.package import train_package
+
+    config = build(TrainPackageConfig, override_values(options.overrides), "mt_train")
+    report = train_package(
+        options.pairs, from_code=options.from_code, to_code=options.to_code, out=options.out, config=config
+    )
+    say(plain_table([asdict(report)]))
+    say(f"wrote {options.out}; use it with `vernaclip mt install {options.out}`, or name it in a recipe")
+
+
+def install(options: Namespace) -> None:
+    """Install a package where Argos Translate looks for packages."""
+    from translation.packages import default_packages_dir
+    from translation.packages import install as install_package
+
+    say(f"installed {install_package(options.file, default_packages_dir())}")
 
 
 def scenes_pairs(options: Namespace) -> None:

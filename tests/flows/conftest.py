@@ -13,7 +13,7 @@ from flows.recipe import Recipe, load_recipe
 NUM_IMAGES = 80
 
 
-def free_port() -> int:
+def unused_port() -> int:
     """A port of this machine that nobody listens on."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
@@ -21,10 +21,16 @@ def free_port() -> int:
         return port
 
 
+@pytest.fixture
+def free_port() -> int:
+    """A port of this machine that nobody listens on."""
+    return unused_port()
+
+
 @pytest.fixture(scope="session")
 def english_overrides() -> list[str]:
     """The scenes recipe made small and English: every step but translating."""
-    port = free_port()
+    port = unused_port()
     return [
         'target_language="en"',
         'scenes.target_language="en"',

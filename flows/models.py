@@ -1,0 +1,111 @@
+"""Models of a root: trained from a committed snapshot, found again by dataset, scored, searched."""
+
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from data_catalog.errors import ConfigError
+from data_catalog.lock import writer_lock
+from data_catalog.manifest import Snapshot, require_snapshot
+from data_catalog.shards import read_json, write_json
+from flows.recipe import Recipe
+from training.config import run_key
+from training.data import PairFiles
+from training.evaluation import Scores, evaluate
+from training.loop import TrainResult, train
+from training.model import read_model_config
+
+logger = logging.getLogger(__name__)
+
+CURRENT_FILE = "current.json"
+SCORES_FILE = "scores-{split}.json"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainReport:
+    """A trained model: its folder, the snapshot that it saw, and what the run made."""
+
+    folder: Path
+    snapshot: Snapshot
+    result: TrainResult
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EvaluateReport:
+    """Scores of a model on held-out images, and where they are kept."""
+
+    folder: Path
+    path: Path
+    scores: Scores
+
+
+def pair_files(snapshot: Snapshot) -> PairFiles:
+    """A snapshot's pair shards by split."""
+    return PairFiles(**{split: snapshot.pair_files(split) for split in ("train", "val", "test")})
+
+
+def train_model(recipe: Recipe, root: Path) -> TrainReport:
+    """Train the recipe's model on the dataset's current snapshot, or go on with an interrupted run, or find it done.
+
+    Raises:
+        ConfigError: nothing was built, a shard is damaged, or the splits overlap.
+    """
+    snapshot = require_snapshot(root, recipe.name)
+    problems = snapshot.verify()
+    if problems:
+        raise ConfigError(f"the dataset is damaged: {problems[0]}; remove {snapshot.folder} and build it again")
+    files = pair_files(snapshot)
+    entries = snapshot.manifest["files"]["pairs"]
+    hashes = {snapshot.folder / entry["path"]: str(entry["sha256"]) for entry in entries}
+    key = run_key(recipe.train, read_model_config(recipe.train.model), files.hashes(hashes.__getitem__))
+    models = root / "models" / recipe.name
+    with writer_lock(models):
+        result = train(files, recipe.train, models / key[:12], sha256=hashes.__getitem__)
+        write_json(models / CURRENT_FILE, {"model": key[:12], "snapshot": snapshot.snapshot})
+    return TrainReport(folder=models / key[:12], snapshot=snapshot, result=result)
+
+
+def current_model(root: Path, dataset: str) -> Path:
+    """Folder of the newest trained model of a dataset.
+
+    Raises:
+        ConfigError: none was trained.
+    """
+    pointer = root / "models" / dataset / CURRENT_FILE
+    if not pointer.is_file():
+        raise ConfigError(f"{root} holds no model of {dataset!r}: run `vernaclip train {dataset} --root {root}` first")
+    return pointer.parent / str(read_json(pointer)["model"])
+
+
+def evaluate_model(recipe: Recipe, root: Path) -> EvaluateReport:
+    """Score the newest model of the recipe's dataset on the split that the recipe names.
+
+    Raises:
+        ConfigError: nothing was trained or held out.
+    """
+    folder = current_model(root, recipe.name)
+    files = pair_files(require_snapshot(root, recipe.name))
+    scores = evaluate(files, folder, recipe.evaluate)
+    path = folder / SCORES_FILE.format(split=recipe.evaluate.split)
+    write_json(path, scores.as_json())
+    return EvaluateReport(folder=folder, path=path, scores=scores)
+
+
+def only_dataset(root: Path) -> str:
+    """Name of the one dataset of a root that has a model.
+
+    Raises:
+        ConfigError: there is none, or there are several.
+    """
+    names = sorted(pointer.parent.name for pointer in (root / "models").glob(f"*/{CURRENT_FILE}"))
+    if not names:
+        raise ConfigError(f"{root} holds no trained model: run `vernaclip run RECIPE --root {root}` first")
+    if len(names) > 1:
+        raise ConfigError(f"{root} holds models of {', '.join(names)}: say which with --dataset")
+    return names[0]
+
+
+def scoreboard(report: EvaluateReport) -> list[dict[str, Any]]:
+    """Rows of the scoreboard, every number with its gallery, queries and interval."""
+    return report.scores.rows()
