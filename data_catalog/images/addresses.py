@@ -26,7 +26,9 @@ def is_public(address: Address) -> bool:
             return False
         if address.ipv4_mapped is not None or address in _NAT64:
             return True
-        if address.is_site_local or address.scope_id is not None:
+        # 6to4 and Teredo are retired, and Python's versions disagree on them.
+        tunnel = address.sixtofour is not None or address.teredo is not None
+        if address.is_site_local or address.scope_id is not None or tunnel:
             return False
     return address.is_global and not (address.is_multicast or address.is_reserved or address.is_unspecified)
 
@@ -72,10 +74,6 @@ def _look_up(target: Target, resolver: Resolver) -> list[Address]:
 def _embedded(address: ipaddress.IPv6Address) -> ipaddress.IPv4Address | None:
     if address.ipv4_mapped is not None:
         return address.ipv4_mapped
-    if address.sixtofour is not None:
-        return address.sixtofour
-    if address.teredo is not None:
-        return address.teredo[1]
     if address in _NAT64:
         return ipaddress.IPv4Address(int(address) & 0xFFFFFFFF)
     return None

@@ -7,7 +7,7 @@ import pytest
 from data_catalog.images.addresses import checked_addresses, is_public
 from data_catalog.images.urls import FetchError, parse_url
 
-PUBLIC = ["8.8.8.8", "93.184.215.14", "2606:4700::1111", "::ffff:8.8.8.8", "64:ff9b::8.8.8.8", "2002:808:808::1"]
+PUBLIC = ["8.8.8.8", "93.184.215.14", "2606:4700::1111", "::ffff:8.8.8.8", "64:ff9b::8.8.8.8"]
 
 PRIVATE = [
     "0.0.0.0",
@@ -41,6 +41,7 @@ PRIVATE = [
     "64:ff9b::169.254.169.254",
     "64:ff9b:1::7f00:1",
     "2002:7f00:1::",
+    "2002:808:808::1",
     "2002:a00:1::1",
 ]
 
