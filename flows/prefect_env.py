@@ -26,6 +26,9 @@ ENV_FILE = ".env"
 _BEGIN, _END = "# >>> written by `vernaclip up`, removed by `vernaclip down`", "# <<< vernaclip"
 PROBE_TIMEOUT_S = 3.0
 
+# Bare deployment names work in a folder that is not a checkout, too: its pyproject.toml does not switch the plugin on.
+PLUGIN_ENVIRONMENT = {"PREFECT_PLUGINS_ENABLED": "true", "PREFECT_PLUGINS_ALLOW": "vernaclip"}
+
 OUR_LOGGERS = ("flows", "data_catalog", "translation", "cleaning", "training")
 
 Answer = Literal["answers", "refuses", "silent"]
@@ -61,8 +64,7 @@ def prefect_environment(project: Path) -> dict[str, str]:
         "PREFECT_SERVER_DATABASE_CONNECTION_URL": f"sqlite+aiosqlite:///{state_folder(project) / 'prefect.db'}",
         "PREFECT_LOGGING_EXTRA_LOGGERS": ",".join(OUR_LOGGERS),
         "PREFECT_LOGGING_TO_API_WHEN_MISSING_FLOW": "ignore",
-        "PREFECT_PLUGINS_ENABLED": "true",
-        "PREFECT_PLUGINS_ALLOW": "vernaclip",
+        **PLUGIN_ENVIRONMENT,
     }
 
 
@@ -180,8 +182,8 @@ def read_env_block(project: Path) -> Api | None:
 
 def write_env_block(project: Path, api: Api) -> None:
     """Put the API into the project's `.env` (mode 600), where plain `prefect` finds it; other lines stay."""
-    lines = [_BEGIN, *(f"{name}='{value}'" for name, value in api.environment().items()), _END]
-    _replace_env(project, lines)
+    values = {**api.environment(), **PLUGIN_ENVIRONMENT}
+    _replace_env(project, [_BEGIN, *(f"{name}='{value}'" for name, value in values.items()), _END])
 
 
 def remove_env_block(project: Path) -> None:

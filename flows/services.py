@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 
 from data_catalog.errors import ConfigError, PipelineError
 from flows import daemons
+from flows.active_runs import give_up_lost_runs, kill_runs, set_paused, wait_for_runs
 from flows.daemons import Daemon
 from flows.deployments import WORK_POOL, Deployment, deploy_all
 from flows.doctor import SERVER_PORT, port_is_busy, require_sound_environment
@@ -44,6 +45,9 @@ POLL_S = 0.25
 
 # One run at a time: runs write the same catalog and use all processors; later ones wait in order.
 MAX_RUNS = 1
+
+# Prefect's default, 10 s, would let a person wait for nothing: the server is on the same machine.
+WORKER_ENVIRONMENT = {"PREFECT_LOGGING_LEVEL": "INFO", "PREFECT_WORKER_QUERY_SECONDS": "3"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -84,9 +88,10 @@ def up(project: Path, *, port: int | None = None, deploy: Deploy = deploy_all) -
         api, ours, server_started = _ensure_server(project, port)
         with _client(api) as client:
             worker = _worker(project)
-            if ours and daemons.running_pid(worker) is None:
-                _give_up_orphaned_runs(client)
             deployments = deploy(client, project)
+            if ours and daemons.running_pid(worker) is None:
+                give_up_lost_runs(client)
+            set_paused(client, False)
             worker_started = _ensure_worker(project, api, client)
     started = [name for name, new in (("server", server_started), ("worker", worker_started)) if new]
     return Services(api=api, started=tuple(started), ours=ours, deployments=tuple(deployments))
@@ -95,33 +100,43 @@ def up(project: Path, *, port: int | None = None, deploy: Deploy = deploy_all) -
 def down(project: Path, *, now: bool = False) -> tuple[str, ...]:
     """Stop what `up` started, and take its address out of `.env`.
 
-    The worker ends after the runs that it has begun; `now` kills them instead.
+    Runs that have begun may end first; `now` kills them instead.
 
     Returns:
         What was running: "worker", "server", both or nothing.
     """
+    prepare_process(project)
     stopped = []
     with _one_at_a_time(project):
         worker, server = _worker(project), _server(project)
         if daemons.running_pid(worker) is not None:
-            _stop_worker(worker, now=now)
+            _end_runs(project, now=now)
+            _end(worker)
             stopped.append("worker")
         if daemons.running_pid(server) is not None:
-            daemons.terminate(server)
-            if not daemons.wait_for_end(server, timeout_s=20):
-                daemons.kill(server)
+            _end(server)
             stopped.append("server")
         remove_env_block(project)
     return tuple(stopped)
 
 
-def _stop_worker(worker: Daemon, *, now: bool) -> None:
-    if now:
-        daemons.kill(worker)
+def _end_runs(project: Path, *, now: bool) -> None:
+    """Let no further run begin, and wait for, or kill, those that have; without a server nobody knows of any."""
+    api = read_env_block(project) or configured_api()
+    if api is None or probe(api) != "answers":
         return
-    daemons.terminate(worker)
-    while not daemons.wait_for_end(worker, timeout_s=15):
-        logger.info("waiting for the worker to end the run that it has begun (`vernaclip down --now` kills it)")
+    with _client(api) as client:
+        set_paused(client, True)
+        if now:
+            kill_runs(client)
+        else:
+            wait_for_runs(client)
+
+
+def _end(daemon: Daemon) -> None:
+    daemons.terminate(daemon)
+    if not daemons.wait_for_end(daemon, timeout_s=20):
+        daemons.kill(daemon)
 
 
 def _server(project: Path) -> Daemon:
@@ -242,7 +257,7 @@ def _ensure_worker(project: Path, api: Api, client: "SyncPrefectClient") -> bool
     name = f"{WORK_POOL}-{project.resolve().name}"
     command = [sys.executable, "-m", "prefect", "worker", "start", "--pool", WORK_POOL, "--name", name]
     command += ["--type", "process", "--limit", str(MAX_RUNS), "--install-policy", "never"]
-    environment = {**prefect_environment(project), **api.environment(), "PREFECT_LOGGING_LEVEL": "INFO"}
+    environment = {**prefect_environment(project), **api.environment(), **WORKER_ENVIRONMENT}
     began = datetime.now(UTC)
     daemons.start(worker, command, environment=environment, working_dir=project)
     if not _wait_until(lambda: _worker_seen(client, name, began), worker):
@@ -257,25 +272,3 @@ def _worker_seen(client: "SyncPrefectClient", name: str, since: datetime) -> boo
         worker.name == name and worker.last_heartbeat_time is not None and worker.last_heartbeat_time >= since
         for worker in workers
     )
-
-
-def _give_up_orphaned_runs(client: "SyncPrefectClient") -> None:
-    """Mark as crashed the runs that a killed worker left: Prefect would show them as running for ever, never retry."""
-    from prefect.client.schemas.filters import (
-        FlowRunFilter,
-        FlowRunFilterState,
-        FlowRunFilterStateType,
-        WorkPoolFilter,
-        WorkPoolFilterName,
-    )
-    from prefect.client.schemas.objects import StateType
-    from prefect.states import Crashed
-
-    begun = [StateType.RUNNING, StateType.PENDING, StateType.CANCELLING]
-    runs = client.read_flow_runs(
-        flow_run_filter=FlowRunFilter(state=FlowRunFilterState(type=FlowRunFilterStateType(any_=begun))),
-        work_pool_filter=WorkPoolFilter(name=WorkPoolFilterName(any_=[WORK_POOL])),
-    )
-    for run in runs:
-        client.set_flow_run_state(run.id, Crashed(message="its worker is gone"), force=True)
-        logger.warning("the run %s had lost its worker, and is marked as crashed", run.name)

@@ -1,0 +1,104 @@
+"""Flow runs that have begun and not ended: waiting for them, killing them, and telling which have lost their process.
+
+A worker that ends, even by SIGTERM, leaves the processes of its runs to themselves; one that is killed leaves runs that
+Prefect shows as running for ever and will not retry. So `down` waits or kills by itself, and `up` cleans up.
+"""
+
+import logging
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from flows.deployments import WORK_POOL
+
+if TYPE_CHECKING:
+    from prefect.client.orchestration import SyncPrefectClient
+    from prefect.client.schemas.objects import FlowRun
+
+logger = logging.getLogger(__name__)
+
+POLL_S = 0.5
+SECONDS_BETWEEN_LINES = 15.0
+
+
+def active_runs(client: "SyncPrefectClient") -> "list[FlowRun]":
+    """Runs of our work pool that have begun and not ended."""
+    from prefect.client.schemas.filters import (
+        FlowRunFilter,
+        FlowRunFilterState,
+        FlowRunFilterStateType,
+        WorkPoolFilter,
+        WorkPoolFilterName,
+    )
+    from prefect.client.schemas.objects import StateType
+
+    begun = [StateType.RUNNING, StateType.PENDING, StateType.CANCELLING]
+    return client.read_flow_runs(
+        flow_run_filter=FlowRunFilter(state=FlowRunFilterState(type=FlowRunFilterStateType(any_=begun))),
+        work_pool_filter=WorkPoolFilter(name=WorkPoolFilterName(any_=[WORK_POOL])),
+    )
+
+
+def set_paused(client: "SyncPrefectClient", paused: bool) -> None:
+    """Let workers begin no more runs, or let them again."""
+    from prefect.client.schemas.actions import WorkPoolUpdate
+
+    client.update_work_pool(WORK_POOL, WorkPoolUpdate(is_paused=paused))
+
+
+def wait_for_runs(client: "SyncPrefectClient") -> None:
+    """Wait until no run that has a process is left, however long that takes."""
+    _until(lambda: [run for run in active_runs(client) if process_of(run) is not None])
+
+
+def _until(left: "Callable[[], list[FlowRun]]") -> None:
+    said = float("-inf")
+    while runs := left():
+        if time.monotonic() - said >= SECONDS_BETWEEN_LINES:
+            said = time.monotonic()
+            names = ", ".join(run.name for run in runs)
+            logger.info("waiting for %s to end (`vernaclip down --now` kills it)", names)
+        time.sleep(POLL_S)
+
+
+def kill_runs(client: "SyncPrefectClient") -> None:
+    """Kill the processes of all active runs; each leads a process group of its own."""
+    for run in active_runs(client):
+        pid = process_of(run)
+        if pid is not None:
+            os.killpg(pid, signal.SIGKILL)
+            logger.warning("killed the run %s", run.name)
+
+
+def give_up_lost_runs(client: "SyncPrefectClient") -> None:
+    """Mark as crashed the active runs whose process is gone; call it while no worker is about to begin one."""
+    from prefect.states import Crashed
+
+    for run in active_runs(client):
+        pid = process_of(run)
+        if pid is None:
+            client.set_flow_run_state(run.id, Crashed(message="its process is gone"), force=True)
+            logger.warning("the run %s has lost its process, and is marked as crashed", run.name)
+        else:
+            logger.warning("the run %s goes on in process %d, though its worker is gone", run.name, pid)
+
+
+def process_of(run: "FlowRun") -> int | None:
+    """The process id of a run on this machine, or None where it has none (any more)."""
+    text = run.infrastructure_pid or ""
+    return int(text) if text.isdigit() and "prefect" in _command_of(int(text)) else None
+
+
+def _command_of(pid: int) -> str:
+    """The command line of a process, "" if it has ended: a process id alone may belong to another one by now."""
+    if Path("/proc/self/cmdline").is_file():
+        try:
+            return Path(f"/proc/{pid}/cmdline").read_bytes().decode(errors="replace").replace("\0", " ")
+        except (FileNotFoundError, ProcessLookupError):
+            return ""
+    listed = subprocess.run(["ps", "-p", str(pid), "-o", "command="], check=False, capture_output=True, text=True)
+    return listed.stdout.strip()
