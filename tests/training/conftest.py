@@ -1,0 +1,99 @@
+"""Pair shards made on the spot: pictures of one coloured square, with captions that name its colour and side."""
+
+import hashlib
+import io
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from random import Random
+from typing import Any
+
+import pyarrow as pa
+import pytest
+from PIL import Image, ImageDraw
+
+from data_catalog.schema import NATIVE, PAIRS
+from data_catalog.shards import open_image_writer
+from training.data import PairFiles
+
+COLOURS = {
+    "rosso": (220, 30, 30),
+    "verde": (30, 160, 60),
+    "blu": (30, 60, 220),
+    "giallo": (250, 220, 20),
+    "nero": (15, 15, 15),
+    "viola": (140, 40, 170),
+    "arancione": (245, 130, 20),
+    "azzurro": (140, 210, 250),
+}
+SIDES = {"in alto a sinistra": (2, 2), "in alto a destra": (52, 2), "in basso": (27, 52)}
+
+MakeShard = Callable[[str, Sequence[dict[str, Any]]], Path]
+
+
+def square(colour: str, side: str, rng: Random) -> bytes:
+    """A JPEG of 96 x 96 pixels."""
+    picture = Image.new("RGB", (96, 96), (245, 245, 245))
+    x, y = (start + rng.randint(0, 12) for start in SIDES[side])
+    ImageDraw.Draw(picture).rectangle((x, y, x + 30, y + 30), fill=COLOURS[colour])
+    buffer = io.BytesIO()
+    picture.save(buffer, "JPEG", quality=92)
+    return buffer.getvalue()
+
+
+def pair(sample_id: str, image: bytes, captions: Sequence[str], split: str) -> dict[str, Any]:
+    """A published row."""
+    width, height = Image.open(io.BytesIO(image)).size
+    return {
+        "sample_id": sample_id,
+        "source": sample_id.partition(":")[0],
+        "split": split,
+        "image": {"bytes": image, "path": None},
+        "width": width,
+        "height": height,
+        "original_width": width,
+        "original_height": height,
+        "sha256": hashlib.sha256(image + sample_id.encode()).hexdigest(),
+        "caption_ids": [f"{sample_id}#{number}" for number in range(len(captions))],
+        "captions": list(captions),
+        "source_captions": list(captions),
+        "source_langs": ["it"] * len(captions),
+        "translators": [NATIVE] * len(captions),
+        "scores": [None] * len(captions),
+    }
+
+
+def squares(split: str, count: int, *, seed: int) -> list[dict[str, Any]]:
+    """`count` rows, each with two captions; colours and sides take turns."""
+    rng = Random(seed)
+    kinds = [(colour, side) for colour in COLOURS for side in SIDES]
+    rows = []
+    for index in range(count):
+        colour, side = kinds[index % len(kinds)]
+        captions = [f"un quadrato {colour} {side}", f"{side.capitalize()} c'è un quadrato {colour}."]
+        rows.append(pair(f"squares:{split}{index}", square(colour, side, rng), captions, split))
+    return rows
+
+
+@pytest.fixture(scope="session")
+def make_shard(tmp_path_factory: pytest.TempPathFactory) -> MakeShard:
+    """Writes rows as a pair shard, 50 rows a row group, into a folder of its own."""
+
+    def make(name: str, rows: Sequence[dict[str, Any]]) -> Path:
+        path = tmp_path_factory.mktemp("shards") / f"{name}.parquet"
+        with open_image_writer(path, PAIRS) as writer:
+            for start in range(0, len(rows), 50):
+                writer.write_table(pa.Table.from_pylist(list(rows[start : start + 50]), schema=PAIRS))
+        return path
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def square_files(make_shard: MakeShard) -> PairFiles:
+    """200 squares: 152 to train on, in two shards, 24 to validate, 24 to test, one of each kind."""
+    train = squares("train", 152, seed=1)
+    return PairFiles(
+        train=(make_shard("train-0", train[:90]), make_shard("train-1", train[90:])),
+        val=(make_shard("val-0", squares("val", 24, seed=2)),),
+        test=(make_shard("test-0", squares("test", 24, seed=3)),),
+    )

@@ -1,0 +1,107 @@
+"""Weights and resume states in safetensors: one file each, whole or absent, never a pickle.
+
+A resume state holds what a run cannot compute again: weights, the optimizer's moments, torch's generator, the step and
+the history. Order, captions and crops are functions of the seed and the step, so they need no state.
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from data_catalog.errors import ConfigError
+from data_catalog.shards import write_atomically
+
+if TYPE_CHECKING:
+    import torch
+
+STATE_FILE = "last/state.safetensors"
+# One metadata entry only: safetensors writes several in random order.
+_METADATA_KEY = "state"
+
+
+@dataclass(slots=True, kw_only=True)
+class RunState:
+    """How far a run is.
+
+    Args:
+        epoch: epochs finished.
+        step: optimizer steps done, over all epochs.
+        loss_sum: of the steps of the epoch under way.
+        history: one line of metrics an epoch.
+        best_epoch: whose weights are kept, 1-based; 0 before there are any.
+        best_val_loss: of that epoch; None without a validation split.
+    """
+
+    epoch: int = 0
+    step: int = 0
+    loss_sum: float = 0.0
+    history: list[dict[str, Any]] = field(default_factory=list)
+    best_epoch: int = 0
+    best_val_loss: float | None = None
+
+
+def save_weights(module: Any, path: Path) -> str:
+    """Write a model's weights atomically; returns the file's sha256."""
+    tensors = {name: tensor.detach().contiguous() for name, tensor in module.state_dict().items()}
+    return _save(tensors, path, {"format": "pt"})
+
+
+def save_state(path: Path, *, key: str, module: Any, optimizer: Any, state: RunState) -> None:
+    """Write a resume state atomically.
+
+    Args:
+        key: what the run is made of; only a run with the same key may go on from it.
+    """
+    import torch
+
+    tensors = {f"model.{name}": tensor.detach().contiguous() for name, tensor in module.state_dict().items()}
+    for index, moments in optimizer.state_dict()["state"].items():
+        tensors |= {f"optimizer.{index}.{name}": tensor.contiguous() for name, tensor in moments.items()}
+    tensors["generator"] = torch.get_rng_state()
+    _save(tensors, path, {_METADATA_KEY: json.dumps({"key": key, **asdict(state)})})
+
+
+def _save(tensors: Mapping[str, "torch.Tensor"], path: Path, metadata: dict[str, str]) -> str:
+    from safetensors.torch import save_file
+
+    return write_atomically(path, lambda temporary: save_file(dict(tensors), temporary, metadata=metadata))
+
+
+def load_state(path: Path, *, key: str, module: Any, optimizer: Any) -> RunState:
+    """Put a resume state back into model, optimizer and torch's generator; a fresh state if there is no file.
+
+    Raises:
+        ConfigError: the file is broken, or belongs to another run.
+    """
+    import torch
+
+    if not path.is_file():
+        return RunState()
+    tensors, metadata = _load(path)
+    if metadata.pop("key") != key:
+        raise ConfigError(f"{path} belongs to a run with other settings or data: train into another folder")
+    module.load_state_dict(_below("model.", tensors), strict=True)
+    moments: dict[int, dict[str, Any]] = {}
+    for name, tensor in _below("optimizer.", tensors).items():
+        index, _, moment = name.partition(".")
+        moments.setdefault(int(index), {})[moment] = tensor
+    optimizer.load_state_dict({"state": moments, "param_groups": optimizer.state_dict()["param_groups"]})
+    torch.set_rng_state(tensors["generator"])
+    return RunState(**metadata)
+
+
+def _load(path: Path) -> tuple[dict[str, "torch.Tensor"], dict[str, Any]]:
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, framework="pt") as file:
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 -- not a dict
+            return tensors, json.loads(file.metadata()[_METADATA_KEY])
+    except (SafetensorError, KeyError, TypeError) as error:
+        raise ConfigError(f"{path} is no resume state ({error}): remove it to train from the start") from error
+
+
+def _below(prefix: str, tensors: Mapping[str, "torch.Tensor"]) -> dict[str, "torch.Tensor"]:
+    return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}

@@ -1,0 +1,114 @@
+"""Settings of training and evaluation; the flows read them from a recipe's `[train]` and `[evaluate]`."""
+
+import dataclasses
+from dataclasses import dataclass
+from typing import Any
+
+from data_catalog.errors import ConfigError
+from data_catalog.shards import digest
+
+TRAIN_VERSION = 1  # raised when the same settings and data would give another model
+
+# Settings that change how a run goes, not what it makes: they are in no key.
+HOW_SETTINGS = frozenset({"num_threads", "cache_max_bytes", "checkpoint_every_steps"})
+
+PRECISIONS = ("fp32", "bf16")
+SPLITS = ("train", "val", "test")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainConfig:
+    """How a model is trained.
+
+    Args:
+        model: name of a model config that comes with vernaclip ("compact"), or the path of such a JSON file.
+        epochs: passes over the train split; each draws one caption an image.
+        batch_size: images a step; a last, smaller batch of an epoch is left out.
+        lr: learning rate at its peak; a cosine takes it down to 0.
+        weight_decay: of weights with two dimensions or more, other than embeddings of positions.
+        warmup_steps: steps until the peak.
+        max_grad_norm: gradients are clipped to this norm.
+        seed: of initial weights, order, captions and augmentation.
+        precision: "fp32", or "bf16" for autocast (faster where the processor has bfloat16 instructions).
+        augment: crop each image at random, to 90-100 % of its area.
+        vocab_size: most tokens that the tokenizer may learn.
+        shuffle_window: samples that are shuffled together, at least one row group; bounds memory beside the cache.
+        num_threads: of the processor; 0 takes all that there are.
+        cache_max_bytes: decoded images are kept in memory if they all fit in this, else decoded in each epoch.
+        checkpoint_every_steps: steps between resume states.
+    """
+
+    model: str = "compact"
+    epochs: int = 10
+    batch_size: int = 128
+    lr: float = 2e-3
+    weight_decay: float = 0.1
+    warmup_steps: int = 50
+    max_grad_norm: float = 1.0
+    seed: int = 0
+    precision: str = "fp32"
+    augment: bool = True
+    vocab_size: int = 2048
+    shuffle_window: int = 20_000
+    num_threads: int = 0
+    cache_max_bytes: int = 2 << 30
+    checkpoint_every_steps: int = 200
+
+    def __post_init__(self) -> None:
+        positive = ("epochs", "lr", "max_grad_norm", "shuffle_window", "checkpoint_every_steps")
+        for name in positive:
+            if getattr(self, name) <= 0:
+                raise ConfigError(f"train.{name} must be positive, got {getattr(self, name)}")
+        for name in ("weight_decay", "warmup_steps", "seed", "num_threads", "cache_max_bytes"):
+            if getattr(self, name) < 0:
+                raise ConfigError(f"train.{name} must not be negative, got {getattr(self, name)}")
+        if self.batch_size < 2:
+            raise ConfigError(
+                f"train.batch_size must be at least 2 (each image is told from others), got {self.batch_size}"
+            )
+        if self.vocab_size < 300:
+            raise ConfigError(
+                f"train.vocab_size must be at least 300 (256 bytes and a few words), got {self.vocab_size}"
+            )
+        if self.precision not in PRECISIONS:
+            raise ConfigError(f"train.precision must be one of {', '.join(PRECISIONS)}, got {self.precision!r}")
+
+    def what(self) -> dict[str, Any]:
+        """The settings that decide what the model becomes."""
+        return {name: value for name, value in dataclasses.asdict(self).items() if name not in HOW_SETTINGS}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EvaluateConfig:
+    """How a trained model is scored.
+
+    Args:
+        split: whose images are the gallery: "test", or "val" where nothing else was held out.
+        batch_size: images or captions encoded at a time.
+        bootstrap_rounds: resamplings of the gallery's images, for the 95 % intervals.
+        seed: of the resampling.
+    """
+
+    split: str = "test"
+    batch_size: int = 128
+    bootstrap_rounds: int = 1000
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.split not in SPLITS:
+            raise ConfigError(f"evaluate.split must be one of {', '.join(SPLITS)}, got {self.split!r}")
+        for name in ("batch_size", "bootstrap_rounds"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"evaluate.{name} must be positive, got {getattr(self, name)}")
+        if self.seed < 0:
+            raise ConfigError(f"evaluate.seed must not be negative, got {self.seed}")
+
+
+def run_key(config: TrainConfig, model_config: dict[str, Any], shards: dict[str, list[str]]) -> str:
+    """What a run is made of, as one hexadecimal sha256: settings, the model's architecture, content of the shards.
+
+    Args:
+        model_config: the open_clip model config that `config.model` stands for.
+        shards: sha256 of the pair shards by split.
+    """
+    return digest({"version": TRAIN_VERSION, "settings": config.what(), "model": model_config, "shards": shards})

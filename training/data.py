@@ -1,0 +1,169 @@
+"""Pair shards as training reads them: which files, their captions, the order of an epoch, and leaks between splits."""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from data_catalog.errors import ConfigError, ShardError
+from data_catalog.shards import sha256_of
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    Places = np.ndarray[Any, np.dtype[np.int64]]
+
+SPLITS = ("train", "val", "test")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PairFiles:
+    """The pair shards of each split, in order: always an explicit list, never what a folder happens to hold."""
+
+    train: tuple[Path, ...]
+    val: tuple[Path, ...] = ()
+    test: tuple[Path, ...] = ()
+
+    def of(self, split: str) -> tuple[Path, ...]:
+        """Files of one split."""
+        return {"train": self.train, "val": self.val, "test": self.test}[split]
+
+    def hashes(self, sha256: Callable[[Path], str] = sha256_of) -> dict[str, list[str]]:
+        """sha256 of every file, by split."""
+        return {split: [sha256(path) for path in self.of(split)] for split in SPLITS}
+
+
+@dataclass(frozen=True, slots=True)
+class RowGroup:
+    """A piece of a pair shard that is read at once: its file, its number there, its number of samples."""
+
+    path: Path
+    number: int
+    num_rows: int
+
+
+def row_groups(paths: Sequence[Path]) -> list[RowGroup]:
+    """All row groups of pair shards, in order.
+
+    Raises:
+        ShardError: a file is missing or is no Parquet.
+    """
+    groups = []
+    for path in paths:
+        metadata = _open(path).metadata
+        groups += [RowGroup(path, i, metadata.row_group(i).num_rows) for i in range(metadata.num_row_groups)]
+    return groups
+
+
+def read_rows(group: RowGroup, columns: Sequence[str]) -> pa.Table:
+    """Columns of one row group; `image` comes as structs of `bytes` and `path`."""
+    return _open(group.path).read_row_group(group.number, columns=list(columns))
+
+
+def read_captions(paths: Sequence[Path]) -> pa.ChunkedArray:
+    """Captions of every sample, one list a sample, in the order of the files.
+
+    Raises:
+        ConfigError: a sample has no caption.
+    """
+    column = _read_column(paths, "captions")
+    if any(len(captions) == 0 for captions in column):
+        raise ConfigError("a pair shard holds a sample without captions: build the dataset again")
+    return column
+
+
+def read_sample_ids(paths: Sequence[Path]) -> list[str]:
+    """Identities of the samples, in the order of the files."""
+    return [str(sample_id) for sample_id in _read_column(paths, "sample_id").to_pylist()]
+
+
+def _read_column(paths: Sequence[Path], column: str) -> pa.ChunkedArray:
+    chunks: list[Any] = []
+    for path in paths:
+        chunks += _open(path).read(columns=[column]).column(column).chunks
+    return pa.chunked_array(chunks, type=None if chunks else pa.string())
+
+
+def _open(path: Path) -> pq.ParquetFile:
+    try:
+        return pq.ParquetFile(path, page_checksum_verification=True)
+    except (FileNotFoundError, pa.ArrowInvalid) as error:
+        raise ShardError(f"{path} cannot be read as a pair shard ({error}): run `vernaclip verify`") from error
+
+
+def refuse_leaks(files: PairFiles) -> None:
+    """Make sure that no image is in two splits, by identity or by the bytes it came from.
+
+    Raises:
+        ConfigError: one is; a training set that contains a test image is refused.
+    """
+    for column in ("sample_id", "sha256"):
+        seen: dict[Any, str] = {}
+        for split in SPLITS:
+            for value in _read_column(files.of(split), column).to_pylist():
+                first = seen.setdefault(value, split)
+                if first != split:
+                    raise ConfigError(
+                        f"{column} {value} is in both the {first} and the {split} split: "
+                        f"a training set that contains a test image is refused, so build the dataset again"
+                    )
+
+
+def epoch_order(sizes: Sequence[int], *, seed: int, epoch: int, window: int) -> "list[Places]":
+    """The shuffled order of one epoch, in windows that fit in memory.
+
+    Row groups are shuffled, then gathered into windows of at least `window` samples, and samples are shuffled inside
+    each window: a data set that fits into one window is shuffled wholly. Depends on the arguments only.
+
+    Args:
+        sizes: number of samples of each row group.
+
+    Returns:
+        Windows, each an int64 array of shape (samples, 2) of row groups and rows within them; together they hold each
+        sample once.
+    """
+    import numpy as np
+
+    generator = np.random.Generator(np.random.Philox(key=[seed, epoch]))
+    windows: list[list[int]] = [[]]
+    for group in generator.permutation(len(sizes)).tolist():
+        if sum(sizes[index] for index in windows[-1]) >= window:
+            windows.append([])
+        windows[-1].append(group)
+    return [generator.permutation(_places(groups, sizes)) for groups in windows]
+
+
+def _places(groups: Sequence[int], sizes: Sequence[int]) -> "Places":
+    import numpy as np
+
+    counts = [sizes[group] for group in groups]
+    rows = [np.arange(count, dtype=np.int64) for count in counts]
+    return np.stack([np.repeat(np.array(groups, dtype=np.int64), counts), np.concatenate(rows)], axis=1)
+
+
+def batches_of(windows: "Sequence[Places]", batch_size: int) -> "Iterator[Places]":
+    """Full batches, in order, across the borders of windows; the rest at the end is left out."""
+    import numpy as np
+
+    rest = np.empty((0, 2), dtype=np.int64)
+    for window in windows:
+        places = np.concatenate([rest, window])
+        full = len(places) - len(places) % batch_size
+        for start in range(0, full, batch_size):
+            yield places[start : start + batch_size]
+        rest = places[full:]
+
+
+def caption_draws(num_samples: int, *, seed: int, epoch: int) -> "np.ndarray[Any, np.dtype[np.float64]]":
+    """One number in [0, 1) a sample: which of its captions this epoch takes. Depends on the arguments only."""
+    import numpy as np
+
+    return np.random.Generator(np.random.Philox(key=[seed + (1 << 32), epoch])).random(num_samples)
+
+
+def chosen_caption(captions: Sequence[str], draw: float) -> str:
+    """The caption that a number in [0, 1) stands for."""
+    return captions[int(draw * len(captions))]

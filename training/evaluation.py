@@ -1,0 +1,115 @@
+"""Scores a trained model: retrieval both ways on the held-out images of a dataset."""
+
+import unicodedata
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from data_catalog.errors import ConfigError
+from training.config import EvaluateConfig
+from training.data import PairFiles, read_captions, refuse_leaks
+from training.features import image_features, text_features
+from training.metrics import PER_QUERY, bootstrap_interval, chance_level, image_to_text_ranks, text_to_image_ranks
+from training.model import load_model
+from training.scores import CAPTION_MODES, Score, Scores
+from training.threads import let_threads_sleep
+
+if TYPE_CHECKING:
+    from training.features import Features
+    from training.metrics import Integers
+
+CUTOFFS = (1, 5, 10)
+
+
+def evaluate(files: PairFiles, model_dir: Path, config: EvaluateConfig) -> Scores:
+    """Score a model on the images of one split, which is the gallery.
+
+    Raises:
+        ConfigError: no trained model, no images in the split, or splits that overlap.
+        ShardError: a shard cannot be read.
+    """
+    let_threads_sleep()
+    paths = files.of(config.split)
+    captions = [list(texts) for texts in read_captions(paths).to_pylist()] if paths else []
+    if not captions:
+        raise ConfigError(
+            f"the {config.split} split has no images: set split.{config.split} above 0 and build again, "
+            "or evaluate another split by evaluate.split"
+        )
+    refuse_leaks(files)
+    model = load_model(model_dir)
+    images = image_features(model, paths, batch_size=config.batch_size)
+    texts = text_features(model, [text for group in captions for text in group], batch_size=config.batch_size)
+    scores = retrieval_scores(images, texts, captions, config)
+    return Scores(split=config.split, model_sha256=model.sha256, scores=tuple(scores))
+
+
+def retrieval_scores(
+    images: "Features", texts: "Features", captions: Sequence[Sequence[str]], config: EvaluateConfig
+) -> Iterator[Score]:
+    """MRR and R at each cutoff, both ways, in each caption mode that finds any caption.
+
+    Args:
+        images: unit rows, shape (images, dim).
+        texts: unit rows of all captions, image by image, shape (captions, dim).
+        captions: the captions of each image.
+    """
+    import numpy as np
+
+    owners = np.repeat(np.arange(len(captions)), [len(group) for group in captions])
+    for mode in CAPTION_MODES:
+        chosen = np.array(chosen_captions(captions, mode), dtype=bool)
+        if chosen.any():
+            yield from _both_ways(images, texts[chosen], owners[chosen], mode, len(owners), config)
+
+
+def chosen_captions(captions: Sequence[Sequence[str]], mode: str) -> list[bool]:
+    """Which captions, image by image, a caption mode takes: one answer a caption."""
+    if mode == "one":
+        return [index == 0 for group in captions for index in range(len(group))]
+    if mode == "distinct":
+        told = [{wording(text) for text in group} for group in captions]
+        owners = Counter(words for group in told for words in group)
+        return [owners[wording(text)] == 1 for group in captions for text in group]
+    return [True for group in captions for _ in group]
+
+
+def wording(text: str) -> str:
+    """A caption's words without case, punctuation and spacing: equal wordings say the same of their images."""
+    folded = unicodedata.normalize("NFC", text.casefold())
+    return " ".join("".join(" " if unicodedata.category(c)[0] in "PZC" else c for c in folded).split())
+
+
+def _both_ways(
+    images: "Features", texts: "Features", owners: "Integers", mode: str, num_captions: int, config: EvaluateConfig
+) -> Iterator[Score]:
+    import numpy as np
+
+    queries, num_right = np.unique(owners, return_counts=True)
+    ways = {
+        "text_to_image": (
+            text_to_image_ranks(texts, images, owners),
+            owners,
+            np.ones(len(owners), dtype=np.int64),
+            len(images),
+            num_captions,
+        ),
+        "image_to_text": (image_to_text_ranks(images, texts, owners), queries, num_right, len(texts), len(images)),
+    }
+    for way, (ranks, clusters, right, gallery_size, num_all) in ways.items():
+        for metric, per_query in PER_QUERY.items():
+            for k in CUTOFFS:
+                values = per_query(ranks, k)
+                low, high = bootstrap_interval(values, clusters, rounds=config.bootstrap_rounds, seed=config.seed)
+                yield Score(
+                    name=f"{way}_{metric}@{k}",
+                    captions=mode,
+                    value=float(values.mean()) if len(values) else 0.0,
+                    low=low,
+                    high=high,
+                    chance=chance_level(metric, k, gallery_size=gallery_size, num_right=right),
+                    gallery_size=gallery_size,
+                    num_queries=len(values),
+                    num_dropped=num_all - len(values),
+                )

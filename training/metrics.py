@@ -1,0 +1,130 @@
+"""Retrieval metrics as pure functions on feature matrices: ranks, MRR@k, R@k, chance levels, bootstrap intervals.
+
+A rank is 1 + the number of wrong items that are as similar as the right one, or more: ties count against the model, so
+that one whose features have collapsed scores 0 and not 1.
+"""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    Features = np.ndarray[Any, np.dtype[np.floating[Any]]]
+    Floats = np.ndarray[Any, np.dtype[np.float64]]
+    Integers = np.ndarray[Any, np.dtype[np.int64]]
+
+# Cosines closer than this are the same: features of equal inputs differ by so much when their batches differ.
+TIE_TOLERANCE = 1e-6
+_QUERIES_AT_A_TIME = 1024
+
+
+def text_to_image_ranks(text_features: "Features", image_features: "Features", owners: "Integers") -> "Integers":
+    """Rank of its own image for each caption.
+
+    Args:
+        text_features: unit rows, shape (captions, dim).
+        image_features: unit rows, shape (images, dim): the gallery.
+        owners: the image of each caption, shape (captions,).
+    """
+    import numpy as np
+
+    images = image_features.astype(np.float64)
+    ranks = []
+    for start in range(0, len(text_features), _QUERIES_AT_A_TIME):
+        own = owners[start : start + _QUERIES_AT_A_TIME]
+        cosines = text_features[start : start + _QUERIES_AT_A_TIME].astype(np.float64) @ images.T
+        right = np.take_along_axis(cosines, own[:, None], axis=1)
+        # The right image itself is among those counted: it stands for the 1.
+        ranks.append((cosines >= right - TIE_TOLERANCE).sum(axis=1))
+    return _joined(ranks)
+
+
+def image_to_text_ranks(image_features: "Features", text_features: "Features", owners: "Integers") -> "Integers":
+    """Rank of the best of its own captions for each image that has any in the gallery.
+
+    Args:
+        image_features: unit rows, shape (images, dim).
+        text_features: unit rows, shape (captions, dim): the gallery.
+        owners: the image of each caption, shape (captions,).
+
+    Returns:
+        One rank for each image that owns a caption, in the order of the images.
+    """
+    import numpy as np
+
+    texts = text_features.astype(np.float64)
+    ranks = []
+    queries = np.unique(owners)
+    for start in range(0, len(queries), _QUERIES_AT_A_TIME):
+        block = queries[start : start + _QUERIES_AT_A_TIME]
+        cosines = image_features[block].astype(np.float64) @ texts.T
+        own = owners[None, :] == block[:, None]
+        best = np.where(own, cosines, -np.inf).max(axis=1, keepdims=True)
+        ranks.append(1 + ((cosines >= best - TIE_TOLERANCE) & ~own).sum(axis=1))
+    return _joined(ranks)
+
+
+def _joined(ranks: "Sequence[Integers]") -> "Integers":
+    import numpy as np
+
+    return np.concatenate(ranks) if ranks else np.empty(0, dtype=np.int64)
+
+
+def reciprocal_ranks(ranks: "Integers", k: int) -> "Floats":
+    """1/rank where the rank is at most k, else 0; the mean of it is MRR@k."""
+    import numpy as np
+
+    return np.where(ranks <= k, 1.0 / ranks, 0.0)
+
+
+def recalls(ranks: "Integers", k: int) -> "Floats":
+    """1 where the rank is at most k, else 0; the mean of it is R@k."""
+    import numpy as np
+
+    return (ranks <= k).astype(np.float64)
+
+
+PER_QUERY = {"MRR": reciprocal_ranks, "R": recalls}
+
+
+def chance_level(metric: str, k: int, *, gallery_size: int, num_right: "Integers") -> float:
+    """What random order gives on average.
+
+    Args:
+        metric: "MRR" or "R".
+        num_right: right items in the gallery for each query, shape (queries,).
+    """
+    import numpy as np
+
+    right = num_right.astype(np.float64)
+    not_yet = np.ones(len(right))  # probability that no right item stands before this place
+    total = np.zeros(len(right))
+    for place in range(1, min(k, gallery_size) + 1):
+        here = not_yet * np.minimum(1.0, right / (gallery_size - place + 1))
+        total += here / place if metric == "MRR" else here
+        not_yet = not_yet - here
+    return float(total.mean()) if len(total) else 0.0
+
+
+def bootstrap_interval(values: "Floats", clusters: "Integers", *, rounds: int, seed: int) -> tuple[float, float]:
+    """The 95 % interval of a mean, by resampling whole clusters: captions of one image are not independent.
+
+    Args:
+        values: one a query, shape (queries,).
+        clusters: the image of each query, shape (queries,).
+        rounds: resamplings.
+    """
+    import numpy as np
+
+    if not len(values):
+        return (0.0, 0.0)
+    _, members = np.unique(clusters, return_inverse=True)
+    sums, counts = np.bincount(members, weights=values), np.bincount(members)
+    generator = np.random.default_rng(seed)
+    means = np.empty(rounds)
+    for index in range(rounds):
+        drawn = generator.integers(0, len(sums), len(sums))
+        means[index] = sums[drawn].sum() / counts[drawn].sum()
+    low, high = np.quantile(means, [0.025, 0.975])
+    return float(low), float(high)

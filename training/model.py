@@ -1,0 +1,143 @@
+"""Model folders: an open_clip model config, the model it describes, its weights in safetensors, its preprocessing.
+
+A finished folder opens with open_clip alone: `open_clip.create_model_and_transforms("local-dir:FOLDER")`.
+"""
+
+import json
+from copy import deepcopy
+from dataclasses import dataclass
+from importlib.resources import files
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from data_catalog.errors import ConfigError
+from data_catalog.shards import read_json, write_json
+
+if TYPE_CHECKING:
+    import torch
+
+    from training.tokenizer import Tokenize
+
+OPEN_CLIP_CONFIG_FILE = "open_clip_config.json"
+WEIGHTS_FILE = "model.safetensors"
+
+# Squashing keeps everything that a caption may speak of, where cropping would cut off what stands at the edge.
+PREPROCESSING: dict[str, Any] = {
+    "mean": [0.48145466, 0.4578275, 0.40821073],
+    "std": [0.26862954, 0.26130258, 0.27577711],
+    "interpolation": "bicubic",
+    "resize_mode": "squash",
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LoadedModel:
+    """A model ready to encode, on the processor, in evaluation mode.
+
+    Args:
+        module: the open_clip model.
+        tokenizer: texts to int64 token ids of shape (texts, length of the longest).
+        image_size: side of the square images that it takes, in pixels.
+        sha256: of the weights file.
+    """
+
+    module: Any
+    tokenizer: "Tokenize"
+    image_size: int
+    sha256: str
+
+
+def read_model_config(model: str) -> dict[str, Any]:
+    """The open_clip model config by name ("compact") or JSON file.
+
+    Raises:
+        ConfigError: there is none, or it isn't one.
+    """
+    path = Path(model) if model.endswith(".json") else Path(str(files("training") / "models" / f"{model}.json"))
+    if not path.is_file():
+        raise ConfigError(
+            f"there is no model config {model!r}: name one of {', '.join(model_names())}, or give a JSON file"
+        )
+    try:
+        config = read_json(path)
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path} is not JSON: {error}") from error
+    missing = {"embed_dim", "vision_cfg", "text_cfg"} - set(config)
+    if missing:
+        raise ConfigError(f"{path} is no open_clip model config: {', '.join(sorted(missing))} is missing")
+    text = config["text_cfg"]
+    own = config.get("custom_text") and not {"hf_model_name", "no_causal_mask", "embed_cls"} & set(text)
+    if not own or text.get("pool_type", "argmax") != "argmax":
+        raise ConfigError(f"{path}: it must say custom_text, and its text tower be causal with pool_type argmax")
+    return dict(config)
+
+
+def model_names() -> list[str]:
+    """Names of the model configs that come with vernaclip."""
+    folder = Path(str(files("training") / "models"))
+    return sorted(path.stem for path in folder.glob("*.json"))
+
+
+def create_model(model_config: dict[str, Any]) -> Any:
+    """An open_clip model with random weights, drawn from torch's global generator.
+
+    Its text tower also takes ids shorter than the context length: open_clip cuts the positions to fit, not the mask.
+    """
+    import torch
+    from open_clip.model import CustomTextCLIP
+
+    settings = deepcopy(model_config)
+    settings.pop("custom_text", None)
+    module = CustomTextCLIP(**settings)
+    module.text.transformer.register_forward_pre_hook(_fit_mask, with_kwargs=True)
+    return module.to(memory_format=torch.channels_last)  # convolutions on processors are about twice as fast so
+
+
+def _fit_mask(_module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    length = args[0].shape[1]
+    return args, {**kwargs, "attn_mask": kwargs["attn_mask"][:length, :length]}
+
+
+def write_model_config(folder: Path, model_config: dict[str, Any]) -> None:
+    """Write `open_clip_config.json`, which tells open_clip the model and how its images are prepared."""
+    size = model_config["vision_cfg"]["image_size"]
+    write_json(
+        folder / OPEN_CLIP_CONFIG_FILE, {"model_cfg": model_config, "preprocess_cfg": {"size": size, **PREPROCESSING}}
+    )
+
+
+def load_model(folder: Path) -> LoadedModel:
+    """Read a model folder, strictly: every weight must be there, and none besides.
+
+    Raises:
+        ConfigError: the folder holds no finished model, or its weights do not fit its config.
+    """
+    from safetensors.torch import load_file
+
+    from data_catalog.shards import sha256_of
+    from training.tokenizer import load_tokenizer
+
+    config_path, weights_path = folder / OPEN_CLIP_CONFIG_FILE, folder / WEIGHTS_FILE
+    if not (config_path.is_file() and weights_path.is_file()):
+        raise ConfigError(f"{folder} holds no trained model: train one first")
+    model_config = read_json(config_path)["model_cfg"]
+    module = create_model(model_config)
+    try:
+        module.load_state_dict(load_file(weights_path), strict=True)
+    except RuntimeError as error:
+        raise ConfigError(f"{weights_path} does not fit {config_path}: {error}") from error
+    return LoadedModel(
+        module=module.eval(),
+        tokenizer=load_tokenizer(folder, context_length=model_config["text_cfg"]["context_length"]),
+        image_size=model_config["vision_cfg"]["image_size"],
+        sha256=sha256_of(weights_path),
+    )
+
+
+def normalise_pixels(pixels: "torch.Tensor") -> "torch.Tensor":
+    """uint8 images (batch, height, width, 3) to normalised floats (batch, 3, height, width)."""
+    import torch
+
+    mean = torch.tensor(PREPROCESSING["mean"]).view(1, 3, 1, 1)
+    std = torch.tensor(PREPROCESSING["std"]).view(1, 3, 1, 1)
+    return (pixels.permute(0, 3, 1, 2).float() / 255 - mean) / std

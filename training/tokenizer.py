@@ -1,0 +1,77 @@
+"""A tokenizer of one's own: byte-level BPE, trained on the captions of the train split, saved as a Hugging Face folder.
+
+Bytes make every script spellable, so that nothing is ever unknown. The end token has the highest id, which is where
+open_clip's default text pooling (`argmax`) looks for it.
+"""
+
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from data_catalog.shards import write_atomically, write_json
+
+if TYPE_CHECKING:
+    import torch
+    from tokenizers import Tokenizer
+
+    Tokenize = Callable[[Sequence[str]], torch.Tensor]
+
+TOKENIZER_FILE = "tokenizer.json"
+TOKENIZER_CONFIG_FILE = "tokenizer_config.json"
+PAD, START, END = "<|pad|>", "<|startoftext|>", "<|endoftext|>"
+
+
+def train_tokenizer(captions: Iterable[str], *, vocab_size: int) -> "Tokenizer":
+    """Learn a tokenizer of at most `vocab_size` tokens; lower case, NFC; the same captions give the same tokenizer."""
+    from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
+
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.normalizer = normalizers.Sequence([normalizers.NFC(), normalizers.Lowercase(), normalizers.NFC()])
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocab_size - 1,  # one is left for the end token
+        min_frequency=2,
+        special_tokens=[PAD, START],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(captions, trainer)
+    tokenizer.add_special_tokens([END])
+    ends = [(token, tokenizer.token_to_id(token)) for token in (START, END)]
+    tokenizer.post_processor = processors.TemplateProcessing(single=f"{START} $A {END}", special_tokens=ends)
+    return tokenizer
+
+
+def save_tokenizer(tokenizer: "Tokenizer", folder: Path, *, context_length: int) -> None:
+    """Write the two files that `transformers` and open_clip's `HFTokenizer` read a tokenizer from."""
+    write_atomically(folder / TOKENIZER_FILE, lambda path: tokenizer.save(str(path)))
+    settings = {
+        "tokenizer_class": "PreTrainedTokenizerFast",
+        "model_max_length": context_length,
+        "bos_token": START,
+        "eos_token": END,
+        "pad_token": PAD,
+        "clean_up_tokenization_spaces": False,
+    }
+    write_json(folder / TOKENIZER_CONFIG_FILE, settings)
+
+
+def load_tokenizer(folder: Path, *, context_length: int) -> "Tokenize":
+    """A saved tokenizer, read by open_clip's `HFTokenizer`.
+
+    Returns:
+        A function from texts to int64 ids of shape (texts, length of the longest). open_clip pads to the context
+        length; what is cut off here is padding that a causal text tower, pooled at the end token, never looks at.
+    """
+    from open_clip.tokenizer import HFTokenizer
+
+    tokenizer = HFTokenizer(str(folder), context_length=context_length)
+    pad_id = tokenizer.tokenizer.pad_token_id
+
+    def tokenize(texts: Sequence[str]) -> "torch.Tensor":
+        ids: torch.Tensor = tokenizer(list(texts))
+        longest = int((ids != pad_id).sum(dim=1).max())
+        return ids[:, :longest]
+
+    return tokenize
