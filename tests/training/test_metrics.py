@@ -32,7 +32,7 @@ def test_worked_out_by_hand() -> None:
 def test_an_image_is_ranked_by_its_best_caption() -> None:
     images = np.stack([E0, E1])
     texts = np.stack([E1, 0.8 * E0 + 0.6 * E2, 0.9 * E0 + np.sqrt(0.19) * E1])
-    # Image 0 owns captions 0 (cosine 0) and 1 (0.8) and is nearer to 2 (0.9); image 1 owns 2 (0.44), is nearer to 0 (1).
+    # Image 0 owns captions 0 (cosine 0) and 1 (0.8), and 2 (0.9) is nearer; image 1 owns 2 (0.44), and 0 (1) is nearer.
     assert image_to_text_ranks(images, texts, np.array([0, 0, 1])).tolist() == [2, 2]
 
 
