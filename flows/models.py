@@ -1,22 +1,21 @@
 """Models of a root: trained from a committed snapshot, found again by dataset, scored, searched."""
 
-import logging
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from data_catalog.errors import ConfigError
 from data_catalog.lock import writer_lock
-from data_catalog.manifest import Snapshot, require_snapshot
+from data_catalog.manifest import Snapshot, read_snapshot, require_snapshot
 from data_catalog.shards import read_json, write_json
 from flows.recipe import Recipe
 from training.config import run_key
+from training.contact_sheet import contact_sheet
 from training.data import PairFiles
-from training.evaluation import Scores, evaluate
+from training.evaluation import evaluate
 from training.loop import TrainResult, train
 from training.model import read_model_config
-
-logger = logging.getLogger(__name__)
+from training.scores import Scores
+from training.search import Hit, search
 
 CURRENT_FILE = "current.json"
 SCORES_FILE = "scores-{split}.json"
@@ -66,30 +65,51 @@ def train_model(recipe: Recipe, root: Path) -> TrainReport:
     return TrainReport(folder=models / key[:12], snapshot=snapshot, result=result)
 
 
-def current_model(root: Path, dataset: str) -> Path:
-    """Folder of the newest trained model of a dataset.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainedModel:
+    """The newest model of a dataset, and the snapshot that it was trained on."""
+
+    folder: Path
+    snapshot: Snapshot
+
+
+def current_model(root: Path, dataset: str) -> TrainedModel:
+    """The newest trained model of a dataset.
 
     Raises:
-        ConfigError: none was trained.
+        ConfigError: none was trained, or the snapshot that it saw is gone.
     """
     pointer = root / "models" / dataset / CURRENT_FILE
     if not pointer.is_file():
         raise ConfigError(f"{root} holds no model of {dataset!r}: run `vernaclip train {dataset} --root {root}` first")
-    return pointer.parent / str(read_json(pointer)["model"])
+    found = read_json(pointer)
+    snapshot = read_snapshot(root, dataset, found["snapshot"])
+    if snapshot is None:
+        raise ConfigError(f"the snapshot {found['snapshot']} that the model of {dataset!r} saw is gone: train again")
+    return TrainedModel(folder=pointer.parent / found["model"], snapshot=snapshot)
 
 
 def evaluate_model(recipe: Recipe, root: Path) -> EvaluateReport:
-    """Score the newest model of the recipe's dataset on the split that the recipe names.
+    """Score the newest model of the recipe's dataset on a held-out split of the snapshot that it was trained on.
 
     Raises:
         ConfigError: nothing was trained or held out.
     """
-    folder = current_model(root, recipe.name)
-    files = pair_files(require_snapshot(root, recipe.name))
-    scores = evaluate(files, folder, recipe.evaluate)
-    path = folder / SCORES_FILE.format(split=recipe.evaluate.split)
-    write_json(path, scores.as_json())
-    return EvaluateReport(folder=folder, path=path, scores=scores)
+    model = current_model(root, recipe.name)
+    scores = evaluate(pair_files(model.snapshot), model.folder, recipe.evaluate)
+    path = model.folder / SCORES_FILE.format(split=recipe.evaluate.split)
+    write_json(path, scores.to_json())
+    return EvaluateReport(folder=model.folder, path=path, scores=scores)
+
+
+def search_images(root: Path, dataset: str, text: str, *, num_hits: int, out: Path) -> list[Hit]:
+    """Find the images of a dataset that fit a text, and write them to `out` as a contact sheet."""
+    model = current_model(root, dataset)
+    entries = model.snapshot.manifest["files"]["pairs"]
+    hashes = {model.snapshot.folder / entry["path"]: str(entry["sha256"]) for entry in entries}
+    hits = search(text, list(hashes), model.folder, k=num_hits, sha256=hashes.__getitem__)
+    contact_sheet(hits, out, text)
+    return hits
 
 
 def only_dataset(root: Path) -> str:
@@ -104,8 +124,3 @@ def only_dataset(root: Path) -> str:
     if len(names) > 1:
         raise ConfigError(f"{root} holds models of {', '.join(names)}: say which with --dataset")
     return names[0]
-
-
-def scoreboard(report: EvaluateReport) -> list[dict[str, Any]]:
-    """Rows of the scoreboard, every number with its gallery, queries and interval."""
-    return report.scores.rows()

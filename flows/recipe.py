@@ -254,7 +254,7 @@ def _source(name: str, table: Any, target: str) -> SourceSettings | None:
     if "languages" in names:
         settings.setdefault("languages", [target])
     try:
-        config = build(kind.config_type, settings, path)
+        config: Any = build(kind.config_type, settings, path)
     except ConfigError as error:
         raise ConfigError(str(error) if path in str(error) else f"{path}: {error}") from error
     return SourceSettings(name=name, kind=kind, config=config)

@@ -68,9 +68,9 @@ def tell_training(report: "TrainReport") -> None:
 
 def tell_scores(report: "EvaluateReport") -> None:
     """Print the scoreboard."""
-    say("\nScoreboard: retrieval among held-out images\n")
-    say(plain_table(report.scores.rows()))
-    say(f"\nScores: {report.path}")
+    say(f"\nScoreboard: retrieval among the images of the {report.scores.split} split\n")
+    say(report.scores.table("distinct"))
+    say(f"\nThese and the other ways to count captions: {report.path}")
 
 
 def tell_next(options: Namespace, topics: tuple[str, ...]) -> None:
@@ -82,7 +82,9 @@ def tell_next(options: Namespace, topics: tuple[str, ...]) -> None:
 
 def _some_caption(options: Namespace) -> str:
     """A short published caption, as an example of a query."""
-    shortest = "SELECT captions[1] AS caption FROM pairs WHERE split <> 'train' ORDER BY len(captions[1]), ALL LIMIT 1"
+    shortest = (
+        "SELECT captions[1] AS caption FROM pairs WHERE split <> 'train' ORDER BY len(captions[1]), sample_id LIMIT 1"
+    )
     rows = query(options.root, shortest).to_pylist()
     return str(rows[0]["caption"]).replace('"', "'") if rows else "..."
 
