@@ -97,3 +97,15 @@ def square_files(make_shard: MakeShard) -> PairFiles:
         val=(make_shard("val-0", squares("val", 24, seed=2)),),
         test=(make_shard("test-0", squares("test", 24, seed=3)),),
     )
+
+
+@pytest.fixture(scope="session")
+def square_rows() -> Callable[..., list[dict[str, Any]]]:
+    """`squares(split, count, seed=...)`: rows that `make_shard` writes."""
+    return squares
+
+
+@pytest.fixture(scope="session")
+def pair_row() -> Callable[..., dict[str, Any]]:
+    """`pair(sample_id, image, captions, split)`: one row that `make_shard` writes."""
+    return pair

@@ -1,0 +1,65 @@
+"""The tokenizer that is trained on captions."""
+
+import unicodedata
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from training.tokenizer import END, START, TOKENIZER_FILE, load_tokenizer, save_tokenizer, train_tokenizer
+
+CAPTIONS = [
+    "Due cerchi rossi sopra un quadrato blu",
+    "C'è una città, più in là; perché?",
+    "une étoile à gauche d'un carré",
+    "ein großer Kreis über dem Fluß",
+] * 3
+
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("tokenizer")
+    save_tokenizer(train_tokenizer(CAPTIONS, vocab_size=400), path, context_length=16)
+    return path
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.text(max_size=40) | st.sampled_from(CAPTIONS) | st.text(alphabet="àèéìòùçßΩдя你กा 🙂'", max_size=20))
+def test_any_text_comes_back_in_lower_case(text: str) -> None:
+    tokenizer = train_tokenizer(CAPTIONS, vocab_size=400)
+    lowered = unicodedata.normalize("NFC", unicodedata.normalize("NFC", text).lower())
+    back = tokenizer.decode(tokenizer.encode(text).ids)
+    assert back.removeprefix(" ") == lowered.removeprefix(" ") or START in text or END in text
+
+
+def test_the_end_token_has_the_highest_id_and_closes_every_text(folder: Path) -> None:
+    tokenizer = train_tokenizer(CAPTIONS, vocab_size=400)
+    end = tokenizer.token_to_id(END)
+    assert end == tokenizer.get_vocab_size() - 1 <= 399
+    ids = load_tokenizer(folder, context_length=16)(["due cerchi", "", " ".join(CAPTIONS)])
+    assert ids.shape == (3, 16)
+    assert ids.max(dim=1).values.tolist() == [end] * 3
+    assert ids[2, -1] == end  # also where the text was cut off
+    assert ids[:, 0].tolist() == [tokenizer.token_to_id(START)] * 3
+
+
+def test_ids_are_as_long_as_the_longest_text(folder: Path) -> None:
+    tokenize = load_tokenizer(folder, context_length=16)
+    alone, together = tokenize(["due cerchi"]), tokenize(["due cerchi", "un quadrato blu sopra due cerchi"])
+    assert alone.shape[1] < together.shape[1] < 16
+    assert together[0, : alone.shape[1]].tolist() == alone[0].tolist()
+    assert set(together[0, alone.shape[1] :].tolist()) == {0}
+
+
+def test_case_and_composition_of_accents_do_not_matter(folder: Path) -> None:
+    tokenize = load_tokenizer(folder, context_length=16)
+    composed = tokenize(["c'è una città"])
+    assert composed.tolist() == tokenize([unicodedata.normalize("NFD", "C'È una CITTÀ")]).tolist()
+
+
+def test_the_same_captions_give_the_same_file(folder: Path, tmp_path: Path) -> None:
+    save_tokenizer(train_tokenizer(CAPTIONS, vocab_size=400), tmp_path, context_length=16)
+    assert (tmp_path / TOKENIZER_FILE).read_bytes() == (folder / TOKENIZER_FILE).read_bytes()
