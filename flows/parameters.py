@@ -114,4 +114,6 @@ def _flatten(values: Mapping[str, Any], path: tuple[str, ...]) -> typing.Iterato
         if isinstance(value, Mapping):
             yield from _flatten(value, (*path, name))
         elif value is not None:
-            yield f"{'.'.join((*path, name))}={json.dumps(value, ensure_ascii=False)}"
+            # A JSON value is a TOML value, but for the one control character that JSON lets stand.
+            text = json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
+            yield f"{'.'.join((*path, name))}={text}"

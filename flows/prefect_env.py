@@ -5,6 +5,7 @@ and the user's profile. `vernaclip up` writes its address and auth string into `
 """
 
 import base64
+import http.client
 import logging
 import os
 import tempfile
@@ -117,7 +118,7 @@ def _status(url: str, headers: Mapping[str, str]) -> int | None:
     except urllib.error.HTTPError as error:
         with error:
             return error.code
-    except (OSError, ValueError):
+    except (OSError, ValueError, http.client.HTTPException):
         return None
 
 

@@ -1,0 +1,122 @@
+"""The doctor, on environments that are broken in one way each: a folder of packages put in front of the real ones."""
+
+import dataclasses
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import pytest
+
+from flows.doctor import diagnose, port_is_busy, require_sound_environment
+from flows.prefect_env import Api, write_env_block
+
+
+@pytest.fixture
+def packages(tmp_path: Path) -> Path:
+    """A folder that a process takes for one of pip's."""
+    folder = tmp_path / "site-packages"
+    folder.mkdir()
+    return folder
+
+
+def run(code: str, packages: Path, **environment: str) -> str:
+    """What Python prints, with `packages` first on its path."""
+    found = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(code)],
+        env={**os.environ, "PYTHONPATH": str(packages), **environment},
+        capture_output=True,
+        text=True,
+        check=True,
+        cwd=packages.parent,
+    )
+    return found.stdout
+
+
+DIAGNOSE = """
+    from pathlib import Path
+    from flows.doctor import diagnose
+    for finding in diagnose(Path("."), Path("catalog")):
+        print(finding.severity, finding.text)
+"""
+
+
+def test_this_environment_is_sound(tmp_path: Path) -> None:
+    require_sound_environment()
+    assert [finding.text for finding in diagnose(tmp_path, tmp_path / "c") if finding.severity == "broken"] == []
+
+
+def test_the_backport_is_refused_and_removed(packages: Path) -> None:
+    # What img2dataset drags in has this name; the standard library's own file stands in for its content.
+    shutil.copy(str(dataclasses.__file__), packages / "dataclasses.py")
+    printed = run(
+        """
+        from pathlib import Path
+        from data_catalog.errors import ConfigError
+        from flows.doctor import diagnose, mend, require_sound_environment
+        try:
+            require_sound_environment()
+        except ConfigError as error:
+            print("refused:", error)
+        findings = [finding for finding in diagnose(Path("."), Path("catalog")) if "backport" in finding.text]
+        print(len(findings), mend(findings))
+        require_sound_environment()
+        print("sound")
+        """,
+        packages,
+    )
+    assert printed.splitlines()[0].startswith("refused: the package `dataclasses`")
+    assert "run `vernaclip doctor --fix`" in printed
+    assert printed.splitlines()[1:] == ["1 []", "sound"]
+    assert not (packages / "dataclasses.py").exists()
+
+
+def test_another_owner_of_our_names_is_named(packages: Path) -> None:
+    information = packages / "old_trainer-1.0.dist-info"
+    information.mkdir()
+    (information / "METADATA").write_text("Metadata-Version: 2.1\nName: old-trainer\nVersion: 1.0\n", encoding="utf-8")
+    (information / "top_level.txt").write_text("training\n", encoding="utf-8")
+    assert "broken old-trainer also installs a package called `training`" in run(DIAGNOSE, packages)
+
+
+def test_a_folder_that_hides_all_argos_packages_is_named(packages: Path) -> None:
+    (packages.parent / "argos" / "unpacked_by_hand").mkdir(parents=True)
+    printed = run(DIAGNOSE, packages, ARGOS_PACKAGES_DIR=str(packages.parent / "argos"))
+    assert "unpacked_by_hand is not an Argos package" in printed
+
+
+def test_a_wrong_version_is_named(packages: Path) -> None:
+    information = packages / "prefect-99.0.dist-info"
+    information.mkdir()
+    (information / "METADATA").write_text("Metadata-Version: 2.1\nName: prefect\nVersion: 99.0\n", encoding="utf-8")
+    assert "warning prefect is 99.0, but vernaclip is made for" in run(DIAGNOSE, packages)
+
+
+def test_a_server_that_is_gone_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with socket.socket() as unused:
+        unused.bind(("127.0.0.1", 0))
+        url = f"http://127.0.0.1:{unused.getsockname()[1]}/api"
+    write_env_block(tmp_path, Api(url=url))
+    monkeypatch.setenv("PREFECT_API_URL", "http://127.0.0.1:1/api")
+    texts = [finding.text for finding in diagnose(tmp_path, tmp_path)]
+    assert any(f"{url}, named in .env, does not answer" in text for text in texts)
+    assert any("hides the server that `vernaclip up` started" in text for text in texts)
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
+def test_a_root_that_cannot_be_written_is_named(tmp_path: Path) -> None:
+    tmp_path.chmod(0o500)
+    texts = [finding.text for finding in diagnose(tmp_path, tmp_path / "catalog")]
+    assert f"{tmp_path} is not writable: choose another --root" in texts
+
+
+def test_a_busy_port_is_seen() -> None:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        listener.listen()
+        assert port_is_busy(listener.getsockname()[1])
+        port = listener.getsockname()[1]
+    assert not port_is_busy(port)

@@ -1,0 +1,93 @@
+"""Which Prefect API a project talks to: the lines in `.env`, and what answers at an address."""
+
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import pytest
+
+from flows.prefect_env import Api, probe, read_env_block, remove_env_block, state_folder, write_env_block
+
+API = Api(url="http://127.0.0.1:4321/api", auth_string="vernaclip:s3cret")
+
+
+def test_what_up_writes_is_read_back_and_private(tmp_path: Path) -> None:
+    write_env_block(tmp_path, API)
+    assert read_env_block(tmp_path) == API
+    assert (tmp_path / ".env").stat().st_mode & 0o777 == 0o600
+    assert state_folder(tmp_path).stat().st_mode & 0o777 == 0o700
+    assert "s3cret" not in repr(API)
+
+
+def test_down_leaves_no_trace(tmp_path: Path) -> None:
+    write_env_block(tmp_path, API)
+    remove_env_block(tmp_path)
+    assert list(tmp_path.iterdir()) == []
+    assert read_env_block(tmp_path) is None
+
+
+@pytest.mark.parametrize("before", ["A=1\n", "A=1", "# note\n\nB='x y'\n"])
+def test_the_users_own_lines_stay(tmp_path: Path, before: str) -> None:
+    path = tmp_path / ".env"
+    path.write_text(before, encoding="utf-8")
+    write_env_block(tmp_path, API)
+    write_env_block(tmp_path, Api(url="http://127.0.0.1:1/api"))
+    assert read_env_block(tmp_path) == Api(url="http://127.0.0.1:1/api")
+    assert path.read_text(encoding="utf-8").count("PREFECT_API_URL") == 1
+    remove_env_block(tmp_path)
+    assert path.read_text(encoding="utf-8") == before.rstrip("\n") + "\n"
+
+
+def test_a_file_without_our_lines_is_left_alone(tmp_path: Path) -> None:
+    (tmp_path / ".env").write_text("PREFECT_API_URL=http://elsewhere/api", encoding="utf-8")
+    remove_env_block(tmp_path)
+    assert read_env_block(tmp_path) is None
+    assert (tmp_path / ".env").read_text(encoding="utf-8") == "PREFECT_API_URL=http://elsewhere/api"
+
+
+@contextmanager
+def listening(status_of: Callable[[str, str | None], int]) -> Iterator[str]:
+    """An HTTP server that answers each path and Authorization header with a status; yields its API's URL."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(status_of(self.path, self.headers.get("Authorization")))
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+
+        def log_message(self, format: str, *args: object) -> None:
+            """Tests need no log."""
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        thread = threading.Thread(target=server.serve_forever, daemon=True)
+        thread.start()
+        yield f"http://127.0.0.1:{server.server_port}/api"
+        server.shutdown()
+        thread.join()
+
+
+def like_prefect(path: str, authorization: str | None) -> int:
+    """A server that shows its health to everybody and its version to user:pass only."""
+    if path == "/api/health":
+        return 200
+    return 200 if authorization == "Basic dXNlcjpwYXNz" else 401
+
+
+def test_a_server_answers_or_refuses_by_the_auth_string() -> None:
+    with listening(like_prefect) as url:
+        assert probe(Api(url=url, auth_string="user:pass")) == "answers"
+        assert probe(Api(url=url, auth_string="user:wrong")) == "refuses"
+        assert probe(Api(url=url)) == "refuses"
+    assert probe(Api(url=url, auth_string="user:pass")) == "silent"
+
+
+def test_another_program_on_the_port_is_no_prefect_server() -> None:
+    with listening(lambda path, authorization: 404) as url:
+        assert probe(Api(url=url)) == "silent"
+
+
+@pytest.mark.parametrize("url", ["http://127.0.0.1:notaport/api", "nonsense", "file:///etc/api"])
+def test_an_address_that_is_none_is_silent(url: str) -> None:
+    assert probe(Api(url=url)) == "silent"

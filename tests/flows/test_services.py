@@ -1,0 +1,259 @@
+"""`up`, the literal `prefect deployment run NAME`, crashes and `down`, with a real server and worker.
+
+Everything runs in processes of its own, as a user would start it: this one's environment stays as it is. One server
+serves all tests, in the order in which they stand.
+"""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import textwrap
+import time
+import urllib.error
+import urllib.request
+from base64 import b64encode
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from flows.prefect_env import Api, read_env_block
+
+TOY_FLOWS = '''
+"""Flows of steps that say what they do."""
+
+import logging
+from pathlib import Path
+
+from prefect import flow
+
+from data_catalog.errors import ShardError, TransientError
+from flows.prefect_executor import PrefectExecutor
+
+tries = {}
+
+
+def step(number):
+    logging.getLogger("flows.toy").warning("step %d in %s", number, Path.cwd().name)
+    return number
+
+
+def failing(name, times, error):
+    tries[name] = tries.get(name, 0) + 1
+    if tries[name] <= times:
+        raise error
+    return tries[name]
+
+
+@flow(name="toy")
+def toy(word: str = "tree"):
+    with PrefectExecutor(2, retry_delays_s=(0, 0)) as executor:
+        futures = [executor.submit(f"count {number:05d}", step, number) for number in range(3)]
+        assert [future.result() for future in futures] == [0, 1, 2]
+        assert executor.submit("flaky 1", failing, "flaky", 2, TransientError("again")).result() == 3
+        try:
+            executor.submit("broken", failing, "broken", 1, ShardError("broken")).result()
+        except ShardError:
+            assert tries["broken"] == 1
+        assert executor.run("here", step, 3) == 3
+        executor.progress("count", done=1, total=2)
+        executor.progress("count", done=2, total=2)
+        executor.artifact_table("Funnel_toy", [{"step": word, "read": 3}], "What was <b>read</b>.")
+
+
+@flow(name="other")
+def other():
+    return None
+'''
+
+DRIVER = """
+import json, sys
+from pathlib import Path
+from data_catalog.errors import PipelineError
+from flows.deployments import deploy, ensure_work_pool
+from flows.services import down, up
+
+def deploy_toys(client, project):
+    import toy_flows
+    ensure_work_pool(client)
+    for flow, name in ((toy_flows.toy, "toy"), (toy_flows.toy, "twin"), (toy_flows.other, "twin")):
+        deploy(client, flow, name=name, parameters={}, project=project)
+    return ()
+
+try:
+    if sys.argv[1] == "up":
+        services = up(Path.cwd(), port=int(sys.argv[2]) if len(sys.argv) > 2 else None, deploy=deploy_toys)
+        print(json.dumps([services.started, services.ours]))
+    else:
+        print(json.dumps(down(Path.cwd(), now="--now" in sys.argv)))
+except PipelineError as error:
+    print(json.dumps(str(error)))
+"""
+
+EVIL = "<img src=x onerror=alert(1)> [x](javascript:alert(1)) `a|b`"
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+class Project:
+    """A project's folder, and commands given in it."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        (folder / "toy_flows.py").write_text(TOY_FLOWS, encoding="utf-8")
+        (folder / "driver.py").write_text(DRIVER, encoding="utf-8")
+        kept = {name: value for name, value in os.environ.items() if not name.startswith("PREFECT_")}
+        # Of the user's own Prefect nothing is read or written.
+        self.environment = {**kept, "PYTHONPATH": str(folder), "PREFECT_HOME": str(folder / "home")}
+
+    def run(self, *command: str, **environment: str) -> "subprocess.CompletedProcess[str]":
+        return subprocess.run(
+            [sys.executable, "-W", "error::DeprecationWarning:flows", *command],
+            cwd=self.folder,
+            env={**self.environment, **environment},
+            capture_output=True,
+            text=True,
+            timeout=120,
+            check=False,
+        )
+
+    def drive(self, *arguments: str) -> Any:
+        found = self.run("driver.py", *arguments)
+        assert found.returncode == 0, found.stderr
+        return json.loads(found.stdout)
+
+    def prefect(self, *arguments: str) -> "subprocess.CompletedProcess[str]":
+        """The command of that name, without a terminal's width."""
+        return self.run("-m", "prefect", *arguments, COLUMNS="200")
+
+    def api(self) -> Api:
+        api = read_env_block(self.folder)
+        assert api is not None
+        return api
+
+    def ask(self, path: str, question: dict[str, Any]) -> Any:
+        """A POST to the server's API, with the auth string from `.env`."""
+        api = self.api()
+        credentials = b64encode((api.auth_string or "").encode()).decode()
+        headers = {"Authorization": f"Basic {credentials}", "Content-Type": "application/json"}
+        request = urllib.request.Request(f"{api.url}{path}", data=json.dumps(question).encode(), headers=headers)
+        with urllib.request.urlopen(request, timeout=20) as answer:
+            return json.load(answer)
+
+    def kill(self, daemon: str) -> None:
+        os.kill(int((self.folder / ".vernaclip" / f"{daemon}.pid").read_text(encoding="ascii")), signal.SIGKILL)
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Project]:
+    project = Project(tmp_path_factory.mktemp("project"))
+    (project.folder / ".env").write_text("MINE=1\n", encoding="utf-8")
+    try:
+        assert project.drive("up", str(free_port())) == [["server", "worker"], True]
+        yield project
+    finally:
+        project.drive("down", "--now")
+
+
+def test_up_again_starts_nothing(project: Project) -> None:
+    assert project.drive("up") == [[], True]
+
+
+def test_the_server_asks_for_the_auth_string(project: Project) -> None:
+    api = project.api()
+    assert (project.folder / ".env").stat().st_mode & 0o777 == 0o600
+    with pytest.raises(urllib.error.HTTPError, match="401") as refused:
+        urllib.request.urlopen(f"{api.url}/admin/version", timeout=20)
+    refused.value.close()
+    assert api.url.startswith("http://127.0.0.1:")
+
+
+def test_a_bare_deployment_name_runs(project: Project) -> None:
+    found = project.prefect("deployment", "run", "toy", "--watch", "--param", f"word={json.dumps(EVIL)}")
+    assert found.returncode == 0, found.stdout + found.stderr
+    assert "Flow run finished successfully in 'Completed'" in found.stdout
+    (run,) = project.ask("/flow_runs/filter", {"flows": {"name": {"any_": ["toy"]}}})
+    assert (run["state_type"], run["work_pool_name"]) == ("COMPLETED", "vernaclip")
+    assert_tasks_are_shown(project, run["id"])
+    assert_artifacts_are_harmless(project, run["id"])
+
+
+def assert_tasks_are_shown(project: Project, run_id: str) -> None:
+    question = {"flow_runs": {"id": {"any_": [run_id]}}}
+    tasks = {task["name"]: task for task in project.ask("/task_runs/filter", question)}
+    assert {name: task["state_type"] for name, task in tasks.items()} == {
+        **dict.fromkeys(("count 00000", "count 00001", "count 00002", "flaky 1", "here"), "COMPLETED"),
+        "broken": "FAILED",
+    }
+    assert (tasks["flaky 1"]["run_count"], tasks["broken"]["run_count"]) == (3, 1)
+    logs = project.ask("/logs/filter", {"logs": {"flow_run_id": {"any_": [run_id]}}})
+    assert f"step 2 in {project.folder.name}" in [log["message"] for log in logs]
+
+
+def assert_artifacts_are_harmless(project: Project, run_id: str) -> None:
+    found = project.ask("/artifacts/filter", {"artifacts": {"flow_run_id": {"any_": [run_id]}}})
+    artifacts = {artifact["key"]: artifact for artifact in found}
+    assert artifacts["count"]["data"] == 100
+    (row,) = json.loads(artifacts["funnel-toy"]["data"])
+    assert row["read"] == 3
+    assert not set("<>[]()|`") & set(row["step"] + artifacts["funnel-toy"]["description"])
+
+
+def test_names_of_several_or_of_none_are_told_apart(project: Project) -> None:
+    several = project.prefect("deployment", "run", "twin")
+    assert several.returncode == 1
+    assert "name one of other/twin, toy/twin" in several.stdout + several.stderr
+    none = project.prefect("deployment", "run", "triplet")
+    assert none.returncode == 1
+    assert "Deployment 'triplet' not found!" in none.stdout
+
+
+def test_a_busy_port_is_an_error_that_names_it(tmp_path: Path, project: Project) -> None:
+    port = project.api().ui_url.rpartition(":")[2]
+    assert project.api().auth_string not in (None, "")
+    other = Project(tmp_path)
+    assert other.drive("up", port) == f"port {port} is taken by another program: choose another, or stop that program"
+    assert not (tmp_path / ".env").exists()
+
+
+def test_up_mends_what_a_crash_has_left(project: Project) -> None:
+    before = project.api()
+    project.kill("server")
+    project.kill("worker")
+    time.sleep(0.2)
+    assert project.drive("up") == [["server", "worker"], True]
+    assert project.api() == before  # so that open pages and other terminals go on working
+
+
+def test_down_stops_all_and_leaves_the_users_lines(project: Project) -> None:
+    assert project.drive("down") == ["worker", "server"]
+    assert (project.folder / ".env").read_text(encoding="utf-8") == "MINE=1\n"
+    assert project.drive("down") == []
+
+
+def test_a_dead_server_is_no_reason_to_fail(project: Project) -> None:
+    code = textwrap.dedent(
+        """
+        import logging
+        from pathlib import Path
+        from flows.prefect_env import prepare_process, use_answering_api
+        logging.basicConfig(format="%(message)s")
+        prepare_process(Path.cwd())
+        assert use_answering_api() is None
+        import toy_flows
+        toy_flows.toy()
+        print("done")
+        """
+    )
+    url = f"http://127.0.0.1:{free_port()}/api"
+    found = project.run("-c", code, PREFECT_API_URL=url, PREFECT_API_AUTH_STRING="old:secret")
+    assert found.stdout.strip().endswith("done"), found.stderr
+    assert f"no Prefect server answers at {url}: this run uses a temporary one" in found.stderr

@@ -1,0 +1,42 @@
+"""Rows as text: aligned in a terminal, harmless in a browser."""
+
+import html
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from flows.tables import markdown_safe, plain_table, text_width
+
+
+def test_numbers_stand_right_and_texts_left() -> None:
+    table = plain_table([{"step": "ingest", "read": 1234567}, {"step": "è", "read": 5}])
+    assert table == "step         read\n------  ---------\ningest  1,234,567\nè               5"
+
+
+def test_no_rows_are_said() -> None:
+    assert plain_table([]) == "(no rows)"
+
+
+@given(st.lists(st.text(), min_size=1, max_size=5))
+def test_every_row_stays_on_one_line(texts: list[str]) -> None:
+    assert len(plain_table([{"text": text} for text in texts]).split("\n")) == len(texts) + 2
+
+
+@pytest.mark.parametrize(("text", "width"), [("abc", 3), ("日本", 4), ("e\u0301", 1), ("", 0)])
+def test_width_is_that_of_a_terminal(text: str, width: int) -> None:
+    assert text_width(text) == width
+
+
+@given(st.text())
+def test_no_text_can_open_a_tag_a_link_or_code(text: str) -> None:
+    safe = str(markdown_safe(text))
+    assert not set("<>\\[]()|`") & set(safe)
+    assert "&" not in safe.replace("&#", "")
+
+
+def test_a_browser_shows_the_text_itself() -> None:
+    text = "<b>[x](javascript:alert(1)) | `a` & \\ perché"
+    assert html.unescape(str(markdown_safe(text))) == text
+    assert markdown_safe(3) == 3
+    assert markdown_safe(None) is None
