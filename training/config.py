@@ -1,6 +1,7 @@
 """Settings of training and evaluation; the flows read them from a recipe's `[train]` and `[evaluate]`."""
 
 import dataclasses
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -57,10 +58,10 @@ class TrainConfig:
     def __post_init__(self) -> None:
         positive = ("epochs", "lr", "max_grad_norm", "shuffle_window", "checkpoint_every_steps")
         for name in positive:
-            if getattr(self, name) <= 0:
+            if not 0 < getattr(self, name) < math.inf:
                 raise ConfigError(f"train.{name} must be positive, got {getattr(self, name)}")
         for name in ("weight_decay", "warmup_steps", "seed", "num_threads", "cache_max_bytes"):
-            if getattr(self, name) < 0:
+            if not 0 <= getattr(self, name) < math.inf:
                 raise ConfigError(f"train.{name} must not be negative, got {getattr(self, name)}")
         if self.batch_size < 2:
             raise ConfigError(

@@ -112,6 +112,7 @@ def load_model(folder: Path) -> LoadedModel:
     Raises:
         ConfigError: the folder holds no finished model, or its weights do not fit its config.
     """
+    from safetensors import SafetensorError
     from safetensors.torch import load_file
 
     from data_catalog.shards import sha256_of
@@ -124,6 +125,8 @@ def load_model(folder: Path) -> LoadedModel:
     module = create_model(model_config)
     try:
         module.load_state_dict(load_file(weights_path), strict=True)
+    except SafetensorError as error:
+        raise ConfigError(f"{weights_path} is broken ({error}): train the model again") from error
     except RuntimeError as error:
         raise ConfigError(f"{weights_path} does not fit {config_path}: {error}") from error
     return LoadedModel(

@@ -1,0 +1,246 @@
+"""Whole training runs on coloured squares: learning, resuming, refusing."""
+
+import json
+import math
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from data_catalog.errors import ConfigError
+from training.checkpoint import STATE_FILE
+from training.config import EvaluateConfig, TrainConfig, run_key
+from training.contact_sheet import contact_sheet
+from training.data import PairFiles
+from training.evaluation import evaluate
+from training.loop import TrainResult, train
+from training.model import load_model, read_model_config
+from training.optimisation import learning_rate
+from training.search import search
+
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
+
+SMALL: dict[str, Any] = {
+    "embed_dim": 64,
+    "custom_text": True,
+    "vision_cfg": {"image_size": 32, "layers": [1, 1, 1, 1], "width": 8, "head_width": 32},
+    "text_cfg": {"context_length": 24, "width": 64, "heads": 2, "layers": 2, "pool_type": "argmax"},
+}
+Run = Callable[..., TrainResult]
+
+
+@pytest.fixture(scope="module")
+def config(tmp_path_factory: pytest.TempPathFactory) -> TrainConfig:
+    """A small model and few steps, with a resume state every third step."""
+    model = tmp_path_factory.mktemp("model") / "small.json"
+    model.write_text(json.dumps({**SMALL, "text_cfg": {**SMALL["text_cfg"], "hf_tokenizer_name": "tokenizer"}}))
+    return TrainConfig(
+        model=str(model), epochs=4, batch_size=16, lr=2e-3, warmup_steps=5, num_threads=1, checkpoint_every_steps=3
+    )
+
+
+@pytest.fixture(scope="module")
+def trained(square_files: PairFiles, config: TrainConfig, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a finished run, never interrupted."""
+    out = tmp_path_factory.mktemp("trained") / "run"
+    result = train(square_files, config, out)
+    assert (result.num_samples, result.epochs, result.steps) == (152, 4, 36)
+    return out
+
+
+def test_a_trained_model_finds_squares_far_above_chance(
+    square_files: PairFiles, config: TrainConfig, tmp_path: Path
+) -> None:
+    train(square_files, replace(config, epochs=14), tmp_path / "run")
+    scores = evaluate(square_files, tmp_path / "run", EvaluateConfig(bootstrap_rounds=200))
+    found = scores.get("text_to_image_MRR@5")
+    assert (found.gallery_size, found.num_queries) == (24, 48)
+    assert found.chance == pytest.approx((1 + 1 / 2 + 1 / 3 + 1 / 4 + 1 / 5) / 24)
+    assert found.value > 4 * found.chance
+    assert found.low <= found.value <= found.high
+    hits = search("un quadrato verde", square_files.test, tmp_path / "run", k=3)
+    assert [hit.rank for hit in hits] == [1, 2, 3]
+    assert hits[0].score >= hits[1].score >= hits[2].score
+    assert "verde" in hits[0].captions[0]
+    again = search("un quadrato verde", square_files.test, tmp_path / "run", k=3)
+    assert again == hits  # from the index on disk
+    contact_sheet(hits, tmp_path / "sheet.png", "un quadrato verde, già più in là")
+    assert (tmp_path / "sheet.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_run_leaves_what_others_need(trained: Path, square_files: PairFiles) -> None:
+    names = sorted(path.relative_to(trained).as_posix() for path in trained.rglob("*"))
+    assert names == [
+        "metrics.jsonl",
+        "model.safetensors",
+        "open_clip_config.json",
+        "result.json",
+        "run.json",
+        "tokenizer.json",
+        "tokenizer_config.json",
+    ]
+    lines = [json.loads(line) for line in (trained / "metrics.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines] == [9, 18, 27, 36]
+    result = json.loads((trained / "result.json").read_text())
+    assert result["best_val_loss"] == min(line["val_loss"] for line in lines)
+    assert lines[-1]["train_loss"] < lines[0]["train_loss"]
+
+
+def test_open_clip_alone_opens_the_folder(trained: Path) -> None:
+    import open_clip
+    import torch
+
+    model, _, preprocess = open_clip.create_model_and_transforms(f"local-dir:{trained}")
+    theirs = open_clip.get_tokenizer(f"local-dir:{trained}")(["un quadrato rosso in basso"])
+    ours = load_model(trained)
+    with torch.no_grad():
+        expected = model.eval().encode_text(theirs, normalize=True)
+        found = ours.module.encode_text(ours.tokenizer(["un quadrato rosso in basso"]), normalize=True)
+    assert torch.allclose(expected, found, atol=1e-5)
+    assert preprocess.transforms[0].size == (32, 32)
+
+
+def test_a_killed_run_goes_on_bit_for_bit(
+    trained: Path, square_files: PairFiles, config: TrainConfig, tmp_path: Path
+) -> None:
+    out = tmp_path / "run"
+    kill_while_training(square_files, config, out)
+    train(square_files, config, out)
+    for name in ("model.safetensors", "metrics.jsonl", "result.json", "run.json", "tokenizer.json"):
+        assert (out / name).read_bytes() == (trained / name).read_bytes(), name
+
+
+def kill_while_training(files: PairFiles, config: TrainConfig, out: Path) -> None:
+    """SIGKILL a training process once it has written a resume state in the middle of an epoch."""
+    call = (
+        "from pathlib import Path, PosixPath\n"
+        "from training.config import TrainConfig\n"
+        "from training.data import PairFiles\n"
+        "from training.loop import train\n"
+        f"train({files!r}, TrainConfig(**{asdict(config)!r}), Path({str(out)!r}))"
+    )
+    child = subprocess.Popen([sys.executable, "-W", "ignore", "-c", call])
+    while not (out / STATE_FILE).is_file():
+        assert child.poll() is None, "the child ended before it could be killed"
+        time.sleep(0.005)
+    child.send_signal(signal.SIGKILL)
+    assert child.wait() == -signal.SIGKILL
+    assert not (out / "result.json").exists()
+
+
+def test_a_finished_run_is_not_trained_again(trained: Path, square_files: PairFiles, config: TrainConfig) -> None:
+    before = {path: path.stat().st_mtime_ns for path in trained.iterdir()}
+    result = train(square_files, config, trained)
+    assert json.loads((trained / "result.json").read_text()) == asdict(result)
+    assert {path: path.stat().st_mtime_ns for path in trained.iterdir()} == before
+
+
+def test_the_cache_and_the_number_of_checkpoints_change_nothing(
+    trained: Path, square_files: PairFiles, config: TrainConfig, tmp_path: Path
+) -> None:
+    train(square_files, replace(config, cache_max_bytes=0, checkpoint_every_steps=1000), tmp_path / "run")
+    assert (tmp_path / "run/model.safetensors").read_bytes() == (trained / "model.safetensors").read_bytes()
+
+
+def test_a_folder_of_another_run_is_refused(trained: Path, square_files: PairFiles, config: TrainConfig) -> None:
+    with pytest.raises(ConfigError, match="other settings or other data"):
+        train(square_files, replace(config, seed=1), trained)
+    with pytest.raises(ConfigError, match="other settings or other data"):
+        train(replace(square_files, train=square_files.train[:1]), config, trained)
+
+
+def test_nothing_is_trained_on_a_test_image(square_files: PairFiles, config: TrainConfig, tmp_path: Path) -> None:
+    leaking = replace(square_files, train=(*square_files.train, *square_files.test))
+    with pytest.raises(ConfigError, match="a training set that contains a test image is refused"):
+        train(leaking, config, tmp_path / "run")
+    assert not (tmp_path / "run/model.safetensors").exists()
+
+
+def test_without_a_validation_split_the_last_weights_are_kept(
+    square_files: PairFiles, config: TrainConfig, tmp_path: Path
+) -> None:
+    result = train(replace(square_files, val=(), test=()), replace(config, epochs=2, precision="bf16"), tmp_path / "r")
+    assert (result.best_epoch, result.best_val_loss) == (2, None)
+    with pytest.raises(ConfigError, match=r"the test split has no images: set split\.test above 0"):
+        evaluate(replace(square_files, test=()), tmp_path / "r", EvaluateConfig())
+
+
+def test_weights_that_do_not_fit_are_refused(trained: Path, tmp_path: Path) -> None:
+    from safetensors.torch import load_file, save_file
+
+    with pytest.raises(ConfigError, match="holds no trained model"):
+        load_model(tmp_path)
+    for name in ("open_clip_config.json", "tokenizer.json", "tokenizer_config.json"):
+        (tmp_path / name).write_bytes((trained / name).read_bytes())
+    weights = load_file(trained / "model.safetensors")
+    del weights["text.text_projection"]
+    save_file(weights, tmp_path / "model.safetensors")
+    with pytest.raises(ConfigError, match="does not fit"):
+        load_model(tmp_path)
+    (tmp_path / "model.safetensors").write_bytes(b"\x80\x04pickle")
+    with pytest.raises(ConfigError, match="is broken"):
+        load_model(tmp_path)
+
+
+def test_a_broken_resume_state_is_named(square_files: PairFiles, config: TrainConfig, tmp_path: Path) -> None:
+    (tmp_path / STATE_FILE).parent.mkdir()
+    (tmp_path / STATE_FILE).write_bytes(b"\x80\x04pickle, not safetensors")
+    with pytest.raises(ConfigError, match="is no resume state"):
+        train(square_files, config, tmp_path)
+
+
+def test_the_rate_rises_then_falls_to_nothing(config: TrainConfig) -> None:
+    rates = [learning_rate(step, config=config, total=40) for step in range(40)]
+    assert rates[:5] == pytest.approx([config.lr * part / 5 for part in (1, 2, 3, 4, 5)])
+    assert rates[5] == config.lr
+    assert rates[5:] == sorted(rates[5:], reverse=True)
+    assert rates[-1] < config.lr / 100
+
+
+@pytest.mark.parametrize(
+    ("setting", "value", "message"),
+    [
+        ("epochs", 0, r"train\.epochs must be positive"),
+        ("batch_size", 1, r"train\.batch_size must be at least 2"),
+        ("lr", -1.0, r"train\.lr must be positive"),
+        ("lr", math.nan, r"train\.lr must be positive"),
+        ("seed", -1, r"train\.seed must not be negative"),
+        ("vocab_size", 100, r"train\.vocab_size must be at least 300"),
+        ("precision", "fp8", r"train\.precision must be one of fp32, bf16"),
+    ],
+)
+def test_bad_settings_are_named(setting: str, value: Any, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        TrainConfig(**{setting: value})
+
+
+def test_bad_models_are_named(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"no model config 'enormous': name one of compact"):
+        read_model_config("enormous")
+    path = tmp_path / "model.json"
+    for text, message in [
+        ("{", "is not JSON"),
+        ("{}", "embed_dim, text_cfg, vision_cfg is missing"),
+        (json.dumps({**SMALL, "custom_text": False}), "must say custom_text"),
+        (json.dumps({**SMALL, "text_cfg": {"pool_type": "last"}}), "pool_type argmax"),
+    ]:
+        path.write_text(text)
+        with pytest.raises(ConfigError, match=message):
+            read_model_config(str(path))
+
+
+def test_the_key_knows_what_from_how(config: TrainConfig) -> None:
+    shards = {"train": ["aa"], "val": [], "test": ["bb"]}
+
+    def key(**changes: Any) -> str:
+        return run_key(replace(config, **changes), SMALL, shards)
+
+    assert key() == key(num_threads=7, cache_max_bytes=1, checkpoint_every_steps=9)
+    assert len({key(), key(seed=5), key(epochs=2), key(augment=False), run_key(config, {}, shards)}) == 5
+    assert key() != run_key(config, SMALL, {**shards, "train": ["ab"]})
