@@ -1,0 +1,119 @@
+"""Caption modes, and the scoreboard."""
+
+import json
+
+import numpy as np
+import pytest
+
+from training.config import EvaluateConfig
+from training.contact_sheet import contact_sheet
+from training.evaluation import chosen_captions, retrieval_scores, wording
+from training.fonts import PILLOWS_OWN, Lettering, lettering_for
+from training.scores import Scores
+
+CAPTIONS = [
+    ["Un cerchio rosso.", "un disco rosso"],
+    ["un cerchio rosso", "Due stelle; blu!"],
+    ["tre rombi"],
+    ["due stelle blu", "una croce"],
+]
+CONFIG = EvaluateConfig(bootstrap_rounds=50)
+
+
+@pytest.mark.parametrize(
+    ("mode", "expected"),
+    [
+        ("all", [True] * 7),
+        ("one", [True, False, True, False, True, True, False]),
+        # "un cerchio rosso" is of images 0 and 1, "due stelle blu" of 1 and 3.
+        ("distinct", [False, True, False, False, True, False, True]),
+    ],
+)
+def test_which_captions_a_mode_takes(mode: str, expected: list[bool]) -> None:
+    assert chosen_captions(CAPTIONS, mode) == expected
+
+
+def test_a_caption_twice_on_one_image_still_belongs_to_it_alone() -> None:
+    assert chosen_captions([["a b", "A  B."], ["c"]], "distinct") == [True, True, True]
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("Due cerchi, rossi.", "due cerchi rossi"),
+        ("C'È una CITTÀ", "c è una città"),
+        ("Straße", "strasse"),
+        ("हिन्दी चित्र", "हिन्दी चित्र"),
+        ("赤い、丸。", "赤い 丸"),
+        ("…", ""),
+    ],
+)
+def test_wording_is_what_a_caption_says(text: str, words: str) -> None:
+    assert wording(text) == words
+
+
+def scores(texts: np.ndarray, images: np.ndarray) -> Scores:
+    found = retrieval_scores(images.astype(np.float32), texts.astype(np.float32), CAPTIONS, CONFIG)
+    return Scores(split="test", model_sha256="0" * 64, scores=tuple(found))
+
+
+def test_a_perfect_model_scores_one_wherever_captions_tell_images_apart() -> None:
+    images = np.eye(4)
+    board = scores(np.repeat(images, [2, 2, 1, 2], axis=0), images)
+    assert {score.value for score in board.scores} == {1.0}
+    assert len(board.scores) == 3 * 12
+    distinct = board.get("text_to_image_MRR@5", "distinct")
+    assert (distinct.num_queries, distinct.num_dropped, distinct.gallery_size) == (3, 4, 4)
+    # Images 0, 2 and 3 have a caption of their own; image 1 asks nothing.
+    backwards = board.get("image_to_text_R@1", "distinct")
+    assert (backwards.num_queries, backwards.num_dropped, backwards.gallery_size) == (3, 1, 3)
+    assert board.get("image_to_text_R@1").gallery_size == 7
+    with pytest.raises(KeyError, match="no score text_to_image_MRR@7"):
+        board.get("text_to_image_MRR@7")
+
+
+def test_a_collapsed_model_does_not_score() -> None:
+    board = scores(np.ones((7, 4)) / 2, np.ones((4, 4)) / 2)
+    assert board.get("text_to_image_R@1").value == 0
+    assert board.get("image_to_text_MRR@5", "one").value == pytest.approx(1 / 4)  # the worst of four
+
+
+def test_the_scoreboard_says_what_each_number_was_measured_on() -> None:
+    images = np.eye(4)
+    board = scores(np.repeat(images, [2, 2, 1, 2], axis=0), images)
+    head, _, first, *_ = board.table().splitlines()
+    assert head.split() == [
+        "metric",
+        "captions",
+        "score",
+        "95",
+        "%",
+        "interval",
+        "chance",
+        "gallery",
+        "queries",
+        "left",
+        "out",
+    ]
+    assert first.split() == ["text_to_image_MRR@1", "all", "1.0000", "1.0000-1.0000", "0.2500", "4", "7", "0"]
+    assert "distinct" not in board.table("one")
+    assert Scores.from_json(json.loads(json.dumps(board.to_json()))) == board
+
+
+def test_a_sheet_is_written_in_a_font_that_has_the_letters() -> None:
+    assert lettering_for(["due cerchi rossi"]) == Lettering(PILLOWS_OWN)
+    plain = Lettering(PILLOWS_OWN)
+    assert plain.has("e")
+    assert not plain.has("è")
+    assert plain.legible("c'è già, là: più") == "c'e gia, la: piu"
+    chosen = lettering_for(["c'è già"])
+    assert chosen.has("è") or chosen == plain
+
+
+def test_a_sheet_without_hits_says_so(tmp_path_factory: pytest.TempPathFactory) -> None:
+    from PIL import Image
+
+    path = tmp_path_factory.mktemp("sheet") / "none.png"
+    contact_sheet([], path, "niente " * 40)
+    with Image.open(path) as sheet:
+        assert sheet.width > 300
