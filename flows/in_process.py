@@ -1,11 +1,13 @@
 """Running a flow here and now, through Prefect: what `vernaclip run|build|train|evaluate` do by default."""
 
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from flows.doctor import require_sound_environment
 from flows.prefect_env import prepare_process, use_answering_api
+from flows.recipe import load_recipe
 
 
 def run_flow(name: str, recipe: str, *, root: Path, overrides: Sequence[str], project: Path) -> Any:
@@ -25,9 +27,17 @@ def run_flow(name: str, recipe: str, *, root: Path, overrides: Sequence[str], pr
         PipelineError: whatever the job raises; ConfigError where this environment breaks Prefect.
     """
     require_sound_environment()
+    load_recipe(recipe, root=root, overrides=overrides)  # what is wrong with it is said before Prefect's long start
     prepare_process(project)
-    use_answering_api()
+    use_answering_api(project)
     from flows.parameters import settings_of
     from flows.prefect_flows import FLOWS
 
+    _keep_tracebacks_off_the_terminal()
     return FLOWS[name](recipe=recipe, root=str(root), settings=settings_of(overrides))
+
+
+def _keep_tracebacks_off_the_terminal() -> None:
+    """Prefect logs a failure's traceback: that belongs on its own pages; our caller gets the exception itself."""
+    for name in ("prefect.flow_runs", "prefect.task_runs"):
+        logging.getLogger(name).propagate = False

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Literal
 
 from data_catalog.errors import ConfigError
+from flows import temporary_server
 
 logger = logging.getLogger(__name__)
 
@@ -122,8 +123,8 @@ def _status(url: str, headers: Mapping[str, str]) -> int | None:
         return None
 
 
-def use_answering_api() -> Api | None:
-    """Make sure that a flow in this process finds an API: the configured one, or Prefect's temporary server.
+def use_answering_api(project: Path) -> Api | None:
+    """Make sure that a flow in this process finds an API: the configured one, or a temporary server's.
 
     A configured server that is silent is no reason to fail: it is left aside, and a warning says so.
 
@@ -147,27 +148,16 @@ def use_answering_api() -> Api | None:
             "no Prefect server answers at %s: this run uses a temporary one (`vernaclip up` starts a lasting one)",
             api.url,
         )
-    _use_temporary_server()
+    _use_temporary_server(project)
     return None
 
 
-def _use_temporary_server() -> None:
-    """Start Prefect's temporary server, which ends with this process, and name it in our environment.
-
-    Prefect would start one by itself, but only where no setting names any address.
-    """
-    from prefect.server.api.server import SubprocessASGIServer
-
-    server = SubprocessASGIServer()
-    server.port = server.find_available_port()
-    _name_api(server.api_url)
-    server.start()
-    _name_api(server.api_url)  # another one, if somebody took the port meanwhile
-
-
-def _name_api(url: str) -> None:
+def _use_temporary_server(project: Path) -> None:
+    """Start a server that ends with this process, and name it in our environment, which goes before all settings."""
     from prefect.context import refresh_global_settings_context
 
+    log_path = state_folder(project) / "temporary-server.log"
+    url = temporary_server.start(log_path, answers=lambda url: probe(Api(url=url)) == "answers")
     os.environ["PREFECT_API_URL"] = url
     refresh_global_settings_context()
 

@@ -21,6 +21,7 @@ from typing import Any
 
 import pytest
 
+from flows.doctor import port_is_busy
 from flows.prefect_env import Api, read_env_block
 
 TOY_FLOWS = '''
@@ -224,6 +225,34 @@ def test_a_busy_port_is_an_error_that_names_it(tmp_path: Path, project: Project)
     assert not (tmp_path / ".env").exists()
 
 
+def test_a_run_in_the_command_itself_uses_the_server_and_fails_in_one_sentence(project: Project) -> None:
+    port = project.api().ui_url.rpartition(":")[2]  # taken, so the recipe's own server cannot have it
+    settings = ("scenes.num_images=40", f'scenes.base_url="http://127.0.0.1:{port}"', f"serve.port={port}")
+    arguments = [argument for setting in settings for argument in ("--set", setting)]
+    found = project.run("-m", "flows.cli", "build", "scenes", *arguments)
+    assert found.returncode == 1
+    assert f"vernaclip: serve.port {port} on 127.0.0.1 cannot be used" in found.stderr
+    assert "Traceback" not in found.stderr
+    (run,) = project.ask("/flow_runs/filter", {"flows": {"name": {"any_": ["build-dataset"]}}})
+    assert (run["name"], run["state_type"]) == ("scenes in catalog", "FAILED")
+
+
+def test_a_wrong_recipe_is_refused_before_prefect_is_loaded(tmp_path: Path) -> None:
+    code = textwrap.dedent(
+        """
+        import sys
+        from pathlib import Path
+        from data_catalog.errors import ConfigError
+        from flows.in_process import run_flow
+        try:
+            run_flow("build-dataset", "scenes", root=Path("c"), overrides=["build.workers=-1"], project=Path.cwd())
+        except ConfigError as error:
+            print(error, "prefect" in sys.modules)
+        """
+    )
+    assert Project(tmp_path).run("-c", code).stdout == "build.workers must be positive, got -1 False\n"
+
+
 def test_up_mends_what_a_crash_has_left(project: Project) -> None:
     before = project.api()
     project.kill("server")
@@ -247,7 +276,7 @@ def test_a_dead_server_is_no_reason_to_fail(project: Project) -> None:
         from flows.prefect_env import prepare_process, use_answering_api
         logging.basicConfig(format="%(message)s")
         prepare_process(Path.cwd())
-        assert use_answering_api() is None
+        assert use_answering_api(Path.cwd()) is None
         import toy_flows
         toy_flows.toy()
         print("done")
@@ -257,3 +286,24 @@ def test_a_dead_server_is_no_reason_to_fail(project: Project) -> None:
     found = project.run("-c", code, PREFECT_API_URL=url, PREFECT_API_AUTH_STRING="old:secret")
     assert found.stdout.strip().endswith("done"), found.stderr
     assert f"no Prefect server answers at {url}: this run uses a temporary one" in found.stderr
+
+
+def test_a_temporary_server_ends_with_a_killed_parent(project: Project) -> None:
+    code = textwrap.dedent(
+        """
+        import os, signal
+        from pathlib import Path
+        from flows import temporary_server
+        from flows.prefect_env import Api, prepare_process, probe
+        prepare_process(Path.cwd())
+        print(temporary_server.start(Path("log"), answers=lambda url: probe(Api(url=url)) == "answers"), flush=True)
+        os.kill(os.getpid(), signal.SIGKILL)
+        """
+    )
+    found = project.run("-c", code)
+    assert found.returncode == -signal.SIGKILL, found.stderr
+    port = int(found.stdout.strip().removesuffix("/api").rpartition(":")[2])
+    deadline = time.monotonic() + 30
+    while port_is_busy(port):
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
