@@ -144,8 +144,12 @@ def _add_questions(commands: Commands) -> None:
 
 
 def _add_services(commands: Commands) -> None:
-    _add(commands, "up", "services:up", "start Prefect's server, a worker and the deployments, on this machine only")
-    _add(commands, "down", "services:down", "stop what `up` started")
+    up = _add(
+        commands, "up", "services:up", "start Prefect's server, a worker and the deployments, on this machine only"
+    )
+    up.add_argument("--port", type=int, help="where a new server listens (default: 4200, or the next free one)")
+    down = _add(commands, "down", "services:down", "stop what `up` started, after the runs that have begun")
+    down.add_argument("--now", action="store_true", help="kill runs that have begun; they go on when run again")
     doctor = _add(commands, "doctor", "services:doctor", "say what is wrong with this environment")
     doctor.add_argument("--fix", action="store_true", help="mend what can be mended")
     doctor.add_argument("--quiet", action="store_true", help="say nothing where nothing is wrong")

@@ -7,26 +7,24 @@ from flows.commands.output import say
 from flows.recipe import DEFAULT_ROOT
 
 
-def up(_: Namespace) -> None:
+def up(options: Namespace) -> None:
     """Start server, worker and deployments for the current folder."""
-    from flows.doctor import require_sound_environment
     from flows.services import up as start_services
 
-    require_sound_environment()
-    services = start_services(Path.cwd())
+    services = start_services(Path.cwd(), port=options.port)
     for name in ("server", "worker"):
         say(f"{name}: {'started' if name in services.started else 'was up already'}")
     say(f"pages:  {services.api.url.removesuffix('/api')} (they ask once for the auth string that .env holds)")
-    say("deployments, each run by `prefect deployment run NAME` from this folder:")
+    say("deployments, for `prefect deployment run` in this folder (build-dataset alone will do for the first):")
     for deployment in services.deployments:
-        say(f"  {deployment.name}")
+        say(f"  {deployment.full_name}")
 
 
-def down(_: Namespace) -> None:
+def down(options: Namespace) -> None:
     """Stop what `up` started from the current folder."""
     from flows.services import down as stop_services
 
-    stopped = stop_services(Path.cwd())
+    stopped = stop_services(Path.cwd(), now=options.now)
     say(f"stopped {' and '.join(stopped)}" if stopped else "nothing was running")
 
 

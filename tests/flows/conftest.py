@@ -13,8 +13,7 @@ from flows.recipe import Recipe, load_recipe
 NUM_IMAGES = 80
 
 
-def unused_port() -> int:
-    """A port of this machine that nobody listens on."""
+def _unused_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]
@@ -24,13 +23,19 @@ def unused_port() -> int:
 @pytest.fixture
 def free_port() -> int:
     """A port of this machine that nobody listens on."""
-    return unused_port()
+    return _unused_port()
+
+
+@pytest.fixture(scope="module")
+def unused_port() -> int:
+    """Such a port for all tests of a module."""
+    return _unused_port()
 
 
 @pytest.fixture(scope="session")
 def english_overrides() -> list[str]:
     """The scenes recipe made small and English: every step but translating."""
-    port = unused_port()
+    port = _unused_port()
     return [
         'target_language="en"',
         'scenes.target_language="en"',
