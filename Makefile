@@ -1,4 +1,4 @@
-# make demo    the whole job on the sample that ships: build, train, evaluate, search (about ten minutes)
+# make demo    the whole job on the sample that ships: build, train, evaluate (about ten minutes)
 # make test    the test suite
 # make check   what CI runs: style, types, import directions, tests
 # make real    slower proofs on real upstream samples, where they are present
@@ -27,8 +27,6 @@ $(READY): pyproject.toml
 
 demo: $(READY)
 	$(BIN)/vernaclip run scenes --root demo-catalog
-	$(BIN)/vernaclip search "due cerchi rossi" --root demo-catalog
-	$(BIN)/vernaclip next --root demo-catalog
 
 test: $(READY)
 	$(BIN)/pytest
