@@ -211,7 +211,8 @@ def _end_epoch(run: _Run, epoch: int) -> None:
     state.epoch, state.loss_sum = epoch + 1, 0.0
     lines = "".join(json.dumps(line) + "\n" for line in state.history)
     write_atomically(run.out / METRICS_FILE, lambda path: _write(path, lines))
-    logger.info("epoch %d: %s", epoch + 1, lines.splitlines()[-1])
+    held_out = "" if val_loss is None else f", validation loss {val_loss:.3f}"
+    logger.info("epoch %d: train loss %.3f%s", epoch + 1, state.history[-1]["train_loss"], held_out)
     _save_state(run)
 
 
