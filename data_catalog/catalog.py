@@ -25,15 +25,18 @@ FUNNEL_COLUMNS = {"source": "VARCHAR", "step_number": "INTEGER", "step": "VARCHA
 
 REJECTS = "SELECT * FROM captions WHERE outcome = 'rejected'"
 
-# One row a sample: what became of its image, or why it has none.
+# One row a sample: what became of its image, or at which step, the last that any caption came to, and why it was lost.
 IMAGES = """
     SELECT c.dataset, c.snapshot, c.sample_id, c.source, c.url, c.path, p.split, p.width, p.height,
            p.original_width, p.original_height, p.sha256, p.num_bytes, c.num_captions, c.num_kept,
-           CASE WHEN p.sample_id IS NOT NULL THEN 'published' ELSE 'dropped' END AS status, c.last_step, c.drop_reason
+           CASE WHEN p.sample_id IS NOT NULL THEN 'published' ELSE 'dropped' END AS status,
+           CASE WHEN p.sample_id IS NULL THEN c.last_step END AS step,
+           CASE WHEN p.sample_id IS NULL THEN c.drop_reason END AS drop_reason
     FROM (
         SELECT dataset, snapshot, sample_id, any_value(source) AS source, any_value(url) AS url,
                any_value(path) AS path, count(*) AS num_captions, count(*) FILTER (outcome = 'kept') AS num_kept,
-               last(step ORDER BY caption_id) AS last_step, last(drop_reason ORDER BY caption_id) AS drop_reason
+               arg_max(step, list_position(STEPS, step)) AS last_step,
+               arg_max(drop_reason, list_position(STEPS, step)) AS drop_reason
         FROM captions GROUP BY dataset, snapshot, sample_id
     ) c LEFT JOIN (
         SELECT dataset, snapshot, sample_id, split, width, height, original_width, original_height, sha256,
@@ -122,14 +125,29 @@ def query(root: Path, sql: str) -> pa.Table:
     path = catalog_path(root)
     if not path.is_file():
         raise ConfigError(f"{root} holds no catalog: run `vernaclip build RECIPE --root {root}` first")
-    with duckdb.connect(str(path), read_only=True) as connection:
-        connection.execute(f"SET allowed_directories = [{_literal(str(root.absolute()))}]")
-        connection.execute("SET enable_external_access = false")
-        connection.execute("SET lock_configuration = true")
-        try:
+    try:
+        with duckdb.connect(str(path), read_only=True) as connection:
+            connection.execute(f"SET allowed_directories = [{_literal(str(root.absolute()))}]")
+            connection.execute("SET enable_external_access = false")
+            connection.execute("SET lock_configuration = true")
+            _refuse_writing(connection.extract_statements(sql))
             return _answer(connection, sql)
-        except duckdb.Error as error:
-            raise ConfigError(f"DuckDB refuses the query: {error}") from error
+    except duckdb.IOException as error:
+        raise ConfigError(
+            f"DuckDB cannot read the catalog ({error}): if the root has moved, "
+            f"`vernaclip catalog --rebuild --root {root}` mends it"
+        ) from error
+    except duckdb.Error as error:
+        raise ConfigError(f"DuckDB refuses the query: {error}") from error
+
+
+def _refuse_writing(statements: Sequence[Any]) -> None:
+    """The folders that a query may read it could write to as well: only questions are let through."""
+    import duckdb
+
+    for statement in statements:
+        if statement.type not in (duckdb.StatementType.SELECT, duckdb.StatementType.EXPLAIN):
+            raise ConfigError(f"DuckDB refuses the query: {statement.type.name} is not a question, SELECT is")
 
 
 def _answer(connection: Any, sql: str) -> pa.Table:
@@ -144,7 +162,7 @@ def _views(snapshots: Sequence[Snapshot]) -> dict[str, str]:
         "pairs": _union(PAIRS, [(snapshot, snapshot.all_pair_files()) for snapshot in snapshots]),
         "captions": _union(CAPTIONS, [(snapshot, snapshot.caption_files()) for snapshot in snapshots]),
         "rejects": REJECTS,
-        "images": IMAGES,
+        "images": IMAGES.replace("STEPS", _step_order(snapshots)),
         "funnel": _values(FUNNEL_COLUMNS, snapshots, lambda manifest: manifest["funnel"]),
         "drop_reasons": DROP_REASONS,
         "builds": _values(BUILD_COLUMNS, snapshots, lambda manifest: [_build_row(manifest)]),
@@ -155,6 +173,12 @@ BUILD_COLUMNS = dict.fromkeys(("target_lang", "translator"), "VARCHAR") | dict.f
     ("num_captions", "num_kept", "num_pairs", "num_train", "num_val", "num_test", "bytes"), "BIGINT"
 )
 BUILD_COLUMNS["settings"] = "JSON"
+
+
+def _step_order(snapshots: Sequence[Snapshot]) -> str:
+    """SQL list of the steps in the order of the funnel."""
+    rows = [(row["step_number"], row["step"]) for found in snapshots for row in found.manifest["funnel"]]
+    return f"[{', '.join(_literal(step) for _, step in sorted(set(rows)))}]::VARCHAR[]"
 
 
 def _build_row(manifest: Mapping[str, Any]) -> dict[str, Any]:

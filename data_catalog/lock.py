@@ -20,7 +20,10 @@ def writer_lock(root: Path) -> Iterator[None]:
     Raises:
         ConfigError: another process holds it; the text names that process.
     """
-    root.mkdir(parents=True, exist_ok=True)
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(f"{root} cannot be a folder to write to: {error.strerror}") from error
     with (root / LOCK_FILE).open("a+", encoding="utf-8") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -12,7 +12,14 @@ import pyarrow.parquet as pq
 from data_catalog.errors import ConfigError
 from data_catalog.manifest import SPLITS, file_entry
 from data_catalog.schema import KEPT, PAIRS, PENDING
-from data_catalog.shards import IMAGE_ROWS_PER_GROUP, open_image_writer, save_parquet, unit_interval, write_atomically
+from data_catalog.shards import (
+    IMAGE_ROWS_PER_GROUP,
+    open_image_writer,
+    save_parquet,
+    sync,
+    unit_interval,
+    write_atomically,
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -90,6 +97,7 @@ def _place(folder: Path, stem: str, write: Any) -> Path:
     found = write_atomically(unnamed, write)
     path = folder / f"{stem}-{found[:12]}.parquet"
     unnamed.replace(path)
+    sync(folder)
     return path
 
 

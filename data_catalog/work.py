@@ -131,10 +131,24 @@ class WorkStore:
                 raise
         sync(self.folder / key.step)
 
-    def remove_used(self) -> None:
-        """Delete the outputs that this run used: the snapshot that needed them is committed."""
-        for step, key in sorted(self.used):
-            shutil.rmtree(self.folder / step / key, ignore_errors=True)
+    def note_used(self, name: str) -> None:
+        """Keep the list of outputs that this run used, for `remove_used`, whichever run comes to call it."""
+        write_json(self._note(name), sorted(self.used))
+
+    def remove_used(self, name: str) -> None:
+        """Delete the outputs that `note_used` listed under `name`: the snapshot that needed them is committed."""
+        note = self._note(name)
+        for step, key in read_json(note) if note.is_file() else ():
+            folder = self.folder / step / key
+            if folder.is_dir():
+                # In one move, so that a kill leaves no record without its files; the next sweep does the rest.
+                doomed = folder.with_name(f"{TEMPORARY_PREFIX}removed-{key}")
+                folder.rename(doomed)
+                shutil.rmtree(doomed, ignore_errors=True)
+        note.unlink(missing_ok=True)
+
+    def _note(self, name: str) -> Path:
+        return self.folder / f"used-{name}.json"
 
 
 def _readable(key: StepKey) -> dict[str, Any]:

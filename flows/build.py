@@ -76,7 +76,7 @@ def build_dataset(recipe: Recipe, *, root: Path, executor: Executor) -> BuildRep
         snapshot = found or _Build(recipe, root, executor, work, inputs).run()
         rebuild(root)
         if not recipe.build.keep_work:
-            work.remove_used()
+            work.remove_used(snapshot.snapshot)
         report = BuildReport(
             snapshot=snapshot,
             up_to_date=found is not None,

@@ -25,7 +25,9 @@ def open_engine(recipe: Recipe, root: Path) -> Translator | None:
         return None
     if recipe.source_language in known:
         return _open(recipe, root)
-    return _open_if_installed(recipe, root) if None in languages else None
+    if None not in languages:
+        return None
+    return _open_if_installed(recipe, root) if recipe.translate.package is None else _open(recipe, root)
 
 
 def _open(recipe: Recipe, root: Path) -> Translator:

@@ -1,5 +1,6 @@
 """The steps that bring and judge images, and what becomes of captions by them; committed by content."""
 
+import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,10 @@ from flows.step_outputs import (
     shard_of_commit,
     step_key,
 )
+
+logger = logging.getLogger(__name__)
+
+MANY_REQUESTS = 20
 
 DEDUPLICATE_REASONS = {
     **CLEANING_REASONS["deduplicate"],
@@ -61,9 +66,17 @@ def fetch(
 
     def produce(folder: Path) -> Mapping[str, Any]:
         workers.fetch(requests, config, folder / SHARD)
+        _warn_if_offline(folder / SHARD, shard.label)
         return {"num_requests": requests.num_rows}
 
     return shard_of_commit(work.run(key, produce), shard.shard_id)
+
+
+def _warn_if_offline(raw: Path, label: str) -> None:
+    """Say so where no image could even be asked for: links rot, but not all at once."""
+    reasons = pq.read_table(raw, columns=["drop_reason"]).column("drop_reason").to_pylist()
+    if len(reasons) >= MANY_REQUESTS and set(reasons) <= {"dns", "connect", "timeout"}:
+        logger.warning("shard %s: none of %d images could be reached: is the network down?", label, len(reasons))
 
 
 def image_requests(table: pa.Table, locations: Mapping[str, str]) -> pa.Table:

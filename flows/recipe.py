@@ -16,7 +16,7 @@ from data_catalog.publish import SplitConfig
 from data_catalog.sources.registry import SOURCE_KINDS, SourceKind
 from data_catalog.sources.scenes.server import ServeConfig
 from data_catalog.sources.scenes.upstream import ScenesConfig
-from flows.settings import build, plain
+from flows.settings import build, coerce, plain
 from training.config import EvaluateConfig, TrainConfig
 from translation.argos import TranslateConfig
 
@@ -102,7 +102,6 @@ TEXTS = ("name", "target_language", "source_language", "language_pack", "data")
 HOW_SETTINGS = {
     "build": {"workers", "keep_work"},
     "fetch": {"threads", "contact"},
-    "normalise": {"timeout_s", "memory_bytes"},
     "translate": {"package", "inter_threads"},
     "scenes": {"folder"},
     "sources": {"files", "images"},
@@ -125,7 +124,8 @@ def load_recipe(recipe: str, *, root: Path, overrides: Sequence[str] = ()) -> Re
         raise ConfigError(f"{path} is not TOML: {error}") from error
     for override in overrides:
         _apply_override(values, override)
-    places = {"root": str(root), "recipe": str(path.parent), "data": str(values.get("data", "data"))}
+    places = {"root": str(root), "recipe": str(path.parent)}
+    places["data"] = str(_substitute(values.get("data", "data"), places))
     return _recipe(_substitute(values, places), default_name=path.stem)
 
 
@@ -245,7 +245,7 @@ def _source(name: str, table: Any, target: str) -> SourceSettings | None:
         raise ConfigError(f"{path}: a source's name must be letters, digits and _ (it prefixes ids)")
     settings = dict(table)
     kind_name = settings.pop("kind", name)
-    if not settings.pop("enabled", True):
+    if not coerce(bool, settings.pop("enabled", True), f"{path}.enabled"):
         return None
     if kind_name not in SOURCE_KINDS:
         raise ConfigError(f"{path}.kind is {kind_name!r}: kinds are {', '.join(sorted(SOURCE_KINDS))}")
@@ -271,6 +271,8 @@ def what_settings(recipe: Recipe) -> dict[str, Any]:
     }
     for section in ("build", "clean", "translate", "check", "fetch", "normalise", "split"):
         settings[section] = section_settings(getattr(recipe, section), section)
+    # The better source's image stays where two are the same.
+    settings["source_order"] = [source.name for source in recipe.sources]
     settings["sources"] = {source.name: source_settings(source) for source in recipe.sources}
     return settings
 

@@ -67,6 +67,7 @@ def publish(
         "files": {kind: [entry for shard in entries for entry in shard[kind]] for kind in ("pairs", "captions")},
     }
     _check_laws(Snapshot(dataset=recipe.name, snapshot=snapshot_id, folder=folder, manifest=manifest))
+    work.note_used(snapshot_id)
     return commit_snapshot(root, manifest)
 
 

@@ -11,6 +11,9 @@ from data_catalog.images.process import Child
 logger = logging.getLogger(__name__)
 
 
+CLOSED = "images: the child processes have been ended; open new ImageWorkers"
+
+
 class ChildPool:
     """Children by kind and memory limit: started when none is idle, reused after a job that went well."""
 
@@ -51,7 +54,7 @@ class ChildPool:
     def _take(self, kind: str, memory_bytes: int) -> Child:
         with self._lock:
             if self._closed:
-                raise ShardError("images: the child processes have been ended; open new ImageWorkers")
+                raise ShardError(CLOSED)
             idle = self._idle.get((kind, memory_bytes), [])
             child = idle.pop() if idle else None
         if child is None or not child.alive:
@@ -59,8 +62,12 @@ class ChildPool:
                 child.close()
             child = Child(kind, memory_bytes)
         with self._lock:
-            self._lent.add(child)
-        return child
+            if not self._closed:
+                self._lent.add(child)
+                return child
+        child.kill()
+        child.close()
+        raise ShardError(CLOSED)
 
     def _give_back(self, child: Child, kind: str, memory_bytes: int) -> None:
         with self._lock:

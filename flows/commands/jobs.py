@@ -8,6 +8,7 @@ from data_catalog.catalog import query
 from flows.build import BuildReport
 from flows.commands.jobs_executor import with_executor
 from flows.commands.output import say
+from flows.recipe import load_recipe
 from flows.tables import plain_table
 
 if TYPE_CHECKING:
@@ -80,19 +81,28 @@ def tell_next(options: Namespace, topics: tuple[str, ...]) -> None:
         say(f"  {NEXT[topic](options)}")
 
 
+def _dataset(options: Namespace) -> str:
+    return load_recipe(options.recipe, root=options.root, overrides=options.overrides).name
+
+
+SHORTEST_CAPTION = """
+    SELECT captions[1] AS caption FROM pairs WHERE dataset = '{}' AND split <> 'train'
+    ORDER BY len(captions[1]), sample_id LIMIT 1
+"""
+
+
 def _some_caption(options: Namespace) -> str:
     """A short published caption, as an example of a query."""
-    shortest = (
-        "SELECT captions[1] AS caption FROM pairs WHERE split <> 'train' ORDER BY len(captions[1]), sample_id LIMIT 1"
-    )
-    rows = query(options.root, shortest).to_pylist()
+    rows = query(options.root, SHORTEST_CAPTION.format(_dataset(options))).to_pylist()
     return str(rows[0]["caption"]).replace('"', "'") if rows else "..."
 
 
 NEXT: dict[str, Callable[[Namespace], str]] = {
     "train": lambda options: f"vernaclip train {options.recipe} --root {options.root}",
     "evaluate": lambda options: f"vernaclip evaluate {options.recipe} --root {options.root}",
-    "search": lambda options: f'vernaclip search "{_some_caption(options)}" --root {options.root}',
+    "search": lambda options: (
+        f'vernaclip search "{_some_caption(options)}" --root {options.root} --dataset {_dataset(options)}'
+    ),
     "sql": lambda options: f'vernaclip sql "SELECT * FROM drop_reasons" --root {options.root}',
     "duckdb": lambda options: f"duckdb -readonly {options.root}/catalog.duckdb  (any DuckDB opens it: FROM rejects)",
     "verify": lambda options: f"vernaclip verify --root {options.root}",

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from data_catalog.catalog import query, rebuild
 from data_catalog.errors import ConfigError
+from data_catalog.lock import writer_lock
 from data_catalog.manifest import Snapshot, current_snapshots
 from flows.commands.output import say
 from flows.recipe import recipe_names, recipe_summary
@@ -20,13 +21,15 @@ MAX_CELL = 60
 
 def sql(options: Namespace) -> None:
     """Print the answer of a query as a table, CSV or JSON lines."""
-    rows = query(options.root, options.query).to_pylist()
+    answer = query(options.root, options.query)
+    rows = answer.to_pylist()
     if options.format == "table":
         say(plain_table([{name: _short(value) for name, value in row.items()} for row in rows]))
     elif options.format == "csv":
         writer = csv.writer(sys.stdout)
-        writer.writerow(rows[0] if rows else [])
-        writer.writerows([_plain(value) for value in row.values()] for row in rows)
+        writer.writerow(answer.column_names)
+        columns = [column.to_pylist() for column in answer.columns]
+        writer.writerows([_plain(value) for value in row] for row in zip(*columns, strict=True))
     else:
         for row in rows:
             say(json.dumps({name: _plain(value) for name, value in row.items()}, ensure_ascii=False, default=str))
@@ -85,7 +88,8 @@ def catalog(options: Namespace) -> None:
     """List the datasets of a root; with --rebuild, write its DuckDB file anew."""
     snapshots = _snapshots(options.root)
     if options.rebuild:
-        say(f"rebuilt {rebuild(options.root)}")
+        with writer_lock(options.root):
+            say(f"rebuilt {rebuild(options.root)}")
     builds = "SELECT dataset, snapshot, target_lang, translator, num_captions, num_kept, num_pairs FROM builds"
     say(plain_table(query(options.root, builds).to_pylist()))
     for snapshot in snapshots:

@@ -63,9 +63,32 @@ def test_only_outputs_of_this_run_are_removed(tmp_path: Path) -> None:
     WorkStore(tmp_path).run(key(), produce)
     work = WorkStore(tmp_path)
     work.run(key(version=2), produce)
-    work.remove_used()
+    work.note_used("snapshot")
+    # Another run may have to do it, if this one is killed in between.
+    WorkStore(tmp_path).remove_used("snapshot")
     assert work.find(key(version=2)) is None
     assert work.find(key()) is not None
+    assert [path.name for path in tmp_path.iterdir()] == ["clean"]
+
+
+def test_a_removal_that_is_killed_leaves_no_record_without_its_files(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def die(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    work = WorkStore(tmp_path)
+    work.run(key(), produce)
+    work.note_used("snapshot")
+    with monkeypatch.context() as patch:
+        patch.setattr("data_catalog.work.shutil.rmtree", die)
+        with pytest.raises(KeyboardInterrupt):
+            work.remove_used("snapshot")
+    again = WorkStore(tmp_path)
+    again.sweep()
+    assert again.find(key()) is None
+    again.remove_used("snapshot")
+    assert list((tmp_path / "clean").iterdir()) == []
 
 
 def test_two_shards_of_equal_content_share_an_output(tmp_path: Path) -> None:

@@ -82,6 +82,16 @@ def test_faults_that_can_be_mended_lose_nothing(built: Built) -> None:
             assert fault["repaired"] in [row["caption"] for row in found], fault
 
 
+def test_the_images_view_tells_why_an_image_is_missing(built: Built) -> None:
+    root, _ = built
+    wrong = "SELECT * FROM images WHERE (status = 'published') <> (drop_reason IS NULL)"
+    assert query(root, wrong).to_pylist() == []
+    for fault in read_json(root / "upstream" / "faults.json")["faults"]:
+        if fault["kind"] == "dead_link":
+            found = query(root, f"SELECT step, drop_reason FROM images WHERE url = '{fault['url']}'").to_pylist()
+            assert found == [{"step": "fetch", "drop_reason": "http_error"}], fault
+
+
 def test_any_duckdb_opens_the_catalog_from_any_folder(
     built: Built, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -68,6 +68,8 @@ def test_sql_answers_in_three_formats(built: Built, capsys: pytest.CaptureFixtur
         "ATTACH 'other.duckdb'",
         "CREATE TABLE t (a INT)",
         "INSTALL httpfs",
+        "COPY (SELECT 1) TO '{root}/datasets/scenes/current.json'",
+        "SELECT 1; COPY (SELECT 1) TO '{root}/x.csv'",
         "SET enable_external_access = true",
         "SELECT no_such_column FROM captions",
         "SELEC 1",
@@ -77,9 +79,26 @@ def test_sql_can_read_the_catalog_and_nothing_else(
     built: Built, query: str, capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    assert main(["sql", query, "--root", str(built[0])]) == 1
+    assert main(["sql", query.format(root=built[0]), "--root", str(built[0])]) == 1
     assert "DuckDB refuses the query" in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []
+    assert built[1].snapshot.snapshot in (built[0] / "datasets" / "scenes" / "current.json").read_text(encoding="utf-8")
+    assert not (built[0] / "x.csv").exists()
+
+
+def test_sql_answers_all_sorts_of_questions(built: Built, capsys: pytest.CaptureFixture[str]) -> None:
+    for query in ("FROM builds", "DESCRIBE pairs", "SHOW TABLES", "EXPLAIN SELECT 1", "WITH a AS (SELECT 1) FROM a"):
+        assert main(["sql", query, "--root", str(built[0]), "--format", "csv"]) == 0, query
+    capsys.readouterr()
+    assert main(["sql", "SELECT source FROM rejects WHERE false", "--root", str(built[0]), "--format", "csv"]) == 0
+    assert capsys.readouterr().out.strip() == "source"
+
+
+def test_a_root_that_cannot_be_a_folder_is_an_error(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    found = run("build", "scenes", "--root", str(tmp_path / "file"), "--executor", "local")
+    assert found.returncode == 1
+    assert "defect" not in found.stderr
 
 
 def test_sql_without_a_catalog_says_what_to_do(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

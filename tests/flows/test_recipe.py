@@ -49,6 +49,7 @@ def test_overrides_win_and_keep_their_types(tmp_path: Path) -> None:
         (["split.val=0.6", "split.test=0.6"], "leave nothing to train on"),
         (["sources.mine.kind=webpages"], r"sources\.mine\.kind is 'webpages': kinds are .*pairs"),
         (["sources.mine.enabled=false"], "every source of the recipe is switched off"),
+        (["sources.mine.enabled=False"], r"sources\.mine\.enabled must be true or false, got 'False'"),
         (["sources.mine.flies=x"], r"unknown key sources\.mine\.flies"),
         (["build.shard_size"], "--set takes section.key=value"),
         (["target_language.x=1"], "target_language is not a section"),
@@ -90,5 +91,6 @@ def test_places_and_workers_are_not_part_of_what_a_dataset_is(tmp_path: Path) ->
     moved = load_recipe(path, root=tmp_path, overrides=["sources.mine.files=elsewhere.tsv", "build.workers=9"])
     assert what_settings(moved) == settings
     assert str(tmp_path) not in str(settings)
+    assert settings["source_order"] == ["mine"], "the order decides which of two equal images stays"
     stricter = load_recipe(path, root=tmp_path, overrides=["check.min_words=4"])
     assert what_settings(stricter) != settings
