@@ -87,7 +87,7 @@ def test_translating_writes_nothing_at_home(tmp_path: Path) -> None:
 import sys
 from pathlib import Path
 from translation.argos import TranslateConfig, open_translator
-import translation.chunks, translation.memory, translation.train.package
+import translation.memory, translation.train.package
 heavy = {"argostranslate", "ctranslate2", "sentencepiece", "torch"} & set(sys.modules)
 assert not heavy, heavy
 engine = open_translator(TranslateConfig(package=sys.argv[1]), "en", "it", cache_dir=Path(sys.argv[2]))
