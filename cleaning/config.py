@@ -15,10 +15,6 @@ from data_catalog.stages import Check, PairCheck
 
 logger = logging.getLogger(__name__)
 
-# Raised when the same text and settings would come out, or be judged, differently.
-CLEAN_VERSION = 1
-CHECK_VERSION = 1
-
 _CAPTION_REASONS = {
     "caption_empty": "nothing is left of the caption",
     "caption_too_short": "fewer words or characters than asked for",

@@ -4,7 +4,7 @@ A snapshot folder without `manifest.json` does not exist for readers. The manife
 nothing is ever found by listing a folder.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -121,8 +121,3 @@ def file_entry(path: Path, folder: Path, *, rows: int, **more: Any) -> dict[str,
     """The manifest's line for a file inside a snapshot folder."""
     size, found = path.stat().st_size, sha256_of(path)
     return {"path": path.relative_to(folder).as_posix(), "sha256": found, "bytes": size, "rows": rows, **more}
-
-
-def total_rows(files: Sequence[Mapping[str, Any]]) -> int:
-    """Sum of the rows of manifest file entries."""
-    return sum(int(file["rows"]) for file in files)

@@ -16,6 +16,7 @@ from cleaning.config import CheckConfig, CleanConfig, source_checks, target_chec
 from cleaning.text import clean_text
 from data_catalog.errors import ShardError
 from data_catalog.language_pack import LanguagePack
+from data_catalog.progress import Progress
 from data_catalog.schema import NATIVE
 from data_catalog.shards import save_parquet
 from data_catalog.stages import (
@@ -91,7 +92,9 @@ def translate_chunk(plan: Commit, number: int, translator: Translator, memory: T
     name = f"{number:05d}.parquet"
     captions = pq.read_table(plan.path(name)).column("clean_caption").to_pylist()
     if memory.missing(captions):
-        memory.record(plan.files[name][:16], captions, translator.translate(captions))
+        with Progress("translate", total=len(captions), unit="captions") as progress:
+            translations = translator.translate(captions, progress.advance)
+        memory.record(plan.files[name][:16], captions, translations)
     return len(captions)
 
 

@@ -12,7 +12,6 @@ from data_catalog.errors import ConfigError
 from data_catalog.sources.scenes import english, italian
 from data_catalog.sources.scenes.scene import Scene, pick, random_scene, shuffled
 
-GRAMMAR_VERSION = 1
 LANGUAGES = ("en", "it")
 
 _RENDER = {"en": english.render, "it": italian.render}
