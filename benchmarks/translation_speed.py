@@ -18,12 +18,15 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from data_catalog.language_pack import LanguagePack
 from data_catalog.sources.scenes.grammar import parallel_pairs
 from translation import guards
-from translation.argos import TranslateConfig, open_translator
+from translation.config import TranslateConfig
 from translation.packages import Package, open_package
+from translation.registry import open_translator
 
 SAMPLE = Path(__file__).resolve().parents[1] / "flows" / "packages" / "scenes-en_it.argosmodel"
+ROUTE = [LanguagePack(code="en"), LanguagePack(code="it")]
 NUM_PIECES = 32_000
 TARGET_TOKENS = 14
 # Captions a round: ours, stock's; quick and full.
@@ -109,7 +112,7 @@ def stock(folder: Path, intra_threads: int) -> Translate:
 
 def contestants(package: Package) -> dict[str, Translate]:
     """Every way of translating with a package, ready and warm."""
-    ours = open_translator(TranslateConfig(package=str(package.folder)), "en", "it", cache_dir=package.folder)
+    ours = open_translator(TranslateConfig(package=(str(package.folder),)), ROUTE, cache_dir=package.folder)
     ours.translate(["a red star"])
     return {
         "vernaclip": lambda captions: [found.text for found in ours.translate(captions)],

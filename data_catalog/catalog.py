@@ -220,7 +220,14 @@ def _sql_type(kind: pa.DataType) -> str:
         return f"{_sql_type(kind.value_type)}[]"
     if pa.types.is_struct(kind):
         return f"STRUCT({', '.join(f'{field.name} {_sql_type(field.type)}' for field in kind)})"
-    return {"string": "VARCHAR", "binary": "BLOB", "int32": "INTEGER", "int64": "BIGINT", "float": "FLOAT"}[str(kind)]
+    return {
+        "string": "VARCHAR",
+        "binary": "BLOB",
+        "int32": "INTEGER",
+        "int64": "BIGINT",
+        "float": "FLOAT",
+        "bool": "BOOLEAN",
+    }[str(kind)]
 
 
 def _values(columns: Mapping[str, str], snapshots: Sequence[Snapshot], rows_of: Any) -> str:

@@ -6,7 +6,7 @@ upstream row, from ingest to the published snapshot. A row starts as `pending` a
 
 import pyarrow as pa
 
-CAPTIONS_VERSION = 1
+CAPTIONS_VERSION = 2
 PAIRS_VERSION = 1
 
 PENDING, KEPT, REJECTED = "pending", "kept", "rejected"
@@ -28,7 +28,19 @@ CAPTIONS = pa.schema(
         pa.field("caption", pa.string()),  # text in the target language
         pa.field("target_lang", pa.string()),
         pa.field("translator", pa.string()),  # engine fingerprint, or "native"
+        # What is known of a translation; null for native rows, and where the engine or an option does not tell it.
         pa.field("translation_score", pa.float32()),  # mean log-probability per target token
+        pa.field("translation_truncated", pa.bool_()),  # decoding hit its length limit
+        pa.field("translation_repetitive", pa.bool_()),  # it looped, at the second try as well
+        pa.field("length_ratio", pa.float32()),  # letters per letter of the source
+        pa.field("copied_share", pa.float32()),  # share of its words that stand in the source as they are
+        pa.field("repeated_ngrams", pa.int32()),  # how often its most repeated n-gram stands back to back
+        pa.field("numbers_lost", pa.list_(pa.string())),  # numbers of the source that it lacks
+        pa.field("numbers_invented", pa.list_(pa.string())),  # its numbers that the source lacks
+        pa.field(
+            "language_margin", pa.float32()
+        ),  # probability of the target language less that of the likeliest other
+        pa.field("round_trip_chrf", pa.float32()),  # chrF, 0 to 100, of its translation back against the source
         pa.field("license", pa.string()),
         pa.field("attribution", pa.string()),
         pa.field("page_url", pa.string()),

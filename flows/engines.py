@@ -4,9 +4,11 @@ import logging
 from pathlib import Path
 
 from data_catalog.errors import ConfigError
+from data_catalog.language_pack import LanguagePack
+from flows.language_packs import language_pack, load_language_pack
 from flows.recipe import Recipe
-from translation.argos import open_translator
 from translation.engine import Translator
+from translation.registry import open_translator, reverse
 
 logger = logging.getLogger(__name__)
 
@@ -27,13 +29,31 @@ def open_engine(recipe: Recipe, root: Path) -> Translator | None:
         return _open(recipe, root)
     if None not in languages:
         return None
-    return _open_if_installed(recipe, root) if recipe.translate.package is None else _open(recipe, root)
+    named = recipe.translate.package or recipe.translate.engine != "argos"
+    return _open(recipe, root) if named else _open_if_installed(recipe, root)
+
+
+def open_reverse_engine(recipe: Recipe, root: Path) -> Translator | None:
+    """The engine for the way back, if the recipe asks for round trips.
+
+    Raises:
+        ConfigError: it cannot be opened.
+    """
+    if not recipe.translate.round_trip:
+        return None
+    route = list(reversed(_route(recipe)))
+    return open_translator(reverse(recipe.translate), route, cache_dir=root / "packages")
 
 
 def _open(recipe: Recipe, root: Path) -> Translator:
-    return open_translator(
-        recipe.translate, recipe.source_language, recipe.target_language, cache_dir=root / "packages"
-    )
+    return open_translator(recipe.translate, _route(recipe), cache_dir=root / "packages")
+
+
+def _route(recipe: Recipe) -> list[LanguagePack]:
+    """Language packs from the source language to the target, by way of the pivot if there is one."""
+    languages = [recipe.source_language, recipe.translate.pivot]
+    passed = [language_pack(language) for language in languages if language]
+    return [*passed, load_language_pack(recipe.language_pack or recipe.target_language)]
 
 
 def _open_if_installed(recipe: Recipe, root: Path) -> Translator | None:

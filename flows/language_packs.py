@@ -20,6 +20,11 @@ def load_language_packs() -> dict[str, LanguagePack]:
     return {code: load_language_pack(code) for code in available_language_packs()}
 
 
+def language_pack(code: str) -> LanguagePack:
+    """The pack that ships for a language, or one that holds nothing but its code."""
+    return load_language_pack(code) if code in available_language_packs() else LanguagePack.minimal(code)
+
+
 def load_language_pack(name: str) -> LanguagePack:
     """The language pack of a code ("it"), or of a file if the name ends in ".toml".
 

@@ -18,7 +18,7 @@ from data_catalog.sources.scenes.server import ServeConfig
 from data_catalog.sources.scenes.upstream import ScenesConfig
 from flows.settings import build, coerce, plain
 from training.config import EvaluateConfig, TrainConfig
-from translation.argos import TranslateConfig
+from translation.config import TranslateConfig
 
 DEFAULT_ROOT = Path("catalog")
 
@@ -102,7 +102,7 @@ TEXTS = ("name", "target_language", "source_language", "language_pack", "data")
 HOW_SETTINGS = {
     "build": {"workers", "keep_work"},
     "fetch": {"threads", "contact"},
-    "translate": {"package", "inter_threads"},
+    "translate": {"package", "model", "reverse_package", "reverse_model", "inter_threads", "max_characters"},
     "scenes": {"folder"},
     "sources": {"files", "images"},
 }

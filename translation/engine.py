@@ -1,8 +1,12 @@
 """What every translation engine offers to the steps, whatever is inside it."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import Protocol
+
+# Captions of a stream that are looked at together: enough that their batches are full, few enough to be held.
+STREAM_WINDOW = 20_000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -11,13 +15,14 @@ class Translation:
 
     Args:
         text: the translation, "" where there was nothing to translate.
-        score: mean log-probability per target token, end token included (natural logarithm, at most 0).
+        score: mean log-probability per target token, end token included (natural logarithm, at most 0); None where
+            the engine tells none, or where nothing was left to a model.
         truncated: decoding hit its length limit; the text is cut off.
         repetitive: the text repeats itself back to back more than its source does, at the second try as well.
     """
 
     text: str
-    score: float
+    score: float | None = None
     truncated: bool = False
     repetitive: bool = False
 
@@ -31,14 +36,36 @@ class Translator(Protocol):
 
     @property
     def from_code(self) -> str:
-        """ISO 639 code of the language it reads."""
+        """ISO 639-1 code of the language it reads."""
 
     @property
     def to_code(self) -> str:
-        """ISO 639 code of the language it writes."""
+        """ISO 639-1 code of the language it writes."""
+
+    @property
+    def max_chunk_size(self) -> int | None:
+        """Most captions that may be lost, and so be paid for twice, at a crash; None: as many as one likes."""
 
     def translate(self, captions: Sequence[str], on_done: Callable[[int], object] | None = None) -> list[Translation]:
-        """One translation per caption, in the same order; each caption is one sentence.
+        """One translation per caption, in the same order.
 
         `on_done` is told, now and then, how many more captions are done.
+
+        Raises:
+            ConfigError: the engine cannot work as it is set up, or refuses to.
+            TransientError: it cannot work just now.
         """
+
+
+def translate_stream(
+    translator: Translator,
+    captions: Iterable[str],
+    on_done: Callable[[int], object] | None = None,
+    *,
+    window: int = STREAM_WINDOW,
+) -> Iterator[Translation]:
+    """One translation per caption of a stream of any length, in the same order, holding one window of captions."""
+    remaining = iter(captions)
+    size = min(window, translator.max_chunk_size or window)
+    while part := list(islice(remaining, size)):
+        yield from translator.translate(part, on_done)

@@ -12,14 +12,17 @@ from flows.tables import plain_table
 
 def translate(options: Namespace) -> None:
     """Translate standard input line by line."""
-    from translation.argos import TranslateConfig, open_translator
+    from flows.language_packs import language_pack
+    from translation.config import TranslateConfig
+    from translation.registry import open_translator
 
     with tempfile.TemporaryDirectory() as cache:
-        config = TranslateConfig(package=options.package)
-        translator = open_translator(config, options.from_code, options.to_code, cache_dir=Path(cache))
+        config = TranslateConfig(package=(options.package,) if options.package else ())
+        route = [language_pack(options.from_code), language_pack(options.to_code)]
+        translator = open_translator(config, route, cache_dir=Path(cache))
         lines = [line.rstrip("\n") for line in sys.stdin]
         for translation in translator.translate(lines):
-            score = f"{translation.score:.4f}\t" if options.scores else ""
+            score = f"{translation.score or 0:.4f}\t" if options.scores else ""
             say(f"{score}{translation.text}")
 
 

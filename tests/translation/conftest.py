@@ -6,7 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from translation.argos import ArgosTranslator, TranslateConfig
+from translation.argos import argos_translator
+from translation.config import TranslateConfig
+from translation.ctranslate2_model import CTranslate2Translator
 from translation.packages import Package, open_package
 from translation.train.config import TrainPackageConfig
 from translation.train.package import train_package
@@ -68,6 +70,6 @@ def tiny_package(tiny_argosmodel: Path, tmp_path_factory: pytest.TempPathFactory
 
 
 @pytest.fixture(scope="session")
-def translator(tiny_package: Package) -> ArgosTranslator:
+def translator(tiny_package: Package) -> CTranslate2Translator:
     """An engine over it."""
-    return ArgosTranslator(tiny_package, TranslateConfig(inter_threads=1))
+    return argos_translator(tiny_package, TranslateConfig(inter_threads=1))

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from translation.guards import copies, is_repetitive, is_shouted, prepare, restore
+from translation.guards import Prepared, copies, is_repetitive, is_shouted, prepare, restore
 
 
 @pytest.mark.parametrize(
@@ -28,8 +28,8 @@ def test_shouting(caption: str, shouted: bool) -> None:
 
 def test_capitals_come_back() -> None:
     prepared = prepare("A RED CAR")
-    assert prepared.text == "a red car"
-    assert restore("un'auto rossa", prepared) == "UN'AUTO ROSSA"
+    assert prepared.sentences == ("a red car",)
+    assert restore(["un'auto rossa"], prepared) == "UN'AUTO ROSSA"
 
 
 @pytest.mark.parametrize(
@@ -62,9 +62,56 @@ def test_loops_are_measured_against_the_source(source: str, target: str, loops: 
     assert is_repetitive(source.split(), target.split()) is loops
 
 
+ALPHABET = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ.,!?'-")
+
+
+@pytest.mark.parametrize(
+    ("caption", "sentences", "around"),
+    [
+        ("", (), ("",)),
+        ("a dog", ("a dog",), ("", "")),
+        ("a_red\n car", ("a red car",), ("", "")),
+        ("A dog. A cat.", ("A dog.", "A cat."), ("", " ", "")),
+        ('He said "Stop!" Then he left.', ('He said "Stop!"', "Then he left."), ("", " ", "")),
+        ("Mr. Smith and Dr. Jones met at St. Paul's.", ("Mr. Smith and Dr. Jones met at St. Paul's.",), ("", "")),
+        ("J. R. Smith in the U.S. Army", ("J. R. Smith in the U.S. Army",), ("", "")),
+        ("wait... what", ("wait... what",), ("", "")),
+        ("Is it red? 3 cats say no", ("Is it red?", "cats say no"), ("", " 3 ", "")),
+        ("两只猫。一只狗。", ("两只猫。", "一只狗。"), ("", "", "")),
+        ("see https://a.org/x_y?z=1, it is red", ("see", ", it is red"), ("", " https://a.org/x_y?z=1", "")),
+        ("mail me@example.org", ("mail",), ("", " me@example.org")),
+        ("a dog 😀🎉 and a cat", ("a dog", "and a cat"), ("", " 😀🎉 ", "")),
+        ("a dog😀", ("a dog",), ("", "😀")),
+        ("👨‍👩‍👧", (), ("👨‍👩‍👧",)),
+        ("a sign that says שלום עליכם", ("a sign that says",), ("", " שלום עליכם")),
+        ("#sunset by @anna", ("by",), ("#sunset ", " @anna")),
+        ("1998", (), ("1998",)),
+    ],
+)
+def test_what_a_model_cannot_translate_is_kept(
+    caption: str, sentences: tuple[str, ...], around: tuple[str, ...]
+) -> None:
+    alphabet = None if "猫" in caption else ALPHABET
+    assert prepare(caption, alphabet) == Prepared(sentences, around)
+
+
+def test_all_that_the_model_can_spell_goes_to_it() -> None:
+    assert prepare("3 cats in 1998 say שלום").sentences == ("3 cats in 1998 say שלום",)
+    assert prepare("a café", ALPHABET).sentences == ("a café",)
+
+
+@given(st.text())
+def test_nothing_of_a_caption_is_lost(caption: str) -> None:
+    prepared = prepare(caption, ALPHABET)
+    whole = restore(prepared.sentences, prepared)
+    expected = caption.lower() if prepared.shouted else caption
+    same = whole.lower() if prepared.shouted else whole
+    assert "".join(same.replace("_", " ").split()) == "".join(expected.replace("_", " ").split())
+
+
 @given(st.text())
 def test_prepared_text_is_one_line(caption: str) -> None:
-    text = prepare(caption).text
-    assert text == text.strip()
-    assert len(text.splitlines()) <= 1
-    assert "_" not in text
+    for sentence in prepare(caption).sentences:
+        assert sentence
+        assert sentence == sentence.strip()
+        assert len(sentence.splitlines()) == 1

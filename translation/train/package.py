@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 from data_catalog.errors import ConfigError
 from data_catalog.shards import TEMPORARY_PREFIX, sha256_of, write_atomically
 from translation.archive import pack
-from translation.argos import ArgosTranslator, TranslateConfig
+from translation.argos import argos_translator
+from translation.config import TranslateConfig
 from translation.packages import read_package
 from translation.train.card import TrainReport, language_name, write_card
 from translation.train.chrf import corpus_chrf
@@ -146,7 +147,7 @@ def _encoded(vocabulary: Any, pairs: list[Pair]) -> list[tuple[list[int], list[i
 
 def _measure(folder: Path, held_out: list[Pair]) -> tuple[float, float]:
     """Share of held-out pairs translated word for word as given, and chrF, by the finished package."""
-    translator = ArgosTranslator(read_package(folder), TranslateConfig())
+    translator = argos_translator(read_package(folder), TranslateConfig())
     texts = [found.text for found in translator.translate([source for source, _ in held_out])]
     references = [target for _, target in held_out]
     for (source, target), text in list(zip(held_out, texts, strict=True))[:3]:
