@@ -69,8 +69,6 @@ _ADDRESS = re.compile(
     r"(?:https?://|www\.)\S+|\b[\w.+-]+@[\w-]+(?:\.[\w-]+)+|(?<![\w&])[#@]\w+|\b[\w-]+(?:\.[\w-]+)*\.(?:com|org|net|edu|gov|html?|jpe?g|png|gif)\b(?:/\S*)?",
     re.IGNORECASE,
 )
-# What may follow an address without being part of it.
-_CLOSING = ".,;:!?)]}>»”’\"'"
 
 
 def _pieces(text: str, alphabet: frozenset[str] | None) -> list[tuple[str, bool]]:
@@ -86,18 +84,21 @@ def _pieces(text: str, alphabet: frozenset[str] | None) -> list[tuple[str, bool]
 
 
 def _parts_of_word(word: str, alphabet: frozenset[str] | None) -> list[tuple[str, bool]]:
+    """A word, or white space, in parts that are kept or not; punctuation goes with what is kept beside it."""
     address = _ADDRESS.search(word)
     if address:
-        end = address.start() + len(address.group().rstrip(_CLOSING))
-        return [
-            *_parts_of_word(word[: address.start()], alphabet),
-            (word[address.start() : end], True),
-            *_parts_of_word(word[end:], alphabet),
-        ]
-    parts = [(part, _is_emoji(part[0])) for part in _EMOJI_OR_NOT.findall(word)]
+        before = word[: address.start()]
+        return [*([(before, not _is_spoken(before))] if before else []), (word[address.start() :], True)]
+    parts = [(part, _is_emoji(part[0]) or _is_foreign(part, alphabet)) for part in _EMOJI_OR_NOT.findall(word)]
+    keeping = any(kept for _, kept in parts)
     return [
-        (part, True) if kept or _is_foreign(part, alphabet) else (part.replace("_", " "), False) for part, kept in parts
+        (part, True) if kept or (keeping and not _is_spoken(part)) else (part.replace("_", " "), False)
+        for part, kept in parts
     ]
+
+
+def _is_spoken(text: str) -> bool:
+    return any(map(str.isalnum, text))
 
 
 # Pictographs and symbols, with the joiners, variation selectors and skin tones that belong to them.

@@ -17,7 +17,7 @@ from data_catalog.language_pack import LanguagePack
 from translation.argos import argos_translator
 from translation.config import TranslateConfig
 from translation.ctranslate2_model import CTranslate2Translator, decoding_limit, token_batches
-from translation.engine import Translation, Translator
+from translation.engine import Translation, Translator, translate_stream
 from translation.packages import Package, install, read_package
 from translation.registry import open_translator
 from translation.train.convert import save_ctranslate2
@@ -75,10 +75,44 @@ def test_score_is_the_mean_log_probability_of_all_tokens(tiny_package: Package) 
         ("two red\ncircles\r\n", "due cerchi rossi"),
         ("two\u2028red circles", "due cerchi rossi"),
         ("two_red_circles", "due cerchi rossi"),
+        ("Two red circles on a green background", "due cerchi rossi su sfondo verde"),
+        ("two red circles. Three black rings", "due cerchi rossi tre anelli neri"),
+        ("TWO RED CIRCLES! THREE BLACK RINGS", "DUE CERCHI ROSSI TRE ANELLI NERI"),
+        ("two red circles 5.6", "due cerchi rossi 5.6"),
+        ("two red circles https://example.org/a_b?c=1", "due cerchi rossi https://example.org/a_b?c=1"),
+        ("www.example.org: two red circles", "www.example.org: due cerchi rossi"),
+        ("two red circles 🎈🎈", "due cerchi rossi 🎈🎈"),
+        ("two red circles שלום עליכם two red circles", "due cerchi rossi שלום עליכם due cerchi rossi"),
+        ("👍", "👍"),
     ],
 )
 def test_captions_are_prepared(translator: CTranslate2Translator, caption: str, text: str) -> None:
     assert [item.text for item in translator.translate([caption])] == [text]
+
+
+def test_a_caption_of_several_sentences_has_the_score_of_all_its_tokens(translator: CTranslate2Translator) -> None:
+    one, two = translator.translate(["two red circles", "three black rings on a green background"])
+    (both,) = translator.translate(["two red circles. Three black rings on a green background"])
+    assert isinstance(one.score, float)
+    assert isinstance(two.score, float)
+    assert isinstance(both.score, float)
+    assert min(one.score, two.score) - 0.2 < both.score < max(one.score, two.score) + 0.2
+
+
+def test_a_caption_that_is_too_long_is_flagged(translator: CTranslate2Translator) -> None:
+    longest, short = translator.translate(["two red circles and " * 600, "two red circles"])
+    assert longest.truncated
+    assert (short.text, short.truncated) == ("due cerchi rossi", False)
+
+
+def test_captions_stream_in_order(translator: CTranslate2Translator) -> None:
+    taken: list[str] = []
+    captions = (taken.append(caption) or caption for caption in CAPTIONS)  # type: ignore[func-returns-value]
+    stream = translate_stream(translator, captions, window=4)
+    first = next(stream)
+    assert len(taken) == 4  # no further ahead than a window
+    texts = [first.text, *(found.text for found in stream)]
+    assert texts == [found.text for found in translator.translate(CAPTIONS)]
 
 
 def test_nothing_has_no_score(translator: CTranslate2Translator) -> None:
