@@ -93,6 +93,7 @@ class CTranslate2Translator:
         self.device = _resolved_device(config.device)
         self.max_batch_tokens = config.max_batch_tokens or BATCH_TOKENS[self.device]
         self.fingerprint = _fingerprint(model, config, self.device, self.max_batch_tokens)
+        self.alphabet = tokenizer.alphabet
         self._tokenizer = tokenizer
         self._loaded: Any = None
 
@@ -102,8 +103,7 @@ class CTranslate2Translator:
         Raises:
             ConfigError: the model cannot be loaded.
         """
-        alphabet = self._tokenizer.alphabet
-        prepared = {caption: prepare(caption, alphabet) for caption in dict.fromkeys(captions)}
+        prepared = {caption: prepare(caption, self.alphabet) for caption in dict.fromkeys(captions)}
         sentences = sorted({sentence for item in prepared.values() for sentence in item.sentences})
         waiting = _Waiting(captions, prepared, on_done or (lambda _: None))
         found = self._decode({sentence: self._tokenizer.encode(sentence) for sentence in sentences}, waiting.done)
