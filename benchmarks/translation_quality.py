@@ -25,7 +25,7 @@ from translation.ctranslate2_model import CTranslate2Translator
 from translation.engine import Translation
 from translation.guards import prepare
 from translation.packages import Package, open_package
-from translation.train.chrf import corpus_chrf
+from translation.chrf import corpus_chrf
 
 SAMPLE = Path(__file__).resolve().parents[1] / "flows" / "packages" / "scenes-en_it.argosmodel"
 BEAMS = (1, 2, 4)

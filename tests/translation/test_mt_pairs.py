@@ -3,12 +3,8 @@
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
-from sacrebleu import corpus_chrf as reference_chrf
 
 from data_catalog.errors import ConfigError
-from translation.train.chrf import corpus_chrf
 from translation.train.pairs import DROP_REASONS, read_pairs
 
 GOOD = "".join(f"a dog number {number}\tun cane numero {number}\n" for number in range(40)).encode()
@@ -64,19 +60,3 @@ def test_too_few_pairs_and_a_missing_file_are_config_errors(tmp_path: Path) -> N
         read_pairs(path, num_held_out=5)
     with pytest.raises(ConfigError, match=r"absent\.tsv is no file"):
         read_pairs(tmp_path / "absent.tsv", num_held_out=5)
-
-
-TEXT = st.text("abc è.", min_size=1, max_size=12)
-
-
-@settings(deadline=None)
-@given(st.lists(st.tuples(TEXT, TEXT), min_size=1, max_size=4))
-def test_chrf_is_sacrebleus(pairs: list[tuple[str, str]]) -> None:
-    hypotheses, references = [list(side) for side in zip(*pairs, strict=True)]
-    expected = reference_chrf(hypotheses, [references]).score
-    assert corpus_chrf(hypotheses, references) == pytest.approx(expected, abs=1e-6)
-
-
-def test_chrf_of_equal_texts_is_100() -> None:
-    assert corpus_chrf(["due cerchi rossi"], ["due cerchi rossi"]) == pytest.approx(100)
-    assert corpus_chrf(["abc"], ["xyz"]) == 0

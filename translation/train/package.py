@@ -16,7 +16,7 @@ from translation.argos import argos_translator
 from translation.config import TranslateConfig
 from translation.packages import read_package
 from translation.train.card import TrainReport, language_name, write_card
-from translation.train.chrf import corpus_chrf
+from translation.chrf import corpus_chrf
 from translation.train.config import TrainPackageConfig
 from translation.train.convert import save_ctranslate2
 from translation.train.pairs import Pair, ParallelCaptions, read_pairs

@@ -1,4 +1,4 @@
-"""chrF of a whole corpus (Popović, 2015): how many character n-grams a translation shares with its reference."""
+"""chrF (Popović, 2015): how many character n-grams a translation shares with its reference."""
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -20,6 +20,11 @@ def corpus_chrf(hypotheses: Sequence[str], references: Sequence[str]) -> float:
         return 0.0
     precision, recall = precision_sum / num_orders, recall_sum / num_orders
     return 100 * (1 + BETA**2) * precision * recall / (BETA**2 * precision + recall)
+
+
+def sentence_chrf(hypothesis: str, reference: str) -> float:
+    """Score of one text in [0, 100], the same number as sacrebleu's `sentence_chrf`."""
+    return corpus_chrf([hypothesis], [reference])
 
 
 def _counts(hypotheses: Sequence[str], references: Sequence[str], order: int) -> tuple[int, int, int]:
