@@ -50,6 +50,23 @@ DROP_REASONS = """
     FROM captions WHERE outcome = 'rejected' GROUP BY ALL
 """
 
+# Which engine made which share of the captions that came so far, and how sure it was.
+TRANSLATORS = """
+    SELECT dataset, snapshot, translator, source_lang, target_lang, count(*) AS num_captions,
+           count(*) / sum(count(*)) OVER (PARTITION BY dataset, snapshot) AS share,
+           count(*) FILTER (outcome = 'kept') AS num_kept,
+           avg(translation_score) AS mean_score, quantile_cont(translation_score, 0.05) AS score_p5,
+           quantile_cont(translation_score, 0.5) AS score_p50,
+           count(*) FILTER (translation_truncated) AS num_truncated,
+           count(*) FILTER (translation_repetitive) AS num_repetitive,
+           avg(length_ratio) AS mean_length_ratio, avg(copied_share) AS mean_copied_share,
+           count(*) FILTER (len(numbers_lost) > 0) AS num_numbers_lost,
+           count(*) FILTER (len(numbers_invented) > 0) AS num_numbers_invented,
+           avg(language_margin) AS mean_language_margin, avg(round_trip_chrf) AS mean_round_trip_chrf
+    FROM captions WHERE translator IS NOT NULL
+    GROUP BY dataset, snapshot, translator, source_lang, target_lang
+"""
+
 # Every row must hold, or the snapshot is not committed.
 CONSERVATION = {
     "every step keeps or drops what it reads": "SELECT * FROM funnel WHERE read <> kept + dropped",
@@ -165,6 +182,7 @@ def _views(snapshots: Sequence[Snapshot]) -> dict[str, str]:
         "images": IMAGES.replace("STEPS", _step_order(snapshots)),
         "funnel": _values(FUNNEL_COLUMNS, snapshots, lambda manifest: manifest["funnel"]),
         "drop_reasons": DROP_REASONS,
+        "translators": TRANSLATORS,
         "builds": _values(BUILD_COLUMNS, snapshots, lambda manifest: [_build_row(manifest)]),
     }
 
@@ -200,14 +218,17 @@ def _build_row(manifest: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _union(schema: pa.Schema, parts: Sequence[tuple[Snapshot, Sequence[Path]]]) -> str:
-    """SQL that reads each snapshot's explicit list of files, with `dataset` and `snapshot` in front."""
-    selects = [
+    """SQL that reads each snapshot's explicit list of files, with `dataset` and `snapshot` in front.
+
+    All columns of the schema are there, null where a snapshot was written before they were.
+    """
+    selects = [_empty(schema)] + [
         f"SELECT {_literal(snapshot.dataset)} AS dataset, {_literal(snapshot.snapshot)} AS snapshot, * FROM "
         f"read_parquet([{', '.join(_literal(str(file.absolute())) for file in files)}], union_by_name = true)"
         for snapshot, files in parts
         if files
     ]
-    return " UNION ALL BY NAME ".join(selects) if selects else _empty(schema)
+    return " UNION ALL BY NAME ".join(selects)
 
 
 def _empty(schema: pa.Schema) -> str:

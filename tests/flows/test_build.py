@@ -3,6 +3,7 @@
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -12,9 +13,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import duckdb
+import pyarrow.parquet as pq
 import pytest
 
-from data_catalog.catalog import query
+from data_catalog.catalog import query, rebuild
 from data_catalog.errors import ConfigError
 from data_catalog.manifest import current_snapshot
 from data_catalog.shards import read_json, sha256_of
@@ -102,8 +104,26 @@ def test_any_duckdb_opens_the_catalog_from_any_folder(
             row[0] for row in connection.execute("SELECT view_name FROM duckdb_views() WHERE NOT internal").fetchall()
         }
         pairs = connection.execute("SELECT count(*) FROM pairs").fetchone()
-    assert names == {"pairs", "captions", "rejects", "images", "funnel", "drop_reasons", "builds"}
+    assert names == {"pairs", "captions", "rejects", "images", "funnel", "drop_reasons", "translators", "builds"}
     assert pairs == (sum(file["rows"] for file in report.snapshot.manifest["files"]["pairs"]),)
+
+
+def test_the_translators_view_says_who_made_which_share(built: Built) -> None:
+    root, _ = built
+    rows = query(root, "SELECT translator, num_captions, share, mean_score FROM translators").to_pylist()
+    came = query(root, "SELECT count(*) AS n FROM captions WHERE translator IS NOT NULL").to_pylist()[0]["n"]
+    assert rows == [{"translator": "native", "num_captions": came, "share": 1.0, "mean_score": None}]
+
+
+def test_snapshots_older_than_a_column_are_still_read(built: Built, tmp_path: Path) -> None:
+    root, _ = built
+    shutil.copytree(root / "datasets", tmp_path / "datasets")
+    for path in tmp_path.rglob("captions-*.parquet"):
+        pq.write_table(pq.read_table(path).drop_columns(["length_ratio", "numbers_lost"]), path)
+    rebuild(tmp_path)
+    found = query(tmp_path, "SELECT DISTINCT length_ratio, numbers_lost FROM captions").to_pylist()
+    assert found == [{"length_ratio": None, "numbers_lost": None}]
+    assert query(tmp_path, "SELECT translator FROM translators").to_pylist() == [{"translator": "native"}]
 
 
 def test_a_second_build_does_nothing(built: Built, english_recipe: EnglishRecipe) -> None:
