@@ -91,10 +91,10 @@ def translate_chunk(plan: Commit, number: int, translator: Translator, memory: T
     """Translate one chunk of the plan and record it; returns how many captions it holds."""
     name = f"{number:05d}.parquet"
     captions = pq.read_table(plan.path(name)).column("clean_caption").to_pylist()
-    if memory.missing(captions):
+    if not memory.has_all(captions):
         with Progress("translate", total=len(captions), unit="captions") as progress:
             translations = translator.translate(captions, progress.advance)
-        memory.record(plan.files[name][:16], captions, translations)
+        memory.record(captions, translations)
     return len(captions)
 
 

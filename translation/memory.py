@@ -1,107 +1,232 @@
 """Translations as recorded facts: what an engine once said of a caption is never asked again.
 
-One Parquet file per chunk in a folder per engine fingerprint; files appear whole or not at all. One process writes.
+One SQLite file per engine fingerprint, `<folder>/<fingerprint>.sqlite`. A recorded chunk is one transaction: a process
+that is killed leaves all of it or nothing. One process writes at a time, any number may read meanwhile.
 """
 
-import logging
-from collections.abc import Iterable, Sequence
+import errno
+import re
+import sqlite3
+import threading
+import zlib
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import closing, contextmanager
+from itertools import islice
+from operator import itemgetter
 from pathlib import Path
+from typing import Any
 
-import pyarrow as pa
-import pyarrow.compute as pc
-import pyarrow.parquet as pq
-
-from data_catalog.errors import ConfigError
-from data_catalog.shards import digest, write_parquet
+from data_catalog.errors import ConfigError, PipelineError, TransientError
+from data_catalog.shards import raise_if_disk_full
 from translation.engine import Translation
 
-logger = logging.getLogger(__name__)
+FILE_SUFFIX = ".sqlite"
+FORMAT_VERSION = 1
+CAPTIONS_PER_QUERY = 1_000
+BUSY_TIMEOUT_S = 60.0
 
-MEMORY = pa.schema(
-    [
-        pa.field("source_caption", pa.string(), nullable=False),
-        pa.field("caption", pa.string(), nullable=False),
-        pa.field("score", pa.float32(), nullable=False),
-        pa.field("truncated", pa.bool_(), nullable=False),
-        pa.field("repetitive", pa.bool_(), nullable=False),
-    ]
+# Rows lie in the order of recording and are found by a short hash; the caption itself decides. An index of the captions
+# would have most of its pages rewritten by every chunk: recording a million took three times as long.
+_TABLES = (
+    "CREATE TABLE meta (fingerprint TEXT NOT NULL)",
+    """CREATE TABLE translations (
+        id INTEGER PRIMARY KEY,
+        caption_hash INTEGER NOT NULL,
+        source_caption TEXT NOT NULL,
+        caption TEXT NOT NULL,
+        score REAL,
+        truncated INTEGER NOT NULL,
+        repetitive INTEGER NOT NULL
+    )""",
+    "CREATE INDEX translations_by_hash ON translations (caption_hash)",
+    f"PRAGMA user_version = {FORMAT_VERSION}",
 )
+_COLUMNS = "source_caption, caption, score, truncated, repetitive"
+_INSERT = f"""
+    INSERT INTO translations (caption_hash, {_COLUMNS}) SELECT ?1, ?2, ?3, ?4, ?5, ?6
+    WHERE NOT EXISTS (SELECT 1 FROM translations WHERE caption_hash = ?1 AND source_caption = ?2)
+"""
+
+Row = tuple[Any, ...]
 
 
 class TranslationMemory:
-    """All recorded translations of one engine; they are read once, about 150 bytes a caption, and kept in Arrow.
+    """All recorded translations of one engine, on disk; may be used by several threads.
 
     Args:
         folder: holds the memories of all engines.
         fingerprint: of the engine, see `Translator.fingerprint`.
+
+    Raises:
+        ConfigError: the engine's file is damaged, another engine's, or cannot be opened; so do all methods.
+        TransientError: another process keeps the file locked; so do all methods.
     """
 
     def __init__(self, folder: Path, fingerprint: str) -> None:
         self.fingerprint = fingerprint
-        self.folder = folder / fingerprint.replace(":", "-")
-        self._loaded: pa.Table | None = None
+        self.path = folder / (re.sub(r"[^\w.+-]", "-", fingerprint) + FILE_SUFFIX)
+        self._writing = threading.Lock()
+        with self._reading():
+            pass
 
     def known(self, captions: Iterable[str]) -> dict[str, Translation]:
-        """The recorded translations of those of the captions that have one."""
-        rows = self._rows_of(captions).to_pylist()
-        # Where files disagree, which one writer never lets happen, the first by name holds.
-        return {
-            row["source_caption"]: Translation(
-                text=row["caption"], score=row["score"], truncated=row["truncated"], repetitive=row["repetitive"]
-            )
-            for row in reversed(rows)
-        }
+        """The recorded translations of those of the captions that have one.
+
+        Raises:
+            UnicodeEncodeError: a caption holds a lone surrogate; so do the other methods.
+        """
+        return {row[0]: _translation(row) for _, rows in self._look_up(captions) for row in rows}
 
     def missing(self, captions: Iterable[str]) -> list[str]:
         """The distinct captions without a recorded translation, in the order given."""
-        distinct = list(dict.fromkeys(captions))
-        known = set(self._rows_of(distinct).column("source_caption").to_pylist())
-        return [caption for caption in distinct if caption not in known]
+        return list(self._missing(captions))
 
-    def record(self, chunk_key: str, captions: Sequence[str], translations: Sequence[Translation]) -> None:
-        """Write a chunk's translations for good; captions that have one already keep it.
+    def has_all(self, captions: Iterable[str]) -> bool:
+        """Whether every caption has a recorded translation; stops at the first that has none."""
+        return next(self._missing(captions), None) is None
 
-        Args:
-            chunk_key: names the chunk, usable in a file name; the same chunk may be recorded again without effect.
+    def record(self, captions: Sequence[str], translations: Sequence[Translation]) -> None:
+        """Record a chunk for good, all of it or nothing; captions that have a translation already keep it.
+
+        Raises:
+            ConfigError: the disk is full.
         """
-        new = set(self.missing(captions))
-        rows = {caption: found for caption, found in zip(captions, translations, strict=True) if caption in new}
+        # In the order of the index, whose pages are then visited once.
+        pairs = zip(captions, translations, strict=True)
+        rows = sorted((_row(caption, found) for caption, found in pairs), key=itemgetter(0))
         if not rows:
             return
-        table = _table(rows)
-        loaded = self._table()
-        write_parquet(table, self.folder / f"{chunk_key}-{digest(list(rows))[:12]}.parquet")
-        self._loaded = pa.concat_tables([loaded, table])
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        with self._writing, _open(self.path, create=True) as connection:
+            connection.execute("PRAGMA journal_mode = WAL")  # readers and the writer do not wait for each other
+            with connection:
+                connection.execute("BEGIN IMMEDIATE")
+                if not self._has_tables(connection):
+                    for statement in _TABLES:
+                        connection.execute(statement)
+                    connection.execute("INSERT INTO meta VALUES (?)", [self.fingerprint])
+                connection.executemany(_INSERT, rows)
 
-    def _rows_of(self, captions: Iterable[str]) -> pa.Table:
-        table = self._table()
-        wanted = pa.array(list(captions), pa.string())
-        return table.filter(pc.is_in(table.column("source_caption"), value_set=wanted))
+    def rows(self) -> Iterator[tuple[str, Translation]]:
+        """All captions with their translations as they are now, sorted by the captions' code points; a stream."""
+        with self._reading() as connection:
+            if connection is not None:
+                for row in connection.execute(f"SELECT {_COLUMNS} FROM translations ORDER BY source_caption"):
+                    yield row[0], _translation(row)
 
-    def _table(self) -> pa.Table:
-        if self._loaded is None:
-            files = sorted(self.folder.glob("*.parquet"))
-            self._loaded = pa.concat_tables([_read(file) for file in files] or [MEMORY.empty_table()])
-            logger.debug("%d recorded translations in %s", self._loaded.num_rows, self.folder)
-        return self._loaded
+    def count(self) -> int:
+        """How many captions have a recorded translation."""
+        with self._reading() as connection:
+            if connection is None:
+                return 0
+            return int(connection.execute("SELECT count(*) FROM translations").fetchone()[0])
+
+    def num_bytes(self) -> int:
+        """Size on disk, with what a killed process left to be merged."""
+        files = (self.path, self.path.with_name(f"{self.path.name}-wal"))
+        return sum(file.stat().st_size for file in files if file.exists())
+
+    def _missing(self, captions: Iterable[str]) -> Iterator[str]:
+        for batch, rows in self._look_up(captions):
+            found = {row[0] for row in rows}
+            yield from (caption for caption in batch if caption not in found)
+
+    def _look_up(self, captions: Iterable[str]) -> Iterator[tuple[list[str], list[Row]]]:
+        distinct = iter(dict.fromkeys(captions))
+        with self._reading() as connection:
+            while batch := list(islice(distinct, CAPTIONS_PER_QUERY)):
+                yield batch, [] if connection is None else _rows_of(connection, batch)
+
+    @contextmanager
+    def _reading(self) -> Iterator[sqlite3.Connection | None]:
+        """A connection, or None where nothing has been recorded yet."""
+        if not self.path.exists():
+            yield None
+            return
+        with _open(self.path) as connection:
+            yield connection if self._has_tables(connection) else None
+
+    def _has_tables(self, connection: sqlite3.Connection) -> bool:
+        found = _fingerprint(connection, self.path)
+        if found not in (None, self.fingerprint):
+            raise ConfigError(f"{self.path} holds the translations of {found}, not of {self.fingerprint}: move it away")
+        return found is not None
 
 
-def _table(rows: dict[str, Translation]) -> pa.Table:
-    found = rows.values()
-    columns = [
-        list(rows),
-        [item.text for item in found],
-        [item.score for item in found],
-        [item.truncated for item in found],
-        [item.repetitive for item in found],
-    ]
-    return pa.table([pa.array(values, field.type) for values, field in zip(columns, MEMORY, strict=True)], MEMORY)
+def memories(folder: Path) -> list[TranslationMemory]:
+    """The memories in a folder, sorted by file name; those in which nothing was recorded yet are left out.
+
+    Raises:
+        ConfigError: one is damaged.
+    """
+    found: list[TranslationMemory] = []
+    for path in sorted(folder.glob(f"*{FILE_SUFFIX}")):
+        with _open(path) as connection:
+            fingerprint = _fingerprint(connection, path)
+        if fingerprint is not None:
+            found.append(TranslationMemory(folder, fingerprint))
+    return found
 
 
-def _read(path: Path) -> pa.Table:
+@contextmanager
+def _open(path: Path, *, create: bool = False) -> Iterator[sqlite3.Connection]:
+    """A connection of its own for each use: none is shared by threads, inherited by children or left open.
+
+    Raises:
+        ConfigError: the file is damaged or cannot be opened; the disk is full.
+        TransientError: it is locked.
+    """
+    uri = f"{path.absolute().as_uri()}?mode={'rwc' if create else 'rw'}"
     try:
-        return pq.read_table(path, schema=MEMORY, page_checksum_verification=True)
-    except (pa.ArrowException, OSError) as error:
-        raise ConfigError(
+        with closing(sqlite3.connect(uri, uri=True, timeout=BUSY_TIMEOUT_S, isolation_level=None)) as connection:
+            yield connection
+    except sqlite3.DatabaseError as error:
+        raise _told(error, path) from error
+
+
+def _told(error: sqlite3.DatabaseError, path: Path) -> PipelineError:
+    """What SQLite says, as one of our errors."""
+    # Without the particulars; a text that is no UTF-8 is found by Python, and has no code.
+    code = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_CORRUPT) & 0xFF
+    if code == sqlite3.SQLITE_FULL:
+        raise_if_disk_full(OSError(errno.ENOSPC, str(error)), path)
+    if code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
+        return ConfigError(
             f"the translation memory {path} is damaged ({error}): remove it, and its captions are translated again"
-        ) from error
+        )
+    if code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
+        return TransientError(f"the translation memory {path} is locked by another process ({error})")
+    return ConfigError(f"the translation memory {path} cannot be read or written: {error}")
+
+
+def _fingerprint(connection: sqlite3.Connection, path: Path) -> str | None:
+    """Whose translations a file holds, or None if it is new and empty."""
+    version = connection.execute("PRAGMA user_version").fetchone()[0]
+    if version == 0 and not connection.execute("SELECT 1 FROM sqlite_master LIMIT 1").fetchall():
+        return None
+    if version != FORMAT_VERSION:
+        raise ConfigError(
+            f"{path} is no translation memory of format {FORMAT_VERSION}: move it away, and its captions are translated"
+            " again"
+        )
+    return str(connection.execute("SELECT fingerprint FROM meta").fetchone()[0])
+
+
+def _rows_of(connection: sqlite3.Connection, captions: Sequence[str]) -> list[Row]:
+    wanted = frozenset(captions)
+    marks = ",".join("?" * len(captions))
+    query = f"SELECT {_COLUMNS} FROM translations WHERE caption_hash IN ({marks})"
+    return [row for row in connection.execute(query, [_hash(caption) for caption in captions]) if row[0] in wanted]
+
+
+def _hash(caption: str) -> int:
+    return zlib.crc32(caption.encode())
+
+
+def _row(caption: str, found: Translation) -> Row:
+    return _hash(caption), caption, found.text, found.score, found.truncated, found.repetitive
+
+
+def _translation(row: Row) -> Translation:
+    _, text, score, truncated, repetitive = row
+    return Translation(text=text, score=score, truncated=bool(truncated), repetitive=bool(repetitive))
