@@ -1,0 +1,46 @@
+"""Commands around the translation memories of a root: mt memory list, export, import."""
+
+from argparse import Namespace
+
+from data_catalog.errors import ConfigError
+from flows.commands.output import say
+from flows.tables import plain_table
+
+MEMORY_FOLDER = "memory"
+
+
+def show(options: Namespace) -> None:
+    """List the engines whose translations the root remembers."""
+    from translation.memory import memories
+
+    found = memories(options.root / MEMORY_FOLDER)
+    rows = [
+        {"fingerprint": memory.fingerprint, "captions": memory.count(), "bytes": memory.num_bytes()} for memory in found
+    ]
+    say(plain_table(rows))
+
+
+def export(options: Namespace) -> None:
+    """Write one engine's translations to a Parquet file."""
+    from translation.memory import memories
+    from translation.memory_files import export_memory
+
+    found = {memory.fingerprint: memory for memory in memories(options.root / MEMORY_FOLDER)}
+    if options.fingerprint not in found:
+        there = ", ".join(found) or "no memory"
+        raise ConfigError(f"{options.root} has no memory of the engine {options.fingerprint!r}: it has {there}")
+    num_rows = export_memory(found[options.fingerprint], options.file)
+    say(f"wrote {num_rows:,} translations to {options.file}")
+
+
+def merge(options: Namespace) -> None:
+    """Merge an exported file into the root's memory of its engine."""
+    from data_catalog.lock import writer_lock
+    from translation.memory_files import import_memory
+
+    with writer_lock(options.root):
+        found = import_memory(options.file, options.root / MEMORY_FOLDER)
+    say(
+        f"{found.new:,} new translations of {found.fingerprint}; {found.known:,} were known, "
+        f"{found.different:,} are different here and stay as they are"
+    )

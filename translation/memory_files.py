@@ -1,0 +1,158 @@
+"""A translation memory as one Parquet file: to keep, to hand on, and to merge into the memory of another root."""
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from data_catalog.errors import ConfigError
+from data_catalog.shards import write_atomically
+from translation.engine import Translation
+from translation.memory import TranslationMemory
+
+FILE_VERSION = "1"
+VERSION_KEY, FINGERPRINT_KEY = b"vernaclip.translation_memory", b"vernaclip.fingerprint"
+ROWS_PER_GROUP = 20_000  # held at a time, whatever the size of the file
+
+MEMORY_ROWS = pa.schema(
+    [
+        pa.field("source_caption", pa.string(), nullable=False),
+        pa.field("caption", pa.string(), nullable=False),
+        pa.field("score", pa.float64()),
+        pa.field("truncated", pa.bool_(), nullable=False),
+        pa.field("repetitive", pa.bool_(), nullable=False),
+    ]
+)
+
+Entries = Sequence[tuple[str, Translation]]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Imported:
+    """What became of an imported file's captions.
+
+    Args:
+        fingerprint: of the engine whose memory they went to.
+        new: had no translation.
+        known: had the very same translation.
+        different: had, and keep, another text, score or flag.
+    """
+
+    fingerprint: str
+    new: int
+    known: int
+    different: int
+
+
+def export_memory(memory: TranslationMemory, path: Path) -> int:
+    """Write a memory to a Parquet file, sorted by source caption: equal memories give equal bytes.
+
+    Returns:
+        The number of rows.
+
+    Raises:
+        ConfigError: the memory is damaged, or the disk is full.
+    """
+    metadata = {VERSION_KEY: FILE_VERSION, FINGERPRINT_KEY: memory.fingerprint}
+    num_rows = 0
+
+    def write(temporary: Path) -> None:
+        nonlocal num_rows
+        entries = memory.rows()
+        with pq.ParquetWriter(
+            temporary,
+            MEMORY_ROWS.with_metadata(metadata),
+            compression="zstd",
+            use_dictionary=False,
+            write_page_checksum=True,
+        ) as writer:
+            while group := list(islice(entries, ROWS_PER_GROUP)):
+                writer.write_table(_table(group))
+                num_rows += len(group)
+
+    write_atomically(path, write)
+    return num_rows
+
+
+def import_memory(path: Path, folder: Path) -> Imported:
+    """Merge an exported file into the memories in `folder`; captions that have a translation already keep it.
+
+    Call it with the writer's lock of the root held. If it is interrupted, call it again.
+
+    Raises:
+        ConfigError: the file is missing, damaged, or no exported memory.
+    """
+    with _told(path):
+        file = pq.ParquetFile(path, page_checksum_verification=True)
+    memory = TranslationMemory(folder, _fingerprint(file.schema_arrow, path))
+    counts: Counter[str] = Counter()
+    for entries in _groups(file, path):
+        counts.update(_merge(memory, entries))
+    return Imported(
+        fingerprint=memory.fingerprint, new=counts["new"], known=counts["known"], different=counts["different"]
+    )
+
+
+def _fingerprint(schema: pa.Schema, path: Path) -> str:
+    """Whose translations an exported file holds."""
+    metadata = schema.metadata or {}
+    if FINGERPRINT_KEY not in metadata or not schema.equals(MEMORY_ROWS):
+        raise ConfigError(f"{path} is no exported translation memory: write one with `vernaclip mt memory export`")
+    version = metadata.get(VERSION_KEY, b"").decode()
+    if version != FILE_VERSION:
+        raise ConfigError(f"{path} is an exported memory of version {version!r}, this vernaclip reads {FILE_VERSION!r}")
+    return str(metadata[FINGERPRINT_KEY].decode())
+
+
+def _groups(file: pq.ParquetFile, path: Path) -> Iterator[Entries]:
+    """The rows of a file, some at a time."""
+    with _told(path), file:
+        for batch in file.iter_batches(ROWS_PER_GROUP):
+            captions, *columns = (column.to_pylist() for column in batch.columns)
+            found = (
+                Translation(text=text, score=score, truncated=truncated, repetitive=repetitive)
+                for text, score, truncated, repetitive in zip(*columns, strict=True)
+            )
+            yield list(zip(captions, found, strict=True))
+
+
+@contextmanager
+def _told(path: Path) -> Iterator[None]:
+    """Name the Parquet file that cannot be read."""
+    try:
+        yield
+    except (pa.ArrowException, OSError) as error:
+        raise ConfigError(f"{path} is missing, damaged or no Parquet file: {error}") from error
+
+
+def _merge(memory: TranslationMemory, entries: Entries) -> Counter[str]:
+    """Record those of the entries whose captions have no translation; counts of new, known and different ones."""
+    there = memory.known(caption for caption, _ in entries)
+    new: dict[str, Translation] = {}
+    counts: Counter[str] = Counter()
+    for caption, found in entries:
+        if caption not in there:
+            there[caption] = new[caption] = found
+            counts["new"] += 1
+        else:
+            counts["known" if there[caption] == found else "different"] += 1
+    memory.record(list(new), list(new.values()))
+    return counts
+
+
+def _table(entries: Entries) -> pa.Table:
+    found = [translation for _, translation in entries]
+    columns = [
+        [caption for caption, _ in entries],
+        [translation.text for translation in found],
+        [translation.score for translation in found],
+        [translation.truncated for translation in found],
+        [translation.repetitive for translation in found],
+    ]
+    arrays = [pa.array(values, field.type) for values, field in zip(columns, MEMORY_ROWS, strict=True)]
+    return pa.table(arrays, schema=MEMORY_ROWS)
