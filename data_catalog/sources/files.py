@@ -18,7 +18,7 @@ MAX_LINE_BYTES = 16 * 2**20
 MAX_EXCERPT_CHARS = 500
 
 _GZIP_MAGIC = b"\x1f\x8b"
-_BOM = b"\xef\xbb\xbf"
+BOM = b"\xef\xbb\xbf"
 _FOREIGN_MAGIC = {
     b"PK\x03\x04": "a zip archive: unpack it first",
     b"BZh": "bzip2: repack it as gzip or unpack it",
@@ -145,15 +145,20 @@ def read_lines(path: Path) -> Iterator[Line]:
     A leading byte order mark is skipped. A line over `MAX_LINE_BYTES` comes cut, with its trouble.
     """
     with naming_damage(path), open_bytes(path) as file:
-        number = 0
-        while raw := file.readline(MAX_LINE_BYTES):
-            number += 1
-            if number == 1:
-                raw = raw.removeprefix(_BOM)
-            if len(raw) >= MAX_LINE_BYTES and not raw.endswith(b"\n"):
-                yield _overlong(file, number, raw)
-            else:
-                yield _decode_line(number, raw)
+        yield from lines_of(file)
+
+
+def lines_of(file: BufferedReader | gzip.GzipFile) -> Iterator[Line]:
+    """The same of an open file or pipe, which need not be seekable."""
+    number = 0
+    while raw := file.readline(MAX_LINE_BYTES):
+        number += 1
+        if number == 1:
+            raw = raw.removeprefix(BOM)
+        if len(raw) >= MAX_LINE_BYTES and not raw.endswith(b"\n"):
+            yield _overlong(file, number, raw)
+        else:
+            yield _decode_line(number, raw)
 
 
 def _overlong(file: BufferedReader | gzip.GzipFile, number: int, raw: bytes) -> Line:

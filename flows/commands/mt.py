@@ -1,29 +1,10 @@
-"""Commands around translation: translate, mt train, mt install, scenes-pairs."""
+"""Commands around translation packages: mt train, mt install, scenes-pairs."""
 
-import sys
-import tempfile
 from argparse import Namespace
 from dataclasses import asdict
-from pathlib import Path
 
 from flows.commands.output import say
 from flows.tables import plain_table
-
-
-def translate(options: Namespace) -> None:
-    """Translate standard input line by line."""
-    from flows.language_packs import language_pack
-    from translation.config import TranslateConfig
-    from translation.registry import open_translator
-
-    with tempfile.TemporaryDirectory() as cache:
-        config = TranslateConfig(package=(options.package,) if options.package else ())
-        route = [language_pack(options.from_code), language_pack(options.to_code)]
-        translator = open_translator(config, route, cache_dir=Path(cache))
-        lines = [line.rstrip("\n") for line in sys.stdin]
-        for translation in translator.translate(lines):
-            score = f"{translation.score or 0:.4f}\t" if options.scores else ""
-            say(f"{score}{translation.text}")
 
 
 def train(options: Namespace) -> None:

@@ -1,14 +1,19 @@
-"""Packages trained on the spot from a few templates."""
+"""Packages trained on the spot from a few templates, and a stand-in engine that costs nothing."""
 
 import random
+from collections.abc import Callable, Sequence
 from itertools import product
 from pathlib import Path
 
 import pytest
 
+from data_catalog.errors import TransientError
 from translation.argos import argos_translator
+from translation.caption_files import CaptionFiles, count_rows, format_of, translate_files
+from translation.columns import Columns
 from translation.config import TranslateConfig
 from translation.ctranslate2_model import CTranslate2Translator
+from translation.engine import Translation
 from translation.packages import Package, open_package
 from translation.train.config import TrainPackageConfig
 from translation.train.package import train_package
@@ -73,3 +78,51 @@ def tiny_package(tiny_argosmodel: Path, tmp_path_factory: pytest.TempPathFactory
 def translator(tiny_package: Package) -> CTranslate2Translator:
     """An engine over it."""
     return argos_translator(tiny_package, TranslateConfig(inter_threads=1))
+
+
+class Shouter:
+    """Translates into capitals; remembers what it was asked, and may fail at a caption."""
+
+    fingerprint, from_code, to_code = "shouter:en-it:1", "en", "it"
+
+    def __init__(self, *, max_chunk_size: int | None = None, fails_at: str | None = None) -> None:
+        self.max_chunk_size, self.fails_at = max_chunk_size, fails_at
+        self.asked: list[list[str]] = []
+
+    def translate(self, captions: Sequence[str], on_done: Callable[[int], object] | None = None) -> list[Translation]:
+        if self.fails_at in captions:
+            raise TransientError("the engine is out of breath")
+        self.asked.append(list(captions))
+        if on_done is not None:
+            on_done(len(captions))
+        # No score where nothing was translated, as with the real engines.
+        return [Translation(text=text.upper(), score=-0.5 if text.strip() else None) for text in captions]
+
+
+@pytest.fixture(scope="session")
+def shouter() -> type[Shouter]:
+    """The stand-in engine."""
+    return Shouter
+
+
+@pytest.fixture(scope="session")
+def translated() -> Callable[..., Path]:
+    """Translates a file into another one beside it, and checks that the progress told adds up."""
+
+    def run(
+        source: Path, *, scores: bool = False, window: int = 3, translator: Shouter | None = None, name: str = ""
+    ) -> Path:
+        files = CaptionFiles(
+            source=source,
+            target=source.with_name(name or f"out-{source.name}"),
+            format=format_of(source),
+            columns=Columns(read="caption", write="caption_it", scores=scores),
+            overwrite=True,
+        )
+        done: list[int] = []
+        translate_files(files, translator or Shouter(), done.append, window=window)
+        assert sum(done) == count_rows(files)
+        assert files.target is not None
+        return files.target
+
+    return run
