@@ -25,6 +25,13 @@ TRANSLATE_EPILOG = """examples:
 Line N of the output is the translation of line N of the input. Rows of a table stay as they are, in order, with
 the new columns behind; null stays null. Text is UTF-8. OUTPUT appears when it is whole, and not before."""
 
+INSTALL_EPILOG = """examples:
+  vernaclip mt install --from en --to it
+  vernaclip mt install translate-en_it-1_0.argosmodel
+
+A package goes where Argos Translate looks for packages (ARGOS_PACKAGES_DIR), and serves both. The index is Argos
+Translate's own (ARGOS_PACKAGE_INDEX). An interrupted download goes on where it stopped."""
+
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code."""
@@ -177,9 +184,24 @@ def _add_translation(commands: Commands) -> None:
     train.add_argument(
         "--set", action="append", default=[], dest="overrides", metavar="KEY=VALUE", help="override a training setting"
     )
-    install = _add(mt, "install", "mt:install", "install an .argosmodel file where Argos Translate keeps its packages")
-    install.add_argument("file", type=Path, metavar="FILE")
+    _add_packages(mt)
     _add_memory(mt)
+
+
+def _add_packages(mt: Commands) -> None:
+    install = _add(
+        mt,
+        "install",
+        "mt_packages:install",
+        "install a package from the Argos index, or offline from an .argosmodel file",
+    )
+    install.formatter_class, install.epilog = argparse.RawDescriptionHelpFormatter, INSTALL_EPILOG
+    install.add_argument("file", nargs="?", type=Path, metavar="FILE", help="an .argosmodel file, instead of the index")
+    _add_pair(install, required=False)
+    install.add_argument("--sha256", metavar="HEX", help="refuse a file with another sha256; the index has none")
+    show = _add(mt, "packages", "mt_packages:show", "list what the Argos index offers, or what is installed")
+    show.add_argument("--installed", action="store_true", help="list what is installed; no network is used")
+    _add_pair(show, required=False)
 
 
 def _add_memory(mt: Commands) -> None:
@@ -251,12 +273,12 @@ def _add_translate_engine(engine: Any) -> None:
     )
 
 
-def _add_pair(command: argparse.ArgumentParser) -> None:
+def _add_pair(command: argparse.ArgumentParser, *, required: bool = True) -> None:
     command.add_argument(
-        "--from", required=True, dest="from_code", metavar="LANG", help="language of the input, such as en"
+        "--from", required=required, dest="from_code", metavar="LANG", help="language of the input, such as en"
     )
     command.add_argument(
-        "--to", required=True, dest="to_code", metavar="LANG", help="language of the output, such as it"
+        "--to", required=required, dest="to_code", metavar="LANG", help="language of the output, such as it"
     )
 
 

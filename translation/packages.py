@@ -26,6 +26,10 @@ TOKENIZERS = ("sentencepiece.model", "bpe.model")
 REQUIRED_TEXTS = ("from_code", "to_code", "package_version", "argos_version")
 
 
+class PlaceTakenError(ConfigError):
+    """Another package is installed in the folder that this one names."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Package:
     """A package whose parts are all there.
@@ -83,22 +87,32 @@ def open_package(path: Path, cache_dir: Path) -> Package:
     return read_package(home / archive.check_archive(path))
 
 
-def install(path: Path, packages_dir: Path) -> Path:
+def install(path: Path, packages_dir: Path, *, pair: tuple[str, str] | None = None) -> Path:
     """Install an `.argosmodel` file for Argos Translate and for us; returns the package's folder.
 
     Installing the same package again changes nothing.
 
+    Args:
+        path: the file.
+        packages_dir: the folder of installed packages.
+        pair: languages that it must translate, from and to; None for any.
+
     Raises:
-        ConfigError: the file is no good package, or another package has its place.
+        ConfigError: the file is no good package, or one for another pair.
+        PlaceTakenError: another package has its place.
     """
     home = packages_dir / archive.check_archive(path)
     # Beside the folder, not in it: Argos Translate fails on any folder there that is no package.
     with _unpacked(path, packages_dir.parent) as package:
+        if pair is not None:
+            require_pair(package, *pair)
         if not home.exists():
             packages_dir.mkdir(parents=True, exist_ok=True)
             _put(package.folder, home)
         elif package_sha256(home) != package.sha256:
-            raise ConfigError(f"{home} holds another package: remove that folder first if {path.name} shall replace it")
+            raise PlaceTakenError(
+                f"{home} holds another package: remove that folder first if this one shall replace it"
+            )
     return home
 
 
@@ -113,10 +127,11 @@ def find(from_code: str, to_code: str, packages_dir: Path) -> Package:
     ]
     if not fitting:
         raise ConfigError(
-            f"no Argos package translates {from_code} to {to_code} in {packages_dir}: install one with "
-            "`vernaclip mt install FILE`, or train one with `vernaclip mt train`"
+            f"no Argos package translates {from_code} to {to_code} in {packages_dir}: install one with `vernaclip mt "
+            f"install --from {from_code} --to {to_code}`, or from a file with `vernaclip mt install FILE`, or train "
+            "one with `vernaclip mt train`"
         )
-    return max(fitting, key=lambda package: (_version_key(package.package_version), package.folder.name))
+    return max(fitting, key=lambda package: (version_key(package.package_version), package.folder.name))
 
 
 def installed(packages_dir: Path) -> list[Package]:
@@ -215,5 +230,6 @@ def _put(folder: Path, home: Path) -> None:
             raise
 
 
-def _version_key(version: str) -> tuple[int, ...]:
-    return tuple(int(part) if part.isdigit() else -1 for part in version.split("."))
+def version_key(version: str) -> tuple[int, ...]:
+    """What sorts versions by age; a part that is no number is older than any that is."""
+    return tuple(int(part) if part.isdecimal() else -1 for part in version.split("."))

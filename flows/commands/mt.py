@@ -1,4 +1,4 @@
-"""Commands around translation packages: mt train, mt install, scenes-pairs."""
+"""Commands around translation packages: mt train, scenes-pairs."""
 
 from argparse import Namespace
 from dataclasses import asdict
@@ -20,14 +20,6 @@ def train(options: Namespace) -> None:
     )
     say(plain_table([asdict(report)]))
     say(f"wrote {options.out}; use it with `vernaclip mt install {options.out}`, or name it in a recipe")
-
-
-def install(options: Namespace) -> None:
-    """Install a package where Argos Translate looks for packages."""
-    from translation.packages import default_packages_dir
-    from translation.packages import install as install_package
-
-    say(f"installed {install_package(options.file, default_packages_dir())}")
 
 
 def scenes_pairs(options: Namespace) -> None:
