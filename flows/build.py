@@ -27,9 +27,11 @@ from flows import caption_steps, image_steps
 from flows.execution import Executor, Future
 from flows.inputs import Inputs, open_inputs
 from flows.recipe import Recipe, section_settings
+from flows.round_trip import round_trip
 from flows.run_log import append_run
 from flows.snapshots import FinishedShard, publish
 from flows.step_outputs import Shard, shard_of_commit
+from translation.engine import Translator
 from translation.memory import TranslationMemory
 
 logger = logging.getLogger(__name__)
@@ -107,7 +109,11 @@ class _Build:
     def __init__(self, recipe: Recipe, root: Path, executor: Executor, work: WorkStore, inputs: Inputs) -> None:
         self.recipe, self.root, self.executor, self.work, self.inputs = recipe, root, executor, work, inputs
         self.translator = inputs.translator
-        self.memory = TranslationMemory(root / "memory", self.translator.fingerprint) if self.translator else None
+        self.memory = self._memory(self.translator)
+        self.reverse_memory = self._memory(inputs.reverse)
+
+    def _memory(self, engine: Translator | None) -> TranslationMemory | None:
+        return TranslationMemory(self.root / "memory", engine.fingerprint) if engine else None
 
     def run(self) -> Snapshot:
         """All steps, in an order in which fetching overlaps translating."""
@@ -165,7 +171,8 @@ class _Build:
         for ready in self._translated_shards(cleaned):
             for shard in cleaned[len(checked) : ready]:
                 translated.append(self.executor.run(f"translate {shard.label}", self._join, shard))
-                checked.append(self.executor.run(f"check {shard.label}", self._check, translated[-1]))
+                judged = self._with_round_trip(translated[-1])
+                checked.append(self.executor.run(f"check {shard.label}", self._check, judged))
                 fetching.append(self.executor.submit(f"fetch {shard.label}", self._fetch, checked[-1], workers))
         raw: list[Shard] = []
         for future in fetching:
@@ -189,6 +196,12 @@ class _Build:
     def _join(self, shard: Shard) -> Shard:
         from_code = self.translator.from_code if self.translator else None
         return caption_steps.join_translations(self.work, shard, self.memory, from_code)
+
+    def _with_round_trip(self, shard: Shard) -> Shard:
+        engine, memory = self.inputs.reverse, self.reverse_memory
+        if engine is None or memory is None:
+            return shard
+        return self.executor.run(f"round-trip {shard.label}", round_trip, self.work, shard, engine, memory)
 
     def _check(self, shard: Shard) -> Shard:
         return caption_steps.check(self.work, shard, self.recipe.check, self.inputs.pack)

@@ -9,7 +9,7 @@ from data_catalog.ingest import Source
 from data_catalog.language_pack import LanguagePack
 from data_catalog.shards import digest
 from data_catalog.sources.scenes.upstream import draw_upstream
-from flows.engines import open_engine
+from flows.engines import open_engine, open_reverse_engine
 from flows.language_packs import load_language_pack, load_language_packs
 from flows.recipe import Recipe, SourceSettings, source_settings, what_settings
 from flows.settings import plain
@@ -26,6 +26,7 @@ class Inputs:
         location_digests: content hashes of those, by location.
         packs: language packs by language, the target's included.
         translator: the engine, or None where every source speaks the target language.
+        reverse: the engine for the way back, or None where the recipe asks for none.
         build_key: equal keys make equal snapshots, from the same downloads.
     """
 
@@ -35,6 +36,7 @@ class Inputs:
     pack: LanguagePack
     packs: Mapping[str, LanguagePack]
     translator: Translator | None
+    reverse: Translator | None
     build_key: str
 
 
@@ -50,6 +52,7 @@ def open_inputs(recipe: Recipe, root: Path) -> Inputs:
     for source in recipe.sources:
         source.kind.check(source.config)
     translator = open_engine(recipe, root)
+    reverse = open_reverse_engine(recipe, root) if translator else None
     hashes = FileHashes(root / "file-hashes.json")
     sources = [_source(settings, hashes) for settings in recipe.sources]
     locations = {
@@ -66,6 +69,7 @@ def open_inputs(recipe: Recipe, root: Path) -> Inputs:
             "inputs": {source.name: sorted(source.file_hashes) for source in sources},
             "images": {name: location_digests[location] for name, location in locations.items()},
             "engine": translator.fingerprint if translator else None,
+            "reverse": reverse.fingerprint if reverse else None,
             "packs": plain(packs),
             "versions": VERSIONS,
         }
@@ -77,6 +81,7 @@ def open_inputs(recipe: Recipe, root: Path) -> Inputs:
         pack=pack,
         packs=packs,
         translator=translator,
+        reverse=reverse,
         build_key=build_key,
     )
 

@@ -15,6 +15,7 @@ from data_catalog.shards import save_parquet
 from data_catalog.work import Commit, StepKey, WorkStore
 
 INGEST, CLEAN, PLAN, TRANSLATE, CHECK = "ingest", "clean", "plan", "translate", "check"
+ROUND_TRIP = "round-trip"
 FETCH, NORMALISE, FIND_DUPLICATES, DEDUPLICATE = "fetch", "normalise", "find-duplicates", "deduplicate"
 PUBLISH = "publish"
 # Raised whenever the code of a step changes what it writes; a golden test catches forgetting.
@@ -23,6 +24,7 @@ VERSIONS = {
     CLEAN: 2,
     PLAN: 2,
     TRANSLATE: 2,
+    ROUND_TRIP: 1,
     CHECK: 2,
     FETCH: 1,
     NORMALISE: 1,

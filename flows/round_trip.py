@@ -1,0 +1,34 @@
+"""The way back, where a recipe asks for it: captions translated back, and how near that comes to their sources."""
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from data_catalog.progress import Progress
+from data_catalog.schema import NATIVE
+from data_catalog.stages import pending_rows, set_values, texts
+from data_catalog.work import WorkStore
+from flows.step_outputs import ROUND_TRIP, Shard, table_step
+from translation.chrf import sentence_chrf
+from translation.engine import Translator, translate_stream
+from translation.memory import TranslationMemory
+from translation.remembered import RememberingTranslator
+
+
+def round_trip(work: WorkStore, shard: Shard, engine: Translator, memory: TranslationMemory) -> Shard:
+    """Fill `round_trip_chrf` of every translated row that is pending; drops none.
+
+    Args:
+        engine: from the target language to the source's.
+        memory: of that engine; what it holds is not translated again.
+    """
+
+    def stage(table: pa.Table) -> pa.Table:
+        rows = pending_rows(table, pc.not_equal(table.column("translator"), NATIVE))
+        captions = texts(table, "caption", rows)
+        with Progress("translate back", total=len(captions), unit="captions") as progress:
+            back = list(translate_stream(RememberingTranslator(engine, memory), captions, progress.advance))
+        sources = texts(table, "clean_caption", rows)
+        scores = [sentence_chrf(found.text, source) for found, source in zip(back, sources, strict=True)]
+        return set_values(table, "round_trip_chrf", rows, scores)
+
+    return table_step(work, shard, ROUND_TRIP, {"engine": engine.fingerprint}, stage)

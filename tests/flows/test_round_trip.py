@@ -1,0 +1,77 @@
+"""Translations are translated back, once, and compared with their sources."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import sacrebleu
+
+from data_catalog.schema import CAPTIONS, NATIVE, PENDING, REJECTED
+from data_catalog.shards import sha256_of
+from data_catalog.work import WorkStore
+from flows.recipe import load_recipe
+from flows.round_trip import round_trip
+from flows.step_outputs import Shard
+from translation.engine import Translation
+from translation.memory import TranslationMemory
+
+BACK = {"due cerchi rossi": "two red circles", "un cane": "a wolf"}
+ROWS = [
+    {"clean_caption": "two red circles", "caption": "due cerchi rossi", "translator": "argos:en-it:1"},
+    {"clean_caption": "one dog", "caption": "un cane", "translator": "argos:en-it:1"},
+    {"clean_caption": "un cane", "caption": "un cane", "translator": NATIVE},
+    {"clean_caption": "a cat", "caption": "", "translator": "argos:en-it:1", "outcome": REJECTED},
+]
+
+
+class Backwards:
+    """An engine that knows two captions, and remembers what it was asked."""
+
+    fingerprint, from_code, to_code, max_chunk_size = "words:it-en:1", "it", "en", 1
+
+    def __init__(self) -> None:
+        self.asked: list[str] = []
+
+    def translate(self, captions: Sequence[str], on_done: Callable[[int], object] | None = None) -> list[Translation]:
+        self.asked.extend(captions)
+        if on_done is not None:
+            on_done(len(captions))
+        return [Translation(text=BACK[caption]) for caption in captions]
+
+
+@pytest.fixture
+def shard(tmp_path: Path) -> Shard:
+    fixed = {"source": "pairs", "upstream_file": "a", "outcome": PENDING}
+    rows = [
+        {"sample_id": f"pairs:{n}", "caption_id": f"pairs:{n}#0", "upstream_line": n, **fixed, **row}
+        for n, row in enumerate(ROWS)
+    ]
+    path = tmp_path / "shard.parquet"
+    pq.write_table(pa.Table.from_pylist(rows, schema=CAPTIONS), path)
+    return Shard(shard_id=0, path=path, sha256=sha256_of(path), counts={})
+
+
+def test_translated_rows_get_their_chrf_and_others_none(shard: Shard, tmp_path: Path) -> None:
+    engine, memory = Backwards(), TranslationMemory(tmp_path / "memory", Backwards.fingerprint)
+    done = round_trip(WorkStore(tmp_path / "work"), shard, engine, memory)
+    wolf = sacrebleu.sentence_chrf("a wolf", ["one dog"]).score
+    found = pq.read_table(done.path).column("round_trip_chrf").to_pylist()
+    assert found == pytest.approx([100.0, wolf, None, None])
+    assert sorted(engine.asked) == ["due cerchi rossi", "un cane"]
+
+
+def test_nothing_is_translated_back_twice(shard: Shard, tmp_path: Path) -> None:
+    memory = TranslationMemory(tmp_path / "memory", Backwards.fingerprint)
+    first = round_trip(WorkStore(tmp_path / "work"), shard, Backwards(), memory)
+    engine = Backwards()
+    second = round_trip(WorkStore(tmp_path / "other"), shard, engine, memory)
+    assert engine.asked == []
+    assert second.sha256 == first.sha256
+
+
+def test_a_recipe_names_the_way_back(tmp_path: Path) -> None:
+    recipe = load_recipe("scenes", root=tmp_path, overrides=["translate.round_trip=true"])
+    assert recipe.translate.round_trip
+    assert recipe.translate.reverse_package == ()
