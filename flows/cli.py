@@ -135,8 +135,8 @@ def _add_questions(commands: Commands) -> None:
         commands,
         "sql",
         "questions:sql",
-        "answer an SQL query on the catalog's views: pairs, captions, rejects, images, funnel, drop_reasons, translators, "
-        "builds",
+        "answer an SQL query on the catalog's views: pairs, captions, rejects, images, funnel, drop_reasons, "
+        "translators, builds",
     )
     sql.add_argument("query", metavar="QUERY")
     _add_root(sql)
