@@ -13,6 +13,7 @@ class LanguagePack:
         code: ISO 639-1 code, lower case ("it"); the `source_lang` and `target_lang` of rows.
         name: English name of the language.
         argos: its code in Argos packages; None: no package is known.
+        deepl: its code as a target of DeepL, variant included ("PT-BR"); None: the usual one.
         langdetect: its code in langdetect ("zh-cn"); None: the same as `code`, if langdetect knows that.
         spacy: a spaCy model that tags proper nouns, or None.
         flores: its code in FLORES-200 and NLLB ("ita_Latn"), or None.
@@ -30,6 +31,7 @@ class LanguagePack:
     code: str
     name: str = ""
     argos: str | None = None
+    deepl: str | None = None
     langdetect: str | None = None
     spacy: str | None = None
     flores: str | None = None

@@ -6,7 +6,7 @@ from itertools import pairwise
 from pathlib import Path
 
 from data_catalog.language_pack import LanguagePack
-from translation import argos
+from translation import argos, deepl_engine
 from translation.config import TranslateConfig
 from translation.engine import Translator
 
@@ -14,6 +14,7 @@ Opener = Callable[[TranslateConfig, LanguagePack, LanguagePack, Path], Translato
 
 OPENERS: dict[str, Opener] = {
     "argos": argos.open_engine,
+    "deepl": deepl_engine.open_engine,
 }
 
 

@@ -1,9 +1,14 @@
-"""Packages trained on the spot from a few templates, and a stand-in engine that costs nothing."""
+"""Packages trained on the spot from a few templates, a stand-in engine that costs nothing, and a DeepL on loopback."""
 
+import json
 import random
-from collections.abc import Callable, Sequence
+import threading
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from itertools import product
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -126,3 +131,110 @@ def translated() -> Callable[..., Path]:
         return files.target
 
     return run
+
+
+class DeepLServer(ThreadingHTTPServer):
+    """Speaks DeepL's /v2/translate with its documented limits, and keeps the requests.
+
+    Attributes:
+        key: the one that it accepts.
+        translate: its translation of one text.
+        character_limit: of the account.
+        num_billed: characters that it served.
+        trouble: what becomes of the next requests: a status, something to do with the handler, or None: no trouble.
+        distort: changes the reply before it is sent.
+        bodies, headers, sizes: of the requests to translate, in order; sizes in bytes.
+    """
+
+    daemon_threads = True
+
+    def __init__(self, key: str) -> None:
+        super().__init__(("127.0.0.1", 0), _DeepLHandler)
+        self.key = key
+        self.translate: Callable[[str], str] = lambda text: f"<{text}>"
+        self.character_limit, self.num_billed = 10_000_000, 0
+        self.trouble: deque[int | Callable[[_DeepLHandler], None] | None] = deque()
+        self.distort: Callable[[Any], Any] = lambda reply: reply
+        self.bodies: list[dict[str, Any]] = []
+        self.headers: list[dict[str, str]] = []
+        self.sizes: list[int] = []
+        self.stopping = threading.Event()
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.server_address[1]}"
+
+    @property
+    def texts(self) -> list[list[str]]:
+        """Of each request."""
+        return [body["text"] for body in self.bodies]
+
+    def handle_error(self, request: object, client_address: object) -> None:
+        """Clients that give up are what these tests are about."""
+
+
+class _DeepLHandler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    server: DeepLServer
+
+    def do_POST(self) -> None:
+        size = int(self.headers["Content-Length"])
+        body = json.loads(self.rfile.read(size))
+        self.server.bodies.append(body)
+        self.server.headers.append(dict(self.headers.items()))
+        self.server.sizes.append(size)
+        trouble = self.server.trouble.popleft() if self.server.trouble else self._refusal(body, size)
+        if callable(trouble):
+            trouble(self)
+        elif trouble is not None:
+            self.answer(trouble, {"message": f"trouble {trouble}"})
+        else:
+            self.answer(200, self.server.distort({"translations": [self._translation(text) for text in body["text"]]}))
+
+    def _refusal(self, body: dict[str, Any], size: int) -> int | None:
+        if self.path != "/v2/translate":
+            return 404
+        if self.headers["Authorization"] != f"DeepL-Auth-Key {self.server.key}":
+            return 403
+        if size > 128 * 1024:
+            return 413
+        if len(body["text"]) > 50:
+            return 400
+        needed = sum(map(len, body["text"]))
+        return 456 if self.server.num_billed + needed > self.server.character_limit else None
+
+    def _translation(self, text: str) -> dict[str, Any]:
+        self.server.num_billed += len(text)
+        return {
+            "detected_source_language": "EN",
+            "text": self.server.translate(text),
+            "billed_characters": len(text),
+            "model_type_used": "quality_optimized",
+        }
+
+    def answer(self, status: int, reply: Any) -> None:
+        content = reply if isinstance(reply, bytes) else json.dumps(reply).encode()
+        self.send_response(status)
+        self.send_header("Content-Length", str(len(content)))
+        self.end_headers()
+        self.wfile.write(content)
+
+    def log_message(self, *args: object) -> None:
+        """Silence."""
+
+
+@pytest.fixture
+def deepl_server(monkeypatch: pytest.MonkeyPatch) -> Iterator[DeepLServer]:
+    """The server, up, with its address and key in the environment; DeepL's client retries nothing."""
+    deepl = pytest.importorskip("deepl")
+    for name in ("max_network_retries", "min_connection_timeout"):  # set by the engine: put back afterwards
+        monkeypatch.setattr(deepl.http_client, name, getattr(deepl.http_client, name))
+    monkeypatch.setattr("translation.deepl_engine.MAX_RETRIES", 0)
+    with DeepLServer("a-5ecret-key:fx") as server:
+        monkeypatch.setenv("DEEPL_AUTH_KEY", server.key)
+        monkeypatch.setenv("DEEPL_SERVER_URL", server.url)
+        monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+        threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
+        yield server
+        server.stopping.set()
+        server.shutdown()
