@@ -212,10 +212,10 @@ def _open(
     try:
         response = urllib.request.build_opener(*handlers).open(request, timeout=config.timeout_s)
     except urllib.error.HTTPError as error:
-        with error:
-            if error.code == NOT_MODIFIED and "If-None-Match" in headers:
-                return None
-            raise _failure_of(url, error) from error
+        error.close()
+        if error.code == NOT_MODIFIED and "If-None-Match" in headers:
+            return None
+        raise _failure_of(url, error) from error
     except (OSError, http.client.HTTPException, ValueError) as error:
         raise _unreachable(url, error) from error
     if response.status not in (200, 206):
@@ -264,6 +264,8 @@ def _parts(url: str) -> SplitResult:
 
 def _is_loopback(parts: SplitResult) -> bool:
     try:
-        return ipaddress.ip_address(parts.hostname or "").is_loopback
+        address = ipaddress.ip_address(parts.hostname or "")
     except ValueError:
         return parts.hostname == "localhost"
+    address = getattr(address, "ipv4_mapped", None) or address
+    return address.is_loopback or address.is_unspecified  # 0.0.0.0 connects to this machine as well
