@@ -9,12 +9,15 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from data_catalog.errors import ConfigError
+from data_catalog.shards import ROWS_PER_GROUP
 from translation.columns import Columns, Values
 from translation.text_tables import Stream
 
 CAPTIONS_PER_READ = 20_000
-# Rows are copied in pieces of about so many bytes, and never across two row groups: a table of images has large rows.
-BYTES_PER_COPY = 64 * 2**20
+# Of each column: without it, and by default, the whole of a row group is read ahead, which may be the whole file.
+BUFFER_BYTES = 2**18
+# Rows are copied in pieces of at most about so many bytes, and never across two row groups: images make large rows.
+BYTES_PER_COPY = 16 * 2**20
 
 # Of the new columns, as `Columns.added` names them.
 _TYPES = (pa.string(), pa.float32(), pa.bool_(), pa.bool_())
@@ -67,8 +70,8 @@ def _pieces(path: Path) -> Iterator[pa.RecordBatch]:
     with _open(path) as file:
         for number in range(file.num_row_groups):
             group = file.metadata.row_group(number)
-            rows = max(1, group.num_rows * BYTES_PER_COPY // max(group.total_byte_size, BYTES_PER_COPY))
-            yield from file.iter_batches(batch_size=rows, row_groups=[number])
+            rows = min(ROWS_PER_GROUP, group.num_rows * BYTES_PER_COPY // max(group.total_byte_size, 1))
+            yield from file.iter_batches(batch_size=max(rows, 1), row_groups=[number])
 
 
 def _captions(path: Path, column: str) -> Iterator[str | None]:
@@ -105,7 +108,7 @@ def _with_columns(batch: pa.RecordBatch, rows: Sequence[Values], schema: pa.Sche
 @contextmanager
 def _open(path: Path) -> Iterator[pq.ParquetFile]:
     try:
-        with pq.ParquetFile(path) as file:
+        with pq.ParquetFile(path, pre_buffer=False, buffer_size=BUFFER_BYTES) as file:
             yield file
     except (pa.ArrowInvalid, OSError) as error:
         raise ConfigError(f"{path} is no whole Parquet file ({error})") from error

@@ -16,10 +16,12 @@ class RememberingTranslator:
 
     def translate(self, captions: Sequence[str], on_done: Callable[[int], object] | None = None) -> list[Translation]:
         """See `Translator.translate`; each missing caption is translated once, and recorded before this returns."""
-        missing = self._memory.missing(captions)
+        known = self._memory.known(captions)
+        missing = list(dict.fromkeys(caption for caption in captions if caption not in known))
         if on_done is not None:
             on_done(len(captions) - len(missing))
         if missing:
-            self._memory.record(missing, self._engine.translate(missing, on_done))
-        known = self._memory.known(captions)
+            found = self._engine.translate(missing, on_done)
+            self._memory.record(missing, found)
+            known.update(zip(missing, found, strict=True))
         return [known[caption] for caption in captions]

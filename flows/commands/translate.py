@@ -41,13 +41,13 @@ def caption_files(options: Namespace) -> CaptionFiles:
     Raises:
         ConfigError: they cannot be read or written, or columns are named for lines, which have none.
     """
-    source = None if options.input in (None, "-") else Path(options.input)
+    source, target = (None if name in (None, "-") else Path(name) for name in (options.input, options.out))
     named = options.format or ("lines" if source is None else format_of(source))
     if named == "lines" and (options.column or options.write_column):
         raise ConfigError("lines have no columns: leave --column and --write-column out, or give --format")
     column = options.column or "caption"
     columns = Columns(read=column, write=options.write_column or f"{column}_{options.to_code}", scores=options.scores)
-    return CaptionFiles(source=source, target=options.out, format=named, columns=columns, overwrite=options.force)
+    return CaptionFiles(source=source, target=target, format=named, columns=columns, overwrite=options.force)
 
 
 def translate_config(options: Namespace) -> TranslateConfig:

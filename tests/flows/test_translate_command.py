@@ -65,7 +65,7 @@ def test_a_csv_of_a_spreadsheet(tmp_path: Path) -> None:
 
 def test_a_tsv_through_pipes(pipe: Pipe, capsys: pytest.CaptureFixture[str]) -> None:
     pipe(b"caption\turl\ntwo red stars\tu1\n\tu2\n")
-    assert main(["translate", "--format", "tsv", *OPTIONS]) == 0
+    assert main(["translate", "-", "--out", "-", "--format", "tsv", *OPTIONS]) == 0
     out = capsys.readouterr().out
     assert out == "caption\turl\tcaption_it\ntwo red stars\tu1\tdue stelle rosse\n\tu2\t\n"
 

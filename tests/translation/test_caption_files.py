@@ -2,6 +2,8 @@
 
 import gzip
 import io
+import os
+import threading
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
@@ -140,6 +142,18 @@ def test_input_that_cannot_be_read(tmp_path: Path) -> None:
         "lines",
         "lines",
     ]
+
+
+def test_a_named_pipe_is_read_once(tmp_path: Path, shouter: Shouter) -> None:
+    pipe, target = tmp_path / "pipe.csv", tmp_path / "out.csv"
+    os.mkfifo(pipe)
+    writer = threading.Thread(target=pipe.write_bytes, args=[b"caption,id\na,1\n"])
+    writer.start()
+    files = CaptionFiles(source=pipe, target=target, format="csv", columns=COLUMNS)
+    assert count_rows(files) is None
+    translate_files(files, shouter())
+    writer.join()
+    assert target.read_bytes() == b"caption,id,caption_it\na,1,A\n"
 
 
 def test_a_stream_holds_no_more_than_its_window(shouter: Shouter) -> None:
