@@ -22,6 +22,7 @@ from translation import archive
 
 logger = logging.getLogger(__name__)
 
+FIRST_LAYOUT_WITH_CONFIG = 6
 TOKENIZERS = ("sentencepiece.model", "bpe.model")
 REQUIRED_TEXTS = ("from_code", "to_code", "package_version", "argos_version")
 
@@ -163,7 +164,7 @@ def read_package(folder: Path) -> Package:
         ConfigError: a part is missing, or the metadata cannot be used.
     """
     metadata = _read_metadata(folder)
-    missing = [name for name in ("model/model.bin", "model/config.json") if not (folder / name).is_file()]
+    missing = [name for name in _model_files(folder) if not (folder / name).is_file()]
     if not any((folder / name).is_file() for name in TOKENIZERS):
         missing.append(" or ".join(TOKENIZERS))
     if missing:
@@ -177,6 +178,17 @@ def read_package(folder: Path) -> Package:
         target_prefix=metadata.get("target_prefix", ""),
         sha256=package_sha256(folder),
     )
+
+
+def _model_files(folder: Path) -> tuple[str, ...]:
+    """Files that the model cannot do without; those from before CTranslate2 3, such as Argos's en-it, have no config."""
+    path = folder / "model" / "model.bin"
+    if path.is_file():
+        with path.open("rb") as file:
+            # The file starts with the version of its layout.
+            if int.from_bytes(file.read(4), "little") < FIRST_LAYOUT_WITH_CONFIG:
+                return ("model/model.bin",)
+    return ("model/model.bin", "model/config.json")
 
 
 def package_sha256(folder: Path) -> str:

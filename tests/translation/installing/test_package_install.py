@@ -12,6 +12,9 @@ from typing import Any
 import pytest
 
 from data_catalog.errors import ConfigError
+from translation import archive
+from translation.argos import argos_translator
+from translation.config import TranslateConfig
 from translation.package_install import DOWNLOADS, Installation, install_file
 from translation.package_source import RECORD, read_source
 from translation.packages import PlaceTakenError, find, package_sha256
@@ -153,6 +156,20 @@ def test_a_package_for_another_pair_is_refused(
     with pytest.raises(ConfigError, match="translates en to de, but en to it is needed"):
         install()
     assert not packages_dir.exists()
+
+
+def test_a_package_from_before_ctranslate2_3_installs_and_translates(packages_dir: Path, tmp_path: Path) -> None:
+    # Argos's own en-it is of 2020: layout 5 of model.bin at most, the vocabulary as text, and no config.json.
+    model = archive.extract(SCENES, tmp_path / "old") / "model"
+    words = json.loads((model / "shared_vocabulary.json").read_text(encoding="utf-8"))
+    (model / "shared_vocabulary.txt").write_text("".join(f"{word}\n" for word in words), encoding="utf-8")
+    (model / "model.bin").write_bytes((5).to_bytes(4, "little") + (model / "model.bin").read_bytes()[4:])
+    for name in ("config.json", "shared_vocabulary.json"):
+        (model / name).unlink()
+    archive.pack(model.parent, tmp_path / "old.argosmodel", top="en_it")
+    package = install_file(tmp_path / "old.argosmodel", packages_dir).package
+    (translation,) = argos_translator(package, TranslateConfig()).translate(["two red circles on a green background"])
+    assert translation.text == "due cerchi rossi su sfondo verde"
 
 
 def test_stock_argos_translate_lists_and_uses_what_was_installed(
