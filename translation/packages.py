@@ -181,7 +181,7 @@ def read_package(folder: Path) -> Package:
 
 
 def _model_files(folder: Path) -> tuple[str, ...]:
-    """Files that the model cannot do without; those from before CTranslate2 3, such as Argos's en-it, have no config."""
+    """Files that the model cannot do without; those from before CTranslate2 3 (Argos's en-it) have no config."""
     path = folder / "model" / "model.bin"
     if path.is_file():
         with path.open("rb") as file:
