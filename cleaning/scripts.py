@@ -24,16 +24,21 @@ def count_words(text: str) -> int:
 
     Chinese and Japanese have about two characters a word; Thai, Lao, Khmer and Burmese about four; both round up.
     """
+    return len(split_words(text)) + count_unspaced_words(text)
+
+
+def count_unspaced_words(text: str) -> int:
+    """Words of the text's scripts without spaces, as `count_words` counts them."""
     if text.isascii():
-        return len(_SPACED_WORD.findall(text))
+        return 0
     num_ideographs = len(_IDEOGRAPHIC_LETTER.findall(text))
     num_south_east_asian = len(_SOUTH_EAST_ASIAN_LETTER.findall(text))
-    num_spaced = len(_SPACED_WORD.findall(_UNSPACED_LETTER.sub(" ", text)))
-    return (
-        num_spaced
-        + -(-num_ideographs // _IDEOGRAPHS_PER_WORD)
-        + -(-num_south_east_asian // _SOUTH_EAST_ASIAN_LETTERS_PER_WORD)
-    )
+    return -(-num_ideographs // _IDEOGRAPHS_PER_WORD) - (-num_south_east_asian // _SOUTH_EAST_ASIAN_LETTERS_PER_WORD)
+
+
+def split_words(text: str) -> list[str]:
+    """What spaces part and holds a letter or digit, without outer punctuation; letters of unspaced scripts left out."""
+    return _SPACED_WORD.findall(text if text.isascii() else _UNSPACED_LETTER.sub(" ", text))
 
 
 def count_letters(text: str) -> int:

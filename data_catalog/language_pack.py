@@ -4,6 +4,8 @@ from dataclasses import dataclass
 
 from data_catalog.errors import ConfigError
 
+MIN_SHARED_LETTERS = 4  # shorter words are the same in many languages by chance: "a", "in", "die", "hat", "no"
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LanguagePack:
@@ -11,6 +13,7 @@ class LanguagePack:
 
     Args:
         code: ISO 639-1 code, lower case ("it"); the `source_lang` and `target_lang` of rows.
+        iso639_3: its ISO 639-3 code ("ita"), by which Apertium names its modes, or None.
         name: English name of the language.
         argos: its code in Argos packages; None: no package is known.
         deepl: its code as a target of DeepL, variant included ("PT-BR"); None: the usual one.
@@ -20,6 +23,8 @@ class LanguagePack:
         confusions: langdetect codes that short captions of this language are often mistaken for.
         function_words: lower-case articles, prepositions, conjunctions and the like, without apostrophe ("dell");
             the proper-noun check does not count them as words of content.
+        shared_words: lower-case words of four letters or more that English spells alike ("hotel", "zebra"): where a
+            translation has them, it has not copied them.
         capitalises_nouns: common nouns have a capital (German): capitals then say nothing of proper nouns.
         text_encoder: Hugging Face name of the recommended pretrained text encoder, or None.
         prompt_templates: zero-shot prompts with one "{c}" for the class name, in the language.
@@ -29,6 +34,7 @@ class LanguagePack:
     """
 
     code: str
+    iso639_3: str | None = None
     name: str = ""
     argos: str | None = None
     deepl: str | None = None
@@ -37,6 +43,7 @@ class LanguagePack:
     flores: str | None = None
     confusions: tuple[str, ...] = ()
     function_words: tuple[str, ...] = ()
+    shared_words: tuple[str, ...] = ()
     capitalises_nouns: bool = False
     text_encoder: str | None = None
     prompt_templates: tuple[str, ...] = ()
@@ -56,6 +63,9 @@ class LanguagePack:
         for word in self.function_words:
             if not word.isalpha() or word != word.lower():
                 raise ConfigError(f"function_words must be lower-case letters without apostrophe, got {word!r}")
+        for word in self.shared_words:
+            if len(word) < MIN_SHARED_LETTERS or word != word.lower():
+                raise ConfigError(f"shared_words must be lower-case words of four letters or more, got {word!r}")
         for template in self.prompt_templates:
             if template.count("{c}") != 1:
                 raise ConfigError(f"prompt_templates must each hold {{c}} once, got {template!r}")

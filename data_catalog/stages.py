@@ -1,10 +1,11 @@
-"""The two shapes of a stage, and how they are applied: pure functions over the columns of Arrow tables.
+"""The shapes of a stage, and how they are applied: pure functions over the columns of Arrow tables.
 
-A `Transform` rewrites a column of texts and keeps every row. A `Check` answers, per text, None (keep) or a `Drop`.
+A `Transform` rewrites a column of texts and keeps every row. A `Check` answers, per text, None (keep) or a `Drop`; a
+`ColumnCheck` does, per row, from columns that are filled already; a `Measure` fills columns from pairs of texts.
 Stages know neither shards nor files; options are bound by a function that returns the stage.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import pyarrow as pa
@@ -23,7 +24,8 @@ class Drop:
 
 Transform = Callable[[Sequence[str]], list[str]]
 Check = Callable[[Sequence[str]], list[Drop | None]]
-PairCheck = Callable[[Sequence[str], Sequence[str]], list[Drop | None]]
+ColumnCheck = Callable[[pa.Table], list[Drop | None]]
+Measure = Callable[[Sequence[str], Sequence[str]], Mapping[str, Sequence[object]]]
 
 
 def apply_transform(table: pa.Table, transform: Transform, *, read: str, write: str) -> pa.Table:
@@ -42,12 +44,20 @@ def apply_check(table: pa.Table, check: Check, *, read: str, step: str, where: p
     return reject(table, rows, check(texts(table, read, rows)), step=step)
 
 
-def apply_pair_check(
-    table: pa.Table, check: PairCheck, *, source: str, target: str, step: str, where: pa.Array | None = None
-) -> pa.Table:
-    """Like `apply_check`, for checks that compare the texts of two columns."""
+def apply_column_check(table: pa.Table, check: ColumnCheck, *, step: str, where: pa.Array | None = None) -> pa.Table:
+    """Reject, in the name of `step`, the pending rows that the check drops; it sees whole rows, and only those."""
     rows = pending_rows(table, where)
-    return reject(table, rows, check(texts(table, source, rows), texts(table, target, rows)), step=step)
+    return reject(table, rows, check(table.take(pa.array(rows, pa.int64()))), step=step)
+
+
+def apply_measure(
+    table: pa.Table, measure: Measure, *, source: str, target: str, where: pa.Array | None = None
+) -> pa.Table:
+    """Fill the columns that the measure names in every pending row, from the texts of two columns."""
+    rows = pending_rows(table, where)
+    for name, values in measure(texts(table, source, rows), texts(table, target, rows)).items():
+        table = set_values(table, name, rows, values)
+    return table
 
 
 def reject(table: pa.Table, rows: list[int], verdicts: Sequence[Drop | None], *, step: str) -> pa.Table:

@@ -12,7 +12,14 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from cleaning.config import CheckConfig, CleanConfig, source_checks, target_checks, translation_checks
+from cleaning.config import (
+    CheckConfig,
+    CleanConfig,
+    source_checks,
+    target_checks,
+    translation_checks,
+    translation_measure,
+)
 from cleaning.text import clean_text
 from data_catalog.errors import ShardError
 from data_catalog.language_pack import LanguagePack
@@ -22,7 +29,8 @@ from data_catalog.shards import save_parquet
 from data_catalog.stages import (
     Drop,
     apply_check,
-    apply_pair_check,
+    apply_column_check,
+    apply_measure,
     apply_transform,
     pending_rows,
     reject,
@@ -151,10 +159,10 @@ def check(work: WorkStore, shard: Shard, config: CheckConfig, pack: LanguagePack
 
     def stage(table: pa.Table) -> pa.Table:
         translated = pc.not_equal(table.column("translator"), NATIVE)
-        for pair_check in translation_checks(config):
-            table = apply_pair_check(
-                table, pair_check, source="clean_caption", target="caption", step=CHECK, where=translated
-            )
+        measure = translation_measure(config, pack)
+        table = apply_measure(table, measure, source="clean_caption", target="caption", where=translated)
+        for column_check in translation_checks(config, pack):
+            table = apply_column_check(table, column_check, step=CHECK, where=translated)
         for text_check in target_checks(config, pack):
             table = apply_check(table, text_check, read="caption", step=CHECK)
         return table

@@ -47,6 +47,8 @@ def test_a_pack_of_ones_own(tmp_path: Path) -> None:
         (b"code = '\xff'\n", "is not TOML"),
         (b"code = 'EU'\n", "code must be lower-case"),
         (b"code = 'eu'\nfunction_words = [\"l'\"]\n", "without apostrophe"),
+        (b"code = 'eu'\nshared_words = ['bar']\n", "four letters or more"),
+        (b"code = 'eu'\nshared_words = ['Hotel']\n", "lower-case words"),
         (b"code = 'eu'\nprompt_templates = ['argazkia']\n", "hold {c} once"),
         (None, "cannot read the language pack"),
     ],

@@ -1,0 +1,189 @@
+"""What a translation beside its source tells of its quality: one number or list per column of a caption row.
+
+Nothing here judges: `cleaning.translation_checks` binds thresholds to these columns. A None says that there is nothing
+to measure, and is never held against a translation.
+"""
+
+import re
+from collections.abc import Collection, Sequence
+
+from cleaning.language import language_probabilities
+from cleaning.scripts import count_letters, count_unspaced_words, split_tokens, split_words
+from data_catalog.language_pack import MIN_SHARED_LETTERS
+from data_catalog.stages import Measure
+
+# The longest block of tokens that is looked for back to back.
+_MAX_NGRAM = 12
+# Smaller numbers are often spelt out, or written as Roman numerals.
+_MIN_NUMBER = 21
+
+
+def translation_quality(language: str | None, *, shared_words: Collection[str] = ()) -> Measure:
+    """The columns of a translation that texts tell: everything but what the engine or a reverse engine knows.
+
+    Args:
+        language: langdetect's code of the target language; None: `language_margin` is not measured (it takes a
+            hundred times as long as all the rest).
+        shared_words: see `copied_share`.
+    """
+    shared = frozenset(shared_words)
+
+    def measure(sources: Sequence[str], targets: Sequence[str]) -> dict[str, list[object]]:
+        pairs = list(zip(sources, targets, strict=True))
+        return {
+            "length_ratio": [length_ratio(source, target) for source, target in pairs],
+            "copied_share": [copied_share(source, target, shared) for source, target in pairs],
+            "repeated_ngrams": [repeated_ngrams(source, target) for source, target in pairs],
+            "numbers_lost": [numbers_lost(source, target) for source, target in pairs],
+            "numbers_invented": [numbers_invented(source, target) for source, target in pairs],
+            "language_margin": [language_margin(target, language) if language else None for target in targets],
+        }
+
+    return measure
+
+
+def length_ratio(source: str, target: str) -> float | None:
+    """Letters of the translation per letter of the source (`comparable_letters`); None if that has none."""
+    num_letters = comparable_letters(source)
+    return comparable_letters(target) / num_letters if num_letters else None
+
+
+def comparable_letters(text: str) -> int:
+    """Letters, about as many as Latin script would need: an ideograph or kana counts three, a Hangul syllable two."""
+    return count_letters(text) + (0 if text.isascii() else len(_HANGUL.findall(text)))
+
+
+def copied_share(source: str, target: str, shared_words: Collection[str] = frozenset()) -> float | None:
+    """Share, 0 to 1, of the translation's words that stand in the source as they are, case aside.
+
+    Words of fewer than four letters are left out, and so are hashtags and what stands in quotation marks. Not taken for
+    copies, because a good translation has them, too: words with digits; addresses; `shared_words`, which are spelt
+    alike in both languages (lower case); names (words with a capital in a source that is not all in capitals, but for
+    the start of a sentence that goes on in small letters). None if nothing is left.
+    """
+    if any(mark in target for mark in _KEPT_MARKS):
+        target = _KEPT.sub(" ", target)
+    words = [word for word in split_words(target.casefold()) if len(word) >= MIN_SHARED_LETTERS]
+    num_words = len(words) + count_unspaced_words(target)
+    if not num_words:
+        return None
+    suspects = set(words).intersection(split_words(source.casefold())).difference(shared_words)
+    if not suspects:
+        return 0.0
+    suspects = {word for word in suspects if word.replace("-", "").isalpha()} - _names(source)
+    return sum(word in suspects for word in words) / num_words
+
+
+def repeated_ngrams(source: str, target: str) -> int:
+    """How many times the translation's most repeated block of up to twelve words stands back to back.
+
+    1 where nothing is repeated, and where the source repeats something as often. Case and punctuation do not count.
+    """
+    times = _copies(split_tokens(target.casefold()))
+    return 1 if times == 1 or times <= _copies(split_tokens(source.casefold())) else times
+
+
+def numbers_lost(source: str, target: str) -> list[str]:
+    """Numbers of the source that the translation lacks, as ASCII digits, each once; those below 21 are not looked for.
+
+    Separators do not count (1,000 = 1.000 = 1 000 = 1 thousand); a year may be shortened ("1985", "'85"); hours of a.m.
+    and p.m., decades ("in his 30s", "the 1920s") and centuries may be reworded.
+    """
+    if not _has_digit(source):
+        return []
+    wanted = [number for number in _numbers(_REWORDED.sub(" ", source)) if int(number) >= _MIN_NUMBER]
+    found = _numbers(target)
+    # Numbers that follow one another may be written as one: digits are looked for in a row.
+    digits = "".join(found)
+    lost = (n for n in wanted if n not in digits and n.removesuffix("000") not in found and not _shortened(n, digits))
+    return list(dict.fromkeys(lost))
+
+
+def numbers_invented(source: str, target: str) -> list[str]:
+    """Numbers of the translation that the source lacks, as ASCII digits, each once; the reverse of `numbers_lost`.
+
+    Nothing is held against a translation whose source spells out a number above twenty, in English ("twenty-five
+    people", "25 persone"). A number below 21 may be a word of the source, and counts as invented only
+    where another such number of the source is lost: "5 dogs", "6 cani".
+    """
+    if not _has_digit(target) or _SPELT_OUT.search(source):
+        return []
+    if _HOUR.search(source):
+        target = _CLOCK.sub(" ", target)
+    wanted, found = _numbers(source), _numbers(target)
+    digits = "".join(wanted)
+    invented = [n for n in found if int(n) >= _MIN_NUMBER and n not in digits and not _shortened(n, digits)]
+    return list(dict.fromkeys(invented + _small_invented(wanted, found)))
+
+
+def language_margin(target: str, language: str) -> float | None:
+    """Probability of `language` less that of the likeliest other one, -1 to 1; None where langdetect finds none."""
+    probabilities = dict(language_probabilities(target))
+    if not probabilities:
+        return None
+    return probabilities.pop(language, 0.0) - max(probabilities.values(), default=0.0)
+
+
+_HANGUL = re.compile("[\uac00-\ud7a3]")
+_KEPT_MARKS = '"“„«»@#'
+_KEPT = re.compile(r"\"[^\"]*\"|[“„][^“”]*[“”]|«[^»]*»|»[^«]*«|[#@]\w+")
+_SENTENCE_START = re.compile(r"(?:^|(?<=[.!?:])\s+)[^\w\s]*(\w\S*)(?:(?=\s+(\S*)))?")
+
+
+def _names(source: str) -> set[str]:
+    """Words of the source, in lower case, that have a capital which no start of a sentence explains."""
+    if source.islower() or source.isupper():
+        return set()
+    names = {word.casefold() for word in split_words(source) if not word.islower()}
+    for first, second in _SENTENCE_START.findall(source):
+        if second[:1].islower():
+            names.difference_update(word.casefold() for word in split_words(first) if word[1:].islower())
+    return names
+
+
+def _copies(tokens: Sequence[str]) -> int:
+    """How many times in a row a block of tokens stands back to back at most: 1 where none does."""
+    most = 1
+    if len(set(tokens)) == len(tokens):
+        return most
+    for width in range(1, min(_MAX_NGRAM, len(tokens) // 2) + 1):
+        equal = 0  # tokens in a row that equal the one `width` before
+        for before, token in zip(tokens, tokens[width:], strict=False):
+            equal = equal + 1 if before == token else 0
+            most = max(most, 1 + equal // width)
+    return most
+
+
+# "5:30 pm", "in his 30's", "the 1920s", "the 21st century".
+_HOUR = re.compile(r"\b\d{1,2}(?:[:.]\d{2})?\s?[ap]\.?m\b", re.IGNORECASE)
+_REWORDED = re.compile(rf"{_HOUR.pattern}|\b\d{{1,3}}0['’]?s\b|\b\d+(?:st|nd|rd|th)[ -]centur", re.IGNORECASE)
+_CLOCK = re.compile(r"\b(?:1?\d|2[0-4])(?:[:.h]\d{2})?\b")
+_SPELT_OUT = re.compile(
+    r"\b(?:twent|thirt|fort|fift|sixt|sevent|eight|ninet)(?:y|ies|ieth)\b|\b(?:hundred|thousand|million|billion)",
+    re.IGNORECASE,
+)
+_NUMBER = re.compile(r"\d{1,3}(?:[.,'’ \u00a0\u202f]\d{3})+(?!\d)|\d{1,18}")
+_YEAR = re.compile(r"(?:1[89]|20)\d{2}")
+
+
+def _has_digit(text: str) -> bool:
+    return any(map(str.isdigit, text))
+
+
+def _numbers(text: str) -> list[str]:
+    """Numbers as ASCII digits without separators or leading zeros; digits of any script count."""
+    found = ("".join(str(int(char)) for char in match if char.isdecimal()) for match in _NUMBER.findall(text))
+    return [number.lstrip("0") or "0" for number in found]
+
+
+def _shortened(number: str, digits: str) -> bool:
+    return bool(_YEAR.fullmatch(number)) and number[2:] in digits
+
+
+def _small_invented(wanted: list[str], found: list[str]) -> list[str]:
+    """Numbers below 21 of which the translation has more than the source, if it has fewer of another."""
+    ours, theirs = ([number for number in numbers if int(number) < _MIN_NUMBER] for numbers in (wanted, found))
+    if sorted(ours) == sorted(theirs):
+        return []
+    missing = any(theirs.count(number) < ours.count(number) for number in ours)
+    return [number for number in theirs if theirs.count(number) > ours.count(number)] if missing else []

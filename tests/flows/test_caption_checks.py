@@ -1,0 +1,102 @@
+"""The check step: translated rows get their quality columns, whatever becomes of them; other rows stay as they are."""
+
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from cleaning.config import CheckConfig
+from data_catalog.schema import CAPTIONS, NATIVE, PENDING, REJECTED
+from data_catalog.shards import save_parquet, sha256_of
+from data_catalog.work import WorkStore
+from flows.caption_steps import check
+from flows.language_packs import load_language_pack
+from flows.step_outputs import Shard
+
+ENGINE = "argos:en-it:0123456789ab"
+MEASURED = (
+    "length_ratio",
+    "copied_share",
+    "repeated_ngrams",
+    "numbers_lost",
+    "numbers_invented",
+    "language_margin",
+)
+
+
+def row(source: str, target: str | None, **cells: Any) -> dict[str, Any]:
+    given = {
+        "sample_id": "pairs:1",
+        "caption_id": "pairs:1#1",
+        "source": "pairs",
+        "clean_caption": source,
+        "caption": target,
+        "source_lang": "en",
+        "target_lang": "it",
+        "translator": ENGINE,
+        "upstream_file": "a.tsv",
+        "upstream_line": 1,
+        "outcome": PENDING,
+    }
+    return {field.name: {**given, **cells}.get(field.name) for field in CAPTIONS}
+
+
+def checked(tmp_path: Path, rows: list[dict[str, Any]], config: CheckConfig | None = None) -> list[dict[str, Any]]:
+    path = tmp_path / "in.parquet"
+    save_parquet(pa.Table.from_pylist(rows, CAPTIONS), path)
+    shard = Shard(shard_id=0, path=path, sha256=sha256_of(path), counts={})
+    result = check(WorkStore(tmp_path / "work"), shard, config or CheckConfig(), load_language_pack("it"))
+    table = pq.read_table(result.path)
+    assert table.schema.equals(CAPTIONS)
+    found: list[dict[str, Any]] = table.to_pylist()
+    return found
+
+
+def test_a_good_translation_is_measured_and_kept(tmp_path: Path) -> None:
+    (found,) = checked(tmp_path, [row("A black cat sleeps on the red sofa", "Un gatto nero dorme sul divano rosso")])
+    assert found["outcome"] == PENDING
+    assert found["length_ratio"] == pytest.approx(30 / 27)
+    assert (found["copied_share"], found["repeated_ngrams"]) == (0, 1)
+    assert found["numbers_lost"] == found["numbers_invented"] == []
+    assert found["language_margin"] == pytest.approx(1, abs=0.01)
+    assert found["round_trip_chrf"] is None
+
+
+@pytest.mark.parametrize(
+    ("source", "target", "cells", "reason", "detail"),
+    [
+        ("A dog on the grass", "a dog on the grass", {}, "copied_through", None),
+        ("A squirrel nibbles nuts", "Uno scoiattolo nibbles noci", {}, "copied_words", "share 0.33"),
+        ("Three ducks", "Tre anatre anatre anatre", {}, "repeated_ngrams", "3 times"),
+        ("A dog", "Un cane nero", {"translation_repetitive": True}, "translation_repetitive", None),
+        ("A dog", "Un cane nero", {"translation_truncated": True}, "translation_truncated", None),
+        ("A brown horse is jumping over a white fence", "Un cavallo", {}, "length_ratio", "ratio 0.26"),
+        ("Bus number 345 at the stop", "L'autobus alla fermata", {}, "numbers_lost", "lost 345"),
+        ("A field of sunflowers", "Un campo di 300 girasoli", {}, "numbers_invented", "invented 300"),
+        ("A dog", "Un cane nero", {"translation_score": -1.75}, "low_translation_score", "score -1.75"),
+        ("A dog", "Un cane nero", {"round_trip_chrf": 4.5}, "low_round_trip", "chrF 4.5"),
+        ("A man repairs the roof", "Ein Mann repariert das Dach des Hauses", {}, "wrong_language", "de 0.99"),
+        ("A tailor works", "E", {}, "caption_too_short", "1 character"),
+    ],
+)
+def test_a_bad_translation_is_rejected_and_keeps_what_was_measured(
+    tmp_path: Path, source: str, target: str, cells: dict[str, Any], reason: str, detail: str | None
+) -> None:
+    (found,) = checked(tmp_path, [row(source, target, **cells)])
+    assert (found["outcome"], found["step"], found["drop_reason"]) == (REJECTED, "check", reason)
+    assert detail is None or found["detail"] == detail
+    assert None not in [found[name] for name in MEASURED if name != "copied_share" and name != "language_margin"]
+
+
+def test_rows_that_are_native_or_lost_before_are_not_measured(tmp_path: Path) -> None:
+    native = row("un cane sull'erba verde", "un cane sull'erba verde", source_lang="it", translator=NATIVE)
+    lost = row("A dog", None, translator=None, outcome=REJECTED, step="translate", drop_reason="language_not_served")
+    assert checked(tmp_path, [native, lost]) == [native, lost]
+
+
+def test_without_language_check_nothing_is_detected(tmp_path: Path) -> None:
+    config = CheckConfig(language_check=False)
+    (found,) = checked(tmp_path, [row("A man repairs the roof", "Ein Mann repariert das Dach")], config)
+    assert (found["outcome"], found["language_margin"]) == (PENDING, None)
