@@ -8,36 +8,36 @@ shows instead how an engine's output is spread over each column, and what of it 
 
 import argparse
 import dataclasses
-import gzip
-import random
 import shutil
 import subprocess
 import sys
+import tempfile
 import time
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-import pyarrow as pa
-
-from cleaning.config import (
-    CheckConfig,
-    CleanConfig,
-    source_checks,
-    target_checks,
-    translation_checks,
-    translation_measure,
+from judged_translations import (
+    DEFAULTS,
+    GOOD,
+    MULTI30K,
+    Example,
+    Judged,
+    by_language,
+    human_examples,
+    labelled_examples,
+    read_translations,
 )
-from data_catalog.schema import CAPTIONS, PENDING
-from data_catalog.stages import apply_check, apply_column_check, apply_measure
-from flows.language_packs import language_pack
+
+from cleaning.config import CheckConfig
+from data_catalog.sources.scenes.grammar import parallel_pairs
+from translation.argos import argos_translator
 from translation.chrf import sentence_chrf
+from translation.config import TranslateConfig
+from translation.packages import open_package
 
-FOLDER = Path(__file__).resolve().parent
-LABELLED = FOLDER / "data" / "labelled_translations.tsv"
-MULTI30K = FOLDER.parents[1] / "shared" / "data" / "multi30k"
+SAMPLE = Path(__file__).resolve().parents[1] / "flows" / "packages" / "scenes-en_it.argosmodel"
 
-GOOD = "good"
 # Which defects a check is meant to find; nothing here can see that a fluent text is about something else.
 MEANT_FOR = {
     "copied_through": {"copied"},
@@ -51,8 +51,6 @@ MEANT_FOR = {
 }
 UNSEEN = {"mistranslated"}
 MAX_HUMAN_DROPPED, MIN_PRECISION, MIN_RECALL, MIN_ROWS_PER_SECOND = 0.01, 0.95, 0.8, 20_000
-# Names are no captions to the pipeline, however well they are translated: that check judges no translation.
-DEFAULTS = CheckConfig(proper_noun_check=False)
 SWITCHES = [field.name for field in dataclasses.fields(CheckConfig) if field.name.endswith("_check")]
 SWEEPS: dict[str, tuple[float, ...]] = {
     "max_copied_share": (0.0, 0.05, 0.1, 0.125, 0.15, 0.2, 0.25, 0.3, 0.4, 0.5),
@@ -67,73 +65,6 @@ SWEEPS: dict[str, tuple[float, ...]] = {
 }
 LANGUAGE_THRESHOLDS = {"min_other_probability", "min_language_letters"}
 QUANTILES = (0.0, 0.001, 0.01, 0.05, 0.25, 0.5, 0.75, 0.95, 0.99, 0.999, 1.0)
-
-
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class Example:
-    """A caption and a translation of it, with what is known of that."""
-
-    source: str
-    target: str
-    lang: str
-    label: str = ""
-    score: float | None = None
-
-
-class Judged:
-    """Examples of one language as rows, their columns filled; `reasons` judges them under any settings."""
-
-    def __init__(self, examples: Sequence[Example], *, measure_language: bool, listed: bool = True) -> None:
-        self.examples = examples
-        pack = language_pack(examples[0].lang)
-        self.pack = pack if listed else dataclasses.replace(pack, shared_words=())
-        measure = translation_measure(dataclasses.replace(DEFAULTS, language_check=measure_language), self.pack)
-        self.table = apply_measure(_rows(examples), measure, source="clean_caption", target="caption")
-
-    def reasons(self, config: CheckConfig) -> list[str | None]:
-        """Per example, why it is dropped, or None."""
-        table = self.table
-        for column_check in translation_checks(config, self.pack):
-            table = apply_column_check(table, column_check, step="check")
-        for text_check in target_checks(config, self.pack):
-            table = apply_check(table, text_check, read="caption", step="check")
-        found: list[str | None] = table.column("drop_reason").to_pylist()
-        return found
-
-
-def _rows(examples: Sequence[Example]) -> pa.Table:
-    columns = {
-        "clean_caption": [example.source for example in examples],
-        "caption": [example.target for example in examples],
-        "translation_score": [example.score for example in examples],
-        "outcome": [PENDING] * len(examples),
-    }
-    empty = [None] * len(examples)
-    fields = [field.with_nullable(True) for field in CAPTIONS]
-    return pa.table({field.name: pa.array(columns.get(field.name, empty), field.type) for field in fields})
-
-
-def labelled_examples() -> list[Example]:
-    """The labelled set without those of which the source would be dropped before it is translated."""
-    _, *lines = LABELLED.read_text(encoding="utf-8").splitlines()
-    cells = (line.split("\t") for line in lines)
-    examples = [Example(source=s, target=t, lang=lang, label=label) for s, t, lang, label, _ in cells]
-    dropped = [False] * len(examples)
-    for check in source_checks(CleanConfig(), language_pack("en")):
-        verdicts = check([example.source for example in examples])
-        dropped = [old or new is not None for old, new in zip(dropped, verdicts, strict=True)]
-    kept = [example for example, drop in zip(examples, dropped, strict=True) if not drop]
-    counts = Counter(example.label for example in kept)
-    print(f"{len(examples)} labelled translations; {sum(dropped)} of them have sources that no build would translate;")
-    print(f"of the rest, {counts[GOOD]} are good and {len(kept) - counts[GOOD]} bad.\n")
-    return kept
-
-
-def by_language(examples: Sequence[Example], *, listed: bool = True) -> list[Judged]:
-    """One table of rows per language."""
-    languages = sorted({example.lang for example in examples})
-    parts = [[example for example in examples if example.lang == lang] for lang in languages]
-    return [Judged(part, measure_language=True, listed=listed) for part in parts]
 
 
 def labels_and_reasons(judged: Iterable[Judged], config: CheckConfig) -> list[tuple[str, str | None]]:
@@ -252,22 +183,26 @@ def print_round_trips(examples: Sequence[Example]) -> None:
         )
 
 
+def print_scores(examples: Sequence[Example]) -> None:
+    """What scores tell of the sample's own package: captions of its grammar, and any others, which are beyond it."""
+    pairs = sorted(dict(parallel_pairs(seed=77, num_pairs=400)).items())
+    with tempfile.TemporaryDirectory() as folder:
+        engine = argos_translator(open_package(SAMPLE, Path(folder)), TranslateConfig())
+        known = engine.translate([source for source, _ in pairs])
+        beyond = engine.translate(sorted({example.source for example in examples}))
+    right = [found.score or 0.0 for found, (_, wanted) in zip(known, pairs, strict=True) if found.text == wanted]
+    wrong = [found.score for found in beyond if found.score is not None]
+    print(f"\n{'min_translation_score':<26} {'right dropped':>14} {'nonsense dropped':>17}")
+    for value in (-2.0, -1.5, -1.0, -0.8, -0.6, -0.4, -0.2, -0.1):
+        shares = [sum(score < value for score in scores) / len(scores) for scores in (right, wrong)]
+        mark = " <- default" if value == DEFAULTS.min_translation_score else ""
+        print(f"{value:<26g} {shares[0]:>14.3f} {shares[1]:>17.3f}{mark}")
+
+
 def share_dropped(judged: Judged, config: CheckConfig) -> float:
     """Share of examples that are dropped, language aside."""
     reasons = judged.reasons(dataclasses.replace(config, language_check=False))
     return sum(reason is not None for reason in reasons) / len(reasons)
-
-
-def human_examples(lang: str, at_most: int) -> list[Example]:
-    """Multi30k's captions and their human translations, or none where they are not at hand."""
-    texts = {}
-    for code in ("en", lang):
-        paths = [MULTI30K / f"{part}.{code}.gz" for part in ("train", "val")]
-        if not all(path.exists() for path in paths):
-            return []
-        texts[code] = [line for path in paths for line in gzip.decompress(path.read_bytes()).decode().splitlines()]
-    pairs = list(zip(texts["en"], texts[lang], strict=True))
-    return [Example(source=s, target=t, lang=lang) for s, t in random.Random(0).sample(pairs, min(at_most, len(pairs)))]
 
 
 def human_dropped(judged: Judged, language_sample: int) -> float:
@@ -311,6 +246,7 @@ def calibrate(quick: bool) -> int:
     plain_human = Judged(german, measure_language=False, listed=False) if german else None
     print_sweeps(judged, unlisted, human, plain_human)
     print_round_trips(examples)
+    print_scores(examples)
     verdicts = [
         claim("checks-precision", precision_of(found), f">={MIN_PRECISION}", precision_of(found) >= MIN_PRECISION),
     ]
@@ -343,12 +279,6 @@ def print_distribution(judged: Judged) -> None:
     for reason, count in Counter(filter(None, reasons)).most_common():
         example = judged.examples[reasons.index(reason)]
         print(f"  {reason:<22} {count / len(reasons):>7.2%}  {example.source} | {example.target}")
-
-
-def read_translations(path: Path, lang: str) -> list[Example]:
-    """Lines of source, tab, target and, perhaps, tab, score."""
-    cells = (line.split("\t") for line in path.read_text(encoding="utf-8").splitlines())
-    return [Example(source=c[0], target=c[1], lang=lang, score=float(c[2]) if len(c) > 2 else None) for c in cells]
 
 
 def main() -> int:
