@@ -4,7 +4,8 @@ Every function here takes references, asks the work store first, and can be run 
 its inputs allow.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import compress
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from cleaning.config import (
     translation_measure,
 )
 from cleaning.text import clean_text
+from data_catalog.distinct import TextDigests
 from data_catalog.errors import ShardError
 from data_catalog.language_pack import LanguagePack
 from data_catalog.progress import Progress
@@ -72,27 +74,65 @@ def plan_translation(
 
     The plan is read again on resume, so that the chunks, and with them the batches, are those of the first try.
     """
-    settings = {"engine": translator.fingerprint, "chunk_size": chunk_size}
+    size = min(chunk_size, translator.max_chunk_size or chunk_size)
+    settings = {"engine": translator.fingerprint, "chunk_size": size}
     key = step_key(PLAN, [shard.sha256 for shard in shards], settings)
 
     def produce(folder: Path) -> Mapping[str, Any]:
-        missing: dict[str, None] = {}
+        chunks = _ChunkFiles(folder, size)
         ready_after: list[int] = []
-        for shard in shards:
-            table = pq.read_table(shard.path)
-            captions = texts(table, "clean_caption", foreign_rows(table, translator.from_code))
-            missing.update(dict.fromkeys(memory.missing(captions)))
-            ready_after.append(-(-len(missing) // chunk_size))
-        _save_chunks(folder, list(missing), chunk_size)
-        return {"num_chunks": ready_after[-1], "num_captions": len(missing), "ready_after": ready_after}
+        for captions in _distinct_captions(shards, translator.from_code, scratch=folder / "digests"):
+            chunks.add(memory.missing(captions))
+            ready_after.append(-(-chunks.num_captions // size))
+        chunks.flush()
+        return {"num_chunks": chunks.num_chunks, "num_captions": chunks.num_captions, "ready_after": ready_after}
 
     return work.run(key, produce)
 
 
-def _save_chunks(folder: Path, captions: list[str], chunk_size: int) -> None:
-    for number, start in enumerate(range(0, len(captions), chunk_size)):
-        chunk = pa.table({"clean_caption": pa.array(captions[start : start + chunk_size], pa.string())})
-        save_parquet(chunk, folder / f"{number:05d}.parquet")
+class _ChunkFiles:
+    """The files of a plan, each written as soon as it is full."""
+
+    def __init__(self, folder: Path, size: int) -> None:
+        self.num_captions = self.num_chunks = 0
+        self._folder, self._size = folder, size
+        self._waiting: list[str] = []
+
+    def add(self, captions: Sequence[str]) -> None:
+        """Append captions to the last file, and to new ones."""
+        self.num_captions += len(captions)
+        self._waiting.extend(captions)
+        while len(self._waiting) >= self._size:
+            self.flush()
+
+    def flush(self) -> None:
+        """Write what waits, a file's worth at most."""
+        chunk, self._waiting = self._waiting[: self._size], self._waiting[self._size :]
+        if chunk:
+            table = pa.table({"clean_caption": pa.array(chunk, pa.string())})
+            save_parquet(table, self._folder / f"{self.num_chunks:05d}.parquet")
+            self.num_chunks += 1
+
+
+def _distinct_captions(shards: Sequence[Shard], from_code: str, *, scratch: Path) -> Iterator[list[str]]:
+    """Per shard, the captions to be translated that neither an earlier row nor an earlier shard has.
+
+    The shards are read twice, so that one shard's captions are held at a time.
+    """
+    digests = TextDigests(scratch)
+    for shard in shards:
+        digests.add(_foreign_captions(shard.path, from_code))
+    repeats, start = digests.repeats(), 0
+    scratch.unlink(missing_ok=True)
+    for shard in shards:
+        captions = _foreign_captions(shard.path, from_code)
+        yield list(compress(captions, ~repeats[start : start + len(captions)]))
+        start += len(captions)
+
+
+def _foreign_captions(path: Path, from_code: str) -> list[str]:
+    table = pq.read_table(path, columns=["clean_caption", "source_lang", "target_lang", "outcome"])
+    return texts(table, "clean_caption", foreign_rows(table, from_code))
 
 
 def translate_chunk(plan: Commit, number: int, translator: Translator, memory: TranslationMemory) -> int:
@@ -141,15 +181,16 @@ def _fill_native(table: pa.Table) -> pa.Table:
 def _fill_translated(table: pa.Table, shard: Shard, memory: TranslationMemory, from_code: str) -> pa.Table:
     rows = foreign_rows(table, from_code)
     captions = texts(table, "clean_caption", rows)
-    known = memory.known(captions)
-    lost = next((caption for caption in captions if caption not in known), None)
-    if lost is not None:
+    found = memory.columns(captions)
+    if None in found.captions:
+        lost = captions[found.captions.index(None)]
         raise ShardError(f"shard {shard.label}: the translation memory lost {lost!r}: delete work/plan and run again")
-    found = [known[caption] for caption in captions]
-    table = set_values(table, "caption", rows, [translation.text for translation in found])
+    table = set_values(table, "caption", rows, found.captions)
     table = set_values(table, "translator", rows, [memory.fingerprint] * len(rows))
-    table = set_values(table, "translation_score", rows, [translation.score for translation in found])
-    empty = [None if translation.text else Drop("translation_empty") for translation in found]
+    table = set_values(table, "translation_score", rows, found.scores)
+    table = set_values(table, "translation_truncated", rows, found.truncated)
+    table = set_values(table, "translation_repetitive", rows, found.repetitive)
+    empty = [None if text else Drop("translation_empty") for text in found.captions]
     return reject(table, rows, empty, step=TRANSLATE)
 
 

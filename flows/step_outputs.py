@@ -80,18 +80,15 @@ def step_key(step: str, inputs: Sequence[str], settings: Mapping[str, Any]) -> S
 
 def count_rows(before: pa.Table, after: pa.Table) -> dict[str, dict[str, int]]:
     """Per source, how many pending rows a step read, kept and dropped: counted on its input and output apart."""
-    read = _pending_by_source(before)
-    kept = _pending_by_source(after)
-    dropped = Counter(after.column("source").to_pylist())
-    dropped.subtract(_pending_by_source(after))
-    dropped.subtract(_rejected_by_source(before))
-    sources = sorted(set(before.column("source").to_pylist()))
-    return {source: {"read": read[source], "kept": kept[source], "dropped": dropped[source]} for source in sources}
+    read, kept = _by_source(before, pending=True), _by_source(after, pending=True)
+    rejected, rejected_before = _by_source(after, pending=False), _by_source(before, pending=False)
+    return {
+        source: {"read": read[source], "kept": kept[source], "dropped": rejected[source] - rejected_before[source]}
+        for source in sorted(before.column("source").unique().to_pylist())
+    }
 
 
-def _pending_by_source(table: pa.Table) -> Counter[str]:
-    return Counter(table.filter(pc.equal(table.column("outcome"), PENDING)).column("source").to_pylist())
-
-
-def _rejected_by_source(table: pa.Table) -> Counter[str]:
-    return Counter(table.filter(pc.not_equal(table.column("outcome"), PENDING)).column("source").to_pylist())
+def _by_source(table: pa.Table, *, pending: bool) -> Counter[str]:
+    is_pending = pc.equal(table.column("outcome"), PENDING)
+    found = pc.value_counts(table.column("source").filter(is_pending if pending else pc.invert(is_pending)))
+    return Counter(dict(zip(found.field("values").to_pylist(), found.field("counts").to_pylist(), strict=True)))

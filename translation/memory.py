@@ -8,13 +8,13 @@ import errno
 import re
 import sqlite3
 import threading
-import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager
-from itertools import islice
+from dataclasses import dataclass
 from operator import itemgetter
 from pathlib import Path
 from typing import Any
+from zlib import crc32
 
 from data_catalog.errors import ConfigError, PipelineError, TransientError
 from data_catalog.shards import raise_if_disk_full
@@ -42,12 +42,27 @@ _TABLES = (
     f"PRAGMA user_version = {FORMAT_VERSION}",
 )
 _COLUMNS = "source_caption, caption, score, truncated, repetitive"
-_INSERT = f"""
+_INSERT = f"INSERT INTO translations (caption_hash, {_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?)"
+_INSERT_UNLESS_THERE = f"""
     INSERT INTO translations (caption_hash, {_COLUMNS}) SELECT ?1, ?2, ?3, ?4, ?5, ?6
     WHERE NOT EXISTS (SELECT 1 FROM translations WHERE caption_hash = ?1 AND source_caption = ?2)
 """
 
 Row = tuple[Any, ...]
+_UNKNOWN: Row = (None,) * 5
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Columns:
+    """Translations of a list of captions, as columns: one value a caption, None throughout where nothing is recorded.
+
+    See `Translation` for what they mean.
+    """
+
+    captions: list[str | None]
+    scores: list[float | None]
+    truncated: list[bool | None]
+    repetitive: list[bool | None]
 
 
 class TranslationMemory:
@@ -75,15 +90,30 @@ class TranslationMemory:
         Raises:
             UnicodeEncodeError: a caption holds a lone surrogate; so do the other methods.
         """
-        return {row[0]: _translation(row) for _, rows in self._look_up(captions) for row in rows}
+        return {row[0]: _translation(row) for rows in self._look_up(captions) for row in rows}
+
+    def columns(self, captions: Sequence[str]) -> Columns:
+        """The same for a list of captions with repeats, in its order."""
+        known = {row[0]: row for rows in self._look_up(captions) for row in rows}
+        found = [known.get(caption, _UNKNOWN) for caption in captions]
+        return Columns(
+            captions=[row[1] for row in found],
+            scores=[row[2] for row in found],
+            truncated=[None if row[3] is None else bool(row[3]) for row in found],
+            repetitive=[None if row[4] is None else bool(row[4]) for row in found],
+        )
 
     def missing(self, captions: Iterable[str]) -> list[str]:
         """The distinct captions without a recorded translation, in the order given."""
-        return list(self._missing(captions))
+        distinct = dict.fromkeys(captions)
+        known = {row[0] for rows in self._look_up(distinct) for row in rows}
+        return [caption for caption in distinct if caption not in known]
 
     def has_all(self, captions: Iterable[str]) -> bool:
         """Whether every caption has a recorded translation; stops at the first that has none."""
-        return next(self._missing(captions), None) is None
+        distinct = list(dict.fromkeys(captions))
+        parts = range(0, len(distinct), CAPTIONS_PER_QUERY)
+        return not any(self.missing(distinct[start : start + CAPTIONS_PER_QUERY]) for start in parts)
 
     def record(self, captions: Sequence[str], translations: Sequence[Translation]) -> None:
         """Record a chunk for good, all of it or nothing; captions that have a translation already keep it.
@@ -91,9 +121,9 @@ class TranslationMemory:
         Raises:
             ConfigError: the disk is full.
         """
+        first = dict(reversed(list(zip(captions, translations, strict=True))))
         # In the order of the index, whose pages are then visited once.
-        pairs = zip(captions, translations, strict=True)
-        rows = sorted((_row(caption, found) for caption, found in pairs), key=itemgetter(0))
+        rows = sorted((_row(caption, found) for caption, found in first.items()), key=itemgetter(0))
         if not rows:
             return
         self.path.parent.mkdir(parents=True, exist_ok=True)
@@ -105,7 +135,9 @@ class TranslationMemory:
                     for statement in _TABLES:
                         connection.execute(statement)
                     connection.execute("INSERT INTO meta VALUES (?)", [self.fingerprint])
-                connection.executemany(_INSERT, rows)
+                taken = _taken(connection, [row[0] for row in rows])
+                connection.executemany(_INSERT, (row for row in rows if row[0] not in taken))
+                connection.executemany(_INSERT_UNLESS_THERE, (row for row in rows if row[0] in taken))
 
     def rows(self) -> Iterator[tuple[str, Translation]]:
         """All captions with their translations as they are now, sorted by the captions' code points; a stream."""
@@ -126,16 +158,13 @@ class TranslationMemory:
         files = (self.path, self.path.with_name(f"{self.path.name}-wal"))
         return sum(file.stat().st_size for file in files if file.exists())
 
-    def _missing(self, captions: Iterable[str]) -> Iterator[str]:
-        for batch, rows in self._look_up(captions):
-            found = {row[0] for row in rows}
-            yield from (caption for caption in batch if caption not in found)
-
-    def _look_up(self, captions: Iterable[str]) -> Iterator[tuple[list[str], list[Row]]]:
-        distinct = iter(dict.fromkeys(captions))
+    def _look_up(self, captions: Iterable[str]) -> Iterator[list[Row]]:
+        """The rows of those of the captions that have one, in the order of the index, some at a time."""
         with self._reading() as connection:
-            while batch := list(islice(distinct, CAPTIONS_PER_QUERY)):
-                yield batch, [] if connection is None else _rows_of(connection, batch)
+            if connection is not None:
+                by_hash = sorted((crc32(caption.encode()), caption) for caption in set(captions))
+                for start in range(0, len(by_hash), CAPTIONS_PER_QUERY):
+                    yield _rows_of(connection, by_hash[start : start + CAPTIONS_PER_QUERY])
 
     @contextmanager
     def _reading(self) -> Iterator[sqlite3.Connection | None]:
@@ -212,19 +241,28 @@ def _fingerprint(connection: sqlite3.Connection, path: Path) -> str | None:
     return str(connection.execute("SELECT fingerprint FROM meta").fetchone()[0])
 
 
-def _rows_of(connection: sqlite3.Connection, captions: Sequence[str]) -> list[Row]:
-    wanted = frozenset(captions)
-    marks = ",".join("?" * len(captions))
-    query = f"SELECT {_COLUMNS} FROM translations WHERE caption_hash IN ({marks})"
-    return [row for row in connection.execute(query, [_hash(caption) for caption in captions]) if row[0] in wanted]
+def _rows_of(connection: sqlite3.Connection, by_hash: Sequence[tuple[int, str]]) -> list[Row]:
+    wanted = frozenset(caption for _, caption in by_hash)
+    query = f"SELECT {_COLUMNS} FROM translations WHERE caption_hash IN ({_marks(len(by_hash))})"
+    return [row for row in connection.execute(query, [number for number, _ in by_hash]) if row[0] in wanted]
 
 
-def _hash(caption: str) -> int:
-    return zlib.crc32(caption.encode())
+def _taken(connection: sqlite3.Connection, hashes: Sequence[int]) -> set[int]:
+    """Those of the hashes that some recorded caption has."""
+    found: set[int] = set()
+    for start in range(0, len(hashes), CAPTIONS_PER_QUERY):
+        batch = hashes[start : start + CAPTIONS_PER_QUERY]
+        query = f"SELECT caption_hash FROM translations WHERE caption_hash IN ({_marks(len(batch))})"
+        found.update(row[0] for row in connection.execute(query, batch))
+    return found
+
+
+def _marks(count: int) -> str:
+    return ",".join("?" * count)
 
 
 def _row(caption: str, found: Translation) -> Row:
-    return _hash(caption), caption, found.text, found.score, found.truncated, found.repetitive
+    return crc32(caption.encode()), caption, found.text, found.score, found.truncated, found.repetitive
 
 
 def _translation(row: Row) -> Translation:
