@@ -2,19 +2,23 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import reduce
 from itertools import pairwise
 from pathlib import Path
 
+from data_catalog.errors import ConfigError
 from data_catalog.language_pack import LanguagePack
-from translation import argos, deepl_engine
+from translation import apertium, argos, deepl_engine
 from translation.config import TranslateConfig
 from translation.engine import Translator
+from translation.pivot import PivotTranslator
 
 Opener = Callable[[TranslateConfig, LanguagePack, LanguagePack, Path], Translator]
 
 OPENERS: dict[str, Opener] = {
     "argos": argos.open_engine,
     "deepl": deepl_engine.open_engine,
+    "apertium": apertium.open_engine,
 }
 
 
@@ -26,14 +30,19 @@ def open_translator(config: TranslateConfig, route: Sequence[LanguagePack], *, c
         cache_dir: where packed models are unpacked; it may be removed at any time between runs.
 
     Raises:
-        ConfigError: no model, a damaged one, or one for another pair; no key, no command.
+        ConfigError: no model, a damaged one, or one for another pair; no key, no command; a route that goes elsewhere
+            than by way of the pivot.
     """
+    codes = [pack.code for pack in route]
+    between = [config.pivot] if config.pivot else []
+    if codes[1:-1] != between or len(codes) < 2:
+        shown = " - ".join(codes)
+        raise ConfigError(f"the route {shown} does not fit translate.pivot, which is {config.pivot!r}")
     legs = [
         OPENERS[config.engine](_of_leg(config, number), source, target, cache_dir)
         for number, (source, target) in enumerate(pairwise(route))
     ]
-    (leg,) = legs
-    return leg
+    return reduce(PivotTranslator, legs)
 
 
 def reverse(config: TranslateConfig) -> TranslateConfig:

@@ -11,7 +11,7 @@ from flows.language_packs import available_language_packs, load_language_pack, l
 
 def test_the_packs_that_ship() -> None:
     packs = load_language_packs()
-    assert list(packs) == available_language_packs() == ["de", "en", "it"]
+    assert list(packs) == available_language_packs() == ["ca", "de", "en", "it"]
     for code, pack in packs.items():
         assert pack.code == code
         assert {pack.langdetect, *pack.confusions} <= set(detectable_languages())
@@ -24,7 +24,7 @@ def test_the_packs_that_ship() -> None:
 
 
 def test_no_pack_of_that_language() -> None:
-    with pytest.raises(ConfigError, match="no language pack 'xx': use one of de, en, it"):
+    with pytest.raises(ConfigError, match="no language pack 'xx': use one of ca, de, en, it"):
         load_language_pack("xx")
     with pytest.raises(ConfigError, match="no language pack"):
         load_language_pack("../languages/it")
