@@ -23,6 +23,7 @@ from itertools import islice
 from pathlib import Path
 
 import pyarrow as pa
+import pyarrow.dataset  # loaded by the first reading of a file otherwise
 
 from data_catalog.schema import CAPTIONS, PENDING
 from data_catalog.shards import save_parquet, sha256_of
@@ -183,7 +184,7 @@ def report(results: dict[int, list[dict[str, float]]], rounds: int) -> int:
 def main() -> int:
     """Measure, or be the child that prepares or measures."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--quick", action="store_true", help="one round of 20,000 and 100,000 captions")
+    parser.add_argument("--quick", action="store_true", help="20,000 and 100,000 captions, fewer rounds")
     parser.add_argument("--prepare", nargs=2, help=argparse.SUPPRESS)
     parser.add_argument("--measure", nargs=2, help=argparse.SUPPRESS)
     options = parser.parse_args()
@@ -196,7 +197,7 @@ def main() -> int:
     if not CAPTIONS_FILE.is_file():
         print(f"{CAPTIONS_FILE} is missing: put Multi30k's English training captions there", file=sys.stderr)
         return 2
-    rounds = 1 if options.quick else 5
+    rounds = 3 if options.quick else 5
     with tempfile.TemporaryDirectory() as folder:
         return report(run(QUICK_SIZES if options.quick else SIZES, rounds, Path(folder)), rounds)
 

@@ -11,6 +11,7 @@ import threading
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
+from itertools import pairwise
 from operator import itemgetter
 from pathlib import Path
 from typing import Any
@@ -106,7 +107,7 @@ class TranslationMemory:
     def missing(self, captions: Iterable[str]) -> list[str]:
         """The distinct captions without a recorded translation, in the order given."""
         distinct = dict.fromkeys(captions)
-        known = {row[0] for rows in self._look_up(distinct) for row in rows}
+        known = {row[0] for rows in self._look_up(distinct, "source_caption") for row in rows}
         return [caption for caption in distinct if caption not in known]
 
     def has_all(self, captions: Iterable[str]) -> bool:
@@ -121,9 +122,11 @@ class TranslationMemory:
         Raises:
             ConfigError: the disk is full.
         """
-        first = dict(reversed(list(zip(captions, translations, strict=True))))
-        # In the order of the index, whose pages are then visited once.
-        rows = sorted((_row(caption, found) for caption, found in first.items()), key=itemgetter(0))
+        rows = [
+            (crc32(caption.encode()), caption, found.text, found.score, found.truncated, found.repetitive)
+            for caption, found in zip(captions, translations, strict=True)
+        ]
+        rows.sort(key=itemgetter(0))  # in the order of the index, whose pages are then visited once
         if not rows:
             return
         self.path.parent.mkdir(parents=True, exist_ok=True)
@@ -135,9 +138,9 @@ class TranslationMemory:
                     for statement in _TABLES:
                         connection.execute(statement)
                     connection.execute("INSERT INTO meta VALUES (?)", [self.fingerprint])
-                taken = _taken(connection, [row[0] for row in rows])
-                connection.executemany(_INSERT, (row for row in rows if row[0] not in taken))
-                connection.executemany(_INSERT_UNLESS_THERE, (row for row in rows if row[0] in taken))
+                doubtful = _doubtful(connection, [row[0] for row in rows])
+                connection.executemany(_INSERT, (row for row in rows if row[0] not in doubtful))
+                connection.executemany(_INSERT_UNLESS_THERE, (row for row in rows if row[0] in doubtful))
 
     def rows(self) -> Iterator[tuple[str, Translation]]:
         """All captions with their translations as they are now, sorted by the captions' code points; a stream."""
@@ -158,13 +161,13 @@ class TranslationMemory:
         files = (self.path, self.path.with_name(f"{self.path.name}-wal"))
         return sum(file.stat().st_size for file in files if file.exists())
 
-    def _look_up(self, captions: Iterable[str]) -> Iterator[list[Row]]:
+    def _look_up(self, captions: Iterable[str], columns: str = _COLUMNS) -> Iterator[list[Row]]:
         """The rows of those of the captions that have one, in the order of the index, some at a time."""
         with self._reading() as connection:
             if connection is not None:
                 by_hash = sorted((crc32(caption.encode()), caption) for caption in set(captions))
                 for start in range(0, len(by_hash), CAPTIONS_PER_QUERY):
-                    yield _rows_of(connection, by_hash[start : start + CAPTIONS_PER_QUERY])
+                    yield _rows_of(connection, by_hash[start : start + CAPTIONS_PER_QUERY], columns)
 
     @contextmanager
     def _reading(self) -> Iterator[sqlite3.Connection | None]:
@@ -241,15 +244,15 @@ def _fingerprint(connection: sqlite3.Connection, path: Path) -> str | None:
     return str(connection.execute("SELECT fingerprint FROM meta").fetchone()[0])
 
 
-def _rows_of(connection: sqlite3.Connection, by_hash: Sequence[tuple[int, str]]) -> list[Row]:
+def _rows_of(connection: sqlite3.Connection, by_hash: Sequence[tuple[int, str]], columns: str) -> list[Row]:
     wanted = frozenset(caption for _, caption in by_hash)
-    query = f"SELECT {_COLUMNS} FROM translations WHERE caption_hash IN ({_marks(len(by_hash))})"
+    query = f"SELECT {columns} FROM translations WHERE caption_hash IN ({_marks(len(by_hash))})"
     return [row for row in connection.execute(query, [number for number, _ in by_hash]) if row[0] in wanted]
 
 
-def _taken(connection: sqlite3.Connection, hashes: Sequence[int]) -> set[int]:
-    """Those of the hashes that some recorded caption has."""
-    found: set[int] = set()
+def _doubtful(connection: sqlite3.Connection, hashes: Sequence[int]) -> set[int]:
+    """Those of the sorted hashes that come twice, or that some recorded caption has: whether its own, is to be seen."""
+    found = {first for first, second in pairwise(hashes) if first == second}
     for start in range(0, len(hashes), CAPTIONS_PER_QUERY):
         batch = hashes[start : start + CAPTIONS_PER_QUERY]
         query = f"SELECT caption_hash FROM translations WHERE caption_hash IN ({_marks(len(batch))})"
@@ -259,10 +262,6 @@ def _taken(connection: sqlite3.Connection, hashes: Sequence[int]) -> set[int]:
 
 def _marks(count: int) -> str:
     return ",".join("?" * count)
-
-
-def _row(caption: str, found: Translation) -> Row:
-    return crc32(caption.encode()), caption, found.text, found.score, found.truncated, found.repetitive
 
 
 def _translation(row: Row) -> Translation:
