@@ -35,7 +35,7 @@ from translation.memory import TranslationMemory
 
 CAPTIONS_FILE = Path(__file__).resolve().parents[2] / "shared" / "data" / "multi30k" / "train.en.gz"
 SAMPLES_PER_SHARD, CAPTIONS_PER_SAMPLE, CHUNK_SIZE = 5_000, 5, 20_000
-SIZES, QUICK_SIZES = (100_000, 1_000_000), (20_000, 100_000)
+SIZES, QUICK_SIZES = (100_000, 1_000_000), (25_000, 100_000)  # a full shard at least
 ADJECTIVES = ("blurred", "bright", "old", "distant", "grainy", "dark", "wide", "sharp")
 RATES = ("total", "cpu", "plan", "translate", "join", "second plan")
 GOAL_RATE, GOAL_GROWTH = 50_000, 1.5
@@ -184,7 +184,7 @@ def report(results: dict[int, list[dict[str, float]]], rounds: int) -> int:
 def main() -> int:
     """Measure, or be the child that prepares or measures."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--quick", action="store_true", help="20,000 and 100,000 captions, fewer rounds")
+    parser.add_argument("--quick", action="store_true", help="25,000 and 100,000 captions, fewer rounds")
     parser.add_argument("--prepare", nargs=2, help=argparse.SUPPRESS)
     parser.add_argument("--measure", nargs=2, help=argparse.SUPPRESS)
     options = parser.parse_args()
