@@ -6,6 +6,7 @@ each goes to the model sentence by sentence, prepared by `translation.guards`.
 
 import logging
 import os
+import sys
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -22,7 +23,7 @@ from translation.guards import Prepared, is_repetitive, prepare, restore
 logger = logging.getLogger(__name__)
 
 # Raised whenever the same model and settings give another text or score.
-ENGINE_VERSION = 2
+ENGINE_VERSION = 3
 SECOND_TRY_NGRAM = 3
 # Longest translation in tokens: three times the source and ten more, where the source's length is rounded up to a
 # multiple of eight, so that the limit depends on the caption alone, not on its neighbours in the batch.
@@ -60,6 +61,8 @@ class Model:
         to_code: ISO 639-1 code of the language it writes.
         target_prefix: token that models of many languages want in front of the translation, often "".
         length_penalty: scores are divided by the length to this power when hypotheses are compared.
+        max_positions: tokens, prefix included, beyond which the model cannot read or write; CTranslate2 would stop with
+            an error. Most models compute their positions and have no such limit.
     """
 
     engine: str
@@ -69,6 +72,7 @@ class Model:
     to_code: str
     target_prefix: str = ""
     length_penalty: float = 1.0
+    max_positions: int = sys.maxsize
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -152,8 +156,8 @@ class CTranslate2Translator:
             length_penalty=self.model.length_penalty,
             replace_unknowns=True,
             return_scores=True,
-            max_input_length=MAX_SOURCE_TOKENS,
-            max_decoding_length=decoding_limit(len(sources[0])),
+            max_input_length=self._max_source_tokens(),
+            max_decoding_length=self._max_target_tokens(len(sources[0])),
             **options,
         )
         return futures
@@ -161,17 +165,23 @@ class CTranslate2Translator:
     def _judge(self, source: Tokens, result: Any) -> _Decoded:
         target: Tokens = result.hypotheses[0]
         log_probability = result.scores[0] * len(target) ** self.model.length_penalty
-        num_decoded = len(target) + 1  # the end token's probability is in the score
-        truncated = len(target) >= decoding_limit(len(source)) or len(source) > MAX_SOURCE_TOKENS
+        limit = self._max_target_tokens(len(source))
+        truncated = len(target) >= limit or len(source) > self._max_source_tokens()
         if self.model.target_prefix and target[:1] == [self.model.target_prefix]:
             target = target[1:]
         return _Decoded(
             text=self._tokenizer.decode(target),
             log_probability=log_probability,
-            num_tokens=num_decoded,
+            num_tokens=len(target) + 1,  # the end token's probability is in the score, the prefix's is not
             truncated=truncated,
             repetitive=is_repetitive(source, target),
         )
+
+    def _max_source_tokens(self) -> int:
+        return min(MAX_SOURCE_TOKENS, self.model.max_positions)
+
+    def _max_target_tokens(self, num_source_tokens: int) -> int:
+        return min(decoding_limit(num_source_tokens), self.model.max_positions)
 
     def _num_workers(self) -> int:
         return self.config.inter_threads or (_num_cpus() if self.device == "cpu" else 1)

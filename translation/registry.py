@@ -8,7 +8,7 @@ from pathlib import Path
 
 from data_catalog.errors import ConfigError
 from data_catalog.language_pack import LanguagePack
-from translation import apertium, argos, deepl_engine
+from translation import apertium, argos, converted, deepl_engine
 from translation.config import TranslateConfig
 from translation.engine import Translator
 from translation.pivot import PivotTranslator
@@ -17,6 +17,7 @@ Opener = Callable[[TranslateConfig, LanguagePack, LanguagePack, Path], Translato
 
 OPENERS: dict[str, Opener] = {
     "argos": argos.open_engine,
+    "ctranslate2": converted.open_engine,
     "deepl": deepl_engine.open_engine,
     "apertium": apertium.open_engine,
 }
