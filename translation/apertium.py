@@ -81,7 +81,7 @@ class ApertiumTranslator:
         return [found[caption] for caption in captions]
 
     def _translate_part(self, captions: Sequence[str]) -> list[Translation]:
-        prepared = [prepare(_readable(caption)) for caption in captions]
+        prepared = [prepare(_readable(caption), language=self.from_code) for caption in captions]
         sentences = dict.fromkeys(sentence for item in prepared for sentence in item.sentences)
         records = [to_stream(sentence[:MAX_CHARACTERS], number) for number, sentence in enumerate(sentences)]
         found = self._pipeline.run(records) if records else []
@@ -90,7 +90,7 @@ class ApertiumTranslator:
         }
         return [
             Translation(
-                text=restore([texts[sentence] for sentence in item.sentences], item),
+                text=restore([texts[sentence] for sentence in item.sentences], item, language=self.to_code),
                 truncated=any(len(sentence) > MAX_CHARACTERS for sentence in item.sentences),
             )
             for item in prepared

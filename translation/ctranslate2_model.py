@@ -86,6 +86,10 @@ class _Decoded:
     repetitive: bool
 
 
+# Of a sentence in which the tokenizer finds nothing, such as one zero-width character.
+_NOTHING = _Decoded(text="", log_probability=0.0, num_tokens=0, truncated=False, repetitive=False)
+
+
 class CTranslate2Translator:
     """A `translation.engine.Translator` over one model; the model is loaded at the first translation."""
 
@@ -107,12 +111,27 @@ class CTranslate2Translator:
         Raises:
             ConfigError: the model cannot be loaded.
         """
-        prepared = {caption: prepare(caption, self.alphabet) for caption in dict.fromkeys(captions)}
-        sentences = sorted({sentence for item in prepared.values() for sentence in item.sentences})
+        prepared = {
+            caption: prepare(caption, self.alphabet, language=self.from_code) for caption in dict.fromkeys(captions)
+        }
         waiting = _Waiting(captions, prepared, on_done or (lambda _: None))
-        found = self._decode({sentence: self._tokenizer.encode(sentence) for sentence in sentences}, waiting.done)
-        translations = {caption: _joined(item, found) for caption, item in prepared.items()}
+        sentences = sorted({sentence for item in prepared.values() for sentence in item.sentences})
+        tokens = {sentence: self._tokenizer.encode(sentence) for sentence in sentences}
+        silent = {sentence: _NOTHING for sentence, pieces in tokens.items() if not pieces}
+        waiting.done(list(silent))
+        found = silent | self._decode({text: pieces for text, pieces in tokens.items() if pieces}, waiting.done)
+        translations = {caption: self._joined(item, found) for caption, item in prepared.items()}
         return [translations[caption] for caption in captions]
+
+    def _joined(self, prepared: Prepared, found: dict[str, _Decoded]) -> Translation:
+        parts = [found[sentence] for sentence in prepared.sentences]
+        num_tokens = sum(part.num_tokens for part in parts)
+        return Translation(
+            text=restore([part.text for part in parts], prepared, language=self.to_code),
+            score=sum(part.log_probability for part in parts) / num_tokens if num_tokens else None,
+            truncated=any(part.truncated for part in parts),
+            repetitive=any(part.repetitive for part in parts),
+        )
 
     def _decode(self, tokens: dict[str, Tokens], report: Callable[[list[str]], object]) -> dict[str, _Decoded]:
         """Translate distinct texts; those that loop or never end get a second try that may not repeat itself."""
@@ -134,8 +153,15 @@ class CTranslate2Translator:
 
         def take() -> None:
             batch, futures = queued.popleft()
-            for text, future in zip(batch, futures, strict=True):
-                found[text] = self._judge(tokens[text], future.result())
+            try:
+                results = [future.result() for future in futures]
+            except RuntimeError as error:
+                raise ConfigError(
+                    f"CTranslate2 cannot translate with {self.model.folder}: {error}; a smaller "
+                    "translate.max_batch_tokens needs less memory"
+                ) from error
+            for text, result in zip(batch, results, strict=True):
+                found[text] = self._judge(tokens[text], result)
             report(batch)
 
         for batch in token_batches(tokens, self.max_batch_tokens):
@@ -164,16 +190,18 @@ class CTranslate2Translator:
 
     def _judge(self, source: Tokens, result: Any) -> _Decoded:
         target: Tokens = result.hypotheses[0]
-        log_probability = result.scores[0] * len(target) ** self.model.length_penalty
-        limit = self._max_target_tokens(len(source))
-        truncated = len(target) >= limit or len(source) > self._max_source_tokens()
+        ended = len(target) < self._max_target_tokens(len(source))
+        # CTranslate2 counts the end token, if it came, and the prefix, but adds no probability for the latter.
+        num_counted = len(target) + ended
+        log_probability = result.scores[0] * num_counted**self.model.length_penalty
         if self.model.target_prefix and target[:1] == [self.model.target_prefix]:
             target = target[1:]
+            num_counted -= 1
         return _Decoded(
             text=self._tokenizer.decode(target),
             log_probability=log_probability,
-            num_tokens=len(target) + 1,  # the end token's probability is in the score, the prefix's is not
-            truncated=truncated,
+            num_tokens=num_counted,
+            truncated=not ended or len(source) > self._max_source_tokens(),
             repetitive=is_repetitive(source, target),
         )
 
@@ -245,17 +273,6 @@ def decoding_limit(num_source_tokens: int) -> int:
     """Most target tokens for a source of that many tokens."""
     rounded = -(-min(num_source_tokens, MAX_SOURCE_TOKENS) // LENGTH_STEP) * LENGTH_STEP
     return LIMIT_FACTOR * rounded + LIMIT_EXTRA
-
-
-def _joined(prepared: Prepared, found: dict[str, _Decoded]) -> Translation:
-    parts = [found[sentence] for sentence in prepared.sentences]
-    num_tokens = sum(part.num_tokens for part in parts)
-    return Translation(
-        text=restore([part.text for part in parts], prepared),
-        score=sum(part.log_probability for part in parts) / num_tokens if parts else None,
-        truncated=any(part.truncated for part in parts),
-        repetitive=any(part.repetitive for part in parts),
-    )
 
 
 def _fingerprint(model: Model, config: TranslateConfig, device: str, max_batch_tokens: int) -> str:

@@ -1,10 +1,10 @@
 """What is done to a caption before it is translated and to a translation before it is believed."""
 
+import itertools
 import re
 import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import chain
 
 MIN_SHOUTED_WORDS = 2  # a single word in capitals is more likely a name: "NASA"
 MAX_BLOCK_TOKENS = 12
@@ -26,61 +26,98 @@ class Prepared:
     shouted: bool = False
 
 
-def prepare(caption: str, alphabet: frozenset[str] | None = None) -> Prepared:
+def prepare(caption: str, alphabet: frozenset[str] | None = None, *, language: str = "") -> Prepared:
     """The parts of a caption that a model can translate, sentence by sentence, and what must stay as it is.
 
     Line breaks become spaces (Argos Translate would take them for paragraphs), and so do underscores outside of
-    addresses, which it turns into spaces afterwards anyway. Addresses, emoji and words in letters or digits that the
-    model cannot spell are kept: a model would lose them or make something up. A caption in capitals is translated in
-    lower case: models know few capitals.
+    addresses, which it turns into spaces afterwards anyway. Addresses, emoji, tags at either end, words in letters or
+    digits that the model cannot spell and mere punctuation are kept: a model would lose them or make something up. A
+    caption in capitals is translated in lower case: models know few capitals.
 
     Args:
         alphabet: every character that the model can spell; None: all.
+        language: ISO 639-1 code of the caption's language, for its rules of lower case.
     """
-    text = " ".join(" ".join(caption.splitlines()).split())
-    shouted = is_shouted(text)
+    pieces = _pieces(" ".join(" ".join(caption.splitlines()).split()), alphabet)
+    shouted = is_shouted("".join(piece for piece, kept in pieces if not kept))
     sentences: list[str] = []
     around = [""]
-    for piece, kept in _pieces(text, alphabet):
-        if kept:
-            around[-1] += piece
-            continue
-        for sentence in _sentences(piece):
+    for piece, kept in pieces:
+        for sentence in [piece] if kept else _sentences(piece):
             bare = sentence.strip()
-            if bare:
-                before, _, after = sentence.partition(bare)
-                around[-1] += before
-                sentences.append(bare.lower() if shouted else bare)
-                around.append(after)
-            else:
+            if kept or not _is_spoken(bare):
                 around[-1] += sentence
+                continue
+            before, _, after = sentence.partition(bare)
+            around[-1] += before
+            sentences.append(_lower(bare, language) if shouted else bare)
+            around.append(after)
     return Prepared(tuple(sentences), tuple(around), shouted)
 
 
-def restore(translations: Sequence[str], prepared: Prepared) -> str:
-    """The translation as it is published."""
-    loud = [text.upper() if prepared.shouted else text for text in translations]
-    first, *others = prepared.around
-    parts = chain([first], chain.from_iterable(zip(loud, others, strict=True)))
+def restore(translations: Sequence[str], prepared: Prepared, *, language: str = "") -> str:
+    """The translation as it is published.
+
+    Args:
+        language: ISO 639-1 code of the translation's language, for its rules of capitals and spaces.
+    """
+    texts = [_upper(text, language) if prepared.shouted else text for text in translations]
+    parts = [prepared.around[0]]
+    for number, text in enumerate(texts):
+        after = prepared.around[number + 1]
+        last = number + 1 == len(texts)
+        # Scripts that write no space between sentences may be translated into one that does.
+        parts += [text, after if after or last or _IDEOGRAPHIC.match(text[-1:]) else " "]
     return " ".join("".join(parts).split())
 
 
+def _lower(text: str, language: str) -> str:
+    if language in _DOTTED_AND_DOTLESS:
+        text = text.replace("I", "ı").replace("İ", "i")
+    return text.lower()
+
+
+def _upper(text: str, language: str) -> str:
+    if language in _WITHOUT_CAPITALS:
+        return text
+    return (text.replace("i", "İ") if language in _DOTTED_AND_DOTLESS else text).upper()
+
+
+_DOTTED_AND_DOTLESS = ("tr", "az")
+# Unicode has capitals for Georgian, which few fonts have and nobody writes in running text.
+_WITHOUT_CAPITALS = ("ka",)
+_IDEOGRAPHIC = re.compile(r"[\u3000-\u303f\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uff00-\uffef]")
+
 _ADDRESS = re.compile(
-    r"(?:https?://|www\.)\S+|\b[\w.+-]+@[\w-]+(?:\.[\w-]+)+|(?<![\w&])[#@]\w+|\b[\w-]+(?:\.[\w-]+)*\.(?:com|org|net|edu|gov|html?|jpe?g|png|gif)\b(?:/\S*)?",
+    r"(?:https?://|www\.)\S+|\b[\w.+-]+@[\w-]+(?:\.[\w-]+)+|"
+    r"\b[\w-]+(?:\.[\w-]+)*\.(?:com|org|net|edu|gov|html?|jpe?g|png|gif)\b(?:/\S*)?",
     re.IGNORECASE,
 )
+_TAG = re.compile(r"[^\w\s]*[#@]\w+[^\w\s]*")
 
 
 def _pieces(text: str, alphabet: frozenset[str] | None) -> list[tuple[str, bool]]:
     """The text in pieces, each with whether it is kept as it is; neighbours of a kind are one piece."""
+    words = re.findall(r"\S+|\s+", text)
+    tags = _tags_at_the_ends(words)
     pieces: list[tuple[str, bool]] = []
-    for word in re.findall(r"\S+|\s+", text):
-        for piece, kept in _parts_of_word(word, alphabet):
+    for number, word in enumerate(words):
+        parts = [(word, True)] if number in tags else _parts_of_word(word, alphabet)
+        for piece, kept in parts:
             if pieces and (pieces[-1][1] == kept or piece.isspace()):
                 pieces[-1] = (pieces[-1][0] + piece, pieces[-1][1])
             else:
                 pieces.append((piece, kept))
     return pieces
+
+
+def _tags_at_the_ends(words: Sequence[str]) -> set[int]:
+    """Which words are tags ("#sunset", "@anna") of a run at either end; within a sentence they are its words."""
+    found: set[int] = set()
+    for order in (range(len(words)), range(len(words) - 1, -1, -1)):
+        run = itertools.takewhile(lambda number: words[number].isspace() or _TAG.fullmatch(words[number]), order)
+        found.update(number for number in run if not words[number].isspace())
+    return found
 
 
 def _parts_of_word(word: str, alphabet: frozenset[str] | None) -> list[tuple[str, bool]]:
@@ -89,7 +126,9 @@ def _parts_of_word(word: str, alphabet: frozenset[str] | None) -> list[tuple[str
     if address:
         before = word[: address.start()]
         return [*([(before, not _is_spoken(before))] if before else []), (word[address.start() :], True)]
-    parts = [(part, _is_emoji(part[0]) or _is_foreign(part, alphabet)) for part in _EMOJI_OR_NOT.findall(word)]
+    # Every second part is what the pattern found.
+    parts = [(part, number % 2 == 1) for number, part in enumerate(_EMOJI.split(word)) if part]
+    parts = [(part, kept or _is_foreign(part, alphabet)) for part, kept in parts]
     keeping = any(kept for _, kept in parts)
     return [
         (part, True) if kept or (keeping and not _is_spoken(part)) else (part.replace("_", " "), False)
@@ -101,14 +140,9 @@ def _is_spoken(text: str) -> bool:
     return any(map(str.isalnum, text))
 
 
-# Pictographs and symbols, with the joiners, variation selectors and skin tones that belong to them.
-_EMOJI = r"\u2190-\u21ff\u2300-\u23ff\u2460-\u27bf\u2900-\u297f\u2b00-\u2bff\U0001f000-\U0001faff"
-_EMOJI_OR_NOT = re.compile(f"[{_EMOJI}\u200d\ufe0f\u20e3]+|[^{_EMOJI}\u200d\ufe0f\u20e3]+")
-_EMOJI_START = re.compile(f"[{_EMOJI}\u200d\ufe0f\u20e3]")
-
-
-def _is_emoji(char: str) -> bool:
-    return _EMOJI_START.match(char) is not None
+# Keycaps; pictographs and symbols with the joiners, variation selectors and skin tones that follow them.
+_PICTOGRAPHS = r"\u2190-\u21ff\u2300-\u23ff\u2460-\u27bf\u2900-\u297f\u2b00-\u2bff\U0001f000-\U0001faff"
+_EMOJI = re.compile(f"((?:[0-9#*]\ufe0f?\u20e3|[{_PICTOGRAPHS}][\u200d\ufe0e\ufe0f\u20e3{_PICTOGRAPHS}]*)+)")
 
 
 def _is_foreign(word: str, alphabet: frozenset[str] | None) -> bool:
@@ -125,11 +159,14 @@ def _forms(char: str) -> str:
 
 
 # A full stop or the like, closing quotes or brackets, space, and what can begin another sentence.
-_SENTENCE_END = re.compile(r"(?<=[.!?…])[\"'”’»)\]]*\s+(?=[\"'“‘«(\[¿¡]*(?:\d|[^\W\d_]))|(?<=[。！？])")
-# "Mr. Smith", "St. Peter", "vs. Milan": the full stop of a shortened word ends nothing.
+_SENTENCE_END = re.compile(
+    r"(?<=[.!?…।۔؟])[\"'”’»)\]]*\s+(?=[\"'“‘«(\[¿¡]*(?:\d|[^\W\d_]))|(?<=[。！？])[」』”’）]*\s*(?=[^。！？」』”’）\s])"
+)
+# "Mr. Smith", "St. Peter", "vs. Milan", "am 24. Dezember": such a full stop ends nothing.
 _SHORTENED = re.compile(
-    r"mr|mrs|ms|dr|prof|st|mt|jr|sr|vs|nos?|figs?|ca|approx|dept|est|gen|col|lt|capt|sgt|rev|hon|gov|pres|ave|blvd|rd|"
-    r"inc|ltd|co|corp|bros|jan|feb|mar|apr|jun|jul|aug|sept?|oct|nov|dec|al|eds?|vol|pp|cf|etc"
+    r"mr|mrs|ms|dr|prof|st|ste|mt|ft|jr|sr|vs|nos?|nr|figs?|ca|approx|dept|est|univ|gen|col|lt|capt|sgt|cpl|pvt|maj|rev|"
+    r"msgr|fr|hon|gov|sen|rep|pres|sig|ave|blvd|rd|inc|ltd|co|corp|bros|jan|feb|mar|apr|jun|jul|aug|sept?|oct|nov|dec|"
+    r"al|eds?|vol|pp|cf|etc|bzw|\d{1,2}"
 )
 
 
@@ -146,10 +183,7 @@ def _sentences(text: str) -> list[str]:
 
 def _ends_sentence(sentence: str, following: str) -> bool:
     """Whether what looks like the end of a sentence is one: not after "St.", "J." or "U.S.", not before lower case."""
-    opening = following.lstrip("\"'“‘«([¿¡")
-    if sentence[-1:] in "。！？":
-        return bool(following)
-    if opening[:1].islower() or not any(map(str.isalpha, sentence)):
+    if not _is_spoken(sentence) or following.lstrip("\"'“‘«([¿¡")[:1].islower():
         return False
     if not sentence.endswith("."):
         return True
@@ -158,9 +192,9 @@ def _ends_sentence(sentence: str, following: str) -> bool:
 
 
 def is_shouted(text: str) -> bool:
-    """Whether a text of several words is written in capitals throughout."""
+    """Whether a text of several words is written in capitals throughout; a word without case is not in capitals."""
     words = [word for word in text.split() if sum(map(str.isalpha, word)) > 1]
-    return len(words) >= MIN_SHOUTED_WORDS and text.isupper()
+    return len(words) >= MIN_SHOUTED_WORDS and text.isupper() and all(map(str.isupper, words))
 
 
 def copies(tokens: Sequence[str]) -> int:

@@ -20,6 +20,9 @@ from translation.guards import Prepared, copies, is_repetitive, is_shouted, prep
         ("1998", False),
         ("", False),
         ("红色 汽车", False),
+        ("صورة من NASA", False),
+        ("एक तस्वीर ISRO", False),
+        ("현대 SUV 자동차", False),
     ],
 )
 def test_shouting(caption: str, shouted: bool) -> None:
@@ -77,7 +80,6 @@ ALPHABET = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ.,!?'-
         ("J. R. Smith in the U.S. Army", ("J. R. Smith in the U.S. Army",), ("", "")),
         ("wait... what", ("wait... what",), ("", "")),
         ("Is it red? 3 cats say no", ("Is it red?", "cats say no"), ("", " 3 ", "")),
-        ("两只猫。一只狗。", ("两只猫。", "一只狗。"), ("", "", "")),
         ("see https://a.org/x_y?z=1, it is red", ("see", "it is red"), ("", " https://a.org/x_y?z=1, ", "")),
         ("mail me@example.org", ("mail",), ("", " me@example.org")),
         ("a dog 😀🎉 and a cat", ("a dog", "and a cat"), ("", " 😀🎉 ", "")),
@@ -87,19 +89,57 @@ ALPHABET = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ.,!?'-
         ("👨‍👩‍👧", (), ("👨‍👩‍👧",)),
         ("a sign that says שלום עליכם", ("a sign that says",), ("", " שלום עליכם")),
         ("#sunset by @anna", ("by",), ("#sunset ", " @anna")),
+        ("A #dog runs on the #beach today #sea, #sun", ("A #dog runs on the #beach today",), ("", " #sea, #sun")),
+        ("!!!", (), ("!!!",)),
+        ("A dog 🐶 .", ("A dog",), ("", " 🐶 .")),
+        ("Photo by Sen. John McCain at Ft. Worth.", ("Photo by Sen. John McCain at Ft. Worth.",), ("", "")),
+        ("top 5\ufe0f\u20e3 dogs", ("top", "dogs"), ("", " 5\ufe0f\u20e3 ", "")),
         ("1998", (), ("1998",)),
     ],
 )
 def test_what_a_model_cannot_translate_is_kept(
     caption: str, sentences: tuple[str, ...], around: tuple[str, ...]
 ) -> None:
-    alphabet = None if "猫" in caption else ALPHABET
-    assert prepare(caption, alphabet) == Prepared(sentences, around)
+    assert prepare(caption, ALPHABET) == Prepared(sentences, around)
+
+
+@pytest.mark.parametrize(
+    ("caption", "sentences", "around"),
+    [
+        ("两只猫。一只狗。", ("两只猫。", "一只狗。"), ("", "", "")),
+        ("好！！！狗", ("好！！！", "狗"), ("", "", "")),
+        ("「你好。」他说", ("「你好。」", "他说"), ("", "", "")),
+        ("Am 24. Dezember im Jahr 2010. Ein Hund", ("Am 24. Dezember im Jahr 2010.", "Ein Hund"), ("", " ", "")),
+        ("एक कुत्ता। दो बिल्ली", ("एक कुत्ता।", "दो बिल्ली"), ("", " ", "")),
+        ("ශ්\u200dරී ලංකා", ("ශ්\u200dරී ලංකා",), ("", "")),
+    ],
+)
+def test_sentences_end_as_their_script_has_it(
+    caption: str, sentences: tuple[str, ...], around: tuple[str, ...]
+) -> None:
+    assert prepare(caption) == Prepared(sentences, around)
 
 
 def test_all_that_the_model_can_spell_goes_to_it() -> None:
     assert prepare("3 cats in 1998 say שלום").sentences == ("3 cats in 1998 say שלום",)
     assert prepare("a café", ALPHABET).sentences == ("a café",)
+
+
+def test_capitals_follow_the_language() -> None:
+    prepared = prepare("KIRMIZI DİKEN", language="tr")
+    assert prepared.sentences == ("kırmızı diken",)
+    assert restore(["kırmızı diken"], prepared, language="tr") == "KIRMIZI DİKEN"
+    assert restore(["ორი წრე"], prepared, language="ka") == "ორი წრე"
+
+
+def test_what_is_kept_is_not_shouted() -> None:
+    assert prepare("THE DOG http://t.co/x RUNS").sentences == ("the dog", "runs")
+
+
+def test_sentences_get_the_space_that_the_target_wants() -> None:
+    prepared = prepare("狗在跑。猫坐着。")
+    assert restore(["A dog runs.", "A cat sits."], prepared) == "A dog runs. A cat sits."
+    assert restore(["犬が走る。", "猫が座る。"], prepared) == "犬が走る。猫が座る。"
 
 
 @given(st.text())
