@@ -34,7 +34,7 @@ class TranslateConfig:
         inter_threads: batches translated at the same time, 0 for one per CPU.
         intra_threads: threads that share a batch.
         device: "cpu", "cuda", or "auto" for a GPU where CTranslate2 finds one.
-        max_characters: deepl: most characters of captions that one run may send; it is paid by them.
+        max_characters: deepl: most characters of captions that one run may send each way; it is paid by them.
     """
 
     engine: str = "argos"
@@ -72,9 +72,14 @@ class TranslateConfig:
             for setting in (name, f"reverse_{name}"):
                 given = getattr(self, setting)
                 if given and self.engine != engine:
-                    raise ConfigError(f"translate.{setting} is for the engine {engine!r}, this one is {self.engine!r}")
+                    raise ConfigError(
+                        f"translate.{setting} is for the engine {engine!r}, this one is {self.engine!r}: leave it "
+                        f"out, or --set translate.{setting}=[]"
+                    )
                 if given and len(given) != most:
                     raise ConfigError(f"translate.{setting} must name {most}, one a pair of languages, got {given}")
+        if self.engine == "deepl" and self.pivot:
+            raise ConfigError("translate.pivot is not for the engine 'deepl', which translates every pair directly")
         if self.engine == "ctranslate2" and not self.model:
             raise ConfigError("translate.model is missing: name the folder of a converted model")
         if self.engine == "ctranslate2" and self.round_trip and not self.reverse_model:

@@ -224,7 +224,8 @@ def _told(error: sqlite3.DatabaseError, path: Path) -> PipelineError:
         raise_if_disk_full(OSError(errno.ENOSPC, str(error)), path)
     if code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
         return ConfigError(
-            f"the translation memory {path} is damaged ({error}): remove it, and its captions are translated again"
+            f"the translation memory {path} is damaged ({error}): remove it, and its captions are "
+            "translated again; beside an unfinished build remove work/plan as well"
         )
     if code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
         return TransientError(f"the translation memory {path} is locked by another process ({error})")

@@ -74,6 +74,10 @@ def _opened(options: Namespace, cache_dir: Path) -> Translator:
     config = translate_config(options)
     route = [language_pack(code) for code in (options.from_code, config.pivot, options.to_code) if code]
     engine = open_translator(config, route, cache_dir=cache_dir)
+    if options.memory is None and engine.max_chunk_size is not None:
+        raise ConfigError(
+            f"what {config.engine} translates is paid for, and lost if the run stops: give --memory DIR, which keeps it"
+        )
     if options.memory is None:
         return engine
     return RememberingTranslator(engine, TranslationMemory(options.memory, engine.fingerprint))

@@ -224,3 +224,14 @@ def test_real_captions_flow_through(shared_data: Path, tmp_path: Path) -> None:
         assert len(file.readlines()) == 100
     found = (tmp_path / "it.tsv").read_bytes().split(b"\n")
     assert [line.rsplit(b"\t", 1)[0] for line in found[1:-1]] == rows
+
+
+def test_what_is_paid_for_is_not_translated_without_a_memory(
+    pipe: Pipe, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("DEEPL_AUTH_KEY", "a-key")
+    pipe(b"two red stars")
+    assert main(["translate", "--from", "en", "--to", "it", "--engine", "deepl"]) == 1
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert "lost if the run stops: give --memory DIR" in captured.err
