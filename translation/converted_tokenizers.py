@@ -114,4 +114,7 @@ def _tokenizers(path: Path) -> Any:
         raise ConfigError(f"{path} is damaged ({error}): copy it from the original again") from error
     if tokenizer.decoder is None:
         raise ConfigError(f"{path} has no decoder: copy it from the original again")
+    # A file that was saved in the middle of a training has both, and captions would be cut or filled up.
+    tokenizer.no_truncation()
+    tokenizer.no_padding()
     return tokenizer

@@ -1,5 +1,6 @@
 """What a CTranslate2 `model.bin` says of itself, read without loading it."""
 
+import os
 import struct
 from collections.abc import Iterator
 from pathlib import Path
@@ -8,7 +9,8 @@ from typing import BinaryIO
 from data_catalog.errors import ConfigError
 
 # The layout since CTranslate2 3.0, as `ctranslate2.specs.ModelSpec` writes it: version, name and revision of the
-# specification, then each variable as name, dimensions, type, size in bytes and the bytes.
+# specification, then each variable as name, dimensions, type, size in bytes and the bytes, then pairs of names for the
+# same variable.
 LAYOUT = 6
 POSITIONS = "position_encodings/encodings"
 
@@ -24,7 +26,7 @@ def max_positions(path: Path) -> int | None:
     try:
         with path.open("rb") as file:
             lengths = [shape[0] for name, shape in _variables(file) if name.endswith(POSITIONS)]
-    except (struct.error, UnicodeDecodeError, EOFError) as error:
+    except (EOFError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path} is damaged, or no CTranslate2 model: convert or copy it again") from error
     return min(lengths, default=None)
 
@@ -41,22 +43,24 @@ def _variables(file: BinaryIO) -> Iterator[tuple[str, tuple[int, ...]]]:
         (rank,) = _read(file, "<B")
         shape = _read(file, f"<{rank}I")
         _, num_bytes = _read(file, "<BI")
-        _skip(file, num_bytes)
+        file.seek(num_bytes, os.SEEK_CUR)
         yield name, shape
-
-
-def _skip(file: BinaryIO, num_bytes: int) -> None:
-    """Go past a variable's values; one cannot read what follows them if they are not all there."""
-    if num_bytes:
-        file.seek(num_bytes - 1, 1)
-        if not file.read(1):
-            raise EOFError
+    (num_aliases,) = _read(file, "<I")
+    for _ in range(2 * num_aliases):
+        _read_text(file)
 
 
 def _read(file: BinaryIO, layout: str) -> tuple[int, ...]:
-    return struct.unpack(layout, file.read(struct.calcsize(layout)))
+    return struct.unpack(layout, _read_bytes(file, struct.calcsize(layout)))
 
 
 def _read_text(file: BinaryIO) -> str:
     (size,) = _read(file, "<H")
-    return file.read(size).removesuffix(b"\0").decode("utf-8")
+    return _read_bytes(file, size).removesuffix(b"\0").decode("utf-8")
+
+
+def _read_bytes(file: BinaryIO, size: int) -> bytes:
+    found = file.read(size)
+    if len(found) < size:
+        raise EOFError
+    return found

@@ -112,8 +112,9 @@ def _require_converted(folder: Path) -> None:
 
 
 def _converter_command(folder: Path) -> str:
-    files = " ".join(name for name in TOKENIZER_FILES if (folder / name).is_file())
-    return f"ct2-transformers-converter --model {folder} --output_dir {folder}-ct2 --copy_files {files}".strip()
+    files = [name for name in TOKENIZER_FILES if (folder / name).is_file()]
+    command = f"ct2-transformers-converter --model {folder} --output_dir {folder}-ct2"
+    return " ".join([command, "--copy_files", *files]) if files else command
 
 
 def _family(folder: Path, tokenizer_config: dict[str, Any], vocabulary: Sequence[str]) -> str:
@@ -153,7 +154,10 @@ def _read_vocabulary(folder: Path, name: str) -> tuple[str, ...]:
             raise ConfigError(f"{path} must hold a list of tokens: convert the model again")
         return tuple(tokens)
     path = folder / f"{name}.txt"
-    return tuple(path.read_text(encoding="utf-8").rstrip("\n").split("\n")) if path.is_file() else ()
+    try:
+        return tuple(path.read_text(encoding="utf-8").rstrip("\n").split("\n")) if path.is_file() else ()
+    except ValueError as error:
+        raise ConfigError(f"{path} is damaged ({error}): convert the model again") from error
 
 
 def _read_object(path: Path) -> dict[str, Any]:

@@ -1,0 +1,253 @@
+"""Small Hugging Face models, trained for a moment on the spot, and what CTranslate2's own converter makes of them."""
+
+import json
+import random
+import shutil
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+import pytest
+import sentencepiece
+import torch
+from ctranslate2.converters import TransformersConverter
+
+NUM_STEPS = 120
+SHAPE = {
+    "d_model": 48,
+    "encoder_layers": 1,
+    "decoder_layers": 1,
+    "encoder_attention_heads": 2,
+    "decoder_attention_heads": 2,
+    "encoder_ffn_dim": 96,
+    "decoder_ffn_dim": 96,
+    "max_position_embeddings": 48,
+    "dropout": 0.0,
+    "attention_dropout": 0.0,
+    "activation_dropout": 0.0,
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Converted:
+    """A model as `transformers` has it, and the same converted.
+
+    Args:
+        original: its folder.
+        folder: what the converter wrote.
+        prefix: what a caption begins with, for the tokenizer of `transformers`.
+        options: of `generate`.
+    """
+
+    original: Path
+    folder: Path
+    network: Any
+    tokenizer: Any
+    prefix: str = ""
+    options: dict[str, Any]
+
+    def source_tokens(self, caption: str) -> list[str]:
+        """What the tokenizer of `transformers` makes of a caption."""
+        tokens: list[str] = self.tokenizer.convert_ids_to_tokens(self.tokenizer(self.prefix + caption).input_ids)
+        return tokens
+
+    def generate(self, caption: str, **options: Any) -> str:
+        """Greedy translation by `transformers`."""
+        inputs = self.tokenizer(self.prefix + caption, return_tensors="pt")
+        greedy = {"num_beams": 1, "do_sample": False, "max_length": SHAPE["max_position_embeddings"]}
+        with torch.no_grad():
+            (ids,) = self.network.generate(**inputs, **greedy, **self.options, **options)
+        words = ids[
+            ids != self.options.get("forced_bos_token_id", -1)
+        ]  # a language that `transformers` 5 takes for a word
+        text: str = self.tokenizer.decode(words, skip_special_tokens=True)
+        return " ".join(text.split())
+
+
+@pytest.fixture(scope="session")
+def pairs(tiny_tsv: Path) -> list[tuple[str, str]]:
+    lines = tiny_tsv.read_text(encoding="utf-8").splitlines()
+    return [(source, target) for source, target in (line.split("\t") for line in lines)]
+
+
+@pytest.fixture(scope="session")
+def pieces(pairs: list[tuple[str, str]], tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Sentencepiece models: "source", "target", "shared"."""
+    folder = tmp_path_factory.mktemp("pieces")
+    sides = {"source": [pair[0] for pair in pairs], "target": [pair[1] for pair in pairs]}
+    texts = sides | {"shared": sides["source"] + sides["target"]}
+    for name, lines in texts.items():
+        _train_pieces(lines, folder / name)
+    return {name: folder / f"{name}.model" for name in texts}
+
+
+def _train_pieces(lines: Sequence[str], prefix: Path) -> None:
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=iter([*lines, "0 1 2 3 4 5 6 7 8 9 . , ! ( )"] * 2),
+        model_prefix=str(prefix),
+        model_type="bpe",
+        vocab_size=220,
+        hard_vocab_limit=False,
+        character_coverage=1.0,
+        minloglevel=2,
+    )
+
+
+def pieces_of(path: Path) -> list[str]:
+    """The pieces of a sentencepiece model, without its special ones."""
+    model = sentencepiece.SentencePieceProcessor(model_file=str(path))
+    return [model.id_to_piece(number) for number in range(3, model.get_piece_size())]
+
+
+@pytest.fixture(scope="session")
+def opus(pieces: dict[str, Path], pairs: list[tuple[str, str]], tmp_path_factory: pytest.TempPathFactory) -> Converted:
+    """English to Italian, Marian."""
+    folder = tmp_path_factory.mktemp("opus")
+    network, tokenizer = _marian(pieces, folder, languages=())
+    train(network, tokenizer, pairs)
+    return convert(network, tokenizer, folder, ["source.spm", "target.spm", "vocab.json", "tokenizer_config.json"])
+
+
+@pytest.fixture(scope="session")
+def opus_of_many(
+    pieces: dict[str, Path], pairs: list[tuple[str, str]], tmp_path_factory: pytest.TempPathFactory
+) -> Converted:
+    """English to Italian or, in place of French, English, Marian."""
+    folder = tmp_path_factory.mktemp("opus_of_many")
+    network, tokenizer = _marian(pieces, folder, languages=(">>fra<<", ">>ita<<"))
+    of_both = [[(f">>ita<< {source}", target), (f">>fra<< {source}", source)] for source, target in pairs]
+    train(network, tokenizer, list(chain.from_iterable(of_both)))
+    files = ["source.spm", "target.spm", "vocab.json", "tokenizer_config.json"]
+    return convert(network, tokenizer, folder, files, prefix=">>ita<< ")
+
+
+def _marian(pieces: dict[str, Path], folder: Path, languages: Sequence[str]) -> tuple[Any, Any]:
+    from transformers import MarianConfig, MarianMTModel, MarianTokenizer
+
+    tokens = ["</s>", "<unk>", *pieces_of(pieces["source"]), *pieces_of(pieces["target"]), *languages, "<pad>"]
+    vocabulary = {token: number for number, token in enumerate(dict.fromkeys(tokens))}
+    (folder / "vocab.json").write_text(json.dumps(vocabulary), encoding="utf-8")
+    files = (str(pieces["source"]), str(pieces["target"]), str(folder / "vocab.json"))
+    tokenizer = MarianTokenizer(*files, source_lang="en", target_lang="roa" if languages else "it")
+    torch.manual_seed(3)
+    config = MarianConfig(
+        vocab_size=len(vocabulary),
+        pad_token_id=vocabulary["<pad>"],
+        decoder_start_token_id=vocabulary["<pad>"],
+        bos_token_id=0,
+        eos_token_id=0,
+        forced_eos_token_id=None,
+        activation_function="swish",
+        scale_embedding=True,
+        tie_word_embeddings=False,  # else training moves the row of "<pad>", which starts the decoder and must be zero
+        **SHAPE,
+    )
+    return MarianMTModel(config), tokenizer
+
+
+@pytest.fixture(scope="session")
+def m2m(pieces: dict[str, Path], pairs: list[tuple[str, str]], tmp_path_factory: pytest.TempPathFactory) -> Converted:
+    """English to Italian and back to itself, by the token that the translation begins with."""
+    from transformers import M2M100Tokenizer
+
+    folder = tmp_path_factory.mktemp("m2m")
+    tokens = ["<s>", "<pad>", "</s>", "<unk>", *pieces_of(pieces["shared"])]
+    vocabulary = {token: number for number, token in enumerate(dict.fromkeys(tokens))}
+    (folder / "vocab.json").write_text(json.dumps(vocabulary), encoding="utf-8")
+    tokenizer = M2M100Tokenizer(str(folder / "vocab.json"), str(pieces["shared"]), src_lang="en", tgt_lang="it")
+    network = _m2m(len(vocabulary) + len(tokenizer.lang_token_to_id) + tokenizer.num_madeup_words)
+    train(network, tokenizer, pairs)
+    files = ["sentencepiece.bpe.model", "vocab.json", "tokenizer_config.json", "special_tokens_map.json"]
+    return convert(network, tokenizer, folder, files, forced_bos_token_id=tokenizer.get_lang_id("it"))
+
+
+@pytest.fixture(scope="session")
+def nllb(pieces: dict[str, Path], pairs: list[tuple[str, str]], tmp_path_factory: pytest.TempPathFactory) -> Converted:
+    """English to Italian, with a `tokenizer.json`."""
+    from transformers import NllbTokenizer
+
+    folder = tmp_path_factory.mktemp("nllb")
+    (folder / "sentencepiece.bpe.model").write_bytes(pieces["shared"].read_bytes())
+    languages = ["eng_Latn", "fra_Latn", "ita_Latn"]
+    tokenizer = NllbTokenizer.from_pretrained(
+        folder, src_lang="eng_Latn", tgt_lang="ita_Latn", extra_special_tokens=languages
+    )
+    network = _m2m(len(tokenizer))
+    train(network, tokenizer, pairs)
+    italian = tokenizer.convert_tokens_to_ids("ita_Latn")
+    return convert(network, tokenizer, folder, ["tokenizer.json", "tokenizer_config.json"], forced_bos_token_id=italian)
+
+
+def _m2m(vocabulary_size: int) -> Any:
+    from transformers import M2M100Config, M2M100ForConditionalGeneration
+
+    torch.manual_seed(3)
+    return M2M100ForConditionalGeneration(M2M100Config(vocab_size=vocabulary_size, init_std=0.1, **SHAPE))
+
+
+def train(network: Any, tokenizer: Any, pairs: list[tuple[str, str]]) -> None:
+    """Long enough that the network prefers one word to the others."""
+    batch = tokenizer(
+        [source for source, _ in pairs], text_target=[target for _, target in pairs], return_tensors="pt", padding=True
+    )
+    batch["labels"][batch["labels"] == tokenizer.pad_token_id] = -100
+    optimizer = torch.optim.Adam(network.parameters(), lr=1e-2)
+    choose = random.Random(1)
+    with one_thread():
+        for _ in range(NUM_STEPS):
+            rows = choose.sample(range(len(pairs)), 32)
+            network(**{name: values[rows] for name, values in batch.items()}).loss.backward()
+            optimizer.step()
+            optimizer.zero_grad()
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Networks this small are slower with two."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def convert(
+    network: Any, tokenizer: Any, folder: Path, files: list[str], *, prefix: str = "", **options: Any
+) -> Converted:
+    """Save with `transformers`, convert with CTranslate2."""
+    original = folder / "original"
+    network.eval().save_pretrained(original)
+    tokenizer.save_pretrained(original)
+    if hasattr(tokenizer, "lang_token_to_id"):
+        _write_languages(original, list(tokenizer.lang_token_to_id))
+    TransformersConverter(str(original), copy_files=files).convert(str(folder / "converted"))
+    return Converted(
+        original=original,
+        folder=folder / "converted",
+        network=network,
+        tokenizer=tokenizer,
+        prefix=prefix,
+        options=options,
+    )
+
+
+def _write_languages(original: Path, languages: list[str]) -> None:
+    """As the published M2M-100 has them; `transformers` 5 writes none, and the converter would miss them."""
+    config = json.dumps({"src_lang": None, "tgt_lang": None, "tokenizer_class": "M2M100Tokenizer"})
+    (original / "tokenizer_config.json").write_text(config, encoding="utf-8")
+    special = json.dumps({"additional_special_tokens": languages})
+    (original / "special_tokens_map.json").write_text(special, encoding="utf-8")
+
+
+@pytest.fixture
+def copy_of(tmp_path: Path) -> Callable[[Path], Path]:
+    """A copy of a folder that a test may change."""
+
+    def copy(folder: Path) -> Path:
+        return shutil.copytree(folder, tmp_path / "copy", dirs_exist_ok=True)
+
+    return copy
