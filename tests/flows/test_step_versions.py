@@ -12,7 +12,8 @@ from data_catalog.sources.rows import MalformedRow, SourceRow, UpstreamRow
 from data_catalog.work import Commit, WorkStore
 from flows.caption_steps import check, clean, join_translations
 from flows.language_packs import load_language_packs
-from flows.step_outputs import CHECK, CLEAN, INGEST, TRANSLATE, VERSIONS, Shard, shard_of_commit
+from flows.step_outputs import CHECK, CLEAN, INGEST, TRANSLATE, VERSIONS, Shard, shard_of_commitfrom translation.engine import Translation
+from translation.memory import TranslationMemory
 
 CAPTIONS = [
     ("it", "Un gatto nero dorme sopra una sedia di legno"),
@@ -25,7 +26,13 @@ CAPTIONS = [
     ("it", "gatto"),
     ("it", "\u202euna scritta al contrario\u202c"),
     ("en", "A man riding a horse on the beach"),
+    ("en", "The old church of 1998 and 24 dogs"),
+    ("de", "Ein Hund auf der Wiese"),
 ]
+TRANSLATIONS = {
+    "A man riding a horse on the beach": Translation(text="Un uomo a cavallo sulla beach", score=-0.5),
+    "The old church of 1998 and 24 dogs": Translation(text="I cani e i cani e i cani e i cani e 25", truncated=True),
+}
 
 # (version, digest of the rows): a change of the digest alone means that the version must be raised.
 GOLDENS = {
@@ -60,7 +67,9 @@ def outputs(folder: Path) -> dict[str, str]:
     packs = load_language_packs()
     ingested: Shard = shard_of_commit(commit, 0, shard_names(commit)[0])
     cleaned = clean(work, ingested, CleanConfig(), packs)
-    translated = join_translations(work, cleaned, None, None)
+    memory = TranslationMemory(folder / "memory", "argos:en-it:golden")
+    memory.record(list(TRANSLATIONS), list(TRANSLATIONS.values()))
+    translated = join_translations(work, cleaned, memory, "en")
     checked = check(work, translated, CheckConfig(), packs["it"])
     shards = {INGEST: ingested, CLEAN: cleaned, TRANSLATE: translated, CHECK: checked}
     return {step: content(shard.path) for step, shard in shards.items()}
