@@ -37,8 +37,12 @@ class SpecialTokens:
     all: frozenset[str]
 
     def framed(self, pieces: Iterable[str]) -> Tokens:
-        """The tokens of a sentence, special ones added; a piece that is named like a special one is unknown."""
-        return [*self.before, *(self.unknown if piece in self.all else piece for piece in pieces), *self.after]
+        """The tokens of a sentence, special ones added; a piece that is named like a special one is unknown.
+
+        There are none where nothing but spaces is left of a sentence: a model would make something up.
+        """
+        text = [self.unknown if piece in self.all else piece for piece in pieces]
+        return [*self.before, *text, *self.after] if any(piece.strip(SPACE) for piece in text) else []
 
     def removed(self, tokens: Tokens) -> Tokens:
         """What is text."""

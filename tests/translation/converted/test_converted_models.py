@@ -75,8 +75,19 @@ def test_encoders_get_the_tokens_of_transformers(model: Any) -> None:
 def test_encoders_get_the_tokens_of_transformers_for_any_text(opus: Any, m2m: Any, nllb: Any, text: str) -> None:
     caption = " ".join(text.split())
     for model in (opus, m2m, nllb):
+        found = opened(model.folder)._tokenizer.encode(caption)
+        expected = ids(model.source_tokens(caption), model.folder)
+        spoken = {token.strip("▁") for token in expected} - {"", "</s>", "__en__", "eng_Latn"}
+        assert ids(found, model.folder) == (expected if spoken else [])
+
+
+def test_nothing_is_made_up_for_what_cannot_be_seen(model: Any) -> None:
+    for caption in ("\u200b", "\u200b \u200b", "\u3000"):
         engine = opened(model.folder)
-        assert ids(engine._tokenizer.encode(caption), model.folder) == ids(model.source_tokens(caption), model.folder)
+        assert engine._tokenizer.encode(caption) == []
+        (found,) = engine.translate([caption])
+        assert not any(map(str.isalnum, found.text))
+        assert found.score is None
 
 
 def test_nllb_is_the_same_without_its_tokenizer_json(nllb: Any, pieces: dict[str, Path], copy_of: Any) -> None:
