@@ -107,7 +107,7 @@ def _require_languages(converted: ConvertedModel, source: LanguagePack, target: 
     """Raise ConfigError where the tokenizer's configuration names others; a group, such as "roa", may be read."""
     for name, pack, lengths in (("source_lang", source, (2,)), ("target_lang", target, (2, 3))):
         given = converted.tokenizer_config.get(name)
-        if pack and given and given.islower() and len(given) in lengths and given not in _codes(pack):
+        if pack and isinstance(given, str) and given.islower() and len(given) in lengths and given not in _codes(pack):
             raise ConfigError(
                 f"{converted.folder} has {name} = {given!r} in tokenizer_config.json, but {pack.code} is needed: name "
                 f"another model, or, if that is the same language, set iso639_3 in the language pack {pack.code}.toml"

@@ -119,8 +119,8 @@ def _converter_command(folder: Path) -> str:
 
 def _family(folder: Path, tokenizer_config: dict[str, Any], vocabulary: Sequence[str]) -> str:
     name = tokenizer_config.get("tokenizer_class")
-    if name in FAMILIES:
-        return FAMILIES[name]
+    if str(name) in FAMILIES:
+        return FAMILIES[str(name)]
     if name not in GENERIC_CLASSES:
         raise ConfigError(f"{folder} has a {name}: only OPUS-MT (Marian), M2M-100, NLLB and OpenNMT models can be used")
     for family in ("nllb", "m2m"):

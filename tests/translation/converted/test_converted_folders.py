@@ -119,6 +119,8 @@ def test_other_tokenizers_are_refused(opus: Any, copy_of: Any) -> None:
     folder = copy_of(opus.folder)
     edit(folder / "tokenizer_config.json", tokenizer_class="MBart50Tokenizer")
     assert "has a MBart50Tokenizer: only OPUS-MT (Marian), M2M-100, NLLB and OpenNMT models" in refusal(folder)
+    edit(folder / "tokenizer_config.json", tokenizer_class=["MarianTokenizer", None])
+    assert "only OPUS-MT (Marian), M2M-100, NLLB and OpenNMT models" in refusal(folder)
     edit(folder / "tokenizer_config.json", tokenizer_class="MarianTokenizer", separate_vocabs=True)
     assert "lost the vocabulary of its target when it was converted" in refusal(folder)
 
