@@ -19,13 +19,13 @@ from pathlib import Path
 from stock_argos import stock
 
 from data_catalog.sources.scenes.grammar import parallel_pairs
-from translation.argos import argos_translator
-from translation.config import TranslateConfig
-from translation.ctranslate2_model import CTranslate2Translator
-from translation.engine import Translation
-from translation.guards import prepare
-from translation.packages import Package, open_package
 from translation.chrf import corpus_chrf
+from translation.config import TranslateConfig
+from translation.engine import Translation
+from translation.engines.argos import argos_translator
+from translation.engines.ctranslate2_model import CTranslate2Translator
+from translation.guards import prepare
+from translation.packages.package import Package, open_package
 
 SAMPLE = Path(__file__).resolve().parents[1] / "flows" / "packages" / "scenes-en_it.argosmodel"
 BEAMS = (1, 2, 4)

@@ -24,9 +24,9 @@ from stock_argos import stock
 
 from data_catalog.sources.scenes.grammar import parallel_pairs
 from translation import guards
-from translation.argos import argos_translator
 from translation.config import TranslateConfig
-from translation.packages import Package, read_package
+from translation.engines.argos import argos_translator
+from translation.packages.package import Package, read_package
 
 CAPTIONS = Path(__file__).resolve().parents[2] / "shared" / "data" / "multi30k" / "train.en.gz"
 NUM_PIECES = 32_000

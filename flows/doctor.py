@@ -20,7 +20,7 @@ from typing import Literal
 from data_catalog.errors import ConfigError, PipelineError
 from flows.daemons import Daemon, running_pid
 from flows.prefect_env import STATE_FOLDER, probe, read_env_block
-from translation.packages import default_packages_dir
+from translation.packages.package import default_packages_dir
 
 OUR_PACKAGES = ("flows", "translation", "cleaning", "training", "data_catalog")
 DISTRIBUTION = "vernaclip"

@@ -8,10 +8,10 @@ from pathlib import Path
 
 from data_catalog.errors import ConfigError
 from data_catalog.language_pack import LanguagePack
-from translation import apertium, argos, converted, deepl_engine
 from translation.config import TranslateConfig
 from translation.engine import Translator
-from translation.pivot import PivotTranslator
+from translation.engines import apertium, argos, converted, deepl_engine
+from translation.engines.pivot import PivotTranslator
 
 Opener = Callable[[TranslateConfig, LanguagePack, LanguagePack, Path], Translator]
 

@@ -9,16 +9,16 @@ from flows.commands.output import say
 from flows.tables import plain_table
 
 if TYPE_CHECKING:
-    from translation.package_install import Installation
-    from translation.packages import Package
+    from translation.packages.install import Installation
+    from translation.packages.package import Package
 
 SHA256_START = 12
 
 
 def install(options: Namespace) -> None:
     """Install a package where Argos Translate looks for packages, from a file or from the Argos index."""
-    from translation.package_install import install_file, install_from_index
-    from translation.packages import default_packages_dir
+    from translation.packages.install import install_file, install_from_index
+    from translation.packages.package import default_packages_dir
 
     pair = (options.from_code, options.to_code)
     packages_dir, sha256 = default_packages_dir(), options.sha256 or ""
@@ -42,7 +42,7 @@ def _tell(installation: "Installation") -> None:
 
 def show(options: Namespace) -> None:
     """List what the Argos index offers, or what is installed."""
-    from translation.packages import default_packages_dir, installed
+    from translation.packages.package import default_packages_dir, installed
 
     packages = installed(default_packages_dir())
     rows = [_installed_row(package) for package in packages] if options.installed else _index_rows(packages)
@@ -51,7 +51,7 @@ def show(options: Namespace) -> None:
 
 
 def _installed_row(package: "Package") -> dict[str, object]:
-    from translation.package_source import read_source
+    from translation.packages.origin import read_source
 
     source = read_source(package.folder)
     return {
@@ -65,7 +65,7 @@ def _installed_row(package: "Package") -> dict[str, object]:
 
 
 def _index_rows(packages: list["Package"]) -> list[dict[str, object]]:
-    from translation.package_index import index_url, read_index, usable_links
+    from translation.packages.index import index_url, read_index, usable_links
 
     index = index_url()
     versions: dict[str, list[str]] = {}

@@ -13,10 +13,10 @@ from data_catalog.progress import Progress
 from flows.language_packs import language_pack
 from flows.recipe import override_values
 from flows.settings import build
-from translation.caption_files import CaptionFiles, count_rows, format_of, translate_files
-from translation.columns import Columns
 from translation.config import TranslateConfig
 from translation.engine import Translator
+from translation.files.caption_files import CaptionFiles, count_rows, format_of, translate_files
+from translation.files.columns import Columns
 from translation.memory import TranslationMemory
 from translation.registry import open_translator
 from translation.remembered import RememberingTranslator

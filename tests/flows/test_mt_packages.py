@@ -13,7 +13,7 @@ import pytest
 
 from flows.cli import main
 from flows.doctor import diagnose
-from translation.packages import read_package
+from translation.packages.package import read_package
 
 SCENES = Path(__file__).resolve().parents[2] / "flows" / "packages" / "scenes-en_it.argosmodel"
 

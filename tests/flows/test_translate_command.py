@@ -15,7 +15,7 @@ import pytest
 
 import flows
 from flows.cli import main
-from translation.ctranslate2_model import CTranslate2Translator
+from translation.engines.ctranslate2_model import CTranslate2Translator
 
 PACKAGE = Path(flows.__file__).parent / "packages" / "scenes-en_it.argosmodel"
 OPTIONS = ["--from", "en", "--to", "it", "--package", str(PACKAGE)]

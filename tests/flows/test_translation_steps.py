@@ -20,12 +20,12 @@ from data_catalog.sources.scenes.grammar import write_pairs
 from data_catalog.work import Commit, WorkStore
 from flows.caption_steps import join_translations, plan_translation, translate_chunk
 from flows.step_outputs import Shard
-from translation.argos import argos_translator
 from translation.config import TranslateConfig
 from translation.engine import Translation
+from translation.engines.argos import argos_translator
 from translation.memory import TranslationMemory
 from translation.memory_files import export_memory
-from translation.packages import open_package
+from translation.packages.package import open_package
 
 SCENES_PACKAGE = Path(__file__).resolve().parents[2] / "flows" / "packages" / "scenes-en_it.argosmodel"
 
@@ -250,10 +250,10 @@ import argostranslate.tokenizer, ctranslate2, pyarrow.dataset  # once, not in ev
 from data_catalog.work import WorkStore
 from flows.caption_steps import join_translations, plan_translation, translate_chunk
 from flows.step_outputs import Shard
-from translation.argos import argos_translator
+from translation.engines.argos import argos_translator
 from translation.config import TranslateConfig
 from translation.memory import TranslationMemory
-from translation.packages import open_package
+from translation.packages.package import open_package
 
 root, package, chunk_size, shards = Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3]), json.loads(sys.argv[4])
 shards = [Shard(shard_id=n, path=Path(path), sha256=sha256, counts={}) for n, (path, sha256) in enumerate(shards)]

@@ -13,13 +13,13 @@ from typing import Any
 import pytest
 
 from data_catalog.errors import TransientError
-from translation.argos import argos_translator
-from translation.caption_files import CaptionFiles, count_rows, format_of, translate_files
-from translation.columns import Columns
 from translation.config import TranslateConfig
-from translation.ctranslate2_model import CTranslate2Translator
 from translation.engine import Translation
-from translation.packages import Package, open_package
+from translation.engines.argos import argos_translator
+from translation.engines.ctranslate2_model import CTranslate2Translator
+from translation.files.caption_files import CaptionFiles, count_rows, format_of, translate_files
+from translation.files.columns import Columns
+from translation.packages.package import Package, open_package
 from translation.train.config import TrainPackageConfig
 from translation.train.package import train_package
 
@@ -229,7 +229,7 @@ def deepl_server(monkeypatch: pytest.MonkeyPatch) -> Iterator[DeepLServer]:
     deepl = pytest.importorskip("deepl")
     for name in ("max_network_retries", "min_connection_timeout"):  # set by the engine: put back afterwards
         monkeypatch.setattr(deepl.http_client, name, getattr(deepl.http_client, name))
-    monkeypatch.setattr("translation.deepl_engine.MAX_RETRIES", 0)
+    monkeypatch.setattr("translation.engines.deepl_engine.MAX_RETRIES", 0)
     with DeepLServer("a-5ecret-key:fx") as server:
         monkeypatch.setenv("DEEPL_AUTH_KEY", server.key)
         monkeypatch.setenv("DEEPL_SERVER_URL", server.url)

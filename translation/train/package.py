@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, Any
 
 from data_catalog.errors import ConfigError
 from data_catalog.shards import TEMPORARY_PREFIX, sha256_of, write_atomically
-from translation.archive import pack
-from translation.argos import argos_translator
 from translation.chrf import corpus_chrf
 from translation.config import TranslateConfig
-from translation.packages import read_package
+from translation.engines.argos import argos_translator
+from translation.packages.archive import pack
+from translation.packages.package import read_package
 from translation.train.card import TrainReport, language_name, write_card
 from translation.train.config import TrainPackageConfig
 from translation.train.convert import save_ctranslate2

@@ -1,0 +1,1 @@
+"""The engines: what each needs to be opened, and how it translates."""

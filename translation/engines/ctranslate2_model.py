@@ -1,0 +1,275 @@
+"""A CTranslate2 model as a `translation.engine.Translator`: captions in batches, offline, with scores and guards.
+
+The only module that loads `ctranslate2` to translate. Captions share length-sorted batches within a budget of tokens;
+each goes to the model sentence by sentence, prepared by `translation.guards`.
+"""
+
+import logging
+import os
+import sys
+from collections import Counter, deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, Protocol
+
+from data_catalog.errors import ConfigError
+from data_catalog.shards import digest
+from translation.config import BATCH_TOKENS, TranslateConfig
+from translation.engine import Translation
+from translation.engines.token_batches import MAX_SOURCE_TOKENS, Tokens, decoding_limit, token_batches
+from translation.guards import Prepared, is_repetitive, prepare, restore
+
+logger = logging.getLogger(__name__)
+
+# Raised whenever the same model and settings give another text or score.
+ENGINE_VERSION = 3
+SECOND_TRY_NGRAM = 3
+# Batches that wait for each worker: the workers never idle, and a chunk of any size holds few results at a time.
+QUEUED_BATCHES_PER_WORKER = 4
+
+
+class Tokenizer(Protocol):
+    """How texts become tokens of the model's vocabulary, and back."""
+
+    def encode(self, text: str) -> Tokens:
+        """Tokens as the model's encoder wants them, special ones included."""
+
+    def decode(self, tokens: Tokens) -> str:
+        """The text of a translation's tokens, special ones left out."""
+
+    @property
+    def alphabet(self) -> frozenset[str] | None:
+        """Every character that the vocabulary can spell, or None if it can spell all."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Model:
+    """What is translated with.
+
+    Args:
+        engine: name of the engine, the fingerprint's first part.
+        folder: of the CTranslate2 model.
+        sha256: of everything that decides its translations, tokenizer included.
+        from_code: ISO 639-1 code of the language it reads.
+        to_code: ISO 639-1 code of the language it writes.
+        target_prefix: token that models of many languages want in front of the translation, often "".
+        length_penalty: scores are divided by the length to this power when hypotheses are compared.
+        max_positions: tokens, prefix included, beyond which the model cannot read or write; CTranslate2 would stop with
+            an error. Most models compute their positions and have no such limit.
+    """
+
+    engine: str
+    folder: Path
+    sha256: str
+    from_code: str
+    to_code: str
+    target_prefix: str = ""
+    length_penalty: float = 1.0
+    max_positions: int = sys.maxsize
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Decoded:
+    """One sentence as the model has it: the sum of its tokens' log-probabilities, and how many they are."""
+
+    text: str
+    log_probability: float
+    num_tokens: int
+    truncated: bool
+    repetitive: bool
+
+
+# Of a sentence in which the tokenizer finds nothing, such as one zero-width character.
+_NOTHING = _Decoded(text="", log_probability=0.0, num_tokens=0, truncated=False, repetitive=False)
+
+
+class CTranslate2Translator:
+    """A `translation.engine.Translator` over one model; the model is loaded at the first translation."""
+
+    max_chunk_size = None
+
+    def __init__(self, model: Model, tokenizer: Tokenizer, config: TranslateConfig) -> None:
+        self.model, self.config = model, config
+        self.from_code, self.to_code = model.from_code, model.to_code
+        self.device = _resolved_device(config.device)
+        self.max_batch_tokens = config.max_batch_tokens or BATCH_TOKENS[self.device]
+        self.fingerprint = _fingerprint(model, config, self.device, self.max_batch_tokens)
+        self.alphabet = tokenizer.alphabet
+        self._tokenizer = tokenizer
+        self._loaded: Any = None
+
+    def translate(self, captions: Sequence[str], on_done: Callable[[int], object] | None = None) -> list[Translation]:
+        """See `Translator.translate`; equal captions, and equal sentences of different captions, are translated once.
+
+        Raises:
+            ConfigError: the model cannot be loaded.
+        """
+        prepared = {
+            caption: prepare(caption, self.alphabet, language=self.from_code) for caption in dict.fromkeys(captions)
+        }
+        waiting = _Waiting(captions, prepared, on_done or (lambda _: None))
+        sentences = sorted({sentence for item in prepared.values() for sentence in item.sentences})
+        tokens = {sentence: self._tokenizer.encode(sentence) for sentence in sentences}
+        silent = {sentence: _NOTHING for sentence, pieces in tokens.items() if not pieces}
+        waiting.done(list(silent))
+        found = silent | self._decode({text: pieces for text, pieces in tokens.items() if pieces}, waiting.done)
+        translations = {caption: self._joined(item, found) for caption, item in prepared.items()}
+        return [translations[caption] for caption in captions]
+
+    def _joined(self, prepared: Prepared, found: dict[str, _Decoded]) -> Translation:
+        parts = [found[sentence] for sentence in prepared.sentences]
+        num_tokens = sum(part.num_tokens for part in parts)
+        return Translation(
+            text=restore([part.text for part in parts], prepared, language=self.to_code),
+            score=sum(part.log_probability for part in parts) / num_tokens if num_tokens else None,
+            truncated=any(part.truncated for part in parts),
+            repetitive=any(part.repetitive for part in parts),
+        )
+
+    def _decode(self, tokens: dict[str, Tokens], report: Callable[[list[str]], object]) -> dict[str, _Decoded]:
+        """Translate distinct texts; those that loop or never end get a second try that may not repeat itself."""
+        first = self._decode_once(tokens, report)
+        doubtful = {text: tokens[text] for text, found in first.items() if found.truncated or found.repetitive}
+        if not doubtful:
+            return first
+        second = self._decode_once(doubtful, lambda _: None, no_repeat_ngram_size=SECOND_TRY_NGRAM)
+        mended = sum(not (found.truncated or found.repetitive) for found in second.values())
+        logger.info("%d translations looped, %d of them no more at the second try", len(doubtful), mended)
+        # What still loops does so less; only a text that ends is not given up for one that does not.
+        return first | {text: found for text, found in second.items() if first[text].truncated or not found.truncated}
+
+    def _decode_once(
+        self, tokens: dict[str, Tokens], report: Callable[[list[str]], object], **options: Any
+    ) -> dict[str, _Decoded]:
+        found: dict[str, _Decoded] = {}
+        queued: deque[tuple[list[str], list[Any]]] = deque()
+
+        def take() -> None:
+            batch, futures = queued.popleft()
+            try:
+                results = [future.result() for future in futures]
+            except RuntimeError as error:
+                raise ConfigError(
+                    f"CTranslate2 cannot translate with {self.model.folder}: {error}; a smaller "
+                    "translate.max_batch_tokens needs less memory"
+                ) from error
+            for text, result in zip(batch, results, strict=True):
+                found[text] = self._judge(tokens[text], result)
+            report(batch)
+
+        for batch in token_batches(tokens, self.max_batch_tokens):
+            queued.append((batch, self._submit([tokens[text] for text in batch], options)))
+            if len(queued) > QUEUED_BATCHES_PER_WORKER * self._num_workers():
+                take()
+        while queued:
+            take()
+        return found
+
+    def _submit(self, sources: list[Tokens], options: dict[str, Any]) -> list[Any]:
+        prefix = self.model.target_prefix
+        futures: list[Any] = self._load().translate_batch(
+            sources,
+            target_prefix=[[prefix]] * len(sources) if prefix else None,
+            asynchronous=True,
+            beam_size=self.config.beam_size,
+            length_penalty=self.model.length_penalty,
+            replace_unknowns=True,
+            return_scores=True,
+            max_input_length=self._max_source_tokens(),
+            max_decoding_length=self._max_target_tokens(len(sources[0])),
+            **options,
+        )
+        return futures
+
+    def _judge(self, source: Tokens, result: Any) -> _Decoded:
+        target: Tokens = result.hypotheses[0]
+        ended = len(target) < self._max_target_tokens(len(source))
+        # CTranslate2 counts the end token, if it came, and the prefix, but adds no probability for the latter.
+        num_counted = len(target) + ended
+        log_probability = result.scores[0] * num_counted**self.model.length_penalty
+        if self.model.target_prefix and target[:1] == [self.model.target_prefix]:
+            target = target[1:]
+            num_counted -= 1
+        return _Decoded(
+            text=self._tokenizer.decode(target),
+            log_probability=log_probability,
+            num_tokens=num_counted,
+            truncated=not ended or len(source) > self._max_source_tokens(),
+            repetitive=is_repetitive(source, target),
+        )
+
+    def _max_source_tokens(self) -> int:
+        return min(MAX_SOURCE_TOKENS, self.model.max_positions)
+
+    def _max_target_tokens(self, num_source_tokens: int) -> int:
+        return min(decoding_limit(num_source_tokens), self.model.max_positions)
+
+    def _num_workers(self) -> int:
+        return self.config.inter_threads or (_num_cpus() if self.device == "cpu" else 1)
+
+    def _load(self) -> Any:
+        if self._loaded is None:
+            import ctranslate2
+
+            try:
+                self._loaded = ctranslate2.Translator(
+                    str(self.model.folder),
+                    device=self.device,
+                    compute_type=self.config.compute_type,
+                    inter_threads=self._num_workers(),
+                    intra_threads=self.config.intra_threads,
+                )
+            except (RuntimeError, ValueError) as error:
+                raise ConfigError(f"the model in {self.model.folder} cannot be loaded: {error}") from error
+        return self._loaded
+
+
+class _Waiting:
+    """Tells how many captions are done, as the sentences that they wait for come in."""
+
+    def __init__(self, captions: Sequence[str], prepared: dict[str, Prepared], report: Callable[[int], object]) -> None:
+        self._report = report
+        counts = Counter(captions)
+        # A caption is counted as done with the last of its sentences to be asked for; the longest come first.
+        self._by_sentence: Counter[str] = Counter()
+        for caption, item in prepared.items():
+            if item.sentences:
+                self._by_sentence[min(item.sentences, key=lambda sentence: (len(sentence), sentence))] += counts[
+                    caption
+                ]
+        report(sum(counts[caption] for caption, item in prepared.items() if not item.sentences))
+
+    def done(self, sentences: list[str]) -> None:
+        """These sentences are translated."""
+        self._report(sum(self._by_sentence[sentence] for sentence in sentences))
+
+
+def _fingerprint(model: Model, config: TranslateConfig, device: str, max_batch_tokens: int) -> str:
+    what = {
+        "engine": ENGINE_VERSION,
+        "model": model.sha256,
+        "ctranslate2": version("ctranslate2"),
+        "beam_size": config.beam_size,
+        "max_batch_tokens": max_batch_tokens,
+        "compute_type": config.compute_type,
+        "intra_threads": config.intra_threads,
+        "device": device,
+        "target_prefix": model.target_prefix,
+        "length_penalty": model.length_penalty,
+    }
+    return f"{model.engine}:{model.from_code}-{model.to_code}:{digest(what)[:12]}"
+
+
+def _resolved_device(device: str) -> str:
+    if device != "auto":
+        return device
+    import ctranslate2
+
+    return "cuda" if ctranslate2.get_cuda_device_count() else "cpu"
+
+
+def _num_cpus() -> int:
+    # A container or a batch system may have given us fewer than the machine has.
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -1,0 +1,1 @@
+"""Captions of lines, CSV, TSV and Parquet files, as streams."""

@@ -1,0 +1,1 @@
+"""Argos Translate packages: read, found, downloaded and installed."""

@@ -1,0 +1,183 @@
+"""The index of packages that Argos Translate publishes: what it offers, and which entry serves a pair of languages.
+
+The format is Argos Translate's own (`argostranslate.package.AvailablePackage`): one JSON list of objects, in which
+`links` are places of the same file. The index names no checksums and no sizes.
+"""
+
+import json
+import logging
+import os
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from data_catalog.errors import ConfigError, TransientError
+from translation.packages.downloads import DownloadConfig, check_url, fetch_small
+from translation.packages.package import version_key
+
+logger = logging.getLogger(__name__)
+
+DEFAULT_INDEX = "https://raw.githubusercontent.com/argosopentech/argospm-index/main/"
+MAX_INDEX_BYTES = 16 * 2**20  # the real one has 33 kB
+MAX_LINKS = 20
+FIRST_UNREADABLE_FORMAT = (2,)  # `argos_version`, the format, of packages that this reader does not know
+DEFAULT_CONFIG = DownloadConfig()
+
+_CODE = re.compile(r"[A-Za-z]{2,3}([_-][A-Za-z0-9]{1,8}){0,3}", re.ASCII)
+_VERSION = re.compile(r"[0-9A-Za-z.+-]{1,32}", re.ASCII)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class IndexEntry:
+    """A package that the index offers.
+
+    Args:
+        from_code: ISO 639 code of the language it reads.
+        to_code: ISO 639 code of the language it writes.
+        package_version: of the package.
+        argos_version: of its format, "" if the index does not say.
+        links: where the file lies; all places hold the same.
+    """
+
+    from_code: str
+    to_code: str
+    package_version: str
+    argos_version: str
+    links: tuple[str, ...]
+
+    @property
+    def pair(self) -> str:
+        """Languages, as "en-it"."""
+        return f"{self.from_code}-{self.to_code}"
+
+    @property
+    def is_readable(self) -> bool:
+        """Whether the package has a format that this reader knows."""
+        return version_key(self.argos_version) < FIRST_UNREADABLE_FORMAT
+
+
+def index_url() -> str:
+    """The index's address, from Argos Translate's own environment variable where it is set."""
+    return (os.environ.get("ARGOS_PACKAGE_INDEX") or DEFAULT_INDEX).rstrip("/") + "/index.json"
+
+
+def read_index(url: str, config: DownloadConfig = DEFAULT_CONFIG) -> list[IndexEntry]:
+    """Everything that an index offers to translate with.
+
+    Raises:
+        ConfigError: it cannot be had, or is no index; the text says how to do without.
+    """
+    try:
+        content = fetch_small(url, replace(config, max_bytes=MAX_INDEX_BYTES))
+    except (TransientError, ConfigError) as error:
+        raise ConfigError(
+            f"the index of Argos packages cannot be had: {error}; with no network, get the .argosmodel file on another "
+            f"machine, from a link in {url}, and install it here with `vernaclip mt install FILE`"
+        ) from error
+    return parse_index(content, url)
+
+
+def parse_index(content: bytes, url: str) -> list[IndexEntry]:
+    """The entries of an index file; unknown fields are ignored, broken entries left out with a warning.
+
+    Raises:
+        ConfigError: it is no JSON list.
+    """
+    try:
+        records = json.loads(content)
+    except (ValueError, RecursionError) as error:
+        raise ConfigError(f"{url} is no index of packages ({error}): correct ARGOS_PACKAGE_INDEX") from error
+    if not isinstance(records, list):
+        raise ConfigError(f"{url} is no index of packages, which is a JSON list: correct ARGOS_PACKAGE_INDEX")
+    entries, faults = [], []
+    for number, record in enumerate(records, start=1):
+        if isinstance(record, dict) and record.get("type") not in (None, "translate"):
+            continue  # sentence splitters and others
+        fault = _fault_of(record)
+        if fault:
+            faults.append(f"entry {number} {fault}")
+        else:
+            entries.append(_entry(record))
+    if faults:
+        logger.warning("%s: %d broken entries are left out, the first: %s", url, len(faults), faults[0])
+    return entries
+
+
+def _fault_of(record: Any) -> str:
+    if not isinstance(record, dict):
+        return "is no object"
+    for name, pattern in (("from_code", _CODE), ("to_code", _CODE), ("package_version", _VERSION)):
+        if not isinstance(record.get(name), str) or not pattern.fullmatch(record[name]):
+            return f"has no usable {name}"
+    if record.get("argos_version") and not _is_version(record["argos_version"]):
+        return "has no usable argos_version"
+    if not isinstance(record.get("links"), list) or not _links(record):
+        return "has no links"
+    return ""
+
+
+def _is_version(value: object) -> bool:
+    return isinstance(value, str) and _VERSION.fullmatch(value) is not None
+
+
+def _links(record: dict[str, Any]) -> tuple[str, ...]:
+    return tuple(link for link in record["links"] if isinstance(link, str) and link)[:MAX_LINKS]
+
+
+def _entry(record: dict[str, Any]) -> IndexEntry:
+    return IndexEntry(
+        from_code=record["from_code"],
+        to_code=record["to_code"],
+        package_version=record["package_version"],
+        argos_version=record.get("argos_version") or "",
+        links=_links(record),
+    )
+
+
+def choose(entries: Sequence[IndexEntry], from_code: str, to_code: str) -> IndexEntry:
+    """The newest entry for a pair of languages that can be read; a way through a third language is never taken.
+
+    Raises:
+        ConfigError: there is none; the text names what there is instead.
+    """
+    fitting = [entry for entry in entries if (entry.from_code, entry.to_code) == (from_code, to_code)]
+    readable = [entry for entry in fitting if entry.is_readable]
+    if readable:
+        return max(readable, key=lambda entry: (version_key(entry.package_version), version_key(entry.argos_version)))
+    if fitting:
+        raise ConfigError(
+            f"the index offers {from_code}-{to_code} only in the format of Argos {fitting[0].argos_version}, too new "
+            "for this vernaclip: look for a newer one"
+        )
+    raise ConfigError(_instead_of(entries, from_code, to_code))
+
+
+def _instead_of(entries: Sequence[IndexEntry], from_code: str, to_code: str) -> str:
+    offered = {(entry.from_code, entry.to_code) for entry in entries if entry.is_readable}
+    missing = f"the index offers no package from {from_code} to {to_code}"
+    pivots = sorted(pivot for source, pivot in offered if source == from_code and (pivot, to_code) in offered)
+    if pivots:
+        pivot = "en" if "en" in pivots else pivots[0]
+        return (
+            f"{missing}, only {from_code}-{pivot} and {pivot}-{to_code}: if a translation of a translation is good "
+            f"enough, install both with `vernaclip mt install --from {from_code} --to {pivot}` and `vernaclip mt "
+            f'install --from {pivot} --to {to_code}`, and set translate.pivot = "{pivot}"'
+        )
+    targets = sorted(target for source, target in offered if source == from_code)
+    instead = f"from {from_code} it offers only {', '.join(targets)}" if targets else f"nothing from {from_code} at all"
+    return f"{missing}; {instead}: see `vernaclip mt packages`, or train a package with `vernaclip mt train`"
+
+
+def usable_links(links: Iterable[str], index: str) -> list[str]:
+    """The links that may be asked, see `downloads.check_url`; others, such as ipfs: ones, are left out."""
+    usable = []
+    for link in links:
+        try:
+            check_url(link, referrer=index)
+        except ConfigError as error:
+            level = logging.DEBUG if link.startswith("ipfs:") else logging.WARNING
+            logger.log(level, "left out: %s", error)
+        else:
+            usable.append(link)
+    return usable

@@ -1,0 +1,247 @@
+"""Argos Translate packages: reading, checking, installing and finding them, offline and without side effects.
+
+The format is Argos Translate's own (`argostranslate.package`): a folder with `metadata.json`, a CTranslate2 model in
+`model/` and a tokenizer, `sentencepiece.model` or `bpe.model`. Its own reader is not used, since importing it creates
+folders in the user's home, its installer overwrites other packages, and one broken folder makes its list fail.
+"""
+
+import json
+import logging
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from data_catalog.errors import ConfigError
+from data_catalog.shards import TEMPORARY_PREFIX, digest, raise_if_disk_full, sha256_of
+from translation.packages import archive
+
+logger = logging.getLogger(__name__)
+
+FIRST_LAYOUT_WITH_CONFIG = 6
+TOKENIZERS = ("sentencepiece.model", "bpe.model")
+REQUIRED_TEXTS = ("from_code", "to_code", "package_version", "argos_version")
+
+
+class PlaceTakenError(ConfigError):
+    """Another package is installed in the folder that this one names."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Package:
+    """A package whose parts are all there.
+
+    Args:
+        folder: where `metadata.json` lies.
+        from_code: ISO 639 code of the language it reads.
+        to_code: ISO 639 code of the language it writes.
+        target_prefix: token that models of many languages want in front of the translation, often "".
+        sha256: of everything that decides its translations, see `package_sha256`.
+    """
+
+    folder: Path
+    from_code: str
+    to_code: str
+    package_version: str
+    argos_version: str
+    target_prefix: str
+    sha256: str
+
+    @property
+    def pair(self) -> str:
+        """Languages, as "en-it"."""
+        return f"{self.from_code}-{self.to_code}"
+
+    @property
+    def tokenizer_path(self) -> Path:
+        """The tokenizer's file; Argos prefers sentencepiece where a package has both."""
+        return next(self.folder / name for name in TOKENIZERS if (self.folder / name).is_file())
+
+
+def default_packages_dir() -> Path:
+    """The folder where Argos Translate itself looks for installed packages, from its own environment variables."""
+    configured = os.environ.get("ARGOS_PACKAGES_DIR")
+    if configured:
+        return Path(configured)
+    data = os.environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share"
+    return Path(data) / "argos-translate" / "packages"
+
+
+def open_package(path: Path, cache_dir: Path) -> Package:
+    """The package at `path`: an installed folder, or an `.argosmodel` file, which is unpacked below `cache_dir` once.
+
+    Raises:
+        ConfigError: it is neither, or not whole.
+    """
+    if path.is_dir():
+        return read_package(path)
+    if not path.is_file():
+        raise ConfigError(f"{path} does not exist: give an .argosmodel file or an installed package's folder")
+    home = cache_dir / sha256_of(path)[:16]
+    if not home.is_dir():
+        with _unpacked(path, cache_dir) as package:
+            _put(package.folder.parent, home)
+    return read_package(home / archive.check_archive(path))
+
+
+def install(path: Path, packages_dir: Path, *, pair: tuple[str, str] | None = None) -> Path:
+    """Install an `.argosmodel` file for Argos Translate and for us; returns the package's folder.
+
+    Installing the same package again changes nothing.
+
+    Args:
+        path: the file.
+        packages_dir: the folder of installed packages.
+        pair: languages that it must translate, from and to; None for any.
+
+    Raises:
+        ConfigError: the file is no good package, or one for another pair.
+        PlaceTakenError: another package has its place.
+    """
+    home = packages_dir / archive.check_archive(path)
+    # Beside the folder, not in it: Argos Translate fails on any folder there that is no package.
+    with _unpacked(path, packages_dir.parent) as package:
+        if pair is not None:
+            require_pair(package, *pair)
+        if not home.exists():
+            packages_dir.mkdir(parents=True, exist_ok=True)
+            _put(package.folder, home)
+        elif package_sha256(home) != package.sha256:
+            raise PlaceTakenError(
+                f"{home} holds another package: remove that folder first if this one shall replace it"
+            )
+    return home
+
+
+def find(from_code: str, to_code: str, packages_dir: Path) -> Package:
+    """The newest installed package for a pair of languages.
+
+    Raises:
+        ConfigError: there is none.
+    """
+    fitting = [
+        package for package in installed(packages_dir) if (package.from_code, package.to_code) == (from_code, to_code)
+    ]
+    if not fitting:
+        raise ConfigError(
+            f"no Argos package translates {from_code} to {to_code} in {packages_dir}: install one with `vernaclip mt "
+            f"install --from {from_code} --to {to_code}`, or from a file with `vernaclip mt install FILE`, or train "
+            "one with `vernaclip mt train`"
+        )
+    return max(fitting, key=lambda package: (version_key(package.package_version), package.folder.name))
+
+
+def installed(packages_dir: Path) -> list[Package]:
+    """All good packages in a folder, by name; others are left out with a warning."""
+    if not packages_dir.is_dir():
+        return []
+    packages = []
+    for folder in sorted(path for path in packages_dir.iterdir() if path.is_dir()):
+        try:
+            packages.append(read_package(folder))
+        except ConfigError as error:
+            logger.warning("not used: %s", error)
+    return packages
+
+
+def require_pair(package: Package, from_code: str, to_code: str) -> None:
+    """Raise ConfigError unless the package translates `from_code` to `to_code`."""
+    if (package.from_code, package.to_code) != (from_code, to_code):
+        raise ConfigError(
+            f"the package in {package.folder} translates {package.from_code} to {package.to_code}, "
+            f"but {from_code} to {to_code} is needed: name another package"
+        )
+
+
+def read_package(folder: Path) -> Package:
+    """Check an unpacked package and read its metadata.
+
+    Raises:
+        ConfigError: a part is missing, or the metadata cannot be used.
+    """
+    metadata = _read_metadata(folder)
+    missing = [name for name in _model_files(folder) if not (folder / name).is_file()]
+    if not any((folder / name).is_file() for name in TOKENIZERS):
+        missing.append(" or ".join(TOKENIZERS))
+    if missing:
+        raise ConfigError(f"{folder} is no whole Argos package, it lacks {', '.join(missing)}: install it again")
+    return Package(
+        folder=folder,
+        from_code=metadata["from_code"],
+        to_code=metadata["to_code"],
+        package_version=metadata["package_version"],
+        argos_version=metadata["argos_version"],
+        target_prefix=metadata.get("target_prefix", ""),
+        sha256=package_sha256(folder),
+    )
+
+
+def _model_files(folder: Path) -> tuple[str, ...]:
+    """Files that the model cannot do without; those from before CTranslate2 3 (Argos's en-it) have no config."""
+    path = folder / "model" / "model.bin"
+    if path.is_file():
+        with path.open("rb") as file:
+            # The file starts with the version of its layout.
+            if int.from_bytes(file.read(4), "little") < FIRST_LAYOUT_WITH_CONFIG:
+                return ("model/model.bin",)
+    return ("model/model.bin", "model/config.json")
+
+
+def package_sha256(folder: Path) -> str:
+    """Digest of the files that decide a package's translations: metadata, tokenizer, model.
+
+    It is the same for the same package under any name and in any folder, unlike the sha256 of its zip file.
+    """
+    files = [folder / name for name in ("metadata.json", *TOKENIZERS)] + sorted((folder / "model").rglob("*"))
+    return digest({file.relative_to(folder).as_posix(): sha256_of(file) for file in files if file.is_file()})
+
+
+def _read_metadata(folder: Path) -> dict[str, Any]:
+    path = folder / "metadata.json"
+    try:
+        metadata = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise ConfigError(f"{folder} is no Argos package, it has no metadata.json: remove that folder") from error
+    except ValueError as error:
+        raise ConfigError(f"{path} is damaged ({error}): install the package again") from error
+    if not isinstance(metadata, dict):
+        raise ConfigError(f"{path} must hold a JSON object: install the package again")
+    for name in REQUIRED_TEXTS:
+        if not isinstance(metadata.get(name), str) or not metadata[name]:
+            raise ConfigError(f"{path} has no {name}: it is no package that translates")
+    if not isinstance(metadata.get("target_prefix", ""), str):
+        raise ConfigError(f"{path}: target_prefix must be a text")
+    return metadata
+
+
+@contextmanager
+def _unpacked(path: Path, parent: Path) -> Iterator[Package]:
+    """The checked package, unpacked to a temporary folder below `parent`."""
+    parent.mkdir(parents=True, exist_ok=True)
+    temporary = Path(tempfile.mkdtemp(prefix=TEMPORARY_PREFIX, dir=parent))
+    try:
+        # One level deeper, so that the package's own folder can be moved alone.
+        yield read_package(archive.extract(path, temporary / "package"))
+    except OSError as error:
+        raise_if_disk_full(error, parent / path.name)
+        raise
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _put(folder: Path, home: Path) -> None:
+    """Move a whole folder into place; whoever comes second finds the same content there."""
+    try:
+        folder.rename(home)
+    except OSError:
+        if not home.is_dir():
+            raise
+
+
+def version_key(version: str) -> tuple[int, ...]:
+    """What sorts versions by age; a part that is no number is older than any that is."""
+    return tuple(int(part) if part.isdecimal() else -1 for part in version.split("."))
