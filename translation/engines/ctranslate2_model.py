@@ -16,7 +16,7 @@ from typing import Any, Protocol
 
 from data_catalog.errors import ConfigError
 from data_catalog.shards import digest
-from translation.config import BATCH_TOKENS, TranslateConfig
+from translation.config import TranslateConfig, default_batch_tokens
 from translation.engine import Translation
 from translation.engines.token_batches import MAX_SOURCE_TOKENS, Tokens, decoding_limit, token_batches
 from translation.guards import Prepared, is_repetitive, prepare, restore
@@ -94,7 +94,7 @@ class CTranslate2Translator:
         self.model, self.config = model, config
         self.from_code, self.to_code = model.from_code, model.to_code
         self.device = _resolved_device(config.device)
-        self.max_batch_tokens = config.max_batch_tokens or BATCH_TOKENS[self.device]
+        self.max_batch_tokens = config.max_batch_tokens or default_batch_tokens(self.device, config.beam_size)
         self.fingerprint = _fingerprint(model, config, self.device, self.max_batch_tokens)
         self.alphabet = tokenizer.alphabet
         self._tokenizer = tokenizer
