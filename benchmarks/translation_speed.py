@@ -35,6 +35,13 @@ TARGET_TOKENS = 14
 # Rounds, captions of ours, captions of stock's.
 SIZES = {"quick": (5, 160, 5), "full": (5, 2_000, 60)}
 GOALS = {"ratio-to-stock": 6.0, "ratio-to-stock-one-thread": 4.0, "beam-1-to-beam-4": 2.0}
+SAME = "vernaclip as stock decodes"
+OURS = {
+    SAME: TranslateConfig(beam_size=4, patience=1),
+    "vernaclip by default": TranslateConfig(),
+    "vernaclip, beam 2": TranslateConfig(beam_size=2, patience=1),
+    "vernaclip, beam 1": TranslateConfig(beam_size=1),
+}
 STOCK, STOCK_ONE = "argostranslate", "argostranslate, 1 thread"
 Translate = Callable[[Sequence[str]], list[str]]
 
@@ -110,12 +117,10 @@ def end_row(model: Any) -> Any:
 def contestants(package: Package) -> dict[str, Translate]:
     """Every way of translating with a package, ready and warm."""
     ways: dict[str, Translate] = {}
-    for beam_size in (4, 2, 1):
-        engine = argos_translator(package, TranslateConfig(beam_size=beam_size))
+    for name, config in OURS.items():
+        engine = argos_translator(package, config)
         engine.translate(["a red star"])
-        ways[f"vernaclip, beam {beam_size}"] = lambda captions, engine=engine: [
-            found.text for found in engine.translate(captions)
-        ]
+        ways[name] = lambda captions, engine=engine: [found.text for found in engine.translate(captions)]
     return ways | {STOCK: stock(package.folder, 0), STOCK_ONE: stock(package.folder, 1)}
 
 
@@ -143,7 +148,7 @@ def tell(times: dict[str, Times], captions: Sequence[str], rounds: int) -> dict[
         cpu, ratio = statistics.median(found.cpu_seconds), rates[name] / rates[STOCK]
         spread = f"{min(found.rates):>8.1f} {max(found.rates):>8.1f}"
         print(f"{name:<26} {rates[name]:>10.1f} {spread} {cpu:>14.4f} {ratio:>8.1f}")
-    ours = rates["vernaclip, beam 4"]
+    ours = rates[SAME]
     ratios = (ours / rates[STOCK], ours / rates[STOCK_ONE], rates["vernaclip, beam 1"] / ours)
     return dict(zip(GOALS, ratios, strict=True))
 

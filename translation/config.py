@@ -30,9 +30,10 @@ class TranslateConfig:
         round_trip: translate the results back as well, and compare them with their sources (`round_trip_chrf`).
         reverse_package: like `package`, for the way back.
         reverse_model: like `model`, for the way back.
-        beam_size: hypotheses kept while decoding. 2 is the default by measurement (`benchmarks/translation_quality.py`,
-            a package trained on Multi30k, English to German): chrF 61.0, 61.6 and 61.7 with 1, 2 and 4, at 3.1, 1.8 and
-            1 times the speed. Argos Translate itself takes 4.
+        beam_size: hypotheses kept while decoding; Argos Translate takes 4. The defaults of this and `patience` follow
+            from `benchmarks/translation_quality.py`, whose numbers are in docs/translation.md.
+        patience: decoding ends when this many times `beam_size` hypotheses have ended. Argos Translate's is 1: then two
+            poor hypotheses that end early can keep the good one from being found, the more so the smaller the beam.
         max_batch_tokens: padded source tokens of a batch; 0 for what suits device and beam (`default_batch_tokens`).
         compute_type: of CTranslate2; "default" is what the model was stored in.
         inter_threads: batches translated at the same time, 0 for one per CPU.
@@ -49,6 +50,7 @@ class TranslateConfig:
     reverse_package: tuple[str, ...] = ()
     reverse_model: tuple[str, ...] = ()
     beam_size: int = 2
+    patience: int = 2
     max_batch_tokens: int = 0
     compute_type: str = "default"
     inter_threads: int = 0
@@ -58,7 +60,7 @@ class TranslateConfig:
 
     def __post_init__(self) -> None:
         """Raise ConfigError for values that cannot work."""
-        for name in ("beam_size", "intra_threads", "max_characters"):
+        for name in ("beam_size", "patience", "intra_threads", "max_characters"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"translate.{name} must be positive, got {getattr(self, name)}")
         for name in ("inter_threads", "max_batch_tokens"):

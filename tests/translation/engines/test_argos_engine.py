@@ -179,6 +179,7 @@ def test_fingerprint_names_what_decides_the_text(tiny_package: Package) -> None:
     changed = [
         fingerprint(),
         fingerprint(beam_size=1),
+        fingerprint(patience=1),
         fingerprint(max_batch_tokens=1024),
         fingerprint(compute_type="float32"),
         fingerprint(intra_threads=2),

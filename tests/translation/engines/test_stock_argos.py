@@ -55,7 +55,7 @@ def stock_translations(captions: Sequence[str], home: Path) -> list[str]:
 @pytest.fixture(scope="module")
 def scenes_translator(tmp_path_factory: pytest.TempPathFactory) -> CTranslate2Translator:
     """Our engine over the package that ships."""
-    config = TranslateConfig(package=(str(PACKAGE),), beam_size=4)
+    config = TranslateConfig(package=(str(PACKAGE),), beam_size=4, patience=1)
     return open_translator(config, ROUTE, cache_dir=tmp_path_factory.mktemp("cache"))
 
 
