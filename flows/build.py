@@ -186,11 +186,13 @@ class _Build:
             size = self.recipe.build.chunk_size
             plan = caption_steps.plan_translation(self.work, cleaned, self.translator, self.memory, chunk_size=size)
             num_chunks = plan.facts["num_chunks"]
-            for number in range(num_chunks):
-                name = f"translate-chunk {number:05d}"
-                self.executor.run(name, caption_steps.translate_chunk, plan, number, self.translator, self.memory)
-                self.executor.progress("translate", done=number + 1, total=num_chunks)
-                yield sum(after <= number + 1 for after in plan.facts["ready_after"])
+            per_task = max(1, size // (self.translator.max_chunk_size or size))
+            for first in range(0, num_chunks, per_task):
+                numbers = range(first, min(first + per_task, num_chunks))
+                name = f"translate-chunk {first:05d}"
+                self.executor.run(name, caption_steps.translate_chunks, plan, numbers, self.translator, self.memory)
+                self.executor.progress("translate", done=numbers.stop, total=num_chunks)
+                yield sum(after <= numbers.stop for after in plan.facts["ready_after"])
         yield len(cleaned)
 
     def _join(self, shard: Shard) -> Shard:
