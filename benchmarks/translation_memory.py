@@ -28,7 +28,7 @@ import pyarrow.dataset  # loaded by the first reading of a file otherwise
 from data_catalog.schema import CAPTIONS, PENDING
 from data_catalog.shards import save_parquet, sha256_of
 from data_catalog.work import WorkStore
-from flows.caption_steps import join_translations, plan_translation, translate_chunk
+from flows.caption_steps import join_translations, plan_translation, translate_chunks
 from flows.step_outputs import Shard
 from translation.engine import Translation
 from translation.memory import TranslationMemory
@@ -117,7 +117,7 @@ def build(shards: Sequence[Shard], folder: Path, seconds: dict[str, float]) -> N
     num_joined = 0
     for number in range(plan.facts["num_chunks"]):
         with timed(seconds, "translate"):
-            translate_chunk(plan, number, translator, memory)
+            translate_chunks(plan, [number], translator, memory)
         num_ready = sum(after <= number + 1 for after in plan.facts["ready_after"])
         with timed(seconds, "join"):
             for shard in shards[num_joined:num_ready]:

@@ -135,23 +135,18 @@ def _foreign_captions(path: Path, from_code: str) -> list[str]:
     return texts(table, "clean_caption", foreign_rows(table, from_code))
 
 
-def translate_chunk(plan: Commit, number: int, translator: Translator, memory: TranslationMemory) -> int:
-    """Translate one chunk of the plan and record it; returns how many captions it holds."""
-    name = f"{number:05d}.parquet"
-    captions = pq.read_table(plan.path(name)).column("clean_caption").to_pylist()
-    if not memory.has_all(captions):
-        with Progress("translate", total=len(captions), unit="captions") as progress:
-            translations = translator.translate(captions, progress.advance)
-        memory.record(captions, translations)
-    return len(captions)
-
-
-def translate_chunks(plan: Commit, numbers: Sequence[int], translator: Translator, memory: TranslationMemory) -> int:
-    """Translate some chunks, each recorded by itself; returns how many captions they hold.
+def translate_chunks(plan: Commit, numbers: Sequence[int], translator: Translator, memory: TranslationMemory) -> None:
+    """Translate some chunks of the plan, each recorded by itself.
 
     An engine whose chunks are small, since each is paid for, would otherwise make one task of every request.
     """
-    return sum(translate_chunk(plan, number, translator, memory) for number in numbers)
+    paths = [plan.path(f"{number:05d}.parquet") for number in numbers]
+    total = sum(pq.read_metadata(path).num_rows for path in paths)
+    with Progress("translate", total=total, unit="captions") as progress:
+        for path in paths:
+            captions = pq.read_table(path).column("clean_caption").to_pylist()
+            if not memory.has_all(captions):
+                memory.record(captions, translator.translate(captions, progress.advance))
 
 
 def foreign_rows(table: pa.Table, from_code: str) -> list[int]:

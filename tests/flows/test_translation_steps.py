@@ -18,7 +18,7 @@ from data_catalog.schema import CAPTIONS, PENDING, REJECTED
 from data_catalog.shards import save_parquet, sha256_of
 from data_catalog.sources.scenes.grammar import write_pairs
 from data_catalog.work import Commit, WorkStore
-from flows.caption_steps import join_translations, plan_translation, translate_chunk
+from flows.caption_steps import join_translations, plan_translation, translate_chunks
 from flows.step_outputs import Shard
 from translation.config import TranslateConfig
 from translation.engine import Translation
@@ -75,7 +75,7 @@ def translate(
     store, memory = WorkStore(root / work), TranslationMemory(root / "memory", engine.fingerprint)
     plan = plan_translation(store, shards, engine, memory, chunk_size=chunk_size)
     for number in range(plan.facts["num_chunks"]):
-        translate_chunk(plan, number, engine, memory)
+        translate_chunks(plan, [number], engine, memory)
     joined = [join_translations(store, shard, memory, engine.from_code) for shard in shards]
     return plan, [pq.read_table(shard.path).to_pylist() for shard in joined]
 
@@ -210,8 +210,8 @@ def test_a_plan_is_kept_so_that_chunks_are_those_of_the_first_try(tmp_path: Path
     again = plan_translation(store, shards, engine, memory, chunk_size=4)
     assert (again.reused, chunks(again)) == (True, chunks(plan))
     for number in range(2):
-        translate_chunk(again, number, engine, memory)
-        translate_chunk(again, number, engine, memory)
+        translate_chunks(again, [number], engine, memory)
+        translate_chunks(again, [number], engine, memory)
     assert engine.asked == [list("abcd"), list("ef")], "whole chunks, once each"
     joined = join_translations(store, shards[0], memory, "en")
     found = pq.read_table(joined.path).column("caption").to_pylist()
@@ -248,7 +248,7 @@ import json, os, random, signal, sys, time
 from pathlib import Path
 import argostranslate.tokenizer, ctranslate2, pyarrow.dataset  # once, not in every child
 from data_catalog.work import WorkStore
-from flows.caption_steps import join_translations, plan_translation, translate_chunk
+from flows.caption_steps import join_translations, plan_translation, translate_chunks
 from flows.step_outputs import Shard
 from translation.engines.argos import argos_translator
 from translation.config import TranslateConfig
@@ -266,7 +266,7 @@ def build(started):
     plan = plan_translation(work, shards, engine, memory, chunk_size=chunk_size)
     for number in range(plan.facts["num_chunks"]):
         started()
-        translate_chunk(plan, number, engine, memory)
+        translate_chunks(plan, [number], engine, memory)
     return [join_translations(work, shard, memory, "en").sha256 for shard in shards]
 
 counts = []
@@ -312,7 +312,7 @@ def test_ten_kills_while_translating_change_neither_texts_nor_scores(tmp_path: P
     store, memory = WorkStore(tmp_path / "whole" / "work"), TranslationMemory(tmp_path / "whole", engine.fingerprint)
     plan = plan_translation(store, shards, engine, memory, chunk_size=chunk_size)
     for number in range(plan.facts["num_chunks"]):
-        translate_chunk(plan, number, engine, memory)
+        translate_chunks(plan, [number], engine, memory)
     joined = [join_translations(store, shard, memory, "en").sha256 for shard in shards]
     assert found["joined"] == joined
     killed = TranslationMemory(tmp_path / "killed" / "memory", engine.fingerprint)
