@@ -95,7 +95,10 @@ def numbers_lost(source: str, target: str) -> list[str]:
     found = _numbers(target)
     # Numbers that follow one another may be written as one: digits are looked for in a row.
     digits = "".join(found)
-    lost = (n for n in wanted if n not in digits and n.removesuffix("000") not in found and not _shortened(n, digits))
+    thousands = found if _THOUSAND.search(target) else []
+    lost = (
+        n for n in wanted if n not in digits and n.removesuffix("000") not in thousands and not _shortened(n, digits)
+    )
     return list(dict.fromkeys(lost))
 
 
@@ -160,6 +163,12 @@ _REWORDED = re.compile(rf"{_HOUR.pattern}|\b\d{{1,3}}0['’]?s\b|\b\d+(?:st|nd|r
 _CLOCK = re.compile(r"\b(?:1?\d|2[0-4])(?:[:.h]\d{2})?\b")
 _SPELT_OUT = re.compile(
     r"\b(?:twent|thirt|fort|fift|sixt|sevent|eight|ninet)(?:y|ies|ieth)\b|\b(?:hundred|thousand|million|billion)",
+    re.IGNORECASE,
+)
+# How words for a thousand begin in the languages that have one we know: "21 mila", "21 Tausend", "21 тысяча", "21 千".
+_THOUSAND = re.compile(
+    r"\b(?:mil|mie|mij|tausend|duizend|t[uú]s[eu]n|tuhat|tis[ií]|tys|тыс|тис|хил|хиљ|χιλ|bin|ezer|ribu|elfu|nghìn|ngàn)"
+    r"|tausend|duizend|тысяч|千|천|हज़ार|হাজার|ألف|آلاف|אלף|هزار|พัน",
     re.IGNORECASE,
 )
 _NUMBER = re.compile(r"\d{1,3}(?:[.,'’ \u00a0\u202f]\d{3})+(?!\d)|\d{1,18}")
