@@ -18,13 +18,16 @@ _MAX_NGRAM = 12
 _MIN_NUMBER = 21
 
 
-def translation_quality(language: str | None, *, shared_words: Collection[str] = ()) -> Measure:
+def translation_quality(
+    language: str | None, *, shared_words: Collection[str] = (), tens: Sequence[str] = ()
+) -> Measure:
     """The columns of a translation that texts tell: everything but what the engine or a reverse engine knows.
 
     Args:
         language: langdetect's code of the target language; None: `language_margin` is not measured (it takes a
             hundred times as long as all the rest).
         shared_words: see `copied_share`.
+        tens: see `numbers_lost`.
     """
     shared = frozenset(shared_words)
 
@@ -34,7 +37,7 @@ def translation_quality(language: str | None, *, shared_words: Collection[str] =
             "length_ratio": [length_ratio(source, target) for source, target in pairs],
             "copied_share": [copied_share(source, target, shared) for source, target in pairs],
             "repeated_ngrams": [repeated_ngrams(source, target) for source, target in pairs],
-            "numbers_lost": [numbers_lost(source, target) for source, target in pairs],
+            "numbers_lost": [numbers_lost(source, target, tens) for source, target in pairs],
             "numbers_invented": [numbers_invented(source, target) for source, target in pairs],
             "language_margin": [language_margin(target, language) if language else None for target in targets],
         }
@@ -83,11 +86,15 @@ def repeated_ngrams(source: str, target: str) -> int:
     return 1 if times == 1 or times <= _copies(split_tokens(source.casefold())) else times
 
 
-def numbers_lost(source: str, target: str) -> list[str]:
+def numbers_lost(source: str, target: str, tens: Sequence[str] = ()) -> list[str]:
     """Numbers of the source that the translation lacks, as ASCII digits, each once; those below 21 are not looked for.
 
     Separators do not count (1,000 = 1.000 = 1 000 = 1 thousand); a year may be shortened ("1985", "'85"); hours of a.m.
     and p.m., decades ("in his 30s", "the 1920s") and centuries may be reworded.
+
+    Args:
+        tens: what the words for 20 to 29, 30 to 39 ... 90 to 99 have in common ("vent", "trent" ...): a number below
+            100 that is spelt out is not lost.
     """
     if not _has_digit(source):
         return []
@@ -97,9 +104,18 @@ def numbers_lost(source: str, target: str) -> list[str]:
     digits = "".join(found)
     thousands = found if _THOUSAND.search(target) else []
     lost = (
-        n for n in wanted if n not in digits and n.removesuffix("000") not in thousands and not _shortened(n, digits)
+        n
+        for n in wanted
+        if n not in digits
+        and n.removesuffix("000") not in thousands
+        and not _shortened(n, digits)
+        and not _spelt_out(n, target, tens)
     )
     return list(dict.fromkeys(lost))
+
+
+def _spelt_out(number: str, target: str, tens: Sequence[str]) -> bool:
+    return len(number) == 2 and bool(tens) and tens[int(number[0]) - 2] in target.casefold()
 
 
 def numbers_invented(source: str, target: str) -> list[str]:

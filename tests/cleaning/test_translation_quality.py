@@ -184,3 +184,17 @@ def test_a_text_has_lost_and_invented_nothing_beside_itself(text: str) -> None:
     assert repeated_ngrams(text, text) == 1
     assert numbers_lost(text, text) == numbers_invented(text, text) == []
     assert length_ratio(text, text) in (None, 1)
+
+
+@pytest.mark.parametrize(
+    ("source", "target", "lost"),
+    [
+        ("A flock of 60 geese", "Uno stormo di sessanta oche", []),
+        ("A cake with 41 candles", "Una torta con quarantuno candeline", []),
+        ("A cake with 41 candles", "Una torta con sessanta candeline", ["41"]),
+        ("640 geese", "sessanta oche", ["640"]),
+    ],
+)
+def test_numbers_that_the_target_spells_out_are_not_lost(source: str, target: str, lost: list[str]) -> None:
+    tens = ("vent", "trent", "quarant", "cinquant", "sessant", "settant", "ottant", "novant")
+    assert numbers_lost(source, target, tens) == lost
