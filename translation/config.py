@@ -1,12 +1,25 @@
 """Settings of the translate step."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 from data_catalog.errors import ConfigError
 
 ENGINES = ("argos", "ctranslate2", "deepl", "apertium")
 COMPUTE_TYPES = ("default", "auto", "int8", "int8_float32", "int16", "float32", "int8_float16", "float16", "bfloat16")
 DEVICES = ("cpu", "cuda", "auto")
+_DECODERS = ("argos", "ctranslate2")
+# Engines that use a setting; all use those that are not here.
+USED_BY = {
+    "package": ("argos",),
+    "reverse_package": ("argos",),
+    "model": ("ctranslate2",),
+    "reverse_model": ("ctranslate2",),
+    **dict.fromkeys(
+        ("beam_size", "patience", "max_batch_tokens", "compute_type", "intra_threads", "device"), _DECODERS
+    ),
+    "inter_threads": (*_DECODERS, "apertium"),
+    "max_characters": ("deepl",),
+}
 # Padded source tokens of a batch, times hypotheses, and most tokens. On two cores, a model of published size translated
 # 109 captions a second with 4 hypotheses and 512 or 1,024 tokens, 98 with 2,048, 82 with 4,096; with 2 hypotheses or 1
 # it did best at 1,024 to 2,048. A GPU wants more at once; its numbers are a guess that nobody measured.
@@ -18,7 +31,10 @@ MOST_TOKENS = {"cpu": 2_048, "cuda": 32_768}
 class TranslateConfig:
     """Which engine translates, and how.
 
-    All but `inter_threads` and `max_characters` decide texts or scores, and belong to the engine's fingerprint.
+    Settings that the engine does not use (`USED_BY`) must have their defaults: none is ignored in silence. The engine's
+    fingerprint holds what decides texts and scores: the content of the packages or models, the pivot, and `beam_size`,
+    `patience`, `max_batch_tokens`, `compute_type`, `intra_threads` and `device`. `round_trip` and `reverse_*` are not
+    in it, which are about the way back, nor are `inter_threads` and `max_characters`, which change no text.
 
     Args:
         engine: "argos" (an Argos Translate package), "ctranslate2" (a converted OPUS-MT, M2M or NLLB model), "deepl"
@@ -69,21 +85,32 @@ class TranslateConfig:
         for name, allowed in (("engine", ENGINES), ("compute_type", COMPUTE_TYPES), ("device", DEVICES)):
             if getattr(self, name) not in allowed:
                 raise ConfigError(f"translate.{name} must be one of {', '.join(allowed)}, got {getattr(self, name)!r}")
-        self._require_models_of_the_engine()
+        self._require_settings_of_the_engine()
+        self._require_models_of_the_route()
 
-    def _require_models_of_the_engine(self) -> None:
-        """Settings of another engine would be ignored in silence; so would a model beyond the route's last leg."""
+    def _require_settings_of_the_engine(self) -> None:
+        """What the engine does not use must be left at its default."""
+        for field in fields(self):
+            engines = USED_BY.get(field.name, ENGINES)
+            if self.engine not in engines and getattr(self, field.name) != field.default:
+                default = "[]" if field.default == () else field.default
+                raise ConfigError(
+                    f"translate.{field.name} is for {' and '.join(engines)}, and the engine {self.engine!r} would "
+                    f"ignore it: leave it out, or --set translate.{field.name}={default}"
+                )
+
+    def _require_models_of_the_route(self) -> None:
+        """A model beyond the route's last leg would be ignored, as would one for a way back that is not gone."""
         most = 2 if self.pivot else 1
-        for name, engine in (("package", "argos"), ("model", "ctranslate2")):
-            for setting in (name, f"reverse_{name}"):
-                given = getattr(self, setting)
-                if given and self.engine != engine:
-                    raise ConfigError(
-                        f"translate.{setting} is for the engine {engine!r}, this one is {self.engine!r}: leave it "
-                        f"out, or --set translate.{setting}=[]"
-                    )
-                if given and len(given) != most:
-                    raise ConfigError(f"translate.{setting} must name {most}, one a pair of languages, got {given}")
+        for name in ("package", "model", "reverse_package", "reverse_model"):
+            given = getattr(self, name)
+            if given and len(given) != most:
+                raise ConfigError(f"translate.{name} must name {most}, one a pair of languages, got {given}")
+            if given and name.startswith("reverse_") and not self.round_trip:
+                raise ConfigError(
+                    f"translate.{name} is for the way back, which the engine {self.engine!r} does not go: set "
+                    f"translate.round_trip = true, or leave {name} out (--set translate.{name}=[])"
+                )
         if self.engine == "deepl" and self.pivot:
             raise ConfigError("translate.pivot is not for the engine 'deepl', which translates every pair directly")
         if self.engine == "ctranslate2" and not self.model:

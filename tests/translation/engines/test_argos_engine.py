@@ -209,7 +209,7 @@ def test_a_damaged_model_is_a_config_error(tiny_package: Package) -> None:
         ({"compute_type": "int4"}, "translate.compute_type must be one of"),
         ({"device": "tpu"}, "translate.device must be one of"),
         ({"engine": "bing"}, "translate.engine must be one of argos, ctranslate2, deepl, apertium"),
-        ({"model": ("x",)}, "translate.model is for the engine 'ctranslate2', this one is 'argos': leave it"),
+        ({"model": ("x",)}, "translate.model is for ctranslate2, and the engine 'argos' would ignore it: leave it"),
         ({"package": ("x",), "pivot": "ca"}, "translate.package must name 2, one a pair of languages"),
         ({"package": ("x", "y")}, "translate.package must name 1, one a pair of languages"),
         ({"engine": "ctranslate2"}, "translate.model is missing: name the folder of a converted model"),
