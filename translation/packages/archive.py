@@ -1,16 +1,22 @@
 """`.argosmodel` archives: zip files from strangers, checked before a byte is written, and our own, byte-stable."""
 
+import lzma
 import stat
 import zipfile
+import zlib
 from pathlib import Path, PurePosixPath
 
 from data_catalog.errors import ConfigError
+from data_catalog.shards import raise_if_disk_full
 
 MAX_MEMBERS = 10_000
 MAX_BYTES = 4 * 1024**3  # unpacked; the largest published package has about 300 MB
 MAX_RATIO = 200  # unpacked to packed, for members of 1 MB and more: weights hardly compress
+MAX_NAME_BYTES = 255  # of a file or folder, on every file system that we know
 RATIO_FLOOR_BYTES = 1024**2
 COPY_BYTES = 1024**2
+# What zipfile and its decompressors say of bytes that are none of theirs; bz2 says OSError.
+DAMAGE = (zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, NotImplementedError, ValueError, OSError)
 # The earliest date that a zip can hold: the same content makes the same file.
 FIXED_DATE = (1980, 1, 1, 0, 0, 0)
 
@@ -29,7 +35,7 @@ def extract(path: Path, folder: Path) -> Path:
     """Unpack a checked archive below `folder`; returns the package's own folder.
 
     Raises:
-        ConfigError: as `check_archive`, or a member whose bytes do not match their checksum.
+        ConfigError: as `check_archive`, a member that is damaged or cannot be written, or a full disk.
     """
     with _open(path) as archive:
         top = _check_members(path, archive.infolist())
@@ -37,8 +43,10 @@ def extract(path: Path, folder: Path) -> Path:
             for member in archive.infolist():
                 if not member.is_dir():
                     _extract_member(archive, member, folder / member.filename)
-        except (zipfile.BadZipFile, EOFError, NotImplementedError, ValueError) as error:
-            raise ConfigError(f"{path} is damaged ({error}): get the package again") from error
+        except DAMAGE as error:
+            if isinstance(error, OSError):
+                raise_if_disk_full(error, folder)
+            raise ConfigError(f"{path} is damaged or cannot be unpacked ({error}): get the package again") from error
     return folder / top
 
 
@@ -59,16 +67,17 @@ def _open(path: Path) -> zipfile.ZipFile:
         raise ConfigError(f"{path} is no file: give the path of an .argosmodel package")
     try:
         return zipfile.ZipFile(path)
-    except (zipfile.BadZipFile, ValueError) as error:
+    except DAMAGE as error:
         raise ConfigError(f"{path} is no Argos package, which is a zip file ({error}): get it again") from error
 
 
 def _check_members(path: Path, members: list[zipfile.ZipInfo]) -> str:
     fault = _fault_of_sizes(members) or next(filter(None, map(_fault_of_member, members)), "")
     names = [member.filename for member in members]
-    tops = sorted({PurePosixPath(name).parts[0] for name in names if name.strip("/")})
+    tops = sorted({name.split("/")[0] for name in names})
     if not fault and len(set(names)) != len(names):
         fault = "holds the same member twice"
+    fault = fault or _fault_of_places(members)
     if not fault and len(tops) != 1:
         fault = f"must hold one top folder, has {len(tops)}"
     if fault:
@@ -85,11 +94,21 @@ def _fault_of_sizes(members: list[zipfile.ZipInfo]) -> str:
     return ""
 
 
+def _fault_of_places(members: list[zipfile.ZipInfo]) -> str:
+    files = {PurePosixPath(member.filename) for member in members if not member.is_dir()}
+    folders = {PurePosixPath(member.filename) for member in members if member.is_dir()}
+    folders.update(parent for file in files | folders for parent in file.parents)
+    both = sorted(map(str, files & folders))
+    return f"holds {both[0]!r} as a file and as a folder" if both else ""
+
+
 def _fault_of_member(member: zipfile.ZipInfo) -> str:
     name, mode = member.filename, member.external_attr >> 16
     parts = name.removesuffix("/").split("/")
     if "\\" in name or ":" in name or any(part in ("", ".", "..") for part in parts):
         return f"holds the unsafe name {name!r}"
+    if any(len(part.encode()) > MAX_NAME_BYTES for part in parts):
+        return f"holds a name of more than {MAX_NAME_BYTES} bytes, {name[:40]!r}..."
     if len(parts) == 1 and not member.is_dir():
         return f"holds {name!r} outside of a folder"
     if stat.S_IFMT(mode) not in (0, stat.S_IFREG, stat.S_IFDIR):

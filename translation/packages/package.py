@@ -204,9 +204,9 @@ def _read_metadata(folder: Path) -> dict[str, Any]:
     path = folder / "metadata.json"
     try:
         metadata = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
+    except (FileNotFoundError, IsADirectoryError) as error:
         raise ConfigError(f"{folder} is no Argos package, it has no metadata.json: remove that folder") from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ConfigError(f"{path} is damaged ({error}): install the package again") from error
     if not isinstance(metadata, dict):
         raise ConfigError(f"{path} must hold a JSON object: install the package again")
@@ -221,16 +221,24 @@ def _read_metadata(folder: Path) -> dict[str, Any]:
 @contextmanager
 def _unpacked(path: Path, parent: Path) -> Iterator[Package]:
     """The checked package, unpacked to a temporary folder below `parent`."""
-    parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(prefix=TEMPORARY_PREFIX, dir=parent))
+    try:
+        parent.mkdir(parents=True, exist_ok=True)
+        temporary = Path(tempfile.mkdtemp(prefix=TEMPORARY_PREFIX, dir=parent))
+    except OSError as error:
+        raise_if_disk_full(error, parent / path.name)
+        raise _not_unpacked(path, parent, error) from error
     try:
         # One level deeper, so that the package's own folder can be moved alone.
         yield read_package(archive.extract(path, temporary / "package"))
     except OSError as error:
         raise_if_disk_full(error, parent / path.name)
-        raise
+        raise _not_unpacked(path, parent, error) from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _not_unpacked(path: Path, parent: Path, error: OSError) -> ConfigError:
+    return ConfigError(f"{path} cannot be unpacked below {parent}: {error}")
 
 
 def _put(folder: Path, home: Path) -> None:

@@ -1,5 +1,6 @@
 """Reading, checking, installing and finding Argos packages."""
 
+import contextlib
 import json
 import shutil
 import stat
@@ -8,6 +9,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from data_catalog.errors import ConfigError
 from translation.packages import archive
@@ -134,11 +137,16 @@ def _member(name: str, data: bytes = b"x", mode: int = 0) -> tuple[zipfile.ZipIn
         ([_member("/etc/evil")], "unsafe name"),
         ([_member("p//evil")], "unsafe name"),
         ([_member("p/..\\evil")], "unsafe name"),
+        ([_member("./", b"")], "unsafe name"),
         ([_member("C:/evil")], "unsafe name"),
         ([_member("evil")], "outside of a folder"),
         ([_member("p/link", b"/etc/passwd", stat.S_IFLNK | 0o777)], "link or a device"),
         ([_member("p/a"), _member("q/a")], "one top folder, has 2"),
         ([], "one top folder, has 0"),
+        ([_member("p/a/x"), _member("p/a")], "'p/a' as a file and as a folder"),
+        ([_member("p/a/", b""), _member("p/a")], "'p/a' as a file and as a folder"),
+        ([_member(f"p/{'n' * 256}")], "name of more than 255 bytes"),
+        ([_member(f"p/{'é' * 128}/a")], "name of more than 255 bytes"),
         ([_member("p/bomb", bytes(3_000_000))], "unpacks to more than 200 times"),
         ([_member(f"p/{number}") for number in range(archive.MAX_MEMBERS + 1)], "more than 10,000"),
     ],
@@ -182,6 +190,58 @@ def test_damaged_archives_are_config_errors(tmp_path: Path, damage: Callable[[by
     with pytest.raises(ConfigError, match=r"get (it|the package) again"):
         install(path, tmp_path / "packages")
     assert not (tmp_path / "packages").exists()
+
+
+@pytest.mark.parametrize("method", [zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
+def test_a_corrupt_block_is_a_config_error(tmp_path: Path, method: int) -> None:
+    path = tmp_path / "p.argosmodel"
+    with zipfile.ZipFile(path, "w", compression=method) as file:
+        file.writestr("p/metadata.json", json.dumps(GOOD) * 50)
+    data = bytearray(path.read_bytes())
+    data[50:70] = b"\xff" * 20  # behind the member's header
+    path.write_bytes(data)
+    with pytest.raises(ConfigError, match="get the package again"):
+        install(path, tmp_path / "packages")
+
+
+@settings(deadline=None, max_examples=60)
+@given(where=st.integers(0, 10_000), value=st.integers(0, 255), method=st.sampled_from([0, 8, 12, 14]))
+def test_whatever_byte_is_wrong_the_error_is_ours(
+    tmp_path_factory: pytest.TempPathFactory, where: int, value: int, method: int
+) -> None:
+    folder = tmp_path_factory.mktemp("rotten")
+    source, path = write_package(folder / "source"), folder / "p.argosmodel"
+    with zipfile.ZipFile(path, "w", compression=method) as file:
+        for member in sorted(source.rglob("*")):
+            file.write(member, f"p/{member.relative_to(source)}")
+    data = bytearray(path.read_bytes())
+    data[where % len(data)] = value
+    path.write_bytes(data)
+    with contextlib.suppress(ConfigError):
+        install(path, folder / "packages")
+    assert not list(folder.rglob(".tmp-*"))
+
+
+def test_a_folder_in_the_place_of_a_file_is_a_config_error(tmp_path: Path) -> None:
+    path = tmp_path / "p.argosmodel"
+    with zipfile.ZipFile(path, "w") as file:
+        file.writestr("p/metadata.json/a", "1")
+    with pytest.raises(ConfigError, match="has no metadata"):
+        install(path, tmp_path / "packages")
+
+
+def test_deep_metadata_is_a_config_error(tmp_path: Path) -> None:
+    folder = write_package(tmp_path / "p")
+    (folder / "metadata.json").write_text("[" * 100_000)
+    with pytest.raises(ConfigError, match="is damaged"):
+        read_package(folder)
+
+
+def test_a_place_that_cannot_be_written_is_a_config_error(tmp_path: Path) -> None:
+    path = packed(tmp_path)
+    (tmp_path / "taken").write_text("a file")
+    with pytest.raises(ConfigError, match="cannot be unpacked below"):
+        install(path, tmp_path / "taken" / "packages")
 
 
 def test_a_missing_file_is_named(tmp_path: Path) -> None:

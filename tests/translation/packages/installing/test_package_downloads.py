@@ -106,12 +106,15 @@ def test_the_next_link_is_tried(server: Any, install: Install, caplog: pytest.Lo
     server.files["/html"] = b"<!DOCTYPE html><title>Sign in to this network</title>"
     server.files["/empty"] = b""
     server.files["/half"] = server.content[:500_000]
-    paths = ["/gone", "/html", "/empty", "/half", "/p"]
+    where = server.content.index(b"model/model.bin") + 1_000
+    server.files["/rotten"] = server.content[:where] + b"\xff" * 5_000 + server.content[where + 5_000 :]
+    paths = ["/gone", "/html", "/empty", "/half", "/rotten", "/p"]
     server.offer("ipfs://Qm", "http://example.org/p", *map(server.url, paths))
     assert install().source.url == server.url("/p")
     assert [path for path, _ in server.requests] == ["/index.json", *paths]
     assert "/gone answers HTTP 404" in caplog.text
     assert "is no Argos package, which is a zip file" in caplog.text
+    assert "is damaged or cannot be unpacked (Error -3 while decompressing data" in caplog.text
     assert "http://example.org/p is not asked: only https" in caplog.text
 
 
