@@ -4,10 +4,11 @@ import errno
 import hashlib
 import json
 import os
-import tempfile
+import stat
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -44,6 +45,8 @@ def sync(path: Path) -> None:
 def write_atomically(path: Path, write: Callable[[Path], None]) -> str:
     """Let `write` fill a temporary file beside `path`, then put it in place in one step.
 
+    The file has the permissions of any new file, by the umask or the folder's rules.
+
     Returns:
         The sha256 of the file.
 
@@ -51,12 +54,10 @@ def write_atomically(path: Path, write: Callable[[Path], None]) -> str:
         ConfigError: the disk is full.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    descriptor, name = tempfile.mkstemp(prefix=TEMPORARY_PREFIX, dir=path.parent)
-    os.close(descriptor)
-    temporary = Path(name)
+    temporary, mode = _new_temporary(path.parent)
     try:
         write(temporary)
-        temporary.chmod(0o644)
+        temporary.chmod(mode)  # `write` may have put another file there
         sync(temporary)
         found = sha256_of(temporary)
         temporary.replace(path)
@@ -67,6 +68,16 @@ def write_atomically(path: Path, write: Callable[[Path], None]) -> str:
     finally:
         temporary.unlink(missing_ok=True)
     return found
+
+
+def _new_temporary(folder: Path) -> tuple[Path, int]:
+    """An empty file under a name of its own, and the mode that it got: only a new file tells the umask to threads."""
+    temporary = folder / f"{TEMPORARY_PREFIX}{uuid4().hex}"
+    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
+    try:
+        return temporary, stat.S_IMODE(os.fstat(descriptor).st_mode)
+    finally:
+        os.close(descriptor)
 
 
 def raise_if_disk_full(error: OSError, path: Path) -> None:

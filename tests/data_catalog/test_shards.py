@@ -1,6 +1,7 @@
 """Files are whole or absent; hashes and orders are stable."""
 
 import errno
+import os
 from pathlib import Path
 
 import pyarrow as pa
@@ -45,6 +46,23 @@ def test_a_full_disk_says_what_to_do(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="is full: free space"):
         write_atomically(tmp_path / "a", full)
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(("umask", "mode"), [(0o077, 0o600), (0o022, 0o644), (0o002, 0o664), (0o027, 0o640)])
+def test_a_file_has_the_permissions_of_any_new_file(tmp_path: Path, umask: int, mode: int) -> None:
+    def write_as_a_new_file(temporary: Path) -> None:
+        other = temporary.with_suffix(".other")
+        other.touch(0o600)
+        other.replace(temporary)
+
+    before = os.umask(umask)
+    try:
+        write_json(tmp_path / "a.json", {"a": 1})
+        write_atomically(tmp_path / "b", write_as_a_new_file)
+        (tmp_path / "plain").touch()
+    finally:
+        os.umask(before)
+    assert {path.stat().st_mode & 0o777 for path in tmp_path.iterdir()} == {mode}
 
 
 def test_equal_tables_make_equal_files(tmp_path: Path) -> None:
