@@ -204,6 +204,7 @@ def _add_memory(mt: Commands) -> None:
     export = _add(memory, "export", "mt_memory:export", "write an engine's translations to a Parquet file")
     export.add_argument("fingerprint", metavar="FINGERPRINT", help="of the engine, as `list` shows it")
     export.add_argument("file", type=Path, metavar="OUT.parquet")
+    export.add_argument("--force", action="store_true", help="replace a file that is there")
     _add_root(export)
     merge = _add(memory, "import", "mt_memory:merge", "merge an exported file; captions known already stay as they are")
     merge.add_argument("file", type=Path, metavar="FILE.parquet")

@@ -1,5 +1,7 @@
 """A translation memory as one Parquet file: to keep, to hand on, and to merge into the memory of another root."""
 
+import math
+import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -18,6 +20,8 @@ from translation.memory import TranslationMemory
 FILE_VERSION = "1"
 VERSION_KEY, FINGERPRINT_KEY = b"vernaclip.translation_memory", b"vernaclip.fingerprint"
 ROWS_PER_GROUP = 20_000  # held at a time, whatever the size of the file
+# "argos:en-it:0123456789ab"; it becomes a file's name, which has 255 bytes at most.
+_FINGERPRINT = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+:-]{0,199}")
 
 MEMORY_ROWS = pa.schema(
     [
@@ -49,15 +53,34 @@ class Imported:
     different: int
 
 
-def export_memory(memory: TranslationMemory, path: Path) -> int:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ExportedMemory:
+    """A file whose every row was found good, see `read_export`.
+
+    Args:
+        path: the file.
+        fingerprint: of the engine whose translations it holds.
+    """
+
+    path: Path
+    fingerprint: str
+
+
+def export_memory(memory: TranslationMemory, path: Path, *, overwrite: bool = False) -> int:
     """Write a memory to a Parquet file, sorted by source caption: equal memories give equal bytes.
+
+    Args:
+        memory: the memory.
+        path: the file; folders above it are made.
+        overwrite: whether a file that is there may be replaced.
 
     Returns:
         The number of rows.
 
     Raises:
-        ConfigError: the memory is damaged, or the disk is full.
+        ConfigError: the memory is damaged, the file is there already or cannot be written, or the disk is full.
     """
+    _require_place(path, overwrite)
     metadata = {VERSION_KEY: FILE_VERSION, FINGERPRINT_KEY: memory.fingerprint}
     num_rows = 0
 
@@ -79,19 +102,44 @@ def export_memory(memory: TranslationMemory, path: Path) -> int:
     return num_rows
 
 
-def import_memory(path: Path, folder: Path) -> Imported:
-    """Merge an exported file into the memories in `folder`; captions that have a translation already keep it.
+def _require_place(path: Path, overwrite: bool) -> None:
+    if path.is_dir():
+        raise ConfigError(f"{path} is a folder: give the path of the file to write")
+    if path.exists() and not overwrite:
+        raise ConfigError(f"{path} exists already: give another path, or say --force to replace it")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(f"{path.parent} cannot be a folder to write to: {error.strerror}") from error
 
-    Call it with the writer's lock of the root held. If it is interrupted, call it again.
+
+def read_export(path: Path) -> ExportedMemory:
+    """Check an exported file from the first row to the last; nothing is written.
 
     Raises:
         ConfigError: the file is missing, damaged, or no exported memory.
     """
     with _told(path):
         file = pq.ParquetFile(path, page_checksum_verification=True)
-    memory = TranslationMemory(folder, _fingerprint(file.schema_arrow, path))
+    exported = ExportedMemory(path=path, fingerprint=_fingerprint(file.schema_arrow, path))
+    for _ in _groups(file, path):
+        pass
+    return exported
+
+
+def import_memory(exported: ExportedMemory, folder: Path) -> Imported:
+    """Merge an exported file into the memories in `folder`; captions that have a translation already keep it.
+
+    Call it with the writer's lock of the root held. If it is interrupted, call it again.
+
+    Raises:
+        ConfigError: the file is damaged now, or the folder cannot be written.
+    """
+    with _told(exported.path):
+        file = pq.ParquetFile(exported.path, page_checksum_verification=True)
+    memory = TranslationMemory(folder, exported.fingerprint)
     counts: Counter[str] = Counter()
-    for entries in _groups(file, path):
+    for entries in _groups(file, exported.path):
         counts.update(_merge(memory, entries))
     return Imported(
         fingerprint=memory.fingerprint, new=counts["new"], known=counts["known"], different=counts["different"]
@@ -103,22 +151,35 @@ def _fingerprint(schema: pa.Schema, path: Path) -> str:
     metadata = schema.metadata or {}
     if FINGERPRINT_KEY not in metadata or not schema.equals(MEMORY_ROWS):
         raise ConfigError(f"{path} is no exported translation memory: write one with `vernaclip mt memory export`")
-    version = metadata.get(VERSION_KEY, b"").decode()
-    if version != FILE_VERSION:
-        raise ConfigError(f"{path} is an exported memory of version {version!r}, this vernaclip reads {FILE_VERSION!r}")
-    return str(metadata[FINGERPRINT_KEY].decode())
+    version = metadata.get(VERSION_KEY, b"")
+    if version != FILE_VERSION.encode():
+        raise ConfigError(
+            f"{path} is an exported memory of version {version.decode(errors='replace')!r}, this vernaclip reads "
+            f"{FILE_VERSION!r}"
+        )
+    fingerprint = str(metadata[FINGERPRINT_KEY].decode(errors="replace"))
+    if not _FINGERPRINT.fullmatch(fingerprint):
+        raise ConfigError(f"{path} names no engine, but {fingerprint[:80]!r}: have it exported again")
+    return fingerprint
 
 
 def _groups(file: pq.ParquetFile, path: Path) -> Iterator[Entries]:
-    """The rows of a file, some at a time."""
+    """The rows of a file, some at a time; each is checked."""
     with _told(path), file:
         for batch in file.iter_batches(ROWS_PER_GROUP):
             captions, *columns = (column.to_pylist() for column in batch.columns)
-            found = (
+            found = [
                 Translation(text=text, score=score, truncated=truncated, repetitive=repetitive)
                 for text, score, truncated, repetitive in zip(*columns, strict=True)
-            )
+            ]
+            _require_scores(found, path)
             yield list(zip(captions, found, strict=True))
+
+
+def _require_scores(found: Sequence[Translation], path: Path) -> None:
+    for each in found:
+        if each.score is not None and not (math.isfinite(each.score) and each.score <= 0):
+            raise ConfigError(f"{path} holds the score {each.score}, which is no log probability: export it again")
 
 
 @contextmanager
@@ -128,6 +189,8 @@ def _told(path: Path) -> Iterator[None]:
         yield
     except (pa.ArrowException, OSError) as error:
         raise ConfigError(f"{path} is missing, damaged or no Parquet file: {error}") from error
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{path} holds a text that is not UTF-8 ({error}): export it again") from error
 
 
 def _merge(memory: TranslationMemory, entries: Entries) -> Counter[str]:

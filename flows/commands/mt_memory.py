@@ -29,17 +29,18 @@ def export(options: Namespace) -> None:
     if options.fingerprint not in found:
         there = ", ".join(found) or "no memory"
         raise ConfigError(f"{options.root} has no memory of the engine {options.fingerprint!r}: it has {there}")
-    num_rows = export_memory(found[options.fingerprint], options.file)
+    num_rows = export_memory(found[options.fingerprint], options.file, overwrite=options.force)
     say(f"wrote {num_rows:,} translations to {options.file}")
 
 
 def merge(options: Namespace) -> None:
     """Merge an exported file into the root's memory of its engine."""
     from data_catalog.lock import writer_lock
-    from translation.memory_files import import_memory
+    from translation.memory_files import import_memory, read_export
 
+    exported = read_export(options.file)  # before any folder is made
     with writer_lock(options.root):
-        found = import_memory(options.file, options.root / MEMORY_FOLDER)
+        found = import_memory(exported, options.root / MEMORY_FOLDER)
     say(
         f"{found.new:,} new translations of {found.fingerprint}; {found.known:,} were known, "
         f"{found.different:,} are different here and stay as they are"

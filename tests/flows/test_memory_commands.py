@@ -54,6 +54,26 @@ def test_an_unknown_engine_is_answered_with_those_there(root: Path, capsys: pyte
     assert not (root / "out.parquet").exists()
 
 
+def test_an_export_replaces_a_file_only_with_force(
+    root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "memory.parquet"
+    file.write_text("mine")
+    command = ["mt", "memory", "export", ENGINE, str(file), "--root", str(root)]
+    assert main(command) == 1
+    assert "exists already" in capsys.readouterr().err
+    assert file.read_text() == "mine"
+    assert main([*command, "--force"]) == 0
+
+
+def test_importing_what_is_no_memory_makes_no_root(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "text.parquet").write_text("a,b")
+    for name in ("text.parquet", "nowhere.parquet"):
+        assert main(["mt", "memory", "import", str(tmp_path / name), "--root", str(tmp_path / "new")]) == 1
+        assert f"{name} is missing, damaged or no Parquet file" in capsys.readouterr().err
+    assert not (tmp_path / "new").exists()
+
+
 def test_importing_waits_for_no_other_writer_and_exporting_needs_none(
     root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

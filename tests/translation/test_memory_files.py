@@ -1,5 +1,6 @@
 """A translation memory as a Parquet file, and back."""
 
+import re
 from pathlib import Path
 
 import pyarrow as pa
@@ -12,10 +13,10 @@ from data_catalog.errors import ConfigError
 from translation import memory_files
 from translation.engine import Translation
 from translation.memory import TranslationMemory
-from translation.memory_files import MEMORY_ROWS, Imported, export_memory, import_memory
+from translation.memory_files import MEMORY_ROWS, Imported, export_memory, import_memory, read_export
 
 TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=8)
-SCORE = st.none() | st.floats(max_value=0, allow_nan=False)
+SCORE = st.none() | st.floats(max_value=0, allow_nan=False, allow_infinity=False)
 TRANSLATION = st.builds(Translation, text=TEXT, score=SCORE, truncated=st.booleans(), repetitive=st.booleans())
 
 
@@ -41,7 +42,7 @@ def test_a_round_trip_keeps_everything_and_equal_memories_give_equal_bytes(
     first, second = memory_of(folder / "1", entries), memory_of(folder / "2", shuffled)
     assert export_memory(first, folder / "1.parquet") == export_memory(second, folder / "2.parquet") == len(entries)
     assert (folder / "1.parquet").read_bytes() == (folder / "2.parquet").read_bytes()
-    found = import_memory(folder / "1.parquet", folder / "3")
+    found = import_memory(read_export(folder / "1.parquet"), folder / "3")
     assert found == Imported(fingerprint="argos:en-it:abc", new=len(entries), known=0, different=0)
     third = TranslationMemory(folder / "3", "argos:en-it:abc")
     assert dict(third.rows()) == entries
@@ -71,10 +72,10 @@ def test_merging_keeps_what_is_there_and_counts(tmp_path: Path, monkeypatch: pyt
     mine |= {"caption 30": said("theirs 30", -0.25), "caption 31": Translation(text="theirs 31", truncated=True)}
     memory = memory_of(tmp_path / "mine", mine)
     expected = Imported(fingerprint=memory.fingerprint, new=68, known=10, different=22)
-    assert import_memory(tmp_path / "theirs.parquet", tmp_path / "mine") == expected
+    assert import_memory(read_export(tmp_path / "theirs.parquet"), tmp_path / "mine") == expected
     assert dict(memory.rows()) == theirs | mine
     again = Imported(fingerprint=memory.fingerprint, new=0, known=78, different=22)
-    assert import_memory(tmp_path / "theirs.parquet", tmp_path / "mine") == again
+    assert import_memory(read_export(tmp_path / "theirs.parquet"), tmp_path / "mine") == again
 
 
 def test_a_file_that_repeats_itself_is_merged_once(tmp_path: Path) -> None:
@@ -82,7 +83,7 @@ def test_a_file_that_repeats_itself_is_merged_once(tmp_path: Path) -> None:
     table = pq.read_table(tmp_path / "a.parquet")
     pq.write_table(pa.concat_tables([table, table]), tmp_path / "twice.parquet")
     expected = Imported(fingerprint="argos:en-it:abc", new=1, known=1, different=0)
-    assert import_memory(tmp_path / "twice.parquet", tmp_path / "other") == expected
+    assert import_memory(read_export(tmp_path / "twice.parquet"), tmp_path / "other") == expected
 
 
 def wrong_files(folder: Path) -> list[tuple[Path, str]]:
@@ -102,6 +103,18 @@ def wrong_files(folder: Path) -> list[tuple[Path, str]]:
     for number, (wrong, said_of_it) in enumerate(tables):
         files.append((folder / f"wrong-{number}.parquet", said_of_it))
         pq.write_table(wrong, files[-1][0])
+    for value in (b"", b"\xff\xfe", b"argos:en-it:\n", b"../a", b"a" * 201, "argos:italià".encode()):
+        changed = metadata | {b"vernaclip.fingerprint": value}
+        files.append((folder / f"wrong-{len(files)}.parquet", "names no engine, but "))
+        pq.write_table(table.replace_schema_metadata(changed), files[-1][0])
+    for score in (float("nan"), float("inf"), float("-inf"), 0.5):
+        scores = table.set_column(2, table.schema.field("score"), pa.array([score]))
+        files.append((folder / f"score{score}.parquet", "which is no log probability"))
+        pq.write_table(scores, files[-1][0])
+    for number, name in enumerate(("source_caption", "caption")):
+        column = pa.array([b"\xff\xfe"], pa.binary()).view(pa.string())
+        files.append((folder / f"{name}.parquet", "a text that is not UTF-8"))
+        pq.write_table(table.set_column(number, table.schema.field(name), column), files[-1][0])
     (folder / "text.parquet").write_text("source_caption,caption\n")
     rotten = bytearray(good.read_bytes())
     rotten[40] ^= 0xFF
@@ -112,9 +125,27 @@ def wrong_files(folder: Path) -> list[tuple[Path, str]]:
 
 def test_other_files_are_refused(tmp_path: Path) -> None:
     for file, said_of_it in wrong_files(tmp_path):
-        with pytest.raises(ConfigError, match=rf"{file.name} is .*{said_of_it}"):
-            import_memory(file, tmp_path / "other")
-    assert not (tmp_path / "other").exists()
+        with pytest.raises(ConfigError, match=rf"{re.escape(file.name)} .*{said_of_it}"):
+            read_export(file)
+
+
+def test_an_export_replaces_nothing_unless_told_to(tmp_path: Path) -> None:
+    memory, path = memory_of(tmp_path / "memory", {"a": said("1")}), tmp_path / "thesis.parquet"
+    path.write_text("years of work")
+    with pytest.raises(ConfigError, match=r"thesis\.parquet exists already.*--force"):
+        export_memory(memory, path)
+    assert path.read_text() == "years of work"
+    assert export_memory(memory, path, overwrite=True) == 1
+    assert read_export(path).fingerprint == memory.fingerprint
+
+
+def test_an_export_to_an_impossible_place_is_a_config_error(tmp_path: Path) -> None:
+    memory = memory_of(tmp_path / "memory", {"a": said("1")})
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ConfigError, match="is a folder: give the path of the file"):
+        export_memory(memory, tmp_path, overwrite=True)
+    with pytest.raises(ConfigError, match="file cannot be a folder to write to"):
+        export_memory(memory, tmp_path / "file" / "out.parquet")
 
 
 def test_the_schema_is_what_people_were_told() -> None:
