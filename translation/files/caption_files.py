@@ -154,7 +154,8 @@ def _fill(files: CaptionFiles, temporary: Path, stream: Stream) -> None:
 
 
 def _translate_text(files: CaptionFiles, out: BinaryIO | gzip.GzipFile, stream: Stream) -> None:
-    # Whoever reads along in a pipe gets every line as soon as it is there.
+    # Whoever reads along in a pipe gets every line as soon as it is translated: lines come by windows of the stream,
+    # when one is full and at the end of the input.
     text = io.TextIOWrapper(out, encoding="utf-8", newline="", line_buffering=files.target is None)
     try:
         with _table(files) as table:

@@ -46,6 +46,10 @@ class TextTable(Protocol):
             ConfigError: a row that cannot be read, with its line number.
         """
 
+    @property
+    def tail(self) -> str:
+        """What is written behind the rows, once all have been read."""
+
     def written(self, row: Row, translation: Translation) -> str:
         """A translated row, line end included."""
 
@@ -60,6 +64,7 @@ def translate_rows(table: TextTable, out: TextIO, stream: Stream) -> None:
     rows, ahead = tee(table.rows())
     for row, translation in zip(rows, stream(row.caption for row in ahead), strict=True):
         out.write(table.written(row, translation))
+    out.write(table.tail)
 
 
 class Lines:
@@ -72,7 +77,7 @@ class Lines:
     """
 
     def __init__(self, file: BinaryFile, name: str, *, scores: bool = False) -> None:
-        self.head = _byte_order_mark(file)
+        self.head, self.tail = _byte_order_mark(file), ""
         self._lines, self._name, self._scores = lines_of(file), name, scores
 
     def rows(self) -> Iterator[Row]:
@@ -88,7 +93,7 @@ class Lines:
 
 
 class Delimited:
-    """CSV or TSV with a header; blank lines are no rows.
+    """CSV or TSV with a header; blank lines are no rows, and stay where they are.
 
     Args:
         file: open for reading, at its start.
@@ -103,14 +108,15 @@ class Delimited:
     def __init__(self, file: BinaryFile, name: str, *, delimiter: str, columns: Columns) -> None:
         mark = _byte_order_mark(file)
         self._lines, self._name, self._delimiter, self._columns = lines_of(file), name, delimiter, columns
-        header = next((line for line in self._lines if line.text), None)
+        blank, header = _skip_blank(self._lines)
         if header is None:
             raise ConfigError(f"{name} is empty: expected a first line with the names of its columns")
         _refuse(name, header.number, header.trouble)
         existing = [cell.strip() for cell in complete_cells(header.text, delimiter=delimiter)]
         self._place, self._num_cells = columns.place_among(existing, name), len(existing)
         self._end = header.end or "\n"
-        self.head = mark + self._widened(header.text, columns.added) + self._end
+        self.head = mark + blank + self._widened(header.text, columns.added) + self._end
+        self.tail = ""
 
     def rows(self) -> Iterator[Row]:
         """See `TextTable`."""
@@ -128,6 +134,7 @@ class Delimited:
             raw = "".join(line.text + line.end for line in used).removesuffix(end)
             used.clear()
             yield Row(record.cells[self._place], raw, end)
+        self.tail = "".join(line.end for line in used)  # blank ones behind the last record
 
     def written(self, row: Row, translation: Translation) -> str:
         """The row with the new cells behind it."""
@@ -141,6 +148,16 @@ class Delimited:
 def _byte_order_mark(file: BinaryFile) -> str:
     """U+FEFF if the file begins with one, which spreadsheets need, else ""; nothing is consumed."""
     return "\ufeff" if file.peek(len(BOM)).startswith(BOM) else ""
+
+
+def _skip_blank(lines: Iterable[Line]) -> tuple[str, Line | None]:
+    """The ends of the blank lines at the beginning, and the first line that is not blank."""
+    blank = ""
+    for line in lines:
+        if line.text:
+            return blank, line
+        blank += line.end
+    return blank, None
 
 
 def _noted(lines: Iterable[Line], used: list[Line]) -> Iterator[Line]:

@@ -161,6 +161,7 @@ def test_a_stream_holds_no_more_than_its_window(shouter: Shouter) -> None:
 
     class Endless:
         head = ""
+        tail = ""
 
         def rows(self) -> Iterator[Row]:
             nonlocal num_read

@@ -62,6 +62,23 @@ def test_csv_keeps_every_byte_of_what_it_held(tmp_path: Path, translated: Transl
     assert [row["caption_it"] for row in read_csv(target)][2] == "TWO\r\nLINES\nOR THREE"
 
 
+blank_lines = st.lists(st.sampled_from(["\n", "\r\n"]), max_size=3).map("".join)
+
+
+@given(gaps=st.lists(blank_lines, min_size=2, max_size=5), mark=st.sampled_from(["", "\ufeff"]))
+def test_blank_lines_stay_where_they_are(
+    gaps: list[str], mark: str, tmp_path_factory: pytest.TempPathFactory, translated: Translated
+) -> None:
+    first, *others = gaps
+    source = tmp_path_factory.mktemp("blank") / "in.csv"
+    rows = [f'"a\n\nb",{number}' for number in range(len(others) - 1)]
+    parts = [f"{line}\r\n{gap}" for line, gap in zip(["caption,n", *rows], others, strict=True)]
+    source.write_bytes((mark + first + "".join(parts)).encode())
+    found = translated(source).read_bytes().decode()
+    assert found.count("caption_it") == 1
+    assert found.replace(",caption_it", "").replace(',"A\n\nB"', "").encode() == source.read_bytes()
+
+
 def test_tsv_with_quotes_that_are_mere_text(tmp_path: Path, translated: Translated) -> None:
     source = tmp_path / "in.tsv"
     source.write_text('caption\turl\n"Hi" he said\tu1\na 5" nail\tu2\n\n"a\ttab"\tu3\n', encoding="utf-8")
