@@ -5,7 +5,7 @@ from pathlib import Path
 
 from data_catalog.errors import ConfigError
 from data_catalog.language_pack import LanguagePack
-from flows.language_packs import language_pack, load_language_pack
+from flows.language_packs import language_pack, named_language_packs, target_language_pack
 from flows.recipe import Recipe
 from translation.engine import Translator
 from translation.registry import open_translator, reverse
@@ -51,9 +51,10 @@ def _open(recipe: Recipe, root: Path) -> Translator:
 
 def _route(recipe: Recipe) -> list[LanguagePack]:
     """Language packs from the source language to the target, by way of the pivot if there is one."""
+    named = named_language_packs(recipe)
     languages = [recipe.source_language, recipe.translate.pivot]
-    passed = [language_pack(language) for language in languages if language]
-    return [*passed, load_language_pack(recipe.language_pack or recipe.target_language)]
+    passed = [language_pack(language, named) for language in languages if language]
+    return [*passed, target_language_pack(recipe, named)]
 
 
 def _open_if_installed(recipe: Recipe, root: Path) -> Translator | None:

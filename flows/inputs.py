@@ -10,7 +10,7 @@ from data_catalog.language_pack import LanguagePack
 from data_catalog.shards import digest
 from data_catalog.sources.scenes.upstream import draw_upstream
 from flows.engines import open_engine, open_reverse_engine
-from flows.language_packs import load_language_pack, load_language_packs
+from flows.language_packs import language_pack, load_language_packs, named_language_packs, target_language_pack
 from flows.recipe import Recipe, SourceSettings, source_settings, what_settings
 from flows.settings import plain
 from flows.step_outputs import VERSIONS
@@ -48,7 +48,8 @@ def open_inputs(recipe: Recipe, root: Path) -> Inputs:
     """
     if recipe.scenes is not None:
         draw_upstream(recipe.scenes)
-    pack = load_language_pack(recipe.language_pack or recipe.target_language)
+    named = named_language_packs(recipe)
+    pack = target_language_pack(recipe, named)
     for source in recipe.sources:
         source.kind.check(source.config)
     translator = open_engine(recipe, root)
@@ -62,7 +63,7 @@ def open_inputs(recipe: Recipe, root: Path) -> Inputs:
     }
     location_digests = {location: _location_digest(Path(location), root, hashes) for location in locations.values()}
     hashes.save()
-    packs = _packs(recipe, pack)
+    packs = _packs(recipe, named, pack)
     build_key = digest(
         {
             "settings": what_settings(recipe),
@@ -70,7 +71,7 @@ def open_inputs(recipe: Recipe, root: Path) -> Inputs:
             "images": {name: location_digests[location] for name, location in locations.items()},
             "engine": translator.fingerprint if translator else None,
             "reverse": reverse.fingerprint if reverse else None,
-            "packs": plain(packs),
+            "packs": plain(packs | _pivot_pack(recipe, named)),
             "versions": VERSIONS,
         }
     )
@@ -86,12 +87,18 @@ def open_inputs(recipe: Recipe, root: Path) -> Inputs:
     )
 
 
-def _packs(recipe: Recipe, target: LanguagePack) -> dict[str, LanguagePack]:
-    """The packs that judge the recipe's captions: of languages that its sources may bring, where one ships."""
+def _packs(recipe: Recipe, named: Mapping[str, LanguagePack], target: LanguagePack) -> dict[str, LanguagePack]:
+    """The packs that judge the recipe's captions: those it names, and of languages that its sources may bring."""
     found = [source.kind.languages(source.config) or frozenset() for source in recipe.sources]
-    languages = {recipe.source_language, *(language for languages in found for language in languages)}
-    shipped = load_language_packs()
-    return {code: shipped[code] for code in sorted(languages & shipped.keys())} | {recipe.target_language: target}
+    languages = {recipe.source_language, *named, *(language for languages in found for language in languages)}
+    known = {**load_language_packs(), **named}
+    return {code: known[code] for code in sorted(languages & known.keys())} | {recipe.target_language: target}
+
+
+def _pivot_pack(recipe: Recipe, named: Mapping[str, LanguagePack]) -> dict[str, LanguagePack]:
+    """The pack of the language between, which judges no caption but names the engine's models."""
+    pivot = recipe.translate.pivot
+    return {pivot: language_pack(pivot, named)} if pivot else {}
 
 
 def _source(settings: SourceSettings, hashes: FileHashes) -> Source:

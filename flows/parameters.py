@@ -24,6 +24,9 @@ class _RecipeSettings(BaseModel):
     name: str | None = Field(default=None, description="name of the dataset")
     target_language: str | None = Field(default=None, description="language code of the captions, such as it")
     language_pack: str | None = Field(default=None, description="a language pack's file, where it is not one of ours")
+    language_packs: list[str] | str | None = Field(
+        default=None, description="files of further language packs: of the source language, the pivot, captions read"
+    )
     data: str | None = Field(default=None, description="folder of the upstream files")
     sources: dict[str, dict[str, JsonValue]] | None = Field(
         default=None, description="settings of each source, by its name"

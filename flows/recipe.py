@@ -62,13 +62,15 @@ class Recipe:
         name: the dataset's name, and its folder's.
         target_language: ISO 639-1 code of the language that captions end in.
         source_language: language that the engine translates from.
-        language_pack: TOML file of a pack that does not come with vernaclip.
+        language_pack: TOML file of a pack of the target language that does not come with vernaclip.
+        language_packs: files of further packs: of the source language, the pivot, or captions that are read.
     """
 
     name: str
     target_language: str
     source_language: str = "en"
     language_pack: str | None = None
+    language_packs: tuple[str, ...] = ()
     sources: tuple[SourceSettings, ...]
     scenes: ScenesConfig | None = None
     serve: ServeConfig | None = None
@@ -202,7 +204,7 @@ def _substitute(value: Any, places: Mapping[str, str]) -> Any:
 
 
 def _recipe(values: dict[str, Any], *, default_name: str) -> Recipe:
-    known = {*SECTIONS, *TEXTS, "sources"}
+    known = {*SECTIONS, *TEXTS, "language_packs", "sources"}
     for name, value in values.items():
         if name not in known:
             raise ConfigError(f"unknown key {name}: a recipe has {', '.join(sorted(known))}")
@@ -216,6 +218,7 @@ def _recipe(values: dict[str, Any], *, default_name: str) -> Recipe:
         target_language=target,
         source_language=values.get("source_language", "en"),
         language_pack=values.get("language_pack"),
+        language_packs=coerce(tuple[str, ...], values.get("language_packs", ()), "language_packs"),
         sources=_sources(values.get("sources", {}), target),
         **{name: build(kind, values[name], name) for name, kind in SECTIONS.items() if name in values},
     )

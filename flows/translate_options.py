@@ -52,6 +52,14 @@ def _add_engine(engine: Group) -> None:
     engine.add_argument(
         "--model", action="append", metavar="DIR", help="ctranslate2: folder of a converted model, with its tokenizer"
     )
+    engine.add_argument(
+        "--language-pack",
+        action="append",
+        default=[],
+        dest="language_packs",
+        metavar="FILE",
+        help="TOML file of a language's codes, for --from, --to or --pivot; may be given often",
+    )
     engine.add_argument("--pivot", metavar="LANG", help="go through this language; takes two packages or models")
     engine.add_argument(
         "--memory", type=Path, metavar="DIR", help="record translations here, and never ask again for recorded ones"

@@ -3,14 +3,15 @@
 import sys
 import tempfile
 from argparse import Namespace
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from data_catalog.errors import ConfigError
+from data_catalog.language_pack import LanguagePack
 from data_catalog.progress import Progress
-from flows.language_packs import language_pack
+from flows.language_packs import language_pack, language_packs_of
 from flows.recipe import override_values
 from flows.settings import build
 from translation.config import TranslateConfig
@@ -72,8 +73,8 @@ def translate_config(options: Namespace) -> TranslateConfig:
 def _opened(options: Namespace, cache_dir: Path) -> Translator:
 
     config = translate_config(options)
-    route = [language_pack(code) for code in (options.from_code, config.pivot, options.to_code) if code]
-    engine = open_translator(config, route, cache_dir=cache_dir)
+    codes = [code for code in (options.from_code, config.pivot, options.to_code) if code]
+    engine = open_translator(config, _route(codes, options.language_packs), cache_dir=cache_dir)
     if options.memory is None and engine.max_chunk_size is not None:
         raise ConfigError(
             f"what {config.engine} translates is paid for, and lost if the run stops: give --memory DIR, which keeps it"
@@ -81,6 +82,17 @@ def _opened(options: Namespace, cache_dir: Path) -> Translator:
     if options.memory is None:
         return engine
     return RememberingTranslator(engine, TranslationMemory(options.memory, engine.fingerprint))
+
+
+def _route(codes: Sequence[str], files: Sequence[str]) -> list[LanguagePack]:
+    named = language_packs_of(files)
+    unused = sorted(named.keys() - set(codes))
+    if unused:
+        raise ConfigError(
+            f"--language-pack is given for {', '.join(unused)}, but {' - '.join(codes)} is translated: correct the "
+            "pack's code, or leave it out"
+        )
+    return [language_pack(code, named) for code in codes]
 
 
 @contextmanager

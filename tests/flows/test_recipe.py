@@ -55,6 +55,7 @@ def test_overrides_win_and_keep_their_types(tmp_path: Path) -> None:
         (["target_language.x=1"], "target_language is not a section"),
         (["name=../up"], "name must be letters, digits"),
         (["target_language=5"], "target_language must be a text"),
+        (["language_packs=[5]"], "language_packs must be a text, got 5"),
         (["fetch.max_bytes=-1"], r"fetch\.max_bytes"),
     ],
 )

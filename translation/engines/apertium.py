@@ -22,6 +22,7 @@ from data_catalog.shards import digest, sha256_of
 from translation.config import TranslateConfig
 from translation.engine import Translation
 from translation.engines.apertium_pipeline import NO_MARKS, Pipeline, programs
+from translation.engines.pack_advice import in_pack_of
 from translation.guards import prepare, restore
 
 # Raised whenever the same programs and data give another text.
@@ -186,9 +187,11 @@ def _mode_file(folder: Path, source: LanguagePack, target: LanguagePack) -> Path
     installed = sorted(path.stem for path in folder.glob("*.mode"))
     fitting = [name for name in installed if name.split("-")[0] in starts]
     have = f"from {source.code} there are {', '.join(fitting)}" if fitting else f"from {source.code} there is none"
+    nameless = [pack for pack in (source, target) if pack.iso639_3 is None]
+    first = "".join(f"set iso639_3 {in_pack_of(pack)}, " for pack in nameless)
     raise ConfigError(
-        f"Apertium has no mode {names[0]}; {have}: install its package, such as Debian's apertium-{names[0]}, or "
-        f"name a language between the two as translate.pivot"
+        f"Apertium has no mode {names[0]}; {have}: {first}install its package, such as Debian's apertium-{names[0]}, "
+        "or name a language between the two as translate.pivot"
     )
 
 

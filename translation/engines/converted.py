@@ -18,6 +18,7 @@ from translation.engines.converted_tokenizers import JsonTokenizer, SentencePiec
 from translation.engines.ctranslate2_model import CTranslate2Translator, Model, Tokenizer
 from translation.engines.model_binary import max_positions
 from translation.engines.model_folder import LANGUAGES, ConvertedModel, read_model
+from translation.engines.pack_advice import in_pack_of
 
 PLACEHOLDER = re.compile(r"madeupword\d+")  # fills up the vocabulary of M2M-100
 
@@ -98,7 +99,7 @@ def _target_token(converted: ConvertedModel, target: LanguagePack) -> tuple[str,
     if known and converted.tokenizer_config.get("target_lang") not in _codes(target):
         raise ConfigError(
             f"{converted.folder} has no token for {target.code} ({', '.join(_codes(target))}), it has "
-            f"{_listed(known)}: name another model, or set iso639_3 in the language pack {target.code}.toml"
+            f"{_listed(known)}: name another model, or set iso639_3 {in_pack_of(target)}"
         )
     return ()
 
@@ -110,7 +111,7 @@ def _require_languages(converted: ConvertedModel, source: LanguagePack, target: 
         if pack and isinstance(given, str) and given.islower() and len(given) in lengths and given not in _codes(pack):
             raise ConfigError(
                 f"{converted.folder} has {name} = {given!r} in tokenizer_config.json, but {pack.code} is needed: name "
-                f"another model, or, if that is the same language, set iso639_3 in the language pack {pack.code}.toml"
+                f"another model, or, if that is the same language, set iso639_3 {in_pack_of(pack)}"
             )
 
 
@@ -127,8 +128,8 @@ def _nllb_frame(converted: ConvertedModel, source: LanguagePack, target: Languag
     def token(pack: LanguagePack) -> str:
         if pack.flores is None:
             raise ConfigError(
-                f"{converted.folder} is an NLLB model, and the language pack {pack.code}.toml has no FLORES code: set "
-                'flores in it, such as flores = "ita_Latn"'
+                f"{converted.folder} is an NLLB model, and no FLORES code of {pack.code} is known: set flores, such as "
+                f'flores = "ita_Latn", {in_pack_of(pack)}'
             )
         return _known(converted, [pack.flores], pack)
 
@@ -151,7 +152,7 @@ def _known(converted: ConvertedModel, tokens: list[str], pack: LanguagePack) -> 
     known = sorted(filter(LANGUAGES[converted.family].fullmatch, vocabulary))
     raise ConfigError(
         f"{converted.folder} has no token for {pack.code} ({', '.join(tokens)}), it has {_listed(known)}: name another "
-        f"model, or correct the codes in the language pack {pack.code}.toml; none at all: convert it again"
+        f"model, or correct the codes {in_pack_of(pack)}; none at all: convert it again"
     )
 
 

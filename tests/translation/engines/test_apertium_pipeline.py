@@ -171,8 +171,12 @@ def test_which_mode_is_taken(source: LanguagePack, mode: str, monkeypatch: pytes
     installed(tmp_path, **{name: f"sed -z s/^/{name}=/" for name in ("eng_cat", "en_ca", "es_ca", "oc_ca")})
     target = LanguagePack(code="ca") if source.code == "oc" else CA
     assert texts(open_engine(CONFIG, source, target, tmp_path), ["x"]) == [f"{mode.replace('-', '_')}=x"]
-    with pytest.raises(ConfigError, match="from de there is none: install its package"):
+    with pytest.raises(
+        ConfigError, match=r"from de there is none: set iso639_3.* --language-pack de\.toml .*, install"
+    ):
         open_engine(CONFIG, LanguagePack(code="de"), target, tmp_path)
+    with pytest.raises(ConfigError, match="no mode cat-eng; from ca there is none: install its package"):
+        open_engine(CONFIG, CA, EN, tmp_path)
 
 
 def test_fingerprint_follows_content_not_place(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -135,8 +135,13 @@ def test_other_tokenizers_are_refused(opus: Any, copy_of: Any) -> None:
         ("m2m", ENGLISH, JAVANESE, "has no token for jw (__jw__), it has __af__, __am__, __ar__"),
         ("m2m", JAVANESE, ITALIAN, "or correct the codes in the language pack jw.toml"),
         ("nllb", ENGLISH, GERMAN, "has no token for de (deu_Latn), it has eng_Latn, fra_Latn, ita_Latn: name another"),
-        ("nllb", ENGLISH, MINIMAL, "is an NLLB model, and the language pack it.toml has no FLORES code: set flores"),
-        ("nllb", LanguagePack.minimal("en"), ITALIAN, "the language pack en.toml has no FLORES code"),
+        ("nllb", ENGLISH, MINIMAL, "is an NLLB model, and no FLORES code of it is known: set flores, such as"),
+        (
+            "nllb",
+            LanguagePack.minimal("en"),
+            ITALIAN,
+            'language_packs = ["en.toml"] in the recipe, --language-pack en.toml',
+        ),
     ],
 )
 def test_other_languages_are_refused(
