@@ -74,7 +74,8 @@ class TranslationMemory:
         fingerprint: of the engine, see `Translator.fingerprint`.
 
     Raises:
-        ConfigError: the engine's file is damaged, another engine's, or cannot be opened; so do all methods.
+        ConfigError: the folder's place is taken by a file, or the engine's file is damaged, another engine's, or cannot
+            be opened; so do all methods.
         TransientError: another process keeps the file locked; so do all methods.
     """
 
@@ -82,6 +83,7 @@ class TranslationMemory:
         self.fingerprint = fingerprint
         self.path = folder / (re.sub(r"[^\w.+-]", "-", fingerprint) + FILE_SUFFIX)
         self._writing = threading.Lock()
+        _require_no_file(folder)  # now, not after an hour of translating
         with self._reading():
             pass
 
@@ -129,7 +131,7 @@ class TranslationMemory:
         rows.sort(key=itemgetter(0))  # in the order of the index, whose pages are then visited once
         if not rows:
             return
-        self.path.parent.mkdir(parents=True, exist_ok=True)
+        _make_folder(self.path.parent)
         with self._writing, _open(self.path, create=True) as connection:
             connection.execute("PRAGMA journal_mode = WAL")  # readers and the writer do not wait for each other
             with connection:
@@ -198,6 +200,21 @@ def memories(folder: Path) -> list[TranslationMemory]:
         if fingerprint is not None:
             found.append(TranslationMemory(folder, fingerprint))
     return found
+
+
+def _require_no_file(folder: Path) -> None:
+    """Make sure that `folder` is one or can become one, as far as its place goes."""
+    there = next(place for place in (folder, *folder.absolute().parents) if place.exists())
+    if not there.is_dir():
+        raise ConfigError(f"{folder} cannot be the folder of the translation memories: {there} is a file, move it away")
+
+
+def _make_folder(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise_if_disk_full(error, folder)
+        raise ConfigError(f"{folder} cannot be the folder of the translation memories: {error.strerror}") from error
 
 
 @contextmanager

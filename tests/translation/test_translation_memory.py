@@ -51,6 +51,20 @@ def test_what_was_recorded_is_known_to_the_next(tmp_path: Path) -> None:
     assert first.path.stat().st_size == first.num_bytes() > 0
 
 
+@pytest.mark.parametrize("folder", ["taken", "taken/memory", "taken/deep/memory"])
+def test_a_file_in_the_folder_s_place_is_refused_before_anything_is_translated(tmp_path: Path, folder: str) -> None:
+    (tmp_path / "taken").write_text("a file")
+    with pytest.raises(ConfigError, match=r"cannot be the folder of the translation memories: .*taken is a file"):
+        TranslationMemory(tmp_path / folder, "x")
+
+
+def test_a_file_that_takes_the_folder_s_place_later_is_named(tmp_path: Path) -> None:
+    memory = TranslationMemory(tmp_path / "taken", "x")
+    (tmp_path / "taken").write_text("a file")
+    with pytest.raises(ConfigError, match=r"taken cannot be the folder of the translation memories: File exists"):
+        memory.record(["a"], [said("b")])
+
+
 def test_a_memory_of_nothing_is_no_file(tmp_path: Path) -> None:
     memory = TranslationMemory(tmp_path / "memory", "x")
     memory.record([], [])
