@@ -153,7 +153,7 @@ class CTranslate2Translator:
             except RuntimeError as error:
                 raise ConfigError(
                     f"CTranslate2 cannot translate with {self.model.folder}: {error}; a smaller "
-                    "translate.max_batch_tokens needs less memory"
+                    f"translate.max_batch_tokens needs less memory{_advice(self.device)}"
                 ) from error
             for text, result in zip(batch, results, strict=True):
                 found[text] = self._judge(tokens[text], result)
@@ -223,7 +223,9 @@ class CTranslate2Translator:
                     intra_threads=self.config.intra_threads,
                 )
             except (RuntimeError, ValueError) as error:
-                raise ConfigError(f"the model in {self.model.folder} cannot be loaded: {error}") from error
+                raise ConfigError(
+                    f"the model in {self.model.folder} cannot be loaded: {error}{_advice(self.device)}"
+                ) from error
         return self._loaded
 
 
@@ -270,6 +272,11 @@ def _resolved_device(device: str) -> str:
     import ctranslate2
 
     return "cuda" if ctranslate2.get_cuda_device_count() else "cpu"
+
+
+def _advice(device: str) -> str:
+    """What to do where the error may be about the GPU."""
+    return "" if device == "cpu" else "; without a GPU, its driver and CUDA's libraries, set translate.device=cpu"
 
 
 def _num_cpus() -> int:

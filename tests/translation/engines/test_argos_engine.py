@@ -189,15 +189,18 @@ def test_fingerprint_names_what_decides_the_text(tiny_package: Package) -> None:
     assert argos_translator(other, TranslateConfig()).fingerprint not in changed
 
 
-def test_a_damaged_model_is_a_config_error(tiny_package: Package) -> None:
-    model = tiny_package.folder.parent / "torn" / "model"
+@pytest.mark.parametrize(("device", "advice"), [("cpu", ""), ("cuda", ".*set translate.device=cpu$")])
+def test_a_damaged_model_is_a_config_error(device: str, advice: str, tiny_package: Package, tmp_path: Path) -> None:
+    model = tmp_path / "torn" / "model"
     model.mkdir(parents=True)
     for file in (tiny_package.folder / "model").iterdir():
         (model / file.name).write_bytes(file.read_bytes()[: 100 if file.name == "model.bin" else None])
     torn = replace(tiny_package, folder=model.parent)
     (model.parent / "sentencepiece.model").write_bytes((tiny_package.folder / "sentencepiece.model").read_bytes())
-    with pytest.raises(ConfigError, match="cannot be loaded"):
-        argos_translator(torn, TranslateConfig(inter_threads=1)).translate(["two red circles"])
+    engine = argos_translator(torn, TranslateConfig(inter_threads=1, device=device))
+    with pytest.raises(ConfigError, match=f"cannot be loaded: {advice}") as caught:
+        engine.translate(["two red circles"])
+    assert ("device" in str(caught.value)) == bool(advice)
 
 
 @pytest.mark.parametrize(
