@@ -40,7 +40,8 @@ class Mode:
 
     Args:
         pipeline: its programs.
-        digest: of everything that decides its translations: version, programs and options, data files.
+        digest: of what decides its translations: versions, contents of programs and data files, options. Libraries
+            that programs load are not among it.
         from_code: ISO 639-1 code of the language it reads.
         to_code: ISO 639-1 code of the language it writes.
     """
@@ -115,11 +116,12 @@ def open_engine(
     mode_file = _mode_file(_modes_folder(Path(command)), source, target)
     environment = _environment(Path(command))
     script = _printed(["apertium-wblank-mode", "-z", str(mode_file)], environment)
-    _require_programs(script, environment)
+    files = _program_files(script, environment)
     what = {
         "engine": ENGINE_VERSION,
         "apertium": _printed([command, "-V"], environment),
         "programs": _with_contents(script),
+        "program_files": {name: _sha256(file) for name, file in files.items()},
         "options": [NO_MARKS],
     }
     mode = Mode(
@@ -218,21 +220,31 @@ def _printed(command: Sequence[str], environment: dict[str, str]) -> str:
     return done.stdout.strip()
 
 
-def _require_programs(script: str, environment: dict[str, str]) -> None:
-    """Not every package of a pair depends on all the programs that its modes call."""
-    missing = sorted({name for name in programs(script) if shutil.which(name, path=environment["PATH"]) is None})
+def _program_files(script: str, environment: dict[str, str]) -> dict[str, Path]:
+    """Where the programs of a script are, by their names without folders.
+
+    Raises:
+        ConfigError: one is missing: not every package of a pair depends on all the programs that its modes call.
+    """
+    found = {name: shutil.which(name, path=environment["PATH"]) for name in programs(script)}
+    missing = sorted(name for name, file in found.items() if file is None)
     if missing:
         raise ConfigError(
             f"Apertium lacks the program {', '.join(missing)}: install what has it, such as Debian's packages cg3, "
             "apertium-lex-tools, apertium-separable or apertium-anaphora"
         )
+    return {Path(name).name: Path(file) for name, file in found.items() if file is not None}
 
 
 def _with_contents(script: str) -> list[str | tuple[str, str]]:
     """The words of a script, the files among them by name and content, so that it does not matter where they are."""
     words = shlex.split(script)
+    return [(Path(word).name, _sha256(Path(word))) if Path(word).is_absolute() else word for word in words]
+
+
+def _sha256(file: Path) -> str:
     try:
-        return [(Path(word).name, sha256_of(Path(word))) if Path(word).is_absolute() else word for word in words]
+        return sha256_of(file)
     except OSError as error:
         raise ConfigError(f"Apertium does not work: {error.filename} cannot be read; install it anew") from error
 

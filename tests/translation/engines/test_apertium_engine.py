@@ -167,6 +167,23 @@ def test_fingerprints_are_stable_and_readable(engines: dict[str, ApertiumTransla
 
 
 @real_apertium
+def test_another_program_is_another_engine(
+    engines: dict[str, ApertiumTranslator], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    folder = tmp_path / "bin"
+    folder.mkdir()
+    (folder / "apertium").symlink_to(str(shutil.which("apertium")))
+    monkeypatch.setenv("PATH", f"{folder}{os.pathsep}{os.environ['PATH']}")
+    assert open_engine(CONFIG, EN, CA, tmp_path).fingerprint == engines["eng-cat"].fingerprint
+    wrapper = folder / "lt-proc"
+    wrapper.write_text(f'#!/bin/sh\nexec {shutil.which("lt-proc")} "$@"\n', encoding="utf-8")
+    wrapper.chmod(0o755)
+    engine = open_engine(CONFIG, EN, CA, tmp_path)
+    assert engine.fingerprint != engines["eng-cat"].fingerprint
+    assert texts(engine, ["a red house"]) == ["una casa vermella"]
+
+
+@real_apertium
 def test_a_mode_that_is_not_installed(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"no mode eng-ita; from en there are eng-cat.*translate\.pivot"):
         open_engine(CONFIG, EN, IT, tmp_path)

@@ -196,6 +196,20 @@ def test_fingerprint_follows_content_not_place(monkeypatch: pytest.MonkeyPatch, 
     assert fingerprint("fourth", "data", " -x") != first
 
 
+def test_fingerprint_follows_the_programs(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    path = os.environ["PATH"]
+
+    def fingerprint(place: str, script: str) -> str:
+        installed(tmp_path / place, eng_cat="lt-proc -z | cat")
+        program(tmp_path / place / "bin" / "lt-proc", script)
+        monkeypatch.setenv("PATH", f"{tmp_path / place / 'bin'}{os.pathsep}{path}")
+        return open_engine(CONFIG, EN, CA, tmp_path).fingerprint
+
+    first = fingerprint("first", "exec cat")
+    assert fingerprint("second", "exec cat") == first
+    assert fingerprint("third", "exec tr a b") != first
+
+
 def test_a_damaged_installation(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     installed(tmp_path, eng_cat="cat '/no/such.bin'")
     monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}{os.pathsep}{os.environ['PATH']}")
