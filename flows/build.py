@@ -20,7 +20,7 @@ from data_catalog.manifest import (
     point_to,
     read_snapshot,
 )
-from data_catalog.shards import read_json
+from data_catalog.shards import read_json, sweep_temporary
 from data_catalog.sources.scenes.server import serve
 from data_catalog.work import Commit, WorkStore
 from flows import caption_steps, image_steps
@@ -71,6 +71,7 @@ def build_dataset(recipe: Recipe, *, root: Path, executor: Executor) -> BuildRep
     with writer_lock(root):
         work = WorkStore(root / "work")
         work.sweep()
+        sweep_temporary([root / "packages"])
         inputs = open_inputs(recipe, root)
         found = _find_snapshot(root, recipe.name, inputs.build_key)
         if found is not None:

@@ -1,12 +1,14 @@
 """Installing a package, from a file or from the Argos index, with a record of where it came from."""
 
 import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from data_catalog.errors import ConfigError, TransientError
 from data_catalog.lock import writer_lock
-from data_catalog.shards import digest
+from data_catalog.shards import digest, sweep_temporary
 from translation.packages import archive
 from translation.packages import package as packages
 from translation.packages.downloads import DownloadConfig, download
@@ -22,8 +24,6 @@ from translation.packages.origin import (
 from translation.packages.partial_file import PartialFile
 
 logger = logging.getLogger(__name__)
-
-DOWNLOADS = "vernaclip-downloads"  # beside the packages' folder, in which Argos Translate tolerates packages only
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,12 +61,14 @@ def install_file(path: Path, packages_dir: Path, *, sha256: str = "") -> Install
         sha256: that the file must have, in hexadecimal; "" for any.
 
     Raises:
-        ConfigError: the file is no good package, its sha256 is another, or another package has its place.
+        ConfigError: the file is no good package, its sha256 is another, another package has its place, or another
+            process installs.
     """
     expected = sha256 and check_sha256_text(sha256)
     archive.check_archive(path)
     found = require_sha256(path, expected)
-    return _install(path, packages_dir, PackageSource(file_sha256=found, file_bytes=path.stat().st_size))
+    with _installing(packages_dir):
+        return _install(path, packages_dir, PackageSource(file_sha256=found, file_bytes=path.stat().st_size))
 
 
 def install_from_index(
@@ -91,8 +93,17 @@ def install_from_index(
     index = index_url()
     entry = choose(read_index(index, config), from_code, to_code)
     order = _Order(entry=entry, index=index, packages_dir=packages_dir, sha256=expected, config=config)
-    with writer_lock(packages_dir.parent / DOWNLOADS):
+    with _installing(packages_dir):
         return _install_any(order)
+
+
+@contextmanager
+def _installing(packages_dir: Path) -> Iterator[None]:
+    """One installation at a time, which first removes what killed ones left."""
+    folder = packages_dir.parent / packages.DOWNLOADS
+    with writer_lock(folder):
+        sweep_temporary([folder])
+        yield
 
 
 def _install_any(order: _Order) -> Installation:
@@ -115,7 +126,7 @@ def _install_any(order: _Order) -> Installation:
 
 def _install_link(link: str, order: _Order) -> Installation:
     known = _installed_from(link, order.packages_dir)
-    partial = PartialFile(order.packages_dir.parent / DOWNLOADS / f"{digest(link)[:16]}.argosmodel", link)
+    partial = PartialFile(order.packages_dir.parent / packages.DOWNLOADS / f"{digest(link)[:16]}.argosmodel", link)
     etag = known.source.etag if known is not None else ""
     if not download(partial, order.config, referrer=order.index, known_etag=etag):
         assert known is not None  # only its version need not come
@@ -154,8 +165,7 @@ def _install(
     home = packages_dir / archive.check_archive(path)
     changed = not home.exists()
     package = packages.read_package(packages.install(path, packages_dir, pair=pair))
-    # A record that came inside the archive is a stranger's claim: it never survives a fresh installation.
-    recorded = None if changed else read_source(home)
+    recorded = read_source(home)
     if recorded is None or (source.url and not recorded.url):
         recorded = replace(source, package_sha256=package.sha256)
         write_source(home, recorded)

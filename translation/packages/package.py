@@ -17,13 +17,16 @@ from pathlib import Path
 from typing import Any
 
 from data_catalog.errors import ConfigError
-from data_catalog.shards import TEMPORARY_PREFIX, digest, raise_if_disk_full, sha256_of
+from data_catalog.shards import TEMPORARY_PREFIX, digest, raise_if_disk_full, sha256_of, sync
 from translation.packages import archive
+from translation.packages.origin import RECORD
 
 logger = logging.getLogger(__name__)
 
 FIRST_LAYOUT_WITH_CONFIG = 6
 TOKENIZERS = ("sentencepiece.model", "bpe.model")
+# Beside the packages' folder: Argos Translate fails on any folder in there that is no package.
+DOWNLOADS = "vernaclip-downloads"
 REQUIRED_TEXTS = ("from_code", "to_code", "package_version", "argos_version")
 
 
@@ -91,7 +94,8 @@ def open_package(path: Path, cache_dir: Path) -> Package:
 def install(path: Path, packages_dir: Path, *, pair: tuple[str, str] | None = None) -> Path:
     """Install an `.argosmodel` file for Argos Translate and for us; returns the package's folder.
 
-    Installing the same package again changes nothing.
+    Installing the same package again changes nothing. Call it with the lock of the folder `DOWNLOADS` held, in which
+    the file is unpacked.
 
     Args:
         path: the file.
@@ -103,12 +107,12 @@ def install(path: Path, packages_dir: Path, *, pair: tuple[str, str] | None = No
         PlaceTakenError: another package has its place.
     """
     home = packages_dir / archive.check_archive(path)
-    # Beside the folder, not in it: Argos Translate fails on any folder there that is no package.
-    with _unpacked(path, packages_dir.parent) as package:
+    with _unpacked(path, packages_dir.parent / DOWNLOADS) as package:
         if pair is not None:
             require_pair(package, *pair)
         if not home.exists():
             packages_dir.mkdir(parents=True, exist_ok=True)
+            _remove_record(package.folder)
             _put(package.folder, home)
         elif package_sha256(home) != package.sha256:
             raise PlaceTakenError(
@@ -241,13 +245,25 @@ def _not_unpacked(path: Path, parent: Path, error: OSError) -> ConfigError:
     return ConfigError(f"{path} cannot be unpacked below {parent}: {error}")
 
 
+def _remove_record(folder: Path) -> None:
+    """A record that came inside the archive is a stranger's claim."""
+    record = folder / RECORD
+    if record.is_dir():
+        shutil.rmtree(record)
+    else:
+        record.unlink(missing_ok=True)
+
+
 def _put(folder: Path, home: Path) -> None:
     """Move a whole folder into place; whoever comes second finds the same content there."""
+    for path in (*folder.rglob("*"), folder):
+        sync(path)
     try:
         folder.rename(home)
     except OSError:
         if not home.is_dir():
             raise
+    sync(home.parent)
 
 
 def version_key(version: str) -> tuple[int, ...]:

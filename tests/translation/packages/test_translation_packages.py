@@ -72,7 +72,7 @@ def test_install_is_repeatable_and_overwrites_nothing(tmp_path: Path) -> None:
         install(other, packages)
     assert read_package(home).package_version == "1.0"
     assert [entry.name for entry in packages.iterdir()] == ["en_it"]
-    assert not list(tmp_path.glob(".tmp-*"))
+    assert not list(tmp_path.rglob(".tmp-*"))
 
 
 def test_find_takes_the_newest_of_the_pair(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

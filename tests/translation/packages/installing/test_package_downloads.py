@@ -16,7 +16,8 @@ import pytest
 from data_catalog.errors import ConfigError
 from data_catalog.lock import writer_lock
 from translation.packages.index import read_index
-from translation.packages.install import DOWNLOADS, Installation
+from translation.packages.install import Installation
+from translation.packages.package import DOWNLOADS
 
 Install = Callable[..., Installation]
 Repack = Callable[..., Path]

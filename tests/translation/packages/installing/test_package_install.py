@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -12,12 +13,13 @@ from typing import Any
 import pytest
 
 from data_catalog.errors import ConfigError
+from data_catalog.lock import writer_lock
 from translation.config import TranslateConfig
 from translation.engines.argos import argos_translator
 from translation.packages import archive
-from translation.packages.install import DOWNLOADS, Installation, install_file
+from translation.packages.install import Installation, install_file
 from translation.packages.origin import RECORD, read_source
-from translation.packages.package import PlaceTakenError, find, package_sha256
+from translation.packages.package import DOWNLOADS, PlaceTakenError, find, package_sha256, read_package
 
 SCENES = Path(__file__).resolve().parents[4] / "flows" / "packages" / "scenes-en_it.argosmodel"
 
@@ -116,6 +118,45 @@ def test_a_record_inside_an_archive_is_not_believed(server: Any, packages_dir: P
     done = install_file(path, packages_dir)
     assert read_source(done.package.folder) == done.source
     assert done.source.file_sha256 == hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def test_a_record_inside_an_archive_does_not_survive_a_kill(packages_dir: Path, repacked: Repack) -> None:
+    path = repacked("claims", files={RECORD: json.dumps({"file_sha256": "0" * 64, "file_bytes": 1, "url": "a lie"})})
+    _kill_in("translation.packages.install.write_source", path, packages_dir)
+    (home,) = packages_dir.iterdir()
+    assert read_package(home).pair == "en-it"
+    assert read_source(home) is None
+    done = install_file(path, packages_dir)
+    assert read_source(home) == done.source
+    assert done.source.file_sha256 == hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def test_what_a_killed_installation_leaves_is_swept_and_nothing_else_is(packages_dir: Path) -> None:
+    (packages_dir.parent / ".tmp-of-somebody").mkdir(parents=True)
+    _kill_in("translation.packages.package.read_package", SCENES, packages_dir)
+    assert len(list((packages_dir.parent / DOWNLOADS).glob(".tmp-*"))) == 1
+    assert install_file(SCENES, packages_dir).changed
+    assert sorted(path.name for path in packages_dir.parent.iterdir()) == [".tmp-of-somebody", "packages", DOWNLOADS]
+    assert [path.name for path in (packages_dir.parent / DOWNLOADS).iterdir()] == [".writer-lock"]
+
+
+def _kill_in(function: str, path: Path, packages_dir: Path) -> None:
+    """Install a file in a process that is killed where it calls a function."""
+    code = f"""
+import os, signal
+from pathlib import Path
+from unittest import mock
+from translation.packages.install import install_file
+with mock.patch({function!r}, lambda *_: os.kill(os.getpid(), signal.SIGKILL)):
+    install_file(Path({str(path)!r}), Path({str(packages_dir)!r}))
+"""
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == -signal.SIGKILL
+
+
+def test_files_install_one_at_a_time(packages_dir: Path) -> None:
+    with writer_lock(packages_dir.parent / DOWNLOADS), pytest.raises(ConfigError, match="is being written by process"):
+        install_file(SCENES, packages_dir)
+    assert not packages_dir.exists()
 
 
 def test_a_file_installs_offline_and_later_learns_its_url(server: Any, install: Install, packages_dir: Path) -> None:
