@@ -14,8 +14,9 @@ _EXAMPLES = """examples:
   cut -f1 no-header.tsv | vernaclip translate --from en --to it --engine apertium --pivot ca
 
 Line N of the output is the translation of line N of the input. Rows of a table stay as they are, in order, with
-the new columns behind; null stays null. Text is UTF-8. OUTPUT appears when it is whole, and not before; with
---memory, a command that was stopped goes on where it was when run again."""
+the new columns behind; null stays null. Text is UTF-8. OUTPUT appears when it is whole, and not before. Standard
+output gets its lines whenever 20,000 have been read and translated, fewer with a paid engine, and at the end of
+INPUT: a pipe that stays open waits. With --memory, a command that was stopped goes on where it was when run again."""
 
 
 def add_translate_options(command: argparse.ArgumentParser) -> None:

@@ -1,5 +1,6 @@
 """The command `translate`: a file, or standard input, into another language, without a catalog."""
 
+import os
 import sys
 import tempfile
 from argparse import Namespace
@@ -52,12 +53,12 @@ def caption_files(options: Namespace) -> CaptionFiles:
 
 
 def translate_config(options: Namespace) -> TranslateConfig:
-    """Settings of the engine, from options and `--set`.
+    """Settings of the engine, from options and `--set`, whose keys may be a recipe's, such as "translate.beam_size".
 
     Raises:
         ConfigError: a setting is unknown or wrong, is given twice, or is about the way back, which is not gone here.
     """
-    values = override_values(options.overrides)
+    values = override_values([override.removeprefix("translate.") for override in options.overrides])
     for name in ("engine", "package", "model", "pivot"):
         given: Any = getattr(options, name)
         if given and name in values:
@@ -73,7 +74,8 @@ def translate_config(options: Namespace) -> TranslateConfig:
 def _opened(options: Namespace, cache_dir: Path) -> Translator:
 
     config = translate_config(options)
-    codes = [code for code in (options.from_code, config.pivot, options.to_code) if code]
+    stops = {"--from": options.from_code, "translate.pivot": config.pivot, "--to": options.to_code}
+    codes = [_checked_code(code, setting) for setting, code in stops.items() if code]
     engine = open_translator(config, _route(codes, options.language_packs), cache_dir=cache_dir)
     if options.memory is None and engine.max_chunk_size is not None:
         raise ConfigError(
@@ -81,7 +83,26 @@ def _opened(options: Namespace, cache_dir: Path) -> Translator:
         )
     if options.memory is None:
         return engine
+    _make_memory_folder(options.memory)
     return RememberingTranslator(engine, TranslationMemory(options.memory, engine.fingerprint))
+
+
+def _checked_code(code: str, setting: str) -> str:
+
+    try:
+        return LanguagePack.minimal(code).code
+    except ConfigError as error:
+        raise ConfigError(f"{setting} {code} names no language: {error}") from error
+
+
+def _make_memory_folder(folder: Path) -> None:
+    """What is found out here costs no translation."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(f"--memory {folder} is no folder and cannot be made one: {error.strerror}") from error
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise ConfigError(f"--memory {folder} is a folder that may not be written to: name another")
 
 
 def _route(codes: Sequence[str], files: Sequence[str]) -> list[LanguagePack]:

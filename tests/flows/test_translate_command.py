@@ -115,7 +115,7 @@ def test_a_second_run_with_a_memory_translates_nothing(tmp_path: Path, monkeypat
         file.write("three green rings\n")
     assert main(["translate", str(source), *options]) == 0
     assert asked == ["three green rings"]
-    assert main(["translate", str(source), *options, "--set", "beam_size=1"]) == 0
+    assert main(["translate", str(source), *options, "--set", "translate.beam_size=1"]) == 0
     assert len(asked) == 5, "another beam is another engine"
     assert len(list(folder.glob("*.sqlite"))) == 2
 
@@ -127,8 +127,22 @@ def test_a_second_run_with_a_memory_translates_nothing(tmp_path: Path, monkeypat
         (["--set", "beam_size=0"], "translate.beam_size must be positive"),
         (["--set", "engine=argos", "--engine", "argos"], "translate.engine is given twice"),
         (["--set", "round_trip=true"], "translate.round_trip is a setting of recipes"),
-        (["--engine", "ctranslate2"], "translate.package is for the engine 'argos'"),
+        (["--engine", "ctranslate2"], "translate.package is for argos, and the engine 'ctranslate2' would ignore it"),
+        (["--set", "translate.beam_sise=1"], "unknown key translate.beam_sise"),
+        (["--set", "translate.beam_size=0"], "translate.beam_size must be positive"),
+        (["--set", "translate.engine=argos", "--engine", "argos"], "translate.engine is given twice"),
+        (["--set", "translate.round_trip=true"], "translate.round_trip is a setting of recipes"),
+        (["--set", "max_characters=5"], "leave it out, or --set translate.max_characters=500000"),
         (["--pivot", "ca"], "translate.package must name 2"),
+        (["--from", "EN"], "--from EN names no language"),
+        (["--to", "IT"], "--to IT names no language: code must be lower-case"),
+        (["--to", "pt-BR"], "--to pt-BR names no language"),
+        (["--pivot", "CA", "--package", str(PACKAGE)], "translate.pivot CA names no language"),
+        (["--memory", "old.txt"], "--memory old.txt is no folder and cannot be made one: File exists"),
+        (
+            ["--memory", "old.txt/memory"],
+            "--memory old.txt/memory is no folder and cannot be made one: Not a directory",
+        ),
         (["--to", "de"], "translates en to it, but en to de is needed"),
         (["--column", "caption"], "lines have no columns"),
         (["--format", "csv"], "in.txt has no column 'caption': name one of two red stars"),
