@@ -18,6 +18,7 @@ from data_catalog.language_pack import LanguagePack
 from data_catalog.shards import digest
 from translation.config import TranslateConfig
 from translation.engine import Translation
+from translation.engines.pack_advice import in_pack_of
 
 logger = logging.getLogger(__name__)
 
@@ -69,8 +70,8 @@ def open_engine(config: TranslateConfig, source: LanguagePack, target: LanguageP
     for pack, code, possible in ((source, source_code, known), (target, target_code, known - SOURCES_ONLY)):
         if code not in possible:
             raise ConfigError(
-                f"DeepL's client cannot translate {'from' if pack is source else 'to'} {code!r}: set `deepl` in the "
-                f"language pack of {pack.code!r} to DeepL's code, or take another engine"
+                f"DeepL's client cannot translate {'from' if pack is source else 'to'} {code!r}: set `deepl`, to "
+                f"DeepL's code, {in_pack_of(pack)}, or take another engine"
             )
     deepl.http_client.max_network_retries = MAX_RETRIES
     deepl.http_client.min_connection_timeout = TIMEOUT_S

@@ -91,7 +91,7 @@ def test_languages_are_called_as_deepl_calls_them(deepl_server: Any, pack: Langu
 @pytest.mark.parametrize(
     ("source", "target", "message"),
     [
-        (EN, LanguagePack.minimal("tlh"), "to 'TLH': set `deepl` in the language pack of 'tlh'"),
+        (EN, LanguagePack.minimal("tlh"), "to 'TLH': set `deepl`, to DeepL's code, in the language pack tlh.toml"),
         (LanguagePack.minimal("tlh"), IT, "from 'TLH'"),
         (IT, LanguagePack(code="en", deepl="EN"), "to 'EN'"),
         (IT, LanguagePack(code="en", deepl="EN-AU"), "to 'EN-AU'"),
