@@ -28,8 +28,17 @@ def test_memories_are_listed(root: Path, tmp_path: Path, capsys: pytest.CaptureF
     assert listed[0].split() == ["fingerprint", "captions", "bytes"]
     assert re.fullmatch(rf"{ENGINE} +1,234 +[\d,]{{6,}}", listed[2])
     assert listed[3].split()[:2] == ["deepl:en-it", "1"]
-    assert main(["mt", "memory", "list", "--root", str(tmp_path / "nowhere")]) == 0
-    assert capsys.readouterr().out == "(no rows)\n"
+    (tmp_path / "empty").mkdir()
+    assert main(["mt", "memory", "list", "--root", str(tmp_path / "empty")]) == 0
+    assert capsys.readouterr().out == f"no memories in {tmp_path / 'empty'}\n"
+
+
+@pytest.mark.parametrize("command", [["list"], ["export", ENGINE, "out.parquet"]])
+def test_a_root_that_is_not_there_is_an_error(
+    tmp_path: Path, command: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["mt", "memory", *command, "--root", str(tmp_path / "nowhere")]) == 1
+    assert "nowhere does not exist: give the root of a build" in capsys.readouterr().err
     assert not (tmp_path / "nowhere").exists()
 
 

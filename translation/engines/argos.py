@@ -30,8 +30,9 @@ def open_engine(
     if not config.package:
         package = find(from_code, to_code, default_packages_dir())
     else:
-        package = open_package(Path(config.package[0]).expanduser(), cache_dir)
-        require_pair(package, from_code, to_code)
+        path = Path(config.package[0]).expanduser()
+        package = open_package(path, cache_dir)
+        require_pair(package, from_code, to_code, named=path)
     return argos_translator(package, config, from_code=source.code, to_code=target.code)
 
 

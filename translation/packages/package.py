@@ -109,7 +109,7 @@ def install(path: Path, packages_dir: Path, *, pair: tuple[str, str] | None = No
     home = packages_dir / archive.check_archive(path)
     with _unpacked(path, packages_dir.parent / DOWNLOADS) as package:
         if pair is not None:
-            require_pair(package, *pair)
+            require_pair(package, *pair, named=path)
         if not home.exists():
             packages_dir.mkdir(parents=True, exist_ok=True)
             _remove_record(package.folder)
@@ -152,11 +152,11 @@ def installed(packages_dir: Path) -> list[Package]:
     return packages
 
 
-def require_pair(package: Package, from_code: str, to_code: str) -> None:
-    """Raise ConfigError unless the package translates `from_code` to `to_code`."""
+def require_pair(package: Package, from_code: str, to_code: str, *, named: Path) -> None:
+    """Raise ConfigError unless the package translates `from_code` to `to_code`; `named` is what the user gave."""
     if (package.from_code, package.to_code) != (from_code, to_code):
         raise ConfigError(
-            f"the package in {package.folder} translates {package.from_code} to {package.to_code}, "
+            f"the package in {named} translates {package.from_code} to {package.to_code}, "
             f"but {from_code} to {to_code} is needed: name another package"
         )
 

@@ -13,6 +13,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from data_catalog.errors import ConfigError
+from data_catalog.language_pack import LanguagePack
+from translation.config import TranslateConfig
+from translation.engines.argos import open_engine
 from translation.packages import archive
 from translation.packages.package import (
     Package,
@@ -92,9 +95,18 @@ def test_find_takes_the_newest_of_the_pair(tmp_path: Path, caplog: pytest.LogCap
 
 def test_the_pair_is_checked(tmp_path: Path) -> None:
     package = read_package(write_package(tmp_path / "p"))
-    require_pair(package, "en", "it")
+    require_pair(package, "en", "it", named=package.folder)
     with pytest.raises(ConfigError, match="translates en to it, but fr to it is needed"):
-        require_pair(package, "fr", "it")
+        require_pair(package, "fr", "it", named=package.folder)
+
+
+def test_a_packed_file_of_another_pair_is_named(tmp_path: Path) -> None:
+    path = packed(tmp_path)
+    with pytest.raises(ConfigError, match=f"the package in {path} translates en to it, but fr to it is needed"):
+        install(path, tmp_path / "packages", pair=("fr", "it"))
+    config = TranslateConfig(package=(str(path),))
+    with pytest.raises(ConfigError, match=f"the package in {path} translates en to it, but fr to it is needed"):
+        open_engine(config, LanguagePack(code="fr"), LanguagePack(code="it"), tmp_path / "cache")
 
 
 def test_sha256_is_of_what_decides_the_text(tmp_path: Path) -> None:
