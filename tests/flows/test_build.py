@@ -129,11 +129,14 @@ def test_snapshots_older_than_a_column_are_still_read(built: Built, tmp_path: Pa
 def test_a_second_build_does_nothing(built: Built, english_recipe: EnglishRecipe) -> None:
     root, _ = built
     before = tree(root)
+    left_by_a_kill = root / "packages" / ".tmp-abc"
+    (left_by_a_kill / "package").mkdir(parents=True)
     with LocalExecutor(2) as executor:
         again = build_dataset(english_recipe(root), root=root, executor=executor)
     assert again.up_to_date
     assert again.num_steps == 0
     assert tree(root) == before
+    assert not left_by_a_kill.exists()
 
 
 def test_worker_count_changes_no_byte_and_a_rule_does(

@@ -233,12 +233,19 @@ def _unpacked(path: Path, parent: Path) -> Iterator[Package]:
         raise _not_unpacked(path, parent, error) from error
     try:
         # One level deeper, so that the package's own folder can be moved alone.
-        yield read_package(archive.extract(path, temporary / "package"))
+        yield _read_unpacked(path, archive.extract(path, temporary / "package"))
     except OSError as error:
         raise_if_disk_full(error, parent / path.name)
         raise _not_unpacked(path, parent, error) from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _read_unpacked(path: Path, folder: Path) -> Package:
+    try:
+        return read_package(folder)
+    except ConfigError as error:
+        raise ConfigError(f"{path} holds no package that can be used: {error}") from error
 
 
 def _not_unpacked(path: Path, parent: Path, error: OSError) -> ConfigError:
