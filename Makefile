@@ -1,4 +1,4 @@
-# make demo    the whole job on the sample that ships: build, train, evaluate (about ten minutes)
+# make demo    the whole job on the sample that ships: build, train, evaluate (five to ten minutes)
 # make test    the test suite
 # make check   what CI runs: style, types, import directions, tests
 # make real    slower proofs on real upstream samples, where they are present
