@@ -56,11 +56,7 @@ def open_inputs(recipe: Recipe, root: Path) -> Inputs:
     reverse = open_reverse_engine(recipe, root) if translator else None
     hashes = FileHashes(root / "file-hashes.json")
     sources = [_source(settings, hashes) for settings in recipe.sources]
-    locations = {
-        settings.name: str(settings.kind.images(settings.config))
-        for settings in recipe.sources
-        if settings.kind.images(settings.config) is not None
-    }
+    locations = _locations(recipe)
     location_digests = {location: _location_digest(Path(location), root, hashes) for location in locations.values()}
     hashes.save()
     packs = _packs(recipe, named, pack)
@@ -110,6 +106,12 @@ def _source(settings: SourceSettings, hashes: FileHashes) -> Source:
         settings=source_settings(settings),
         read=lambda: settings.kind.read(settings.config),
     )
+
+
+def _locations(recipe: Recipe) -> dict[str, str]:
+    """Folder or zip of local images, of the sources that have one."""
+    found = {settings.name: settings.kind.images(settings.config) for settings in recipe.sources}
+    return {name: str(location) for name, location in found.items() if location is not None}
 
 
 def _location_digest(location: Path, root: Path, hashes: FileHashes) -> str:
