@@ -107,11 +107,6 @@ def read_json(path: Path) -> Any:
     return json.loads(path.read_text(encoding="utf-8"))
 
 
-def write_parquet(table: pa.Table, path: Path) -> str:
-    """Write a table of texts atomically (zstd, byte-stable); returns the file's sha256."""
-    return write_atomically(path, lambda temporary: save_parquet(table, temporary))
-
-
 def save_parquet(table: pa.Table, path: Path) -> None:
     """Write a table of texts in place, for callers that rename a whole folder later."""
     pq.write_table(

@@ -72,7 +72,6 @@ def translate_config(options: Namespace) -> TranslateConfig:
 
 
 def _opened(options: Namespace, cache_dir: Path) -> Translator:
-
     config = translate_config(options)
     stops = {"--from": options.from_code, "translate.pivot": config.pivot, "--to": options.to_code}
     codes = [_checked_code(code, setting) for setting, code in stops.items() if code]
@@ -88,7 +87,6 @@ def _opened(options: Namespace, cache_dir: Path) -> Translator:
 
 
 def _checked_code(code: str, setting: str) -> str:
-
     try:
         return LanguagePack.minimal(code).code
     except ConfigError as error:
@@ -118,7 +116,6 @@ def _route(codes: Sequence[str], files: Sequence[str]) -> list[LanguagePack]:
 
 @contextmanager
 def _progress(files: CaptionFiles, total: int | None) -> Iterator[Callable[[int], object] | None]:
-
     if files.target is None and sys.stdout.isatty():  # a bar would stand amid the lines
         yield None
         return

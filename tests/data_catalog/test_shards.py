@@ -15,13 +15,13 @@ from data_catalog.shards import (
     digest,
     order_key,
     read_json,
+    save_parquet,
     sha256_of,
     shard_of,
     sweep_temporary,
     unit_interval,
     write_atomically,
     write_json,
-    write_parquet,
 )
 
 
@@ -67,7 +67,9 @@ def test_a_file_has_the_permissions_of_any_new_file(tmp_path: Path, umask: int, 
 
 def test_equal_tables_make_equal_files(tmp_path: Path) -> None:
     table = pa.table({"source": ["wit", "wit", "mscoco"], "caption": ["perché", "due stelle 🌟", None]})
-    first, second = write_parquet(table, tmp_path / "a.parquet"), write_parquet(table, tmp_path / "b.parquet")
+    first, second = (
+        write_atomically(tmp_path / name, lambda path: save_parquet(table, path)) for name in ("a.parquet", "b.parquet")
+    )
     assert first == second == sha256_of(tmp_path / "a.parquet")
     assert pq.read_table(tmp_path / "a.parquet").equals(table)
 

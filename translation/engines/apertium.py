@@ -22,6 +22,7 @@ from data_catalog.shards import digest, sha256_of
 from translation.config import TranslateConfig
 from translation.engine import Translation
 from translation.engines.apertium_pipeline import NO_MARKS, Pipeline, programs
+from translation.engines.cpus import num_cpus
 from translation.engines.pack_advice import in_pack_of
 from translation.guards import prepare, restore
 
@@ -61,7 +62,7 @@ class ApertiumTranslator:
         self.from_code, self.to_code = mode.from_code, mode.to_code
         self.fingerprint = f"apertium:{mode.from_code}-{mode.to_code}:{mode.digest[:12]}"
         self._pipeline = mode.pipeline
-        self._num_workers = num_workers or _num_cpus()
+        self._num_workers = num_workers or num_cpus()
 
     def translate(self, captions: Sequence[str], on_done: Callable[[int], object] | None = None) -> list[Translation]:
         """See `Translator.translate`; equal captions are translated once.
@@ -247,8 +248,3 @@ def _sha256(file: Path) -> str:
         return sha256_of(file)
     except OSError as error:
         raise ConfigError(f"Apertium does not work: {error.filename} cannot be read; install it anew") from error
-
-
-def _num_cpus() -> int:
-    # A container or a batch system may have given us fewer than the machine has.
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

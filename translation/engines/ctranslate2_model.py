@@ -5,7 +5,6 @@ each goes to the model sentence by sentence, prepared by `translation.guards`.
 """
 
 import logging
-import os
 import sys
 from collections import Counter, deque
 from collections.abc import Callable, Sequence
@@ -18,6 +17,7 @@ from data_catalog.errors import ConfigError
 from data_catalog.shards import digest
 from translation.config import TranslateConfig, default_batch_tokens
 from translation.engine import Translation
+from translation.engines.cpus import num_cpus
 from translation.engines.token_batches import MAX_SOURCE_TOKENS, Tokens, decoding_limit, token_batches
 from translation.guards import Prepared, is_repetitive, prepare, restore
 
@@ -208,7 +208,7 @@ class CTranslate2Translator:
         return min(decoding_limit(num_source_tokens), self.model.max_positions)
 
     def _num_workers(self) -> int:
-        return self.config.inter_threads or (_num_cpus() if self.device == "cpu" else 1)
+        return self.config.inter_threads or (num_cpus() if self.device == "cpu" else 1)
 
     def _load(self) -> Any:
         if self._loaded is None:
@@ -277,8 +277,3 @@ def _resolved_device(device: str) -> str:
 def _advice(device: str) -> str:
     """What to do where the error may be about the GPU."""
     return "" if device == "cpu" else "; without a GPU, its driver and CUDA's libraries, set translate.device=cpu"
-
-
-def _num_cpus() -> int:
-    # A container or a batch system may have given us fewer than the machine has.
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
