@@ -75,6 +75,7 @@ def parser() -> argparse.ArgumentParser:
     _add_questions(commands)
     _add_services(commands)
     _add_translation(commands)
+    _add_audit(commands)
     _add_sample(commands)
     return top
 
@@ -228,6 +229,19 @@ def _add_pair(command: argparse.ArgumentParser, *, required: bool = True) -> Non
     )
     command.add_argument(
         "--to", required=required, dest="to_code", metavar="LANG", help="language of the output, such as it"
+    )
+
+
+def _add_audit(commands: Commands) -> None:
+    text = "have people rate a sample of translations, as the CLIP-Italian paper did"
+    audit = commands.add_parser("audit", help=text, description=text).add_subparsers(metavar="COMMAND", required=True)
+    draw = _add(audit, "draw", "audit:draw", "draw translated captions, and write a form on which people rate them")
+    draw.add_argument("dataset", metavar="DATASET", help="name of a dataset (see `vernaclip catalog`)")
+    _add_root(draw)
+    draw.add_argument("--n", type=int, default=100, dest="num_rows", metavar="N", help="captions (default: 100)")
+    draw.add_argument("--seed", type=int, default=1, metavar="N", help="another one draws others (default: 1)")
+    draw.add_argument(
+        "--out", type=Path, metavar="FOLDER", help="where audit.csv and audit.html go (default: in the root)"
     )
 
 
