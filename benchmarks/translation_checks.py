@@ -31,10 +31,10 @@ from judged_translations import (
 
 from cleaning.config import CheckConfig
 from data_catalog.sources.scenes.grammar import parallel_pairs
-from translation.chrf import sentence_chrf
 from translation.config import TranslateConfig
 from translation.engines.argos import argos_translator
 from translation.packages.package import open_package
+from translation.scores import sentence_chrf
 
 SAMPLE = Path(__file__).resolve().parents[1] / "flows" / "packages" / "scenes-en_it.argosmodel"
 

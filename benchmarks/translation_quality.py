@@ -20,13 +20,13 @@ from pathlib import Path
 from stock_argos import stock
 
 from data_catalog.sources.scenes.grammar import parallel_pairs
-from translation.chrf import corpus_chrf, sentence_chrf
 from translation.config import TranslateConfig
 from translation.engine import Translation
 from translation.engines.argos import argos_translator
 from translation.engines.ctranslate2_model import CTranslate2Translator
 from translation.guards import prepare
 from translation.packages.package import Package, open_package
+from translation.scores import corpus_chrf, sentence_chrf
 
 SAMPLE = Path(__file__).resolve().parents[1] / "flows" / "packages" / "scenes-en_it.argosmodel"
 # Beam size and patience; the last is what stock does.

@@ -8,10 +8,10 @@ from data_catalog.schema import NATIVE
 from data_catalog.stages import pending_rows, set_values, texts
 from data_catalog.work import WorkStore
 from flows.step_outputs import ROUND_TRIP, Shard, table_step
-from translation.chrf import sentence_chrf
 from translation.engine import Translator, translate_stream
 from translation.memory import TranslationMemory
 from translation.remembered import RememberingTranslator
+from translation.scores import sentence_chrf
 
 
 def round_trip(work: WorkStore, shard: Shard, engine: Translator, memory: TranslationMemory) -> Shard:

@@ -1,0 +1,106 @@
+"""Scores are sacrebleu's, whatever the texts; systems are compared with the first."""
+
+from importlib.util import find_spec
+
+import pytest
+import sacrebleu
+from hypothesis import given
+from hypothesis import strategies as st
+
+from data_catalog.errors import ConfigError
+from translation.chrf import corpus_chrf as former_corpus_chrf
+from translation.chrf import sentence_chrf as former_sentence_chrf
+from translation.scores import compare, corpus_bleu, corpus_chrf, sentence_chrf
+
+texts = st.text(alphabet="abc è\u3000\U0001f600", max_size=30)
+pairs = st.lists(st.tuples(texts, texts), min_size=1, max_size=5)
+
+
+@given(pairs)
+def test_chrf_is_what_it_was(pairs: list[tuple[str, str]]) -> None:
+    hypotheses, references = [pair[0] for pair in pairs], [pair[1] for pair in pairs]
+    assert corpus_chrf(hypotheses, references) == pytest.approx(former_corpus_chrf(hypotheses, references), abs=1e-6)
+    for hypothesis, reference in pairs:
+        assert sentence_chrf(hypothesis, reference) == pytest.approx(
+            former_sentence_chrf(hypothesis, reference), abs=1e-6
+        )
+
+
+def test_scores_of_equal_and_of_unlike_texts() -> None:
+    same = ["due cerchi rossi su sfondo verde"]
+    assert corpus_chrf(same, same) == pytest.approx(100)
+    assert corpus_bleu(same, same, "it") == pytest.approx(100)
+    assert sentence_chrf("abc", "xyz") == 0
+    assert corpus_bleu(["abc"], ["xyz"], "it") == 0
+
+
+def test_bleu_is_sacrebleus_default() -> None:
+    hypotheses, references = ["Zwei Hunde, rennen schnell."], ["Zwei Hunde rennen sehr schnell."]
+    expected = sacrebleu.corpus_bleu(hypotheses, [references]).score
+    assert 0 < expected < 100
+    assert corpus_bleu(hypotheses, references, "de") == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("code", ["zh", "ja", "ko", "th", "lo", "km", "my"])
+def test_bleu_finds_words_where_there_are_no_spaces(code: str) -> None:
+    hypotheses, references = ["红色圆圈在绿色背景上"], ["红色方块在绿色背景上"]
+    assert corpus_bleu(hypotheses, references, "de") == 0
+    assert 50 < corpus_bleu(hypotheses, references, code) < 100
+
+
+REFERENCES = [f"{number} rote Kreise vor einem {ground} Hintergrund" for number in range(40) for ground in ("a", "b")]
+WORSE = [text.replace("rote", "blaue") if number % 2 else text for number, text in enumerate(REFERENCES)]
+
+
+def test_systems_are_compared_with_the_first() -> None:
+    found = compare({"first": WORSE, "second": REFERENCES, "third": WORSE}, REFERENCES, tokenizer="13a")
+    for estimates in (found.bleu, found.chrf):
+        first, second, third = (estimates[name] for name in ("first", "second", "third"))
+        assert (first.difference, first.p_value) == (None, None)
+        assert first.interval > 0
+        assert second.score == pytest.approx(100)
+        assert second.interval == pytest.approx(0, abs=1e-6)
+        assert second.difference == pytest.approx(100 - first.score)
+        assert second.p_value is not None
+        assert second.p_value < 0.01
+        assert (third.score, third.difference, third.p_value) == (first.score, 0, None)
+    assert found.bleu["first"].score == pytest.approx(corpus_bleu(WORSE, REFERENCES, "de"))
+    assert found.chrf["first"].score == pytest.approx(corpus_chrf(WORSE, REFERENCES))
+    bleu, chrf = found.signatures
+    assert bleu.startswith("BLEU|nrefs:1|bs:1000|seed:12345|case:mixed|eff:no|tok:13a|smooth:exp|version:")
+    assert chrf.startswith("chrF2|nrefs:1|bs:1000|seed:12345|case:mixed|eff:yes|nc:6|nw:0|space:no|version:")
+
+
+def test_a_difference_by_chance_is_called_one() -> None:
+    one_worse = [WORSE[1], *REFERENCES[1:]]
+    another_worse = [*REFERENCES[:-1], WORSE[-1]]
+    found = compare({"one": one_worse, "another": another_worse}, REFERENCES, tokenizer="13a")
+    assert found.chrf["another"].p_value is None or found.chrf["another"].p_value > 0.2
+
+
+def test_comparing_twice_gives_the_same() -> None:
+    systems = {"first": WORSE, "second": REFERENCES[::-1]}
+    assert compare(systems, REFERENCES, tokenizer="char") == compare(systems, REFERENCES, tokenizer="char")
+
+
+@pytest.mark.parametrize("hypotheses", [[], ["a"], ["a", "b", "c"]])
+def test_nothing_is_scored_against_references_of_another_number(hypotheses: list[str]) -> None:
+    for score in (
+        lambda: corpus_chrf(hypotheses, ["a", "b"]),
+        lambda: corpus_bleu(hypotheses, ["a", "b"], "it"),
+        lambda: compare({"mine": hypotheses}, ["a", "b"], tokenizer="13a"),
+    ):
+        with pytest.raises(ValueError, match=rf"{len(hypotheses)} translations cannot be scored against 2 references"):
+            score()
+
+
+def test_more_texts_than_fit_into_memory_are_refused() -> None:
+    many = ["a"] * 20_001
+    with pytest.raises(ConfigError, match=r"20,001 pairs are more than the bootstrap can hold.*give 20,000 at most"):
+        compare({"mine": many}, many, tokenizer="13a")
+
+
+@pytest.mark.skipif(find_spec("MeCab") is not None, reason="MeCab is installed here")
+def test_a_tokenizer_that_is_not_installed_is_named() -> None:
+    with pytest.raises(ConfigError, match=r"tokenizer ja-mecab is missing: pip install 'sacrebleu\[ja\]'"):
+        compare({"mine": ["a"]}, ["a"], tokenizer="ja-mecab")
