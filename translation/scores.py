@@ -85,14 +85,11 @@ def compare(systems: Mapping[str, Sequence[str]], references: Sequence[str], *, 
         tokenizer: one of `TOKENIZERS`, of BLEU.
 
     Raises:
-        ConfigError: more texts than `MAX_COMPARED`, or the tokenizer is not installed.
+        ConfigError: see `check_comparable`.
     """
     for hypotheses in systems.values():
         _require_pairs(hypotheses, references)
-    if len(references) > MAX_COMPARED:
-        raise ConfigError(
-            f"{len(references):,} pairs are more than the bootstrap can hold in memory: give {MAX_COMPARED:,} at most"
-        )
+    check_comparable(len(references), tokenizer)
     from sacrebleu.significance import PairedTest
 
     metrics = {"bleu": _bleu(tokenizer), "chrf": _chrf()}
@@ -102,6 +99,19 @@ def compare(systems: Mapping[str, Sequence[str]], references: Sequence[str], *, 
     bleu, chrf = (dict(zip(names, _estimates(found), strict=True)) for found in results.values())
     shown = tuple(f"{name}|{signature}" for name, signature in signatures.items())
     return Comparison(bleu=bleu, chrf=chrf, signatures=shown)
+
+
+def check_comparable(num_texts: int, tokenizer: str) -> None:
+    """Find out whether `compare` will work before there is anything to compare.
+
+    Raises:
+        ConfigError: more texts than `MAX_COMPARED`, or the tokenizer is not installed.
+    """
+    if num_texts > MAX_COMPARED:
+        raise ConfigError(
+            f"{num_texts:,} pairs are more than the bootstrap can hold in memory: give {MAX_COMPARED:,} at most"
+        )
+    _bleu(tokenizer)
 
 
 def _estimates(results: Sequence[Any]) -> list[Estimate]:
