@@ -8,6 +8,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+from flows.evaluate_options import add_evaluate_options
 from flows.translate_options import add_translate_options
 
 EXIT_OK, EXIT_FAILED, EXIT_USAGE, EXIT_INTERRUPTED = 0, 1, 2, 130
@@ -168,7 +169,7 @@ def _add_services(commands: Commands) -> None:
 
 def _add_translation(commands: Commands) -> None:
     _add_translate(commands)
-    mt = commands.add_parser("mt", help="train or install translation packages").add_subparsers(
+    mt = commands.add_parser("mt", help="train, evaluate or install translation packages").add_subparsers(
         metavar="COMMAND", required=True
     )
     train = _add(mt, "train", "mt:train", "train a compact translation package from parallel captions")
@@ -178,8 +179,16 @@ def _add_translation(commands: Commands) -> None:
     train.add_argument(
         "--set", action="append", default=[], dest="overrides", metavar="KEY=VALUE", help="override a training setting"
     )
+    _add_evaluate(mt)
     _add_packages(mt)
     _add_memory(mt)
+
+
+def _add_evaluate(mt: Commands) -> None:
+    text = "score translation engines on parallel captions, side by side: BLEU, chrF and speed"
+    command = _add(mt, "evaluate", "mt_evaluate:evaluate", text)
+    _add_pair(command)
+    add_evaluate_options(command)
 
 
 def _add_packages(mt: Commands) -> None:
