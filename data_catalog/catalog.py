@@ -131,8 +131,13 @@ def broken_laws(snapshot: Snapshot) -> list[str]:
         return [law for law, query in CONSERVATION.items() if connection.execute(query).fetchone() is not None]
 
 
-def query(root: Path, sql: str) -> pa.Table:
+def query(root: Path, sql: str, parameters: Mapping[str, Any] | None = None) -> pa.Table:
     """Answer a query on a root's catalog, on a connection that can read this root and nothing else.
+
+    Args:
+        root: of the catalog.
+        sql: one question.
+        parameters: values of what the question names as `$name`.
 
     Raises:
         ConfigError: there is no catalog, or DuckDB refuses the query.
@@ -148,7 +153,7 @@ def query(root: Path, sql: str) -> pa.Table:
             connection.execute("SET enable_external_access = false")
             connection.execute("SET lock_configuration = true")
             _refuse_writing(connection.extract_statements(sql))
-            return _answer(connection, sql)
+            return _answer(connection, sql, parameters)
     except duckdb.IOException as error:
         raise ConfigError(
             f"DuckDB cannot read the catalog ({error}): if the root has moved, "
@@ -167,9 +172,9 @@ def _refuse_writing(statements: Sequence[Any]) -> None:
             raise ConfigError(f"DuckDB refuses the query: {statement.type.name} is not a question, SELECT is")
 
 
-def _answer(connection: Any, sql: str) -> pa.Table:
+def _answer(connection: Any, sql: str, parameters: Mapping[str, Any] | None) -> pa.Table:
     """Rows of a query; a statement without rows (SET, say) gives an empty table."""
-    relation = connection.sql(sql)
+    relation = connection.sql(sql, params=parameters)
     return relation.to_arrow_table() if relation is not None else pa.table({})
 
 

@@ -1,10 +1,12 @@
 """CSV files of an audit: exact texts that no spreadsheet takes for formulas.
 
-A cell that begins with `=`, `+`, `-`, `@`, a tab, a carriage return or an apostrophe is written with an apostrophe in
-front, and read without it: every text comes back as it was. The rating form writes its CSV by the same rule.
+A text that begins with `=`, `+`, `-`, `@`, a tab, a line end or an apostrophe is written with an apostrophe in front,
+and read without it: every text comes back as it was. Numbers stay numbers. The rating form writes by the same rule.
 """
 
 import csv
+import io
+import json
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
@@ -14,7 +16,8 @@ AUDIT_FILE, FORM_FILE = "audit.csv", "audit.html"
 # What the rating form saves, one row a pair; `rating` is 1 to 4, or empty.
 RATING_COLUMNS = ("audit_id", "row_id", "rating", "comment", "rater")
 
-_RISKY = ("=", "+", "-", "@", "\t", "\r", "'")
+# What makes a spreadsheet compute, in full width as well, and our own mark.
+_RISKY = ("=", "+", "-", "@", "＝", "＋", "－", "＠", "\t", "\r", "\n", "'")
 
 
 def safe_cell(text: str) -> str:
@@ -27,17 +30,29 @@ def plain_cell(cell: str) -> str:
     return cell[1:] if cell.startswith("'") and cell[1:].startswith(_RISKY) else cell
 
 
-def write_sheet(path: Path, columns: Sequence[str], rows: Iterable[Mapping[str, str]]) -> None:
-    """Write texts as a CSV file in UTF-8, atomically.
+def sheet_text(columns: Sequence[str], rows: Iterable[Mapping[str, object]]) -> str:
+    """A CSV file's text, with CRLF as the format has it: None is empty, booleans and lists are JSON."""
+    out = io.StringIO(newline="")
+    writer = csv.writer(out)
+    writer.writerow(columns)
+    writer.writerows([_cell(row[name]) for name in columns] for row in rows)
+    return out.getvalue()
+
+
+def _cell(value: object) -> object:
+    if isinstance(value, str):
+        return safe_cell(value)
+    return json.dumps(value, ensure_ascii=False) if isinstance(value, bool | list) else value
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a file in UTF-8, atomically and byte for byte.
 
     Raises:
         ConfigError: the disk is full.
     """
+    write_atomically(path, lambda temporary: _fill(temporary, text.encode()))
 
-    def write(temporary: Path) -> None:
-        with temporary.open("w", encoding="utf-8", newline="") as file:
-            writer = csv.writer(file)
-            writer.writerow(columns)
-            writer.writerows([safe_cell(row[name]) for name in columns] for row in rows)
 
-    write_atomically(path, write)
+def _fill(path: Path, content: bytes) -> None:
+    path.write_bytes(content)

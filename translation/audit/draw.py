@@ -1,0 +1,170 @@
+"""A stratified sample of a dataset's translations, for people to rate.
+
+What is drawn are distinct pairs of source and translation that a build kept. A stratum is a source's pairs with a
+warning in their quality columns, or a third of its other pairs by translation score; each is drawn from in proportion
+to its size. A drawn pair carries as its weight how many pairs it stands for, so that weighted means are estimates for
+all of them.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from data_catalog.catalog import query
+from data_catalog.errors import ConfigError
+from data_catalog.manifest import require_snapshot
+from data_catalog.schema import KEPT, NATIVE
+from data_catalog.shards import digest
+
+# The columns of a caption row that tell something of its translation, by their names in the schema.
+QUALITY_COLUMNS = (
+    "translation_score",
+    "translation_truncated",
+    "translation_repetitive",
+    "length_ratio",
+    "copied_share",
+    "repeated_ngrams",
+    "numbers_lost",
+    "numbers_invented",
+    "language_margin",
+    "round_trip_chrf",
+)
+AUDIT_COLUMNS = (
+    *("audit_id", "row_id", "source_text", "text", "source_lang", "target_lang", "source", "stratum", "weight"),
+    *("num_captions", "caption_id", "translator", *QUALITY_COLUMNS, "rating"),
+)
+
+# Hashes decide who is drawn and in which order pairs are shown, so that neither depends on the order of rows or files.
+# Of each stratum come its first pairs in drawing order, as many as the whole sample could take.
+_CANDIDATES = f"""
+    WITH pairs AS (
+        SELECT clean_caption AS source_text, caption AS text, source_lang, target_lang, source, caption_id, translator,
+               {", ".join(QUALITY_COLUMNS)},
+               count(*) OVER same AS num_captions,
+               md5(concat_ws(chr(31), $seed, 'draw', clean_caption, caption)) AS draw_key,
+               md5(concat_ws(chr(31), $seed, 'show', clean_caption, caption)) AS show_key
+        FROM captions
+        WHERE dataset = $dataset AND outcome = '{KEPT}' AND translator <> '{NATIVE}'
+        WINDOW same AS (PARTITION BY clean_caption, caption)
+        QUALIFY row_number() OVER (same ORDER BY caption_id) = 1
+    ), warned AS (
+        SELECT *, coalesce(translation_truncated, false) OR coalesce(translation_repetitive, false)
+               OR coalesce(repeated_ngrams > 1, false) OR coalesce(language_margin < 0, false)
+               OR coalesce(len(numbers_lost) > 0, false) OR coalesce(len(numbers_invented) > 0, false) AS has_warning
+        FROM pairs
+    ), thirds AS (
+        SELECT *, ntile(3) OVER (
+            PARTITION BY source, has_warning, translation_score IS NULL ORDER BY translation_score, draw_key
+        ) AS third
+        FROM warned
+    ), strata AS (
+        SELECT *, source || ': ' || CASE
+            WHEN has_warning THEN 'warning'
+            WHEN translation_score IS NULL THEN 'no score'
+            ELSE ['low score', 'middle score', 'high score'][third] END AS stratum
+        FROM thirds
+    )
+    SELECT * EXCLUDE (third, has_warning), count(*) OVER (PARTITION BY stratum) AS stratum_size
+    FROM strata
+    QUALIFY row_number() OVER (PARTITION BY stratum ORDER BY draw_key) <= $num_rows
+    ORDER BY draw_key, source_text, text
+"""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stratum:
+    """How many distinct pairs a stratum has, and how many of them were drawn."""
+
+    name: str
+    num_pairs: int
+    num_drawn: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Audit:
+    """A sample to be rated.
+
+    Args:
+        audit_id: digest of the rows: other rows, weights or order, another id.
+        dataset: where it was drawn.
+        rows: one a pair, in the order in which raters see them, with `AUDIT_COLUMNS`; no rating.
+        strata: all of them, by name, those without a row included.
+    """
+
+    audit_id: str
+    dataset: str
+    rows: Sequence[Mapping[str, Any]]
+    strata: Sequence[Stratum]
+
+    @property
+    def num_pairs(self) -> int:
+        """Distinct pairs that could have been drawn."""
+        return sum(stratum.num_pairs for stratum in self.strata)
+
+
+def draw_audit(root: Path, dataset: str, *, num_rows: int, seed: int) -> Audit:
+    """Draw `num_rows` distinct pairs, or all where there are fewer, from a dataset's current snapshot.
+
+    Raises:
+        ConfigError: there is no such dataset, it has no translated captions, or `num_rows` is not positive.
+    """
+    if num_rows < 1:
+        raise ConfigError(f"an audit of {num_rows} rows rates nothing: give --n 1 or more")
+    require_snapshot(root, dataset)
+    candidates = query(root, _CANDIDATES, {"dataset": dataset, "seed": str(seed), "num_rows": num_rows}).to_pylist()
+    if not candidates:
+        raise ConfigError(f"dataset {dataset!r} of {root} has no translated captions that were kept: none to audit")
+    sizes = {row["stratum"]: row["stratum_size"] for row in candidates}
+    names = sorted(sizes)
+    allocated = allocate([sizes[name] for name in names], num_rows)
+    strata = [
+        Stratum(name=name, num_pairs=sizes[name], num_drawn=count) for name, count in zip(names, allocated, strict=True)
+    ]
+    rows = [row for stratum in strata for row in _drawn(candidates, stratum)]
+    rows = [_sheet_row(row) for row in sorted(rows, key=lambda row: (row["show_key"], row["source_text"], row["text"]))]
+    audit_id = digest(rows)[:16]
+    return Audit(
+        audit_id=audit_id, dataset=dataset, rows=[{"audit_id": audit_id, **row} for row in rows], strata=strata
+    )
+
+
+def _drawn(candidates: Sequence[Mapping[str, Any]], stratum: Stratum) -> list[dict[str, Any]]:
+    rows = [row for row in candidates if row["stratum"] == stratum.name][: stratum.num_drawn]
+    return [{**row, "weight": stratum.num_pairs / stratum.num_drawn} for row in rows]
+
+
+def _sheet_row(row: Mapping[str, Any]) -> dict[str, Any]:
+    """A drawn pair with `AUDIT_COLUMNS`, but for the audit's id; the row's id is a digest of its two texts."""
+    found = {**row, "row_id": digest([row["source_text"], row["text"]])[:12], "rating": None}
+    return {name: found[name] for name in AUDIT_COLUMNS if name != "audit_id"}
+
+
+def allocate(sizes: Sequence[int], num_rows: int) -> list[int]:
+    """How many rows to draw from strata of these sizes: in proportion to them, by largest remainder.
+
+    Each stratum that is not empty gets at least one row, if there are enough rows for that; all rows are drawn where
+    there are fewer than asked for. Of equal remainders, the earlier stratum's counts.
+    """
+    if num_rows >= sum(sizes):
+        return list(sizes)
+    places = [place for place, size in enumerate(sizes) if size]
+    singles = _too_small(sizes, places, num_rows) if num_rows >= len(places) else set()
+    sharing = [place for place in places if place not in singles]
+    total, rows_left = sum(sizes[place] for place in sharing), num_rows - len(singles)
+    counts = [int(place in singles) for place in range(len(sizes))]
+    for place in sharing:
+        counts[place] = sizes[place] * rows_left // total
+    by_remainder = sorted(sharing, key=lambda place: -(sizes[place] * rows_left % total))
+    for place in by_remainder[: num_rows - sum(counts)]:
+        counts[place] += 1
+    return counts
+
+
+def _too_small(sizes: Sequence[int], places: Sequence[int], num_rows: int) -> set[int]:
+    """Strata whose proportional share is below one row, and those that fall below it once the former got theirs."""
+    total = sum(sizes[place] for place in places)
+    small = {place for place in places if sizes[place] * num_rows < total}
+    if not small:
+        return small
+    return small | _too_small(sizes, [place for place in places if place not in small], num_rows - len(small))

@@ -1,0 +1,398 @@
+"use strict";
+
+// One pair at a time. The state is all that is rated; every change is kept in this browser at once, under the audit's
+// id, and drawn anew. Texts of the dataset reach the page as text nodes only.
+
+const audit = JSON.parse(document.getElementById("audit").textContent);
+const COLUMNS = ["audit_id", "row_id", "rating", "comment", "rater"];
+const STORAGE_KEY = `vernaclip-audit-${audit.audit_id}`;
+const GRADES = ["1", "2", "3", "4"];
+// The cells that are written with an apostrophe in front, which is no part of the text: see the sheet of the audit.
+const RISKY = /^[=+\-@＝＋－＠\t\r\n']/;
+
+const state = emptyState();
+let keepsState = true; // whether this browser keeps data for the page
+let savedAll = true; // whether the last CSV holds everything
+
+function emptyState() {
+  return { rater: "", position: 0, ratings: {}, comments: {} };
+}
+
+function at(id) {
+  return document.getElementById(id);
+}
+
+// ---- what is rated --------------------------------------------------------------------------------------------------
+
+function row() {
+  return audit.rows[state.position];
+}
+
+function ratingOf(rowId) {
+  return state.ratings[rowId] ?? "";
+}
+
+function countRated() {
+  return audit.rows.filter((each) => ratingOf(each.row_id)).length;
+}
+
+function setRating(rating) {
+  if (rating) state.ratings[row().row_id] = rating;
+  else delete state.ratings[row().row_id];
+  changed();
+}
+
+function setComment(comment) {
+  if (comment.trim()) state.comments[row().row_id] = comment;
+  else delete state.comments[row().row_id];
+  changed();
+}
+
+function changed() {
+  savedAll = false;
+  keep();
+}
+
+function rateAndMoveOn(rating) {
+  const place = state.position + 1;
+  setRating(rating);
+  const moved = state.position < audit.rows.length - 1 ? move(1) : moveToUnrated();
+  const done = countRated() === audit.rows.length;
+  const news = done ? "All pairs are rated: save the CSV." : moved ? "" : "This is the last pair.";
+  say(`Pair ${place} rated ${rating}. ${news}`);
+  draw();
+}
+
+function clearRating() {
+  setRating("");
+  say(`Pair ${state.position + 1} has no rating.`);
+  draw();
+}
+
+// ---- where we are ---------------------------------------------------------------------------------------------------
+
+function goTo(position) {
+  state.position = position;
+  keep();
+  draw();
+}
+
+/** Go `step` pairs on; false where there is none. */
+function move(step) {
+  const target = state.position + step;
+  if (target < 0 || target >= audit.rows.length) return false;
+  goTo(target);
+  return true;
+}
+
+/** Go to the next pair without a rating, from the start again after the last; false where there is none. */
+function moveToUnrated() {
+  const count = audit.rows.length;
+  for (let step = 1; step <= count; step += 1) {
+    const position = (state.position + step) % count;
+    if (!ratingOf(audit.rows[position].row_id)) {
+      goTo(position);
+      return true;
+    }
+  }
+  return false;
+}
+
+// ---- what is kept in this browser -----------------------------------------------------------------------------------
+
+function keep() {
+  try {
+    localStorage.setItem(STORAGE_KEY, JSON.stringify(state));
+    keepsState = true;
+  } catch {
+    keepsState = false;
+  }
+  drawStorage();
+}
+
+/** Take up what this browser kept, if anything: only what fits this audit. */
+function recall() {
+  try {
+    const found = JSON.parse(localStorage.getItem(STORAGE_KEY) ?? "null");
+    if (found) adopt(found);
+  } catch {
+    keepsState = false;
+  }
+}
+
+function adopt(found) {
+  const known = new Set(audit.rows.map((each) => each.row_id));
+  const fitting = (texts, fits) => Object.fromEntries(
+    Object.entries(texts ?? {}).filter(([rowId, text]) => known.has(rowId) && typeof text === "string" && fits(text)),
+  );
+  state.rater = typeof found.rater === "string" ? found.rater : "";
+  state.position = Number.isInteger(found.position) && audit.rows[found.position] ? found.position : 0;
+  state.ratings = fitting(found.ratings, (text) => GRADES.includes(text));
+  state.comments = fitting(found.comments, () => true);
+  savedAll = false;
+}
+
+function forget() {
+  if (!confirm(`Forget ${countRated()} ratings and all comments? A saved CSV brings them back.`)) return;
+  Object.assign(state, emptyState());
+  changed();
+  at("keys").close();
+  say("All ratings here are forgotten.");
+  draw();
+}
+
+// ---- CSV ------------------------------------------------------------------------------------------------------------
+
+function cell(text) {
+  const safe = RISKY.test(text) ? `'${text}` : text;
+  return /[",\r\n]/.test(safe) ? `"${safe.replaceAll('"', '""')}"` : safe;
+}
+
+function textOf(safe) {
+  return safe.startsWith("'") && RISKY.test(safe.slice(1)) ? safe.slice(1) : safe;
+}
+
+function csvOfRatings() {
+  const lines = audit.rows.map(({ row_id }) =>
+    [audit.audit_id, row_id, ratingOf(row_id), state.comments[row_id] ?? "", state.rater.trim()]);
+  return [COLUMNS, ...lines].map((cells) => `${cells.map(cell).join(",")}\r\n`).join("");
+}
+
+function save() {
+  hideProblem();
+  const name = state.rater.trim();
+  if (!name) {
+    at("rater").focus();
+    showProblem("Give your name first: the file is saved under it.");
+    return;
+  }
+  const fileName = `ratings-${name.normalize("NFC").replace(/[^\p{L}\p{M}\p{N}._-]+/gu, "-").replace(/^[.-]+|[.-]+$/g, "") || "rater"}.csv`;
+  const link = document.createElement("a");
+  link.href = URL.createObjectURL(new Blob([csvOfRatings()], { type: "text/csv;charset=utf-8" }));
+  link.download = fileName;
+  link.click();
+  setTimeout(() => URL.revokeObjectURL(link.href), 60_000);
+  savedAll = true;
+  const missing = audit.rows.length - countRated();
+  say(`Saved ${fileName}${missing ? `; ${missing} pairs are without a rating` : ": hand it in"}.`);
+}
+
+/** Records of a CSV text (RFC 4180; LF ends a line as well). */
+function parseCsv(text) {
+  const records = [];
+  let record = [];
+  const cells = /("(?:[^"]|"")*"|[^,"\r\n]*)(,|\r\n|\n|\r|$)/gy;
+  while (cells.lastIndex < text.length) {
+    const match = cells.exec(text);
+    if (!match) throw new Error("its quotes do not match");
+    record.push(match[1].startsWith('"') ? match[1].slice(1, -1).replaceAll('""', '"') : match[1]);
+    if (match[2] !== ",") {
+      records.push(record);
+      record = [];
+    }
+  }
+  return records;
+}
+
+/** The state that a saved CSV tells; an Error with a reason where it is not one of this audit. */
+function stateOfCsv(text) {
+  const [header, ...records] = parseCsv(text.replace(/^\uFEFF/, ""));
+  if (header?.join() !== COLUMNS.join()) throw new Error(`its first line is not ${COLUMNS.join(",")}`);
+  const known = new Set(audit.rows.map((each) => each.row_id));
+  const found = emptyState();
+  records.forEach((cells, index) => {
+    const [auditId, rowId, rating, comment, rater] = cells.map(textOf);
+    const where = `row ${index + 2}`;
+    if (cells.length !== COLUMNS.length) throw new Error(`${where} has ${cells.length} cells`);
+    if (auditId !== audit.audit_id) throw new Error(`it belongs to audit ${auditId}, this is ${audit.audit_id}`);
+    if (!known.has(rowId)) throw new Error(`${where} names a pair that is not in this audit`);
+    if (rating && !GRADES.includes(rating)) throw new Error(`the rating in ${where} is ${rating}, not 1 to 4`);
+    if (rating) found.ratings[rowId] = rating;
+    if (comment) found.comments[rowId] = comment;
+    found.rater = rater;
+  });
+  return found;
+}
+
+async function load(file) {
+  hideProblem();
+  try {
+    const text = new TextDecoder("utf-8", { fatal: true }).decode(await file.arrayBuffer());
+    const found = stateOfCsv(text);
+    const lost = Object.keys(state.ratings).filter((rowId) => found.ratings[rowId] !== state.ratings[rowId]).length;
+    if (lost && !confirm(`The file has other ratings for ${lost} pairs that are rated here. Take the file's?`)) return;
+    Object.assign(state, found);
+    keep();
+    savedAll = true;
+    say(`Loaded ${countRated()} ratings of ${state.rater}.`);
+    draw();
+  } catch (error) {
+    const reason = error instanceof TypeError ? "it is not UTF-8" : error.message;
+    showProblem(`${file.name} cannot be loaded: ${reason}.`);
+  }
+}
+
+// ---- what is shown --------------------------------------------------------------------------------------------------
+
+function languageName(code) {
+  try {
+    return new Intl.DisplayNames("en", { type: "language" }).of(code);
+  } catch {
+    return code;
+  }
+}
+
+function draw() {
+  const { row_id, source_text, source_lang, text, target_lang } = row();
+  at("place").textContent = `Pair ${state.position + 1} of ${audit.rows.length}`;
+  drawText("source", source_lang, source_text);
+  drawText("translation", target_lang, text);
+  at("source-name").textContent = `${languageName(source_lang)}, the source`;
+  at("target-name").textContent = `${languageName(target_lang)}, the translation`;
+  for (const radio of document.getElementsByName("rating")) radio.checked = radio.value === ratingOf(row_id);
+  if (at("comment").value !== (state.comments[row_id] ?? "")) at("comment").value = state.comments[row_id] ?? "";
+  if (at("rater").value !== state.rater) at("rater").value = state.rater;
+  at("previous").disabled = state.position === 0;
+  at("next").disabled = state.position === audit.rows.length - 1;
+  at("clear").disabled = !ratingOf(row_id);
+  at("unrated").disabled = countRated() === audit.rows.length;
+  at("count").textContent = `${countRated()} of ${audit.rows.length} rated`;
+  drawMap();
+  drawStorage();
+}
+
+/** Unchanged text is left alone: screen readers read what changes. */
+function drawText(id, language, text) {
+  at(id).lang = language;
+  if (at(id).textContent !== text) at(id).textContent = text;
+}
+
+function drawMap() {
+  [...at("map").children].forEach((mark, position) => {
+    mark.className = ratingOf(audit.rows[position].row_id) ? "rated" : "";
+    if (position === state.position) mark.classList.add("here");
+  });
+}
+
+function drawStorage() {
+  at("kept").textContent = keepsState ? "Kept in this browser" : "";
+  at("storage").hidden = keepsState;
+  const warning = "This browser does not keep what you enter: save the CSV before you close or reload this page.";
+  if (!keepsState && !at("storage").textContent) at("storage").textContent = warning;
+}
+
+function say(text) {
+  at("status").textContent = text;
+}
+
+function showProblem(text) {
+  at("problem").textContent = text;
+  at("problem").hidden = false;
+}
+
+function hideProblem() {
+  at("problem").hidden = true;
+}
+
+function toggleKeys() {
+  if (at("keys").open) at("keys").close();
+  else at("keys").showModal();
+}
+
+// ---- paper ----------------------------------------------------------------------------------------------------------
+
+function element(name, className, text, language) {
+  const made = document.createElement(name);
+  made.className = className;
+  made.textContent = text;
+  if (language) {
+    made.lang = language;
+    made.dir = "auto";
+  }
+  return made;
+}
+
+function paperPair(each, position) {
+  const boxes = GRADES.map((grade) => `${ratingOf(each.row_id) === grade ? "☒" : "☐"} ${grade}`).join("   ");
+  const pair = element("div", "pair", "");
+  pair.append(
+    element("p", "source", `${position + 1}. ${each.source_text}`, each.source_lang),
+    element("p", "translated", each.text, each.target_lang),
+    element("p", "boxes", boxes),
+    element("p", "remark", state.comments[each.row_id] ?? ""),
+  );
+  return pair;
+}
+
+function drawPaper() {
+  const scale = [...document.querySelectorAll("#scale label")].map((label) => element("p", "", label.textContent.replace(/^(\d)/, "$1: ")));
+  at("paper").replaceChildren(
+    element("h1", "", `Rate translations: ${at("about").textContent}`),
+    element("p", "", `Rater: ${state.rater.trim() || "____________________"}   Audit: ${audit.audit_id}`),
+    ...scale,
+    ...audit.rows.map(paperPair),
+  );
+}
+
+// ---- keys and buttons -----------------------------------------------------------------------------------------------
+
+const KEYS = {
+  ArrowRight: () => move(1),
+  j: () => move(1),
+  ArrowLeft: () => move(-1),
+  k: () => move(-1),
+  u: moveToUnrated,
+  0: clearRating,
+  Backspace: clearRating,
+  c: () => at("comment").focus(),
+  s: save,
+  "?": toggleKeys,
+  ...Object.fromEntries(GRADES.map((grade) => [grade, () => rateAndMoveOn(grade)])),
+};
+const MAY_REPEAT = new Set(["ArrowRight", "ArrowLeft", "j", "k"]); // a key held down must not rate on and on
+
+function onKey(event) {
+  if (event.ctrlKey || event.metaKey || event.altKey || event.isComposing) return;
+  if (event.target.matches("textarea, input[type=text]")) {
+    if (event.key === "Escape" || (event.key === "Enter" && event.target.matches("input"))) event.target.blur();
+    return;
+  }
+  if ((at("keys").open && event.key !== "?") || !Object.hasOwn(KEYS, event.key)) return;
+  event.preventDefault();
+  if (!event.repeat || MAY_REPEAT.has(event.key)) KEYS[event.key]();
+}
+
+/** A pointer that picks a grade moves on, as a digit does; arrow keys in the group only pick. */
+function onGrade(event) {
+  const byPointer = event.detail > 0;
+  if (byPointer) rateAndMoveOn(event.target.value);
+}
+
+function start() {
+  const pairs = [...new Set(audit.rows.map((each) => `${languageName(each.source_lang)} to ${languageName(each.target_lang)}`))];
+  at("about").textContent = `${pairs.join(", ")}; dataset ${audit.dataset}, ${audit.rows.length} pairs`;
+  audit.rows.forEach((_, position) => {
+    const mark = document.createElement("i");
+    mark.addEventListener("click", () => goTo(position));
+    at("map").append(mark);
+  });
+  for (const radio of document.getElementsByName("rating")) {
+    radio.addEventListener("change", () => { setRating(radio.value); draw(); });
+    radio.addEventListener("click", onGrade);
+  }
+  const onClick = { save, load: () => at("file").click(), help: toggleKeys, close: toggleKeys, forget,
+    previous: () => move(-1), next: () => move(1), unrated: moveToUnrated, clear: clearRating };
+  for (const [id, act] of Object.entries(onClick)) at(id).addEventListener("click", act);
+  at("comment").addEventListener("input", () => setComment(at("comment").value));
+  at("rater").addEventListener("input", () => { state.rater = at("rater").value; hideProblem(); changed(); });
+  at("file").addEventListener("change", async () => { await load(at("file").files[0]); at("file").value = ""; });
+  document.addEventListener("keydown", onKey);
+  addEventListener("beforeprint", drawPaper);
+  addEventListener("storage", (event) => { if (event.key === STORAGE_KEY) { recall(); draw(); } });
+  addEventListener("beforeunload", (event) => { if (!keepsState && !savedAll) event.preventDefault(); });
+  recall();
+  keep();
+  draw();
+}
+
+start();
