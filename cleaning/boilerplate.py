@@ -17,7 +17,7 @@ from data_catalog.stages import Check, Drop
 
 _EXTENSION = r"\.(?:jpe?g|png|gif|tiff?|svg|webp|bmp|heic|avif|xcf|pdf|djvu|webm|ogv|mp4|mov)"
 _CAMERA = r"(?:img|imag|image|dsc|dscn|dscf|pict|mvi|vid|pxl|gopr|cimg|sam|wp|screenshot|p)"
-_NAMESPACE = r"(?:file|image|datei|bild|immagine|fichier|archivo|ficheiro|plik|bestand)"
+_NAMESPACE = r"(?:file|image|datei|bild|immagine|fichier|archivo|ficheiro|plik|bestand|αρχείο|εικόνα|файл|изображение)"
 
 _RULES = (
     (

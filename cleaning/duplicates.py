@@ -3,12 +3,13 @@
 import unicodedata
 from collections.abc import Sequence
 
+from cleaning.scripts import fold_case
 from data_catalog.stages import Drop
 
 
 def exact_key(caption: str) -> str:
     """What two captions share that differ only in case, compatibility forms, white space and final punctuation."""
-    folded = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", caption).casefold())
+    folded = unicodedata.normalize("NFKC", fold_case(unicodedata.normalize("NFKC", caption)))
     spaced = " ".join(folded.split())
     end = len(spaced)
     while end and (spaced[end - 1].isspace() or unicodedata.category(spaced[end - 1]).startswith("P")):

@@ -1,6 +1,7 @@
-"""Counting words and letters fairly, whether or not a script puts spaces between words."""
+"""Counting and comparing words and letters fairly, whatever their script."""
 
 import re
+import unicodedata
 
 # Scripts written without spaces between words, and about how many of their letters make a word.
 _IDEOGRAPHIC = (
@@ -15,6 +16,8 @@ _UNSPACED_LETTER = re.compile(f"[{_IDEOGRAPHIC}{_SOUTH_EAST_ASIAN}]")
 # Combining marks are no word characters to `re`, and must not cut a Devanagari word in two.
 _SPACED_WORD = re.compile(r"\w(?:\S*\w)?")
 _TOKEN = re.compile(f"[{_IDEOGRAPHIC}{_SOUTH_EAST_ASIAN}]|[^\\W{_IDEOGRAPHIC}{_SOUTH_EAST_ASIAN}]+")
+# Accents, dialytika and breathings, which Greek writes on small letters and leaves out in words in capitals.
+_GREEK_MARKS = re.compile("(?<=[\u0370-\u03ff])[\u0300-\u0345]+")
 # One ideograph says as much about its language as about three Latin letters.
 _LETTERS_PER_IDEOGRAPH = 3
 
@@ -52,3 +55,11 @@ def count_letters(text: str) -> int:
 def split_tokens(text: str) -> list[str]:
     """Runs of letters and digits; in scripts without spaces, single characters. Punctuation is left out."""
     return _TOKEN.findall(text)
+
+
+def fold_case(text: str) -> str:
+    """What texts share that differ only in case: "Straße" and "STRASSE", "Ένας δρόμος" and "ΕΝΑΣ ΔΡΟΜΟΣ"."""
+    folded = text.casefold()
+    if folded.isascii():
+        return folded
+    return unicodedata.normalize("NFC", _GREEK_MARKS.sub("", unicodedata.normalize("NFD", folded)))

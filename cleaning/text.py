@@ -25,7 +25,7 @@ def fix_encoding() -> Transform:
 
 
 def normalise_unicode() -> Transform:
-    """Bring texts into Unicode's composed form, NFC."""
+    """Bring texts into Unicode's composed form, NFC; a micro sign within a Greek word becomes the letter mu."""
     return _for_each(_compose)
 
 
@@ -109,8 +109,12 @@ def _encoding_rewrite() -> Rewrite:
     return rewrite
 
 
+# Keyboards and PDF files write "είµαι" with the sign of "5 µm", which looks the same; only NFKC would make them one.
+_MICRO_FOR_MU = re.compile("(?<=[\u0370-\u03ff\u1f00-\u1fff])\xb5|\xb5(?=[\u0370-\u03ff\u1f00-\u1fff])")
+
+
 def _compose(text: str) -> str:
-    return unicodedata.normalize("NFC", text)
+    return _MICRO_FOR_MU.sub("\u03bc", unicodedata.normalize("NFC", text))
 
 
 def _collapse(text: str) -> str:

@@ -8,7 +8,7 @@ import re
 from collections.abc import Collection, Sequence
 
 from cleaning.language import language_probabilities
-from cleaning.scripts import count_letters, count_unspaced_words, split_tokens, split_words
+from cleaning.scripts import count_letters, count_unspaced_words, fold_case, split_tokens, split_words
 from data_catalog.language_pack import MIN_SHARED_LETTERS
 from data_catalog.stages import Measure
 
@@ -29,7 +29,7 @@ def translation_quality(
         shared_words: see `copied_share`.
         tens: see `numbers_lost`.
     """
-    shared = frozenset(shared_words)
+    shared = frozenset(word.casefold() for word in shared_words)
 
     def measure(sources: Sequence[str], targets: Sequence[str]) -> dict[str, list[object]]:
         pairs = list(zip(sources, targets, strict=True))
@@ -115,7 +115,7 @@ def numbers_lost(source: str, target: str, tens: Sequence[str] = ()) -> list[str
 
 
 def _spelt_out(number: str, target: str, tens: Sequence[str]) -> bool:
-    return len(number) == 2 and bool(tens) and tens[int(number[0]) - 2] in target.casefold()
+    return len(number) == 2 and bool(tens) and fold_case(tens[int(number[0]) - 2]) in fold_case(target)
 
 
 def numbers_invented(source: str, target: str) -> list[str]:

@@ -18,15 +18,20 @@ if TYPE_CHECKING:
 
 TOKENIZER_FILE = "tokenizer.json"
 TOKENIZER_CONFIG_FILE = "tokenizer_config.json"
+FINAL_SIGMA = r"(?<=[\p{Lu}\p{Ll}\p{Lt}\p{M}])Σ(?![\p{Lu}\p{Ll}\p{Lt}\p{M}])"
 PAD, START, END = "<|pad|>", "<|startoftext|>", "<|endoftext|>"
 
 
 def train_tokenizer(captions: Iterable[str], *, vocab_size: int) -> "Tokenizer":
     """Learn a tokenizer of at most `vocab_size` tokens; lower case, NFC; the same captions give the same tokenizer."""
-    from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
+    from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 
     tokenizer = Tokenizer(models.BPE())
-    tokenizer.normalizer = normalizers.Sequence([normalizers.NFC(), normalizers.Lowercase(), normalizers.NFC()])
+    # Lowercase looks at one letter at a time, and would spell "ΣΚΥΛΟΣ" unlike "σκυλος".
+    final_sigma = normalizers.Replace(Regex(FINAL_SIGMA), "ς")
+    tokenizer.normalizer = normalizers.Sequence(
+        [normalizers.NFC(), final_sigma, normalizers.Lowercase(), normalizers.NFC()]
+    )
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)
     tokenizer.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(

@@ -6,6 +6,8 @@ import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from translation.letter_case import lower_case, upper_case
+
 MIN_SHOUTED_WORDS = 2  # a single word in capitals is more likely a name: "NASA"
 MAX_BLOCK_TOKENS = 12
 MIN_COPIES = 3
@@ -36,21 +38,21 @@ def prepare(caption: str, alphabet: frozenset[str] | None = None, *, language: s
 
     Args:
         alphabet: every character that the model can spell; None: all.
-        language: ISO 639-1 code of the caption's language, for its rules of lower case.
+        language: ISO 639-1 code of the caption's language, for its rules of lower case and its question mark.
     """
     pieces = _pieces(" ".join(" ".join(caption.splitlines()).split()), alphabet)
     shouted = is_shouted("".join(piece for piece, kept in pieces if not kept))
     sentences: list[str] = []
     around = [""]
     for piece, kept in pieces:
-        for sentence in [piece] if kept else _sentences(piece):
+        for sentence in [piece] if kept else _sentences(piece, language):
             bare = sentence.strip()
             if kept or not _is_spoken(bare):
                 around[-1] += sentence
                 continue
             before, _, after = sentence.partition(bare)
             around[-1] += before
-            sentences.append(_lower(bare, language) if shouted else bare)
+            sentences.append(lower_case(bare, language) if shouted else bare)
             around.append(after)
     return Prepared(tuple(sentences), tuple(around), shouted)
 
@@ -61,7 +63,7 @@ def restore(translations: Sequence[str], prepared: Prepared, *, language: str = 
     Args:
         language: ISO 639-1 code of the translation's language, for its rules of capitals and spaces.
     """
-    texts = [_upper(text, language) if prepared.shouted else text for text in translations]
+    texts = [upper_case(text, language) if prepared.shouted else text for text in translations]
     parts = [prepared.around[0]]
     for number, text in enumerate(texts):
         after = prepared.around[number + 1]
@@ -71,21 +73,6 @@ def restore(translations: Sequence[str], prepared: Prepared, *, language: str = 
     return " ".join("".join(parts).split())
 
 
-def _lower(text: str, language: str) -> str:
-    if language in _DOTTED_AND_DOTLESS:
-        text = text.replace("I", "ı").replace("İ", "i")
-    return text.lower()
-
-
-def _upper(text: str, language: str) -> str:
-    if language in _WITHOUT_CAPITALS:
-        return text
-    return (text.replace("i", "İ") if language in _DOTTED_AND_DOTLESS else text).upper()
-
-
-_DOTTED_AND_DOTLESS = ("tr", "az")
-# Unicode has capitals for Georgian, which few fonts have and nobody writes in running text.
-_WITHOUT_CAPITALS = ("ka",)
 _IDEOGRAPHIC = re.compile(r"[\u3000-\u303f\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uff00-\uffef]")
 
 _ADDRESS = re.compile(
@@ -158,23 +145,32 @@ def _forms(char: str) -> str:
     return char + char.lower() + char.upper() + unicodedata.normalize("NFKD", char)
 
 
-# A full stop or the like, closing quotes or brackets, space, and what can begin another sentence.
-_SENTENCE_END = re.compile(
-    r"(?<=[.!?…।۔؟])[\"'”’»)\]]*\s+(?=[\"'“‘«(\[¿¡]*(?:\d|[^\W\d_]))|(?<=[。！？])[」』”’）]*\s*(?=[^。！？」』”’）\s])"
-)
-# "Mr. Smith", "St. Peter", "vs. Milan", "am 24. Dezember": such a full stop ends nothing.
+def _sentence_end(stops: str) -> re.Pattern[str]:
+    """A full stop or the like, closing quotes or brackets, space, and what can begin another sentence."""
+    return re.compile(
+        rf"(?<=[{stops}])[\"'”’»)\]]*\s+(?=[\"'“‘«(\[¿¡]*(?:\d|[^\W\d_]))"
+        r"|(?<=[。！？])[」』”’）]*\s*(?=[^。！？」』”’）\s])"
+    )
+
+
+_STOPS = ".!?…।۔؟"
+_SENTENCE_END = _sentence_end(_STOPS)
+# Greek asks with what is a semicolon elsewhere: "Τι κάνει; Περπατά."
+_SENTENCE_END_OF = {"el": _sentence_end(_STOPS + ";\u037e")}
+# "Mr. Smith", "St. Peter", "vs. Milan", "am 24. Dezember", "Αγ. Νικόλαος": such a full stop ends nothing.
 _SHORTENED = re.compile(
     r"mr|mrs|ms|dr|prof|st|ste|mt|ft|jr|sr|vs|nos?|nr|figs?|ca|approx|dept|est|univ|gen|col|lt|capt|sgt|cpl|pvt|maj|rev|"
     r"msgr|fr|hon|gov|sen|rep|pres|sig|ave|blvd|rd|inc|ltd|co|corp|bros|jan|feb|mar|apr|jun|jul|aug|sept?|oct|nov|dec|"
-    r"al|eds?|vol|pp|cf|etc|bzw|\d{1,2}"
+    r"al|eds?|vol|pp|cf|etc|bzw|\d{1,2}|"
+    r"αγ|αι|αρ|βλ|δηλ|δρ|εικ|καθ|κλπ|λεωφ|οδ|πλ|σελ|χλμ"
 )
 
 
-def _sentences(text: str) -> list[str]:
+def _sentences(text: str, language: str) -> list[str]:
     """The sentences of a text, with the spaces between them: in all, the text."""
     parts: list[str] = []
     start = 0
-    for end in _SENTENCE_END.finditer(text):
+    for end in _SENTENCE_END_OF.get(language, _SENTENCE_END).finditer(text):
         if _ends_sentence(text[start : end.start()], text[end.end() :]):
             parts.append(text[start : end.end()])
             start = end.end()

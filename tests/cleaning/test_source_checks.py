@@ -1,10 +1,14 @@
+import unicodedata
+
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from cleaning.boilerplate import boilerplate
 from cleaning.config import REASONS
 from cleaning.duplicates import duplicate_captions, exact_key
 from cleaning.length import caption_length
-from cleaning.scripts import count_letters, count_words, split_tokens
+from cleaning.scripts import count_letters, count_words, fold_case, split_tokens
 from data_catalog.errors import ConfigError
 from data_catalog.stages import Drop
 
@@ -46,6 +50,9 @@ def test_caption_length_refuses_bounds_that_nothing_meets() -> None:
     [
         ("IMG_2041.jpg", "file_name"),
         ("Datei:Haus am See.PNG", "file_name"),
+        ("Αρχείο:Ο Λευκός Πύργος.JPG", "file_name"),
+        ("Файл:Красная площадь.jpg", "file_name"),
+        ("Ο Λευκός Πύργος τη νύχτα.jpg", None),
         ("città_di_notte.jpeg", "file_name"),
         ("Panorama di Roma.jpg", None),
         ("DSC00123", "camera_name"),
@@ -94,6 +101,10 @@ def test_counting_is_fair_to_scripts_without_spaces() -> None:
         ("cafe\u0301", "CAFÉ"),
         ("東京。", "東京"),
         ("a dog .", "A dog"),
+        ("Ένας δρόμος", "ΕΝΑΣ ΔΡΟΜΟΣ"),
+        ("ρολόι σε προϊόν, ᾠδή", "ΡΟΛΟΪ ΣΕ ΠΡΟΪΟΝ, ΩΙΔΗ"),
+        ("Τι κάνει;", "τι κάνει\u037e"),
+        ("Ναι\u0387", "ναι»"),
     ],
 )
 def test_exact_key_sees_through(one: str, other: str) -> None:
@@ -101,7 +112,15 @@ def test_exact_key_sees_through(one: str, other: str) -> None:
 
 
 def test_exact_key_keeps_apart() -> None:
-    assert len({exact_key(text) for text in ("a dog", "a dog!?s", "", "!", "?", "a cat", "perché", "perche")}) == 8
+    assert (
+        len(
+            {
+                exact_key(text)
+                for text in ("a dog", "a dog!?s", "", "!", "?", "a cat", "perché", "perche", "βιβλίο", "βιβλία")
+            }
+        )
+        == 10
+    )
 
 
 def test_duplicates_are_counted_within_a_sample() -> None:
@@ -109,3 +128,10 @@ def test_duplicates_are_counted_within_a_sample() -> None:
     assert verdicts == [None, Drop("duplicate_caption"), None, None]
     assert verdicts[1] is not None
     assert verdicts[1].reason in REASONS["deduplicate"]
+
+
+@given(st.text() | st.text(alphabet="αάΑΆςσΣΐϊΪήΉᾳᾠ\u0301\u0308 ßé"))
+def test_folded_case_is_folded(text: str) -> None:
+    folded = fold_case(text)
+    assert fold_case(folded) == folded
+    assert fold_case(unicodedata.normalize("NFD", text)) == fold_case(unicodedata.normalize("NFC", text))

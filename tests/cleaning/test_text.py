@@ -34,6 +34,7 @@ def one(transform: Transform, text: str) -> str:
         ("â€œciaoâ€\x9d", "“ciao”"),
         ("ﬁne", "fine"),
         ("\ud83d\ude00", "😀"),
+        ("Î\x88Î½Î± Ï\x83Ï\x80Î¯Ï\x84Î¹", "Ένα σπίτι"),
         ("“quoted” „gut“ «bien»", "“quoted” „gut“ «bien»"),
         ("ＡＢＣ，漢字！", "ＡＢＣ，漢字！"),
         ("10³ µm ½", "10³ µm ½"),
@@ -43,6 +44,21 @@ def one(transform: Transform, text: str) -> str:
 )
 def test_fix_encoding(text: str, expected: str) -> None:
     assert one(fix_encoding(), text) == expected
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("Τι κάνει\u037e Τρέχει\u0387 τώρα", "Τι κάνει; Τρέχει\u00b7 τώρα"),
+        ("Ε\u0301νας α\u0301ντρας, ι\u0308\u0301", "Ένας άντρας, \u0390"),
+        ("\u1f71 \u03ac", "\u03ac \u03ac"),  # the same letter, coded twice
+        ("εί\xb5αι, \xb5ια", "εί\u03bcαι, \u03bcια"),
+        ("5 \xb5m", "5 \xb5m"),
+        ("«Ο γάτος» του ΆΓΓΕΛΟΥ, ο σκύλος", "«Ο γάτος» του ΆΓΓΕΛΟΥ, ο σκύλος"),
+    ],
+)
+def test_normalise_unicode(text: str, expected: str) -> None:
+    assert one(normalise_unicode(), text) == expected
 
 
 @pytest.mark.parametrize(

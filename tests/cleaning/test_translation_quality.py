@@ -11,6 +11,7 @@ from cleaning.translation_quality import (
     repeated_ngrams,
     translation_quality,
 )
+from flows.language_packs import load_language_pack
 
 TEXT = st.text(max_size=60)
 
@@ -184,6 +185,23 @@ def test_a_text_has_lost_and_invented_nothing_beside_itself(text: str) -> None:
     assert repeated_ngrams(text, text) == 1
     assert numbers_lost(text, text) == numbers_invented(text, text) == []
     assert length_ratio(text, text) in (None, 1)
+
+
+@pytest.mark.parametrize(
+    ("language", "target", "lost"),
+    [
+        ("de", "Fünfunddreißig Leute stehen an", []),
+        ("de", "FÜNFUNDDREISSIG LEUTE", []),
+        ("de", "Fünfunddreissig Leute (Schweiz)", []),
+        ("de", "Fünfundvierzig Leute stehen an", ["35"]),
+        ("el", "Τριάντα πέντε άνθρωποι περιμένουν", []),
+        ("el", "Τριανταπέντε άνθρωποι", []),
+        ("el", "ΤΡΙΑΝΤΑ ΠΕΝΤΕ ΑΝΘΡΩΠΟΙ", []),
+        ("el", "Σαράντα πέντε άνθρωποι", ["35"]),
+    ],
+)
+def test_tens_are_found_in_any_spelling(language: str, target: str, lost: list[str]) -> None:
+    assert numbers_lost("35 people wait", target, load_language_pack(language).tens) == lost
 
 
 @pytest.mark.parametrize(

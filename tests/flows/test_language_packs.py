@@ -11,7 +11,7 @@ from flows.language_packs import available_language_packs, load_language_pack, l
 
 def test_the_packs_that_ship() -> None:
     packs = load_language_packs()
-    assert list(packs) == available_language_packs() == ["ca", "de", "en", "it"]
+    assert list(packs) == available_language_packs() == ["ca", "de", "el", "en", "it"]
     for code, pack in packs.items():
         assert pack.code == code
         assert {pack.langdetect, *pack.confusions} <= set(detectable_languages())
@@ -23,8 +23,16 @@ def test_the_packs_that_ship() -> None:
     assert packs["it"].text_encoder == "dbmdz/bert-base-italian-xxl-cased"
 
 
+def test_packs_of_other_languages_than_english_are_whole() -> None:
+    for code, pack in load_language_packs().items():
+        assert len(pack.tens) == 8
+        assert code == "en" or len(pack.shared_words) > 50
+        assert all((pack.iso639_3, pack.name, pack.argos, pack.spacy, pack.flores))
+        assert {*pack.function_words}.isdisjoint(pack.shared_words)
+
+
 def test_no_pack_of_that_language() -> None:
-    with pytest.raises(ConfigError, match="no language pack 'xx': use one of ca, de, en, it"):
+    with pytest.raises(ConfigError, match="no language pack 'xx': use one of ca, de, el, en, it"):
         load_language_pack("xx")
     with pytest.raises(ConfigError, match="no language pack"):
         load_language_pack("../languages/it")

@@ -60,6 +60,28 @@ def test_case_and_composition_of_accents_do_not_matter(folder: Path) -> None:
     assert composed.tolist() == tokenize([unicodedata.normalize("NFD", "C'È una CITTÀ")]).tolist()
 
 
+GREEK = [
+    "Ένας σκύλος τρέχει στον δρόμο; «Όχι», κάθεται\u0387",
+    "ο γάτος μας, δύο άνθρωποι και ένα ρολόι",
+    "ΑΚΡΟΠΟΛΗ ΤΗΣ ΑΘΗΝΑΣ",
+] * 3
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.sampled_from(GREEK) | st.text(alphabet="ΑΣςσάΆΐΪήώ\u0301\u0308 «»;·", max_size=20))
+def test_greek_comes_back_in_lower_case_with_its_final_sigma(text: str) -> None:
+    tokenizer = train_tokenizer(GREEK, vocab_size=500)
+    lowered = unicodedata.normalize("NFC", unicodedata.normalize("NFC", text).lower())
+    assert tokenizer.decode(tokenizer.encode(text).ids).removeprefix(" ") == lowered.removeprefix(" ")
+
+
+def test_greek_captions_are_spelt_in_words_whatever_their_case() -> None:
+    tokenizer = train_tokenizer(GREEK, vocab_size=500)
+    small, capitals = (tokenizer.encode(text).tokens for text in ("Ένας σκύλος", "ΈΝΑΣ ΣΚΎΛΟΣ"))
+    assert small == capitals
+    assert len(small) == 4  # two words between start and end
+
+
 def test_the_same_captions_give_the_same_file(folder: Path, tmp_path: Path) -> None:
     save_tokenizer(train_tokenizer(CAPTIONS, vocab_size=400), tmp_path, context_length=16)
     assert (tmp_path / TOKENIZER_FILE).read_bytes() == (folder / TOKENIZER_FILE).read_bytes()

@@ -120,6 +120,31 @@ def test_sentences_end_as_their_script_has_it(
     assert prepare(caption) == Prepared(sentences, around)
 
 
+@pytest.mark.parametrize(
+    ("caption", "sentences"),
+    [
+        ("Τι κάνει ο άντρας; Περπατά.", ("Τι κάνει ο άντρας;", "Περπατά.")),
+        ("Τι κάνει\u037e Περπατά.", ("Τι κάνει\u037e", "Περπατά.")),
+        ("«Πού είναι;» Στον δρόμο.", ("«Πού είναι;»", "Στον δρόμο.")),
+        ("Ποιος; αυτός", ("Ποιος; αυτός",)),
+        ("Στον Αγ. Νικόλαο, οδ. Ερμού", ("Στον Αγ. Νικόλαο, οδ. Ερμού",)),
+        ("Ο κ. Νίκος και ο Δρ. Παππάς", ("Ο κ. Νίκος και ο Δρ. Παππάς",)),
+    ],
+)
+def test_greek_sentences(caption: str, sentences: tuple[str, ...]) -> None:
+    assert prepare(caption, language="el").sentences == sentences
+
+
+def test_a_semicolon_ends_no_sentence_elsewhere() -> None:
+    assert prepare("A dog; Rex", language="en").sentences == ("A dog; Rex",)
+
+
+def test_greek_capitals_come_back() -> None:
+    prepared = prepare("A HOUSE OR A CLOCK IN MAY", language="en")
+    assert restore(["ένα σπίτι ή ένα ρολόι τον Μάιο"], prepared, language="el") == "ΕΝΑ ΣΠΙΤΙ Ή ΕΝΑ ΡΟΛΟΪ ΤΟΝ ΜΑΪΟ"
+    assert prepare("ΕΝΑΣ ΣΚΥΛΟΣ", language="el").sentences == ("ενας σκυλος",)
+
+
 def test_all_that_the_model_can_spell_goes_to_it() -> None:
     assert prepare("3 cats in 1998 say שלום").sentences == ("3 cats in 1998 say שלום",)
     assert prepare("a café", ALPHABET).sentences == ("a café",)

@@ -24,7 +24,7 @@ from translation.guards import Prepared, is_repetitive, prepare, restore
 logger = logging.getLogger(__name__)
 
 # Raised whenever the same model and settings give another text or score.
-ENGINE_VERSION = 3
+ENGINE_VERSION = 4
 SECOND_TRY_NGRAM = 3
 # Batches that wait for each worker: the workers never idle, and a chunk of any size holds few results at a time.
 QUEUED_BATCHES_PER_WORKER = 4
