@@ -1,0 +1,288 @@
+"""Which quality columns tell badly rated translations from others, and where a check's threshold should lie.
+
+A threshold is proposed only where the data carry it, and its error rates are those of rows that had no say in it: each
+row is judged by the threshold that all others give (leave-one-out).
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from translation.audit.agreement import CONFIDENCE
+from translation.audit.summary import RatedRow
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    Floats = np.ndarray[Any, np.dtype[np.float64]]
+    Flags = np.ndarray[Any, np.dtype[np.bool_]]
+
+# Fewer bad rows than this fit any threshold: leave-one-out itself would tell nothing.
+MIN_BAD_ROWS = 10
+NUM_BANDS = 4
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Criterion:
+    """One direction in which a quality column may tell bad rows, and the settings of a recipe that act on it.
+
+    Args:
+        column: name in `translation.audit.ratings.NUMBER_COLUMNS`.
+        bad_is_low: whether low values are taken for bad ones, or high ones.
+        settings: keys of the recipe's section `check` that take the threshold; none where no check reads the column.
+        also: further keys, without which the check would spare rows beyond the threshold.
+        bound: what the settings may not go beyond: the most for low bad values, the least for high ones.
+    """
+
+    column: str
+    bad_is_low: bool
+    settings: tuple[str, ...] = ()
+    also: tuple[tuple[str, int], ...] = ()
+    bound: float | None = None
+
+
+CRITERIA = (
+    Criterion(column="translation_score", bad_is_low=True, settings=("min_translation_score",), bound=0),
+    Criterion(column="round_trip_chrf", bad_is_low=True, settings=("min_round_trip_chrf",), bound=100),
+    Criterion(
+        column="length_ratio",
+        bad_is_low=True,
+        settings=("min_length_ratio",),
+        also=(("shorter_slack_letters", 0),),
+        bound=1,
+    ),
+    Criterion(
+        column="length_ratio",
+        bad_is_low=False,
+        settings=("max_length_ratio",),
+        also=(("longer_slack_letters", 0),),
+        bound=1,
+    ),
+    # Which of the two a run reads depends on its language pack.
+    Criterion(
+        column="copied_share", bad_is_low=False, settings=("max_copied_share", "max_copied_share_unlisted"), bound=0
+    ),
+    Criterion(column="repeated_ngrams", bad_is_low=False, settings=("max_repetitions",), bound=1),
+    Criterion(column="language_margin", bad_is_low=True),
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rate:
+    """A share of rows, with Wilson's 95 % interval."""
+
+    count: int
+    num_rows: int
+    interval: tuple[float, float]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Proposal:
+    """A threshold, and how it does on rows that had no say in it.
+
+    Args:
+        threshold: rows beyond it would be dropped: below, if low values are bad, else above.
+        bad_kept: of the bad rows.
+        good_dropped: of the good rows.
+    """
+
+    threshold: float
+    bad_kept: Rate
+    good_dropped: Rate
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Verdict:
+    """How well a criterion tells bad rows from good ones.
+
+    Args:
+        criterion: the column and its direction.
+        num_rows: rated rows that have a value.
+        num_bad: how many of them are bad.
+        auc: area under the ROC curve: how often, of a bad and a good row, the bad one has the worse value, ties half;
+            None without a bad row or without a good one.
+        auc_interval: its 95 % interval.
+        proposal: None where the data carry no threshold.
+        reason: why there is none, else "".
+    """
+
+    criterion: Criterion
+    num_rows: int
+    num_bad: int
+    auc: float | None
+    auc_interval: tuple[float, float] | None
+    proposal: Proposal | None
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Band:
+    """Rows whose value in a column lies in a range, both ends included, and their mean rating."""
+
+    lowest: float
+    highest: float
+    num_rows: int
+    mean: float
+
+
+def judge_columns(rows: Sequence[RatedRow], *, bad_below: float, max_good_dropped: float) -> list[Verdict]:
+    """Judge every criterion whose column the audit has, rows weighing the same.
+
+    Args:
+        rows: rated rows.
+        bad_below: a row is bad if its mean rating is lower, 1 to 4.
+        max_good_dropped: the share of good rows, 0 to 1, that a threshold may cost at most where it was fitted; of
+            those that cost no more, the one that drops most bad rows is proposed.
+    """
+    return [
+        _verdict(criterion, rows, bad_below, max_good_dropped)
+        for criterion in CRITERIA
+        if any(row.row.quality.get(criterion.column) is not None for row in rows)
+    ]
+
+
+def recipe_lines(verdicts: Sequence[Verdict]) -> list[str]:
+    """The section `check` of a recipe with all proposed thresholds that a check reads; [] without any."""
+    settings: dict[str, float] = {}
+    for verdict in verdicts:
+        if verdict.proposal:
+            settings |= dict.fromkeys(verdict.criterion.settings, verdict.proposal.threshold)
+            settings |= verdict.criterion.also if verdict.criterion.settings else ()
+    return ["[check]", *(f"{name} = {value:.12g}" for name, value in settings.items())] if settings else []
+
+
+def rating_bands(rows: Sequence[RatedRow], column: str) -> list[Band]:
+    """Mean ratings by quarters of a column's values; equal values share a band, so there may be fewer than four."""
+    import numpy as np
+
+    measured = [(value, row.mean) for row in rows if (value := row.row.quality.get(column)) is not None]
+    if not measured:
+        return []
+    values, means = (np.array(side) for side in zip(*measured, strict=True))
+    edges = np.unique(np.quantile(values, np.arange(1, NUM_BANDS) / NUM_BANDS, method="higher"))
+    places = np.searchsorted(edges, values, side="left")
+    return [
+        Band(
+            lowest=float(values[places == place].min()),
+            highest=float(values[places == place].max()),
+            num_rows=int((places == place).sum()),
+            mean=float(means[places == place].mean()),
+        )
+        for place in np.unique(places)
+    ]
+
+
+def _verdict(criterion: Criterion, rows: Sequence[RatedRow], bad_below: float, max_good_dropped: float) -> Verdict:
+    import numpy as np
+
+    measured = [(row, value) for row in rows if (value := row.row.quality.get(criterion.column)) is not None]
+    values = np.array([value for _, value in measured]) * (1 if criterion.bad_is_low else -1)
+    bad = np.array([row.mean < bad_below for row, _ in measured])
+    auc = auc_interval = proposal = None
+    if 0 < bad.sum() < len(bad):
+        auc = _auc(values[bad], values[~bad])
+        auc_interval = _auc_interval(auc, int(bad.sum()), int((~bad).sum()))
+    reason = _reason_for_none(int(bad.sum()), int((~bad).sum()), auc_interval)
+    if not reason:
+        proposal = _proposal(values, bad, criterion, max_good_dropped)
+        reason = "" if proposal else "no threshold drops a bad row at that price"
+    return Verdict(
+        criterion=criterion,
+        num_rows=len(measured),
+        num_bad=int(bad.sum()),
+        auc=auc,
+        auc_interval=auc_interval,
+        proposal=proposal,
+        reason=reason,
+    )
+
+
+def _reason_for_none(num_bad: int, num_good: int, auc_interval: tuple[float, float] | None) -> str:
+    if num_bad < MIN_BAD_ROWS:
+        return f"only {num_bad} bad rows, {MIN_BAD_ROWS} are needed"
+    if num_good < MIN_BAD_ROWS:
+        return f"only {num_good} good rows, {MIN_BAD_ROWS} are needed"
+    assert auc_interval is not None
+    return "" if auc_interval[0] > 0.5 else "may tell no more than chance"
+
+
+def _auc(bad: "Floats", good: "Floats") -> float:
+    import numpy as np
+    from scipy.stats import rankdata
+
+    ranks = rankdata(np.concatenate([good, bad]))[: len(good)]
+    return float(ranks.sum() - len(good) * (len(good) + 1) / 2) / (len(bad) * len(good))
+
+
+def _auc_interval(auc: float, num_bad: int, num_good: int) -> tuple[float, float]:
+    """Newcombe's score interval (Statistics in Medicine 25, 2006, 559-573, method 5), sound up to the ends 0 and 1."""
+    return _lowest_area(auc, num_bad, num_good), 1 - _lowest_area(1 - auc, num_bad, num_good)
+
+
+def _lowest_area(auc: float, num_bad: int, num_good: int) -> float:
+    """The area from which `auc` is as far up as 95 % confidence allows, with Hanley and McNeil's variance there."""
+    from scipy.optimize import brentq
+    from scipy.special import ndtri
+
+    if auc == 0:
+        return 0.0
+    quantile = ndtri((1 + CONFIDENCE) / 2)
+
+    def excess(area: float) -> float:
+        others = (num_bad + num_good) / 2 - 1
+        spread = 1 + others * ((1 - area) / (2 - area) + area / (1 + area))
+        variance = area * (1 - area) * spread / (num_bad * num_good)
+        return float((area - auc) ** 2 - quantile**2 * variance)
+
+    # Positive at 0, negative at `auc`; an `auc` of 1 is a root itself, and not the one looked for.
+    return float(brentq(excess, 0.0, min(auc, 1 - 1e-9)))
+
+
+def _proposal(values: "Floats", bad: "Flags", criterion: Criterion, max_good_dropped: float) -> Proposal | None:
+    """The threshold of all rows, and each row judged by that of all others; low values are bad."""
+    import numpy as np
+
+    threshold = _fit(values, bad, criterion, max_good_dropped)
+    if threshold is None:
+        return None
+    dropped = np.zeros(len(values), dtype=bool)
+    for place in range(len(values)):
+        others = np.arange(len(values)) != place
+        found = _fit(values[others], bad[others], criterion, max_good_dropped)
+        dropped[place] = found is not None and values[place] < found
+    return Proposal(
+        threshold=(threshold if criterion.bad_is_low else -threshold) + 0.0,  # not -0.0
+        bad_kept=_rate(~dropped[bad]),
+        good_dropped=_rate(dropped[~bad]),
+    )
+
+
+def _fit(values: "Floats", bad: "Flags", criterion: Criterion, max_good_dropped: float) -> float | None:
+    """The threshold below which most bad rows lie, for the price allowed; low values are bad, None if it drops none."""
+    import numpy as np
+
+    levels = np.unique(values)
+    bound = np.inf if criterion.bound is None else criterion.bound if criterion.bad_is_low else -criterion.bound
+    kept, dropped = levels[1:], levels[:-1]  # neighbours: a threshold lies between them
+    kept, dropped = kept[dropped < bound], dropped[dropped < bound]
+    num_bad = np.searchsorted(np.sort(values[bad]), kept)
+    num_good = np.searchsorted(np.sort(values[~bad]), kept)
+    gain = np.where(num_good <= max_good_dropped * (~bad).sum() + 1e-9, num_bad, 0)
+    if not gain.any():
+        return None
+    best = int(gain.argmax())  # the lowest of equals, which drops fewest good rows
+    return min(_shortest_between(float(dropped[best]), float(kept[best])), float(bound))
+
+
+def _shortest_between(low: float, high: float) -> float:
+    """A number above `low` and not above `high`, `high` itself cut to as few digits as that allows."""
+    shorter = (float(f"{high:.{digits}g}") for digits in range(1, 17))
+    return next((found for found in shorter if low < found <= high), high)
+
+
+def _rate(happened: "Flags") -> Rate:
+    from scipy.stats import binomtest
+
+    count, num_rows = int(happened.sum()), len(happened)
+    found = binomtest(count, num_rows).proportion_ci(confidence_level=CONFIDENCE, method="wilson")
+    return Rate(count=count, num_rows=num_rows, interval=(float(found.low), float(found.high)))
