@@ -1,13 +1,38 @@
 """Parallel captions: what is used, dropped and held out."""
 
+import gzip
+import logging
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
+from cleaning.language import caption_language
 from data_catalog.errors import ConfigError
-from translation.train.pairs import DROP_REASONS, read_pairs
+from data_catalog.sources.scenes.grammar import write_pairs
+from translation.train.pairs import DROP_REASONS, MAX_EXAMPLES, Pair, ParallelCaptions, read_pairs
 
 GOOD = "".join(f"a dog number {number}\tun cane numero {number}\n" for number in range(40)).encode()
+
+
+def write_tsv(path: Path, pairs: Sequence[Pair]) -> Path:
+    path.write_text("".join(f"{source}\t{target}\n" for source, target in pairs), encoding="utf-8")
+    return path
+
+
+def kept_of(data: ParallelCaptions) -> set[Pair]:
+    return set(data.training + data.held_out)
+
+
+@pytest.fixture(scope="module")
+def scenes(tmp_path_factory: pytest.TempPathFactory) -> list[Pair]:
+    """Two thousand distinct pairs of the sample's grammar, English and Italian, in no order."""
+    path = tmp_path_factory.mktemp("scenes") / "scenes.tsv"
+    write_pairs(path, seed=1, num_pairs=2500)
+    pairs = [tuple(line.split("\t")) for line in path.read_text(encoding="utf-8").splitlines()]
+    return list(dict.fromkeys(pairs))[:2000]  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(
@@ -20,26 +45,53 @@ GOOD = "".join(f"a dog number {number}\tun cane numero {number}\n" for number in
         (b"", "wrong_fields"),
         (b"a\t  ", "empty"),
         (b"\tb", "empty"),
+        (b"\xc2\xa0\tb", "empty"),
         (b"x" * 401 + b"\t" + b"y" * 300, "too_long"),
+        (b"x" * 20_000_000 + b"\ty", "too_long"),
         (b"a dog\t" + b"un cane " * 10, "length_ratio"),
-        (b"a dog number 7\tun altro cane", "duplicate_source"),
+        (b"a dog that runs through high grass\t@@", "length_ratio"),
+        (b"a dog runs\tA dog runs.", "untranslated"),
+        (b"a dog number 7\tun cane numero 7", "duplicate"),
     ],
 )
 def test_bad_lines_are_counted_by_reason(tmp_path: Path, line: bytes, reason: str) -> None:
     path = tmp_path / "pairs.tsv"
-    path.write_bytes(GOOD + line + b"\n")
+    path.write_bytes(GOOD + line + b"\n" + b"a cat\tun gatto\n")
     data = read_pairs(path, num_held_out=2)
     assert data.dropped == {reason: 1}
     assert reason in DROP_REASONS
-    assert len(data.training) + len(data.held_out) == 40
+    assert [(example.path, example.number) for example in data.examples[reason]] == [(path, 41)]
+    assert len(data.training) + len(data.held_out) == 41
 
 
-def test_windows_line_ends_and_accents_are_fine(tmp_path: Path) -> None:
+def test_windows_line_ends_a_byte_order_mark_quotes_and_names_are_fine(tmp_path: Path) -> None:
     path = tmp_path / "pairs.tsv"
-    path.write_bytes(GOOD + "there is a dog\tc'è un cane \r\n".encode())
+    lines = ['there is a "dog"\tc\'è un "cane" \r\n', "Mount Fuji\tMount Fuji\r\n", '"open\t"aperto']
+    path.write_bytes(b"\xef\xbb\xbf" + GOOD + "".join(lines).encode())
     data = read_pairs(path, num_held_out=1)
-    assert ("there is a dog", "c'è un cane") in data.training + data.held_out
+    assert {('there is a "dog"', 'c\'è un "cane"'), ("Mount Fuji", "Mount Fuji"), ('"open', '"aperto')} < kept_of(data)
+    assert ("a dog number 0", "un cane numero 0") in kept_of(data)
     assert data.dropped == {}
+
+
+def test_several_translations_of_a_source_are_used(tmp_path: Path) -> None:
+    path = tmp_path / "pairs.tsv"
+    path.write_bytes(GOOD + b"a cat sleeps\tun gatto dorme\na cat sleeps\tdorme un gatto\n")
+    data = read_pairs(path, num_held_out=0)
+    assert {("a cat sleeps", "un gatto dorme"), ("a cat sleeps", "dorme un gatto")} < set(data.training)
+    assert data.dropped == {}
+
+
+def test_lengths_are_compared_at_the_usual_ratio_of_the_file(tmp_path: Path) -> None:
+    pairs = [
+        (f"a small brown dog runs across the wide green field number {number}", f"棕色小狗跑过绿色田野{number:02}")
+        for number in range(40)
+    ]
+    assert all(len(source) > 4 * len(target) for source, target in pairs)
+    cut_off = ("a small brown dog runs across the wide green field beside a river", "棕色")
+    data = read_pairs(write_tsv(tmp_path / "pairs.tsv", [*pairs, cut_off]), num_held_out=0)
+    assert data.dropped == {"length_ratio": 1}
+    assert data.examples["length_ratio"][0].pair == cut_off
 
 
 def test_held_out_pairs_do_not_depend_on_order_and_have_no_twins(tmp_path: Path) -> None:
@@ -47,16 +99,182 @@ def test_held_out_pairs_do_not_depend_on_order_and_have_no_twins(tmp_path: Path)
     twins = "".join(f"A dog number {number}.\tUn cane numero {number}.\n" for number in range(40)).encode()
     path.write_bytes(GOOD + twins)
     other.write_bytes(b"".join(reversed((GOOD + twins).splitlines(keepends=True))))
-    data = read_pairs(path, num_held_out=5)
-    assert data == read_pairs(other, num_held_out=5)
+    data, reordered = read_pairs(path, num_held_out=5), read_pairs(other, num_held_out=5)
+    assert (data.training, data.held_out, data.dropped) == (reordered.training, reordered.held_out, reordered.dropped)
     held_out = {source.casefold().rstrip(".") for source, _ in data.held_out}
     assert not held_out & {source.casefold().rstrip(".") for source, _ in data.training}
+    assert data.dropped["held_out"] == 80 - len(data.training) - len(data.held_out) > 0
 
 
-def test_too_few_pairs_and_a_missing_file_are_config_errors(tmp_path: Path) -> None:
+def test_pairs_held_out_once_are_never_trained_on_when_files_are_added(tmp_path: Path) -> None:
+    first = tmp_path / "first.tsv"
+    first.write_bytes(GOOD)
+    more = tmp_path / "more.tsv.gz"
+    lines = [f"a cat number {number}\tun gatto numero {number}\n" for number in range(400)]
+    more.write_bytes(gzip.compress("".join(lines).encode() + GOOD.replace(b"a dog", b"A DOG")))
+    before = read_pairs(first, num_held_out=4)
+    after = read_pairs([first, more], num_held_out=4, held_out=before.held_out)
+    assert after.held_out == before.held_out
+    assert set(before.training) < set(after.training)
+    assert not {source for source, _ in before.held_out} & {source.casefold() for source, _ in after.training}
+    assert after.dropped == {"held_out": 8}
+    assert {example.path for example in after.examples["held_out"]} <= {first, more}
+
+
+def test_a_validation_file_is_read_whole_and_kept_out_of_training(tmp_path: Path, scenes: list[Pair]) -> None:
+    held_out = read_pairs(write_tsv(tmp_path / "val.tsv", scenes[:30]), num_held_out=0).training
+    assert set(held_out) == set(scenes[:30])
+    data = read_pairs(write_tsv(tmp_path / "train.tsv", scenes), num_held_out=1000, held_out=held_out)
+    assert data.held_out == held_out
+    assert len(data.training) == len(scenes) - data.dropped["held_out"] <= len(scenes) - 30
+
+
+LINES = st.lists(
+    st.one_of(
+        st.binary(max_size=30).map(lambda line: line.replace(b"\n", b"")),
+        st.sampled_from(GOOD.splitlines()[:6]),
+        st.tuples(st.text("aàB .,\t☃", max_size=12), st.text("aàB .", max_size=12)).map(
+            lambda pair: "\t".join(pair).encode()
+        ),
+    ),
+    max_size=30,
+)
+
+
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(lines=LINES, num_held_out=st.integers(0, 3))
+def test_every_line_is_used_or_dropped_for_a_reason(tmp_path: Path, lines: list[bytes], num_held_out: int) -> None:
     path = tmp_path / "pairs.tsv"
-    path.write_bytes(GOOD)
-    with pytest.raises(ConfigError, match="has 40 usable pairs, too few to hold 5 out"):
+    path.write_bytes(GOOD + b"".join(line + b"\n" for line in lines))
+    data = read_pairs(path, num_held_out=num_held_out)
+    kept = data.training + data.held_out
+    assert len(kept) + sum(data.dropped.values()) == 40 + len(lines)
+    assert len(set(kept)) == len(kept)
+    assert len(data.held_out) == num_held_out
+    assert data.dropped.keys() == data.examples.keys() <= DROP_REASONS.keys()
+    for reason, examples in data.examples.items():
+        assert len(examples) == min(MAX_EXAMPLES, data.dropped[reason])
+
+
+def test_too_few_pairs_are_config_errors_that_say_what_was_dropped(tmp_path: Path) -> None:
+    path = tmp_path / "pairs.tsv"
+    path.write_bytes(GOOD + b"one field\n")
+    with pytest.raises(
+        ConfigError, match=r"40 usable pairs in .*pairs\.tsv \(lines dropped: wrong_fields 1\), too few"
+    ):
         read_pairs(path, num_held_out=5)
-    with pytest.raises(ConfigError, match=r"absent\.tsv is no file"):
-        read_pairs(tmp_path / "absent.tsv", num_held_out=5)
+    with pytest.raises(ConfigError, match="no pair is left to train on"):
+        read_pairs(path, num_held_out=0, held_out=read_pairs(path, num_held_out=0).training)
+    path.write_bytes(b"source;target\n")
+    with pytest.raises(ConfigError, match=r"0 usable pairs in .* give UTF-8 lines of source<TAB>target"):
+        read_pairs(path, num_held_out=0)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (None, r"pairs\.tsv is no file"),
+        (b"", "is empty: expected UTF-8 lines"),
+        (gzip.compress(b""), "is empty: expected UTF-8 lines"),
+        (gzip.compress(GOOD)[:-12], "truncated gzip"),
+        (gzip.compress(GOOD)[:-8] + b"12345678", "damaged gzip"),
+        (GOOD.decode().encode("utf-16"), "UTF-16: convert it to UTF-8"),
+        (b"PK\x03\x04zipped", "a zip archive: unpack it first"),
+    ],
+)
+def test_files_that_cannot_be_read_are_config_errors(tmp_path: Path, content: bytes | None, message: str) -> None:
+    path, good = tmp_path / "pairs.tsv", tmp_path / "good.tsv"
+    good.write_bytes(GOOD)
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(ConfigError, match=message):
+        read_pairs([good, path], num_held_out=1)
+
+
+@pytest.mark.parametrize(("start", "stop"), [(0, 300), (777, 1100), (1700, 2000)])
+def test_a_stretch_out_of_step_is_found(
+    tmp_path: Path, scenes: list[Pair], start: int, stop: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    shifted = scenes.copy()
+    shifted[start:stop] = [(scenes[index][0], scenes[index - 1][1]) for index in range(start, stop)]
+    with caplog.at_level(logging.WARNING):
+        data = read_pairs(write_tsv(tmp_path / "pairs.tsv", shifted), num_held_out=0)
+    assert not (set(shifted) - set(scenes)) & kept_of(data)
+    # Some good pairs at either end go with the stretch.
+    assert stop - start <= data.dropped["misaligned"] + data.dropped["length_ratio"] <= stop - start + 200
+    [record] = caplog.records
+    assert "pairs.tsv: lines" in record.getMessage()
+    assert "out of step" in record.getMessage()
+
+
+def test_a_file_wholly_out_of_step_leaves_nothing(tmp_path: Path, scenes: list[Pair]) -> None:
+    shifted = [(scenes[index][0], scenes[index - 1][1]) for index in range(len(scenes))]
+    with pytest.raises(ConfigError, match=r"0 usable pairs .*misaligned \d"):
+        read_pairs(write_tsv(tmp_path / "pairs.tsv", shifted), num_held_out=10)
+
+
+def test_texts_of_equal_lengths_are_not_taken_for_misaligned(tmp_path: Path) -> None:
+    pairs = [(f"a dog number {number:03}", f"un cane numero {(number * 7) % 500:03}") for number in range(500)]
+    assert read_pairs(write_tsv(tmp_path / "pairs.tsv", pairs), num_held_out=0).dropped == {}
+
+
+def test_texts_in_another_language_are_dropped_from_either_column(tmp_path: Path, scenes: list[Pair]) -> None:
+    italian_sources = [(target, target + " !?") for _, target in scenes[:100]]
+    german_targets = [
+        (source, f"Ein großer Hund und eine kleine Katze auf der Wiese {number}")
+        for number, (source, _) in enumerate(scenes[100:200])
+    ]
+    pairs = [*italian_sources, *german_targets, *scenes[200:]]
+    data = read_pairs(
+        write_tsv(tmp_path / "pairs.tsv", pairs),
+        num_held_out=0,
+        source_check=caption_language("en"),
+        target_check=caption_language("it"),
+    )
+    kept = kept_of(data)
+    assert set(scenes[200:]) - kept == set()
+    assert len(kept & set(italian_sources)) <= 10  # short ones are not judged
+    assert not kept & set(german_targets)
+    assert {"wrong_language"} <= data.dropped.keys() <= {"wrong_language", "length_ratio"}
+
+
+def test_swapped_columns_are_a_config_error(tmp_path: Path) -> None:
+    pairs = [
+        (f"Due grandi cani corrono sul prato verde {number}", f"Two big dogs run on the green meadow {number}")
+        for number in range(60)
+    ]
+    path = write_tsv(tmp_path / "pairs.tsv", pairs)
+    with pytest.raises(ConfigError, match=r"60 of 60 source texts are in another language .*\(it 0\.99\): swap"):
+        read_pairs(path, num_held_out=1, source_check=caption_language("en"), target_check=caption_language("it"))
+    assert len(read_pairs(path, num_held_out=0).training) == 60
+
+
+def multi30k(data: Path, lang: str) -> list[str]:
+    with gzip.open(data / "multi30k" / f"train.{lang}.gz", "rt", encoding="utf-8", newline="\n") as file:
+        return [line.strip() for line in file]
+
+
+@pytest.mark.real_data
+@pytest.mark.parametrize("lang", ["de", "fr"])
+def test_few_human_pairs_are_dropped(tmp_path: Path, shared_data: Path, lang: str) -> None:
+    """Two targets of "@@", one with a tab in it, some duplicates, and of the other 29,000 at most three."""
+    pairs = list(zip(multi30k(shared_data, "en"), multi30k(shared_data, lang), strict=True))
+    data = read_pairs(
+        write_tsv(tmp_path / "pairs.tsv", pairs),
+        num_held_out=1000,
+        source_check=caption_language("en"),
+        target_check=caption_language(lang),
+    )
+    assert data.dropped["duplicate"] == len(pairs) - len(set(pairs))
+    assert sum(data.dropped.values()) - data.dropped["duplicate"] <= 6
+
+
+@pytest.mark.real_data
+def test_a_lost_line_among_human_pairs_is_noticed(tmp_path: Path, shared_data: Path) -> None:
+    english, german = multi30k(shared_data, "en"), multi30k(shared_data, "de")
+    shifted = german[:10_000] + german[10_001:12_000] + [german[10_000]] + german[12_000:]
+    data = read_pairs(write_tsv(tmp_path / "pairs.tsv", list(zip(english, shifted, strict=True))), num_held_out=1000)
+    good = set(zip(english, german, strict=True))
+    assert len(kept_of(data) - good) <= 1
+    assert len(good - kept_of(data)) <= 2_250
+    assert [example.number for example in data.examples["misaligned"]] == pytest.approx([9_950] * 3, abs=100)
