@@ -21,9 +21,9 @@ def wrong_language(texts: Sequence[str], check: Check, *, column: str) -> list[b
     """Whether the check drops each text, asking it only about texts that look unlike the rest.
 
     A check takes about 1.3 ms a text, too long for millions. So it judges the first `SAMPLE` texts, and of the others
-    only those of whose words fewer than `MIN_COMMON` are common in what it passed of the sample: 1 % of captions in the
-    right language, 99.7 % of those in another. Then 100,000 captions take about 5 s. A column of widely mixed texts, or
-    of a language that the check hardly passes, costs the full price.
+    only those of whose words fewer than `MIN_COMMON` are common in what it passed of the sample: about 1 % of captions
+    in the right language, 99.8 % of those in another. Then 580,000 captions take 22 s, not 12 minutes. A column of
+    widely mixed texts, or of a language that the check hardly passes, costs the full price.
 
     Args:
         texts: in an order that has nothing to do with their language.
