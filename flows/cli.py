@@ -252,6 +252,28 @@ def _add_audit(commands: Commands) -> None:
     draw.add_argument(
         "--out", type=Path, metavar="FOLDER", help="where audit.csv and audit.html go (default: in the root)"
     )
+    _add_audit_score(audit)
+
+
+def _add_audit_score(audit: Commands) -> None:
+    score = _add(audit, "score", "audit_score:score", "say what raters found, and which thresholds follow for a recipe")
+    score.add_argument(
+        "ratings", nargs="+", type=Path, metavar="RATINGS.csv", help="what the form saved, one file a rater"
+    )
+    score.add_argument(
+        "--audit", type=Path, metavar="FILE", help="what `draw` wrote (default: audit.csv beside the first ratings)"
+    )
+    score.add_argument(
+        "--bad-below", type=float, default=3.0, metavar="RATING", help="a lower mean rating is bad (default: 3)"
+    )
+    score.add_argument(
+        "--max-good-dropped",
+        type=float,
+        default=0.05,
+        metavar="SHARE",
+        help="of the rows that are not bad, how many a threshold may cost (default: 0.05)",
+    )
+    score.add_argument("--worst", type=int, default=5, metavar="N", help="how many bad rows are listed (default: 5)")
 
 
 def _add_sample(commands: Commands) -> None:
