@@ -136,12 +136,14 @@ def _say_columns(rows: Sequence[RatedRow], bad_below: float, max_good_dropped: f
     say(f"\nhow well quality columns tell the {num_bad:,} bad rows (mean rating below {bad_below:g}) from the others")
     say(plain_table([_verdict(verdict) for verdict in verdicts]))
     say("AUC: 1 tells all bad rows, 0.5 is chance; rates are those of rows left out of the fit; 95 % intervals")
-    lines = recipe_lines(verdicts)
-    if lines:
-        say(
-            f"\nthresholds for a recipe, each dropping at most {max_good_dropped:.0%} of the others where it was fitted"
-        )
-        say("\n".join(settings))
+    settings = recipe_lines(verdicts)
+    if settings:
+        price = f"each dropping at most {max_good_dropped:.0%} of the others where it was fitted"
+        say(f"\nthresholds for a recipe, {price}\n" + "\n".join(settings))
+    _say_bands(rows)
+
+
+def _say_bands(rows: Sequence[RatedRow]) -> None:
     bands = {column: rating_bands(rows, column) for column in NUMBER_COLUMNS}
     lines = [
         {"column": column, "from": band.lowest, "to": band.highest, "rows": band.num_rows, "mean rating": band.mean}
@@ -149,7 +151,8 @@ def _say_columns(rows: Sequence[RatedRow], bad_below: float, max_good_dropped: f
         if len(found) > 1  # one band is the mean of all
         for band in found
     ]
-    say("\nmean rating by quarters of each column that varies\n" + plain_table(lines))
+    if lines:
+        say("\nmean rating by quarters of each column that varies\n" + plain_table(lines))
 
 
 def _verdict(verdict: Verdict) -> dict[str, object]:
