@@ -1,0 +1,157 @@
+"""`vernaclip audit score`: from the files of raters to numbers, thresholds and the worst rows."""
+
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import pytest
+
+from flows.cli import main
+from translation.audit.draw import AUDIT_COLUMNS
+from translation.audit.sheets import RATING_COLUMNS, sheet_text, write_text
+
+ID = "a0123456789abcdef"
+
+
+def write_audit(folder: Path, scores: Sequence[float | None], **cells: object) -> Path:
+    """A sheet as `audit draw` writes it: every column, lists and booleans among them."""
+    rows = [
+        {
+            **dict.fromkeys(AUDIT_COLUMNS),
+            "audit_id": ID,
+            "row_id": f"r{place}",
+            "source_text": f"a dog {place}",
+            "text": f"un cane {place}",
+            "source": ("cc3m", "mscoco")[place % 2],
+            "stratum": "all",
+            "weight": 3.0 if place < 10 else 1.0,
+            "translation_score": score,
+            "translation_truncated": False,
+            "numbers_lost": ["30", "40"],
+            **cells,
+        }
+        for place, score in enumerate(scores)
+    ]
+    write_text(folder / "audit.csv", sheet_text(AUDIT_COLUMNS, rows))
+    return folder / "audit.csv"
+
+
+def write_ratings(
+    folder: Path, rater: str, grades: Sequence[int | None], comments: Mapping[int, str] | None = None
+) -> str:
+    rows = [
+        {
+            "audit_id": ID,
+            "row_id": f"r{place}",
+            "rating": grade,
+            "comment": (comments or {}).get(place, ""),
+            "rater": rater,
+        }
+        for place, grade in enumerate(grades)
+    ]
+    write_text(folder / f"{rater}.csv", sheet_text(RATING_COLUMNS, rows))
+    return str(folder / f"{rater}.csv")
+
+
+def printed(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
+    assert main(["audit", "score", *arguments]) == 0
+    return capsys.readouterr().out
+
+
+@pytest.fixture
+def files(tmp_path: Path) -> list[str]:
+    """50 rows by three raters: the first ten are bad and score low; Bo missed the last, and doubts row 20."""
+    write_audit(tmp_path, [-2.0 if place < 10 else -0.5 + place / 1000 for place in range(50)])
+    grades = [1] * 10 + [4] * 40
+    bo = [*grades[:20], 2, *grades[21:-1], None]
+    comments = {0: "=a <b>cat\x1b[31m\nnot a dog"}
+    return [
+        write_ratings(tmp_path, "Ann", grades),
+        write_ratings(tmp_path, "Bo", bo, comments),
+        write_ratings(tmp_path, "Cy", grades),
+    ]
+
+
+def test_the_numbers_stand_beside_the_papers(files: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    out = printed(capsys, *files)
+    assert f"audit {ID}: 50 rows, of which 50 are rated, by 3 raters; 1 ratings are missing" in out
+    # (10 * 1 + 39 * 4 + 10/3) / 50 and, the first ten weighing three each, (30 * 1 + 39 * 4 + 10/3) / 70.
+    assert re.search(r"mean rating, 1 to 4 +3\.39 \(3\.\d\d to 3\.\d\d\) +3\.78\n", out)
+    assert re.search(r"estimate for the dataset +2\.70 \(2\.\d\d to 3\.\d\d\)\n", out)
+    assert re.search(r"Gwet's AC1, ordinal weights +0\.99\d \(0\.9\d\d to 1\.000\) +0\.858\n", out)
+    assert re.search(r"Bo +49 +1 +3\.35 +20% +2% +0% +78%\n", out)
+    assert re.search(r"\(all\) +149 +1 +3\.38 +20% +1% +0% +79%\n", out)
+    assert re.search(r"cc3m +25 +3\.\d\d \(", out)
+
+
+def test_a_column_that_tells_becomes_a_setting(files: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    out = printed(capsys, *files)
+    assert re.search(
+        r"translation_score +50 +1\.00 \(0\.\d\d to 1\.00\) +below -0\.5 +0 of 10 \(0% to 28%\) +0 of 40 \(0% to 9%\)",
+        out,
+    )
+    assert "[check]\nmin_translation_score = -0.5\n" in out
+    assert re.search(r"translation_score +-2 +-0\.4\d+ +\d+ +[12]", out)
+    strict = printed(capsys, *files, "--bad-below", "1.5")
+    assert "the 10 bad rows (mean rating below 1.5)" in strict
+
+
+def test_the_worst_rows_are_told_with_their_comments(files: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    out = printed(capsys, *files, "--worst", "2")
+    assert (
+        "lowest ratings\n"
+        "  r0  cc3m  mean 1.00  (Ann 1, Bo 1, Cy 1)\n    a dog 0\n    un cane 0\n    Bo: =a <b>cat [31m not a dog\n"
+        "  r1  mscoco  mean 1.00  (Ann 1, Bo 1, Cy 1)\n    a dog 1\n    un cane 1\n"
+        "\nratings furthest apart\n"
+        "  r20  cc3m  mean 3.33  (Ann 4, Bo 2, Cy 4)\n    a dog 20\n    un cane 20\n"
+    ) in out
+    assert "lowest ratings" not in printed(capsys, *files, "--worst", "0")
+
+
+def test_one_rater_and_too_few_bad_rows_are_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_audit(tmp_path, [-1.0, -0.5, -0.4, None])
+    one = write_ratings(tmp_path, "Ann", [1, 4, 3, None])
+    out = printed(capsys, one)
+    assert "4 rows, of which 3 are rated, by 1 rater; 1 ratings are missing" in out
+    assert "no AC1: agreement is between raters: give the ratings of at least two" in out
+    assert "only 1 bad rows, 10 are needed" in out
+    assert "[check]" not in out
+    two = write_ratings(tmp_path, "Bo", [None, None, None, 2])
+    assert "no AC1: agreement needs two items or more that two raters have both rated, and there are 0" in printed(
+        capsys, one, two
+    )
+
+
+def test_an_audit_without_quality_columns_is_scored(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_audit(tmp_path, [None])
+    out = printed(capsys, write_ratings(tmp_path, "Ann", [4]), write_ratings(tmp_path, "Bo", [4]))
+    assert "mean rating, 1 to 4                    4.00                  3.78" in out
+    assert "the audit has no quality columns with numbers: no threshold can be fitted" in out
+    assert "lowest ratings" not in out
+
+
+def test_the_audit_is_looked_for_beside_the_first_ratings(
+    files: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    moved = tmp_path / "kept.csv"
+    (tmp_path / "audit.csv").rename(moved)
+    assert main(["audit", "score", *files]) == 1
+    assert f"{tmp_path / 'audit.csv'} is no file: expected an audit's CSV" in capsys.readouterr().err
+    assert "3 raters" in printed(capsys, *files, "--audit", str(moved))
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "message"),
+    [
+        ("--bad-below", "1", "--bad-below 1 is no rating above 1 and up to 4"),
+        ("--bad-below", "nan", "--bad-below nan is no rating"),
+        ("--max-good-dropped", "1", "--max-good-dropped 1 is no share of 0 or more and below 1"),
+        ("--max-good-dropped", "-0.1", "--max-good-dropped -0.1 is no share"),
+        ("--worst", "-1", "--worst -1 is negative"),
+    ],
+)
+def test_options_out_of_bounds(
+    option: str, value: str, message: str, files: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["audit", "score", *files, f"{option}={value}"]) == 1
+    assert message in capsys.readouterr().err
