@@ -46,7 +46,9 @@ def _write(audit: Audit, folder: Path) -> None:
 def _remarks(audit: Audit, num_rows: int) -> list[str]:
     lines = []
     if len(audit.rows) < num_rows:
-        lines.append(f"{len(audit.rows):,} distinct pairs are all that there are, fewer than {num_rows:,}: all are drawn")
+        lines.append(
+            f"{len(audit.rows):,} distinct pairs are all that there are, fewer than {num_rows:,}: all are drawn"
+        )
     num_missed = sum(not stratum.num_drawn for stratum in audit.strata)
     if num_missed:
         lines.append(f"{num_missed} strata are without a row: --n {len(audit.strata)} or more gives each one")

@@ -56,11 +56,9 @@ function changed() {
 function rateAndMoveOn(rating) {
   const place = state.position + 1;
   setRating(rating);
-  const moved = state.position < audit.rows.length - 1 ? move(1) : moveToUnrated();
-  const done = countRated() === audit.rows.length;
-  const news = done ? "All pairs are rated: save the CSV." : moved ? "" : "This is the last pair.";
-  say(`Pair ${place} rated ${rating}. ${news}`);
-  draw();
+  if (state.position < audit.rows.length - 1) goTo(state.position + 1);
+  else moveToUnrated();
+  say(`Pair ${place} rated ${rating}.`);
 }
 
 function clearRating() {
@@ -73,29 +71,21 @@ function clearRating() {
 
 function goTo(position) {
   state.position = position;
+  say("");
   keep();
   draw();
 }
 
-/** Go `step` pairs on; false where there is none. */
 function move(step) {
   const target = state.position + step;
-  if (target < 0 || target >= audit.rows.length) return false;
-  goTo(target);
-  return true;
+  if (audit.rows[target]) goTo(target);
+  else say(`This is the ${step < 0 ? "first" : "last"} pair.`);
 }
 
-/** Go to the next pair without a rating, from the start again after the last; false where there is none. */
+/** Go to the next pair without a rating: after the last pair, from the first. */
 function moveToUnrated() {
-  const count = audit.rows.length;
-  for (let step = 1; step <= count; step += 1) {
-    const position = (state.position + step) % count;
-    if (!ratingOf(audit.rows[position].row_id)) {
-      goTo(position);
-      return true;
-    }
-  }
-  return false;
+  const steps = audit.rows.map((_, index) => (state.position + index + 1) % audit.rows.length);
+  goTo(steps.find((position) => !ratingOf(audit.rows[position].row_id)) ?? state.position);
 }
 
 // ---- what is kept in this browser -----------------------------------------------------------------------------------
@@ -177,21 +167,23 @@ function save() {
   say(`Saved ${fileName}${missing ? `; ${missing} pairs are without a rating` : ": hand it in"}.`);
 }
 
-/** Records of a CSV text (RFC 4180; LF ends a line as well). */
+/** Records of a CSV text (RFC 4180; LF ends a line as well); spreadsheets of many countries save it with semicolons. */
 function parseCsv(text) {
+  const delimiter = text.split("\n", 1)[0].includes(";") ? ";" : ",";
   const records = [];
   let record = [];
-  const cells = /("(?:[^"]|"")*"|[^,"\r\n]*)(,|\r\n|\n|\r|$)/gy;
+  const cells = new RegExp(`("(?:[^"]|"")*"|[^${delimiter}"\\r\\n]*)(${delimiter}|\\r\\n|\\n|\\r|$)`, "gy");
   while (cells.lastIndex < text.length) {
     const match = cells.exec(text);
     if (!match) throw new Error("its quotes do not match");
     record.push(match[1].startsWith('"') ? match[1].slice(1, -1).replaceAll('""', '"') : match[1]);
-    if (match[2] !== ",") {
+    if (match[2] === delimiter && cells.lastIndex === text.length) record.push("");
+    if (match[2] !== delimiter || cells.lastIndex === text.length) {
       records.push(record);
       record = [];
     }
   }
-  return records;
+  return records.filter((each) => each.join("") !== "");
 }
 
 /** The state that a saved CSV tells; an Error with a reason where it is not one of this audit. */
@@ -252,10 +244,7 @@ function draw() {
   for (const radio of document.getElementsByName("rating")) radio.checked = radio.value === ratingOf(row_id);
   if (at("comment").value !== (state.comments[row_id] ?? "")) at("comment").value = state.comments[row_id] ?? "";
   if (at("rater").value !== state.rater) at("rater").value = state.rater;
-  at("previous").disabled = state.position === 0;
-  at("next").disabled = state.position === audit.rows.length - 1;
-  at("clear").disabled = !ratingOf(row_id);
-  at("unrated").disabled = countRated() === audit.rows.length;
+  at("done").hidden = countRated() < audit.rows.length;
   at("count").textContent = `${countRated()} of ${audit.rows.length} rated`;
   drawMap();
   drawStorage();
