@@ -10,7 +10,9 @@ from flows.pair_languages import column_language
 def test_a_column_is_checked_by_its_language_pack() -> None:
     check = column_language(language_pack("de"))
     assert check is not None
-    german, english = check(["Ein großer Hund rennt über die grüne Wiese.", "A young boy is swimming in the big pool."])
+    german, english = check(
+        ["Ein großer Hund rennt über die grüne Wiese.", "Two large brown dogs are running across the green meadow."]
+    )
     assert german is None
     assert english is not None
     assert english.reason == "wrong_language"
