@@ -241,7 +241,7 @@ function draw() {
   drawText("translation", target_lang, text);
   at("source-name").textContent = `${languageName(source_lang)}, the source`;
   at("target-name").textContent = `${languageName(target_lang)}, the translation`;
-  for (const radio of document.getElementsByName("rating")) radio.checked = radio.value === ratingOf(row_id);
+  drawRating(ratingOf(row_id));
   if (at("comment").value !== (state.comments[row_id] ?? "")) at("comment").value = state.comments[row_id] ?? "";
   if (at("rater").value !== state.rater) at("rater").value = state.rater;
   at("done").hidden = countRated() < audit.rows.length;
@@ -254,6 +254,14 @@ function draw() {
 function drawText(id, language, text) {
   at(id).lang = language;
   if (at(id).textContent !== text) at(id).textContent = text;
+}
+
+/** Where the focus is on a grade, it goes to the one that is picked: arrow keys start from there. */
+function drawRating(rating) {
+  for (const radio of document.getElementsByName("rating")) {
+    radio.checked = radio.value === rating;
+    if (radio.checked && document.activeElement?.name === "rating") radio.focus();
+  }
 }
 
 function drawMap() {
@@ -351,10 +359,13 @@ function onKey(event) {
   if (!event.repeat || MAY_REPEAT.has(event.key)) KEYS[event.key]();
 }
 
-/** A pointer that picks a grade moves on, as a digit does; arrow keys in the group only pick. */
-function onGrade(event) {
-  const byPointer = event.detail > 0;
-  if (byPointer) rateAndMoveOn(event.target.value);
+/** A pointer that picks a grade moves on, as a digit does; the space bar and arrow keys in the group only pick. */
+function onGrade(grade, byPointer) {
+  if (byPointer) rateAndMoveOn(grade);
+  else {
+    setRating(grade);
+    draw();
+  }
 }
 
 function start() {
@@ -366,8 +377,9 @@ function start() {
     at("map").append(mark);
   });
   for (const radio of document.getElementsByName("rating")) {
-    radio.addEventListener("change", () => { setRating(radio.value); draw(); });
-    radio.addEventListener("click", onGrade);
+    let byPointer = false; // a click comes before the change that it makes; those of keys count no clicks
+    radio.addEventListener("click", (event) => { byPointer = event.detail > 0; });
+    radio.addEventListener("change", () => onGrade(radio.value, byPointer));
   }
   const onClick = { save, load: () => at("file").click(), help: toggleKeys, close: toggleKeys, forget,
     previous: () => move(-1), next: () => move(1), unrated: moveToUnrated, clear: clearRating };
