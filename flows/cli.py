@@ -162,9 +162,17 @@ def _add_services(commands: Commands) -> None:
     up.add_argument("--port", type=int, help="where a new server listens (default: 4200, or the next free one)")
     down = _add(commands, "down", "services:down", "stop what `up` started, after the runs that have begun")
     down.add_argument("--now", action="store_true", help="kill runs that have begun; they go on when run again")
-    doctor = _add(commands, "doctor", "services:doctor", "say what is wrong with this environment")
+    doctor = _add(
+        commands, "doctor", "services:doctor", "say what is wrong with this environment, or what a language lacks"
+    )
     doctor.add_argument("--fix", action="store_true", help="mend what can be mended")
     doctor.add_argument("--quiet", action="store_true", help="say nothing where nothing is wrong")
+    doctor.add_argument(
+        "--language",
+        metavar="LANG",
+        help="say instead what this language has and lacks here, and what that costs: a code such as el, or the TOML "
+        "file of a language pack",
+    )
 
 
 def _add_translation(commands: Commands) -> None:

@@ -1,10 +1,20 @@
 """Commands around Prefect and the environment: up, down, doctor."""
 
+import re
+import textwrap
 from argparse import Namespace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+from data_catalog.errors import ConfigError
 from flows.commands.output import say
 from flows.recipe import DEFAULT_ROOT
+
+if TYPE_CHECKING:
+    from flows.language_doctor import Trait
+
+REPORT_WIDTH = 110  # characters
+NO_BREAK = "\xa0"
 
 
 def up(options: Namespace) -> None:
@@ -29,7 +39,9 @@ def down(options: Namespace) -> None:
 
 
 def doctor(options: Namespace) -> int:
-    """Print what is wrong with the environment; with --fix, mend it first."""
+    """Print what is wrong with the environment, mending it first with --fix; or what a language lacks here."""
+    if options.language is not None:
+        return _examine_language(options)
     from flows.doctor import diagnose, mend
 
     findings = diagnose(Path.cwd(), DEFAULT_ROOT)
@@ -41,3 +53,41 @@ def doctor(options: Namespace) -> int:
     if not findings and not options.quiet:
         say("nothing is wrong")
     return int(any(finding.severity == "broken" for finding in findings))
+
+
+def _examine_language(options: Namespace) -> int:
+    from flows.language_doctor import examine, find_language
+
+    if options.fix:
+        raise ConfigError("--fix mends the environment, not a language: leave out --fix or --language")
+    language = find_language(options.language)
+    traits = examine(language)
+    if not options.quiet:
+        say(f"{language.title}\n")
+    for trait in traits:
+        if not options.quiet or (trait.needed and not trait.found):
+            say(_trait_text(trait))
+    if not options.quiet:
+        say(f"\n{sum(trait.found for trait in traits)} of {len(traits)} found")
+    return int(any(trait.needed and not trait.found for trait in traits))
+
+
+def _trait_text(trait: "Trait") -> str:
+    state = "found" if trait.found else "MISSING" if trait.needed else "missing"
+    lines = [(state, trait.topic, trait.text)]
+    lines += [("", label, text) for label, text in (("  costs", trait.cost), ("  to do", trait.advice)) if text]
+    return "\n".join(_wrapped(f"{mark:<9}{label:<18}", text) for mark, label, text in lines)
+
+
+def _wrapped(head: str, text: str) -> str:
+    """A text in lines beside its head; commands stay on one line, to be copied."""
+    whole = re.sub("`[^`]*`", lambda command: command[0].replace(" ", NO_BREAK), text)
+    lines = textwrap.fill(
+        whole,
+        width=REPORT_WIDTH,
+        initial_indent=head,
+        subsequent_indent=" " * len(head),
+        break_long_words=False,
+        break_on_hyphens=False,
+    )
+    return lines.replace(NO_BREAK, " ")

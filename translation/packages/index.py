@@ -14,11 +14,12 @@ from typing import Any
 
 from data_catalog.errors import ConfigError, TransientError
 from translation.packages.downloads import DownloadConfig, check_url, fetch_small
-from translation.packages.package import version_key
+from translation.packages.package import argos_data_dir, version_key
 
 logger = logging.getLogger(__name__)
 
 DEFAULT_INDEX = "https://raw.githubusercontent.com/argosopentech/argospm-index/main/"
+STORED_INDEX = "index.json"  # in Argos Translate's own folder
 MAX_INDEX_BYTES = 16 * 2**20  # the real one has 33 kB
 MAX_LINKS = 20
 FIRST_UNREADABLE_FORMAT = (2,)  # `argos_version`, the format, of packages that this reader does not know
@@ -76,6 +77,25 @@ def read_index(url: str, config: DownloadConfig = DEFAULT_CONFIG) -> list[IndexE
             f"machine, from a link in {url}, and install it here with `vernaclip mt install FILE`"
         ) from error
     return parse_index(content, url)
+
+
+def read_stored_index() -> list[IndexEntry] | None:
+    """The index as Argos Translate itself fetched it last, without asking the network; None where it never did.
+
+    Raises:
+        ConfigError: the stored file is no index.
+    """
+    path = argos_data_dir() / STORED_INDEX
+    try:
+        content = path.read_bytes()
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise ConfigError(f"cannot read the stored index {path}: {error.strerror}") from error
+    try:
+        return parse_index(content, str(path))
+    except ConfigError as error:
+        raise ConfigError(f"the stored index {path} is damaged: remove it") from error
 
 
 def parse_index(content: bytes, url: str) -> list[IndexEntry]:

@@ -68,10 +68,13 @@ class Package:
 def default_packages_dir() -> Path:
     """The folder where Argos Translate itself looks for installed packages, from its own environment variables."""
     configured = os.environ.get("ARGOS_PACKAGES_DIR")
-    if configured:
-        return Path(configured)
+    return Path(configured) if configured else argos_data_dir() / "packages"
+
+
+def argos_data_dir() -> Path:
+    """The folder where Argos Translate itself keeps what it has fetched."""
     data = os.environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share"
-    return Path(data) / "argos-translate" / "packages"
+    return Path(data) / "argos-translate"
 
 
 def open_package(path: Path, cache_dir: Path) -> Package:

@@ -1,0 +1,367 @@
+"""What a language has and lacks here, what each lack costs, and what to do: `vernaclip doctor --language xx`.
+
+Nothing is downloaded, and nothing that is missing is an error but the language pack, without which no build can start.
+"""
+
+import importlib.util
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from data_catalog.errors import ConfigError
+from data_catalog.language_pack import LanguagePack
+from flows.language_packs import available_language_packs, load_language_pack, load_language_packs
+
+SOURCE = "en"  # what most caption sets are written in
+NUM_CLASSES = 1_000  # of ImageNet
+ISO_639_LENGTHS = (2, 3)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Trait:
+    """One thing that a language has here, or lacks.
+
+    Args:
+        topic: what it is about, in a word or two.
+        found: whether it is there.
+        text: what was found or is missing.
+        cost: what comes of it that it is missing, "" if it is not.
+        advice: what to do about that, "" if there is nothing to do.
+        needed: no build can start without it.
+    """
+
+    topic: str
+    found: bool
+    text: str
+    cost: str = ""
+    advice: str = ""
+    needed: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Language:
+    """A language as the pipeline knows it.
+
+    Args:
+        pack: its pack, of nothing but the code where there is none.
+        file: name of the pack's file; where there is none, the one that it would have.
+        has_pack: whether there is one.
+        ships: whether it comes with vernaclip.
+    """
+
+    pack: LanguagePack
+    file: str
+    has_pack: bool
+    ships: bool
+
+    @property
+    def title(self) -> str:
+        """Name and code, as "Greek (el)"."""
+        return f"{self.pack.name} ({self.pack.code})" if self.pack.name else self.pack.code
+
+    def set_in_pack(self, field: str) -> str:
+        """Advice to set a field of the pack."""
+        return f"set {field} in {f'a copy of {self.file}' if self.ships else self.file} (docs/languages.md)"
+
+
+def find_language(name: str) -> Language:
+    """The language of a code ("el"), or of a pack's file if the name ends in ".toml".
+
+    Raises:
+        ConfigError: it is no code, that of a pack we have under another code, or a file that cannot be loaded.
+    """
+    if name.endswith(".toml"):
+        return Language(pack=load_language_pack(name), file=Path(name).name, has_pack=True, ships=False)
+    file = f"{name}.toml"
+    if name in available_language_packs():
+        return Language(pack=load_language_pack(name), file=file, has_pack=True, ships=True)
+    if len(name) not in ISO_639_LENGTHS:
+        raise ConfigError(f"--language takes an ISO 639 code such as el, or a language pack's TOML file, got {name!r}")
+    for pack in load_language_packs().values():
+        if pack.iso639_3 == name:
+            raise ConfigError(f"{pack.name} is called {pack.code} here: use --language {pack.code}")
+    return Language(pack=LanguagePack.minimal(name), file=file, has_pack=False, ships=False)
+
+
+def examine(language: Language) -> list[Trait]:
+    """Everything that a language has and lacks, in the order in which a build comes to it.
+
+    Raises:
+        ConfigError: what lies on this machine cannot be read.
+    """
+    return [
+        _pack(language),
+        *_translation(language),
+        _model_codes(language),
+        _language_check(language),
+        _proper_nouns(language),
+        _shared_words(language),
+        _tens(language),
+        _letters(language),
+        _text_encoder(language),
+        _zero_shot(language),
+        _test_sets(language),
+        _rights(language),
+    ]
+
+
+def _pack(language: Language) -> Trait:
+    if language.ships:
+        return Trait(topic="language pack", found=True, text=f"{language.file} comes with vernaclip")
+    if language.has_pack:
+        return Trait(
+            topic="language pack", found=True, text=f"{language.file} is a pack; recipes name it as language_pack"
+        )
+    return Trait(
+        topic="language pack",
+        found=False,
+        text=f"no pack of {language.pack.code} comes with vernaclip",
+        cost=f"{language.pack.code} cannot be a recipe's target_language; captions in it are read, cleaned and "
+        "translated into other languages all the same",
+        advice=f'write {language.file}, of which the line code = "{language.pack.code}" is enough to start with '
+        f'(docs/languages.md), name it in the recipe, language_pack = "{language.file}", and examine it with '
+        f"`vernaclip doctor --language {language.file}`",
+        needed=True,
+    )
+
+
+def _translation(language: Language) -> Iterator[Trait]:
+    if language.pack.code == SOURCE:
+        yield Trait(topic="translation", found=True, text="not needed: most captions are English already")
+        return
+    yield _argos(language)
+    yield _apertium(language)
+
+
+def _argos(language: Language) -> Trait:
+    from translation.packages.package import default_packages_dir, find
+
+    code = language.pack.argos or language.pack.code
+    try:
+        package = find(SOURCE, code, default_packages_dir())
+    except ConfigError:
+        return _no_package(code)
+    text = f"the package {package.pair} {package.package_version} is installed"
+    return Trait(topic="translation", found=True, text=text)
+
+
+def _no_package(code: str) -> Trait:
+    offered, remark = _offered(code)
+    install = f"`vernaclip mt install --from {SOURCE} --to {code}`"
+    train = (
+        f"train one, `vernaclip mt train PAIRS.tsv --from {SOURCE} --to {code} --out {SOURCE}_{code}.argosmodel`, or "
+        "set translate.engine to ctranslate2 (a converted NLLB or OPUS-MT model) or deepl"
+    )
+    advice = {
+        True: install,
+        False: train,
+        None: f"{install}, if `vernaclip mt packages --to {code}` lists it; else {train}",
+    }
+    return Trait(
+        topic="translation",
+        found=False,
+        text=f"no Argos package from English is installed; {remark}",
+        cost="the default engine cannot translate English captions, and only native ones make a dataset",
+        advice=advice[offered],
+    )
+
+
+def _offered(code: str) -> tuple[bool | None, str]:
+    """Whether the stored index offers a package, None where there is none that can be read, and what to say of it."""
+    from translation.packages.index import read_stored_index
+
+    try:
+        entries = read_stored_index()
+    except ConfigError as error:
+        return None, str(error)
+    if entries is None:
+        return None, "whether Argos' index offers one is not known here, where it is not stored"
+    offered = any((entry.from_code, entry.to_code) == (SOURCE, code) and entry.is_readable for entry in entries)
+    return offered, f"Argos' index, as stored here, offers {'one' if offered else 'none'}"
+
+
+def _apertium(language: Language) -> Trait:
+    from translation.config import TranslateConfig
+    from translation.engines.apertium import open_engine
+
+    source = load_language_pack(SOURCE)
+    try:
+        open_engine(TranslateConfig(engine="apertium"), source, language.pack, Path())
+    except ConfigError as error:
+        return Trait(
+            topic="Apertium",
+            found=False,
+            text=re.split("[;:]", str(error))[0],
+            cost="no translation by rules: worse than a good package's, but all that some small languages have",
+            advice="install the pair from English, if Apertium has one",
+        )
+    return Trait(topic="Apertium", found=True, text="a mode from English is installed")
+
+
+def _model_codes(language: Language) -> Trait:
+    codes = {"iso639_3": language.pack.iso639_3, "flores": language.pack.flores}
+    missing = [name for name, code in codes.items() if code is None]
+    if not missing:
+        return Trait(topic="codes", found=True, text=", ".join(f"{name} {code}" for name, code in codes.items()))
+    return Trait(
+        topic="codes",
+        found=False,
+        text=f"{' and '.join(missing)} {'is' if len(missing) == 1 else 'are'} not set",
+        cost="NLLB models (flores) and Apertium's modes (iso639_3) may not be found",
+        advice=language.set_in_pack(" and ".join(missing)),
+    )
+
+
+def _language_check(language: Language) -> Trait:
+    from cleaning.language import detectable_languages
+
+    code = language.pack.langdetect or language.pack.code
+    if code in detectable_languages():
+        confusions = ", ".join(language.pack.confusions)
+        text = f"langdetect knows {code}" + (f"; short captions are mistaken for {confusions}" if confusions else "")
+        return Trait(topic="language check", found=True, text=text)
+    return Trait(
+        topic="language check",
+        found=False,
+        text=f"langdetect does not know {code}",
+        cost="captions and translations in other languages stay in, and the column language_margin is empty",
+        advice="nothing to set: choose sources that are in one language, and look at samples of the result",
+    )
+
+
+def _proper_nouns(language: Language) -> Trait:
+    pack = language.pack
+    tagger = _tagger(pack)
+    if pack.function_words and not pack.capitalises_nouns:
+        text = f"told by capitals, with {len(pack.function_words)} function words{tagger}"
+        return Trait(topic="proper nouns", found=True, text=text)
+    cost = "captions that are little but names stay in (the paper drops a tenth of WIT for it)"
+    if pack.capitalises_nouns:
+        text = f"capitals tell nothing, where every noun has one{tagger}"
+        return Trait(topic="proper nouns", found=False, text=text, cost=cost)
+    return Trait(
+        topic="proper nouns",
+        found=False,
+        text=f"the pack lists no function words{tagger}",
+        cost=cost,
+        advice=language.set_in_pack("function_words"),
+    )
+
+
+def _tagger(pack: LanguagePack) -> str:
+    """What is known of a spaCy model, which no step uses yet."""
+    if pack.spacy is None:
+        return ""
+    is_there = pack.spacy.isidentifier() and importlib.util.find_spec(pack.spacy) is not None
+    state = "installed" if is_there else "not installed"
+    return f"; the pack names spaCy's {pack.spacy} ({state}), which no step reads yet"
+
+
+def _shared_words(language: Language) -> Trait:
+    from cleaning.config import CheckConfig
+
+    config = CheckConfig()
+    if language.pack.code == SOURCE:
+        return Trait(topic="copied words", found=True, text="not needed: English is what is translated from")
+    if language.pack.shared_words:
+        text = f"{len(language.pack.shared_words)} words that English shares are known"
+        return Trait(topic="copied words", found=True, text=text)
+    return Trait(
+        topic="copied words",
+        found=False,
+        text="the pack lists no words that English spells alike",
+        cost=f"translations stay in that leave up to {config.max_copied_share_unlisted:.0%} of their words in English, "
+        f"instead of {config.max_copied_share:.0%}",
+        advice=language.set_in_pack("shared_words"),
+    )
+
+
+def _tens(language: Language) -> Trait:
+    if language.pack.tens:
+        return Trait(topic="numbers in words", found=True, text=f"known by {', '.join(language.pack.tens)}")
+    return Trait(
+        topic="numbers in words",
+        found=False,
+        text="the pack does not say how 20 to 90 are called",
+        cost="good translations that spell out such a number are dropped as numbers_lost",
+        advice=language.set_in_pack("tens"),
+    )
+
+
+def _letters(language: Language) -> Trait:
+    from training.fonts import lettering_for
+
+    texts = language.pack.function_words or language.pack.tens
+    if not texts:
+        return Trait(
+            topic="letters",
+            found=False,
+            text="which ones are needed is not known without words of the language",
+            cost="contact sheets may show empty boxes",
+            advice=language.set_in_pack("function_words"),
+        )
+    lettering = lettering_for(texts)
+    lacking = sorted({char for word in texts for char in word if not lettering.has(char)})
+    if not lacking:
+        return Trait(topic="letters", found=True, text="contact sheets can show them")
+    return Trait(
+        topic="letters",
+        found=False,
+        text=f"no typeface here has {' '.join(lacking[:8])}{' ...' if len(lacking) > 8 else ''}",
+        cost="contact sheets show empty boxes instead",
+        advice="install a typeface, such as Debian's fonts-dejavu-core or fonts-noto-core",
+    )
+
+
+def _text_encoder(language: Language) -> Trait:
+    if language.pack.text_encoder:
+        text = f"{language.pack.text_encoder} is recommended; no step reads that yet"
+        return Trait(topic="text encoder", found=True, text=text)
+    return Trait(
+        topic="text encoder",
+        found=False,
+        text="the pack recommends none",
+        cost="nothing yet: `vernaclip train` learns its text tower from the captions alone",
+        advice=language.set_in_pack("text_encoder"),
+    )
+
+
+def _zero_shot(language: Language) -> Trait:
+    pack = language.pack
+    have = f"{len(pack.prompt_templates)} prompt templates and {len(pack.class_names):,} of {NUM_CLASSES:,} class names"
+    if pack.prompt_templates and len(pack.class_names) == NUM_CLASSES:
+        return Trait(topic="zero-shot", found=True, text=f"{have}; no command reads them yet")
+    missing = [] if pack.prompt_templates else ["prompt_templates"]
+    missing += [] if len(pack.class_names) == NUM_CLASSES else ["class_names"]
+    return Trait(
+        topic="zero-shot",
+        found=False,
+        text=f"the pack has {have} of ImageNet",
+        cost="nothing yet, as no command scores zero-shot classification; this language could not be scored by it",
+        advice=language.set_in_pack(" and ".join(missing)),
+    )
+
+
+def _test_sets(language: Language) -> Trait:
+    if language.pack.test_sets:
+        return Trait(topic="test sets", found=True, text="; ".join(language.pack.test_sets))
+    return Trait(
+        topic="test sets",
+        found=False,
+        text="the pack names none",
+        cost="a model can be scored on your own held-out images alone, and compared with no published one",
+        advice=language.set_in_pack("test_sets"),
+    )
+
+
+def _rights(language: Language) -> Trait:
+    if language.pack.license_notes:
+        return Trait(topic="rights", found=True, text=language.pack.license_notes)
+    return Trait(
+        topic="rights",
+        found=False,
+        text="the pack says nothing of rights",
+        cost="you must look up yourself what sources, test sets and models allow",
+        advice=language.set_in_pack("license_notes"),
+    )

@@ -1,0 +1,176 @@
+"""What `vernaclip doctor --language` finds, with languages, packages and indexes that lack one thing each."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from flows.cli import main
+from flows.language_doctor import Trait, examine, find_language
+from flows.language_packs import available_language_packs
+
+INDEX = [
+    {
+        "from_code": source,
+        "to_code": target,
+        "package_version": "1.9",
+        "argos_version": "1.9",
+        "links": ["https://a.org/x"],
+    }
+    for source, target in (("en", "el"), ("sw", "en"))
+]
+
+
+@pytest.fixture(autouse=True)
+def data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Argos Translate's own folder on a machine with no package and no Apertium."""
+    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "data"))
+    monkeypatch.delenv("ARGOS_PACKAGES_DIR", raising=False)
+    monkeypatch.setenv("PATH", str(tmp_path / "bin"))
+    folder = tmp_path / "data" / "argos-translate"
+    folder.mkdir(parents=True)
+    return folder
+
+
+def traits(name: str) -> dict[str, Trait]:
+    return {trait.topic: trait for trait in examine(find_language(name))}
+
+
+def lacks(name: str) -> set[str]:
+    return {topic for topic, trait in traits(name).items() if not trait.found}
+
+
+def install(data: Path, pair: tuple[str, str]) -> None:
+    folder = data / "packages" / "-".join(pair)
+    (folder / "model").mkdir(parents=True)
+    metadata = {"from_code": pair[0], "to_code": pair[1], "package_version": "1.2", "argos_version": "1.9"}
+    (folder / "metadata.json").write_text(json.dumps(metadata), encoding="utf-8")
+    (folder / "model" / "model.bin").write_bytes((6).to_bytes(4, "little"))
+    (folder / "model" / "config.json").write_text("{}", encoding="utf-8")
+    (folder / "sentencepiece.model").write_bytes(b"x")
+
+
+def test_what_packs_that_ship_lack() -> None:
+    on_no_machine = {"translation", "Apertium", "zero-shot"}
+    assert {code: lacks(code) - {"letters"} for code in available_language_packs()} == {
+        "ca": on_no_machine | {"test sets"},
+        "de": on_no_machine | {"proper nouns"},
+        "el": on_no_machine,
+        "en": {"zero-shot"},
+        "it": on_no_machine,
+    }
+
+
+@pytest.mark.parametrize("name", ["de", "el", "it", "sw", "xx"])
+def test_what_is_missing_has_a_cost_and_what_is_there_has_none(name: str) -> None:
+    for trait in traits(name).values():
+        assert trait.text
+        assert bool(trait.cost) is not trait.found
+        assert not (trait.found and trait.advice)
+
+
+def test_a_language_without_a_pack_is_told_how_to_write_one(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["doctor", "--language", "sw"]) == 1
+    out = capsys.readouterr().out
+    assert out.startswith("sw\n\nMISSING  language pack     no pack of sw comes with vernaclip\n")
+    words = " ".join(out.split())
+    assert "sw cannot be a recipe's target_language" in words
+    assert 'language_pack = "sw.toml"' in words
+    assert "langdetect knows sw" in words
+    assert "set function_words in sw.toml" in words
+    assert "`vernaclip doctor --language sw.toml`" in out, "commands are not broken over lines"
+
+
+def test_a_pack_of_ones_own_is_examined_by_its_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = tmp_path / "sw.toml"
+    file.write_text('code = "sw"\nname = "Swahili"\nfunction_words = ["na", "ya", "wa"]\n', encoding="utf-8")
+    assert main(["doctor", "--language", str(file)]) == 0
+    out = capsys.readouterr().out
+    assert out.startswith("Swahili (sw)\n")
+    assert "MISSING" not in out
+    assert "told by capitals, with 3 function words" in out
+    assert "set tens in sw.toml" in out
+
+
+def test_a_language_that_langdetect_does_not_know() -> None:
+    check = traits("xx")["language check"]
+    assert not check.found
+    assert "other languages stay in" in check.cost
+
+
+def test_an_installed_package_is_found(data: Path) -> None:
+    install(data, ("el", "en"))
+    assert not traits("el")["translation"].found
+    install(data, ("en", "el"))
+    assert traits("el")["translation"] == Trait(
+        topic="translation", found=True, text="the package en-el 1.2 is installed"
+    )
+
+
+def test_the_code_of_a_pack_in_argos_counts(data: Path, tmp_path: Path) -> None:
+    install(data, ("en", "zt"))
+    file = tmp_path / "zh.toml"
+    file.write_text('code = "zh"\nargos = "zt"\nlangdetect = "zh-tw"\n', encoding="utf-8")
+    found = traits(str(file))
+    assert found["translation"].found
+    assert found["language check"].text.startswith("langdetect knows zh-tw")
+
+
+def test_the_stored_index_decides_the_advice(data: Path) -> None:
+    assert "if `vernaclip mt packages --to el` lists it; else" in traits("el")["translation"].advice
+    (data / "index.json").write_text(json.dumps(INDEX), encoding="utf-8")
+    assert traits("el")["translation"].advice == "`vernaclip mt install --from en --to el`"
+    swahili = traits("sw")["translation"]
+    assert swahili.text.endswith("offers none")
+    assert swahili.advice.startswith("train one, `vernaclip mt train")
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"{}", b"\xff\x00"])
+def test_a_damaged_index_is_named_and_breaks_nothing(data: Path, content: bytes) -> None:
+    (data / "index.json").write_bytes(content)
+    translation = traits("el")["translation"]
+    assert "index.json is damaged: remove it" in translation.text
+    assert "`vernaclip mt install --from en --to el`, if" in translation.advice
+
+
+def test_letters_that_no_typeface_has(tmp_path: Path) -> None:
+    file = tmp_path / "xx.toml"
+    file.write_text('code = "xx"\nfunction_words = ["\U00016f00\U00016f01"]\n', encoding="utf-8")  # Miao
+    letters = traits(str(file))["letters"]
+    assert not letters.found
+    assert "\U00016f00" in letters.text
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["EL"], "code must be lower-case ASCII letters"),
+        (["ελ"], "code must be lower-case ASCII letters"),
+        (["../it"], "takes an ISO 639 code such as el"),
+        ([""], "takes an ISO 639 code such as el"),
+        (["greek"], "takes an ISO 639 code such as el"),
+        (["ell"], "Greek is called el here: use --language el"),
+        (["absent.toml"], "cannot read the language pack absent.toml"),
+        (["el", "--fix"], "leave out --fix or --language"),
+    ],
+)
+def test_wrong_use_is_one_sentence(
+    arguments: list[str],
+    message: str,
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(["doctor", "--language", *arguments]) == 1
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert message in captured.err
+    assert len(captured.err.splitlines()) == 1
+
+
+def test_quiet_tells_only_what_stops_a_build(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["doctor", "--language", "el", "--quiet"]) == 0
+    assert capsys.readouterr().out == ""
+    assert main(["doctor", "--language", "sw", "--quiet"]) == 1
+    assert capsys.readouterr().out.splitlines()[0] == "MISSING  language pack     no pack of sw comes with vernaclip"
