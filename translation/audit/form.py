@@ -12,6 +12,7 @@ import re
 from importlib.resources import files
 
 from translation.audit.draw import Audit
+from translation.audit.sheets import RATING_COLUMNS, RISKY_STARTS
 
 _SHOWN = ("row_id", "source_text", "text", "source_lang", "target_lang")
 
@@ -19,14 +20,20 @@ _SHOWN = ("row_id", "source_text", "text", "source_lang", "target_lang")
 def render_form(audit: Audit) -> str:
     """The form of an audit, as the text of one HTML file in UTF-8."""
     style, script = _part("form.css"), _part("form.js")
-    rows = [{name: row[name] for name in _SHOWN} for row in audit.rows]
+    data = {
+        "audit_id": audit.audit_id,
+        "dataset": audit.dataset,
+        "columns": RATING_COLUMNS,
+        "risky_starts": RISKY_STARTS,
+        "rows": [{name: row[name] for name in _SHOWN} for row in audit.rows],
+    }
     parts = {
         "POLICY": f"default-src 'none'; script-src {_hash(script)}; style-src {_hash(style)}; base-uri 'none'; "
         "form-action 'none'",
         "DATASET": html.escape(audit.dataset),
         "STYLE": style,
         "SCRIPT": script,
-        "DATA": _inert_json({"audit_id": audit.audit_id, "dataset": audit.dataset, "rows": rows}),
+        "DATA": _inert_json(data),
     }
     return re.sub("@@([A-Z]+)@@", lambda match: parts[match[1]], _part("form.html"))
 

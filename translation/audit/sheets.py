@@ -17,17 +17,17 @@ AUDIT_FILE, FORM_FILE = "audit.csv", "audit.html"
 RATING_COLUMNS = ("audit_id", "row_id", "rating", "comment", "rater")
 
 # What makes a spreadsheet compute, in full width as well, and our own mark.
-_RISKY = ("=", "+", "-", "@", "＝", "＋", "－", "＠", "\t", "\r", "\n", "'")
+RISKY_STARTS = ("=", "+", "-", "@", "＝", "＋", "－", "＠", "\t", "\r", "\n", "'")
 
 
 def safe_cell(text: str) -> str:
     """A text as a cell that a spreadsheet shows and does not compute."""
-    return f"'{text}" if text.startswith(_RISKY) else text
+    return f"'{text}" if text.startswith(RISKY_STARTS) else text
 
 
 def plain_cell(cell: str) -> str:
     """The text that `safe_cell` made a cell of."""
-    return cell[1:] if cell.startswith("'") and cell[1:].startswith(_RISKY) else cell
+    return cell[1:] if cell.startswith("'") and cell[1:].startswith(RISKY_STARTS) else cell
 
 
 def sheet_text(columns: Sequence[str], rows: Iterable[Mapping[str, object]]) -> str:

@@ -4,11 +4,8 @@
 // id, and drawn anew. Texts of the dataset reach the page as text nodes only.
 
 const audit = JSON.parse(document.getElementById("audit").textContent);
-const COLUMNS = ["audit_id", "row_id", "rating", "comment", "rater"];
 const STORAGE_KEY = `vernaclip-audit-${audit.audit_id}`;
 const GRADES = ["1", "2", "3", "4"];
-// The cells that are written with an apostrophe in front, which is no part of the text: see the sheet of the audit.
-const RISKY = /^[=+\-@＝＋－＠\t\r\n']/;
 
 const state = emptyState();
 let keepsState = true; // whether this browser keeps data for the page
@@ -133,19 +130,24 @@ function forget() {
 
 // ---- CSV ------------------------------------------------------------------------------------------------------------
 
+/** Whether a spreadsheet would compute a cell, or it begins with our own mark against that. */
+function isRisky(text) {
+  return audit.risky_starts.some((start) => text.startsWith(start));
+}
+
 function cell(text) {
-  const safe = RISKY.test(text) ? `'${text}` : text;
+  const safe = isRisky(text) ? `'${text}` : text;
   return /[",\r\n]/.test(safe) ? `"${safe.replaceAll('"', '""')}"` : safe;
 }
 
 function textOf(safe) {
-  return safe.startsWith("'") && RISKY.test(safe.slice(1)) ? safe.slice(1) : safe;
+  return safe.startsWith("'") && isRisky(safe.slice(1)) ? safe.slice(1) : safe;
 }
 
 function csvOfRatings() {
   const lines = audit.rows.map(({ row_id }) =>
     [audit.audit_id, row_id, ratingOf(row_id), state.comments[row_id] ?? "", state.rater.trim()]);
-  return [COLUMNS, ...lines].map((cells) => `${cells.map(cell).join(",")}\r\n`).join("");
+  return [audit.columns, ...lines].map((cells) => `${cells.map(cell).join(",")}\r\n`).join("");
 }
 
 function save() {
@@ -189,13 +191,13 @@ function parseCsv(text) {
 /** The state that a saved CSV tells; an Error with a reason where it is not one of this audit. */
 function stateOfCsv(text) {
   const [header, ...records] = parseCsv(text.replace(/^\uFEFF/, ""));
-  if (header?.join() !== COLUMNS.join()) throw new Error(`its first line is not ${COLUMNS.join(",")}`);
+  if (header?.join() !== audit.columns.join()) throw new Error(`its first line is not ${audit.columns.join()}`);
   const known = new Set(audit.rows.map((each) => each.row_id));
   const found = emptyState();
   records.forEach((cells, index) => {
     const [auditId, rowId, rating, comment, rater] = cells.map(textOf);
     const where = `row ${index + 2}`;
-    if (cells.length !== COLUMNS.length) throw new Error(`${where} has ${cells.length} cells`);
+    if (cells.length !== audit.columns.length) throw new Error(`${where} has ${cells.length} cells`);
     if (auditId !== audit.audit_id) throw new Error(`it belongs to audit ${auditId}, this is ${audit.audit_id}`);
     if (!known.has(rowId)) throw new Error(`${where} names a pair that is not in this audit`);
     if (rating && !GRADES.includes(rating)) throw new Error(`the rating in ${where} is ${rating}, not 1 to 4`);
