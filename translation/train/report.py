@@ -1,0 +1,108 @@
+"""The page about a training: how far it is, its curve, samples, what it was trained on, how to go on from it."""
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from importlib.resources import files
+from pathlib import Path
+
+from data_catalog.shards import write_atomically
+from translation.train.card import TrainReport
+from translation.train.charts import loss_chart, score_chart
+from translation.train.config import TrainPackageConfig
+from translation.train.folder import SUFFIX, Sources
+from translation.train.pairs import DROP_REASONS, ParallelCaptions
+from translation.train.state import TrainState
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sample:
+    """A held-out pair and its translation."""
+
+    source: str
+    translation: str
+    reference: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReportContent:
+    """What the page is about.
+
+    Args:
+        metadata: the package's.
+        state: with no validation yet, with some, or with all.
+        num_parameters: of the network.
+        samples: translations by the latest weights while training is under way, then by the package.
+        report: of the finished package; None while training is under way.
+    """
+
+    metadata: dict[str, str]
+    sources: Sources
+    config: TrainPackageConfig
+    data: ParallelCaptions
+    state: TrainState
+    num_parameters: int
+    samples: Sequence[Sample]
+    report: TrainReport | None = None
+
+
+def write_report(path: Path, content: ReportContent) -> None:
+    """Write the page: one HTML file without scripts that loads nothing.
+
+    Args:
+        path: in the folder of the training.
+
+    Raises:
+        ConfigError: the disk is full.
+    """
+    page = _page(content, package_name=path.parent.name.removesuffix(SUFFIX))
+    write_atomically(path, lambda temporary: _write(temporary, page))
+
+
+def _page(content: ReportContent, *, package_name: str) -> str:
+    from jinja2 import Environment, StrictUndefined
+    from markupsafe import Markup
+
+    environment = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=StrictUndefined)
+    curve = content.state.curve
+    best = content.state.best if curve else None
+    charts = (score_chart(curve, best), loss_chart(curve, best)) if best else ()
+    return environment.from_string(_part("report.html")).render(
+        content=content,
+        metadata=content.metadata,
+        report=content.report,
+        status=_status(content),
+        curve=curve,
+        best=best,
+        # Ours, not the dataset's: style and charts are markup.
+        style=Markup(_part("report.css")),  # noqa: S704
+        charts=[Markup(chart) for chart in charts],  # noqa: S704
+        num_lines=_num_lines(content),
+        reasons=DROP_REASONS,
+        settings=asdict(content.config),
+        package_name=package_name,
+    )
+
+
+def _status(content: ReportContent) -> str:
+    """How far the training is."""
+    step, num_steps = content.state.step, content.config.num_steps
+    if content.report is None:
+        return f"after step {step:,} of {num_steps:,}"
+    if step < num_steps:
+        return f"finished after {step:,} of {num_steps:,} steps, for chrF had ceased to rise"
+    return f"finished after {step:,} steps"
+
+
+def _num_lines(content: ReportContent) -> int:
+    """Lines of the files of pairs, which also gave the held-out pairs where nothing else did."""
+    given = content.sources.held_out_sha256 or content.sources.continued
+    num_held_out = 0 if given else len(content.data.held_out)
+    return len(content.data.training) + num_held_out + sum(content.data.dropped.values())
+
+
+def _part(name: str) -> str:
+    return (files("translation.train") / "page" / name).read_text(encoding="utf-8")
+
+
+def _write(path: Path, text: str) -> None:
+    path.write_text(text, encoding="utf-8")
