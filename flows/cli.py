@@ -18,6 +18,13 @@ open_clip model trained and scored on it."""
 
 EPILOG = """exit codes: 0 done; 1 failed, with one sentence that says what to do; 2 wrong usage"""
 
+TRAIN_EPILOG = """A killed training goes on where it was when the same command is run again.
+
+examples:
+  vernaclip mt train captions.tsv --from en --to de --preset small --out en_de.argosmodel
+  vernaclip mt train more.tsv --from en --to de --continue en_de.argosmodel --out en_de-2.argosmodel
+"""
+
 INSTALL_EPILOG = """examples:
   vernaclip mt install --from en --to it
   vernaclip mt install translate-en_it-1_0.argosmodel
@@ -181,9 +188,29 @@ def _add_translation(commands: Commands) -> None:
         metavar="COMMAND", required=True
     )
     train = _add(mt, "train", "mt:train", "train a compact translation package from parallel captions")
-    train.add_argument("pairs", type=Path, metavar="PAIRS.tsv", help="source text, tab, target text; one pair a line")
+    train.formatter_class, train.epilog = argparse.RawDescriptionHelpFormatter, TRAIN_EPILOG
+    train.add_argument(
+        "pairs", type=Path, nargs="+", metavar="PAIRS.tsv", help="source text, tab, target text; one pair a line"
+    )
     _add_pair(train)
     train.add_argument("--out", type=Path, required=True, metavar="FILE.argosmodel")
+    train.add_argument(
+        "--preset",
+        choices=["tiny", "small", "base"],
+        default="tiny",
+        help="settings for templates of a small world (tiny, the default), tens of thousands of captions (small), "
+        "or hundreds of thousands and more (base)",
+    )
+    train.add_argument(
+        "--held-out", type=Path, metavar="PAIRS.tsv", help="pairs to validate on, instead of some of the given ones"
+    )
+    train.add_argument(
+        "--continue",
+        type=Path,
+        dest="continued",
+        metavar="FILE.argosmodel",
+        help="start from the weights of a package that was trained here, with its vocabulary and sizes",
+    )
     train.add_argument(
         "--set", action="append", default=[], dest="overrides", metavar="KEY=VALUE", help="override a training setting"
     )

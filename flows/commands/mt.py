@@ -9,16 +9,33 @@ from flows.tables import plain_table
 
 def train(options: Namespace) -> None:
     """Train a package from parallel captions."""
+    from flows.language_packs import language_pack
+    from flows.pair_languages import column_language
     from flows.recipe import override_values
     from flows.settings import build
-    from translation.train.config import TrainPackageConfig
+    from translation.train.config import PRESETS, TrainPackageConfig
+    from translation.train.folder import REPORT_FILE, training_folder
     from translation.train.package import train_package
 
-    config = build(TrainPackageConfig, override_values(options.overrides), "mt_train")
+    settings = PRESETS[options.preset] | override_values(options.overrides)
+    config = build(TrainPackageConfig, settings, "mt_train")
+    packs = [language_pack(code) if config.check_languages else None for code in (options.from_code, options.to_code)]
+    source_check, target_check = (column_language(pack) if pack else None for pack in packs)
     report = train_package(
-        options.pairs, from_code=options.from_code, to_code=options.to_code, out=options.out, config=config
+        options.pairs,
+        from_code=options.from_code,
+        to_code=options.to_code,
+        out=options.out,
+        config=config,
+        held_out=options.held_out,
+        continued=options.continued,
+        source_check=source_check,
+        target_check=target_check,
     )
-    say(plain_table([asdict(report)]))
+    say(plain_table([{"measure": name, "value": value} for name, value in asdict(report).items() if name != "dropped"]))
+    if report.dropped:
+        say(plain_table([{"dropped because": reason, "lines": count} for reason, count in report.dropped.items()]))
+    say(f"the curve is in {training_folder(options.out) / REPORT_FILE}; the folder keeps what --continue needs")
     say(f"wrote {options.out}; use it with `vernaclip mt install {options.out}`, or name it in a recipe")
 
 

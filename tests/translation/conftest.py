@@ -69,7 +69,7 @@ def tiny_tsv(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def tiny_argosmodel(tiny_tsv: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A real package that translates the templates."""
     out = tmp_path_factory.mktemp("package") / "tiny-en_it.argosmodel"
-    train_package(tiny_tsv, from_code="en", to_code="it", out=out, config=TINY)
+    train_package([tiny_tsv], from_code="en", to_code="it", out=out, config=TINY)
     return out
 
 

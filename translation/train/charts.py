@@ -84,6 +84,8 @@ def _chart(
         for (label, values), colour in zip(series.items(), ("first", "second"), strict=True):
             axes.plot(positions, values, color=_COLOURS[colour], marker="o", label=label)
         _mark(axes, positions[marked])
+        axes.set_xlim(left=0)
+        axes.xaxis.set_major_formatter("{x:,g}")
         axes.set_xlabel(labels[0])
         axes.set_ylabel(labels[1])
         figure.legend(loc="outside upper left", ncols=3, frameon=False)

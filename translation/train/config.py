@@ -1,8 +1,43 @@
-"""Settings of `vernaclip mt train`."""
+"""Settings of `vernaclip mt train`, and presets of them."""
 
 from dataclasses import dataclass
 
 from data_catalog.errors import ConfigError
+
+PRECISIONS = ("fp32", "bf16")
+
+# Beside each preset: what it is for. `tiny` is the defaults below.
+PRESETS: dict[str, dict[str, int | float | str]] = {
+    # A few thousand templates or a small world, minutes on one core.
+    "tiny": {},
+    # Tens of thousands of captions, an hour or two on two cores; settings measured on Multi30k (docs/translation.md).
+    "small": {
+        "vocabulary_size": 8000,
+        "embed_dim": 192,
+        "ffn_dim": 768,
+        "num_encoder_layers": 4,
+        "num_decoder_layers": 4,
+        "dropout": 0.2,
+        "num_steps": 6000,
+        "warmup_steps": 400,
+        "batch_tokens": 2048,
+        "lr": 2e-3,
+    },
+    # Hundreds of thousands of pairs and more: the Transformer of Vaswani et al. (2017), days without a GPU.
+    "base": {
+        "vocabulary_size": 32000,
+        "embed_dim": 512,
+        "num_heads": 8,
+        "ffn_dim": 2048,
+        "num_encoder_layers": 6,
+        "num_decoder_layers": 6,
+        "num_steps": 100_000,
+        "warmup_steps": 4000,
+        "batch_tokens": 8192,
+        "lr": 7e-4,
+        "validate_every_steps": 2000,
+    },
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -12,9 +47,14 @@ class TrainPackageConfig:
     Args:
         vocabulary_size: most pieces of the joint vocabulary.
         batch_tokens: padded positions of a batch (rows times the widest row).
-        lr: peak learning rate, reached after `warmup_steps`.
-        num_held_out: pairs kept for validation.
-        validate_every_steps: how often the held-out loss is logged.
+        lr: peak learning rate, reached after `warmup_steps`; it falls to nothing over half a cosine by `num_steps`.
+        average_decay: share of the averaged weights that stays at a step; the averaged weights are what is scored
+            and packed. 0 takes the weights as they are.
+        num_held_out: pairs kept for validation, where no file of them is given.
+        validate_every_steps: how often the held-out pairs are translated and a state to resume from is written.
+        early_stop: validations in a row without a better chrF after which training ends; 0 never does.
+        precision: "fp32", or "bf16" for autocast (faster where the processor has bfloat16 instructions).
+        check_languages: drop pairs that are clearly in other languages, where the languages can be told.
         license: what the package's card says of the rights in it, such as an SPDX identifier.
         threads: of torch. The order of its sums, and so the package's bytes, depend on it; 0 leaves it to torch.
     """
@@ -32,8 +72,12 @@ class TrainPackageConfig:
     batch_tokens: int = 2048
     lr: float = 2e-3
     weight_decay: float = 0.01
+    average_decay: float = 0.99
     num_held_out: int = 1000
-    validate_every_steps: int = 500
+    validate_every_steps: int = 200
+    early_stop: int = 10
+    precision: str = "fp32"
+    check_languages: bool = True
     seed: int = 1
     package_version: str = "1.0"
     license: str = "not stated"
@@ -42,16 +86,18 @@ class TrainPackageConfig:
     def __post_init__(self) -> None:
         """Raise ConfigError for values that cannot work."""
         self._require_positive()
-        for name in ("dropout", "label_smoothing"):
+        for name in ("dropout", "label_smoothing", "average_decay"):
             if not 0 <= getattr(self, name) < 1:
                 raise ConfigError(f"mt_train.{name} must be at least 0 and below 1, got {getattr(self, name)}")
         if self.embed_dim % (2 * self.num_heads) or self.embed_dim < 4:
             raise ConfigError(
                 f"mt_train.embed_dim must be a multiple of twice num_heads ({2 * self.num_heads}), got {self.embed_dim}"
             )
-        for name in ("threads", "weight_decay", "warmup_steps"):
+        for name in ("threads", "weight_decay", "warmup_steps", "early_stop"):
             if getattr(self, name) < 0:
                 raise ConfigError(f"mt_train.{name} must not be negative, got {getattr(self, name)}")
+        if self.precision not in PRECISIONS:
+            raise ConfigError(f"mt_train.precision must be one of {', '.join(PRECISIONS)}, got {self.precision!r}")
 
     def _require_positive(self) -> None:
         sizes = ("vocabulary_size", "embed_dim", "num_heads", "ffn_dim", "num_encoder_layers", "num_decoder_layers")

@@ -1,71 +1,139 @@
-"""The training loop: token batches, warm-up then cosine, label smoothing, and a look at held-out pairs on the way.
+"""The training loop: warm-up then cosine, averaged weights, a validation every so often and a state to resume from.
 
 Imports torch: import this module inside functions only.
 """
 
 import logging
 import math
-import random
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import cast
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
+from torch.optim.swa_utils import AveragedModel
 
 from data_catalog.progress import Progress
+from translation.train.batches import IGNORED, Batch, TokenPair, epoch_batches, grouped, to_batch, width
 from translation.train.config import TrainPackageConfig
+from translation.train.loss import smoothed_cross_entropy
 from translation.train.model import TranslationModel
-from translation.train.vocabulary import END_ID, START_ID
+from translation.train.state import CurvePoint, TrainState, load_state, save_state, save_weights
 
 logger = logging.getLogger(__name__)
 
-TokenPair = tuple[list[int], list[int]]
-Batch = tuple[Tensor, Tensor, Tensor, Tensor]
-IGNORED = -100  # label of padding
 MAX_GRADIENT_NORM = 1.0
+ADAM_BETAS = (0.9, 0.98)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HeldOutScores:
+    """BLEU and chrF in [0, 100] of the held-out pairs."""
+
+    bleu: float
+    chrf: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Files:
+    """Where a training keeps itself.
+
+    Args:
+        state: to resume from.
+        best: weights of the best validation.
+        key: what the training is made of.
+    """
+
+    state: Path
+    best: Path
+    key: str
+
+
+@dataclass(slots=True, kw_only=True)
+class _Clock:
+    """Seconds of wall clock and processor since it was made, to be added to a state's."""
+
+    wall: float = field(default_factory=time.monotonic)
+    cpu: float = field(default_factory=time.process_time)
+
+    def add_to(self, state: TrainState) -> None:
+        wall, cpu = time.monotonic(), time.process_time()
+        state.seconds += wall - self.wall
+        state.cpu_seconds += cpu - self.cpu
+        self.wall, self.cpu = wall, cpu
 
 
 def train_model(
-    model: TranslationModel, training: Sequence[TokenPair], held_out: Sequence[TokenPair], config: TrainPackageConfig
-) -> float:
-    """Train `model` in place for `config.num_steps` steps.
+    model: TranslationModel,
+    training: Sequence[TokenPair],
+    held_out: Sequence[TokenPair],
+    config: TrainPackageConfig,
+    *,
+    files: Files,
+    score: Callable[[TranslationModel], HeldOutScores],
+) -> TrainState:
+    """Train `model` in place until `config.num_steps`, or until chrF has long ceased to rise.
+
+    A killed training goes on from its last validation and ends with the same weights, bit for bit.
 
     Args:
         training: pairs of source and target token ids, without start and end tokens.
         held_out: the same, never trained on.
+        score: translates the held-out pairs with a network, as it would be packed.
 
     Returns:
-        Mean cross-entropy per token on the held-out pairs, in nats.
+        The curve; the weights of its best point are in `files.best`.
     """
-    optimizer = torch.optim.AdamW(model.parameters(), lr=config.lr, betas=(0.9, 0.98), weight_decay=config.weight_decay)
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: lr_factor(step, config))
-    batches = endless_batches(training, config.batch_tokens, random.Random(config.seed))
+    average = AveragedModel(model, avg_fn=_averaging(config.average_decay))
+    averaged = cast(TranslationModel, average.module)
+    optimizer = torch.optim.AdamW(
+        model.parameters(), lr=config.lr, betas=ADAM_BETAS, weight_decay=config.weight_decay, fused=True
+    )
+    networks = {"model": model, "average": average}
+    state = load_state(files.state, key=files.key, networks=networks, optimizer=optimizer)
+    if state.step:
+        logger.info("going on after step %d of %d", state.step, config.num_steps)
+    clock = _Clock()
     loss_sum, loss_count = 0.0, 0
+    batches = epoch_batches(training, config.batch_tokens, seed=config.seed, epoch=state.epoch)
     with Progress("train translation", total=config.num_steps, unit="steps") as progress:
-        for step in range(1, config.num_steps + 1):
-            loss_sum += train_step(model, next(batches), optimizer, config.label_smoothing)
+        progress.advance(state.step)
+        while not _finished(state, config):
+            if state.batch == len(batches):
+                state.epoch, state.batch = state.epoch + 1, 0
+                batches = epoch_batches(training, config.batch_tokens, seed=config.seed, epoch=state.epoch)
+            for group in optimizer.param_groups:
+                group["lr"] = config.lr * lr_factor(state.step, config)
+            loss_sum += train_step(model, to_batch(batches[state.batch]), optimizer, config)
+            average.update_parameters(model)
             loss_count += 1
-            schedule.step()
+            state.step, state.batch = state.step + 1, state.batch + 1
             progress.advance(1, loss=f"{loss_sum / loss_count:.3f}")
-            if step % config.validate_every_steps == 0 or step == config.num_steps:
-                held_out_loss = validation_loss(model, held_out, config.batch_tokens)
-                logger.info(
-                    "step %s: training loss %.4f, held-out loss %.4f", step, loss_sum / loss_count, held_out_loss
-                )
+            if state.step % config.validate_every_steps == 0 or state.step == config.num_steps:
+                scores = score(averaged)
+                held_out_loss = validation_loss(averaged, held_out, config.batch_tokens)
+                clock.add_to(state)
+                _note(state, loss_sum / loss_count, held_out_loss, scores)
                 loss_sum, loss_count = 0.0, 0
-    return held_out_loss
+                # The best weights first: a kill between the two repeats the validation and writes the same again.
+                if state.stale_validations() == 0:
+                    save_weights(averaged, files.best)
+                save_state(files.state, key=files.key, networks=networks, optimizer=optimizer, state=state)
+    return state
 
 
 def train_step(
-    model: TranslationModel, batch: Batch, optimizer: torch.optim.Optimizer, label_smoothing: float
+    model: TranslationModel, batch: Batch, optimizer: torch.optim.Optimizer, config: TrainPackageConfig
 ) -> float:
-    """One update; returns the loss, smoothing included."""
+    """One update; returns the loss per token, smoothing included."""
     model.train()
     source, source_lengths, target, labels = batch
-    logits = model(source, source_lengths, target)
-    loss = F.cross_entropy(
-        logits.flatten(0, 1), labels.flatten(), ignore_index=IGNORED, label_smoothing=label_smoothing
-    )
+    real = labels != IGNORED
+    with torch.autocast("cpu", torch.bfloat16, enabled=config.precision == "bf16"):
+        logits = model.logits(model.states(source, source_lengths, target)[real])
+    loss = smoothed_cross_entropy(logits, labels[real], config.label_smoothing)
     optimizer.zero_grad()
     loss.backward()  # type: ignore[no-untyped-call]
     torch.nn.utils.clip_grad_norm_(model.parameters(), MAX_GRADIENT_NORM)
@@ -78,13 +146,12 @@ def validation_loss(model: TranslationModel, pairs: Sequence[TokenPair], batch_t
     model.eval()
     total, count = 0.0, 0
     with torch.no_grad():
-        for group in grouped(sorted(pairs, key=_width), batch_tokens):
+        for group in grouped(sorted(pairs, key=width), batch_tokens):
             source, source_lengths, target, labels = to_batch(group)
-            logits = model(source, source_lengths, target)
-            total += F.cross_entropy(
-                logits.flatten(0, 1), labels.flatten(), ignore_index=IGNORED, reduction="sum"
-            ).item()
-            count += int((labels != IGNORED).sum())
+            real = labels != IGNORED
+            logits = model.logits(model.states(source, source_lengths, target)[real])
+            total += smoothed_cross_entropy(logits, labels[real], 0.0).item() * int(real.sum())
+            count += int(real.sum())
     return total / count
 
 
@@ -96,42 +163,35 @@ def lr_factor(step: int, config: TrainPackageConfig) -> float:
     return 0.5 * (1.0 + math.cos(math.pi * done))
 
 
-def endless_batches(pairs: Sequence[TokenPair], batch_tokens: int, rng: random.Random) -> Iterator[Batch]:
-    """Batches of pairs of like length, in random order, epoch after epoch."""
-    while True:
-        # A random key within equal widths, so that an epoch's batches differ from the last one's.
-        ordered = sorted(((_width(pair), rng.random(), pair) for pair in pairs), key=lambda item: item[:2])
-        groups = list(grouped([pair for _, _, pair in ordered], batch_tokens))
-        rng.shuffle(groups)
-        yield from map(to_batch, groups)
+def _averaging(decay: float) -> Callable[[Tensor, Tensor, Tensor | int], Tensor]:
+    def average(averaged: Tensor, current: Tensor, num_averaged: Tensor | int) -> Tensor:
+        # A short memory at first, or the untrained weights would stay in the average for long.
+        kept = min(decay, (1 + int(num_averaged)) / (10 + int(num_averaged)))
+        return torch.lerp(averaged, current, 1 - kept)
+
+    return average
 
 
-def grouped(pairs: Sequence[TokenPair], batch_tokens: int) -> Iterator[list[TokenPair]]:
-    """Consecutive groups whose padded size (rows times widest row) stays within `batch_tokens`, one pair at least."""
-    group: list[TokenPair] = []
-    for pair in pairs:
-        widest = max([_width(pair), *(_width(other) for other in group[-1:])])
-        if group and widest * (len(group) + 1) > batch_tokens:
-            yield group
-            group = []
-        group.append(pair)
-    if group:
-        yield group
+def _finished(state: TrainState, config: TrainPackageConfig) -> bool:
+    if state.step >= config.num_steps:
+        return True
+    return 0 < config.early_stop <= state.stale_validations()
 
 
-def to_batch(pairs: Sequence[TokenPair]) -> Batch:
-    """Source ids, source lengths, target ids behind the start token, and labels that end in the end token."""
-    source = _padded([source for source, _ in pairs], 0)
-    source_lengths = torch.tensor([len(source) for source, _ in pairs])
-    target = _padded([[START_ID, *target] for _, target in pairs], 0)
-    labels = _padded([[*target, END_ID] for _, target in pairs], IGNORED)
-    return source, source_lengths, target, labels
-
-
-def _padded(rows: list[list[int]], filler: int) -> Tensor:
-    width = max(len(row) for row in rows)
-    return torch.tensor([row + [filler] * (width - len(row)) for row in rows])
-
-
-def _width(pair: TokenPair) -> int:
-    return max(len(pair[0]), len(pair[1]) + 1)
+def _note(state: TrainState, train_loss: float, held_out_loss: float, scores: HeldOutScores) -> None:
+    state.curve.append(
+        CurvePoint(
+            step=state.step,
+            epoch=state.epoch,
+            seconds=round(state.seconds, 1),
+            cpu_seconds=round(state.cpu_seconds, 1),
+            train_loss=train_loss,
+            held_out_loss=held_out_loss,
+            bleu=scores.bleu,
+            chrf=scores.chrf,
+        )
+    )
+    logger.info(
+        "step %d, %.0f s: training loss %.3f, held-out loss %.3f, BLEU %.2f, chrF %.2f",
+        *(state.step, state.seconds, train_loss, held_out_loss, scores.bleu, scores.chrf),
+    )

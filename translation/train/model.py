@@ -133,6 +133,10 @@ class TranslationModel(nn.Module):
             source_lengths: how many tokens of each row are real (batch).
             target: token ids (batch, target length), starting with the start token.
         """
+        return self.logits(self.states(source, source_lengths, target))
+
+    def states(self, source: Tensor, source_lengths: Tensor, target: Tensor) -> Tensor:
+        """What `logits` projects (batch, target length, dim); the arguments are those of `forward`."""
         mask = visible(source_lengths, source.shape[1])
         return self.decode(self.encode(source, mask), mask, target)
 
@@ -144,11 +148,15 @@ class TranslationModel(nn.Module):
         return self.encoder_norm(states)  # type: ignore[no-any-return]
 
     def decode(self, memory: Tensor, mask: Tensor, target: Tensor) -> Tensor:
-        """Logits (batch, target length, vocabulary)."""
+        """Decoder output (batch, target length, dim)."""
         states = self._embed(target)
         for layer in self.decoder:
             states = layer(states, memory, mask)
-        return F.linear(self.decoder_norm(states), self.embedding.weight, self.output_bias)
+        return self.decoder_norm(states)  # type: ignore[no-any-return]
+
+    def logits(self, states: Tensor) -> Tensor:
+        """Scores of each piece (..., vocabulary) from decoder output (..., dim)."""
+        return F.linear(states, self.embedding.weight, self.output_bias)
 
     def _embed(self, ids: Tensor) -> Tensor:
         scaled = self.embedding(ids) * math.sqrt(self.shape.embed_dim)
@@ -169,7 +177,7 @@ def greedy(model: TranslationModel, source: list[int], *, start: int, end: int, 
     with torch.no_grad():
         memory = model.encode(ids, mask)
         for _ in range(max_tokens):
-            best = int(model.decode(memory, mask, torch.tensor([target]))[0, -1].argmax())
+            best = int(model.logits(model.decode(memory, mask, torch.tensor([target]))[0, -1]).argmax())
             if best == end:
                 break
             target.append(best)

@@ -13,7 +13,9 @@ import torch
 from data_catalog.errors import ConfigError
 from translation.train.config import TrainPackageConfig
 from translation.train.convert import save_ctranslate2
-from translation.train.loop import endless_batches, grouped, lr_factor, to_batch
+from translation.train.batches import epoch_batches, grouped, to_batch
+from translation.train.loop import lr_factor
+from translation.train.loss import smoothed_cross_entropy
 from translation.train.model import ModelShape, TranslationModel, greedy
 from translation.train.package import train_package
 from translation.train.vocabulary import END_ID, START_ID
@@ -83,18 +85,31 @@ def test_padding_changes_nothing(network: TranslationModel) -> None:
 
 
 def test_batches_keep_the_budget_and_lose_nothing() -> None:
-    import random
-
     pairs = [([1] * (index % 13 + 1), [index]) for index in range(100)]
     sizes = [len(group) for group in grouped(sorted(pairs), 40)]
     assert sum(sizes) == 100
-    batches = endless_batches(pairs, 40, random.Random(1))
-    seen: list[int] = []
-    while len(seen) < 100:
-        source, _, _, labels = next(batches)
-        assert source.numel() <= 40
-        seen += labels[:, 0].tolist()
-    assert sorted(seen) == list(range(100))
+    orders = []
+    for epoch in (0, 1):
+        batches = [to_batch(group) for group in epoch_batches(pairs, 40, seed=1, epoch=epoch)]
+        assert max(source.numel() for source, *_ in batches) <= 40
+        seen = [label for *_, labels in batches for label in labels[:, 0].tolist()]
+        assert sorted(seen) == list(range(100))
+        orders.append(seen)
+    assert orders[0] != orders[1]
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-5), (torch.bfloat16, 1e-2)])
+@pytest.mark.parametrize("label_smoothing", [0.0, 0.1])
+def test_the_loss_is_the_librarys(dtype: torch.dtype, tolerance: float, label_smoothing: float) -> None:
+    torch.manual_seed(5)
+    logits, labels = torch.randn(7, 11).to(dtype) * 3, torch.randint(11, (7,))
+    ours, theirs = (logits.clone().requires_grad_() for _ in range(2))
+    loss = smoothed_cross_entropy(ours * 2, labels, label_smoothing)
+    (loss * 3).backward()
+    expected = torch.nn.functional.cross_entropy(theirs.float() * 2, labels, label_smoothing=label_smoothing)
+    (expected * 3).backward()
+    assert loss.item() == pytest.approx(expected.item(), rel=tolerance)
+    torch.testing.assert_close(ours.grad, theirs.grad, atol=tolerance, rtol=tolerance)
 
 
 def test_learning_rate_rises_then_falls() -> None:
@@ -109,13 +124,14 @@ def test_learning_rate_rises_then_falls() -> None:
 def test_equal_training_gives_an_equal_file(tiny_tsv: Path, tmp_path: Path) -> None:
     outs = [tmp_path / name / "en_it.argosmodel" for name in ("a", "b")]
     state = torch.random.get_rng_state()
-    reports = [train_package(tiny_tsv, from_code="en", to_code="it", out=out, config=QUICK) for out in outs]
+    reports = [train_package([tiny_tsv], from_code="en", to_code="it", out=out, config=QUICK) for out in outs]
     assert torch.equal(torch.random.get_rng_state(), state)
     assert reports[0] == reports[1]
     assert outs[0].read_bytes() == outs[1].read_bytes()
     digest = hashlib.sha256(outs[0].read_bytes()).hexdigest()
     assert (tmp_path / "a" / "en_it.argosmodel.sha256").read_text() == f"{digest}  en_it.argosmodel\n"
-    assert sorted(entry.name for entry in (tmp_path / "a").iterdir()) == ["en_it.argosmodel", "en_it.argosmodel.sha256"]
+    names = ["en_it.argosmodel", "en_it.argosmodel.sha256", "en_it.argosmodel.training"]
+    assert sorted(entry.name for entry in (tmp_path / "a").iterdir()) == names
 
 
 def test_the_package_says_what_it_is(tiny_argosmodel: Path) -> None:
@@ -151,13 +167,22 @@ def test_wrong_arguments_are_config_errors(
 ) -> None:
     given = {"from_code": "en", "to_code": "it", "out": tmp_path / "en_it.argosmodel", "config": QUICK} | arguments
     with pytest.raises(ConfigError, match=message):
-        train_package(tiny_tsv, **given)  # type: ignore[arg-type]
-    assert list(tmp_path.iterdir()) == []
+        train_package([tiny_tsv], **given)  # type: ignore[arg-type]
+    assert not list(tmp_path.glob("*.argosmodel"))
 
 
 @pytest.mark.parametrize(
     ("name", "value"),
-    [("num_steps", 0), ("lr", 0.0), ("dropout", 1.0), ("label_smoothing", -0.1), ("embed_dim", 20), ("threads", -1)],
+    [
+        ("num_steps", 0),
+        ("lr", 0.0),
+        ("precision", "fp16"),
+        ("early_stop", -1),
+        ("dropout", 1.0),
+        ("label_smoothing", -0.1),
+        ("embed_dim", 20),
+        ("threads", -1),
+    ],
 )
 def test_wrong_settings_name_the_field(name: str, value: float) -> None:
     with pytest.raises(ConfigError, match=rf"mt_train\.{name}"):
