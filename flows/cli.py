@@ -316,9 +316,12 @@ def _add_sample(commands: Commands) -> None:
         commands,
         "scenes-pairs",
         "mt:scenes_pairs",
-        "write parallel English-Italian captions of the sample's grammar, to train a package on",
+        "write parallel captions of the sample's grammar, to train a package on",
     )
     pairs.add_argument("out", type=Path, metavar="PAIRS.tsv")
+    pairs.add_argument(
+        "--to", default="it", metavar="LANG", help="language beside the English: it or de (default: it)"
+    )
     pairs.add_argument("--seed", type=int, default=1)
     pairs.add_argument("--num-pairs", type=int, default=60_000, metavar="N")
 

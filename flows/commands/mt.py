@@ -43,5 +43,5 @@ def scenes_pairs(options: Namespace) -> None:
     """Write parallel captions of the sample's grammar."""
     from data_catalog.sources.scenes.grammar import write_pairs
 
-    write_pairs(options.out, seed=options.seed, num_pairs=options.num_pairs)
+    write_pairs(options.out, seed=options.seed, num_pairs=options.num_pairs, lang=options.to)
     say(f"wrote {options.num_pairs:,} pairs to {options.out}")

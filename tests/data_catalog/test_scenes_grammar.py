@@ -277,8 +277,8 @@ def test_write_pairs_is_a_byte_stable_tsv(tmp_path: Path) -> None:
 
 
 def test_unknown_language_is_a_config_error() -> None:
-    with pytest.raises(ConfigError, match="not in de"):
-        caption(many_scenes(1)[0], "de", Wording(template="plain"))
+    with pytest.raises(ConfigError, match="not in fr"):
+        caption(many_scenes(1)[0], "fr", Wording(template="plain"))
 
 
 def test_styles_are_the_manners_of_the_datasets() -> None:

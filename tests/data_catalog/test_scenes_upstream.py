@@ -140,7 +140,7 @@ def test_a_folder_of_something_else_is_left_alone(tmp_path: Path) -> None:
     ("changes", "message"),
     [
         ({"num_images": 3}, "num_images must be at least 40, got 3"),
-        ({"target_language": "de"}, "target_language must be one of en, it, got de"),
+        ({"target_language": "fr"}, "target_language must be one of en, it, de, got fr"),
         ({"base_url": "127.0.0.1:80"}, "base_url must be"),
         ({"base_url": "http://127.0.0.1:80/"}, "base_url must be"),
     ],

@@ -53,7 +53,11 @@ _NAMES = (
     "Giacomo Leopardi",
     "Lago di Garda",
 )
-_SHORT = {"it": ("Stella", "Cuore", "Foto", "Luna"), "en": ("star", "heart", "image", "moon")}
+_SHORT = {
+    "it": ("Stella", "Cuore", "Foto", "Luna"),
+    "en": ("star", "heart", "image", "moon"),
+    "de": ("Stern", "Herz", "Foto", "Mond"),
+}
 FOREIGN = (*_OTHER, "en", "it")
 
 

@@ -1,20 +1,26 @@
-"""Captions of scenes in English and Italian that say the same thing, and parallel pairs of them for a translator.
+"""Captions of scenes in English, Italian and German that say the same thing, and parallel pairs of them.
 
 `write_pairs` writes the pairs as the TSV that `vernaclip mt train` reads.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from random import Random
 
 from data_catalog.errors import ConfigError
-from data_catalog.sources.scenes import english, italian
+from data_catalog.shards import write_atomically
+from data_catalog.sources.scenes import english, german, italian
 from data_catalog.sources.scenes.scene import Scene, pick, random_scene, shuffled
 
-LANGUAGES = ("en", "it")
+# Language -> what puts a scene into its words, by template and synonym.
+_RENDER: dict[str, Callable[[Scene, str, int], str]] = {
+    "en": english.render,
+    "it": italian.render,
+    "de": german.render,
+}
+LANGUAGES = tuple(_RENDER)
 
-_RENDER = {"en": english.render, "it": italian.render}
 _ANY = ("plain", "background", "picture", "drawing", "image_with", "there", "there_background", "background_and")
 STYLES = ("lower", "capital", "sentence", "tokenised", "tokenised_sentence")
 # "The ring is left of the star" melts articles in many ways: rare words for a translator, so asked for more often.
@@ -58,9 +64,9 @@ def random_wording(scene: Scene, rng: Random, *, styles: Sequence[str] = STYLES)
 
 
 def caption(scene: Scene, lang: str, wording: Wording) -> str:
-    """The exact caption of `scene` in `lang` ("en" or "it")."""
+    """The exact caption of `scene` in `lang`, one of `LANGUAGES`."""
     if lang not in _RENDER:
-        raise ConfigError(f"scenes have captions in {' and '.join(LANGUAGES)}, not in {lang}")
+        raise ConfigError(f"scenes have captions in {', '.join(LANGUAGES)}, not in {lang}")
     return _styled(_RENDER[lang](scene, wording.template, wording.synonym), lang, wording.style)
 
 
@@ -83,16 +89,33 @@ def _styled(text: str, lang: str, style: str) -> str:
     return text[0].upper() + text[1:] + stop
 
 
-def parallel_pairs(*, seed: int, num_pairs: int) -> Iterator[tuple[str, str]]:
-    """`num_pairs` pairs of English and Italian captions with one meaning; a pair may occur twice."""
+def parallel_pairs(*, seed: int, num_pairs: int, lang: str = "it") -> Iterator[tuple[str, str]]:
+    """`num_pairs` pairs of a caption in English and one in `lang` with the same meaning; a pair may occur twice."""
     rng = Random(f"scenes-pairs:{seed}")
     for _ in range(num_pairs):
         scene = random_scene(rng)
         wording = random_wording(scene, rng)
-        yield caption(scene, "en", wording), caption(scene, "it", wording)
+        yield caption(scene, "en", wording), caption(scene, lang, wording)
 
 
-def write_pairs(path: Path, *, seed: int, num_pairs: int) -> None:
-    """Write parallel pairs to `path` as UTF-8 TSV: English, tab, Italian, one pair a line, no header."""
-    with path.open("w", encoding="utf-8", newline="\n") as file:
-        file.writelines(f"{source}\t{target}\n" for source, target in parallel_pairs(seed=seed, num_pairs=num_pairs))
+def write_pairs(path: Path, *, seed: int, num_pairs: int, lang: str = "it") -> None:
+    """Write parallel pairs to `path` as UTF-8 TSV: English, tab, the caption in `lang`, one pair a line, no header.
+
+    Raises:
+        ConfigError: no captions in `lang`, no pairs asked for, or the file cannot be written.
+    """
+    others = [known for known in LANGUAGES if known != "en"]
+    if lang not in others:
+        raise ConfigError(f"the sample's grammar pairs English with {' or '.join(others)}, not with {lang}")
+    if num_pairs < 1:
+        raise ConfigError(f"the number of pairs must be at least 1, got {num_pairs}")
+
+    def write(target: Path) -> None:
+        with target.open("w", encoding="utf-8", newline="\n") as file:
+            pairs = parallel_pairs(seed=seed, num_pairs=num_pairs, lang=lang)
+            file.writelines(f"{source}\t{translation}\n" for source, translation in pairs)
+
+    try:
+        write_atomically(path, write)
+    except OSError as error:
+        raise ConfigError(f"{path} cannot be written: {error.strerror}") from error

@@ -41,7 +41,7 @@ class ScenesConfig:
         folder: made by `draw_upstream`; it must be absent, or an earlier sample, which is replaced if it differs.
         base_url: where `<folder>/www` will be served, such as "http://127.0.0.1:8765"; it is part of every image's URL.
         num_images: of all four datasets together.
-        target_language: of the native captions (the WIT file): "it" or "en".
+        target_language: of the native captions (the WIT file): "it", "de" or "en".
         seed: of everything random.
     """
 

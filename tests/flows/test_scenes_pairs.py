@@ -1,0 +1,49 @@
+"""vernaclip scenes-pairs: parallel captions of the sample's grammar, in a language of it."""
+
+from pathlib import Path
+
+import pytest
+
+from data_catalog.sources.scenes.grammar import parallel_pairs
+from flows.cli import main
+
+
+def lines(path: Path) -> list[str]:
+    return path.read_bytes().decode("utf-8").split("\n")[:-1]
+
+
+@pytest.mark.parametrize(("arguments", "lang"), [([], "it"), (["--to", "it"], "it"), (["--to", "de"], "de")])
+def test_pairs_in_the_language_that_is_asked_for(tmp_path: Path, arguments: list[str], lang: str) -> None:
+    out = tmp_path / "new" / "pairs.tsv"
+    assert main(["scenes-pairs", str(out), "--seed", "5", "--num-pairs", "70", *arguments]) == 0
+    expected = parallel_pairs(seed=5, num_pairs=70, lang=lang)
+    assert lines(out) == [f"{english}\t{translation}" for english, translation in expected]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--to", "fr"], "pairs English with it or de, not with fr"),
+        (["--to", "en"], "pairs English with it or de, not with en"),
+        (["--num-pairs", "0"], "the number of pairs must be at least 1, got 0"),
+    ],
+)
+def test_what_cannot_be_written_leaves_the_file_alone(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], message: str
+) -> None:
+    out = tmp_path / "pairs.tsv"
+    out.write_text("mine", encoding="utf-8")
+    assert main(["scenes-pairs", str(out), *arguments]) == 1
+    assert message in capsys.readouterr().err
+    assert out.read_text(encoding="utf-8") == "mine"
+
+
+@pytest.mark.parametrize("name", ["a folder", "a file/pairs.tsv"])
+def test_a_place_that_cannot_be_written_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str) -> None:
+    (tmp_path / "a folder").mkdir()
+    (tmp_path / "a file").touch()
+    assert main(["scenes-pairs", str(tmp_path / name), "--num-pairs", "3"]) == 1
+    error = capsys.readouterr().err
+    assert f"{tmp_path / name} cannot be written" in error
+    assert "defect" not in error
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a file", "a folder"]
