@@ -123,7 +123,7 @@ def draw_audit(root: Path, dataset: str, *, num_rows: int, seed: int) -> Audit:
     ]
     rows = [row for stratum in strata for row in _drawn(candidates, stratum)]
     rows = [_sheet_row(row) for row in sorted(rows, key=lambda row: (row["show_key"], row["source_text"], row["text"]))]
-    audit_id = digest(rows)[:16]
+    audit_id = "a" + digest(rows)[:15]
     return Audit(
         audit_id=audit_id, dataset=dataset, rows=[{"audit_id": audit_id, **row} for row in rows], strata=strata
     )
@@ -135,9 +135,14 @@ def _drawn(candidates: Sequence[Mapping[str, Any]], stratum: Stratum) -> list[di
 
 
 def _sheet_row(row: Mapping[str, Any]) -> dict[str, Any]:
-    """A drawn pair with `AUDIT_COLUMNS`, but for the audit's id; the row's id is a digest of its two texts."""
-    found = {**row, "row_id": digest([row["source_text"], row["text"]])[:12], "rating": None}
+    """A drawn pair with `AUDIT_COLUMNS`, but for the audit's id; see `row_id`."""
+    found = {**row, "row_id": row_id(row["source_text"], row["text"]), "rating": None}
     return {name: found[name] for name in AUDIT_COLUMNS if name != "audit_id"}
+
+
+def row_id(source_text: str, text: str) -> str:
+    """A pair's identity in an audit; it begins with a letter, since spreadsheets round what looks like a number."""
+    return "r" + digest([source_text, text])[:12]
 
 
 def allocate(sizes: Sequence[int], num_rows: int) -> list[int]:

@@ -30,10 +30,11 @@ ADAM_BETAS = (0.9, 0.98)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HeldOutScores:
-    """BLEU and chrF in [0, 100] of the held-out pairs."""
+    """BLEU and chrF in [0, 100] of the held-out pairs, and their translations."""
 
     bleu: float
     chrf: float
+    texts: Sequence[str]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -73,6 +74,7 @@ def train_model(
     *,
     files: Files,
     score: Callable[[TranslationModel], HeldOutScores],
+    report: Callable[[TrainState, Sequence[str]], None],
 ) -> TrainState:
     """Train `model` in place until `config.num_steps`, or until chrF has long ceased to rise.
 
@@ -82,6 +84,7 @@ def train_model(
         training: pairs of source and target token ids, without start and end tokens.
         held_out: the same, never trained on.
         score: translates the held-out pairs with a network, as it would be packed.
+        report: is told the state and the translations after each validation.
 
     Returns:
         The curve; the weights of its best point are in `files.best`.
@@ -121,6 +124,7 @@ def train_model(
                 if state.stale_validations() == 0:
                     save_weights(averaged, files.best)
                 save_state(files.state, key=files.key, networks=networks, optimizer=optimizer, state=state)
+                report(state, scores.texts)
     return state
 
 

@@ -1,43 +1,26 @@
 """Train a translation package: a TSV of parallel captions in, an `.argosmodel` that Argos Translate reads out."""
 
-import json
 import logging
 import re
-import shutil
-import tempfile
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
 from data_catalog.errors import ConfigError
 from data_catalog.lock import writer_lock
-from data_catalog.shards import TEMPORARY_PREFIX, sha256_of, write_atomically
+from data_catalog.shards import sha256_of, sweep_temporary, write_atomically
 from data_catalog.stages import Check
 from translation.config import TranslateConfig
-from translation.engines.argos import argos_translator
 from translation.packages.archive import pack
-from translation.packages.package import read_package
-from translation.scores import corpus_bleu, corpus_chrf
-from translation.train import folder as training_folders
 from translation.train.card import TrainReport, language_name, write_card
 from translation.train.config import TrainPackageConfig
-from translation.train.convert import save_ctranslate2
-from translation.train.folder import Earlier, Sources, training_folder
+from translation.train.folder import Earlier, Sources, open_earlier, training_folder
 from translation.train.pairs import Pair, ParallelCaptions, read_pairs
-from translation.train.state import load_weights
-from translation.train.vocabulary import load_vocabulary, pieces_of, train_vocabulary
-
-if TYPE_CHECKING:
-    from translation.train.loop import HeldOutScores
-    from translation.train.model import TranslationModel
-    from translation.train.state import TrainState
+from translation.train.training import Training, num_parameters
 
 logger = logging.getLogger(__name__)
 
 SUFFIX = ".argosmodel"
 ARGOS_VERSION = "1.9"  # oldest Argos Translate that we support
-QUANTIZATION = "int8"
 LANGUAGE_CODE = re.compile(r"[a-z]{2,3}")
 
 
@@ -78,7 +61,7 @@ def train_package(
         _check_continued(continued, held_out, out)
     earlier = None
     if continued:
-        earlier = training_folders.open_earlier(continued, from_code=from_code, to_code=to_code)
+        earlier = open_earlier(continued, from_code=from_code, to_code=to_code)
         config = earlier.sized(config)
     data = _read(pairs, held_out, earlier, config, source_check, target_check)
     logger.info("%d pairs to train on, %d held out, dropped: %s", len(data.training), len(data.held_out), data.dropped)
@@ -89,9 +72,22 @@ def train_package(
         held_out_sha256=sha256_of(held_out) if held_out else None,
         continued=earlier.key if earlier else None,
     )
+    metadata = {
+        "package_version": config.package_version,
+        "argos_version": ARGOS_VERSION,
+        "from_code": from_code,
+        "from_name": language_name(from_code),
+        "to_code": to_code,
+        "to_name": language_name(to_code),
+        "license": config.license,
+    }
     folder = training_folder(out)
     with writer_lock(folder):
-        return _train_in(folder, data, sources, config, earlier, out)
+        sweep_temporary([folder])
+        training = Training(
+            folder=folder, data=data, sources=sources, config=config, metadata=metadata, earlier=earlier
+        )
+        return _pack(training, out)
 
 
 def _read(
@@ -139,143 +135,34 @@ def _check_continued(continued: Path, held_out: Path | None, out: Path) -> None:
         )
 
 
-def _train_in(
-    folder: Path,
-    data: ParallelCaptions,
-    sources: Sources,
-    config: TrainPackageConfig,
-    earlier: Earlier | None,
-    out: Path,
-) -> TrainReport:
-    """Train in a folder that is ours, then pack."""
-    key = training_folders.begin(folder, sources, config)
-    training_folders.save_held_out(folder, data.held_out)
-    vocabulary = _vocabulary(folder, data, config, earlier)
-    metadata = {
-        "package_version": config.package_version,
-        "argos_version": ARGOS_VERSION,
-        "from_code": sources.from_code,
-        "from_name": language_name(sources.from_code),
-        "to_code": sources.to_code,
-        "to_name": language_name(sources.to_code),
-        "license": config.license,
-    }
-    model, state = _train(folder, key, vocabulary, data, metadata, config, earlier)
-    with _unpacked(folder, model, pieces_of(vocabulary), metadata) as package:
-        exact_match, scores = _measure(package, data.held_out, TranslateConfig(), to_code=sources.to_code)
+def _pack(training: Training, out: Path) -> TrainReport:
+    """Train to the end, measure the package as it will be used, and write it."""
+    data, sources, config = training.data, training.sources, training.config
+    model, state = training.run()
+    with training.unpacked(model) as package:
+        texts = training.translate_held_out(package, TranslateConfig())
+        scores = training.score(texts)
+        exact = sum(text == target for text, (_, target) in zip(texts, data.held_out, strict=True))
         report = TrainReport(
             num_training=len(data.training),
             num_held_out=len(data.held_out),
             dropped=data.dropped,
-            num_parameters=sum(parameter.numel() for parameter in model.parameters()),
-            vocabulary_size=vocabulary.get_piece_size(),
+            num_parameters=num_parameters(model),
+            vocabulary_size=model.shape.vocabulary_size,
             num_steps=state.step,
             best_step=state.best.step,
             held_out_loss=state.best.held_out_loss,
-            exact_match=exact_match,
+            exact_match=exact / len(data.held_out),
             bleu=scores.bleu,
             chrf=scores.chrf,
         )
-        write_card(package / "README.md", metadata, report, sources=sources, config=config)
+        write_card(package / "README.md", training.metadata, report, sources=sources, config=config)
         top = f"translate-{sources.from_code}_{sources.to_code}-{config.package_version.replace('.', '_')}"
         digest = write_atomically(out, lambda temporary: pack(package, temporary, top=top))
     sidecar = out.with_name(out.name + ".sha256")
     write_atomically(sidecar, lambda temporary: _write(temporary, f"{digest}  {out.name}\n"))
+    training.write_report(model, state, texts, report)
     return report
-
-
-def _vocabulary(folder: Path, data: ParallelCaptions, config: TrainPackageConfig, earlier: Earlier | None) -> Any:
-    """The training's vocabulary: trained once, or the earlier training's."""
-    path = folder / training_folders.VOCABULARY_FILE
-    if earlier:
-        write_atomically(path, lambda temporary: _copy(earlier.folder / training_folders.VOCABULARY_FILE, temporary))
-    elif not path.is_file():
-        texts = (text for pair in data.training for text in pair)
-        write_atomically(path, lambda temporary: train_vocabulary(texts, temporary, size=config.vocabulary_size))
-    return load_vocabulary(path)
-
-
-def _train(
-    folder: Path,
-    key: str,
-    vocabulary: Any,
-    data: ParallelCaptions,
-    metadata: dict[str, str],
-    config: TrainPackageConfig,
-    earlier: Earlier | None,
-) -> tuple["TranslationModel", "TrainState"]:
-    """The network with the weights of its best validation, and the curve."""
-    import torch
-
-    from translation.train.loop import Files, train_model
-    from translation.train.model import ModelShape, TranslationModel
-
-    def score(network: TranslationModel) -> "HeldOutScores":
-        with _unpacked(folder, network, pieces_of(vocabulary), metadata) as package:
-            greedily = TranslateConfig(beam_size=1)
-            return _measure(package, data.held_out, greedily, to_code=metadata["to_code"])[1]
-
-    if config.threads:
-        torch.set_num_threads(config.threads)
-    shape = ModelShape(
-        vocabulary_size=vocabulary.get_piece_size(),
-        embed_dim=config.embed_dim,
-        num_heads=config.num_heads,
-        ffn_dim=config.ffn_dim,
-        num_encoder_layers=config.num_encoder_layers,
-        num_decoder_layers=config.num_decoder_layers,
-        dropout=config.dropout,
-    )
-    files = Files(state=folder / training_folders.STATE_FILE, best=folder / training_folders.WEIGHTS_FILE, key=key)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(config.seed)
-        model = TranslationModel(shape)
-        if earlier:
-            load_weights(model, earlier.folder / training_folders.WEIGHTS_FILE)
-        pairs, held_out = _encoded(vocabulary, data.training), _encoded(vocabulary, data.held_out)
-        state = train_model(model, pairs, held_out, config, files=files, score=score)
-    load_weights(model, files.best)
-    return model, state
-
-
-def _encoded(vocabulary: Any, pairs: list[Pair]) -> list[tuple[list[int], list[int]]]:
-    sources = vocabulary.encode([source for source, _ in pairs])
-    targets = vocabulary.encode([target for _, target in pairs])
-    return list(zip(sources, targets, strict=True))
-
-
-@contextmanager
-def _unpacked(folder: Path, model: "TranslationModel", pieces: list[str], metadata: dict[str, str]) -> Iterator[Path]:
-    """A package's folder with this network, as it will be packed, for as long as it is needed."""
-    package = Path(tempfile.mkdtemp(prefix=TEMPORARY_PREFIX, dir=folder))
-    try:
-        _copy(folder / training_folders.VOCABULARY_FILE, package / "sentencepiece.model")
-        (package / "model").mkdir()
-        save_ctranslate2(model, pieces, package / "model", quantization=QUANTIZATION)
-        _write(package / "metadata.json", json.dumps(metadata, indent=2) + "\n")
-        yield package
-    finally:
-        shutil.rmtree(package, ignore_errors=True)
-
-
-def _measure(
-    package: Path, held_out: list[Pair], config: TranslateConfig, *, to_code: str
-) -> tuple[float, "HeldOutScores"]:
-    """Share of held-out pairs translated word for word as given, and their scores, by a package's folder."""
-    from translation.train.loop import HeldOutScores
-
-    translator = argos_translator(read_package(package), config)
-    texts = [found.text for found in translator.translate([source for source, _ in held_out])]
-    references = [target for _, target in held_out]
-    for (source, target), text in list(zip(held_out, texts, strict=True))[:3]:
-        logger.info("sample: %s -> %s (given: %s)", source, text, target)
-    exact = sum(text == target for text, target in zip(texts, references, strict=True))
-    scores = HeldOutScores(bleu=corpus_bleu(texts, references, to_code), chrf=corpus_chrf(texts, references))
-    return exact / len(held_out), scores
-
-
-def _copy(source: Path, target: Path) -> None:
-    target.write_bytes(source.read_bytes())
 
 
 def _write(path: Path, text: str) -> None:

@@ -208,6 +208,8 @@ def test_the_sheet_holds_exact_texts_and_no_formula(build: Callable[..., Path], 
         assert float(row["translation_score"]) == pytest.approx(-0.1, abs=0.05)
         assert (row["translation_truncated"], row["numbers_lost"], row["language_margin"]) == ("false", "[]", "")
     assert len({row["row_id"] for row in table}) == len(nasty)
+    # A spreadsheet would make a number of 123456789012 or 12345e678901.
+    assert all(row[name][0].isalpha() for row in table for name in ("row_id", "audit_id"))
 
 
 def test_the_command_tells_what_it_drew(

@@ -11,9 +11,9 @@ import pytest
 import torch
 
 from data_catalog.errors import ConfigError
+from translation.train.batches import epoch_batches, grouped, to_batch
 from translation.train.config import TrainPackageConfig
 from translation.train.convert import save_ctranslate2
-from translation.train.batches import epoch_batches, grouped, to_batch
 from translation.train.loop import lr_factor
 from translation.train.loss import smoothed_cross_entropy
 from translation.train.model import ModelShape, TranslationModel, greedy
