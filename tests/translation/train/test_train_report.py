@@ -1,0 +1,259 @@
+"""The page about a training: all of the curve is on it, texts stay texts, and it loads nothing."""
+
+from dataclasses import replace
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from translation.train.card import TrainReport
+from translation.train.config import TrainPackageConfig
+from translation.train.folder import REPORT_FILE, Sources
+from translation.train.pairs import DROP_REASONS, PairLine, ParallelCaptions, read_pairs
+from translation.train.report import ReportContent, Sample, write_report
+from translation.train.state import CurvePoint, TrainState
+
+NASTY = "</td><script>alert(1)</script><img src=http://example.org/x onerror='x()'> \"&lt;' {{ 7 * 7 }} {% raw %}"
+CONFIG = TrainPackageConfig(num_steps=4400, license="CC0 <b>")
+SOURCES = Sources(from_code="en", to_code="de", pairs_sha256=("ab" * 32,), held_out_sha256=None, continued=None)
+METADATA = {"package_version": "1.0", "from_name": "English", "to_name": "German"}
+DATA = ParallelCaptions(training=[("a", "b")] * 90, held_out=[("c", "d")] * 10, dropped={}, examples={})
+REPORT = TrainReport(
+    num_training=90,
+    num_held_out=10,
+    dropped={},
+    num_parameters=4_806_144,
+    vocabulary_size=8000,
+    num_steps=4400,
+    best_step=600,
+    held_out_loss=1.25,
+    exact_match=0.123,
+    bleu=39.14,
+    chrf=63.46,
+)
+
+
+class Page(HTMLParser):
+    """What a browser finds: tags with their attributes, texts of cells, all text."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__()
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.cells: list[str] = []
+        self.text = ""
+        self._in_cell = False
+        with path.open(encoding="utf-8", newline="") as file:
+            self.feed(file.read())
+        self.close()
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+        if tag in ("td", "th"):
+            self._in_cell = True
+            self.cells.append("")
+
+    def handle_endtag(self, tag: str) -> None:
+        if tag in ("td", "th"):
+            self._in_cell = False
+
+    def handle_data(self, data: str) -> None:
+        if self.cdata_elem:
+            return
+        self.text += data
+        if self._in_cell:
+            self.cells[-1] += data
+
+    def count(self, tag: str) -> int:
+        return sum(name == tag for name, _ in self.tags)
+
+    def attributes(self, name: str) -> list[str]:
+        return [value or "" for _, attributes in self.tags for key, value in attributes.items() if key == name]
+
+    @property
+    def words(self) -> str:
+        return " ".join(self.text.split())
+
+
+def point(step: int, *, chrf: float, train_loss: float = 2.5) -> CurvePoint:
+    return CurvePoint(
+        step=step,
+        epoch=step // 230,
+        seconds=step * 0.75,
+        cpu_seconds=step * 1.5,
+        train_loss=train_loss,
+        held_out_loss=train_loss - 0.5,
+        bleu=chrf / 2,
+        chrf=chrf,
+    )
+
+
+def state_of(curve: list[CurvePoint]) -> TrainState:
+    last = curve[-1]
+    return TrainState(step=last.step, epoch=last.epoch, seconds=last.seconds, cpu_seconds=last.cpu_seconds, curve=curve)
+
+
+def content(
+    state: TrainState | None = None,
+    *,
+    texts: tuple[str, str, str] = ("A dog.", "Ein Hund.", "Ein Hund!"),
+    data: ParallelCaptions = DATA,
+    report: TrainReport | None = None,
+) -> ReportContent:
+    source, translation, reference = texts
+    return ReportContent(
+        metadata=METADATA,
+        sources=SOURCES,
+        config=CONFIG,
+        data=data,
+        state=state or TrainState(),
+        num_parameters=4_806_144,
+        samples=[Sample(source=source, translation=translation, reference=reference)],
+        report=report,
+    )
+
+
+def page_of(folder: Path, page_content: ReportContent) -> Page:
+    path = folder / "en_de.argosmodel.training" / REPORT_FILE
+    write_report(path, page_content)
+    return Page(path)
+
+
+@pytest.fixture(scope="module")
+def curve_page(tmp_path_factory: pytest.TempPathFactory) -> Page:
+    curve = [point(200, chrf=30.125), point(400, chrf=62.75), point(600, chrf=62.5)]
+    return page_of(tmp_path_factory.mktemp("curve"), content(state_of(curve)))
+
+
+def test_every_validation_is_listed_and_the_best_is_marked(curve_page: Page) -> None:
+    for cells in (
+        ["200", "1", "2.5", "5.0", "2.500", "2.000", "15.06", "30.12"],
+        ["400 best", "2", "5.0", "10.0", "2.500", "2.000", "31.38", "62.75"],
+        ["600", "3", "7.5", "15.0", "2.500", "2.000", "31.25", "62.50"],
+    ):
+        place = curve_page.cells.index(cells[0])
+        assert curve_page.cells[place : place + len(cells)] == cells
+    assert curve_page.attributes("class").count("best") == 1
+    assert curve_page.count("svg") == 2
+    assert "after step 600 of 4,400" in curve_page.words
+    assert "at the best validation so far, after step 400" in curve_page.words
+    assert "4,806,144" in curve_page.words
+
+
+def test_charts_have_text_a_name_and_the_colours_of_the_page(curve_page: Page) -> None:
+    for label in ("BLEU", "chrF", "minutes", "training", "held out", "steps", "nats per token", "best"):
+        assert label in curve_page.text
+    charts = [attributes for tag, attributes in curve_page.tags if tag == "svg"]
+    assert [(chart["role"], chart["aria-label"]) for chart in charts] == [
+        ("img", "BLEU and chrF over minutes"),
+        ("img", "Loss over steps"),
+    ]
+    start = next(place for place, (tag, _) in enumerate(curve_page.tags) if tag == "svg")
+    drawn = [attributes.get("style") or "" for tag, attributes in curve_page.tags[start:] if tag in ("path", "text")]
+    assert any("var(--first)" in style for style in drawn)
+    assert not any("#" in style.replace("url(#", "") for style in drawn)
+
+
+def test_the_page_loads_nothing_and_runs_nothing(curve_page: Page) -> None:
+    policies = [attributes.get("content") for _, attributes in curve_page.tags if "http-equiv" in attributes]
+    assert policies == ["default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'"]
+    assert not {"script", "img", "link", "iframe", "object", "embed", "image"} & {tag for tag, _ in curve_page.tags}
+    assert not curve_page.attributes("src") + curve_page.attributes("href")
+    names = [name for _, attributes in curve_page.tags for name in attributes]
+    assert not [name for name in names if name.startswith("on")]
+
+
+def test_what_charts_refer_to_is_there_once(curve_page: Page) -> None:
+    ids = curve_page.attributes("id")
+    assert len(ids) == len(set(ids))
+    clips = [path.removeprefix("url(#").removesuffix(")") for path in curve_page.attributes("clip-path")]
+    uses = [href.removeprefix("#") for href in curve_page.attributes("xlink:href")]
+    assert clips
+    assert uses
+    assert set(clips + uses) <= set(ids)
+
+
+def test_a_page_before_the_first_validation(tmp_path: Path) -> None:
+    page = page_of(tmp_path, replace(content(), samples=[]))
+    assert page.count("svg") == 0
+    assert "after step 0 of 4,400" in page.words
+    assert "have not been translated yet" in page.words
+    assert "give the same command again" in page.words
+
+
+def test_a_page_with_one_validation_of_a_loss_that_is_no_number(tmp_path: Path) -> None:
+    page = page_of(tmp_path, content(state_of([point(200, chrf=0.0, train_loss=float("nan"))])))
+    assert page.count("svg") == 2
+    assert page.cells[page.cells.index("200 best") + 4] == "nan"
+
+
+def test_a_finished_training_has_the_scores_of_its_package(tmp_path: Path) -> None:
+    page = page_of(tmp_path, content(state_of([point(4400, chrf=60.0)]), report=REPORT))
+    assert "version 1.0: finished after 4,400 steps." in page.words
+    assert "BLEU 39.1 chrF 63.5 Parameters 4,806,144" in page.words
+    assert "12.3% of which it translates word for word" in page.words
+    assert "give the same command again" not in page.words
+    assert "--from en --to de --continue en_de.argosmodel --out" in page.words
+
+
+def test_a_training_that_stopped_early_says_so(tmp_path: Path) -> None:
+    page = page_of(tmp_path, content(state_of([point(800, chrf=60.0)]), report=replace(REPORT, num_steps=800)))
+    assert "finished after 800 of 4,400 steps, for chrF had ceased to rise" in page.words
+
+
+def test_equal_trainings_give_equal_pages_and_a_later_one_replaces_an_earlier(tmp_path: Path) -> None:
+    path = tmp_path / REPORT_FILE
+    found = []
+    for chrf in (40.0, 41.0, 40.0):
+        write_report(path, content(state_of([point(200, chrf=chrf)])))
+        found.append(path.read_bytes())
+    assert found[0] == found[2]
+    assert found[0] != found[1]
+    assert [file.name for file in tmp_path.iterdir()] == [REPORT_FILE]
+
+
+def test_lines_that_were_dropped_stand_there_with_their_reasons(tmp_path: Path) -> None:
+    pairs = tmp_path / "<i>pairs.tsv"
+    good = [f"A dog runs {number}.\tEin Hund rennt {number}." for number in range(40)]
+    bad = ["no tab " + NASTY, f"\t{NASTY}", good[0], good[1]]
+    pairs.write_bytes("\n".join([*good, *bad]).encode() + b"\n\xff\xfe\x00\tx\n")
+    data = read_pairs(pairs, num_held_out=3)
+    page = page_of(tmp_path, content(data=data))
+    assert "45 lines of 1 file: 37 pairs to train on, 3 held out, 5 dropped." in page.words
+    for reason, count, share in (("duplicate", 2, "4.44%"), ("empty", 1, "2.22%"), ("wrong_fields", 1, "2.22%")):
+        assert f"{reason} {count} ({share}): {DROP_REASONS[reason]}" in page.words
+    assert "bad_encoding 1" in page.words
+    place = page.cells.index("<i>pairs.tsv, 41")
+    assert page.cells[place + 1] == f"no tab {NASTY}"
+    assert page.cells[page.cells.index("<i>pairs.tsv, 42") + 2] == NASTY
+
+
+def test_held_out_pairs_of_their_own_file_are_no_lines_of_the_pairs(tmp_path: Path) -> None:
+    own = replace(content(), sources=replace(SOURCES, held_out_sha256="cd" * 32))
+    page = page_of(tmp_path, own)
+    assert "90 lines of 1 file: 90 pairs to train on, 0 dropped." in page.words
+    assert "The 10 held-out pairs come from a file of their own." in page.words
+    continued = replace(own, sources=replace(own.sources, continued="ef" * 32))
+    assert (
+        "come from the training that this one continues and a file of their own." in page_of(tmp_path, continued).text
+    )
+
+
+def test_texts_have_their_language(curve_page: Page) -> None:
+    cells = [attributes.get("lang") for tag, attributes in curve_page.tags if tag == "td" and "lang" in attributes]
+    assert cells == ["en", "de", "de"]
+
+
+@given(st.lists(st.text(st.characters(codec="utf-8")), min_size=3, max_size=3))
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_no_text_becomes_markup(tmp_path: Path, texts: list[str]) -> None:
+    source, translation, reference = (text + NASTY for text in texts)
+    line = PairLine(tmp_path / "x.tsv", 1, source, translation)
+    data = replace(DATA, dropped={"empty": 1}, examples={"empty": [line]})
+    page = page_of(tmp_path, content(texts=(source, translation, reference), data=data))
+    plain = page_of(tmp_path, content(data=replace(data, examples={"empty": [replace(line, source="a", target="b")]})))
+    assert page.tags == plain.tags
+    place = page.cells.index(source)
+    assert page.cells[place : place + 3] == [source, translation, reference]
+    assert page.cells[-2:] == [source, translation]
