@@ -18,11 +18,12 @@ class Progress:
         label: what is being done, such as "translate".
         total: how many units there are, or None if nobody knows.
         unit: name of a unit, plural.
+        initial: units that an earlier run did; they count as done, but not for the rate.
     """
 
-    def __init__(self, label: str, *, total: int | None, unit: str) -> None:
-        self.label, self.total, self.unit = label, total, unit
-        self.done = 0
+    def __init__(self, label: str, *, total: int | None, unit: str, initial: int = 0) -> None:
+        self.label, self.total, self.unit, self.initial = label, total, unit, initial
+        self.done = initial
         self._bar: Any = None
         self._started = self._last_line = time.monotonic()
 
@@ -30,7 +31,7 @@ class Progress:
         if sys.stderr.isatty():
             from tqdm import tqdm
 
-            self._bar = tqdm(total=self.total, desc=self.label, unit=f" {self.unit}", leave=False)
+            self._bar = tqdm(total=self.total, initial=self.initial, desc=self.label, unit=f" {self.unit}", leave=False)
         self._started = self._last_line = time.monotonic()
         return self
 
@@ -48,7 +49,7 @@ class Progress:
         seconds = max(time.monotonic() - self._started, 1e-9)
         total = "" if self.total is None else f" of {self.total:,}"
         extra = "".join(f", {name} {value}" for name, value in postfix.items())
-        rate = f"{self.done / seconds:,.1f} {self.unit}/s"
+        rate = f"{(self.done - self.initial) / seconds:,.1f} {self.unit}/s"
         logger.info("%s: %s%s %s (%s%s)", self.label, f"{self.done:,}", total, self.unit, rate, extra)
 
     def __exit__(
@@ -56,5 +57,5 @@ class Progress:
     ) -> None:
         if self._bar is not None:
             self._bar.close()
-        if kind is None and self.done:
+        if kind is None and self.done > self.initial:
             self._log({})

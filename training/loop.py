@@ -161,8 +161,7 @@ def _make_tokenizer(split: TrainSplit, config: TrainConfig, out: Path, model_con
 def _go(run: _Run) -> None:
     """All epochs that are left."""
     total = run.config.epochs * run.steps_per_epoch
-    with Progress("train", total=total, unit="steps") as progress:
-        progress.advance(run.state.step)
+    with Progress("train", total=total, unit="steps", initial=run.state.step) as progress:
         for epoch in range(run.state.epoch, run.config.epochs):
             _train_epoch(run, epoch, progress, total)
             _end_epoch(run, epoch)

@@ -99,10 +99,10 @@ def train_model(
     if state.step:
         logger.info("going on after step %d of %d", state.step, config.num_steps)
     clock = _Clock()
+    num_threads = torch.get_num_threads()
     loss_sum, loss_count = 0.0, 0
     batches = epoch_batches(training, config.batch_tokens, seed=config.seed, epoch=state.epoch)
-    with Progress("train translation", total=config.num_steps, unit="steps") as progress:
-        progress.advance(state.step)
+    with Progress("train translation", total=config.num_steps, unit="steps", initial=state.step) as progress:
         while not _finished(state, config):
             if state.batch == len(batches):
                 state.epoch, state.batch = state.epoch + 1, 0
@@ -116,6 +116,8 @@ def train_model(
             progress.advance(1, loss=f"{loss_sum / loss_count:.3f}")
             if state.step % config.validate_every_steps == 0 or state.step == config.num_steps:
                 scores = score(averaged)
+                # CTranslate2 has set OpenMP's threads for itself, and the order of torch's sums depends on them.
+                torch.set_num_threads(num_threads)
                 held_out_loss = validation_loss(averaged, held_out, config.batch_tokens)
                 clock.add_to(state)
                 _note(state, loss_sum / loss_count, held_out_loss, scores)

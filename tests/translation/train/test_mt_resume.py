@@ -9,11 +9,14 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 
 from data_catalog.errors import ConfigError
 from translation.packages.package import open_package
 from translation.train.config import TrainPackageConfig
-from translation.train.folder import HELD_OUT_FILE, VOCABULARY_FILE, WEIGHTS_FILE, training_folder
+from translation.train.folder import HELD_OUT_FILE, SIZES, VOCABULARY_FILE, WEIGHTS_FILE, training_folder
+from translation.train.loop import Files, HeldOutScores, train_model
+from translation.train.model import ModelShape, TranslationModel
 from translation.train.package import train_package
 
 QUICK = TrainPackageConfig(
@@ -63,6 +66,35 @@ def test_a_training_killed_at_random_moments_gives_the_same_package(tiny_tsv: Pa
     assert killed.read_bytes() == whole.read_bytes()
     for name in (WEIGHTS_FILE, VOCABULARY_FILE, HELD_OUT_FILE):
         assert (training_folder(killed) / name).read_bytes() == (training_folder(whole) / name).read_bytes()
+
+
+def test_scoring_leaves_torchs_threads_alone(tmp_path: Path) -> None:
+    # CTranslate2 sets OpenMP's threads: a training went on with fewer than it was asked for, and resumed with others.
+    torch.manual_seed(1)
+    shape = ModelShape(
+        **{name: getattr(QUICK, name) for name in SIZES if name != "vocabulary_size"}, vocabulary_size=20, dropout=0.0
+    )
+    seen = []
+    num_threads = torch.get_num_threads()
+
+    def score(network: TranslationModel) -> HeldOutScores:
+        torch.set_num_threads(3)
+        return HeldOutScores(bleu=0.0, chrf=0.0, texts=[])
+
+    try:
+        torch.set_num_threads(2)
+        train_model(
+            TranslationModel(shape),
+            [([5, 6], [7])] * 4,
+            [([6, 5], [8])],
+            QUICK,
+            files=Files(state=tmp_path / "state", best=tmp_path / "best", key=""),
+            score=score,
+            report=lambda state, texts: seen.append(torch.get_num_threads()),
+        )
+    finally:
+        torch.set_num_threads(num_threads)
+    assert set(seen) == {2}
 
 
 def test_a_finished_training_is_packed_again_without_a_step(tiny_tsv: Path, tmp_path: Path) -> None:
