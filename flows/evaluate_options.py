@@ -3,6 +3,8 @@
 import argparse
 from pathlib import Path
 
+from translation.scores import TOKENIZERS
+
 _EXAMPLES = """examples:
   vernaclip mt evaluate val.tsv --from en --to de --system mine package=en_de.argosmodel
   vernaclip mt evaluate val.tsv --from en --to de --system mine package=en_de.argosmodel \\
@@ -42,7 +44,7 @@ def add_evaluate_options(command: argparse.ArgumentParser) -> None:
     )
     command.add_argument(
         "--tokenize",
-        choices=("13a", "intl", "zh", "char", "ja-mecab", "ko-mecab"),
+        choices=TOKENIZERS,
         help="sacrebleu's tokenizer for BLEU (default: 13a; zh for zh; char for ja, ko, th, lo, km and my)",
     )
     command.add_argument(

@@ -15,7 +15,8 @@ from translation.engine import Translation, Translator, translate_stream
 from translation.evaluate import Speed, read_translations, translate_timed
 from translation.registry import open_translator
 
-_NAME = re.compile(r"\w[\w.+-]*")  # it becomes the name of a file
+MAX_NAME_LETTERS = 60  # of four bytes at most, in the name of a file
+_NAME = re.compile(rf"\w[\w.+-]{{0,{MAX_NAME_LETTERS - 1}}}")
 _OUTPUT = "output="
 
 
@@ -63,25 +64,22 @@ def named_systems(named: Sequence[Sequence[str]]) -> list[System]:
         ConfigError: a name is missing, unfit for a file or given twice; settings are missing, wrong or none of ours.
     """
     systems = [_system(name, words) for name, *words in named]
-    for place, system in enumerate(systems):
-        if system.name in (other.name for other in systems[:place]):
-            raise ConfigError(f"--system {system.name} is given twice: name one of them otherwise")
+    names: dict[str, str] = {}
+    for system in systems:
+        key = system.name.casefold()  # some disks tell no capitals from small letters
+        if key in names:
+            raise ConfigError(f"--system {system.name}: {names[key]} is there already: name one of them otherwise")
+        names[key] = system.name
     return systems
 
 
 def _system(name: str, words: Sequence[str]) -> System:
     if not _NAME.fullmatch(name):
         raise ConfigError(
-            f"--system {name}: a system's name comes first, of letters, digits, '.', '+', '-' and '_', as in "
-            "--system mine package=FILE"
+            f"--system {name}: a system's name comes first, of up to {MAX_NAME_LETTERS} letters, digits, '.', '+', '-' "
+            "and '_', as in --system mine package=FILE"
         )
-    if not words:
-        raise ConfigError(f"--system {name} says nothing of it: give engine=argos for the package that is installed")
-    for word in words:
-        if "=" not in word:
-            raise ConfigError(
-                f"--system {name}: {word} is no KEY=VALUE, such as package=FILE; PAIRS.tsv stands before the options"
-            )
+    _check_words(name, words)
     outputs = [word.removeprefix(_OUTPUT) for word in words if word.startswith(_OUTPUT)]
     if outputs and len(words) > 1:
         raise ConfigError(f"--system {name}: {_OUTPUT}FILE stands alone; its translations are there already")
@@ -91,6 +89,19 @@ def _system(name: str, words: Sequence[str]) -> System:
         return System(name=name, engine=one_way_config(setting_values(words)))
     except ConfigError as error:
         raise ConfigError(f"--system {name}: {error}") from error
+
+
+def _check_words(name: str, words: Sequence[str]) -> None:
+    if not words:
+        raise ConfigError(f"--system {name} says nothing of it: give engine=argos for the package that is installed")
+    for word in words:
+        _, equals, value = word.partition("=")
+        if not equals:
+            raise ConfigError(
+                f"--system {name}: {word} is no KEY=VALUE, such as package=FILE; PAIRS.tsv stands before the options"
+            )
+        if not value:
+            raise ConfigError(f"--system {name}: {word} names nothing: write its value behind the =")
 
 
 def run_systems(systems: Sequence[System], sources: Sequence[str], options: Namespace, *, cache_dir: Path) -> list[Run]:

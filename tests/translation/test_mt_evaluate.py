@@ -189,10 +189,14 @@ def test_translations_must_be_one_a_line(content: bytes, message: str, capsys: p
 @pytest.mark.parametrize(
     ("systems", "more", "message"),
     [
-        ([MINE, MINE], (), "--system mine is given twice"),
+        ([MINE, MINE], (), "--system mine: mine is there already"),
+        ([MINE, ["Mine", *MINE[1:]]], (), "--system Mine: mine is there already"),
         ([["mine"]], (), "--system mine says nothing of it: give engine=argos"),
         ([[f"package={PACKAGE}"]], (), "a system's name comes first"),
         ([["../mine", *MINE[1:]]], (), "--system ../mine: a system's name comes first"),
+        ([["ß" * 61, *MINE[1:]]], ("--out", "old"), "a system's name comes first, of up to 60 letters"),
+        ([["none", "output="]], (), "--system none: output= names nothing: write its value behind the ="),
+        ([["none", "package="]], (), "--system none: package= names nothing"),
         ([[*MINE, "val.tsv"]], (), "val.tsv is no KEY=VALUE, such as package=FILE; PAIRS.tsv stands before"),
         ([[*FILE, "beam_size=1"]], (), "--system theirs: output=FILE stands alone"),
         ([["none", "output=none.txt"]], (), "none.txt is no file: give a file of translations"),
