@@ -176,7 +176,7 @@ def _offered(code: str) -> tuple[bool | None, str]:
     except ConfigError as error:
         return None, str(error)
     if entries is None:
-        return None, "whether Argos' index offers one is not known here, where it is not stored"
+        return None, "Argos' index is not stored here, so that nothing is known of what it offers"
     offered = any((entry.from_code, entry.to_code) == (SOURCE, code) and entry.is_readable for entry in entries)
     return offered, f"Argos' index, as stored here, offers {'one' if offered else 'none'}"
 
@@ -217,7 +217,8 @@ def _language_check(language: Language) -> Trait:
     from cleaning.language import detectable_languages
 
     code = language.pack.langdetect or language.pack.code
-    if code in detectable_languages():
+    known = detectable_languages()
+    if code in known:
         confusions = ", ".join(language.pack.confusions)
         text = f"langdetect knows {code}" + (f"; short captions are mistaken for {confusions}" if confusions else "")
         return Trait(topic="language check", found=True, text=text)
@@ -226,7 +227,8 @@ def _language_check(language: Language) -> Trait:
         found=False,
         text=f"langdetect does not know {code}",
         cost="captions and translations in other languages stay in, and the column language_margin is empty",
-        advice="nothing to set: choose sources that are in one language, and look at samples of the result",
+        advice=f"{language.set_in_pack('langdetect')}, if it has another code: {', '.join(known)}; else choose sources "
+        "that are in one language, and look at samples of the result",
     )
 
 

@@ -96,6 +96,11 @@ def test_a_language_that_langdetect_does_not_know() -> None:
     check = traits("xx")["language check"]
     assert not check.found
     assert "other languages stay in" in check.cost
+    # Chinese and Norwegian are there, under codes of langdetect's own.
+    advice = traits("zh")["language check"].advice
+    assert advice.startswith("set langdetect in zh.toml (docs/languages.md), if it has another code: ")
+    assert "no, pa" in advice
+    assert "zh-cn, zh-tw; else" in advice
 
 
 def test_an_installed_package_is_found(data: Path) -> None:
