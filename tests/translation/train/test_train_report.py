@@ -131,9 +131,9 @@ def curve_page(tmp_path_factory: pytest.TempPathFactory) -> Page:
 
 def test_every_validation_is_listed_and_the_best_is_marked(curve_page: Page) -> None:
     for cells in (
-        ["200", "1", "2.5", "5.0", "2.500", "2.000", "15.06", "30.12"],
-        ["400 best", "2", "5.0", "10.0", "2.500", "2.000", "31.38", "62.75"],
-        ["600", "3", "7.5", "15.0", "2.500", "2.000", "31.25", "62.50"],
+        ["200", "2.5", "15.06", "30.12", "2.000", "2.500", "5.0", "1"],
+        ["400 best", "5.0", "31.38", "62.75", "2.000", "2.500", "10.0", "2"],
+        ["600", "7.5", "31.25", "62.50", "2.000", "2.500", "15.0", "3"],
     ):
         place = curve_page.cells.index(cells[0])
         assert curve_page.cells[place : place + len(cells)] == cells
