@@ -2,6 +2,7 @@
 
 from argparse import Namespace
 from collections.abc import Sequence
+from pathlib import Path
 
 from data_catalog.errors import ConfigError
 from flows.commands.output import say
@@ -33,10 +34,11 @@ def score(options: Namespace) -> None:
     """Print means, agreement, grades, what quality columns tell, proposed thresholds, and the worst rows.
 
     Raises:
-        ConfigError: an option is out of bounds, or a file is not what it should be; see `read_audit`, `read_ratings`.
+        ConfigError: an option is out of bounds, or a file is missing or not what it should be; see `read_audit` and
+            `read_ratings`.
     """
     _check(options)
-    audit = read_audit(options.audit or options.ratings[0].parent / AUDIT_FILE)
+    audit = read_audit(options.audit or _beside(options.ratings[0]))
     sheets = read_ratings(options.ratings, audit)
     rows = rated_rows(audit, sheets)
     _say_means(audit, sheets, rows)
@@ -56,12 +58,19 @@ def _check(options: Namespace) -> None:
         raise ConfigError(f"--worst {options.worst} is negative: 0 lists no rows")
 
 
+def _beside(ratings: Path) -> Path:
+    path = ratings.parent / AUDIT_FILE
+    if not path.is_file():
+        raise ConfigError(f"{path} is no file: put the audit's CSV beside {ratings}, or name it with --audit")
+    return path
+
+
 def _say_means(audit: AuditSheet, sheets: Sequence[RatingSheet], rows: Sequence[RatedRow]) -> None:
     total = all_grades(grade_counts(audit, sheets))
     num_missing = len(audit.rows) * len(sheets) - total.num_ratings
     say(
         f"audit {cell_text(audit.audit_id)}: {len(audit.rows):,} rows, of which {len(rows):,} are rated, by "
-        f"{len(sheets)} {'rater' if len(sheets) == 1 else 'raters'}; {num_missing:,} ratings are missing\n"
+        f"{len(sheets)} {'rater' if len(sheets) == 1 else 'raters'}; ratings missing: {num_missing:,}\n"
     )
     agreement = _agreement(sheets, rows)
     cells = [
@@ -146,13 +155,23 @@ def _say_columns(rows: Sequence[RatedRow], bad_below: float, max_good_dropped: f
 def _say_bands(rows: Sequence[RatedRow]) -> None:
     bands = {column: rating_bands(rows, column) for column in NUMBER_COLUMNS}
     lines = [
-        {"column": column, "from": band.lowest, "to": band.highest, "rows": band.num_rows, "mean rating": band.mean}
+        {
+            "column": column,
+            "from": _bound(band.lowest),
+            "to": _bound(band.highest),
+            "rows": band.num_rows,
+            "mean rating": band.mean,
+        }
         for column, found in bands.items()
         if len(found) > 1  # one band is the mean of all
         for band in found
     ]
     if lines:
         say("\nmean rating by quarters of each column that varies\n" + plain_table(lines))
+
+
+def _bound(value: float) -> str:
+    return f"{value:.6g}"  # margins are mostly close to 1
 
 
 def _verdict(verdict: Verdict) -> dict[str, object]:

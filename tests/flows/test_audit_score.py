@@ -74,7 +74,7 @@ def files(tmp_path: Path) -> list[str]:
 
 def test_the_numbers_stand_beside_the_papers(files: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     out = printed(capsys, *files)
-    assert f"audit {ID}: 50 rows, of which 50 are rated, by 3 raters; 1 ratings are missing" in out
+    assert f"audit {ID}: 50 rows, of which 50 are rated, by 3 raters; ratings missing: 1" in out
     # (10 * 1 + 39 * 4 + 10/3) / 50 and, the first ten weighing three each, (30 * 1 + 39 * 4 + 10/3) / 70.
     assert re.search(r"mean rating, 1 to 4 +3\.39 \(3\.\d\d to 3\.\d\d\) +3\.78\n", out)
     assert re.search(r"estimate for the dataset +2\.70 \(2\.\d\d to 3\.\d\d\)\n", out)
@@ -112,7 +112,7 @@ def test_one_rater_and_too_few_bad_rows_are_told(tmp_path: Path, capsys: pytest.
     write_audit(tmp_path, [-1.0, -0.5, -0.4, None])
     one = write_ratings(tmp_path, "Ann", [1, 4, 3, None])
     out = printed(capsys, one)
-    assert "4 rows, of which 3 are rated, by 1 rater; 1 ratings are missing" in out
+    assert "4 rows, of which 3 are rated, by 1 rater; ratings missing: 1" in out
     assert "no AC1: agreement is between raters: give the ratings of at least two" in out
     assert "only 1 bad rows, 10 are needed" in out
     assert "[check]" not in out
@@ -136,7 +136,12 @@ def test_the_audit_is_looked_for_beside_the_first_ratings(
     moved = tmp_path / "kept.csv"
     (tmp_path / "audit.csv").rename(moved)
     assert main(["audit", "score", *files]) == 1
-    assert f"{tmp_path / 'audit.csv'} is no file: expected an audit's CSV" in capsys.readouterr().err
+    error = capsys.readouterr().err
+    assert (
+        f"{tmp_path / 'audit.csv'} is no file: put the audit's CSV beside {files[0]}, or" in error
+    )
+    assert main(["audit", "score", *files, "--audit", str(tmp_path / "gone.csv")]) == 1
+    assert f"{tmp_path / 'gone.csv'} is no file: expected an audit's CSV" in capsys.readouterr().err
     assert "3 raters" in printed(capsys, *files, "--audit", str(moved))
 
 

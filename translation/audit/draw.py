@@ -32,7 +32,7 @@ QUALITY_COLUMNS = (
 )
 AUDIT_COLUMNS = (
     *("audit_id", "row_id", "source_text", "text", "source_lang", "target_lang", "source", "stratum", "weight"),
-    *("num_captions", "caption_id", "translator", *QUALITY_COLUMNS, "rating"),
+    *("num_captions", "caption_id", "translator", *QUALITY_COLUMNS),
 )
 
 # Hashes decide who is drawn and in which order pairs are shown, so that neither depends on the order of rows or files.
@@ -88,7 +88,7 @@ class Audit:
     Args:
         audit_id: digest of the rows: other rows, weights or order, another id.
         dataset: where it was drawn.
-        rows: one a pair, in the order in which raters see them, with `AUDIT_COLUMNS`; no rating.
+        rows: one a pair, in the order in which raters see them, with `AUDIT_COLUMNS`.
         strata: all of them, by name, those without a row included.
     """
 
@@ -136,7 +136,7 @@ def _drawn(candidates: Sequence[Mapping[str, Any]], stratum: Stratum) -> list[di
 
 def _sheet_row(row: Mapping[str, Any]) -> dict[str, Any]:
     """A drawn pair with `AUDIT_COLUMNS`, but for the audit's id; see `row_id`."""
-    found = {**row, "row_id": row_id(row["source_text"], row["text"]), "rating": None}
+    found = {**row, "row_id": row_id(row["source_text"], row["text"])}
     return {name: found[name] for name in AUDIT_COLUMNS if name != "audit_id"}
 
 

@@ -86,8 +86,8 @@ def rating_table(rows: Sequence[RatedRow], sheets: Sequence[RatingSheet]) -> lis
 def mean_rating(rows: Sequence[RatedRow], *, weighted: bool = False) -> MeanRating:
     """Mean over rows, each by the mean of its grades, whoever rated it.
 
-    The interval is a bootstrap's: rows are drawn anew with what they weigh, and strata are not kept apart, which makes
-    it rather too wide than too narrow. Raters are taken as they are.
+    The interval is a bootstrap's percentiles: rows are drawn anew with what they weigh, strata are not kept apart, and
+    raters are taken as they are. It is too short where few rows are bad, and without length where all rows are equal.
 
     Args:
         rows: at least one.
