@@ -137,9 +137,7 @@ def test_the_audit_is_looked_for_beside_the_first_ratings(
     (tmp_path / "audit.csv").rename(moved)
     assert main(["audit", "score", *files]) == 1
     error = capsys.readouterr().err
-    assert (
-        f"{tmp_path / 'audit.csv'} is no file: put the audit's CSV beside {files[0]}, or" in error
-    )
+    assert f"{tmp_path / 'audit.csv'} is no file: put the audit's CSV beside {files[0]}, or" in error
     assert main(["audit", "score", *files, "--audit", str(tmp_path / "gone.csv")]) == 1
     assert f"{tmp_path / 'gone.csv'} is no file: expected an audit's CSV" in capsys.readouterr().err
     assert "3 raters" in printed(capsys, *files, "--audit", str(moved))

@@ -169,9 +169,9 @@ function save() {
   say(`Saved ${fileName}${missing ? `; ${missing} pairs are without a rating` : ": hand it in"}.`);
 }
 
-/** Records of a CSV text (RFC 4180; LF ends a line as well); spreadsheets of many countries save it with semicolons. */
+/** Records of a CSV text (RFC 4180; LF ends a line as well); spreadsheets save it with semicolons or tabs, too. */
 function parseCsv(text) {
-  const delimiter = text.split("\n", 1)[0].includes(";") ? ";" : ",";
+  const delimiter = [";", "\t"].find((each) => text.split("\n", 1)[0].includes(each)) ?? ",";
   const records = [];
   let record = [];
   const cells = new RegExp(`("(?:[^"]|"")*"|[^${delimiter}"\\r\\n]*)(${delimiter}|\\r\\n|\\n|\\r|$)`, "gy");
@@ -208,13 +208,20 @@ function stateOfCsv(text) {
   return found;
 }
 
+/** How many pairs have a rating or a comment here that a loaded state would change. */
+function countChanged(found) {
+  const differs = (here, there) => here !== undefined && here !== there;
+  return audit.rows.filter(({ row_id }) => differs(state.ratings[row_id], found.ratings[row_id])
+    || differs(state.comments[row_id], found.comments[row_id])).length;
+}
+
 async function load(file) {
   hideProblem();
   try {
     const text = new TextDecoder("utf-8", { fatal: true }).decode(await file.arrayBuffer());
     const found = stateOfCsv(text);
-    const lost = Object.keys(state.ratings).filter((rowId) => found.ratings[rowId] !== state.ratings[rowId]).length;
-    if (lost && !confirm(`The file has other ratings for ${lost} pairs that are rated here. Take the file's?`)) return;
+    const lost = countChanged(found);
+    if (lost && !confirm(`The file has other ratings or comments for ${lost} pairs than this page. Take the file's?`)) return;
     Object.assign(state, found);
     keep();
     savedAll = true;
