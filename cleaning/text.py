@@ -110,7 +110,8 @@ def _encoding_rewrite() -> Rewrite:
 
 
 # Keyboards and PDF files write "είµαι" with the sign of "5 µm", which looks the same; only NFKC would make them one.
-_MICRO_FOR_MU = re.compile("(?<=[\u0370-\u03ff\u1f00-\u1fff])\xb5|\xb5(?=[\u0370-\u03ff\u1f00-\u1fff])")
+# Before an omega, which is NFC's ohm as well, the sign stays: "5 µΩ".
+_MICRO_FOR_MU = re.compile("(?<=[\u0370-\u03ff\u1f00-\u1fff])\xb5|\xb5(?=[\u0370-\u03ff\u1f00-\u1fff])(?!\u03a9)")
 
 
 def _compose(text: str) -> str:

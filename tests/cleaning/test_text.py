@@ -54,6 +54,7 @@ def test_fix_encoding(text: str, expected: str) -> None:
         ("\u1f71 \u03ac", "\u03ac \u03ac"),  # the same letter, coded twice
         ("εί\xb5αι, \xb5ια", "εί\u03bcαι, \u03bcια"),
         ("5 \xb5m", "5 \xb5m"),
+        ("5 \xb5\u2126", "5 \xb5\u03a9"),
         ("«Ο γάτος» του ΆΓΓΕΛΟΥ, ο σκύλος", "«Ο γάτος» του ΆΓΓΕΛΟΥ, ο σκύλος"),
     ],
 )
