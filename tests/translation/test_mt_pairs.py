@@ -46,6 +46,8 @@ def scenes(tmp_path_factory: pytest.TempPathFactory) -> list[Pair]:
         (b"a\t  ", "empty"),
         (b"\tb", "empty"),
         (b"\xc2\xa0\tb", "empty"),
+        ("a\t\u200b".encode(), "empty"),
+        ("\ufffd \u2581\tb".encode(), "empty"),
         (b"x" * 401 + b"\t" + b"y" * 300, "too_long"),
         (b"x" * 20_000_000 + b"\ty", "too_long"),
         (b"a dog\t" + b"un cane " * 10, "length_ratio"),

@@ -21,10 +21,12 @@ MAX_LENGTH_RATIO = 3.0
 SHORT_CHARACTERS = 20  # the ratio of lengths says nothing about shorter texts
 MIN_COPIED_WORDS = 3  # names of one or two words are often the same in both languages
 MAX_EXAMPLES = 3
+# Sentencepiece takes the first for its mark of a space and leaves the second out, which stands for a lost character.
+UNSEEN = "\u2581\ufffd"
 DROP_REASONS = {
     "bad_encoding": "the line is not UTF-8, or holds a NUL",
     "wrong_fields": "the line has not exactly two fields, source and target, with a tab between",
-    "empty": "one of the two texts is empty",
+    "empty": "one of the two texts is empty, or has nothing in it that can be seen",
     "too_long": f"one of the two texts has more than {MAX_CHARACTERS} characters",
     "untranslated": f"source and target are the same text, of {MIN_COPIED_WORDS} words or more",
     "length_ratio": f"one text is more than {MAX_LENGTH_RATIO:g} times as long as usual in its file beside the other",
@@ -147,7 +149,9 @@ def _require_enough(files: list[Path], num_pairs: int, num_held_out: int, drops:
     if num_pairs == 0:
         raise ConfigError(f"{found}: give UTF-8 lines of source<TAB>target")
     if num_pairs < 10 * num_held_out:
-        raise ConfigError(f"{found}, too few to hold {num_held_out:,} out: give 10 times as many, or hold out fewer")
+        raise ConfigError(
+            f"{found}, too few to hold {num_held_out:,} out: give 10 times as many, or lower num_held_out"
+        )
 
 
 def _names(files: list[Path]) -> str:
@@ -178,13 +182,18 @@ def _fault(line: Line, fields: list[str]) -> str:
     if len(fields) != 2:
         return "wrong_fields"
     source, target = fields
-    if not source or not target:
+    if not _visible(source) or not _visible(target):
         return "empty"
     if max(len(source), len(target)) > MAX_CHARACTERS:
         return "too_long"
     if len(source.split()) >= MIN_COPIED_WORDS and _plain(source) == _plain(target):
         return "untranslated"
     return ""
+
+
+def _visible(text: str) -> bool:
+    """Whether there is more than white space, controls and such: of nothing else sentencepiece makes no piece."""
+    return any(character.isprintable() and not character.isspace() and character not in UNSEEN for character in text)
 
 
 def _unlike_in_length(lines: list[PairLine]) -> list[bool]:
