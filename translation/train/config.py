@@ -1,10 +1,14 @@
 """Settings of `vernaclip mt train`, and presets of them."""
 
+import math
+import re
 from dataclasses import dataclass
 
 from data_catalog.errors import ConfigError
 
 PRECISIONS = ("fp32", "bf16")
+_VERSION = re.compile(r"[0-9A-Za-z][0-9A-Za-z.+-]{0,49}")  # part of a folder's name
+_SEEDS = range(-(2**63), 2**64)  # that torch takes
 
 # Beside each preset: what it is for. `tiny` is the defaults below.
 PRESETS: dict[str, dict[str, int | float | str]] = {
@@ -23,7 +27,7 @@ PRESETS: dict[str, dict[str, int | float | str]] = {
         "batch_tokens": 2048,
         "lr": 2e-3,
     },
-    # Hundreds of thousands of pairs and more: the Transformer of Vaswani et al. (2017), days without a GPU.
+    # Hundreds of thousands of pairs and more: the Transformer of Vaswani et al. (2017). Training uses no GPU, so days.
     "base": {
         "vocabulary_size": 32000,
         "embed_dim": 512,
@@ -56,7 +60,7 @@ class TrainPackageConfig:
         precision: "fp32", or "bf16" for autocast (faster where the processor has bfloat16 instructions).
         check_languages: drop pairs that are clearly in other languages, where the languages can be told.
         license: what the package's card says of the rights in it, such as an SPDX identifier.
-        threads: of torch. The order of its sums, and so the package's bytes, depend on it; 0 leaves it to torch.
+        threads: of torch. The order of its sums, and so the package's bytes, depend on it; 0 takes torch's own number.
     """
 
     vocabulary_size: int = 1000
@@ -94,14 +98,20 @@ class TrainPackageConfig:
                 f"mt_train.embed_dim must be a multiple of twice num_heads ({2 * self.num_heads}), got {self.embed_dim}"
             )
         for name in ("threads", "weight_decay", "warmup_steps", "early_stop"):
-            if getattr(self, name) < 0:
-                raise ConfigError(f"mt_train.{name} must not be negative, got {getattr(self, name)}")
+            if not 0 <= getattr(self, name) < math.inf:
+                raise ConfigError(f"mt_train.{name} must be finite and not negative, got {getattr(self, name)}")
         if self.precision not in PRECISIONS:
             raise ConfigError(f"mt_train.precision must be one of {', '.join(PRECISIONS)}, got {self.precision!r}")
+        if self.seed not in _SEEDS:
+            raise ConfigError(f"mt_train.seed must be at least -2^63 and below 2^64, got {self.seed}")
+        if not _VERSION.fullmatch(self.package_version):
+            raise ConfigError(
+                f"mt_train.package_version must be letters and digits with . + - between, got {self.package_version!r}"
+            )
 
     def _require_positive(self) -> None:
         sizes = ("vocabulary_size", "embed_dim", "num_heads", "ffn_dim", "num_encoder_layers", "num_decoder_layers")
         counts = ("num_steps", "batch_tokens", "lr", "num_held_out", "validate_every_steps")
         for name in sizes + counts:
-            if getattr(self, name) <= 0:
-                raise ConfigError(f"mt_train.{name} must be positive, got {getattr(self, name)}")
+            if not 0 < getattr(self, name) < math.inf:
+                raise ConfigError(f"mt_train.{name} must be finite and positive, got {getattr(self, name)}")

@@ -176,6 +176,10 @@ def test_wrong_arguments_are_config_errors(
     [
         ("num_steps", 0),
         ("lr", 0.0),
+        ("lr", float("nan")),
+        ("weight_decay", float("inf")),
+        ("seed", 2**64),
+        ("package_version", "1/0"),
         ("precision", "fp16"),
         ("early_stop", -1),
         ("dropout", 1.0),
@@ -184,6 +188,6 @@ def test_wrong_arguments_are_config_errors(
         ("threads", -1),
     ],
 )
-def test_wrong_settings_name_the_field(name: str, value: float) -> None:
+def test_wrong_settings_name_the_field(name: str, value: float | str) -> None:
     with pytest.raises(ConfigError, match=rf"mt_train\.{name}"):
         TrainPackageConfig(**{"num_heads": 4, name: value})  # type: ignore[arg-type]
