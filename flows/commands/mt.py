@@ -3,6 +3,7 @@
 from argparse import Namespace
 from dataclasses import asdict
 
+from data_catalog.errors import ConfigError
 from flows.commands.output import say
 from flows.tables import plain_table
 
@@ -14,10 +15,15 @@ def train(options: Namespace) -> None:
     from flows.recipe import override_values
     from flows.settings import build
     from translation.train.config import PRESETS, TrainPackageConfig
-    from translation.train.folder import REPORT_FILE, training_folder
+    from translation.train.folder import REPORT_FILE, SIZES, training_folder
     from translation.train.package import train_package
 
-    settings = PRESETS[options.preset] | override_values(options.overrides)
+    overrides = override_values(options.overrides)
+    if options.continued and (fixed := sorted(overrides.keys() & set(SIZES))):
+        raise ConfigError(
+            f"--set {', '.join(fixed)}: {options.continued} is continued, whose sizes stay: leave that out"
+        )
+    settings = PRESETS[options.preset] | overrides
     config = build(TrainPackageConfig, settings, "mt_train")
     packs = [language_pack(code) if config.check_languages else None for code in (options.from_code, options.to_code)]
     source_check, target_check = (column_language(pack) if pack else None for pack in packs)

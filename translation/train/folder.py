@@ -1,13 +1,15 @@
 """The folder beside a package that keeps its training: to resume it, to look at it, and to continue from it."""
 
+import hashlib
 import importlib.metadata
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from data_catalog.errors import ConfigError
 from data_catalog.shards import digest, read_json, write_atomically, write_json
 from translation.train.config import TrainPackageConfig
-from translation.train.pairs import Pair
+from translation.train.pairs import Pair, ParallelCaptions
 from translation.train.state import REMEDY
 
 SUFFIX = ".training"
@@ -60,32 +62,71 @@ def training_folder(out: Path) -> Path:
     return out.with_name(out.name + SUFFIX)
 
 
-def training_key(sources: Sources, config: TrainPackageConfig) -> str:
-    """What a training is made of, as one digest: equal keys give equal packages."""
-    versions = {name: importlib.metadata.version(name) for name in _LIBRARIES}
-    return digest({"version": _VERSION, "sources": asdict(sources), "config": asdict(config), "libraries": versions})
+def training_key(sources: Sources, config: TrainPackageConfig, data: ParallelCaptions) -> str:
+    """What a training is made of, as one digest: equal keys give equal packages.
+
+    Of the pairs as well as of their files: what is dropped hangs on the language checks.
+    """
+    return digest(
+        {
+            "version": _VERSION,
+            "sources": asdict(sources),
+            "config": asdict(config),
+            "pairs": {"training": _pairs_sha256(data.training), "held_out": _pairs_sha256(data.held_out)},
+            "dropped": data.dropped,
+            "libraries": {name: importlib.metadata.version(name) for name in _LIBRARIES},
+        }
+    )
 
 
-def begin(folder: Path, sources: Sources, config: TrainPackageConfig) -> str:
+def _pairs_sha256(pairs: Iterable[Pair]) -> str:
+    hasher = hashlib.sha256()
+    for source, target in pairs:
+        hasher.update(f"{source}\t{target}\n".encode())
+    return hasher.hexdigest()
+
+
+def begin(folder: Path, sources: Sources, config: TrainPackageConfig, data: ParallelCaptions) -> str:
     """Write what the training is made of, or see that it is what is there already; returns its key.
+
+    Another training that has come to no state yet is replaced: settings that turn out not to work can be corrected.
 
     Raises:
         ConfigError: the folder holds another training.
     """
-    key = training_key(sources, config)
+    key = training_key(sources, config, data)
     path = folder / RUN_FILE
-    if path.is_file():
-        if _read_run(path).key != key:
-            raise ConfigError(f"{folder} holds a training with other settings, pairs or libraries: {REMEDY}")
-    else:
-        write_json(path, {"key": key, "sources": asdict(sources), "config": asdict(config)})
+    if path.is_file() and _read_run(path).key == key:
+        return key
+    if (folder / STATE_FILE).is_file():
+        raise ConfigError(f"{folder} holds a training with other settings, pairs or libraries: {REMEDY}")
+    (folder / VOCABULARY_FILE).unlink(missing_ok=True)  # of the other one, and before the record of this one
+    write_json(path, {"key": key, "sources": asdict(sources), "config": asdict(config)})
     return key
 
 
 def save_held_out(folder: Path, held_out: list[Pair]) -> None:
     """Keep the held-out pairs, so that what continues from this training holds them out as well."""
-    text = "".join(f"{source}\t{target}\n" for source, target in held_out)
-    write_atomically(folder / HELD_OUT_FILE, lambda temporary: _write(temporary, text))
+    content = "".join(f"{source}\t{target}\n" for source, target in held_out).encode()
+    write_atomically(folder / HELD_OUT_FILE, lambda temporary: _write(temporary, content))
+
+
+def read_held_out(folder: Path) -> list[Pair]:
+    """The held-out pairs as they were given to `save_held_out`.
+
+    Raises:
+        ConfigError: the file is damaged.
+    """
+    path = folder / HELD_OUT_FILE
+    try:
+        # Of bytes: a text file would take carriage returns, which texts may hold, for ends of lines.
+        lines = path.read_bytes().decode("utf-8").split("\n")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path} cannot be read ({error}): get the folder of that training again") from error
+    pairs = [line.split("\t") for line in lines[:-1]]
+    if not pairs or lines[-1] or any(len(fields) != 2 for fields in pairs):
+        raise ConfigError(f"{path} is damaged, and without it nobody knows what was held out: get the folder again")
+    return [(source, target) for source, target in pairs]
 
 
 def open_earlier(package: Path, *, from_code: str, to_code: str) -> Earlier:
@@ -95,8 +136,10 @@ def open_earlier(package: Path, *, from_code: str, to_code: str) -> Earlier:
         package: the `.argosmodel` that the training wrote.
 
     Raises:
-        ConfigError: its folder is gone, unfinished, or of another pair of languages.
+        ConfigError: it is not there, unfinished perhaps; or its folder is gone, damaged or of other languages.
     """
+    if not package.is_file():
+        raise ConfigError(f"{package} cannot be continued, for it is no file: give a package whose training has ended")
     folder = training_folder(package)
     files = [folder / name for name in (RUN_FILE, WEIGHTS_FILE, VOCABULARY_FILE, HELD_OUT_FILE)]
     missing = [path.name for path in files if not path.is_file()]
@@ -108,9 +151,7 @@ def open_earlier(package: Path, *, from_code: str, to_code: str) -> Earlier:
     run = _read_run(folder / RUN_FILE)
     if (run.from_code, run.to_code) != (from_code, to_code):
         raise ConfigError(f"{package} translates {run.from_code} to {run.to_code}, not {from_code} to {to_code}")
-    lines = (folder / HELD_OUT_FILE).read_text(encoding="utf-8").split("\n")[:-1]
-    held_out = [(source, target) for source, _, target in (line.partition("\t") for line in lines)]
-    return Earlier(folder=folder, key=run.key, sizes=run.sizes, held_out=held_out)
+    return Earlier(folder=folder, key=run.key, sizes=run.sizes, held_out=read_held_out(folder))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -134,5 +175,5 @@ def _read_run(path: Path) -> _Run:
         raise ConfigError(f"{path} is no record of a training ({error}): remove {path.parent} to train anew") from error
 
 
-def _write(path: Path, text: str) -> None:
-    path.write_text(text, encoding="utf-8")
+def _write(path: Path, content: bytes) -> None:
+    path.write_bytes(content)

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 from torch.optim.swa_utils import AveragedModel
 
+from data_catalog.errors import ConfigError
 from data_catalog.progress import Progress
 from translation.train.batches import IGNORED, Batch, TokenPair, epoch_batches, grouped, to_batch, width
 from translation.train.config import TrainPackageConfig
@@ -88,6 +89,9 @@ def train_model(
 
     Returns:
         The curve; the weights of its best point are in `files.best`.
+
+    Raises:
+        ConfigError: the loss has ceased to be a number.
     """
     average = AveragedModel(model, avg_fn=_averaging(config.average_decay))
     averaged = cast(TranslationModel, average.module)
@@ -109,7 +113,10 @@ def train_model(
                 batches = epoch_batches(training, config.batch_tokens, seed=config.seed, epoch=state.epoch)
             for group in optimizer.param_groups:
                 group["lr"] = config.lr * lr_factor(state.step, config)
-            loss_sum += train_step(model, to_batch(batches[state.batch]), optimizer, config)
+            loss = train_step(model, to_batch(batches[state.batch]), optimizer, config)
+            if not math.isfinite(loss):
+                raise _diverged(state, files)
+            loss_sum += loss
             average.update_parameters(model)
             loss_count += 1
             state.step, state.batch = state.step + 1, state.batch + 1
@@ -182,6 +189,13 @@ def _finished(state: TrainState, config: TrainPackageConfig) -> bool:
     if state.step >= config.num_steps:
         return True
     return 0 < config.early_stop <= state.stale_validations()
+
+
+def _diverged(state: TrainState, files: Files) -> ConfigError:
+    return ConfigError(
+        f"training has diverged, the loss of step {state.step + 1} is no number: remove {files.state.parent} and train "
+        "anew with a lower lr or more warmup_steps"
+    )
 
 
 def _note(state: TrainState, train_loss: float, held_out_loss: float, scores: HeldOutScores) -> None:

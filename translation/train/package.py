@@ -3,19 +3,19 @@
 import logging
 import re
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from data_catalog.errors import ConfigError
 from data_catalog.lock import writer_lock
 from data_catalog.shards import sha256_of, sweep_temporary, write_atomically
 from data_catalog.stages import Check
-from translation.config import TranslateConfig
 from translation.packages.archive import pack
 from translation.train.card import TrainReport, language_name, write_card
 from translation.train.config import TrainPackageConfig
 from translation.train.folder import Earlier, Sources, open_earlier, training_folder
 from translation.train.pairs import Pair, ParallelCaptions, read_pairs
-from translation.train.training import Training, num_parameters
+from translation.train.training import DECODING, Training, num_parameters
 
 logger = logging.getLogger(__name__)
 
@@ -57,6 +57,7 @@ def train_package(
         ConfigError: the codes, the name or the pairs cannot be used; another process trains there.
     """
     _check_arguments(from_code, to_code, out)
+    config = _counted(config)
     if continued:
         _check_continued(continued, held_out, out)
     earlier = None
@@ -115,6 +116,13 @@ def _read(
     )
 
 
+def _counted(config: TrainPackageConfig) -> TrainPackageConfig:
+    """The settings with the number of threads that torch would take, if they have none."""
+    import torch
+
+    return config if config.threads else replace(config, threads=torch.get_num_threads())
+
+
 def _check_arguments(from_code: str, to_code: str, out: Path) -> None:
     for code in (from_code, to_code):
         if not LANGUAGE_CODE.fullmatch(code):
@@ -123,6 +131,8 @@ def _check_arguments(from_code: str, to_code: str, out: Path) -> None:
         raise ConfigError(f"the package would translate {from_code} to itself: give two different languages")
     if out.suffix != SUFFIX:
         raise ConfigError(f"the package's name must end in {SUFFIX}, got {out.name}")
+    if out.is_dir():
+        raise ConfigError(f"{out} is a folder: give the name of a file with --out")
 
 
 def _check_continued(continued: Path, held_out: Path | None, out: Path) -> None:
@@ -140,7 +150,7 @@ def _pack(training: Training, out: Path) -> TrainReport:
     data, sources, config = training.data, training.sources, training.config
     model, state = training.run()
     with training.unpacked(model) as package:
-        texts = training.translate_held_out(package, TranslateConfig())
+        texts = training.translate_held_out(package, DECODING)
         scores = training.score(texts)
         exact = sum(text == target for text, (_, target) in zip(texts, data.held_out, strict=True))
         report = TrainReport(

@@ -148,11 +148,17 @@ REMEDY = "remove it to train anew, or give another --out"
 
 
 def _save(tensors: Mapping[str, "torch.Tensor"], path: Path, metadata: dict[str, str]) -> None:
-    from safetensors.torch import save_file
+    from safetensors.torch import save
 
     # Clones: safetensors refuses tensors that share memory, as the averaged weights may after a load.
     whole = {name: tensor.detach().clone().contiguous() for name, tensor in tensors.items()}
-    write_atomically(path, lambda temporary: save_file(whole, temporary, metadata=metadata))
+    # As bytes: safetensors' own writer leaves a temporary file of its own behind when it is killed, and tells of a full
+    # disk by an error of its own.
+    write_atomically(path, lambda temporary: _write(temporary, save(whole, metadata=metadata)))
+
+
+def _write(path: Path, content: bytes) -> None:
+    path.write_bytes(content)
 
 
 def _below(prefix: str, tensors: Mapping[str, "torch.Tensor"]) -> dict[str, "torch.Tensor"]:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from data_catalog.shards import TEMPORARY_PREFIX, write_atomically
+from data_catalog.shards import TEMPORARY_PREFIX, raise_if_disk_full, write_atomically
 from translation.config import TranslateConfig
 from translation.engines.argos import argos_translator
 from translation.packages.package import read_package
@@ -40,6 +40,9 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 QUANTIZATION = "int8"
+# Never on a GPU, even where there is one: scores choose the weights, and stand in the card.
+DECODING = TranslateConfig(device="cpu")
+GREEDY = TranslateConfig(beam_size=1, device="cpu")
 NUM_SAMPLES = 10  # held-out pairs that the page shows
 
 
@@ -49,6 +52,7 @@ class Training:
 
     Args:
         folder: keeps the training, see `translation.train.folder`.
+        config: `threads` is not 0.
         metadata: of the package, as Argos Translate has it.
         earlier: the training that this one continues from.
     """
@@ -71,11 +75,10 @@ class Training:
         from translation.train.loop import Files, train_model
         from translation.train.model import ModelShape, TranslationModel
 
-        key = begin(self.folder, self.sources, self.config)
+        key = begin(self.folder, self.sources, self.config, self.data)
         save_held_out(self.folder, self.data.held_out)
         vocabulary = self._vocabulary()
-        if self.config.threads:
-            torch.set_num_threads(self.config.threads)
+        torch.set_num_threads(self.config.threads)
         shape = ModelShape(
             vocabulary_size=vocabulary.get_piece_size(),
             embed_dim=self.config.embed_dim,
@@ -89,6 +92,8 @@ class Training:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self.config.seed)
             model = TranslationModel(shape)
+            if not files.state.is_file():
+                self.write_report(model, TrainState(), (), None)
             if self.earlier:
                 load_weights(model, self.earlier.folder / WEIGHTS_FILE)
             state = train_model(
@@ -126,6 +131,9 @@ class Training:
             save_ctranslate2(model, pieces, package / "model", quantization=QUANTIZATION)
             (package / "metadata.json").write_text(json.dumps(self.metadata, indent=2) + "\n", encoding="utf-8")
             yield package
+        except OSError as error:
+            raise_if_disk_full(error, package)
+            raise
         finally:
             shutil.rmtree(package, ignore_errors=True)
 
@@ -144,7 +152,7 @@ class Training:
 
     def _score_greedily(self, model: "TranslationModel") -> "HeldOutScores":
         with self.unpacked(model) as package:
-            return self.score(self.translate_held_out(package, TranslateConfig(beam_size=1)))
+            return self.score(self.translate_held_out(package, GREEDY))
 
     def write_report(
         self, model: "TranslationModel", state: TrainState, texts: Sequence[str], report: TrainReport | None
@@ -152,12 +160,12 @@ class Training:
         """Write the page about the training.
 
         Args:
-            texts: translations of the held-out sources.
+            texts: translations of the held-out sources; none before the first validation.
             report: of the finished package; None while training is under way.
         """
         samples = [
             Sample(source=source, translation=text, reference=target)
-            for (source, target), text in list(zip(self.data.held_out, texts, strict=True))[:NUM_SAMPLES]
+            for (source, target), text in zip(self.data.held_out[:NUM_SAMPLES], texts[:NUM_SAMPLES], strict=bool(texts))
         ]
         content = ReportContent(
             metadata=self.metadata,
