@@ -1,0 +1,121 @@
+"""How fast `vernaclip mt train` learns: its steps beside those of a plain PyTorch loop over the same network.
+
+python benchmarks/package_training.py [--quick]
+
+The network is that of the preset `small` with 8,000 pieces, the batches are made of token ids as long as Multi30k's
+captions are. The plain loop scores every position, padding too, and takes `torch.nn.functional.cross_entropy`.
+"""
+
+import argparse
+import random
+import statistics
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+
+import torch
+import torch.nn.functional as F
+
+from flows.tables import plain_table
+from translation.train.batches import IGNORED, Batch, epoch_batches, to_batch
+from translation.train.config import PRESETS, TrainPackageConfig
+from translation.train.loop import MAX_GRADIENT_NORM, train_step
+from translation.train.model import ModelShape, TranslationModel
+
+SEED = 1
+NUM_PIECES, NUM_PAIRS = 8000, 4000
+MEAN_PIECES, SPREAD_PIECES = 15, 5  # of a caption of Multi30k, English or German
+ROUNDS, QUICK_ROUNDS = 7, 5
+STEPS, QUICK_STEPS = 20, 4
+GOAL_RATIO = 1.15
+
+CONFIG = TrainPackageConfig(**PRESETS["small"])  # type: ignore[arg-type]
+Step = Callable[[TranslationModel, Batch, torch.optim.Optimizer], float]
+
+
+def plain_step(model: TranslationModel, batch: Batch, optimizer: torch.optim.Optimizer) -> float:
+    """One update as PyTorch's tutorials have it."""
+    model.train()
+    source, source_lengths, target, labels = batch
+    logits = model(source, source_lengths, target)
+    loss = F.cross_entropy(
+        logits.flatten(0, 1), labels.flatten(), ignore_index=IGNORED, label_smoothing=CONFIG.label_smoothing
+    )
+    optimizer.zero_grad()
+    loss.backward()  # type: ignore[no-untyped-call]
+    torch.nn.utils.clip_grad_norm_(model.parameters(), MAX_GRADIENT_NORM)
+    optimizer.step()
+    return loss.item()
+
+
+STEPS_BY_NAME: dict[str, Step] = {
+    "plain PyTorch, fp32": plain_step,
+    "mt train, fp32": lambda model, batch, optimizer: train_step(model, batch, optimizer, CONFIG),
+    "mt train, bf16": lambda model, batch, optimizer: train_step(
+        model, batch, optimizer, replace(CONFIG, precision="bf16")
+    ),
+}
+
+
+def batches(count: int) -> list[Batch]:
+    """Batches of random pieces with realistic lengths."""
+    rng = random.Random(SEED)
+    pairs = [(_text(rng), _text(rng)) for _ in range(NUM_PAIRS)]
+    groups = epoch_batches(pairs, CONFIG.batch_tokens, seed=SEED, epoch=0)
+    return [to_batch(groups[number % len(groups)]) for number in range(count)]
+
+
+def _text(rng: random.Random) -> list[int]:
+    length = max(4, round(rng.gauss(MEAN_PIECES, SPREAD_PIECES)))
+    return [rng.randrange(3, NUM_PIECES) for _ in range(length)]
+
+
+def tokens_per_second(step: Step, work: Sequence[Batch]) -> float:
+    """Target tokens a second, from a fresh network, one step for warming up left out."""
+    torch.manual_seed(SEED)
+    model = TranslationModel(
+        ModelShape(
+            vocabulary_size=NUM_PIECES,
+            embed_dim=CONFIG.embed_dim,
+            num_heads=CONFIG.num_heads,
+            ffn_dim=CONFIG.ffn_dim,
+            num_encoder_layers=CONFIG.num_encoder_layers,
+            num_decoder_layers=CONFIG.num_decoder_layers,
+            dropout=CONFIG.dropout,
+        )
+    )
+    optimizer = torch.optim.AdamW(model.parameters(), lr=CONFIG.lr, fused=True)
+    step(model, work[0], optimizer)
+    started = time.perf_counter()
+    for batch in work[1:]:
+        step(model, batch, optimizer)
+    seconds = time.perf_counter() - started
+    return sum(int((labels != IGNORED).sum()) for *_, labels in work[1:]) / seconds
+
+
+def main() -> int:
+    """Run the rounds, print the table and the claim."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--quick", action="store_true", help="fewer steps a round")
+    quick = parser.parse_args().quick
+    work = batches(1 + (QUICK_STEPS if quick else STEPS))
+    rates: dict[str, list[float]] = {name: [] for name in STEPS_BY_NAME}
+    for _ in range(QUICK_ROUNDS if quick else ROUNDS):
+        for name, step in STEPS_BY_NAME.items():
+            rates[name].append(tokens_per_second(step, work))
+    medians = {name: statistics.median(found) for name, found in rates.items()}
+    plain, ours, _ = medians.values()
+    rows = [
+        {"steps": name, "target tokens/s": f"{rate:,.0f}", "times plain": f"{rate / plain:.2f}"}
+        for name, rate in medians.items()
+    ]
+    sys.stdout.write(plain_table(rows) + "\n")
+    ratio = ours / plain
+    ok = ratio >= GOAL_RATIO
+    sys.stdout.write(f"claim training-ratio-to-plain {ratio:.2f} goal >={GOAL_RATIO} {'ok' if ok else 'short'}\n")
+    return 0 if ok else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
