@@ -319,9 +319,7 @@ def _add_sample(commands: Commands) -> None:
         "write parallel captions of the sample's grammar, to train a package on",
     )
     pairs.add_argument("out", type=Path, metavar="PAIRS.tsv")
-    pairs.add_argument(
-        "--to", default="it", metavar="LANG", help="language beside the English: it or de (default: it)"
-    )
+    pairs.add_argument("--to", default="it", metavar="LANG", help="language beside the English: it or de (default: it)")
     pairs.add_argument("--seed", type=int, default=1)
     pairs.add_argument("--num-pairs", type=int, default=60_000, metavar="N")
 
