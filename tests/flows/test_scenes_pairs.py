@@ -1,11 +1,15 @@
-"""vernaclip scenes-pairs: parallel captions of the sample's grammar, in a language of it."""
+"""vernaclip scenes-pairs: parallel captions of the sample's grammar, good enough for its language's own checks."""
 
 from pathlib import Path
 
+import pyarrow as pa
 import pytest
 
+from cleaning.config import CheckConfig, translation_checks, translation_measure
+from data_catalog.schema import CAPTIONS
 from data_catalog.sources.scenes.grammar import parallel_pairs
 from flows.cli import main
+from flows.language_packs import load_language_packs
 
 
 def lines(path: Path) -> list[str]:
@@ -47,3 +51,15 @@ def test_a_place_that_cannot_be_written_is_named(tmp_path: Path, capsys: pytest.
     assert f"{tmp_path / name} cannot be written" in error
     assert "defect" not in error
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a file", "a folder"]
+
+
+@pytest.mark.parametrize("lang", ["it", "de"])
+def test_the_checks_keep_what_the_grammar_says(lang: str) -> None:
+    pairs = list(parallel_pairs(seed=3, num_pairs=1500, lang=lang))
+    sources, targets = ([pair[side] for pair in pairs] for side in (0, 1))
+    config, pack = CheckConfig(), load_language_packs()[lang]
+    known = {"clean_caption": sources, "caption": targets, **translation_measure(config, pack)(sources, targets)}
+    nothing = [None] * len(pairs)
+    table = pa.table({field.name: pa.array(known.get(field.name, nothing), field.type) for field in CAPTIONS})
+    verdicts = [zip(pairs, check(table), strict=True) for check in translation_checks(config, pack)]
+    assert [(pair, drop) for found in verdicts for pair, drop in found if drop] == []
