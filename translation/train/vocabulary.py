@@ -33,7 +33,10 @@ def train_vocabulary(texts: Iterable[str], path: Path, *, size: int) -> None:
             minloglevel=2,
         )
     except RuntimeError as error:
-        raise ConfigError(f"vocabulary_size {size} does not fit the parallel captions: {error}") from error
+        raise ConfigError(
+            f"vocabulary_size {size} does not fit the parallel captions, which need a piece a character at least: "
+            f"raise it (sentencepiece says: {error})"
+        ) from error
     path.write_bytes(model.getvalue())
 
 
