@@ -22,7 +22,7 @@ TRAIN_EPILOG = """A killed training goes on where it was when the same command i
 
 examples:
   vernaclip mt train captions.tsv --from en --to de --preset small --out en_de.argosmodel
-  vernaclip mt train more.tsv --from en --to de --continue en_de.argosmodel --out en_de-2.argosmodel
+  vernaclip mt train more.tsv --from en --to de --preset small --continue en_de.argosmodel --out en_de-2.argosmodel
 """
 
 INSTALL_EPILOG = """examples:

@@ -5,13 +5,12 @@ the history. Order, captions and crops are functions of the seed and the step, s
 """
 
 import json
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from data_catalog.errors import ConfigError
-from data_catalog.shards import write_atomically
+from data_catalog.tensor_files import save_tensors, tensors_below
 
 if TYPE_CHECKING:
     import torch
@@ -44,8 +43,7 @@ class RunState:
 
 def save_weights(module: Any, path: Path) -> str:
     """Write a model's weights atomically; returns the file's sha256."""
-    tensors = {name: tensor.detach().contiguous() for name, tensor in module.state_dict().items()}
-    return _save(tensors, path, {"format": "pt"})
+    return save_tensors(module.state_dict(), path, {"format": "pt"})
 
 
 def save_state(path: Path, *, key: str, module: Any, optimizer: Any, state: RunState) -> None:
@@ -56,17 +54,11 @@ def save_state(path: Path, *, key: str, module: Any, optimizer: Any, state: RunS
     """
     import torch
 
-    tensors = {f"model.{name}": tensor.detach().contiguous() for name, tensor in module.state_dict().items()}
+    tensors = {f"model.{name}": tensor for name, tensor in module.state_dict().items()}
     for index, moments in optimizer.state_dict()["state"].items():
-        tensors |= {f"optimizer.{index}.{name}": tensor.contiguous() for name, tensor in moments.items()}
+        tensors |= {f"optimizer.{index}.{name}": tensor for name, tensor in moments.items()}
     tensors["generator"] = torch.get_rng_state()
-    _save(tensors, path, {_METADATA_KEY: json.dumps({"key": key, **asdict(state)})})
-
-
-def _save(tensors: Mapping[str, "torch.Tensor"], path: Path, metadata: dict[str, str]) -> str:
-    from safetensors.torch import save_file
-
-    return write_atomically(path, lambda temporary: save_file(dict(tensors), temporary, metadata=metadata))
+    save_tensors(tensors, path, {_METADATA_KEY: json.dumps({"key": key, **asdict(state)})})
 
 
 def load_state(path: Path, *, key: str, module: Any, optimizer: Any) -> RunState:
@@ -82,9 +74,9 @@ def load_state(path: Path, *, key: str, module: Any, optimizer: Any) -> RunState
     tensors, metadata = _load(path)
     if metadata.pop("key") != key:
         raise ConfigError(f"{path} belongs to a run with other settings or data: train into another folder")
-    module.load_state_dict(_below("model.", tensors), strict=True)
+    module.load_state_dict(tensors_below("model.", tensors), strict=True)
     moments: dict[int, dict[str, Any]] = {}
-    for name, tensor in _below("optimizer.", tensors).items():
+    for name, tensor in tensors_below("optimizer.", tensors).items():
         index, _, moment = name.partition(".")
         moments.setdefault(int(index), {})[moment] = tensor
     optimizer.load_state_dict({"state": moments, "param_groups": optimizer.state_dict()["param_groups"]})
@@ -101,7 +93,3 @@ def _load(path: Path) -> tuple[dict[str, "torch.Tensor"], dict[str, Any]]:
             return tensors, json.loads(file.metadata()[_METADATA_KEY])
     except (SafetensorError, KeyError, TypeError) as error:
         raise ConfigError(f"{path} is no resume state ({error}): remove it to train from the start") from error
-
-
-def _below(prefix: str, tensors: Mapping[str, "torch.Tensor"]) -> dict[str, "torch.Tensor"]:
-    return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}

@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from data_catalog.errors import ConfigError
-from data_catalog.shards import write_atomically
+from data_catalog.tensor_files import save_tensors, tensors_below
 
 if TYPE_CHECKING:
-    import torch
+    pass
 
 # One metadata entry only: safetensors writes several in random order.
 _METADATA_KEY = "state"
@@ -73,7 +73,7 @@ class TrainState:
 
 def save_weights(module: Any, path: Path) -> None:
     """Write a network's weights."""
-    _save(module.state_dict(), path, {"format": "pt"})
+    save_tensors(module.state_dict(), path, {"format": "pt"})
 
 
 def load_weights(module: Any, path: Path) -> None:
@@ -108,7 +108,7 @@ def save_state(path: Path, *, key: str, networks: Mapping[str, Any], optimizer: 
     for index, moments in optimizer.state_dict()["state"].items():
         tensors |= {f"optimizer/{index}/{name}": tensor for name, tensor in moments.items()}
     tensors["generator"] = torch.get_rng_state()
-    _save(tensors, path, {_METADATA_KEY: json.dumps({"key": key, **asdict(state)})})
+    save_tensors(tensors, path, {_METADATA_KEY: json.dumps({"key": key, **asdict(state)})})
 
 
 def load_state(path: Path, *, key: str, networks: Mapping[str, Any], optimizer: Any) -> TrainState:
@@ -134,9 +134,9 @@ def load_state(path: Path, *, key: str, networks: Mapping[str, Any], optimizer: 
     if found_key != key:
         raise ConfigError(f"{path.parent} holds a training with other settings, pairs or libraries: {REMEDY}")
     for name, module in networks.items():
-        module.load_state_dict(_below(f"{name}/", tensors), strict=True)
+        module.load_state_dict(tensors_below(f"{name}/", tensors), strict=True)
     moments: dict[int, dict[str, Any]] = {}
-    for name, tensor in _below("optimizer/", tensors).items():
+    for name, tensor in tensors_below("optimizer/", tensors).items():
         index, _, moment = name.partition("/")
         moments.setdefault(int(index), {})[moment] = tensor
     optimizer.load_state_dict({"state": moments, "param_groups": optimizer.state_dict()["param_groups"]})
@@ -145,21 +145,3 @@ def load_state(path: Path, *, key: str, networks: Mapping[str, Any], optimizer: 
 
 
 REMEDY = "remove it to train anew, or give another --out"
-
-
-def _save(tensors: Mapping[str, "torch.Tensor"], path: Path, metadata: dict[str, str]) -> None:
-    from safetensors.torch import save
-
-    # Clones: safetensors refuses tensors that share memory, as the averaged weights may after a load.
-    whole = {name: tensor.detach().clone().contiguous() for name, tensor in tensors.items()}
-    # As bytes: safetensors' own writer leaves a temporary file of its own behind when it is killed, and tells of a full
-    # disk by an error of its own.
-    write_atomically(path, lambda temporary: _write(temporary, save(whole, metadata=metadata)))
-
-
-def _write(path: Path, content: bytes) -> None:
-    path.write_bytes(content)
-
-
-def _below(prefix: str, tensors: Mapping[str, "torch.Tensor"]) -> dict[str, "torch.Tensor"]:
-    return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}

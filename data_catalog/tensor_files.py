@@ -1,0 +1,38 @@
+"""Tensors in safetensors files that are whole or absent."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from data_catalog.shards import write_atomically
+
+if TYPE_CHECKING:
+    import torch
+
+
+def save_tensors(tensors: Mapping[str, "torch.Tensor"], path: Path, metadata: dict[str, str]) -> str:
+    """Write named tensors atomically; returns the file's sha256.
+
+    Args:
+        metadata: one entry only, since safetensors writes several in random order.
+
+    Raises:
+        ConfigError: the disk is full.
+    """
+    from safetensors.torch import save
+
+    # Clones: safetensors refuses tensors that share memory, as averaged weights may after a load.
+    whole = {name: tensor.detach().clone().contiguous() for name, tensor in tensors.items()}
+    # As bytes: safetensors' own writer leaves a temporary file of its own behind when it is killed, and tells of a full
+    # disk by an error of its own.
+    content = save(whole, metadata=metadata)
+    return write_atomically(path, lambda temporary: _write(temporary, content))
+
+
+def tensors_below(prefix: str, tensors: Mapping[str, "torch.Tensor"]) -> dict[str, "torch.Tensor"]:
+    """The tensors whose names begin with `prefix`, by the rest of their names."""
+    return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
+
+
+def _write(path: Path, content: bytes) -> None:
+    path.write_bytes(content)
