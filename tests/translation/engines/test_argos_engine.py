@@ -127,7 +127,7 @@ def test_loops_get_a_second_try(translator: CTranslate2Translator, tiny_package:
     model = ctranslate2.Translator(str(tiny_package.folder / "model"))
     source = translator._tokenizer.encode(caption)
     stock = translator._tokenizer.decode(model.translate_batch([source], beam_size=4)[0].hypotheses[0])
-    assert stock.split().count("rossi") > 5
+    assert stock.split().count("rossi") > 3
     assert translator.translate([caption])[0].text.split().count("rossi") <= 3
 
 
