@@ -202,7 +202,7 @@ def target_checks(config: CheckConfig, pack: LanguagePack) -> list[Check]:
 def translation_measure(config: CheckConfig, pack: LanguagePack) -> Measure:
     """The quality columns of translations into the pack's language; without language check, no `language_margin`."""
     shared_words = frozenset(pack.shared_words + pack.function_words)
-    language = _detectable(pack) if config.language_check else None
+    language = detectable_code(pack) if config.language_check else None
     return translation_quality(language, shared_words=shared_words, tens=pack.tens)
 
 
@@ -247,7 +247,7 @@ def _language(config: CleanConfig | CheckConfig, pack: LanguagePack) -> list[Che
     """The language check, or none where it is switched off or langdetect does not know the language."""
     if not config.language_check:
         return []
-    code = _detectable(pack)
+    code = detectable_code(pack)
     if code is None:
         _warn_once(f"captions in {pack.code!r} are not checked for their language: langdetect does not know it")
         return []
@@ -261,7 +261,7 @@ def _language(config: CleanConfig | CheckConfig, pack: LanguagePack) -> list[Che
     return [language_check]
 
 
-def _detectable(pack: LanguagePack) -> str | None:
+def detectable_code(pack: LanguagePack) -> str | None:
     """The language's code in langdetect, or None where that does not know it."""
     code = pack.langdetect or pack.code
     return code if code in detectable_languages() else None

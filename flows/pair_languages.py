@@ -2,7 +2,8 @@
 
 import logging
 
-from cleaning.language import caption_language, detectable_languages
+from cleaning.config import detectable_code
+from cleaning.language import caption_language
 from data_catalog.language_pack import LanguagePack
 from data_catalog.stages import Check
 
@@ -11,8 +12,8 @@ logger = logging.getLogger(__name__)
 
 def column_language(pack: LanguagePack) -> Check | None:
     """The check that a column's texts are in the pack's language; None, with a warning, where langdetect has it not."""
-    code = pack.langdetect or pack.code
-    if code not in detectable_languages():
+    code = detectable_code(pack)
+    if code is None:
         logger.warning("pairs are not checked for being in %r: langdetect does not know that language", pack.code)
         return None
     return caption_language(code, confusions=pack.confusions)
