@@ -7,7 +7,8 @@ upstream row, from ingest to the published snapshot. A row starts as `pending` a
 import pyarrow as pa
 
 CAPTIONS_VERSION = 2
-PAIRS_VERSION = 1
+PAIRS_VERSION = 2
+OUTCOMES_VERSION = 1
 
 PENDING, KEPT, REJECTED = "pending", "kept", "rejected"
 
@@ -60,7 +61,9 @@ RAW_IMAGES = pa.schema(
         pa.field("drop_reason", pa.string()),  # null: bytes came
         pa.field("detail", pa.string()),
         pa.field("http_status", pa.int32()),
-        pa.field("final_url", pa.string()),
+        pa.field("final_url", pa.string()),  # after redirects, and of the thumbnail where one was asked for
+        pa.field("robots_tag", pa.string()),  # the X-Robots-Tag headers of the answer, joined by "; "
+        pa.field("num_bytes", pa.int64()),  # of what came
         pa.field("sha256", pa.string()),  # of the bytes as they came, hexadecimal
         pa.field("bytes", pa.binary()),
     ]
@@ -72,12 +75,39 @@ IMAGES = pa.schema(
         pa.field("sample_id", pa.string(), nullable=False),
         pa.field("drop_reason", pa.string()),  # null: the image is good
         pa.field("detail", pa.string()),
-        pa.field("bytes", pa.binary()),  # JPEG, RGB, upright
+        pa.field("bytes", pa.binary()),  # JPEG or WebP, RGB, upright
         pa.field("width", pa.int32()),
         pa.field("height", pa.int32()),
         pa.field("original_width", pa.int32()),
         pa.field("original_height", pa.int32()),
+        pa.field("original_format", pa.string()),  # of the bytes as they came: JPEG, PNG, ...
         pa.field("sha256", pa.string()),  # of the bytes as they came (not of `bytes`)
+        pa.field("phash", pa.string()),  # perceptual hash of the picture, 16 hexadecimal digits
+        pa.field("original", pa.binary()),  # the bytes as they came, where the recipe keeps them
+    ]
+)
+
+# What became of every image that was asked for: one row per sample, published with the snapshot, without pixels.
+OUTCOMES = pa.schema(
+    [
+        pa.field("sample_id", pa.string(), nullable=False),
+        pa.field("source", pa.string(), nullable=False),
+        pa.field("url", pa.string()),
+        pa.field("path", pa.string()),
+        pa.field("step", pa.string()),  # fetch or normalise, where it was lost; null: the image is good
+        pa.field("drop_reason", pa.string()),
+        pa.field("detail", pa.string()),
+        pa.field("http_status", pa.int32()),
+        pa.field("final_url", pa.string()),
+        pa.field("robots_tag", pa.string()),
+        pa.field("num_bytes", pa.int64()),
+        pa.field("sha256", pa.string()),
+        pa.field("original_format", pa.string()),
+        pa.field("original_width", pa.int32()),
+        pa.field("original_height", pa.int32()),
+        pa.field("width", pa.int32()),
+        pa.field("height", pa.int32()),
+        pa.field("phash", pa.string()),
     ]
 )
 
@@ -92,7 +122,9 @@ PAIRS = pa.schema(
         pa.field("height", pa.int32(), nullable=False),
         pa.field("original_width", pa.int32(), nullable=False),
         pa.field("original_height", pa.int32(), nullable=False),
-        pa.field("sha256", pa.string(), nullable=False),
+        pa.field("sha256", pa.string(), nullable=False),  # of the bytes as they came
+        pa.field("phash", pa.string()),  # since version 2
+        pa.field("original", pa.binary()),  # the bytes as they came, where the recipe keeps them; since version 2
         pa.field("url", pa.string()),
         pa.field("license", pa.string()),
         pa.field("attribution", pa.string()),

@@ -1,0 +1,105 @@
+"""Why an image could not be had or is not wanted: the closed set of reasons, which of them may pass, and what they mean.
+
+A reason is *retryable* if a later try may end better; all others are final, and never tried again.
+"""
+
+from dataclasses import dataclass
+
+HTTP_MEANINGS = {
+    400: "the server does not understand the request",
+    401: "the server wants a login",
+    402: "the server wants to be paid",
+    403: "the server refuses",
+    404: "there is no such file any more",
+    405: "the server does not answer GET there",
+    406: "the server has no format that we accept",
+    408: "the server waited too long for the request",
+    410: "the file is gone for good",
+    423: "the file is locked",
+    425: "the server asks to come back later",
+    429: "too many requests, also after waiting as long as the server asked",
+    451: "withheld for legal reasons",
+    500: "the server has an error",
+    502: "the server behind the server does not answer properly",
+    503: "the server is overloaded or closed, also after waiting as long as it asked",
+    504: "the server behind the server does not answer",
+}
+RETRYABLE_STATUSES = frozenset({408, 425, 429, 500, 502, 503, 504})
+
+
+@dataclass(frozen=True, slots=True)
+class Reason:
+    """What a reason means, whether a later try may end better, and the cause that the diagnosis counts it under."""
+
+    meaning: str
+    cause: str
+    retryable: bool = False
+
+
+def _http_cause(status: int) -> str:
+    if status in (404, 410):
+        return "gone"
+    return "server" if status >= 500 or status == 408 else "blocked"
+
+
+FETCH_REASONS: dict[str, Reason] = {
+    "bad_url": Reason("no URL, or one without a usable host", "url"),
+    "scheme": Reason("a URL of another scheme than http and https", "url"),
+    "userinfo": Reason("a URL with a user name or password in it", "url"),
+    "port": Reason("a port other than 80 and 443, on a host that is not this machine", "url"),
+    "private_address": Reason("the host, or one that it redirects to, is not on the public internet", "url"),
+    "dns": Reason("the host has no address", "dns", retryable=True),
+    "connect": Reason("no connection, or one that was closed before any answer", "network", retryable=True),
+    "tls": Reason("the server's certificate or its TLS is not valid", "server"),
+    "timeout": Reason("no answer, or not all of it, in time", "network", retryable=True),
+    "not_http": Reason("the answer is not HTTP", "server"),
+    **{
+        f"http_{status}": Reason(
+            f"HTTP {status}: {meaning}", _http_cause(status), retryable=status in RETRYABLE_STATUSES
+        )
+        for status, meaning in HTTP_MEANINGS.items()
+    },
+    "http_2xx": Reason("another answer of success, but without an image, such as HTTP 204", "server"),
+    "http_3xx": Reason("a redirect that leads nowhere, or another answer between 300 and 399", "server"),
+    "http_4xx": Reason("another answer between 400 and 499", "blocked"),
+    "http_5xx": Reason("another answer between 500 and 599, such as a proxy's own", "server", retryable=True),
+    "http_other": Reason("an answer outside 200 to 599", "server"),
+    "redirects": Reason("too many redirects", "server"),
+    "robots_tag": Reason("the X-Robots-Tag of the answer forbids the use", "opted_out"),
+    "robots_txt": Reason("the host's robots.txt forbids us to ask for the file", "opted_out"),
+    "robots_unreachable": Reason(
+        "the host's robots.txt can't be had, which counts as forbidden", "server", retryable=True
+    ),
+    "too_large": Reason("more bytes than the cap", "unsuitable"),
+    "empty_body": Reason("an answer, or a local file, without a single byte", "server"),
+    "truncated_body": Reason("the connection broke off before the announced end", "network", retryable=True),
+    "placeholder": Reason("a picture that stands for one that is gone", "gone"),
+    "missing_file": Reason("the local folder or archive has no such file, or it can't be read", "missing"),
+    "fetch_lost": Reason("img2dataset returned no outcome for the row", "crash", retryable=True),
+    "fetch_crash": Reason("the fetching process died or hung, twice, before the row was done", "crash", retryable=True),
+}
+
+NORMALISE_REASONS: dict[str, Reason] = {
+    "not_an_image": Reason("the bytes are no image: a web page, text, noise", "not_an_image"),
+    "format_not_allowed": Reason("an image of a format, or of a kind of pixels, that is not on the list", "unsuitable"),
+    "too_many_pixels": Reason("the header announces more pixels than the cap; nothing was decoded", "unsuitable"),
+    "too_small": Reason("the shorter side has fewer pixels than the minimum", "unsuitable"),
+    "aspect": Reason("the longer side is too many times the shorter one", "unsuitable"),
+    "animated": Reason("more than one frame or page", "unsuitable"),
+    "one_colour": Reason("every pixel has the same colour", "unsuitable"),
+    "truncated": Reason("the file ends before the image does", "broken"),
+    "decode_error": Reason("the decoder says that the file is broken", "broken"),
+    "decode_crash": Reason("the decoder died, hung or ran out of memory, twice, in its own process", "broken"),
+}
+
+
+def http_reason(status: int) -> str:
+    """The reason of an answer that brings no image."""
+    if status in HTTP_MEANINGS:
+        return f"http_{status}"
+    return f"http_{status // 100}xx" if 200 <= status < 600 else "http_other"
+
+
+def is_retryable(reason: str | None) -> bool:
+    """True if a later try may end better; False for None, which is success."""
+    return reason in FETCH_REASONS and FETCH_REASONS[reason].retryable
