@@ -12,8 +12,9 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from data_catalog.downloads.fetching import DownloadConfig, fetch_small
+from data_catalog.downloads.urls import check_url
 from data_catalog.errors import ConfigError, TransientError
-from translation.packages.downloads import DownloadConfig, check_url, fetch_small
 from translation.packages.package import argos_data_dir, version_key
 
 logger = logging.getLogger(__name__)
@@ -190,7 +191,7 @@ def _instead_of(entries: Sequence[IndexEntry], from_code: str, to_code: str) -> 
 
 
 def usable_links(links: Iterable[str], index: str) -> list[str]:
-    """The links that may be asked, see `downloads.check_url`; others, such as ipfs: ones, are left out."""
+    """The links that may be asked, see `check_url`; others, such as ipfs: ones, are left out."""
     usable = []
     for link in links:
         try:

@@ -6,12 +6,13 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from data_catalog.downloads.fetching import DownloadConfig, download
+from data_catalog.downloads.partial_file import PartialFile
 from data_catalog.errors import ConfigError, TransientError
 from data_catalog.lock import writer_lock
 from data_catalog.shards import digest, sweep_temporary
 from translation.packages import archive
 from translation.packages import package as packages
-from translation.packages.downloads import DownloadConfig, download
 from translation.packages.index import DEFAULT_CONFIG, IndexEntry, choose, index_url, read_index, usable_links
 from translation.packages.origin import (
     RECORD,
@@ -21,7 +22,6 @@ from translation.packages.origin import (
     require_sha256,
     write_source,
 )
-from translation.packages.partial_file import PartialFile
 
 logger = logging.getLogger(__name__)
 

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from data_catalog.downloads.urls import check_url
 from data_catalog.errors import ConfigError
-from translation.packages.downloads import check_url
 from translation.packages.index import IndexEntry, choose, index_url, parse_index, usable_links
 
 URL = "https://example.org/index.json"

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from data_catalog.downloads.fetching import DownloadConfig
 from translation.packages import archive
-from translation.packages.downloads import DownloadConfig
 from translation.packages.install import Installation, install_from_index
 
 SCENES = Path(__file__).resolve().parents[4] / "flows" / "packages" / "scenes-en_it.argosmodel"

@@ -43,6 +43,11 @@ class PartialFile:
         """Bytes of the whole file, None if the server does not say."""
         return self._state.get("total")
 
+    @property
+    def is_whole(self) -> bool:
+        """Whether all bytes that the server announced have come."""
+        return self.total is not None and self.num_bytes == self.total
+
     def request_headers(self) -> dict[str, str]:
         """What asks for the rest, or for everything if the version has changed; {} where everything is to be asked."""
         if not self.num_bytes or not self._state.get("version"):

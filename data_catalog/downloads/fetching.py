@@ -1,7 +1,6 @@
-"""Files from the web: https only, within a size, tried again, and resumed where an interrupted download stopped."""
+"""One file from the web: within a size, tried again, resumed where an interrupted download stopped, and verified."""
 
 import http.client
-import ipaddress
 import logging
 import ssl
 import time
@@ -11,12 +10,14 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.metadata import version
 from typing import IO, TypeVar
-from urllib.parse import SplitResult, urlsplit
+from urllib.parse import urlsplit
 
+from data_catalog.downloads.checksums import ANYTHING, Expected
+from data_catalog.downloads.partial_file import PartialFile
+from data_catalog.downloads.urls import check_url, is_loopback
 from data_catalog.errors import ConfigError, TransientError
 from data_catalog.progress import Progress
 from data_catalog.shards import raise_if_disk_full
-from translation.packages.partial_file import PartialFile
 
 logger = logging.getLogger(__name__)
 
@@ -52,26 +53,6 @@ class _BusyError(TransientError):
         self.wait_s = wait_s
 
 
-def check_url(url: str, *, referrer: str = "") -> None:
-    """Make sure that a URL may be asked: https anywhere, http on this machine only.
-
-    Args:
-        url: the URL.
-        referrer: what led to it, "" for the user: a page of the web may not lead to this machine.
-
-    Raises:
-        ConfigError: it may not.
-    """
-    parts = _parts(url)
-    if "@" in parts.netloc:
-        raise ConfigError(f"a URL of {parts.hostname} holds a user name or a password: leave them out")
-    if _is_loopback(parts):
-        if referrer and not _is_loopback(_parts(referrer)):
-            raise ConfigError(f"{url} is on this machine, and {referrer} may not lead there")
-    elif parts.scheme != "https":
-        raise ConfigError(f"{url} is not asked: only https is safe from strangers on the way")
-
-
 def fetch_small(url: str, config: DownloadConfig) -> bytes:
     """The content of a small file.
 
@@ -82,23 +63,39 @@ def fetch_small(url: str, config: DownloadConfig) -> bytes:
     return _with_tries(lambda: _fetch_once(url, config), config)
 
 
-def download(partial: PartialFile, config: DownloadConfig, *, referrer: str = "", known_etag: str = "") -> bool:
+def download(
+    partial: PartialFile,
+    config: DownloadConfig,
+    *,
+    referrer: str = "",
+    known_etag: str = "",
+    expected: Expected = ANYTHING,
+) -> bool:
     """Let the bytes of `partial.url` come to `partial.path`, with a progress bar; what has come stays after a failure.
+
+    Bytes that came whole and were not used, since the process died, are not asked for again.
 
     Args:
         partial: what has come already, if anything.
         config: what it may cost.
         referrer: what led to the URL, see `check_url`.
         known_etag: of a version that need not come again, "" for none.
+        expected: what must come; a file with another size or checksum is removed, so that the next call starts anew.
 
     Returns:
         Whether the file is there now; False if the server still has the version of `known_etag`.
 
     Raises:
-        ConfigError: the server refuses it, it is too large, the disk is full, or the URL may not be asked.
+        ConfigError: the server refuses it, it is too large or another file than expected, the disk is full, or the
+            URL may not be asked.
         TransientError: it could not be had, after all tries; the next call goes on.
     """
-    return _with_tries(lambda: _download_once(partial, config, referrer, known_etag), config)
+    if not partial.is_whole and not _with_tries(
+        lambda: _download_once(partial, config, referrer, known_etag, expected), config
+    ):
+        return False
+    _require_expected(partial, expected)
+    return True
 
 
 def _with_tries(act: Callable[[], Result], config: DownloadConfig) -> Result:
@@ -127,12 +124,14 @@ def _fetch_once(url: str, config: DownloadConfig) -> bytes:
     return b"".join(pieces)
 
 
-def _download_once(partial: PartialFile, config: DownloadConfig, referrer: str, known_etag: str) -> bool:
+def _download_once(
+    partial: PartialFile, config: DownloadConfig, referrer: str, known_etag: str, expected: Expected
+) -> bool:
     headers = partial.request_headers()
     if not headers and known_etag:
         headers = {"If-None-Match": known_etag}
     try:
-        response = _open(partial.url, headers, referrer=referrer, config=config)
+        response = _open(partial.url, headers, referrer=referrer, config=config, plain_http=expected.plain_http)
     except _RangeError:
         partial.remove()
         raise
@@ -141,15 +140,40 @@ def _download_once(partial: PartialFile, config: DownloadConfig, referrer: str, 
     with response:
         partial.accept(response.status, response.headers)
         _require_size(partial.url, partial.total or 0, config)
+        _require_announced(partial, expected)
         _append(response, partial, config)
-    _require_whole(partial.url, partial.num_bytes, partial.total)
+    _require_whole(partial.url, partial.num_bytes, partial.total or expected.num_bytes)
     return True
+
+
+def _require_announced(partial: PartialFile, expected: Expected) -> None:
+    """A file of another size need not come whole to be refused."""
+    if expected.num_bytes is not None and partial.total not in (None, expected.num_bytes):
+        total = partial.total
+        partial.remove()
+        raise ConfigError(
+            f"{partial.url} has {total:,} bytes and not {expected.num_bytes:,}: another file is there now, and "
+            "it is not downloaded"
+        )
+
+
+def _require_expected(partial: PartialFile, expected: Expected) -> None:
+    try:
+        if expected.num_bytes not in (None, partial.num_bytes):
+            raise ConfigError(f"{partial.url} gave {partial.num_bytes:,} bytes and not {expected.num_bytes:,}")
+        if expected.checksum is not None:
+            expected.checksum.require(partial.path, named=f"what {partial.url} gave")
+    except ConfigError as error:
+        partial.remove()
+        raise ConfigError(
+            f"{error}: the file is removed; run the same command again, and if the same comes, upstream has changed it"
+        ) from error
 
 
 def _append(response: http.client.HTTPResponse, partial: PartialFile, config: DownloadConfig) -> None:
     label = f"download {urlsplit(partial.url).path.rsplit('/', 1)[-1]}"
-    with partial.path.open("ab") as file, Progress(label, total=partial.total, unit="bytes") as progress:
-        progress.advance(file.tell())
+    bar = Progress(label, total=partial.total, unit="bytes", initial=partial.num_bytes)
+    with partial.path.open("ab") as file, bar as progress:
         while piece := _read(response, partial.url):
             try:
                 file.write(piece)
@@ -184,6 +208,9 @@ class _RangeError(TransientError):
 class _GuardedRedirects(urllib.request.HTTPRedirectHandler):
     """Follows redirects to places that may be asked."""
 
+    def __init__(self, *, plain_http: bool) -> None:
+        self._plain_http = plain_http
+
     def redirect_request(
         self,
         req: urllib.request.Request,
@@ -195,19 +222,19 @@ class _GuardedRedirects(urllib.request.HTTPRedirectHandler):
     ) -> urllib.request.Request | None:
         """The request for the next place. Raises `ConfigError`."""
         fp.close()  # unread, since nobody limits its length
-        check_url(newurl, referrer=req.full_url)
+        check_url(newurl, referrer=req.full_url, plain_http=self._plain_http)
         return super().redirect_request(req, fp, code, msg, headers, newurl)
 
 
 def _open(
-    url: str, headers: dict[str, str], *, referrer: str, config: DownloadConfig
+    url: str, headers: dict[str, str], *, referrer: str, config: DownloadConfig, plain_http: bool = False
 ) -> http.client.HTTPResponse | None:
     """The answer with status 200 or 206; None if the version named in `headers` is still the server's."""
-    check_url(url, referrer=referrer)
+    check_url(url, referrer=referrer, plain_http=plain_http)
     ours = {"User-Agent": f"vernaclip/{version('vernaclip')}", "Accept-Encoding": "identity"}
     request = urllib.request.Request(url, headers=ours | headers)  # noqa: S310 - checked above, and at each redirect
-    handlers: list[urllib.request.BaseHandler] = [_GuardedRedirects()]
-    if _is_loopback(_parts(url)):
+    handlers: list[urllib.request.BaseHandler] = [_GuardedRedirects(plain_http=plain_http)]
+    if is_loopback(url):
         handlers.append(urllib.request.ProxyHandler({}))  # no proxy knows this machine by that name
     try:
         response = urllib.request.build_opener(*handlers).open(request, timeout=config.timeout_s)
@@ -247,25 +274,3 @@ def _unreachable(url: str, error: OSError | http.client.HTTPException | ValueErr
 
 def _reason(cause: BaseException | str) -> str:
     return str(cause) or type(cause).__name__
-
-
-def _parts(url: str) -> SplitResult:
-    """A URL taken apart. Raises `ConfigError` where that is impossible or ambiguous."""
-    try:
-        if not url.isascii() or not url.isprintable() or " " in url:
-            raise ValueError("it holds characters that no URL has")
-        parts = urlsplit(url)
-        if not parts.hostname or parts.port == 0:
-            raise ValueError("it names no host")
-    except ValueError as error:
-        raise ConfigError(f"{url!r} is no URL to download from: {error}") from error
-    return parts
-
-
-def _is_loopback(parts: SplitResult) -> bool:
-    try:
-        address = ipaddress.ip_address(parts.hostname or "")
-    except ValueError:
-        return parts.hostname == "localhost"
-    address = getattr(address, "ipv4_mapped", None) or address
-    return address.is_loopback or address.is_unspecified  # 0.0.0.0 connects to this machine as well
