@@ -2,12 +2,14 @@
 
 import ipaddress
 import socket
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 
-from data_catalog.images.urls import DEFAULT_PORTS, FetchError, Target
+from data_catalog.images.urls import FetchError, Target
 
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 Resolver = Callable[[str, int], Sequence[str]]
+
+USUAL_PORTS = frozenset({80, 443})
 
 _NAT64 = ipaddress.IPv6Network("64:ff9b::/96")  # how IPv4-only hosts look from networks that have IPv6 only
 
@@ -40,24 +42,26 @@ def is_loopback(address: Address) -> bool:
     return address.is_loopback
 
 
-def checked_addresses(target: Target, *, allow_loopback: bool, resolver: Resolver = resolve) -> list[str]:
+def checked_addresses(
+    target: Target, *, allow_loopback: bool, resolver: Resolver = resolve, ports: Collection[int] = USUAL_PORTS
+) -> list[str]:
     """Look the host up once and return its addresses, provided that every one of them may be connected to.
 
     Raises:
-        FetchError: `dns`, `private_address`, or `bad_url` (a port other than 80 and 443 that is not on an allowed
+        FetchError: `dns`, `private_address`, or `port` (one that is not in `ports`, on a host that is not an allowed
             loopback address).
     """
-    usual_port = target.port in DEFAULT_PORTS.values()
-    if not usual_port and not allow_loopback:
-        raise FetchError("bad_url", f"port {target.port}")
+    port_allowed = target.port in ports
+    if not port_allowed and not allow_loopback:
+        raise FetchError("port", str(target.port))
     addresses = _look_up(target, resolver)
     for address in addresses:
         if allow_loopback and is_loopback(address):
             continue
         if not is_public(address):
             raise FetchError("private_address", str(address))
-        if not usual_port:
-            raise FetchError("bad_url", f"port {target.port}")
+        if not port_allowed:
+            raise FetchError("port", str(target.port))
     return [str(address) for address in addresses]
 
 

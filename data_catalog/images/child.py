@@ -71,11 +71,12 @@ def _do(job: dict[str, Any], work: Work, report: Report) -> None:
 
 
 def _fetch(job: dict[str, Any], report: Report) -> None:
-    from data_catalog.images.fetch import FetchConfig, fetch_rows, load_engine
+    from data_catalog.images.fetch import FetchConfig
+    from data_catalog.images.img2dataset_engine import fetch_rows, load_engine
 
     load_engine()
     report({"ready": True})
-    fetch_rows(Path(job["folder"]), FetchConfig(**job["config"]), report)
+    fetch_rows(Path(job["folder"]), Path(job["hosts"]), FetchConfig.from_values(job["config"]), report)
 
 
 def _normalise(job: dict[str, Any], report: Report) -> None:

@@ -7,13 +7,15 @@ import tempfile
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, closing
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from data_catalog.errors import ShardError
-from data_catalog.images.fetch import BODIES_FILE, REQUESTS_FILE, FetchConfig
+from data_catalog.images.fetch import FetchConfig
+from data_catalog.images.img2dataset_engine import BODIES_FILE, REQUESTS_FILE
 from data_catalog.images.pool import ChildPool
 from data_catalog.images.process import ChildDiedError
+from data_catalog.images.row_opener import SLACK_S
 from data_catalog.images.tables import Outcome, Piece, Row, failed
 from data_catalog.images.urls import FetchError, parse_url
 from data_catalog.sources.image_files import ImageFiles, open_images
@@ -21,26 +23,37 @@ from data_catalog.sources.image_files import ImageFiles, open_images
 logger = logging.getLogger(__name__)
 
 _TRIES = 2
-# Beyond the deadline, for a slow resolver, before a child in which no row ends is taken to hang.
-_SLACK_S = 60.0
 
 
-def download(rows: list[Row], config: FetchConfig, folder: Path, pool: ChildPool) -> dict[int, Outcome]:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Places:
+    """Where children may write.
+
+    Args:
+        folder: for the bytes of one shard.
+        hosts: shared by all children of a build, for the pace of hosts and their robots.txt files.
+    """
+
+    folder: Path
+    hosts: Path
+
+
+def download(rows: list[Row], config: FetchConfig, places: Places, pool: ChildPool) -> dict[int, Outcome]:
     """Fetch the rows that have no path.
 
     Rows that were under way when the child died are set aside and fetched at the end, one at a time; the one at which
     the child dies again is given up.
 
     Returns:
-        An outcome for each of the rows, by position in `rows`. The bytes lie in `folder`.
+        An outcome for each of the rows, by position in `rows`. The bytes lie in `places.folder`.
 
     Raises:
         ShardError: the child dies before it comes as far as a row.
     """
     outcomes, waiting = _admitted(rows)
     asked = list(waiting)
-    suspects = _fetch_all(waiting, _Shard(config, folder, pool, outcomes))
-    guilty = _fetch_all(suspects, _Shard(replace(config, threads=1), folder, pool, outcomes))
+    suspects = _fetch_all(waiting, _Shard(config, places, pool, outcomes))
+    guilty = _fetch_all(suspects, _Shard(replace(config, threads=1), places, pool, outcomes))
     outcomes.update({position: failed("fetch_crash") for position in guilty})
     return reconciled(asked, outcomes)
 
@@ -55,7 +68,7 @@ class _Shard:
     """What the jobs for one shard have in common; `outcomes` grows as rows are done."""
 
     config: FetchConfig
-    folder: Path
+    places: Places
     pool: ChildPool
     outcomes: dict[int, Outcome]
 
@@ -98,11 +111,11 @@ def _admitted(rows: list[Row]) -> tuple[dict[int, Outcome], dict[int, str]]:
 
 def _fetch_once(waiting: dict[int, str], shard: _Shard, begun: set[int]) -> None:
     """One job of one child; whatever it begins and finishes is taken down, even if it dies."""
-    folder = Path(tempfile.mkdtemp(dir=shard.folder))
+    folder = Path(tempfile.mkdtemp(dir=shard.places.folder))
     lines = [json.dumps(request) + "\n" for request in waiting.items()]
     (folder / REQUESTS_FILE).write_text("".join(lines), encoding="utf-8")
-    job = {"folder": str(folder), "config": asdict(shard.config)}
-    stall_s = shard.config.deadline_s + shard.config.timeout_s + _SLACK_S
+    job = {"folder": str(folder), "hosts": str(shard.places.hosts), "config": shard.config.to_values()}
+    stall_s = shard.config.deadline_s + shard.config.timeout_s + 2 * SLACK_S
     reasons: Counter[str] = Counter()
     with shard.pool.lend("fetch") as child:
         for event in child.run(job, stall_s=stall_s):
@@ -135,6 +148,8 @@ def _raw_row(row: Row, outcome: Outcome) -> Row:
         "detail": outcome["detail"],
         "http_status": outcome["http_status"],
         "final_url": outcome["final_url"],
+        "robots_tag": outcome["robots_tag"],
+        "num_bytes": None if body is None else len(body),
         "sha256": None if body is None else hashlib.sha256(body).hexdigest(),
         "bytes": body,
     }

@@ -1,48 +1,16 @@
-"""Raw bytes of images from the web by img2dataset, fenced: its thread pool downloads, our opener guards every request.
+"""How images are fetched from the web: the settings, with what each of them may be."""
 
-Runs in a child process (`child.py`), one shard at a time; this is the only module that imports img2dataset.
-"""
-
-import json
-import os
-import time
-import urllib.request
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from functools import partial
-from pathlib import Path
-from typing import Any, BinaryIO
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any
 
 from data_catalog.errors import ConfigError
+from data_catalog.images.addresses import USUAL_PORTS
 from data_catalog.images.bounds import require_between
-from data_catalog.images.guard import GuardedOpener, Limits
-from data_catalog.images.tries import MAX_BACKOFF_S, RowOpener, RowState
-from data_catalog.images.urls import FetchError
-
-FETCH_REASONS = {
-    "bad_url": "no URL, or one with another scheme than http and https, with a user name, or with an unusual port",
-    "dns": "the host has no address",
-    "private_address": "the host, or one that it redirects to, is not on the public internet",
-    "connect": "no connection, or one that was closed before any answer",
-    "tls": "the server's certificate or its TLS is not valid",
-    "timeout": "no answer, or not all of it, in time",
-    "http_error": "the answer is not 2xx (the status is in `http_status`), or not HTTP",
-    "redirects": "too many redirects",
-    "robots_tag": "the X-Robots-Tag of the answer forbids the use",
-    "too_large": "more bytes than the cap",
-    "empty_body": "an answer, or a local file, without a single byte",
-    "truncated_body": "the connection broke off before the announced end",
-    "missing_file": "the local folder or zip has no such file, or it can't be read",
-    "fetch_lost": "img2dataset returned no outcome for the row",
-    "fetch_crash": "the fetching process died or hung, twice, before the row was done",
-}
-
-# What img2dataset's command line takes for granted.
-ROBOTS_DIRECTIVES = ["noai", "noimageai", "noindex", "noimageindex"]
-REQUESTS_FILE = "requests.jsonl"
-BODIES_FILE = "bodies.bin"
-
-Report = Callable[[dict[str, Any]], None]
+from data_catalog.images.guard import Limits
+from data_catalog.images.hosts import KNOWN_HOSTS, HostLimits, check_host_names
+from data_catalog.images.retry_after import MAX_BACKOFF_S
+from data_catalog.images.wikimedia import check_width
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,16 +19,24 @@ class FetchConfig:
 
     Args:
         timeout_s: of one connect, and of one wait for the next bytes.
-        deadline_s: for one image in all: redirects, tries and the waits between them.
+        deadline_s: of one try in all: robots.txt, redirects and body.
         max_bytes: larger files are rejected; holds for local files too.
         max_redirects: followed for one image.
-        retries: further tries after a time-out, a failed connection, HTTP 429 and HTTP 5xx.
-        backoff_s: wait before the first further try, doubled for each next one.
-        threads: images of one shard that are fetched at once.
-        user_agent: name of the program; its first word, up to the slash, is the name that X-Robots-Tag may address.
+        retries: further tries after a failure that may pass (`reasons.is_retryable`).
+        backoff_s: wait before the first further try, doubled for each next one, with some chance in it.
+        max_wait_s: longest wait that a server may ask for with Retry-After; one that asks for more is given up.
+        threads: images of one shard that are fetched at once, from all hosts.
+        host_concurrency: requests to one host at once, by all shards together.
+        host_requests_per_s: requests to one host a second, by all shards together; 0: no limit.
+        hosts: other limits for hosts, or for domains with all their hosts, by name; beside those that come with us.
+        ports: that may be asked.
+        user_agent: name of the program; its first word, up to the slash, is the name that robots.txt and X-Robots-Tag
+            may address.
         contact: URL or mail address that servers' operators may write to; some hosts refuse clients without one.
         allow_loopback: also fetch from this machine, on any port; other private addresses stay refused.
-        respect_robots_tag: reject images whose X-Robots-Tag says noai, noimageai, noindex or noimageindex.
+        respect_robots_tag: reject images whose X-Robots-Tag says noai, noimageai, noindex, noimageindex, noml or none.
+        respect_robots_txt: reject images that the host's robots.txt forbids us to ask for.
+        wikimedia_width: width in pixels of the thumbnails that are taken for Wikimedia's originals; 0: originals.
     """
 
     timeout_s: float = 10.0
@@ -69,11 +45,18 @@ class FetchConfig:
     max_redirects: int = 5
     retries: int = 2
     backoff_s: float = 1.0
-    threads: int = 16
+    max_wait_s: float = 300.0
+    threads: int = 32
+    host_concurrency: int = 8
+    host_requests_per_s: float = 20.0
+    hosts: Mapping[str, HostLimits] = field(default_factory=dict)
+    ports: tuple[int, ...] = tuple(sorted(USUAL_PORTS))
     user_agent: str = "vernaclip/0.1 (image-caption dataset builder)"
     contact: str | None = None
     allow_loopback: bool = False
     respect_robots_tag: bool = True
+    respect_robots_txt: bool = True
+    wikimedia_width: int = 500
 
     def __post_init__(self) -> None:
         """Raise `ConfigError`, naming the field, if a value is out of range."""
@@ -83,15 +66,49 @@ class FetchConfig:
         require_between("fetch.max_redirects", self.max_redirects, 0, 30)
         require_between("fetch.retries", self.retries, 0, 20)
         require_between("fetch.backoff_s", self.backoff_s, 0, MAX_BACKOFF_S)
+        require_between("fetch.max_wait_s", self.max_wait_s, 0, 86400)
         require_between("fetch.threads", self.threads, 1, 256)
+        require_between("fetch.host_concurrency", self.host_concurrency, 1, 256)
+        require_between("fetch.host_requests_per_s", self.host_requests_per_s, 0, 10_000)
+        check_host_names(iter(self.hosts))
+        check_width(self.wikimedia_width)
+        for port in self.ports:
+            require_between("fetch.ports", port, 1, 65535)
         for name, text in (("user_agent", self.user_agent), ("contact", self.contact)):
             if text is not None and (not text.strip() or not text.isascii() or not text.isprintable()):
                 raise ConfigError(f"fetch.{name} must be printable ASCII, got {text!r}")
+        if self.contact is not None and "@" not in self.contact and "://" not in self.contact:
+            raise ConfigError(f"fetch.contact must be a mail address or a URL, got {self.contact!r}")
+
+    @classmethod
+    def from_values(cls, values: Mapping[str, Any]) -> "FetchConfig":
+        """The inverse of `to_values`."""
+        hosts = {name: HostLimits(**limits) for name, limits in values["hosts"].items()}
+        return cls(**{**values, "hosts": hosts, "ports": tuple(values["ports"])})
+
+    def to_values(self) -> dict[str, Any]:
+        """The settings as JSON values."""
+        return asdict(self)
 
     @property
     def user_agent_header(self) -> str:
         """The User-Agent as sent."""
         return f"{self.user_agent} {self.contact}" if self.contact else self.user_agent
+
+    @property
+    def robot(self) -> str:
+        """Our name in robots.txt and X-Robots-Tag."""
+        return self.user_agent.split("/")[0].split(" ")[0]
+
+    @property
+    def named_limits(self) -> Mapping[str, HostLimits]:
+        """Limits by host or domain: those that operators ask for, and the recipe's, which take precedence."""
+        return {**KNOWN_HOSTS, **self.hosts}
+
+    @property
+    def default_limits(self) -> HostLimits:
+        """Limits of every host that is not named."""
+        return HostLimits(concurrency=self.host_concurrency, requests_per_s=self.host_requests_per_s)
 
     def limits(self) -> Limits:
         """The part of the settings that the guard enforces."""
@@ -102,135 +119,5 @@ class FetchConfig:
             max_redirects=self.max_redirects,
             user_agent=self.user_agent_header,
             allow_loopback=self.allow_loopback,
+            ports=self.ports,
         )
-
-
-def load_engine() -> None:
-    """Import img2dataset (seconds), without the look at the network that one of its dependencies takes."""
-    os.environ["NO_ALBUMENTATIONS_UPDATE"] = "1"
-    import img2dataset.downloader  # noqa: F401
-
-
-def fetch_rows(folder: Path, config: FetchConfig, report: Report) -> None:
-    """Fetch the URLs in `folder/requests.jsonl` (lines `[row, url]`) and append their bytes to `folder/bodies.bin`.
-
-    Calls `report`, from several threads, with {"row"} for each row that is begun, and with one dict for each finished
-    row, in no particular order, after its bytes are in the file: row, reason (None: bytes came), detail, http_status,
-    final_url, offset, length, tries, seconds.
-
-    Raises:
-        RuntimeError, OSError: img2dataset gave up on the shard, or the bytes could not be written.
-    """
-    lines = (folder / REQUESTS_FILE).read_text(encoding="utf-8").splitlines()
-    requests: list[tuple[int, str]] = [(row, url) for row, url in map(json.loads, lines)]
-    opener = RowOpener(
-        GuardedOpener(config.limits()),
-        len(requests),
-        deadline_s=config.deadline_s,
-        backoff_s=config.backoff_s,
-        on_begin=lambda index: report({"row": requests[index][0]}),
-    )
-    urllib.request.install_opener(opener)  # type: ignore[arg-type]  # only `open` is used
-    with (folder / BODIES_FILE).open("wb", buffering=0) as bodies:
-        sink = _Sink(bodies, [row for row, _ in requests], opener.rows, report)
-        shard = _write_shard(folder, [url for _, url in requests])
-        finished, _ = _downloader(folder, config, sink, len(requests))((0, str(shard)))
-    if sink.failure is not None:
-        raise sink.failure
-    if not finished:
-        raise RuntimeError("img2dataset gave up on the shard")
-
-
-def _write_shard(folder: Path, urls: Sequence[str]) -> Path:
-    """img2dataset's input; the fragment, which is never sent, tells `RowOpener` which row a request is for."""
-    import pyarrow as pa
-
-    table = pa.table({"url": pa.array([f"{url}#{index}" for index, url in enumerate(urls)], pa.string())})
-    path = folder / "shard.feather"
-    with pa.OSFile(str(path), "wb") as file, pa.ipc.new_file(file, table.schema) as writer:
-        writer.write_table(table)
-    return path
-
-
-def _downloader(folder: Path, config: FetchConfig, sink: "_Sink", num_rows: int) -> Any:
-    from img2dataset.downloader import Downloader
-
-    return Downloader(
-        sample_writer_class=partial(_Writer, sink),
-        resizer=_keep_bytes,
-        thread_count=config.threads,
-        save_caption=False,
-        extract_exif=False,
-        output_folder=str(folder),
-        column_list=["url"],
-        timeout=config.timeout_s,
-        number_sample_per_shard=max(10, num_rows),
-        oom_shard_count=1,
-        compute_hash=None,
-        verify_hash_type=None,
-        encode_format="raw",
-        retries=config.retries,
-        user_agent_token=config.user_agent.split("/")[0].split(" ")[0],
-        disallowed_header_directives=ROBOTS_DIRECTIVES if config.respect_robots_tag else None,
-    )
-
-
-def _keep_bytes(stream: BinaryIO, bbox: None) -> tuple[bytes, None, None, None, None, None]:
-    """A resizer for img2dataset that decodes nothing."""
-    return stream.read(), None, None, None, None, None
-
-
-class _Sink:
-    """Where finished rows go: bytes into a file, then the outcome to the parent."""
-
-    def __init__(self, bodies: BinaryIO, rows: Sequence[int], states: Sequence[RowState], report: Report) -> None:
-        self._bodies = bodies
-        self._rows = rows
-        self._states = states
-        self._report = report
-        self._offset = 0
-        self.failure: OSError | None = None
-
-    def put(self, index: int, body: bytes | None, error_message: str | None) -> None:
-        """Take down the row at `index` of the shard. An `OSError` is kept: img2dataset would only print it."""
-        state = self._states[index]
-        outcome: dict[str, Any] = {"reason": None, "detail": None}
-        if body is None:
-            failure = state.failure or FetchError("fetch_lost", (error_message or "no bytes")[:200])
-            outcome = {"reason": failure.reason, "detail": failure.detail}
-        try:
-            self._append(body or b"")
-        except OSError as error:
-            self.failure = error
-            raise
-        self._report(
-            {
-                "row": self._rows[index],
-                **outcome,
-                "http_status": state.http_status,
-                "final_url": state.final_url,
-                "offset": self._offset - len(body or b""),
-                "length": len(body or b""),
-                "tries": state.tries,
-                "seconds": round(time.monotonic() - state.started, 3),
-            }
-        )
-
-    def _append(self, body: bytes) -> None:
-        view = memoryview(body)
-        while view:
-            view = view[self._bodies.write(view) :]
-        self._offset += len(body)
-
-
-class _Writer:
-    """img2dataset's writer protocol in front of a `_Sink`; its keys are positions, since the shard's number is 0."""
-
-    def __init__(self, sink: _Sink, *unused: object) -> None:
-        self._sink = sink
-
-    def write(self, img: bytes | None, key: str, caption: None, meta: dict[str, Any]) -> None:
-        self._sink.put(int(key), img, meta["error_message"])
-
-    def close(self) -> None:
-        """Nothing to do: the sink's file is closed by its owner."""

@@ -11,16 +11,21 @@ import socket
 import ssl
 import time
 import urllib.request
-from collections.abc import Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from email.message import Message
 from types import TracebackType
 from typing import Any
 
-from data_catalog.images.addresses import Resolver, checked_addresses, resolve
+from data_catalog.images.addresses import USUAL_PORTS, Resolver, checked_addresses, resolve
+from data_catalog.images.reasons import http_reason
+from data_catalog.images.retry_after import retry_after_s
 from data_catalog.images.urls import DEFAULT_PORTS, FetchError, Target, parse_url, redirect_target
 
 REDIRECTS = (301, 302, 303, 307, 308)
+# 203 comes from proxies that changed the answer, such as those that shrink images.
+_ANSWERS = (200, 203)
 _PIECE_BYTES = 65536
 # Servers that choose a format by this header choose one that `normalise` reads.
 _ACCEPT = "image/jpeg,image/png,image/webp,image/gif,image/*;q=0.8,*/*;q=0.5"
@@ -36,6 +41,7 @@ class Limits:
     max_redirects: int
     user_agent: str
     allow_loopback: bool = False
+    ports: Collection[int] = USUAL_PORTS
 
 
 class Deadline:
@@ -71,6 +77,7 @@ class GuardedOpener:
         timeout: float | None = None,
         *,
         deadline: Deadline | None = None,
+        before_hop: Callable[[Target], None] | None = None,
     ) -> "GuardedResponse":
         """GET a URL, following redirects; of the request only the URL is used.
 
@@ -79,27 +86,35 @@ class GuardedOpener:
             data: must be None: nothing is ever sent.
             timeout: seconds that one connect or one wait may take, if less than `Limits.timeout_s`.
             deadline: by when the body must have been read; None: `Limits.deadline_s` from now.
+            before_hop: called with the target of each redirect before it is asked; may wait, or raise `FetchError`.
 
         Raises:
-            FetchError: there is no 2xx answer; the reason says why.
+            FetchError: there is no answer with a body; the reason says why, `url` where it happened.
         """
         if data is not None:
-            raise FetchError("bad_url", "a body to send")
+            raise ValueError("nothing is ever sent")
         target = parse_url(request if isinstance(request, str) else request.full_url)
         deadline = deadline or Deadline(self._limits.deadline_s)
         limit = self._limits.timeout_s
         timeout = limit if timeout is None else min(timeout, limit)
-        for _ in range(self._limits.max_redirects + 1):
-            response = self._get(target, deadline, timeout)
-            location = response.getheader("Location") if response.status in REDIRECTS else None
-            if location is None:
-                return GuardedResponse(response, target.url, self._limits.max_bytes)
-            response.close()
-            target = redirect_target(target, location)
-        raise FetchError("redirects", f"more than {self._limits.max_redirects}")
+        for hop in range(self._limits.max_redirects + 1):
+            if hop and before_hop is not None:
+                before_hop(target)
+            with _placed(target):
+                response = self._get(target, deadline, timeout)
+                location = response.getheader("Location") if response.status in REDIRECTS else None
+                if location is None:
+                    return GuardedResponse(response, target.url, self._limits.max_bytes)
+                response.close()
+                target = redirect_target(target, location)
+        with _placed(target):
+            raise FetchError("redirects", f"more than {self._limits.max_redirects}")
 
     def _get(self, target: Target, deadline: Deadline, timeout: float) -> http.client.HTTPResponse:
-        addresses = checked_addresses(target, allow_loopback=self._limits.allow_loopback, resolver=self._resolver)
+        limits = self._limits
+        addresses = checked_addresses(
+            target, allow_loopback=limits.allow_loopback, resolver=self._resolver, ports=limits.ports
+        )
         connection = _Connection(target, addresses, tls=self._tls, deadline=deadline, timeout=timeout)
         headers = {"User-Agent": self._limits.user_agent, "Accept": _ACCEPT}
         try:
@@ -111,11 +126,21 @@ class GuardedOpener:
             raise failure_of(error) from error
 
 
+@contextmanager
+def _placed(target: Target) -> Iterator[None]:
+    """Note at which URL a failure happened."""
+    try:
+        yield
+    except FetchError as error:
+        error.url = target.url
+        raise
+
+
 class GuardedResponse:
-    """A 2xx answer whose body is read within the byte cap and the deadline.
+    """An answer with a body, which is read within the byte cap and the deadline.
 
     Raises:
-        FetchError: `http_error` for any other status, `too_large` if the header already says so.
+        FetchError: the reason of any other status, `too_large` if the header already says so.
     """
 
     def __init__(self, response: http.client.HTTPResponse, url: str, max_bytes: int) -> None:
@@ -139,29 +164,49 @@ class GuardedResponse:
     ) -> None:
         self._response.close()
 
+    @property
+    def robots_tags(self) -> list[str]:
+        """The values of all X-Robots-Tag headers."""
+        return self.headers.get_all("X-Robots-Tag", [])
+
     def read(self) -> bytes:
         """The whole body. Raises `FetchError`: `empty_body`, `truncated_body`, `too_large`, `timeout`."""
+        body = self._read(self._max_bytes)
+        if len(body) > self._max_bytes:
+            raise self._failure("too_large", f"more than {self._max_bytes} bytes")
+        if self._expected is not None and len(body) < self._expected:
+            raise self._failure("truncated_body", f"{len(body)} of {self._expected} bytes")
+        if not body:
+            raise self._failure("empty_body")
+        return body
+
+    def read_start(self, num_bytes: int) -> bytes:
+        """The first bytes of the body, at most so many. Raises `FetchError`: `truncated_body`, `timeout`."""
+        return self._read(num_bytes)[:num_bytes]
+
+    def _read(self, enough: int) -> bytes:
+        """The body up to its end, or up to the first piece beyond `enough` bytes."""
         body = io.BytesIO()
         try:
-            while piece := self._response.read(_PIECE_BYTES):
+            while body.tell() <= enough and (piece := self._response.read(_PIECE_BYTES)):
                 body.write(piece)
-                if body.tell() > self._max_bytes:
-                    raise FetchError("too_large", f"more than {self._max_bytes} bytes")
         except TimeoutError as error:
-            raise FetchError("timeout", "not all of the body in time") from error
+            raise self._failure("timeout", "not all of the body in time") from error
         except (OSError, http.client.HTTPException) as error:
-            raise FetchError("truncated_body", "the connection broke off") from error
-        if self._expected is not None and body.tell() < self._expected:
-            raise FetchError("truncated_body", f"{body.tell()} of {self._expected} bytes")
-        if not body.tell():
-            raise FetchError("empty_body")
+            raise self._failure("truncated_body", "the connection broke off") from error
         return body.getvalue()
 
     def _check(self) -> None:
-        if not 200 <= self.status < 300:
-            raise FetchError("http_error", f"HTTP {self.status}", http_status=self.status)
+        if self.status not in _ANSWERS:
+            raise self._failure(http_reason(self.status), f"HTTP {self.status}")
         if self._expected is not None and self._expected > self._max_bytes:
-            raise FetchError("too_large", f"{self._expected} bytes announced", http_status=self.status)
+            raise self._failure("too_large", f"{self._expected} bytes announced")
+
+    def _failure(self, reason: str, detail: str | None = None) -> FetchError:
+        wait_s = retry_after_s(self.headers.get("Retry-After"))
+        error = FetchError(reason, detail, http_status=self.status, retry_after_s=wait_s)
+        error.url = self.url
+        return error
 
 
 def failure_of(error: OSError | http.client.HTTPException) -> FetchError:
@@ -171,7 +216,7 @@ def failure_of(error: OSError | http.client.HTTPException) -> FetchError:
     if isinstance(error, ssl.SSLError):
         return FetchError("tls", getattr(error, "verify_message", None) or error.reason or "handshake failed")
     if isinstance(error, http.client.HTTPException) and not isinstance(error, OSError):
-        return FetchError("http_error", f"not HTTP ({type(error).__name__})")
+        return FetchError("not_http", type(error).__name__)
     text = os.strerror(error.errno) if isinstance(error, OSError) and error.errno else "closed without an answer"
     return FetchError("connect", text)
 

@@ -1,4 +1,4 @@
-"""Why an image could not be had or is not wanted: the closed set of reasons, which of them may pass, and what they mean.
+"""Why an image could not be had or is not wanted: the closed set of reasons, and which of them may pass.
 
 A reason is *retryable* if a later try may end better; all others are final, and never tried again.
 """

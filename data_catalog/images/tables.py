@@ -10,6 +10,7 @@ import pyarrow.parquet as pq
 
 ROW_GROUP_ROWS = 100
 ROW_GROUP_BYTES = 64 * 1024 * 1024
+IMAGE_COLUMNS = ("bytes", "original")
 
 Row = dict[str, Any]
 # What a child reports of a row (reason, detail, ...), with `piece`: where its bytes lie, or None.
@@ -33,17 +34,18 @@ class Piece:
 
 def failed(reason: str | None, detail: str | None = None) -> Outcome:
     """The outcome of a row for which no child was asked, or none answered."""
-    return {"reason": reason, "detail": detail, "http_status": None, "final_url": None, "piece": None}
+    nothing = dict.fromkeys(("http_status", "final_url", "robots_tag", "tries", "asking_s", "waiting_s", "piece"))
+    return {"reason": reason, "detail": detail, **nothing}
 
 
 def write_rows(rows: Iterable[Row], schema: pa.Schema, out: Path) -> None:
-    """Write rows to a new Parquet file; the column `bytes`, compressed by itself already, stays as it is."""
-    others = [name for name in schema.names if name != "bytes"]
+    """Write rows to a new Parquet file; columns of images, compressed by themselves already, stay as they are."""
+    others = [name for name in schema.names if name not in IMAGE_COLUMNS]
     with pq.ParquetWriter(
         out,
         schema,
-        compression={name: "none" if name == "bytes" else "zstd" for name in schema.names},
-        use_dictionary=["drop_reason", "detail"],
+        compression={name: "none" if name in IMAGE_COLUMNS else "zstd" for name in schema.names},
+        use_dictionary=[name for name in ("drop_reason", "detail") if name in schema.names],
         write_statistics=others,
     ) as writer:
         for group in _groups(rows):
@@ -55,7 +57,7 @@ def _groups(rows: Iterable[Row]) -> Iterator[list[Row]]:
     size = 0
     for row in rows:
         group.append(row)
-        size += len(row["bytes"] or b"")
+        size += sum(len(row.get(name) or b"") for name in IMAGE_COLUMNS)
         if len(group) >= ROW_GROUP_ROWS or size >= ROW_GROUP_BYTES:
             yield group
             group, size = [], 0

@@ -16,13 +16,29 @@ _HOST = re.compile(r"[A-Za-z0-9_](?:[A-Za-z0-9_.-]*[A-Za-z0-9_.])?")
 
 
 class FetchError(PipelineError):
-    """An image could not be had: `reason` is a key of `fetch.FETCH_REASONS`, `detail` says what was found."""
+    """An image could not be had: `reason` is a key of `reasons.FETCH_REASONS`, `detail` says what was found.
 
-    def __init__(self, reason: str, detail: str | None = None, *, http_status: int | None = None) -> None:
+    Args:
+        reason: from the closed set.
+        detail: the same text for the same cause, whatever the run; None where the reason says it all.
+        http_status: of the answer, if there was one.
+        retry_after_s: seconds that the server asks to wait.
+    """
+
+    def __init__(
+        self,
+        reason: str,
+        detail: str | None = None,
+        *,
+        http_status: int | None = None,
+        retry_after_s: float | None = None,
+    ) -> None:
         super().__init__(f"{reason}: {detail}" if detail else reason)
         self.reason = reason
         self.detail = detail
         self.http_status = http_status
+        self.retry_after_s = retry_after_s
+        self.url: str | None = None  # of the last request, set by whoever made it
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,18 +51,23 @@ class Target:
     path: str  # path and query
 
     @property
-    def url(self) -> str:
-        """The URL in one canonical spelling."""
+    def origin(self) -> str:
+        """Scheme, host and, where it is not the usual one, port: what a robots.txt is for."""
         host = f"[{self.host}]" if ":" in self.host else self.host
         port = "" if self.port == DEFAULT_PORTS[self.scheme] else f":{self.port}"
-        return f"{self.scheme}://{host}{port}{self.path}"
+        return f"{self.scheme}://{host}{port}"
+
+    @property
+    def url(self) -> str:
+        """The URL in one canonical spelling."""
+        return self.origin + self.path
 
 
 def parse_url(url: str | None) -> Target:
     """Take a URL or IRI apart; spaces and non-ASCII characters are escaped, the host is put into IDNA form.
 
     Raises:
-        FetchError: `bad_url`: empty, another scheme than http and https, userinfo, no usable host or port.
+        FetchError: `bad_url` (empty, no scheme, no usable host or port), `scheme`, `userinfo`.
     """
     if url is None or not url.strip():
         raise FetchError("bad_url", "empty")
@@ -56,9 +77,9 @@ def parse_url(url: str | None) -> Target:
     except ValueError as error:
         raise FetchError("bad_url", "not a URL") from error
     if parts.scheme not in DEFAULT_PORTS:
-        raise FetchError("bad_url", f"scheme {parts.scheme[:20]}" if parts.scheme else "no scheme")
+        raise FetchError("scheme", parts.scheme[:20]) if parts.scheme else FetchError("bad_url", "no scheme")
     if "@" in parts.netloc:
-        raise FetchError("bad_url", "userinfo")
+        raise FetchError("userinfo")
     query = f"?{_escape(parts.query, _QUERY_SAFE)}" if parts.query else ""
     return Target(
         scheme=parts.scheme,

@@ -1,5 +1,6 @@
 """Whole shards of images fetched and normalised in child processes that may die: every row comes out, in order."""
 
+import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,8 +11,10 @@ import pyarrow as pa
 
 from data_catalog.errors import ShardError
 from data_catalog.images.decoding import image_rows
-from data_catalog.images.downloading import download, raw_rows
+from data_catalog.images.downloading import Places, download, raw_rows
 from data_catalog.images.fetch import FetchConfig
+from data_catalog.images.fetch_log import write_log
+from data_catalog.images.img2dataset_engine import PACE_FOLDER
 from data_catalog.images.normalise import NormaliseConfig
 from data_catalog.images.pool import ChildPool
 from data_catalog.images.tables import write_rows
@@ -25,8 +28,18 @@ class ImageWorkers:
     but the bytes that came: tries and latencies are in the log only.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, hosts: Path | None = None) -> None:
+        """Keep what is known of hosts in a folder.
+
+        Args:
+            hosts: for robots.txt files, which are remembered for a day; None: a temporary one.
+        """
         self._pool = ChildPool()
+        self._temporary = tempfile.TemporaryDirectory(prefix="vernaclip-hosts-") if hosts is None else None
+        self._hosts = hosts or Path(self._temporary.name if self._temporary else "")
+        # Of an earlier run, perhaps before the machine was started anew: its clock says nothing now.
+        shutil.rmtree(self._hosts / PACE_FOLDER, ignore_errors=True)
+        self._hosts.mkdir(parents=True, exist_ok=True)
 
     def __enter__(self) -> "ImageWorkers":
         return self
@@ -35,22 +48,27 @@ class ImageWorkers:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._pool.close()
+        if self._temporary is not None:
+            self._temporary.cleanup()
 
-    def fetch(self, requests: pa.Table, config: FetchConfig, out: Path) -> None:
+    def fetch(self, requests: pa.Table, config: FetchConfig, out: Path, *, log: Path | None = None) -> None:
         """Fetch images and write them to `out`, schema `RAW_IMAGES`: one row for each request, in the same order.
 
         Args:
             requests: columns sample_id, url, path, location (of the local image files); a row with a path is local.
             config: caps and manners.
             out: a new file; its folder holds the temporary files, too.
+            log: where tries and latencies are written to, schema `FETCH_LOG`.
 
         Raises:
             ShardError: img2dataset can't work at all, or the disk is full.
         """
         rows = requests.select(["sample_id", "url", "path", "location"]).to_pylist()
         with _scratch_beside(out) as folder:
-            outcomes = download(rows, config, folder, self._pool)
+            outcomes = download(rows, config, Places(folder=folder, hosts=self._hosts), self._pool)
             write_rows(raw_rows(rows, outcomes, config), RAW_IMAGES, out)
+            if log is not None:
+                write_log(rows, outcomes, log)
 
     def normalise(self, raw: Path, config: NormaliseConfig, out: Path) -> None:
         """Normalise what `fetch` wrote and write it to `out`, schema `IMAGES`: one row for each row of `raw`, in order.

@@ -1,0 +1,172 @@
+"""img2dataset, fenced: its thread pool downloads a shard, our opener decides what is asked and guards every request.
+
+Runs in a child process (`child.py`), one shard at a time; this is the only module that imports img2dataset.
+"""
+
+import json
+import os
+import time
+import urllib.request
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from data_catalog.images.fetch import FetchConfig
+from data_catalog.images.guard import GuardedOpener
+from data_catalog.images.hosts import HostClock, HostLedger
+from data_catalog.images.robots_txt import RobotsCache
+from data_catalog.images.row_opener import RowOpener
+from data_catalog.images.urls import FetchError
+
+REQUESTS_FILE = "requests.jsonl"
+BODIES_FILE = "bodies.bin"
+ROBOTS_FILE = "robots.sqlite"
+PACE_FOLDER = "pace"
+
+Report = Callable[[dict[str, Any]], None]
+
+
+def load_engine() -> None:
+    """Import img2dataset (seconds), without the look at the network that one of its dependencies takes."""
+    os.environ["NO_ALBUMENTATIONS_UPDATE"] = "1"
+    import img2dataset.downloader  # noqa: F401
+
+
+def fetch_rows(folder: Path, hosts: Path, config: FetchConfig, report: Report) -> None:
+    """Fetch the URLs in `folder/requests.jsonl` (lines `[row, url]`) and append their bytes to `folder/bodies.bin`.
+
+    Calls `report`, from several threads, with {"row"} for each row that is begun, and with one dict for each finished
+    row, in no particular order, after its bytes are in the file: row, reason (None: bytes came), detail, http_status,
+    final_url, robots_tag, offset, length, tries, asking_s, waiting_s; and with {} now and then while all
+    wait for hosts.
+
+    Args:
+        folder: of this job.
+        hosts: folder that all processes of the build share, for the pace of hosts and their robots.txt files.
+        config: limits and manners.
+        report: see above.
+
+    Raises:
+        RuntimeError, OSError: img2dataset gave up on the shard, or the bytes could not be written.
+    """
+    lines = (folder / REQUESTS_FILE).read_text(encoding="utf-8").splitlines()
+    requests: list[tuple[int, str]] = [(row, url) for row, url in map(json.loads, lines)]
+    guarded = GuardedOpener(config.limits())
+    clock = HostClock(HostLedger(hosts / PACE_FOLDER), config.named_limits, config.default_limits)
+    opener = RowOpener(
+        [url for _, url in requests],
+        config,
+        guarded=guarded,
+        clock=clock,
+        robots=RobotsCache(hosts / ROBOTS_FILE, guarded, config.robot) if config.respect_robots_txt else None,
+        on_begin=lambda index: report({"row": requests[index][0]}),
+        on_wait=lambda: report({}),
+    )
+    urllib.request.install_opener(opener)  # type: ignore[arg-type]  # only `open` is used
+    with (folder / BODIES_FILE).open("wb", buffering=0) as bodies:
+        sink = _Sink(bodies, [row for row, _ in requests], opener, report)
+        shard = _write_shard(folder, len(requests))
+        finished, _ = _downloader(folder, config, sink, len(requests))((0, str(shard)))
+    if sink.failure is not None:
+        raise sink.failure
+    if not finished:
+        raise RuntimeError("img2dataset gave up on the shard")
+
+
+def _write_shard(folder: Path, num_rows: int) -> Path:
+    """img2dataset's input: as many turns as there are rows; the fragment tells `RowOpener` the turn's number."""
+    import pyarrow as pa
+
+    table = pa.table({"url": pa.array([f"http://turn.invalid/#{number}" for number in range(num_rows)], pa.string())})
+    path = folder / "shard.feather"
+    with pa.OSFile(str(path), "wb") as file, pa.ipc.new_file(file, table.schema) as writer:
+        writer.write_table(table)
+    return path
+
+
+def _downloader(folder: Path, config: FetchConfig, sink: "_Sink", num_rows: int) -> Any:
+    from img2dataset.downloader import Downloader
+
+    return Downloader(
+        sample_writer_class=partial(_Writer, sink),
+        resizer=_keep_bytes,
+        thread_count=config.threads,
+        save_caption=False,
+        extract_exif=False,
+        output_folder=str(folder),
+        column_list=["url"],
+        timeout=config.timeout_s,
+        number_sample_per_shard=max(10, num_rows),
+        oom_shard_count=1,
+        compute_hash=None,
+        verify_hash_type=None,
+        encode_format="raw",
+        retries=0,  # tries, names and manners are the opener's business
+        user_agent_token=None,
+        disallowed_header_directives=None,
+    )
+
+
+def _keep_bytes(stream: BinaryIO, bbox: None) -> tuple[bytes, None, None, None, None, None]:
+    """A resizer for img2dataset that decodes nothing."""
+    return stream.read(), None, None, None, None, None
+
+
+class _Sink:
+    """Where finished rows go: bytes into a file, then the outcome to the parent."""
+
+    def __init__(self, bodies: BinaryIO, rows: Sequence[int], opener: RowOpener, report: Report) -> None:
+        self._bodies = bodies
+        self._rows = rows
+        self._opener = opener
+        self._report = report
+        self._offset = 0
+        self.failure: OSError | None = None
+
+    def put(self, turn: int, body: bytes | None, error_message: str | None) -> None:
+        """Take down the row of a turn. An `OSError` is kept: img2dataset would only print it."""
+        index = self._opener.row_of_turn.get(turn)
+        if index is None:
+            return  # no row was begun: the parent finds that one is missing
+        state = self._opener.rows[index]
+        failure = None if body is not None else state.failure or FetchError("fetch_lost", (error_message or "")[:200])
+        try:
+            self._append(body or b"")
+        except OSError as error:
+            self.failure = error
+            raise
+        self._report(
+            {
+                "row": self._rows[index],
+                "reason": failure.reason if failure else None,
+                "detail": failure.detail if failure else None,
+                "http_status": state.http_status,
+                "final_url": state.final_url,
+                "robots_tag": "; ".join(state.robots_tags) or None,
+                "offset": self._offset - len(body or b""),
+                "length": len(body or b""),
+                "tries": state.tries,
+                "asking_s": round(state.asking_s, 3),
+                "waiting_s": round(max(0.0, time.monotonic() - state.first_start - state.asking_s), 3),
+            }
+        )
+
+    def _append(self, body: bytes) -> None:
+        view = memoryview(body)
+        while view:
+            view = view[self._bodies.write(view) :]
+        self._offset += len(body)
+
+
+class _Writer:
+    """img2dataset's writer protocol in front of a `_Sink`; its keys are positions, since the shard's number is 0."""
+
+    def __init__(self, sink: _Sink, *unused: object) -> None:
+        self._sink = sink
+
+    def write(self, img: bytes | None, key: str, caption: None, meta: dict[str, Any]) -> None:
+        self._sink.put(int(key), img, meta["error_message"])
+
+    def close(self) -> None:
+        """Nothing to do: the sink's file is closed by its owner."""

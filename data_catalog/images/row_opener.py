@@ -1,0 +1,215 @@
+"""The opener that img2dataset's threads call: which row each call is for, how it is asked, and whether again.
+
+What img2dataset takes for rows are turns here. Which row a turn is for is decided by `RowQueue` when a thread comes for
+it; a row whose host asks to wait goes back, and the thread takes another. img2dataset itself tries nothing twice.
+"""
+
+import random
+import threading
+import time
+import urllib.request
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from email.message import Message
+from types import TracebackType
+from urllib.parse import urlsplit
+
+from data_catalog.images.fetch import FetchConfig
+from data_catalog.images.guard import Deadline, GuardedOpener
+from data_catalog.images.hosts import HostClock
+from data_catalog.images.placeholders import is_placeholder
+from data_catalog.images.reasons import is_retryable
+from data_catalog.images.retry_after import backoff_s
+from data_catalog.images.robots_tag import forbids
+from data_catalog.images.robots_txt import RobotsCache
+from data_catalog.images.row_queue import RowQueue, Turn
+from data_catalog.images.urls import FetchError, Target, parse_url
+from data_catalog.images.wikimedia import thumbnail_url
+
+# Beyond its deadline, for a slow resolver, a request is taken to hang.
+SLACK_S = 60.0
+
+
+@dataclass(slots=True)
+class RowState:
+    """What became of a row's tries so far; touched by one thread at a time."""
+
+    urls: deque[str]  # what is still to be asked: a thumbnail first, where there is one
+    tries: int = 0
+    first_start: float = 0.0
+    asking_s: float = 0.0  # in all tries, waits between them left out
+    failure: FetchError | None = None
+    http_status: int | None = None
+    final_url: str | None = None
+    robots_tags: list[str] = field(default_factory=list)
+
+
+class RowOpener:
+    """Stands in for the opener of `urllib.request`, for the rows of one shard; safe to use from several threads.
+
+    Args:
+        urls: canonical URLs of the rows.
+        config: limits and manners.
+        guarded: makes the requests.
+        clock: when which host may be asked.
+        robots: what robots.txt files say; None: they are not asked.
+        on_begin: called with a row when it is first asked.
+        on_wait: called now and then while all threads wait for hosts.
+    """
+
+    def __init__(
+        self,
+        urls: Sequence[str],
+        config: FetchConfig,
+        *,
+        guarded: GuardedOpener,
+        clock: HostClock,
+        robots: RobotsCache | None,
+        on_begin: Callable[[int], None],
+        on_wait: Callable[[], None],
+    ) -> None:
+        self.rows = [RowState(_candidates(url, config)) for url in urls]
+        self.row_of_turn: dict[int, int] = {}
+        self._config = config
+        self._guarded = guarded
+        self._clock = clock
+        self._robots = robots
+        self._on_begin = on_begin
+        self._groups = [clock.group_of(parse_url(url).host) for url in urls]
+        stuck_s = config.deadline_s + config.timeout_s + SLACK_S
+        self._queue = RowQueue(self._groups, clock, stuck_s=stuck_s, on_wait=on_wait)
+        self._given_up: dict[str, FetchError] = {}
+        self._rng = random.Random()
+        self._lock = threading.Lock()
+
+    def open(self, request: urllib.request.Request, data: None = None, timeout: float | None = None) -> "_Body":
+        """Bring the next row that comes to an end. Raises `FetchError`, which img2dataset takes down as a failure."""
+        number = int(urlsplit(request.full_url).fragment)
+        while True:
+            turn = self._queue.take()
+            state = self.rows[turn.row]
+            if not state.tries:
+                state.first_start = time.monotonic()
+                self._on_begin(turn.row)
+            try:
+                body = self._try(state, self._groups[turn.row])
+                again = body is None and self._goes_back(state, turn)
+            finally:
+                self._queue.finish(turn)
+            if not again:
+                self.row_of_turn[number] = turn.row
+                if body is None:
+                    raise state.failure or FetchError("fetch_lost")
+                return _Body(body)
+
+    def _try(self, state: RowState, group: str) -> bytes | None:
+        """Ask once; None, with the failure in `state`, where no image came."""
+        started = time.monotonic()
+        state.tries += 1
+        state.failure, state.http_status, state.final_url, state.robots_tags = None, None, None, []
+        try:
+            if (failure := self._given_up.get(group)) is not None:
+                raise FetchError(failure.reason, failure.detail, http_status=failure.http_status)
+            return self._ask(state, state.urls[0], Deadline(self._config.deadline_s))
+        except FetchError as error:
+            state.failure = error
+            state.http_status, state.final_url = error.http_status, error.url
+            return None
+        finally:
+            state.asking_s += time.monotonic() - started
+
+    def _ask(self, state: RowState, url: str, deadline: Deadline) -> bytes:
+        begin = _Beginnings(self._clock, deadline)
+
+        def before_hop(target: Target) -> None:
+            if self._robots is not None:
+                delay_s = self._robots.check(target, deadline, begin)
+                if delay_s:
+                    self._clock.slow_down(self._clock.group_of(target.host), delay_s)
+            begin(target)
+
+        before_hop(parse_url(url))
+        with self._guarded.open(url, deadline=deadline, before_hop=before_hop) as response:
+            state.http_status, state.final_url = response.status, response.url
+            state.robots_tags = response.robots_tags
+            if self._config.respect_robots_tag and forbids(response.robots_tags, self._config.robot):
+                raise self._refused(state, "robots_tag", "; ".join(response.robots_tags)[:200])
+            if is_placeholder(url, response.url):
+                raise self._refused(state, "placeholder", response.url[:200])
+            return response.read()
+
+    def _refused(self, state: RowState, reason: str, detail: str) -> FetchError:
+        error = FetchError(reason, detail, http_status=state.http_status)
+        error.url = state.final_url
+        return error
+
+    def _goes_back(self, state: RowState, turn: Turn) -> bool:
+        """Whether a row that failed is asked again; if so, it is in the queue."""
+        assert state.failure is not None
+        if len(state.urls) > 1 and (state.http_status or 0) in range(400, 500) and state.http_status != 429:
+            state.urls.popleft()  # no thumbnail of that width: the original is smaller
+            state.tries -= 1
+            self._queue.put_back(turn.row, 0.0)
+            return True
+        if not is_retryable(state.failure.reason) or self._groups[turn.row] in self._given_up:
+            return False
+        wait_s = self._wait_after(state, self._groups[turn.row])
+        if state.tries > self._config.retries or wait_s > self._config.max_wait_s:
+            return False
+        self._queue.put_back(turn.row, wait_s)
+        return True
+
+    def _wait_after(self, state: RowState, group: str) -> float:
+        """Seconds until the next try; a host that asks for time gets it from all rows, or is given up."""
+        assert state.failure is not None
+        with self._lock:
+            wait_s = backoff_s(self._config.backoff_s, state.tries, self._rng)
+        asked_s = state.failure.retry_after_s
+        if asked_s is None or state.http_status not in (429, 503):
+            return wait_s
+        if asked_s > self._config.max_wait_s:
+            self._given_up[group] = state.failure
+            return asked_s
+        self._clock.ledger.pause(group, asked_s)
+        return max(wait_s, asked_s)
+
+
+class _Beginnings:
+    """Keeps the pace of hosts within one try: its lease allows one request, each further one waits for its time."""
+
+    def __init__(self, clock: HostClock, deadline: Deadline) -> None:
+        self._clock = clock
+        self._deadline = deadline
+        self._used = False
+
+    def __call__(self, target: Target) -> None:
+        """To be called before each request. Raises `FetchError` if its time comes too late."""
+        if self._used and not self._clock.wait_for(target.host, self._deadline.left()):
+            raise FetchError("timeout", "the host may not be asked in time")
+        self._used = True
+
+
+def _candidates(url: str, config: FetchConfig) -> deque[str]:
+    thumbnail = thumbnail_url(url, config.wikimedia_width)
+    return deque([url] if thumbnail is None else [thumbnail, url])
+
+
+class _Body:
+    """A response as img2dataset reads it; whatever has to be judged by its headers has been."""
+
+    def __init__(self, body: bytes) -> None:
+        self.headers = Message()
+        self._body = body
+
+    def __enter__(self) -> "_Body":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Nothing is open."""
+
+    def read(self) -> bytes:
+        """The whole body."""
+        return self._body
