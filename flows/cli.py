@@ -8,6 +8,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+from flows.download_options import add_download_options
 from flows.evaluate_options import add_evaluate_options
 from flows.translate_options import add_translate_options
 
@@ -80,6 +81,7 @@ def parser() -> argparse.ArgumentParser:
     top.add_argument("--debug", action="store_true", help="show tracebacks and debug messages")
     commands = top.add_subparsers(title="commands", metavar="COMMAND", required=True)
     _add_jobs(commands)
+    _add_download(commands)
     _add_questions(commands)
     _add_services(commands)
     _add_translation(commands)
@@ -129,6 +131,11 @@ def _add_jobs(commands: Commands) -> None:
             default="prefect",
             help="through Prefect (default), or the same steps in threads without it",
         )
+
+
+def _add_download(commands: Commands) -> None:
+    text = "list the annotation files of upstream datasets and their licences, or download those of one"
+    add_download_options(_add(commands, "download", "download:download", text))
 
 
 def _add_questions(commands: Commands) -> None:
