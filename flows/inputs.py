@@ -8,6 +8,7 @@ from data_catalog.file_hashes import FileHashes
 from data_catalog.ingest import Source
 from data_catalog.language_pack import LanguagePack
 from data_catalog.shards import digest
+from data_catalog.sources.image_files import image_locations
 from data_catalog.sources.scenes.upstream import draw_upstream
 from flows.engines import open_engine, open_reverse_engine
 from flows.language_packs import language_pack, load_language_packs, named_language_packs, target_language_pack
@@ -22,7 +23,7 @@ class Inputs:
     """Everything a build depends on, opened and hashed before work starts.
 
     Args:
-        locations: folder or zip of local images, by source.
+        locations: folder, zip or tar of local images, or a glob of them, by source.
         location_digests: content hashes of those, by location.
         packs: language packs by language, the target's included.
         translator: the engine, or None where every source speaks the target language.
@@ -57,7 +58,7 @@ def open_inputs(recipe: Recipe, root: Path) -> Inputs:
     hashes = FileHashes(root / "file-hashes.json")
     sources = [_source(settings, hashes) for settings in recipe.sources]
     locations = _locations(recipe)
-    location_digests = {location: _location_digest(Path(location), root, hashes) for location in locations.values()}
+    location_digests = {location: _location_digest(location, root, hashes) for location in locations.values()}
     hashes.save()
     packs = _packs(recipe, named, pack)
     build_key = digest(
@@ -109,14 +110,20 @@ def _source(settings: SourceSettings, hashes: FileHashes) -> Source:
 
 
 def _locations(recipe: Recipe) -> dict[str, str]:
-    """Folder or zip of local images, of the sources that have one."""
+    """Where local images are, of the sources that have some."""
     found = {settings.name: settings.kind.images(settings.config) for settings in recipe.sources}
     return {name: str(location) for name, location in found.items() if location is not None}
 
 
-def _location_digest(location: Path, root: Path, hashes: FileHashes) -> str:
-    """Of a folder or zip of images; of a folder that holds the root too, the root is no part."""
-    if not location.is_dir():
-        return hashes.sha256(location)
-    upstream = location.absolute().is_relative_to(root.absolute())
-    return hashes.folder_digest(location, without=root / "datasets" if upstream else root)
+def _location_digest(location: str, root: Path, hashes: FileHashes) -> str:
+    """Of a location of images; of several, in any order, since which of them holds an image makes no difference."""
+    digests = sorted(_place_digest(path, root, hashes) for path in image_locations(location))
+    return digests[0] if len(digests) == 1 else digest(digests)
+
+
+def _place_digest(place: Path, root: Path, hashes: FileHashes) -> str:
+    """Of a folder, zip or tar of images; of a folder that holds the root too, the root is no part."""
+    if not place.is_dir():
+        return hashes.sha256(place)
+    upstream = place.absolute().is_relative_to(root.absolute())
+    return hashes.folder_digest(place, without=root / "datasets" if upstream else root)

@@ -1,4 +1,4 @@
-"""Flickr8k and Flickr30k: captions of images that lie in a folder or a zip.
+"""Flickr8k and Flickr30k: captions of images that lie in a folder or an archive.
 
 The format of each file is told by its content, for both datasets alike:
   tokens      `name.jpg#0<TAB>caption`             Flickr8k.token.txt, results_20130124.token
@@ -36,11 +36,11 @@ _CAPTIONS_HEADER = "image,caption"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FlickrConfig:
-    """Which captions files, and the folder or zip that holds their images.
+    """Which captions files, and the folder, zip or tar that holds their images.
 
     Args:
         files: paths or globs, plain or gzipped.
-        images: folder or zip in which the image names of the files are found.
+        images: folder, zip or tar, or a glob of them, in which the image names of the files are found.
     """
 
     files: tuple[str, ...]
@@ -51,7 +51,7 @@ class FlickrConfig:
         if not self.files:
             raise ConfigError("files must name at least one captions file of Flickr8k or Flickr30k")
         if not self.images:
-            raise ConfigError("images must name the folder or zip that holds the images")
+            raise ConfigError("images must name the folder, zip or tar that holds the images")
 
 
 def check_flickr(config: FlickrConfig) -> None:

@@ -32,7 +32,7 @@ class MscocoConfig:
 
     Args:
         files: paths or globs of JSON files, plain or gzipped.
-        images: folder or zip that holds the images by `file_name`; none means by URL.
+        images: folder, zip or tar, or a glob of them, that holds the images by `file_name`; none means by URL.
     """
 
     files: tuple[str, ...]

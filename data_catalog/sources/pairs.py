@@ -24,7 +24,7 @@ class PairsConfig:
         caption_column: holds the captions.
         url_column: holds URLs of images; exactly one of this and `path_column` is set.
         path_column: holds names of images inside `images`.
-        images: folder or zip of the images; by default the folder in which the files lie.
+        images: folder, zip or tar of the images, or a glob of them; by default the folder in which the files lie.
         lang: ISO 639-1 code of the captions; where `lang_column` is set too, of those without one there.
         lang_column: holds a code for each caption.
         license_column, attribution_column, page_column, split_column: optional, kept with the row.
@@ -75,7 +75,7 @@ def read_pairs(config: PairsConfig) -> Iterator[SourceRow]:
 
 
 def pairs_images(config: PairsConfig) -> str | None:
-    """The folder or zip of local images; None where images come by URL.
+    """The folder, zip or tar of local images, or a glob of them; None where images come by URL.
 
     Raises:
         ConfigError: `images` is not set and the files lie in several folders.

@@ -46,7 +46,7 @@ class SourceKind:
         read: yields one outcome for each upstream row, streaming.
         licence: what upstream says of the dataset as a whole; a row's own licence is in the row.
         languages: which languages its captions can be in, or None where only the rows tell.
-        images: folder or zip of local images, or None where images come by URL.
+        images: folder, zip or tar of local images, or a glob of them, or None where images come by URL.
         upstream_files: the files that rows are read from, sorted, without images.
     """
 

@@ -1,6 +1,10 @@
-"""Local images: found by name only inside their folder or zip."""
+"""Local images: found by name only inside their folder, zip or tar, or in one of several."""
 
+import io
+import os
+import tarfile
 import zipfile
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -9,6 +13,7 @@ import pytest
 from data_catalog.errors import ConfigError
 from data_catalog.sources.image_files import ImageFiles, open_images
 
+Opened = Callable[[Path], ImageFiles]
 FILES = {"a.jpg": b"A", "train/b.jpg": b"B" * 100_000, "val/b.jpg": b"other", "val/c è.jpg": b"C"}
 
 
@@ -29,8 +34,21 @@ def archive(tmp_path: Path, compression: int = zipfile.ZIP_DEFLATED) -> ImageFil
     return open_images(str(tmp_path / "images.zip"))
 
 
-@pytest.mark.parametrize("opened", [folder, archive])
-def test_read_by_name(tmp_path: Path, opened: type) -> None:
+def tar_archive(tmp_path: Path) -> ImageFiles:
+    with tarfile.open(tmp_path / "images.tar", "w") as file:
+        for name, content in FILES.items():
+            info = tarfile.TarInfo(f"./top/{name}")
+            info.size = len(content)
+            file.addfile(info, io.BytesIO(content))
+    return open_images(str(tmp_path / "images.tar"))
+
+
+EVERYWHERE = pytest.mark.parametrize("opened", [folder, archive, tar_archive])
+ARCHIVES = pytest.mark.parametrize("opened", [archive, tar_archive])
+
+
+@EVERYWHERE
+def test_read_by_name(tmp_path: Path, opened: Opened) -> None:
     images = opened(tmp_path)
     for name, content in FILES.items():
         assert images.read(name) == content
@@ -38,7 +56,7 @@ def test_read_by_name(tmp_path: Path, opened: type) -> None:
     images.close()
 
 
-@pytest.mark.parametrize("opened", [folder, archive])
+@EVERYWHERE
 @pytest.mark.parametrize(
     "name",
     [
@@ -52,10 +70,18 @@ def test_read_by_name(tmp_path: Path, opened: type) -> None:
         "train",
         "a.jpg/x",
         "a\0.jpg",
+        "A.jpg",
+        "a.JPG",
+        "train\\b.jpg",
+        "..\\a.jpg",
+        "C:\\a.jpg",
+        "C:/a.jpg",
+        "\\\\server\\a.jpg",
+        "\ud800.jpg",
         "x" * 5000,
     ],
 )
-def test_other_names_are_not_there(tmp_path: Path, opened: type, name: str) -> None:
+def test_other_names_are_not_there(tmp_path: Path, opened: Opened, name: str) -> None:
     (tmp_path / "a.jpg").write_bytes(b"outside")
     images = opened(tmp_path)
     with pytest.raises(FileNotFoundError):
@@ -65,8 +91,9 @@ def test_other_names_are_not_there(tmp_path: Path, opened: type, name: str) -> N
     images.close()
 
 
-def test_a_zip_member_by_its_last_parts(tmp_path: Path) -> None:
-    images = archive(tmp_path)
+@ARCHIVES
+def test_a_member_by_its_last_parts(tmp_path: Path, opened: Opened) -> None:
+    images = opened(tmp_path)
     assert images.read("c è.jpg") == b"C"
     assert images.read("other/top/val/b.jpg") == b"other"
     assert images.read("./a.jpg") == b"A"
@@ -81,28 +108,23 @@ def test_a_folder_knows_exact_names_only(tmp_path: Path) -> None:
         folder(tmp_path).read("c è.jpg")
 
 
-def test_a_damaged_member_is_an_os_error(tmp_path: Path) -> None:
-    archive(tmp_path, zipfile.ZIP_STORED).close()
-    path = tmp_path / "images.zip"
-    path.write_bytes(path.read_bytes().replace(b"B" * 100, b"X" * 100, 1))
-    images = open_images(str(path))
-    with pytest.raises(OSError, match=r"train/b\.jpg in .* cannot be read"):
-        images.read("train/b.jpg")
-    assert images.read("a.jpg") == b"A"
-    images.close()
-
-
-@pytest.mark.parametrize("content", [b"", b"no zip", b"PK\x03\x04 cut off"])
-def test_no_zip_is_a_config_error(tmp_path: Path, content: bytes) -> None:
+@pytest.mark.parametrize("content", [b"", b"no archive", b"PK\x03\x04 cut off", bytes(10_240), b"\xff\xd8\xff picture"])
+def test_no_archive_is_a_config_error(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "images.zip").write_bytes(content)
-    with pytest.raises(ConfigError, match="no folder and no whole zip"):
+    with pytest.raises(ConfigError, match="no folder, no tar and no whole zip"):
         open_images(str(tmp_path / "images.zip"))
     with pytest.raises(ConfigError, match="does not exist"):
         open_images(str(tmp_path / "images"))
 
 
-@pytest.mark.parametrize("opened", [folder, archive])
-def test_digest_changes_with_names_and_content_only(tmp_path: Path, opened: type) -> None:
+def test_a_pipe_is_a_config_error(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "images.zip")
+    with pytest.raises(ConfigError, match="no folder and no file"):
+        open_images(str(tmp_path / "images.zip"))
+
+
+@EVERYWHERE
+def test_digest_changes_with_names_and_content_only(tmp_path: Path, opened: Opened) -> None:
     images = opened(tmp_path)
     whole, some = images.digest(), images.digest(["a.jpg", "val/c è.jpg", "none.jpg"])
     (tmp_path / "again").mkdir()
@@ -120,9 +142,96 @@ def test_a_folders_digest_sees_changes_and_no_hidden_files(tmp_path: Path) -> No
     assert images.digest() != before
 
 
-def test_many_threads(tmp_path: Path) -> None:
-    images = archive(tmp_path)
+@EVERYWHERE
+def test_many_threads(tmp_path: Path, opened: Opened) -> None:
+    images = opened(tmp_path)
     with ThreadPoolExecutor(8) as pool:
         found = list(pool.map(images.read, [*FILES] * 50))
     assert found == [*FILES.values()] * 50
     images.close()
+
+
+def test_only_regular_files_of_a_folder(tmp_path: Path) -> None:
+    images = folder(tmp_path)
+    os.mkfifo(tmp_path / "images" / "pipe.jpg")
+    (tmp_path / "images" / "device.jpg").symlink_to("/dev/zero")
+    (tmp_path / "images" / "dangling.jpg").symlink_to("none")
+    (tmp_path / "images" / "loop.jpg").symlink_to("loop.jpg")
+    for name in ("pipe.jpg", "device.jpg", "dangling.jpg", "loop.jpg"):
+        with pytest.raises(FileNotFoundError):
+            images.read(name)
+    assert len(images.digest()) == 64
+
+
+def test_links_of_a_folder_are_followed(tmp_path: Path) -> None:
+    images = folder(tmp_path)
+    (tmp_path / "blobs").mkdir()
+    (tmp_path / "blobs" / "0af3").write_bytes(b"blob")
+    (tmp_path / "images" / "linked.jpg").symlink_to("../blobs/0af3")
+    (tmp_path / "images" / "blobs").symlink_to(tmp_path / "blobs")
+    assert (images.read("linked.jpg"), images.read("blobs/0af3"), images.size("linked.jpg")) == (b"blob", b"blob", 4)
+
+
+def test_a_file_that_grows_while_it_is_read(tmp_path: Path) -> None:
+    """What the kernel makes up as it is read has no size beforehand, as a file has that someone still writes."""
+    (tmp_path / "images").mkdir()
+    (tmp_path / "images" / "growing.jpg").symlink_to("/proc/self/status")
+    images = open_images(str(tmp_path / "images"))
+    with pytest.raises(OSError, match="changed while it was read"):
+        images.read("growing.jpg")
+
+
+def several(tmp_path: Path) -> str:
+    for name in ("a", "b", "c"):
+        (tmp_path / name).mkdir()
+    folder(tmp_path / "a")
+    with zipfile.ZipFile(tmp_path / "b" / "images-2.zip", "w") as file:
+        file.writestr("zipped.jpg", b"Z")
+        file.writestr("both.jpg", b"1")
+    with tarfile.open(tmp_path / "c" / "images.tar", "w") as tar:
+        for name in ("tarred.jpg", "deep/both.jpg"):
+            tar.addfile(tarfile.TarInfo(name))
+    return f"{tmp_path}/*/images*"
+
+
+def test_a_glob_of_several_places(tmp_path: Path) -> None:
+    location = several(tmp_path)
+    images = open_images(location)
+    assert [images.read(name) for name in ("a.jpg", "zipped.jpg", "tarred.jpg")] == [b"A", b"Z", b""]
+    assert (images.size("train/b.jpg"), images.size("zipped.jpg")) == (100_000, 1)
+    with pytest.raises(FileNotFoundError, match="in none of 3"):
+        images.read("none.jpg")
+    with pytest.raises(FileNotFoundError, match="in 2 of 3"):
+        images.read("both.jpg")
+    whole = images.digest()
+    images.close()
+    (tmp_path / "a" / "images" / "a.jpg").write_bytes(b"changed")
+    again = open_images(location)
+    assert again.digest() != whole
+    assert again.digest(["zipped.jpg"]) == again.digest(["zipped.jpg"]) != again.digest(["tarred.jpg"])
+    again.close()
+
+
+def test_a_place_that_is_meant_twice_is_opened_once(tmp_path: Path) -> None:
+    archive(tmp_path).close()
+    (tmp_path / "images-again.zip").symlink_to("images.zip")
+    images = open_images(str(tmp_path / "*.zip"))
+    assert images.read("a.jpg") == b"A"
+    images.close()
+
+
+def test_a_real_name_with_brackets_is_no_glob(tmp_path: Path) -> None:
+    archive(tmp_path).close()
+    (tmp_path / "images.zip").rename(tmp_path / "images[1].zip")
+    images = open_images(str(tmp_path / "images[1].zip"))
+    assert images.read("a.jpg") == b"A"
+    images.close()
+
+
+def test_a_glob_is_checked_as_a_whole(tmp_path: Path) -> None:
+    location = several(tmp_path)
+    (tmp_path / "c" / "images-3.zip").write_bytes(b"cut off")
+    with pytest.raises(ConfigError, match=r"images-3\.zip, which is no folder, no tar and no whole zip"):
+        open_images(location)
+    with pytest.raises(ConfigError, match="matches no folder, zip or tar"):
+        open_images(str(tmp_path / "none*"))
