@@ -139,8 +139,8 @@ def _download_once(
         return False
     with response:
         partial.accept(response.status, response.headers)
-        _require_size(partial.url, partial.total or 0, config)
         _require_announced(partial, expected)
+        _require_size(partial.url, partial.total or 0, config)
         _append(response, partial, config)
     _require_whole(partial.url, partial.num_bytes, partial.total or expected.num_bytes)
     return True

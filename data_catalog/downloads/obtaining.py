@@ -167,6 +167,8 @@ def _staged(file: UpstreamFile, missing: Sequence[str], partial: PartialFile, st
     try:
         unpack_members(partial.path, list(names.values()), staging)
     except ConfigError as error:
+        if file.expected.checksum is None:
+            partial.remove()  # else it is the published one, and would come again as it is
         raise ConfigError(f"{file.url} gave an archive that cannot be used: {error}") from error
     return {path: staging / name for path, name in names.items()}
 

@@ -1,0 +1,91 @@
+"""The registry: what it refuses, and that the one that ships leads where the recipes look."""
+
+import tomllib
+from collections.abc import Callable
+from fnmatch import fnmatch
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from data_catalog.downloads import registry
+from data_catalog.downloads.registry import UpstreamSource, parse_registry
+from data_catalog.errors import ConfigError
+
+SHA256 = "0" * 64
+FILE = {"file": "a/b.tsv", "url": "https://example.org/b.tsv"}
+ROOT = Path(__file__).resolve().parents[3]
+
+MakeSource = Callable[..., UpstreamSource]
+
+
+@pytest.fixture(scope="module")
+def shipped() -> dict[str, UpstreamSource]:
+    """The registry that ships."""
+    text = Path(registry.__file__).with_suffix(".toml").read_text(encoding="utf-8")
+    return parse_registry(tomllib.loads(text), named="the registry")
+
+
+@pytest.mark.parametrize(
+    ("entry", "message"),
+    [
+        ({"file": "a.tsv"}, "either url or by_hand"),
+        (FILE | {"by_hand": "ask"}, "either url or by_hand"),
+        (FILE | {"members": ["a"]}, "either file or members"),
+        (FILE | {"file": "../b.tsv"}, "is no path inside"),
+        (FILE | {"file": "/b.tsv"}, "is no path inside"),
+        (FILE | {"file": "a//b.tsv"}, "is no path inside"),
+        (FILE | {"file": "a\\b.tsv"}, "is no path inside"),
+        (FILE | {"file": "a/.hidden"}, "is no path inside"),
+        (FILE | {"file": 3}, "needs file, one line of text"),
+        (FILE | {"size": 3}, "unknown key size"),
+        (FILE | {"num_bytes": 0}, "num_bytes must be a whole number"),
+        (FILE | {"num_bytes": True}, "num_bytes must be a whole number"),
+        (FILE | {"sha256": SHA256[1:]}, "is no sha256: give its 64 hexadecimal digits"),
+        (FILE | {"md5": "g" * 32}, "is no md5: give its 32 hexadecimal digits"),
+        (FILE | {"sha256": SHA256, "md5": "0" * 32}, "has both sha256 and md5"),
+        (FILE | {"url": "ftp://example.org/b"}, "is not asked: only https"),
+        (FILE | {"url": "file:///etc/passwd", "sha256": SHA256}, "is no URL to download from"),
+        (FILE | {"url": "file://localhost/etc/passwd", "sha256": SHA256}, "is not asked: only https"),
+        (FILE | {"url": "https://me:secret@example.org/b"}, "holds a user name or a password"),
+        ({"members": ["a/x.json", "b/x.json"], "url": FILE["url"]}, "two members have the same last part"),
+        ({"members": [], "url": FILE["url"]}, "members must be a list of paths"),
+        ("b.tsv", "must be a table"),
+    ],
+)
+def test_files_that_cannot_be_meant_are_refused(source: MakeSource, entry: Any, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        source(entry)
+
+
+def test_sources_that_cannot_be_meant_are_refused(source: MakeSource) -> None:
+    with pytest.raises(ConfigError, match=r"registry puts two files at a/b\.tsv"):
+        source(FILE, FILE)
+    with pytest.raises(ConfigError, match="registry: some has no files"):
+        source()
+    with pytest.raises(ConfigError, match="the kind 'laion' is none of wit, mscoco"):
+        source(FILE, kind="laion")
+    with pytest.raises(ConfigError, match="needs licence, one line of text"):
+        source(FILE, licence="")
+    with pytest.raises(ConfigError, match="registry lists no sources"):
+        parse_registry({}, named="registry")
+
+
+def test_what_ships_has_the_sources_of_the_papers(shipped: dict[str, UpstreamSource]) -> None:
+    names = {"wit", "mscoco", "mscoco_it", "cc3m", "cc12m", "sbu", "flickr8k", "flickr30k"}
+    assert names <= set(shipped)
+    assert {name for name in names if shipped[name].kind != name} == set()
+    assert [name for name, source in shipped.items() if not all(file.url for file in source.files)] == ["flickr30k"]
+
+
+@pytest.mark.parametrize("recipe", ["italian", "german"])
+def test_what_ships_fills_the_folders_of_the_recipes(shipped: dict[str, UpstreamSource], recipe: str) -> None:
+    document = tomllib.loads((ROOT / "flows" / "recipes" / f"{recipe}.toml").read_text(encoding="utf-8"))
+    for name, settings in document["sources"].items():
+        paths = {path for file in shipped[name].files for path in file.paths}
+        wanted = [pattern.removeprefix("{data}/") for pattern in settings["files"]]
+        assert all(any(fnmatch(path, pattern) for path in paths) for pattern in wanted)
+        if "images" in settings:
+            assert settings["images"] == f"{{data}}/{shipped[name].images}"
+    every = [path for source in shipped.values() for file in source.files for path in file.paths]
+    assert sum(fnmatch(path, "wit/wit_v1.train.all-*.tsv.gz") for path in every) == 10

@@ -1,0 +1,188 @@
+"""Files of a registry from an upstream on loopback: resumed, verified, recorded; or refused, and nothing is left."""
+
+import hashlib
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from data_catalog.downloads.obtaining import Order, require_space
+from data_catalog.downloads.record import read_record
+from data_catalog.downloads.registry import UpstreamSource
+from data_catalog.errors import ConfigError, TransientError
+
+MakeSource = Callable[..., UpstreamSource]
+Get = Callable[[UpstreamSource], list[Any]]
+PLACE = "cc3m/train.tsv"
+
+
+def sha256(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()
+
+
+def tree(folder: Path) -> list[str]:
+    """Files below a folder, the lock aside."""
+    return sorted(
+        path.relative_to(folder).as_posix()
+        for path in folder.rglob("*")
+        if path.is_file() and path.name != ".writer-lock"
+    )
+
+
+@pytest.fixture
+def entry(upstream: Any, captions: bytes) -> dict[str, Any]:
+    """A file of the registry whose size and sha256 are published."""
+    upstream.files["/p"] = captions
+    return {"file": PLACE, "url": upstream.url("/p"), "num_bytes": len(captions), "sha256": sha256(captions)}
+
+
+def test_a_file_comes_is_verified_and_recorded(
+    upstream: Any, source: MakeSource, entry: dict[str, Any], captions: bytes, folder: Path, get: Get
+) -> None:
+    (obtained,) = get(source(entry))
+    assert (folder / PLACE).read_bytes() == captions
+    assert (obtained.path, obtained.came) == (PLACE, True)
+    record = read_record(folder)[PLACE]
+    assert obtained.download == record
+    assert (record.url, record.sha256, record.num_bytes) == (upstream.url("/p"), sha256(captions), len(captions))
+    assert (record.licence, record.licence_accepted, record.verified_by) == ("Some Licence 1.0", True, "sha256")
+    assert record.recorded_at.endswith("+00:00")
+    assert tree(folder) == [PLACE, "downloads.json"]
+    (again,) = get(source(entry))
+    assert (again.came, again.download) == (False, record)
+    assert len(upstream.requests) == 1
+
+
+def test_a_cut_download_goes_on_in_the_next_run(
+    upstream: Any, source: MakeSource, entry: dict[str, Any], captions: bytes, folder: Path, get: Get
+) -> None:
+    upstream.faults["/p"] = [upstream.cut(100_000, captions), upstream.status(503), upstream.status(503)]
+    with pytest.raises(TransientError, match="answers HTTP 503"):
+        get(source(entry))
+    assert not (folder / PLACE).exists()
+    assert get(source(entry))[0].came
+    assert (folder / PLACE).read_bytes() == captions
+    assert upstream.headers_of("/p")[3]["Range"] == "bytes=100000-"
+
+
+def test_a_file_that_upstream_changes_in_between_is_not_joined(
+    upstream: Any, source: MakeSource, captions: bytes, folder: Path, get: Get
+) -> None:
+    upstream.files["/p"] = captions
+    upstream.faults["/p"] = [upstream.cut(100_000, captions.replace(b"caption", b"picture"))]
+    get(source({"file": PLACE, "url": upstream.url("/p")}))
+    assert (folder / PLACE).read_bytes() == captions
+    assert "Range" in upstream.headers_of("/p")[1]
+
+
+def test_another_file_is_removed_so_that_the_next_run_starts_anew(
+    upstream: Any, source: MakeSource, entry: dict[str, Any], captions: bytes, folder: Path, get: Get
+) -> None:
+    upstream.files["/p"] = b"x" * len(captions)
+    with pytest.raises(ConfigError, match=rf"sha256 of what .*/p gave is \w+, not {sha256(captions)}.*is removed"):
+        get(source(entry))
+    assert tree(folder) == []
+    upstream.files["/p"] = captions
+    assert get(source(entry))[0].came
+    assert "Range" not in upstream.headers_of("/p")[1]
+
+
+def test_another_size_is_refused_before_it_comes(
+    upstream: Any, source: MakeSource, entry: dict[str, Any], captions: bytes, folder: Path, get: Get
+) -> None:
+    upstream.files["/p"] = captions + b"one more\thttps://example.org/more.jpg\n"
+    with pytest.raises(ConfigError, match=r"has [\d,]+ bytes and not [\d,]+: another file is there now"):
+        get(source(entry))
+    assert tree(folder) == []
+
+
+def test_a_damaged_record_is_told_and_nothing_is_asked(
+    upstream: Any, source: MakeSource, entry: dict[str, Any], folder: Path, get: Get
+) -> None:
+    folder.mkdir()
+    for text in ("{}", "[", '{"files": {"p": {"url": 1}}}'):
+        (folder / "downloads.json").write_text(text, encoding="utf-8")
+        with pytest.raises(ConfigError, match=r"downloads\.json is damaged .*: move it away"):
+            get(source(entry))
+    assert upstream.requests == []
+
+
+def test_plain_http_is_asked_where_a_sha256_vouches(
+    upstream: Any, source: MakeSource, entry: dict[str, Any], folder: Path, get: Get, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    url = "http://upstream.example/p"
+    upstream.files[url] = upstream.files["/p"]
+    for name in ("no_proxy", "NO_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("http_proxy", upstream.url(""))  # which is asked for the whole URL
+    upstream.faults[url] = [upstream.status(302, Location="http://elsewhere.example/p")]
+    with pytest.raises(ConfigError, match=r"http://elsewhere\.example/p is not asked: only https"):
+        get(source(entry | {"url": url}))
+    assert get(source(entry | {"url": url}))[0].came
+    assert [path for path, _ in upstream.requests] == [url, url]
+
+
+@pytest.mark.parametrize("checksum", [{}, {"md5": "0" * 32}, {"git_blob": "0" * 40}])
+def test_plain_http_is_refused_without_a_sha256(source: MakeSource, checksum: dict[str, str]) -> None:
+    with pytest.raises(ConfigError, match=r"http://example\.org/p is not asked: only https"):
+        source({"file": PLACE, "url": "http://example.org/p", **checksum})
+
+
+@pytest.mark.parametrize("algorithm", ["md5", "git_blob"])
+def test_other_checksums_are_compared(
+    upstream: Any, source: MakeSource, captions: bytes, folder: Path, get: Get, tmp_path: Path, algorithm: str
+) -> None:
+    (tmp_path / "p").write_bytes(captions)
+    asked = ["md5sum", "p"] if algorithm == "md5" else ["git", "hash-object", "--no-filters", "p"]
+    published = subprocess.run(asked, cwd=tmp_path, capture_output=True, text=True, check=True).stdout.split()[0]
+    upstream.files["/p"] = captions
+    known = {"file": PLACE, "url": upstream.url("/p"), algorithm: published}
+    (obtained,) = get(source(known))
+    assert (obtained.download.verified_by, obtained.download.sha256) == (algorithm, sha256(captions))
+    (folder / PLACE).unlink()
+    upstream.files["/p"] = captions[:-1] + b" "
+    with pytest.raises(ConfigError, match=f"the {algorithm} of what .* gave is"):
+        get(source(known))
+
+
+def test_without_a_checksum_a_page_that_says_sorry_is_no_file(
+    upstream: Any, source: MakeSource, captions: bytes, folder: Path, get: Get
+) -> None:
+    upstream.files["/p"] = b"<!DOCTYPE html><title>Sign in to this network</title>"
+    unknown = source({"file": PLACE, "url": upstream.url("/p")})
+    with pytest.raises(ConfigError, match=r"is not what some reads, and is removed: .*expected a cc3m TSV"):
+        get(unknown)
+    assert tree(folder) == []
+    upstream.files["/p"] = captions
+    (obtained,) = get(unknown)
+    assert (obtained.download.verified_by, obtained.download.sha256) == ("", sha256(captions))
+
+
+def test_what_came_by_other_means_is_compared_or_kept(
+    upstream: Any, source: MakeSource, entry: dict[str, Any], captions: bytes, folder: Path, get: Get
+) -> None:
+    place = folder / PLACE
+    place.parent.mkdir(parents=True)
+    place.write_bytes(b"mine")
+    with pytest.raises(ConfigError, match="it is another file than the published one; move it away"):
+        get(source(entry))
+    unknown = source({"file": PLACE, "url": upstream.url("/p")})
+    assert [(each.came, each.download) for each in get(unknown)] == [(False, None)]
+    assert place.read_bytes() == b"mine"
+    place.write_bytes(captions)
+    (obtained,) = get(source(entry))
+    assert (obtained.came, obtained.download.sha256) == (False, sha256(captions))
+    place.write_bytes(b"changed")
+    with pytest.raises(ConfigError, match="is not as it came"):
+        get(source(entry))
+    assert upstream.requests == []
+
+
+def test_a_full_disk_is_told_before_work_starts(source: MakeSource, entry: dict[str, Any], folder: Path) -> None:
+    huge = source(entry | {"num_bytes": 10**18})
+    order = Order(source=huge, folder=folder, licence_accepted=True)
+    with pytest.raises(ConfigError, match=r"needs 1,000,000,000,000,000,000 more bytes, and the disk of"):
+        require_space(huge.files, order)
+    assert not folder.exists()

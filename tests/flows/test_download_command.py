@@ -1,0 +1,208 @@
+"""`vernaclip download` as a user meets it, with a registry that points to Python's own file server."""
+
+import gzip
+import hashlib
+import json
+import shutil
+import threading
+from collections.abc import Iterator
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import pytest
+
+from flows.cli import main
+
+CAPTIONS = b"a dog\thttps://example.org/1.jpg\na cat\thttps://example.org/2.jpg\n"
+RESULTS = "image_name| comment_number| comment\n1.jpg| 0| A dog .\n"
+LICENCE = "Some Licence 1.0"
+
+
+class _Quiet(SimpleHTTPRequestHandler):
+    def log_message(self, *args: object) -> None:
+        """Silence."""
+
+
+def _table(name: str, kind: str, **more: str) -> str:
+    texts = {"kind": kind, "title": f"All of {name}", "licence": LICENCE, "terms": "Do as you like."}
+    texts |= {"page": "https://example.org/terms", "recorded_in": "a test"} | more
+    return f"[{name}]\n" + "".join(f"{key} = {json.dumps(value)}\n" for key, value in texts.items())
+
+
+@pytest.fixture
+def registry(tmp_path: Path) -> Iterator[Path]:
+    """A source of two files, of which one has no published checksum, and one that wants a person."""
+    served = tmp_path / "served"
+    served.mkdir()
+    (served / "train.tsv").write_bytes(CAPTIONS)
+    (served / "val.tsv").write_bytes(gzip.compress(CAPTIONS, mtime=0))
+    path = tmp_path / "registry.toml"
+    with ThreadingHTTPServer(("127.0.0.1", 0), partial(_Quiet, directory=str(served))) as server:
+        url = f"http://127.0.0.1:{server.server_address[1]}"
+        path.write_text(
+            f"{_table('cc', 'cc3m')}\n"
+            f'[[cc.files]]\nfile = "cc/train.tsv"\nurl = "{url}/train.tsv"\nnum_bytes = {len(CAPTIONS)}\n'
+            f'sha256 = "{hashlib.sha256(CAPTIONS).hexdigest()}"\n'
+            f'[[cc.files]]\nfile = "cc/val.tsv"\nurl = "{url}/val.tsv"\n'
+            f"{_table('photos', 'flickr30k', images='photos/images')}\n"
+            '[[photos.files]]\nfile = "photos/results.csv"\nby_hand = "Fill in the form at https://example.org/form."\n',
+            encoding="utf-8",
+        )
+        threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
+        yield path
+        server.shutdown()
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Of all data; it is not there yet."""
+    return tmp_path / "data"
+
+
+@pytest.fixture
+def arguments(registry: Path, folder: Path) -> list[str]:
+    """What every command of a test ends with."""
+    return ["--to", str(folder), "--registry", str(registry)]
+
+
+def test_nothing_comes_before_the_licence_is_accepted_by_its_name(
+    arguments: list[str], folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["download", "cc", *arguments]) == 1
+    out, error = capsys.readouterr()
+    assert "terms    Do as you like." in out
+    assert "https://example.org/terms" in out
+    assert error.count("\n") == 1
+    assert f'add --accept "{LICENCE}"' in error
+    assert main(["download", "cc", "--accept", "yes", *arguments]) == 1
+    assert "the licence of cc is not called 'yes'" in capsys.readouterr().err
+    assert not folder.exists()
+
+
+def test_files_come_and_the_command_says_what_is_known_of_them(
+    arguments: list[str], folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for news in ("came", "there already"):
+        assert main(["download", "cc", "--accept", LICENCE.lower(), *arguments]) == 0
+        val = gzip.compress(CAPTIONS, mtime=0)
+        assert capsys.readouterr().out.splitlines() == [
+            f"{news} {folder / 'cc/train.tsv'}: {len(CAPTIONS)} bytes, equal to the published sha256",
+            f"  sha256 {hashlib.sha256(CAPTIONS).hexdigest()}",
+            f"{news} {folder / 'cc/val.tsv'}: {len(val)} bytes, no checksum is published",
+            f"  sha256 {hashlib.sha256(val).hexdigest()}",
+        ]
+    record = json.loads((folder / "downloads.json").read_text(encoding="utf-8"))["files"]
+    assert {name: entry["sha256"] for name, entry in record.items()} == {
+        "cc/train.tsv": hashlib.sha256(CAPTIONS).hexdigest(),
+        "cc/val.tsv": hashlib.sha256(val).hexdigest(),
+    }
+    assert {(entry["source"], entry["licence"], entry["licence_accepted"]) for entry in record.values()} == {
+        ("cc", LICENCE, True)
+    }
+    assert main(["download", "cc", *arguments]) == 0  # nothing is left to accept anything for
+
+
+def test_single_files_by_pattern(arguments: list[str], folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["download", "cc", "--accept", LICENCE, "--only", "val*", *arguments]) == 0
+    assert [path.name for path in (folder / "cc").glob("[!.]*")] == ["val.tsv"]
+    capsys.readouterr()
+    assert main(["download", "cc", "--accept", LICENCE, "--only", "test*", *arguments]) == 1
+    assert "no file of cc fits 'test*': it has cc/train.tsv, cc/val.tsv" in capsys.readouterr().err
+
+
+def test_the_list_says_what_is_there(arguments: list[str], folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (folder / "photos").mkdir(parents=True)
+    (folder / "photos" / "results.csv").write_text(RESULTS, encoding="utf-8")
+    assert main(["download", "cc", "--accept", LICENCE, "--only", "val*", *arguments]) == 0
+    capsys.readouterr()
+    assert main(["download", *arguments]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split() for line in lines[2:5]] == [
+        ["cc", "cc/train.tsv", "0.0", "sha256", "no"],
+        ["cc", "cc/val.tsv", "unknown", "none", "yes"],
+        ["photos", "photos/results.csv", "by", "hand", "none", "yes,", "by", "other", "means"],
+    ]
+    assert lines.count(f"  licence  {LICENCE}") == 2
+
+
+def test_a_source_with_a_form_says_what_to_fetch_and_then_checks_it(
+    arguments: list[str], folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["download", "photos", *arguments]) == 1
+    out, error = capsys.readouterr()
+    assert f"to do    {folder / 'photos/results.csv'}: Fill in the form at https://example.org/form." in out
+    assert f"to do    {folder / 'photos/images'}: the images" in out
+    assert "photos/results.csv of photos has to be fetched by hand: do so, and run this again" in error
+    assert not folder.exists()
+    (folder / "photos").mkdir(parents=True)
+    place = folder / "photos" / "results.csv"
+    for text, images, message in (
+        ("<html>", True, "results.csv is not Flickr captions"),
+        (RESULTS, False, "photos/images, which does not exist"),
+    ):
+        place.write_text(text, encoding="utf-8")
+        (folder / "photos" / "images").mkdir() if images else (folder / "photos" / "images").rmdir()
+        assert main(["download", "photos", *arguments]) == 1
+        assert message in capsys.readouterr().err
+    (folder / "photos" / "images").mkdir()
+    assert main(["download", "photos", *arguments]) == 0
+    assert capsys.readouterr().out == f"there, and it reads as flickr30k: {place}\n"
+    entry = json.loads((folder / "downloads.json").read_text(encoding="utf-8"))["files"]["photos/results.csv"]
+    assert (entry["url"], entry["licence_accepted"]) == ("", False)
+    assert entry["sha256"] == hashlib.sha256(RESULTS.encode()).hexdigest()
+
+
+def test_check_finds_what_has_changed(arguments: list[str], folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["download", "cc", "--check", *arguments]) == 1
+    assert "none of these files of cc is in" in capsys.readouterr().err
+    assert main(["download", "cc", "--accept", LICENCE, *arguments]) == 0
+    assert main(["download", "cc", "--check", *arguments]) == 0
+    assert capsys.readouterr().out.endswith("all 2 read as cc3m\n")
+    (folder / "cc" / "train.tsv").write_bytes(CAPTIONS.replace(b"dog", b"god"))
+    assert main(["download", "cc", "--check", *arguments]) == 1
+    assert "train.tsv is not as it came" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["wot"], "no source is called 'wot': there are cc, photos"),
+        (["--accept", LICENCE], "--accept, --only and --check need a source"),
+        (["--check"], "--accept, --only and --check need a source"),
+    ],
+)
+def test_mistakes_are_told(
+    arguments: list[str], words: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["download", *words, *arguments]) == 1
+    assert message in capsys.readouterr().err
+
+
+def test_a_registry_that_cannot_be_read_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "registry.toml"
+    for text, message in ((None, "cannot be read"), ("[", "cannot be read"), ("a = 1", "a must be a table")):
+        if text is not None:
+            path.write_text(text, encoding="utf-8")
+        assert main(["download", "--registry", str(path)]) == 1
+        assert message in capsys.readouterr().err
+
+
+def test_the_registry_that_ships_is_listed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["download", "--to", str(tmp_path)]) == 0
+    out = capsys.readouterr().out
+    for name in ("wit", "mscoco", "mscoco_it", "cc3m", "cc12m", "sbu", "flickr8k", "flickr30k"):
+        assert f"\n{name}: " in out
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.real_data
+def test_real_files_are_what_the_registry_says(
+    tmp_path: Path, shared_data: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree(shared_data / "mscoco_it", tmp_path / "mscoco_it")
+    for words in (["--only", "*devset*"], ["--only", "*devset*", "--check"]):
+        assert main(["download", "mscoco_it", "--to", str(tmp_path), *words]) == 0
+    out = capsys.readouterr().out
+    assert out.count("equal to the published sha256") == out.count("as it came: ") == 2
+    assert out.endswith("all 2 read as mscoco_it\n")
