@@ -7,18 +7,14 @@ printed goes to standard error. The child writes only into the folder that a job
 import json
 import os
 import queue
-import resource
 import sys
 import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TextIO
 
-from data_catalog.images.normalise import ImageRejectedError, NormaliseConfig, normalise_image
+from data_catalog.images.normalising import limit_memory, normalise_rows
 
-RAW_FILE = "raw.bin"
-ROWS_FILE = "rows.jsonl"
-JPEG_FILE = "jpeg.bin"
 # Exit status of a child whose address space is used up: what it would do next can't be trusted.
 OUT_OF_MEMORY = 77
 
@@ -27,13 +23,16 @@ Work = Callable[[dict[str, Any], Report], None]
 
 
 def main(arguments: list[str]) -> int:
-    """Serve jobs until standard input closes; `arguments`: kind of work, then the memory limit in bytes (0: none)."""
+    """Serve jobs until standard input closes.
+
+    `arguments`: kind of work, then a memory limit for decoding, in bytes (0: none, and no decoders).
+    """
     kind, memory_bytes = arguments[0], int(arguments[1])
     events = _claim_output()
     jobs: queue.SimpleQueue[dict[str, Any]] = queue.SimpleQueue()
     threading.Thread(target=_read_jobs, args=(jobs,), daemon=True).start()
     if memory_bytes:
-        resource.setrlimit(resource.RLIMIT_AS, (memory_bytes, resource.getrlimit(resource.RLIMIT_AS)[1]))
+        limit_memory(memory_bytes)
 
     one_at_a_time = threading.Lock()
 
@@ -79,43 +78,7 @@ def _fetch(job: dict[str, Any], report: Report) -> None:
     fetch_rows(Path(job["folder"]), Path(job["hosts"]), FetchConfig.from_values(job["config"]), report)
 
 
-def _normalise(job: dict[str, Any], report: Report) -> None:
-    """Rows are lines `[row, offset, length]`, in order; an event follows each before the next is begun."""
-    from PIL import Image
-
-    config = NormaliseConfig(**job["config"])
-    # Some decoders reserve memory as soon as a file is opened; Pillow then refuses twice this number by itself.
-    Image.MAX_IMAGE_PIXELS = max(1, config.max_pixels // 2)
-    folder = Path(job["folder"])
-    lines = (folder / ROWS_FILE).read_text(encoding="utf-8").splitlines()
-    report({"ready": True})
-    with Path(job["raw"]).open("rb") as source, (folder / JPEG_FILE).open("wb", buffering=0) as sink:
-        for row, offset, length in map(json.loads, lines):
-            source.seek(offset)
-            start = sink.tell()
-            event = _normalise_one(source.read(length), config, sink.write)
-            report({"row": row, "offset": start, "length": sink.tell() - start, **event})
-
-
-def _normalise_one(raw: bytes, config: NormaliseConfig, write: Callable[[bytes], int]) -> dict[str, Any]:
-    try:
-        image = normalise_image(raw, config)
-    except ImageRejectedError as error:
-        return {"reason": error.reason, "detail": error.detail}
-    view = memoryview(image.jpeg)
-    while view:
-        view = view[write(bytes(view)) :]
-    return {
-        "reason": None,
-        "detail": None,
-        "width": image.width,
-        "height": image.height,
-        "original_width": image.original_width,
-        "original_height": image.original_height,
-    }
-
-
-WORK: dict[str, Work] = {"fetch": _fetch, "normalise": _normalise}
+WORK: dict[str, Work] = {"fetch": _fetch, "normalise": normalise_rows}
 
 if __name__ == "__main__":
     sys.exit(main(sys.argv[1:]))

@@ -7,8 +7,8 @@ from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 
-from data_catalog.images.child import JPEG_FILE, RAW_FILE, ROWS_FILE
 from data_catalog.images.normalise import NormaliseConfig
+from data_catalog.images.normalising import PICTURES_FILE, RAW_FILE, ROWS_FILE
 from data_catalog.images.pool import ChildPool
 from data_catalog.images.process import ChildDiedError
 from data_catalog.images.tables import Outcome, Piece, Row, failed, read_groups
@@ -16,6 +16,7 @@ from data_catalog.images.tables import Outcome, Piece, Row, failed, read_groups
 logger = logging.getLogger(__name__)
 
 _TRIES = 2
+_FACTS = ("width", "height", "original_width", "original_height", "original_format", "phash")
 
 
 def image_rows(raw: Path, config: NormaliseConfig, folder: Path, pool: ChildPool) -> Iterator[Row]:
@@ -25,24 +26,23 @@ def image_rows(raw: Path, config: NormaliseConfig, folder: Path, pool: ChildPool
         place.mkdir()
         outcomes = _decode(group, config, place, pool)
         for position, row in enumerate(group):
-            yield _image_row(row, outcomes.get(position))
+            yield _image_row(row, outcomes.get(position), config)
         for file in place.rglob("*.bin"):
             file.unlink()
 
 
-def _image_row(raw: Row, outcome: Outcome | None) -> Row:
+def _image_row(raw: Row, outcome: Outcome | None, config: NormaliseConfig) -> Row:
     """A row that came without bytes keeps the reason for that."""
     outcome = outcome or failed(raw["drop_reason"], raw["detail"])
+    is_good = outcome["piece"] is not None
     return {
         "sample_id": raw["sample_id"],
         "drop_reason": outcome["reason"],
         "detail": outcome["detail"],
-        "bytes": outcome["piece"].read() if outcome["piece"] else None,
-        "width": outcome.get("width"),
-        "height": outcome.get("height"),
-        "original_width": outcome.get("original_width"),
-        "original_height": outcome.get("original_height"),
+        "bytes": outcome["piece"].read() if is_good else None,
+        **{name: outcome.get(name) for name in _FACTS},
         "sha256": raw["sha256"],
+        "original": raw["bytes"] if is_good and config.keep_original else None,
     }
 
 
@@ -96,5 +96,5 @@ def _decode_once(
     job = {"raw": str(next(iter(waiting.values())).path), "folder": str(folder), "config": asdict(config)}
     with pool.lend("normalise", config.memory_bytes) as child:
         for event in child.run(job, stall_s=config.timeout_s):
-            piece = None if event["reason"] else Piece(folder / JPEG_FILE, event["offset"], event["length"])
+            piece = None if event["reason"] else Piece(folder / PICTURES_FILE, event["offset"], event["length"])
             outcomes[event["row"]] = {**event, "piece": piece}

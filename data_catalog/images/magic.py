@@ -8,24 +8,42 @@ _PREFIXES = (
     (b"BM", "BMP"),
     (b"II*\0", "TIFF"),
     (b"MM\0*", "TIFF"),
+    (b"II+\0", "TIFF"),  # BigTIFF
+    (b"MM\0+", "TIFF"),
     (b"\0\0\1\0", "ICO"),
+    (b"\0\0\2\0", "CUR"),
+    (b"icns", "ICNS"),
     (b"8BPS", "PSD"),
     (b"\0\0\0\x0cjP  ", "JPEG 2000"),
+    (b"\xff\x4f\xff\x51", "JPEG 2000"),
     (b"\xff\x0a", "JPEG XL"),
     (b"\0\0\0\x0cJXL ", "JPEG XL"),
     (b"gimp xcf", "XCF"),
+    (b"qoif", "QOI"),
+    (b"DDS ", "DDS"),
+    (b"v/1\1", "OpenEXR"),
+    (b"\x8aMNG\r\n\x1a\n", "MNG"),
+    (b"AT&TFORM", "DjVu"),
+    (b"\xd7\xcd\xc6\x9a", "WMF"),
     (b"\xc5\xd0\xd3\xc6", "EPS"),
     (b"%!PS", "PostScript"),
     (b"%PDF-", "PDF"),
+    (b"FWS", "Flash"),
+    (b"CWS", "Flash"),
     (b"\x1aE\xdf\xa3", "Matroska video"),
 )
-_BRANDS = {b"avif": "AVIF", b"avis": "AVIF", b"heic": "HEIF", b"heix": "HEIF", b"mif1": "HEIF", b"msf1": "HEIF"}
+_BRANDS = {
+    b"avif": "AVIF",
+    b"avis": "AVIF",
+    **dict.fromkeys((b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1"), "HEIF"),
+}
+_PACKED = ((b"\x1f\x8b", "gzip"), (b"PK\3\4", "zip"), (b"7z\xbc\xaf\x27\x1c", "7z"), (b"Rar!", "RAR"))
 
 
 def format_of(raw: bytes) -> str | None:
     """The name of the image, video or page format that the bytes claim to be, or None."""
-    if raw[:4] == b"RIFF" and raw[8:12] == b"WEBP":
-        return "WEBP"
+    if raw[:4] == b"RIFF":
+        return "WEBP" if raw[8:12] == b"WEBP" else "RIFF"
     if raw[4:8] == b"ftyp":
         return _BRANDS.get(raw[8:12], "ISO media")
     for prefix, name in _PREFIXES:
@@ -41,11 +59,12 @@ def is_html(raw: bytes) -> bool:
 
 
 def text_kind(raw: bytes) -> str:
-    """A few words for what is no image: "HTML", "gzip", "text" or "unknown bytes"."""
+    """A few words for what is no image: "HTML", "gzip", "zip", "text" or "unknown bytes" among them."""
     if is_html(raw):
         return "HTML"
-    if raw.startswith(b"\x1f\x8b"):
-        return "gzip"
+    for prefix, name in _PACKED:
+        if raw.startswith(prefix):
+            return name
     start = raw[:512]
     printable = sum(byte >= 32 or byte in b"\t\r\n" for byte in start)
     return "text" if start and printable == len(start) and b"\x7f" not in start else "unknown bytes"

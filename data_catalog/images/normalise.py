@@ -1,94 +1,121 @@
-"""From bytes off the web to an upright RGB JPEG of bounded size, or a reason why not; needs Pillow only."""
+"""From bytes off the web to an upright RGB image of bounded size, in sRGB, or a reason why not."""
 
-import io
-import logging
 import re
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+import warnings
+from dataclasses import dataclass, fields
+from typing import TYPE_CHECKING, Any
 
-from data_catalog.errors import PipelineError
+from data_catalog.errors import ConfigError
 from data_catalog.images.bounds import require_between
-from data_catalog.images.magic import format_of, text_kind
+from data_catalog.images.encoding import (
+    ENCODE_FORMATS,
+    QUALITY_BOUNDS,
+    encoded,
+    grey_miniature,
+    is_one_colour,
+    perceptual_hash,
+)
+from data_catalog.images.opening import ImageRejectedError, open_image, rejection_of
+from data_catalog.images.pixels import Decoded, converted, decode, upright
+from data_catalog.images.resizing import INTERPOLATIONS, RESIZE_MODES, ResizePlan, finished, resized
 
 if TYPE_CHECKING:
-    from PIL.Image import Image, Transpose
     from PIL.ImageFile import ImageFile
 
-logger = logging.getLogger(__name__)
+__all__ = ["ImageRejectedError", "NormaliseConfig", "NormalisedImage", "normalise_image"]
 
-NORMALISE_REASONS = {
-    "not_an_image": "the bytes are no image that is known by its first bytes: a web page, text, noise",
-    "format_not_allowed": "an image, but not JPEG, PNG, WebP, GIF, BMP, TIFF or MPO with 8 or 16 bits a channel",
-    "too_many_pixels": "the header announces more pixels than the cap; nothing was decoded",
-    "too_small": "the shorter side has fewer pixels than the minimum",
-    "aspect": "the longer side is too many times the shorter one",
-    "animated": "more than one frame or page",
-    "truncated": "the file ends before the image does",
-    "decode_error": "the decoder says that the file is broken",
-    "decode_crash": "the decoder died, hung or ran out of memory, twice, in its own process",
+_CHOICES: dict[str, Any] = {
+    "resize_mode": RESIZE_MODES,
+    "upscale_interpolation": INTERPOLATIONS,
+    "downscale_interpolation": INTERPOLATIONS,
+    "encode_format": ENCODE_FORMATS,
+    "animated": ("reject", "first"),
 }
-
-# What Pillow may open. MPO, a JPEG followed by others (stereo cameras), opens as JPEG: its first picture is taken.
-ALLOWED_FORMATS = ("JPEG", "PNG", "GIF", "BMP", "WEBP", "TIFF")
-
-_PIXELS = re.compile(r"\d+ pixels")  # in Pillow's own refusal
-_ORIENTATION_TAG = 0x0112
-_WHITE = (255, 255, 255, 255)
-# A JPEG may be decoded at 1/2, 1/4 or 1/8 as long as this many times the wanted size is left to resize from.
-_DRAFT_MARGIN = 3
+_BOUNDS: dict[str, tuple[float, float]] = {
+    "image_size": (1, 16384),
+    "max_pixels": (1, 2**31),
+    "min_image_size": (1, 16384),
+    "max_aspect_ratio": (1, 1000),
+    "timeout_s": (0.01, 86400),
+    "memory_bytes": (2**26, 2**50),
+}
+_COLOUR = re.compile(r"#[0-9a-fA-F]{6}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NormaliseConfig:
-    """What becomes of images, and what one of them may cost.
+    """What becomes of images, and what one of them may cost; resizing and encoding are named as img2dataset names them.
 
     Args:
-        image_size: the shorter side of the result, in pixels; the aspect ratio stays, smaller images stay as they are.
-        jpeg_quality: of the result, 1 to 100; colour is never subsampled.
+        image_size: side of the result, in pixels; which side, `resize_mode` says.
+        resize_mode: "keep_ratio" (the shorter side), "keep_ratio_largest" (the longer one), "center_crop" (the shorter
+            one, then a square out of the middle), "border" (the longer one, then a white border to a square), "no".
+        resize_only_if_bigger: smaller images stay as they are, without crop and border.
+        upscale_interpolation: nearest, linear, cubic, area or lanczos.
+        downscale_interpolation: likewise.
+        encode_format: jpg (colour at half the resolution), webp or png.
+        encode_quality: 1 to 100; of png the compression, 0 to 9.
+        min_image_size: of the original's shorter side, in pixels.
+        max_aspect_ratio: of the original, longer side divided by shorter side.
         max_pixels: of the original, by its header.
-        min_side: of the original, in pixels.
-        max_aspect: longer side divided by shorter side.
+        animated: what becomes of files with more than one frame or page: "reject", or "first" for the first one.
+        matte: the colour behind what is transparent.
+        colour_profiles: convert to sRGB what has another profile; one that is broken is not heeded.
+        scaled_decoding: decode a JPEG at a half, a quarter or an eighth if twice the wanted size is left.
+        keep_original: keep the bytes as they came, too.
         timeout_s: for one image; a decoder that takes longer is killed.
-        memory_bytes: address space of the decoding process.
+        memory_bytes: address space of the decoding process, in addition to its libraries.
     """
 
     image_size: int = 256
-    jpeg_quality: int = 95
+    resize_mode: str = "keep_ratio"
+    resize_only_if_bigger: bool = True
+    upscale_interpolation: str = "lanczos"
+    downscale_interpolation: str = "area"
+    encode_format: str = "jpg"
+    encode_quality: int = 95
+    min_image_size: int = 32
+    max_aspect_ratio: float = 5.0
     max_pixels: int = 64_000_000
-    min_side: int = 32
-    max_aspect: float = 5.0
+    animated: str = "reject"
+    matte: str = "#ffffff"
+    colour_profiles: bool = True
+    scaled_decoding: bool = True
+    keep_original: bool = False
     timeout_s: float = 60.0
     memory_bytes: int = 2 * 1024**3
 
     def __post_init__(self) -> None:
         """Raise `ConfigError`, naming the field, if a value is out of range."""
-        require_between("normalise.image_size", self.image_size, 1, 16384)
-        require_between("normalise.jpeg_quality", self.jpeg_quality, 1, 100)
-        require_between("normalise.max_pixels", self.max_pixels, 1, 2**31)
-        require_between("normalise.min_side", self.min_side, 1, 16384)
-        require_between("normalise.max_aspect", self.max_aspect, 1, 1000)
-        require_between("normalise.timeout_s", self.timeout_s, 0.01, 86400)
-        require_between("normalise.memory_bytes", self.memory_bytes, 2**26, 2**50)
+        for name, (low, high) in _BOUNDS.items():
+            require_between(f"normalise.{name}", getattr(self, name), low, high)
+        for name, choices in _CHOICES.items():
+            if getattr(self, name) not in choices:
+                raise ConfigError(f"normalise.{name} must be one of {', '.join(choices)}, got {getattr(self, name)!r}")
+        require_between("normalise.encode_quality", self.encode_quality, *QUALITY_BOUNDS[self.encode_format])
+        if not _COLOUR.fullmatch(self.matte):
+            raise ConfigError(f'normalise.matte must be a colour such as "#ffffff", got {self.matte!r}')
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NormalisedImage:
-    """The result: JPEG bytes, their size, and the size of the upright original, all in pixels."""
+    """The result: the file's bytes and their size, and facts of the original; sizes in pixels, the original's upright.
 
-    jpeg: bytes
+    `original_format` is Pillow's name, such as JPEG; `phash` has 16 hexadecimal digits and is of the whole picture,
+    before cropping and padding.
+    """
+
+    data: bytes
     width: int
     height: int
     original_width: int
     original_height: int
+    original_format: str
+    phash: str
 
-
-class ImageRejectedError(PipelineError):
-    """An image is not wanted or not usable: `reason` is a key of `NORMALISE_REASONS`."""
-
-    def __init__(self, reason: str, detail: str | None = None) -> None:
-        super().__init__(f"{reason}: {detail}" if detail else reason)
-        self.reason = reason
-        self.detail = detail
+    def facts(self) -> dict[str, Any]:
+        """All fields but the bytes."""
+        return {field.name: getattr(self, field.name) for field in fields(self) if field.name != "data"}
 
 
 def normalise_image(raw: bytes, config: NormaliseConfig) -> NormalisedImage:
@@ -98,34 +125,33 @@ def normalise_image(raw: bytes, config: NormaliseConfig) -> NormalisedImage:
         ImageRejectedError: with the reason.
         MemoryError: the address space is used up; what the process still does after it is uncertain.
     """
-    try:
-        return _normalised(raw, config)
-    except (ImageRejectedError, MemoryError):
-        raise
-    except Exception as error:  # the one boundary around decoders: a broken file may raise anything
-        raise _rejection_of(error, raw) from error
+    with warnings.catch_warnings():
+        # Pillow warns of files that are large or odd; which of them we take is decided here.
+        warnings.simplefilter("ignore")
+        try:
+            return _normalised(raw, config)
+        except (ImageRejectedError, MemoryError):
+            raise
+        except Exception as error:  # the one boundary around decoders: a broken file may raise anything
+            _raise_if_out_of_memory(error)
+            raise rejection_of(error, raw) from error
+
+
+def _raise_if_out_of_memory(error: Exception) -> None:
+    import cv2
+
+    if isinstance(error, cv2.error) and error.code == cv2.Error.STS_NO_MEM:
+        raise MemoryError(str(error)) from error
 
 
 def _normalised(raw: bytes, config: NormaliseConfig) -> NormalisedImage:
-    from PIL import Image, TiffImagePlugin, WebPImagePlugin  # noqa: F401  two that Pillow does not import by itself
-    from PIL.Image import Transpose
-
-    opened = Image.open(io.BytesIO(raw), formats=ALLOWED_FORMATS)
+    opened = open_image(raw)
     _check_header(opened, config)
-    original = _decode(opened, config.image_size)
-    turn = _turn(opened)
-    image = _small_rgb(opened, config.image_size)
-    if turn is not None:
-        image = image.transpose(turn)
-    if turn in (Transpose.ROTATE_90, Transpose.ROTATE_270, Transpose.TRANSPOSE, Transpose.TRANSVERSE):
-        original = original[1], original[0]
-    return NormalisedImage(
-        jpeg=_encoded(image, config.jpeg_quality),
-        width=image.width,
-        height=image.height,
-        original_width=original[0],
-        original_height=original[1],
-    )
+    plan = _plan(opened.size, config)
+    fraction = plan.fraction(opened.size) if plan and config.scaled_decoding else 1
+    red, green, blue = bytes.fromhex(config.matte[1:])
+    decoded = decode(raw, opened, (red, green, blue), fraction=fraction, profiles=config.colour_profiles)
+    return _result(decoded, opened.format or "", config)
 
 
 def _check_header(image: "ImageFile", config: NormaliseConfig) -> None:
@@ -134,84 +160,40 @@ def _check_header(image: "ImageFile", config: NormaliseConfig) -> None:
     size = f"{image.width}x{image.height}"
     if short * long > config.max_pixels:
         raise ImageRejectedError("too_many_pixels", f"{short * long} pixels")
-    if long > config.max_aspect * short:
+    if long > config.max_aspect_ratio * short:
         raise ImageRejectedError("aspect", size)
-    if short < config.min_side:
+    if short < config.min_image_size:
         raise ImageRejectedError("too_small", size)
-    if image.format != "MPO" and getattr(image, "is_animated", False):
+    if config.animated == "reject" and image.format != "MPO" and getattr(image, "is_animated", False):
         raise ImageRejectedError("animated", image.format)
-    if image.mode == "F" or (image.mode == "I" and image.format != "PNG"):
-        raise ImageRejectedError("format_not_allowed", f"{image.format} of mode {image.mode}")
 
 
-def _decode(image: "ImageFile", image_size: int) -> tuple[int, int]:
-    """Decode in place, a large JPEG at a fraction of its size; return (width, height) as it was."""
-    original = image.size
-    drafted = image.format in ("JPEG", "MPO")
-    if drafted:
-        image.draft(None, (_DRAFT_MARGIN * image_size, _DRAFT_MARGIN * image_size))
-    image.load()
-    return original if drafted else image.size  # Pillow turns some TIFFs upright while it decodes them
+def _plan(size: tuple[int, int], config: NormaliseConfig) -> ResizePlan | None:
+    return ResizePlan.of(
+        size,
+        config.image_size,
+        config.resize_mode,
+        only_if_bigger=config.resize_only_if_bigger,
+        interpolations=(config.downscale_interpolation, config.upscale_interpolation),
+    )
 
 
-def _turn(image: "ImageFile") -> "Transpose | None":
-    """What makes the image upright, by EXIF; an unreadable EXIF block says nothing."""
-    from PIL.Image import Transpose
-
-    turns = {
-        2: Transpose.FLIP_LEFT_RIGHT,
-        3: Transpose.ROTATE_180,
-        4: Transpose.FLIP_TOP_BOTTOM,
-        5: Transpose.TRANSPOSE,
-        6: Transpose.ROTATE_270,
-        7: Transpose.TRANSVERSE,
-        8: Transpose.ROTATE_90,
-    }
-    try:
-        return turns.get(image.getexif().get(_ORIENTATION_TAG, 1))
-    except Exception:  # part of the boundary around decoders; the picture itself is good
-        logger.debug("unreadable EXIF", exc_info=True)
-        return None
-
-
-def _small_rgb(image: "Image", image_size: int) -> "Image":
-    """Convert to RGB and shrink until the shorter side is `image_size`; what is transparent becomes white."""
-    from PIL import Image
-
-    if image.mode.startswith("I"):  # 16-bit grey: Pillow's own conversion would clip instead of scale
-        image = image.convert("I").point(lambda value: value * (1 / 256)).convert("L")
-    image = image.convert("RGBA" if image.has_transparency_data else "RGB")
-    scale = image_size / min(image.size)
-    if scale < 1:
-        size = (max(image_size, round(image.width * scale)), max(image_size, round(image.height * scale)))
-        image = image.resize(size, Image.Resampling.LANCZOS)
-    if image.mode == "RGBA":
-        image = Image.alpha_composite(Image.new("RGBA", image.size, _WHITE), image).convert("RGB")
-    return image
-
-
-def _encoded(image: "Image", quality: int) -> bytes:
-    """JPEG bytes without subsampled colour; comments and other metadata of the original stay behind."""
-    image.info = {}
-    buffer = io.BytesIO()
-    image.save(buffer, "JPEG", quality=quality, subsampling=0)
-    return buffer.getvalue()
-
-
-def _rejection_of(error: Exception, raw: bytes) -> ImageRejectedError:
-    """The reason for which a decoder refused a file."""
-    from PIL import Image, UnidentifiedImageError
-
-    if isinstance(error, Image.DecompressionBombError):
-        found = _PIXELS.search(str(error))
-        return ImageRejectedError("too_many_pixels", found.group() if found else None)
-    known = format_of(raw)
-    if isinstance(error, UnidentifiedImageError):
-        if known is None:
-            return ImageRejectedError("not_an_image", text_kind(raw))
-        if known not in ALLOWED_FORMATS:
-            return ImageRejectedError("format_not_allowed", known)
-        return ImageRejectedError("decode_error", f"{known} with a broken header")
-    if "truncated" in str(error).lower() or isinstance(error, EOFError):
-        return ImageRejectedError("truncated", known)
-    return ImageRejectedError("decode_error", f"{known}: {type(error).__name__}")
+def _result(decoded: Decoded, original_format: str, config: NormaliseConfig) -> NormalisedImage:
+    """Resize first: whatever follows has fewer pixels to go through."""
+    plan = _plan(decoded.size, config)
+    small = resized(decoded.pixels, plan) if plan else decoded.pixels
+    whole = upright(converted(small, decoded.profile), decoded.orientation)
+    miniature = grey_miniature(whole)
+    if is_one_colour(decoded.pixels, miniature):
+        raise ImageRejectedError("one_colour", "#" + decoded.pixels[0, 0].tobytes().hex())
+    final = finished(whole, plan) if plan else whole
+    width, height = decoded.upright_size
+    return NormalisedImage(
+        data=encoded(final, config.encode_format, config.encode_quality),
+        width=final.shape[1],
+        height=final.shape[0],
+        original_width=width,
+        original_height=height,
+        original_format=original_format,
+        phash=perceptual_hash(miniature),
+    )

@@ -170,10 +170,14 @@ def pictures() -> dict[str, bytes]:
         "bilevel.png": encode(plain.convert("1"), "PNG"),
         "cut.png": encode(plain, "PNG")[:-200],
         "plain.webp": encode(plain, "WEBP"),
+        "plain.avif": encode(plain, "AVIF"),
         "plain.bmp": encode(plain, "BMP"),
         "plain.tif": encode(plain, "TIFF"),
         "still.gif": encode(palette, "GIF"),
         "animated.gif": encode(frames[0], "GIF", save_all=True, append_images=frames[1:]),
+        "animated.webp": encode(plain, "WEBP", save_all=True, append_images=[plain.rotate(180)]),
+        "animated.png": encode(plain, "PNG", save_all=True, append_images=[plain.rotate(180)]),
+        "animated.avif": encode(plain, "AVIF", save_all=True, append_images=[plain.rotate(180)]),
         "pages.tif": encode(plain, "TIFF", save_all=True, append_images=[plain]),
         "stereo.mpo": encode(plain, "MPO", save_all=True, append_images=[gradient(120, 80)]),
         "float.tif": encode(Image.new("F", (64, 48), 0.5), "TIFF"),
@@ -187,6 +191,18 @@ def pictures() -> dict[str, bytes]:
         "header.jpg": jpeg[:30],
         "header.png": b"\x89PNG\r\n\x1a\n and then nothing of the kind" + bytes(100),
     }
+
+
+@pytest.fixture(scope="session")
+def gradient_of() -> Callable[[int, int], Image.Image]:
+    """A smooth picture of a width and a height."""
+    return gradient
+
+
+@pytest.fixture(scope="session")
+def file_of() -> Callable[..., bytes]:
+    """The file of a picture: `file_of(image, kind, **options)`."""
+    return encode
 
 
 @pytest.fixture(scope="session")

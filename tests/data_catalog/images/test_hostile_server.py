@@ -11,7 +11,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from data_catalog.images.fetch import FETCH_REASONS, FetchConfig
-from data_catalog.images.normalise import NORMALISE_REASONS, NormaliseConfig
+from data_catalog.images.normalise import NormaliseConfig
+from data_catalog.images.reasons import NORMALISE_REASONS
 from data_catalog.images.workers import ImageWorkers
 from data_catalog.schema import IMAGES, RAW_IMAGES
 
@@ -79,8 +80,8 @@ NORMALISE_TABLE = {
     "cmyk.jpg": GOOD,
     "progressive.jpg": GOOD,
     "grey.png": GOOD,
-    "deep.png": GOOD,
-    "clear.png": GOOD,
+    "deep.png": ("one_colour", "#9c9c9c"),
+    "clear.png": ("one_colour", "#ffffff"),
     "palette.png": GOOD,
     "bilevel.png": GOOD,
     "plain.webp": GOOD,

@@ -292,8 +292,8 @@ def test_a_full_or_absent_disk_is_a_shard_error(
         (FetchConfig, "user_agent", "two\nlines"),
         (FetchConfig, "contact", ""),
         (NormaliseConfig, "image_size", 0),
-        (NormaliseConfig, "jpeg_quality", 101),
-        (NormaliseConfig, "max_aspect", 0.5),
+        (NormaliseConfig, "encode_quality", 101),
+        (NormaliseConfig, "max_aspect_ratio", 0.5),
         (NormaliseConfig, "memory_bytes", 1),
     ],
 )
