@@ -13,7 +13,7 @@ from data_catalog.images.normalise import ImageRejectedError, NormaliseConfig, n
 
 RAW_FILE = "raw.bin"
 ROWS_FILE = "rows.jsonl"
-PICTURES_FILE = "jpeg.bin"
+PICTURES_FILE = "pictures.bin"
 
 Report = Callable[[dict[str, Any]], None]
 

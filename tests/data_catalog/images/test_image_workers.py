@@ -201,7 +201,7 @@ def test_an_image_that_takes_all_memory_is_given_up_alone(
     assert [row["detail"] for row in rows] == [None, "out of memory", None, None, "out of memory", None]
     workers.normalise(raw, SMALL, tmp_path / "images.parquet")
     rows = pq.read_table(tmp_path / "images.parquet").to_pylist()
-    assert [row["drop_reason"] for row in rows] == [None, None, None, "dns", None, None]
+    assert [row["drop_reason"] for row in rows] == [None, "one_colour", None, "dns", "one_colour", None]
 
 
 @pytest.mark.parametrize("signal_number", [signal.SIGKILL, signal.SIGSTOP])
@@ -213,7 +213,7 @@ def test_a_decoding_child_that_is_killed_or_stopped_costs_no_image(
     hit = threading.Event()
 
     def strike() -> None:
-        while not any(file.stat().st_size for file in tmp_path.rglob("jpeg.bin")):
+        while not any(file.stat().st_size for file in tmp_path.rglob("pictures.bin")):
             time.sleep(0.01)
         for pid in set(children("normalise")) - set(others):
             os.kill(pid, signal_number)
@@ -253,7 +253,7 @@ with ImageWorkers() as workers:
 def test_children_end_when_their_parent_is_killed(pictures: dict[str, bytes], tmp_path: Path) -> None:
     raw = raw_file([pictures["plain.jpg"]] * 20_000, tmp_path / "raw.parquet")
     parent = subprocess.Popen([sys.executable, "-c", PARENT, raw, tmp_path / "images.parquet"])
-    while not any(file.stat().st_size for file in tmp_path.rglob("jpeg.bin")):
+    while not any(file.stat().st_size for file in tmp_path.rglob("pictures.bin")):
         time.sleep(0.01)
     (child,) = children("normalise", parent.pid)
     parent.kill()
