@@ -11,8 +11,9 @@ from typing import Any
 import pyarrow as pa
 
 from data_catalog.errors import ConfigError
+from data_catalog.images.reasons import FETCH_REASONS
 from data_catalog.manifest import Snapshot, current_snapshots
-from data_catalog.schema import CAPTIONS, PAIRS
+from data_catalog.schema import CAPTIONS, OUTCOMES, PAIRS
 from data_catalog.shards import TEMPORARY_PREFIX
 
 CATALOG_FILE = "catalog.duckdb"
@@ -27,11 +28,17 @@ REJECTS = "SELECT * FROM captions WHERE outcome = 'rejected'"
 
 # One row a sample: what became of its image, or at which step, the last that any caption came to, and why it was lost.
 IMAGES = """
-    SELECT c.dataset, c.snapshot, c.sample_id, c.source, c.url, c.path, p.split, p.width, p.height,
-           p.original_width, p.original_height, p.sha256, p.num_bytes, c.num_captions, c.num_kept,
+    SELECT c.dataset, c.snapshot, c.sample_id, c.source, c.url, c.path, p.split,
+           coalesce(o.width, p.width) AS width, coalesce(o.height, p.height) AS height,
+           coalesce(o.original_width, p.original_width) AS original_width,
+           coalesce(o.original_height, p.original_height) AS original_height,
+           coalesce(o.sha256, p.sha256) AS sha256, p.num_bytes, c.num_captions, c.num_kept,
            CASE WHEN p.sample_id IS NOT NULL THEN 'published' ELSE 'dropped' END AS status,
            CASE WHEN p.sample_id IS NULL THEN c.last_step END AS step,
-           CASE WHEN p.sample_id IS NULL THEN c.drop_reason END AS drop_reason
+           CASE WHEN p.sample_id IS NULL THEN c.drop_reason END AS drop_reason,
+           CASE WHEN p.sample_id IS NULL AND o.drop_reason = c.drop_reason THEN o.detail END AS detail,
+           o.sample_id IS NOT NULL AS asked_for, o.drop_reason IN (RETRYABLE) AS retryable, o.http_status, o.final_url,
+           o.robots_tag, o.num_bytes AS original_bytes, o.original_format, o.phash
     FROM (
         SELECT dataset, snapshot, sample_id, any_value(source) AS source, any_value(url) AS url,
                any_value(path) AS path, count(*) AS num_captions, count(*) FILTER (outcome = 'kept') AS num_kept,
@@ -43,6 +50,7 @@ IMAGES = """
                octet_length(image.bytes) AS num_bytes
         FROM pairs
     ) p USING (dataset, snapshot, sample_id)
+    LEFT JOIN image_outcomes o USING (dataset, snapshot, sample_id)
 """
 
 DROP_REASONS = """
@@ -95,6 +103,11 @@ CONSERVATION = {
         FULL JOIN (SELECT caption_id AS kept_id FROM captions WHERE outcome = 'kept') c ON p.caption_id = c.kept_id
         WHERE p.caption_id IS NULL OR c.kept_id IS NULL
     """,
+    "fetching and normalising reject for the reasons that the images have": """
+        SELECT c.caption_id FROM captions c LEFT JOIN image_outcomes o USING (dataset, snapshot, sample_id)
+        WHERE c.step IN ('fetch', 'normalise') AND NOT (o.step = c.step AND o.drop_reason = c.drop_reason)
+           OR c.outcome = 'kept' AND (o.sample_id IS NULL OR o.drop_reason IS NOT NULL)
+    """,
 }
 
 
@@ -119,6 +132,21 @@ def rebuild(root: Path) -> Path:
         connection.execute("DETACH target")
     temporary.replace(path)
     return path
+
+
+DOWNLOADS = """
+    SELECT source, host, drop_reason, http_status, count(*) AS num_images
+    FROM (SELECT *, regexp_extract(coalesce(url, ''), '^[a-zA-Z]+://([^/?#]+)', 1) AS host FROM image_outcomes)
+    WHERE dataset = $dataset AND url IS NOT NULL GROUP BY ALL ORDER BY ALL
+"""
+
+
+def download_counts(root: Path, dataset: str) -> pa.Table:
+    """How many images that were asked of the web came, or did not come for which reason: by source and host.
+
+    Columns: source, host, drop_reason (null: the image is good), http_status, num_images.
+    """
+    return query(root, DOWNLOADS, {"dataset": dataset})
 
 
 def broken_laws(snapshot: Snapshot) -> list[str]:
@@ -184,7 +212,8 @@ def _views(snapshots: Sequence[Snapshot]) -> dict[str, str]:
         "pairs": _union(PAIRS, [(snapshot, snapshot.all_pair_files()) for snapshot in snapshots]),
         "captions": _union(CAPTIONS, [(snapshot, snapshot.caption_files()) for snapshot in snapshots]),
         "rejects": REJECTS,
-        "images": IMAGES.replace("STEPS", _step_order(snapshots)),
+        "image_outcomes": _union(OUTCOMES, [(snapshot, snapshot.image_files()) for snapshot in snapshots]),
+        "images": IMAGES.replace("STEPS", _step_order(snapshots)).replace("RETRYABLE", _retryable()),
         "funnel": _values(FUNNEL_COLUMNS, snapshots, lambda manifest: manifest["funnel"]),
         "drop_reasons": DROP_REASONS,
         "translators": TRANSLATORS,
@@ -202,6 +231,11 @@ def _step_order(snapshots: Sequence[Snapshot]) -> str:
     """SQL list of the steps in the order of the funnel."""
     rows = [(row["step_number"], row["step"]) for found in snapshots for row in found.manifest["funnel"]]
     return f"[{', '.join(_literal(step) for _, step in sorted(set(rows)))}]::VARCHAR[]"
+
+
+def _retryable() -> str:
+    """SQL list of the reasons that may pass."""
+    return ", ".join(_literal(name) for name, reason in FETCH_REASONS.items() if reason.retryable)
 
 
 def _build_row(manifest: Mapping[str, Any]) -> dict[str, Any]:

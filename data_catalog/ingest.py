@@ -19,7 +19,7 @@ from data_catalog.sources.rows import MalformedRow, SourceRow, UnselectedRow, Up
 from data_catalog.work import Commit, StepKey, WorkStore
 
 STEP = "ingest"
-VERSION = 1
+VERSION = 2
 ROWS_PER_STAGED_BATCH = 20_000
 
 STAGED = pa.schema([*CAPTIONS, pa.field("order_key", pa.string(), nullable=False)])
@@ -89,8 +89,9 @@ def _ingest(folder: Path, sources: Sequence[Source], target_lang: str, shard_siz
             for batch in _batches(source, target_lang, counts[source.name]):
                 writer.write_batch(batch)
                 progress.advance(batch.num_rows, source=source.name)
-    num_shards = max(1, -(-count_samples(staged) // shard_size))
-    _write_shards(staged, folder, num_shards)
+    ranges = _shard_ranges(count_samples(staged), shard_size)
+    num_shards = max(1, sum(map(len, ranges.values())))
+    _write_shards(staged, folder, ranges, num_shards)
     staged.unlink()
     return {
         "num_shards": num_shards,
@@ -171,12 +172,23 @@ def _relative(file: str, base: str) -> str:
     return Path(file).absolute().relative_to(base).as_posix()
 
 
-def _write_shards(staged: Path, folder: Path, num_shards: int) -> None:
+def _shard_ranges(num_samples: Mapping[str, int], shard_size: int) -> dict[str, range]:
+    """Which shards each source has: its own, so that a source whose images come slowly holds up no other one's."""
+    ranges: dict[str, range] = {}
+    first = 0
+    for source, count in num_samples.items():
+        ranges[source] = range(first, first + -(-count // shard_size))
+        first = ranges[source].stop
+    return ranges
+
+
+def _write_shards(staged: Path, folder: Path, ranges: Mapping[str, range], num_shards: int) -> None:
     """Cut the sorted stream into shards; an empty shard is a file without rows."""
     shard_id, rows = 0, [CAPTIONS.empty_table()]
     for batch in sorted_rows(staged):
         table = pa.Table.from_batches([batch])
-        shards = [shard_of(key, num_shards) for key in table.column("order_key").to_pylist()]
+        places = zip(table.column("source").to_pylist(), table.column("order_key").to_pylist(), strict=True)
+        shards = [ranges[source].start + shard_of(key, len(ranges[source])) for source, key in places]
         finished = _finish_rows(table)
         start = 0
         while start < len(shards):

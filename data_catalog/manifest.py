@@ -39,10 +39,14 @@ class Snapshot:
         """Caption shards, in order."""
         return tuple(self.folder / file["path"] for file in self.manifest["files"]["captions"])
 
+    def image_files(self) -> tuple[Path, ...]:
+        """Outcomes of images, in shard order; none of snapshots that were written before there were any."""
+        return tuple(self.folder / file["path"] for file in self.manifest["files"].get("images", []))
+
     def verify(self) -> list[str]:
         """What is wrong with the snapshot's files: one sentence each, none if all bytes are as written."""
         problems: list[str] = []
-        for file in [*self.manifest["files"]["pairs"], *self.manifest["files"]["captions"]]:
+        for file in [file for kind in sorted(self.manifest["files"]) for file in self.manifest["files"][kind]]:
             path = self.folder / file["path"]
             if not path.is_file():
                 problems.append(f"{path} is missing")

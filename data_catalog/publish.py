@@ -1,6 +1,6 @@
 """One shard of finished captions and images to published pair and caption files of a snapshot."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Container, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -9,9 +9,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from data_catalog.errors import ConfigError
+from data_catalog.errors import ConfigError, PipelineError
+from data_catalog.images.reasons import image_step
 from data_catalog.manifest import SPLITS, file_entry
-from data_catalog.schema import KEPT, PAIRS, PENDING
+from data_catalog.schema import IMAGES, KEPT, OUTCOMES, PAIRS, PENDING
 from data_catalog.shards import (
     IMAGE_ROWS_PER_GROUP,
     open_image_writer,
@@ -20,6 +21,8 @@ from data_catalog.shards import (
     unit_interval,
     write_atomically,
 )
+
+_GROUP_BYTES = 128 * 1024 * 1024
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,7 +58,7 @@ def split_of(sample_id: str, config: SplitConfig) -> str:
 def publish_shard(
     captions: Path, images: Path, folder: Path, *, shard_id: int, config: SplitConfig
 ) -> dict[str, list[dict[str, Any]]]:
-    """Write one shard's caption file and its pair files, one a split that has rows.
+    """Write one shard's caption file, its outcomes of images, and its pair files, one a split that has rows.
 
     Args:
         captions: finished caption rows (schema `CAPTIONS`), pending where they are to be kept.
@@ -63,12 +66,15 @@ def publish_shard(
         folder: the snapshot's folder.
 
     Returns:
-        Manifest entries by kind, "pairs" and "captions".
+        Manifest entries by kind: "pairs", "captions" and "images".
     """
     table = keep_pending(pq.read_table(captions))
     path = _place(folder / "captions", f"captions-{shard_id:05d}", lambda target: save_parquet(table, target))
+    outcomes = _outcomes(table, images)
+    images_path = _place(folder / "images", f"images-{shard_id:05d}", lambda target: save_parquet(outcomes, target))
     entries: dict[str, list[dict[str, Any]]] = {
-        "captions": [file_entry(path, folder, rows=table.num_rows)],
+        "captions": [file_entry(path, folder, rows=table.num_rows, shard=shard_id)],
+        "images": [file_entry(images_path, folder, rows=outcomes.num_rows, shard=shard_id)],
         "pairs": [],
     }
     samples = _kept_samples(table, config)
@@ -80,7 +86,7 @@ def publish_shard(
                 f"{split}-{shard_id:05d}",
                 lambda target, chosen=chosen: _write_pairs(chosen, images, target),
             )
-            entries["pairs"].append(file_entry(path, folder, rows=len(chosen), split=split))
+            entries["pairs"].append(file_entry(path, folder, rows=len(chosen), split=split, shard=shard_id))
     return entries
 
 
@@ -101,6 +107,17 @@ def _place(folder: Path, stem: str, write: Any) -> Path:
     return path
 
 
+def _outcomes(captions: pa.Table, images: Path) -> pa.Table:
+    """Rows of the schema `OUTCOMES`: what became of every image of a shard, without pixels."""
+    names = [name for name in OUTCOMES.names if name in IMAGES.names]
+    samples = {row["sample_id"]: row for row in captions.select(["sample_id", "source", "url", "path"]).to_pylist()}
+    rows = pq.read_table(images, columns=names).to_pylist()
+    for row in rows:
+        row |= samples[row["sample_id"]]
+        row["step"] = image_step(row["drop_reason"]) if row["drop_reason"] else None
+    return pa.Table.from_pylist(rows, schema=OUTCOMES)
+
+
 def _kept_samples(table: pa.Table, config: SplitConfig) -> dict[str, list[dict[str, Any]]]:
     """Kept caption rows by sample, each with the sample's split, in shard order."""
     samples: dict[str, list[dict[str, Any]]] = {}
@@ -111,21 +128,35 @@ def _kept_samples(table: pa.Table, config: SplitConfig) -> dict[str, list[dict[s
 
 
 def _write_pairs(samples: Mapping[str, list[dict[str, Any]]], images: Path, path: Path) -> None:
-    rows: list[dict[str, Any]] = []
     with open_image_writer(path, PAIRS) as writer:
-        for image in _good_images(images):
-            if image["sample_id"] in samples:
-                rows.append(_pair(samples[image["sample_id"]], image))
-            if len(rows) == IMAGE_ROWS_PER_GROUP:
-                writer.write_table(pa.Table.from_pylist(rows, schema=PAIRS))
-                rows = []
-        if rows:
+        for rows in _groups(_pair(samples[image["sample_id"]], image) for image in _good_images(images, samples)):
             writer.write_table(pa.Table.from_pylist(rows, schema=PAIRS))
 
 
-def _good_images(images: Path) -> Iterator[dict[str, Any]]:
+def _groups(rows: Iterable[dict[str, Any]]) -> Iterator[list[dict[str, Any]]]:
+    """Rows in groups that readers can hold, also where original bytes are kept."""
+    group: list[dict[str, Any]] = []
+    size = 0
+    for row in rows:
+        group.append(row)
+        size += len(row["image"]["bytes"]) + len(row["original"] or b"")
+        if len(group) == IMAGE_ROWS_PER_GROUP or size >= _GROUP_BYTES:
+            yield group
+            group, size = [], 0
+    if group:
+        yield group
+
+
+def _good_images(images: Path, wanted: Container[str]) -> Iterator[dict[str, Any]]:
     for batch in pq.ParquetFile(images).iter_batches(batch_size=IMAGE_ROWS_PER_GROUP):
-        yield from (row for row in batch.to_pylist() if row["drop_reason"] is None)
+        for row in batch.to_pylist():
+            if row["drop_reason"] is not None or row["sample_id"] not in wanted:
+                continue
+            if row["bytes"] is None:
+                raise PipelineError(
+                    f"the image of {row['sample_id']} is good and not there. This is a defect: report it"
+                )
+            yield row
 
 
 def _pair(rows: list[dict[str, Any]], image: dict[str, Any]) -> dict[str, Any]:
@@ -137,6 +168,8 @@ def _pair(rows: list[dict[str, Any]], image: dict[str, Any]) -> dict[str, Any]:
         "split": first["split"],
         "image": {"bytes": image["bytes"], "path": None},
         **{name: image[name] for name in ("width", "height", "original_width", "original_height", "sha256")},
+        "phash": image["phash"],
+        "original": image["original"],
         "url": first["url"],
         **{name: _first_stated(rows, name) for name in ("license", "attribution", "page_url")},
         "caption_ids": [row["caption_id"] for row in rows],

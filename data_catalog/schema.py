@@ -84,6 +84,11 @@ IMAGES = pa.schema(
         pa.field("sha256", pa.string()),  # of the bytes as they came (not of `bytes`)
         pa.field("phash", pa.string()),  # perceptual hash of the picture, 16 hexadecimal digits
         pa.field("original", pa.binary()),  # the bytes as they came, where the recipe keeps them
+        # As fetching found them.
+        pa.field("http_status", pa.int32()),
+        pa.field("final_url", pa.string()),
+        pa.field("robots_tag", pa.string()),
+        pa.field("num_bytes", pa.int64()),
     ]
 )
 

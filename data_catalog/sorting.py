@@ -10,48 +10,64 @@ MEMORY_LIMIT = "2GB"  # beyond it DuckDB spills to the temporary folder
 ROWS_PER_BATCH = 20_000
 
 
-def count_samples(staged: Path) -> int:
-    """Number of distinct `sample_id`s in a Parquet file."""
-    row = _connect(staged.parent).execute("SELECT count(DISTINCT sample_id) FROM read_parquet(?)", [str(staged)])
-    return int(row.fetchall()[0][0])
+def count_samples(staged: Path) -> dict[str, int]:
+    """Number of distinct `sample_id`s of each source in a Parquet file, by source in alphabetical order."""
+    query = "SELECT source, count(DISTINCT sample_id) FROM read_parquet(?) GROUP BY source ORDER BY source"
+    return {
+        str(source): int(count) for source, count in _connect(staged.parent).execute(query, [str(staged)]).fetchall()
+    }
 
 
 def sorted_rows(staged: Path) -> Iterator[pa.RecordBatch]:
     """Rows of a staged Parquet file in the dataset's order, each with its `repeat` (1 for the first of its id).
 
-    The order is by `order_key`, then by ids, then by file and line: it does not depend on the order of reading.
+    The order is by source, then by `order_key`, by ids, by file and line: it does not depend on the order of reading.
     """
     query = """
         SELECT *, row_number() OVER (PARTITION BY sample_id, caption_id ORDER BY upstream_file, upstream_line) AS repeat
         FROM read_parquet(?)
-        ORDER BY order_key, sample_id, caption_id, repeat
+        ORDER BY source, order_key, sample_id, caption_id, repeat
     """
     connection = _connect(staged.parent)
     yield from connection.sql(query, params=[str(staged)]).to_arrow_reader(ROWS_PER_BATCH)
 
 
-def duplicate_images(images: Sequence[Path], sources: Sequence[str]) -> pa.Table:
-    """Samples whose image has the same bytes as a better sample's.
+def duplicate_images(images: Sequence[Path], sources: Sequence[str], *, placeholder_urls: int) -> pa.Table:
+    """Samples whose image has the same bytes as a better sample's, or is a host's stand-in for images that are gone.
 
     Args:
-        images: Parquet files with `sample_id`, `drop_reason` and `sha256`.
+        images: Parquet files with `sample_id`, `drop_reason`, `final_url` and `sha256`.
         sources: names of the sources, best first; the best source's sample stays, then the lowest id.
+        placeholder_urls: so many addresses of one host that bring the same bytes make them a stand-in.
 
     Returns:
-        Columns `sample_id` and `duplicate_of`, sorted by `sample_id`.
+        Columns `sample_id`, and either `duplicate_of` or `placeholder_of` (the host), sorted by `sample_id`.
     """
     query = """
         WITH good AS (
-            SELECT sample_id, sha256, list_position($sources, split_part(sample_id, ':', 1)) AS rank
+            SELECT sample_id, sha256, list_position($sources, split_part(sample_id, ':', 1)) AS rank,
+                   split_part(final_url, '/', 3) AS host
             FROM read_parquet($files) WHERE drop_reason IS NULL
+        ), counted AS (
+            SELECT *, count(*) FILTER (host IS NOT NULL) OVER (PARTITION BY sha256, host) AS num_urls FROM good
+        ), judged AS (
+            SELECT *, CASE WHEN host IS NOT NULL AND num_urls >= $placeholder_urls THEN host END AS placeholder_of
+            FROM counted
         ), best AS (
-            SELECT sample_id, first_value(sample_id) OVER (PARTITION BY sha256 ORDER BY rank, sample_id) AS duplicate_of
-            FROM good
+            SELECT sample_id, placeholder_of, first_value(sample_id) OVER (
+                PARTITION BY sha256, placeholder_of IS NULL ORDER BY rank, sample_id
+            ) AS best_id
+            FROM judged
         )
-        SELECT sample_id, duplicate_of FROM best WHERE sample_id <> duplicate_of ORDER BY sample_id
+        SELECT sample_id, CASE WHEN placeholder_of IS NULL THEN best_id END AS duplicate_of, placeholder_of
+        FROM best WHERE placeholder_of IS NOT NULL OR sample_id <> best_id ORDER BY sample_id
     """
     connection = _connect(images[0].parent)
-    parameters = {"files": [str(path) for path in images], "sources": list(sources)}
+    parameters = {
+        "files": [str(path) for path in images],
+        "sources": list(sources),
+        "placeholder_urls": placeholder_urls,
+    }
     return connection.sql(query, params=parameters).to_arrow_table()
 
 

@@ -2,13 +2,15 @@
 
 import logging
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from data_catalog.catalog import rebuild
+from data_catalog.catalog import download_counts, rebuild
+from data_catalog.images.diagnosis import Diagnosis, diagnose
+from data_catalog.images.known import KnownShard, known_shards, num_retryable
 from data_catalog.images.workers import ImageWorkers
 from data_catalog.ingest import ingest, shard_names
 from data_catalog.lock import writer_lock
@@ -24,9 +26,10 @@ from data_catalog.shards import read_json, sweep_temporary
 from data_catalog.sources.scenes.server import serve
 from data_catalog.work import Commit, WorkStore
 from flows import caption_steps, image_steps
-from flows.execution import Executor, Future
+from flows.execution import Executor
+from flows.image_line import ImageLine
 from flows.inputs import Inputs, open_inputs
-from flows.recipe import Recipe, section_settings
+from flows.recipe import Recipe
 from flows.round_trip import round_trip
 from flows.run_log import append_run
 from flows.snapshots import FinishedShard, publish
@@ -35,6 +38,9 @@ from translation.engine import Translator
 from translation.memory import TranslationMemory
 
 logger = logging.getLogger(__name__)
+
+# Beside the snapshots: how each image was fetched, a file a shard.
+FETCH_LOGS = "fetch-log"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,12 +52,14 @@ class BuildReport:
         up_to_date: nothing was done, since the snapshot was there already.
         num_steps: steps that were run, not found done.
         seconds: wall-clock time.
+        downloads: what became of the images that were asked of the web.
     """
 
     snapshot: Snapshot
     up_to_date: bool
     num_steps: int
     seconds: float
+    downloads: Diagnosis
 
     @property
     def funnel(self) -> list[dict[str, Any]]:
@@ -60,8 +68,14 @@ class BuildReport:
         return [{name: row[name] for name in names} for row in self.snapshot.manifest["funnel"]]
 
 
-def build_dataset(recipe: Recipe, *, root: Path, executor: Executor) -> BuildReport:
+def build_dataset(recipe: Recipe, *, root: Path, executor: Executor, retry_failed: bool = False) -> BuildReport:
     """Build a recipe's dataset below `root`, or find that it is there.
+
+    Args:
+        recipe: what to build.
+        root: of the catalog.
+        executor: runs the steps.
+        retry_failed: of a dataset that is there, ask once more for the images that failed for reasons that may pass.
 
     Raises:
         ConfigError: settings or upstream files are wrong, or another process writes below `root`.
@@ -76,38 +90,70 @@ def build_dataset(recipe: Recipe, *, root: Path, executor: Executor) -> BuildRep
         found = _find_snapshot(root, recipe.name, inputs.build_key)
         if found is not None:
             point_to(root, recipe.name, found.snapshot)
-        snapshot = found or _Build(recipe, root, executor, work, inputs).run()
+        known = known_shards(found) if retry_failed and found is not None else {}
+        if found is None or num_retryable(known.values()):
+            snapshot = _Build(recipe, root, executor, work, inputs, known=known).run()
+        else:
+            snapshot = found
         rebuild(root)
         if not recipe.build.keep_work:
             work.remove_used(snapshot.snapshot)
         report = BuildReport(
             snapshot=snapshot,
-            up_to_date=found is not None,
+            up_to_date=snapshot is found,
             num_steps=work.num_made,
             seconds=time.monotonic() - started,
+            downloads=diagnose(download_counts(root, recipe.name)),
         )
-        append_run(root, recipe.name, snapshot=snapshot.snapshot, num_steps=report.num_steps, seconds=report.seconds)
-    executor.artifact_table(
-        f"funnel-{recipe.name}", report.funnel, f"Captions of {recipe.name} that each step read, kept and dropped."
-    )
+        append_run(
+            root,
+            recipe.name,
+            snapshot=snapshot.snapshot,
+            num_steps=report.num_steps,
+            seconds=report.seconds,
+            downloads=report.downloads.shares(),
+        )
+    _show(report, recipe.name, executor)
     return report
 
 
+def _show(report: BuildReport, name: str, executor: Executor) -> None:
+    executor.artifact_table(
+        f"funnel-{name}", report.funnel, f"Captions of {name} that each step read, kept and dropped."
+    )
+    if report.downloads.rows():
+        executor.artifact_table(f"downloads-{name}", report.downloads.rows(), f"What became of the images of {name}.")
+
+
 def _find_snapshot(root: Path, dataset: str, build_key: str) -> Snapshot | None:
-    """A committed snapshot of this build: the current one, or an older one with the same key."""
+    """A committed snapshot of this build: the current one, or an older one with the same key.
+
+    Where missing images were tried again there are several: the one that none of the others followed.
+    """
     current = current_snapshot(root, dataset)
     if current is not None and current.manifest["build_key"] == build_key:
         return current
-    for manifest in sorted((datasets_folder(root) / dataset).glob(f"*/{MANIFEST_FILE}")):
-        if read_json(manifest).get("build_key") == build_key:
-            return read_snapshot(root, dataset, manifest.parent.name)
-    return None
+    manifests = [read_json(path) for path in sorted((datasets_folder(root) / dataset).glob(f"*/{MANIFEST_FILE}"))]
+    same = [manifest for manifest in manifests if manifest.get("build_key") == build_key]
+    followed = {manifest.get("retry_of") for manifest in same}
+    last = next((manifest["snapshot"] for manifest in same if manifest["snapshot"] not in followed), None)
+    return None if last is None else read_snapshot(root, dataset, last)
 
 
 class _Build:
     """One build in progress: which step runs on which shard, and when."""
 
-    def __init__(self, recipe: Recipe, root: Path, executor: Executor, work: WorkStore, inputs: Inputs) -> None:
+    def __init__(
+        self,
+        recipe: Recipe,
+        root: Path,
+        executor: Executor,
+        work: WorkStore,
+        inputs: Inputs,
+        *,
+        known: Mapping[int, KnownShard],
+    ) -> None:
+        self.known = known
         self.recipe, self.root, self.executor, self.work, self.inputs = recipe, root, executor, work, inputs
         self.translator = inputs.translator
         self.memory = self._memory(self.translator)
@@ -118,24 +164,43 @@ class _Build:
 
     def run(self) -> Snapshot:
         """All steps, in an order in which fetching overlaps translating."""
-        with self._served(), ImageWorkers() as workers:
+        with self._served(), ImageWorkers(self.root / "work" / "hosts") as workers:
             ingested = self.executor.run("ingest", self._ingest)
             names = shard_names(ingested)
             shards = [shard_of_commit(ingested, number, name) for number, name in enumerate(names)]
             cleaned = self._each("clean", shards, self._clean)
-            translated, checked, raw = self._translate_check_fetch(cleaned, workers)
-            images = self._each("normalise", raw, lambda shard: self._normalise(shard, workers))
+            line = self._image_line(workers)
+            translated, checked = self._translate_and_check(cleaned, line)
+            images = line.finish()
             sources = [source.name for source in self.recipe.sources]
             duplicates = self.executor.run("find-duplicates", image_steps.find_duplicates, self.work, images, sources)
-            finished = self._finish(checked, raw, images, duplicates)
+            finished = self._finish(checked, images, duplicates)
             rows = zip(cleaned, translated, checked, finished, images, strict=True)
             done = [
                 FinishedShard(captions=finish, images=image, counted=(clean, translate, check, finish))
                 for clean, translate, check, finish, image in rows
             ]
             return publish(
-                self.recipe, self.inputs, self.root, self.executor, work=self.work, ingested=ingested, shards=done
+                self.recipe,
+                self.inputs,
+                self.root,
+                self.executor,
+                work=self.work,
+                ingested=ingested,
+                shards=done,
+                retry_of=next((shard.snapshot for shard in self.known.values()), None),
             )
+
+    def _image_line(self, workers: ImageWorkers) -> ImageLine:
+        return ImageLine(
+            recipe=self.recipe,
+            work=self.work,
+            executor=self.executor,
+            workers=workers,
+            local=image_steps.LocalImages(locations=self.inputs.locations, digests=self.inputs.location_digests),
+            log_folder=datasets_folder(self.root) / self.recipe.name / FETCH_LOGS,
+            known=self.known,
+        )
 
     def _served(self) -> AbstractContextManager[object]:
         config = self.recipe.serve
@@ -162,24 +227,17 @@ class _Build:
     def _clean(self, shard: Shard) -> Shard:
         return caption_steps.clean(self.work, shard, self.recipe.clean, self.inputs.packs)
 
-    def _translate_check_fetch(
-        self, cleaned: Sequence[Shard], workers: ImageWorkers
-    ) -> tuple[list[Shard], list[Shard], list[Shard]]:
-        """Translate chunk by chunk; check a shard and fetch its images as soon as its captions are there."""
+    def _translate_and_check(self, cleaned: Sequence[Shard], line: ImageLine) -> tuple[list[Shard], list[Shard]]:
+        """Translate chunk by chunk; check a shard and begin with its images as soon as its captions are there."""
         translated: list[Shard] = []
         checked: list[Shard] = []
-        fetching: list[Future[Shard]] = []
         for ready in self._translated_shards(cleaned):
             for shard in cleaned[len(checked) : ready]:
                 translated.append(self.executor.run(f"translate {shard.label}", self._join, shard))
                 judged = self._with_round_trip(translated[-1])
                 checked.append(self.executor.run(f"check {shard.label}", self._check, judged))
-                fetching.append(self.executor.submit(f"fetch {shard.label}", self._fetch, checked[-1], workers))
-        raw: list[Shard] = []
-        for future in fetching:
-            raw.append(future.result())
-            self.executor.progress("fetch", done=len(raw), total=len(fetching))
-        return translated, checked, raw
+                line.start(checked[-1])
+        return translated, checked
 
     def _translated_shards(self, cleaned: Sequence[Shard]) -> Iterator[int]:
         """Translate; yields how many shards, from the first, have all their translations."""
@@ -209,26 +267,9 @@ class _Build:
     def _check(self, shard: Shard) -> Shard:
         return caption_steps.check(self.work, shard, self.recipe.check, self.inputs.pack)
 
-    def _fetch(self, shard: Shard, workers: ImageWorkers) -> Shard:
-        return image_steps.fetch(
-            self.work,
-            shard,
-            workers,
-            self.recipe.fetch,
-            what=section_settings(self.recipe.fetch, "fetch"),
-            locations=self.inputs.locations,
-            location_digests=self.inputs.location_digests,
-        )
-
-    def _normalise(self, raw: Shard, workers: ImageWorkers) -> Shard:
-        what = section_settings(self.recipe.normalise, "normalise")
-        return image_steps.normalise(self.work, raw, workers, self.recipe.normalise, what=what)
-
-    def _finish(
-        self, checked: Sequence[Shard], raw: Sequence[Shard], images: Sequence[Shard], duplicates: Commit
-    ) -> list[Shard]:
+    def _finish(self, checked: Sequence[Shard], images: Sequence[Shard], duplicates: Commit) -> list[Shard]:
         futures = [
-            self.executor.submit(f"deduplicate {shard.label}", image_steps.finish, self.work, shard, r, i, duplicates)
-            for shard, r, i in zip(checked, raw, images, strict=True)
+            self.executor.submit(f"deduplicate {shard.label}", image_steps.finish, self.work, shard, image, duplicates)
+            for shard, image in zip(checked, images, strict=True)
         ]
         return [future.result() for future in futures]

@@ -131,6 +131,12 @@ def _add_jobs(commands: Commands) -> None:
             default="prefect",
             help="through Prefect (default), or the same steps in threads without it",
         )
+        if name in ("build", "run"):
+            command.add_argument(
+                "--retry-failed",
+                action="store_true",
+                help="of a dataset that is there, ask once more for the images that failed for reasons that may pass",
+            )
 
 
 def _add_download(commands: Commands) -> None:

@@ -9,6 +9,7 @@ import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from types import TracebackType
 from typing import ParamSpec, Protocol, Self, TypeVar
 
@@ -32,6 +33,19 @@ class Future(Protocol[T_co]):
         """Wait for the step; return what it returned or raise what it raised."""
 
 
+@dataclass(frozen=True, slots=True)
+class Lane:
+    """Steps that wait for one another and for no others, such as all downloads from one slow host.
+
+    Args:
+        name: equal names are the same lane.
+        width: steps of the lane that run at once.
+    """
+
+    name: str
+    width: int = 1
+
+
 class Executor(Protocol):
     """Runs steps and shows what becomes of them. A flow uses it from one thread, its own."""
 
@@ -42,6 +56,11 @@ class Executor(Protocol):
             name: the step's kind, a blank, and which one it is, such as "fetch 00003" or "publish".
             step: called with the remaining arguments; tried again only after a `TransientError`.
         """
+
+    def submit_in_lane(
+        self, lane: Lane, name: str, step: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs
+    ) -> Future[T]:
+        """Start a step in a lane, beside whatever `submit` has started; other arguments as of `submit`."""
 
     def run(self, name: str, step: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
         """Do a step in the flow's own thread, whatever waits for the others; same arguments as `submit`."""
@@ -72,6 +91,7 @@ class LocalExecutor:
         if max_workers < 1:
             raise ConfigError(f"max_workers must be positive, got {max_workers}")
         self._pool = ThreadPoolExecutor(max_workers, thread_name_prefix="step")
+        self._lanes: dict[str, ThreadPoolExecutor] = {}
         self._retry_delays_s = tuple(retry_delays_s)
 
     def __enter__(self) -> Self:
@@ -80,11 +100,20 @@ class LocalExecutor:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._pool.shutdown(wait=True, cancel_futures=kind is not None)
+        for pool in (self._pool, *self._lanes.values()):
+            pool.shutdown(wait=True, cancel_futures=kind is not None)
 
     def submit(self, name: str, step: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Future[T]:
         """Start a step in a thread as soon as one of `max_workers` is free."""
         return self._pool.submit(_with_retries, name, lambda: step(*args, **kwargs), self._retry_delays_s)
+
+    def submit_in_lane(
+        self, lane: Lane, name: str, step: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs
+    ) -> Future[T]:
+        """Start a step as soon as the lane has room."""
+        if lane.name not in self._lanes:
+            self._lanes[lane.name] = ThreadPoolExecutor(lane.width, thread_name_prefix=lane.name)
+        return self._lanes[lane.name].submit(_with_retries, name, lambda: step(*args, **kwargs), self._retry_delays_s)
 
     def run(self, name: str, step: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
         """Do a step here and now."""

@@ -1,9 +1,11 @@
 """The steps that bring and judge images, and what becomes of captions by them; committed by content."""
 
-import logging
+from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -12,18 +14,24 @@ import pyarrow.parquet as pq
 from cleaning.config import REASONS as CLEANING_REASONS
 from cleaning.duplicates import duplicate_captions
 from data_catalog.images.fetch import FetchConfig
+from data_catalog.images.hosts import group_of
+from data_catalog.images.known import KnownShard
 from data_catalog.images.normalise import NormaliseConfig
+from data_catalog.images.reasons import image_step
+from data_catalog.images.tables import write_rows
 from data_catalog.images.workers import ImageWorkers
-from data_catalog.schema import PENDING
+from data_catalog.schema import IMAGES, PENDING
 from data_catalog.shards import digest, save_parquet
 from data_catalog.sorting import duplicate_images
 from data_catalog.stages import Drop, pending_rows, reject, texts
 from data_catalog.work import Commit, WorkStore
+from flows.execution import Lane
 from flows.step_outputs import (
     DEDUPLICATE,
     FETCH,
     FIND_DUPLICATES,
     NORMALISE,
+    RECALL,
     SHARD,
     Shard,
     count_rows,
@@ -31,14 +39,27 @@ from flows.step_outputs import (
     step_key,
 )
 
-logger = logging.getLogger(__name__)
-
-MANY_REQUESTS = 20
+# So many addresses of one host that bring the same bytes bring no picture of anything.
+PLACEHOLDER_URLS = 10
 
 DEDUPLICATE_REASONS = {
     **CLEANING_REASONS["deduplicate"],
     "duplicate_image": "another sample, of a better source or with a lower id, has an image of the same bytes",
+    "placeholder_image": "the host answers many addresses with the same bytes: they stand for images that are gone",
 }
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LocalImages:
+    """Where local images are.
+
+    Args:
+        locations: folder or archive, by source.
+        digests: content hashes of those, by location.
+    """
+
+    locations: Mapping[str, str]
+    digests: Mapping[str, str]
 
 
 def fetch(
@@ -48,35 +69,54 @@ def fetch(
     config: FetchConfig,
     *,
     what: Mapping[str, Any],
-    locations: Mapping[str, str],
-    location_digests: Mapping[str, str],
+    local: LocalImages,
+    log_folder: Path,
+    known: KnownShard | None = None,
 ) -> Shard:
     """Bring the raw bytes of every sample that still has a caption: recorded facts, not fetched again.
 
     Args:
         what: the settings of `config` that change what comes.
-        locations: folder or zip of local images, by source.
-        location_digests: content hashes of those.
+        local: where local images are.
+        log_folder: where tries and latencies are told.
+        known: what an earlier snapshot has of the shard: only what it lacks is asked for.
     """
-    requests = image_requests(pq.read_table(shard.path), locations)
-    local = sorted({location for location in requests.column("location").to_pylist() if location is not None})
-    digests = [location_digests[location] for location in local]
+    requests = image_requests(pq.read_table(shard.path), local.locations)
+    if known is not None:
+        settled = pa.array(sorted(known.settled()), pa.string())
+        requests = requests.filter(pc.invert(pc.is_in(requests.column("sample_id"), settled)))
+    locations = sorted({location for location in requests.column("location").to_pylist() if location is not None})
+    digests = [local.digests[location] for location in locations]
     asked = requests.drop_columns(["location"]).to_pylist()
-    key = step_key(FETCH, [digest(asked), *digests], what)
+    settings = what if known is None else {**what, "retry_of": known.snapshot}
+    key = step_key(FETCH, [digest(asked), *digests], settings)
 
     def produce(folder: Path) -> Mapping[str, Any]:
-        workers.fetch(requests, config, folder / SHARD)
-        _warn_if_offline(folder / SHARD, shard.label)
+        workers.fetch(requests, config, folder / SHARD, log=log_folder / f"{shard.label}-{key.key[:12]}.parquet")
         return {"num_requests": requests.num_rows}
 
     return shard_of_commit(work.run(key, produce), shard.shard_id)
 
 
-def _warn_if_offline(raw: Path, label: str) -> None:
-    """Say so where no image could even be asked for: links rot, but not all at once."""
-    reasons = pq.read_table(raw, columns=["drop_reason"]).column("drop_reason").to_pylist()
-    if len(reasons) >= MANY_REQUESTS and set(reasons) <= {"dns", "connect", "timeout"}:
-        logger.warning("shard %s: none of %d images could be reached: is the network down?", label, len(reasons))
+def fetch_lane(shard: Shard, config: FetchConfig, width: int) -> Lane:
+    """Where a shard's images are fetched: one by one with all others of a slow host that most of its images are on.
+
+    A host is slow here if its limits are tighter than what one shard would ask of it.
+    """
+    table = pq.read_table(shard.path, columns=["outcome", "url"])
+    urls = table.filter(pc.equal(table.column("outcome"), PENDING)).column("url").drop_null().unique().to_pylist()
+    hosts = Counter(group_of(urlsplit(url).hostname or "", config.named_limits) for url in urls if _is_plain(url))
+    host, count = hosts.most_common(1)[0] if hosts else ("", 0)
+    limits = config.named_limits.get(host, config.default_limits)
+    slow = limits.requests_per_s > 0 or limits.concurrency < config.threads
+    return Lane(f"fetch-{host}") if slow and 2 * count >= len(urls) and count else Lane("fetch", width)
+
+
+def _is_plain(url: str) -> bool:
+    try:
+        return urlsplit(url).hostname is not None
+    except ValueError:
+        return False
 
 
 def image_requests(table: pa.Table, locations: Mapping[str, str]) -> pa.Table:
@@ -104,26 +144,44 @@ def normalise(
     return shard_of_commit(work.run(key, produce), raw.shard_id)
 
 
-def find_duplicates(work: WorkStore, images: Sequence[Shard], sources: Sequence[str]) -> Commit:
-    """Decide, over all shards, which samples have the same image as a better one; file `shard.parquet`."""
-    key = step_key(FIND_DUPLICATES, [image.sha256 for image in images], {"sources": list(sources)})
+def recall(work: WorkStore, shard: Shard, tried_again: Shard, known: KnownShard) -> Shard:
+    """All images of a shard: those that an earlier snapshot has, and those that were tried again."""
+    requests = image_requests(pq.read_table(shard.path), {})
+    sample_ids = requests.column("sample_id").to_pylist()
+    key = step_key(RECALL, [tried_again.sha256, known.identity, digest(sample_ids)], {})
 
     def produce(folder: Path) -> Mapping[str, Any]:
-        found = duplicate_images([image.path for image in images], sources)
+        write_rows(known.merged_rows(sample_ids, tried_again.path), IMAGES, folder / SHARD)
+        return {}
+
+    return shard_of_commit(work.run(key, produce), shard.shard_id)
+
+
+def find_duplicates(work: WorkStore, images: Sequence[Shard], sources: Sequence[str]) -> Commit:
+    """Decide, over all shards, which samples have the same image as a better one, or one that stands for none.
+
+    Its file is `shard.parquet`: `sample_id`, and `duplicate_of` or the `placeholder_of` of a host.
+    """
+    settings = {"sources": list(sources), "placeholder_urls": PLACEHOLDER_URLS}
+    key = step_key(FIND_DUPLICATES, [image.sha256 for image in images], settings)
+
+    def produce(folder: Path) -> Mapping[str, Any]:
+        found = duplicate_images([image.path for image in images], sources, placeholder_urls=PLACEHOLDER_URLS)
         save_parquet(found, folder / SHARD)
         return {"num_duplicates": found.num_rows}
 
     return work.run(key, produce)
 
 
-def finish(work: WorkStore, captions: Shard, raw: Shard, images: Shard, duplicates: Commit) -> Shard:
+def finish(work: WorkStore, captions: Shard, images: Shard, duplicates: Commit) -> Shard:
     """Apply to the captions what became of their images, and drop duplicates; counts for three steps of the funnel."""
-    inputs = [captions.sha256, raw.sha256, images.sha256, duplicates.files[SHARD]]
+    inputs = [captions.sha256, images.sha256, duplicates.files[SHARD]]
 
     def produce(folder: Path) -> Mapping[str, Any]:
         before = pq.read_table(captions.path)
-        fetched = _reject_samples(before, _image_drops(raw.path), step=FETCH)
-        normalised = _reject_samples(fetched, _image_drops(images.path), step=NORMALISE)
+        drops = _image_drops(images.path)
+        fetched = _reject_samples(before, drops[FETCH], step=FETCH)
+        normalised = _reject_samples(fetched, drops[NORMALISE], step=NORMALISE)
         deduplicated = _reject_samples(normalised, _duplicate_drops(duplicates.path(SHARD)), step=DEDUPLICATE)
         deduplicated = _reject_repeated_captions(deduplicated)
         save_parquet(deduplicated, folder / SHARD)
@@ -133,14 +191,24 @@ def finish(work: WorkStore, captions: Shard, raw: Shard, images: Shard, duplicat
     return shard_of_commit(work.run(step_key(DEDUPLICATE, inputs, {}), produce), captions.shard_id)
 
 
-def _image_drops(path: Path) -> dict[str, Drop]:
-    rows = pq.read_table(path, columns=["sample_id", "drop_reason", "detail"]).to_pylist()
-    return {row["sample_id"]: Drop(row["drop_reason"], row["detail"]) for row in rows if row["drop_reason"]}
+def _image_drops(path: Path) -> dict[str, dict[str, Drop]]:
+    """Why images were lost, by step and sample; a reason belongs to one step only."""
+    drops: dict[str, dict[str, Drop]] = {FETCH: {}, NORMALISE: {}}
+    for row in pq.read_table(path, columns=["sample_id", "drop_reason", "detail"]).to_pylist():
+        if row["drop_reason"]:
+            drops[image_step(row["drop_reason"])][row["sample_id"]] = Drop(row["drop_reason"], row["detail"])
+    return drops
 
 
 def _duplicate_drops(path: Path) -> dict[str, Drop]:
     rows = pq.read_table(path).to_pylist()
-    return {row["sample_id"]: Drop("duplicate_image", f"same as {row['duplicate_of']}") for row in rows}
+    return {row["sample_id"]: _duplicate_drop(row) for row in rows}
+
+
+def _duplicate_drop(row: Mapping[str, str]) -> Drop:
+    if row["placeholder_of"] is not None:
+        return Drop("placeholder_image", f"the same bytes at many addresses of {row['placeholder_of']}")
+    return Drop("duplicate_image", f"same as {row['duplicate_of']}")
 
 
 def _reject_samples(table: pa.Table, drops: Mapping[str, Drop], *, step: str) -> pa.Table:

@@ -10,7 +10,7 @@ from flows.prefect_env import prepare_process, use_answering_api
 from flows.recipe import load_recipe
 
 
-def run_flow(name: str, recipe: str, *, root: Path, overrides: Sequence[str], project: Path) -> Any:
+def run_flow(name: str, recipe: str, *, root: Path, overrides: Sequence[str], project: Path, **parameters: bool) -> Any:
     """Run one of the flows in this process, with the server that is up or a temporary one.
 
     Args:
@@ -19,6 +19,7 @@ def run_flow(name: str, recipe: str, *, root: Path, overrides: Sequence[str], pr
         root: folder of the catalog.
         overrides: `section.key=value` texts.
         project: folder that keeps the history of runs, in a hidden folder of its own; usually the current one.
+        parameters: further ones of the flow.
 
     Returns:
         What the jobs of `flows.runs` return: one report, or for "build-and-train" a tuple of three.
@@ -34,7 +35,7 @@ def run_flow(name: str, recipe: str, *, root: Path, overrides: Sequence[str], pr
     from flows.prefect_flows import FLOWS
 
     _keep_tracebacks_off_the_terminal()
-    return FLOWS[name](recipe=recipe, root=str(root), settings=settings_of(overrides))
+    return FLOWS[name](recipe=recipe, root=str(root), settings=settings_of(overrides), **parameters)
 
 
 def _keep_tracebacks_off_the_terminal() -> None:

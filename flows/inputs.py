@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from data_catalog.errors import ConfigError
 from data_catalog.file_hashes import FileHashes
 from data_catalog.ingest import Source
 from data_catalog.language_pack import LanguagePack
@@ -53,6 +54,7 @@ def open_inputs(recipe: Recipe, root: Path) -> Inputs:
     pack = target_language_pack(recipe, named)
     for source in recipe.sources:
         source.kind.check(source.config)
+        _require_contact(source, recipe)
     translator = open_engine(recipe, root)
     reverse = open_reverse_engine(recipe, root) if translator else None
     hashes = FileHashes(root / "file-hashes.json")
@@ -82,6 +84,14 @@ def open_inputs(recipe: Recipe, root: Path) -> Inputs:
         reverse=reverse,
         build_key=build_key,
     )
+
+
+def _require_contact(source: SourceSettings, recipe: Recipe) -> None:
+    if source.kind.operator is not None and recipe.fetch.contact is None:
+        raise ConfigError(
+            f"sources.{source.name} asks the servers of {source.kind.operator} for its images, which refuse robots "
+            "that do not say whom to write to: give a mail address or a page, --set fetch.contact=you@example.org"
+        )
 
 
 def _packs(recipe: Recipe, named: Mapping[str, LanguagePack], target: LanguagePack) -> dict[str, LanguagePack]:

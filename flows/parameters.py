@@ -49,7 +49,11 @@ def _lenient(kind: Any) -> Any:
     if typing.get_origin(kind) is tuple:
         item = _plain_type(typing.get_args(kind)[0])
         return list[item] | item | None  # type: ignore[valid-type]
-    if typing.get_origin(kind) in (typing.Union, types.UnionType):
+    origin = typing.get_origin(kind)
+    if origin is not None and isinstance(origin, type) and issubclass(origin, Mapping):
+        item = typing.get_args(kind)[1]
+        return dict[str, section_model(item.__name__, item)] | None  # type: ignore[misc]
+    if origin in (typing.Union, types.UnionType):
         return _plain_type(next(option for option in typing.get_args(kind) if option is not type(None))) | None
     return _plain_type(kind) | None
 
@@ -119,4 +123,9 @@ def _flatten(values: Mapping[str, Any], path: tuple[str, ...]) -> typing.Iterato
         elif value is not None:
             # A JSON value is a TOML value, but for the one control character that JSON lets stand.
             text = json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
-            yield f"{'.'.join((*path, name))}={text}"
+            yield f"{'.'.join(map(_key, (*path, name)))}={text}"
+
+
+def _key(name: str) -> str:
+    """A name in a path, in quotes where it holds dots itself, as host names do."""
+    return f'"{name}"' if "." in name else name

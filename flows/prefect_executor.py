@@ -18,7 +18,7 @@ from prefect.client.schemas.objects import State, TaskRun
 from prefect.task_runners import ThreadPoolTaskRunner
 
 from data_catalog.errors import ConfigError, TransientError
-from flows.execution import RETRY_DELAYS_S, Future
+from flows.execution import RETRY_DELAYS_S, Future, Lane
 from flows.tables import markdown_safe
 
 P = ParamSpec("P")
@@ -39,6 +39,7 @@ class PrefectExecutor:
         if max_workers < 1:
             raise ConfigError(f"max_workers must be positive, got {max_workers}")
         self._runner = ThreadPoolTaskRunner[Any](max_workers=max_workers)
+        self._lanes: dict[str, ThreadPoolTaskRunner[Any]] = {}
         self._retry_delays_s = list(retry_delays_s)
         self._progress: dict[str, tuple[UUID, float]] = {}
 
@@ -49,12 +50,22 @@ class PrefectExecutor:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._runner.__exit__(kind, error, trace)
+        for runner in (self._runner, *self._lanes.values()):
+            runner.__exit__(kind, error, trace)
 
     def submit(self, name: str, step: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Future[T]:
         """Start a step as a task named after its kind, its run named `name`."""
         task = self._task(name, lambda: step(*args, **kwargs))
         return self._runner.submit(task, parameters={})
+
+    def submit_in_lane(
+        self, lane: Lane, name: str, step: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs
+    ) -> Future[T]:
+        """Start a step as a task as soon as the lane has room."""
+        if lane.name not in self._lanes:
+            self._lanes[lane.name] = ThreadPoolTaskRunner[Any](max_workers=lane.width)
+            self._lanes[lane.name].__enter__()
+        return self._lanes[lane.name].submit(self._task(name, lambda: step(*args, **kwargs)), parameters={})
 
     def run(self, name: str, step: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
         """Do a step as a task in the flow's own thread."""

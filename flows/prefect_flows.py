@@ -7,6 +7,7 @@ Prefect; what each job does is in `flows.runs`, without it.
 import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -28,16 +29,22 @@ RUN_NAME = "{recipe} in {root}"
 
 
 @flow(name="build-dataset", flow_run_name=RUN_NAME, persist_result=False)
-def build_dataset(recipe: str = DEFAULT_RECIPE, root: str = ROOT, settings: Settings = Settings()) -> Any:  # noqa: B008
+def build_dataset(
+    recipe: str = DEFAULT_RECIPE,
+    root: str = ROOT,
+    settings: Settings = Settings(),  # noqa: B008
+    retry_failed: bool = False,
+) -> Any:
     """Build the dataset of a recipe.
 
     Args:
         recipe: name of a recipe, or a TOML file.
         root: folder of the catalog, relative to the project's folder.
         settings: what differs from the recipe.
+        retry_failed: ask once more for images that failed for reasons that may have passed.
     """
     with _executor(recipe, root, settings) as executor:
-        return _do(runs.build, recipe, root, settings, executor)
+        return _do(partial(runs.build, retry_failed=retry_failed), recipe, root, settings, executor)
 
 
 @flow(name="train-clip", flow_run_name=RUN_NAME, persist_result=False)

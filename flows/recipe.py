@@ -1,6 +1,7 @@
 """A recipe: everything that one run needs, read from TOML, with --set overrides, into validated dataclasses."""
 
 import dataclasses
+import re
 import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -22,6 +23,9 @@ from translation.config import TranslateConfig
 
 DEFAULT_ROOT = Path("catalog")
 
+# The parts of a setting's path; one that holds dots, such as a host's name, stands in quotes.
+_KEYS = re.compile(r'"[^"]+"|[^."]+')
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BuildConfig:
@@ -30,17 +34,20 @@ class BuildConfig:
     Args:
         shard_size: samples a shard, about.
         chunk_size: captions a translation chunk, the unit of its commit.
-        workers: steps that run at the same time.
+        workers: steps that run at the same time on the processor.
+        fetch_workers: shards whose images are fetched at the same time, from many hosts; each slow host that a source
+            has all its images on is asked beside them.
         keep_work: keep raw images and step outputs after publishing (they triple the disk).
     """
 
     shard_size: int = 5_000
     chunk_size: int = 20_000
     workers: int = 4
+    fetch_workers: int = 2
     keep_work: bool = False
 
     def __post_init__(self) -> None:
-        for name in ("shard_size", "chunk_size", "workers"):
+        for name in ("shard_size", "chunk_size", "workers", "fetch_workers"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"build.{name} must be positive, got {getattr(self, name)}")
 
@@ -102,8 +109,16 @@ TEXTS = ("name", "target_language", "source_language", "language_pack", "data")
 
 # Settings that change how a run goes, not what it makes: they are in the run log, in no key and no manifest.
 HOW_SETTINGS = {
-    "build": {"workers", "keep_work"},
-    "fetch": {"threads", "contact"},
+    "build": {"workers", "fetch_workers", "keep_work"},
+    "fetch": {
+        "threads",
+        "contact",
+        "backoff_s",
+        "max_wait_s",
+        "host_concurrency",
+        "host_requests_per_s",
+        "hosts",
+    },
     "translate": {"package", "model", "reverse_package", "reverse_model", "inter_threads", "max_characters"},
     "scenes": {"folder"},
     "sources": {"files", "images"},
@@ -176,8 +191,9 @@ def override_values(overrides: Sequence[str]) -> dict[str, Any]:
 
 def _apply_override(values: dict[str, Any], override: str) -> None:
     path, equals, text = override.partition("=")
-    *tables, name = path.strip().split(".")
-    if not equals or not name:
+    *tables, name = _KEYS.findall(path.strip()) or [""]
+    tables, name = [table.strip('"') for table in tables], name.strip('"')
+    if not equals or not name or _KEYS.sub("", path.strip()).strip("."):
         raise ConfigError(f"--set takes section.key=value, got {override!r}")
     for table in tables:
         values = values.setdefault(table, {})

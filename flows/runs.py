@@ -9,9 +9,12 @@ from flows.models import EvaluateReport, TrainReport, evaluate_model, train_mode
 from flows.recipe import load_recipe
 
 
-def build(recipe: str, *, root: Path, overrides: Sequence[str], executor: Executor) -> BuildReport:
-    """Build the dataset of a recipe (a name or a file) below `root`."""
-    return build_dataset(load_recipe(recipe, root=root, overrides=overrides), root=root, executor=executor)
+def build(
+    recipe: str, *, root: Path, overrides: Sequence[str], executor: Executor, retry_failed: bool = False
+) -> BuildReport:
+    """Build the dataset of a recipe (a name or a file) below `root`; see `flows.build.build_dataset`."""
+    loaded = load_recipe(recipe, root=root, overrides=overrides)
+    return build_dataset(loaded, root=root, executor=executor, retry_failed=retry_failed)
 
 
 def train(recipe: str, *, root: Path, overrides: Sequence[str], executor: Executor) -> TrainReport:

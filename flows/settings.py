@@ -16,7 +16,8 @@ def build(config_type: type[T], values: Any, path: str) -> T:
     """An instance of a config dataclass from a TOML table.
 
     Args:
-        config_type: a dataclass whose fields are str, int, float, bool, Path, tuples of those, or None.
+        config_type: a dataclass whose fields are str, int, float, bool, Path, tuples of those, None, or mappings of
+            names to further dataclasses.
         values: the table.
         path: where the table stands in the recipe, such as "images".
 
@@ -47,6 +48,11 @@ def coerce(kind: Any, value: Any, path: str) -> Any:
         if value is None or value == "":
             return None
         return coerce(next(option for option in typing.get_args(kind) if option is not type(None)), value, path)
+    if origin is not None and issubclass(origin, Mapping):
+        if not isinstance(value, Mapping):
+            raise ConfigError(f"{path} must be a table, got {value!r}")
+        item_type = typing.get_args(kind)[1]
+        return {name: build(item_type, item, f"{path}.{name}") for name, item in value.items()}
     if origin is tuple:
         items = value if isinstance(value, list | tuple) else [value]
         return tuple(coerce(typing.get_args(kind)[0], item, path) for item in items)

@@ -3,13 +3,20 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from shutil import rmtree
 from typing import Any
 
 from data_catalog.catalog import broken_laws
 from data_catalog.errors import PipelineError
-from data_catalog.manifest import MANIFEST_FORMAT, Snapshot, commit_snapshot, snapshot_folder
+from data_catalog.manifest import (
+    MANIFEST_FORMAT,
+    Snapshot,
+    commit_snapshot,
+    read_snapshot,
+    snapshot_folder,
+)
 from data_catalog.publish import SplitConfig, publish_shard
-from data_catalog.schema import CAPTIONS_VERSION, NATIVE, PAIRS_VERSION
+from data_catalog.schema import CAPTIONS_VERSION, NATIVE, OUTCOMES_VERSION, PAIRS_VERSION
 from data_catalog.shards import digest, sweep_temporary
 from data_catalog.work import Commit, StepKey, WorkStore
 from flows.execution import Executor
@@ -17,6 +24,8 @@ from flows.inputs import Inputs
 from flows.recipe import Recipe, what_settings
 from flows.settings import plain
 from flows.step_outputs import FUNNEL_STEPS, INGEST, PUBLISH, VERSIONS, Shard
+
+KINDS = ("pairs", "captions", "images")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,8 +46,11 @@ def publish(
     work: WorkStore,
     ingested: Commit,
     shards: Sequence[FinishedShard],
+    retry_of: str | None = None,
 ) -> Snapshot:
     """Write a snapshot's files, check the conservation laws on them, and commit it.
+
+    `retry_of` is the snapshot whose missing images were tried again, if that is what was done.
 
     Raises:
         PipelineError: a law does not hold; nothing is committed.
@@ -47,24 +59,31 @@ def publish(
     snapshot_id = digest([inputs.build_key, contents])[:12]
     folder = snapshot_folder(root, recipe.name, snapshot_id)
     if folder.is_dir():
-        sweep_temporary([folder, folder / "pairs", folder / "captions"])
+        sweep_temporary([folder, *(folder / kind for kind in KINDS)])
     futures = [
         executor.submit(f"publish {shard.captions.label}", _publish, work, shard, folder, recipe.split)
         for shard in shards
     ]
     entries = [future.result() for future in futures]
+    files = {kind: [entry for shard in entries for entry in shard[kind]] for kind in KINDS}
+    before = read_snapshot(root, recipe.name, retry_of) if retry_of else None
+    if before is not None and before.manifest["files"] == files:
+        work.note_used(before.snapshot)
+        rmtree(folder)  # trying again brought nothing
+        return before
     manifest = {
         "format": MANIFEST_FORMAT,
-        "schemas": {"captions": CAPTIONS_VERSION, "pairs": PAIRS_VERSION},
+        "schemas": {"captions": CAPTIONS_VERSION, "pairs": PAIRS_VERSION, "images": OUTCOMES_VERSION},
         "dataset": recipe.name,
         "snapshot": snapshot_id,
         "build_key": inputs.build_key,
+        "retry_of": retry_of,
         "settings": what_settings(recipe),
         "target_lang": recipe.target_language,
         "translator": inputs.translator.fingerprint if inputs.translator else NATIVE,
         "sources": _source_entries(recipe, inputs, ingested),
         "funnel": funnel(ingested, shards),
-        "files": {kind: [entry for shard in entries for entry in shard[kind]] for kind in ("pairs", "captions")},
+        "files": files,
     }
     _check_laws(Snapshot(dataset=recipe.name, snapshot=snapshot_id, folder=folder, manifest=manifest))
     work.note_used(snapshot_id)
@@ -81,9 +100,7 @@ def _publish(work: WorkStore, shard: FinishedShard, folder: Path, split: SplitCo
         return publish_shard(shard.captions.path, shard.images.path, folder, shard_id=number, config=split)
 
     found = work.find(key)
-    if found is not None and all(
-        (folder / entry["path"]).is_file() for kind in ("pairs", "captions") for entry in found.facts[kind]
-    ):
+    if found is not None and all((folder / entry["path"]).is_file() for kind in KINDS for entry in found.facts[kind]):
         return found.facts
     if found is not None:
         return produce(folder)

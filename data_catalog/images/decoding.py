@@ -42,6 +42,7 @@ def _image_row(raw: Row, outcome: Outcome | None, config: NormaliseConfig) -> Ro
         "bytes": outcome["piece"].read() if is_good else None,
         **{name: outcome.get(name) for name in _FACTS},
         "sha256": raw["sha256"],
+        **{name: raw[name] for name in ("http_status", "final_url", "robots_tag", "num_bytes")},
         "original": raw["bytes"] if is_good and config.keep_original else None,
     }
 

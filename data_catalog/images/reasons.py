@@ -100,6 +100,11 @@ def http_reason(status: int) -> str:
     return f"http_{status // 100}xx" if 200 <= status < 600 else "http_other"
 
 
+def image_step(reason: str) -> str:
+    """The step that loses images for a reason: "fetch" or "normalise"."""
+    return "fetch" if reason in FETCH_REASONS else "normalise"
+
+
 def is_retryable(reason: str | None) -> bool:
     """True if a later try may end better; False for None, which is success."""
     return reason in FETCH_REASONS and FETCH_REASONS[reason].retryable

@@ -48,6 +48,7 @@ class SourceKind:
         languages: which languages its captions can be in, or None where only the rows tell.
         images: folder, zip or tar of local images, or a glob of them, or None where images come by URL.
         upstream_files: the files that rows are read from, sorted, without images.
+        operator: who serves the images and wants to know whom to write to, where that is one and the same for all.
     """
 
     kind: str
@@ -58,6 +59,7 @@ class SourceKind:
     languages: Callable[[Any], frozenset[str] | None] = _english
     images: Callable[[Any], str | None] = _no_images
     upstream_files: Callable[[Any], list[Path]] = files.upstream_files
+    operator: str | None = None
 
 
 _COCO_LICENCE = "captions CC BY 4.0 (COCO Consortium); each image under its own licence on Flickr"
@@ -71,6 +73,7 @@ _KINDS = (
         read=wit.read_wit,
         licence="text CC BY-SA 3.0 (Wikipedia, through WIT); each image under its own licence on Wikimedia Commons",
         languages=_selected,
+        operator="Wikimedia",
     ),
     SourceKind(
         kind="mscoco",
@@ -125,6 +128,7 @@ _KINDS = (
         check=sbu.check_sbu,
         read=sbu.read_sbu,
         licence="none stated for the captions; images belong to their owners on Flickr",
+        operator="Flickr",
     ),
     SourceKind(
         kind="pairs",

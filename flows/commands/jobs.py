@@ -2,9 +2,11 @@
 
 from argparse import Namespace
 from collections.abc import Callable
+from textwrap import fill
 from typing import TYPE_CHECKING
 
 from data_catalog.catalog import query
+from data_catalog.images.diagnosis import Diagnosis
 from flows.build import BuildReport
 from flows.commands.jobs_executor import with_executor
 from flows.commands.output import say
@@ -52,11 +54,21 @@ def tell_build(report: BuildReport, options: Namespace) -> None:
     say(plain_table(report.funnel))
     say("\nWhy captions were dropped\n")
     say(plain_table(query(options.root, TOP_REASONS.format(dataset)).to_pylist()))
+    tell_downloads(report.downloads)
     num_pairs = sum(file["rows"] for file in report.snapshot.manifest["files"]["pairs"])
     if report.up_to_date:
         say(f"\n{dataset} {report.snapshot.snapshot} is up to date: nothing to do ({report.seconds:.1f} s).")
     else:
         say(f"\n{dataset} {report.snapshot.snapshot}: {num_pairs:,} images with captions in {report.seconds:,.0f} s.")
+
+
+def tell_downloads(downloads: Diagnosis) -> None:
+    """Print what became of the images that were asked of the web, and what that means."""
+    if downloads.rows():
+        say("\nWhat became of the images that were asked of the web\n")
+        say(plain_table(downloads.rows()))
+    for finding in downloads.findings:
+        say("\n" + fill(finding, 110))
 
 
 def tell_training(report: "TrainReport") -> None:

@@ -9,8 +9,9 @@ FLOW_NAMES = {"build": "build-dataset", "train": "train-clip", "evaluate": "eval
 
 def with_executor(job: str, options: Namespace) -> Any:
     """Do one of the jobs of `flows.runs` ("build", "train", "evaluate") as the options say; returns its report."""
+    more = {"retry_failed": options.retry_failed} if job == "build" else {}
     if options.executor == "prefect":
-        return _through_prefect(job, options)
+        return _through_prefect(job, options, more)
     from flows import runs
     from flows.execution import LocalExecutor
     from flows.recipe import load_recipe
@@ -18,11 +19,11 @@ def with_executor(job: str, options: Namespace) -> Any:
     workers = load_recipe(options.recipe, root=options.root, overrides=options.overrides).build.workers
     with LocalExecutor(workers) as executor:
         run = getattr(runs, job)
-        return run(options.recipe, root=options.root, overrides=options.overrides, executor=executor)
+        return run(options.recipe, root=options.root, overrides=options.overrides, executor=executor, **more)
 
 
-def _through_prefect(job: str, options: Namespace) -> Any:
+def _through_prefect(job: str, options: Namespace, more: dict[str, bool]) -> Any:
     from flows.in_process import run_flow
 
     name, project = FLOW_NAMES[job], Path.cwd()
-    return run_flow(name, options.recipe, root=options.root, overrides=options.overrides, project=project)
+    return run_flow(name, options.recipe, root=options.root, overrides=options.overrides, project=project, **more)

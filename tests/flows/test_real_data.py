@@ -117,6 +117,7 @@ def test_the_traps_of_wit_lose_no_other_row(shared_data: Path, tmp_path: Path) -
         languages = ["it", "es", "de"]
         caption_kinds = ["reference", "attribution", "alt_text"]
         [fetch]
+        contact = "someone@example.org"
         retries = 0
         timeout_s = 2.0
         deadline_s = 3.0
