@@ -1,8 +1,20 @@
 """Content hashes of upstream files, remembered by size and modification time so that a second look costs a `stat`."""
 
+import os
+from collections.abc import Iterator
 from pathlib import Path
 
 from data_catalog.shards import digest, read_json, sha256_of, write_json
+
+
+def _files_below(folder: Path) -> Iterator[Path]:
+    inside = {str(folder): {folder.resolve()}}  # by folder: what it and all above it really are
+    for name, subfolders, files in os.walk(folder, followlinks=True):
+        above = inside.pop(name)
+        yield from (Path(name, file) for file in files)
+        real = {subfolder: Path(name, subfolder).resolve() for subfolder in subfolders}
+        subfolders[:] = [subfolder for subfolder in subfolders if real[subfolder] not in above]
+        inside |= {str(Path(name, subfolder)): above | {real[subfolder]} for subfolder in subfolders}
 
 
 class FileHashes:
@@ -29,11 +41,13 @@ class FileHashes:
         return str(known[3])
 
     def folder_digest(self, folder: Path, *, without: Path) -> str:
-        """Digest of the names and contents of all files below a folder, those below `without` aside."""
+        """Digest of the names and contents of all files below a folder, those below `without` aside.
+
+        Links to folders are followed, as whoever reads the images follows them; one that leads back up is not.
+        """
         left_out = without.absolute()
-        files = sorted(
-            path for path in folder.absolute().rglob("*") if path.is_file() and not path.is_relative_to(left_out)
-        )
+        found = _files_below(folder.absolute())
+        files = sorted(path for path in found if path.is_file() and not path.is_relative_to(left_out))
         return digest([[path.relative_to(folder.absolute()).as_posix(), self.sha256(path)] for path in files])
 
     def save(self) -> None:

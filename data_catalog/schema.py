@@ -22,7 +22,7 @@ CAPTIONS = pa.schema(
         pa.field("source", pa.string(), nullable=False),
         pa.field("upstream_split", pa.string()),
         pa.field("url", pa.string()),  # exactly one of url and path is set, malformed rows aside
-        pa.field("path", pa.string()),  # name inside the source's `images` folder or zip
+        pa.field("path", pa.string()),  # name inside the source's `images` folder or archive
         pa.field("source_caption", pa.string()),  # as upstream has it, never altered
         pa.field("source_lang", pa.string()),  # what upstream says, or the source's documented language
         pa.field("clean_caption", pa.string()),  # the source caption after cleaning: what is translated

@@ -13,7 +13,7 @@ class UpstreamRow:
         sample_key: identity of the image within its source, such as "391895" or a sha1 of its canonical URL.
         caption_key: upstream's own id of the caption, or None where it has none.
         url: where the image is on the web; exactly one of `url` and `path` is set.
-        path: the image's name inside the source's `images` folder or zip.
+        path: the image's name inside the source's `images` folder or archive.
         caption: the text as upstream has it.
         lang: ISO 639-1 code that upstream states, or the dataset's documented language.
     """

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import pytest
 
 from data_catalog.errors import ConfigError, ShardError, TransientError
-from flows.execution import LocalExecutor
+from flows.execution import Lane, LocalExecutor
 
 
 def failing(times: int, error: Exception) -> Callable[[], int]:
@@ -45,6 +45,29 @@ def test_at_most_max_workers_steps_run_at_once() -> None:
         for future in [executor.submit("nap", step) for _ in range(10)]:
             future.result()
     assert most == 2
+
+
+def test_a_lane_holds_up_nobody_but_itself() -> None:
+    opened, running, most, lock = threading.Event(), 0, 0, threading.Lock()
+
+    def slow() -> None:
+        nonlocal running, most
+        with lock:
+            running += 1
+            most = max(most, running)
+        assert opened.wait(20)
+        with lock:
+            running -= 1
+
+    with LocalExecutor(1) as executor:
+        slowly = [executor.submit_in_lane(Lane("slow"), f"fetch {number}", slow) for number in range(3)]
+        wide = [executor.submit_in_lane(Lane("wide", 2), f"fetch {number}", pow, number, 2) for number in range(5)]
+        quick = [executor.submit(f"square {number}", pow, number, 2) for number in range(5)]
+        assert [future.result() for future in wide] == [future.result() for future in quick] == [0, 1, 4, 9, 16]
+        opened.set()
+        for future in slowly:
+            future.result()
+    assert most == 1
 
 
 def test_transient_errors_are_retried_and_others_are_not() -> None:

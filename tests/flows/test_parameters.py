@@ -20,6 +20,8 @@ def test_overrides_survive_the_way_through_the_form() -> None:
         'target_language="de"',
         "split.val=0.25",
         'sources.pairs.files=["a b.csv", "è.csv"]',
+        'fetch.hosts."example.org".requests_per_s=5.0',
+        "fetch.hosts.localhost.concurrency=3",
     ]
     assert override_values(overrides_of(settings_of(overrides))) == override_values(overrides)
 
@@ -42,6 +44,7 @@ def test_a_recipe_is_the_same_by_form_and_by_command_line(tmp_path: Path) -> Non
         ("build.shards=7", "build.shards"),
         ("nonsense.x=1", "nonsense"),
         ("build.workers=many", "build.workers"),
+        ('fetch.hosts."example.org".speed=1', r"fetch.hosts.example\.org.speed"),
         ("workers", "section.key=value"),
     ],
 )

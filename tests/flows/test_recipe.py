@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from data_catalog.errors import ConfigError
+from data_catalog.images.hosts import HostLimits
 from flows.recipe import load_recipe, recipe_names, recipe_summary, what_settings
 
 MINIMAL = """
@@ -38,6 +39,15 @@ def test_overrides_win_and_keep_their_types(tmp_path: Path) -> None:
     assert recipe.sources[0].config.files == ("other.tsv",)
 
 
+def test_a_host_is_named_in_quotes(tmp_path: Path) -> None:
+    overrides = ['fetch.hosts."static.example.org".requests_per_s=5', "fetch.hosts.localhost.concurrency=3"]
+    recipe = load_recipe(write(tmp_path, MINIMAL), root=tmp_path, overrides=overrides)
+    assert recipe.fetch.hosts == {
+        "static.example.org": HostLimits(requests_per_s=5.0),
+        "localhost": HostLimits(concurrency=3),
+    }
+
+
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
@@ -57,6 +67,12 @@ def test_overrides_win_and_keep_their_types(tmp_path: Path) -> None:
         (["target_language=5"], "target_language must be a text"),
         (["language_packs=[5]"], "language_packs must be a text, got 5"),
         (["fetch.max_bytes=-1"], r"fetch\.max_bytes"),
+        (["fetch.contact=nobody"], r"fetch\.contact must be a mail address or a URL"),
+        (["fetch.wikimedia_width=300"], r"fetch\.wikimedia_width must be 0 .*330"),
+        (['fetch.hosts."http://example.org".concurrency=1'], "fetch.hosts names 'http://example.org'"),
+        (['fetch.hosts."example.org".concurrency=0'], r"concurrency must be between 1"),
+        (['fetch.hosts."example.org.concurrency=1'], "--set takes section.key=value"),
+        (["fetch.hosts=example.org"], r"fetch\.hosts must be a table"),
     ],
 )
 def test_what_is_wrong_is_named_with_its_path(tmp_path: Path, overrides: list[str], message: str) -> None:

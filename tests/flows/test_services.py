@@ -33,6 +33,7 @@ from pathlib import Path
 from prefect import flow
 
 from data_catalog.errors import ShardError, TransientError
+from flows.execution import Lane
 from flows.prefect_executor import PrefectExecutor
 
 tries = {}
@@ -55,6 +56,8 @@ def toy(word: str = "tree"):
     with PrefectExecutor(2, retry_delays_s=(0, 0)) as executor:
         futures = [executor.submit(f"count {number:05d}", step, number) for number in range(3)]
         assert [future.result() for future in futures] == [0, 1, 2]
+        lane = [executor.submit_in_lane(Lane("slow"), f"fetch {number:05d}", step, number) for number in range(3)]
+        assert [future.result() for future in lane] == [0, 1, 2]
         assert executor.submit("flaky 1", failing, "flaky", 2, TransientError("again")).result() == 3
         try:
             executor.submit("broken", failing, "broken", 1, ShardError("broken")).result()

@@ -1,0 +1,53 @@
+"""Content hashes of files and folders: what changes them, and what is remembered."""
+
+from pathlib import Path
+
+import pytest
+
+from data_catalog.file_hashes import FileHashes
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A folder with a file of its own, and one behind a link to a folder elsewhere."""
+    elsewhere, images = tmp_path / "elsewhere", tmp_path / "images"
+    elsewhere.mkdir()
+    images.mkdir()
+    (elsewhere / "b.jpg").write_bytes(b"b")
+    (images / "a.jpg").write_bytes(b"a")
+    (images / "linked").symlink_to(elsewhere)
+    return images
+
+
+def digest(folder: Path, without: Path | None = None) -> str:
+    hashes = FileHashes(folder.parent / "hashes.json")
+    return hashes.folder_digest(folder, without=without or folder.parent / "nowhere")
+
+
+def test_a_change_behind_a_link_to_a_folder_is_seen(folder: Path) -> None:
+    before = digest(folder)
+    (folder.parent / "elsewhere" / "b.jpg").write_bytes(b"changed")
+    assert digest(folder) != before
+
+
+def test_the_same_files_without_a_link_are_the_same(folder: Path, tmp_path: Path) -> None:
+    before = digest(folder)
+    (folder / "linked").unlink()
+    (folder / "linked").mkdir()
+    (folder / "linked" / "b.jpg").write_bytes(b"b")
+    assert digest(folder) == before
+
+
+def test_links_that_lead_back_up_come_to_an_end(folder: Path) -> None:
+    before = digest(folder)
+    (folder / "linked" / "up").symlink_to(folder)
+    (folder / "self").symlink_to(folder)
+    assert digest(folder) == before
+
+
+def test_what_is_left_out_does_not_count(folder: Path) -> None:
+    before = digest(folder, folder / "catalog")
+    (folder / "catalog").mkdir()
+    (folder / "catalog" / "c.jpg").write_bytes(b"c")
+    assert digest(folder, folder / "catalog") == before
+    assert digest(folder) != before

@@ -1,0 +1,60 @@
+"""Which shards are fetched one after the other, because they wait for the same slow host."""
+
+from pathlib import Path
+
+import pyarrow as pa
+import pytest
+
+from data_catalog.images.fetch import FetchConfig
+from data_catalog.images.hosts import HostLimits
+from data_catalog.schema import CAPTIONS, PENDING, REJECTED
+from data_catalog.shards import save_parquet, sha256_of
+from flows.execution import Lane
+from flows.image_steps import fetch_lane
+from flows.step_outputs import Shard
+
+
+def shard(path: Path, urls: list[str | None], *, rejected: int = 0) -> Shard:
+    """Caption rows with these URLs, the first ones rejected already."""
+    rows = [
+        {
+            **dict.fromkeys(CAPTIONS.names),
+            "sample_id": f"web:{number}",
+            "caption_id": f"web:{number}#0",
+            "source": "web",
+            "url": url,
+            "upstream_file": "a.tsv",
+            "upstream_line": number,
+            "outcome": REJECTED if number < rejected else PENDING,
+        }
+        for number, url in enumerate(urls)
+    ]
+    save_parquet(pa.Table.from_pylist(rows, schema=CAPTIONS), path)
+    return Shard(shard_id=0, path=path, sha256=sha256_of(path), counts={})
+
+
+WIDE = Lane("fetch", 3)
+WIKIMEDIA = [f"https://upload.wikimedia.org/wikipedia/commons/a/ab/{number}.jpg" for number in range(10)]
+MANY_HOSTS: list[str | None] = [f"http://host{number}.example/a.jpg" for number in range(10)]
+
+
+@pytest.mark.parametrize(
+    ("urls", "rejected", "lane"),
+    [
+        (WIKIMEDIA, 0, Lane("fetch-upload.wikimedia.org")),
+        ([*WIKIMEDIA, *MANY_HOSTS[:9]], 0, Lane("fetch-upload.wikimedia.org")),
+        ([*WIKIMEDIA[:5], *MANY_HOSTS], 0, WIDE),
+        ([*WIKIMEDIA, *MANY_HOSTS], 10, WIDE),
+        ([f"http://farm{number}.staticflickr.com/a.jpg" for number in range(9)], 0, Lane("fetch-staticflickr.com")),
+        ([f"http://one.example/{number}.jpg" for number in range(9)], 0, Lane("fetch-one.example")),
+        ([f"http://fast.example/{number}.jpg" for number in range(9)], 0, WIDE),
+        ([None] * 5, 0, WIDE),
+        ([], 0, WIDE),
+        (["http://[broken/a.jpg", "no url"], 0, WIDE),
+    ],
+)
+def test_a_shard_on_one_slow_host_has_a_lane_of_its_own(
+    urls: list[str | None], rejected: int, lane: Lane, tmp_path: Path
+) -> None:
+    config = FetchConfig(hosts={"fast.example": HostLimits(concurrency=64, requests_per_s=0)})
+    assert fetch_lane(shard(tmp_path / "shard.parquet", urls, rejected=rejected), config, 3) == lane
