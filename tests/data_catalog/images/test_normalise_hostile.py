@@ -7,7 +7,6 @@ import struct
 import zipfile
 import zlib
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -84,12 +83,8 @@ def with_height(jpeg: bytes, height: int) -> bytes:
     return jpeg[: start + 5] + struct.pack(">H", height) + jpeg[start + 7 :]
 
 
-def segment(marker: int, data: bytes) -> bytes:
-    return bytes([0xFF, marker]) + struct.pack(">H", len(data) + 2) + data
-
-
 def with_segment(jpeg: bytes, marker: int, data: bytes) -> bytes:
-    return jpeg[:2] + segment(marker, data) + jpeg[2:]
+    return jpeg[:2] + bytes([0xFF, marker]) + struct.pack(">H", len(data) + 2) + data + jpeg[2:]
 
 
 def zipped() -> bytes:
@@ -227,9 +222,7 @@ CASES: dict[str, Case] = {
     "jpeg 2000": (lambda files: b"\0\0\0\x0cjP  \r\n\x87\n" + bytes(100), "format_not_allowed", "JPEG 2000"),
     "eps": (lambda files: b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", "format_not_allowed", "PostScript"),
     "netpbm": (lambda files: b"P6 64 64 255\n" + bytes(64 * 64 * 3), "not_an_image", "unknown bytes"),
-    "pcx": (lambda files: b"\x0a\x05\x01\x08" + bytes(200), "not_an_image", "unknown bytes"),
     "gzip bomb": (lambda files: gzip.compress(bytes(10_000_000), mtime=0), "not_an_image", "gzip"),
-    "zeros": (lambda files: bytes(100_000), "not_an_image", "unknown bytes"),
     "one byte": (lambda files: b"\1", "not_an_image", "unknown bytes"),
 }
 
@@ -263,17 +256,12 @@ def peak_bytes(pid: int) -> int:
     return next(1024 * int(line.split()[1]) for line in lines if line.startswith("VmHWM:"))
 
 
-@dataclass(frozen=True)
-class Run:
-    """Rows of the result by name of the case, and the peak memory of the one child that made them."""
-
-    rows: dict[str, dict[str, Any]]
-    peak_bytes: int
+Run = tuple[dict[str, dict[str, Any]], int]
 
 
 @pytest.fixture(scope="module")
 def run(pictures: dict[str, bytes], tmp_path_factory: pytest.TempPathFactory) -> Run:
-    """All cases in one shard; a good picture comes after each."""
+    """Rows of the result by name of the case, a good picture after each, and the peak memory of the child, in bytes."""
     files = {**pictures, "plain.png": png(64, 64, rows=ROWS_64)}
     bodies = [body for make, _, _ in CASES.values() for body in (make(files), files["plain.jpg"])]
     others = decoding_children()
@@ -283,18 +271,18 @@ def run(pictures: dict[str, bytes], tmp_path_factory: pytest.TempPathFactory) ->
         peak = peak_bytes(child)
     assert [row["sample_id"] for row in rows] == [f"x:{at}" for at in range(len(bodies))]
     assert {(row["drop_reason"], row["bytes"]) for row in rows[1::2]} == {(None, rows[1]["bytes"])}
-    return Run(dict(zip(CASES, rows[::2], strict=True)), peak)
+    return dict(zip(CASES, rows[::2], strict=True)), peak
 
 
 def test_every_case_has_its_golden_outcome(run: Run) -> None:
-    found = {name: (row["drop_reason"], row["detail"]) for name, row in run.rows.items()}
+    found = {name: (row["drop_reason"], row["detail"]) for name, row in run[0].items()}
     golden = {name: (reason, detail) for name, (_, reason, detail) in CASES.items()}
     assert {name: (found[name], golden[name]) for name in golden if found[name] != golden[name]} == {}
     assert {reason for reason, _ in found.values() if reason} <= NORMALISE_REASONS.keys()
 
 
 def test_what_is_taken_is_a_plain_picture_without_what_came_with_it(run: Run) -> None:
-    taken = {name: row["bytes"] for name, row in run.rows.items() if row["drop_reason"] is None}
+    taken = {name: row["bytes"] for name, row in run[0].items() if row["drop_reason"] is None}
     assert len(taken) >= 15
     for name, data in taken.items():
         with Image.open(io.BytesIO(data)) as image:
@@ -307,5 +295,5 @@ def test_what_is_taken_is_a_plain_picture_without_what_came_with_it(run: Run) ->
 
 
 def test_the_child_stays_small_and_alive(run: Run) -> None:
-    assert "decode_crash" not in {row["drop_reason"] for row in run.rows.values()}
-    assert run.peak_bytes <= MAX_PEAK_BYTES
+    assert "decode_crash" not in {row["drop_reason"] for row in run[0].values()}
+    assert run[1] <= MAX_PEAK_BYTES
