@@ -68,6 +68,8 @@ def checked_addresses(
 def _look_up(target: Target, resolver: Resolver) -> list[Address]:
     try:
         addresses = [ipaddress.ip_address(name) for name in resolver(target.host, target.port)]
+    except TimeoutError as error:
+        raise FetchError("dns", f"no answer about {target.host} in time") from error
     except (OSError, ValueError) as error:  # UnicodeError, of over-long labels, is a ValueError
         raise FetchError("dns", f"no address for {target.host}") from error
     if not addresses:

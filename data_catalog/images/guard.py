@@ -7,26 +7,24 @@ goes to an address that was checked, never to a second look-up of the name. Prox
 import http.client
 import io
 import os
-import socket
 import ssl
-import time
 import urllib.request
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from email.message import Message
 from types import TracebackType
-from typing import Any
 
 from data_catalog.images.addresses import USUAL_PORTS, Resolver, checked_addresses, resolve
+from data_catalog.images.connection import PIECE_BYTES, Deadline, GuardedConnection, in_time
 from data_catalog.images.reasons import http_reason
 from data_catalog.images.retry_after import retry_after_s
-from data_catalog.images.urls import DEFAULT_PORTS, FetchError, Target, parse_url, redirect_target
+from data_catalog.images.urls import FetchError, Target, parse_url, redirect_target
 
 REDIRECTS = (301, 302, 303, 307, 308)
 # 203 comes from proxies that changed the answer, such as those that shrink images.
 _ANSWERS = (200, 203)
-_PIECE_BYTES = 65536
+_LONGEST_DETAIL = 100
 # Servers that choose a format by this header choose one that `normalise` reads.
 _ACCEPT = "image/jpeg,image/png,image/webp,image/gif,image/*;q=0.8,*/*;q=0.5"
 
@@ -42,24 +40,6 @@ class Limits:
     user_agent: str
     allow_loopback: bool = False
     ports: Collection[int] = USUAL_PORTS
-
-
-class Deadline:
-    """A moment of the monotonic clock by which everything must be done."""
-
-    def __init__(self, seconds: float) -> None:
-        self._end = time.monotonic() + seconds
-
-    def left(self) -> float:
-        """Seconds left, not below zero."""
-        return max(0.0, self._end - time.monotonic())
-
-    def wait_s(self, limit: float) -> float:
-        """How long the next wait may take. Raises `TimeoutError` when no time is left."""
-        left = self.left()
-        if left <= 0:
-            raise TimeoutError
-        return min(limit, left)
 
 
 class GuardedOpener:
@@ -102,7 +82,7 @@ class GuardedOpener:
                 before_hop(target)
             with _placed(target):
                 response = self._get(target, deadline, timeout)
-                location = response.getheader("Location") if response.status in REDIRECTS else None
+                location = response.headers.get("Location") if response.status in REDIRECTS else None
                 if location is None:
                     return GuardedResponse(response, target.url, self._limits.max_bytes)
                 response.close()
@@ -113,17 +93,22 @@ class GuardedOpener:
     def _get(self, target: Target, deadline: Deadline, timeout: float) -> http.client.HTTPResponse:
         limits = self._limits
         addresses = checked_addresses(
-            target, allow_loopback=limits.allow_loopback, resolver=self._resolver, ports=limits.ports
+            target,
+            allow_loopback=limits.allow_loopback,
+            resolver=in_time(self._resolver, deadline),
+            ports=limits.ports,
         )
-        connection = _Connection(target, addresses, tls=self._tls, deadline=deadline, timeout=timeout)
+        connection = GuardedConnection(target, addresses, tls=self._tls, deadline=deadline, timeout=timeout)
         headers = {"User-Agent": self._limits.user_agent, "Accept": _ACCEPT}
         try:
             # `http.client` adds Host and `Accept-Encoding: identity` itself.
             connection.request("GET", target.path, headers={**headers, "Connection": "close"})
-            return connection.getresponse()
+            response = connection.getresponse()
         except (OSError, http.client.HTTPException) as error:
             connection.close()
             raise failure_of(error) from error
+        connection.head_is_over()
+        return response
 
 
 @contextmanager
@@ -140,7 +125,7 @@ class GuardedResponse:
     """An answer with a body, which is read within the byte cap and the deadline.
 
     Raises:
-        FetchError: the reason of any other status, `too_large` if the header already says so.
+        FetchError: the reason of any other status.
     """
 
     def __init__(self, response: http.client.HTTPResponse, url: str, max_bytes: int) -> None:
@@ -171,6 +156,8 @@ class GuardedResponse:
 
     def read(self) -> bytes:
         """The whole body. Raises `FetchError`: `empty_body`, `truncated_body`, `too_large`, `timeout`."""
+        if self._expected is not None and self._expected > self._max_bytes:
+            raise self._failure("too_large", f"{self._expected} bytes announced"[:_LONGEST_DETAIL])
         body = self._read(self._max_bytes)
         if len(body) > self._max_bytes:
             raise self._failure("too_large", f"more than {self._max_bytes} bytes")
@@ -182,13 +169,17 @@ class GuardedResponse:
 
     def read_start(self, num_bytes: int) -> bytes:
         """The first bytes of the body, at most so many. Raises `FetchError`: `truncated_body`, `timeout`."""
-        return self._read(num_bytes)[:num_bytes]
+        start = self._read(num_bytes)[:num_bytes]
+        if self._expected is not None and len(start) < min(num_bytes, self._expected):
+            raise self._failure("truncated_body", f"{len(start)} of {self._expected} bytes"[:_LONGEST_DETAIL])
+        return start
 
     def _read(self, enough: int) -> bytes:
         """The body up to its end, or up to the first piece beyond `enough` bytes."""
         body = io.BytesIO()
         try:
-            while body.tell() <= enough and (piece := self._response.read(_PIECE_BYTES)):
+            # Not `read`, which takes a chunk of size -1 for all that ever comes.
+            while body.tell() <= enough and (piece := self._response.read1(PIECE_BYTES)):
                 body.write(piece)
         except TimeoutError as error:
             raise self._failure("timeout", "not all of the body in time") from error
@@ -199,8 +190,6 @@ class GuardedResponse:
     def _check(self) -> None:
         if self.status not in _ANSWERS:
             raise self._failure(http_reason(self.status), f"HTTP {self.status}")
-        if self._expected is not None and self._expected > self._max_bytes:
-            raise self._failure("too_large", f"{self._expected} bytes announced")
 
     def _failure(self, reason: str, detail: str | None = None) -> FetchError:
         wait_s = retry_after_s(self.headers.get("Retry-After"))
@@ -213,87 +202,11 @@ def failure_of(error: OSError | http.client.HTTPException) -> FetchError:
     """What a failed connection or a missing answer is called; the text holds nothing that varies from run to run."""
     if isinstance(error, TimeoutError):
         return FetchError("timeout", "no answer in time")
+    if isinstance(error, (ssl.SSLEOFError, ssl.SSLZeroReturnError)):
+        return FetchError("connect", "closed in the TLS handshake")
     if isinstance(error, ssl.SSLError):
         return FetchError("tls", getattr(error, "verify_message", None) or error.reason or "handshake failed")
     if isinstance(error, http.client.HTTPException) and not isinstance(error, OSError):
         return FetchError("not_http", type(error).__name__)
     text = os.strerror(error.errno) if isinstance(error, OSError) and error.errno else "closed without an answer"
     return FetchError("connect", text)
-
-
-class _Connection(http.client.HTTPConnection):
-    """An HTTP(S) connection to addresses that were checked, in the name of the host they were checked for."""
-
-    def __init__(
-        self, target: Target, addresses: Sequence[str], *, tls: ssl.SSLContext, deadline: Deadline, timeout: float
-    ) -> None:
-        super().__init__(target.host, target.port)
-        self.default_port = DEFAULT_PORTS[target.scheme]  # decides whether the Host header names the port
-        self._tls = tls if target.scheme == "https" else None
-        self._addresses = addresses
-        self._deadline = deadline
-        self._wait_s = timeout
-
-    def connect(self) -> None:
-        """Connect to the first address that answers, and shake hands in the host's name."""
-        raw = self._connected()
-        if self._tls is not None:
-            try:
-                raw.settimeout(self._deadline.wait_s(self._wait_s))
-                raw = self._tls.wrap_socket(raw, server_hostname=self.host)
-            except BaseException:
-                raw.close()
-                raise
-        # `http.client` uses these three methods of its socket only.
-        self.sock: Any = _TimedSocket(raw, self._deadline, self._wait_s)
-
-    def _connected(self) -> socket.socket:
-        for last, address in enumerate(self._addresses, start=1 - len(self._addresses)):
-            try:
-                return socket.create_connection((address, self.port), self._deadline.wait_s(self._wait_s))
-            except OSError:
-                if last == 0:
-                    raise
-        raise FetchError("dns", f"no address for {self.host}")
-
-
-class _TimedSocket:
-    """As much of a socket as `http.client` uses, with every single wait bounded by the deadline."""
-
-    def __init__(self, raw: socket.socket, deadline: Deadline, timeout: float) -> None:
-        self._raw = raw
-        self._deadline = deadline
-        self._wait_s = timeout
-
-    def sendall(self, data: bytes) -> None:
-        self._raw.settimeout(self._deadline.wait_s(self._wait_s))
-        self._raw.sendall(data)
-
-    def makefile(self, mode: str) -> io.BufferedReader:
-        assert mode == "rb"
-        return io.BufferedReader(_TimedReader(self._raw, self._deadline, self._wait_s), _PIECE_BYTES)
-
-    def close(self) -> None:
-        self._raw.close()
-
-
-class _TimedReader(io.RawIOBase):
-    """The raw end of a response: each read waits no longer than the time-out and the deadline allow."""
-
-    def __init__(self, raw: socket.socket, deadline: Deadline, timeout: float) -> None:
-        self._raw = raw
-        self._stream = raw.makefile("rb", buffering=0)  # keeps the socket open after `http.client` closes it
-        self._deadline = deadline
-        self._wait_s = timeout
-
-    def readable(self) -> bool:
-        return True
-
-    def readinto(self, buffer: Any) -> int | None:
-        self._raw.settimeout(self._deadline.wait_s(self._wait_s))
-        return self._stream.readinto(buffer)
-
-    def close(self) -> None:
-        if not self.closed:
-            self._stream.close()
-        super().close()
