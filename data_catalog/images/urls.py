@@ -1,5 +1,6 @@
 """URLs as people write them, turned into ASCII URLs that may be asked for, or refused with a reason."""
 
+import ipaddress
 import re
 from dataclasses import dataclass
 from urllib.parse import quote, urljoin, urlsplit
@@ -7,6 +8,9 @@ from urllib.parse import quote, urljoin, urlsplit
 from data_catalog.errors import PipelineError
 
 DEFAULT_PORTS = {"http": 80, "https": 443}
+
+# Servers take a request line of about as much; longer ones come from redirects that grow, and from broken files.
+LONGEST_PATH = 8000
 
 # RFC 3986: what may stand in a path, and in a query, without being escaped. "%" is dealt with by `_escape`.
 _PATH_SAFE = "/:@!$&'()*+,;=~-._%"
@@ -67,7 +71,7 @@ def parse_url(url: str | None) -> Target:
     """Take a URL or IRI apart; spaces and non-ASCII characters are escaped, the host is put into IDNA form.
 
     Raises:
-        FetchError: `bad_url` (empty, no scheme, no usable host or port), `scheme`, `userinfo`.
+        FetchError: `bad_url` (empty, no scheme, no usable host or port, too long), `scheme`, `userinfo`.
     """
     if url is None or not url.strip():
         raise FetchError("bad_url", "empty")
@@ -81,11 +85,14 @@ def parse_url(url: str | None) -> Target:
     if "@" in parts.netloc:
         raise FetchError("userinfo")
     query = f"?{_escape(parts.query, _QUERY_SAFE)}" if parts.query else ""
+    path = (_escape(parts.path, _PATH_SAFE) or "/") + query
+    if len(path) > LONGEST_PATH:
+        raise FetchError("bad_url", "too long")
     return Target(
         scheme=parts.scheme,
         host=_ascii_host(parts.hostname),
         port=DEFAULT_PORTS[parts.scheme] if port is None else port,
-        path=(_escape(parts.path, _PATH_SAFE) or "/") + query,
+        path=path,
     )
 
 
@@ -114,7 +121,7 @@ def _ascii_host(host: str | None) -> str:
     if not host:
         raise FetchError("bad_url", "no host")
     if ":" in host:
-        return host
+        return _ipv6_host(host)
     try:
         ascii_host = host.encode("idna").decode("ascii")
     except UnicodeError as error:
@@ -122,3 +129,14 @@ def _ascii_host(host: str | None) -> str:
     if not _HOST.fullmatch(ascii_host):
         raise FetchError("bad_url", "host is no name")
     return ascii_host
+
+
+def _ipv6_host(host: str) -> str:
+    """The one spelling of an address; zones, which mean something on one machine only, are no part of a public one."""
+    try:
+        address = ipaddress.IPv6Address(host)
+    except ValueError as error:
+        raise FetchError("bad_url", "host is no address") from error
+    if address.scope_id is not None:
+        raise FetchError("bad_url", "host with a zone")
+    return str(address)
