@@ -1,0 +1,133 @@
+"""Who asks which host, and when it may be asked next: in files, since many processes ask."""
+
+import fcntl
+import hashlib
+import itertools
+import json
+import os
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+_NUM_FILES = 1024
+# How soon a place may be free on a host that another process keeps busy; one's own threads are told at once.
+_BUSY_WAIT_S = 0.02
+
+
+@dataclass(frozen=True, slots=True)
+class Lease:
+    """The right to make one request; until it is given back, or its holder has ended, it counts."""
+
+    group: str
+    number: int
+
+
+class HostLedger:
+    """One holder of leases among all those that share a folder and so keep the limits together.
+
+    What a killed process held is free again: a holder locks a file of its own, and no lock outlives its process,
+    though its process id may.
+
+    Raises:
+        OSError: here and in every method: the folder can't be written.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        self._folder = folder
+        self._numbers = itertools.count()
+        self._descriptor, path = tempfile.mkstemp(prefix="holder-", dir=folder)
+        fcntl.flock(self._descriptor, fcntl.LOCK_EX)
+        self._holder = Path(path).name
+
+    def close(self) -> None:
+        """Give all leases back."""
+        (self._folder / self._holder).unlink(missing_ok=True)
+        os.close(self._descriptor)
+
+    def try_start(self, group: str, *, concurrency: int, interval_s: float) -> Lease | float:
+        """A lease for one request from now on, or seconds after which to ask again.
+
+        Args:
+            group: the host or domain.
+            concurrency: leases on it that there may be at once.
+            interval_s: from this request to the next one.
+        """
+        now = time.monotonic()
+        with self._entry(group) as entry:
+            if entry["next"] > now:
+                return float(entry["next"]) - now
+            entry["leases"] = [lease for lease in entry["leases"] if self._is_held(lease[0])]
+            if len(entry["leases"]) >= concurrency:
+                return _BUSY_WAIT_S
+            lease = Lease(group, next(self._numbers))
+            entry["leases"].append([self._holder, lease.number])
+            entry["next"] = now + interval_s
+            return lease
+
+    def reserve(self, group: str, *, interval_s: float, longest_s: float) -> float | None:
+        """Seconds to wait before one more request that a lease has come to need: a redirect, a robots.txt.
+
+        None if that would be longer than `longest_s`; nothing is reserved then.
+        """
+        now = time.monotonic()
+        with self._entry(group) as entry:
+            start = max(now, entry["next"])
+            if start - now > longest_s:
+                return None
+            entry["next"] = start + interval_s
+            return float(start - now)
+
+    def pause(self, group: str, seconds: float) -> None:
+        """Let nobody ask a host for some time."""
+        with self._entry(group) as entry:
+            entry["next"] = max(entry["next"], time.monotonic() + seconds)
+
+    def end(self, lease: Lease) -> None:
+        """Give a lease back."""
+        mine = [self._holder, lease.number]
+        with self._entry(lease.group) as entry:
+            entry["leases"] = [other for other in entry["leases"] if other != mine]
+
+    def _is_held(self, holder: str) -> bool:
+        if holder == self._holder:
+            return True
+        try:
+            descriptor = os.open(self._folder / holder, os.O_RDWR)
+        except FileNotFoundError:
+            return False
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+        finally:
+            os.close(descriptor)
+        return False
+
+    @contextmanager
+    def _entry(self, group: str) -> Iterator[dict[str, Any]]:
+        """What is known of a group, to be changed in place; entries that say nothing any more are dropped."""
+        number = int(hashlib.sha1(group.encode(), usedforsecurity=False).hexdigest()[:8], 16) % _NUM_FILES
+        descriptor = os.open(self._folder / f"{number:04d}", os.O_RDWR | os.O_CREAT, 0o600)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+            entries = _entries(os.read(descriptor, os.fstat(descriptor).st_size))
+            yield entries.setdefault(group, {"next": 0.0, "leases": []})
+            now = time.monotonic()
+            kept = {name: entry for name, entry in entries.items() if entry["leases"] or entry["next"] > now}
+            os.ftruncate(descriptor, os.pwrite(descriptor, json.dumps(kept).encode() + b"\n", 0))
+        finally:
+            os.close(descriptor)
+
+
+def _entries(content: bytes) -> dict[str, Any]:
+    """A writer that is killed leaves what was longer behind its line, and half a line only where the disk is full."""
+    try:
+        found: dict[str, Any] = json.loads(content.partition(b"\n")[0] or b"{}")
+    except ValueError:
+        return {}
+    return found
