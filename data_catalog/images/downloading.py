@@ -41,8 +41,8 @@ class Places:
 def download(rows: list[Row], config: FetchConfig, places: Places, pool: ChildPool) -> dict[int, Outcome]:
     """Fetch the rows that have no path.
 
-    Rows that were under way when the child died are set aside and fetched at the end, one at a time; the one at which
-    the child dies again is given up.
+    Rows that were under way when the child died are set aside and fetched at the end, one at a time. A row at which the
+    child dies then gets one more try, since it may have been killed for other reasons; then it is given up.
 
     Returns:
         An outcome for each of the rows, by position in `rows`. The bytes lie in `places.folder`.
@@ -53,7 +53,8 @@ def download(rows: list[Row], config: FetchConfig, places: Places, pool: ChildPo
     outcomes, waiting = _admitted(rows)
     asked = list(waiting)
     suspects = _fetch_all(waiting, _Shard(config, places, pool, outcomes))
-    guilty = _fetch_all(suspects, _Shard(replace(config, threads=1), places, pool, outcomes))
+    alone = _Shard(replace(config, threads=1), places, pool, outcomes)
+    guilty = _fetch_all(_fetch_all(suspects, alone), alone)
     outcomes.update({position: failed("fetch_crash") for position in guilty})
     return reconciled(asked, outcomes)
 
@@ -78,14 +79,14 @@ def _fetch_all(waiting: dict[int, str], shard: _Shard) -> dict[int, str]:
     suspects: dict[int, str] = {}
     idle_deaths = 0
     while waiting:
-        begun: set[int] = set()
+        begun: dict[int, bool] = {}
         try:
             _fetch_once(waiting, shard, begun)
         except ChildDiedError as error:
             waiting = {position: url for position, url in waiting.items() if position not in shard.outcomes}
-            here = {position: url for position, url in waiting.items() if position in begun}
+            here = {position: url for position, url in waiting.items() if begun.get(position)}
             logger.warning("images: the fetching process ended (%s) at %s", error, list(here.values()))
-            idle_deaths = 0 if here else idle_deaths + 1
+            idle_deaths = 0 if begun else idle_deaths + 1
             if idle_deaths == _TRIES:
                 raise ShardError(f"images: the fetching process does not come as far as a row: {error}") from error
             suspects |= here
@@ -109,8 +110,11 @@ def _admitted(rows: list[Row]) -> tuple[dict[int, Outcome], dict[int, str]]:
     return outcomes, waiting
 
 
-def _fetch_once(waiting: dict[int, str], shard: _Shard, begun: set[int]) -> None:
-    """One job of one child; whatever it begins and finishes is taken down, even if it dies."""
+def _fetch_once(waiting: dict[int, str], shard: _Shard, begun: dict[int, bool]) -> None:
+    """One job of one child; whatever it finishes is taken down, even if it dies.
+
+    `begun` becomes True for rows that are asked, and False for those that wait to be asked again.
+    """
     folder = Path(tempfile.mkdtemp(dir=shard.places.folder))
     lines = [json.dumps(request) + "\n" for request in waiting.items()]
     (folder / REQUESTS_FILE).write_text("".join(lines), encoding="utf-8")
@@ -119,7 +123,7 @@ def _fetch_once(waiting: dict[int, str], shard: _Shard, begun: set[int]) -> None
     reasons: Counter[str] = Counter()
     with shard.pool.lend("fetch") as child:
         for event in child.run(job, stall_s=stall_s):
-            begun.add(event["row"])
+            begun[event["row"]] = "back" not in event
             if "reason" in event:
                 piece = None if event["reason"] else Piece(folder / BODIES_FILE, event["offset"], event["length"])
                 shard.outcomes[event["row"]] = {**event, "piece": piece}

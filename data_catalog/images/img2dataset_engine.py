@@ -8,13 +8,15 @@ import os
 import time
 import urllib.request
 from collections.abc import Callable, Sequence
+from contextlib import closing
 from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO
 
 from data_catalog.images.fetch import FetchConfig
 from data_catalog.images.guard import GuardedOpener
-from data_catalog.images.hosts import HostClock, HostLedger
+from data_catalog.images.hosts import HostClock
+from data_catalog.images.ledger import HostLedger
 from data_catalog.images.robots_txt import RobotsCache
 from data_catalog.images.row_opener import RowOpener
 from data_catalog.images.urls import FetchError
@@ -23,6 +25,8 @@ REQUESTS_FILE = "requests.jsonl"
 BODIES_FILE = "bodies.bin"
 ROBOTS_FILE = "robots.sqlite"
 PACE_FOLDER = "pace"
+# Headers may be megabytes long.
+_LONGEST_TAG = 1000
 
 Report = Callable[[dict[str, Any]], None]
 
@@ -36,10 +40,10 @@ def load_engine() -> None:
 def fetch_rows(folder: Path, hosts: Path, config: FetchConfig, report: Report) -> None:
     """Fetch the URLs in `folder/requests.jsonl` (lines `[row, url]`) and append their bytes to `folder/bodies.bin`.
 
-    Calls `report`, from several threads, with {"row"} for each row that is begun, and with one dict for each finished
-    row, in no particular order, after its bytes are in the file: row, reason (None: bytes came), detail, http_status,
-    final_url, robots_tag, offset, length, tries, asking_s, waiting_s; and with {} now and then while all
-    wait for hosts.
+    Calls `report`, from several threads, with {"row"} for each row that is asked, with {"row", "back"} when it has
+    failed and will be asked again, with one dict for each finished row, in no particular order, after its bytes are in
+    the file: row, reason (None: bytes came), detail, http_status, final_url, robots_tag, offset, length, tries,
+    asking_s, waiting_s; and with {} now and then while all wait for hosts.
 
     Args:
         folder: of this job.
@@ -48,30 +52,40 @@ def fetch_rows(folder: Path, hosts: Path, config: FetchConfig, report: Report) -
         report: see above.
 
     Raises:
-        RuntimeError, OSError: img2dataset gave up on the shard, or the bytes could not be written.
+        RuntimeError, OSError, ShardError: img2dataset gave up on the shard, or a file could not be written.
     """
     lines = (folder / REQUESTS_FILE).read_text(encoding="utf-8").splitlines()
     requests: list[tuple[int, str]] = [(row, url) for row, url in map(json.loads, lines)]
+    rows = [row for row, _ in requests]
+    with (
+        closing(HostLedger(hosts / PACE_FOLDER)) as ledger,
+        (folder / BODIES_FILE).open("wb", buffering=0) as bodies,
+    ):
+        opener = _opener(requests, hosts / ROBOTS_FILE, config, ledger=ledger, report=report)
+        urllib.request.install_opener(opener)  # type: ignore[arg-type]  # only `open` is used
+        sink = _Sink(bodies, rows, opener, report)
+        shard = _write_shard(folder, len(requests))
+        finished, _ = _downloader(folder, config, sink, len(requests))((0, str(shard)))
+    if opener.failure is not None:
+        raise opener.failure
+    if not finished:
+        raise RuntimeError("img2dataset gave up on the shard")
+
+
+def _opener(
+    requests: Sequence[tuple[int, str]], robots: Path, config: FetchConfig, *, ledger: HostLedger, report: Report
+) -> RowOpener:
     guarded = GuardedOpener(config.limits())
-    clock = HostClock(HostLedger(hosts / PACE_FOLDER), config.named_limits, config.default_limits)
-    opener = RowOpener(
+    return RowOpener(
         [url for _, url in requests],
         config,
         guarded=guarded,
-        clock=clock,
-        robots=RobotsCache(hosts / ROBOTS_FILE, guarded, config.robot) if config.respect_robots_txt else None,
+        clock=HostClock(ledger, config.named_limits, config.default_limits),
+        robots=RobotsCache(robots, guarded, config.robot) if config.respect_robots_txt else None,
         on_begin=lambda index: report({"row": requests[index][0]}),
+        on_back=lambda index: report({"row": requests[index][0], "back": True}),
         on_wait=lambda: report({}),
     )
-    urllib.request.install_opener(opener)  # type: ignore[arg-type]  # only `open` is used
-    with (folder / BODIES_FILE).open("wb", buffering=0) as bodies:
-        sink = _Sink(bodies, [row for row, _ in requests], opener, report)
-        shard = _write_shard(folder, len(requests))
-        finished, _ = _downloader(folder, config, sink, len(requests))((0, str(shard)))
-    if sink.failure is not None:
-        raise sink.failure
-    if not finished:
-        raise RuntimeError("img2dataset gave up on the shard")
 
 
 def _write_shard(folder: Path, num_rows: int) -> Path:
@@ -122,10 +136,9 @@ class _Sink:
         self._opener = opener
         self._report = report
         self._offset = 0
-        self.failure: OSError | None = None
 
     def put(self, turn: int, body: bytes | None, error_message: str | None) -> None:
-        """Take down the row of a turn. An `OSError` is kept: img2dataset would only print it."""
+        """Take down the row of a turn. An `OSError` ends the shard: img2dataset would only print it."""
         index = self._opener.row_of_turn.get(turn)
         if index is None:
             return  # no row was begun: the parent finds that one is missing
@@ -134,7 +147,7 @@ class _Sink:
         try:
             self._append(body or b"")
         except OSError as error:
-            self.failure = error
+            self._opener.stop(error)
             raise
         self._report(
             {
@@ -143,7 +156,7 @@ class _Sink:
                 "detail": failure.detail if failure else None,
                 "http_status": state.http_status,
                 "final_url": state.final_url,
-                "robots_tag": "; ".join(state.robots_tags) or None,
+                "robots_tag": "; ".join(state.robots_tags)[:_LONGEST_TAG] or None,
                 "offset": self._offset - len(body or b""),
                 "length": len(body or b""),
                 "tries": state.tries,

@@ -4,6 +4,7 @@ What img2dataset takes for rows are turns here. Which row a turn is for is decid
 it; a row whose host asks to wait goes back, and the thread takes another. img2dataset itself tries nothing twice.
 """
 
+import logging
 import random
 import threading
 import time
@@ -15,17 +16,21 @@ from email.message import Message
 from types import TracebackType
 from urllib.parse import urlsplit
 
+from data_catalog.errors import ShardError
+from data_catalog.images.connection import Deadline
 from data_catalog.images.fetch import FetchConfig
-from data_catalog.images.guard import Deadline, GuardedOpener
+from data_catalog.images.guard import GuardedOpener
 from data_catalog.images.hosts import HostClock
 from data_catalog.images.placeholders import is_placeholder
 from data_catalog.images.reasons import is_retryable
 from data_catalog.images.retry_after import backoff_s
 from data_catalog.images.robots_tag import forbids
 from data_catalog.images.robots_txt import RobotsCache
-from data_catalog.images.row_queue import RowQueue, Turn
+from data_catalog.images.row_queue import RowQueue, StoppedError
 from data_catalog.images.urls import FetchError, Target, parse_url
 from data_catalog.images.wikimedia import thumbnail_url
+
+logger = logging.getLogger(__name__)
 
 # Beyond its deadline, for a slow resolver, a request is taken to hang.
 SLACK_S = 60.0
@@ -54,7 +59,8 @@ class RowOpener:
         guarded: makes the requests.
         clock: when which host may be asked.
         robots: what robots.txt files say; None: they are not asked.
-        on_begin: called with a row when it is first asked.
+        on_begin: called with a row when it is asked.
+        on_back: called with a row that will be asked again, later.
         on_wait: called now and then while all threads wait for hosts.
     """
 
@@ -67,15 +73,18 @@ class RowOpener:
         clock: HostClock,
         robots: RobotsCache | None,
         on_begin: Callable[[int], None],
+        on_back: Callable[[int], None],
         on_wait: Callable[[], None],
     ) -> None:
         self.rows = [RowState(_candidates(url, config)) for url in urls]
         self.row_of_turn: dict[int, int] = {}
+        self.failure: Exception | None = None
         self._config = config
         self._guarded = guarded
         self._clock = clock
         self._robots = robots
         self._on_begin = on_begin
+        self._on_back = on_back
         self._groups = [clock.group_of(parse_url(url).host) for url in urls]
         stuck_s = config.deadline_s + config.timeout_s + SLACK_S
         self._queue = RowQueue(self._groups, clock, stuck_s=stuck_s, on_wait=on_wait)
@@ -86,22 +95,40 @@ class RowOpener:
     def open(self, request: urllib.request.Request, data: None = None, timeout: float | None = None) -> "_Body":
         """Bring the next row that comes to an end. Raises `FetchError`, which img2dataset takes down as a failure."""
         number = int(urlsplit(request.full_url).fragment)
+        try:
+            index, body = self._next_finished()
+        except StoppedError:
+            raise
+        except Exception as error:
+            self.stop(error)
+            raise
+        self.row_of_turn[number] = index
+        if body is None:
+            raise self.rows[index].failure or FetchError("fetch_lost")
+        return _Body(body)
+
+    def stop(self, failure: Exception) -> None:
+        """Begin no other row: the shard has failed, for the first reason that is given."""
+        self.failure = self.failure or failure
+        self._queue.stop()
+
+    def _next_finished(self) -> tuple[int, bytes | None]:
+        """Ask one row after another until one of them is done for good; its bytes, or None and its failure is kept."""
         while True:
             turn = self._queue.take()
-            state = self.rows[turn.row]
-            if not state.tries:
-                state.first_start = time.monotonic()
-                self._on_begin(turn.row)
+            state, group = self.rows[turn.row], self._groups[turn.row]
+            wait_s = None
             try:
-                body = self._try(state, self._groups[turn.row])
-                again = body is None and self._goes_back(state, turn)
+                state.first_start = state.first_start or time.monotonic()
+                self._on_begin(turn.row)
+                body = self._try(state, group)
+                if body is None and (wait_s := self._wait_before_next(state, group)) is not None:
+                    self._on_back(turn.row)
             finally:
                 self._queue.finish(turn)
-            if not again:
-                self.row_of_turn[number] = turn.row
-                if body is None:
-                    raise state.failure or FetchError("fetch_lost")
-                return _Body(body)
+            if wait_s is None:
+                return turn.row, body
+            self._queue.put_back(turn.row, wait_s)
 
     def _try(self, state: RowState, group: str) -> bytes | None:
         """Ask once; None, with the failure in `state`, where no image came."""
@@ -115,6 +142,13 @@ class RowOpener:
         except FetchError as error:
             state.failure = error
             state.http_status, state.final_url = error.http_status, error.url
+            return None
+        except (OSError, ShardError):
+            raise  # trouble of this machine, which no row is to blame for
+        except Exception as error:
+            # The one boundary around parsers of what strangers send: an answer that trips one of them costs one row.
+            logger.exception("images: %s", state.urls[0])
+            state.failure = FetchError("fetch_lost", type(error).__name__)
             return None
         finally:
             state.asking_s += time.monotonic() - started
@@ -144,21 +178,17 @@ class RowOpener:
         error.url = state.final_url
         return error
 
-    def _goes_back(self, state: RowState, turn: Turn) -> bool:
-        """Whether a row that failed is asked again; if so, it is in the queue."""
+    def _wait_before_next(self, state: RowState, group: str) -> float | None:
+        """Seconds after which a row that failed is asked again; None if it is not."""
         assert state.failure is not None
         if len(state.urls) > 1 and (state.http_status or 0) in range(400, 500) and state.http_status != 429:
             state.urls.popleft()  # no thumbnail of that width: the original is smaller
             state.tries -= 1
-            self._queue.put_back(turn.row, 0.0)
-            return True
-        if not is_retryable(state.failure.reason) or self._groups[turn.row] in self._given_up:
-            return False
-        wait_s = self._wait_after(state, self._groups[turn.row])
-        if state.tries > self._config.retries or wait_s > self._config.max_wait_s:
-            return False
-        self._queue.put_back(turn.row, wait_s)
-        return True
+            return 0.0
+        if not is_retryable(state.failure.reason) or group in self._given_up:
+            return None
+        wait_s = self._wait_after(state, group)
+        return None if state.tries > self._config.retries or wait_s > self._config.max_wait_s else wait_s
 
     def _wait_after(self, state: RowState, group: str) -> float:
         """Seconds until the next try; a host that asks for time gets it from all rows, or is given up."""

@@ -6,9 +6,14 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from data_catalog.images.hosts import HostClock, Lease
+from data_catalog.images.hosts import HostClock
+from data_catalog.images.ledger import Lease
 
 _BEAT_S = 5.0
+
+
+class StoppedError(Exception):
+    """The queue gives no more rows."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,10 +40,11 @@ class RowQueue:
         self._on_wait = on_wait
         self._groups = groups
         self._changed = threading.Condition()
+        self._stopped = False
         self._waiting: dict[str, list[tuple[float, int]]] = {}
         self._ready: dict[str, float] = {}
         self._heap: list[tuple[float, str]] = []
-        self._running: dict[int, float] = {}
+        self._running: dict[Turn, float] = {}
         self._next_beat = time.monotonic() + _BEAT_S
         for row, group in enumerate(groups):
             self._waiting.setdefault(group, []).append((0.0, row))
@@ -47,7 +53,12 @@ class RowQueue:
                 self._announce(group, 0.0)
 
     def take(self) -> Turn:
-        """The next row that may be asked; waits until there is one. There must be as many turns as rows and repeats."""
+        """The next row that may be asked; waits until there is one. There must be as many turns as rows and repeats.
+
+        Raises:
+            StoppedError: by `stop`, before or meanwhile.
+            OSError: the clock's ledger can't be kept; the queue is of no use any more.
+        """
         while True:
             group = self._next_group()
             lease = self._clock.try_start(group)
@@ -59,24 +70,31 @@ class RowQueue:
                 if waiting and waiting[0][0] <= time.monotonic():
                     _, row = heapq.heappop(waiting)
                     self._announce(group, 0.0)
-                    self._running[row] = time.monotonic()
-                    return Turn(row, lease)
+                    turn = Turn(row, lease)
+                    self._running[turn] = time.monotonic()
+                    return turn
                 self._announce(group, 0.0)
             self._clock.ledger.end(lease)  # another thread was faster
 
     def put_back(self, row: int, wait_s: float) -> None:
-        """Let a row be taken again, after some seconds. To be called before `finish`."""
+        """Let a row be taken again, after some seconds. To be called after `finish`."""
         group = self._groups[row]
         with self._changed:
             heapq.heappush(self._waiting[group], (time.monotonic() + wait_s, row))
             self._announce(group, 0.0)
 
     def finish(self, turn: Turn) -> None:
-        """Give the lease back: others may ask the host."""
+        """Give the lease back: others may ask the host. Raises `OSError` as `take` does."""
         self._clock.ledger.end(turn.lease)
         with self._changed:
-            del self._running[turn.row]
+            del self._running[turn]
             self._announce(self._groups[turn.row], 0.0)
+
+    def stop(self) -> None:
+        """Let all who wait, and all who come, go away without a row."""
+        with self._changed:
+            self._stopped = True
+            self._changed.notify_all()
 
     def _announce(self, group: str, ready_at: float) -> None:
         """Say when a group is worth a try, at the earliest; entries of the heap that say otherwise are void."""
@@ -90,7 +108,7 @@ class RowQueue:
 
     def _next_group(self) -> str:
         with self._changed:
-            while True:
+            while not self._stopped:
                 while self._heap and self._ready.get(self._heap[0][1]) != self._heap[0][0]:
                     heapq.heappop(self._heap)
                 now = time.monotonic()
@@ -101,6 +119,7 @@ class RowQueue:
                 wait_s = self._heap[0][0] - now if self._heap else _BEAT_S
                 self._changed.wait(min(wait_s, _BEAT_S))
                 self._beat()
+            raise StoppedError
 
     def _beat(self) -> None:
         now = time.monotonic()
