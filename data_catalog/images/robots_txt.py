@@ -4,32 +4,38 @@ import sqlite3
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Callable
-from contextlib import closing
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
 
-from data_catalog.images.guard import Deadline, GuardedOpener
+from data_catalog.errors import ShardError
+from data_catalog.images.connection import Deadline
+from data_catalog.images.guard import GuardedOpener
+from data_catalog.images.robots_rules import Rules, rules_of
 from data_catalog.images.urls import FetchError, Target
 
 MAX_AGE_S = 24 * 3600.0
 # RFC 9309 asks for at least 500 KiB to be read; what comes behind is ignored.
 MAX_BYTES = 512 * 1024
 _FAILURE_AGE_S = 60.0
-_NUM_IN_MEMORY = 5_000
+# Rules take some thirty times the memory of their text.
+_TEXT_IN_MEMORY = 4 * 1024 * 1024
+# What a host's rules take at least, however short.
+_LEAST_TEXT = 500
 # A host that cannot be reached says nothing about robots: its own failure is the truth about the image, too.
 _HOST_FAILURES = frozenset({"dns", "connect", "tls", "timeout", "private_address", "port"})
 _SLOWEST_DELAY_S = 60.0
 
 
-class Rules(Protocol):
-    """As much of a parsed robots.txt as is asked."""
+@dataclass(frozen=True, slots=True)
+class _Answer:
+    """What a host said; times are of the monotonic clock."""
 
-    def can_fetch(self, url: str, user_agent: str) -> bool:
-        """True if the robot of that name may ask for the URL."""
-
-    def crawl_delay(self, user_agent: str) -> float | None:
-        """Seconds between two requests, if the file asks for some."""
+    rules: Rules | FetchError
+    came_at: float
+    valid_until: float
+    size: int
 
 
 class RobotsCache:
@@ -39,17 +45,20 @@ class RobotsCache:
         path: of the file, made when it is not there.
         opener: for the requests.
         robot: our name in robots.txt files.
+
+    Raises:
+        ShardError: here and in `check`: the file can't be used.
     """
 
     def __init__(self, path: Path, opener: GuardedOpener, robot: str) -> None:
         self._path = path
         self._opener = opener
         self._robot = robot
-        self._known: OrderedDict[str, tuple[Rules | FetchError, float]] = OrderedDict()
+        self._known: OrderedDict[str, _Answer] = OrderedDict()
+        self._size = 0
         self._locks: dict[str, threading.Lock] = {}
         self._lock = threading.Lock()
-        with closing(self._connect()) as connection, connection:
-            connection.execute("CREATE TABLE IF NOT EXISTS robots (origin TEXT PRIMARY KEY, time REAL, body TEXT)")
+        self._stored("")  # the file is made, or found to be unusable
 
     def check(self, target: Target, deadline: Deadline, before_request: Callable[[Target], None]) -> float:
         """Make sure that a URL may be asked for.
@@ -76,35 +85,37 @@ class RobotsCache:
     def _rules(
         self, target: Target, deadline: Deadline, before_request: Callable[[Target], None]
     ) -> Rules | FetchError:
+        """The rules of a host. Those who come while it is being asked take the answer, be it that it can't be had."""
+        origin = target.origin
+        came_at = time.monotonic()
         with self._lock:
-            asking = self._locks.setdefault(target.origin, threading.Lock())
-        with asking:  # whoever else wants it waits for the one who asks
-            found = self._remembered(target.origin)
-            if found is None:
-                found = self._load(target, deadline, before_request)
-        with self._lock:
-            self._locks.pop(target.origin, None)
-        return found
-
-    def _remembered(self, origin: str) -> Rules | FetchError | None:
-        with self._lock:
-            rules, until = self._known.get(origin, (None, 0.0))
-        if rules is not None and time.monotonic() < until:
-            return rules
-        body = self._stored(origin)
-        return None if body is None else self._remember(origin, _parsed(body), MAX_AGE_S)
-
-    def _load(self, target: Target, deadline: Deadline, before_request: Callable[[Target], None]) -> Rules | FetchError:
+            answer = self._known.get(origin)
+            if answer is not None and came_at < answer.valid_until:
+                self._known.move_to_end(origin)
+                return answer.rules
+            asking = self._locks.setdefault(origin, threading.Lock())
+        if not asking.acquire(timeout=deadline.left()):
+            return FetchError("timeout", "no answer in time")
         try:
-            body = self._asked(target, deadline, before_request)
-        except FetchError as error:
-            if error.reason in _HOST_FAILURES:
-                return error
-            unreachable = FetchError("robots_unreachable", str(error), http_status=error.http_status)
-            unreachable.retry_after_s = error.retry_after_s
-            return self._remember(target.origin, unreachable, _FAILURE_AGE_S)
-        self._store(target.origin, body)
-        return self._remember(target.origin, _parsed(body), MAX_AGE_S)
+            with self._lock:
+                answer = self._known.get(origin)
+            if answer is not None and (answer.came_at >= came_at or time.monotonic() < answer.valid_until):
+                return answer.rules
+            return self._found(target, deadline, before_request)
+        finally:
+            asking.release()
+
+    def _found(
+        self, target: Target, deadline: Deadline, before_request: Callable[[Target], None]
+    ) -> Rules | FetchError:
+        body = self._stored(target.origin)
+        if body is None:
+            try:
+                body = self._asked(target, deadline, before_request)
+            except FetchError as error:
+                return self._remember(target.origin, *_unreachable(error), size=_LEAST_TEXT)
+            self._store(target.origin, body)
+        return self._remember(target.origin, rules_of(body, self._robot), MAX_AGE_S, size=max(_LEAST_TEXT, len(body)))
 
     def _asked(self, target: Target, deadline: Deadline, before_request: Callable[[Target], None]) -> str:
         """The file's text; that of an empty file, which forbids nothing, where the host has none."""
@@ -112,34 +123,55 @@ class RobotsCache:
         before_request(place)
         try:
             with self._opener.open(place.url, deadline=deadline, before_hop=before_request) as response:
-                return response.read_start(MAX_BYTES).decode("utf-8", "replace")
+                return response.read_start(MAX_BYTES).decode("utf-8-sig", "replace")
         except FetchError as error:
             status = error.http_status
             if status is not None and 400 <= status < 500 and status != 429:
                 return ""
             raise
 
-    def _remember(self, origin: str, rules: Rules | FetchError, age_s: float) -> Rules | FetchError:
+    def _remember(self, origin: str, rules: Rules | FetchError, age_s: float, *, size: int) -> Rules | FetchError:
+        now = time.monotonic()
         with self._lock:
-            self._known[origin] = rules, time.monotonic() + age_s
-            self._known.move_to_end(origin)
-            while len(self._known) > _NUM_IN_MEMORY:
-                self._known.popitem(last=False)
+            old = self._known.pop(origin, None)
+            self._known[origin] = _Answer(rules, now, now + age_s, size)
+            self._size += size - (old.size if old else 0)
+            while self._size > _TEXT_IN_MEMORY and len(self._known) > 1:
+                oldest, answer = self._known.popitem(last=False)
+                self._size -= answer.size
+                # Who waits for this lock asks the file or the host by himself, which is as good.
+                self._locks.pop(oldest, None)
         return rules
 
     def _stored(self, origin: str) -> str | None:
         query = "SELECT body FROM robots WHERE origin = ? AND time > ?"
-        with closing(self._connect()) as connection:
+        with self._connection() as connection:
             row = connection.execute(query, (origin, time.time() - MAX_AGE_S)).fetchone()
         return None if row is None else str(row[0])
 
     def _store(self, origin: str, body: str) -> None:
-        with closing(self._connect()) as connection, connection:
+        with self._connection() as connection:
             connection.execute("INSERT OR REPLACE INTO robots VALUES (?, ?, ?)", (origin, time.time(), body))
 
-    def _connect(self) -> sqlite3.Connection:
+    @contextmanager
+    def _connection(self) -> Iterator[sqlite3.Connection]:
         """A connection for one question: SQLite's own locks keep threads and processes apart."""
-        return sqlite3.connect(self._path, timeout=60.0)
+        try:
+            with closing(sqlite3.connect(self._path, timeout=60.0)) as connection, connection:
+                connection.execute("CREATE TABLE IF NOT EXISTS robots (origin TEXT PRIMARY KEY, time REAL, body TEXT)")
+                yield connection
+        except sqlite3.Error as error:
+            raise ShardError(f"images: {self._path} can't be used ({error}); mend the disk, or delete it") from error
+
+
+def _unreachable(error: FetchError) -> tuple[FetchError, float]:
+    """What it means that the file could not be had, and for how many seconds that is remembered."""
+    if error.reason in _HOST_FAILURES:
+        return error, 0.0
+    failure = FetchError(
+        "robots_unreachable", str(error), http_status=error.http_status, retry_after_s=error.retry_after_s
+    )
+    return failure, _FAILURE_AGE_S
 
 
 def _of_image(failure: FetchError, target: Target) -> FetchError:
@@ -149,10 +181,3 @@ def _of_image(failure: FetchError, target: Target) -> FetchError:
     )
     error.url = target.url
     return error
-
-
-def _parsed(body: str) -> Rules:
-    from protego import Protego
-
-    rules: Rules = Protego.parse(body)
-    return rules
