@@ -6,14 +6,19 @@ import re
 _NAMES = re.compile(
     r"(?:photo|image|img|picture|media|file)[-_]?(?:is[-_])?"
     r"(?:unavailable|not[-_]?(?:available|found)|missing|removed|deleted|coming[-_]?soon)"
-    r"|no[-_]?(?:image|photo|picture|thumb(?:nail)?)(?:[-_]?available)?|^removed|^placeholder|^missing|^404",
+    r"|(?<![a-z])no[-_]?(?:image|photo|picture|thumb(?:nail)?)(?:[-_]?available)?(?![a-z])"
+    r"|^(?:removed|missing|404)(?:[-_]?(?:image|img|photo|picture|file))?$|^placeholder",
     re.IGNORECASE,
 )
 
 
 def is_placeholder(url: str, final_url: str) -> bool:
     """True if asking for `url` led to a file whose name says that it stands for a missing one."""
-    if url == final_url:
-        return False
-    stem = final_url.partition("?")[0].rpartition("/")[2].rpartition(".")[0]
-    return _NAMES.search(stem) is not None
+    stem = _stem(final_url)
+    return stem != _stem(url) and _NAMES.search(stem) is not None
+
+
+def _stem(url: str) -> str:
+    """The file's name: the same before and after a redirect that only goes to HTTPS or to another host."""
+    name = url.partition("?")[0].rpartition("/")[2]
+    return name.rpartition(".")[0] or name

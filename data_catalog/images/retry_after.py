@@ -14,7 +14,7 @@ def retry_after_s(header: str | None, now: datetime | None = None) -> float | No
         return float(text[:12])
     try:
         asked: datetime = parsedate_to_datetime(text)
-    except ValueError:
+    except (ValueError, OverflowError):  # of zones and years beyond all measure
         return None
     asked = asked if asked.tzinfo else asked.replace(tzinfo=UTC)
     wait_s: float = (asked - (now or datetime.now(UTC))).total_seconds()
