@@ -1,14 +1,21 @@
 """A web server on loopback that misbehaves in every way the real web does, and the images it serves."""
 
 import io
+import json
+import os
 import socket
 import struct
+import subprocess
+import sys
 import threading
+import time
 import zlib
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Any
 from urllib.parse import unquote, urlsplit
 
 import pyarrow as pa
@@ -17,6 +24,7 @@ import pytest
 from PIL import Image
 
 from data_catalog.images.fetch import FetchConfig
+from data_catalog.images.hosts import HostLimits
 from data_catalog.images.workers import ImageWorkers
 
 
@@ -52,8 +60,8 @@ class HostileServer(ThreadingHTTPServer):
     daemon_threads = True
     request_queue_size = 64
 
-    def __init__(self) -> None:
-        super().__init__(("127.0.0.1", 0), _Handler)
+    def __init__(self, address: str = "127.0.0.1") -> None:
+        super().__init__((address, 0), _Handler)
         self.files: dict[str, bytes] = {}
         self.behaviours: dict[str, Callable[[_Handler], None]] = {}
         self.hits: Counter[str] = Counter()
@@ -61,7 +69,16 @@ class HostileServer(ThreadingHTTPServer):
         self.stopping = threading.Event()
 
     def url(self, path: str) -> str:
-        return f"http://127.0.0.1:{self.server_address[1]}{path}"
+        return f"http://{self.server_address[0]!s}:{self.server_address[1]}{path}"
+
+    def start(self) -> None:
+        """Serve in a thread of its own until `stop`."""
+        threading.Thread(target=self.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True).start()
+
+    def stop(self) -> None:
+        self.stopping.set()
+        self.shutdown()
+        self.server_close()
 
     def handle_error(self, request: object, client_address: object) -> None:
         """Clients that give up are what these tests are about."""
@@ -105,11 +122,26 @@ class _Handler(BaseHTTPRequestHandler):
 
 @pytest.fixture(scope="session")
 def server() -> Iterator[HostileServer]:
-    with HostileServer() as hostile:
-        threading.Thread(target=hostile.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True).start()
-        yield hostile
-        hostile.stopping.set()
-        hostile.shutdown()
+    hostile = HostileServer()
+    hostile.start()
+    yield hostile
+    hostile.stop()
+
+
+@pytest.fixture(scope="module")
+def make_site() -> Iterator[Callable[[], HostileServer]]:
+    """A factory of servers, each on a host of its own: 127.0.0.2, 127.0.0.3, ..."""
+    sites: list[HostileServer] = []
+
+    def start() -> HostileServer:
+        site = HostileServer(f"127.0.0.{2 + len(sites)}")
+        sites.append(site)
+        site.start()
+        return site
+
+    yield start
+    for site in sites:
+        site.stop()
 
 
 @pytest.fixture(scope="session")
@@ -122,7 +154,14 @@ def workers() -> Iterator[ImageWorkers]:
 def quick() -> FetchConfig:
     """Small limits, loopback allowed."""
     return FetchConfig(
-        timeout_s=1.0, deadline_s=2.0, max_bytes=1_000_000, max_redirects=3, retries=0, threads=48, allow_loopback=True
+        timeout_s=1.0,
+        deadline_s=2.0,
+        max_bytes=1_000_000,
+        max_redirects=3,
+        retries=0,
+        threads=48,
+        hosts={"127.0.0.1": HostLimits(concurrency=64, requests_per_s=0)},
+        allow_loopback=True,
     )
 
 
@@ -208,3 +247,96 @@ def file_of() -> Callable[..., bytes]:
 @pytest.fixture(scope="session")
 def read_rows() -> Callable[[Path], list[dict[str, object]]]:
     return lambda path: pq.read_table(path).to_pylist()
+
+
+# Runs in a process of its own, so that nothing but fetching and normalising is measured, and so that it can be killed.
+_APART = """
+import json, sys
+from pathlib import Path
+import pyarrow.parquet as pq
+from data_catalog.images.fetch import FetchConfig
+from data_catalog.images.normalise import NormaliseConfig
+from data_catalog.images.workers import ImageWorkers
+folder = Path(sys.argv[1])
+config = FetchConfig.from_values(json.loads((folder / "config.json").read_text()))
+with ImageWorkers() as workers:
+    workers.fetch(pq.read_table(folder / "requests"), config, folder / "raw")
+    workers.normalise(folder / "raw", NormaliseConfig(image_size=32), folder / "images")
+"""
+
+_PEAKS = pytest.StashKey[list[str]]()
+
+
+@dataclass(frozen=True)
+class ShardRun:
+    """Rows by URL after fetching and after normalising, and the peaks of memory in MB: one process, all together."""
+
+    raw: dict[str | None, dict[str, Any]]
+    images: dict[str | None, dict[str, Any]]
+    one_peak_mb: float
+    all_peak_mb: float
+
+
+@pytest.fixture(scope="session")
+def run_apart(
+    pytestconfig: pytest.Config, make_requests: Callable[..., pa.Table], tmp_path_factory: pytest.TempPathFactory
+) -> Callable[..., ShardRun]:
+    """Fetches and normalises URLs, all different, in a process of its own whose environment has `variables`, too."""
+
+    def run(label: str, urls: Sequence[str | None], config: FetchConfig, **variables: str) -> ShardRun:
+        assert len(set(urls)) == len(urls)
+        folder = tmp_path_factory.mktemp("apart")
+        pq.write_table(make_requests(*urls), folder / "requests")
+        (folder / "config.json").write_text(json.dumps(config.to_values()))
+        process = subprocess.Popen([sys.executable, "-c", _APART, folder], env={**os.environ, **variables})
+        one, together = _peaks(process)
+        assert process.returncode == 0
+        peaks = f"{label}: {len(urls)} rows, {one:.0f} MB in one process, {together:.0f} MB in all at once"
+        pytestconfig.stash.setdefault(_PEAKS, []).append(peaks)
+        raw, images = (pq.read_table(folder / name).to_pylist() for name in ("raw", "images"))
+        return ShardRun(dict(zip(urls, raw, strict=True)), dict(zip(urls, images, strict=True)), one, together)
+
+    return run
+
+
+def _peaks(process: "subprocess.Popen[bytes]") -> tuple[float, float]:
+    """Watch a process and its children until it ends: the most resident MB of one, and of all at one time."""
+    one, together = 0.0, 0.0
+    while process.poll() is None:
+        statuses = [status for pid in _family(process.pid) if (status := _memory_of(pid))]
+        one = max([one, *(peak for peak, _ in statuses)])
+        together = max(together, sum(now for _, now in statuses))
+        time.sleep(0.02)
+    return one, together
+
+
+def _family(pid: int) -> list[int]:
+    children = [
+        int(child) for path in Path(f"/proc/{pid}/task").glob("*/children") for child in _read_or_nothing(path).split()
+    ]
+    return [pid, *(member for child in children for member in _family(child))]
+
+
+def _memory_of(pid: int) -> tuple[float, float] | None:
+    """MB of a process, its peak and its share of what is in memory now; None if it has ended."""
+    peak = _kilobytes(Path(f"/proc/{pid}/status"), "VmHWM")
+    now = _kilobytes(Path(f"/proc/{pid}/smaps_rollup"), "Pss")
+    return None if peak is None or now is None else (peak / 1024, now / 1024)
+
+
+def _kilobytes(path: Path, name: str) -> int | None:
+    lines = [line for line in _read_or_nothing(path).splitlines() if line.startswith(f"{name}:")]
+    return int(lines[0].split()[1]) if lines else None
+
+
+def _read_or_nothing(path: Path) -> str:
+    try:
+        return path.read_text()
+    except (FileNotFoundError, ProcessLookupError):
+        return ""
+
+
+def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
+    """What the hostile runs took, in each run of the tests."""
+    for line in config.stash.get(_PEAKS, []):
+        terminalreporter.write_line(f"peak memory, {line}")
