@@ -10,6 +10,7 @@ from typing import Any
 
 from flows.download_options import add_download_options
 from flows.evaluate_options import add_evaluate_options
+from flows.job_options import add_job_options, add_root
 from flows.translate_options import add_translate_options
 
 EXIT_OK, EXIT_FAILED, EXIT_USAGE, EXIT_INTERRUPTED = 0, 1, 2, 130
@@ -99,12 +100,6 @@ def _add(commands: Commands, name: str, handler: str, text: str) -> argparse.Arg
     return command
 
 
-def _add_root(command: argparse.ArgumentParser) -> None:
-    command.add_argument(
-        "--root", type=Path, default=Path("catalog"), metavar="DIR", help="folder of the catalog (default: catalog)"
-    )
-
-
 def _add_jobs(commands: Commands) -> None:
     for name, text in (
         ("run", "build the dataset of a recipe, train a model on it, evaluate it"),
@@ -113,30 +108,7 @@ def _add_jobs(commands: Commands) -> None:
         ("evaluate", "score the trained model on the dataset's held-out images"),
     ):
         command = _add(commands, name, f"jobs:{name}", text)
-        command.add_argument(
-            "recipe", metavar="RECIPE", help="name of a recipe (see `vernaclip recipes`) or a TOML file"
-        )
-        _add_root(command)
-        command.add_argument(
-            "--set",
-            action="append",
-            default=[],
-            dest="overrides",
-            metavar="SECTION.KEY=VALUE",
-            help="override a setting of the recipe; may be given often",
-        )
-        command.add_argument(
-            "--executor",
-            choices=("prefect", "local"),
-            default="prefect",
-            help="through Prefect (default), or the same steps in threads without it",
-        )
-        if name in ("build", "run"):
-            command.add_argument(
-                "--retry-failed",
-                action="store_true",
-                help="of a dataset that is there, ask once more for the images that failed for reasons that may pass",
-            )
+        add_job_options(command, builds=name in ("build", "run"))
 
 
 def _add_download(commands: Commands) -> None:
@@ -153,13 +125,13 @@ def _add_questions(commands: Commands) -> None:
         "translators, builds",
     )
     sql.add_argument("query", metavar="QUERY")
-    _add_root(sql)
+    add_root(sql)
     sql.add_argument("--format", choices=("table", "csv", "json"), default="table")
     search = _add(
         commands, "search", "questions:search", "find the images that fit a text, and write them as a contact sheet"
     )
     search.add_argument("text", metavar="TEXT", help="in the dataset's language")
-    _add_root(search)
+    add_root(search)
     search.add_argument("--dataset", metavar="NAME", help="which dataset, where the root holds several")
     search.add_argument("--top", type=int, default=12, metavar="N", help="how many images (default: 12)")
     search.add_argument(
@@ -168,9 +140,9 @@ def _add_questions(commands: Commands) -> None:
     verify = _add(
         commands, "verify", "questions:verify", "check every published file against the sha256 in its manifest"
     )
-    _add_root(verify)
+    add_root(verify)
     catalog = _add(commands, "catalog", "questions:catalog", "list what a root holds")
-    _add_root(catalog)
+    add_root(catalog)
     catalog.add_argument("--rebuild", action="store_true", help="write catalog.duckdb anew, as after moving the root")
     _add(commands, "recipes", "questions:recipes", "list the recipes that come with vernaclip")
 
@@ -258,15 +230,15 @@ def _add_packages(mt: Commands) -> None:
 def _add_memory(mt: Commands) -> None:
     text = "list, export and import what a catalog remembers of its translations"
     memory = mt.add_parser("memory", help=text, description=text).add_subparsers(metavar="COMMAND", required=True)
-    _add_root(_add(memory, "list", "mt_memory:show", "list the engines whose translations are remembered"))
+    add_root(_add(memory, "list", "mt_memory:show", "list the engines whose translations are remembered"))
     export = _add(memory, "export", "mt_memory:export", "write an engine's translations to a Parquet file")
     export.add_argument("fingerprint", metavar="FINGERPRINT", help="of the engine, as `list` shows it")
     export.add_argument("file", type=Path, metavar="OUT.parquet")
     export.add_argument("--force", action="store_true", help="replace a file that is there")
-    _add_root(export)
+    add_root(export)
     merge = _add(memory, "import", "mt_memory:merge", "merge an exported file; captions known already stay as they are")
     merge.add_argument("file", type=Path, metavar="FILE.parquet")
-    _add_root(merge)
+    add_root(merge)
 
 
 def _add_translate(commands: Commands) -> None:
@@ -294,7 +266,7 @@ def _add_audit(commands: Commands) -> None:
     audit = commands.add_parser("audit", help=text, description=text).add_subparsers(metavar="COMMAND", required=True)
     draw = _add(audit, "draw", "audit:draw", "draw translated captions, and write a form on which people rate them")
     draw.add_argument("dataset", metavar="DATASET", help="name of a dataset (see `vernaclip catalog`)")
-    _add_root(draw)
+    add_root(draw)
     draw.add_argument("--n", type=int, default=100, dest="num_rows", metavar="N", help="captions (default: 100)")
     draw.add_argument("--seed", type=int, default=1, metavar="N", help="another one draws others (default: 1)")
     draw.add_argument(
