@@ -172,6 +172,8 @@ def pixel_differences(ours: dict[str, Any], theirs: dict[str, Any]) -> tuple[flo
     """Mean difference, share of values that are far apart, largest difference; of 255. Sizes must be the same."""
     means, far, largest = [], [], 0
     for url, row in ours.items():
+        if row["bytes"] is None or theirs[url]["jpg"] is None:
+            continue  # `lacking` tells of it
         left, right = (
             cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR) for data in (row["bytes"], theirs[url]["jpg"])
         )
@@ -189,7 +191,7 @@ def lacking(ours: dict[str, Any], theirs: dict[str, Any]) -> Iterator[str]:
         if url not in ours:
             yield url
         elif (row["status"] == "success") != (ours[url]["drop_reason"] is None):
-            yield f"{url} status"
+            yield f"{url} status: {row['error_message']} here, {ours[url]['drop_reason']} there"
         else:
             yield from (f"{url} {name}" for name in SAME_FACTS if row[name] != ours[url][name])
 

@@ -2,6 +2,7 @@
 
 import http.client
 import io
+import ipaddress
 import socket
 import ssl
 import threading
@@ -39,10 +40,12 @@ class Deadline:
 def in_time(resolver: Resolver, deadline: Deadline) -> Resolver:
     """A resolver that raises `OSError` at the deadline: the system's own can't be given a time-out.
 
-    A look-up that hangs goes on in a thread of its own, which ends with the process.
+    A look-up that hangs goes on in a thread of its own, which ends with the process. An address needs none.
     """
 
     def look_up(host: str, port: int) -> Sequence[str]:
+        if _is_address(host):
+            return resolver(host, port)
         answer: Future[Sequence[str]] = Future()
 
         def ask() -> None:
@@ -55,6 +58,14 @@ def in_time(resolver: Resolver, deadline: Deadline) -> Resolver:
         return answer.result(deadline.left())
 
     return look_up
+
+
+def _is_address(host: str) -> bool:
+    try:
+        ipaddress.ip_address(host)
+    except ValueError:
+        return False
+    return True
 
 
 class GuardedConnection(http.client.HTTPConnection):

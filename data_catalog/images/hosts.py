@@ -96,6 +96,10 @@ class HostClock:
         with self._lock:
             self._delays[group] = max(delay_s, self._delays.get(group, 0.0))
 
+    def may_go_on(self, group: str) -> bool:
+        """Whether a lease that ends now may serve another request at once: the host has no rate, and no pause."""
+        return not self.limits_of(group).interval_s and not self.ledger.is_paused(group)
+
     def try_start(self, group: str) -> Lease | float:
         """See `HostLedger.try_start`."""
         limits = self.limits_of(group)

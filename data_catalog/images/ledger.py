@@ -1,19 +1,23 @@
 """Who asks which host, and when it may be asked next: in files, since many processes ask."""
 
+import errno
 import fcntl
-import hashlib
 import itertools
 import json
 import os
 import tempfile
+import threading
 import time
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-_NUM_FILES = 1024
+# Each process keeps them open, once used.
+_NUM_FILES = 64
+_PIECE_BYTES = 65536
 # How soon a place may be free on a host that another process keeps busy; one's own threads are told at once.
 _BUSY_WAIT_S = 0.02
 
@@ -39,6 +43,10 @@ class HostLedger:
     def __init__(self, folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self._folder = folder
+        self._locks = [threading.Lock() for _ in range(_NUM_FILES)]
+        self._opening = threading.Lock()
+        self._is_closed = False
+        self._descriptors: dict[int, int] = {}
         self._numbers = itertools.count()
         self._descriptor, path = tempfile.mkstemp(prefix="holder-", dir=folder)
         fcntl.flock(self._descriptor, fcntl.LOCK_EX)
@@ -47,6 +55,11 @@ class HostLedger:
     def close(self) -> None:
         """Give all leases back."""
         (self._folder / self._holder).unlink(missing_ok=True)
+        with self._opening:
+            self._is_closed = True
+        for number, descriptor in self._descriptors.items():
+            with self._locks[number]:  # the number of a descriptor may soon be another file's
+                os.close(descriptor)
         os.close(self._descriptor)
 
     def try_start(self, group: str, *, concurrency: int, interval_s: float) -> Lease | float:
@@ -82,6 +95,11 @@ class HostLedger:
             entry["next"] = start + interval_s
             return float(start - now)
 
+    def is_paused(self, group: str) -> bool:
+        """Whether a host that one has a lease on may not be asked now; read without waiting for who writes."""
+        entry = _entries(_read(self._descriptor_of(_file_number(group)))).get(group)
+        return entry is None or bool(entry["next"] > time.monotonic())
+
     def pause(self, group: str, seconds: float) -> None:
         """Let nobody ask a host for some time."""
         with self._entry(group) as entry:
@@ -111,17 +129,47 @@ class HostLedger:
     @contextmanager
     def _entry(self, group: str) -> Iterator[dict[str, Any]]:
         """What is known of a group, to be changed in place; entries that say nothing any more are dropped."""
-        number = int(hashlib.sha1(group.encode(), usedforsecurity=False).hexdigest()[:8], 16) % _NUM_FILES
-        descriptor = os.open(self._folder / f"{number:04d}", os.O_RDWR | os.O_CREAT, 0o600)
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX)
-            entries = _entries(os.read(descriptor, os.fstat(descriptor).st_size))
+        with self._locked(group) as descriptor:
+            entries = _entries(_read(descriptor))
             yield entries.setdefault(group, {"next": 0.0, "leases": []})
             now = time.monotonic()
             kept = {name: entry for name, entry in entries.items() if entry["leases"] or entry["next"] > now}
-            os.ftruncate(descriptor, os.pwrite(descriptor, json.dumps(kept).encode() + b"\n", 0))
-        finally:
-            os.close(descriptor)
+            os.pwrite(descriptor, json.dumps(kept).encode() + b"\n", 0)
+
+    @contextmanager
+    def _locked(self, group: str) -> Iterator[int]:
+        """The descriptor of a group's file, for this thread of this process alone."""
+        number = _file_number(group)
+        with self._locks[number]:  # the file's own lock keeps processes apart, not threads
+            descriptor = self._descriptor_of(number)
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+            try:
+                yield descriptor
+            finally:
+                fcntl.flock(descriptor, fcntl.LOCK_UN)
+
+    def _descriptor_of(self, number: int) -> int:
+        """A file stays open: to open it for each request takes longer than all the rest."""
+        with self._opening:
+            if self._is_closed:
+                raise OSError(errno.EBADF, "the ledger is closed")
+            if number not in self._descriptors:
+                path = self._folder / f"{number:04d}"
+                self._descriptors[number] = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
+            return self._descriptors[number]
+
+
+def _file_number(group: str) -> int:
+    return zlib.crc32(group.encode()) % _NUM_FILES
+
+
+def _read(descriptor: int) -> bytes:
+    """The whole file; what is behind the first line is left over from longer ones."""
+    content = piece = os.pread(descriptor, _PIECE_BYTES, 0)
+    while len(piece) == _PIECE_BYTES:
+        piece = os.pread(descriptor, _PIECE_BYTES, len(content))
+        content += piece
+    return content
 
 
 def _entries(content: bytes) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 import heapq
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -41,6 +42,7 @@ class RowQueue:
         self._groups = groups
         self._changed = threading.Condition()
         self._stopped = False
+        self._prepared: deque[Turn] = deque()
         self._waiting: dict[str, list[tuple[float, int]]] = {}
         self._ready: dict[str, float] = {}
         self._heap: list[tuple[float, str]] = []
@@ -60,20 +62,18 @@ class RowQueue:
             OSError: the clock's ledger can't be kept; the queue is of no use any more.
         """
         while True:
-            group = self._next_group()
-            lease = self._clock.try_start(group)
+            found = self._next()
+            if isinstance(found, Turn):
+                return found
+            lease = self._clock.try_start(found)
             with self._changed:
                 if isinstance(lease, float):
-                    self._announce(group, time.monotonic() + lease)
+                    self._announce(found, time.monotonic() + lease)
                     continue
-                waiting = self._waiting[group]
-                if waiting and waiting[0][0] <= time.monotonic():
-                    _, row = heapq.heappop(waiting)
-                    self._announce(group, 0.0)
-                    turn = Turn(row, lease)
-                    self._running[turn] = time.monotonic()
-                    return turn
-                self._announce(group, 0.0)
+                row = self._pop_row(found)
+                self._announce(found, 0.0)
+                if row is not None:
+                    return self._begun(Turn(row, lease))
             self._clock.ledger.end(lease)  # another thread was faster
 
     def put_back(self, row: int, wait_s: float) -> None:
@@ -84,11 +84,32 @@ class RowQueue:
             self._announce(group, 0.0)
 
     def finish(self, turn: Turn) -> None:
-        """Give the lease back: others may ask the host. Raises `OSError` as `take` does."""
-        self._clock.ledger.end(turn.lease)
+        """Let others ask the host. Raises `OSError` as `take` does."""
+        if not self._hand_over(turn):
+            self._clock.ledger.end(turn.lease)
         with self._changed:
             del self._running[turn]
             self._announce(self._groups[turn.row], 0.0)
+
+    def _hand_over(self, turn: Turn) -> bool:
+        """Leave the lease to the next row of the host: the ledger, in a file, is the costliest part of a request."""
+        group = self._groups[turn.row]
+        if not self._clock.may_go_on(group):
+            return False
+        with self._changed:
+            row = self._pop_row(group)
+            if row is not None:
+                self._prepared.append(Turn(row, turn.lease))
+                self._changed.notify()
+            return row is not None
+
+    def _pop_row(self, group: str) -> int | None:
+        waiting = self._waiting[group]
+        return heapq.heappop(waiting)[1] if waiting and waiting[0][0] <= time.monotonic() else None
+
+    def _begun(self, turn: Turn) -> Turn:
+        self._running[turn] = time.monotonic()
+        return turn
 
     def stop(self) -> None:
         """Let all who wait, and all who come, go away without a row."""
@@ -106,9 +127,12 @@ class RowQueue:
         heapq.heappush(self._heap, (ready_at, group))
         self._changed.notify()
 
-    def _next_group(self) -> str:
+    def _next(self) -> Turn | str:
+        """A turn that is prepared, or a group that is worth a try."""
         with self._changed:
             while not self._stopped:
+                if self._prepared:
+                    return self._begun(self._prepared.popleft())
                 while self._heap and self._ready.get(self._heap[0][1]) != self._heap[0][0]:
                     heapq.heappop(self._heap)
                 now = time.monotonic()
