@@ -22,7 +22,8 @@ from data_catalog.sources.image_files import ImageFiles, open_images
 
 logger = logging.getLogger(__name__)
 
-_TRIES = 2
+# A child that dies before it comes to a row may have been killed; one that does so again and again can't work here.
+_MAX_IDLE_DEATHS = 3
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -87,7 +88,7 @@ def _fetch_all(waiting: dict[int, str], shard: _Shard) -> dict[int, str]:
             here = {position: url for position, url in waiting.items() if begun.get(position)}
             logger.warning("images: the fetching process ended (%s) at %s", error, list(here.values()))
             idle_deaths = 0 if begun else idle_deaths + 1
-            if idle_deaths == _TRIES:
+            if idle_deaths == _MAX_IDLE_DEATHS:
                 raise ShardError(f"images: the fetching process does not come as far as a row: {error}") from error
             suspects |= here
             waiting = {position: url for position, url in waiting.items() if position not in here}
