@@ -1,0 +1,168 @@
+"""What the opener makes of answers: which URL is asked, whether again, and what happens when something is broken."""
+
+import threading
+from collections import Counter
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from urllib.request import Request
+
+import pytest
+
+from data_catalog.images.connection import Deadline
+from data_catalog.images.fetch import FetchConfig
+from data_catalog.images.hosts import HostClock, HostLimits
+from data_catalog.images.ledger import HostLedger
+from data_catalog.images.row_opener import RowOpener
+from data_catalog.images.row_queue import StoppedError
+from data_catalog.images.urls import FetchError, Target
+
+ORIGINAL = "https://upload.wikimedia.org/wikipedia/commons/a/ab/Cat.jpg"
+THUMBNAIL = "https://upload.wikimedia.org/wikipedia/commons/thumb/a/ab/Cat.jpg/500px-Cat.jpg"
+
+Answer = bytes | Exception
+
+
+class FakeResponse:
+    status = 200
+    robots_tags: tuple[str, ...] = ()
+
+    def __init__(self, url: str, body: bytes) -> None:
+        self.url = url
+        self._body = body
+
+    def __enter__(self) -> "FakeResponse":
+        return self
+
+    def __exit__(self, *args: object) -> None:
+        """Nothing is open."""
+
+    def read(self) -> bytes:
+        return self._body
+
+
+class FakeWeb:
+    """Answers by URL: a body, or what is raised; the last answer of a list is given for ever."""
+
+    def __init__(self, **answers: Answer) -> None:
+        self.answers: dict[str, list[Answer]] = {}
+        self.asked: Counter[str] = Counter()
+
+    def open(self, url: str, *, deadline: Deadline, before_hop: Callable[[Target], None]) -> FakeResponse:
+        answers = self.answers[url]
+        answer = answers[min(self.asked[url], len(answers) - 1)]
+        self.asked[url] += 1
+        if isinstance(answer, Exception):
+            raise answer
+        return FakeResponse(url, answer)
+
+
+@pytest.fixture
+def ledger(tmp_path: Path) -> Iterator[HostLedger]:
+    found = HostLedger(tmp_path / "pace")
+    yield found
+    found.close()
+
+
+def opener_of(web: FakeWeb, ledger: HostLedger, config: FetchConfig, *urls: str) -> RowOpener:
+    clock = HostClock(ledger, {}, HostLimits(requests_per_s=0))
+    return RowOpener(
+        urls,
+        config,
+        guarded=web,  # type: ignore[arg-type]
+        clock=clock,
+        robots=None,
+        on_begin=lambda row: None,
+        on_back=lambda row: None,
+        on_wait=lambda: None,
+    )
+
+
+def outcomes(opener: RowOpener) -> list[bytes | str]:
+    """The body, or the reason, of each row in order."""
+    found: dict[int, bytes | str] = {}
+    for turn in range(len(opener.rows)):
+        try:
+            with opener.open(Request(f"http://turn.invalid/#{turn}")) as response:
+                found[opener.row_of_turn[turn]] = response.read()
+        except FetchError as error:
+            found[opener.row_of_turn[turn]] = error.reason
+    return [found[row] for row in range(len(opener.rows))]
+
+
+def http(status: int, retry_after_s: float | None = None) -> FetchError:
+    return FetchError(f"http_{status}", http_status=status, retry_after_s=retry_after_s)
+
+
+@pytest.mark.parametrize(
+    ("thumbnail", "original", "outcome", "asked"),
+    [
+        ([b"small"], [b"large"], b"small", {THUMBNAIL: 1}),
+        ([http(400)], [b"large"], b"large", {THUMBNAIL: 1, ORIGINAL: 1}),
+        ([http(404)], [b"large"], b"large", {THUMBNAIL: 1, ORIGINAL: 1}),
+        ([http(404)], [http(404)], "http_404", {THUMBNAIL: 1, ORIGINAL: 1}),
+        ([http(404)], [http(503), b"large"], b"large", {THUMBNAIL: 1, ORIGINAL: 2}),
+        ([http(429), b"small"], [b"large"], b"small", {THUMBNAIL: 2}),
+        ([http(503)], [b"large"], "http_503", {THUMBNAIL: 2}),
+        ([FetchError("dns")], [b"large"], "dns", {THUMBNAIL: 2}),
+        ([FetchError("too_large")], [b"large"], "too_large", {THUMBNAIL: 1}),
+    ],
+)
+def test_a_thumbnail_is_taken_and_the_original_where_there_is_none(
+    thumbnail: list[Answer], original: list[Answer], outcome: bytes | str, asked: dict[str, int], ledger: HostLedger
+) -> None:
+    web = FakeWeb()
+    web.answers = {THUMBNAIL: thumbnail, ORIGINAL: original}
+    assert outcomes(opener_of(web, ledger, FetchConfig(retries=1, backoff_s=0.001), ORIGINAL)) == [outcome]
+    assert web.asked == asked
+
+
+def test_originals_can_be_asked_for(ledger: HostLedger) -> None:
+    web = FakeWeb()
+    web.answers = {ORIGINAL: [b"large"]}
+    assert outcomes(opener_of(web, ledger, FetchConfig(wikimedia_width=0), ORIGINAL)) == [b"large"]
+
+
+def test_a_parser_that_trips_over_an_answer_costs_one_row(ledger: HostLedger) -> None:
+    web = FakeWeb()
+    web.answers = {
+        "http://a.example/1": [b"one"],
+        "http://a.example/2": [KeyError("what nobody foresaw")],
+        "http://a.example/3": [ValueError("once only"), b"three"],
+    }
+    opener = opener_of(web, ledger, FetchConfig(retries=1, backoff_s=0.001), *web.answers)
+    assert outcomes(opener) == [b"one", "fetch_lost", b"three"]
+    failure = opener.rows[1].failure
+    assert failure is not None
+    assert failure.detail == "KeyError"
+    assert opener.failure is None
+
+
+def test_trouble_of_the_machine_ends_the_shard_for_all_threads(ledger: HostLedger) -> None:
+    web = FakeWeb()
+    trouble = OSError(28, "No space left on device")
+    web.answers = {"http://a.example/1": [trouble]}
+    opener = opener_of(web, ledger, FetchConfig(), *web.answers)
+    stopped = threading.Event()
+
+    def wait_for_a_row() -> None:
+        with pytest.raises((StoppedError, OSError)):
+            opener.open(Request("http://turn.invalid/#1"))
+        stopped.set()
+
+    with pytest.raises(OSError, match="No space"):
+        opener.open(Request("http://turn.invalid/#0"))
+    thread = threading.Thread(target=wait_for_a_row)
+    thread.start()
+    thread.join()
+    assert stopped.is_set()
+    assert opener.failure is trouble
+
+
+def test_a_host_that_wants_more_time_than_there_is_is_given_up_for_this_shard(ledger: HostLedger) -> None:
+    web = FakeWeb()
+    urls = [f"http://a.example/{number}" for number in range(5)]
+    web.answers = {urls[0]: [http(429, retry_after_s=86_400.0)], **{url: [b"x"] for url in urls[1:]}}
+    web.answers["http://b.example/"] = [b"another host"]
+    opener = opener_of(web, ledger, FetchConfig(host_concurrency=1), *urls, "http://b.example/")
+    assert outcomes(opener) == [*["http_429"] * 5, b"another host"]
+    assert web.asked == {urls[0]: 1, "http://b.example/": 1}
