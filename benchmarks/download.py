@@ -1,9 +1,10 @@
 """Images fetched and normalised beside img2dataset's own command line: python benchmarks/download.py [--quick].
 
-Both get the same photographs from the same server on loopback, with two processes, the same number of threads, and the
-same resizing and encoding, and write Parquet; both are cold processes each time, as a user starts them. Ours asks for
-robots.txt, keeps the pace of hosts, and writes raw images before it normalises them, as a build does. The EXIF of the
-originals is read by neither: img2dataset would only keep it as a text, and we do not keep it.
+Both get the same photographs from the same server on loopback, with the same number of threads, resizing and encoding,
+two processes that decode, and Parquet at the end; both are cold processes each time, as a user starts them. Ours asks
+for robots.txt, keeps the pace of hosts, fetches in a process of its own and writes raw images before it normalises
+them in two, as a build does; img2dataset does all of it in two. The EXIF of the originals is read by neither:
+img2dataset would only keep it as a text, and we do not keep it.
 """
 
 import argparse
@@ -70,21 +71,27 @@ def request_shards(urls: Sequence[str], shard_rows: int, folder: Path) -> None:
 
 
 def fetch_and_normalise(requests: Path, out: Path) -> None:
-    """Our side, in a process of its own: each shard is normalised as soon as it is fetched."""
+    """Our side, in a process of its own: shards are fetched one by one, and normalised as soon as they are there."""
     fetch = FetchConfig(
         allow_loopback=True, threads=THREADS, hosts={ADDRESS: HostLimits(concurrency=64, requests_per_s=0)}
     )
     normalise = NormaliseConfig(image_size=256, resize_mode="keep_ratio", encode_format="jpg", encode_quality=95)
     out.mkdir()
-    with ImageWorkers() as workers, ThreadPoolExecutor(PROCESSES) as pool:
+    with ImageWorkers() as workers, ThreadPoolExecutor(1) as lane, ThreadPoolExecutor(PROCESSES) as pool:
+        workers.prepare(normalise, fetching=1, normalising=PROCESSES)
 
-        def one_shard(path: Path) -> None:
+        def fetch_one(path: Path) -> Path:
             raw = out / f"{path.stem}.raw"
             workers.fetch(pq.read_table(path), fetch, raw)
-            workers.normalise(raw, normalise, out / path.name)
+            return raw
+
+        def normalise_one(raw: Path) -> None:
+            workers.normalise(raw, normalise, out / f"{raw.stem}.parquet")
             raw.unlink()
 
-        list(pool.map(one_shard, sorted(requests.glob("*.parquet"))))
+        fetched = lane.map(fetch_one, sorted(requests.glob("*.parquet")))
+        for done in [pool.submit(normalise_one, raw) for raw in fetched]:
+            done.result()
 
 
 def our_command(folder: Path, out: Path) -> list[str]:

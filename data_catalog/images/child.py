@@ -10,6 +10,7 @@ import queue
 import sys
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -33,6 +34,10 @@ def main(arguments: list[str]) -> int:
     threading.Thread(target=_read_jobs, args=(jobs,), daemon=True).start()
     if memory_bytes:
         limit_memory(memory_bytes)
+
+    if kind == "fetch":
+        with suppress(Exception):  # the first job meets it again, and has somebody to tell
+            _load_fetching()
 
     one_at_a_time = threading.Lock()
 
@@ -69,11 +74,17 @@ def _do(job: dict[str, Any], work: Work, report: Report) -> None:
         report({"done": True})
 
 
-def _fetch(job: dict[str, Any], report: Report) -> None:
-    from data_catalog.images.fetch import FetchConfig
-    from data_catalog.images.img2dataset_engine import fetch_rows, load_engine
+def _load_fetching() -> None:
+    from data_catalog.images.img2dataset_engine import load_engine
 
     load_engine()
+
+
+def _fetch(job: dict[str, Any], report: Report) -> None:
+    from data_catalog.images.fetch import FetchConfig
+    from data_catalog.images.img2dataset_engine import fetch_rows
+
+    _load_fetching()
     report({"ready": True})
     fetch_rows(Path(job["folder"]), Path(job["hosts"]), FetchConfig.from_values(job["config"]), report)
 

@@ -11,7 +11,7 @@ from data_catalog.images.normalise import NormaliseConfig
 from data_catalog.images.normalising import PICTURES_FILE, RAW_FILE, ROWS_FILE
 from data_catalog.images.pool import ChildPool
 from data_catalog.images.process import ChildDiedError
-from data_catalog.images.tables import Outcome, Piece, Row, failed, read_groups
+from data_catalog.images.tables import Outcome, Piece, PieceReader, Row, failed, read_groups
 
 logger = logging.getLogger(__name__)
 
@@ -25,13 +25,14 @@ def image_rows(raw: Path, config: NormaliseConfig, folder: Path, pool: ChildPool
         place = folder / str(index)
         place.mkdir()
         outcomes = _decode(group, config, place, pool)
-        for position, row in enumerate(group):
-            yield _image_row(row, outcomes.get(position), config)
+        with PieceReader() as pieces:
+            for position, row in enumerate(group):
+                yield _image_row(row, outcomes.get(position), config, pieces)
         for file in place.rglob("*.bin"):
             file.unlink()
 
 
-def _image_row(raw: Row, outcome: Outcome | None, config: NormaliseConfig) -> Row:
+def _image_row(raw: Row, outcome: Outcome | None, config: NormaliseConfig, pieces: PieceReader) -> Row:
     """A row that came without bytes keeps the reason for that."""
     outcome = outcome or failed(raw["drop_reason"], raw["detail"])
     is_good = outcome["piece"] is not None
@@ -39,7 +40,7 @@ def _image_row(raw: Row, outcome: Outcome | None, config: NormaliseConfig) -> Ro
         "sample_id": raw["sample_id"],
         "drop_reason": outcome["reason"],
         "detail": outcome["detail"],
-        "bytes": outcome["piece"].read() if is_good else None,
+        "bytes": pieces.read(outcome["piece"]) if is_good else None,
         **{name: outcome.get(name) for name in _FACTS},
         "sha256": raw["sha256"],
         **{name: raw[name] for name in ("http_status", "final_url", "robots_tag", "num_bytes")},

@@ -16,7 +16,7 @@ from data_catalog.images.img2dataset_engine import BODIES_FILE, REQUESTS_FILE
 from data_catalog.images.pool import ChildPool
 from data_catalog.images.process import ChildDiedError
 from data_catalog.images.row_opener import SLACK_S
-from data_catalog.images.tables import Outcome, Piece, Row, failed
+from data_catalog.images.tables import Outcome, Piece, PieceReader, Row, failed
 from data_catalog.images.urls import FetchError, parse_url
 from data_catalog.sources.image_files import ImageFiles, open_images
 
@@ -138,15 +138,16 @@ def raw_rows(rows: list[Row], outcomes: dict[int, Outcome], config: FetchConfig)
     with ExitStack() as stack:
         locations = sorted({row["location"] for row in rows if row["path"] is not None and row["location"] is not None})
         folders = {location: stack.enter_context(closing(open_images(location))) for location in locations}
+        pieces = stack.enter_context(PieceReader())
         for position, row in enumerate(rows):
             if row["path"] is None:
-                yield _raw_row(row, outcomes[position])
+                yield _raw_row(row, outcomes[position], pieces)
             else:
-                yield _raw_row(row, _read_local(row["path"], folders.get(row["location"]), config.max_bytes))
+                yield _raw_row(row, _read_local(row["path"], folders.get(row["location"]), config.max_bytes), pieces)
 
 
-def _raw_row(row: Row, outcome: Outcome) -> Row:
-    body: bytes | None = outcome["piece"].read() if outcome["piece"] else outcome.get("bytes")
+def _raw_row(row: Row, outcome: Outcome, pieces: PieceReader) -> Row:
+    body: bytes | None = pieces.read(outcome["piece"]) if outcome["piece"] else outcome.get("bytes")
     return {
         "sample_id": row["sample_id"],
         "drop_reason": outcome["reason"],

@@ -40,6 +40,11 @@ class ChildPool:
             with self._lock:
                 self._lent.discard(child)
 
+    def start(self, kind: str, memory_bytes: int = 0, *, count: int) -> None:
+        """Start idle children ahead of their first jobs, without waiting for them."""
+        for _ in range(count):
+            self._give_back(Child(kind, memory_bytes), kind, memory_bytes)
+
     def close(self) -> None:
         """End all children; those still at work are killed, and no other is started."""
         with self._lock:

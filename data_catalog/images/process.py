@@ -41,6 +41,8 @@ class Child:
         assert self._process.stdout is not None
         self._jobs = self._process.stdin
         self._events = self._process.stdout
+        self._selector = selectors.DefaultSelector()
+        self._selector.register(self._events, selectors.EVENT_READ)
         self._unread = b""
 
     @property
@@ -79,6 +81,7 @@ class Child:
             self._process.wait(_EXIT_WAIT_S)
         except subprocess.TimeoutExpired:
             self.kill()
+        self._selector.close()
         self._events.close()
         self._log.close()
 
@@ -95,16 +98,14 @@ class Child:
 
     def _line(self, stall_s: float) -> bytes:
         end = time.monotonic() + stall_s
-        with selectors.DefaultSelector() as selector:
-            selector.register(self._events, selectors.EVENT_READ)
-            while b"\n" not in self._unread:
-                if not selector.select(max(0.0, end - time.monotonic())):
-                    self.kill()
-                    raise ChildDiedError(f"silent for {stall_s:g} s")
-                piece = os.read(self._events.fileno(), 65536)
-                if not piece:
-                    raise ChildDiedError(self._cause())
-                self._unread += piece
+        while b"\n" not in self._unread:
+            if not self._selector.select(max(0.0, end - time.monotonic())):
+                self.kill()
+                raise ChildDiedError(f"silent for {stall_s:g} s")
+            piece = os.read(self._events.fileno(), 65536)
+            if not piece:
+                raise ChildDiedError(self._cause())
+            self._unread += piece
         line, _, self._unread = self._unread.partition(b"\n")
         return line
 

@@ -1,9 +1,11 @@
 """Parquet files of images: row groups of bounded size, so that neither writer nor reader holds a whole shard."""
 
+import os
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from types import TracebackType
+from typing import Any, BinaryIO
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -25,11 +27,27 @@ class Piece:
     offset: int
     length: int
 
-    def read(self) -> bytes:
-        """The bytes."""
-        with self.path.open("rb") as file:
-            file.seek(self.offset)
-            return file.read(self.length)
+
+class PieceReader:
+    """Reads pieces of few files, each of which is opened once; closes them at its end."""
+
+    def __init__(self) -> None:
+        self._files: dict[Path, BinaryIO] = {}
+
+    def __enter__(self) -> "PieceReader":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for file in self._files.values():
+            file.close()
+
+    def read(self, piece: Piece) -> bytes:
+        """The bytes of a piece."""
+        if piece.path not in self._files:
+            self._files[piece.path] = piece.path.open("rb")
+        return os.pread(self._files[piece.path].fileno(), piece.length, piece.offset)
 
 
 def failed(reason: str | None, detail: str | None = None) -> Outcome:

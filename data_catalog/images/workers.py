@@ -51,6 +51,17 @@ class ImageWorkers:
         if self._temporary is not None:
             self._temporary.cleanup()
 
+    def prepare(self, config: NormaliseConfig, *, fetching: int, normalising: int) -> None:
+        """Start children ahead of their first jobs, so that they load libraries beside other work; returns at once.
+
+        Args:
+            config: what `normalise` will be called with.
+            fetching: how many calls of `fetch` there will be at once.
+            normalising: how many of `normalise`.
+        """
+        self._pool.start("fetch", count=fetching)
+        self._pool.start("normalise", config.memory_bytes, count=normalising)
+
     def fetch(self, requests: pa.Table, config: FetchConfig, out: Path, *, log: Path | None = None) -> None:
         """Fetch images and write them to `out`, schema `RAW_IMAGES`: one row for each request, in the same order.
 
