@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from email.message import Message
 from types import TracebackType
+from typing import IO
 
 from data_catalog.images.addresses import USUAL_PORTS, Resolver, checked_addresses, resolve
 from data_catalog.images.connection import PIECE_BYTES, Deadline, GuardedConnection, in_time
@@ -155,37 +156,52 @@ class GuardedResponse:
         return self.headers.get_all("X-Robots-Tag", [])
 
     def read(self) -> bytes:
-        """The whole body. Raises `FetchError`: `empty_body`, `truncated_body`, `too_large`, `timeout`."""
+        """The whole body; raises as `copy_to` does."""
+        body = io.BytesIO()
+        self.copy_to(body)
+        return body.getvalue()
+
+    def copy_to(self, sink: IO[bytes]) -> None:
+        """Write the whole body to a file.
+
+        Raises:
+            FetchError: `empty_body`, `truncated_body`, `too_large`, `timeout`.
+            OSError: the file can't be written.
+        """
         if self._expected is not None and self._expected > self._max_bytes:
             raise self._failure("too_large", f"{self._expected} bytes announced"[:_LONGEST_DETAIL])
-        body = self._read(self._max_bytes)
-        if len(body) > self._max_bytes:
+        count = self._copy(sink, self._max_bytes)
+        if count > self._max_bytes:
             raise self._failure("too_large", f"more than {self._max_bytes} bytes")
-        if self._expected is not None and len(body) < self._expected:
-            raise self._failure("truncated_body", f"{len(body)} of {self._expected} bytes")
-        if not body:
+        if self._expected is not None and count < self._expected:
+            raise self._failure("truncated_body", f"{count} of {self._expected} bytes")
+        if not count:
             raise self._failure("empty_body")
-        return body
 
     def read_start(self, num_bytes: int) -> bytes:
         """The first bytes of the body, at most so many. Raises `FetchError`: `truncated_body`, `timeout`."""
-        start = self._read(num_bytes)[:num_bytes]
-        if self._expected is not None and len(start) < min(num_bytes, self._expected):
-            raise self._failure("truncated_body", f"{len(start)} of {self._expected} bytes"[:_LONGEST_DETAIL])
-        return start
-
-    def _read(self, enough: int) -> bytes:
-        """The body up to its end, or up to the first piece beyond `enough` bytes."""
         body = io.BytesIO()
+        count = self._copy(body, num_bytes)
+        if self._expected is not None and count < min(num_bytes, self._expected):
+            raise self._failure("truncated_body", f"{count} of {self._expected} bytes"[:_LONGEST_DETAIL])
+        return body.getvalue()[:num_bytes]
+
+    def _copy(self, sink: IO[bytes], enough: int) -> int:
+        """Write the body up to its end, or up to the first piece beyond `enough` bytes; how many bytes that were."""
+        count = 0
+        while count <= enough and (piece := self._next_piece()):
+            sink.write(piece)
+            count += len(piece)
+        return count
+
+    def _next_piece(self) -> bytes:
         try:
             # Not `read`, which takes a chunk of size -1 for all that ever comes.
-            while body.tell() <= enough and (piece := self._response.read1(PIECE_BYTES)):
-                body.write(piece)
+            return self._response.read1(PIECE_BYTES)
         except TimeoutError as error:
             raise self._failure("timeout", "not all of the body in time") from error
         except (OSError, http.client.HTTPException) as error:
             raise self._failure("truncated_body", "the connection broke off") from error
-        return body.getvalue()
 
     def _check(self) -> None:
         if self.status not in _ANSWERS:

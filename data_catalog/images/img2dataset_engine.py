@@ -5,7 +5,9 @@ Runs in a child process (`child.py`), one shard at a time; this is the only modu
 
 import json
 import os
+import shutil
 import sys
+import tempfile
 import time
 import urllib.request
 from collections.abc import Callable, Sequence
@@ -19,13 +21,15 @@ from data_catalog.images.guard import GuardedOpener
 from data_catalog.images.hosts import HostClock
 from data_catalog.images.ledger import HostLedger
 from data_catalog.images.robots_txt import RobotsCache
-from data_catalog.images.row_opener import RowOpener
+from data_catalog.images.row_opener import RowOpener, RowState
 from data_catalog.images.urls import FetchError
 
 REQUESTS_FILE = "requests.jsonl"
 BODIES_FILE = "bodies.bin"
 ROBOTS_FILE = "robots.sqlite"
 PACE_FOLDER = "pace"
+# What is larger lies on the disk while it comes: two bodies for each thread may be held at once.
+_BODY_IN_MEMORY = 1024 * 1024
 # Its dependencies import these where they are, and do without them where they are not: two seconds in three.
 _UNWANTED = ("torch", "huggingface_hub")
 # Headers may be megabytes long.
@@ -65,9 +69,9 @@ def fetch_rows(folder: Path, hosts: Path, config: FetchConfig, report: Report) -
     rows = [row for row, _ in requests]
     with (
         closing(HostLedger(hosts / PACE_FOLDER)) as ledger,
-        (folder / BODIES_FILE).open("wb", buffering=0) as bodies,
+        (folder / BODIES_FILE).open("wb") as bodies,
     ):
-        opener = _opener(requests, hosts / ROBOTS_FILE, config, ledger=ledger, report=report)
+        opener = _opener(requests, folder, hosts / ROBOTS_FILE, config, ledger=ledger, report=report)
         urllib.request.install_opener(opener)  # type: ignore[arg-type]  # only `open` is used
         sink = _Sink(bodies, rows, opener, report)
         shard = _write_shard(folder, len(requests))
@@ -79,7 +83,13 @@ def fetch_rows(folder: Path, hosts: Path, config: FetchConfig, report: Report) -
 
 
 def _opener(
-    requests: Sequence[tuple[int, str]], robots: Path, config: FetchConfig, *, ledger: HostLedger, report: Report
+    requests: Sequence[tuple[int, str]],
+    folder: Path,
+    robots: Path,
+    config: FetchConfig,
+    *,
+    ledger: HostLedger,
+    report: Report,
 ) -> RowOpener:
     guarded = GuardedOpener(config.limits())
     return RowOpener(
@@ -91,6 +101,7 @@ def _opener(
         on_begin=lambda index: report({"row": requests[index][0]}),
         on_back=lambda index: report({"row": requests[index][0], "back": True}),
         on_wait=lambda: report({}),
+        new_body=partial(tempfile.SpooledTemporaryFile, max_size=_BODY_IN_MEMORY, dir=folder),
     )
 
 
@@ -110,7 +121,7 @@ def _downloader(folder: Path, config: FetchConfig, sink: "_Sink", num_rows: int)
 
     return Downloader(
         sample_writer_class=partial(_Writer, sink),
-        resizer=_keep_bytes,
+        resizer=_pass_on,
         thread_count=config.threads,
         save_caption=False,
         extract_exif=False,
@@ -128,9 +139,9 @@ def _downloader(folder: Path, config: FetchConfig, sink: "_Sink", num_rows: int)
     )
 
 
-def _keep_bytes(stream: BinaryIO, bbox: None) -> tuple[bytes, None, None, None, None, None]:
-    """A resizer for img2dataset that decodes nothing."""
-    return stream.read(), None, None, None, None, None
+def _pass_on(stream: BinaryIO, bbox: None) -> tuple[bytes, None, None, None, None, None]:
+    """A resizer for img2dataset that decodes nothing; the bytes are in the row's state."""
+    return b"", None, None, None, None, None
 
 
 class _Sink:
@@ -141,17 +152,17 @@ class _Sink:
         self._rows = rows
         self._opener = opener
         self._report = report
-        self._offset = 0
 
-    def put(self, turn: int, body: bytes | None, error_message: str | None) -> None:
+    def put(self, turn: int, error_message: str | None) -> None:
         """Take down the row of a turn. An `OSError` ends the shard: img2dataset would only print it."""
         index = self._opener.row_of_turn.get(turn)
         if index is None:
             return  # no row was begun: the parent finds that one is missing
         state = self._opener.rows[index]
-        failure = None if body is not None else state.failure or FetchError("fetch_lost", (error_message or "")[:200])
+        failure = None if state.body else state.failure or FetchError("fetch_lost", (error_message or "")[:200])
+        offset = self._bodies.tell()
         try:
-            self._append(body or b"")
+            self._append(state)
         except OSError as error:
             self._opener.stop(error)
             raise
@@ -163,19 +174,20 @@ class _Sink:
                 "http_status": state.http_status,
                 "final_url": state.final_url,
                 "robots_tag": "; ".join(state.robots_tags)[:_LONGEST_TAG] or None,
-                "offset": self._offset - len(body or b""),
-                "length": len(body or b""),
+                "offset": offset,
+                "length": self._bodies.tell() - offset,
                 "tries": state.tries,
                 "asking_s": round(state.asking_s, 3),
                 "waiting_s": round(max(0.0, time.monotonic() - state.first_start - state.asking_s), 3),
             }
         )
 
-    def _append(self, body: bytes) -> None:
-        view = memoryview(body)
-        while view:
-            view = view[self._bodies.write(view) :]
-        self._offset += len(body)
+    def _append(self, state: RowState) -> None:
+        if state.body is not None:
+            with state.body:
+                state.body.seek(0)
+                shutil.copyfileobj(state.body, self._bodies)
+            self._bodies.flush()
 
 
 class _Writer:
@@ -185,7 +197,7 @@ class _Writer:
         self._sink = sink
 
     def write(self, img: bytes | None, key: str, caption: None, meta: dict[str, Any]) -> None:
-        self._sink.put(int(key), img, meta["error_message"])
+        self._sink.put(int(key), meta["error_message"])
 
     def close(self) -> None:
         """Nothing to do: the sink's file is closed by its owner."""

@@ -14,12 +14,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from email.message import Message
 from types import TracebackType
+from typing import IO
 from urllib.parse import urlsplit
 
 from data_catalog.errors import ShardError
 from data_catalog.images.connection import Deadline
 from data_catalog.images.fetch import FetchConfig
-from data_catalog.images.guard import GuardedOpener
+from data_catalog.images.guard import GuardedOpener, GuardedResponse
 from data_catalog.images.hosts import HostClock
 from data_catalog.images.placeholders import is_placeholder
 from data_catalog.images.reasons import is_retryable
@@ -48,6 +49,7 @@ class RowState:
     http_status: int | None = None
     final_url: str | None = None
     robots_tags: list[str] = field(default_factory=list)
+    body: IO[bytes] | None = None  # to be closed by whoever takes it
 
 
 class RowOpener:
@@ -62,6 +64,7 @@ class RowOpener:
         on_begin: called with a row when it is asked.
         on_back: called with a row that will be asked again, later.
         on_wait: called now and then while all threads wait for hosts.
+        new_body: makes a file for one body; many are open at once, and some are large.
     """
 
     def __init__(
@@ -75,6 +78,7 @@ class RowOpener:
         on_begin: Callable[[int], None],
         on_back: Callable[[int], None],
         on_wait: Callable[[], None],
+        new_body: Callable[[], IO[bytes]],
     ) -> None:
         self.rows = [RowState(_candidates(url, config)) for url in urls]
         self.row_of_turn: dict[int, int] = {}
@@ -85,6 +89,7 @@ class RowOpener:
         self._robots = robots
         self._on_begin = on_begin
         self._on_back = on_back
+        self._new_body = new_body
         self._groups = [clock.group_of(parse_url(url).host) for url in urls]
         stuck_s = config.deadline_s + config.timeout_s + SLACK_S
         self._queue = RowQueue(self._groups, clock, stuck_s=stuck_s, on_wait=on_wait)
@@ -93,27 +98,30 @@ class RowOpener:
         self._lock = threading.Lock()
 
     def open(self, request: urllib.request.Request, data: None = None, timeout: float | None = None) -> "_Body":
-        """Bring the next row that comes to an end. Raises `FetchError`, which img2dataset takes down as a failure."""
+        """Bring the next row that comes to an end; its body is in its state, and img2dataset gets an empty one.
+
+        Raises `FetchError`, which img2dataset takes down as a failure.
+        """
         number = int(urlsplit(request.full_url).fragment)
         try:
-            index, body = self._next_finished()
+            index = self._next_finished()
         except StoppedError:
             raise
         except Exception as error:
             self.stop(error)
             raise
         self.row_of_turn[number] = index
-        if body is None:
+        if self.rows[index].body is None:
             raise self.rows[index].failure or FetchError("fetch_lost")
-        return _Body(body)
+        return _Body()
 
     def stop(self, failure: Exception) -> None:
         """Begin no other row: the shard has failed, for the first reason that is given."""
         self.failure = self.failure or failure
         self._queue.stop()
 
-    def _next_finished(self) -> tuple[int, bytes | None]:
-        """Ask one row after another until one of them is done for good; its bytes, or None and its failure is kept."""
+    def _next_finished(self) -> int:
+        """Ask one row after another until one of them is done for good: its body, or its failure, is in its state."""
         while True:
             turn = self._queue.take()
             state, group = self.rows[turn.row], self._groups[turn.row]
@@ -121,16 +129,16 @@ class RowOpener:
             try:
                 state.first_start = state.first_start or time.monotonic()
                 self._on_begin(turn.row)
-                body = self._try(state, group)
-                if body is None and (wait_s := self._wait_before_next(state, group)) is not None:
+                state.body = self._try(state, group)
+                if state.body is None and (wait_s := self._wait_before_next(state, group)) is not None:
                     self._on_back(turn.row)
             finally:
                 self._queue.finish(turn)
             if wait_s is None:
-                return turn.row, body
+                return turn.row
             self._queue.put_back(turn.row, wait_s)
 
-    def _try(self, state: RowState, group: str) -> bytes | None:
+    def _try(self, state: RowState, group: str) -> IO[bytes] | None:
         """Ask once; None, with the failure in `state`, where no image came."""
         started = time.monotonic()
         state.tries += 1
@@ -153,7 +161,7 @@ class RowOpener:
         finally:
             state.asking_s += time.monotonic() - started
 
-    def _ask(self, state: RowState, url: str, deadline: Deadline) -> bytes:
+    def _ask(self, state: RowState, url: str, deadline: Deadline) -> IO[bytes]:
         begin = _Beginnings(self._clock, deadline)
 
         def before_hop(target: Target) -> None:
@@ -171,7 +179,16 @@ class RowOpener:
                 raise self._refused(state, "robots_tag", "; ".join(response.robots_tags)[:200])
             if is_placeholder(url, response.url):
                 raise self._refused(state, "placeholder", response.url[:200])
-            return response.read()
+            return self._body_of(response)
+
+    def _body_of(self, response: GuardedResponse) -> IO[bytes]:
+        body = self._new_body()
+        try:
+            response.copy_to(body)
+        except BaseException:
+            body.close()
+            raise
+        return body
 
     def _refused(self, state: RowState, reason: str, detail: str) -> FetchError:
         error = FetchError(reason, detail, http_status=state.http_status)
@@ -226,11 +243,10 @@ def _candidates(url: str, config: FetchConfig) -> deque[str]:
 
 
 class _Body:
-    """A response as img2dataset reads it; whatever has to be judged by its headers has been."""
+    """A response as img2dataset reads it: whatever has to be judged has been, and the bytes lie elsewhere."""
 
-    def __init__(self, body: bytes) -> None:
+    def __init__(self) -> None:
         self.headers = Message()
-        self._body = body
 
     def __enter__(self) -> "_Body":
         return self
@@ -241,5 +257,5 @@ class _Body:
         """Nothing is open."""
 
     def read(self) -> bytes:
-        """The whole body."""
-        return self._body
+        """Nothing: what img2dataset holds it holds in memory, two bodies for each thread."""
+        return b""
