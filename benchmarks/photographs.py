@@ -1,4 +1,4 @@
-"""Distinct photographs of 640x480 pixels for benchmarks: cut out of COCO's where they are, drawn where they are not."""
+"""Distinct photographs for benchmarks: cut out of COCO's where they are, drawn where they are not."""
 
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -9,19 +9,18 @@ import cv2
 import numpy as np
 
 COCO = Path(__file__).resolve().parents[2] / "shared" / "data" / "coco" / "train2017"
-WIDTH, HEIGHT = 640, 480
-# Gives photographs of COCO about 35 KB each.
+# Gives photographs of 640x480 pixels about 35 KB each.
 _QUALITY = 60
 
 
-def write_photographs(folder: Path, count: int) -> str:
-    """Write 000000.jpg and so on, no two alike; returns what they were made of."""
+def write_photographs(folder: Path, count: int, size: tuple[int, int] = (640, 480)) -> str:
+    """Write 000000.jpg and so on, of (width, height), no two alike; returns what they were made of."""
     cv2.setNumThreads(1)
     originals = [cv2.imread(str(path)) for path in sorted(COCO.glob("*.jpg"))]
 
     def write(number: int) -> None:
         rng = np.random.default_rng(number)
-        picture = _cut_out(originals, rng) if originals else _drawn(rng)
+        picture = _cut_out(originals, rng, size) if originals else _drawn(rng, size)
         cv2.imwrite(str(folder / f"{number:06d}.jpg"), picture, [cv2.IMWRITE_JPEG_QUALITY, _QUALITY])
 
     with ThreadPoolExecutor(2) as pool:
@@ -29,21 +28,21 @@ def write_photographs(folder: Path, count: int) -> str:
     return f"pieces of {len(originals)} photographs of COCO" if originals else "drawn pictures"
 
 
-def _cut_out(originals: Sequence[Any], rng: np.random.Generator) -> Any:
+def _cut_out(originals: Sequence[Any], rng: np.random.Generator, size: tuple[int, int]) -> Any:
     """A piece of nearly a whole photograph, at another scale, perhaps mirrored."""
     picture = originals[rng.integers(len(originals))]
     height, width = picture.shape[:2]
-    scale = rng.uniform(0.75, 1.0) * min(width / WIDTH, height / HEIGHT)
-    cut_width, cut_height = int(WIDTH * scale), int(HEIGHT * scale)
+    scale = rng.uniform(0.75, 1.0) * min(width / size[0], height / size[1])
+    cut_width, cut_height = int(size[0] * scale), int(size[1] * scale)
     left, top = rng.integers(width - cut_width + 1), rng.integers(height - cut_height + 1)
-    piece = cv2.resize(picture[top : top + cut_height, left : left + cut_width], (WIDTH, HEIGHT))
+    piece = cv2.resize(picture[top : top + cut_height, left : left + cut_width], size)
     return cv2.flip(piece, 1) if rng.random() < 0.5 else piece
 
 
-def _drawn(rng: np.random.Generator) -> Any:
+def _drawn(rng: np.random.Generator, size: tuple[int, int]) -> Any:
     """Noise at all scales, the coarser the stronger, as in photographs."""
-    picture = np.full((HEIGHT, WIDTH, 3), 128.0, np.float32)
+    picture = np.full((size[1], size[0], 3), 128.0, np.float32)
     for side, strength in ((3, 60), (8, 30), (30, 20), (120, 12), (640, 5)):
         noise = rng.normal(0, strength, (max(2, side * 3 // 4), side, 3)).astype(np.float32)
-        picture += cv2.resize(noise, (WIDTH, HEIGHT), interpolation=cv2.INTER_CUBIC)
+        picture += cv2.resize(noise, size, interpolation=cv2.INTER_CUBIC)
     return picture.clip(0, 255).astype(np.uint8)
