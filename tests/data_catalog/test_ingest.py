@@ -63,6 +63,19 @@ def test_all_captions_of_a_sample_lie_in_one_shard(tmp_path: Path) -> None:
     assert sum(len(shard) for shard in shards) == len(set.union(*shards)) == 50
 
 
+def test_a_shard_holds_one_source_and_no_source_changes_the_shards_of_another(tmp_path: Path) -> None:
+    few = [row(str(n), f"caption {n}", n, tmp_path) for n in range(5)]
+    many = [row(str(n), f"caption {n}", n, tmp_path) for n in range(35)]
+    both = [source(many, tmp_path, name="b"), source(few, tmp_path, name="a"), source([], tmp_path, name="empty")]
+    commit = ingest(WorkStore(tmp_path / "work"), both, target_lang="it", shard_size=10)
+    alone = ingest(WorkStore(tmp_path / "alone"), both[:1], target_lang="it", shard_size=10)
+    found = [pq.read_table(commit.path(name)) for name in shard_names(commit)]
+    assert [set(table.column("source").to_pylist()) for table in found] == [{"a"}, *[{"b"}] * 4]
+    assert [commit.files[name] for name in shard_names(commit)[1:]] == [
+        alone.files[name] for name in shard_names(alone)
+    ]
+
+
 def test_repeated_rows_get_ids_of_their_own(tmp_path: Path) -> None:
     rows = [row("1", "a dog", line, tmp_path) for line in (1, 2, 3)]
     commit = ingest(WorkStore(tmp_path / "work"), [source(rows, tmp_path)], target_lang="it", shard_size=10)
