@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from socketserver import TCPServer
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
@@ -67,6 +68,11 @@ class HostileServer(ThreadingHTTPServer):
         self.hits: Counter[str] = Counter()
         self.seen: dict[str, dict[str, str]] = {}
         self.stopping = threading.Event()
+
+    def server_bind(self) -> None:
+        """Bind, without the look-up of the host's name, which may take seconds."""
+        TCPServer.server_bind(self)
+        self.server_name, self.server_port = str(self.server_address[0]), int(self.server_address[1])
 
     def url(self, path: str) -> str:
         return f"http://{self.server_address[0]!s}:{self.server_address[1]}{path}"
