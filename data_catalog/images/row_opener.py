@@ -129,7 +129,7 @@ class RowOpener:
             try:
                 state.first_start = state.first_start or time.monotonic()
                 self._on_begin(turn.row)
-                state.body = self._try(state, group)
+                state.body = self._try(state)
                 if state.body is None and (wait_s := self._wait_before_next(state, group)) is not None:
                     self._on_back(turn.row)
             finally:
@@ -138,14 +138,12 @@ class RowOpener:
                 return turn.row
             self._queue.put_back(turn.row, wait_s)
 
-    def _try(self, state: RowState, group: str) -> IO[bytes] | None:
+    def _try(self, state: RowState) -> IO[bytes] | None:
         """Ask once; None, with the failure in `state`, where no image came."""
         started = time.monotonic()
         state.tries += 1
         state.failure, state.http_status, state.final_url, state.robots_tags = None, None, None, []
         try:
-            if (failure := self._given_up.get(group)) is not None:
-                raise FetchError(failure.reason, failure.detail, http_status=failure.http_status)
             return self._ask(state, state.urls[0], Deadline(self._config.deadline_s))
         except FetchError as error:
             state.failure = error
@@ -165,6 +163,7 @@ class RowOpener:
         begin = _Beginnings(self._clock, deadline)
 
         def before_hop(target: Target) -> None:
+            self._raise_if_given_up(target)
             if self._robots is not None:
                 delay_s = self._robots.check(target, deadline, begin)
                 if delay_s:
@@ -190,6 +189,13 @@ class RowOpener:
             raise
         return body
 
+    def _raise_if_given_up(self, target: Target) -> None:
+        failure = self._given_up.get(self._clock.group_of(target.host))
+        if failure is not None:
+            error = FetchError(failure.reason, failure.detail, http_status=failure.http_status)
+            error.url = target.url
+            raise error
+
     def _refused(self, state: RowState, reason: str, detail: str) -> FetchError:
         error = FetchError(reason, detail, http_status=state.http_status)
         error.url = state.final_url
@@ -202,6 +208,8 @@ class RowOpener:
             state.urls.popleft()  # no thumbnail of that width: the original is smaller
             state.tries -= 1
             return 0.0
+        if state.final_url is not None:
+            group = self._clock.group_of(parse_url(state.final_url).host)  # a redirect may have led elsewhere
         if not is_retryable(state.failure.reason) or group in self._given_up:
             return None
         wait_s = self._wait_after(state, group)

@@ -171,3 +171,18 @@ def test_a_host_that_wants_more_time_than_there_is_is_given_up_for_this_shard(le
     opener = opener_of(web, ledger, FetchConfig(host_concurrency=1), *urls, "http://b.example/")
     assert outcomes(opener) == [*["http_429"] * 5, b"another host"]
     assert web.asked == {urls[0]: 1, "http://b.example/": 1}
+
+
+def test_a_host_behind_a_redirect_that_wants_time_does_not_hold_up_those_that_lead_to_it(ledger: HostLedger) -> None:
+    elsewhere = http(429, retry_after_s=86_400.0)
+    elsewhere.url = "http://b.example/moved"
+    web = FakeWeb()
+    web.answers = {
+        "http://a.example/0": [elsewhere],
+        "http://a.example/1": [b"here"],
+        "http://b.example/": [b"not asked any more"],
+    }
+    opener = opener_of(web, ledger, FetchConfig(host_concurrency=1), *web.answers)
+    assert outcomes(opener) == ["http_429", b"here", "http_429"]
+    assert web.asked["http://b.example/"] == 0
+    assert opener.rows[2].final_url == "http://b.example/"
