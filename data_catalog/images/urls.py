@@ -2,6 +2,7 @@
 
 import ipaddress
 import re
+import socket
 from dataclasses import dataclass
 from urllib.parse import quote, urljoin, urlsplit
 
@@ -139,4 +140,4 @@ def _ipv6_host(host: str) -> str:
         raise FetchError("bad_url", "host is no address") from error
     if address.scope_id is not None:
         raise FetchError("bad_url", "host with a zone")
-    return str(address)
+    return socket.inet_ntop(socket.AF_INET6, address.packed)  # `str` differs between versions of Python

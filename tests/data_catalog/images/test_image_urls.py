@@ -19,7 +19,7 @@ ACCEPTED = {
     "http://münchen.example/ü.jpg": "http://xn--mnchen-3ya.example/%C3%BC.jpg",
     "http://upload_1.example.org./a.jpg": "http://upload_1.example.org./a.jpg",
     "http://[2001:DB8:0::1]:80/a.jpg": "http://[2001:db8::1]/a.jpg",
-    "http://[::ffff:8.8.8.8]/": "http://[::ffff:808:808]/",
+    "http://[::FFFF:808:808]/": "http://[::ffff:8.8.8.8]/",
     "http://0x7f000001/": "http://0x7f000001/",
     "http://example.org/\ud800.jpg": "http://example.org/%3F.jpg",
 }
