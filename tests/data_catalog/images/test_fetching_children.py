@@ -65,12 +65,10 @@ def test_a_row_that_waits_for_its_host_is_not_to_blame_when_the_child_dies(
     tmp_path: Path,
 ) -> None:
     waits, kills = make_site(), make_site()
-    waits.behaviours["/a"] = lambda it: (
-        it.answer(200, b"x") if waits.hits["/a"] > 3 else it.answer(503, b"", Retry_After="1")
-    )
+    waits.behaviours["/a"] = lambda it: it.answer(200, b"x") if waits.hits["/a"] > 3 else it.answer(503, b"")
     kills.behaviours["/b"] = lambda it: kill(others)
     # The one thread asks `waits`, which goes back, and then `kills`, whose name comes later.
-    config = replace(quick, threads=1, retries=9, respect_robots_txt=False)
+    config = replace(quick, threads=1, retries=9, backoff_s=0.2, respect_robots_txt=False)
     own_workers.fetch(make_requests(waits.url("/a"), kills.url("/b")), config, tmp_path / "raw")
     assert reasons(tmp_path / "raw") == [None, "fetch_crash"]
     assert kills.hits["/b"] == 3
