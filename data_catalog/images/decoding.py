@@ -7,10 +7,11 @@ from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 
+from data_catalog.errors import ShardError
 from data_catalog.images.normalise import NormaliseConfig
 from data_catalog.images.normalising import PICTURES_FILE, RAW_FILE, ROWS_FILE
 from data_catalog.images.pool import ChildPool
-from data_catalog.images.process import ChildDiedError
+from data_catalog.images.process import MAX_IDLE_DEATHS, ChildDiedError
 from data_catalog.images.tables import Outcome, Piece, PieceReader, Row, failed, read_groups
 
 logger = logging.getLogger(__name__)
@@ -57,13 +58,21 @@ def _decode(group: list[Row], config: NormaliseConfig, folder: Path, pool: Child
     waiting = _spill(group, folder / RAW_FILE)
     outcomes: dict[int, Outcome] = {}
     deaths: Counter[int] = Counter()
+    idle_deaths = 0
     while waiting:
-        place = folder / f"after-{deaths.total()}-deaths"
+        place = folder / f"after-{deaths.total() + idle_deaths}-deaths"
         place.mkdir()
         try:
             _decode_once(waiting, config, place, pool=pool, outcomes=outcomes)
         except ChildDiedError as error:
             cause = str(error)
+            if not error.was_ready:  # no image is to blame
+                idle_deaths += 1
+                if idle_deaths == MAX_IDLE_DEATHS:
+                    raise ShardError(
+                        f"images: the decoding process does not come as far as an image: {cause}"
+                    ) from error
+                continue
         else:
             return outcomes
         waiting = {position: piece for position, piece in waiting.items() if position not in outcomes}

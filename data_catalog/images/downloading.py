@@ -14,16 +14,13 @@ from data_catalog.errors import ShardError
 from data_catalog.images.fetch import FetchConfig
 from data_catalog.images.img2dataset_engine import BODIES_FILE, REQUESTS_FILE
 from data_catalog.images.pool import ChildPool
-from data_catalog.images.process import ChildDiedError
+from data_catalog.images.process import MAX_IDLE_DEATHS, ChildDiedError
 from data_catalog.images.row_opener import SLACK_S
 from data_catalog.images.tables import Outcome, Piece, PieceReader, Row, failed
 from data_catalog.images.urls import FetchError, parse_url
 from data_catalog.sources.image_files import ImageFiles, open_images
 
 logger = logging.getLogger(__name__)
-
-# A child that dies before it comes to a row may have been killed; one that does so again and again can't work here.
-_MAX_IDLE_DEATHS = 3
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -88,7 +85,7 @@ def _fetch_all(waiting: dict[int, str], shard: _Shard) -> dict[int, str]:
             here = {position: url for position, url in waiting.items() if begun.get(position)}
             logger.warning("images: the fetching process ended (%s) at %s", error, list(here.values()))
             idle_deaths = 0 if begun else idle_deaths + 1
-            if idle_deaths == _MAX_IDLE_DEATHS:
+            if idle_deaths == MAX_IDLE_DEATHS:
                 raise ShardError(f"images: the fetching process does not come as far as a row: {error}") from error
             suspects |= here
             waiting = {position: url for position, url in waiting.items() if position not in here}

@@ -16,12 +16,16 @@ from data_catalog.errors import ShardError
 from data_catalog.images.child import OUT_OF_MEMORY
 
 _START_S = 180.0  # imports from a cold disk on a busy machine
+# Of a job that does not come as far as a row: something is wrong with this machine, not with a row.
+MAX_IDLE_DEATHS = 3
 _EXIT_WAIT_S = 5.0
 _TAIL_BYTES = 2000
 
 
 class ChildDiedError(Exception):
     """A child ended, or had to be killed, before its job was done; the text says how, the same for the same cause."""
+
+    was_ready = False  # it had come as far as the job's rows
 
 
 class Child:
@@ -62,14 +66,18 @@ class Child:
             self._jobs.flush()
         except BrokenPipeError as error:
             raise ChildDiedError(self._cause()) from error
-        limit_s = max(stall_s, _START_S)
+        is_ready = False
         while True:
-            event = json.loads(self._line(limit_s))
+            try:
+                event = json.loads(self._line(stall_s if is_ready else max(stall_s, _START_S)))
+            except ChildDiedError as error:
+                error.was_ready = is_ready
+                raise
             if "error" in event:
                 raise ShardError(f"images: the child process can't do the shard: {event['error']}")
             if "done" in event:
                 return
-            limit_s = stall_s  # it has said that it is ready
+            is_ready = True
             if "row" in event:
                 yield event
 

@@ -229,6 +229,26 @@ def test_a_decoding_child_that_is_killed_or_stopped_costs_no_image(
     assert table["drop_reason"].null_count == 3000
 
 
+def test_a_decoding_child_that_is_killed_while_it_starts_blames_no_image(
+    own_workers: ImageWorkers, pictures: dict[str, bytes], tmp_path: Path
+) -> None:
+    raw = raw_file([pictures["plain.jpg"]] * 3, tmp_path / "raw.parquet")
+    others = children("normalise")
+    struck: list[int] = []
+
+    def strike_twice() -> None:
+        while len(struck) < 2:
+            for pid in set(children("normalise")) - {*others, *struck}:
+                os.kill(pid, signal.SIGKILL)
+                struck.append(pid)
+
+    attacker = threading.Thread(target=strike_twice)
+    attacker.start()
+    own_workers.normalise(raw, SMALL, tmp_path / "images.parquet")
+    attacker.join()
+    assert pq.read_table(tmp_path / "images.parquet")["drop_reason"].to_pylist() == [None] * 3
+
+
 def test_children_end_with_the_context(own_workers: ImageWorkers, pictures: dict[str, bytes], tmp_path: Path) -> None:
     raw = raw_file([pictures["plain.jpg"]], tmp_path / "raw.parquet")
     others = children("normalise")
