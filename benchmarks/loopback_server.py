@@ -1,4 +1,4 @@
-"""A folder served over HTTP on loopback addresses, by nginx where it is installed, with a log of when each request came."""
+"""A folder served on loopback addresses, by nginx where it is installed, with a log of when each request came."""
 
 import getpass
 import multiprocessing
@@ -114,13 +114,21 @@ def _serve(folder: Path, addresses: Sequence[str], log: Path, port: int) -> None
     with log.open("a", buffering=1, encoding="utf-8") as file:
 
         class Handler(SimpleHTTPRequestHandler):
-            """Writes a line for each request when it comes."""
+            """Writes a line for each request when it comes, and nothing on the terminal."""
 
             def log_request(self, code: object = "-", size: object = "-") -> None:
                 file.write(f"{time.time():.3f} 0 {self.server.server_address[0]} {self.path}\n")
 
+            def log_message(self, *unused: object) -> None:
+                pass
+
+        class Server(ThreadingHTTPServer):
+            """Keeps as many connections waiting as clients may open at once."""
+
+            request_queue_size = 1024
+
         handler = partial(Handler, directory=str(folder))
-        servers = [ThreadingHTTPServer((address, port), handler) for address in addresses]
+        servers = [Server((address, port), handler) for address in addresses]
         threads = [threading.Thread(target=server.serve_forever) for server in servers]
         for thread in threads:
             thread.start()
