@@ -105,8 +105,17 @@ CONSERVATION = {
     """,
     "fetching and normalising reject for the reasons that the images have": """
         SELECT c.caption_id FROM captions c LEFT JOIN image_outcomes o USING (dataset, snapshot, sample_id)
-        WHERE c.step IN ('fetch', 'normalise') AND NOT (o.step = c.step AND o.drop_reason = c.drop_reason)
-           OR c.outcome = 'kept' AND (o.sample_id IS NULL OR o.drop_reason IS NOT NULL)
+        WHERE c.step IN ('fetch', 'normalise')
+              AND (o.step IS DISTINCT FROM c.step OR o.drop_reason IS DISTINCT FROM c.drop_reason)
+           OR (c.outcome = 'kept' OR c.step = 'deduplicate') AND (o.sample_id IS NULL OR o.drop_reason IS NOT NULL)
+    """,
+    "an image has one outcome if any of its captions came as far as fetching, and else none": """
+        SELECT sample_id FROM (SELECT sample_id, count(*) AS n FROM image_outcomes GROUP BY sample_id) o
+        FULL JOIN (
+            SELECT DISTINCT sample_id FROM captions
+            WHERE outcome = 'kept' OR step IN ('fetch', 'normalise', 'deduplicate')
+        ) c USING (sample_id)
+        WHERE n IS DISTINCT FROM 1 OR c.sample_id IS NULL
     """,
 }
 

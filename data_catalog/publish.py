@@ -22,6 +22,8 @@ from data_catalog.shards import (
     write_atomically,
 )
 
+# Steps that a caption has passed, or was dropped by, if its image was asked for.
+_IMAGE_STEPS = ("fetch", "normalise", "deduplicate")
 _GROUP_BYTES = 128 * 1024 * 1024
 
 
@@ -110,7 +112,11 @@ def _place(folder: Path, stem: str, write: Any) -> Path:
 def _outcomes(captions: pa.Table, images: Path) -> pa.Table:
     """Rows of the schema `OUTCOMES`: what became of every image of a shard, without pixels."""
     names = [name for name in OUTCOMES.names if name in IMAGES.names]
-    samples = {row["sample_id"]: row for row in captions.select(["sample_id", "source", "url", "path"]).to_pylist()}
+    came = pc.is_in(captions.column("step"), pa.array([*_IMAGE_STEPS, None], pa.string()))
+    asked = captions.filter(came).select(["sample_id", "source", "url", "path"]).to_pylist()
+    samples: dict[str, dict[str, Any]] = {}
+    for row in asked:  # the first caption's spelling of the URL is the one that was asked for
+        samples.setdefault(row["sample_id"], row)
     rows = pq.read_table(images, columns=names).to_pylist()
     for row in rows:
         row |= samples[row["sample_id"]]

@@ -38,7 +38,8 @@ def duplicate_images(images: Sequence[Path], sources: Sequence[str], *, placehol
     Args:
         images: Parquet files with `sample_id`, `drop_reason`, `final_url` and `sha256`.
         sources: names of the sources, best first; the best source's sample stays, then the lowest id.
-        placeholder_urls: so many addresses of one host that bring the same bytes make them a stand-in.
+        placeholder_urls: so many addresses of one host that bring the same bytes make them a stand-in, wherever else
+            they came from, too.
 
     Returns:
         Columns `sample_id`, and either `duplicate_of` or `placeholder_of` (the host), sorted by `sample_id`.
@@ -50,14 +51,11 @@ def duplicate_images(images: Sequence[Path], sources: Sequence[str], *, placehol
             FROM read_parquet($files) WHERE drop_reason IS NULL
         ), counted AS (
             SELECT *, count(*) FILTER (host IS NOT NULL) OVER (PARTITION BY sha256, host) AS num_urls FROM good
-        ), judged AS (
-            SELECT *, CASE WHEN host IS NOT NULL AND num_urls >= $placeholder_urls THEN host END AS placeholder_of
-            FROM counted
         ), best AS (
-            SELECT sample_id, placeholder_of, first_value(sample_id) OVER (
-                PARTITION BY sha256, placeholder_of IS NULL ORDER BY rank, sample_id
-            ) AS best_id
-            FROM judged
+            SELECT sample_id,
+                   min(host) FILTER (num_urls >= $placeholder_urls) OVER (PARTITION BY sha256) AS placeholder_of,
+                   first_value(sample_id) OVER (PARTITION BY sha256 ORDER BY rank, sample_id) AS best_id
+            FROM counted
         )
         SELECT sample_id, CASE WHEN placeholder_of IS NULL THEN best_id END AS duplicate_of, placeholder_of
         FROM best WHERE placeholder_of IS NOT NULL OR sample_id <> best_id ORDER BY sample_id

@@ -2,7 +2,7 @@
 
 import logging
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,14 +10,13 @@ from typing import Any
 
 from data_catalog.catalog import download_counts, rebuild
 from data_catalog.images.diagnosis import Diagnosis, diagnose
-from data_catalog.images.known import KnownShard, known_shards, num_retryable
+from data_catalog.images.known import num_settled
 from data_catalog.images.workers import ImageWorkers
 from data_catalog.ingest import ingest, shard_names
 from data_catalog.lock import writer_lock
 from data_catalog.manifest import (
     MANIFEST_FILE,
     Snapshot,
-    current_snapshot,
     datasets_folder,
     point_to,
     read_snapshot,
@@ -30,6 +29,7 @@ from flows.execution import Executor
 from flows.image_line import ImageLine
 from flows.inputs import Inputs, open_inputs
 from flows.recipe import Recipe
+from flows.retry import Retry, open_retry
 from flows.round_trip import round_trip
 from flows.run_log import append_run
 from flows.snapshots import FinishedShard, publish
@@ -90,17 +90,19 @@ def build_dataset(recipe: Recipe, *, root: Path, executor: Executor, retry_faile
         found = _find_snapshot(root, recipe.name, inputs.build_key)
         if found is not None:
             point_to(root, recipe.name, found.snapshot)
-        known = known_shards(found) if retry_failed and found is not None else {}
-        if found is None or num_retryable(known.values()):
-            snapshot = _Build(recipe, root, executor, work, inputs, known=known).run()
+        retry = open_retry(root, recipe.name, found) if retry_failed else None
+        if found is None or (retry is not None and retry.num_retryable()):
+            snapshot = _Build(recipe, root, executor, work, inputs, retry=retry).run()
         else:
             snapshot = found
+        if retry is not None:
+            retry.end(root)
         rebuild(root)
         if not recipe.build.keep_work:
             work.remove_used(snapshot.snapshot)
         report = BuildReport(
             snapshot=snapshot,
-            up_to_date=snapshot is found,
+            up_to_date=found is not None and snapshot.snapshot == found.snapshot,
             num_steps=work.num_made,
             seconds=time.monotonic() - started,
             downloads=diagnose(download_counts(root, recipe.name)),
@@ -126,14 +128,12 @@ def _show(report: BuildReport, name: str, executor: Executor) -> None:
 
 
 def _find_snapshot(root: Path, dataset: str, build_key: str) -> Snapshot | None:
-    """A committed snapshot of this build: the current one, or an older one with the same key.
+    """A committed snapshot of this build: where missing images were tried again there are several, and it is the last.
 
-    Where missing images were tried again there are several: the one that none of the others followed.
+    Each of those follows the one whose images it tried again; the settled ones grow, so that none comes back.
     """
-    current = current_snapshot(root, dataset)
-    if current is not None and current.manifest["build_key"] == build_key:
-        return current
-    manifests = [read_json(path) for path in sorted((datasets_folder(root) / dataset).glob(f"*/{MANIFEST_FILE}"))]
+    folder = datasets_folder(root) / dataset
+    manifests = [read_json(path) for path in sorted(folder.glob(f"*/{MANIFEST_FILE}"))]
     same = [manifest for manifest in manifests if manifest.get("build_key") == build_key]
     followed = {manifest.get("retry_of") for manifest in same}
     last = next((manifest["snapshot"] for manifest in same if manifest["snapshot"] not in followed), None)
@@ -151,9 +151,9 @@ class _Build:
         work: WorkStore,
         inputs: Inputs,
         *,
-        known: Mapping[int, KnownShard],
+        retry: Retry | None,
     ) -> None:
-        self.known = known
+        self.retry = retry
         self.recipe, self.root, self.executor, self.work, self.inputs = recipe, root, executor, work, inputs
         self.translator = inputs.translator
         self.memory = self._memory(self.translator)
@@ -168,10 +168,15 @@ class _Build:
             ingested = self.executor.run("ingest", self._ingest)
             names = shard_names(ingested)
             shards = [shard_of_commit(ingested, number, name) for number, name in enumerate(names)]
+            self._prepare(workers, len(shards))
             cleaned = self._each("clean", shards, self._clean)
             line = self._image_line(workers)
             translated, checked = self._translate_and_check(cleaned, line)
             images = line.finish()
+            if self.retry is not None:
+                if not any(num_settled(shard.path) for shard in images):
+                    return self._nothing_new(self.retry)
+                images = self._recalled(checked, images, self.retry)
             sources = [source.name for source in self.recipe.sources]
             duplicates = self.executor.run("find-duplicates", image_steps.find_duplicates, self.work, images, sources)
             finished = self._finish(checked, images, duplicates)
@@ -188,8 +193,18 @@ class _Build:
                 work=self.work,
                 ingested=ingested,
                 shards=done,
-                retry_of=next((shard.snapshot for shard in self.known.values()), None),
+                retry_of=self.retry.snapshot.snapshot if self.retry else None,
             )
+
+    def _prepare(self, workers: ImageWorkers, num_shards: int) -> None:
+        """Let the processes for images load their libraries while captions are cleaned and translated."""
+        config = self.recipe.build
+        all_local = all(source.name in self.inputs.locations for source in self.recipe.sources)
+        workers.prepare(
+            self.recipe.normalise,
+            fetching=0 if all_local else min(config.fetch_workers, num_shards),
+            normalising=min(config.workers, num_shards),
+        )
 
     def _image_line(self, workers: ImageWorkers) -> ImageLine:
         return ImageLine(
@@ -199,7 +214,20 @@ class _Build:
             workers=workers,
             local=image_steps.LocalImages(locations=self.inputs.locations, digests=self.inputs.location_digests),
             log_folder=datasets_folder(self.root) / self.recipe.name / FETCH_LOGS,
-            known=self.known,
+            known=self.retry.shards if self.retry else {},
+        )
+
+    def _nothing_new(self, retry: Retry) -> Snapshot:
+        self.work.note_used(retry.snapshot.snapshot)
+        return retry.snapshot
+
+    def _recalled(self, checked: Sequence[Shard], images: Sequence[Shard], retry: Retry) -> list[Shard]:
+        """All images: those that were tried again, and those that are there."""
+        again = {shard.shard_id: image for shard, image in zip(checked, images, strict=True)}
+        return self._each(
+            "recall",
+            checked,
+            lambda shard: image_steps.recall(self.work, shard, again[shard.shard_id], retry.shards[shard.shard_id]),
         )
 
     def _served(self) -> AbstractContextManager[object]:

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from types import TracebackType
-from typing import ParamSpec, Protocol, Self, TypeVar
+from typing import Any, ParamSpec, Protocol, Self, TypeVar
 
 from data_catalog.errors import ConfigError, TransientError
 from flows.tables import plain_table
@@ -31,6 +31,9 @@ class Future(Protocol[T_co]):
 
     def result(self) -> T_co:
         """Wait for the step; return what it returned or raise what it raised."""
+
+    def add_done_callback(self, fn: Callable[[Any], None], /) -> None:
+        """Have something called, with the future, as soon as it is done, in whatever way, and in whatever thread."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,7 +11,7 @@ from data_catalog.work import WorkStore
 from flows import image_steps
 from flows.execution import Executor, Future
 from flows.recipe import Recipe, section_settings
-from flows.step_outputs import Shard
+from flows.step_outputs import FETCH, NORMALISE, Shard
 
 
 @dataclass(slots=True)
@@ -33,54 +33,57 @@ class ImageLine:
     _checked: list[Shard] = field(default_factory=list)
     _fetching: list[Future[Shard]] = field(default_factory=list)
     _normalising: dict[int, Future[Shard]] = field(default_factory=dict)
-    _fetched: "SimpleQueue[int]" = field(default_factory=SimpleQueue)
+    _images: dict[int, Shard] = field(default_factory=dict)
+    _done: "SimpleQueue[tuple[str, int]]" = field(default_factory=SimpleQueue)
 
     def start(self, checked: Shard) -> None:
-        """Begin to fetch the images of one more shard; shards are to be given in order."""
+        """Begin to fetch the images of one more shard; shards are to be given in order.
+
+        Raises whatever a step has raised until now.
+        """
         number = len(self._checked)
         self._checked.append(checked)
         lane = image_steps.fetch_lane(checked, self.recipe.fetch, self.recipe.build.fetch_workers)
-        self._fetching.append(
-            self.executor.submit_in_lane(lane, f"fetch {checked.label}", self._fetch, number, checked)
-        )
-        while not self._fetched.empty():
-            self._normalise_next()
+        future = self.executor.submit_in_lane(lane, f"fetch {checked.label}", self._fetch, checked)
+        self._fetching.append(future)
+        future.add_done_callback(lambda _: self._done.put((FETCH, number)))
+        while not self._done.empty():
+            self._go_on()
 
     def finish(self) -> list[Shard]:
-        """Normalised images of all shards, in order. Raises whatever a step has raised."""
-        while len(self._normalising) < len(self._fetching):
-            self._normalise_next()
-            self.executor.progress("fetch", done=len(self._normalising), total=len(self._fetching))
-        images: list[Shard] = []
-        for number in range(len(self._checked)):
-            images.append(self._normalising[number].result())
-            self.executor.progress("normalise", done=len(images), total=len(self._checked))
-        return images
+        """Images of all shards, in order: all of them, or those that were tried again.
 
-    def _fetch(self, number: int, shard: Shard) -> Shard:
-        try:
-            return image_steps.fetch(
-                self.work,
-                shard,
-                self.workers,
-                self.recipe.fetch,
-                what=section_settings(self.recipe.fetch, "fetch"),
-                local=self.local,
-                log_folder=self.log_folder,
-                known=self.known.get(shard.shard_id),
-            )
-        finally:
-            self._fetched.put(number)
+        Raises whatever a step has raised, as soon as it has.
+        """
+        while len(self._images) < len(self._checked):
+            self._go_on()
+        return [self._images[number] for number in range(len(self._checked))]
 
-    def _normalise_next(self) -> None:
-        """Wait for any shard to be fetched, and go on with it."""
-        number = self._fetched.get()
-        if number not in self._normalising:  # a step that is tried again comes by more than once
+    def _go_on(self) -> None:
+        """Wait for any step to be done, and go on with its shard."""
+        step, number = self._done.get()
+        if step == FETCH:
             raw, shard = self._fetching[number].result(), self._checked[number]
-            self._normalising[number] = self.executor.submit(f"normalise {shard.label}", self._normalise, raw, shard)
+            future = self.executor.submit(f"normalise {shard.label}", self._normalise, raw)
+            self._normalising[number] = future
+            future.add_done_callback(lambda _: self._done.put((NORMALISE, number)))
+            self.executor.progress(FETCH, done=len(self._normalising), total=len(self._checked))
+            return
+        self._images[number] = self._normalising[number].result()
+        self.executor.progress(NORMALISE, done=len(self._images), total=len(self._checked))
 
-    def _normalise(self, raw: Shard, checked: Shard) -> Shard:
+    def _fetch(self, shard: Shard) -> Shard:
+        return image_steps.fetch(
+            self.work,
+            shard,
+            self.workers,
+            self.recipe.fetch,
+            what=section_settings(self.recipe.fetch, "fetch"),
+            local=self.local,
+            log_folder=self.log_folder,
+            known=self.known.get(shard.shard_id),
+        )
+
+    def _normalise(self, raw: Shard) -> Shard:
         what = section_settings(self.recipe.normalise, "normalise")
-        images = image_steps.normalise(self.work, raw, self.workers, self.recipe.normalise, what=what)
-        known = self.known.get(checked.shard_id)
-        return images if known is None else image_steps.recall(self.work, checked, images, known)
+        return image_steps.normalise(self.work, raw, self.workers, self.recipe.normalise, what=what)

@@ -88,7 +88,7 @@ def fetch(
     locations = sorted({location for location in requests.column("location").to_pylist() if location is not None})
     digests = [local.digests[location] for location in locations]
     asked = requests.drop_columns(["location"]).to_pylist()
-    settings = what if known is None else {**what, "retry_of": known.snapshot}
+    settings = what if known is None else {**what, "retry_of": known.snapshot, "attempt": known.attempt}
     key = step_key(FETCH, [digest(asked), *digests], settings)
 
     def produce(folder: Path) -> Mapping[str, Any]:

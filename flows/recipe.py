@@ -113,6 +113,9 @@ HOW_SETTINGS = {
     "fetch": {
         "threads",
         "contact",
+        "timeout_s",
+        "deadline_s",
+        "retries",
         "backoff_s",
         "max_wait_s",
         "host_concurrency",

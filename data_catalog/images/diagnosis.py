@@ -134,8 +134,8 @@ def _blocked(counts: Counter[str], rows: Rows) -> str | None:
         text += f", {count:,} of {counts['blocked']:,} by {worst}"
     return (
         text
-        + ". Name yourself with fetch.contact, ask those hosts more slowly (fetch.hosts), and see what they allow; "
-        "pretending to be a browser is no remedy."
+        + ". Refusals other than 429 are final: for the next dataset name yourself with fetch.contact, ask such hosts "
+        "more slowly (fetch.hosts), and see what they allow; pretending to be a browser is no remedy."
     )
 
 

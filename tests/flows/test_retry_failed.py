@@ -1,6 +1,10 @@
 """--retry-failed asks once more for what may have passed, and for nothing else."""
 
 import io
+import os
+import signal
+import subprocess
+import sys
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -12,6 +16,7 @@ import pytest
 from PIL import Image
 
 from data_catalog.catalog import query
+from data_catalog.errors import ConfigError
 from data_catalog.shards import sha256_of
 from flows.build import BuildReport, build_dataset
 from flows.execution import LocalExecutor
@@ -29,6 +34,7 @@ class Host(ThreadingHTTPServer):
         super().__init__(("127.0.0.1", 0), _Handler)
         self.trouble: dict[str, int] = {}
         self.hits: Counter[str] = Counter()
+        self.on_hit: dict[str, threading.Event] = {}
 
     def url(self, path: str) -> str:
         return f"http://127.0.0.1:{self.server_address[1]}{path}"
@@ -45,6 +51,8 @@ class _Handler(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         self.server.hits[self.path] += 1
+        if self.path in self.server.on_hit:
+            self.server.on_hit[self.path].set()
         number = self.path.partition("?")[0].strip("/").removesuffix(".jpg").removesuffix("-again")
         status = self.server.trouble.get(self.path, 200 if number.isdigit() else 404)
         body = picture(int(number)) if status == 200 else b"no"
@@ -66,16 +74,27 @@ def host() -> Iterator[Host]:
 
 
 Build = Callable[..., BuildReport]
+MakePairs = Callable[[list[str]], None]
 
 
 @pytest.fixture
-def build(host: Host, tmp_path: Path) -> Build:
-    """Builds a dataset of twelve images of the host, two of them the same, and one that was never there."""
-    paths = [*(f"/{number}.jpg" for number in range(10)), "/3-again.jpg", "/gone.jpg"]
-    lines = [f"{host.url(path)}\t{CAPTIONS[n % 2]}, numero {n}" for n, path in enumerate(paths)]
-    (tmp_path / "pairs.tsv").write_text("url\tcaption\n" + "\n".join(lines) + "\n", encoding="utf-8")
-    recipe = tmp_path / "web.toml"
-    recipe.write_text(
+def make_pairs(host: Host, tmp_path: Path) -> MakePairs:
+    """Writes the upstream file: a caption each for paths on the host, or whole URLs."""
+
+    def write(paths: list[str]) -> None:
+        urls = [path if "://" in path else host.url(path) for path in paths]
+        lines = [f"{url}\t{CAPTIONS[n % 2]}, numero {n}" for n, url in enumerate(urls)]
+        (tmp_path / "pairs.tsv").write_text("url\tcaption\n" + "\n".join(lines) + "\n", encoding="utf-8")
+
+    return write
+
+
+@pytest.fixture
+def recipe(make_pairs: MakePairs, tmp_path: Path) -> Path:
+    """A recipe of twelve images of the host, two of them the same, and one that was never there."""
+    make_pairs([*(f"/{number}.jpg" for number in range(10)), "/3-again.jpg", "/gone.jpg"])
+    path = tmp_path / "web.toml"
+    path.write_text(
         f"""
         target_language = "it"
         [sources.web]
@@ -93,6 +112,12 @@ def build(host: Host, tmp_path: Path) -> Build:
         """,
         encoding="utf-8",
     )
+    return path
+
+
+@pytest.fixture
+def build(recipe: Path, tmp_path: Path) -> Build:
+    """Builds the recipe's dataset, with overrides."""
 
     def run(*overrides: str, retry_failed: bool = False) -> BuildReport:
         root = tmp_path / "catalog"
@@ -101,6 +126,13 @@ def build(host: Host, tmp_path: Path) -> Build:
             return build_dataset(loaded, root=root, executor=executor, retry_failed=retry_failed)
 
     return run
+
+
+@pytest.fixture
+def command(recipe: Path, tmp_path: Path) -> list[str]:
+    """The same by the command line."""
+    words = [sys.executable, "-m", "flows.cli", "build", str(recipe), "--root", str(tmp_path / "catalog")]
+    return [*words, "--executor", "local"]
 
 
 def outcomes(root: Path) -> dict[str, Any]:
@@ -157,18 +189,111 @@ def test_when_nothing_may_pass_nothing_is_asked(host: Host, build: Build) -> Non
     assert first.downloads.num_retryable == 0
 
 
-def test_trying_in_vain_leaves_the_dataset_as_it_is(host: Host, build: Build) -> None:
+@pytest.mark.parametrize("numbers", [range(10), range(3)])
+def test_trying_in_vain_leaves_the_dataset_as_it_is(
+    numbers: range, host: Host, build: Build, make_pairs: MakePairs, tmp_path: Path
+) -> None:
+    make_pairs([f"/{number}.jpg" for number in numbers])
     host.trouble = {"/1.jpg": 503}
     first = build()
-    again = build(retry_failed=True)
-    assert again.snapshot.snapshot == first.snapshot.snapshot
+    files = sorted(first.snapshot.folder.rglob("*"))
+    for attempt in (2, 3):
+        host.trouble = {"/1.jpg": 500 + attempt}
+        again = build(retry_failed=True)
+        assert again.up_to_date
+        assert again.snapshot.snapshot == first.snapshot.snapshot
+        assert host.hits["/1.jpg"] == attempt
+    assert sorted(first.snapshot.folder.rglob("*")) == files
+    assert outcomes(tmp_path / "catalog")["1.jpg"] == "http_503"
+    assert [path.name for path in first.snapshot.folder.parent.iterdir() if (path / "manifest.json").is_file()] == [
+        first.snapshot.snapshot
+    ]
+
+
+def test_what_turns_out_to_be_gone_for_good_is_not_asked_a_third_time(host: Host, build: Build) -> None:
+    host.trouble = {"/1.jpg": 503}
+    build()
+    host.trouble = {"/1.jpg": 410}
+    assert not build(retry_failed=True).up_to_date
+    assert build(retry_failed=True).up_to_date
     assert host.hits["/1.jpg"] == 2
-    assert build(retry_failed=True).snapshot.snapshot == first.snapshot.snapshot
+
+
+def test_each_attempt_asks_also_where_step_outputs_are_kept(host: Host, build: Build, tmp_path: Path) -> None:
+    host.trouble = {"/1.jpg": 503}
+    build("build.keep_work=true")
+    build("build.keep_work=true", retry_failed=True)
+    host.trouble = {}
+    build("build.keep_work=true", retry_failed=True)
     assert host.hits["/1.jpg"] == 3
+    assert outcomes(tmp_path / "catalog")["1.jpg"] == "published"
 
 
-def test_one_picture_at_many_addresses_of_a_host_stands_for_none(host: Host, build: Build, tmp_path: Path) -> None:
-    lines = [f"{host.url(f'/7.jpg?{n}')}\t{CAPTIONS[n % 2]}, numero {n}" for n in range(10)]
-    (tmp_path / "pairs.tsv").write_text("url\tcaption\n" + "\n".join(lines) + "\n", encoding="utf-8")
+def test_a_killed_attempt_goes_on_and_asks_nothing_twice(
+    host: Host, build: Build, tmp_path: Path, command: list[str]
+) -> None:
+    host.trouble = dict.fromkeys(("/1.jpg", "/4.jpg", "/6.jpg"), 503)
+    build()
+    host.trouble = {}
+    host.hits.clear()
+    host.on_hit = {"/6.jpg": threading.Event()}
+    killed = subprocess.Popen([*command, "--retry-failed"], start_new_session=True, stderr=subprocess.DEVNULL)
+    assert host.on_hit["/6.jpg"].wait(60)
+    os.killpg(killed.pid, signal.SIGKILL)
+    killed.wait()
+    done = subprocess.run([*command, "--retry-failed"], check=False, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert set(host.hits) - {"/robots.txt"} == {"/1.jpg", "/4.jpg", "/6.jpg"}
+    late = build().snapshot
+    assert late.verify() == []
+    atonce = build("name=other").snapshot
+    assert {path.name: sha256_of(path) for path in atonce.folder.rglob("*.parquet")} == {
+        path.name: sha256_of(path) for path in late.folder.rglob("*.parquet")
+    }
+
+
+def test_times_and_numbers_of_tries_may_change_before_a_retry_and_nothing_else(host: Host, build: Build) -> None:
+    host.trouble = {"/1.jpg": 503}
+    build()
+    host.trouble = {}
+    host.hits.clear()
+    with pytest.raises(ConfigError, match="was built with other settings"):
+        build("normalise.image_size=32", retry_failed=True)
+    assert not host.hits
+    build("fetch.timeout_s=3", "fetch.deadline_s=9", "fetch.retries=1", retry_failed=True)
+    assert dict(host.hits) == {"/1.jpg": 1}
+
+
+@pytest.mark.parametrize("pattern", ["pairs/*.parquet", "images/*.parquet"])
+@pytest.mark.parametrize("damage", [Path.unlink, lambda path: path.write_bytes(path.read_bytes()[:-9] + bytes(9))])
+def test_nothing_is_built_on_a_damaged_snapshot(
+    pattern: str, damage: Callable[[Path], object], host: Host, build: Build
+) -> None:
+    host.trouble = dict.fromkeys((f"/{number}.jpg" for number in range(0, 10, 2)), 503)
+    first = build()
+    for path in sorted(first.snapshot.folder.glob(pattern)):
+        damage(path)
+    host.trouble = {}
+    with pytest.raises(ConfigError, match=r"damaged.*vernaclip verify"):
+        build(retry_failed=True)
+
+
+def test_the_tenth_copy_of_a_stand_in_comes_at_the_retry(
+    host: Host, build: Build, make_pairs: MakePairs, tmp_path: Path
+) -> None:
+    elsewhere = host.url("/7.jpg?elsewhere").replace("127.0.0.1", "localhost")
+    make_pairs([*(f"/7.jpg?{number}" for number in range(10)), "/5.jpg", elsewhere])
+    host.trouble = {"/7.jpg?9": 503}
+    build()
+    assert Counter(outcomes(tmp_path / "catalog").values())["duplicate_image"] == 9
+    host.trouble = {}
+    build(retry_failed=True)
+    assert Counter(outcomes(tmp_path / "catalog").values()) == {"placeholder_image": 11, "published": 1}
+
+
+def test_one_picture_at_many_addresses_of_a_host_stands_for_none(
+    build: Build, make_pairs: MakePairs, tmp_path: Path
+) -> None:
+    make_pairs([f"/7.jpg?{number}" for number in range(10)])
     build()
     assert set(outcomes(tmp_path / "catalog").values()) == {"placeholder_image"}

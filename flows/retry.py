@@ -1,0 +1,58 @@
+"""Trying again: which snapshot's missing images are asked for once more, and for which time."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from data_catalog.errors import ConfigError
+from data_catalog.images.known import KnownShard, known_shards
+from data_catalog.manifest import Snapshot, current_snapshot
+from data_catalog.shards import read_json, write_json
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Retry:
+    """One attempt, from its first request until it is told to have ended; a killed one goes on under its number.
+
+    Args:
+        snapshot: whose images are tried again.
+        attempt: its number.
+        shards: what the snapshot knows, by shard number.
+    """
+
+    snapshot: Snapshot
+    attempt: int
+    shards: Mapping[int, KnownShard]
+
+    def num_retryable(self) -> int:
+        """How many images may come. Raises `ConfigError` where the snapshot is damaged."""
+        return sum(shard.num_retryable() for shard in self.shards.values())
+
+    def end(self, root: Path) -> None:
+        """Let the next attempt be another one, which asks again."""
+        write_json(_path(root, self.snapshot.dataset), {"attempts": self.attempt + 1})
+
+
+def open_retry(root: Path, dataset: str, snapshot: Snapshot | None) -> Retry | None:
+    """The attempt that is to be made or gone on with; None where nothing has been built yet.
+
+    Args:
+        snapshot: of the build that is asked for, None if there is none.
+
+    Raises:
+        ConfigError: the dataset was built otherwise, or long ago, so that nothing is known of its images.
+    """
+    if snapshot is None:
+        if current_snapshot(root, dataset) is not None:
+            raise ConfigError(
+                f"--retry-failed goes on with what was built, and {dataset} was built with other settings, files or "
+                "versions: give the same ones, or build without it, which asks for all images"
+            )
+        return None
+    path = _path(root, dataset)
+    attempt = read_json(path)["attempts"] if path.is_file() else 0
+    return Retry(snapshot=snapshot, attempt=attempt, shards=known_shards(snapshot, attempt=attempt))
+
+
+def _path(root: Path, dataset: str) -> Path:
+    return root / "work" / f"retries-{dataset}.json"
