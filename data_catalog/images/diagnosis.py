@@ -151,7 +151,13 @@ def _network(counts: Counter[str], rows: Rows) -> str | None:
 def _gone(counts: Counter[str], rows: Rows) -> str | None:
     if _share(counts, "gone") < _NOTABLE:
         return None
-    return f"Link rot: {_percent(counts, 'gone')} of the images are gone for good; nothing brings them back."
+    text = f"Link rot: {_percent(counts, 'gone')} of the images are gone for good; nothing brings them back."
+    lost, came = _hosts_of("gone", rows), _hosts_of("came", rows)
+    moved = [(host, count) for host, count in lost.most_common() if count >= _FEW_IMAGES and not came[host]]
+    if moved:
+        host, count = moved[0]
+        text += f" All {count:,} of {host} are: look at one by hand, since that host, or its addresses, may have moved."
+    return text
 
 
 def _opted_out(counts: Counter[str], rows: Rows) -> str | None:

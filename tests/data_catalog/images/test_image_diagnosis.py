@@ -23,6 +23,7 @@ def many_hosts(reason: str, count: int, per_host: int = 1) -> list[Row]:
     ("rows", "words"),
     [
         ([("a.example", None, 700), *many_hosts("http_404", 300)], "Link rot: 30.0%"),
+        ([("a.example", None, 700), ("b.example", "http_404", 300)], "All 300 of b.example are"),
         ([("a.example", None, 940), *many_hosts("dns", 60)], "6.0% of the images are on domains that have died"),
         ([("a.example", None, 700), *many_hosts("dns", 300)], "30.0% of the images are on hosts without an address"),
         ([("a.example", None, 700), ("a.example", "dns", 300)], "DNS trouble: 30.0%"),
