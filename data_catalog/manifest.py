@@ -101,6 +101,19 @@ def current_snapshot(root: Path, dataset: str) -> Snapshot | None:
     return read_snapshot(root, dataset, read_json(pointer)["snapshot"])
 
 
+def find_snapshot(root: Path, dataset: str, build_key: str) -> Snapshot | None:
+    """A committed snapshot of this build: where missing images were tried again there are several, and it is the last.
+
+    Each of those follows the one whose images it tried again; the settled ones grow, so that none comes back.
+    """
+    folder = datasets_folder(root) / dataset
+    manifests = [read_json(path) for path in sorted(folder.glob(f"*/{MANIFEST_FILE}"))]
+    same = [manifest for manifest in manifests if manifest.get("build_key") == build_key]
+    followed = {manifest.get("retry_of") for manifest in same}
+    last = next((manifest["snapshot"] for manifest in same if manifest["snapshot"] not in followed), None)
+    return None if last is None else read_snapshot(root, dataset, last)
+
+
 def require_snapshot(root: Path, dataset: str) -> Snapshot:
     """The newest snapshot of a dataset.
 

@@ -14,14 +14,8 @@ from data_catalog.images.known import num_settled
 from data_catalog.images.workers import ImageWorkers
 from data_catalog.ingest import ingest, shard_names
 from data_catalog.lock import writer_lock
-from data_catalog.manifest import (
-    MANIFEST_FILE,
-    Snapshot,
-    datasets_folder,
-    point_to,
-    read_snapshot,
-)
-from data_catalog.shards import read_json, sweep_temporary
+from data_catalog.manifest import Snapshot, datasets_folder, find_snapshot, point_to
+from data_catalog.shards import sweep_temporary
 from data_catalog.sources.scenes.server import serve
 from data_catalog.work import Commit, WorkStore
 from flows import caption_steps, image_steps
@@ -87,7 +81,7 @@ def build_dataset(recipe: Recipe, *, root: Path, executor: Executor, retry_faile
         work.sweep()
         sweep_temporary([root / "packages"])
         inputs = open_inputs(recipe, root)
-        found = _find_snapshot(root, recipe.name, inputs.build_key)
+        found = find_snapshot(root, recipe.name, inputs.build_key)
         if found is not None:
             point_to(root, recipe.name, found.snapshot)
         retry = open_retry(root, recipe.name, found) if retry_failed else None
@@ -125,19 +119,6 @@ def _show(report: BuildReport, name: str, executor: Executor) -> None:
     )
     if report.downloads.rows():
         executor.artifact_table(f"downloads-{name}", report.downloads.rows(), f"What became of the images of {name}.")
-
-
-def _find_snapshot(root: Path, dataset: str, build_key: str) -> Snapshot | None:
-    """A committed snapshot of this build: where missing images were tried again there are several, and it is the last.
-
-    Each of those follows the one whose images it tried again; the settled ones grow, so that none comes back.
-    """
-    folder = datasets_folder(root) / dataset
-    manifests = [read_json(path) for path in sorted(folder.glob(f"*/{MANIFEST_FILE}"))]
-    same = [manifest for manifest in manifests if manifest.get("build_key") == build_key]
-    followed = {manifest.get("retry_of") for manifest in same}
-    last = next((manifest["snapshot"] for manifest in same if manifest["snapshot"] not in followed), None)
-    return None if last is None else read_snapshot(root, dataset, last)
 
 
 class _Build:
