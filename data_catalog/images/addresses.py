@@ -12,6 +12,8 @@ Resolver = Callable[[str, int], Sequence[str]]
 USUAL_PORTS = frozenset({80, 443})
 
 _NAT64 = ipaddress.IPv6Network("64:ff9b::/96")  # how IPv4-only hosts look from networks that have IPv6 only
+# Not all versions of Python know them for what they are: 6to4 relays, the dummy address of IPv4, documentation.
+_NOT_PUBLIC = tuple(map(ipaddress.ip_network, ("192.88.99.0/24", "192.0.0.8/32", "3fff::/20")))
 
 
 def resolve(host: str, port: int) -> list[str]:
@@ -32,6 +34,8 @@ def is_public(address: Address) -> bool:
         tunnel = address.sixtofour is not None or address.teredo is not None
         if address.is_site_local or address.scope_id is not None or tunnel:
             return False
+    if any(address in network for network in _NOT_PUBLIC):
+        return False
     return address.is_global and not (address.is_multicast or address.is_reserved or address.is_unspecified)
 
 
