@@ -25,6 +25,10 @@ class Deadline:
     def __init__(self, seconds: float) -> None:
         self._end = time.monotonic() + seconds
 
+    def extend(self, seconds: float) -> None:
+        """Leave out time that was spent on waiting for one's turn."""
+        self._end += seconds
+
     def left(self) -> float:
         """Seconds left, not below zero."""
         return max(0.0, self._end - time.monotonic())

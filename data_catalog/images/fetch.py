@@ -8,7 +8,7 @@ from data_catalog.errors import ConfigError
 from data_catalog.images.addresses import USUAL_PORTS
 from data_catalog.images.bounds import require_between
 from data_catalog.images.guard import Limits
-from data_catalog.images.hosts import KNOWN_HOSTS, HostLimits, check_host_names
+from data_catalog.images.hosts import HostLimits, HostPace, check_host_names, named_paces
 from data_catalog.images.retry_after import MAX_BACKOFF_S
 from data_catalog.images.wikimedia import check_width
 
@@ -28,7 +28,8 @@ class FetchConfig:
         threads: images of one shard that are fetched at once, from all hosts.
         host_concurrency: requests to one host at once, by all shards together.
         host_requests_per_s: requests to one host a second, by all shards together; 0: no limit.
-        hosts: other limits for hosts, or for domains with all their hosts, by name; beside those that come with us.
+        hosts: other limits for hosts, or for domains with all their hosts, by name; what is left out is as it comes
+            with us for that host, or as for every host.
         ports: that may be asked.
         user_agent: name of the program; its first word, up to the slash, is the name that robots.txt and X-Robots-Tag
             may address.
@@ -101,14 +102,14 @@ class FetchConfig:
         return self.user_agent.split("/")[0].split(" ")[0]
 
     @property
-    def named_limits(self) -> Mapping[str, HostLimits]:
+    def named_limits(self) -> Mapping[str, HostPace]:
         """Limits by host or domain: those that operators ask for, and the recipe's, which take precedence."""
-        return {**KNOWN_HOSTS, **self.hosts}
+        return named_paces(self.hosts, self.default_limits)
 
     @property
-    def default_limits(self) -> HostLimits:
+    def default_limits(self) -> HostPace:
         """Limits of every host that is not named."""
-        return HostLimits(concurrency=self.host_concurrency, requests_per_s=self.host_requests_per_s)
+        return HostPace(concurrency=self.host_concurrency, requests_per_s=self.host_requests_per_s)
 
     def limits(self) -> Limits:
         """The part of the settings that the guard enforces."""

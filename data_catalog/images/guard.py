@@ -43,6 +43,26 @@ class Limits:
     ports: Collection[int] = USUAL_PORTS
 
 
+def _nothing(target: Target) -> None:
+    """What is done where nothing is to be done."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Hooks:
+    """What is done on the way of a request; each may wait, or raise whatever is to end the request.
+
+    Args:
+        before_hop: called with the target of each redirect before anything is known of its host.
+        before_connect: called with each target, the first included, when all that is left to do is to connect to it.
+    """
+
+    before_hop: Callable[[Target], None] = _nothing
+    before_connect: Callable[[Target], None] = _nothing
+
+
+_NO_HOOKS = Hooks()
+
+
 class GuardedOpener:
     """Stands in for the opener of `urllib.request`; safe to use from several threads."""
 
@@ -58,7 +78,7 @@ class GuardedOpener:
         timeout: float | None = None,
         *,
         deadline: Deadline | None = None,
-        before_hop: Callable[[Target], None] | None = None,
+        hooks: Hooks = _NO_HOOKS,
     ) -> "GuardedResponse":
         """GET a URL, following redirects; of the request only the URL is used.
 
@@ -67,7 +87,7 @@ class GuardedOpener:
             data: must be None: nothing is ever sent.
             timeout: seconds that one connect or one wait may take, if less than `Limits.timeout_s`.
             deadline: by when the body must have been read; None: `Limits.deadline_s` from now.
-            before_hop: called with the target of each redirect before it is asked; may wait, or raise `FetchError`.
+            hooks: what else is done on the way.
 
         Raises:
             FetchError: there is no answer with a body; the reason says why, `url` where it happened.
@@ -79,10 +99,10 @@ class GuardedOpener:
         limit = self._limits.timeout_s
         timeout = limit if timeout is None else min(timeout, limit)
         for hop in range(self._limits.max_redirects + 1):
-            if hop and before_hop is not None:
-                before_hop(target)
+            if hop:
+                hooks.before_hop(target)
             with _placed(target):
-                response = self._get(target, deadline, timeout)
+                response = self._get(target, deadline, timeout, hooks.before_connect)
                 location = response.headers.get("Location") if response.status in REDIRECTS else None
                 if location is None:
                     return GuardedResponse(response, target.url, self._limits.max_bytes)
@@ -91,7 +111,9 @@ class GuardedOpener:
         with _placed(target):
             raise FetchError("redirects", f"more than {self._limits.max_redirects}")
 
-    def _get(self, target: Target, deadline: Deadline, timeout: float) -> http.client.HTTPResponse:
+    def _get(
+        self, target: Target, deadline: Deadline, timeout: float, before_connect: Callable[[Target], None]
+    ) -> http.client.HTTPResponse:
         limits = self._limits
         addresses = checked_addresses(
             target,
@@ -99,6 +121,7 @@ class GuardedOpener:
             resolver=in_time(self._resolver, deadline),
             ports=limits.ports,
         )
+        before_connect(target)
         connection = GuardedConnection(target, addresses, tls=self._tls, deadline=deadline, timeout=timeout)
         headers = {"User-Agent": self._limits.user_agent, "Accept": _ACCEPT}
         try:

@@ -16,6 +16,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from data_catalog.images.closed_hosts import ClosedHosts
 from data_catalog.images.fetch import FetchConfig
 from data_catalog.images.guard import GuardedOpener
 from data_catalog.images.hosts import HostClock
@@ -27,6 +28,7 @@ from data_catalog.images.urls import FetchError
 REQUESTS_FILE = "requests.jsonl"
 BODIES_FILE = "bodies.bin"
 ROBOTS_FILE = "robots.sqlite"
+CLOSED_FILE = "closed.sqlite"
 PACE_FOLDER = "pace"
 # What is larger lies on the disk while it comes: two bodies for each thread may be held at once.
 _BODY_IN_MEMORY = 1024 * 1024
@@ -57,7 +59,8 @@ def fetch_rows(folder: Path, hosts: Path, config: FetchConfig, report: Report) -
 
     Args:
         folder: of this job.
-        hosts: folder that all processes of the build share, for the pace of hosts and their robots.txt files.
+        hosts: folder that all processes of the build share, for the pace of hosts, those that are closed, and
+            robots.txt files.
         config: limits and manners.
         report: see above.
 
@@ -69,9 +72,10 @@ def fetch_rows(folder: Path, hosts: Path, config: FetchConfig, report: Report) -
     rows = [row for row, _ in requests]
     with (
         closing(HostLedger(hosts / PACE_FOLDER)) as ledger,
+        closing(ClosedHosts(hosts / CLOSED_FILE)) as closed,
         (folder / BODIES_FILE).open("wb") as bodies,
     ):
-        opener = _opener(requests, folder, hosts / ROBOTS_FILE, config, ledger=ledger, report=report)
+        opener = _opener(requests, (folder, hosts), config, ledger=ledger, closed=closed, report=report)
         urllib.request.install_opener(opener)  # type: ignore[arg-type]  # only `open` is used
         sink = _Sink(bodies, rows, opener, report)
         shard = _write_shard(folder, len(requests))
@@ -84,20 +88,22 @@ def fetch_rows(folder: Path, hosts: Path, config: FetchConfig, report: Report) -
 
 def _opener(
     requests: Sequence[tuple[int, str]],
-    folder: Path,
-    robots: Path,
+    folders: tuple[Path, Path],
     config: FetchConfig,
     *,
     ledger: HostLedger,
+    closed: ClosedHosts,
     report: Report,
 ) -> RowOpener:
     guarded = GuardedOpener(config.limits())
+    folder, hosts = folders
     return RowOpener(
         [url for _, url in requests],
         config,
         guarded=guarded,
         clock=HostClock(ledger, config.named_limits, config.default_limits),
-        robots=RobotsCache(robots, guarded, config.robot) if config.respect_robots_txt else None,
+        closed=closed,
+        robots=RobotsCache(hosts / ROBOTS_FILE, guarded, config.robot) if config.respect_robots_txt else None,
         on_begin=lambda index: report({"row": requests[index][0]}),
         on_back=lambda index: report({"row": requests[index][0], "back": True}),
         on_wait=lambda: report({}),

@@ -20,11 +20,19 @@ _NUM_FILES = 64
 _PIECE_BYTES = 65536
 # How soon a place may be free on a host that another process keeps busy; one's own threads are told at once.
 _BUSY_WAIT_S = 0.02
+# A lease may be had so much before a request may begin, since hosts are looked up in between.
+_NEAR_S = 1.0
+# For how long after a try an urgent one is remembered; it is repeated sooner.
+_WANTED_S = 1.0
+_LONG_AGO = -1e9
 
 
 @dataclass(frozen=True, slots=True)
 class Lease:
-    """The right to make one request; until it is given back, or its holder has ended, it counts."""
+    """The right to be one of those that ask a host; until it is given back, or its holder has ended, it counts.
+
+    When a request may begin is another matter: `HostLedger.reserve`.
+    """
 
     group: str
     number: int
@@ -62,48 +70,58 @@ class HostLedger:
                 os.close(descriptor)
         os.close(self._descriptor)
 
-    def try_start(self, group: str, *, concurrency: int, interval_s: float) -> Lease | float:
-        """A lease for one request from now on, or seconds after which to ask again.
+    def try_start(self, group: str, *, concurrency: int, interval_s: float, urgent: bool = False) -> Lease | float:
+        """A lease on a host that may be asked about now, or seconds after which to try again.
 
         Args:
             group: the host or domain.
             concurrency: leases on it that there may be at once.
-            interval_s: from this request to the next one.
+            interval_s: between two requests, and so between two leases.
+            urgent: leases that are given back are not handed over while this one is tried for.
         """
         now = time.monotonic()
         with self._entry(group) as entry:
-            if entry["next"] > now:
-                return float(entry["next"]) - now
+            slot = max(entry["until"], entry["last"] + interval_s)
+            ready_at = max(entry["next_lease"], slot - min(interval_s, _NEAR_S))
+            if ready_at > now:
+                return float(ready_at - now)
             entry["leases"] = [lease for lease in entry["leases"] if self._is_held(lease[0])]
             if len(entry["leases"]) >= concurrency:
+                entry["wanted"] = now + _WANTED_S if urgent else entry["wanted"]
                 return _BUSY_WAIT_S
             lease = Lease(group, next(self._numbers))
             entry["leases"].append([self._holder, lease.number])
-            entry["next"] = now + interval_s
+            entry["next_lease"] = now + interval_s
             return lease
 
     def reserve(self, group: str, *, interval_s: float, longest_s: float) -> float | None:
-        """Seconds to wait before one more request that a lease has come to need: a redirect, a robots.txt.
+        """Seconds to wait before a request: the next moment that is an interval later than the last one, and no pause.
 
         None if that would be longer than `longest_s`; nothing is reserved then.
         """
         now = time.monotonic()
         with self._entry(group) as entry:
-            start = max(now, entry["next"])
-            if start - now > longest_s:
-                return None
-            entry["next"] = start + interval_s
-            return float(start - now)
+            start = max(now, entry["until"], entry["last"] + interval_s)
+            is_soon = start - now <= longest_s
+            if is_soon:
+                entry["last"] = start
+            entry["kept"] = max(entry["kept"], entry["last"] + interval_s)
+            return float(start - now) if is_soon else None
 
     def is_paused(self, group: str) -> bool:
         """Whether a host that one has a lease on may not be asked now; read without waiting for who writes."""
-        entry = _entries(_read(self._descriptor_of(_file_number(group)))).get(group)
-        return entry is None or bool(entry["next"] > time.monotonic())
+        entry = self._glance(group)
+        return entry is None or bool(entry["until"] > time.monotonic())
+
+    def may_hand_over(self, group: str) -> bool:
+        """Whether a lease may serve another request at once: no pause, and nobody in need; read as `is_paused` does."""
+        entry = self._glance(group)
+        return entry is not None and bool(max(entry["until"], entry["wanted"]) <= time.monotonic())
 
     def pause(self, group: str, seconds: float) -> None:
         """Let nobody ask a host for some time."""
         with self._entry(group) as entry:
-            entry["next"] = max(entry["next"], time.monotonic() + seconds)
+            entry["until"] = max(entry["until"], time.monotonic() + seconds)
 
     def end(self, lease: Lease) -> None:
         """Give a lease back."""
@@ -126,14 +144,19 @@ class HostLedger:
             os.close(descriptor)
         return False
 
+    def _glance(self, group: str) -> dict[str, Any] | None:
+        """What is known of a group; None where nothing is, or while somebody writes it."""
+        found: dict[str, Any] | None = _entries(_read(self._descriptor_of(_file_number(group)))).get(group)
+        return found
+
     @contextmanager
     def _entry(self, group: str) -> Iterator[dict[str, Any]]:
         """What is known of a group, to be changed in place; entries that say nothing any more are dropped."""
         with self._locked(group) as descriptor:
             entries = _entries(_read(descriptor))
-            yield entries.setdefault(group, {"next": 0.0, "leases": []})
+            yield entries.setdefault(group, _new_entry())
             now = time.monotonic()
-            kept = {name: entry for name, entry in entries.items() if entry["leases"] or entry["next"] > now}
+            kept = {name: entry for name, entry in entries.items() if entry["leases"] or _valid_until(entry) > now}
             os.pwrite(descriptor, json.dumps(kept).encode() + b"\n", 0)
 
     @contextmanager
@@ -157,6 +180,19 @@ class HostLedger:
                 path = self._folder / f"{number:04d}"
                 self._descriptors[number] = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
             return self._descriptors[number]
+
+
+def _new_entry() -> dict[str, Any]:
+    """Moments of the monotonic clock, and the leases.
+
+    `last`: when the last request begins; `kept`: until when that has to be known; `until`: the end of a pause;
+    `next_lease`; `wanted`: until when leases are not handed over.
+    """
+    return {"last": _LONG_AGO, "kept": 0.0, "until": 0.0, "next_lease": 0.0, "wanted": 0.0, "leases": []}
+
+
+def _valid_until(entry: dict[str, Any]) -> float:
+    return float(max(entry["kept"], entry["until"], entry["next_lease"]))
 
 
 def _file_number(group: str) -> int:

@@ -4,14 +4,14 @@ import sqlite3
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from data_catalog.errors import ShardError
 from data_catalog.images.connection import Deadline
-from data_catalog.images.guard import GuardedOpener
+from data_catalog.images.guard import GuardedOpener, Hooks
 from data_catalog.images.robots_rules import Rules, rules_of
 from data_catalog.images.urls import FetchError, Target
 
@@ -60,13 +60,13 @@ class RobotsCache:
         self._lock = threading.Lock()
         self._stored("")  # the file is made, or found to be unusable
 
-    def check(self, target: Target, deadline: Deadline, before_request: Callable[[Target], None]) -> float:
+    def check(self, target: Target, deadline: Deadline, hooks: Hooks) -> float:
         """Make sure that a URL may be asked for.
 
         Args:
             target: the URL.
             deadline: by when a robots.txt that is not known yet must have come.
-            before_request: called with its URL before it is asked for, and before each redirect.
+            hooks: of the requests for it.
 
         Returns:
             Seconds that the host wants between two requests, 0 if it does not say.
@@ -75,16 +75,14 @@ class RobotsCache:
             FetchError: `robots_txt` (it may not), `robots_unreachable` (the file can't be had, though the host is
                 there), or why the host can't be reached at all.
         """
-        rules = self._rules(target, deadline, before_request)
+        rules = self._rules(target, deadline, hooks)
         if isinstance(rules, FetchError):
             raise _of_image(rules, target)
         if not rules.can_fetch(target.url, self._robot):
             raise _of_image(FetchError("robots_txt"), target)
         return min(_SLOWEST_DELAY_S, rules.crawl_delay(self._robot) or 0.0)
 
-    def _rules(
-        self, target: Target, deadline: Deadline, before_request: Callable[[Target], None]
-    ) -> Rules | FetchError:
+    def _rules(self, target: Target, deadline: Deadline, hooks: Hooks) -> Rules | FetchError:
         """The rules of a host. Those who come while it is being asked take the answer, be it that it can't be had."""
         origin = target.origin
         came_at = time.monotonic()
@@ -101,28 +99,25 @@ class RobotsCache:
                 answer = self._known.get(origin)
             if answer is not None and (answer.came_at >= came_at or time.monotonic() < answer.valid_until):
                 return answer.rules
-            return self._found(target, deadline, before_request)
+            return self._found(target, deadline, hooks)
         finally:
             asking.release()
 
-    def _found(
-        self, target: Target, deadline: Deadline, before_request: Callable[[Target], None]
-    ) -> Rules | FetchError:
+    def _found(self, target: Target, deadline: Deadline, hooks: Hooks) -> Rules | FetchError:
         body = self._stored(target.origin)
         if body is None:
             try:
-                body = self._asked(target, deadline, before_request)
+                body = self._asked(target, deadline, hooks)
             except FetchError as error:
                 return self._remember(target.origin, *_unreachable(error), size=_LEAST_TEXT)
             self._store(target.origin, body)
         return self._remember(target.origin, rules_of(body, self._robot), MAX_AGE_S, size=max(_LEAST_TEXT, len(body)))
 
-    def _asked(self, target: Target, deadline: Deadline, before_request: Callable[[Target], None]) -> str:
+    def _asked(self, target: Target, deadline: Deadline, hooks: Hooks) -> str:
         """The file's text; that of an empty file, which forbids nothing, where the host has none."""
         place = Target(scheme=target.scheme, host=target.host, port=target.port, path="/robots.txt")
-        before_request(place)
         try:
-            with self._opener.open(place.url, deadline=deadline, before_hop=before_request) as response:
+            with self._opener.open(place.url, deadline=deadline, hooks=hooks) as response:
                 return response.read_start(MAX_BYTES).decode("utf-8-sig", "replace")
         except FetchError as error:
             status = error.http_status

@@ -13,28 +13,31 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from email.message import Message
+from functools import partial
 from types import TracebackType
 from typing import IO
 from urllib.parse import urlsplit
 
 from data_catalog.errors import ShardError
+from data_catalog.images.closed_hosts import ClosedHosts
 from data_catalog.images.connection import Deadline
 from data_catalog.images.fetch import FetchConfig
-from data_catalog.images.guard import GuardedOpener, GuardedResponse
+from data_catalog.images.guard import GuardedOpener, GuardedResponse, Hooks
 from data_catalog.images.hosts import HostClock
 from data_catalog.images.placeholders import is_placeholder
 from data_catalog.images.reasons import is_retryable
 from data_catalog.images.retry_after import backoff_s
 from data_catalog.images.robots_tag import forbids
 from data_catalog.images.robots_txt import RobotsCache
-from data_catalog.images.row_queue import RowQueue, StoppedError
+from data_catalog.images.row_queue import RowQueue, StoppedError, Turn
 from data_catalog.images.urls import FetchError, Target, parse_url
+from data_catalog.images.visits import PATIENCE_S, NotYetError, Visit
 from data_catalog.images.wikimedia import thumbnail_url
 
 logger = logging.getLogger(__name__)
 
-# Beyond its deadline, for a slow resolver, a request is taken to hang.
-SLACK_S = 60.0
+# Beyond its deadline, for its turn on hosts and for a slow resolver, a request is taken to hang.
+SLACK_S = PATIENCE_S + 60.0
 
 
 @dataclass(slots=True)
@@ -44,7 +47,7 @@ class RowState:
     urls: deque[str]  # what is still to be asked: a thumbnail first, where there is one
     tries: int = 0
     first_start: float = 0.0
-    asking_s: float = 0.0  # in all tries, waits between them left out
+    asking_s: float = 0.0  # in all tries, waits between and in them left out
     failure: FetchError | None = None
     http_status: int | None = None
     final_url: str | None = None
@@ -60,6 +63,7 @@ class RowOpener:
         config: limits and manners.
         guarded: makes the requests.
         clock: when which host may be asked.
+        closed: hosts that are left alone.
         robots: what robots.txt files say; None: they are not asked.
         on_begin: called with a row when it is asked.
         on_back: called with a row that will be asked again, later.
@@ -74,6 +78,7 @@ class RowOpener:
         *,
         guarded: GuardedOpener,
         clock: HostClock,
+        closed: ClosedHosts,
         robots: RobotsCache | None,
         on_begin: Callable[[int], None],
         on_back: Callable[[int], None],
@@ -86,6 +91,7 @@ class RowOpener:
         self._config = config
         self._guarded = guarded
         self._clock = clock
+        self._closed = closed
         self._robots = robots
         self._on_begin = on_begin
         self._on_back = on_back
@@ -93,7 +99,6 @@ class RowOpener:
         self._groups = [clock.group_of(parse_url(url).host) for url in urls]
         stuck_s = config.deadline_s + config.timeout_s + SLACK_S
         self._queue = RowQueue(self._groups, clock, stuck_s=stuck_s, on_wait=on_wait)
-        self._given_up: dict[str, FetchError] = {}
         self._rng = random.Random()
         self._lock = threading.Lock()
 
@@ -124,13 +129,9 @@ class RowOpener:
         """Ask one row after another until one of them is done for good: its body, or its failure, is in its state."""
         while True:
             turn = self._queue.take()
-            state, group = self.rows[turn.row], self._groups[turn.row]
-            wait_s = None
             try:
-                state.first_start = state.first_start or time.monotonic()
-                self._on_begin(turn.row)
-                state.body = self._try(state)
-                if state.body is None and (wait_s := self._wait_before_next(state, group)) is not None:
+                wait_s = self._ask_row(turn)
+                if wait_s is not None:
                     self._on_back(turn.row)
             finally:
                 self._queue.finish(turn)
@@ -138,40 +139,62 @@ class RowOpener:
                 return turn.row
             self._queue.put_back(turn.row, wait_s)
 
-    def _try(self, state: RowState) -> IO[bytes] | None:
+    def _ask_row(self, turn: Turn) -> float | None:
+        """Ask for a row; seconds after which that is to be done again, None if it is done for good."""
+        state = self.rows[turn.row]
+        state.first_start = state.first_start or time.monotonic()
+        self._on_begin(turn.row)
+        try:
+            state.body = self._try(state, turn)
+        except NotYetError:
+            state.tries -= 1
+            return 0.0  # the queue knows when the host may be asked
+        return None if state.body is not None else self._wait_before_next(state, self._groups[turn.row])
+
+    def _try(self, state: RowState, turn: Turn) -> IO[bytes] | None:
         """Ask once; None, with the failure in `state`, where no image came."""
         started = time.monotonic()
         state.tries += 1
         state.failure, state.http_status, state.final_url, state.robots_tags = None, None, None, []
+        deadline = Deadline(self._config.deadline_s)
+        home = self._groups[turn.row]
+        visit = Visit(self._clock, deadline, home=home, leave=partial(self._queue.leave, turn))
         try:
-            return self._ask(state, state.urls[0], Deadline(self._config.deadline_s))
+            return self._ask(state, state.urls[0], deadline, visit)
         except FetchError as error:
             state.failure = error
             state.http_status, state.final_url = error.http_status, error.url
             return None
-        except (OSError, ShardError):
-            raise  # trouble of this machine, which no row is to blame for
+        except (NotYetError, OSError, ShardError):
+            raise  # no row is to blame for it: a host's pace, trouble of this machine
         except Exception as error:
             # The one boundary around parsers of what strangers send: an answer that trips one of them costs one row.
             logger.exception("images: %s", state.urls[0])
             state.failure = FetchError("fetch_lost", type(error).__name__)
             return None
         finally:
-            state.asking_s += time.monotonic() - started
+            visit.close()
+            state.asking_s += time.monotonic() - started - visit.waited_s
 
-    def _ask(self, state: RowState, url: str, deadline: Deadline) -> IO[bytes]:
-        begin = _Beginnings(self._clock, deadline)
+    def _ask(self, state: RowState, url: str, deadline: Deadline, visit: Visit) -> IO[bytes]:
+        of_robots = Hooks(before_hop=visit.follow, before_connect=visit.wait_for_robots)
 
         def before_hop(target: Target) -> None:
-            self._raise_if_given_up(target)
+            self._raise_if_closed(target)
+            visit.go_to(target)
             if self._robots is not None:
-                delay_s = self._robots.check(target, deadline, begin)
+                delay_s = self._robots.check(target, deadline, of_robots)
                 if delay_s:
                     self._clock.slow_down(self._clock.group_of(target.host), delay_s)
-            begin(target)
+                visit.go_to(target)  # a robots.txt that lies elsewhere has led away
+
+        def before_connect(target: Target) -> None:
+            visit.begin(target)
+            self._raise_if_closed(target)  # it may have said so while we waited
 
         before_hop(parse_url(url))
-        with self._guarded.open(url, deadline=deadline, before_hop=before_hop) as response:
+        hooks = Hooks(before_hop=before_hop, before_connect=before_connect)
+        with self._guarded.open(url, deadline=deadline, hooks=hooks) as response:
             state.http_status, state.final_url = response.status, response.url
             state.robots_tags = response.robots_tags
             if self._config.respect_robots_tag and forbids(response.robots_tags, self._config.robot):
@@ -189,12 +212,11 @@ class RowOpener:
             raise
         return body
 
-    def _raise_if_given_up(self, target: Target) -> None:
-        failure = self._given_up.get(self._clock.group_of(target.host))
+    def _raise_if_closed(self, target: Target) -> None:
+        failure = self._closed.failure_of(self._clock.group_of(target.host))
         if failure is not None:
-            error = FetchError(failure.reason, failure.detail, http_status=failure.http_status)
-            error.url = target.url
-            raise error
+            failure.url = target.url
+            raise failure
 
     def _refused(self, state: RowState, reason: str, detail: str) -> FetchError:
         error = FetchError(reason, detail, http_status=state.http_status)
@@ -210,13 +232,13 @@ class RowOpener:
             return 0.0
         if state.final_url is not None:
             group = self._clock.group_of(parse_url(state.final_url).host)  # a redirect may have led elsewhere
-        if not is_retryable(state.failure.reason) or group in self._given_up:
+        if not is_retryable(state.failure.reason) or self._closed.failure_of(group):
             return None
         wait_s = self._wait_after(state, group)
         return None if state.tries > self._config.retries or wait_s > self._config.max_wait_s else wait_s
 
     def _wait_after(self, state: RowState, group: str) -> float:
-        """Seconds until the next try; a host that asks for time gets it from all rows, or is given up."""
+        """Seconds until the next try; a host that asks for time gets it from all rows, or is closed to all."""
         assert state.failure is not None
         with self._lock:
             wait_s = backoff_s(self._config.backoff_s, state.tries, self._rng)
@@ -224,25 +246,10 @@ class RowOpener:
         if asked_s is None or state.http_status not in (429, 503):
             return wait_s
         if asked_s > self._config.max_wait_s:
-            self._given_up[group] = state.failure
+            self._closed.add(group, state.failure, asked_s)
             return asked_s
         self._clock.ledger.pause(group, asked_s)
         return max(wait_s, asked_s)
-
-
-class _Beginnings:
-    """Keeps the pace of hosts within one try: its lease allows one request, each further one waits for its time."""
-
-    def __init__(self, clock: HostClock, deadline: Deadline) -> None:
-        self._clock = clock
-        self._deadline = deadline
-        self._used = False
-
-    def __call__(self, target: Target) -> None:
-        """To be called before each request. Raises `FetchError` if its time comes too late."""
-        if self._used and not self._clock.wait_for(target.host, self._deadline.left()):
-            raise FetchError("timeout", "the host may not be asked in time")
-        self._used = True
 
 
 def _candidates(url: str, config: FetchConfig) -> deque[str]:

@@ -47,6 +47,7 @@ class RowQueue:
         self._ready: dict[str, float] = {}
         self._heap: list[tuple[float, str]] = []
         self._running: dict[Turn, float] = {}
+        self._left: set[Turn] = set()
         self._next_beat = time.monotonic() + _BEAT_S
         for row, group in enumerate(groups):
             self._waiting.setdefault(group, []).append((0.0, row))
@@ -85,11 +86,23 @@ class RowQueue:
 
     def finish(self, turn: Turn) -> None:
         """Let others ask the host. Raises `OSError` as `take` does."""
-        if not self._hand_over(turn):
-            self._clock.ledger.end(turn.lease)
+        if turn not in self._left:
+            self._give_lease(turn)
         with self._changed:
+            self._left.discard(turn)
             del self._running[turn]
             self._announce(self._groups[turn.row], 0.0)
+
+    def leave(self, turn: Turn) -> None:
+        """Let others ask the host while the row goes on elsewhere; once, before `finish`. Raises as `finish` does."""
+        self._give_lease(turn)
+        with self._changed:
+            self._left.add(turn)
+            self._announce(self._groups[turn.row], 0.0)
+
+    def _give_lease(self, turn: Turn) -> None:
+        if not self._hand_over(turn):
+            self._clock.ledger.end(turn.lease)
 
     def _hand_over(self, turn: Turn) -> bool:
         """Leave the lease to the next row of the host: the ledger, in a file, is the costliest part of a request."""

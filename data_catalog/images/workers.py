@@ -32,7 +32,8 @@ class ImageWorkers:
         """Keep what is known of hosts in a folder.
 
         Args:
-            hosts: for robots.txt files, which are remembered for a day; None: a temporary one.
+            hosts: for robots.txt files, which are remembered for a day, and for hosts that want to be left alone, which
+                are remembered until then; None: a temporary one.
         """
         self._pool = ChildPool()
         self._temporary = tempfile.TemporaryDirectory(prefix="vernaclip-hosts-") if hosts is None else None

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from data_catalog.images.hosts import HostClock, HostLimits
+from data_catalog.images.hosts import HostClock, HostPace
 from data_catalog.images.ledger import HostLedger, Lease
 from data_catalog.images.row_queue import RowQueue
 
@@ -27,7 +27,7 @@ def other(tmp_path: Path) -> Iterator[HostLedger]:
 
 def queue_of(groups: list[str], ledger: HostLedger, *, requests_per_s: float = 0) -> RowQueue:
     """A queue whose hosts may be asked once at a time."""
-    clock = HostClock(ledger, {}, HostLimits(concurrency=1, requests_per_s=requests_per_s))
+    clock = HostClock(ledger, {}, HostPace(concurrency=1, requests_per_s=requests_per_s))
     return RowQueue(groups, clock, stuck_s=60.0, on_wait=lambda: None)
 
 

@@ -10,7 +10,7 @@ import pytest
 
 from data_catalog.errors import ShardError
 from data_catalog.images.connection import Deadline
-from data_catalog.images.guard import GuardedOpener, Limits
+from data_catalog.images.guard import GuardedOpener, Hooks, Limits
 from data_catalog.images.robots_txt import RobotsCache
 from data_catalog.images.urls import FetchError, Target, parse_url
 
@@ -24,7 +24,7 @@ def cache(folder: Path) -> RobotsCache:
 def check(robots: RobotsCache, url: str, deadline_s: float = 5.0) -> float | str:
     """The delay, or the reason of the failure."""
     try:
-        return robots.check(parse_url(url), Deadline(deadline_s), lambda target: None)
+        return robots.check(parse_url(url), Deadline(deadline_s), Hooks())
     except FetchError as error:
         return error.reason
 
@@ -94,7 +94,7 @@ def test_a_server_in_trouble_is_left_alone_for_a_while(make_site: Callable[[], A
     robots = cache(tmp_path)
     for _ in range(3):
         with pytest.raises(FetchError) as refused:
-            robots.check(parse_url(site.url("/a")), Deadline(5.0), lambda target: None)
+            robots.check(parse_url(site.url("/a")), Deadline(5.0), Hooks())
         assert (refused.value.reason, refused.value.http_status) == ("robots_unreachable", 503)
         assert refused.value.retry_after_s == 7.0
     assert site.hits["/robots.txt"] == 1
@@ -112,7 +112,7 @@ def test_what_is_asked_for_is_announced(make_site: Callable[[], Any], tmp_path: 
     site = make_site()
     site.behaviours["/robots.txt"] = lambda it: it.answer(302, b"", Location="/other.txt")
     announced: list[Target] = []
-    cache(tmp_path).check(parse_url(site.url("/a")), Deadline(5.0), announced.append)
+    cache(tmp_path).check(parse_url(site.url("/a")), Deadline(5.0), Hooks(before_connect=announced.append))
     assert [target.path for target in announced] == ["/robots.txt", "/other.txt"]
 
 

@@ -3,25 +3,29 @@
 import io
 import threading
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import IO
 from urllib.request import Request
 
 import pytest
 
+from data_catalog.images.closed_hosts import ClosedHosts
 from data_catalog.images.connection import Deadline
 from data_catalog.images.fetch import FetchConfig
-from data_catalog.images.hosts import HostClock, HostLimits
+from data_catalog.images.guard import Hooks
+from data_catalog.images.hosts import HostClock, HostPace
 from data_catalog.images.ledger import HostLedger
 from data_catalog.images.row_opener import RowOpener
 from data_catalog.images.row_queue import StoppedError
-from data_catalog.images.urls import FetchError, Target
+from data_catalog.images.urls import FetchError, parse_url
 
 ORIGINAL = "https://upload.wikimedia.org/wikipedia/commons/a/ab/Cat.jpg"
 THUMBNAIL = "https://upload.wikimedia.org/wikipedia/commons/thumb/a/ab/Cat.jpg/500px-Cat.jpg"
 
 Answer = bytes | Exception
+Pace = tuple[HostLedger, ClosedHosts]
 
 
 class FakeResponse:
@@ -49,7 +53,8 @@ class FakeWeb:
         self.answers: dict[str, list[Answer]] = {}
         self.asked: Counter[str] = Counter()
 
-    def open(self, url: str, *, deadline: Deadline, before_hop: Callable[[Target], None]) -> FakeResponse:
+    def open(self, url: str, *, deadline: Deadline, hooks: Hooks) -> FakeResponse:
+        hooks.before_connect(parse_url(url))
         answers = self.answers[url]
         answer = answers[min(self.asked[url], len(answers) - 1)]
         self.asked[url] += 1
@@ -65,13 +70,26 @@ def ledger(tmp_path: Path) -> Iterator[HostLedger]:
     found.close()
 
 
-def opener_of(web: FakeWeb, ledger: HostLedger, config: FetchConfig, *urls: str) -> RowOpener:
-    clock = HostClock(ledger, {}, HostLimits(requests_per_s=0))
+@pytest.fixture
+def closed(tmp_path: Path) -> Iterator[ClosedHosts]:
+    with closing(ClosedHosts(tmp_path / "closed.sqlite")) as found:
+        yield found
+
+
+@pytest.fixture
+def pace(ledger: HostLedger, closed: ClosedHosts) -> Pace:
+    return ledger, closed
+
+
+def opener_of(web: FakeWeb, pace: Pace, config: FetchConfig, *urls: str) -> RowOpener:
+    ledger, closed = pace
+    clock = HostClock(ledger, {}, HostPace(requests_per_s=0))
     return RowOpener(
         urls,
         config,
         guarded=web,  # type: ignore[arg-type]
         clock=clock,
+        closed=closed,
         robots=None,
         on_begin=lambda row: None,
         on_back=lambda row: None,
@@ -113,28 +131,28 @@ def http(status: int, retry_after_s: float | None = None) -> FetchError:
     ],
 )
 def test_a_thumbnail_is_taken_and_the_original_where_there_is_none(
-    thumbnail: list[Answer], original: list[Answer], outcome: bytes | str, asked: dict[str, int], ledger: HostLedger
+    thumbnail: list[Answer], original: list[Answer], outcome: bytes | str, asked: dict[str, int], pace: Pace
 ) -> None:
     web = FakeWeb()
     web.answers = {THUMBNAIL: thumbnail, ORIGINAL: original}
-    assert outcomes(opener_of(web, ledger, FetchConfig(retries=1, backoff_s=0.001), ORIGINAL)) == [outcome]
+    assert outcomes(opener_of(web, pace, FetchConfig(retries=1, backoff_s=0.001), ORIGINAL)) == [outcome]
     assert web.asked == asked
 
 
-def test_originals_can_be_asked_for(ledger: HostLedger) -> None:
+def test_originals_can_be_asked_for(pace: Pace) -> None:
     web = FakeWeb()
     web.answers = {ORIGINAL: [b"large"]}
-    assert outcomes(opener_of(web, ledger, FetchConfig(wikimedia_width=0), ORIGINAL)) == [b"large"]
+    assert outcomes(opener_of(web, pace, FetchConfig(wikimedia_width=0), ORIGINAL)) == [b"large"]
 
 
-def test_a_parser_that_trips_over_an_answer_costs_one_row(ledger: HostLedger) -> None:
+def test_a_parser_that_trips_over_an_answer_costs_one_row(pace: Pace) -> None:
     web = FakeWeb()
     web.answers = {
         "http://a.example/1": [b"one"],
         "http://a.example/2": [KeyError("what nobody foresaw")],
         "http://a.example/3": [ValueError("once only"), b"three"],
     }
-    opener = opener_of(web, ledger, FetchConfig(retries=1, backoff_s=0.001), *web.answers)
+    opener = opener_of(web, pace, FetchConfig(retries=1, backoff_s=0.001), *web.answers)
     assert outcomes(opener) == [b"one", "fetch_lost", b"three"]
     failure = opener.rows[1].failure
     assert failure is not None
@@ -142,11 +160,11 @@ def test_a_parser_that_trips_over_an_answer_costs_one_row(ledger: HostLedger) ->
     assert opener.failure is None
 
 
-def test_trouble_of_the_machine_ends_the_shard_for_all_threads(ledger: HostLedger) -> None:
+def test_trouble_of_the_machine_ends_the_shard_for_all_threads(pace: Pace) -> None:
     web = FakeWeb()
     trouble = OSError(28, "No space left on device")
     web.answers = {"http://a.example/1": [trouble]}
-    opener = opener_of(web, ledger, FetchConfig(), *web.answers)
+    opener = opener_of(web, pace, FetchConfig(), *web.answers)
     stopped = threading.Event()
 
     def wait_for_a_row() -> None:
@@ -163,17 +181,17 @@ def test_trouble_of_the_machine_ends_the_shard_for_all_threads(ledger: HostLedge
     assert opener.failure is trouble
 
 
-def test_a_host_that_wants_more_time_than_there_is_is_given_up_for_this_shard(ledger: HostLedger) -> None:
+def test_a_host_that_wants_more_time_than_there_is_is_given_up_for_this_shard(pace: Pace) -> None:
     web = FakeWeb()
     urls = [f"http://a.example/{number}" for number in range(5)]
     web.answers = {urls[0]: [http(429, retry_after_s=86_400.0)], **{url: [b"x"] for url in urls[1:]}}
     web.answers["http://b.example/"] = [b"another host"]
-    opener = opener_of(web, ledger, FetchConfig(host_concurrency=1), *urls, "http://b.example/")
+    opener = opener_of(web, pace, FetchConfig(host_concurrency=1), *urls, "http://b.example/")
     assert outcomes(opener) == [*["http_429"] * 5, b"another host"]
     assert web.asked == {urls[0]: 1, "http://b.example/": 1}
 
 
-def test_a_host_behind_a_redirect_that_wants_time_does_not_hold_up_those_that_lead_to_it(ledger: HostLedger) -> None:
+def test_a_host_behind_a_redirect_that_wants_time_does_not_hold_up_those_that_lead_to_it(pace: Pace) -> None:
     elsewhere = http(429, retry_after_s=86_400.0)
     elsewhere.url = "http://b.example/moved"
     web = FakeWeb()
@@ -182,7 +200,7 @@ def test_a_host_behind_a_redirect_that_wants_time_does_not_hold_up_those_that_le
         "http://a.example/1": [b"here"],
         "http://b.example/": [b"not asked any more"],
     }
-    opener = opener_of(web, ledger, FetchConfig(host_concurrency=1), *web.answers)
+    opener = opener_of(web, pace, FetchConfig(host_concurrency=1), *web.answers)
     assert outcomes(opener) == ["http_429", b"here", "http_429"]
     assert web.asked["http://b.example/"] == 0
     assert opener.rows[2].final_url == "http://b.example/"

@@ -9,11 +9,11 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from data_catalog.images.hosts import HostClock, HostLimits
+from data_catalog.images.hosts import HostClock, HostPace
 from data_catalog.images.ledger import HostLedger
 from data_catalog.images.row_queue import RowQueue, StoppedError
 
-FAST = HostLimits(concurrency=64, requests_per_s=0)
+FAST = HostPace(concurrency=64, requests_per_s=0)
 
 
 @pytest.fixture
@@ -23,7 +23,7 @@ def ledger(tmp_path: Path) -> Iterator[HostLedger]:
     found.close()
 
 
-def queue_of(groups: Sequence[str], ledger: HostLedger, **named: HostLimits) -> RowQueue:
+def queue_of(groups: Sequence[str], ledger: HostLedger, **named: HostPace) -> RowQueue:
     return RowQueue(groups, HostClock(ledger, named, FAST), stuck_s=60.0, on_wait=lambda: None)
 
 
@@ -83,12 +83,12 @@ class Crew:
     repeats=st.dictionaries(st.integers(0, 39), st.integers(1, 3), max_size=10),
     limits=st.dictionaries(
         st.sampled_from(["a", "b", "c"]),
-        st.builds(HostLimits, concurrency=st.integers(1, 4), requests_per_s=st.sampled_from([0.0, 500.0])),
+        st.builds(HostPace, concurrency=st.integers(1, 4), requests_per_s=st.sampled_from([0.0, 500.0])),
     ),
     num_threads=st.integers(1, 12),
 )
 def test_every_row_comes_out_once_and_once_more_for_each_time_it_is_put_back(
-    groups: list[str], repeats: dict[int, int], limits: dict[str, HostLimits], num_threads: int, ledger: HostLedger
+    groups: list[str], repeats: dict[int, int], limits: dict[str, HostPace], num_threads: int, ledger: HostLedger
 ) -> None:
     crew = Crew(groups, queue_of(groups, ledger, **limits), repeats)
     crew.work(num_threads)
@@ -97,7 +97,7 @@ def test_every_row_comes_out_once_and_once_more_for_each_time_it_is_put_back(
 
 
 def test_no_thread_waits_for_a_busy_host_while_another_is_free(ledger: HostLedger) -> None:
-    queue = queue_of(["busy"] * 5 + ["free"] * 5, ledger, busy=HostLimits(concurrency=1, requests_per_s=0))
+    queue = queue_of(["busy"] * 5 + ["free"] * 5, ledger, busy=HostPace(concurrency=1, requests_per_s=0))
     first = queue.take()
     assert first.row == 0
     others = [queue.take() for _ in range(5)]  # would hang if one of them waited for the first
