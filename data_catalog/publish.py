@@ -1,6 +1,6 @@
 """One shard of finished captions and images to published pair and caption files of a snapshot."""
 
-from collections.abc import Container, Iterable, Iterator, Mapping
+from collections.abc import Container, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,6 +11,7 @@ import pyarrow.parquet as pq
 
 from data_catalog.errors import ConfigError, PipelineError
 from data_catalog.images.reasons import image_step
+from data_catalog.images.tables import groups_of, read_groups
 from data_catalog.manifest import SPLITS, file_entry
 from data_catalog.schema import IMAGES, KEPT, OUTCOMES, PAIRS, PENDING
 from data_catalog.shards import (
@@ -135,27 +136,18 @@ def _kept_samples(table: pa.Table, config: SplitConfig) -> dict[str, list[dict[s
 
 def _write_pairs(samples: Mapping[str, list[dict[str, Any]]], images: Path, path: Path) -> None:
     with open_image_writer(path, PAIRS) as writer:
-        for rows in _groups(_pair(samples[image["sample_id"]], image) for image in _good_images(images, samples)):
+        pairs = (_pair(samples[image["sample_id"]], image) for image in _good_images(images, samples))
+        for rows in groups_of(pairs, _num_bytes, most_rows=IMAGE_ROWS_PER_GROUP, most_bytes=_GROUP_BYTES):
             writer.write_table(pa.Table.from_pylist(rows, schema=PAIRS))
 
 
-def _groups(rows: Iterable[dict[str, Any]]) -> Iterator[list[dict[str, Any]]]:
-    """Rows in groups that readers can hold, also where original bytes are kept."""
-    group: list[dict[str, Any]] = []
-    size = 0
-    for row in rows:
-        group.append(row)
-        size += len(row["image"]["bytes"]) + len(row["original"] or b"")
-        if len(group) == IMAGE_ROWS_PER_GROUP or size >= _GROUP_BYTES:
-            yield group
-            group, size = [], 0
-    if group:
-        yield group
+def _num_bytes(pair: dict[str, Any]) -> int:
+    return len(pair["image"]["bytes"]) + len(pair["original"] or b"")
 
 
 def _good_images(images: Path, wanted: Container[str]) -> Iterator[dict[str, Any]]:
-    for batch in pq.ParquetFile(images).iter_batches(batch_size=IMAGE_ROWS_PER_GROUP):
-        for row in batch.to_pylist():
+    for group in read_groups(images):
+        for row in group:
             if row["drop_reason"] is not None or row["sample_id"] not in wanted:
                 continue
             if row["bytes"] is None:

@@ -108,6 +108,7 @@ def build_dataset(recipe: Recipe, *, root: Path, executor: Executor, retry_faile
             num_steps=report.num_steps,
             seconds=report.seconds,
             downloads=report.downloads.shares(),
+            num_retryable=report.downloads.num_retryable,
         )
     _show(report, recipe.name, executor)
     return report

@@ -1,7 +1,7 @@
 """Parquet files of images: row groups of bounded size, so that neither writer nor reader holds a whole shard."""
 
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -66,21 +66,28 @@ def write_rows(rows: Iterable[Row], schema: pa.Schema, out: Path) -> None:
         use_dictionary=[name for name in ("drop_reason", "detail") if name in schema.names],
         write_statistics=others,
     ) as writer:
-        for group in _groups(rows):
+        for group in groups_of(rows, _num_bytes, most_rows=ROW_GROUP_ROWS, most_bytes=ROW_GROUP_BYTES):
             writer.write_table(pa.Table.from_pylist(group, schema=schema), row_group_size=len(group))
 
 
-def _groups(rows: Iterable[Row]) -> Iterator[list[Row]]:
+def groups_of(
+    rows: Iterable[Row], size: Callable[[Row], int], *, most_rows: int, most_bytes: int
+) -> Iterator[list[Row]]:
+    """Rows in groups that readers can hold; `size` gives the bytes of a row, and a large row is a group by itself."""
     group: list[Row] = []
-    size = 0
+    num_bytes = 0
     for row in rows:
         group.append(row)
-        size += sum(len(row.get(name) or b"") for name in IMAGE_COLUMNS)
-        if len(group) >= ROW_GROUP_ROWS or size >= ROW_GROUP_BYTES:
+        num_bytes += size(row)
+        if len(group) >= most_rows or num_bytes >= most_bytes:
             yield group
-            group, size = [], 0
+            group, num_bytes = [], 0
     if group:
         yield group
+
+
+def _num_bytes(row: Row) -> int:
+    return sum(len(row.get(name) or b"") for name in IMAGE_COLUMNS)
 
 
 def read_groups(path: Path) -> Iterator[list[Row]]:
