@@ -73,7 +73,7 @@ def write_rows(rows: Iterable[Row], schema: pa.Schema, out: Path) -> None:
 def groups_of(
     rows: Iterable[Row], size: Callable[[Row], int], *, most_rows: int, most_bytes: int
 ) -> Iterator[list[Row]]:
-    """Rows in groups that readers can hold; `size` gives the bytes of a row, and a large row is a group by itself."""
+    """Rows in groups that readers can hold; `size` gives the bytes of a row, and a large row ends its group."""
     group: list[Row] = []
     num_bytes = 0
     for row in rows:
