@@ -6,9 +6,9 @@ upstream row, from ingest to the published snapshot. A row starts as `pending` a
 
 import pyarrow as pa
 
-CAPTIONS_VERSION = 2
-PAIRS_VERSION = 2
-OUTCOMES_VERSION = 1
+CAPTIONS_VERSION = 3
+PAIRS_VERSION = 3
+OUTCOMES_VERSION = 2
 
 PENDING, KEPT, REJECTED = "pending", "kept", "rejected"
 
@@ -26,7 +26,16 @@ CAPTIONS = pa.schema(
         pa.field("source_caption", pa.string()),  # as upstream has it, never altered
         pa.field("source_lang", pa.string()),  # what upstream says, or the source's documented language
         pa.field("clean_caption", pa.string()),  # the source caption after cleaning: what is translated
+        # The language that the clean caption is found to be in, as ISO 639-1; null where none is found or asked for.
+        pa.field("detected_source_lang", pa.string()),
+        pa.field("detected_source_probability", pa.float32()),  # of that language, 0 to 1
+        pa.field(
+            "source_language_margin", pa.float32()
+        ),  # probability of `source_lang` less that of the likeliest other
         pa.field("caption", pa.string()),  # text in the target language
+        pa.field("detected_lang", pa.string()),  # the same three of `caption`
+        pa.field("detected_probability", pa.float32()),
+        pa.field("language_margin", pa.float32()),  # probability of `target_lang` less that of the likeliest other
         pa.field("target_lang", pa.string()),
         pa.field("translator", pa.string()),  # engine fingerprint, or "native"
         # What is known of a translation; null for native rows, and where the engine or an option does not tell it.
@@ -38,13 +47,14 @@ CAPTIONS = pa.schema(
         pa.field("repeated_ngrams", pa.int32()),  # how often its most repeated n-gram stands back to back
         pa.field("numbers_lost", pa.list_(pa.string())),  # numbers of the source that it lacks
         pa.field("numbers_invented", pa.list_(pa.string())),  # its numbers that the source lacks
-        pa.field(
-            "language_margin", pa.float32()
-        ),  # probability of the target language less that of the likeliest other
         pa.field("round_trip_chrf", pa.float32()),  # chrF, 0 to 100, of its translation back against the source
         pa.field("license", pa.string()),
         pa.field("attribution", pa.string()),
         pa.field("page_url", pa.string()),
+        pa.field(
+            "leaks", pa.list_(pa.string())
+        ),  # what of test sets it holds, where the recipe marks it: "xtd10: caption"
+        pa.field("merged_into", pa.string()),  # the sample whose image it is published with, if not its own
         pa.field("upstream_file", pa.string(), nullable=False),  # relative to the common folder of the source's files
         pa.field("upstream_line", pa.int64(), nullable=False),  # 1-based line, or record number in JSON and Parquet
         pa.field("outcome", pa.string(), nullable=False),  # pending, kept, rejected
@@ -83,6 +93,7 @@ IMAGES = pa.schema(
         pa.field("original_format", pa.string()),  # of the bytes as they came: JPEG, PNG, ...
         pa.field("sha256", pa.string()),  # of the bytes as they came (not of `bytes`)
         pa.field("phash", pa.string()),  # perceptual hash of the picture, 16 hexadecimal digits
+        pa.field("thumbnail", pa.binary()),  # 8 x 8 pixels of RGB, row by row: 192 bytes
         pa.field("original", pa.binary()),  # the bytes as they came, where the recipe keeps them
         # As fetching found them.
         pa.field("http_status", pa.int32()),
@@ -113,6 +124,7 @@ OUTCOMES = pa.schema(
         pa.field("width", pa.int32()),
         pa.field("height", pa.int32()),
         pa.field("phash", pa.string()),
+        pa.field("thumbnail", pa.binary()),  # 8 x 8 pixels of RGB, row by row; since version 2
     ]
 )
 
@@ -140,5 +152,8 @@ PAIRS = pa.schema(
         pa.field("source_langs", pa.list_(pa.string()), nullable=False),
         pa.field("translators", pa.list_(pa.string()), nullable=False),
         pa.field("scores", pa.list_(pa.float32()), nullable=False),
+        pa.field(
+            "leaks", pa.list_(pa.string())
+        ),  # of the image or a caption, where the recipe marks them; since version 3
     ]
 )
