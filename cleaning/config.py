@@ -59,6 +59,7 @@ class CleanConfig:
         fix_encoding: undo mojibake.
         strip_markup: remove HTML tags and resolve entities.
         straighten_apostrophes: write "l’albero" as "l'albero".
+        strip_suffixes: take off what stock sites and agencies hang on captions (`cleaning.suffixes`).
         min_words: fewest words, counted by `cleaning.scripts.count_words`.
         min_chars: fewest characters (code points).
         max_words: most words.
@@ -73,6 +74,7 @@ class CleanConfig:
     fix_encoding: bool = True
     strip_markup: bool = True
     straighten_apostrophes: bool = True
+    strip_suffixes: bool = True
     min_words: int = 2
     min_chars: int = 3
     max_words: int = 100
