@@ -43,6 +43,7 @@ def _image_row(raw: Row, outcome: Outcome | None, config: NormaliseConfig, piece
         "detail": outcome["detail"],
         "bytes": pieces.read(outcome["piece"]) if is_good else None,
         **{name: outcome.get(name) for name in _FACTS},
+        "thumbnail": bytes.fromhex(outcome["thumbnail"]) if is_good else None,
         "sha256": raw["sha256"],
         **{name: raw[name] for name in ("http_status", "final_url", "robots_tag", "num_bytes")},
         "original": raw["bytes"] if is_good and config.keep_original else None,

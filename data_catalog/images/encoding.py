@@ -1,4 +1,4 @@
-"""RGB pixels as the bytes of an image file, and as a perceptual hash."""
+"""RGB pixels as the bytes of an image file, as a perceptual hash, and as a thumbnail."""
 
 from typing import TYPE_CHECKING
 
@@ -10,6 +10,9 @@ ENCODE_FORMATS = ("jpg", "webp", "png")
 QUALITY_BOUNDS = {"jpg": (1, 100), "webp": (1, 100), "png": (0, 9)}
 # Side of the grey picture that the hash is made of.
 _HASH_SIDE = 32
+# Side of the coloured picture that tells pictures of one hash apart.
+THUMBNAIL_SIDE = 8
+THUMBNAIL_BYTES = 3 * THUMBNAIL_SIDE**2
 
 
 def encoded(pixels: "Pixels", encode_format: str, quality: int) -> bytes:
@@ -48,6 +51,17 @@ def perceptual_hash(miniature: "Pixels") -> str:
     from PIL import Image
 
     return np.packbits(imagehash.phash(Image.fromarray(miniature)).hash).tobytes().hex()
+
+
+def thumbnail(pixels: "Pixels") -> bytes:
+    """The picture averaged to 8x8 pixels of RGB, row by row: 192 bytes.
+
+    The hash sees brightness alone, and nothing of how strong it is; this sees colours.
+    """
+    import cv2
+
+    side = (THUMBNAIL_SIDE, THUMBNAIL_SIDE)
+    return cv2.resize(pixels, side, interpolation=cv2.INTER_AREA).tobytes()
 
 
 def is_one_colour(pixels: "Pixels", miniature: "Pixels") -> bool:

@@ -14,6 +14,7 @@ from data_catalog.images.encoding import (
     grey_miniature,
     is_one_colour,
     perceptual_hash,
+    thumbnail,
 )
 from data_catalog.images.opening import ImageRejectedError, open_image, rejection_of
 from data_catalog.images.pixels import Decoded, converted, decode, upright
@@ -101,8 +102,8 @@ class NormaliseConfig:
 class NormalisedImage:
     """The result: the file's bytes and their size, and facts of the original; sizes in pixels, the original's upright.
 
-    `original_format` is Pillow's name, such as JPEG; `phash` has 16 hexadecimal digits and is of the whole picture,
-    before cropping and padding.
+    `original_format` is Pillow's name, such as JPEG; `phash` has 16 hexadecimal digits, `thumbnail` 8x8 pixels of
+    RGB in 192 bytes; both are of the whole picture, before cropping and padding.
     """
 
     data: bytes
@@ -112,9 +113,10 @@ class NormalisedImage:
     original_height: int
     original_format: str
     phash: str
+    thumbnail: bytes
 
     def facts(self) -> dict[str, Any]:
-        """All fields but the bytes."""
+        """All fields but the bytes of the file."""
         return {field.name: getattr(self, field.name) for field in fields(self) if field.name != "data"}
 
 
@@ -196,4 +198,5 @@ def _result(decoded: Decoded, original_format: str, config: NormaliseConfig) -> 
         original_height=height,
         original_format=original_format,
         phash=perceptual_hash(miniature),
+        thumbnail=thumbnail(whole),
     )

@@ -86,7 +86,8 @@ def _normalise_one(raw: bytes, config: NormaliseConfig) -> tuple[dict[str, Any],
         image = normalise_image(raw, config)
     except ImageRejectedError as error:
         return {"reason": error.reason, "detail": error.detail, "original_format": format_of(raw)}, b""
-    return {"reason": None, "detail": None, **image.facts()}, image.data
+    facts = {**image.facts(), "thumbnail": image.thumbnail.hex()}  # events are JSON
+    return {"reason": None, "detail": None, **facts}, image.data
 
 
 def _write_all(write: Callable[[bytes], int], data: bytes) -> None:
