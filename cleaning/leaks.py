@@ -1,0 +1,71 @@
+"""Captions that stand in a test set, found again among millions whatever became of their punctuation and case.
+
+A caption is compared by the 64-bit BLAKE2b digest of its key. Ten million captions against 150,000 keys have one chance
+in twelve million of a single false hit: 1e7 * 1.5e5 / 2**64.
+"""
+
+import hashlib
+import re
+import unicodedata
+from collections.abc import Container, Iterable, Sequence
+
+from cleaning.scripts import count_words, fold_case
+
+_DIGEST_BYTES = 8
+_KEPT_ASCII = "0123456789abcdefghijklmnopqrstuvwxyz"
+_ASCII_TABLE = {code: None for code in range(128) if chr(code) not in _KEPT_ASCII}
+_VARIATION_SELECTORS = frozenset([*range(0xFE00, 0xFE10), *range(0xE0100, 0xE01F0)])
+_GREEK = re.compile("[\u0370-\u03ff\u1f00-\u1fff]")
+
+
+class _Kept(dict[int, int | None]):
+    """A table for `str.translate` that keeps letters, digits and marks, and looks each character up only once.
+
+    A regular expression cannot name combining marks, such as vowel signs, but by listing all 2,000, which is slow.
+    """
+
+    def __missing__(self, code: int) -> int | None:
+        char = chr(code)
+        is_mark = unicodedata.category(char).startswith("M") and code not in _VARIATION_SELECTORS
+        self[code] = code if is_mark or char.isalnum() else None
+        return self[code]
+
+
+_KEPT = _Kept()
+
+
+def caption_key(text: str) -> str:
+    """What is left of a caption for comparing: its letters, combining marks and digits, in one case and width.
+
+    Spaces, all punctuation, symbols, emoji and invisible characters are out, so that a copy may be punctuated, spaced
+    or decorated otherwise, in scripts with and without spaces. Accents stay ("pesca" is not "pescà"), except in Greek,
+    which leaves them out in capitals. "Ｃａｆé!" and "cafe\u0301" have one key. May be empty.
+    """
+    if text.isascii():
+        return text.lower().translate(_ASCII_TABLE)
+    letters = unicodedata.normalize("NFKC", text).translate(_KEPT)
+    letters = unicodedata.normalize("NFC", letters)  # marks meet their letters again where something stood between
+    folded = fold_case(letters) if _GREEK.search(letters) else letters.casefold()
+    return unicodedata.normalize("NFKC", folded)
+
+
+def caption_digest(text: str) -> int:
+    """The digest of a caption's key: an unsigned 64-bit number, the same on every machine."""
+    # A lone surrogate is no text, but it is no reason to stop either.
+    key = caption_key(text).encode("utf-8", "surrogatepass")
+    return int.from_bytes(hashlib.blake2b(key, digest_size=_DIGEST_BYTES).digest(), "big")
+
+
+def caption_digests(texts: Iterable[str], *, min_words: int) -> frozenset[int]:
+    """Digests of the captions of test sets that are long enough to tell: "a cat" is nobody's.
+
+    Args:
+        texts: captions, in any languages.
+        min_words: shorter ones, as `cleaning.scripts.count_words` counts, are left out.
+    """
+    return frozenset(caption_digest(text) for text in texts if count_words(text) >= min_words and caption_key(text))
+
+
+def leaking_captions(texts: Sequence[str], digests: Container[int]) -> list[bool]:
+    """For each text, whether a test set has it: `digests` are those of `caption_digests`."""
+    return [caption_digest(text) in digests for text in texts]

@@ -1,0 +1,81 @@
+"""Test sets in the JSON of COCO captions: MSCOCO's own, MSCOCO-IT's, and any other in that shape."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from data_catalog.errors import ConfigError
+from data_catalog.sources.admission import Origin, refuse
+from data_catalog.sources.files import load_json, upstream_files
+from data_catalog.sources.json_fields import describe, id_field, records_of, text_field
+from data_catalog.test_sets.identities import name_identities, url_identities
+from data_catalog.test_sets.images import TestSetRow, sightings
+
+_EXPECTED = "a COCO captions JSON ('images' with 'id' and 'file_name', 'annotations' with 'caption')"
+# `url` is what MSCOCO-IT and the first files of 2014 call `flickr_url`.
+_URL_FIELDS = ("coco_url", "flickr_url", "url")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CocoTestConfig:
+    """Which files hold the test set: all of their images are test images.
+
+    Args:
+        files: paths or globs of JSON files, plain or gzipped; one without `annotations` has images without captions.
+        images: folder, zip or tar, or a glob of them, that holds the images by `file_name`, if they are here.
+        num_images: how many images the set must have; 0 for any number.
+    """
+
+    files: tuple[str, ...]
+    images: str | None = None
+    num_images: int = 0
+
+    def __post_init__(self) -> None:
+        """Refuse a test set without files."""
+        if not self.files:
+            raise ConfigError("files must name at least one COCO captions JSON")
+
+
+def coco_rows(config: CocoTestConfig) -> Iterator[TestSetRow]:
+    """Yield what the files say of each image, then each caption."""
+    for path in upstream_files(config):
+        document = _load(path)
+        names: dict[str, tuple[str, frozenset[str]]] = {}
+        for number, image in enumerate(records_of(document["images"]) or [], start=1):
+            yield from _image_rows(Origin(str(path), number, repr(image)), image, names)
+        for number, annotation in enumerate(records_of(document.get("annotations")) or [], start=1):
+            yield from _caption_rows(Origin(str(path), number, repr(annotation)), annotation, names)
+
+
+def _load(path: Path) -> Mapping[str, object]:
+    document = load_json(path, expected=_EXPECTED)
+    if not isinstance(document, dict) or not records_of(document.get("images")):
+        raise ConfigError(f"{path} is {describe(document)} and lists no images: expected {_EXPECTED}")
+    annotations = document.get("annotations", [])
+    if records_of(annotations) is None or (annotations and not any("caption" in one for one in annotations)):
+        raise ConfigError(f"{path} has annotations without captions: expected {_EXPECTED}")
+    return document
+
+
+def _image_rows(
+    origin: Origin, image: Mapping[str, object], names: dict[str, tuple[str, frozenset[str]]]
+) -> Iterator[TestSetRow]:
+    image_id, name = id_field(image, "id"), text_field(image, "file_name")
+    if image_id is None or name is None:
+        yield refuse(origin, "image_missing", "an image without id or file_name")
+        return
+    urls = (text_field(image, field) for field in _URL_FIELDS)
+    identities = name_identities(name).union(*(url_identities(url) for url in urls if url))
+    names[image_id] = (name, identities)
+    yield from sightings(origin, name, identities, [])
+
+
+def _caption_rows(
+    origin: Origin, annotation: Mapping[str, object], names: Mapping[str, tuple[str, frozenset[str]]]
+) -> Iterator[TestSetRow]:
+    image_id = id_field(annotation, "image_id")
+    if image_id is None or image_id not in names:
+        yield refuse(origin, "image_missing", f"no image has the id {image_id}" if image_id else "no image_id")
+        return
+    name, identities = names[image_id]
+    yield from sightings(origin, name, identities, [annotation.get("caption")])

@@ -1,0 +1,146 @@
+"""Names by which an image is known wherever it is met: its number in COCO or on Flickr, its file on Wikimedia, its URL.
+
+Identities are texts of a scheme and a value:
+  coco:391895                       MSCOCO's image id, the same in all its years, splits and translations
+  flickr:1000268201                 the photo's number on Flickr
+  wikimedia:Duomo_di_Milano.jpg     a file of Wikimedia Commons; "wikimedia:wikipedia/en/Logo.png" of another project
+  openimages:000411001ff7dd4f       the image's id in Open Images
+  url:example.org/a.jpg             a URL in `canonical_url`'s spelling, without its scheme
+"""
+
+import re
+
+from data_catalog.sources.urls import canonical_url
+from data_catalog.test_sets.wikimedia_files import wikimedia_files
+
+_COCO_KINDS = frozenset({"mscoco", "mscoco_it"})
+_FLICKR_KINDS = frozenset({"flickr8k", "flickr30k"})
+
+# No image of MSCOCO has a number of more than six digits: other twelve digits are somebody else's.
+_COCO_FILE = re.compile(r"(?:.*/)?(COCO_(?:train|val|test)20\d\d_)?000000(\d{6})\.(?:jpe?g|png|webp)")
+_COCO_FOLDER = re.compile(r"mscoco\.org|cocodataset\.org|/(?:train|val|test)20(?:14|15|17)/")
+
+# Flickr8k's names: number and secret of the photo, and perhaps the letter of a size.
+_FLICKR_FILE = re.compile(
+    r"(?:.*/)?0*(\d{1,11})_[0-9a-f]{10}(?:_[a-z0-9]{1,2})?\.(?:jpe?g|png|gif|webp)", re.IGNORECASE
+)
+_FLICKR_STEM = re.compile(r"(?:.*/)?0*(\d{1,11})(?:_[0-9a-f]+)?(?:_[a-z0-9]{1,2})?(?:\.\w+)?", re.IGNORECASE)
+_FLICKR_URL = re.compile(
+    r"(?:https?://)?(?:"
+    r"[\w.-]*static\.?flickr\.com/(?:\d+/)*0*(\d{1,11})_[0-9a-z]+(?:_[a-z0-9]+)?\.\w+"
+    r"|(?:www\.|m\.|secure\.)?flickr\.com/(?:photos/[^/?#]+/|photo\.gne\?(?:[^#]*&)?id=)0*(\d{1,11})(?!\d)"
+    r")",
+    re.IGNORECASE,
+)
+
+_OPEN_IMAGES_FILE = re.compile(r"(?:.*/)?([0-9a-f]{16})(?:_[a-z])?\.(?:jpe?g|png)", re.IGNORECASE)
+_OPEN_IMAGES_PLACE = re.compile(r"open-?images", re.IGNORECASE)
+
+# What `canonical_url` would return as it is, which is what most URLs are and saves most of the time; what follows the
+# scheme is the group. These escapes stay: of non-ASCII, and of space, quote and "#%/?".
+_STAYING_ESCAPE = "%(?:[89A-F][0-9A-F]|2[0235F]|3F)"
+_PATH = "[A-Za-z0-9._~!$&'()*,;=:@/+-]*+"
+_QUERY = "[A-Za-z0-9._~!$&'()*,;=:@/?+-]"
+_CANONICAL = re.compile(
+    rf"https?://([a-z0-9][a-z0-9.-]*+/{_PATH}(?:{_STAYING_ESCAPE}{_PATH})*+(?:\?(?:{_QUERY}|{_STAYING_ESCAPE})++)?)"
+)
+_SCHEME = re.compile(r"https?://", re.IGNORECASE)
+_WRITTEN = re.compile(r"coco:\d{1,12}|flickr:\d{1,11}|openimages:[0-9a-f]{16}|wikimedia:\S+|url:\S+")
+
+
+def canonical_identities(
+    *, source_kind: str, sample_id: str, url: str | None, path: str | None, page_url: str | None
+) -> frozenset[str]:
+    """All identities that the image of a row bears; made for millions of rows.
+
+    Args:
+        source_kind: a key of `SOURCE_KINDS`, since some name their samples after the image.
+        sample_id: "mscoco:391895": whatever stands before the first colon is not looked at.
+        url: where the image is, or None.
+        path: the image's name inside a folder or an archive, or None.
+        page_url: a page about the image, or that uses it, or None; it is no identity by itself.
+    """
+    found: set[str] = set()
+    if source_kind in _COCO_KINDS:
+        key = sample_id.partition(":")[2]
+        if key.isascii() and key.isdigit():
+            found.add(f"coco:{int(key)}")
+    elif source_kind in _FLICKR_KINDS:
+        found.update(photo_identities(sample_id.partition(":")[2]))
+    if path:
+        found |= name_identities(path)
+    if url:
+        _add_url(found, url)
+    if page_url:
+        _add_page(found, page_url)
+    return frozenset(found)
+
+
+def photo_identities(name: str) -> frozenset[str]:
+    """Identity of a file name or id of Flickr8k and Flickr30k, which are numbers of photos on Flickr."""
+    photo = _FLICKR_STEM.fullmatch(name.strip())
+    return frozenset({f"flickr:{photo[1]}"}) if photo else frozenset()
+
+
+def name_identities(name: str) -> frozenset[str]:
+    """Identities of an image by its file name, whatever folders stand before it."""
+    if photo := _COCO_FILE.fullmatch(name):
+        return frozenset({f"coco:{int(photo[2])}"})
+    if photo := _FLICKR_FILE.fullmatch(name):
+        return frozenset({f"flickr:{photo[1]}"})
+    if photo := _OPEN_IMAGES_FILE.fullmatch(name):
+        return frozenset({f"openimages:{photo[1].lower()}"})
+    return frozenset()
+
+
+def url_identities(url: str) -> frozenset[str]:
+    """Identities of an image by its URL: that of the URL itself, always, and what it tells of the image."""
+    found: set[str] = set()
+    _add_url(found, url)
+    return frozenset(found)
+
+
+def written_identities(text: str) -> frozenset[str] | None:
+    """Identities that somebody wrote down, parted by white space, in one spelling; None if one is of no known form."""
+    found = set()
+    for written in text.split():
+        if not _WRITTEN.fullmatch(written):
+            return None
+        found.add(_respelled(written))
+    return frozenset(found)
+
+
+def _respelled(written: str) -> str:
+    scheme, _, value = written.partition(":")
+    if scheme == "url":
+        return f"url:{_without_scheme(value if _SCHEME.match(value) else f'http://{value}')}"
+    if scheme == "wikimedia":
+        return written
+    return f"{scheme}:{int(value)}" if scheme != "openimages" else written
+
+
+def _without_scheme(url: str) -> str:
+    """The canonical spelling of a URL, http and https alike."""
+    if plain := _CANONICAL.fullmatch(url):
+        return plain[1]
+    return _SCHEME.sub("", canonical_url(url), count=1)
+
+
+def _add_url(found: set[str], url: str) -> None:
+    url = _without_scheme(url.strip())
+    found.add(f"url:{url}")
+    _add_page(found, url)
+    if "000000" in url and (photo := _COCO_FILE.fullmatch(place := url.partition("?")[0])):
+        # Twelve digits are no name by themselves: on the web they need a place of MSCOCO's.
+        if photo[1] or _COCO_FOLDER.search(place):
+            found.add(f"coco:{int(photo[2])}")
+    elif _OPEN_IMAGES_PLACE.search(url) and (photo := _OPEN_IMAGES_FILE.fullmatch(url.partition("?")[0])):
+        found.add(f"openimages:{photo[1].lower()}")
+
+
+def _add_page(found: set[str], url: str) -> None:
+    """What an address on Flickr's or Wikimedia's servers tells of an image."""
+    if "flickr" in url and (photo := _FLICKR_URL.match(url)):
+        found.add(f"flickr:{photo[1] or photo[2]}")
+    if "wiki" in url:
+        found.update(f"wikimedia:{name}" for name in wikimedia_files(url))

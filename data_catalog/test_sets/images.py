@@ -1,0 +1,99 @@
+"""Images of test sets, put together from what the rows of their files say of them."""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+from data_catalog.sources.admission import Origin, refuse
+from data_catalog.sources.files import text_trouble
+from data_catalog.sources.rows import MalformedRow
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TestImage:
+    """One image of a test set.
+
+    Args:
+        name: its file name, or its URL where it has none: by this its pixels are found in the set's `images`.
+        identities: all that it is known by, as `identities.canonical_identities` spells them; may be empty.
+        captions: each once, as the files have them, in their order; in whatever languages the files are.
+    """
+
+    name: str
+    identities: frozenset[str]
+    captions: tuple[str, ...]
+
+
+class Sighting(NamedTuple):
+    """What one row says of one image; all rows of a `key` are one image, the first of them names it."""
+
+    key: str
+    name: str
+    identities: frozenset[str]
+    caption: str | None = None
+
+
+TestSetRow = Sighting | MalformedRow
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GatheredImages:
+    """The images of a test set in the order of their files, and the rows that could not be read."""
+
+    images: tuple[TestImage, ...]
+    malformed: tuple[MalformedRow, ...]
+
+
+@dataclass(slots=True)
+class _Growing:
+    name: str
+    identities: set[str] = field(default_factory=set)
+    captions: dict[str, None] = field(default_factory=dict)
+
+
+def sightings(
+    origin: Origin, name: str, identities: Iterable[str], captions: Iterable[object], *, key: str | None = None
+) -> Iterator[TestSetRow]:
+    """What one record is worth: its image, whose pixels and identities count even where a caption is broken.
+
+    Args:
+        origin: where the record stands.
+        name: of the image; a record without one, or with one that no file can have, is malformed as a whole.
+        identities: of the image.
+        captions: of the record, any number; one that is no text, blank or not storable is a malformed row of its own.
+        key: what makes two records one image; by default the name.
+    """
+    if trouble := text_trouble(name):
+        yield refuse(origin, *trouble)
+        return
+    if not name.strip():
+        yield refuse(origin, "image_missing", "no image is named")
+        return
+    known = frozenset(identities)
+    yield Sighting(key or name, name, known)
+    for caption in captions:
+        if not isinstance(caption, str) or not caption.strip():
+            yield refuse(origin, "caption_missing", f"no caption: {caption!r}")
+        elif trouble := text_trouble(caption):
+            yield refuse(origin, *trouble)
+        else:
+            yield Sighting(key or name, name, known, caption)
+
+
+def gather(rows: Iterable[TestSetRow]) -> GatheredImages:
+    """Put the rows of each image together."""
+    growing: dict[str, _Growing] = {}
+    malformed: list[MalformedRow] = []
+    for row in rows:
+        if isinstance(row, MalformedRow):
+            malformed.append(row)
+            continue
+        image = growing.setdefault(row.key, _Growing(row.name))
+        image.identities.update(row.identities)
+        if row.caption is not None:
+            image.captions.setdefault(row.caption)
+    images = tuple(
+        TestImage(name=image.name, identities=frozenset(image.identities), captions=tuple(image.captions))
+        for image in growing.values()
+    )
+    return GatheredImages(images=images, malformed=tuple(malformed))

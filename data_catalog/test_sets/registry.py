@@ -1,0 +1,145 @@
+"""The kinds of test sets by name: what the `kind` of a recipe's test set may be."""
+
+import logging
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from data_catalog.errors import ConfigError
+from data_catalog.sources import files
+from data_catalog.sources.image_files import check_images
+from data_catalog.test_sets import coco, crossmodal, flickr, karpathy, own, xtd10
+from data_catalog.test_sets.images import GatheredImages, TestImage, TestSetRow, gather
+
+logger = logging.getLogger(__name__)
+
+_LOGGED_ROWS = 20
+_COCO_LICENCE = "captions CC BY 4.0 (COCO Consortium); each image under its own licence on Flickr"
+_FLICKR_LICENCE = "research and education only; images belong to their owners on Flickr"
+
+
+def _images_setting(config: Any) -> str | None:
+    images: str | None = config.images
+    return images
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TestSetKind:
+    """How to read one family of test sets.
+
+    Args:
+        kind: its name.
+        config_type: the frozen dataclass of its settings; all functions take an instance of it.
+        rows: yields what each row says of an image; raises ConfigError where a file as a whole is damaged.
+        licence: what upstream says of the set.
+        images: folder, zip or tar of the test images, or a glob of them, or None where they are not here.
+        upstream_files: the files that rows are read from, sorted, without images.
+    """
+
+    kind: str
+    config_type: type
+    rows: Callable[[Any], Iterator[TestSetRow]]
+    licence: str
+    images: Callable[[Any], str | None] = _images_setting
+    upstream_files: Callable[[Any], list[Path]] = files.upstream_files
+
+    def check(self, config: Any) -> None:
+        """Read the set and let go of it: what passes here can be read.
+
+        Raises:
+            ConfigError: files are missing, empty, damaged, of another kind or not as many images as the settings say,
+                or `images` cannot be opened.
+        """
+        location = self.images(config)
+        if location is not None:
+            check_images(location)
+        self.load(config)
+
+    def load(self, config: Any) -> GatheredImages:
+        """All images of the set, and the rows that could not be read.
+
+        Raises:
+            ConfigError: as `check` does; a set is all of it or nothing.
+        """
+        gathered = gather(self.rows(config))
+        names = ", ".join(config.files)
+        if not gathered.images:
+            first = f" ({_described(gathered, 0)})" if gathered.malformed else ""
+            raise ConfigError(f"the {self.kind} test set has no image in {names}{first}: name its files")
+        if config.num_images and len(gathered.images) != config.num_images:
+            counts = (
+                f"{len(gathered.images)} images, not {config.num_images}, with {len(gathered.malformed)} broken rows"
+            )
+            raise ConfigError(f"the {self.kind} test set has {counts}, in {names}: get whole files, or set num_images")
+        return gathered
+
+    def read(self, config: Any) -> Iterator[TestImage]:
+        """Yield the images in the order of the files, after a warning for each row that could not be read.
+
+        Raises:
+            ConfigError: as `load` does, before the first image.
+        """
+        gathered = self.load(config)
+        for place in range(min(len(gathered.malformed), _LOGGED_ROWS)):
+            logger.warning("%s test set: %s", self.kind, _described(gathered, place))
+        if gathered.malformed:
+            logger.warning(
+                "%s test set: %d rows could not be read, %d images could",
+                self.kind,
+                len(gathered.malformed),
+                len(gathered.images),
+            )
+        yield from gathered.images
+
+
+def _described(gathered: GatheredImages, place: int) -> str:
+    row = gathered.malformed[place]
+    return f"{row.upstream_file}, line or record {row.upstream_line}: {row.reason}, {row.detail}"
+
+
+_KINDS = (
+    TestSetKind(
+        kind="mscoco_it",
+        config_type=coco.CocoTestConfig,
+        rows=coco.coco_rows,
+        licence=f"MSCOCO-IT: research only; after MSCOCO, {_COCO_LICENCE}",
+    ),
+    TestSetKind(kind="coco", config_type=coco.CocoTestConfig, rows=coco.coco_rows, licence=_COCO_LICENCE),
+    TestSetKind(
+        kind="xtd10",
+        config_type=xtd10.Xtd10Config,
+        rows=xtd10.xtd10_rows,
+        licence="Adobe research licence, non-commercial: read LICENSE.md there; images as MSCOCO's",
+    ),
+    TestSetKind(
+        kind="karpathy",
+        config_type=karpathy.KarpathyTestConfig,
+        rows=karpathy.karpathy_rows,
+        licence="none stated for the splits; captions and images as MSCOCO's, Flickr8k's and Flickr30k's",
+    ),
+    TestSetKind(kind="flickr8k", config_type=flickr.FlickrTestConfig, rows=flickr.flickr_rows, licence=_FLICKR_LICENCE),
+    TestSetKind(
+        kind="flickr30k", config_type=flickr.FlickrTestConfig, rows=flickr.flickr_rows, licence=_FLICKR_LICENCE
+    ),
+    TestSetKind(
+        kind="crossmodal3600",
+        config_type=crossmodal.CrossmodalConfig,
+        rows=crossmodal.crossmodal_rows,
+        licence="captions CC BY 4.0 (Google); images CC BY 2.0, as their owners on Flickr say",
+    ),
+    TestSetKind(
+        kind="pairs",
+        config_type=own.PairsTestConfig,
+        rows=own.pairs_rows,
+        licence="not stated: the files are the user's own",
+    ),
+    TestSetKind(
+        kind="list",
+        config_type=own.ListTestConfig,
+        rows=own.list_rows,
+        licence="not stated: the files are the user's own",
+    ),
+)
+
+TEST_SET_KINDS: dict[str, TestSetKind] = {kind.kind: kind for kind in _KINDS}

@@ -1,0 +1,70 @@
+"""Which file on Wikimedia's servers a URL means: an original, a thumbnail, an older version, or the file's page.
+
+Wikimedia Commons and each of the other projects have files of their own; the same name in two of them is two files.
+"""
+
+import re
+import unicodedata
+from urllib.parse import unquote
+
+_COMMONS = "wikipedia/commons"
+# /wikipedia/<project>[/thumb][/archive]/<h>/<hh>/<name>[/<width>px-<name>]
+_UPLOADED = re.compile(
+    r"(?:https?://)?upload\.wikimedia\.org/(\w+/[\w-]+)/(?:thumb/)?(?:archive/)?[0-9a-f]/[0-9a-f]{2}/([^/?#]+)",
+    re.IGNORECASE,
+)
+_PAGE = re.compile(
+    r"(?:https?://)?([a-z-]+)\.(?:m\.)?"
+    r"(wikimedia|wikipedia|wiktionary|wikisource|wikibooks|wikinews|wikiquote|wikiversity|wikivoyage)\.org"
+    r"/(?:wiki/|w/index\.php\?(?:[^#]*&)?title=)([^?#&]+)",
+    re.IGNORECASE,
+)
+_FILE_TITLE = re.compile(
+    r"(?:special:(?:filepath|redirect/file)/(?:(?:file|image):)?|(?:file|image):)([^/]+)", re.IGNORECASE
+)
+_OLD_VERSION = re.compile(r"\d{14}!")
+_SPACING = re.compile("[ _\u00a0\u1680\u180e\u2000-\u200a\u2028\u2029\u202f\u205f\u3000]+")
+_BIDI_MARKS = re.compile("[\u200e\u200f\u202a-\u202e]")
+
+
+def wikimedia_files(url: str) -> list[str]:
+    """Names of the files that a URL, with or without its scheme, may mean, those of other projects than Commons after the project.
+
+    An upload URL means one. The page of a file on a project other than Commons may show a file of either, which the URL
+    does not tell: both are named. Names that are not UTF-8 mean none.
+    """
+    if found := _UPLOADED.match(url):
+        title = _decoded(found[2])
+        name = _file_name(_OLD_VERSION.sub("", title, count=1)) if title else ""
+        return [_qualified(found[1].lower(), name)] if name else []
+    if found := _PAGE.match(url):
+        title = _decoded(found[3])
+        file = _FILE_TITLE.fullmatch(title) if title else None
+        return _shown_files(found[1].lower(), found[2].lower(), _file_name(file[1])) if file else []
+    return []
+
+
+def _shown_files(host: str, family: str, name: str) -> list[str]:
+    if not name:
+        return []
+    return [name] if family == "wikimedia" else [name, _qualified(f"{family}/{host}", name)]
+
+
+def _qualified(project: str, name: str) -> str:
+    return name if project == _COMMONS else f"{project}/{name}"
+
+
+def _decoded(escaped: str) -> str | None:
+    try:
+        return unquote(escaped, errors="strict")
+    except UnicodeDecodeError:
+        return None
+
+
+def _file_name(title: str) -> str:
+    """A title as MediaWiki has it: NFC, underscores for spaces, the first letter a capital; may be empty."""
+    if not title.isascii():
+        title = unicodedata.normalize("NFC", _BIDI_MARKS.sub("", title))
+    name = _SPACING.sub("_", title).strip("_")
+    first = name[:1].upper()
+    return first + name[1:] if len(first) == 1 else name  # "ß" has no single capital and stays
