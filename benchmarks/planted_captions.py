@@ -1,0 +1,209 @@
+"""Captions with near-duplicates of known truth: real captions recombined, some of them varied as people vary them."""
+
+import gzip
+import itertools
+import json
+import random
+import re
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
+WORDS_OF_A_PIECE = (2, 6)
+VOWELS = "aeiouyàèéìòùäöü"
+
+
+@dataclass(frozen=True, slots=True)
+class Planted:
+    """A caption, and which one it is a variation of.
+
+    Args:
+        caption: the text.
+        base: number of the distinct caption that it is, or varies; rows of equal numbers are the truth's clusters.
+        kind: name of the variation; None for the distinct caption itself.
+    """
+
+    caption: str
+    base: int
+    kind: str | None
+
+
+def real_captions(language: str) -> list[str]:
+    """Real captions of a language, "en", "de" or "it", in the order of the files; empty where the data is absent."""
+    if not DATA.is_dir():
+        return []
+    if language == "it":
+        files = sorted((DATA / "mscoco_it").glob("*.json.gz"))
+        found = [row["caption"] for file in files for row in json.loads(text_of(file))["annotations"]]
+    else:
+        files = sorted((DATA / "multi30k").glob(f"*.{language}.gz"))
+        found = [line for file in files for line in text_of(file).splitlines()]
+    if language == "en":
+        for pattern, column in (("cc3m/*.tsv", 0), ("flickr8k/*.txt", 1)):
+            found += [line.split("\t")[column] for file in DATA.glob(pattern) for line in text_of(file).splitlines()]
+    return [" ".join(caption.split()) for caption in found]
+
+
+def text_of(path: Path) -> str:
+    """Text of a file, gzipped or not."""
+    raw = path.read_bytes()
+    return (gzip.decompress(raw) if path.suffix == ".gz" else raw).decode("utf-8")
+
+
+class Recombined:
+    """Distinct captions without end, by number: beginning, middle and end of three real captions.
+
+    Any two of them have one of the three pieces in common at most, and no two pieces have the same words of content, so
+    that no two are near-duplicates which the truth does not know.
+    """
+
+    def __init__(self, captions: Sequence[str], function_words: Collection[str]) -> None:
+        thirds = [pieces_of(caption) for caption in captions]
+        self._pieces = [distinct_pieces((pieces[at] for pieces in thirds), function_words) for at in range(3)]
+        for at, pieces in enumerate(self._pieces):
+            random.Random(at).shuffle(pieces)
+        self._size = min(map(len, self._pieces))
+        self.count = self._size**2
+
+    def caption(self, number: int) -> str:
+        """The caption of a number below `count`; other numbers, other captions."""
+        turn, place = divmod(number, self._size)
+        first, second, third = self._pieces
+        size = self._size
+        return f"{first[place]} {second[(place + turn) % size]} {third[(place + 2 * turn + turn // size) % size]}"
+
+
+def pieces_of(caption: str) -> list[str]:
+    """A caption's words in three pieces of about equal length."""
+    words = caption.rstrip(" .").split()
+    cuts = [len(words) * part // 3 for part in range(4)]
+    return [" ".join(words[start:stop]) for start, stop in itertools.pairwise(cuts)]
+
+
+def distinct_pieces(pieces: Iterable[str], function_words: Collection[str]) -> list[str]:
+    """Pieces of fitting length, one of each set of words of content, endings aside."""
+    low, high = WORDS_OF_A_PIECE
+    found: dict[tuple[str, ...], str] = {}
+    for piece in pieces:
+        content = {word[:4] for word in words_of(piece) if word not in function_words}
+        if low <= len(piece.split()) <= high and content:
+            found.setdefault(tuple(sorted(content)), piece)
+    return list(found.values())
+
+
+def typo(words: list[str], numbers: random.Random, _function_words: Sequence[str]) -> list[str] | None:
+    """A letter of a longer word is left out, doubled, exchanged with its neighbour, or another."""
+    long = [place for place, word in enumerate(words) if len(word) >= 5 and word.isalpha()]
+    if not long:
+        return None
+    place = numbers.choice(long)
+    word, at = words[place], numbers.randrange(1, len(words[place]) - 1)
+    swapped = word[:at] + word[at + 1] + word[at] + word[at + 2 :]
+    other = word[:at] + numbers.choice("etaoinsr") + word[at + 1 :]
+    wrong = numbers.choice([word[:at] + word[at + 1 :], word[:at] + word[at] + word[at:], swapped, other])
+    return [*words[:place], wrong, *words[place + 1 :]]
+
+
+def function_word_changed(words: list[str], numbers: random.Random, function_words: Sequence[str]) -> list[str] | None:
+    """One function word for another."""
+    places = [place for place, word in enumerate(words) if word.lower() in function_words]
+    if not places:
+        return None
+    place = numbers.choice(places)
+    return [*words[:place], numbers.choice(function_words), *words[place + 1 :]]
+
+
+def function_word_added(words: list[str], numbers: random.Random, function_words: Sequence[str]) -> list[str] | None:
+    """A function word more."""
+    place = numbers.randrange(1, len(words))
+    return [*words[:place], numbers.choice(function_words), *words[place:]]
+
+
+def function_word_dropped(words: list[str], numbers: random.Random, function_words: Sequence[str]) -> list[str] | None:
+    """A function word less."""
+    places = [place for place, word in enumerate(words) if word.lower() in function_words]
+    if not places:
+        return None
+    place = numbers.choice(places)
+    return [*words[:place], *words[place + 1 :]]
+
+
+def punctuation_and_case(words: list[str], numbers: random.Random, _function_words: Sequence[str]) -> list[str] | None:
+    """A comma in the middle, another end, another case."""
+    place = numbers.randrange(1, len(words))
+    comma = " ".join([*words[:place], ",", *words[place:]]).replace(" ,", ",")
+    return [numbers.choice([str.upper, str.title, str.lower])(comma) + numbers.choice([".", "!", " .", "..."])]
+
+
+def singular_or_plural(words: list[str], numbers: random.Random, _function_words: Sequence[str]) -> list[str] | None:
+    """A word gets an ending or loses it."""
+    places = [place for place, word in enumerate(words) if len(word) >= 4 and word.isalpha()]
+    if not places:
+        return None
+    place = numbers.choice(places)
+    word = words[place]
+    changed = (
+        word[:-1] if word.endswith("s") else word[:-1] + numbers.choice("aeio") if word[-1] in VOWELS else word + "s"
+    )
+    return [*words[:place], changed, *words[place + 1 :]]
+
+
+def words_swapped(words: list[str], numbers: random.Random, _function_words: Sequence[str]) -> list[str] | None:
+    """Two neighbours change places."""
+    place = numbers.randrange(len(words) - 1)
+    return [*words[:place], words[place + 1], words[place], *words[place + 2 :]]
+
+
+def word_doubled(words: list[str], numbers: random.Random, _function_words: Sequence[str]) -> list[str] | None:
+    """A word stands there twice."""
+    place = numbers.randrange(len(words))
+    return [*words[: place + 1], *words[place:]]
+
+
+VARIATIONS: dict[str, Callable[[list[str], random.Random, Sequence[str]], list[str] | None]] = {
+    "typo": typo,
+    "function word changed": function_word_changed,
+    "function word added": function_word_added,
+    "function word dropped": function_word_dropped,
+    "punctuation and case": punctuation_and_case,
+    "singular or plural": singular_or_plural,
+    "words swapped": words_swapped,
+    "word doubled": word_doubled,
+}
+
+
+def varied(caption: str, kind: str, numbers: random.Random, function_words: Sequence[str]) -> str | None:
+    """A caption with one variation; None where it leaves nothing else than the caption."""
+    words = VARIATIONS[kind](caption.split(), numbers, function_words)
+    changed = None if words is None else " ".join(words)
+    return None if changed == caption else changed
+
+
+def planted(
+    captions: Sequence[str], count: int, function_words: Sequence[str], *, share: float = 0.1, seed: int = 1
+) -> Iterator[Planted]:
+    """`count` rows, of which about `share` vary one of the distinct captions before them, one kind after the other.
+
+    Raises:
+        ValueError: fewer distinct captions can be made than are asked for.
+    """
+    source, numbers, kinds = Recombined(captions, function_words), random.Random(seed), list(VARIATIONS)
+    if count > source.count:
+        raise ValueError(f"{source.count} distinct captions can be made, not {count}")
+    num_bases = num_varied = 0
+    for _ in range(count):
+        if num_bases and numbers.random() < share:
+            base, kind = numbers.randrange(num_bases), kinds[num_varied % len(kinds)]
+            changed = varied(source.caption(base), kind, numbers, function_words)
+            num_varied += 1
+            if changed is not None:
+                yield Planted(changed, base, kind)
+                continue
+        yield Planted(source.caption(num_bases), num_bases, None)
+        num_bases += 1
+
+
+def words_of(caption: str) -> list[str]:
+    """Runs of letters and digits, lower case."""
+    return re.findall(r"\w+", caption.lower())

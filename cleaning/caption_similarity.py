@@ -1,0 +1,88 @@
+"""How alike two captions are, by their letters and by their words: what verifies candidates for near-duplicates."""
+
+from collections import Counter
+from collections.abc import Callable, Collection, Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+from cleaning.scripts import split_tokens
+
+# Words of four letters or more that one slip of the keyboard parts are the same word; so are a word and its plural.
+MIN_LETTERS_OF_A_SLIP = 4
+MIN_LETTERS_OF_A_STEM, MAX_LETTERS_OF_AN_ENDING = 3, 2
+
+
+class Likeness:
+    """When two captions are near-duplicates; see `near_captions.cluster_captions` for what the arguments mean.
+
+    All captions are given as `duplicates.exact_key`s.
+    """
+
+    def __init__(self, similarity: float, function_words: Collection[str] | None) -> None:
+        self._cutoff = 100 * similarity
+        self._function_words = None if function_words is None else frozenset(function_words)
+
+    def alike(self, left: str, right: str) -> bool:
+        """Whether two captions are near-duplicates."""
+        from rapidfuzz import fuzz
+
+        score = fuzz.ratio(left, right)
+        if score < self._cutoff:
+            score = fuzz.token_sort_ratio(left, right)
+        return score >= self._cutoff and not self._says_another_thing(left, right)
+
+    def alike_pairs(self, left: Sequence[str], right: Sequence[str], *, threads: int = 1) -> npt.NDArray[np.bool_]:
+        """`alike` of each pair; shape (pairs,)."""
+        near = self._near(left, right, moved=False, threads=threads)
+        far = np.flatnonzero(~near)
+        texts = [left[at] for at in far.tolist()], [right[at] for at in far.tolist()]
+        near[far] = self._near(*texts, moved=True, threads=threads)
+        for at in np.flatnonzero(near).tolist():
+            near[at] = not self._says_another_thing(left[at], right[at])
+        return near
+
+    def _near(self, left: Sequence[str], right: Sequence[str], *, moved: bool, threads: int) -> npt.NDArray[np.bool_]:
+        """Whether the letters of each pair are similar enough, with the words moved into alphabetical order or not."""
+        from rapidfuzz import fuzz, process
+
+        scorer = fuzz.token_sort_ratio if moved else fuzz.ratio
+        scores = process.cpdist(
+            left, right, scorer=scorer, score_cutoff=self._cutoff, dtype=np.float64, workers=threads
+        )
+        near: npt.NDArray[np.bool_] = scores >= self._cutoff
+        return near
+
+    def _says_another_thing(self, left: str, right: str) -> bool:
+        left_words, right_words = Counter(split_tokens(left)), Counter(split_tokens(right))
+        if _numbers(left_words) != _numbers(right_words):
+            return True
+        return self._words_exchanged(left_words - right_words, right_words - left_words)
+
+    def _words_exchanged(self, gone: Counter[str], come: Counter[str]) -> bool:
+        """Whether a word of content stands where the other caption has an unlike one."""
+        if self._function_words is None:
+            return False
+        left = [word for word in gone.elements() if word not in self._function_words]
+        right = [word for word in come.elements() if word not in self._function_words]
+        for word in tuple(left):
+            like = next((other for other in right if _same_word(word, other)), None)
+            if like is not None:
+                left.remove(word)
+                right.remove(like)
+        return bool(left and right)
+
+
+def _numbers(words: Collection[str]) -> set[str]:
+    return {word for word in words if any(map(str.isdigit, word))}
+
+
+def _same_word(left: str, right: str) -> bool:
+    """Whether two words are spellings or numbers of one: "horse", "hrose" and "horses", "gatto" and "gatti"."""
+    from rapidfuzz.distance import OSA
+
+    short, long = sorted((left, right), key=len)
+    if len(short) >= MIN_LETTERS_OF_A_SLIP and OSA.distance(short, long, score_cutoff=1) <= 1:
+        return True
+    ending = len(long) - len(short)
+    return len(short) >= MIN_LETTERS_OF_A_STEM and ending <= MAX_LETTERS_OF_AN_ENDING and long.startswith(short)
