@@ -1,6 +1,7 @@
 """Check: a caption that is little but names ("Anna Maria Mozzoni") says nothing of what is seen.
 
-The paper drops captions of which at least 80 % of the tokens are tagged PROPN. Here is a rule of thumb instead:
+The paper drops captions of which at least 80 % of the tokens are tagged PROPN: so does `tagged_proper_nouns`, with any
+`Tagger` (`cleaning.taggers` finds one). Without a tagger, `proper_noun_share` is a rule of thumb:
 
 - Words of content are those of letters only that are no function words of the language; numbers do not count.
 - A word of content with a capital is a proper noun. At the start of a sentence the capital says so only if the next
@@ -13,10 +14,23 @@ capital, needs a tagger.
 """
 
 import re
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from typing import Protocol
 
 from data_catalog.errors import ConfigError
 from data_catalog.stages import Check, Drop
+
+
+class Tagger(Protocol):
+    """Says of texts in one language how much of them is proper nouns; the same of a text whatever its neighbours."""
+
+    @property
+    def name(self) -> str:
+        """Engine, model and its version, such as "spacy:fr_core_news_sm 3.8.0": what decides the verdicts."""
+
+    def share(self, texts: Sequence[str]) -> list[float | None]:
+        """`tagged_share` of each text, in the same order."""
+
 
 _WORD = re.compile(r"[^\W\d_]\w*|[.!?:;]+(?=\s)", re.UNICODE)
 
@@ -26,8 +40,7 @@ def proper_noun_share(*, function_words: Collection[str], max_share: float = 0.8
 
     Function words are lower-case, without apostrophe. Reason: mostly_proper_nouns, with detail "3 of 3 words".
     """
-    if not 0 < max_share <= 1:
-        raise ConfigError(f"max_proper_noun_share must be above 0 and at most 1, got {max_share}")
+    _require_share(max_share)
     known = frozenset(function_words)
 
     def judge(text: str) -> Drop | None:
@@ -45,6 +58,40 @@ def proper_noun_share(*, function_words: Collection[str], max_share: float = 0.8
         return [judge(text) for text in texts]
 
     return check
+
+
+def tagged_proper_nouns(tagger: Tagger, *, max_share: float = 0.8) -> Check:
+    """Drop captions whose tokens are proper nouns to at least `max_share` (0 to 1), as the tagger has it.
+
+    Reason: mostly_proper_nouns, with detail "100 % of the tokens".
+    """
+    _require_share(max_share)
+
+    def verdict(share: float | None) -> Drop | None:
+        if share is None or share < max_share:
+            return None
+        return Drop("mostly_proper_nouns", f"{100 * share:.0f} % of the tokens")
+
+    def check(texts: Sequence[str]) -> list[Drop | None]:
+        return [verdict(share) for share in tagger.share(texts)]
+
+    return check
+
+
+def tagged_share(tokens: Iterable[tuple[str, bool]]) -> float | None:
+    """Proper nouns by tokens, from tokens and whether each is tagged PROPN; None where no token counts.
+
+    As in the paper every token counts, function words and numbers too: "Kim Rhodes nel 2010" has a share of a half.
+    But a token must hold a letter or a digit: taggers differ in what they make of punctuation, signs and emoji, and a
+    full stop should not save a name.
+    """
+    verdicts = [tagged for token, tagged in tokens if any(map(str.isalnum, token))]
+    return sum(verdicts) / len(verdicts) if verdicts else None
+
+
+def _require_share(max_share: float) -> None:
+    if not 0 < max_share <= 1:
+        raise ConfigError(f"max_proper_noun_share must be above 0 and at most 1, got {max_share}")
 
 
 def _sentences(text: str) -> Iterator[list[str]]:

@@ -1,6 +1,9 @@
+from collections.abc import Sequence
+from dataclasses import dataclass
+
 import pytest
 
-from cleaning.proper_nouns import proper_noun_share
+from cleaning.proper_nouns import proper_noun_share, tagged_proper_nouns, tagged_share
 from data_catalog.errors import ConfigError
 from flows.language_packs import load_language_packs
 
@@ -47,6 +50,11 @@ PACKS = load_language_packs()
         ("it", "A", None),
         ("it", "", None),
         ("it", "Parola " + "parola " * 1400, None),
+        ("it", "Parola" * 1700, None),
+        ("it", "Roma " * 2000, "2000 of 2000 words"),
+        ("it", "Marie\u0301 Curi\u0307e", "2 of 2 words"),
+        ("it", "👩🏽\u200d🚀 Samantha Cristoforetti 🚀", "2 of 2 words"),
+        ("it", "\u200fDora Riparia\u200f", "2 of 2 words"),
     ],
 )
 def test_proper_nouns(lang: str, caption: str, detail: str | None) -> None:
@@ -59,3 +67,52 @@ def test_the_share_is_an_option() -> None:
     assert proper_noun_share(function_words=(), max_share=0.5)(["una Roma"])[0] is not None
     with pytest.raises(ConfigError, match="max_proper_noun_share"):
         proper_noun_share(function_words=(), max_share=0)
+
+
+@dataclass(frozen=True)
+class GivenShares:
+    """A tagger that has its shares from its maker."""
+
+    shares: dict[str, float | None]
+    name: str = "given"
+
+    def share(self, texts: Sequence[str]) -> list[float | None]:
+        return [self.shares[text] for text in texts]
+
+
+def test_a_tagger_s_shares_are_held_against_the_limit() -> None:
+    tagger = GivenShares({"all": 1.0, "four of five": 4 / 5, "seven of nine": 7 / 9, "no word": None, "none": 0.0})
+    verdicts = tagged_proper_nouns(tagger)(list(tagger.shares))
+    assert [verdict and verdict.detail for verdict in verdicts] == [
+        "100 % of the tokens",
+        "80 % of the tokens",
+        None,
+        None,
+        None,
+    ]
+    assert {verdict.reason for verdict in verdicts if verdict} == {"mostly_proper_nouns"}
+    assert all(tagged_proper_nouns(tagger, max_share=0.75)(["all", "seven of nine"]))
+    assert tagged_proper_nouns(tagger)([]) == []
+
+
+@pytest.mark.parametrize("max_share", [0.0, -1.0, 1.1, float("nan")])
+def test_a_share_that_drops_all_or_none_is_refused(max_share: float) -> None:
+    with pytest.raises(ConfigError, match="max_proper_noun_share"):
+        tagged_proper_nouns(GivenShares({}), max_share=max_share)
+
+
+@pytest.mark.parametrize(
+    ("tokens", "share"),
+    [
+        ([("Kim", True), ("Rhodes", True)], 1.0),
+        ([("Kim", True), ("Rhodes", True), ("nel", False), ("2010", False)], 0.5),  # words and numbers count
+        ([("«", True), ("Roma", True), ("»", False), (".", False), (" ", False)], 1.0),  # signs do not
+        ([("🙂", True), ("gatto", False)], 0.0),
+        ([("\u0301", True), ("!", False)], None),
+        ([("برج", False), ("إيفل", True)], 0.5),
+        ([("東京", True)], 1.0),
+        ([], None),
+    ],
+)
+def test_tokens_with_a_letter_or_digit_count(tokens: list[tuple[str, bool]], share: float | None) -> None:
+    assert tagged_share(tokens) == share
