@@ -1,0 +1,64 @@
+"""Texts that are a date and nothing else, in seven languages."""
+
+import re
+from typing import Final
+
+_MONTHS: Final = """
+january february march april may june july august september october november december
+jan feb mar apr jun jul aug sep sept oct nov dec
+gennaio febbraio marzo aprile maggio giugno luglio agosto settembre ottobre novembre dicembre
+gen mag giu lug ago sett ott dic
+janvier février fevrier mars avril mai juin juillet août aout septembre octobre novembre décembre decembre
+janv févr avr juil déc
+januar jänner februar märz april juni juli oktober dezember jän mär okt dez
+enero febrero abril mayo junio julio septiembre setiembre octubre noviembre diciembre ene abr
+janeiro fevereiro março maio junho julho setembro outubro novembro dezembro fev
+gener febrer març abril maig juny juliol agost setembre octubre novembre desembre
+"""
+_DAYS: Final = """
+monday tuesday wednesday thursday friday saturday sunday
+lunedì martedì mercoledì giovedì venerdì sabato domenica
+lundi mardi mercredi jeudi vendredi samedi dimanche
+montag dienstag mittwoch donnerstag freitag samstag sonntag
+lunes martes miércoles jueves viernes sábado domingo
+segunda terça quarta quinta sexta feira
+dilluns dimarts dimecres dijous divendres dissabte diumenge
+"""
+_SEASONS: Final = """
+spring summer autumn fall winter primavera estate autunno inverno printemps été automne hiver
+frühling frühjahr sommer herbst verano otoño invierno verão outono estiu tardor hivern
+"""
+_AROUND: Final = """
+the of in on at c ca circa around about early late mid year years century am pm utc cest cet
+il lo l del dell nel nell di anno anni alle ore secolo primi fine inizio
+le la du de en vers année années siècle à
+der den dem im um am uhr jahr jahre jahrhundert
+el los las año años siglo hacia a
+o do da em ano anos século cerca
+any anys segle cap
+st nd rd th er bc ad ac dc a v chr
+"""
+_NAMED: Final = frozenset((_MONTHS + _DAYS + _SEASONS).split())
+_FILLING: Final = frozenset(_AROUND.split())
+_WORD = re.compile(r"\d+|[^\W\d_]+")
+_YEAR = re.compile(r"1\d{3}|20\d{2}")
+_MAX_CHARS = 80
+
+
+def is_date(text: str) -> bool:
+    """Whether a text is wholly a date, a year or a season of a year: "12 maggio 1998", "in 1998", "Summer 2010".
+
+    It holds a number and a month, a weekday, a season or, from 1000 to 2099, a year: "the - set of 4" is none.
+    """
+    if len(text) > _MAX_CHARS or not any(map(str.isdigit, text)):
+        return False
+    has_number = has_name = False
+    for match in _WORD.finditer(text.casefold()):
+        word = match.group()
+        if word.isdigit():
+            has_number, has_name = True, has_name or _YEAR.fullmatch(word) is not None
+        elif word in _NAMED:
+            has_name = True
+        elif word not in _FILLING:
+            return False
+    return has_number and has_name
