@@ -1,103 +1,206 @@
-"""Check: a caption is in the language it should be in, by langdetect, made deterministic.
+"""Which language a caption is in, by engines chosen by name, and whether that is surely not the one it should be in.
 
-langdetect is right on 98-99 % of whole captions but only 70-90 % of those of 2-5 words, and is as sure of itself when
-wrong as when right. So a caption is dropped only if all of this holds: it has enough letters; langdetect gives the
-expected language less than `min_probability`; and one other language at least `min_other_probability`. A language that
-is easily mistaken for the expected one needs a quarter more letters. Everything else is kept: undecided is not wrong.
+A caption is dropped only if all of this holds: it has enough letters; the expected language has less than
+`min_probability`; and one other language at least `min_other_probability`. A language that is easily mistaken for the
+expected one needs a quarter more letters. Everything else is kept: undecided is not wrong. The defaults suit the
+cascade and follow from `benchmarks/language_identification.py`. langdetect, which is as sure of itself when wrong as
+when right, wants 0.1, 0.99 and 20 letters.
 """
 
 import functools
-import importlib.resources
-from collections.abc import Collection, Mapping, Sequence
-from types import MappingProxyType
-from typing import Any
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
 
+from cleaning.language_cascade import (
+    Candidates,
+    cascade_languages,
+    cascade_probabilities,
+    restricted_probabilities,
+)
+from cleaning.language_codes import COMMON_LANGUAGES, canonical_code, other_names
+from cleaning.language_fast import fast_languages
+from cleaning.language_langdetect import langdetect_languages, langdetect_probabilities
+from cleaning.language_lingua import lingua_languages, lingua_probabilities
 from cleaning.scripts import count_letters
 from data_catalog.errors import ConfigError
 from data_catalog.stages import Check, Drop
 
-_SEED = 0
 _CONFUSABLE_FACTOR = 1.25
+# Longer ones are cut: no caption needs more, and time grows with length.
+_MAX_CHARS = 1000
+# Below float32's digits, which columns have, and above those that differ between processes.
+_DECIMALS = 4
+
+
+@dataclass(frozen=True, slots=True)
+class LanguageVerdict:
+    """What language a text is found to be in; None throughout where none is found, as in digits and symbols.
+
+    Args:
+        language: ISO 639-1 code of the likeliest language ("zh" for all of Chinese, "no" for all of Norwegian), or
+            ISO 639-3 where it has no such code.
+        probability: of that language, 0 to 1.
+        margin: probability of the expected language less that of the likeliest other, -1 to 1.
+    """
+
+    language: str | None
+    probability: float | None
+    margin: float | None
+
+
+Identifier = Callable[[Sequence[str]], list[LanguageVerdict]]
+
+
+@dataclass(frozen=True, slots=True)
+class _Engine:
+    judge: Callable[[Sequence[str], Candidates], list[Mapping[str, float]]]
+    languages: Callable[[], frozenset[str]]
+
+
+ENGINES = {
+    "cascade": _Engine(cascade_probabilities, cascade_languages),
+    "fast": _Engine(restricted_probabilities, fast_languages),
+    "lingua": _Engine(
+        lambda texts, candidates: lingua_probabilities(texts, candidates.languages),
+        lingua_languages,
+    ),
+    "langdetect": _Engine(
+        lambda texts, candidates: [langdetect_probabilities(text) for text in texts],
+        langdetect_languages,
+    ),
+}
+
+
+def language_identifier(
+    expected: str, *, candidates: Collection[str] = (), engine: str = "cascade"
+) -> Callable[[Sequence[str]], list[LanguageVerdict]]:
+    """What tells the languages of texts that should be in `expected`: one verdict a text, in their order.
+
+    A verdict depends on nothing but the text and these arguments. Models are loaded at the first text, from installed
+    packages; nothing is ever asked of a network.
+
+    Args:
+        expected: code of the language that the texts should be in; a pack's code or langdetect's will do.
+        candidates: languages that it is mistaken for, or that the texts come from. They, `expected` and
+            `COMMON_LANGUAGES` are those that lingua chooses among; the fast engine takes others for unlikely, and
+            langdetect chooses among all that it knows.
+        engine: a key of `ENGINES`.
+
+    Raises:
+        ConfigError: there is no such engine; it does not know `expected`; or none knows one of the candidates.
+    """
+    if engine not in ENGINES:
+        raise ConfigError(f"no engine {engine!r} tells languages: use one of {', '.join(ENGINES)}")
+    _require_known(expected, engine)
+    for candidate in candidates:
+        if candidate not in (known := detectable_languages()):
+            raise ConfigError(f"no engine tells the language {candidate!r}; known are {', '.join(known)}")
+    language = canonical_code(expected)
+    chosen = Candidates(language, frozenset(map(canonical_code, (*candidates, *COMMON_LANGUAGES, language))))
+    return functools.partial(_identify, judge=ENGINES[engine].judge, candidates=chosen)
+
+
+def _require_known(expected: str, engine: str) -> None:
+    if canonical_code(expected) in ENGINES[engine].languages():
+        return
+    able = [name for name, other in ENGINES.items() if canonical_code(expected) in other.languages()]
+    advice = f"use {' or '.join(able)}" if able else "no engine does"
+    raise ConfigError(f"the engine {engine!r} does not know the language {expected!r}; {advice}")
+
+
+def _identify(
+    texts: Sequence[str],
+    *,
+    judge: Callable[[Sequence[str], Candidates], list[Mapping[str, float]]],
+    candidates: Candidates,
+) -> list[LanguageVerdict]:
+    # Captions repeat ("a photo of"): each is judged once.
+    different = [text for text in dict.fromkeys(texts) if any(map(str.isalpha, text))]
+    probabilities = judge([text[:_MAX_CHARS] for text in different], candidates)
+    pairs = zip(different, probabilities, strict=True)
+    verdicts = {text: _verdict(found, candidates.expected) for text, found in pairs}
+    nothing = LanguageVerdict(None, None, None)
+    return [verdicts.get(text, nothing) for text in texts]
+
+
+def _verdict(probabilities: Mapping[str, float], expected: str) -> LanguageVerdict:
+    if not probabilities:
+        return LanguageVerdict(None, None, None)
+    # By code, so that a tie is decided alike whatever the order is.
+    rounded = {code: round(probabilities[code], _DECIMALS) for code in sorted(probabilities)}
+    language = max(rounded, key=lambda code: rounded[code])
+    other = max((value for code, value in rounded.items() if code != expected), default=0.0)
+    return LanguageVerdict(language, rounded[language], round(rounded.get(expected, 0.0) - other, _DECIMALS))
+
+
+def wrong_language(
+    verdicts: Sequence[LanguageVerdict],
+    texts: Sequence[str],
+    *,
+    confusions: Collection[str] = (),
+    min_probability: float = 0.05,
+    min_other_probability: float = 0.8,
+    min_letters: int = 15,
+) -> list[Drop | None]:
+    """Drop the texts whose verdicts say that they are surely not in the language that the verdicts are about.
+
+    Reason: wrong_language, with detail "de 0.99".
+
+    Args:
+        verdicts: of the texts, in their order; from one `language_identifier`.
+        texts: what was judged.
+        confusions: languages that take a quarter more letters.
+        min_probability: a text is kept if the expected language has at least this much.
+        min_other_probability: a text is dropped only if another language has at least this much.
+        min_letters: a text with fewer letters is kept (`cleaning.scripts.count_letters`).
+    """
+    confusable = frozenset(map(canonical_code, confusions))
+
+    def judge(verdict: LanguageVerdict, text: str) -> Drop | None:
+        if verdict.language is None or verdict.probability is None or verdict.margin is None or verdict.margin >= 0:
+            return None
+        # The likeliest language is another one, so that the margin tells how much the expected one has.
+        if verdict.probability < min_other_probability or verdict.probability + verdict.margin >= min_probability:
+            return None
+        if count_letters(text) < min_letters * (_CONFUSABLE_FACTOR if verdict.language in confusable else 1):
+            return None
+        # Cut, not rounded: 0.999 shows as 0.99, never as certainty.
+        return Drop("wrong_language", f"{verdict.language} 0.{min(int(verdict.probability * 100), 99):02}")
+
+    return [judge(verdict, text) for verdict, text in zip(verdicts, texts, strict=True)]
 
 
 def caption_language(
     expected: str,
     *,
     confusions: Collection[str] = (),
-    min_probability: float = 0.1,
-    min_other_probability: float = 0.99,
-    min_letters: int = 20,
+    engine: str = "cascade",
+    min_probability: float = 0.05,
+    min_other_probability: float = 0.8,
+    min_letters: int = 15,
 ) -> Check:
-    """Drop captions that are surely in another language than `expected` (langdetect's code, such as "it" or "zh-cn").
+    """Drop captions that are surely in another language than `expected`: `wrong_language` of what the engine finds.
 
-    Reason: wrong_language, with detail "de 0.99". The verdict depends on nothing but the text and the options.
-    Raises ConfigError for a language that langdetect does not know.
+    Raises ConfigError as `language_identifier` does, of which the `confusions` are the candidates.
     """
-    if expected not in (known := detectable_languages()):
-        raise ConfigError(f"langdetect does not know the language {expected!r}; it knows {', '.join(known)}")
-
-    def judge(text: str) -> Drop | None:
-        num_letters = count_letters(text)
-        if num_letters < min_letters:
-            return None
-        probabilities = language_probabilities(text)
-        if not probabilities or probabilities.get(expected, 0.0) >= min_probability:
-            return None
-        other = max(probabilities, key=lambda language: probabilities[language])
-        if probabilities[other] < min_other_probability:
-            return None
-        if other in confusions and num_letters < _CONFUSABLE_FACTOR * min_letters:
-            return None
-        # Cut, not rounded: 0.999 shows as 0.99, never as certainty.
-        return Drop("wrong_language", f"{other} {int(probabilities[other] * 100) / 100:.2f}")
+    identify = language_identifier(expected, candidates=confusions, engine=engine)
 
     def check(texts: Sequence[str]) -> list[Drop | None]:
-        return [judge(text) for text in texts]
+        return wrong_language(
+            identify(texts),
+            texts,
+            confusions=confusions,
+            min_probability=min_probability,
+            min_other_probability=min_other_probability,
+            min_letters=min_letters,
+        )
 
     return check
 
 
-# Captions repeat across shards, and native ones are judged both as source and as target; a verdict costs 1.3 ms.
-@functools.lru_cache(maxsize=50_000)
-def language_probabilities(text: str) -> Mapping[str, float]:
-    """Probability of each language that langdetect gives more than a thousandth; empty where it finds no features."""
-    from langdetect import LangDetectException
-
-    factory = _detector_factory()
-    detector = factory.create()
-    # langdetect skips words in capitals altogether.
-    detector.append(text.lower() if text.isupper() else text)
-    try:
-        detector.get_probabilities()
-    except LangDetectException:  # digits, symbols, or a script that it has no profile of
-        return MappingProxyType({})
-    pairs = zip(factory.get_lang_list(), detector.langprob, strict=True)
-    return MappingProxyType({language: float(probability) for language, probability in pairs if probability > 0.001})
-
-
 @functools.cache
-def detectable_languages() -> tuple[str, ...]:
-    """Codes of the languages that langdetect has a profile of, sorted."""
-    return tuple(sorted(entry.name for entry in _profiles()))
-
-
-def _profiles() -> list[Any]:
-    folder = importlib.resources.files("langdetect") / "profiles"
-    return [entry for entry in folder.iterdir() if not entry.name.startswith((".", "_"))]
-
-
-@functools.cache
-def _detector_factory() -> Any:
-    """A factory of our own with sorted profiles and its own seed.
-
-    langdetect's shared one loads profiles in the order of the folder listing, is visible to other threads while half
-    loaded, and is seeded by a class attribute that anyone may change. Each detector draws from its own generator,
-    reseeded for each text, so neither the order of calls nor threads matter.
-    """
-    from langdetect.detector_factory import DetectorFactory
-
-    factory = DetectorFactory()
-    factory.set_seed(_SEED)
-    profiles = sorted(_profiles(), key=lambda entry: str(entry.name))
-    factory.load_json_profile([entry.read_text(encoding="utf-8") for entry in profiles])
-    return factory
+def detectable_languages(engine: str | None = None) -> tuple[str, ...]:
+    """Codes of the languages that an engine of `ENGINES`, or any of them, can tell; sorted, and by all their names."""
+    engines = ENGINES.values() if engine is None else [ENGINES[engine]]
+    known = frozenset().union(*(each.languages() for each in engines))
+    return tuple(sorted(known | other_names(known)))

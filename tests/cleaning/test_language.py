@@ -1,42 +1,40 @@
-import json
-import random
-import subprocess
-import sys
-from concurrent.futures import ThreadPoolExecutor
-
 import pytest
 
-from cleaning.language import caption_language, detectable_languages, language_probabilities
+from cleaning.language import (
+    ENGINES,
+    LanguageVerdict,
+    caption_language,
+    detectable_languages,
+    language_identifier,
+    wrong_language,
+)
 from data_catalog.errors import ConfigError
+from data_catalog.stages import Drop
 
 ITALIAN = "un uomo in bicicletta attraversa la strada davanti al mercato"
 GERMAN = "ein Mann fährt mit dem Fahrrad über die Straße vor dem Markt"
-
-SAMPLES = [
-    ITALIAN,
-    GERMAN,
-    "un perro corre por la playa con una pelota",
-    "une femme lit un livre dans le parc",
-    "a dog",
-    "piccola barca a molo",
-    "TRENO VECCHIO E ARRUGGINITO NELLA STAZIONE",
-    "東京の夜景と人々が歩いている",
-    "мужчина едет на велосипеде",
-]
+CONFUSIONS = ("es", "pt", "ca", "fr", "ro")
 
 
+@pytest.mark.parametrize("engine", ["cascade", "langdetect"])
 @pytest.mark.parametrize(
     ("expected", "caption", "other"),
     [
         ("it", ITALIAN, None),
         ("it", GERMAN, "de"),
         ("it", GERMAN.upper(), "de"),
+        ("it", ITALIAN.upper(), None),
         ("de", ITALIAN, "it"),
         ("en", "une femme lit un livre assise sur un banc dans le parc", "fr"),
         ("it", "женщина читает книгу в городском парке", "ru"),
         ("it", "إمرأة تقرأ كتابا في الحديقة العامة", "ar"),
         ("it", "אישה קוראת ספר בגן הציבורי הגדול", "he"),
         ("it", "人々が東京の夜の街を歩いている", "ja"),
+        ("it", "人们在东京的夜晚街道上行走，灯火辉煌", "zh"),
+        ("zh", "人们在东京的夜晚街道上行走，灯火辉煌", None),
+        ("zh-cn", "人们在东京的夜晚街道上行走，灯火辉煌", None),
+        ("zh-tw", GERMAN, "de"),
+        ("no", "en mann sykler over gaten foran torget", None),
         ("ja", "人々が東京の夜の街を歩いている", None),
         ("el", "Ένας άντρας με ποδήλατο περνάει τον δρόμο", None),
         ("el", "ΕΝΑΣ ΑΝΤΡΑΣ ΜΕ ΠΟΔΗΛΑΤΟ ΠΕΡΝΑΕΙ ΤΟΝ ΔΡΟΜΟ", None),
@@ -47,15 +45,19 @@ SAMPLES = [
         ("it", "Ένας άντρας με ποδήλατο περνάει τον δρόμο", "el"),
         ("it", "ein Hund", None),
         ("it", "123 456 789 — !!! 🙂", None),
+        ("it", "🐕🐕🐕 🌊🌊🌊", None),
         ("it", "ᚠᚢᚦᚨᚱᚲ ᚠᚢᚦᚨᚱᚲ ᚠᚢᚦᚨᚱᚲ ᚠᚢᚦᚨᚱᚲ", None),
+        ("it", "u\u0300n ca\u0300ne co\u0301rre su\u0300lla spia\u0300ggia", None),
         ("it", "\u0301", None),
+        ("it", "\x00\n\t\u200b", None),
         ("it", "e", None),
         ("it", "", None),
         ("it", (ITALIAN + " ") * 160, None),
+        ("it", (GERMAN + "\n") * 160, "de"),
     ],
 )
-def test_caption_language(expected: str, caption: str, other: str | None) -> None:
-    (verdict,) = caption_language(expected)([caption])
+def test_caption_language(expected: str, caption: str, other: str | None, engine: str) -> None:
+    (verdict,) = caption_language(expected, engine=engine)([caption])
     if other is None:
         assert verdict is None
     else:
@@ -63,35 +65,113 @@ def test_caption_language(expected: str, caption: str, other: str | None) -> Non
         assert (verdict.reason, (verdict.detail or "").split(" ")[0]) == ("wrong_language", other)
 
 
+@pytest.mark.parametrize(
+    "caption",
+    [
+        "Una torre rotonda con una bandiera rosa.",  # langdetect: Spanish, 0.99
+        "Una rana.",
+        "Un pavone bianco femmina.",
+        "un cane nero corre",
+        "Tux e ragno: due amici.",
+    ],
+)
+def test_short_native_captions_are_told(caption: str) -> None:
+    (verdict,) = language_identifier("it", candidates=CONFUSIONS)([caption])
+    assert verdict.language == "it"
+    assert verdict.margin is not None
+    assert verdict.margin > 0
+
+
+def test_a_language_that_nobody_expects_is_told_all_the_same() -> None:
+    basque = "gizon bat bizikletan doa kaletik merkatu aurrean eta txakur beltz bat korrika dabil haren atzetik"
+    (verdict,) = language_identifier("it", candidates=CONFUSIONS)([basque])
+    assert verdict.language == "eu"
+    georgian = "ბიჭი დარბის პარკში და ძაღლი მისდევს"
+    assert caption_language("it")([georgian]) == [Drop("wrong_language", "ka 0.99")]
+
+
+def test_languages_that_only_one_engine_knows() -> None:
+    galician = "unha muller le un libro no xardín mentres os nenos xogan cunha pelota"
+    (verdict,) = language_identifier("gl", candidates=["pt", "es"])([galician])  # lingua has it not
+    assert verdict.language == "gl"
+    (verdict,) = language_identifier("st", candidates=["en"])(["monna o kgannela baesekele seterateng"])  # lingua alone
+    assert verdict.language is not None
+
+
+def test_ten_thousand_letters_of_no_language() -> None:
+    assert caption_language("it")(["a" * 10_000]) == [None]
+
+
+def test_where_nothing_is_found() -> None:
+    nothing = LanguageVerdict(None, None, None)
+    texts = ["", "12:30", "— !!! 🙂", "\u0301", ITALIAN]
+    for engine in ENGINES:
+        verdicts = language_identifier("it", engine=engine)(texts)
+        assert verdicts[:4] == [nothing] * 4
+        assert verdicts[4].language == "it"
+    assert wrong_language([nothing], ["12:30"]) == [None]
+    assert language_identifier("it", engine="lingua")(["ბიჭი დარბის პარკში"]) == [nothing]
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_probability_and_margin_are_of_the_same_distribution(engine: str) -> None:
+    texts = [ITALIAN, GERMAN, "un perro", "a dog", "piccola barca a molo", "東京の夜景"]
+    verdicts = language_identifier("it", candidates=CONFUSIONS, engine=engine)(texts)
+    assert [verdicts[at].language for at in (0, 1, 5)] == ["it", "de", "ja"] or engine == "langdetect"
+    for verdict in verdicts:
+        assert verdict.probability is not None
+        assert verdict.margin is not None
+        assert 0 < verdict.probability <= 1
+        if verdict.language == "it":
+            assert 0 <= verdict.margin <= verdict.probability
+        else:
+            assert -verdict.probability <= verdict.margin <= 0
+
+
+# Of the verdicts: other language, its probability, that of the expected one.
+@pytest.mark.parametrize(
+    ("other", "probability", "expected_probability", "letters", "dropped"),
+    [
+        ("de", 0.9, 0.04, 15, True),
+        ("de", 0.8, 0.04, 15, True),
+        ("de", 0.79, 0.04, 15, False),
+        ("de", 0.9, 0.05, 15, False),
+        ("de", 0.9, 0.04, 14, False),
+        ("es", 0.9, 0.04, 18, False),
+        ("es", 0.9, 0.04, 19, True),
+        ("no", 0.9, 0.04, 18, False),  # the confusion is named "nb"
+    ],
+)
+def test_what_it_takes_to_be_dropped(
+    other: str, probability: float, expected_probability: float, letters: int, dropped: bool
+) -> None:
+    verdict = LanguageVerdict(other, probability, round(expected_probability - probability, 4))
+    (drop,) = wrong_language([verdict], ["x" * letters + " 12"], confusions=["es", "nb"])
+    assert drop == (Drop("wrong_language", f"{other} {probability:.2f}") if dropped else None)
+
+
+def test_the_expected_language_is_never_dropped_and_certainty_is_not_claimed() -> None:
+    assert wrong_language([LanguageVerdict("it", 1.0, 1.0)], [ITALIAN], min_probability=1) == [None]
+    assert wrong_language([LanguageVerdict("de", 1.0, -1.0)], [GERMAN]) == [Drop("wrong_language", "de 0.99")]
+    with pytest.raises(ValueError, match="argument 2 is shorter"):
+        wrong_language([LanguageVerdict("de", 1.0, -1.0)], [])
+
+
 def test_likely_confusions_need_more_letters() -> None:
-    caption = "un hombre y un perro negro"
+    caption = "los niños jugando"
     assert caption_language("it")([caption])[0] is not None
     assert caption_language("it", confusions=["es"])([caption]) == [None]
 
 
-def test_the_verdict_depends_on_nothing_but_the_text() -> None:
-    alone = {text: dict(language_probabilities(text)) for text in SAMPLES}
-    shuffled = SAMPLES * 3
-    random.Random(1).shuffle(shuffled)
-    language_probabilities.cache_clear()
-    with ThreadPoolExecutor(4) as threads:
-        together = list(threads.map(lambda text: (text, dict(language_probabilities(text))), shuffled))
-    assert all(alone[text] == probabilities for text, probabilities in together)
-
-
-def test_another_process_gives_the_same_digits() -> None:
-    program = (
-        "import json, sys; from cleaning.language import language_probabilities as of; import langdetect; "
-        "langdetect.DetectorFactory.seed = 7; langdetect.detect('seven'); "
-        "print(json.dumps([dict(of(text)) for text in json.load(sys.stdin)]))"
-    )
-    answer = subprocess.run(
-        [sys.executable, "-c", program], input=json.dumps(SAMPLES), capture_output=True, text=True, check=True
-    )
-    assert json.loads(answer.stdout) == [dict(language_probabilities(text)) for text in SAMPLES]
-
-
-def test_an_unknown_language_is_refused() -> None:
-    assert {"it", "en", "de", "zh-cn"} <= set(detectable_languages())
-    with pytest.raises(ConfigError, match=r"langdetect does not know .*'eu'"):
-        caption_language("eu")
+def test_unknown_names_are_refused() -> None:
+    assert {"it", "en", "de", "zh", "zh-cn", "no", "nb", "eu", "gl"} <= set(detectable_languages())
+    assert "gl" not in detectable_languages("lingua")
+    assert {"zh-cn", "zh-tw"} <= set(detectable_languages("langdetect"))
+    with pytest.raises(ConfigError, match=r"no engine 'cld3' .* cascade, fast, lingua, langdetect"):
+        language_identifier("it", engine="cld3")
+    with pytest.raises(ConfigError, match=r"'lingua' does not know the language 'gl'; use cascade or fast"):
+        language_identifier("gl", engine="lingua")
+    with pytest.raises(ConfigError, match=r"does not know the language 'xx'; no engine does"):
+        caption_language("xx")
+    with pytest.raises(ConfigError, match=r"no engine tells the language 'xx'; known are .*it"):
+        language_identifier("it", candidates=["xx"])

@@ -11,6 +11,7 @@ from cleaning.translation_quality import (
     repeated_ngrams,
     translation_quality,
 )
+from data_catalog.errors import ConfigError
 from flows.language_packs import load_language_pack
 
 TEXT = st.text(max_size=60)
@@ -154,16 +155,17 @@ def test_numbers_invented(source: str, target: str, invented: list[str]) -> None
 
 
 def test_language_margin() -> None:
-    assert language_margin("un gatto nero dorme sul divano rosso", "it") == pytest.approx(1, abs=0.01)
-    assert language_margin("eine schwarze Katze schläft auf dem Sofa", "it") == pytest.approx(-1, abs=0.01)
-    assert language_margin("12:30 !!!", "it") is None
+    targets = ["un gatto nero dorme sul divano rosso", "eine schwarze Katze schläft auf dem Sofa", "12:30 !!!"]
+    assert language_margin(targets, "it") == [pytest.approx(0.9, abs=0.1), pytest.approx(-1, abs=0.01), None]
+    with pytest.raises(ConfigError, match="does not know the language 'xx'"):
+        language_margin(targets, "xx")
 
 
 def test_a_measure_fills_every_column_and_leaves_the_language_out_where_there_is_none() -> None:
     sources, targets = ["a black cat sleeps", ""], ["un gatto nero dorme sul divano rosso", ""]
     columns = translation_quality("it")(sources, targets)
     assert {name: len(values) for name, values in columns.items()} == dict.fromkeys(columns, 2)
-    assert columns["language_margin"] == [pytest.approx(1, abs=0.01), None]
+    assert columns["language_margin"] == [pytest.approx(0.9, abs=0.1), None]
     assert translation_quality(None)(sources, targets)["language_margin"] == [None, None]
 
 
