@@ -73,7 +73,7 @@ def _captions_rows(path: Path, wanted: tuple[str, ...], seen: set[str], language
             continue
         seen.add(key.lower())
         found = _captions(entry.values)
-        languages |= found.keys()
+        languages.update(found)
         chosen = [caption for language, texts in found.items() if not wanted or language in wanted for caption in texts]
         yield from _image_rows(origin, key.lower(), frozenset(), chosen)
 

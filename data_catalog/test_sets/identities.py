@@ -11,9 +11,10 @@ Identities are texts of a scheme and a value:
 import re
 
 from data_catalog.sources.urls import canonical_url
-from data_catalog.test_sets.wikimedia_files import wikimedia_files
+from data_catalog.test_sets.wikimedia_files import file_name, wikimedia_files
 
 _COCO_KINDS = frozenset({"mscoco", "mscoco_it"})
+_NUMBER = re.compile(r"[0-9]{1,12}")
 _FLICKR_KINDS = frozenset({"flickr8k", "flickr30k"})
 
 # No image of MSCOCO has a number of more than six digits: other twelve digits are somebody else's.
@@ -63,7 +64,7 @@ def canonical_identities(
     found: set[str] = set()
     if source_kind in _COCO_KINDS:
         key = sample_id.partition(":")[2]
-        if key.isascii() and key.isdigit():
+        if _NUMBER.fullmatch(key):
             found.add(f"coco:{int(key)}")
     elif source_kind in _FLICKR_KINDS:
         found.update(photo_identities(sample_id.partition(":")[2]))
@@ -115,7 +116,8 @@ def _respelled(written: str) -> str:
     if scheme == "url":
         return f"url:{_without_scheme(value if _SCHEME.match(value) else f'http://{value}')}"
     if scheme == "wikimedia":
-        return written
+        project, slash, title = value.rpartition("/")
+        return f"wikimedia:{project}{slash}{file_name(title)}"
     return f"{scheme}:{int(value)}" if scheme != "openimages" else written
 
 

@@ -28,19 +28,20 @@ _BIDI_MARKS = re.compile("[\u200e\u200f\u202a-\u202e]")
 
 
 def wikimedia_files(url: str) -> list[str]:
-    """Names of the files that a URL, with or without its scheme, may mean, those of other projects than Commons after the project.
+    """Names of the files that a URL, with or without its scheme, may mean: "Logo.png", "wikipedia/en/Logo.png".
 
-    An upload URL means one. The page of a file on a project other than Commons may show a file of either, which the URL
-    does not tell: both are named. Names that are not UTF-8 mean none.
+    Those of other projects than Commons follow the project. The address of an upload means one file. The page of a file
+    on a project other than Commons may show that project's file or Commons', which the URL does not tell: both are
+    named. Names that are not UTF-8 mean none.
     """
     if found := _UPLOADED.match(url):
         title = _decoded(found[2])
-        name = _file_name(_OLD_VERSION.sub("", title, count=1)) if title else ""
+        name = file_name(_OLD_VERSION.sub("", title, count=1)) if title else ""
         return [_qualified(found[1].lower(), name)] if name else []
     if found := _PAGE.match(url):
         title = _decoded(found[3])
         file = _FILE_TITLE.fullmatch(title) if title else None
-        return _shown_files(found[1].lower(), found[2].lower(), _file_name(file[1])) if file else []
+        return _shown_files(found[1].lower(), found[2].lower(), file_name(file[1])) if file else []
     return []
 
 
@@ -61,7 +62,7 @@ def _decoded(escaped: str) -> str | None:
         return None
 
 
-def _file_name(title: str) -> str:
+def file_name(title: str) -> str:
     """A title as MediaWiki has it: NFC, underscores for spaces, the first letter a capital; may be empty."""
     if not title.isascii():
         title = unicodedata.normalize("NFC", _BIDI_MARKS.sub("", title))

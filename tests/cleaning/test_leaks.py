@@ -1,0 +1,97 @@
+"""Captions of test sets are found again, however they are punctuated, and others are not."""
+
+import string
+import unicodedata
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from cleaning.leaks import caption_digest, caption_digests, caption_key, leaking_captions
+
+
+@pytest.mark.parametrize(
+    ("text", "copy"),
+    [
+        ("A dog runs, on the beach.", "a dog runs on the beach"),
+        ("A dog runs on the beach", "«A dog — runs on the beach!» 🐶"),
+        ("a well-kept dog's bone", "a well kept dogs bone"),
+        ("Un cane_corre", "un cane corre"),
+        ("Ｃａｆé!", "cafe\u0301"),
+        ("città", "CITTÀ"),
+        ("Straße", "STRASSE"),
+        ("Ένας δρόμος", "ΕΝΑΣ ΔΡΟΜΟΣ"),
+        ("两只狗，在沙滩上。", "两只狗 在沙滩上"),
+        ("كلب يركض على الشاطئ.", "\u200fكلب يركض على الشاطئ"),
+        ("कुत्ता दौड़ता है।", "कुत्ता\u00a0दौड़ता  है"),
+        ("a\u200b dog\u00ad", "a dog"),
+        ("한국어 개", unicodedata.normalize("NFD", "한국어개")),
+        ("5 × 7 £", "5 7"),
+        ("🐶❤️", ""),
+        ("?!", ""),
+        ("", ""),
+        ("a", "A."),
+        ("x" * 10_000, "X " * 10_000),
+    ],
+)
+def test_copies_have_one_key(text: str, copy: str) -> None:
+    assert caption_key(text) == caption_key(copy)
+    assert caption_digest(text) == caption_digest(copy)
+
+
+@pytest.mark.parametrize(
+    ("text", "other"),
+    [
+        ("pesca", "pescà"),
+        ("one dog", "two dogs"),
+        ("5 dogs", "6 dogs"),
+        ("का", "कि"),  # vowel signs are marks, which `re` takes for punctuation
+        ("مُعَلِّم", "معلم"),
+        ("บ้าน", "บาน"),
+        ("dog", "dōg"),
+    ],
+)
+def test_others_have_not(text: str, other: str) -> None:
+    assert caption_key(text) != caption_key(other)
+
+
+@given(
+    st.text(max_size=60), st.lists(st.tuples(st.integers(0, 60), st.sampled_from(string.punctuation + " \u200b。؟…")))
+)
+def test_punctuation_anywhere_changes_nothing(text: str, insertions: list[tuple[int, str]]) -> None:
+    copy = text
+    for place, mark in insertions:
+        copy = copy[:place] + mark + copy[place:]
+    assert caption_key(copy) == caption_key(text)
+
+
+@given(st.text(st.characters(codec="ascii"), max_size=60))
+def test_ascii_is_no_special_case(text: str) -> None:
+    assert caption_key(text) == caption_key(
+        text + "\u2026"
+    )  # the ellipsis takes the way of other texts, and is no letter
+
+
+def test_short_captions_are_nobodys() -> None:
+    digests = caption_digests(["a cat", "A cat sits on a mat.", "两只狗在沙滩上奔跑", "?!", ""], min_words=4)
+    assert len(digests) == 2
+    texts = [
+        "A cat!",
+        "a cat sits on a mat",
+        "acatsitsonamat",
+        "两只狗在沙滩上奔跑！",
+        "a cat sits on the mat",
+        "",
+        "…",
+    ]
+    assert leaking_captions(texts, digests) == [False, True, True, True, False, False, False]
+
+
+def test_empty_keys_never_count() -> None:
+    assert caption_digests(["?!", "", "🐶 🐶 🐶"], min_words=0) == frozenset()
+
+
+def test_digests_stay_the_same() -> None:
+    # They may be kept in files: a change of this number is a change of format.
+    assert caption_digest("A dog runs on the beach.") == caption_digest("adogrunsonthebeach") < 2**64
+    assert caption_digest("A dog runs on the beach.") == 3862603974185542550

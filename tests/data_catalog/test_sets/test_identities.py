@@ -1,0 +1,187 @@
+"""By what an image is known: sample ids, file names and URLs of every source, and what only looks like one."""
+
+import re
+
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from data_catalog.sources.registry import SOURCE_KINDS
+from data_catalog.sources.urls import canonical_url
+from data_catalog.test_sets.identities import (
+    canonical_identities,
+    name_identities,
+    photo_identities,
+    url_identities,
+    written_identities,
+)
+
+COMMONS = "https://upload.wikimedia.org/wikipedia/commons"
+
+
+def known(url: str) -> set[str]:
+    """What a URL tells beyond itself."""
+    return {identity for identity in url_identities(url) if not identity.startswith("url:")}
+
+
+@pytest.mark.parametrize(
+    ("url", "identity"),
+    [
+        ("http://images.cocodataset.org/train2017/000000391895.jpg", "coco:391895"),
+        ("https://images.cocodataset.org/val2014/COCO_val2014_000000391895.jpg", "coco:391895"),
+        ("http://mscoco.org/images/000000391895.jpg", "coco:391895"),
+        ("https://s3.amazonaws.com/mirror/train2014/000000391895.jpg?x=1", "coco:391895"),
+        ("https://example.org/COCO_test2015_000000000001.png", "coco:1"),
+        ("https://example.org/000000391895.jpg", None),  # anybody numbers files
+        ("https://example.org/train2017/100000391895.jpg", None),  # MSCOCO has no such number
+        ("http://farm6.staticflickr.com/5024/5101244485_5b7e2e4b6e_z.jpg", "flickr:5101244485"),
+        ("http://farm1.static.flickr.com/2/1418878_1e92283336_m.jpg", "flickr:1418878"),
+        ("http://static.flickr.com/2/1418878_1e92283336.jpg", "flickr:1418878"),
+        ("https://live.staticflickr.com/65535/51012444850_5b7e2e4b6e_3k.jpg", "flickr:51012444850"),
+        ("https://c2.staticflickr.com/2/1534/24148019753_bc3bb60f50_o.png?download", "flickr:24148019753"),
+        ("HTTPS://Live.StaticFlickr.COM/65535/5101244485_5b7e2e4b6e.jpg", "flickr:5101244485"),
+        ("https://www.flickr.com/photos/12345678@N00/5101244485/in/photostream/", "flickr:5101244485"),
+        ("https://flickr.com/photos/josé/5101244485", "flickr:5101244485"),
+        ("https://www.flickr.com/photo.gne?short=1&id=5101244485", "flickr:5101244485"),
+        ("https://www.flickr.com/photos/someone/albums/72157600000000000", None),
+        ("https://www.flickr.com/photos/someone/123456789012345", None),  # longer than any number of a photo
+        ("https://live.staticflickr.com/5024/buddyicons/5101244485.jpg", None),
+        ("https://example.org/5101244485_5b7e2e4b6e.jpg", None),
+        ("https://s3.amazonaws.com/open-images-dataset/test/000411001FF7DD4F.jpg", "openimages:000411001ff7dd4f"),
+        (
+            "https://open-images-dataset.s3.amazonaws.com/crossmodal-3600/000411001ff7dd4f.jpg",
+            "openimages:000411001ff7dd4f",
+        ),
+        ("https://example.org/000411001ff7dd4f.jpg", None),
+    ],
+)
+def test_urls(url: str, identity: str | None) -> None:
+    assert known(url) == ({identity} if identity else set())
+
+
+@pytest.mark.parametrize(
+    ("url", "names"),
+    [
+        (f"{COMMONS}/b/b3/Duomo_di_Milano.jpg", ["Duomo_di_Milano.jpg"]),
+        ("http://upload.wikimedia.org/wikipedia/commons/b/b3/Duomo_di_Milano.jpg", ["Duomo_di_Milano.jpg"]),
+        (f"{COMMONS}/thumb/b/b3/Duomo_di_Milano.jpg/440px-Duomo_di_Milano.jpg", ["Duomo_di_Milano.jpg"]),
+        (f"{COMMONS}/thumb/d/d7/Med.tif/lossy-page1-80px-Med.tif.jpg", ["Med.tif"]),
+        (f"{COMMONS}/archive/b/b3/20090101120000%21Duomo_di_Milano.jpg", ["Duomo_di_Milano.jpg"]),
+        (f"{COMMONS}/b/b3/Citt%C3%A0.jpg", ["Città.jpg"]),
+        (f"{COMMONS}/b/b3/Città.jpg", ["Città.jpg"]),
+        (f"{COMMONS}/b/b3/Citta%CC%80.jpg", ["Città.jpg"]),
+        (f"{COMMONS}/b/b3/%D7%AA%D7%9C-%D7%90%D7%91%D7%99%D7%91.jpg", ["תל-אביב.jpg"]),
+        (f"{COMMONS}/b/b3/%E2%80%8E%D7%AA%D7%9C.jpg", ["תל.jpg"]),  # a direction mark, which MediaWiki drops
+        (f"{COMMONS}/b/b3/A%28b%29%2C_100%25%3F.jpg", ["A(b),_100%?.jpg"]),
+        (f"{COMMONS}/b/b3/From_flickr_-_dog.jpg", ["From_flickr_-_dog.jpg"]),
+        (f"{COMMONS}/b/b3/%E9t%E9.jpg", []),  # Latin-1: no name of a file there
+        (f"{COMMONS}/b/b3/", []),
+        ("https://upload.wikimedia.org/wikipedia/en/b/b3/Logo.png", ["wikipedia/en/Logo.png"]),
+        ("https://upload.wikimedia.org/wikipedia/en/thumb/b/b3/Logo.png/80px-Logo.png", ["wikipedia/en/Logo.png"]),
+        ("https://upload.wikimedia.org/wikipedia/zh-min-nan/b/b3/Logo.png", ["wikipedia/zh-min-nan/Logo.png"]),
+        ("https://commons.wikimedia.org/wiki/File:duomo_di  Milano.jpg", ["Duomo_di_Milano.jpg"]),
+        ("https://commons.m.wikimedia.org/wiki/File%3ADuomo%20di_Milano.jpg#file", ["Duomo_di_Milano.jpg"]),
+        ("https://commons.wikimedia.org/wiki/Special:FilePath/Duomo_di_Milano.jpg?width=300", ["Duomo_di_Milano.jpg"]),
+        ("https://commons.wikimedia.org/wiki/Special:Redirect/file/File:Duomo_di_Milano.jpg", ["Duomo_di_Milano.jpg"]),
+        ("https://commons.wikimedia.org/w/index.php?a=b&title=File:Duomo_di_Milano.jpg", ["Duomo_di_Milano.jpg"]),
+        ("https://en.wikipedia.org/wiki/File:Logo.png", ["Logo.png", "wikipedia/en/Logo.png"]),
+        ("https://it.wikipedia.org/wiki/Duomo_di_Milano", []),
+        ("https://commons.wikimedia.org/wiki/File:ßharp.jpg", ["ßharp.jpg"]),
+        ("https://commons.wikimedia.org/wiki/File:", []),
+    ],
+)
+def test_files_on_wikimedia(url: str, names: list[str]) -> None:
+    assert known(url) == {f"wikimedia:{name}" for name in names}
+
+
+@pytest.mark.parametrize(
+    ("name", "identity"),
+    [
+        ("COCO_train2014_000000391895.jpg", "coco:391895"),
+        ("val2014/COCO_val2014_000000391895.jpg", "coco:391895"),
+        ("000000391895.jpg", "coco:391895"),
+        ("000391895.jpg", None),
+        ("1000268201_693b08cb0e.jpg", "flickr:1000268201"),
+        ("photos/1000268201_693b08cb0e_z.JPG", "flickr:1000268201"),
+        ("1000092795.jpg", None),  # a number alone says nothing, unless the source is Flickr30k
+        ("20190101_120000.jpg", None),  # a camera's
+        ("000411001ff7dd4f.jpg", "openimages:000411001ff7dd4f"),
+        ("città.jpg", None),
+        ("", None),
+    ],
+)
+def test_file_names(name: str, identity: str | None) -> None:
+    assert name_identities(name) == (frozenset({identity}) if identity else frozenset())
+
+
+def row(kind: str, sample_id: str, **places: str) -> frozenset[str]:
+    return canonical_identities(
+        source_kind=kind,
+        sample_id=sample_id,
+        url=places.get("url"),
+        path=places.get("path"),
+        page_url=places.get("page_url"),
+    )
+
+
+def test_rows_of_each_source() -> None:
+    page = "https://www.flickr.com/photo.gne?id=123"
+    assert row("mscoco", "coco-2017:391895", path="000000391895.jpg", page_url=page) == {"coco:391895", "flickr:123"}
+    assert row("mscoco_it", "it:391895") == {"coco:391895"}
+    assert row("mscoco_it", f"it:{'9' * 5000}") == row("mscoco_it", "it:٣٩") == row("mscoco", "none") == set()
+    assert row("mscoco", "mscoco:COCO_val2014_000000000009.jpg", path="COCO_val2014_000000000009.jpg") == {"coco:9"}
+    assert row("flickr8k", "f:1000268201_693b08cb0e", path="1000268201_693b08cb0e.jpg") == {"flickr:1000268201"}
+    assert row("flickr30k", "f:1000092795", path="1000092795.jpg") == {"flickr:1000092795"}
+    assert row("pairs", "mine:1000092795.jpg", path="1000092795.jpg") == set()
+    assert row("pairs", "mine:391895") == set()
+    flickr = "http://static.flickr.com/2/1418878_1e92283336.jpg"
+    assert row("sbu", "sbu:ab", url=flickr) == {"flickr:1418878", f"url:{flickr[7:]}"}
+    article = "https://it.wikipedia.org/wiki/Duomo_di_Milano"
+    assert row("wit", "wit:ab", url=f"{COMMONS}/b/b3/A_b.jpg", page_url=article) == {
+        "wikimedia:A_b.jpg",
+        "url:upload.wikimedia.org/wikipedia/commons/b/b3/A_b.jpg",
+    }
+    assert row("cc12m", "cc:ab", url="https://example.org/a.jpg") == {"url:example.org/a.jpg"}
+
+
+def test_kinds_that_name_samples_after_the_image_are_kinds_of_sources() -> None:
+    for kind in ("mscoco", "mscoco_it", "flickr8k", "flickr30k"):
+        assert kind in SOURCE_KINDS
+        assert row(kind, "a:12345")
+
+
+def test_names_of_flickr_sets() -> None:
+    assert photo_identities("1016887272") == photo_identities("images/1016887272.jpg") == {"flickr:1016887272"}
+    assert photo_identities("1000268201_693b08cb0e.jpg") == {"flickr:1000268201"}
+    assert photo_identities("dog.jpg") == set()
+
+
+def test_identities_that_people_write() -> None:
+    assert written_identities("coco:000391895 flickr:7") == {"coco:391895", "flickr:7"}
+    assert written_identities("wikimedia:duomo_di_Milano.jpg") == {"wikimedia:Duomo_di_Milano.jpg"}
+    assert written_identities("wikimedia:wikipedia/en/logo.png") == {"wikimedia:wikipedia/en/Logo.png"}
+    assert written_identities("url:HTTPS://Example.org/%61.jpg") == written_identities("url:example.org/a.jpg")
+    assert written_identities("url:example.org/a.jpg") == url_identities("http://example.org/a.jpg")
+    assert written_identities("") == set()
+    assert written_identities("coco:abc") is None
+    assert written_identities("flickr:1 mine:2") is None
+
+
+@given(
+    st.one_of(
+        st.from_regex(r"https?://[a-zA-Z0-9.-]{1,12}(:\d+)?/[ -~]{0,30}", fullmatch=True),
+        st.from_regex(
+            r"https?://[a-z0-9.]{1,9}/([a-z/]|%[0-9A-Fa-f]{2}){0,9}(\?[ -~]{0,9})?(#[ -~]*)?", fullmatch=True
+        ),
+        st.text(max_size=40),
+    )
+)
+@example("https://example.org/a?")
+@example("https://example.org//a;b=c")
+@example("http://example.org:80/a")
+@example("https://example.org/100%")
+@example("https://user@example.org/a")
+@example("https://example.org/\ud800")
+def test_the_identity_of_a_url_is_its_canonical_spelling(url: str) -> None:
+    spelling = re.sub("^https?://", "", canonical_url(url), flags=re.IGNORECASE)
+    assert f"url:{spelling}" in url_identities(url)
