@@ -14,7 +14,7 @@ from data_catalog.errors import ConfigError
 from data_catalog.sources.admission import Origin, refuse
 from data_catalog.sources.files import upstream_files
 from data_catalog.sources.tables import Wanted, check_table, read_table
-from data_catalog.test_sets.identities import url_identities
+from data_catalog.test_sets.identities import canonical_identities
 from data_catalog.test_sets.images import TestSetRow, sightings
 
 _KEY_FIELD = "image/key"
@@ -98,8 +98,10 @@ def _attribution_rows(path: Path, seen: set[str]) -> Iterator[TestSetRow]:
             continue
         key = str(entry.values.get("ImageID")).strip().lower()
         if key in seen:
-            urls = [str(entry.values.get(column) or "").strip() for column in _URL_COLUMNS]
-            identities = frozenset[str]().union(*(url_identities(url) for url in urls if url))
+            url, page = (str(entry.values.get(column) or "").strip() for column in _URL_COLUMNS)
+            identities = canonical_identities(
+                source_kind="crossmodal3600", sample_id=key, url=url or None, path=None, page_url=page or None
+            )
             yield from _image_rows(Origin(str(path), entry.line, entry.raw), key, identities, [])
 
 

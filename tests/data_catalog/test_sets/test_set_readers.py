@@ -351,7 +351,6 @@ def test_crossmodal(tmp_path: Path) -> None:
                 "openimages:000411001ff7dd4f",
                 "flickr:24148019753",
                 "url:c1.staticflickr.com/2/1534/24148019753_bc3bb60f50_o.jpg",
-                "url:www.flickr.com/photos/a/24148019753",
             },
             ("Un fiume", "Una barca", RTL),
         ),
