@@ -1,7 +1,9 @@
 """How alike two captions are, by their letters and by their words: what verifies candidates for near-duplicates."""
 
+import hashlib
+import re
 from collections import Counter
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Collection, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -11,6 +13,8 @@ from cleaning.scripts import split_tokens
 # Words of four letters or more that one slip of the keyboard parts are the same word; so are a word and its plural.
 MIN_LETTERS_OF_A_SLIP = 4
 MIN_LETTERS_OF_A_STEM, MAX_LETTERS_OF_AN_ENDING = 3, 2
+
+_DIGIT = re.compile(r"\d")
 
 
 class Likeness:
@@ -22,6 +26,12 @@ class Likeness:
     def __init__(self, similarity: float, function_words: Collection[str] | None) -> None:
         self._cutoff = 100 * similarity
         self._function_words = None if function_words is None else frozenset(function_words)
+
+    def content(self, key: str) -> str:
+        """A caption without function words, by which candidates are looked for: what is compared besides letters."""
+        if self._function_words is None:
+            return key
+        return " ".join(word for word in key.split() if word not in self._function_words) or key
 
     def alike(self, left: str, right: str) -> bool:
         """Whether two captions are near-duplicates."""
@@ -54,9 +64,9 @@ class Likeness:
         return near
 
     def _says_another_thing(self, left: str, right: str) -> bool:
-        left_words, right_words = Counter(split_tokens(left)), Counter(split_tokens(right))
-        if _numbers(left_words) != _numbers(right_words):
+        if numbers_of(left) != numbers_of(right):
             return True
+        left_words, right_words = Counter(split_tokens(left)), Counter(split_tokens(right))
         return self._words_exchanged(left_words - right_words, right_words - left_words)
 
     def _words_exchanged(self, gone: Counter[str], come: Counter[str]) -> bool:
@@ -73,8 +83,20 @@ class Likeness:
         return bool(left and right)
 
 
-def _numbers(words: Collection[str]) -> set[str]:
-    return {word for word in words if any(map(str.isdigit, word))}
+def numbers_of(key: str) -> set[str]:
+    """The words of a caption that have a digit."""
+    return {word for word in split_tokens(key) if _DIGIT.search(word)} if _DIGIT.search(key) else set()
+
+
+def number_marks(keys: Sequence[str]) -> npt.NDArray[np.uint64]:
+    """A number for each caption's `numbers_of`: equal where those are, and zero where there are none."""
+    marks = np.zeros(len(keys), np.uint64)
+    for at, key in enumerate(keys):
+        if _DIGIT.search(key):
+            words = " ".join(sorted(numbers_of(key)))
+            digest = hashlib.blake2b(words.encode("utf-8", "surrogatepass"), digest_size=8).digest()
+            marks[at] = int.from_bytes(digest, "little")
+    return marks
 
 
 def _same_word(left: str, right: str) -> bool:

@@ -1,5 +1,6 @@
 """Which captions hang together by pairs that are alike, and clusters of those that are like their cluster's first."""
 
+import itertools
 from collections.abc import Callable, Iterator
 
 import numpy as np
@@ -41,6 +42,8 @@ class LikeForest:
         from scipy.sparse import coo_array
         from scipy.sparse.csgraph import connected_components, minimum_spanning_tree
 
+        if not self._pairs.size:
+            return
         _, places = np.unique(self._pairs[0] * self.num_captions + self._pairs[1], return_index=True)
         self._pairs = self._pairs[:, np.sort(places)]
         nodes, ends = np.unique(self._pairs, return_inverse=True)
@@ -62,7 +65,7 @@ class LikeForest:
         lower, upper = self._pairs[:, np.lexsort(self._pairs)]
         begins, ends = np.searchsorted(upper, nodes), np.searchsorted(upper, nodes, side="right")
         starts = np.flatnonzero(np.diff(self._components[nodes], prepend=-1))
-        for start, stop in zip(starts, np.append(starts[1:], len(nodes)), strict=True):
+        for start, stop in itertools.pairwise([*starts.tolist(), len(nodes)]):
             yield nodes[start:stop], [lower[begins[at] : ends[at]] for at in range(start, stop)]
 
 

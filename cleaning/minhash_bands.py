@@ -1,9 +1,9 @@
 """MinHash of captions: which of them may be alike, told by a few numbers each.
 
-A caption is the set of its runs of five characters, white space included; where an ideograph begins a run, of two,
+A caption is the set of its runs of four characters, white space included; where an ideograph begins a run, of two,
 since one says as much as a word. `NUM_BANDS` bands of `ROWS_PER_BAND` minima each make candidates of two captions that
-share a band: of those with a Jaccard similarity of 0.80 99.9 % do, of 0.73 99 %, of 0.67 94 %, of 0.40 19 %, of 0.10
-one in 5,000.
+share a band: of those with a Jaccard similarity of 0.7 99 % do, of 0.6 87 %, of 0.5 55 %, of 0.4 23 %, of 0.1 one in
+4,000.
 
 In numpy, since what is dropped from a data set hangs on these numbers, and those of the libraries change with their
 releases; and since those hand their minima over one Python number at a time (`benchmarks/near_captions.py` compares).
@@ -16,21 +16,19 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-NUM_BANDS, ROWS_PER_BAND = 20, 5
-RUN, IDEOGRAPHIC_RUN = 5, 2  # characters
+NUM_BANDS, ROWS_PER_BAND = 25, 5
+RUN, IDEOGRAPHIC_RUN = 4, 2  # characters
 FIRST_IDEOGRAPH = 0x2E80  # the block of radicals; kana, ideographs and hangul syllables follow
 CAPTIONS_PER_BLOCK = 1024  # what stays in a core's cache
 
 # Two sketches of 64 bits, of one bit a minimum each; the last bits stay zero.
 SKETCH_WORDS = 2
-# Of 100 bits, captions of Jaccard similarity J agree in 50 (1 + J) on average, give or take 4: nearly all of 0.65 and
-# more pass, one in ten of 0.3.
-MIN_EQUAL_BITS = 71
+# Of 125 bits, captions of Jaccard similarity J agree in 62 (1 + J) on average, give or take 5: nearly all of 0.5 and
+# more pass, one in twenty of 0.2.
+MIN_EQUAL_BITS = 84
 
 _SEED = 20_260_101
-_RUN_MULTIPLIERS = np.array(
-    [0x9E3779B97F4A7C15, 0xC2B2AE3D27D4EB4F, 0x165667B19E3779F9, 0xD6E8FEB86659FD93, 0xA0761D6478BD642F], np.uint64
-)
+_RUN_MULTIPLIERS = np.array([0x9E3779B97F4A7C15, 0xC2B2AE3D27D4EB4F, 0x165667B19E3779F9, 0xD6E8FEB86659FD93], np.uint64)
 _MIX = np.uint64(0xFF51AFD7ED558CCD)
 _HALF = np.uint64(32)
 
@@ -78,7 +76,7 @@ def run_hashes(keys: Sequence[str]) -> tuple[npt.NDArray[np.uint32], npt.NDArray
     codes = np.frombuffer("".join(padded).encode("utf-32-le", "surrogatepass"), np.uint32).astype(np.uint64)
     num_runs = np.fromiter(map(len, padded), np.int64, len(padded)) - (RUN - 1)
     starts = np.cumsum(num_runs) - num_runs
-    # A run that would reach into the next caption is none: each caption has four fewer runs than characters.
+    # A run that would reach into the next caption is none: each caption has three fewer runs than characters.
     places = np.arange(num_runs.sum()) + np.repeat((RUN - 1) * np.arange(len(padded)), num_runs)
     return _run_hashes_at(codes, places), starts
 

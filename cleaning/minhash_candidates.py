@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from cleaning.caption_similarity import number_marks
 from cleaning.minhash_bands import MIN_EQUAL_BITS, NUM_BANDS, SKETCH_WORDS, equal_bits, signatures
 
 # With so many captions before it a caption is compared in each band that it shares with others, and with the band's
@@ -17,7 +18,7 @@ Pairs = tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]
 
 
 class BandFiles:
-    """The bands of all captions, each in a file, and their sketches in memory (16 bytes a caption).
+    """The bands of all captions, each in a file, and their sketches in memory (with their numbers 24 bytes a caption).
 
     Args:
         folder: an existing folder; the caller removes it. 8 bytes a caption and band.
@@ -26,16 +27,18 @@ class BandFiles:
 
     def __init__(self, folder: Path, batches: Iterable[Sequence[str]], *, threads: int = 1) -> None:
         self._paths = [folder / f"band-{number:02d}" for number in range(NUM_BANDS)]
-        found = [np.empty((0, SKETCH_WORDS), np.uint64)]
+        sketches, marks = [np.empty((0, SKETCH_WORDS), np.uint64)], [np.empty(0, np.uint64)]
         for path in self._paths:
             path.touch()
         for batch in batches:
             signed = signatures(batch, threads=threads)
-            found.append(signed.sketches)
+            sketches.append(signed.sketches)
+            marks.append(number_marks(batch))
             for path, band in zip(self._paths, signed.bands, strict=True):
                 with path.open("ab") as file:
                     band.tofile(file)
-        self._sketches = np.concatenate(found)
+        self._sketches = np.concatenate(sketches)
+        self._marks = np.concatenate(marks)
 
     def pairs(self) -> Iterator[Pairs]:
         """Pairs that may be near-duplicates, block by block: numbers of captions, the first below the second.
@@ -44,7 +47,7 @@ class BandFiles:
         """
         for number, path in enumerate(self._paths):
             other_band = np.fromfile(self._paths[number - 1], np.uint64)
-            order, bucket_starts = _crowded(np.fromfile(path, np.uint64), other_band)
+            order, bucket_starts = _crowded(np.fromfile(path, np.uint64), (other_band, self._marks))
             del other_band
             for start in range(0, len(order), PLACES_PER_BLOCK):
                 yield self._likely_pairs(order, bucket_starts, start)
@@ -56,6 +59,8 @@ class BandFiles:
         for others in _others(places, bucket_starts[places]):
             is_pair = others < places
             left, right = order[others[is_pair]], order[places[is_pair]]
+            same_numbers = self._marks[left] == self._marks[right]
+            left, right = left[same_numbers], right[same_numbers]
             likely = equal_bits(self._sketches, left, right) >= MIN_EQUAL_BITS
             low, high = np.minimum(left, right)[likely], np.maximum(left, right)[likely]
             found.append(low * len(self._sketches) + high)
@@ -64,12 +69,12 @@ class BandFiles:
 
 
 def _crowded(
-    band: npt.NDArray[np.uint64], other_band: npt.NDArray[np.uint64]
+    band: npt.NDArray[np.uint64], inner_keys: Sequence[npt.NDArray[np.uint64]]
 ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
     """Captions that share the band with another, bucket by bucket, and for each place where its bucket begins.
 
-    Within a bucket they lie in the order of another band: captions that are alike often share that one too, and then
-    lie beside each other, however crowded the bucket is.
+    Within a bucket they lie in the order of their numbers and another band: captions that are alike have the same
+    numbers and often share that band too, and then lie beside each other, however crowded the bucket is.
     """
     order = np.argsort(band, kind="stable")
     placed = band[order]
@@ -78,7 +83,7 @@ def _crowded(
     crowded[1:] |= same
     crowded[:-1] |= same
     order = order[crowded]
-    order = order[np.lexsort((other_band[order], band[order]))]
+    order = order[np.lexsort((*(key[order] for key in inner_keys), band[order]))]
     placed = band[order]
     is_start = np.ones(len(order), np.bool_)
     is_start[1:] = placed[1:] != placed[:-1]

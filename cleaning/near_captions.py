@@ -44,13 +44,14 @@ def cluster_captions(
     and "a blue bus" are not (0.74). Letters alone cannot tell "two red cars in front of a small house" from "two blue
     cars in front of a small house" (0.92): where function words are given, these are not alike.
 
-    Candidates come from MinHash (`minhash_bands`): pairs are missed that share few runs of letters, as very short
-    captions do. Rows may come in batches of any sizes.
+    Candidates come from MinHash of what the function words leave (`minhash_bands`): one pair in a hundred of those with
+    one small difference is missed, more where two captions differ in several words or are very short. Rows may come
+    in batches of any sizes.
 
     Args:
         read: the captions in order, batch by batch; called once.
         similarity: 0 to 1, of captions that are near-duplicates; tried from 0.8 to 0.95.
-        scratch: a folder that may hold temporary files: the captions, and 160 bytes more a distinct one.
+        scratch: a folder that may hold temporary files: the captions, and 200 bytes more a distinct one.
         function_words: of the captions' languages, lower case; an empty collection: all words tell captions apart.
             None: no words do.
         threads: that compare letters; the result does not depend on it.
@@ -74,7 +75,8 @@ def cluster_captions(
 def _like_pairs(store: CaptionStore, folder: Path, likeness: Likeness, threads: int) -> LikeForest:
     """Captions that are alike, connected by as few pairs as do it."""
     forest = LikeForest(len(store))
-    for left, right in BandFiles(folder, store.batches(CAPTIONS_PER_BATCH), threads=threads).pairs():
+    batches = ([likeness.content(key) for key in keys] for keys in store.batches(CAPTIONS_PER_BATCH))
+    for left, right in BandFiles(folder, batches, threads=threads).pairs():
         for start in range(0, len(left), PAIRS_PER_BATCH):
             pairs = forest.unconnected(left[start : start + PAIRS_PER_BATCH], right[start : start + PAIRS_PER_BATCH])
             alike = likeness.alike_pairs(store.keys(pairs[0]), store.keys(pairs[1]), threads=threads)
