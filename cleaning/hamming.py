@@ -8,7 +8,7 @@ choice of k blocks, sort by these and compare only what agrees in them: pigeonho
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import combinations
+from itertools import combinations, pairwise
 
 import numpy as np
 from numpy.typing import NDArray
@@ -32,43 +32,8 @@ _NS_COMPARED = 8.0  # two hashes
 _MAX_KEY_BITS = 24  # of a table of references, which has an entry for each key
 
 
-def near_pairs(hashes: Hashes, *, max_distance: int) -> Rows:
-    """Rows of hashes that differ in at most so many bits: shape (num_pairs, 2), the lower row first, sorted.
-
-    Of rows with equal hashes only the first takes part; each other one is paired with that one alone.
-
-    Raises:
-        ConfigError: the distance is not between 0 and 16.
-    """
-    _require_distance(max_distance)
-    distinct, first, star = _grouped(dealt(hashes))
-    found = [np.sort(first[pairs], axis=1) for pairs in near_distinct(distinct, max_distance)]
-    return _in_order([star, *found])
-
-
-def near_matches(hashes: Hashes, references: Hashes, *, max_distance: int) -> Rows:
-    """Rows, and references whose hashes differ in at most so many bits: shape (num_matches, 2), sorted.
-
-    Of rows with equal hashes, and of references with equal ones, the first has all matches; each other row is matched
-    with the first ones of the references alone, and each other reference with the first ones of the rows.
-
-    Raises:
-        ConfigError: the distance is not between 0 and 16.
-    """
-    _require_distance(max_distance)
-    rows, first_row, row_star = _grouped(dealt(hashes))
-    others, first_other, other_star = _grouped(dealt(references))
-    found = [
-        np.column_stack([first_row[pairs[:, 0]], first_other[pairs[:, 1]]])
-        for pairs in matches_of_distinct(rows, others, max_distance)
-    ]
-    firsts = _in_order(found)
-    more_rows = joined(row_star, firsts)
-    more_others = joined(other_star, firsts[:, ::-1])[:, ::-1]
-    return _in_order([firsts, more_rows, more_others])
-
-
-def _require_distance(max_distance: int) -> None:
+def require_distance(max_distance: int) -> None:
+    """Raise ConfigError unless the distance is between 0 and 16 bits."""
     if not 0 <= max_distance <= MAX_DISTANCE:
         raise ConfigError(f"a distance of hashes must be between 0 and {MAX_DISTANCE} bits, got {max_distance}")
 
@@ -81,33 +46,6 @@ def dealt(hashes: Hashes) -> Hashes:
         for bit in range(_BITS):
             target |= ((part >> np.uint64(bit)) & np.uint64(1)) << np.uint64(bit * _STRIDE % _BITS)
     return out
-
-
-def _grouped(hashes: Hashes) -> tuple[Hashes, Rows, Rows]:
-    """Distinct hashes in order, the first row of each, and pairs (first row, other row) of equal ones."""
-    order = np.argsort(hashes, kind="stable")
-    in_order = hashes[order]
-    begins = np.flatnonzero(np.diff(in_order, prepend=~in_order[:1]))
-    first = order[begins]
-    others = np.ones(len(order), bool)
-    others[begins] = False
-    leaders = np.repeat(first, np.diff(begins, append=len(order)))
-    return in_order[begins], first, np.column_stack([leaders[others], order[others]])
-
-
-def joined(star: Rows, firsts: Rows) -> Rows:
-    """For each pair (first, other) of `star` and (first, match) of `firsts`: (other, match)."""
-    by_first = firsts[np.argsort(firsts[:, 0], kind="stable")]
-    low, high = (np.searchsorted(by_first[:, 0], star[:, 0], side=side) for side in ("left", "right"))
-    counts = high - low
-    places = np.repeat(low - np.cumsum(counts) + counts, counts) + np.arange(counts.sum())
-    return np.column_stack([np.repeat(star[:, 1], counts), by_first[places, 1]])
-
-
-def _in_order(parts: list[Rows]) -> Rows:
-    """All pairs, sorted by both columns."""
-    pairs = np.concatenate([np.empty((0, 2), np.int64), *parts])
-    return pairs[np.lexsort((pairs[:, 1], pairs[:, 0]))]
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,7 +93,7 @@ def _tables(max_distance: int, num_equal: int) -> Iterator[_Table]:
     """One for each choice of `num_equal` blocks, in lexicographic order."""
     num_blocks = max_distance + num_equal
     edges = [block * _BITS // num_blocks for block in range(num_blocks + 1)]
-    masks = [(1 << high) - (1 << low) for low, high in zip(edges, edges[1:], strict=False)]
+    masks = [(1 << high) - (1 << low) for low, high in pairwise(edges)]
     for chosen in combinations(range(num_blocks), num_equal):
         others = [block for block in range(num_blocks) if block not in chosen]
         moves, end = [], _BITS

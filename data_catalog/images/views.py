@@ -1,0 +1,136 @@
+"""Test images as others may have changed them: hashes and thumbnails of several views, which a leak guard looks for.
+
+Training images are hashed whole, as they come. One that is a test image mirrored, or cropped by a few per cent, is
+found by a view of the test image that is mirrored or cropped alike; re-encoding and resizing change hashes little.
+"""
+
+import io
+import tempfile
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pyarrow as pa
+
+from data_catalog.images.encoding import grey_miniature, perceptual_hash, thumbnail
+from data_catalog.images.fetch import FetchConfig
+from data_catalog.images.normalise import NormaliseConfig, normalise_image
+from data_catalog.images.tables import read_groups, write_rows
+from data_catalog.images.workers import ImageWorkers
+
+if TYPE_CHECKING:
+    from data_catalog.images.pixels import Pixels
+
+VIEWS = pa.schema(
+    [
+        pa.field("name", pa.string(), nullable=False),  # of the image, as it was asked for
+        pa.field("sha256", pa.string()),  # of its bytes, hexadecimal; null where there are none
+        pa.field("view", pa.string()),  # a name of `VIEW_NAMES`; null where the image is no picture
+        pa.field("phash", pa.string()),
+        pa.field("thumbnail", pa.binary()),
+        pa.field("drop_reason", pa.string()),  # why there are no views, as of any image
+    ]
+)
+# What a view lacks of the width and height, at the left, the top, the right and the bottom.
+_CUT = 0.03
+_CUTS = {
+    "whole": (0, 0, 0, 0),
+    "middle": (1, 1, 1, 1),
+    "top left": (0, 0, 1, 1),
+    "top right": (1, 0, 0, 1),
+    "bottom left": (0, 1, 1, 0),
+    "bottom right": (1, 1, 0, 0),
+}
+_MIRRORED = "mirrored "
+VIEW_NAMES = tuple(prefix + name for prefix in ("", _MIRRORED) for name in _CUTS)
+# Pixels as training images have them when they are hashed, by the defaults; whatever a test set has is taken.
+_CONFIG = NormaliseConfig(
+    encode_format="png", encode_quality=1, min_image_size=1, max_aspect_ratio=100.0, animated="first"
+)
+_NAMES_AT_ONCE = 500
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class View:
+    """One view: a name of `VIEW_NAMES`, 16 hexadecimal digits, and 192 bytes of 8x8 pixels of RGB."""
+
+    view: str
+    phash: str
+    thumbnail: bytes
+
+
+def image_views(raw: bytes) -> list[View]:
+    """All views of an image file, decoded in this process.
+
+    Raises:
+        ImageRejectedError: it is no picture, or has one colour.
+    """
+    return _views(normalise_image(raw, _CONFIG).data)
+
+
+def write_views(location: str, names: Iterable[str], out: Path, workers: ImageWorkers) -> None:
+    """Write the views of images, schema `VIEWS`, in the order of the names; one row with a reason where there are none.
+
+    Files are decoded by the child processes of `workers`, which may die of them.
+
+    Args:
+        location: a folder, a zip, an uncompressed tar, or a glob of them.
+        names: of images therein.
+        out: a new file; its folder holds the temporary files, too.
+        workers: read and decode.
+
+    Raises:
+        ConfigError: the location can't be opened.
+        ShardError: the child process can't work at all, or the disk is full.
+    """
+    write_rows(_rows(location, iter(names), out.parent, workers), VIEWS, out)
+
+
+def _rows(location: str, names: Iterator[str], folder: Path, workers: ImageWorkers) -> Iterator[dict[str, Any]]:
+    while some := list(islice(names, _NAMES_AT_ONCE)):
+        with tempfile.TemporaryDirectory(dir=folder, prefix=".tmp-views-") as place:
+            raw, images = Path(place) / "raw.parquet", Path(place) / "images.parquet"
+            workers.fetch(_requests(location, some), FetchConfig(), raw)
+            workers.normalise(raw, _CONFIG, images)
+            for row in (row for group in read_groups(images) for row in group):
+                yield from _image_rows(row)
+
+
+def _requests(location: str, names: list[str]) -> pa.Table:
+    none = pa.nulls(len(names), pa.string())
+    paths = pa.array(names, pa.string())
+    return pa.table({"sample_id": paths, "url": none, "path": paths, "location": pa.array([location] * len(names))})
+
+
+def _image_rows(image: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    known = {"name": image["sample_id"], "sha256": image["sha256"], "drop_reason": image["drop_reason"]}
+    if image["bytes"] is None:
+        yield {**known, "view": None, "phash": None, "thumbnail": None}
+        return
+    for found in _views(image["bytes"]):
+        yield {**known, "view": found.view, "phash": found.phash, "thumbnail": found.thumbnail}
+
+
+def _views(png: bytes) -> list[View]:
+    """Views of a file that we wrote ourselves."""
+    import numpy as np
+    from PIL import Image
+
+    whole = np.asarray(Image.open(io.BytesIO(png)))
+    return [
+        _view(name, np.ascontiguousarray(_cut(pixels, cuts)))
+        for prefix, pixels in (("", whole), (_MIRRORED, whole[:, ::-1]))
+        for name, cuts in ((prefix + name, cuts) for name, cuts in _CUTS.items())
+    ]
+
+
+def _cut(pixels: "Pixels", cuts: tuple[int, int, int, int]) -> "Pixels":
+    height, width = pixels.shape[:2]
+    left, top, right, bottom = (round(_CUT * side * cut) for side, cut in zip((width, height) * 2, cuts, strict=True))
+    return pixels[top : height - bottom, left : width - right]
+
+
+def _view(name: str, pixels: "Pixels") -> View:
+    return View(view=name, phash=perceptual_hash(grey_miniature(pixels)), thumbnail=thumbnail(pixels))
