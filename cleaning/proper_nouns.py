@@ -5,7 +5,8 @@ The paper drops captions of which at least 80 % of the tokens are tagged PROPN: 
 
 - Words of content are those of letters only that are no function words of the language; numbers do not count.
 - A word of content with a capital is a proper noun. At the start of a sentence the capital says so only if the next
-  word is a word of content with a capital, too: "Dora Riparia", but not "Gatto nero" or "Chiesa di San Marco".
+  word is a word of content with a capital, too: "Dora Riparia", but not "Gatto nero" or "Chiesa di San Marco"; and
+  only if the word is not among the common nouns that are given: "Piazza Garibaldi".
 - A caption is kept, as undecided, if it is (nearly) all capitals; if a function word inside a sentence has a capital
   (then it is a title: "A Man And His Dog"); or if its script has no case.
 
@@ -35,13 +36,16 @@ class Tagger(Protocol):
 _WORD = re.compile(r"[^\W\d_]\w*|[.!?:;]+(?=\s)", re.UNICODE)
 
 
-def proper_noun_share(*, function_words: Collection[str], max_share: float = 0.8) -> Check:
+def proper_noun_share(
+    *, function_words: Collection[str], common_nouns: Collection[str] = (), max_share: float = 0.8
+) -> Check:
     """Drop captions whose words of content are proper nouns to at least `max_share` (0 to 1).
 
-    Function words are lower-case, without apostrophe. Reason: mostly_proper_nouns, with detail "3 of 3 words".
+    Function words and common nouns are lower-case, without apostrophe; the latter are no names at the start of a
+    sentence. Reason: mostly_proper_nouns, with detail "3 of 3 words".
     """
     _require_share(max_share)
-    known = frozenset(function_words)
+    known, common = frozenset(function_words), frozenset(common_nouns)
 
     def judge(text: str) -> Drop | None:
         if text.islower() or _is_shouted(text):
@@ -49,7 +53,7 @@ def proper_noun_share(*, function_words: Collection[str], max_share: float = 0.8
         sentences = list(_sentences(text))
         if any(_is_title(words, known) for words in sentences):
             return None
-        verdicts = [verdict for words in sentences for verdict in _proper_nouns(words, known)]
+        verdicts = [verdict for words in sentences for verdict in _proper_nouns(words, known, common)]
         if verdicts and sum(verdicts) >= max_share * len(verdicts):
             return Drop("mostly_proper_nouns", f"{sum(verdicts)} of {len(verdicts)} words")
         return None
@@ -116,10 +120,10 @@ def _is_title(words: list[str], function_words: frozenset[str]) -> bool:
     return any(word[0].isupper() and len(word) > 1 and word.lower() in function_words for word in words[1:])
 
 
-def _proper_nouns(words: list[str], function_words: frozenset[str]) -> list[bool]:
+def _proper_nouns(words: list[str], function_words: frozenset[str], common_nouns: frozenset[str]) -> list[bool]:
     """One verdict per word of content."""
     capitals = [word[0].isupper() and word.lower() not in function_words for word in words]
-    if len(words) == 1 or not capitals[1]:
+    if len(words) == 1 or not capitals[1] or words[0].lower() in common_nouns:
         capitals[0] = False
     content = [word.lower() not in function_words for word in words]
     return [capital for capital, counts in zip(capitals, content, strict=True) if counts]

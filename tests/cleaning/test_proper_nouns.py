@@ -63,6 +63,23 @@ def test_proper_nouns(lang: str, caption: str, detail: str | None) -> None:
     assert verdict is None or verdict.reason == "mostly_proper_nouns"
 
 
+@pytest.mark.parametrize(
+    ("caption", "detail"),
+    [
+        ("Piazza Garibaldi", None),
+        ("Chiesa Santa Lucia", "2 of 3 words"),
+        ("Giuseppe Garibaldi", "2 of 2 words"),
+        ("Joey Ramone Piazza", "3 of 3 words"),  # within a caption a capital is a name's
+        ("La Piazza Garibaldi", "2 of 2 words"),
+        ("Un uomo. Piazza Garibaldi", None),
+    ],
+)
+def test_a_common_noun_at_the_start_is_no_name(caption: str, detail: str | None) -> None:
+    words, nouns = PACKS["it"].function_words, {"piazza", "chiesa"}
+    (verdict,) = proper_noun_share(function_words=words, common_nouns=nouns, max_share=0.6)([caption])
+    assert (verdict.detail if verdict else None) == detail
+
+
 def test_the_share_is_an_option() -> None:
     assert proper_noun_share(function_words=(), max_share=0.5)(["una Roma"])[0] is not None
     with pytest.raises(ConfigError, match="max_proper_noun_share"):
