@@ -23,8 +23,8 @@ from cleaning.text import clean_text, fix_encoding
 
 DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 CC3M = DATA / "cc3m" / "Validation_GCC-1.1.0-Validation.first8000.tsv"
-# Rounds, captions a set.
-SIZES = {"quick": (5, 2_000), "full": (11, 8_000)}
+# Rounds, captions a set: about as many as a shard has.
+SIZES = {"quick": (5, 7_500), "full": (15, 7_500)}
 GOALS = {"ascii": 20.0, "french": 1.8}
 CODE_PAGES = ("latin-1", "cp1252", "cp1250", "cp1251", "cp437", "iso8859-2", "mac-roman")
 

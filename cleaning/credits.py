@@ -8,26 +8,20 @@ _ANY_PICTURE: Final = (
     rf"(?:{_PHOTO}|picture|image|pic|credits?|fotògraf|crédits?(?: photo)?|crédito(?: d[ea] foto(?:grafía)?)?|"
     r"bild(?:quelle|nachweis)?|quelle|fuente|fonte|font|source|courtesy|copyright|cortesia|cortesía)"
 )
-# The last words of those, in small letters.
-_LAST_WORDS: Final = """
-photo photos photograph photographs photography photographed photographer credit credits foto fotos fotografia
-fotografie fotografía fotograf fotògraf picture image pic crédit crédits crédito bild bildquelle bildnachweis quelle
-fuente fonte font source courtesy copyright cortesia cortesía by par por of da per von
-"""
-CREDIT_WORDS: Final = frozenset(_LAST_WORDS.split())
 # Prepositions that say by whom and cannot say of what, as "di", "de" and "von" can.
 _MADE_BY: Final = (
     r"(?:(?:taken |shot |made )?by|par|por|courtesy of|prise par|scattat[ao] da|realizzat[ao] da|tomada por|tirada por|"
     r"hecha por|feta per|presa per|aufgenommen von)"
 )
+# Patterns that Python's `re` and Arrow's RE2 read alike, to be matched in any case.
 # What stands before the name, anywhere: "Photo by", "Foto:", "Photo courtesy of", "Quelle:", "©", "(c) 2010".
 CREDIT_OPENING: Final = (
-    rf"(?:{_ANY_PICTURE}\s?:\s?(?:{_MADE_BY}\s)?|{_PHOTO}\s{_MADE_BY}\s?:?\s|(?:(?:{_PHOTO}|copyright)\s?)?(?:©|\(c\))\s?"
-    r"(?:\d{4}\s?,?\s?)?|(?:photographed by|fotografiert von)\s)"
+    rf"(?:{_ANY_PICTURE} ?: ?(?:{_MADE_BY} )?|{_PHOTO} {_MADE_BY} ?:? |(?:(?:{_PHOTO}|copyright) ?)?(?:©|\(c\)) ?"
+    r"(?:\d{4} ?,? ?)?|(?:photographed by|fotografiert von) )"
 )
 # What stands before the name where nothing else does.
 WHOLE_CREDIT_OPENING: Final = (
-    rf"(?:{CREDIT_OPENING}|{_ANY_PICTURE}\s{_MADE_BY}\s|(?:courtesy|credit)\s(?:of|to)\s(?:the\s)?)"
+    rf"(?:{CREDIT_OPENING}|{_ANY_PICTURE} {_MADE_BY} |(?:courtesy|credit) (?:of|to) (?:the )?)"
 )
 # CC3M writes "person" for every name, and agencies write themselves in small letters.
 _SMALL_NAMES: Final = """

@@ -24,45 +24,45 @@ of which nothing would be left stays whole, for `cleaning.boilerplate` to judge.
 """
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Final
 
-from cleaning.credits import CREDIT_OPENING, CREDIT_WORDS, is_name
+from cleaning.credits import CREDIT_OPENING, is_name
 from data_catalog.stages import Transform
 
-_FREE: Final = r"(?:royalty\s?-?\s?free|free|premium|lizenzfreie[srn]?)"
+_FREE: Final = r"(?:royalty ?-? ?free|free|premium|lizenzfreie[srn]?)"
 _PICTURE: Final = (
     r"(?:photos?|photograph(?:s|y)?|pictures?|images?|vectors?|vector art|illustrations?|clip ?arts?|videos?|"
     r"footage(?: video)?|graphics?|icons?)"
 )
 _STOCK: Final = (
-    rf"(?:(?:{_FREE}\s)*stock\s?-?\s?{_PICTURE}|royalty\s?-?\s?free(?:\s{_PICTURE})?|"
+    rf"(?:(?:{_FREE} )*stock ?-? ?{_PICTURE}|royalty ?-? ?free(?: {_PICTURE})?|"
     r"foto(?:s|grafie)? (?:de )?stock|immagin[ei] stock|foto de archivo|imagen(?:es)? de stock|"
     r"(?:photos?|image) libres? de droits|imagen libre de derechos|stock-?(?:fotos?|bild(?:er)?))"
 )
 _AGENCY: Final = (
-    r"(?:getty\simages|istock(?:photo)?|shutterstock|adobe\sstock|alamy|dreamstime(?:\.com)?|depositphotos|123rf|fotolia|"
-    r"bigstock(?:photo)?|can\sstock\sphoto|wikimedia\scommons|flickr|"
+    r"(?:getty images|istock(?:photo)?|shutterstock|adobe stock|alamy|dreamstime(?:\.com)?|depositphotos|123rf|fotolia|"
+    r"bigstock(?:photo)?|can stock photo|wikimedia commons|flickr|"
     r"wikipedia(?:, (?:the free encyclopedia|l'enciclopedia libera|la enciclopedia libre|die freie enzyklopädie))?)"
 )
-_NUMBER: Final = r"(?:\s?#\s?[\w-]{0,20}|(?<=photo)\s?(?:\d{5,20}|\?))?"
+_NUMBER: Final = r"(?: ?# ?[\w-]{0,20}|(?<=photo) ?(?:\d{5,20}|\?))?"
 # A whole label, as `cleaning.boilerplate` judges those that stand alone; in any case.
-STOCK_LABEL: Final = rf"(?:{_STOCK}{_NUMBER}(?:\s?[-|,]\s?{_AGENCY})?|{_AGENCY}(?:\s{_STOCK})?{_NUMBER})"
+STOCK_LABEL: Final = rf"(?:{_STOCK}{_NUMBER}(?: ?[-|,] ?{_AGENCY})?|{_AGENCY}(?: {_STOCK})?{_NUMBER})"
 
-_SEPARATOR: Final = r"(?=[\s|–—·•:,.;!?-])(?:\s?(?:\||[–—·•]|--)\s?|\s-\s|\s?[:,.;!?]\s)"
-_DASH: Final = r"(?=[\s|–—-])(?:\s?(?:\||[–—]|--)\s?|\s[-:]\s)"
+_SEPARATOR: Final = r"(?=[ |–—·•:,.;!?-])(?: ?(?:\||[–—·•]|--) ?| - | ?[:,.;!?] )"
+_DASH: Final = r"(?=[ |–—-])(?: ?(?:\||[–—]|--) ?| [-:] )"
 _ANY_CASE: Final = re.IGNORECASE | re.ASCII
 _LABEL = re.compile(rf"{_SEPARATOR}{STOCK_LABEL}\Z", _ANY_CASE)
 _PHOTO_LABEL = re.compile(rf"{_DASH}(?:free )?(?:photos?|foto){_NUMBER}\Z", _ANY_CASE)
-_LOOSE_LABEL = re.compile(rf"\s{_STOCK}{_NUMBER}\Z", _ANY_CASE)
-_LOOSE_CREDIT = re.compile(r"\sphoto(?:graph)? by person\Z", _ANY_CASE)
-_BRACKETED_CREDIT = re.compile(rf"\s?[(\[]{CREDIT_OPENING}(?P<name>[^()\[\]]{{1,100}})[)\]]\Z", _ANY_CASE)
+_LOOSE_LABEL = re.compile(rf" {_STOCK}{_NUMBER}\Z", _ANY_CASE)
+_LOOSE_CREDIT = re.compile(r" photo(?:graph)? by person\Z", _ANY_CASE)
+_BRACKETED_CREDIT = re.compile(rf" ?[(\[]{CREDIT_OPENING}(?P<name>[^()\[\]]{{1,100}})[)\]]\Z", _ANY_CASE)
 _BRACKETED_AGENCY = re.compile(
-    rf"\s?[(\[](?:ap photo\b[^()\[\]]{{0,60}}|[^()\[\]]{{0,60}}\b{_AGENCY})[)\]]\Z", _ANY_CASE
+    rf" ?[(\[](?:ap photo\b[^()\[\]]{{0,60}}|[^()\[\]]{{0,60}}\b{_AGENCY})[)\]]\Z", _ANY_CASE
 )
-_CREDIT = re.compile(rf"(?:{_SEPARATOR}|(?<=[.!?])\s|\s(?=©)){CREDIT_OPENING}(?P<name>[^:]{{1,100}})\Z", _ANY_CASE)
+_CREDIT = re.compile(rf"(?:{_SEPARATOR}|(?<=[.!?]) | (?=©)){CREDIT_OPENING}(?P<name>[^:]{{1,100}})\Z", _ANY_CASE)
 _HEAD = re.compile(
-    rf"(?:{_FREE}\s)*stock (?:(?:photos?|images?|vectors?|illustrations?)\s?(?:#\w*\s?)?:|photos?\s?[-–—])\s", _ANY_CASE
+    rf"(?:{_FREE} )*stock (?:(?:photos?|images?|vectors?|illustrations?) ?(?:#\w* ?)?:|photos? ?[-–—]) ", _ANY_CASE
 )
 
 # Before these a label is part of the sentence: "as a stock photo", "a typical stock photo".
@@ -73,29 +73,23 @@ no typical classic generic free cheesy funny bad good best new
 _BINDING: Final = frozenset(_BINDING_WORDS.split())
 _FEWEST_WORDS_BEFORE = 4
 _TAIL_CHARS = 200
-_LONGEST_CREDIT_WORD = 20
 _WORD = re.compile(r"[^\W\d_]\S*")
 
-# The last five characters of labels without a number; each label has one of the words below as well.
-_LABEL_ENDINGS: Final = """
-photo hotos kfoto -foto fotos graph raphs raphy cture tures image mages ector ctors ation tions ipart parts otage video
-ideos aphic phics icons -free stock chivo roits echos kbild -bild ilder alamy stime e.com tolia 123rf mmons lickr pedia
-ibera libre pädie
-"""
-ENDINGS: Final = frozenset((*_LABEL_ENDINGS.split(), " foto", " free", " icon", "p art", "r art"))
-_LABEL_WORDS: Final = ("stock", "oto", "royalty", "getty", "wiki", "alamy", "libre", "123rf", "dreamstime", "flickr")
-# A photo's label may end in a number or a question mark; these are beside the endings above.
-_NUMBER_ENDS: Final = frozenset("0123456789?")
-_BRACKETS: Final = frozenset(")]")
-_MAKERS: Final = (" by ", " by:", " par ", " por ", " courtesy ", " da ", " per ", " von ")
-_HEADS: Final = ("stock", "free", "royalty", "premium", "lizenz")
+# What each pattern above needs, in any case: first for Arrow's RE2, which goes through many texts at once; then for one
+# text in small letters.
+SUFFIX_MARKS: Final = (
+    r"stock|royalty|libres? de|foto de archivo|getty images|alamy|dreamstime|depositphotos|123rf|fotolia|wikimedia|"
+    rf"wikipedia|flickr|ap photo|otos? ?(?:#[^#]*|[0-9]+|\?)?$|{CREDIT_OPENING}"
+)
+_LABEL_MARKS: Final = ("stock", "royalty", "oto", "libre", "getty", "alamy", "wiki", "flickr", "123rf", "dreamstime")
+_CREDIT_MARKS: Final = ("oto", ":", "©", "(c)")
 
 
 def strip_suffixes() -> Transform:
     """Take labels of stock sites, credits of photographers and names of sites off the ends of texts.
 
-    In front, only labels such as "stock photo :" are taken off. Repeated until nothing changes, so that doing it twice
-    does nothing more. Of a long text only the last 200 characters are looked at.
+    In front, only labels such as "stock photo :" are taken off. White space is expected to be single spaces. Repeated
+    until nothing changes, so that doing it twice does nothing more. Of a long text only the last 200 characters count.
     """
 
     def transform(texts: Sequence[str]) -> list[str]:
@@ -113,40 +107,27 @@ def without_suffixes(text: str) -> str:
 
 def _without_one(text: str) -> str | None:
     """The text without its last label or credit, or None where it has none or would be nothing without it."""
+    lowered = text.lower()
+    has_label = _has_one(_LABEL_MARKS, lowered)
+    finders = [_labelled, _loose] if has_label else []
+    if _has_one(_CREDIT_MARKS, lowered):
+        finders.append(_credited)
+    if text[-1:] in (")", "]"):
+        finders.append(_bracketed)
     start = max(0, len(text) - _TAIL_CHARS)
-    for find in _finders(text[start:].lower()):
+    for find in finders:
         cut = find(text, start)
         if cut is not None and _WORD.search(text, 0, cut):
             return text[:cut].rstrip(" ,;:|-–—")
-    head = _HEAD.match(text) if text[:8].lower().startswith(_HEADS) else None
+    head = _HEAD.match(text) if has_label else None
     return text[head.end() :] if head and _WORD.search(text, head.end()) else None
 
 
-def _finders(tail: str) -> list[Callable[[str, int], int | None]]:
-    """What may find something, by marks that are quickly looked for: without them no pattern can match."""
-    finders: list[Callable[[str, int], int | None]] = []
-    if (tail[-5:] in ENDINGS or "#" in tail or tail[-1:] in _NUMBER_ENDS) and _has_one(_LABEL_WORDS, tail):
-        finders += (_labelled, _loose)
-    if tail[-1:] in _BRACKETS:
-        finders.append(_bracketed)
-    photo_by = "oto" in tail and _has_one(_MAKERS, tail)
-    if photo_by or "©" in tail or "(c)" in tail or (":" in tail and _credits_before_colon(tail)):
-        finders.append(_credited)
-    return finders
-
-
-def _has_one(words: Sequence[str], text: str) -> bool:
-    for word in words:  # noqa: SIM110  any() takes twice as long
-        if word in text:
+def _has_one(marks: Sequence[str], lowered: str) -> bool:
+    for mark in marks:  # noqa: SIM110  any() takes twice as long
+        if mark in lowered:
             return True
     return False
-
-
-def _credits_before_colon(tail: str) -> bool:
-    """Whether the last colon of a text in small letters follows a word such as "foto" or "source"."""
-    colon = tail.rindex(":")
-    before = tail[max(0, colon - _LONGEST_CREDIT_WORD) : colon].split()
-    return bool(before) and before[-1] in CREDIT_WORDS
 
 
 def _labelled(text: str, start: int) -> int | None:

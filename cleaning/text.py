@@ -8,11 +8,12 @@ Japanese), "a < b", and tokens such as CC12M's <PERSON>.
 import re
 import unicodedata
 from collections.abc import Callable, Sequence
+from typing import Final
 
 from cleaning.config import CleanConfig
 from cleaning.markup import remove_markup
 from cleaning.mojibake import encoding_rewrite
-from cleaning.suffixes import ENDINGS, without_suffixes
+from cleaning.suffixes import SUFFIX_MARKS, without_suffixes
 from data_catalog.stages import Transform
 
 Rewrite = Callable[[str], str]
@@ -55,10 +56,15 @@ def collapse_whitespace() -> Transform:
     return _for_each(_collapse)
 
 
-# Printable ASCII without spaces at the ends, of which no rule changes anything where no two spaces are side by
-# side: what may be markup is left out, and from the first class what labels and credits need as well.
-_is_plain = re.compile(r"(?! )[ !-\"$%'*-9;=?-Z\\^-{}~]*+(?<! )").fullmatch
-_is_clean_ascii = re.compile(r"(?! )[ -%'-;=?-~]*+(?<! )").fullmatch
+# Characters that no rule changes, whatever is beside them: printable ASCII but for "&", "<" and ">", and letters that
+# are neither telltales of mojibake nor parts of longer composed ones. Latin, Greek, Cyrillic, Hebrew, Arabic, Chinese,
+# Japanese and Korean, as far as that holds.
+_PLAIN: Final = (
+    " -%'-;=?-~ß-öø-ÿăąćčďđēęěğīıłńňōőřśšşșţțťūůűźžż\u0391-\u03a1\u03a3-\u03a9\u03ac-\u03ce\u0401\u0410-\u044f\u0451"
+    "\u05d0-\u05ea\u0621-\u063a\u0641-\u064a\u3001\u3002\u3041-\u3096\u30a1-\u30fa\u30fc\u4e00-\u9fff\uac00-\ud7a3"
+)
+_SPARE_SPACE: Final = "  "
+_is_plain = re.compile(f"(?! )[{_PLAIN}]*+(?<! )").fullmatch
 
 
 def clean_text(config: CleanConfig) -> Transform:
@@ -69,7 +75,7 @@ def clean_text(config: CleanConfig) -> Transform:
     rules = _rules(config)
 
     def clean(text: str) -> str:
-        if _is_clean_ascii(text) and "  " not in text:
+        if _is_plain(text) and _SPARE_SPACE not in text:
             return without_suffixes(text) if config.strip_suffixes else text
         for _ in range(_MAX_ROUNDS):
             before = text
@@ -81,18 +87,26 @@ def clean_text(config: CleanConfig) -> Transform:
         return clean(_MARKUP_CHARACTERS.sub(" ", text))
 
     def transform(texts: Sequence[str]) -> list[str]:
-        # Written out: a call for each caption would cost a fifth of what most of them take.
-        return [
-            text
-            if _is_plain(text)
-            and "  " not in text
-            and "oto" not in (lowered := text.lower())
-            and lowered[-5:] not in ENDINGS
-            else clean(text)
-            for text in texts
-        ]
+        cleaned = list(texts)
+        for row in _rows_to_look_at(texts, strip_suffixes=config.strip_suffixes):
+            cleaned[row] = clean(cleaned[row])
+        return cleaned
 
     return transform
+
+
+def _rows_to_look_at(texts: Sequence[str], *, strip_suffixes: bool) -> Sequence[int]:
+    """The rows that rules may change: those with other than plain characters, spare spaces or marks of a suffix."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    pattern = f"[^{_PLAIN}]|{_SPARE_SPACE}|^ | $" + (f"|(?i:{SUFFIX_MARKS})" if strip_suffixes else "")
+    try:
+        column = pa.array(texts, pa.large_string())
+    except UnicodeEncodeError:  # lone surrogates, which Arrow cannot hold and the rules remove
+        return range(len(texts))
+    rows: list[int] = pc.indices_nonzero(pc.match_substring_regex(column, pattern)).to_pylist()
+    return rows
 
 
 def _rules(config: CleanConfig) -> list[Rewrite]:
