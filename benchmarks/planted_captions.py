@@ -5,6 +5,8 @@ import itertools
 import json
 import random
 import re
+import tomllib
+from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -207,3 +209,50 @@ def planted(
 def words_of(caption: str) -> list[str]:
     """Runs of letters and digits, lower case."""
     return re.findall(r"\w+", caption.lower())
+
+
+def function_words(language: str) -> list[str]:
+    """Function words of a language, from its pack; no single letters but "a"."""
+    pack = Path(__file__).resolve().parents[1] / "flows" / "languages" / f"{language}.toml"
+    return [word for word in tomllib.loads(pack.read_text("utf-8"))["function_words"] if len(word) > 1 or word == "a"]
+
+
+@dataclass(slots=True)
+class Truth:
+    """How well clusters agree with what was planted.
+
+    Args:
+        num_planted: variations, by kind.
+        num_found: those of them in the cluster of the caption that they vary, by kind.
+        num_joined: rows that a cluster joins to an earlier row.
+        num_right: those of them whose cluster's first row is of the same base.
+    """
+
+    num_planted: Counter[str]
+    num_found: Counter[str]
+    num_joined: int
+    num_right: int
+
+    @property
+    def recall(self) -> float:
+        """Share of the variations that are found."""
+        return self.num_found.total() / max(self.num_planted.total(), 1)
+
+    @property
+    def precision(self) -> float:
+        """Share of the joined rows that are joined rightly."""
+        return self.num_right / max(self.num_joined, 1)
+
+
+def judged(rows: Sequence[tuple[int, str | None]], first_rows: Sequence[int]) -> Truth:
+    """Clusters, as the first row of each row's own, beside (base, kind) of all rows."""
+    truth = Truth(Counter(), Counter(), 0, 0)
+    row_of_base = {base: row for row, (base, kind) in enumerate(rows) if kind is None}
+    for row, (base, kind) in enumerate(rows):
+        if kind is not None:
+            truth.num_planted[kind] += 1
+            truth.num_found[kind] += first_rows[row] == first_rows[row_of_base[base]]
+        if first_rows[row] != row:
+            truth.num_joined += 1
+            truth.num_right += rows[first_rows[row]][0] == base
+    return truth

@@ -8,6 +8,7 @@ Stages know neither shards nor files; options are bound by a function that retur
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -60,7 +61,7 @@ def apply_measure(
     return table
 
 
-def reject(table: pa.Table, rows: list[int], verdicts: Sequence[Drop | None], *, step: str) -> pa.Table:
+def reject(table: pa.Table, rows: Sequence[int], verdicts: Sequence[Drop | None], *, step: str) -> pa.Table:
     """Mark as rejected by `step` those of `rows` (indices) that have a verdict."""
     drops = [(row, verdict) for row, verdict in zip(rows, verdicts, strict=True) if verdict is not None]
     if not drops:
@@ -81,20 +82,30 @@ def pending_rows(table: pa.Table, where: pa.Array | None = None) -> list[int]:
     pending = pc.equal(table.column("outcome"), PENDING)
     if where is not None:
         pending = pc.and_(pending, pc.fill_null(where, False))
-    return [int(row) for row in pc.indices_nonzero(pending).to_pylist()]
+    rows: list[int] = pc.indices_nonzero(pending).to_numpy().tolist()
+    return rows
 
 
-def texts(table: pa.Table, column: str, rows: list[int]) -> list[str]:
+def texts(table: pa.Table, column: str, rows: Sequence[int]) -> list[str]:
     """Values of a text column at the given rows."""
     found: list[str] = table.column(column).take(pa.array(rows, pa.int64())).to_pylist()
     return found
 
 
 def set_values(table: pa.Table, column: str, rows: Sequence[int], values: Sequence[object]) -> pa.Table:
-    """A table with `values` at the given rows of `column` and everything else unchanged."""
+    """A table with `values` at the given rows (distinct ones) of `column` and everything else unchanged.
+
+    Raises:
+        ValueError: there is not one value a row.
+    """
+    if len(rows) != len(values):
+        raise ValueError(f"{len(values)} values for {len(rows)} rows")
     where = table.schema.get_field_index(column)
     field = table.schema.field(where)
-    cells = table.column(column).to_pylist()
-    for row, value in zip(rows, values, strict=True):
-        cells[row] = value
-    return table.set_column(where, field, pa.chunked_array([pa.array(cells, field.type)], field.type))
+    old = table.column(where)
+    news = pa.array(values, field.type)
+    # Each cell is taken from the old ones or, behind them, from the new ones.
+    places = np.arange(len(old))
+    places[rows] = len(old) + np.arange(len(news))
+    cells = pa.chunked_array([*old.chunks, news], field.type).take(pa.array(places))
+    return table.set_column(where, field, cells.combine_chunks())
