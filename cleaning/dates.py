@@ -41,6 +41,7 @@ st nd rd th er bc ad ac dc a v chr
 _NAMED: Final = frozenset((_MONTHS + _DAYS + _SEASONS).split())
 _FILLING: Final = frozenset(_AROUND.split())
 _WORD = re.compile(r"\d+|[^\W\d_]+")
+_DIGIT = re.compile(r"\d")
 _YEAR = re.compile(r"1\d{3}|20\d{2}")
 _MAX_CHARS = 80
 
@@ -50,7 +51,7 @@ def is_date(text: str) -> bool:
 
     It holds a number and a month, a weekday, a season or, from 1000 to 2099, a year: "the - set of 4" is none.
     """
-    if len(text) > _MAX_CHARS or not any(map(str.isdigit, text)):
+    if len(text) > _MAX_CHARS or not _DIGIT.search(text):
         return False
     has_number = has_name = False
     for match in _WORD.finditer(text.casefold()):

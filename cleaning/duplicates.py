@@ -6,9 +6,15 @@ from collections.abc import Sequence
 from cleaning.scripts import fold_case
 from data_catalog.stages import Drop
 
+# What is punctuation to Unicode, and the space; "$", "+", "<", "=", ">", "^", "`", "|" and "~" are symbols.
+_ASCII_ENDS = " !\"#%&'()*,-./:;?@[\\]_{}"
+
 
 def exact_key(caption: str) -> str:
     """What two captions share that differ only in case, compatibility forms, white space and final punctuation."""
+    if caption.isascii():  # the forms below are those of other characters
+        spaced = " ".join(caption.lower().split())
+        return spaced.rstrip(_ASCII_ENDS) or spaced
     folded = unicodedata.normalize("NFKC", fold_case(unicodedata.normalize("NFKC", caption)))
     spaced = " ".join(folded.split())
     end = len(spaced)

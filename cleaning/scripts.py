@@ -18,6 +18,14 @@ _SPACED_WORD = re.compile(r"\w(?:\S*\w)?")
 _TOKEN = re.compile(f"[{_IDEOGRAPHIC}{_SOUTH_EAST_ASIAN}]|[^\\W{_IDEOGRAPHIC}{_SOUTH_EAST_ASIAN}]+")
 # Accents, dialytika and breathings, which Greek writes on small letters and leaves out in words in capitals.
 _GREEK_MARKS = re.compile("(?<=[\u0370-\u03ff])[\u0300-\u0345]+")
+# Words that Italian, French, Catalan and Portuguese write onto the next one, which begins with a vowel or an h. Not
+# English's "y'all", "ma'am", "o'er" and "o'clock", nor Ukrainian's "об'єкт".
+_ELIDED = re.compile(
+    r"(?<![^\W_])(?:[cdjlmnst]|un|gl|all|anch|bell|ch|coll|com|cos|dall|dell|dov|ent|grand|mezz|nell|quand|quant|quell|"
+    r"quest|sant|senz|sott|sull|trent|tutt|vent|nessun|ciascun|alcun|qualcun|qualch|qu|jusqu|lorsqu|puisqu|quelqu|"
+    r"presqu|quoiqu)['\u2019](?=[haeiouyàáâäæèéêëìíîïòóôöœùúûü])",
+    re.IGNORECASE,
+)
 # One ideograph says as much about its language as about three Latin letters.
 _LETTERS_PER_IDEOGRAPH = 3
 
@@ -26,8 +34,10 @@ def count_words(text: str) -> int:
     """Words of a text: what spaces part and holds a letter or digit; in scripts without spaces, letters over 2 or 4.
 
     Chinese and Japanese have about two characters a word; Thai, Lao, Khmer and Burmese about four; both round up.
+    "L'albero" and "un'orca" are two words, "don't" and "o'clock" are one.
     """
-    return len(split_words(text)) + count_unspaced_words(text)
+    num_elided = len(_ELIDED.findall(text)) if "'" in text or "\u2019" in text else 0
+    return len(split_words(text)) + num_elided + count_unspaced_words(text)
 
 
 def count_unspaced_words(text: str) -> int:
