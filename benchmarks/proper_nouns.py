@@ -32,7 +32,7 @@ from flows.language_packs import load_language_pack
 HERE = Path(__file__).resolve().parent
 MULTI30K = HERE.parents[1] / "shared" / "data" / "multi30k" / "train.fr.gz"
 # Rounds; captions that are timed in each; captions of Multi30k that are judged.
-SIZES = {"quick": (5, 600, 2_000), "full": (7, 4_000, 29_000)}
+SIZES = {"quick": (5, 600, 2_000), "full": (7, 1_500, 29_000)}
 Verdicts = list[bool]
 
 
