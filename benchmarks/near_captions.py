@@ -6,9 +6,9 @@ twice. Found clusters are held against that truth. Each run has a process of its
 file; contestants and sizes take turns.
 
 - ours: `cleaning.near_captions.cluster_captions` at 0.85, with function words, two threads.
-- rensa, datasketch (where installed): sets of words into MinHash, 128 permutations, and their LSH; the first caption that
-  comes back is the cluster. Buckets fill up with captions that share function words:
-  a million captions take rensa more than ten minutes.
+- rensa, datasketch (where installed): sets of words into MinHash, 128 permutations, and their LSH; the first caption
+  that comes back is the cluster. Buckets fill up with captions that share function words: a million captions take
+  rensa more than ten minutes.
 - all pairs: rapidfuzz on each caption and all before it, on the smallest size only.
 """
 
@@ -27,7 +27,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from planted_captions import Recombined, Truth, function_words, judged, planted, real_captions, varied
+import numpy as np
+from planted_captions import Labels, Recombined, Truth, function_words, planted, real_captions, varied
 
 SIMILARITY = 0.85
 BATCH = 10_000
@@ -127,19 +128,18 @@ def measure(name: str, path: Path, count: int) -> Run:
     return found
 
 
-def write_captions(path: Path, count: int) -> list[tuple[int, str | None]]:
+def write_captions(path: Path, count: int) -> Labels:
     """Write captions to a file of JSON lines; what each is."""
-    rows = []
+    labels = Labels()
     with path.open("w", encoding="utf-8") as file:
         for row in planted(real_captions("en"), count, function_words("en")):
             file.write(json.dumps([row.caption]) + "\n")
-            rows.append((row.base, row.kind))
-    return rows
+            labels.add(row.base, row.kind)
+    return labels
 
 
 def check_truth(sample: int) -> int:
     """Compare all pairs of some distinct captions: how many of them are near-duplicates after all."""
-    import numpy as np
     from rapidfuzz import fuzz, process
 
     source = Recombined(real_captions("en"), function_words("en"))
@@ -182,7 +182,7 @@ def tell(name: str, count: int, runs: Sequence[Run], truth: Truth) -> float:
     return seconds
 
 
-def race(path: Path, rows: list[tuple[int, str | None]], sizes: Sequence[int], rounds: int) -> dict[str, float]:
+def race(path: Path, labels: Labels, sizes: Sequence[int], rounds: int) -> dict[str, float]:
     """Run all in turn, print the table; returns the claims' values."""
     small, middle, large = sizes
     libraries = [name for name in ("rensa", "datasketch") if importlib.util.find_spec(name)]
@@ -199,7 +199,7 @@ def race(path: Path, rows: list[tuple[int, str | None]], sizes: Sequence[int], r
             runs[job].append(measure(job[0], path, job[1]))
     print(f"{os.cpu_count()} CPUs, {rounds} rounds interleaved, medians; MB: peak of memory")
     print(f"{'':<10} {'rows':>9} {'s':>8} {'rows/s':>9} {'MB':>8} {'recall':>8} {'precision':>9}")
-    truths = {job: judged(rows[: job[1]], found[0][2]) for job, found in runs.items()}
+    truths = {job: labels.judge(np.array(found[0][2], np.int64)) for job, found in runs.items()}
     seconds = {job: tell(*job, found, truths[job]) for job, found in runs.items()}
     assert all(found[0][2] == other[2] for found in runs.values() for other in found), "two runs differ"
     truth = truths["ours", large]

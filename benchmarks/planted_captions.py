@@ -1,5 +1,6 @@
 """Captions with near-duplicates of known truth: real captions recombined, some of them varied as people vary them."""
 
+import array
 import gzip
 import itertools
 import json
@@ -10,6 +11,9 @@ from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
 
 DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 WORDS_OF_A_PIECE = (2, 6)
@@ -244,15 +248,41 @@ class Truth:
         return self.num_right / max(self.num_joined, 1)
 
 
-def judged(rows: Sequence[tuple[int, str | None]], first_rows: Sequence[int]) -> Truth:
-    """Clusters, as the first row of each row's own, beside (base, kind) of all rows."""
-    truth = Truth(Counter(), Counter(), 0, 0)
-    row_of_base = {base: row for row, (base, kind) in enumerate(rows) if kind is None}
-    for row, (base, kind) in enumerate(rows):
-        if kind is not None:
-            truth.num_planted[kind] += 1
-            truth.num_found[kind] += first_rows[row] == first_rows[row_of_base[base]]
-        if first_rows[row] != row:
-            truth.num_joined += 1
-            truth.num_right += rows[first_rows[row]][0] == base
-    return truth
+class Labels:
+    """What the rows of a stream are: `bases`, shape (rows,), and `kinds`, numbers of `VARIATIONS` or -1."""
+
+    def __init__(self, rows: Iterable[tuple[int, str | None]] = ()) -> None:
+        self._numbers = {kind: number for number, kind in enumerate([*VARIATIONS])} | {None: -1}
+        self._bases, self._kinds = array.array("q"), array.array("b")
+        for base, kind in rows:
+            self.add(base, kind)
+
+    def add(self, base: int, kind: str | None) -> None:
+        """One row more."""
+        self._bases.append(base)
+        self._kinds.append(self._numbers[kind])
+
+    def __len__(self) -> int:
+        return len(self._bases)
+
+    def judge(self, first_rows: npt.NDArray[np.int64]) -> Truth:
+        """The first rows of the clusters of the first rows of the stream, beside what these are.
+
+        Args:
+            first_rows: row numbers, shape (rows or fewer,); -1 for a row that is to be left out.
+        """
+        count, rows = len(first_rows), np.arange(len(first_rows))
+        bases, kinds = np.array(self._bases, np.int64)[:count], np.array(self._kinds)[:count]
+        row_of_base = np.zeros(int(bases.max(initial=0)) + 1, np.int64)
+        row_of_base[bases[kinds < 0]] = rows[kinds < 0]
+        base_rows = row_of_base[bases]
+        planted_rows = (kinds >= 0) & (first_rows >= 0) & (first_rows[base_rows] >= 0)
+        found = planted_rows & (first_rows == first_rows[base_rows])
+        joined = (first_rows >= 0) & (first_rows != rows)
+        right = bases[joined] == bases[first_rows[joined]]
+        per_kind = [self._by_kind(kinds[some]) for some in (planted_rows, found)]
+        return Truth(*per_kind, num_joined=int(joined.sum()), num_right=int(right.sum()))
+
+    @staticmethod
+    def _by_kind(kinds: npt.NDArray[np.int8]) -> Counter[str]:
+        return Counter(dict(zip(VARIATIONS, np.bincount(kinds, minlength=len(VARIATIONS)).tolist(), strict=True)))
