@@ -39,6 +39,7 @@ _NAMESPACE = r"(?:file|image|datei|bild|immagine|fichier|archivo|ficheiro|plik|b
 _URL = r"(?:(?:https?|ftp)://|www\.)\S+|[\w.+-]+@[\w-]+(?:\.[\w-]+)+"
 _FILE_NAME = rf"\S+{_EXTENSION}|{_NAMESPACE}\s?:.*{_EXTENSION}"
 _CAMERA_NAME = rf"{_CAMERA}[_ -]?\d{{4,}}(?:[_ -]\w{{1,8}})*|\d{{8}}[_-]\d{{6}}\w{{0,8}}"
+_opens_a_credit = re.compile(rf"[(\[]?{WHOLE_CREDIT_OPENING}").match
 _CREDIT = re.compile(rf"[(\[]?{WHOLE_CREDIT_OPENING}(?P<name>[^:()\[\]]{{1,100}})[)\]]?", re.IGNORECASE)
 
 
