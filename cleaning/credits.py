@@ -10,8 +10,8 @@ _ANY_PICTURE: Final = (
 )
 # Prepositions that say by whom and cannot say of what, as "di", "de" and "von" can.
 _MADE_BY: Final = (
-    r"(?:(?:taken |shot |made )?by|par|por|courtesy of|prise par|scattat[ao] da|realizzat[ao] da|tomada por|tirada por|"
-    r"hecha por|feta per|presa per|aufgenommen von)"
+    r"(?:(?:taken |shot |made )?by|par|por|courtesy of(?: the)?|prise par|scattat[ao] da|realizzat[ao] da|"
+    r"tomada por|tirada por|hecha por|feta per|presa per|aufgenommen von)"
 )
 # Patterns that Python's `re` and Arrow's RE2 read alike, to be matched in any case.
 # What stands before the name, anywhere: "Photo by", "Foto:", "Photo courtesy of", "Quelle:", "©", "(c) 2010".

@@ -13,7 +13,7 @@ _VERSION: Final = (
 _IMAGE_OPTION: Final = (
     r"(?:thumb(?:nail)?|mini(?:atur|atura)?|miniaturadeimagen|vignette|frame(?:less|d)?|border|upright(?:=[\d.]+)?|"
     r"left|"
-    r"right|center|cent(?:re|ro)|links|rechts|zentriert|destra|sinistra|gauche|droite|derecha|izquierda|\d+(?:x\d+)?px)"
+    r"right|center|cent(?:re|ro)|hochkant|links|rechts|zentriert|destra|sinistra|gauche|droite|derecha|izquierda|\d+(?:x\d+)?px)"
 )
 THUMBNAIL: Final = (
     rf"{_VERSION}.{{0,60}}|{_IMAGE_OPTION}(?:\s?\|\s?{_IMAGE_OPTION}){{1,8}}\s?\|?|\d+px|thumb(?:nail)?s?"
@@ -79,9 +79,9 @@ _MISSING: Final = (
     r"no disponible)"
 )
 PLACEHOLDER: Final = (
-    rf"(?:(?:no|without) (?:caption|title|name|description|image|photo|picture|text|alt text)s?(?: {_MISSING})?|"
-    rf"untitled|"
-    r"untitled[ _-]?(?:document|image|\d{1,6})|senza (?:titolo|nome|didascalia)|sans (?:titre|légende)|"
+    r"(?:(?:no|without) (?:caption|title|name|description|image|photo|picture|text|alt text)s?"
+    r"(?: available| provided| found)?|untitled|untitled[ _-]?(?:document|image|\d{1,6})|"
+    r"senza (?:titolo|nome|didascalia)|sans (?:titre|légende)|"
     r"ohne (?:titel|beschreibung)|unbenannt|sin (?:título|descripción)|sem (?:título|legenda|descrição)|"
     r"sense (?:títol|nom)|"
     rf"(?:{_PICTURE}|caption|description|title|descrizione|didascalia|beschreibung) {_MISSING}|"

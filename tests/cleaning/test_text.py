@@ -1,10 +1,13 @@
+import gzip
 import unicodedata
+from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cleaning.config import CleanConfig
+from cleaning.suffixes import strip_suffixes
 from cleaning.text import (
     clean_text,
     collapse_whitespace,
@@ -170,7 +173,62 @@ def test_cleaning_twice_changes_nothing_and_leaves_nothing_invisible(text: str) 
     assert not set("\u200b\u200e\u200f\u202a\u202e\u2066\ufeff\xad") & set(cleaned)
 
 
+RULES = [
+    fix_encoding(),
+    strip_controls(),
+    strip_markup(),
+    normalise_unicode(),
+    straighten_apostrophes(),
+    collapse_whitespace(),
+    strip_suffixes(),
+]
+# Mostly what is passed over at a glance, with what is not between.
+PLAIN = "aeZ 09.,'-:;/#()é ü ß ñ č ł ő Ωάς Жё ם ع 。あアー猫한 "
+NEARLY_PLAIN = st.text(st.sampled_from(PLAIN) | st.sampled_from("&<>’ÉÃœµ×\u0301\u3099\u1161\u11a8\u0653\xa0\xad\t\n"))
+NEAR_NORMAL = st.lists(
+    st.sampled_from(["stock photo", "photo by person", "Foto:", "&amp;", "<b>", "cat", "è", "  ", " ", "Ã", "©"])
+    | NEARLY_PLAIN,
+    max_size=8,
+).map("".join)
+
+
+def by_the_rules(texts: list[str]) -> list[str]:
+    """Every rule in turn over every text, until nothing changes."""
+    while True:
+        before = texts
+        for rule in RULES:
+            texts = rule(texts)
+        if texts == before:
+            return texts
+
+
+@settings(max_examples=600, deadline=None)
+@given(st.lists(TEXTS | NEARLY_PLAIN | NEAR_NORMAL, max_size=4))
+def test_what_is_passed_over_at_a_glance_needs_no_rule(texts: list[str]) -> None:
+    assert CLEAN(texts) == by_the_rules(texts)
+
+
+def test_no_character_is_passed_over_that_a_rule_would_change() -> None:
+    assigned = [chr(code) for code in range(0x30000) if unicodedata.category(chr(code)) not in ("Cn", "Co", "Cs")]
+    texts = [f"a{character}b" for character in assigned]
+    assert CLEAN(texts) == by_the_rules(texts)
+
+
+@pytest.mark.real_data
+@pytest.mark.parametrize("name", ["multi30k/val.fr.gz", "multi30k/val.de.gz", "multi30k/val.en.gz"])
+def test_real_captions_are_cleaned_by_the_rules(shared_data: Path, name: str) -> None:
+    captions = gzip.decompress((shared_data / name).read_bytes()).decode().splitlines()
+    assert CLEAN(captions) == by_the_rules(captions)
+
+
+@pytest.mark.real_data
+def test_real_captions_of_the_web_are_cleaned_by_the_rules(shared_data: Path) -> None:
+    rows = (shared_data / "cc3m" / "Validation_GCC-1.1.0-Validation.first8000.tsv").read_text("utf-8").splitlines()
+    captions = [row.split("\t")[0] for row in rows]
+    assert CLEAN(captions) == by_the_rules(captions)
+
+
 @settings(max_examples=200, deadline=None)
-@given(st.text(st.characters(min_codepoint=32, max_codepoint=126, exclude_characters="<&")))
+@given(st.text(st.characters(min_codepoint=32, max_codepoint=126, exclude_characters="<&#()[]|:©?oO")))
 def test_plain_ascii_only_loses_spare_spaces(text: str) -> None:
     assert one(CLEAN, text) == " ".join(text.split())

@@ -1,0 +1,238 @@
+"""Each rule on rows of real sources, on what looks like them and is a caption, and on texts of every kind."""
+
+import pytest
+
+from cleaning.boilerplate import BOILERPLATE_RULES, boilerplate
+from data_catalog.errors import ConfigError
+from data_catalog.stages import Drop
+
+# What every rule has to leave alone.
+OTHER_TEXTS = [
+    "",
+    "a",
+    "東京",
+    "שלום",
+    "شخص يركب دراجة",
+    "cafe\u0301 e\u0301te\u0301",
+    "🙂 two 👩\u200d👩\u200d👧 laughing 🎉",
+    "\u202eright to left\u202c",
+    "İİİ ẞ ŉ",
+    "a.b-" * 2500,
+    "photo by " + "John " * 2000,
+    "thumb|" * 1666 + "cat",
+    "this image " * 900 + "x",
+    "12 may " * 1430,
+    "{{" * 5000,
+    "stock " * 1666,
+    "(" * 10_000,
+    "no " * 3333 + "x",
+    "Photo: " * 1428 + "x",
+]
+
+RULES: list[tuple[str, list[str], list[str]]] = [
+    (
+        "url",
+        ["https://example.org/foto?id=1", "www.example.org", "someone@example.org"],
+        ["see www.example.org", "a cat@home"],
+    ),
+    (
+        "file_name",
+        [
+            "IMG_2041.jpg",
+            "Datei:Haus am See.PNG",
+            "Αρχείο:Ο Λευκός Πύργος.JPG",
+            "Файл:Красная площадь.jpg",
+            "città_di_notte.jpeg",
+        ],
+        ["Ο Λευκός Πύργος τη νύχτα.jpg", "Panorama di Roma.jpg"],
+    ),
+    ("camera_name", ["DSC00123", "IMG 2041", "20190405_123456", "P1010023"], ["Sam 2", "Image of 2041 people"]),
+    (
+        "thumbnail",
+        [
+            "thumbnail",
+            "Thumb",
+            "thumb|right|250px",
+            "mini|links|hochkant",
+            "250px",
+            "Thumbnail for version as of 02:40, 12 May 2022",
+            "thumbnail for version as of 21 57 29 june 2010",
+            "Miniatura della versione delle 12:03, 5 mag 2010",
+            "Vignette pour la version du 5 mai 2010 à 12:03",
+        ],
+        ["one of them giving thumb up", "a frame", "thumb|right|a cat on a roof", "Mini"],
+    ),
+    (
+        "date",
+        [
+            "12 maggio 1998",
+            "May 5, 2010",
+            "1998-05-12",
+            "12/05/2019",
+            "Summer 2010",
+            "estate 2010",
+            "circa 1900",
+            "in 1998",
+            "1er août 1914",
+            "Samstag, 3. Oktober 2015, 14:00 Uhr",
+            "5 de maio de 2010",
+            "12 de març de 2004",
+            "5 May",
+        ],
+        [
+            "the - set of 4",
+            "In 1998 the bridge was closed",
+            "maggio",
+            "Roma 1998",
+            "two of 5",
+            "٥ مايو ٢٠١٠",
+            "2010年5月",
+        ],
+    ),
+    (
+        "photo_credit",
+        [
+            "Photo by Christian Petersen",
+            "(Photo by Jack Taylor/Getty Images)",
+            "Foto: dpa",
+            "Photograph: AP",
+            "© Claudio Reyes/AFP/Getty Images",
+            "(c) 2010 José María Cuéllar",
+            "photo by person",
+            "Photo courtesy of the Library of Congress",
+            "Crédit photo : Jean Dupont",
+            "Foto scattata da Mario Rossi",
+            "Fotografía: Ana Torres",
+            "Quelle: Bundesarchiv",
+            "Foto: Иван Петров",
+        ],
+        [
+            "Photo of a cat by the sea",
+            "photo : person looks out at the sea .",
+            "Foto di Roma",
+            "Foto: Ein Hund im Park",
+            "Photo: the castle",
+            "Foto:",
+            "photo by person © an absolute kaleidoscope of color at the saturday morning market !",
+            "On the left photo: John",
+        ],
+    ),
+    (
+        "stock_photo",
+        [
+            "stock photo",
+            "Stock Photo #12345",
+            "-- stock vector #",
+            "Royalty-free images",
+            "royalty - free",
+            "Getty Images",
+            "iStock",
+            "Foto Stock",
+            "Alamy Stock Photo",
+        ],
+        ["a stock photograph of a tie and cuff links", "stock vector ofa funny cartoon owl", "stock photo of a cat"],
+    ),
+    (
+        "wikimedia_maintenance",
+        [
+            "No machine-readable author provided. MPF assumed (based on copyright claims).",
+            "Own work",
+            "own work by uploader",
+            "Opera propria",
+            "Eigenes Werk",
+            "Travail personnel",
+            "Trabajo propio",
+            "Obra pròpia",
+            "Transferred from en.wikipedia to Commons by Zeimusu using CommonsHelper.",
+            "Original uploader was JulieFromVT (Julie Waters) at en.wikipedia",
+            "Questa immagine è stata copiata da wikipedia:en.",
+            "Questo file è rilasciato nel pubblico dominio",
+            "Diese Datei wurde unter der Lizenz „Creative Commons“ veröffentlicht",
+            "CC BY-SA 3.0",
+            "public domain",
+            "See below",
+            "Vedi sotto",
+            "Immagine originale",
+            "{{Information |Description=Rome |Source=own",
+        ],
+        [
+            "Own photo of a cat",
+            "This photo shows the House of Commons",
+            "Questa foto mostra un'auto caricata su un camion",
+            "This picture shows the license plate of a car",
+            "The original: a cat on a roof",
+            "{{en|A cat on a roof}}",
+            "Wikipedia: a cat",
+            "Opera house",
+        ],
+    ),
+    (
+        "placeholder",
+        [
+            "no caption",
+            "Untitled",
+            "senza titolo",
+            "Ohne Titel",
+            "sin título",
+            "image not available",
+            "Immagine non disponibile",
+            "No image available",
+            "photo 3",
+            "Figure 12",
+            "n/a",
+            "Click to enlarge",
+        ],
+        [
+            "no cat",
+            "image of a cat",
+            "a photo not available elsewhere",
+            "picture 3 cats",
+            "slide",
+            "nan bread on a plate",
+        ],
+    ),
+    (
+        "no_letters",
+        ["???", "🙂🙂", "250 × 300", "\u0301", "؟؟؟ ١٢٣", "@@"],
+        ["東", "a1", "שלום"],
+    ),
+]
+DROPPED = [(text, name) for name, texts, _ in RULES for text in texts]
+
+
+@pytest.mark.parametrize(("text", "name"), DROPPED, ids=[text[:40] for text, _ in DROPPED])
+def test_what_a_rule_describes_is_dropped_in_its_name(text: str, name: str) -> None:
+    drop = Drop("caption_boilerplate", name)
+    assert boilerplate([name])([text]) == [drop]
+    assert boilerplate()([f" {text}\n"]) == [drop]
+
+
+def test_every_rule_has_examples() -> None:
+    assert [name for name, *_ in RULES] == list(BOILERPLATE_RULES)
+
+
+@pytest.mark.parametrize(("name", "captions"), [(name, captions) for name, _, captions in RULES])
+def test_what_says_what_is_seen_stays(name: str, captions: list[str]) -> None:
+    assert boilerplate([name])(captions) == [None] * len(captions)
+    assert boilerplate([name])(OTHER_TEXTS[:9]) == [None] * 9
+
+
+@pytest.mark.parametrize("text", OTHER_TEXTS, ids=[text[:12] for text in OTHER_TEXTS])
+def test_texts_of_every_kind_stay(text: str) -> None:
+    rules = [name for name in BOILERPLATE_RULES if name != "no_letters"]
+    assert boilerplate(rules)([text]) == [None]
+
+
+def test_rules_are_chosen_and_ordered_by_name() -> None:
+    texts = ["12/05/2019", "Foto: dpa", "???"]
+    assert boilerplate(["no_letters", "date"])(texts) == [
+        Drop("caption_boilerplate", "no_letters"),
+        None,
+        Drop("caption_boilerplate", "no_letters"),
+    ]
+    assert boilerplate([])(texts) == [None, None, None]
+
+
+def test_unknown_rules_are_refused_with_those_that_there_are() -> None:
+    with pytest.raises(ConfigError, match=r"boilerplate: fotos; there are url, file_name, .*no_letters"):
+        boilerplate(["url", "fotos"])

@@ -1,0 +1,105 @@
+"""What stock sites and agencies hang on captions, on real rows; and that nothing else is touched."""
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from cleaning.config import CleanConfig
+from cleaning.suffixes import strip_suffixes
+from cleaning.text import clean_text
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("tabby cat lying on a sofa at home -- stock photo #", "tabby cat lying on a sofa at home"),
+        ("golden person on a black background -- stock vector #", "golden person on a black background"),
+        ("a red ornament isolated on a white background : free stock photo ?", None),
+        ("biggest spider in the world ever found - photo #", "biggest spider in the world ever found"),
+        ("sand & sea : paradise on the prom - photo", "sand & sea : paradise on the prom"),
+        ("set of labels on the topic gasoline royalty free stock vectors", "set of labels on the topic gasoline"),
+        ("old man with a heart attack royalty - free", "old man with a heart attack"),
+        ("parrot on a branch with flowers stock illustration", "parrot on a branch with flowers"),
+        ("water boils in a glass teapot stock footage video", "water boils in a glass teapot"),
+        ("stock photo : happy birthday balloons in the sky", "happy birthday balloons in the sky"),
+        ("stock photo - woman sleeping in chair", "woman sleeping in chair"),
+        ("after a truck knocked it over photo by person", "after a truck knocked it over"),
+        ("matching jacket by building , photo by person", "matching jacket by building"),
+        ("after the storm © person", "after the storm"),
+        ("The Palouse region (© Art Wolfe/Getty Images)", "The Palouse region"),
+        ("Game enthusiasts in Los Angeles. (Photo by Jack Taylor/Getty Images)", "Game enthusiasts in Los Angeles."),
+        ("Two dogs run. Photo by José Núñez", "Two dogs run."),
+        ("Ein Hund im Park. Foto: dpa", "Ein Hund im Park."),
+        ("Il Colosseo di notte - Wikipedia", "Il Colosseo di notte"),
+        ("Roma | Getty Images | Alamy Stock Photo", "Roma"),
+        ("CANE NERO - FOTO STOCK #1234", "CANE NERO"),
+        ("קטה שחורה - Stock Photo", "קטה שחורה"),
+        ("東京タワー | Shutterstock", "東京タワー"),
+        ("🙂 a smile 🙂 - stock photo", "🙂 a smile 🙂"),
+        ("cafe\u0301 | Flickr", "cafe\u0301"),
+        ("x" * 9_980 + " - stock photo", "x" * 9_980),
+        ("a cat" + " - stock photo" * 700, "a cat"),
+    ],
+)
+def test_labels_and_credits_are_taken_off(text: str, expected: str | None) -> None:
+    assert strip_suffixes()([text]) == [expected or "a red ornament isolated on a white background"]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "a",
+        "a stock photograph of a tie and cuff links",
+        "cigars in a row , may be used as a stock photo",
+        "stock vector ofa funny cartoon owl",
+        "stop in today for great savings on all deciduous trees in stock !",
+        "photo : person looks out at the sea .",
+        "family fun on the photo by person",
+        "On the left photo: the cat",
+        "members of the royalty",
+        "week - photos vs. football game .",
+        "in front of the office of Getty Images",
+        "A man reads Wikipedia",
+        "Two dogs. Photo: they run in the snow",
+        "Una foto di un gatto",
+        "a cat (on a photo of a dog)",
+        "stock photo",
+        "Photo by John Smith",
+        "Foto: dpa",
+        "| Getty Images",
+        "© person",
+        "\u202e שלום",
+        "?" * 10_000,
+        "(" * 10_000,
+        " - " * 3_333,
+        "Foto: " * 1_666 + "x y",
+        "photo by " * 1_111 + "a cat",
+        "stock " * 1_666,
+    ],
+)
+def test_what_belongs_to_the_sentence_or_is_all_there_is_stays(text: str) -> None:
+    assert strip_suffixes()([text]) == [text]
+
+
+WORDS = ["a cat on the roof", "dog", "person", "John Smith", "by", "of", "source", "İ", "ſtock", "pHoTo"]
+LABELS = ["stock photo", "Stock", "photo", "#", "#123", "?", "©", "Foto:", "Photo by", "royalty free", "Getty Images"]
+PARTS = st.sampled_from([*WORDS, *LABELS, "Wikipedia", "(", ")", "|", " - ", " -- ", ": ", ", ", ". ", "\\"])
+
+
+@settings(max_examples=500, deadline=None)
+@given(st.lists(PARTS, max_size=10).map(" ".join) | st.lists(PARTS, max_size=10).map("".join))
+def test_twice_is_once_and_cleaning_sees_every_suffix(text: str) -> None:
+    """`clean_text` looks closely only at texts with marks of a suffix; what it passes over has none."""
+    clean = clean_text(CleanConfig())
+    (cleaned,) = clean([text])
+    assert strip_suffixes()([cleaned]) == [cleaned]
+    (stripped,) = strip_suffixes()([text])
+    assert strip_suffixes()([stripped]) == [stripped]
+    assert stripped in text or not text
+
+
+def test_the_switch_is_in_the_config() -> None:
+    texts = ["tabby cat - stock photo", "tabby cat"]
+    assert clean_text(CleanConfig(strip_suffixes=False))(texts) == texts
+    assert clean_text(CleanConfig())(texts) == ["tabby cat", "tabby cat"]
