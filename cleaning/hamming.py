@@ -29,6 +29,7 @@ _SAMPLE = 100_000
 _NS_SORTED = 110.0  # a row in a table
 _NS_PROBED = 30.0  # a row held against a table of references
 _NS_COMPARED = 8.0  # two hashes
+_NS_KEY = 40.0  # an entry of a table of references
 _MAX_KEY_BITS = 24  # of a table of references, which has an entry for each key
 
 
@@ -113,11 +114,19 @@ def _merged(moves: list[tuple[int, int]]) -> tuple[tuple[int, int], ...]:
     return tuple((mask, shift) for shift, mask in by_shift.items())
 
 
-def near_distinct(hashes: Hashes, max_distance: int) -> Iterator[Rows]:
-    """Pairs of positions in an ascending array without equal hashes, each pair once, in several parts."""
+def near_distinct(hashes: Hashes, max_distance: int, *, num_equal: int | None = None) -> Iterator[Rows]:
+    """Pairs of positions in an ascending array without equal hashes, each pair once, in several parts.
+
+    Args:
+        hashes: of shape (num,).
+        max_distance: in bits.
+        num_equal: how many blocks are to be equal; by default what is quickest, by a sample.
+    """
     if len(hashes) < 2 or max_distance == 0:
         return
-    for table in _tables(max_distance, _best_for_pairs(hashes, max_distance)):
+    if num_equal is None:
+        num_equal = _best_for_pairs(hashes, max_distance)
+    for table in _tables(max_distance, num_equal):
         keyed = table.keyed(hashes)
         keyed.sort()
         for one, difference in _near_in_runs(keyed, _BITS - table.key_bits, max_distance):
@@ -143,14 +152,21 @@ def _near_in_runs(keyed: Hashes, free_bits: int, max_distance: int) -> Iterator[
             hop += 1
 
 
-def matches_of_distinct(hashes: Hashes, references: Hashes, max_distance: int) -> Iterator[Rows]:
-    """Pairs (position, position of a reference) of two ascending arrays without equal hashes, each pair once."""
+def matches_of_distinct(
+    hashes: Hashes, references: Hashes, max_distance: int, *, num_equal: int | None = None
+) -> Iterator[Rows]:
+    """Pairs (position, position of a reference) of two ascending arrays without equal hashes, each pair once.
+
+    Arguments as of `near_distinct`; a table has an entry for each value of the equal blocks.
+    """
     if not len(hashes) or not len(references):
         return
     if max_distance == 0:
         yield np.column_stack(np.intersect1d(hashes, references, assume_unique=True, return_indices=True)[1:])
         return
-    for table in _tables(max_distance, _best_for_matches(hashes, references, max_distance)):
+    if num_equal is None:
+        num_equal = _best_for_matches(hashes, references, max_distance)
+    for table in _tables(max_distance, num_equal):
         keyed = np.sort(table.keyed(references))
         shift = np.uint64(_BITS - table.key_bits)
         keys = np.arange((1 << table.key_bits) + 1, dtype=np.uint64)
@@ -197,7 +213,8 @@ def _best_for_matches(hashes: Hashes, references: Hashes, max_distance: int) -> 
         tables = math.comb(max_distance + num_equal, num_equal)
         rate = _collision_rate(hashes, references, max_distance, num_equal)
         compared = _NS_COMPARED * len(hashes) * len(references) * rate
-        return tables * (_NS_PROBED * len(hashes) + _NS_SORTED * len(references) + compared)
+        entries = _NS_KEY * 2 ** key_bits(num_equal)
+        return tables * (_NS_PROBED * len(hashes) + _NS_SORTED * len(references) + entries + compared)
 
     def key_bits(num_equal: int) -> int:
         return math.ceil(_BITS * num_equal / (max_distance + num_equal))
