@@ -1,0 +1,263 @@
+"""Images that look alike, found and mistaken: python benchmarks/near_images.py [--quick] [FOLDER...].
+
+Photographs are COCO's, with pieces of them (quarters) as further distinct ones; scenes are drawn; each FOLDER of PNG
+files, such as Tux Paint's stamps, is a set of its own, without a claim. Every change of a picture is hashed as training
+images are, and looked for as a duplicate, or by the views of the picture as a leak. Speed is that of `near_pairs`
+beside comparing all with all in numpy, interleaved; hashes are mixed from real ones, a tenth of them near another.
+"""
+
+import argparse
+import io
+import resource
+import statistics
+import sys
+import time
+import warnings
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from random import Random
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from photographs import COCO
+
+from cleaning import near_images as near
+from data_catalog.images.normalise import ImageRejectedError, NormaliseConfig, normalise_image
+from data_catalog.images.views import image_views
+from data_catalog.sources.scenes.drawing import encode, paint, place
+from data_catalog.sources.scenes.scene import random_scene
+
+# Drawn scenes, rounds, sizes raced against comparing all, further sizes.
+SIZES: dict[str, tuple[int, int, tuple[int, ...], tuple[int, ...]]] = {
+    "quick": (1500, 5, (10_000, 30_000), (100_000, 1_000_000)),
+    "full": (4000, 5, (10_000, 100_000), (1_000_000, 10_000_000)),
+}
+# How many times as fast as comparing all, by number of hashes.
+GOALS = {"times-10000": 2.0, "times-30000": 5.0, "times-100000": 20.0}
+MOST_CHANGED = 80  # pictures of a set
+CONFIG = NormaliseConfig(min_image_size=16, max_aspect_ratio=20.0)
+Change = Callable[[Any], bytes]
+Arrays = tuple[near.Hashes, near.Thumbnails]
+
+
+def jpeg(image: Any, quality: int = 75) -> bytes:
+    return saved(image, "JPEG", quality=quality)
+
+
+def saved(image: Any, kind: str, **options: Any) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, kind, **options)
+    return buffer.getvalue()
+
+
+def scaled(image: Any, share: float) -> Any:
+    from PIL import Image
+
+    size = (max(1, round(image.width * share)), max(1, round(image.height * share)))
+    return image.resize(size, Image.Resampling.LANCZOS)
+
+
+def cropped(image: Any, left: float, top: float, right: float, bottom: float) -> Any:
+    width, height = image.size
+    return image.crop(
+        (round(left * width), round(top * height), width - round(right * width), height - round(bottom * height))
+    )
+
+
+def mirrored(image: Any) -> Any:
+    from PIL import ImageOps
+
+    return ImageOps.mirror(image)
+
+
+DUPLICATES: dict[str, Change] = {
+    "JPEG 50": lambda image: jpeg(image, 50),
+    "JPEG 75": lambda image: jpeg(image, 75),
+    "JPEG 95": lambda image: jpeg(image, 95),
+    "WebP 50": lambda image: saved(image, "WEBP", quality=50),
+    "WebP 80": lambda image: saved(image, "WEBP", quality=80),
+    "30 % of the size": lambda image: jpeg(scaled(image, 0.3)),
+    "50 % of the size": lambda image: jpeg(scaled(image, 0.5)),
+    "70 % of the size": lambda image: jpeg(scaled(image, 0.7)),
+}
+LEAKS: dict[str, Change] = {
+    "re-encoded": jpeg,
+    "70 % of the size": lambda image: jpeg(scaled(image, 0.7)),
+    "cropped 3 % a side": lambda image: jpeg(cropped(image, 0.03, 0.03, 0.03, 0.03)),
+    "cropped 3 % in all": lambda image: jpeg(cropped(image, 0.015, 0.015, 0.015, 0.015)),
+    "cropped left": lambda image: jpeg(cropped(image, 0.03, 0, 0, 0)),
+    "cropped top": lambda image: jpeg(cropped(image, 0, 0.03, 0, 0)),
+    "cropped at a corner": lambda image: jpeg(cropped(image, 0.03, 0.03, 0, 0)),
+    "mirrored": lambda image: jpeg(mirrored(image)),
+    "all three": lambda image: jpeg(mirrored(scaled(cropped(image, 0.03, 0.03, 0.03, 0.03), 0.7))),
+}
+
+
+def coco_photographs() -> list[bytes]:
+    """Photographs, and the quarters of each."""
+    from PIL import Image
+
+    whole = [path.read_bytes() for path in sorted(COCO.glob("*.jpg"))]
+    images = [Image.open(io.BytesIO(raw)).convert("RGB") for raw in whole]
+    corners = [(left, top, 0.5 - left, 0.5 - top) for left in (0, 0.5) for top in (0, 0.5)]
+    return whole + [jpeg(cropped(image, *corner), 90) for image in images for corner in corners]
+
+
+def drawn_scenes(count: int) -> list[bytes]:
+    return [encode(paint(place(random_scene(Random(f"s{at}")), Random(f"l{at}"))), "JPEG") for at in range(count)]
+
+
+def hashed(files: Sequence[bytes]) -> tuple[Arrays, list[int]]:
+    """Hashes and thumbnails as of training images, and which files are good."""
+    good, phashes, thumbnails = [], [], []
+    for at, raw in enumerate(files):
+        try:
+            image = normalise_image(raw, CONFIG)
+        except ImageRejectedError:
+            continue
+        good.append(at)
+        phashes.append(image.phash)
+        thumbnails.append(image.thumbnail)
+    return (near.parse_hashes(pa.array(phashes, pa.string())), near.parse_thumbnails(pa.array(thumbnails))), good
+
+
+def on_white(raw: bytes) -> Any:
+    from PIL import Image
+
+    image = Image.open(io.BytesIO(raw)).convert("RGBA")
+    return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
+
+
+def found_rates(files: Sequence[bytes]) -> dict[str, float]:
+    """Share of changed pictures that are found, by kind of change."""
+    originals, good = hashed(files)
+    images = [on_white(files[at]) for at in good]
+    rates = {}
+    for kind, change in DUPLICATES.items():
+        copies, changed = hashed([change(image) for image in images])
+        hashes = np.concatenate([originals[0], copies[0]])
+        thumbnails = np.concatenate([originals[1], copies[1]])
+        clusters = near.cluster(len(hashes), near.duplicate_pairs(hashes, thumbnails))
+        hits = [clusters[at] == clusters[len(good) + number] for number, at in enumerate(changed)]
+        rates[f"duplicate, {kind}"] = float(np.mean(hits))
+    views = viewed([files[at] for at in good])
+    for kind, change in LEAKS.items():
+        copies, changed = hashed([change(image) for image in images])
+        found = {row for row, _ in near.leak_matches(copies, views).tolist()}
+        rates[f"leak, {kind}"] = float(np.mean([number in found for number in range(len(changed))]))
+    return rates
+
+
+def viewed(files: Sequence[bytes]) -> Arrays:
+    """All views of the files."""
+    views = [view for raw in files for view in image_views(raw)]
+    hashes = near.parse_hashes(pa.array([view.phash for view in views]))
+    return hashes, near.parse_thumbnails(pa.array([view.thumbnail for view in views]))
+
+
+def false_pairs(files: Sequence[bytes]) -> tuple[float, float, str]:
+    """Of distinct pictures: share of pairs taken for duplicates, and for leaks; and a table of pairs near by hash."""
+    (hashes, thumbnails), good = hashed(files)
+    num_pairs = len(good) * (len(good) - 1) / 2
+    duplicates = len(near.duplicate_pairs(hashes, thumbnails))
+    tests = [files[at] for at in good[: len(good) // 8]]
+    views = viewed(tests)
+    train = (hashes[len(tests) :], thumbnails[len(tests) :])
+    leaks = len(near.leak_matches(train, views))
+    pairs = near.near_pairs(hashes, max_distance=10)
+    bits = np.bitwise_count(hashes[pairs[:, 0]] ^ hashes[pairs[:, 1]])
+    apart = near.thumbnail_distance(thumbnails[pairs[:, 0]], thumbnails[pairs[:, 1]])
+    edges = (0, 0.1, 0.2, 0.25, 0.3, 0.4, np.inf)
+    counts = [f"    <= {most:2} bits: {np.histogram(apart[bits <= most], edges)[0]}" for most in (0, 2, 4, 6, 8, 10)]
+    head = f"  {len(good)} distinct, {num_pairs:.0f} pairs; thumbnails apart by {edges}"
+    return duplicates / num_pairs, leaks / (len(tests) * len(train[0])), "\n".join([head, *counts])
+
+
+def mixed_hashes(real: near.Hashes, count: int, seed: int) -> near.Hashes:
+    """Each has bits of two real ones; a tenth is within 2 bits of another."""
+    numbers = np.random.default_rng(seed)
+    one, other = (real[numbers.integers(0, len(real), count)] for _ in range(2))
+    mask = numbers.integers(0, 2**64, count, dtype=np.uint64)
+    hashes = (one & mask) | (other & ~mask)
+    copies = hashes[numbers.integers(0, count, count // 10)]
+    for _ in range(2):
+        copies = copies ^ (np.uint64(1) << numbers.integers(0, 64, len(copies)).astype(np.uint64))
+    hashes[: len(copies)] = copies
+    return hashes
+
+
+def all_with_all(hashes: near.Hashes) -> int:
+    """What anybody would write."""
+    distinct = np.unique(hashes)
+    rest = (distinct[at + 1 :] ^ distinct[at] for at in range(len(distinct)))
+    return sum(int((np.bitwise_count(bits) <= near.MAX_DISTANCE).sum()) for bits in rest)
+
+
+def timed(work: Callable[[], object]) -> float:
+    started = time.perf_counter()
+    work()
+    return time.perf_counter() - started
+
+
+def race(real: near.Hashes, rounds: int, raced: Sequence[int], alone: Sequence[int]) -> dict[str, float]:
+    """Print seconds by number of hashes; returns how many times as fast as comparing all."""
+    ratios = {}
+    print(f"near_pairs within {near.MAX_DISTANCE} bits, {rounds} rounds interleaved, medians")
+    for count in raced:
+        hashes = mixed_hashes(real, count, count)
+        times = [(timed(lambda: pairs_of(hashes)), timed(lambda: all_with_all(hashes))) for _ in range(rounds)]  # noqa: B023
+        ours, theirs = (statistics.median(column) for column in zip(*times, strict=True))
+        ratios[f"times-{count}"] = theirs / ours
+        print(f"  {count:>10,} {ours:8.3f} s, all with all {theirs:8.3f} s, {theirs / ours:.1f} times as fast")
+    for count in alone:
+        hashes = mixed_hashes(real, count, count)
+        seconds = timed(lambda: pairs_of(hashes))  # noqa: B023
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+        ratios[f"seconds-{count}"] = seconds
+        print(f"  {count:>10,} {seconds:8.3f} s, peak of this process {peak:.0f} MB")
+    return ratios
+
+
+def pairs_of(hashes: near.Hashes) -> near.Rows:
+    return near.near_pairs(hashes, max_distance=near.MAX_DISTANCE)
+
+
+def main() -> int:
+    """Measure, print, and judge the claims."""
+    parser = argparse.ArgumentParser(description="Images that look alike.")
+    parser.add_argument("--quick", action="store_true", help="fewer scenes and hashes")
+    parser.add_argument("folders", nargs="*", type=Path, help="folders of PNG files")
+    options = parser.parse_args()
+    warnings.simplefilter("ignore")  # Pillow's, of odd files
+    num_scenes, rounds, raced, alone = SIZES["quick" if options.quick else "full"]
+    sets = {"photographs": coco_photographs(), "scenes": drawn_scenes(num_scenes)}
+    sets |= {folder.name: [path.read_bytes() for path in sorted(folder.rglob("*.png"))] for folder in options.folders}
+    sets = {name: files for name, files in sets.items() if files}
+    every = 2 if options.quick else 1
+    rates = {name: found_rates(files[:MOST_CHANGED:every]) for name, files in sets.items()}
+    print(f"{'found':<28}" + "".join(f"{name:>14}" for name in rates))
+    for kind in next(iter(rates.values())):
+        print(f"{kind:<28}" + "".join(f"{found[kind]:>14.3f}" for found in rates.values()))
+    false = {}
+    for name, files in sets.items():
+        *false[name], table = false_pairs(files)
+        print(f"{name}, mistaken: duplicates {false[name][0]:.2g}, leaks {false[name][1]:.2g} of pairs\n{table}")
+    # Drawn scenes have far fewer kinds of hashes than pictures of the web.
+    real = hashed(sets.get("photographs", sets["scenes"]))[0][0]
+    values = race(real, rounds, raced, alone)
+    claimed = [name for name in ("photographs", "scenes") if name in sets]
+    claims = [(f"found-{name}", min(rates[name].values()), ">=", 0.95) for name in claimed]
+    claims += [(f"mistaken-{name}", max(false[name]), "<=", 0.001) for name in claimed]
+    claims += [(name, values[name], ">=", goal) for name, goal in GOALS.items() if name in values]
+    claims += [(name, value, "<=", 600.0) for name, value in values.items() if name == "seconds-10000000"]
+    is_short = False
+    for name, value, sign, goal in claims:
+        ok = value >= goal if sign == ">=" else value <= goal
+        is_short |= not ok
+        print(f"claim near-images-{name} {value:.4g} goal {sign}{goal:g} {'ok' if ok else 'short'}")
+    return int(is_short)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
