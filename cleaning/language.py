@@ -138,8 +138,8 @@ def wrong_language(
     texts: Sequence[str],
     *,
     confusions: Collection[str] = (),
-    min_probability: float = 0.05,
-    min_other_probability: float = 0.8,
+    min_probability: float = 0.1,
+    min_other_probability: float = 0.5,
     min_letters: int = 15,
 ) -> list[Drop | None]:
     """Drop the texts whose verdicts say that they are surely not in the language that the verdicts are about.
@@ -160,7 +160,8 @@ def wrong_language(
         if verdict.language is None or verdict.probability is None or verdict.margin is None or verdict.margin >= 0:
             return None
         # The likeliest language is another one, so that the margin tells how much the expected one has.
-        if verdict.probability < min_other_probability or verdict.probability + verdict.margin >= min_probability:
+        expected_probability = round(verdict.probability + verdict.margin, _DECIMALS)
+        if verdict.probability < min_other_probability or expected_probability >= min_probability:
             return None
         if count_letters(text) < min_letters * (_CONFUSABLE_FACTOR if verdict.language in confusable else 1):
             return None
@@ -175,8 +176,8 @@ def caption_language(
     *,
     confusions: Collection[str] = (),
     engine: str = "cascade",
-    min_probability: float = 0.05,
-    min_other_probability: float = 0.8,
+    min_probability: float = 0.1,
+    min_other_probability: float = 0.5,
     min_letters: int = 15,
 ) -> Check:
     """Drop captions that are surely in another language than `expected`: `wrong_language` of what the engine finds.

@@ -15,11 +15,13 @@ from cleaning.scripts import count_letters
 # would have it; and a tenth as likely to be in one that nobody expects.
 _EXPECTED_WEIGHT = 2.0
 _OUTSIDER_WEIGHT = 0.1
-# With so many letters and this probability of the expected language, or of another one, which is a graver charge, the
-# fast engine is as often right as both together.
-_SURE_EXPECTED = 0.7
-_SURE_OTHER = 0.9
+# Where the fast engine is as often right as both together: with so many letters and this probability of the expected
+# language. That it is another one is a graver charge, as a caption may be dropped for it, and takes more.
 _SURE_LETTERS = 15
+_SURE_EXPECTED = 0.7
+_SURE_OTHER_LETTERS = 30
+_SURE_OTHER = 0.9
+_HARDLY_EXPECTED = 0.02
 _FAST_EXPONENT = 0.35
 # No engine may rule a language out by itself.
 _FLOOR = 0.001
@@ -37,7 +39,7 @@ def cascade_probabilities(texts: Sequence[str], candidates: Candidates) -> list[
     """Of each text, the probabilities of languages, a sum of 1; empty where the fast engine finds nothing."""
     raw = [fast_probabilities(text) for text in texts]
     found = [_weighted(probabilities, candidates) for probabilities in raw]
-    unsure = [at for at, text in enumerate(texts) if not _is_sure(text, found[at], candidates.expected)]
+    unsure = [at for at, text in enumerate(texts) if not is_sure(text, found[at], candidates.expected)]
     opinions = lingua_probabilities([texts[at] for at in unsure], candidates.languages)
     for at, opinion in zip(unsure, opinions, strict=True):
         found[at] = _refined(found[at], raw[at], opinion, candidates)
@@ -47,6 +49,16 @@ def cascade_probabilities(texts: Sequence[str], candidates: Candidates) -> list[
 def restricted_probabilities(texts: Sequence[str], candidates: Candidates) -> list[Mapping[str, float]]:
     """The fast engine's probabilities alone, weighted by what languages are to be expected."""
     return [_weighted(fast_probabilities(text), candidates) for text in texts]
+
+
+def is_sure(text: str, probabilities: Mapping[str, float], expected: str) -> bool:
+    """Whether the fast engine's weighted probabilities of a text are left as they are; nothing found is left, too."""
+    if not probabilities:
+        return True
+    num_letters, share = count_letters(text), probabilities.get(expected, 0.0)
+    if share > _HARDLY_EXPECTED:
+        return share >= _SURE_EXPECTED and num_letters >= _SURE_LETTERS
+    return max(probabilities.values()) >= _SURE_OTHER and num_letters >= _SURE_OTHER_LETTERS
 
 
 def cascade_languages() -> frozenset[str]:
@@ -64,13 +76,6 @@ def _weight(language: str, candidates: Candidates) -> float:
     if language == candidates.expected:
         return _EXPECTED_WEIGHT
     return 1.0 if language in candidates.languages else _OUTSIDER_WEIGHT
-
-
-def _is_sure(text: str, probabilities: Mapping[str, float], expected: str) -> bool:
-    if not probabilities:
-        return True
-    sure = probabilities.get(expected, 0.0) >= _SURE_EXPECTED or max(probabilities.values()) >= _SURE_OTHER
-    return sure and count_letters(text) >= _SURE_LETTERS
 
 
 def _refined(

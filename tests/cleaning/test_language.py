@@ -132,14 +132,14 @@ def test_probability_and_margin_are_of_the_same_distribution(engine: str) -> Non
 @pytest.mark.parametrize(
     ("other", "probability", "expected_probability", "letters", "dropped"),
     [
-        ("de", 0.9, 0.04, 15, True),
-        ("de", 0.8, 0.04, 15, True),
-        ("de", 0.79, 0.04, 15, False),
-        ("de", 0.9, 0.05, 15, False),
-        ("de", 0.9, 0.04, 14, False),
-        ("es", 0.9, 0.04, 18, False),
-        ("es", 0.9, 0.04, 19, True),
-        ("no", 0.9, 0.04, 18, False),  # the confusion is named "nb"
+        ("de", 0.9, 0.09, 15, True),
+        ("de", 0.5, 0.09, 15, True),
+        ("de", 0.49, 0.09, 15, False),
+        ("de", 0.9, 0.1, 15, False),
+        ("de", 0.9, 0.09, 14, False),
+        ("es", 0.9, 0.09, 18, False),
+        ("es", 0.9, 0.09, 19, True),
+        ("no", 0.9, 0.09, 18, False),  # the confusion is named "nb"
     ],
 )
 def test_what_it_takes_to_be_dropped(
