@@ -11,6 +11,8 @@ import numpy.typing as npt
 from cleaning.duplicates import exact_key
 from data_catalog.distinct import DIGEST
 
+MAX_BYTES_AT_ONCE = 32 * 1024 * 1024
+
 
 class CaptionStore:
     """The exact keys of captions in a file, and which rows have equal ones.
@@ -60,9 +62,11 @@ class CaptionStore:
             yield self._range(start, min(start + size, len(self)))
 
     def _range(self, start: int, stop: int) -> list[str]:
-        """Keys that lie near each other in the file: read at once, repeated ones between them included."""
-        base = int(self._starts[start])
-        raw = os.pread(self._file, int(self._ends[stop - 1]) - base, base)
+        """Keys that follow each other: read at once, with the repeated ones between them, unless those are many."""
+        base, num_bytes = int(self._starts[start]), int(self._ends[stop - 1] - self._starts[start])
+        if num_bytes > MAX_BYTES_AT_ONCE:
+            return self.keys(np.arange(start, stop))
+        raw = os.pread(self._file, num_bytes, base)
         places = zip((self._starts[start:stop] - base).tolist(), (self._ends[start:stop] - base).tolist(), strict=True)
         return [raw[begin:end].decode("utf-8", "surrogatepass") for begin, end in places]
 

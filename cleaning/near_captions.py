@@ -54,7 +54,7 @@ def cluster_captions(
         scratch: a folder that may hold temporary files: the captions, and 200 bytes more a distinct one.
         function_words: of the captions' languages, lower case; an empty collection: all words tell captions apart.
             None: no words do.
-        threads: that compare letters; the result does not depend on it.
+        threads: that hash and compare letters; the result does not depend on it.
 
     Returns:
         Shape (captions,). Memory: about 120 bytes a caption.
