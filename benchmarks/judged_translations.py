@@ -9,16 +9,10 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from cleaning.config import (
-    CheckConfig,
-    CleanConfig,
-    source_checks,
-    target_checks,
-    translation_checks,
-    translation_measure,
-)
+from cleaning.config import CheckConfig, CleanConfig
+from cleaning.rules import apply_rules, check_rules, clean_rules, translation_measure
 from data_catalog.schema import CAPTIONS, PENDING
-from data_catalog.stages import apply_check, apply_column_check, apply_measure
+from data_catalog.stages import apply_measure
 from flows.language_packs import language_pack
 
 FOLDER = Path(__file__).resolve().parent
@@ -44,20 +38,16 @@ class Example:
 class Judged:
     """Examples of one language as rows, their columns filled; `reasons` judges them under any settings."""
 
-    def __init__(self, examples: Sequence[Example], *, measure_language: bool, listed: bool = True) -> None:
+    def __init__(self, examples: Sequence[Example], *, listed: bool = True) -> None:
         self.examples = examples
         pack = language_pack(examples[0].lang)
         self.pack = pack if listed else dataclasses.replace(pack, shared_words=())
-        measure = translation_measure(dataclasses.replace(DEFAULTS, language_check=measure_language), self.pack)
+        measure = translation_measure(self.pack)
         self.table = apply_measure(_rows(examples), measure, source="clean_caption", target="caption")
 
     def reasons(self, config: CheckConfig) -> list[str | None]:
         """Per example, why it is dropped, or None."""
-        table = self.table
-        for column_check in translation_checks(config, self.pack):
-            table = apply_column_check(table, column_check, step="check")
-        for text_check in target_checks(config, self.pack):
-            table = apply_check(table, text_check, read="caption", step="check")
+        table = apply_rules(self.table, check_rules(config, self.pack), step="check")
         found: list[str | None] = table.column("drop_reason").to_pylist()
         return found
 
@@ -67,6 +57,7 @@ def _rows(examples: Sequence[Example]) -> pa.Table:
         "clean_caption": [example.source for example in examples],
         "caption": [example.target for example in examples],
         "translation_score": [example.score for example in examples],
+        "translator": ["labelled"] * len(examples),
         "outcome": [PENDING] * len(examples),
     }
     empty = [None] * len(examples)
@@ -79,10 +70,8 @@ def labelled_examples() -> list[Example]:
     _, *lines = LABELLED.read_text(encoding="utf-8").splitlines()
     cells = (line.split("\t") for line in lines)
     examples = [Example(source=s, target=t, lang=lang, label=label) for s, t, lang, label, _ in cells]
-    dropped = [False] * len(examples)
-    for check in source_checks(CleanConfig(), language_pack("en")):
-        verdicts = check([example.source for example in examples])
-        dropped = [old or new is not None for old, new in zip(dropped, verdicts, strict=True)]
+    judged = apply_rules(_rows(examples), clean_rules(CleanConfig(), language_pack("en")), step="clean")
+    dropped = [reason is not None for reason in judged.column("drop_reason").to_pylist()]
     kept = [example for example, drop in zip(examples, dropped, strict=True) if not drop]
     counts = Counter(example.label for example in kept)
     print(f"{len(examples)} labelled translations; {sum(dropped)} of them have sources that no build would translate;")
@@ -94,7 +83,7 @@ def by_language(examples: Sequence[Example], *, listed: bool = True) -> list[Jud
     """One table of rows per language."""
     languages = sorted({example.lang for example in examples})
     parts = [[example for example in examples if example.lang == lang] for lang in languages]
-    return [Judged(part, measure_language=True, listed=listed) for part in parts]
+    return [Judged(part, listed=listed) for part in parts]
 
 
 def human_examples(lang: str, at_most: int) -> list[Example]:

@@ -206,9 +206,9 @@ def share_dropped(judged: Judged, config: CheckConfig) -> float:
 
 
 def human_dropped(judged: Judged, language_sample: int) -> float:
-    """Print what is dropped of human translations, per reason; langdetect, being slow, judges a sample."""
+    """Print what is dropped of human translations, per reason; languages are told of a sample."""
     reasons = Counter(filter(None, judged.reasons(dataclasses.replace(DEFAULTS, language_check=False))))
-    sample = Judged(judged.examples[:language_sample], measure_language=True)
+    sample = Judged(judged.examples[:language_sample])
     wrong = Counter(filter(None, sample.reasons(only("wrong_language"))))["wrong_language"]
     shares = {reason: count / len(judged.examples) for reason, count in reasons.most_common()}
     shares["wrong_language"] = wrong / len(sample.examples)
@@ -221,9 +221,9 @@ def human_dropped(judged: Judged, language_sample: int) -> float:
 
 
 def rows_per_second(examples: Sequence[Example]) -> float:
-    """Rows whose columns are filled and judged in a second of processor time, langdetect aside."""
+    """Rows whose columns are filled and judged in a second of processor time, languages aside."""
     started = time.process_time()
-    Judged(examples, measure_language=False).reasons(dataclasses.replace(DEFAULTS, language_check=False))
+    Judged(examples).reasons(dataclasses.replace(DEFAULTS, language_check=False))
     return len(examples) / (time.process_time() - started)
 
 
@@ -242,8 +242,8 @@ def calibrate(quick: bool) -> int:
     print_defects(found)
     print_good_dropped(judged)
     german = human_examples("de", 3_000 if quick else 100_000)
-    human = Judged(german, measure_language=False) if german else None
-    plain_human = Judged(german, measure_language=False, listed=False) if german else None
+    human = Judged(german) if german else None
+    plain_human = Judged(german, listed=False) if german else None
     print_sweeps(judged, unlisted, human, plain_human)
     print_round_trips(examples)
     print_scores(examples)
@@ -268,7 +268,7 @@ def print_distribution(judged: Judged) -> None:
     print(
         f"{len(judged.examples):,} translations\n{'column':<18} {'null':>6} " + " ".join(f"{q:>7g}" for q in QUANTILES)
     )
-    for name in ("length_ratio", "copied_share", "repeated_ngrams", "language_margin", "translation_score"):
+    for name in ("length_ratio", "copied_share", "repeated_ngrams", "translation_score"):
         values = sorted(value for value in judged.table.column(name).to_pylist() if value is not None)
         shown = " ".join(f"{values[int(q * (len(values) - 1))]:>7.2f}" for q in QUANTILES) if values else ""
         print(f"{name:<18} {len(judged.examples) - len(values):>6} {shown}")
@@ -290,7 +290,7 @@ def main() -> int:
     options = parser.parse_args()
     if options.translations is None:
         return calibrate(options.quick)
-    print_distribution(Judged(read_translations(options.translations, options.lang), measure_language=True))
+    print_distribution(Judged(read_translations(options.translations, options.lang)))
     return 0
 
 

@@ -7,7 +7,6 @@ to measure, and is never held against a translation.
 import re
 from collections.abc import Collection, Sequence
 
-from cleaning.language import language_identifier
 from cleaning.scripts import count_letters, count_unspaced_words, fold_case, split_tokens, split_words
 from data_catalog.language_pack import MIN_SHARED_LETTERS
 from data_catalog.stages import Measure
@@ -18,14 +17,10 @@ _MAX_NGRAM = 12
 _MIN_NUMBER = 21
 
 
-def translation_quality(
-    language: str | None, *, shared_words: Collection[str] = (), tens: Sequence[str] = ()
-) -> Measure:
+def translation_quality(*, shared_words: Collection[str] = (), tens: Sequence[str] = ()) -> Measure:
     """The columns of a translation that texts tell: everything but what the engine or a reverse engine knows.
 
     Args:
-        language: code of the target language; None: `language_margin` is not measured (it takes several times as long
-            as all the rest).
         shared_words: see `copied_share`.
         tens: see `numbers_lost`.
     """
@@ -39,7 +34,6 @@ def translation_quality(
             "repeated_ngrams": [repeated_ngrams(source, target) for source, target in pairs],
             "numbers_lost": [numbers_lost(source, target, tens) for source, target in pairs],
             "numbers_invented": [numbers_invented(source, target) for source, target in pairs],
-            "language_margin": [*language_margin(targets, language)] if language else [None] * len(pairs),
         }
 
     return measure
@@ -133,14 +127,6 @@ def numbers_invented(source: str, target: str) -> list[str]:
     digits = "".join(wanted)
     invented = [n for n in found if int(n) >= _MIN_NUMBER and n not in digits and not _shortened(n, digits)]
     return list(dict.fromkeys(invented + _small_invented(wanted, found)))
-
-
-def language_margin(targets: Sequence[str], language: str) -> list[float | None]:
-    """Of each text, the probability of `language` less that of the likeliest other, -1 to 1; None where none is found.
-
-    Raises ConfigError for a language that no engine tells.
-    """
-    return [verdict.margin for verdict in language_identifier(language)(targets)]
 
 
 _HANGUL = re.compile("[\uac00-\ud7a3]")

@@ -13,7 +13,7 @@ import pyarrow as pa
 from data_catalog.errors import ConfigError
 from data_catalog.images.reasons import FETCH_REASONS
 from data_catalog.laws import CONSERVATION
-from data_catalog.manifest import Snapshot, current_snapshots
+from data_catalog.manifest import MARKED, SPLITS, Snapshot, current_snapshots
 from data_catalog.schema import CAPTIONS, OUTCOMES, PAIRS
 from data_catalog.shards import TEMPORARY_PREFIX
 
@@ -34,7 +34,8 @@ IMAGES = """
            coalesce(o.original_width, p.original_width) AS original_width,
            coalesce(o.original_height, p.original_height) AS original_height,
            coalesce(o.sha256, p.sha256) AS sha256, p.num_bytes, c.num_captions, c.num_kept,
-           CASE WHEN p.sample_id IS NOT NULL THEN 'published' ELSE 'dropped' END AS status,
+           CASE WHEN p.sample_id IS NOT NULL THEN 'published' WHEN c.num_kept > 0 THEN 'merged' ELSE 'dropped' END
+               AS status,
            CASE WHEN p.sample_id IS NULL THEN c.last_step END AS step,
            CASE WHEN p.sample_id IS NULL THEN c.drop_reason END AS drop_reason,
            CASE WHEN p.sample_id IS NULL AND o.drop_reason = c.drop_reason THEN o.detail END AS detail,
@@ -52,6 +53,19 @@ IMAGES = """
         FROM pairs
     ) p USING (dataset, snapshot, sample_id)
     LEFT JOIN image_outcomes o USING (dataset, snapshot, sample_id)
+"""
+
+# What of which test set was found among the captions and images of which source, and by what; dropped or marked.
+LEAKS = """
+    SELECT dataset, snapshot, source, split_part(found, ': ', 1) AS test_set, reason, outcome,
+           count(DISTINCT sample_id) AS num_images, count(*) AS num_captions
+    FROM (
+        SELECT *, drop_reason AS reason, detail AS found FROM captions
+        WHERE drop_reason IN ('test_image', 'test_caption', 'test_pixels')
+        UNION ALL BY NAME
+        SELECT *, split_part(mark, ' ', 1) AS reason, substr(mark, instr(mark, ' ') + 1) AS found
+        FROM (SELECT *, unnest(leaks) AS mark FROM captions)
+    ) GROUP BY ALL
 """
 
 DROP_REASONS = """
@@ -182,13 +196,14 @@ def _views(snapshots: Sequence[Snapshot]) -> dict[str, str]:
         "images": IMAGES.replace("STEPS", _step_order(snapshots)).replace("RETRYABLE", _retryable()),
         "funnel": _values(FUNNEL_COLUMNS, snapshots, lambda manifest: manifest["funnel"]),
         "drop_reasons": DROP_REASONS,
+        "leaks": LEAKS,
         "translators": TRANSLATORS,
         "builds": _values(BUILD_COLUMNS, snapshots, lambda manifest: [_build_row(manifest)]),
     }
 
 
 BUILD_COLUMNS = dict.fromkeys(("target_lang", "translator"), "VARCHAR") | dict.fromkeys(
-    ("num_captions", "num_kept", "num_pairs", "num_train", "num_val", "num_test", "bytes"), "BIGINT"
+    ("num_captions", "num_kept", "num_pairs", *(f"num_{split}" for split in (*SPLITS, MARKED)), "bytes"), "BIGINT"
 )
 BUILD_COLUMNS["settings"] = "JSON"
 
@@ -209,7 +224,7 @@ def _build_row(manifest: Mapping[str, Any]) -> dict[str, Any]:
 
     pairs, captions = manifest["files"]["pairs"], manifest["files"]["captions"]
     last_step = max((row["step_number"] for row in manifest["funnel"]), default=0)
-    by_split = {split: sum(f["rows"] for f in pairs if f["split"] == split) for split in ("train", "val", "test")}
+    by_split = {split: sum(f["rows"] for f in pairs if f["split"] == split) for split in (*SPLITS, MARKED)}
     return {
         "target_lang": manifest["target_lang"],
         "translator": manifest["translator"],

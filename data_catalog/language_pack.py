@@ -23,6 +23,8 @@ class LanguagePack:
         confusions: langdetect codes that short captions of this language are often mistaken for.
         function_words: lower-case articles, prepositions, conjunctions and the like, without apostrophe ("dell");
             the proper-noun check does not count them as words of content.
+        common_nouns: lower-case nouns that often stand before a name ("piazza", "museum"): at the start of a caption
+            their capital makes no name of them.
         tens: eight lower-case texts, parts of the words for 20 to 29, 30 to 39 ... 90 to 99 ("vent", "trent" ...): a
             number of the source that the translation spells out is then not taken for lost.
         shared_words: lower-case words of four letters or more that English spells alike ("hotel", "zebra"): where a
@@ -45,6 +47,7 @@ class LanguagePack:
     flores: str | None = None
     confusions: tuple[str, ...] = ()
     function_words: tuple[str, ...] = ()
+    common_nouns: tuple[str, ...] = ()
     shared_words: tuple[str, ...] = ()
     tens: tuple[str, ...] = ()
     capitalises_nouns: bool = False
@@ -66,6 +69,9 @@ class LanguagePack:
         for word in self.function_words:
             if not word.isalpha() or word != word.lower():
                 raise ConfigError(f"function_words must be lower-case letters without apostrophe, got {word!r}")
+        for word in self.common_nouns:
+            if not word.isalpha() or word != word.lower():
+                raise ConfigError(f"common_nouns must be lower-case letters, got {word!r}")
         if len(self.tens) not in (0, 8):
             raise ConfigError(f"tens must be eight texts, for twenty to ninety, got {len(self.tens)}")
         for word in self.shared_words:

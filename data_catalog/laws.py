@@ -28,6 +28,17 @@ CONSERVATION = {
         FULL JOIN (SELECT caption_id AS kept_id FROM captions WHERE outcome = 'kept') c ON p.caption_id = c.kept_id
         WHERE p.caption_id IS NULL OR c.kept_id IS NULL
     """,
+    "no pair of a split holds what is marked as a test set's, and every other one does": """
+        SELECT p.sample_id FROM (SELECT *, unnest(caption_ids) AS caption_id FROM pairs) p
+        JOIN captions c USING (dataset, snapshot, caption_id)
+        GROUP BY p.dataset, p.snapshot, p.sample_id, p.split
+        HAVING (p.split = 'marked') <> bool_or(coalesce(len(c.leaks), 0) > 0)
+    """,
+    "a caption that is published with another image is kept, and that image is published": """
+        SELECT caption_id FROM captions c LEFT JOIN pairs p
+        ON c.dataset = p.dataset AND c.snapshot = p.snapshot AND c.merged_into = p.sample_id
+        WHERE merged_into IS NOT NULL AND (outcome <> 'kept' OR p.sample_id IS NULL)
+    """,
     "fetching and normalising reject for the reasons that the images have": """
         SELECT c.caption_id FROM captions c LEFT JOIN image_outcomes o USING (dataset, snapshot, sample_id)
         WHERE c.step IN ('fetch', 'normalise')

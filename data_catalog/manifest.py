@@ -16,6 +16,8 @@ MANIFEST_FORMAT = 1
 MANIFEST_FILE = "manifest.json"
 CURRENT_FILE = "current.json"
 SPLITS = ("train", "val", "test")
+# In place of a split: pairs that hold something of a test set, and that the recipe marks rather than drops.
+MARKED = "marked"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

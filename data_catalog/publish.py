@@ -1,6 +1,6 @@
 """One shard of finished captions and images to published pair and caption files of a snapshot."""
 
-from collections.abc import Container, Iterator, Mapping
+from collections.abc import Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 from data_catalog.errors import ConfigError, PipelineError
 from data_catalog.images.reasons import image_step
 from data_catalog.images.tables import groups_of, read_groups
-from data_catalog.manifest import SPLITS, file_entry
+from data_catalog.manifest import MARKED, SPLITS, file_entry
 from data_catalog.schema import IMAGES, KEPT, OUTCOMES, PAIRS, PENDING
 from data_catalog.shards import (
     IMAGE_ROWS_PER_GROUP,
@@ -59,14 +59,17 @@ def split_of(sample_id: str, config: SplitConfig) -> str:
 
 
 def publish_shard(
-    captions: Path, images: Path, folder: Path, *, shard_id: int, config: SplitConfig
+    captions: Path, images: Path, folder: Path, *, shard_id: int, config: SplitConfig, merged: Path | None = None
 ) -> dict[str, list[dict[str, Any]]]:
     """Write one shard's caption file, its outcomes of images, and its pair files, one a split that has rows.
+
+    Pairs that are marked as holding something of a test set are in no split: they have files of their own.
 
     Args:
         captions: finished caption rows (schema `CAPTIONS`), pending where they are to be kept.
         images: normalised images of the same shard (schema `IMAGES`).
         folder: the snapshot's folder.
+        merged: caption rows of any shard that are published with the image that they are `merged_into`.
 
     Returns:
         Manifest entries by kind: "pairs", "captions" and "images".
@@ -80,8 +83,8 @@ def publish_shard(
         "images": [file_entry(images_path, folder, rows=outcomes.num_rows, shard=shard_id)],
         "pairs": [],
     }
-    samples = _kept_samples(table, config)
-    for split in SPLITS:
+    samples = _kept_samples(table, merged, config)
+    for split in (*SPLITS, MARKED):
         chosen = {sample_id: rows for sample_id, rows in samples.items() if rows[0]["split"] == split}
         if chosen:
             path = _place(
@@ -125,13 +128,24 @@ def _outcomes(captions: pa.Table, images: Path) -> pa.Table:
     return pa.Table.from_pylist(rows, schema=OUTCOMES)
 
 
-def _kept_samples(table: pa.Table, config: SplitConfig) -> dict[str, list[dict[str, Any]]]:
-    """Kept caption rows by sample, each with the sample's split, in shard order."""
+def _kept_samples(table: pa.Table, merged: Path | None, config: SplitConfig) -> dict[str, list[dict[str, Any]]]:
+    """Kept caption rows by sample, each with the sample's split, in shard order; those of other samples come last."""
+    own = pc.and_(pc.equal(table.column("outcome"), KEPT), pc.is_null(table.column("merged_into")))
     samples: dict[str, list[dict[str, Any]]] = {}
-    for row in table.filter(pc.equal(table.column("outcome"), KEPT)).to_pylist():
-        row["split"] = split_of(row["sample_id"], config)
+    for row in table.filter(own).to_pylist():
         samples.setdefault(row["sample_id"], []).append(row)
+    for row in _merged_rows(merged, list(samples)) if merged else ():
+        samples[row["merged_into"]].append(row)
+    for sample_id, rows in samples.items():
+        split = MARKED if any(row["leaks"] for row in rows) else split_of(sample_id, config)
+        for row in rows:
+            row["split"] = split
     return samples
+
+
+def _merged_rows(path: Path, into: Sequence[str]) -> list[dict[str, Any]]:
+    rows: list[dict[str, Any]] = pq.read_table(path, filters=[("merged_into", "in", into)]).to_pylist() if into else []
+    return rows
 
 
 def _write_pairs(samples: Mapping[str, list[dict[str, Any]]], images: Path, path: Path) -> None:
@@ -158,8 +172,12 @@ def _good_images(images: Path, wanted: Container[str]) -> Iterator[dict[str, Any
 
 
 def _pair(rows: list[dict[str, Any]], image: dict[str, Any]) -> dict[str, Any]:
-    """One published row from a sample's kept captions and its image; rights are those of the first row that has any."""
+    """One published row from an image and its kept captions, the sample's own ones first.
+
+    Rights are those of the first of its own rows that has any.
+    """
     first = rows[0]
+    own = [row for row in rows if row["merged_into"] is None]
     return {
         "sample_id": first["sample_id"],
         "source": first["source"],
@@ -169,13 +187,14 @@ def _pair(rows: list[dict[str, Any]], image: dict[str, Any]) -> dict[str, Any]:
         "phash": image["phash"],
         "original": image["original"],
         "url": first["url"],
-        **{name: _first_stated(rows, name) for name in ("license", "attribution", "page_url")},
+        **{name: _first_stated(own, name) for name in ("license", "attribution", "page_url")},
         "caption_ids": [row["caption_id"] for row in rows],
         "captions": [row["caption"] for row in rows],
         "source_captions": [row["source_caption"] for row in rows],
         "source_langs": [row["source_lang"] for row in rows],
         "translators": [row["translator"] for row in rows],
         "scores": [row["translation_score"] for row in rows],
+        "leaks": sorted({mark for row in rows for mark in row["leaks"] or ()}) or None,
     }
 
 

@@ -33,12 +33,12 @@ CAPTIONS = pa.schema(
             "source_language_margin", pa.float32()
         ),  # probability of `source_lang` less that of the likeliest other
         pa.field("caption", pa.string()),  # text in the target language
-        pa.field("detected_lang", pa.string()),  # the same three of `caption`
+        pa.field("detected_lang", pa.string()),  # the same of `caption`
         pa.field("detected_probability", pa.float32()),
-        pa.field("language_margin", pa.float32()),  # probability of `target_lang` less that of the likeliest other
         pa.field("target_lang", pa.string()),
         pa.field("translator", pa.string()),  # engine fingerprint, or "native"
-        # What is known of a translation; null for native rows, and where the engine or an option does not tell it.
+        # What is known of a translation; null for native rows (the language margin aside), and where the engine or an
+        # option does not tell it.
         pa.field("translation_score", pa.float32()),  # mean log-probability per target token
         pa.field("translation_truncated", pa.bool_()),  # decoding hit its length limit
         pa.field("translation_repetitive", pa.bool_()),  # it looped, at the second try as well
@@ -47,6 +47,7 @@ CAPTIONS = pa.schema(
         pa.field("repeated_ngrams", pa.int32()),  # how often its most repeated n-gram stands back to back
         pa.field("numbers_lost", pa.list_(pa.string())),  # numbers of the source that it lacks
         pa.field("numbers_invented", pa.list_(pa.string())),  # its numbers that the source lacks
+        pa.field("language_margin", pa.float32()),  # probability of `target_lang` less that of the likeliest other
         pa.field("round_trip_chrf", pa.float32()),  # chrF, 0 to 100, of its translation back against the source
         pa.field("license", pa.string()),
         pa.field("attribution", pa.string()),

@@ -32,41 +32,74 @@ def sorted_rows(staged: Path) -> Iterator[pa.RecordBatch]:
     yield from connection.sql(query, params=[str(staged)]).to_arrow_reader(ROWS_PER_BATCH)
 
 
-def duplicate_images(images: Sequence[Path], sources: Sequence[str], *, placeholder_urls: int) -> pa.Table:
-    """Samples whose image has the same bytes as a better sample's, or is a host's stand-in for images that are gone.
+def image_facts(
+    images: Sequence[Path], captions: Sequence[Path], *, sources: Sequence[str], keep: Sequence[str], stand_in_urls: int
+) -> pa.Table:
+    """What tells the good images of a dataset apart: one row each, in the order of `sample_id`.
 
     Args:
-        images: Parquet files with `sample_id`, `drop_reason`, `final_url` and `sha256`.
-        sources: names of the sources, best first; the best source's sample stays, then the lowest id.
-        placeholder_urls: so many addresses of one host that bring the same bytes make them a stand-in, wherever else
-            they came from, too.
+        images: Parquet files of the schema `IMAGES`.
+        captions: files of the schema `CAPTIONS`, whose pending rows are an image's captions.
+        sources: names of the sources, best first.
+        keep: what makes an image the better one, first things first: "source", "resolution", "captions".
+        stand_in_urls: so many addresses of one host that bring the same bytes make them a stand-in for what is gone,
+            wherever else they came from, too; 0: never.
 
     Returns:
-        Columns `sample_id`, and either `duplicate_of` or `placeholder_of` (the host), sorted by `sample_id`.
+        Columns `sample_id`; `same_bytes`, the number of the first row whose image has the same bytes; `phash`, as a
+        number; `preference`, the row's place among all, the best first; `placeholder_of`, a host or null; `is_marked`:
+        a caption is marked as one of a test set, or the image is.
     """
-    query = """
-        WITH good AS (
-            SELECT sample_id, sha256, list_position($sources, split_part(sample_id, ':', 1)) AS rank,
-                   split_part(final_url, '/', 3) AS host
-            FROM read_parquet($files) WHERE drop_reason IS NULL
-        ), counted AS (
+    orders = {"source": "rank", "resolution": "num_pixels DESC", "captions": "num_captions DESC"}
+    better = ", ".join([*(orders[name] for name in keep), "sample_id"])
+    query = f"""
+        WITH counted AS (
+            SELECT sample_id, count(*) AS num_captions, bool_or(leaks IS NOT NULL) AS is_marked
+            FROM read_parquet($captions)
+            WHERE outcome = 'pending' GROUP BY sample_id
+        ), good AS (
+            SELECT sample_id, sha256, phash, coalesce(num_captions, 0) AS num_captions,
+                   coalesce(is_marked, false) AS is_marked,
+                   original_width::BIGINT * original_height AS num_pixels,
+                   list_position($sources, split_part(sample_id, ':', 1)) AS rank,
+                   split_part(final_url, '/', 3) AS host,
+                   row_number() OVER (ORDER BY sample_id) - 1 AS number
+            FROM read_parquet($images) LEFT JOIN counted USING (sample_id) WHERE drop_reason IS NULL
+        ), asked AS (
             SELECT *, count(*) FILTER (host IS NOT NULL) OVER (PARTITION BY sha256, host) AS num_urls FROM good
-        ), best AS (
-            SELECT sample_id,
-                   min(host) FILTER (num_urls >= $placeholder_urls) OVER (PARTITION BY sha256) AS placeholder_of,
-                   first_value(sample_id) OVER (PARTITION BY sha256 ORDER BY rank, sample_id) AS best_id
-            FROM counted
         )
-        SELECT sample_id, CASE WHEN placeholder_of IS NULL THEN best_id END AS duplicate_of, placeholder_of
-        FROM best WHERE placeholder_of IS NOT NULL OR sample_id <> best_id ORDER BY sample_id
+        SELECT sample_id, min(number) OVER (PARTITION BY sha256) AS same_bytes, ('0x' || phash)::UBIGINT AS phash,
+               row_number() OVER (ORDER BY {better}) - 1 AS preference,
+               min(host) FILTER ($urls > 0 AND num_urls >= $urls) OVER (PARTITION BY sha256) AS placeholder_of,
+               is_marked
+        FROM asked ORDER BY sample_id
     """
-    connection = _connect(images[0].parent)
     parameters = {
-        "files": [str(path) for path in images],
+        "images": [str(path) for path in images],
+        "captions": [str(path) for path in captions],
         "sources": list(sources),
-        "placeholder_urls": placeholder_urls,
+        "urls": stand_in_urls,
     }
-    return connection.sql(query, params=parameters).to_arrow_table()
+    return _connect(images[0].parent).sql(query, params=parameters).to_arrow_table()
+
+
+def samples_of_bytes(images: Sequence[Path], sha256: pa.Array) -> pa.Table:
+    """The good images whose bytes have one of the given hashes: columns `sample_id` and `sha256`, by `sample_id`."""
+    connection = _connect(images[0].parent)
+    connection.register("asked", pa.table({"sha256": sha256.unique()}))
+    query = """
+        SELECT sample_id, sha256 FROM read_parquet($files) JOIN asked USING (sha256)
+        WHERE drop_reason IS NULL ORDER BY sample_id
+    """
+    return connection.sql(query, params={"files": [str(path) for path in images]}).to_arrow_table()
+
+
+def thumbnails_in_order(images: Sequence[Path]) -> Iterator[pa.ChunkedArray]:
+    """Thumbnails of the good images in the order of `sample_id`, batch by batch."""
+    query = "SELECT thumbnail FROM read_parquet($files) WHERE drop_reason IS NULL ORDER BY sample_id"
+    found = _connect(images[0].parent).sql(query, params={"files": [str(path) for path in images]})
+    for batch in found.to_arrow_reader(ROWS_PER_BATCH):
+        yield pa.chunked_array([batch.column(0)])
 
 
 def _connect(folder: Path) -> Any:

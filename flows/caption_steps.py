@@ -13,14 +13,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from cleaning.config import (
-    CheckConfig,
-    CleanConfig,
-    source_checks,
-    target_checks,
-    translation_checks,
-    translation_measure,
-)
+from cleaning.config import CheckConfig, CleanConfig
+from cleaning.proper_nouns import Tagger
+from cleaning.rules import apply_rules, check_rules, clean_rules, translation_measure
+from cleaning.selection_config import LeaksConfig
 from cleaning.text import clean_text
 from data_catalog.distinct import TextDigests
 from data_catalog.errors import ShardError
@@ -30,8 +26,6 @@ from data_catalog.schema import NATIVE
 from data_catalog.shards import save_parquet
 from data_catalog.stages import (
     Drop,
-    apply_check,
-    apply_column_check,
     apply_measure,
     apply_transform,
     pending_rows,
@@ -40,8 +34,10 @@ from data_catalog.stages import (
     texts,
 )
 from data_catalog.work import Commit, WorkStore
+from flows.screen_steps import judge_captions
 from flows.settings import plain
 from flows.step_outputs import CHECK, CLEAN, PLAN, TRANSLATE, Shard, step_key, table_step
+from flows.test_set_steps import TestContents
 from translation.engine import Translator
 from translation.memory import TranslationMemory
 
@@ -52,16 +48,17 @@ TRANSLATE_REASONS = {
 
 
 def clean(work: WorkStore, shard: Shard, config: CleanConfig, packs: Mapping[str, LanguagePack]) -> Shard:
-    """Clean the source captions, then judge them as captions of their own language."""
+    """Clean the source captions, then judge them as captions of their own language.
+
+    `packs` are those of all languages that the dataset's captions may be in.
+    """
     settings = {"clean": plain(config), "packs": plain(packs)}
 
     def stage(table: pa.Table) -> pa.Table:
         table = apply_transform(table, clean_text(config), read="source_caption", write="clean_caption")
         for lang in sorted(set(table.column("source_lang").drop_null().to_pylist())):
-            where = pc.equal(table.column("source_lang"), lang)
-            pack = packs.get(lang) or LanguagePack(code=lang)
-            for check in source_checks(config, pack):
-                table = apply_check(table, check, read="clean_caption", step=CLEAN, where=where)
+            rules = clean_rules(config, packs.get(lang) or LanguagePack(code=lang), languages=packs)
+            table = apply_rules(table, rules, step=CLEAN, where=pc.equal(table.column("source_lang"), lang))
         return table
 
     return table_step(work, shard, CLEAN, settings, stage)
@@ -197,18 +194,42 @@ def _fill_translated(table: pa.Table, shard: Shard, memory: TranslationMemory, f
     return reject(table, rows, empty, step=TRANSLATE)
 
 
-def check(work: WorkStore, shard: Shard, config: CheckConfig, pack: LanguagePack) -> Shard:
-    """Judge captions in the target language, and translations beside what they translate."""
-    settings = {"check": plain(config), "pack": plain(pack)}
+def check(
+    work: WorkStore,
+    shard: Shard,
+    config: CheckConfig,
+    packs: Mapping[str, LanguagePack],
+    *,
+    target: str,
+    tagger: Tagger | None = None,
+    tests: Sequence[TestContents] = (),
+    leaks: LeaksConfig | None = None,
+) -> Shard:
+    """Judge captions in the target language, and translations beside what they translate.
+
+    Args:
+        packs: as `clean` takes them; the target's is among them.
+        target: the target language.
+        tagger: tells names, or None: a rule of thumb does.
+        tests: test sets whose captions no translation may be.
+        leaks: what is done with such captions.
+    """
+    leaks = leaks or LeaksConfig()
+    settings = {
+        "check": plain(config),
+        "packs": plain(packs),
+        "target": target,
+        "tagger": tagger.name if tagger else None,
+        "leaks": plain(leaks),
+        "tests": [test.identity for test in tests],
+    }
 
     def stage(table: pa.Table) -> pa.Table:
         translated = pc.not_equal(table.column("translator"), NATIVE)
-        measure = translation_measure(config, pack)
+        measure = translation_measure(packs[target])
         table = apply_measure(table, measure, source="clean_caption", target="caption", where=translated)
-        for column_check in translation_checks(config, pack):
-            table = apply_column_check(table, column_check, step=CHECK, where=translated)
-        for text_check in target_checks(config, pack):
-            table = apply_check(table, text_check, read="caption", step=CHECK)
-        return table
+        if leaks.by_caption:
+            table = judge_captions(table, tests, leaks, column="caption", step=CHECK, where=translated)
+        return apply_rules(table, check_rules(config, packs[target], tagger=tagger, languages=packs), step=CHECK)
 
     return table_step(work, shard, CHECK, settings, stage)

@@ -10,7 +10,7 @@ from typing import Any
 
 from flows.download_options import add_download_options
 from flows.evaluate_options import add_evaluate_options
-from flows.job_options import add_job_options, add_root
+from flows.job_options import add_dry_run_options, add_job_options, add_root
 from flows.translate_options import add_translate_options
 
 EXIT_OK, EXIT_FAILED, EXIT_USAGE, EXIT_INTERRUPTED = 0, 1, 2, 130
@@ -109,6 +109,8 @@ def _add_jobs(commands: Commands) -> None:
     ):
         command = _add(commands, name, f"jobs:{name}", text)
         add_job_options(command, builds=name in ("build", "run"))
+        if name == "build":
+            add_dry_run_options(command)
 
 
 def _add_download(commands: Commands) -> None:
@@ -122,7 +124,7 @@ def _add_questions(commands: Commands) -> None:
         "sql",
         "questions:sql",
         "answer an SQL query on the catalog's views: pairs, captions, rejects, images, funnel, drop_reasons, "
-        "translators, builds",
+        "leaks, translators, builds",
     )
     sql.add_argument("query", metavar="QUERY")
     add_root(sql)

@@ -10,8 +10,9 @@ from data_catalog.images.workers import ImageWorkers
 from data_catalog.work import WorkStore
 from flows import image_steps
 from flows.execution import Executor, Future
-from flows.recipe import Recipe, section_settings
+from flows.recipe import Recipe
 from flows.step_outputs import FETCH, NORMALISE, Shard
+from flows.what_settings import section_settings
 
 
 @dataclass(slots=True)

@@ -1,7 +1,7 @@
-"""The steps that bring and judge images, and what becomes of captions by them; committed by content."""
+"""The steps that bring images, fetched or recalled, and bring them into one form; committed by content."""
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,42 +11,17 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from cleaning.config import REASONS as CLEANING_REASONS
-from cleaning.duplicates import duplicate_captions
 from data_catalog.images.fetch import FetchConfig
 from data_catalog.images.hosts import group_of
 from data_catalog.images.known import KnownShard
 from data_catalog.images.normalise import NormaliseConfig
-from data_catalog.images.reasons import image_step
 from data_catalog.images.tables import write_rows
 from data_catalog.images.workers import ImageWorkers
 from data_catalog.schema import IMAGES, PENDING
-from data_catalog.shards import digest, save_parquet
-from data_catalog.sorting import duplicate_images
-from data_catalog.stages import Drop, pending_rows, reject, texts
-from data_catalog.work import Commit, WorkStore
+from data_catalog.shards import digest
+from data_catalog.work import WorkStore
 from flows.execution import Lane
-from flows.step_outputs import (
-    DEDUPLICATE,
-    FETCH,
-    FIND_DUPLICATES,
-    NORMALISE,
-    RECALL,
-    SHARD,
-    Shard,
-    count_rows,
-    shard_of_commit,
-    step_key,
-)
-
-# So many addresses of one host that bring the same bytes bring no picture of anything.
-PLACEHOLDER_URLS = 10
-
-DEDUPLICATE_REASONS = {
-    **CLEANING_REASONS["deduplicate"],
-    "duplicate_image": "another sample, of a better source or with a lower id, has an image of the same bytes",
-    "placeholder_image": "the host answers many addresses with the same bytes: they stand for images that are gone",
-}
+from flows.step_outputs import FETCH, NORMALISE, RECALL, SHARD, Shard, shard_of_commit, step_key
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -155,68 +130,3 @@ def recall(work: WorkStore, shard: Shard, tried_again: Shard, known: KnownShard)
         return {}
 
     return shard_of_commit(work.run(key, produce), shard.shard_id)
-
-
-def find_duplicates(work: WorkStore, images: Sequence[Shard], sources: Sequence[str]) -> Commit:
-    """Decide, over all shards, which samples have the same image as a better one, or one that stands for none.
-
-    Its file is `shard.parquet`: `sample_id`, and `duplicate_of` or the `placeholder_of` of a host.
-    """
-    settings = {"sources": list(sources), "placeholder_urls": PLACEHOLDER_URLS}
-    key = step_key(FIND_DUPLICATES, [image.sha256 for image in images], settings)
-
-    def produce(folder: Path) -> Mapping[str, Any]:
-        found = duplicate_images([image.path for image in images], sources, placeholder_urls=PLACEHOLDER_URLS)
-        save_parquet(found, folder / SHARD)
-        return {"num_duplicates": found.num_rows}
-
-    return work.run(key, produce)
-
-
-def finish(work: WorkStore, captions: Shard, images: Shard, duplicates: Commit) -> Shard:
-    """Apply to the captions what became of their images, and drop duplicates; counts for three steps of the funnel."""
-    inputs = [captions.sha256, images.sha256, duplicates.files[SHARD]]
-
-    def produce(folder: Path) -> Mapping[str, Any]:
-        before = pq.read_table(captions.path)
-        drops = _image_drops(images.path)
-        fetched = _reject_samples(before, drops[FETCH], step=FETCH)
-        normalised = _reject_samples(fetched, drops[NORMALISE], step=NORMALISE)
-        deduplicated = _reject_samples(normalised, _duplicate_drops(duplicates.path(SHARD)), step=DEDUPLICATE)
-        deduplicated = _reject_repeated_captions(deduplicated)
-        save_parquet(deduplicated, folder / SHARD)
-        stages = {FETCH: (before, fetched), NORMALISE: (fetched, normalised), DEDUPLICATE: (normalised, deduplicated)}
-        return {"counts": {step: count_rows(*tables) for step, tables in stages.items()}}
-
-    return shard_of_commit(work.run(step_key(DEDUPLICATE, inputs, {}), produce), captions.shard_id)
-
-
-def _image_drops(path: Path) -> dict[str, dict[str, Drop]]:
-    """Why images were lost, by step and sample; a reason belongs to one step only."""
-    drops: dict[str, dict[str, Drop]] = {FETCH: {}, NORMALISE: {}}
-    for row in pq.read_table(path, columns=["sample_id", "drop_reason", "detail"]).to_pylist():
-        if row["drop_reason"]:
-            drops[image_step(row["drop_reason"])][row["sample_id"]] = Drop(row["drop_reason"], row["detail"])
-    return drops
-
-
-def _duplicate_drops(path: Path) -> dict[str, Drop]:
-    rows = pq.read_table(path).to_pylist()
-    return {row["sample_id"]: _duplicate_drop(row) for row in rows}
-
-
-def _duplicate_drop(row: Mapping[str, str]) -> Drop:
-    if row["placeholder_of"] is not None:
-        return Drop("placeholder_image", f"the same bytes at many addresses of {row['placeholder_of']}")
-    return Drop("duplicate_image", f"same as {row['duplicate_of']}")
-
-
-def _reject_samples(table: pa.Table, drops: Mapping[str, Drop], *, step: str) -> pa.Table:
-    rows = pending_rows(table)
-    return reject(table, rows, [drops.get(sample_id) for sample_id in texts(table, "sample_id", rows)], step=step)
-
-
-def _reject_repeated_captions(table: pa.Table) -> pa.Table:
-    rows = pending_rows(table)
-    verdicts = duplicate_captions(texts(table, "sample_id", rows), texts(table, "caption", rows))
-    return reject(table, rows, verdicts, step=DEDUPLICATE)

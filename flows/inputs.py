@@ -4,6 +4,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from cleaning.proper_nouns import Tagger
+from cleaning.taggers import find_tagger
 from data_catalog.errors import ConfigError
 from data_catalog.file_hashes import FileHashes
 from data_catalog.ingest import Source
@@ -13,9 +15,11 @@ from data_catalog.sources.image_files import image_locations
 from data_catalog.sources.scenes.upstream import draw_upstream
 from flows.engines import open_engine, open_reverse_engine
 from flows.language_packs import language_pack, load_language_packs, named_language_packs, target_language_pack
-from flows.recipe import Recipe, SourceSettings, source_settings, what_settings
+from flows.recipe import Recipe
 from flows.settings import plain
+from flows.source_settings import SourceSettings, TestSetSettings
 from flows.step_outputs import VERSIONS
+from flows.what_settings import source_settings, what_settings
 from translation.engine import Translator
 
 
@@ -27,6 +31,9 @@ class Inputs:
         locations: folder, zip or tar of local images, or a glob of them, by source.
         location_digests: content hashes of those, by location.
         packs: language packs by language, the target's included.
+        test_files: name and sha256 of each file of each test set, by set.
+        test_images: content hash of the images of each test set that has some, by set.
+        tagger: tells proper nouns, or None: a rule of thumb does.
         translator: the engine, or None where every source speaks the target language.
         reverse: the engine for the way back, or None where the recipe asks for none.
         build_key: equal keys make equal snapshots, from the same downloads.
@@ -37,6 +44,9 @@ class Inputs:
     location_digests: Mapping[str, str]
     pack: LanguagePack
     packs: Mapping[str, LanguagePack]
+    test_files: Mapping[str, Sequence[Mapping[str, str]]]
+    test_images: Mapping[str, str]
+    tagger: Tagger | None
     translator: Translator | None
     reverse: Translator | None
     build_key: str
@@ -55,19 +65,27 @@ def open_inputs(recipe: Recipe, root: Path) -> Inputs:
     for source in recipe.sources:
         source.kind.check(source.config)
         _require_contact(source, recipe)
+    for test_set in recipe.test_sets:
+        test_set.kind.check(test_set.config)
+    tagger = find_tagger(pack, recipe.check.proper_noun_tagger) if recipe.check.proper_noun_check else None
     translator = open_engine(recipe, root)
     reverse = open_reverse_engine(recipe, root) if translator else None
     hashes = FileHashes(root / "file-hashes.json")
     sources = [_source(settings, hashes) for settings in recipe.sources]
     locations = _locations(recipe)
     location_digests = {location: _location_digest(location, root, hashes) for location in locations.values()}
+    test_files = {test_set.name: _file_entries(test_set, hashes) for test_set in recipe.test_sets}
+    test_images = _test_images(recipe, root, hashes)
     hashes.save()
-    packs = _packs(recipe, named, pack)
+    packs = packs_of_captions(recipe, named, pack)
     build_key = digest(
         {
             "settings": what_settings(recipe),
             "inputs": {source.name: sorted(source.file_hashes) for source in sources},
             "images": {name: location_digests[location] for name, location in locations.items()},
+            "test_sets": {name: sorted(file["sha256"] for file in files) for name, files in test_files.items()},
+            "test_images": test_images,
+            "tagger": tagger.name if tagger else None,
             "engine": translator.fingerprint if translator else None,
             "reverse": reverse.fingerprint if reverse else None,
             "packs": plain(packs | _pivot_pack(recipe, named)),
@@ -80,6 +98,9 @@ def open_inputs(recipe: Recipe, root: Path) -> Inputs:
         location_digests=location_digests,
         pack=pack,
         packs=packs,
+        test_files=test_files,
+        test_images=test_images,
+        tagger=tagger,
         translator=translator,
         reverse=reverse,
         build_key=build_key,
@@ -94,12 +115,19 @@ def _require_contact(source: SourceSettings, recipe: Recipe) -> None:
         )
 
 
-def _packs(recipe: Recipe, named: Mapping[str, LanguagePack], target: LanguagePack) -> dict[str, LanguagePack]:
+def packs_of_captions(
+    recipe: Recipe, named: Mapping[str, LanguagePack], target: LanguagePack
+) -> dict[str, LanguagePack]:
     """The packs that judge the recipe's captions: those it names, and of languages that its sources may bring."""
     found = [source.kind.languages(source.config) or frozenset() for source in recipe.sources]
     languages = {recipe.source_language, *named, *(language for languages in found for language in languages)}
     known = {**load_language_packs(), **named}
     return {code: known[code] for code in sorted(languages & known.keys())} | {recipe.target_language: target}
+
+
+def all_function_words(packs: Mapping[str, LanguagePack]) -> frozenset[str]:
+    """The function words of all languages."""
+    return frozenset(word for pack in packs.values() for word in pack.function_words)
 
 
 def _pivot_pack(recipe: Recipe, named: Mapping[str, LanguagePack]) -> dict[str, LanguagePack]:
@@ -117,6 +145,16 @@ def _source(settings: SourceSettings, hashes: FileHashes) -> Source:
         settings=source_settings(settings),
         read=lambda: settings.kind.read(settings.config),
     )
+
+
+def _file_entries(test_set: TestSetSettings, hashes: FileHashes) -> list[dict[str, str]]:
+    files = test_set.kind.upstream_files(test_set.config)
+    return [{"name": file.name, "sha256": hashes.sha256(file)} for file in files]
+
+
+def _test_images(recipe: Recipe, root: Path, hashes: FileHashes) -> dict[str, str]:
+    found = {test_set.name: test_set.kind.images(test_set.config) for test_set in recipe.test_sets}
+    return {name: _location_digest(str(place), root, hashes) for name, place in found.items() if place is not None}
 
 
 def _locations(recipe: Recipe) -> dict[str, str]:

@@ -35,3 +35,24 @@ def add_job_options(command: argparse.ArgumentParser, *, builds: bool) -> None:
             action="store_true",
             help="of a dataset that is there, ask once more for the images that failed for reasons that may pass",
         )
+
+
+def add_dry_run_options(command: argparse.ArgumentParser) -> None:
+    """Add what says what rules would drop, instead of building."""
+    group = command.add_argument_group("instead of building")
+    group.add_argument(
+        "--dry-run",
+        action="store_true",
+        help="print what the rules would drop of a sample of each source, with examples",
+    )
+    group.add_argument(
+        "--rows", type=int, default=1000, metavar="N", help="rows of each source, 0 for all (default: 1000)"
+    )
+    group.add_argument(
+        "--examples", type=int, default=3, metavar="N", help="captions shown of each rule and source (default: 3)"
+    )
+    group.add_argument("--seed", type=int, default=1, metavar="N", help="another one draws others (default: 1)")
+    group.add_argument(
+        "--translate", action="store_true", help="translate the sample as well, and judge the translations"
+    )
+    group.add_argument("--page", type=Path, metavar="OUT.html", help="write it as a page, too")

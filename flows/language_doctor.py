@@ -3,7 +3,6 @@
 Nothing is downloaded, and nothing that is missing is an error but the language pack, without which no build can start.
 """
 
-import importlib.util
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -215,49 +214,47 @@ def _model_codes(language: Language) -> Trait:
 
 def _language_check(language: Language) -> Trait:
     from cleaning.language import detectable_languages
+    from cleaning.rules import detectable_code
 
-    code = language.pack.langdetect or language.pack.code
-    known = detectable_languages()
-    if code in known:
+    code = detectable_code(language.pack, "cascade")
+    if code is not None:
         confusions = ", ".join(language.pack.confusions)
-        text = f"langdetect knows {code}" + (f"; short captions are mistaken for {confusions}" if confusions else "")
+        text = f"fastText and lingua tell {code}" + (f"; it is mistaken for {confusions}" if confusions else "")
         return Trait(topic="language check", found=True, text=text)
+    code = language.pack.langdetect or language.pack.code
     return Trait(
         topic="language check",
         found=False,
-        text=f"langdetect does not know {code}",
-        cost="captions and translations in other languages stay in, and the column language_margin is empty",
-        advice=f"{language.set_in_pack('langdetect')}, if it has another code: {', '.join(known)}; else choose sources "
-        "that are in one language, and look at samples of the result",
+        text=f"no engine tells {code}",
+        cost="captions and translations in other languages stay in, and the columns that tell languages are empty",
+        advice=f"{language.set_in_pack('langdetect')}, if it has another code: {', '.join(detectable_languages())}; "
+        "else choose sources that are in one language, and look at samples of the result",
     )
 
 
 def _proper_nouns(language: Language) -> Trait:
+    from cleaning.taggers import find_tagger
+
     pack = language.pack
-    tagger = _tagger(pack)
+    tagger = find_tagger(pack, "auto")
+    if tagger is not None:
+        return Trait(topic="proper nouns", found=True, text=f"tagged by {tagger.name}")
+    better = f"; better with spaCy's {pack.spacy}, which is not installed" if pack.spacy else ""
     if pack.function_words and not pack.capitalises_nouns:
-        text = f"told by capitals, with {len(pack.function_words)} function words{tagger}"
+        text = f"told by capitals, with {len(pack.function_words)} function words{better}"
         return Trait(topic="proper nouns", found=True, text=text)
     cost = "captions that are little but names stay in (the paper drops a tenth of WIT for it)"
+    install = f"pip install spacy, and its model {pack.spacy}" if pack.spacy else "install a model of spaCy or Stanza"
     if pack.capitalises_nouns:
-        text = f"capitals tell nothing, where every noun has one{tagger}"
-        return Trait(topic="proper nouns", found=False, text=text, cost=cost)
+        text = "capitals tell nothing, where every noun has one"
+        return Trait(topic="proper nouns", found=False, text=text, cost=cost, advice=install)
     return Trait(
         topic="proper nouns",
         found=False,
-        text=f"the pack lists no function words{tagger}",
+        text="the pack lists no function words",
         cost=cost,
-        advice=language.set_in_pack("function_words"),
+        advice=f"{language.set_in_pack('function_words')}, or {install}",
     )
-
-
-def _tagger(pack: LanguagePack) -> str:
-    """What is known of a spaCy model, which no step uses yet."""
-    if pack.spacy is None:
-        return ""
-    is_there = pack.spacy.isidentifier() and importlib.util.find_spec(pack.spacy) is not None
-    state = "installed" if is_there else "not installed"
-    return f"; the pack names spaCy's {pack.spacy} ({state}), which no step reads yet"
 
 
 def _shared_words(language: Language) -> Trait:

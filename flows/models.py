@@ -7,6 +7,7 @@ from data_catalog.errors import ConfigError
 from data_catalog.lock import writer_lock
 from data_catalog.manifest import Snapshot, read_snapshot, require_snapshot
 from data_catalog.shards import read_json, write_json
+from flows.guarded import require_guarded
 from flows.recipe import Recipe
 from training.config import run_key
 from training.contact_sheet import contact_sheet
@@ -48,9 +49,11 @@ def train_model(recipe: Recipe, root: Path) -> TrainReport:
     """Train the recipe's model on the dataset's current snapshot, or go on with an interrupted run, or find it done.
 
     Raises:
-        ConfigError: nothing was built, a shard is damaged, or the splits overlap.
+        ConfigError: nothing was built, a shard is damaged, the splits overlap, or the dataset was not guarded against
+            a test set.
     """
     snapshot = require_snapshot(root, recipe.name)
+    require_guarded(snapshot, recipe)
     problems = snapshot.verify()
     if problems:
         raise ConfigError(f"the dataset is damaged: {problems[0]}; remove {snapshot.folder} and build it again")

@@ -1,6 +1,5 @@
 """A recipe: everything that one run needs, read from TOML, with --set overrides, into validated dataclasses."""
 
-import dataclasses
 import re
 import tomllib
 from collections.abc import Mapping, Sequence
@@ -10,14 +9,15 @@ from pathlib import Path
 from typing import Any
 
 from cleaning.config import CheckConfig, CleanConfig
+from cleaning.selection_config import DuplicatesConfig, LeaksConfig, RepeatsConfig
 from data_catalog.errors import ConfigError
 from data_catalog.images.fetch import FetchConfig
 from data_catalog.images.normalise import NormaliseConfig
 from data_catalog.publish import SplitConfig
-from data_catalog.sources.registry import SOURCE_KINDS, SourceKind
 from data_catalog.sources.scenes.server import ServeConfig
 from data_catalog.sources.scenes.upstream import ScenesConfig
-from flows.settings import build, coerce, plain
+from flows.settings import build, coerce
+from flows.source_settings import SourceSettings, TestSetSettings, read_sources, read_test_sets
 from training.config import EvaluateConfig, TrainConfig
 from translation.config import TranslateConfig
 
@@ -53,15 +53,6 @@ class BuildConfig:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class SourceSettings:
-    """One `[sources.NAME]` table: the kind of its files and that kind's own settings."""
-
-    name: str
-    kind: SourceKind
-    config: Any
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Recipe:
     """A complete, validated run.
 
@@ -71,6 +62,7 @@ class Recipe:
         source_language: language that the engine translates from.
         language_pack: TOML file of a pack of the target language that does not come with vernaclip.
         language_packs: files of further packs: of the source language, the pivot, or captions that are read.
+        test_sets: what the model will be measured on, so that nothing of it may be trained on.
     """
 
     name: str
@@ -79,14 +71,18 @@ class Recipe:
     language_pack: str | None = None
     language_packs: tuple[str, ...] = ()
     sources: tuple[SourceSettings, ...]
+    test_sets: tuple[TestSetSettings, ...] = ()
     scenes: ScenesConfig | None = None
     serve: ServeConfig | None = None
     build: BuildConfig = field(default_factory=BuildConfig)
     clean: CleanConfig = field(default_factory=CleanConfig)
+    leaks: LeaksConfig = field(default_factory=LeaksConfig)
+    repeats: RepeatsConfig = field(default_factory=RepeatsConfig)
     translate: TranslateConfig = field(default_factory=TranslateConfig)
     check: CheckConfig = field(default_factory=CheckConfig)
     fetch: FetchConfig = field(default_factory=FetchConfig)
     normalise: NormaliseConfig = field(default_factory=NormaliseConfig)
+    duplicates: DuplicatesConfig = field(default_factory=DuplicatesConfig)
     split: SplitConfig = field(default_factory=SplitConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
     evaluate: EvaluateConfig = field(default_factory=EvaluateConfig)
@@ -97,35 +93,18 @@ SECTIONS: dict[str, Any] = {
     "serve": ServeConfig,
     "build": BuildConfig,
     "clean": CleanConfig,
+    "leaks": LeaksConfig,
+    "repeats": RepeatsConfig,
     "translate": TranslateConfig,
     "check": CheckConfig,
     "fetch": FetchConfig,
     "normalise": NormaliseConfig,
+    "duplicates": DuplicatesConfig,
     "split": SplitConfig,
     "train": TrainConfig,
     "evaluate": EvaluateConfig,
 }
 TEXTS = ("name", "target_language", "source_language", "language_pack", "data")
-
-# Settings that change how a run goes, not what it makes: they are in the run log, in no key and no manifest.
-HOW_SETTINGS = {
-    "build": {"workers", "fetch_workers", "keep_work"},
-    "fetch": {
-        "threads",
-        "contact",
-        "timeout_s",
-        "deadline_s",
-        "retries",
-        "backoff_s",
-        "max_wait_s",
-        "host_concurrency",
-        "host_requests_per_s",
-        "hosts",
-    },
-    "translate": {"package", "model", "reverse_package", "reverse_model", "inter_threads", "max_characters"},
-    "scenes": {"folder"},
-    "sources": {"files", "images"},
-}
 
 
 def load_recipe(recipe: str, *, root: Path, overrides: Sequence[str] = ()) -> Recipe:
@@ -223,7 +202,7 @@ def _substitute(value: Any, places: Mapping[str, str]) -> Any:
 
 
 def _recipe(values: dict[str, Any], *, default_name: str) -> Recipe:
-    known = {*SECTIONS, *TEXTS, "language_packs", "sources"}
+    known = {*SECTIONS, *TEXTS, "language_packs", "sources", "test_sets"}
     for name, value in values.items():
         if name not in known:
             raise ConfigError(f"unknown key {name}: a recipe has {', '.join(sorted(known))}")
@@ -238,7 +217,8 @@ def _recipe(values: dict[str, Any], *, default_name: str) -> Recipe:
         source_language=values.get("source_language", "en"),
         language_pack=values.get("language_pack"),
         language_packs=coerce(tuple[str, ...], values.get("language_packs", ()), "language_packs"),
-        sources=_sources(values.get("sources", {}), target),
+        sources=read_sources(values.get("sources", {}), target),
+        test_sets=read_test_sets(values.get("test_sets", {}), target),
         **{name: build(kind, values[name], name) for name, kind in SECTIONS.items() if name in values},
     )
 
@@ -247,65 +227,3 @@ def _dataset_name(name: str) -> str:
     if not name.replace("-", "").replace("_", "").isalnum():
         raise ConfigError(f"name must be letters, digits, - and _ (it names a folder), got {name!r}")
     return name
-
-
-def _sources(tables: Any, target: str) -> tuple[SourceSettings, ...]:
-    if not isinstance(tables, Mapping) or not tables:
-        raise ConfigError("a recipe needs at least one [sources.NAME] table")
-    sources = [_source(name, table, target) for name, table in tables.items()]
-    chosen = tuple(source for source in sources if source is not None)
-    if not chosen:
-        raise ConfigError("every source of the recipe is switched off by `enabled = false`")
-    return chosen
-
-
-def _source(name: str, table: Any, target: str) -> SourceSettings | None:
-    path = f"sources.{name}"
-    if not isinstance(table, Mapping):
-        raise ConfigError(f"{path} must be a table of settings, got {table!r}")
-    if not name.replace("_", "").isalnum():
-        raise ConfigError(f"{path}: a source's name must be letters, digits and _ (it prefixes ids)")
-    settings = dict(table)
-    kind_name = settings.pop("kind", name)
-    if not coerce(bool, settings.pop("enabled", True), f"{path}.enabled"):
-        return None
-    if kind_name not in SOURCE_KINDS:
-        raise ConfigError(f"{path}.kind is {kind_name!r}: kinds are {', '.join(sorted(SOURCE_KINDS))}")
-    kind = SOURCE_KINDS[kind_name]
-    names = {field.name for field in dataclasses.fields(kind.config_type)}
-    if "languages" in names:
-        settings.setdefault("languages", [target])
-    try:
-        config: Any = build(kind.config_type, settings, path)
-    except ConfigError as error:
-        raise ConfigError(str(error) if path in str(error) else f"{path}: {error}") from error
-    return SourceSettings(name=name, kind=kind, config=config)
-
-
-def what_settings(recipe: Recipe) -> dict[str, Any]:
-    """The settings that decide what a dataset is, as JSON values: hashed into keys and kept in the manifest.
-
-    Where files lie is left out (their content is hashed instead), and so is everything in `HOW_SETTINGS`.
-    """
-    settings: dict[str, Any] = {
-        "target_language": recipe.target_language,
-        "source_language": recipe.source_language,
-    }
-    for section in ("build", "clean", "translate", "check", "fetch", "normalise", "split"):
-        settings[section] = section_settings(getattr(recipe, section), section)
-    # The better source's image stays where two are the same.
-    settings["source_order"] = [source.name for source in recipe.sources]
-    settings["sources"] = {source.name: source_settings(source) for source in recipe.sources}
-    return settings
-
-
-def section_settings(config: Any, section: str) -> dict[str, Any]:
-    """The what-settings of one section."""
-    values: dict[str, Any] = plain(config)
-    return {name: value for name, value in values.items() if name not in HOW_SETTINGS.get(section, ())}
-
-
-def source_settings(source: SourceSettings) -> dict[str, Any]:
-    """The what-settings of one source; whether images are local is one of them, where they lie is not."""
-    values = section_settings(source.config, "sources")
-    return {"kind": source.kind.kind, "local_images": source.kind.images(source.config) is not None, **values}

@@ -21,9 +21,11 @@ from data_catalog.shards import digest, sweep_temporary
 from data_catalog.work import Commit, StepKey, WorkStore
 from flows.execution import Executor
 from flows.inputs import Inputs
-from flows.recipe import Recipe, what_settings
+from flows.recipe import Recipe
 from flows.settings import plain
-from flows.step_outputs import FUNNEL_STEPS, INGEST, PUBLISH, VERSIONS, Shard
+from flows.step_outputs import FUNNEL_STEPS, INGEST, PUBLISH, SHARD, VERSIONS, Shard
+from flows.test_set_steps import TestContents
+from flows.what_settings import what_settings
 
 KINDS = ("pairs", "captions", "images")
 
@@ -46,11 +48,16 @@ def publish(
     work: WorkStore,
     ingested: Commit,
     shards: Sequence[FinishedShard],
+    merged: Commit | None = None,
+    tests: Sequence[TestContents] = (),
     retry_of: str | None = None,
 ) -> Snapshot:
     """Write a snapshot's files, check the conservation laws on them, and commit it.
 
-    `retry_of` is the snapshot whose missing images were tried again, if that is what was done.
+    Args:
+        merged: captions that are published with another sample's image, if there are any.
+        tests: the recipe's test sets.
+        retry_of: the snapshot whose missing images were tried again, if that is what was done.
 
     Raises:
         PipelineError: a law does not hold; nothing is committed.
@@ -65,7 +72,7 @@ def publish(
     if folder.is_dir():
         sweep_temporary([folder, *(folder / kind for kind in KINDS)])
     futures = [
-        executor.submit(f"publish {shard.captions.label}", _publish, work, shard, folder, recipe.split)
+        executor.submit(f"publish {shard.captions.label}", _publish, work, shard, folder, recipe.split, merged)
         for shard in shards
     ]
     entries = [future.result() for future in futures]
@@ -81,6 +88,7 @@ def publish(
         "target_lang": recipe.target_language,
         "translator": inputs.translator.fingerprint if inputs.translator else NATIVE,
         "sources": _source_entries(recipe, inputs, ingested),
+        "test_sets": {test.name: test.entry(recipe.leaks) for test in tests},
         "funnel": funnel(ingested, shards),
         "files": files,
     }
@@ -89,14 +97,24 @@ def publish(
     return commit_snapshot(root, manifest)
 
 
-def _publish(work: WorkStore, shard: FinishedShard, folder: Path, split: SplitConfig) -> Mapping[str, Any]:
+def _publish(
+    work: WorkStore, shard: FinishedShard, folder: Path, split: SplitConfig, merged: Commit | None
+) -> Mapping[str, Any]:
     """One shard's published files, as a committed step whose output lies in the snapshot's folder."""
-    inputs = (shard.captions.sha256, shard.images.sha256, folder.name, shard.captions.label)
+    others = () if merged is None else (merged.files[SHARD],)
+    inputs = (shard.captions.sha256, shard.images.sha256, folder.name, shard.captions.label, *others)
     key = StepKey(step=PUBLISH, version=VERSIONS[PUBLISH], inputs=inputs, settings=plain(split))
 
     def produce(_: Path) -> Mapping[str, Any]:
         number = shard.captions.shard_id
-        return publish_shard(shard.captions.path, shard.images.path, folder, shard_id=number, config=split)
+        return publish_shard(
+            shard.captions.path,
+            shard.images.path,
+            folder,
+            shard_id=number,
+            config=split,
+            merged=None if merged is None else merged.path(SHARD),
+        )
 
     found = work.find(key)
     if found is not None and all((folder / entry["path"]).is_file() for kind in KINDS for entry in found.facts[kind]):

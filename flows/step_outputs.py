@@ -10,32 +10,38 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from data_catalog.ingest import VERSION as INGEST_VERSION
 from data_catalog.schema import PENDING
 from data_catalog.shards import save_parquet
 from data_catalog.work import Commit, StepKey, WorkStore
 
 INGEST, CLEAN, PLAN, TRANSLATE, CHECK = "ingest", "clean", "plan", "translate", "check"
+TEST_SET, FIND_REPEATS, SCREEN = "test-set", "find-repeats", "screen"
 ROUND_TRIP = "round-trip"
 FETCH, NORMALISE, RECALL = "fetch", "normalise", "recall"
-FIND_DUPLICATES, DEDUPLICATE = "find-duplicates", "deduplicate"
+FIND_DUPLICATES, MERGE_CAPTIONS, DEDUPLICATE = "find-duplicates", "merge-captions", "deduplicate"
 PUBLISH = "publish"
 # Raised whenever the code of a step changes what it writes; a golden test catches forgetting.
 VERSIONS = {
-    INGEST: 3,
-    CLEAN: 3,
+    INGEST: INGEST_VERSION,
+    CLEAN: 4,
+    TEST_SET: 1,
+    FIND_REPEATS: 1,
+    SCREEN: 1,
     PLAN: 2,
-    TRANSLATE: 2,
-    ROUND_TRIP: 1,
-    CHECK: 3,
+    TRANSLATE: 3,
+    ROUND_TRIP: 2,
+    CHECK: 4,
     FETCH: 2,
-    NORMALISE: 2,
-    RECALL: 1,
-    FIND_DUPLICATES: 2,
-    DEDUPLICATE: 4,
-    PUBLISH: 3,
+    NORMALISE: 3,
+    RECALL: 2,
+    FIND_DUPLICATES: 3,
+    MERGE_CAPTIONS: 1,
+    DEDUPLICATE: 5,
+    PUBLISH: 4,
 }
 # The order of the funnel.
-FUNNEL_STEPS = (INGEST, CLEAN, TRANSLATE, CHECK, FETCH, NORMALISE, DEDUPLICATE)
+FUNNEL_STEPS = (INGEST, CLEAN, SCREEN, TRANSLATE, CHECK, FETCH, NORMALISE, DEDUPLICATE)
 
 SHARD = "shard.parquet"
 

@@ -11,7 +11,7 @@ from flows.build import BuildReport
 from flows.commands.jobs_executor import with_executor
 from flows.commands.output import say
 from flows.recipe import load_recipe
-from flows.tables import plain_table
+from flows.tables import cell_text, plain_table
 
 if TYPE_CHECKING:
     from flows.models import EvaluateReport, TrainReport
@@ -21,7 +21,10 @@ TOP_REASONS = "SELECT source, step, drop_reason, dropped FROM drop_reasons WHERE
 
 
 def build(options: Namespace) -> None:
-    """Build a recipe's dataset and print its funnel."""
+    """Build a recipe's dataset and print its funnel, or what its rules would drop."""
+    if options.dry_run:
+        tell_dry_run(options)
+        return
     report = with_executor("build", options)
     tell_build(report, options)
     tell_next(options, ("train", "sql", "duckdb"))
@@ -45,6 +48,37 @@ def run(options: Namespace) -> None:
     tell_training(with_executor("train", options))
     tell_scores(with_executor("evaluate", options))
     tell_next(options, ("search", "sql", "duckdb", "verify", "up"))
+
+
+def tell_dry_run(options: Namespace) -> None:
+    """Judge a sample of each source, and print what each rule drops, with examples."""
+    from flows.dry_run import dry_run
+    from flows.dry_run_page import write_page
+
+    recipe = load_recipe(options.recipe, root=options.root, overrides=options.overrides)
+    found = dry_run(
+        recipe,
+        root=options.root,
+        num_rows=options.rows,
+        num_examples=options.examples,
+        seed=options.seed,
+        translate=options.translate,
+    )
+    say(f"\nWhat the rules of {recipe.name} would drop\n")
+    say(plain_table(found.rows()))
+    for source, num_rows in found.num_rows.items():
+        unjudged = found.num_unjudged.get(source, 0)
+        said = f"; {unjudged:,} would be translated, and are judged as far as that" if unjudged else ""
+        say(f"\n{source}: {num_rows:,} rows looked at{said}")
+        for rule in (rule for rule in found.dropped if rule.source == source):
+            say(f"  {rule.rule} ({rule.step})")
+            for caption, detail in rule.examples:
+                say(f"    {cell_text(caption)}" + (f"  [{cell_text(detail)}]" if detail else ""))
+    if any(found.num_unjudged.values()):
+        say("\nTranslations are judged as well with --translate.")
+    if options.page:
+        write_page(found, options.page, name=recipe.name)
+        say(f"\nAs a page: {options.page}")
 
 
 def tell_build(report: BuildReport, options: Namespace) -> None:

@@ -1,92 +1,93 @@
 import dataclasses
 import logging
+from collections.abc import Callable
 from typing import Any
 
-import pyarrow as pa
 import pytest
 
-from cleaning.config import (
-    REASONS,
-    CheckConfig,
-    CleanConfig,
-    source_checks,
-    target_checks,
-    translation_checks,
-    translation_measure,
-)
+from cleaning.config import CHECK_CHECKS, CLEAN_CHECKS, CheckConfig, CleanConfig
+from cleaning.reasons import REASONS
+from cleaning.rules import check_rules, clean_rules, translation_measure
 from data_catalog.errors import ConfigError
 from data_catalog.language_pack import LanguagePack
-from data_catalog.schema import CAPTIONS
-from data_catalog.stages import Check
 from flows.language_packs import load_language_pack
 
 ITALIAN = load_language_pack("it")
+GERMAN_CAPTION = "eine schwarze Katze schläft auf dem Sofa"
+
+Reasons = Callable[..., list[str | None]]
 
 
-def reasons(checks: list[Check], caption: str) -> list[str]:
-    verdicts = [check([caption])[0] for check in checks]
-    return [verdict.reason for verdict in verdicts if verdict]
+def test_rules_for_source_captions(reasons: Reasons) -> None:
+    captions = ["un gatto nero dorme sul divano rosso", "DSC_0001.JPG", GERMAN_CAPTION]
+    assert reasons(clean_rules(CleanConfig(), ITALIAN), captions) == [None, "caption_boilerplate", "wrong_language"]
 
 
-def test_source_checks() -> None:
-    checks = source_checks(CleanConfig(), ITALIAN)
-    assert reasons(checks, "un gatto nero dorme sul divano rosso") == []
-    assert reasons(checks, "DSC_0001.JPG") == ["caption_boilerplate", "caption_too_short"]
-    assert reasons(checks, "eine schwarze Katze schläft auf dem Sofa") == ["wrong_language"]
+def test_rules_for_captions_in_the_target_language(reasons: Reasons) -> None:
+    captions = ["un gatto nero dorme sul divano rosso", "Anna Maria Mozzoni", GERMAN_CAPTION, "ok"]
+    expected = [None, "mostly_proper_nouns", "wrong_language", "caption_too_short"]
+    assert reasons(check_rules(CheckConfig(), ITALIAN), captions) == expected
 
 
-def test_target_checks() -> None:
-    checks = target_checks(CheckConfig(), ITALIAN)
-    assert reasons(checks, "un gatto nero dorme sul divano rosso") == []
-    assert reasons(checks, "Anna Maria Mozzoni") == ["mostly_proper_nouns"]
-
-
-def test_everything_can_be_switched_off() -> None:
-    assert len(source_checks(CleanConfig(boilerplate=False, language_check=False), ITALIAN)) == 1
-    assert len(target_checks(CheckConfig(proper_noun_check=False, language_check=False), ITALIAN)) == 1
+def test_every_rule_can_be_switched_off() -> None:
+    off = CleanConfig(boilerplate=False, language_check=False, length_check=False)
+    assert clean_rules(off, ITALIAN) == []
     switches = [field.name for field in dataclasses.fields(CheckConfig) if field.name.endswith("_check")]
-    off = CheckConfig(**dict.fromkeys(switches, False))
-    assert len(target_checks(off, ITALIAN)) == 1
-    assert translation_checks(off, ITALIAN) == []
-    assert len(translation_checks(CheckConfig(), ITALIAN)) == 10
-    columns = translation_measure(off, ITALIAN)(["a dog on the grass"], ["un cane sull'erba"])
-    assert columns["language_margin"] == [None]
+    assert check_rules(CheckConfig(**dict.fromkeys(switches, False)), ITALIAN) == []
+    assert [rule.name for rule in check_rules(CheckConfig(), ITALIAN)] == list(CHECK_CHECKS)
+    assert len(switches) == len(CHECK_CHECKS)
 
 
-def test_copied_words_are_judged_by_what_the_language_shares_with_english() -> None:
+def test_rules_go_in_the_order_that_is_asked_for(reasons: Reasons) -> None:
+    assert [rule.name for rule in clean_rules(CleanConfig(), ITALIAN)] == list(CLEAN_CHECKS)
+    length_first = CleanConfig(order=("length",))
+    assert [rule.name for rule in clean_rules(length_first, ITALIAN)] == ["length", "boilerplate", "language"]
+    assert reasons(clean_rules(length_first, ITALIAN), ["DSC_0001.JPG"]) == ["caption_too_short"]
+    language_first = check_rules(CheckConfig(order=("language", "score")), ITALIAN)
+    assert [rule.name for rule in language_first][:3] == ["language", "score", "copied_through"]
+
+
+def test_rules_of_boilerplate_can_be_chosen(reasons: Reasons) -> None:
+    only_urls = clean_rules(CleanConfig(boilerplate_rules=("url",), min_words=1), ITALIAN)
+    assert reasons(only_urls, ["www.example.org", "DSC_0001.JPG"]) == ["caption_boilerplate", None]
+
+
+def test_translations_are_judged_beside_their_sources_and_native_captions_are_not(reasons: Reasons) -> None:
+    rules = check_rules(CheckConfig(language_check=False), ITALIAN)
+    assert reasons(rules, ["A dog on the grass"], sources=["a dog on the grass"]) == ["copied_through"]
+    assert reasons(rules, ["A dog on the grass"]) == [None]
+
+
+def test_copied_words_are_judged_by_what_the_language_shares_with_english(reasons: Reasons) -> None:
     """A pack that lists shared words allows fewer others; one without allows more."""
+
+    def reason(pack: LanguagePack, source: str, target: str) -> str | None:
+        measured = translation_measure(pack)([source], [target])
+        rules = check_rules(CheckConfig(language_check=False), pack)
+        return reasons(rules, [target], sources=[source], **measured)[0]
+
     source, target = "the hotel bartender pours coffee slowly", "il bartender hotel versa lentamente caffè"
-    assert translation_reasons(ITALIAN, source, target) == ["copied_words"]
-    assert translation_reasons(LanguagePack.minimal("it"), source, target) == []
-    assert translation_reasons(ITALIAN, "the hotel has a piano", "il hotel ha un piano") == []
-    assert translation_reasons(LanguagePack.minimal("it"), "the hotel has a piano", "il hotel ha un piano") == [
-        "copied_words"
-    ]
-
-
-def translation_reasons(pack: LanguagePack, source: str, target: str) -> list[str]:
-    config = CheckConfig(language_check=False)
-    columns = translation_measure(config, pack)([source], [target])
-    known = {"clean_caption": [source], "caption": [target], **columns}
-    table = pa.table({field.name: pa.array(known.get(field.name, [None]), field.type) for field in CAPTIONS})
-    verdicts = [check(table)[0] for check in translation_checks(config, pack)]
-    return [verdict.reason for verdict in verdicts if verdict]
+    assert reason(ITALIAN, source, target) == "copied_words"
+    assert reason(LanguagePack.minimal("it"), source, target) is None
+    assert reason(ITALIAN, "the hotel has a piano", "il hotel ha un piano") is None
+    assert reason(LanguagePack.minimal("it"), "the hotel has a piano", "il hotel ha un piano") == "copied_words"
 
 
 def test_checks_that_a_language_cannot_have_are_left_out_and_said_once(caplog: pytest.LogCaptureFixture) -> None:
-    basque = LanguagePack.minimal("eu")
+    unknown = LanguagePack.minimal("qqq")
     with caplog.at_level(logging.WARNING):
-        assert len(target_checks(CheckConfig(), basque)) == 1
-        assert len(target_checks(CheckConfig(), basque)) == 1
-    assert [record.message.split(":")[0] for record in caplog.records] == [
-        "captions in 'eu' are not checked for proper nouns",
-        "captions in 'eu' are not checked for their language",
+        for _ in range(2):
+            names = [rule.name for rule in check_rules(CheckConfig(), unknown)]
+            assert {"proper_nouns", "language"}.isdisjoint(names)
+    assert sorted(record.message.split(":")[0] for record in caplog.records) == [
+        "captions in 'qqq' are not checked for proper nouns",
+        "captions in 'qqq' are not checked for their language",
     ]
 
 
-def test_a_minimal_pack_of_a_known_language_is_checked() -> None:
-    checks = source_checks(CleanConfig(), LanguagePack.minimal("es"))
-    assert reasons(checks, "eine schwarze Katze schläft auf dem Sofa") == ["wrong_language"]
+def test_a_minimal_pack_of_a_known_language_is_checked(reasons: Reasons) -> None:
+    rules = clean_rules(CleanConfig(), LanguagePack.minimal("es"))
+    assert reasons(rules, [GERMAN_CAPTION]) == ["wrong_language"]
 
 
 @pytest.mark.parametrize(
@@ -108,13 +109,19 @@ def test_a_minimal_pack_of_a_known_language_is_checked() -> None:
         (CheckConfig, {"max_repetitions": 0}, "check.max_repetitions"),
         (CheckConfig, {"min_translation_score": 0.5}, "check.min_translation_score"),
         (CheckConfig, {"min_round_trip_chrf": 101.0}, "check.min_round_trip_chrf"),
+        (CheckConfig, {"order": ("colour",)}, "check.order"),
+        (CheckConfig, {"order": ("score", "score")}, "check.order"),
+        (CheckConfig, {"proper_noun_tagger": "nltk"}, "check.proper_noun_tagger"),
+        (CleanConfig, {"order": ("score",)}, "clean.order"),
+        (CleanConfig, {"language_engine": "cld3"}, "clean.language_engine"),
+        (CleanConfig, {"boilerplate_rules": ("urls",)}, "clean.boilerplate_rules"),
     ],
 )
-def test_bad_values_are_named(config_type: Any, values: dict[str, float], name: str) -> None:
+def test_bad_values_are_named(config_type: Any, values: dict[str, Any], name: str) -> None:
     with pytest.raises(ConfigError, match=name.replace(".", r"\.")):
         config_type(**values)
 
 
 def test_reasons_are_documented() -> None:
-    assert set(REASONS) == {"clean", "check", "deduplicate"}
+    assert set(REASONS) == {"clean", "screen", "check", "deduplicate"}
     assert all(text.strip() for step in REASONS.values() for text in step.values())

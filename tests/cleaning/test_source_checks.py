@@ -4,9 +4,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cleaning.config import REASONS
 from cleaning.duplicates import duplicate_captions, exact_key
 from cleaning.length import caption_length
+from cleaning.reasons import REASONS
 from cleaning.scripts import count_letters, count_words, fold_case, split_tokens
 from data_catalog.errors import ConfigError
 from data_catalog.stages import Drop

@@ -4,14 +4,12 @@ from hypothesis import strategies as st
 
 from cleaning.translation_quality import (
     copied_share,
-    language_margin,
     length_ratio,
     numbers_invented,
     numbers_lost,
     repeated_ngrams,
     translation_quality,
 )
-from data_catalog.errors import ConfigError
 from flows.language_packs import load_language_pack
 
 TEXT = st.text(max_size=60)
@@ -154,19 +152,10 @@ def test_numbers_invented(source: str, target: str, invented: list[str]) -> None
     assert numbers_invented(source, target) == invented
 
 
-def test_language_margin() -> None:
-    targets = ["un gatto nero dorme sul divano rosso", "eine schwarze Katze schläft auf dem Sofa", "12:30 !!!"]
-    assert language_margin(targets, "it") == [pytest.approx(0.9, abs=0.1), pytest.approx(-1, abs=0.01), None]
-    with pytest.raises(ConfigError, match="does not know the language 'xx'"):
-        language_margin(targets, "xx")
-
-
-def test_a_measure_fills_every_column_and_leaves_the_language_out_where_there_is_none() -> None:
+def test_a_measure_fills_every_column() -> None:
     sources, targets = ["a black cat sleeps", ""], ["un gatto nero dorme sul divano rosso", ""]
-    columns = translation_quality("it")(sources, targets)
+    columns = translation_quality()(sources, targets)
     assert {name: len(values) for name, values in columns.items()} == dict.fromkeys(columns, 2)
-    assert columns["language_margin"] == [pytest.approx(0.9, abs=0.1), None]
-    assert translation_quality(None)(sources, targets)["language_margin"] == [None, None]
 
 
 @given(TEXT, TEXT)

@@ -38,7 +38,7 @@ EXPECTED = {
     "bare_name": {("check", "mostly_proper_nouns")},
     "empty_caption": {("ingest", "caption_missing")},
     "missing_caption": {("ingest", "malformed_row"), ("ingest", "caption_missing")},
-    "short_caption": {("clean", "caption_too_short")},
+    "short_caption": {("clean", "caption_too_short"), ("clean", "caption_boilerplate")},
     "file_name_caption": {("clean", "caption_boilerplate")},
     "unterminated_quote": {("ingest", "malformed_row")},
     "unknown_image": {("ingest", "image_missing")},

@@ -22,7 +22,6 @@ MEASURED = (
     "repeated_ngrams",
     "numbers_lost",
     "numbers_invented",
-    "language_margin",
 )
 
 
@@ -47,7 +46,9 @@ def checked(tmp_path: Path, rows: list[dict[str, Any]], config: CheckConfig | No
     path = tmp_path / "in.parquet"
     save_parquet(pa.Table.from_pylist(rows, CAPTIONS), path)
     shard = Shard(shard_id=0, path=path, sha256=sha256_of(path), counts={})
-    result = check(WorkStore(tmp_path / "work"), shard, config or CheckConfig(), load_language_pack("it"))
+    result = check(
+        WorkStore(tmp_path / "work"), shard, config or CheckConfig(), {"it": load_language_pack("it")}, target="it"
+    )
     table = pq.read_table(result.path)
     assert table.schema.equals(CAPTIONS)
     found: list[dict[str, Any]] = table.to_pylist()
@@ -60,7 +61,8 @@ def test_a_good_translation_is_measured_and_kept(tmp_path: Path) -> None:
     assert found["length_ratio"] == pytest.approx(30 / 27)
     assert (found["copied_share"], found["repeated_ngrams"]) == (0, 1)
     assert found["numbers_lost"] == found["numbers_invented"] == []
-    assert found["language_margin"] == pytest.approx(1, abs=0.01)
+    assert (found["detected_lang"], found["detected_probability"]) == ("it", pytest.approx(1, abs=0.1))
+    assert found["language_margin"] == pytest.approx(1, abs=0.2)
     assert found["round_trip_chrf"] is None
 
 
@@ -87,13 +89,16 @@ def test_a_bad_translation_is_rejected_and_keeps_what_was_measured(
     (found,) = checked(tmp_path, [row(source, target, **cells)])
     assert (found["outcome"], found["step"], found["drop_reason"]) == (REJECTED, "check", reason)
     assert detail is None or found["detail"] == detail
-    assert None not in [found[name] for name in MEASURED if name != "copied_share" and name != "language_margin"]
+    assert None not in [found[name] for name in MEASURED if name != "copied_share"]
 
 
 def test_rows_that_are_native_or_lost_before_are_not_measured(tmp_path: Path) -> None:
     native = row("un cane sull'erba verde", "un cane sull'erba verde", source_lang="it", translator=NATIVE)
     lost = row("A dog", None, translator=None, outcome=REJECTED, step="translate", drop_reason="language_not_served")
-    assert checked(tmp_path, [native, lost]) == [native, lost]
+    language = ("detected_lang", "detected_probability", "language_margin")
+    found = checked(tmp_path, [native, lost])
+    assert [{**row, **dict.fromkeys(language)} for row in found] == [native, lost]
+    assert [row["detected_lang"] for row in found] == ["it", None]
 
 
 def test_without_language_check_nothing_is_detected(tmp_path: Path) -> None:

@@ -6,7 +6,8 @@ import pytest
 
 from data_catalog.errors import ConfigError
 from data_catalog.images.hosts import HostLimits
-from flows.recipe import load_recipe, recipe_names, recipe_summary, what_settings
+from flows.recipe import load_recipe, recipe_names, recipe_summary
+from flows.what_settings import what_settings
 
 MINIMAL = """
 target_language = "en"

@@ -5,8 +5,9 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
-from cleaning.config import CheckConfig, translation_checks, translation_measure
-from data_catalog.schema import CAPTIONS
+from cleaning.config import CheckConfig
+from cleaning.rules import apply_rules, check_rules, translation_measure
+from data_catalog.schema import CAPTIONS, PENDING
 from data_catalog.sources.scenes.grammar import parallel_pairs
 from flows.cli import main
 from flows.language_packs import load_language_packs
@@ -57,9 +58,17 @@ def test_a_place_that_cannot_be_written_is_named(tmp_path: Path, capsys: pytest.
 def test_the_checks_keep_what_the_grammar_says(lang: str) -> None:
     pairs = list(parallel_pairs(seed=3, num_pairs=1500, lang=lang))
     sources, targets = ([pair[side] for pair in pairs] for side in (0, 1))
-    config, pack = CheckConfig(), load_language_packs()[lang]
-    known = {"clean_caption": sources, "caption": targets, **translation_measure(config, pack)(sources, targets)}
+    pack = load_language_packs()[lang]
+    known = {
+        "clean_caption": sources,
+        "caption": targets,
+        "translator": ["argos:en-it:0123456789ab"] * len(pairs),
+        "outcome": [PENDING] * len(pairs),
+        **translation_measure(pack)(sources, targets),
+    }
     nothing = [None] * len(pairs)
-    table = pa.table({field.name: pa.array(known.get(field.name, nothing), field.type) for field in CAPTIONS})
-    verdicts = [zip(pairs, check(table), strict=True) for check in translation_checks(config, pack)]
-    assert [(pair, drop) for found in verdicts for pair, drop in found if drop] == []
+    fields = [field.with_nullable(True) for field in CAPTIONS]
+    table = pa.table({field.name: pa.array(known.get(field.name, nothing), field.type) for field in fields})
+    rules = [rule for rule in check_rules(CheckConfig(), pack) if rule.translations_only]
+    reasons = apply_rules(table, rules, step="check").column("drop_reason").to_pylist()
+    assert [(pair, reason) for pair, reason in zip(pairs, reasons, strict=True) if reason] == []

@@ -1,0 +1,261 @@
+"""One build in progress: which step runs on which shard, and when, so that fetching overlaps translating."""
+
+import functools
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
+
+from data_catalog.images.known import num_settled
+from data_catalog.images.workers import ImageWorkers
+from data_catalog.ingest import ingest, shard_names
+from data_catalog.manifest import Snapshot, datasets_folder
+from data_catalog.sources.scenes.server import serve
+from data_catalog.work import Commit, WorkStore
+from flows import caption_steps, image_steps
+from flows.duplicate_steps import find_duplicates, merge_captions
+from flows.execution import Executor
+from flows.finish_steps import finish
+from flows.image_line import ImageLine
+from flows.inputs import Inputs, all_function_words
+from flows.recipe import Recipe
+from flows.retry import Retry
+from flows.round_trip import round_trip
+from flows.screen_steps import find_repeats, screen
+from flows.snapshots import FinishedShard, publish
+from flows.step_outputs import Shard, shard_of_commit
+from flows.test_set_steps import TestContents, read_test_set
+from translation.engine import Translator
+from translation.memory import TranslationMemory
+
+# Beside the snapshots: how each image was fetched, a file a shard.
+FETCH_LOGS = "fetch-log"
+
+
+class BuildOrder:
+    """The steps of one build in their order; `run` does them all."""
+
+    def __init__(
+        self,
+        recipe: Recipe,
+        root: Path,
+        executor: Executor,
+        work: WorkStore,
+        inputs: Inputs,
+        *,
+        retry: Retry | None,
+    ) -> None:
+        self.retry = retry
+        self.tests: list[TestContents] = []
+        self.recipe, self.root, self.executor, self.work, self.inputs = recipe, root, executor, work, inputs
+        self.translator = inputs.translator
+        self.memory = self._memory(self.translator)
+        self.reverse_memory = self._memory(inputs.reverse)
+
+    def _memory(self, engine: Translator | None) -> TranslationMemory | None:
+        return TranslationMemory(self.root / "memory", engine.fingerprint) if engine else None
+
+    def run(self) -> Snapshot:
+        """All steps, in an order in which fetching overlaps translating."""
+        with self._served(), ImageWorkers(self.root / "work" / "hosts") as workers:
+            ingested = self.executor.run("ingest", self._ingest)
+            names = shard_names(ingested)
+            shards = [shard_of_commit(ingested, number, name) for number, name in enumerate(names)]
+            self._prepare(workers, len(shards))
+            self.tests = self._test_sets(workers)
+            cleaned = self._each("clean", shards, self._clean)
+            screened = self._screened(cleaned)
+            line = self._image_line(workers)
+            translated, checked = self._translate_and_check(screened, line)
+            images = line.finish()
+            if self.retry is not None:
+                if not any(num_settled(shard.path) for shard in images):
+                    return self._nothing_new(self.retry)
+                images = self._recalled(checked, images, self.retry)
+            duplicates = self.executor.run("find-duplicates", self._find_duplicates, checked, images)
+            merged = None
+            if self.recipe.duplicates.merge_captions:
+                merged = self.executor.run("merge-captions", merge_captions, self.work, checked, duplicates)
+            finished = self._finish(checked, images, duplicates, merged)
+            rows = zip(cleaned, screened, translated, checked, finished, images, strict=True)
+            done = [
+                FinishedShard(captions=captions, images=image, counted=(*counted, captions))
+                for *counted, captions, image in rows
+            ]
+            return publish(
+                self.recipe,
+                self.inputs,
+                self.root,
+                self.executor,
+                work=self.work,
+                ingested=ingested,
+                shards=done,
+                merged=merged,
+                tests=self.tests,
+                retry_of=self.retry.snapshot.snapshot if self.retry else None,
+            )
+
+    def _prepare(self, workers: ImageWorkers, num_shards: int) -> None:
+        """Let the processes for images load their libraries while captions are cleaned and translated."""
+        config = self.recipe.build
+        all_local = all(source.name in self.inputs.locations for source in self.recipe.sources)
+        workers.prepare(
+            self.recipe.normalise,
+            fetching=0 if all_local else min(config.fetch_workers, num_shards),
+            normalising=min(config.workers, num_shards),
+        )
+
+    def _image_line(self, workers: ImageWorkers) -> ImageLine:
+        return ImageLine(
+            recipe=self.recipe,
+            work=self.work,
+            executor=self.executor,
+            workers=workers,
+            local=image_steps.LocalImages(locations=self.inputs.locations, digests=self.inputs.location_digests),
+            log_folder=datasets_folder(self.root) / self.recipe.name / FETCH_LOGS,
+            known=self.retry.shards if self.retry else {},
+        )
+
+    def _nothing_new(self, retry: Retry) -> Snapshot:
+        self.work.note_used(retry.snapshot.snapshot)
+        return retry.snapshot
+
+    def _recalled(self, checked: Sequence[Shard], images: Sequence[Shard], retry: Retry) -> list[Shard]:
+        """All images: those that were tried again, and those that are there."""
+        again = {shard.shard_id: image for shard, image in zip(checked, images, strict=True)}
+        return self._each(
+            "recall",
+            checked,
+            lambda shard: image_steps.recall(self.work, shard, again[shard.shard_id], retry.shards[shard.shard_id]),
+        )
+
+    def _served(self) -> AbstractContextManager[object]:
+        config = self.recipe.serve
+        return serve(config.folder, config.port) if config else nullcontext()
+
+    def _ingest(self) -> Commit:
+        recipe = self.recipe
+        return ingest(
+            self.work,
+            self.inputs.sources,
+            target_lang=recipe.target_language,
+            shard_size=recipe.build.shard_size,
+        )
+
+    def _each(self, step: str, shards: Sequence[Shard], run: Callable[[Shard], Shard]) -> list[Shard]:
+        """Run a step on every shard, some at a time; results in shard order."""
+        futures = [self.executor.submit(f"{step} {shard.label}", run, shard) for shard in shards]
+        results: list[Shard] = []
+        for future in futures:
+            results.append(future.result())
+            self.executor.progress(step, done=len(results), total=len(shards))
+        return results
+
+    def _clean(self, shard: Shard) -> Shard:
+        return caption_steps.clean(self.work, shard, self.recipe.clean, self.inputs.packs)
+
+    def _test_sets(self, workers: ImageWorkers) -> list[TestContents]:
+        """Read the recipe's test sets and hash their images."""
+        futures = [
+            self.executor.submit(
+                f"test-set {test_set.name}",
+                read_test_set,
+                self.work,
+                test_set,
+                workers,
+                min_words=self.recipe.leaks.min_caption_words,
+                file_hashes=self.inputs.test_files[test_set.name],
+                location_digest=self.inputs.test_images.get(test_set.name),
+            )
+            for test_set in self.recipe.test_sets
+        ]
+        return [future.result() for future in futures]
+
+    def _screened(self, cleaned: Sequence[Shard]) -> list[Shard]:
+        config, repeats = self.recipe.repeats, None
+        if config.near_captions or config.common_captions:
+            repeats = self.executor.run(
+                "find-repeats",
+                find_repeats,
+                self.work,
+                cleaned,
+                config,
+                function_words=all_function_words(self.inputs.packs),
+                threads=self.recipe.build.workers,
+            )
+        kinds = {source.name: source.kind.kind for source in self.recipe.sources}
+        run = functools.partial(
+            screen, self.work, repeats=repeats, tests=self.tests, config=config, leaks=self.recipe.leaks, kinds=kinds
+        )
+        return self._each("screen", cleaned, run)
+
+    def _translate_and_check(self, cleaned: Sequence[Shard], line: ImageLine) -> tuple[list[Shard], list[Shard]]:
+        """Translate chunk by chunk; check a shard and begin with its images as soon as its captions are there."""
+        translated: list[Shard] = []
+        checked: list[Shard] = []
+        for ready in self._translated_shards(cleaned):
+            for shard in cleaned[len(checked) : ready]:
+                translated.append(self.executor.run(f"translate {shard.label}", self._join, shard))
+                judged = self._with_round_trip(translated[-1])
+                checked.append(self.executor.run(f"check {shard.label}", self._check, judged))
+                line.start(checked[-1])
+        return translated, checked
+
+    def _translated_shards(self, cleaned: Sequence[Shard]) -> Iterator[int]:
+        """Translate; yields how many shards, from the first, have all their translations."""
+        if self.translator is not None and self.memory is not None:
+            size = self.recipe.build.chunk_size
+            plan = caption_steps.plan_translation(self.work, cleaned, self.translator, self.memory, chunk_size=size)
+            num_chunks = plan.facts["num_chunks"]
+            per_task = max(1, size // (self.translator.max_chunk_size or size))
+            for first in range(0, num_chunks, per_task):
+                numbers = range(first, min(first + per_task, num_chunks))
+                name = f"translate-chunk {first:05d}"
+                self.executor.run(name, caption_steps.translate_chunks, plan, numbers, self.translator, self.memory)
+                self.executor.progress("translate", done=numbers.stop, total=num_chunks)
+                yield sum(after <= numbers.stop for after in plan.facts["ready_after"])
+        yield len(cleaned)
+
+    def _join(self, shard: Shard) -> Shard:
+        from_code = self.translator.from_code if self.translator else None
+        return caption_steps.join_translations(self.work, shard, self.memory, from_code)
+
+    def _with_round_trip(self, shard: Shard) -> Shard:
+        engine, memory = self.inputs.reverse, self.reverse_memory
+        if engine is None or memory is None:
+            return shard
+        return self.executor.run(f"round-trip {shard.label}", round_trip, self.work, shard, engine, memory)
+
+    def _check(self, shard: Shard) -> Shard:
+        return caption_steps.check(
+            self.work,
+            shard,
+            self.recipe.check,
+            self.inputs.packs,
+            target=self.recipe.target_language,
+            tagger=self.inputs.tagger,
+            tests=self.tests,
+            leaks=self.recipe.leaks,
+        )
+
+    def _find_duplicates(self, checked: Sequence[Shard], images: Sequence[Shard]) -> Commit:
+        return find_duplicates(
+            self.work,
+            checked,
+            images,
+            [source.name for source in self.recipe.sources],
+            self.tests,
+            config=self.recipe.duplicates,
+            leaks=self.recipe.leaks,
+            split=self.recipe.split,
+        )
+
+    def _finish(
+        self, checked: Sequence[Shard], images: Sequence[Shard], duplicates: Commit, merged: Commit | None
+    ) -> list[Shard]:
+        futures = [
+            self.executor.submit(
+                f"deduplicate {shard.label}", finish, self.work, shard, image, duplicates, merged, self.recipe.leaks
+            )
+            for shard, image in zip(checked, images, strict=True)
+        ]
+        return [future.result() for future in futures]

@@ -1,0 +1,38 @@
+"""A dry run as one page of HTML that needs nothing else: how much each rule drops of each source, with examples."""
+
+from importlib.resources import files
+from pathlib import Path
+
+from cleaning.reasons import REASONS
+from data_catalog.shards import write_atomically
+from flows.caption_steps import TRANSLATE_REASONS
+from flows.dry_run import DryRun
+
+
+def write_page(run: DryRun, path: Path, *, name: str) -> None:
+    """Write the page of a dry run of the recipe `name`."""
+    page = _page(run, name)
+    write_atomically(path, lambda temporary: _write(temporary, page))
+
+
+def _write(path: Path, page: str) -> None:
+    path.write_text(page, encoding="utf-8", errors="replace")  # a lone surrogate cannot be shown
+
+
+def _page(run: DryRun, name: str) -> str:
+    from jinja2 import Environment, StrictUndefined
+
+    environment = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=StrictUndefined)
+    template = (files("flows") / "pages" / "dry_run.html").read_text(encoding="utf-8")
+    meanings = {reason: text for step in REASONS.values() for reason, text in step.items()} | TRANSLATE_REASONS
+    sources = [
+        {
+            "name": source,
+            "num_rows": num_rows,
+            "num_dropped": sum(rule.num_rows for rule in run.dropped if rule.source == source),
+            "num_unjudged": run.num_unjudged.get(source, 0),
+            "rules": [rule for rule in run.dropped if rule.source == source],
+        }
+        for source, num_rows in run.num_rows.items()
+    ]
+    return environment.from_string(template).render(name=name, sources=sources, meanings=meanings)

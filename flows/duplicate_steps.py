@@ -1,0 +1,248 @@
+"""The steps that decide, over all shards, which images stay, and where captions of those that do not stay go."""
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import groupby
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from cleaning.duplicates import exact_key
+from cleaning.image_duplicates import Images, Verdict, judge_images
+from cleaning.selection_config import DuplicatesConfig, LeaksConfig
+from data_catalog.images.encoding import THUMBNAIL_BYTES
+from data_catalog.manifest import MARKED
+from data_catalog.publish import SplitConfig, split_of
+from data_catalog.schema import CAPTIONS, PENDING
+from data_catalog.shards import save_parquet
+from data_catalog.sorting import image_facts, samples_of_bytes, thumbnails_in_order
+from data_catalog.stages import Drop
+from data_catalog.work import Commit, WorkStore
+from flows.settings import plain
+from flows.step_outputs import FIND_DUPLICATES, MERGE_CAPTIONS, SHARD, Shard, step_key
+from flows.test_set_steps import TestContents
+
+if TYPE_CHECKING:
+    from cleaning.image_duplicates import Thumbnails
+
+# Least guarded first: where images that look the same are in several splits, those of the last one stay.
+_SPLIT_ORDER = ("train", "val", "test", MARKED)
+MARKS_FILE = "marks.parquet"
+
+# What is not to be published as a pair of its own, by sample.
+_FOUND = pa.schema(
+    [
+        pa.field("sample_id", pa.string(), nullable=False),
+        pa.field("drop_reason", pa.string(), nullable=False),
+        pa.field("detail", pa.string(), nullable=False),
+        pa.field("duplicate_of", pa.string()),  # the sample that stays in its stead
+    ]
+)
+
+
+def find_duplicates(
+    work: WorkStore,
+    captions: Sequence[Shard],
+    images: Sequence[Shard],
+    sources: Sequence[str],
+    tests: Sequence[TestContents],
+    *,
+    config: DuplicatesConfig,
+    leaks: LeaksConfig,
+    split: SplitConfig,
+) -> Commit:
+    """Decide which samples have the image of a test set, or one that another sample or split has, or none at all.
+
+    Its file is `shard.parquet`: `sample_id`, `drop_reason`, `detail`, and `duplicate_of`, the sample that stays in
+    its stead.
+
+    Args:
+        captions: of all shards, as checked.
+        images: of all shards.
+        sources: their names, best first.
+        tests: the recipe's test sets.
+    """
+    inputs = [shard.sha256 for shard in (*captions, *images)] + [test.identity for test in tests]
+    settings = {"sources": list(sources), "duplicates": plain(config), "leaks": plain(leaks), "split": plain(split)}
+
+    def produce(folder: Path) -> Mapping[str, Any]:
+        files = [image.path for image in images]
+        facts = image_facts(
+            files,
+            [shard.path for shard in captions],
+            sources=sources,
+            keep=config.keep,
+            stand_in_urls=config.placeholder_urls,
+        )
+        thumbnails = _thumbnails(files, facts.num_rows, folder / "thumbnails")
+        leaking = _test_pixels(files, facts, thumbnails, tests, leaks) if leaks.by_pixels else {}
+        leaks_found = _leaks(facts, leaking)
+        drops = leaks.action == "drop"
+        judged = _judged(facts, thumbnails, leaking, drops=drops, config=config, split=split)
+        found = pa.concat_tables([judged, leaks_found]) if drops else judged
+        save_parquet(found.sort_by("sample_id"), folder / SHARD)
+        (folder / "thumbnails").unlink()
+        save_parquet(leaks_found.slice(0, 0) if drops else leaks_found, folder / MARKS_FILE)
+        return {"num_found": found.num_rows, "num_test_images": leaks_found.num_rows}
+
+    return work.run(step_key(FIND_DUPLICATES, inputs, settings), produce)
+
+
+def _thumbnails(files: Sequence[Path], count: int, path: Path) -> "Thumbnails":
+    """Thumbnails of all images in the order of `sample_id`, as a file: ten million of them take 2 GB."""
+    import numpy as np
+
+    from cleaning.thumbnails import parse_thumbnails
+
+    path.touch()
+    if count == 0:
+        return np.zeros((0, THUMBNAIL_BYTES), np.uint8)
+    pixels = np.memmap(path, np.uint8, "w+", shape=(count, THUMBNAIL_BYTES))
+    start = 0
+    for batch in thumbnails_in_order(files):
+        pixels[start : start + len(batch)] = parse_thumbnails(batch)
+        start += len(batch)
+    return pixels
+
+
+def _test_pixels(
+    files: Sequence[Path],
+    facts: pa.Table,
+    thumbnails: "Thumbnails",
+    tests: Sequence[TestContents],
+    leaks: LeaksConfig,
+) -> dict[int, str]:
+    """What of which test set an image is, or looks like, by row number."""
+    from cleaning.near_images import leak_matches
+
+    images = (facts.column("phash").to_numpy(), thumbnails)
+    found: dict[int, str] = {}
+    for test in tests:
+        views = test.views()
+        same = samples_of_bytes(files, pa.array(list(views.names_by_sha256), pa.string()))
+        rows = pc.index_in(same.column("sample_id"), facts.column("sample_id"))
+        for row, sha256 in zip(rows.to_pylist(), same.column("sha256").to_pylist(), strict=True):
+            found.setdefault(row, f"{test.name}: {views.names_by_sha256[sha256]}")
+        alike = leak_matches(
+            images,
+            (views.hashes, views.thumbnails),
+            max_distance=leaks.max_distance,
+            max_difference=leaks.max_thumbnail_difference,
+        )
+        for row, view in alike.tolist():
+            found.setdefault(row, f"{test.name}: {views.names[view]}")
+    return found
+
+
+def _leaks(facts: pa.Table, leaking: Mapping[int, str]) -> pa.Table:
+    rows = sorted(leaking)
+    sample_ids = facts.column("sample_id").take(pa.array(rows, pa.int64())).to_pylist()
+    return _found(sample_ids, [Drop("test_pixels", leaking[row]) for row in rows], [None] * len(rows))
+
+
+def _found(sample_ids: Sequence[str], drops: Sequence[Drop], duplicate_of: Sequence[str | None]) -> pa.Table:
+    columns = [sample_ids, [drop.reason for drop in drops], [drop.detail for drop in drops], duplicate_of]
+    return pa.table(
+        [pa.array(values, field.type) for values, field in zip(columns, _FOUND, strict=True)], schema=_FOUND
+    )
+
+
+def _judged(
+    facts: pa.Table,
+    thumbnails: "Thumbnails",
+    leaking: Mapping[int, str],
+    *,
+    drops: bool,
+    config: DuplicatesConfig,
+    split: SplitConfig,
+) -> pa.Table:
+    """What is found of images beside those of test sets, which are left out (`drops`), or kept apart like a split."""
+    import numpy as np
+
+    sample_ids, hosts = facts.column("sample_id"), facts.column("placeholder_of")
+    is_leaking = np.zeros(facts.num_rows, np.bool_)
+    is_leaking[list(leaking)] = True
+    marked = facts.column("is_marked").to_numpy() | (is_leaking & (not drops))
+    splits = [split_of(sample_id, split) for batch in sample_ids.chunks for sample_id in batch.to_pylist()]
+    levels = np.array([_SPLIT_ORDER.index(name) for name in splits], np.int64)
+    images = Images(
+        same_bytes=facts.column("same_bytes").to_numpy(),
+        hashes=facts.column("phash").to_numpy(),
+        preference=facts.column("preference").to_numpy(),
+        split=np.where(marked, _SPLIT_ORDER.index(MARKED), levels),
+        placeholder=pc.is_valid(hosts).to_numpy(),
+        left_out=is_leaking & drops,
+        thumbnails=thumbnails,
+    )
+    verdicts, account = judge_images(images, config)
+    rows = np.flatnonzero(verdicts)
+    told = zip(
+        verdicts[rows].tolist(),
+        sample_ids.take(pa.array(account[rows])).to_pylist(),
+        hosts.take(pa.array(account[rows])).to_pylist(),
+        (_SPLIT_ORDER[level] for level in images.split[account[rows]].tolist()),
+        strict=True,
+    )
+    found, others = [], []
+    for verdict, other, host, where in told:
+        found.append(_drop(Verdict(verdict), other, host, where))
+        others.append(other if verdict in (Verdict.DUPLICATE, Verdict.NEAR_DUPLICATE) else None)
+    return _found(sample_ids.take(pa.array(rows)).to_pylist(), found, others)
+
+
+def _drop(verdict: Verdict, other: str, host: str | None, split: str) -> Drop:
+    if verdict == Verdict.PLACEHOLDER:
+        return Drop("placeholder_image", f"the same bytes at many addresses of {host}")
+    if verdict == Verdict.SPLIT_LEAK:
+        return Drop("split_leak", f"looks like {other} of {split}")
+    if verdict == Verdict.DUPLICATE:
+        return Drop("duplicate_image", f"same as {other}")
+    return Drop("near_duplicate_image", f"looks like {other}")
+
+
+def merge_captions(work: WorkStore, captions: Sequence[Shard], duplicates: Commit) -> Commit:
+    """Gather, over all shards, the captions of dropped duplicates that say what their images' other captions do not.
+
+    Its file is `shard.parquet`, schema `CAPTIONS`: rows with `merged_into`, by that; captions of the image that stays
+    come first, and decide what is a repeat.
+    """
+    key = step_key(MERGE_CAPTIONS, [*(shard.sha256 for shard in captions), duplicates.files[SHARD]], {})
+
+    def produce(folder: Path) -> Mapping[str, Any]:
+        stays = _stays_instead(duplicates)
+        wanted = pa.array(sorted({*stays, *stays.values()}), pa.string())
+        rows: list[dict[str, Any]] = []
+        for shard in captions:
+            table = pq.read_table(shard.path)
+            chosen = pc.and_(pc.equal(table.column("outcome"), PENDING), pc.is_in(table.column("sample_id"), wanted))
+            rows += table.filter(chosen).to_pylist()
+        merged = pa.Table.from_pylist(list(_merged_rows(rows, stays)), schema=CAPTIONS)
+        save_parquet(merged, folder / SHARD)
+        return {"num_captions": merged.num_rows}
+
+    return work.run(key, produce)
+
+
+def _stays_instead(duplicates: Commit) -> dict[str, str]:
+    """The sample that stays in the stead of each duplicate."""
+    table = pq.read_table(duplicates.path(SHARD), columns=["sample_id", "duplicate_of"])
+    found = table.filter(pc.is_valid(table.column("duplicate_of")))
+    return dict(zip(found.column("sample_id").to_pylist(), found.column("duplicate_of").to_pylist(), strict=True))
+
+
+def _merged_rows(rows: Iterable[dict[str, Any]], stays: Mapping[str, str]) -> Iterator[dict[str, Any]]:
+    """Rows of duplicates, each with the sample that it goes to, but for captions that one before has already."""
+
+    def place(row: dict[str, Any]) -> tuple[str, bool, str]:
+        sample_id = row["sample_id"]
+        return (stays.get(sample_id, sample_id), sample_id in stays, sample_id)
+
+    for into, group in groupby(sorted(rows, key=place), key=lambda row: place(row)[0]):
+        said: set[str] = set()
+        for row in group:
+            caption = exact_key(row["caption"])
+            if row["sample_id"] in stays and caption not in said:
+                yield {**row, "merged_into": into}
+            said.add(caption)

@@ -1,0 +1,195 @@
+"""The steps between cleaning and translating: captions of test sets and their images go, and so do repeated captions.
+
+What costs little drops before what costs much: nothing that goes here is translated, and no image of it is fetched.
+"""
+
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from cleaning.near_captions import cap_captions, cluster_captions, crowded_rows
+from cleaning.selection_config import LeaksConfig, RepeatsConfig
+from data_catalog.shards import save_parquet
+from data_catalog.stages import Drop, pending_rows, reject, set_values, texts
+from data_catalog.test_sets.identities import canonical_identities
+from data_catalog.work import Commit, WorkStore
+from flows.settings import plain
+from flows.step_outputs import FIND_REPEATS, SCREEN, SHARD, Shard, count_rows, shard_of_commit, step_key
+from flows.test_set_steps import TestContents
+
+_LABELS = pa.schema([pa.field("cluster", pa.int64()), pa.field("is_beyond_cap", pa.bool_())])
+
+
+def find_repeats(
+    work: WorkStore,
+    shards: Sequence[Shard],
+    config: RepeatsConfig,
+    *,
+    function_words: Collection[str],
+    threads: int = 1,
+) -> Commit:
+    """Find, over all shards, captions that are nearly the same, and those that too many images have.
+
+    Its files are `00000.parquet`, ..., by shard: a row for each pending caption, in order, with the `cluster` of its
+    like and whether it `is_beyond_cap`.
+
+    Args:
+        function_words: of the captions' languages; see `cleaning.near_captions.cluster_captions`.
+        threads: the result does not depend on them.
+    """
+    settings = {**plain(config), "function_words": sorted(function_words)}
+    key = step_key(FIND_REPEATS, [shard.sha256 for shard in shards], settings)
+
+    def produce(folder: Path) -> Mapping[str, Any]:
+        labels = cluster_captions(
+            lambda: (texts for _, texts in _pending(shards, "clean_caption")),
+            similarity=config.min_similarity,
+            scratch=folder / "scratch",
+            function_words=function_words or None,
+            threads=threads,
+        )
+        (folder / "scratch").rmdir()
+        beyond = _beyond_cap(labels, shards, config)
+        start = 0
+        for shard, ids in _pending(shards, "caption_id"):
+            columns = [pa.array(values[start : start + len(ids)]) for values in (labels, beyond)]
+            save_parquet(pa.Table.from_arrays(columns, schema=_LABELS), folder / f"{shard.label}.parquet")
+            start += len(ids)
+        return {"num_captions": start, "num_beyond_cap": int(beyond.sum())}
+
+    return work.run(key, produce)
+
+
+def _pending(shards: Sequence[Shard], column: str) -> Iterator[tuple[Shard, list[str]]]:
+    """A column of the pending rows, shard by shard."""
+    for shard in shards:
+        table = pq.read_table(shard.path, columns=[column, "outcome"])
+        yield shard, texts(table, column, pending_rows(table))
+
+
+def _beyond_cap(labels: Any, shards: Sequence[Shard], config: RepeatsConfig) -> Any:
+    """Which captions are beyond the cap of their cluster; identities are read of those alone that may be."""
+    import numpy as np
+
+    beyond = np.zeros(len(labels), np.bool_)
+    crowded = crowded_rows(labels, config.max_images_per_caption)
+    if len(crowded):
+        ids = pa.chunked_array([pa.array(found, pa.string()) for _, found in _pending(shards, "caption_id")])
+        identities = ids.take(pa.array(crowded)).to_pylist()
+        beyond[crowded] = cap_captions(labels[crowded], identities, cap=config.max_images_per_caption)
+    return beyond
+
+
+def screen(
+    work: WorkStore,
+    shard: Shard,
+    repeats: Commit | None,
+    tests: Sequence[TestContents],
+    *,
+    config: RepeatsConfig,
+    leaks: LeaksConfig,
+    kinds: Mapping[str, str],
+) -> Shard:
+    """Drop or mark what test sets hold, by identity and caption; then drop captions that others say already.
+
+    Args:
+        repeats: of `find_repeats`, or None where nothing of that is asked for.
+        tests: the recipe's test sets.
+        kinds: each source's kind.
+    """
+    labels = f"{shard.label}.parquet"
+    inputs = [shard.sha256, *(test.identity for test in tests), *([repeats.files[labels]] if repeats else [])]
+    settings = {"repeats": plain(config), "leaks": plain(leaks), "kinds": dict(kinds)}
+
+    def produce(folder: Path) -> Mapping[str, Any]:
+        before = pq.read_table(shard.path)
+        table = before
+        if leaks.by_identity:
+            table = _judge_images(table, tests, kinds, leaks)
+        if leaks.by_caption:
+            table = judge_captions(table, tests, leaks, column="clean_caption", step=SCREEN)
+        if repeats is not None:
+            by_row = dict(zip(pending_rows(before), pq.read_table(repeats.path(labels)).to_pylist(), strict=True))
+            table = _drop_repeats(table, by_row, config)
+        save_parquet(table, folder / SHARD)
+        return {"counts": {SCREEN: count_rows(before, table)}}
+
+    return shard_of_commit(work.run(step_key(SCREEN, inputs, settings), produce), shard.shard_id)
+
+
+def _drop_repeats(table: pa.Table, labels: Mapping[int, Mapping[str, Any]], config: RepeatsConfig) -> pa.Table:
+    """Drop near duplicates of captions that stay, and captions beyond the cap; `labels` by row."""
+    rows = pending_rows(table)
+    staying: set[tuple[str, int]] = set()
+    verdicts: list[Drop | None] = []
+    for row, sample_id in zip(rows, texts(table, "sample_id", rows), strict=True):
+        says = (sample_id, labels[row]["cluster"])
+        if config.near_captions and says in staying:
+            verdicts.append(Drop("near_duplicate_caption"))
+        elif config.common_captions and labels[row]["is_beyond_cap"]:
+            verdicts.append(Drop("common_caption", f"more than {config.max_images_per_caption} captions are like it"))
+        else:
+            verdicts.append(None)
+            staying.add(says)
+    return reject(table, rows, verdicts, step=SCREEN)
+
+
+def _judge_images(
+    table: pa.Table, tests: Sequence[TestContents], kinds: Mapping[str, str], leaks: LeaksConfig
+) -> pa.Table:
+    rows = pending_rows(table)
+    names = ("sample_id", "source", "url", "path", "page_url")
+    cells = zip(*(texts(table, name, rows) for name in names), strict=True)
+    found = {}
+    for sample_id, source, url, path, page_url in cells:
+        if sample_id not in found:
+            identities = canonical_identities(
+                source_kind=kinds[source], sample_id=sample_id, url=url, path=path, page_url=page_url
+            )
+            found[sample_id] = _test_with_image(tests, identities)
+    drops = [found[sample_id] for sample_id in texts(table, "sample_id", rows)]
+    return drop_or_mark(table, rows, drops, leaks, step=SCREEN)
+
+
+def _test_with_image(tests: Sequence[TestContents], identities: Collection[str]) -> Drop | None:
+    for test in tests:
+        shared = test.identities.intersection(identities)
+        if shared:
+            return Drop("test_image", f"{test.name}: {min(shared)}")
+    return None
+
+
+def judge_captions(
+    table: pa.Table,
+    tests: Sequence[TestContents],
+    leaks: LeaksConfig,
+    *,
+    column: str,
+    step: str,
+    where: pa.Array | None = None,
+) -> pa.Table:
+    """Drop or mark, in the name of `step`, the pending rows whose text in `column` is a caption of a test set.
+
+    `where`, if given, is true of the rows to look at.
+    """
+    for test in tests:
+        rows = pending_rows(table, where)
+        found = test.has_captions(texts(table, column, rows))
+        drops = [Drop("test_caption", test.name) if is_there else None for is_there in found]
+        table = drop_or_mark(table, rows, drops, leaks, step=step)
+    return table
+
+
+def drop_or_mark(
+    table: pa.Table, rows: list[int], drops: Sequence[Drop | None], leaks: LeaksConfig, *, step: str
+) -> pa.Table:
+    """Reject the rows that have a `Drop`, or write what it says into their `leaks`."""
+    if leaks.action == "drop":
+        return reject(table, rows, drops, step=step)
+    marked = [(row, drop) for row, drop in zip(rows, drops, strict=True) if drop is not None]
+    known = table.column("leaks").to_pylist()
+    marks = [[*(known[row] or []), f"{drop.reason} {drop.detail}"] for row, drop in marked]
+    return set_values(table, "leaks", [row for row, _ in marked], marks)

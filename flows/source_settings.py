@@ -1,0 +1,89 @@
+"""The tables of a recipe that name upstream files: `[sources.NAME]` and `[test_sets.NAME]`, each of its kind."""
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from data_catalog.errors import ConfigError
+from data_catalog.sources.registry import SOURCE_KINDS, SourceKind
+from data_catalog.test_sets.registry import TEST_SET_KINDS, TestSetKind
+from flows.settings import build, coerce
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SourceSettings:
+    """One `[sources.NAME]` table: the kind of its files and that kind's own settings."""
+
+    name: str
+    kind: SourceKind
+    config: Any
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TestSetSettings:
+    """One `[test_sets.NAME]` table: the kind of its files and that kind's own settings."""
+
+    name: str
+    kind: TestSetKind
+    config: Any
+
+
+def read_sources(tables: Any, target: str) -> tuple[SourceSettings, ...]:
+    """The sources that are not switched off, in the recipe's order.
+
+    Raises:
+        ConfigError: there is none, or one is wrong; the text names the setting.
+    """
+    if not isinstance(tables, Mapping) or not tables:
+        raise ConfigError("a recipe needs at least one [sources.NAME] table")
+    chosen = [
+        SourceSettings(name=name, kind=SOURCE_KINDS[kind], config=config)
+        for name, kind, config in _read_tables("sources", tables, SOURCE_KINDS, target)
+    ]
+    if not chosen:
+        raise ConfigError("every source of the recipe is switched off by `enabled = false`")
+    return tuple(chosen)
+
+
+def read_test_sets(tables: Any, target: str) -> tuple[TestSetSettings, ...]:
+    """The test sets that are not switched off, by name; there may be none.
+
+    Raises:
+        ConfigError: one is wrong; the text names the setting.
+    """
+    if not isinstance(tables, Mapping):
+        raise ConfigError(f"test_sets must be tables [test_sets.NAME], got {tables!r}")
+    found = sorted(_read_tables("test_sets", tables, TEST_SET_KINDS, target), key=lambda table: table[0])
+    return tuple(TestSetSettings(name=name, kind=TEST_SET_KINDS[kind], config=config) for name, kind, config in found)
+
+
+def _read_tables(
+    section: str, tables: Mapping[str, Any], kinds: Mapping[str, Any], target: str
+) -> list[tuple[str, str, Any]]:
+    """Name, kind and config of each table that is not switched off."""
+    found = []
+    for name, table in tables.items():
+        path = f"{section}.{name}"
+        if not isinstance(table, Mapping):
+            raise ConfigError(f"{path} must be a table of settings, got {table!r}")
+        if not name.replace("_", "").isalnum():
+            raise ConfigError(f"{path}: a name must be letters, digits and _ (it is part of ids)")
+        settings = dict(table)
+        kind = settings.pop("kind", name)
+        if not coerce(bool, settings.pop("enabled", True), f"{path}.enabled"):
+            continue
+        if kind not in kinds:
+            raise ConfigError(f"{path}.kind is {kind!r}: kinds are {', '.join(sorted(kinds))}")
+        found.append((name, kind, _config(kinds[kind].config_type, settings, target, path)))
+    return found
+
+
+def _config(config_type: type, settings: dict[str, Any], target: str, path: str) -> Any:
+    names = {field.name for field in dataclasses.fields(config_type)}
+    if "languages" in names:
+        settings.setdefault("languages", [target])
+    try:
+        return build(config_type, settings, path)
+    except ConfigError as error:
+        raise ConfigError(str(error) if path in str(error) else f"{path}: {error}") from error

@@ -1,0 +1,104 @@
+"""`vernaclip build --dry-run` says what the rules would drop, and neither builds nor asks anybody for anything."""
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from flows.cli import main
+
+Dry = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def dry_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Dry:
+    """Runs it over two sources, one native, one to be translated; returns status, output and errors."""
+    good = "\n".join(f"http://example.org/{n}.jpg\tUn cane corre sulla spiaggia numero {n}" for n in range(40))
+    bad = "\n".join(
+        f"http://example.org/bad{n}.jpg\t{text}"
+        for n, text in enumerate(
+            [
+                "IMG_2041.jpg",
+                "gatto",
+                "<b>Ein kleiner Hund spielt im Garten</b>",
+                "Anna Maria Mozzoni",
+                "🙂🙂",
+                "كلب صغير يلعب في الحديقة",
+            ]
+        )
+    )
+    (tmp_path / "it.tsv").write_text(f"url\tcaption\n{good}\n{bad}\n", "utf-8")
+    (tmp_path / "en.tsv").write_text("url\tcaption\nhttp://example.org/e.jpg\tA dog runs on the beach\n", "utf-8")
+    recipe = tmp_path / "mixed.toml"
+    recipe.write_text(
+        "".join(
+            f"""
+            [sources.{lang}]
+            kind = "pairs"
+            files = ["{tmp_path}/{lang}.tsv"]
+            url_column = "url"
+            caption_column = "caption"
+            lang = "{lang}"
+            """
+            for lang in ("it", "en")
+        ),
+        "utf-8",
+    )
+    recipe.write_text('target_language = "it"\n' + recipe.read_text("utf-8"), "utf-8")
+
+    def run(*words: str) -> tuple[int, str, str]:
+        status = main(["build", "--dry-run", str(recipe), "--root", str(tmp_path / "catalog"), *words])
+        told = capsys.readouterr()
+        return status, told.out, told.err
+
+    return run
+
+
+def test_rules_are_counted_with_examples(tmp_path: Path, dry_run: Dry) -> None:
+    status, out, _ = dry_run("--rows", "0")
+    assert status == 0
+    shares = {tuple(line.split()[:3]): line.split()[3:] for line in out.splitlines() if re.search(r"%$", line)}
+    assert shares["it", "clean", "wrong_language"] == ["2", "4.35%"]
+    assert shares["it", "check", "mostly_proper_nouns"] == ["1", "2.17%"]
+    assert "    Anna Maria Mozzoni  [3 of 3 words]" in out
+    assert "كلب صغير يلعب في الحديقة" in out
+    assert "<b>Ein kleiner Hund spielt im Garten</b>" in out  # as upstream has it
+    assert "en: 1 rows looked at; 1 would be translated, and are judged as far as that" in out
+    assert not (tmp_path / "catalog").exists()
+
+
+def test_a_sample_is_drawn_by_its_seed(dry_run: Dry) -> None:
+    draws = {seed: dry_run("--rows", "10", "--seed", seed)[1] for seed in ("1", "1", "2", "3")}
+    assert all("it: 10 rows looked at" in out for out in draws.values())
+    assert dry_run("--rows", "10", "--seed", "2")[1] == draws["2"]
+    assert len(set(draws.values())) > 1
+
+
+def test_rules_may_be_ordered_and_switched(dry_run: Dry) -> None:
+    _, out, _ = dry_run("--rows", "0", "--set", 'clean.order=["length"]', "--set", "check.proper_noun_check=false")
+    assert "mostly_proper_nouns" not in out
+    assert "caption_too_short (clean)\n    IMG_2041.jpg  [1 word]" in out
+
+
+def test_the_page_escapes_what_captions_hold(tmp_path: Path, dry_run: Dry) -> None:
+    page = tmp_path / "page.html"
+    status, out, _ = dry_run("--rows", "0", "--page", str(page))
+    assert (status, str(page) in out) == (0, True)
+    text = page.read_text("utf-8")
+    assert "&lt;b&gt;Ein kleiner Hund" in text
+    assert "<b>Ein" not in text
+    assert "the caption is surely in another language than its row says" in text
+
+
+def test_translating_needs_an_engine(dry_run: Dry) -> None:
+    status, _, error = dry_run("--translate")
+    assert status == 1
+    assert "no Argos package translates en to it" in error
+
+
+def test_missing_files_are_an_error(tmp_path: Path, dry_run: Dry) -> None:
+    (tmp_path / "it.tsv").unlink()
+    status, _, error = dry_run()
+    assert status == 1
+    assert "it.tsv" in error
