@@ -203,7 +203,7 @@ def print_speed(ring: Ring, sets: Captions, num_texts: int, rounds: int) -> floa
     num_timed = sum(map(len, whole.values()))
     speeds = {key: num_timed / statistics.median(found) for key, found in times.items()}
     print(
-        f"\nTexts a CPU second, {num_timed} captions of {len(whole)} languages, medians of {rounds} rounds; memory (Italian)"
+        f"\nTexts a CPU second, {num_timed} captions, {len(whole)} languages, medians of {rounds} rounds; memory (Italian)"
     )
     for name in CONTESTANTS:
         ratios = {kind: speeds[kind, name] / speeds[kind, "langdetect"] for kind in kinds}

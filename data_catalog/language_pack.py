@@ -17,10 +17,11 @@ class LanguagePack:
         name: English name of the language.
         argos: its code in Argos packages; None: no package is known.
         deepl: its code as a target of DeepL, variant included ("PT-BR"); None: the usual one.
-        langdetect: its code in langdetect ("zh-cn"); None: the same as `code`, if langdetect knows that.
+        langdetect: its code in langdetect ("zh-cn"); None: the same as `code`. Other engines know it by `code`.
         spacy: a spaCy model that tags proper nouns, or None.
         flores: its code in FLORES-200 and NLLB ("ita_Latn"), or None.
-        confusions: langdetect codes that short captions of this language are often mistaken for.
+        confusions: codes of languages that short captions of this one are often mistaken for; lingua chooses among
+            these, beside the commonest ones, and they need more letters to be believed.
         function_words: lower-case articles, prepositions, conjunctions and the like, without apostrophe ("dell");
             the proper-noun check does not count them as words of content.
         common_nouns: lower-case nouns that often stand before a name ("piazza", "museum"): at the start of a caption
