@@ -3,7 +3,7 @@
 Photographs are COCO's, with pieces of them (quarters) as further distinct ones; scenes are drawn; each FOLDER of PNG
 files, such as Tux Paint's stamps, is a set of its own, without a claim. Every change of a picture is hashed as training
 images are, and looked for as a duplicate, or by the views of the picture as a leak. Speed is that of `near_pairs`
-beside comparing all with all in numpy, interleaved; hashes are mixed from real ones, a tenth of them near another.
+beside comparing all with all in numpy, interleaved; hashes are drawn like real ones, a tenth near another.
 """
 
 import argparse
@@ -174,12 +174,19 @@ def false_pairs(files: Sequence[bytes]) -> tuple[float, float, str]:
     return duplicates / num_pairs, leaks / (len(tests) * len(train[0])), "\n".join([head, *counts])
 
 
-def mixed_hashes(real: near.Hashes, count: int, seed: int) -> near.Hashes:
-    """Each has bits of two real ones; a tenth is within 2 bits of another."""
+def hashes_like(real: near.Hashes, count: int, seed: int) -> near.Hashes:
+    """Drawn with the shares and correlations of the bits of real ones; a tenth is within 2 bits of another."""
     numbers = np.random.default_rng(seed)
-    one, other = (real[numbers.integers(0, len(real), count)] for _ in range(2))
-    mask = numbers.integers(0, 2**64, count, dtype=np.uint64)
-    hashes = (one & mask) | (other & ~mask)
+    places = np.arange(64, dtype=np.uint64)
+    signs = 2.0 * ((real[:, None] >> places) & np.uint64(1)) - 1
+    mix = np.linalg.cholesky(0.9 * np.cov(signs.T) + 0.1 * np.eye(64)).T.astype(np.float32)
+    hashes = np.empty(count, np.uint64)
+    for start in range(0, count, 100_000):
+        part = hashes[start : start + 100_000]
+        drawn = numbers.standard_normal((len(part), 64), np.float32) @ mix + signs.mean(axis=0, dtype=np.float32)
+        part[:] = np.packbits(drawn > np.median(drawn, axis=1, keepdims=True), axis=1, bitorder="little").view("<u8")[
+            :, 0
+        ]
     copies = hashes[numbers.integers(0, count, count // 10)]
     for _ in range(2):
         copies = copies ^ (np.uint64(1) << numbers.integers(0, 64, len(copies)).astype(np.uint64))
@@ -205,13 +212,13 @@ def race(real: near.Hashes, rounds: int, raced: Sequence[int], alone: Sequence[i
     ratios = {}
     print(f"near_pairs within {near.MAX_DISTANCE} bits, {rounds} rounds interleaved, medians")
     for count in raced:
-        hashes = mixed_hashes(real, count, count)
+        hashes = hashes_like(real, count, count)
         times = [(timed(lambda: pairs_of(hashes)), timed(lambda: all_with_all(hashes))) for _ in range(rounds)]  # noqa: B023
         ours, theirs = (statistics.median(column) for column in zip(*times, strict=True))
         ratios[f"times-{count}"] = theirs / ours
         print(f"  {count:>10,} {ours:8.3f} s, all with all {theirs:8.3f} s, {theirs / ours:.1f} times as fast")
     for count in alone:
-        hashes = mixed_hashes(real, count, count)
+        hashes = hashes_like(real, count, count)
         seconds = timed(lambda: pairs_of(hashes))  # noqa: B023
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
         ratios[f"seconds-{count}"] = seconds
