@@ -184,9 +184,8 @@ def hashes_like(real: near.Hashes, count: int, seed: int) -> near.Hashes:
     for start in range(0, count, 100_000):
         part = hashes[start : start + 100_000]
         drawn = numbers.standard_normal((len(part), 64), np.float32) @ mix + signs.mean(axis=0, dtype=np.float32)
-        part[:] = np.packbits(drawn > np.median(drawn, axis=1, keepdims=True), axis=1, bitorder="little").view("<u8")[
-            :, 0
-        ]
+        above = drawn > np.median(drawn, axis=1, keepdims=True)
+        part[:] = np.packbits(above, axis=1, bitorder="little").view("<u8")[:, 0]
     copies = hashes[numbers.integers(0, count, count // 10)]
     for _ in range(2):
         copies = copies ^ (np.uint64(1) << numbers.integers(0, 64, len(copies)).astype(np.uint64))
