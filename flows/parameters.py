@@ -31,6 +31,9 @@ class _RecipeSettings(BaseModel):
     sources: dict[str, dict[str, JsonValue]] | None = Field(
         default=None, description="settings of each source, by its name"
     )
+    test_sets: dict[str, dict[str, JsonValue]] | None = Field(
+        default=None, description="settings of each test set that nothing may be trained on, by its name"
+    )
 
 
 def section_model(name: str, config_type: type) -> type[BaseModel]:

@@ -22,6 +22,8 @@ def test_overrides_survive_the_way_through_the_form() -> None:
         'sources.pairs.files=["a b.csv", "è.csv"]',
         'fetch.hosts."example.org".requests_per_s=5.0',
         "fetch.hosts.localhost.concurrency=3",
+        'test_sets.dev.kind="coco"',
+        'clean.order=["length", "language"]',
     ]
     assert override_values(overrides_of(settings_of(overrides))) == override_values(overrides)
 
