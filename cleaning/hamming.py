@@ -213,7 +213,7 @@ def _best_for_matches(hashes: Hashes, references: Hashes, max_distance: int) -> 
         tables = math.comb(max_distance + num_equal, num_equal)
         rate = _collision_rate(hashes, references, max_distance, num_equal)
         compared = _NS_COMPARED * len(hashes) * len(references) * rate
-        entries = _NS_KEY * 2 ** key_bits(num_equal)
+        entries = _NS_KEY * (1 << key_bits(num_equal))
         return tables * (_NS_PROBED * len(hashes) + _NS_SORTED * len(references) + entries + compared)
 
     def key_bits(num_equal: int) -> int:

@@ -11,7 +11,7 @@ from data_catalog.errors import ConfigError, ShardError
 from data_catalog.images.reasons import is_retryable
 from data_catalog.images.tables import Row, read_groups
 from data_catalog.manifest import Snapshot
-from data_catalog.schema import IMAGES, OUTCOMES
+from data_catalog.schema import IMAGES, OUTCOMES, OUTCOMES_VERSION
 from data_catalog.shards import digest, sha256_of
 
 _SHARED_COLUMNS = [name for name in IMAGES.names if name in OUTCOMES.names]
@@ -123,12 +123,17 @@ def known_shards(snapshot: Snapshot, *, attempt: int) -> dict[int, KnownShard]:
     """What a snapshot knows, by shard number.
 
     Raises:
-        ConfigError: it was written before snapshots kept what became of images.
+        ConfigError: it was written before snapshots kept what became of images, or their thumbnails.
     """
     if "images" not in snapshot.manifest["files"]:
         raise ConfigError(
             f"snapshot {snapshot.snapshot} does not say what became of its images, so that none can be tried again: "
             f"without the folder {snapshot.folder} everything is built anew"
+        )
+    if snapshot.manifest["schemas"]["images"] < OUTCOMES_VERSION:
+        raise ConfigError(
+            f"snapshot {snapshot.snapshot} has no thumbnails of its images, by which duplicates are told, so that none "
+            f"can be tried again: without the folder {snapshot.folder} everything is built anew"
         )
     pairs: Sequence[Mapping[str, Any]] = snapshot.manifest["files"]["pairs"]
     outcomes: Sequence[Mapping[str, Any]] = snapshot.manifest["files"]["images"]
