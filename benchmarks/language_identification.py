@@ -202,9 +202,7 @@ def print_speed(ring: Ring, sets: Captions, num_texts: int, rounds: int) -> floa
                     times.setdefault((kind, name), []).append(seconds)
     num_timed = sum(map(len, whole.values()))
     speeds = {key: num_timed / statistics.median(found) for key, found in times.items()}
-    print(
-        f"\nTexts a CPU second, {num_timed} captions, {len(whole)} languages, medians of {rounds} rounds; memory (Italian)"
-    )
+    print(f"\nTexts a CPU second, {num_timed} captions, {len(whole)} languages, medians of {rounds} rounds; memory")
     for name in CONTESTANTS:
         ratios = {kind: speeds[kind, name] / speeds[kind, "langdetect"] for kind in kinds}
         cells = (f"{kind} {speeds[kind, name]:>7,.0f} ({ratio:>5.1f} x)" for kind, ratio in ratios.items())
