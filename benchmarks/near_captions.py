@@ -27,6 +27,9 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+# This folder has a cleaning.py of its own: the package is to be found before it.
+sys.path.append(sys.path.pop(0))
+
 import numpy as np
 from planted_captions import Labels, Recombined, Truth, function_words, planted, real_captions, varied
 
