@@ -34,8 +34,8 @@ OWN = Path(__file__).resolve().parent / "data" / "iberian_captions.tsv"
 # The seventeen of the notes, or nearly so: what a user would choose for Italian.
 SEVENTEEN = frozenset({*COMMON_LANGUAGES, "ca", "el", "ro"} - {"ko"})
 # Captions a set, captions timed, rounds.
-SIZES = {"quick": (120, 280, 5), "full": (600, 1400, 7)}
-NATIVE = {"quick": 300, "full": 6000}
+SIZES = {"quick": (120, 280, 5), "full": (600, 700, 5)}
+NATIVE = {"quick": 300, "full": 2000}
 LANGDETECT = {"min_probability": 0.1, "min_other_probability": 0.99, "min_letters": 20}
 # Where no pack ships: what one would name.
 CONFUSIONS = {
