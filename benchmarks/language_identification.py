@@ -3,7 +3,8 @@
 Accuracy on whole captions and on two to five words in a row out of them, told their language and told a wrong one; what
 the decision to drop costs and catches; speed; memory. Each contestant lives in a process of its own and has its turn
 in every round; what counts is CPU time of all its threads. Italian, English, German and French captions are those of
-../shared/data; Spanish, Portuguese and Catalan ones, and some French, were written for this and tuned nothing. Tux
+../shared/data; Spanish, Portuguese and Catalan ones were written for this: the cascade's
+weights were chosen without them, the thresholds of dropping with them among the foreign ones. Tux
 Paint's captions of some 80 languages, the hardest, are in Debian's tuxpaint-stamps-default: unpack it somewhere, and
 name the folder by `--tuxpaint`.
 """
