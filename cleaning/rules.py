@@ -25,7 +25,7 @@ from data_catalog.stages import Check, ColumnCheck, Drop, Measure, pending_rows,
 
 logger = logging.getLogger(__name__)
 
-Fill = Callable[[Sequence[str]], Mapping[str, Sequence[object]]]
+Fill = Callable[[pa.Table], Mapping[str, Sequence[object]]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,9 +34,9 @@ class Rule:
 
     Args:
         name: its name in `CLEAN_CHECKS` or `CHECK_CHECKS`.
-        columns: the columns that `check` reads.
+        columns: the columns that `fill` and `check` read.
         check: what it drops.
-        fill: columns that it finds out first, from the texts of the first of `columns`.
+        fill: finds out columns first.
         translations_only: native captions are not judged.
     """
 
@@ -90,15 +90,17 @@ def check_rules(
     *,
     tagger: Tagger | None = None,
     languages: Collection[str] = (),
+    source_engine: str | None = None,
 ) -> list[Rule]:
     """Checks of captions in the pack's language and of translations into it, in order.
 
     Args:
         tagger: tells names; None: a rule of thumb does, where the language allows.
         languages: as in `clean_rules`.
+        source_engine: what has told the languages of source captions: it need not tell those of native ones again.
     """
     rules = [*_translation_rules(config, pack), *_length(config, _TARGET)]
-    rules += _language(config, pack, _TARGET, languages)
+    rules += _language(config, pack, _TARGET, languages, known=source_engine == config.language_engine)
     names = _proper_nouns(config, pack, tagger)
     if names is not None:
         rules.append(_on_text("proper_nouns", _TARGET.text, names))
@@ -129,8 +131,8 @@ def apply_rules(table: pa.Table, rules: Sequence[Rule], *, step: str, where: pa.
 
 def _filled(table: pa.Table, rule: Rule, rows: list[int]) -> pa.Table:
     assert rule.fill is not None
-    found: list[str] = table.column(rule.columns[0]).take(pa.array(rows, pa.int64())).to_pylist()
-    for name, values in rule.fill(found).items():
+    found = rule.fill(table.select(rule.columns).take(pa.array(rows, pa.int64())))
+    for name, values in found.items():
         table = set_values(table, name, rows, values)
     return table
 
@@ -205,9 +207,17 @@ def _length(config: CleanConfig | CheckConfig, columns: _LanguageColumns) -> lis
 
 
 def _language(
-    config: CleanConfig | CheckConfig, pack: LanguagePack, columns: _LanguageColumns, languages: Collection[str]
+    config: CleanConfig | CheckConfig,
+    pack: LanguagePack,
+    columns: _LanguageColumns,
+    languages: Collection[str],
+    *,
+    known: bool = False,
 ) -> list[Rule]:
-    """The language check, or none where it is switched off or the engine does not know the language."""
+    """The language check, or none where it is switched off or the engine does not know the language.
+
+    `known`: what is found of a source caption holds for the caption too, where they are the same text.
+    """
     if not config.language_check:
         return []
     engine = config.language_engine
@@ -225,19 +235,39 @@ def _language(
         min_letters=config.min_language_letters,
     )
 
-    def fill(texts: Sequence[str]) -> Mapping[str, Sequence[object]]:
-        verdicts = identify(texts)
+    def fill(table: pa.Table) -> Mapping[str, Sequence[object]]:
+        nothing: list[LanguageVerdict | None] = [None] * table.num_rows
+        verdicts = _verdicts_of_sources(table) if known else nothing
+        asked = [row for row, verdict in enumerate(verdicts) if verdict is None]
+        texts = table.column(columns.text).take(pa.array(asked, pa.int64())).to_pylist()
+        for row, verdict in zip(asked, identify(texts), strict=True):
+            verdicts[row] = verdict
+        found = [verdict for verdict in verdicts if verdict is not None]
         return {
-            columns.language: [verdict.language for verdict in verdicts],
-            columns.probability: [verdict.probability for verdict in verdicts],
-            columns.margin: [verdict.margin for verdict in verdicts],
+            columns.language: [verdict.language for verdict in found],
+            columns.probability: [verdict.probability for verdict in found],
+            columns.margin: [verdict.margin for verdict in found],
         }
 
     def check(table: pa.Table) -> list[Drop | None]:
         texts, *found = (table.column(name).to_pylist() for name in (columns.text, *columns.found))
         return judge([LanguageVerdict(*cells) for cells in zip(*found, strict=True)], texts)
 
-    return [Rule(name="language", columns=(columns.text, *columns.found), check=check, fill=fill)]
+    read = dict.fromkeys((columns.text, *columns.found, *_NATIVE_COLUMNS, _SOURCE.text, *_SOURCE.found))
+    return [Rule(name="language", columns=tuple(read), check=check, fill=fill)]
+
+
+_NATIVE_COLUMNS = ("translator", "caption")
+
+
+def _verdicts_of_sources(table: pa.Table) -> list[LanguageVerdict | None]:
+    """What is found of the source captions that are captions as they stand; None of all others."""
+    names = (*_NATIVE_COLUMNS, _SOURCE.text, *_SOURCE.found)
+    rows = zip(*(table.column(name).to_pylist() for name in names), strict=True)
+    return [
+        LanguageVerdict(*found) if translator == NATIVE and caption == source and found[0] is not None else None
+        for translator, caption, source, *found in rows
+    ]
 
 
 def detectable_code(pack: LanguagePack, engine: str | None = None) -> str | None:

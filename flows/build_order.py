@@ -235,6 +235,7 @@ class BuildOrder:
             tagger=self.inputs.tagger,
             tests=self.tests,
             leaks=self.recipe.leaks,
+            cleaned=self.recipe.clean,
         )
 
     def _find_duplicates(self, checked: Sequence[Shard], images: Sequence[Shard]) -> Commit:

@@ -204,6 +204,7 @@ def check(
     tagger: Tagger | None = None,
     tests: Sequence[TestContents] = (),
     leaks: LeaksConfig | None = None,
+    cleaned: CleanConfig | None = None,
 ) -> Shard:
     """Judge captions in the target language, and translations beside what they translate.
 
@@ -213,8 +214,10 @@ def check(
         tagger: tells names, or None: a rule of thumb does.
         tests: test sets whose captions no translation may be.
         leaks: what is done with such captions.
+        cleaned: how the source captions were judged, of which what is found of native ones holds still.
     """
     leaks = leaks or LeaksConfig()
+    source_engine = cleaned.language_engine if cleaned is not None and cleaned.language_check else None
     settings = {
         "check": plain(config),
         "packs": plain(packs),
@@ -222,6 +225,7 @@ def check(
         "tagger": tagger.name if tagger else None,
         "leaks": plain(leaks),
         "tests": [test.identity for test in tests],
+        "source_engine": source_engine,
     }
 
     def stage(table: pa.Table) -> pa.Table:
@@ -230,6 +234,7 @@ def check(
         table = apply_measure(table, measure, source="clean_caption", target="caption", where=translated)
         if leaks.by_caption:
             table = judge_captions(table, tests, leaks, column="caption", step=CHECK, where=translated)
-        return apply_rules(table, check_rules(config, packs[target], tagger=tagger, languages=packs), step=CHECK)
+        rules = check_rules(config, packs[target], tagger=tagger, languages=packs, source_engine=source_engine)
+        return apply_rules(table, rules, step=CHECK)
 
     return table_step(work, shard, CHECK, settings, stage)

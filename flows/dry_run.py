@@ -200,6 +200,7 @@ class _Sample:
             tagger=self.tagger,
             tests=tests,
             leaks=self.recipe.leaks,
+            cleaned=self.recipe.clean,
         )
 
 

@@ -8,6 +8,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from cleaning.config import CheckConfig
+from cleaning.rules import apply_rules, check_rules
 from data_catalog.schema import CAPTIONS, NATIVE, PENDING, REJECTED
 from data_catalog.shards import save_parquet, sha256_of
 from data_catalog.work import WorkStore
@@ -99,6 +100,19 @@ def test_rows_that_are_native_or_lost_before_are_not_measured(tmp_path: Path) ->
     found = checked(tmp_path, [native, lost])
     assert [{**row, **dict.fromkeys(language)} for row in found] == [native, lost]
     assert [row["detected_lang"] for row in found] == ["it", None]
+
+
+def test_what_was_found_of_a_native_source_caption_is_not_found_again(tmp_path: Path) -> None:
+    text = "un cane sull'erba verde"
+    told = {"detected_source_lang": "eo", "detected_source_probability": 0.5, "source_language_margin": -0.25}
+    cells = {"source_lang": "it", "translator": NATIVE, **told}
+    table = pa.Table.from_pylist([row(text, text, **cells), row("un gatto", text, **cells)], CAPTIONS)
+    for rules, expected in (
+        (check_rules(CheckConfig(), load_language_pack("it"), source_engine="cascade"), ["eo", "it"]),
+        (check_rules(CheckConfig(), load_language_pack("it"), source_engine="langdetect"), ["it", "it"]),
+        (check_rules(CheckConfig(), load_language_pack("it")), ["it", "it"]),
+    ):
+        assert apply_rules(table, rules, step="check").column("detected_lang").to_pylist() == expected
 
 
 def test_without_language_check_nothing_is_detected(tmp_path: Path) -> None:
