@@ -46,7 +46,8 @@ class CleanConfig:
         boilerplate: drop what stands where a caption should be, such as file names (`cleaning.boilerplate`).
         boilerplate_rules: which rules of that, by name.
         language_check: tell each caption's language, and drop those that are surely in another than their row says.
-        language_engine: what tells it: "cascade", "fast", "lingua" or "langdetect" (`cleaning.language`).
+        language_engine: what tells it: "cascade", "fast", "lingua" or "langdetect" (`cleaning.language`). The thresholds
+            are the cascade's; langdetect, as sure when wrong as when right, wants 0.1, 0.99 and 20.
         min_language_probability: a caption is kept if its language has at least this much.
         min_other_probability: a caption is dropped only if another language has at least this much.
         min_language_letters: a caption with fewer letters is not checked for its language.
@@ -66,8 +67,8 @@ class CleanConfig:
     boilerplate_rules: tuple[str, ...] = BOILERPLATE_RULES
     language_check: bool = True
     language_engine: str = "cascade"
-    min_language_probability: float = 0.05
-    min_other_probability: float = 0.8
+    min_language_probability: float = 0.1
+    min_other_probability: float = 0.5
     min_language_letters: int = 15
     order: tuple[str, ...] = ()
 
@@ -136,8 +137,8 @@ class CheckConfig:
     max_chars: int = 1000
     language_check: bool = True
     language_engine: str = "cascade"
-    min_language_probability: float = 0.05
-    min_other_probability: float = 0.8
+    min_language_probability: float = 0.1
+    min_other_probability: float = 0.5
     min_language_letters: int = 15
     proper_noun_check: bool = True
     proper_noun_tagger: str = "auto"
