@@ -46,8 +46,8 @@ class CleanConfig:
         boilerplate: drop what stands where a caption should be, such as file names (`cleaning.boilerplate`).
         boilerplate_rules: which rules of that, by name.
         language_check: tell each caption's language, and drop those that are surely in another than their row says.
-        language_engine: what tells it: "cascade", "fast", "lingua" or "langdetect" (`cleaning.language`). The thresholds
-            are the cascade's; langdetect, as sure when wrong as when right, wants 0.1, 0.99 and 20.
+        language_engine: what tells it: "cascade", "fast", "lingua" or "langdetect" (`cleaning.language`). The
+            thresholds are the cascade's; langdetect, as sure when wrong as when right, wants 0.1, 0.99 and 20.
         min_language_probability: a caption is kept if its language has at least this much.
         min_other_probability: a caption is dropped only if another language has at least this much.
         min_language_letters: a caption with fewer letters is not checked for its language.
