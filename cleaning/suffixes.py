@@ -30,13 +30,15 @@ from typing import Final
 from cleaning.credits import CREDIT_OPENING, is_name
 from data_catalog.stages import Transform
 
-_FREE: Final = r"(?:royalty ?-? ?free|free|premium|lizenzfreie[srn]?)"
+# A space or hyphen that can be matched in one way only: two ways would be 2 to the power of n for n labels in a row.
+_JOIN: Final = r"(?: ?- ?| )?"
+_FREE: Final = rf"(?:royalty{_JOIN}free|free|premium|lizenzfreie[srn]?)"
 _PICTURE: Final = (
     r"(?:photos?|photograph(?:s|y)?|pictures?|images?|vectors?|vector art|illustrations?|clip ?arts?|videos?|"
     r"footage(?: video)?|graphics?|icons?)"
 )
 _STOCK: Final = (
-    rf"(?:(?:{_FREE} )*stock ?-? ?{_PICTURE}|royalty ?-? ?free(?: {_PICTURE})?|"
+    rf"(?:(?:{_FREE} ){{0,3}}stock{_JOIN}{_PICTURE}|royalty{_JOIN}free(?: {_PICTURE})?|"
     r"foto(?:s|grafie)? (?:de )?stock|immagin[ei] stock|foto de archivo|imagen(?:es)? de stock|"
     r"(?:photos?|image) libres? de droits|imagen libre de derechos|stock-?(?:fotos?|bild(?:er)?))"
 )
@@ -62,7 +64,8 @@ _BRACKETED_AGENCY = re.compile(
 )
 _CREDIT = re.compile(rf"(?:{_SEPARATOR}|(?<=[.!?]) | (?=©)){CREDIT_OPENING}(?P<name>[^:]{{1,100}})\Z", _ANY_CASE)
 _HEAD = re.compile(
-    rf"(?:{_FREE} )*stock (?:(?:photos?|images?|vectors?|illustrations?) ?(?:#\w* ?)?:|photos? ?[-–—]) ", _ANY_CASE
+    rf"(?:{_FREE} ){{0,3}}stock (?:(?:photos?|images?|vectors?|illustrations?) ?(?:#\w* ?)?:|photos? ?[-–—]) ",
+    _ANY_CASE,
 )
 
 # Before these a label is part of the sentence: "as a stock photo", "a typical stock photo".

@@ -76,6 +76,7 @@ def test_labels_and_credits_are_taken_off(text: str, expected: str | None) -> No
         "Foto: " * 1_666 + "x y",
         "photo by " * 1_111 + "a cat",
         "stock " * 1_666,
+        "royalty free - " * 666 + "x",
     ],
 )
 def test_what_belongs_to_the_sentence_or_is_all_there_is_stays(text: str) -> None:
