@@ -1,0 +1,201 @@
+"""Planted leaks in a real build: python benchmarks/leaks.py [--quick]. Needs ../shared/data.
+
+Half of MSCOCO's photographs there are a test set, the other half one's own. Beside one's own photographs lie copies of
+the test images, re-encoded, resized, cropped, mirrored, or under their own names; and captions of the test set with
+other punctuation and case. A whole build, by the command's own functions, says which of them are found; a second one
+that does not know of the test set is what training is to refuse.
+"""
+
+import argparse
+import io
+import json
+import random
+import sys
+import tempfile
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from data_catalog.catalog import query
+from data_catalog.errors import ConfigError
+from flows.build import build_dataset
+from flows.execution import LocalExecutor
+from flows.models import train_model
+from flows.recipe import load_recipe
+
+COCO = Path(__file__).resolve().parents[2] / "shared" / "data" / "coco"
+MIN_FOUND, MAX_LOST = 0.95, 0.02
+Change = Callable[[Any], bytes]
+
+
+def jpeg(image: Any, quality: int = 75) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, "JPEG", quality=quality)
+    return buffer.getvalue()
+
+
+def resized(image: Any) -> bytes:
+    return jpeg(image.resize((round(0.7 * image.width), round(0.7 * image.height))))
+
+
+def cropped(image: Any, share: float = 0.03) -> bytes:
+    """Less the share of width and height, half of it on each side."""
+    x, y = round(share * image.width / 2), round(share * image.height / 2)
+    return jpeg(image.crop((x, y, image.width - x, image.height - y)))
+
+
+def cropped_at_one_side(image: Any) -> bytes:
+    return jpeg(image.crop((0, 0, round(0.97 * image.width), image.height)))
+
+
+def mirrored(image: Any) -> bytes:
+    from PIL import ImageOps
+
+    return jpeg(ImageOps.mirror(image))
+
+
+PIXELS: dict[str, Change] = {
+    "same bytes": lambda image: b"",
+    "re-encoded, quality 75": jpeg,
+    "re-encoded, quality 30": lambda image: jpeg(image, 30),
+    "resized to 70 %": resized,
+    "cropped by 3 %": cropped,
+    "cropped by 3 % at one side": cropped_at_one_side,
+    "mirrored": mirrored,
+}
+# Far from the whole picture: only the name tells.
+NAMED = "cropped to a half, under its own name"
+CAPTION = "caption with other punctuation"
+
+
+def repunctuated(caption: str, draw: random.Random) -> str:
+    """A caption as somebody else might have written it down."""
+    words = caption.rstrip(".!? ").split()
+    at = draw.randrange(1, len(words))
+    joined = " ".join(words[:at]) + draw.choice((", ", " - ", "; ", "  ")) + " ".join(words[at:])
+    return draw.choice((joined.lower(), joined.upper(), joined.capitalize())) + draw.choice(
+        (".", "!", "...", " 🙂", "")
+    )
+
+
+def plant(folder: Path, num_tests: int) -> list[tuple[str, str, str]]:
+    """Write photographs and the test set; what is what: kind, file name and caption of each row of one's own."""
+    from PIL import Image
+
+    annotations = json.loads((COCO / "captions_train2017.json").read_text("utf-8"))
+    captions: dict[int, list[str]] = {}
+    for annotation in annotations["annotations"]:
+        captions.setdefault(annotation["image_id"], []).append(annotation["caption"].strip())
+    images = sorted(annotations["images"], key=lambda image: str(image["file_name"]))
+    tests, own = images[:num_tests], images[num_tests:]
+    write_test_set(folder, annotations, tests)
+    (folder / "photos").mkdir()
+    draw = random.Random(1)
+    rows = []
+    fresh = iter([text for image in own for text in captions[image["id"]]])
+    for image in own:
+        (folder / "photos" / f"own{image['id']}.jpg").write_bytes(
+            (COCO / "train2017" / image["file_name"]).read_bytes()
+        )
+        rows.append(("one's own", f"own{image['id']}.jpg", next(fresh)))
+    for image in tests:
+        raw = (COCO / "train2017" / image["file_name"]).read_bytes()
+        picture = Image.open(io.BytesIO(raw)).convert("RGB")
+        for number, (kind, change) in enumerate(PIXELS.items()):
+            name = f"copy{number}-{image['id']}.jpg"
+            (folder / "photos" / name).write_bytes(change(picture) or raw)
+            rows.append((kind, name, f"Something else that nobody has said, number {len(rows)} {kind}"))
+        name = f"COCO_train2014_{image['id']:012}.jpg"
+        (folder / "photos" / name).write_bytes(cropped(picture, 0.5))
+        rows.append((NAMED, name, f"Something else that nobody has said, number {len(rows)}"))
+        donor = draw.choice(own)["id"]
+        rows.append((CAPTION, f"own{donor}.jpg", repunctuated(draw.choice(captions[image["id"]]), draw)))
+    return rows
+
+
+def write_test_set(folder: Path, annotations: Mapping[str, Any], tests: Sequence[Mapping[str, Any]]) -> None:
+    """The test images in MSCOCO's own form, and their files beside it."""
+    ids = {image["id"] for image in tests}
+    chosen = [row for row in annotations["annotations"] if row["image_id"] in ids]
+    (folder / "test.json").write_text(json.dumps({"images": list(tests), "annotations": chosen}), "utf-8")
+    (folder / "test").mkdir()
+    for image in tests:
+        (folder / "test" / image["file_name"]).write_bytes((COCO / "train2017" / image["file_name"]).read_bytes())
+
+
+def write_recipe(folder: Path, name: str, *, guarded: bool) -> Path:
+    guard = f'[test_sets.held]\nkind = "coco"\nfiles = ["{folder}/test.json"]\nimages = "{folder}/test"\n'
+    path = folder / f"{name}.toml"
+    path.write_text(
+        f'name = "leaks"\ntarget_language = "en"\n[sources.own]\nkind = "pairs"\nfiles = ["{folder}/pairs.tsv"]\n'
+        f'images = "{folder}/photos"\npath_column = "image"\ncaption_column = "caption"\nlang = "en"\n'
+        + (guard if guarded else ""),
+        encoding="utf-8",
+    )
+    return path
+
+
+def build(path: Path, root: Path) -> None:
+    with LocalExecutor(2) as executor:
+        build_dataset(load_recipe(str(path), root=root), root=root, executor=executor)
+
+
+def reasons(root: Path) -> dict[str, str | None]:
+    """Why each caption was dropped, by caption."""
+    rows = query(root, "SELECT source_caption, drop_reason FROM captions").to_pylist()
+    return {row["source_caption"]: row["drop_reason"] for row in rows}
+
+
+def refusal(path: Path, root: Path) -> str | None:
+    """What training says of the dataset, or None if it would train on it."""
+    try:
+        train_model(load_recipe(str(path), root=root, overrides=["train.epochs=1"]), root)
+    except ConfigError as error:
+        return str(error)
+    return None
+
+
+def main() -> int:
+    """Plant, build, count; a line a claim; 1 if one is short."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quick", action="store_true", help="fewer test images")
+    options = parser.parse_args()
+    if not COCO.is_dir():
+        print(f"this benchmark plants real photographs, and there are none in {COCO}")
+        return 2
+    with tempfile.TemporaryDirectory() as name:
+        folder, root = Path(name), Path(name) / "catalog"
+        rows = plant(folder, 10 if options.quick else 40)
+        lines = [f"{image}\t{caption}" for _, image, caption in rows]
+        (folder / "pairs.tsv").write_text("image\tcaption\n" + "\n".join(lines) + "\n", "utf-8")
+        guarded, unguarded = (write_recipe(folder, str(flag), guarded=flag) for flag in (True, False))
+        build(guarded, root)
+        found = reasons(root)
+        build(unguarded, root)
+        refused = refusal(guarded, root)
+    return judge(rows, found, refused)
+
+
+def judge(rows: Sequence[tuple[str, str, str]], found: Mapping[str, str | None], refused: str | None) -> int:
+    print(f"{'planted':<40} {'rows':>5} {'found':>7}  found for")
+    claims = []
+    for kind in dict.fromkeys(kind for kind, _, _ in rows):
+        told = [found[caption] for other, _, caption in rows if other == kind]
+        hits = [reason for reason in told if reason in ("test_image", "test_caption", "test_pixels")]
+        share = len(hits) / len(told)
+        counted = ", ".join(f"{reason} {count}" for reason, count in Counter(hits).most_common())
+        print(f"{kind:<40} {len(told):>5} {share:>7.1%}  {counted}")
+        own = kind == "one's own"
+        name = kind.replace(",", "").replace(" %", "%").replace("'", "").replace(" ", "-")
+        goal, met = (f"<={MAX_LOST}", share <= MAX_LOST) if own else (f">={MIN_FOUND}", share >= MIN_FOUND)
+        claims.append((f"leaks-{name}", share, goal, met))
+    print(f"\ntraining on a dataset that was built without the test set: {refused or 'would begin'}\n")
+    claims.append(("leaks-training-refuses", float(refused is not None), ">=1", refused is not None))
+    for name, value, goal, met in claims:
+        print(f"claim {name} {value:.3g} goal {goal} {'ok' if met else 'short'}")
+    return int(not all(met for *_, met in claims))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
