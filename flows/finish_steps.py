@@ -36,8 +36,8 @@ def finish(
         fetched = _reject_samples(before, drops[FETCH], step=FETCH)
         normalised = _reject_samples(fetched, drops[NORMALISE], step=NORMALISE)
         moved = _moved(normalised, merged) if merged else normalised
-        marked = _mark_samples(moved, _drops_of(duplicates.path(MARKS_FILE)), leaks)
-        deduplicated = _reject_samples(marked, _drops_of(duplicates.path(SHARD)), step=DEDUPLICATE)
+        marked = _mark_samples(moved, _drops_of(duplicates.path(MARKS_FILE), before), leaks)
+        deduplicated = _reject_samples(marked, _drops_of(duplicates.path(SHARD), before), step=DEDUPLICATE)
         deduplicated = _reject_repeated_captions(deduplicated)
         save_parquet(deduplicated, folder / SHARD)
         stages = {FETCH: (before, fetched), NORMALISE: (fetched, normalised), DEDUPLICATE: (normalised, deduplicated)}
@@ -55,14 +55,17 @@ def _image_drops(path: Path) -> dict[str, dict[str, Drop]]:
     return drops
 
 
-def _drops_of(path: Path) -> dict[str, Drop]:
-    rows = pq.read_table(path).to_pylist()
+def _drops_of(path: Path, captions: pa.Table) -> dict[str, Drop]:
+    """What is found of the samples of a shard, among those of all shards."""
+    found = pq.read_table(path)
+    rows = found.filter(pc.is_in(found.column("sample_id"), captions.column("sample_id").unique())).to_pylist()
     return {row["sample_id"]: Drop(row["drop_reason"], row["detail"]) for row in rows}
 
 
 def _moved(table: pa.Table, merged: Commit) -> pa.Table:
     """Captions of duplicates that go to another image say which; the others are repeats of what that one has."""
     found = pq.read_table(merged.path(SHARD), columns=["caption_id", "merged_into"])
+    found = found.filter(pc.is_in(found.column("caption_id"), table.column("caption_id")))
     into = dict(zip(found.column("caption_id").to_pylist(), found.column("merged_into").to_pylist(), strict=True))
     rows = pending_rows(table)
     chosen = [
