@@ -30,6 +30,7 @@ _CONFUSABLE_FACTOR = 1.25
 _MAX_CHARS = 1000
 # Below float32's digits, which columns have, and above those that differ between processes.
 _DECIMALS = 4
+_TIE = 2 * 10.0**-_DECIMALS  # values further apart are not equal when rounded
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,11 +127,13 @@ def _identify(
 def _verdict(probabilities: Mapping[str, float], expected: str) -> LanguageVerdict:
     if not probabilities:
         return LanguageVerdict(None, None, None)
-    # By code, so that a tie is decided alike whatever the order is.
-    rounded = {code: round(probabilities[code], _DECIMALS) for code in sorted(probabilities)}
-    language = max(rounded, key=lambda code: rounded[code])
-    other = max((value for code, value in rounded.items() if code != expected), default=0.0)
-    return LanguageVerdict(language, rounded[language], round(rounded.get(expected, 0.0) - other, _DECIMALS))
+    most = max(probabilities.values())
+    # Only what may be the most when rounded is; a tie goes to the first by code, whatever the order is.
+    near = [(-round(value, _DECIMALS), code) for code, value in probabilities.items() if value > most - _TIE]
+    language = min(near)[1]
+    other = round(max((value for code, value in probabilities.items() if code != expected), default=0.0), _DECIMALS)
+    own = round(probabilities.get(expected, 0.0), _DECIMALS)
+    return LanguageVerdict(language, round(probabilities[language], _DECIMALS), round(own - other, _DECIMALS))
 
 
 def wrong_language(

@@ -4,8 +4,10 @@ Measured by `benchmarks/language_identification.py`: on short captions both toge
 not, since their mistakes differ, and lingua deserves three times the say.
 """
 
+import functools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 
 from cleaning.language_fast import fast_languages, fast_probabilities
 from cleaning.language_lingua import lingua_languages, lingua_probabilities
@@ -67,15 +69,16 @@ def cascade_languages() -> frozenset[str]:
 
 
 def _weighted(probabilities: Mapping[str, float], candidates: Candidates) -> Mapping[str, float]:
-    weighted = {language: value * _weight(language, candidates) for language, value in probabilities.items()}
+    weights = _weights(candidates)
+    weighted = {language: value * weights.get(language, _OUTSIDER_WEIGHT) for language, value in probabilities.items()}
     total = sum(weighted.values())
     return {language: value / total for language, value in weighted.items()}
 
 
-def _weight(language: str, candidates: Candidates) -> float:
-    if language == candidates.expected:
-        return _EXPECTED_WEIGHT
-    return 1.0 if language in candidates.languages else _OUTSIDER_WEIGHT
+@functools.lru_cache(maxsize=64)
+def _weights(candidates: Candidates) -> Mapping[str, float]:
+    """Of the languages that are to be expected."""
+    return MappingProxyType({**dict.fromkeys(candidates.languages, 1.0), candidates.expected: _EXPECTED_WEIGHT})
 
 
 def _refined(
@@ -86,8 +89,9 @@ def _refined(
     share = sum(weighted.get(language, 0.0) for language in known)
     if not opinion or not share:
         return weighted
+    weights = _weights(candidates)
     both = {
-        language: _weight(language, candidates)
+        language: weights[language]
         * (raw.get(language, 0.0) + _FLOOR) ** _FAST_EXPONENT
         * (opinion.get(language, 0.0) + _FLOOR)
         for language in known

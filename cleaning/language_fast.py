@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from cleaning.language_codes import canonical_code, sum_by_language
+from cleaning.language_codes import canonical_code
 from data_catalog.errors import ConfigError
 
 _MODEL = Path("resources", "lid.176.ftz")
@@ -23,8 +23,11 @@ def fast_probabilities(text: str) -> Mapping[str, float]:
     """
     # One line: the model stops at the end of the first one.
     line = " ".join(text.lower().split()) + "\n"
-    found = _model().predict(line, -1, _MIN_PROBABILITY, "strict")
-    return sum_by_language((_language(label), probability) for probability, label in found)
+    found: dict[str, float] = {}
+    for probability, label in _model().predict(line, -1, _MIN_PROBABILITY, "strict"):
+        language = _language(label)
+        found[language] = found.get(language, 0.0) + probability
+    return found
 
 
 @functools.cache
