@@ -13,6 +13,7 @@ from data_catalog.errors import ConfigError
 from data_catalog.manifest import current_snapshot
 from flows.build import BuildReport, build_dataset
 from flows.execution import LocalExecutor
+from flows.guarded import require_guarded
 from flows.models import train_model
 from flows.recipe import load_recipe
 
@@ -217,6 +218,10 @@ def test_training_refuses_what_was_not_guarded(tmp_path: Path, build: Build, pla
     (tmp_path / "held.tsv").write_text("image\tcaption\ntest9.jpg\tQualcosa di molto diverso da prima\n", "utf-8")
     with pytest.raises(ConfigError, match="test set held was another one when it was built"):
         train_model(load_recipe(str(recipe), root=root), root)
+    (tmp_path / "held.tsv").unlink()
+    snapshot = current_snapshot(root, "guarded")
+    assert snapshot is not None
+    require_guarded(snapshot, load_recipe(str(recipe), root=root))  # gone is not another one
     held_out(tmp_path, HELD, images=True)
     off = [f"leaks.by_{way}=false" for way in ("identity", "caption", "pixels")]
     build(own, "split.val=0.3", *off, more=held)
