@@ -251,6 +251,8 @@ def test_of_images_that_look_alike_the_larger_one_stays_and_may_take_all_caption
     ]
     build(rows)
     assert outcomes(tmp_path)[caption(0)] == "near_duplicate_image"
+    build(rows, 'duplicates.keep=["captions"]')
+    assert outcomes(tmp_path)[caption(0)] in ("train", "val")  # the small one has two captions
     build(rows, "duplicates.merge_captions=true")
     found = outcomes(tmp_path)
     assert found[caption(0)] == found[caption(1)]
