@@ -1,0 +1,351 @@
+"""What the rules drop of real captions: python benchmarks/real_drops.py [--quick] [--data FOLDER] [--stamps FOLDER].
+
+Every rule with its defaults over all rows of the real files, each source in the language that suits it: MSCOCO-IT,
+CC3M, MSCOCO, Flickr8k, Multi30k in three languages, WIT and Tux Paint's stamps in four (Debian's
+tuxpaint-stamps-default, unpacked somewhere; `--stamps` names the folder). `--page` writes ten examples a rule and source
+for people to read. `--sample OUT.tsv --sample-size N` draws drops to be checked by hand, with the caption that stays
+beside near-duplicates; verdicts stand in data/real_drops_checked.tsv, which knows captions by their digests alone, and
+those of captions that are still dropped are counted here. `--kept N` adds captions that stay to the sample, to be
+searched for what should have gone.
+"""
+
+import argparse
+import csv
+import gzip
+import hashlib
+import json
+import random
+import sys
+import tempfile
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from cleaning.caption_similarity import Likeness
+from cleaning.duplicates import exact_key
+from cleaning.selection_config import RepeatsConfig
+from data_catalog.schema import REJECTED
+from flows.dry_run import Dropped, DryRun, dry_run
+from flows.dry_run_page import write_page
+from flows.language_packs import language_pack, language_packs_of
+from flows.recipe import load_recipe
+from flows.tables import plain_table
+
+HERE = Path(__file__).resolve().parent
+DATA = HERE.parents[1] / "shared" / "data"
+CHECKED = HERE / "data" / "real_drops_checked.tsv"
+# Languages that no pack ships for.
+PACKS = {"fr": HERE / "data" / "french.toml"}
+LANGUAGES = ("it", "en", "de", "fr")
+QUICK_ROWS, NUM_EXAMPLES = 200, 10
+MIN_CHECKED = 200
+GOALS = {"false-drop-rate": 0.1, "false-drops-per-row": 0.0005}
+WRONG = "wrong"
+Settings = dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Verdict:
+    """What a reader said of one drop; `digest` stands for the caption."""
+
+    source: str
+    step: str
+    rule: str
+    digest: str
+    verdict: str
+    why: str
+
+
+def native_sources(data: Path, language: str, folder: Path) -> dict[str, Settings]:
+    """Settings of the sources in files of their own formats, those that are there."""
+    (images := folder / "images").mkdir(exist_ok=True)
+    found: dict[str, dict[str, Settings]] = {
+        "it": {
+            "mscoco_it": {"kind": "mscoco_it", "files": "mscoco_it/*.json.gz"},
+            "wit": {"kind": "wit", "files": "wit/*.tsv"},
+        },
+        "en": {
+            "cc3m": {"kind": "cc3m", "files": "cc3m/*.tsv"},
+            "flickr8k": {"kind": "flickr8k", "files": "flickr8k/*.txt", "images": str(images)},
+            "mscoco": {"kind": "mscoco", "files": "coco/captions_*.json"},
+        },
+        "de": {"wit_de": {"kind": "wit", "files": "wit/train-*.tsv"}},
+    }
+    sources = {
+        name: settings for name, settings in found.get(language, {}).items() if any(data.glob(settings["files"]))
+    }
+    for settings in sources.values():
+        settings["files"] = [str(data / settings["files"])]
+        if settings["kind"] == "wit":
+            settings["caption_kinds"] = ["reference", "attribution", "alt_text"]
+    return sources
+
+
+def multi30k(data: Path, language: str) -> list[str]:
+    """The captions in one language; none where they are not at hand."""
+    paths = [data / "multi30k" / f"{part}.{language}.gz" for part in ("train", "val")]
+    return [
+        line
+        for path in paths
+        if path.is_file()
+        for line in gzip.decompress(path.read_bytes()).decode("utf-8").splitlines()
+    ]
+
+
+def stamps(folder: Path | None, language: str) -> list[str]:
+    """Tux Paint's captions in one language: a file's first line is English, the others are `xx.utf8=caption`."""
+    found = []
+    for path in sorted(folder.rglob("*.txt")) if folder else ():
+        if any(path.with_suffix(suffix).exists() for suffix in (".png", ".svg")):
+            first, *others = path.read_text(encoding="utf-8", errors="replace").splitlines() or [""]
+            by_code = dict(line.split(".utf8=", 1) for line in others if ".utf8=" in line)
+            found.append(first if language == "en" else by_code.get(language, ""))
+    return [caption for caption in found if caption]
+
+
+def sources_of(data: Path, stamps_folder: Path | None, language: str, folder: Path) -> dict[str, Settings]:
+    """Settings of all sources in a language; those without a format of their own are written as pairs."""
+    sources = native_sources(data, language, folder)
+    for name, captions in (("multi30k", multi30k(data, language)), ("tuxpaint", stamps(stamps_folder, language))):
+        if captions:
+            path = folder / f"{name}.{language}.jsonl"
+            rows = ({"url": f"https://{name}.example/{at}.jpg", "caption": text} for at, text in enumerate(captions))
+            path.write_text("\n".join(map(json.dumps, rows)), "utf-8")
+            columns = {"url_column": "url", "caption_column": "caption", "lang": language}
+            sources[f"{name}_{language}"] = {"kind": "pairs", "files": [str(path)], **columns}
+    return sources
+
+
+def recipe_text(language: str, sources: Mapping[str, Settings]) -> str:
+    """A recipe in TOML, every rule as it is by default; texts and lists of texts are JSON's."""
+    lines = [f'target_language = "{language}"', f'source_language = "{language}"']
+    if language in PACKS:
+        lines.append(f"language_pack = {json.dumps(str(PACKS[language]))}")
+    for name, settings in sources.items():
+        lines += [f"[sources.{name}]", *(f"{key} = {json.dumps(value)}" for key, value in settings.items())]
+    return "\n".join(lines)
+
+
+def judge(data: Path, stamps_folder: Path | None, num_rows: int) -> DryRun | None:
+    """What became of the rows of all sources in all languages, 0 rows: all; None where there is no source."""
+    runs = []
+    with tempfile.TemporaryDirectory(prefix="real-drops-") as temporary:
+        for language in LANGUAGES:
+            folder = Path(temporary)
+            if sources := sources_of(data, stamps_folder, language, folder):
+                recipe = folder / f"real-{language}.toml"
+                recipe.write_text(recipe_text(language, sources), "utf-8")
+                loaded = load_recipe(str(recipe), root=folder)
+                runs.append(dry_run(loaded, root=folder, num_rows=num_rows, num_examples=NUM_EXAMPLES))
+    return merged(runs) if runs else None
+
+
+def merged(runs: Sequence[DryRun]) -> DryRun:
+    """Several runs over different sources as one."""
+    return DryRun(
+        num_rows={name: count for run in runs for name, count in run.num_rows.items()},
+        dropped=list(chain.from_iterable(run.dropped for run in runs)),
+        num_unjudged={name: count for run in runs for name, count in run.num_unjudged.items()},
+        captions=pa.concat_tables([run.captions for run in runs]),
+    )
+
+
+def digest_of(caption: str) -> str:
+    return hashlib.sha256(caption.encode("utf-8")).hexdigest()[:16]
+
+
+def rule_of(row: Mapping[str, Any]) -> str:
+    """As the dry run names rules."""
+    named = row["drop_reason"] == "caption_boilerplate"
+    return f"{row['drop_reason']}: {row['detail']}" if named else str(row["drop_reason"])
+
+
+def drops_by_rule(captions: pa.Table) -> dict[tuple[str, str, str], list[Mapping[str, Any]]]:
+    """Rejected rows by source, step and rule, each caption once."""
+    found: dict[tuple[str, str, str], dict[str, Mapping[str, Any]]] = defaultdict(dict)
+    for row in captions.to_pylist():
+        if row["outcome"] == REJECTED and row["source_caption"]:
+            found[row["source"], row["step"], rule_of(row)][row["source_caption"]] = row
+    return {key: list(rows.values()) for key, rows in sorted(found.items())}
+
+
+def drawn_drops(captions: pa.Table, size: int, seed: int) -> list[Mapping[str, Any]]:
+    """Drops in turns from every rule of every source, so that small rules are seen whole."""
+    queues = [random.Random(seed).sample(rows, len(rows)) for rows in drops_by_rule(captions).values()]
+    drawn: list[Mapping[str, Any]] = []
+    while len(drawn) < size and any(queues):
+        for queue in queues:
+            if queue and len(drawn) < size:
+                drawn.append(queue.pop())
+    return sorted(drawn, key=lambda row: (row["source"], row["step"], rule_of(row), row["source_caption"]))
+
+
+class Staying:
+    """The captions of each image that stay, to be shown beside those that are dropped as near-duplicates of one."""
+
+    def __init__(self, captions: pa.Table) -> None:
+        self._by_image: dict[str, list[str]] = defaultdict(list)
+        columns = (captions.column(name).to_pylist() for name in ("outcome", "sample_id", "clean_caption"))
+        for outcome, sample_id, caption in zip(*columns, strict=True):
+            if outcome != REJECTED:
+                self._by_image[sample_id].append(caption)
+        named = language_packs_of([str(path) for path in PACKS.values()])
+        words = {language: language_pack(language, named).function_words for language in LANGUAGES}
+        similarity = RepeatsConfig().min_similarity
+        self._likeness = {language: Likeness(similarity, words[language]) for language in LANGUAGES}
+
+    def like(self, row: Mapping[str, Any]) -> str:
+        """The first that is like the row's caption; "" where another near-duplicate links the two, or there is none."""
+        key, alike = exact_key(row["clean_caption"]), self._likeness[row["source_lang"]].alike
+        others = self._by_image[row["sample_id"]]
+        return next((other for other in others if alike(key, exact_key(other))), "")
+
+
+def sample_rows(captions: pa.Table, size: int, num_kept: int, seed: int) -> Iterator[list[str]]:
+    """The sheet that a reader fills: drops, then captions of each source that stay."""
+    yield ["source", "step", "rule", "digest", "verdict", "why", "detail", "caption", "stays"]
+    staying = Staying(captions)
+    for row in drawn_drops(captions, size, seed):
+        beside = staying.like(row) if row["drop_reason"] == "near_duplicate_caption" else ""
+        place = [
+            row["source"],
+            row["step"],
+            rule_of(row),
+            digest_of(row["source_caption"]),
+            "",
+            "",
+            row["detail"] or "",
+        ]
+        yield [*place, row["source_caption"], beside]
+    kept: dict[str, list[str]] = defaultdict(list)
+    for row in captions.select(["source", "source_caption", "outcome"]).to_pylist() if num_kept else ():
+        if row["outcome"] != REJECTED:
+            kept[row["source"]].append(row["source_caption"])
+    for source, texts in kept.items():
+        for text in random.Random(seed).sample(texts, min(num_kept, len(texts))):
+            yield [source, "", "", digest_of(text), "", "", "", text, ""]
+
+
+def write_sample(path: Path, rows: Iterator[list[str]]) -> None:
+    with path.open("w", encoding="utf-8", newline="") as file:
+        csv.writer(file, delimiter="\t", lineterminator="\n").writerows(rows)
+
+
+def read_verdicts() -> list[Verdict]:
+    """What was checked by hand."""
+    with CHECKED.open(encoding="utf-8", newline="") as file:
+        return [Verdict(**cells) for cells in csv.DictReader(file, delimiter="\t")]
+
+
+def without_mended(verdicts: Sequence[Verdict], captions: pa.Table) -> list[Verdict]:
+    """Without those on captions that were looked at and are no longer dropped for the same reason."""
+    drops = {(*key, digest_of(row["source_caption"])) for key, rows in drops_by_rule(captions).items() for row in rows}
+    cells = zip(captions.column("source").to_pylist(), captions.column("source_caption").to_pylist(), strict=True)
+    seen = {(source, digest_of(caption)) for source, caption in set(cells) if caption}
+    return [
+        said
+        for said in verdicts
+        if (said.source, said.digest) not in seen or (said.source, said.step, said.rule, said.digest) in drops
+    ]
+
+
+def source_table(run: DryRun) -> list[dict[str, object]]:
+    """A row a source: how many rows were looked at, and how many go."""
+    gone = Counter[str]()
+    for found in run.dropped:
+        gone[found.source] += found.num_rows
+    return [
+        {"source": name, "rows": count, "dropped": gone[name], "share": f"{gone[name] / count:.2%}" if count else ""}
+        for name, count in run.num_rows.items()
+    ]
+
+
+def rates(verdicts: Sequence[Verdict], dropped: Sequence[Dropped]) -> list[dict[str, object]]:
+    """A row a rule: what was checked and found wrong, beside how much the rule drops."""
+    checked = Counter((said.step, said.rule) for said in verdicts)
+    wrong = Counter((said.step, said.rule) for said in verdicts if said.verdict == WRONG)
+    rows: Counter[tuple[str, str]] = Counter()
+    for found in dropped:
+        rows[found.step, found.rule] += found.num_rows
+    return [
+        {
+            "step": step,
+            "rule": rule,
+            "dropped": rows[step, rule],
+            "checked": checked[step, rule],
+            "wrong": wrong[step, rule],
+            "share": f"{wrong[step, rule] / checked[step, rule]:.1%}" if checked[step, rule] else "",
+        }
+        for step, rule in sorted(rows.keys() | checked.keys())
+    ]
+
+
+def tell_claims(num_checked: int, verdicts: Sequence[Verdict], false_per_row: float | None) -> bool:
+    """Print a line a claim; whether all hold."""
+    wrong = sum(said.verdict == WRONG for said in verdicts)
+    measured = {"false-drop-rate": wrong / max(1, len(verdicts))}
+    if false_per_row is not None:
+        measured["false-drops-per-row"] = false_per_row
+    enough = num_checked >= MIN_CHECKED
+    print(f"claim checked-drops {num_checked} goal {MIN_CHECKED} {'ok' if enough else 'short'}")
+    for name, value in measured.items():
+        print(f"claim {name} {value:.4g} goal {GOALS[name]:g} {'ok' if value <= GOALS[name] else 'short'}")
+    return enough and all(value <= GOALS[name] for name, value in measured.items())
+
+
+def false_drops_per_row(table: Sequence[Mapping[str, Any]], num_rows: int) -> float:
+    """An estimate: what each rule drops, times the share that was wrong of what was checked of it."""
+    return sum(row["dropped"] * row["wrong"] / row["checked"] for row in table if row["checked"]) / max(1, num_rows)
+
+
+def main() -> int:
+    """The tables, then a line a claim; 1 if a claim is short."""
+    options = parsed_options()
+    checked = verdicts = read_verdicts()
+    run = judge(options.data, options.stamps, QUICK_ROWS if options.quick else 0)
+    if run is None:
+        print(f"no real captions in {options.data}: what follows is what was checked by hand\n")
+    else:
+        tell_run(run, options)
+        if not options.quick:  # a sample has drops that are none in the whole, and lacks others
+            verdicts = without_mended(checked, run.captions)
+    num_wrong = sum(said.verdict == WRONG for said in checked)
+    print(f"{len(checked)} drops were checked by hand, {num_wrong} of them wrong;", end=" ")
+    print(f"{len(checked) - len(verdicts)} of them are drops no more, and are left out:\n")
+    table = rates(verdicts, run.dropped if run else [])
+    print(plain_table(table))
+    num_rows = sum(run.num_rows.values()) if run and not options.quick else 0
+    holds = tell_claims(len(checked), verdicts, false_drops_per_row(table, num_rows) if num_rows else None)
+    return 0 if holds else 1
+
+
+def tell_run(run: DryRun, options: argparse.Namespace) -> None:
+    """Print what each rule drops; write the page and the sample that are asked for."""
+    print(f"{plain_table(source_table(run))}\n\n{plain_table(run.rows())}\n")
+    if options.page:
+        write_page(run, options.page, name="the real captions")
+    if options.sample:
+        rows = sample_rows(run.captions, options.sample_size, options.kept, options.seed)
+        write_sample(options.sample, rows)
+
+
+def parsed_options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--quick", action="store_true", help=f"{QUICK_ROWS} rows of each source")
+    parser.add_argument("--data", type=Path, default=DATA, help="folder of the real files")
+    parser.add_argument("--stamps", type=Path, help="folder of Tux Paint's stamps")
+    parser.add_argument("--page", type=Path, help="write examples as a page of HTML")
+    parser.add_argument("--sample", type=Path, help="write drops to be checked by hand as TSV")
+    parser.add_argument("--sample-size", type=int, default=200, help="how many")
+    parser.add_argument("--kept", type=int, default=0, help="and how many captions that stay, of each source")
+    parser.add_argument("--seed", type=int, default=1)
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    sys.exit(main())
