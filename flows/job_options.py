@@ -2,6 +2,9 @@
 
 import argparse
 from pathlib import Path
+from typing import Any
+
+from data_catalog.errors import ConfigError
 
 
 def add_root(command: argparse.ArgumentParser) -> None:
@@ -37,22 +40,39 @@ def add_job_options(command: argparse.ArgumentParser, *, builds: bool) -> None:
         )
 
 
+DRY_RUN_DEFAULTS = {"rows": 1000, "examples": 3, "seed": 1, "translate": False, "page": None}
+
+
 def add_dry_run_options(command: argparse.ArgumentParser) -> None:
-    """Add what says what rules would drop, instead of building."""
+    """Add what says what rules would drop, instead of building; `dry_run_options` reads it."""
     group = command.add_argument_group("instead of building")
     group.add_argument(
         "--dry-run",
         action="store_true",
         help="print what the rules would drop of a sample of each source, with examples",
     )
+    group.add_argument("--rows", type=int, metavar="N", help="rows of each source, 0 for all (default: 1000)")
+    group.add_argument("--examples", type=int, metavar="N", help="captions shown of each rule and source (default: 3)")
+    group.add_argument("--seed", type=int, metavar="N", help="another one draws others (default: 1)")
     group.add_argument(
-        "--rows", type=int, default=1000, metavar="N", help="rows of each source, 0 for all (default: 1000)"
-    )
-    group.add_argument(
-        "--examples", type=int, default=3, metavar="N", help="captions shown of each rule and source (default: 3)"
-    )
-    group.add_argument("--seed", type=int, default=1, metavar="N", help="another one draws others (default: 1)")
-    group.add_argument(
-        "--translate", action="store_true", help="translate the sample as well, and judge the translations"
+        "--translate",
+        action="store_const",
+        const=True,
+        help="translate the sample as well, and judge the translations",
     )
     group.add_argument("--page", type=Path, metavar="OUT.html", help="write it as a page, too")
+
+
+def dry_run_options(options: argparse.Namespace) -> dict[str, Any]:
+    """The options of a dry run with their defaults.
+
+    Raises:
+        ConfigError: one is given for a build that is none, or a number is negative.
+    """
+    given = {name: getattr(options, name) for name in DRY_RUN_DEFAULTS if getattr(options, name) is not None}
+    if given and not options.dry_run:
+        raise ConfigError(f"{', '.join(f'--{name}' for name in given)}: only with --dry-run")
+    for name in ("rows", "examples"):
+        if given.get(name, 0) < 0:
+            raise ConfigError(f"--{name} must not be negative, got {given[name]}")
+    return {**DRY_RUN_DEFAULTS, **given}

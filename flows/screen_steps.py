@@ -20,6 +20,8 @@ from flows.settings import plain
 from flows.step_outputs import FIND_REPEATS, SCREEN, SHARD, Shard, count_rows, shard_of_commit, step_key
 from flows.test_set_steps import TestContents
 
+_MAX_DETAIL = 120  # characters
+
 _LABELS = pa.schema([pa.field("cluster", pa.int64()), pa.field("is_beyond_cap", pa.bool_())])
 
 
@@ -123,17 +125,19 @@ def screen(
 def _drop_repeats(table: pa.Table, labels: Mapping[int, Mapping[str, Any]], config: RepeatsConfig) -> pa.Table:
     """Drop near duplicates of captions that stay, and captions beyond the cap; `labels` by row."""
     rows = pending_rows(table)
-    staying: set[tuple[str, int]] = set()
+    staying: dict[tuple[str, int], str] = {}
     verdicts: list[Drop | None] = []
-    for row, sample_id in zip(rows, texts(table, "sample_id", rows), strict=True):
+    for row, sample_id, caption in zip(
+        rows, texts(table, "sample_id", rows), texts(table, "clean_caption", rows), strict=True
+    ):
         says = (sample_id, labels[row]["cluster"])
         if config.near_captions and says in staying:
-            verdicts.append(Drop("near_duplicate_caption"))
+            verdicts.append(Drop("near_duplicate_caption", f"like: {staying[says]}"[:_MAX_DETAIL]))
         elif config.common_captions and labels[row]["is_beyond_cap"]:
             verdicts.append(Drop("common_caption", f"more than {config.max_images_per_caption} captions are like it"))
         else:
             verdicts.append(None)
-            staying.add(says)
+            staying.setdefault(says, caption)
     return reject(table, rows, verdicts, step=SCREEN)
 
 

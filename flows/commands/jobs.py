@@ -1,15 +1,16 @@
 """The main jobs: run, build, train, evaluate; each prints what it came to and what to try next."""
 
 from argparse import Namespace
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from textwrap import fill
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from data_catalog.catalog import query
 from data_catalog.images.diagnosis import Diagnosis
 from flows.build import BuildReport
 from flows.commands.jobs_executor import with_executor
 from flows.commands.output import say
+from flows.job_options import dry_run_options
 from flows.recipe import load_recipe
 from flows.tables import cell_text, plain_table
 
@@ -22,8 +23,9 @@ TOP_REASONS = "SELECT source, step, drop_reason, dropped FROM drop_reasons WHERE
 
 def build(options: Namespace) -> None:
     """Build a recipe's dataset and print its funnel, or what its rules would drop."""
+    dry = dry_run_options(options)
     if options.dry_run:
-        tell_dry_run(options)
+        tell_dry_run(options, dry)
         return
     report = with_executor("build", options)
     tell_build(report, options)
@@ -50,7 +52,7 @@ def run(options: Namespace) -> None:
     tell_next(options, ("search", "sql", "duckdb", "verify", "up"))
 
 
-def tell_dry_run(options: Namespace) -> None:
+def tell_dry_run(options: Namespace, dry: Mapping[str, Any]) -> None:
     """Judge a sample of each source, and print what each rule drops, with examples."""
     from flows.dry_run import dry_run
     from flows.dry_run_page import write_page
@@ -59,10 +61,10 @@ def tell_dry_run(options: Namespace) -> None:
     found = dry_run(
         recipe,
         root=options.root,
-        num_rows=options.rows,
-        num_examples=options.examples,
-        seed=options.seed,
-        translate=options.translate,
+        num_rows=dry["rows"],
+        num_examples=dry["examples"],
+        seed=dry["seed"],
+        translate=dry["translate"],
     )
     say(f"\nWhat the rules of {recipe.name} would drop\n")
     say(plain_table(found.rows()))
@@ -76,9 +78,9 @@ def tell_dry_run(options: Namespace) -> None:
                 say(f"    {cell_text(caption)}" + (f"  [{cell_text(detail)}]" if detail else ""))
     if any(found.num_unjudged.values()):
         say("\nTranslations are judged as well with --translate.")
-    if options.page:
-        write_page(found, options.page, name=recipe.name)
-        say(f"\nAs a page: {options.page}")
+    if dry["page"]:
+        write_page(found, dry["page"], name=recipe.name)
+        say(f"\nAs a page: {dry['page']}")
 
 
 def tell_build(report: BuildReport, options: Namespace) -> None:

@@ -102,3 +102,11 @@ def test_missing_files_are_an_error(tmp_path: Path, dry_run: Dry) -> None:
     status, _, error = dry_run()
     assert status == 1
     assert "it.tsv" in error
+
+
+def test_options_of_a_dry_run_build_nothing_by_mistake(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["build", "scenes", "--rows", "5", "--root", str(tmp_path / "catalog")]) == 1
+    assert "--rows: only with --dry-run" in capsys.readouterr().err
+    assert main(["build", "scenes", "--dry-run", "--rows", "-5", "--root", str(tmp_path / "catalog")]) == 1
+    assert "--rows must not be negative" in capsys.readouterr().err
+    assert not (tmp_path / "catalog").exists()
