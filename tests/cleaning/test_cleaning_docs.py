@@ -18,6 +18,7 @@ from data_catalog.publish import SplitConfig
 DOCS = Path(__file__).parents[2] / "docs"
 PAGE = (DOCS / "cleaning.md").read_text(encoding="utf-8")
 TEST_SETS = (DOCS / "test-sets.md").read_text(encoding="utf-8")
+IMAGES = (DOCS / "images.md").read_text(encoding="utf-8")
 
 SETTINGS: list[tuple[str, str, Any]] = [
     (page, f"{section}.{field.name}", getattr(config, field.name))
@@ -55,6 +56,11 @@ def examples(cell: str) -> list[str]:
 )
 def test_every_reason_has_its_row(step: str, name: str) -> None:
     assert [f"`{name}`", step, REASONS[step][name]] in rows(section("## Reasons"))
+
+
+@pytest.mark.parametrize("name", sorted(REASONS["deduplicate"].keys() - {"duplicate_caption"}))
+def test_the_page_about_images_has_what_drops_them(name: str) -> None:
+    assert [f"`{name}`", "deduplicate", "", REASONS["deduplicate"][name]] in rows(IMAGES)
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,66 @@
+"""What the documentation gives to paste is read by the program as it stands: recipes, queries, command lines."""
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+
+from data_catalog.catalog import query, rebuild
+from flows.cli import parser
+from flows.recipe import load_recipe
+
+HOME = Path(__file__).parents[2]
+PAGES = [HOME / "README.md", *sorted((HOME / "docs").glob("*.md"))]
+
+
+def blocks(path: Path, language: str) -> list[str]:
+    """Contents of the fenced blocks of a page that are in a language; "" is none."""
+    found = re.findall(r"^```(\w*)\n(.*?)^```$", path.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
+    return [text for name, text in found if name == language]
+
+
+def commands(path: Path) -> list[str]:
+    """Command lines of vernaclip, without what follows as a comment; continued lines are one."""
+    lines = "\n".join(blocks(path, "")).replace("\\\n", " ").splitlines()
+    return [line for line in lines if re.match(r"(\.venv/bin/)?vernaclip ", line)]
+
+
+RECIPES = [
+    pytest.param(text, id=f"{path.stem} {number}")
+    for path in PAGES
+    for number, text in enumerate(blocks(path, "toml"))
+    if text.lstrip().startswith("[")
+]
+COMMANDS = [pytest.param(line, id=f"{path.stem}: {line[:60]}") for path in PAGES for line in commands(path)]
+QUERIES = [
+    pytest.param(words[words.index("sql") + 1], id=f"{path.stem} {number}")
+    for path in PAGES
+    for number, words in enumerate(shlex.split(line, comments=True) for line in commands(path))
+    if words[1] == "sql"
+]
+
+
+def test_the_pages_give_something_to_paste() -> None:
+    assert min(len(RECIPES), len(COMMANDS), len(QUERIES)) >= 5
+
+
+@pytest.mark.parametrize("text", RECIPES)
+def test_parts_of_recipes_are_accepted(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "documented.toml"
+    path.write_text(f'target_language = "it"\n[sources.mscoco]\nfiles = ["captions.json"]\n{text}', encoding="utf-8")
+    sections = re.findall(r"^\[(\w+)", text, re.MULTILINE)
+    recipe = load_recipe(str(path), root=tmp_path)
+    assert all(getattr(recipe, section) for section in sections)
+
+
+@pytest.mark.parametrize("line", COMMANDS)
+def test_command_lines_are_understood(line: str) -> None:
+    options = parser().parse_args(shlex.split(line, comments=True)[1:])
+    assert options.handler
+
+
+@pytest.mark.parametrize("text", QUERIES)
+def test_queries_name_views_and_columns_that_there_are(tmp_path: Path, text: str) -> None:
+    rebuild(tmp_path)
+    assert query(tmp_path, text).num_rows <= 1
