@@ -38,7 +38,7 @@ _CAMERA = r"(?:img|imag|image|dsc|dscn|dscf|pict|mvi|vid|pxl|gopr|cimg|sam|wp|sc
 _NAMESPACE = r"(?:file|image|datei|bild|immagine|fichier|archivo|ficheiro|plik|bestand|αρχείο|εικόνα|файл|изображение)"
 _URL = r"(?:(?:https?|ftp)://|www\.)\S+|[\w.+-]+@[\w-]+(?:\.[\w-]+)+"
 _FILE_NAME = rf"\S+{_EXTENSION}|{_NAMESPACE}\s?:.*{_EXTENSION}"
-_CAMERA_NAME = rf"{_CAMERA}[_ -]?\d{{4,}}(?:[_ -]\w{{1,8}})*|\d{{8}}[_-]\d{{6}}\w{{0,8}}"
+_CAMERA_NAME = rf"{_CAMERA}[_ -]?\d{{4,}}(?:[_ -][^\W_]{{1,8}}){{0,8}}|\d{{8}}[_-]\d{{6}}\w{{0,8}}"
 _opens_a_credit = re.compile(rf"[(\[]?{WHOLE_CREDIT_OPENING}").match
 _CREDIT = re.compile(rf"[(\[]?{WHOLE_CREDIT_OPENING}(?P<name>[^:()\[\]]{{1,100}})[)\]]?", re.IGNORECASE)
 

@@ -27,7 +27,7 @@ OTHER_TEXTS = [
     "royalty free " * 769,
     "Getty Images | " * 666 + "x",
     "a@" * 5_000,
-    "img_1234 " * 1_111,
+    "img_1234 " * 1_111 + "?",
     "(" * 10_000,
     "no " * 3333 + "x",
     "Photo: " * 1428 + "x",
