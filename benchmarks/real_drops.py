@@ -2,54 +2,50 @@
 
 Every rule with its defaults over all rows of the real files, each source in the language that suits it: MSCOCO-IT,
 CC3M, MSCOCO, Flickr8k, Multi30k in three languages, WIT and Tux Paint's stamps in four (Debian's
-tuxpaint-stamps-default, unpacked somewhere; `--stamps` names the folder). `--page` writes ten examples a rule and source
-for people to read. `--sample OUT.tsv --sample-size N` draws drops to be checked by hand, with the caption that stays
-beside near-duplicates; verdicts stand in data/real_drops_checked.tsv, which knows captions by their digests alone, and
-those of captions that are still dropped are counted here. `--kept N` adds captions that stay to the sample, to be
-searched for what should have gone.
+tuxpaint-stamps-default, unpacked somewhere; `--stamps` names the folder). `--page` writes ten examples a rule and
+source for people to read. `--sample OUT.tsv` draws drops to be checked by hand, `--sample-size` of them, with the
+caption that stays beside near-duplicates, and `--kept` captions of each source that stay, to be searched for what
+should have gone.
+
+Verdicts stand in data/real_drops_checked.tsv, which knows captions by their digests alone. A drop is right if a careful
+editor would make it by the rule's own meaning. A near-duplicate is dropped rightly if all that it says of number,
+colour, age, place or kind is said by some caption of the image that stays; a caption is mostly names if these are names
+of somebody or something, whatever the capitals. `--quick` takes the verdicts as they stand; otherwise those on captions
+that no rule drops any more are left out.
 """
 
 import argparse
 import csv
-import gzip
+import dataclasses
 import hashlib
-import json
 import random
 import sys
-import tempfile
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from itertools import chain
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+from real_captions import DATA, LANGUAGES, PACKS, judge
 
 from cleaning.caption_similarity import Likeness
 from cleaning.duplicates import exact_key
 from cleaning.selection_config import RepeatsConfig
 from data_catalog.schema import REJECTED
-from flows.dry_run import Dropped, DryRun, dry_run
+from flows.dry_run import Dropped, DryRun
 from flows.dry_run_page import write_page
 from flows.language_packs import language_pack, language_packs_of
-from flows.recipe import load_recipe
 from flows.tables import plain_table
 
-HERE = Path(__file__).resolve().parent
-DATA = HERE.parents[1] / "shared" / "data"
-CHECKED = HERE / "data" / "real_drops_checked.tsv"
-# Languages that no pack ships for.
-PACKS = {"fr": HERE / "data" / "french.toml"}
-LANGUAGES = ("it", "en", "de", "fr")
-QUICK_ROWS, NUM_EXAMPLES = 200, 10
+CHECKED = Path(__file__).resolve().parent / "data" / "real_drops_checked.tsv"
+QUICK_ROWS = 200
 MIN_CHECKED = 200
 GOALS = {"false-drop-rate": 0.1, "false-drops-per-row": 0.0005}
 WRONG = "wrong"
-Settings = dict[str, Any]
+NEAR_DUPLICATE = "near_duplicate_caption"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Verdict:
     """What a reader said of one drop; `digest` stands for the caption."""
 
@@ -59,100 +55,6 @@ class Verdict:
     digest: str
     verdict: str
     why: str
-
-
-def native_sources(data: Path, language: str, folder: Path) -> dict[str, Settings]:
-    """Settings of the sources in files of their own formats, those that are there."""
-    (images := folder / "images").mkdir(exist_ok=True)
-    found: dict[str, dict[str, Settings]] = {
-        "it": {
-            "mscoco_it": {"kind": "mscoco_it", "files": "mscoco_it/*.json.gz"},
-            "wit": {"kind": "wit", "files": "wit/*.tsv"},
-        },
-        "en": {
-            "cc3m": {"kind": "cc3m", "files": "cc3m/*.tsv"},
-            "flickr8k": {"kind": "flickr8k", "files": "flickr8k/*.txt", "images": str(images)},
-            "mscoco": {"kind": "mscoco", "files": "coco/captions_*.json"},
-        },
-        "de": {"wit_de": {"kind": "wit", "files": "wit/train-*.tsv"}},
-    }
-    sources = {
-        name: settings for name, settings in found.get(language, {}).items() if any(data.glob(settings["files"]))
-    }
-    for settings in sources.values():
-        settings["files"] = [str(data / settings["files"])]
-        if settings["kind"] == "wit":
-            settings["caption_kinds"] = ["reference", "attribution", "alt_text"]
-    return sources
-
-
-def multi30k(data: Path, language: str) -> list[str]:
-    """The captions in one language; none where they are not at hand."""
-    paths = [data / "multi30k" / f"{part}.{language}.gz" for part in ("train", "val")]
-    return [
-        line
-        for path in paths
-        if path.is_file()
-        for line in gzip.decompress(path.read_bytes()).decode("utf-8").splitlines()
-    ]
-
-
-def stamps(folder: Path | None, language: str) -> list[str]:
-    """Tux Paint's captions in one language: a file's first line is English, the others are `xx.utf8=caption`."""
-    found = []
-    for path in sorted(folder.rglob("*.txt")) if folder else ():
-        if any(path.with_suffix(suffix).exists() for suffix in (".png", ".svg")):
-            first, *others = path.read_text(encoding="utf-8", errors="replace").splitlines() or [""]
-            by_code = dict(line.split(".utf8=", 1) for line in others if ".utf8=" in line)
-            found.append(first if language == "en" else by_code.get(language, ""))
-    return [caption for caption in found if caption]
-
-
-def sources_of(data: Path, stamps_folder: Path | None, language: str, folder: Path) -> dict[str, Settings]:
-    """Settings of all sources in a language; those without a format of their own are written as pairs."""
-    sources = native_sources(data, language, folder)
-    for name, captions in (("multi30k", multi30k(data, language)), ("tuxpaint", stamps(stamps_folder, language))):
-        if captions:
-            path = folder / f"{name}.{language}.jsonl"
-            rows = ({"url": f"https://{name}.example/{at}.jpg", "caption": text} for at, text in enumerate(captions))
-            path.write_text("\n".join(map(json.dumps, rows)), "utf-8")
-            columns = {"url_column": "url", "caption_column": "caption", "lang": language}
-            sources[f"{name}_{language}"] = {"kind": "pairs", "files": [str(path)], **columns}
-    return sources
-
-
-def recipe_text(language: str, sources: Mapping[str, Settings]) -> str:
-    """A recipe in TOML, every rule as it is by default; texts and lists of texts are JSON's."""
-    lines = [f'target_language = "{language}"', f'source_language = "{language}"']
-    if language in PACKS:
-        lines.append(f"language_pack = {json.dumps(str(PACKS[language]))}")
-    for name, settings in sources.items():
-        lines += [f"[sources.{name}]", *(f"{key} = {json.dumps(value)}" for key, value in settings.items())]
-    return "\n".join(lines)
-
-
-def judge(data: Path, stamps_folder: Path | None, num_rows: int) -> DryRun | None:
-    """What became of the rows of all sources in all languages, 0 rows: all; None where there is no source."""
-    runs = []
-    with tempfile.TemporaryDirectory(prefix="real-drops-") as temporary:
-        for language in LANGUAGES:
-            folder = Path(temporary)
-            if sources := sources_of(data, stamps_folder, language, folder):
-                recipe = folder / f"real-{language}.toml"
-                recipe.write_text(recipe_text(language, sources), "utf-8")
-                loaded = load_recipe(str(recipe), root=folder)
-                runs.append(dry_run(loaded, root=folder, num_rows=num_rows, num_examples=NUM_EXAMPLES))
-    return merged(runs) if runs else None
-
-
-def merged(runs: Sequence[DryRun]) -> DryRun:
-    """Several runs over different sources as one."""
-    return DryRun(
-        num_rows={name: count for run in runs for name, count in run.num_rows.items()},
-        dropped=list(chain.from_iterable(run.dropped for run in runs)),
-        num_unjudged={name: count for run in runs for name, count in run.num_unjudged.items()},
-        captions=pa.concat_tables([run.captions for run in runs]),
-    )
 
 
 def digest_of(caption: str) -> str:
@@ -206,12 +108,29 @@ class Staying:
         return next((other for other in others if alike(key, exact_key(other))), "")
 
 
+def with_what_stays(run: DryRun) -> DryRun:
+    """The run with, beside each example of a near-duplicate, the caption that stays."""
+    staying = Staying(run.captions)
+    rows = {
+        (source, row["source_caption"]): row
+        for (source, _, rule), found in drops_by_rule(run.captions).items()
+        for row in (found if rule == NEAR_DUPLICATE else ())
+    }
+    dropped = []
+    for found in run.dropped:
+        if found.rule == NEAR_DUPLICATE:
+            likes = [(text, f"stays: {staying.like(rows[found.source, text])}") for text, _ in found.examples]
+            found = dataclasses.replace(found, examples=likes)
+        dropped.append(found)
+    return dataclasses.replace(run, dropped=dropped)
+
+
 def sample_rows(captions: pa.Table, size: int, num_kept: int, seed: int) -> Iterator[list[str]]:
     """The sheet that a reader fills: drops, then captions of each source that stay."""
     yield ["source", "step", "rule", "digest", "verdict", "why", "detail", "caption", "stays"]
     staying = Staying(captions)
     for row in drawn_drops(captions, size, seed):
-        beside = staying.like(row) if row["drop_reason"] == "near_duplicate_caption" else ""
+        beside = staying.like(row) if rule_of(row) == NEAR_DUPLICATE else ""
         place = [
             row["source"],
             row["step"],
@@ -300,7 +219,8 @@ def tell_claims(num_checked: int, verdicts: Sequence[Verdict], false_per_row: fl
 
 def false_drops_per_row(table: Sequence[Mapping[str, Any]], num_rows: int) -> float:
     """An estimate: what each rule drops, times the share that was wrong of what was checked of it."""
-    return sum(row["dropped"] * row["wrong"] / row["checked"] for row in table if row["checked"]) / max(1, num_rows)
+    wrong: float = sum(row["dropped"] * row["wrong"] / row["checked"] for row in table if row["checked"])
+    return wrong / max(1, num_rows)
 
 
 def main() -> int:
@@ -328,7 +248,7 @@ def tell_run(run: DryRun, options: argparse.Namespace) -> None:
     """Print what each rule drops; write the page and the sample that are asked for."""
     print(f"{plain_table(source_table(run))}\n\n{plain_table(run.rows())}\n")
     if options.page:
-        write_page(run, options.page, name="the real captions")
+        write_page(with_what_stays(run), options.page, name="a recipe of defaults")
     if options.sample:
         rows = sample_rows(run.captions, options.sample_size, options.kept, options.seed)
         write_sample(options.sample, rows)
