@@ -3,9 +3,8 @@
 Every rule with its defaults over all rows of the real files, each source in the language that suits it: MSCOCO-IT,
 CC3M, MSCOCO, Flickr8k, Multi30k in three languages, WIT and Tux Paint's stamps in four (Debian's
 tuxpaint-stamps-default, unpacked somewhere; `--stamps` names the folder). `--page` writes ten examples a rule and
-source for people to read. `--sample OUT.tsv` draws drops to be checked by hand, `--sample-size` of them, with the
-caption that stays beside near-duplicates, and `--kept` captions of each source that stay, to be searched for what
-should have gone.
+source for people to read. `--sample OUT.tsv` draws drops to be checked by hand, `--sample-size` of them, and
+`--kept` captions of each source that stay, to be searched for what should have gone.
 
 Verdicts stand in data/real_drops_checked.tsv, which knows captions by their digests alone. A drop is right if a careful
 editor would make it by the rule's own meaning. A near-duplicate is dropped rightly if all that it says of number,
@@ -26,15 +25,11 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-from real_captions import DATA, LANGUAGES, PACKS, judge
+from real_captions import DATA, judge
 
-from cleaning.caption_similarity import Likeness
-from cleaning.duplicates import exact_key
-from cleaning.selection_config import RepeatsConfig
 from data_catalog.schema import REJECTED
 from flows.dry_run import Dropped, DryRun
 from flows.dry_run_page import write_page
-from flows.language_packs import language_pack, language_packs_of
 from flows.tables import plain_table
 
 CHECKED = Path(__file__).resolve().parent / "data" / "real_drops_checked.tsv"
@@ -42,7 +37,6 @@ QUICK_ROWS = 200
 MIN_CHECKED = 200
 GOALS = {"false-drop-rate": 0.1, "false-drops-per-row": 0.0005}
 WRONG = "wrong"
-NEAR_DUPLICATE = "near_duplicate_caption"
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -87,67 +81,19 @@ def drawn_drops(captions: pa.Table, size: int, seed: int) -> list[Mapping[str, A
     return sorted(drawn, key=lambda row: (row["source"], row["step"], rule_of(row), row["source_caption"]))
 
 
-class Staying:
-    """The captions of each image that stay, to be shown beside those that are dropped as near-duplicates of one."""
-
-    def __init__(self, captions: pa.Table) -> None:
-        self._by_image: dict[str, list[str]] = defaultdict(list)
-        columns = (captions.column(name).to_pylist() for name in ("outcome", "sample_id", "clean_caption"))
-        for outcome, sample_id, caption in zip(*columns, strict=True):
-            if outcome != REJECTED:
-                self._by_image[sample_id].append(caption)
-        named = language_packs_of([str(path) for path in PACKS.values()])
-        words = {language: language_pack(language, named).function_words for language in LANGUAGES}
-        similarity = RepeatsConfig().min_similarity
-        self._likeness = {language: Likeness(similarity, words[language]) for language in LANGUAGES}
-
-    def like(self, row: Mapping[str, Any]) -> str:
-        """The first that is like the row's caption; "" where another near-duplicate links the two, or there is none."""
-        key, alike = exact_key(row["clean_caption"]), self._likeness[row["source_lang"]].alike
-        others = self._by_image[row["sample_id"]]
-        return next((other for other in others if alike(key, exact_key(other))), "")
-
-
-def with_what_stays(run: DryRun) -> DryRun:
-    """The run with, beside each example of a near-duplicate, the caption that stays."""
-    staying = Staying(run.captions)
-    rows = {
-        (source, row["source_caption"]): row
-        for (source, _, rule), found in drops_by_rule(run.captions).items()
-        for row in (found if rule == NEAR_DUPLICATE else ())
-    }
-    dropped = []
-    for found in run.dropped:
-        if found.rule == NEAR_DUPLICATE:
-            likes = [(text, f"stays: {staying.like(rows[found.source, text])}") for text, _ in found.examples]
-            found = dataclasses.replace(found, examples=likes)
-        dropped.append(found)
-    return dataclasses.replace(run, dropped=dropped)
-
-
 def sample_rows(captions: pa.Table, size: int, num_kept: int, seed: int) -> Iterator[list[str]]:
     """The sheet that a reader fills: drops, then captions of each source that stay."""
-    yield ["source", "step", "rule", "digest", "verdict", "why", "detail", "caption", "stays"]
-    staying = Staying(captions)
+    yield ["source", "step", "rule", "digest", "verdict", "why", "detail", "caption"]
     for row in drawn_drops(captions, size, seed):
-        beside = staying.like(row) if rule_of(row) == NEAR_DUPLICATE else ""
-        place = [
-            row["source"],
-            row["step"],
-            rule_of(row),
-            digest_of(row["source_caption"]),
-            "",
-            "",
-            row["detail"] or "",
-        ]
-        yield [*place, row["source_caption"], beside]
+        caption = row["source_caption"]
+        yield [row["source"], row["step"], rule_of(row), digest_of(caption), "", "", row["detail"] or "", caption]
     kept: dict[str, list[str]] = defaultdict(list)
     for row in captions.select(["source", "source_caption", "outcome"]).to_pylist() if num_kept else ():
         if row["outcome"] != REJECTED:
             kept[row["source"]].append(row["source_caption"])
     for source, texts in kept.items():
         for text in random.Random(seed).sample(texts, min(num_kept, len(texts))):
-            yield [source, "", "", digest_of(text), "", "", "", text, ""]
+            yield [source, "", "", digest_of(text), "", "", "", text]
 
 
 def write_sample(path: Path, rows: Iterator[list[str]]) -> None:
@@ -248,7 +194,7 @@ def tell_run(run: DryRun, options: argparse.Namespace) -> None:
     """Print what each rule drops; write the page and the sample that are asked for."""
     print(f"{plain_table(source_table(run))}\n\n{plain_table(run.rows())}\n")
     if options.page:
-        write_page(with_what_stays(run), options.page, name="a recipe of defaults")
+        write_page(run, options.page, name="a recipe of defaults")
     if options.sample:
         rows = sample_rows(run.captions, options.sample_size, options.kept, options.seed)
         write_sample(options.sample, rows)
