@@ -2,12 +2,12 @@
 
 import hashlib
 import re
-from collections import Counter
 from collections.abc import Collection, Sequence
 
 import numpy as np
 import numpy.typing as npt
 
+from cleaning.duplicates import exact_key
 from cleaning.scripts import split_tokens
 
 # Words of four letters or more that one slip of the keyboard parts are the same word; so are a word and its plural.
@@ -25,7 +25,7 @@ class Likeness:
 
     def __init__(self, similarity: float, function_words: Collection[str] | None) -> None:
         self._cutoff = 100 * similarity
-        self._function_words = None if function_words is None else frozenset(function_words)
+        self._function_words = None if function_words is None else frozenset(map(exact_key, function_words))
 
     def content(self, key: str) -> str:
         """A caption without function words, by which candidates are looked for: what is compared besides letters."""
@@ -66,21 +66,15 @@ class Likeness:
     def _says_another_thing(self, left: str, right: str) -> bool:
         if numbers_of(left) != numbers_of(right):
             return True
-        left_words, right_words = Counter(split_tokens(left)), Counter(split_tokens(right))
-        return self._words_exchanged(left_words - right_words, right_words - left_words)
-
-    def _words_exchanged(self, gone: Counter[str], come: Counter[str]) -> bool:
-        """Whether a word of content stands where the other caption has an unlike one."""
         if self._function_words is None:
             return False
-        left = [word for word in gone.elements() if word not in self._function_words]
-        right = [word for word in come.elements() if word not in self._function_words]
-        for word in tuple(left):
-            like = next((other for other in right if _same_word(word, other)), None)
-            if like is not None:
-                left.remove(word)
-                right.remove(like)
-        return bool(left and right)
+        mine, other = set(split_tokens(left)), set(split_tokens(right))
+        return self._says_more(mine - other, other) or self._says_more(other - mine, mine)
+
+    def _says_more(self, words: Collection[str], others: Collection[str]) -> bool:
+        """Whether one of the words is of content, and unlike all the others."""
+        content = (word for word in words if word not in (self._function_words or ()))
+        return any(not any(_same_word(word, other) for other in others) for word in content)
 
 
 def numbers_of(key: str) -> set[str]:

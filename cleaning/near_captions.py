@@ -37,8 +37,8 @@ def cluster_captions(
     - their keys are at least so similar: twice the letters that they share in order, over the letters that they have
       (rapidfuzz's `ratio`), with the words as they stand or in alphabetical order; and
     - they do not differ in words with digits; and
-    - where function words are given, no other word stands in one of them for an unlike word of the other. Words are
-      like each other that differ in one slip of the keyboard, from four letters on, or in an ending of two letters.
+    - where function words are given, each other word of one has its like in the other. Words are like each other that
+      differ in one slip of the keyboard, from four letters on, or in an ending of two letters.
 
     At 0.85, "A man riding a horse on a beach" and "A man is riding a horse on the beach." are alike (0.89); "a red bus"
     and "a blue bus" are not (0.74). Letters alone cannot tell "two red cars in front of a small house" from "two blue

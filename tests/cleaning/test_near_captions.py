@@ -54,7 +54,6 @@ def invented(count: int, seed: int = 0) -> list[str]:
         ("Un gatto nero dorme sul divano rosso", "Gatti neri dorme sul divano rosso"),
         ("a photograph of 2 boats at sea, 1967", "photograph of the 2 boats at sea (1967)"),
         ("Ο άντρας καβαλάει ένα άλογο", "ο άντρας καβαλάει το άλογο"),
-        ("ילד רוכב על סוס לבן בחוף הים", "ילד רוכב על סוס לבן בחוף הים הגדול"),
         ("一只红色的狗在沙滩上奔跑着追球", "一只红色的狗在沙滩上奔跑着追着球"),
         ("a cafe\u0301 table 😀 under the tall trees", "a café table 😀 under the tall tree"),
         ("x", "X."),
@@ -64,7 +63,7 @@ def invented(count: int, seed: int = 0) -> list[str]:
     ],
 )
 def test_nearly_the_same_words_are_one_cluster(left: str, right: str, tmp_path: Path) -> None:
-    options = {"function_words": {*FUNCTION_WORDS, "ένα", "το"}}
+    options = {"function_words": {*FUNCTION_WORDS, "un", "ένα", "το"}}
     assert clusters([left, "something else entirely", right], tmp_path, **options) == [0, 1, 0]
 
 
@@ -77,6 +76,10 @@ def test_nearly_the_same_words_are_one_cluster(left: str, right: str, tmp_path: 
         ("a photograph of the harbour, 1967", "a photograph of the harbour, 1968"),
         ("a photograph of the harbour, 1967", "a photograph of the harbour"),
         ("一只红色的狗在沙滩上奔跑着追球", "一只蓝色的狗在沙滩上奔跑着追球"),
+        # More than the other says, either way round.
+        ("a man playing a guitar in the crowded park", "an old man playing a guitar in the crowded park"),
+        ("three children sitting on the wooden bench", "children sitting on the wooden bench"),
+        ("ילד רוכב על סוס לבן בחוף הים", "ילד רוכב על סוס לבן בחוף הים הגדול"),
         ("x", "y"),
         ("😀", "😀😀😀"),
         ("", "x"),
