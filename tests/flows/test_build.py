@@ -112,6 +112,7 @@ def test_any_duckdb_opens_the_catalog_from_any_folder(
         "image_outcomes",
         "funnel",
         "drop_reasons",
+        "leaks",
         "translators",
         "builds",
     }

@@ -81,6 +81,7 @@ def test_the_funnel_holds_with_translation(root: Path) -> None:
     assert [row["step"] for row in steps] == [
         "ingest",
         "clean",
+        "screen",
         "translate",
         "check",
         "fetch",
