@@ -2,6 +2,7 @@
 
 import io
 import os
+import random
 import signal
 import subprocess
 import sys
@@ -41,8 +42,10 @@ class Host(ThreadingHTTPServer):
 
 
 def picture(seed: int) -> bytes:
+    """Twelve by eight blocks of grey, so that no two look alike."""
     buffer = io.BytesIO()
-    Image.linear_gradient("L").rotate(seed * 7 % 360).resize((96, 64)).convert("RGB").save(buffer, "JPEG", quality=90)
+    blocks = Image.frombytes("L", (12, 8), random.Random(seed).randbytes(96))
+    blocks.resize((96, 64)).convert("RGB").save(buffer, "JPEG", quality=90)
     return buffer.getvalue()
 
 
@@ -91,7 +94,10 @@ def make_pairs(host: Host, tmp_path: Path) -> MakePairs:
 
 @pytest.fixture
 def recipe(make_pairs: MakePairs, tmp_path: Path) -> Path:
-    """A recipe of twelve images of the host, two of them the same, and one that was never there."""
+    """A recipe of twelve images of the host, two of them the same, and one that was never there; of one split.
+
+    Where an image is held out depends on its address, and that on the host's port.
+    """
     make_pairs([*(f"/{number}.jpg" for number in range(10)), "/3-again.jpg", "/gone.jpg"])
     path = tmp_path / "web.toml"
     path.write_text(
@@ -109,6 +115,8 @@ def recipe(make_pairs: MakePairs, tmp_path: Path) -> Path:
         allow_loopback = true
         retries = 0
         host_requests_per_s = 0
+        [split]
+        val = 0.0
         """,
         encoding="utf-8",
     )
