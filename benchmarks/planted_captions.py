@@ -216,9 +216,11 @@ def words_of(caption: str) -> list[str]:
 
 
 def function_words(language: str) -> list[str]:
-    """Function words of a language, from its pack; no single letters but "a"."""
-    pack = Path(__file__).resolve().parents[1] / "flows" / "languages" / f"{language}.toml"
-    return [word for word in tomllib.loads(pack.read_text("utf-8"))["function_words"] if len(word) > 1 or word == "a"]
+    """Function words of a language, from its pack; no negations, and no single letters but "a"."""
+    path = Path(__file__).resolve().parents[1] / "flows" / "languages" / f"{language}.toml"
+    pack = tomllib.loads(path.read_text("utf-8"))
+    harmless = (word for word in pack["function_words"] if word not in pack["negations"])
+    return [word for word in harmless if len(word) > 1 or word == "a"]
 
 
 @dataclass(slots=True)

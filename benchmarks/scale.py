@@ -115,15 +115,22 @@ def judge_captions(work: Any, shards: Sequence[Any], seconds: dict[str, float]) 
     from cleaning.config import CheckConfig, CleanConfig
     from cleaning.selection_config import LeaksConfig, RepeatsConfig
     from flows.caption_steps import check, clean, join_translations
+    from flows.inputs import all_function_words
     from flows.language_packs import language_pack
     from flows.screen_steps import find_repeats, screen
 
     packs, repeats = {"en": language_pack("en")}, RepeatsConfig(min_similarity=SIMILARITY)
+    words = all_function_words(packs)
     with timed(seconds, "clean"):
         cleaned = [clean(work, shard, CleanConfig(), packs) for shard in shards]
     with timed(seconds, "find repeats"):
-        found = find_repeats(work, cleaned, repeats, function_words=packs["en"].function_words, threads=2)
-    options: dict[str, Any] = {"config": repeats, "leaks": LeaksConfig(), "kinds": {"mscoco": "mscoco"}}
+        found = find_repeats(work, cleaned, repeats, function_words=words, threads=2)
+    options: dict[str, Any] = {
+        "config": repeats,
+        "function_words": words,
+        "leaks": LeaksConfig(),
+        "kinds": {"mscoco": "mscoco"},
+    }
     with timed(seconds, "screen"):
         screened = [screen(work, shard, found, [], **options) for shard in cleaned]
     with timed(seconds, "join"):

@@ -2,7 +2,8 @@
 
 import hashlib
 import re
-from collections.abc import Collection, Sequence
+import unicodedata
+from collections.abc import Collection, Iterable, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -15,6 +16,8 @@ MIN_LETTERS_OF_A_SLIP = 4
 MIN_LETTERS_OF_A_STEM, MAX_LETTERS_OF_AN_ENDING = 3, 2
 
 _DIGIT = re.compile(r"\d")
+_NUMBER = re.compile(r"(?:(?<!\S)[-\u2212])?\d+(?:[.,:/]\d+)*")
+_MARKED = re.compile(r"""\d|[^\w\s.,;:!?'"()-]""")  # a digit, or what may be a symbol
 
 
 class Likeness:
@@ -64,33 +67,55 @@ class Likeness:
         return near
 
     def _says_another_thing(self, left: str, right: str) -> bool:
-        if numbers_of(left) != numbers_of(right):
+        if figures_of(left) != figures_of(right):
             return True
-        if self._function_words is None:
+        return self._function_words is not None and not self._same_content(left, right)
+
+    def _same_content(self, left: str, right: str) -> bool:
+        """Whether each word of content of one has its like in the other, and all but one are in the same order."""
+        mine, others = split_tokens(left), split_tokens(right)
+        if self._is_content_lost(others, mine) or self._is_content_lost(mine, others):
             return False
-        mine, other = set(split_tokens(left)), set(split_tokens(right))
-        return self._says_more(mine - other, other) or self._says_more(other - mine, mine)
+        known = dict.fromkeys(mine)
+        new = set(others).difference(known)
+        alias = {word: next((like for like in known if _same_word(word, like)), word) for word in new}
+        mine, others = self._content_of(mine), self._content_of([alias.get(word, word) for word in others])
+        return _num_moved(mine, others) <= (min(len(mine), len(others)) > 2)
 
-    def _says_more(self, words: Collection[str], others: Collection[str]) -> bool:
+    def _is_content_lost(self, words: Sequence[str], others: Sequence[str]) -> bool:
         """Whether one of the words is of content, and unlike all the others."""
-        content = (word for word in words if word not in (self._function_words or ()))
-        return any(not any(_same_word(word, other) for other in others) for word in content)
+        told = set(others)
+        return any(not any(_same_word(word, other) for other in told) for word in self._content_of(set(words) - told))
+
+    def _content_of(self, words: Iterable[str]) -> list[str]:
+        return [word for word in words if word not in (self._function_words or ())]
 
 
-def numbers_of(key: str) -> set[str]:
-    """The words of a caption that have a digit."""
-    return {word for word in split_tokens(key) if _DIGIT.search(word)} if _DIGIT.search(key) else set()
+def figures_of(key: str) -> list[str]:
+    """What may not differ at all: numbers in their order, with sign and separators; words with digits; symbols."""
+    if not _MARKED.search(key):
+        return []
+    words = sorted({word for word in split_tokens(key) if _DIGIT.search(word)})
+    symbols = sorted(sign for sign in _MARKED.findall(key) if unicodedata.category(sign).startswith("S"))
+    return [*_NUMBER.findall(key), *words, *symbols]
 
 
-def number_marks(keys: Sequence[str]) -> npt.NDArray[np.uint64]:
-    """A number for each caption's `numbers_of`: equal where those are, and zero where there are none."""
+def figure_marks(keys: Sequence[str]) -> npt.NDArray[np.uint64]:
+    """A number for each caption's `figures_of`: equal where those are, and zero where there are none."""
     marks = np.zeros(len(keys), np.uint64)
     for at, key in enumerate(keys):
-        if _DIGIT.search(key):
-            words = " ".join(sorted(numbers_of(key)))
-            digest = hashlib.blake2b(words.encode("utf-8", "surrogatepass"), digest_size=8).digest()
+        figures = figures_of(key)
+        if figures:
+            digest = hashlib.blake2b(" ".join(figures).encode("utf-8", "surrogatepass"), digest_size=8).digest()
             marks[at] = int.from_bytes(digest, "little")
     return marks
+
+
+def _num_moved(left: Sequence[str], right: Sequence[str]) -> int:
+    """How many words of the shorter one stand in another order than in the longer one."""
+    from rapidfuzz.distance import LCSseq
+
+    return min(len(left), len(right)) - int(LCSseq.similarity(left, right))
 
 
 def _same_word(left: str, right: str) -> bool:

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from cleaning.caption_similarity import number_marks
+from cleaning.caption_similarity import figure_marks
 from cleaning.minhash_bands import MIN_EQUAL_BITS, NUM_BANDS, SKETCH_WORDS, equal_bits, signatures
 
 # With so many captions before it a caption is compared in each band that it shares with others, and with the band's
@@ -33,7 +33,7 @@ class BandFiles:
         for batch in batches:
             signed = signatures(batch, threads=threads)
             sketches.append(signed.sketches)
-            marks.append(number_marks(batch))
+            marks.append(figure_marks(batch))
             for path, band in zip(self._paths, signed.bands, strict=True):
                 with path.open("ab") as file:
                     band.tofile(file)
@@ -59,8 +59,8 @@ class BandFiles:
         for others in _others(places, bucket_starts[places]):
             is_pair = others < places
             left, right = order[others[is_pair]], order[places[is_pair]]
-            same_numbers = self._marks[left] == self._marks[right]
-            left, right = left[same_numbers], right[same_numbers]
+            same_figures = self._marks[left] == self._marks[right]
+            left, right = left[same_figures], right[same_figures]
             likely = equal_bits(self._sketches, left, right) >= MIN_EQUAL_BITS
             low, high = np.minimum(left, right)[likely], np.maximum(left, right)[likely]
             found.append(low * len(self._sketches) + high)

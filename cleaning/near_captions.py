@@ -36,9 +36,10 @@ def cluster_captions(
 
     - their keys are at least so similar: twice the letters that they share in order, over the letters that they have
       (rapidfuzz's `ratio`), with the words as they stand or in alphabetical order; and
-    - they do not differ in words with digits; and
-    - where function words are given, each other word of one has its like in the other. Words are like each other that
-      differ in one slip of the keyboard, from four letters on, or in an ending of two letters.
+    - they do not differ in numbers, the order of these, words with digits, or symbols; and
+    - where function words are given, each other word of one has its like in the other, and at most one (of two, none)
+      stands in another place. Words are like each other that differ in one slip of the keyboard, from four letters on,
+      or in an ending of two letters.
 
     At 0.85, "A man riding a horse on a beach" and "A man is riding a horse on the beach." are alike (0.89); "a red bus"
     and "a blue bus" are not (0.74). Letters alone cannot tell "two red cars in front of a small house" from "two blue
@@ -91,13 +92,13 @@ def crowded_rows(clusters: Rows, cap: int) -> Rows:
 
 
 def cap_captions(clusters: Rows, identities: Sequence[str], *, cap: int) -> npt.NDArray[np.bool_]:
-    """Which rows to drop, so that no cluster keeps more than `cap`: those with the lowest stable hash of identity stay.
+    """Which rows to drop, so that no cluster keeps those of more than `cap` identities: of the lowest stable hashes.
 
     All rows of a cluster must be there; in which order does not matter.
 
     Args:
         clusters: shape (rows,); equal numbers, one cluster.
-        identities: one a row, of its own: caption ids.
+        identities: one a row: sample ids. Rows of one identity in one cluster stay or go together.
 
     Returns:
         Shape (rows,); true: drop it.
@@ -111,8 +112,10 @@ def cap_captions(clusters: Rows, identities: Sequence[str], *, cap: int) -> npt.
     rows = crowded_rows(clusters, cap)
     draws = np.fromiter((unit_interval(identities[row], CAP_SALT) for row in rows), np.float64, len(rows))
     order = np.lexsort((draws, clusters[rows]))
-    ordered = clusters[rows][order]
-    starts = np.flatnonzero(np.diff(ordered, prepend=-1 - np.abs(ordered[:1])))
-    ranks = np.arange(len(rows)) - np.repeat(starts, np.diff(np.append(starts, len(rows))))
-    dropped[rows[order[ranks >= cap]]] = True
+    rows, draws, ordered = rows[order], draws[order], clusters[rows[order]]
+    is_first = np.ones(len(rows), np.bool_)  # of its cluster
+    is_first[1:] = ordered[1:] != ordered[:-1]
+    places = np.cumsum(is_first | np.append(True, draws[1:] != draws[:-1])[: len(rows)])
+    places_before = np.maximum.accumulate(np.where(is_first, places, 0))
+    dropped[rows[places - places_before >= cap]] = True
     return dropped

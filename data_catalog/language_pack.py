@@ -24,6 +24,8 @@ class LanguagePack:
             these, beside the commonest ones, and they need more letters to be believed.
         function_words: lower-case articles, prepositions, conjunctions and the like, without apostrophe ("dell");
             the proper-noun check does not count them as words of content.
+        negations: those of the function words that turn a meaning around ("not", "without"): captions that differ in
+            them are no near-duplicates.
         common_nouns: lower-case nouns that often stand before a name ("piazza", "museum"): at the start of a caption
             their capital makes no name of them.
         tens: eight lower-case texts, parts of the words for 20 to 29, 30 to 39 ... 90 to 99 ("vent", "trent" ...): a
@@ -48,6 +50,7 @@ class LanguagePack:
     flores: str | None = None
     confusions: tuple[str, ...] = ()
     function_words: tuple[str, ...] = ()
+    negations: tuple[str, ...] = ()
     common_nouns: tuple[str, ...] = ()
     shared_words: tuple[str, ...] = ()
     tens: tuple[str, ...] = ()
@@ -70,6 +73,8 @@ class LanguagePack:
         for word in self.function_words:
             if not word.isalpha() or word != word.lower():
                 raise ConfigError(f"function_words must be lower-case letters without apostrophe, got {word!r}")
+        for word in set(self.negations).difference(self.function_words):
+            raise ConfigError(f"negations must be among function_words, got {word!r}")
         for word in self.common_nouns:
             if not word.isalpha() or word != word.lower():
                 raise ConfigError(f"common_nouns must be lower-case letters, got {word!r}")

@@ -172,6 +172,7 @@ class BuildOrder:
 
     def _screened(self, cleaned: Sequence[Shard]) -> list[Shard]:
         config, repeats = self.recipe.repeats, None
+        function_words = all_function_words(self.inputs.packs)
         if config.near_captions or config.common_captions:
             repeats = self.executor.run(
                 "find-repeats",
@@ -179,12 +180,19 @@ class BuildOrder:
                 self.work,
                 cleaned,
                 config,
-                function_words=all_function_words(self.inputs.packs),
+                function_words=function_words,
                 threads=self.recipe.build.workers,
             )
         kinds = {source.name: source.kind.kind for source in self.recipe.sources}
         run = functools.partial(
-            screen, self.work, repeats=repeats, tests=self.tests, config=config, leaks=self.recipe.leaks, kinds=kinds
+            screen,
+            self.work,
+            repeats=repeats,
+            tests=self.tests,
+            config=config,
+            function_words=function_words,
+            leaks=self.recipe.leaks,
+            kinds=kinds,
         )
         return self._each("screen", cleaned, run)
 

@@ -171,14 +171,16 @@ class _Sample:
 
     def _screened(self, cleaned: Sequence[Shard], tests: Sequence[TestContents]) -> list[Shard]:
         config = self.recipe.repeats
-        repeats = None
+        repeats, function_words = None, all_function_words(self.packs)
         if config.near_captions or config.common_captions:
-            repeats = find_repeats(self.work, cleaned, config, function_words=all_function_words(self.packs))
-        kinds = {source.name: source.kind.kind for source in self.recipe.sources}
-        return [
-            screen(self.work, shard, repeats, tests, config=config, leaks=self.recipe.leaks, kinds=kinds)
-            for shard in cleaned
-        ]
+            repeats = find_repeats(self.work, cleaned, config, function_words=function_words)
+        options: dict[str, Any] = {
+            "config": config,
+            "function_words": function_words,
+            "leaks": self.recipe.leaks,
+            "kinds": {source.name: source.kind.kind for source in self.recipe.sources},
+        }
+        return [screen(self.work, shard, repeats, tests, **options) for shard in cleaned]
 
     def _translated(self, screened: Sequence[Shard]) -> list[Shard]:
         engine, work = self.translator, self.work

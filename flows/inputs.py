@@ -126,8 +126,9 @@ def packs_of_captions(
 
 
 def all_function_words(packs: Mapping[str, LanguagePack]) -> frozenset[str]:
-    """The function words of all languages."""
-    return frozenset(word for pack in packs.values() for word in pack.function_words)
+    """The function words of all languages, but those that turn a meaning around: near captions share these."""
+    words = {word for pack in packs.values() for word in pack.function_words}
+    return frozenset(words.difference(*(pack.negations for pack in packs.values())))
 
 
 def _pivot_pack(recipe: Recipe, named: Mapping[str, LanguagePack]) -> dict[str, LanguagePack]:

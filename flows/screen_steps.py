@@ -3,6 +3,7 @@
 What costs little drops before what costs much: nothing that goes here is translated, and no image of it is fetched.
 """
 
+from collections import defaultdict
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,8 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from cleaning.caption_similarity import Likeness
+from cleaning.duplicates import exact_key
 from cleaning.near_captions import cap_captions, cluster_captions, crowded_rows
 from cleaning.selection_config import LeaksConfig, RepeatsConfig
 from data_catalog.shards import save_parquet
@@ -73,13 +76,13 @@ def _pending(shards: Sequence[Shard], column: str) -> Iterator[tuple[Shard, list
 
 
 def _beyond_cap(labels: Any, shards: Sequence[Shard], config: RepeatsConfig) -> Any:
-    """Which captions are beyond the cap of their cluster; identities are read of those alone that may be."""
+    """Which captions are of images beyond the cap of their cluster; ids are read of those alone that may be."""
     import numpy as np
 
     beyond = np.zeros(len(labels), np.bool_)
     crowded = crowded_rows(labels, config.max_images_per_caption)
     if len(crowded):
-        ids = pa.chunked_array([pa.array(found, pa.string()) for _, found in _pending(shards, "caption_id")])
+        ids = pa.chunked_array([pa.array(found, pa.string()) for _, found in _pending(shards, "sample_id")])
         identities = ids.take(pa.array(crowded)).to_pylist()
         beyond[crowded] = cap_captions(labels[crowded], identities, cap=config.max_images_per_caption)
     return beyond
@@ -92,6 +95,7 @@ def screen(
     tests: Sequence[TestContents],
     *,
     config: RepeatsConfig,
+    function_words: Collection[str],
     leaks: LeaksConfig,
     kinds: Mapping[str, str],
 ) -> Shard:
@@ -99,12 +103,18 @@ def screen(
 
     Args:
         repeats: of `find_repeats`, or None where nothing of that is asked for.
+        function_words: those given to `find_repeats`.
         tests: the recipe's test sets.
         kinds: each source's kind.
     """
     labels = f"{shard.label}.parquet"
     inputs = [shard.sha256, *(test.identity for test in tests), *([repeats.files[labels]] if repeats else [])]
-    settings = {"repeats": plain(config), "leaks": plain(leaks), "kinds": dict(kinds)}
+    settings = {
+        "repeats": plain(config),
+        "function_words": sorted(function_words),
+        "leaks": plain(leaks),
+        "kinds": dict(kinds),
+    }
 
     def produce(folder: Path) -> Mapping[str, Any]:
         before = pq.read_table(shard.path)
@@ -115,30 +125,47 @@ def screen(
             table = judge_captions(table, tests, leaks, column="clean_caption", step=SCREEN)
         if repeats is not None:
             by_row = dict(zip(pending_rows(before), pq.read_table(repeats.path(labels)).to_pylist(), strict=True))
-            table = _drop_repeats(table, by_row, config)
+            likeness = Likeness(config.min_similarity, function_words or None)
+            table = _drop_repeats(table, by_row, config, likeness)
         save_parquet(table, folder / SHARD)
         return {"counts": {SCREEN: count_rows(before, table)}}
 
     return shard_of_commit(work.run(step_key(SCREEN, inputs, settings), produce), shard.shard_id)
 
 
-def _drop_repeats(table: pa.Table, labels: Mapping[int, Mapping[str, Any]], config: RepeatsConfig) -> pa.Table:
-    """Drop near duplicates of captions that stay, and captions beyond the cap; `labels` by row."""
+def _drop_repeats(
+    table: pa.Table, labels: Mapping[int, Mapping[str, Any]], config: RepeatsConfig, likeness: Likeness
+) -> pa.Table:
+    """Drop near duplicates of captions of the same image that stay, and captions beyond the cap; `labels` by row.
+
+    Two captions of a cluster are both like its first, which may be another image's, and need not be like each other.
+    """
     rows = pending_rows(table)
-    staying: dict[tuple[str, int], str] = {}
+    staying: dict[tuple[str, int], list[str]] = defaultdict(list)
     verdicts: list[Drop | None] = []
     for row, sample_id, caption in zip(
         rows, texts(table, "sample_id", rows), texts(table, "clean_caption", rows), strict=True
     ):
-        says = (sample_id, labels[row]["cluster"])
-        if config.near_captions and says in staying:
-            verdicts.append(Drop("near_duplicate_caption", f"like: {staying[says]}"[:_MAX_DETAIL]))
+        said = staying[sample_id, labels[row]["cluster"]]
+        like = _first_like(caption, said, likeness) if config.near_captions else None
+        if like is not None:
+            verdicts.append(Drop("near_duplicate_caption", f"like: {like}"[:_MAX_DETAIL]))
         elif config.common_captions and labels[row]["is_beyond_cap"]:
-            verdicts.append(Drop("common_caption", f"more than {config.max_images_per_caption} captions are like it"))
+            verdicts.append(Drop("common_caption", f"more than {config.max_images_per_caption} images have its like"))
         else:
             verdicts.append(None)
-            staying.setdefault(says, caption)
+            said.append(caption)
     return reject(table, rows, verdicts, step=SCREEN)
+
+
+def _first_like(caption: str, said: Sequence[str], likeness: Likeness) -> str | None:
+    """The first of some captions that this one is like."""
+    key = exact_key(caption) if said else ""
+    for other in said:
+        other_key = exact_key(other)
+        if other_key == key or likeness.alike(other_key, key):
+            return other
+    return None
 
 
 def _judge_images(

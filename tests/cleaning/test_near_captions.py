@@ -63,7 +63,7 @@ def invented(count: int, seed: int = 0) -> list[str]:
     ],
 )
 def test_nearly_the_same_words_are_one_cluster(left: str, right: str, tmp_path: Path) -> None:
-    options = {"function_words": {*FUNCTION_WORDS, "un", "ένα", "το"}}
+    options = {"function_words": {*FUNCTION_WORDS, "by", "un", "ένα", "το"}}
     assert clusters([left, "something else entirely", right], tmp_path, **options) == [0, 1, 0]
 
 
@@ -83,6 +83,19 @@ def test_nearly_the_same_words_are_one_cluster(left: str, right: str, tmp_path: 
         ("x", "y"),
         ("😀", "😀😀😀"),
         ("", "x"),
+        # The same words in another order.
+        ("a dog bites a man in the park", "a man bites a dog in the park"),
+        ("a red car parked behind a blue bus today", "a blue car parked behind a red bus today"),
+        ("the dog on the cat", "the cat on the dog"),
+        ("in the park 2 dogs chase 3 birds", "in the park 3 dogs chase 2 birds"),
+        # Signs and separators.
+        ("a smiling face on a yellow ball 😀", "a smiling face on a yellow ball 😡"),
+        ("a sign that says 5 > 3 on the wall", "a sign that says 5 < 3 on the wall"),
+        ("a price tag of -5 € in the shop window", "a price tag of 5 € in the shop window"),
+        ("a price tag of 5 $ in the shop window", "a price tag of 5 € in the shop window"),
+        ("a price tag of 1,5 € in the shop window", "a price tag of 5,1 € in the shop window"),
+        ("a bottle of 1.5 l on the kitchen table", "a bottle of 15 l on the kitchen table"),
+        ("plane f16a parked on the airfield", "plane f16b parked on the airfield"),
     ],
 )
 def test_another_thing_is_another_cluster(left: str, right: str, tmp_path: Path) -> None:
@@ -266,6 +279,15 @@ def test_which_rows_stay_does_not_depend_on_their_order(found: list[int], cap: i
         assert len(kept(rows) & members) == min(cap, len(members))
     larger = cap_captions(np.array(found, np.int64), [row[1] for row in rows], cap=cap + 1)
     assert kept(rows) <= {row[1] for row, is_dropped in zip(rows, larger, strict=True) if not is_dropped}
+
+
+def test_rows_of_one_image_share_a_place() -> None:
+    found = np.zeros(9, np.int64)
+    ids = ["many"] * 5 + ["one", "two", "three", "four"]
+    assert not cap_captions(found, ids, cap=5).any()
+    dropped = cap_captions(found, ids, cap=4)
+    assert len({identity for identity, gone in zip(ids, dropped, strict=True) if not gone}) == 4
+    assert len(set(dropped[:5].tolist())) == 1
 
 
 def test_a_cap_that_is_none_is_refused() -> None:

@@ -300,3 +300,25 @@ def test_repeated_captions_are_dropped_and_capped(tmp_path: Path, build: Build) 
     assert found == [{"drop_reason": "common_caption", "n": 2}, {"drop_reason": "near_duplicate_caption", "n": 1}]
     build(rows, "repeats.common_captions=false", "repeats.near_captions=false")
     assert query(tmp_path / "catalog", query_text).to_pylist() == []
+
+
+def test_two_captions_of_one_image_need_not_be_alike_because_a_third_one_elsewhere_is_like_both(
+    tmp_path: Path, build: Build
+) -> None:
+    for number in range(2):
+        save(photo(number), tmp_path / "photos" / f"{number}.jpg")
+    rows = [("0.jpg", "Un uomo con la barca vicino al grande lago")]
+    rows += [("1.jpg", f"Un uomo con la {what} vicino al grande lago") for what in ("barba", "banca")]
+    build(rows)
+    found = query(tmp_path / "catalog", "SELECT sample_id, drop_reason FROM rejects").to_pylist()
+    assert found == []
+
+
+def test_an_image_with_many_repeats_of_a_common_caption_takes_one_place(tmp_path: Path, build: Build) -> None:
+    rows: list[Row] = []
+    for number in range(5):
+        save(photo(number), tmp_path / "photos" / f"{number}.jpg")
+        rows += [(f"{number}.jpg", "Una foto di un bel gatto"), (f"{number}.jpg", "una foto di un bel gatto!")]
+    build(rows, "repeats.max_images_per_caption=4")
+    counted = "SELECT count(DISTINCT sample_id) AS n FROM captions WHERE outcome = 'kept'"
+    assert query(tmp_path / "catalog", counted).to_pylist() == [{"n": 4}]
