@@ -16,7 +16,8 @@ class RepeatsConfig:
         near_captions: drop captions that are nearly the same as an earlier one of the same image.
         min_similarity: from which on two captions are nearly the same, above 0, at most 1
             (`cleaning.near_captions.cluster_captions`).
-        common_captions: of captions that are said too often ("a photo of"), drop those of images beyond, by a hash of their ids.
+        common_captions: of captions that are said too often ("a photo of"), drop those beyond, by a hash of their
+            images' ids.
         max_images_per_caption: so many images may have a caption, or nearly that one.
     """
 

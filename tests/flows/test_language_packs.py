@@ -4,8 +4,10 @@ from pathlib import Path
 import pytest
 
 from cleaning.language import detectable_languages
+from cleaning.near_captions import cluster_captions
 from data_catalog.errors import ConfigError
 from data_catalog.language_pack import LanguagePack
+from flows.inputs import all_function_words
 from flows.language_packs import available_language_packs, load_language_pack, load_language_packs
 
 
@@ -55,6 +57,7 @@ def test_a_pack_of_ones_own(tmp_path: Path) -> None:
         (b"code = '\xff'\n", "is not TOML"),
         (b"code = 'EU'\n", "code must be lower-case"),
         (b"code = 'eu'\nfunction_words = [\"l'\"]\n", "without apostrophe"),
+        (b"code = 'eu'\nnegations = ['ez']\n", "negations must be among function_words, got 'ez'"),
         (b"code = 'eu'\nshared_words = ['bar']\n", "four letters or more"),
         (b"code = 'eu'\nshared_words = ['Hotel']\n", "lower-case words"),
         (b"code = 'eu'\nprompt_templates = ['argazkia']\n", "hold {c} once"),
@@ -73,3 +76,11 @@ def test_templates_of_a_pack_fill_in() -> None:
     for pack in load_language_packs().values():
         for template in pack.prompt_templates:
             assert [name for _, name, _, _ in string.Formatter().parse(template) if name] == ["c"]
+
+
+def test_near_captions_share_their_negations(tmp_path: Path) -> None:
+    words = all_function_words(load_language_packs())
+    captions = [f"a man walking {word} a small dog in the park" for word in ("with", "without", "by")]
+    found = cluster_captions(lambda: iter([captions]), similarity=0.85, scratch=tmp_path, function_words=words)
+    assert found.tolist() == [0, 1, 0]
+    assert {"senza", "ohne", "sense", "χωρίς"}.isdisjoint(words)
