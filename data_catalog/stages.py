@@ -35,22 +35,6 @@ def apply_transform(table: pa.Table, transform: Transform, *, read: str, write: 
     return set_values(table, write, rows, transform(texts(table, read, rows)))
 
 
-def apply_check(table: pa.Table, check: Check, *, read: str, step: str, where: pa.Array | None = None) -> pa.Table:
-    """Reject, in the name of `step`, the pending rows whose `read` text the check drops.
-
-    Args:
-        where: boolean array; the check judges only the pending rows where it is true.
-    """
-    rows = pending_rows(table, where)
-    return reject(table, rows, check(texts(table, read, rows)), step=step)
-
-
-def apply_column_check(table: pa.Table, check: ColumnCheck, *, step: str, where: pa.Array | None = None) -> pa.Table:
-    """Reject, in the name of `step`, the pending rows that the check drops; it sees whole rows, and only those."""
-    rows = pending_rows(table, where)
-    return reject(table, rows, check(table.take(pa.array(rows, pa.int64()))), step=step)
-
-
 def apply_measure(
     table: pa.Table, measure: Measure, *, source: str, target: str, where: pa.Array | None = None
 ) -> pa.Table:
