@@ -72,9 +72,7 @@ ENGINES = {
 }
 
 
-def language_identifier(
-    expected: str, *, candidates: Collection[str] = (), engine: str = "cascade"
-) -> Callable[[Sequence[str]], list[LanguageVerdict]]:
+def language_identifier(expected: str, *, candidates: Collection[str] = (), engine: str = "cascade") -> Identifier:
     """What tells the languages of texts that should be in `expected`: one verdict a text, in their order.
 
     A verdict depends on nothing but the text and these arguments. Models are loaded at the first text, from installed
@@ -162,14 +160,17 @@ def wrong_language(
     def judge(verdict: LanguageVerdict, text: str) -> Drop | None:
         if verdict.language is None or verdict.probability is None or verdict.margin is None or verdict.margin >= 0:
             return None
-        # The likeliest language is another one, so that the margin tells how much the expected one has.
+        # Out of a column 0.9 comes back as 0.899999976. The likeliest language is another one, so that the margin
+        # tells how much the expected one has.
+        probability = round(verdict.probability, _DECIMALS)
         expected_probability = round(verdict.probability + verdict.margin, _DECIMALS)
-        if verdict.probability < min_other_probability or expected_probability >= min_probability:
+        if probability < min_other_probability or expected_probability >= min_probability:
             return None
         if count_letters(text) < min_letters * (_CONFUSABLE_FACTOR if verdict.language in confusable else 1):
             return None
         # Cut, not rounded: 0.999 shows as 0.99, never as certainty.
-        return Drop("wrong_language", f"{verdict.language} 0.{min(int(verdict.probability * 100), 99):02}")
+        percent = min(int(round(100 * probability, 2)), 99)
+        return Drop("wrong_language", f"{verdict.language} 0.{percent:02}")
 
     return [judge(verdict, text) for verdict, text in zip(verdicts, texts, strict=True)]
 
