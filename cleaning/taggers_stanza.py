@@ -89,7 +89,7 @@ def _is_listed(code: str) -> bool:
 
 @functools.cache
 def _loaded(code: str, folder: Path) -> StanzaTagger | None:
-    import stanza  # type: ignore[import-untyped]
+    import stanza
 
     try:
         pipeline = stanza.Pipeline(
