@@ -3,7 +3,8 @@
 The paper drops captions of which at least 80 % of the tokens are tagged PROPN: so does `tagged_proper_nouns`, with any
 `Tagger` (`cleaning.taggers` finds one). Without a tagger, `proper_noun_share` is a rule of thumb:
 
-- Words of content are those of letters only that are no function words of the language; numbers do not count.
+- Words of content are those that begin with a letter and are no function words of the language; unlike with a tagger,
+  nothing else counts: "Kim Rhodes nel 2010" is two names of two words.
 - A word of content with a capital is a proper noun. At the start of a sentence the capital says so only if the next
   word is a word of content with a capital, too: "Dora Riparia", but not "Gatto nero" or "Chiesa di San Marco"; and
   only if the word is not among the common nouns that are given: "Piazza Garibaldi".

@@ -20,6 +20,8 @@ PACKS = load_language_packs()
         ("it", "Kim Rhodes", "2 of 2 words"),
         ("it", "Ralph George Hawtrey", "3 of 3 words"),
         ("it", "Kim Rhodes nel 2010", "2 of 2 words"),
+        ("it", "La Torre di Pisa", "2 of 2 words"),
+        ("it", "Enzo Ferrari con la Ferrari nel 1960", "3 of 3 words"),
         ("it", "G. H. Hardy", "3 of 3 words"),
         ("it", "La Dora Riparia", "2 of 2 words"),
         ("it", "Émile Zola", "2 of 2 words"),
