@@ -5,6 +5,7 @@ to measure, and is never held against a translation.
 """
 
 import re
+import unicodedata
 from collections.abc import Collection, Sequence
 
 from cleaning.scripts import count_letters, count_unspaced_words, fold_case, split_tokens, split_words
@@ -67,7 +68,7 @@ def copied_share(source: str, target: str, shared_words: Collection[str] = froze
     suspects = set(words).intersection(split_words(source.casefold())).difference(shared_words)
     if not suspects:
         return 0.0
-    suspects = {word for word in suspects if word.replace("-", "").isalpha()} - _names(source)
+    suspects = {word for word in suspects if _is_spelt(word)} - _names(source)
     return sum(word in suspects for word in words) / num_words
 
 
@@ -135,11 +136,16 @@ _KEPT = re.compile(r"\"[^\"]*\"|[“„][^“”]*[“”]|«[^»]*»|»[^«]*«
 _SENTENCE_START = re.compile(r"(?:^|(?<=[.!?:])\s+)[^\w\s]*(\w\S*)(?:(?=\s+(\S*)))?")
 
 
+def _is_spelt(word: str) -> bool:
+    """Whether a word has but letters, their marks (vowel signs, points) and hyphens: no digit, and no address has."""
+    return all(char == "-" or unicodedata.category(char)[0] in "LM" for char in word)
+
+
 def _names(source: str) -> set[str]:
     """Words of the source, in lower case, that have a capital which no start of a sentence explains."""
     if source.islower() or source.isupper():
         return set()
-    names = {word.casefold() for word in split_words(source) if not word.islower()}
+    names = {word.casefold() for word in split_words(source) if word != word.lower()}
     for first, second in _SENTENCE_START.findall(source):
         if second[:1].islower():
             names.difference_update(word.casefold() for word in split_words(first) if word[1:].islower())

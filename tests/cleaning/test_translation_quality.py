@@ -57,6 +57,10 @@ def test_length_ratio(source: str, target: str, ratio: float | None) -> None:
         # Words of scripts without spaces count by their letters, and marks cut none in two.
         ("a kitten on a mat", "一只 kitten 在垫子上面", 1 / 5),
         ("a kitten here", "बिल्ली का kitten", 1 / 2),
+        # Nothing is a name for want of small letters, nor an address for its vowel signs.
+        ("قطة تنام هنا", "القط تنام هنا", 1 / 2),
+        ("बिल्ली घर में", "बिल्ली तालाब में", 1 / 2),
+        ("סוּס לָבָן", "סוּס שָׁחוֹר", 1 / 2),
         ("🙂", "🙂", None),
         ("", "", None),
     ],
