@@ -7,6 +7,8 @@ from collections.abc import Collection, Iterable, Sequence
 
 import numpy as np
 import numpy.typing as npt
+from rapidfuzz import fuzz, process
+from rapidfuzz.distance import OSA, LCSseq
 
 from cleaning.duplicates import exact_key
 from cleaning.scripts import split_tokens
@@ -38,8 +40,6 @@ class Likeness:
 
     def alike(self, left: str, right: str) -> bool:
         """Whether two captions are near-duplicates."""
-        from rapidfuzz import fuzz
-
         score = fuzz.ratio(left, right)
         if score < self._cutoff:
             score = fuzz.token_sort_ratio(left, right)
@@ -57,8 +57,6 @@ class Likeness:
 
     def _near(self, left: Sequence[str], right: Sequence[str], *, moved: bool, threads: int) -> npt.NDArray[np.bool_]:
         """Whether the letters of each pair are similar enough, with the words moved into alphabetical order or not."""
-        from rapidfuzz import fuzz, process
-
         scorer = fuzz.token_sort_ratio if moved else fuzz.ratio
         scores = process.cpdist(
             left, right, scorer=scorer, score_cutoff=self._cutoff, dtype=np.float64, workers=threads
@@ -74,18 +72,21 @@ class Likeness:
     def _same_content(self, left: str, right: str) -> bool:
         """Whether each word of content of one has its like in the other, and all but one are in the same order."""
         mine, others = split_tokens(left), split_tokens(right)
-        if self._is_content_lost(others, mine) or self._is_content_lost(mine, others):
+        alias = self._likes_of_content(others, mine)
+        if alias is None or self._likes_of_content(mine, others) is None:
             return False
-        known = dict.fromkeys(mine)
-        new = set(others).difference(known)
-        alias = {word: next((like for like in known if _same_word(word, like)), word) for word in new}
         mine, others = self._content_of(mine), self._content_of([alias.get(word, word) for word in others])
-        return _num_moved(mine, others) <= (min(len(mine), len(others)) > 2)
+        return mine == others or _num_moved(mine, others) <= (min(len(mine), len(others)) > 2)
 
-    def _is_content_lost(self, words: Sequence[str], others: Sequence[str]) -> bool:
-        """Whether one of the words is of content, and unlike all the others."""
-        told = set(others)
-        return any(not any(_same_word(word, other) for other in told) for word in self._content_of(set(words) - told))
+    def _likes_of_content(self, words: Sequence[str], others: Sequence[str]) -> dict[str, str] | None:
+        """For words of content that the others lack, the first that each is like; None where one is like no other."""
+        likes: dict[str, str] = {}
+        for word in self._content_of(set(words).difference(others)):
+            like = next((other for other in others if _same_word(word, other)), None)
+            if like is None:
+                return None
+            likes[word] = like
+        return likes
 
     def _content_of(self, words: Iterable[str]) -> list[str]:
         return [word for word in words if word not in (self._function_words or ())]
@@ -113,17 +114,15 @@ def figure_marks(keys: Sequence[str]) -> npt.NDArray[np.uint64]:
 
 def _num_moved(left: Sequence[str], right: Sequence[str]) -> int:
     """How many words of the shorter one stand in another order than in the longer one."""
-    from rapidfuzz.distance import LCSseq
-
     return min(len(left), len(right)) - int(LCSseq.similarity(left, right))
 
 
 def _same_word(left: str, right: str) -> bool:
     """Whether two words are spellings or numbers of one: "horse", "hrose" and "horses", "gatto" and "gatti"."""
-    from rapidfuzz.distance import OSA
-
-    short, long = sorted((left, right), key=len)
-    if len(short) >= MIN_LETTERS_OF_A_SLIP and OSA.distance(short, long, score_cutoff=1) <= 1:
+    short, long = (left, right) if len(left) <= len(right) else (right, left)
+    num_more = len(long) - len(short)
+    if num_more > MAX_LETTERS_OF_AN_ENDING or len(short) < MIN_LETTERS_OF_A_STEM:
+        return False
+    if long.startswith(short):
         return True
-    ending = len(long) - len(short)
-    return len(short) >= MIN_LETTERS_OF_A_STEM and ending <= MAX_LETTERS_OF_AN_ENDING and long.startswith(short)
+    return num_more <= 1 and len(short) >= MIN_LETTERS_OF_A_SLIP and OSA.distance(short, long, score_cutoff=1) <= 1
