@@ -16,6 +16,13 @@ _KEPT_ASCII = "0123456789abcdefghijklmnopqrstuvwxyz"
 _ASCII_TABLE = {code: None for code in range(128) if chr(code) not in _KEPT_ASCII}
 _VARIATION_SELECTORS = frozenset([*range(0xFE00, 0xFE10), *range(0xE0100, 0xE01F0)])
 _GREEK = re.compile("[\u0370-\u03ff\u1f00-\u1fff]")
+# Signs of vowels and of reading that most people leave out, in Hebrew and Arabic; the letters that are drawn out.
+_HEBREW_POINTS = range(0x0591, 0x05C8)
+_ARABIC_SIGNS = (*range(0x064B, 0x0653), 0x0670)
+_TATWEEL = 0x0640
+_UNWRITTEN = frozenset((*_HEBREW_POINTS, *_ARABIC_SIGNS, _TATWEEL))
+# Between digits; not before three of them, where it parts thousands.
+_DECIMAL_POINT = re.compile(r"[.,\u066b\uff0c\uff0e](?<=\d.)(?=\d)(?!\d{3}(?!\d))")
 
 
 class _Kept(dict[int, int | None]):
@@ -31,22 +38,31 @@ class _Kept(dict[int, int | None]):
         return self[code]
 
 
-_KEPT = _Kept()
+_KEPT = _Kept(dict.fromkeys(_UNWRITTEN))
 
 
 def caption_key(text: str) -> str:
     """What is left of a caption for comparing: its letters, combining marks and digits, in one case and width.
 
-    Spaces, all punctuation, symbols, emoji and invisible characters are out, so that a copy may be punctuated, spaced
-    or decorated otherwise, in scripts with and without spaces. Accents stay ("pesca" is not "pescà"), except in Greek,
-    which leaves them out in capitals. "Ｃａｆé!" and "cafe\u0301" have one key. May be empty.
+    Spaces, punctuation, symbols, emoji and invisible characters are out, so that a copy may be punctuated, spaced or
+    decorated otherwise, in scripts with and without spaces; but "1.5 m" and "1,5 m" are not "15 m". Accents stay
+    ("pesca" is not "pescà"), except in Greek, which leaves them out in capitals; the points of Hebrew and the vowel
+    signs of Arabic are out. "Ｃａｆé!" and "cafe\u0301" have one key. May be empty.
     """
+    key = _letters(text)
+    if key.isalpha() or not _DECIMAL_POINT.search(text):  # no digits, as in most captions
+        return key
+    return ".".join(map(_letters, _DECIMAL_POINT.split(text)))
+
+
+def _letters(text: str) -> str:
     if text.isascii():
         return text.lower().translate(_ASCII_TABLE)
     letters = unicodedata.normalize("NFKC", text).translate(_KEPT)
     letters = unicodedata.normalize("NFC", letters)  # marks meet their letters again where something stood between
     folded = fold_case(letters) if _GREEK.search(letters) else letters.casefold()
-    return unicodedata.normalize("NFKC", folded)
+    # Turkish has two letters i, each with a capital, which other languages and careless hands take for one.
+    return unicodedata.normalize("NFKC", folded.replace("i\u0307", "i").replace("\u0131", "i"))
 
 
 def caption_digest(text: str) -> int:
