@@ -2,13 +2,15 @@
 
 import logging
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 from data_catalog.errors import ConfigError
+from data_catalog.file_hashes import FileHashes
 from data_catalog.manifest import Snapshot
-from data_catalog.shards import sha256_of
 from flows.recipe import Recipe
 from flows.source_settings import TestSetSettings
+from flows.upstream_hashes import entries_identity, file_entries, location_digest, open_hashes
 from flows.what_settings import test_set_settings
 
 logger = logging.getLogger(__name__)
@@ -20,7 +22,8 @@ def require_guarded(snapshot: Snapshot, recipe: Recipe) -> None:
     Raises:
         ConfigError: says which test sets, and why.
     """
-    problems = list(_problems(snapshot.manifest, recipe))
+    root = snapshot.folder.parents[2]
+    problems = list(_problems(snapshot.manifest, recipe, root))
     if problems:
         raise ConfigError(
             f"{snapshot.dataset} (snapshot {snapshot.snapshot}) may hold what the model is to be measured on: "
@@ -28,7 +31,8 @@ def require_guarded(snapshot: Snapshot, recipe: Recipe) -> None:
         )
 
 
-def _problems(manifest: Mapping[str, Any], recipe: Recipe) -> Iterator[str]:
+def _problems(manifest: Mapping[str, Any], recipe: Recipe, root: Path) -> Iterator[str]:
+    hashes = open_hashes(root)
     guarded: Mapping[str, Any] = manifest.get("test_sets", {})
     for name, entry in sorted(guarded.items()):
         if not entry["guarded_by"]:
@@ -37,18 +41,41 @@ def _problems(manifest: Mapping[str, Any], recipe: Recipe) -> Iterator[str]:
     for test_set in recipe.test_sets:
         if test_set.name not in guarded:
             yield f"it was built without test set {test_set.name}"
-        elif _is_another(test_set, guarded[test_set.name], known[test_set.name]):
+        elif _is_another(test_set, guarded[test_set.name], known[test_set.name], hashes):
             yield f"test set {test_set.name} was another one when it was built"
+        elif recipe.leaks.by_pixels:
+            yield from _image_problems(test_set, guarded[test_set.name], root, hashes)
 
 
-def _is_another(test_set: TestSetSettings, entry: Mapping[str, Any], settings: Mapping[str, Any]) -> bool:
-    """Whether settings or files differ; files and images that are gone since have been looked at."""
+def _is_another(
+    test_set: TestSetSettings, entry: Mapping[str, Any], settings: Mapping[str, Any], hashes: FileHashes
+) -> bool:
+    """Whether settings or files differ; files that are gone since have been looked at."""
     now = test_set_settings(test_set)
     if any(now[name] != settings[name] for name in now if name != "has_images"):
         return True
     try:
-        files = test_set.kind.upstream_files(test_set.config)
+        files = file_entries(test_set, hashes)
     except ConfigError as error:
         logger.warning("test set %s is taken for the one that was guarded against: %s", test_set.name, error)
         return False
-    return sorted(map(sha256_of, files)) != sorted(file["sha256"] for file in entry["files"])
+    return entries_identity(files) != entries_identity(entry["files"])
+
+
+def _image_problems(
+    test_set: TestSetSettings, entry: Mapping[str, Any], root: Path, hashes: FileHashes
+) -> Iterator[str]:
+    """What keeps the set's images, where the recipe has some, from being those that were looked at."""
+    location = test_set.kind.images(test_set.config)
+    if location is None:
+        return
+    if entry.get("images") is None:
+        yield f"no images of test set {test_set.name} were looked at when it was built"
+        return
+    try:
+        now = location_digest(location, root, hashes)
+    except ConfigError as error:
+        logger.warning("the images of test set %s are taken for those looked at: %s", test_set.name, error)
+        return
+    if now != entry["images"]:
+        yield f"the images of test set {test_set.name} were others when it was built"

@@ -11,14 +11,14 @@ from data_catalog.file_hashes import FileHashes
 from data_catalog.ingest import Source
 from data_catalog.language_pack import LanguagePack
 from data_catalog.shards import digest
-from data_catalog.sources.image_files import image_locations
 from data_catalog.sources.scenes.upstream import draw_upstream
 from flows.engines import open_engine, open_reverse_engine
 from flows.language_packs import language_pack, load_language_packs, named_language_packs, target_language_pack
 from flows.recipe import Recipe
 from flows.settings import plain
-from flows.source_settings import SourceSettings, TestSetSettings
+from flows.source_settings import SourceSettings
 from flows.step_outputs import VERSIONS
+from flows.upstream_hashes import entries_identity, file_entries, location_digest, open_hashes
 from flows.what_settings import source_settings, what_settings
 from translation.engine import Translator
 
@@ -63,18 +63,18 @@ def open_inputs(recipe: Recipe, root: Path) -> Inputs:
     named = named_language_packs(recipe)
     pack = target_language_pack(recipe, named)
     for source in recipe.sources:
-        source.kind.check(source.config)
+        source.check()
         _require_contact(source, recipe)
     for test_set in recipe.test_sets:
-        test_set.kind.check(test_set.config)
+        test_set.check()
     tagger = find_tagger(pack, recipe.check.proper_noun_tagger) if recipe.check.proper_noun_check else None
     translator = open_engine(recipe, root)
     reverse = open_reverse_engine(recipe, root) if translator else None
-    hashes = FileHashes(root / "file-hashes.json")
+    hashes = open_hashes(root)
     sources = [_source(settings, hashes) for settings in recipe.sources]
     locations = _locations(recipe)
-    location_digests = {location: _location_digest(location, root, hashes) for location in locations.values()}
-    test_files = {test_set.name: _file_entries(test_set, hashes) for test_set in recipe.test_sets}
+    location_digests = {location: location_digest(location, root, hashes) for location in locations.values()}
+    test_files = {test_set.name: file_entries(test_set, hashes) for test_set in recipe.test_sets}
     test_images = _test_images(recipe, root, hashes)
     hashes.save()
     packs = packs_of_captions(recipe, named, pack)
@@ -83,7 +83,7 @@ def open_inputs(recipe: Recipe, root: Path) -> Inputs:
             "settings": what_settings(recipe),
             "inputs": {source.name: sorted(source.file_hashes) for source in sources},
             "images": {name: location_digests[location] for name, location in locations.items()},
-            "test_sets": {name: sorted(file["sha256"] for file in files) for name, files in test_files.items()},
+            "test_sets": {name: entries_identity(files) for name, files in test_files.items()},
             "test_images": test_images,
             "tagger": tagger.name if tagger else None,
             "engine": translator.fingerprint if translator else None,
@@ -138,7 +138,7 @@ def _pivot_pack(recipe: Recipe, named: Mapping[str, LanguagePack]) -> dict[str, 
 
 
 def _source(settings: SourceSettings, hashes: FileHashes) -> Source:
-    files = settings.kind.upstream_files(settings.config)
+    files = settings.upstream_files()
     return Source(
         name=settings.name,
         files=files,
@@ -148,31 +148,12 @@ def _source(settings: SourceSettings, hashes: FileHashes) -> Source:
     )
 
 
-def _file_entries(test_set: TestSetSettings, hashes: FileHashes) -> list[dict[str, str]]:
-    files = test_set.kind.upstream_files(test_set.config)
-    return [{"name": file.name, "sha256": hashes.sha256(file)} for file in files]
-
-
 def _test_images(recipe: Recipe, root: Path, hashes: FileHashes) -> dict[str, str]:
     found = {test_set.name: test_set.kind.images(test_set.config) for test_set in recipe.test_sets}
-    return {name: _location_digest(str(place), root, hashes) for name, place in found.items() if place is not None}
+    return {name: location_digest(str(place), root, hashes) for name, place in found.items() if place is not None}
 
 
 def _locations(recipe: Recipe) -> dict[str, str]:
     """Where local images are, of the sources that have some."""
     found = {settings.name: settings.kind.images(settings.config) for settings in recipe.sources}
     return {name: str(location) for name, location in found.items() if location is not None}
-
-
-def _location_digest(location: str, root: Path, hashes: FileHashes) -> str:
-    """Of a location of images; of several, in any order, since which of them holds an image makes no difference."""
-    digests = sorted(_place_digest(path, root, hashes) for path in image_locations(location))
-    return digests[0] if len(digests) == 1 else digest(digests)
-
-
-def _place_digest(place: Path, root: Path, hashes: FileHashes) -> str:
-    """Of a folder, zip or tar of images; of a folder that holds the root too, the root is no part."""
-    if not place.is_dir():
-        return hashes.sha256(place)
-    upstream = place.absolute().is_relative_to(root.absolute())
-    return hashes.folder_digest(place, without=root / "datasets" if upstream else root)

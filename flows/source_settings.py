@@ -1,8 +1,10 @@
 """The tables of a recipe that name upstream files: `[sources.NAME]` and `[test_sets.NAME]`, each of its kind."""
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from data_catalog.errors import ConfigError
@@ -19,6 +21,20 @@ class SourceSettings:
     kind: SourceKind
     config: Any
 
+    def check(self) -> None:
+        """Raise ConfigError, which names the table, where what it names cannot be read."""
+        with _naming(f"sources.{self.name}"):
+            self.kind.check(self.config)
+
+    def upstream_files(self) -> list[Path]:
+        """The files that it names.
+
+        Raises:
+            ConfigError: as `check` does.
+        """
+        with _naming(f"sources.{self.name}"):
+            return self.kind.upstream_files(self.config)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TestSetSettings:
@@ -27,6 +43,29 @@ class TestSetSettings:
     name: str
     kind: TestSetKind
     config: Any
+
+    def check(self) -> None:
+        """Raise ConfigError, which names the table, where what it names cannot be read."""
+        with _naming(f"test_sets.{self.name}"):
+            self.kind.check(self.config)
+
+    def upstream_files(self) -> list[Path]:
+        """The files that it names.
+
+        Raises:
+            ConfigError: as `check` does.
+        """
+        with _naming(f"test_sets.{self.name}"):
+            return self.kind.upstream_files(self.config)
+
+
+@contextmanager
+def _naming(path: str) -> Iterator[None]:
+    """Say which table of the recipe an error is about, and how to do without it."""
+    try:
+        yield
+    except ConfigError as error:
+        raise ConfigError(f"{path}: {error}. To do without it: --set {path}.enabled=false") from error
 
 
 def read_sources(tables: Any, target: str) -> tuple[SourceSettings, ...]:

@@ -20,6 +20,7 @@ from data_catalog.test_sets.images import TestImage
 from data_catalog.work import Commit, WorkStore
 from flows.source_settings import TestSetSettings
 from flows.step_outputs import TEST_SET, step_key
+from flows.upstream_hashes import entries_identity
 from flows.what_settings import test_set_settings
 
 if TYPE_CHECKING:
@@ -56,12 +57,14 @@ class TestContents:
         kind: of its files.
         file_hashes: name and sha256 of each of them.
         commit: what `read_test_set` wrote.
+        images_digest: of the location of its images, or None where none were looked at.
     """
 
     name: str
     kind: str
     file_hashes: Sequence[Mapping[str, str]]
     commit: Commit
+    images_digest: str | None
 
     @property
     def identity(self) -> str:
@@ -92,6 +95,7 @@ class TestContents:
         return {
             "kind": self.kind,
             "files": list(self.file_hashes),
+            "images": self.images_digest if leaks.by_pixels else None,
             **facts,
             "action": leaks.action,
             "guarded_by": [way for way, is_used in ways.items() if is_used],
@@ -112,9 +116,9 @@ def read_test_set(
     Args:
         min_words: captions of fewer words are left out.
         file_hashes: name and sha256 of each of its files, in order.
-        location_digest: of the location of its images, or None where there is none.
+        location_digest: of the location of its images; None: they are not looked at, or there are none.
     """
-    inputs = [*(file["sha256"] for file in file_hashes), *([location_digest] if location_digest else [])]
+    inputs = [digest(entries_identity(file_hashes)), *([location_digest] if location_digest else [])]
     settings = {**test_set_settings(test_set), "min_words": min_words}
 
     def produce(folder: Path) -> Mapping[str, Any]:
@@ -123,7 +127,7 @@ def read_test_set(
         identities = _identity_rows(images)
         save_parquet(identities, folder / IDENTITIES_FILE)
         save_parquet(pa.table({"digest": pa.array(sorted(captions), pa.uint64())}), folder / CAPTIONS_FILE)
-        location = test_set.kind.images(test_set.config)
+        location = test_set.kind.images(test_set.config) if location_digest else None
         if location is None:
             save_parquet(VIEWS.empty_table(), folder / PIXELS_FILE)
         else:
@@ -142,7 +146,13 @@ def read_test_set(
         }
 
     commit = work.run(step_key(TEST_SET, inputs, settings), produce)
-    return TestContents(name=test_set.name, kind=test_set.kind.kind, file_hashes=file_hashes, commit=commit)
+    return TestContents(
+        name=test_set.name,
+        kind=test_set.kind.kind,
+        file_hashes=file_hashes,
+        commit=commit,
+        images_digest=location_digest,
+    )
 
 
 def _num_hashed(path: Path) -> int:

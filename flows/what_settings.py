@@ -24,7 +24,7 @@ HOW_SETTINGS = {
     "translate": {"package", "model", "reverse_package", "reverse_model", "inter_threads", "max_characters"},
     "scenes": {"folder"},
     "sources": {"files", "images"},
-    "test_sets": {"files", "images", "captions"},
+    "test_sets": {"files", "images", "num_images"},
 }
 
 _WHAT_SECTIONS = (

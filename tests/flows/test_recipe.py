@@ -1,13 +1,16 @@
 """Recipes: what is wrong is named with its path, before work starts."""
 
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
 
 from data_catalog.errors import ConfigError
 from data_catalog.images.hosts import HostLimits
-from flows.recipe import load_recipe, recipe_names, recipe_summary
-from flows.what_settings import what_settings
+from data_catalog.sources.registry import SOURCE_KINDS
+from data_catalog.test_sets.registry import TEST_SET_KINDS
+from flows.recipe import SECTIONS, load_recipe, recipe_names, recipe_summary
+from flows.what_settings import HOW_SETTINGS, what_settings
 
 MINIMAL = """
 target_language = "en"
@@ -112,3 +115,21 @@ def test_places_and_workers_are_not_part_of_what_a_dataset_is(tmp_path: Path) ->
     assert settings["source_order"] == ["mine"], "the order decides which of two equal images stays"
     stricter = load_recipe(path, root=tmp_path, overrides=["check.min_words=4"])
     assert what_settings(stricter) != settings
+
+
+def test_settings_that_are_no_part_of_a_dataset_are_settings() -> None:
+    kinds = {"sources": SOURCE_KINDS, "test_sets": TEST_SET_KINDS}
+    for section, names in HOW_SETTINGS.items():
+        configs = [kind.config_type for kind in kinds[section].values()] if section in kinds else [SECTIONS[section]]
+        assert names <= {field.name for config in configs for field in fields(config)}
+
+
+def test_a_file_that_is_missing_is_told_with_its_table_and_how_to_do_without(tmp_path: Path) -> None:
+    for section, kind in (("sources", "mscoco"), ("test_sets", "coco")):
+        path = tmp_path / "missing.toml"
+        head = 'target_language = "it"\n[sources.wit]\nfiles = ["wit.tsv"]'
+        path.write_text(f'{head}\n[{section}.own]\nkind = "{kind}"\nfiles = ["no.json"]', "utf-8")
+        table = getattr(load_recipe(str(path), root=tmp_path), section)[-1]
+        for ask in (table.check, table.upstream_files):
+            with pytest.raises(ConfigError, match=rf"{section}\.own: .*no\.json.*--set {section}\.own\.enabled=false"):
+                ask()

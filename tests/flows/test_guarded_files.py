@@ -1,0 +1,132 @@
+"""What makes a test set the one that a dataset was guarded against: names and contents of its files, and its images."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from data_catalog.catalog import query
+from data_catalog.errors import ConfigError
+from data_catalog.manifest import require_snapshot
+from flows.build import BuildReport, build_dataset
+from flows.execution import LocalExecutor
+from flows.guarded import require_guarded
+from flows.recipe import Recipe, load_recipe
+
+ITALIAN, ENGLISH = "Tre barche a vela al tramonto", "Three sailing boats at sunset"
+Load = Callable[..., Recipe]
+Build = Callable[[Recipe], BuildReport]
+
+
+@pytest.fixture
+def load(tmp_path: Path) -> Load:
+    """Reads a recipe of one local image of each caption; TOML and overrides may follow."""
+    (tmp_path / "photos").mkdir()
+    for place, colour in enumerate(("navy", "crimson")):
+        picture = Image.new("RGB", (200, 200), colour)
+        picture.paste("white", (20 + 60 * place, 30, 90 + 60 * place, 160))
+        picture.save(tmp_path / "photos" / f"{place}.png")
+    rows = f"image\tcaption\n0.png\t{ITALIAN}\n1.png\tUn gatto dorme sul divano rosso\n"
+    (tmp_path / "pairs.tsv").write_text(rows, "utf-8")
+
+    def run(more: str, *overrides: str) -> Recipe:
+        path = tmp_path / "files.toml"
+        path.write_text(
+            f"""
+            target_language = "it"
+            [sources.own]
+            kind = "pairs"
+            files = ["{tmp_path}/pairs.tsv"]
+            images = "{tmp_path}/photos"
+            path_column = "image"
+            caption_column = "caption"
+            lang = "it"
+            {more}
+            """,
+            "utf-8",
+        )
+        return load_recipe(str(path), root=tmp_path / "catalog", overrides=overrides)
+
+    return run
+
+
+@pytest.fixture
+def build(tmp_path: Path) -> Build:
+    """Builds a recipe's dataset."""
+
+    def run(recipe: Recipe) -> BuildReport:
+        with LocalExecutor(2) as executor:
+            return build_dataset(recipe, root=tmp_path / "catalog", executor=executor)
+
+    return run
+
+
+def dropped(tmp_path: Path) -> list[str]:
+    rows = query(tmp_path / "catalog", "SELECT drop_reason FROM rejects ORDER BY ALL").to_pylist()
+    return [row["drop_reason"] for row in rows]
+
+
+def guard(tmp_path: Path, recipe: Recipe) -> None:
+    require_guarded(require_snapshot(tmp_path / "catalog", recipe.name), recipe)
+
+
+def write_xtd10(folder: Path, **captions: str) -> str:
+    """XTD10's lists of one image below a folder; TOML that names them."""
+    folder.mkdir(exist_ok=True)
+    (folder / "test_image_names.txt").write_text("COCO_train2014_000000391895.jpg\n", "utf-8")
+    for language, caption in captions.items():
+        (folder / f"test_1kcaptions_{language}.txt").write_text(f"{caption}\n", "utf-8")
+    return f'[test_sets.xtd10]\nfiles = ["{folder}/*.txt"]\nnum_images = 1'
+
+
+def test_files_that_change_their_names_are_another_test_set(tmp_path: Path, load: Load, build: Build) -> None:
+    build(load(write_xtd10(tmp_path / "xtd10", it=ENGLISH, en=ITALIAN)))
+    assert dropped(tmp_path) == []  # only the Italian list counts
+    swapped = load(write_xtd10(tmp_path / "xtd10", it=ITALIAN, en=ENGLISH))
+    with pytest.raises(ConfigError, match="test set xtd10 was another one when it was built"):
+        guard(tmp_path, swapped)
+    assert not build(swapped).up_to_date
+    assert dropped(tmp_path) == ["test_caption"]
+    guard(tmp_path, swapped)
+
+
+def test_where_its_files_lie_makes_no_other_test_set(tmp_path: Path, load: Load, build: Build) -> None:
+    build(load(write_xtd10(tmp_path / "xtd10", it=ITALIAN, en=ENGLISH)))
+    write_xtd10(tmp_path / "moved", it=ITALIAN, en=ENGLISH)
+    (tmp_path / "aside").mkdir()
+    (tmp_path / "moved" / "test_image_names.txt").rename(tmp_path / "aside" / "test_image_names.txt")
+    lists = [f"{tmp_path}/moved/*.txt", f"{tmp_path}/aside/*.txt"]  # in another order, too
+    moved = load(f"[test_sets.xtd10]\nfiles = {lists}\nnum_images = 1")
+    assert build(moved).up_to_date
+    guard(tmp_path, moved)
+
+
+def test_how_many_images_there_must_be_makes_no_other_test_set(tmp_path: Path, load: Load, build: Build) -> None:
+    held = write_xtd10(tmp_path / "xtd10", it=ITALIAN)
+    build(load(held))
+    unbounded = load(held, "test_sets.xtd10.num_images=0")
+    guard(tmp_path, unbounded)
+    assert build(unbounded).up_to_date
+
+
+def test_images_of_a_test_set_are_those_that_were_looked_at(tmp_path: Path, load: Load, build: Build) -> None:
+    folder = tmp_path / "held"
+    captions = write_xtd10(tmp_path / "xtd10", it="Un mercato affollato in una piazza antica")
+    with_images = f'{captions}\nimages = "{folder}"'
+    folder.mkdir()
+    image = folder / "COCO_train2014_000000391895.jpg"
+    Image.linear_gradient("L").save(image)
+    build(load(captions))
+    with pytest.raises(ConfigError, match="no images of test set xtd10 were looked at"):
+        guard(tmp_path, load(with_images))
+    guard(tmp_path, load(with_images, "leaks.by_pixels=false"))
+    build(load(with_images))
+    guard(tmp_path, load(with_images))
+    Image.radial_gradient("L").save(image)
+    with pytest.raises(ConfigError, match="images of test set xtd10 were others when it was built"):
+        guard(tmp_path, load(with_images))
+    image.unlink()
+    folder.rmdir()
+    guard(tmp_path, load(with_images))  # gone is not another one
+    guard(tmp_path, load(captions))
