@@ -33,6 +33,10 @@ _FLICKR_URL = re.compile(
     r")",
     re.IGNORECASE,
 )
+# The short addresses of photos have their numbers in base 58: no 0, I, O and l.
+_BASE_58 = "123456789abcdefghijkmnopqrstuvwxyzABCDEFGHJKLMNPQRSTUVWXYZ"
+_SHORT_FLICKR_URL = re.compile(rf"(?i:(?:https?://)?(?:www\.)?flic\.kr)/p/([{_BASE_58}]{{1,7}})(?![0-9A-Za-z])")
+_MAX_PHOTO = 10**11
 
 _OPEN_IMAGES_FILE = re.compile(r"(?:.*/)?([0-9a-f]{16})(?:_[a-z])?\.(?:jpe?g|png)", re.IGNORECASE)
 _OPEN_IMAGES_PLACE = re.compile(r"open-?images", re.IGNORECASE)
@@ -46,7 +50,7 @@ _CANONICAL = re.compile(
     rf"https?://([a-z0-9][a-z0-9.-]*+/{_PATH}(?:{_STAYING_ESCAPE}{_PATH})*+(?:\?(?:{_QUERY}|{_STAYING_ESCAPE})++)?)"
 )
 _SCHEME = re.compile(r"https?://", re.IGNORECASE)
-_WRITTEN = re.compile(r"coco:\d{1,12}|flickr:\d{1,11}|openimages:[0-9a-f]{16}|wikimedia:\S+|url:\S+")
+_WRITTEN = re.compile(r"coco:\d{1,12}|flickr:\d{1,11}|openimages:[0-9a-f]{16}|wikimedia:[^\s\ud800-\udfff]+|url:\S+")
 
 
 def canonical_identities(
@@ -73,7 +77,7 @@ def canonical_identities(
     if url:
         _add_url(found, url)
     if page_url:
-        _add_page(found, page_url)
+        _add_page(found, page_url.strip())
     return frozenset(found)
 
 
@@ -125,7 +129,9 @@ def _without_scheme(url: str) -> str:
     """The canonical spelling of a URL, http and https alike."""
     if plain := _CANONICAL.fullmatch(url):
         return plain[1]
-    return _SCHEME.sub("", canonical_url(url), count=1)
+    spelling = _SCHEME.sub("", canonical_url(url), count=1)
+    # Half a surrogate pair, which JSON may hold and no file can, stays in a host.
+    return spelling.encode("utf-8", "replace").decode()
 
 
 def _add_url(found: set[str], url: str) -> None:
@@ -142,7 +148,18 @@ def _add_url(found: set[str], url: str) -> None:
 
 def _add_page(found: set[str], url: str) -> None:
     """What an address on Flickr's or Wikimedia's servers tells of an image."""
-    if "flickr" in url and (photo := _FLICKR_URL.match(url)):
+    place = url.lower()
+    if "flickr" in place and (photo := _FLICKR_URL.match(url)):
         found.add(f"flickr:{photo[1] or photo[2]}")
-    if "wiki" in url:
+    elif "flic.kr" in place and (photo := _SHORT_FLICKR_URL.match(url)):
+        number = _from_base_58(photo[1])
+        found.update([f"flickr:{number}"] if number < _MAX_PHOTO else [])
+    if "wiki" in place:
         found.update(f"wikimedia:{name}" for name in wikimedia_files(url))
+
+
+def _from_base_58(digits: str) -> int:
+    number = 0
+    for digit in digits:
+        number = 58 * number + _BASE_58.index(digit)
+    return number

@@ -1,5 +1,7 @@
 """Which file on Wikimedia's servers a URL means: an original, a thumbnail, an older version, or the file's page.
 
+The page may be called so in any of the larger languages ("Datei:Logo.png").
+
 Wikimedia Commons and each of the other projects have files of their own; the same name in two of them is two files.
 """
 
@@ -16,11 +18,23 @@ _UPLOADED = re.compile(
 _PAGE = re.compile(
     r"(?:https?://)?([a-z-]+)\.(?:m\.)?"
     r"(wikimedia|wikipedia|wiktionary|wikisource|wikibooks|wikinews|wikiquote|wikiversity|wikivoyage)\.org"
-    r"/(?:wiki/|w/index\.php\?(?:[^#]*&)?title=)([^?#&]+)",
+    r"/(?:wiki/(?P<title>[^?#]+)"
+    r"|w/index\.php\?(?:[^#]*&)?title=(?P<asked_title>[^#&]+)"
+    r"|w/thumb\.php\?(?:[^#]*&)?f=(?P<thumbnail>[^#&]+))",
     re.IGNORECASE,
 )
-_FILE_TITLE = re.compile(
-    r"(?:special:(?:filepath|redirect/file)/(?:(?:file|image):)?|(?:file|image):)([^/]+)", re.IGNORECASE
+_SPECIAL_PAGE = re.compile(r"special:(?:filepath|redirect/file)/", re.IGNORECASE)
+# The namespace of files as MediaWiki calls it in the larger languages, by its names of today and its older ones.
+_FILE_NAMESPACE = re.compile(
+    "file|image|datei|bild|fichier|archivo|imagen|ficheiro|arquivo|imagem|imaxe|plik|"
+    "grafika|bestand|afbeelding|immagine|fitxer|imatge|fil|bilde|billede|tiedosto|kuva|"
+    "soubor|súbor|obrázok|dosya|resim|fișier|fişier|imagine|fájl|kép|slika|datoteka|"
+    "fitxategi|irudi|dosiero|bildo|berkas|gambar|fail|pilt|attēls|vaizdas|fayl|şəkil|"
+    "delwedd|íomhá|mynd|skeda|fasciculus|imago|tập_tin|hình|файл|изображение|зображення|"
+    "картинка|датотека|слика|податотека|выява|сурет|αρχείο|εικόνα|պատկեր|ფაილი|קובץ|"
+    "תמונה|ملف|صورة|پرونده|تصویر|चित्र|চিত্র|படிமம்|ไฟล์|ภาพ|ファイル|画像|文件|檔案|图像|圖像|"
+    "파일|그림",
+    re.IGNORECASE,
 )
 _OLD_VERSION = re.compile(r"\d{14}!")
 _SPACING = re.compile("[ _\u00a0\u1680\u180e\u2000-\u200a\u2028\u2029\u202f\u205f\u3000]+")
@@ -39,15 +53,28 @@ def wikimedia_files(url: str) -> list[str]:
         name = file_name(_OLD_VERSION.sub("", title, count=1)) if title else ""
         return [_qualified(found[1].lower(), name)] if name else []
     if found := _PAGE.match(url):
-        title = _decoded(found[3])
-        file = _FILE_TITLE.fullmatch(title) if title else None
-        return _shown_files(found[1].lower(), found[2].lower(), file_name(file[1])) if file else []
+        name = _name_on_page(found)
+        return _shown_files(found[1].lower(), found[2].lower(), name) if name else []
     return []
 
 
+def _name_on_page(found: re.Match[str]) -> str:
+    """The file that an address of `_PAGE` is about, or ""."""
+    if found["thumbnail"]:
+        title = _decoded(found["thumbnail"].replace("+", " "))
+        return file_name(_OLD_VERSION.sub("", title, count=1)) if title else ""
+    title = _decoded(found["title"] or found["asked_title"].replace("+", " ")) or ""
+    special = _SPECIAL_PAGE.match(title)
+    title = title[special.end() :] if special else title
+    namespace, colon, name = title.partition(":")
+    if colon and _FILE_NAMESPACE.fullmatch(file_name(namespace)):
+        title = name
+    elif not special:
+        return ""
+    return file_name(title) if "/" not in title else ""
+
+
 def _shown_files(host: str, family: str, name: str) -> list[str]:
-    if not name:
-        return []
     return [name] if family == "wikimedia" else [name, _qualified(f"{family}/{host}", name)]
 
 
@@ -57,9 +84,11 @@ def _qualified(project: str, name: str) -> str:
 
 def _decoded(escaped: str) -> str | None:
     try:
-        return unquote(escaped, errors="strict")
-    except UnicodeDecodeError:
+        text = unquote(escaped, errors="strict")
+        text.encode()  # half a surrogate pair stands in texts out of JSON
+    except UnicodeError:
         return None
+    return text
 
 
 def file_name(title: str) -> str:

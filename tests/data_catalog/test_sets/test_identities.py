@@ -43,6 +43,14 @@ def known(url: str) -> set[str]:
         ("https://www.flickr.com/photos/12345678@N00/5101244485/in/photostream/", "flickr:5101244485"),
         ("https://flickr.com/photos/josé/5101244485", "flickr:5101244485"),
         ("https://www.flickr.com/photo.gne?short=1&id=5101244485", "flickr:5101244485"),
+        ("https://flic.kr/p/8LMdg8", "flickr:5101244485"),
+        ("HTTPS://www.Flic.Kr/p/8LMdg8?from=x", "flickr:5101244485"),
+        ("flic.kr/p/2", "flickr:1"),
+        ("https://flic.kr/p/8LMdg0", None),  # no digit of theirs
+        ("https://flic.kr/p/zzzzzzz", None),  # longer than any number of a photo
+        ("https://flic.kr/p/", None),
+        ("https://flic.kr/s/8LMdg8", None),  # an album
+        ("https://notflic.kr/p/8LMdg8", None),
         ("https://www.flickr.com/photos/someone/albums/72157600000000000", None),
         ("https://www.flickr.com/photos/someone/123456789012345", None),  # longer than any number of a photo
         ("https://live.staticflickr.com/5024/buddyicons/5101244485.jpg", None),
@@ -85,6 +93,24 @@ def test_urls(url: str, identity: str | None) -> None:
         ("https://commons.wikimedia.org/wiki/Special:Redirect/file/File:Duomo_di_Milano.jpg", ["Duomo_di_Milano.jpg"]),
         ("https://commons.wikimedia.org/w/index.php?a=b&title=File:Duomo_di_Milano.jpg", ["Duomo_di_Milano.jpg"]),
         ("https://en.wikipedia.org/wiki/File:Logo.png", ["Logo.png", "wikipedia/en/Logo.png"]),
+        ("https://commons.wikimedia.org/w/thumb.php?f=duomo_di_Milano.jpg&w=300", ["Duomo_di_Milano.jpg"]),
+        ("https://commons.wikimedia.org/w/thumb.php?width=300&f=Duomo+di%20Milano.jpg", ["Duomo_di_Milano.jpg"]),
+        ("https://commons.wikimedia.org/w/thumb.php?f=20090101120000!A.jpg&archived=1&w=9", ["A.jpg"]),
+        ("https://en.wikipedia.org/w/thumb.php?f=Logo.png&w=9", ["Logo.png", "wikipedia/en/Logo.png"]),
+        ("https://commons.wikimedia.org/w/thumb.php?w=300", []),
+        ("https://commons.wikimedia.org/w/index.php?title=File:Duomo+di_Milano.jpg&a=b", ["Duomo_di_Milano.jpg"]),
+        ("https://commons.wikimedia.org/wiki/File:A&B+C.jpg", ["A&B+C.jpg"]),
+        ("https://de.wikipedia.org/wiki/Datei:Logo.png", ["Logo.png", "wikipedia/de/Logo.png"]),
+        ("https://de.wikipedia.org/w/index.php?title=bild:Logo.png", ["Logo.png", "wikipedia/de/Logo.png"]),
+        ("https://fr.m.wikipedia.org/wiki/Fichier:Logo.png", ["Logo.png", "wikipedia/fr/Logo.png"]),
+        ("https://it.wikipedia.org/wiki/Immagine:Logo.png", ["Logo.png", "wikipedia/it/Logo.png"]),
+        ("https://cs.wikipedia.org/wiki/Soubor_:_Logo.png", ["Logo.png", "wikipedia/cs/Logo.png"]),
+        ("https://ru.wikipedia.org/wiki/%D0%A4%D0%B0%D0%B9%D0%BB:Logo.png", ["Logo.png", "wikipedia/ru/Logo.png"]),
+        ("https://el.wikipedia.org/wiki/Αρχείο:Logo.png", ["Logo.png", "wikipedia/el/Logo.png"]),
+        ("https://vi.wikipedia.org/wiki/T%E1%BA%ADp_tin:Logo.png", ["Logo.png", "wikipedia/vi/Logo.png"]),
+        ("https://ja.wikipedia.org/wiki/ファイル:Logo.png", ["Logo.png", "wikipedia/ja/Logo.png"]),
+        ("https://tr.wikipedia.org/wiki/DOSYA:Logo.png", ["Logo.png", "wikipedia/tr/Logo.png"]),
+        ("https://de.wikipedia.org/wiki/Kategorie:Logo.png", []),
         ("https://it.wikipedia.org/wiki/Duomo_di_Milano", []),
         ("https://commons.wikimedia.org/wiki/File:ßharp.jpg", ["ßharp.jpg"]),
         ("https://commons.wikimedia.org/wiki/File:", []),
@@ -144,6 +170,38 @@ def test_rows_of_each_source() -> None:
     assert row("cc12m", "cc:ab", url="https://example.org/a.jpg") == {"url:example.org/a.jpg"}
 
 
+@pytest.mark.parametrize(
+    ("page_url", "identity"),
+    [
+        ("HTTPS://WWW.FLICKR.COM/PHOTOS/JOSÉ/5101244485", "flickr:5101244485"),
+        (" https://www.flickr.com/photos/a/5101244485\n", "flickr:5101244485"),
+        ("HTTPS://FLIC.KR/p/8LMdg8", "flickr:5101244485"),
+        ("HTTPS://COMMONS.WIKIMEDIA.ORG/wiki/FILE:A.jpg", "wikimedia:A.jpg"),
+    ],
+)
+def test_pages_in_capitals(page_url: str, identity: str) -> None:
+    assert row("wit", "wit:ab", page_url=page_url) == {identity}
+
+
+@pytest.mark.parametrize("place", ["url", "path", "page_url"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        f"{COMMONS}/b/b3/\ud800.jpg",
+        f"{COMMONS}/b/b3/%41\ud800%C3.jpg",
+        "https://commons.wikimedia.org/wiki/File:\ud800.jpg",
+        "https://commons.wikimedia.org/w/thumb.php?f=%41\udfff.jpg",
+        "https://www.flickr.com/photos/\ud800/1?\udfff",
+        "https://\ud800.org/\udfff",
+    ],
+)
+def test_half_a_character_is_no_reason_to_stop_and_no_name(place: str, text: str) -> None:
+    for kind in ("wit", "mscoco", "flickr8k"):
+        for identity in row(kind, f"a:{text}", **{place: text}):
+            identity.encode()
+            assert not identity.startswith("wikimedia:")
+
+
 def test_kinds_that_name_samples_after_the_image_are_kinds_of_sources() -> None:
     for kind in ("mscoco", "mscoco_it", "flickr8k", "flickr30k"):
         assert kind in SOURCE_KINDS
@@ -165,6 +223,7 @@ def test_identities_that_people_write() -> None:
     assert written_identities("") == set()
     assert written_identities("coco:abc") is None
     assert written_identities("flickr:1 mine:2") is None
+    assert written_identities("wikimedia:\ud800.jpg") is None  # half a character
 
 
 @given(
