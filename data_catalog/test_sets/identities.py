@@ -19,12 +19,14 @@ _FLICKR_KINDS = frozenset({"flickr8k", "flickr30k"})
 
 # No image of MSCOCO has a number of more than six digits: other twelve digits are somebody else's.
 _COCO_FILE = re.compile(r"(?:.*/)?(COCO_(?:train|val|test)20\d\d_)?000000(\d{6})\.(?:jpe?g|png|webp)")
-_COCO_FOLDER = re.compile(r"mscoco\.org|cocodataset\.org|/(?:train|val|test)20(?:14|15|17)/")
+_COCO_FOLDER = re.compile(r"mscoco\.org|cocodataset\.org|(?:^|/)(?:train|val|test)20(?:14|15|17)/")
 
 # Flickr8k's names: number and secret of the photo, and perhaps the letter of a size.
 _FLICKR_FILE = re.compile(
-    r"(?:.*/)?0*(\d{1,11})_[0-9a-f]{10}(?:_[a-z0-9]{1,2})?\.(?:jpe?g|png|gif|webp)", re.IGNORECASE
+    r"(?:.*/)?0*(\d{1,11})_([0-9a-f]{10})(?:_[a-z0-9]{1,2})?\.(?:jpe?g|png|gif|webp)", re.IGNORECASE
 )
+# "Flicker8k_Dataset" is how Flickr8k spells it.
+_FLICKR_FOLDER = re.compile(r"flicke?r[^/]*/", re.IGNORECASE)
 _FLICKR_STEM = re.compile(r"(?:.*/)?0*(\d{1,11})(?:_[0-9a-f]+)?(?:_[a-z0-9]{1,2})?(?:\.\w+)?", re.IGNORECASE)
 _FLICKR_URL = re.compile(
     r"(?:https?://)?(?:"
@@ -73,7 +75,7 @@ def canonical_identities(
     elif source_kind in _FLICKR_KINDS:
         found.update(photo_identities(sample_id.partition(":")[2]))
     if path:
-        found |= name_identities(path)
+        found |= name_identities(path) if source_kind in _COCO_KINDS else _path_identities(path)
     if url:
         _add_url(found, url)
     if page_url:
@@ -88,7 +90,7 @@ def photo_identities(name: str) -> frozenset[str]:
 
 
 def name_identities(name: str) -> frozenset[str]:
-    """Identities of an image by its file name, whatever folders stand before it."""
+    """Identities of an image by its file name, where names are those of a data set; folders before it do not matter."""
     if photo := _COCO_FILE.fullmatch(name):
         return frozenset({f"coco:{int(photo[2])}"})
     if photo := _FLICKR_FILE.fullmatch(name):
@@ -96,6 +98,18 @@ def name_identities(name: str) -> frozenset[str]:
     if photo := _OPEN_IMAGES_FILE.fullmatch(name):
         return frozenset({f"openimages:{photo[1].lower()}"})
     return frozenset()
+
+
+def _path_identities(path: str) -> frozenset[str]:
+    """Identities of an image by a name that may be anybody's: people number files with twelve digits, too.
+
+    A photo's secret has a letter but in one of a hundred; without one it may as well be a day and a number.
+    """
+    if (photo := _COCO_FILE.fullmatch(path)) and not (photo[1] or _COCO_FOLDER.search(path)):
+        return frozenset()
+    if (photo := _FLICKR_FILE.fullmatch(path)) and photo[2].isdigit() and not _FLICKR_FOLDER.search(path):
+        return frozenset()
+    return name_identities(path)
 
 
 def url_identities(url: str) -> frozenset[str]:

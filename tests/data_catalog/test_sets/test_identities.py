@@ -160,6 +160,7 @@ def test_rows_of_each_source() -> None:
     assert row("flickr30k", "f:1000092795", path="1000092795.jpg") == {"flickr:1000092795"}
     assert row("pairs", "mine:1000092795.jpg", path="1000092795.jpg") == set()
     assert row("pairs", "mine:391895") == set()
+    assert row("flickr8k", "f:000000391895", path="000000391895.jpg") == {"flickr:391895"}
     flickr = "http://static.flickr.com/2/1418878_1e92283336.jpg"
     assert row("sbu", "sbu:ab", url=flickr) == {"flickr:1418878", f"url:{flickr[7:]}"}
     article = "https://it.wikipedia.org/wiki/Duomo_di_Milano"
@@ -168,6 +169,30 @@ def test_rows_of_each_source() -> None:
         "url:upload.wikimedia.org/wikipedia/commons/b/b3/A_b.jpg",
     }
     assert row("cc12m", "cc:ab", url="https://example.org/a.jpg") == {"url:example.org/a.jpg"}
+
+
+@pytest.mark.parametrize(
+    ("path", "identity"),
+    [
+        ("imgs/000000391895.jpg", None),  # anybody numbers files
+        ("000000391895.jpg", None),
+        ("val2017/000000391895.jpg", "coco:391895"),
+        ("coco/train2014/a/000000391895.jpg", "coco:391895"),
+        ("myval2017/000000391895.jpg", None),
+        ("train2019/000000391895.jpg", None),  # no year of MSCOCO's
+        ("imgs/COCO_val2014_000000391895.jpg", "coco:391895"),
+        ("20190405_0123456789.jpg", None),  # a day and a number
+        ("Images/1000268201_693b08cb0e.jpg", "flickr:1000268201"),
+        ("Images/1000268201_0123456789.jpg", None),
+        ("Flicker8k_Dataset/1000268201_0123456789.jpg", "flickr:1000268201"),
+        ("flickr30k-images/a/1000268201_0123456789_z.jpg", "flickr:1000268201"),
+        ("photos/000411001ff7dd4f.jpg", "openimages:000411001ff7dd4f"),
+    ],
+)
+def test_a_file_of_ones_own_is_mscocos_or_flickrs_only_if_its_name_or_folder_says_so(
+    path: str, identity: str | None
+) -> None:
+    assert row("pairs", f"mine:{path}", path=path) == ({identity} if identity else set())
 
 
 @pytest.mark.parametrize(

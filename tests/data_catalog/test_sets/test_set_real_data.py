@@ -56,9 +56,9 @@ def test_photographs_of_train2017_are_known_by_the_names_of_their_files(shared_d
     photos = list((shared_data / "coco" / "train2017").glob("*.jpg"))
     assert len(photos) == 80
     for photo in photos:
-        for kind in ("pairs", "mscoco"):
+        for kind, name in (("pairs", f"train2017/{photo.name}"), ("mscoco", photo.name)):
             own = canonical_identities(
-                source_kind=kind, sample_id=f"{kind}:{photo.name}", url=None, path=photo.name, page_url=None
+                source_kind=kind, sample_id=f"{kind}:{photo.name}", url=None, path=name, page_url=None
             )
             assert own <= known
             assert own
