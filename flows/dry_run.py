@@ -30,7 +30,7 @@ from flows.language_packs import named_language_packs, target_language_pack
 from flows.recipe import Recipe
 from flows.screen_steps import find_repeats, screen
 from flows.source_settings import SourceSettings, TestSetSettings
-from flows.step_outputs import FUNNEL_STEPS, TRANSLATE, Shard, shard_of_commit
+from flows.step_outputs import CHECK, FUNNEL_STEPS, SCREEN, TRANSLATE, Shard, shard_of_commit
 from flows.test_set_steps import TestContents, read_test_set
 from flows.what_settings import source_settings
 from translation.engine import Translator
@@ -38,6 +38,7 @@ from translation.memory import TranslationMemory
 
 # A sample is drawn from so many times as many rows, the first of the files.
 _POOL_FACTOR = 10
+_MARKED = "marked: "
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,8 +46,8 @@ class Dropped:
     """One rule's share of a source.
 
     Args:
-        rule: the reason, and the name of the rule within it where it has several.
-        num_rows: how many rows it would drop.
+        rule: the reason, and the name of the rule within it where it has several; after "marked: " where the rows stay.
+        num_rows: how many rows it would drop, or mark.
         examples: some of their captions, as upstream has them, each with what the rule says of it.
     """
 
@@ -55,6 +56,16 @@ class Dropped:
     rule: str
     num_rows: int
     examples: Sequence[tuple[str, str]]
+
+    @property
+    def is_mark(self) -> bool:
+        """Whether the rows stay, as what a test set has."""
+        return self.rule.startswith(_MARKED)
+
+    @property
+    def reason(self) -> str:
+        """Which of `cleaning.reasons.REASONS`."""
+        return self.rule.removeprefix(_MARKED).split(":")[0]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -104,18 +115,18 @@ def dry_run(
     if recipe.scenes is not None:
         draw_upstream(recipe.scenes)
     for source in recipe.sources:
-        source.kind.check(source.config)
+        source.check()
     for test_set in recipe.test_sets:
-        test_set.kind.check(test_set.config)
+        test_set.check()
     with tempfile.TemporaryDirectory(prefix="vernaclip-dry-run-") as folder, ImageWorkers() as workers:
         sample = _Sample(recipe, WorkStore(Path(folder)), workers, open_engine(recipe, root) if translate else None)
         table = sample.judged([_source(settings, num_rows, seed) for settings in recipe.sources])
-    return _summary(table, recipe, num_examples, translate=translate)
+    return _summary(table, sample.num_marks, recipe, num_examples, translate=translate)
 
 
 def _source(settings: SourceSettings, num_rows: int, seed: int) -> Source:
     """A source that yields some of its rows; content hashes are for what is kept, and nothing is."""
-    files = settings.kind.upstream_files(settings.config)
+    files = settings.upstream_files()
 
     def read() -> Iterator[SourceRow]:
         selected = (row for row in settings.kind.read(settings.config) if not isinstance(row, UnselectedRow))
@@ -137,7 +148,10 @@ def _drawn(rows: Iterator[SourceRow], num_rows: int, seed: int) -> Iterator[Sour
 
 
 class _Sample:
-    """The steps that judge captions, in the order of a build."""
+    """The steps that judge captions, in the order of a build.
+
+    `num_marks` says, of each row, how many of its `leaks` are of the screen step; the others are of the check.
+    """
 
     def __init__(self, recipe: Recipe, work: WorkStore, workers: ImageWorkers, translator: Translator | None) -> None:
         self.recipe, self.work, self.workers, self.translator = recipe, work, workers, translator
@@ -145,6 +159,7 @@ class _Sample:
         pack = target_language_pack(recipe, named)
         self.packs = packs_of_captions(recipe, named, pack)
         self.tagger = find_tagger(pack, recipe.check.proper_noun_tagger) if recipe.check.proper_noun_check else None
+        self.num_marks: list[int] = []
 
     def judged(self, sources: Sequence[Source]) -> pa.Table:
         """The caption rows of the sources after the last step that can judge them."""
@@ -153,13 +168,16 @@ class _Sample:
         shards = [shard_of_commit(ingested, number, name) for number, name in enumerate(shard_names(ingested))]
         tests = [self._test_contents(test_set) for test_set in recipe.test_sets]
         cleaned = [caption_steps.clean(work, shard, recipe.clean, self.packs) for shard in shards]
-        translated = self._translated(self._screened(cleaned, tests))
+        screened = self._screened(cleaned, tests)
+        marks = [pq.read_table(shard.path, columns=["leaks"]).column("leaks") for shard in screened]
+        self.num_marks = [len(found or ()) for column in marks for found in column.to_pylist()]
+        translated = self._translated(screened)
         checked = [self._checked(shard, tests) for shard in translated]
         return pa.concat_tables([pq.read_table(shard.path) for shard in checked])
 
     def _test_contents(self, test_set: TestSetSettings) -> TestContents:
         """What captions are compared with; of images there are none to compare."""
-        files = test_set.kind.upstream_files(test_set.config)
+        files = test_set.upstream_files()
         return read_test_set(
             self.work,
             test_set,
@@ -206,16 +224,23 @@ class _Sample:
         )
 
 
-def _summary(table: pa.Table, recipe: Recipe, num_examples: int, *, translate: bool) -> DryRun:
+def _summary(
+    table: pa.Table, num_marks: Sequence[int], recipe: Recipe, num_examples: int, *, translate: bool
+) -> DryRun:
     order = [source.name for source in recipe.sources]
     counts = Counter(table.column("source").to_pylist())
     unjudged: Counter[str] = Counter()
     found: dict[tuple[str, str, str], list[dict[str, Any]]] = {}
-    for row in table.filter(pc.equal(table.column("outcome"), REJECTED)).to_pylist():
-        if not translate and row["step"] == TRANSLATE and row["source_lang"] == recipe.source_language:
-            unjudged[row["source"]] += 1
-        else:
+    is_told = pc.or_(pc.equal(table.column("outcome"), REJECTED), pc.is_valid(table.column("leaks")))
+    marks = pa.array(num_marks, pa.int64()).filter(is_told.combine_chunks()).to_pylist()
+    for row, num_screened in zip(table.filter(is_told).to_pylist(), marks, strict=True):
+        waits = not translate and row["step"] == TRANSLATE and row["source_lang"] == recipe.source_language
+        unjudged.update([row["source"]] if waits else [])
+        if row["outcome"] == REJECTED and not waits:
             found.setdefault((row["source"], row["step"], _rule(row)), []).append(row)
+        else:
+            for step, rule, detail in _marks(row, num_screened):
+                found.setdefault((row["source"], step, rule), []).append({**row, "detail": detail})
     dropped = [
         Dropped(source=source, step=step, rule=rule, num_rows=len(rows), examples=_examples(rows, num_examples))
         for (source, step, rule), rows in found.items()
@@ -227,6 +252,15 @@ def _summary(table: pa.Table, recipe: Recipe, num_examples: int, *, translate: b
         num_unjudged=dict(unjudged),
         captions=table,
     )
+
+
+def _marks(row: Mapping[str, Any], num_screened: int) -> Iterator[tuple[str, str, str]]:
+    """Step, rule and detail of what a row is marked for, each step and reason once."""
+    told: dict[tuple[str, str], str] = {}
+    for place, mark in enumerate(row["leaks"] or ()):
+        reason, detail = mark.split(" ", 1)
+        told.setdefault((SCREEN if place < num_screened else CHECK, f"{_MARKED}{reason}"), detail)
+    yield from ((step, rule, detail) for (step, rule), detail in told.items())
 
 
 def _rule(row: Mapping[str, Any]) -> str:

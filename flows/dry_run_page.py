@@ -29,7 +29,7 @@ def _page(run: DryRun, name: str) -> str:
         {
             "name": source,
             "num_rows": num_rows,
-            "num_dropped": sum(rule.num_rows for rule in run.dropped if rule.source == source),
+            "num_dropped": sum(rule.num_rows for rule in run.dropped if rule.source == source and not rule.is_mark),
             "num_unjudged": run.num_unjudged.get(source, 0),
             "rules": [rule for rule in run.dropped if rule.source == source],
         }

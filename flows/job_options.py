@@ -1,6 +1,7 @@
 """What the main jobs take on the command line: `vernaclip run|build|train|evaluate`."""
 
 import argparse
+import os
 from pathlib import Path
 from typing import Any
 
@@ -67,12 +68,26 @@ def dry_run_options(options: argparse.Namespace) -> dict[str, Any]:
     """The options of a dry run with their defaults.
 
     Raises:
-        ConfigError: one is given for a build that is none, or a number is negative.
+        ConfigError: one is given for a build that is none, a number is negative, or there can be no such page.
     """
     given = {name: getattr(options, name) for name in DRY_RUN_DEFAULTS if getattr(options, name) is not None}
     if given and not options.dry_run:
         raise ConfigError(f"{', '.join(f'--{name}' for name in given)}: only with --dry-run")
+    if options.dry_run and options.retry_failed:
+        raise ConfigError("--retry-failed: not with --dry-run, which asks for no images")
     for name in ("rows", "examples"):
         if given.get(name, 0) < 0:
             raise ConfigError(f"--{name} must not be negative, got {given[name]}")
+    if "page" in given:
+        _require_writable(given["page"])
     return {**DRY_RUN_DEFAULTS, **given}
+
+
+def _require_writable(page: Path) -> None:
+    if page.is_dir():
+        raise ConfigError(f"--page names the folder {page}: name a file in it, such as {page / 'dry-run.html'}")
+    folder = next(place for place in page.absolute().parents if place.exists())
+    if not folder.is_dir():
+        raise ConfigError(f"--page names {page}, and {folder} is no folder")
+    if not os.access(folder, os.W_OK):
+        raise ConfigError(f"--page names {page}, and nothing can be written into {folder}")

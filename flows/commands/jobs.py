@@ -71,7 +71,7 @@ def tell_dry_run(options: Namespace, dry: Mapping[str, Any]) -> None:
     for source, num_rows in found.num_rows.items():
         unjudged = found.num_unjudged.get(source, 0)
         said = f"; {unjudged:,} would be translated, and are judged as far as that" if unjudged else ""
-        say(f"\n{source}: {num_rows:,} rows looked at{said}")
+        say(f"\n{source}: {num_rows:,} row{'' if num_rows == 1 else 's'} looked at{said}")
         for rule in (rule for rule in found.dropped if rule.source == source):
             say(f"  {rule.rule} ({rule.step})")
             for caption, detail in rule.examples:

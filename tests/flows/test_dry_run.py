@@ -64,7 +64,7 @@ def test_rules_are_counted_with_examples(tmp_path: Path, dry_run: Dry) -> None:
     assert "    Anna Maria Mozzoni  [3 of 3 words]" in out
     assert "كلب صغير يلعب في الحديقة" in out
     assert "<b>Ein kleiner Hund spielt im Garten</b>" in out  # as upstream has it
-    assert "en: 1 rows looked at; 1 would be translated, and are judged as far as that" in out
+    assert "en: 1 row looked at; 1 would be translated, and are judged as far as that" in out
     assert not (tmp_path / "catalog").exists()
 
 
@@ -110,3 +110,55 @@ def test_options_of_a_dry_run_build_nothing_by_mistake(tmp_path: Path, capsys: p
     assert main(["build", "scenes", "--dry-run", "--rows", "-5", "--root", str(tmp_path / "catalog")]) == 1
     assert "--rows must not be negative" in capsys.readouterr().err
     assert not (tmp_path / "catalog").exists()
+
+
+def write_test_set(tmp_path: Path) -> None:
+    """Write a test set "held" into the recipe: one caption of the Italian source, and one image by its address."""
+    (tmp_path / "held.tsv").write_text(
+        "url\timage\tcaption\n"
+        "http://example.org/7.jpg\ta.jpg\tUn mercato affollato in una piazza antica\n"
+        "http://example.org/held.jpg\tb.jpg\tUn cane corre sulla spiaggia: numero 12!\n",
+        "utf-8",
+    )
+    (tmp_path / "held").mkdir()
+    (tmp_path / "held" / "other.jpg").write_bytes(b"no picture of the set")
+    recipe = tmp_path / "mixed.toml"
+    held = f"""
+        [test_sets.held]
+        kind = "pairs"
+        files = ["{tmp_path}/held.tsv"]
+        url_column = "url"
+        path_column = "image"
+        caption_column = "caption"
+        images = "{tmp_path}/held"
+        """
+    recipe.write_text(recipe.read_text("utf-8") + held, "utf-8")
+
+
+def test_what_would_be_marked_is_told_as_what_would_be_dropped(tmp_path: Path, dry_run: Dry) -> None:
+    write_test_set(tmp_path)
+    _, dropped, _ = dry_run("--rows", "0", "--set", "repeats.near_captions=false")
+    assert "  test_image (screen)\n    Un cane corre sulla spiaggia numero 7  [held: url:example.org/7.jpg]" in dropped
+    page = tmp_path / "page.html"
+    action = ("--set", "leaks.action=mark", "--set", "repeats.near_captions=false", "--page", str(page))
+    _, marked, _ = dry_run("--rows", "0", *action)
+    assert "  marked: test_image (screen)\n    Un cane corre sulla spiaggia numero 7  [held: url:" in marked
+    assert "  marked: test_caption (screen)\n    Un cane corre sulla spiaggia numero 12  [held]" in marked
+    text = page.read_text("utf-8")
+    assert "the image is, by its identity, one of a test set of the recipe" in text
+    assert "marked: test_caption" not in dropped
+    assert "46 rows looked at, 6 dropped" in text  # what is marked stays
+
+
+def test_no_image_of_a_test_set_is_looked_at(tmp_path: Path, dry_run: Dry, caplog: pytest.LogCaptureFixture) -> None:
+    write_test_set(tmp_path)
+    assert dry_run("--rows", "0")[0] == 0
+    assert "training images are not compared" not in caplog.text  # a build says so of the two that are not there
+
+
+def test_options_that_do_not_go_together_are_refused_before_any_work(tmp_path: Path, dry_run: Dry) -> None:
+    (tmp_path / "it.tsv").unlink()
+    assert "--retry-failed: not with --dry-run" in dry_run("--retry-failed")[2]
+    assert f"--page names the folder {tmp_path}" in dry_run("--page", str(tmp_path))[2]
+    inside = tmp_path / "en.tsv" / "page.html"
+    assert f"--page names {inside}, and {tmp_path / 'en.tsv'} is no folder" in dry_run("--page", str(inside))[2]
