@@ -162,7 +162,7 @@ def judge_images(work: Any, captions: Sequence[Any], images: Sequence[Any], seco
         found = find_duplicates(work, captions, images, ["mscoco"], [], **options)
     with timed(seconds, "finish"):
         pairs = zip(captions, images, strict=True)
-        return [finish(work, shard, image, found, None, leaks) for shard, image in pairs]
+        return [finish(work, shard, image, found, None, leaks, drop_repeated_captions=True) for shard, image in pairs]
 
 
 def shards_of(folder: Path, count: int) -> list[Any]:

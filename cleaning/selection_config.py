@@ -47,6 +47,7 @@ class DuplicatesConfig:
         merge_captions: publish the captions of the dropped samples with the image that stays.
         split_guard: where images that look the same are in several splits, drop those of train (and of val, where test
             has one), even if `images` or `near_images` are off.
+        captions: drop captions that an earlier one of the same image says already (`cleaning.duplicates.exact_key`).
         placeholder_urls: so many addresses of one host that bring the same bytes bring no picture of anything; 0: any
             number may.
     """
@@ -58,6 +59,7 @@ class DuplicatesConfig:
     keep: tuple[str, ...] = IMAGE_CRITERIA
     merge_captions: bool = False
     split_guard: bool = True
+    captions: bool = True
     placeholder_urls: int = 10
 
     def __post_init__(self) -> None:

@@ -263,7 +263,15 @@ class BuildOrder:
     ) -> list[Shard]:
         futures = [
             self.executor.submit(
-                f"deduplicate {shard.label}", finish, self.work, shard, image, duplicates, merged, self.recipe.leaks
+                f"deduplicate {shard.label}",
+                finish,
+                self.work,
+                shard,
+                image,
+                duplicates,
+                merged,
+                self.recipe.leaks,
+                drop_repeated_captions=self.recipe.duplicates.captions,
             )
             for shard, image in zip(checked, images, strict=True)
         ]

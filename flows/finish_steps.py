@@ -21,7 +21,14 @@ from flows.step_outputs import DEDUPLICATE, FETCH, NORMALISE, SHARD, Shard, coun
 
 
 def finish(
-    work: WorkStore, captions: Shard, images: Shard, duplicates: Commit, merged: Commit | None, leaks: LeaksConfig
+    work: WorkStore,
+    captions: Shard,
+    images: Shard,
+    duplicates: Commit,
+    merged: Commit | None,
+    leaks: LeaksConfig,
+    *,
+    drop_repeated_captions: bool,
 ) -> Shard:
     """Apply to the captions what became of their images, and drop duplicates; counts for three steps of the funnel.
 
@@ -38,12 +45,13 @@ def finish(
         moved = _moved(normalised, merged) if merged else normalised
         marked = _mark_samples(moved, _drops_of(duplicates.path(MARKS_FILE), before), leaks)
         deduplicated = _reject_samples(marked, _drops_of(duplicates.path(SHARD), before), step=DEDUPLICATE)
-        deduplicated = _reject_repeated_captions(deduplicated)
+        deduplicated = _reject_repeated_captions(deduplicated) if drop_repeated_captions else deduplicated
         save_parquet(deduplicated, folder / SHARD)
         stages = {FETCH: (before, fetched), NORMALISE: (fetched, normalised), DEDUPLICATE: (normalised, deduplicated)}
         return {"counts": {step: count_rows(*tables) for step, tables in stages.items()}}
 
-    return shard_of_commit(work.run(step_key(DEDUPLICATE, inputs, plain(leaks)), produce), captions.shard_id)
+    settings = {"leaks": plain(leaks), "drop_repeated_captions": drop_repeated_captions}
+    return shard_of_commit(work.run(step_key(DEDUPLICATE, inputs, settings), produce), captions.shard_id)
 
 
 def _image_drops(path: Path) -> dict[str, dict[str, Drop]]:

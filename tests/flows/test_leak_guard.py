@@ -298,7 +298,13 @@ def test_repeated_captions_are_dropped_and_capped(tmp_path: Path, build: Build) 
     query_text = "SELECT drop_reason, count(*) AS n FROM rejects GROUP BY ALL ORDER BY ALL"
     found: list[dict[str, Any]] = query(tmp_path / "catalog", query_text).to_pylist()
     assert found == [{"drop_reason": "common_caption", "n": 2}, {"drop_reason": "near_duplicate_caption", "n": 1}]
-    build(rows, "repeats.common_captions=false", "repeats.near_captions=false")
+    off = ("repeats.common_captions=false", "repeats.near_captions=false")
+    build(rows, *off)
+    assert query(tmp_path / "catalog", query_text).to_pylist() == []
+    rows.append(("0.jpg", "un cane marrone corre sulla spiaggia al tramonto!"))
+    build(rows, *off)
+    assert query(tmp_path / "catalog", query_text).to_pylist() == [{"drop_reason": "duplicate_caption", "n": 1}]
+    build(rows, *off, "duplicates.captions=false")
     assert query(tmp_path / "catalog", query_text).to_pylist() == []
 
 
