@@ -77,5 +77,7 @@ def outputs(folder: Path) -> dict[str, str]:
 
 
 def test_what_steps_write_changes_only_with_their_version(tmp_path: Path) -> None:
-    found = outputs(tmp_path)
-    assert {step: (VERSIONS[step], found[step]) for step in GOLDENS} == GOLDENS
+    """Where a version was raised, or rows were added here, the message has the lines to put into `GOLDENS`."""
+    found = {step: (VERSIONS[step], text) for step, text in outputs(tmp_path).items()}
+    lines = [f'{step.upper()}: ({version}, "{text}"),' for step, (version, text) in found.items()]
+    assert found == GOLDENS, "\n".join(["now:", *lines])
