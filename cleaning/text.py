@@ -8,6 +8,7 @@ Japanese), "a < b", and tokens such as CC12M's <PERSON>.
 import re
 import unicodedata
 from collections.abc import Callable, Sequence
+from itertools import groupby, islice
 from typing import Final
 
 from cleaning.config import CleanConfig
@@ -28,7 +29,10 @@ def fix_encoding() -> Transform:
 
 
 def normalise_unicode() -> Transform:
-    """Bring texts into Unicode's composed form, NFC; a micro sign within a Greek word becomes the letter mu."""
+    """Bring texts into Unicode's composed form, NFC; a micro sign within a Greek word becomes the letter mu.
+
+    Of more than thirty combining marks in a row, the others are cut off.
+    """
     return _for_each(_compose)
 
 
@@ -133,7 +137,24 @@ def _for_each(rewrite: Rewrite) -> Transform:
 _MICRO_FOR_MU = re.compile("(?<=[\u0370-\u03ff\u1f00-\u1fff])\xb5|\xb5(?=[\u0370-\u03ff\u1f00-\u1fff])(?!\u03a9)")
 
 
+# Unicode's stream-safe format (UAX #15) has at most so many combining marks in a row, far more than any language needs.
+# Python sorts the marks of a run by inserting each in turn: thousands would take minutes.
+_MOST_MARKS = 30
+_find_long_run = re.compile(rf"[^\w\s\x00-\x7f]{{{_MOST_MARKS + 1}}}").search  # of marks or symbols
+_LONG_RUN = re.compile(rf"[^\w\s\x00-\x7f]{{{_MOST_MARKS + 1},}}")
+
+
+def _cut_long_runs(match: re.Match[str]) -> str:
+    """A run of marks and symbols with at most thirty marks in a row."""
+    kept: list[str] = []
+    for is_mark, run in groupby(match.group(), lambda character: unicodedata.category(character)[0] == "M"):
+        kept.extend(islice(run, _MOST_MARKS if is_mark else None))
+    return "".join(kept)
+
+
 def _compose(text: str) -> str:
+    if _find_long_run(text):
+        text = _LONG_RUN.sub(_cut_long_runs, text)
     composed = unicodedata.normalize("NFC", text)
     return _MICRO_FOR_MU.sub("\u03bc", composed) if "\xb5" in composed else composed
 

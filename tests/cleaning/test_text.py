@@ -36,6 +36,7 @@ def one(transform: Transform, text: str) -> str:
         ("perchÃ© cosÃ¬ in cittÃ ", "perché così in città "),
         ("â€œciaoâ€\x9d", "“ciao”"),
         ("ﬁne", "fine"),
+        ("ÚDOLÍ°", "ÚDOLͰ"),  # ftfy's own mistake, of which the docs tell
         ("\ud83d\ude00", "😀"),
         ("Î\x88Î½Î± Ï\x83Ï\x80Î¯Ï\x84Î¹", "Ένα σπίτι"),
         ("“quoted” „gut“ «bien»", "“quoted” „gut“ «bien»"),
@@ -57,6 +58,9 @@ def test_fix_encoding(text: str, expected: str) -> None:
         ("\u1f71 \u03ac", "\u03ac \u03ac"),  # the same letter, coded twice
         ("εί\xb5αι, \xb5ια", "εί\u03bcαι, \u03bcια"),
         ("5 \xb5m", "5 \xb5m"),
+        ("x" + "\u0316" * 30 + "y", "x" + "\u0316" * 30 + "y"),
+        ("x" + "\u0316" * 31 + "y" + "\u0316" * 31, "x" + "\u0316" * 30 + "y" + "\u0316" * 30),
+        ("—" * 40 + "\u0316" * 40 + "🙂" * 40, "—" * 40 + "\u0316" * 30 + "🙂" * 40),
         ("5 \xb5\u2126", "5 \xb5\u03a9"),
         ("«Ο γάτος» του ΆΓΓΕΛΟΥ, ο σκύλος", "«Ο γάτος» του ΆΓΓΕΛΟΥ, ο σκύλος"),
     ],
@@ -115,6 +119,14 @@ def test_the_small_transforms() -> None:
     assert one(normalise_unicode(), "e\u0301") == "é"
     assert one(straighten_apostrophes(), "l’albero ‘rosso’ dell’800 об’єкт") == "l'albero ‘rosso’ dell’800 об'єкт"
     assert one(collapse_whitespace(), "\u3000a\xa0 \n b\u2009") == "a b"
+
+
+@pytest.mark.parametrize("marks", ["\u0301\u0316", "\u0344\u0316", "\u0f73", "\u0316"])
+def test_a_run_of_marks_is_cut_before_it_takes_minutes(marks: str) -> None:
+    cleaned = one(CLEAN, "a" + marks * 400_000)
+    assert unicodedata.normalize("NFD", cleaned)[0] == "a"
+    assert 20 < len(cleaned) <= 31
+    assert one(CLEAN, cleaned) == cleaned
 
 
 @pytest.mark.parametrize(
