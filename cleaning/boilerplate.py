@@ -19,7 +19,9 @@ from en.wikipedia to Commons by Zeimusu using CommonsHelper.", "Opera propria", 
 has "photo by person".
 
 Rules look at the whole text: "Panorama di Roma.jpg", "photo of a cat by the sea" and "In 1998 the bridge was closed"
-say what is seen and stay. Two capitalised words after "Foto:" are taken for a name: "Foto: Ponte Vecchio" is dropped.
+say what is seen and stay. So do "Sam 2012 Olympics", "la Primavera, 1482", "links | rechts" and "This picture shows a
+public domain sign on the wall". Two capitalised words after "Foto:" are taken for a name: "Foto: Ponte Vecchio" is
+dropped.
 """
 
 import re
@@ -34,11 +36,16 @@ from data_catalog.errors import ConfigError
 from data_catalog.stages import Check, Drop
 
 _EXTENSION = r"\.(?:jpe?g|png|gif|tiff?|svg|webp|bmp|heic|avif|xcf|pdf|djvu|webm|ogv|mp4|mov)"
-_CAMERA = r"(?:img|imag|image|dsc|dscn|dscf|pict|mvi|vid|pxl|gopr|cimg|sam|wp|screenshot|p)"
+# "Sam 2012 Olympics" is no file: these words and letters have their digits right behind them.
+_CAMERA = r"(?:(?:img|imag|image|dsc|dscn|dscf|pict|mvi|pxl|gopr|cimg|screenshot)[_ -]?|(?:sam|wp|vid|p)[_-]?)"
+_CAMERA_TAIL = (
+    r"[_ -](?:\d{1,8}|wa\d{4}|[a-z]{1,2}|edit(?:ed)?|bearbeitet|copy|kopie|copia|crop(?:ped)?|hdr|pano|burst\d{0,4}|"
+    r"cover|raw|rich|pro|web)"
+)
 _NAMESPACE = r"(?:file|image|datei|bild|immagine|fichier|archivo|ficheiro|plik|bestand|αρχείο|εικόνα|файл|изображение)"
 _URL = r"(?:(?:https?|ftp)://|www\.)\S+|[\w.+-]+@[\w-]+(?:\.[\w-]+)+"
 _FILE_NAME = rf"\S+{_EXTENSION}|{_NAMESPACE}\s?:.*{_EXTENSION}"
-_CAMERA_NAME = rf"{_CAMERA}[_ -]?\d{{4,}}(?:[_ -][^\W_]{{1,8}}){{0,8}}|\d{{8}}[_-]\d{{6}}\w{{0,8}}"
+_CAMERA_NAME = rf"(?:{_CAMERA}\d{{4,}}|\d{{8}}[_-]\d{{6}}\d{{0,3}})(?:{_CAMERA_TAIL}){{0,8}}"
 _opens_a_credit = re.compile(rf"[(\[]?{WHOLE_CREDIT_OPENING}").match
 _CREDIT = re.compile(rf"[(\[]?{WHOLE_CREDIT_OPENING}(?P<name>[^:()\[\]]{{1,100}})[)\]]?", re.IGNORECASE)
 

@@ -1,4 +1,16 @@
-"""Texts that are a date and nothing else, in seven languages."""
+"""Texts that are a date and nothing else, in seven languages.
+
+| text | |
+|---|---|
+| 12 maggio 1998 | a date |
+| Summer 2010 | a date, and so is "Estate 2010" |
+| Mars 2020 | a date: the month, not the planet |
+| im Winter 1944 | a date |
+| The Spring 1896 | none: with an article it may be a work's name |
+| la Primavera, 1482 | none |
+| Estate 5 | none |
+| maggio | none: a name of a month or a season alone has no number |
+"""
 
 import re
 from typing import Final
@@ -38,28 +50,31 @@ o do da em ano anos século cerca
 any anys segle cap
 st nd rd th er bc ad ac dc a v chr
 """
+_ARTICLES: Final = frozenset(("the", "il", "lo", "la", "l", "le", "der", "die", "das", "el", "los", "las", "o", "a"))
 _NAMED: Final = frozenset((_MONTHS + _DAYS + _SEASONS).split())
 _FILLING: Final = frozenset(_AROUND.split())
 _WORD = re.compile(r"\d+|[^\W\d_]+")
 _DIGIT = re.compile(r"\d")
 _YEAR = re.compile(r"1\d{3}|20\d{2}")
+# "Summer 2010", where no figure other than a year, from 1800 to 2100, can follow.
+_SEASON = re.compile(rf"\b(?:{'|'.join(_SEASONS.split())})\b(?P<year> (?:1[89]\d\d|20\d\d|2100)\b)?")
 _MAX_CHARS = 80
 
 
 def is_date(text: str) -> bool:
     """Whether a text is wholly a date, a year or a season of a year: "12 maggio 1998", "in 1998", "Summer 2010".
 
-    It holds a number and a month, a weekday, a season or, from 1000 to 2099, a year: "the - set of 4" is none.
+    It holds a number and a month, a weekday, a season with its year or, from 1000 to 2099, a year: "the - set of 4" is
+    none. A season has no article and its year right behind it, since "The Spring 1896" may be a painting.
     """
     if len(text) > _MAX_CHARS or not _DIGIT.search(text):
         return False
-    has_number = has_name = False
-    for match in _WORD.finditer(text.casefold()):
-        word = match.group()
-        if word.isdigit():
-            has_number, has_name = True, has_name or _YEAR.fullmatch(word) is not None
-        elif word in _NAMED:
-            has_name = True
-        elif word not in _FILLING:
-            return False
-    return has_number and has_name
+    folded = text.casefold()
+    words = _WORD.findall(folded)
+    if not all(word.isdigit() or word in _NAMED or word in _FILLING for word in words):
+        return False
+    seasons = list(_SEASON.finditer(folded))
+    if seasons and not (all(season.group("year") for season in seasons) and _ARTICLES.isdisjoint(words)):
+        return False
+    has_number = any(map(str.isdigit, words))
+    return has_number and any(word in _NAMED or _YEAR.fullmatch(word) for word in words)
