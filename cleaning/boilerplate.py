@@ -19,16 +19,15 @@ from en.wikipedia to Commons by Zeimusu using CommonsHelper.", "Opera propria", 
 has "photo by person".
 
 Rules look at the whole text: "Panorama di Roma.jpg", "photo of a cat by the sea" and "In 1998 the bridge was closed"
-say what is seen and stay. So do "Sam 2012 Olympics", "la Primavera, 1482", "links | rechts" and "This picture shows a
-public domain sign on the wall". Two capitalised words after "Foto:" are taken for a name: "Foto: Ponte Vecchio" is
-dropped.
+say what is seen and stay. So do "Foto: Ponte Vecchio", whose words might as well be a name, "Sam 2012 Olympics",
+"la Primavera, 1482", "links | rechts" and "This picture shows a public domain sign on the wall".
 """
 
 import re
 from collections.abc import Callable, Sequence
 from typing import Final
 
-from cleaning.credits import WHOLE_CREDIT_OPENING, is_name
+from cleaning.credits import WHOLE_CREDIT_OPENING, is_credit
 from cleaning.dates import is_date
 from cleaning.maintenance import MAINTENANCE, PLACEHOLDER, THUMBNAIL
 from cleaning.suffixes import STOCK_LABEL
@@ -60,7 +59,7 @@ def _is_credit(text: str) -> bool:
     if not _opens_a_credit(text.lower()):  # much faster than the whole, for the same reason
         return False
     match = _CREDIT.fullmatch(text)
-    return match is not None and is_name(match.group("name"))
+    return match is not None and is_credit(match)
 
 
 def _has_no_letter(text: str) -> bool:

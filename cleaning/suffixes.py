@@ -18,16 +18,22 @@
 | Il Colosseo di notte - Wikipedia | Il Colosseo di notte |
 | a stock photograph of a tie and cuff links | the same: the words belong to the sentence |
 | cigars in a row , may be used as a stock photo | the same |
+| all our pictures are always royalty free | the same |
+| App icons: Facebook, Twitter, Flickr | the same: a site alone is a label only after a dash or bar |
+| Statua a Słubice (monumento a Wikipedia) | the same |
+| Parts of a plant: (a) Leaf, (b) Stem, (c) Root | the same |
+| Zwei Tiere. Foto: Hund, Katze | the same: after "Foto:" only an agency tells a credit from what is seen |
 
-All but the last of English rows are of Conceptual Captions, where names are "person" and numbers are cut off. A text
-of which nothing would be left stays whole, for `cleaning.boilerplate` to judge.
+The rows in small letters but for the last of them are of Conceptual Captions, where names are "person" and numbers are
+cut off. When in doubt a label stays: it costs less than a word. A text of which nothing would be left stays whole, for
+`cleaning.boilerplate` to judge.
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Final
 
-from cleaning.credits import CREDIT_OPENING, is_name
+from cleaning.credits import AGENCY, CREDIT_OPENING, STOCK_SITE, is_agency_credit, is_credit
 from data_catalog.stages import Transform
 
 # A space or hyphen that can be matched in one way only: two ways would be 2 to the power of n for n labels in a row.
@@ -42,50 +48,64 @@ _STOCK: Final = (
     r"foto(?:s|grafie)? (?:de )?stock|immagin[ei] stock|foto de archivo|imagen(?:es)? de stock|"
     r"(?:photos?|image) libres? de droits|imagen libre de derechos|stock-?(?:fotos?|bild(?:er)?))"
 )
-_AGENCY: Final = (
-    r"(?:getty images|istock(?:photo)?|shutterstock|adobe stock|alamy|dreamstime(?:\.com)?|depositphotos|123rf|fotolia|"
-    r"bigstock(?:photo)?|can stock photo|wikimedia commons|flickr|"
-    r"wikipedia(?:, (?:the free encyclopedia|l'enciclopedia libera|la enciclopedia libre|die freie enzyklopädie))?)"
-)
 _NUMBER: Final = r"(?: ?# ?[\w-]{0,20}|(?<=photo) ?(?:\d{5,20}|\?))?"
+_LABEL_OF_STOCK: Final = rf"(?:{_STOCK}{_NUMBER}(?: ?[-|,] ?{AGENCY})?|{STOCK_SITE} {_STOCK}{_NUMBER})"
 # A whole label, as `cleaning.boilerplate` judges those that stand alone; in any case.
-STOCK_LABEL: Final = rf"(?:{_STOCK}{_NUMBER}(?: ?[-|,] ?{_AGENCY})?|{_AGENCY}(?: {_STOCK})?{_NUMBER})"
+STOCK_LABEL: Final = rf"(?:{_LABEL_OF_STOCK}|{AGENCY}(?: {_STOCK})?{_NUMBER})"
 
 _SEPARATOR: Final = r"(?=[ |–—·•:,.;!?-])(?: ?(?:\||[–—·•]|--) ?| - | ?[:,.;!?] )"
-_DASH: Final = r"(?=[ |–—-])(?: ?(?:\||[–—]|--) ?| [-:] )"
+_DASH: Final = r"(?=[ |–—-])(?: ?(?:\||[–—]|--) ?| - )"
 _ANY_CASE: Final = re.IGNORECASE | re.ASCII
-_LABEL = re.compile(rf"{_SEPARATOR}{STOCK_LABEL}\Z", _ANY_CASE)
-_PHOTO_LABEL = re.compile(rf"{_DASH}(?:free )?(?:photos?|foto){_NUMBER}\Z", _ANY_CASE)
-_LOOSE_LABEL = re.compile(rf" {_STOCK}{_NUMBER}\Z", _ANY_CASE)
+# A site alone is the last of a list after a comma, and what is seen after a colon: "The logo: Wikipedia".
+_LABEL = re.compile(
+    rf"(?:{_SEPARATOR}{_LABEL_OF_STOCK}|{_DASH}{AGENCY}{_NUMBER}| ?[.!?] {STOCK_SITE}{_NUMBER})\Z", _ANY_CASE
+)
+_PHOTO_LABEL = re.compile(rf"(?:{_DASH}| : )(?:free )?(?:photos?|foto){_NUMBER}\Z", _ANY_CASE)
+# With nothing before it only what can hardly be part of a sentence: in the singular, or hyphenated as CC3M does it.
+_LOOSE_LABEL = re.compile(
+    rf" (?:(?:{_FREE} ){{0,3}}stock (?:photo|image|vector|illustration|footage(?: video)?)|royalty - free|"
+    rf"royalty{_JOIN}free stock {_PICTURE}){_NUMBER}\Z",
+    _ANY_CASE,
+)
 _LOOSE_CREDIT = re.compile(r" photo(?:graph)? by person\Z", _ANY_CASE)
 _BRACKETED_CREDIT = re.compile(rf" ?[(\[]{CREDIT_OPENING}(?P<name>[^()\[\]]{{1,100}})[)\]]\Z", _ANY_CASE)
 _BRACKETED_AGENCY = re.compile(
-    rf" ?[(\[](?:ap photo\b[^()\[\]]{{0,60}}|[^()\[\]]{{0,60}}\b{_AGENCY})[)\]]\Z", _ANY_CASE
+    rf" ?[(\[](?P<makers>ap photo\b[^()\[\]]{{0,60}}|[^()\[\]]{{0,60}}\b{AGENCY})[)\]]\Z", _ANY_CASE
 )
-_CREDIT = re.compile(rf"(?:{_SEPARATOR}|(?<=[.!?]) | (?=©)){CREDIT_OPENING}(?P<name>[^:]{{1,100}})\Z", _ANY_CASE)
+_CREDIT = re.compile(rf"(?:{_SEPARATOR}|(?<=[.!?]) | (?=©)){CREDIT_OPENING}(?P<name>[^:()\[\]]{{1,100}})\Z", _ANY_CASE)
 _HEAD = re.compile(
-    rf"(?:{_FREE} ){{0,3}}stock (?:(?:photos?|images?|vectors?|illustrations?) ?(?:#\w* ?)?:|photos? ?[-–—]) ",
+    rf"(?:{_FREE} ){{0,3}}stock (?:(?:photos?|images?|vectors?|illustrations?) ?(?:#\w{{0,20}} ?)?:|photos? ?[-–—]) ",
     _ANY_CASE,
 )
+# "(a) Leaf, (b) Stem, (c) Root" has no copyright.
+_LETTERED = re.compile(r"\([ab]\)", _ANY_CASE)
 
 # Before these a label is part of the sentence: "as a stock photo", "a typical stock photo".
 _BINDING_WORDS: Final = """
-a an the this that these those of for as in on with and or is are was like from to by my your his her our their some any
-no typical classic generic free cheesy funny bad good best new
+a an the this that these those of for as in on with and or is are was were like from to by my your his her our their
+some any no typical classic generic free cheesy funny bad good best new always all only very many
 """
 _BINDING: Final = frozenset(_BINDING_WORDS.split())
+# Sentences with these speak of stock photos: "our pictures stay royalty - free".
+_TRADE_WORDS: Final = """
+we our you your photographer photographers agency site website photos pictures images sell sells buy offer offers
+"""
+_TRADE: Final = frozenset(_TRADE_WORDS.split())
 _FEWEST_WORDS_BEFORE = 4
 _TAIL_CHARS = 200
+_HEAD_CHARS = 100
+# An enumeration that began earlier is longer than a caption may be.
+_LETTERED_CHARS = 1_000
+_LOOSE_ENDS: Final = " ,;:|-–—"
 _WORD = re.compile(r"[^\W\d_]\S*")
 
-# What each pattern above needs, in any case: first for Arrow's RE2, which goes through many texts at once; then for one
-# text in small letters.
-SUFFIX_MARKS: Final = (
-    r"stock|royalty|libres? de|foto de archivo|getty images|alamy|dreamstime|depositphotos|123rf|fotolia|wikimedia|"
-    rf"wikipedia|flickr|ap photo|otos? ?(?:#[^#]*|[0-9]+|\?)?$|{CREDIT_OPENING}"
-)
-_LABEL_MARKS: Final = ("stock", "royalty", "oto", "libre", "getty", "alamy", "wiki", "flickr", "123rf", "dreamstime")
+# Every label has one of `_LABEL_MARKS`, in small letters, every credit one of `_CREDIT_MARKS`. But "oto" and ":" are in
+# too many captions: Arrow's RE2, which finds the texts to look at, has patterns in their place.
+_SITE_MARKS: Final = ("stock", "royalty", "libre", "getty", "alamy", "wiki", "flickr", "123rf", "dreamstime")
+_LABEL_MARKS: Final = (*_SITE_MARKS, "oto")
 _CREDIT_MARKS: Final = ("oto", ":", "©", "(c)")
+_PHOTO_MARK: Final = r"foto de archivo|depositphotos|fotolia|ap photo|otos? ?(?:#[^#]*|[0-9]+|\?)?$"
+SUFFIX_MARKS: Final = "|".join([*_SITE_MARKS, _PHOTO_MARK, CREDIT_OPENING])
 
 
 def strip_suffixes() -> Transform:
@@ -102,28 +122,35 @@ def strip_suffixes() -> Transform:
 
 
 def without_suffixes(text: str) -> str:
-    """One text without labels and credits; the very same where there are none."""
-    while (shorter := _without_one(text)) is not None:
-        text = shorter
-    return text
+    """One text without labels and credits; the very same where there are none or where nothing else would be left.
+
+    Bounds move over the text, which is never copied or searched as a whole: many labels take linear time.
+    """
+    begin, end = 0, len(text)
+    first_letter: int | None = None  # where the first word of what is left begins, once that is asked for
+    while True:
+        for cut in _cuts(text, max(begin, end - _TAIL_CHARS), end):
+            first_letter = _next_letter(text, begin) if first_letter is None else first_letter
+            if first_letter < cut:
+                end = _without_loose_ends(text, first_letter, cut)
+                break
+        else:
+            after_head = _after_head(text, begin, end)
+            if after_head is None:
+                return text[begin:end]
+            begin, first_letter = after_head, None
 
 
-def _without_one(text: str) -> str | None:
-    """The text without its last label or credit, or None where it has none or would be nothing without it."""
-    lowered = text.lower()
-    has_label = _has_one(_LABEL_MARKS, lowered)
-    finders = [_labelled, _loose] if has_label else []
-    if _has_one(_CREDIT_MARKS, lowered):
-        finders.append(_credited)
-    if text[-1:] in (")", "]"):
-        finders.append(_bracketed)
-    start = max(0, len(text) - _TAIL_CHARS)
-    for find in finders:
-        cut = find(text, start)
-        if cut is not None and _WORD.search(text, 0, cut):
-            return text[:cut].rstrip(" ,;:|-–—")
-    head = _HEAD.match(text) if has_label else None
-    return text[head.end() :] if head and _WORD.search(text, head.end()) else None
+def _cuts(text: str, start: int, end: int) -> Iterator[int]:
+    """Where the last label or credit may begin, as different rules see it."""
+    tail = text[start:end].lower()
+    if _has_one(_LABEL_MARKS, tail):
+        yield from _labelled(text, start, end)
+        yield from _loose(text, start, end)
+    if _has_one(_CREDIT_MARKS, tail):
+        yield from _credited(text, start, end)
+    if tail.endswith((")", "]")):
+        yield from _bracketed(text, start, end)
 
 
 def _has_one(marks: Sequence[str], lowered: str) -> bool:
@@ -133,34 +160,60 @@ def _has_one(marks: Sequence[str], lowered: str) -> bool:
     return False
 
 
-def _labelled(text: str, start: int) -> int | None:
-    match = _LABEL.search(text, start) or _PHOTO_LABEL.search(text, start)
-    return _cut(match) if match else None
+def _next_letter(text: str, begin: int) -> int:
+    word = _WORD.search(text, begin)
+    return word.start() if word else len(text)
 
 
-def _bracketed(text: str, start: int) -> int | None:
-    match = _BRACKETED_AGENCY.search(text, start)
-    if match is None:
-        match = _BRACKETED_CREDIT.search(text, start)
-        if match is None or not is_name(match.group("name")):
-            return None
-    return match.start()
+def _without_loose_ends(text: str, begin: int, end: int) -> int:
+    while end > begin and text[end - 1] in _LOOSE_ENDS:
+        end -= 1
+    return end
 
 
-def _credited(text: str, start: int) -> int | None:
-    match = _CREDIT.search(text, start)
-    return _cut(match) if match and is_name(match.group("name")) else None
+def _after_head(text: str, begin: int, end: int) -> int | None:
+    """Where the text begins without the label in front of it, if it has one and is something without it."""
+    if "stock" not in text[begin : begin + _HEAD_CHARS].lower():
+        return None
+    head = _HEAD.match(text, begin, end)
+    return head.end() if head and _WORD.search(text, head.end(), end) else None
 
 
-def _loose(text: str, start: int) -> int | None:
+def _labelled(text: str, start: int, end: int) -> Iterator[int]:
+    match = _LABEL.search(text, start, end) or _PHOTO_LABEL.search(text, start, end)
+    if match:
+        yield _cut(match)
+
+
+def _bracketed(text: str, start: int, end: int) -> Iterator[int]:
+    match = _BRACKETED_CREDIT.search(text, start, end)
+    if match and is_credit(match) and not _is_lettered(match):
+        yield match.start()
+    match = _BRACKETED_AGENCY.search(text, start, end)
+    if match and is_agency_credit(match.group("makers")):
+        yield match.start()
+
+
+def _credited(text: str, start: int, end: int) -> Iterator[int]:
+    match = _CREDIT.search(text, start, end)
+    if match and is_credit(match) and not _is_lettered(match):
+        yield _cut(match)
+
+
+def _is_lettered(match: re.Match[str]) -> bool:
+    """Whether a "(c)" is the third of its kind."""
+    before = max(0, match.start() - _LETTERED_CHARS)
+    return "(c)" in match.group().lower() and _LETTERED.search(match.string, before, match.start()) is not None
+
+
+def _loose(text: str, start: int, end: int) -> Iterator[int]:
     """Where a label begins that nothing sets off, in a text long enough to go without it."""
-    match = _LOOSE_LABEL.search(text, start) or _LOOSE_CREDIT.search(text, start)
+    match = _LOOSE_LABEL.search(text, start, end) or _LOOSE_CREDIT.search(text, start, end)
     if match is None:
-        return None
-    before = _WORD.findall(text[: match.start()])
-    if len(before) < _FEWEST_WORDS_BEFORE or before[-1].casefold() in _BINDING:
-        return None
-    return match.start()
+        return
+    before = [word.casefold() for word in _WORD.findall(text, start, match.start())]
+    if len(before) >= _FEWEST_WORDS_BEFORE and before[-1] not in _BINDING and _TRADE.isdisjoint(before):
+        yield match.start()
 
 
 def _cut(match: re.Match[str]) -> int:
