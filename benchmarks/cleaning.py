@@ -1,4 +1,4 @@
-"""Cleaning and language identification beside what a user would do otherwise: python benchmarks/cleaning.py [--quick].
+"""Cleaning and language identification beside what a user would do otherwise: benchmarks/cleaning.py [--data FOLDER].
 
 The two parts run by themselves, too: `text_cleaning.py` and `language_identification.py`, which say what they compare.
 Real captions are those of the upstream samples, where these are present.
@@ -26,14 +26,17 @@ def main() -> int:
     """Both parts' tables, then a line a claim; 1 if a claim is short, 2 where the real captions are absent."""
     import language_identification
     import text_cleaning
+    from data_folder import absent, add_data_option
 
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="fewer captions and rounds")
+    add_data_option(parser)
     options = parser.parse_args()
-    if not text_cleaning.CC3M.is_file():
-        print(f"this benchmark reads real captions, and {text_cleaning.DATA} has none")
+    if missing := absent(options.data, text_cleaning.NEEDED):
+        print(f"this benchmark reads real captions, and {options.data} lacks {', '.join(missing)}")
         return 2
-    claims = [*text_cleaning.claims(options.quick), *language_identification.claims(options.quick)]
+    size = options.quick, options.data
+    claims = [*text_cleaning.claims(*size), *language_identification.claims(*size)]
     print()
     for name, value, goal, is_reached in claims:
         print(f"claim cleaning-{name} {value:.4g} goal {goal} {'ok' if is_reached else 'short'}")

@@ -1,12 +1,11 @@
-"""Engines that tell languages beside each other: `python benchmarks/language_identification.py [--quick]`.
+"""Engines that tell languages beside each other: python benchmarks/language_identification.py [--data FOLDER].
 
 Accuracy on whole captions and on two to five words in a row out of them, told their language and told a wrong one; what
 the decision to drop costs and catches; speed; memory. Each contestant lives in a process of its own and has its turn
-in every round; what counts is CPU time of all its threads. Italian, English, German and French captions are those of
-../shared/data; Spanish, Portuguese and Catalan ones were written for this: the cascade's
-weights were chosen without them, the thresholds of dropping with them among the foreign ones. Tux
-Paint's captions of some 80 languages, the hardest, are in Debian's tuxpaint-stamps-default: unpack it somewhere, and
-name the folder by `--tuxpaint`.
+in every round; what counts is CPU time of all its threads. Italian captions are MSCOCO-IT's, English, German and French
+ones Multi30k's; Spanish, Portuguese and Catalan ones were written for this: the cascade's weights were chosen without
+them, the thresholds of dropping with them among the foreign ones. Tux Paint's captions of some 80 languages, the
+hardest, are in Debian's tuxpaint-stamps-default: unpack it somewhere, and name the folder by `--tuxpaint`.
 """
 
 import argparse
@@ -22,6 +21,8 @@ import time
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 
+from data_folder import add_data_option
+
 from cleaning.language import LanguageVerdict, caption_language, language_identifier
 from cleaning.language_cascade import Candidates, is_sure, restricted_probabilities
 from cleaning.language_codes import COMMON_LANGUAGES
@@ -30,7 +31,6 @@ from cleaning.language_langdetect import langdetect_probabilities
 from cleaning.language_lingua import lingua_probabilities
 from flows.language_packs import load_language_pack
 
-DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 OWN = Path(__file__).resolve().parent / "data" / "iberian_captions.tsv"
 # The seventeen of the notes, or nearly so: what a user would choose for Italian.
 SEVENTEEN = frozenset({*COMMON_LANGUAGES, "ca", "el", "ro"} - {"ko"})
@@ -49,22 +49,22 @@ Claim = tuple[str, float, str, bool]
 Told = Callable[[Sequence[str], str], list[str | None]]
 
 
-def load_captions(num_captions: int, tuxpaint: Path | None) -> Captions:
+def load_captions(num_captions: int, data: Path, tuxpaint: Path | None) -> Captions:
     """Sets of different captions in a seeded order; those whose files are absent are missing, and it says so."""
     found: dict[str, tuple[str, Iterable[str]]] = {}
     for kind in ("validated", "unvalidated"):
-        path = DATA / "mscoco_it" / f"captions_ita_devset_{kind}.json.gz"
+        path = data / "mscoco_it" / f"captions_ita_devset_{kind}.json.gz"
         if path.is_file():
             rows = json.loads(gzip.decompress(path.read_bytes()))["annotations"]
             found[f"it, MSCOCO-IT {kind}"] = ("it", [row["caption"] for row in rows])
     for language in ("en", "de", "fr"):
-        if (path := DATA / "multi30k" / f"train.{language}.gz").is_file():
+        if (path := data / "multi30k" / f"train.{language}.gz").is_file():
             found[f"{language}, Multi30k"] = (language, gzip.decompress(path.read_bytes()).decode().splitlines())
     for line in OWN.read_text(encoding="utf-8").splitlines()[1:]:
         language, caption = line.split("\t")
         found.setdefault(f"{language}, our own", (language, []))[1].append(caption)  # type: ignore[attr-defined]
     if len(found) < 8:
-        print(f"only {', '.join(found)}: the other captions are absent ({DATA})")
+        print(f"only {', '.join(found)}: the other captions are absent ({data})")
     found |= tuxpaint_captions(tuxpaint) if tuxpaint else {}
     return {name: (language, drawn(texts, num_captions)) for name, (language, texts) in found.items()}
 
@@ -248,11 +248,11 @@ def last(rows: dict[str, list[list[float]]]) -> list[tuple[str, list[float]]]:
     return [(name, found[-1]) for name, found in rows.items()]
 
 
-def claims(quick: bool, tuxpaint: Path | None = None) -> list[Claim]:
+def claims(quick: bool, data: Path, tuxpaint: Path | None = None) -> list[Claim]:
     """Print the tables; returns (name, value, goal, whether it is met) of each claim."""
     size = "quick" if quick else "full"
     num_captions, num_timed, rounds = SIZES[size]
-    sets = load_captions(num_captions, tuxpaint)
+    sets = load_captions(num_captions, data, tuxpaint)
     short = {name: (language, cut(texts)) for name, (language, texts) in sets.items()}
     ring = Ring()
     speed = print_speed(ring, sets, num_timed, rounds)
@@ -261,7 +261,7 @@ def claims(quick: bool, tuxpaint: Path | None = None) -> list[Claim]:
     print_accuracy("Right on two to five words, per cent, each told its own language", found)
     print_accuracy("The same, all told that they should be Italian", accuracy(ring, short, "it"))
     ring.close()
-    drops = print_drops(sets, load_captions(NATIVE[size], tuxpaint))
+    drops = print_drops(sets, load_captions(NATIVE[size], data, tuxpaint))
     gains = {name: found["cascade"][name] - found["lingua, 17"][name] for name in sets}
     judged = [("language-speed-to-langdetect", speed, ">=20", speed >= 20)]
     for name, gain in gains.items():
@@ -285,8 +285,9 @@ def main() -> int:
     parser.add_argument(
         "--tuxpaint", type=Path, help="a folder with Tux Paint's stamps, for captions in more languages"
     )
+    add_data_option(parser)
     options = parser.parse_args()
-    judged = claims(options.quick, options.tuxpaint)
+    judged = claims(options.quick, options.data, options.tuxpaint)
     print()
     for name, value, goal, met in judged:
         print(f"claim {name} {value:.1f} goal {goal} {'ok' if met else 'short'}")

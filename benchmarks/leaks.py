@@ -1,9 +1,9 @@
-"""Planted leaks in a real build: python benchmarks/leaks.py [--quick]. Needs ../shared/data.
+"""Planted leaks in a real build: python benchmarks/leaks.py [--quick] [--data FOLDER].
 
-Half of MSCOCO's photographs there are a test set, the other half one's own. Beside one's own photographs lie copies of
-the test images, re-encoded, resized, cropped, mirrored, or under their own names; and captions of the test set with
-other punctuation and case. A whole build, by the command's own functions, says which of them are found; a second one
-that does not know of the test set is what training is to refuse.
+Eighty photographs of MSCOCO: half of them are a test set, the other half one's own. Beside one's own photographs lie
+copies of the test images, re-encoded, resized, cropped, mirrored, or under their own names; and captions of the test
+set with other punctuation and case. A whole build, by the command's own functions, says which of them are found; a
+second one that does not know of the test set is what training is to refuse.
 """
 
 import argparse
@@ -14,8 +14,11 @@ import sys
 import tempfile
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Any
+
+from data_folder import add_data_option
 
 from data_catalog.catalog import query
 from data_catalog.errors import ConfigError
@@ -24,7 +27,9 @@ from flows.execution import LocalExecutor
 from flows.models import train_model
 from flows.recipe import load_recipe
 
-COCO = Path(__file__).resolve().parents[2] / "shared" / "data" / "coco"
+CAPTIONS = ("coco/captions_train2017.json", "coco/annotations/captions_train2017.json")
+PHOTOS = "coco/train2017"
+NUM_IMAGES = 80
 MIN_FOUND, MAX_LOST = 0.95, 0.02
 Change = Callable[[Any], bytes]
 
@@ -79,28 +84,28 @@ def repunctuated(caption: str, draw: random.Random) -> str:
     )
 
 
-def plant(folder: Path, num_tests: int) -> list[tuple[str, str, str]]:
+def plant(folder: Path, num_tests: int, data: Path) -> list[tuple[str, str, str]]:
     """Write photographs and the test set; what is what: kind, file name and caption of each row of one's own."""
     from PIL import Image
 
-    annotations = json.loads((COCO / "captions_train2017.json").read_text("utf-8"))
+    photos = data / PHOTOS
+    annotations = json.loads(captions_file(data).read_text("utf-8"))
     captions: dict[int, list[str]] = {}
     for annotation in annotations["annotations"]:
         captions.setdefault(annotation["image_id"], []).append(annotation["caption"].strip())
-    images = sorted(annotations["images"], key=lambda image: str(image["file_name"]))
+    listed = sorted(annotations["images"], key=lambda image: str(image["file_name"]))
+    images = list(islice((image for image in listed if (photos / image["file_name"]).is_file()), NUM_IMAGES))
     tests, own = images[:num_tests], images[num_tests:]
-    write_test_set(folder, annotations, tests)
+    write_test_set(folder, annotations, tests, photos)
     (folder / "photos").mkdir()
     draw = random.Random(1)
     rows = []
     fresh = iter([text for image in own for text in captions[image["id"]]])
     for image in own:
-        (folder / "photos" / f"own{image['id']}.jpg").write_bytes(
-            (COCO / "train2017" / image["file_name"]).read_bytes()
-        )
+        (folder / "photos" / f"own{image['id']}.jpg").write_bytes((photos / image["file_name"]).read_bytes())
         rows.append(("one's own", f"own{image['id']}.jpg", next(fresh)))
     for image in tests:
-        raw = (COCO / "train2017" / image["file_name"]).read_bytes()
+        raw = (photos / image["file_name"]).read_bytes()
         picture = Image.open(io.BytesIO(raw)).convert("RGB")
         for number, (kind, change) in enumerate(PIXELS.items()):
             name = f"copy{number}-{image['id']}.jpg"
@@ -114,14 +119,21 @@ def plant(folder: Path, num_tests: int) -> list[tuple[str, str, str]]:
     return rows
 
 
-def write_test_set(folder: Path, annotations: Mapping[str, Any], tests: Sequence[Mapping[str, Any]]) -> None:
+def captions_file(data: Path) -> Path:
+    """MSCOCO's captions, as the archive has them or beside the photographs."""
+    return next((data / name for name in CAPTIONS if (data / name).is_file()), data / CAPTIONS[-1])
+
+
+def write_test_set(
+    folder: Path, annotations: Mapping[str, Any], tests: Sequence[Mapping[str, Any]], photos: Path
+) -> None:
     """The test images in MSCOCO's own form, and their files beside it."""
     ids = {image["id"] for image in tests}
     chosen = [row for row in annotations["annotations"] if row["image_id"] in ids]
     (folder / "test.json").write_text(json.dumps({"images": list(tests), "annotations": chosen}), "utf-8")
     (folder / "test").mkdir()
     for image in tests:
-        (folder / "test" / image["file_name"]).write_bytes((COCO / "train2017" / image["file_name"]).read_bytes())
+        (folder / "test" / image["file_name"]).write_bytes((photos / image["file_name"]).read_bytes())
 
 
 def write_recipe(folder: Path, name: str, *, guarded: bool) -> Path:
@@ -160,13 +172,14 @@ def main() -> int:
     """Plant, build, count; a line a claim; 1 if one is short."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="fewer test images")
+    add_data_option(parser)
     options = parser.parse_args()
-    if not COCO.is_dir():
-        print(f"this benchmark plants real photographs, and there are none in {COCO}")
+    if not captions_file(options.data).is_file() or not (options.data / PHOTOS).is_dir():
+        print(f"this benchmark plants real photographs, and {options.data} lacks {CAPTIONS[-1]} or {PHOTOS}")
         return 2
     with tempfile.TemporaryDirectory() as name:
         folder, root = Path(name), Path(name) / "catalog"
-        rows = plant(folder, 10 if options.quick else 40)
+        rows = plant(folder, 10 if options.quick else 40, options.data)
         lines = [f"{image}\t{caption}" for _, image, caption in rows]
         (folder / "pairs.tsv").write_text("image\tcaption\n" + "\n".join(lines) + "\n", "utf-8")
         guarded, unguarded = (write_recipe(folder, str(flag), guarded=flag) for flag in (True, False))

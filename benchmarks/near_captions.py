@@ -1,4 +1,4 @@
-"""Near-duplicate captions beside what else is there: python benchmarks/near_captions.py [--quick].
+"""Near-duplicate captions beside what else is there: python benchmarks/near_captions.py [--quick] [--data FOLDER].
 
 Real captions recombined, one row in ten a variation of another as people vary them (planted_captions.py): a typo, a
 function word changed, added or dropped, other punctuation and case, singular and plural, neighbours swapped, a word
@@ -31,6 +31,7 @@ from typing import Any
 sys.path.append(sys.path.pop(0))
 
 import numpy as np
+from data_folder import add_data_option
 from planted_captions import Labels, Recombined, Truth, function_words, planted, real_captions, varied
 
 SIMILARITY = 0.85
@@ -131,35 +132,35 @@ def measure(name: str, path: Path, count: int) -> Run:
     return found
 
 
-def write_captions(path: Path, count: int) -> Labels:
+def write_captions(path: Path, count: int, real: Sequence[str]) -> Labels:
     """Write captions to a file of JSON lines; what each is."""
     labels = Labels()
     with path.open("w", encoding="utf-8") as file:
-        for row in planted(real_captions("en"), count, function_words("en")):
+        for row in planted(real, count, function_words("en")):
             file.write(json.dumps([row.caption]) + "\n")
             labels.add(row.base, row.kind)
     return labels
 
 
-def check_truth(sample: int) -> int:
+def check_truth(sample: int, real: Sequence[str]) -> int:
     """Compare all pairs of some distinct captions: how many of them are near-duplicates after all."""
     from rapidfuzz import fuzz, process
 
-    source = Recombined(real_captions("en"), function_words("en"))
+    source = Recombined(real, function_words("en"))
     step = 1_000_000 // sample
     captions = [source.caption(number * step).lower() for number in range(sample)]
     scores = [process.cdist(captions, captions, scorer=scorer) for scorer in (fuzz.ratio, fuzz.token_sort_ratio)]
     return (int((np.maximum(*scores) >= 100 * SIMILARITY).sum()) - sample) // 2
 
 
-def short_captions(count: int) -> float:
+def short_captions(count: int, captions: Sequence[str]) -> float:
     """Recall on real captions of five to nine words, as they are, each beside one variation: the hardest."""
     import random
 
     from cleaning.near_captions import cluster_captions
 
     words, numbers = function_words("en"), random.Random(9)
-    real = [text for text in dict.fromkeys(real_captions("en")) if 5 <= len(text.split()) <= 9][:count]
+    real = [text for text in dict.fromkeys(captions) if 5 <= len(text.split()) <= 9][:count]
     found, total = 0, 0
     for kind in ("typo", "function word changed", "function word added", "singular or plural", "words swapped"):
         changed = [varied(text, kind, numbers, words) for text in real]
@@ -219,16 +220,18 @@ def main() -> int:
     """Plant, race, and judge the claims."""
     parser = argparse.ArgumentParser(description="Near-duplicate captions beside what else is there.")
     parser.add_argument("--quick", action="store_true", help="fewer captions")
+    add_data_option(parser)
     options = parser.parse_args()
     rounds, *sizes = SIZES["quick" if options.quick else "full"]
-    if not real_captions("en"):
-        print("no real captions here: nothing to measure")
+    real = real_captions("en", options.data)
+    if not real:
+        print(f"no real captions in {options.data}: nothing to measure")
         return 0
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "captions.jsonl"
-        values = race(path, write_captions(path, max(sizes)), sizes, rounds)
-    values["short-recall"] = short_captions(1_000 if options.quick else 4_000)
-    print(f"near-duplicates among the pairs of 3,000 captions that are to be distinct: {check_truth(3_000)}")
+        values = race(path, write_captions(path, max(sizes), real), sizes, rounds)
+    values["short-recall"] = short_captions(1_000 if options.quick else 4_000, real)
+    print(f"near-duplicates among the pairs of 3,000 captions that are to be distinct: {check_truth(3_000, real)}")
     goals = GOALS | {"short-recall": (">=", 0.95)} | {name: (">=", 1.5) for name in values if name.startswith("times-")}
     missed = 0
     for claim, (relation, goal) in goals.items():

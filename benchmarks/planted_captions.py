@@ -14,8 +14,8 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
+from data_folder import cc3m_captions, flickr8k_captions
 
-DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 WORDS_OF_A_PIECE = (2, 6)
 VOWELS = "aeiouyàèéìòùäöü"
 
@@ -35,19 +35,16 @@ class Planted:
     kind: str | None
 
 
-def real_captions(language: str) -> list[str]:
+def real_captions(language: str, data: Path) -> list[str]:
     """Real captions of a language, "en", "de" or "it", in the order of the files; empty where the data is absent."""
-    if not DATA.is_dir():
-        return []
     if language == "it":
-        files = sorted((DATA / "mscoco_it").glob("*.json.gz"))
+        files = sorted(data.glob("mscoco_it/*.json.gz"))
         found = [row["caption"] for file in files for row in json.loads(text_of(file))["annotations"]]
     else:
-        files = sorted((DATA / "multi30k").glob(f"*.{language}.gz"))
+        files = sorted(data.glob(f"multi30k/*.{language}.gz"))
         found = [line for file in files for line in text_of(file).splitlines()]
     if language == "en":
-        for pattern, column in (("cc3m/*.tsv", 0), ("flickr8k/*.txt", 1)):
-            found += [line.split("\t")[column] for file in DATA.glob(pattern) for line in text_of(file).splitlines()]
+        found += [*cc3m_captions(data), *flickr8k_captions(data)]
     return [" ".join(caption.split()) for caption in found]
 
 

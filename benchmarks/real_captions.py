@@ -14,7 +14,6 @@ from flows.dry_run import DryRun, dry_run
 from flows.recipe import load_recipe
 
 HERE = Path(__file__).resolve().parent
-DATA = HERE.parents[1] / "shared" / "data"
 # Languages that no pack ships for.
 PACKS = {"fr": HERE / "data" / "french.toml"}
 LANGUAGES = ("it", "en", "de", "fr")
@@ -32,7 +31,7 @@ def native_sources(data: Path, language: str, folder: Path) -> dict[str, Setting
         },
         "en": {
             "cc3m": {"kind": "cc3m", "files": "cc3m/*.tsv"},
-            "flickr8k": {"kind": "flickr8k", "files": "flickr8k/*.txt", "images": str(images)},
+            "flickr8k": {"kind": "flickr8k", "files": "flickr8k/Flickr8k.token*.txt", "images": str(images)},
             "mscoco": {"kind": "mscoco", "files": "coco/captions_*.json"},
         },
         "de": {"wit_de": {"kind": "wit", "files": "wit/train-*.tsv"}},

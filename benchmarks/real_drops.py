@@ -25,7 +25,8 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-from real_captions import DATA, judge
+from data_folder import add_data_option
+from real_captions import judge
 
 from data_catalog.schema import REJECTED
 from flows.dry_run import Dropped, DryRun
@@ -203,7 +204,7 @@ def tell_run(run: DryRun, options: argparse.Namespace) -> None:
 def parsed_options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--quick", action="store_true", help=f"{QUICK_ROWS} rows of each source")
-    parser.add_argument("--data", type=Path, default=DATA, help="folder of the real files")
+    add_data_option(parser)
     parser.add_argument("--stamps", type=Path, help="folder of Tux Paint's stamps")
     parser.add_argument("--page", type=Path, help="write examples as a page of HTML")
     parser.add_argument("--sample", type=Path, help="write drops to be checked by hand as TSV")

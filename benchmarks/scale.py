@@ -1,4 +1,4 @@
-"""Millions of caption rows through the steps that judge them: python benchmarks/scale.py [--rows N] [--quick].
+"""Millions of caption rows through the steps that judge them: python benchmarks/scale.py [--rows N] [--data FOLDER].
 
 Real captions recombined, one row in ten a near-duplicate of known truth (planted_captions.py), one image in fifty of
 the same bytes as another, in shards of caption rows as ingest writes them, five captions an image. The steps are those
@@ -28,6 +28,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
+from data_folder import add_data_option
 from planted_captions import Labels, Planted, function_words, planted, real_captions
 
 CAPTIONS_PER_SAMPLE, SAMPLES_PER_SHARD = 5, 5_000
@@ -39,9 +40,9 @@ STEPS = ("clean", "find repeats", "screen", "join", "check", "find duplicates", 
 Rows = np.ndarray[Any, np.dtype[np.int64]]
 
 
-def prepare(count: int, folder: Path) -> Labels:
+def prepare(count: int, real: Sequence[str], folder: Path) -> Labels:
     """Write shards of caption rows and of images; what each row is."""
-    labels, rows = Labels(), planted(real_captions("en"), count, function_words("en"))
+    labels, rows = Labels(), planted(real, count, function_words("en"))
     for name in ("captions", "images"):
         (folder / name).mkdir(parents=True)
     number = 0
@@ -212,9 +213,9 @@ def tell(count: int, runs: Sequence[dict[str, float]]) -> float:
     return cpu
 
 
-def compare(rows: int, rounds: int, folder: Path) -> dict[str, float]:
+def compare(rows: int, rounds: int, real: Sequence[str], folder: Path) -> dict[str, float]:
     """Write the rows, run a tenth and all of them in turn, print the table; returns the claims' values."""
-    labels = prepare(rows, folder)
+    labels = prepare(rows, real, folder)
     num_shards = len(list((folder / "captions").iterdir()))
     small = max(1, num_shards // 10)
     sizes = {small: min(rows, small * CAPTIONS_PER_SAMPLE * SAMPLES_PER_SHARD), num_shards: rows}
@@ -243,15 +244,17 @@ def main() -> int:
     parser.add_argument("--rounds", type=int, default=ROUNDS, help="how often each size runs")
     parser.add_argument("--scratch", type=Path, help="a folder on a disk with 1 KB free a row (default: temporary)")
     parser.add_argument("--run", nargs=2, metavar=("FOLDER", "SHARDS"), help=argparse.SUPPRESS)
+    add_data_option(parser)
     options = parser.parse_args()
     if options.run:
         print(json.dumps(run(Path(options.run[0]), int(options.run[1]))))
         return 0
-    if not real_captions("en"):
-        print("no real captions here: nothing to measure")
+    real = real_captions("en", options.data)
+    if not real:
+        print(f"no real captions in {options.data}: nothing to measure")
         return 0
     with tempfile.TemporaryDirectory(dir=options.scratch) as folder:
-        values = compare(QUICK_ROWS if options.quick else options.rows, options.rounds, Path(folder))
+        values = compare(QUICK_ROWS if options.quick else options.rows, options.rounds, real, Path(folder))
     missed = 0
     for claim, (relation, goal) in GOALS.items():
         met = values[claim] >= goal if relation == ">=" else values[claim] <= goal

@@ -1,4 +1,4 @@
-"""Text cleaning beside plain ftfy on real captions: python benchmarks/text_cleaning.py [--quick].
+"""Text cleaning beside plain ftfy on real captions: python benchmarks/text_cleaning.py [--quick] [--data FOLDER].
 
 English captions are the ASCII ones of Conceptual Captions, Flickr8k and Multi30k (3 : 2 : 5), French ones those of
 Multi30k, all as their publishers have them. Plain ftfy is `ftfy.fix_text` as it comes. Rounds are interleaved; what
@@ -17,14 +17,21 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import ftfy
+from data_folder import absent, add_data_option, cc3m_captions, flickr8k_captions
 
 from cleaning.config import CleanConfig
 from cleaning.mojibake import ftfy_settings
 from cleaning.text import clean_text, fix_encoding
 
-DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
-CC3M = DATA / "cc3m" / "Validation_GCC-1.1.0-Validation.first8000.tsv"
-FLICKR8K = DATA / "flickr8k" / "Flickr8k.token.first5000.txt"
+NEEDED = (
+    "cc3m/*.tsv",
+    "flickr8k/Flickr8k.token*.txt",
+    "mscoco_it/captions_ita_devset_validated.json.gz",
+    "mscoco_it/captions_ita_devset_unvalidated.json.gz",
+    "multi30k/train.en.gz",
+    "multi30k/train.fr.gz",
+    "multi30k/train.de.gz",
+)
 # Rounds, captions a set.
 SIZES = {"quick": (5, 20_000), "full": (15, 20_000)}
 GOALS = {"ascii": 20.0, "french": 1.8}
@@ -37,25 +44,23 @@ def lines(path: Path) -> list[str]:
     return gzip.decompress(path.read_bytes()).decode().splitlines()
 
 
-def caption_sets(size: int) -> dict[str, list[str]]:
+def caption_sets(size: int, data: Path) -> dict[str, list[str]]:
     """As many captions of each language as asked for."""
-    english = [line.split("\t")[0] for line in CC3M.read_text("utf-8").splitlines()]
-    english += [line.split("\t")[1] for line in FLICKR8K.read_text("utf-8").splitlines()]
-    english += lines(DATA / "multi30k" / "train.en.gz")[: len(english)]
-    french = lines(DATA / "multi30k" / "train.fr.gz")
+    english = [*cc3m_captions(data), *flickr8k_captions(data)]
+    english += lines(data / "multi30k" / "train.en.gz")[: len(english)]
+    french = lines(data / "multi30k" / "train.fr.gz")
     sets = {"ascii": [text for text in english if text.isascii()], "french": french}
     return {name: random.Random(name).sample(texts, min(size, len(texts))) for name, texts in sets.items()}
 
 
-def all_captions() -> list[str]:
+def all_captions(data: Path) -> list[str]:
     """Every caption of the samples, in four languages, once."""
-    found = [line.split("\t")[0] for line in CC3M.read_text("utf-8").splitlines()]
-    found += [line.split("\t")[1] for line in FLICKR8K.read_text("utf-8").splitlines()]
+    found = [*cc3m_captions(data), *flickr8k_captions(data)]
     for name in ("validated", "unvalidated"):
-        path = DATA / "mscoco_it" / f"captions_ita_devset_{name}.json.gz"
+        path = data / "mscoco_it" / f"captions_ita_devset_{name}.json.gz"
         found += [row["caption"] for row in json.loads(gzip.decompress(path.read_bytes()))["annotations"]]
     for lang in ("en", "fr", "de"):
-        found += lines(DATA / "multi30k" / f"train.{lang}.gz")
+        found += lines(data / "multi30k" / f"train.{lang}.gz")
     return sorted(set(found))
 
 
@@ -98,10 +103,10 @@ def race(sets: dict[str, list[str]], rounds: int) -> dict[tuple[str, str], float
     return {key: statistics.median(found) for key, found in times.items()}
 
 
-def claims(quick: bool) -> list[Claim]:
-    """Race, compare, print the table; (name, value, goal, whether it is met) a claim. Needs ../shared/data."""
+def claims(quick: bool, data: Path) -> list[Claim]:
+    """Race, compare, print the table; (name, value, goal, whether it is met) a claim. `data` has all of `NEEDED`."""
     rounds, size = SIZES["quick" if quick else "full"]
-    sets = caption_sets(size)
+    sets = caption_sets(size, data)
     found = race(sets, rounds)
     print(f"{rounds} rounds interleaved, medians of CPU time")
     print(f"{'captions':<10} {'number':>7} {'':<14} {'us a caption':>12} {'a second':>10} {'x plain ftfy':>13}")
@@ -112,7 +117,7 @@ def claims(quick: bool) -> list[Claim]:
         if name != "plain ftfy":
             goal = GOALS[label]
             judged.append((f"text-{label}-{name.replace('_', '-')}-to-ftfy", ratio, f">={goal:g}", ratio >= goal))
-    captions = all_captions()
+    captions = all_captions(data)
     if quick:
         captions = random.Random(2).sample(captions, 20_000)
     garbled = mojibake(captions, 500 if quick else 2_000)
@@ -127,11 +132,12 @@ def main() -> int:
     """Print the table and the claims; 1 if one is short, 2 where the real captions are absent."""
     parser = argparse.ArgumentParser(description="Text cleaning beside plain ftfy.")
     parser.add_argument("--quick", action="store_true", help="fewer captions and rounds")
+    add_data_option(parser)
     options = parser.parse_args()
-    if not CC3M.is_file():
-        print(f"this benchmark reads real captions, and {DATA} has none")
+    if missing := absent(options.data, NEEDED):
+        print(f"this benchmark reads real captions, and {options.data} lacks {', '.join(missing)}")
         return 2
-    judged = claims(options.quick)
+    judged = claims(options.quick, options.data)
     for name, value, goal, met in judged:
         print(f"claim {name} {value:.2f} goal {goal} {'ok' if met else 'short'}")
     return int(not all(met for *_, met in judged))
