@@ -15,7 +15,7 @@ REASONS: dict[str, dict[str, str]] = {
     "screen": {
         "test_image": "the image is, by its identity, one of a test set of the recipe",
         "test_caption": "the caption is, but for punctuation and case, one of a test set of the recipe",
-        "near_duplicate_caption": "an earlier caption of the same image says nearly the same, letter for letter",
+        "near_duplicate_caption": "an earlier caption of the same image says the same in nearly the same letters",
         "common_caption": "more images than the recipe allows have this caption, or nearly this one",
     },
     "check": {
