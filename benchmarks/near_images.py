@@ -2,8 +2,9 @@
 
 Photographs are COCO's, with pieces of them (quarters) as further distinct ones; scenes are drawn; each FOLDER of PNG
 files, such as Tux Paint's stamps, is a set of its own, without a claim. Every change of a picture is hashed as training
-images are, and looked for as a duplicate, or by the views of the picture as a leak. Speed is that of `near_pairs`
-beside comparing all with all in numpy, interleaved; hashes are drawn like real ones, a tenth near another.
+images are, and looked for as a duplicate, or by the views of the picture as a leak. Speed is that of finding
+what stays beside comparing all hashes with all in numpy, interleaved; hashes are drawn like real ones, a tenth near
+another, and all thumbnails are equal.
 """
 
 import argparse
@@ -22,7 +23,10 @@ import numpy as np
 import pyarrow as pa
 from photographs import COCO
 
-from cleaning import near_images as near
+from cleaning.hamming import Hashes, Rows
+from cleaning.near_images import Looks, first_staying, leak_matches
+from cleaning.selection_config import DuplicatesConfig, LeaksConfig
+from cleaning.thumbnails import Thumbnails, parse_hashes, parse_thumbnails, thumbnail_distance
 from data_catalog.images.normalise import ImageRejectedError, NormaliseConfig, normalise_image
 from data_catalog.images.views import image_views
 from data_catalog.sources.scenes.drawing import encode, paint, place
@@ -38,7 +42,8 @@ GOALS = {"times-10000": 2.0, "times-30000": 5.0, "times-100000": 20.0}
 MOST_CHANGED = 80  # pictures of a set
 CONFIG = NormaliseConfig(min_image_size=16, max_aspect_ratio=20.0)
 Change = Callable[[Any], bytes]
-Arrays = tuple[near.Hashes, near.Thumbnails]
+DUPLICATE_LIMITS, LEAK_LIMITS = DuplicatesConfig(), LeaksConfig()
+Arrays = tuple[Hashes, Thumbnails]
 
 
 def jpeg(image: Any, quality: int = 75) -> bytes:
@@ -119,7 +124,7 @@ def hashed(files: Sequence[bytes]) -> tuple[Arrays, list[int]]:
         good.append(at)
         phashes.append(image.phash)
         thumbnails.append(image.thumbnail)
-    return (near.parse_hashes(pa.array(phashes, pa.string())), near.parse_thumbnails(pa.array(thumbnails))), good
+    return (parse_hashes(pa.array(phashes, pa.string())), parse_thumbnails(pa.array(thumbnails))), good
 
 
 def on_white(raw: bytes) -> Any:
@@ -138,43 +143,65 @@ def found_rates(files: Sequence[bytes]) -> dict[str, float]:
         copies, changed = hashed([change(image) for image in images])
         hashes = np.concatenate([originals[0], copies[0]])
         thumbnails = np.concatenate([originals[1], copies[1]])
-        clusters = near.cluster(len(hashes), near.duplicate_pairs(hashes, thumbnails))
-        hits = [clusters[at] == clusters[len(good) + number] for number, at in enumerate(changed)]
+        first = staying(hashes, thumbnails)
+        hits = [first[at] == first[len(good) + number] for number, at in enumerate(changed)]
         rates[f"duplicate, {kind}"] = float(np.mean(hits))
     views = viewed([files[at] for at in good])
     for kind, change in LEAKS.items():
         copies, changed = hashed([change(image) for image in images])
-        found = {row for row, _ in near.leak_matches(copies, views).tolist()}
+        found = {row for row, _ in leaks_of(copies, views).tolist()}
         rates[f"leak, {kind}"] = float(np.mean([number in found for number in range(len(changed))]))
     return rates
+
+
+def staying(hashes: Hashes, thumbnails: Thumbnails) -> Rows:
+    """For each picture the one that stays."""
+    looks = Looks(
+        hashes=hashes,
+        thumbnails=thumbnails,
+        max_distance=DUPLICATE_LIMITS.max_distance,
+        max_difference=DUPLICATE_LIMITS.max_thumbnail_difference,
+    )
+    return first_staying(looks, np.arange(len(hashes)))
+
+
+def leaks_of(images: Arrays, views: Arrays) -> Rows:
+    difference = LEAK_LIMITS.max_thumbnail_difference
+    return leak_matches(images, views, max_distance=LEAK_LIMITS.max_distance, max_difference=difference)
 
 
 def viewed(files: Sequence[bytes]) -> Arrays:
     """All views of the files."""
     views = [view for raw in files for view in image_views(raw)]
-    hashes = near.parse_hashes(pa.array([view.phash for view in views]))
-    return hashes, near.parse_thumbnails(pa.array([view.thumbnail for view in views]))
+    hashes = parse_hashes(pa.array([view.phash for view in views]))
+    return hashes, parse_thumbnails(pa.array([view.thumbnail for view in views]))
 
 
 def false_pairs(files: Sequence[bytes]) -> tuple[float, float, str]:
     """Of distinct pictures: share of pairs taken for duplicates, and for leaks; and a table of pairs near by hash."""
     (hashes, thumbnails), good = hashed(files)
     num_pairs = len(good) * (len(good) - 1) / 2
-    duplicates = len(near.duplicate_pairs(hashes, thumbnails))
     tests = [files[at] for at in good[: len(good) // 8]]
     views = viewed(tests)
     train = (hashes[len(tests) :], thumbnails[len(tests) :])
-    leaks = len(near.leak_matches(train, views))
-    pairs = near.near_pairs(hashes, max_distance=10)
+    leaks = len(leaks_of(train, views))
+    pairs = pairs_within(hashes, 10)
     bits = np.bitwise_count(hashes[pairs[:, 0]] ^ hashes[pairs[:, 1]])
-    apart = near.thumbnail_distance(thumbnails[pairs[:, 0]], thumbnails[pairs[:, 1]])
+    apart = thumbnail_distance(thumbnails[pairs[:, 0]], thumbnails[pairs[:, 1]])
+    alike = (bits <= DUPLICATE_LIMITS.max_distance) & (apart <= DUPLICATE_LIMITS.max_thumbnail_difference)
     edges = (0, 0.1, 0.2, 0.25, 0.3, 0.4, np.inf)
     counts = [f"    <= {most:2} bits: {np.histogram(apart[bits <= most], edges)[0]}" for most in (0, 2, 4, 6, 8, 10)]
     head = f"  {len(good)} distinct, {num_pairs:.0f} pairs; thumbnails apart by {edges}"
-    return duplicates / num_pairs, leaks / (len(tests) * len(train[0])), "\n".join([head, *counts])
+    return float(alike.sum()) / num_pairs, leaks / (len(tests) * len(train[0])), "\n".join([head, *counts])
 
 
-def hashes_like(real: near.Hashes, count: int, seed: int) -> near.Hashes:
+def pairs_within(hashes: Hashes, max_distance: int) -> Rows:
+    near = (np.bitwise_count(hashes[at + 1 :] ^ hashes[at]) <= max_distance for at in range(len(hashes)))
+    parts = [np.column_stack(np.broadcast_arrays(at, at + 1 + np.flatnonzero(some))) for at, some in enumerate(near)]
+    return np.concatenate(parts)
+
+
+def hashes_like(real: Hashes, count: int, seed: int) -> Hashes:
     """Drawn with the shares and correlations of the bits of real ones; a tenth is within 2 bits of another."""
     numbers = np.random.default_rng(seed)
     places = np.arange(64, dtype=np.uint64)
@@ -193,11 +220,11 @@ def hashes_like(real: near.Hashes, count: int, seed: int) -> near.Hashes:
     return hashes
 
 
-def all_with_all(hashes: near.Hashes) -> int:
+def all_with_all(hashes: Hashes) -> int:
     """What anybody would write."""
     distinct = np.unique(hashes)
     rest = (distinct[at + 1 :] ^ distinct[at] for at in range(len(distinct)))
-    return sum(int((np.bitwise_count(bits) <= near.MAX_DISTANCE).sum()) for bits in rest)
+    return sum(int((np.bitwise_count(bits) <= DUPLICATE_LIMITS.max_distance).sum()) for bits in rest)
 
 
 def timed(work: Callable[[], object]) -> float:
@@ -206,27 +233,27 @@ def timed(work: Callable[[], object]) -> float:
     return time.perf_counter() - started
 
 
-def race(real: near.Hashes, rounds: int, raced: Sequence[int], alone: Sequence[int]) -> dict[str, float]:
+def race(real: Hashes, rounds: int, raced: Sequence[int], alone: Sequence[int]) -> dict[str, float]:
     """Print seconds by number of hashes; returns how many times as fast as comparing all."""
     ratios = {}
-    print(f"near_pairs within {near.MAX_DISTANCE} bits, {rounds} rounds interleaved, medians")
+    print(f"what stays within {DUPLICATE_LIMITS.max_distance} bits, {rounds} rounds interleaved, medians")
     for count in raced:
         hashes = hashes_like(real, count, count)
-        times = [(timed(lambda: pairs_of(hashes)), timed(lambda: all_with_all(hashes))) for _ in range(rounds)]  # noqa: B023
+        times = [(timed(lambda: what_stays(hashes)), timed(lambda: all_with_all(hashes))) for _ in range(rounds)]  # noqa: B023
         ours, theirs = (statistics.median(column) for column in zip(*times, strict=True))
         ratios[f"times-{count}"] = theirs / ours
         print(f"  {count:>10,} {ours:8.3f} s, all with all {theirs:8.3f} s, {theirs / ours:.1f} times as fast")
     for count in alone:
         hashes = hashes_like(real, count, count)
-        seconds = timed(lambda: pairs_of(hashes))  # noqa: B023
+        seconds = timed(lambda: what_stays(hashes))  # noqa: B023
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
         ratios[f"seconds-{count}"] = seconds
         print(f"  {count:>10,} {seconds:8.3f} s, peak of this process {peak:.0f} MB")
     return ratios
 
 
-def pairs_of(hashes: near.Hashes) -> near.Rows:
-    return near.near_pairs(hashes, max_distance=near.MAX_DISTANCE)
+def what_stays(hashes: Hashes) -> Rows:
+    return staying(hashes, np.broadcast_to(np.zeros(192, np.uint8), (len(hashes), 192)))
 
 
 def main() -> int:

@@ -4,7 +4,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
 from cleaning.hamming import Hashes, Rows, dealt
 
@@ -28,33 +27,25 @@ class HashGroups:
         begins = np.flatnonzero(np.diff(ordered, prepend=~ordered[:1]))
         return cls(ordered[begins], order, np.append(begins, len(order)))
 
-    @property
-    def first(self) -> Rows:
-        """The first row of each group."""
-        return self.rows[self.begins[:-1]]
+    def sizes(self, positions: Rows) -> Rows:
+        """How many rows groups have."""
+        return self.begins[positions + 1] - self.begins[positions]
 
-    def stars(self) -> Rows:
-        """Pairs (first row of a group, another one of it)."""
-        counts = np.diff(self.begins)
-        is_other = np.ones(len(self.rows), bool)
-        is_other[self.begins[:-1]] = False
-        return np.column_stack([np.repeat(self.first, counts)[is_other], self.rows[is_other]])
+    def with_themselves(self) -> Rows:
+        """Pairs of positions (group, the same group) of the groups of several rows."""
+        return np.repeat(np.flatnonzero(np.diff(self.begins) > 1)[:, None], 2, axis=1)
 
-    def only(self, kept: NDArray[np.bool_]) -> "HashGroups":
-        """The same groups, with some of their rows; at least one of each.
 
-        Args:
-            kept: which of `rows`.
-        """
-        counts = np.concatenate([[0], np.cumsum(kept)])
-        return HashGroups(self.hashes, self.rows[kept], counts[self.begins])
+def num_products(positions: Rows, mine: HashGroups, theirs: HashGroups) -> int:
+    """How many pairs `products` has."""
+    return int((mine.sizes(positions[:, 0]) * theirs.sizes(positions[:, 1])).sum())
 
 
 def products(positions: Rows, mine: HashGroups, theirs: HashGroups) -> Iterator[Rows]:
     """All pairs (row of one group, row of the other) of pairs of groups, a bounded number at a time."""
     low, low_other = mine.begins[positions[:, 0]], theirs.begins[positions[:, 1]]
-    width = theirs.begins[positions[:, 1] + 1] - low_other
-    ends = np.cumsum((mine.begins[positions[:, 0] + 1] - low) * width)
+    width = theirs.sizes(positions[:, 1])
+    ends = np.cumsum(mine.sizes(positions[:, 0]) * width)
     total = int(ends[-1]) if len(ends) else 0
     for start in range(0, total, _CHUNK):
         number = np.arange(start, min(start + _CHUNK, total))
@@ -62,18 +53,3 @@ def products(positions: Rows, mine: HashGroups, theirs: HashGroups) -> Iterator[
         within = number - np.where(at > 0, ends[at - 1], 0)
         row, other = np.divmod(within, width[at])
         yield np.column_stack([mine.rows[low[at] + row], theirs.rows[low_other[at] + other]])
-
-
-def joined(star: Rows, firsts: Rows) -> Rows:
-    """For each pair (first, other) of `star` and (first, match) of `firsts`: (other, match)."""
-    by_first = firsts[np.argsort(firsts[:, 0], kind="stable")]
-    low, high = (np.searchsorted(by_first[:, 0], star[:, 0], side=side) for side in ("left", "right"))
-    counts = high - low
-    places = np.repeat(low - np.cumsum(counts) + counts, counts) + np.arange(counts.sum())
-    return np.column_stack([np.repeat(star[:, 1], counts), by_first[places, 1]])
-
-
-def in_order(parts: list[Rows]) -> Rows:
-    """All pairs, sorted by both columns; shape (num_pairs, 2), also where there are none."""
-    pairs = np.concatenate([np.empty((0, 2), np.int64), *parts])
-    return pairs[np.lexsort((pairs[:, 1], pairs[:, 0]))]

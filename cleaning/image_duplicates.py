@@ -1,7 +1,7 @@
 """Which of a dataset's images stay where several are the same or look it, and none in two splits: numbers in and out.
 
-Images are rows, by number. All that is decided here for a row can only be decided against it when more images come:
-whoever tries again for images that are missing relies on it, since what was dropped is not kept.
+Images are rows, by number. What was dropped stays dropped when more images come, though it may then look like none that
+stays: whoever tries again for images that are missing relies on it, since the bytes of what was dropped are not kept.
 """
 
 from dataclasses import dataclass
@@ -12,6 +12,8 @@ from cleaning.selection_config import DuplicatesConfig
 
 if TYPE_CHECKING:
     import numpy as np
+
+    from cleaning.near_images import Looks
 
     Ints = np.ndarray[Any, np.dtype[np.int64]]
     Flags = np.ndarray[Any, np.dtype[np.bool_]]
@@ -40,6 +42,7 @@ class Images:
         split: 0, or the higher the less it may be shared: of train, val and test 0, 1 and 2.
         placeholder: its bytes are a host's stand-in for images that are gone.
         left_out: belongs to a test set: it is no one's duplicate.
+        has_bytes: it can stay; an earlier build dropped the others.
         thumbnails: of shape (rows, 192); may lie on disk.
     """
 
@@ -49,70 +52,147 @@ class Images:
     split: "Ints"
     placeholder: "Flags"
     left_out: "Flags"
+    has_bytes: "Flags"
     thumbnails: "Thumbnails"
 
 
 def judge_images(images: Images, config: DuplicatesConfig) -> "tuple[Ints, Ints]":
     """What becomes of every image that is not left out.
 
-    Images that look like a stand-in are one, too. Where images that look the same are in several splits, those of the
-    least guarded go first; of what is then left one stays.
+    Images that look like the bytes of a stand-in are one, too. Of the others, the least shared split and in it the
+    best preference first, each one stays unless it looks like one that stays already: no chain of small steps leads
+    from an image to an unlike one.
 
     Returns:
         The `Verdict` of each row, and the row on whose account it is (of a row that stays: itself).
     """
-    import numpy as np
-
-    count = len(images.hashes)
-    verdicts, account = np.full(count, Verdict.KEEP, np.int64), np.arange(count)
-    same = images.same_bytes
-    looks = _look_alike(images, config) if config.near_images or config.split_guard else same
-    groups = looks if config.near_images else same
-
-    stand_in = np.zeros(count, np.bool_)
-    stand_in[groups[images.placeholder & ~images.left_out]] = True
-    gone = stand_in[groups] & ~images.left_out
-    verdicts[gone] = Verdict.PLACEHOLDER
-    account[gone] = _best(groups, images.preference, images.placeholder & gone)[groups[gone]]
-
-    if config.split_guard:
-        highest = np.zeros(count, np.int64)
-        known = ~images.left_out  # stand-ins too: what looked like one was dropped before it was known for one
-        np.maximum.at(highest, looks[known], images.split[known])
-        leaks = known & ~gone & (images.split < highest[looks])
-        verdicts[leaks] = Verdict.SPLIT_LEAK
-        guarded = _best(looks, images.preference, known & (images.split == highest[looks]))
-        account[leaks] = guarded[looks[leaks]]
-
-    if config.images or config.near_images:
-        staying = (verdicts == Verdict.KEEP) & ~images.left_out
-        best = _best(groups, images.preference, staying)
-        repeats = staying & (best[groups] != account)
-        kept = best[groups[repeats]]
-        verdicts[repeats] = np.where(same[repeats] == same[kept], Verdict.DUPLICATE, Verdict.NEAR_DUPLICATE)
-        account[repeats] = kept
-    return verdicts, account
+    judge = _Judge(images, config)
+    judge.drop_stand_ins()
+    if config.near_images:
+        judge.drop_alike()
+    else:
+        if config.split_guard:
+            judge.drop_shared_splits()
+        if config.images:
+            judge.drop_equal()
+    judge.drop_lost()
+    return judge.verdicts, judge.account
 
 
-def _best(groups: "Ints", preference: "Ints", chosen: "Flags") -> "Ints":
-    """By group, the chosen row of the best preference; of groups without a chosen row, anything."""
-    import numpy as np
+class _Judge:
+    """Verdicts so far."""
 
-    best = np.zeros(len(groups), np.int64)
-    rows = np.flatnonzero(chosen)
-    worst_first = rows[np.argsort(-preference[rows], kind="stable")]
-    best[groups[worst_first]] = worst_first  # the last one written is the best
-    return best
+    def __init__(self, images: Images, config: DuplicatesConfig) -> None:
+        import numpy as np
+
+        self.verdicts = np.full(len(images.hashes), Verdict.KEEP, np.int64)
+        self.account = np.arange(len(images.hashes))
+        self._images = images
+        self._config = config
+        self._looks = _looks(images, config)
+
+    def drop_stand_ins(self) -> None:
+        """Drop what has the bytes of a stand-in, or looks like them."""
+        import numpy as np
+
+        images = self._images
+        rows = np.flatnonzero(images.placeholder & ~images.left_out)
+        rows = rows[np.argsort(images.preference[rows])]
+        first = self._first_of_bytes(rows)
+        self.verdicts[rows], self.account[rows] = Verdict.PLACEHOLDER, first[images.same_bytes[rows]]
+        if self._config.near_images:
+            others = np.flatnonzero(self._staying())
+            found = self._first_alike(others, rows[self.account[rows] == rows])
+            alike = found >= 0
+            self.verdicts[others[alike]], self.account[others[alike]] = Verdict.PLACEHOLDER, found[alike]
+
+    def drop_alike(self) -> None:
+        """Of what looks the same, drop all but the first."""
+        from cleaning.near_images import first_staying
+
+        rows = self._ordered(self._can_stay())
+        self._drop(rows, first_staying(self._looks, rows))
+        lost = self._ordered(self._is_lost())
+        self._drop(lost, self._first_alike(lost, self._ordered(self._can_stay())))
+
+    def drop_shared_splits(self) -> None:
+        """Drop what looks like an image that stays of a less shared split."""
+        import numpy as np
+
+        split = self._images.split
+        for level in np.unique(split)[::-1]:
+            rows = self._ordered(self._staying() & (split == level))
+            self._drop(rows, self._first_alike(rows, self._ordered(self._can_stay() & (split > level))))
+
+    def drop_equal(self) -> None:
+        """Of what has the same bytes, drop all but the first."""
+        first = self._first_of_bytes(self._ordered(self._can_stay()))
+        rows = self._ordered(self._staying())
+        self._drop(rows, first[self._images.same_bytes[rows]])
+
+    def drop_lost(self) -> None:
+        """Drop what looks like none that stays any more: an earlier build dropped it, and its bytes are gone."""
+        while len(lost := self._ordered(self._is_lost())):
+            found = self._first_alike(lost, self._ordered(self.verdicts != Verdict.KEEP))
+            if (found < 0).all():
+                return
+            self._drop(lost, found)
+
+    def _staying(self) -> "Flags":
+        staying: Flags = (self.verdicts == Verdict.KEEP) & ~self._images.left_out
+        return staying
+
+    def _can_stay(self) -> "Flags":
+        return self._staying() & self._images.has_bytes
+
+    def _is_lost(self) -> "Flags":
+        return self._staying() & ~self._images.has_bytes
+
+    def _ordered(self, chosen: "Flags") -> "Ints":
+        """Rows, the first to stay first."""
+        import numpy as np
+
+        rows = np.flatnonzero(chosen)
+        levels = self._images.split[rows] * self._config.split_guard
+        ordered: Ints = rows[np.lexsort((self._images.preference[rows], -levels))]
+        return ordered
+
+    def _first_of_bytes(self, ordered: "Ints") -> "Ints":
+        """By `same_bytes`, the first of some rows that has these bytes, or -1."""
+        import numpy as np
+
+        first = np.full(len(self.account), -1, np.int64)
+        first[self._images.same_bytes[ordered[::-1]]] = ordered[::-1]  # the last one written counts
+        return first
+
+    def _first_alike(self, rows: "Ints", others: "Ints") -> "Ints":
+        import numpy as np
+
+        from cleaning.near_images import first_alike
+
+        if not len(rows) or not len(others):
+            return np.full(len(rows), -1, np.int64)
+        return first_alike(self._looks, rows, others)
+
+    def _drop(self, rows: "Ints", others: "Ints") -> None:
+        """Drop rows on account of others; those stay that have none (-1), or are it themselves."""
+        import numpy as np
+
+        images, chosen = self._images, (others >= 0) & (others != rows)
+        rows, others = rows[chosen], others[chosen]
+        same = images.same_bytes[rows] == images.same_bytes[others]
+        is_leak = self._config.split_guard & (images.split[rows] < images.split[others])
+        looks = np.where(same, Verdict.DUPLICATE, Verdict.NEAR_DUPLICATE)
+        self.verdicts[rows] = np.where(is_leak, Verdict.SPLIT_LEAK, looks)
+        self.account[rows] = others
 
 
-def _look_alike(images: Images, config: DuplicatesConfig) -> "Ints":
-    """By row, the first row of those that look the same, by way of others if need be."""
-    from cleaning.near_images import cluster, duplicate_pairs
+def _looks(images: Images, config: DuplicatesConfig) -> "Looks":
+    from cleaning.near_images import Looks
 
-    pairs = duplicate_pairs(
-        images.hashes,
-        images.thumbnails,
+    return Looks(
+        hashes=images.hashes,
+        thumbnails=images.thumbnails,
         max_distance=config.max_distance,
         max_difference=config.max_thumbnail_difference,
     )
-    return cluster(len(images.hashes), pairs)

@@ -4,109 +4,93 @@ Both are as `data_catalog.images.encoding` makes them. Hashes alone take drawing
 `benchmarks/near_images.py` says what the recommended limits find, and what they take for alike that is not.
 """
 
+from collections.abc import Iterable
+from dataclasses import dataclass
+from itertools import chain
+
 import numpy as np
 from numpy.typing import NDArray
 
 from cleaning.hamming import Hashes, Rows, matches_of_distinct, near_distinct, require_distance
-from cleaning.hash_groups import HashGroups, in_order, joined, products
-from cleaning.thumbnails import Thumbnails, distances_of, parse_hashes, parse_thumbnails, thumbnail_distance
+from cleaning.hash_groups import HashGroups, num_products, products
+from cleaning.thumbnails import Thumbnails, distances_of
 
-__all__ = [
-    "LEAK_DIFFERENCE",
-    "LEAK_DISTANCE",
-    "MAX_DIFFERENCE",
-    "MAX_DISTANCE",
-    "Hashes",
-    "Rows",
-    "Thumbnails",
-    "cluster",
-    "duplicate_pairs",
-    "leak_matches",
-    "near_matches",
-    "near_pairs",
-    "parse_hashes",
-    "parse_thumbnails",
-    "thumbnail_distance",
-]
-
-# Recommended for duplicates: bits of the hash, and what `thumbnail_distance` may say.
-MAX_DISTANCE, MAX_DIFFERENCE = 6, 0.2
-# Recommended for views of test images: what leaks may be cropped a little differently.
-LEAK_DISTANCE, LEAK_DIFFERENCE = 8, 0.25
+# So many pairs of near hashes are compared at once, by the number of rows. Where there are more, most rows look like
+# one that stays: these are looked for among the first half, and what looks like them is compared no further.
+_PAIRS_PER_ROW = 4
+_MORE_PAIRS = 1 << 17
 
 
-def near_pairs(hashes: Hashes, *, max_distance: int) -> Rows:
-    """Rows of hashes that differ in at most so many bits: shape (num_pairs, 2), the lower row first, sorted.
-
-    Of rows with equal hashes only the first takes part; each other one is paired with that one alone.
-
-    Raises:
-        ConfigError: the distance is not between 0 and 16.
-    """
-    require_distance(max_distance)
-    groups = HashGroups.of(hashes)
-    found = [np.sort(groups.first[pairs], axis=1) for pairs in near_distinct(groups.hashes, max_distance)]
-    return in_order([groups.stars(), *found])
-
-
-def near_matches(hashes: Hashes, references: Hashes, *, max_distance: int) -> Rows:
-    """Rows, and references whose hashes differ in at most so many bits: shape (num_matches, 2), sorted.
-
-    Of rows with equal hashes, and of references with equal ones, the first has all matches; each other row is matched
-    with the first ones of the references alone, and each other reference with the first ones of the rows.
-
-    Raises:
-        ConfigError: the distance is not between 0 and 16.
-    """
-    require_distance(max_distance)
-    mine, theirs = HashGroups.of(hashes), HashGroups.of(references)
-    found = [
-        np.column_stack([mine.first[pairs[:, 0]], theirs.first[pairs[:, 1]]])
-        for pairs in matches_of_distinct(mine.hashes, theirs.hashes, max_distance)
-    ]
-    firsts = in_order(found)
-    return in_order([firsts, joined(mine.stars(), firsts), joined(theirs.stars(), firsts[:, ::-1])[:, ::-1]])
-
-
-def duplicate_pairs(
-    hashes: Hashes,
-    thumbnails: Thumbnails,
-    *,
-    max_distance: int = MAX_DISTANCE,
-    max_difference: float = MAX_DIFFERENCE,
-) -> Rows:
-    """Rows of images that look alike: shape (num_pairs, 2), the lower row first, sorted.
-
-    Rows with one hash are grouped: the first stands for all whose thumbnails are like its own, the next one left for
-    those like its own, and so on. Only those that stand for others are compared with rows of other hashes, so that
-    10,000 copies of one picture are 9,999 pairs.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Looks:
+    """What images look like, and how much two that look the same may differ.
 
     Args:
         hashes: of shape (num_rows,).
-        thumbnails: of the same rows.
+        thumbnails: of the same rows; may lie on disk.
         max_distance: most bits in which hashes may differ.
         max_difference: most that `thumbnail_distance` may say.
 
     Raises:
         ConfigError: the distance is not between 0 and 16.
     """
-    require_distance(max_distance)
-    groups = HashGroups.of(hashes)
-    stars, leaders = _led(groups, thumbnails, max_difference)
-    found = [
-        pairs[_are_alike(thumbnails, pairs, max_difference)]
-        for positions in near_distinct(groups.hashes, max_distance)
-        for pairs in products(positions, leaders, leaders)
-    ]
-    return in_order([stars, *(np.sort(pairs, axis=1) for pairs in found)])
+
+    hashes: Hashes
+    thumbnails: Thumbnails
+    max_distance: int
+    max_difference: float
+
+    def __post_init__(self) -> None:
+        require_distance(self.max_distance)
+
+    def are_alike(self, pairs: Rows) -> NDArray[np.bool_]:
+        """Which pairs of rows look the same by their thumbnails."""
+        alike: NDArray[np.bool_] = distances_of(self.thumbnails, self.thumbnails, pairs) <= self.max_difference
+        return alike
+
+
+def first_staying(looks: Looks, rows: Rows) -> Rows:
+    """For each row the first one that stays and that it looks like: itself, where it looks like none before it.
+
+    Those that stay look like none of each other, and what goes looks like one that stays, not by way of a third.
+
+    Args:
+        rows: numbers of different images, the first to stay first.
+    """
+    pairs = _pairs_alike(looks, rows)
+    if pairs is not None:
+        return rows[_first_of_neighbours(len(rows), pairs)]
+    one, other = np.array_split(rows, 2)
+    found = first_staying(looks, one)
+    return np.concatenate([found, _after(looks, one[found == one], other)])
+
+
+def _after(looks: Looks, stay: Rows, rows: Rows) -> Rows:
+    """What `first_staying` says of rows that come after some that stay."""
+    found = first_alike(looks, rows, stay)
+    left = found < 0
+    found[left] = first_staying(looks, rows[left])
+    return found
+
+
+def first_alike(looks: Looks, rows: Rows, references: Rows) -> Rows:
+    """For each row the first of some other rows that it looks like, -1 where it looks like none."""
+    found = _first_reference(looks, rows, references)
+    if found is not None:
+        return found
+    one, other = np.array_split(references, 2)
+    found = first_alike(looks, rows, one)
+    left = found < 0
+    found[left] = first_alike(looks, rows[left], other)
+    return found
 
 
 def leak_matches(
     images: tuple[Hashes, Thumbnails],
     references: tuple[Hashes, Thumbnails],
     *,
-    max_distance: int = LEAK_DISTANCE,
-    max_difference: float = LEAK_DIFFERENCE,
+    max_distance: int,
+    max_difference: float,
 ) -> Rows:
     """Rows of images that look like a reference, each with the one that it is most like: shape (num_found, 2), sorted.
 
@@ -141,41 +125,56 @@ def _keep_best(pairs: Rows, differences: NDArray[np.float32], best: Rows, least:
     best[rows[better]], least[rows[better]] = others[better], found[better]
 
 
-def _led(groups: HashGroups, thumbnails: Thumbnails, max_difference: float) -> tuple[Rows, HashGroups]:
-    """Pairs (leader, led) of rows that have one hash and look alike, and the groups of the leaders alone.
-
-    A round compares what is left of each group with the first row of that.
-    """
-    stars = []
-    is_leader = np.ones(len(groups.rows), bool)
-    left = np.arange(len(groups.rows))
-    group = np.repeat(np.arange(len(groups.hashes)), np.diff(groups.begins))
-    while len(left):
-        begins = np.flatnonzero(np.diff(group, prepend=-1))
-        leaders = np.repeat(left[begins], np.diff(begins, append=len(left)))
-        is_other = np.ones(len(left), bool)
-        is_other[begins] = False
-        leaders, left, group = leaders[is_other], left[is_other], group[is_other]
-        pairs = np.column_stack([groups.rows[leaders], groups.rows[left]])
-        alike = _are_alike(thumbnails, pairs, max_difference)
-        stars.append(pairs[alike])
-        is_leader[left[alike]] = False
-        left, group = left[~alike], group[~alike]
-    return in_order(stars), groups.only(is_leader)
+def _pairs_alike(looks: Looks, rows: Rows) -> Rows | None:
+    """Pairs of places in `rows` that look the same, the lower one first, sorted; None if too many hashes are near."""
+    groups = HashGroups.of(looks.hashes[rows])
+    near = chain([groups.with_themselves()], near_distinct(groups.hashes, looks.max_distance))
+    parts = _unless_too_many(near, groups, groups)
+    if parts is None:
+        return None
+    found = [np.empty(0, np.int64)]  # pairs as single numbers, which are quicker to sort
+    for positions in parts:
+        for pairs in products(positions, groups, groups):
+            ordered = np.sort(pairs[pairs[:, 0] != pairs[:, 1]], axis=1)
+            alike = ordered[looks.are_alike(rows[ordered])]
+            found.append(alike[:, 0] * len(rows) + alike[:, 1])
+    return np.column_stack(np.divmod(np.unique(np.concatenate(found)), max(len(rows), 1)))
 
 
-def _are_alike(thumbnails: Thumbnails, pairs: Rows, max_difference: float) -> NDArray[np.bool_]:
-    alike: NDArray[np.bool_] = distances_of(thumbnails, thumbnails, pairs) <= max_difference
-    return alike
+def _first_of_neighbours(num: int, pairs: Rows) -> Rows:
+    """`first_staying` of places, by their pairs."""
+    first = np.arange(num)
+    places, begins = np.unique(pairs[:, 0], return_index=True)
+    ends = np.append(begins, len(pairs))[1:]
+    for place, begin, end in zip(places.tolist(), begins.tolist(), ends.tolist(), strict=True):
+        if first[place] == place:
+            others = pairs[begin:end, 1]
+            first[others[first[others] == others]] = place
+    return first
 
 
-def cluster(num: int, pairs: Rows) -> Rows:
-    """Clusters of rows that pairs connect: for each of `num` rows the lowest row of its cluster, shape (num,)."""
-    from scipy.sparse import coo_array
-    from scipy.sparse.csgraph import connected_components
+def _first_reference(looks: Looks, rows: Rows, references: Rows) -> Rows | None:
+    """What `first_alike` says; None where too many hashes are near."""
+    mine, theirs = HashGroups.of(looks.hashes[rows]), HashGroups.of(looks.hashes[references])
+    parts = _unless_too_many(matches_of_distinct(mine.hashes, theirs.hashes, looks.max_distance), mine, theirs)
+    if parts is None:
+        return None
+    first = np.full(len(rows), len(references))
+    for positions in parts:
+        for pairs in products(positions, mine, theirs):
+            alike = pairs[looks.are_alike(np.column_stack([rows[pairs[:, 0]], references[pairs[:, 1]]]))]
+            np.minimum.at(first, alike[:, 0], alike[:, 1])
+    found: Rows = np.append(references, -1)[first]
+    return found
 
-    links = coo_array((np.ones(len(pairs), bool), (pairs[:, 0], pairs[:, 1])), shape=(num, num))
-    _, labels = connected_components(links, directed=False)
-    _, first, cluster_of = np.unique(labels, return_index=True, return_inverse=True)
-    lowest: Rows = first[cluster_of]
-    return lowest
+
+def _unless_too_many(parts: Iterable[Rows], mine: HashGroups, theirs: HashGroups) -> list[Rows] | None:
+    """Pairs of groups; None where they stand for too many pairs of rows to compare their thumbnails."""
+    left = _PAIRS_PER_ROW * (len(mine.rows) + len(theirs.rows)) + _MORE_PAIRS
+    found = []
+    for positions in parts:
+        left -= num_products(positions, mine, theirs)
+        if left < 0:
+            return None
+        found.append(positions)
+    return found

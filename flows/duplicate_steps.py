@@ -20,12 +20,13 @@ from data_catalog.shards import save_parquet
 from data_catalog.sorting import image_facts, samples_of_bytes, thumbnails_in_order
 from data_catalog.stages import Drop
 from data_catalog.work import Commit, WorkStore
+from flows.image_steps import NO_BYTES_FILE
 from flows.settings import plain
 from flows.step_outputs import FIND_DUPLICATES, MERGE_CAPTIONS, SHARD, Shard, step_key
 from flows.test_set_steps import TestContents
 
 if TYPE_CHECKING:
-    from cleaning.image_duplicates import Thumbnails
+    from cleaning.image_duplicates import Flags, Thumbnails
 
 # Least guarded first: where images that look the same are in several splits, those of the last one stay.
 _SPLIT_ORDER = ("train", "val", "test", MARKED)
@@ -80,7 +81,8 @@ def find_duplicates(
         leaking = _test_pixels(files, facts, thumbnails, tests, leaks) if leaks.by_pixels else {}
         leaks_found = _leaks(facts, leaking)
         drops = leaks.action == "drop"
-        judged = _judged(facts, thumbnails, leaking, drops=drops, config=config, split=split)
+        has_bytes = _have_bytes(files, facts)
+        judged = _judged(facts, thumbnails, leaking, has_bytes, drops=drops, config=config, split=split)
         found = pa.concat_tables([judged, leaks_found]) if drops else judged
         save_parquet(found.sort_by("sample_id"), folder / SHARD)
         (folder / "thumbnails").unlink()
@@ -105,6 +107,16 @@ def _thumbnails(files: Sequence[Path], count: int, path: Path) -> "Thumbnails":
         pixels[start : start + len(batch)] = parse_thumbnails(batch)
         start += len(batch)
     return pixels
+
+
+def _have_bytes(files: Sequence[Path], facts: pa.Table) -> "Flags":
+    """Which images are there to be published: where images are tried again, not those that were dropped before."""
+    beside = [path for path in (file.with_name(NO_BYTES_FILE) for file in files) if path.is_file()]
+    gone = [pq.read_table(path).column("sample_id") for path in beside]
+    chunks = [chunk for column in gone for chunk in column.chunks]
+    is_gone = pc.is_in(facts.column("sample_id"), pa.chunked_array(chunks, pa.string()))
+    has_bytes: Flags = pc.invert(is_gone).to_numpy()
+    return has_bytes
 
 
 def _test_pixels(
@@ -153,6 +165,7 @@ def _judged(
     facts: pa.Table,
     thumbnails: "Thumbnails",
     leaking: Mapping[int, str],
+    has_bytes: "Flags",
     *,
     drops: bool,
     config: DuplicatesConfig,
@@ -174,6 +187,7 @@ def _judged(
         split=np.where(marked, _SPLIT_ORDER.index(MARKED), levels),
         placeholder=pc.is_valid(hosts).to_numpy(),
         left_out=is_leaking & drops,
+        has_bytes=has_bytes,
         thumbnails=thumbnails,
     )
     verdicts, account = judge_images(images, config)
@@ -183,12 +197,13 @@ def _judged(
         sample_ids.take(pa.array(account[rows])).to_pylist(),
         hosts.take(pa.array(account[rows])).to_pylist(),
         (_SPLIT_ORDER[level] for level in images.split[account[rows]].tolist()),
+        (verdicts[account[rows]] == Verdict.KEEP).tolist(),
         strict=True,
     )
     found, others = [], []
-    for verdict, other, host, where in told:
+    for verdict, other, host, where, is_there in told:
         found.append(_drop(Verdict(verdict), other, host, where))
-        others.append(other if verdict in (Verdict.DUPLICATE, Verdict.NEAR_DUPLICATE) else None)
+        others.append(other if is_there and verdict in (Verdict.DUPLICATE, Verdict.NEAR_DUPLICATE) else None)
     return _found(sample_ids.take(pa.array(rows)).to_pylist(), found, others)
 
 

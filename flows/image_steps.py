@@ -1,7 +1,7 @@
 """The steps that bring images, fetched or recalled, and bring them into one form; committed by content."""
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,13 +15,15 @@ from data_catalog.images.fetch import FetchConfig
 from data_catalog.images.hosts import group_of
 from data_catalog.images.known import KnownShard
 from data_catalog.images.normalise import NormaliseConfig
-from data_catalog.images.tables import write_rows
+from data_catalog.images.tables import Row, write_rows
 from data_catalog.images.workers import ImageWorkers
 from data_catalog.schema import IMAGES, PENDING
-from data_catalog.shards import digest
+from data_catalog.shards import digest, save_parquet
 from data_catalog.work import WorkStore
 from flows.execution import Lane
 from flows.step_outputs import FETCH, NORMALISE, RECALL, SHARD, Shard, shard_of_commit, step_key
+
+NO_BYTES_FILE = "no-bytes.parquet"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -120,13 +122,27 @@ def normalise(
 
 
 def recall(work: WorkStore, shard: Shard, tried_again: Shard, known: KnownShard) -> Shard:
-    """All images of a shard: those that an earlier snapshot has, and those that were tried again."""
+    """All images of a shard: those that an earlier snapshot has, and those that were tried again.
+
+    Beside its file lies `NO_BYTES_FILE`: the `sample_id` of good images whose bytes are gone, since an earlier build
+    dropped them.
+    """
     requests = image_requests(pq.read_table(shard.path), {})
     sample_ids = requests.column("sample_id").to_pylist()
     key = step_key(RECALL, [tried_again.sha256, known.identity, digest(sample_ids)], {})
 
     def produce(folder: Path) -> Mapping[str, Any]:
-        write_rows(known.merged_rows(sample_ids, tried_again.path), IMAGES, folder / SHARD)
+        gone: list[str] = []
+        rows = _noting_gone(known.merged_rows(sample_ids, tried_again.path), gone)
+        write_rows(rows, IMAGES, folder / SHARD)
+        save_parquet(pa.table({"sample_id": pa.array(gone, pa.string())}), folder / NO_BYTES_FILE)
         return {}
 
     return shard_of_commit(work.run(key, produce), shard.shard_id)
+
+
+def _noting_gone(rows: Iterator[Row], gone: list[str]) -> Iterator[Row]:
+    for row in rows:
+        if row["drop_reason"] is None and row["bytes"] is None:
+            gone.append(row["sample_id"])
+        yield row

@@ -9,29 +9,52 @@ from hypothesis import strategies as st
 
 from cleaning.image_duplicates import Images, Verdict, judge_images
 from cleaning.selection_config import DuplicatesConfig
+from cleaning.thumbnails import thumbnail_distance
 from data_catalog.errors import ConfigError
 
 TRAIN, VAL, TEST = 0, 1, 2
+Rows = list[dict[str, Any]]
 
 
-def images(rows: list[dict[str, Any]]) -> Images:
-    """Rows say what differs: `bytes` (equal letters, equal bytes), `look` (a number: hash and colours), and so on."""
+def images(rows: Rows) -> Images:
+    """Rows say what differs: `bytes` (equal letters, equal bytes), `look`, and so on.
+
+    A look is a number, other numbers look otherwise; or such a number, and how many steps on a way away from it.
+    """
     firsts: dict[Any, int] = {}
     for number, row in enumerate(rows):
         firsts.setdefault(row["bytes"], number)
     looks = [row.get("look", 0) for row in rows]
+    hashes, thumbnails = zip(*(seen(*(look if isinstance(look, tuple) else (look, 0))) for look in looks), strict=True)
     return Images(
         same_bytes=np.array([firsts[row["bytes"]] for row in rows], np.int64),
-        hashes=np.array([(look * 0x9E3779B97F4A7C15) % 2**64 for look in looks], np.uint64),
+        hashes=np.array(hashes, np.uint64),
         preference=np.array([row.get("preference", number) for number, row in enumerate(rows)], np.int64),
         split=np.array([row.get("split", TRAIN) for row in rows], np.int64),
         placeholder=np.array([row.get("placeholder", False) for row in rows], np.bool_),
         left_out=np.array([row.get("left_out", False) for row in rows], np.bool_),
-        thumbnails=np.stack([np.random.default_rng(look).integers(0, 255, 192).astype(np.uint8) for look in looks]),
+        has_bytes=np.array([row.get("has_bytes", True) for row in rows], np.bool_),
+        thumbnails=np.stack(thumbnails),
     )
 
 
-def judged(rows: list[dict[str, Any]], **settings: Any) -> list[tuple[str, int]]:
+def seen(look: int, steps: int) -> tuple[int, Any]:
+    """Hash and thumbnail: at each step another bit turns, and colours change by a 32nd of what tells pictures apart."""
+    thumbnail = np.random.default_rng(look).integers(0, 150, 192) + 2 * steps
+    return (look * 0x9E3779B97F4A7C15) % 2**64 ^ ((1 << steps) - 1), thumbnail.astype(np.uint8)
+
+
+def alike(rows: Rows) -> Any:
+    """Which look the same, directly, by comparing all with all."""
+    every = images(rows)
+    bits = np.bitwise_count(every.hashes[:, None] ^ every.hashes[None, :])
+    pairs = np.indices(bits.shape).reshape(2, -1)
+    apart = thumbnail_distance(every.thumbnails[pairs[0]], every.thumbnails[pairs[1]]).reshape(bits.shape)
+    limits = DuplicatesConfig()
+    return (bits <= limits.max_distance) & (apart <= limits.max_thumbnail_difference)
+
+
+def judged(rows: Rows, **settings: Any) -> list[tuple[str, int]]:
     verdicts, account = judge_images(images(rows), DuplicatesConfig(**settings))
     return [(Verdict(verdict).name, other) for verdict, other in zip(verdicts.tolist(), account.tolist(), strict=True)]
 
@@ -79,74 +102,185 @@ def test_images_of_test_sets_are_nobodys_duplicates() -> None:
 
 
 def test_no_image_at_all() -> None:
+    numbers, flags = np.zeros(0, np.int64), np.zeros(0, np.bool_)
     nothing = Images(
-        **{name: np.zeros(0, np.int64) for name in ("same_bytes", "preference", "split")},
+        same_bytes=numbers,
         hashes=np.zeros(0, np.uint64),
-        placeholder=np.zeros(0, np.bool_),
-        left_out=np.zeros(0, np.bool_),
+        preference=numbers,
+        split=numbers,
+        placeholder=flags,
+        left_out=flags,
+        has_bytes=flags,
         thumbnails=np.zeros((0, 192), np.uint8),
     )
     verdicts, account = judge_images(nothing, DuplicatesConfig())
     assert (len(verdicts), len(account)) == (0, 0)
 
 
+def chain(num: int, **more: Any) -> Rows:
+    return [{"bytes": number, "look": (1, number), **more} for number in range(num)]
+
+
+def test_no_chain_of_small_steps_leads_from_an_image_to_an_unlike_one() -> None:
+    rows = chain(40)
+    likeness = alike(rows)
+    assert likeness.diagonal(1).all()
+    assert not likeness[0, 7:].any()
+    found = judged(rows)
+    assert [number for number, (verdict, _) in enumerate(found) if verdict == "KEEP"] == [0, 7, 14, 21, 28, 35]
+    assert {account for verdict, account in found if verdict == "NEAR_DUPLICATE"} == {0, 7, 14, 21, 28, 35}
+    assert all(likeness[number, account] for number, (_, account) in enumerate(found))
+
+
+def test_what_looks_like_a_stand_in_by_way_of_a_third_is_none() -> None:
+    rows = chain(10)
+    rows[0]["placeholder"] = True
+    assert judged(rows) == [("PLACEHOLDER", 0)] * 7 + [("KEEP", 7)] + [("NEAR_DUPLICATE", 7)] * 2
+
+
+def test_a_held_out_image_costs_training_what_looks_like_it_and_no_more() -> None:
+    rows = chain(20)
+    rows[10]["split"] = VAL
+    expected = ["KEEP", *["NEAR_DUPLICATE"] * 3, *["SPLIT_LEAK"] * 6, "KEEP", *["SPLIT_LEAK"] * 6]
+    assert [verdict for verdict, _ in judged(rows)] == [*expected, "KEEP", *["NEAR_DUPLICATE"] * 2]
+    only_guard = judged(rows, images=False, near_images=False)
+    leaks = [number for number, (verdict, _) in enumerate(only_guard) if verdict == "SPLIT_LEAK"]
+    assert leaks == [*range(4, 10), *range(11, 17)]
+    assert {account for verdict, account in only_guard if verdict == "SPLIT_LEAK"} == {10}
+
+
+def test_an_image_that_is_dropped_itself_drops_no_other() -> None:
+    rows: Rows = [
+        {"bytes": "a", "look": (1, 0), "split": TEST},
+        {"bytes": "b", "look": (1, 5), "split": VAL},
+        {"bytes": "c", "look": (1, 10)},
+    ]
+    for switches in ({}, {"images": False, "near_images": False}):
+        assert judged(rows, **switches) == [("KEEP", 0), ("SPLIT_LEAK", 0), ("KEEP", 2)]
+
+
+@pytest.mark.parametrize("switches", [{}, {"near_images": False, "images": False}], ids=["near", "guard"])
+def test_one_crowd_of_many_images_that_look_alike_is_not_compared_each_with_each(switches: dict[str, Any]) -> None:
+    """Of 60,000 images of nearly one look each would be compared with each: 1,800,000,000 pairs of thumbnails."""
+    num = 60_000
+    numbers = np.random.default_rng(3)
+    flips = np.uint64(1) << numbers.integers(0, 64, (2, num)).astype(np.uint64)
+    crowd = Images(
+        same_bytes=np.arange(num),
+        hashes=flips[0] ^ flips[1],
+        preference=numbers.permutation(num),
+        split=(np.arange(num) % 20 == 0).astype(np.int64),
+        placeholder=np.zeros(num, np.bool_),
+        left_out=np.zeros(num, np.bool_),
+        has_bytes=np.ones(num, np.bool_),
+        thumbnails=(numbers.integers(0, 200, 192) + numbers.integers(0, 5, (num, 192))).astype(np.uint8),
+    )
+    verdicts, account = judge_images(crowd, DuplicatesConfig(**switches))
+    kept = np.flatnonzero(verdicts == Verdict.KEEP)
+    assert (crowd.split[kept] == VAL).all()
+    assert len(kept) == (1 if switches == {} else num // 20)
+    assert (verdicts[account] == Verdict.KEEP).all()
+
+
+# Few looks, and few steps away from them, so that many look alike, and many only by way of a third.
+LOOKS = st.tuples(st.integers(0, 1), st.integers(0, 25))
 ROW = st.fixed_dictionaries(
     {
-        "bytes": st.integers(0, 8),
+        "bytes": st.integers(0, 11),
         "split": st.sampled_from((TRAIN, TRAIN, VAL, TEST)),
         "left_out": st.sampled_from((False, False, False, True)),
     }
 )
 SWITCHES = st.fixed_dictionaries({name: st.booleans() for name in ("images", "near_images", "split_guard")})
+LOOKS_OF_BYTES = st.lists(LOOKS, min_size=12, max_size=12)
 
 
-def with_looks(rows: list[dict[str, Any]], stand_ins: set[int]) -> list[dict[str, Any]]:
-    """Equal bytes look the same, and so do some others; what is a stand-in is so by its bytes."""
-    return [{**row, "look": row["bytes"] // 3, "placeholder": row["bytes"] in stand_ins} for row in rows]
+def with_looks(rows: Rows, looks: list[tuple[int, int]], stand_ins: set[int]) -> Rows:
+    """Equal bytes look the same; what is a stand-in is so by its bytes, and so is what is left out."""
+    return [
+        {**row, "look": looks[row["bytes"]], "placeholder": row["bytes"] in stand_ins, "left_out": row["bytes"] == 7}
+        for row in rows
+    ]
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=400, deadline=None)
 @given(
-    rows=st.lists(ROW, min_size=1, max_size=14),
-    preferences=st.permutations(range(14)),
-    num_before=st.integers(0, 14),
-    stand_ins=st.lists(st.sets(st.integers(0, 8), max_size=2), min_size=2, max_size=2),
+    rows=st.lists(ROW, min_size=3, max_size=16),
+    preferences=st.permutations(range(16)),
+    looks=LOOKS_OF_BYTES,
+    cuts=st.lists(st.integers(1, 16), min_size=2, max_size=2),
+    stand_ins=st.lists(st.sets(st.integers(0, 11), max_size=2), min_size=3, max_size=3),
     switches=SWITCHES,
 )
 def test_what_was_dropped_stays_dropped_when_more_images_come(
-    rows: list[dict[str, Any]],
+    rows: Rows,
     preferences: list[int],
-    num_before: int,
+    looks: list[tuple[int, int]],
+    cuts: list[int],
     stand_ins: list[set[int]],
     switches: dict[str, bool],
 ) -> None:
-    """Trying again relies on it: the bytes of what was dropped are gone."""
+    """Trying again relies on it, any number of times: the bytes of what was dropped are gone."""
     ranked = [{**row, "preference": preferences[number]} for number, row in enumerate(rows)]
-    ranked = [{**row, "left_out": row["bytes"] == 7} for row in ranked]  # by its bytes alone, too
-    before = judged(with_looks(ranked[: max(1, num_before)], stand_ins[0]), **switches)
-    after = judged(with_looks(ranked, stand_ins[0] | stand_ins[1]), **switches)
-    for (verdict, _), (later, _) in zip(before, after, strict=False):
-        assert verdict == "KEEP" or later != "KEEP"
+    there, gone = set[int](), set[int]()
+    for count in (*sorted(cuts), len(rows)):
+        there |= stand_ins.pop()
+        come = with_looks(ranked[:count], looks, there)
+        found = judged([{**row, "has_bytes": number not in gone} for number, row in enumerate(come)], **switches)
+        dropped = {number for number, (verdict, _) in enumerate(found) if verdict != "KEEP"}
+        assert gone <= dropped
+        gone = dropped
 
 
-@settings(max_examples=200, deadline=None)
-@given(rows=st.lists(ROW, min_size=1, max_size=12), switches=SWITCHES)
-def test_every_look_keeps_an_image_and_no_held_out_one_is_shown_in_training(
-    rows: list[dict[str, Any]], switches: dict[str, bool]
+@settings(max_examples=400, deadline=None)
+@given(
+    rows=st.lists(ROW, min_size=1, max_size=20),
+    preferences=st.permutations(range(20)),
+    looks=LOOKS_OF_BYTES,
+    stand_ins=st.sets(st.integers(0, 11), max_size=2),
+    switches=SWITCHES,
+)
+def test_what_is_dropped_looks_like_what_it_is_dropped_for_and_no_two_splits_share_a_look(
+    rows: Rows, preferences: list[int], looks: list[tuple[int, int]], stand_ins: set[int], switches: dict[str, bool]
 ) -> None:
-    looking = with_looks(rows, set())
-    found = judged(looking, **switches)
-    for look in {row["look"] for row in looking if not row["left_out"]}:
-        kept = [
-            row
-            for row, (verdict, _) in zip(looking, found, strict=True)
-            if row["look"] == look and verdict == "KEEP" and not row["left_out"]
-        ]
-        assert kept
-        if switches["split_guard"]:
-            assert len({row["split"] for row in kept}) == 1
-        if switches["near_images"]:
-            assert len(kept) == 1
+    ranked = [{**row, "preference": preferences[number]} for number, row in enumerate(rows)]
+    known = with_looks(ranked, looks, stand_ins)
+    found, likeness = judged(known, **switches), alike(known)
+    kept = [number for number, (verdict, _) in enumerate(found) if verdict == "KEEP" and not known[number]["left_out"]]
+    for number, (verdict, account) in enumerate(found):
+        row, other = known[number], known[account]
+        assert likeness[number, account]
+        assert verdict in ("KEEP", "PLACEHOLDER") or account in kept
+        assert verdict != "PLACEHOLDER" or other["placeholder"]
+        assert verdict != "SPLIT_LEAK" or (switches["split_guard"] and other["split"] > row["split"])
+        if verdict in ("DUPLICATE", "NEAR_DUPLICATE"):
+            assert (verdict == "DUPLICATE") == (row["bytes"] == other["bytes"])
+            best = {"KEEP": number, verdict: account}
+            assert known[best[verdict]]["preference"] < row["preference"] or other["split"] > row["split"]
+    for one in kept:
+        assert found[one] == ("KEEP", one)
+        for other_one in (number for number in kept if number != one and likeness[one, number]):
+            assert not switches["near_images"]
+            assert not switches["split_guard"] or known[one]["split"] == known[other_one]["split"]
+            assert not switches["images"] or known[one]["bytes"] != known[other_one]["bytes"]
+
+
+@settings(max_examples=100, deadline=None)
+@given(
+    rows=st.lists(ROW, min_size=1, max_size=12),
+    order=st.permutations(range(12)),
+    looks=LOOKS_OF_BYTES,
+    switches=SWITCHES,
+)
+def test_the_order_of_rows_does_not_matter(
+    rows: Rows, order: list[int], looks: list[tuple[int, int]], switches: dict[str, bool]
+) -> None:
+    known = with_looks([{**row, "preference": number} for number, row in enumerate(rows)], looks, {1})
+    order = [number for number in order if number < len(rows)]
+    found = judged([known[number] for number in order], **switches)
+    assert {order[place]: (verdict, order[account]) for place, (verdict, account) in enumerate(found)} == dict(
+        enumerate(judged(known, **switches))
+    )
 
 
 @pytest.mark.parametrize(

@@ -14,17 +14,9 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
 from cleaning import hamming
-from cleaning.near_images import (
-    LEAK_DISTANCE,
-    cluster,
-    duplicate_pairs,
-    leak_matches,
-    near_matches,
-    near_pairs,
-    parse_hashes,
-    parse_thumbnails,
-    thumbnail_distance,
-)
+from cleaning.near_images import Looks, first_alike, first_staying, leak_matches
+from cleaning.selection_config import DuplicatesConfig, LeaksConfig
+from cleaning.thumbnails import parse_hashes, parse_thumbnails, thumbnail_distance
 from data_catalog.errors import ConfigError
 from data_catalog.images.normalise import NormaliseConfig, NormalisedImage, normalise_image
 from data_catalog.images.views import image_views
@@ -54,34 +46,77 @@ def distances(one: Hashes, other: Hashes) -> NDArray[Any]:
 def as_set(pairs: NDArray[np.int64]) -> set[tuple[int, int]]:
     found = {(int(one), int(other)) for one, other in pairs}
     assert len(found) == len(pairs)
-    assert sorted(found) == [tuple(pair) for pair in pairs.tolist()]
     return found
 
 
-def expected_pairs(hashes: Hashes, max_distance: int) -> set[tuple[int, int]]:
-    """By comparing all with all: first rows of hashes with each other, other rows with the first of their hash."""
-    first = [int(np.flatnonzero(hashes == value)[0]) for value in hashes]
-    near = distances(hashes, hashes) <= max_distance
-    firsts = {(i, j) for i in set(first) for j in set(first) if i < j and near[i, j]}
-    return firsts | {(first[row], row) for row in range(len(hashes)) if first[row] != row}
+def looks_of(
+    hashes: Hashes, thumbnails: NDArray[np.uint8] | None = None, *, max_distance: int = DuplicatesConfig().max_distance
+) -> Looks:
+    """All of one colour, unless thumbnails say otherwise."""
+    return Looks(
+        hashes=hashes,
+        thumbnails=np.zeros((len(hashes), 192), np.uint8) if thumbnails is None else thumbnails,
+        max_distance=max_distance,
+        max_difference=DuplicatesConfig().max_thumbnail_difference,
+    )
+
+
+def stays_for(looks: Looks) -> set[tuple[int, int]]:
+    """Pairs (row that stays, row that goes for it), where the lower rows stay."""
+    first = first_staying(looks, np.arange(len(looks.hashes)))
+    return {(int(stays), row) for row, stays in enumerate(first) if stays != row}
+
+
+def leaks_of(images: tuple[Hashes, NDArray[np.uint8]], references: tuple[Hashes, NDArray[np.uint8]]) -> Any:
+    limits = LeaksConfig()
+    difference = limits.max_thumbnail_difference
+    return leak_matches(images, references, max_distance=limits.max_distance, max_difference=difference)
+
+
+def one_by_one(alike: NDArray[np.bool_]) -> list[int]:
+    """For each row the first one that stays and that it is like."""
+    staying: list[int] = []
+    found = []
+    for row in range(len(alike)):
+        found.append(next((other for other in staying if alike[row, other]), row))
+        staying += [row] if found[-1] == row else []
+    return found
 
 
 @settings(max_examples=200, deadline=None)
-@given(hashes=HASHES, max_distance=DISTANCES)
-def test_near_pairs_are_those_of_comparing_all(hashes: Hashes, max_distance: int) -> None:
-    assert as_set(near_pairs(hashes, max_distance=max_distance)) == expected_pairs(hashes, max_distance)
+@given(hashes=HASHES, max_distance=DISTANCES, seed=st.integers(0, 99))
+def test_what_stays_is_what_comparing_all_one_by_one_says(hashes: Hashes, max_distance: int, seed: int) -> None:
+    colours = np.random.default_rng(seed).integers(0, 3, len(hashes)) * 90
+    thumbnails = np.repeat(colours.astype(np.uint8)[:, None], 192, axis=1)
+    looks = looks_of(hashes, thumbnails, max_distance=max_distance)
+    alike = (distances(hashes, hashes) <= max_distance) & (colours[:, None] == colours)
+    assert first_staying(looks, np.arange(len(hashes))).tolist() == one_by_one(alike)
+    order = np.random.default_rng(seed).permutation(len(hashes))
+    backwards = first_staying(looks, order)
+    assert backwards.tolist() == order[one_by_one(alike[np.ix_(order, order)])].tolist()
 
 
 @settings(max_examples=200, deadline=None)
-@given(hashes=HASHES, references=HASHES, max_distance=DISTANCES)
-def test_matches_are_those_of_comparing_all(hashes: Hashes, references: Hashes, max_distance: int) -> None:
-    found = as_set(near_matches(hashes, references, max_distance=max_distance))
-    near = distances(hashes, references) <= max_distance
-    assert {row for row, _ in found} == set(np.flatnonzero(near.any(axis=1)))
-    assert {other for _, other in found} == set(np.flatnonzero(near.any(axis=0)))
-    assert all(near[pair] for pair in found)
-    if all(len(np.unique(values)) == len(values) for values in (hashes, references)):
-        assert len(found) == near.sum()
+@given(hashes=HASHES, max_distance=DISTANCES, cut=st.integers(0, 40))
+def test_the_first_reference_is_that_of_comparing_all(hashes: Hashes, max_distance: int, cut: int) -> None:
+    rows, references = np.arange(len(hashes))[:cut], np.arange(len(hashes))[cut:][::-1]
+    near = distances(hashes[rows], hashes[references]) <= max_distance
+    expected = [int(references[row.argmax()]) if row.any() else -1 for row in near]
+    assert first_alike(looks_of(hashes, max_distance=max_distance), rows, references).tolist() == expected
+
+
+def test_crowds_are_what_comparing_all_one_by_one_says() -> None:
+    """So many are near that they are looked at in parts."""
+    numbers = np.random.default_rng(8)
+    hashes = (np.uint64(1) << numbers.integers(0, 16, (3, 1500)).astype(np.uint64)).sum(axis=0, dtype=np.uint64)
+    alike = distances(hashes, hashes) <= 4
+    assert alike.sum() > 400_000
+    looks = looks_of(hashes, max_distance=4)
+    assert first_staying(looks, np.arange(1500)).tolist() == one_by_one(alike)
+    rows, references = np.arange(700), np.arange(700, 1500)
+    near = alike[:700, 700:]
+    expected = np.where(near.any(axis=1), references[near.argmax(axis=1)], -1)
+    assert first_alike(looks, rows, references).tolist() == expected.tolist()
 
 
 @pytest.mark.parametrize(
@@ -113,30 +148,25 @@ def test_large_inputs_find_what_was_planted() -> None:
         hashes[100_000 + at] = hashes[at] ^ np.uint64(sum(1 << int(bit) for bit in bits))
     for max_distance in (4, 6, 8):
         planted = {(at, 100_000 + at) for at in range(2000) if at % 9 <= max_distance}
-        found = as_set(near_pairs(hashes, max_distance=max_distance))
+        looks = looks_of(hashes, np.broadcast_to(np.zeros(192, np.uint8), (200_000, 192)), max_distance=max_distance)
+        found = stays_for(looks)
         assert planted <= found
         assert all(int(hashes[i] ^ hashes[j]).bit_count() <= max_distance for i, j in found)
         assert len(found) <= len(planted) + 5
-        matches = as_set(near_matches(hashes[:100_000], hashes[100_000:], max_distance=max_distance))
-        assert {(i, j + 100_000) for i, j in matches} == {pair for pair in found if pair[0] < 100_000 <= pair[1]}
-
-
-def test_equal_hashes_are_a_star() -> None:
-    hashes = np.full(10_000, 7, np.uint64)
-    hashes[[3, 9]] = 6, 2**63
-    pairs = near_pairs(hashes, max_distance=2)
-    assert as_set(pairs) == {(0, row) for row in range(1, 10_000) if row != 9}
-    matches = near_matches(hashes, hashes, max_distance=0)
-    assert len(matches) == 2 * (10_000 - 2) - 1 + 2
+        matches = first_alike(looks, np.arange(100_000, 200_000), np.arange(100_000))
+        assert {(int(one), 100_000 + at) for at, one in enumerate(matches) if one >= 0} == {
+            pair for pair in found if pair[0] < 100_000 <= pair[1]
+        }
 
 
 @pytest.mark.parametrize("max_distance", [-1, 17])
 def test_distances_out_of_bounds_are_refused(max_distance: int) -> None:
     none = np.empty(0, np.uint64)
     with pytest.raises(ConfigError, match="between 0 and 16"):
-        near_pairs(none, max_distance=max_distance)
+        looks_of(none, max_distance=max_distance)
+    nothing = (none, np.zeros((0, 192), np.uint8))
     with pytest.raises(ConfigError, match="between 0 and 16"):
-        near_matches(none, none, max_distance=max_distance)
+        leak_matches(nothing, nothing, max_distance=max_distance, max_difference=0.2)
 
 
 def test_columns_become_arrays() -> None:
@@ -209,10 +239,9 @@ def test_colours_and_places_tell_pictures_of_one_hash_apart() -> None:
     red, green = disc("#d02020"), disc("#00731f")
     hashes, thumbnails = normalised(*(file_of(image, "PNG") for image in (red, green)))
     assert np.bitwise_count(hashes[0] ^ hashes[1]) <= 6
-    assert len(near_pairs(hashes, max_distance=6)) == 1
-    assert len(duplicate_pairs(hashes, thumbnails)) == 0
+    assert not stays_for(looks_of(hashes, thumbnails))
     again = normalised(file_of(red, "PNG"), file_of(green, "PNG"), file_of(red, "JPEG", quality=60))
-    assert as_set(duplicate_pairs(*again)) == {(0, 2)}
+    assert stays_for(looks_of(*again)) == {(0, 2)}
 
 
 CHANGES: dict[str, Callable[[Picture], bytes]] = {
@@ -238,7 +267,7 @@ def blobs(width: int, height: int, seed: int = 1) -> Picture:
 def test_copies_are_found_and_others_not(change: str, size: tuple[int, int]) -> None:
     pictures = [blobs(*size, seed=seed) for seed in range(6)]
     files = [file_of(image, quality=90) for image in pictures] + [CHANGES[change](image) for image in pictures]
-    assert as_set(duplicate_pairs(*normalised(*files))) == {(at, at + 6) for at in range(6)}
+    assert stays_for(looks_of(*normalised(*files))) == {(at, at + 6) for at in range(6)}
 
 
 def test_transparent_pictures_are_compared_as_they_are_seen() -> None:
@@ -253,34 +282,21 @@ def test_transparent_pictures_are_compared_as_they_are_seen() -> None:
     other = Image.composite(image, hidden, mask)
     other.putalpha(mask)
     files = [file_of(white), file_of(image, "PNG"), file_of(other, "WEBP", lossless=True, exact=True)]
-    hashes, thumbnails = normalised(*files)
-    clusters = cluster(3, duplicate_pairs(hashes, thumbnails))
-    assert clusters.tolist() == [0, 0, 0]
+    assert stays_for(looks_of(*normalised(*files))) == {(0, 1), (0, 2)}
 
 
-def test_one_group_of_equal_hashes_is_led_by_what_looks_alike() -> None:
+def test_rows_of_equal_hashes_are_told_apart_by_what_looks_alike() -> None:
     hashes = np.zeros(7, np.uint64)
     hashes[6] = 1  # near
     colours = [(0, 0, 0), (200, 0, 0), (0, 0, 1), (201, 0, 0), (0, 0, 200), (199, 0, 0), (0, 1, 200)]
-    looks = np.concatenate([plain(*colour) for colour in colours])
-    assert as_set(duplicate_pairs(hashes, looks)) == {(0, 2), (1, 3), (1, 5), (4, 6)}
-
-
-@settings(max_examples=100, deadline=None)
-@given(hashes=HASHES, max_distance=st.integers(0, 8), seed=st.integers(0, 99))
-def test_duplicates_are_near_and_alike(hashes: Hashes, max_distance: int, seed: int) -> None:
-    colours = np.random.default_rng(seed).integers(0, 3, len(hashes)) * 90
-    looks = np.repeat(colours.astype(np.uint8)[:, None], 192, axis=1)
-    found = cluster(len(hashes), duplicate_pairs(hashes, looks, max_distance=max_distance))
-    alike = (distances(hashes, hashes) <= max_distance) & (colours[:, None] == colours)
-    expected = cluster(len(hashes), np.argwhere(np.triu(alike, 1)))
-    assert found.tolist() == expected.tolist()
+    thumbnails = np.concatenate([plain(*colour) for colour in colours])
+    assert stays_for(looks_of(hashes, thumbnails)) == {(0, 2), (1, 3), (1, 5), (4, 6)}
 
 
 def test_drawn_scenes_are_no_duplicates_of_each_other() -> None:
     files = [encode(paint(place(random_scene(Random(f"scene {at}")), Random(at))), "JPEG") for at in range(400)]
     copies = [file_of(Image.open(io.BytesIO(file)), quality=70) for file in files[:40]]
-    found = as_set(duplicate_pairs(*normalised(*files, *copies)))
+    found = stays_for(looks_of(*normalised(*files, *copies)))
     assert found == {(at, 400 + at) for at in range(40)}
 
 
@@ -317,10 +333,10 @@ def test_changed_test_images_are_found_by_their_views(kind: str) -> None:
     hashes, thumbnails, owners = views_of(tests)
     others = [file_of(blobs(320, 240, seed=1000 + seed)) for seed in range(60)]
     train = normalised(*others, *(file_of(LEAKS[kind](image), quality=60) for image in tests))
-    found = leak_matches(train, (hashes, thumbnails))
+    found = leaks_of(train, (hashes, thumbnails))
     assert {(row, owners[reference]) for row, reference in found.tolist()} == {(60 + at, at) for at in range(20)}
     distances_found = np.bitwise_count(train[0][found[:, 0]] ^ hashes[found[:, 1]])
-    assert distances_found.max() <= LEAK_DISTANCE
+    assert distances_found.max() <= LeaksConfig().max_distance
 
 
 def test_the_most_similar_reference_is_named_and_of_equal_ones_the_first() -> None:
@@ -328,19 +344,7 @@ def test_the_most_similar_reference_is_named_and_of_equal_ones_the_first() -> No
     looks = np.concatenate([plain(0, 0, 0), plain(100, 0, 0), plain(0, 0, 0)])
     references = np.array([3, 0, 1, 0], np.uint64)
     reference_looks = np.concatenate([plain(0, 0, 3), plain(0, 0, 1), plain(0, 0, 1), plain(100, 0, 0)])
-    found = leak_matches((hashes, looks), (references, reference_looks), max_distance=2)
+    found = leaks_of((hashes, looks), (references, reference_looks))
     assert found.tolist() == [[0, 1], [1, 3], [2, 1]]
-    assert leak_matches((hashes[:0], looks[:0]), (references, reference_looks)).shape == (0, 2)
-    assert leak_matches((hashes, looks), (references[:0], reference_looks[:0])).shape == (0, 2)
-
-
-@settings(max_examples=100, deadline=None)
-@given(num=st.integers(1, 30), data=st.data())
-def test_clusters_bear_their_lowest_row(num: int, data: st.DataObject) -> None:
-    row = st.integers(0, num - 1)
-    pairs = data.draw(st.lists(st.tuples(row, row), max_size=40))
-    expected = list(range(num))
-    for _ in range(num):
-        for one, other in pairs:
-            expected[one] = expected[other] = min(expected[one], expected[other])
-    assert cluster(num, np.array(pairs, np.int64).reshape(-1, 2)).tolist() == expected
+    assert leaks_of((hashes[:0], looks[:0]), (references, reference_looks)).shape == (0, 2)
+    assert leaks_of((hashes, looks), (references[:0], reference_looks[:0])).shape == (0, 2)

@@ -41,10 +41,11 @@ class Host(ThreadingHTTPServer):
         return f"http://127.0.0.1:{self.server_address[1]}{path}"
 
 
-def picture(seed: int) -> bytes:
-    """Twelve by eight blocks of grey, so that no two look alike."""
+def picture(seed: int, lighter: int = 0) -> bytes:
+    """Twelve by eight blocks of grey, so that no two look alike; a little lighter, it does look alike."""
     buffer = io.BytesIO()
     blocks = Image.frombytes("L", (12, 8), random.Random(seed).randbytes(96))
+    blocks = blocks.point(lambda grey: grey * 3 // 4 + lighter) if lighter else blocks
     blocks.resize((96, 64)).convert("RGB").save(buffer, "JPEG", quality=90)
     return buffer.getvalue()
 
@@ -57,8 +58,9 @@ class _Handler(BaseHTTPRequestHandler):
         if self.path in self.server.on_hit:
             self.server.on_hit[self.path].set()
         number = self.path.partition("?")[0].strip("/").removesuffix(".jpg").removesuffix("-again")
+        number, _, lighter = number.partition("-lighter-")
         status = self.server.trouble.get(self.path, 200 if number.isdigit() else 404)
-        body = picture(int(number)) if status == 200 else b"no"
+        body = picture(int(number), int(lighter or 0)) if status == 200 else b"no"
         self.send_response(status)
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()
@@ -297,6 +299,24 @@ def test_the_tenth_copy_of_a_stand_in_comes_at_the_retry(
     host.trouble = {}
     build(retry_failed=True)
     assert Counter(outcomes(tmp_path / "catalog").values()) == {"placeholder_image": 11, "published": 1}
+
+
+def test_what_was_dropped_for_an_image_stays_dropped_when_a_better_one_comes(
+    host: Host, build: Build, make_pairs: MakePairs, tmp_path: Path
+) -> None:
+    """Of three images the first and the third look like the second, and not like each other."""
+    first, second, third = (f"/4-lighter-{step}.jpg" for step in (10, 20, 30))
+    make_pairs([first, first, first, second, second, third])
+    overrides = ("duplicates.keep=['captions']", "duplicates.merge_captions=true", "repeats.near_captions=false")
+    host.trouble = {first: 503}
+    build(*overrides)
+    found = {second[1:]: "published", third[1:]: "merged"}
+    assert outcomes(tmp_path / "catalog") == {first[1:]: "http_503", **found}
+    host.trouble = {}
+    build(*overrides, retry_failed=True)
+    found = {first[1:]: "published", second[1:]: "merged", third[1:]: "near_duplicate_image"}
+    assert outcomes(tmp_path / "catalog") == found
+    build(*overrides)
 
 
 def test_one_picture_at_many_addresses_of_a_host_stands_for_none(
