@@ -15,7 +15,14 @@ _SOUTH_EAST_ASIAN_LETTER = re.compile(f"[{_SOUTH_EAST_ASIAN}]")
 _UNSPACED_LETTER = re.compile(f"[{_IDEOGRAPHIC}{_SOUTH_EAST_ASIAN}]")
 # Combining marks are no word characters to `re`, and must not cut a Devanagari word in two.
 _SPACED_WORD = re.compile(r"\w(?:\S*\w)?")
-_TOKEN = re.compile(f"[{_IDEOGRAPHIC}{_SOUTH_EAST_ASIAN}]|[^\\W{_IDEOGRAPHIC}{_SOUTH_EAST_ASIAN}]+")
+_UNSPACED_TOKEN, _LETTERS = f"[{_IDEOGRAPHIC}{_SOUTH_EAST_ASIAN}]", f"[^\\W{_IDEOGRAPHIC}{_SOUTH_EAST_ASIAN}]"
+# Vowel signs, points and accents, which are no word characters to `re` either, of scripts that have spaces.
+_MARKS = "".join(
+    char
+    for char in map(chr, range(0x300, 0x1E00))
+    if unicodedata.category(char)[0] == "M" and not _UNSPACED_LETTER.match(char)
+)
+_TOKEN = re.compile(f"{_UNSPACED_TOKEN}|{_LETTERS}+(?:[{_MARKS}]+{_LETTERS}*)*")
 # Accents, dialytika and breathings, which Greek writes on small letters and leaves out in words in capitals.
 _GREEK_MARKS = re.compile("(?<=[\u0370-\u03ff])[\u0300-\u0345]+")
 # Words that Italian, French, Catalan and Portuguese write onto the next one, which begins with a vowel or an h. Not

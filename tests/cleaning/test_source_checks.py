@@ -78,6 +78,7 @@ def test_counting_is_fair_to_scripts_without_spaces() -> None:
     ]
     assert [count_letters(text) for text in ("abc 12", "猫a", "")] == [3, 4, 0]
     assert split_tokens("Un gatto, 2猫座!") == ["Un", "gatto", "2", "猫", "座"]
+    assert split_tokens("चाचा चाची, cafe\u0301s יֶלֶד") == ["चाचा", "चाची", "cafe\u0301s", "יֶלֶד"]
 
 
 @given(st.text(st.characters(min_codepoint=1, max_codepoint=127)))

@@ -88,6 +88,8 @@ def test_shared_words_are_no_copies() -> None:
         ("very very nice", "molto molto molto bello", 3),
         ("ha ha ha ha ha", "ah ah ah ah ah", 1),
         ("a dog", "狗狗狗狗", 4),
+        ("uncle and aunt", "चाचा चाची", 1),
+        ("a boy rides on a white horse", "יֶלֶד רוֹכֵב עַל סוּס לָבָן " * 4, 4),
         ("a dog", "a" * 10_000, 1),
         ("a dog", "🙂🙂🙂🙂🙂", 1),
         ("", "", 1),
