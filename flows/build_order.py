@@ -12,11 +12,12 @@ from data_catalog.manifest import Snapshot, datasets_folder
 from data_catalog.sources.scenes.server import serve
 from data_catalog.work import Commit, WorkStore
 from flows import caption_steps, image_steps
-from flows.duplicate_steps import find_duplicates, merge_captions
+from flows.duplicate_steps import find_duplicates
 from flows.execution import Executor
 from flows.finish_steps import finish
 from flows.image_line import ImageLine
 from flows.inputs import Inputs, all_function_words
+from flows.merge_steps import merge_captions
 from flows.recipe import Recipe
 from flows.retry import Retry
 from flows.round_trip import round_trip

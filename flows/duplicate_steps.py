@@ -1,7 +1,6 @@
-"""The steps that decide, over all shards, which images stay, and where captions of those that do not stay go."""
+"""The step that decides, over all shards, which images stay."""
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from itertools import groupby
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -9,20 +8,18 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from cleaning.duplicates import exact_key
 from cleaning.image_duplicates import Images, Verdict, judge_images
 from cleaning.selection_config import DuplicatesConfig, LeaksConfig
 from data_catalog.images.encoding import THUMBNAIL_BYTES
 from data_catalog.manifest import MARKED
 from data_catalog.publish import SplitConfig, split_of
-from data_catalog.schema import CAPTIONS, PENDING
 from data_catalog.shards import save_parquet
 from data_catalog.sorting import image_facts, samples_of_bytes, thumbnails_in_order
 from data_catalog.stages import Drop
 from data_catalog.work import Commit, WorkStore
 from flows.image_steps import NO_BYTES_FILE
 from flows.settings import plain
-from flows.step_outputs import FIND_DUPLICATES, MERGE_CAPTIONS, SHARD, Shard, step_key
+from flows.step_outputs import FIND_DUPLICATES, SHARD, Shard, step_key
 from flows.test_set_steps import TestContents
 
 if TYPE_CHECKING:
@@ -215,49 +212,3 @@ def _drop(verdict: Verdict, other: str, host: str | None, split: str) -> Drop:
     if verdict == Verdict.DUPLICATE:
         return Drop("duplicate_image", f"same as {other}")
     return Drop("near_duplicate_image", f"looks like {other}")
-
-
-def merge_captions(work: WorkStore, captions: Sequence[Shard], duplicates: Commit) -> Commit:
-    """Gather, over all shards, the captions of dropped duplicates that say what their images' other captions do not.
-
-    Its file is `shard.parquet`, schema `CAPTIONS`: rows with `merged_into`, by that; captions of the image that stays
-    come first, and decide what is a repeat.
-    """
-    key = step_key(MERGE_CAPTIONS, [*(shard.sha256 for shard in captions), duplicates.files[SHARD]], {})
-
-    def produce(folder: Path) -> Mapping[str, Any]:
-        stays = _stays_instead(duplicates)
-        wanted = pa.array(sorted({*stays, *stays.values()}), pa.string())
-        rows: list[dict[str, Any]] = []
-        for shard in captions:
-            table = pq.read_table(shard.path)
-            chosen = pc.and_(pc.equal(table.column("outcome"), PENDING), pc.is_in(table.column("sample_id"), wanted))
-            rows += table.filter(chosen).to_pylist()
-        merged = pa.Table.from_pylist(list(_merged_rows(rows, stays)), schema=CAPTIONS)
-        save_parquet(merged, folder / SHARD)
-        return {"num_captions": merged.num_rows}
-
-    return work.run(key, produce)
-
-
-def _stays_instead(duplicates: Commit) -> dict[str, str]:
-    """The sample that stays in the stead of each duplicate."""
-    table = pq.read_table(duplicates.path(SHARD), columns=["sample_id", "duplicate_of"])
-    found = table.filter(pc.is_valid(table.column("duplicate_of")))
-    return dict(zip(found.column("sample_id").to_pylist(), found.column("duplicate_of").to_pylist(), strict=True))
-
-
-def _merged_rows(rows: Iterable[dict[str, Any]], stays: Mapping[str, str]) -> Iterator[dict[str, Any]]:
-    """Rows of duplicates, each with the sample that it goes to, but for captions that one before has already."""
-
-    def place(row: dict[str, Any]) -> tuple[str, bool, str]:
-        sample_id = row["sample_id"]
-        return (stays.get(sample_id, sample_id), sample_id in stays, sample_id)
-
-    for into, group in groupby(sorted(rows, key=place), key=lambda row: place(row)[0]):
-        said: set[str] = set()
-        for row in group:
-            caption = exact_key(row["caption"])
-            if row["sample_id"] in stays and caption not in said:
-                yield {**row, "merged_into": into}
-            said.add(caption)

@@ -17,8 +17,9 @@ from data_catalog.schema import CAPTIONS, IMAGES, NATIVE, PENDING
 from data_catalog.shards import digest, save_parquet, sha256_of
 from data_catalog.work import WorkStore
 from flows import test_set_steps
-from flows.duplicate_steps import MARKS_FILE, find_duplicates, merge_captions
+from flows.duplicate_steps import MARKS_FILE, find_duplicates
 from flows.finish_steps import finish
+from flows.merge_steps import merge_captions
 from flows.screen_steps import find_repeats, screen
 from flows.source_settings import read_test_sets
 from flows.step_outputs import (
