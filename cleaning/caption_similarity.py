@@ -1,6 +1,7 @@
 """How alike two captions are, by their letters and by their words: what verifies candidates for near-duplicates."""
 
 import hashlib
+import itertools
 import re
 import unicodedata
 from collections.abc import Collection, Iterable, Sequence
@@ -19,6 +20,8 @@ MIN_LETTERS_OF_A_STEM, MAX_LETTERS_OF_AN_ENDING = 3, 2
 
 _DIGIT = re.compile(r"\d")
 _NUMBER = re.compile(r"(?:(?<!\S)[-\u2212])?\d+(?:[.,:/]\d+)*")
+_CONTRACTED_NOT = re.compile(r"n['\u2019]t\b|\bcannot\b")  # English; packs name negations that are words of their own
+_PLAIN_SYMBOLS = "`^|~\u00b4\u00a8"  # that stand for an apostrophe, an accent or a dash
 _MARKED = re.compile(r"""\d|[^\w\s.,;:!?'"()-]""")  # a digit, or what may be a symbol
 
 
@@ -70,23 +73,25 @@ class Likeness:
         return self._function_words is not None and not self._same_content(left, right)
 
     def _same_content(self, left: str, right: str) -> bool:
-        """Whether each word of content of one has its like in the other, and all but one are in the same order."""
-        mine, others = split_tokens(left), split_tokens(right)
-        alias = self._likes_of_content(others, mine)
-        if alias is None or self._likes_of_content(mine, others) is None:
+        """Whether each word of content of one has its like in the other, in the same order but for one."""
+        if len(_CONTRACTED_NOT.findall(left)) != len(_CONTRACTED_NOT.findall(right)):
             return False
-        mine, others = self._content_of(mine), self._content_of([alias.get(word, word) for word in others])
-        return mine == others or _num_moved(mine, others) <= (min(len(mine), len(others)) > 2)
+        mine, others = self._content_of(split_tokens(left)), self._content_of(split_tokens(right))
+        if len(mine) == len(others) and all(map(_same_word, mine, others)):
+            return True
+        alias = _likes(others, mine)
+        if alias is None or _likes(mine, others) is None:
+            return False
+        others = [alias.get(word, word) for word in others]
+        return _is_one_moved(mine, others) and not self._is_exchanged(left, mine, others)
 
-    def _likes_of_content(self, words: Sequence[str], others: Sequence[str]) -> dict[str, str] | None:
-        """For words of content that the others lack, the first that each is like; None where one is like no other."""
-        likes: dict[str, str] = {}
-        for word in self._content_of(set(words).difference(others)):
-            like = next((other for other in others if _same_word(word, other)), None)
-            if like is None:
-                return None
-            likes[word] = like
-        return likes
+    def _is_exchanged(self, key: str, words: Sequence[str], others: Sequence[str]) -> bool:
+        """Whether two words changed places over a function word: "a dog on a cat", "a cat on a dog"."""
+        at = next((at for at, (word, other) in enumerate(zip(words, others, strict=False)) if word != other), None)
+        if at is None or [*words[:at], *reversed(words[at : at + 2]), *words[at + 2 :]] != [*others]:
+            return False
+        neighbours = set(itertools.pairwise(split_tokens(key)))
+        return (words[at], words[at + 1]) not in neighbours
 
     def _content_of(self, words: Iterable[str]) -> list[str]:
         return [word for word in words if word not in (self._function_words or ())]
@@ -97,7 +102,8 @@ def figures_of(key: str) -> list[str]:
     if not _MARKED.search(key):
         return []
     words = sorted({word for word in split_tokens(key) if _DIGIT.search(word)})
-    symbols = sorted(sign for sign in _MARKED.findall(key) if unicodedata.category(sign).startswith("S"))
+    signs = (sign for sign in _MARKED.findall(key) if sign not in _PLAIN_SYMBOLS)
+    symbols = sorted(sign for sign in signs if unicodedata.category(sign).startswith("S"))
     return [*_NUMBER.findall(key), *words, *symbols]
 
 
@@ -112,13 +118,25 @@ def figure_marks(keys: Sequence[str]) -> npt.NDArray[np.uint64]:
     return marks
 
 
-def _num_moved(left: Sequence[str], right: Sequence[str]) -> int:
-    """How many words of the shorter one stand in another order than in the longer one."""
-    return min(len(left), len(right)) - int(LCSseq.similarity(left, right))
+def _likes(words: Sequence[str], others: Sequence[str]) -> dict[str, str] | None:
+    """For words that the others lack, the first of these that each is like; None where one is like no other."""
+    likes: dict[str, str] = {}
+    for word in set(words).difference(others):
+        like = next((other for other in others if _same_word(word, other)), None)
+        if like is None:
+            return None
+        likes[word] = like
+    return likes
+
+
+def _is_one_moved(left: Sequence[str], right: Sequence[str]) -> bool:
+    """Whether the words of the shorter one stand in the order of the longer one, but for one; of two, none may move."""
+    shorter = min(len(left), len(right))
+    return shorter - int(LCSseq.similarity(left, right)) <= (shorter > 2)
 
 
 def _same_word(left: str, right: str) -> bool:
-    """Whether two words are spellings or numbers of one: "horse", "hrose" and "horses", "gatto" and "gatti"."""
+    """Whether two words are one, or spellings or numbers of one: "horse", "hrose" and "horses", "gatto" and "gatti"."""
     short, long = (left, right) if len(left) <= len(right) else (right, left)
     num_more = len(long) - len(short)
     if num_more > MAX_LETTERS_OF_AN_ENDING or len(short) < MIN_LETTERS_OF_A_STEM:

@@ -38,8 +38,8 @@ def cluster_captions(
       (rapidfuzz's `ratio`), with the words as they stand or in alphabetical order; and
     - they do not differ in numbers, the order of these, words with digits, or symbols; and
     - where function words are given, each other word of one has its like in the other, and at most one (of two, none)
-      stands in another place. Words are like each other that differ in one slip of the keyboard, from four letters on,
-      or in an ending of two letters.
+      stands in another place, not having changed places with its neighbour over a function word. Words are like each
+      other that differ in one slip of the keyboard, from four letters on, or in an ending of two letters.
 
     At 0.85, "A man riding a horse on a beach" and "A man is riding a horse on the beach." are alike (0.89); "a red bus"
     and "a blue bus" are not (0.74). Letters alone cannot tell "two red cars in front of a small house" from "two blue
@@ -113,9 +113,10 @@ def cap_captions(clusters: Rows, identities: Sequence[str], *, cap: int) -> npt.
     draws = np.fromiter((unit_interval(identities[row], CAP_SALT) for row in rows), np.float64, len(rows))
     order = np.lexsort((draws, clusters[rows]))
     rows, draws, ordered = rows[order], draws[order], clusters[rows[order]]
-    is_first = np.ones(len(rows), np.bool_)  # of its cluster
-    is_first[1:] = ordered[1:] != ordered[:-1]
-    places = np.cumsum(is_first | np.append(True, draws[1:] != draws[:-1])[: len(rows)])
+    is_first, is_new = np.ones(len(rows), np.bool_), np.ones(len(rows), np.bool_)
+    is_first[1:] = ordered[1:] != ordered[:-1]  # of its cluster
+    is_new[1:] = is_first[1:] | (draws[1:] != draws[:-1])  # of another identity than the row before
+    places = np.cumsum(is_new)
     places_before = np.maximum.accumulate(np.where(is_first, places, 0))
     dropped[rows[places - places_before >= cap]] = True
     return dropped

@@ -50,6 +50,9 @@ def invented(count: int, seed: int = 0) -> list[str]:
         ("A man riding a horse on a beach", "A man riding horses on a beach"),
         ("A man riding a horse on a beach", "A man a riding horse on a beach"),
         ("A man riding a horse on a beach", "A man riding a a horse on a beach"),
+        ("two zebras in a field are eating the grass", "two zebras are eating the grass in a field"),
+        ("it`s a sign | of the old station", "it's a sign - of the old station"),
+        ("a cat and the catz of the old house", "a cat and the cats of the old house"),
         ("the old harbour by night", "by night the old harbour"),
         ("Un gatto nero dorme sul divano rosso", "Gatti neri dorme sul divano rosso"),
         ("a photograph of 2 boats at sea, 1967", "photograph of the 2 boats at sea (1967)"),
@@ -59,7 +62,7 @@ def invented(count: int, seed: int = 0) -> list[str]:
         ("x", "X."),
         ("😀", "😀!"),
         ("", " "),
-        ("a small dog sleeps " * 500 + "here", "a small dog sleeps " * 500 + "there"),
+        ("a small dog sleeps " * 500 + "outside", "a small dog sleeps " * 500 + "outsides"),
     ],
 )
 def test_nearly_the_same_words_are_one_cluster(left: str, right: str, tmp_path: Path) -> None:
@@ -87,6 +90,9 @@ def test_nearly_the_same_words_are_one_cluster(left: str, right: str, tmp_path: 
         ("a dog bites a man in the park", "a man bites a dog in the park"),
         ("a red car parked behind a blue bus today", "a blue car parked behind a red bus today"),
         ("the dog on the cat", "the cat on the dog"),
+        ("the dog on the cat in the green garden", "the cat on the dog in the green garden"),
+        ("The bird can't fly over the calm sea today", "The bird can fly over the calm sea today"),
+        ("the dog doesn't look at the small camera", "the dog does look at the small camera"),
         ("in the park 2 dogs chase 3 birds", "in the park 3 dogs chase 2 birds"),
         # Signs and separators.
         ("a smiling face on a yellow ball 😀", "a smiling face on a yellow ball 😡"),

@@ -78,9 +78,20 @@ def test_templates_of_a_pack_fill_in() -> None:
             assert [name for _, name, _, _ in string.Formatter().parse(template) if name] == ["c"]
 
 
-def test_near_captions_share_their_negations(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("caption", "other"),
+    [
+        ("a man walking with a small dog in the park", "a man walking without a small dog in the park"),
+        ("Auf dem Tisch steht eine Flasche neben dem Glas", "Auf dem Tisch steht keine Flasche neben dem Glas"),
+        ("Ein Mann trägt einen Hut am Strand", "Ein Mann trägt keinen Hut am Strand"),
+        ("Un uomo con cappello cammina in una strada", "Un uomo senza cappello cammina in una strada"),
+        ("Un home amb barret camina pel carrer gran", "Un home sense barret camina pel carrer gran"),
+        ("Ένας άντρας με καπέλο περπατά στον δρόμο", "Ένας άντρας χωρίς καπέλο περπατά στον δρόμο"),
+        ("The birds aren't flying over the calm sea", "The birds are flying over the calm sea"),
+    ],
+)
+def test_near_captions_share_their_negations(caption: str, other: str, tmp_path: Path) -> None:
     words = all_function_words(load_language_packs())
-    captions = [f"a man walking {word} a small dog in the park" for word in ("with", "without", "by")]
-    found = cluster_captions(lambda: iter([captions]), similarity=0.85, scratch=tmp_path, function_words=words)
+    captions = [caption, other, f"{caption}!"]
+    found = cluster_captions(lambda: iter([captions]), similarity=0.8, scratch=tmp_path, function_words=words)
     assert found.tolist() == [0, 1, 0]
-    assert {"senza", "ohne", "sense", "χωρίς"}.isdisjoint(words)
