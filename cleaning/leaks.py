@@ -21,8 +21,6 @@ _HEBREW_POINTS = range(0x0591, 0x05C8)
 _ARABIC_SIGNS = (*range(0x064B, 0x0653), 0x0670)
 _TATWEEL = 0x0640
 _UNWRITTEN = frozenset((*_HEBREW_POINTS, *_ARABIC_SIGNS, _TATWEEL))
-# Between digits; not before three of them, where it parts thousands.
-_DECIMAL_POINT = re.compile(r"[.,\u066b\uff0c\uff0e](?<=\d.)(?=\d)(?!\d{3}(?!\d))")
 
 
 class _Kept(dict[int, int | None]):
@@ -44,18 +42,12 @@ _KEPT = _Kept(dict.fromkeys(_UNWRITTEN))
 def caption_key(text: str) -> str:
     """What is left of a caption for comparing: its letters, combining marks and digits, in one case and width.
 
-    Spaces, punctuation, symbols, emoji and invisible characters are out, so that a copy may be punctuated, spaced or
-    decorated otherwise, in scripts with and without spaces; but "1.5 m" and "1,5 m" are not "15 m". Accents stay
-    ("pesca" is not "pescà"), except in Greek, which leaves them out in capitals; the points of Hebrew and the vowel
-    signs of Arabic are out. "Ｃａｆé!" and "cafe\u0301" have one key. May be empty.
+    Spaces, all punctuation, symbols, emoji and invisible characters are out, so that a copy may be punctuated, spaced
+    or decorated otherwise, in scripts with and without spaces. Between digits too, where a point may part decimals,
+    hours or days: so "1.5 m" and "15 m" have one key, which costs a caption at times; a miss would cost the
+    measurement. Accents stay ("pesca" is not "pescà"), except in Greek, which leaves them out in capitals; the points
+    of Hebrew and the vowel signs of Arabic are out. "Ｃａｆé!" and "cafe\u0301" have one key. May be empty.
     """
-    key = _letters(text)
-    if key.isalpha() or not _DECIMAL_POINT.search(text):  # no digits, as in most captions
-        return key
-    return ".".join(map(_letters, _DECIMAL_POINT.split(text)))
-
-
-def _letters(text: str) -> str:
     if text.isascii():
         return text.lower().translate(_ASCII_TABLE)
     letters = unicodedata.normalize("NFKC", text).translate(_KEPT)

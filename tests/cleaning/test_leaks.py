@@ -34,6 +34,12 @@ from cleaning.leaks import caption_digest, caption_digests, caption_key, leaking
         ("1.234.567,89 €", "1,234,567.89"),
         ("In 2010. 5 dogs", "in 2010 5 dogs"),
         ("5 dogs, 3.", "5 dogs 3"),
+        ("at 10:30 pm", "at 10.30 pm"),
+        ("12.05.2010", "12/05/2010"),
+        ("players 1,2 and 3", "players 1, 2 and 3"),
+        ("3,5", "3 5"),
+        ("١٫٥ م", "١ ٥ م"),
+        ("1.5 m", "15 m"),  # the price: a needless drop costs one caption, a miss the measurement
         ("两只狗，在沙滩上。", "两只狗 在沙滩上"),
         ("كلب يركض على الشاطئ.", "\u200fكلب يركض على الشاطئ"),
         ("कुत्ता दौड़ता है।", "कुत्ता\u00a0दौड़ता  है"),
@@ -60,11 +66,6 @@ def test_copies_have_one_key(text: str, copy: str) -> None:
         ("5 dogs", "6 dogs"),
         ("का", "कि"),  # vowel signs are marks, which `re` takes for punctuation
         ("أسد", "اسد"),  # the hamza is no vowel sign
-        ("1.5 m", "15 m"),
-        ("una torre alta 1,5 m", "una torre alta 15 m"),
-        ("١٫٥ م", "١٥ م"),
-        ("12.75", "1275"),
-        ("3.1415", "31415"),
         ("บ้าน", "บาน"),
         ("dog", "dōg"),
     ],
@@ -74,7 +75,7 @@ def test_others_have_not(text: str, other: str) -> None:
 
 
 @given(
-    st.text(st.characters(exclude_categories=["Nd"]), max_size=60),
+    st.text(max_size=60),
     st.lists(st.tuples(st.integers(0, 60), st.sampled_from(string.punctuation + " \u200b。؟…"))),
 )
 def test_punctuation_anywhere_changes_nothing(text: str, insertions: list[tuple[int, str]]) -> None:
