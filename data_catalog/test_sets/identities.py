@@ -19,7 +19,7 @@ _FLICKR_KINDS = frozenset({"flickr8k", "flickr30k"})
 
 # No image of MSCOCO has a number of more than six digits: other twelve digits are somebody else's.
 _COCO_FILE = re.compile(r"(?:.*/)?(COCO_(?:train|val|test)20\d\d_)?000000(\d{6})\.(?:jpe?g|png|webp)")
-_COCO_FOLDER = re.compile(r"mscoco\.org|cocodataset\.org|(?:^|/)(?:train|val|test)20(?:14|15|17)/")
+_COCO_FOLDER = re.compile(r"mscoco\.org|cocodataset\.org|/(?:train|val|test)20(?:14|15|17)/")
 
 # Flickr8k's names: number and secret of the photo, and perhaps the letter of a size.
 _FLICKR_FILE = re.compile(
@@ -75,7 +75,7 @@ def canonical_identities(
     elif source_kind in _FLICKR_KINDS:
         found.update(photo_identities(sample_id.partition(":")[2]))
     if path:
-        found |= name_identities(path) if source_kind in _COCO_KINDS else _path_identities(path)
+        found |= _path_identities(path)
     if url:
         _add_url(found, url)
     if page_url:
@@ -101,12 +101,10 @@ def name_identities(name: str) -> frozenset[str]:
 
 
 def _path_identities(path: str) -> frozenset[str]:
-    """Identities of an image by a name that may be anybody's: people number files with twelve digits, too.
+    """Identities of an image by its name in any source, where Flickr's needs more than digits.
 
     A photo's secret has a letter but in one of a hundred; without one it may as well be a day and a number.
     """
-    if (photo := _COCO_FILE.fullmatch(path)) and not (photo[1] or _COCO_FOLDER.search(path)):
-        return frozenset()
     if (photo := _FLICKR_FILE.fullmatch(path)) and photo[2].isdigit() and not _FLICKR_FOLDER.search(path):
         return frozenset()
     return name_identities(path)
@@ -153,7 +151,7 @@ def _add_url(found: set[str], url: str) -> None:
     found.add(f"url:{url}")
     _add_page(found, url)
     if "000000" in url and (photo := _COCO_FILE.fullmatch(place := url.partition("?")[0])):
-        # Twelve digits are no name by themselves: on the web they need a place of MSCOCO's.
+        # On the web, where anybody numbers files, twelve digits need a place of MSCOCO's.
         if photo[1] or _COCO_FOLDER.search(place):
             found.add(f"coco:{int(photo[2])}")
     elif _OPEN_IMAGES_PLACE.search(url) and (photo := _OPEN_IMAGES_FILE.fullmatch(url.partition("?")[0])):

@@ -160,7 +160,7 @@ def test_rows_of_each_source() -> None:
     assert row("flickr30k", "f:1000092795", path="1000092795.jpg") == {"flickr:1000092795"}
     assert row("pairs", "mine:1000092795.jpg", path="1000092795.jpg") == set()
     assert row("pairs", "mine:391895") == set()
-    assert row("flickr8k", "f:000000391895", path="000000391895.jpg") == {"flickr:391895"}
+    assert row("flickr8k", "f:000000391895", path="000000391895.jpg") == {"flickr:391895", "coco:391895"}
     flickr = "http://static.flickr.com/2/1418878_1e92283336.jpg"
     assert row("sbu", "sbu:ab", url=flickr) == {"flickr:1418878", f"url:{flickr[7:]}"}
     article = "https://it.wikipedia.org/wiki/Duomo_di_Milano"
@@ -174,12 +174,14 @@ def test_rows_of_each_source() -> None:
 @pytest.mark.parametrize(
     ("path", "identity"),
     [
-        ("imgs/000000391895.jpg", None),  # anybody numbers files
-        ("000000391895.jpg", None),
+        ("imgs/000000391895.jpg", "coco:391895"),
+        ("000000391895.jpg", "coco:391895"),
         ("val2017/000000391895.jpg", "coco:391895"),
-        ("coco/train2014/a/000000391895.jpg", "coco:391895"),
-        ("myval2017/000000391895.jpg", None),
-        ("train2019/000000391895.jpg", None),  # no year of MSCOCO's
+        ("100000391895.jpg", None),  # twelve digits, but MSCOCO has no such number
+        ("val2017/100000391895.jpg", None),
+        ("000001391895.jpg", None),
+        ("00000391895.jpg", None),  # eleven
+        ("0000000391895.jpg", None),  # thirteen
         ("imgs/COCO_val2014_000000391895.jpg", "coco:391895"),
         ("20190405_0123456789.jpg", None),  # a day and a number
         ("Images/1000268201_693b08cb0e.jpg", "flickr:1000268201"),
@@ -189,7 +191,7 @@ def test_rows_of_each_source() -> None:
         ("photos/000411001ff7dd4f.jpg", "openimages:000411001ff7dd4f"),
     ],
 )
-def test_a_file_of_ones_own_is_mscocos_or_flickrs_only_if_its_name_or_folder_says_so(
+def test_a_file_of_ones_own_is_mscocos_or_flickrs_if_its_name_or_folder_says_so(
     path: str, identity: str | None
 ) -> None:
     assert row("pairs", f"mine:{path}", path=path) == ({identity} if identity else set())
