@@ -14,7 +14,8 @@ from rapidfuzz.distance import OSA, LCSseq
 from cleaning.duplicates import exact_key
 from cleaning.scripts import split_tokens
 
-# Words of four letters or more that one slip of the keyboard parts are the same word; so are a word and its plural.
+# Words of four letters or more that one slip of the keyboard parts are the same word, but where it would be the first
+# letter: "boat" and "coat", "eine" and "keine" are two. A word and its plural are the same.
 MIN_LETTERS_OF_A_SLIP = 4
 MIN_LETTERS_OF_A_STEM, MAX_LETTERS_OF_AN_ENDING = 3, 2
 
@@ -76,13 +77,14 @@ class Likeness:
         """Whether each word of content of one has its like in the other, in the same order but for one."""
         if len(_CONTRACTED_NOT.findall(left)) != len(_CONTRACTED_NOT.findall(right)):
             return False
-        mine, others = self._content_of(split_tokens(left)), self._content_of(split_tokens(right))
+        all_mine, all_others = split_tokens(left), split_tokens(right)
+        mine, others = self._content_of(all_mine), self._content_of(all_others)
         if len(mine) == len(others) and all(map(_same_word, mine, others)):
             return True
-        alias = _likes(others, mine)
-        if alias is None or _likes(mine, others) is None:
+        alias = _likes(others, all_mine)
+        if alias is None or _likes(mine, all_others) is None:
             return False
-        others = [alias.get(word, word) for word in others]
+        others = self._content_of(alias.get(word, word) for word in others)
         return _is_one_moved(mine, others) and not self._is_exchanged(left, mine, others)
 
     def _is_exchanged(self, key: str, words: Sequence[str], others: Sequence[str]) -> bool:
@@ -137,9 +139,11 @@ def _is_one_moved(left: Sequence[str], right: Sequence[str]) -> bool:
 
 def _same_word(left: str, right: str) -> bool:
     """Whether two words are one, or spellings or numbers of one: "horse", "hrose" and "horses", "gatto" and "gatti"."""
+    if left == right:
+        return True
     short, long = (left, right) if len(left) <= len(right) else (right, left)
     num_more = len(long) - len(short)
-    if num_more > MAX_LETTERS_OF_AN_ENDING or len(short) < MIN_LETTERS_OF_A_STEM:
+    if num_more > MAX_LETTERS_OF_AN_ENDING or len(short) < MIN_LETTERS_OF_A_STEM or short[0] != long[0]:
         return False
     if long.startswith(short):
         return True

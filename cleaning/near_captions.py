@@ -39,7 +39,7 @@ def cluster_captions(
     - they do not differ in numbers, the order of these, words with digits, or symbols; and
     - where function words are given, each other word of one has its like in the other, and at most one (of two, none)
       stands in another place, not having changed places with its neighbour over a function word. Words are like each
-      other that differ in one slip of the keyboard, from four letters on, or in an ending of two letters.
+      other that begin alike and differ in one slip of the keyboard, from four letters on, or in two letters at the end.
 
     At 0.85, "A man riding a horse on a beach" and "A man is riding a horse on the beach." are alike (0.89); "a red bus"
     and "a blue bus" are not (0.74). Letters alone cannot tell "two red cars in front of a small house" from "two blue

@@ -86,6 +86,7 @@ def test_nearly_the_same_words_are_one_cluster(left: str, right: str, tmp_path: 
         ("x", "y"),
         ("😀", "😀😀😀"),
         ("", "x"),
+        ("a boat hanging from a hook by the old harbour", "a coat hanging from a hook by the old harbour"),
         # The same words in another order.
         ("a dog bites a man in the park", "a man bites a dog in the park"),
         ("a red car parked behind a blue bus today", "a blue car parked behind a red bus today"),
