@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 # Least guarded first: where images that look the same are in several splits, those of the last one stay.
 _SPLIT_ORDER = ("train", "val", "test", MARKED)
 MARKS_FILE = "marks.parquet"
+# Settings of duplicates that decide nothing about images.
+_OF_LATER_STEPS = ("captions", "merge_captions")
 
 # What is not to be published as a pair of its own, by sample.
 _FOUND = pa.schema(
@@ -63,7 +65,8 @@ def find_duplicates(
         tests: the recipe's test sets.
     """
     inputs = [shard.sha256 for shard in (*captions, *images)] + [test.identity for test in tests]
-    settings = {"sources": list(sources), "duplicates": plain(config), "leaks": plain(leaks), "split": plain(split)}
+    decisive = {name: value for name, value in plain(config).items() if name not in _OF_LATER_STEPS}
+    settings = {"sources": list(sources), "duplicates": decisive, "leaks": plain(leaks), "split": plain(split)}
 
     def produce(folder: Path) -> Mapping[str, Any]:
         files = [image.path for image in images]
