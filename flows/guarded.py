@@ -72,6 +72,9 @@ def _image_problems(
     if entry.get("images") is None:
         yield f"no images of test set {test_set.name} were looked at when it was built"
         return
+    if "pixels" not in entry["guarded_by"]:
+        yield f"none of the images of test set {test_set.name} was found, or was a picture, when it was built"
+        return
     try:
         now = location_digest(location, root, hashes)
     except ConfigError as error:

@@ -130,3 +130,30 @@ def test_images_of_a_test_set_are_those_that_were_looked_at(tmp_path: Path, load
     folder.rmdir()
     guard(tmp_path, load(with_images))  # gone is not another one
     guard(tmp_path, load(captions))
+
+
+HELD_IMAGE = "COCO_train2014_000000391895.jpg"
+
+
+@pytest.fixture
+def held(tmp_path: Path) -> Path:
+    """A folder with the image of XTD10's lists."""
+    folder = tmp_path / "held"
+    folder.mkdir()
+    Image.linear_gradient("L").save(folder / HELD_IMAGE)
+    return folder
+
+
+def with_images(tmp_path: Path, place: Path) -> str:
+    captions = write_xtd10(tmp_path / "xtd10", it="Un mercato affollato in una piazza antica")
+    return f'{captions}\nimages = "{place}"'
+
+
+def test_images_of_which_none_was_found_guard_nothing(tmp_path: Path, load: Load, build: Build, held: Path) -> None:
+    wrong = load(with_images(tmp_path, tmp_path / "photos"))
+    build(wrong)
+    with pytest.raises(ConfigError, match="none of the images of test set xtd10 was found, or was a picture"):
+        guard(tmp_path, wrong)
+    guard(tmp_path, load(with_images(tmp_path, tmp_path / "photos"), "leaks.by_pixels=false"))
+    build(load(with_images(tmp_path, held)))
+    guard(tmp_path, load(with_images(tmp_path, held)))
