@@ -2,7 +2,6 @@
 
 import logging
 from collections.abc import Iterator, Mapping
-from pathlib import Path
 from typing import Any
 
 from data_catalog.errors import ConfigError
@@ -10,7 +9,7 @@ from data_catalog.file_hashes import FileHashes
 from data_catalog.manifest import Snapshot
 from flows.recipe import Recipe
 from flows.source_settings import TestSetSettings
-from flows.upstream_hashes import entries_identity, file_entries, location_digest, open_hashes
+from flows.upstream_hashes import entries_identity, file_entries, images_digest, open_hashes, save_hashes
 from flows.what_settings import test_set_settings
 
 logger = logging.getLogger(__name__)
@@ -23,7 +22,9 @@ def require_guarded(snapshot: Snapshot, recipe: Recipe) -> None:
         ConfigError: says which test sets, and why.
     """
     root = snapshot.folder.parents[2]
-    problems = list(_problems(snapshot.manifest, recipe, root))
+    hashes = open_hashes(root)
+    problems = list(_problems(snapshot.manifest, recipe, hashes))
+    save_hashes(hashes, root)
     if problems:
         raise ConfigError(
             f"{snapshot.dataset} (snapshot {snapshot.snapshot}) may hold what the model is to be measured on: "
@@ -31,8 +32,7 @@ def require_guarded(snapshot: Snapshot, recipe: Recipe) -> None:
         )
 
 
-def _problems(manifest: Mapping[str, Any], recipe: Recipe, root: Path) -> Iterator[str]:
-    hashes = open_hashes(root)
+def _problems(manifest: Mapping[str, Any], recipe: Recipe, hashes: FileHashes) -> Iterator[str]:
     guarded: Mapping[str, Any] = manifest.get("test_sets", {})
     for name, entry in sorted(guarded.items()):
         if not entry["guarded_by"]:
@@ -44,7 +44,7 @@ def _problems(manifest: Mapping[str, Any], recipe: Recipe, root: Path) -> Iterat
         elif _is_another(test_set, guarded[test_set.name], known[test_set.name], hashes):
             yield f"test set {test_set.name} was another one when it was built"
         elif recipe.leaks.by_pixels:
-            yield from _image_problems(test_set, guarded[test_set.name], root, hashes)
+            yield from _image_problems(test_set, guarded[test_set.name], hashes)
 
 
 def _is_another(
@@ -62,12 +62,9 @@ def _is_another(
     return entries_identity(files) != entries_identity(entry["files"])
 
 
-def _image_problems(
-    test_set: TestSetSettings, entry: Mapping[str, Any], root: Path, hashes: FileHashes
-) -> Iterator[str]:
+def _image_problems(test_set: TestSetSettings, entry: Mapping[str, Any], hashes: FileHashes) -> Iterator[str]:
     """What keeps the set's images, where the recipe has some, from being those that were looked at."""
-    location = test_set.kind.images(test_set.config)
-    if location is None:
+    if test_set.kind.images(test_set.config) is None:
         return
     if entry.get("images") is None:
         yield f"no images of test set {test_set.name} were looked at when it was built"
@@ -76,7 +73,7 @@ def _image_problems(
         yield f"none of the images of test set {test_set.name} was found, or was a picture, when it was built"
         return
     try:
-        now = location_digest(location, root, hashes)
+        now = images_digest(test_set, hashes)
     except ConfigError as error:
         logger.warning("the images of test set %s are taken for those looked at: %s", test_set.name, error)
         return

@@ -18,7 +18,7 @@ from flows.recipe import Recipe
 from flows.settings import plain
 from flows.source_settings import SourceSettings
 from flows.step_outputs import VERSIONS
-from flows.upstream_hashes import entries_identity, file_entries, location_digest, open_hashes
+from flows.upstream_hashes import entries_identity, file_entries, images_digest, location_digest, open_hashes
 from flows.what_settings import source_settings, what_settings
 from translation.engine import Translator
 
@@ -32,7 +32,7 @@ class Inputs:
         location_digests: content hashes of those, by location.
         packs: language packs by language, the target's included.
         test_files: name and sha256 of each file of each test set, by set.
-        test_images: content hash of the images of each test set that has some, by set.
+        test_images: content hash of each test set's own images, by set, where the recipe says where they are.
         tagger: tells proper nouns, or None: a rule of thumb does.
         translator: the engine, or None where every source speaks the target language.
         reverse: the engine for the way back, or None where the recipe asks for none.
@@ -75,7 +75,7 @@ def open_inputs(recipe: Recipe, root: Path) -> Inputs:
     locations = _locations(recipe)
     location_digests = {location: location_digest(location, root, hashes) for location in locations.values()}
     test_files = {test_set.name: file_entries(test_set, hashes) for test_set in recipe.test_sets}
-    test_images = _test_images(recipe, root, hashes)
+    test_images = _test_images(recipe, hashes)
     hashes.save()
     packs = packs_of_captions(recipe, named, pack)
     build_key = digest(
@@ -148,9 +148,9 @@ def _source(settings: SourceSettings, hashes: FileHashes) -> Source:
     )
 
 
-def _test_images(recipe: Recipe, root: Path, hashes: FileHashes) -> dict[str, str]:
-    found = {test_set.name: test_set.kind.images(test_set.config) for test_set in recipe.test_sets}
-    return {name: location_digest(str(place), root, hashes) for name, place in found.items() if place is not None}
+def _test_images(recipe: Recipe, hashes: FileHashes) -> dict[str, str]:
+    found = {test_set.name: images_digest(test_set, hashes) for test_set in recipe.test_sets}
+    return {name: images for name, images in found.items() if images is not None}
 
 
 def _locations(recipe: Recipe) -> dict[str, str]:

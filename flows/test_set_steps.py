@@ -57,7 +57,7 @@ class TestContents:
         kind: of its files.
         file_hashes: name and sha256 of each of them.
         commit: what `read_test_set` wrote.
-        images_digest: of the location of its images, or None where none were looked at.
+        images_digest: of its own images, or None where the recipe names no place of them.
     """
 
     name: str
@@ -116,7 +116,7 @@ def read_test_set(
     Args:
         min_words: captions of fewer words are left out.
         file_hashes: name and sha256 of each of its files, in order.
-        location_digest: of the location of its images; None: they are not looked at, or there are none.
+        location_digest: of its images at their location; None: they are not looked at, or have none.
     """
     inputs = [digest(entries_identity(file_hashes)), *([location_digest] if location_digest else [])]
     settings = {**test_set_settings(test_set), "min_words": min_words}

@@ -74,6 +74,14 @@ class TestSetKind:
             raise ConfigError(f"the {self.kind} test set has {counts}, in {names}: get whole files, or set num_images")
         return gathered
 
+    def image_names(self, config: Any) -> frozenset[str]:
+        """By which names the pixels of its images are found, however many images there should be.
+
+        Raises:
+            ConfigError: files are missing, empty or damaged.
+        """
+        return frozenset(image.name for image in gather(self.rows(config)).images)
+
     def read(self, config: Any) -> Iterator[TestImage]:
         """Yield the images in the order of the files, after a warning for each row that could not be read.
 

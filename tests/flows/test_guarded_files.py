@@ -1,5 +1,6 @@
 """What makes a test set the one that a dataset was guarded against: names and contents of its files, and its images."""
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -8,6 +9,7 @@ from PIL import Image
 
 from data_catalog.catalog import query
 from data_catalog.errors import ConfigError
+from data_catalog.lock import writer_lock
 from data_catalog.manifest import require_snapshot
 from flows.build import BuildReport, build_dataset
 from flows.execution import LocalExecutor
@@ -149,6 +151,33 @@ def with_images(tmp_path: Path, place: Path) -> str:
     return f'{captions}\nimages = "{place}"'
 
 
+def test_what_else_lies_beside_its_images_makes_no_others(tmp_path: Path, load: Load, build: Build, held: Path) -> None:
+    recipe = load(with_images(tmp_path, held))
+    build(recipe)
+    (held / "notes.txt").write_text("mine", "utf-8")
+    (held / ".DS_Store").write_bytes(b"\0")
+    Image.radial_gradient("L").save(held / "COCO_train2014_000000000009.jpg")
+    guard(tmp_path, recipe)
+    assert build(recipe).up_to_date
+
+
+@pytest.mark.parametrize("form", ["zip", "tar"])
+def test_how_its_images_are_packed_makes_no_others(
+    tmp_path: Path, load: Load, build: Build, held: Path, form: str
+) -> None:
+    build(load(with_images(tmp_path, held)))
+    packed = Path(shutil.make_archive(str(tmp_path / "packed"), form, tmp_path, "held"))
+    recipe = load(with_images(tmp_path, packed))
+    guard(tmp_path, recipe)
+    assert build(recipe).up_to_date
+
+
+def test_images_in_several_places_are_those_of_one(tmp_path: Path, load: Load, build: Build, held: Path) -> None:
+    build(load(with_images(tmp_path, held)))
+    (tmp_path / "held2").mkdir()
+    guard(tmp_path, load(with_images(tmp_path, tmp_path / "held*")))
+
+
 def test_images_of_which_none_was_found_guard_nothing(tmp_path: Path, load: Load, build: Build, held: Path) -> None:
     wrong = load(with_images(tmp_path, tmp_path / "photos"))
     build(wrong)
@@ -157,3 +186,26 @@ def test_images_of_which_none_was_found_guard_nothing(tmp_path: Path, load: Load
     guard(tmp_path, load(with_images(tmp_path, tmp_path / "photos"), "leaks.by_pixels=false"))
     build(load(with_images(tmp_path, held)))
     guard(tmp_path, load(with_images(tmp_path, held)))
+
+
+def test_an_image_that_came_later_was_not_looked_at(tmp_path: Path, load: Load, build: Build, held: Path) -> None:
+    names = [HELD_IMAGE, "COCO_train2014_000000000009.jpg"]
+    (tmp_path / "list.txt").write_text("\n".join(names), "utf-8")
+    listed = f'[test_sets.mine]\nkind = "list"\nfiles = ["{tmp_path}/list.txt"]\nimages = "{held}"'
+    build(load(listed))
+    guard(tmp_path, load(listed))
+    Image.radial_gradient("L").save(held / names[1])
+    with pytest.raises(ConfigError, match="images of test set mine were others when it was built"):
+        guard(tmp_path, load(listed))
+
+
+def test_what_training_hashes_is_remembered(tmp_path: Path, load: Load, build: Build, held: Path) -> None:
+    build(load(with_images(tmp_path, held)))
+    moved = held.rename(tmp_path / "moved")
+    root, recipe = tmp_path / "catalog", load(with_images(tmp_path, moved))
+    with writer_lock(root):  # of a build that goes on meanwhile, which is no reason to refuse
+        guard(tmp_path, recipe)
+    hashes = root / "file-hashes.json"
+    assert str(moved / HELD_IMAGE) not in hashes.read_text("utf-8")
+    guard(tmp_path, recipe)
+    assert str(moved / HELD_IMAGE) in hashes.read_text("utf-8")
