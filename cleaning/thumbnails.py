@@ -18,7 +18,9 @@ _THUMBNAIL_BYTES = 3 * _PIXELS
 _LEAST_CONTRAST = 4.0
 # So far apart, of 255, average colours weigh as much as a picture that differs by all of its contrast.
 _COLOUR_SCALE = 64.0
-_CHUNK = 1 << 10  # pairs at once: within a processor's cache
+# Pairs at once: within a processor's cache, and so few that numpy's products of matrices start no threads, which cost
+# far more than they bring where other processes work, too.
+_CHUNK = 1 << 7
 
 
 def parse_hashes(column: pa.ChunkedArray | pa.Array) -> Hashes:
