@@ -4,7 +4,7 @@ Both are as `data_catalog.images.encoding` makes them. Hashes alone take drawing
 `benchmarks/near_images.py` says what the recommended limits find, and what they take for alike that is not.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import chain
 
@@ -133,12 +133,19 @@ def _pairs_alike(looks: Looks, rows: Rows) -> Rows | None:
     if parts is None:
         return None
     found = [np.empty(0, np.int64)]  # pairs as single numbers, which are quicker to sort
-    for positions in parts:
+    for pairs in _each_once(parts, groups):
+        alike = pairs[looks.are_alike(rows[pairs])]
+        found.append(alike[:, 0] * len(rows) + alike[:, 1])
+    return np.column_stack(np.divmod(np.sort(np.concatenate(found)), max(len(rows), 1)))
+
+
+def _each_once(parts: list[Rows], groups: HashGroups) -> Iterator[Rows]:
+    """Pairs of different rows, the lower one first, of pairs of groups, the first part of groups with themselves."""
+    for pairs in products(parts[0], groups, groups):
+        yield pairs[pairs[:, 0] < pairs[:, 1]]  # a group with itself has each pair both ways round
+    for positions in parts[1:]:
         for pairs in products(positions, groups, groups):
-            ordered = np.sort(pairs[pairs[:, 0] != pairs[:, 1]], axis=1)
-            alike = ordered[looks.are_alike(rows[ordered])]
-            found.append(alike[:, 0] * len(rows) + alike[:, 1])
-    return np.column_stack(np.divmod(np.unique(np.concatenate(found)), max(len(rows), 1)))
+            yield np.sort(pairs, axis=1)
 
 
 def _first_of_neighbours(num: int, pairs: Rows) -> Rows:

@@ -119,6 +119,25 @@ def test_crowds_are_what_comparing_all_one_by_one_says() -> None:
     assert first_alike(looks, rows, references).tolist() == expected.tolist()
 
 
+class Counting(np.ndarray[Any, np.dtype[np.uint8]]):
+    """Thumbnails that count how many are looked at."""
+
+    num_read = 0
+
+    def __getitem__(self, rows: Any) -> Any:
+        found = np.asarray(self)[rows]
+        self.num_read += len(found)
+        return found
+
+
+@pytest.mark.parametrize("num_hashes", [1, 3])
+def test_each_pair_is_measured_once(num_hashes: int) -> None:
+    thumbnails = np.random.default_rng(3).integers(0, 256, (300, 192), dtype=np.uint8).view(Counting)
+    hashes = np.arange(300, dtype=np.uint64) % np.uint64(num_hashes)
+    assert not stays_for(looks_of(hashes, thumbnails))
+    assert thumbnails.num_read == 300 * 299
+
+
 @pytest.mark.parametrize(
     ("max_distance", "num_equal"), [(2, 1), (2, 3), (2, 5), (4, 2), (4, 4), (6, 2), (6, 3), (8, 1), (8, 3), (16, 2)]
 )
