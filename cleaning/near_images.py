@@ -17,7 +17,7 @@ from cleaning.thumbnails import Thumbnails, distances_of
 
 # So many pairs of near hashes are compared at once, by the number of rows. Where there are more, most rows look like
 # one that stays: these are looked for among the first half, and what looks like them is compared no further.
-_PAIRS_PER_ROW = 4
+_PAIRS_PER_ROW = 1
 _MORE_PAIRS = 1 << 17
 
 
