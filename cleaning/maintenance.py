@@ -43,7 +43,7 @@ _MOVED_TO_COMMONS: Final = r"(?:originally )?(?:transferred|moved|uploaded|copie
 _THIS_FILE: Final = (
     r"(?:this|quest[aoe']|ce|cette|cet|diese[srn]?|est[ea]|aquest[a]?)\s?"
     r"(?:file|image|picture|work|media|photo(?:graph)?|immagine|opera|fotografia|fichier|œuvre|photographie|datei|bild|"
-    r"werk|foto|archivo|imagen|obra|ficheiro|arquivo|imagem|fitxer|imatge)"
+    r"werk|foto|archivo|imagen|obra|ficheiro|arquivo|imagem|fitxer|imatge)(?: file)?(?: \([^)]{1,40}\))?"
 )
 _SOMEONE: Final = r"[^.:]{1,60}"
 # "was originally uploaded by", "è di pubblico dominio": the phrase itself, since what "this image shows" may be a
@@ -52,7 +52,8 @@ _UNDER: Final = (
     r"under (?:the |an? )?(?:terms|gnu|gfdl|gpl|creative commons|cc\b|public domain|(?:free |public )?licen[cs]e)"
 )
 _RIGHTS_ENGLISH: Final = (
-    r"(?:is|was|has been|were)(?: (?:not|now|also|originally|hereby|being|believed to be|made available))? "
+    r"(?:is|was|has been|were)"
+    r"(?: (?:not|now|also|originally|hereby|being|believed to be|made available|\(or is hereby\)))? "
     r"(?:licen[sc]ed under|released (?:in|into|to) the public domain|uploaded (?:by|to|from)|"
     rf"(?:released |published |available )?{_UNDER}|copyrighted|(?:protected|covered) by copyright|"
     rf"(?:transferred|moved|copied) (?:from|to) (?:{_WIKI}|commons\b)|(?:from|on) {_WIKI}|"
@@ -60,18 +61,21 @@ _RIGHTS_ENGLISH: Final = (
 )
 _RIGHTS_ITALIAN: Final = (
     r"(?:è|e'|era|è stat[ao])(?: originariamente)? (?:(?:rilasciat[ao] |pubblicat[ao] )?(?:di|nel|in) pubblico "
-    r"dominio|(?:rilasciat[ao] |pubblicat[ao] )?(?:sotto|con) (?:la |una )?licenza|caricat[ao] da\b|"
+    r"dominio|(?:(?:rilasciat|pubblicat|distribuit)[ao] |disponibile )?(?:sotto|con) (?:la |una )?licenza|"
+    r"licenziat[ao] (?:in base a|secondo|sotto|con) ?(?:il |la |i |una )?(?:termini|licenza)|caricat[ao] da\b|"
     r"(?:protett|copert)[ao] da (?:copyright|diritto d'autore)|"
     rf"(?:caricat|copiat|trasferit|pres|tratt)[ao] (?:da|su) {_WIKI})"
 )
 _RIGHTS_FRENCH: Final = (
     r"(?:est|a été|était)(?: \w{2,20}ment)? (?:(?:publiée? |placée? )?(?:sous (?:la |une )?licence|"
     r"(?:dans le|du) domaine public)|protégée? par (?:copyright|le droit d'auteur|les? droits? d'auteur)|"
+    r"disponible (?:selon|sous) (?:les termes|(?:la |une )?licence)|"
     rf"mise? à disposition (?:selon|sous)|(?:importée?|transférée?|copiée?) (?:de|depuis|sur) {_WIKI})"
 )
 _RIGHTS_GERMAN: Final = (
-    r"(?:ist|war|wurde|steht|unterliegt)(?: \w{2,20})? (?:gemeinfrei|lizenziert|hochgeladen|urheberrechtlich|"
-    rf"von {_SOMEONE} hochgeladen|(?:unter|nach) (?:der|den|einer) [^.:]{{0,40}}(?:lizenz|licen[cs]e)|"
+    r"(?:ist|war|wird|wurde|steht|unterliegt)(?: \w{2,20})? (?:gemeinfrei|lizenziert|hochgeladen|urheberrechtlich|"
+    rf"von {_SOMEONE} hochgeladen|von mir {_SOMEONE} und ist gemeinfrei|"
+    rf"(?:unter|nach) (?:der|den|einer) [^.:]{{0,40}}(?:lizenz|licen[cs]e)|"
     rf"dem urheberrecht|(?:aus|von) (?:der )?{_WIKI})"
 )
 _RIGHTS_SPANISH: Final = (
