@@ -9,6 +9,7 @@
 | Photo credit: John Smith | a credit |
 | Foto: Max Mustermann/dpa | a credit |
 | Source: Wikimedia Commons | a credit |
+| Photo: Bundesarchiv, Bild 183-1990 | a credit |
 | Foto: Schloss Neuschwanstein | none: only an agency tells it from what is seen, and so with "Foto: Max Mustermann" |
 | (c) Root | none: "(a) Leaf, (b) Stem, (c) Root" |
 | Photo by 田中 | none: where letters have no case, names look like all other words |
@@ -69,7 +70,9 @@ _ARTICLES: Final = frozenset(
 )
 _MAX_NAME_WORDS = 8
 _WORD = re.compile(r"[^\s/,|()]+")
-_is_agency = re.compile(rf"{AGENCY}|{_NEWS_AGENCY}", re.IGNORECASE).fullmatch
+# The number of the picture there: ", Bild 183-1990", ", LC-USZ62-13459".
+_PICTURE_NUMBER: Final = r", (?:(?:bild|image|photo|foto|nr\.?|no\.?) )?#?(?=[\w.-]{0,39}\d)[a-z\d][\w.-]{0,39}"
+_is_agency = re.compile(rf"(?:{AGENCY}|{_NEWS_AGENCY})(?:{_PICTURE_NUMBER})?", re.IGNORECASE).fullmatch
 _BETWEEN_MAKERS = re.compile(r" ?[/|©] ?| via ", re.IGNORECASE)
 
 
