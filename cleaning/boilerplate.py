@@ -39,12 +39,15 @@ _EXTENSION = r"\.(?:jpe?g|png|gif|tiff?|svg|webp|bmp|heic|avif|xcf|pdf|djvu|webm
 _CAMERA = r"(?:(?:img|imag|image|dsc|dscn|dscf|pict|mvi|pxl|gopr|cimg|screenshot)[_ -]?|(?:sam|wp|vid|p)[_-]?)"
 _CAMERA_TAIL = (
     r"[_ -](?:\d{1,8}|wa\d{4}|[a-z]{1,2}|edit(?:ed)?|bearbeitet|copy|kopie|copia|crop(?:ped)?|hdr|pano|burst\d{0,4}|"
-    r"cover|raw|rich|pro|web)"
+    r"cover|raw|rich|pro|web|modified|resized|scaled|rotated|retouched|verkleinert|zugeschnitten|geändert|"
+    r"(?:modificat|ridimensionat|ritagliat|modificad|recortad)[ao]|(?:modifi|redimensionn)ée?)"
 )
+# A telephone's screenshot has the program behind its time.
+_SCREENSHOT = r"screenshot[_ -](?:\d{8}[_-]\d{6}|\d{4}(?:-\d\d){5}(?:-\d{1,3})?)_[\w.]{1,40}"
 _NAMESPACE = r"(?:file|image|datei|bild|immagine|fichier|archivo|ficheiro|plik|bestand|αρχείο|εικόνα|файл|изображение)"
 _URL = r"(?:(?:https?|ftp)://|www\.)\S+|[\w.+-]+@[\w-]+(?:\.[\w-]+)+"
 _FILE_NAME = rf"\S+{_EXTENSION}|{_NAMESPACE}\s?:.*{_EXTENSION}"
-_CAMERA_NAME = rf"(?:{_CAMERA}\d{{4,}}|\d{{8}}[_-]\d{{6}}\d{{0,3}})(?:{_CAMERA_TAIL}){{0,8}}"
+_CAMERA_NAME = rf"(?:{_CAMERA}\d{{4,}}|\d{{8}}[_-]\d{{6}}\d{{0,3}})(?:{_CAMERA_TAIL}){{0,8}}|{_SCREENSHOT}"
 _opens_a_credit = re.compile(rf"[(\[]?{WHOLE_CREDIT_OPENING}").match
 _CREDIT = re.compile(rf"[(\[]?{WHOLE_CREDIT_OPENING}(?P<name>[^:()\[\]]{{1,100}})[)\]]?", re.IGNORECASE)
 
