@@ -19,7 +19,9 @@
 | a stock photograph of a tie and cuff links | the same: the words belong to the sentence |
 | cigars in a row , may be used as a stock photo | the same |
 | all our pictures are always royalty free | the same |
-| App icons: Facebook, Twitter, Flickr | the same: a site alone is a label only after a dash or bar |
+| A cat on a roof, Getty Images | A cat on a roof |
+| App icons: Facebook, Twitter, Flickr | the same: Flickr and Wikipedia alone are labels only after a dash or bar |
+| The logo: Shutterstock | the same: after . ! ? , : stock sites alone are labels, too, unless a logo is seen |
 | Statua a Słubice (monumento a Wikipedia) | the same |
 | Parts of a plant: (a) Leaf, (b) Stem, (c) Root | the same |
 | Zwei Tiere. Foto: Hund, Katze | the same: after "Foto:" only an agency tells a credit from what is seen |
@@ -56,15 +58,16 @@ STOCK_LABEL: Final = rf"(?:{_LABEL_OF_STOCK}|{AGENCY}(?: {_STOCK})?{_NUMBER})"
 _SEPARATOR: Final = r"(?=[ |–—·•:,.;!?-])(?: ?(?:\||[–—·•]|--) ?| - | ?[:,.;!?] )"
 _DASH: Final = r"(?=[ |–—-])(?: ?(?:\||[–—]|--) ?| - )"
 _ANY_CASE: Final = re.IGNORECASE | re.ASCII
-# A site alone is the last of a list after a comma, and what is seen after a colon: "The logo: Wikipedia".
+# Sites that captions speak of may be the last of a list, or what is seen: "The logo: Wikipedia".
 _LABEL = re.compile(
     rf"(?:{_SEPARATOR}{_LABEL_OF_STOCK}|{_DASH}{AGENCY}{_NUMBER}| ?[.!?] {STOCK_SITE}{_NUMBER})\Z", _ANY_CASE
 )
 _PHOTO_LABEL = re.compile(rf"(?:{_DASH}| : )(?:free )?(?:photos?|foto){_NUMBER}\Z", _ANY_CASE)
-# With nothing before it only what can hardly be part of a sentence: in the singular, or hyphenated as CC3M does it.
+_SITE_AFTER_COMMA = re.compile(rf" ?[,:] {STOCK_SITE}{_NUMBER}\Z", _ANY_CASE)
+# With nothing before it only what can hardly be part of a sentence.
 _LOOSE_LABEL = re.compile(
-    rf" (?:(?:{_FREE} ){{0,3}}stock (?:photo|image|vector|illustration|footage(?: video)?)|royalty - free|"
-    rf"royalty{_JOIN}free stock {_PICTURE}){_NUMBER}\Z",
+    rf" (?:(?:{_FREE} ){{0,3}}stock (?:(?:photo|image|vector|illustration)(?P<plural>s)?|footage(?: video)?)|"
+    rf"royalty - free|royalty{_JOIN}free stock {_PICTURE}){_NUMBER}\Z",
     _ANY_CASE,
 )
 _LOOSE_CREDIT = re.compile(r" photo(?:graph)? by person\Z", _ANY_CASE)
@@ -83,20 +86,38 @@ _LETTERED = re.compile(r"\([ab]\)", _ANY_CASE)
 # Before these a label is part of the sentence: "as a stock photo", "a typical stock photo".
 _BINDING_WORDS: Final = """
 a an the this that these those of for as in on with and or is are was were like from to by my your his her our their
-some any no typical classic generic free cheesy funny bad good best new always all only very many
+some any no at into about typical classic generic free cheesy funny bad good best new always all only very many
 """
 _BINDING: Final = frozenset(_BINDING_WORDS.split())
-# Sentences with these speak of stock photos: "our pictures stay royalty - free".
+# "A collection of beautiful stock photos", "how to take great stock photos": one word away from the plural, too.
+_BINDING_PLURALS_WORDS: Final = """
+of with for from at take takes taking make makes making use uses using find finds see sees show shows showing
+"""
+_BINDING_PLURALS: Final = frozenset(_BINDING_PLURALS_WORDS.split())
+# Sentences with a verb of the trade, or two of its other words, speak of stock photos: "our pictures stay free".
+_TRADE_VERBS: Final = frozenset(("sell", "sells", "buy", "buys", "offer", "offers", "license", "licenses"))
 _TRADE_WORDS: Final = """
-we our you your photographer photographers agency site website photos pictures images sell sells buy offer offers
+we our you your they photographer photographers agency agencies site website photos pictures images
 """
 _TRADE: Final = frozenset(_TRADE_WORDS.split())
+# Where these are seen, so is the name behind them: "Logos: Alamy, Shutterstock".
+_SIGNS: Final = frozenset(
+    ("logo", "logos", "icon", "icons", "sign", "signs", "agencies", "sites", "firms", "companies")
+)
+# Before a colon these open a credit, which goes or stays as a whole: "Photo: Getty Images".
+_OPENING_WORDS: Final = """
+photo photos photograph photographer foto fotos fotografia fotografía bild picture image images source quelle fuente
+fonte font credit credits crédit crédits crédito copyright courtesy by via from
+"""
+_OPENING: Final = frozenset(_OPENING_WORDS.split())
 _FEWEST_WORDS_BEFORE = 4
+_FEWEST_TRADE_WORDS = 2
 _TAIL_CHARS = 200
 _HEAD_CHARS = 100
 # An enumeration that began earlier is longer than a caption may be.
 _LETTERED_CHARS = 1_000
 _LOOSE_ENDS: Final = " ,;:|-–—"
+_AROUND_WORDS: Final = ".,;:!?\"'()[]"
 _WORD = re.compile(r"[^\W\d_]\S*")
 
 # Every label has one of `_LABEL_MARKS`, in small letters, every credit one of `_CREDIT_MARKS`. But "oto" and ":" are in
@@ -183,6 +204,11 @@ def _labelled(text: str, start: int, end: int) -> Iterator[int]:
     match = _LABEL.search(text, start, end) or _PHOTO_LABEL.search(text, start, end)
     if match:
         yield _cut(match)
+    match = _SITE_AFTER_COMMA.search(text, start, end)
+    if match:
+        before = _words(text, start, match.start())
+        if _SIGNS.isdisjoint(before) and _OPENING.isdisjoint(before[-1:]):
+            yield match.start()
 
 
 def _bracketed(text: str, start: int, end: int) -> Iterator[int]:
@@ -211,9 +237,20 @@ def _loose(text: str, start: int, end: int) -> Iterator[int]:
     match = _LOOSE_LABEL.search(text, start, end) or _LOOSE_CREDIT.search(text, start, end)
     if match is None:
         return
-    before = [word.casefold() for word in _WORD.findall(text, start, match.start())]
-    if len(before) >= _FEWEST_WORDS_BEFORE and before[-1] not in _BINDING and _TRADE.isdisjoint(before):
+    before = _words(text, start, match.start())
+    if len(before) < _FEWEST_WORDS_BEFORE or before[-1] in _BINDING or _speaks_of_trade(before):
+        return
+    is_plural = bool(match.groupdict().get("plural"))
+    if not (is_plural and not _BINDING_PLURALS.isdisjoint(before[-2:])):
         yield match.start()
+
+
+def _words(text: str, start: int, end: int) -> list[str]:
+    return [word.strip(_AROUND_WORDS).casefold() for word in _WORD.findall(text, start, end)]
+
+
+def _speaks_of_trade(words: list[str]) -> bool:
+    return not _TRADE_VERBS.isdisjoint(words) or len(_TRADE.intersection(words)) >= _FEWEST_TRADE_WORDS
 
 
 def _cut(match: re.Match[str]) -> int:
