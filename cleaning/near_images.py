@@ -128,24 +128,23 @@ def _keep_best(pairs: Rows, differences: NDArray[np.float32], best: Rows, least:
 def _pairs_alike(looks: Looks, rows: Rows) -> Rows | None:
     """Pairs of places in `rows` that look the same, the lower one first, sorted; None if too many hashes are near."""
     groups = HashGroups.of(looks.hashes[rows])
-    near = chain([groups.with_themselves()], near_distinct(groups.hashes, looks.max_distance))
-    parts = _unless_too_many(near, groups, groups)
-    if parts is None:
+    same = groups.with_themselves()
+    near = _unless_too_many(chain([same], near_distinct(groups.hashes, looks.max_distance)), groups, groups)
+    if near is None:
         return None
     found = [np.empty(0, np.int64)]  # pairs as single numbers, which are quicker to sort
-    for pairs in _each_once(parts, groups):
+    for pairs in _each_once(same, near[len(same) :], groups):
         alike = pairs[looks.are_alike(rows[pairs])]
         found.append(alike[:, 0] * len(rows) + alike[:, 1])
     return np.column_stack(np.divmod(np.sort(np.concatenate(found)), max(len(rows), 1)))
 
 
-def _each_once(parts: list[Rows], groups: HashGroups) -> Iterator[Rows]:
-    """Pairs of different rows, the lower one first, of pairs of groups, the first part of groups with themselves."""
-    for pairs in products(parts[0], groups, groups):
+def _each_once(same: Rows, near: Rows, groups: HashGroups) -> Iterator[Rows]:
+    """Pairs of different rows, the lower one first, of groups with themselves and of pairs of different groups."""
+    for pairs in products(same, groups, groups):
         yield pairs[pairs[:, 0] < pairs[:, 1]]  # a group with itself has each pair both ways round
-    for positions in parts[1:]:
-        for pairs in products(positions, groups, groups):
-            yield np.sort(pairs, axis=1)
+    for pairs in products(near, groups, groups):
+        yield np.sort(pairs, axis=1)
 
 
 def _first_of_neighbours(num: int, pairs: Rows) -> Rows:
@@ -163,25 +162,24 @@ def _first_of_neighbours(num: int, pairs: Rows) -> Rows:
 def _first_reference(looks: Looks, rows: Rows, references: Rows) -> Rows | None:
     """What `first_alike` says; None where too many hashes are near."""
     mine, theirs = HashGroups.of(looks.hashes[rows]), HashGroups.of(looks.hashes[references])
-    parts = _unless_too_many(matches_of_distinct(mine.hashes, theirs.hashes, looks.max_distance), mine, theirs)
-    if parts is None:
+    near = _unless_too_many(matches_of_distinct(mine.hashes, theirs.hashes, looks.max_distance), mine, theirs)
+    if near is None:
         return None
     first = np.full(len(rows), len(references))
-    for positions in parts:
-        for pairs in products(positions, mine, theirs):
-            alike = pairs[looks.are_alike(np.column_stack([rows[pairs[:, 0]], references[pairs[:, 1]]]))]
-            np.minimum.at(first, alike[:, 0], alike[:, 1])
+    for pairs in products(near, mine, theirs):
+        alike = pairs[looks.are_alike(np.column_stack([rows[pairs[:, 0]], references[pairs[:, 1]]]))]
+        np.minimum.at(first, alike[:, 0], alike[:, 1])
     found: Rows = np.append(references, -1)[first]
     return found
 
 
-def _unless_too_many(parts: Iterable[Rows], mine: HashGroups, theirs: HashGroups) -> list[Rows] | None:
-    """Pairs of groups; None where they stand for too many pairs of rows to compare their thumbnails."""
+def _unless_too_many(parts: Iterable[Rows], mine: HashGroups, theirs: HashGroups) -> Rows | None:
+    """All pairs of groups; None where they stand for too many pairs of rows to compare their thumbnails."""
     left = _PAIRS_PER_ROW * (len(mine.rows) + len(theirs.rows)) + _MORE_PAIRS
-    found = []
+    found = [np.empty((0, 2), np.int64)]
     for positions in parts:
         left -= num_products(positions, mine, theirs)
         if left < 0:
             return None
         found.append(positions)
-    return found
+    return np.concatenate(found)
