@@ -5,25 +5,29 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar, Generic, TypeVar
 
 from data_catalog.errors import ConfigError
 from data_catalog.sources.registry import SOURCE_KINDS, SourceKind
 from data_catalog.test_sets.registry import TEST_SET_KINDS, TestSetKind
 from flows.settings import build, coerce
 
+Kind = TypeVar("Kind", SourceKind, TestSetKind)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class SourceSettings:
-    """One `[sources.NAME]` table: the kind of its files and that kind's own settings."""
+class _TableSettings(Generic[Kind]):
+    """One table of a recipe that names upstream files: their kind and that kind's own settings."""
+
+    SECTION: ClassVar[str]
 
     name: str
-    kind: SourceKind
+    kind: Kind
     config: Any
 
     def check(self) -> None:
         """Raise ConfigError, which names the table, where what it names cannot be read."""
-        with _naming(f"sources.{self.name}"):
+        with _naming(f"{self.SECTION}.{self.name}"):
             self.kind.check(self.config)
 
     def upstream_files(self) -> list[Path]:
@@ -32,31 +36,22 @@ class SourceSettings:
         Raises:
             ConfigError: as `check` does.
         """
-        with _naming(f"sources.{self.name}"):
+        with _naming(f"{self.SECTION}.{self.name}"):
             return self.kind.upstream_files(self.config)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TestSetSettings:
-    """One `[test_sets.NAME]` table: the kind of its files and that kind's own settings."""
+class SourceSettings(_TableSettings[SourceKind]):
+    """One `[sources.NAME]` table."""
 
-    name: str
-    kind: TestSetKind
-    config: Any
+    __slots__ = ()
+    SECTION = "sources"
 
-    def check(self) -> None:
-        """Raise ConfigError, which names the table, where what it names cannot be read."""
-        with _naming(f"test_sets.{self.name}"):
-            self.kind.check(self.config)
 
-    def upstream_files(self) -> list[Path]:
-        """The files that it names.
+class TestSetSettings(_TableSettings[TestSetKind]):
+    """One `[test_sets.NAME]` table."""
 
-        Raises:
-            ConfigError: as `check` does.
-        """
-        with _naming(f"test_sets.{self.name}"):
-            return self.kind.upstream_files(self.config)
+    __slots__ = ()
+    SECTION = "test_sets"
 
 
 @contextmanager

@@ -134,10 +134,7 @@ def read_test_set(
             write_views(location, [image.name for image in images], folder / PIXELS_FILE, workers)
         num_hashed = _num_hashed(folder / PIXELS_FILE)
         if location is not None and num_hashed < len(images):
-            lost = f"{len(images) - num_hashed:,} of {len(images):,} images of test set {test_set.name}"
-            logger.warning(
-                "%s are not in %s, or no pictures: training images are not compared with them", lost, location
-            )
+            _warn_of_lost(test_set.name, location, num_lost=len(images) - num_hashed, num_images=len(images))
         return {
             "num_images": len(images),
             "num_identities": identities.num_rows,
@@ -152,6 +149,16 @@ def read_test_set(
         file_hashes=file_hashes,
         commit=commit,
         images_digest=location_digest,
+    )
+
+
+def _warn_of_lost(name: str, location: str, *, num_lost: int, num_images: int) -> None:
+    logger.warning(
+        "%s of %s images of test set %s are not in %s, or no pictures: training images are not compared with them",
+        f"{num_lost:,}",
+        f"{num_images:,}",
+        name,
+        location,
     )
 
 
