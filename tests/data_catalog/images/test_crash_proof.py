@@ -191,9 +191,8 @@ def prove(gallery: Gallery, folder: Path, *, num_shards: int, num_rows: int, num
     assert len(killed) == 2 * num_shards
     assert killed == shards(folder / "calm"), f"seed {seed}, after {attack.killed}"
     names = sorted(f"{shard}-{row}" for shard in range(num_shards) for row in range(num_rows))
-    rows = [
-        row for path in (folder / "killed/work/normalise").rglob("*.parquet") for row in pq.read_table(path).to_pylist()
-    ]
+    made = folder / "killed" / "work" / "normalise"
+    rows = [row for path in made.rglob("*.parquet") for row in pq.read_table(path).to_pylist()]
     assert sorted(row["sample_id"] for row in rows) == names
     assert [(row["sample_id"], row["drop_reason"]) for row in rows] == [
         (row["sample_id"], reason_of(row["sample_id"])) for row in rows
