@@ -1,20 +1,25 @@
 """Snapshots: immutable folders whose manifest is the commit point, and the pointer to the newest one.
 
-A snapshot folder without `manifest.json` does not exist for readers. The manifest lists every file with its sha256;
-nothing is ever found by listing a folder.
+A snapshot folder without `manifest.json` does not exist for readers. The manifest lists every file with its sha256, and
+carries its own checksum; nothing is ever found by listing a folder.
 """
 
-from collections.abc import Iterator, Mapping
+import re
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from data_catalog.checksummed import read_checksummed, write_checksummed
 from data_catalog.errors import ConfigError
-from data_catalog.shards import read_json, sha256_of, write_json
+from data_catalog.failpoints import failpoint
+from data_catalog.shards import sha256_of
 
 MANIFEST_FORMAT = 1
 MANIFEST_FILE = "manifest.json"
 CURRENT_FILE = "current.json"
+# Folders beside the snapshots have other names: `fetch-log`, and temporary ones.
+_SNAPSHOT_NAME = re.compile(r"[0-9a-f]{8,64}")
 SPLITS = ("train", "val", "test")
 # In place of a split: pairs that hold something of a test set, and that the recipe marks rather than drops.
 MARKED = "marked"
@@ -45,16 +50,27 @@ class Snapshot:
         """Outcomes of images, in shard order; none of snapshots that were written before there were any."""
         return tuple(self.folder / file["path"] for file in self.manifest["files"].get("images", []))
 
+    def entries(self) -> list[Mapping[str, Any]]:
+        """The manifest's lines for all files of the snapshot but itself: shards of all kinds, then documents."""
+        files: Mapping[str, Sequence[Mapping[str, Any]]] = self.manifest["files"]
+        return [*(file for kind in sorted(files) for file in files[kind]), *self.manifest.get("documents", [])]
+
     def verify(self) -> list[str]:
         """What is wrong with the snapshot's files: one sentence each, none if all bytes are as written."""
-        problems: list[str] = []
-        for file in [file for kind in sorted(self.manifest["files"]) for file in self.manifest["files"][kind]]:
-            path = self.folder / file["path"]
-            if not path.is_file():
-                problems.append(f"{path} is missing")
-            elif sha256_of(path) != file["sha256"]:
-                problems.append(f"{path} is not what was written: its sha256 differs from the manifest's")
-        return problems
+        found = (file_problem(self.folder / file["path"], file["sha256"]) for file in self.entries())
+        return [problem for problem in found if problem is not None]
+
+
+def file_problem(path: Path, sha256: str) -> str | None:
+    """What is wrong with a file that the manifest lists, in one sentence; None if its bytes are as written."""
+    try:
+        if sha256_of(path) == sha256:
+            return None
+    except FileNotFoundError:
+        return f"{path} is missing"
+    except OSError as error:
+        return f"{path} cannot be read: {error.strerror}"
+    return f"{path} is not what was written: its sha256 differs from the manifest's"
 
 
 def datasets_folder(root: Path) -> Path:
@@ -71,49 +87,113 @@ def commit_snapshot(root: Path, manifest: Mapping[str, Any]) -> Snapshot:
     """Write the manifest (from here on the snapshot exists), then make it the dataset's current one."""
     dataset, snapshot = manifest["dataset"], manifest["snapshot"]
     folder = snapshot_folder(root, dataset, snapshot)
-    write_json(folder / MANIFEST_FILE, manifest)
+    failpoint("snapshot.before_manifest", folder / MANIFEST_FILE)
+    write_checksummed(folder / MANIFEST_FILE, manifest)
+    failpoint("snapshot.after_manifest", folder / MANIFEST_FILE)
     point_to(root, dataset, snapshot)
     return Snapshot(dataset=dataset, snapshot=snapshot, folder=folder, manifest=manifest)
 
 
 def point_to(root: Path, dataset: str, snapshot: str) -> None:
     """Make a committed snapshot the dataset's current one."""
-    write_json(datasets_folder(root) / dataset / CURRENT_FILE, {"snapshot": snapshot})
+    path = current_path(root, dataset)
+    write_checksummed(path, {"snapshot": snapshot})
+    failpoint("snapshot.after_pointer", path)
+
+
+def current_path(root: Path, dataset: str) -> Path:
+    """Where it is said which snapshot of a dataset is the current one."""
+    return datasets_folder(root) / dataset / CURRENT_FILE
 
 
 def read_snapshot(root: Path, dataset: str, snapshot: str) -> Snapshot | None:
-    """A committed snapshot, or None."""
+    """A committed snapshot, or None.
+
+    Raises:
+        ConfigError: its manifest is damaged, or of a format that this version does not read.
+    """
     folder = snapshot_folder(root, dataset, snapshot)
     path = folder / MANIFEST_FILE
     if not path.is_file():
         return None
-    manifest = read_json(path)
-    if manifest["format"] != MANIFEST_FORMAT:
+    manifest = read_checksummed(path, remedy=f"restore it from a copy, or remove the folder {folder} and build again")
+    if manifest.get("format") != MANIFEST_FORMAT:
         raise ConfigError(
-            f"{path} has format {manifest['format']}, this version reads {MANIFEST_FORMAT}: build it again"
+            f"{path} has format {manifest.get('format')}, this version reads {MANIFEST_FORMAT}: build it again"
+        )
+    if (manifest.get("dataset"), manifest.get("snapshot")) != (dataset, snapshot) or not _lists_files(manifest):
+        raise ConfigError(
+            f"{path} is not the manifest of snapshot {snapshot} of {dataset}: restore it from a copy, or remove the "
+            f"folder {folder} and build again"
         )
     return Snapshot(dataset=dataset, snapshot=snapshot, folder=folder, manifest=manifest)
 
 
+def _lists_files(manifest: Mapping[str, Any]) -> bool:
+    """Whether a manifest, that may be from before there were checksums, has what everything else reads."""
+    files = manifest.get("files")
+    kinds = [*files.values(), manifest.get("documents", [])] if isinstance(files, dict) else [None]
+    entries = [entry for kind in kinds for entry in (kind if isinstance(kind, list) else [None])]
+    whole = all(isinstance(entry, dict) and {"path", "sha256", "bytes"} <= entry.keys() for entry in entries)
+    return whole and isinstance(files, dict) and {"pairs", "captions"} <= files.keys() and "funnel" in manifest
+
+
 def current_snapshot(root: Path, dataset: str) -> Snapshot | None:
-    """The newest snapshot of a dataset, or None where nothing was published."""
-    pointer = datasets_folder(root) / dataset / CURRENT_FILE
+    """The newest snapshot of a dataset, or None where nothing was published.
+
+    Raises:
+        ConfigError: the pointer to it, or its manifest, is damaged.
+    """
+    name = current_snapshot_name(root, dataset)
+    return None if name is None else read_snapshot(root, dataset, name)
+
+
+def current_snapshot_name(root: Path, dataset: str) -> str | None:
+    """The id of a dataset's newest snapshot, or None. Raises `ConfigError` where the pointer to it is damaged."""
+    pointer = current_path(root, dataset)
     if not pointer.is_file():
         return None
-    return read_snapshot(root, dataset, read_json(pointer)["snapshot"])
+    remedy = "restore it from a copy, or remove it and build again"
+    found = read_checksummed(pointer, remedy=remedy).get("snapshot")
+    if not isinstance(found, str) or not _SNAPSHOT_NAME.fullmatch(found):
+        raise ConfigError(f"{pointer} is damaged (it names no snapshot): {remedy}")
+    return found
+
+
+def snapshot_names(root: Path, dataset: str) -> list[str]:
+    """The ids of a dataset's committed snapshots, sorted."""
+    folders = (path.parent.name for path in (datasets_folder(root) / dataset).glob(f"*/{MANIFEST_FILE}"))
+    return sorted(name for name in folders if _SNAPSHOT_NAME.fullmatch(name))
+
+
+def committed_snapshots(root: Path, dataset: str) -> Iterator[Snapshot]:
+    """All committed snapshots of a dataset, by id.
+
+    Raises:
+        ConfigError: a manifest is damaged.
+    """
+    for name in snapshot_names(root, dataset):
+        found = read_snapshot(root, dataset, name)
+        if found is not None:  # it may have been removed a moment ago
+            yield found
+
+
+def dataset_names(root: Path) -> list[str]:
+    """Datasets of a root of which something was published, sorted."""
+    return sorted(path.parent.name for path in datasets_folder(root).glob(f"*/{CURRENT_FILE}"))
 
 
 def find_snapshot(root: Path, dataset: str, build_key: str) -> Snapshot | None:
     """A committed snapshot of this build: where missing images were tried again there are several, and it is the last.
 
     Each of those follows the one whose images it tried again; the settled ones grow, so that none comes back.
+
+    Raises:
+        ConfigError: a manifest of the dataset is damaged.
     """
-    folder = datasets_folder(root) / dataset
-    manifests = [read_json(path) for path in sorted(folder.glob(f"*/{MANIFEST_FILE}"))]
-    same = [manifest for manifest in manifests if manifest.get("build_key") == build_key]
-    followed = {manifest.get("retry_of") for manifest in same}
-    last = next((manifest["snapshot"] for manifest in same if manifest["snapshot"] not in followed), None)
-    return None if last is None else read_snapshot(root, dataset, last)
+    same = [found for found in committed_snapshots(root, dataset) if found.manifest.get("build_key") == build_key]
+    followed = {found.manifest.get("retry_of") for found in same}
+    return next((found for found in same if found.snapshot not in followed), None)
 
 
 def require_snapshot(root: Path, dataset: str) -> Snapshot:
@@ -130,8 +210,8 @@ def require_snapshot(root: Path, dataset: str) -> Snapshot:
 
 def current_snapshots(root: Path) -> Iterator[Snapshot]:
     """The newest snapshot of every dataset of a root, by name."""
-    for pointer in sorted(datasets_folder(root).glob(f"*/{CURRENT_FILE}")):
-        found = current_snapshot(root, pointer.parent.name)
+    for name in dataset_names(root):
+        found = current_snapshot(root, name)
         if found is not None:
             yield found
 

@@ -1,0 +1,91 @@
+"""JSON documents that carry a checksum of their own text."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from data_catalog.checksummed import (
+    checksummed_line,
+    content_problem,
+    has_checksum,
+    line_problem,
+    read_checksummed,
+    write_checksummed,
+)
+from data_catalog.errors import ConfigError
+from data_catalog.shards import write_json
+
+# A text that holds what looks like a checksum, at the wrong depth and as text.
+VALUE = {
+    "name": 'perché "checksum": "no"',
+    "b": {"checksum": "0" * 64},
+    "lines": 'a\n "checksum": "' + "1" * 64 + '"',
+    "number": 0.1,
+    "none": None,
+}
+
+
+def flips(content: bytes) -> list[bytes]:
+    """The content with each of its bits flipped, one at a time."""
+    return [
+        content[:place] + bytes([content[place] ^ 1 << bit]) + content[place + 1 :]
+        for place in range(len(content))
+        for bit in range(8)
+    ]
+
+
+def test_a_document_comes_back_as_it_was_written(tmp_path: Path) -> None:
+    path = tmp_path / "document.json"
+    write_checksummed(path, VALUE)
+    assert has_checksum(path.read_bytes())
+    assert read_checksummed(path, remedy="restore it") == VALUE
+    first = path.read_bytes()
+    write_checksummed(path, dict(reversed(VALUE.items())))
+    assert path.read_bytes() == first
+
+
+def test_every_flipped_bit_of_a_document_shows(tmp_path: Path) -> None:
+    path = tmp_path / "document.json"
+    write_checksummed(path, VALUE)
+    missed = [content for content in flips(path.read_bytes()) if content_problem(content) is None]
+    assert missed == []
+
+
+def test_every_flipped_bit_of_a_line_shows() -> None:
+    line = checksummed_line(VALUE).encode()
+    assert line_problem(line) is None
+    assert json.loads(line)["name"] == VALUE["name"]
+    assert [content for content in flips(line) if line_problem(content) is None] == []
+
+
+def test_every_cut_and_added_byte_shows(tmp_path: Path) -> None:
+    path = tmp_path / "document.json"
+    write_checksummed(path, VALUE)
+    content = path.read_bytes()
+    assert all(content_problem(content[:size]) for size in range(len(content)))
+    assert content_problem(content + b" ")
+    assert content_problem(b" " + content)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [b"", b"\xff\xfe", b"[1, 2]", b"7", b'{"a": 1', b'{"cHecksum": "x"}', pytest.param(b"[" * 100_000, id="deep")],
+)
+def test_what_is_no_document_is_a_sentence(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "document.json"
+    path.write_bytes(content)
+    with pytest.raises(ConfigError, match=r"document\.json is damaged \(.*\): restore it from a copy$"):
+        read_checksummed(path, remedy="restore it from a copy")
+
+
+def test_a_document_from_before_checksums_is_read(tmp_path: Path) -> None:
+    path = tmp_path / "document.json"
+    write_json(path, {"snapshot": "abc"})
+    assert not has_checksum(path.read_bytes())
+    assert read_checksummed(path, remedy="restore it") == {"snapshot": "abc"}
+
+
+def test_what_cannot_be_opened_is_a_sentence(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"cannot be read \(No such file or directory\): restore it"):
+        read_checksummed(tmp_path / "none.json", remedy="restore it")
