@@ -10,12 +10,14 @@ from typing import Any
 
 import pyarrow as pa
 
+from data_catalog.disk_errors import disk_errors
 from data_catalog.errors import ConfigError
+from data_catalog.failpoints import failpoint
 from data_catalog.images.reasons import FETCH_REASONS
 from data_catalog.laws import CONSERVATION
 from data_catalog.manifest import MARKED, SPLITS, Snapshot, current_snapshots
 from data_catalog.schema import CAPTIONS, OUTCOMES, PAIRS
-from data_catalog.shards import TEMPORARY_PREFIX
+from data_catalog.shards import TEMPORARY_PREFIX, sync
 
 CATALOG_FILE = "catalog.duckdb"
 # DuckDB's own command line, an older release than the library, must be able to open the file.
@@ -98,11 +100,26 @@ def catalog_path(root: Path) -> Path:
 
 def rebuild(root: Path) -> Path:
     """Write the views over the newest snapshots of all datasets of a root, and swap the file in."""
-    import duckdb
-
     path = catalog_path(root)
     temporary = root / f"{TEMPORARY_PREFIX}{CATALOG_FILE}"
-    temporary.unlink(missing_ok=True)
+    with disk_errors(path):
+        failpoint("catalog.before_write", path)
+        for leftover in (temporary, temporary.with_name(f"{temporary.name}.wal")):
+            leftover.unlink(missing_ok=True)
+        _write_views(root, temporary)
+        failpoint("catalog.after_write", path)
+        sync(temporary)
+        failpoint("catalog.after_fsync", path)
+        temporary.replace(path)
+        failpoint("catalog.after_rename", path)
+        sync(root)
+        failpoint("catalog.after_folder_fsync", path)
+    return path
+
+
+def _write_views(root: Path, temporary: Path) -> None:
+    import duckdb
+
     with duckdb.connect() as connection:
         connection.execute(f"ATTACH {_literal(str(temporary))} AS target (STORAGE_VERSION '{STORAGE_VERSION}')")
         connection.execute("USE target")
@@ -110,8 +127,6 @@ def rebuild(root: Path) -> Path:
             connection.execute(f"CREATE VIEW {name} AS {query}")
         connection.execute("USE memory")
         connection.execute("DETACH target")
-    temporary.replace(path)
-    return path
 
 
 DOWNLOADS = """

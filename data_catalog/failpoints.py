@@ -23,7 +23,7 @@ ERRORS = {"enospc": errno.ENOSPC, "edquot": errno.EDQUOT, "eio": errno.EIO}
 
 # By name: what has just happened, or is about to, where the failpoint lies.
 REGISTRY = {
-    # data_catalog/shards.py: write_atomically, which all small files and published shards go through
+    # data_catalog/shards.py: write_atomically, by which all small files and published shards are written
     "atomic.before_write": "a temporary file has been made beside the final one, and is empty",
     "atomic.after_write": "the temporary file is written, not yet on the disk",
     "atomic.after_fsync": "the temporary file is on the disk, under its temporary name",

@@ -11,6 +11,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from data_catalog.failpoints import failpoint
 from data_catalog.progress import Progress
 from data_catalog.schema import CAPTIONS, PENDING, REJECTED
 from data_catalog.shards import order_key, save_parquet, shard_of
@@ -88,6 +89,7 @@ def _ingest(folder: Path, sources: Sequence[Source], target_lang: str, shard_siz
         for source in sources:
             for batch in _batches(source, target_lang, counts[source.name]):
                 writer.write_batch(batch)
+                failpoint("ingest.after_batch", staged)
                 progress.advance(batch.num_rows, source=source.name)
     ranges = _shard_ranges(count_samples(staged), shard_size)
     num_shards = max(1, sum(map(len, ranges.values())))

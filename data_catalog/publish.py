@@ -1,7 +1,8 @@
 """One shard of finished captions and images to published pair and caption files of a snapshot."""
 
-from collections.abc import Container, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +19,8 @@ from data_catalog.shards import (
     IMAGE_ROWS_PER_GROUP,
     open_image_writer,
     save_parquet,
-    sync,
     unit_interval,
-    write_atomically,
+    write_named_atomically,
 )
 
 # Steps that a caption has passed, or was dropped by, if its image was asked for.
@@ -87,11 +87,7 @@ def publish_shard(
     for split in (*SPLITS, MARKED):
         chosen = {sample_id: rows for sample_id, rows in samples.items() if rows[0]["split"] == split}
         if chosen:
-            path = _place(
-                folder / "pairs",
-                f"{split}-{shard_id:05d}",
-                lambda target, chosen=chosen: _write_pairs(chosen, images, target),
-            )
+            path = _place(folder / "pairs", f"{split}-{shard_id:05d}", partial(_write_pairs, chosen, images))
             entries["pairs"].append(file_entry(path, folder, rows=len(chosen), split=split, shard=shard_id))
     return entries
 
@@ -103,14 +99,9 @@ def keep_pending(table: pa.Table) -> pa.Table:
     return table.set_column(table.schema.get_field_index("outcome"), table.schema.field("outcome"), kept)
 
 
-def _place(folder: Path, stem: str, write: Any) -> Path:
+def _place(folder: Path, stem: str, write: Callable[[Path], None]) -> Path:
     """Write a file whose name ends in the start of its own sha256."""
-    unnamed = folder / f".tmp-{stem}"
-    found = write_atomically(unnamed, write)
-    path = folder / f"{stem}-{found[:12]}.parquet"
-    unnamed.replace(path)
-    sync(folder)
-    return path
+    return write_named_atomically(folder, lambda found: f"{stem}-{found[:12]}.parquet", write)
 
 
 def _outcomes(captions: pa.Table, images: Path) -> pa.Table:

@@ -1,6 +1,5 @@
 """Files that are either whole or absent: atomic writes, content hashes, and which shard a sample belongs to."""
 
-import errno
 import hashlib
 import json
 import os
@@ -13,7 +12,8 @@ from uuid import uuid4
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from data_catalog.errors import ConfigError
+from data_catalog.disk_errors import disk_errors
+from data_catalog.failpoints import failpoint
 
 TEMPORARY_PREFIX = ".tmp-"
 ROWS_PER_GROUP = 50_000
@@ -42,6 +42,17 @@ def sync(path: Path) -> None:
         os.close(descriptor)
 
 
+def make_folder(folder: Path) -> None:
+    """Make a folder, and those above it that are not there, so that a power cut does not unmake them."""
+    missing: list[Path] = []
+    while not folder.is_dir():
+        missing.append(folder)
+        folder = folder.parent
+    for made in reversed(missing):
+        made.mkdir(exist_ok=True)
+        sync(made.parent)
+
+
 def write_atomically(path: Path, write: Callable[[Path], None]) -> str:
     """Let `write` fill a temporary file beside `path`, then put it in place in one step.
 
@@ -52,22 +63,37 @@ def write_atomically(path: Path, write: Callable[[Path], None]) -> str:
 
     Raises:
         ConfigError: the disk is full.
+        PipelineError: the disk fails.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary, mode = _new_temporary(path.parent)
-    try:
-        write(temporary)
-        temporary.chmod(mode)  # `write` may have put another file there
-        sync(temporary)
-        found = sha256_of(temporary)
-        temporary.replace(path)
-        sync(path.parent)
-    except OSError as error:
-        raise_if_disk_full(error, path)
-        raise
-    finally:
-        temporary.unlink(missing_ok=True)
-    return found
+    return _write_new(path, write, lambda _: path)[1]
+
+
+def write_named_atomically(folder: Path, name: Callable[[str], str], write: Callable[[Path], None]) -> Path:
+    """The same for a file whose name `name` makes of its sha256; returns its path."""
+    return _write_new(folder / "file", write, lambda found: folder / name(found))[0]
+
+
+def _write_new(told: Path, write: Callable[[Path], None], place: Callable[[str], Path]) -> tuple[Path, str]:
+    """Write, fsync, rename, fsync the folder; errors name the path `told`."""
+    with disk_errors(told):
+        make_folder(told.parent)
+        temporary, mode = _new_temporary(told.parent)
+        try:
+            failpoint("atomic.before_write", told)
+            write(temporary)
+            temporary.chmod(mode)  # `write` may have put another file there
+            failpoint("atomic.after_write", told)
+            sync(temporary)
+            failpoint("atomic.after_fsync", told)
+            found = sha256_of(temporary)
+            path = place(found)
+            temporary.replace(path)
+            failpoint("atomic.after_rename", told)
+            sync(path.parent)
+            failpoint("atomic.after_folder_fsync", told)
+        finally:
+            temporary.unlink(missing_ok=True)
+    return path, found
 
 
 def _new_temporary(folder: Path) -> tuple[Path, int]:
@@ -80,16 +106,25 @@ def _new_temporary(folder: Path) -> tuple[Path, int]:
         os.close(descriptor)
 
 
-def raise_if_disk_full(error: OSError, path: Path) -> None:
-    """Turn "no space left" into a sentence that says what to do; other errors are left to the caller.
+def append_line(path: Path, line: str) -> None:
+    """Add one line to a log, for good; what a killed process left of its last line becomes a line of its own.
 
     Raises:
-        ConfigError: the error says that the disk, or the user's share of it, is full.
+        ConfigError: the disk is full.
+        PipelineError: the disk fails.
     """
-    if error.errno in (errno.ENOSPC, errno.EDQUOT) or "No space left" in str(error):
-        raise ConfigError(
-            f"the disk that holds {path.parent} is full: free space and run the same command again"
-        ) from error
+    with disk_errors(path):
+        make_folder(path.parent)
+        with path.open("a+b", buffering=0) as file:
+            size = file.seek(0, os.SEEK_END)
+            is_torn = size > 0 and os.pread(file.fileno(), 1, size - 1) != b"\n"
+            failpoint("append.before_write", path)
+            content = b"\n" * is_torn + line.encode() + b"\n"
+            while content:  # an unbuffered file may take less than it is given
+                content = content[file.write(content) :]
+            failpoint("append.after_write", path)
+            os.fsync(file.fileno())
+            failpoint("append.after_fsync", path)
 
 
 def write_json(path: Path, value: Any) -> str:
@@ -144,13 +179,17 @@ def shard_of(key: str, num_shards: int) -> int:
     return (int(key[:8], 16) * num_shards) >> 32
 
 
-def sweep_temporary(folders: Iterable[Path]) -> None:
-    """Remove what killed processes left behind in these folders. Call it with the writer's lock held only."""
+def sweep_temporary(folders: Iterable[Path], *, files_only: bool = False) -> None:
+    """Remove what killed processes left behind in these folders. Call it with the writer's lock held only.
+
+    With `files_only` temporary folders stay: some have a lock of their own.
+    """
     import shutil
 
     for folder in folders:
         for leftover in folder.glob(f"{TEMPORARY_PREFIX}*"):
             if leftover.is_dir():
-                shutil.rmtree(leftover)
+                if not files_only:
+                    shutil.rmtree(leftover)
             else:
                 leftover.unlink(missing_ok=True)

@@ -12,10 +12,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from data_catalog.disk_errors import disk_errors
+from data_catalog.failpoints import failpoint
 from data_catalog.shards import (
     TEMPORARY_PREFIX,
     digest,
-    raise_if_disk_full,
+    make_folder,
     read_json,
     sha256_of,
     sweep_temporary,
@@ -94,21 +96,22 @@ class WorkStore:
 
         Raises:
             ConfigError: the disk is full.
+            PipelineError: the disk fails.
         """
         found = self.find(key)
         if found is not None:
             return found
         parent = self.folder / key.step
-        parent.mkdir(parents=True, exist_ok=True)
-        temporary = Path(tempfile.mkdtemp(prefix=TEMPORARY_PREFIX, dir=parent))
-        try:
-            facts = dict(produce(temporary))
-            self._commit(key, temporary, facts)
-        except OSError as error:
-            raise_if_disk_full(error, temporary)
-            raise
-        finally:
-            shutil.rmtree(temporary, ignore_errors=True)
+        with disk_errors(parent / key.key):
+            make_folder(parent)
+            temporary = Path(tempfile.mkdtemp(prefix=TEMPORARY_PREFIX, dir=parent))
+            try:
+                failpoint("commit.before_write", parent)
+                facts = dict(produce(temporary))
+                failpoint("commit.after_write", parent)
+                self._commit(key, temporary, facts)
+            finally:
+                shutil.rmtree(temporary, ignore_errors=True)
         made = self.find(key)
         assert made is not None
         self.num_made += 1
@@ -120,32 +123,44 @@ class WorkStore:
         for path in sorted(temporary.iterdir()):
             sync(path)
             files[path.name] = sha256_of(path)
+        failpoint("commit.after_fsync", temporary)
         write_json(temporary / COMMIT_FILE, {"files": files, "facts": facts, "key": _readable(key)})
+        failpoint("commit.after_record", temporary)
         temporary.chmod(0o755)
         sync(temporary)
+        failpoint("commit.after_folder_fsync", temporary)
         try:
             temporary.rename(self.folder / key.step / key.key)
         except OSError:
             # Two shards of equal content share a key; whoever comes second finds the work done.
             if self.find(key) is None:
                 raise
+        failpoint("commit.after_rename", temporary)
         sync(self.folder / key.step)
+        failpoint("commit.after_parent_fsync", temporary)
 
     def note_used(self, name: str) -> None:
         """Keep the list of outputs that this run used, for `remove_used`, whichever run comes to call it."""
+        failpoint("used.before_note", self._note(name))
         write_json(self._note(name), sorted(self.used))
+        failpoint("used.after_note", self._note(name))
 
     def remove_used(self, name: str) -> None:
         """Delete the outputs that `note_used` listed under `name`: the snapshot that needed them is committed."""
         note = self._note(name)
+        failpoint("used.before_remove", note)
         for step, key in read_json(note) if note.is_file() else ():
             folder = self.folder / step / key
             if folder.is_dir():
                 # In one move, so that a kill leaves no record without its files; the next sweep does the rest.
                 doomed = folder.with_name(f"{TEMPORARY_PREFIX}removed-{key}")
                 folder.rename(doomed)
+                failpoint("used.after_rename", note)
                 shutil.rmtree(doomed, ignore_errors=True)
+                failpoint("used.after_remove", note)
+        failpoint("used.before_unlink", note)
         note.unlink(missing_ok=True)
+        failpoint("used.after_unlink", note)
 
     def _note(self, name: str) -> Path:
         return self.folder / f"used-{name}.json"

@@ -7,12 +7,13 @@ from pathlib import Path
 from typing import Any
 
 from data_catalog.catalog import download_counts, rebuild
+from data_catalog.disk_errors import disk_errors
 from data_catalog.images.diagnosis import Diagnosis, diagnose
 from data_catalog.lock import writer_lock
-from data_catalog.manifest import Snapshot, find_snapshot, point_to
+from data_catalog.manifest import Snapshot, datasets_folder, find_snapshot, point_to
 from data_catalog.shards import sweep_temporary
 from data_catalog.work import WorkStore
-from flows.build_order import BuildOrder
+from flows.build_order import FETCH_LOGS, BuildOrder
 from flows.execution import Executor
 from flows.inputs import open_inputs
 from flows.recipe import Recipe
@@ -61,10 +62,11 @@ def build_dataset(recipe: Recipe, *, root: Path, executor: Executor, retry_faile
         ShardError: a shard could not be done; run again after mending what it says.
     """
     started = time.monotonic()
-    with writer_lock(root):
+    with disk_errors(root / "work"), writer_lock(root):
         work = WorkStore(root / "work")
         work.sweep()
-        sweep_temporary([root / "packages"])
+        sweep_temporary([root / "packages", *_folders_beside_snapshots(root, recipe.name)])
+        sweep_temporary([root], files_only=True)
         inputs = open_inputs(recipe, root)
         found = find_snapshot(root, recipe.name, inputs.build_key)
         if found is not None:
@@ -97,6 +99,11 @@ def build_dataset(recipe: Recipe, *, root: Path, executor: Executor, retry_faile
         )
     _show(report, recipe.name, executor)
     return report
+
+
+def _folders_beside_snapshots(root: Path, dataset: str) -> list[Path]:
+    folder = datasets_folder(root) / dataset
+    return [folder, folder / FETCH_LOGS]
 
 
 def _show(report: BuildReport, name: str, executor: Executor) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from data_catalog.manifest import datasets_folder
+from data_catalog.shards import append_line
 
 RUN_LOG = "runs.jsonl"
 
@@ -14,7 +15,4 @@ RUN_LOG = "runs.jsonl"
 def append_run(root: Path, dataset: str, **facts: Any) -> None:
     """Add one line to a dataset's run log: the time, the machine, and the given facts (JSON values)."""
     line = {"time": datetime.now(UTC).isoformat(timespec="seconds"), "host": platform.node(), **facts}
-    path = datasets_folder(root) / dataset / RUN_LOG
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a", encoding="utf-8") as file:
-        file.write(json.dumps(line, sort_keys=True) + "\n")
+    append_line(datasets_folder(root) / dataset / RUN_LOG, json.dumps(line, sort_keys=True))

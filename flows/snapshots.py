@@ -7,6 +7,7 @@ from typing import Any
 
 from data_catalog.catalog import broken_laws
 from data_catalog.errors import PipelineError
+from data_catalog.failpoints import failpoint
 from data_catalog.manifest import (
     MANIFEST_FORMAT,
     Snapshot,
@@ -71,11 +72,13 @@ def publish(
     folder = snapshot_folder(root, recipe.name, snapshot_id)
     if folder.is_dir():
         sweep_temporary([folder, *(folder / kind for kind in KINDS)])
+    failpoint("snapshot.before_files", folder)
     futures = [
         executor.submit(f"publish {shard.captions.label}", _publish, work, shard, folder, recipe.split, merged)
         for shard in shards
     ]
     entries = [future.result() for future in futures]
+    failpoint("snapshot.after_files", folder)
     files = {kind: [entry for shard in entries for entry in shard[kind]] for kind in KINDS}
     manifest = {
         "format": MANIFEST_FORMAT,

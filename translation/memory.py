@@ -4,7 +4,6 @@ One SQLite file per engine fingerprint, `<folder>/<fingerprint>.sqlite`. A recor
 that is killed leaves all of it or nothing. One process writes at a time, any number may read meanwhile.
 """
 
-import errno
 import re
 import sqlite3
 import threading
@@ -17,8 +16,10 @@ from pathlib import Path
 from typing import Any
 from zlib import crc32
 
+from data_catalog.disk_errors import disk_errors, raise_if_disk_fails
 from data_catalog.errors import ConfigError, PipelineError, TransientError
-from data_catalog.shards import raise_if_disk_full
+from data_catalog.failpoints import failpoint
+from data_catalog.shards import make_folder, sync
 from translation.engine import Translation
 
 FILE_SUFFIX = ".sqlite"
@@ -132,8 +133,10 @@ class TranslationMemory:
         if not rows:
             return
         _make_folder(self.path.parent)
-        with self._writing, _open(self.path, create=True) as connection:
+        is_new = not self.path.exists()
+        with disk_errors(self.path), self._writing, _open(self.path, create=True) as connection:
             connection.execute("PRAGMA journal_mode = WAL")  # readers and the writer do not wait for each other
+            failpoint("memory.before_record", self.path)
             with connection:
                 connection.execute("BEGIN IMMEDIATE")
                 if not self._has_tables(connection):
@@ -143,6 +146,10 @@ class TranslationMemory:
                 doubtful = _doubtful(connection, [row[0] for row in rows])
                 connection.executemany(_INSERT, (row for row in rows if row[0] not in doubtful))
                 connection.executemany(_INSERT_UNLESS_THERE, (row for row in rows if row[0] in doubtful))
+                failpoint("memory.before_commit", self.path)
+            if is_new:
+                sync(self.path.parent)
+            failpoint("memory.after_commit", self.path)
 
     def rows(self) -> Iterator[tuple[str, Translation]]:
         """All captions with their translations as they are now, sorted by the captions' code points; a stream."""
@@ -211,9 +218,9 @@ def _require_no_file(folder: Path) -> None:
 
 def _make_folder(folder: Path) -> None:
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        make_folder(folder)
     except OSError as error:
-        raise_if_disk_full(error, folder)
+        raise_if_disk_fails(error, folder)
         raise ConfigError(f"{folder} cannot be the folder of the translation memories: {error.strerror}") from error
 
 
@@ -237,8 +244,8 @@ def _told(error: sqlite3.DatabaseError, path: Path) -> PipelineError:
     """What SQLite says, as one of our errors."""
     # Without the particulars; a text that is no UTF-8 is found by Python, and has no code.
     code = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_CORRUPT) & 0xFF
-    if code == sqlite3.SQLITE_FULL:
-        raise_if_disk_full(OSError(errno.ENOSPC, str(error)), path)
+    if code in (sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR):
+        raise_if_disk_fails(error, path)
     if code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
         return ConfigError(
             f"the translation memory {path} is damaged ({error}): remove it, and its captions are "

@@ -12,12 +12,12 @@ from importlib.metadata import version
 from typing import IO, TypeVar
 from urllib.parse import urlsplit
 
+from data_catalog.disk_errors import raise_if_disk_fails
 from data_catalog.downloads.checksums import ANYTHING, Expected
 from data_catalog.downloads.partial_file import PartialFile
 from data_catalog.downloads.urls import check_url, is_loopback
 from data_catalog.errors import ConfigError, TransientError
 from data_catalog.progress import Progress
-from data_catalog.shards import raise_if_disk_full
 
 logger = logging.getLogger(__name__)
 
@@ -178,7 +178,7 @@ def _append(response: http.client.HTTPResponse, partial: PartialFile, config: Do
             try:
                 file.write(piece)
             except OSError as error:
-                raise_if_disk_full(error, partial.path)
+                raise_if_disk_fails(error, partial.path)
                 raise
             _require_size(partial.url, file.tell(), config)
             progress.advance(len(piece))

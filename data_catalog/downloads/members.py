@@ -10,8 +10,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import IO, TypeVar
 
+from data_catalog.disk_errors import raise_if_disk_fails
 from data_catalog.errors import ConfigError
-from data_catalog.shards import raise_if_disk_full
 
 Member = TypeVar("Member")
 
@@ -50,7 +50,7 @@ def unpack_members(archive: Path, names: Sequence[str], folder: Path) -> None:
             _unpack_tar(archive, names, folder)
     except _DAMAGE as error:
         if isinstance(error, OSError):
-            raise_if_disk_full(error, folder / names[0])
+            raise_if_disk_fails(error, folder / names[0])
         raise ConfigError(f"{archive} is damaged or no archive ({error})") from error
 
 

@@ -14,6 +14,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, TextIO
 
+from data_catalog.failpoints import kill_with_parent
 from data_catalog.images.normalising import limit_memory, normalise_rows
 
 # Exit status of a child whose address space is used up: what it would do next can't be trusted.
@@ -30,6 +31,7 @@ def main(arguments: list[str]) -> int:
     """
     kind, memory_bytes = arguments[0], int(arguments[1])
     events = _claim_output()
+    kill_with_parent()
     jobs: queue.SimpleQueue[dict[str, Any]] = queue.SimpleQueue()
     threading.Thread(target=_read_jobs, args=(jobs,), daemon=True).start()
     if memory_bytes:
@@ -69,7 +71,7 @@ def _do(job: dict[str, Any], work: Work, report: Report) -> None:
     except MemoryError:
         os._exit(OUT_OF_MEMORY)
     except Exception as error:  # noqa: BLE001  the process's outermost boundary: the parent decides what it means
-        report({"error": f"{type(error).__name__}: {error}"})
+        report({"error": f"{type(error).__name__}: {error}", "errno": getattr(error, "errno", None)})
     else:
         report({"done": True})
 

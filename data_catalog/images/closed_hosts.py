@@ -5,6 +5,7 @@ import threading
 import time
 from pathlib import Path
 
+from data_catalog.disk_errors import raise_if_disk_fails
 from data_catalog.errors import ShardError
 from data_catalog.images.urls import FetchError
 
@@ -60,4 +61,5 @@ class ClosedHosts:
                 raise self._unusable(error) from error
 
     def _unusable(self, error: sqlite3.Error) -> ShardError:
+        raise_if_disk_fails(error, self._path)
         return ShardError(f"images: {self._path} can't be used ({error}); mend the disk, or delete it")

@@ -16,6 +16,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from data_catalog.failpoints import failpoint
 from data_catalog.images.closed_hosts import ClosedHosts
 from data_catalog.images.fetch import FetchConfig
 from data_catalog.images.guard import GuardedOpener
@@ -192,8 +193,10 @@ class _Sink:
         if state.body is not None:
             with state.body:
                 state.body.seek(0)
+                failpoint("fetch.before_body")
                 shutil.copyfileobj(state.body, self._bodies)
             self._bodies.flush()
+            failpoint("fetch.after_body")
 
 
 class _Writer:

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from data_catalog.failpoints import failpoint
 from data_catalog.images.magic import format_of
 from data_catalog.images.normalise import ImageRejectedError, NormaliseConfig, normalise_image
 
@@ -75,7 +76,9 @@ def normalise_rows(job: dict[str, Any], report: Report) -> None:
         for row, offset, length in map(json.loads, lines):
             source.seek(offset)
             event, data = _normalise_one(source.read(length), config)
+            failpoint("normalise.before_picture", folder / PICTURES_FILE)
             _write_all(sink.write, data)
+            failpoint("normalise.after_picture", folder / PICTURES_FILE)
             report({"row": row, "offset": end, "length": len(data), **event})
             end += len(data)
 

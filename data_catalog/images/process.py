@@ -10,8 +10,10 @@ import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
+from data_catalog.disk_errors import raise_if_disk_fails
 from data_catalog.errors import ShardError
 from data_catalog.images.child import OUT_OF_MEMORY
 
@@ -60,6 +62,7 @@ class Child:
         Raises:
             ChildDiedError: the child ended, or was silent for `stall_s` seconds and has been killed.
             ShardError: the child says that the whole job can't be done.
+            ConfigError, PipelineError: the disk is full, or fails.
         """
         try:
             self._jobs.write(json.dumps(job).encode() + b"\n")
@@ -74,6 +77,7 @@ class Child:
                 error.was_ready = is_ready
                 raise
             if "error" in event:
+                raise_if_disk_fails(OSError(event.get("errno"), event["error"]), Path(job["folder"]))
                 raise ShardError(f"images: the child process can't do the shard: {event['error']}")
             if "done" in event:
                 return

@@ -9,6 +9,7 @@ from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from data_catalog.disk_errors import raise_if_disk_fails
 from data_catalog.errors import ShardError
 from data_catalog.images.connection import Deadline
 from data_catalog.images.guard import GuardedOpener, Hooks
@@ -156,6 +157,7 @@ class RobotsCache:
                 connection.execute("CREATE TABLE IF NOT EXISTS robots (origin TEXT PRIMARY KEY, time REAL, body TEXT)")
                 yield connection
         except sqlite3.Error as error:
+            raise_if_disk_fails(error, self._path)
             raise ShardError(f"images: {self._path} can't be used ({error}); mend the disk, or delete it") from error
 
 

@@ -18,7 +18,7 @@ from types import TracebackType
 from typing import IO
 from urllib.parse import urlsplit
 
-from data_catalog.errors import ShardError
+from data_catalog.errors import PipelineError
 from data_catalog.images.closed_hosts import ClosedHosts
 from data_catalog.images.connection import Deadline
 from data_catalog.images.fetch import FetchConfig
@@ -165,7 +165,7 @@ class RowOpener:
             state.failure = error
             state.http_status, state.final_url = error.http_status, error.url
             return None
-        except (NotYetError, OSError, ShardError):
+        except (NotYetError, OSError, PipelineError):
             raise  # no row is to blame for it: a host's pace, trouble of this machine
         except Exception as error:
             # The one boundary around parsers of what strangers send: an answer that trips one of them costs one row.

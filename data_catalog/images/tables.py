@@ -10,6 +10,8 @@ from typing import Any, BinaryIO
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from data_catalog.failpoints import failpoint
+
 ROW_GROUP_ROWS = 100
 ROW_GROUP_BYTES = 16 * 1024 * 1024
 IMAGE_COLUMNS = ("bytes", "original")
@@ -68,6 +70,7 @@ def write_rows(rows: Iterable[Row], schema: pa.Schema, out: Path) -> None:
     ) as writer:
         for group in groups_of(rows, _num_bytes, most_rows=ROW_GROUP_ROWS, most_bytes=ROW_GROUP_BYTES):
             writer.write_table(pa.Table.from_pylist(group, schema=schema), row_group_size=len(group))
+            failpoint("images.after_group", out)
 
 
 def groups_of(

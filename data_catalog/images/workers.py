@@ -9,6 +9,7 @@ from types import TracebackType
 
 import pyarrow as pa
 
+from data_catalog.disk_errors import raise_if_disk_fails
 from data_catalog.errors import ShardError
 from data_catalog.images.decoding import image_rows
 from data_catalog.images.downloading import Places, download, raw_rows
@@ -101,4 +102,5 @@ def _scratch_beside(out: Path) -> Iterator[Path]:
         with tempfile.TemporaryDirectory(dir=out.parent, prefix=".tmp-images-") as folder:
             yield Path(folder)
     except OSError as error:
+        raise_if_disk_fails(error, out)
         raise ShardError(f"images: {out.name} cannot be written ({error}); mend that and run again") from error

@@ -6,8 +6,8 @@ import zipfile
 import zlib
 from pathlib import Path, PurePosixPath
 
+from data_catalog.disk_errors import raise_if_disk_fails
 from data_catalog.errors import ConfigError
-from data_catalog.shards import raise_if_disk_full
 
 MAX_MEMBERS = 10_000
 MAX_BYTES = 4 * 1024**3  # unpacked; the largest published package has about 300 MB
@@ -45,7 +45,7 @@ def extract(path: Path, folder: Path) -> Path:
                     _extract_member(archive, member, folder / member.filename)
         except DAMAGE as error:
             if isinstance(error, OSError):
-                raise_if_disk_full(error, folder)
+                raise_if_disk_fails(error, folder)
             raise ConfigError(f"{path} is damaged or cannot be unpacked ({error}): get the package again") from error
     return folder / top
 

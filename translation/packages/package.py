@@ -16,8 +16,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from data_catalog.disk_errors import raise_if_disk_fails
 from data_catalog.errors import ConfigError
-from data_catalog.shards import TEMPORARY_PREFIX, digest, raise_if_disk_full, sha256_of, sync
+from data_catalog.shards import TEMPORARY_PREFIX, digest, sha256_of, sync
 from translation.packages import archive
 from translation.packages.origin import RECORD
 
@@ -232,13 +233,13 @@ def _unpacked(path: Path, parent: Path) -> Iterator[Package]:
         parent.mkdir(parents=True, exist_ok=True)
         temporary = Path(tempfile.mkdtemp(prefix=TEMPORARY_PREFIX, dir=parent))
     except OSError as error:
-        raise_if_disk_full(error, parent / path.name)
+        raise_if_disk_fails(error, parent / path.name)
         raise _not_unpacked(path, parent, error) from error
     try:
         # One level deeper, so that the package's own folder can be moved alone.
         yield _read_unpacked(path, archive.extract(path, temporary / "package"))
     except OSError as error:
-        raise_if_disk_full(error, parent / path.name)
+        raise_if_disk_fails(error, parent / path.name)
         raise _not_unpacked(path, parent, error) from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)

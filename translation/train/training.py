@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from data_catalog.shards import TEMPORARY_PREFIX, raise_if_disk_full, write_atomically
+from data_catalog.disk_errors import raise_if_disk_fails
+from data_catalog.shards import TEMPORARY_PREFIX, write_atomically
 from translation.config import TranslateConfig
 from translation.engines.argos import argos_translator
 from translation.packages.package import read_package
@@ -132,7 +133,7 @@ class Training:
             (package / "metadata.json").write_text(json.dumps(self.metadata, indent=2) + "\n", encoding="utf-8")
             yield package
         except OSError as error:
-            raise_if_disk_full(error, package)
+            raise_if_disk_fails(error, package)
             raise
         finally:
             shutil.rmtree(package, ignore_errors=True)

@@ -14,10 +14,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from data_catalog.disk_errors import raise_if_disk_fails
 from data_catalog.errors import ConfigError
+from data_catalog.failpoints import failpoint
 from data_catalog.lock import writer_lock
 from data_catalog.progress import Progress
-from data_catalog.shards import digest, raise_if_disk_full, read_json, sync, write_json
+from data_catalog.shards import digest, read_json, sync, write_json
 from data_catalog.sources.scenes.english_files import write_cc3m, write_coco, write_flickr8k
 from data_catalog.sources.scenes.faults import CC3M, COCO, FLICKR8K, SOURCES, WIT, Ledger
 from data_catalog.sources.scenes.grammar import LANGUAGES
@@ -95,7 +97,7 @@ def _draw_and_commit(config: ScenesConfig, key: str) -> None:
             _draw(config, folder)
             write_json(folder / COMMIT_FILE, {"key": key, "settings": _settings(config)})
     except OSError as error:
-        raise_if_disk_full(error, config.folder)
+        raise_if_disk_fails(error, config.folder)
         raise
 
 
@@ -141,10 +143,14 @@ def _new_folder(folder: Path) -> Iterator[Path]:
         shutil.rmtree(leftover, ignore_errors=True)
     fresh.mkdir(parents=True)
     yield fresh
+    failpoint("scenes.after_draw", folder)
     os.sync()  # thousands of small files: one call for all of them
+    failpoint("scenes.after_sync", folder)
     if folder.exists():
         folder.rename(old)
+        failpoint("scenes.after_removal", folder)
     fresh.rename(folder)
+    failpoint("scenes.after_rename", folder)
     sync(folder.parent)
 
 

@@ -1,0 +1,62 @@
+"""A disk that is full or fails, as one sentence that says what to do, whichever library met it."""
+
+import errno
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from data_catalog.errors import ConfigError, PipelineError
+
+_FULL = (errno.ENOSPC, errno.EDQUOT)
+# What pyarrow, DuckDB and SQLite say, where they give no number.
+_FULL_TEXTS = ("No space left on device", "Disk quota exceeded", "database or disk is full")
+_FAILED_TEXTS = ("Input/output error", "disk I/O error")
+# Errors of these are their own classes, not `OSError`; neither library is to be imported for that.
+_LIBRARIES = ("duckdb", "_duckdb", "sqlite3", "pyarrow")
+
+
+@contextmanager
+def disk_errors(path: Path) -> Iterator[None]:
+    """While `path` is written, or what lies below it, tell of a full or failing disk as `raise_if_disk_fails` does."""
+    try:
+        yield
+    except PipelineError:
+        raise
+    except Exception as error:
+        raise_if_disk_fails(error, path)
+        raise
+
+
+def raise_if_disk_fails(error: Exception, path: Path) -> None:
+    """Turn "no space left" and "input/output error" into a sentence; other errors are left to the caller.
+
+    Args:
+        error: of the system, or of DuckDB, SQLite or pyarrow.
+        path: what was being written.
+
+    Raises:
+        ConfigError: the disk, or the user's share of it, is full.
+        PipelineError: the disk could not read or write.
+    """
+    if _says(error, _FULL, _FULL_TEXTS):
+        raise ConfigError(
+            f"the disk that holds {path.parent} is full: free space and run the same command again"
+        ) from error
+    if _says(error, (errno.EIO,), _FAILED_TEXTS):
+        raise PipelineError(
+            f"the disk failed at {_place(error, path)} (input/output error): check the disk, then run the same command "
+            "again, which goes on with what was finished"
+        ) from error
+
+
+def _place(error: Exception, path: Path) -> object:
+    """The file that the error names, unless that is a temporary one, which nobody knows."""
+    named = getattr(error, "filename", None)
+    return path if named is None or "/.tmp-" in str(named) else named
+
+
+def _says(error: Exception, numbers: tuple[int, ...], texts: tuple[str, ...]) -> bool:
+    if isinstance(error, OSError) and error.errno in numbers:
+        return True
+    is_known = isinstance(error, OSError) or type(error).__module__.partition(".")[0] in _LIBRARIES
+    return is_known and any(text in str(error) for text in texts)
