@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from flows.zombie_runs import ensure_automation
+
 if TYPE_CHECKING:
     from prefect import Flow
     from prefect.client.orchestration import SyncPrefectClient
@@ -43,10 +45,14 @@ def deployments() -> Iterator[Deployment]:
 
 
 def deploy_all(client: "SyncPrefectClient", project: Path) -> list[Deployment]:
-    """Create or renew the work pool and all deployments; runs will have `project` as their current folder."""
+    """Create or renew all that the server needs to know; runs will have `project` as their current folder.
+
+    That is the work pool, the deployments, and the automation that finds runs without a heartbeat.
+    """
     from flows.prefect_flows import FLOWS
 
     ensure_work_pool(client)
+    ensure_automation(client)
     made = list(deployments())
     for each in made:
         deploy(client, FLOWS[each.flow], name=each.name, parameters=each.parameters, project=project.resolve())

@@ -19,6 +19,7 @@ from typing import Literal
 
 from data_catalog.errors import ConfigError
 from flows import temporary_server
+from flows.zombie_runs import HEARTBEAT_S
 
 logger = logging.getLogger(__name__)
 
@@ -66,6 +67,7 @@ def prefect_environment(project: Path) -> dict[str, str]:
         "PREFECT_SERVER_DATABASE_CONNECTION_URL": f"sqlite+aiosqlite:///{state_folder(project) / 'prefect.db'}",
         "PREFECT_LOGGING_EXTRA_LOGGERS": ",".join(OUR_LOGGERS),
         "PREFECT_LOGGING_TO_API_WHEN_MISSING_FLOW": "ignore",
+        "PREFECT_FLOWS_HEARTBEAT_FREQUENCY": str(HEARTBEAT_S),
         **PLUGIN_ENVIRONMENT,
     }
 
