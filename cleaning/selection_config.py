@@ -1,5 +1,6 @@
 """What a recipe may say of which captions and images stay where several are alike, and of test sets that it meets."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from data_catalog.errors import ConfigError
@@ -42,8 +43,9 @@ class DuplicatesConfig:
         near_images: of several samples whose images look the same, keep one.
         max_distance: two images look the same if their perceptual hashes differ in at most so many of 64 bits,
         max_thumbnail_difference: and their thumbnails by at most so much (`cleaning.thumbnails.thumbnail_distance`).
-        keep: what decides which sample stays, first things first: the "source" that the recipe names first, the
-            highest "resolution" before resizing, the most "captions"; then the lowest id.
+        keep: what decides which sample stays, first things first: the better "source", the highest "resolution" before
+            resizing, the most "captions"; then the lowest id.
+        sources: all sources of the recipe, the best first; left out: in the order of the recipe.
         merge_captions: publish the captions of the dropped samples with the image that stays.
         split_guard: where images that look the same are in several splits, drop those of train (and of val, where test
             has one), even if `images` or `near_images` are off.
@@ -57,6 +59,7 @@ class DuplicatesConfig:
     max_distance: int = 6
     max_thumbnail_difference: float = 0.2
     keep: tuple[str, ...] = IMAGE_CRITERIA
+    sources: tuple[str, ...] = ()
     merge_captions: bool = False
     split_guard: bool = True
     captions: bool = True
@@ -71,6 +74,19 @@ class DuplicatesConfig:
                 raise ConfigError(f"duplicates.keep names {name!r}: there are {', '.join(IMAGE_CRITERIA)}")
         if len(set(self.keep)) < len(self.keep):
             raise ConfigError("duplicates.keep names a criterion twice")
+
+    def source_order(self, names: Sequence[str]) -> list[str]:
+        """The names of a recipe's sources, the best first.
+
+        Raises:
+            ConfigError: `sources` names others, or not all of them, or one twice.
+        """
+        if self.sources and sorted(self.sources) != sorted(names):
+            raise ConfigError(
+                f"duplicates.sources must name each source of the recipe once ({', '.join(names)}), got "
+                f"{', '.join(self.sources)}"
+            )
+        return list(self.sources or names)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -53,7 +53,11 @@ class BuildOrder:
         self.reverse_memory = self._memory(inputs.reverse)
 
     def _memory(self, engine: Translator | None) -> TranslationMemory | None:
-        return TranslationMemory(self.root / "memory", engine.fingerprint) if engine else None
+        if engine is None:
+            return None
+        memory = TranslationMemory(self.root / "memory", engine.fingerprint)
+        memory.require_whole()
+        return memory
 
     def run(self) -> Snapshot:
         """All steps, in an order in which fetching overlaps translating."""
@@ -68,6 +72,7 @@ class BuildOrder:
             line = self._image_line(workers)
             translated, checked = self._translate_and_check(screened, line)
             images = line.finish()
+            self._seal_memories()
             if self.retry is not None:
                 if not any(num_settled(shard.path) for shard in images):
                     return self._nothing_new(self.retry)
@@ -94,6 +99,12 @@ class BuildOrder:
                 tests=self.tests,
                 retry_of=self.retry.snapshot.snapshot if self.retry else None,
             )
+
+    def _seal_memories(self) -> None:
+        """All that is to be translated is: what the memories hold now is theirs for a while."""
+        for memory in (self.memory, self.reverse_memory):
+            if memory is not None:
+                memory.seal()
 
     def _prepare(self, workers: ImageWorkers, num_shards: int) -> None:
         """Let the processes for images load their libraries while captions are cleaned and translated."""
@@ -252,7 +263,7 @@ class BuildOrder:
             self.work,
             checked,
             images,
-            [source.name for source in self.recipe.sources],
+            self.recipe.source_order,
             self.tests,
             config=self.recipe.duplicates,
             leaks=self.recipe.leaks,

@@ -1,5 +1,6 @@
 """The step that decides, over all shards, which images stay."""
 
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -28,8 +29,8 @@ if TYPE_CHECKING:
 # Least guarded first: where images that look the same are in several splits, those of the last one stay.
 _SPLIT_ORDER = ("train", "val", "test", MARKED)
 MARKS_FILE = "marks.parquet"
-# Settings of duplicates that decide nothing about images.
-_OF_LATER_STEPS = ("captions", "merge_captions")
+# Settings of duplicates that decide nothing about images, or, the order of sources, are resolved elsewhere.
+_NOT_DECISIVE = ("captions", "merge_captions", "sources")
 
 # What is not to be published as a pair of its own, by sample.
 _FOUND = pa.schema(
@@ -65,7 +66,7 @@ def find_duplicates(
         tests: the recipe's test sets.
     """
     inputs = [shard.sha256 for shard in (*captions, *images)] + [test.identity for test in tests]
-    decisive = {name: value for name, value in plain(config).items() if name not in _OF_LATER_STEPS}
+    decisive = {name: value for name, value in plain(config).items() if name not in _NOT_DECISIVE}
     settings = {"sources": list(sources), "duplicates": decisive, "leaks": plain(leaks), "split": plain(split)}
 
     def produce(folder: Path) -> Mapping[str, Any]:
@@ -98,10 +99,11 @@ def _thumbnails(files: Sequence[Path], count: int, path: Path) -> "Thumbnails":
 
     from cleaning.thumbnails import parse_thumbnails
 
-    path.touch()
+    with path.open("wb") as file:  # a page of a map that the full disk has no room for would kill the process
+        os.posix_fallocate(file.fileno(), 0, max(1, count * THUMBNAIL_BYTES))
     if count == 0:
         return np.zeros((0, THUMBNAIL_BYTES), np.uint8)
-    pixels = np.memmap(path, np.uint8, "w+", shape=(count, THUMBNAIL_BYTES))
+    pixels = np.memmap(path, np.uint8, "r+", shape=(count, THUMBNAIL_BYTES))
     start = 0
     for batch in thumbnails_in_order(files):
         pixels[start : start + len(batch)] = parse_thumbnails(batch)

@@ -87,6 +87,14 @@ class Recipe:
     train: TrainConfig = field(default_factory=TrainConfig)
     evaluate: EvaluateConfig = field(default_factory=EvaluateConfig)
 
+    def __post_init__(self) -> None:
+        _ = self.source_order
+
+    @property
+    def source_order(self) -> list[str]:
+        """Names of the sources, best first: whose image stays where two are the same."""
+        return self.duplicates.source_order([source.name for source in self.sources])
+
 
 SECTIONS: dict[str, Any] = {
     "scenes": ScenesConfig,

@@ -52,8 +52,9 @@ def what_settings(recipe: Recipe) -> dict[str, Any]:
     }
     for section in _WHAT_SECTIONS:
         settings[section] = section_settings(getattr(recipe, section), section)
-    # The better source's image stays where two are the same.
-    settings["source_order"] = [source.name for source in recipe.sources]
+    # Whether the order is that of the recipe or said explicitly changes nothing.
+    del settings["duplicates"]["sources"]
+    settings["source_order"] = recipe.source_order
     settings["sources"] = {source.name: source_settings(source) for source in recipe.sources}
     settings["test_sets"] = {test_set.name: test_set_settings(test_set) for test_set in recipe.test_sets}
     return settings
