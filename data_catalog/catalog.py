@@ -16,6 +16,7 @@ from data_catalog.failpoints import failpoint
 from data_catalog.images.reasons import FETCH_REASONS
 from data_catalog.laws import CONSERVATION
 from data_catalog.manifest import MARKED, SPLITS, Snapshot, current_snapshots
+from data_catalog.recorded_files import recorded
 from data_catalog.schema import CAPTIONS, OUTCOMES, PAIRS
 from data_catalog.shards import TEMPORARY_PREFIX, sync
 
@@ -110,10 +111,11 @@ def rebuild(root: Path) -> Path:
         failpoint("catalog.after_write", path)
         sync(temporary)
         failpoint("catalog.after_fsync", path)
-        temporary.replace(path)
-        failpoint("catalog.after_rename", path)
-        sync(root)
-        failpoint("catalog.after_folder_fsync", path)
+        with recorded(path):
+            temporary.replace(path)
+            failpoint("catalog.after_rename", path)
+            sync(root)
+            failpoint("catalog.after_folder_fsync", path)
     return path
 
 

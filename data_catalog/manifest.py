@@ -70,7 +70,7 @@ def file_problem(path: Path, sha256: str) -> str | None:
         return f"{path} is missing"
     except OSError as error:
         return f"{path} cannot be read: {error.strerror}"
-    return f"{path} is not what was written: its sha256 differs from the manifest's"
+    return f"{path} is not what was written: its sha256 differs from the one that was noted"
 
 
 def datasets_folder(root: Path) -> Path:
@@ -155,7 +155,7 @@ def current_snapshot_name(root: Path, dataset: str) -> str | None:
         return None
     remedy = "restore it from a copy, or remove it and build again"
     found = read_checksummed(pointer, remedy=remedy).get("snapshot")
-    if not isinstance(found, str) or not _SNAPSHOT_NAME.fullmatch(found):
+    if not isinstance(found, str) or not is_snapshot_name(found):
         raise ConfigError(f"{pointer} is damaged (it names no snapshot): {remedy}")
     return found
 
@@ -163,7 +163,12 @@ def current_snapshot_name(root: Path, dataset: str) -> str | None:
 def snapshot_names(root: Path, dataset: str) -> list[str]:
     """The ids of a dataset's committed snapshots, sorted."""
     folders = (path.parent.name for path in (datasets_folder(root) / dataset).glob(f"*/{MANIFEST_FILE}"))
-    return sorted(name for name in folders if _SNAPSHOT_NAME.fullmatch(name))
+    return sorted(name for name in folders if is_snapshot_name(name))
+
+
+def is_snapshot_name(name: str) -> bool:
+    """Whether something beside the snapshots of a dataset is called like one of them."""
+    return _SNAPSHOT_NAME.fullmatch(name) is not None
 
 
 def committed_snapshots(root: Path, dataset: str) -> Iterator[Snapshot]:

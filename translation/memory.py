@@ -8,7 +8,7 @@ import re
 import sqlite3
 import threading
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import closing, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import pairwise
 from operator import itemgetter
@@ -16,16 +16,17 @@ from pathlib import Path
 from typing import Any
 from zlib import crc32
 
-from data_catalog.disk_errors import disk_errors, raise_if_disk_fails
-from data_catalog.errors import ConfigError, PipelineError, TransientError
+from data_catalog.disk_errors import disk_errors
+from data_catalog.errors import ConfigError
 from data_catalog.failpoints import failpoint
-from data_catalog.shards import make_folder, sync
+from data_catalog.recorded_files import is_recorded, record_problem, take_record_away, write_record
+from data_catalog.shards import sync
 from translation.engine import Translation
+from translation.memory_database import damaged, make_memory_folder, open_memory, require_no_file
 
 FILE_SUFFIX = ".sqlite"
 FORMAT_VERSION = 1
 CAPTIONS_PER_QUERY = 1_000
-BUSY_TIMEOUT_S = 60.0
 
 # Rows lie in the order of recording and are found by a short hash; the caption itself decides. An index of the captions
 # would have most of its pages rewritten by every chunk: recording a million took three times as long.
@@ -84,7 +85,7 @@ class TranslationMemory:
         self.fingerprint = fingerprint
         self.path = folder / (re.sub(r"[^\w.+-]", "-", fingerprint) + FILE_SUFFIX)
         self._writing = threading.Lock()
-        _require_no_file(folder)  # now, not after an hour of translating
+        require_no_file(folder)  # now, not after an hour of translating
         with self._reading():
             pass
 
@@ -132,9 +133,10 @@ class TranslationMemory:
         rows.sort(key=itemgetter(0))  # in the order of the index, whose pages are then visited once
         if not rows:
             return
-        _make_folder(self.path.parent)
+        make_memory_folder(self.path.parent)
         is_new = not self.path.exists()
-        with disk_errors(self.path), self._writing, _open(self.path, create=True) as connection:
+        with disk_errors(self.path), self._writing, open_memory(self.path, create=True) as connection:
+            take_record_away(self.path)
             connection.execute("PRAGMA journal_mode = WAL")  # readers and the writer do not wait for each other
             failpoint("memory.before_record", self.path)
             with connection:
@@ -150,6 +152,34 @@ class TranslationMemory:
             if is_new:
                 sync(self.path.parent)
             failpoint("memory.after_commit", self.path)
+
+    def seal(self) -> None:
+        """Write down the file's sha256 beside it, by which damage shows; the next chunk to be recorded takes it away.
+
+        Nothing is done where it is written down, where the file is being read (by this process, or another one that
+        keeps a log beside the file), or where nothing has been recorded.
+        """
+        if is_recorded(self.path) or not self.path.exists():
+            return
+        with self._writing:
+            with open_memory(self.path) as connection:
+                connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
+            if not self._log().exists():
+                write_record(self.path)
+
+    def require_whole(self) -> None:
+        """Make sure that the file is what was sealed, if it was.
+
+        Raises:
+            ConfigError: it is damaged.
+        """
+        problem = record_problem(self.path)
+        if problem is not None:
+            raise ConfigError(damaged(self.path, problem))
+
+    def _log(self) -> Path:
+        """Where SQLite keeps what is not merged yet."""
+        return self.path.with_name(f"{self.path.name}-wal")
 
     def rows(self) -> Iterator[tuple[str, Translation]]:
         """All captions with their translations as they are now, sorted by the captions' code points; a stream."""
@@ -167,7 +197,7 @@ class TranslationMemory:
 
     def num_bytes(self) -> int:
         """Size on disk, with what a killed process left to be merged."""
-        files = (self.path, self.path.with_name(f"{self.path.name}-wal"))
+        files = (self.path, self._log())
         return sum(file.stat().st_size for file in files if file.exists())
 
     def _look_up(self, captions: Iterable[str], columns: str = _COLUMNS) -> Iterator[list[Row]]:
@@ -184,7 +214,7 @@ class TranslationMemory:
         if not self.path.exists():
             yield None
             return
-        with _open(self.path) as connection:
+        with open_memory(self.path) as connection:
             yield connection if self._has_tables(connection) else None
 
     def _has_tables(self, connection: sqlite3.Connection) -> bool:
@@ -202,58 +232,11 @@ def memories(folder: Path) -> list[TranslationMemory]:
     """
     found: list[TranslationMemory] = []
     for path in sorted(folder.glob(f"*{FILE_SUFFIX}")):
-        with _open(path) as connection:
+        with open_memory(path) as connection:
             fingerprint = _fingerprint(connection, path)
         if fingerprint is not None:
             found.append(TranslationMemory(folder, fingerprint))
     return found
-
-
-def _require_no_file(folder: Path) -> None:
-    """Make sure that `folder` is one or can become one, as far as its place goes."""
-    there = next(place for place in (folder, *folder.absolute().parents) if place.exists())
-    if not there.is_dir():
-        raise ConfigError(f"{folder} cannot be the folder of the translation memories: {there} is a file, move it away")
-
-
-def _make_folder(folder: Path) -> None:
-    try:
-        make_folder(folder)
-    except OSError as error:
-        raise_if_disk_fails(error, folder)
-        raise ConfigError(f"{folder} cannot be the folder of the translation memories: {error.strerror}") from error
-
-
-@contextmanager
-def _open(path: Path, *, create: bool = False) -> Iterator[sqlite3.Connection]:
-    """A connection of its own for each use: none is shared by threads, inherited by children or left open.
-
-    Raises:
-        ConfigError: the file is damaged or cannot be opened; the disk is full.
-        TransientError: it is locked.
-    """
-    uri = f"{path.absolute().as_uri()}?mode={'rwc' if create else 'rw'}"
-    try:
-        with closing(sqlite3.connect(uri, uri=True, timeout=BUSY_TIMEOUT_S, isolation_level=None)) as connection:
-            yield connection
-    except sqlite3.DatabaseError as error:
-        raise _told(error, path) from error
-
-
-def _told(error: sqlite3.DatabaseError, path: Path) -> PipelineError:
-    """What SQLite says, as one of our errors."""
-    # Without the particulars; a text that is no UTF-8 is found by Python, and has no code.
-    code = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_CORRUPT) & 0xFF
-    if code in (sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR):
-        raise_if_disk_fails(error, path)
-    if code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
-        return ConfigError(
-            f"the translation memory {path} is damaged ({error}): remove it, and its captions are "
-            "translated again; beside an unfinished build remove work/plan as well"
-        )
-    if code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
-        return TransientError(f"the translation memory {path} is locked by another process ({error})")
-    return ConfigError(f"the translation memory {path} cannot be read or written: {error}")
 
 
 def _fingerprint(connection: sqlite3.Connection, path: Path) -> str | None:

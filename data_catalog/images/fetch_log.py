@@ -7,7 +7,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from data_catalog.images.tables import Outcome, Row
-from data_catalog.shards import write_atomically
+from data_catalog.recorded_files import write_recorded
 
 FETCH_LOG = pa.schema(
     [
@@ -26,7 +26,7 @@ def write_log(rows: Sequence[Row], outcomes: Mapping[int, Outcome], path: Path) 
     """Write one row for each of `rows` that was asked of the web, in their order; replaces what is there."""
     lines = [_line(rows[position], outcome) for position, outcome in sorted(outcomes.items())]
     table = pa.Table.from_pylist(lines, schema=FETCH_LOG)
-    write_atomically(path, lambda temporary: pq.write_table(table, temporary, compression="zstd"))
+    write_recorded(path, lambda temporary: pq.write_table(table, temporary, compression="zstd"))
 
 
 def _line(row: Row, outcome: Outcome) -> Row:

@@ -46,11 +46,13 @@ def _memories(root: Path) -> "list[TranslationMemory]":
 def merge(options: Namespace) -> None:
     """Merge an exported file into the root's memory of its engine."""
     from data_catalog.lock import writer_lock
+    from translation.memory import TranslationMemory
     from translation.memory_files import import_memory, read_export
 
     exported = read_export(options.file)  # before any folder is made
     with writer_lock(options.root):
         found = import_memory(exported, options.root / MEMORY_FOLDER)
+        TranslationMemory(options.root / MEMORY_FOLDER, found.fingerprint).seal()
     say(
         f"{found.new:,} new translations of {found.fingerprint}; {found.known:,} were known, "
         f"{found.different:,} are different here and stay as they are"

@@ -17,7 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from data_catalog.errors import ConfigError, TransientError
-from translation import memory as memory_module
+from translation import memory_database
 from translation.engine import Translation
 from translation.memory import TranslationMemory, memories
 
@@ -193,7 +193,7 @@ def test_a_reader_neither_waits_for_the_writer_nor_sees_half_of_a_chunk(tmp_path
 
 
 def test_a_locked_file_may_be_tried_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(memory_module, "BUSY_TIMEOUT_S", 0.01)
+    monkeypatch.setattr(memory_database, "BUSY_TIMEOUT_S", 0.01)
     memory = TranslationMemory(tmp_path, "x")
     memory.record(["a"], [said("1")])
     with closing(sqlite3.connect(memory.path, isolation_level=None)) as writer:

@@ -1,0 +1,216 @@
+"""Whether every byte of a catalog is what was written: snapshots, pointers, logs, views, memories, exports.
+
+A `Check` looks at one file, so that many are read at the same time; none raises for what it finds, and none writes.
+"""
+
+import json
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from data_catalog.errors import ConfigError
+from data_catalog.findings import Finding, damage, document, listed, recorded, run_log
+from data_catalog.manifest import (
+    CURRENT_FILE,
+    MANIFEST_FILE,
+    current_snapshot_name,
+    datasets_folder,
+    is_snapshot_name,
+    read_snapshot,
+    snapshot_names,
+)
+from data_catalog.recorded_files import RECORD_SUFFIX, is_recorded
+from data_catalog.shards import TEMPORARY_PREFIX
+
+EXPORTS = "exports"
+EXPORT_RECORD = "export.json"
+RUN_LOG = "runs.jsonl"
+# Files of a root that carry their checksum, and such as have a record beside them; with what to do about damage.
+DOCUMENTS = {
+    "forgotten.json": "restore it from a copy: without it builds would take in again what was to be forgotten",
+    "file-hashes.json": "remove it, and upstream files are read once more",
+}
+CATALOG = "catalog.duckdb"
+REBUILD = "`vernaclip catalog --rebuild` writes it anew"
+FORGET_MEMORY = "remove it, and its captions are translated again; beside an unfinished build remove work/plan as well"
+RESTORE_FILE = "restore it from a copy, or remove its snapshot and build again"
+
+Check = Callable[[], list[Finding]]
+
+
+def checks(root: Path, *, dataset: str | None = None, snapshot: str | None = None) -> list[Check]:
+    """What is to be looked at, one check a file.
+
+    Args:
+        root: of the catalog.
+        dataset: look at the files of this dataset only, and at its exports.
+        snapshot: look at the files of this snapshot only.
+
+    Raises:
+        ConfigError: there is nothing of that name.
+    """
+    folders = sorted(path for path in datasets_folder(root).glob("*") if path.is_dir() and dataset in (None, path.name))
+    if not folders:
+        raise ConfigError(f"{root} holds no dataset {dataset or ''}".rstrip() + ": see `vernaclip catalog`")
+    if snapshot is not None:
+        chosen = [folder / snapshot for folder in folders if (folder / snapshot).is_dir()]
+        if not chosen:
+            raise ConfigError(f"{root} holds no snapshot {snapshot}: see `vernaclip snapshots`")
+        return [check for folder in chosen for check in _snapshot_checks(folder)]
+    found = [check for folder in folders for check in _dataset_checks(root, folder)]
+    found += [check for folder in _exports(root, dataset) for check in _export_checks(folder)]
+    return found if dataset is not None else [*_root_checks(root), *found]
+
+
+def run_checks(found: Sequence[Check]) -> Iterator[list[Finding]]:
+    """What each check finds, in their order; several files are read at a time."""
+    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
+        yield from pool.map(lambda check: check(), found)
+
+
+def verify(root: Path, *, dataset: str | None = None, snapshot: str | None = None) -> list[Finding]:
+    """Everything that is to be said of a catalog, see `checks`."""
+    found = run_checks(checks(root, dataset=dataset, snapshot=snapshot))
+    return [finding for findings in found for finding in findings]
+
+
+def _root_checks(root: Path) -> list[Check]:
+    documents = [partial(document, root / name, remedy) for name, remedy in DOCUMENTS.items()]
+    memories = [partial(recorded, path, FORGET_MEMORY) for path in _recorded_files(root / "memory", ".sqlite")]
+    catalog = partial(recorded, root / CATALOG, REBUILD, is_needed=True)
+    return [*documents, catalog, *memories]
+
+
+def _dataset_checks(root: Path, folder: Path) -> list[Check]:
+    report = [partial(recorded, path, f"`vernaclip report {folder.name}` writes it anew") for path in _reports(folder)]
+    logs = [
+        partial(recorded, path, "remove it and its record: it tells how images were fetched, and nothing needs it")
+        for path in _recorded_files(folder / "fetch-log", ".parquet")
+    ]
+    snapshots = [path for path in sorted(folder.iterdir()) if path.is_dir() and is_snapshot_name(path.name)]
+    return [
+        partial(_pointer, root, folder.name),
+        partial(run_log, folder / RUN_LOG),
+        *report,
+        *logs,
+        *(check for path in snapshots for check in _snapshot_checks(path)),
+    ]
+
+
+def _reports(folder: Path) -> list[Path]:
+    path = folder / "report.html"
+    return [path] if path.exists() or is_recorded(path) else []
+
+
+def _recorded_files(folder: Path, suffix: str) -> list[Path]:
+    """Files of a folder that are there, or of which there is a record."""
+    there = set(folder.glob(f"*{suffix}"))
+    told = {path.with_name(path.name.removesuffix(RECORD_SUFFIX)) for path in folder.glob(f"*{suffix}{RECORD_SUFFIX}")}
+    return sorted(path for path in there | told if not path.name.startswith(TEMPORARY_PREFIX))
+
+
+def _snapshot_checks(folder: Path) -> list[Check]:
+    path = folder / MANIFEST_FILE
+    if not path.is_file():
+        return [partial(_unfinished, folder)]
+    remedy = f"restore it from a copy, or remove the folder {folder} and build again"
+    entries = _entries(folder)
+    if entries is None:
+        return [partial(_manifest, folder, remedy)]
+    return [
+        partial(_manifest, folder, remedy),
+        *(partial(_published, folder, str(entry["path"]), str(entry["sha256"])) for entry in entries),
+        partial(_strays, folder, {MANIFEST_FILE, *(str(entry["path"]) for entry in entries)}),
+    ]
+
+
+def _entries(folder: Path) -> Sequence[Mapping[str, Any]] | None:
+    """The files that a manifest lists, or None if it is damaged."""
+    try:
+        found = read_snapshot(folder.parents[2], folder.parent.name, folder.name)
+    except ConfigError:
+        return None
+    return [] if found is None else found.entries()
+
+
+def _manifest(folder: Path, remedy: str) -> list[Finding]:
+    found = document(folder / MANIFEST_FILE, remedy)
+    if any(finding.kind == "damage" for finding in found):
+        return found
+    try:
+        read_snapshot(folder.parents[2], folder.parent.name, folder.name)
+    except ConfigError as error:
+        return [damage(folder / MANIFEST_FILE, str(error))]
+    return found
+
+
+def _unfinished(folder: Path) -> list[Finding]:
+    text = (
+        f"{folder} has no {MANIFEST_FILE}: its build was killed and goes on when run again, or is under way; "
+        "`vernaclip prune` removes it"
+    )
+    return [Finding(kind="note", path=folder, text=text)]
+
+
+def _published(folder: Path, name: str, sha256: str) -> list[Finding]:
+    found = listed(folder / name, sha256, RESTORE_FILE)
+    return found if (folder / MANIFEST_FILE).exists() else []  # the snapshot may have been removed a moment ago
+
+
+def _strays(folder: Path, listed: set[str]) -> list[Finding]:
+    there = sorted(path for path in folder.rglob("*") if not path.is_dir())
+    return [
+        Finding(kind="stray", path=path, text=f"{path} is none of the snapshot's files: nothing reads it")
+        for path in there
+        if path.relative_to(folder).as_posix() not in listed
+    ]
+
+
+def _pointer(root: Path, dataset: str) -> list[Finding]:
+    path = datasets_folder(root) / dataset / CURRENT_FILE
+    remedy = "restore it from a copy, or remove it and build again"
+    found = document(path, remedy)
+    if any(finding.kind == "damage" for finding in found):
+        return found
+    try:
+        name = current_snapshot_name(root, dataset)
+    except ConfigError as error:
+        return [damage(path, str(error))]
+    if name is None and snapshot_names(root, dataset):
+        text = f"{path} is missing: a build was killed a moment before it wrote it; run it again"
+        return [Finding(kind="note", path=path, text=text)]
+    if name is not None and not (path.parent / name / MANIFEST_FILE).is_file():
+        return [damage(path, f"{path} names the snapshot {name}, which is not there: {remedy}")]
+    return found
+
+
+def _exports(root: Path, dataset: str | None) -> list[Path]:
+    """Folders of exports, those of one dataset or of all."""
+    return sorted(
+        path for path in (root / EXPORTS).glob("*/*") if path.is_dir() and dataset in (None, path.parent.name)
+    )
+
+
+def _export_checks(folder: Path) -> list[Check]:
+    path = folder / EXPORT_RECORD
+    if folder.name.startswith(TEMPORARY_PREFIX):
+        return []
+    if not path.is_file():
+        text = f"{folder} has no {EXPORT_RECORD}: it is being written, or its export was killed; export again"
+        return [lambda: [Finding(kind="note", path=folder, text=text)]]
+    remedy = f"remove the folder {folder} and export again"
+    record = partial(document, path, remedy)
+    files = {} if any(finding.kind == "damage" for finding in record()) else _exported_files(path)
+    if files is None:
+        return [lambda: [damage(path, f"{path} is damaged (it lists no files): {remedy}")]]
+    return [record, *(partial(listed, folder / name, found, remedy) for name, found in files.items())]
+
+
+def _exported_files(path: Path) -> Mapping[str, str] | None:
+    files = json.loads(path.read_bytes()).get("files")
+    if not isinstance(files, dict) or not all(isinstance(found, str) for found in files.values()):
+        return None
+    return files
