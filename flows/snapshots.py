@@ -20,6 +20,7 @@ from data_catalog.publish import SplitConfig, publish_shard
 from data_catalog.schema import CAPTIONS_VERSION, NATIVE, OUTCOMES_VERSION, PAIRS_VERSION
 from data_catalog.shards import digest, sweep_temporary
 from data_catalog.work import Commit, StepKey, WorkStore
+from flows.documents import write_documents
 from flows.execution import Executor
 from flows.inputs import Inputs
 from flows.recipe import Recipe
@@ -97,7 +98,8 @@ def publish(
     }
     _check_laws(Snapshot(dataset=recipe.name, snapshot=snapshot_id, folder=folder, manifest=manifest))
     work.note_used(snapshot_id)
-    return commit_snapshot(root, manifest)
+    documents = write_documents(folder, manifest)
+    return commit_snapshot(root, {**manifest, "documents": documents})
 
 
 def _publish(

@@ -1,0 +1,1 @@
+"""What leaves a catalog: cards, metadata and exports that other people's tools read."""
