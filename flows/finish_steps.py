@@ -13,6 +13,8 @@ from cleaning.selection_config import LeaksConfig
 from data_catalog.images.reasons import image_step
 from data_catalog.shards import save_parquet
 from data_catalog.stages import Drop, pending_rows, reject, set_values, texts
+from data_catalog.take_down.rows import of_samples, without_texts
+from data_catalog.tombstones import FORGOTTEN
 from data_catalog.work import Commit, WorkStore
 from flows.duplicate_steps import MARKS_FILE
 from flows.screen_steps import drop_or_mark
@@ -46,6 +48,7 @@ def finish(
         marked = _mark_samples(moved, _drops_of(duplicates.path(MARKS_FILE), before), leaks)
         deduplicated = _reject_samples(marked, _drops_of(duplicates.path(SHARD), before), step=DEDUPLICATE)
         deduplicated = _reject_repeated_captions(deduplicated) if drop_repeated_captions else deduplicated
+        deduplicated = _without_forgotten_texts(deduplicated, drops[NORMALISE])
         save_parquet(deduplicated, folder / SHARD)
         stages = {FETCH: (before, fetched), NORMALISE: (fetched, normalised), DEDUPLICATE: (normalised, deduplicated)}
         return {"counts": {step: count_rows(*tables) for step, tables in stages.items()}}
@@ -61,6 +64,12 @@ def _image_drops(path: Path) -> dict[str, dict[str, Drop]]:
         if row["drop_reason"]:
             drops[image_step(row["drop_reason"])][row["sample_id"]] = Drop(row["drop_reason"], row["detail"])
     return drops
+
+
+def _without_forgotten_texts(table: pa.Table, drops: Mapping[str, Drop]) -> pa.Table:
+    """All captions of images that turned out to be forgotten lose their texts, whatever dropped them."""
+    forgotten = [sample_id for sample_id, drop in drops.items() if drop.reason == FORGOTTEN]
+    return without_texts(table, of_samples(table, forgotten)) if forgotten else table
 
 
 def _drops_of(path: Path, captions: pa.Table) -> dict[str, Drop]:

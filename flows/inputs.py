@@ -12,6 +12,7 @@ from data_catalog.ingest import Source
 from data_catalog.language_pack import LanguagePack
 from data_catalog.shards import digest
 from data_catalog.sources.scenes.upstream import draw_upstream
+from data_catalog.tombstones import Tombstones, read_tombstones
 from flows.engines import open_engine, open_reverse_engine
 from flows.language_packs import language_pack, load_language_packs, named_language_packs, target_language_pack
 from flows.recipe import Recipe
@@ -36,7 +37,8 @@ class Inputs:
         tagger: tells proper nouns, or None: a rule of thumb does.
         translator: the engine, or None where every source speaks the target language.
         reverse: the engine for the way back, or None where the recipe asks for none.
-        build_key: equal keys make equal snapshots, from the same downloads.
+        build_key: equal keys make equal snapshots, from the same downloads and under the same tombstones.
+        tombstones: what must not be in the dataset.
     """
 
     sources: Sequence[Source]
@@ -50,6 +52,7 @@ class Inputs:
     translator: Translator | None
     reverse: Translator | None
     build_key: str
+    tombstones: Tombstones
 
 
 def open_inputs(recipe: Recipe, root: Path) -> Inputs:
@@ -104,6 +107,7 @@ def open_inputs(recipe: Recipe, root: Path) -> Inputs:
         translator=translator,
         reverse=reverse,
         build_key=build_key,
+        tombstones=read_tombstones(root).of(recipe.name),
     )
 
 

@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 from data_catalog.ingest import VERSION as INGEST_VERSION
 from data_catalog.schema import PENDING
 from data_catalog.shards import save_parquet
+from data_catalog.tombstones import FORGET
 from data_catalog.work import Commit, StepKey, WorkStore
 
 INGEST, CLEAN, PLAN, TRANSLATE, CHECK = "ingest", "clean", "plan", "translate", "check"
@@ -21,6 +22,7 @@ ROUND_TRIP = "round-trip"
 FETCH, NORMALISE, RECALL = "fetch", "normalise", "recall"
 FIND_DUPLICATES, MERGE_CAPTIONS, DEDUPLICATE = "find-duplicates", "merge-captions", "deduplicate"
 PUBLISH = "publish"
+FORGET_IMAGES = "forget-images"
 # Raised whenever the code of a step changes what it writes; a golden test catches forgetting.
 VERSIONS = {
     INGEST: INGEST_VERSION,
@@ -40,8 +42,10 @@ VERSIONS = {
     DEDUPLICATE: 5,
     PUBLISH: 4,
 }
+# Of the steps that are there where something was forgotten; a build's key is the same with and without them.
+FORGET_VERSIONS = {FORGET: 1, FORGET_IMAGES: 1}
 # The order of the funnel.
-FUNNEL_STEPS = (INGEST, CLEAN, SCREEN, TRANSLATE, CHECK, FETCH, NORMALISE, DEDUPLICATE)
+FUNNEL_STEPS = (INGEST, FORGET, CLEAN, SCREEN, TRANSLATE, CHECK, FETCH, NORMALISE, DEDUPLICATE)
 
 SHARD = "shard.parquet"
 
@@ -83,7 +87,8 @@ def table_step(
 
 def step_key(step: str, inputs: Sequence[str], settings: Mapping[str, Any]) -> StepKey:
     """The key of a step at its present version."""
-    return StepKey(step=step, version=VERSIONS[step], inputs=tuple(inputs), settings=settings)
+    version = FORGET_VERSIONS[step] if step in FORGET_VERSIONS else VERSIONS[step]
+    return StepKey(step=step, version=version, inputs=tuple(inputs), settings=settings)
 
 
 def count_rows(before: pa.Table, after: pa.Table) -> dict[str, dict[str, int]]:

@@ -89,6 +89,7 @@ NORMALISE_REASONS: dict[str, Reason] = {
     "one_colour": Reason("every pixel has the same colour", "unsuitable"),
     "truncated": Reason("the file ends before the image does", "broken"),
     "decode_error": Reason("the decoder says that the file is broken", "broken"),
+    "forgotten": Reason("the image was to be forgotten: by its bytes, its look or where it was found", "opted_out"),
     "decode_crash": Reason("the decoder died, hung or ran out of memory, twice, in its own process", "broken"),
 }
 

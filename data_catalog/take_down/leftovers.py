@@ -1,0 +1,114 @@
+"""What a root keeps beside its snapshots, without what is forgotten: step outputs, logs, exports, pages, sheets."""
+
+import logging
+import shutil
+from collections.abc import Iterable, Iterator
+from functools import partial
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from data_catalog.manifest import read_snapshot
+from data_catalog.pruning import freed_bytes
+from data_catalog.recorded_files import take_record_away, write_recorded
+from data_catalog.shards import TEMPORARY_PREFIX, read_json, sweep_temporary, sync
+from data_catalog.take_down.matching import Matcher
+from data_catalog.take_down.sightings import samples_in, work_files
+from data_catalog.work import COMMIT_FILE
+
+logger = logging.getLogger(__name__)
+
+EXPORTS, SEARCHES = "exports", "searches"
+EXPORT_FILE = "export.json"
+# Beside the snapshots: how each image was fetched, a file a shard; and the page of a build.
+FETCH_LOGS = "fetch-log"
+REPORT_FILE = "report.html"
+# Step outputs of texts alone, that do not say of which sample each is.
+_ANONYMOUS_STEPS = ("plan",)
+
+
+def clear_work(work: Path, matcher: Matcher) -> list[Path]:
+    """Remove the step outputs that hold images or rows that are meant, and all lists of texts beside them.
+
+    A build that was under way makes them again, without. Call it with the writer's lock held.
+    """
+    _sweep(work)
+    doomed = {path.parent for path in work_files(work) if samples_in([path], matcher)}
+    if doomed:
+        doomed |= {path.parent for step in _ANONYMOUS_STEPS for path in work.glob(f"{step}/*/{COMMIT_FILE}")}
+    for folder in sorted(doomed):
+        remove_folder(folder)
+    return sorted(doomed)
+
+
+def _sweep(work: Path) -> None:
+    if work.is_dir():
+        sweep_temporary([work, *(entry for entry in work.iterdir() if entry.is_dir())])
+
+
+def clear_log(folder: Path, matcher: Matcher) -> int:
+    """Take the lines of what is meant out of a dataset's fetch log; returns how many those were."""
+    count = 0
+    for path in sorted(folder.glob("*.parquet")):
+        table = pq.read_table(path)
+        kept = table.filter(pa.array(matcher.numbers(table.select(["sample_id", "url"])) < 0))
+        if kept.num_rows < table.num_rows:
+            count += table.num_rows - kept.num_rows
+            write_recorded(path, partial(pq.write_table, kept, compression="zstd"))
+    return count
+
+
+def clear_exports(root: Path) -> list[Path]:
+    """Remove exports of snapshots that are not there any more: nobody can tell what these held."""
+    doomed = [path for path in _exports(root) if not _is_of_a_snapshot(root, path)]
+    for folder in doomed:
+        remove_folder(folder)
+    return doomed
+
+
+def _exports(root: Path) -> Iterator[Path]:
+    for dataset in sorted((root / EXPORTS).glob("*")):
+        if dataset.is_dir():
+            sweep_temporary([dataset])
+            yield from sorted(path for path in dataset.iterdir() if path.is_dir())
+
+
+def _is_of_a_snapshot(root: Path, folder: Path) -> bool:
+    try:
+        record = read_json(folder / EXPORT_FILE)
+        return read_snapshot(root, record["dataset"], record["snapshot"]) is not None
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
+
+
+def clear_files(paths: Iterable[Path]) -> list[Path]:
+    """Remove files, those that are there; returns which those were."""
+    found = [path for path in paths if path.is_file()]
+    for path in found:
+        take_record_away(path)
+        path.unlink()
+        sync(path.parent)
+    return found
+
+
+def remove_folder(folder: Path) -> int:
+    """Remove a folder in one move for its readers; returns how many bytes were freed."""
+    freed = freed_bytes(folder)
+    doomed = folder.with_name(f"{TEMPORARY_PREFIX}removed-{folder.name}")
+    shutil.rmtree(doomed, ignore_errors=True)
+    folder.rename(doomed)
+    sync(doomed.parent)
+    shutil.rmtree(doomed)
+    return freed
+
+
+def models_of(root: Path, removed: Iterable[tuple[str, str]]) -> list[Path]:
+    """The models that were trained on snapshots that are removed, as far as they say so."""
+    gone = set(removed)
+    found = []
+    for pointer in sorted((root / "models").glob("*/current.json")):
+        record = read_json(pointer)
+        if (pointer.parent.name, record.get("snapshot")) in gone:
+            found.append(pointer.parent / str(record.get("model")))
+    return found

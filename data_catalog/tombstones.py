@@ -1,0 +1,273 @@
+"""Tombstones: what must never again be in a dataset of a root, whatever is built there; kept in `forgotten.json`.
+
+A tombstone says which images are meant, and what was found of them: hashes of their bytes and of their addresses, by
+which copies are known. It holds no bytes, no captions and no addresses but those that were asked for.
+"""
+
+import hashlib
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+from data_catalog.checksummed import read_checksummed, write_checksummed
+from data_catalog.errors import ConfigError
+from data_catalog.shards import digest
+from data_catalog.sources.urls import canonical_url, is_web_url
+
+TOMBSTONES_FILE = "forgotten.json"
+FORMAT = 1
+KINDS = ("url", "domain", "sample", "phash")
+# The step that drops rows which a tombstone concerns, and the reason that they, and images without a row, are given.
+FORGET, FORGOTTEN = "forget", "forgotten"
+# Of 64 bits. Pictures that have nothing to do with each other differ in about 32, now and then in fewer than 20.
+MAX_DISTANCE = 12
+
+_REMEDY = "without it what was forgotten would come back, so put a copy of it in its place"
+_PHASH = re.compile(r"[0-9a-f]{16}")
+_LABEL = re.compile(r"[a-z0-9_](?:[a-z0-9_-]*[a-z0-9_])?")
+_SCHEME = re.compile(r"https?://", re.IGNORECASE)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tombstone:
+    """One thing to be forgotten; `new_tombstone` checks its value.
+
+    Args:
+        kind: one of `KINDS`.
+        value: a URL, a host name, a `sample_id` or a perceptual hash, in its one spelling.
+        distance: bits by which a perceptual hash may differ.
+        datasets: names of those that are meant; empty: all.
+        reason: in the words of whoever forgot it.
+        date: of the day it was written.
+        images: sha256 of the bytes, as they came, of images that were found.
+        addresses: of images that were found, and that the value itself does not tell (see `address_key`).
+    """
+
+    kind: str
+    value: str
+    distance: int = 0
+    datasets: tuple[str, ...] = ()
+    reason: str | None = None
+    date: str | None = None
+    images: tuple[str, ...] = ()
+    addresses: tuple[str, ...] = ()
+
+    @property
+    def identity(self) -> tuple[str, str, tuple[str, ...]]:
+        """What tombstones that are the same share."""
+        return self.kind, self.value, self.datasets
+
+    def with_found(self, images: Iterable[str], addresses: Iterable[str]) -> "Tombstone":
+        """The tombstone, with more images and addresses."""
+        return replace(
+            self,
+            images=tuple(sorted({*self.images, *images})),
+            addresses=tuple(sorted({*self.addresses, *addresses})),
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tombstones:
+    """All tombstones of a root, or those of one dataset; in the order in which they were written.
+
+    Args:
+        tombstones: without repeats.
+        is_unfinished: a take-down was begun, and what it concerns may still be there in part.
+    """
+
+    tombstones: tuple[Tombstone, ...] = ()
+    is_unfinished: bool = False
+
+    @property
+    def digest(self) -> str | None:
+        """What the dropped rows depend on: not dates, reasons and the order; None where there are no tombstones."""
+        decisive = [[*one.identity, one.distance, one.images, one.addresses] for one in self.tombstones]
+        return digest(sorted(digest(one) for one in decisive)) if decisive else None
+
+    def of(self, dataset: str) -> "Tombstones":
+        """Those that concern a dataset."""
+        chosen = tuple(one for one in self.tombstones if not one.datasets or dataset in one.datasets)
+        return replace(self, tombstones=chosen)
+
+    def with_more(self, more: Iterable[Tombstone]) -> "Tombstones":
+        """These and others; of one that is there already the reason is the newer one, and the date the older."""
+        known = {one.identity: one for one in self.tombstones}
+        for one in more:
+            old = known.get(one.identity)
+            known[one.identity] = one if old is None else _merged(old, one)
+        return replace(self, tombstones=tuple(known.values()))
+
+    def match(self, *, sample_id: str | None = None, url: str | None = None) -> Tombstone | None:
+        """The first tombstone that means a sample, or an image at an address: for answers about single ones."""
+        key, host = (address_key(url), host_of(url)) if url else (None, None)
+        for one in self.tombstones:
+            if one.kind == "sample" and one.value == sample_id:
+                return one
+            if key is not None and (key in one.addresses or (one.kind == "url" and address_key(one.value) == key)):
+                return one
+            if host is not None and one.kind == "domain" and one.value in domains_of(host):
+                return one
+        return None
+
+
+def _merged(old: Tombstone, new: Tombstone) -> Tombstone:
+    merged = replace(old, distance=max(old.distance, new.distance), reason=new.reason or old.reason)
+    return merged.with_found(new.images, new.addresses)
+
+
+def new_tombstone(
+    kind: str,
+    value: str,
+    *,
+    distance: int = 0,
+    datasets: Sequence[str] = (),
+    reason: str | None = None,
+    date: str | None = None,
+) -> Tombstone:
+    """A tombstone with its value in its one spelling.
+
+    Raises:
+        ConfigError: the value is none of its kind.
+    """
+    if not 0 <= distance <= MAX_DISTANCE:
+        raise ConfigError(
+            f"--distance must be between 0 and {MAX_DISTANCE}, got {distance}: hashes that differ more are of pictures "
+            "that have nothing in common"
+        )
+    return Tombstone(
+        kind=kind,
+        value=_SPELLINGS[kind](value),
+        distance=distance if kind == "phash" else 0,
+        datasets=tuple(sorted(set(datasets))),
+        reason=reason,
+        date=date,
+    )
+
+
+def _url(value: str) -> str:
+    if not is_web_url(value.strip()) or host_of(value) is None:
+        raise ConfigError(f"--url {value!r} is no address: it starts with http:// or https:// and names a host")
+    return canonical_url(value)
+
+
+def _domain(value: str) -> str:
+    """Host names are compared in lower case and in ASCII; `*.` in front says what is meant anyway."""
+    name = value.strip().removeprefix("*.")
+    host = host_of(f"http://{name}/")
+    if host is None or set("/:@?#") & set(name.removeprefix("[").removesuffix("]")) - ({":"} if "[" in name else set()):
+        raise ConfigError(f"--domain {value!r} is no host name: give it alone, as in --domain example.org")
+    is_name = ":" not in host
+    if is_name and not all(_LABEL.fullmatch(label) for label in host.split(".")):
+        raise ConfigError(f"--domain {value!r} is no host name: give it alone, as in --domain example.org")
+    if is_name and "." not in host and host != "localhost":
+        raise ConfigError(f"--domain {value!r} would forget every host whose name ends in it: name one, as example.org")
+    return host
+
+
+def _sample(value: str) -> str:
+    source, colon, key = value.strip().partition(":")
+    if not (source and colon and key):
+        raise ConfigError(f"--sample {value!r} is no sample: its name has the form SOURCE:ID, as in mscoco:391895")
+    return value.strip()
+
+
+def _phash(value: str) -> str:
+    found = value.strip().lower()
+    if not _PHASH.fullmatch(found):
+        raise ConfigError(f"--phash {value!r} is no perceptual hash: it has 16 hexadecimal digits")
+    return found
+
+
+_SPELLINGS = {"url": _url, "domain": _domain, "sample": _sample, "phash": _phash}
+
+
+def host_of(url: str) -> str | None:
+    """The host of a URL, in lower case and ASCII, without port and without a dot at its end; None if it has none."""
+    try:
+        host = urlsplit(url.strip()).hostname
+    except ValueError:
+        return None
+    host = (host or "").rstrip(".")
+    try:
+        return (host if ":" in host else host.encode("idna").decode("ascii").lower()) or None
+    except UnicodeError:
+        return host.lower()
+
+
+def domains_of(host: str) -> list[str]:
+    """A host and the domains that it is in: `a.b.org`, `b.org`, `org`; an address is in none."""
+    if ":" in host or host.rpartition(".")[2].isdigit():
+        return [host]
+    labels = host.split(".")
+    return [".".join(labels[start:]) for start in range(len(labels))]
+
+
+def address_key(url: str) -> str:
+    """What all spellings of an image's address share, by http and https alike, and what tells nobody the address.
+
+    The part before the dash is of the host alone (`host_key`).
+    """
+    host = host_of(url) or ""
+    address = _SCHEME.sub("", canonical_url(url), count=1)
+    path = address[len(address.partition("/")[0]) :]
+    port = _port(url)
+    text = f"{host}{port}{path}"
+    return f"{host_key(host)}-{hashlib.sha256(text.encode('utf-8', 'surrogatepass')).hexdigest()[:40]}"
+
+
+def host_key(host: str) -> str:
+    """The start of the `address_key` of all addresses of a host."""
+    return hashlib.sha256(host.encode("utf-8", "surrogatepass")).hexdigest()[:12]
+
+
+def _port(url: str) -> str:
+    try:
+        port = urlsplit(url.strip()).port
+    except ValueError:
+        return ""
+    return "" if port in (None, 80, 443) else f":{port}"
+
+
+def read_tombstones(root: Path) -> Tombstones:
+    """The tombstones of a root; none where nothing was ever forgotten.
+
+    Raises:
+        ConfigError: their file is damaged, or of a later version.
+    """
+    path = root / TOMBSTONES_FILE
+    if not path.is_file():
+        return Tombstones()
+    content = read_checksummed(path, remedy=_REMEDY)
+    if content.get("format") != FORMAT:
+        raise ConfigError(f"{path} has format {content.get('format')}, this version reads {FORMAT}: use a newer one")
+    try:
+        found = tuple(_tombstone(one) for one in content["tombstones"])
+        return Tombstones(tombstones=found, is_unfinished=bool(content["unfinished"]))
+    except (KeyError, TypeError) as error:
+        raise ConfigError(f"{path} is damaged (it holds no tombstones): {_REMEDY}") from error
+
+
+def _tombstone(content: Mapping[str, Any]) -> Tombstone:
+    lists = {name: tuple(content[name]) for name in ("datasets", "images", "addresses")}
+    return Tombstone(**{**content, **lists})
+
+
+def write_tombstones(root: Path, tombstones: Tombstones) -> None:
+    """Put tombstones in force; in place in one step."""
+    write_checksummed(
+        root / TOMBSTONES_FILE,
+        {
+            "format": FORMAT,
+            "unfinished": tombstones.is_unfinished,
+            "tombstones": [
+                {name: _plain(getattr(one, name)) for name in Tombstone.__slots__} for one in tombstones.tombstones
+            ],
+        },
+    )
+
+
+def _plain(value: Any) -> Any:
+    return list(value) if isinstance(value, tuple) else value

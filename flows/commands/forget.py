@@ -1,0 +1,128 @@
+"""The command `vernaclip forget`: take-down of images, and what was taken down."""
+
+from argparse import Namespace
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+
+from data_catalog.errors import ConfigError
+from data_catalog.tombstones import KINDS, Tombstone, new_tombstone, read_tombstones
+from flows.commands.output import say
+from flows.forgetting import Concerned, TakeDown, concerned
+from flows.forgetting import forget as take_down
+from flows.tables import plain_table
+
+# Of a dry run; there may be millions.
+_MOST_ROWS = 200
+
+
+def forget(options: Namespace) -> None:
+    """Take down what the options mean, or list it, or list what was taken down before."""
+    if options.lists:
+        _list(options.root)
+        return
+    tombstones = _tombstones(options)
+    if not options.root.is_dir():
+        raise ConfigError(f"{options.root} is no folder: --root names the one that `vernaclip build` wrote to")
+    if options.dry_run:
+        _say_concerned(list(concerned(options.root, tombstones)))
+        return
+    _say_done(take_down(options.root, tombstones), tombstones, options.root)
+
+
+def _tombstones(options: Namespace) -> list[Tombstone]:
+    """The tombstones that the options ask for.
+
+    Raises:
+        ConfigError: a value is none of its kind, or there is nothing to be forgotten.
+    """
+    today = datetime.now(UTC).date().isoformat()
+    found = [
+        new_tombstone(
+            kind, value, distance=options.distance, datasets=options.dataset, reason=options.reason, date=today
+        )
+        for kind in KINDS
+        for value in getattr(options, kind)
+    ]
+    if not found:
+        raise ConfigError("say what is to be forgotten: --url, --domain, --sample or --phash; --list lists what was")
+    if options.distance and not options.phash:
+        raise ConfigError("--distance goes with --phash")
+    return found
+
+
+def _list(root: Path) -> None:
+    found = read_tombstones(root)
+    if not found.tombstones:
+        say(f"nothing was ever forgotten in {root}")
+        return
+    rows = [
+        {
+            "date": one.date,
+            "kind": one.kind,
+            "value": one.value if not one.distance else f"{one.value} +-{one.distance}",
+            "datasets": ", ".join(one.datasets) or "all",
+            "images": len(one.images),
+            "reason": one.reason or "",
+        }
+        for one in found.tombstones
+    ]
+    say(plain_table(rows))
+    if found.is_unfinished:
+        say("\nThe last take-down was interrupted: run it again, or build, and it is ended.")
+
+
+def _say_concerned(found: Sequence[Concerned]) -> None:
+    rows = [
+        {
+            "dataset": one.dataset,
+            "snapshot": one.snapshot,
+            "sample": one.sample_id,
+            "captions": one.num_captions,
+            "because": f"{one.tombstone.kind} {one.tombstone.value}",
+            "url": one.url or "",
+        }
+        for one in found
+    ]
+    if rows:
+        say(plain_table(rows[:_MOST_ROWS]))
+    if len(rows) > _MOST_ROWS:
+        say(f"and {len(rows) - _MOST_ROWS:,} more")
+    say(f"{_counted(len(rows), 'image')} would be forgotten; nothing was changed")
+
+
+def _say_done(done: TakeDown, tombstones: Sequence[Tombstone], root: Path) -> None:
+    for one in done.rewritten:
+        say(
+            f"{one.dataset}: {_counted(one.num_samples, 'image')} and {_counted(one.num_captions, 'caption')} are "
+            f"forgotten; snapshot {one.now} takes the place of {one.before}"
+        )
+    if not done.rewritten and not done.removed:
+        say(f"no snapshot in {root} has any of it")
+    if done.removed:
+        say(f"removed snapshots: {', '.join(f'{dataset} {name}' for dataset, name in done.removed)}")
+    if done.gone:
+        say(f"removed as well: {_places(done.gone, root)}")
+    if done.log_lines:
+        say(f"taken out of fetch logs: {_counted(done.log_lines, 'line')}")
+    values = ", ".join(f"{one.kind} {one.value}" for one in tombstones)
+    say(f"in force from now on, for every build in {root}: {values}")
+    say(
+        "Not touched, since they are yours: upstream files and image folders, the translation memory (sentences "
+        "without images), audits, and whatever was copied out of the root."
+    )
+    for model in done.models:
+        say(f"A model that was trained on it keeps what it learnt: {model}. Train again, then remove that folder.")
+
+
+def _places(paths: Sequence[Path], root: Path) -> str:
+    """Where files and folders were, counted by the folder that they were in."""
+    counts: dict[str, int] = {}
+    for path in paths:
+        place = path.relative_to(root).parent.as_posix()
+        counts[place] = counts.get(place, 0) + 1
+    return ", ".join(f"{count} in {place}" for place, count in sorted(counts.items()))
+
+
+def _counted(count: int, noun: str) -> str:
+    return f"{count:,} {noun}" if count == 1 else f"{count:,} {noun}s"

@@ -1,0 +1,236 @@
+"""Take-down: tombstones are put in force, then all below a root that holds what they mean is rewritten or removed.
+
+A tombstone comes first, so that whatever is killed afterwards, the next `forget` or build ends what was begun.
+"""
+
+import logging
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+
+from data_catalog.catalog import broken_laws, rebuild
+from data_catalog.errors import PipelineError
+from data_catalog.lock import writer_lock
+from data_catalog.manifest import (
+    Snapshot,
+    commit_snapshot,
+    current_snapshot_name,
+    dataset_names,
+    datasets_folder,
+    read_snapshot,
+    snapshot_folder,
+)
+from data_catalog.pruning import remove_snapshot, sweep_removed
+from data_catalog.shards import digest
+from data_catalog.take_down import leftovers
+from data_catalog.take_down.matching import Matcher
+from data_catalog.take_down.rewriting import recounted_funnel, rewrite_files
+from data_catalog.take_down.rows import of_samples
+from data_catalog.take_down.sightings import all_snapshots, files_of, samples_in, with_sightings
+from data_catalog.tombstones import Tombstone, Tombstones, read_tombstones, write_tombstones
+from data_catalog.work import WorkStore
+from flows.documents import write_documents
+from flows.run_log import append_run
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rewritten:
+    """A dataset that had something of what is forgotten: its snapshot before and now, and how much was forgotten."""
+
+    dataset: str
+    before: str
+    now: str
+    num_samples: int
+    num_captions: int
+
+
+@dataclass(slots=True, kw_only=True)
+class TakeDown:
+    """What a take-down came to.
+
+    Args:
+        rewritten: datasets with a new snapshot.
+        removed: dataset and id of the snapshots that are gone.
+        gone: what else is gone: step outputs, exports, pages, contact sheets.
+        log_lines: how many lines were taken out of fetch logs.
+        models: that were trained on snapshots that are gone: they are not changed.
+    """
+
+    rewritten: list[Rewritten] = field(default_factory=list)
+    removed: list[tuple[str, str]] = field(default_factory=list)
+    gone: list[Path] = field(default_factory=list)
+    log_lines: int = 0
+    models: list[Path] = field(default_factory=list)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Concerned:
+    """A sample of a snapshot that a tombstone means."""
+
+    dataset: str
+    snapshot: str
+    sample_id: str
+    url: str | None
+    num_captions: int
+    tombstone: Tombstone
+
+
+def forget(root: Path, more: Sequence[Tombstone]) -> TakeDown:
+    """Put tombstones in force and remove all that they mean from a root.
+
+    Raises:
+        ConfigError: another process writes below `root`, or something there is damaged.
+    """
+    with writer_lock(root):
+        sweep_removed(root)
+        known = read_tombstones(root)
+        found = with_sightings(root, known.with_more(more))
+        write_tombstones(root, replace(found, is_unfinished=True))
+        return _carry_out(root, found, is_resumed=known.is_unfinished)
+
+
+def finish_forgetting(root: Path) -> Tombstones:
+    """End a take-down that was killed, if there is one; call it with the writer's lock held.
+
+    Returns:
+        The tombstones that are in force.
+    """
+    found = read_tombstones(root)
+    if found.is_unfinished:
+        logger.info("forget: ending a take-down that was begun")
+        sweep_removed(root)
+        _carry_out(root, found, is_resumed=True)
+    return replace(found, is_unfinished=False)
+
+
+def concerned(root: Path, more: Sequence[Tombstone]) -> Iterator[Concerned]:
+    """What tombstones, those in force included, mean in any snapshot of a root; nothing is written."""
+    found = with_sightings(root, read_tombstones(root).with_more(more))
+    for snapshot in all_snapshots(root):
+        matcher = Matcher(found.of(snapshot.dataset))
+        samples = samples_in(files_of(snapshot), matcher)
+        for sample_id, (url, count) in sorted(_captions_of(snapshot, samples).items()):
+            yield Concerned(
+                dataset=snapshot.dataset,
+                snapshot=snapshot.snapshot,
+                sample_id=sample_id,
+                url=url,
+                num_captions=count,
+                tombstone=matcher.tombstones.tombstones[samples[sample_id]],
+            )
+
+
+def _captions_of(snapshot: Snapshot, samples: Mapping[str, int]) -> dict[str, tuple[str | None, int]]:
+    """Of some samples, the address and how many captions they have."""
+    found: dict[str, tuple[str | None, int]] = {}
+    for path in snapshot.caption_files() if samples else ():
+        table = pq.read_table(path, columns=["sample_id", "url"])
+        for row in table.filter(of_samples(table, samples)).to_pylist():
+            url, count = found.get(row["sample_id"], (row["url"], 0))
+            found[row["sample_id"]] = (url, count + 1)
+    return found
+
+
+def _carry_out(root: Path, tombstones: Tombstones, *, is_resumed: bool) -> TakeDown:
+    """Rewrite and remove; each part looks at what is there, so that it can be done again from the start."""
+    done = TakeDown()
+    _remove_unfinished(root)
+    for dataset in dataset_names(root):
+        _take_down(root, dataset, tombstones, done)
+    rebuild(root)
+    _remove_snapshots(root, tombstones, done)
+    if done.rewritten or done.removed or is_resumed:
+        searches = root / leftovers.SEARCHES
+        done.gone += leftovers.clear_files(sorted(searches.rglob("*")) if searches.is_dir() else [])
+        reports = sorted(datasets_folder(root).glob(f"*/{leftovers.REPORT_FILE}"))
+        done.gone += leftovers.clear_files(reports)
+    done.gone += leftovers.clear_exports(root)
+    done.gone += leftovers.clear_work(root / "work", Matcher(tombstones))
+    for folder in sorted(datasets_folder(root).glob(f"*/{leftovers.FETCH_LOGS}")):
+        done.log_lines += leftovers.clear_log(folder, Matcher(tombstones.of(folder.parent.name)))
+    done.models = leftovers.models_of(root, done.removed)
+    write_tombstones(root, replace(tombstones, is_unfinished=False))
+    return done
+
+
+def _remove_unfinished(root: Path) -> None:
+    """Folders of snapshots that were never committed: of killed builds, which publish again, or of a killed forget."""
+    for folder in sorted(path for path in datasets_folder(root).glob("*/*") if path.is_dir()):
+        if (folder / "pairs").is_dir() and read_snapshot(root, folder.parent.name, folder.name) is None:
+            remove_snapshot(root, folder.parent.name, folder.name)
+
+
+def _take_down(root: Path, dataset: str, tombstones: Tombstones, done: TakeDown) -> None:
+    """Give a dataset a snapshot without what is forgotten, if the current one has any of it."""
+    name = current_snapshot_name(root, dataset)
+    snapshot = None if name is None else read_snapshot(root, dataset, name)
+    if snapshot is None:
+        return
+    chosen = tombstones.of(dataset)
+    samples = samples_in(files_of(snapshot), Matcher(chosen))
+    if not samples:
+        return
+    num_captions = sum(count for _, count in _captions_of(snapshot, samples).values())
+    new = _rewrite(root, snapshot, chosen, list(samples))
+    WorkStore(root / "work").rename_note(snapshot.snapshot, new.snapshot)
+    append_run(root, dataset, snapshot=new.snapshot, forget_of=snapshot.snapshot)
+    done.rewritten.append(
+        Rewritten(
+            dataset=dataset,
+            before=snapshot.snapshot,
+            now=new.snapshot,
+            num_samples=len(samples),
+            num_captions=num_captions,
+        )
+    )
+
+
+def _rewrite(root: Path, old: Snapshot, tombstones: Tombstones, samples: Sequence[str]) -> Snapshot:
+    """Commit a snapshot without some samples, and make it the current one.
+
+    Raises:
+        PipelineError: a conservation law does not hold; nothing is committed.
+    """
+    snapshot_id = digest([old.snapshot, tombstones.digest])[:12]
+    folder = snapshot_folder(root, old.dataset, snapshot_id)
+    files = rewrite_files(old, folder, samples)
+    manifest: dict[str, Any] = {
+        **{name: value for name, value in old.manifest.items() if name != "documents"},
+        "snapshot": snapshot_id,
+        "forget_of": old.snapshot,
+        "tombstones": {"digest": tombstones.digest},
+        "funnel": recounted_funnel(old.manifest["funnel"], [folder / entry["path"] for entry in files["captions"]]),
+        "files": files,
+    }
+    broken = broken_laws(Snapshot(dataset=old.dataset, snapshot=snapshot_id, folder=folder, manifest=manifest))
+    if broken:
+        raise PipelineError(
+            f"the snapshot is not committed, since it breaks: {'; '.join(broken)}. This is a defect: report it"
+        )
+    documents = write_documents(folder, manifest)
+    return commit_snapshot(root, {**manifest, "documents": documents})
+
+
+def _remove_snapshots(root: Path, tombstones: Tombstones, done: TakeDown) -> None:
+    """Remove the snapshots that hold something of what is forgotten, and all that a rewritten one goes on from."""
+    for snapshot in list(all_snapshots(root)):
+        current = current_snapshot_name(root, snapshot.dataset)
+        if snapshot.snapshot != current and (
+            _is_superseded(root, snapshot, current)
+            or samples_in(files_of(snapshot), Matcher(tombstones.of(snapshot.dataset)))
+        ):
+            remove_snapshot(root, snapshot.dataset, snapshot.snapshot)
+            done.removed.append((snapshot.dataset, snapshot.snapshot))
+
+
+def _is_superseded(root: Path, snapshot: Snapshot, current: str | None) -> bool:
+    """Whether it is of the same build as a current one that was rewritten: builds look for the last of such a line."""
+    now = None if current is None else read_snapshot(root, snapshot.dataset, current)
+    if now is None or now.manifest.get("forget_of") is None:
+        return False
+    return bool(now.manifest.get("build_key") == snapshot.manifest.get("build_key"))
