@@ -1,0 +1,167 @@
+"""Kill builds, let disks fail under them, and see that all end as if nothing had been: `make torture`.
+
+A four-source build of the sample that ships, translated, is the measure. Others are killed at random moments and at
+each failpoint, have full and failing disks, other numbers of workers, other batch sizes and another order of sources;
+every one is run again, by the same command, until it is done, and must then be equal to the measure, byte for byte.
+"""
+
+import argparse
+import random
+import re
+import shutil
+import socket
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from faults import Outcome, Series, all_failpoints, failpoint_errors, failpoint_kills, random_kills
+from full_disk import small_disks
+from trials import Trial
+
+from flows.recipe import find_recipe
+from flows.tables import plain_table
+
+NUM_IMAGES = 44
+SMALL = (
+    f"scenes.num_images={NUM_IMAGES}",
+    "build.shard_size=12",
+    "build.chunk_size=20",
+    "split.val=0.2",
+    'duplicates.sources=["wit","mscoco","cc3m","flickr8k"]',
+)
+# Batch sizes of whatever goes through in batches; none may show in what comes out.
+SMALL_BATCHES = (
+    "data_catalog.ingest.ROWS_PER_STAGED_BATCH=7",
+    "data_catalog.sorting.ROWS_PER_BATCH=5",
+    "data_catalog.distinct.DIGESTS_PER_PART=3",
+    "translation.memory.CAPTIONS_PER_QUERY=3",
+    "cleaning.near_captions.CAPTIONS_PER_BATCH=5",
+    "cleaning.near_captions.PAIRS_PER_BATCH=3",
+    "cleaning.minhash_candidates.PLACES_PER_BLOCK=16",
+    "cleaning.caption_store.MAX_BYTES_AT_ONCE=64",
+)
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Run all series, print a table; 1 where anything was not as it should be."""
+    options = parser().parse_args(arguments)
+    started, folder = time.monotonic(), Path(tempfile.mkdtemp(prefix="torture-", dir=options.folder))
+    try:
+        outcomes = tortured(options, folder)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+    problems = [problem for outcome in outcomes for problem in outcome.problems]
+    say(plain_table([row for outcome in outcomes for row in _rows(outcome)]))
+    for problem in problems:
+        say(f"PROBLEM {problem}")
+    num_faults = sum(outcome.counts.total() for outcome in outcomes)
+    num_builds = sum(outcome.num_builds for outcome in outcomes)
+    verdict = f"{len(problems)} problems" if problems else "all of them equal, byte for byte"
+    say(f"\n{num_faults} faults, {num_builds} builds compared, {verdict}; {time.monotonic() - started:,.0f} s")
+    return 1 if problems else 0
+
+
+def parser() -> argparse.ArgumentParser:
+    """Options of this program."""
+    command = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    command.add_argument("--kills", type=int, default=200, metavar="N", help="SIGKILLs at random moments")
+    command.add_argument("--failpoints", default="all", metavar="NAME,...", help="at which to kill: all, none, or some")
+    command.add_argument("--errors", default="all", metavar="NAME,...", help="at which disks fail: all, none, or some")
+    command.add_argument("--no-variants", action="store_true", help="leave out other workers, batches and orders")
+    command.add_argument("--no-small-disks", action="store_true", help="leave out disks that are really full")
+    command.add_argument("--seed", type=int, default=1)
+    command.add_argument("--folder", type=Path, help="where all is done (default: the system's temporary folder)")
+    command.add_argument("--reference", type=Path, metavar="ROOT", help="a root built from the same settings")
+    command.add_argument("--set", action="append", default=[], dest="overrides", metavar="KEY=VALUE")
+    return command
+
+
+def tortured(options: argparse.Namespace, folder: Path) -> list[Outcome]:
+    """All series that are asked for."""
+    overrides = options.overrides or [*SMALL, *_served_on(_unused_port())]
+    numbers = iter(range(1_000_000))
+
+    def trial(*more: str, recipe: str = "scenes", patches: Sequence[str] = ()) -> Trial:
+        return Trial(folder / f"root-{next(numbers):03d}", recipe, [*overrides, *more], patches)
+
+    reference = options.reference
+    if reference is None:
+        measure = trial()
+        if measure.run() != 0:
+            raise SystemExit(f"the build that is the measure fails: {measure.said()}")
+        reference = measure.root
+    rng, series = random.Random(options.seed), Series(trial, reference, tell)
+    outcomes = [random_kills(series, options.kills, rng)] if options.kills else []
+    if names := _chosen(options.failpoints):
+        outcomes.append(failpoint_kills(series, names, rng, later=options.failpoints == "all"))
+    if names := _chosen(options.errors):
+        outcomes.append(failpoint_errors(series, names, rng))
+    if not options.no_small_disks:
+        outcomes.append(small_disks(series, folder))
+    if not options.no_variants:
+        turned = _turned_recipe(folder)
+        variants = {
+            "1 worker": trial("build.workers=1", "build.fetch_workers=1"),
+            "4 workers": trial("build.workers=4", "build.fetch_workers=4"),
+            "small batches": trial(patches=SMALL_BATCHES),
+            "another order of sources": trial(recipe=turned),
+        }
+        outcomes += [_variant(series, name, variant) for name, variant in variants.items()]
+    return outcomes
+
+
+def _variant(series: Series, name: str, trial: Trial) -> Outcome:
+    outcome = Outcome(name)
+    series.finish(trial, outcome)
+    return outcome
+
+
+def _rows(outcome: Outcome) -> list[dict[str, object]]:
+    equal = "all equal" if not outcome.problems else "NOT EQUAL"
+    rows: list[dict[str, object]] = [
+        {"series": outcome.name, "hit": hit, "faults": count, "builds": "", "": ""}
+        for hit, count in sorted(outcome.counts.items())
+    ]
+    total = {"series": outcome.name, "hit": "in all", "faults": outcome.counts.total(), "builds": outcome.num_builds}
+    return [*rows, {**total, "": equal}]
+
+
+def _chosen(text: str) -> list[str]:
+    return {"all": all_failpoints(), "none": []}.get(text, text.split(","))
+
+
+def _served_on(port: int) -> list[str]:
+    return [f'scenes.base_url="http://127.0.0.1:{port}"', f"serve.port={port}"]
+
+
+def _unused_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+def _turned_recipe(folder: Path) -> str:
+    """The recipe `scenes` with its sections in the opposite order."""
+    shipped = find_recipe("scenes")
+    text = shipped.read_text(encoding="utf-8").replace("{recipe}", str(shipped.parent))
+    head, *sections = re.split(r"^(?=\[)", text, flags=re.MULTILINE)
+    path = folder / "scenes.toml"
+    path.write_text(head + "\n".join(reversed(sections)), encoding="utf-8")
+    return str(path)
+
+
+def say(text: str) -> None:
+    """Print a result."""
+    sys.stdout.write(text + "\n")
+
+
+def tell(text: str) -> None:
+    """Print how far it is."""
+    sys.stderr.write(text + "\n")
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
