@@ -1,7 +1,8 @@
 """Arrow schemas of everything that lies in a catalog, and their versions.
 
 A *sample* is one image with all its captions; a *caption row* is the unit of accounting: one row per selected
-upstream row, from ingest to the published snapshot. A row starts as `pending` and ends as `kept` or `rejected`.
+upstream row, from ingest to the published snapshot. A row starts as `pending` and ends as `kept` or `rejected`. What
+each published column means stands in `column_docs.py`.
 """
 
 import pyarrow as pa
@@ -17,53 +18,47 @@ NATIVE = "native"
 
 CAPTIONS = pa.schema(
     [
-        pa.field("sample_id", pa.string(), nullable=False),  # identity of the image: "mscoco:391895"
-        pa.field("caption_id", pa.string(), nullable=False),  # identity of the row: "mscoco:391895#770337"
+        pa.field("sample_id", pa.string(), nullable=False),
+        pa.field("caption_id", pa.string(), nullable=False),
         pa.field("source", pa.string(), nullable=False),
         pa.field("upstream_split", pa.string()),
-        pa.field("url", pa.string()),  # exactly one of url and path is set, malformed rows aside
-        pa.field("path", pa.string()),  # name inside the source's `images` folder or archive
-        pa.field("source_caption", pa.string()),  # as upstream has it, never altered
-        pa.field("source_lang", pa.string()),  # what upstream says, or the source's documented language
-        pa.field("clean_caption", pa.string()),  # the source caption after cleaning: what is translated
-        # The language that the clean caption is found to be in, as ISO 639-1; null where none is found or asked for.
+        pa.field("url", pa.string()),
+        pa.field("path", pa.string()),
+        pa.field("source_caption", pa.string()),
+        pa.field("source_lang", pa.string()),
+        pa.field("clean_caption", pa.string()),
         pa.field("detected_source_lang", pa.string()),
-        pa.field("detected_source_probability", pa.float32()),  # of that language, 0 to 1
-        pa.field(
-            "source_language_margin", pa.float32()
-        ),  # probability of `source_lang` less that of the likeliest other
-        pa.field("caption", pa.string()),  # text in the target language
-        pa.field("detected_lang", pa.string()),  # the same of `caption`
+        pa.field("detected_source_probability", pa.float32()),
+        pa.field("source_language_margin", pa.float32()),
+        pa.field("caption", pa.string()),
+        pa.field("detected_lang", pa.string()),
         pa.field("detected_probability", pa.float32()),
         pa.field("target_lang", pa.string()),
-        pa.field("translator", pa.string()),  # engine fingerprint, or "native"
-        # What is known of a translation; null for native rows (the language margin aside), and where the engine or an
-        # option does not tell it.
-        pa.field("translation_score", pa.float32()),  # mean log-probability per target token
-        pa.field("translation_truncated", pa.bool_()),  # decoding hit its length limit
-        pa.field("translation_repetitive", pa.bool_()),  # it looped, at the second try as well
-        pa.field("length_ratio", pa.float32()),  # letters per letter of the source
-        pa.field("copied_share", pa.float32()),  # share of its words that stand in the source as they are
-        pa.field("repeated_ngrams", pa.int32()),  # how often its most repeated n-gram stands back to back
-        pa.field("numbers_lost", pa.list_(pa.string())),  # numbers of the source that it lacks
-        pa.field("numbers_invented", pa.list_(pa.string())),  # its numbers that the source lacks
-        pa.field("language_margin", pa.float32()),  # probability of `target_lang` less that of the likeliest other
-        pa.field("round_trip_chrf", pa.float32()),  # chrF, 0 to 100, of its translation back against the source
+        pa.field("translator", pa.string()),
+        pa.field("translation_score", pa.float32()),
+        pa.field("translation_truncated", pa.bool_()),
+        pa.field("translation_repetitive", pa.bool_()),
+        pa.field("length_ratio", pa.float32()),
+        pa.field("copied_share", pa.float32()),
+        pa.field("repeated_ngrams", pa.int32()),
+        pa.field("numbers_lost", pa.list_(pa.string())),
+        pa.field("numbers_invented", pa.list_(pa.string())),
+        pa.field("language_margin", pa.float32()),
+        pa.field("round_trip_chrf", pa.float32()),
         pa.field("license", pa.string()),
         pa.field("attribution", pa.string()),
         pa.field("page_url", pa.string()),
-        pa.field(
-            "leaks", pa.list_(pa.string())
-        ),  # what of test sets it holds, where the recipe marks it: "xtd10: caption"
-        pa.field("merged_into", pa.string()),  # the sample whose image it is published with, if not its own
-        pa.field("upstream_file", pa.string(), nullable=False),  # relative to the common folder of the source's files
-        pa.field("upstream_line", pa.int64(), nullable=False),  # 1-based line, or record number in JSON and Parquet
-        pa.field("outcome", pa.string(), nullable=False),  # pending, kept, rejected
-        pa.field("step", pa.string()),  # the step that rejected the row
+        pa.field("leaks", pa.list_(pa.string())),
+        pa.field("merged_into", pa.string()),
+        pa.field("upstream_file", pa.string(), nullable=False),
+        pa.field("upstream_line", pa.int64(), nullable=False),
+        pa.field("outcome", pa.string(), nullable=False),
+        pa.field("step", pa.string()),
         pa.field("drop_reason", pa.string()),
         pa.field("detail", pa.string()),
     ]
 )
+
 
 # What fetching brings: one row per sample asked for, in the order asked.
 RAW_IMAGES = pa.schema(
@@ -111,7 +106,7 @@ OUTCOMES = pa.schema(
         pa.field("source", pa.string(), nullable=False),
         pa.field("url", pa.string()),
         pa.field("path", pa.string()),
-        pa.field("step", pa.string()),  # fetch or normalise, where it was lost; null: the image is good
+        pa.field("step", pa.string()),
         pa.field("drop_reason", pa.string()),
         pa.field("detail", pa.string()),
         pa.field("http_status", pa.int32()),
@@ -125,7 +120,7 @@ OUTCOMES = pa.schema(
         pa.field("width", pa.int32()),
         pa.field("height", pa.int32()),
         pa.field("phash", pa.string()),
-        pa.field("thumbnail", pa.binary()),  # 8 x 8 pixels of RGB, row by row; since version 2
+        pa.field("thumbnail", pa.binary()),  # since version 2
     ]
 )
 
@@ -134,15 +129,15 @@ PAIRS = pa.schema(
     [
         pa.field("sample_id", pa.string(), nullable=False),
         pa.field("source", pa.string(), nullable=False),
-        pa.field("split", pa.string(), nullable=False),  # train, val, test
+        pa.field("split", pa.string(), nullable=False),
         pa.field("image", pa.struct([pa.field("bytes", pa.binary()), pa.field("path", pa.string())]), nullable=False),
         pa.field("width", pa.int32(), nullable=False),
         pa.field("height", pa.int32(), nullable=False),
         pa.field("original_width", pa.int32(), nullable=False),
         pa.field("original_height", pa.int32(), nullable=False),
-        pa.field("sha256", pa.string(), nullable=False),  # of the bytes as they came
+        pa.field("sha256", pa.string(), nullable=False),
         pa.field("phash", pa.string()),  # since version 2
-        pa.field("original", pa.binary()),  # the bytes as they came, where the recipe keeps them; since version 2
+        pa.field("original", pa.binary()),  # since version 2
         pa.field("url", pa.string()),
         pa.field("license", pa.string()),
         pa.field("attribution", pa.string()),
@@ -153,8 +148,6 @@ PAIRS = pa.schema(
         pa.field("source_langs", pa.list_(pa.string()), nullable=False),
         pa.field("translators", pa.list_(pa.string()), nullable=False),
         pa.field("scores", pa.list_(pa.float32()), nullable=False),
-        pa.field(
-            "leaks", pa.list_(pa.string())
-        ),  # of the image or a caption, where the recipe marks them; since version 3
+        pa.field("leaks", pa.list_(pa.string())),  # since version 3
     ]
 )
