@@ -7,7 +7,8 @@ version. An output folder appears in one rename, commit record included.
 import logging
 import shutil
 import tempfile
-from collections.abc import Callable, Mapping
+import threading
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -67,12 +68,25 @@ class Commit:
 
 
 class WorkStore:
-    """The folder of step outputs of one root; remembers which ones this run used and which it made."""
+    """The folder of step outputs of one root; remembers which ones this run used and which it made.
+
+    A copy in another process remembers only what it did itself: give that back with `add_use`.
+    """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.used: set[tuple[str, str]] = set()
         self.num_made = 0
+        self._adding = threading.Lock()
+
+    def __reduce__(self) -> tuple[type["WorkStore"], tuple[Path]]:
+        return WorkStore, (self.folder,)
+
+    def add_use(self, used: Collection[tuple[str, str]], num_made: int) -> None:
+        """Add what a copy of this store, in another process, has `used` and made; safe for threads."""
+        with self._adding:
+            self.used.update(used)
+            self.num_made += num_made
 
     def sweep(self) -> None:
         """Remove what killed processes left. Call it with the writer's lock held."""
@@ -114,7 +128,7 @@ class WorkStore:
                 shutil.rmtree(temporary, ignore_errors=True)
         made = self.find(key)
         assert made is not None
-        self.num_made += 1
+        self.add_use((), num_made=1)
         logger.debug("%s %s is done", key.step, key.key)
         return Commit(folder=made.folder, files=made.files, facts=made.facts, reused=False)
 
@@ -161,6 +175,12 @@ class WorkStore:
         failpoint("used.before_unlink", note)
         note.unlink(missing_ok=True)
         failpoint("used.after_unlink", note)
+
+    def rename_note(self, name: str, new_name: str) -> None:
+        """Let the outputs that are listed under `name` be removed under another one: the snapshot was written anew."""
+        note = self._note(name)
+        if note.is_file():
+            note.replace(self._note(new_name))
 
     def _note(self, name: str) -> Path:
         return self.folder / f"used-{name}.json"

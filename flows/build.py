@@ -12,9 +12,12 @@ from data_catalog.images.diagnosis import Diagnosis, diagnose
 from data_catalog.lock import writer_lock
 from data_catalog.manifest import Snapshot, datasets_folder, find_snapshot, point_to
 from data_catalog.shards import sweep_temporary
+from data_catalog.take_down.leftovers import clear_work
+from data_catalog.take_down.matching import Matcher
 from data_catalog.work import WorkStore
 from flows.build_order import FETCH_LOGS, BuildOrder
 from flows.execution import Executor
+from flows.forgetting import finish_forgetting
 from flows.inputs import open_inputs
 from flows.recipe import Recipe
 from flows.retry import open_retry
@@ -67,6 +70,7 @@ def build_dataset(recipe: Recipe, *, root: Path, executor: Executor, retry_faile
         work.sweep()
         sweep_temporary([root / "packages", *_folders_beside_snapshots(root, recipe.name)])
         sweep_temporary([root], files_only=True)
+        tombstones = finish_forgetting(root).of(recipe.name)
         inputs = open_inputs(recipe, root)
         found = find_snapshot(root, recipe.name, inputs.build_key)
         if found is not None:
@@ -81,6 +85,8 @@ def build_dataset(recipe: Recipe, *, root: Path, executor: Executor, retry_faile
         rebuild(root)
         if not recipe.build.keep_work:
             work.remove_used(snapshot.snapshot)
+        if tombstones.tombstones:
+            clear_work(root / "work", Matcher(tombstones))
         report = BuildReport(
             snapshot=snapshot,
             up_to_date=found is not None and snapshot.snapshot == found.snapshot,
@@ -107,8 +113,8 @@ def _folders_beside_snapshots(root: Path, dataset: str) -> list[Path]:
 
 
 def _show(report: BuildReport, name: str, executor: Executor) -> None:
-    executor.artifact_table(
-        f"funnel-{name}", report.funnel, f"Captions of {name} that each step read, kept and dropped."
-    )
-    if report.downloads.rows():
-        executor.artifact_table(f"downloads-{name}", report.downloads.rows(), f"What became of the images of {name}.")
+    text = f"Captions of {name} that each step read, kept and dropped."
+    if images := report.downloads.rows():
+        outcomes = ", ".join(f"{row['images']:,} {row['what']}" for row in images)
+        text += f" What became of its images: {outcomes}."
+    executor.artifact_table(f"funnel-{name}", report.funnel, text)

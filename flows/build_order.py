@@ -1,9 +1,9 @@
 """One build in progress: which step runs on which shard, and when, so that fetching overlaps translating."""
 
-import functools
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
+from typing import Concatenate, ParamSpec
 
 from data_catalog.images.known import num_settled
 from data_catalog.images.workers import ImageWorkers
@@ -13,8 +13,9 @@ from data_catalog.sources.scenes.server import serve
 from data_catalog.work import Commit, WorkStore
 from flows import caption_steps, image_steps
 from flows.duplicate_steps import find_duplicates
-from flows.execution import Executor
+from flows.execution import Executor, Future
 from flows.finish_steps import finish
+from flows.forget_steps import forget_captions, forget_images
 from flows.image_line import ImageLine
 from flows.inputs import Inputs, all_function_words
 from flows.merge_steps import merge_captions
@@ -27,6 +28,8 @@ from flows.step_outputs import Shard, shard_of_commit
 from flows.test_set_steps import TestContents, read_test_set
 from translation.engine import Translator
 from translation.memory import TranslationMemory
+
+P = ParamSpec("P")
 
 # Beside the snapshots: how each image was fetched, a file a shard.
 FETCH_LOGS = "fetch-log"
@@ -67,7 +70,10 @@ class BuildOrder:
             shards = [shard_of_commit(ingested, number, name) for number, name in enumerate(names)]
             self._prepare(workers, len(shards))
             self.tests = self._test_sets(workers)
-            cleaned = self._each("clean", shards, self._clean)
+            obeyed = self._obeying(shards)
+            cleaned = self._each(
+                "clean", obeyed, caption_steps.clean, config=self.recipe.clean, packs=self.inputs.packs
+            )
             screened = self._screened(cleaned)
             line = self._image_line(workers)
             translated, checked = self._translate_and_check(screened, line)
@@ -77,12 +83,13 @@ class BuildOrder:
                 if not any(num_settled(shard.path) for shard in images):
                     return self._nothing_new(self.retry)
                 images = self._recalled(checked, images, self.retry)
+            images = self._allowed(images)
             duplicates = self.executor.run("find-duplicates", self._find_duplicates, checked, images)
             merged = None
             if self.recipe.duplicates.merge_captions:
                 merged = self.executor.run("merge-captions", merge_captions, self.work, checked, duplicates)
             finished = self._finish(checked, images, duplicates, merged)
-            rows = zip(cleaned, screened, translated, checked, finished, images, strict=True)
+            rows = zip(obeyed, cleaned, screened, translated, checked, finished, images, strict=True)
             done = [
                 FinishedShard(captions=captions, images=image, counted=(*counted, captions))
                 for *counted, captions, image in rows
@@ -133,12 +140,13 @@ class BuildOrder:
 
     def _recalled(self, checked: Sequence[Shard], images: Sequence[Shard], retry: Retry) -> list[Shard]:
         """All images: those that were tried again, and those that are there."""
-        again = {shard.shard_id: image for shard, image in zip(checked, images, strict=True)}
-        return self._each(
-            "recall",
-            checked,
-            lambda shard: image_steps.recall(self.work, shard, again[shard.shard_id], retry.shards[shard.shard_id]),
-        )
+        futures = [
+            self.executor.submit(
+                f"recall {shard.label}", image_steps.recall, self.work, shard, image, retry.shards[shard.shard_id]
+            )
+            for shard, image in zip(checked, images, strict=True)
+        ]
+        return self._in_order("recall", futures)
 
     def _served(self) -> AbstractContextManager[object]:
         config = self.recipe.serve
@@ -153,17 +161,36 @@ class BuildOrder:
             shard_size=recipe.build.shard_size,
         )
 
-    def _each(self, step: str, shards: Sequence[Shard], run: Callable[[Shard], Shard]) -> list[Shard]:
+    def _each(
+        self,
+        step: str,
+        shards: Sequence[Shard],
+        run: Callable[Concatenate[WorkStore, Shard, P], Shard],
+        *args: P.args,
+        **kwargs: P.kwargs,
+    ) -> list[Shard]:
         """Run a step on every shard, some at a time; results in shard order."""
-        futures = [self.executor.submit(f"{step} {shard.label}", run, shard) for shard in shards]
+        futures = [
+            self.executor.submit(f"{step} {shard.label}", run, self.work, shard, *args, **kwargs) for shard in shards
+        ]
+        return self._in_order(step, futures)
+
+    def _in_order(self, step: str, futures: Sequence[Future[Shard]]) -> list[Shard]:
         results: list[Shard] = []
         for future in futures:
             results.append(future.result())
-            self.executor.progress(step, done=len(results), total=len(shards))
+            self.executor.progress(step, done=len(results), total=len(futures))
         return results
 
-    def _clean(self, shard: Shard) -> Shard:
-        return caption_steps.clean(self.work, shard, self.recipe.clean, self.inputs.packs)
+    def _obeying(self, shards: list[Shard]) -> list[Shard]:
+        """The shards without what was forgotten, of which nothing is cleaned, translated or asked for."""
+        found = self.inputs.tombstones
+        return self._each("forget", shards, forget_captions, tombstones=found) if found.tombstones else shards
+
+    def _allowed(self, images: list[Shard]) -> list[Shard]:
+        """The images without those that turn out to be forgotten, before any other is dropped in favour of them."""
+        found = self.inputs.tombstones
+        return self._each("forget-images", images, forget_images, tombstones=found) if found.tombstones else images
 
     def _test_sets(self, workers: ImageWorkers) -> list[TestContents]:
         """Read the recipe's test sets and hash their images."""
@@ -196,9 +223,10 @@ class BuildOrder:
                 threads=self.recipe.build.workers,
             )
         kinds = {source.name: source.kind.kind for source in self.recipe.sources}
-        run = functools.partial(
+        return self._each(
+            "screen",
+            cleaned,
             screen,
-            self.work,
             repeats=repeats,
             tests=self.tests,
             config=config,
@@ -206,7 +234,6 @@ class BuildOrder:
             leaks=self.recipe.leaks,
             kinds=kinds,
         )
-        return self._each("screen", cleaned, run)
 
     def _translate_and_check(self, cleaned: Sequence[Shard], line: ImageLine) -> tuple[list[Shard], list[Shard]]:
         """Translate chunk by chunk; check a shard and begin with its images as soon as its captions are there."""

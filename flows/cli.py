@@ -10,7 +10,15 @@ from typing import Any
 
 from flows.download_options import add_download_options
 from flows.evaluate_options import add_evaluate_options
+from flows.export_options import add_export_options
+from flows.forget_options import add_forget_options
 from flows.job_options import add_dry_run_options, add_job_options, add_root
+from flows.snapshot_options import (
+    add_diff_options,
+    add_prune_options,
+    add_snapshots_options,
+    add_verify_options,
+)
 from flows.translate_options import add_translate_options
 
 EXIT_OK, EXIT_FAILED, EXIT_USAGE, EXIT_INTERRUPTED = 0, 1, 2, 130
@@ -84,6 +92,8 @@ def parser() -> argparse.ArgumentParser:
     _add_jobs(commands)
     _add_download(commands)
     _add_questions(commands)
+    _add_forget(commands)
+    _add_export(commands)
     _add_services(commands)
     _add_translation(commands)
     _add_audit(commands)
@@ -139,14 +149,32 @@ def _add_questions(commands: Commands) -> None:
     search.add_argument(
         "--out", type=Path, metavar="FILE.png", help="where the contact sheet goes (default: in the root)"
     )
-    verify = _add(
-        commands, "verify", "questions:verify", "check every published file against the sha256 in its manifest"
-    )
-    add_root(verify)
+    _add_snapshots(commands)
     catalog = _add(commands, "catalog", "questions:catalog", "list what a root holds")
     add_root(catalog)
     catalog.add_argument("--rebuild", action="store_true", help="write catalog.duckdb anew, as after moving the root")
     _add(commands, "recipes", "questions:recipes", "list the recipes that come with vernaclip")
+
+
+def _add_forget(commands: Commands) -> None:
+    text = "take images down: in every dataset of a root, now and in later builds"
+    add_forget_options(_add(commands, "forget", "forget:forget", text))
+
+
+def _add_snapshots(commands: Commands) -> None:
+    text = "check that every byte of the catalog is what was written"
+    add_verify_options(_add(commands, "verify", "verify:verify", text))
+    text = "list all committed snapshots: which is current, when each was published, what it holds"
+    add_snapshots_options(_add(commands, "snapshots", "snapshots:snapshots", text))
+    text = "say which rows two snapshots of a dataset have or judge differently, and which settings and files differ"
+    add_diff_options(_add(commands, "diff", "snapshots:diff", text))
+    text = "remove old snapshots that nothing needs, and what killed builds left of theirs"
+    add_prune_options(_add(commands, "prune", "snapshots:prune", text))
+
+
+def _add_export(commands: Commands) -> None:
+    text = "write a dataset as a folder that other tools read: Hugging Face, WebDataset, or URLs without pixels"
+    add_export_options(_add(commands, "export", "export:export", text))
 
 
 def _add_services(commands: Commands) -> None:

@@ -19,12 +19,14 @@ from data_catalog.manifest import (
 from data_catalog.publish import SplitConfig, publish_shard
 from data_catalog.schema import CAPTIONS_VERSION, NATIVE, OUTCOMES_VERSION, PAIRS_VERSION
 from data_catalog.shards import digest, sweep_temporary
+from data_catalog.tombstones import FORGET
 from data_catalog.work import Commit, StepKey, WorkStore
 from flows.documents import write_documents
 from flows.execution import Executor
 from flows.inputs import Inputs
 from flows.recipe import Recipe
 from flows.settings import plain
+from flows.source_settings import SourceSettings
 from flows.step_outputs import FUNNEL_STEPS, INGEST, PUBLISH, SHARD, VERSIONS, Shard
 from flows.test_set_steps import TestContents
 from flows.what_settings import what_settings
@@ -88,6 +90,7 @@ def publish(
         "snapshot": snapshot_id,
         "build_key": inputs.build_key,
         "retry_of": retry_of,
+        "tombstones": {"digest": inputs.tombstones.digest},
         "settings": what_settings(recipe),
         "target_lang": recipe.target_language,
         "translator": inputs.translator.fingerprint if inputs.translator else NATIVE,
@@ -130,7 +133,7 @@ def _publish(
 
 
 def _source_entries(recipe: Recipe, inputs: Inputs, ingested: Commit) -> dict[str, Any]:
-    licences = {source.name: source.kind.licence for source in recipe.sources}
+    settings = {source.name: source for source in recipe.sources}
     return {
         source.name: {
             **ingested.facts["sources"][source.name],
@@ -141,10 +144,17 @@ def _source_entries(recipe: Recipe, inputs: Inputs, ingested: Commit) -> dict[st
                 ),
                 key=lambda entry: (entry["name"], entry["sha256"]),
             ),
-            "licence": licences[source.name],
+            **_terms(settings[source.name]),
         }
         for source in inputs.sources
     }
+
+
+def _terms(source: SourceSettings) -> dict[str, Any]:
+    """Under which terms a source is: the recipe's own words, or else what upstream says of the dataset."""
+    stated = source.rights.stated()
+    licence = source.rights.licence or source.kind.licence
+    return {"licence": licence, "rights": stated} if stated else {"licence": licence}
 
 
 def funnel(ingested: Commit, shards: Sequence[FinishedShard]) -> list[dict[str, Any]]:
@@ -161,10 +171,12 @@ def funnel(ingested: Commit, shards: Sequence[FinishedShard]) -> list[dict[str, 
                     for name, count in counts.items():
                         total[name] += count
     sources = sorted(ingested.facts["sources"])
+    forgot = any(total["dropped"] for (_, step), total in totals.items() if step == FORGET)
+    steps = [step for step in FUNNEL_STEPS if step != FORGET or forgot]
     return [
         {"source": source, "step_number": number, "step": step, **totals.get((source, step), _NOTHING)}
         for source in sources
-        for number, step in enumerate(FUNNEL_STEPS, start=1)
+        for number, step in enumerate(steps, start=1)
     ]
 
 
