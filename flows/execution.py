@@ -14,6 +14,7 @@ from types import TracebackType
 from typing import Any, ParamSpec, Protocol, Self, TypeVar
 
 from data_catalog.errors import ConfigError, TransientError
+from flows.step_clock import StepClock
 from flows.tables import plain_table
 
 logger = logging.getLogger(__name__)
@@ -52,18 +53,21 @@ class Lane:
 class Executor(Protocol):
     """Runs steps and shows what becomes of them. A flow uses it from one thread, its own."""
 
+    clock: StepClock  # counts the seconds of all steps
+
     def submit(self, name: str, step: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Future[T]:
-        """Start a step in another thread.
+        """Start a step in another thread, or in another process, perhaps on another machine.
 
         Args:
             name: the step's kind, a blank, and which one it is, such as "fetch 00003" or "publish".
-            step: called with the remaining arguments; tried again only after a `TransientError`.
+            step: a function of a module, which can be found by its name elsewhere; called with the remaining
+                arguments, which can be pickled; tried again only after a `TransientError`.
         """
 
     def submit_in_lane(
         self, lane: Lane, name: str, step: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs
     ) -> Future[T]:
-        """Start a step in a lane, beside whatever `submit` has started; other arguments as of `submit`."""
+        """Start a step in a lane, in another thread, beside whatever `submit` has started."""
 
     def run(self, name: str, step: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
         """Do a step in the flow's own thread, whatever waits for the others; same arguments as `submit`."""
@@ -84,7 +88,8 @@ class Executor(Protocol):
 class LocalExecutor:
     """Steps in threads of this process, without Prefect; use it as a context manager.
 
-    Leaving it waits for what runs; what has not begun is given up if an exception is under way.
+    Leaving it waits for what runs; what has not begun is given up if an exception is under way. After Ctrl-C nobody
+    waits: the process is to end.
 
     Raises:
         ConfigError: `max_workers` is not positive.
@@ -95,6 +100,7 @@ class LocalExecutor:
             raise ConfigError(f"max_workers must be positive, got {max_workers}")
         self._pool = ThreadPoolExecutor(max_workers, thread_name_prefix="step")
         self._lanes: dict[str, ThreadPoolExecutor] = {}
+        self.clock = StepClock()
         self._retry_delays_s = tuple(retry_delays_s)
 
     def __enter__(self) -> Self:
@@ -103,12 +109,15 @@ class LocalExecutor:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        is_interrupted = kind is not None and not issubclass(kind, Exception)
         for pool in (self._pool, *self._lanes.values()):
-            pool.shutdown(wait=True, cancel_futures=kind is not None)
+            pool.shutdown(wait=not is_interrupted, cancel_futures=kind is not None)
 
     def submit(self, name: str, step: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Future[T]:
         """Start a step in a thread as soon as one of `max_workers` is free."""
-        return self._pool.submit(_with_retries, name, lambda: step(*args, **kwargs), self._retry_delays_s)
+        return self._pool.submit(
+            _with_retries, name, self.clock.timed(name, step, *args, **kwargs), self._retry_delays_s
+        )
 
     def submit_in_lane(
         self, lane: Lane, name: str, step: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs
@@ -116,11 +125,13 @@ class LocalExecutor:
         """Start a step as soon as the lane has room."""
         if lane.name not in self._lanes:
             self._lanes[lane.name] = ThreadPoolExecutor(lane.width, thread_name_prefix=lane.name)
-        return self._lanes[lane.name].submit(_with_retries, name, lambda: step(*args, **kwargs), self._retry_delays_s)
+        return self._lanes[lane.name].submit(
+            _with_retries, name, self.clock.timed(name, step, *args, **kwargs), self._retry_delays_s
+        )
 
     def run(self, name: str, step: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
         """Do a step here and now."""
-        return _with_retries(name, lambda: step(*args, **kwargs), self._retry_delays_s)
+        return _with_retries(name, self.clock.timed(name, step, *args, **kwargs), self._retry_delays_s)
 
     def artifact_table(self, key: str, rows: Sequence[Mapping[str, object]], description: str) -> None:
         """Log the table as aligned text, for those who debug: the command line prints reports itself."""

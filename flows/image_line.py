@@ -65,7 +65,7 @@ class ImageLine:
         step, number = self._done.get()
         if step == FETCH:
             raw, shard = self._fetching[number].result(), self._checked[number]
-            future = self.executor.submit(f"normalise {shard.label}", self._normalise, raw)
+            future = self._normalise(raw, shard)
             self._normalising[number] = future
             future.add_done_callback(lambda _: self._done.put((NORMALISE, number)))
             self.executor.progress(FETCH, done=len(self._normalising), total=len(self._checked))
@@ -85,6 +85,13 @@ class ImageLine:
             known=self.known.get(shard.shard_id),
         )
 
-    def _normalise(self, raw: Shard) -> Shard:
-        what = section_settings(self.recipe.normalise, "normalise")
-        return image_steps.normalise(self.work, raw, self.workers, self.recipe.normalise, what=what)
+    def _normalise(self, raw: Shard, shard: Shard) -> Future[Shard]:
+        return self.executor.submit(
+            f"normalise {shard.label}",
+            image_steps.normalise,
+            self.work,
+            raw,
+            self.workers,
+            self.recipe.normalise,
+            what=section_settings(self.recipe.normalise, "normalise"),
+        )

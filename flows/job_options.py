@@ -29,11 +29,18 @@ def add_job_options(command: argparse.ArgumentParser, *, builds: bool) -> None:
     )
     command.add_argument(
         "--executor",
-        choices=("prefect", "local"),
+        choices=("prefect", "local", "dask") if builds else ("prefect", "local"),
         default="prefect",
-        help="through Prefect (default), or the same steps in threads without it",
+        help="through Prefect (default), or the same steps in threads without it"
+        + (", or through Prefect on a Dask cluster (docs/clusters.md)" if builds else ""),
     )
     if builds:
+        command.add_argument(
+            "--dask-address",
+            metavar="ADDRESS",
+            help="with --executor dask: the scheduler of a cluster, such as tcp://10.0.0.5:8786 "
+            "(default: build.dask_address of the recipe, else processes of this machine)",
+        )
         command.add_argument(
             "--retry-failed",
             action="store_true",

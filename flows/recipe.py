@@ -37,6 +37,8 @@ class BuildConfig:
         workers: steps that run at the same time on the processor.
         fetch_workers: shards whose images are fetched at the same time, from many hosts; each slow host that a source
             has all its images on is asked beside them.
+        dask_address: scheduler of the Dask cluster that does the steps with `--executor dask`, such as
+            tcp://10.0.0.5:8786; none: as many processes of this machine as there are workers.
         keep_work: keep raw images and step outputs after publishing (they triple the disk).
     """
 
@@ -44,6 +46,7 @@ class BuildConfig:
     chunk_size: int = 20_000
     workers: int = 4
     fetch_workers: int = 2
+    dask_address: str | None = None
     keep_work: bool = False
 
     def __post_init__(self) -> None:

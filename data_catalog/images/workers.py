@@ -2,7 +2,8 @@
 
 import shutil
 import tempfile
-from collections.abc import Iterator
+import threading
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
@@ -27,6 +28,8 @@ class ImageWorkers:
 
     Each call of `fetch` or `normalise` has a child for itself as long as it takes. What they write depends on nothing
     but the bytes that came: tries and latencies are in the log only.
+
+    Sent to another process they are that process's own, with children of its own: `end_workers_here` ends these.
     """
 
     def __init__(self, hosts: Path | None = None) -> None:
@@ -43,12 +46,20 @@ class ImageWorkers:
         shutil.rmtree(self._hosts / PACE_FOLDER, ignore_errors=True)
         self._hosts.mkdir(parents=True, exist_ok=True)
 
+    def __reduce__(self) -> tuple[Callable[[], "ImageWorkers"], tuple[()]]:
+        # What is known of hosts stays with the process that asks them for images.
+        return _workers_here, ()
+
     def __enter__(self) -> "ImageWorkers":
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """End the children; those still at work are killed."""
         self._pool.close()
         if self._temporary is not None:
             self._temporary.cleanup()
@@ -104,3 +115,22 @@ def _scratch_beside(out: Path) -> Iterator[Path]:
     except OSError as error:
         raise_if_disk_fails(error, out)
         raise ShardError(f"images: {out.name} cannot be written ({error}); mend that and run again") from error
+
+
+_here: list[ImageWorkers] = []
+_here_lock = threading.Lock()
+
+
+def _workers_here() -> ImageWorkers:
+    """What calls that come from another process use in this one."""
+    with _here_lock:
+        if not _here:
+            _here.append(ImageWorkers())
+        return _here[0]
+
+
+def end_workers_here() -> None:
+    """End the children that calls from another process have started in this one; later calls start others."""
+    with _here_lock:
+        while _here:
+            _here.pop().close()

@@ -1,0 +1,204 @@
+"""Steps on a Dask cluster: Prefect's tasks, done by processes of this machine or of many; the same bytes.
+
+What is submitted goes to the cluster as a function's name and references to files. What waits for hosts of the web, and
+what the flow does itself, stays in the flow's process.
+"""
+
+import logging
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Generic, ParamSpec, Self, TypeVar
+from uuid import uuid4
+
+from distributed import CancelledError, Client, KilledWorker
+from prefect.futures import PrefectFuture
+from prefect_dask.task_runners import DaskTaskRunner
+
+from data_catalog.errors import ConfigError, PipelineError, ShardError
+from data_catalog.images.workers import end_workers_here
+from data_catalog.shards import TEMPORARY_PREFIX, write_json
+from data_catalog.work import WorkStore
+from flows.execution import RETRY_DELAYS_S, Future
+from flows.prefect_artifacts import FlowArtifacts
+from flows.prefect_env import OUR_LOGGERS
+from flows.prefect_executor import PrefectExecutor
+from flows.same_house import House, enter, versions
+
+logger = logging.getLogger(__name__)
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+class DaskExecutor(PrefectExecutor):
+    """Steps as tasks of the flow that is running, done by Dask; use it as a context manager.
+
+    Args:
+        max_workers: processes of the cluster on this machine, each with one thread; must be positive.
+        root: of the catalog; the workers must see it under the same name.
+        address: of the scheduler of a cluster that is there; None: one on this machine, which ends with the executor.
+        artifacts: what the run shows of its progress.
+
+    Raises:
+        ConfigError: `max_workers` is not positive, or no scheduler answers at `address`.
+    """
+
+    def __init__(
+        self,
+        max_workers: int,
+        *,
+        root: Path,
+        address: str | None = None,
+        retry_delays_s: Sequence[float] = RETRY_DELAYS_S,
+        artifacts: FlowArtifacts | None = None,
+    ) -> None:
+        super().__init__(max_workers, retry_delays_s=retry_delays_s, artifacts=artifacts)
+        self._address = address
+        self._cluster = DaskTaskRunner(address=address) if address else _local_cluster(max_workers)
+        self._mark = root.absolute() / "work" / f"{TEMPORARY_PREFIX}flow-{uuid4().hex}"
+        self._house: House | None = None
+        self._exits = ExitStack()
+
+    def __enter__(self) -> Self:
+        logging.getLogger("distributed").setLevel(logging.WARNING)
+        super().__enter__()
+        self._exits.enter_context(self._cluster)
+        try:
+            client = self._client()
+            self._exits.enter_context(_logs_of(client))
+            self._exits.callback(self._mark.unlink, missing_ok=True)
+            self._exits.callback(_end_children, client)
+        except BaseException:
+            self._exits.close()
+            raise
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._exits.close()
+        super().__exit__(kind, error, trace)
+
+    def submit(self, name: str, step: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Future[T]:
+        """Start a step as a task on the cluster."""
+        call = partial(_do_there, self._entrance(), step, args, kwargs)
+        found = self._cluster.submit(self._task(name, call), parameters={})
+        return _ClusterFuture(found, name, _stores(args, kwargs))
+
+    def _client(self) -> Client:
+        try:
+            client = self._cluster.client
+        except (OSError, ValueError) as error:
+            if self._address is None:
+                raise
+            raise ConfigError(
+                f"no Dask scheduler answers at {self._address} ({error}): start one with `dask scheduler`, or leave "
+                "build.dask_address out for a cluster on this machine"
+            ) from error
+        if not client.scheduler_info()["workers"]:
+            logger.warning("the Dask cluster has no workers yet: steps wait until some come (`dask worker ADDRESS`)")
+        return client
+
+    def _entrance(self) -> House:
+        """What workers must agree with; the first step is submitted with the writer's lock held."""
+        if self._house is None:
+            write_json(self._mark, {})
+            found = versions() if self._address else None  # processes of our own start from the same files
+            self._house = House(folder=Path.cwd(), mark=self._mark, versions=found)
+        return self._house
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Done(Generic[T]):
+    """What a step returned elsewhere, and what each work store that it was given has used and made there."""
+
+    result: T
+    uses: Sequence[tuple[set[tuple[str, str]], int]]
+
+
+def _do_there(house: House, step: Callable[..., T], args: tuple[Any, ...], kwargs: dict[str, Any]) -> _Done[T]:
+    """Do a step in a worker's process."""
+    enter(house)
+    stores = _stores(args, kwargs)
+    result = step(*args, **kwargs)
+    return _Done(result=result, uses=[(store.used, store.num_made) for store in stores])
+
+
+def _stores(args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[WorkStore]:
+    return [argument for argument in (*args, *kwargs.values()) if isinstance(argument, WorkStore)]
+
+
+class _ClusterFuture(Generic[T]):
+    """A step on the cluster; its result tells the flow's work stores what their copies there have used and made."""
+
+    def __init__(self, future: PrefectFuture[_Done[T]], name: str, stores: Sequence[WorkStore]) -> None:
+        self._future, self._name, self._stores = future, name, stores
+
+    def result(self) -> T:
+        """Wait for the step; return what it returned or raise what it raised.
+
+        Raises:
+            ShardError: the processes that did the step died of it.
+            PipelineError: the cluster is gone.
+        """
+        try:
+            done = self._future.result()
+        except KilledWorker as error:
+            raise ShardError(
+                f"{self._name}: several Dask workers died over it, perhaps for lack of memory: give them more of it, "
+                "or fewer steps at once (--set build.workers=N), and run the same command again"
+            ) from error
+        except CancelledError as error:
+            raise PipelineError(f"{self._name}: the Dask cluster is gone: run the same command again") from error
+        for store, (used, num_made) in zip(self._stores, done.uses, strict=True):
+            store.add_use(used, num_made)
+        return done.result
+
+    def add_done_callback(self, fn: Callable[[Any], None], /) -> None:
+        """Have something called, with this future, as soon as the step is done."""
+        self._future.add_done_callback(lambda _: fn(self))
+
+
+def _local_cluster(num_processes: int) -> DaskTaskRunner:
+    """A cluster on this machine, on loopback, closed to all who have not its key, that ends with this process.
+
+    Its workers have no memory limit: Dask would pause one whose memory does not shrink, and the build would wait for
+    ever. Memory is bounded where it matters, in the processes that decode images.
+    """
+    local = {
+        "host": "127.0.0.1",
+        "n_workers": num_processes,
+        "threads_per_worker": 1,
+        "processes": True,
+        "memory_limit": 0,
+        "dashboard_address": "127.0.0.1:0",
+        "worker_dashboard_address": None,
+        # Our plugin is for the command line, and what goes wrong is told on the terminal once, by the flow.
+        "env": {"PREFECT_PLUGINS_ENABLED": "false", "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "CRITICAL"},
+        "security": True,
+        "silence_logs": logging.ERROR,
+    }
+    return DaskTaskRunner(cluster_kwargs=local)
+
+
+@contextmanager
+def _logs_of(client: Client) -> Iterator[None]:
+    """Have what our code logs on workers logged here."""
+    for name in OUR_LOGGERS:
+        client.forward_logging(name, logging.getLogger(name).level)  # type: ignore[no-untyped-call]
+    try:
+        yield
+    finally:
+        for name in OUR_LOGGERS:
+            with suppress(OSError, TimeoutError):
+                client.unforward_logging(name)  # type: ignore[no-untyped-call]
+
+
+def _end_children(client: Client) -> None:
+    """Let workers that go on without us end the processes that decoded our images."""
+    with suppress(OSError, TimeoutError):
+        client.run(end_workers_here, on_error="ignore")
