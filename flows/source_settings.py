@@ -8,9 +8,12 @@ from pathlib import Path
 from typing import Any, ClassVar, Generic, TypeVar
 
 from data_catalog.errors import ConfigError
+from data_catalog.exports.rights import SourceRights
 from data_catalog.sources.registry import SOURCE_KINDS, SourceKind
 from data_catalog.test_sets.registry import TEST_SET_KINDS, TestSetKind
 from flows.settings import build, coerce
+
+_RIGHTS = frozenset(field.name for field in dataclasses.fields(SourceRights))
 
 Kind = TypeVar("Kind", SourceKind, TestSetKind)
 
@@ -40,11 +43,13 @@ class _TableSettings(Generic[Kind]):
             return self.kind.upstream_files(self.config)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
 class SourceSettings(_TableSettings[SourceKind]):
     """One `[sources.NAME]` table."""
 
-    __slots__ = ()
     SECTION = "sources"
+
+    rights: SourceRights
 
 
 class TestSetSettings(_TableSettings[TestSetKind]):
@@ -71,13 +76,24 @@ def read_sources(tables: Any, target: str) -> tuple[SourceSettings, ...]:
     """
     if not isinstance(tables, Mapping) or not tables:
         raise ConfigError("a recipe needs at least one [sources.NAME] table")
+    rights, tables = _split_off_rights(tables)
     chosen = [
-        SourceSettings(name=name, kind=SOURCE_KINDS[kind], config=config)
+        SourceSettings(name=name, kind=SOURCE_KINDS[kind], config=config, rights=rights[name])
         for name, kind, config in _read_tables("sources", tables, SOURCE_KINDS, target)
     ]
     if not chosen:
         raise ConfigError("every source of the recipe is switched off by `enabled = false`")
     return tuple(chosen)
+
+
+def _split_off_rights(tables: Mapping[str, Any]) -> tuple[dict[str, SourceRights], dict[str, Any]]:
+    """What the tables say of rights, which any kind of source may, and the tables without it."""
+    rights, others = {}, {}
+    for name, table in tables.items():
+        said = {key: table[key] for key in _RIGHTS if key in table} if isinstance(table, Mapping) else {}
+        rights[name] = build(SourceRights, said, f"sources.{name}")
+        others[name] = {key: value for key, value in table.items() if key not in _RIGHTS} if said else table
+    return rights, others
 
 
 def read_test_sets(tables: Any, target: str) -> tuple[TestSetSettings, ...]:

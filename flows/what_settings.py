@@ -8,7 +8,7 @@ from flows.source_settings import SourceSettings, TestSetSettings
 
 # Settings that change how a run goes, not what it makes: they are in the run log, in no key and no manifest.
 HOW_SETTINGS = {
-    "build": {"workers", "fetch_workers", "keep_work"},
+    "build": {"workers", "fetch_workers", "dask_address", "keep_work"},
     "fetch": {
         "threads",
         "contact",
@@ -56,6 +56,9 @@ def what_settings(recipe: Recipe) -> dict[str, Any]:
     del settings["duplicates"]["sources"]
     settings["source_order"] = recipe.source_order
     settings["sources"] = {source.name: source_settings(source) for source in recipe.sources}
+    rights = {source.name: source.rights.stated() for source in recipe.sources if source.rights.stated()}
+    if rights:  # a recipe that says nothing of rights has the key that it always had
+        settings["rights"] = rights
     settings["test_sets"] = {test_set.name: test_set_settings(test_set) for test_set in recipe.test_sets}
     return settings
 

@@ -4,6 +4,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -76,8 +77,8 @@ def count_pairs(files: Iterable[Path]) -> PairCounts:
     return counts
 
 
-def _groups(table: pa.Table, keys: Sequence[str], wanted: Sequence[tuple[object, str]]) -> list[dict[str, object]]:
-    rows: list[dict[str, object]] = table.group_by(list(keys), use_threads=False).aggregate(list(wanted)).to_pylist()
+def _groups(table: pa.Table, keys: Sequence[str], wanted: Sequence[tuple[object, str]]) -> list[dict[str, Any]]:
+    rows: list[dict[str, Any]] = table.group_by(list(keys), use_threads=False).aggregate(list(wanted)).to_pylist()
     return rows
 
 

@@ -26,6 +26,7 @@ _CONTEXT = {
     "dataCollection": "cr:dataCollection",
     "dataType": {"@id": "cr:dataType", "@type": "@vocab"},
     "dct": "http://purl.org/dc/terms/",
+    "equivalentProperty": "cr:equivalentProperty",
     "examples": {"@id": "cr:examples", "@type": "@json"},
     "extract": "cr:extract",
     "field": "cr:field",
@@ -47,6 +48,7 @@ _CONTEXT = {
     "regex": "cr:regex",
     "repeated": "cr:repeated",
     "replace": "cr:replace",
+    "samplingRate": "cr:samplingRate",
     "sc": "https://schema.org/",
     "separator": "cr:separator",
     "source": "cr:source",
@@ -69,6 +71,7 @@ def croissant_text(
     files: Sequence[Mapping[str, Any]],
     patterns: Sequence[str],
     schema: pa.Schema | None,
+    published: str | None = None,
 ) -> str:
     """The metadata as JSON text.
 
@@ -77,6 +80,7 @@ def croissant_text(
         files: all shards of pairs, with "path" relative to the metadata, "sha256" and "bytes".
         patterns: globs of those paths.
         schema: of their rows; None where there are no files.
+        published: the date of publication, as ISO 8601 has it, where somebody publishes it.
     """
     sources = {name: entry["licence"] for name, entry in sorted(manifest["sources"].items())}
     value = {
@@ -86,6 +90,7 @@ def croissant_text(
         "name": manifest["dataset"],
         "description": _description(manifest),
         "version": f"1.0.0+{manifest['snapshot']}",
+        **({"datePublished": published} if published else {}),
         "license": [f"{name}: {licence}" for name, licence in sources.items()],
         "citeAs": METHOD,
         "inLanguage": [manifest["target_lang"]],

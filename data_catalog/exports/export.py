@@ -1,0 +1,267 @@
+"""Exports of a snapshot, each a folder that is whole or absent: Hugging Face dataset, WebDataset shards, lists of URLs.
+
+The folder is written beside its place and swapped in; `export.json`, written last, says what it was made from and the
+sha256 of every file.
+"""
+
+import datetime
+import logging
+import shutil
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from data_catalog.checksummed import read_checksummed, write_checksummed
+from data_catalog.disk_errors import disk_errors
+from data_catalog.errors import ConfigError
+from data_catalog.exports.attribution import AttributionWriter
+from data_catalog.exports.counts import COUNTED_COLUMNS, PairCounts
+from data_catalog.exports.folder_documents import write_folder_documents
+from data_catalog.exports.front_matter import DataConfig, SplitFiles
+from data_catalog.exports.judged import JudgedShard, judged_shards
+from data_catalog.exports.links import LINKS, LinkWriter
+from data_catalog.exports.rights import LICENSED, NONE, POLICIES, Policy, policy_of
+from data_catalog.exports.sinks import CAPTIONS, FIRST, NoPixels, ParquetSink, Sink, TarSink
+from data_catalog.manifest import MARKED, SPLITS, Snapshot
+from data_catalog.shards import TEMPORARY_PREFIX, make_folder, sha256_of, sync
+
+logger = logging.getLogger(__name__)
+
+HUGGINGFACE, WEBDATASET, URLS = "huggingface", "webdataset", "urls"
+FORMATS = (HUGGINGFACE, WEBDATASET, URLS)
+RECORD_FILE = "export.json"
+VERSION = 1  # raise it when the files for one and the same snapshot and config change
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ExportConfig:
+    """What is exported, and how.
+
+    Args:
+        format: one of `FORMATS`.
+        pixels: which images are exported with their pixels: one of `rights.POLICIES`; none for `URLS`.
+        allowed: sources of which the user says that their images may be passed on.
+        samples_per_shard: of tar shards.
+        captions: of tar shards: one sample an image, with its "first" caption as text, or one for "every" caption.
+        published: date of publication for the metadata, as in 2026-01-31.
+    """
+
+    format: str
+    pixels: str = LICENSED
+    allowed: tuple[str, ...] = ()
+    samples_per_shard: int = 1000
+    captions: str = FIRST
+    published: str | None = None
+
+    def __post_init__(self) -> None:
+        for name, allowed in (("format", FORMATS), ("pixels", POLICIES), ("captions", CAPTIONS)):
+            if getattr(self, name) not in allowed:
+                raise ConfigError(f"{name} must be one of {', '.join(allowed)}, got {getattr(self, name)!r}")
+        if self.samples_per_shard < 1:
+            raise ConfigError(f"samples_per_shard must be positive, got {self.samples_per_shard}")
+        if self.published is not None and not _is_date(self.published):
+            raise ConfigError(f"published must be a date such as 2026-01-31, got {self.published!r}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ExportReport:
+    """What an export came to.
+
+    Args:
+        folder: where it lies.
+        up_to_date: nothing was done, since it was there already.
+        images: with their pixels, by split.
+        listed: without pixels, by URL, by split.
+        withheld: images whose pixels are not in it, by source and why.
+        unlisted: of those the ones that have no URL, so that they are not in it at all, by source.
+        marked: pairs that hold something of a test set, and are in no export.
+    """
+
+    folder: Path
+    up_to_date: bool
+    images: Mapping[str, int]
+    listed: Mapping[str, int]
+    withheld: Mapping[tuple[str, str], int]
+    unlisted: Mapping[str, int]
+    marked: int
+
+
+@dataclass(slots=True)
+class _Tally:
+    """What is counted while pairs come."""
+
+    counts: PairCounts = field(default_factory=PairCounts)
+    withheld: Counter[tuple[str, str]] = field(default_factory=Counter)
+    unlisted: Counter[str] = field(default_factory=Counter)
+    listed: dict[str, SplitFiles] = field(default_factory=dict)
+
+
+def export_snapshot(snapshot: Snapshot, config: ExportConfig, folder: Path) -> ExportReport:
+    """Write an export of a snapshot to `folder`, or find that it is there; call it with the writer's lock held.
+
+    Raises:
+        ConfigError: the folder holds something else, a source that is allowed is none of the snapshot's, or the disk
+            is full.
+        PipelineError: a shard is not what was written.
+    """
+    unknown = sorted(set(config.allowed) - set(snapshot.manifest["sources"]))
+    if unknown:
+        names = ", ".join(sorted(snapshot.manifest["sources"]))
+        raise ConfigError(f"{snapshot.dataset} has no source {', '.join(unknown)}: its sources are {names}")
+    wanted = _identity(snapshot, config)
+    temporary, old = (folder.with_name(f"{TEMPORARY_PREFIX}{kind}-{folder.name}") for kind in ("new", "old"))
+    found = _record(folder)
+    if found is not None and _is_whole(folder, found) and all(found.get(name) == wanted[name] for name in wanted):
+        return _report(folder, found["counts"], up_to_date=True)
+    with disk_errors(folder):
+        for leftover in (temporary, old):
+            shutil.rmtree(leftover, ignore_errors=True)
+        make_folder(temporary)
+        record = {**wanted, **_fill(snapshot, config, temporary)}
+        write_checksummed(temporary / RECORD_FILE, record)
+        _swap_in(temporary, folder, old)
+    return _report(folder, record["counts"], up_to_date=False)
+
+
+def _identity(snapshot: Snapshot, config: ExportConfig) -> dict[str, Any]:
+    """What an export is made from; as JSON gives it back."""
+    settings = {**asdict(config), "allowed": sorted(config.allowed)}
+    return {
+        "dataset": snapshot.dataset,
+        "snapshot": snapshot.snapshot,
+        "format": config.format,
+        "tombstones": (snapshot.manifest.get("tombstones") or {}).get("digest"),
+        "settings": settings,
+        "version": VERSION,
+    }
+
+
+def _record(folder: Path) -> dict[str, Any] | None:
+    """The record of an export that is there, or None where there is none.
+
+    Raises:
+        ConfigError: the folder holds something else.
+    """
+    if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
+        return None
+    if not (folder / RECORD_FILE).is_file():
+        raise ConfigError(f"{folder} is there and is no export of ours: name another place with --out")
+    return read_checksummed(folder / RECORD_FILE, remedy=f"remove {folder} and export again")
+
+
+def _is_whole(folder: Path, record: Mapping[str, Any]) -> bool:
+    """Whether all files are there in full; their content is `vernaclip verify`'s business."""
+    sizes: Mapping[str, int] = record.get("bytes", {})
+    return all((folder / name).is_file() and (folder / name).stat().st_size == size for name, size in sizes.items())
+
+
+def _fill(snapshot: Snapshot, config: ExportConfig, folder: Path) -> dict[str, Any]:
+    """Write everything but the record into a folder; returns what the record says of it."""
+    policy = policy_of(
+        snapshot.manifest, NONE if config.format == URLS else config.pixels, allowed=frozenset(config.allowed)
+    )
+    sink, tally = _sink(config, folder), _Tally()
+    with AttributionWriter(folder, policy) as attribution:
+        for split in SPLITS:
+            _export_split(snapshot, policy, split, sink=sink, tally=tally, attribution=attribution, folder=folder)
+    sink.end()
+    links = DataConfig(name="links", splits=tally.listed, schema=LINKS)
+    write_folder_documents(
+        snapshot.manifest,
+        folder,
+        sink=sink,
+        links=links,
+        counts=tally.counts,
+        withheld=tally.withheld,
+        published=config.published,
+    )
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    hashes = {path.relative_to(folder).as_posix(): path for path in files}
+    return {
+        "files": {name: sink.hashes.get(name) or sha256_of(path) for name, path in hashes.items()},
+        "bytes": {name: path.stat().st_size for name, path in hashes.items()},
+        "counts": _counts(snapshot, sink.config(), tally),
+    }
+
+
+def _sink(config: ExportConfig, folder: Path) -> Sink:
+    if config.format == HUGGINGFACE:
+        return ParquetSink(folder)
+    if config.format == WEBDATASET:
+        return TarSink(folder, samples_per_shard=config.samples_per_shard, captions=config.captions)
+    return NoPixels()
+
+
+def _export_split(
+    snapshot: Snapshot,
+    policy: Policy,
+    split: str,
+    *,
+    sink: Sink,
+    tally: _Tally,
+    attribution: AttributionWriter,
+    folder: Path,
+) -> None:
+    links = LinkWriter(folder / "links", policy, split)
+    for shard in judged_shards(snapshot, policy, split):
+        sink.add(shard)
+        attribution.add(shard)
+        for row in links.add(shard):
+            tally.unlisted[row["source"]] += 1
+        _count(shard, tally)
+    links.close()
+    if links.rows:
+        size = links.path.stat().st_size
+        tally.listed[split] = SplitFiles(pattern=f"links/{split}/*.parquet", rows=links.rows, num_bytes=size)
+
+
+def _count(shard: JudgedShard, tally: _Tally) -> None:
+    tally.counts.add(shard.rows.select(list(COUNTED_COLUMNS)).filter(shard.goes_along))
+    for source, reason in zip(shard.rows.column("source").to_pylist(), shard.reasons, strict=True):
+        if reason is not None:
+            tally.withheld[source, reason] += 1
+
+
+def _counts(snapshot: Snapshot, written: DataConfig, tally: _Tally) -> dict[str, Any]:
+    pairs = snapshot.manifest["files"]["pairs"]
+    return {
+        "images": tally.counts.splits(),
+        "samples": {split: found.rows for split, found in written.splits.items()},
+        "listed": {split: found.rows for split, found in tally.listed.items()},
+        "withheld": [[source, reason, count] for (source, reason), count in sorted(tally.withheld.items())],
+        "unlisted": dict(sorted(tally.unlisted.items())),
+        "marked": sum(entry["rows"] for entry in pairs if entry["split"] == MARKED),
+    }
+
+
+def _report(folder: Path, counts: Mapping[str, Any], *, up_to_date: bool) -> ExportReport:
+    return ExportReport(
+        folder=folder,
+        up_to_date=up_to_date,
+        images=counts["images"],
+        listed=counts["listed"],
+        withheld={(source, reason): count for source, reason, count in counts["withheld"]},
+        unlisted=counts["unlisted"],
+        marked=counts["marked"],
+    )
+
+
+def _swap_in(temporary: Path, folder: Path, old: Path) -> None:
+    """Put a filled folder in the place of the old one, once all of it is on the disk."""
+    for path in sorted(temporary.rglob("*"), reverse=True):
+        sync(path)
+    sync(temporary)
+    if folder.exists():
+        folder.rename(old)
+    temporary.rename(folder)
+    sync(folder.parent)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def _is_date(text: str) -> bool:
+    try:
+        return datetime.date.fromisoformat(text).isoformat() == text
+    except ValueError:
+        return False

@@ -1,0 +1,191 @@
+"""What takes the pairs of an export as they come: Parquet shards, tar shards, or nothing but counts."""
+
+import json
+import os
+import shutil
+import tarfile
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from io import BytesIO
+from pathlib import Path
+from typing import Any, Protocol
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from data_catalog.exports.front_matter import DataConfig, SplitFiles
+from data_catalog.exports.judged import JudgedShard, pair_groups, sample_key
+from data_catalog.shards import open_image_writer, sha256_of, write_json
+
+FIRST, EVERY = "first", "every"
+CAPTIONS = (FIRST, EVERY)
+SIZES_FILE = "sizes.json"
+
+
+class Sink(Protocol):
+    """Takes the shards of one split after the other, and says in the end how what it wrote is loaded."""
+
+    hashes: dict[str, str]  # sha256 of files that it knows, by path in the folder
+
+    def add(self, shard: JudgedShard) -> None:
+        """Take the pairs of a shard whose pixels go along."""
+
+    def end(self) -> None:
+        """Finish all files."""
+
+    def config(self) -> DataConfig:
+        """What was written, by split."""
+
+
+class ParquetSink:
+    """Pair shards below `data/`: the snapshot's own, linked, where all rows go along; others written anew."""
+
+    def __init__(self, folder: Path) -> None:
+        self.hashes: dict[str, str] = {}
+        self.entries: list[dict[str, Any]] = []
+        self.schema: pa.Schema | None = None
+        self._folder = folder
+
+    def add(self, shard: JudgedShard) -> None:
+        """Link a shard, write the part of it that goes along, or pass it over."""
+        rows = shard.goes_along.true_count
+        if not rows:
+            return
+        split = shard.entry["split"]
+        path = self._folder / "data" / f"{split}-{shard.entry['shard']:05d}.parquet"
+        path.parent.mkdir(exist_ok=True)
+        self.schema = pq.read_schema(shard.path)
+        if rows == len(shard.reasons):
+            _link_or_copy(shard.path, path)
+            found = shard.entry["sha256"]
+        else:
+            with open_image_writer(path, self.schema) as writer:
+                for group in pair_groups(shard):
+                    writer.write_table(group, row_group_size=group.num_rows)
+            found = sha256_of(path)
+        name = path.relative_to(self._folder).as_posix()
+        self.hashes[name] = found
+        size = path.stat().st_size
+        self.entries.append({"path": name, "sha256": found, "bytes": size, "split": split, "rows": rows})
+
+    def end(self) -> None:
+        """Nothing is left to do."""
+
+    def config(self) -> DataConfig:
+        """What was written, by split."""
+        rows, sizes = Counter[str](), Counter[str]()
+        for entry in self.entries:
+            rows[entry["split"]] += entry["rows"]
+            sizes[entry["split"]] += entry["bytes"]
+        splits = {
+            split: SplitFiles(pattern=f"data/{split}-*.parquet", rows=rows[split], num_bytes=sizes[split])
+            for split in rows
+        }
+        return DataConfig(name="default", splits=splits, schema=self.schema)
+
+
+def _link_or_copy(source: Path, target: Path) -> None:
+    """The same file under another name, or a copy where the disk cannot do that."""
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copyfile(source, target)
+
+
+class TarSink:
+    """Tar shards of a fixed number of samples: `train-000000.tar` and so on, and `sizes.json`, which open_clip reads.
+
+    Each sample is KEY.jpg (or .webp), KEY.json and KEY.txt; its key is a hash. The same pairs give the same bytes.
+
+    Args:
+        folder: to write into.
+        samples_per_shard: of all shards of a split but its last.
+        captions: `FIRST`: an image is one sample, whose text is its first caption; `EVERY`: one for each caption.
+    """
+
+    def __init__(self, folder: Path, *, samples_per_shard: int, captions: str) -> None:
+        self.hashes: dict[str, str] = {}
+        self.sizes: dict[str, int] = {}
+        self._folder = folder
+        self._samples_per_shard = samples_per_shard
+        self._captions = captions
+        self._splits: Counter[str] = Counter()  # samples so far
+        self._tar: tarfile.TarFile | None = None
+        self._path = folder
+
+    def add(self, shard: JudgedShard) -> None:
+        """Write the samples of a shard."""
+        split = shard.entry["split"]
+        for group in pair_groups(shard):
+            for row in group.to_pylist():
+                for key, caption in self._samples(row):
+                    self._add_sample(self._tar_for_next(split), row, key, caption)
+
+    def end(self) -> None:
+        """Close the last shard and write the sizes."""
+        self._close()
+        write_json(self._folder / SIZES_FILE, self.sizes)
+
+    def config(self) -> DataConfig:
+        """What was written, by split."""
+        splits = {}
+        for split, rows in self._splits.items():
+            size = sum((self._folder / name).stat().st_size for name in self.sizes if name.startswith(f"{split}-"))
+            splits[split] = SplitFiles(pattern=f"{split}-*.tar", rows=rows, num_bytes=size)
+        return DataConfig(name="default", splits=splits)
+
+    def _samples(self, row: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+        key = sample_key(row["sample_id"])
+        if self._captions == FIRST:
+            yield key, row["captions"][0]
+        else:
+            yield from ((f"{key}-{number:03d}", caption) for number, caption in enumerate(row["captions"]))
+
+    def _tar_for_next(self, split: str) -> tarfile.TarFile:
+        """The shard that the next sample of a split goes into; samples of a split come one after the other."""
+        number, place = divmod(self._splits[split], self._samples_per_shard)
+        self._splits[split] += 1
+        if place == 0 or self._tar is None:
+            self._close()
+            self._path = self._folder / f"{split}-{number:06d}.tar"
+            self._tar = tarfile.open(self._path, "w", format=tarfile.USTAR_FORMAT)  # noqa: SIM115 - closed by _close
+        self.sizes[self._path.name] = place + 1
+        return self._tar
+
+    def _close(self) -> None:
+        if self._tar is not None:
+            self._tar.close()
+        self._tar = None
+
+    def _add_sample(self, tar: tarfile.TarFile, row: Mapping[str, Any], key: str, caption: str) -> None:
+        image: bytes = row["image"]["bytes"]
+        told = json.dumps(_told(row, caption), sort_keys=True, ensure_ascii=False)
+        suffix = "webp" if image[:4] == b"RIFF" else "jpg"
+        for name, content in ((suffix, image), ("json", told.encode()), ("txt", caption.encode())):
+            member = tarfile.TarInfo(f"{key}.{name}")  # its time is 0 and its owner nobody
+            member.size = len(content)
+            tar.addfile(member, BytesIO(content))
+
+
+def _told(row: Mapping[str, Any], caption: str) -> dict[str, Any]:
+    """What KEY.json says: `caption`, all `captions`, and each as `caption_0` and so on, as open_clip asks for them."""
+    told = {name: value for name, value in row.items() if name not in ("image", "original", "leaks")}
+    each = {f"caption_{number}": text for number, text in enumerate(row["captions"])}
+    return {**told, "caption": caption, **each}
+
+
+class NoPixels:
+    """For exports that only list images."""
+
+    def __init__(self) -> None:
+        self.hashes: dict[str, str] = {}
+
+    def add(self, shard: JudgedShard) -> None:
+        """Nothing is taken."""
+
+    def end(self) -> None:
+        """Nothing is left to do."""
+
+    def config(self) -> DataConfig:
+        """Nothing was written."""
+        return DataConfig(name="default")
