@@ -3,12 +3,28 @@
 import logging
 import sys
 import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from types import TracebackType
 from typing import Any, Self
 
 logger = logging.getLogger(__name__)
 
 SECONDS_BETWEEN_LINES = 10.0
+
+Watcher = Callable[[str, int, int], None]
+
+_watchers: list[Watcher] = []
+
+
+@contextmanager
+def watched(watcher: Watcher) -> Iterator[None]:
+    """While inside, tell `watcher` of all progress with a known total: label, units done, total."""
+    _watchers.append(watcher)
+    try:
+        yield
+    finally:
+        _watchers.remove(watcher)
 
 
 class Progress:
@@ -38,6 +54,9 @@ class Progress:
     def advance(self, count: int = 1, **postfix: float | str) -> None:
         """Count `count` more units as done; `postfix` values are shown beside them."""
         self.done += count
+        if self.total is not None:
+            for watcher in _watchers:
+                watcher(self.label, self.done, self.total)
         if self._bar is not None:
             self._bar.set_postfix(postfix, refresh=False)
             self._bar.update(count)

@@ -1,6 +1,7 @@
 """Running a flow here and now, through Prefect: what `vernaclip run|build|train|evaluate` do by default."""
 
 import logging
+import signal
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -31,11 +32,16 @@ def run_flow(name: str, recipe: str, *, root: Path, overrides: Sequence[str], pr
     load_recipe(recipe, root=root, overrides=overrides)  # what is wrong with it is said before Prefect's long start
     prepare_process(project)
     use_answering_api(project)
+    from prefect.exceptions import TerminationSignal
+
     from flows.parameters import settings_of
     from flows.prefect_flows import FLOWS
 
     _keep_tracebacks_off_the_terminal()
-    return FLOWS[name](recipe=recipe, root=str(root), settings=settings_of(overrides), **parameters)
+    try:
+        return FLOWS[name](recipe=recipe, root=str(root), settings=settings_of(overrides), **parameters)
+    except TerminationSignal as error:  # the run is marked as crashed: no traceback says more
+        raise SystemExit(128 + signal.SIGTERM) from error
 
 
 def _keep_tracebacks_off_the_terminal() -> None:

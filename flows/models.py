@@ -30,6 +30,17 @@ class TrainReport:
     snapshot: Snapshot
     result: TrainResult
 
+    def row(self) -> dict[str, object]:
+        """The model in one row of a table."""
+        return {
+            "model": self.folder.name,
+            "snapshot": self.snapshot.snapshot,
+            "images": self.result.num_samples,
+            "epochs": self.result.epochs,
+            "best epoch": self.result.best_epoch,
+            "validation loss": self.result.best_val_loss,
+        }
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EvaluateReport:

@@ -5,7 +5,7 @@ Prefect; what each job does is in `flows.runs`, without it.
 """
 
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -13,19 +13,27 @@ from typing import Any, TypeVar
 
 from prefect import Flow, flow
 
+from data_catalog.progress import watched
 from flows import runs
 from flows.doctor import require_sound_environment
+from flows.ending import ended_by_signals
 from flows.execution import Executor
 from flows.parameters import Settings, overrides_of
+from flows.prefect_artifacts import FlowArtifacts
 from flows.prefect_env import OUR_LOGGERS
 from flows.prefect_executor import PrefectExecutor
-from flows.recipe import DEFAULT_ROOT, load_recipe
+from flows.recipe import DEFAULT_ROOT, BuildConfig, load_recipe
 
 T = TypeVar("T")
 
 DEFAULT_RECIPE = "scenes"
 ROOT = str(DEFAULT_ROOT)
 RUN_NAME = "{recipe} in {root}"
+
+# What progress goes through; each counts as much as any other. Publishing, quick, comes on top.
+BUILD_PHASES = ("ingest", "clean", "screen", "translate", "fetch", "normalise", "find-duplicates")
+TRAIN_PHASES = ("train",)
+EVALUATE_PHASES = ("evaluate",)
 
 
 @flow(name="build-dataset", flow_run_name=RUN_NAME, persist_result=False)
@@ -34,6 +42,7 @@ def build_dataset(
     root: str = ROOT,
     settings: Settings = Settings(),  # noqa: B008
     retry_failed: bool = False,
+    dask: bool = False,
 ) -> Any:
     """Build the dataset of a recipe.
 
@@ -42,8 +51,9 @@ def build_dataset(
         root: folder of the catalog, relative to the project's folder.
         settings: what differs from the recipe.
         retry_failed: ask once more for images that failed for reasons that may have passed.
+        dask: have the steps done by a Dask cluster, that of build.dask_address or one on this machine.
     """
-    with _executor(recipe, root, settings) as executor:
+    with _executor("build-dataset", BUILD_PHASES, recipe, root, settings, dask=dask) as executor:
         return _do(partial(runs.build, retry_failed=retry_failed), recipe, root, settings, executor)
 
 
@@ -56,7 +66,7 @@ def train_clip(recipe: str = DEFAULT_RECIPE, root: str = ROOT, settings: Setting
         root: folder of the catalog, relative to the project's folder.
         settings: what differs from the recipe.
     """
-    with _executor(recipe, root, settings) as executor:
+    with _executor("train-clip", TRAIN_PHASES, recipe, root, settings) as executor:
         return _do(runs.train, recipe, root, settings, executor)
 
 
@@ -69,7 +79,7 @@ def evaluate_clip(recipe: str = DEFAULT_RECIPE, root: str = ROOT, settings: Sett
         root: folder of the catalog, relative to the project's folder.
         settings: what differs from the recipe.
     """
-    with _executor(recipe, root, settings) as executor:
+    with _executor("evaluate-clip", EVALUATE_PHASES, recipe, root, settings) as executor:
         return _do(runs.evaluate, recipe, root, settings, executor)
 
 
@@ -82,7 +92,8 @@ def build_and_train(recipe: str = DEFAULT_RECIPE, root: str = ROOT, settings: Se
         root: folder of the catalog, relative to the project's folder.
         settings: what differs from the recipe.
     """
-    with _executor(recipe, root, settings) as executor:
+    phases = (*BUILD_PHASES, *TRAIN_PHASES, *EVALUATE_PHASES)
+    with _executor("build-and-train", phases, recipe, root, settings) as executor:
         return tuple(_do(job, recipe, root, settings, executor) for job in (runs.build, runs.train, runs.evaluate))
 
 
@@ -96,12 +107,32 @@ def _do(job: Callable[..., T], recipe: str, root: str, settings: Settings, execu
 
 
 @contextmanager
-def _executor(recipe: str, root: str, settings: Settings) -> Iterator[Executor]:
+def _executor(
+    name: str, phases: Sequence[str], recipe: str, root: str, settings: Settings, *, dask: bool = False
+) -> Iterator[Executor]:
+    """What does the steps of the flow `name`, and shows its progress on the way through `phases`."""
     require_sound_environment()
     _let_our_logs_through()
-    workers = load_recipe(recipe, root=Path(root), overrides=overrides_of(settings)).build.workers
-    with PrefectExecutor(workers) as executor:
+    loaded = load_recipe(recipe, root=Path(root), overrides=overrides_of(settings))
+    artifacts = FlowArtifacts(f"progress-{name}-{loaded.name}", phases)
+
+    def watch(label: str, done: int, total: int) -> None:
+        if label in TRAIN_PHASES:
+            artifacts.progress(label, done=done, total=total)
+
+    executor = (_dask_executor if dask else _thread_executor)(loaded.build, Path(root), artifacts)
+    with ended_by_signals(), executor, watched(watch):
         yield executor
+
+
+def _thread_executor(build: BuildConfig, _root: Path, artifacts: FlowArtifacts) -> PrefectExecutor:
+    return PrefectExecutor(build.workers, artifacts=artifacts)
+
+
+def _dask_executor(build: BuildConfig, root: Path, artifacts: FlowArtifacts) -> PrefectExecutor:
+    from flows.dask_executor import DaskExecutor
+
+    return DaskExecutor(build.workers, root=root, address=build.dask_address, artifacts=artifacts)
 
 
 def _let_our_logs_through() -> None:

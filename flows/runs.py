@@ -19,7 +19,10 @@ def build(
 
 def train(recipe: str, *, root: Path, overrides: Sequence[str], executor: Executor) -> TrainReport:
     """Train the recipe's model on the dataset that was built below `root`."""
-    return executor.run("train", train_model, load_recipe(recipe, root=root, overrides=overrides), root)
+    loaded = load_recipe(recipe, root=root, overrides=overrides)
+    report = executor.run("train", train_model, loaded, root)
+    executor.artifact_table(f"training-{loaded.name}", [report.row()], f"The newest model of {loaded.name}.")
+    return report
 
 
 def evaluate(recipe: str, *, root: Path, overrides: Sequence[str], executor: Executor) -> EvaluateReport:

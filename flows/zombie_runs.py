@@ -1,6 +1,6 @@
 """Runs whose process is gone without a word: the server marks them as crashed when their heartbeats stop.
 
-Each run says "I live" every `HEARTBEAT_S` seconds, from a thread of its own. An automation on the server waits for that.
+Each run says "I live" every `HEARTBEAT_S` seconds, from a thread of its own; an automation on the server waits for it.
 """
 
 from datetime import timedelta
@@ -68,5 +68,5 @@ def _automation() -> "AutomationCore":
         description="Made by `vernaclip up`.",
         enabled=True,
         trigger=trigger,
-        actions=[ChangeFlowRunState(state=StateType.CRASHED, message=message)],
+        actions=[ChangeFlowRunState(state=StateType.CRASHED, name=None, message=message, force=False)],
     )

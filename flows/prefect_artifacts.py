@@ -1,0 +1,121 @@
+"""What a flow run shows on Prefect's pages: its progress, and tables; their texts are escaped.
+
+They are for people to look at. A server that does not answer costs the run nothing but them.
+"""
+
+import contextvars
+import logging
+import re
+import threading
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from types import TracebackType
+from typing import Self, cast
+from uuid import UUID
+
+from httpx import HTTPError
+from prefect.artifacts import create_progress_artifact, create_table_artifact, update_progress_artifact
+
+from flows.tables import markdown_safe
+
+logger = logging.getLogger(__name__)
+
+# An artifact's update is an HTTP call: more often than this nobody could see it anyway.
+SECONDS_BETWEEN_UPDATES = 2.0
+# How long the end of a run may wait for its last update.
+LAST_UPDATE_S = 10.0
+
+
+class FlowArtifacts:
+    """The one progress artifact of a flow run, and its tables; use it as a context manager, inside the flow.
+
+    A thread of its own tells the server of progress, so that a slow or dead server never holds up the run.
+
+    Args:
+        key: of the progress artifact, such as "progress-build-dataset-scenes".
+        phases: what the run will go through, in order; each counts as an equal part of the whole. Further ones that
+            show up are named, and count for nothing.
+    """
+
+    def __init__(self, key: str = "progress", phases: Sequence[str] = ()) -> None:
+        self._key, self._phases = artifact_key(key), tuple(phases)
+        self._seen: dict[str, tuple[int, int]] = {}
+        self._state = (0.0, "begun")
+        self._lock, self._over = threading.Lock(), threading.Event()
+
+    def __enter__(self) -> Self:
+        context = contextvars.copy_context()  # with it the thread knows which run it speaks for
+        self._thread = threading.Thread(target=context.run, args=(self._tell,), name="progress", daemon=True)
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        with self._lock:
+            percent, text = self._state
+            self._state = (100.0, "done") if kind is None else (percent, f"stopped; {text}")
+        self._over.set()
+        if kind is None or issubclass(kind, Exception):  # else the process is to end, and soon
+            self._thread.join(LAST_UPDATE_S)
+
+    def progress(self, phase: str, *, done: int, total: int) -> None:
+        """Note how many of `total` units of a phase are done; may be called from any thread."""
+        with self._lock:
+            self._seen[phase] = done, total
+            shares = [_share(*count) for name, count in self._seen.items() if name in self._phases or not self._phases]
+            percent = 100.0 * sum(shares) / len(self._phases or self._seen)
+            self._state = max(self._state[0], percent), self._text()
+
+    def _text(self) -> str:
+        under_way = [f"{name}: {done:,} of {total:,}" for name, (done, total) in self._seen.items() if done < total]
+        return ", ".join(under_way) or f"{list(self._seen)[-1]}: done"
+
+    def _tell(self) -> None:
+        """Keep the artifact as new as the state, until the run is over."""
+        artifact: UUID | None = None
+        told: tuple[float, str] | None = None
+        while True:
+            is_last = self._over.wait(SECONDS_BETWEEN_UPDATES if artifact else 0)
+            with self._lock:
+                state = self._state
+            if state != told:
+                with _never_fatal("progress"):
+                    artifact, told = _put(artifact, self._key, *state), state
+            if is_last:
+                return
+            if artifact is None:  # the server does not answer
+                time.sleep(SECONDS_BETWEEN_UPDATES)
+
+    def table(self, key: str, rows: Sequence[Mapping[str, object]], description: str) -> None:
+        """Make a table an artifact of the flow run, its texts escaped."""
+        table = [{name: markdown_safe(value) for name, value in row.items()} for row in rows]
+        with _never_fatal(key):
+            create_table_artifact(key=artifact_key(key), table=table, description=str(markdown_safe(description)))
+
+
+def _share(done: int, total: int) -> float:
+    return min(1.0, done / total) if total else 1.0
+
+
+def _put(artifact: UUID | None, key: str, percent: float, text: str) -> UUID:
+    description = str(markdown_safe(text))
+    if artifact is None:
+        return cast(UUID, create_progress_artifact(percent, key=key, description=description))
+    update_progress_artifact(artifact, percent, description=description)
+    return artifact
+
+
+@contextmanager
+def _never_fatal(what: str) -> Iterator[None]:
+    """Leave out what a silent or unwilling server does not take."""
+    try:
+        yield
+    except HTTPError as error:
+        logger.warning("Prefect's server does not take the artifact %s: %s", what, error)
+
+
+def artifact_key(text: str) -> str:
+    """`text` as Prefect wants artifact keys: lower-case letters, digits and dashes."""
+    return re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-") or "artifact"
