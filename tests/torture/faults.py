@@ -20,9 +20,10 @@ _ORDER = (
     *("used.before_note", "used.after_note", "snapshot", "catalog", "used", "append"),
 )
 # Later passages, for failpoints that a build passes often.
-_MOST_PASSAGES = {"atomic": 30, "commit": 30, "images": 5, "fetch": 6, "normalise": 6, "memory": 3}
+_MOST_PASSAGES = {"atomic": 8, "commit": 8, "images": 2, "fetch": 4, "normalise": 4, "memory": 2}
 _SENTENCES = {"enospc": " is full: ", "edquot": " is full: ", "eio": "the disk failed at "}
-_LEAST_S, _MOST_S = 0.3, 4.5
+# When a run is killed, as shares of what an undisturbed build takes.
+_SOONEST, _LATEST = 0.05, 0.6
 
 
 @dataclass(slots=True)
@@ -48,10 +49,12 @@ class Series:
     Args:
         new_trial: makes a trial in a new root.
         reference: a root that was built without a fault.
+        seconds: that it took, or takes about.
     """
 
     new_trial: Callable[[], Trial]
     reference: Path
+    seconds: float
     tell: Callable[[str], None]
 
     def finish(self, trial: Trial, outcome: Outcome) -> None:
@@ -77,7 +80,7 @@ def random_kills(series: Series, num_kills: int, rng: random.Random) -> Outcome:
     """Kill the whole tree of processes, or the parent alone, or first a child, at random moments."""
     outcome, trial = Outcome("random moments"), series.new_trial()
     while outcome.counts.total() < num_kills:
-        manner = _kill_once(trial, rng)
+        manner = _kill_once(trial, rng, series.seconds)
         if not manifest_is_whole(trial.root):
             outcome.problems.append(f"{trial.root.name}: a reader saw a torn snapshot")
         if manner is None:  # it was done before
@@ -92,14 +95,15 @@ def random_kills(series: Series, num_kills: int, rng: random.Random) -> Outcome:
     return outcome
 
 
-def _kill_once(trial: Trial, rng: random.Random) -> str | None:
+def _kill_once(trial: Trial, rng: random.Random, build_s: float) -> str | None:
+    """One run, killed at some moment; the manner of it, or None where the run was done before."""
     process = trial.start()
     manner = rng.choice(("tree", "tree", "parent", "parent", "child, then parent"))
-    if manner.startswith("child") and not _ends_within(process, rng.uniform(_LEAST_S, _MOST_S)):
+    if manner.startswith("child") and not _ends_within(process, build_s * rng.uniform(_SOONEST, _LATEST)):
         children = [pid for pid in trial.processes() if pid != process.pid]
         trial.kill(rng.sample(children, min(1, len(children))))
         manner = manner if children else "parent"
-    if _ends_within(process, rng.uniform(_LEAST_S, _MOST_S)):
+    if _ends_within(process, build_s * rng.uniform(_SOONEST, _LATEST)):
         return None
     trial.kill([process.pid, *trial.processes()] if manner == "tree" else [process.pid])
     process.wait()

@@ -28,6 +28,7 @@ SMALL = (
     f"scenes.num_images={NUM_IMAGES}",
     "build.shard_size=12",
     "build.chunk_size=20",
+    "build.fetch_workers=1",
     "split.val=0.2",
     'duplicates.sources=["wit","mscoco","cc3m","flickr8k"]',
 )
@@ -74,6 +75,7 @@ def parser() -> argparse.ArgumentParser:
     command.add_argument("--seed", type=int, default=1)
     command.add_argument("--folder", type=Path, help="where all is done (default: the system's temporary folder)")
     command.add_argument("--reference", type=Path, metavar="ROOT", help="a root built from the same settings")
+    command.add_argument("--build-s", type=float, default=8.0, metavar="S", help="what that takes, about")
     command.add_argument("--set", action="append", default=[], dest="overrides", metavar="KEY=VALUE")
     return command
 
@@ -86,13 +88,14 @@ def tortured(options: argparse.Namespace, folder: Path) -> list[Outcome]:
     def trial(*more: str, recipe: str = "scenes", patches: Sequence[str] = ()) -> Trial:
         return Trial(folder / f"root-{next(numbers):03d}", recipe, [*overrides, *more], patches)
 
-    reference = options.reference
+    reference, seconds = options.reference, options.build_s
     if reference is None:
+        started = time.monotonic()
         measure = trial()
         if measure.run() != 0:
             raise SystemExit(f"the build that is the measure fails: {measure.said()}")
-        reference = measure.root
-    rng, series = random.Random(options.seed), Series(trial, reference, tell)
+        reference, seconds = measure.root, time.monotonic() - started
+    rng, series = random.Random(options.seed), Series(trial, reference, seconds, tell)
     outcomes = [random_kills(series, options.kills, rng)] if options.kills else []
     if names := _chosen(options.failpoints):
         outcomes.append(failpoint_kills(series, names, rng, later=options.failpoints == "all"))

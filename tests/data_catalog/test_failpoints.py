@@ -1,0 +1,122 @@
+"""Failpoints: all of them are passed somewhere, only they can be armed, and each does what it is armed to do."""
+
+import ast
+import errno
+import os
+import subprocess
+import sys
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from data_catalog import failpoints
+from data_catalog.errors import ConfigError
+from data_catalog.failpoints import REGISTRY, VARIABLE, failpoint, parse
+from data_catalog.shards import read_json, write_json
+
+HOUSE = Path(__file__).resolve().parents[2]
+PASS_TWICE = """
+import os
+from pathlib import Path
+from data_catalog.failpoints import failpoint
+for name in ("atomic.after_rename", "atomic.after_fsync", "atomic.after_rename"):
+    failpoint(name)
+    print("passed", name, flush=True)
+"""
+
+
+@pytest.fixture(autouse=True)
+def _environment_not_read_yet(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(failpoints, "_armed", None)
+
+
+def passed_in_the_code() -> Counter[str]:
+    """How often each name is passed to `failpoint`, in all packages."""
+    names: Counter[str] = Counter()
+    for package in ("data_catalog", "translation", "cleaning", "training", "flows"):
+        for path in (HOUSE / package).rglob("*.py"):
+            for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+                if isinstance(node, ast.Call) and getattr(node.func, "id", None) == "failpoint":
+                    assert isinstance(node.args[0], ast.Constant), f"{path}:{node.lineno}: no plain name"
+                    names[str(node.args[0].value)] += 1
+    return names
+
+
+def test_the_registry_is_what_the_code_passes() -> None:
+    assert passed_in_the_code().keys() == REGISTRY.keys()
+    assert all(REGISTRY.values())
+
+
+def test_nothing_happens_where_nothing_is_armed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv(VARIABLE, raising=False)
+    for name in REGISTRY:
+        failpoint(name)
+
+
+@pytest.mark.parametrize("action", ["enospc", "edquot", "eio"])
+def test_the_armed_passage_fails_and_no_other_does(
+    action: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv(VARIABLE, f"commit.after_fsync:2={action}")
+    failpoint("commit.after_fsync")
+    failpoint("commit.after_record")
+    with pytest.raises(OSError, match=str(tmp_path)) as caught:
+        failpoint("commit.after_fsync", tmp_path)
+    assert caught.value.errno == getattr(errno, action.upper())
+    failpoint("commit.after_fsync")
+
+
+def test_a_process_is_killed_at_the_passage_that_is_armed() -> None:
+    environment = {**os.environ, VARIABLE: "atomic.after_rename:2=kill"}
+    done = subprocess.run([sys.executable, "-c", PASS_TWICE], env=environment, capture_output=True, text=True)
+    assert done.returncode == -9
+    assert done.stdout.splitlines() == ["passed atomic.after_rename", "passed atomic.after_fsync"]
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        ("commit.after_fsink=kill", "'commit.after_fsink', which is none of"),
+        ("commit.after_fsync=crash", "'crash' is none of kill, "),
+        ("commit.after_fsync", "takes NAME:PASSAGE=ACTION"),
+        ("commit.after_fsync:0=kill", "takes NAME:PASSAGE=ACTION"),
+        ("commit.after_fsync:two=kill", "takes NAME:PASSAGE=ACTION"),
+        ("commit.after_fsync:²=kill", "takes NAME:PASSAGE=ACTION"),
+    ],
+)
+def test_a_slip_in_the_variable_is_told(text: str, problem: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(VARIABLE, text)
+    with pytest.raises(ConfigError, match=problem):
+        failpoint("atomic.before_write")
+
+
+def test_several_failpoints_are_armed_at_once() -> None:
+    assert parse(" atomic.before_write=eio, commit.after_rename:3=kill,") == {
+        "atomic.before_write": (1, "eio"),
+        "commit.after_rename": (3, "kill"),
+    }
+
+
+@pytest.mark.parametrize(
+    ("place", "there_after"),
+    [
+        ("before_write", "old"),
+        ("after_write", "old"),
+        ("after_fsync", "old"),
+        ("after_rename", "new"),
+        ("after_folder_fsync", "new"),
+    ],
+)
+@pytest.mark.parametrize("action", ["enospc", "eio"])
+def test_a_file_is_the_old_one_or_the_new_one_wherever_the_disk_fails(
+    place: str, there_after: str, action: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    path = tmp_path / "a.json"
+    write_json(path, "old")
+    monkeypatch.setattr(failpoints, "_armed", None)
+    monkeypatch.setenv(VARIABLE, f"atomic.{place}={action}")
+    with pytest.raises(Exception, match=r"is full: free space|the disk failed at .*a\.json"):
+        write_json(path, "new")
+    assert read_json(path) == there_after
+    assert [entry.name for entry in tmp_path.iterdir()] == ["a.json"]
