@@ -166,11 +166,10 @@ def test_a_file_is_named_by_its_content(tmp_path: Path) -> None:
 
 def test_sqlite_without_space_says_so(small_disk: Path) -> None:
     # What the sentence above is made of: should SQLite ever say it otherwise, this fails.
-    with closing(sqlite3.connect(small_disk / "x.sqlite")) as connection:
+    with closing(sqlite3.connect(small_disk / "x.sqlite", isolation_level=None)) as connection:
         connection.execute("CREATE TABLE t (x)")
         with pytest.raises(sqlite3.OperationalError, match="database or disk is full"):
             connection.executemany("INSERT INTO t VALUES (?)", [(os.urandom(1000),) for _ in range(500)])
-            connection.commit()
     for path in small_disk.iterdir():
         path.unlink()
 
