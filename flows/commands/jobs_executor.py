@@ -25,11 +25,12 @@ def with_executor(job: str, options: Namespace) -> Any:
     if options.executor != "local":
         return _through_prefect(job, options, more)
     from flows import runs
+    from flows.ending import ended_by_signals
     from flows.execution import LocalExecutor
     from flows.recipe import load_recipe
 
     workers = load_recipe(options.recipe, root=options.root, overrides=options.overrides).build.workers
-    with LocalExecutor(workers) as executor:
+    with ended_by_signals(), LocalExecutor(workers) as executor:
         run = getattr(runs, job)
         return run(options.recipe, root=options.root, overrides=options.overrides, executor=executor, **more)
 
