@@ -1,10 +1,15 @@
 """Content hashes of upstream files, remembered by size and modification time so that a second look costs a `stat`."""
 
+import logging
 import os
 from collections.abc import Iterator
 from pathlib import Path
 
-from data_catalog.shards import digest, read_json, sha256_of, write_json
+from data_catalog.checksummed import read_checksummed, write_checksummed
+from data_catalog.errors import ConfigError
+from data_catalog.shards import digest, sha256_of
+
+logger = logging.getLogger(__name__)
 
 
 def _files_below(folder: Path) -> Iterator[Path]:
@@ -17,6 +22,15 @@ def _files_below(folder: Path) -> Iterator[Path]:
         inside |= {str(Path(name, subfolder)): above | {real[subfolder]} for subfolder in subfolders}
 
 
+def _remembered(store: Path) -> dict[str, list[object]]:
+    """What was learnt earlier; nothing where that is damaged, since all of it can be learnt again."""
+    try:
+        return read_checksummed(store, remedy="upstream files are read once more") if store.is_file() else {}
+    except ConfigError as error:
+        logger.warning("%s", error)
+        return {}
+
+
 class FileHashes:
     """sha256 of files, kept in one JSON file of the root.
 
@@ -25,7 +39,7 @@ class FileHashes:
 
     def __init__(self, store: Path) -> None:
         self._store = store
-        self._known: dict[str, list[object]] = read_json(store) if store.is_file() else {}
+        self._known = _remembered(store)
         self._changed = False
 
     def sha256(self, path: Path) -> str:
@@ -53,5 +67,5 @@ class FileHashes:
     def save(self) -> None:
         """Write what was learnt; call it with the writer's lock held."""
         if self._changed:
-            write_json(self._store, self._known)
+            write_checksummed(self._store, self._known)
             self._changed = False

@@ -2,12 +2,16 @@
 
 import logging
 import shutil
-from collections.abc import Iterator
+import stat
+from collections import Counter
+from collections.abc import Collection
+from dataclasses import dataclass
 from pathlib import Path
 
 from data_catalog.errors import ConfigError
-from data_catalog.manifest import current_snapshot_name, datasets_folder, snapshot_folder
+from data_catalog.manifest import current_snapshot_name, datasets_folder, is_snapshot_name, snapshot_folder
 from data_catalog.shards import TEMPORARY_PREFIX, sweep_temporary, sync
+from data_catalog.snapshot_history import history
 
 logger = logging.getLogger(__name__)
 
@@ -48,10 +52,62 @@ def sweep_removed(root: Path) -> None:
     sweep_temporary(path for path in datasets_folder(root).glob("*") if path.is_dir())
 
 
-def freed_bytes(folder: Path) -> int:
-    """Bytes that go when a folder goes: of its files that have no other name elsewhere."""
-    return sum(status.st_size for status in (path.stat() for path in _files(folder)) if status.st_nlink == 1)
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Removable:
+    """A snapshot that goes.
+
+    Args:
+        dataset: whose.
+        snapshot: its id.
+        folder: where it lies.
+        is_finished: whether it was committed; else it is what a killed build left.
+    """
+
+    dataset: str
+    snapshot: str
+    folder: Path
+    is_finished: bool
 
 
-def _files(folder: Path) -> Iterator[Path]:
-    return (path for path in folder.rglob("*") if path.is_file() and not path.is_symlink())
+def removable(root: Path, dataset: str, *, keep: int, needed: Collection[str]) -> list[Removable]:
+    """The snapshots of a dataset that can go, oldest first; call it with the writer's lock held.
+
+    Args:
+        root: of the catalog.
+        dataset: whose.
+        keep: how many of the newest stay, the current one among them.
+        needed: ids of those that stay whatever their age.
+
+    Raises:
+        ConfigError: a manifest is damaged.
+    """
+    found = history(root, dataset)
+    newest = [published.snapshot.snapshot for published in reversed(found) if not published.is_current]
+    current = {published.snapshot.snapshot for published in found if published.is_current}
+    staying = {*current, *newest[: max(0, keep - 1)], *needed}
+    committed = [published.snapshot for published in found]
+    there = {snapshot.snapshot for snapshot in committed}
+    folder = datasets_folder(root) / dataset
+    unfinished = sorted(path for path in folder.iterdir() if path.is_dir() and is_snapshot_name(path.name))
+    return [
+        Removable(dataset=dataset, snapshot=path.name, folder=path, is_finished=False)
+        for path in unfinished
+        if path.name not in there and path.name not in needed
+    ] + [
+        Removable(dataset=dataset, snapshot=snapshot.snapshot, folder=snapshot.folder, is_finished=True)
+        for snapshot in committed
+        if snapshot.snapshot not in staying
+    ]
+
+
+def freed_bytes(*folders: Path) -> int:
+    """Bytes that go when these folders go: of files that have no other name (hard link) elsewhere."""
+    links: Counter[tuple[int, int]] = Counter()
+    sizes: dict[tuple[int, int], tuple[int, int]] = {}
+    for folder in folders:
+        for path in folder.rglob("*"):
+            status = path.lstat()
+            if stat.S_ISREG(status.st_mode):
+                links[status.st_dev, status.st_ino] += 1
+                sizes[status.st_dev, status.st_ino] = status.st_size, status.st_nlink
+    return sum(size for file, (size, all_links) in sizes.items() if links[file] >= all_links)

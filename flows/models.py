@@ -3,10 +3,11 @@
 from dataclasses import dataclass
 from pathlib import Path
 
+from data_catalog.checksummed import read_checksummed, write_checksummed
 from data_catalog.errors import ConfigError
 from data_catalog.lock import writer_lock
 from data_catalog.manifest import Snapshot, read_snapshot, require_snapshot
-from data_catalog.shards import read_json, write_json
+from data_catalog.shards import write_json
 from flows.guarded import require_guarded
 from flows.recipe import Recipe
 from training.config import run_key
@@ -19,6 +20,7 @@ from training.scores import Scores
 from training.search import Hit, search
 
 CURRENT_FILE = "current.json"
+POINTER_REMEDY = "remove it and train again, which finds the trained model"
 SCORES_FILE = "scores-{split}.json"
 
 
@@ -75,8 +77,21 @@ def train_model(recipe: Recipe, root: Path) -> TrainReport:
     models = root / "models" / recipe.name
     with writer_lock(models):
         result = train(files, recipe.train, models / key[:12], sha256=hashes.__getitem__)
-        write_json(models / CURRENT_FILE, {"model": key[:12], "snapshot": snapshot.snapshot})
+        write_checksummed(models / CURRENT_FILE, {"model": key[:12], "snapshot": snapshot.snapshot})
     return TrainReport(folder=models / key[:12], snapshot=snapshot, result=result)
+
+
+def named_snapshot(root: Path, dataset: str) -> str | None:
+    """The id of the snapshot that the newest model of a dataset was trained on; None where none was trained.
+
+    Raises:
+        ConfigError: the pointer to that model is damaged.
+    """
+    pointer = root / "models" / dataset / CURRENT_FILE
+    if not pointer.is_file():
+        return None
+    found = read_checksummed(pointer, remedy=POINTER_REMEDY)
+    return str(found.get("snapshot"))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -96,7 +111,7 @@ def current_model(root: Path, dataset: str) -> TrainedModel:
     pointer = root / "models" / dataset / CURRENT_FILE
     if not pointer.is_file():
         raise ConfigError(f"{root} holds no model of {dataset!r}: run `vernaclip train {dataset} --root {root}` first")
-    found = read_json(pointer)
+    found = read_checksummed(pointer, remedy=POINTER_REMEDY)
     snapshot = read_snapshot(root, dataset, found["snapshot"])
     if snapshot is None:
         raise ConfigError(f"the snapshot {found['snapshot']} that the model of {dataset!r} saw is gone: train again")

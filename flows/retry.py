@@ -3,11 +3,12 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+from data_catalog.checksummed import read_checksummed, write_checksummed
 from data_catalog.errors import ConfigError
 from data_catalog.images.known import KnownShard, known_shards
 from data_catalog.manifest import Snapshot, current_snapshot
-from data_catalog.shards import read_json, write_json
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,7 +31,7 @@ class Retry:
 
     def end(self, root: Path) -> None:
         """Let the next attempt be another one, which asks again."""
-        write_json(_path(root, self.snapshot.dataset), {"attempts": self.attempt + 1})
+        write_checksummed(_path(root, self.snapshot.dataset), {"attempts": self.attempt + 1})
 
 
 def open_retry(root: Path, dataset: str, snapshot: Snapshot | None) -> Retry | None:
@@ -49,9 +50,21 @@ def open_retry(root: Path, dataset: str, snapshot: Snapshot | None) -> Retry | N
                 "versions: give the same ones, or build without it, which asks for all images"
             )
         return None
+    attempt = int(_state(root, dataset).get("attempts", 0))
+    found = Retry(snapshot=snapshot, attempt=attempt, shards=known_shards(snapshot, attempt=attempt))
+    write_checksummed(_path(root, dataset), {"attempts": attempt, "snapshot": snapshot.snapshot})
+    return found
+
+
+def unfinished_retry(root: Path, dataset: str) -> str | None:
+    """The id of the snapshot whose images were being tried again when the process died; None if none is unfinished."""
+    snapshot = _state(root, dataset).get("snapshot")
+    return None if snapshot is None else str(snapshot)
+
+
+def _state(root: Path, dataset: str) -> Mapping[str, Any]:
     path = _path(root, dataset)
-    attempt = read_json(path)["attempts"] if path.is_file() else 0
-    return Retry(snapshot=snapshot, attempt=attempt, shards=known_shards(snapshot, attempt=attempt))
+    return read_checksummed(path, remedy="remove it, and attempts are counted anew") if path.is_file() else {}
 
 
 def _path(root: Path, dataset: str) -> Path:

@@ -1,4 +1,4 @@
-"""Commands that answer questions on a catalog: sql, search, verify, catalog, recipes."""
+"""Commands that answer questions on a catalog: sql, search, catalog, recipes."""
 
 import csv
 import json
@@ -72,16 +72,6 @@ def search(options: Namespace) -> None:
 def _file_name(text: str) -> str:
     """A text as a file name: its letters and digits, other runs of characters as one dash."""
     return re.sub(r"\W+", "-", text.lower()).strip("-")[:60] or "search"
-
-
-def verify(options: Namespace) -> int:
-    """Check the bytes of every published file of a root."""
-    problems = 0
-    for snapshot in _snapshots(options.root):
-        found = snapshot.verify()
-        problems += len(found)
-        say("\n".join([f"{snapshot.dataset} {snapshot.snapshot}: {'damaged' if found else 'sound'}", *found]))
-    return int(problems > 0)
 
 
 def catalog(options: Namespace) -> None:

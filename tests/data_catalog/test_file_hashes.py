@@ -51,3 +51,15 @@ def test_what_is_left_out_does_not_count(folder: Path) -> None:
     (folder / "catalog" / "c.jpg").write_bytes(b"c")
     assert digest(folder, folder / "catalog") == before
     assert digest(folder) != before
+
+
+def test_a_damaged_store_is_learnt_again(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    file, store = tmp_path / "file", tmp_path / "store.json"
+    file.write_bytes(b"first")
+    hashes = FileHashes(store)
+    found = hashes.sha256(file)
+    hashes.save()
+    text = store.read_text(encoding="utf-8")
+    store.write_text(text.replace(found, found[::-1]), encoding="utf-8")
+    assert FileHashes(store).sha256(file) == found
+    assert "does not fit its checksum): upstream files are read once more" in caplog.text

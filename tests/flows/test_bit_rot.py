@@ -1,0 +1,151 @@
+"""`vernaclip verify`: any flipped bit of any file of a catalog is found, told in a sentence, and never a traceback."""
+
+import random
+import shutil
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from data_catalog.catalog import query, rebuild
+from data_catalog.errors import ConfigError
+from data_catalog.manifest import current_snapshot, find_snapshot, require_snapshot
+from data_catalog.verification import Finding, verify
+from flows.build import BuildReport
+from flows.cli import main
+from translation.engine import Translation
+from translation.memory import TranslationMemory
+
+NUM_FLIPS = 300
+# Not of the catalog: the lock, what builds leave to go on with, and upstream files, which are the user's.
+OTHERS = {".writer-lock", "work", "upstream"}
+
+
+@pytest.fixture
+def root(built: tuple[Path, BuildReport], tmp_path: Path) -> Path:
+    """A catalog that may be damaged, with a memory of translations beside what the small build wrote."""
+    root = tmp_path / "catalog"
+    shutil.copytree(built[0], root)
+    memory = TranslationMemory(root / "memory", "argos:en-it:abc")
+    memory.record([f"a dog {number}" for number in range(50)], [Translation(text="un cane", score=-0.1)] * 50)
+    memory.seal()
+    rebuild(root)
+    return root
+
+
+def catalog_files(root: Path) -> list[Path]:
+    """All files of the catalog."""
+    return sorted(path for path in root.rglob("*") if path.is_file() and path.relative_to(root).parts[0] not in OTHERS)
+
+
+@contextmanager
+def flipped(path: Path, place: int, bit: int) -> Iterator[None]:
+    """While it lasts, one bit of a file is another."""
+    content = path.read_bytes()
+    path.write_bytes(content[:place] + bytes([content[place] ^ 1 << bit]) + content[place + 1 :])
+    try:
+        yield
+    finally:
+        path.write_bytes(content)
+
+
+def is_about(finding: Finding, path: Path) -> bool:
+    """Whether a finding, in one line, names the file, or the one whose record it is."""
+    return str(path).startswith(str(finding.path)) and str(finding.path) in finding.text and "\n" not in finding.text
+
+
+def damage(root: Path) -> list[Finding]:
+    return [finding for finding in verify(root) if finding.kind == "damage"]
+
+
+def test_of_300_flipped_bits_300_are_found(root: Path) -> None:
+    assert verify(root) == []
+    files = catalog_files(root)
+    kinds = Counter(path.suffix for path in files)
+    assert {".parquet", ".json", ".jsonl", ".duckdb", ".sqlite", ".sha256"} <= kinds.keys()
+    draw = random.Random(7)
+    missed = []
+    for number in range(NUM_FLIPS):
+        # Every file by turns, so that small ones are hit as well as large ones.
+        path = files[number % len(files)]
+        place, bit = draw.randrange(path.stat().st_size), draw.randrange(8)
+        with flipped(path, place, bit):
+            found = damage(root)
+        if not any(is_about(finding, path) for finding in found):
+            missed.append((path.relative_to(root), place, bit, found))
+    assert missed == []
+    assert verify(root) == []
+
+
+def test_every_bit_of_the_manifest_and_of_the_pointer_counts(root: Path) -> None:
+    snapshot = require_snapshot(root, "scenes")
+    draw = random.Random(7)
+    for path in (snapshot.folder / "manifest.json", snapshot.folder.parent / "current.json"):
+        size = path.stat().st_size
+        for place in range(size) if size < 300 else draw.sample(range(size), 300):
+            with flipped(path, place, draw.randrange(8)), pytest.raises(ConfigError, match=r"is damaged .*restore it"):
+                current_snapshot(root, "scenes")
+
+
+def test_commands_that_meet_a_damaged_manifest_say_so(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    snapshot = require_snapshot(root, "scenes")
+    manifest = snapshot.folder / "manifest.json"
+    with flipped(manifest, manifest.stat().st_size // 2, 3):
+        with pytest.raises(ConfigError, match=r"restore it from a copy, or remove the folder .* and build again"):
+            find_snapshot(root, "scenes", "any")
+        for arguments in (
+            ["verify"],
+            ["train", "scenes", "--executor", "local"],
+            ["catalog", "--rebuild"],
+            ["snapshots"],
+            ["prune"],
+            ["diff", "current", snapshot.snapshot],
+        ):
+            assert main([*arguments, "--root", str(root)]) == 1, arguments
+            out = "".join(capsys.readouterr())
+            assert "manifest.json is damaged" in out, arguments
+            assert "defect" not in out, arguments
+    assert main(["verify", "--root", str(root)]) == 0
+
+
+def test_what_is_missing_stray_or_unvouched_for_is_told(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = require_snapshot(root, "scenes").folder
+    gone = next(folder.glob("captions/*.parquet"))
+    gone.unlink()
+    (folder / "pairs" / "other.parquet").write_bytes(b"")
+    (folder.parent / "0123456789ab" / "pairs").mkdir(parents=True)
+    (root / "catalog.duckdb.sha256").unlink()
+    assert main(["verify", "--root", str(root)]) == 1
+    out = capsys.readouterr().out.splitlines()
+    assert any(line.startswith(f"damage: {gone} is missing: restore it from a copy") for line in out)
+    assert any(line.startswith("stray: ") and "other.parquet is none of the snapshot's files" in line for line in out)
+    assert any("0123456789ab has no manifest.json: its build was killed" in line for line in out)
+    assert any("catalog.duckdb has no catalog.duckdb.sha256" in line for line in out)
+    assert out[-1].startswith(f"{root}: 1 damaged (")
+
+
+def test_a_single_dataset_or_snapshot_can_be_looked_at(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    snapshot = require_snapshot(root, "scenes").snapshot
+    with flipped(root / "catalog.duckdb", 100, 1):
+        assert main(["verify", "--root", str(root)]) == 1
+        assert main(["verify", "--root", str(root), "--dataset", "scenes"]) == 0
+        assert main(["verify", "--root", str(root), "--snapshot", snapshot]) == 0
+    with flipped(root / "datasets" / "scenes" / "runs.jsonl", 100, 1):
+        assert main(["verify", "--root", str(root), "--dataset", "scenes"]) == 1
+        assert "line 1 of" in capsys.readouterr().out
+        assert main(["verify", "--root", str(root), "--snapshot", snapshot]) == 0
+    for wrong in (["--dataset", "scene"], ["--snapshot", "0123"]):
+        assert main(["verify", "--root", str(root), *wrong]) == 1
+        assert "holds no" in capsys.readouterr().err
+
+
+def test_verify_does_not_change_a_byte(root: Path) -> None:
+    def state() -> dict[Path, bytes]:
+        return {path: path.read_bytes() for path in catalog_files(root)}
+
+    before = state()
+    verify(root)
+    query(root, "FROM builds")
+    assert state() == before
