@@ -1,0 +1,151 @@
+"""Reads exports by the libraries that they are for, with no network, and prints as JSON what it found.
+
+python consumers.py HUGGINGFACE WEBDATASET SNAPSHOT CACHE
+"""
+
+import json
+import os
+import socket
+import sys
+from argparse import Namespace
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+huggingface, tars, snapshot, cache = map(Path, sys.argv[1:])
+os.environ |= {
+    "HF_DATASETS_OFFLINE": "1",
+    "HF_HUB_OFFLINE": "1",
+    "HF_HOME": str(cache / "hf"),
+    "HF_DATASETS_CACHE": str(cache / "hf" / "datasets"),
+    "NO_ALBUMENTATIONS_UPDATE": "1",
+    "WANDB_MODE": "disabled",
+}
+
+
+def refuse(*_: Any, **__: Any) -> Any:
+    """Stand in for whatever would go to the network."""
+    raise AssertionError("the network was asked")
+
+
+socket.socket.connect = refuse  # type: ignore[method-assign]
+socket.getaddrinfo = refuse
+
+
+def read_huggingface(folder: Path, config: str = "default") -> dict[str, Any]:
+    """Rows by split, as `datasets` has them."""
+    from datasets import load_dataset
+
+    found = load_dataset(str(folder), config, cache_dir=str(cache / "datasets"))
+    return {split: [described(row) for row in rows] for split, rows in found.items()}
+
+
+def described(row: dict[str, Any]) -> dict[str, Any]:
+    """A row as JSON values: an image is its class and size."""
+    image = row.pop("image", None)
+    return row if image is None else {**row, "image": [type(image).__name__, *image.size]}
+
+
+def read_croissant(folder: Path) -> dict[str, Any]:
+    """What `mlcroissant` thinks of the metadata, and the records that it finds by it."""
+    import mlcroissant
+
+    dataset = mlcroissant.Dataset(str(folder / "croissant.json"))
+    issues = dataset.metadata.ctx.issues
+    records = [
+        {
+            "sample_id": record["pair/sample_id"].decode(),
+            "captions": [caption.decode() for caption in record["pair/captions"]],
+            "size": record["pair/image"].size,
+        }
+        for record in dataset.records("pair")
+    ]
+    hashes = {file.content_url: file.sha256 for file in dataset.metadata.file_objects}
+    return {
+        "errors": sorted(issues.errors),
+        "warnings": sorted(issues.warnings),
+        "records": records,
+        "hashes": hashes,
+        "published": str(dataset.metadata.date_published),
+    }
+
+
+def read_webdataset(folder: Path) -> list[dict[str, Any]]:
+    """Samples of all training shards, as `webdataset` has them."""
+    import webdataset
+
+    shards = sorted(str(path) for path in folder.glob("train-*.tar"))
+    found = webdataset.WebDataset(shards, shardshuffle=False).decode("pil")
+    return [
+        {"key": sample["__key__"], "size": sample["jpg"].size, "json": sample["json"], "txt": sample["txt"]}
+        for sample in found
+    ]
+
+
+def read_open_clip(folder: Path) -> dict[str, Any]:
+    """What open_clip's own trainer gets: how many samples it counts, and the shapes of its batches."""
+    import open_clip
+    from open_clip_train.data import get_dataset_size, get_wds_dataset
+
+    last = max(int(path.stem.removeprefix("train-")) for path in folder.glob("train-*.tar"))
+    args = Namespace(
+        train_data=f"{folder}/train-{{000000..{last:06d}}}.tar",
+        val_data=f"{folder}/val-000000.tar",
+        train_num_samples=None,
+        val_num_samples=None,
+        train_data_upsampling_factors=None,
+        dataset_resampled=False,
+        batch_size=2,
+        world_size=1,
+        workers=0,
+        seed=0,
+    )
+    preprocess = open_clip.image_transform(32, is_train=False)
+    tokenizer = open_clip.SimpleTokenizer()
+    train = get_wds_dataset(args, preprocess, is_train=True, tokenizer=tokenizer)
+    val = get_wds_dataset(args, preprocess, is_train=False, tokenizer=tokenizer)
+    return {
+        "size": get_dataset_size(args.train_data),
+        "train": [[list(images.shape), list(texts.shape)] for images, texts in train.dataloader],
+        "val": [[list(images.shape), list(texts.shape)] for images, texts in val.dataloader],
+        "num_samples": train.dataloader.num_samples,
+    }
+
+
+def read_img2dataset(folder: Path) -> list[dict[str, Any]]:
+    """Rows of the list of training images, as img2dataset's own reader shards them."""
+    import pyarrow as pa
+    from img2dataset.reader import Reader
+
+    (cache / "shards").mkdir()
+    reader = Reader(
+        str(folder / "links" / "train"),
+        "parquet",
+        "url",
+        "caption",
+        "sha256",
+        "sha256",
+        ["key", "license", "captions"],
+        3,
+        set(),
+        str(cache / "shards"),
+    )
+    rows = []
+    for _, path in reader:
+        with pa.ipc.open_file(path) as file:
+            rows += file.read_all().to_pylist()
+    return rows
+
+
+READERS: dict[str, Callable[[], Any]] = {
+    "img2dataset": lambda: read_img2dataset(huggingface),
+    "datasets": lambda: read_huggingface(huggingface),
+    "datasets_links": lambda: read_huggingface(huggingface, "links"),
+    "datasets_snapshot": lambda: read_huggingface(snapshot),
+    "mlcroissant": lambda: read_croissant(huggingface),
+    "mlcroissant_snapshot": lambda: read_croissant(snapshot),
+    "webdataset": lambda: read_webdataset(tars),
+    "open_clip": lambda: read_open_clip(tars),
+}
+answers = {name: reader() for name, reader in READERS.items()}
+(cache / "answers.json").write_text(json.dumps(answers), encoding="utf-8")

@@ -1,0 +1,113 @@
+"""Every export is read back by the library that it is for, in a process of its own that has no network."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from data_catalog.exports.export import ExportConfig, export_snapshot
+from data_catalog.exports.judged import sample_key
+from flows.documents import write_documents
+
+CONSUMERS = Path(__file__).parent / "consumers.py"
+FREE = {"photos:free", "photos:../../etc/pass.wd", "photos:credited", *(f"photos:more-{n}" for n in range(4))}
+
+
+@pytest.fixture(scope="module")
+def answers(tmp_path_factory: pytest.TempPathFactory, make_snapshot: Any) -> dict[str, Any]:
+    """What all consumers say of the exports of the snapshot of few pairs."""
+    place = tmp_path_factory.mktemp("read-back")
+    snapshot = make_snapshot(place / "catalog")
+    write_documents(snapshot.folder, snapshot.manifest)
+    huggingface = ExportConfig(format="huggingface", published="2026-01-31")
+    webdataset = ExportConfig(format="webdataset", samples_per_shard=3)
+    for config in (huggingface, webdataset):
+        export_snapshot(snapshot, config, place / config.format)
+    cache = place / "cache"
+    cache.mkdir()
+    folders = [place / "huggingface", place / "webdataset", snapshot.folder, cache]
+    ran = subprocess.run(
+        [sys.executable, CONSUMERS, *folders], capture_output=True, text=True, check=False, cwd=place, timeout=300
+    )
+    assert ran.returncode == 0, ran.stderr[-4000:]
+    found: dict[str, Any] = json.loads((cache / "answers.json").read_text())
+    return found
+
+
+def test_datasets_loads_images_and_captions_by_split(answers: dict[str, Any]) -> None:
+    splits = answers["datasets"]
+    assert {split: len(rows) for split, rows in splits.items()} == {"train": 7, "validation": 2, "test": 1}
+    train = {row["sample_id"]: row for row in splits["train"]}
+    assert train.keys() == FREE
+    assert train["photos:free"]["image"] == ["JpegImageFile", 40, 30]
+    assert train["photos:free"]["captions"] == ["un cane numero 1", "il cane 1"]
+    assert train["photos:free"]["scores"] == [-0.25, None]
+
+
+def test_datasets_loads_the_list_of_what_is_not_there(answers: dict[str, Any]) -> None:
+    rows = answers["datasets_links"]["train"]
+    assert {row["sample_id"].removeprefix("photos:") for row in rows} == {
+        "uncredited",
+        "noncommercial",
+        "unstated",
+        "unknown",
+        "reserved",
+    }
+    assert all("image" not in row and row["url"] for row in rows)
+
+
+def test_datasets_loads_a_snapshot_as_it_lies_in_the_catalog(answers: dict[str, Any]) -> None:
+    splits = answers["datasets_snapshot"]
+    assert {split: len(rows) for split, rows in splits.items()} == {"train": 13, "validation": 2, "test": 1}
+    assert all(row["image"] == ["JpegImageFile", 40, 30] for rows in splits.values() for row in rows)
+    assert "photos:marked" not in {row["sample_id"] for rows in splits.values() for row in rows}
+
+
+def test_mlcroissant_finds_nothing_wrong_and_all_records(answers: dict[str, Any]) -> None:
+    found = answers["mlcroissant"]
+    assert (found["errors"], found["warnings"]) == ([], [])
+    assert found["published"].startswith("2026-01-31")
+    captions = {record["sample_id"]: record["captions"] for record in found["records"]}
+    assert captions.keys() == FREE | {"photos:val", "mine:val", "photos:test"}
+    assert captions["photos:free"] == ["un cane numero 1", "il cane 1"]
+    assert all(record["size"] == [40, 30] for record in found["records"])
+
+
+def test_the_only_thing_mlcroissant_misses_in_a_snapshot_is_a_date(answers: dict[str, Any]) -> None:
+    found = answers["mlcroissant_snapshot"]
+    assert found["errors"] == []
+    assert len(found["warnings"]) == 1
+    assert "datePublished" in found["warnings"][0]
+    assert len(found["records"]) == 16
+
+
+def test_webdataset_has_every_caption_under_keys_that_are_safe(answers: dict[str, Any]) -> None:
+    samples = {sample["json"]["sample_id"]: sample for sample in answers["webdataset"]}
+    assert samples.keys() == FREE
+    assert {sample["key"] for sample in samples.values()} == {sample_key(sample_id) for sample_id in FREE}
+    free = samples["photos:free"]
+    assert free["size"] == [40, 30]
+    assert free["txt"] == free["json"]["caption"] == free["json"]["caption_0"] == "un cane numero 1"
+    assert free["json"]["captions"] == ["un cane numero 1", "il cane 1"]
+    assert free["json"]["caption_1"] == "il cane 1"
+
+
+def test_open_clips_own_loader_counts_and_batches(answers: dict[str, Any]) -> None:
+    found = answers["open_clip"]
+    assert found["size"] == [7, 3], "seven samples in three shards, by sizes.json"
+    assert found["num_samples"] == 8, "it repeats one to fill the last batch"
+    assert found["train"] == [[[2, 3, 32, 32], [2, 77]]] * 4
+    assert found["val"] == [[[2, 3, 32, 32], [2, 77]]]
+
+
+def test_img2datasets_reader_takes_the_list(answers: dict[str, Any]) -> None:
+    rows = {row["key"]: row for row in answers["img2dataset"]}
+    row = rows[sample_key("photos:unstated")]
+    assert len(rows) == 5
+    assert row["url"] == "https://images.example/6.jpg"
+    assert row["caption"] == "un cane numero 6"
+    assert row["captions"] == ["un cane numero 6", "il cane 6"]
+    assert row["sha256"] == f"{6:064x}"
