@@ -8,6 +8,7 @@ from typing import Any
 from data_catalog.catalog import broken_laws
 from data_catalog.errors import PipelineError
 from data_catalog.failpoints import failpoint
+from data_catalog.lookup import LOOKUP_KIND, write_lookup
 from data_catalog.manifest import (
     MANIFEST_FORMAT,
     Snapshot,
@@ -74,7 +75,7 @@ def publish(
         return same
     folder = snapshot_folder(root, recipe.name, snapshot_id)
     if folder.is_dir():
-        sweep_temporary([folder, *(folder / kind for kind in KINDS)])
+        sweep_temporary([folder, *(folder / kind for kind in (*KINDS, LOOKUP_KIND))])
     failpoint("snapshot.before_files", folder)
     futures = [
         executor.submit(f"publish {shard.captions.label}", _publish, work, shard, folder, recipe.split, merged)
@@ -83,6 +84,7 @@ def publish(
     entries = [future.result() for future in futures]
     failpoint("snapshot.after_files", folder)
     files = {kind: [entry for shard in entries for entry in shard[kind]] for kind in KINDS}
+    files[LOOKUP_KIND] = [write_lookup(folder, files)]
     manifest = {
         "format": MANIFEST_FORMAT,
         "schemas": {"captions": CAPTIONS_VERSION, "pairs": PAIRS_VERSION, "images": OUTCOMES_VERSION},

@@ -7,16 +7,21 @@ from collections.abc import Mapping, Sequence
 # Prefect's UI renders the cells of artifacts as Markdown: these could open a tag, a link, an image, code or a new cell.
 _MARKDOWN = re.compile(r"[<>&\\\[\]()|`]")
 
+# Categories of characters that a terminal obeys rather than shows.
+_STEERING = frozenset({"Cc", "Cf", "Cs", "Zl", "Zp"})
+_JOINERS = "\u200c\u200d"
+
 
 def plain_table(rows: Sequence[Mapping[str, object]]) -> str:
     """Rows with equal keys as aligned text, numbers to the right; "(no rows)" where there are none."""
     if not rows:
         return "(no rows)"
     names = list(rows[0])
+    heads = [cell_text(name) for name in names]
     cells = [[cell_text(row[name]) for name in names] for row in rows]
-    widths = [max(map(text_width, column)) for column in zip(names, *cells, strict=True)]
+    widths = [max(map(text_width, column)) for column in zip(heads, *cells, strict=True)]
     right = [all(isinstance(row[name], int | float | None) for row in rows) for name in names]
-    lines = [names, ["-" * width for width in widths], *cells]
+    lines = [heads, ["-" * width for width in widths], *cells]
     return "\n".join(_line(line, widths, right) for line in lines)
 
 
@@ -29,7 +34,7 @@ def _line(cells: Sequence[str], widths: Sequence[int], right: Sequence[bool]) ->
 
 
 def cell_text(value: object) -> str:
-    """One value on one line: control characters become blanks, integers get separators, None is empty."""
+    """One value on one line, as `visible_text` has it; integers get separators, None is empty."""
     if value is None:
         return ""
     if isinstance(value, bool):
@@ -38,7 +43,34 @@ def cell_text(value: object) -> str:
         return f"{value:,}"
     if isinstance(value, float):
         return f"{value:.4g}"
-    return "".join(" " if unicodedata.category(char) in ("Cc", "Cf", "Zl", "Zp") else char for char in str(value))
+    return visible_text(str(value))
+
+
+def visible_text(text: str) -> str:
+    r"""A text that does nothing to a terminal: what steers one is shown as its code, such as `\x1b` or `\u202e`.
+
+    Control characters and line ends, directions of writing, characters without width, halves of characters. Joiners
+    stay: scripts and emoji are written with them.
+    """
+    return text if text.isascii() and text.isprintable() else "".join(map(_visible, text))
+
+
+def _visible(char: str) -> str:
+    if unicodedata.category(char) not in _STEERING or char in _JOINERS:
+        return char
+    return char.encode("unicode_escape").decode("ascii")
+
+
+def escaped_json(text: str) -> str:
+    r"""A line of JSON that does nothing to a terminal: what steers one becomes `\uXXXX`, and reads back as it was."""
+    return text if text.isascii() and text.isprintable() else "".join(map(_json_escape, text))
+
+
+def _json_escape(char: str) -> str:
+    if unicodedata.category(char) not in _STEERING:
+        return char
+    units = char.encode("utf-16-be", "surrogatepass")
+    return "".join(f"\\u{units[place : place + 2].hex()}" for place in range(0, len(units), 2))
 
 
 def text_width(text: str) -> int:

@@ -50,6 +50,9 @@ def canonical_url(url: str) -> str:
 
 
 def _normalise(text: str, plain: frozenset[str]) -> str:
+    if plain.issuperset(text):  # most URLs are
+        return text
+
     def rewrite(found: re.Match[str]) -> str:
         digits, char = found.group(1), found.group(2)
         if digits is None:

@@ -1,12 +1,14 @@
 """Rows as text: aligned in a terminal, harmless in a browser."""
 
 import html
+import json
+import unicodedata
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flows.tables import markdown_safe, plain_table, text_width
+from flows.tables import cell_text, escaped_json, markdown_safe, plain_table, text_width, visible_text
 
 
 def test_numbers_stand_right_and_texts_left() -> None:
@@ -40,3 +42,32 @@ def test_a_browser_shows_the_text_itself() -> None:
     assert html.unescape(str(markdown_safe(text))) == text
     assert markdown_safe(3) == 3
     assert markdown_safe(None) is None
+
+
+@pytest.mark.parametrize(
+    ("text", "seen"),
+    [
+        ("\x1b[31mred\x1b]0;title\x07", r"\x1b[31mred\x1b]0;title\x07"),
+        ("\x9b31m", r"\x9b31m"),
+        ("one\r\ntwo\tthree", r"one\r\ntwo\tthree"),
+        ("user\u202egnp.exe", r"user\u202egnp.exe"),
+        ("\u2066a\u2069\u200bb\u2028c", r"\u2066a\u2069\u200bb\u2028c"),
+        ("\ud800", r"\ud800"),
+        ("\U000e0041", r"\U000e0041"),
+        ("نمی\u200cخواهم 👩\u200d🚀 perché", "نمی\u200cخواهم 👩\u200d🚀 perché"),
+    ],
+)
+def test_what_steers_a_terminal_is_seen(text: str, seen: str) -> None:
+    assert visible_text(text) == seen
+    assert cell_text(text) == seen
+
+
+def test_names_of_columns_are_texts_too() -> None:
+    assert "\x1b" not in plain_table([{"a\x1b[2J": 1}])
+
+
+@given(st.text())
+def test_escaped_json_reads_back_and_steers_nothing(text: str) -> None:
+    written = escaped_json(json.dumps([text], ensure_ascii=False))
+    assert json.loads(written) == [text]
+    assert not {char for char in written if unicodedata.category(char) in ("Cc", "Cf", "Cs", "Zl", "Zp")}
