@@ -20,6 +20,7 @@ from flows.execution import Executor
 from flows.forgetting import finish_forgetting
 from flows.inputs import open_inputs
 from flows.recipe import Recipe
+from flows.report.page import refresh_report
 from flows.retry import open_retry
 from flows.run_log import append_run
 
@@ -102,7 +103,9 @@ def build_dataset(recipe: Recipe, *, root: Path, executor: Executor, retry_faile
             seconds=report.seconds,
             downloads=report.downloads.shares(),
             num_retryable=report.downloads.num_retryable,
+            seconds_by_step=executor.clock.seconds_by_step(),
         )
+        refresh_report(root, snapshot, has_run=report.num_steps > 0)
     _show(report, recipe.name, executor)
     return report
 

@@ -13,6 +13,7 @@ from flows.evaluate_options import add_evaluate_options
 from flows.export_options import add_export_options
 from flows.forget_options import add_forget_options
 from flows.job_options import add_dry_run_options, add_job_options, add_root
+from flows.report_options import add_report_options
 from flows.snapshot_options import (
     add_diff_options,
     add_prune_options,
@@ -92,6 +93,7 @@ def parser() -> argparse.ArgumentParser:
     _add_jobs(commands)
     _add_download(commands)
     _add_questions(commands)
+    _add_report(commands)
     _add_forget(commands)
     _add_export(commands)
     _add_services(commands)
@@ -126,6 +128,11 @@ def _add_jobs(commands: Commands) -> None:
 def _add_download(commands: Commands) -> None:
     text = "list the annotation files of upstream datasets and their licences, or download those of one"
     add_download_options(_add(commands, "download", "download:download", text))
+
+
+def _add_report(commands: Commands) -> None:
+    text = "write the page of a dataset: what is in it, with pictures, and what became of the rest"
+    add_report_options(_add(commands, "report", "report:report", text))
 
 
 def _add_questions(commands: Commands) -> None:

@@ -12,6 +12,7 @@ from flows.commands.jobs_executor import with_executor
 from flows.commands.output import say
 from flows.job_options import dry_run_options
 from flows.recipe import load_recipe
+from flows.report.page import report_path
 from flows.tables import cell_text, plain_table
 
 if TYPE_CHECKING:
@@ -29,7 +30,7 @@ def build(options: Namespace) -> None:
         return
     report = with_executor("build", options)
     tell_build(report, options)
-    tell_next(options, ("train", "sql", "duckdb"))
+    tell_next(options, ("report", "train", "sql", "duckdb"))
 
 
 def train(options: Namespace) -> None:
@@ -49,7 +50,7 @@ def run(options: Namespace) -> None:
     tell_build(with_executor("build", options), options)
     tell_training(with_executor("train", options))
     tell_scores(with_executor("evaluate", options))
-    tell_next(options, ("search", "sql", "duckdb", "verify", "up"))
+    tell_next(options, ("report", "search", "sql", "duckdb", "verify", "up"))
 
 
 def tell_dry_run(options: Namespace, dry: Mapping[str, Any]) -> None:
@@ -146,6 +147,9 @@ def _some_caption(options: Namespace) -> str:
 
 
 NEXT: dict[str, Callable[[Namespace], str]] = {
+    "report": lambda options: (
+        f"open {report_path(options.root, _dataset(options))} in a browser: the report of the build"
+    ),
     "train": lambda options: f"vernaclip train {options.recipe} --root {options.root}",
     "evaluate": lambda options: f"vernaclip evaluate {options.recipe} --root {options.root}",
     "search": lambda options: (

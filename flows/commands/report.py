@@ -1,0 +1,19 @@
+"""The command that writes the page of a dataset: `vernaclip report DATASET`."""
+
+from argparse import Namespace
+from contextlib import nullcontext
+
+from data_catalog.lock import writer_lock
+from data_catalog.manifest import require_snapshot
+from flows.commands.output import say
+from flows.report.page import write_report
+from flows.report_options import check_report_options
+
+
+def report(options: Namespace) -> None:
+    """Write the page about a dataset's current snapshot, and say where it lies."""
+    check_report_options(options)
+    snapshot = require_snapshot(options.root, options.dataset)
+    with nullcontext() if options.out else writer_lock(options.root):
+        path = write_report(options.root, snapshot, out=options.out, num_examples=options.examples)
+    say(f"Report of {snapshot.dataset} {snapshot.snapshot}: {path}")

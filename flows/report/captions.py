@@ -1,0 +1,230 @@
+"""What the page says of captions: their languages and lengths, why some were dropped, how they were translated."""
+
+from collections import Counter, defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import chain, zip_longest
+from typing import Any
+
+from data_catalog.schema import NATIVE
+from flows.report.meanings import meaning_of
+from flows.report.questions import Questions
+
+Rows = list[dict[str, Any]]
+
+# Of many engines, languages, licences ... the page lists the most frequent ones.
+MAX_LISTED = 12
+MAX_ENGINES = 4
+# Samples of translations are drawn from this many equal parts of an engine's captions, worst scores to best.
+SCORE_PARTS = 5
+SCORE_BINS = 40
+_LEAST_BIN = 0.001
+
+LANGUAGES = """
+    SELECT source_lang, count(*) AS num_captions, count(*) FILTER (outcome = 'kept') AS num_kept,
+           count(*) FILTER (drop_reason = 'wrong_language') AS num_wrong
+    FROM captions GROUP BY ALL ORDER BY num_captions DESC, source_lang
+"""
+
+# What the language finder says of captions as they came, and of captions in the target language.
+FOUND_LANGUAGES = """
+    SELECT side, said, found, count(*) AS num_captions, count(*) FILTER (outcome = 'kept') AS num_kept FROM (
+        SELECT 'upstream' AS side, source_lang AS said, detected_source_lang AS found, outcome FROM captions
+        UNION ALL
+        SELECT 'translated' AS side, target_lang AS said, detected_lang AS found, outcome
+        FROM captions WHERE translator <> 'native'
+    ) WHERE found IS NOT NULL GROUP BY ALL ORDER BY side DESC, num_captions DESC, said, found
+"""
+
+# Cleaning leaves one blank between words, so blanks count words.
+LENGTHS = """
+    SELECT least({length}, $longest) AS value, count(*) AS num_captions
+    FROM captions WHERE outcome = 'kept' AND {text} IS NOT NULL {only} GROUP BY ALL ORDER BY value
+"""
+UNITS = {"words": "length({text}) - length(replace({text}, ' ', '')) + 1", "characters": "length({text})"}
+LONGEST = 2000
+
+REASONS = """
+    SELECT step, drop_reason, source, count(*) AS dropped, min_by(
+        {{caption_id: caption_id, source: source, source_caption: source_caption, source_lang: source_lang,
+          caption: caption, target_lang: target_lang, detail: detail, url: url, file: upstream_file,
+          line: upstream_line}},
+        md5_number_lower(caption_id), {num_examples}
+    ) AS examples
+    FROM captions WHERE outcome = 'rejected' GROUP BY ALL ORDER BY dropped DESC, source
+"""
+
+ENGINES = f"""
+    SELECT translator, source_lang, target_lang, count(*) AS num_captions,
+           count(*) FILTER (outcome = 'kept') AS num_kept, avg(translation_score) AS mean_score,
+           quantile_cont(translation_score, {[part / SCORE_PARTS for part in range(1, SCORE_PARTS)]})
+               FILTER (outcome = 'kept') AS cuts,
+           quantile_cont(translation_score, [0.005, 0.995]) AS ends,
+           count(*) FILTER (translation_truncated) AS num_truncated,
+           count(*) FILTER (translation_repetitive) AS num_repetitive,
+           count(*) FILTER (len(numbers_lost) > 0 OR len(numbers_invented) > 0) AS num_numbers,
+           avg(length_ratio) AS mean_length_ratio, avg(round_trip_chrf) AS mean_round_trip_chrf
+    FROM captions WHERE translator IS NOT NULL GROUP BY ALL
+    ORDER BY num_captions DESC, translator, source_lang, target_lang
+"""
+
+SCORES = """
+    SELECT greatest(0, least($last, floor((translation_score - $low) / $width)))::INTEGER AS bin,
+           count(*) AS num_captions
+    FROM captions WHERE translator = $translator AND translation_score IS NOT NULL GROUP BY ALL ORDER BY bin
+"""
+
+TRANSLATIONS = """
+    SELECT part, min_by(
+        {{caption_id: caption_id, source_caption: clean_caption, source_lang: source_lang, caption: caption,
+          target_lang: target_lang, score: translation_score, truncated: translation_truncated,
+          repetitive: translation_repetitive, numbers_lost: numbers_lost, numbers_invented: numbers_invented,
+          detected_lang: detected_lang}},
+        md5_number_lower(caption_id), {num_examples}
+    ) AS examples
+    FROM (
+        SELECT *, CASE WHEN translation_score IS NOT NULL
+                       THEN len(list_filter($cuts::DOUBLE[], lambda cut: translation_score > cut)) END AS part
+        FROM captions
+        WHERE outcome = 'kept' AND translator = $translator AND source_lang IS NOT DISTINCT FROM $source_lang
+    ) GROUP BY part ORDER BY part NULLS LAST
+"""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DroppedFor:
+    """All rows that were dropped at a step for one reason, with some of them as examples."""
+
+    step: str
+    reason: str
+    meaning: str
+    num_rows: int
+    by_source: Mapping[str, int]
+    examples: Rows
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Engine:
+    """What one engine translated from one language: counts, and samples from its worst scores to its best."""
+
+    facts: Mapping[str, Any]
+    samples: Rows
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Scores:
+    """Number of captions by translation score.
+
+    Args:
+        low: where the first bin begins; captions with lower scores, few, are in it as well.
+        width: of a bin.
+        counts: by engine, number of captions by bin, of which there are `SCORE_BINS`.
+    """
+
+    low: float
+    width: float
+    counts: Mapping[str, Mapping[int, int]]
+
+
+def lengths(ask: Questions, unit: str, *, side: str, native: bool) -> dict[int, int]:
+    """Number of kept captions by length.
+
+    Args:
+        ask: the snapshot.
+        unit: one of `UNITS`.
+        side: the column, "caption" or "clean_caption".
+        native: of captions that were in the target language already, or of all others.
+    """
+    only = f"AND translator {'=' if native else '<>'} '{NATIVE}'"
+    sql = LENGTHS.format(length=UNITS[unit].format(text=side), text=side, only=only)
+    return {row["value"]: row["num_captions"] for row in ask.rows(sql, longest=LONGEST)}
+
+
+def dropped_for(ask: Questions, steps: Sequence[str], *, num_examples: int) -> list[DroppedFor]:
+    """Why rows were dropped, by step in the order of `steps`, most frequent reasons of a step first."""
+    groups: defaultdict[tuple[str, str], Rows] = defaultdict(list)
+    for row in ask.rows(REASONS.format(num_examples=max(1, num_examples))):
+        groups[row["step"], row["drop_reason"]].append(row)
+    found = [_dropped_for(step, reason, rows, num_examples) for (step, reason), rows in groups.items()]
+    place = {step: number for number, step in enumerate(steps)}
+    return sorted(found, key=lambda drop: (place.get(drop.step, len(place)), -drop.num_rows, drop.reason))
+
+
+def _dropped_for(step: str, reason: str, rows: Rows, num_examples: int) -> DroppedFor:
+    by_source = {row["source"]: row["dropped"] for row in rows}
+    # One of each source in turn, so that no source hides the others.
+    turns = zip_longest(*(row["examples"] for row in rows))
+    examples = [example for example in chain.from_iterable(turns) if example is not None]
+    return DroppedFor(
+        step=step,
+        reason=reason,
+        meaning=meaning_of(step, reason),
+        num_rows=sum(by_source.values()),
+        by_source=by_source,
+        examples=examples[:num_examples],
+    )
+
+
+def engines(ask: Questions, *, num_examples: int) -> list[Engine]:
+    """Who translated how much, and how surely; captions that needed no translation are an engine `native`."""
+    found = ask.rows(ENGINES)
+    names = _translators(found)
+    return [
+        Engine(facts=row, samples=_samples(ask, row, num_examples) if row["translator"] in names else [])
+        for row in found
+    ]
+
+
+def scores(ask: Questions, found: Sequence[Engine]) -> Scores | None:
+    """How the scores of engines are spread; None where no engine tells any."""
+    ends = [end for engine in found for end in engine.facts["ends"] or ()]
+    if not ends:
+        return None
+    low, width = min(ends), max((max(ends) - min(ends)) / SCORE_BINS, _LEAST_BIN)
+    counts = {
+        name: {
+            row["bin"]: row["num_captions"]
+            for row in ask.rows(SCORES, translator=name, low=low, width=width, last=SCORE_BINS - 1)
+        }
+        for name in _translators([engine.facts for engine in found if engine.facts["ends"]])
+    }
+    return Scores(low=low, width=width, counts=counts)
+
+
+def _translators(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """The engines that translated most."""
+    return list(dict.fromkeys(row["translator"] for row in rows if row["translator"] != NATIVE))[:MAX_ENGINES]
+
+
+def _samples(ask: Questions, facts: Mapping[str, Any], num_examples: int) -> Rows:
+    if num_examples == 0:
+        return []
+    rows = ask.rows(
+        TRANSLATIONS.format(num_examples=num_examples),
+        cuts=facts["cuts"] or [],
+        translator=facts["translator"],
+        source_lang=facts["source_lang"],
+    )
+    samples = [example for row in rows for example in row["examples"]]
+    return [{**sample, "flags": _flags(sample)} for sample in samples]
+
+
+def _flags(sample: Mapping[str, Any]) -> list[str]:
+    """What is noteworthy of a translation that was kept all the same."""
+    flags = [name for name in ("truncated", "repetitive") if sample[name]]
+    flags += [
+        f"{name.replace('_', ' ')}: {', '.join(sample[name])}"
+        for name in ("numbers_lost", "numbers_invented")
+        if sample[name]
+    ]
+    if sample["detected_lang"] and sample["detected_lang"] != sample["target_lang"]:
+        flags.append(f"looks like {sample['detected_lang']}")
+    return flags
+
+
+def listed(rows: Rows, *sums: str, limit: int = MAX_LISTED) -> tuple[Rows, dict[str, int] | None]:
+    """The first rows of a table, and the sums of some columns of the others, with their number as `rows`."""
+    rest: Counter[str] = Counter(rows=max(0, len(rows) - limit))
+    for row in rows[limit:]:
+        rest.update({name: row[name] for name in sums})
+    return rows[:limit], dict(rest) if len(rows) > limit else None

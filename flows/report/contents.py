@@ -1,0 +1,157 @@
+"""Everything that the page of a snapshot shows, gathered from its files, its manifest and the run log."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from data_catalog.images.diagnosis import Diagnosis
+from data_catalog.manifest import Snapshot
+from data_catalog.schema import NATIVE
+from flows.report import captions, images, provenance
+from flows.report.questions import Questions
+
+Rows = list[dict[str, Any]]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Funnel:
+    """Captions by source and step.
+
+    Args:
+        steps: in order, without those that read nothing of any source.
+        read: captions that were selected, by source.
+        kept: captions that each step kept, by source and step.
+        dropped: captions that each step dropped, by source and step.
+    """
+
+    steps: tuple[str, ...]
+    read: Mapping[str, int]
+    kept: Mapping[str, Mapping[str, int]]
+    dropped: Mapping[str, Mapping[str, int]]
+
+    @property
+    def num_read(self) -> int:
+        """Captions of all sources."""
+        return sum(self.read.values())
+
+    @property
+    def published(self) -> dict[str, int]:
+        """Captions that came through, by source."""
+        return {source: by_step[self.steps[-1]] for source, by_step in self.kept.items()}
+
+    @property
+    def num_published(self) -> int:
+        """Captions of all sources that came through."""
+        return sum(self.published.values())
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Contents:
+    """What the page shows, section by section; see the functions that gather each part."""
+
+    snapshot: Snapshot
+    funnel: Funnel
+    splits: Rows
+    languages: Rows
+    found_languages: Rows
+    lengths: Mapping[str, Mapping[str, Mapping[int, int]]]
+    captions_per_image: Mapping[int, int]
+    dropped: Sequence[captions.DroppedFor]
+    engines: Sequence[captions.Engine]
+    scores: captions.Scores | None
+    sizes: Rows
+    size_facts: Mapping[str, Any]
+    file_sizes: Mapping[int, int]
+    formats: Rows
+    gallery: Sequence[images.Picture]
+    diagnosis: Diagnosis
+    hosts: Sequence[images.Host]
+    lost_images: Rows
+    duplicates: Rows
+    merged: Mapping[str, int]
+    twins: Sequence[images.Twins]
+    leaks: Rows
+    licences: Rows
+    settings: Mapping[str, Mapping[str, str]]
+    files: Rows
+    runs: Rows
+
+    @property
+    def num_images(self) -> int:
+        """Published images."""
+        return sum(row["num_images"] for row in self.splits)
+
+    @property
+    def num_bytes(self) -> int:
+        """Bytes of all files of the snapshot that hold rows."""
+        return sum(row["bytes"] for row in self.files)
+
+
+def gather(snapshot: Snapshot, runs: Sequence[Mapping[str, Any]], *, num_examples: int) -> Contents:
+    """Read a snapshot for its page.
+
+    Args:
+        snapshot: of any size: questions count or sample while they read, in bounded memory.
+        runs: lines of the dataset's run log.
+        num_examples: captions shown for each reason, and translations for each part of an engine's scores.
+    """
+    with Questions(snapshot) as ask:
+        funnel = read_funnel(snapshot.manifest)
+        engines = captions.engines(ask, num_examples=num_examples)
+        diagnosis, hosts = images.downloads(ask)
+        return Contents(
+            snapshot=snapshot,
+            funnel=funnel,
+            splits=ask.rows(images.SPLITS),
+            languages=ask.rows(captions.LANGUAGES),
+            found_languages=ask.rows(captions.FOUND_LANGUAGES),
+            lengths=_lengths(ask),
+            captions_per_image={row["value"]: row["num_images"] for row in ask.rows(images.CAPTIONS_PER_IMAGE)},
+            dropped=captions.dropped_for(ask, funnel.steps, num_examples=num_examples),
+            engines=engines,
+            scores=captions.scores(ask, engines),
+            sizes=ask.rows(images.SIZES),
+            size_facts=ask.rows(images.SIZE_FACTS)[0],
+            file_sizes={row["value"]: row["num_images"] for row in ask.rows(images.BYTES)},
+            formats=ask.rows(images.FORMATS),
+            gallery=images.gallery(ask),
+            diagnosis=diagnosis,
+            hosts=hosts,
+            lost_images=ask.rows(images.LOST),
+            duplicates=ask.rows(images.DUPLICATES),
+            merged=ask.rows(images.MERGED)[0],
+            twins=images.twins(ask),
+            leaks=ask.rows(images.LEAKS),
+            licences=provenance.licences(ask),
+            settings=provenance.settings(snapshot.manifest),
+            files=provenance.files(snapshot),
+            runs=provenance.runs_of(snapshot, runs),
+        )
+
+
+def read_funnel(manifest: Mapping[str, Any]) -> Funnel:
+    """The funnel of a manifest, by source and step."""
+    rows = sorted(manifest["funnel"], key=lambda row: row["step_number"])
+    steps = dict.fromkeys(row["step"] for row in rows)
+    sources = sorted({row["source"] for row in rows})
+    found = {(row["source"], row["step"]): row for row in rows}
+    first = next(iter(steps), "")
+    return Funnel(
+        steps=tuple(steps),
+        read={source: found[source, first]["read"] for source in sources},
+        kept={source: {step: found[source, step]["kept"] for step in steps} for source in sources},
+        dropped={source: {step: found[source, step]["dropped"] for step in steps} for source in sources},
+    )
+
+
+def _lengths(ask: Questions) -> dict[str, dict[str, dict[int, int]]]:
+    """Kept captions by length, by unit and by what they are; translated ones before and after translation as well."""
+    found: dict[str, dict[str, dict[int, int]]] = {}
+    for unit in captions.UNITS:
+        series = {
+            "before translation": captions.lengths(ask, unit, side="clean_caption", native=False),
+            "translated": captions.lengths(ask, unit, side="caption", native=False),
+            NATIVE: captions.lengths(ask, unit, side="caption", native=True),
+        }
+        found[unit] = {name: counts for name, counts in series.items() if counts}
+    return found

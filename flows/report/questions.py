@@ -1,0 +1,54 @@
+"""Questions on one snapshot, all on one connection: SQL in, plain rows out."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import pyarrow as pa
+
+from data_catalog.manifest import Snapshot
+from data_catalog.schema import CAPTIONS, OUTCOMES, PAIRS
+
+# Rows of any question are few: what is counted or drawn is done while files are read.
+_MEMORY = "2GB"
+
+
+class Questions:
+    """A connection on which `captions`, `pairs` and `image_outcomes` are those of one snapshot; a context manager.
+
+    It reads the files that the manifest lists, so it needs no catalog file, and sees no other snapshot.
+    """
+
+    def __init__(self, snapshot: Snapshot) -> None:
+        import duckdb
+
+        self._connection = duckdb.connect()
+        self._connection.execute(f"SET memory_limit = '{_MEMORY}'")
+        self._view("captions", CAPTIONS, snapshot.caption_files())
+        self._view("pairs", PAIRS, snapshot.all_pair_files())
+        self._view("image_outcomes", OUTCOMES, snapshot.image_files())
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._connection.close()
+
+    def rows(self, sql: str, **parameters: Any) -> list[dict[str, Any]]:
+        """The answer as one dict a row, by column."""
+        found: list[dict[str, Any]] = self.table(sql, **parameters).to_pylist()
+        return found
+
+    def table(self, sql: str, **parameters: Any) -> pa.Table:
+        """The answer as a table."""
+        return self._connection.sql(sql, params=parameters or None).to_arrow_table()
+
+    def _view(self, name: str, schema: pa.Schema, files: Sequence[Path]) -> None:
+        """All columns of the schema, null where the files were written before they were."""
+        self._connection.register(f"no_{name}", schema.empty_table())
+        paths = ", ".join("'" + str(path.absolute()).replace("'", "''") + "'" for path in files)
+        found = f" UNION ALL BY NAME FROM read_parquet([{paths}], union_by_name = true)" if files else ""
+        self._connection.execute(f"CREATE VIEW {name} AS FROM no_{name}{found}")

@@ -1,0 +1,109 @@
+"""Dataset text in an HTML page: escaped, its direction kept to itself, what cannot be seen made visible."""
+
+import re
+import unicodedata
+from typing import Any
+from urllib.parse import urlsplit
+
+from markupsafe import Markup, escape
+
+from flows.tables import cell_text
+
+MAX_TEXT = 400
+# Invisible characters that change how others are read; joiners belong to many scripts, and stay.
+_INVISIBLE = re.compile(
+    "[\u00ad\u061c\u180e\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f\ufeff\ufff9-\ufffb\U000e0000-\U000e007f]"
+)
+_SPECIAL = re.compile(f"{_INVISIBLE.pattern}|[\x00-\x1f\x7f-\x9f]|[\ud800-\udfff]")
+_URL = re.compile(r"https?://[^\s<>\"'()\[\]{}|\\^`]+", re.IGNORECASE)
+_LANGUAGE = re.compile(r"[A-Za-z]{2,3}(-[A-Za-z0-9]{2,8})*")
+
+
+def text(value: object) -> Markup:
+    """A text as an isolated element, cut if it is very long; nothing for None."""
+    return Markup("") if value is None else Markup("<bdi>{}</bdi>").format(_visible(str(value)))
+
+
+def caption(value: object, language: object = None) -> Markup:
+    """The same of a caption in a language, which is left unsaid if it is no language code."""
+    if value is None:
+        return Markup("")
+    code = str(language) if language and _LANGUAGE.fullmatch(str(language)) else ""
+    return Markup('<bdi lang="{}">{}</bdi>').format(code, _visible(str(value)))
+
+
+def linked(value: object) -> Markup:
+    """A text in which web addresses are links; other addresses stay text."""
+    if value is None:
+        return Markup("")
+    shown, parts, end = str(value)[:MAX_TEXT], [], 0
+    for match in _URL.finditer(shown):
+        parts += [_visible(shown[end : match.start()]), _link(match[0])]
+        end = match.end()
+    parts.append(_visible(shown[end:] + str(value)[MAX_TEXT:], limit=MAX_TEXT - end))
+    return Markup("<bdi>{}</bdi>").format(Markup("").join(parts))
+
+
+def plain(value: object, limit: int = MAX_TEXT) -> str:
+    """A text for an attribute, such as what an image shows: on one line, without what cannot be seen."""
+    found = "".join("\ufffd" if "\ud800" <= char <= "\udfff" else char for char in cell_text(value))
+    return found if len(found) <= limit else f"{found[: limit - 1]}…"
+
+
+def _link(url: str) -> Markup:
+    try:
+        is_safe = urlsplit(url).scheme in ("http", "https") and bool(urlsplit(url).hostname)
+    except ValueError:
+        is_safe = False
+    if not is_safe or _SPECIAL.search(url):
+        return _visible(url)
+    return Markup('<a href="{}" rel="noopener noreferrer nofollow">{}</a>').format(url, url)
+
+
+def _visible(value: str, *, limit: int = MAX_TEXT) -> Markup:
+    """Escaped text with a name in place of each character that would not be seen."""
+    shown = value[: max(limit, 0)]
+    parts, end = [], 0
+    for match in _SPECIAL.finditer(shown):
+        parts += [escape(shown[end : match.start()]), _named(match[0])]
+        end = match.end()
+    parts.append(escape(shown[end:]))
+    if len(value) > len(shown):
+        parts.append(Markup('<span class="unseen">… {:,} more characters</span>').format(len(value) - len(shown)))
+    return Markup("").join(parts)
+
+
+def _named(char: str) -> Markup:
+    code = ord(char)
+    symbol = chr(0x2400 + code) if code < 0x20 else f"U+{code:04X}"
+    title = unicodedata.name(char, f"U+{code:04X}").lower()
+    return Markup('<span class="unseen" title="{}">{}</span>').format(title, symbol)
+
+
+def number(value: Any) -> str:
+    """A count with separators, nothing for None."""
+    return "" if value is None else f"{value:,}"
+
+
+def percent(part: float, whole: float, digits: int = 1) -> str:
+    """A share; what is not nothing is never shown as nothing."""
+    share = part / whole if whole else 0.0
+    least = 10.0 ** -(digits + 2)
+    return f"< {least:.{digits}%}" if 0 < share < least else f"{share:.{digits}%}"
+
+
+def size(num_bytes: float) -> str:
+    """A number of bytes in the unit that suits it."""
+    for unit in ("bytes", "kB", "MB", "GB"):
+        if num_bytes < 1000:
+            return f"{num_bytes:,.0f} {unit}" if unit == "bytes" or num_bytes >= 100 else f"{num_bytes:.1f} {unit}"
+        num_bytes /= 1000
+    return f"{num_bytes:,.1f} TB"
+
+
+def duration(seconds: float) -> str:
+    """A time span for people: "8.2 s", "3 min 20 s", "2 h 5 min"."""
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes} min {rest} s" if minutes < 60 else f"{minutes // 60:,} h {minutes % 60} min"
