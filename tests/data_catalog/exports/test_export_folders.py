@@ -1,0 +1,261 @@
+"""Exports as folders: what is in them, that they are whole or absent, and that nothing in them does harm."""
+
+import csv
+import hashlib
+import json
+import os
+import tarfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+import pytest
+import yaml
+from markdown_it import MarkdownIt
+
+from data_catalog.errors import ConfigError, PipelineError
+from data_catalog.exports import rights
+from data_catalog.exports.export import ExportConfig, export_snapshot
+from data_catalog.exports.judged import sample_key
+from data_catalog.manifest import Snapshot
+from data_catalog.shards import sha256_of
+
+Make = Callable[..., Snapshot]
+FORMATS = ("huggingface", "webdataset", "urls")
+
+
+def tree(folder: Path) -> dict[str, bytes]:
+    """Every file of a folder."""
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def pictures(snapshot: Snapshot) -> dict[str, bytes]:
+    """The image of every pair of a snapshot, by sample."""
+    rows = [row for path in snapshot.all_pair_files() for row in pq.read_table(path).to_pylist()]
+    return {row["sample_id"]: row["image"]["bytes"] for row in rows}
+
+
+def exported_pictures(folder: Path) -> set[str]:
+    """Samples whose image is in a Hugging Face folder."""
+    return {name for path in folder.glob("data/*") for name in pq.read_table(path).column("sample_id").to_pylist()}
+
+
+def test_whole_shards_are_linked_and_others_hold_what_may_go(snapshot: Snapshot, tmp_path: Path) -> None:
+    report = export_snapshot(snapshot, ExportConfig(format="huggingface"), tmp_path / "out")
+    assert report.images == {"train": 7, "val": 2, "test": 1}
+    assert report.listed == {"train": 5}
+    assert report.unlisted == {"photos": 1}
+    assert report.marked == 1
+    assert report.withheld == {
+        ("photos", rights.NO_CREDIT): 1,
+        ("photos", rights.TRADE_FORBIDDEN): 1,
+        ("photos", rights.NO_LICENCE): 2,
+        ("photos", rights.UNKNOWN_LICENCE): 1,
+        ("photos", rights.COPIES_FORBIDDEN): 1,
+    }
+    ours = next(path for path in snapshot.pair_files("train") if "train-00000" in path.name)
+    assert (tmp_path / "out/data/train-00000.parquet").samefile(ours)
+    partial = pq.read_table(tmp_path / "out/data/train-00001.parquet")
+    assert partial.column("sample_id").to_pylist() == ["photos:credited"]
+    assert partial.column("image").to_pylist()[0]["bytes"] == pictures(snapshot)["photos:credited"]
+    assert not (tmp_path / "out/data/train-00002.parquet").exists()
+
+
+@pytest.mark.parametrize("kind", FORMATS)
+def test_pixels_that_may_not_go_are_nowhere_in_an_export(kind: str, snapshot: Snapshot, tmp_path: Path) -> None:
+    export_snapshot(snapshot, ExportConfig(format=kind), tmp_path / "out")
+    content = b"".join(tree(tmp_path / "out").values())
+    found = {name for name, picture in pictures(snapshot).items() if picture in content}
+    free = {"photos:free", "photos:../../etc/pass.wd", "photos:credited", *(f"photos:more-{n}" for n in range(4))}
+    assert found == (set() if kind == "urls" else free | {"photos:val", "mine:val", "photos:test"})
+
+
+def test_what_goes_is_what_is_asked_for(snapshot: Snapshot, tmp_path: Path) -> None:
+    def sent(name: str, **options: Any) -> set[str]:
+        export_snapshot(snapshot, ExportConfig(format="huggingface", **options), tmp_path / name)
+        return exported_pictures(tmp_path / name)
+
+    licensed, everything = sent("licensed"), sent("all", pixels="all")
+    assert sent("noncommercial", pixels="noncommercial") - licensed == {"photos:noncommercial"}
+    assert everything == pictures(snapshot).keys() - {"photos:marked"}, "what holds a test set never goes"
+    assert sent("allowed", allowed=("photos",)) == everything
+    assert sent("none", pixels="none") == set()
+
+
+@pytest.mark.parametrize("kind", FORMATS)
+def test_one_snapshot_gives_the_same_bytes_anywhere(kind: str, make_snapshot: Make, tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        snapshot = make_snapshot(tmp_path / name / "catalog")
+        export_snapshot(snapshot, ExportConfig(format=kind, samples_per_shard=2), tmp_path / name / "out")
+    assert tree(tmp_path / "a/out") == tree(tmp_path / "b/out")
+
+
+@pytest.mark.parametrize("kind", FORMATS)
+def test_the_record_names_every_file_by_its_hash(kind: str, snapshot: Snapshot, tmp_path: Path) -> None:
+    export_snapshot(snapshot, ExportConfig(format=kind), tmp_path / "out")
+    record = json.loads((tmp_path / "out/export.json").read_text())
+    files = {name: hashlib.sha256(content).hexdigest() for name, content in tree(tmp_path / "out").items()}
+    del files["export.json"]
+    assert record["files"] == files
+    assert (record["dataset"], record["snapshot"], record["format"]) == ("cani", "0123456789ab", kind)
+    assert record["tombstones"] is None
+
+
+def test_nothing_is_done_twice_until_something_changes(make_snapshot: Make, tmp_path: Path) -> None:
+    snapshot, out = make_snapshot(tmp_path / "a"), tmp_path / "out"
+    config = ExportConfig(format="webdataset", samples_per_shard=2)
+    first = export_snapshot(snapshot, config, out)
+    inode = (out / "sizes.json").stat().st_ino
+    again = export_snapshot(snapshot, config, out)
+    assert (first.up_to_date, again.up_to_date) == (False, True)
+    assert again.withheld == first.withheld
+    assert (out / "sizes.json").stat().st_ino == inode
+    forgotten = make_snapshot(tmp_path / "b", tombstones={"digest": "d" * 64})
+    assert not export_snapshot(forgotten, config, out).up_to_date
+    assert not export_snapshot(forgotten, ExportConfig(format="webdataset"), out).up_to_date
+    os.truncate(out / "train-000000.tar", 7)
+    assert not export_snapshot(forgotten, ExportConfig(format="webdataset"), out).up_to_date
+    assert export_snapshot(forgotten, ExportConfig(format="webdataset"), out).up_to_date
+    assert not list(tmp_path.glob(".tmp-*"))
+
+
+def test_a_folder_of_somebody_elses_is_never_replaced(snapshot: Snapshot, tmp_path: Path) -> None:
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out/thesis.tex").write_text("years of work")
+    with pytest.raises(ConfigError, match="is there and is no export of ours: name another place with --out"):
+        export_snapshot(snapshot, ExportConfig(format="urls"), tmp_path / "out")
+    (tmp_path / "file").write_text("a file")
+    with pytest.raises(ConfigError, match="is there and is no export of ours"):
+        export_snapshot(snapshot, ExportConfig(format="urls"), tmp_path / "file")
+    assert (tmp_path / "out/thesis.tex").read_text() == "years of work"
+
+
+def test_a_damaged_shard_is_not_passed_on_and_the_old_export_stays(snapshot: Snapshot, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    export_snapshot(snapshot, ExportConfig(format="webdataset"), out)
+    before = tree(out)
+    shard = snapshot.pair_files("train")[0]
+    content = bytearray(shard.read_bytes())
+    content[len(content) // 2] ^= 1
+    shard.write_bytes(content)
+    with pytest.raises(PipelineError, match=r"is not what was written.*nothing is exported"):
+        export_snapshot(snapshot, ExportConfig(format="webdataset", samples_per_shard=2), out)
+    assert tree(out) == before
+
+
+def test_leftovers_of_a_killed_export_are_removed(snapshot: Snapshot, tmp_path: Path) -> None:
+    for name in (".tmp-new-out", ".tmp-old-out"):
+        (tmp_path / name / "data").mkdir(parents=True)
+        (tmp_path / name / "data/train-00000.parquet").write_bytes(b"half")
+    export_snapshot(snapshot, ExportConfig(format="huggingface"), tmp_path / "out")
+    assert not list(tmp_path.glob(".tmp-*"))
+    assert (tmp_path / "out/export.json").is_file()
+
+
+def test_wrong_wishes_are_told(snapshot: Snapshot, tmp_path: Path) -> None:
+    for wrong, text in (
+        ({"format": "zip"}, "format must be one of huggingface, webdataset, urls, got 'zip'"),
+        ({"format": "urls", "pixels": "some"}, "pixels must be one of"),
+        ({"format": "webdataset", "samples_per_shard": 0}, "samples_per_shard must be positive, got 0"),
+        ({"format": "huggingface", "published": "31.1.2026"}, "published must be a date such as 2026-01-31"),
+    ):
+        with pytest.raises(ConfigError, match=text):
+            ExportConfig(**wrong)  # type: ignore[arg-type]
+    with pytest.raises(ConfigError, match="cani has no source birds: its sources are mine, photos"):
+        export_snapshot(snapshot, ExportConfig(format="urls", allowed=("birds",)), tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_snapshot_without_free_images_is_a_list(make_snapshot: Make, make_pair: Any, tmp_path: Path) -> None:
+    snapshot = make_snapshot(tmp_path / "catalog", {(0, "train"): [make_pair("unstated", 1)]})
+    report = export_snapshot(snapshot, ExportConfig(format="huggingface"), tmp_path / "out")
+    assert (report.images, report.listed) == ({}, {"train": 1})
+    head = yaml.safe_load((tmp_path / "out/README.md").read_text().split("---")[1])
+    assert [config["config_name"] for config in head["configs"]] == ["links"]
+    assert head["configs"][0]["default"] is True
+
+
+def test_tars_have_a_fixed_number_of_samples_and_names_that_are_hashes(snapshot: Snapshot, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    export_snapshot(snapshot, ExportConfig(format="webdataset", samples_per_shard=3, captions="every"), out)
+    sizes = json.loads((out / "sizes.json").read_text())
+    train = {name: size for name, size in sizes.items() if name.startswith("train")}
+    assert list(train.values()) == [3, 3, 3, 3, 2], "fourteen captions of seven images"
+    for name, size in sizes.items():
+        with tarfile.open(out / name) as tar:
+            members = tar.getmembers()
+        assert len(members) == 3 * size
+        assert {(member.mtime, member.uid, member.gid, member.uname, member.mode) for member in members} == {
+            (0, 0, 0, "", 0o644)
+        }
+        stems = [member.name.split(".")[0] for member in members]
+        assert all(len(stem) == 28 and set(stem) <= set("0123456789abcdef-") for stem in stems)
+    key = sample_key("photos:free")
+    with tarfile.open(out / "train-000000.tar") as tar:
+        texts = [tar.extractfile(f"{key}-{n:03d}.txt").read().decode() for n in range(2)]  # type: ignore[union-attr]
+    assert texts == ["un cane numero 1", "il cane 1"]
+
+
+@pytest.mark.parametrize("kind", FORMATS)
+def test_texts_that_mean_harm_stay_text(kind: str, snapshot: Snapshot, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    export_snapshot(snapshot, ExportConfig(format=kind, pixels="all"), out)
+    with (out / "ATTRIBUTION.csv").open(newline="") as file:
+        rows = list(csv.reader(file))
+    cells = [cell for row in rows for cell in row]
+    assert not [cell for cell in cells if cell.startswith(("=", "+", "-", "@"))]
+    assert '\'=HYPERLINK("http://evil.example")' in cells
+    assert len({len(row) for row in rows}) == 1
+    for name in ("README.md", "ATTRIBUTION.md"):
+        text = (out / name).read_text()
+        assert not {char for char in text if ord(char) < 32 and char != "\n"} | ({"\u202e"} & set(text))
+        html = MarkdownIt("commonmark", {"html": True, "linkify": False}).enable("table").render(text)
+        assert "<script" not in html
+        assert "<b>" not in html
+        assert "javascript:" not in html.replace("(javascript:alert(1))", "")
+        assert "<a " not in html
+        assert "<img" not in html
+
+
+def test_examples_are_shown_as_they_are(snapshot: Snapshot, tmp_path: Path) -> None:
+    export_snapshot(snapshot, ExportConfig(format="huggingface"), tmp_path / "out")
+    html = MarkdownIt("commonmark").enable("table").render((tmp_path / "out/README.md").read_text())
+    assert (
+        "&lt;script&gt;alert(1)&lt;/script&gt; [x](javascript:alert(1)) =1+1 gnp.exe [31m | ``` www.evil.example"
+        in html
+    )
+
+
+def test_lists_have_rights_and_no_pixels(snapshot: Snapshot, tmp_path: Path) -> None:
+    report = export_snapshot(snapshot, ExportConfig(format="urls"), tmp_path / "out")
+    assert report.listed == {"train": 12, "val": 2, "test": 1}
+    rows = {row["sample_id"]: row for row in pq.read_table(tmp_path / "out/links/val").to_pylist()}
+    assert rows["mine:val"]["license"] == "CC-BY-4.0", "the recipe's, where the row has none"
+    assert rows["photos:val"]["license"] == "CC0 1.0"
+    assert rows["photos:val"]["width"] == 400, "of the image as it came"
+    assert sha256_of(tmp_path / "out/links/val/part-00000.parquet")
+
+
+def test_the_card_says_what_an_honest_card_says(snapshot: Snapshot, tmp_path: Path) -> None:
+    export_snapshot(snapshot, ExportConfig(format="huggingface"), tmp_path / "out")
+    _, head, body = (tmp_path / "out/README.md").read_text().split("---\n", 2)
+    found = yaml.safe_load(head)
+    assert found["language"] == ["it", "en"]
+    assert found["license"] == "other"
+    assert found["size_categories"] == ["n<1K"]
+    splits = {split["name"]: split["num_examples"] for split in found["dataset_info"][0]["splits"]}
+    assert splits == {"train": 7, "validation": 2, "test": 1}
+    for text in (
+        "Machine translation made 10 of 20 captions (50.0%). The engine's fingerprint is `argos 1`.",
+        "no classifier looked for it",
+        "nothing was blurred",
+        "vernaclip forget",
+        "arXiv:2108.08688",
+        "Conceptual Captions",
+        "| photos | no licence is stated | 2 |",
+        "| `ingest` | 30 | 28 | 2 |",
+        "No test set was guarded",
+    ):
+        assert text in body
+    assert str(tmp_path) not in body

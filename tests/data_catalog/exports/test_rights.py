@@ -1,0 +1,59 @@
+"""Who may be passed on: rows, sources and the user's word, in that order of trust."""
+
+from typing import Any
+
+import pytest
+
+from data_catalog.exports import rights
+from data_catalog.exports.rights import Policy, SourceRights
+
+
+def row(licence: str | None = None, *, attribution: str | None = None, page_url: str | None = None) -> dict[str, Any]:
+    return {"source": "photos", "license": licence, "attribution": attribution, "page_url": page_url}
+
+
+def why_not(pixels: str, asked: dict[str, Any], said: SourceRights | None = None, *allowed: str) -> str | None:
+    sources = {} if said is None else {"photos": said}
+    return Policy(pixels=pixels, sources=sources, allowed=frozenset(allowed)).why_not(asked)
+
+
+@pytest.mark.parametrize(
+    ("asked", "licensed", "noncommercial"),
+    [
+        (row("CC0"), None, None),
+        (row("CC BY 4.0", attribution="A. Bianchi"), None, None),
+        (row("CC BY 4.0", page_url="https://photos.example/1"), None, None),
+        (row("CC BY 4.0"), rights.NO_CREDIT, rights.NO_CREDIT),
+        (row("CC BY-NC 4.0", attribution="A. Bianchi"), rights.TRADE_FORBIDDEN, None),
+        (row("CC BY-NC 4.0"), rights.TRADE_FORBIDDEN, rights.NO_CREDIT),
+        (row("CC BY-ND 4.0", attribution="A. Bianchi"), rights.COPIES_FORBIDDEN, rights.COPIES_FORBIDDEN),
+        (row("mine"), rights.UNKNOWN_LICENCE, rights.UNKNOWN_LICENCE),
+        (row(), rights.NO_LICENCE, rights.NO_LICENCE),
+    ],
+)
+def test_licences_decide_where_nobody_says_more(
+    asked: dict[str, Any], licensed: str | None, noncommercial: str | None
+) -> None:
+    assert why_not("licensed", asked) == licensed
+    assert why_not("noncommercial", asked) == noncommercial
+    assert why_not("all", asked) is None
+    assert why_not("none", asked) == rights.NOT_ASKED
+
+
+def test_a_recipes_licence_holds_where_the_row_states_none() -> None:
+    free = SourceRights(licence="CC-BY-4.0")
+    assert why_not("licensed", row(), free) is None, "whoever states it is who is credited"
+    assert why_not("licensed", row("All rights reserved"), free) == rights.COPIES_FORBIDDEN
+    assert why_not("licensed", row(), SourceRights(licence="ours")) == rights.UNKNOWN_LICENCE
+
+
+def test_a_recipe_may_let_all_images_of_a_source_go_or_none() -> None:
+    assert why_not("licensed", row("CC BY-NC 4.0"), SourceRights(redistribution=True)) is None
+    for pixels in ("licensed", "noncommercial", "all"):
+        assert why_not(pixels, row("CC0"), SourceRights(redistribution=False)) == rights.SOURCE_FORBIDS
+
+
+def test_the_user_may_vouch_for_a_source_but_not_against_the_recipe() -> None:
+    assert why_not("licensed", row(), None, "photos") is None
+    assert why_not("licensed", row(), None, "others") == rights.NO_LICENCE
+    assert why_not("licensed", row(), SourceRights(redistribution=False), "photos") == rights.SOURCE_FORBIDS
