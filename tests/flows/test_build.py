@@ -1,13 +1,7 @@
 """A build conserves every row, resumes at any moment, and does nothing twice."""
 
 import json
-import os
-import random
 import shutil
-import signal
-import subprocess
-import sys
-import time
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -161,23 +155,6 @@ def test_worker_count_changes_no_byte_and_a_rule_does(
         stricter = build_dataset(english_recipe(tmp_path, "clean.min_words=5"), root=tmp_path, executor=executor)
     assert stricter.snapshot.snapshot != report.snapshot.snapshot
     assert not stricter.up_to_date
-
-
-def test_a_build_killed_at_random_moments_ends_byte_equal(
-    built: Built, english_overrides: list[str], tmp_path: Path
-) -> None:
-    root, _ = built
-    overrides = [part for override in english_overrides for part in ("--set", override)]
-    command = [sys.executable, "-m", "flows.cli", "build", "scenes", "--root", str(tmp_path), "--executor", "local"]
-    rng = random.Random(7)
-    for _ in range(4):
-        process = subprocess.Popen([*command, *overrides], start_new_session=True, stderr=subprocess.DEVNULL)
-        time.sleep(rng.uniform(1.0, 6.0))
-        os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
-    subprocess.run([*command, *overrides], check=True, capture_output=True)
-    assert tree(tmp_path) == tree(root)
-    assert not list((tmp_path / "datasets").rglob(".tmp-*"))
 
 
 def test_a_damaged_shard_is_found(built: Built) -> None:
