@@ -74,17 +74,27 @@ def kill_runs(client: "SyncPrefectClient") -> None:
             logger.warning("killed the run %s", run.name)
 
 
-def give_up_lost_runs(client: "SyncPrefectClient") -> None:
-    """Mark as crashed the active runs whose process is gone; call it while no worker is about to begin one."""
+def give_up_lost_runs(client: "SyncPrefectClient", *, has_worker: bool) -> None:
+    """Mark as crashed the active runs whose process is gone.
+
+    Args:
+        has_worker: a worker is at work: then runs that have no process yet may just be about to get one.
+    """
     from prefect.states import Crashed
 
     for run in active_runs(client):
         pid = process_of(run)
-        if pid is None:
+        if pid is None and not (has_worker and _may_begin(run)):
             client.set_flow_run_state(run.id, Crashed(message="its process is gone"), force=True)
-            logger.warning("the run %s has lost its process, and is marked as crashed", run.name)
-        else:
+            logger.warning(
+                "the run %s has lost its process: `prefect flow-run retry %s` goes on with it", run.name, run.id
+            )
+        elif pid is not None and not has_worker:
             logger.warning("the run %s goes on in process %d, though its worker is gone", run.name, pid)
+
+
+def _may_begin(run: "FlowRun") -> bool:
+    return run.state is None or run.state.is_pending() or not run.infrastructure_pid
 
 
 def process_of(run: "FlowRun") -> int | None:

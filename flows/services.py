@@ -89,8 +89,8 @@ def up(project: Path, *, port: int | None = None, deploy: Deploy = deploy_all) -
         with _client(api) as client:
             worker = _worker(project)
             deployments = deploy(client, project)
-            if ours and daemons.running_pid(worker) is None:
-                give_up_lost_runs(client)
+            if ours:
+                give_up_lost_runs(client, has_worker=daemons.running_pid(worker) is not None)
             set_paused(client, False)
             worker_started = _ensure_worker(project, api, client)
     started = [name for name, new in (("server", server_started), ("worker", worker_started)) if new]

@@ -6,6 +6,7 @@ serves all tests, in the order in which they stand.
 
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -16,6 +17,7 @@ import urllib.error
 import urllib.request
 from base64 import b64encode
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -27,20 +29,34 @@ from flows.prefect_env import Api, read_env_block
 TOY_FLOWS = '''
 """Flows of steps that say what they do."""
 
+import hashlib
 import logging
+import threading
+import time
 from pathlib import Path
 
 from prefect import flow
 
 from data_catalog.errors import ShardError, TransientError
+from data_catalog.images.normalise import NormaliseConfig
+from data_catalog.images.workers import ImageWorkers
+from flows.ending import ended_by_signals
 from flows.execution import Lane
+from flows.prefect_artifacts import FlowArtifacts
 from flows.prefect_executor import PrefectExecutor
 
 tries = {}
+running, most, lock = set(), [], threading.Lock()
 
 
 def step(number):
+    with lock:
+        running.add(number)
+        most.append(len(running))
     logging.getLogger("flows.toy").warning("step %d in %s", number, Path.cwd().name)
+    time.sleep(0.1)
+    with lock:
+        running.remove(number)
     return number
 
 
@@ -53,9 +69,11 @@ def failing(name, times, error):
 
 @flow(name="toy")
 def toy(word: str = "tree"):
-    with PrefectExecutor(2, retry_delays_s=(0, 0)) as executor:
+    artifacts = FlowArtifacts(f"progress-{word}", ("count", word, "here"))
+    with PrefectExecutor(2, retry_delays_s=(0, 0), artifacts=artifacts) as executor:
         futures = [executor.submit(f"count {number:05d}", step, number) for number in range(3)]
         assert [future.result() for future in futures] == [0, 1, 2]
+        assert max(most) == 2
         lane = [executor.submit_in_lane(Lane("slow"), f"fetch {number:05d}", step, number) for number in range(3)]
         assert [future.result() for future in lane] == [0, 1, 2]
         assert executor.submit("flaky 1", failing, "flaky", 2, TransientError("again")).result() == 3
@@ -72,6 +90,33 @@ def toy(word: str = "tree"):
 @flow(name="other")
 def other():
     return None
+
+
+def make(path):
+    """A step as ours are: it asks the disk whether it is done."""
+    if not path.exists():
+        path.write_text("made")
+
+
+@flow(name="waiting")
+def waiting():
+    with PrefectExecutor(1) as executor:
+        executor.run("make", make, Path("made.txt"))
+        while not Path("go").exists():
+            time.sleep(0.05)
+
+
+def long_call_in_c():
+    Path("stuck").touch()
+    hashlib.pbkdf2_hmac("sha256", b"", b"", 10**10)
+
+
+@flow(name="stuck")
+def stuck():
+    with ended_by_signals(), PrefectExecutor(1) as executor, ImageWorkers(Path("hosts")) as workers:
+        workers.prepare(NormaliseConfig(), fetching=1, normalising=1)
+        executor.submit("call 1", long_call_in_c)
+        executor.run("call 2", long_call_in_c)
 '''
 
 DRIVER = """
@@ -84,7 +129,8 @@ from flows.services import down, up
 def deploy_toys(client, project):
     import toy_flows
     ensure_work_pool(client)
-    for flow, name in ((toy_flows.toy, "toy"), (toy_flows.toy, "twin"), (toy_flows.other, "twin")):
+    toys = ((toy_flows.toy, "toy"), (toy_flows.toy, "twin"), (toy_flows.other, "twin"))
+    for flow, name in (*toys, (toy_flows.waiting, "waiting"), (toy_flows.stuck, "stuck")):
         deploy(client, flow, name=name, parameters={}, project=project)
     return ()
 
@@ -99,6 +145,10 @@ except PipelineError as error:
 """
 
 EVIL = "<img src=x onerror=alert(1)> [x](javascript:alert(1)) `a|b`"
+
+
+# In the environment of all that a project starts: what is left of it can be found.
+MARK = "VERNACLIP_TEST_PROJECT"
 
 
 def free_port() -> int:
@@ -116,7 +166,8 @@ class Project:
         (folder / "driver.py").write_text(DRIVER, encoding="utf-8")
         kept = {name: value for name, value in os.environ.items() if not name.startswith("PREFECT_")}
         # Of the user's own Prefect nothing is read or written.
-        self.environment = {**kept, "PYTHONPATH": str(folder), "PREFECT_HOME": str(folder / "home")}
+        path = os.pathsep.join([str(folder), *filter(None, [kept.get("PYTHONPATH")])])
+        self.environment = {**kept, "PYTHONPATH": path, "PREFECT_HOME": str(folder / "home"), MARK: str(folder)}
 
     def run(self, *command: str, **environment: str) -> "subprocess.CompletedProcess[str]":
         return subprocess.run(
@@ -143,17 +194,40 @@ class Project:
         assert api is not None
         return api
 
-    def ask(self, path: str, question: dict[str, Any]) -> Any:
-        """A POST to the server's API, with the auth string from `.env`."""
+    def ask(self, path: str, question: dict[str, Any] | None = None) -> Any:
+        """A GET of the server's API, or a POST where there is a question, with the auth string from `.env`."""
         api = self.api()
         credentials = b64encode((api.auth_string or "").encode()).decode()
         headers = {"Authorization": f"Basic {credentials}", "Content-Type": "application/json"}
-        request = urllib.request.Request(f"{api.url}{path}", data=json.dumps(question).encode(), headers=headers)
+        data = None if question is None else json.dumps(question).encode()
+        request = urllib.request.Request(f"{api.url}{path}", data=data, headers=headers)
         with urllib.request.urlopen(request, timeout=20) as answer:
             return json.load(answer)
 
-    def kill(self, daemon: str) -> None:
-        os.kill(int((self.folder / ".vernaclip" / f"{daemon}.pid").read_text(encoding="ascii")), signal.SIGKILL)
+    def start(self, name: str) -> str:
+        """Start a deployment as the pages do; returns the run's id."""
+        deployment = self.ask(f"/deployments/name/{name}/{name}")
+        return str(self.ask(f"/deployments/{deployment['id']}/create_flow_run", {"state": {"type": "SCHEDULED"}})["id"])
+
+    def wait_for(self, run_id: str, state: str, seconds: float = 60) -> dict[str, Any]:
+        deadline = time.monotonic() + seconds
+        while (run := self.ask(f"/flow_runs/{run_id}"))["state_type"] != state:
+            assert time.monotonic() < deadline, run["state"]
+            time.sleep(0.1)
+        found: dict[str, Any] = run
+        return found
+
+    def pid(self, daemon: str) -> int:
+        return int((self.folder / ".vernaclip" / f"{daemon}.pid").read_text(encoding="ascii"))
+
+    def processes(self) -> set[int]:
+        """All processes that were started from here, whoever their parent is now."""
+        found = set()
+        for folder in Path("/proc").glob("[0-9]*"):
+            with suppress(OSError):  # it has ended, or is somebody else's
+                if f"{MARK}={self.folder}".encode() in (folder / "environ").read_bytes().split(b"\0"):
+                    found.add(int(folder.name))
+        return found
 
 
 @pytest.fixture(scope="module")
@@ -205,13 +279,13 @@ def assert_tasks_are_shown(project: Project, run_id: str) -> None:
 
 def assert_artifacts_are_harmless(project: Project, run_id: str) -> None:
     found = project.ask("/artifacts/filter", {"artifacts": {"flow_run_id": {"any_": [run_id]}}})
-    artifacts = {artifact["key"]: artifact for artifact in found}
-    assert set(artifacts) == {"progress", "funnel-toy"}
-    assert artifacts["progress"]["data"] == 100
-    assert artifacts["progress"]["description"] == "done"
-    (row,) = json.loads(artifacts["funnel-toy"]["data"])
-    assert row["read"] == 3
-    assert not set("<>[]()|`") & set(row["step"] + artifacts["funnel-toy"]["description"])
+    (progress,) = [artifact for artifact in found if artifact["type"] == "progress"]
+    (table,) = [artifact for artifact in found if artifact["type"] == "table"]
+    assert (progress["data"], progress["description"]) == (100, "done")
+    assert re.fullmatch("[a-z0-9-]+", progress["key"])
+    (row,) = json.loads(table["data"])
+    assert (table["key"], row["read"]) == ("funnel-toy", 3)
+    assert not set("<>[]()|`") & set(row["step"] + table["description"])
 
 
 def test_names_of_several_or_of_none_are_told_apart(project: Project) -> None:
@@ -259,13 +333,36 @@ def test_a_wrong_recipe_is_refused_before_prefect_is_loaded(tmp_path: Path) -> N
     assert Project(tmp_path).run("-c", code).stdout == "build.workers must be positive, got -1 False\n"
 
 
-def test_up_mends_what_a_crash_has_left(project: Project) -> None:
-    before = project.api()
-    project.kill("server")
-    project.kill("worker")
-    time.sleep(0.2)
+def test_a_cancelled_run_is_gone_at_once_with_all_its_processes(project: Project) -> None:
+    before = project.processes()
+    run_id = project.start("stuck")
+    project.wait_for(run_id, "RUNNING")
+    while not (project.folder / "stuck").exists() or len(project.processes() - before) < 3:
+        time.sleep(0.05)
+    project.ask(f"/flow_runs/{run_id}/set_state", {"state": {"type": "CANCELLING"}})
+    cancelled = time.monotonic()
+    while project.processes() - before:
+        assert time.monotonic() - cancelled < 10
+        time.sleep(0.05)
+    project.wait_for(run_id, "CANCELLED")
+
+
+def test_a_run_goes_on_after_everything_was_killed(project: Project) -> None:
+    before, run_id, made = project.api(), project.start("waiting"), project.folder / "made.txt"
+    while not made.exists():
+        time.sleep(0.05)
+    for pid in project.processes():
+        os.kill(pid, signal.SIGKILL)
+    while project.processes():
+        time.sleep(0.05)
+    made.unlink()  # no result is remembered in its place
+    (project.folder / "go").touch()
     assert project.drive("up") == [["server", "worker"], True]
     assert project.api() == before  # so that open pages and other terminals go on working
+    assert project.wait_for(run_id, "CRASHED", 1)["state"]["message"] == "its process is gone"
+    assert "scheduled" in project.prefect("flow-run", "retry", run_id).stdout
+    project.wait_for(run_id, "COMPLETED")
+    assert made.exists()
 
 
 def test_down_stops_all_and_leaves_the_users_lines(project: Project) -> None:
