@@ -3,6 +3,7 @@
 # make check   what CI runs: style, types, import directions, tests
 # make real    slower proofs on real upstream samples, where they are present
 # make bench   all benchmarks, quick
+# make torture builds killed at 200 random moments and at every failpoint, full and failing disks (20 minutes)
 # Each sets up .venv by itself on a fresh machine; PYTHON=python3.13 picks another interpreter.
 
 PYTHON ?= python3
@@ -10,7 +11,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo test check lint real bench setup clean
+.PHONY: demo test check lint real bench torture setup clean
 .DEFAULT_GOAL := help
 
 help:
@@ -44,6 +45,9 @@ real: $(READY)
 
 bench: $(READY)
 	for benchmark in benchmarks/*.py; do $(BIN)/python $$benchmark --quick || exit 1; done
+
+torture: $(READY)
+	$(BIN)/python tests/torture/torture.py
 
 clean:
 	rm -rf $(VENV) demo-catalog
