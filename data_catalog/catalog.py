@@ -4,7 +4,10 @@ The file is rebuilt beside the old one and swapped in, so open readers keep what
 for writing. Its views name every file by its absolute path: after moving a root, rebuild it.
 """
 
-from collections.abc import Mapping, Sequence
+import re
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +18,13 @@ from data_catalog.disk_errors import disk_errors
 from data_catalog.errors import ConfigError
 from data_catalog.failpoints import failpoint
 from data_catalog.laws import CONSERVATION
-from data_catalog.manifest import Snapshot, current_snapshots
+from data_catalog.manifest import Snapshot, current_snapshots, datasets_folder
 from data_catalog.recorded_files import recorded
 from data_catalog.shards import TEMPORARY_PREFIX, sync
 
 CATALOG_FILE = "catalog.duckdb"
+_ROWS_PER_BATCH = 10_000
+_EXPLAIN = re.compile(r"\s*EXPLAIN\s+(?:ANALYZE\s+)?(?=[A-Za-z])", re.IGNORECASE)
 # DuckDB's own command line, an older release than the library, must be able to open the file.
 STORAGE_VERSION = "v1.2.0"
 
@@ -82,14 +87,16 @@ def broken_laws(snapshot: Snapshot) -> list[str]:
     """The conservation laws that a snapshot, committed or about to be, does not hold."""
     import duckdb
 
-    with duckdb.connect() as connection:
+    # Beside the snapshots, where there is room, not in whatever the current folder is.
+    spill = snapshot.folder.with_name(f"{TEMPORARY_PREFIX}duckdb-spill")
+    with duckdb.connect(config={"temp_directory": str(spill)}) as connection:
         for name, query in view_texts([snapshot]).items():
             connection.execute(f"CREATE VIEW {name} AS {query}")
         return [law for law, query in CONSERVATION.items() if connection.execute(query).fetchone() is not None]
 
 
 def query(root: Path, sql: str, parameters: Mapping[str, Any] | None = None) -> pa.Table:
-    """Answer a query on a root's catalog, on a connection that can read this root and nothing else.
+    """Answer a query on a root's catalog, on a connection that can read its datasets and nothing else.
 
     Args:
         root: of the catalog.
@@ -99,18 +106,26 @@ def query(root: Path, sql: str, parameters: Mapping[str, Any] | None = None) -> 
     Raises:
         ConfigError: there is no catalog, or DuckDB refuses the query.
     """
+    with answer(root, sql, parameters) as (schema, batches):
+        return pa.Table.from_batches(batches, schema)
+
+
+@contextmanager
+def answer(
+    root: Path, sql: str, parameters: Mapping[str, Any] | None = None
+) -> Iterator[tuple[pa.Schema, Iterator[pa.RecordBatch]]]:
+    """The same for an answer that may be larger than the memory: its schema, and batches of rows as they come."""
     import duckdb
 
     path = catalog_path(root)
     if not path.is_file():
         raise ConfigError(f"{root} holds no catalog: run `vernaclip build RECIPE --root {root}` first")
     try:
-        with duckdb.connect(str(path), read_only=True) as connection:
-            connection.execute(f"SET allowed_directories = [{literal(str(root.absolute()))}]")
-            connection.execute("SET enable_external_access = false")
-            connection.execute("SET lock_configuration = true")
-            _refuse_writing(connection.extract_statements(sql))
-            return _answer(connection, sql, parameters)
+        with tempfile.TemporaryDirectory(prefix="vernaclip-sql-") as scratch, _open(path, scratch) as connection:
+            _lock_down(connection, root)
+            refuse_all_but_one_question(connection, sql)
+            reader = connection.sql(sql, params=parameters).to_arrow_reader(_ROWS_PER_BATCH)
+            yield reader.schema, iter(reader)
     except duckdb.IOException as error:
         raise ConfigError(
             f"DuckDB cannot read the catalog ({error}): if the root has moved, "
@@ -120,16 +135,38 @@ def query(root: Path, sql: str, parameters: Mapping[str, Any] | None = None) -> 
         raise ConfigError(f"DuckDB refuses the query: {error}") from error
 
 
-def _refuse_writing(statements: Sequence[Any]) -> None:
-    """The folders that a query may read it could write to as well: only questions are let through."""
+def _open(path: Path, scratch: str) -> Any:
+    """A connection that writes what does not fit the memory outside the root, where it is removed."""
     import duckdb
 
-    for statement in statements:
-        if statement.type not in (duckdb.StatementType.SELECT, duckdb.StatementType.EXPLAIN):
-            raise ConfigError(f"DuckDB refuses the query: {statement.type.name} is not a question, SELECT is")
+    settings: dict[str, Any] = {"temp_directory": scratch, "autoinstall_known_extensions": False}
+    return duckdb.connect(str(path), read_only=True, config=settings | {"autoload_known_extensions": False})
 
 
-def _answer(connection: Any, sql: str, parameters: Mapping[str, Any] | None) -> pa.Table:
-    """Rows of a query; a statement without rows (SET, say) gives an empty table."""
-    relation = connection.sql(sql, params=parameters)
-    return relation.to_arrow_table() if relation is not None else pa.table({})
+def _lock_down(connection: Any, root: Path) -> None:
+    """Let a connection read the datasets of a root, and neither anything else nor the settings that say so."""
+    folders = sorted({str(datasets_folder(root).absolute()), str(datasets_folder(root).resolve())})
+    connection.execute(f"SET allowed_directories = [{', '.join(map(literal, folders))}]")
+    connection.execute("SET enable_external_access = false")
+    connection.execute("SET lock_configuration = true")
+
+
+def refuse_all_but_one_question(connection: Any, sql: str) -> None:
+    """The folders that a query may read it could write to as well: only a single question is let through.
+
+    Raises:
+        ConfigError: the text holds no statement, several, or one that is no question.
+    """
+    import duckdb
+
+    statements = connection.extract_statements(sql)
+    if len(statements) != 1:
+        raise ConfigError(f"DuckDB refuses the query: one question at a time, these are {len(statements)}")
+    kind = statements[0].type
+    if kind == duckdb.StatementType.EXPLAIN:
+        explained = _EXPLAIN.match(statements[0].query)
+        if explained is None:
+            raise ConfigError("DuckDB refuses the query: EXPLAIN and EXPLAIN ANALYZE are let through without options")
+        refuse_all_but_one_question(connection, statements[0].query[explained.end() :])  # ANALYZE carries it out
+    elif kind != duckdb.StatementType.SELECT:
+        raise ConfigError(f"DuckDB refuses the query: {kind.name} is not a question, SELECT is")

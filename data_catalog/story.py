@@ -63,12 +63,14 @@ def find_stories(snapshot: Snapshot, identity: str) -> list[Story]:
         identity: a `sample_id`, a `caption_id`, an image's address in any spelling, before or after redirects, or
             the sha256 of its bytes as they came.
     """
+    return [_story(snapshot, shard, sample_id) for shard, sample_id in find_samples(snapshot, identity)]
+
+
+def find_samples(snapshot: Snapshot, identity: str) -> list[tuple[int, str]]:
+    """The shards and `sample_id`s that an id, an address or a hash means; none if there are none."""
     wanted = _Wanted(identity.strip())
-    return [
-        _story(snapshot, shard, sample_id)
-        for shard in _shards_with(snapshot, wanted.texts)
-        for sample_id in sorted(_matches(snapshot, shard, wanted))
-    ]
+    shards = _shards_with(snapshot, wanted.texts)
+    return [(shard, sample_id) for shard in shards for sample_id in sorted(_matches(snapshot, shard, wanted))]
 
 
 class _Wanted:

@@ -13,6 +13,7 @@ from flows.evaluate_options import add_evaluate_options
 from flows.export_options import add_export_options
 from flows.forget_options import add_forget_options
 from flows.job_options import add_dry_run_options, add_job_options, add_root
+from flows.question_options import add_catalog_options, add_sql_options, add_why_options
 from flows.report_options import add_report_options
 from flows.snapshot_options import (
     add_diff_options,
@@ -136,16 +137,10 @@ def _add_report(commands: Commands) -> None:
 
 
 def _add_questions(commands: Commands) -> None:
-    sql = _add(
-        commands,
-        "sql",
-        "questions:sql",
-        "answer an SQL query on the catalog's views: pairs, captions, rejects, images, funnel, drop_reasons, "
-        "leaks, translators, builds",
-    )
-    sql.add_argument("query", metavar="QUERY")
-    add_root(sql)
-    sql.add_argument("--format", choices=("table", "csv", "json"), default="table")
+    text = "answer an SQL query on the catalog's views, of which `FROM duckdb_views()` says what they hold"
+    add_sql_options(_add(commands, "sql", "sql:sql", text))
+    text = "tell why a sample, a caption or an image is in a dataset or not: its story, from the upstream line on"
+    add_why_options(_add(commands, "why", "why:why", text))
     search = _add(
         commands, "search", "questions:search", "find the images that fit a text, and write them as a contact sheet"
     )
@@ -157,9 +152,8 @@ def _add_questions(commands: Commands) -> None:
         "--out", type=Path, metavar="FILE.png", help="where the contact sheet goes (default: in the root)"
     )
     _add_snapshots(commands)
-    catalog = _add(commands, "catalog", "questions:catalog", "list what a root holds")
-    add_root(catalog)
-    catalog.add_argument("--rebuild", action="store_true", help="write catalog.duckdb anew, as after moving the root")
+    text = "say what a root holds: datasets, rows kept and dropped, splits, sources, licences, exports"
+    add_catalog_options(_add(commands, "catalog", "overview:catalog", text))
     _add(commands, "recipes", "questions:recipes", "list the recipes that come with vernaclip")
 
 

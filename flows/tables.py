@@ -9,6 +9,8 @@ _MARKDOWN = re.compile(r"[<>&\\\[\]()|`]")
 
 # Categories of characters that a terminal obeys rather than shows.
 _STEERING = frozenset({"Cc", "Cf", "Cs", "Zl", "Zp"})
+# What spreadsheets begin formulas with, full-width forms included.
+_FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r", "\n", "＝", "＋", "－", "＠")
 _JOINERS = "\u200c\u200d"
 
 
@@ -59,6 +61,21 @@ def _visible(char: str) -> str:
     if unicodedata.category(char) not in _STEERING or char in _JOINERS:
         return char
     return char.encode("unicode_escape").decode("ascii")
+
+
+def spreadsheet_text(text: str) -> str:
+    r"""A text of a CSV cell that a spreadsheet does not calculate, and that does nothing to a terminal.
+
+    What would be a formula gets an apostrophe in front; control characters but tabs and line ends are shown as codes.
+    """
+    if not text.isprintable():
+        text = "".join(map(_visible_but_line_ends, text))
+    return f"'{text}" if text.lstrip(" ").startswith(_FORMULA_STARTS) else text
+
+
+def _visible_but_line_ends(char: str) -> str:
+    is_harmless = char in "\t\r\n" or unicodedata.category(char) not in ("Cc", "Cs")
+    return char if is_harmless else _visible(char)
 
 
 def escaped_json(text: str) -> str:

@@ -1,0 +1,121 @@
+"""The command that answers SQL queries, as a table or in forms that other programs read."""
+
+import csv
+import json
+import sys
+from argparse import Namespace
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from itertools import islice
+from pathlib import Path
+from typing import Any, TextIO
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from data_catalog.catalog import answer
+from data_catalog.errors import ConfigError
+from data_catalog.shards import write_atomically
+from flows.commands.output import say
+from flows.tables import escaped_json, plain_table, spreadsheet_text
+
+# Long texts and image bytes would make a table unreadable; the other forms have everything.
+MAX_CELL = 60
+Batches = Iterator[pa.RecordBatch]
+
+
+def sql(options: Namespace) -> None:
+    """Print the answer of a query, or write it to a file."""
+    if options.format == "table" and options.out:
+        raise ConfigError("a table is for the terminal: give --format csv, json or parquet with --out")
+    if options.format == "parquet" and not options.out:
+        raise ConfigError("Parquet is for a file: give --out FILE with it")
+    with answer(options.root, options.query) as (schema, batches):
+        if options.format == "table":
+            _print_table(batches, options.max_rows)
+        elif options.format == "parquet":
+            write_atomically(options.out, lambda path: _write_parquet(path, schema, batches))
+        else:
+            _write_text(options, schema, batches)
+
+
+def _print_table(batches: Batches, max_rows: int) -> None:
+    rows = (row for batch in batches for row in batch.to_pylist())
+    shown = list(islice(rows, max_rows))
+    say(plain_table([{name: short_value(value) for name, value in row.items()} for row in shown]))
+    if next(rows, None) is not None:
+        say(f"... and more: these are the first {max_rows:,} rows (--max-rows N; --format csv has all)")
+
+
+def _write_parquet(path: Path, schema: pa.Schema, batches: Batches) -> None:
+    with pq.ParquetWriter(path, schema, compression="zstd") as writer:
+        for batch in batches:
+            writer.write_batch(batch)
+
+
+def _write_text(options: Namespace, schema: pa.Schema, batches: Batches) -> None:
+    write = _write_csv if options.format == "csv" else _write_json
+    if options.out is None:
+        write(sys.stdout, schema, batches, raw=options.raw)
+        return
+
+    def to_file(path: Path) -> None:
+        with path.open("w", encoding="utf-8", newline="") as file:
+            write(file, schema, batches, raw=options.raw)
+
+    write_atomically(options.out, to_file)
+
+
+def _write_csv(file: TextIO, schema: pa.Schema, batches: Batches, *, raw: bool) -> None:
+    text: Callable[[str], str] = str if raw else spreadsheet_text
+    writer = csv.writer(file)
+    with _told_encoding():
+        writer.writerow([text(name) for name in schema.names])
+        for batch in batches:
+            columns = [column.to_pylist() for column in batch.columns]
+            writer.writerows([_csv_cell(value, text) for value in row] for row in zip(*columns, strict=True))
+
+
+def _csv_cell(value: object, text: Callable[[str], str]) -> object:
+    value = plain_value(value)
+    if isinstance(value, list | dict):
+        value = json.dumps(value, ensure_ascii=False, default=str)
+    return text(value) if isinstance(value, str) else value
+
+
+def _write_json(file: TextIO, _: pa.Schema, batches: Batches, *, raw: bool) -> None:
+    with _told_encoding():
+        for batch in batches:
+            for row in batch.to_pylist():
+                line = json.dumps(plain_value(row), ensure_ascii=False, default=str)
+                file.write((line if raw else escaped_json(line)) + "\n")
+
+
+@contextmanager
+def _told_encoding() -> Iterator[None]:
+    """Say in a sentence that the terminal's encoding lacks a letter."""
+    try:
+        yield
+    except UnicodeEncodeError as error:
+        letter = ascii(error.object[error.start])
+        raise ConfigError(f"the encoding {error.encoding} has no {letter}: set PYTHONIOENCODING=utf-8") from error
+
+
+def short_value(value: object) -> object:
+    """A value as a table shows it: the number of bytes in place of them, long texts cut."""
+    if isinstance(value, bytes):
+        return f"<{len(value):,} bytes>"
+    if isinstance(value, dict):
+        value = {name: short_value(item) for name, item in value.items()}
+    if isinstance(value, list | dict | str) and len(str(value)) > MAX_CELL:
+        return str(value)[: MAX_CELL - 3] + "..."
+    return value
+
+
+def plain_value(value: object) -> Any:
+    """A value as text files can hold it: image bytes in hexadecimal digits."""
+    if isinstance(value, bytes):
+        return value.hex()
+    if isinstance(value, dict):
+        return {name: plain_value(item) for name, item in value.items()}
+    return [plain_value(item) for item in value] if isinstance(value, list) else value

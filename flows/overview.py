@@ -1,0 +1,117 @@
+"""What a root holds, at a glance: from manifests and from what lies beside the snapshots; no shard is opened."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from data_catalog.catalog import query
+from data_catalog.errors import ConfigError
+from data_catalog.manifest import MARKED, SPLITS, Snapshot, snapshot_names
+from data_catalog.shards import read_json
+from flows.tables import cell_text, plain_table
+
+REPORT_FILE = "report.html"
+EXPORTS_FOLDER, EXPORT_RECORD = "exports", "export.json"
+# How many of the most frequent reasons are told.
+MOST_REASONS = 5
+_REASONS = (
+    "SELECT dataset, step, drop_reason, sum(dropped)::BIGINT AS dropped FROM drop_reasons GROUP BY ALL ORDER BY ALL"
+)
+_MEGABYTE = 1_000_000
+
+
+def overview(root: Path, snapshots: Sequence[Snapshot]) -> list[dict[str, Any]]:
+    """Facts of the newest snapshot of every dataset, as JSON values."""
+    reasons = query(root, _REASONS).to_pylist()
+    return [_facts(root, snapshot, reasons) for snapshot in snapshots]
+
+
+def _facts(root: Path, snapshot: Snapshot, reasons: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    manifest = snapshot.manifest
+    pairs = manifest["files"]["pairs"]
+    own = [row for row in reasons if row["dataset"] == snapshot.dataset]
+    report = snapshot.folder.parent / REPORT_FILE
+    return {
+        "dataset": snapshot.dataset,
+        "snapshot": snapshot.snapshot,
+        "folder": str(snapshot.folder),
+        "target_lang": manifest["target_lang"],
+        "translator": manifest["translator"],
+        "pairs": {split: sum(e["rows"] for e in pairs if e["split"] == split) for split in (*SPLITS, MARKED)},
+        "bytes": {kind: sum(e["bytes"] for e in entries) for kind, entries in sorted(manifest["files"].items())},
+        "sources": [_source(manifest, source) for source in sorted(manifest["sources"])],
+        "drop_reasons": [
+            {name: row[name] for name in ("step", "drop_reason", "dropped")}
+            for row in sorted(own, key=lambda row: (-row["dropped"], row["step"], row["drop_reason"]))
+        ],
+        "report": str(report) if report.is_file() else None,
+        "exports": list(_exports(root, snapshot)),
+        "other_snapshots": [name for name in snapshot_names(root, snapshot.dataset) if name != snapshot.snapshot],
+    }
+
+
+def _source(manifest: Mapping[str, Any], source: str) -> dict[str, Any]:
+    steps = sorted((row for row in manifest["funnel"] if row["source"] == source), key=lambda row: row["step_number"])
+    facts = manifest["sources"][source]
+    return {
+        "source": source,
+        "captions": steps[0]["read"] if steps else 0,
+        "kept": steps[-1]["kept"] if steps else 0,
+        "licence": facts.get("licence"),
+    }
+
+
+def _exports(root: Path, snapshot: Snapshot) -> Iterator[dict[str, Any]]:
+    """The exports of a dataset, and of which of its snapshots they are."""
+    for record in sorted((root / EXPORTS_FOLDER / snapshot.dataset).glob(f"*/{EXPORT_RECORD}")):
+        try:
+            found = read_json(record)
+        except (OSError, ValueError) as error:
+            raise ConfigError(f"{record} cannot be read ({error}): remove its folder and export again") from error
+        yield {"format": found.get("format"), "snapshot": found.get("snapshot"), "folder": str(record.parent)}
+
+
+def overview_lines(facts: Mapping[str, Any]) -> Iterator[str]:
+    """The facts of one dataset as lines of text."""
+    rows, kept = (sum(source[name] for source in facts["sources"]) for name in ("captions", "kept"))
+    pairs = {split: count for split, count in facts["pairs"].items() if count}
+    size = ", ".join(f"{kind} {count / _MEGABYTE:,.1f} MB" for kind, count in facts["bytes"].items() if count)
+    yield f"{facts['dataset']}  snapshot {facts['snapshot']}, in {facts['target_lang']}, by {facts['translator']}"
+    yield f"  captions  {rows:,}, of which {kept:,} are kept ({_share(kept, rows)})"
+    yield f"  images    {sum(pairs.values()):,}" + (f": {_counts(pairs)}" if pairs else "")
+    yield f"  files     {size}"
+    yield from ("", *(f"  {line}" for line in plain_table(_source_rows(facts["sources"])).split("\n")), "")
+    if facts["drop_reasons"]:
+        yield "  dropped   " + ", ".join(_reason(row) for row in facts["drop_reasons"][:MOST_REASONS])
+    yield f"  report    {facts['report'] or 'none'}"
+    for export in facts["exports"]:
+        is_old = export["snapshot"] != facts["snapshot"]
+        yield f"  export    {export['format']}: {export['folder']}" + (f" (of {export['snapshot']})" if is_old else "")
+    if facts["other_snapshots"]:
+        yield f"  older     {', '.join(facts['other_snapshots'])}"
+    yield f"  folder    {facts['folder']}"
+
+
+def _source_rows(sources: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    return [
+        {
+            "source": source["source"],
+            "captions": source["captions"],
+            "kept": source["kept"],
+            "share": _share(source["kept"], source["captions"]),
+            "licence": source["licence"],
+        }
+        for source in sources
+    ]
+
+
+def _reason(row: Mapping[str, Any]) -> str:
+    return f"{cell_text(row['drop_reason'])} {row['dropped']:,} ({row['step']})"
+
+
+def _counts(pairs: Mapping[str, int]) -> str:
+    return ", ".join(f"{count:,} {split}" for split, count in pairs.items())
+
+
+def _share(part: int, whole: int) -> str:
+    return f"{part / whole:.1%}" if whole else "-"

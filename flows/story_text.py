@@ -1,0 +1,239 @@
+"""The story of a sample in words: each caption from its upstream line through every step, then its image."""
+
+import textwrap
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from data_catalog.images.reasons import is_retryable
+from data_catalog.manifest import MARKED
+from data_catalog.schema import KEPT
+from data_catalog.story import FILE, Story
+from flows.report.meanings import STEP_MEANINGS, meaning_of
+from flows.step_outputs import CHECK, CLEAN, DEDUPLICATE, FETCH, INGEST, NORMALISE, SCREEN, TRANSLATE
+from flows.tables import cell_text
+
+Row = Mapping[str, Any]
+
+# What each step leaves in a caption row, and in its image's. Whatever the row's head tells is not told again.
+CAPTION_COLUMNS: Mapping[str, Sequence[str]] = {
+    INGEST: (
+        *("upstream_file", "upstream_line", "upstream_split", "url", "path", "source_lang", "source_caption"),
+        *("license", "attribution", "page_url"),
+    ),
+    CLEAN: (
+        "clean_caption",
+        "detected_source_lang",
+        "detected_source_probability",
+        "source_language_margin",
+    ),
+    TRANSLATE: (
+        *("target_lang", "translator", "caption"),
+        *("translation_score", "translation_truncated", "translation_repetitive"),
+    ),
+    CHECK: (
+        *("detected_lang", "detected_probability", "language_margin", "length_ratio", "copied_share"),
+        *("repeated_ngrams", "numbers_lost", "numbers_invented", "round_trip_chrf"),
+    ),
+    DEDUPLICATE: ("merged_into", "leaks"),
+}
+HEAD_COLUMNS = ("sample_id", "caption_id", "source", "outcome", "step", "drop_reason", "detail")
+IMAGE_COLUMNS: Mapping[str, Sequence[str]] = {
+    FETCH: ("http_status", "final_url", "robots_tag", "num_bytes", "sha256"),
+    NORMALISE: ("original_format", "original_width", "original_height", "width", "height", "phash"),
+}
+# The settings that a step judges by, as the manifest has them.
+RULES: Mapping[str, Sequence[str]] = {
+    INGEST: ("sources",),
+    CLEAN: ("clean",),
+    SCREEN: ("leaks", "repeats"),
+    TRANSLATE: ("translate",),
+    CHECK: ("check",),
+    FETCH: ("fetch",),
+    NORMALISE: ("normalise",),
+    DEDUPLICATE: ("duplicates", "leaks"),
+}
+_WIDTH = 116
+
+
+def story_lines(story: Story, *, asked: str, all_rules: bool = False) -> Iterator[str]:
+    """A story as lines of plain text, safe for a terminal.
+
+    Args:
+        story: what is told.
+        asked: the id that was asked for: the caption of that id comes first.
+        all_rules: tell the settings of every step, and not only of those that rejected something.
+    """
+    snapshot = story.snapshot
+    yield f"{cell_text(story.sample_id)}  in dataset {snapshot.dataset}, snapshot {snapshot.snapshot}"
+    yield from _facts("  ", _source(story))
+    for row in sorted(story.captions, key=lambda row: row["caption_id"] != asked):
+        yield ""
+        yield from _caption(story, row, all_rules=all_rules)
+    yield ""
+    yield from _image(story, all_rules=all_rules)
+
+
+def _source(story: Story) -> Row:
+    first = story.captions[0]
+    facts = story.snapshot.manifest["sources"].get(first["source"], {})
+    kept = sum(row["outcome"] == KEPT for row in story.captions)
+    return {
+        "source": first["source"],
+        "licence of the source": facts.get("licence"),
+        "captions": f"{len(story.captions)}, of which {kept} {'is' if kept == 1 else 'are'} kept",
+    }
+
+
+def _caption(story: Story, row: Row, *, all_rules: bool) -> Iterator[str]:
+    kept = row["outcome"] == KEPT
+    yield f"caption {cell_text(row['caption_id'])}: {'kept' if kept else 'rejected by ' + cell_text(row['step'])}"
+    for number, step in enumerate(_passed(story, row), start=1):
+        rejects = step == row["step"]
+        yield f"  {number} {step}: {_verdict(row) if rejects else 'passed'}"
+        yield from _facts("      ", {name: row.get(name) for name in CAPTION_COLUMNS.get(step, ())})
+        if rejects:
+            yield from _facts(
+                "      ", {"meaning": meaning_of(row["step"], row["drop_reason"]), "detail": row["detail"]}
+            )
+        if rejects or all_rules:
+            yield from _rules("      ", story, step, row)
+    yield f"  = {_end(story, row)}"
+
+
+def _passed(story: Story, row: Row) -> list[str]:
+    """The steps that a row came to: all of them, where it is kept."""
+    steps = story.steps
+    if row["step"] is None:
+        return steps
+    # A step that the funnel does not know is told all the same.
+    return [*steps[: steps.index(row["step"])], row["step"]] if row["step"] in steps else [row["step"]]
+
+
+def _verdict(row: Row) -> str:
+    return f"REJECTED, {cell_text(row['drop_reason'])}"
+
+
+def _end(story: Story, row: Row) -> str:
+    """Where a caption came to, in a sentence."""
+    if row["outcome"] != KEPT:
+        return f"not published; the row stands in {row[FILE]}"
+    pair = story.pairs.get(row["merged_into"] or story.sample_id)
+    if pair is None:
+        return f"kept; the row stands in {row[FILE]}"
+    of_other = f" with the image of {cell_text(row['merged_into'])}" if row["merged_into"] else ""
+    marked = " (it holds something of a test set: in no split)" if pair["split"] == MARKED else ""
+    return f"published{of_other}: split {pair['split']}{marked}, in {pair[FILE]}; the row stands in {row[FILE]}"
+
+
+def _image(story: Story, *, all_rules: bool) -> Iterator[str]:
+    image, first = story.image, story.captions[0]
+    if image is None:
+        yield "image: never asked for, since no caption came so far"
+        yield from _facts("  ", {"url": first["url"], "path": first["path"]})
+        return
+    yield f"image {cell_text(image['url'] or image['path'])}: {_image_end(story)}"
+    for step, names in IMAGE_COLUMNS.items():
+        if step == NORMALISE and image["step"] == FETCH:
+            return
+        rejects = image["step"] == step
+        yield f"  {step}: {_verdict(image) if rejects else 'good'}"
+        yield from _facts("      ", {name: image.get(name) for name in names})
+        if step == FETCH:
+            yield from _requests(story)
+        if rejects:
+            yield from _facts("      ", _loss(image))
+        if rejects or all_rules:
+            yield from _rules("      ", story, step, first)
+    if story.guests:
+        yield from _facts("  ", {"captions of others": story.guests})
+
+
+def _loss(image: Row) -> Row:
+    again = "yes: vernaclip build --retry-failed" if is_retryable(image["drop_reason"]) else "no, this is final"
+    meaning = meaning_of(image["step"], image["drop_reason"])
+    return {"meaning": meaning, "detail": image["detail"], "can be tried again": again}
+
+
+def _image_end(story: Story) -> str:
+    image, pair = story.image, story.pairs.get(story.sample_id)
+    if image is not None and image["step"]:
+        return f"lost by {cell_text(image['step'])}"
+    if pair is not None:
+        return f"published, split {pair['split']}, {pair['width']} x {pair['height']} pixels, in {pair[FILE]}"
+    merged = sorted({row["merged_into"] for row in story.captions if row["merged_into"]})
+    if merged:
+        return f"good, and not published: its captions are with {', '.join(map(cell_text, merged))}"
+    return "good, and not published: no caption is left"
+
+
+def _requests(story: Story) -> Iterator[str]:
+    for row in story.requests:
+        seconds = f"{row['asking_s'] or 0:.1f} s in requests and {row['waiting_s'] or 0:.1f} s between them"
+        tries = f"{row['tries']} {'try' if row['tries'] == 1 else 'tries'}"
+        yield from _facts("      ", {"asked": f"{tries}, {seconds}: {row['drop_reason'] or 'bytes came'}"})
+
+
+def _rules(indent: str, story: Story, step: str, row: Row) -> Iterator[str]:
+    """The settings that a step judged by."""
+    settings = story.snapshot.manifest["settings"]
+    for section in RULES.get(step, ()):
+        values = settings.get(section, {})
+        if section == "sources":
+            values = values.get(row["source"], {})
+        told = ", ".join(f"{name} = {_value(value)}" for name, value in sorted(values.items()))
+        yield from _facts(indent, {f"rules of {section}": told or None})
+
+
+def _facts(indent: str, facts: Row) -> Iterator[str]:
+    """Names and values, one a line, without those that are null; long ones go on below."""
+    for name, value in facts.items():
+        if value is None or value == []:
+            continue
+        label = f"{name}: "
+        yield from textwrap.wrap(
+            f"{label}{_value(value)}",
+            width=_WIDTH,
+            initial_indent=indent,
+            subsequent_indent=indent + "  ",
+            break_on_hyphens=False,
+            break_long_words=False,
+        )
+
+
+def _value(value: object) -> str:
+    if isinstance(value, list | tuple):
+        return ", ".join(_value(item) for item in value)
+    if isinstance(value, int) and not isinstance(value, bool):
+        return str(value)  # a line's number, a width: to be copied as it is
+    return cell_text(value)
+
+
+def story_values(story: Story) -> dict[str, Any]:
+    """A story as JSON values: everything that the text tells, and every column."""
+    return {
+        "dataset": story.snapshot.dataset,
+        "snapshot": story.snapshot.snapshot,
+        "sample_id": story.sample_id,
+        "source": {"name": story.captions[0]["source"], **_source_facts(story)},
+        "steps": [_step_values(story, step) for step in story.steps],
+        "captions": [{**row, "meaning": _meaning(row)} for row in story.captions],
+        "image": None if story.image is None else {**story.image, "meaning": _meaning(story.image)},
+        "requests": story.requests,
+        "pairs": list(story.pairs.values()),
+        "captions_of_others": story.guests,
+    }
+
+
+def _source_facts(story: Story) -> dict[str, Any]:
+    facts = story.snapshot.manifest["sources"].get(story.captions[0]["source"], {})
+    return {name: facts.get(name) for name in ("licence", "files", "selected", "malformed", "unselected")}
+
+
+def _step_values(story: Story, step: str) -> dict[str, Any]:
+    settings = story.snapshot.manifest["settings"]
+    rules = {section: settings[section] for section in RULES.get(step, ()) if section in settings}
+    return {"step": step, "meaning": STEP_MEANINGS.get(step), "rules": rules}
+
+
+def _meaning(row: Row) -> str | None:
+    return meaning_of(row["step"], row["drop_reason"]) if row["drop_reason"] else None
