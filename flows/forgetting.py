@@ -20,6 +20,7 @@ from data_catalog.manifest import (
     current_snapshot_name,
     dataset_names,
     datasets_folder,
+    point_to,
     read_snapshot,
     snapshot_folder,
 )
@@ -177,7 +178,6 @@ def _take_down(root: Path, dataset: str, tombstones: Tombstones, done: TakeDown)
         return
     num_captions = sum(count for _, count in _captions_of(snapshot, samples).values())
     new = _rewrite(root, snapshot, chosen, list(samples))
-    WorkStore(root / "work").rename_note(snapshot.snapshot, new.snapshot)
     append_run(root, dataset, snapshot=new.snapshot, forget_of=snapshot.snapshot)
     done.rewritten.append(
         Rewritten(
@@ -197,6 +197,10 @@ def _rewrite(root: Path, old: Snapshot, tombstones: Tombstones, samples: Sequenc
         PipelineError: a conservation law does not hold; nothing is committed.
     """
     snapshot_id = digest([old.snapshot, tombstones.digest])[:12]
+    same = read_snapshot(root, old.dataset, snapshot_id)
+    if same is not None:  # a committed snapshot is never written again
+        point_to(root, old.dataset, snapshot_id)
+        return same
     folder = snapshot_folder(root, old.dataset, snapshot_id)
     files = rewrite_files(old, folder, samples)
     manifest: dict[str, Any] = {
@@ -213,6 +217,7 @@ def _rewrite(root: Path, old: Snapshot, tombstones: Tombstones, samples: Sequenc
             f"the snapshot is not committed, since it breaks: {'; '.join(broken)}. This is a defect: report it"
         )
     documents = write_documents(folder, manifest)
+    WorkStore(root / "work").rename_note(old.snapshot, snapshot_id)
     return commit_snapshot(root, {**manifest, "documents": documents})
 
 

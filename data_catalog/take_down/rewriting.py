@@ -16,6 +16,7 @@ import pyarrow.parquet as pq
 
 from data_catalog.images.tables import Row, groups_of, read_groups
 from data_catalog.ingest import STEP as INGEST
+from data_catalog.lookup import LOOKUP_KIND, write_lookup
 from data_catalog.manifest import MARKED, SPLITS, Snapshot, file_entry
 from data_catalog.publish import SplitConfig, split_of
 from data_catalog.schema import KEPT
@@ -69,9 +70,13 @@ def rewrite_files(snapshot: Snapshot, folder: Path, samples: Collection[str]) ->
     moved = frozenset(_moved_captions(snapshot, samples))
     task = Rewriting(old=snapshot, folder=folder, samples=samples, moved=moved)
     old: Mapping[str, Sequence[Entry]] = snapshot.manifest["files"]
-    files = {kind: [_linked(task, entry) for entry in old[kind]] for kind in old if kind not in _REWRITERS}
-    for kind, rewrite in _REWRITERS.items():
-        files[kind] = [entry for some in _by_shard(old.get(kind, [])) for entry in rewrite(task, some)]
+    files = {
+        kind: [entry for some in _by_shard(old[kind]) for entry in rewrite(task, some)]
+        for kind, rewrite in _REWRITERS.items()
+        if kind in old
+    }
+    if LOOKUP_KIND in old:
+        files[LOOKUP_KIND] = [write_lookup(folder, files)]
     return files
 
 
