@@ -1,0 +1,295 @@
+"""Snapshots of a dataset: listed, named, compared, pruned."""
+
+import csv
+import io
+import json
+import os
+import shutil
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from data_catalog.catalog import query, rebuild
+from data_catalog.checksummed import write_checksummed
+from data_catalog.errors import ConfigError
+from data_catalog.lock import writer_lock
+from data_catalog.manifest import Snapshot, commit_snapshot, file_entry, point_to, require_snapshot, snapshot_names
+from data_catalog.pruning import remove_snapshot
+from data_catalog.row_comparison import Change
+from data_catalog.snapshot_diff import diff_snapshots
+from data_catalog.snapshot_history import history, resolve
+from data_catalog.verification import verify
+from flows.build import BuildReport
+from flows.cli import main
+from flows.run_log import append_run
+
+Row = dict[str, Any]
+
+
+@pytest.fixture
+def root(built: tuple[Path, BuildReport], tmp_path: Path) -> Path:
+    """A catalog of its own, in a folder with an awkward name."""
+    root = tmp_path / "it's a root"
+    shutil.copytree(built[0], root)
+    rebuild(root)
+    return root
+
+
+def publish(
+    root: Path,
+    name: str,
+    *,
+    captions: Callable[[list[Row]], list[Row]] = lambda rows: rows,
+    pairs: Callable[[list[Row]], list[Row]] = lambda rows: rows,
+    **manifest: Any,
+) -> Snapshot:
+    """Commit a snapshot that is the current one with other rows in the files of its first shard."""
+    before = require_snapshot(root, "scenes")
+    folder = before.folder.with_name(name)
+    shutil.copytree(before.folder, folder)
+    files = {kind: list(entries) for kind, entries in before.manifest["files"].items()}
+    for kind, change in (("captions", captions), ("pairs", pairs)):
+        entry = files[kind][0]
+        table = pq.read_table(folder / entry["path"])
+        rows = change(table.to_pylist())
+        (folder / entry["path"]).unlink()
+        path = folder / entry["path"]
+        pq.write_table(pa.Table.from_pylist(rows, schema=table.schema), path)
+        more = {key: value for key, value in entry.items() if key not in ("path", "sha256", "bytes", "rows")}
+        files[kind][0] = file_entry(path, folder, rows=len(rows), **more)
+    found = commit_snapshot(root, {**before.manifest, "snapshot": name, "files": files, **manifest})
+    append_run(root, "scenes", snapshot=name)
+    return found
+
+
+def counts(changes: tuple[Change, ...]) -> dict[tuple[str, str | None, str | None], int]:
+    found: dict[tuple[str, str | None, str | None], int] = {}
+    for change in changes:
+        key = change.change, change.before, change.after
+        found[key] = found.get(key, 0) + change.rows
+    return found
+
+
+def test_a_diff_tells_what_became_of_each_row(root: Path) -> None:
+    def other_captions(rows: list[Row]) -> list[Row]:
+        kept = [row for row in rows if row["outcome"] == "kept"]
+        assert len(kept) >= 6
+        kept[0]["caption"] = "something else"
+        kept[1]["caption"], kept[1]["license"] = "something, else", "CC0"
+        kept[2] |= {"outcome": "rejected", "step": "clean", "drop_reason": "caption_too_long", "detail": "9 words"}
+        kept[3]["upstream_line"] += 1
+        kept[4]["language_margin"] = 0.25
+        gone = kept[5]
+        new = {**gone, "caption_id": "cc3m:new#1", "sample_id": "cc3m:new", "caption": "=new"}
+        return [row for row in rows if row is not gone] + [new]
+
+    def other_images(rows: list[Row]) -> list[Row]:
+        rows[0]["sha256"] = "0" * 64
+        rows[1]["split"] = "val"
+        rows[2]["width"] += 1
+        return rows[:-1]
+
+    before = require_snapshot(root, "scenes")
+    after = publish(root, "0123456789ab", captions=other_captions, pairs=other_images)
+    found = diff_snapshots(before, after, num_examples=2)
+    assert counts(found.captions) == {
+        ("caption", "kept", "kept"): 1,
+        ("upstream, caption", "kept", "kept"): 1,
+        ("outcome", "kept", "rejected at clean: caption_too_long"): 1,
+        ("place", "kept", "kept"): 1,
+        ("measures", "kept", "kept"): 1,
+        ("gone", "kept", None): 1,
+        ("added", None, "kept"): 1,
+    }
+    num_rows = query(root, "SELECT count(*) AS n FROM captions").to_pylist()[0]["n"]
+    assert found.num_same == num_rows - 6
+    assert counts(found.images) == {
+        ("image", "train", "train"): 1,
+        ("outcome", "train", "val"): 1,
+        ("size", "train", "train"): 1,
+        ("gone", "train", None): 1,
+    }
+    outcome = next(change for change in found.captions if change.change == "outcome")
+    assert outcome.examples[0].columns["drop_reason"] == (None, "caption_too_long")
+    assert outcome.examples[0].columns["detail"][1] == "9 words"
+    assert [(each.kind, each.only_before, each.only_after) for each in found.files if each.only_after] == [
+        ("captions", 1, 1),
+        ("pairs", 1, 1),
+    ]
+    turned = diff_snapshots(after, before, num_examples=0)
+    assert counts(turned.captions)["added", None, "kept"] == 1
+    assert counts(turned.captions)["outcome", "rejected at clean: caption_too_long", "kept"] == 1
+    assert all(change.examples == () for change in turned.captions)
+
+
+def test_files_that_both_have_are_not_read(root: Path) -> None:
+    before = require_snapshot(root, "scenes")
+    after = publish(root, "0123456789ab", settings={**before.manifest["settings"], "split": {"val": 0.3}})
+    for path in (*after.caption_files()[1:], *after.all_pair_files()[1:]):
+        path.unlink()
+    found = diff_snapshots(before, after, num_examples=2)
+    assert (found.captions, found.images) == ((), ())
+    told = {each.name: (each.before, each.after) for each in found.settings}
+    assert told["settings.split.val"] == (0.2, 0.3)
+    assert told["settings.split.salt"] == ("vernaclip", None)
+
+
+def test_a_snapshot_is_the_same_as_itself(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    snapshot = require_snapshot(root, "scenes").snapshot
+    assert main(["diff", "current", snapshot[:5], "--root", str(root)]) == 0
+    out = capsys.readouterr().out
+    assert out.count("0 added, 0 gone, 0 changed") == 2
+
+
+def test_columns_that_a_snapshot_lacks_are_empty(root: Path) -> None:
+    before = require_snapshot(root, "scenes")
+    after = publish(root, "0123456789ab")
+    path = after.caption_files()[0]
+    table = pq.read_table(path)
+    pq.write_table(table.drop_columns(["leaks", "merged_into", "language_margin"]), path)
+    found = diff_snapshots(before, after, num_examples=1)
+    margins = sum(value is not None for value in table.column("language_margin").to_pylist())
+    assert counts(found.captions)["measures", "kept", "kept"] <= margins
+    assert {change.change for change in found.captions} == {"measures"}
+
+
+def test_a_damaged_file_is_a_sentence(root: Path) -> None:
+    before = require_snapshot(root, "scenes")
+    after = publish(root, "0123456789ab", captions=lambda rows: rows[:-1])
+    after.caption_files()[0].write_bytes(b"PAR1 no PAR1")
+    with pytest.raises(ConfigError, match=r"the snapshots cannot be compared .*: see `vernaclip verify`"):
+        diff_snapshots(before, after, num_examples=1)
+
+
+def test_diff_prints_in_three_formats(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    def escape(rows: list[Row]) -> list[Row]:
+        next(row for row in rows if row["outcome"] == "kept")["caption"] = "\x1b[31m<b>\n\u202e"
+        return rows
+
+    publish(root, "0123456789ab", captions=escape)
+    assert main(["diff", "previous", "current", "--root", str(root)]) == 0
+    out = capsys.readouterr().out
+    assert "0 added, 0 gone, 1 changed" in out
+    assert "\x1b" not in out
+    assert "\u202e" not in out
+    assert main(["diff", "previous", "current", "--root", str(root), "--format", "csv"]) == 0
+    rows = list(csv.DictReader(io.StringIO(capsys.readouterr().out)))
+    assert [(row["of"], row["change"], row["rows"]) for row in rows] == [("captions", "caption", "1")]
+    assert main(["diff", "previous", "current", "--root", str(root), "--format", "json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["after"] == "0123456789ab"
+    [change] = found["captions"]["changes"]
+    assert change["examples"][0]["columns"]["caption"][1] == "\x1b[31m<b>\n\u202e"
+
+
+def test_snapshots_are_named_by_first_letters_and_by_place(root: Path) -> None:
+    first = require_snapshot(root, "scenes").snapshot
+    publish(root, "0123456789ab")
+    publish(root, "0123ffffffff")
+
+    def named(*names: str) -> list[str]:
+        return [snapshot.snapshot for snapshot in resolve(root, names, None)]
+
+    assert named("current", "previous", first[:6], "01234") == ["0123ffffffff", "0123456789ab", first, "0123456789ab"]
+    point_to(root, "scenes", first)
+    append_run(root, "scenes", snapshot=first)
+    assert named("current", "previous") == [first, "0123ffffffff"]
+    with pytest.raises(ConfigError, match="0123 may be 0123456789ab or 0123ffffffff: give more"):
+        named("0123")
+    with pytest.raises(ConfigError, match="holds no snapshot zz: `vernaclip snapshots`"):
+        named("zz")
+    with pytest.raises(ConfigError, match="holds no snapshot current"):
+        resolve(root, ["current"], "nothing")
+
+
+def test_snapshots_are_listed_oldest_first(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    first = require_snapshot(root, "scenes").snapshot
+    publish(root, "0123456789ab", retry_of=first)
+    assert main(["snapshots", "--root", str(root), "--format", "json"]) == 0
+    rows = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [(row["snapshot"], row["current"], row["retry_of"]) for row in rows] == [
+        (first, False, None),
+        ("0123456789ab", True, first),
+    ]
+    assert all(row["published"] and row["captions"] > 0 and row["bytes"] > 0 for row in rows)
+    (root / "datasets" / "scenes" / "runs.jsonl").unlink()
+    os.utime(root / "datasets" / "scenes" / first / "manifest.json", (time.time() - 60,) * 2)
+    assert [(each.snapshot.snapshot, each.time) for each in history(root, "scenes")] == [
+        (first, None),
+        ("0123456789ab", None),
+    ]
+    assert main(["snapshots", "nothing", "--root", str(root)]) == 1
+    assert "holds no dataset 'nothing': it holds scenes" in capsys.readouterr().err
+
+
+def test_prune_keeps_what_is_asked_for_and_what_something_needs(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    names = [require_snapshot(root, "scenes").snapshot]
+    names += [publish(root, f"{number}123456789ab").snapshot for number in range(5)]
+    write_checksummed(root / "models" / "scenes" / "current.json", {"model": "x", "snapshot": names[0]})
+    write_checksummed(root / "work" / "retries-scenes.json", {"attempts": 1, "snapshot": names[1]})
+    write_checksummed(
+        root / "exports" / "scenes" / "urls" / "export.json", {"dataset": "scenes", "snapshot": names[2], "files": {}}
+    )
+    (root / "datasets" / "scenes" / "fedcba987654" / "pairs").mkdir(parents=True)
+    (root / "datasets" / "scenes" / ".tmp-removed-aaaaaaaaaaaa" / "pairs").mkdir(parents=True)
+    before = set(snapshot_names(root, "scenes"))
+    assert main(["prune", "--keep", "2", "--root", str(root), "--dry-run"]) == 0
+    told = capsys.readouterr().out
+    assert set(snapshot_names(root, "scenes")) == before
+    assert main(["prune", "scenes", "--keep", "2", "--root", str(root)]) == 0
+    out = capsys.readouterr().out
+    assert (
+        out.replace("removed:", "would be removed:").replace("freed", "would be freed").replace("is gone", "goes")
+        == told
+    )
+    assert set(snapshot_names(root, "scenes")) == {names[0], names[1], names[4], names[5]}
+    assert f"kept: scenes {names[0]}: the newest model was trained on it" in out
+    assert f"kept: scenes {names[1]}: --retry-failed was stopped" in out
+    assert "urls was made of a snapshot that is gone" in out
+    assert "fedcba987654 (unfinished" in out
+    assert sorted(path.name for path in (root / "datasets" / "scenes").iterdir() if path.is_dir()) == sorted(
+        [names[0], names[1], names[4], names[5], "fetch-log"]
+    )
+    assert [finding for finding in verify(root) if finding.kind != "note"] == []
+    assert main(["prune", "--keep", "2", "--root", str(root)]) == 0
+    assert capsys.readouterr().out.endswith("nothing to remove\n")
+    assert main(["prune", "--keep", "0", "--root", str(root)]) == 1
+
+
+def test_prune_frees_what_it_says(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    first = require_snapshot(root, "scenes")
+    shared = first.all_pair_files()[0]
+    second = publish(root, "0123456789ab", captions=lambda rows: rows[:-1])
+    linked = second.folder / shared.relative_to(first.folder)
+    linked.unlink()
+    linked.hardlink_to(shared)
+    size = sum(path.stat().st_size for path in first.folder.rglob("*") if path.is_file())
+    assert main(["prune", "--root", str(root)]) == 0
+    assert f"1 snapshot, {size - linked.stat().st_size:,} bytes freed" in capsys.readouterr().out
+    assert linked.is_file()
+
+
+def test_a_training_keeps_all_snapshots(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    publish(root, "0123456789ab")
+    with writer_lock(root / "models" / "scenes"):
+        assert main(["prune", "--root", str(root)]) == 0
+    assert f"process {os.getpid()}" in capsys.readouterr().out
+    assert len(snapshot_names(root, "scenes")) == 2
+
+
+def test_views_of_a_killed_build_do_not_name_what_is_pruned(root: Path) -> None:
+    publish(root, "0123456789ab")  # and its build dies before the catalog is rebuilt
+    assert main(["prune", "--root", str(root)]) == 0
+    assert query(root, "SELECT DISTINCT snapshot FROM captions").to_pylist() == [{"snapshot": "0123456789ab"}]
+
+
+def test_the_current_snapshot_is_never_removed(root: Path) -> None:
+    name = require_snapshot(root, "scenes").snapshot
+    with pytest.raises(ConfigError, match=f"{name} is the current snapshot of scenes"):
+        remove_snapshot(root, "scenes", name)
+    assert remove_snapshot(root, "scenes", "0123456789ab") == 0
