@@ -31,6 +31,7 @@ SIZE = (4.8, 3.1)
 _STYLE: dict[Any, Any] = {
     "svg.fonttype": "none",  # text stays text
     "text.parse_math": False,  # labels may be dataset text
+    "axes.axisbelow": True,
     "axes.edgecolor": COLOURS["soft"],
     "axes.grid": True,
     "axes.labelcolor": COLOURS["soft"],

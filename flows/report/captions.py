@@ -1,5 +1,6 @@
 """What the page says of captions: their languages and lengths, why some were dropped, how they were translated."""
 
+import math
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -18,7 +19,7 @@ MAX_ENGINES = 4
 # Samples of translations are drawn from this many equal parts of an engine's captions, worst scores to best.
 SCORE_PARTS = 5
 SCORE_BINS = 40
-_LEAST_BIN = 0.001
+_LEAST_BIN = 0.0001
 
 LANGUAGES = """
     SELECT source_lang, count(*) AS num_captions, count(*) FILTER (outcome = 'kept') AS num_kept,
@@ -205,8 +206,13 @@ def _samples(ask: Questions, facts: Mapping[str, Any], num_examples: int) -> Row
         translator=facts["translator"],
         source_lang=facts["source_lang"],
     )
-    samples = [example for row in rows for example in row["examples"]]
+    samples = sorted((example for row in rows for example in row["examples"]), key=_by_score)
     return [{**sample, "flags": _flags(sample)} for sample in samples]
+
+
+def _by_score(sample: Mapping[str, Any]) -> tuple[float, str]:
+    score = sample["score"]
+    return (math.inf if score is None else score), sample["caption_id"]
 
 
 def _flags(sample: Mapping[str, Any]) -> list[str]:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from data_catalog.images.diagnosis import Diagnosis
-from data_catalog.manifest import Snapshot
+from data_catalog.manifest import MARKED, SPLITS, Snapshot
 from data_catalog.schema import NATIVE
 from flows.report import captions, images, provenance
 from flows.report.questions import Questions
@@ -75,6 +75,23 @@ class Contents:
     settings: Mapping[str, Mapping[str, str]]
     files: Rows
     runs: Rows
+
+    @property
+    def split_names(self) -> list[str]:
+        """Splits that have images, in the usual order."""
+        found = {row["split"] for row in self.splits}
+        return [split for split in (*SPLITS, MARKED) if split in found]
+
+    @property
+    def by_source(self) -> dict[str, dict[str, Any]]:
+        """Published images and captions of each source, and images of each of its splits."""
+        found: dict[str, dict[str, Any]] = {}
+        for row in self.splits:
+            one = found.setdefault(row["source"], {"num_images": 0, "num_captions": 0, "splits": {}})
+            one["num_images"] += row["num_images"]
+            one["num_captions"] += row["num_captions"]
+            one["splits"][row["split"]] = row["num_images"]
+        return found
 
     @property
     def num_images(self) -> int:

@@ -37,7 +37,7 @@ SIZE_FACTS = """
 """
 
 BYTES = """
-    SELECT floor(2 * log2(num_bytes))::INTEGER AS value, count(*) AS num_images
+    SELECT round(4 * log2(num_bytes))::INTEGER AS value, count(*) AS num_images
     FROM image_outcomes WHERE drop_reason IS NULL AND num_bytes > 0 GROUP BY ALL ORDER BY value
 """
 

@@ -2,6 +2,7 @@
 
 import functools
 import re
+from collections import Counter
 from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,10 +11,10 @@ from data_catalog.manifest import Snapshot, datasets_folder
 from data_catalog.recorded_files import write_recorded
 from data_catalog.schema import NATIVE
 from data_catalog.shards import write_atomically
-from flows.language_packs import available_language_packs, load_language_pack
-from flows.report import charts, texts
+from flows.report import distributions, funnel_charts, texts
 from flows.report.captions import listed
 from flows.report.contents import Contents, gather
+from flows.report.language_names import language_name
 from flows.report.meanings import STEP_MEANINGS, meaning_of
 from flows.report_options import DEFAULT_EXAMPLES
 from flows.run_log import read_runs
@@ -25,9 +26,9 @@ REPORT_FILE = "report.html"
 # Raised when the page changes: pages of older versions are written again by the next build that finds its snapshot.
 PAGE_VERSION = 1
 _MARK = '<meta name="vernaclip-report" content="{}">'
-_FILTERS = ("text", "caption", "linked", "plain", "number", "percent", "size", "duration")
+_FILTERS = ("text", "caption", "linked", "plain", "number", "percent", "size", "duration", "decimal")
 _ASPECTS = {0.25: "1:4", 0.5: "1:2", 2 / 3: "2:3", 1.0: "1:1", 1.5: "3:2", 2.0: "2:1", 4.0: "4:1"}
-_KILOBYTES = {2.0**power: f"{2.0 ** (power - 10):,g}" for power in range(4, 28, 2)}
+_KILOBYTES = {2.0**power: f"{2.0 ** (power - 10):,g}" for power in range(4, 28)}
 
 
 def report_path(root: Path, dataset: str) -> Path:
@@ -99,6 +100,7 @@ def _environment() -> "Environment":
         lstrip_blocks=True,
         undefined=StrictUndefined,
     )
+    environment.filters["language_name"] = language_name
     environment.filters |= {name: getattr(texts, name) for name in _FILTERS}
     return environment
 
@@ -140,17 +142,19 @@ def _charts(contents: Contents) -> dict[str, str]:
             source: [funnel.read[source], *(funnel.kept[source][step] for step in funnel.steps)]
             for source in funnel.read
         }
-        found["stream"] = charts.stream_chart(funnel.steps, kept)
-        found["stages"] = charts.stages_chart(funnel.dropped, funnel.published)
+        found["stream"] = funnel_charts.stream_chart(funnel.steps, kept)
+        found["stages"] = funnel_charts.stages_chart(funnel.dropped, funnel.published)
     for unit, series in contents.lengths.items():
         if series:
-            found[unit] = charts.length_chart(f"Lengths of captions in {unit}", series, unit=unit)
+            found[unit] = distributions.length_chart(f"Lengths of captions in {unit}", series, unit=unit)
     if contents.captions_per_image:
         labels = ("captions of an image", "images")
-        found["per_image"] = charts.bars_chart("Captions of an image", contents.captions_per_image, labels=labels)
+        found["per_image"] = distributions.bars_chart(
+            "Captions of an image", contents.captions_per_image, labels=labels
+        )
     if contents.scores is not None:
         scores = contents.scores
-        found["scores"] = charts.score_chart(scores.counts, low=scores.low, width=scores.width)
+        found["scores"] = distributions.score_chart(scores.counts, low=scores.low, width=scores.width)
     return found | _image_charts(contents)
 
 
@@ -158,32 +162,24 @@ def _image_charts(contents: Contents) -> dict[str, str]:
     found: dict[str, str] = {}
     if contents.sizes:
         points = [(2 ** (row["width"] / 8), 2 ** (row["height"] / 8), row["num_images"]) for row in contents.sizes]
-        found["sizes"] = charts.size_chart(points)
+        found["sizes"] = distributions.size_chart(points)
         aspects = _aspects(contents.sizes)
-        found["aspects"] = charts.octave_chart(
-            "Images by aspect ratio", aspects, per_octave=4, labels=_ASPECTS, axis="width : height"
+        found["aspects"] = distributions.octave_chart(
+            "Images by aspect ratio", aspects, per_octave=8, labels=_ASPECTS, axis="width : height"
         )
     if contents.file_sizes:
-        found["file_sizes"] = charts.octave_chart(
-            "Images by size of their files", contents.file_sizes, per_octave=2, labels=_KILOBYTES, axis="kibibytes"
+        found["file_sizes"] = distributions.octave_chart(
+            "Images by size of their files", contents.file_sizes, per_octave=4, labels=_KILOBYTES, axis="kibibytes"
         )
     return found
 
 
 def _aspects(sizes: list[dict[str, Any]]) -> dict[int, int]:
-    """Images by aspect ratio, in quarters of an octave around each mark."""
-    found: dict[int, int] = {}
+    """Images by aspect ratio, in eighths of an octave, which are what the sizes are given in."""
+    found: Counter[int] = Counter()
     for row in sizes:
-        quarter = (row["width"] - row["height"]) // 2
-        found[quarter] = found.get(quarter, 0) + row["num_images"]
+        found[row["width"] - row["height"]] += row["num_images"]
     return found
-
-
-def language_name(code: str | None) -> str:
-    """The English name of a language that has a pack here, or else its code."""
-    if code is None:
-        return "no language given"
-    return load_language_pack(code).name or code if code in available_language_packs() else code
 
 
 def _anchor(*parts: object) -> str:

@@ -75,14 +75,18 @@ def _visible(value: str, *, limit: int = MAX_TEXT) -> Markup:
 
 def _named(char: str) -> Markup:
     code = ord(char)
-    symbol = chr(0x2400 + code) if code < 0x20 else f"U+{code:04X}"
-    title = unicodedata.name(char, f"U+{code:04X}").lower()
-    return Markup('<span class="unseen" title="{}">{}</span>').format(title, symbol)
+    symbol = ascii(char)[1:-1] if code < 0x20 else f"U+{code:04X}"
+    return Markup('<span class="unseen" title="{}">{}</span>').format(unicodedata.name(char, "control"), symbol)
 
 
 def number(value: Any) -> str:
     """A count with separators, nothing for None."""
     return "" if value is None else f"{value:,}"
+
+
+def decimal(value: float | None, digits: int) -> str:
+    """A number with a true minus, a dash for None."""
+    return "–" if value is None else f"{value:,.{digits}f}".replace("-", "−")
 
 
 def percent(part: float, whole: float, digits: int = 1) -> str:

@@ -1,96 +1,18 @@
-"""The charts of the page: what came through, how long captions are, how large images are, how sure engines were."""
+"""Distributions as charts: how long captions are, how sure engines were, how large images are."""
 
 import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from data_catalog.charts import COLOURS, SERIES, SIZE, chart_label, svg_chart
+from data_catalog.charts import COLOURS, SERIES, chart_label, svg_chart
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-MAX_SERIES = len(SERIES)
 # Share of captions beyond which the tail of a distribution is drawn as one last bar.
 _TAIL = 0.995
 _MAX_BARS = 60
-# Points between the rows of the stream over which it narrows.
-_STEPS_OF_CURVE = 24
-
-# Steps that lose rows for like reasons, in the order of the funnel, and the colour of what they drop.
-STAGES = {
-    "unusable upstream": ("ingest", "forget", "clean"),
-    "test sets, repeats": ("screen",),
-    "translation": ("translate", "check"),
-    "image lost": ("fetch", "normalise"),
-    "duplicate": ("deduplicate",),
-}
-_STAGE_COLOURS = ("second", "seventh", "fourth", "sixth", "eighth")
-
-
-def stream_chart(steps: Sequence[str], kept: Mapping[str, Sequence[int]]) -> str:
-    """Captions of each source after each step, as a stream from the top down that narrows where they are dropped.
-
-    Args:
-        steps: names, in order.
-        kept: by source, rows read and then rows that each step kept: one number more than there are steps.
-    """
-    series = _few_series(kept)
-
-    def draw(figure: "Figure") -> None:
-        axes = figure.subplots()
-        _bare(axes)
-        totals = [sum(values) for values in zip(*series.values(), strict=True)]
-        left = [-total / 2 for total in totals]
-        for number, (source, values) in enumerate(series.items()):
-            right = [start + value for start, value in zip(left, values, strict=True)]
-            rows, smooth_left, smooth_right = _smooth(left, right)
-            colour = COLOURS[SERIES[number % MAX_SERIES]]
-            axes.fill_betweenx(
-                rows, smooth_left, smooth_right, color=colour, alpha=0.85, linewidth=0.8, label=chart_label(source)
-            )
-            left = right
-        axes.set_ylim(len(steps) + 0.15, -0.15)
-        axes.set_yticks(range(len(steps) + 1), ["read", *steps])
-        for row, (before, after) in enumerate(zip([totals[0], *totals], totals, strict=False)):
-            said = f"{after:,}" if row in (0, len(steps)) else f"−{before - after:,}" if before > after else ""
-            axes.text(1.02, row, said, transform=axes.get_yaxis_transform(), va="center", color=COLOURS["ink"])
-        figure.legend(loc="outside upper left", ncols=3, frameon=False, handlelength=1)
-
-    return svg_chart("Captions of each source after each step", draw, size=(SIZE[0], 4.6))
-
-
-def stages_chart(dropped: Mapping[str, Mapping[str, int]], kept: Mapping[str, int]) -> str:
-    """Of a hundred captions of each source: how many are kept, and which stages lose the others.
-
-    Args:
-        dropped: rows by source and step.
-        kept: rows by source.
-    """
-    sources = list(kept)[:MAX_SERIES]
-
-    def draw(figure: "Figure") -> None:
-        axes = figure.subplots()
-        _bare(axes)
-        axes.spines.bottom.set_visible(True)
-        axes.set_xticks(range(0, 101, 25))
-        axes.xaxis.set_major_formatter("{x:g}%")
-        left = [0.0] * len(sources)
-        parts: dict[str, Sequence[int]] = {"kept": [kept[source] for source in sources]}
-        for stage, steps in STAGES.items():
-            parts[stage] = [sum(dropped[source].get(step, 0) for step in steps) for source in sources]
-        totals = [max(1, sum(values)) for values in zip(*parts.values(), strict=True)]
-        for (label, values), colour in zip(parts.items(), ("first", *_STAGE_COLOURS), strict=True):
-            widths = [100 * value / total for value, total in zip(values, totals, strict=True)]
-            if any(values):
-                axes.barh(range(len(sources)), widths, left=left, height=0.62, color=COLOURS[colour], label=label)
-            left = [start + width for start, width in zip(left, widths, strict=True)]
-        axes.set_yticks(range(len(sources)), [chart_label(source) for source in sources])
-        axes.set_ylim(len(sources) - 0.5, -0.5)
-        axes.set_xlim(0, 100)
-        figure.legend(loc="outside upper left", ncols=3, frameon=False, handlelength=1)
-
-    return svg_chart("Share of each source's captions kept and lost, by stage", draw, size=(SIZE[0], _height(sources)))
 
 
 def length_chart(name: str, series: Mapping[str, Mapping[int, int]], *, unit: str) -> str:
@@ -105,6 +27,8 @@ def length_chart(name: str, series: Mapping[str, Mapping[int, int]], *, unit: st
     width = max(1, math.ceil((last + 1) / _MAX_BARS))
     edges = [edge - 0.5 for edge in range(0, last + 2 * width, width)]
 
+    from matplotlib.ticker import MaxNLocator
+
     def draw(figure: "Figure") -> None:
         axes = figure.subplots()
         for number, (label, counts) in enumerate(series.items()):
@@ -112,7 +36,8 @@ def length_chart(name: str, series: Mapping[str, Mapping[int, int]], *, unit: st
             for value, count in counts.items():
                 bars[min(value // width, len(bars) - 1)] += count
             _stairs(axes, bars, edges, number, label)
-        axes.set_xlim(left=0)
+        axes.set_xlim(0, edges[-1])
+        axes.xaxis.set_major_locator(MaxNLocator(nbins=8, integer=True))
         axes.set_xlabel(unit)
         _counts(axes, "captions")
         if len(series) > 1:
@@ -184,13 +109,18 @@ def size_chart(points: Sequence[tuple[float, float, int]]) -> str:
 
 
 def octave_chart(
-    name: str, counts: Mapping[int, int], *, per_octave: int, labels: Mapping[float, str], axis: str
+    name: str,
+    counts: Mapping[int, int],
+    *,
+    per_octave: int,
+    labels: Mapping[float, str],
+    axis: str,
 ) -> str:
     """A histogram over a logarithmic axis.
 
     Args:
         name: what is shown.
-        counts: number of images by bin; bin `n` begins at `2 ** (n / per_octave)`. One at least.
+        counts: number of images by bin; bin `n` is around `2 ** (n / per_octave)`. One at least.
         per_octave: bins for each doubling.
         labels: of the values that are marked on the axis.
         axis: what the values are.
@@ -199,9 +129,9 @@ def octave_chart(
 
     def draw(figure: "Figure") -> None:
         axes = figure.subplots()
-        edges = [number / per_octave for number in range(first, last + 2)]
+        edges = [(number - 0.5) / per_octave for number in range(first, last + 2)]
         _stairs(axes, [counts.get(number, 0) for number in range(first, last + 1)], edges, 0, "")
-        low, high = edges[0] - 0.1, edges[-1] + 0.1
+        low, high = edges[0] - 0.2, edges[-1] + 0.2
         marks = {math.log2(value): label for value, label in labels.items() if low <= math.log2(value) <= high}
         axes.set_xticks(list(marks), list(marks.values()))
         axes.set_xlim(low, high)
@@ -211,43 +141,10 @@ def octave_chart(
     return svg_chart(name, draw)
 
 
-def _few_series(series: Mapping[str, Sequence[int]]) -> dict[str, Sequence[int]]:
-    """No more series than there are colours: the largest, and one for the others together."""
-    if len(series) <= MAX_SERIES:
-        return dict(series)
-    by_size = sorted(series, key=lambda name: (-series[name][0], name))
-    few = {name: values for name, values in series.items() if name in by_size[: MAX_SERIES - 1]}
-    rest = [series[name] for name in by_size[MAX_SERIES - 1 :]]
-    return {**few, f"{len(rest)} others": [sum(values) for values in zip(*rest, strict=True)]}
-
-
-def _smooth(left: Sequence[float], right: Sequence[float]) -> tuple[list[float], list[float], list[float]]:
-    """The edges of a band at the whole numbers, and between them along a curve that is level at both ends."""
-    rows: list[float] = []
-    edges: tuple[list[float], list[float]] = ([], [])
-    for row in range(len(left) - 1):
-        for point in range(_STEPS_OF_CURVE):
-            part = point / _STEPS_OF_CURVE
-            eased = part * part * (3 - 2 * part)
-            rows.append(row + part)
-            for edge, side in zip(edges, (left, right), strict=True):
-                edge.append(side[row] + (side[row + 1] - side[row]) * eased)
-    return [*rows, float(len(left) - 1)], [*edges[0], left[-1]], [*edges[1], right[-1]]
-
-
-def _bare(axes: "Axes") -> None:
-    axes.grid(visible=False)
-    axes.set_xticks([])
-    axes.tick_params(axis="y", length=0)
-    for side in ("left", "bottom"):
-        axes.spines[side].set_visible(False)
-
-
 def _stairs(axes: "Axes", bars: Sequence[int], edges: Sequence[float], number: int, label: str) -> None:
-    colour = COLOURS[SERIES[number % MAX_SERIES]]
+    colour = COLOURS[SERIES[number % len(SERIES)]]
     axes.stairs(bars, edges, fill=True, color=colour, alpha=0.22)
     axes.stairs(bars, edges, color=colour, linewidth=1.6, label=label)
-    axes.set_ylim(bottom=0)
 
 
 def _counts(axes: "Axes", label: str) -> None:
@@ -256,6 +153,7 @@ def _counts(axes: "Axes", label: str) -> None:
     axes.yaxis.set_major_formatter(lambda value, _: _short(value))
     axes.yaxis.set_major_locator(MaxNLocator(nbins=6, integer=True))
     axes.set_ylabel(label)
+    axes.set_ylim(bottom=0)
 
 
 def _short(value: float) -> str:
@@ -282,7 +180,3 @@ def _tail(counts: Mapping[int, int]) -> int:
         if total >= most:
             return value
     return max(counts)
-
-
-def _height(rows: Sequence[object]) -> float:
-    return 1.1 + 0.42 * max(2, len(rows))
