@@ -3,6 +3,7 @@
 import errno
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import takewhile
 from pathlib import Path
 
 from data_catalog.errors import ConfigError, PipelineError
@@ -40,7 +41,7 @@ def raise_if_disk_fails(error: Exception, path: Path) -> None:
     """
     if _says(error, _FULL, _FULL_TEXTS):
         raise ConfigError(
-            f"the disk that holds {path.parent} is full: free space and run the same command again"
+            f"the disk that holds {_folder(error, path)} is full: free space and run the same command again"
         ) from error
     if _says(error, (errno.EIO,), _FAILED_TEXTS):
         raise PipelineError(
@@ -49,10 +50,16 @@ def raise_if_disk_fails(error: Exception, path: Path) -> None:
         ) from error
 
 
-def _place(error: Exception, path: Path) -> object:
+def _place(error: Exception, path: Path) -> Path:
     """The file that the error names, unless that is a temporary one, which nobody knows."""
-    named = getattr(error, "filename", None)
-    return path if named is None or "/.tmp-" in str(named) else named
+    named = Path(str(getattr(error, "filename", None) or path))
+    return path if any(part.startswith(".tmp-") for part in named.parts) else named
+
+
+def _folder(error: Exception, path: Path) -> Path:
+    """The folder of the file that the error names, or the last one above it that is not temporary."""
+    named = Path(str(getattr(error, "filename", None) or path))
+    return Path(*takewhile(lambda part: not part.startswith(".tmp-"), named.parent.parts))
 
 
 def _says(error: Exception, numbers: tuple[int, ...], texts: tuple[str, ...]) -> bool:

@@ -49,10 +49,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code."""
     options = parser().parse_args(arguments)
     _set_up_logging(debug=options.debug, quiet=getattr(options, "quiet", False))
+    from data_catalog.disk_errors import disk_errors
     from data_catalog.errors import PipelineError
 
     try:
-        return int(_handler(options.handler)(options) or EXIT_OK)
+        with disk_errors(Path(getattr(options, "root", None) or ".") / "catalog"):
+            return int(_handler(options.handler)(options) or EXIT_OK)
     except PipelineError as error:
         return _fail(str(error), debug=options.debug)
     except KeyboardInterrupt:

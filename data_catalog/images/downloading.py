@@ -10,6 +10,7 @@ from contextlib import ExitStack, closing
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from data_catalog.disk_errors import raise_if_disk_fails
 from data_catalog.errors import ShardError
 from data_catalog.images.fetch import FetchConfig
 from data_catalog.images.img2dataset_engine import BODIES_FILE, REQUESTS_FILE
@@ -131,7 +132,11 @@ def _fetch_once(waiting: dict[int, str], shard: _Shard, begun: dict[int, bool]) 
 
 
 def raw_rows(rows: list[Row], outcomes: dict[int, Outcome], config: FetchConfig) -> Iterator[Row]:
-    """Rows of the schema `RAW_IMAGES`, in the order asked; local files are read here."""
+    """Rows of the schema `RAW_IMAGES`, in the order asked; local files are read here.
+
+    Raises:
+        PipelineError: a disk fails to read a local file.
+    """
     with ExitStack() as stack:
         locations = sorted({row["location"] for row in rows if row["path"] is not None and row["location"] is not None})
         folders = {location: stack.enter_context(closing(open_images(location))) for location in locations}
@@ -140,7 +145,8 @@ def raw_rows(rows: list[Row], outcomes: dict[int, Outcome], config: FetchConfig)
             if row["path"] is None:
                 yield _raw_row(row, outcomes[position], pieces)
             else:
-                yield _raw_row(row, _read_local(row["path"], folders.get(row["location"]), config.max_bytes), pieces)
+                place, images = Path(row["location"] or ""), folders.get(row["location"])
+                yield _raw_row(row, _read_local(row["path"], images, place, config.max_bytes), pieces)
 
 
 def _raw_row(row: Row, outcome: Outcome, pieces: PieceReader) -> Row:
@@ -158,7 +164,7 @@ def _raw_row(row: Row, outcome: Outcome, pieces: PieceReader) -> Row:
     }
 
 
-def _read_local(name: str, images: ImageFiles | None, max_bytes: int) -> Outcome:
+def _read_local(name: str, images: ImageFiles | None, place: Path, max_bytes: int) -> Outcome:
     if images is None:
         return failed("missing_file", "no folder of images is given")
     try:
@@ -169,5 +175,6 @@ def _read_local(name: str, images: ImageFiles | None, max_bytes: int) -> Outcome
     except FileNotFoundError:
         return failed("missing_file")
     except OSError as error:
+        raise_if_disk_fails(error, place / name)  # no row is to blame for it
         return failed("missing_file", f"unreadable ({type(error).__name__})")
     return {**failed(None), "bytes": body} if body else failed("empty_body")

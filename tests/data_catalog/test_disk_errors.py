@@ -15,6 +15,8 @@ import pytest
 
 from data_catalog.disk_errors import disk_errors, raise_if_disk_fails
 from data_catalog.errors import ConfigError, PipelineError, ShardError
+from data_catalog.images.downloading import raw_rows
+from data_catalog.images.fetch import FetchConfig
 from data_catalog.shards import append_line, make_folder, save_parquet, write_atomically, write_named_atomically
 from data_catalog.work import StepKey, WorkStore
 from translation.engine import Translation
@@ -54,6 +56,19 @@ def test_the_file_that_the_error_names_is_told_unless_it_is_a_temporary_one() ->
         raise_if_disk_fails(OSError(errno.EIO, "Input/output error", "/upstream/wit.tsv"), PLACE)
     with pytest.raises(PipelineError, match=f"failed at {PLACE} "):
         raise_if_disk_fails(OSError(errno.EIO, "Input/output error", "/catalog/work/.tmp-1/x"), PLACE)
+
+
+def test_the_folder_of_the_file_that_the_error_names_is_told() -> None:
+    for named in ("/other/x", "/other/.tmp-1/y/x"):
+        with pytest.raises(ConfigError, match="the disk that holds /other is full"):
+            raise_if_disk_fails(OSError(errno.ENOSPC, "No space left on device", named), PLACE)
+
+
+def test_a_local_image_that_the_disk_cannot_read_is_no_missing_one(tmp_path: Path) -> None:
+    (tmp_path / "a.jpg").symlink_to("/proc/self/mem")  # a regular file, whose first byte gives EIO
+    row = {"sample_id": "mine:a", "url": None, "path": "a.jpg", "location": str(tmp_path)}
+    with pytest.raises(PipelineError, match=rf"the disk failed at {tmp_path}/a.jpg "):
+        list(raw_rows([row], {}, FetchConfig()))
 
 
 @pytest.mark.parametrize(
