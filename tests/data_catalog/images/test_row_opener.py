@@ -11,6 +11,7 @@ from urllib.request import Request
 
 import pytest
 
+from data_catalog.errors import ConfigError, PipelineError
 from data_catalog.images.closed_hosts import ClosedHosts
 from data_catalog.images.connection import Deadline
 from data_catalog.images.fetch import FetchConfig
@@ -160,19 +161,23 @@ def test_a_parser_that_trips_over_an_answer_costs_one_row(pace: Pace) -> None:
     assert opener.failure is None
 
 
-def test_trouble_of_the_machine_ends_the_shard_for_all_threads(pace: Pace) -> None:
+@pytest.mark.parametrize(
+    "trouble",
+    [OSError(28, "No space left on device"), ConfigError("No space, says SQLite"), PipelineError("No space: EIO")],
+    ids=repr,
+)
+def test_trouble_of_the_machine_ends_the_shard_for_all_threads(trouble: Exception, pace: Pace) -> None:
     web = FakeWeb()
-    trouble = OSError(28, "No space left on device")
     web.answers = {"http://a.example/1": [trouble]}
     opener = opener_of(web, pace, FetchConfig(), *web.answers)
     stopped = threading.Event()
 
     def wait_for_a_row() -> None:
-        with pytest.raises((StoppedError, OSError)):
+        with pytest.raises((StoppedError, type(trouble))):
             opener.open(Request("http://turn.invalid/#1"))
         stopped.set()
 
-    with pytest.raises(OSError, match="No space"):
+    with pytest.raises(type(trouble), match="No space"):
         opener.open(Request("http://turn.invalid/#0"))
     thread = threading.Thread(target=wait_for_a_row)
     thread.start()
