@@ -14,6 +14,7 @@ from data_catalog.exports.texts import markdown_text, sheet_cell
 
 CSV_FILE, TEXT_FILE = "ATTRIBUTION.csv", "ATTRIBUTION.md"
 COLUMNS = ("key", "sample_id", "source", "split", "pixels", "license", "attribution", "page_url", "url")
+_NEEDED = ["sample_id", "source", "split", "license", "attribution", "page_url", "url"]
 
 _HEAD = """# Attribution
 
@@ -43,7 +44,7 @@ class AttributionWriter:
 
     def add(self, shard: JudgedShard) -> None:
         """Write a line for each image of a shard that goes along, or is listed by its URL."""
-        for row, reason in zip(shard.rows.to_pylist(), shard.reasons, strict=True):
+        for row, reason in zip(shard.rows.select(_NEEDED).to_pylist(), shard.reasons, strict=True):
             if reason is None or row["url"]:
                 self._writer.writerow([sheet_cell(cell) for cell in self._cells(row, reason)])
 

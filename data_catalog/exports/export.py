@@ -119,9 +119,12 @@ def export_snapshot(snapshot: Snapshot, config: ExportConfig, folder: Path) -> E
         for leftover in (temporary, old):
             shutil.rmtree(leftover, ignore_errors=True)
         make_folder(temporary)
-        record = {**wanted, **_fill(snapshot, config, temporary)}
-        write_checksummed(temporary / RECORD_FILE, record)
-        _swap_in(temporary, folder, old)
+        try:
+            record = {**wanted, **_fill(snapshot, config, temporary)}
+            write_checksummed(temporary / RECORD_FILE, record)
+            _swap_in(temporary, folder, old)
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)  # of one that failed: it may be what fills the disk
     return _report(folder, record["counts"], up_to_date=False)
 
 

@@ -27,6 +27,9 @@ LINKS = pa.schema(
         pa.field("page_url", pa.string()),
     ]
 )
+# Columns of pairs that go into a list as they are, and those that others are made of.
+_COPIED = ("url", "captions", "source_captions", "sample_id", "source", "split", "sha256", "attribution", "page_url")
+_NEEDED = [*_COPIED, "original_width", "original_height", "license"]
 _ROWS_PER_GROUP = 50_000
 
 
@@ -45,12 +48,12 @@ class LinkWriter:
 
     def add(self, shard: JudgedShard) -> list[dict[str, Any]]:
         """List the rows whose pixels stay away; returns those that cannot be, for want of a URL."""
-        rows = shard.rows.to_pylist()
-        chosen = [row for row, reason in zip(rows, shard.reasons, strict=True) if reason is not None]
-        self._held += [self._link(row) for row in chosen if row["url"]]
+        stays = pa.array([reason is not None for reason in shard.reasons], pa.bool_())
+        rows = shard.rows.select(_NEEDED).filter(stays).to_pylist()
+        self._held += [self._link(row) for row in rows if row["url"]]
         if len(self._held) >= _ROWS_PER_GROUP:
             self._flush()
-        return [row for row in chosen if not row["url"]]
+        return [row for row in rows if not row["url"]]
 
     def close(self) -> None:
         """Finish the file, if there is one."""
@@ -75,18 +78,5 @@ class LinkWriter:
             "width": row["original_width"],
             "height": row["original_height"],
             "license": self._policy.licence(row),
-            **{
-                name: row[name]
-                for name in (
-                    "url",
-                    "captions",
-                    "source_captions",
-                    "sample_id",
-                    "source",
-                    "split",
-                    "sha256",
-                    "attribution",
-                    "page_url",
-                )
-            },
+            **{name: row[name] for name in _COPIED},
         }

@@ -145,12 +145,14 @@ def test_a_damaged_shard_is_not_passed_on_and_the_old_export_stays(snapshot: Sna
 
 
 def test_leftovers_of_a_killed_export_are_removed(snapshot: Snapshot, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    export_snapshot(snapshot, ExportConfig(format="webdataset"), out)
     for name in (".tmp-new-out", ".tmp-old-out"):
-        (tmp_path / name / "data").mkdir(parents=True)
-        (tmp_path / name / "data/train-00000.parquet").write_bytes(b"half")
-    export_snapshot(snapshot, ExportConfig(format="huggingface"), tmp_path / "out")
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "train-000009.tar").write_bytes(b"half")
+    export_snapshot(snapshot, ExportConfig(format="webdataset", samples_per_shard=2), out)
     assert not list(tmp_path.glob(".tmp-*"))
-    assert (tmp_path / "out/export.json").is_file()
+    assert not (out / "train-000009.tar").exists()
 
 
 def test_wrong_wishes_are_told(snapshot: Snapshot, tmp_path: Path) -> None:

@@ -1,0 +1,117 @@
+"""Exports from the command line, documents of snapshots, and what recipes say of rights."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from data_catalog.catalog import rebuild
+from data_catalog.errors import ConfigError
+from data_catalog.manifest import Snapshot, require_snapshot
+from flows.build import BuildReport
+from flows.cli import main
+from flows.documents import write_documents
+from flows.recipe import load_recipe
+from flows.what_settings import what_settings
+
+Built = tuple[Path, BuildReport]
+
+
+@pytest.fixture
+def root(built: Built, tmp_path: Path) -> Path:
+    """A copy of the built root that may be written to."""
+    copy = tmp_path / "catalog"
+    shutil.copytree(built[0], copy, ignore=shutil.ignore_patterns("upstream", "work"))
+    return copy
+
+
+@pytest.fixture
+def snapshot(root: Path) -> Snapshot:
+    return require_snapshot(root, "scenes")
+
+
+def run(root: Path, *arguments: str, failpoint: str = "") -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "flows.cli", "export", "scenes", "--root", str(root), *arguments]
+    environment = {**os.environ, "VERNACLIP_FAILPOINTS": failpoint}
+    return subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
+
+
+def test_a_build_writes_its_card_and_metadata_and_verifies_them(snapshot: Snapshot) -> None:
+    documents = {entry["path"]: entry for entry in snapshot.manifest["documents"]}
+    assert documents.keys() == {"README.md", "croissant.json"}
+    assert all((snapshot.folder / name).stat().st_size == entry["bytes"] for name, entry in documents.items())
+    assert snapshot.verify() == []
+    assert write_documents(snapshot.folder, snapshot.manifest) == snapshot.manifest["documents"], "the same again"
+    card = snapshot.folder / "README.md"
+    card.write_text(card.read_text().replace("vernaclip", "somebody"))
+    (problem,) = snapshot.verify()
+    assert problem.startswith(f"{card} is not what was written")
+
+
+def test_metadata_names_the_sha256_of_every_pair_shard(snapshot: Snapshot) -> None:
+    metadata = json.loads((snapshot.folder / "croissant.json").read_text())
+    found = {file["contentUrl"]: file["sha256"] for file in metadata["distribution"] if "sha256" in file}
+    assert found == {entry["path"]: entry["sha256"] for entry in snapshot.manifest["files"]["pairs"]}
+
+
+def test_the_samples_own_rights_are_in_manifest_and_card(snapshot: Snapshot) -> None:
+    assert {name: entry["licence"] for name, entry in snapshot.manifest["sources"].items()} == dict.fromkeys(
+        ("wit", "mscoco", "cc3m", "flickr8k"), "CC0-1.0"
+    )
+    assert "Srinivasan" not in (snapshot.folder / "README.md").read_text(), "these only borrow the format of WIT"
+
+
+def test_the_command_says_what_is_in_an_export_and_what_is_not(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = ["export", "scenes", "--root", str(root), "--format"]
+    assert main([*arguments, "huggingface"]) == 0
+    assert f"Exported: {root}/exports/scenes/huggingface" in capsys.readouterr().out
+    assert main([*arguments, "huggingface"]) == 0
+    assert f"Up to date: {root}/exports/scenes/huggingface" in capsys.readouterr().out
+    assert main([*arguments, "urls", "--out", str(root.parent / "list")]) == 0
+    said = capsys.readouterr().out
+    assert "of flickr8k are not in it at all: they have no URL" in said
+    assert "the export was asked for without pixels" in said
+    assert f"Exported: {root.parent}/list" in said
+    rebuild(root)
+    assert main(["verify", "--root", str(root)]) == 0
+
+
+def test_wrong_wishes_are_one_sentence(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["export", "cats", "--root", str(root), "--format", "urls"]) == 1
+    assert "has no dataset 'cats'" in capsys.readouterr().err
+    assert main(["export", "scenes", "--root", str(root), "--format", "urls", "--published", "soon"]) == 1
+    assert "published must be a date such as 2026-01-31, got 'soon'" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("failpoint", "returncode"), [("atomic.after_write=enospc", 1), ("atomic.after_fsync:2=kill", -9)]
+)
+def test_a_full_disk_or_a_kill_leaves_no_half_export(failpoint: str, returncode: int, root: Path) -> None:
+    place = root / "exports" / "scenes" / "webdataset"
+    failed = run(root, "--format", "webdataset", failpoint=failpoint)
+    assert failed.returncode == returncode, failed.stderr
+    if returncode == 1:
+        assert failed.stderr.count("\n") == 1
+        assert "is full: free space and run the same command again" in failed.stderr
+        assert not list(place.parent.glob(".tmp-*")), "what filled the disk is removed"
+    assert not place.exists()
+    assert run(root, "--format", "webdataset").returncode == 0
+    assert (place / "export.json").is_file()
+    assert not list(place.parent.glob(".tmp-*"))
+
+
+def test_rights_of_a_source_are_settings_of_every_kind(tmp_path: Path) -> None:
+    free = ['sources.wit.licence="CC-BY-4.0"', "sources.wit.redistribution=false"]
+    recipe = load_recipe("italian", root=tmp_path, overrides=free)
+    stated = {"licence": "CC-BY-4.0", "redistribution": False}
+    assert {source.name: source.rights.stated() for source in recipe.sources}["wit"] == stated
+    assert what_settings(recipe)["rights"] == {"wit": stated}
+    assert "rights" not in what_settings(load_recipe("italian", root=tmp_path)), "as before there were any"
+    with pytest.raises(ConfigError, match=r"sources\.wit\.redistribution must be true or false, got 'yes'"):
+        load_recipe("italian", root=tmp_path, overrides=["sources.wit.redistribution=yes"])
+    with pytest.raises(ConfigError, match=r"sources\.wit\.licence must be a text, got 4"):
+        load_recipe("italian", root=tmp_path, overrides=["sources.wit.licence=4"])
