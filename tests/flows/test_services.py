@@ -7,6 +7,7 @@ serves all tests, in the order in which they stand.
 import json
 import os
 import re
+import shutil
 import signal
 import socket
 import subprocess
@@ -16,7 +17,7 @@ import time
 import urllib.error
 import urllib.request
 from base64 import b64encode
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -25,124 +26,6 @@ import pytest
 
 from flows.doctor import port_is_busy
 from flows.prefect_env import Api, read_env_block
-
-TOY_FLOWS = '''
-"""Flows of steps that say what they do."""
-
-import hashlib
-import logging
-import threading
-import time
-from pathlib import Path
-
-from prefect import flow
-
-from data_catalog.errors import ShardError, TransientError
-from data_catalog.images.normalise import NormaliseConfig
-from data_catalog.images.workers import ImageWorkers
-from flows.ending import ended_by_signals
-from flows.execution import Lane
-from flows.prefect_artifacts import FlowArtifacts
-from flows.prefect_executor import PrefectExecutor
-
-tries = {}
-running, most, lock = set(), [], threading.Lock()
-
-
-def step(number):
-    with lock:
-        running.add(number)
-        most.append(len(running))
-    logging.getLogger("flows.toy").warning("step %d in %s", number, Path.cwd().name)
-    time.sleep(0.1)
-    with lock:
-        running.remove(number)
-    return number
-
-
-def failing(name, times, error):
-    tries[name] = tries.get(name, 0) + 1
-    if tries[name] <= times:
-        raise error
-    return tries[name]
-
-
-@flow(name="toy")
-def toy(word: str = "tree"):
-    artifacts = FlowArtifacts(f"progress-{word}", ("count", word, "here"))
-    with PrefectExecutor(2, retry_delays_s=(0, 0), artifacts=artifacts) as executor:
-        futures = [executor.submit(f"count {number:05d}", step, number) for number in range(3)]
-        assert [future.result() for future in futures] == [0, 1, 2]
-        assert max(most) == 2
-        lane = [executor.submit_in_lane(Lane("slow"), f"fetch {number:05d}", step, number) for number in range(3)]
-        assert [future.result() for future in lane] == [0, 1, 2]
-        assert executor.submit("flaky 1", failing, "flaky", 2, TransientError("again")).result() == 3
-        try:
-            executor.submit("broken", failing, "broken", 1, ShardError("broken")).result()
-        except ShardError:
-            assert tries["broken"] == 1
-        assert executor.run("here", step, 3) == 3
-        executor.progress("count", done=1, total=2)
-        executor.progress("count", done=2, total=2)
-        executor.artifact_table("Funnel_toy", [{"step": word, "read": 3}], "What was <b>read</b>.")
-
-
-@flow(name="other")
-def other():
-    return None
-
-
-def make(path):
-    """A step as ours are: it asks the disk whether it is done."""
-    if not path.exists():
-        path.write_text("made")
-
-
-@flow(name="waiting")
-def waiting():
-    with PrefectExecutor(1) as executor:
-        executor.run("make", make, Path("made.txt"))
-        while not Path("go").exists():
-            time.sleep(0.05)
-
-
-def long_call_in_c():
-    Path("stuck").touch()
-    hashlib.pbkdf2_hmac("sha256", b"", b"", 10**10)
-
-
-@flow(name="stuck")
-def stuck():
-    with ended_by_signals(), PrefectExecutor(1) as executor, ImageWorkers(Path("hosts")) as workers:
-        workers.prepare(NormaliseConfig(), fetching=1, normalising=1)
-        executor.submit("call 1", long_call_in_c)
-        executor.run("call 2", long_call_in_c)
-'''
-
-DRIVER = """
-import json, sys
-from pathlib import Path
-from data_catalog.errors import PipelineError
-from flows.deployments import deploy, ensure_work_pool
-from flows.services import down, up
-
-def deploy_toys(client, project):
-    import toy_flows
-    ensure_work_pool(client)
-    toys = ((toy_flows.toy, "toy"), (toy_flows.toy, "twin"), (toy_flows.other, "twin"))
-    for flow, name in (*toys, (toy_flows.waiting, "waiting"), (toy_flows.stuck, "stuck")):
-        deploy(client, flow, name=name, parameters={}, project=project)
-    return ()
-
-try:
-    if sys.argv[1] == "up":
-        services = up(Path.cwd(), port=int(sys.argv[2]) if len(sys.argv) > 2 else None, deploy=deploy_toys)
-        print(json.dumps([services.started, services.ours]))
-    else:
-        print(json.dumps(down(Path.cwd(), now="--now" in sys.argv)))
-except PipelineError as error:
-    print(json.dumps(str(error)))
-"""
 
 EVIL = "<img src=x onerror=alert(1)> [x](javascript:alert(1)) `a|b`"
 
@@ -157,13 +40,19 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
+def until(ready: Callable[[], Any], seconds: float = 60) -> None:
+    deadline = time.monotonic() + seconds
+    while not ready():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
 class Project:
     """A project's folder, and commands given in it."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        (folder / "toy_flows.py").write_text(TOY_FLOWS, encoding="utf-8")
-        (folder / "driver.py").write_text(DRIVER, encoding="utf-8")
+        shutil.copytree(Path(__file__).parent / "toy_project", folder, dirs_exist_ok=True)
         kept = {name: value for name, value in os.environ.items() if not name.startswith("PREFECT_")}
         # Of the user's own Prefect nothing is read or written.
         path = os.pathsep.join([str(folder), *filter(None, [kept.get("PYTHONPATH")])])
@@ -216,9 +105,6 @@ class Project:
             time.sleep(0.1)
         found: dict[str, Any] = run
         return found
-
-    def pid(self, daemon: str) -> int:
-        return int((self.folder / ".vernaclip" / f"{daemon}.pid").read_text(encoding="ascii"))
 
     def processes(self) -> set[int]:
         """All processes that were started from here, whoever their parent is now."""
@@ -337,24 +223,18 @@ def test_a_cancelled_run_is_gone_at_once_with_all_its_processes(project: Project
     before = project.processes()
     run_id = project.start("stuck")
     project.wait_for(run_id, "RUNNING")
-    while not (project.folder / "stuck").exists() or len(project.processes() - before) < 3:
-        time.sleep(0.05)
+    until(lambda: (project.folder / "stuck").exists() and len(project.processes() - before) == 3)
     project.ask(f"/flow_runs/{run_id}/set_state", {"state": {"type": "CANCELLING"}})
-    cancelled = time.monotonic()
-    while project.processes() - before:
-        assert time.monotonic() - cancelled < 10
-        time.sleep(0.05)
+    until(lambda: project.processes() == before, 10)
     project.wait_for(run_id, "CANCELLED")
 
 
 def test_a_run_goes_on_after_everything_was_killed(project: Project) -> None:
     before, run_id, made = project.api(), project.start("waiting"), project.folder / "made.txt"
-    while not made.exists():
-        time.sleep(0.05)
+    until(made.exists)
     for pid in project.processes():
         os.kill(pid, signal.SIGKILL)
-    while project.processes():
-        time.sleep(0.05)
+    until(lambda: not project.processes())
     made.unlink()  # no result is remembered in its place
     (project.folder / "go").touch()
     assert project.drive("up") == [["server", "worker"], True]
@@ -406,7 +286,4 @@ def test_a_temporary_server_ends_with_a_killed_parent(project: Project) -> None:
     found = project.run("-c", code)
     assert found.returncode == -signal.SIGKILL, found.stderr
     port = int(found.stdout.strip().removesuffix("/api").rpartition(":")[2])
-    deadline = time.monotonic() + 30
-    while port_is_busy(port):
-        assert time.monotonic() < deadline
-        time.sleep(0.1)
+    until(lambda: not port_is_busy(port))

@@ -1,0 +1,92 @@
+"""Flows of steps that say what they do: copied into the folder of a project that is tested."""
+
+import hashlib
+import logging
+import threading
+import time
+from pathlib import Path
+
+from prefect import flow
+
+from data_catalog.errors import ShardError, TransientError
+from data_catalog.images.normalise import NormaliseConfig
+from data_catalog.images.workers import ImageWorkers
+from flows.ending import ended_by_signals
+from flows.execution import Lane
+from flows.prefect_artifacts import FlowArtifacts
+from flows.prefect_executor import PrefectExecutor
+
+tries: dict[str, int] = {}
+running: set[int] = set()
+most: list[int] = []
+lock = threading.Lock()
+
+
+def step(number: int) -> int:
+    with lock:
+        running.add(number)
+        most.append(len(running))
+    logging.getLogger("flows.toy").warning("step %d in %s", number, Path.cwd().name)
+    time.sleep(0.1)
+    with lock:
+        running.remove(number)
+    return number
+
+
+def failing(name: str, times: int, error: Exception) -> int:
+    tries[name] = tries.get(name, 0) + 1
+    if tries[name] <= times:
+        raise error
+    return tries[name]
+
+
+@flow(name="toy")
+def toy(word: str = "tree") -> None:
+    artifacts = FlowArtifacts(f"progress-{word}", ("count", word, "here"))
+    with PrefectExecutor(2, retry_delays_s=(0, 0), artifacts=artifacts) as executor:
+        futures = [executor.submit(f"count {number:05d}", step, number) for number in range(3)]
+        assert [future.result() for future in futures] == [0, 1, 2]
+        assert max(most) == 2
+        lane = [executor.submit_in_lane(Lane("slow"), f"fetch {number:05d}", step, number) for number in range(3)]
+        assert [future.result() for future in lane] == [0, 1, 2]
+        assert executor.submit("flaky 1", failing, "flaky", 2, TransientError("again")).result() == 3
+        try:
+            executor.submit("broken", failing, "broken", 1, ShardError("broken")).result()
+        except ShardError:
+            assert tries["broken"] == 1
+        assert executor.run("here", step, 3) == 3
+        executor.progress("count", done=1, total=2)
+        executor.progress("count", done=2, total=2)
+        executor.artifact_table("Funnel_toy", [{"step": word, "read": 3}], "What was <b>read</b>.")
+
+
+@flow(name="other")
+def other() -> None:
+    return None
+
+
+def make(path: Path) -> None:
+    """A step as ours are: it asks the disk whether it is done."""
+    if not path.exists():
+        path.write_text("made")
+
+
+@flow(name="waiting")
+def waiting() -> None:
+    with PrefectExecutor(1) as executor:
+        executor.run("make", make, Path("made.txt"))
+        while not Path("go").exists():
+            time.sleep(0.05)
+
+
+def long_call_in_c() -> None:
+    Path("stuck").touch()
+    hashlib.pbkdf2_hmac("sha256", b"", b"", 10**10)
+
+
+@flow(name="stuck")
+def stuck() -> None:
+    with ended_by_signals(), PrefectExecutor(1) as executor, ImageWorkers(Path("hosts")) as workers:
+        workers.prepare(NormaliseConfig(), fetching=1, normalising=1)
+        executor.submit("call 1", long_call_in_c)
+        executor.run("call 2", long_call_in_c)
