@@ -4,6 +4,7 @@
 # make real    slower proofs on real upstream samples, where they are present
 # make bench   all benchmarks, quick
 # make torture builds killed at 200 random moments and at every failpoint, full and failing disks (20 minutes)
+# make crash-matrix   a Prefect server, its worker and runs killed, cancelled and starved (10 minutes)
 # Each sets up .venv by itself on a fresh machine; PYTHON=python3.13 picks another interpreter.
 
 PYTHON ?= python3
@@ -11,7 +12,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo test check lint real bench torture setup clean
+.PHONY: demo test check lint real bench torture crash-matrix setup clean
 .DEFAULT_GOAL := help
 
 help:
@@ -48,6 +49,9 @@ bench: $(READY)
 
 torture: $(READY)
 	$(BIN)/python tests/torture/torture.py
+
+crash-matrix: $(READY)
+	$(BIN)/pytest -m slow tests/flows/test_crash_matrix.py
 
 clean:
 	rm -rf $(VENV) demo-catalog
