@@ -31,8 +31,10 @@ pairs = webdataset.WebDataset("FOLDER/train-000000.tar", shardshuffle=False).dec
 
 Each sample is `KEY.jpg` (or `.webp`), `KEY.json` and `KEY.txt`. open_clip's own trainer reads
 `FOLDER/train-{000000..N}.tar` (`--dataset-type webdataset --train-data ...`), and finds how many samples there are in
-`sizes.json`. `KEY.txt` is one caption; `KEY.json` has all of them, as a list and as `caption_0`, `caption_1` and so on,
-which newer versions of open_clip draw from with `--json-text-key` and `--json-text-key-probs`."""
+`sizes.json`. `KEY.txt` is one caption; `KEY.json` has all of them in `captions`, and the first five as `caption_0` to
+`caption_4`, which newer versions of open_clip draw from with `--json-text-key` and `--json-text-key-probs`.
+
+`datasets.load_dataset("FOLDER")` reads them as well."""
 
 LOAD_LINKS = """`links/SPLIT/` lists images by address, without pixels, as img2dataset reads them:
 

@@ -68,7 +68,7 @@ def _info(config: DataConfig) -> list[str]:
     assert config.schema is not None
     lines = [f"- config_name: {config.name}", "  features:"]
     for column in config.schema:
-        lines += [f"  - name: {column.name}", f"    {_feature(column)}"]
+        lines += _feature(column, "  ")
     lines.append("  splits:")
     for split, found in _named(config):
         lines += [f"  - name: {split}", f"    num_bytes: {found.num_bytes}", f"    num_examples: {found.rows}"]
@@ -76,13 +76,15 @@ def _info(config: DataConfig) -> list[str]:
     return [*lines, f"  download_size: {size}", f"  dataset_size: {size}"]
 
 
-def _feature(column: pa.Field) -> str:
-    """A column's type as `datasets` spells it; a struct of bytes and path is an image."""
-    if pa.types.is_struct(column.type):
-        return "dtype: image"
-    if pa.types.is_list(column.type):
-        return f"list: {_dtype(column.type.value_type)}"
-    return f"dtype: {_dtype(column.type)}"
+def _feature(column: pa.Field, indent: str) -> list[str]:
+    """A column's name and type as `datasets` spells them; a struct of bytes and path is an image."""
+    lines, kind = [f"{indent}- name: {column.name}"], column.type
+    if pa.types.is_struct(kind) and [inner.name for inner in kind] != ["bytes", "path"]:
+        lines.append(f"{indent}  struct:")
+        return lines + [line for inner in kind for line in _feature(inner, f"{indent}  ")]
+    if pa.types.is_list(kind):
+        return [*lines, f"{indent}  list: {_dtype(kind.value_type)}"]
+    return [*lines, f"{indent}  dtype: {'image' if pa.types.is_struct(kind) else _dtype(kind)}"]
 
 
 def _dtype(kind: pa.DataType) -> str:

@@ -5,7 +5,7 @@ import os
 import shutil
 import tarfile
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from io import BytesIO
 from pathlib import Path
 from typing import Any, Protocol
@@ -20,6 +20,9 @@ from data_catalog.shards import open_image_writer, sha256_of, write_json
 FIRST, EVERY = "first", "every"
 CAPTIONS = (FIRST, EVERY)
 SIZES_FILE = "sizes.json"
+# Columns of pairs that KEY.json has not, and how many captions it has under keys of their own.
+_NOT_TOLD = ("image", "original", "leaks")
+_NUMBERED = 5
 
 
 class Sink(Protocol):
@@ -110,6 +113,8 @@ class TarSink:
         self._samples_per_shard = samples_per_shard
         self._captions = captions
         self._splits: Counter[str] = Counter()  # samples so far
+        self._suffixes: set[str] = set()
+        self._schema: pa.Schema | None = None
         self._tar: tarfile.TarFile | None = None
         self._path = folder
 
@@ -117,6 +122,7 @@ class TarSink:
         """Write the samples of a shard."""
         split = shard.entry["split"]
         for group in pair_groups(shard):
+            self._schema = group.schema
             for row in group.to_pylist():
                 for key, caption in self._samples(row):
                     self._add_sample(self._tar_for_next(split), row, key, caption)
@@ -132,7 +138,8 @@ class TarSink:
         for split, rows in self._splits.items():
             size = sum((self._folder / name).stat().st_size for name in self.sizes if name.startswith(f"{split}-"))
             splits[split] = SplitFiles(pattern=f"{split}-*.tar", rows=rows, num_bytes=size)
-        return DataConfig(name="default", splits=splits)
+        schema = None if self._schema is None else _sample_schema(self._schema, self._suffixes)
+        return DataConfig(name="default", splits=splits, schema=schema)
 
     def _samples(self, row: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
         key = sample_key(row["sample_id"])
@@ -161,6 +168,7 @@ class TarSink:
         image: bytes = row["image"]["bytes"]
         told = json.dumps(_told(row, caption), sort_keys=True, ensure_ascii=False)
         suffix = "webp" if image[:4] == b"RIFF" else "jpg"
+        self._suffixes.add(suffix)
         for name, content in ((suffix, image), ("json", told.encode()), ("txt", caption.encode())):
             member = tarfile.TarInfo(f"{key}.{name}")  # its time is 0 and its owner nobody
             member.size = len(content)
@@ -168,10 +176,22 @@ class TarSink:
 
 
 def _told(row: Mapping[str, Any], caption: str) -> dict[str, Any]:
-    """What KEY.json says: `caption`, all `captions`, and each as `caption_0` and so on, as open_clip asks for them."""
-    told = {name: value for name, value in row.items() if name not in ("image", "original", "leaks")}
-    each = {f"caption_{number}": text for number, text in enumerate(row["captions"])}
-    return {**told, "caption": caption, **each}
+    """What KEY.json says, with the same keys in every sample: `caption`, all `captions`, and the row's other columns.
+
+    `caption_0` to `caption_4` are the first captions again, null where there are fewer: open_clip draws from such keys.
+    """
+    told = {name: value for name, value in row.items() if name not in _NOT_TOLD}
+    captions = [*row["captions"], *[None] * _NUMBERED]
+    return {**told, "caption": caption, **{f"caption_{number}": captions[number] for number in range(_NUMBERED)}}
+
+
+def _sample_schema(pairs: pa.Schema, suffixes: Iterable[str]) -> pa.Schema:
+    """What a tar's samples are made of, as `datasets` loads them."""
+    image = pa.struct([pa.field("bytes", pa.binary()), pa.field("path", pa.string())])
+    told = [column for column in pairs if column.name not in _NOT_TOLD]
+    told += [pa.field(name, pa.string()) for name in ("caption", *(f"caption_{n}" for n in range(_NUMBERED)))]
+    names = [*((suffix, image) for suffix in sorted(suffixes)), ("json", pa.struct(told))]
+    return pa.schema([*names, *((name, pa.string()) for name in ("txt", "__key__", "__url__"))])
 
 
 class NoPixels:

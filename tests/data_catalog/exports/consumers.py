@@ -42,7 +42,7 @@ def read_huggingface(folder: Path, config: str = "default") -> dict[str, Any]:
 
 def described(row: dict[str, Any]) -> dict[str, Any]:
     """A row as JSON values: an image is its class and size."""
-    image = row.pop("image", None)
+    image = row.pop("image", row.pop("jpg", None))
     return row if image is None else {**row, "image": [type(image).__name__, *image.size]}
 
 
@@ -142,6 +142,7 @@ READERS: dict[str, Callable[[], Any]] = {
     "datasets": lambda: read_huggingface(huggingface),
     "datasets_links": lambda: read_huggingface(huggingface, "links"),
     "datasets_snapshot": lambda: read_huggingface(snapshot),
+    "datasets_tars": lambda: read_huggingface(tars),
     "mlcroissant": lambda: read_croissant(huggingface),
     "mlcroissant_snapshot": lambda: read_croissant(snapshot),
     "webdataset": lambda: read_webdataset(tars),

@@ -66,6 +66,16 @@ def test_datasets_loads_a_snapshot_as_it_lies_in_the_catalog(answers: dict[str, 
     assert "photos:marked" not in {row["sample_id"] for rows in splits.values() for row in rows}
 
 
+def test_datasets_loads_tars_as_well(answers: dict[str, Any]) -> None:
+    splits = answers["datasets_tars"]
+    assert {split: len(rows) for split, rows in splits.items()} == {"train": 7, "validation": 2, "test": 1}
+    row = next(row for row in splits["train"] if row["json"]["sample_id"] == "photos:credited")
+    assert row["image"] == ["JpegImageFile", 40, 30]
+    assert row["txt"] == "un cane numero 3"
+    assert (row["json"]["captions"], row["json"]["caption_1"]) == (["un cane numero 3", "il cane 3"], "il cane 3")
+    assert (row["json"]["attribution"], row["json"]["caption_2"]) == ("A. Bianchi", None)
+
+
 def test_mlcroissant_finds_nothing_wrong_and_all_records(answers: dict[str, Any]) -> None:
     found = answers["mlcroissant"]
     assert (found["errors"], found["warnings"]) == ([], [])
