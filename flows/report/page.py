@@ -27,6 +27,10 @@ REPORT_FILE = "report.html"
 PAGE_VERSION = 1
 _MARK = '<meta name="vernaclip-report" content="{}">'
 _FILTERS = ("text", "caption", "linked", "plain", "number", "percent", "size", "duration", "decimal")
+_CHARTS = (
+    *("stream", "stages", "words", "characters", "per_image", "scores"),
+    *("sizes", "aspects", "file_sizes"),
+)
 _ASPECTS = {0.25: "1:4", 0.5: "1:2", 2 / 3: "2:3", 1.0: "1:1", 1.5: "3:2", 2.0: "2:1", 4.0: "4:1"}
 _KILOBYTES = {2.0**power: f"{2.0 ** (power - 10):,g}" for power in range(4, 28)}
 
@@ -120,7 +124,7 @@ def page_of(contents: Contents) -> str:
             # Ours, not the dataset's: mark, style and charts are markup.
             mark=Markup(_mark(contents.snapshot)),  # noqa: S704
             style=Markup(style),  # noqa: S704
-            charts={name: Markup(chart) for name, chart in _charts(contents).items()},  # noqa: S704
+            charts={**dict.fromkeys(_CHARTS), **{name: Markup(chart) for name, chart in _charts(contents).items()}},  # noqa: S704
             language=language_name(contents.snapshot.manifest["target_lang"]),
             language_name=language_name,
             latest_run=contents.runs[0] if contents.runs else None,

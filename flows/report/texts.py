@@ -7,8 +7,6 @@ from urllib.parse import urlsplit
 
 from markupsafe import Markup, escape
 
-from flows.tables import cell_text
-
 MAX_TEXT = 400
 # Invisible characters that change how others are read; joiners belong to many scripts, and stay.
 _INVISIBLE = re.compile(
@@ -46,7 +44,7 @@ def linked(value: object) -> Markup:
 
 def plain(value: object, limit: int = MAX_TEXT) -> str:
     """A text for an attribute, such as what an image shows: on one line, without what cannot be seen."""
-    found = "".join("\ufffd" if "\ud800" <= char <= "\udfff" else char for char in cell_text(value))
+    found = " ".join(_SPECIAL.sub(" ", str(value)).split())
     return found if len(found) <= limit else f"{found[: limit - 1]}…"
 
 

@@ -1,0 +1,484 @@
+"""The page of a build: what it says is so, whatever a dataset holds, and none of it is markup."""
+
+import io
+import re
+import shutil
+from collections.abc import Callable, Mapping, Sequence
+from html.parser import HTMLParser
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from PIL import Image
+
+from data_catalog.catalog import query, rebuild
+from data_catalog.manifest import MANIFEST_FORMAT, Snapshot, commit_snapshot, file_entry, require_snapshot
+from data_catalog.schema import CAPTIONS, OUTCOMES, PAIRS
+from flows.build import BuildReport, build_dataset
+from flows.cli import main
+from flows.execution import LocalExecutor
+from flows.recipe import Recipe
+from flows.report.page import refresh_report, report_path, write_report
+from flows.report.texts import caption, decimal, duration, linked, percent, plain, size, text
+from flows.run_log import read_runs
+from flows.step_clock import StepClock
+
+VOID = {"meta", "img", "br", "link", "input", "hr", "path", "use", "rect"}
+CELLS = {"td", "th", "dt", "dd", "li", "p"}
+# Elements that a browser would load or run something for; none has a place on the page.
+ACTIVE = {"script", "iframe", "object", "embed", "link", "form", "base", "audio", "video", "source", "foreignobject"}
+ATTACKS = (
+    "<script>alert(1)</script>",
+    '"><img src=x onerror=alert(1)>',
+    "' onmouseover='alert(1)",
+    "</style></title><script>alert(1)</script>",
+    "javascript:alert(1)",
+    "]]><svg/onload=alert(1)>",
+    "\x1b[31mred\x1b[0m",
+    "\u202egnp.exe\u202c",
+    "{{ 7 * 7 }}",
+    "$\\frac{1}{2}$ text",
+    "日本語のキャプション العربية",
+)
+
+
+class Page(HTMLParser):
+    """A parsed page: its elements in order, what stands in them, and whether all of them were closed."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(convert_charrefs=True)
+        self.source = path.read_text(encoding="utf-8")
+        self.elements: list[tuple[str, dict[str, str | None]]] = []
+        self.texts: list[str] = []
+        self.open: list[str] = []
+        self.feed(self.source)
+        self.close()
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.elements.append((tag, dict(attrs)))
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.elements.append((tag, dict(attrs)))
+
+    def handle_endtag(self, tag: str) -> None:
+        if tag not in VOID:
+            assert self.open.pop() == tag, f"</{tag}> closes something else"
+        if tag in CELLS:
+            self.texts.append(" ")
+
+    def handle_data(self, data: str) -> None:
+        if not self.open or self.open[-1] not in ("style", "script"):
+            self.texts.append(data)
+
+    @property
+    def text(self) -> str:
+        """What a reader sees, with single blanks."""
+        return " ".join("".join(self.texts).split())
+
+    def values(self, name: str) -> list[str]:
+        """All values of an attribute."""
+        return [str(attributes[name]) for _, attributes in self.elements if name in attributes]
+
+
+def assert_inert(page: Page) -> None:
+    """Nothing on the page runs, loads, or leads elsewhere than to the web; every element is closed."""
+    assert not page.open
+    assert not {tag for tag, _ in page.elements} & ACTIVE
+    assert not [name for _, attributes in page.elements for name in attributes if name.startswith("on")]
+    assert all(value.startswith("data:image/webp;base64,") for value in page.values("src"))
+    for tag, attributes in page.elements:
+        if "href" in attributes and tag == "a":
+            assert re.match(r"https?://|#", str(attributes["href"])), attributes
+            assert str(attributes["href"]).startswith("#") or attributes["rel"] == "noopener noreferrer nofollow"
+    assert all(value.startswith("#") for value in page.values("xlink:href"))
+    policy = next(a["content"] for _, a in page.elements if a.get("http-equiv") == "Content-Security-Policy")
+    assert policy is not None
+    assert policy.startswith("default-src 'none'; img-src data:;")
+    assert not re.search(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]", page.source)
+    assert "url(http" not in page.source
+
+
+def assert_whole(page: Page) -> None:
+    """Links within the page lead somewhere, names are unique, headings go down by one, images are described."""
+    names = page.values("id")
+    assert len(names) == len(set(names))
+    assert {value[1:] for value in page.values("href") if value.startswith("#")} <= set(names)
+    levels = [int(tag[1]) for tag, _ in page.elements if re.fullmatch("h[1-6]", tag)]
+    assert levels[0] == 1
+    assert levels.count(1) == 1
+    assert all(after - before <= 1 for before, after in pairwise(levels))
+    assert all("alt" in attributes for tag, attributes in page.elements if tag == "img")
+    assert all(attributes.get("aria-label") for tag, attributes in page.elements if tag == "svg")
+    assert all("scope" in attributes for tag, attributes in page.elements if tag == "th")
+
+
+@pytest.fixture(scope="module")
+def page(built: tuple[Path, BuildReport]) -> Page:
+    """The page that the build wrote."""
+    return Page(report_path(built[0], "scenes"))
+
+
+def test_a_build_leaves_a_page_that_is_whole_and_inert(page: Page) -> None:
+    assert_inert(page)
+    assert_whole(page)
+    assert len(page.source) < 1_000_000
+    assert len([tag for tag, _ in page.elements if tag == "svg"]) >= 7
+
+
+def test_the_numbers_are_those_of_the_catalog(page: Page, built: tuple[Path, BuildReport]) -> None:
+    root, report = built
+    num_read = sum(row["read"] for row in report.funnel if row["step"] == "ingest")
+    counts = query(root, "SELECT count(*) AS images, sum(len(captions))::INT AS captions FROM pairs").to_pylist()[0]
+    assert f"{counts['images']:,} images with {counts['captions']:,} English captions" in page.text
+    assert f"from {num_read:,} captions of 4 sources" in page.text
+    counts_of_reasons = "SELECT step, drop_reason, sum(dropped)::INT AS n FROM drop_reasons GROUP BY ALL"
+    for row in query(root, counts_of_reasons).to_pylist():
+        assert f"{row['step']} {row['drop_reason']} {row['n']:,} " in page.text
+
+
+def test_the_gallery_shows_every_source_and_split(page: Page, built: tuple[Path, BuildReport]) -> None:
+    groups = query(built[0], "SELECT DISTINCT source, split FROM pairs").to_pylist()
+    assert all(f"{group['source']} {group['split']}" in page.text for group in groups)
+    num_images = query(built[0], "SELECT count(*) AS n FROM pairs").to_pylist()[0]["n"]
+    gallery = [a for tag, a in page.elements if tag == "img" and int(str(a["width"])) > 80]
+    assert len(gallery) >= min(36, num_images)
+    assert all(int(str(a["width"])) <= 160 and int(str(a["height"])) <= 160 for a in gallery)
+
+
+def test_nothing_was_translated_here(page: Page) -> None:
+    assert "Nothing was translated: all captions that came so far were in English already." in page.text
+
+
+def test_the_run_log_says_where_the_time_went(page: Page, built: tuple[Path, BuildReport]) -> None:
+    run = read_runs(built[0], "scenes")[-1]
+    assert {"ingest", "clean", "fetch", "normalise", "deduplicate", "publish"} <= set(run["seconds_by_step"])
+    assert all(seconds >= 0 for seconds in run["seconds_by_step"].values())
+    assert "Where the latest run's time went" in page.text
+
+
+def test_the_same_snapshot_has_the_same_page(built: tuple[Path, BuildReport], tmp_path: Path) -> None:
+    root, report = built
+    first = write_report(root, report.snapshot, out=tmp_path / "a.html")
+    second = write_report(root, report.snapshot, out=tmp_path / "b.html")
+    assert first.read_bytes() == second.read_bytes() == report_path(root, "scenes").read_bytes()
+
+
+def test_a_page_is_written_again_only_where_it_is_missing_or_of_another_snapshot(
+    built: tuple[Path, BuildReport], tmp_path: Path, english_recipe: Callable[[Path], Recipe]
+) -> None:
+    root = tmp_path / "root"
+    shutil.copytree(built[0], root)
+    rebuild(root)
+    snapshot, path = require_snapshot(root, "scenes"), report_path(root, "scenes")
+    before = path.stat().st_mtime_ns
+    assert refresh_report(root, snapshot, has_run=False) == path
+    assert path.stat().st_mtime_ns == before
+    path.write_text(path.read_text(encoding="utf-8").replace(snapshot.snapshot, "0" * 12), encoding="utf-8")
+    refresh_report(root, snapshot, has_run=False)
+    assert snapshot.snapshot in path.read_text(encoding="utf-8")
+    path.unlink()
+    with LocalExecutor(1) as executor:
+        assert build_dataset(english_recipe(root), root=root, executor=executor).up_to_date
+    assert Page(path).text == Page(report_path(built[0], "scenes")).text
+
+
+def test_the_command_writes_the_page_where_it_is_asked_to(
+    built: tuple[Path, BuildReport], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = ["report", "scenes", "--root", str(built[0])]
+    assert main([*arguments, "--out", str(tmp_path / "page.html"), "--examples", "0"]) == 0
+    assert str(tmp_path / "page.html") in capsys.readouterr().out
+    short = Page(tmp_path / "page.html")
+    assert_whole(short)
+    assert len(short.source) < len(report_path(built[0], "scenes").read_text(encoding="utf-8"))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["scenes", "--examples", "-1"], "--examples must be from 0 to 50"),
+        (["scenes", "--examples", "51"], "--examples must be from 0 to 50"),
+        (["scenes", "--out", "."], "--out names the folder ."),
+        (["nothing"], "has no dataset 'nothing'"),
+    ],
+)
+def test_wrong_options_are_refused(
+    built: tuple[Path, BuildReport], capsys: pytest.CaptureFixture[str], arguments: Sequence[str], said: str
+) -> None:
+    assert main(["report", *arguments, "--root", str(built[0])]) == 1
+    assert said in capsys.readouterr().err
+
+
+# Snapshots as no build would make them.
+
+
+def _caption(number: int, **more: Any) -> dict[str, Any]:
+    row = {
+        "sample_id": f"made:{number}",
+        "caption_id": f"made:{number}#0",
+        "source": "made",
+        "source_caption": "un cane",
+        "source_lang": "it",
+        "clean_caption": "un cane",
+        "caption": "un cane",
+        "target_lang": "it",
+        "translator": "native",
+        "upstream_file": "made.tsv",
+        "upstream_line": number,
+        "outcome": "kept",
+        "url": f"https://example.org/{number}.jpg",
+    }
+    return {**row, **more}
+
+
+def _pair(row: Mapping[str, Any], **more: Any) -> dict[str, Any]:
+    file = io.BytesIO()
+    Image.new("RGB", (300, 150), (200, 30, 30)).save(file, format="JPEG")
+    pair = {
+        **{name: row.get(name) for name in ("sample_id", "source", "url", "license", "attribution", "page_url")},
+        "split": "train",
+        "image": {"bytes": file.getvalue(), "path": None},
+        "width": 300,
+        "height": 150,
+        "original_width": 600,
+        "original_height": 300,
+        "sha256": "00",
+        "caption_ids": [row["caption_id"]],
+        "captions": [row["caption"]],
+        "source_captions": [row["source_caption"]],
+        "source_langs": [row["source_lang"]],
+        "translators": [row["translator"]],
+        "scores": [None],
+    }
+    return {**pair, **more}
+
+
+def _outcome(row: Mapping[str, Any], **more: Any) -> dict[str, Any]:
+    names = ("sample_id", "source", "url")
+    return {**{name: row[name] for name in names}, "num_bytes": 5000, "original_format": "JPEG", **more}
+
+
+def _snapshot(
+    root: Path,
+    captions: Sequence[Mapping[str, Any]],
+    pairs: Sequence[Mapping[str, Any]] = (),
+    outcomes: Sequence[Mapping[str, Any]] = (),
+    **more: Any,
+) -> Snapshot:
+    """Commit what is given, with a funnel of one step."""
+    folder = root / "datasets" / "made" / "0123456789ab"
+    files: dict[str, list[dict[str, Any]]] = {"pairs": [], "captions": [], "images": []}
+    parts = (("captions", captions, CAPTIONS), ("pairs", pairs, PAIRS), ("images", outcomes, OUTCOMES))
+    for kind, rows, schema in parts:
+        if rows:
+            (folder / kind).mkdir(parents=True)
+            path = folder / kind / f"{kind}.parquet"
+            pq.write_table(pa.Table.from_pylist([dict(row) for row in rows], schema=schema), path)
+            split = {"split": "train"} if kind == "pairs" else {}
+            files[kind].append(file_entry(path, folder, rows=len(rows), **split))
+    folder.mkdir(parents=True, exist_ok=True)
+    sources = sorted({row["source"] for row in captions})
+    funnel = []
+    for source in sources:
+        mine = [row["outcome"] == "kept" for row in captions if row["source"] == source]
+        counts = {"read": len(mine), "kept": sum(mine), "dropped": len(mine) - sum(mine)}
+        funnel.append({"source": source, "step_number": 1, "step": "ingest", **counts})
+    manifest = {
+        "format": MANIFEST_FORMAT,
+        "dataset": "made",
+        "snapshot": folder.name,
+        "build_key": "key",
+        "settings": {"check": {"max_words": 3}},
+        "target_lang": "it",
+        "translator": "native",
+        "sources": {source: {"files": [], "licence": None, "unselected": {}} for source in sources},
+        "test_sets": {},
+        "funnel": funnel,
+        "files": files,
+    }
+    return commit_snapshot(root, {**manifest, **more})
+
+
+def _page_of(root: Path, snapshot: Snapshot) -> Page:
+    page = Page(write_report(root, snapshot))
+    assert_inert(page)
+    assert_whole(page)
+    return page
+
+
+def test_a_dataset_of_nothing_has_a_page(tmp_path: Path) -> None:
+    page = _page_of(tmp_path, _snapshot(tmp_path, []))
+    assert "No captions were read." in page.text
+    assert "No image is published." in page.text
+
+
+def test_a_dataset_of_which_nothing_is_left_says_why(tmp_path: Path) -> None:
+    rows = [
+        _caption(n, outcome="rejected", step="fetch", drop_reason="http_404", detail="HTTP 404", translator=None)
+        for n in range(3)
+    ]
+    lost = [_outcome(row, step="fetch", drop_reason="http_404", num_bytes=None, original_format=None) for row in rows]
+    page = _page_of(tmp_path, _snapshot(tmp_path, rows, outcomes=lost))
+    assert "Nothing came through: all 3 captions of 1 source were dropped." in page.text
+    assert "HTTP 404: there is no such file any more" in page.text
+    assert "3 images were asked of the web, and 0 (0.0%) came and are good." in page.text
+
+
+def test_a_dataset_of_one_row_is_told_in_the_singular(tmp_path: Path) -> None:
+    row = _caption(1)
+    page = _page_of(tmp_path, _snapshot(tmp_path, [row], [_pair(row)], [_outcome(row)]))
+    assert "1 image with 1 Italian caption, from 1 caption of 1 source: 100.0% came through." in page.text
+    assert [a["alt"] for tag, a in page.elements if tag == "img"] == ["un cane"]
+
+
+def test_an_image_that_cannot_be_decoded_leaves_a_gap(tmp_path: Path) -> None:
+    rows = [_caption(1), _caption(2)]
+    pairs = [_pair(rows[0], image={"bytes": b"\xff\xd8\xffno image", "path": None}), _pair(rows[1])]
+    page = _page_of(tmp_path, _snapshot(tmp_path, rows, pairs))
+    assert page.text.count("no picture") == 1
+    assert len(page.values("src")) == 1
+
+
+def test_translations_stand_beside_what_they_were_made_of_worst_first(tmp_path: Path) -> None:
+    rows = [
+        _caption(
+            n,
+            source_lang="en",
+            source_caption=f"dog {n}",
+            clean_caption=f"dog {n}",
+            caption=f"cane {n}",
+            translator="argos:en-it:1",
+            translation_score=-n / 10,
+            translation_truncated=n == 9,
+            numbers_lost=["7"] if n == 9 else [],
+            detected_lang="es" if n == 8 else "it",
+        )
+        for n in range(10)
+    ]
+    page = _page_of(tmp_path, _snapshot(tmp_path, rows, [_pair(row) for row in rows], translator="argos:en-it:1"))
+    assert "All were translated from English." in page.text
+    samples = re.findall(r"dog (\d) cane \1", page.text)
+    assert samples == sorted(samples, reverse=True)
+    assert len(samples) == 10
+    assert all(flag in page.text for flag in ("truncated", "numbers lost: 7", "looks like es"))
+
+
+def test_nothing_that_a_dataset_says_is_markup(tmp_path: Path) -> None:
+    rows = []
+    for number, attack in enumerate(ATTACKS):
+        shared = dict.fromkeys(("source_caption", "clean_caption", "caption", "license", "attribution"), attack)
+        more = {"url": f"https://{attack}/{attack}", "page_url": attack, "upstream_file": attack, "source_lang": attack}
+        names = {"sample_id": f"{attack}:{number}", "caption_id": f"{attack}:{number}#0", "source": attack}
+        rows.append(_caption(number, **shared, **more, **names, translator=attack, translation_score=-0.5))
+        dropped = {"outcome": "rejected", "step": "deduplicate", "drop_reason": "duplicate_image"}
+        rows.append({**rows[-1], **dropped, "caption_id": f"{number}-again", "detail": f"same as {attack}"})
+        rows.append({**rows[-1], "caption_id": f"{number}-odd", "step": attack, "drop_reason": attack})
+    kept = [row for row in rows if row["outcome"] == "kept"]
+    pairs = [_pair(row, split="train") for row in kept]
+    settings = {"clean": {attack: attack for attack in ATTACKS}, ATTACKS[0]: {"\ud800": "\udfff"}}
+    snapshot = _snapshot(
+        tmp_path,
+        rows,
+        pairs,
+        [_outcome(row, original_format=row["source"]) for row in kept],
+        sources={
+            attack: {"files": [{"name": attack, "sha256": attack}], "licence": attack, "unselected": {attack: 3}}
+            for attack in ATTACKS
+        },
+        test_sets={attack: {} for attack in ATTACKS},
+        translator=ATTACKS[0],
+        target_lang=ATTACKS[1],
+    )
+    hostile = Snapshot(
+        dataset=snapshot.dataset,
+        snapshot=snapshot.snapshot,
+        folder=snapshot.folder,
+        manifest={**snapshot.manifest, "settings": settings, "dataset": ATTACKS[3]},
+    )
+    page = _page_of(tmp_path, hostile)
+    for attack in ATTACKS:
+        shown = re.sub("[\x1b\u202e\u202c]", lambda match: ascii(match[0])[1:-1], attack)
+        shown = shown.replace("\\u202e", "U+202E").replace("\\u202c", "U+202C")
+        assert shown in page.text, attack
+
+
+def test_pages_of_old_snapshots_are_written_all_the_same(tmp_path: Path) -> None:
+    row = _caption(1)
+    snapshot = _snapshot(tmp_path, [row], [_pair(row)])
+    old = {name: value for name, value in snapshot.manifest.items() if name not in ("test_sets", "checksum")}
+    old["files"] = {kind: entries for kind, entries in old["files"].items() if kind != "images"}
+    for kind in ("pairs", "captions"):
+        path = snapshot.folder / kind / f"{kind}.parquet"
+        table = pq.read_table(path)
+        pq.write_table(table.drop_columns(["leaks"]), path)
+    earlier = Snapshot(dataset="made", snapshot=snapshot.snapshot, folder=snapshot.folder, manifest=old)
+    assert "1 image with 1 Italian caption" in _page_of(tmp_path, earlier).text
+
+
+@pytest.mark.parametrize(
+    ("value", "shown"),
+    [
+        ("<b>&\"'", "<bdi>&lt;b&gt;&amp;&#34;&#39;</bdi>"),
+        (None, ""),
+        ("a\u200db", "<bdi>a\u200db</bdi>"),
+        ("\ud800", '<bdi><span class="unseen" title="control">U+D800</span></bdi>'),
+        ("\x1b[1m", '<bdi><span class="unseen" title="control">\\x1b</span>[1m</bdi>'),
+        ("\u202e", '<bdi><span class="unseen" title="RIGHT-TO-LEFT OVERRIDE">U+202E</span></bdi>'),
+    ],
+)
+def test_text_is_escaped_isolated_and_visible(value: str | None, shown: str) -> None:
+    assert str(text(value)) == shown
+
+
+def test_long_text_is_cut_and_says_so() -> None:
+    assert str(text("a" * 1400)).endswith('<span class="unseen">… 1,000 more characters</span></bdi>')
+
+
+@pytest.mark.parametrize(
+    ("value", "targets"),
+    [
+        (
+            "see https://a.example/x?y=1&z=2 and http://b.example",
+            ["https://a.example/x?y=1&amp;z=2", "http://b.example"],
+        ),
+        ("javascript:alert(1) data:text/html,x //c.example ftp://d.example", []),
+        ("https://", []),
+        ("https://[bad", []),
+        ("http://e.example/\u202e", []),
+        ('https://f.example/"onclick="x', ["https://f.example/"]),
+    ],
+)
+def test_only_addresses_of_the_web_are_links(value: str, targets: list[str]) -> None:
+    assert re.findall(r'<a href="([^"]*)" rel="noopener noreferrer nofollow">', str(linked(value))) == targets
+
+
+def test_languages_that_are_no_codes_are_left_unsaid() -> None:
+    assert str(caption("ciao", "it")) == '<bdi lang="it">ciao</bdi>'
+    assert str(caption("ciao", '" onclick="')) == '<bdi lang="">ciao</bdi>'
+
+
+def test_numbers_are_written_for_people() -> None:
+    assert [percent(1, 3), percent(1, 100_000), percent(0, 0)] == ["33.3%", "< 0.1%", "0.0%"]
+    assert [size(999), size(1500), size(2.5e6), size(3e13)] == ["999 bytes", "1.5 kB", "2.5 MB", "30.0 TB"]
+    assert [duration(8.24), duration(200), duration(7500)] == ["8.2 s", "3 min 20 s", "2 h 5 min"]
+    assert [decimal(-0.5, 2), decimal(None, 2)] == ["−0.50", "–"]
+    assert plain("a\nb\ud800\u202ec") == "a b c"
+
+
+def test_a_clock_counts_every_call_by_its_kind_however_it_ends() -> None:
+    clock = StepClock()
+
+    def fail() -> None:
+        raise ValueError("no")
+
+    assert clock.timed("translate-chunk 00000", max, 1, 2)() == 2
+    with pytest.raises(ValueError, match="no"):
+        clock.timed("fetch 00001", fail)()
+    clock.add("fetch 00002", 2.0)
+    clock.add("translate 00001", 1.0)
+    assert list(clock.seconds_by_step().items()) == [("fetch", 2.0), ("translate", 1.0)]
