@@ -17,6 +17,7 @@ from data_catalog.lock import writer_lock
 from data_catalog.manifest import (
     Snapshot,
     commit_snapshot,
+    current_snapshot,
     current_snapshot_name,
     dataset_names,
     datasets_folder,
@@ -34,6 +35,7 @@ from data_catalog.take_down.sightings import all_snapshots, files_of, samples_in
 from data_catalog.tombstones import Tombstone, Tombstones, read_tombstones, write_tombstones
 from data_catalog.work import WorkStore
 from flows.documents import write_documents
+from flows.report.page import report_path, write_report
 from flows.run_log import append_run
 
 logger = logging.getLogger(__name__)
@@ -57,14 +59,14 @@ class TakeDown:
     Args:
         rewritten: datasets with a new snapshot.
         removed: dataset and id of the snapshots that are gone.
-        gone: what else is gone: step outputs, exports, pages, contact sheets.
+        gone: what else is gone, by what it is.
         log_lines: how many lines were taken out of fetch logs.
         models: that were trained on snapshots that are gone: they are not changed.
     """
 
     rewritten: list[Rewritten] = field(default_factory=list)
     removed: list[tuple[str, str]] = field(default_factory=list)
-    gone: list[Path] = field(default_factory=list)
+    gone: dict[str, list[Path]] = field(default_factory=dict)
     log_lines: int = 0
     models: list[Path] = field(default_factory=list)
 
@@ -92,7 +94,12 @@ def forget(root: Path, more: Sequence[Tombstone]) -> TakeDown:
         known = read_tombstones(root)
         found = with_sightings(root, known.with_more(more))
         write_tombstones(root, replace(found, is_unfinished=True))
-        return _carry_out(root, found, is_resumed=known.is_unfinished)
+        done = _carry_out(root, found, is_resumed=known.is_unfinished)
+        for path in done.gone["report"]:
+            snapshot = current_snapshot(root, path.parent.name)
+            if snapshot is not None:
+                write_report(root, snapshot)
+        return done
 
 
 def finish_forgetting(root: Path) -> Tombstones:
@@ -145,13 +152,16 @@ def _carry_out(root: Path, tombstones: Tombstones, *, is_resumed: bool) -> TakeD
         _take_down(root, dataset, tombstones, done)
     rebuild(root)
     _remove_snapshots(root, tombstones, done)
-    if done.rewritten or done.removed or is_resumed:
-        searches = root / leftovers.SEARCHES
-        done.gone += leftovers.clear_files(sorted(searches.rglob("*")) if searches.is_dir() else [])
-        reports = sorted(datasets_folder(root).glob(f"*/{leftovers.REPORT_FILE}"))
-        done.gone += leftovers.clear_files(reports)
-    done.gone += leftovers.clear_exports(root)
-    done.gone += leftovers.clear_work(root / "work", Matcher(tombstones))
+    touched = {one.dataset for one in done.rewritten} | {dataset for dataset, _ in done.removed}
+    # Nobody can tell what contact sheets show.
+    sheets = sorted((root / leftovers.SEARCHES).rglob("*")) if touched or is_resumed else []
+    reports = [report_path(root, name) for name in dataset_names(root) if is_resumed or name in touched]
+    done.gone = {
+        "report": leftovers.clear_files(reports),
+        "contact sheet": leftovers.clear_files(sheets),
+        "export": leftovers.clear_exports(root),
+        "step output": leftovers.clear_work(root / "work", Matcher(tombstones)),
+    }
     for folder in sorted(datasets_folder(root).glob(f"*/{leftovers.FETCH_LOGS}")):
         done.log_lines += leftovers.clear_log(folder, Matcher(tombstones.of(folder.parent.name)))
     done.models = leftovers.models_of(root, done.removed)

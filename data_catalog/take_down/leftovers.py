@@ -21,9 +21,8 @@ logger = logging.getLogger(__name__)
 
 EXPORTS, SEARCHES = "exports", "searches"
 EXPORT_FILE = "export.json"
-# Beside the snapshots: how each image was fetched, a file a shard; and the page of a build.
+# Beside the snapshots: how each image was fetched, a file a shard.
 FETCH_LOGS = "fetch-log"
-REPORT_FILE = "report.html"
 # Step outputs of texts alone, that do not say of which sample each is.
 _ANONYMOUS_STEPS = ("plan",)
 

@@ -101,27 +101,23 @@ def _say_done(done: TakeDown, tombstones: Sequence[Tombstone], root: Path) -> No
         say(f"no snapshot in {root} has any of it")
     if done.removed:
         say(f"removed snapshots: {', '.join(f'{dataset} {name}' for dataset, name in done.removed)}")
-    if done.gone:
-        say(f"removed as well: {_places(done.gone, root)}")
+    gone = [_counted(len(paths), what) for what, paths in done.gone.items() if paths]
+    if gone:
+        say(f"removed as well: {', '.join(gone)}")
+    if done.gone.get("report"):
+        say("written anew: the report of each dataset that has one")
+    if done.gone.get("export"):
+        say("`vernaclip export` writes exports anew, from what there is now")
     if done.log_lines:
         say(f"taken out of fetch logs: {_counted(done.log_lines, 'line')}")
     values = ", ".join(f"{one.kind} {one.value}" for one in tombstones)
     say(f"in force from now on, for every build in {root}: {values}")
     say(
-        "Not touched, since they are yours: upstream files and image folders, the translation memory (sentences "
-        "without images), audits, and whatever was copied out of the root."
+        "Not touched: upstream files and image folders, the translation memory and audits (sentences without images), "
+        "and whatever was copied out of the root."
     )
     for model in done.models:
         say(f"A model that was trained on it keeps what it learnt: {model}. Train again, then remove that folder.")
-
-
-def _places(paths: Sequence[Path], root: Path) -> str:
-    """Where files and folders were, counted by the folder that they were in."""
-    counts: dict[str, int] = {}
-    for path in paths:
-        place = path.relative_to(root).parent.as_posix()
-        counts[place] = counts.get(place, 0) + 1
-    return ", ".join(f"{count} in {place}" for place, count in sorted(counts.items()))
 
 
 def _counted(count: int, noun: str) -> str:
