@@ -11,8 +11,9 @@ import pytest
 
 from data_catalog.catalog import query, rebuild
 from data_catalog.errors import ConfigError
+from data_catalog.findings import Finding
 from data_catalog.manifest import current_snapshot, find_snapshot, require_snapshot
-from data_catalog.verification import Finding, verify
+from data_catalog.verification import verify
 from flows.build import BuildReport
 from flows.cli import main
 from translation.engine import Translation
