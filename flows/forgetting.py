@@ -21,6 +21,7 @@ from data_catalog.manifest import (
     current_snapshot_name,
     dataset_names,
     datasets_folder,
+    is_snapshot_name,
     point_to,
     read_snapshot,
     snapshot_folder,
@@ -150,7 +151,8 @@ def _carry_out(root: Path, tombstones: Tombstones, *, is_resumed: bool) -> TakeD
     _remove_unfinished(root)
     for dataset in dataset_names(root):
         _take_down(root, dataset, tombstones, done)
-    rebuild(root)
+    if done.rewritten or is_resumed:
+        rebuild(root)
     _remove_snapshots(root, tombstones, done)
     touched = {one.dataset for one in done.rewritten} | {dataset for dataset, _ in done.removed}
     # Nobody can tell what contact sheets show.
@@ -171,8 +173,9 @@ def _carry_out(root: Path, tombstones: Tombstones, *, is_resumed: bool) -> TakeD
 
 def _remove_unfinished(root: Path) -> None:
     """Folders of snapshots that were never committed: of killed builds, which publish again, or of a killed forget."""
-    for folder in sorted(path for path in datasets_folder(root).glob("*/*") if path.is_dir()):
-        if (folder / "pairs").is_dir() and read_snapshot(root, folder.parent.name, folder.name) is None:
+    folders = (path for path in datasets_folder(root).glob("*/*") if path.is_dir() and is_snapshot_name(path.name))
+    for folder in sorted(folders):
+        if read_snapshot(root, folder.parent.name, folder.name) is None:
             remove_snapshot(root, folder.parent.name, folder.name)
 
 

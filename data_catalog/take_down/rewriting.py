@@ -14,10 +14,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from data_catalog.errors import ConfigError
 from data_catalog.images.tables import Row, groups_of, read_groups
 from data_catalog.ingest import STEP as INGEST
 from data_catalog.lookup import LOOKUP_KIND, write_lookup
-from data_catalog.manifest import MARKED, SPLITS, Snapshot, file_entry
+from data_catalog.manifest import MARKED, SPLITS, Snapshot, file_entry, file_problem
 from data_catalog.publish import SplitConfig, split_of
 from data_catalog.schema import KEPT
 from data_catalog.shards import (
@@ -66,10 +67,15 @@ def rewrite_files(snapshot: Snapshot, folder: Path, samples: Collection[str]) ->
 
     Caption rows of these samples stay, rejected and without texts; captions of others that were published with their
     images are rejected as what they are, captions of duplicates.
+
+    Raises:
+        ConfigError: a file that is to be read is not what was written.
     """
+    old: Mapping[str, Sequence[Entry]] = snapshot.manifest["files"]
+    for entry in (entry for kind in ("captions", "images") for entry in old.get(kind, [])):
+        _require_whole(snapshot, entry)
     moved = frozenset(_moved_captions(snapshot, samples))
     task = Rewriting(old=snapshot, folder=folder, samples=samples, moved=moved)
-    old: Mapping[str, Sequence[Entry]] = snapshot.manifest["files"]
     files = {
         kind: [entry for some in _by_shard(old[kind]) for entry in rewrite(task, some)]
         for kind, rewrite in _REWRITERS.items()
@@ -78,6 +84,16 @@ def rewrite_files(snapshot: Snapshot, folder: Path, samples: Collection[str]) ->
     if LOOKUP_KIND in old:
         files[LOOKUP_KIND] = [write_lookup(folder, files)]
     return files
+
+
+def _require_whole(snapshot: Snapshot, entry: Entry) -> None:
+    """Of a file that is to be read: what is written anew has a new sha256, which would hide any damage."""
+    problem = file_problem(snapshot.folder / entry["path"], entry["sha256"])
+    if problem is not None:
+        raise ConfigError(
+            f"{problem}: restore it from a copy, or remove the folder {snapshot.folder}; then run the same command "
+            "again, since the take-down is in force but not ended"
+        )
 
 
 def _moved_captions(snapshot: Snapshot, samples: Collection[str]) -> Iterator[str]:
@@ -188,7 +204,10 @@ def _is_concerned(task: Rewriting, entry: Entry) -> bool:
 def _kept_pairs(task: Rewriting, entry: Entry | None) -> Iterator[Row]:
     """The pairs of a file that are not forgotten, without captions that are, each with its split as it is now."""
     samples = frozenset(task.samples)
-    for group in read_groups(task.old.folder / entry["path"]) if entry else ():
+    if entry is None:
+        return
+    _require_whole(task.old, entry)
+    for group in read_groups(task.old.folder / entry["path"]):
         for pair in group:
             if pair["sample_id"] not in samples:
                 yield _without_captions(task, pair) if task.moved.intersection(pair["caption_ids"]) else pair

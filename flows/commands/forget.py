@@ -6,6 +6,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from data_catalog.errors import ConfigError
+from data_catalog.manifest import dataset_names
 from data_catalog.tombstones import KINDS, Tombstone, new_tombstone, read_tombstones
 from flows.commands.output import say
 from flows.forgetting import Concerned, TakeDown, concerned
@@ -24,6 +25,12 @@ def forget(options: Namespace) -> None:
     tombstones = _tombstones(options)
     if not options.root.is_dir():
         raise ConfigError(f"{options.root} is no folder: --root names the one that `vernaclip build` wrote to")
+    unknown = sorted(set(options.dataset) - set(dataset_names(options.root)))
+    if unknown:
+        raise ConfigError(
+            f"{options.root} has no dataset {unknown[0]!r}: name one that it has (`vernaclip catalog`), or leave "
+            "--dataset out, which holds for later ones as well"
+        )
     if options.dry_run:
         _say_concerned(list(concerned(options.root, tombstones)))
         return

@@ -363,6 +363,49 @@ def test_in_one_dataset_alone(root: Path, recipe_file: Path) -> None:
     assert [row["dataset"] for row in counts] == ["other"]
 
 
+def test_snapshots_that_were_never_committed_go_as_well(root: Path) -> None:
+    """As a build leaves them that is killed while it publishes."""
+    whole = require_snapshot(root, "web").folder
+    unfinished = whole.with_name("0123456789ab")
+    shutil.copytree(whole, unfinished)
+    (unfinished / "manifest.json").unlink()
+    forget(root, [new_tombstone("domain", FORGOTTEN)])
+    assert not unfinished.exists()
+
+
+def test_older_snapshots_that_hold_it_go_and_others_stay(root: Path, recipe_file: Path) -> None:
+    first = require_snapshot(root, "web").snapshot
+    without = recipe_file.with_name("web-without.toml")
+    text = recipe_file.read_text(encoding="utf-8").replace("target_language", 'name = "web"\n target_language', 1)
+    without.write_text(text.replace("pairs.tsv", "some.tsv"), encoding="utf-8")
+    lines = recipe_file.with_name("pairs.tsv").read_text(encoding="utf-8").splitlines()
+    some = [line for line in lines if FORGOTTEN not in line and "/5.jpg" not in line and "/to/" not in line]
+    without.with_name("some.tsv").write_text("\n".join(some) + "\n", encoding="utf-8")
+    second = build(without, root).snapshot.snapshot
+    build(recipe_file, root)
+    assert require_snapshot(root, "web").snapshot == first
+    done = forget(root, [new_tombstone("domain", FORGOTTEN)])
+    assert done.removed == [("web", first)]
+    assert snapshot_names(root, "web") == sorted([second, done.rewritten[0].now])
+
+
+@pytest.mark.parametrize(
+    ("words", "text"),
+    [
+        ([], "say what is to be forgotten"),
+        (["--domain", "http://a.org/"], "--domain"),
+        (["--domain", "a.org", "--distance", "2"], "--distance goes with --phash"),
+        (["--domain", "a.org", "--dataset", "wed"], "has no dataset 'wed'"),
+    ],
+)
+def test_what_cannot_be_meant_is_refused_and_writes_nothing(
+    root: Path, words: list[str], text: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["forget", "--root", str(root), *words]) == 1
+    assert text in capsys.readouterr().err
+    assert not (root / "forgotten.json").exists()
+
+
 def test_a_dry_run_lists_and_changes_nothing(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
     before = {path: path.stat().st_mtime_ns for path in root.rglob("*")}
     assert main(["forget", "--root", str(root), "--domain", FORGOTTEN, "--dry-run"]) == 0

@@ -9,6 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from data_catalog.catalog import broken_laws
+from data_catalog.errors import ConfigError
 from data_catalog.manifest import Snapshot
 from data_catalog.publish import SplitConfig, publish_shard
 from data_catalog.schema import CAPTIONS, IMAGES
@@ -157,6 +158,17 @@ def test_shards_that_had_nothing_of_it_are_shared_and_the_others_keep_their_name
         olds = [before.folder / entry["path"] for entry in before.manifest["files"][kind]]
         assert [path.samefile(old) for path, old in zip(paths, olds, strict=True)] == shared, kind
         assert [path.name.rpartition("-")[0] for path in paths] == [old.name.rpartition("-")[0] for old in olds]
+
+
+@pytest.mark.parametrize("kind", ["captions", "images", "pairs"])
+def test_damage_is_not_hidden_under_a_new_sha256(before: Snapshot, kind: str) -> None:
+    paths = [before.folder / entry["path"] for entry in before.manifest["files"][kind]]
+    for path in paths:
+        content = bytearray(path.read_bytes())
+        content[len(content) // 3] ^= 1
+        path.write_bytes(content)
+    with pytest.raises(ConfigError, match=r"sha256 differs.*restore it from a copy"):
+        rewrite_files(before, before.folder.with_name("after"), ["web:a"])
 
 
 def test_forgetting_nothing_changes_nothing(before: Snapshot) -> None:
