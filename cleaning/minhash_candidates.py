@@ -36,7 +36,7 @@ class BandFiles:
             marks.append(figure_marks(batch))
             for path, band in zip(self._paths, signed.bands, strict=True):
                 with path.open("ab") as file:
-                    band.tofile(file)
+                    file.write(band.tobytes())  # numpy's own writer says nothing where a small disk is full
         self._sketches = np.concatenate(sketches)
         self._marks = np.concatenate(marks)
 

@@ -1,6 +1,7 @@
 """A disk that is full or fails, as one sentence that says what to do, whichever library met it."""
 
 import errno
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from itertools import takewhile
@@ -12,6 +13,7 @@ _FULL = (errno.ENOSPC, errno.EDQUOT)
 # What pyarrow, DuckDB and SQLite say, where they give no number.
 _FULL_TEXTS = ("No space left on device", "Disk quota exceeded", "database or disk is full")
 _FAILED_TEXTS = ("Input/output error", "disk I/O error")
+_NO_ROOM_BYTES = 1024 * 1024
 # Errors of these are their own classes, not `OSError`; neither library is to be imported for that.
 _LIBRARIES = ("duckdb", "_duckdb", "sqlite3", "pyarrow")
 
@@ -39,7 +41,8 @@ def raise_if_disk_fails(error: Exception, path: Path) -> None:
         ConfigError: the disk, or the user's share of it, is full.
         PipelineError: the disk could not read or write.
     """
-    if _says(error, _FULL, _FULL_TEXTS):
+    is_vague = getattr(error, "errno", None) is None and _says(error, (), _FAILED_TEXTS)
+    if _says(error, _FULL, _FULL_TEXTS) or (is_vague and _has_no_room(path.parent)):
         raise ConfigError(
             f"the disk that holds {_folder(error, path)} is full: free space and run the same command again"
         ) from error
@@ -60,6 +63,15 @@ def _folder(error: Exception, path: Path) -> Path:
     """The folder of the file that the error names, or the last one above it that is not temporary."""
     named = Path(str(getattr(error, "filename", None) or path))
     return Path(*takewhile(lambda part: not part.startswith(".tmp-"), named.parent.parts))
+
+
+def _has_no_room(folder: Path) -> bool:
+    """Whether what a library calls an error of the disk is a full one, as SQLite does of the file of its log."""
+    try:
+        found = os.statvfs(folder)
+    except OSError:
+        return False
+    return found.f_bavail * found.f_frsize < _NO_ROOM_BYTES
 
 
 def _says(error: Exception, numbers: tuple[int, ...], texts: tuple[str, ...]) -> bool:

@@ -3,16 +3,18 @@
 import errno
 import os
 import resource
+import shutil
 import sqlite3
 import subprocess
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import closing, suppress
 from pathlib import Path
 
 import duckdb
 import pyarrow as pa
 import pytest
 
+from cleaning.minhash_candidates import BandFiles
 from data_catalog.disk_errors import disk_errors, raise_if_disk_fails
 from data_catalog.errors import ConfigError, PipelineError, ShardError
 from data_catalog.images.downloading import raw_rows
@@ -137,6 +139,31 @@ def test_a_translation_memory_on_a_small_disk(small_disk: Path) -> None:
     assert memory.missing(captions[:6]) == captions[5:6]
     for path in small_disk.iterdir():
         path.unlink()
+
+
+def test_a_memory_that_has_no_room_for_its_log_is_on_a_full_disk(small_disk: Path) -> None:
+    memory = TranslationMemory(small_disk, "engine")
+    found = Translation(text="uno", score=0.0, truncated=False, repetitive=False)
+    memory.record(["one"], [found])
+    filler = small_disk / "filler"
+    with filler.open("wb", buffering=0) as file, suppress(OSError):
+        while file.write(b"x" * 4096):
+            pass
+    with pytest.raises(ConfigError, match=f"the disk that holds {small_disk} is full"):
+        memory.record(["two"], [found])
+    filler.unlink()
+    memory.record(["two"], [found])
+    assert memory.missing(["one", "two"]) == []
+    for path in small_disk.iterdir():
+        path.unlink()
+
+
+def test_a_cut_file_of_bands_is_never_taken_for_a_whole_one(small_disk: Path) -> None:
+    folder = small_disk / "bands"
+    folder.mkdir()
+    with pytest.raises(OSError, match="No space left"):
+        BandFiles(folder, [[f"a dog {number}" for number in range(3000)]])
+    shutil.rmtree(folder)
 
 
 def test_a_limit_on_the_size_of_files_leaves_no_debris(tmp_path: Path) -> None:
