@@ -2,7 +2,6 @@
 
 import random
 import shutil
-from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,7 +11,7 @@ import pytest
 from data_catalog.catalog import query, rebuild
 from data_catalog.errors import ConfigError
 from data_catalog.findings import Finding
-from data_catalog.manifest import current_snapshot, find_snapshot, require_snapshot
+from data_catalog.manifest import commit_snapshot, current_snapshot, find_snapshot, point_to, require_snapshot
 from data_catalog.verification import verify
 from flows.build import BuildReport
 from flows.cli import main
@@ -24,14 +23,30 @@ NUM_FLIPS = 300
 OTHERS = {".writer-lock", "work", "upstream"}
 
 
-@pytest.fixture
-def root(built: tuple[Path, BuildReport], tmp_path: Path) -> Path:
-    """A catalog that may be damaged, with a memory of translations beside what the small build wrote."""
-    root = tmp_path / "catalog"
+@pytest.fixture(scope="module")
+def whole(built: tuple[Path, BuildReport], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A catalog with all that one may hold: beside what the small build wrote an older snapshot, a memory of
+    translations, an export, and tombstones."""
+    root = tmp_path_factory.mktemp("whole") / "catalog"
     shutil.copytree(built[0], root)
+    current = require_snapshot(root, "scenes")
+    shutil.copytree(current.folder, current.folder.with_name("0123456789ab"))
+    commit_snapshot(root, {**current.manifest, "snapshot": "0123456789ab", "build_key": "another"})
+    point_to(root, "scenes", current.snapshot)
     memory = TranslationMemory(root / "memory", "argos:en-it:abc")
     memory.record([f"a dog {number}" for number in range(50)], [Translation(text="un cane", score=-0.1)] * 50)
     memory.seal()
+    assert main(["forget", "--domain", "example.org", "--root", str(root)]) == 0
+    assert main(["export", "scenes", "--format", "urls", "--root", str(root)]) == 0
+    rebuild(root)
+    return root
+
+
+@pytest.fixture
+def root(whole: Path, tmp_path: Path) -> Path:
+    """The same, to be damaged."""
+    root = tmp_path / "catalog"
+    shutil.copytree(whole, root)
     rebuild(root)
     return root
 
@@ -64,8 +79,9 @@ def damage(root: Path) -> list[Finding]:
 def test_of_300_flipped_bits_300_are_found(root: Path) -> None:
     assert verify(root) == []
     files = catalog_files(root)
-    kinds = Counter(path.suffix for path in files)
-    assert {".parquet", ".json", ".jsonl", ".duckdb", ".sqlite", ".sha256"} <= kinds.keys()
+    assert {path.suffix for path in files} >= {".parquet", ".json", ".jsonl", ".duckdb", ".sqlite", ".sha256", ".html"}
+    assert {path.name for path in files} >= {"forgotten.json", "export.json", "croissant.json", "README.md"}
+    assert {path.parts[-3] for path in files if path.parent.name == "captions"} > {"0123456789ab"}
     draw = random.Random(7)
     missed = []
     for number in range(NUM_FLIPS):
@@ -116,13 +132,13 @@ def test_what_is_missing_stray_or_unvouched_for_is_told(root: Path, capsys: pyte
     gone = next(folder.glob("captions/*.parquet"))
     gone.unlink()
     (folder / "pairs" / "other.parquet").write_bytes(b"")
-    (folder.parent / "0123456789ab" / "pairs").mkdir(parents=True)
+    (folder.parent / "fedcba987654" / "pairs").mkdir(parents=True)
     (root / "catalog.duckdb.sha256").unlink()
     assert main(["verify", "--root", str(root)]) == 1
     out = capsys.readouterr().out.splitlines()
     assert any(line.startswith(f"damage: {gone} is missing: restore it from a copy") for line in out)
     assert any(line.startswith("stray: ") and "other.parquet is none of the snapshot's files" in line for line in out)
-    assert any("0123456789ab has no manifest.json: its build was killed" in line for line in out)
+    assert any("fedcba987654 has no manifest.json: its build was killed" in line for line in out)
     assert any("catalog.duckdb has no catalog.duckdb.sha256" in line for line in out)
     assert out[-1].startswith(f"{root}: 1 damaged (")
 
