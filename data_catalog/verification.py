@@ -24,10 +24,10 @@ from data_catalog.manifest import (
 )
 from data_catalog.recorded_files import RECORD_SUFFIX, is_recorded
 from data_catalog.shards import TEMPORARY_PREFIX
+from data_catalog.snapshot_history import RUN_LOG
 
 EXPORTS = "exports"
 EXPORT_RECORD = "export.json"
-RUN_LOG = "runs.jsonl"
 # Files of a root that carry their checksum, and such as have a record beside them; with what to do about damage.
 DOCUMENTS = {
     "forgotten.json": "restore it from a copy: without it builds would take in again what was to be forgotten",

@@ -1,16 +1,15 @@
 """What happened when, and where: kept beside the snapshots, never in them."""
 
-import json
 import platform
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from data_catalog.checksummed import checksummed_line, line_problem
+from data_catalog.checksummed import checksummed_line
 from data_catalog.manifest import datasets_folder
 from data_catalog.shards import append_line
-
-RUN_LOG = "runs.jsonl"
+from data_catalog.snapshot_history import RUN_LOG, runs
 
 
 def append_run(root: Path, dataset: str, **facts: Any) -> None:
@@ -19,8 +18,6 @@ def append_run(root: Path, dataset: str, **facts: Any) -> None:
     append_line(datasets_folder(root) / dataset / RUN_LOG, checksummed_line(line))
 
 
-def read_runs(root: Path, dataset: str) -> list[dict[str, Any]]:
+def read_runs(root: Path, dataset: str) -> list[Mapping[str, Any]]:
     """What a dataset's run log says, oldest run first; lines that are damaged are left out: `verify` tells of them."""
-    path = datasets_folder(root) / dataset / RUN_LOG
-    lines = path.read_bytes().splitlines() if path.is_file() else []
-    return [json.loads(line) for line in lines if line_problem(line) is None]
+    return list(runs(root, dataset))
