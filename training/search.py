@@ -91,8 +91,10 @@ def _indexed(model: LoadedModel, files: Sequence[Path], folder: Path, sha256: "C
 def _save(features: "Features", path: Path) -> None:
     import numpy as np
 
+    # As `np.save`, which says nothing where the end of the file meets a full disk.
     with path.open("wb") as file:
-        np.save(file, features, allow_pickle=False)
+        np.lib.format.write_array_header_1_0(file, np.lib.format.header_data_from_array_1_0(features))
+        file.write(np.ascontiguousarray(features).data)
 
 
 def _hit(files: Sequence[Path], index: int, *, rank: int, score: float) -> Hit:
