@@ -21,28 +21,35 @@ SCORE_PARTS = 5
 SCORE_BINS = 40
 _LEAST_BIN = 0.0001
 
+# By what upstream says; by what the language finder says of captions as they came, and in the target language.
 LANGUAGES = """
-    SELECT source_lang, count(*) AS num_captions, count(*) FILTER (outcome = 'kept') AS num_kept,
+    SELECT {'said': GROUPING(detected_source_lang, detected_lang) = 3, 'found': GROUPING(detected_source_lang) = 0,
+            'translated': GROUPING(detected_lang) = 0} AS of,
+           source_lang, detected_source_lang, target_lang, detected_lang, count(*) AS num_captions,
+           count(*) FILTER (outcome = 'kept') AS num_kept,
            count(*) FILTER (drop_reason = 'wrong_language') AS num_wrong
-    FROM captions GROUP BY ALL ORDER BY num_captions DESC, source_lang
-"""
-
-# What the language finder says of captions as they came, and of captions in the target language.
-FOUND_LANGUAGES = """
-    SELECT side, said, found, count(*) AS num_captions, count(*) FILTER (outcome = 'kept') AS num_kept FROM (
-        SELECT 'upstream' AS side, source_lang AS said, detected_source_lang AS found, outcome FROM captions
-        UNION ALL
-        SELECT 'translated' AS side, target_lang AS said, detected_lang AS found, outcome
-        FROM captions WHERE translator <> 'native'
-    ) WHERE found IS NOT NULL GROUP BY ALL ORDER BY side DESC, num_captions DESC, said, found
+    FROM (SELECT * REPLACE (CASE WHEN translator <> 'native' THEN detected_lang END AS detected_lang) FROM captions)
+    GROUP BY GROUPING SETS ((source_lang), (source_lang, detected_source_lang), (target_lang, detected_lang))
+    ORDER BY ALL
 """
 
 # Cleaning leaves one blank between words, so blanks count words.
 LENGTHS = """
-    SELECT least({length}, $longest) AS value, count(*) AS num_captions
-    FROM captions WHERE outcome = 'kept' AND {text} IS NOT NULL {only} GROUP BY ALL ORDER BY value
+    SELECT CASE WHEN GROUPING(words_before) = 0 THEN 'words' WHEN GROUPING(words) = 0 THEN 'words'
+                ELSE 'characters' END AS unit,
+           GROUPING(words_before, characters_before) < 3 AS is_before, is_native,
+           coalesce(words_before, words, characters_before, characters) AS value, count(*) AS num_captions
+    FROM (
+        SELECT translator = 'native' AS is_native,
+               least($longest, length(clean_caption) - length(replace(clean_caption, ' ', '')) + 1) AS words_before,
+               least($longest, length(caption) - length(replace(caption, ' ', '')) + 1) AS words,
+               least($longest, length(clean_caption)) AS characters_before,
+               least($longest, length(caption)) AS characters
+        FROM captions WHERE outcome = 'kept'
+    ) GROUP BY GROUPING SETS (
+        (is_native, words_before), (is_native, words), (is_native, characters_before), (is_native, characters)
+    ) HAVING value IS NOT NULL ORDER BY ALL
 """
-UNITS = {"words": "length({text}) - length(replace({text}, ' ', '')) + 1", "characters": "length({text})"}
 LONGEST = 2000
 
 REASONS = """
@@ -127,18 +134,36 @@ class Scores:
     counts: Mapping[str, Mapping[int, int]]
 
 
-def lengths(ask: Questions, unit: str, *, side: str, native: bool) -> dict[int, int]:
-    """Number of kept captions by length.
+def languages(ask: Questions) -> tuple[Rows, Rows]:
+    """Captions by the language that upstream gives them; and by that which they should be in and are found to be in."""
+    said: Rows = []
+    found: Rows = []
+    for row in ask.rows(LANGUAGES):
+        of, counts = row["of"], {name: row[name] for name in ("num_captions", "num_kept", "num_wrong")}
+        if of["said"]:
+            said.append({"language": row["source_lang"], **counts})
+        elif of["found"] and row["detected_source_lang"]:
+            pair = {"said": row["source_lang"], "found": row["detected_source_lang"]}
+            found.append({"side": "upstream", **pair, **counts})
+        elif of["translated"] and row["detected_lang"]:
+            found.append({"side": "translated", "said": row["target_lang"], "found": row["detected_lang"], **counts})
+    return _largest_first(said), _largest_first(found)
 
-    Args:
-        ask: the snapshot.
-        unit: one of `UNITS`.
-        side: the column, "caption" or "clean_caption".
-        native: of captions that were in the target language already, or of all others.
-    """
-    only = f"AND translator {'=' if native else '<>'} '{NATIVE}'"
-    sql = LENGTHS.format(length=UNITS[unit].format(text=side), text=side, only=only)
-    return {row["value"]: row["num_captions"] for row in ask.rows(sql, longest=LONGEST)}
+
+def _largest_first(rows: Rows) -> Rows:
+    return sorted(rows, key=lambda row: -row["num_captions"])
+
+
+def lengths(ask: Questions) -> dict[str, dict[str, dict[int, int]]]:
+    """Number of kept captions by length: by unit, and by what they are, of which translated ones are two things."""
+    found: dict[str, dict[str, dict[int, int]]] = {}
+    for row in ask.rows(LENGTHS, longest=LONGEST):
+        if row["is_native"] and row["is_before"]:
+            continue
+        name = NATIVE if row["is_native"] else "before translation" if row["is_before"] else "translated"
+        found.setdefault(row["unit"], {}).setdefault(name, {})[row["value"]] = row["num_captions"]
+    order = ("before translation", "translated", NATIVE)
+    return {unit: {name: found[unit][name] for name in order if name in found[unit]} for unit in sorted(found)}
 
 
 def dropped_for(ask: Questions, steps: Sequence[str], *, num_examples: int) -> list[DroppedFor]:

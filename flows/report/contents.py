@@ -6,7 +6,6 @@ from typing import Any
 
 from data_catalog.images.diagnosis import Diagnosis
 from data_catalog.manifest import MARKED, SPLITS, Snapshot
-from data_catalog.schema import NATIVE
 from flows.report import captions, images, provenance
 from flows.report.questions import Questions
 
@@ -51,16 +50,13 @@ class Contents:
 
     snapshot: Snapshot
     funnel: Funnel
-    splits: Rows
+    counts: images.Counts
     languages: Rows
     found_languages: Rows
     lengths: Mapping[str, Mapping[str, Mapping[int, int]]]
-    captions_per_image: Mapping[int, int]
     dropped: Sequence[captions.DroppedFor]
     engines: Sequence[captions.Engine]
     scores: captions.Scores | None
-    sizes: Rows
-    size_facts: Mapping[str, Any]
     file_sizes: Mapping[int, int]
     formats: Rows
     gallery: Sequence[images.Picture]
@@ -71,7 +67,6 @@ class Contents:
     merged: Mapping[str, int]
     twins: Sequence[images.Twins]
     leaks: Rows
-    licences: Rows
     settings: Mapping[str, Mapping[str, str]]
     files: Rows
     runs: Rows
@@ -79,14 +74,14 @@ class Contents:
     @property
     def split_names(self) -> list[str]:
         """Splits that have images, in the usual order."""
-        found = {row["split"] for row in self.splits}
+        found = {row["split"] for row in self.counts.splits}
         return [split for split in (*SPLITS, MARKED) if split in found]
 
     @property
     def by_source(self) -> dict[str, dict[str, Any]]:
         """Published images and captions of each source, and images of each of its splits."""
         found: dict[str, dict[str, Any]] = {}
-        for row in self.splits:
+        for row in self.counts.splits:
             one = found.setdefault(row["source"], {"num_images": 0, "num_captions": 0, "splits": {}})
             one["num_images"] += row["num_images"]
             one["num_captions"] += row["num_captions"]
@@ -96,7 +91,7 @@ class Contents:
     @property
     def num_images(self) -> int:
         """Published images."""
-        return sum(row["num_images"] for row in self.splits)
+        return sum(row["num_images"] for row in self.counts.splits)
 
     @property
     def num_bytes(self) -> int:
@@ -115,20 +110,18 @@ def gather(snapshot: Snapshot, runs: Sequence[Mapping[str, Any]], *, num_example
     with Questions(snapshot) as ask:
         funnel = read_funnel(snapshot.manifest)
         engines = captions.engines(ask, num_examples=num_examples)
+        languages, found_languages = captions.languages(ask)
         diagnosis, hosts = images.downloads(ask)
         return Contents(
             snapshot=snapshot,
             funnel=funnel,
-            splits=ask.rows(images.SPLITS),
-            languages=ask.rows(captions.LANGUAGES),
-            found_languages=ask.rows(captions.FOUND_LANGUAGES),
-            lengths=_lengths(ask),
-            captions_per_image={row["value"]: row["num_images"] for row in ask.rows(images.CAPTIONS_PER_IMAGE)},
+            counts=images.counts(ask),
+            languages=languages,
+            found_languages=found_languages,
+            lengths=captions.lengths(ask),
             dropped=captions.dropped_for(ask, funnel.steps, num_examples=num_examples),
             engines=engines,
             scores=captions.scores(ask, engines),
-            sizes=ask.rows(images.SIZES),
-            size_facts=ask.rows(images.SIZE_FACTS)[0],
             file_sizes={row["value"]: row["num_images"] for row in ask.rows(images.BYTES)},
             formats=ask.rows(images.FORMATS),
             gallery=images.gallery(ask),
@@ -139,7 +132,6 @@ def gather(snapshot: Snapshot, runs: Sequence[Mapping[str, Any]], *, num_example
             merged=ask.rows(images.MERGED)[0],
             twins=images.twins(ask),
             leaks=ask.rows(images.LEAKS),
-            licences=provenance.licences(ask),
             settings=provenance.settings(snapshot.manifest),
             files=provenance.files(snapshot),
             runs=provenance.runs_of(snapshot, runs),
@@ -159,16 +151,3 @@ def read_funnel(manifest: Mapping[str, Any]) -> Funnel:
         kept={source: {step: found[source, step]["kept"] for step in steps} for source in sources},
         dropped={source: {step: found[source, step]["dropped"] for step in steps} for source in sources},
     )
-
-
-def _lengths(ask: Questions) -> dict[str, dict[str, dict[int, int]]]:
-    """Kept captions by length, by unit and by what they are; translated ones before and after translation as well."""
-    found: dict[str, dict[str, dict[int, int]]] = {}
-    for unit in captions.UNITS:
-        series = {
-            "before translation": captions.lengths(ask, unit, side="clean_caption", native=False),
-            "translated": captions.lengths(ask, unit, side="caption", native=False),
-            NATIVE: captions.lengths(ask, unit, side="caption", native=True),
-        }
-        found[unit] = {name: counts for name, counts in series.items() if counts}
-    return found

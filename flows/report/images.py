@@ -1,7 +1,9 @@
 """What the page says of images: sizes, a gallery, which were the same as others, what became of the downloads."""
 
+from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import Any
 
 from data_catalog.images.diagnosis import Diagnosis, diagnose
@@ -15,25 +17,26 @@ GALLERY_IMAGES = 36
 MAX_TWINS = 4
 MAX_GROUPS = 18
 
-SPLITS = """
-    SELECT source, split, count(*) AS num_images, sum(len(captions))::BIGINT AS num_captions
-    FROM pairs GROUP BY ALL ORDER BY source, split
-"""
-
-CAPTIONS_PER_IMAGE = "SELECT len(captions) AS value, count(*) AS num_images FROM pairs GROUP BY ALL ORDER BY value"
-
-# Sizes as the images came, in eighths of an octave: a cloud of few points, however many the images are.
-SIZES = """
-    SELECT round(8 * log2(original_width))::INTEGER AS width, round(8 * log2(original_height))::INTEGER AS height,
-           count(*) AS num_images
-    FROM pairs WHERE least(original_width, original_height) > 0 GROUP BY ALL ORDER BY width, height
-"""
-
-SIZE_FACTS = """
-    SELECT quantile_cont(original_width, [0.05, 0.5, 0.95]) AS width,
-           quantile_cont(original_height, [0.05, 0.5, 0.95]) AS height,
-           min(least(width, height)) AS least_side, max(greatest(width, height)) AS greatest_side
-    FROM pairs
+# All that is counted of published images, in one pass: their files are the largest, and without their pictures small.
+# Sizes as the images came are in eighths of an octave: a cloud of few points, however many the images are.
+COUNTS = """
+    SELECT CASE WHEN GROUPING(split) = 0 THEN 'split' WHEN GROUPING(license) = 0 THEN 'license'
+                WHEN GROUPING(per_image) = 0 THEN 'per_image' WHEN GROUPING(octave) = 0 THEN 'size'
+                WHEN GROUPING(original_width) = 0 THEN 'width' ELSE 'height' END AS of,
+           source, split, license, per_image, octave, original_width, original_height,
+           count(*) AS num_images, sum(num_captions)::BIGINT AS num_captions, count(attribution) AS num_attributed,
+           count(page_url) AS num_with_page, min(least_side) AS least_side, max(greatest_side) AS greatest_side
+    FROM (
+        SELECT source, split, license, attribution, page_url, original_width, original_height,
+               len(captions) AS num_captions, len(captions) AS per_image, least(width, height) AS least_side,
+               greatest(width, height) AS greatest_side,
+               CASE WHEN least(original_width, original_height) > 0 THEN
+                   {'width': round(8 * log2(original_width))::INTEGER,
+                    'height': round(8 * log2(original_height))::INTEGER} END AS octave
+        FROM pairs
+    ) GROUP BY GROUPING SETS (
+        (source, split), (source, license), (per_image), (octave), (original_width), (original_height)
+    ) ORDER BY ALL
 """
 
 BYTES = """
@@ -49,14 +52,16 @@ FORMATS = """
 # Chosen by hash, from each source and split in turn, by their ids alone: pictures are read of the chosen ones only.
 CHOSEN = """
     SELECT source, split, count(*) AS num_images,
-           min_by(sample_id, md5_number_lower(sample_id), {num_images}) AS sample_ids
+           min_by({{sample_id: sample_id, filename: filename}}, md5_number_lower(sample_id), {num_images}) AS chosen
     FROM pairs GROUP BY ALL ORDER BY source, split
 """
+
+PLACES = "SELECT sample_id, filename FROM pairs WHERE sample_id IN (SELECT unnest($sample_ids))"
 
 PICTURES = """
     SELECT sample_id, source, split, image.bytes AS data, url, page_url, license, attribution, captions,
            source_captions, source_langs
-    FROM pairs WHERE list_contains($sample_ids, sample_id)
+    FROM read_parquet($files) WHERE sample_id IN (SELECT unnest($sample_ids))
 """
 
 DUPLICATES = """
@@ -80,7 +85,7 @@ TWINS = """
 """
 
 MINIATURES = """
-    SELECT sample_id, url, thumbnail FROM image_outcomes WHERE list_contains($sample_ids, sample_id)
+    SELECT sample_id, url, thumbnail FROM image_outcomes WHERE sample_id IN (SELECT unnest($sample_ids))
 """
 
 ASKED = """
@@ -105,6 +110,27 @@ LEAKS = """
         FROM (SELECT sample_id, source, unnest(leaks) AS mark FROM captions)
     ) GROUP BY ALL ORDER BY ALL
 """
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Counts:
+    """What is counted of published images.
+
+    Args:
+        splits: images and captions by source and split.
+        licences: images by source and licence, null where upstream gives none.
+        per_image: images by number of captions.
+        sizes: images by width and height as they came, in eighths of an octave.
+        usual: width and height as they came: 5 %, 50 % and 95 % of the images are no larger.
+        sides: shortest and longest side of all images as they are published.
+    """
+
+    splits: Rows
+    licences: Rows
+    per_image: dict[int, int]
+    sizes: Rows
+    usual: dict[str, tuple[int, int, int]]
+    sides: tuple[int, int]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -136,25 +162,61 @@ class Host:
     reasons: dict[str, int]
 
 
+def counts(ask: Questions) -> Counts:
+    """Count published images by all that they are counted by."""
+    found: dict[str, Rows] = {name: [] for name in ("split", "license", "per_image", "size", "width", "height")}
+    for row in ask.rows(COUNTS):
+        found[row["of"]].append(row)
+    licences = sorted(found["license"], key=lambda row: (row["source"], -row["num_images"]))
+    return Counts(
+        splits=found["split"],
+        licences=licences,
+        per_image={row["per_image"]: row["num_images"] for row in found["per_image"]},
+        sizes=[{**row["octave"], "num_images": row["num_images"]} for row in found["size"] if row["octave"]],
+        usual={
+            side: _quantiles({row[f"original_{side}"]: row["num_images"] for row in found[side]})
+            for side in ("width", "height")
+        },
+        sides=(
+            min((row["least_side"] for row in found["split"]), default=0),
+            max((row["greatest_side"] for row in found["split"]), default=0),
+        ),
+    )
+
+
+def _quantiles(counts: dict[int, int]) -> tuple[int, int, int]:
+    """The values that 5 %, 50 % and 95 % do not exceed; zeros where there are none."""
+    known = sorted((value, count) for value, count in counts.items() if value is not None)
+    sums = list(accumulate(count for _, count in known))
+    if not known:
+        return 0, 0, 0
+    low, middle, high = (known[bisect_left(sums, share * sums[-1])][0] for share in (0.05, 0.5, 0.95))
+    return low, middle, high
+
+
 def gallery(ask: Questions, *, num_images: int = GALLERY_IMAGES) -> list[Picture]:
     """Published images, spread over sources and splits, in that order."""
     groups = ask.rows(CHOSEN.format(num_images=num_images))
     # Largest groups first, where there are more than the gallery has room for.
     largest = sorted(groups, key=lambda row: (-row["num_images"], row["source"], row["split"]))[:MAX_GROUPS]
-    chosen = _in_turn([row["sample_ids"] for row in largest], num_images)
+    chosen = _in_turn([row["chosen"] for row in largest], num_images)
     found = {row["sample_id"]: row for row in _pictures(ask, chosen)}
-    rows = sorted((found[name] for name in chosen if name in found), key=lambda row: (row["source"], row["split"]))
+    rows = sorted(found.values(), key=lambda row: (row["source"], row["split"], row["sample_id"]))
     return [Picture(facts=row, thumbnail=thumbnail(row.pop("data"))) for row in rows]
 
 
-def _in_turn(groups: Sequence[Sequence[str]], limit: int) -> list[str]:
+def _in_turn(groups: Sequence[Rows], limit: int) -> Rows:
     """The first of each group, then the second of each, until there are enough."""
     longest = max(map(len, groups), default=0)
     return [group[place] for place in range(longest) for group in groups if place < len(group)][:limit]
 
 
-def _pictures(ask: Questions, sample_ids: Sequence[str]) -> Rows:
-    return ask.rows(PICTURES, sample_ids=list(sample_ids)) if sample_ids else []
+def _pictures(ask: Questions, places: Rows) -> Rows:
+    """Pairs with their pictures, read from the files that they are in."""
+    if not places:
+        return []
+    files = sorted({row["filename"] for row in places})
+    return ask.rows(PICTURES, files=files, sample_ids=[row["sample_id"] for row in places])
 
 
 def twins(ask: Questions) -> list[Twins]:
@@ -162,7 +224,8 @@ def twins(ask: Questions) -> list[Twins]:
     found = ask.rows(TWINS.format(limit=MAX_TWINS))
     rows = [{"drop_reason": row["drop_reason"], **twin} for row in found for twin in row["twins"]]
     names = sorted({name for row in rows for name in (row["sample_id"], row["other"])})
-    published = {row["sample_id"]: thumbnail(row["data"]) for row in _pictures(ask, names)}
+    places = ask.rows(PLACES, sample_ids=names) if names else []
+    published = {row["sample_id"]: thumbnail(row["data"]) for row in _pictures(ask, places)}
     small = {row["sample_id"]: row["thumbnail"] for row in ask.rows(MINIATURES, sample_ids=names)} if names else {}
 
     def shown(name: str) -> Thumbnail | None:

@@ -151,11 +151,9 @@ def _charts(contents: Contents) -> dict[str, str]:
     for unit, series in contents.lengths.items():
         if series:
             found[unit] = distributions.length_chart(f"Lengths of captions in {unit}", series, unit=unit)
-    if contents.captions_per_image:
+    if contents.counts.per_image:
         labels = ("captions of an image", "images")
-        found["per_image"] = distributions.bars_chart(
-            "Captions of an image", contents.captions_per_image, labels=labels
-        )
+        found["per_image"] = distributions.bars_chart("Captions of an image", contents.counts.per_image, labels=labels)
     if contents.scores is not None:
         scores = contents.scores
         found["scores"] = distributions.score_chart(scores.counts, low=scores.low, width=scores.width)
@@ -164,10 +162,11 @@ def _charts(contents: Contents) -> dict[str, str]:
 
 def _image_charts(contents: Contents) -> dict[str, str]:
     found: dict[str, str] = {}
-    if contents.sizes:
-        points = [(2 ** (row["width"] / 8), 2 ** (row["height"] / 8), row["num_images"]) for row in contents.sizes]
+    sizes = contents.counts.sizes
+    if sizes:
+        points = [(2 ** (row["width"] / 8), 2 ** (row["height"] / 8), row["num_images"]) for row in sizes]
         found["sizes"] = distributions.size_chart(points)
-        aspects = _aspects(contents.sizes)
+        aspects = _aspects(sizes)
         found["aspects"] = distributions.octave_chart(
             "Images by aspect ratio", aspects, per_octave=8, labels=_ASPECTS, axis="width : height"
         )

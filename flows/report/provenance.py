@@ -1,4 +1,4 @@
-"""What the page says of where things come from and how they were made: licences, settings, files, runs."""
+"""What the page says of how a snapshot was made, and what it consists of: settings, files, runs."""
 
 import json
 from collections import Counter
@@ -6,20 +6,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from data_catalog.manifest import Snapshot
-from flows.report.questions import Questions
 
 Rows = list[dict[str, Any]]
-
-LICENCES = """
-    SELECT source, license, count(*) AS num_images, count(attribution) AS num_attributed,
-           count(page_url) AS num_with_page
-    FROM pairs GROUP BY ALL ORDER BY source, num_images DESC, license
-"""
-
-
-def licences(ask: Questions) -> Rows:
-    """Published images by source and by the licence that upstream gives each of them, null where it gives none."""
-    return ask.rows(LICENCES)
 
 
 def settings(manifest: Mapping[str, Any]) -> dict[str, dict[str, str]]:

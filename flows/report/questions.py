@@ -47,8 +47,9 @@ class Questions:
         return self._connection.sql(sql, params=parameters or None).to_arrow_table()
 
     def _view(self, name: str, schema: pa.Schema, files: Sequence[Path]) -> None:
-        """All columns of the schema, null where the files were written before they were."""
-        self._connection.register(f"no_{name}", schema.empty_table())
+        """All columns of the schema, null where the files were written before they were, and `filename`."""
+        empty = schema.append(pa.field("filename", pa.string())).empty_table()
+        self._connection.register(f"no_{name}", empty)
         paths = ", ".join("'" + str(path.absolute()).replace("'", "''") + "'" for path in files)
-        found = f" UNION ALL BY NAME FROM read_parquet([{paths}], union_by_name = true)" if files else ""
+        found = f" UNION ALL BY NAME FROM read_parquet([{paths}], filename = true)" if files else ""
         self._connection.execute(f"CREATE VIEW {name} AS FROM no_{name}{found}")
