@@ -4,6 +4,10 @@ import argparse
 
 from flows.job_options import add_root
 
+PRUNE_EPILOG = """What stays besides: the snapshot that the newest model saw, the one that an interrupted --retry-failed
+goes on with, and all of a dataset while a model is trained on it. A program that has catalog.duckdb open still sees the
+views of when it opened it: if their snapshot is removed, its next query says so, and opening the file again helps."""
+
 KEEP = 1
 EXAMPLES = 3
 
@@ -44,6 +48,7 @@ def add_diff_options(command: argparse.ArgumentParser) -> None:
 
 def add_prune_options(command: argparse.ArgumentParser) -> None:
     """Add the options of `prune`."""
+    command.epilog = PRUNE_EPILOG
     command.add_argument("dataset", nargs="?", metavar="DATASET", help="only of this one (default: all)")
     add_root(command)
     command.add_argument(

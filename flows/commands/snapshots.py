@@ -15,7 +15,7 @@ from data_catalog.snapshot_history import Published, history, resolve
 from flows.commands.output import say
 from flows.pruning import Pruned
 from flows.pruning import prune as prune_snapshots
-from flows.tables import cell_text, plain_table
+from flows.tables import cell_text, escaped_json, plain_table, spreadsheet_text
 
 MAX_CELL = 60
 MAX_GROUPS = 20
@@ -57,7 +57,7 @@ def diff(options: Namespace) -> None:
     before, after = resolve(options.root, [options.a, options.b], options.dataset)
     found = diff_snapshots(before, after, num_examples=options.examples)
     if options.format == "json":
-        say(json.dumps(_as_json(found), ensure_ascii=False, indent=1, default=str))
+        say(_json(_as_json(found)))
     elif options.format == "csv":
         _print([*_change_rows("captions", found.captions), *_change_rows("images", found.images)], "csv")
     else:
@@ -182,8 +182,17 @@ def _print(rows: Sequence[Row], form: str) -> None:
         say(plain_table(rows))
     elif form == "json":
         for row in rows:
-            say(json.dumps(row, ensure_ascii=False, default=str))
+            say(_json(row))
     elif rows:
         writer = csv.DictWriter(sys.stdout, list(rows[0]))
         writer.writeheader()
-        writer.writerows(rows)
+        writer.writerows({name: _csv_cell(value) for name, value in row.items()} for row in rows)
+
+
+def _csv_cell(value: object) -> object:
+    return spreadsheet_text(value) if isinstance(value, str) else value
+
+
+def _json(value: Row) -> str:
+    """One line that reads back as it was and does nothing to a terminal."""
+    return escaped_json(json.dumps(value, ensure_ascii=False, default=str))

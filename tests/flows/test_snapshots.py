@@ -168,7 +168,8 @@ def test_a_damaged_file_is_a_sentence(root: Path) -> None:
 
 def test_diff_prints_in_three_formats(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
     def escape(rows: list[Row]) -> list[Row]:
-        next(row for row in rows if row["outcome"] == "kept")["caption"] = "\x1b[31m<b>\n\u202e"
+        first, *_ = (row for row in rows if row["outcome"] == "kept")
+        first["caption"], first["source"] = "\x1b[31m<b>\n\u202e", "=1+1"
         return rows
 
     publish(root, "0123456789ab", captions=escape)
@@ -179,9 +180,12 @@ def test_diff_prints_in_three_formats(root: Path, capsys: pytest.CaptureFixture[
     assert "\u202e" not in out
     assert main(["diff", "previous", "current", "--root", str(root), "--format", "csv"]) == 0
     rows = list(csv.DictReader(io.StringIO(capsys.readouterr().out)))
-    assert [(row["of"], row["change"], row["rows"]) for row in rows] == [("captions", "caption", "1")]
+    told = [(row["of"], row["change"], row["source"], row["rows"]) for row in rows]
+    assert told == [("captions", "caption", "'=1+1", "1")]
     assert main(["diff", "previous", "current", "--root", str(root), "--format", "json"]) == 0
-    found = json.loads(capsys.readouterr().out)
+    out = capsys.readouterr().out
+    assert "\x1b" not in out
+    found = json.loads(out)
     assert found["after"] == "0123456789ab"
     [change] = found["captions"]["changes"]
     assert change["examples"][0]["columns"]["caption"][1] == "\x1b[31m<b>\n\u202e"
