@@ -26,6 +26,7 @@ from data_catalog.snapshot_history import history, resolve
 from data_catalog.verification import verify
 from flows.build import BuildReport
 from flows.cli import main
+from flows.retry import open_retry, unfinished_retry
 from flows.run_log import append_run
 
 Row = dict[str, Any]
@@ -263,6 +264,22 @@ def test_prune_keeps_what_is_asked_for_and_what_something_needs(root: Path, caps
     assert main(["prune", "--keep", "2", "--root", str(root)]) == 0
     assert capsys.readouterr().out.endswith("nothing to remove\n")
     assert main(["prune", "--keep", "0", "--root", str(root)]) == 1
+
+
+def test_an_attempt_at_missing_images_needs_its_snapshot_until_it_ends(root: Path) -> None:
+    snapshot = require_snapshot(root, "scenes")
+    assert unfinished_retry(root, "scenes") is None
+    retry = open_retry(root, "scenes", snapshot)
+    assert retry is not None
+    assert unfinished_retry(root, "scenes") == snapshot.snapshot
+    publish(root, "0123456789ab")
+    assert main(["prune", "--root", str(root)]) == 0
+    assert snapshot.snapshot in snapshot_names(root, "scenes")
+    retry.end(root)
+    assert unfinished_retry(root, "scenes") is None
+    again = open_retry(root, "scenes", snapshot)
+    assert again is not None
+    assert again.attempt == retry.attempt + 1
 
 
 def test_prune_frees_what_it_says(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
