@@ -16,7 +16,7 @@ from data_catalog.images.tables import Row, read_groups, write_rows
 from data_catalog.schema import IMAGES
 from data_catalog.shards import save_parquet
 from data_catalog.take_down.matching import Matcher
-from data_catalog.take_down.rows import forget_rows, forgotten_image
+from data_catalog.take_down.rows import forget_rows, forgotten_image, of_samples, without_texts
 from data_catalog.tombstones import FORGET, Tombstones
 from data_catalog.work import Commit, WorkStore
 from flows.image_steps import NO_BYTES_FILE
@@ -24,14 +24,18 @@ from flows.step_outputs import FORGET_IMAGES, SHARD, Shard, count_rows, step_key
 
 
 def forget_captions(work: WorkStore, shard: Shard, tombstones: Tombstones) -> Shard:
-    """Reject the rows that tombstones mean by sample, address or page, and empty their texts."""
+    """Reject the rows that tombstones mean by sample, address or page, and empty their texts.
+
+    Lines that ingest could not read stay rejected by it, without their texts where these name what is meant.
+    """
     matcher = Matcher(tombstones)
 
     def produce(folder: Path) -> Mapping[str, Any]:
         before = pq.read_table(shard.path)
-        numbers = matcher.numbers(before.select(["sample_id", "url", "page_url", "step", "drop_reason"]))
-        after = forget_rows(before, pa.array(numbers >= 0))
-        if (numbers >= 0).any():
+        is_meant = matcher.numbers(before.select(["sample_id", "url", "page_url", "step", "drop_reason"])) >= 0
+        lines = matcher.lines(before)
+        after = without_texts(forget_rows(before, pa.array(is_meant)), of_samples(before, lines))
+        if is_meant.any() or lines:
             save_parquet(after, folder / SHARD)
         return {"counts": {FORGET: count_rows(before, after)}}
 

@@ -32,7 +32,7 @@ from data_catalog.take_down import leftovers
 from data_catalog.take_down.matching import Matcher
 from data_catalog.take_down.rewriting import recounted_funnel, rewrite_files
 from data_catalog.take_down.rows import of_samples
-from data_catalog.take_down.sightings import all_snapshots, files_of, samples_in, with_sightings
+from data_catalog.take_down.sightings import all_snapshots, files_of, is_concerned, lines_in, samples_in, with_sightings
 from data_catalog.tombstones import Tombstone, Tombstones, read_tombstones, write_tombstones
 from data_catalog.work import WorkStore
 from flows.documents import write_documents
@@ -187,10 +187,11 @@ def _take_down(root: Path, dataset: str, tombstones: Tombstones, done: TakeDown)
         return
     chosen = tombstones.of(dataset)
     samples = samples_in(files_of(snapshot), Matcher(chosen))
-    if not samples:
+    lines = lines_in(snapshot.caption_files(), Matcher(chosen))
+    if not samples and not lines:
         return
     num_captions = sum(count for _, count in _captions_of(snapshot, samples).values())
-    new = _rewrite(root, snapshot, chosen, list(samples))
+    new = _rewrite(root, snapshot, chosen, samples=list(samples), lines=lines)
     append_run(root, dataset, snapshot=new.snapshot, forget_of=snapshot.snapshot)
     done.rewritten.append(
         Rewritten(
@@ -203,7 +204,9 @@ def _take_down(root: Path, dataset: str, tombstones: Tombstones, done: TakeDown)
     )
 
 
-def _rewrite(root: Path, old: Snapshot, tombstones: Tombstones, samples: Sequence[str]) -> Snapshot:
+def _rewrite(
+    root: Path, old: Snapshot, tombstones: Tombstones, *, samples: Sequence[str], lines: Sequence[str]
+) -> Snapshot:
     """Commit a snapshot without some samples, and make it the current one.
 
     Raises:
@@ -215,7 +218,7 @@ def _rewrite(root: Path, old: Snapshot, tombstones: Tombstones, samples: Sequenc
         point_to(root, old.dataset, snapshot_id)
         return same
     folder = snapshot_folder(root, old.dataset, snapshot_id)
-    files = rewrite_files(old, folder, samples)
+    files = rewrite_files(old, folder, samples, lines)
     manifest: dict[str, Any] = {
         **{name: value for name, value in old.manifest.items() if name != "documents"},
         "snapshot": snapshot_id,
@@ -240,7 +243,7 @@ def _remove_snapshots(root: Path, tombstones: Tombstones, done: TakeDown) -> Non
         current = current_snapshot_name(root, snapshot.dataset)
         if snapshot.snapshot != current and (
             _is_superseded(root, snapshot, current)
-            or samples_in(files_of(snapshot), Matcher(tombstones.of(snapshot.dataset)))
+            or is_concerned(files_of(snapshot), Matcher(tombstones.of(snapshot.dataset)))
         ):
             remove_snapshot(root, snapshot.dataset, snapshot.snapshot)
             done.removed.append((snapshot.dataset, snapshot.snapshot))

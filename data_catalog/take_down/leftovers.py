@@ -14,7 +14,7 @@ from data_catalog.pruning import freed_bytes
 from data_catalog.recorded_files import take_record_away, write_recorded
 from data_catalog.shards import TEMPORARY_PREFIX, read_json, sweep_temporary, sync
 from data_catalog.take_down.matching import Matcher
-from data_catalog.take_down.sightings import samples_in, work_files
+from data_catalog.take_down.sightings import is_concerned, work_files
 from data_catalog.work import COMMIT_FILE
 
 logger = logging.getLogger(__name__)
@@ -33,7 +33,7 @@ def clear_work(work: Path, matcher: Matcher) -> list[Path]:
     A build that was under way makes them again, without. Call it with the writer's lock held.
     """
     _sweep(work)
-    doomed = {path.parent for path in work_files(work) if samples_in([path], matcher)}
+    doomed = {path.parent for path in work_files(work) if is_concerned([path], matcher)}
     if doomed:
         doomed |= {path.parent for step in _ANONYMOUS_STEPS for path in work.glob(f"{step}/*/{COMMIT_FILE}")}
     for folder in sorted(doomed):

@@ -1,5 +1,6 @@
 """Which rows of a table tombstones mean: by sample, address, page, redirect, bytes or look, whatever the table has."""
 
+import re
 from collections.abc import Iterable, Mapping
 from functools import cached_property
 from typing import Any
@@ -10,11 +11,14 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from data_catalog.ingest import STEP as INGEST
-from data_catalog.tombstones import FORGOTTEN, Tombstones, address_key, domains_of, host_key, host_of
+from data_catalog.tombstones import FORGOTTEN, Tombstone, Tombstones, address_key, domains_of, host_key, host_of
 
 # What a table may have of these is looked at.
 COLUMNS = ("sample_id", "url", "page_url", "final_url", "sha256", "phash", "step", "drop_reason")
+# What there is of a line that ingest could not read.
+LINE_COLUMNS = ("source_caption", "detail")
 _URL_COLUMNS = ("url", "page_url", "final_url")
+_SCHEME = re.compile("^https?://")
 _HOST = r"^\s*[A-Za-z][A-Za-z0-9+.-]*:/*(?P<host>[^/?#\\\s]*)"
 
 # Per row, the number of a tombstone, or -1.
@@ -50,6 +54,21 @@ class Matcher:
         rows = np.flatnonzero(numbers >= 0)
         names = table.column("sample_id").take(pa.array(rows)).to_pylist()
         return dict(zip(reversed(names), reversed(numbers[rows].tolist()), strict=True))
+
+    def lines(self, table: pa.Table) -> list[str]:
+        """The `sample_id` of lines that ingest could not read, and that name a host or an address that is meant."""
+        names = [name for one in self.tombstones.tombstones for name in _spellings(one)]
+        unread = (
+            table.filter(pc.fill_null(pc.equal(table.column("step"), INGEST), False)) if names else table.slice(0, 0)
+        )
+        found = pa.array([False] * unread.num_rows, pa.bool_())
+        for name in names:
+            pattern = f"(^|[^0-9A-Za-z_-]){re.escape(name)}($|[^0-9A-Za-z_-])"
+            for column in (unread.column(text) for text in LINE_COLUMNS):
+                named = pc.match_substring_regex(column, pattern, ignore_case=True)
+                found = pc.or_(found, pc.fill_null(named, False))
+        lines: list[str] = unread.column("sample_id").filter(found).to_pylist()
+        return lines
 
     def by_url(self, column: pa.Array) -> Numbers:
         """By the host of each URL, and where one of its addresses is meant, by the whole URL."""
@@ -116,6 +135,13 @@ _FINDERS: Mapping[str, Any] = {
     "sha256": Matcher.by_bytes,
     "phash": Matcher.by_look,
 }
+
+
+def _spellings(one: Tombstone) -> list[str]:
+    """How a line may name what a tombstone means."""
+    if one.kind == "domain":
+        return sorted({one.value, one.value.encode().decode("idna")})
+    return [_SCHEME.sub("", one.value)] if one.kind == "url" else []
 
 
 def _numbered(lists: Iterable[Iterable[str]], known: dict[str, int]) -> dict[str, int]:

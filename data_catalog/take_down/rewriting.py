@@ -31,7 +31,7 @@ from data_catalog.shards import (
     write_named_atomically,
 )
 from data_catalog.stages import Drop, reject, set_values, texts
-from data_catalog.take_down.rows import forget_rows, of_samples
+from data_catalog.take_down.rows import forget_rows, of_samples, without_texts
 from data_catalog.tombstones import FORGET
 
 Entry = dict[str, Any]
@@ -48,12 +48,14 @@ class Rewriting:
         old: as it was.
         folder: where the new files go.
         samples: those that are forgotten.
+        lines: samples that stand for lines that were never read, and whose texts go.
         moved: captions of these that other samples' images are published with.
     """
 
     old: Snapshot
     folder: Path
     samples: Collection[str]
+    lines: Collection[str]
     moved: frozenset[str]
 
     def entry(self, old: Entry, path: Path, **more: Any) -> Entry:
@@ -62,11 +64,13 @@ class Rewriting:
         return {**old, **file_entry(path, self.folder, rows=rows), **more}
 
 
-def rewrite_files(snapshot: Snapshot, folder: Path, samples: Collection[str]) -> dict[str, list[Entry]]:
+def rewrite_files(
+    snapshot: Snapshot, folder: Path, samples: Collection[str], lines: Collection[str] = ()
+) -> dict[str, list[Entry]]:
     """Write the files of a snapshot without some samples into `folder`; returns the manifest's lines for them, by kind.
 
     Caption rows of these samples stay, rejected and without texts; captions of others that were published with their
-    images are rejected as what they are, captions of duplicates.
+    images are rejected as what they are, captions of duplicates. Rows of `lines` stay as they are, but for their texts.
 
     Raises:
         ConfigError: a file that is to be read is not what was written.
@@ -75,7 +79,7 @@ def rewrite_files(snapshot: Snapshot, folder: Path, samples: Collection[str]) ->
     for entry in (entry for kind in ("captions", "images") for entry in old.get(kind, [])):
         _require_whole(snapshot, entry)
     moved = frozenset(_moved_captions(snapshot, samples))
-    task = Rewriting(old=snapshot, folder=folder, samples=samples, moved=moved)
+    task = Rewriting(old=snapshot, folder=folder, samples=samples, lines=lines, moved=moved)
     files = {
         kind: [entry for some in _by_shard(old[kind]) for entry in rewrite(task, some)]
         for kind, rewrite in _REWRITERS.items()
@@ -128,8 +132,9 @@ def _captions(task: Rewriting, entries: Sequence[Entry]) -> Iterator[Entry]:
     for entry in entries:
         table = pq.read_table(task.old.folder / entry["path"])
         forgotten, stranded = of_samples(table, task.samples), _stranded(table, task.samples)
-        if pc.any(pc.or_(forgotten, stranded)).as_py():
-            changed = forget_rows(_as_duplicates(table, stranded), forgotten)
+        unread = of_samples(table, task.lines)
+        if pc.any(pc.or_(pc.or_(forgotten, stranded), unread)).as_py():
+            changed = without_texts(forget_rows(_as_duplicates(table, stranded), forgotten), unread)
             yield task.entry(entry, _place(task, entry, partial(save_parquet, changed)))
         else:
             yield _linked(task, entry)

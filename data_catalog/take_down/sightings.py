@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 
 from data_catalog.errors import ConfigError
 from data_catalog.manifest import Snapshot, committed_snapshots, datasets_folder
-from data_catalog.take_down.matching import COLUMNS, Matcher
+from data_catalog.take_down.matching import COLUMNS, LINE_COLUMNS, Matcher
 from data_catalog.take_down.rows import of_samples
 from data_catalog.tombstones import Tombstone, Tombstones, address_key
 
@@ -42,6 +42,18 @@ def samples_in(files: Iterable[Path], matcher: Matcher) -> dict[str, int]:
         for sample_id, number in matcher.samples(_read(path)).items():
             found.setdefault(sample_id, number)
     return found
+
+
+def lines_in(files: Iterable[Path], matcher: Matcher) -> list[str]:
+    """The `sample_id` of unread lines in some files of caption rows that name what is meant."""
+    names = ["sample_id", "step", *LINE_COLUMNS]
+    tables = (_read(path, names) for path in files if set(names) <= set(_schema(path).names))
+    return [sample_id for table in tables for sample_id in matcher.lines(table)]
+
+
+def is_concerned(files: Sequence[Path], matcher: Matcher) -> bool:
+    """Whether files hold anything of what is meant."""
+    return bool(samples_in(files, matcher) or lines_in(files, matcher))
 
 
 def files_of(snapshot: Snapshot) -> list[Path]:
@@ -123,11 +135,11 @@ def _schema(path: Path) -> pa.Schema:
         raise _damaged(path) from error
 
 
-def _read(path: Path) -> pa.Table:
-    """The columns that tell whether a row is meant, of those that the file has."""
+def _read(path: Path, columns: Sequence[str] = COLUMNS) -> pa.Table:
+    """Some columns, by default those that tell whether a row is meant, of those that the file has."""
     names = _schema(path).names
     try:
-        return pq.read_table(path, columns=[name for name in COLUMNS if name in names])
+        return pq.read_table(path, columns=[name for name in columns if name in names])
     except (OSError, pa.ArrowInvalid) as error:
         raise _damaged(path) from error
 

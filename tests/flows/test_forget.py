@@ -110,6 +110,7 @@ def recipe_file(host: Host, tmp_path_factory: pytest.TempPathFactory) -> Path:
     urls = [host.url(name, path) for name, path in IMAGES]
     lines = [f"{url}\t{CAPTIONS[n % 2]}, numero {n}" for n, url in enumerate(urls)]
     lines += [f"{url}\tuna seconda frase che dice altre cose, {n}" for n, url in enumerate(urls[::3])]
+    lines.append(f"{host.url(FORGOTTEN, '/20.jpg')}\tone field\ttoo many")
     (folder / "pairs.tsv").write_text("url\tcaption\n" + "\n".join(lines) + "\n", encoding="utf-8")
     path = folder / "web.toml"
     path.write_text(

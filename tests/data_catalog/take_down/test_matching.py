@@ -83,6 +83,27 @@ def test_a_table_of_many_chunks_and_one_without_rows() -> None:
     assert matcher(DOMAIN).numbers(pa.table({"url": pa.array([], pa.string())})).tolist() == []
 
 
+@pytest.mark.parametrize(
+    ("text", "is_meant"),
+    [
+        ("http://città.org/1.jpg\tUn gatto\tdi troppo", True),
+        ("HTTPS://IMG.XN--CITT-3NA.ORG", True),
+        ('"http://other.net/a%20b.jpg", un gatto', True),
+        ("http://notxn--citt-3na.org/1.jpg", False),
+        ("http://xn--citt-3na.organic/1.jpg", False),
+        ("http://other.net/b.jpg", False),
+        ("", False),
+        (None, False),
+    ],
+)
+@pytest.mark.parametrize("column", ["source_caption", "detail"])
+def test_lines_that_were_never_read_are_meant_by_what_they_name(text: str | None, is_meant: bool, column: str) -> None:
+    rows = [{"sample_id": "a:1", "step": "ingest", column: text}, {"sample_id": "a:2", "step": None, column: text}]
+    schema = pa.schema([(name, pa.string()) for name in ("sample_id", "step", "source_caption", "detail")])
+    table = pa.Table.from_pylist(rows, schema=schema)
+    assert matcher(DOMAIN, URL).lines(table) == (["a:1"] if is_meant else [])
+
+
 def test_of_a_forgotten_row_nothing_stays_that_tells_what_it_was() -> None:
     row = dict.fromkeys(CAPTIONS.names) | {
         "sample_id": "a:1",

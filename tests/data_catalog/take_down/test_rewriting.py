@@ -160,6 +160,16 @@ def test_shards_that_had_nothing_of_it_are_shared_and_the_others_keep_their_name
         assert [path.name.rpartition("-")[0] for path in paths] == [old.name.rpartition("-")[0] for old in olds]
 
 
+def test_lines_that_were_never_read_stay_rejected_without_their_text(before: Snapshot) -> None:
+    folder = before.folder.with_name("after")
+    files = rewrite_files(before, folder, [], ["web:malformed-1"])
+    after = snapshot(folder, files, before.manifest["funnel"])
+    row = captions_of(after)["web:malformed-1#8"]
+    assert (row["step"], row["drop_reason"], row["source_caption"]) == ("ingest", "malformed_row", None)
+    assert after.manifest["funnel"] == before.manifest["funnel"]
+    assert broken_laws(after) == []
+
+
 @pytest.mark.parametrize("kind", ["captions", "images", "pairs"])
 def test_damage_is_not_hidden_under_a_new_sha256(before: Snapshot, kind: str) -> None:
     paths = [before.folder / entry["path"] for entry in before.manifest["files"][kind]]
