@@ -58,7 +58,7 @@ COLUMNS = {
     "original_height": "of the picture as it came, in pixels",
     "sha256": "of the bytes as they came, not of those here",
     "phash": "perceptual hash, 16 hexadecimal digits",
-    "original": "the bytes as they came, where the recipe keeps them",
+    "original": "the bytes as they came, where the recipe keeps them, with what they say of camera, place and author",
     "url": "where the image was on the web; empty if it was local",
     "license": "of the image, in upstream's words; empty if upstream says nothing",
     "attribution": "whom to credit, in upstream's words",

@@ -8,7 +8,7 @@ import datetime
 import logging
 import shutil
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -22,9 +22,10 @@ from data_catalog.exports.folder_documents import write_folder_documents
 from data_catalog.exports.front_matter import DataConfig, SplitFiles
 from data_catalog.exports.judged import JudgedShard, judged_shards
 from data_catalog.exports.links import LINKS, LinkWriter
-from data_catalog.exports.rights import LICENSED, NONE, POLICIES, Policy, policy_of
+from data_catalog.exports.rights import LICENSED, NONE, POLICIES, policy_of
 from data_catalog.exports.sinks import CAPTIONS, FIRST, NoPixels, ParquetSink, Sink, TarSink
 from data_catalog.manifest import MARKED, SPLITS, Snapshot
+from data_catalog.progress import Progress
 from data_catalog.shards import TEMPORARY_PREFIX, make_folder, sha256_of, sync
 
 logger = logging.getLogger(__name__)
@@ -97,35 +98,63 @@ class _Tally:
     unlisted: Counter[str] = field(default_factory=Counter)
     listed: dict[str, SplitFiles] = field(default_factory=dict)
 
+    def add(self, shard: JudgedShard, *, unlisted: Sequence[Mapping[str, Any]]) -> None:
+        """Count a shard's rows, of which those `unlisted` have neither pixels nor URL."""
+        self.counts.add(shard.rows.select(list(COUNTED_COLUMNS)).filter(shard.goes_along))
+        for source, reason in zip(shard.rows.column("source").to_pylist(), shard.reasons, strict=True):
+            if reason is not None:
+                self.withheld[source, reason] += 1
+        self.unlisted.update(row["source"] for row in unlisted)
+
+    def note_list(self, links: LinkWriter) -> None:
+        """Note a finished list, if it has rows."""
+        if links.rows:
+            size = links.path.stat().st_size
+            pattern = f"links/{links.split}/*.parquet"
+            self.listed[links.split] = SplitFiles(pattern=pattern, rows=links.rows, num_bytes=size)
+
 
 def export_snapshot(snapshot: Snapshot, config: ExportConfig, folder: Path) -> ExportReport:
     """Write an export of a snapshot to `folder`, or find that it is there; call it with the writer's lock held.
 
     Raises:
-        ConfigError: the folder holds something else, a source that is allowed is none of the snapshot's, or the disk
-            is full.
+        ConfigError: the folder holds something else or is the current one, a source that is allowed is none of the
+            snapshot's, or the disk is full.
         PipelineError: a shard is not what was written.
     """
+    _check_allowed(snapshot, config)
+    place = folder.resolve()
+    if place == Path.cwd():
+        raise ConfigError("an export replaces its folder, and cannot go into the current one: name another with --out")
+    wanted, found = _identity(snapshot, config), _record(place)
+    if found is not None and _is_whole(place, found) and all(found.get(name) == wanted[name] for name in wanted):
+        return _report(folder, found["counts"], up_to_date=True)
+    with disk_errors(place):
+        counts = _write(snapshot, config, place, wanted)
+    return _report(folder, counts, up_to_date=False)
+
+
+def _check_allowed(snapshot: Snapshot, config: ExportConfig) -> None:
     unknown = sorted(set(config.allowed) - set(snapshot.manifest["sources"]))
     if unknown:
         names = ", ".join(sorted(snapshot.manifest["sources"]))
         raise ConfigError(f"{snapshot.dataset} has no source {', '.join(unknown)}: its sources are {names}")
-    wanted = _identity(snapshot, config)
-    temporary, old = (folder.with_name(f"{TEMPORARY_PREFIX}{kind}-{folder.name}") for kind in ("new", "old"))
-    found = _record(folder)
-    if found is not None and _is_whole(folder, found) and all(found.get(name) == wanted[name] for name in wanted):
-        return _report(folder, found["counts"], up_to_date=True)
-    with disk_errors(folder):
-        for leftover in (temporary, old):
-            shutil.rmtree(leftover, ignore_errors=True)
-        make_folder(temporary)
-        try:
-            record = {**wanted, **_fill(snapshot, config, temporary)}
-            write_checksummed(temporary / RECORD_FILE, record)
-            _swap_in(temporary, folder, old)
-        finally:
-            shutil.rmtree(temporary, ignore_errors=True)  # of one that failed: it may be what fills the disk
-    return _report(folder, record["counts"], up_to_date=False)
+
+
+def _write(snapshot: Snapshot, config: ExportConfig, place: Path, identity: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Write an export beside its place and swap it in; returns its counts."""
+    temporary, old = (place.with_name(f"{TEMPORARY_PREFIX}{kind}-{place.name}") for kind in ("new", "old"))
+    for leftover in (temporary, old):
+        shutil.rmtree(leftover, ignore_errors=True)
+    make_folder(temporary)
+    try:
+        found = _fill(snapshot, config, temporary)
+        write_checksummed(temporary / RECORD_FILE, {**identity, **found})
+        _swap_in(temporary, place, old)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)  # of one that failed: it may be what fills the disk
+    counts: Mapping[str, Any] = found["counts"]
+    return counts
 
 
 def _identity(snapshot: Snapshot, config: ExportConfig) -> dict[str, Any]:
@@ -166,16 +195,25 @@ def _fill(snapshot: Snapshot, config: ExportConfig, folder: Path) -> dict[str, A
         snapshot.manifest, NONE if config.format == URLS else config.pixels, allowed=frozenset(config.allowed)
     )
     sink, tally = _sink(config, folder), _Tally()
-    with AttributionWriter(folder, policy) as attribution:
+    total = sum(entry["rows"] for entry in snapshot.manifest["files"]["pairs"] if entry["split"] in SPLITS)
+    label = f"export {config.format}"
+    with AttributionWriter(folder, policy) as attribution, Progress(label, total=total, unit="images") as progress:
         for split in SPLITS:
-            _export_split(snapshot, policy, split, sink=sink, tally=tally, attribution=attribution, folder=folder)
+            links = LinkWriter(folder / "links", policy, split)
+            for shard in judged_shards(snapshot, policy, split):
+                sink.add(shard)
+                attribution.add(shard)
+                tally.add(shard, unlisted=links.add(shard))
+                progress.advance(len(shard.reasons))
+            links.close()
+            tally.note_list(links)
     sink.end()
-    links = DataConfig(name="links", splits=tally.listed, schema=LINKS)
+    listed = DataConfig(name="links", splits=tally.listed, schema=LINKS)
     write_folder_documents(
         snapshot.manifest,
         folder,
         sink=sink,
-        links=links,
+        links=listed,
         counts=tally.counts,
         withheld=tally.withheld,
         published=config.published,
@@ -195,36 +233,6 @@ def _sink(config: ExportConfig, folder: Path) -> Sink:
     if config.format == WEBDATASET:
         return TarSink(folder, samples_per_shard=config.samples_per_shard, captions=config.captions)
     return NoPixels()
-
-
-def _export_split(
-    snapshot: Snapshot,
-    policy: Policy,
-    split: str,
-    *,
-    sink: Sink,
-    tally: _Tally,
-    attribution: AttributionWriter,
-    folder: Path,
-) -> None:
-    links = LinkWriter(folder / "links", policy, split)
-    for shard in judged_shards(snapshot, policy, split):
-        sink.add(shard)
-        attribution.add(shard)
-        for row in links.add(shard):
-            tally.unlisted[row["source"]] += 1
-        _count(shard, tally)
-    links.close()
-    if links.rows:
-        size = links.path.stat().st_size
-        tally.listed[split] = SplitFiles(pattern=f"links/{split}/*.parquet", rows=links.rows, num_bytes=size)
-
-
-def _count(shard: JudgedShard, tally: _Tally) -> None:
-    tally.counts.add(shard.rows.select(list(COUNTED_COLUMNS)).filter(shard.goes_along))
-    for source, reason in zip(shard.rows.column("source").to_pylist(), shard.reasons, strict=True):
-        if reason is not None:
-            tally.withheld[source, reason] += 1
 
 
 def _counts(snapshot: Snapshot, written: DataConfig, tally: _Tally) -> dict[str, Any]:
@@ -252,7 +260,10 @@ def _report(folder: Path, counts: Mapping[str, Any], *, up_to_date: bool) -> Exp
 
 
 def _swap_in(temporary: Path, folder: Path, old: Path) -> None:
-    """Put a filled folder in the place of the old one, once all of it is on the disk."""
+    """Put a filled folder in the place of the old one, once all of it is on the disk.
+
+    Killed between the two renames it leaves no export, and the next call makes it again.
+    """
     for path in sorted(temporary.rglob("*"), reverse=True):
         sync(path)
     sync(temporary)

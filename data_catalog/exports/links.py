@@ -40,6 +40,7 @@ class LinkWriter:
     """
 
     def __init__(self, folder: Path, policy: Policy, split: str) -> None:
+        self.split = split
         self.path = folder / split / "part-00000.parquet"
         self.rows = 0
         self._policy = policy

@@ -131,6 +131,21 @@ def test_a_folder_of_somebody_elses_is_never_replaced(snapshot: Snapshot, tmp_pa
     assert (tmp_path / "out/thesis.tex").read_text() == "years of work"
 
 
+def test_where_an_export_goes_may_be_said_in_any_way(
+    snapshot: Snapshot, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    (tmp_path / "link").symlink_to(tmp_path / "there")
+    for name in ("../link", "a/b/../c"):
+        export_snapshot(snapshot, ExportConfig(format="urls"), Path(name))
+    for name in ("there", "here/a/c"):
+        assert (tmp_path / name / "export.json").is_file()
+    assert (tmp_path / "link").is_symlink()
+    with pytest.raises(ConfigError, match="cannot go into the current one: name another with --out"):
+        export_snapshot(snapshot, ExportConfig(format="urls"), Path())
+
+
 def test_a_damaged_shard_is_not_passed_on_and_the_old_export_stays(snapshot: Snapshot, tmp_path: Path) -> None:
     out = tmp_path / "out"
     export_snapshot(snapshot, ExportConfig(format="webdataset"), out)
