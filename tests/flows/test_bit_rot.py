@@ -2,7 +2,7 @@
 
 import random
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -13,8 +13,10 @@ from data_catalog.errors import ConfigError
 from data_catalog.findings import Finding
 from data_catalog.manifest import commit_snapshot, current_snapshot, find_snapshot, point_to, require_snapshot
 from data_catalog.verification import verify
-from flows.build import BuildReport
+from flows.build import BuildReport, build_dataset
 from flows.cli import main
+from flows.execution import LocalExecutor
+from flows.recipe import Recipe
 from translation.engine import Translation
 from translation.memory import TranslationMemory
 
@@ -106,12 +108,16 @@ def test_every_bit_of_the_manifest_and_of_the_pointer_counts(root: Path) -> None
                 current_snapshot(root, "scenes")
 
 
-def test_commands_that_meet_a_damaged_manifest_say_so(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_commands_that_meet_a_damaged_manifest_say_so(
+    root: Path, capsys: pytest.CaptureFixture[str], english_recipe: Callable[[Path], Recipe]
+) -> None:
     snapshot = require_snapshot(root, "scenes")
     manifest = snapshot.folder / "manifest.json"
     with flipped(manifest, manifest.stat().st_size // 2, 3):
         with pytest.raises(ConfigError, match=r"restore it from a copy, or remove the folder .* and build again"):
             find_snapshot(root, "scenes", "any")
+        with pytest.raises(ConfigError, match=r"manifest\.json is damaged"), LocalExecutor(1) as executor:
+            build_dataset(english_recipe(root), root=root, executor=executor)
         for arguments in (
             ["verify"],
             ["train", "scenes", "--executor", "local"],
