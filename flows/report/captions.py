@@ -147,11 +147,12 @@ def languages(ask: Questions) -> tuple[Rows, Rows]:
             found.append({"side": "upstream", **pair, **counts})
         elif of["translated"] and row["detected_lang"]:
             found.append({"side": "translated", "said": row["target_lang"], "found": row["detected_lang"], **counts})
-    return _largest_first(said), _largest_first(found)
+    return _largest_first(said), _largest_first(found, "side")
 
 
-def _largest_first(rows: Rows) -> Rows:
-    return sorted(rows, key=lambda row: -row["num_captions"])
+def _largest_first(rows: Rows, *within: str) -> Rows:
+    by_size = sorted(rows, key=lambda row: -row["num_captions"])
+    return sorted(by_size, key=lambda row: [row[name] for name in within], reverse=True)
 
 
 def lengths(ask: Questions) -> dict[str, dict[str, dict[int, int]]]:

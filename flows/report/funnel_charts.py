@@ -31,7 +31,8 @@ def stream_chart(steps: Sequence[str], kept: Mapping[str, Sequence[int]]) -> str
         steps: names, in order.
         kept: by source, rows read and then rows that each step kept: one number more than there are steps.
     """
-    series = _few_series(kept)
+    series = {source: [*values, values[-1]] for source, values in _few_series(kept).items()}
+    rows_of = ["read", *steps, "kept"]
 
     def draw(figure: "Figure") -> None:
         axes = figure.subplots()
@@ -52,10 +53,10 @@ def stream_chart(steps: Sequence[str], kept: Mapping[str, Sequence[int]]) -> str
                 label=chart_label(source),
             )
             left = right
-        axes.set_ylim(len(steps) + 0.15, -0.15)
-        axes.set_yticks(range(len(steps) + 1), ["read", *steps])
+        axes.set_ylim(len(rows_of) - 0.85, -0.15)
+        axes.set_yticks(range(len(rows_of)), rows_of)
         for row, (before, after) in enumerate(zip([totals[0], *totals], totals, strict=False)):
-            said = f"{after:,}" if row in (0, len(steps)) else f"−{before - after:,}" if before > after else ""
+            said = f"{after:,}" if row in (0, len(rows_of) - 1) else f"−{before - after:,}" if before > after else ""
             axes.text(1.02, row, said, transform=axes.get_yaxis_transform(), va="center", color=COLOURS["ink"])
         figure.legend(loc="outside upper left", ncols=3, frameon=False, handlelength=1)
 

@@ -3,8 +3,8 @@
 from cleaning.reasons import REASONS
 from data_catalog.images.reasons import FETCH_REASONS, NORMALISE_REASONS
 from data_catalog.sources.rows import MALFORMED_REASONS
-from flows.caption_steps import TRANSLATE_REASONS
 from flows.step_outputs import FETCH, INGEST, NORMALISE, TRANSLATE
+from flows.translate_reasons import TRANSLATE_REASONS
 
 STEP_MEANINGS = {
     "ingest": "reading the upstream files",
