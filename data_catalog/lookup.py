@@ -84,7 +84,13 @@ def _keys(paths: Sequence[Path]) -> Iterator[int]:
 
 def shards_with(path: Path, texts: Sequence[str]) -> list[int]:
     """The shards that may hold any of some ids or addresses, by the look-up file of a snapshot; sorted."""
-    keys = [lookup_key(text) for text in texts]
-    found = pq.read_table(path, columns=["shard"], filters=[("key", "in", keys)])
-    shards: list[int] = sorted(set(found.column("shard").to_pylist()))
-    return shards
+    keys = {lookup_key(text) for text in texts}
+    found: set[int] = set()
+    with pq.ParquetFile(path) as file:
+        for number in range(file.num_row_groups):
+            bounds = file.metadata.row_group(number).column(0).statistics
+            if bounds is not None and any(bounds.min <= key <= bounds.max for key in keys):
+                rows = file.read_row_group(number)
+                pairs = zip(rows.column("key").to_pylist(), rows.column("shard").to_pylist(), strict=True)
+                found.update(shard for key, shard in pairs if key in keys)
+    return sorted(found)

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from data_catalog.lookup import LOOKUP_KIND, shards_with
@@ -109,25 +108,24 @@ def _matches(snapshot: Snapshot, shard: int, wanted: _Wanted) -> set[str]:
     """The `sample_id`s of a shard that are asked for."""
     found: set[str] = set()
     for path in _files(snapshot, "captions", shard):
-        table = pq.read_table(path, columns=["sample_id", "caption_id", "url"])
+        table = _read(path, ["sample_id", "caption_id", "url"])
         if wanted.address is None:
             found |= _ids_of(table, wanted)
         else:
             found |= _at_address(table, "url", wanted)
     for path in _files(snapshot, "images", shard):
         if wanted.address is None:
-            rows = pq.read_table(path, columns=["sample_id"], filters=[("sha256", "=", wanted.identity)])
-            found.update(rows.column("sample_id").to_pylist())
+            rows = _rows_where(_read(path, ["sample_id", "sha256"]), "sha256", wanted.identity)
+            found.update(row["sample_id"] for row in rows)
         else:
-            found |= _at_address(pq.read_table(path, columns=["sample_id", "final_url"]), "final_url", wanted)
+            found |= _at_address(_read(path, ["sample_id", "final_url"]), "final_url", wanted)
     return found
 
 
 def _ids_of(table: pa.Table, wanted: _Wanted) -> set[str]:
     """Samples by their own id or by one of a caption."""
-    is_sample = pc.equal(table.column("sample_id"), wanted.identity)
-    is_caption = pc.equal(table.column("caption_id"), wanted.identity)
-    return set(table.filter(pc.or_(is_sample, is_caption)).column("sample_id").to_pylist())
+    rows = zip(table.column("sample_id").to_pylist(), table.column("caption_id").to_pylist(), strict=True)
+    return {sample_id for sample_id, caption_id in rows if wanted.identity in (sample_id, caption_id)}
 
 
 def _at_address(table: pa.Table, name: str, wanted: _Wanted) -> set[str]:
@@ -160,9 +158,20 @@ def _rows(snapshot: Snapshot, kind: str, shard: int, sample_id: str) -> list[Row
     found = []
     for path in _files(snapshot, kind, shard):
         names = [name for name in pq.read_schema(path).names if name not in _PIXELS]
-        table = pq.read_table(path, columns=names, filters=[("sample_id", "=", sample_id)])
-        found += [{**row, FILE: path.relative_to(snapshot.folder).as_posix()} for row in table.to_pylist()]
+        rows = _rows_where(_read(path, names), "sample_id", sample_id)
+        found += [{**row, FILE: path.relative_to(snapshot.folder).as_posix()} for row in rows]
     return found
+
+
+def _read(path: Path, names: list[str] | None) -> pa.Table:
+    """Columns of a file; `read_table`, as any scalar of Arrow, would load pandas: that takes longer than the answer."""
+    with pq.ParquetFile(path) as file:
+        return file.read(columns=names)
+
+
+def _rows_where(table: pa.Table, name: str, value: str) -> list[Row]:
+    places = [place for place, found in enumerate(table.column(name).to_pylist()) if found == value]
+    return [row for place in places for row in table.slice(place, 1).to_pylist()]
 
 
 def _pairs(snapshot: Snapshot, samples: Mapping[str, int | None]) -> Iterator[tuple[str, Row]]:
@@ -179,5 +188,5 @@ def _requests(snapshot: Snapshot, shard: int, sample_id: str) -> list[Row]:
     logs = (snapshot.folder.parent / FETCH_LOGS).glob(f"{shard:05d}-*.parquet")
     found: list[Row] = []
     for path in sorted(logs, key=lambda path: (path.stat().st_mtime_ns, path.name)):
-        found += pq.read_table(path, filters=[("sample_id", "=", sample_id)]).to_pylist()
+        found += _rows_where(_read(path, None), "sample_id", sample_id)
     return found

@@ -41,11 +41,6 @@ from flows.test_set_steps import TestContents
 from translation.engine import Translator
 from translation.memory import TranslationMemory
 
-TRANSLATE_REASONS = {
-    "language_not_served": "the caption's language is neither the target language nor the one the engine translates",
-    "translation_empty": "the engine returned no text",
-}
-
 
 def clean(work: WorkStore, shard: Shard, config: CleanConfig, packs: Mapping[str, LanguagePack]) -> Shard:
     """Clean the source captions, then judge them as captions of their own language.

@@ -21,6 +21,7 @@ from flows.snapshot_options import (
     add_snapshots_options,
     add_verify_options,
 )
+from flows.tables import visible_text
 from flows.translate_options import add_translate_options
 
 EXIT_OK, EXIT_FAILED, EXIT_USAGE, EXIT_INTERRUPTED = 0, 1, 2, 130
@@ -77,7 +78,8 @@ def _handler(name: str) -> Any:
 def _fail(text: str, *, debug: bool) -> int:
     if debug:
         raise
-    sys.stderr.write(f"vernaclip: {text}\n")
+    shown = "\n".join(map(visible_text, text.split("\n")))  # it may quote what a dataset or a file name holds
+    sys.stderr.write(f"vernaclip: {shown}\n")
     return EXIT_FAILED
 
 

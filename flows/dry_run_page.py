@@ -5,8 +5,8 @@ from pathlib import Path
 
 from cleaning.reasons import REASONS
 from data_catalog.shards import write_atomically
-from flows.caption_steps import TRANSLATE_REASONS
 from flows.dry_run import DryRun
+from flows.translate_reasons import TRANSLATE_REASONS
 
 
 def write_page(run: DryRun, path: Path, *, name: str) -> None:

@@ -1,0 +1,217 @@
+"""`vernaclip sql`: what it lets through, what it refuses, and texts that would do something elsewhere."""
+
+import csv
+import io
+import json
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from data_catalog.catalog import query, rebuild
+from flows.cli import main
+from flows.tables import spreadsheet_text
+
+Capture = pytest.CaptureFixture[str]
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A root without datasets, and with things beside them that are nobody's business; no test changes it."""
+    outside = tmp_path_factory.mktemp("outside")
+    folder = outside / "a root, it's"
+    (folder / "datasets").mkdir(parents=True)
+    (folder / "secret.txt").write_text("secret", encoding="utf-8")
+    (outside / "outside.txt").write_text("secret", encoding="utf-8")
+    (folder / "datasets" / "link.txt").symlink_to(outside / "outside.txt")
+    (folder / "datasets" / "folder").symlink_to(outside)
+    (folder / "datasets" / "own.txt").write_text("own", encoding="utf-8")
+    rebuild(folder)
+    return folder
+
+
+def answer(root: Path, sql: str, capsys: Capture, *more: str) -> str:
+    capsys.readouterr()
+    assert main(["sql", sql, "--root", str(root), *more]) == 0
+    return capsys.readouterr().out
+
+
+def test_files_of_the_datasets_can_be_read(root: Path) -> None:
+    quoted = str(root / "datasets" / "own.txt").replace("'", "''")
+    assert query(root, f"SELECT content FROM read_text('{quoted}')").to_pylist() == [{"content": "own"}]
+
+
+@pytest.mark.parametrize(
+    "place",
+    [
+        "{root}/secret.txt",
+        "{root}/datasets/../secret.txt",
+        "{root}/datasets/../../outside.txt",
+        "{root}/datasets/link.txt",
+        "{root}/datasets/folder/outside.txt",
+        "{root}/datasets/folder/*.txt",
+        "{root}/*",
+        "{root}/catalog.duckdb.sha256",
+        "/proc/self/environ",
+        "https://example.org/a.txt",
+        "file:///etc/passwd",
+    ],
+)
+def test_no_other_file_can_be_read(root: Path, place: str, capsys: Capture) -> None:
+    refuses_to_read(root, "read_text", place, capsys)
+
+
+@pytest.mark.parametrize("function", ["read_blob", "read_csv", "read_parquet", "read_json", "glob", "sniff_csv"])
+def test_no_function_reads_other_files(root: Path, function: str, capsys: Capture) -> None:
+    refuses_to_read(root, function, "{root}/secret.txt", capsys)
+
+
+def refuses_to_read(root: Path, function: str, place: str, capsys: Capture) -> None:
+    place = place.format(root=str(root)).replace("'", "''")
+    assert main(["sql", f"SELECT * FROM {function}('{place}')", "--root", str(root)]) == 1
+    assert "DuckDB refuses the query: Permission Error" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "sql",
+    [
+        "COPY (SELECT 1) TO '{root}/datasets/x.csv'",
+        "EXPLAIN COPY (SELECT 1) TO '{root}/datasets/x.csv'",
+        "EXPLAIN ANALYZE COPY (SELECT 1) TO '{root}/datasets/x.csv'",
+        "explain/* */analyze copy (SELECT 1) TO '{root}/datasets/x.csv'",
+        "EXPLAIN (ANALYZE) COPY (SELECT 1) TO '{root}/datasets/x.csv'",
+        "EXPLAIN -- \n ANALYZE COPY (SELECT 1) TO '{root}/datasets/x.csv'",
+        "EXPLAIN ANALYZE EXPLAIN ANALYZE COPY (SELECT 1) TO '{root}/datasets/x.csv'",
+        "SELECT 1; COPY (SELECT 1) TO '{root}/datasets/x.csv'",
+        "SELECT 1; SELECT 2",
+        "SELECT * FROM query('COPY (SELECT 1) TO ''x.csv''')",
+        "EXPORT DATABASE '{root}/datasets/x'",
+        "IMPORT DATABASE '{root}/datasets'",
+        "ATTACH '{root}/datasets/x.duckdb'",
+        "ATTACH ':memory:'",
+        "CREATE TEMP TABLE t AS SELECT 1",
+        "CREATE SECRET s (TYPE s3)",
+        "SET threads = 64",
+        "SET memory_limit = '1TB'",
+        "SET temp_directory = '{root}/datasets'",
+        "SET lock_configuration = false",
+        "RESET enable_external_access",
+        "PRAGMA database_list",
+        "PRAGMA enable_profiling",
+        "CALL enable_logging()",
+        "SELECT * FROM enable_logging()",
+        "INSTALL httpfs",
+        "LOAD httpfs",
+        "SELECT getenv('HOME')",
+        "SELECT * FROM duckdb_secrets()",
+        "PREPARE p AS SELECT 1",
+        "BEGIN",
+        "CHECKPOINT",
+        "USE memory",
+        "DROP VIEW captions",
+        "",
+        ";",
+        "-- nothing",
+    ],
+)
+def test_nothing_but_one_question_is_let_through(root: Path, sql: str, capsys: Capture) -> None:
+    before = sorted(root.rglob("*"))
+    assert main(["sql", sql.format(root=str(root).replace("'", "''")), "--root", str(root)]) == 1
+    assert "DuckDB refuses the query: " in capsys.readouterr().err
+    assert sorted(root.rglob("*")) == before
+
+
+def test_plans_of_questions_are_shown(root: Path, capsys: Capture) -> None:
+    assert "physical_plan" in answer(root, "EXPLAIN SELECT count(*) FROM captions", capsys, "--format", "json")
+    assert "analyzed_plan" in answer(root, "explain analyze FROM funnel", capsys, "--format", "json")
+
+
+def test_what_does_not_fit_the_memory_is_written_outside_the_root_and_removed(root: Path) -> None:
+    place = query(root, "SELECT current_setting('temp_directory') AS place").to_pylist()[0]["place"]
+    assert not Path(place).is_relative_to(root)
+    assert not Path(place).exists()
+
+
+def test_a_table_ends_after_its_rows_and_says_so(root: Path, capsys: Capture) -> None:
+    endless = "SELECT range AS n FROM range(100_000_000_000)"
+    lines = answer(root, endless, capsys, "--max-rows", "3").splitlines()
+    assert lines[2:5] == ["0", "1", "2"]
+    assert "the first 3 rows" in lines[5]
+    assert "more" not in answer(root, "SELECT 1 AS n", capsys, "--max-rows", "1")
+
+
+FORMULAS = ["=1+1", "+1", "-1", "@SUM(A1)", "\t=1", "\r=1", "\n=1", " =1", "＝1"]
+
+
+def quoted(text: str) -> str:
+    return "chr(10) || '" + text[1:] + "'" if text[0] == "\n" else "'" + text.replace("'", "''") + "'"
+
+
+def test_formulas_in_csv_are_texts_and_numbers_stay_numbers(root: Path, capsys: Capture) -> None:
+    sql = " UNION ALL ".join(f'SELECT {n} AS n, {quoted(text)} AS "=t", -1 AS m' for n, text in enumerate(FORMULAS))
+    found = list(csv.reader(io.StringIO(answer(root, f"{sql} ORDER BY n", capsys, "--format", "csv"), newline="")))
+    assert found[0] == ["n", "'=t", "m"]
+    assert [row[1] for row in found[1:]] == [f"'{text}" for text in FORMULAS]
+    assert {row[2] for row in found[1:]} == {"-1"}
+    raw = answer(root, f"{sql} ORDER BY n", capsys, "--format", "csv", "--raw")
+    assert [row[1] for row in csv.reader(io.StringIO(raw, newline=""))] == ["=t", *FORMULAS]
+
+
+@given(st.text())
+def test_no_csv_cell_begins_as_a_formula_or_steers_a_terminal(text: str) -> None:
+    cell = spreadsheet_text(text)
+    assert not cell.lstrip(" ").startswith(("=", "+", "-", "@", "\t", "\r", "\n", "＝", "＋", "－", "＠"))
+    assert not {char for char in cell if (char < " " and char not in "\t\r\n") or "\x7f" <= char < "\xa0"}
+    if text.isprintable() and text[:1].isalpha():
+        assert cell == text
+
+
+def test_lists_and_bytes_in_csv_and_json(root: Path, capsys: Capture) -> None:
+    sql = "SELECT ['a', NULL, 'b,c'] AS l, {'k': 'ò'} AS s, '\\x00\\xFF'::BLOB AS b, NULL AS n, true AS t"
+    [row] = list(csv.DictReader(io.StringIO(answer(root, sql, capsys, "--format", "csv"))))
+    assert json.loads(row["l"]) == ["a", None, "b,c"]
+    assert (json.loads(row["s"]), row["b"], row["n"], row["t"]) == ({"k": "ò"}, "00ff", "", "True")
+    found: dict[str, Any] = json.loads(answer(root, sql, capsys, "--format", "json"))
+    assert found == {"l": ["a", None, "b,c"], "s": {"k": "ò"}, "b": "00ff", "n": None, "t": True}
+
+
+def test_steering_characters_do_nothing_in_any_form(root: Path, capsys: Capture) -> None:
+    sql = "SELECT 'a' || chr(27) || '[2J' || chr(155) || 'x' AS t"
+    for form in ("table", "csv", "json"):
+        out = answer(root, sql, capsys, "--format", form)
+        assert not {"\x1b", "\x9b"} & set(out)
+        assert "1b" in out
+    assert main(["sql", f"SELECT (t)::INTEGER FROM ({sql})", "--root", str(root)]) == 1
+    assert "\x1b" not in capsys.readouterr().err
+
+
+def test_answers_go_to_files_whole(root: Path, capsys: Capture, tmp_path: Path) -> None:
+    sql = "SELECT range AS n, '=' || range AS t FROM range(25_000)"
+    for form in ("csv", "json", "parquet"):
+        out = tmp_path / f"out.{form}"
+        assert answer(root, sql, capsys, "--format", form, "--out", str(out)) == ""
+    with (tmp_path / "out.csv").open(newline="", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    assert (len(rows), rows[-1]["t"]) == (25_000, "'=24999")
+    assert len((tmp_path / "out.json").read_text("utf-8").splitlines()) == 25_000
+    table = pq.read_table(tmp_path / "out.parquet")
+    assert (table.num_rows, table.column("t")[3].as_py()) == (25_000, "=3")
+
+
+def test_a_failing_query_leaves_the_file_that_was_there(root: Path, tmp_path: Path, capsys: Capture) -> None:
+    out = tmp_path / "out.csv"
+    out.write_text("before", encoding="utf-8")
+    failing = "SELECT CASE WHEN range = 20_000 THEN error('no more') END AS n FROM range(30_000)"
+    assert main(["sql", failing, "--root", str(root), "--format", "csv", "--out", str(out)]) == 1
+    assert "no more" in capsys.readouterr().err
+    assert out.read_text("utf-8") == "before"
+    assert [path.name for path in tmp_path.iterdir()] == ["out.csv"]
+
+
+@pytest.mark.parametrize(("form", "more"), [("table", ["--out", "x"]), ("parquet", [])])
+def test_forms_that_do_not_fit_their_place_are_refused(root: Path, form: str, more: list[str], capsys: Capture) -> None:
+    assert main(["sql", "SELECT 1", "--root", str(root), "--format", form, *more]) == 1
+    assert "--out" in capsys.readouterr().err
