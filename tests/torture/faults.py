@@ -13,6 +13,8 @@ from data_catalog.failpoints import ERRORS, REGISTRY
 from data_catalog.sources.scenes.upstream import ScenesConfig, draw_upstream
 
 KILLED = -9
+# Name of a failpoint, passage, what happens there.
+Fault = tuple[str, int, str]
 # The order in which a build passes the failpoints: one root serves many of them, each run a little further on its way.
 _ORDER = (
     *("scenes.after_draw", "scenes.after_sync", "scenes.after_removal", "scenes.after_rename"),
@@ -120,36 +122,37 @@ def _ends_within(process: "subprocess.Popen[bytes]", seconds: float) -> bool:
 
 def failpoint_kills(series: Series, names: Sequence[str], rng: random.Random, *, later: bool) -> Outcome:
     """Kill at each failpoint, and with `later` at some later passage of those that are passed often."""
-    plan = [(name, 1) for name in names]
-    if later:
-        often = [(name, _MOST_PASSAGES[group]) for name in names if (group := name.split(".")[0]) in _MOST_PASSAGES]
-        plan += [(name, rng.randint(2, most)) for name, most in often]
-    return _at_failpoints(series, Outcome("kill at failpoints"), plan, lambda _: "kill")
+    plan = [(name, passage, "kill") for name, passage in _places(names, rng, later=later)]
+    return _at_failpoints(series, Outcome("kill at failpoints"), plan)
 
 
-def failpoint_errors(series: Series, names: Sequence[str], rng: random.Random) -> Outcome:
-    """Let the disk be full, the quota be used up or the disk fail at each failpoint."""
-    actions = {name: rng.choice(sorted(ERRORS)) for name in names}
-    return _at_failpoints(series, Outcome("disk errors at failpoints"), [(name, 1) for name in names], actions.get)
+def failpoint_errors(series: Series, names: Sequence[str], rng: random.Random, *, later: bool) -> Outcome:
+    """Let the disk be full, the quota be used up or the disk fail at each failpoint, and `later` as above."""
+    actions = sorted(ERRORS)
+    plan = [(name, passage, rng.choice(actions)) for name, passage in _places(names, rng, later=later)]
+    return _at_failpoints(series, Outcome("disk errors at failpoints"), plan)
+
+
+def _places(names: Sequence[str], rng: random.Random, *, later: bool) -> list[tuple[str, int]]:
+    often = [(name, _MOST_PASSAGES[group]) for name in names if (group := name.split(".")[0]) in _MOST_PASSAGES]
+    return [(name, 1) for name in names] + [(name, rng.randint(2, most)) for name, most in often if later]
 
 
 def _at_failpoints(
     series: Series,
     outcome: Outcome,
-    plan: Sequence[tuple[str, int]],
-    action_of: Callable[[str], str | None],
+    plan: Sequence[Fault],
 ) -> Outcome:
-    waiting = sorted(plan, key=lambda place: (_position(place[0]), place[1]))
+    waiting = sorted(plan, key=lambda fault: (_position(fault[0]), fault[1]))
     while waiting:
-        trial, missed = series.new_trial(), list[tuple[str, int]]()
+        trial, missed = series.new_trial(), list[Fault]()
         _draw_another_sample(trial, waiting)
-        for number, (name, passage) in enumerate(waiting):
-            action = action_of(name)
+        for number, (name, passage, action) in enumerate(waiting):
             code = trial.run(f"{name}:{passage}={action}")
             if not manifest_is_whole(trial.root):
                 outcome.problems.append(f"{name}: a reader saw a torn snapshot")
             if code == 0:  # not passed, or not so often: from here on there is nothing to do for this root
-                missed = [(name, passage), *waiting[number + 1 :]]
+                missed = list(waiting[number:])
                 break
             outcome.counts[f"{name.split('.')[0]}, {action}"] += 1
             outcome.problems.extend(_unclean(trial, code, f"{name}:{passage}={action}"))
@@ -159,18 +162,16 @@ def _at_failpoints(
     return outcome
 
 
-def _once_more(
-    waiting: Sequence[tuple[str, int]], missed: Sequence[tuple[str, int]], outcome: Outcome
-) -> Iterator[tuple[str, int]]:
+def _once_more(waiting: Sequence[Fault], missed: Sequence[Fault], outcome: Outcome) -> Iterator[Fault]:
     """What is to be tried in a new root; what even a new root does not pass is told."""
     if len(missed) < len(waiting):
         yield from missed
         return
-    name, passage = missed[0]
+    name, passage, action = missed[0]
     if passage == 1:
         outcome.problems.append(f"{name}: no build passes it")
     else:
-        yield name, max(1, passage // 2)
+        yield name, max(1, passage // 2), action
     yield from missed[1:]
 
 
@@ -192,9 +193,9 @@ def _position(name: str) -> int:
     return next((number for number, start in enumerate(_ORDER) if name.startswith(start)), -1)
 
 
-def _draw_another_sample(trial: Trial, waiting: Sequence[tuple[str, int]]) -> None:
+def _draw_another_sample(trial: Trial, waiting: Sequence[Fault]) -> None:
     """One failpoint lies where an earlier sample is replaced."""
-    if any(name == "scenes.after_removal" for name, _ in waiting):
+    if any(name == "scenes.after_removal" for name, *_ in waiting):
         draw_upstream(ScenesConfig(folder=trial.root / "upstream", base_url="http://127.0.0.1:1", num_images=40))
 
 

@@ -100,7 +100,7 @@ def tortured(options: argparse.Namespace, folder: Path) -> list[Outcome]:
     if names := _chosen(options.failpoints):
         outcomes.append(failpoint_kills(series, names, rng, later=options.failpoints == "all"))
     if names := _chosen(options.errors):
-        outcomes.append(failpoint_errors(series, names, rng))
+        outcomes.append(failpoint_errors(series, names, rng, later=options.errors == "all"))
     if not options.no_small_disks:
         outcomes.append(small_disks(series, folder))
     if not options.no_variants:
