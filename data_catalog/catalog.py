@@ -140,7 +140,14 @@ def _open(path: Path, scratch: str) -> Any:
     import duckdb
 
     settings: dict[str, Any] = {"temp_directory": scratch, "autoinstall_known_extensions": False}
-    return duckdb.connect(str(path), read_only=True, config=settings | {"autoload_known_extensions": False})
+    try:
+        return duckdb.connect(str(path), read_only=True, config=settings | {"autoload_known_extensions": False})
+    except duckdb.IOException:
+        raise
+    except duckdb.Error as error:
+        raise ConfigError(
+            f"{path} is damaged ({error}): `vernaclip catalog --rebuild --root {path.parent}` writes it anew"
+        ) from error
 
 
 def _lock_down(connection: Any, root: Path) -> None:

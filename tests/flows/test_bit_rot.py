@@ -133,6 +133,20 @@ def test_commands_that_meet_a_damaged_manifest_say_so(
     assert main(["verify", "--root", str(root)]) == 0
 
 
+def test_damaged_views_are_told_and_written_anew(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = root / "catalog.duckdb"
+    draw, size = random.Random(7), path.stat().st_size
+    for _ in range(10):
+        with flipped(path, draw.randrange(size), draw.randrange(8)):
+            assert main(["sql", "FROM builds", "--root", str(root)]) == 1
+            told = capsys.readouterr().err
+            assert "catalog.duckdb is damaged (" in told
+            assert f"): `vernaclip catalog --rebuild --root {root}` writes it anew" in told
+    with flipped(path, size // 2, 3):
+        assert main(["catalog", "--rebuild", "--root", str(root)]) == 0
+        assert main(["verify", "--root", str(root)]) == 0
+
+
 def test_what_is_missing_stray_or_unvouched_for_is_told(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder = require_snapshot(root, "scenes").folder
     gone = next(folder.glob("captions/*.parquet"))
