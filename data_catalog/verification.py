@@ -161,7 +161,8 @@ def _published(folder: Path, name: str, sha256: str) -> list[Finding]:
 
 
 def _strays(folder: Path, listed: set[str]) -> list[Finding]:
-    there = sorted(path for path in folder.rglob("*") if not path.is_dir())
+    # A walk does not mind that the snapshot is removed meanwhile.
+    there = sorted(Path(place, name) for place, _, names in os.walk(folder) for name in names)
     return [
         Finding(kind="stray", path=path, text=f"{path} is none of the snapshot's files: nothing reads it")
         for path in there
