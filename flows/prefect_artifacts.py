@@ -17,6 +17,7 @@ from uuid import UUID
 from httpx import HTTPError
 from prefect.artifacts import create_progress_artifact, create_table_artifact, update_progress_artifact
 
+from flows.run_progress import RunProgress
 from flows.tables import markdown_safe
 
 logger = logging.getLogger(__name__)
@@ -34,14 +35,12 @@ class FlowArtifacts:
 
     Args:
         key: of the progress artifact, such as "progress-build-dataset-scenes".
-        phases: what the run will go through, in order; each counts as an equal part of the whole. Further ones that
-            show up are named, and count for nothing.
+        phases: of `RunProgress`.
     """
 
     def __init__(self, key: str = "progress", phases: Sequence[str] = ()) -> None:
-        self._key, self._phases = artifact_key(key), tuple(phases)
-        self._seen: dict[str, tuple[int, int]] = {}
-        self._state = (0.0, "begun")
+        self._key, self._progress = artifact_key(key), RunProgress(phases)
+        self._ending: str | None = None
         self._lock, self._over = threading.Lock(), threading.Event()
 
     def __enter__(self) -> Self:
@@ -53,9 +52,7 @@ class FlowArtifacts:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        with self._lock:
-            percent, text = self._state
-            self._state = (100.0, "done") if kind is None else (percent, f"stopped; {text}")
+        self._ending = "done" if kind is None else "stopped"
         self._over.set()
         if kind is None or issubclass(kind, Exception):  # else the process is to end, and soon
             self._thread.join(LAST_UPDATE_S)
@@ -63,14 +60,15 @@ class FlowArtifacts:
     def progress(self, phase: str, *, done: int, total: int) -> None:
         """Note how many of `total` units of a phase are done; may be called from any thread."""
         with self._lock:
-            self._seen[phase] = done, total
-            shares = [_share(*count) for name, count in self._seen.items() if name in self._phases or not self._phases]
-            percent = 100.0 * sum(shares) / len(self._phases or self._seen)
-            self._state = max(self._state[0], percent), self._text()
+            self._progress.note(phase, done=done, total=total)
 
-    def _text(self) -> str:
-        under_way = [f"{name}: {done:,} of {total:,}" for name, (done, total) in self._seen.items() if done < total]
-        return ", ".join(under_way) or f"{list(self._seen)[-1]}: done"
+    def _state(self) -> tuple[float, str]:
+        """Percent done, and what is under way."""
+        with self._lock:
+            percent, text = self._progress.percent, self._progress.text
+        if self._ending == "done":
+            return 100.0, "done"
+        return percent, text if self._ending is None else f"{self._ending}; {text}"
 
     def _tell(self) -> None:
         """Keep the artifact as new as the state, until the run is over."""
@@ -78,8 +76,7 @@ class FlowArtifacts:
         told: tuple[float, str] | None = None
         while True:
             is_last = self._over.wait(SECONDS_BETWEEN_UPDATES if artifact else 0)
-            with self._lock:
-                state = self._state
+            state = self._state()
             if state != told:
                 with _never_fatal("progress"):
                     artifact, told = _put(artifact, self._key, *state), state
@@ -93,10 +90,6 @@ class FlowArtifacts:
         table = [{name: markdown_safe(value) for name, value in row.items()} for row in rows]
         with _never_fatal(key):
             create_table_artifact(key=artifact_key(key), table=table, description=str(markdown_safe(description)))
-
-
-def _share(done: int, total: int) -> float:
-    return min(1.0, done / total) if total else 1.0
 
 
 def _put(artifact: UUID | None, key: str, percent: float, text: str) -> UUID:

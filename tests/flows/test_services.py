@@ -128,7 +128,9 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Project]:
 
 
 def test_up_again_starts_nothing(project: Project) -> None:
+    (made,) = project.ask("/automations/filter", {})
     assert project.drive("up") == [[], True]
+    assert project.ask("/automations/filter", {}) == [made]  # a new one would have forgotten whom it waits for
 
 
 def test_the_server_asks_for_the_auth_string(project: Project) -> None:
@@ -147,6 +149,9 @@ def test_a_bare_deployment_name_runs(project: Project) -> None:
     (run,) = project.ask("/flow_runs/filter", {"flows": {"name": {"any_": ["toy"]}}})
     assert (run["state_type"], run["work_pool_name"]) == ("COMPLETED", "vernaclip")
     assert_tasks_are_shown(project, run["id"])
+    event = {"id": [f"prefect.flow-run.{run['id']}"]}
+    question = {"filter": {"event": {"name": ["prefect.flow-run.heartbeat"]}, "resource": event}}
+    until(lambda: project.ask("/events/filter", question)["events"])
     assert_artifacts_are_harmless(project, run["id"])
 
 

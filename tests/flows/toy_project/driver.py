@@ -8,12 +8,14 @@ from typing import Any
 from data_catalog.errors import PipelineError
 from flows.deployments import deploy, ensure_work_pool
 from flows.services import down, up
+from flows.zombie_runs import ensure_automation
 
 
 def deploy_toys(client: Any, project: Path) -> tuple[()]:
     import toy_flows
 
     ensure_work_pool(client)
+    ensure_automation(client)
     toys = ((toy_flows.toy, "toy"), (toy_flows.toy, "twin"), (toy_flows.other, "twin"))
     for flow, name in (*toys, (toy_flows.waiting, "waiting"), (toy_flows.stuck, "stuck")):
         deploy(client, flow, name=name, parameters={}, project=project)
