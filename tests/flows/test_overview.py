@@ -1,0 +1,95 @@
+"""`vernaclip catalog`: its numbers are those of the rows, and what lies beside a snapshot is named."""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from data_catalog.catalog import catalog_path, query
+from data_catalog.manifest import commit_snapshot, point_to, require_snapshot
+from data_catalog.shards import write_json
+from flows.build import BuildReport
+from flows.cli import main
+
+Built = tuple[Path, BuildReport]
+Capture = pytest.CaptureFixture[str]
+
+
+@pytest.fixture
+def root(built: Built, tmp_path: Path) -> Path:
+    """A copy of the small sample, to be changed; its views are those of the first root until they are rebuilt."""
+    folder = tmp_path / "moved"
+    shutil.copytree(built[0], folder, ignore=shutil.ignore_patterns("work", "upstream", "packages"))
+    return folder
+
+
+def told(root: Path, capsys: Capture, *more: str) -> str:
+    capsys.readouterr()
+    assert main(["catalog", "--root", str(root), *more]) == 0
+    return capsys.readouterr().out
+
+
+def facts(root: Path, capsys: Capture, *more: str) -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = json.loads(told(root, capsys, "--json", *more))
+    return found
+
+
+def test_numbers_are_those_of_the_rows(built: Built, capsys: Capture) -> None:
+    [found] = facts(built[0], capsys)
+    sql = "SELECT source, count(*) AS captions, count(*) FILTER (outcome = 'kept') AS kept FROM captions GROUP BY 1"
+    counted = sorted(query(built[0], sql).to_pylist(), key=lambda row: str(row["source"]))
+    assert [{name: source[name] for name in ("source", "captions", "kept")} for source in found["sources"]] == counted
+    splits = query(built[0], "SELECT split, count(*) AS n FROM pairs GROUP BY 1").to_pylist()
+    assert {split: count for split, count in found["pairs"].items() if count} == {
+        row["split"]: row["n"] for row in splits
+    }
+    dropped = query(built[0], "SELECT count(*) AS n FROM rejects").to_pylist()[0]["n"]
+    assert sum(row["dropped"] for row in found["drop_reasons"]) == dropped > 0
+    counts = [row["dropped"] for row in found["drop_reasons"]]
+    assert counts == sorted(counts, reverse=True)
+    text = told(built[0], capsys)
+    rows, kept = (sum(row[name] for row in counted) for name in ("captions", "kept"))
+    assert f"captions  {rows:,}, of which {kept:,} are kept ({kept / rows:.1%})" in text
+    assert all(source["licence"] in text for source in found["sources"])
+
+
+def test_what_lies_beside_a_snapshot_is_named(root: Path, capsys: Capture) -> None:
+    now = require_snapshot(root, "scenes")
+    commit_snapshot(root, {**now.manifest, "snapshot": "0123456789ab", "files": {"pairs": [], "captions": []}})
+    point_to(root, "scenes", now.snapshot)
+    (now.folder.parent / "report.html").write_text("<p>", encoding="utf-8")
+    for kind, snapshot in (("huggingface", now.snapshot), ("webdataset", "0123456789ab")):
+        folder = root / "exports" / "scenes" / kind
+        folder.mkdir(parents=True)
+        write_json(folder / "export.json", {"dataset": "scenes", "snapshot": snapshot, "format": kind, "files": {}})
+    [found] = facts(root, capsys, "--rebuild")
+    assert found["other_snapshots"] == ["0123456789ab"]
+    assert found["report"] == str(now.folder.parent / "report.html")
+    text = told(root, capsys)
+    assert f"export    huggingface: {root / 'exports' / 'scenes' / 'huggingface'}\n" in text
+    assert f"export    webdataset: {root / 'exports' / 'scenes' / 'webdataset'} (of 0123456789ab)\n" in text
+    assert "older     0123456789ab" in text
+
+
+def test_a_damaged_record_of_an_export_is_named(root: Path, capsys: Capture) -> None:
+    folder = root / "exports" / "scenes" / "huggingface"
+    folder.mkdir(parents=True)
+    (folder / "export.json").write_text("{", encoding="utf-8")
+    assert main(["catalog", "--rebuild", "--root", str(root)]) == 1
+    assert "remove its folder and export again" in capsys.readouterr().err
+
+
+def test_after_a_move_the_views_are_rebuilt_on_demand(root: Path, built: Built, capsys: Capture) -> None:
+    catalog_path(root).unlink()
+    assert main(["catalog", "--root", str(root)]) == 1
+    assert "holds no catalog" in capsys.readouterr().err
+    assert f"rebuilt {catalog_path(root)}" in told(root, capsys, "--rebuild")
+    moved, there = (query(folder, "SELECT count(*) AS n FROM captions").to_pylist() for folder in (root, built[0]))
+    assert moved == there
+
+
+def test_a_root_without_datasets_says_what_to_do(tmp_path: Path, capsys: Capture) -> None:
+    assert main(["catalog", "--root", str(tmp_path)]) == 1
+    assert "run `vernaclip build RECIPE" in capsys.readouterr().err
