@@ -120,7 +120,7 @@ class BuildOrder:
         workers.prepare(
             self.recipe.normalise,
             fetching=0 if all_local else min(config.fetch_workers, num_shards),
-            normalising=min(config.workers, num_shards),
+            normalising=0 if self.executor.submits_elsewhere else min(config.workers, num_shards),
         )
 
     def _image_line(self, workers: ImageWorkers) -> ImageLine:

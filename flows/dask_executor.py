@@ -5,6 +5,7 @@ what the flow does itself, stays in the flow's process.
 """
 
 import logging
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
@@ -47,6 +48,8 @@ class DaskExecutor(PrefectExecutor):
         ConfigError: `max_workers` is not positive, or no scheduler answers at `address`.
     """
 
+    submits_elsewhere = True
+
     def __init__(
         self,
         max_workers: int,
@@ -87,7 +90,13 @@ class DaskExecutor(PrefectExecutor):
         """Start a step as a task on the cluster."""
         call = partial(_do_there, self._entrance(), step, args, kwargs)
         found = self._cluster.submit(self._task(name, call), parameters={})
-        return _ClusterFuture(found, name, _stores(args, kwargs))
+        return _ClusterFuture(found, name, lambda done: self._tell(name, done, _stores(args, kwargs)))
+
+    def _tell(self, name: str, done: "_Done[Any]", stores: Sequence[WorkStore]) -> None:
+        """Have the flow know what a step's process knows."""
+        self.clock.add(name, done.seconds)
+        for store, (used, num_made) in zip(stores, done.uses, strict=True):
+            store.add_use(used, num_made)
 
     def _client(self) -> Client:
         try:
@@ -114,18 +123,20 @@ class DaskExecutor(PrefectExecutor):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Done(Generic[T]):
-    """What a step returned elsewhere, and what each work store that it was given has used and made there."""
+    """What a step returned elsewhere, how long it took, and what each work store that it had has used and made."""
 
     result: T
+    seconds: float
     uses: Sequence[tuple[set[tuple[str, str]], int]]
 
 
 def _do_there(house: House, step: Callable[..., T], args: tuple[Any, ...], kwargs: dict[str, Any]) -> _Done[T]:
     """Do a step in a worker's process."""
     enter(house)
-    stores = _stores(args, kwargs)
+    started = time.monotonic()
     result = step(*args, **kwargs)
-    return _Done(result=result, uses=[(store.used, store.num_made) for store in stores])
+    uses = [(store.used, store.num_made) for store in _stores(args, kwargs)]
+    return _Done(result=result, seconds=time.monotonic() - started, uses=uses)
 
 
 def _stores(args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[WorkStore]:
@@ -133,10 +144,11 @@ def _stores(args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[WorkStore]:
 
 
 class _ClusterFuture(Generic[T]):
-    """A step on the cluster; its result tells the flow's work stores what their copies there have used and made."""
+    """A step on the cluster; `tell` is called once with what came of it, before anybody else has the result."""
 
-    def __init__(self, future: PrefectFuture[_Done[T]], name: str, stores: Sequence[WorkStore]) -> None:
-        self._future, self._name, self._stores = future, name, stores
+    def __init__(self, future: PrefectFuture[_Done[T]], name: str, tell: Callable[[_Done[T]], None]) -> None:
+        self._future, self._name, self._tell = future, name, tell
+        self._done: _Done[T] | None = None
 
     def result(self) -> T:
         """Wait for the step; return what it returned or raise what it raised.
@@ -145,8 +157,14 @@ class _ClusterFuture(Generic[T]):
             ShardError: the processes that did the step died of it.
             PipelineError: the cluster is gone.
         """
+        if self._done is None:
+            self._done = self._outcome()
+            self._tell(self._done)
+        return self._done.result
+
+    def _outcome(self) -> _Done[T]:
         try:
-            done = self._future.result()
+            return self._future.result()
         except KilledWorker as error:
             raise ShardError(
                 f"{self._name}: several Dask workers died over it, perhaps for lack of memory: give them more of it, "
@@ -154,9 +172,6 @@ class _ClusterFuture(Generic[T]):
             ) from error
         except CancelledError as error:
             raise PipelineError(f"{self._name}: the Dask cluster is gone: run the same command again") from error
-        for store, (used, num_made) in zip(self._stores, done.uses, strict=True):
-            store.add_use(used, num_made)
-        return done.result
 
     def add_done_callback(self, fn: Callable[[Any], None], /) -> None:
         """Have something called, with this future, as soon as the step is done."""

@@ -51,7 +51,13 @@ class Lane:
 
 
 class Executor(Protocol):
-    """Runs steps and shows what becomes of them. A flow uses it from one thread, its own."""
+    """Runs steps and shows what becomes of them. A flow uses it from one thread, its own.
+
+    Attributes:
+        submits_elsewhere: what is submitted is done by other processes, not by threads of this one.
+    """
+
+    submits_elsewhere: bool
 
     clock: StepClock  # counts the seconds of all steps
 
@@ -94,6 +100,8 @@ class LocalExecutor:
     Raises:
         ConfigError: `max_workers` is not positive.
     """
+
+    submits_elsewhere = False
 
     def __init__(self, max_workers: int, *, retry_delays_s: Sequence[float] = RETRY_DELAYS_S) -> None:
         if max_workers < 1:

@@ -35,6 +35,8 @@ class PrefectExecutor:
         ConfigError: `max_workers` is not positive.
     """
 
+    submits_elsewhere = False
+
     def __init__(
         self,
         max_workers: int,
