@@ -183,9 +183,8 @@ def _add_export(commands: Commands) -> None:
 
 
 def _add_services(commands: Commands) -> None:
-    up = _add(
-        commands, "up", "services:up", "start Prefect's server, a worker and the deployments, on this machine only"
-    )
+    text = "start Prefect's server, a worker and the deployments, on this machine only, or what is gone of them"
+    up = _add(commands, "up", "services:up", text)
     up.add_argument("--port", type=int, help="where a new server listens (default: 4200, or the next free one)")
     down = _add(commands, "down", "services:down", "stop what `up` started, after the runs that have begun")
     down.add_argument("--now", action="store_true", help="kill runs that have begun; they go on when run again")

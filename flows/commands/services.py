@@ -28,6 +28,7 @@ def up(options: Namespace) -> None:
     say("deployments, for `prefect deployment run` in this folder (build-dataset alone will do for the first):")
     for deployment in services.deployments:
         say(f"  {deployment.full_name}")
+    say("after a crash: vernaclip up again, then prefect flow-run retry ID (prefect flow-run ls shows runs and IDs)")
 
 
 def down(options: Namespace) -> None:
