@@ -41,6 +41,7 @@ class Host(ThreadingHTTPServer):
     def __init__(self) -> None:
         super().__init__(("127.0.0.1", 0), _Handler)
         self.asked: list[str] = []
+        self.is_busy: set[str] = set()
 
     def url(self, host: str, path: str) -> str:
         return f"http://{host}:{self.server_address[1]}{path}"
@@ -71,7 +72,9 @@ class _Handler(BaseHTTPRequestHandler):
             return
         number, _, lighter = self.path.partition("?")[0].strip("/").removesuffix(".jpg").partition("-lighter-")
         body = picture(int(number), int(lighter or 0)) if number.isdigit() else b"no"
-        self.send_response(200 if number.isdigit() else 404)
+        busy = self.server.asked[-1] in self.server.is_busy
+        body = b"busy" if busy else body
+        self.send_response(503 if busy else 200 if number.isdigit() else 404)
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()
         self.wfile.write(body)
@@ -333,6 +336,29 @@ def test_copies_and_redirects_that_come_later_are_dropped(host: Host, recipe_fil
     assert holders(root, {picture(20), picture(30)}) == []
     assert broken_laws(report.snapshot) == []
     assert build(later, root, retry_failed=True).up_to_date
+
+
+def test_trying_again_brings_others_and_nothing_forgotten(host: Host, recipe_file: Path, tmp_path: Path) -> None:
+    images = [(KEPT, "/40.jpg"), (KEPT, "/41.jpg"), (FORGOTTEN, "/42.jpg"), (FORGOTTEN, "/43.jpg")]
+    lines = [f"{host.url(*image)}\t{CAPTIONS[0]}, {image[1]}" for image in images]
+    recipe = tmp_path / "retry.toml"
+    text = recipe_file.read_text(encoding="utf-8").replace(f"{recipe_file.parent}/pairs.tsv", f"{tmp_path}/retry.tsv")
+    recipe.write_text(text, encoding="utf-8")
+    (tmp_path / "retry.tsv").write_text("url\tcaption\n" + "\n".join(lines) + "\n", encoding="utf-8")
+    root = tmp_path / "catalog"
+    host.is_busy = {f"{KEPT}/41.jpg", f"{FORGOTTEN}/43.jpg"}
+    build(recipe, root)
+    forget(root, [new_tombstone("domain", FORGOTTEN)])
+    before = require_snapshot(root, "retry").snapshot
+    host.is_busy = set()
+    host.asked.clear()
+    again = build(recipe, root, retry_failed=True)
+    assert host.asked == [f"{KEPT}/41.jpg"]
+    assert again.snapshot.manifest["retry_of"] == before
+    assert broken_laws(again.snapshot) == []
+    rows = query(root, "SELECT upstream_line, outcome, step FROM captions ORDER BY upstream_line").to_pylist()
+    assert [(row["outcome"], row["step"]) for row in rows] == [("kept", None)] * 2 + [("rejected", "forget")] * 2
+    assert build(recipe, root).snapshot.snapshot == again.snapshot.snapshot
 
 
 def test_a_tombstone_that_concerns_nothing_costs_nothing(host: Host, root: Path, recipe_file: Path) -> None:
