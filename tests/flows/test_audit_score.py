@@ -100,7 +100,8 @@ def test_the_worst_rows_are_told_with_their_comments(files: list[str], capsys: p
     out = printed(capsys, *files, "--worst", "2")
     assert (
         "lowest ratings\n"
-        "  r0  cc3m  mean 1.00  (Ann 1, Bo 1, Cy 1)\n    a dog 0\n    un cane 0\n    Bo: =a <b>cat\\x1b[31m\\nnot a dog\n"
+        "  r0  cc3m  mean 1.00  (Ann 1, Bo 1, Cy 1)\n    a dog 0\n    un cane 0\n"
+        "    Bo: =a <b>cat\\x1b[31m\\nnot a dog\n"
         "  r1  mscoco  mean 1.00  (Ann 1, Bo 1, Cy 1)\n    a dog 1\n    un cane 1\n"
         "\nratings furthest apart\n"
         "  r20  cc3m  mean 3.33  (Ann 4, Bo 2, Cy 4)\n    a dog 20\n    un cane 20\n"
