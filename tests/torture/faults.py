@@ -25,7 +25,7 @@ _ORDER = (
 _MOST_PASSAGES = {"atomic": 8, "commit": 8, "images": 2, "fetch": 4, "normalise": 4, "memory": 2}
 _SENTENCES = {"enospc": " is full: ", "edquot": " is full: ", "eio": "the disk failed at "}
 # When a run is killed, as shares of what an undisturbed build takes.
-_SOONEST, _LATEST = 0.05, 0.4
+_SOONEST, _LATEST = 0.05, 0.3
 
 
 @dataclass(slots=True)
