@@ -1,0 +1,85 @@
+"""Views over snapshots of several ages: every column is there, null where a snapshot has none of it."""
+
+from pathlib import Path
+from typing import Any
+
+import duckdb
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from data_catalog.catalog_views import literal, view_texts
+from data_catalog.column_docs import COLUMNS
+from data_catalog.manifest import Snapshot
+from data_catalog.schema import CAPTIONS
+
+ROW = {
+    "caption_id": "mscoco:1#1",
+    "sample_id": "mscoco:1",
+    "source": "mscoco",
+    "upstream_file": "a.json",
+    "upstream_line": 1,
+    "outcome": "rejected",
+    "step": "clean",
+    "drop_reason": "it's \x1b;--",
+    "leaks": ["test_caption xtd10: a"],
+}
+
+
+def snapshot_with(folder: Path, dataset: str, schema: pa.Schema, num_files: int) -> Snapshot:
+    """A snapshot of some caption files of one row each, and of nothing else."""
+    files = []
+    for number in range(num_files):
+        path = folder / dataset / f"{number}, it's.parquet"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        row = {name: value for name, value in ROW.items() if name in schema.names}
+        pq.write_table(pa.Table.from_pylist([row], schema=schema), path)
+        files.append({"path": path.name, "rows": 1, "bytes": path.stat().st_size})
+    manifest: dict[str, Any] = {
+        "files": {"pairs": [], "captions": files},
+        "funnel": [],
+        "target_lang": "it",
+        "translator": "native",
+        "settings": {},
+    }
+    return Snapshot(dataset=dataset, snapshot="0123456789ab", folder=folder / dataset, manifest=manifest)
+
+
+@pytest.fixture
+def connection(tmp_path: Path) -> duckdb.DuckDBPyConnection:
+    """Views over a snapshot of today and one that was written when there were fewer columns, in another order."""
+    old = pa.schema([field for field in reversed(list(CAPTIONS)) if field.name not in ("leaks", "round_trip_chrf")])
+    snapshots = [snapshot_with(tmp_path, "new", CAPTIONS, 2), snapshot_with(tmp_path, "old", old, 3)]
+    connection = duckdb.connect()
+    for name, text in view_texts(snapshots).items():
+        connection.execute(f"CREATE VIEW {name} AS {text}")
+    return connection
+
+
+def test_old_and_new_snapshots_stand_side_by_side(connection: duckdb.DuckDBPyConnection) -> None:
+    sql = "SELECT dataset, count(*), count(leaks), min(drop_reason), min(upstream_line) FROM captions GROUP BY ALL"
+    reason = ROW["drop_reason"]
+    assert sorted(connection.execute(sql).fetchall()) == [("new", 2, 2, reason, 1), ("old", 3, 0, reason, 1)]
+    assert set(connection.table("captions").columns) == set(COLUMNS["captions"])
+
+
+def test_every_view_can_be_asked_of_snapshots_without_images(connection: duckdb.DuckDBPyConnection) -> None:
+    counts = {view: connection.execute(f"SELECT count(*) FROM {view}").fetchall()[0][0] for view in COLUMNS}
+    assert counts["rejects"] == counts["captions"] == 5
+    assert (counts["pairs"], counts["image_outcomes"], counts["images"], counts["builds"]) == (0, 0, 2, 2)
+    assert connection.execute("SELECT test_set, reason FROM leaks").fetchall() == [("xtd10", "test_caption")]
+
+
+def test_a_file_of_another_schema_within_a_snapshot_is_an_error_and_no_null(tmp_path: Path) -> None:
+    snapshot = snapshot_with(tmp_path, "torn", CAPTIONS, 2)
+    rest = pa.schema([field for field in CAPTIONS if field.name != "drop_reason"])
+    pq.write_table(pa.Table.from_pylist([], schema=rest), snapshot.caption_files()[1])
+    connection = duckdb.connect()
+    connection.execute(f"CREATE VIEW captions AS {view_texts([snapshot])['captions']}")
+    with pytest.raises(duckdb.Error, match="drop_reason"):
+        connection.execute("SELECT count(drop_reason) FROM captions").fetchall()
+
+
+@pytest.mark.parametrize("text", ["it's", "''", "a\\'b", "\x1b", "$$", "ò", ""])
+def test_literals_are_read_back_as_they_were(text: str) -> None:
+    assert duckdb.sql(f"SELECT {literal(text)}").fetchall() == [(text,)]
