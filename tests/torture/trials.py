@@ -139,6 +139,8 @@ def manifest_is_whole(root: Path) -> bool:
     """What a reader sees at any moment: no current snapshot, or one of which every file is there."""
     for pointer in (root / "datasets").glob("*/current.json"):
         folder = pointer.parent / read_json(pointer)["snapshot"]
+        if not (folder / "manifest.json").is_file():
+            return False
         files = read_json(folder / "manifest.json")["files"]
         if not all((folder / file["path"]).is_file() for kind in files.values() for file in kind):
             return False
