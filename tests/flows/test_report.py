@@ -448,6 +448,7 @@ def test_long_text_is_cut_and_says_so() -> None:
         ),
         ("javascript:alert(1) data:text/html,x //c.example ftp://d.example", []),
         ("https://", []),
+        ("https://:443/x", []),
         ("https://[bad", []),
         ("http://e.example/\u202e", []),
         ('https://f.example/"onclick="x', ["https://f.example/"]),
