@@ -15,6 +15,7 @@ from types import TracebackType
 from typing import Any, Generic, ParamSpec, Self, TypeVar
 from uuid import uuid4
 
+import dask
 from distributed import CancelledError, Client, KilledWorker
 from prefect.futures import PrefectFuture
 from prefect_dask.task_runners import DaskTaskRunner
@@ -33,6 +34,10 @@ logger = logging.getLogger(__name__)
 
 P = ParamSpec("P")
 T = TypeVar("T")
+
+# On a busy machine a worker that died may take longer to come back than Dask waits for it by itself (15 s): it would be
+# taken off the cluster for good, and a build without workers would wait for ever.
+_PATIENCE = {"distributed.deploy.lost-worker-timeout": "1 day"}
 
 
 class DaskExecutor(PrefectExecutor):
@@ -69,6 +74,7 @@ class DaskExecutor(PrefectExecutor):
     def __enter__(self) -> Self:
         logging.getLogger("distributed").setLevel(logging.WARNING)
         super().__enter__()
+        self._exits.enter_context(dask.config.set(_PATIENCE))
         self._exits.enter_context(self._cluster)
         try:
             client = self._client()
@@ -147,7 +153,8 @@ class _ClusterFuture(Generic[T]):
     """A step on the cluster; `tell` is called once with what came of it, before anybody else has the result."""
 
     def __init__(self, future: PrefectFuture[_Done[T]], name: str, tell: Callable[[_Done[T]], None]) -> None:
-        self._future, self._name, self._tell = future, name, tell
+        self._name, self._tell = name, tell
+        self._future: PrefectFuture[_Done[T]] | None = future
         self._done: _Done[T] | None = None
 
     def result(self) -> T:
@@ -157,14 +164,17 @@ class _ClusterFuture(Generic[T]):
             ShardError: the processes that did the step died of it.
             PipelineError: the cluster is gone.
         """
-        if self._done is None:
-            self._done = self._outcome()
+        if self._future is not None:
+            self._done = self._outcome(self._future)
+            # A worker keeps the result as long as this is kept: were the worker to die, the step would be done again.
+            self._future = None
             self._tell(self._done)
+        assert self._done is not None
         return self._done.result
 
-    def _outcome(self) -> _Done[T]:
+    def _outcome(self, future: PrefectFuture[_Done[T]]) -> _Done[T]:
         try:
-            return self._future.result()
+            return future.result()
         except KilledWorker as error:
             raise ShardError(
                 f"{self._name}: several Dask workers died over it, perhaps for lack of memory: give them more of it, "
@@ -175,7 +185,10 @@ class _ClusterFuture(Generic[T]):
 
     def add_done_callback(self, fn: Callable[[Any], None], /) -> None:
         """Have something called, with this future, as soon as the step is done."""
-        self._future.add_done_callback(lambda _: fn(self))
+        if self._future is None:
+            fn(self)
+        else:
+            self._future.add_done_callback(lambda _: fn(self))
 
 
 def _local_cluster(num_processes: int) -> DaskTaskRunner:
