@@ -2,6 +2,9 @@
 
 What is submitted goes to the cluster as a function's name and references to files. What waits for hosts of the web, and
 what the flow does itself, stays in the flow's process.
+
+The tasks stay there as well, and wait. Those of prefect-dask run on the workers, and fail where these do not reach the
+flow's Prefect server, which as a rule listens on loopback only; and each worker would be given what opens it.
 """
 
 import logging
@@ -17,7 +20,6 @@ from uuid import uuid4
 
 import dask
 from distributed import CancelledError, Client, KilledWorker
-from prefect.futures import PrefectFuture
 from prefect_dask.task_runners import DaskTaskRunner
 
 from data_catalog.errors import ConfigError, PipelineError, ShardError
@@ -35,6 +37,8 @@ logger = logging.getLogger(__name__)
 P = ParamSpec("P")
 T = TypeVar("T")
 
+# Steps on a cluster that is there, each with a thread that waits for it; how many workers it has may change.
+_MOST_WAITING = 256
 # On a busy machine a worker that died may take longer to come back than Dask waits for it by itself (15 s): it would be
 # taken off the cluster for good, and a build without workers would wait for ever.
 _PATIENCE = {"distributed.deploy.lost-worker-timeout": "1 day"}
@@ -64,7 +68,7 @@ class DaskExecutor(PrefectExecutor):
         retry_delays_s: Sequence[float] = RETRY_DELAYS_S,
         artifacts: FlowArtifacts | None = None,
     ) -> None:
-        super().__init__(max_workers, retry_delays_s=retry_delays_s, artifacts=artifacts)
+        super().__init__(_MOST_WAITING if address else max_workers, retry_delays_s=retry_delays_s, artifacts=artifacts)
         self._address = address
         self._cluster = DaskTaskRunner(address=address) if address else _local_cluster(max_workers)
         self._mark = root.absolute() / "work" / f"{TEMPORARY_PREFIX}flow-{uuid4().hex}"
@@ -73,7 +77,6 @@ class DaskExecutor(PrefectExecutor):
 
     def __enter__(self) -> Self:
         logging.getLogger("distributed").setLevel(logging.WARNING)
-        super().__enter__()
         self._exits.enter_context(dask.config.set(_PATIENCE))
         self._exits.enter_context(self._cluster)
         try:
@@ -84,6 +87,7 @@ class DaskExecutor(PrefectExecutor):
         except BaseException:
             self._exits.close()
             raise
+        super().__enter__()
         return self
 
     def __exit__(
@@ -93,16 +97,26 @@ class DaskExecutor(PrefectExecutor):
         super().__exit__(kind, error, trace)
 
     def submit(self, name: str, step: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Future[T]:
-        """Start a step as a task on the cluster."""
-        call = partial(_do_there, self._entrance(), step, args, kwargs)
-        found = self._cluster.submit(self._task(name, call), parameters={})
-        return _ClusterFuture(found, name, lambda done: self._tell(name, done, _stores(args, kwargs)))
+        """Start a step on the cluster; a thread of the flow waits for it, as a task."""
+        house = self._entrance()
+        task = self._task(name, lambda: self._elsewhere(name, partial(_do_there, house, step, args, kwargs), args))
+        return self._runner.submit(task, parameters={})
 
-    def _tell(self, name: str, done: "_Done[Any]", stores: Sequence[WorkStore]) -> None:
-        """Have the flow know what a step's process knows."""
+    def _elsewhere(self, name: str, call: Callable[[], "_Done[T]"], args: tuple[Any, ...]) -> T:
+        """Have a call done on the cluster, and tell the flow what its process knows."""
+        try:
+            done: _Done[T] = self._cluster.client.submit(call, pure=False).result()  # type: ignore[no-untyped-call]
+        except KilledWorker as error:
+            raise ShardError(
+                f"{name}: several Dask workers died over it, perhaps for lack of memory: give them more of it, or "
+                "fewer steps at once (--set build.workers=N), and run the same command again"
+            ) from error
+        except CancelledError as error:
+            raise PipelineError(f"{name}: the Dask cluster is gone: run the same command again") from error
         self.clock.add(name, done.seconds)
-        for store, (used, num_made) in zip(stores, done.uses, strict=True):
+        for store, (used, num_made) in zip(_stores(args), done.uses, strict=True):
             store.add_use(used, num_made)
+        return done.result
 
     def _client(self) -> Client:
         try:
@@ -141,54 +155,12 @@ def _do_there(house: House, step: Callable[..., T], args: tuple[Any, ...], kwarg
     enter(house)
     started = time.monotonic()
     result = step(*args, **kwargs)
-    uses = [(store.used, store.num_made) for store in _stores(args, kwargs)]
+    uses = [(store.used, store.num_made) for store in _stores(args)]
     return _Done(result=result, seconds=time.monotonic() - started, uses=uses)
 
 
-def _stores(args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[WorkStore]:
-    return [argument for argument in (*args, *kwargs.values()) if isinstance(argument, WorkStore)]
-
-
-class _ClusterFuture(Generic[T]):
-    """A step on the cluster; `tell` is called once with what came of it, before anybody else has the result."""
-
-    def __init__(self, future: PrefectFuture[_Done[T]], name: str, tell: Callable[[_Done[T]], None]) -> None:
-        self._name, self._tell = name, tell
-        self._future: PrefectFuture[_Done[T]] | None = future
-        self._done: _Done[T] | None = None
-
-    def result(self) -> T:
-        """Wait for the step; return what it returned or raise what it raised.
-
-        Raises:
-            ShardError: the processes that did the step died of it.
-            PipelineError: the cluster is gone.
-        """
-        if self._future is not None:
-            self._done = self._outcome(self._future)
-            # A worker keeps the result as long as this is kept: were the worker to die, the step would be done again.
-            self._future = None
-            self._tell(self._done)
-        assert self._done is not None
-        return self._done.result
-
-    def _outcome(self, future: PrefectFuture[_Done[T]]) -> _Done[T]:
-        try:
-            return future.result()
-        except KilledWorker as error:
-            raise ShardError(
-                f"{self._name}: several Dask workers died over it, perhaps for lack of memory: give them more of it, "
-                "or fewer steps at once (--set build.workers=N), and run the same command again"
-            ) from error
-        except CancelledError as error:
-            raise PipelineError(f"{self._name}: the Dask cluster is gone: run the same command again") from error
-
-    def add_done_callback(self, fn: Callable[[Any], None], /) -> None:
-        """Have something called, with this future, as soon as the step is done."""
-        if self._future is None:
-            fn(self)
-        else:
-            self._future.add_done_callback(lambda _: fn(self))
+def _stores(args: tuple[Any, ...]) -> list[WorkStore]:
+    return [argument for argument in args if isinstance(argument, WorkStore)]
 
 
 def _local_cluster(num_processes: int) -> DaskTaskRunner:
@@ -222,11 +194,11 @@ def _logs_of(client: Client) -> Iterator[None]:
         yield
     finally:
         for name in OUR_LOGGERS:
-            with suppress(OSError, TimeoutError):
+            with suppress(OSError, TimeoutError, RuntimeError):
                 client.unforward_logging(name)  # type: ignore[no-untyped-call]
 
 
 def _end_children(client: Client) -> None:
     """Let workers that go on without us end the processes that decoded our images."""
-    with suppress(OSError, TimeoutError):
+    with suppress(OSError, TimeoutError, RuntimeError):
         client.run(end_workers_here, on_error="ignore")
