@@ -81,11 +81,12 @@ def build_dataset(recipe: Recipe, *, root: Path, executor: Executor, retry_faile
             snapshot = BuildOrder(recipe, root, executor, work, inputs, retry=retry).run()
         else:
             snapshot = found
-        if retry is not None:
-            retry.end(root)
         rebuild(root)
         if not recipe.build.keep_work:
-            work.remove_used(snapshot.snapshot)
+            for name in (*snapshot.follows(), snapshot.snapshot):  # a build of those may have been killed before this
+                work.remove_used(name)
+        if retry is not None:
+            retry.end(root)
         if tombstones.tombstones:
             clear_work(root / "work", Matcher(tombstones))
         report = BuildReport(
