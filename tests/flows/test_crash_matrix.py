@@ -66,6 +66,7 @@ class Lab:
             "build.shard_size=12",
             "build.keep_work=true",
             "split.val=0.2",
+            'fetch.hosts."127.0.0.1".requests_per_s=6',  # so that a build has a middle
         ]
 
     def command(self, *command: str) -> "subprocess.CompletedProcess[str]":
@@ -148,11 +149,6 @@ class Run:
     def wait_for(self, state: str, seconds: float = 90) -> None:
         until(lambda: self.state == state, seconds, lambda: f"{state}; it is {self.facts()['state']}")
 
-    def crash(self) -> None:
-        """Wait until the worker has reported the crash for the second time: a retry before that would be lost."""
-        message = "Flow run infrastructure exited"
-        until(lambda: message in str(self.facts()["state"]["message"]), 60, lambda: str(self.facts()["state"]))
-
     def commits(self) -> Commits:
         """Committed step outputs, each with what tells that it was written anew."""
         records = self.root.glob("work/*/[!.]*/commit.json")
@@ -166,7 +162,12 @@ class Run:
         assert not list(self.root.glob("datasets/*/*/manifest.json"))
 
     def retry(self) -> None:
-        self.lab.prefect("flow-run", "retry", self.run_id)
+        """The command; once more where the worker, which reports a crash twice, has overwritten it."""
+        for _ in range(3):
+            self.lab.prefect("flow-run", "retry", self.run_id)
+            until(lambda: self.state in ("RUNNING", "COMPLETED", "CRASHED"), 60, lambda: self.state)
+            if self.state != "CRASHED":
+                return
 
     def tree(self) -> dict[str, bytes]:
         folder = require_snapshot(self.root, "scenes").folder
@@ -223,8 +224,7 @@ Event = Callable[[Lab, Run], tuple[Commits, str, str]]
 
 def the_run_is_killed(lab: Lab, run: Run) -> tuple[Commits, str, str]:
     kill(run.pid())
-    run.crash()
-    assert run.state == "CRASHED"
+    run.wait_for("CRASHED")
     committed = run.commits()
     run.retry()
     return committed, "CRASHED at once", "prefect flow-run retry ID"
@@ -284,7 +284,7 @@ def all_three_are_killed(lab: Lab, run: Run) -> tuple[Commits, str, str]:
 
 
 def the_run_is_cancelled(lab: Lab, run: Run) -> tuple[Commits, str, str]:
-    lab.prefect("flow-run", "cancel", run.run_id)
+    lab.ask(f"/flow_runs/{run.run_id}/set_state", {"state": {"type": "CANCELLING"}})  # as the command and the pages do
     daemons = {lab.pid("server"), lab.pid("worker")}
     until(lambda: set(lab.processes()) == daemons, 10, lambda: f"the end of {lab.processes()}")
     committed = run.commits()
@@ -296,7 +296,7 @@ def the_run_is_cancelled(lab: Lab, run: Run) -> tuple[Commits, str, str]:
 def the_disk_is_full(lab: Lab, run: Run) -> tuple[Commits, str, str]:
     run.wait_for("FAILED")
     committed = run.commits()
-    assert "No space left on device" in run.facts()["state"]["message"]
+    assert "is full: free space" in run.facts()["state"]["message"]
     run.retry()
     return committed, "FAILED, and says so", "make room; prefect flow-run retry ID"
 
