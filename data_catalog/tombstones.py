@@ -5,12 +5,14 @@ which copies are known. It holds no bytes, no captions and no addresses but thos
 """
 
 import hashlib
+import ipaddress
 import re
+import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
 from data_catalog.checksummed import read_checksummed, write_checksummed
 from data_catalog.errors import ConfigError
@@ -29,6 +31,11 @@ _REMEDY = "without it what was forgotten would come back, so put a copy of it in
 _PHASH = re.compile(r"[0-9a-f]{16}")
 _LABEL = re.compile(r"[a-z0-9_](?:[a-z0-9_-]*[a-z0-9_])?")
 _SCHEME = re.compile(r"https?://", re.IGNORECASE)
+_DOTS = re.compile("[.\u3002\uff0e\uff61]")
+# Letters of their own in host names since IDNA 2008; Python's codec, which is older, has them as `ss` and `\u03c3`.
+_OWN_LETTERS = frozenset("\xdf\u03c2")
+# Of countries that register names one level down: co.uk, edu.it.
+_SECOND_LEVELS = frozenset({"ac", "co", "com", "edu", "gov", "net", "org"})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -162,9 +169,15 @@ def _domain(value: str) -> str:
     is_name = ":" not in host
     if is_name and not all(_LABEL.fullmatch(label) for label in host.split(".")):
         raise ConfigError(f"--domain {value!r} is no host name: give it alone, as in --domain example.org")
-    if is_name and "." not in host and host != "localhost":
+    if is_name and _is_suffix(host):
         raise ConfigError(f"--domain {value!r} would forget every host whose name ends in it: name one, as example.org")
     return host
+
+
+def _is_suffix(host: str) -> bool:
+    """Whether names of many owners end in it."""
+    first, _, rest = host.partition(".")
+    return host != "localhost" if not rest else first in _SECOND_LEVELS and len(rest) == 2
 
 
 def _sample(value: str) -> str:
@@ -190,11 +203,40 @@ def host_of(url: str) -> str | None:
         host = urlsplit(url.strip()).hostname
     except ValueError:
         return None
-    host = (host or "").rstrip(".")
+    host = unquote(host or "").rstrip(".")
+    return (_address(host) if ":" in host else ".".join(map(_ascii_label, _DOTS.split(host)))) or None
+
+
+def _address(host: str) -> str:
     try:
-        return (host if ":" in host else host.encode("idna").decode("ascii").lower()) or None
+        return str(ipaddress.ip_address(host))
+    except ValueError:
+        return host
+
+
+def _ascii_label(label: str) -> str:
+    if _OWN_LETTERS.intersection(label):
+        return "xn--" + unicodedata.normalize("NFKC", label).lower().encode("punycode").decode("ascii")
+    try:
+        return label.encode("idna").decode("ascii").lower()
     except UnicodeError:
-        return host.lower()
+        return label.lower()
+
+
+def readable_host(host: str) -> str:
+    """A host, as `host_of` gives it, with the letters that its `xn--` forms stand for."""
+    return ".".join(map(_readable_label, host.split(".")))
+
+
+def _readable_label(label: str) -> str:
+    if not label.startswith("xn--"):
+        return label
+    try:
+        readable = label[4:].encode("ascii").decode("punycode")
+        readable.encode("utf-8")  # half a surrogate pair is no letter
+    except UnicodeError:
+        return label
+    return readable
 
 
 def domains_of(host: str) -> list[str]:

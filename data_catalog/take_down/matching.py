@@ -11,7 +11,16 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from data_catalog.ingest import STEP as INGEST
-from data_catalog.tombstones import FORGOTTEN, Tombstone, Tombstones, address_key, domains_of, host_key, host_of
+from data_catalog.tombstones import (
+    FORGOTTEN,
+    Tombstone,
+    Tombstones,
+    address_key,
+    domains_of,
+    host_key,
+    host_of,
+    readable_host,
+)
 
 # What a table may have of these is looked at.
 COLUMNS = ("sample_id", "url", "page_url", "final_url", "sha256", "phash", "step", "drop_reason")
@@ -140,7 +149,7 @@ _FINDERS: Mapping[str, Any] = {
 def _spellings(one: Tombstone) -> list[str]:
     """How a line may name what a tombstone means."""
     if one.kind == "domain":
-        return sorted({one.value, one.value.encode().decode("idna")})
+        return sorted({one.value, readable_host(one.value)})
     return [_SCHEME.sub("", one.value)] if one.kind == "url" else []
 
 

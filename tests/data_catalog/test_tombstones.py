@@ -17,6 +17,13 @@ from data_catalog.tombstones import Tombstones, address_key, new_tombstone, read
         ("domain", "localhost", "localhost"),
         ("domain", "192.0.2.7", "192.0.2.7"),
         ("domain", "[2001:DB8::1]", "2001:db8::1"),
+        ("domain", "[2001:db8:0:0:0:0:0:1]", "2001:db8::1"),
+        ("domain", "straße.example", "xn--strae-oqa.example"),
+        ("domain", "STRAẞE.example", "xn--strae-oqa.example"),
+        ("domain", "xn--strae-oqa.example", "xn--strae-oqa.example"),
+        ("domain", "strasse.example", "strasse.example"),
+        ("domain", "example。org", "example.org"),
+        ("domain", "blogspot.com", "blogspot.com"),
         ("url", "HTTP://Example.org:80/a b.jpg#top", "http://example.org/a%20b.jpg"),
         ("sample", " mscoco:391895 ", "mscoco:391895"),
         ("phash", "00FF00FF33CC33CC", "00ff00ff33cc33cc"),
@@ -31,6 +38,8 @@ def test_a_value_has_one_spelling(kind: str, given: str, value: str) -> None:
     [
         ("domain", ""),
         ("domain", "com"),
+        ("domain", "co.uk"),
+        ("domain", "EDU.it."),
         ("domain", "http://example.org"),
         ("domain", "example.org/pictures"),
         ("domain", "example.org:8080"),
@@ -63,6 +72,7 @@ def test_hashes_that_differ_much_say_nothing(distance: int) -> None:
         "https://example.org/a%20b.jpg?x=1",
         "http://EXAMPLE.org:80/a b.jpg?x=1",
         "https://example.org.:443/a%20b.jpg?x=1#part",
+        "https://ex%61mple.org/a%20b.jpg?x=1",
     ],
 )
 def test_all_spellings_of_an_address_share_their_key(spelling: str) -> None:

@@ -42,6 +42,25 @@ def test_by_address(url: str | None, number: int, column: str) -> None:
     assert matcher(DOMAIN, URL).numbers(table).tolist() == [-1, number]
 
 
+@pytest.mark.parametrize(
+    ("host", "line"),
+    [
+        ("città.org", "http://img.CITTÀ.org/1.jpg"),
+        ("straße.org", "http://straße.org/1.jpg"),
+        ("xn--strae-oqa.org", "http://straße.org/1.jpg"),
+        ("xn--a.org", "http://xn--a.org/1.jpg"),
+        ("xn--zzzzzzzzzz.org", "http://xn--zzzzzzzzzz.org/1.jpg"),
+    ],
+)
+def test_lines_that_were_never_read_name_a_host_in_either_spelling(host: str, line: str) -> None:
+    """Also names that stand for no letters at all: whoever asks for them is obeyed."""
+    rows = [
+        {"sample_id": str(n), "step": "ingest", "source_caption": text} for n, text in enumerate([line, "http://a.net"])
+    ]
+    table = pa.Table.from_pylist(rows, schema=CAPTIONS)
+    assert matcher(new_tombstone("domain", host)).lines(table) == ["0"]
+
+
 def test_by_address_of_a_copy() -> None:
     one = new_tombstone("sample", "wit:1").with_found([], [address_key("http://copy.net/1.jpg")])
     table = pa.table({"url": ["http://copy.net/1.jpg", "http://copy.net/2.jpg", "https://copy.net/1.jpg"]})
