@@ -51,6 +51,7 @@ class Tombstone:
         date: of the day it was written.
         images: sha256 of the bytes, as they came, of images that were found.
         addresses: of images that were found, and that the value itself does not tell (see `address_key`).
+        samples: `sample_id` of images that were found and that have no address: local ones.
     """
 
     kind: str
@@ -61,18 +62,22 @@ class Tombstone:
     date: str | None = None
     images: tuple[str, ...] = ()
     addresses: tuple[str, ...] = ()
+    samples: tuple[str, ...] = ()
 
     @property
     def identity(self) -> tuple[str, str, tuple[str, ...]]:
         """What tombstones that are the same share."""
         return self.kind, self.value, self.datasets
 
-    def with_found(self, images: Iterable[str], addresses: Iterable[str]) -> "Tombstone":
-        """The tombstone, with more images and addresses."""
+    def with_found(
+        self, images: Iterable[str] = (), addresses: Iterable[str] = (), samples: Iterable[str] = ()
+    ) -> "Tombstone":
+        """The tombstone, with more images, addresses and samples."""
         return replace(
             self,
             images=tuple(sorted({*self.images, *images})),
             addresses=tuple(sorted({*self.addresses, *addresses})),
+            samples=tuple(sorted({*self.samples, *samples})),
         )
 
 
@@ -91,7 +96,7 @@ class Tombstones:
     @property
     def digest(self) -> str | None:
         """What the dropped rows depend on: not dates, reasons and the order; None where there are no tombstones."""
-        decisive = [[*one.identity, one.distance, one.images, one.addresses] for one in self.tombstones]
+        decisive = [[*one.identity, one.distance, one.images, one.addresses, one.samples] for one in self.tombstones]
         return digest(sorted(digest(one) for one in decisive)) if decisive else None
 
     def of(self, dataset: str) -> "Tombstones":
@@ -111,7 +116,7 @@ class Tombstones:
         """The first tombstone that means a sample, or an image at an address: for answers about single ones."""
         key, host = (address_key(url), host_of(url)) if url else (None, None)
         for one in self.tombstones:
-            if one.kind == "sample" and one.value == sample_id:
+            if sample_id is not None and (sample_id in one.samples or (one.kind, one.value) == ("sample", sample_id)):
                 return one
             if key is not None and (key in one.addresses or (one.kind == "url" and address_key(one.value) == key)):
                 return one
@@ -122,7 +127,7 @@ class Tombstones:
 
 def _merged(old: Tombstone, new: Tombstone) -> Tombstone:
     merged = replace(old, distance=max(old.distance, new.distance), reason=new.reason or old.reason)
-    return merged.with_found(new.images, new.addresses)
+    return merged.with_found(new.images, new.addresses, new.samples)
 
 
 def new_tombstone(
@@ -293,7 +298,7 @@ def read_tombstones(root: Path) -> Tombstones:
 
 
 def _tombstone(content: Mapping[str, Any]) -> Tombstone:
-    lists = {name: tuple(content[name]) for name in ("datasets", "images", "addresses")}
+    lists = {name: tuple(content[name]) for name in ("datasets", "images", "addresses", "samples")}
     return Tombstone(**{**content, **lists})
 
 

@@ -161,6 +161,7 @@ def _carry_out(root: Path, tombstones: Tombstones, *, is_resumed: bool) -> TakeD
     done.gone = {
         "report": leftovers.clear_files(reports),
         "contact sheet": leftovers.clear_files(sheets),
+        "search index": leftovers.clear_indexes(root, dataset_names(root) if is_resumed else sorted(touched)),
         "export": leftovers.clear_exports(root),
         "step output": leftovers.clear_work(root / "work", Matcher(tombstones)),
     }

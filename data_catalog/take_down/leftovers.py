@@ -1,6 +1,7 @@
 """What a root keeps beside its snapshots, without what is forgotten: step outputs, logs, exports, pages, sheets."""
 
 import logging
+import os
 import shutil
 from collections.abc import Iterable, Iterator
 from functools import partial
@@ -21,8 +22,16 @@ logger = logging.getLogger(__name__)
 
 EXPORTS, SEARCHES = "exports", "searches"
 EXPORT_FILE = "export.json"
+# What every record of an export has; other people's files may be called so.
+_EXPORT_KEYS = frozenset({"dataset", "snapshot", "format", "files"})
+# Below a root these hold no exports; all else may, since `vernaclip export --out` goes anywhere.
+_WITHOUT_EXPORTS = frozenset({"datasets", "models", "work"})
+# What a killed export, or a killed removal of one, leaves.
+_KILLED = tuple(f"{TEMPORARY_PREFIX}{kind}-" for kind in ("new", "old", "removed"))
 # Beside the snapshots: how each image was fetched, a file a shard.
 FETCH_LOGS = "fetch-log"
+# In a model's folder: features of all images that were searched.
+INDEX_FOLDER = "index"
 # Step outputs of texts alone, that do not say of which sample each is.
 _ANONYMOUS_STEPS = ("plan",)
 
@@ -59,26 +68,47 @@ def clear_log(folder: Path, matcher: Matcher) -> int:
 
 
 def clear_exports(root: Path) -> list[Path]:
-    """Remove exports of snapshots that are not there any more: nobody can tell what these held."""
-    doomed = [path for path in _exports(root) if not _is_of_a_snapshot(root, path)]
+    """Remove exports of snapshots that are not there any more: nobody can tell what these held.
+
+    They are looked for in the whole root; where exports go by default those without a record go as well.
+    """
+    doomed = [folder for folder in _exports(root) if not _stays(root, folder)]
     for folder in doomed:
         remove_folder(folder)
     return doomed
 
 
 def _exports(root: Path) -> Iterator[Path]:
-    for dataset in sorted((root / EXPORTS).glob("*")):
-        if dataset.is_dir():
-            sweep_temporary([dataset])
-            yield from sorted(path for path in dataset.iterdir() if path.is_dir())
+    for place, folders, files in os.walk(root):
+        folder = Path(place)
+        folders[:] = sorted(set(folders) - (_WITHOUT_EXPORTS if folder == root else set()))
+        if EXPORT_FILE in files or _is_default_place(root, folder) or folder.name.startswith(_KILLED):
+            folders.clear()
+            yield folder
 
 
-def _is_of_a_snapshot(root: Path, folder: Path) -> bool:
+def _is_default_place(root: Path, folder: Path) -> bool:
+    return folder.parent.parent == root / EXPORTS
+
+
+def _stays(root: Path, folder: Path) -> bool:
+    if folder.name.startswith(_KILLED):
+        return False
     try:
         record = read_json(folder / EXPORT_FILE)
-        return read_snapshot(root, record["dataset"], record["snapshot"]) is not None
-    except (OSError, ValueError, KeyError, TypeError):
-        return False
+    except (OSError, ValueError):
+        record = None
+    if not isinstance(record, dict) or not record.keys() >= _EXPORT_KEYS:
+        return not _is_default_place(root, folder)
+    return read_snapshot(root, str(record["dataset"]), str(record["snapshot"])) is not None
+
+
+def clear_indexes(root: Path, datasets: Iterable[str]) -> list[Path]:
+    """Remove what `vernaclip search` keeps of the images of some datasets; it looks at them anew."""
+    doomed = [path for name in datasets for path in sorted((root / "models" / name).glob(f"*/{INDEX_FOLDER}"))]
+    for folder in doomed:
+        remove_folder(folder)
+    return doomed
 
 
 def clear_files(paths: Iterable[Path]) -> list[Path]:

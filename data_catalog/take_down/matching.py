@@ -92,7 +92,7 @@ class Matcher:
 
     def by_sample(self, column: pa.Array) -> Numbers:
         """By name."""
-        return _by_text(column, self._values("sample"))
+        return _by_text(column, self._samples)
 
     def by_bytes(self, column: pa.Array) -> Numbers:
         """By the sha256 of images that were found when tombstones were written."""
@@ -132,6 +132,10 @@ class Matcher:
     @cached_property
     def _address_hosts(self) -> frozenset[str]:
         return frozenset(key.partition("-")[0] for key in self._addresses)
+
+    @cached_property
+    def _samples(self) -> dict[str, int]:
+        return _numbered((one.samples for one in self.tombstones.tombstones), dict(self._values("sample")))
 
     @cached_property
     def _images(self) -> dict[str, int]:

@@ -1,6 +1,6 @@
 """Where images that tombstones mean are seen below a root, and what else they are known by: bytes and addresses."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -23,10 +23,12 @@ class Found:
     Args:
         images: sha256 of good images, as they came.
         addresses: see `data_catalog.tombstones.address_key`; those alone that the tombstone itself does not tell.
+        samples: of images that have no address.
     """
 
     images: set[str] = field(default_factory=set)
     addresses: set[str] = field(default_factory=set)
+    samples: set[str] = field(default_factory=set)
 
 
 def all_snapshots(root: Path) -> Iterator[Snapshot]:
@@ -100,6 +102,7 @@ def _known_by(files: Sequence[Path], matcher: Matcher) -> dict[int, Found]:
             _add_images(found, numbers, table)
         if "url" in table.schema.names:
             _add_addresses(found, numbers, table.column("url").combine_chunks(), matcher)
+            _add_samples(found, table, samples)
     return found
 
 
@@ -118,12 +121,19 @@ def _add_addresses(found: dict[int, Found], numbers: Sequence[int], urls: pa.Arr
         found.setdefault(numbers[row], Found()).addresses.add(address_key(url))
 
 
+def _add_samples(found: dict[int, Found], table: pa.Table, samples: Mapping[str, int]) -> None:
+    """Local images: what is written of their captions before they are decoded tells nothing else of them."""
+    local = table.filter(pc.is_null(table.column("url")))
+    for sample_id in local.column("sample_id").unique().to_pylist():
+        found.setdefault(samples[sample_id], Found()).samples.add(sample_id)
+
+
 def _with_found(tombstones: Tombstones, matcher: Matcher, found: dict[int, Found]) -> Tombstones:
     by_identity = {matcher.tombstones.tombstones[number].identity: known for number, known in found.items()}
 
     def grown(one: Tombstone) -> Tombstone:
         known = by_identity.get(one.identity, Found())
-        return one.with_found(known.images, known.addresses)
+        return one.with_found(known.images, known.addresses, known.samples)
 
     return replace(tombstones, tombstones=tuple(grown(one) for one in tombstones.tombstones))
 

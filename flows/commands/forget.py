@@ -113,6 +113,8 @@ def _say_done(done: TakeDown, tombstones: Sequence[Tombstone], root: Path) -> No
         say(f"removed as well: {', '.join(gone)}")
     if done.gone.get("report"):
         say("written anew: the report of each dataset that has one")
+    for folder in done.gone.get("export", []):
+        say(f"an export that is gone: {folder}")
     if done.gone.get("export"):
         say("`vernaclip export` writes exports anew, from what there is now")
     if done.log_lines:
@@ -128,4 +130,5 @@ def _say_done(done: TakeDown, tombstones: Sequence[Tombstone], root: Path) -> No
 
 
 def _counted(count: int, noun: str) -> str:
-    return f"{count:,} {noun}" if count == 1 else f"{count:,} {noun}s"
+    plural = f"{noun}es" if noun.endswith("x") else f"{noun}s"
+    return f"{count:,} {noun if count == 1 else plural}"

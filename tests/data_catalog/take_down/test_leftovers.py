@@ -1,0 +1,59 @@
+"""What lies beside snapshots goes with them, wherever in the root it is, and nothing of other people's does."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from data_catalog.shards import write_json
+from data_catalog.take_down.leftovers import clear_exports, clear_indexes
+
+GONE: dict[str, object] = {
+    "dataset": "web",
+    "snapshot": "0123456789ab",
+    "format": "urls",
+    "tombstones": None,
+    "files": {},
+}
+
+
+def write_export(folder: Path) -> Path:
+    (folder / "data").mkdir(parents=True)
+    (folder / "data" / "train.parquet").write_bytes(b"pixels")
+    write_json(folder / "export.json", GONE)
+    return folder
+
+
+@pytest.mark.parametrize(
+    "place", ["exports/web/urls", "exports/mine", "share/for/ann", "mine", "exports/web/.tmp-old-urls", "upstream/urls"]
+)
+def test_exports_of_snapshots_that_are_gone_go_wherever_they_are(tmp_path: Path, place: str) -> None:
+    folder = write_export(tmp_path / place)
+    assert clear_exports(tmp_path) == [folder]
+    assert not folder.exists()
+    assert clear_exports(tmp_path) == []
+
+
+@pytest.mark.parametrize("place", ["exports/web/urls", "share/.tmp-new-urls", ".tmp-removed-mine"])
+def test_what_a_killed_export_or_removal_left_goes(tmp_path: Path, place: str) -> None:
+    (tmp_path / place).mkdir(parents=True)
+    (tmp_path / place / "train.tar").write_bytes(b"pixels")
+    assert clear_exports(tmp_path) == [tmp_path / place]
+    assert not any(path.is_file() for path in tmp_path.rglob("*"))
+
+
+@pytest.mark.parametrize("text", ["{}", "[]", "no JSON", json.dumps({"dataset": "web", "snapshot": "0123456789ab"})])
+def test_other_peoples_files_of_that_name_stay(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "upstream" / "export.json"
+    path.parent.mkdir()
+    path.write_text(text, encoding="utf-8")
+    assert clear_exports(tmp_path) == []
+    assert path.is_file()
+
+
+def test_indexes_go_of_the_datasets_that_are_named(tmp_path: Path) -> None:
+    for name in ("web", "other"):
+        (tmp_path / "models" / name / "0a1b" / "index" / "k").mkdir(parents=True)
+        (tmp_path / "models" / name / "0a1b" / "index" / "k" / "features.npy").write_bytes(b"features")
+    assert clear_indexes(tmp_path, ["web", "absent"]) == [tmp_path / "models" / "web" / "0a1b" / "index"]
+    assert (tmp_path / "models" / "other" / "0a1b" / "index").is_dir()
