@@ -50,6 +50,14 @@ class Snapshot:
         """Outcomes of images, in shard order; none of snapshots that were written before there were any."""
         return tuple(self.folder / file["path"] for file in self.manifest["files"].get("images", []))
 
+    def follows(self) -> list[str]:
+        """Ids of the snapshots whose missing images were tried again on the way to this one, the first build's first.
+
+        Of a snapshot that was written before all of them were noted it is the last one alone.
+        """
+        last = self.manifest.get("retry_of")
+        return list(self.manifest.get("follows", [] if last is None else [last]))
+
     def entries(self) -> list[Mapping[str, Any]]:
         """The manifest's lines for all files of the snapshot but itself: shards of all kinds, then documents."""
         files: Mapping[str, Sequence[Mapping[str, Any]]] = self.manifest["files"]
@@ -191,13 +199,14 @@ def dataset_names(root: Path) -> list[str]:
 def find_snapshot(root: Path, dataset: str, build_key: str) -> Snapshot | None:
     """A committed snapshot of this build: where missing images were tried again there are several, and it is the last.
 
-    Each of those follows the one whose images it tried again; the settled ones grow, so that none comes back.
+    Each of those follows the ones whose images were tried again on the way to it, which may have been pruned; the
+    settled ones grow, so that none comes back.
 
     Raises:
         ConfigError: a manifest of the dataset is damaged.
     """
     same = [found for found in committed_snapshots(root, dataset) if found.manifest.get("build_key") == build_key]
-    followed = {found.manifest.get("retry_of") for found in same}
+    followed = {name for found in same for name in found.follows()}
     return next((found for found in same if found.snapshot not in followed), None)
 
 

@@ -104,7 +104,7 @@ class BuildOrder:
                 shards=done,
                 merged=merged,
                 tests=self.tests,
-                retry_of=self.retry.snapshot.snapshot if self.retry else None,
+                retry_of=self.retry.snapshot if self.retry else None,
             )
 
     def _seal_memories(self) -> None:

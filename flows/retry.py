@@ -18,7 +18,7 @@ class Retry:
     Args:
         snapshot: whose images are tried again.
         attempt: its number.
-        shards: what the snapshot knows, by shard number.
+        shards: what the snapshot knows, by shard number; nothing where all that is left to do is to end the attempt.
     """
 
     snapshot: Snapshot
@@ -35,7 +35,7 @@ class Retry:
 
 
 def open_retry(root: Path, dataset: str, snapshot: Snapshot | None) -> Retry | None:
-    """The attempt that is to be made or gone on with; None where nothing has been built yet.
+    """The attempt that is to be made, gone on with or ended; None where nothing has been built yet.
 
     Args:
         snapshot: of the build that is asked for, None if there is none.
@@ -50,7 +50,11 @@ def open_retry(root: Path, dataset: str, snapshot: Snapshot | None) -> Retry | N
                 "versions: give the same ones, or build without it, which asks for all images"
             )
         return None
-    attempt = int(_state(root, dataset).get("attempts", 0))
+    state = _state(root, dataset)
+    attempt = int(state.get("attempts", 0))
+    tried = state.get("snapshot")
+    if tried is not None and snapshot.manifest.get("retry_of") == tried:
+        return Retry(snapshot=snapshot, attempt=attempt, shards={})  # it was killed between its snapshot and its end
     found = Retry(snapshot=snapshot, attempt=attempt, shards=known_shards(snapshot, attempt=attempt))
     write_checksummed(_path(root, dataset), {"attempts": attempt, "snapshot": snapshot.snapshot})
     return found

@@ -55,7 +55,7 @@ def publish(
     shards: Sequence[FinishedShard],
     merged: Commit | None = None,
     tests: Sequence[TestContents] = (),
-    retry_of: str | None = None,
+    retry_of: Snapshot | None = None,
 ) -> Snapshot:
     """Write a snapshot's files, check the conservation laws on them, and commit it.
 
@@ -91,7 +91,8 @@ def publish(
         "dataset": recipe.name,
         "snapshot": snapshot_id,
         "build_key": inputs.build_key,
-        "retry_of": retry_of,
+        "retry_of": retry_of.snapshot if retry_of else None,
+        "follows": [*retry_of.follows(), retry_of.snapshot] if retry_of else [],
         "tombstones": {"digest": inputs.tombstones.digest},
         "settings": what_settings(recipe),
         "target_lang": recipe.target_language,

@@ -63,7 +63,8 @@ class _Handler(BaseHTTPRequestHandler):
     server: Host
 
     def do_GET(self) -> None:
-        self.server.asked.append(f"{self.headers['Host'].partition(':')[0]}{self.path}")
+        asked = f"{self.headers['Host'].partition(':')[0]}{self.path}"
+        self.server.asked.append(asked)
         if self.path.startswith("/to/"):
             self.send_response(302)
             self.send_header("Location", self.server.url(FORGOTTEN, self.path.removeprefix("/to")))
@@ -72,7 +73,7 @@ class _Handler(BaseHTTPRequestHandler):
             return
         number, _, lighter = self.path.partition("?")[0].strip("/").removesuffix(".jpg").partition("-lighter-")
         body = picture(int(number), int(lighter or 0)) if number.isdigit() else b"no"
-        busy = self.server.asked[-1] in self.server.is_busy
+        busy = asked in self.server.is_busy
         body = b"busy" if busy else body
         self.send_response(503 if busy else 200 if number.isdigit() else 404)
         self.send_header("Content-Length", str(len(body)))
@@ -128,6 +129,8 @@ def recipe_file(host: Host, tmp_path_factory: pytest.TempPathFactory) -> Path:
         [build]
         shard_size = 5
         keep_work = true
+        workers = 1
+        fetch_workers = 1
         [fetch]
         allow_loopback = true
         retries = 0
@@ -136,6 +139,8 @@ def recipe_file(host: Host, tmp_path_factory: pytest.TempPathFactory) -> Path:
         keep_original = true
         [duplicates]
         merge_captions = true
+        [repeats]
+        near_captions = false
         [split]
         val = 0.0
         """,

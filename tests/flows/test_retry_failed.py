@@ -262,6 +262,42 @@ def test_a_killed_attempt_goes_on_and_asks_nothing_twice(
     }
 
 
+@pytest.mark.parametrize("name", ["snapshot.after_manifest", "catalog.after_folder_fsync", "used.after_unlink"])
+def test_an_attempt_that_is_killed_when_its_snapshot_is_there_is_ended_not_made_again(
+    name: str, host: Host, build: Build, tmp_path: Path, command: list[str]
+) -> None:
+    host.trouble = {"/1.jpg": 503, "/4.jpg": 503}
+    first = build()
+    host.trouble = {"/4.jpg": 503}
+    environment = {**os.environ, "VERNACLIP_FAILPOINTS": f"{name}=kill"}
+    killed = subprocess.run([*command, "--retry-failed"], check=False, capture_output=True, env=environment)
+    assert killed.returncode == -signal.SIGKILL
+    host.hits.clear()
+    again = build(retry_failed=True)
+    assert not host.hits
+    assert again.snapshot.manifest["retry_of"] == first.snapshot.snapshot
+    assert left_in_work(tmp_path / "catalog") == []
+    build(retry_failed=True)
+    assert dict(host.hits) == {"/4.jpg": 1}
+
+
+def test_what_a_killed_build_left_goes_when_an_attempt_follows_it(
+    host: Host, build: Build, tmp_path: Path, command: list[str]
+) -> None:
+    host.trouble = {"/1.jpg": 503}
+    environment = {**os.environ, "VERNACLIP_FAILPOINTS": "snapshot.after_pointer=kill"}
+    assert subprocess.run(command, check=False, capture_output=True, env=environment).returncode == -signal.SIGKILL
+    assert left_in_work(tmp_path / "catalog")
+    host.trouble = {}
+    build(retry_failed=True)
+    assert left_in_work(tmp_path / "catalog") == []
+
+
+def left_in_work(root: Path) -> list[Path]:
+    """Step outputs, and the lists of them."""
+    return [*(root / "work").glob("*/*/commit.json"), *(root / "work").glob("used-*")]
+
+
 def test_times_and_numbers_of_tries_may_change_before_a_retry_and_nothing_else(host: Host, build: Build) -> None:
     host.trouble = {"/1.jpg": 503}
     build()

@@ -18,7 +18,15 @@ from data_catalog.catalog import query, rebuild
 from data_catalog.checksummed import write_checksummed
 from data_catalog.errors import ConfigError
 from data_catalog.lock import writer_lock
-from data_catalog.manifest import Snapshot, commit_snapshot, file_entry, point_to, require_snapshot, snapshot_names
+from data_catalog.manifest import (
+    Snapshot,
+    commit_snapshot,
+    file_entry,
+    find_snapshot,
+    point_to,
+    require_snapshot,
+    snapshot_names,
+)
 from data_catalog.pruning import remove_snapshot
 from data_catalog.row_comparison import Change
 from data_catalog.snapshot_diff import diff_snapshots
@@ -280,6 +288,19 @@ def test_an_attempt_at_missing_images_needs_its_snapshot_until_it_ends(root: Pat
     again = open_retry(root, "scenes", snapshot)
     assert again is not None
     assert again.attempt == retry.attempt + 1
+
+
+def test_after_pruning_a_build_finds_the_last_of_its_snapshots(root: Path) -> None:
+    """Of three, each with more images than the one before, the middle one goes, since a model needs the first."""
+    first = require_snapshot(root, "scenes")
+    second = publish(root, "ffff56789ab0", retry_of=first.snapshot, follows=[first.snapshot])
+    publish(root, "ffff56789ab1", retry_of=second.snapshot, follows=[first.snapshot, second.snapshot])
+    write_checksummed(root / "models" / "scenes" / "current.json", {"model": "x", "snapshot": first.snapshot})
+    assert main(["prune", "--root", str(root)]) == 0
+    assert snapshot_names(root, "scenes") == [first.snapshot, "ffff56789ab1"]
+    found = find_snapshot(root, "scenes", first.manifest["build_key"])
+    assert found is not None
+    assert found.snapshot == "ffff56789ab1"
 
 
 def test_prune_frees_what_it_says(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
