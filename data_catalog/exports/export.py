@@ -33,7 +33,7 @@ logger = logging.getLogger(__name__)
 HUGGINGFACE, WEBDATASET, URLS = "huggingface", "webdataset", "urls"
 FORMATS = (HUGGINGFACE, WEBDATASET, URLS)
 RECORD_FILE = "export.json"
-VERSION = 1  # raise it when the files for one and the same snapshot and config change
+VERSION = 2  # raise it when the files for one and the same snapshot and config change
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -58,9 +58,13 @@ _URLS = {
     "www.usa.gov/copyright.shtml": _PUBLIC_DOMAIN,
     **{f"creativecommons.org/licenses/{kind}": licence for kind, licence in _CREATIVE_COMMONS.items()},
 }
+# Two letters behind a version are the country that it was adapted to, unless they are a term out of its place.
+_COUNTRY = r"(?!nc|nd|sa)[a-z]{2}"
 _WITH_URL = re.compile(r"(?P<name>[^()]+)\((?P<url>https?://[^()\s]+)\)")
-_URL = re.compile(r"https?://(?P<place>[^?#\s]+?)(/[1-4]\.[05])?(/[a-z]{2,3})?(/(deed|legalcode)(\.[a-z_]{2,5})?)?/?")
-_VERSION = re.compile(r"\s+(v\s?)?[1-4](\.[0-9])?(\s+(unported|generic|international|universal|[a-z]{2}))?$")
+_URL = re.compile(
+    rf"https?://(?P<place>[^?#\s]+?)(/[1-4]\.[05](/igo|/{_COUNTRY})?)?(/(deed|legalcode)(\.[a-z_]{{2,5}})?)?/?"
+)
+_VERSION = re.compile(rf"\s+(v\s?)?[1-4](\.[0-9])?(\s+(unported|generic|international|universal|{_COUNTRY}))?$")
 _WORDS = {
     "attribution": "by",
     "sharealike": "sa",
