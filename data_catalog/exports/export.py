@@ -5,16 +5,13 @@ sha256 of every file.
 """
 
 import datetime
-import logging
-import shutil
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from data_catalog.checksummed import read_checksummed, write_checksummed
-from data_catalog.disk_errors import disk_errors
+from data_catalog.checksummed import write_checksummed
 from data_catalog.errors import ConfigError
 from data_catalog.exports.attribution import AttributionWriter
 from data_catalog.exports.counts import COUNTED_COLUMNS, PairCounts
@@ -22,17 +19,15 @@ from data_catalog.exports.folder_documents import write_folder_documents
 from data_catalog.exports.front_matter import DataConfig, SplitFiles
 from data_catalog.exports.judged import JudgedShard, judged_shards
 from data_catalog.exports.links import LINKS, LinkWriter
+from data_catalog.exports.place import RECORD_FILE, is_whole, place_of, record_of, replacing, require_nothing_of_others
 from data_catalog.exports.rights import LICENSED, NONE, POLICIES, policy_of
 from data_catalog.exports.sinks import CAPTIONS, FIRST, NoPixels, ParquetSink, Sink, TarSink
 from data_catalog.manifest import MARKED, SPLITS, Snapshot
 from data_catalog.progress import Progress
-from data_catalog.shards import TEMPORARY_PREFIX, make_folder, sha256_of, sync
-
-logger = logging.getLogger(__name__)
+from data_catalog.shards import sha256_of
 
 HUGGINGFACE, WEBDATASET, URLS = "huggingface", "webdataset", "urls"
 FORMATS = (HUGGINGFACE, WEBDATASET, URLS)
-RECORD_FILE = "export.json"
 VERSION = 2  # raise it when the files for one and the same snapshot and config change
 
 
@@ -118,20 +113,21 @@ def export_snapshot(snapshot: Snapshot, config: ExportConfig, folder: Path) -> E
     """Write an export of a snapshot to `folder`, or find that it is there; call it with the writer's lock held.
 
     Raises:
-        ConfigError: the folder holds something else or is the current one, a source that is allowed is none of the
-            snapshot's, or the disk is full.
+        ConfigError: the folder cannot be one of ours or holds what somebody else put there, a source that is allowed is
+            none of the snapshot's, or the disk is full.
         PipelineError: a shard is not what was written.
     """
     _check_allowed(snapshot, config)
-    place = folder.resolve()
-    if place == Path.cwd():
-        raise ConfigError("an export replaces its folder, and cannot go into the current one: name another with --out")
-    wanted, found = _identity(snapshot, config), _record(place)
-    if found is not None and _is_whole(place, found) and all(found.get(name) == wanted[name] for name in wanted):
-        return _report(folder, found["counts"], up_to_date=True)
-    with disk_errors(place):
-        counts = _write(snapshot, config, place, wanted)
-    return _report(folder, counts, up_to_date=False)
+    place = place_of(folder, root=snapshot.folder.parents[2])
+    wanted, found = _identity(snapshot, config), record_of(place)
+    if found is not None:
+        if is_whole(place, found) and all(found.get(name) == wanted[name] for name in wanted):
+            return _report(folder, found["counts"], up_to_date=True)
+        require_nothing_of_others(place, found)
+    with replacing(place) as temporary:
+        filled = _fill(snapshot, config, temporary)
+        write_checksummed(temporary / RECORD_FILE, {**wanted, **filled})
+    return _report(folder, filled["counts"], up_to_date=False)
 
 
 def _check_allowed(snapshot: Snapshot, config: ExportConfig) -> None:
@@ -139,22 +135,6 @@ def _check_allowed(snapshot: Snapshot, config: ExportConfig) -> None:
     if unknown:
         names = ", ".join(sorted(snapshot.manifest["sources"]))
         raise ConfigError(f"{snapshot.dataset} has no source {', '.join(unknown)}: its sources are {names}")
-
-
-def _write(snapshot: Snapshot, config: ExportConfig, place: Path, identity: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Write an export beside its place and swap it in; returns its counts."""
-    temporary, old = (place.with_name(f"{TEMPORARY_PREFIX}{kind}-{place.name}") for kind in ("new", "old"))
-    for leftover in (temporary, old):
-        shutil.rmtree(leftover, ignore_errors=True)
-    make_folder(temporary)
-    try:
-        found = _fill(snapshot, config, temporary)
-        write_checksummed(temporary / RECORD_FILE, {**identity, **found})
-        _swap_in(temporary, place, old)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)  # of one that failed: it may be what fills the disk
-    counts: Mapping[str, Any] = found["counts"]
-    return counts
 
 
 def _identity(snapshot: Snapshot, config: ExportConfig) -> dict[str, Any]:
@@ -168,25 +148,6 @@ def _identity(snapshot: Snapshot, config: ExportConfig) -> dict[str, Any]:
         "settings": settings,
         "version": VERSION,
     }
-
-
-def _record(folder: Path) -> dict[str, Any] | None:
-    """The record of an export that is there, or None where there is none.
-
-    Raises:
-        ConfigError: the folder holds something else.
-    """
-    if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
-        return None
-    if not (folder / RECORD_FILE).is_file():
-        raise ConfigError(f"{folder} is there and is no export of ours: name another place with --out")
-    return read_checksummed(folder / RECORD_FILE, remedy=f"remove {folder} and export again")
-
-
-def _is_whole(folder: Path, record: Mapping[str, Any]) -> bool:
-    """Whether all files are there in full; their content is `vernaclip verify`'s business."""
-    sizes: Mapping[str, int] = record.get("bytes", {})
-    return all((folder / name).is_file() and (folder / name).stat().st_size == size for name, size in sizes.items())
 
 
 def _fill(snapshot: Snapshot, config: ExportConfig, folder: Path) -> dict[str, Any]:
@@ -257,21 +218,6 @@ def _report(folder: Path, counts: Mapping[str, Any], *, up_to_date: bool) -> Exp
         unlisted=counts["unlisted"],
         marked=counts["marked"],
     )
-
-
-def _swap_in(temporary: Path, folder: Path, old: Path) -> None:
-    """Put a filled folder in the place of the old one, once all of it is on the disk.
-
-    Killed between the two renames it leaves no export, and the next call makes it again.
-    """
-    for path in sorted(temporary.rglob("*"), reverse=True):
-        sync(path)
-    sync(temporary)
-    if folder.exists():
-        folder.rename(old)
-    temporary.rename(folder)
-    sync(folder.parent)
-    shutil.rmtree(old, ignore_errors=True)
 
 
 def _is_date(text: str) -> bool:

@@ -10,6 +10,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from data_catalog.exports.place import RECORD_FILE, RECORD_KEYS, WITHOUT_EXPORTS
 from data_catalog.manifest import read_snapshot
 from data_catalog.pruning import freed_bytes
 from data_catalog.recorded_files import take_record_away, write_recorded
@@ -21,11 +22,6 @@ from data_catalog.work import COMMIT_FILE
 logger = logging.getLogger(__name__)
 
 EXPORTS, SEARCHES = "exports", "searches"
-EXPORT_FILE = "export.json"
-# What every record of an export has; other people's files may be called so.
-_EXPORT_KEYS = frozenset({"dataset", "snapshot", "format", "files"})
-# Below a root these hold no exports; all else may, since `vernaclip export --out` goes anywhere.
-_WITHOUT_EXPORTS = frozenset({"datasets", "models", "work"})
 # What a killed export, or a killed removal of one, leaves.
 _KILLED = tuple(f"{TEMPORARY_PREFIX}{kind}-" for kind in ("new", "old", "removed"))
 # Beside the snapshots: how each image was fetched, a file a shard.
@@ -81,8 +77,8 @@ def clear_exports(root: Path) -> list[Path]:
 def _exports(root: Path) -> Iterator[Path]:
     for place, folders, files in os.walk(root):
         folder = Path(place)
-        folders[:] = sorted(set(folders) - (_WITHOUT_EXPORTS if folder == root else set()))
-        if EXPORT_FILE in files or _is_default_place(root, folder) or folder.name.startswith(_KILLED):
+        folders[:] = sorted(set(folders) - (WITHOUT_EXPORTS if folder == root else set()))
+        if RECORD_FILE in files or _is_default_place(root, folder) or folder.name.startswith(_KILLED):
             folders.clear()
             yield folder
 
@@ -95,10 +91,10 @@ def _stays(root: Path, folder: Path) -> bool:
     if folder.name.startswith(_KILLED):
         return False
     try:
-        record = read_json(folder / EXPORT_FILE)
+        record = read_json(folder / RECORD_FILE)
     except (OSError, ValueError):
         record = None
-    if not isinstance(record, dict) or not record.keys() >= _EXPORT_KEYS:
+    if not isinstance(record, dict) or not record.keys() >= RECORD_KEYS:
         return not _is_default_place(root, folder)
     return read_snapshot(root, str(record["dataset"]), str(record["snapshot"])) is not None
 

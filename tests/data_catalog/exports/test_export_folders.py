@@ -120,32 +120,6 @@ def test_nothing_is_done_twice_until_something_changes(make_snapshot: Make, tmp_
     assert not list(tmp_path.glob(".tmp-*"))
 
 
-def test_a_folder_of_somebody_elses_is_never_replaced(snapshot: Snapshot, tmp_path: Path) -> None:
-    (tmp_path / "out").mkdir()
-    (tmp_path / "out/thesis.tex").write_text("years of work")
-    with pytest.raises(ConfigError, match="is there and is no export of ours: name another place with --out"):
-        export_snapshot(snapshot, ExportConfig(format="urls"), tmp_path / "out")
-    (tmp_path / "file").write_text("a file")
-    with pytest.raises(ConfigError, match="is there and is no export of ours"):
-        export_snapshot(snapshot, ExportConfig(format="urls"), tmp_path / "file")
-    assert (tmp_path / "out/thesis.tex").read_text() == "years of work"
-
-
-def test_where_an_export_goes_may_be_said_in_any_way(
-    snapshot: Snapshot, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    (tmp_path / "here").mkdir()
-    monkeypatch.chdir(tmp_path / "here")
-    (tmp_path / "link").symlink_to(tmp_path / "there")
-    for name in ("../link", "a/b/../c"):
-        export_snapshot(snapshot, ExportConfig(format="urls"), Path(name))
-    for name in ("there", "here/a/c"):
-        assert (tmp_path / name / "export.json").is_file()
-    assert (tmp_path / "link").is_symlink()
-    with pytest.raises(ConfigError, match="cannot go into the current one: name another with --out"):
-        export_snapshot(snapshot, ExportConfig(format="urls"), Path())
-
-
 def test_a_damaged_shard_is_not_passed_on_and_the_old_export_stays(snapshot: Snapshot, tmp_path: Path) -> None:
     out = tmp_path / "out"
     export_snapshot(snapshot, ExportConfig(format="webdataset"), out)
@@ -157,17 +131,6 @@ def test_a_damaged_shard_is_not_passed_on_and_the_old_export_stays(snapshot: Sna
     with pytest.raises(PipelineError, match=r"is not what was written.*nothing is exported"):
         export_snapshot(snapshot, ExportConfig(format="webdataset", samples_per_shard=2), out)
     assert tree(out) == before
-
-
-def test_leftovers_of_a_killed_export_are_removed(snapshot: Snapshot, tmp_path: Path) -> None:
-    out = tmp_path / "out"
-    export_snapshot(snapshot, ExportConfig(format="webdataset"), out)
-    for name in (".tmp-new-out", ".tmp-old-out"):
-        (tmp_path / name).mkdir()
-        (tmp_path / name / "train-000009.tar").write_bytes(b"half")
-    export_snapshot(snapshot, ExportConfig(format="webdataset", samples_per_shard=2), out)
-    assert not list(tmp_path.glob(".tmp-*"))
-    assert not (out / "train-000009.tar").exists()
 
 
 def test_wrong_wishes_are_told(snapshot: Snapshot, tmp_path: Path) -> None:

@@ -1,0 +1,140 @@
+"""Where an export goes: a folder that it may replace, and that readers find whole, the old one or the new one."""
+
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from data_catalog.checksummed import read_checksummed
+from data_catalog.disk_errors import disk_errors, raise_if_disk_fails
+from data_catalog.errors import ConfigError
+from data_catalog.exports.attribution import TEXT_FILE
+from data_catalog.exports.croissant import FILE as CROISSANT_FILE
+from data_catalog.exports.folder_documents import CARD_FILE
+from data_catalog.shards import TEMPORARY_PREFIX, make_folder, sha256_of, sync
+
+RECORD_FILE = "export.json"
+# What every record of an export has; other people's files may be called so.
+RECORD_KEYS = frozenset({"dataset", "snapshot", "format", "files"})
+# Folders of a root that hold no exports: what builds and training make is kept in order there.
+WITHOUT_EXPORTS = frozenset({"datasets", "models", "work"})
+# What people add to before they publish.
+_EDITED = (CARD_FILE, CROISSANT_FILE, TEXT_FILE)
+_ELSEWHERE = "name another place with --out"
+
+
+def place_of(folder: Path, root: Path) -> Path:
+    """The folder as the disk has it, whole if a killed export had moved it away.
+
+    Raises:
+        ConfigError: no folder there can be replaced, or it is one of a root's own.
+    """
+    place = folder.resolve()
+    if Path.cwd().is_relative_to(place):
+        raise ConfigError(f"an export replaces its folder, and cannot go into the current one: {_ELSEWHERE}")
+    if place.is_mount():
+        raise ConfigError(f"{folder} is where a disk is mounted, which nothing can replace: name a folder in it")
+    for name in sorted(WITHOUT_EXPORTS):
+        if place.is_relative_to((root / name).resolve()):
+            raise ConfigError(f"{folder} lies in {root / name}, which is not for exports: {_ELSEWHERE}")
+    _mend(place)
+    return place
+
+
+def _mend(place: Path) -> None:
+    """Put back what an export that was killed had moved out of the way, and remove what else it left."""
+    temporary, old = _beside(place)
+    if old.is_dir() and not place.exists():
+        old.rename(place)
+    for leftover in (temporary, old):
+        if leftover.exists():
+            shutil.rmtree(leftover)
+
+
+def _beside(place: Path) -> tuple[Path, Path]:
+    """Where a new export is filled, and where the old one is while the new one takes its place."""
+    return place.with_name(f"{TEMPORARY_PREFIX}new-{place.name}"), place.with_name(
+        f"{TEMPORARY_PREFIX}old-{place.name}"
+    )
+
+
+def record_of(place: Path) -> dict[str, Any] | None:
+    """The record of an export that is there, or None where there is none.
+
+    Raises:
+        ConfigError: the folder holds something else.
+    """
+    if not place.exists() or (place.is_dir() and not any(place.iterdir())):
+        return None
+    path = place / RECORD_FILE
+    record = None
+    if path.is_file():
+        remedy = f"if {place} is an export, remove it and export again; if not, {_ELSEWHERE}"
+        record = read_checksummed(path, remedy=remedy)
+    if record is None or not record.keys() >= RECORD_KEYS:
+        raise ConfigError(f"{place} is there and is no export of ours: {_ELSEWHERE}")
+    return record
+
+
+def is_whole(place: Path, record: Mapping[str, Any]) -> bool:
+    """Whether all files are there in full; their content is `vernaclip verify`'s business."""
+    sizes: Mapping[str, int] = record.get("bytes", {})
+    return all((place / name).is_file() and (place / name).stat().st_size == size for name, size in sizes.items())
+
+
+def require_nothing_of_others(place: Path, record: Mapping[str, Any]) -> None:
+    """Refuse to replace an export to which somebody added a file or in which somebody edited a document.
+
+    Raises:
+        ConfigError: there is such a file; it is named.
+    """
+    files: Mapping[str, str] = record["files"]
+    for path in _files(place):
+        name = path.relative_to(place).as_posix()
+        is_ours = name in files or name == RECORD_FILE
+        if not is_ours or (name in _EDITED and sha256_of(path) != files[name]):
+            raise ConfigError(
+                f"{path} was added or edited by somebody, and would go with the export that it is in: move it away, or "
+                f"{_ELSEWHERE}"
+            )
+
+
+def _files(folder: Path) -> Iterator[Path]:
+    """Whatever is in a folder and is no folder, symbolic links to folders included."""
+    return (path for path in sorted(folder.rglob("*")) if path.is_symlink() or not path.is_dir())
+
+
+@contextmanager
+def replacing(place: Path) -> Iterator[Path]:
+    """A new folder to fill, which then is put in its place, once all of it is on the disk.
+
+    Killed between the two renames it leaves no export; `place_of` puts the old one back.
+
+    Raises:
+        ConfigError: nothing can be written there, or the disk is full.
+        PipelineError: the disk fails.
+    """
+    temporary, old = _beside(place)
+    with disk_errors(place):
+        _make(temporary)
+        try:
+            yield temporary
+            for path in sorted(temporary.rglob("*"), reverse=True):
+                sync(path)
+            sync(temporary)
+            if place.exists():
+                place.rename(old)
+            temporary.rename(place)
+            sync(place.parent)
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)  # of one that failed: it may be what fills the disk
+        shutil.rmtree(old, ignore_errors=True)
+
+
+def _make(folder: Path) -> None:
+    try:
+        make_folder(folder)
+    except OSError as error:
+        raise_if_disk_fails(error, folder)
+        raise ConfigError(f"{folder.parent} cannot be a folder to write to: {error.strerror}") from error

@@ -1,0 +1,129 @@
+"""Where exports go: what they may replace, what they leave alone, and what a killed one left."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from data_catalog.errors import ConfigError, PipelineError
+from data_catalog.exports.export import ExportConfig, export_snapshot
+from data_catalog.manifest import Snapshot
+from data_catalog.shards import sha256_of
+
+URLS = ExportConfig(format="urls")
+NO_EXPORT = "is there and is no export of ours: name another place with --out"
+
+
+@pytest.fixture
+def export(snapshot: Snapshot, tmp_path: Path) -> Path:
+    """A list of URLs in `tmp_path / "out"`."""
+    export_snapshot(snapshot, URLS, tmp_path / "out")
+    return tmp_path / "out"
+
+
+def test_a_folder_of_somebody_elses_is_never_replaced(snapshot: Snapshot, tmp_path: Path) -> None:
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out/thesis.tex").write_text("years of work")
+    with pytest.raises(ConfigError, match=NO_EXPORT):
+        export_snapshot(snapshot, ExportConfig(format="urls"), tmp_path / "out")
+    (tmp_path / "file").write_text("a file")
+    with pytest.raises(ConfigError, match="is there and is no export of ours"):
+        export_snapshot(snapshot, ExportConfig(format="urls"), tmp_path / "file")
+    assert (tmp_path / "out/thesis.tex").read_text() == "years of work"
+
+
+@pytest.mark.parametrize("text", ["{}", '{"files": {}, "format": "x"}', '{"hits": [], "dataset": "mine"}'])
+def test_nor_is_one_that_has_a_file_of_the_records_name(snapshot: Snapshot, tmp_path: Path, text: str) -> None:
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out/export.json").write_text(text)
+    (tmp_path / "out/thesis.tex").write_text("years of work")
+    with pytest.raises(ConfigError, match=NO_EXPORT):
+        export_snapshot(snapshot, URLS, tmp_path / "out")
+    (tmp_path / "out/export.json").write_text("[]")
+    with pytest.raises(ConfigError, match=r"if .*out is an export, remove it and export again; if not, name another"):
+        export_snapshot(snapshot, URLS, tmp_path / "out")
+    assert (tmp_path / "out/thesis.tex").read_text() == "years of work"
+
+
+@pytest.mark.parametrize("name", [".git/HEAD", "links/train/notes.txt", "README.md", "croissant.json"])
+def test_what_somebody_added_or_edited_is_never_replaced(export: Path, snapshot: Snapshot, name: str) -> None:
+    assert export_snapshot(snapshot, URLS, export).up_to_date
+    path = export / name
+    path.parent.mkdir(exist_ok=True)
+    path.write_text("write to me@example.org")
+    with pytest.raises(ConfigError, match=f"{path} was added or edited by somebody.*: move it away, or name another"):
+        export_snapshot(snapshot, ExportConfig(format="huggingface"), export)
+    assert path.read_text() == "write to me@example.org"
+    path.unlink()
+    if not path.parent.samefile(export):
+        assert not export_snapshot(snapshot, ExportConfig(format="huggingface"), export).up_to_date
+
+
+@pytest.mark.parametrize("place", ["datasets/cani/mine", "datasets", "models/cani", "work/x", "link/x"])
+def test_none_goes_where_a_root_keeps_its_own(snapshot: Snapshot, tmp_path: Path, place: str) -> None:
+    root = tmp_path / "catalog"
+    (root / "link").symlink_to(root / "datasets")
+    with pytest.raises(ConfigError, match="which is not for exports: name another place with --out"):
+        export_snapshot(snapshot, URLS, root / place)
+    assert not (root / place / "README.md").exists()
+    assert not export_snapshot(snapshot, URLS, root / "mine").up_to_date
+
+
+def test_none_goes_where_nothing_can_be_replaced_or_written(
+    snapshot: Snapshot, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(ConfigError, match="/proc is where a disk is mounted, which nothing can replace"):
+        export_snapshot(snapshot, URLS, Path("/proc"))
+    (tmp_path / "file").write_text("a file")
+    with pytest.raises(ConfigError, match=f"{tmp_path}/file cannot be a folder to write to: "):
+        export_snapshot(snapshot, URLS, tmp_path / "file" / "out")
+    export_snapshot(snapshot, URLS, tmp_path / "out")
+    monkeypatch.chdir(tmp_path / "out/links")
+    with pytest.raises(ConfigError, match="cannot go into the current one"):
+        export_snapshot(snapshot, ExportConfig(format="urls", published="2026-01-31"), tmp_path / "out")
+
+
+def test_where_an_export_goes_may_be_said_in_any_way(
+    snapshot: Snapshot, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    (tmp_path / "link").symlink_to(tmp_path / "there")
+    for name in ("../link", "a/b/../c"):
+        export_snapshot(snapshot, ExportConfig(format="urls"), Path(name))
+    for name in ("there", "here/a/c"):
+        assert (tmp_path / name / "export.json").is_file()
+    assert (tmp_path / "link").is_symlink()
+    with pytest.raises(ConfigError, match="cannot go into the current one: name another place with --out"):
+        export_snapshot(snapshot, ExportConfig(format="urls"), Path())
+
+
+def test_leftovers_of_a_killed_export_are_removed(snapshot: Snapshot, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    export_snapshot(snapshot, ExportConfig(format="webdataset"), out)
+    for name in (".tmp-new-out", ".tmp-old-out"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "train-000009.tar").write_bytes(b"half")
+    export_snapshot(snapshot, ExportConfig(format="webdataset", samples_per_shard=2), out)
+    assert not list(tmp_path.glob(".tmp-*"))
+    assert not (out / "train-000009.tar").exists()
+
+
+def test_an_export_that_a_killed_one_had_moved_away_is_there_again(export: Path, snapshot: Snapshot) -> None:
+    record = json.loads((export / "export.json").read_text())
+    export.rename(export.with_name(".tmp-old-out"))  # killed between the two renames
+    export.with_name(".tmp-new-out").mkdir()
+    shard = snapshot.pair_files("train")[0]
+    content = shard.read_bytes()
+    shard.write_bytes(content[:-1])
+    with pytest.raises(PipelineError, match="nothing is exported"):
+        export_snapshot(snapshot, ExportConfig(format="webdataset"), export)
+    assert {name: sha256_of(export / name) for name in record["files"]} == record["files"]
+    assert export_snapshot(snapshot, URLS, export).up_to_date
+    assert not list(export.parent.glob(".tmp-*"))
+
+
+def test_leftovers_go_though_nothing_else_is_to_be_done(export: Path, snapshot: Snapshot) -> None:
+    export.with_name(".tmp-new-out").mkdir()
+    assert export_snapshot(snapshot, URLS, export).up_to_date
+    assert not list(export.parent.glob(".tmp-*"))
