@@ -125,14 +125,27 @@ def answer(
             _lock_down(connection, root)
             refuse_all_but_one_question(connection, sql)
             reader = connection.sql(sql, params=parameters).to_arrow_reader(_ROWS_PER_BATCH)
-            yield reader.schema, iter(reader)
+            yield reader.schema, _batches(reader)
     except duckdb.IOException as error:
         raise ConfigError(
-            f"DuckDB cannot read the catalog ({error}): if the root has moved, "
+            f"DuckDB cannot read the catalog ({error}): if it is damaged or the root has moved, "
             f"`vernaclip catalog --rebuild --root {root}` mends it"
         ) from error
     except duckdb.Error as error:
         raise ConfigError(f"DuckDB refuses the query: {error}") from error
+
+
+def _batches(reader: pa.RecordBatchReader) -> Iterator[pa.RecordBatch]:
+    """Batches as they come: DuckDB's errors on the way are Arrow's by then."""
+    batches = iter(reader)
+    while True:
+        try:
+            batch = next(batches, None)
+        except (OSError, pa.ArrowException) as error:
+            raise ConfigError(f"DuckDB cannot finish the query: {error}") from error
+        if batch is None:
+            return
+        yield batch
 
 
 def _open(path: Path, scratch: str) -> Any:
@@ -166,6 +179,10 @@ def refuse_all_but_one_question(connection: Any, sql: str) -> None:
     """
     import duckdb
 
+    try:
+        sql.encode()
+    except UnicodeEncodeError as error:
+        raise ConfigError("DuckDB refuses the query: it is not UTF-8") from error
     statements = connection.extract_statements(sql)
     if len(statements) != 1:
         raise ConfigError(f"DuckDB refuses the query: one question at a time, these are {len(statements)}")
@@ -175,5 +192,7 @@ def refuse_all_but_one_question(connection: Any, sql: str) -> None:
         if explained is None:
             raise ConfigError("DuckDB refuses the query: EXPLAIN and EXPLAIN ANALYZE are let through without options")
         refuse_all_but_one_question(connection, statements[0].query[explained.end() :])  # ANALYZE carries it out
+    elif kind == duckdb.StatementType.MULTI:
+        raise ConfigError("DuckDB refuses the query: PIVOT needs its columns, as in PIVOT ... ON column IN (values)")
     elif kind != duckdb.StatementType.SELECT:
         raise ConfigError(f"DuckDB refuses the query: {kind.name} is not a question, SELECT is")

@@ -2,11 +2,13 @@
 
 import csv
 import json
+import math
 import sys
 from argparse import Namespace
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from itertools import islice
+from decimal import Decimal
+from itertools import count, islice
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -30,13 +32,29 @@ def sql(options: Namespace) -> None:
         raise ConfigError("a table is for the terminal: give --format csv, json or parquet with --out")
     if options.format == "parquet" and not options.out:
         raise ConfigError("Parquet is for a file: give --out FILE with it")
-    with answer(options.root, options.query) as (schema, batches):
+    if options.max_rows < 1:
+        raise ConfigError(f"--max-rows must be 1 or more, got {options.max_rows}")
+    if options.out and (options.out.is_symlink() or (options.out.exists() and not options.out.is_file())):
+        raise ConfigError(f"--out: {options.out} is no file of its own, so no answer can take its place")
+    with answer(options.root, options.query) as (found, rows):
+        names = distinct_names(found.names)
+        schema = pa.schema([field.with_name(name) for field, name in zip(found, names, strict=True)])
+        batches = (batch.rename_columns(names) for batch in rows)
         if options.format == "table":
             _print_table(batches, options.max_rows)
         elif options.format == "parquet":
             write_atomically(options.out, lambda path: _write_parquet(path, schema, batches))
         else:
             _write_text(options, schema, batches)
+
+
+def distinct_names(names: Sequence[str]) -> list[str]:
+    """Names of columns, of which no two are alike: a second `a` is `a_1`."""
+    found: dict[str, None] = {}
+    for name in names:
+        others = (f"{name}_{number}" for number in count(1))
+        found[name if name not in found else next(other for other in others if other not in found)] = None
+    return list(found)
 
 
 def _print_table(batches: Batches, max_rows: int) -> None:
@@ -87,8 +105,25 @@ def _write_json(file: TextIO, _: pa.Schema, batches: Batches, *, raw: bool) -> N
     with _told_encoding():
         for batch in batches:
             for row in batch.to_pylist():
-                line = json.dumps(plain_value(row), ensure_ascii=False, default=str)
+                line = json.dumps(_json_value(plain_value(row)), ensure_ascii=False, default=str)
                 file.write((line if raw else escaped_json(line)) + "\n")
+
+
+def _json_value(value: object) -> object:
+    """A value as JSON has it: sums, which DuckDB gives as decimals, are numbers; what is no number is null."""
+    if isinstance(value, dict):
+        return {name: _json_value(item) for name, item in value.items()}
+    if isinstance(value, list):
+        return [_json_value(item) for item in value]
+    if isinstance(value, Decimal):
+        value = _whole(value)
+        return float(value) if isinstance(value, Decimal) else value
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _whole(value: Decimal) -> int | Decimal:
+    """An integer where a type without decimals holds it, such as that of sums."""
+    return int(value) if value.as_tuple().exponent == 0 else value
 
 
 @contextmanager
@@ -105,6 +140,8 @@ def short_value(value: object) -> object:
     """A value as a table shows it: the number of bytes in place of them, long texts cut."""
     if isinstance(value, bytes):
         return f"<{len(value):,} bytes>"
+    if isinstance(value, Decimal):
+        return _whole(value)
     if isinstance(value, dict):
         value = {name: short_value(item) for name, item in value.items()}
     if isinstance(value, list | dict | str) and len(str(value)) > MAX_CELL:

@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -206,9 +207,58 @@ def test_a_failing_query_leaves_the_file_that_was_there(root: Path, tmp_path: Pa
     out.write_text("before", encoding="utf-8")
     failing = "SELECT CASE WHEN range = 20_000 THEN error('no more') END AS n FROM range(30_000)"
     assert main(["sql", failing, "--root", str(root), "--format", "csv", "--out", str(out)]) == 1
-    assert "no more" in capsys.readouterr().err
+    error = capsys.readouterr().err
+    assert "DuckDB cannot finish the query: " in error
+    assert "no more" in error
     assert out.read_text("utf-8") == "before"
     assert [path.name for path in tmp_path.iterdir()] == ["out.csv"]
+
+
+def test_columns_of_one_name_are_told_apart(root: Path, capsys: Capture, tmp_path: Path) -> None:
+    sql, names = "SELECT 1 AS a, 2 AS a, 3 AS a_1, 4 AS a", ["a", "a_1", "a_1_1", "a_2"]
+    assert answer(root, sql, capsys).split("\n")[0].split() == names
+    assert json.loads(answer(root, sql, capsys, "--format", "json")) == dict(zip(names, [1, 2, 3, 4], strict=True))
+    assert answer(root, sql, capsys, "--format", "csv").split() == [",".join(names), "1,2,3,4"]
+    answer(root, sql, capsys, "--format", "parquet", "--out", str(tmp_path / "x.parquet"))
+    assert pq.read_table(tmp_path / "x.parquet").to_pylist() == [dict(zip(names, [1, 2, 3, 4], strict=True))]
+
+
+def test_sums_are_numbers_in_every_form(root: Path, capsys: Capture) -> None:
+    sql = "SELECT sum(range) AS n, sum(range)::DECIMAL(20, 2) / 4 AS d, ['nan'::DOUBLE, 1] AS f FROM range(100_000)"
+    assert "4,999,950,000" in answer(root, sql, capsys)
+    line = answer(root, sql, capsys, "--format", "json")
+    assert json.loads(line, parse_constant=pytest.fail) == {"n": 4_999_950_000, "d": 1_249_987_500.0, "f": [None, 1.0]}
+    assert '"n": 4999950000,' in line
+
+
+def test_a_pivot_needs_its_columns(root: Path, capsys: Capture) -> None:
+    assert main(["sql", "PIVOT funnel ON step USING sum(dropped)", "--root", str(root)]) == 1
+    assert "ON column IN (values)" in capsys.readouterr().err
+    assert answer(root, "PIVOT funnel ON step IN ('clean') USING sum(dropped) GROUP BY source", capsys)
+
+
+def test_what_is_no_text_is_no_question(root: Path, capsys: Capture) -> None:
+    assert main(["sql", "SELECT '\udcff'", "--root", str(root)]) == 1
+    assert "DuckDB refuses the query: it is not UTF-8" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("out", ["folder", "link", "pipe"])
+def test_an_answer_takes_the_place_of_files_only(root: Path, out: str, tmp_path: Path, capsys: Capture) -> None:
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "own.csv").write_text("own", encoding="utf-8")
+    (tmp_path / "link").symlink_to(tmp_path / "own.csv")
+    os.mkfifo(tmp_path / "pipe")
+    before = sorted(tmp_path.iterdir())
+    assert main(["sql", "SELECT 1", "--root", str(root), "--format", "csv", "--out", str(tmp_path / out)]) == 1
+    assert "is no file of its own" in capsys.readouterr().err
+    assert sorted(tmp_path.iterdir()) == before
+    assert (tmp_path / "link").is_symlink()
+
+
+def test_a_table_has_a_row_at_least(root: Path, capsys: Capture) -> None:
+    for number in ("0", "-1"):
+        assert main(["sql", "SELECT 1", "--root", str(root), "--max-rows", number]) == 1
+        assert "--max-rows must be 1 or more" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(("form", "more"), [("table", ["--out", "x"]), ("parquet", [])])
