@@ -66,21 +66,27 @@ def clear_log(folder: Path, matcher: Matcher) -> int:
 def clear_exports(root: Path) -> list[Path]:
     """Remove exports of snapshots that are not there any more: nobody can tell what these held.
 
-    They are looked for in the whole root; where exports go by default those without a record go as well.
+    They are looked for in the whole root; where exports go by default those without a record go as well, and links are
+    followed.
     """
-    doomed = [folder for folder in _exports(root) if not _stays(root, folder)]
+    doomed = [folder for folder in _exports(root, root) if not _stays(root, folder)]
     for folder in doomed:
-        remove_folder(folder)
+        remove_folder(folder.resolve())
     return doomed
 
 
-def _exports(root: Path) -> Iterator[Path]:
-    for place, folders, files in os.walk(root):
+def _exports(root: Path, top: Path) -> Iterator[Path]:
+    """Folders of exports below `top`, on another disk too where `exports/` or a folder in it is a link to one."""
+    for place, folders, files in os.walk(top):
         folder = Path(place)
         folders[:] = sorted(set(folders) - (WITHOUT_EXPORTS if folder == root else set()))
         if RECORD_FILE in files or _is_default_place(root, folder) or folder.name.startswith(_KILLED):
             folders.clear()
             yield folder
+        for link in (folder / name for name in folders):
+            leads_out = link.is_symlink() and not link.resolve().is_relative_to(root.resolve())
+            if leads_out and link.is_relative_to(root / EXPORTS):
+                yield from _exports(root, link)
 
 
 def _is_default_place(root: Path, folder: Path) -> bool:

@@ -34,6 +34,24 @@ def test_exports_of_snapshots_that_are_gone_go_wherever_they_are(tmp_path: Path,
     assert clear_exports(tmp_path) == []
 
 
+@pytest.mark.parametrize("linked", ["exports", "exports/web", "exports/web/urls"])
+@pytest.mark.parametrize("record", [True, False])
+def test_exports_on_another_disk_go_as_well(tmp_path: Path, linked: str, *, record: bool) -> None:
+    root, disk = tmp_path / "root", tmp_path / "disk"
+    (root / linked).parent.mkdir(parents=True)
+    disk.mkdir()
+    (root / linked).symlink_to(disk)
+    folder = write_export(root / "exports/web/urls")
+    if not record:
+        (folder / "export.json").unlink()
+    write_export(tmp_path / "disk-of-others/exports/web/urls")
+    (root / "others").symlink_to(tmp_path / "disk-of-others")
+    assert clear_exports(root) == [folder]
+    assert not any(path.is_file() for path in disk.rglob("*"))
+    assert (tmp_path / "disk-of-others/exports/web/urls/export.json").is_file(), "no link is followed but ours"
+    assert clear_exports(root) == []
+
+
 @pytest.mark.parametrize("place", ["exports/web/urls", "share/.tmp-new-urls", ".tmp-removed-mine"])
 def test_what_a_killed_export_or_removal_left_goes(tmp_path: Path, place: str) -> None:
     (tmp_path / place).mkdir(parents=True)
