@@ -13,17 +13,17 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from data_catalog.checksummed import read_checksummed, write_checksummed
 from data_catalog.disk_errors import disk_errors
+from data_catalog.errors import ConfigError
 from data_catalog.failpoints import failpoint
 from data_catalog.shards import (
     TEMPORARY_PREFIX,
     digest,
     make_folder,
-    read_json,
     sha256_of,
     sweep_temporary,
     sync,
-    write_json,
 )
 
 logger = logging.getLogger(__name__)
@@ -94,13 +94,12 @@ class WorkStore:
             sweep_temporary([self.folder, *(entry for entry in self.folder.iterdir() if entry.is_dir())])
 
     def find(self, key: StepKey) -> Commit | None:
-        """The committed output of a step, or None."""
+        """The committed output of a step, or None; what is damaged is not there, and is made again."""
         folder = self.folder / key.step / key.key
-        record = folder / COMMIT_FILE
-        if not record.is_file():
+        content = _record(folder)
+        if content is None:
             return None
         self.used.add((key.step, key.key))
-        content = read_json(record)
         return Commit(folder=folder, files=content["files"], facts=content["facts"], reused=True)
 
     def run(self, key: StepKey, produce: Callable[[Path], Mapping[str, Any]]) -> Commit:
@@ -138,17 +137,22 @@ class WorkStore:
             sync(path)
             files[path.name] = sha256_of(path)
         failpoint("commit.after_fsync", temporary)
-        write_json(temporary / COMMIT_FILE, {"files": files, "facts": facts, "key": _readable(key)})
+        write_checksummed(temporary / COMMIT_FILE, {"files": files, "facts": facts, "key": _readable(key)})
         failpoint("commit.after_record", temporary)
         temporary.chmod(0o755)
         sync(temporary)
         failpoint("commit.after_folder_fsync", temporary)
+        folder = self.folder / key.step / key.key
         try:
-            temporary.rename(self.folder / key.step / key.key)
+            temporary.rename(folder)
         except OSError:
             # Two shards of equal content share a key; whoever comes second finds the work done.
             if self.find(key) is None:
-                raise
+                if not folder.is_dir():
+                    raise
+                doomed = _take_away(folder)  # it is damaged
+                temporary.rename(folder)
+                shutil.rmtree(doomed, ignore_errors=True)
         failpoint("commit.after_rename", temporary)
         sync(self.folder / key.step)
         failpoint("commit.after_parent_fsync", temporary)
@@ -156,19 +160,17 @@ class WorkStore:
     def note_used(self, name: str) -> None:
         """Keep the list of outputs that this run used, for `remove_used`, whichever run comes to call it."""
         failpoint("used.before_note", self._note(name))
-        write_json(self._note(name), sorted(self.used))
+        write_checksummed(self._note(name), {"used": sorted(self.used)})
         failpoint("used.after_note", self._note(name))
 
     def remove_used(self, name: str) -> None:
         """Delete the outputs that `note_used` listed under `name`: the snapshot that needed them is committed."""
         note = self._note(name)
         failpoint("used.before_remove", note)
-        for step, key in read_json(note) if note.is_file() else ():
+        for step, key in _noted(note):
             folder = self.folder / step / key
             if folder.is_dir():
-                # In one move, so that a kill leaves no record without its files; the next sweep does the rest.
-                doomed = folder.with_name(f"{TEMPORARY_PREFIX}removed-{key}")
-                folder.rename(doomed)
+                doomed = _take_away(folder)
                 failpoint("used.after_rename", note)
                 shutil.rmtree(doomed, ignore_errors=True)
                 failpoint("used.after_remove", note)
@@ -184,6 +186,49 @@ class WorkStore:
 
     def _note(self, name: str) -> Path:
         return self.folder / f"used-{name}.json"
+
+
+def _record(folder: Path) -> Mapping[str, Any] | None:
+    """What a step's folder says of itself; None where it is not there, or not as it was written."""
+    path = folder / COMMIT_FILE
+    if not path.is_file():
+        return None
+    again = "the step is done again"
+    try:
+        content = read_checksummed(path, remedy=again)
+    except ConfigError as error:
+        logger.warning("%s", error)
+        return None
+    if not {"files", "facts"} <= content.keys():
+        logger.warning("%s is damaged (it is no record of a step): %s", path, again)
+        return None
+    missing = [folder / name for name in content["files"] if not (folder / name).is_file()]
+    if missing:
+        logger.warning("%s is missing: %s", missing[0], again)
+        return None
+    return content
+
+
+def _noted(note: Path) -> list[tuple[str, str]]:
+    """What `note_used` listed; nothing where there is no list, or where it is damaged."""
+    if not note.is_file():
+        return []
+    try:
+        found = read_checksummed(note, remedy="step outputs that no build needs any more stay in the folder beside it")
+    except ConfigError as error:
+        logger.warning("%s", error)
+        return []
+    return [(step, key) for step, key in found.get("used", [])]
+
+
+def _take_away(folder: Path) -> Path:
+    """Give an output a temporary name: in one move, so that a kill leaves no record without its files.
+
+    The next sweep removes what is left of it.
+    """
+    doomed = folder.with_name(f"{TEMPORARY_PREFIX}removed-{folder.name}")
+    folder.rename(doomed)
+    return doomed
 
 
 def _readable(key: StepKey) -> dict[str, Any]:

@@ -91,6 +91,44 @@ def test_a_removal_that_is_killed_leaves_no_record_without_its_files(
     assert list((tmp_path / "clean").iterdir()) == []
 
 
+@pytest.mark.parametrize("damage", [b"", b"{}", b"[]", b'{"files": {', None])
+def test_a_damaged_output_is_made_again(tmp_path: Path, damage: bytes | None, caplog: pytest.LogCaptureFixture) -> None:
+    made = WorkStore(tmp_path).run(key(), produce)
+    record = made.folder / "commit.json"
+    if damage is None:
+        made.path("x.txt").unlink()
+    else:
+        record.write_bytes(damage)
+    assert WorkStore(tmp_path).find(key()) is None
+    assert (f"{record} is damaged" if damage is not None else f"{made.path('x.txt')} is missing") in caplog.text
+    again = WorkStore(tmp_path).run(key(), produce)
+    assert (again.reused, again.facts, again.path("x.txt").read_text()) == (False, {"rows": 3}, "content")
+    assert [path.name for path in (tmp_path / "clean").iterdir()] == [key().key]
+
+
+def test_no_bit_of_what_a_step_counted_can_change_unseen(tmp_path: Path) -> None:
+    record = WorkStore(tmp_path).run(key(), produce).folder / "commit.json"
+    content = record.read_bytes()
+    for place in range(len(content)):
+        record.write_bytes(content[:place] + bytes([content[place] ^ 1]) + content[place + 1 :])
+        assert WorkStore(tmp_path).find(key()) is None, place
+    record.write_bytes(content)
+    assert WorkStore(tmp_path).find(key()) is not None
+
+
+def test_where_the_list_of_what_to_remove_is_damaged_a_build_goes_on(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    work = WorkStore(tmp_path)
+    work.run(key(), produce)
+    work.note_used("snapshot")
+    (tmp_path / "used-snapshot.json").write_bytes(b"")
+    work.remove_used("snapshot")
+    assert "used-snapshot.json is damaged" in caplog.text
+    assert work.find(key()) is not None
+    assert [path.name for path in tmp_path.iterdir()] == ["clean"]
+
+
 def test_two_shards_of_equal_content_share_an_output(tmp_path: Path) -> None:
     def produce_after_the_other(folder: Path) -> Mapping[str, Any]:
         WorkStore(tmp_path).run(key(), produce)
