@@ -5,7 +5,7 @@ Every text that comes from upstream is escaped. Nothing in it depends on when or
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +30,7 @@ class CardParts:
 
     Args:
         counts: of the pairs that the folder holds with their pixels.
+        listed: of those that it lists by address.
         configs: ways to load the folder, the default one first.
         schema: of the rows of pairs, for the table of columns; None where there are none.
         examples: a few source captions and captions.
@@ -40,6 +41,7 @@ class CardParts:
     counts: PairCounts
     configs: Sequence[DataConfig]
     loading: str
+    listed: PairCounts = field(default_factory=PairCounts)
     schema: pa.Schema | None = None
     examples: Sequence[tuple[str, str]] = ()
     withheld: Mapping[tuple[str, str], int] | None = None
@@ -47,21 +49,17 @@ class CardParts:
 
 def card_text(manifest: Mapping[str, Any], parts: CardParts) -> str:
     """The whole card, as Markdown with its YAML head."""
-    head = front_matter(
-        name=manifest["dataset"],
-        languages=_languages(manifest, parts.counts),
-        num_images=sum(parts.counts.images.values()),
-        configs=parts.configs,
-    )
+    told = parts.counts + parts.listed
+    head = front_matter(name=manifest["dataset"], languages=_languages(manifest, told), configs=parts.configs)
     sections = [
         f"# {markdown_text(manifest['dataset'])}",
         _introduction(manifest),
         f"## How to read it\n\n{parts.loading}",
-        f"## What is in it\n\n{_contents(parts.counts)}",
-        f"## Sources and terms\n\n{_sources(manifest, parts.counts)}",
+        f"## What is in it\n\n{_contents(parts)}",
+        f"## Sources and terms\n\n{_sources(manifest, parts)}",
         *([f"## Images that are not here\n\n{_withheld(parts.withheld)}"] if parts.withheld is not None else []),
         f"## How it was made\n\n{_making(manifest)}",
-        f"## Languages and translation\n\n{_translation(manifest, parts.counts)}",
+        f"## Languages and translation\n\n{_translation(manifest, told)}",
         *([f"## Examples\n\n{_examples(parts.examples)}"] if parts.examples else []),
         *([f"## Columns\n\n{_columns(parts.schema)}"] if parts.schema is not None else []),
         f"## What was not filtered\n\n{bullets(card_texts.NOT_FILTERED)}",
@@ -101,18 +99,21 @@ def _languages(manifest: Mapping[str, Any], counts: PairCounts) -> list[str]:
     return [target, *sorted(others - {target})]
 
 
-def _contents(counts: PairCounts) -> str:
+def _contents(parts: CardParts) -> str:
+    marked = f"\n\n{card_texts.MARKED_PAIRS}" if MARKED in parts.counts.splits() else ""
+    here = f"Images / captions, by source and split.\n\n{_by_split(parts.counts)}" if parts.counts.images else ""
+    listed = f"Listed by address, without pixels.\n\n{_by_split(parts.listed)}" if parts.listed.images else ""
+    return "\n\n".join(filter(None, (here or "No image with its pixels.", listed))) + marked
+
+
+def _by_split(counts: PairCounts) -> str:
     splits = [split for split in (*SPLITS, MARKED) if split in counts.splits()]
     rows: list[list[object]] = [
         [markdown_text(source), *(_pair_of_counts(counts, source, split) for split in splits)]
         for source in counts.sources()
     ]
     total = [f"{images:,} / {_captions(counts, split):,}" for split, images in _in_order(counts, splits)]
-    if not rows:
-        return "No image with its pixels."
-    marked = f"\n\n{card_texts.MARKED_PAIRS}" if MARKED in splits else ""
-    listed = table(["source", *splits], [*rows, ["all", *total]])
-    return f"Images / captions, by source and split.\n\n{listed}{marked}"
+    return table(["source", *splits], [*rows, ["all", *total]])
 
 
 def _pair_of_counts(counts: PairCounts, source: str, split: str) -> str:
@@ -128,14 +129,16 @@ def _in_order(counts: PairCounts, splits: Sequence[str]) -> list[tuple[str, int]
     return [(split, found[split]) for split in splits]
 
 
-def _sources(manifest: Mapping[str, Any], counts: PairCounts) -> str:
-    rows = []
+def _sources(manifest: Mapping[str, Any], parts: CardParts) -> str:
+    told, rows = parts.counts + parts.listed, []
     for name, entry in sorted(manifest["sources"].items()):
-        stated = sum(count for (source, text), count in counts.licences.items() if source == name and text)
-        images = counts.of_source(counts.images, name)
+        stated = sum(count for (source, text), count in told.licences.items() if source == name and text)
+        images = [counts.of_source(counts.images, name) for counts in (parts.counts, parts.listed)]
         kind = manifest["settings"]["sources"][name]["kind"]
-        rows.append([markdown_text(name), f"`{kind}`", markdown_text(entry["licence"]), images, stated])
-    listed = table(["source", "format", "terms", "images", "with a licence of their own"], rows)
+        shown = images if parts.listed.images else images[:1]
+        rows.append([markdown_text(name), f"`{kind}`", markdown_text(entry["licence"]), *shown, stated])
+    columns = ["images", "listed"] if parts.listed.images else ["images"]
+    listed = table(["source", "format", "terms", *columns, "with a licence of their own"], rows)
     return f"{card_texts.TERMS}\n\n{listed}"
 
 

@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 
 from data_catalog.schema import NATIVE
 
-COUNTED_COLUMNS = ("source", "split", "license", "url", "source_langs", "translators")
+COUNTED_COLUMNS = ("source", "split", "license", "source_langs", "translators")
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,7 +20,7 @@ class PairCounts:
     """Counts of published pairs.
 
     `images` and `captions` go by source and split, `licences` by source and the row's text, `languages` and
-    `translators` by source; `by_url` counts images of a source that came from the web.
+    `translators` by source.
     """
 
     images: Counter[tuple[str, str]] = field(default_factory=Counter)
@@ -28,26 +28,32 @@ class PairCounts:
     licences: Counter[tuple[str, str | None]] = field(default_factory=Counter)
     languages: Counter[tuple[str, str | None]] = field(default_factory=Counter)
     translators: Counter[tuple[str, str | None]] = field(default_factory=Counter)
-    by_url: Counter[str] = field(default_factory=Counter)
 
     def add(self, table: pa.Table) -> None:
         """Count more pairs; the table has `COUNTED_COLUMNS`, and may have others."""
         if not table.num_rows:
             return
         lengths = pc.list_value_length(table.column("translators"))
-        counted = table.select(["source", "split", "license", "url"]).append_column("num_captions", lengths)
-        for row in _groups(
-            counted, ["source", "split"], [("num_captions", "sum"), ("url", "count"), ([], "count_all")]
-        ):
+        counted = table.select(["source", "split", "license"]).append_column("num_captions", lengths)
+        for row in _groups(counted, ["source", "split"], [("num_captions", "sum"), ([], "count_all")]):
             self.images[row["source"], row["split"]] += row["count_all"]
             self.captions[row["source"], row["split"]] += row["num_captions_sum"]
-            self.by_url[row["source"]] += row["url_count"]
         for row in _groups(counted, ["source", "license"], [([], "count_all")]):
             self.licences[row["source"], row["license"]] += row["count_all"]
         for name, counts in (("source_langs", self.languages), ("translators", self.translators)):
             flat = _flattened(table, name)
             for row in _groups(flat, ["source", name], [([], "count_all")]):
                 counts[row["source"], row[name]] += row["count_all"]
+
+    def __add__(self, other: "PairCounts") -> "PairCounts":
+        """The counts of both."""
+        return PairCounts(
+            images=self.images + other.images,
+            captions=self.captions + other.captions,
+            licences=self.licences + other.licences,
+            languages=self.languages + other.languages,
+            translators=self.translators + other.translators,
+        )
 
     def splits(self) -> dict[str, int]:
         """Images by split."""

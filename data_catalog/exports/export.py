@@ -6,7 +6,7 @@ sha256 of every file.
 
 import datetime
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -89,17 +89,21 @@ class _Tally:
     """What is counted while pairs come."""
 
     counts: PairCounts = field(default_factory=PairCounts)
+    listed_counts: PairCounts = field(default_factory=PairCounts)
     withheld: Counter[tuple[str, str]] = field(default_factory=Counter)
     unlisted: Counter[str] = field(default_factory=Counter)
     listed: dict[str, SplitFiles] = field(default_factory=dict)
 
-    def add(self, shard: JudgedShard, *, unlisted: Sequence[Mapping[str, Any]]) -> None:
-        """Count a shard's rows, of which those `unlisted` have neither pixels nor URL."""
-        self.counts.add(shard.rows.select(list(COUNTED_COLUMNS)).filter(shard.goes_along))
-        for source, reason in zip(shard.rows.column("source").to_pylist(), shard.reasons, strict=True):
+    def add(self, shard: JudgedShard) -> None:
+        """Count a shard's rows."""
+        counted = shard.rows.select(list(COUNTED_COLUMNS))
+        self.counts.add(counted.filter(shard.goes_along))
+        self.listed_counts.add(counted.filter(shard.is_listed))
+        sources, is_listed = shard.rows.column("source").to_pylist(), shard.is_listed.to_pylist()
+        for source, reason, listed in zip(sources, shard.reasons, is_listed, strict=True):
             if reason is not None:
                 self.withheld[source, reason] += 1
-        self.unlisted.update(row["source"] for row in unlisted)
+                self.unlisted[source] += not listed
 
     def note_list(self, links: LinkWriter) -> None:
         """Note a finished list, if it has rows."""
@@ -164,7 +168,8 @@ def _fill(snapshot: Snapshot, config: ExportConfig, folder: Path) -> dict[str, A
             for shard in judged_shards(snapshot, policy, split):
                 sink.add(shard)
                 attribution.add(shard)
-                tally.add(shard, unlisted=links.add(shard))
+                links.add(shard)
+                tally.add(shard)
                 progress.advance(len(shard.reasons))
             links.close()
             tally.note_list(links)
@@ -176,6 +181,7 @@ def _fill(snapshot: Snapshot, config: ExportConfig, folder: Path) -> dict[str, A
         sink=sink,
         links=listed,
         counts=tally.counts,
+        listed=tally.listed_counts,
         withheld=tally.withheld,
         published=config.published,
     )
@@ -203,7 +209,7 @@ def _counts(snapshot: Snapshot, written: DataConfig, tally: _Tally) -> dict[str,
         "samples": {split: found.rows for split, found in written.splits.items()},
         "listed": {split: found.rows for split, found in tally.listed.items()},
         "withheld": [[source, reason, count] for (source, reason), count in sorted(tally.withheld.items())],
-        "unlisted": dict(sorted(tally.unlisted.items())),
+        "unlisted": {source: count for source, count in sorted(tally.unlisted.items()) if count},
         "marked": sum(entry["rows"] for entry in pairs if entry["split"] == MARKED),
     }
 

@@ -54,6 +54,7 @@ def write_folder_documents(
     sink: Sink,
     links: DataConfig,
     counts: PairCounts,
+    listed: PairCounts,
     withheld: Mapping[tuple[str, str], int],
     published: str | None,
 ) -> None:
@@ -67,6 +68,7 @@ def write_folder_documents(
         _write(folder / CROISSANT_FILE, text)
     parts = CardParts(
         counts=counts,
+        listed=listed,
         configs=[written, links],
         schema=schema,
         examples=examples,

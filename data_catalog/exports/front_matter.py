@@ -30,21 +30,31 @@ class DataConfig:
     splits: Mapping[str, SplitFiles] = field(default_factory=dict)
     schema: pa.Schema | None = None
 
+    @property
+    def num_rows(self) -> int:
+        """Rows of all splits."""
+        return sum(found.rows for found in self.splits.values())
 
-def front_matter(*, name: str, languages: Sequence[str], num_images: int, configs: Sequence[DataConfig]) -> str:
+
+def front_matter(*, name: str, languages: Sequence[str], configs: Sequence[DataConfig]) -> str:
     """The card's head, between its two lines of dashes.
 
     Args:
         name: of the dataset.
         languages: ISO 639-1 codes, the captions' language first.
-        num_images: of all splits.
         configs: ways to load the folder, the default one first; those without files are left out.
     """
     lines = ["---", f"pretty_name: {_scalar(name)}", "language:", *(f"- {_scalar(code)}" for code in languages)]
     lines += ["license: other", "license_name: by-image-and-source", "multilinguality:"]
     lines += ["- monolingual" if len(languages) == 1 else "- translation"]
     lines += ["task_categories:", "- zero-shot-image-classification", "- image-to-text", "- text-to-image"]
-    lines += ["tags:", "- clip", "- vernaclip", "size_categories:", f"- {_size(num_images)}"]
+    lines += [
+        "tags:",
+        "- clip",
+        "- vernaclip",
+        "size_categories:",
+        f"- {_size(sum(config.num_rows for config in configs))}",
+    ]
     used = [config for config in configs if config.splits]
     if used:
         lines.append("configs:")
@@ -91,8 +101,8 @@ def _dtype(kind: pa.DataType) -> str:
     return {"float": "float32"}.get(str(kind), str(kind))
 
 
-def _size(num_images: int) -> str:
-    return next((name for limit, name in (*_SIZES, *_LARGER) if num_images < limit), "1B<n<10B")
+def _size(num_rows: int) -> str:
+    return next((name for limit, name in (*_SIZES, *_LARGER) if num_rows < limit), "1B<n<10B")
 
 
 def _scalar(text: Any) -> str:

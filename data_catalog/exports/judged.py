@@ -37,6 +37,12 @@ class JudgedShard:
         """A Boolean for each row: whether its pixels go along."""
         return pa.array([reason is None for reason in self.reasons], pa.bool_())
 
+    @property
+    def is_listed(self) -> pa.Array:
+        """A Boolean for each row: whether it has an address by which it is listed, since its pixels stay away."""
+        urls = self.rows.column("url").to_pylist()
+        return pa.array([bool(reason and url) for reason, url in zip(self.reasons, urls, strict=True)], pa.bool_())
+
 
 def judged_shards(snapshot: Snapshot, policy: Policy, split: str) -> Iterator[JudgedShard]:
     """The shards of a split in order, each held against its sha256 first.
@@ -59,11 +65,11 @@ def judged_shards(snapshot: Snapshot, policy: Policy, split: str) -> Iterator[Ju
 
 def pair_groups(shard: JudgedShard) -> Iterator[pa.Table]:
     """The pairs whose pixels go along, with them, a row group at a time."""
-    start = 0
+    goes_along, start = shard.goes_along, 0
     with pq.ParquetFile(shard.path) as source:
         for number in range(source.num_row_groups):
             rows = source.metadata.row_group(number).num_rows
-            chosen = shard.goes_along.slice(start, rows)
+            chosen = goes_along.slice(start, rows)
             start += rows
             if chosen.true_count:
                 yield source.read_row_group(number).filter(chosen)

@@ -16,6 +16,8 @@ LINKS = pa.schema(
         pa.field("caption", pa.string(), nullable=False),  # the first of `captions`
         pa.field("captions", pa.list_(pa.string()), nullable=False),
         pa.field("source_captions", pa.list_(pa.string()), nullable=False),
+        pa.field("source_langs", pa.list_(pa.string()), nullable=False),
+        pa.field("translators", pa.list_(pa.string()), nullable=False),
         pa.field("sample_id", pa.string(), nullable=False),
         pa.field("source", pa.string(), nullable=False),
         pa.field("split", pa.string(), nullable=False),
@@ -28,7 +30,10 @@ LINKS = pa.schema(
     ]
 )
 # Columns of pairs that go into a list as they are, and those that others are made of.
-_COPIED = ("url", "captions", "source_captions", "sample_id", "source", "split", "sha256", "attribution", "page_url")
+_COPIED = (
+    *("url", "captions", "source_captions", "source_langs", "translators", "sample_id", "source", "split", "sha256"),
+    *("attribution", "page_url"),
+)
 _NEEDED = [*_COPIED, "original_width", "original_height", "license"]
 _ROWS_PER_GROUP = 50_000
 
@@ -47,14 +52,12 @@ class LinkWriter:
         self._held: list[dict[str, Any]] = []
         self._writer: pq.ParquetWriter | None = None
 
-    def add(self, shard: JudgedShard) -> list[dict[str, Any]]:
-        """List the rows whose pixels stay away; returns those that cannot be, for want of a URL."""
-        stays = pa.array([reason is not None for reason in shard.reasons], pa.bool_())
-        rows = shard.rows.select(_NEEDED).filter(stays).to_pylist()
-        self._held += [self._link(row) for row in rows if row["url"]]
+    def add(self, shard: JudgedShard) -> None:
+        """List the rows whose pixels stay away and that have a URL."""
+        rows = shard.rows.select(_NEEDED).filter(shard.is_listed).to_pylist()
+        self._held += [self._link(row) for row in rows]
         if len(self._held) >= _ROWS_PER_GROUP:
             self._flush()
-        return [row for row in rows if not row["url"]]
 
     def close(self) -> None:
         """Finish the file, if there is one."""

@@ -211,6 +211,8 @@ def test_lists_have_rights_and_no_pixels(snapshot: Snapshot, tmp_path: Path) -> 
     report = export_snapshot(snapshot, ExportConfig(format="urls"), tmp_path / "out")
     assert report.listed == {"train": 12, "val": 2, "test": 1}
     rows = {row["sample_id"]: row for row in pq.read_table(tmp_path / "out/links/val").to_pylist()}
+    assert rows["mine:val"]["source_langs"] == ["en", "it"]
+    assert rows["mine:val"]["translators"] == ["argos 1", "native"], "as the card says"
     assert rows["mine:val"]["license"] == "CC-BY-4.0", "the recipe's, where the row has none"
     assert rows["photos:val"]["license"] == "CC0 1.0"
     assert rows["photos:val"]["width"] == 400, "of the image as it came"
@@ -227,7 +229,9 @@ def test_the_card_says_what_an_honest_card_says(snapshot: Snapshot, tmp_path: Pa
     splits = {split["name"]: split["num_examples"] for split in found["dataset_info"][0]["splits"]}
     assert splits == {"train": 7, "validation": 2, "test": 1}
     for text in (
-        "Machine translation made 10 of 20 captions (50.0%). The engine's fingerprint is `argos 1`.",
+        "| all | 7 / 14 | 2 / 4 | 1 / 2 |",
+        "| all | 5 / 10 |",
+        "Machine translation made 15 of 30 captions (50.0%). The engine's fingerprint is `argos 1`.",
         "no classifier looked for it",
         "nothing was blurred",
         "vernaclip forget",
@@ -239,3 +243,27 @@ def test_the_card_says_what_an_honest_card_says(snapshot: Snapshot, tmp_path: Pa
     ):
         assert text in body
     assert str(tmp_path) not in body
+
+
+def test_the_card_of_a_list_counts_what_is_listed(snapshot: Snapshot, tmp_path: Path) -> None:
+    export_snapshot(snapshot, ExportConfig(format="urls"), tmp_path / "out")
+    _, head, body = (tmp_path / "out/README.md").read_text().split("---\n", 2)
+    assert yaml.safe_load(head)["language"] == ["it", "en"]
+    assert yaml.safe_load(head)["multilinguality"] == ["translation"]
+    for text in (
+        "No image with its pixels.\n\nListed by address, without pixels.",
+        "| photos | 12 / 24 | 1 / 2 | 1 / 2 |",
+        "| all | 12 / 24 | 2 / 4 | 1 / 2 |",
+        "Machine translation made 15 of 30 captions (50.0%)",
+        "| mine | `pairs` | CC-BY-4.0 | 0 | 1 | 0 |",
+        "third parties&#60;&#47;b&#62; | 0 | 14 | 13 |",
+    ):
+        assert text in body
+
+
+def test_the_size_of_a_dataset_is_that_of_its_rows(make_snapshot: Make, make_pair: Any, tmp_path: Path) -> None:
+    rows = [make_pair(str(number), number, image={"bytes": b"", "path": None}) for number in range(1001)]
+    snapshot = make_snapshot(tmp_path / "catalog", {(0, "train"): rows})
+    export_snapshot(snapshot, ExportConfig(format="urls"), tmp_path / "out")
+    head = yaml.safe_load((tmp_path / "out/README.md").read_text().split("---")[1])
+    assert head["size_categories"] == ["1K<n<10K"]
