@@ -81,7 +81,7 @@ IMAGES = pa.schema(
         pa.field("sample_id", pa.string(), nullable=False),
         pa.field("drop_reason", pa.string()),  # null: the image is good
         pa.field("detail", pa.string()),
-        pa.field("bytes", pa.binary()),  # JPEG or WebP, RGB, upright
+        pa.field("bytes", pa.binary()),  # JPEG, WebP or PNG, RGB, upright
         pa.field("width", pa.int32()),
         pa.field("height", pa.int32()),
         pa.field("original_width", pa.int32()),

@@ -51,7 +51,7 @@ COLUMNS = {
     "sample_id": "identity of the image, its source in front",
     "source": "which source it is from",
     "split": "train, val, test; in `datasets` val is called validation",
-    "image": "the picture, JPEG or WebP, RGB, upright",
+    "image": "the picture, JPEG, WebP or PNG, RGB, upright",
     "width": "of the picture as it is here, in pixels",
     "height": "of the picture as it is here, in pixels",
     "original_width": "of the picture as it came, in pixels",

@@ -29,7 +29,7 @@ import webdataset
 pairs = webdataset.WebDataset("FOLDER/train-000000.tar", shardshuffle=False).decode("pil")
 ```
 
-Each sample is `KEY.jpg` (or `.webp`), `KEY.json` and `KEY.txt`. open_clip's own trainer reads
+Each sample is `KEY.jpg` (or `.webp`, `.png`), `KEY.json` and `KEY.txt`. open_clip's own trainer reads
 `FOLDER/train-{000000..N}.tar` (`--dataset-type webdataset --train-data ...`), and finds how many samples there are in
 `sizes.json`. `KEY.txt` is one caption; `KEY.json` has all of them in `captions`, and the first five as `caption_0` to
 `caption_4`, which newer versions of open_clip draw from with `--json-text-key` and `--json-text-key-probs`.

@@ -23,6 +23,8 @@ SIZES_FILE = "sizes.json"
 # Columns of pairs that KEY.json has not, and how many captions it has under keys of their own.
 _NOT_TOLD = ("image", "original", "leaks")
 _NUMBERED = 5
+# What the bytes of an image start with, by what its file is called; all others are JPEG.
+_STARTS = {"webp": b"RIFF", "png": b"\x89PNG"}
 
 
 class Sink(Protocol):
@@ -98,7 +100,7 @@ def _link_or_copy(source: Path, target: Path) -> None:
 class TarSink:
     """Tar shards of a fixed number of samples: `train-000000.tar` and so on, and `sizes.json`, which open_clip reads.
 
-    Each sample is KEY.jpg (or .webp), KEY.json and KEY.txt; its key is a hash. The same pairs give the same bytes.
+    Each sample is KEY.jpg (.webp, .png), KEY.json and KEY.txt; its key is a hash. The same pairs give the same bytes.
 
     Args:
         folder: to write into.
@@ -167,7 +169,7 @@ class TarSink:
     def _add_sample(self, tar: tarfile.TarFile, row: Mapping[str, Any], key: str, caption: str) -> None:
         image: bytes = row["image"]["bytes"]
         told = json.dumps(_told(row, caption), sort_keys=True, ensure_ascii=False)
-        suffix = "webp" if image[:4] == b"RIFF" else "jpg"
+        suffix = next((name for name, start in _STARTS.items() if image.startswith(start)), "jpg")
         self._suffixes.add(suffix)
         for name, content in ((suffix, image), ("json", told.encode()), ("txt", caption.encode())):
             member = tarfile.TarInfo(f"{key}.{name}")  # its time is 0 and its owner nobody

@@ -6,6 +6,7 @@ import json
 import os
 import tarfile
 from collections.abc import Callable
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 import yaml
 from markdown_it import MarkdownIt
+from PIL import Image
 
 from data_catalog.errors import ConfigError, PipelineError
 from data_catalog.exports import rights
@@ -175,6 +177,21 @@ def test_tars_have_a_fixed_number_of_samples_and_names_that_are_hashes(snapshot:
     with tarfile.open(out / "train-000000.tar") as tar:
         texts = [tar.extractfile(f"{key}-{n:03d}.txt").read().decode() for n in range(2)]  # type: ignore[union-attr]
     assert texts == ["un cane numero 1", "il cane 1"]
+
+
+@pytest.mark.parametrize(("encoding", "suffix"), [("JPEG", "jpg"), ("WEBP", "webp"), ("PNG", "png")])
+def test_images_in_tars_are_called_what_they_are(
+    make_snapshot: Make, make_pair: Any, tmp_path: Path, encoding: str, suffix: str
+) -> None:
+    Image.new("RGB", (40, 30)).save(out := BytesIO(), encoding)
+    rows = [make_pair("free", 1, license="CC0", image={"bytes": out.getvalue(), "path": None})]
+    export_snapshot(
+        make_snapshot(tmp_path / "catalog", {(0, "train"): rows}), ExportConfig(format="webdataset"), tmp_path / "out"
+    )
+    with tarfile.open(tmp_path / "out/train-000000.tar") as tar:
+        assert [Path(name).suffix for name in tar.getnames()] == [f".{suffix}", ".json", ".txt"]
+    head = yaml.safe_load((tmp_path / "out/README.md").read_text().split("---")[1])
+    assert head["dataset_info"][0]["features"][0] == {"name": suffix, "dtype": "image"}
 
 
 @pytest.mark.parametrize("kind", FORMATS)
