@@ -8,7 +8,7 @@ from typing import Any
 
 from data_catalog.exports.judged import JudgedShard, sample_key
 from data_catalog.exports.markdown import table
-from data_catalog.exports.references import UPSTREAM
+from data_catalog.exports.references import upstream_paper
 from data_catalog.exports.rights import Policy
 from data_catalog.exports.texts import markdown_text, sheet_cell
 
@@ -64,13 +64,8 @@ class AttributionWriter:
 
 def attribution_text(manifest: Mapping[str, Any]) -> str:
     """ATTRIBUTION.md: the terms of each source."""
-    kinds = {name: source["kind"] for name, source in manifest["settings"]["sources"].items()}
     rows = [
-        [
-            markdown_text(name),
-            markdown_text(entry["licence"]),
-            "" if "rights" in entry else UPSTREAM.get(kinds[name], ""),
-        ]
+        [markdown_text(name), markdown_text(entry["licence"]), upstream_paper(manifest, name) or ""]
         for name, entry in sorted(manifest["sources"].items())
     ]
     return f"{_HEAD}\n\n{table(['source', 'terms', 'paper'], rows)}\n"

@@ -16,7 +16,7 @@ from data_catalog.exports import card_texts
 from data_catalog.exports.counts import PairCounts
 from data_catalog.exports.front_matter import DataConfig, front_matter
 from data_catalog.exports.markdown import bullets, fenced, table
-from data_catalog.exports.references import METHOD, UPSTREAM
+from data_catalog.exports.references import METHOD, upstream_paper
 from data_catalog.exports.texts import markdown_text
 from data_catalog.manifest import MARKED, SPLITS
 from data_catalog.schema import NATIVE
@@ -194,10 +194,9 @@ def _columns(schema: pa.Schema) -> str:
 
 
 def _references(manifest: Mapping[str, Any]) -> list[str]:
-    """The method, and the upstream datasets; a source whose licence the recipe states only borrows their format."""
-    settings = manifest["settings"]["sources"]
-    kinds = {settings[name]["kind"] for name, entry in manifest["sources"].items() if "rights" not in entry}
-    return [METHOD, *(UPSTREAM[kind] for kind in sorted(kinds) if kind in UPSTREAM)]
+    """The method, and the upstream datasets."""
+    papers = {upstream_paper(manifest, source) for source in manifest["sources"]}
+    return [METHOD, *sorted(filter(None, papers))]
 
 
 def _json(value: Any) -> str:

@@ -1,5 +1,8 @@
 """What to cite: the method's paper, and each upstream dataset's."""
 
+from collections.abc import Mapping
+from typing import Any
+
 METHOD = (
     "Bianchi, F., Attanasio, G., Pisoni, R., Terragni, S., Sarti, G., Lakshmi, S. (2021). Contrastive Language-Image "
     "Pre-training for the Italian Language. arXiv:2108.08688"
@@ -8,7 +11,7 @@ METHOD = (
 _COCO = "Lin, T.-Y. et al. (2014). Microsoft COCO: Common Objects in Context. arXiv:1405.0312"
 
 # By kind of source.
-UPSTREAM = {
+_UPSTREAM = {
     "wit": "Srinivasan, K. et al. (2021). WIT: Wikipedia-based Image Text Dataset for Multimodal Multilingual Machine "
     "Learning. arXiv:2103.01913",
     "mscoco": f"{_COCO}; Chen, X. et al. (2015). Microsoft COCO Captions. arXiv:1504.00325",
@@ -22,3 +25,10 @@ UPSTREAM = {
     "sbu": "Ordonez, V., Kulkarni, G., Berg, T. (2011). Im2Text: Describing Images Using 1 Million Captioned "
     "Photographs. NeurIPS 24",
 }
+
+
+def upstream_paper(manifest: Mapping[str, Any], source: str) -> str | None:
+    """The paper of a source's dataset; a source whose licence the recipe states only borrows the dataset's format."""
+    if "licence" in manifest["sources"][source].get("rights", {}):
+        return None
+    return _UPSTREAM.get(manifest["settings"]["sources"][source]["kind"])

@@ -278,6 +278,16 @@ def test_the_card_of_a_list_counts_what_is_listed(snapshot: Snapshot, tmp_path: 
         assert text in body
 
 
+@pytest.mark.parametrize(("rights", "is_cited"), [({"redistribution": False}, True), ({"licence": "CC0"}, False)])
+def test_an_upstream_dataset_is_cited_unless_the_recipe_states_its_licence(
+    make_snapshot: Make, tmp_path: Path, rights: dict[str, object], *, is_cited: bool
+) -> None:
+    sources = {"photos": {"licence": "CC0", "rights": rights}, "mine": {"licence": "ours"}}
+    export_snapshot(make_snapshot(tmp_path / "a", sources=sources), ExportConfig(format="urls"), tmp_path / "out")
+    for name in ("README.md", "ATTRIBUTION.md"):
+        assert ("Conceptual Captions" in (tmp_path / "out" / name).read_text()) is is_cited
+
+
 def test_the_size_of_a_dataset_is_that_of_its_rows(make_snapshot: Make, make_pair: Any, tmp_path: Path) -> None:
     rows = [make_pair(str(number), number, image={"bytes": b"", "path": None}) for number in range(1001)]
     snapshot = make_snapshot(tmp_path / "catalog", {(0, "train"): rows})
