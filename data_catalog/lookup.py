@@ -14,6 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from data_catalog.manifest import file_entry
+from data_catalog.parquet_columns import damage_told
 from data_catalog.shards import write_named_atomically
 from data_catalog.sources.urls import canonical_url, is_web_url
 
@@ -83,10 +84,14 @@ def _keys(paths: Sequence[Path]) -> Iterator[int]:
 
 
 def shards_with(path: Path, texts: Sequence[str]) -> list[int]:
-    """The shards that may hold any of some ids or addresses, by the look-up file of a snapshot; sorted."""
+    """The shards that may hold any of some ids or addresses, by the look-up file of a snapshot; sorted.
+
+    Raises:
+        ConfigError: the file is damaged or missing.
+    """
     keys = {lookup_key(text) for text in texts}
     found: set[int] = set()
-    with pq.ParquetFile(path) as file:
+    with damage_told(path), pq.ParquetFile(path) as file:
         for number in range(file.num_row_groups):
             bounds = file.metadata.row_group(number).column(0).statistics
             if bounds is not None and any(bounds.min <= key <= bounds.max for key in keys):

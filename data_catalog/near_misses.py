@@ -3,10 +3,10 @@
 from collections.abc import Iterator, Sequence
 
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from data_catalog.lookup import LOOKUP_KIND
 from data_catalog.manifest import Snapshot
+from data_catalog.parquet_columns import read_columns
 from data_catalog.sources.urls import is_web_url
 from data_catalog.story import find_samples
 
@@ -39,6 +39,7 @@ def _spellings(snapshot: Snapshot, identity: str) -> Iterator[str]:
         yield identity.partition("#")[0].partition("?")[0]
         return
     yield f"https://{identity}"
+    yield f"http://{identity}"
     yield identity.partition("#")[0].rpartition(" ")[2]
     for source in snapshot.manifest["sources"]:
         key = identity.removesuffix(".jpg")
@@ -50,7 +51,7 @@ def _beginning_with(snapshot: Snapshot, identity: str) -> Iterator[str]:
     """Samples whose id, or whose key behind the source's name, begins with the text."""
     texts = {identity, *(f"{source}:{identity}" for source in snapshot.manifest["sources"])}
     for entry in snapshot.manifest["files"]["captions"]:
-        ids = pq.read_table(snapshot.folder / entry["path"], columns=["sample_id"]).column(0).unique()
+        ids = read_columns(snapshot.folder / entry["path"], ["sample_id"]).column(0).unique()
         for text in sorted(texts):
             yield from ids.filter(pc.starts_with(ids, text)).to_pylist()
 
@@ -59,6 +60,6 @@ def example_id(snapshot: Snapshot) -> str | None:
     """What the ids of a snapshot look like: the first one; None of a snapshot without rows."""
     for entry in snapshot.manifest["files"]["captions"]:
         if entry["rows"]:
-            ids = pq.read_table(snapshot.folder / entry["path"], columns=["sample_id"])
+            ids = read_columns(snapshot.folder / entry["path"], ["sample_id"])
             return str(ids.column("sample_id")[0])
     return None

@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from data_catalog.lookup import LOOKUP_KIND, shards_with
 from data_catalog.manifest import Snapshot
+from data_catalog.parquet_columns import column_names, read_columns
 from data_catalog.schema import PAIRS
 from data_catalog.sources.urls import canonical_url, is_web_url
 
@@ -108,17 +108,17 @@ def _matches(snapshot: Snapshot, shard: int, wanted: _Wanted) -> set[str]:
     """The `sample_id`s of a shard that are asked for."""
     found: set[str] = set()
     for path in _files(snapshot, "captions", shard):
-        table = _read(path, ["sample_id", "caption_id", "url"])
+        table = read_columns(path, ["sample_id", "caption_id", "url"])
         if wanted.address is None:
             found |= _ids_of(table, wanted)
         else:
             found |= _at_address(table, "url", wanted)
     for path in _files(snapshot, "images", shard):
         if wanted.address is None:
-            rows = _rows_where(_read(path, ["sample_id", "sha256"]), "sha256", wanted.identity)
+            rows = _rows_where(read_columns(path, ["sample_id", "sha256"]), "sha256", wanted.identity)
             found.update(row["sample_id"] for row in rows)
         else:
-            found |= _at_address(_read(path, ["sample_id", "final_url"]), "final_url", wanted)
+            found |= _at_address(read_columns(path, ["sample_id", "final_url"]), "final_url", wanted)
     return found
 
 
@@ -157,16 +157,10 @@ def _rows(snapshot: Snapshot, kind: str, shard: int, sample_id: str) -> list[Row
     """A sample's rows in the files of a kind, with `FILE`."""
     found = []
     for path in _files(snapshot, kind, shard):
-        names = [name for name in pq.read_schema(path).names if name not in _PIXELS]
-        rows = _rows_where(_read(path, names), "sample_id", sample_id)
+        names = [name for name in column_names(path) if name not in _PIXELS]
+        rows = _rows_where(read_columns(path, names), "sample_id", sample_id)
         found += [{**row, FILE: path.relative_to(snapshot.folder).as_posix()} for row in rows]
     return found
-
-
-def _read(path: Path, names: list[str] | None) -> pa.Table:
-    """Columns of a file; `read_table`, as any scalar of Arrow, would load pandas: that takes longer than the answer."""
-    with pq.ParquetFile(path) as file:
-        return file.read(columns=names)
 
 
 def _rows_where(table: pa.Table, name: str, value: str) -> list[Row]:
@@ -188,5 +182,5 @@ def _requests(snapshot: Snapshot, shard: int, sample_id: str) -> list[Row]:
     logs = (snapshot.folder.parent / FETCH_LOGS).glob(f"{shard:05d}-*.parquet")
     found: list[Row] = []
     for path in sorted(logs, key=lambda path: (path.stat().st_mtime_ns, path.name)):
-        found += _rows_where(_read(path, None), "sample_id", sample_id)
+        found += _rows_where(read_columns(path, None), "sample_id", sample_id)
     return found

@@ -65,9 +65,10 @@ def _exports(root: Path, snapshot: Snapshot) -> Iterator[dict[str, Any]]:
     for record in sorted((root / EXPORTS_FOLDER / snapshot.dataset).glob(f"*/{EXPORT_RECORD}")):
         try:
             found = read_json(record)
-        except (OSError, ValueError) as error:
+            facts = {name: found[name] for name in ("format", "snapshot")}
+        except (OSError, ValueError, TypeError, KeyError) as error:
             raise ConfigError(f"{record} cannot be read ({error}): remove its folder and export again") from error
-        yield {"format": found.get("format"), "snapshot": found.get("snapshot"), "folder": str(record.parent)}
+        yield {**facts, "folder": str(record.parent)}
 
 
 def overview_lines(facts: Mapping[str, Any]) -> Iterator[str]:

@@ -18,6 +18,8 @@ from flows.tables import cell_text, escaped_json
 
 # An address may be that of many samples, as that of a picture that stands for missing ones.
 MOST_STORIES = 10
+# Of an id that is not there, so much is said again.
+MOST_CHARACTERS = 200
 
 
 def why(options: Namespace) -> None:
@@ -95,7 +97,8 @@ def _say_json(identity: str, stories: Sequence[Story], tombstone: Tombstone | No
 def _not_there(snapshots: Sequence[Snapshot], identity: str) -> str:
     """One sentence for an id that is nowhere, with what may have been meant."""
     places = ", ".join(f"{found.dataset} {found.snapshot}" for found in snapshots)
-    text = f"nothing in {places} is called {cell_text(identity)!r}"
+    shown = identity if len(identity) <= MOST_CHARACTERS else f"{identity[:MOST_CHARACTERS]}..."
+    text = f"nothing in {places} is called '{cell_text(shown)}'"
     near = near_misses(snapshots, identity)
     if near:
         return f"{text}: did you mean {' or '.join(cell_text(name) for name in near)}?"

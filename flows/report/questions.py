@@ -1,12 +1,14 @@
 """Questions on one snapshot, all on one connection: SQL in, plain rows out."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
 import pyarrow as pa
 
+from data_catalog.errors import ConfigError
 from data_catalog.manifest import Snapshot
 from data_catalog.schema import CAPTIONS, OUTCOMES, PAIRS
 
@@ -23,6 +25,7 @@ class Questions:
     def __init__(self, snapshot: Snapshot) -> None:
         import duckdb
 
+        self._snapshot = f"{snapshot.snapshot} of {snapshot.dataset}"
         self._connection = duckdb.connect()
         self._connection.execute(f"SET memory_limit = '{_MEMORY}'")
         self._view("captions", CAPTIONS, snapshot.caption_files())
@@ -44,7 +47,8 @@ class Questions:
 
     def table(self, sql: str, **parameters: Any) -> pa.Table:
         """The answer as a table."""
-        return self._connection.sql(sql, params=parameters or None).to_arrow_table()
+        with self._damage_told():
+            return self._connection.sql(sql, params=parameters or None).to_arrow_table()
 
     def _view(self, name: str, schema: pa.Schema, files: Sequence[Path]) -> None:
         """All columns of the schema, null where the files were written before they were, and `filename`."""
@@ -52,4 +56,18 @@ class Questions:
         self._connection.register(f"no_{name}", empty)
         paths = ", ".join("'" + str(path.absolute()).replace("'", "''") + "'" for path in files)
         found = f" UNION ALL BY NAME FROM read_parquet([{paths}], filename = true)" if files else ""
-        self._connection.execute(f"CREATE VIEW {name} AS FROM no_{name}{found}")
+        with self._damage_told():
+            self._connection.execute(f"CREATE VIEW {name} AS FROM no_{name}{found}")
+
+    @contextmanager
+    def _damage_told(self) -> Iterator[None]:
+        """Say in a sentence that a file of the snapshot is damaged or missing: DuckDB says which."""
+        import duckdb
+
+        try:
+            yield
+        except duckdb.Error as error:
+            text = str(error).partition("\n")[0]
+            raise ConfigError(
+                f"snapshot {self._snapshot} cannot be read ({text}): `vernaclip verify` lists all that is damaged"
+            ) from error

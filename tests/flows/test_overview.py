@@ -73,10 +73,11 @@ def test_what_lies_beside_a_snapshot_is_named(root: Path, capsys: Capture) -> No
     assert "older     0123456789ab" in text
 
 
-def test_a_damaged_record_of_an_export_is_named(root: Path, capsys: Capture) -> None:
+@pytest.mark.parametrize("record", ["{", "[]", "{}", "null"])
+def test_a_damaged_record_of_an_export_is_named(root: Path, record: str, capsys: Capture) -> None:
     folder = root / "exports" / "scenes" / "huggingface"
     folder.mkdir(parents=True)
-    (folder / "export.json").write_text("{", encoding="utf-8")
+    (folder / "export.json").write_text(record, encoding="utf-8")
     assert main(["catalog", "--rebuild", "--root", str(root)]) == 1
     assert "remove its folder and export again" in capsys.readouterr().err
 

@@ -214,6 +214,22 @@ def test_wrong_options_are_refused(
     assert said in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("kind", ["captions", "images", "pairs"])
+@pytest.mark.parametrize("is_there", [True, False])
+def test_a_damaged_file_is_named(
+    built: tuple[Path, BuildReport], tmp_path: Path, kind: str, is_there: bool, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root = tmp_path / "root"
+    shutil.copytree(built[0], root, ignore=shutil.ignore_patterns("work", "upstream", "packages"))
+    path = min(require_snapshot(root, "scenes").folder.glob(f"{kind}/*.parquet"))
+    path.write_bytes(path.read_bytes()[:50]) if is_there else path.unlink()
+    assert main(["report", "scenes", "--root", str(root)]) == 1
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1
+    assert str(path) in error
+    assert "`vernaclip verify` lists all that is damaged" in error
+
+
 # Snapshots as no build would make them.
 
 

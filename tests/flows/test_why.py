@@ -163,6 +163,33 @@ def test_nonsense_is_refused_in_one_harmless_sentence(built: Built, capsys: Capt
     assert "\x1b" not in error
 
 
+def test_an_address_without_its_scheme_is_found_again(built: Built, capsys: Capture) -> None:
+    url = rows(built[0], "SELECT url FROM images WHERE url LIKE 'http://%' ORDER BY 1 LIMIT 1")[0]["url"]
+    assert f"did you mean {url}?" in refused(built[0], url.removeprefix("http://"), capsys)
+
+
+def test_an_id_without_end_is_not_said_again(built: Built, capsys: Capture) -> None:
+    assert len(refused(built[0], "x" * 50_000, capsys)) < 700
+
+
+@pytest.mark.parametrize("kind", ["captions", "images", "pairs", "lookup", "fetch-log"])
+@pytest.mark.parametrize("is_there", [True, False])
+def test_a_damaged_file_is_named(built: Built, capsys: Capture, tmp_path: Path, kind: str, is_there: bool) -> None:
+    root = tmp_path / "damaged"
+    shutil.copytree(built[0], root, ignore=shutil.ignore_patterns("work", "upstream", "packages"))
+    sample = rows(built[0], "SELECT sample_id FROM pairs ORDER BY 1 LIMIT 1")[0]["sample_id"]
+    files = list((root / "datasets" / "scenes").rglob(f"{kind}/*.parquet"))
+    assert files
+    for path in files:
+        path.write_bytes(path.read_bytes()[:50]) if is_there else path.unlink()
+    if kind == "fetch-log" and not is_there:  # a log is no part of a snapshot, and may be gone
+        assert sample in told(root, sample, capsys)
+        return
+    error = refused(root, sample, capsys)
+    assert any(str(path) in error for path in files)
+    assert "`vernaclip verify` lists all that is damaged" in error
+
+
 def test_an_unknown_caption_of_a_known_sample_leads_to_the_sample(built: Built, capsys: Capture) -> None:
     sample = rows(built[0], "SELECT sample_id FROM pairs ORDER BY 1 LIMIT 1")[0]["sample_id"]
     assert f"did you mean {sample}?" in refused(built[0], f"{sample}#no-such", capsys)
