@@ -64,10 +64,13 @@ def record_problem(path: Path) -> str | None:
     A file that another process replaces at this moment is not wrong.
     """
     while True:
-        before = _content(record_path(path))
-        problem = _compared(path, before)
-        if problem is None or _content(record_path(path)) == before:
-            return problem
+        try:
+            before = _content(record_path(path))
+            problem = _compared(path, before)
+            if problem is None or _content(record_path(path)) == before:
+                return problem
+        except OSError as error:
+            return f"its record {record_path(path).name} cannot be read: {error.strerror}"
 
 
 def _compared(path: Path, record: bytes | None) -> str | None:
@@ -87,5 +90,5 @@ def _compared(path: Path, record: bytes | None) -> str | None:
 def _content(path: Path) -> bytes | None:
     try:
         return path.read_bytes()
-    except OSError:
+    except FileNotFoundError:
         return None

@@ -5,7 +5,7 @@ A `Check` looks at one file, so that many are read at the same time; none raises
 
 import json
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -36,6 +36,7 @@ DOCUMENTS = {
 CATALOG = "catalog.duckdb"
 REBUILD = "`vernaclip catalog --rebuild` writes it anew"
 FORGET_MEMORY = "remove it, and its captions are translated again; beside an unfinished build remove work/plan as well"
+FORGET_LOG = "remove it and its record: it tells how images were fetched, and nothing needs it"
 RESTORE_FILE = "restore it from a copy, or remove its snapshot and build again"
 
 Check = Callable[[], list[Finding]]
@@ -59,16 +60,24 @@ def checks(root: Path, *, dataset: str | None = None, snapshot: str | None = Non
         chosen = [folder / snapshot for folder in folders if (folder / snapshot).is_dir()]
         if not chosen:
             raise ConfigError(f"{root} holds no snapshot {snapshot}: see `vernaclip snapshots`")
-        return [check for folder in chosen for check in _snapshot_checks(folder)]
-    found = [check for folder in folders for check in _dataset_checks(root, folder)]
-    found += [check for folder in _exports(root, dataset) for check in _export_checks(folder)]
+        return _of_each(chosen, _snapshot_checks)
+    found = _of_each(folders, partial(_dataset_checks, root))
+    exports = partial(_below, look=_export_checks)
+    found += _below(root / EXPORTS, exports) if dataset is None else exports(root / EXPORTS / dataset)
     return found if dataset is not None else [*_root_checks(root), *found]
 
 
 def run_checks(found: Sequence[Check]) -> Iterator[list[Finding]]:
     """What each check finds, in their order; several files are read at a time."""
     with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
-        yield from pool.map(lambda check: check(), found)
+        yield from pool.map(_findings, found)
+
+
+def _findings(check: Check) -> list[Finding]:
+    try:
+        return check()
+    except OSError as error:
+        return _unreadable(error)
 
 
 def verify(root: Path, *, dataset: str | None = None, snapshot: str | None = None) -> list[Finding]:
@@ -77,26 +86,50 @@ def verify(root: Path, *, dataset: str | None = None, snapshot: str | None = Non
     return [finding for findings in found for finding in findings]
 
 
+def _of_each(folders: Iterable[Path], look: Callable[[Path], list[Check]]) -> list[Check]:
+    """What `look` says is to be checked of each of some folders; damage where one cannot be read."""
+    found: list[Check] = []
+    for folder in folders:
+        try:
+            found += look(folder)
+        except FileNotFoundError:
+            continue  # it may have been removed a moment ago
+        except OSError as error:
+            found.append(partial(_unreadable, error))
+    return found
+
+
+def _unreadable(error: OSError) -> list[Finding]:
+    path = Path(error.filename or "a file")
+    return [damage(path, f"{path} cannot be read: {error.strerror}: check its permissions and the disk")]
+
+
+def _below(folder: Path, look: Callable[[Path], list[Check]]) -> list[Check]:
+    """The same of each folder in a folder."""
+    return _of_each([folder], lambda folder: _of_each(_folders(folder), look))
+
+
+def _folders(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.iterdir() if path.is_dir())
+
+
 def _root_checks(root: Path) -> list[Check]:
     documents = [partial(document, root / name, remedy) for name, remedy in DOCUMENTS.items()]
-    memories = [partial(recorded, path, FORGET_MEMORY) for path in _recorded_files(root / "memory", ".sqlite")]
     catalog = partial(recorded, root / CATALOG, REBUILD, is_needed=True)
-    return [*documents, catalog, *memories]
+    memories = partial(_recorded_checks, suffix=".sqlite", remedy=FORGET_MEMORY)
+    return [*documents, catalog, *_of_each([root / "memory"], memories)]
 
 
 def _dataset_checks(root: Path, folder: Path) -> list[Check]:
     report = [partial(recorded, path, f"`vernaclip report {folder.name}` writes it anew") for path in _reports(folder)]
-    logs = [
-        partial(recorded, path, "remove it and its record: it tells how images were fetched, and nothing needs it")
-        for path in _recorded_files(folder / "fetch-log", ".parquet")
-    ]
-    snapshots = [path for path in sorted(folder.iterdir()) if path.is_dir() and is_snapshot_name(path.name)]
+    logs = partial(_recorded_checks, suffix=".parquet", remedy=FORGET_LOG)
+    snapshots = [path for path in _folders(folder) if is_snapshot_name(path.name)]
     return [
         partial(_pointer, root, folder.name),
         partial(run_log, folder / RUN_LOG),
         *report,
-        *logs,
-        *(check for path in snapshots for check in _snapshot_checks(path)),
+        *_of_each([folder / "fetch-log"], logs),
+        *_of_each(snapshots, _snapshot_checks),
     ]
 
 
@@ -105,11 +138,14 @@ def _reports(folder: Path) -> list[Path]:
     return [path] if path.exists() or is_recorded(path) else []
 
 
-def _recorded_files(folder: Path, suffix: str) -> list[Path]:
-    """Files of a folder that are there, or of which there is a record."""
-    there = set(folder.glob(f"*{suffix}"))
-    told = {path.with_name(path.name.removesuffix(RECORD_SUFFIX)) for path in folder.glob(f"*{suffix}{RECORD_SUFFIX}")}
-    return sorted(path for path in there | told if not path.name.startswith(TEMPORARY_PREFIX))
+def _recorded_checks(folder: Path, *, suffix: str, remedy: str) -> list[Check]:
+    """Of files of a folder that are there, or of which there is a record."""
+    paths = {path.with_name(path.name.removesuffix(RECORD_SUFFIX)) for path in folder.iterdir()}
+    return [
+        partial(recorded, path, remedy)
+        for path in sorted(paths)
+        if path.name.endswith(suffix) and not path.name.startswith(TEMPORARY_PREFIX)
+    ]
 
 
 def _snapshot_checks(folder: Path) -> list[Check]:
@@ -186,13 +222,6 @@ def _pointer(root: Path, dataset: str) -> list[Finding]:
     if name is not None and not (path.parent / name / MANIFEST_FILE).is_file():
         return [damage(path, f"{path} names the snapshot {name}, which is not there: {remedy}")]
     return found
-
-
-def _exports(root: Path, dataset: str | None) -> list[Path]:
-    """Folders of exports, those of one dataset or of all."""
-    return sorted(
-        path for path in (root / EXPORTS).glob("*/*") if path.is_dir() and dataset in (None, path.parent.name)
-    )
 
 
 def _export_checks(folder: Path) -> list[Check]:

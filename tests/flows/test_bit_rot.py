@@ -1,5 +1,6 @@
 """`vernaclip verify`: any flipped bit of any file of a catalog is found, told in a sentence, and never a traceback."""
 
+import errno
 import random
 import shutil
 from collections.abc import Callable, Iterator
@@ -12,7 +13,7 @@ from data_catalog.catalog import query, rebuild
 from data_catalog.errors import ConfigError
 from data_catalog.findings import Finding
 from data_catalog.manifest import commit_snapshot, current_snapshot, find_snapshot, point_to, require_snapshot
-from data_catalog.verification import verify
+from data_catalog.verification import checks, verify
 from flows.build import BuildReport, build_dataset
 from flows.cli import main
 from flows.execution import LocalExecutor
@@ -161,6 +162,35 @@ def test_what_is_missing_stray_or_unvouched_for_is_told(root: Path, capsys: pyte
     assert any("fedcba987654 has no manifest.json: its build was killed" in line for line in out)
     assert any("catalog.duckdb has no catalog.duckdb.sha256" in line for line in out)
     assert out[-1].startswith(f"{root}: 1 damaged (")
+
+
+@pytest.mark.parametrize("place", ["datasets/scenes", "datasets/scenes/fetch-log", "exports/scenes", "memory"])
+def test_a_folder_that_cannot_be_read_is_told_and_the_others_are_looked_at(
+    root: Path, place: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (root / "datasets" / "scenes" / "fetch-log").mkdir(exist_ok=True)
+    number = len(checks(root))
+    list_folder = Path.iterdir
+
+    def iterdir(folder: Path) -> Iterator[Path]:
+        if folder == root / place:
+            raise PermissionError(errno.EACCES, "Permission denied", str(folder))
+        return list_folder(folder)
+
+    monkeypatch.setattr(Path, "iterdir", iterdir)
+    [found] = damage(root)
+    assert is_about(found, root / place)
+    assert "cannot be read: Permission denied" in found.text
+    assert 3 < len(checks(root)) <= number + 1
+
+
+def test_a_record_that_cannot_be_read_is_told(root: Path) -> None:
+    record = root / "catalog.duckdb.sha256"
+    record.unlink()
+    record.mkdir()
+    [found] = damage(root)
+    assert is_about(found, root / "catalog.duckdb")
+    assert "its record catalog.duckdb.sha256 cannot be read: Is a directory" in found.text
 
 
 def test_a_single_dataset_or_snapshot_can_be_looked_at(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
