@@ -44,7 +44,9 @@ img2dataset --url_list FOLDER/links/train --input_format parquet --url_col url -
 ```
 
 `sha256` is of the bytes as they came, so that `--verify_hash '["sha256","sha256"]'` finds what has changed since;
-Wikimedia's were asked for in another size, so that theirs always differ."""
+Wikimedia's were asked for in another size, so that theirs always differ.
+
+`datasets.load_dataset("parquet", data_dir="FOLDER/links")` reads them as well."""
 
 
 def write_folder_documents(
@@ -66,10 +68,11 @@ def write_folder_documents(
         patterns = [found.pattern for found in written.splits.values()]
         text = croissant_text(manifest, files=sink.entries, patterns=patterns, schema=schema, published=published)
         _write(folder / CROISSANT_FILE, text)
+    # `datasets` reads all that a card names with one reader, so that beside tars a list is none of its configurations.
     parts = CardParts(
         counts=counts,
         listed=listed,
-        configs=[written, links],
+        configs=[written] if isinstance(sink, TarSink) and written.splits else [written, links],
         schema=schema,
         examples=examples,
         loading="\n\n".join(_loading(sink, written, links)),

@@ -40,6 +40,17 @@ def read_huggingface(folder: Path, config: str = "default") -> dict[str, Any]:
     return {split: [described(row) for row in rows] for split, rows in found.items()}
 
 
+def read_lists(folder: Path) -> dict[str, Any]:
+    """Rows of lists that lie beside tars, by split."""
+    from datasets import get_dataset_config_names, load_dataset
+
+    found = load_dataset("parquet", data_dir=str(folder), cache_dir=str(cache / "datasets"))
+    return {
+        "configs": get_dataset_config_names(str(folder.parent)),
+        **{split: list(rows) for split, rows in found.items()},
+    }
+
+
 def described(row: dict[str, Any]) -> dict[str, Any]:
     """A row as JSON values: an image is its class and size."""
     image = row.pop("image", row.pop("jpg", None))
@@ -143,6 +154,7 @@ READERS: dict[str, Callable[[], Any]] = {
     "datasets_links": lambda: read_huggingface(huggingface, "links"),
     "datasets_snapshot": lambda: read_huggingface(snapshot),
     "datasets_tars": lambda: read_huggingface(tars),
+    "datasets_tars_links": lambda: read_lists(tars / "links"),
     "mlcroissant": lambda: read_croissant(huggingface),
     "mlcroissant_snapshot": lambda: read_croissant(snapshot),
     "webdataset": lambda: read_webdataset(tars),

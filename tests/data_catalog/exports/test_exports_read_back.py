@@ -76,6 +76,14 @@ def test_datasets_loads_tars_as_well(answers: dict[str, Any]) -> None:
     assert (row["json"]["attribution"], row["json"]["caption_2"]) == ("A. Bianchi", None)
 
 
+def test_a_list_beside_tars_is_read_by_itself(answers: dict[str, Any]) -> None:
+    found = answers["datasets_tars_links"]
+    assert found["configs"] == ["default"], "datasets would read a second one as tars, and fail"
+    assert [row["sample_id"] for row in found["train"]] == [
+        row["sample_id"] for row in answers["datasets_links"]["train"]
+    ]
+
+
 def test_mlcroissant_finds_nothing_wrong_and_all_records(answers: dict[str, Any]) -> None:
     found = answers["mlcroissant"]
     assert (found["errors"], found["warnings"]) == ([], [])
