@@ -350,13 +350,16 @@ def test_an_interrupted_command_leaves_nothing_behind_and_goes_on(
     settings = [part for setting in lab.overrides for part in ("--set", setting)]
     command = ["flows.cli", "build", "scenes", "--root", root, "--executor", executor, *settings]
     before = set(lab.processes())
-    process = subprocess.Popen(
-        [sys.executable, "-m", *command], cwd=lab.folder, env=lab.environment, stderr=subprocess.PIPE, text=True
-    )
     run = Run(lab, "", lab.folder / root)
-    run.in_the_middle()
-    process.send_signal(number)
-    _, told = process.communicate(timeout=10)
+    with subprocess.Popen(
+        [sys.executable, "-m", *command], cwd=lab.folder, env=lab.environment, stderr=subprocess.PIPE, text=True
+    ) as process:
+        try:
+            run.in_the_middle()
+            process.send_signal(number)
+            _, told = process.communicate(timeout=10)
+        finally:
+            process.kill()
     assert process.returncode in (128 + number, -number), told
     assert "Traceback" not in told
     until(lambda: set(lab.processes()) <= before, 10, lambda: f"the end of {lab.processes()}")
