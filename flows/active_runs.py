@@ -10,6 +10,7 @@ import signal
 import subprocess
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -70,7 +71,8 @@ def kill_runs(client: "SyncPrefectClient") -> None:
     for run in active_runs(client):
         pid = process_of(run)
         if pid is not None:
-            os.killpg(pid, signal.SIGKILL)
+            with suppress(ProcessLookupError):  # it has ended meanwhile
+                os.killpg(pid, signal.SIGKILL)
             logger.warning("killed the run %s", run.name)
 
 
@@ -100,15 +102,16 @@ def _may_begin(run: "FlowRun") -> bool:
 def process_of(run: "FlowRun") -> int | None:
     """The process id of a run on this machine, or None where it has none (any more)."""
     text = run.infrastructure_pid or ""
-    return int(text) if text.isdigit() and "prefect" in _command_of(int(text)) else None
+    return int(text) if text.isdigit() and _does(int(text), run) else None
 
 
-def _command_of(pid: int) -> str:
-    """The command line of a process, "" if it has ended: a process id alone may belong to another one by now."""
-    if Path("/proc/self/cmdline").is_file():
+def _does(pid: int, run: "FlowRun") -> bool:
+    """Whether a process does a run: its id alone may belong to another one by now, even to one of Prefect's."""
+    if Path("/proc/self/environ").is_file():
         try:
-            return Path(f"/proc/{pid}/cmdline").read_bytes().decode(errors="replace").replace("\0", " ")
-        except (FileNotFoundError, ProcessLookupError):
-            return ""
+            environment = Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
+        except (FileNotFoundError, ProcessLookupError, PermissionError):
+            return False
+        return f"PREFECT__FLOW_RUN_ID={run.id}".encode() in environment
     listed = subprocess.run(["ps", "-p", str(pid), "-o", "command="], check=False, capture_output=True, text=True)
-    return listed.stdout.strip()
+    return "prefect" in listed.stdout
