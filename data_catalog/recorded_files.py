@@ -2,17 +2,19 @@
 
 The record of `catalog.duckdb` is `catalog.duckdb.sha256`, a line as `sha256sum` writes it, and can check it. It goes
 before the file changes and is written after: a process that dies meanwhile leaves a file without a record, never one
-that looks damaged.
+that looks damaged. Files of a folder that never change have one record for all, `files.json`.
 """
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from data_catalog.checksummed import write_checksummed
 from data_catalog.shards import sha256_of, sync, write_atomically
 
 RECORD_SUFFIX = ".sha256"
+FOLDER_RECORD = "files.json"
 _RECORD = re.compile(r"([0-9a-f]{64})  ([^\n]*)\n")
 
 
@@ -47,6 +49,14 @@ def write_record(path: Path) -> None:
     """Record a file as it is now."""
     text = f"{sha256_of(path)}  {path.name}\n"
     write_atomically(record_path(path), lambda temporary: _write_text(temporary, text))
+
+
+def record_folder(folder: Path, names: Iterable[str]) -> None:
+    """Record those files of a folder that are there and will not change any more, unless that was done already."""
+    path = folder / FOLDER_RECORD
+    if not path.exists():
+        there = [name for name in names if (folder / name).is_file()]
+        write_checksummed(path, {"files": {name: sha256_of(folder / name) for name in there}})
 
 
 def _write_text(path: Path, text: str) -> None:

@@ -1,4 +1,4 @@
-"""Whether every byte of a catalog is what was written: snapshots, pointers, logs, views, memories, exports.
+"""Whether every byte of a catalog is what was written: snapshots, pointers, logs, views, memories, exports, models.
 
 A `Check` looks at one file, so that many are read at the same time; none raises for what it finds, and none writes.
 """
@@ -16,21 +16,27 @@ from data_catalog.findings import Finding, damage, document, listed, recorded, r
 from data_catalog.manifest import (
     CURRENT_FILE,
     MANIFEST_FILE,
+    current_snapshot,
     current_snapshot_name,
+    dataset_names,
     datasets_folder,
     is_snapshot_name,
     read_snapshot,
     snapshot_names,
 )
-from data_catalog.recorded_files import RECORD_SUFFIX, is_recorded
+from data_catalog.recorded_files import FOLDER_RECORD, RECORD_SUFFIX, is_recorded
 from data_catalog.shards import TEMPORARY_PREFIX
 from data_catalog.snapshot_history import RUN_LOG
 
 EXPORTS = "exports"
 EXPORT_RECORD = "export.json"
+MODELS = "models"
+# In a model's folder, when it is trained.
+RESULT = "result.json"
 # Files of a root that carry their checksum, and such as have a record beside them; with what to do about damage.
+TOMBSTONES = "forgotten.json"
 DOCUMENTS = {
-    "forgotten.json": "restore it from a copy: without it builds would take in again what was to be forgotten",
+    TOMBSTONES: "restore it from a copy: without it builds would take in again what was to be forgotten",
     "file-hashes.json": "remove it, and upstream files are read once more",
 }
 CATALOG = "catalog.duckdb"
@@ -64,6 +70,8 @@ def checks(root: Path, *, dataset: str | None = None, snapshot: str | None = Non
     found = _of_each(folders, partial(_dataset_checks, root))
     exports = partial(_below, look=_export_checks)
     found += _below(root / EXPORTS, exports) if dataset is None else exports(root / EXPORTS / dataset)
+    models = root / MODELS
+    found += _below(models, _model_checks) if dataset is None else _of_each([models / dataset], _model_checks)
     return found if dataset is not None else [*_root_checks(root), *found]
 
 
@@ -117,7 +125,7 @@ def _root_checks(root: Path) -> list[Check]:
     documents = [partial(document, root / name, remedy) for name, remedy in DOCUMENTS.items()]
     catalog = partial(recorded, root / CATALOG, REBUILD, is_needed=True)
     memories = partial(_recorded_checks, suffix=".sqlite", remedy=FORGET_MEMORY)
-    return [*documents, catalog, *_of_each([root / "memory"], memories)]
+    return [*documents, partial(_lost_tombstones, root), catalog, *_of_each([root / "memory"], memories)]
 
 
 def _dataset_checks(root: Path, folder: Path) -> list[Check]:
@@ -206,6 +214,20 @@ def _strays(folder: Path, listed: set[str]) -> list[Finding]:
     ]
 
 
+def _lost_tombstones(root: Path) -> list[Finding]:
+    """Where their file is not there, and a dataset was made under some."""
+    path = root / TOMBSTONES
+    for name in dataset_names(root) if not path.exists() else ():
+        try:
+            snapshot = current_snapshot(root, name)
+        except ConfigError:
+            continue  # of the pointer or the manifest is told elsewhere
+        if snapshot is not None and snapshot.manifest.get("tombstones", {}).get("digest") is not None:
+            text = f"{path} is missing, and {name} was made under what it held: {DOCUMENTS[TOMBSTONES]}"
+            return [damage(path, text)]
+    return []
+
+
 def _pointer(root: Path, dataset: str) -> list[Finding]:
     path = datasets_folder(root) / dataset / CURRENT_FILE
     remedy = "restore it from a copy, or remove it and build again"
@@ -224,6 +246,33 @@ def _pointer(root: Path, dataset: str) -> list[Finding]:
     return found
 
 
+def _model_checks(folder: Path) -> list[Check]:
+    """Of the models of a dataset, and of what says which is the newest."""
+    trained = _of_each(_folders(folder), _trained_checks)
+    return [partial(_model_pointer, folder / CURRENT_FILE), *trained]
+
+
+def _model_pointer(path: Path) -> list[Finding]:
+    remedy = "remove it and train again, which finds the trained model"
+    found = document(path, remedy)
+    if path.is_file() and not any(finding.kind == "damage" for finding in found):
+        name = str(json.loads(path.read_bytes()).get("model"))
+        if not (path.parent / name).is_dir():
+            return [damage(path, f"{path} names the model {name}, which is not there: {remedy}")]
+    return found
+
+
+def _trained_checks(folder: Path) -> list[Check]:
+    """Of one model, unless it is being trained."""
+    path = folder / FOLDER_RECORD
+    if path.is_file():
+        return _recorded_folder(path, f"remove the folder {folder} and train again")
+    if not (folder / RESULT).is_file():
+        return []
+    text = f"{folder} has no {path.name}: it is from before models had one, or its training was killed at its very end"
+    return [lambda: [Finding(kind="note", path=folder, text=f"{text}; nothing vouches for it")]]
+
+
 def _export_checks(folder: Path) -> list[Check]:
     path = folder / EXPORT_RECORD
     if folder.name.startswith(TEMPORARY_PREFIX):
@@ -231,15 +280,19 @@ def _export_checks(folder: Path) -> list[Check]:
     if not path.is_file():
         text = f"{folder} has no {EXPORT_RECORD}: it is being written, or its export was killed; export again"
         return [lambda: [Finding(kind="note", path=folder, text=text)]]
-    remedy = f"remove the folder {folder} and export again"
+    return _recorded_folder(path, f"remove the folder {folder} and export again")
+
+
+def _recorded_folder(path: Path, remedy: str) -> list[Check]:
+    """Of a checksummed record, and of the files of its folder that it lists."""
     record = partial(document, path, remedy)
-    files = {} if any(finding.kind == "damage" for finding in record()) else _exported_files(path)
+    files = {} if any(finding.kind == "damage" for finding in record()) else _listed_files(path)
     if files is None:
         return [lambda: [damage(path, f"{path} is damaged (it lists no files): {remedy}")]]
-    return [record, *(partial(listed, folder / name, found, remedy) for name, found in files.items())]
+    return [record, *(partial(listed, path.parent / name, found, remedy) for name, found in files.items())]
 
 
-def _exported_files(path: Path) -> Mapping[str, str] | None:
+def _listed_files(path: Path) -> Mapping[str, str] | None:
     files = json.loads(path.read_bytes()).get("files")
     if not isinstance(files, dict) or not all(isinstance(found, str) for found in files.values()):
         return None

@@ -7,6 +7,7 @@ from data_catalog.checksummed import read_checksummed, write_checksummed
 from data_catalog.errors import ConfigError
 from data_catalog.lock import writer_lock
 from data_catalog.manifest import Snapshot, read_snapshot, require_snapshot
+from data_catalog.recorded_files import record_folder
 from data_catalog.shards import write_json
 from flows.guarded import require_guarded
 from flows.recipe import Recipe
@@ -14,7 +15,7 @@ from training.config import run_key
 from training.contact_sheet import contact_sheet
 from training.data import PairFiles
 from training.evaluation import evaluate
-from training.loop import TrainResult, train
+from training.loop import MODEL_FILES, TrainResult, train
 from training.model import read_model_config
 from training.scores import Scores
 from training.search import Hit, search
@@ -77,6 +78,7 @@ def train_model(recipe: Recipe, root: Path) -> TrainReport:
     models = root / "models" / recipe.name
     with writer_lock(models):
         result = train(files, recipe.train, models / key[:12], sha256=hashes.__getitem__)
+        record_folder(models / key[:12], MODEL_FILES)
         write_checksummed(models / CURRENT_FILE, {"model": key[:12], "snapshot": snapshot.snapshot})
     return TrainReport(folder=models / key[:12], snapshot=snapshot, result=result)
 

@@ -21,10 +21,23 @@ from training.batches import TrainSplit, epoch_batches, held_out_batches, open_t
 from training.checkpoint import STATE_FILE, RunState, load_state, save_state, save_weights
 from training.config import TrainConfig, run_key
 from training.data import PairFiles, refuse_leaks
-from training.model import WEIGHTS_FILE, create_model, normalise_pixels, read_model_config, write_model_config
+from training.model import (
+    OPEN_CLIP_CONFIG_FILE,
+    WEIGHTS_FILE,
+    create_model,
+    normalise_pixels,
+    read_model_config,
+    write_model_config,
+)
 from training.optimisation import adamw, contrastive_loss, learning_rate, optimizer_step
 from training.threads import deterministic_torch
-from training.tokenizer import load_tokenizer, save_tokenizer, train_tokenizer
+from training.tokenizer import (
+    TOKENIZER_CONFIG_FILE,
+    TOKENIZER_FILE,
+    load_tokenizer,
+    save_tokenizer,
+    train_tokenizer,
+)
 
 if TYPE_CHECKING:
     import torch
@@ -36,6 +49,11 @@ logger = logging.getLogger(__name__)
 RUN_FILE = "run.json"
 RESULT_FILE = "result.json"
 METRICS_FILE = "metrics.jsonl"
+# What a trained model's folder has, which nothing changes any more.
+MODEL_FILES = (
+    *(WEIGHTS_FILE, OPEN_CLIP_CONFIG_FILE, TOKENIZER_FILE, TOKENIZER_CONFIG_FILE),
+    *(RUN_FILE, METRICS_FILE, RESULT_FILE),
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -10,9 +10,12 @@ from pathlib import Path
 import pytest
 
 from data_catalog.catalog import query, rebuild
+from data_catalog.checksummed import write_checksummed
 from data_catalog.errors import ConfigError
 from data_catalog.findings import Finding
 from data_catalog.manifest import commit_snapshot, current_snapshot, find_snapshot, point_to, require_snapshot
+from data_catalog.recorded_files import record_folder
+from data_catalog.shards import write_json
 from data_catalog.verification import checks, verify
 from flows.build import BuildReport, build_dataset
 from flows.cli import main
@@ -29,7 +32,7 @@ OTHERS = {".writer-lock", "work", "upstream"}
 @pytest.fixture(scope="module")
 def whole(built: tuple[Path, BuildReport], tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A catalog with all that one may hold: beside what the small build wrote an older snapshot, a memory of
-    translations, an export, and tombstones."""
+    translations, an export, a model, and tombstones."""
     root = tmp_path_factory.mktemp("whole") / "catalog"
     shutil.copytree(built[0], root)
     current = require_snapshot(root, "scenes")
@@ -39,6 +42,11 @@ def whole(built: tuple[Path, BuildReport], tmp_path_factory: pytest.TempPathFact
     memory = TranslationMemory(root / "memory", "argos:en-it:abc")
     memory.record([f"a dog {number}" for number in range(50)], [Translation(text="un cane", score=-0.1)] * 50)
     memory.seal()
+    model = root / "models" / "scenes" / "0123456789ab"
+    for name in ("model.safetensors", "result.json"):
+        write_json(model / name, {"weights": list(range(100))})
+    record_folder(model, ["model.safetensors", "result.json"])
+    write_checksummed(model.parent / "current.json", {"model": model.name, "snapshot": current.snapshot})
     assert main(["forget", "--domain", "example.org", "--root", str(root)]) == 0
     assert main(["export", "scenes", "--format", "urls", "--root", str(root)]) == 0
     rebuild(root)
@@ -84,6 +92,7 @@ def test_of_300_flipped_bits_300_are_found(root: Path) -> None:
     files = catalog_files(root)
     assert {path.suffix for path in files} >= {".parquet", ".json", ".jsonl", ".duckdb", ".sqlite", ".sha256", ".html"}
     assert {path.name for path in files} >= {"forgotten.json", "export.json", "croissant.json", "README.md"}
+    assert {path.name for path in files} >= {"model.safetensors", "files.json"}
     assert {path.parts[-3] for path in files if path.parent.name == "captions"} > {"0123456789ab"}
     draw = random.Random(7)
     missed = []
@@ -164,7 +173,9 @@ def test_what_is_missing_stray_or_unvouched_for_is_told(root: Path, capsys: pyte
     assert out[-1].startswith(f"{root}: 1 damaged (")
 
 
-@pytest.mark.parametrize("place", ["datasets/scenes", "datasets/scenes/fetch-log", "exports/scenes", "memory"])
+@pytest.mark.parametrize(
+    "place", ["datasets/scenes", "datasets/scenes/fetch-log", "exports/scenes", "models", "memory"]
+)
 def test_a_folder_that_cannot_be_read_is_told_and_the_others_are_looked_at(
     root: Path, place: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -191,6 +202,29 @@ def test_a_record_that_cannot_be_read_is_told(root: Path) -> None:
     [found] = damage(root)
     assert is_about(found, root / "catalog.duckdb")
     assert "its record catalog.duckdb.sha256 cannot be read: Is a directory" in found.text
+
+
+def test_a_model_that_is_not_there_is_told_and_one_without_a_record_is_not_vouched_for(root: Path) -> None:
+    model = root / "models" / "scenes" / "0123456789ab"
+    (model / "files.json").unlink()
+    [found] = verify(root)
+    assert (found.kind, found.path) == ("note", model)
+    (model / "result.json").unlink()  # as while it is being trained
+    assert verify(root) == []
+    shutil.rmtree(model)
+    [lost] = damage(root)
+    assert is_about(lost, model.parent / "current.json")
+    assert "names the model 0123456789ab, which is not there" in lost.text
+
+
+def test_tombstones_that_are_lost_are_told_where_a_dataset_was_made_under_some(root: Path) -> None:
+    (root / "forgotten.json").unlink()
+    assert verify(root) == []
+    current = require_snapshot(root, "scenes")
+    commit_snapshot(root, {**current.manifest, "tombstones": {"digest": "0" * 64}})
+    [lost] = damage(root)
+    assert is_about(lost, root / "forgotten.json")
+    assert "is missing, and scenes was made under what it held: restore it from a copy" in lost.text
 
 
 def test_a_single_dataset_or_snapshot_can_be_looked_at(root: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -98,6 +98,16 @@ def test_scores_say_what_they_were_measured_on(root: Path) -> None:
     assert all(score["low"] <= score["value"] <= score["high"] for score in scores)
 
 
+def test_a_bit_of_a_model_that_flips_is_found(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = next((root / "models" / "scenes").glob("*/model.safetensors"))
+    content = path.read_bytes()
+    assert main(["verify", "--root", str(root)]) == 0
+    path.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+    assert main(["verify", "--root", str(root)]) == 1
+    path.write_bytes(content)
+    assert f"damage: {path} is not what was written" in capsys.readouterr().out
+
+
 def test_a_search_writes_a_contact_sheet(root: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     out = tmp_path / "sheet.png"
     assert main(["search", "due cerchi rossi", "--root", str(root), "--top", "5", "--out", str(out)]) == 0
