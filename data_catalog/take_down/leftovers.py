@@ -10,6 +10,8 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from data_catalog.checksummed import read_checksummed
+from data_catalog.errors import ConfigError
 from data_catalog.exports.place import RECORD_FILE, RECORD_KEYS, WITHOUT_EXPORTS
 from data_catalog.manifest import read_snapshot
 from data_catalog.pruning import freed_bytes
@@ -139,7 +141,11 @@ def models_of(root: Path, removed: Iterable[tuple[str, str]]) -> list[Path]:
     gone = set(removed)
     found = []
     for pointer in sorted((root / "models").glob("*/current.json")):
-        record = read_json(pointer)
+        try:
+            record = read_checksummed(pointer, remedy="remove it and train again, which finds the trained model")
+        except ConfigError as error:
+            logger.warning("%s", error)  # what is to be forgotten goes all the same
+            continue
         if (pointer.parent.name, record.get("snapshot")) in gone:
             found.append(pointer.parent / str(record.get("model")))
     return found

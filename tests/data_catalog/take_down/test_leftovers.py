@@ -5,8 +5,9 @@ from pathlib import Path
 
 import pytest
 
+from data_catalog.checksummed import write_checksummed
 from data_catalog.shards import write_json
-from data_catalog.take_down.leftovers import clear_exports, clear_indexes
+from data_catalog.take_down.leftovers import clear_exports, clear_indexes, models_of
 
 GONE: dict[str, object] = {
     "dataset": "web",
@@ -75,3 +76,13 @@ def test_indexes_go_of_the_datasets_that_are_named(tmp_path: Path) -> None:
         (tmp_path / "models" / name / "0a1b" / "index" / "k" / "features.npy").write_bytes(b"features")
     assert clear_indexes(tmp_path, ["web", "absent"]) == [tmp_path / "models" / "web" / "0a1b" / "index"]
     assert (tmp_path / "models" / "other" / "0a1b" / "index").is_dir()
+
+
+def test_a_damaged_pointer_to_a_model_stops_no_take_down(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Which models saw what is gone is told; of one whose pointer is damaged nobody knows."""
+    for name in ("local", "web"):
+        write_checksummed(tmp_path / "models" / name / "current.json", {"model": "aaaa", "snapshot": "0123456789ab"})
+    (tmp_path / "models/local/current.json").write_bytes(b"\0")
+    gone = [("local", "0123456789ab"), ("web", "0123456789ab")]
+    assert models_of(tmp_path, gone) == [tmp_path / "models/web/aaaa"]
+    assert "models/local/current.json is damaged" in caplog.text
