@@ -28,6 +28,7 @@ CAUSES = {
     "url": "URL that may not be asked",
     "missing": "local file that is missing",
     "crash": "lost by a crash",
+    "other": "another reason",
 }
 
 
@@ -82,10 +83,11 @@ def diagnose(downloads: pa.Table) -> Diagnosis:
 
 
 def cause_of(reason: str | None) -> str:
-    """The cause that a reason is counted under; "came" for None."""
+    """The cause that a reason is counted under: "came" for None, "other" for one that this version does not know."""
     if reason is None:
         return "came"
-    return (FETCH_REASONS.get(reason) or NORMALISE_REASONS[reason]).cause
+    known = FETCH_REASONS.get(reason) or NORMALISE_REASONS.get(reason)
+    return "other" if known is None else known.cause
 
 
 Rows = Sequence[Mapping[str, Any]]

@@ -55,7 +55,7 @@ LONGEST = 2000
 REASONS = """
     SELECT step, drop_reason, source, count(*) AS dropped, min_by(
         {{caption_id: caption_id, source: source, source_caption: source_caption, source_lang: source_lang,
-          caption: caption, target_lang: target_lang, detail: detail, url: url, file: upstream_file,
+          caption: caption, target_lang: target_lang, detail: detail, place: coalesce(url, path), file: upstream_file,
           line: upstream_line}},
         md5_number_lower(caption_id), {num_examples}
     ) AS examples

@@ -26,6 +26,8 @@ def length_chart(name: str, series: Mapping[str, Mapping[int, int]], *, unit: st
     last = max(_tail(counts) for counts in series.values())
     width = max(1, math.ceil((last + 1) / _MAX_BARS))
     edges = [edge - 0.5 for edge in range(0, last + 2 * width, width)]
+    last_bar = (len(edges) - 2) * width
+    has_tail = any(value >= last_bar + width for counts in series.values() for value in counts)
 
     from matplotlib.ticker import MaxNLocator
 
@@ -38,7 +40,7 @@ def length_chart(name: str, series: Mapping[str, Mapping[int, int]], *, unit: st
             _stairs(axes, bars, edges, number, label)
         axes.set_xlim(0, edges[-1])
         axes.xaxis.set_major_locator(MaxNLocator(nbins=8, integer=True))
-        axes.set_xlabel(unit)
+        axes.set_xlabel(f"{unit}; the last bar holds {last_bar:,} and more" if has_tail else unit)
         _counts(axes, "captions")
         if len(series) > 1:
             figure.legend(loc="outside upper left", ncols=2, frameon=False)

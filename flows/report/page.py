@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 REPORT_FILE = "report.html"
 # Raised when the page changes: pages of older versions are written again by the next build that finds its snapshot.
-PAGE_VERSION = 1
+PAGE_VERSION = 2
 _MARK = '<meta name="vernaclip-report" content="{}">'
 _FILTERS = ("text", "caption", "linked", "plain", "number", "percent", "size", "duration", "decimal")
 _CHARTS = (
@@ -164,7 +164,7 @@ def _image_charts(contents: Contents) -> dict[str, str]:
     found: dict[str, str] = {}
     sizes = contents.counts.sizes
     if sizes:
-        points = [(2 ** (row["width"] / 8), 2 ** (row["height"] / 8), row["num_images"]) for row in sizes]
+        points = [(row["mean_width"], row["mean_height"], row["num_images"]) for row in sizes]
         found["sizes"] = distributions.size_chart(points)
         aspects = _aspects(sizes)
         found["aspects"] = distributions.octave_chart(

@@ -88,10 +88,12 @@ def decimal(value: float | None, digits: int) -> str:
 
 
 def percent(part: float, whole: float, digits: int = 1) -> str:
-    """A share; what is not nothing is never shown as nothing."""
+    """A share; what is not nothing is never shown as nothing, and what is not all never as all."""
     share = part / whole if whole else 0.0
     least = 10.0 ** -(digits + 2)
-    return f"< {least:.{digits}%}" if 0 < share < least else f"{share:.{digits}%}"
+    if 0 < share < least:
+        return f"< {least:.{digits}%}"
+    return f"> {1 - least:.{digits}%}" if 1 - least < share < 1 else f"{share:.{digits}%}"
 
 
 def size(num_bytes: float) -> str:

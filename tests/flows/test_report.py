@@ -21,6 +21,7 @@ from flows.build import BuildReport, build_dataset
 from flows.cli import main
 from flows.execution import LocalExecutor
 from flows.recipe import Recipe
+from flows.report.contents import gather
 from flows.report.page import refresh_report, report_path, write_report
 from flows.report.texts import caption, decimal, duration, linked, percent, plain, size, text
 from flows.run_log import read_runs
@@ -342,6 +343,7 @@ def test_a_dataset_of_which_nothing_is_left_says_why(tmp_path: Path) -> None:
     page = _page_of(tmp_path, _snapshot(tmp_path, rows, outcomes=lost))
     assert "Nothing came through: all 3 captions of 1 source were dropped." in page.text
     assert "HTTP 404: there is no such file any more" in page.text
+    assert not [style for style in page.values("style") if style == "width: 0.00%"]  # of nothing there is no bar
     assert "3 images were asked of the web, and 0 (0.0%) came and are good." in page.text
 
 
@@ -350,6 +352,33 @@ def test_a_dataset_of_one_row_is_told_in_the_singular(tmp_path: Path) -> None:
     page = _page_of(tmp_path, _snapshot(tmp_path, [row], [_pair(row)], [_outcome(row)]))
     assert "1 image with 1 Italian caption, from 1 caption of 1 source: 100.0% came through." in page.text
     assert [a["alt"] for tag, a in page.elements if tag == "img"] == ["un cane"]
+    assert "Snapshot 0123456789ab Nothing was translated" in page.text
+    assert "nine of ten are 600 wide, and 300 high" in page.text
+    assert "no side is shorter than 150 or longer than 300 pixels" in page.text
+
+
+def test_sizes_stand_where_the_images_have_them(tmp_path: Path) -> None:
+    rows = [_caption(1), _caption(2), _caption(3)]
+    sizes = ((96, 97), (98, 97), (200, 100))  # the first two are in one eighth of an octave
+    pairs = [_pair(row, original_width=w, original_height=h) for row, (w, h) in zip(rows, sizes, strict=True)]
+    found = gather(_snapshot(tmp_path, rows, pairs), [], num_examples=0).counts.sizes
+    assert {(size["mean_width"], size["mean_height"], size["num_images"]) for size in found} == {
+        (97.0, 97.0, 2),
+        (200.0, 100.0, 1),
+    }
+
+
+def test_the_last_bar_of_lengths_says_what_it_holds(tmp_path: Path) -> None:
+    words = [3] * 300 + [40]
+    rows = [_caption(n, caption=" ".join(["a"] * count)) for n, count in enumerate(words)]
+    page = _page_of(tmp_path, _snapshot(tmp_path, rows))
+    assert "words; the last bar holds 3 and more" in page.text
+    assert "characters; the last bar" in page.text
+
+
+def test_local_files_that_are_missing_are_named(tmp_path: Path) -> None:
+    row = _caption(1, url=None, path="folder/dog.jpg", outcome="rejected", step="fetch", drop_reason="missing_file")
+    assert "folder/dog.jpg" in _page_of(tmp_path, _snapshot(tmp_path, [row])).text
 
 
 def test_an_image_that_cannot_be_decoded_leaves_a_gap(tmp_path: Path) -> None:
@@ -481,6 +510,7 @@ def test_languages_that_are_no_codes_are_left_unsaid() -> None:
 
 def test_numbers_are_written_for_people() -> None:
     assert [percent(1, 3), percent(1, 100_000), percent(0, 0)] == ["33.3%", "< 0.1%", "0.0%"]
+    assert [percent(99_999, 100_000), percent(5, 5)] == ["> 99.9%", "100.0%"]
     assert [size(999), size(1500), size(2.5e6), size(3e13)] == ["999 bytes", "1.5 kB", "2.5 MB", "30.0 TB"]
     assert [duration(8.24), duration(200), duration(7500)] == ["8.2 s", "3 min 20 s", "2 h 5 min"]
     assert [decimal(-0.5, 2), decimal(None, 2)] == ["−0.50", "–"]

@@ -57,6 +57,11 @@ def test_what_may_pass_is_counted_and_told() -> None:
     assert any("6 of the missing images may come at another try" in finding for finding in found.findings)
 
 
+def test_a_reason_of_another_version_is_counted_all_the_same() -> None:
+    found = diagnose(downloads(("a.example", None, 1), ("a.example", "from_the_future", 3)))
+    assert {"what": "another reason", "images": 3, "share": "75.0%"} in found.rows()
+
+
 def test_nothing_downloaded_is_nothing_told() -> None:
     found = diagnose(
         downloads().cast(pa.schema([("host", pa.string()), ("drop_reason", pa.string()), ("num_images", pa.int64())]))
@@ -65,7 +70,7 @@ def test_nothing_downloaded_is_nothing_told() -> None:
 
 
 def test_every_reason_has_a_cause_that_the_table_names() -> None:
-    assert {cause_of(reason) for reason in [*FETCH_REASONS, *NORMALISE_REASONS, None]} == set(CAUSES)
+    assert {cause_of(reason) for reason in [*FETCH_REASONS, *NORMALISE_REASONS, None, "from_the_future"]} == set(CAUSES)
 
 
 def test_shares_add_up() -> None:
