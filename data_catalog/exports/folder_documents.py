@@ -40,7 +40,8 @@ LOAD_LINKS = """`links/SPLIT/` lists images by address, without pixels, as img2d
 
 ```
 img2dataset --url_list FOLDER/links/train --input_format parquet --url_col url --caption_col caption \\
-  --save_additional_columns '["key","license","attribution","page_url"]' --output_folder OUT --output_format webdataset
+  --save_additional_columns '["sample_id","license","attribution","page_url"]' \\
+  --output_folder OUT --output_format webdataset
 ```
 
 `sha256` is of the bytes as they came, so that `--verify_hash '["sha256","sha256"]'` finds what has changed since;

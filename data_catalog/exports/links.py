@@ -9,21 +9,22 @@ import pyarrow.parquet as pq
 from data_catalog.exports.judged import JudgedShard, sample_key
 from data_catalog.exports.rights import Policy
 
+# Nothing is declared to be there always: img2dataset takes the types of its own rows, failed ones too, from here.
 LINKS = pa.schema(
     [
-        pa.field("key", pa.string(), nullable=False),
-        pa.field("url", pa.string(), nullable=False),
-        pa.field("caption", pa.string(), nullable=False),  # the first of `captions`
-        pa.field("captions", pa.list_(pa.string()), nullable=False),
-        pa.field("source_captions", pa.list_(pa.string()), nullable=False),
-        pa.field("source_langs", pa.list_(pa.string()), nullable=False),
-        pa.field("translators", pa.list_(pa.string()), nullable=False),
-        pa.field("sample_id", pa.string(), nullable=False),
-        pa.field("source", pa.string(), nullable=False),
-        pa.field("split", pa.string(), nullable=False),
-        pa.field("width", pa.int32(), nullable=False),  # of the image as it came
-        pa.field("height", pa.int32(), nullable=False),
-        pa.field("sha256", pa.string(), nullable=False),  # of its bytes as they came
+        pa.field("key", pa.string()),
+        pa.field("url", pa.string()),
+        pa.field("caption", pa.string()),  # the first of `captions`
+        pa.field("captions", pa.list_(pa.string())),
+        pa.field("source_captions", pa.list_(pa.string())),
+        pa.field("source_langs", pa.list_(pa.string())),
+        pa.field("translators", pa.list_(pa.string())),
+        pa.field("sample_id", pa.string()),
+        pa.field("source", pa.string()),
+        pa.field("split", pa.string()),
+        pa.field("width", pa.int32()),  # of the image as it came
+        pa.field("height", pa.int32()),
+        pa.field("sha256", pa.string()),  # of its bytes as they came
         pa.field("license", pa.string()),  # of the row, or what the recipe says of the source
         pa.field("attribution", pa.string()),
         pa.field("page_url", pa.string()),

@@ -5,10 +5,13 @@ python consumers.py HUGGINGFACE WEBDATASET SNAPSHOT CACHE
 
 import json
 import os
+import re
+import shlex
 import socket
 import sys
 from argparse import Namespace
 from collections.abc import Callable
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -123,29 +126,38 @@ def read_open_clip(folder: Path) -> dict[str, Any]:
     }
 
 
-def read_img2dataset(folder: Path) -> list[dict[str, Any]]:
-    """Rows of the list of training images, as img2dataset's own reader shards them."""
-    import pyarrow as pa
-    from img2dataset.reader import Reader
+class NoLogger:
+    """Stands in for the process in which img2dataset counts."""
 
-    (cache / "shards").mkdir()
-    reader = Reader(
-        str(folder / "links" / "train"),
-        "parquet",
-        "url",
-        "caption",
-        "sha256",
-        "sha256",
-        ["key", "license", "captions"],
-        3,
-        set(),
-        str(cache / "shards"),
+    def __init__(self, *_: Any) -> None:
+        self.done_shards: set[int] = set()
+
+    def start(self) -> None:
+        """Nothing is started."""
+
+    def join(self) -> None:
+        """Nothing is waited for."""
+
+
+def read_img2dataset(folder: Path) -> dict[str, Any]:
+    """What img2dataset makes of the list of training images by the card's own command, in this process and offline."""
+    main = import_module("img2dataset.main")  # the package has a function of that name
+    import pyarrow.parquet as pq
+
+    found = re.search(r"```\nimg2dataset (.*?)\n```", (folder / "README.md").read_text(encoding="utf-8"), re.DOTALL)
+    assert found is not None
+    command = found[1].replace("\\\n", "").replace("FOLDER", str(folder)).replace("OUT", str(cache / "fetched"))
+    words = iter(shlex.split(command))
+    options: dict[str, Any] = {word.removeprefix("--"): next(words) for word in words}
+    options["save_additional_columns"] = json.loads(options["save_additional_columns"])
+    finished = []
+    main.LoggerProcess = NoLogger
+    main.multiprocessing_distributor = lambda _, downloader, shards, *__: finished.extend(
+        downloader(shard)[0] for shard in shards
     )
-    rows = []
-    for _, path in reader:
-        with pa.ipc.open_file(path) as file:
-            rows += file.read_all().to_pylist()
-    return rows
+    main.download(**options, verify_hash=["sha256", "sha256"], number_sample_per_shard=3)
+    rows = [row for path in sorted((cache / "fetched").glob("*.parquet")) for row in pq.read_table(path).to_pylist()]
+    return {"finished": finished, "rows": rows}
 
 
 READERS: dict[str, Callable[[], Any]] = {

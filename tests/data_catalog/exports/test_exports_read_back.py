@@ -121,11 +121,13 @@ def test_open_clips_own_loader_counts_and_batches(answers: dict[str, Any]) -> No
     assert found["val"] == [[[2, 3, 32, 32], [2, 77]]]
 
 
-def test_img2datasets_reader_takes_the_list(answers: dict[str, Any]) -> None:
-    rows = {row["key"]: row for row in answers["img2dataset"]}
-    row = rows[sample_key("photos:unstated")]
+def test_img2dataset_takes_the_list_by_the_cards_command(answers: dict[str, Any]) -> None:
+    found = answers["img2dataset"]
+    assert found["finished"] == [True, True], "five images in two shards"
+    rows = {row["sample_id"]: row for row in found["rows"]}
     assert len(rows) == 5
-    assert row["url"] == "https://images.example/6.jpg"
-    assert row["caption"] == "un cane numero 6"
-    assert row["captions"] == ["un cane numero 6", "il cane 6"]
-    assert row["sha256"] == f"{6:064x}"
+    row = rows["photos:noncommercial"]
+    assert row["url"] == "https://images.example/5.jpg"
+    assert row["caption"] == "un cane numero 5"
+    assert row["page_url"] == "https://photos.example/5"
+    assert {row["status"] for row in rows.values()} == {"failed_to_download"}, "there is no network"
