@@ -30,7 +30,17 @@ def place_of(folder: Path, root: Path) -> Path:
     Raises:
         ConfigError: no folder there can be replaced, or it is one of a root's own.
     """
-    place = folder.resolve()
+    try:
+        place = folder.resolve()
+        _require_replaceable(folder, place, root)
+        _mend(place)
+    except (OSError, RuntimeError) as error:  # the latter of links in a circle
+        raise_if_disk_fails(error, folder)
+        raise ConfigError(f"{folder} cannot be an export's folder: {error}") from error
+    return place
+
+
+def _require_replaceable(folder: Path, place: Path, root: Path) -> None:
     if Path.cwd().is_relative_to(place):
         raise ConfigError(f"an export replaces its folder, and cannot go into the current one: {_ELSEWHERE}")
     if place.is_mount():
@@ -38,8 +48,6 @@ def place_of(folder: Path, root: Path) -> Path:
     for name in sorted(WITHOUT_EXPORTS):
         if place.is_relative_to((root / name).resolve()):
             raise ConfigError(f"{folder} lies in {root / name}, which is not for exports: {_ELSEWHERE}")
-    _mend(place)
-    return place
 
 
 def _mend(place: Path) -> None:

@@ -77,6 +77,10 @@ def test_none_goes_where_nothing_can_be_replaced_or_written(
     (tmp_path / "file").write_text("a file")
     with pytest.raises(ConfigError, match=f"{tmp_path}/file cannot be a folder to write to: "):
         export_snapshot(snapshot, URLS, tmp_path / "file" / "out")
+    (tmp_path / "loop").symlink_to(tmp_path / "loop")
+    for name in ("loop/out", "x" * 250):
+        with pytest.raises(ConfigError, match=f"{tmp_path}/{name} cannot be an export's folder: "):
+            export_snapshot(snapshot, URLS, tmp_path / name)
     export_snapshot(snapshot, URLS, tmp_path / "out")
     monkeypatch.chdir(tmp_path / "out/links")
     with pytest.raises(ConfigError, match="cannot go into the current one"):
