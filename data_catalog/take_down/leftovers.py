@@ -54,7 +54,11 @@ def _sweep(work: Path) -> None:
 
 
 def clear_log(folder: Path, matcher: Matcher) -> int:
-    """Take the lines of what is meant out of a dataset's fetch log; returns how many those were."""
+    """Take the lines of what is meant out of a dataset's fetch log; returns how many those were.
+
+    Call it with the writer's lock held.
+    """
+    sweep_temporary([folder])
     count = 0
     for path in sorted(folder.glob("*.parquet")):
         table = pq.read_table(path)
@@ -109,7 +113,10 @@ def _stays(root: Path, folder: Path) -> bool:
 
 def clear_indexes(root: Path, datasets: Iterable[str]) -> list[Path]:
     """Remove what `vernaclip search` keeps of the images of some datasets; it looks at them anew."""
-    doomed = [path for name in datasets for path in sorted((root / "models" / name).glob(f"*/{INDEX_FOLDER}"))]
+    models = [model for name in datasets for model in sorted((root / "models" / name).glob("*")) if model.is_dir()]
+    doomed = [model / INDEX_FOLDER for model in models if (model / INDEX_FOLDER).is_dir()]
+    for model in models:  # of a removal that was killed
+        shutil.rmtree(model / f"{TEMPORARY_PREFIX}removed-{INDEX_FOLDER}", ignore_errors=True)
     for folder in doomed:
         remove_folder(folder)
     return doomed

@@ -7,7 +7,9 @@ import pytest
 
 from data_catalog.checksummed import write_checksummed
 from data_catalog.shards import write_json
-from data_catalog.take_down.leftovers import clear_exports, clear_indexes, models_of
+from data_catalog.take_down.leftovers import clear_exports, clear_indexes, clear_log, models_of
+from data_catalog.take_down.matching import Matcher
+from data_catalog.tombstones import Tombstones
 
 GONE: dict[str, object] = {
     "dataset": "web",
@@ -86,3 +88,23 @@ def test_a_damaged_pointer_to_a_model_stops_no_take_down(tmp_path: Path, caplog:
     gone = [("local", "0123456789ab"), ("web", "0123456789ab")]
     assert models_of(tmp_path, gone) == [tmp_path / "models/web/aaaa"]
     assert "models/local/current.json is damaged" in caplog.text
+
+
+def test_what_a_killed_removal_of_an_index_left_goes(tmp_path: Path) -> None:
+    features = tmp_path / "models/web/aaaa/.tmp-removed-index/bbbb/features.npy"
+    training = tmp_path / "models/web/aaaa/.tmp-state"
+    for path in (features, training):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(b"numbers")
+    assert clear_indexes(tmp_path, ["local"]) == []
+    assert features.exists()
+    clear_indexes(tmp_path, ["web"])
+    assert not features.parents[1].exists()
+    assert training.exists(), "a model may be trained meanwhile"
+
+
+def test_a_log_that_was_being_written_goes(tmp_path: Path) -> None:
+    left = tmp_path / ".tmp-0123.parquet"
+    left.write_bytes(b"http://example.org/a.jpg")
+    assert clear_log(tmp_path, Matcher(Tombstones())) == 0
+    assert not left.exists()
