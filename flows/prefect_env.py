@@ -61,10 +61,11 @@ def prefect_environment(project: Path) -> dict[str, str]:
 
     Nothing is reported to anybody; our log lines reach Prefect's runs; runs are remembered in the project's own folder.
     """
+    database = urllib.parse.quote(str(state_folder(project) / "prefect.db"))  # it is part of a URL
     return {
         "DO_NOT_TRACK": "1",
         "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
-        "PREFECT_SERVER_DATABASE_CONNECTION_URL": f"sqlite+aiosqlite:///{state_folder(project) / 'prefect.db'}",
+        "PREFECT_SERVER_DATABASE_CONNECTION_URL": f"sqlite+aiosqlite:///{database}",
         "PREFECT_LOGGING_EXTRA_LOGGERS": ",".join(OUR_LOGGERS),
         "PREFECT_LOGGING_TO_API_WHEN_MISSING_FLOW": "ignore",
         "PREFECT_FLOWS_HEARTBEAT_FREQUENCY": str(HEARTBEAT_S),

@@ -5,6 +5,7 @@
 
 import fcntl
 import logging
+import re
 import secrets
 import sys
 import time
@@ -254,7 +255,8 @@ def _ensure_worker(project: Path, api: Api, client: "SyncPrefectClient") -> bool
             return False
         daemons.kill(worker)
     address.write_text(api.url, encoding="utf-8")
-    name = f"{WORK_POOL}-{project.resolve().name}"
+    folder_name = re.sub(r"[^\w.-]+", "-", project.resolve().name)  # Prefect refuses some characters
+    name = f"{WORK_POOL}-{folder_name}"
     command = [sys.executable, "-m", "prefect", "worker", "start", "--pool", WORK_POOL, "--name", name]
     command += ["--type", "process", "--limit", str(MAX_RUNS), "--install-policy", "never"]
     environment = {**prefect_environment(project), **api.environment(), **WORKER_ENVIRONMENT}

@@ -7,8 +7,17 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
+from sqlalchemy.engine import make_url
 
-from flows.prefect_env import Api, probe, read_env_block, remove_env_block, state_folder, write_env_block
+from flows.prefect_env import (
+    Api,
+    prefect_environment,
+    probe,
+    read_env_block,
+    remove_env_block,
+    state_folder,
+    write_env_block,
+)
 
 API = Api(url="http://127.0.0.1:4321/api", auth_string="vernaclip:s3cret")
 
@@ -19,6 +28,13 @@ def test_what_up_writes_is_read_back_and_private(tmp_path: Path) -> None:
     assert (tmp_path / ".env").stat().st_mode & 0o777 == 0o600
     assert state_folder(tmp_path).stat().st_mode & 0o777 == 0o700
     assert "s3cret" not in repr(API)
+
+
+def test_the_database_is_in_the_projects_folder_whatever_its_name(tmp_path: Path) -> None:
+    project = tmp_path / "50%41 of a project's runs? #1 & ü"
+    project.mkdir()
+    url = prefect_environment(project)["PREFECT_SERVER_DATABASE_CONNECTION_URL"]
+    assert make_url(url).database == str(project / ".vernaclip" / "prefect.db")
 
 
 def test_down_leaves_no_trace(tmp_path: Path) -> None:
