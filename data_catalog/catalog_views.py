@@ -26,11 +26,11 @@ IMAGES = """
            coalesce(o.sha256, p.sha256) AS sha256, p.num_bytes, c.num_captions, c.num_kept,
            CASE WHEN p.sample_id IS NOT NULL THEN 'published' WHEN c.num_kept > 0 THEN 'merged' ELSE 'dropped' END
                AS status,
-           CASE WHEN p.sample_id IS NULL THEN c.last_step END AS step,
-           CASE WHEN p.sample_id IS NULL THEN c.drop_reason END AS drop_reason,
+           CASE WHEN p.sample_id IS NULL AND c.num_kept = 0 THEN c.last_step END AS step,
+           CASE WHEN p.sample_id IS NULL AND c.num_kept = 0 THEN c.drop_reason END AS drop_reason,
            CASE WHEN p.sample_id IS NULL AND o.drop_reason = c.drop_reason THEN o.detail END AS detail,
-           o.sample_id IS NOT NULL AS asked_for, o.drop_reason IN (RETRYABLE) AS retryable, o.http_status, o.final_url,
-           o.robots_tag, o.num_bytes AS original_bytes, o.original_format, o.phash
+           o.sample_id IS NOT NULL AS asked_for, coalesce(o.drop_reason IN (RETRYABLE), false) AS retryable,
+           o.http_status, o.final_url, o.robots_tag, o.num_bytes AS original_bytes, o.original_format, o.phash
     FROM (
         SELECT dataset, snapshot, sample_id, any_value(source) AS source, any_value(url) AS url,
                any_value(path) AS path, count(*) AS num_captions, count(*) FILTER (outcome = 'kept') AS num_kept,

@@ -131,7 +131,7 @@ _IMAGES = {
     "num_captions": "caption rows of the sample",
     "num_kept": "those of them that are kept",
     "status": "published; merged: its captions are published with another sample's image; or dropped",
-    "step": "the step at which the sample was lost: the last that any of its captions came to",
+    "step": "the step at which a sample that is dropped was lost: the last that any of its captions came to",
     "drop_reason": "why it was lost there",
     "detail": "what in particular, where the image itself was lost",
     "asked_for": "whether any of its captions came as far as fetching",

@@ -263,8 +263,9 @@ def test_of_images_that_look_alike_the_larger_one_stays_and_may_take_all_caption
         {"original_width": 256, "captions": [caption(1), caption(0)]},
         {"original_width": 256, "captions": [caption(2)]},
     ]
-    merged = query(tmp_path / "catalog", "SELECT status FROM images WHERE path = 'small.jpg'").to_pylist()
-    assert merged == [{"status": "merged"}]
+    images = "SELECT status, step, drop_reason, retryable FROM images WHERE path = 'small.jpg'"
+    [merged] = query(tmp_path / "catalog", images).to_pylist()
+    assert merged == {"status": "merged", "step": None, "drop_reason": None, "retryable": False}
 
 
 def test_images_that_look_alike_are_in_one_split(tmp_path: Path, build: Build) -> None:
