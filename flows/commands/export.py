@@ -3,6 +3,7 @@
 from argparse import Namespace
 from pathlib import Path
 
+from data_catalog.errors import ConfigError
 from data_catalog.exports.export import ExportConfig, ExportReport, export_snapshot
 from data_catalog.lock import writer_lock
 from data_catalog.manifest import SPLITS, require_snapshot
@@ -22,6 +23,8 @@ def export(options: Namespace) -> None:
         captions=options.captions,
         published=options.published,
     )
+    if not options.root.is_dir():
+        raise ConfigError(f"{options.root} does not exist: give the root of a catalog with --root")
     with writer_lock(options.root):
         snapshot = require_snapshot(options.root, options.dataset)
         folder = options.out or default_folder(options.root, options.dataset, options.format)

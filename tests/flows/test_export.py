@@ -83,6 +83,9 @@ def test_the_command_says_what_is_in_an_export_and_what_is_not(root: Path, capsy
 def test_wrong_wishes_are_one_sentence(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["export", "cats", "--root", str(root), "--format", "urls"]) == 1
     assert "has no dataset 'cats'" in capsys.readouterr().err
+    assert main(["export", "scenes", "--root", str(root.parent / "typo"), "--format", "urls"]) == 1
+    assert f"{root.parent}/typo does not exist: give the root of a catalog with --root" in capsys.readouterr().err
+    assert not (root.parent / "typo").exists()
     assert main(["export", "scenes", "--root", str(root), "--format", "urls", "--published", "soon"]) == 1
     assert "published must be a date such as 2026-01-31, got 'soon'" in capsys.readouterr().err
 
