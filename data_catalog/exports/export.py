@@ -28,7 +28,7 @@ from data_catalog.shards import sha256_of
 
 HUGGINGFACE, WEBDATASET, URLS = "huggingface", "webdataset", "urls"
 FORMATS = (HUGGINGFACE, WEBDATASET, URLS)
-VERSION = 4  # raise it when the files for one and the same snapshot and config change
+VERSION = 5  # raise it when the files for one and the same snapshot and config change
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -55,7 +55,7 @@ class Policy:
 
     def licence(self, row: Mapping[str, Any]) -> str | None:
         """The words of the licence that holds for a row's image: its own, or the recipe's for the source."""
-        own: str | None = row["license"]
+        own: str | None = row["license"] if _says_something(row["license"]) else None
         return own or self._rights(row).licence
 
     def why_not(self, row: Mapping[str, Any]) -> str | None:
@@ -74,7 +74,8 @@ class Policy:
         if not self.licence(row):
             return NO_LICENCE
         # Whoever states one licence for a whole source is who is credited, by the source's name.
-        credited = bool(row["attribution"] or row["page_url"]) or not row["license"]
+        names_somebody = _says_something(row["attribution"]) or _says_something(row["page_url"])
+        credited = names_somebody or not _says_something(row["license"])
         return self._forbidden_by(_known_licence(self.licence(row)), credited=credited)
 
     def _rights(self, row: Mapping[str, Any]) -> SourceRights:
@@ -89,6 +90,11 @@ class Policy:
             return TRADE_FORBIDDEN
         assert licence.passing_on in (FREE, NONCOMMERCIAL)
         return NO_CREDIT if licence.credit and not credited else None
+
+
+def _says_something(text: str | None) -> bool:
+    """Whether there is more to a cell than blanks."""
+    return bool(text and text.strip())
 
 
 _NOTHING_SAID = SourceRights()

@@ -24,6 +24,8 @@ def why_not(pixels: str, asked: dict[str, Any], said: SourceRights | None = None
         (row("CC BY 4.0", attribution="A. Bianchi"), None, None),
         (row("CC BY 4.0", page_url="https://photos.example/1"), None, None),
         (row("CC BY 4.0"), rights.NO_CREDIT, rights.NO_CREDIT),
+        (row("CC BY 4.0", attribution=" ", page_url="\t"), rights.NO_CREDIT, rights.NO_CREDIT),
+        (row("  "), rights.NO_LICENCE, rights.NO_LICENCE),
         (row("CC BY-NC 4.0", attribution="A. Bianchi"), rights.TRADE_FORBIDDEN, None),
         (row("CC BY-NC 4.0"), rights.TRADE_FORBIDDEN, rights.NO_CREDIT),
         (row("CC BY-ND 4.0", attribution="A. Bianchi"), rights.COPIES_FORBIDDEN, rights.COPIES_FORBIDDEN),
@@ -43,6 +45,7 @@ def test_licences_decide_where_nobody_says_more(
 def test_a_recipes_licence_holds_where_the_row_states_none() -> None:
     free = SourceRights(licence="CC-BY-4.0")
     assert why_not("licensed", row(), free) is None, "whoever states it is who is credited"
+    assert why_not("licensed", row(" "), free) is None
     assert why_not("licensed", row("All rights reserved"), free) == rights.COPIES_FORBIDDEN
     assert why_not("licensed", row(), SourceRights(licence="ours")) == rights.UNKNOWN_LICENCE
 
