@@ -13,6 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from data_catalog.disk_errors import disk_errors
+from data_catalog.errors import ConfigError
 from data_catalog.failpoints import failpoint
 
 TEMPORARY_PREFIX = ".tmp-"
@@ -62,9 +63,11 @@ def write_atomically(path: Path, write: Callable[[Path], None]) -> str:
         The sha256 of the file.
 
     Raises:
-        ConfigError: the disk is full.
+        ConfigError: the disk is full, or a folder, a pipe or a device has that name.
         PipelineError: the disk fails.
     """
+    if path.exists() and not path.is_file():
+        raise ConfigError(f"{path} is no file, so no file can take its place: give another name")
     return _write_new(path, write, lambda _: path)[1]
 
 

@@ -180,8 +180,15 @@ def _rules(indent: str, story: Story, step: str, row: Row) -> Iterator[str]:
         values = settings.get(section, {})
         if section == "sources":
             values = values.get(row["source"], {})
-        told = ", ".join(f"{name} = {_value(value)}" for name, value in sorted(values.items()))
+        told = ", ".join(f"{name} = {_setting(value)}" for name, value in sorted(values.items()))
         yield from _facts(indent, {f"rules of {section}": told or None})
+
+
+def _setting(value: object) -> str:
+    """A setting among others: lists in brackets, and a text of nothing as `""`."""
+    if isinstance(value, list | tuple):
+        return f"[{_value(value)}]"
+    return _value(value) or '""'
 
 
 def _facts(indent: str, facts: Row) -> Iterator[str]:

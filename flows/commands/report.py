@@ -5,7 +5,7 @@ from contextlib import nullcontext
 
 from data_catalog.lock import writer_lock
 from data_catalog.manifest import require_snapshot
-from flows.commands.output import say
+from flows.commands.output import require_own_file, say
 from flows.report.page import write_report
 from flows.report_options import check_report_options
 
@@ -13,6 +13,8 @@ from flows.report_options import check_report_options
 def report(options: Namespace) -> None:
     """Write the page about a dataset's current snapshot, and say where it lies."""
     check_report_options(options)
+    if options.out is not None:
+        require_own_file(options.out)
     snapshot = require_snapshot(options.root, options.dataset)
     with nullcontext() if options.out else writer_lock(options.root):
         path = write_report(options.root, snapshot, out=options.out, num_examples=options.examples)

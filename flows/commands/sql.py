@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 from data_catalog.catalog import answer
 from data_catalog.errors import ConfigError
 from data_catalog.shards import write_atomically
-from flows.commands.output import say
+from flows.commands.output import require_own_file, say
 from flows.tables import escaped_json, plain_table, spreadsheet_text
 
 # Long texts and image bytes would make a table unreadable; the other forms have everything.
@@ -34,8 +34,8 @@ def sql(options: Namespace) -> None:
         raise ConfigError("Parquet is for a file: give --out FILE with it")
     if options.max_rows < 1:
         raise ConfigError(f"--max-rows must be 1 or more, got {options.max_rows}")
-    if options.out and (options.out.is_symlink() or (options.out.exists() and not options.out.is_file())):
-        raise ConfigError(f"--out: {options.out} is no file of its own, so no answer can take its place")
+    if options.out:
+        require_own_file(options.out)
     with answer(options.root, options.query) as (found, rows):
         names = distinct_names(found.names)
         schema = pa.schema([field.with_name(name) for field, name in zip(found, names, strict=True)])

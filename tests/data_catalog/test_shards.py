@@ -39,6 +39,15 @@ def test_a_failed_write_leaves_the_old_file_and_no_debris(tmp_path: Path) -> Non
     assert [entry.name for entry in tmp_path.iterdir()] == ["a.json"]
 
 
+@pytest.mark.parametrize("name", ["folder", "pipe"])
+def test_what_is_no_file_is_not_replaced(tmp_path: Path, name: str) -> None:
+    (tmp_path / "folder").mkdir()
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(ConfigError, match=f"{name} is no file"):
+        write_json(tmp_path / name, {})
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["folder", "pipe"]
+
+
 def test_a_full_disk_says_what_to_do(tmp_path: Path) -> None:
     def full(temporary: Path) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")

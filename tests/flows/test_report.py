@@ -205,6 +205,8 @@ def test_the_command_writes_the_page_where_it_is_asked_to(
         (["scenes", "--examples", "-1"], "--examples must be from 0 to 50"),
         (["scenes", "--examples", "51"], "--examples must be from 0 to 50"),
         (["scenes", "--out", "."], "--out names the folder ."),
+        (["scenes", "--out", "/dev/null"], "--out: /dev/null is no file of its own"),
+        (["scenes", "--out", "/dev/stdout"], "--out: /dev/stdout is no file of its own"),
         (["nothing"], "has no dataset 'nothing'"),
     ],
 )

@@ -139,6 +139,8 @@ def test_all_rules_are_told_on_demand(built: Built, capsys: Capture) -> None:
     assert "rules of" not in told(root, sample, capsys)
     text = told(root, sample, capsys, "--rules")
     assert all(f"rules of {section}: " in text for section in ("clean", "repeats", "check", "fetch", "duplicates"))
+    assert "keep = [source, resolution, captions], max_distance = 6" in " ".join(text.split())
+    assert "order = []," in text
 
 
 def test_no_column_is_forgotten() -> None:
