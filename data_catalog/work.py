@@ -8,14 +8,14 @@ import logging
 import shutil
 import tempfile
 import threading
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from data_catalog.checksummed import read_checksummed, write_checksummed
 from data_catalog.disk_errors import disk_errors
-from data_catalog.errors import ConfigError
+from data_catalog.errors import ConfigError, ShardError
 from data_catalog.failpoints import failpoint
 from data_catalog.shards import (
     TEMPORARY_PREFIX,
@@ -78,6 +78,8 @@ class WorkStore:
         self.used: set[tuple[str, str]] = set()
         self.num_made = 0
         self._adding = threading.Lock()
+        self._inherited: dict[str, set[Path]] = {}
+        self._looking = threading.Lock()
 
     def __reduce__(self) -> tuple[type["WorkStore"], tuple[Path]]:
         return WorkStore, (self.folder,)
@@ -95,6 +97,14 @@ class WorkStore:
 
     def find(self, key: StepKey) -> Commit | None:
         """The committed output of a step, or None; what is damaged is not there, and is made again."""
+        found = self._find(key)
+        if found is not None:
+            with self._looking:
+                for name, sha256 in found.files.items():
+                    self._inherited.setdefault(sha256, set()).add(found.path(name))
+        return found
+
+    def _find(self, key: StepKey) -> Commit | None:
         folder = self.folder / key.step / key.key
         content = _record(folder)
         if content is None:
@@ -110,10 +120,12 @@ class WorkStore:
         Raises:
             ConfigError: the disk is full.
             PipelineError: the disk fails.
+            ShardError: what the step would read is not what an earlier run wrote.
         """
         found = self.find(key)
         if found is not None:
             return found
+        self._look_at(key.inputs)
         parent = self.folder / key.step
         with disk_errors(parent / key.key):
             make_folder(parent)
@@ -125,11 +137,28 @@ class WorkStore:
                 self._commit(key, temporary, facts)
             finally:
                 shutil.rmtree(temporary, ignore_errors=True)
-        made = self.find(key)
+        made = self._find(key)
         assert made is not None
         self.add_use((), num_made=1)
         logger.debug("%s %s is done", key.step, key.key)
         return Commit(folder=made.folder, files=made.files, facts=made.facts, reused=False)
+
+    def _look_at(self, inputs: Sequence[str]) -> None:
+        """Make sure that files of other runs are whole before the first step reads them; what is not is removed.
+
+        The process that wrote them knows what it wrote. Parquet does not notice the bits of an image that have changed.
+        """
+        with self._looking:
+            for sha256 in inputs:
+                for path in self._inherited.get(sha256, ()):
+                    if not _is_whole(path, sha256):
+                        if path.parent.is_dir():
+                            shutil.rmtree(_take_away(path.parent), ignore_errors=True)
+                        raise ShardError(
+                            f"{path} is not what was written, and is gone with its folder: run the same command again, "
+                            "which makes it anew"
+                        )
+                self._inherited.pop(sha256, None)
 
     def _commit(self, key: StepKey, temporary: Path, facts: dict[str, Any]) -> None:
         files: dict[str, str] = {}
@@ -207,6 +236,11 @@ def _record(folder: Path) -> Mapping[str, Any] | None:
         logger.warning("%s is missing: %s", missing[0], again)
         return None
     return content
+
+
+def _is_whole(path: Path, sha256: str) -> bool:
+    with disk_errors(path):
+        return path.is_file() and sha256_of(path) == sha256
 
 
 def _noted(note: Path) -> list[tuple[str, str]]:

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from data_catalog.errors import ConfigError
+from data_catalog.errors import ConfigError, ShardError
 from data_catalog.lock import writer_lock
 from data_catalog.work import StepKey, WorkStore
 
@@ -114,6 +114,25 @@ def test_no_bit_of_what_a_step_counted_can_change_unseen(tmp_path: Path) -> None
         assert WorkStore(tmp_path).find(key()) is None, place
     record.write_bytes(content)
     assert WorkStore(tmp_path).find(key()) is not None
+
+
+@pytest.mark.parametrize("damage", ["flip", "gone"])
+def test_what_an_earlier_run_wrote_is_looked_at_before_a_step_reads_it(tmp_path: Path, damage: str) -> None:
+    made = WorkStore(tmp_path).run(key(), produce)
+    work = WorkStore(tmp_path)
+    found = work.find(key())
+    assert found is not None
+    following = key(step="check", inputs=tuple(found.files.values()))
+    if damage == "flip":
+        made.path("x.txt").write_text("contenu")
+    else:
+        made.path("x.txt").unlink()
+    for _ in range(2):  # whoever else reads it is told as well
+        with pytest.raises(ShardError, match=r"x\.txt is not what was written, .*run the same command again"):
+            work.run(following, refuse)
+    again = WorkStore(tmp_path)
+    again.run(key(), produce)
+    assert again.run(following, produce).reused is False
 
 
 def test_where_the_list_of_what_to_remove_is_damaged_a_build_goes_on(
