@@ -53,11 +53,19 @@ def _require_replaceable(folder: Path, place: Path, root: Path) -> None:
 def _mend(place: Path) -> None:
     """Put back what an export that was killed had moved out of the way, and remove what else it left."""
     temporary, old = _beside(place)
-    if old.is_dir() and not place.exists():
+    if old.is_dir() and not place.exists() and _is_export(old):  # or it was killed while the old one was removed
         old.rename(place)
     for leftover in (temporary, old):
         if leftover.exists():
             shutil.rmtree(leftover)
+
+
+def _is_export(folder: Path) -> bool:
+    try:
+        record = record_of(folder)
+    except ConfigError:
+        return False
+    return record is not None and is_whole(folder, record)
 
 
 def _beside(place: Path) -> tuple[Path, Path]:

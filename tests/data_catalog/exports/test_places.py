@@ -127,6 +127,20 @@ def test_an_export_that_a_killed_one_had_moved_away_is_there_again(export: Path,
     assert not list(export.parent.glob(".tmp-*"))
 
 
+@pytest.mark.parametrize("gone", ["export.json", "links/train/part-00000.parquet"])
+def test_half_an_export_is_not_put_back(export: Path, snapshot: Snapshot, gone: str) -> None:
+    export.rename(export.with_name(".tmp-old-out"))  # killed while it was removed, and the new one lost since
+    (export.with_name(".tmp-old-out") / gone).unlink()
+    shard = snapshot.pair_files("train")[0]
+    content = shard.read_bytes()
+    shard.write_bytes(content[:-1])
+    with pytest.raises(PipelineError, match="nothing is exported"):
+        export_snapshot(snapshot, URLS, export)
+    assert not export.exists()
+    shard.write_bytes(content)
+    assert not export_snapshot(snapshot, URLS, export).up_to_date
+
+
 def test_leftovers_go_though_nothing_else_is_to_be_done(export: Path, snapshot: Snapshot) -> None:
     export.with_name(".tmp-new-out").mkdir()
     assert export_snapshot(snapshot, URLS, export).up_to_date
