@@ -28,6 +28,7 @@ STATE_FOLDER = ".vernaclip"
 ENV_FILE = ".env"
 _BEGIN, _END = "# >>> written by `vernaclip up`, removed by `vernaclip down`", "# <<< vernaclip"
 PROBE_TIMEOUT_S = 3.0
+LOOPBACK = ("127.0.0.1", "localhost")
 
 # Bare deployment names work in a folder that is not a checkout, too: its pyproject.toml does not switch the plugin on.
 PLUGIN_ENVIRONMENT = {"PREFECT_PLUGINS_ENABLED": "true", "PREFECT_PLUGINS_ALLOW": "vernaclip"}
@@ -63,6 +64,8 @@ def prefect_environment(project: Path) -> dict[str, str]:
     """
     database = urllib.parse.quote(str(state_folder(project) / "prefect.db"))  # it is part of a URL
     return {
+        "PYTHONSAFEPATH": "1",  # a file of the project, such as secrets.py, must not stand in for a module
+        "no_proxy": no_proxy(),
         "DO_NOT_TRACK": "1",
         "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
         "PREFECT_SERVER_DATABASE_CONNECTION_URL": f"sqlite+aiosqlite:///{database}",
@@ -71,6 +74,13 @@ def prefect_environment(project: Path) -> dict[str, str]:
         "PREFECT_FLOWS_HEARTBEAT_FREQUENCY": str(HEARTBEAT_S),
         **PLUGIN_ENVIRONMENT,
     }
+
+
+def no_proxy() -> str:
+    """The environment variable of this name, and our own machine, to which the way leads through no proxy."""
+    hosts = os.environ.get("no_proxy") or os.environ.get("NO_PROXY") or ""
+    found = [host.strip() for host in hosts.split(",") if host.strip()]
+    return hosts if "*" in found else ",".join(dict.fromkeys([*found, *LOOPBACK]))
 
 
 def state_folder(project: Path) -> Path:
@@ -82,7 +92,9 @@ def state_folder(project: Path) -> Path:
 
 def prepare_process(project: Path) -> None:
     """Give this process the environment of `prefect_environment`; call it before anything imports Prefect."""
-    for name, value in {**prefect_environment(project), "PREFECT_LOGGING_LEVEL": "WARNING"}.items():
+    environment = {**prefect_environment(project), "PREFECT_LOGGING_LEVEL": "WARNING"}
+    os.environ["no_proxy"] = environment.pop("no_proxy")
+    for name, value in environment.items():
         os.environ.setdefault(name, value)
 
 
@@ -115,7 +127,7 @@ def _status(url: str, headers: Mapping[str, str]) -> int | None:
     """HTTP status of a GET, or None where there is no HTTP answer; no proxy stands between us and our own machine."""
     try:
         host = urllib.parse.urlsplit(url).hostname
-        proxies = urllib.request.ProxyHandler({} if host in ("127.0.0.1", "localhost", "::1") else None)
+        proxies = urllib.request.ProxyHandler({} if host in (*LOOPBACK, "::1") else None)
         request = urllib.request.Request(url, headers=dict(headers))  # noqa: S310 - the user's own setting
         with urllib.request.build_opener(proxies).open(request, timeout=PROBE_TIMEOUT_S) as answer:
             return int(answer.status)

@@ -10,9 +10,10 @@ import logging
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from prefect.plugins import register_hook
+from prefect.plugins import SetupResult, register_hook
 
 from data_catalog.errors import ConfigError
+from flows.prefect_env import no_proxy
 
 if TYPE_CHECKING:
     from prefect.client.schemas.responses import DeploymentResponse
@@ -22,8 +23,8 @@ logger = logging.getLogger(__name__)
 
 
 @register_hook
-def setup_environment(*, ctx: "HookContext") -> None:
-    """Prefect's start-up hook: wrap, once, the look-up of deployments by name; no environment variable changes."""
+def setup_environment(*, ctx: "HookContext") -> SetupResult:
+    """Prefect's start-up hook: wrap, once, the look-up of deployments by name; keep proxies out of the way."""
     try:
         from prefect.client.orchestration._deployments.client import DeploymentAsyncClient, DeploymentClient
 
@@ -33,6 +34,7 @@ def setup_environment(*, ctx: "HookContext") -> None:
             "Prefect %s looks deployments up in a new way: name them in full, as in build-dataset/build-dataset",
             ctx.prefect_version,
         )
+    return SetupResult(env={"no_proxy": no_proxy()})
 
 
 def wrap_lookup(async_client: Any, client: Any) -> None:

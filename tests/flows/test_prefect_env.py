@@ -1,5 +1,8 @@
 """Which Prefect API a project talks to: the lines in `.env`, and what answers at an address."""
 
+import os
+import subprocess
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -35,6 +38,31 @@ def test_the_database_is_in_the_projects_folder_whatever_its_name(tmp_path: Path
     project.mkdir()
     url = prefect_environment(project)["PREFECT_SERVER_DATABASE_CONNECTION_URL"]
     assert make_url(url).database == str(project / ".vernaclip" / "prefect.db")
+
+
+def test_a_file_of_the_project_stands_in_for_no_module_of_the_server_or_a_run(tmp_path: Path) -> None:
+    (tmp_path / "secrets.py").write_text("raise SystemExit('not for you')", encoding="utf-8")
+    environment = {**os.environ, **prefect_environment(tmp_path)}
+    subprocess.run([sys.executable, "-m", "secrets"], cwd=tmp_path, env=environment, check=True)
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        ({}, "127.0.0.1,localhost"),
+        ({"NO_PROXY": "example.org"}, "example.org,127.0.0.1,localhost"),
+        ({"NO_PROXY": "hidden.org", "no_proxy": "localhost, example.org"}, "localhost,example.org,127.0.0.1"),
+        ({"no_proxy": "*"}, "*"),
+    ],
+)
+def test_no_proxy_stands_between_us_and_our_own_machine(
+    before: dict[str, str], after: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("NO_PROXY", "no_proxy"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in before.items():
+        monkeypatch.setenv(name, value)
+    assert prefect_environment(tmp_path)["no_proxy"] == after
 
 
 def test_down_leaves_no_trace(tmp_path: Path) -> None:

@@ -56,7 +56,9 @@ class Project:
         kept = {name: value for name, value in os.environ.items() if not name.startswith("PREFECT_")}
         # Of the user's own Prefect nothing is read or written.
         path = os.pathsep.join([str(folder), *filter(None, [kept.get("PYTHONPATH")])])
-        self.environment = {**kept, "PYTHONPATH": path, "PREFECT_HOME": str(folder / "home"), MARK: str(folder)}
+        proxy = {"http_proxy": "http://127.0.0.1:9", "no_proxy": ""}  # where nobody listens
+        own = {"PYTHONPATH": path, "PREFECT_HOME": str(folder / "home"), MARK: str(folder)}
+        self.environment = {**kept, **proxy, **own}
 
     def run(self, *command: str, **environment: str) -> "subprocess.CompletedProcess[str]":
         return subprocess.run(
