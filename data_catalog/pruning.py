@@ -75,7 +75,7 @@ def removable(root: Path, dataset: str, *, keep: int, needed: Collection[str]) -
     Args:
         root: of the catalog.
         dataset: whose.
-        keep: how many of the newest stay, the current one among them.
+        keep: how many of the newest stay, the current one, where there is one, among them.
         needed: ids of those that stay whatever their age.
 
     Raises:
@@ -84,7 +84,7 @@ def removable(root: Path, dataset: str, *, keep: int, needed: Collection[str]) -
     found = history(root, dataset)
     newest = [published.snapshot.snapshot for published in reversed(found) if not published.is_current]
     current = {published.snapshot.snapshot for published in found if published.is_current}
-    staying = {*current, *newest[: max(0, keep - 1)], *needed}
+    staying = {*current, *newest[: max(0, keep - len(current))], *needed}
     committed = [published.snapshot for published in found]
     there = {snapshot.snapshot for snapshot in committed}
     folder = datasets_folder(root) / dataset

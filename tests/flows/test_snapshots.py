@@ -244,6 +244,7 @@ def test_prune_keeps_what_is_asked_for_and_what_something_needs(root: Path, caps
     names = [require_snapshot(root, "scenes").snapshot]
     names += [publish(root, f"{number}123456789ab").snapshot for number in range(5)]
     write_checksummed(root / "models" / "scenes" / "current.json", {"model": "x", "snapshot": names[0]})
+    (root / "models" / "scenes" / "x").mkdir()
     write_checksummed(root / "work" / "retries-scenes.json", {"attempts": 1, "snapshot": names[1]})
     write_checksummed(
         root / "exports" / "scenes" / "urls" / "export.json", {"dataset": "scenes", "snapshot": names[2], "files": {}}
@@ -272,6 +273,18 @@ def test_prune_keeps_what_is_asked_for_and_what_something_needs(root: Path, caps
     assert main(["prune", "--keep", "2", "--root", str(root)]) == 0
     assert capsys.readouterr().out.endswith("nothing to remove\n")
     assert main(["prune", "--keep", "0", "--root", str(root)]) == 1
+
+
+def test_where_no_snapshot_is_the_current_one_the_newest_stays(root: Path) -> None:
+    """As after a build that was killed before it wrote the pointer, or where a damaged one was removed."""
+    first = require_snapshot(root, "scenes").snapshot
+    newest = [publish(root, f"{number}123456789ab").snapshot for number in range(3)]
+    (root / "datasets" / "scenes" / "current.json").unlink()
+    assert main(["prune", "--keep", "2", "--root", str(root)]) == 0
+    assert snapshot_names(root, "scenes") == newest[1:]
+    assert main(["prune", "--root", str(root)]) == 0
+    assert snapshot_names(root, "scenes") == newest[2:]
+    assert first not in newest
 
 
 def test_an_attempt_at_missing_images_needs_its_snapshot_until_it_ends(root: Path) -> None:
