@@ -6,8 +6,10 @@ for writing. Its views name every file by its absolute path: after moving a root
 
 import re
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -121,11 +123,16 @@ def answer(
     if not path.is_file():
         raise ConfigError(f"{root} holds no catalog: run `vernaclip build RECIPE --root {root}` first")
     try:
-        with tempfile.TemporaryDirectory(prefix="vernaclip-sql-") as scratch, _open(path, scratch) as connection:
+        with (
+            tempfile.TemporaryDirectory(prefix="vernaclip-sql-") as scratch,
+            _open(path, scratch) as connection,
+            ThreadPoolExecutor(1) as thread,
+        ):
             _lock_down(connection, root)
             refuse_all_but_one_question(connection, sql)
-            reader = connection.sql(sql, params=parameters).to_arrow_reader(_ROWS_PER_BATCH)
-            yield reader.schema, _batches(reader)
+            wait = partial(_wait, connection, thread)
+            reader = wait(lambda: connection.sql(sql, params=parameters).to_arrow_reader(_ROWS_PER_BATCH))
+            yield reader.schema, _batches(reader, wait)
     except duckdb.IOException as error:
         raise ConfigError(
             f"DuckDB cannot read the catalog ({error}): if it is damaged or the root has moved, "
@@ -135,12 +142,21 @@ def answer(
         raise ConfigError(f"DuckDB refuses the query: {error}") from error
 
 
-def _batches(reader: pa.RecordBatchReader) -> Iterator[pa.RecordBatch]:
+def _wait(connection: Any, thread: ThreadPoolExecutor, ask: Callable[[], Any]) -> Any:
+    """What DuckDB answers in another thread: while it works it hears no Ctrl-C, so this one does."""
+    try:
+        return thread.submit(ask).result()
+    except KeyboardInterrupt:
+        connection.interrupt()
+        raise
+
+
+def _batches(reader: pa.RecordBatchReader, wait: Callable[[Callable[[], Any]], Any]) -> Iterator[pa.RecordBatch]:
     """Batches as they come: DuckDB's errors on the way are Arrow's by then."""
     batches = iter(reader)
     while True:
         try:
-            batch = next(batches, None)
+            batch = wait(lambda: next(batches, None))
         except (OSError, pa.ArrowException) as error:
             raise ConfigError(f"DuckDB cannot finish the query: {error}") from error
         if batch is None:

@@ -41,6 +41,19 @@ def ended_by_signals(grace_s: float = GRACE_S) -> Iterator[None]:
         os.close(tell)  # what was told before is still heard
 
 
+@contextmanager
+def interrupted_by_sigterm() -> Iterator[None]:
+    """While inside, SIGTERM is heard as Ctrl-C is, so that temporary files are removed; for the main thread alone."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
 def _listen(told: int, grace_s: float) -> None:
     while byte := os.read(told, 1):
         if byte[0] in _ENDING:

@@ -19,6 +19,7 @@ from data_catalog.catalog import answer
 from data_catalog.errors import ConfigError
 from data_catalog.shards import write_atomically
 from flows.commands.output import require_own_file, say
+from flows.ending import interrupted_by_sigterm
 from flows.tables import escaped_json, plain_table, spreadsheet_text
 
 # Long texts and image bytes would make a table unreadable; the other forms have everything.
@@ -36,7 +37,7 @@ def sql(options: Namespace) -> None:
         raise ConfigError(f"--max-rows must be 1 or more, got {options.max_rows}")
     if options.out:
         require_own_file(options.out)
-    with answer(options.root, options.query) as (found, rows):
+    with interrupted_by_sigterm(), answer(options.root, options.query) as (found, rows):
         names = distinct_names(found.names)
         schema = pa.schema([field.with_name(name) for field, name in zip(found, names, strict=True)])
         batches = (batch.rename_columns(names) for batch in rows)

@@ -4,6 +4,10 @@ import csv
 import io
 import json
 import os
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -259,6 +263,26 @@ def test_a_table_has_a_row_at_least(root: Path, capsys: Capture) -> None:
     for number in ("0", "-1"):
         assert main(["sql", "SELECT 1", "--root", str(root), "--max-rows", number]) == 1
         assert "--max-rows must be 1 or more" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("told", [signal.SIGINT, signal.SIGTERM])
+def test_a_question_without_end_can_be_stopped_and_leaves_nothing(root: Path, tmp_path: Path, told: int) -> None:
+    endless = "SELECT count(*) FROM range(1_000_000_000_000) WHERE hash(range) = 0"
+    command = [sys.executable, "-m", "flows.cli", "sql", endless, "--root", str(root)]
+    places = {"PYTHONPATH": os.pathsep.join(path for path in sys.path if path), "TMPDIR": str(tmp_path)}
+    with subprocess.Popen(command, env={**os.environ, **places}, stderr=subprocess.PIPE, text=True) as process:
+        while not list(tmp_path.iterdir()):
+            assert process.poll() is None
+            time.sleep(0.1)
+        time.sleep(1)  # the folder is there a moment before the question is asked
+        process.send_signal(told)
+        try:
+            _, error = process.communicate(timeout=30)
+        finally:
+            process.kill()
+    assert process.returncode == 130
+    assert "interrupted" in error
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize(("form", "more"), [("table", ["--out", "x"]), ("parquet", [])])
