@@ -67,10 +67,7 @@ def build_dataset(recipe: Recipe, *, root: Path, executor: Executor, retry_faile
     """
     started = time.monotonic()
     with disk_errors(root / "work"), writer_lock(root):
-        work = WorkStore(root / "work")
-        work.sweep()
-        sweep_temporary([root / "packages", *_folders_beside_snapshots(root, recipe.name)])
-        sweep_temporary([root], files_only=True)
+        work = _swept_work(root, recipe.name)
         tombstones = finish_forgetting(root).of(recipe.name)
         inputs = open_inputs(recipe, root)
         found = find_snapshot(root, recipe.name, inputs.build_key)
@@ -96,24 +93,33 @@ def build_dataset(recipe: Recipe, *, root: Path, executor: Executor, retry_faile
             seconds=time.monotonic() - started,
             downloads=diagnose(download_counts(root, recipe.name)),
         )
-        append_run(
-            root,
-            recipe.name,
-            snapshot=snapshot.snapshot,
-            num_steps=report.num_steps,
-            seconds=report.seconds,
-            downloads=report.downloads.shares(),
-            num_retryable=report.downloads.num_retryable,
-            seconds_by_step=executor.clock.seconds_by_step(),
-        )
+        _log(report, root, recipe.name, executor)
         refresh_report(root, snapshot, has_run=report.num_steps > 0)
     _show(report, recipe.name, executor)
     return report
 
 
-def _folders_beside_snapshots(root: Path, dataset: str) -> list[Path]:
+def _swept_work(root: Path, dataset: str) -> WorkStore:
+    """The step outputs, without what killed processes left of them and elsewhere; with the writer's lock held."""
+    work = WorkStore(root / "work")
+    work.sweep()
     folder = datasets_folder(root) / dataset
-    return [folder, folder / FETCH_LOGS]
+    sweep_temporary([root / "packages", folder, folder / FETCH_LOGS])
+    sweep_temporary([root], files_only=True)
+    return work
+
+
+def _log(report: BuildReport, root: Path, name: str, executor: Executor) -> None:
+    append_run(
+        root,
+        name,
+        snapshot=report.snapshot.snapshot,
+        num_steps=report.num_steps,
+        seconds=report.seconds,
+        downloads=report.downloads.shares(),
+        num_retryable=report.downloads.num_retryable,
+        seconds_by_step=executor.clock.seconds_by_step(),
+    )
 
 
 def _show(report: BuildReport, name: str, executor: Executor) -> None:

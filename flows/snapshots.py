@@ -74,31 +74,12 @@ def publish(
         point_to(root, recipe.name, snapshot_id)
         return same
     folder = snapshot_folder(root, recipe.name, snapshot_id)
-    if folder.is_dir():
-        sweep_temporary([folder, *(folder / kind for kind in (*KINDS, LOOKUP_KIND))])
-    failpoint("snapshot.before_files", folder)
-    futures = [
-        executor.submit(f"publish {shard.captions.label}", _publish, work, shard, folder, recipe.split, merged)
-        for shard in shards
-    ]
-    entries = [future.result() for future in futures]
-    failpoint("snapshot.after_files", folder)
-    files = {kind: [entry for shard in entries for entry in shard[kind]] for kind in KINDS}
-    files[LOOKUP_KIND] = [write_lookup(folder, files)]
+    files = _write_files(executor, work, shards, folder, split=recipe.split, merged=merged)
     manifest = {
-        "format": MANIFEST_FORMAT,
-        "schemas": {"captions": CAPTIONS_VERSION, "pairs": PAIRS_VERSION, "images": OUTCOMES_VERSION},
-        "dataset": recipe.name,
+        **_facts(recipe, inputs, ingested, tests),
         "snapshot": snapshot_id,
-        "build_key": inputs.build_key,
         "retry_of": retry_of.snapshot if retry_of else None,
         "follows": [*retry_of.follows(), retry_of.snapshot] if retry_of else [],
-        "tombstones": {"digest": inputs.tombstones.digest},
-        "settings": what_settings(recipe),
-        "target_lang": recipe.target_language,
-        "translator": inputs.translator.fingerprint if inputs.translator else NATIVE,
-        "sources": _source_entries(recipe, inputs, ingested),
-        "test_sets": {test.name: test.entry(recipe.leaks) for test in tests},
         "funnel": funnel(ingested, shards),
         "files": files,
     }
@@ -106,6 +87,30 @@ def publish(
     work.note_used(snapshot_id)
     documents = write_documents(folder, manifest)
     return commit_snapshot(root, {**manifest, "documents": documents})
+
+
+def _write_files(
+    executor: Executor,
+    work: WorkStore,
+    shards: Sequence[FinishedShard],
+    folder: Path,
+    *,
+    split: SplitConfig,
+    merged: Commit | None,
+) -> dict[str, list[Any]]:
+    """All files of a snapshot but its documents and its manifest; the manifest's lines for them, by kind."""
+    if folder.is_dir():
+        sweep_temporary([folder, *(folder / kind for kind in (*KINDS, LOOKUP_KIND))])
+    failpoint("snapshot.before_files", folder)
+    futures = [
+        executor.submit(f"publish {shard.captions.label}", _publish, work, shard, folder, split, merged)
+        for shard in shards
+    ]
+    entries = [future.result() for future in futures]
+    failpoint("snapshot.after_files", folder)
+    files = {kind: [entry for shard in entries for entry in shard[kind]] for kind in KINDS}
+    files[LOOKUP_KIND] = [write_lookup(folder, files)]
+    return files
 
 
 def _publish(
@@ -133,6 +138,22 @@ def _publish(
     if found is not None:
         return produce(folder)
     return work.run(key, produce).facts
+
+
+def _facts(recipe: Recipe, inputs: Inputs, ingested: Commit, tests: Sequence[TestContents]) -> dict[str, Any]:
+    """What a manifest says of a build, whatever came of it."""
+    return {
+        "format": MANIFEST_FORMAT,
+        "schemas": {"captions": CAPTIONS_VERSION, "pairs": PAIRS_VERSION, "images": OUTCOMES_VERSION},
+        "dataset": recipe.name,
+        "build_key": inputs.build_key,
+        "tombstones": {"digest": inputs.tombstones.digest},
+        "settings": what_settings(recipe),
+        "target_lang": recipe.target_language,
+        "translator": inputs.translator.fingerprint if inputs.translator else NATIVE,
+        "sources": _source_entries(recipe, inputs, ingested),
+        "test_sets": {test.name: test.entry(recipe.leaks) for test in tests},
+    }
 
 
 def _source_entries(recipe: Recipe, inputs: Inputs, ingested: Commit) -> dict[str, Any]:
