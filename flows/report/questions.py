@@ -1,7 +1,8 @@
 """Questions on one snapshot, all on one connection: SQL in, plain rows out."""
 
+import tempfile
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -23,22 +24,26 @@ class Questions:
     """
 
     def __init__(self, snapshot: Snapshot) -> None:
-        import duckdb
-
-        self._snapshot = f"{snapshot.snapshot} of {snapshot.dataset}"
-        self._connection = duckdb.connect()
-        self._connection.execute(f"SET memory_limit = '{_MEMORY}'")
-        self._view("captions", CAPTIONS, snapshot.caption_files())
-        self._view("pairs", PAIRS, snapshot.all_pair_files())
-        self._view("image_outcomes", OUTCOMES, snapshot.image_files())
+        self._snapshot = snapshot
 
     def __enter__(self) -> Self:
+        import duckdb
+
+        with ExitStack() as stack:
+            # What does not fit the memory goes there, and not to whatever the current folder is.
+            scratch = stack.enter_context(tempfile.TemporaryDirectory(prefix="vernaclip-report-"))
+            self._connection = stack.enter_context(duckdb.connect(config={"temp_directory": scratch}))
+            self._connection.execute(f"SET memory_limit = '{_MEMORY}'")
+            self._view("captions", CAPTIONS, self._snapshot.caption_files())
+            self._view("pairs", PAIRS, self._snapshot.all_pair_files())
+            self._view("image_outcomes", OUTCOMES, self._snapshot.image_files())
+            self._close = stack.pop_all().close
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._connection.close()
+        self._close()
 
     def rows(self, sql: str, **parameters: Any) -> list[dict[str, Any]]:
         """The answer as one dict a row, by column."""
@@ -67,7 +72,5 @@ class Questions:
         try:
             yield
         except duckdb.Error as error:
-            text = str(error).partition("\n")[0]
-            raise ConfigError(
-                f"snapshot {self._snapshot} cannot be read ({text}): `vernaclip verify` lists all that is damaged"
-            ) from error
+            name, text = f"{self._snapshot.dataset} {self._snapshot.snapshot}", str(error).partition("\n")[0]
+            raise ConfigError(f"{name} cannot be read ({text}): see `vernaclip verify`") from error

@@ -23,6 +23,7 @@ from flows.execution import LocalExecutor
 from flows.recipe import Recipe
 from flows.report.contents import gather
 from flows.report.page import refresh_report, report_path, write_report
+from flows.report.questions import Questions
 from flows.report.texts import caption, decimal, duration, linked, percent, plain, size, text
 from flows.run_log import read_runs
 from flows.step_clock import StepClock
@@ -230,7 +231,16 @@ def test_a_damaged_file_is_named(
     error = capsys.readouterr().err
     assert error.count("\n") == 1
     assert str(path) in error
-    assert "`vernaclip verify` lists all that is damaged" in error
+    assert "see `vernaclip verify`" in error
+
+
+def test_what_does_not_fit_the_memory_is_written_nowhere_near_and_removed(built: tuple[Path, BuildReport]) -> None:
+    with Questions(built[1].snapshot) as ask:
+        place = Path(ask.rows("SELECT current_setting('temp_directory') AS place")[0]["place"])
+        assert place.is_dir()
+        assert not place.is_relative_to(Path.cwd())
+        assert not place.is_relative_to(built[0])
+    assert not place.exists()
 
 
 # Snapshots as no build would make them.
