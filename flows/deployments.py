@@ -93,7 +93,8 @@ def deploy(client: "SyncPrefectClient", flow: "Flow[..., Any]", *, name: str, pa
         name=name,
         description=flow.description,
         parameters=parameters,
-        parameter_openapi_schema=parameter_schema(flow.fn).model_dump(),
+        # Of a misspelt parameter the server says so at once; the run would crash.
+        parameter_openapi_schema={**parameter_schema(flow.fn).model_dump(), "additionalProperties": False},
         enforce_parameter_schema=True,
         work_pool_name=WORK_POOL,
         # A module, not a file: Prefect would put the file's folder on the path, in front of packages of other names.

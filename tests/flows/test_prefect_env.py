@@ -40,7 +40,7 @@ def test_the_database_is_in_the_projects_folder_whatever_its_name(tmp_path: Path
     assert make_url(url).database == str(project / ".vernaclip" / "prefect.db")
 
 
-def test_a_file_of_the_project_stands_in_for_no_module_of_the_server_or_a_run(tmp_path: Path) -> None:
+def test_a_file_of_the_project_stands_in_for_no_module_of_the_server(tmp_path: Path) -> None:
     (tmp_path / "secrets.py").write_text("raise SystemExit('not for you')", encoding="utf-8")
     environment = {**os.environ, **prefect_environment(tmp_path)}
     subprocess.run([sys.executable, "-m", "secrets"], cwd=tmp_path, env=environment, check=True)

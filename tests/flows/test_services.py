@@ -95,10 +95,11 @@ class Project:
         with urllib.request.urlopen(request, timeout=20) as answer:
             return json.load(answer)
 
-    def start(self, name: str) -> str:
+    def start(self, name: str, **parameters: str) -> str:
         """Start a deployment as the pages do; returns the run's id."""
         deployment = self.ask(f"/deployments/name/{name}/{name}")
-        return str(self.ask(f"/deployments/{deployment['id']}/create_flow_run", {"state": {"type": "SCHEDULED"}})["id"])
+        question = {"state": {"type": "SCHEDULED"}, "parameters": parameters}
+        return str(self.ask(f"/deployments/{deployment['id']}/create_flow_run", question)["id"])
 
     def wait_for(self, run_id: str, state: str, seconds: float = 60) -> dict[str, Any]:
         deadline = time.monotonic() + seconds
@@ -179,6 +180,13 @@ def assert_artifacts_are_harmless(project: Project, run_id: str) -> None:
     (row,) = json.loads(table["data"])
     assert (table["key"], row["read"]) == ("funnel-toy", 3)
     assert not set("<>[]()|`") & set(row["step"] + table["description"])
+
+
+def test_a_parameter_that_the_flow_has_not_is_refused_before_a_run_begins(project: Project) -> None:
+    with pytest.raises(urllib.error.HTTPError, match="409") as refused:
+        project.start("toy", wrod="tree")
+    with refused.value as answer:
+        assert "'wrod' was unexpected" in answer.read().decode()
 
 
 def test_names_of_several_or_of_none_are_told_apart(project: Project) -> None:
