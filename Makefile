@@ -31,7 +31,7 @@ demo: $(READY)
 	$(BIN)/vernaclip run scenes --root demo-catalog
 
 test: $(READY)
-	$(BIN)/pytest
+	$(BIN)/pytest --numprocesses auto --maxprocesses 4 --dist loadfile
 
 lint: $(READY)
 	$(BIN)/ruff check .

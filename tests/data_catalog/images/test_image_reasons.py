@@ -15,6 +15,7 @@ from data_catalog.images.reasons import (
     http_reason,
     is_retryable,
 )
+from data_catalog.tombstones import FORGOTTEN
 
 SOURCES = sorted(Path(data_catalog.images.__file__).parent.glob("*.py"))
 # Where a reason stands: the first argument of these, or of `_refused` and `_failure` (whichever is a text).
@@ -38,7 +39,7 @@ def _name_of(function: ast.expr) -> str:
 
 def test_every_reason_that_is_given_is_in_the_set_and_the_other_way_round() -> None:
     by_status = {http_reason(status) for status in range(100, 1000)}
-    given = {*given_reasons(), *by_status}
+    given = {*given_reasons(), *by_status, FORGOTTEN}  # which take-downs give
     assert given == FETCH_REASONS.keys() | NORMALISE_REASONS.keys()
 
 
