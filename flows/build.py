@@ -79,6 +79,7 @@ def build_dataset(recipe: Recipe, *, root: Path, executor: Executor, retry_faile
         else:
             snapshot = found
         rebuild(root)
+        work.sweep()  # a worker that died in this build may have left a step's folder
         if not recipe.build.keep_work:
             for name in (*snapshot.follows(), snapshot.snapshot):  # a build of those may have been killed before this
                 work.remove_used(name)
