@@ -194,7 +194,7 @@ def _logs_of(client: Client) -> Iterator[None]:
         yield
     finally:
         for name in OUR_LOGGERS:
-            with suppress(OSError, TimeoutError, RuntimeError):
+            with suppress(OSError, TimeoutError, RuntimeError, ValueError):  # the last: another flow has done so
                 client.unforward_logging(name)  # type: ignore[no-untyped-call]
 
 

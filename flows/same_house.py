@@ -69,13 +69,18 @@ _entered: set[Path] = set()
 
 
 def enter(house: House) -> None:
-    """Make sure, once for each flow, that this process may do its steps, and go to its folder.
+    """Make sure, once for each flow, that this process may do its steps, and go to its folder, from another's perhaps.
 
     Raises:
         ConfigError: this process sees other files, or has other versions; the text says which.
     """
-    if house.mark in _entered:
-        return
+    if house.mark not in _entered:
+        _require_agreement(house)
+        _entered.add(house.mark)
+    os.chdir(house.folder)
+
+
+def _require_agreement(house: House) -> None:
     here = f"the worker on {platform.node()}"
     if not house.mark.is_file() or not house.folder.is_dir():
         missing = house.folder if house.mark.is_file() else house.mark.parent
@@ -85,8 +90,6 @@ def enter(house: House) -> None:
         )
     if house.versions is not None:
         _require_same(house.versions, here)
-    os.chdir(house.folder)
-    _entered.add(house.mark)
 
 
 def _require_same(wanted: Mapping[str, str], here: str) -> None:

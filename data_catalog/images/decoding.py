@@ -105,7 +105,9 @@ def _decode_once(
     """One job of one child; whatever it finishes is in `outcomes`, even if it dies."""
     lines = [json.dumps([position, piece.offset, piece.length]) + "\n" for position, piece in waiting.items()]
     (folder / ROWS_FILE).write_text("".join(lines), encoding="utf-8")
-    job = {"raw": str(next(iter(waiting.values())).path), "folder": str(folder), "config": asdict(config)}
+    raw = next(iter(waiting.values())).path
+    # Absolute: the child may have been started in another folder, for another flow on the same Dask worker.
+    job = {"raw": str(raw.absolute()), "folder": str(folder.absolute()), "config": asdict(config)}
     with pool.lend("normalise", config.memory_bytes) as child:
         for event in child.run(job, stall_s=config.timeout_s):
             piece = None if event["reason"] else Piece(folder / PICTURES_FILE, event["offset"], event["length"])

@@ -49,10 +49,15 @@ class ChildPool:
         """End all children; those still at work are killed, and no other is started."""
         with self._lock:
             self._closed = True
-            idle = [child for children in self._idle.values() for child in children]
-            self._idle.clear()
             for child in self._lent:
                 child.kill()
+        self.end_idle()
+
+    def end_idle(self) -> None:
+        """End the children that are at no work."""
+        with self._lock:
+            idle = [child for children in self._idle.values() for child in children]
+            self._idle.clear()
         for child in idle:
             child.close()
 

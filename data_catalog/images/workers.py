@@ -64,6 +64,10 @@ class ImageWorkers:
         if self._temporary is not None:
             self._temporary.cleanup()
 
+    def end_idle(self) -> None:
+        """End the children that are at no work; others are started when they are needed."""
+        self._pool.end_idle()
+
     def prepare(self, config: NormaliseConfig, *, fetching: int, normalising: int) -> None:
         """Start children ahead of their first jobs, so that they load libraries beside other work; returns at once.
 
@@ -130,7 +134,7 @@ def _workers_here() -> ImageWorkers:
 
 
 def end_workers_here() -> None:
-    """End the children that calls from another process have started in this one; later calls start others."""
+    """End the children that calls from another process have started in this one, unless they are at work for a call."""
     with _here_lock:
-        while _here:
-            _here.pop().close()
+        for workers in _here:
+            workers.end_idle()

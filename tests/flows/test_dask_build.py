@@ -286,6 +286,17 @@ def test_a_worker_of_another_kind_is_refused_in_a_sentence(tmp_path: Path, monke
         enter(house(tmp_path, mark=write(tmp_path / "fourth"), versions=lacking))
 
 
+def test_flows_of_several_folders_may_share_a_worker(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    folders = [tmp_path / "one", tmp_path / "two"]
+    for folder in folders:
+        folder.mkdir()
+    houses = [house(folder, versions=None) for folder in folders]
+    for each in (*houses, *houses):
+        enter(each)
+        assert Path.cwd() == each.folder
+
+
 def write(path: Path) -> Path:
     path.touch()
     return path

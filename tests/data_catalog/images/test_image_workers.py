@@ -1,6 +1,7 @@
 """Children that are killed, hang or run out of memory: every row still comes out, once and in order."""
 
 import os
+import pickle
 import signal
 import subprocess
 import sys
@@ -24,7 +25,7 @@ from data_catalog.errors import ConfigError, ShardError
 from data_catalog.images.downloading import reconciled
 from data_catalog.images.fetch import FetchConfig
 from data_catalog.images.normalise import NormaliseConfig
-from data_catalog.images.workers import ImageWorkers
+from data_catalog.images.workers import ImageWorkers, end_workers_here
 from data_catalog.schema import RAW_IMAGES
 
 Rows = list[dict[str, Any]]
@@ -264,10 +265,36 @@ PARENT = """
 import sys
 from pathlib import Path
 from data_catalog.images.normalise import NormaliseConfig
-from data_catalog.images.workers import ImageWorkers
+from data_catalog.images.workers import ImageWorkers, end_workers_here
 with ImageWorkers() as workers:
     workers.normalise(Path(sys.argv[1]), NormaliseConfig(), Path(sys.argv[2]))
 """
+
+
+def test_what_one_flow_ends_on_a_worker_disturbs_no_step_of_another(pictures: dict[str, bytes], tmp_path: Path) -> None:
+    before = set(children("normalise"))
+    here: ImageWorkers = pickle.loads(pickle.dumps(ImageWorkers(tmp_path / "hosts")))
+    raw = raw_file([pictures["plain.jpg"]] * 40, tmp_path / "raw.parquet")
+    with ThreadPoolExecutor(1) as executor:
+        step = executor.submit(here.normalise, raw, SMALL, tmp_path / "out.parquet")
+        while not step.done():
+            end_workers_here()
+    step.result()
+    assert pq.read_table(tmp_path / "out.parquet")["drop_reason"].null_count == 40
+    end_workers_here()
+    assert set(children("normalise")) <= before
+
+
+def test_a_child_finds_its_files_from_whatever_folder_it_was_started_in(
+    own_workers: ImageWorkers, pictures: dict[str, bytes], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("one", "two"):
+        folder = tmp_path / name
+        folder.mkdir()
+        monkeypatch.chdir(folder)
+        raw_file([pictures["plain.jpg"]], folder / "raw.parquet")
+        own_workers.normalise(Path("raw.parquet"), SMALL, Path("out.parquet"))
+        assert (folder / "out.parquet").is_file()
 
 
 def test_children_end_when_their_parent_is_killed(pictures: dict[str, bytes], tmp_path: Path) -> None:
