@@ -7,6 +7,7 @@ The tasks stay there as well, and wait. Those of prefect-dask run on the workers
 flow's Prefect server, which as a rule listens on loopback only; and each worker would be given what opens it.
 """
 
+import asyncio
 import logging
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -19,7 +20,9 @@ from typing import Any, Generic, ParamSpec, Self, TypeVar
 from uuid import uuid4
 
 import dask
-from distributed import CancelledError, Client, KilledWorker
+from dask.utils import parse_timedelta
+from distributed import CancelledError, Client, KilledWorker, Security
+from distributed.comm.core import connect
 from prefect_dask.task_runners import DaskTaskRunner
 
 from data_catalog.errors import ConfigError, PipelineError, ShardError
@@ -77,6 +80,8 @@ class DaskExecutor(PrefectExecutor):
 
     def __enter__(self) -> Self:
         logging.getLogger("distributed").setLevel(logging.WARNING)
+        if self._address is not None:
+            _require_scheduler(self._address)
         self._exits.enter_context(dask.config.set(_PATIENCE))
         self._exits.enter_context(self._cluster)
         try:
@@ -119,15 +124,7 @@ class DaskExecutor(PrefectExecutor):
         return done.result
 
     def _client(self) -> Client:
-        try:
-            client = self._cluster.client
-        except (OSError, ValueError) as error:
-            if self._address is None:
-                raise
-            raise ConfigError(
-                f"no Dask scheduler answers at {self._address} ({error}): start one with `dask scheduler`, or leave "
-                "build.dask_address out for a cluster on this machine"
-            ) from error
+        client = self._cluster.client
         if not client.scheduler_info()["workers"]:
             logger.warning("the Dask cluster has no workers yet: steps wait until some come (`dask worker ADDRESS`)")
         return client
@@ -183,6 +180,24 @@ def _local_cluster(num_processes: int) -> DaskTaskRunner:
         "silence_logs": logging.ERROR,
     }
     return DaskTaskRunner(cluster_kwargs=local)
+
+
+def _require_scheduler(address: str) -> None:
+    """Refuse an address where nothing speaks as a scheduler does: Dask's own client would wait for ever for that."""
+    timeout_s = parse_timedelta(dask.config.get("distributed.comm.timeouts.connect"))
+
+    async def greet() -> None:
+        comm = await connect(address, timeout=timeout_s, **Security().get_connection_args("client"))  # type: ignore[no-untyped-call]
+        await comm.close()
+
+    try:
+        asyncio.run(asyncio.wait_for(greet(), timeout_s))
+    except (OSError, ValueError) as error:
+        what = str(error) or "what listens there says nothing that Dask understands"
+        raise ConfigError(
+            f"no Dask scheduler answers at {address} ({what}): "
+            "start one with `dask scheduler`, or leave build.dask_address out for a cluster on this machine"
+        ) from error
 
 
 @contextmanager

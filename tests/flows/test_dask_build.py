@@ -6,6 +6,7 @@ Flows run in processes of their own, as a user starts them, with one Prefect ser
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -13,6 +14,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import dask
 import pytest
 from PIL import Image
 
@@ -20,6 +22,7 @@ from data_catalog.errors import ConfigError
 from data_catalog.shards import read_json, sha256_of, write_json
 from flows.build import build_dataset
 from flows.cli import main
+from flows.dask_executor import DaskExecutor
 from flows.execution import LocalExecutor
 from flows.recipe import load_recipe
 from flows.same_house import House, enter, versions
@@ -300,6 +303,15 @@ def test_flows_of_several_folders_may_share_a_worker(tmp_path: Path, monkeypatch
 def write(path: Path) -> Path:
     path.touch()
     return path
+
+
+def test_an_address_where_no_scheduler_answers_is_refused_soon(tmp_path: Path) -> None:
+    with socket.socket() as other, dask.config.set({"distributed.comm.timeouts.connect": "1s"}):
+        other.bind(("127.0.0.1", 0))
+        other.listen()  # and says nothing, or not what a scheduler says
+        for address in (f"tcp://127.0.0.1:{other.getsockname()[1]}", "tcp://127.0.0.1:9", "nonsense"):
+            with pytest.raises(ConfigError, match=f"no Dask scheduler answers at {address} "):
+                DaskExecutor(1, root=tmp_path, address=address).__enter__()
 
 
 def test_an_address_is_for_dask_alone(capsys: pytest.CaptureFixture[str]) -> None:
