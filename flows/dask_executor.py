@@ -22,6 +22,7 @@ from uuid import uuid4
 import dask
 from dask.utils import parse_timedelta
 from distributed import CancelledError, Client, KilledWorker, Security
+from distributed.client import ClosedClientError
 from distributed.comm.core import connect
 from prefect_dask.task_runners import DaskTaskRunner
 
@@ -42,6 +43,8 @@ T = TypeVar("T")
 
 # Steps on a cluster that is there, each with a thread that waits for it; how many workers it has may change.
 _MOST_WAITING = 256
+# What a client says where the scheduler or the workers are gone.
+_GONE = (OSError, RuntimeError, ClosedClientError)
 # On a busy machine a worker that died may take longer to come back than Dask waits for it by itself (15 s): it would be
 # taken off the cluster for good, and a build without workers would wait for ever.
 _PATIENCE = {"distributed.deploy.lost-worker-timeout": "1 day"}
@@ -209,11 +212,11 @@ def _logs_of(client: Client) -> Iterator[None]:
         yield
     finally:
         for name in OUR_LOGGERS:
-            with suppress(OSError, TimeoutError, RuntimeError, ValueError):  # the last: another flow has done so
+            with suppress(*_GONE, ValueError):  # the last: another flow has done so
                 client.unforward_logging(name)  # type: ignore[no-untyped-call]
 
 
 def _end_children(client: Client) -> None:
     """Let workers that go on without us end the processes that decoded our images."""
-    with suppress(OSError, TimeoutError, RuntimeError):
+    with suppress(*_GONE):
         client.run(end_workers_here, on_error="ignore")
