@@ -82,6 +82,7 @@ class Drawn:
 def write_catalog(root: Path, *, rows: int, shards: int, dataset: str = "synthetic") -> Any:
     """Write one snapshot of `rows` caption rows in `shards` shards, with its manifest; returns it."""
     from data_catalog.catalog import rebuild
+    from data_catalog.drop_reasons import count_reasons
     from data_catalog.lookup import write_lookup
     from data_catalog.manifest import MANIFEST_FORMAT, commit_snapshot, snapshot_folder
     from data_catalog.schema import CAPTIONS_VERSION, OUTCOMES_VERSION, PAIRS_VERSION
@@ -108,6 +109,7 @@ def write_catalog(root: Path, *, rows: int, shards: int, dataset: str = "synthet
         "sources": {name: source_entry(found, name) for name in SOURCES if name in {f["source"] for f in found}},
         "test_sets": {},
         "funnel": funnel(found),
+        "drop_reasons": count_reasons([folder / entry["path"] for entry in files["captions"]]),
         "files": files,
     }
     snapshot = commit_snapshot(root, manifest)

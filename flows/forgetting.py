@@ -12,6 +12,7 @@ from typing import Any
 import pyarrow.parquet as pq
 
 from data_catalog.catalog import broken_laws, rebuild
+from data_catalog.drop_reasons import count_reasons
 from data_catalog.errors import PipelineError
 from data_catalog.lock import writer_lock
 from data_catalog.manifest import (
@@ -220,12 +221,14 @@ def _rewrite(
         return same
     folder = snapshot_folder(root, old.dataset, snapshot_id)
     files = rewrite_files(old, folder, samples, lines)
+    captions = [folder / entry["path"] for entry in files["captions"]]
     manifest: dict[str, Any] = {
         **{name: value for name, value in old.manifest.items() if name != "documents"},
         "snapshot": snapshot_id,
         "forget_of": old.snapshot,
         "tombstones": {"digest": tombstones.digest},
-        "funnel": recounted_funnel(old.manifest["funnel"], [folder / entry["path"] for entry in files["captions"]]),
+        "funnel": recounted_funnel(old.manifest["funnel"], captions),
+        "drop_reasons": count_reasons(captions),
         "files": files,
     }
     broken = broken_laws(Snapshot(dataset=old.dataset, snapshot=snapshot_id, folder=folder, manifest=manifest))

@@ -1,10 +1,11 @@
-"""What a root holds, at a glance: from manifests and from what lies beside the snapshots; no shard is opened."""
+"""What a root holds, at a glance: by its manifests, and by what lies beside the snapshots."""
 
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from data_catalog.catalog import query
+from data_catalog.drop_reasons import count_reasons
 from data_catalog.errors import ConfigError
 from data_catalog.manifest import MARKED, SPLITS, Snapshot, snapshot_names
 from data_catalog.shards import read_json
@@ -14,21 +15,17 @@ REPORT_FILE = "report.html"
 EXPORTS_FOLDER, EXPORT_RECORD = "exports", "export.json"
 # How many of the most frequent reasons are told.
 MOST_REASONS = 5
-# By the rows' step alone, which rejected rows have and no others: over thousands of files each column counts.
-_REASONS = "SELECT dataset, step, drop_reason, count(*) AS dropped FROM captions WHERE step IS NOT NULL GROUP BY ALL"
 _MEGABYTE = 1_000_000
 
 
 def overview(root: Path, snapshots: Sequence[Snapshot]) -> list[dict[str, Any]]:
     """Facts of the newest snapshot of every dataset, as JSON values."""
-    reasons = query(root, _REASONS).to_pylist()
-    return [_facts(root, snapshot, reasons) for snapshot in snapshots]
+    return [_facts(root, snapshot) for snapshot in snapshots]
 
 
-def _facts(root: Path, snapshot: Snapshot, reasons: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+def _facts(root: Path, snapshot: Snapshot) -> dict[str, Any]:
     manifest = snapshot.manifest
     pairs = manifest["files"]["pairs"]
-    own = [row for row in reasons if row["dataset"] == snapshot.dataset]
     report = snapshot.folder.parent / REPORT_FILE
     return {
         "dataset": snapshot.dataset,
@@ -39,14 +36,22 @@ def _facts(root: Path, snapshot: Snapshot, reasons: Sequence[Mapping[str, Any]])
         "pairs": {split: sum(e["rows"] for e in pairs if e["split"] == split) for split in (*SPLITS, MARKED)},
         "bytes": {kind: sum(e["bytes"] for e in entries) for kind, entries in sorted(manifest["files"].items())},
         "sources": [_source(manifest, source) for source in sorted(manifest["sources"])],
-        "drop_reasons": [
-            {name: row[name] for name in ("step", "drop_reason", "dropped")}
-            for row in sorted(own, key=lambda row: (-row["dropped"], row["step"], row["drop_reason"]))
-        ],
+        "drop_reasons": _drop_reasons(snapshot),
         "report": str(report) if report.is_file() else None,
         "exports": list(_exports(root, snapshot)),
         "other_snapshots": [name for name in snapshot_names(root, snapshot.dataset) if name != snapshot.snapshot],
     }
+
+
+def _drop_reasons(snapshot: Snapshot) -> list[dict[str, Any]]:
+    """Over all sources, the most frequent first; of a snapshot from before they were noted, out of its shards."""
+    noted = snapshot.manifest.get("drop_reasons")
+    counted = count_reasons(snapshot.caption_files()) if noted is None else noted
+    totals: Counter[tuple[str, str]] = Counter()
+    for row in counted:
+        totals[row["step"], row["drop_reason"]] += row["dropped"]
+    ranked = sorted(totals.items(), key=lambda item: (-item[1], item[0]))
+    return [{"step": step, "drop_reason": reason, "dropped": count} for (step, reason), count in ranked]
 
 
 def _source(manifest: Mapping[str, Any], source: str) -> dict[str, Any]:

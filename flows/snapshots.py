@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from data_catalog.catalog import broken_laws
+from data_catalog.drop_reasons import count_reasons
 from data_catalog.errors import PipelineError
 from data_catalog.failpoints import failpoint
 from data_catalog.lookup import LOOKUP_KIND, write_lookup
@@ -81,6 +82,7 @@ def publish(
         "retry_of": retry_of.snapshot if retry_of else None,
         "follows": [*retry_of.follows(), retry_of.snapshot] if retry_of else [],
         "funnel": funnel(ingested, shards),
+        "drop_reasons": count_reasons([folder / entry["path"] for entry in files["captions"]]),
         "files": files,
     }
     _check_laws(Snapshot(dataset=recipe.name, snapshot=snapshot_id, folder=folder, manifest=manifest))

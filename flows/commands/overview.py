@@ -3,7 +3,7 @@
 import json
 from argparse import Namespace
 
-from data_catalog.catalog import rebuild
+from data_catalog.catalog import catalog_path, rebuild
 from data_catalog.errors import ConfigError
 from data_catalog.lock import writer_lock
 from data_catalog.manifest import current_snapshots
@@ -22,6 +22,10 @@ def catalog(options: Namespace) -> None:
             path = rebuild(options.root)
         if not options.json:
             say(f"rebuilt {path}\n")
+    if not catalog_path(options.root).is_file():
+        raise ConfigError(
+            f"{options.root} holds no catalog: `vernaclip catalog --rebuild --root {options.root}` writes it"
+        )
     found = overview(options.root, snapshots)
     if options.json:
         say("\n".join(escaped_json(line) for line in json.dumps(found, ensure_ascii=False, indent=1).split("\n")))

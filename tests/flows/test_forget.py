@@ -278,6 +278,8 @@ def test_rows_say_that_they_were_forgotten_and_nothing_else(root: Path) -> None:
     assert query(root, f"SELECT 1 FROM image_outcomes WHERE sample_id IN {tuple(samples)}").num_rows == 0
     funnel = query(root, "SELECT step, dropped FROM funnel ORDER BY step_number").to_pylist()
     assert funnel[1] == {"step": "forget", "dropped": len(rows)}
+    noted = require_snapshot(root, "web").manifest["drop_reasons"]
+    assert sum(row["dropped"] for row in noted if row["drop_reason"] == "forgotten") == len(rows)
 
 
 def test_captions_of_others_do_not_stay_with_a_forgotten_image(host: Host, root: Path) -> None:

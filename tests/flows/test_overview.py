@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from data_catalog.catalog import catalog_path, query
+from data_catalog.checksummed import write_checksummed
 from data_catalog.manifest import commit_snapshot, point_to, require_snapshot
 from data_catalog.shards import write_json
 from flows.build import BuildReport
@@ -45,14 +46,28 @@ def test_numbers_are_those_of_the_rows(built: Built, capsys: Capture) -> None:
     assert {split: count for split, count in found["pairs"].items() if count} == {
         row["split"]: row["n"] for row in splits
     }
-    dropped = query(built[0], "SELECT count(*) AS n FROM rejects").to_pylist()[0]["n"]
-    assert sum(row["dropped"] for row in found["drop_reasons"]) == dropped > 0
+    rejects = query(built[0], "SELECT step, drop_reason, count(*) AS dropped FROM rejects GROUP BY ALL").to_pylist()
+    assert len(found["drop_reasons"]) == len(rejects) > 0
+    assert all(row in rejects for row in found["drop_reasons"])
     counts = [row["dropped"] for row in found["drop_reasons"]]
     assert counts == sorted(counts, reverse=True)
     text = told(built[0], capsys)
     rows, kept = (sum(row[name] for row in counted) for name in ("captions", "kept"))
     assert f"captions  {rows:,}, of which {kept:,} are kept ({kept / rows:.1%})" in text
     assert all(source["licence"] in text for source in found["sources"])
+
+
+def test_reasons_of_a_snapshot_that_has_not_noted_them(root: Path, capsys: Capture) -> None:
+    now = require_snapshot(root, "scenes")
+    [found] = facts(root, capsys)
+    noted = now.manifest["drop_reasons"]
+    assert sum(row["dropped"] for row in noted) == sum(row["dropped"] for row in found["drop_reasons"])
+    old = {name: value for name, value in now.manifest.items() if name != "drop_reasons"}
+    write_checksummed(now.folder / "manifest.json", old)
+    assert facts(root, capsys) == [found]
+    now.caption_files()[0].write_bytes(b"PAR1 cut off")
+    assert main(["catalog", "--root", str(root)]) == 1
+    assert "a caption shard cannot be read" in capsys.readouterr().err
 
 
 def test_what_lies_beside_a_snapshot_is_named(root: Path, capsys: Capture) -> None:
