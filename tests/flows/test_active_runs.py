@@ -37,7 +37,7 @@ def test_the_process_of_a_run_is_found_by_its_id() -> None:
     assert process_of(run) is None
 
 
-@pytest.mark.parametrize("pid", [None, "", "machine:17", os.getpid()])
+@pytest.mark.parametrize("pid", [None, "", "machine:17", pytest.param(os.getpid(), id="our own")])
 def test_what_is_no_process_of_a_run_is_none(pid: object) -> None:
     assert process_of(flow_run(pid)) is None
 
