@@ -31,7 +31,7 @@ demo: $(READY)
 	$(BIN)/vernaclip run scenes --root demo-catalog
 
 test: $(READY)
-	$(BIN)/pytest --numprocesses auto --maxprocesses 4 --dist loadfile
+	$(BIN)/pytest --numprocesses 3 --dist loadfile --durations 15
 
 lint: $(READY)
 	$(BIN)/ruff check .

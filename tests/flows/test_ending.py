@@ -70,8 +70,8 @@ def test_outside_the_main_thread_it_does_nothing() -> None:
             say()
             time.sleep(1)
     thread = threading.Thread(target=inside)
-    thread.start()
     try:
+        thread.start()
         thread.join()
     except KeyboardInterrupt:
         thread.join()

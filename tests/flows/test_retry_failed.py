@@ -113,6 +113,10 @@ def recipe(make_pairs: MakePairs, tmp_path: Path) -> Path:
         lang = "it"
         [build]
         shard_size = 5
+        workers = 1
+        fetch_workers = 1
+        [repeats]
+        near_captions = false
         [fetch]
         allow_loopback = true
         retries = 0

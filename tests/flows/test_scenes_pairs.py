@@ -43,13 +43,15 @@ def test_what_cannot_be_written_leaves_the_file_alone(
     assert out.read_text(encoding="utf-8") == "mine"
 
 
-@pytest.mark.parametrize("name", ["a folder", "a file/pairs.tsv"])
-def test_a_place_that_cannot_be_written_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str) -> None:
+@pytest.mark.parametrize(("name", "reason"), [("a folder", "is no file"), ("a file/pairs.tsv", "cannot be written")])
+def test_a_place_that_cannot_be_written_is_named(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str, reason: str
+) -> None:
     (tmp_path / "a folder").mkdir()
     (tmp_path / "a file").touch()
     assert main(["scenes-pairs", str(tmp_path / name), "--num-pairs", "3"]) == 1
     error = capsys.readouterr().err
-    assert f"{tmp_path / name} cannot be written" in error
+    assert f"{tmp_path / name} {reason}" in error
     assert "defect" not in error
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a file", "a folder"]
 

@@ -54,7 +54,7 @@ def test_a_training_killed_at_random_moments_gives_the_same_package(tiny_tsv: Pa
     seconds = time.monotonic() - begun
     rng = random.Random(7)
     num_killed = 0
-    for _ in range(5):
+    for _ in range(3):
         process = subprocess.Popen(command(tiny_tsv, killed), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         try:
             process.wait(timeout=seconds * rng.uniform(0.3, 0.9))
