@@ -15,8 +15,9 @@ from training.config import run_key
 from training.contact_sheet import contact_sheet
 from training.data import PairFiles
 from training.evaluation import evaluate
-from training.loop import MODEL_FILES, TrainResult, train
+from training.loop import TrainResult, train
 from training.model import read_model_config
+from training.run import MODEL_FILES
 from training.scores import Scores
 from training.search import Hit, search
 

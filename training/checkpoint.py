@@ -25,16 +25,24 @@ class RunState:
     """How far a run is.
 
     Args:
-        epoch: epochs finished.
+        is_frozen: whether it is still in the phase in which the towers are.
+        epoch: epochs finished, of both phases.
         step: optimizer steps done, over all epochs.
+        phase_epoch: epochs that were finished when the phase began.
+        phase_step: likewise.
+        stale_epochs: of the phase, since the validation loss was last the best.
         loss_sum: of the steps of the epoch under way.
         history: one line of metrics an epoch.
         best_epoch: whose weights are kept, 1-based; 0 before there are any.
         best_val_loss: of that epoch; None without a validation split.
     """
 
+    is_frozen: bool = False
     epoch: int = 0
     step: int = 0
+    phase_epoch: int = 0
+    phase_step: int = 0
+    stale_epochs: int = 0
     loss_sum: float = 0.0
     history: list[dict[str, Any]] = field(default_factory=list)
     best_epoch: int = 0
@@ -44,6 +52,23 @@ class RunState:
 def save_weights(module: Any, path: Path) -> str:
     """Write a model's weights atomically; returns the file's sha256."""
     return save_tensors(module.state_dict(), path, {"format": "pt"})
+
+
+def load_weights(module: Any, path: Path) -> None:
+    """Put written weights back into a model of the same architecture.
+
+    Raises:
+        ConfigError: the file is broken, or of another model.
+    """
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        module.load_state_dict(load_file(path), strict=True)
+    except SafetensorError as error:
+        raise ConfigError(f"{path} is broken ({error}): train the model again") from error
+    except RuntimeError as error:
+        raise ConfigError(f"{path} does not fit the model: {error}") from error
 
 
 def save_state(path: Path, *, key: str, module: Any, optimizer: Any, state: RunState) -> None:
@@ -56,13 +81,14 @@ def save_state(path: Path, *, key: str, module: Any, optimizer: Any, state: RunS
 
     tensors = {f"model.{name}": tensor for name, tensor in module.state_dict().items()}
     for index, moments in optimizer.state_dict()["state"].items():
-        tensors |= {f"optimizer.{index}.{name}": tensor for name, tensor in moments.items()}
+        # AdaBelief counts its steps in a Python number.
+        tensors |= {f"optimizer.{index}.{name}": torch.as_tensor(moment) for name, moment in moments.items()}
     tensors["generator"] = torch.get_rng_state()
     save_tensors(tensors, path, {_METADATA_KEY: json.dumps({"key": key, **asdict(state)})})
 
 
-def load_state(path: Path, *, key: str, module: Any, optimizer: Any) -> RunState:
-    """Put a resume state back into model, optimizer and torch's generator; a fresh state if there is no file.
+def load_state(path: Path, *, key: str, module: Any, optimizer: Any) -> RunState | None:
+    """Put a resume state back into model, optimizer and torch's generator; None if there is no file.
 
     Raises:
         ConfigError: the file is broken, or belongs to another run.
@@ -70,7 +96,7 @@ def load_state(path: Path, *, key: str, module: Any, optimizer: Any) -> RunState
     import torch
 
     if not path.is_file():
-        return RunState()
+        return None
     tensors, metadata = _load(path)
     if metadata.pop("key") != key:
         raise ConfigError(f"{path} belongs to a run with other settings or data: train into another folder")
@@ -78,7 +104,7 @@ def load_state(path: Path, *, key: str, module: Any, optimizer: Any) -> RunState
     moments: dict[int, dict[str, Any]] = {}
     for name, tensor in tensors_below("optimizer.", tensors).items():
         index, _, moment = name.partition(".")
-        moments.setdefault(int(index), {})[moment] = tensor
+        moments.setdefault(int(index), {})[moment] = tensor if tensor.is_floating_point() else int(tensor)
     optimizer.load_state_dict({"state": moments, "param_groups": optimizer.state_dict()["param_groups"]})
     torch.set_rng_state(tensors["generator"])
     return RunState(**metadata)

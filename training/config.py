@@ -8,13 +8,18 @@ from typing import Any
 from data_catalog.errors import ConfigError
 from data_catalog.shards import digest
 
-TRAIN_VERSION = 1  # raised when the same settings and data would give another model
+TRAIN_VERSION = 2  # raised when the same settings and data would give another model
 
 # Settings that change how a run goes, not what it makes: they are in no key.
 HOW_SETTINGS = frozenset({"num_threads", "cache_max_bytes", "checkpoint_every_steps"})
 
-PRECISIONS = ("fp32", "bf16")
 SPLITS = ("train", "val", "test")
+CHOICES = {
+    "optimizer": ("adamw", "adabelief"),
+    "loss": ("clip", "siglip"),
+    "captions": ("random", "first"),
+    "precision": ("fp32", "bf16"),
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -23,12 +28,24 @@ class TrainConfig:
 
     Args:
         model: name of a model config that comes with vernaclip ("compact"), or the path of such a JSON file.
-        epochs: passes over the train split; each draws one caption an image.
+        epochs: passes over the train split with all weights trained.
+        frozen_epochs: most passes before those in which both towers are frozen and only their projections into the
+            common space are trained; 0 for none. It ends sooner once the validation loss stops improving, and goes on
+            from the best weights.
+        patience: epochs without a better validation loss after which either phase ends; 0 goes through all of them,
+            but for the frozen ones, which then end at the first.
         batch_size: images a step; a last, smaller batch of an epoch is left out.
-        lr: learning rate at its peak; a cosine takes it down to 0.
-        weight_decay: of weights with two dimensions or more, other than embeddings of positions.
-        warmup_steps: steps until the peak.
-        max_grad_norm: gradients are clipped to this norm.
+        optimizer: "adamw", or the paper's "adabelief".
+        lr: learning rate at its peak; in each phase a cosine takes it down to 0.
+        weight_decay: of weights with two dimensions or more.
+        warmup_steps: steps of each phase until the peak.
+        max_grad_norm: gradients are clipped to this norm, all together; 0 leaves them as they are.
+        agc: adaptive gradient clipping: most that a gradient may be, in norms of the weights of its unit; 0 for off,
+            0.01 in the paper.
+        loss: "clip", which has each image find its caption among all of the batch and each caption its image, or
+            "siglip", which asks of each image and caption whether they belong together.
+        logit_scale: what similarities are multiplied with, fixed; 0 has it learned. 20 in the paper.
+        captions: which of an image's captions an epoch takes: "random", or always the "first".
         seed: of initial weights, order, captions and augmentation.
         precision: "fp32", or "bf16" for autocast (faster where the processor has bfloat16 instructions).
         augment: crop each image at random, to 90-100 % of its area.
@@ -41,11 +58,18 @@ class TrainConfig:
 
     model: str = "compact"
     epochs: int = 10
+    frozen_epochs: int = 0
+    patience: int = 0
     batch_size: int = 128
+    optimizer: str = "adamw"
     lr: float = 2e-3
     weight_decay: float = 0.1
     warmup_steps: int = 50
     max_grad_norm: float = 1.0
+    agc: float = 0.0
+    loss: str = "clip"
+    logit_scale: float = 0.0
+    captions: str = "random"
     seed: int = 0
     precision: str = "fp32"
     augment: bool = True
@@ -56,11 +80,11 @@ class TrainConfig:
     checkpoint_every_steps: int = 200
 
     def __post_init__(self) -> None:
-        positive = ("epochs", "lr", "max_grad_norm", "shuffle_window", "checkpoint_every_steps")
-        for name in positive:
+        for name in ("epochs", "lr", "shuffle_window", "checkpoint_every_steps"):
             if not 0 < getattr(self, name) < math.inf:
                 raise ConfigError(f"train.{name} must be positive, got {getattr(self, name)}")
-        for name in ("weight_decay", "warmup_steps", "seed", "num_threads", "cache_max_bytes"):
+        not_negative = ("frozen_epochs", "patience", "weight_decay", "warmup_steps", "max_grad_norm", "agc")
+        for name in (*not_negative, "seed", "num_threads", "cache_max_bytes"):
             if not 0 <= getattr(self, name) < math.inf:
                 raise ConfigError(f"train.{name} must not be negative, got {getattr(self, name)}")
         if self.batch_size < 2:
@@ -71,8 +95,13 @@ class TrainConfig:
             raise ConfigError(
                 f"train.vocab_size must be at least 300 (256 bytes and a few words), got {self.vocab_size}"
             )
-        if self.precision not in PRECISIONS:
-            raise ConfigError(f"train.precision must be one of {', '.join(PRECISIONS)}, got {self.precision!r}")
+        if self.logit_scale != 0 and not 1 <= self.logit_scale <= 100:
+            raise ConfigError(
+                f"train.logit_scale must be 0, for a learned one, or from 1 to 100, got {self.logit_scale}"
+            )
+        for name, choices in CHOICES.items():
+            if getattr(self, name) not in choices:
+                raise ConfigError(f"train.{name} must be one of {', '.join(choices)}, got {getattr(self, name)!r}")
 
     def what(self) -> dict[str, Any]:
         """The settings that decide what the model becomes."""

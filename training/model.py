@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from data_catalog.errors import ConfigError
 from data_catalog.shards import read_json, write_json
+from training.checkpoint import load_weights
 
 if TYPE_CHECKING:
     import torch
@@ -112,9 +113,6 @@ def load_model(folder: Path) -> LoadedModel:
     Raises:
         ConfigError: the folder holds no finished model, or its weights do not fit its config.
     """
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-
     from data_catalog.shards import sha256_of
     from training.tokenizer import load_tokenizer
 
@@ -123,12 +121,7 @@ def load_model(folder: Path) -> LoadedModel:
         raise ConfigError(f"{folder} holds no trained model: train one first")
     model_config = read_json(config_path)["model_cfg"]
     module = create_model(model_config)
-    try:
-        module.load_state_dict(load_file(weights_path), strict=True)
-    except SafetensorError as error:
-        raise ConfigError(f"{weights_path} is broken ({error}): train the model again") from error
-    except RuntimeError as error:
-        raise ConfigError(f"{weights_path} does not fit {config_path}: {error}") from error
+    load_weights(module, weights_path)
     return LoadedModel(
         module=module.eval(),
         tokenizer=load_tokenizer(folder, context_length=model_config["text_cfg"]["context_length"]),

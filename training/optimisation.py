@@ -1,63 +1,75 @@
-"""One step of contrastive training: the optimizer, its schedule, open_clip's loss."""
+"""Optimizers, their schedule, and what keeps a step within bounds: clipped gradients, a bounded logit scale."""
 
 import math
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable
+from typing import Any
 
 from training.config import TrainConfig
-
-if TYPE_CHECKING:
-    import torch
 
 MAX_LOGIT_SCALE = math.log(100)  # as OpenAI and open_clip do
 
 
-def adamw(module: Any, config: TrainConfig) -> Any:
-    """AdamW as CLIP uses it: no weight decay for biases, norms and the logit scale."""
-    from torch.optim import AdamW
+def make_optimizer(module: Any, config: TrainConfig) -> Any:
+    """The optimizer of all parameters; those that are frozen have no gradient, and it leaves them alone.
 
+    As in CLIP there is no weight decay for biases, norms and the logit scale.
+    """
     matrices = [parameter for parameter in module.parameters() if parameter.ndim >= 2]
     others = [parameter for parameter in module.parameters() if parameter.ndim < 2]
     groups = [{"params": matrices, "weight_decay": config.weight_decay}, {"params": others, "weight_decay": 0.0}]
-    return AdamW(groups, lr=config.lr, betas=(0.9, 0.98), eps=1e-6)
+    return _OPTIMIZERS[config.optimizer](groups, config.lr)
+
+
+def _adamw(groups: list[dict[str, Any]], lr: float) -> Any:
+    """AdamW with CLIP's constants."""
+    from torch.optim import AdamW
+
+    return AdamW(groups, lr=lr, betas=(0.9, 0.98), eps=1e-6)
+
+
+def _adabelief(groups: list[dict[str, Any]], lr: float) -> Any:
+    """AdaBelief with the constants of optax's `scale_by_belief`, by which CLIP-Italian was trained: not rectified.
+
+    optax measures the surprise of a gradient against the mean before it, timm (and AdaBelief's paper) against the mean
+    with it, which is 0.9 of that: one step of optax at a rate is a step of ours at 0.9 times the rate.
+    """
+    from timm.optim import AdaBelief
+
+    return AdaBelief(groups, lr=lr, betas=(0.9, 0.999), eps=1e-16, rectify=False)
+
+
+_OPTIMIZERS: dict[str, Callable[[list[dict[str, Any]], float], Any]] = {"adamw": _adamw, "adabelief": _adabelief}
 
 
 def learning_rate(step: int, *, config: TrainConfig, total: int) -> float:
-    """Rate of a step (from 0): a line up to `lr` over the warm-up, then half a cosine down to 0 at `total`."""
+    """Rate of a phase's step (from 0): a line up to `lr` over the warm-up, then half a cosine down to 0 at `total`."""
     if step < config.warmup_steps:
         return config.lr * (step + 1) / config.warmup_steps
     done = (step - config.warmup_steps) / max(1, total - config.warmup_steps)
     return config.lr * 0.5 * (1 + math.cos(math.pi * done))
 
 
-def contrastive_loss(
-    module: Any, images: "torch.Tensor", token_ids: "torch.Tensor", *, precision: str
-) -> "torch.Tensor":
-    """open_clip's loss of a batch: each image is to find its caption among all, and each caption its image.
+def optimizer_step(optimizer: Any, module: Any, *, lr: float, config: TrainConfig) -> None:
+    """One step along the gradients that are there, clipped; the logit scale stays within CLIP's bounds.
 
-    Args:
-        images: normalised floats, shape (batch, 3, height, width).
-        token_ids: shape (batch, length).
-        precision: "fp32", or "bf16" for autocast.
+    Raises:
+        FloatingPointError: a gradient is infinite or no number; no weight was changed then.
     """
     import torch
-    from open_clip import ClipLoss
+    from timm.utils.agc import adaptive_clip_grad
 
-    images = images.contiguous(memory_format=torch.channels_last)
-    with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16"):
-        image_features, text_features, logit_scale = module(images, token_ids)
-    loss: torch.Tensor = ClipLoss()(image_features.float(), text_features.float(), logit_scale)
-    return loss
-
-
-def optimizer_step(optimizer: Any, module: Any, loss: "torch.Tensor", *, lr: float, max_grad_norm: float) -> None:
-    """One optimizer step against a loss, with clipped gradients; the logit scale stays within CLIP's bounds."""
-    import torch
-
+    trained = [parameter for parameter in module.parameters() if parameter.grad is not None]
+    norm = torch.nn.utils.get_total_norm([parameter.grad for parameter in trained])
+    if not torch.isfinite(norm):
+        raise FloatingPointError(f"the gradient's norm is {float(norm)}")
+    if config.agc:
+        # The logit scale is no weight of a unit: beside its small value any gradient is large.
+        adaptive_clip_grad([p for p in trained if p is not module.logit_scale], clip_factor=config.agc, eps=1e-3)
+    if config.max_grad_norm:
+        torch.nn.utils.clip_grad_norm_(trained, config.max_grad_norm)
     for group in optimizer.param_groups:
         group["lr"] = lr
-    optimizer.zero_grad()
-    loss.backward()  # type: ignore[no-untyped-call]
-    torch.nn.utils.clip_grad_norm_(module.parameters(), max_grad_norm)
     optimizer.step()
+    optimizer.zero_grad()
     with torch.no_grad():
         module.logit_scale.clamp_(0, MAX_LOGIT_SCALE)

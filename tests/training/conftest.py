@@ -2,7 +2,12 @@
 
 import hashlib
 import io
+import signal
+import subprocess
+import sys
+import time
 from collections.abc import Callable, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -13,6 +18,8 @@ from PIL import Image, ImageDraw
 
 from data_catalog.schema import NATIVE, PAIRS
 from data_catalog.shards import open_image_writer
+from training.checkpoint import STATE_FILE
+from training.config import TrainConfig
 from training.data import PairFiles
 
 COLOURS = {
@@ -109,3 +116,26 @@ def square_rows() -> Callable[..., list[dict[str, Any]]]:
 def pair_row() -> Callable[..., dict[str, Any]]:
     """`pair(sample_id, image, captions, split)`: one row that `make_shard` writes."""
     return pair
+
+
+@pytest.fixture(scope="session")
+def kill_while_training() -> Callable[[PairFiles, TrainConfig, Path], None]:
+    """`kill(files, config, out)`: SIGKILL a training process once it has written a resume state."""
+
+    def kill(files: PairFiles, config: TrainConfig, out: Path) -> None:
+        call = (
+            "from pathlib import Path, PosixPath\n"
+            "from training.config import TrainConfig\n"
+            "from training.data import PairFiles\n"
+            "from training.loop import train\n"
+            f"train({files!r}, TrainConfig(**{asdict(config)!r}), Path({str(out)!r}))"
+        )
+        child = subprocess.Popen([sys.executable, "-W", "ignore", "-c", call])
+        while not (out / STATE_FILE).is_file():
+            assert child.poll() is None, "the child ended before it could be killed"
+            time.sleep(0.005)
+        child.send_signal(signal.SIGKILL)
+        assert child.wait() == -signal.SIGKILL
+        assert not (out / "result.json").exists()
+
+    return kill

@@ -2,10 +2,6 @@
 
 import json
 import math
-import signal
-import subprocess
-import sys
-import time
 from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -107,31 +103,17 @@ def test_open_clip_alone_opens_the_folder(trained: Path) -> None:
 
 
 def test_a_killed_run_goes_on_bit_for_bit(
-    trained: Path, square_files: PairFiles, config: TrainConfig, tmp_path: Path
+    trained: Path,
+    square_files: PairFiles,
+    config: TrainConfig,
+    tmp_path: Path,
+    kill_while_training: Callable[[PairFiles, TrainConfig, Path], None],
 ) -> None:
     out = tmp_path / "run"
     kill_while_training(square_files, config, out)
     train(square_files, config, out)
     for name in ("model.safetensors", "metrics.jsonl", "result.json", "run.json", "tokenizer.json"):
         assert (out / name).read_bytes() == (trained / name).read_bytes(), name
-
-
-def kill_while_training(files: PairFiles, config: TrainConfig, out: Path) -> None:
-    """SIGKILL a training process once it has written a resume state in the middle of an epoch."""
-    call = (
-        "from pathlib import Path, PosixPath\n"
-        "from training.config import TrainConfig\n"
-        "from training.data import PairFiles\n"
-        "from training.loop import train\n"
-        f"train({files!r}, TrainConfig(**{asdict(config)!r}), Path({str(out)!r}))"
-    )
-    child = subprocess.Popen([sys.executable, "-W", "ignore", "-c", call])
-    while not (out / STATE_FILE).is_file():
-        assert child.poll() is None, "the child ended before it could be killed"
-        time.sleep(0.005)
-    child.send_signal(signal.SIGKILL)
-    assert child.wait() == -signal.SIGKILL
-    assert not (out / "result.json").exists()
 
 
 def test_a_finished_run_is_not_trained_again(trained: Path, square_files: PairFiles, config: TrainConfig) -> None:

@@ -1,0 +1,53 @@
+"""Which weights train: in a first phase the projections into the common space alone, then all of them."""
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+from data_catalog.errors import ConfigError
+
+if TYPE_CHECKING:
+    import torch
+
+# Where open_clip's towers keep what comes after their backbone: its ViT, its ResNet, timm's; its own text tower,
+# Hugging Face's.
+_IMAGE_PROJECTIONS = ("proj", "attnpool", "head")
+_TEXT_PROJECTIONS = ("text_projection", "proj")
+
+
+def choose_trained(module: Any, *, frozen: bool, fixed_scale: bool) -> None:
+    """Set which parameters get gradients, and the mode of both towers: a frozen one keeps its batch statistics.
+
+    Raises:
+        ConfigError: a tower is to be frozen that has no projection.
+    """
+    for parameter in module.parameters():
+        parameter.requires_grad_(not frozen)
+    module.train()
+    if frozen:
+        for tower, name, attributes in _towers(module):
+            tower.eval()
+            found = list(_projections(tower, attributes))
+            if not found:
+                raise ConfigError(
+                    f"the {name} tower has no projection to train while it is frozen: set train.frozen_epochs to 0"
+                )
+            for parameter in found:
+                parameter.requires_grad_(True)
+        if module.logit_bias is not None:
+            module.logit_bias.requires_grad_(True)
+    module.logit_scale.requires_grad_(not fixed_scale)
+
+
+def _towers(module: Any) -> list[tuple[Any, str, tuple[str, ...]]]:
+    return [(module.visual, "image", _IMAGE_PROJECTIONS), (module.text, "text", _TEXT_PROJECTIONS)]
+
+
+def _projections(tower: Any, attributes: tuple[str, ...]) -> "Iterator[torch.nn.Parameter]":
+    from torch import nn
+
+    for name in attributes:
+        found = getattr(tower, name, None)
+        if isinstance(found, nn.Parameter):
+            yield found
+        elif isinstance(found, nn.Module):
+            yield from found.parameters()

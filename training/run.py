@@ -1,0 +1,112 @@
+"""One training run's folder and what is loaded for it: data, tokenizer, model, optimizer, and how far it is."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from data_catalog.errors import ConfigError
+from data_catalog.shards import read_json, sweep_temporary, write_json
+from training.batches import TrainSplit, open_train_split
+from training.checkpoint import STATE_FILE, RunState, load_state, save_state
+from training.config import TrainConfig
+from training.data import PairFiles
+from training.losses import with_loss_constants
+from training.model import OPEN_CLIP_CONFIG_FILE, WEIGHTS_FILE, create_model, write_model_config
+from training.optimisation import make_optimizer
+from training.tokenizer import (
+    TOKENIZER_CONFIG_FILE,
+    TOKENIZER_FILE,
+    load_tokenizer,
+    save_tokenizer,
+    train_tokenizer,
+)
+
+if TYPE_CHECKING:
+    from training.tokenizer import Tokenize
+
+RUN_FILE = "run.json"
+RESULT_FILE = "result.json"
+METRICS_FILE = "metrics.jsonl"
+# What a trained model's folder has, which nothing changes any more.
+MODEL_FILES = (
+    *(WEIGHTS_FILE, OPEN_CLIP_CONFIG_FILE, TOKENIZER_FILE, TOKENIZER_CONFIG_FILE),
+    *(RUN_FILE, METRICS_FILE, RESULT_FILE),
+)
+
+
+@dataclass(slots=True, kw_only=True)
+class Run:
+    """A run under way."""
+
+    config: TrainConfig
+    files: PairFiles
+    out: Path
+    key: str
+    image_size: int
+    batch_size: int
+    num_threads: int
+    split: TrainSplit
+    tokenizer: "Tokenize"
+    module: Any
+    optimizer: Any
+    state: RunState
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Full batches of the train split."""
+        return self.split.num_batches(self.batch_size)
+
+
+def claim_folder(out: Path, key: str, config: TrainConfig) -> None:
+    """Make the folder this run's, or make sure that it is."""
+    sweep_temporary([out, (out / STATE_FILE).parent])
+    path = out / RUN_FILE
+    if not path.is_file():
+        write_json(path, {"key": key, "settings": config.what()})
+    elif read_json(path)["key"] != key:
+        raise ConfigError(f"{out} holds a run with other settings or other data: train into another folder")
+
+
+def start_run(
+    files: PairFiles, config: TrainConfig, out: Path, *, key: str, model_config: dict[str, Any], num_threads: int
+) -> Run:
+    """Data, tokenizer, model and optimizer, as they were at the last resume state if there is one."""
+    image_size = int(model_config["vision_cfg"]["image_size"])
+    split = open_train_split(files.train, config, image_size=image_size, num_threads=num_threads)
+    if len(split.captions) < 2:
+        raise ConfigError("the train split has fewer than two samples: build a larger dataset")
+    model_config = with_loss_constants(model_config, config)
+    model_config["text_cfg"]["vocab_size"] = _make_tokenizer(split, config, out, model_config)
+    write_model_config(out, model_config)
+    module = create_model(model_config)
+    optimizer = make_optimizer(module, config)
+    state = load_state(out / STATE_FILE, key=key, module=module, optimizer=optimizer)
+    if state is None:
+        state = RunState(is_frozen=config.frozen_epochs > 0)
+    return Run(
+        config=config,
+        files=files,
+        out=out,
+        key=key,
+        image_size=image_size,
+        batch_size=min(config.batch_size, len(split.captions)),
+        num_threads=num_threads,
+        split=split,
+        tokenizer=load_tokenizer(out, context_length=model_config["text_cfg"]["context_length"]),
+        module=module,
+        optimizer=optimizer,
+        state=state,
+    )
+
+
+def _make_tokenizer(split: TrainSplit, config: TrainConfig, out: Path, model_config: dict[str, Any]) -> int:
+    """Train the tokenizer and save it; returns its number of tokens."""
+    captions = (text for texts in split.captions for text in texts.as_py())
+    tokenizer = train_tokenizer(captions, vocab_size=config.vocab_size)
+    save_tokenizer(tokenizer, out, context_length=model_config["text_cfg"]["context_length"])
+    return tokenizer.get_vocab_size()
+
+
+def save_run(run: Run) -> None:
+    """Write the resume state of a run."""
+    save_state(run.out / STATE_FILE, key=run.key, module=run.module, optimizer=run.optimizer, state=run.state)
