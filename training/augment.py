@@ -1,11 +1,164 @@
-"""Random crops of a batch, the only augmentation that says nothing false about colours, counts and sides."""
+"""Augmentations of images, by name: which are drawn depends on the seed, the step and the image's place alone.
 
-from typing import TYPE_CHECKING
+The draws are ours, since torchvision's random transforms draw from torch's global generator: a run that goes on in the
+middle, or with another number of threads, must make the same images. What happens to the pixels is torchvision's.
+"""
+
+from collections.abc import Callable, Collection
+from concurrent.futures import Executor
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    import numpy as np
     import torch
 
+    Change = Callable[[torch.Tensor, np.random.Generator], torch.Tensor]
+
 LEAST_AREA = 0.9
+GREY = [127.0]
+
+AUGMENTATION_SETS = {
+    # Under these what a caption says stays true: no colour, count, side or size that it may name becomes another.
+    "caption_safe": ("crop", "brightness", "contrast", "tilt"),
+    # CLIP-Italian's, with its numbers, but for its crop: images come squashed to a square here, and are cropped little.
+    "paper": ("crop", "hue", "flip", "affine", "perspective", "autocontrast", "equalize"),
+}
+
+
+def hue(image: "torch.Tensor", draws: "np.random.Generator") -> "torch.Tensor":
+    """Turn the hue by at most a tenth of the circle: red becomes orange or pink."""
+    from torchvision.transforms.v2 import functional
+
+    found: torch.Tensor = functional.adjust_hue(image, draws.uniform(-0.1, 0.1))
+    return found
+
+
+def brightness(image: "torch.Tensor", draws: "np.random.Generator") -> "torch.Tensor":
+    """Make it up to a fifth brighter or darker."""
+    from torchvision.transforms.v2 import functional
+
+    found: torch.Tensor = functional.adjust_brightness(image, draws.uniform(0.8, 1.2))
+    return found
+
+
+def contrast(image: "torch.Tensor", draws: "np.random.Generator") -> "torch.Tensor":
+    """Make its contrast up to a fifth stronger or weaker."""
+    from torchvision.transforms.v2 import functional
+
+    found: torch.Tensor = functional.adjust_contrast(image, draws.uniform(0.8, 1.2))
+    return found
+
+
+def flip(image: "torch.Tensor", draws: "np.random.Generator") -> "torch.Tensor":
+    """Mirror half of the images: left becomes right."""
+    return image.flip(-1) if draws.random() < 0.5 else image
+
+
+def affine(image: "torch.Tensor", draws: "np.random.Generator") -> "torch.Tensor":
+    """Turn by at most 15 degrees, shift by a tenth of each side, scale by a fifth, shear by 15 degrees each way."""
+    return _affine(image, draws, degrees=15, shift=0.1, scale=0.2, shear=15)
+
+
+def tilt(image: "torch.Tensor", draws: "np.random.Generator") -> "torch.Tensor":
+    """Turn by at most 5 degrees, shift by a twentieth of each side, scale by a tenth."""
+    return _affine(image, draws, degrees=5, shift=0.05, scale=0.1, shear=0)
+
+
+def _affine(
+    image: "torch.Tensor", draws: "np.random.Generator", *, degrees: float, shift: float, scale: float, shear: float
+) -> "torch.Tensor":
+    from torchvision.transforms import InterpolationMode
+    from torchvision.transforms.v2 import functional
+
+    height, width = image.shape[-2:]
+    found: torch.Tensor = functional.affine(
+        image,
+        angle=draws.uniform(-degrees, degrees),
+        translate=[round(draws.uniform(-shift, shift) * width), round(draws.uniform(-shift, shift) * height)],
+        scale=draws.uniform(1 - scale, 1 + scale),
+        shear=[draws.uniform(-shear, shear), draws.uniform(-shear, shear)],
+        interpolation=InterpolationMode.BILINEAR,
+        fill=GREY,
+    )
+    return found
+
+
+def perspective(image: "torch.Tensor", draws: "np.random.Generator") -> "torch.Tensor":
+    """See three of ten images from the side: each corner moves inwards by at most 0.15 of each side."""
+    from torchvision.transforms import InterpolationMode
+    from torchvision.transforms.v2 import functional
+
+    if draws.random() >= 0.3:
+        return image
+    height, width = image.shape[-2:]
+    inwards = (draws.random((4, 2)) * 0.3 / 2 * [width, height]).astype(int).tolist()
+    right, bottom = width - 1, height - 1
+    corners = [[0, 0], [right, 0], [right, bottom], [0, bottom]]
+    signs = [(1, 1), (-1, 1), (-1, -1), (1, -1)]
+    moved = [
+        [x + sign_x * by_x, y + sign_y * by_y]
+        for (x, y), (sign_x, sign_y), (by_x, by_y) in zip(corners, signs, inwards, strict=True)
+    ]
+    found: torch.Tensor = functional.perspective(
+        image, corners, moved, interpolation=InterpolationMode.BILINEAR, fill=GREY
+    )
+    return found
+
+
+def autocontrast(image: "torch.Tensor", draws: "np.random.Generator") -> "torch.Tensor":
+    """Stretch each colour of three of ten images over all its values."""
+    from torchvision.transforms.v2 import functional
+
+    return functional.autocontrast(image) if draws.random() < 0.3 else image
+
+
+def equalize(image: "torch.Tensor", draws: "np.random.Generator") -> "torch.Tensor":
+    """Make all values of each colour alike frequent in three of ten images: a grey sky may become blue."""
+    from torchvision.transforms.v2 import functional
+
+    return functional.equalize(image) if draws.random() < 0.3 else image
+
+
+_CHANGES: "dict[str, Change]" = {
+    "hue": hue,
+    "brightness": brightness,
+    "contrast": contrast,
+    "flip": flip,
+    "affine": affine,
+    "tilt": tilt,
+    "perspective": perspective,
+    "autocontrast": autocontrast,
+    "equalize": equalize,
+}
+AUGMENTATIONS = ("crop", *_CHANGES)
+
+
+def changed_images(
+    pixels: "torch.Tensor", names: Collection[str], pool: Executor, *, seed: int, step: int
+) -> "torch.Tensor":
+    """Each image with the named changes, in the order of this module, whatever theirs; crops are another function.
+
+    Args:
+        pixels: uint8, shape (batch, height, width, 3).
+        names: of `AUGMENTATIONS`.
+        pool: whose threads work on them.
+        seed: of the run; with `step` and the place in the batch it decides what is drawn.
+    """
+    import numpy as np
+    import torch
+
+    changes = [change for name, change in _CHANGES.items() if name in names]
+    if not changes:
+        return pixels
+
+    def change_one(place: int) -> Any:
+        draws = np.random.Generator(np.random.Philox(key=[seed + (3 << 32), (step << 32) + place]))
+        image = pixels[place].permute(2, 0, 1)
+        for change in changes:
+            image = change(image, draws)
+        return image.permute(1, 2, 0)
+
+    return torch.stack(list(pool.map(change_one, range(len(pixels)))))
 
 
 def random_crops(images: "torch.Tensor", *, seed: int, step: int) -> "torch.Tensor":

@@ -7,6 +7,7 @@ from typing import Any
 
 from data_catalog.errors import ConfigError
 from data_catalog.shards import digest
+from training.augment import AUGMENTATION_SETS, AUGMENTATIONS
 
 TRAIN_VERSION = 2  # raised when the same settings and data would give another model
 
@@ -48,7 +49,9 @@ class TrainConfig:
         captions: which of an image's captions an epoch takes: "random", or always the "first".
         seed: of initial weights, order, captions and augmentation.
         precision: "fp32", or "bf16" for autocast (faster where the processor has bfloat16 instructions).
-        augment: crop each image at random, to 90-100 % of its area.
+        augment: what is done to images at random, by name: "crop" (to 90-100 % of the area), and those of
+            `training.augment`; "caption_safe" and "paper" stand for several. Flips make left right, and hues change
+            colours that captions name.
         vocab_size: most tokens that the tokenizer may learn.
         shuffle_window: samples that are shuffled together, at least one row group; bounds memory beside the cache.
         num_threads: of the processor; 0 takes all that there are.
@@ -72,7 +75,7 @@ class TrainConfig:
     captions: str = "random"
     seed: int = 0
     precision: str = "fp32"
-    augment: bool = True
+    augment: tuple[str, ...] = ("crop",)
     vocab_size: int = 2048
     shuffle_window: int = 20_000
     num_threads: int = 0
@@ -99,9 +102,19 @@ class TrainConfig:
             raise ConfigError(
                 f"train.logit_scale must be 0, for a learned one, or from 1 to 100, got {self.logit_scale}"
             )
+        unknown = sorted(self.augmentations - set(AUGMENTATIONS))
+        if unknown:
+            known = ", ".join((*AUGMENTATIONS, *AUGMENTATION_SETS))
+            raise ConfigError(f"train.augment must name some of {known}, got {unknown[0]!r}")
         for name, choices in CHOICES.items():
             if getattr(self, name) not in choices:
                 raise ConfigError(f"train.{name} must be one of {', '.join(choices)}, got {getattr(self, name)!r}")
+
+    @property
+    def augmentations(self) -> frozenset[str]:
+        """Names of single augmentations."""
+        sets = (AUGMENTATION_SETS.get(name, (name,)) for name in self.augment)
+        return frozenset(name for names in sets for name in names)
 
     def what(self) -> dict[str, Any]:
         """The settings that decide what the model becomes."""

@@ -75,7 +75,7 @@ class ImageReader:
         num_images = sum(group.num_rows for group in groups)
         self._groups, self._image_size, self._window = groups, image_size, window
         self._decoded_fit = num_images * image_size * image_size * 3 <= cache_max_bytes
-        self._pool = ThreadPoolExecutor(max_workers=num_threads)
+        self.pool = ThreadPoolExecutor(max_workers=num_threads)
         self._decoded: dict[int, Pixels] = {}
         self._encoded: dict[int, list[bytes]] = {}
 
@@ -86,13 +86,13 @@ class ImageReader:
         wanted = places.tolist()
         if self._decoded_fit:
             return np.stack([self._decoded_group(group)[row] for group, row in wanted])
-        found = decode_all([self._encoded_group(group)[row] for group, row in wanted], self._image_size, self._pool)
+        found = decode_all([self._encoded_group(group)[row] for group, row in wanted], self._image_size, self.pool)
         self._forget()
         return found
 
     def _decoded_group(self, group: int) -> "Pixels":
         if group not in self._decoded:
-            self._decoded[group] = decode_all(encoded_images(self._groups[group]), self._image_size, self._pool)
+            self._decoded[group] = decode_all(encoded_images(self._groups[group]), self._image_size, self.pool)
         return self._decoded[group]
 
     def _encoded_group(self, group: int) -> list[bytes]:
@@ -111,4 +111,4 @@ class ImageReader:
 
     def close(self) -> None:
         """Let the decoding threads go."""
-        self._pool.shutdown()
+        self.pool.shutdown()

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 from data_catalog.errors import PipelineError
 from data_catalog.progress import Progress
 from data_catalog.shards import read_json, sha256_of, write_atomically, write_json
-from training.augment import random_crops
+from training.augment import changed_images, random_crops
 from training.batches import epoch_batches, held_out_batches
 from training.checkpoint import STATE_FILE, load_weights, save_weights
 from training.config import TrainConfig, run_key
@@ -139,8 +139,9 @@ def _train_epoch(run: Run, progress: Progress, total: int) -> None:
 def _train_step(run: Run, pixels: "torch.Tensor", token_ids: "torch.Tensor", lr: float) -> float:
     """One optimizer step; returns the loss."""
     config, step = run.config, run.state.step
-    images = normalise_pixels(pixels)
-    if config.augment:
+    names, pool = config.augmentations, run.split.images.pool
+    images = normalise_pixels(changed_images(pixels, names, pool, seed=config.seed, step=step))
+    if "crop" in names:
         images = random_crops(images, seed=config.seed, step=step)
     loss = contrastive_loss(run.module, images, token_ids, loss=config.loss, precision=config.precision)
     try:

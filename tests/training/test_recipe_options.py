@@ -41,6 +41,7 @@ PAPER: dict[str, Any] = {
     "max_grad_norm": 0.0,
     "logit_scale": 20.0,
     "frozen_epochs": 2,
+    "augment": ("paper",),
 }
 
 
@@ -249,6 +250,7 @@ def test_a_loss_that_is_no_number_stops_the_run_and_keeps_the_best_weights(
         ("optimizer", "sgd", r"train\.optimizer must be one of adamw, adabelief, got 'sgd'"),
         ("loss", "triplet", r"train\.loss must be one of clip, siglip"),
         ("captions", "all", r"train\.captions must be one of random, first"),
+        ("augment", ("crop", "rotate"), r"train\.augment must name some of crop, .* paper, got 'rotate'"),
         ("agc", -0.01, r"train\.agc must not be negative"),
         ("logit_scale", 0.5, r"train\.logit_scale must be 0, for a learned one, or from 1 to 100, got 0\.5"),
         ("logit_scale", math.nan, r"train\.logit_scale must be 0"),

@@ -224,5 +224,5 @@ def test_the_key_knows_what_from_how(config: TrainConfig) -> None:
         return run_key(replace(config, **changes), SMALL, shards)
 
     assert key() == key(num_threads=7, cache_max_bytes=1, checkpoint_every_steps=9)
-    assert len({key(), key(seed=5), key(epochs=2), key(augment=False), run_key(config, {}, shards)}) == 5
+    assert len({key(), key(seed=5), key(epochs=2), key(augment=()), run_key(config, {}, shards)}) == 5
     assert key() != run_key(config, SMALL, {**shards, "train": ["ab"]})
