@@ -11,13 +11,11 @@ from data_catalog.recorded_files import record_folder
 from data_catalog.shards import write_json
 from flows.guarded import require_guarded
 from flows.recipe import Recipe
-from training.config import run_key
 from training.contact_sheet import contact_sheet
 from training.data import PairFiles
 from training.evaluation import evaluate
 from training.loop import TrainResult, train
-from training.model import read_model_config
-from training.run import MODEL_FILES
+from training.run import MODEL_FILES, model_and_key
 from training.scores import Scores
 from training.search import Hit, search
 
@@ -75,7 +73,7 @@ def train_model(recipe: Recipe, root: Path) -> TrainReport:
     files = pair_files(snapshot)
     entries = snapshot.manifest["files"]["pairs"]
     hashes = {snapshot.folder / entry["path"]: str(entry["sha256"]) for entry in entries}
-    key = run_key(recipe.train, read_model_config(recipe.train.model), files.hashes(hashes.__getitem__))
+    _, key = model_and_key(recipe.train, files.hashes(hashes.__getitem__))
     models = root / "models" / recipe.name
     with writer_lock(models):
         result = train(files, recipe.train, models / key[:12], sha256=hashes.__getitem__)

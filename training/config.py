@@ -13,6 +13,8 @@ TRAIN_VERSION = 2  # raised when the same settings and data would give another m
 
 # Settings that change how a run goes, not what it makes: they are in no key.
 HOW_SETTINGS = frozenset({"num_threads", "cache_max_bytes", "checkpoint_every_steps"})
+# Where weights lie; what they are is in the key beside the settings.
+PLACES = frozenset({"image_weights", "text_encoder"})
 
 SPLITS = ("train", "val", "test")
 CHOICES = {
@@ -29,6 +31,9 @@ class TrainConfig:
 
     Args:
         model: name of a model config that comes with vernaclip ("compact"), or the path of such a JSON file.
+        image_weights: file or folder of weights that the image tower starts from; empty takes what the model config
+            names of open_clip's, or random ones.
+        text_encoder: folder, or name on the Hugging Face hub, of the text encoder; empty takes the model config's.
         epochs: passes over the train split with all weights trained.
         frozen_epochs: most passes before those in which both towers are frozen and only their projections into the
             common space are trained; 0 for none. It ends sooner once the validation loss stops improving, and goes on
@@ -60,6 +65,8 @@ class TrainConfig:
     """
 
     model: str = "compact"
+    image_weights: str = ""
+    text_encoder: str = ""
     epochs: int = 10
     frozen_epochs: int = 0
     patience: int = 0
@@ -118,7 +125,7 @@ class TrainConfig:
 
     def what(self) -> dict[str, Any]:
         """The settings that decide what the model becomes."""
-        return {name: value for name, value in dataclasses.asdict(self).items() if name not in HOW_SETTINGS}
+        return {name: value for name, value in dataclasses.asdict(self).items() if name not in HOW_SETTINGS | PLACES}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -147,11 +154,15 @@ class EvaluateConfig:
             raise ConfigError(f"evaluate.seed must not be negative, got {self.seed}")
 
 
-def run_key(config: TrainConfig, model_config: dict[str, Any], shards: dict[str, list[str]]) -> str:
-    """What a run is made of, as one hexadecimal sha256: settings, the model's architecture, content of the shards.
+def run_key(
+    config: TrainConfig, model_config: dict[str, Any], weights: dict[str, Any], shards: dict[str, list[str]]
+) -> str:
+    """What a run is made of, as one hexadecimal sha256: settings, architecture, weights to start from, the shards.
 
     Args:
         model_config: the open_clip model config that `config.model` stands for.
+        weights: `identity_of_weights`.
         shards: sha256 of the pair shards by split.
     """
-    return digest({"version": TRAIN_VERSION, "settings": config.what(), "model": model_config, "shards": shards})
+    made_of = {"settings": config.what(), "model": model_config, "weights": weights, "shards": shards}
+    return digest({"version": TRAIN_VERSION, **made_of})

@@ -19,13 +19,13 @@ from data_catalog.shards import read_json, sha256_of, write_atomically, write_js
 from training.augment import changed_images, random_crops
 from training.batches import epoch_batches, held_out_batches
 from training.checkpoint import STATE_FILE, load_weights, save_weights
-from training.config import TrainConfig, run_key
+from training.config import TrainConfig
 from training.data import PairFiles, refuse_leaks
 from training.losses import contrastive_loss
-from training.model import WEIGHTS_FILE, normalise_pixels, read_model_config
+from training.model import WEIGHTS_FILE, normalise_pixels
 from training.optimisation import learning_rate, optimizer_step
 from training.phases import choose_trained
-from training.run import METRICS_FILE, RESULT_FILE, Run, claim_folder, save_run, start_run
+from training.run import METRICS_FILE, RESULT_FILE, Run, claim_folder, model_and_key, save_run, start_run
 from training.threads import deterministic_torch
 
 if TYPE_CHECKING:
@@ -74,8 +74,7 @@ def train(
         ShardError: a shard cannot be read.
         PipelineError: the loss is no number any more; the best weights and the last resume state stay.
     """
-    model_config = read_model_config(config.model)
-    key = run_key(config, model_config, files.hashes(sha256))
+    model_config, key = model_and_key(config, files.hashes(sha256))
     claim_folder(out, key, config)
     if (out / RESULT_FILE).is_file():
         logger.info("%s is trained already", out)

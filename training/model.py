@@ -4,6 +4,7 @@ A finished folder opens with open_clip alone: `open_clip.create_model_and_transf
 """
 
 import json
+from collections.abc import Mapping
 from copy import deepcopy
 from dataclasses import dataclass
 from importlib.resources import files
@@ -54,7 +55,7 @@ def read_model_config(model: str) -> dict[str, Any]:
     Raises:
         ConfigError: there is none, or it isn't one.
     """
-    path = Path(model) if model.endswith(".json") else Path(str(files("training") / "models" / f"{model}.json"))
+    path = Path(model) if model.endswith(".json") else Path(str(files("training") / "model_configs" / f"{model}.json"))
     if not path.is_file():
         raise ConfigError(
             f"there is no model config {model!r}: name one of {', '.join(model_names())}, or give a JSON file"
@@ -67,31 +68,50 @@ def read_model_config(model: str) -> dict[str, Any]:
     if missing:
         raise ConfigError(f"{path} is no open_clip model config: {', '.join(sorted(missing))} is missing")
     text = config["text_cfg"]
-    own = config.get("custom_text") and not {"hf_model_name", "no_causal_mask", "embed_cls"} & set(text)
-    if not own or text.get("pool_type", "argmax") != "argmax":
-        raise ConfigError(f"{path}: it must say custom_text, and its text tower be causal with pool_type argmax")
+    if not config.get("custom_text") or ("hf_model_name" not in text and not _is_causal(text)):
+        raise ConfigError(
+            f"{path}: it must say custom_text, and its text tower be of Hugging Face, or causal with pool_type argmax"
+        )
     return dict(config)
+
+
+def _is_causal(text_config: Mapping[str, Any]) -> bool:
+    return not {"no_causal_mask", "embed_cls"} & set(text_config) and text_config.get("pool_type", "argmax") == "argmax"
 
 
 def model_names() -> list[str]:
     """Names of the model configs that come with vernaclip."""
-    folder = Path(str(files("training") / "models"))
+    folder = Path(str(files("training") / "model_configs"))
     return sorted(path.stem for path in folder.glob("*.json"))
 
 
-def create_model(model_config: dict[str, Any]) -> Any:
+def create_model(model_config: dict[str, Any], folder: Path) -> Any:
     """An open_clip model with random weights, drawn from torch's global generator.
 
-    Its text tower also takes ids shorter than the context length: open_clip cuts the positions to fit, not the mask.
+    open_clip's own text tower also takes ids shorter than the context length: it cuts the positions to fit, not the
+    mask.
+
+    Args:
+        folder: where the config of a Hugging Face text encoder lies; nothing is fetched.
     """
-    import torch
     from open_clip.model import CustomTextCLIP
 
     settings = deepcopy(model_config)
-    settings.pop("custom_text", None)
+    for name in ("custom_text", "image_weights"):
+        settings.pop(name, None)
+    has_encoder = "hf_model_name" in settings["text_cfg"]
+    if has_encoder:
+        settings["text_cfg"] |= {"hf_model_name": str(folder), "hf_model_pretrained": False}
     module = CustomTextCLIP(**settings)
-    module.text.transformer.register_forward_pre_hook(_fit_mask, with_kwargs=True)
-    return module.to(memory_format=torch.channels_last)  # convolutions on processors are about twice as fast so
+    if not has_encoder:
+        module.text.transformer.register_forward_pre_hook(_fit_mask, with_kwargs=True)
+    return module.to(memory_format=_channels_last())  # convolutions on processors are about twice as fast so
+
+
+def _channels_last() -> Any:
+    import torch
+
+    return torch.channels_last
 
 
 def _fit_mask(_module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
@@ -102,8 +122,9 @@ def _fit_mask(_module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tu
 def write_model_config(folder: Path, model_config: dict[str, Any]) -> None:
     """Write `open_clip_config.json`, which tells open_clip the model and how its images are prepared."""
     size = model_config["vision_cfg"]["image_size"]
+    written = {name: value for name, value in model_config.items() if name != "image_weights"}
     write_json(
-        folder / OPEN_CLIP_CONFIG_FILE, {"model_cfg": model_config, "preprocess_cfg": {"size": size, **PREPROCESSING}}
+        folder / OPEN_CLIP_CONFIG_FILE, {"model_cfg": written, "preprocess_cfg": {"size": size, **PREPROCESSING}}
     )
 
 
@@ -120,7 +141,7 @@ def load_model(folder: Path) -> LoadedModel:
     if not (config_path.is_file() and weights_path.is_file()):
         raise ConfigError(f"{folder} holds no trained model: train one first")
     model_config = read_json(config_path)["model_cfg"]
-    module = create_model(model_config)
+    module = create_model(model_config, folder)
     load_weights(module, weights_path)
     return LoadedModel(
         module=module.eval(),

@@ -8,14 +8,29 @@ from data_catalog.errors import ConfigError
 from data_catalog.shards import read_json, sweep_temporary, write_json
 from training.batches import TrainSplit, open_train_split
 from training.checkpoint import STATE_FILE, RunState, load_state, save_state
-from training.config import TrainConfig
+from training.config import TrainConfig, run_key
 from training.data import PairFiles
 from training.losses import with_loss_constants
-from training.model import OPEN_CLIP_CONFIG_FILE, WEIGHTS_FILE, create_model, write_model_config
+from training.model import (
+    OPEN_CLIP_CONFIG_FILE,
+    WEIGHTS_FILE,
+    create_model,
+    read_model_config,
+    write_model_config,
+)
 from training.optimisation import make_optimizer
+from training.pretrained import (
+    ENCODER_CONFIG_FILE,
+    identity_of_weights,
+    load_image_tower,
+    load_text_encoder,
+    save_encoder_config,
+    with_text_encoder,
+)
 from training.tokenizer import (
     TOKENIZER_CONFIG_FILE,
     TOKENIZER_FILE,
+    copy_tokenizer,
     load_tokenizer,
     save_tokenizer,
     train_tokenizer,
@@ -30,7 +45,7 @@ METRICS_FILE = "metrics.jsonl"
 # What a trained model's folder has, which nothing changes any more.
 MODEL_FILES = (
     *(WEIGHTS_FILE, OPEN_CLIP_CONFIG_FILE, TOKENIZER_FILE, TOKENIZER_CONFIG_FILE),
-    *(RUN_FILE, METRICS_FILE, RESULT_FILE),
+    *(ENCODER_CONFIG_FILE, RUN_FILE, METRICS_FILE, RESULT_FILE),
 )
 
 
@@ -57,6 +72,20 @@ class Run:
         return self.split.num_batches(self.batch_size)
 
 
+def model_and_key(config: TrainConfig, shards: dict[str, list[str]]) -> tuple[dict[str, Any], str]:
+    """The model config that the settings name, and the key of a run.
+
+    Args:
+        shards: sha256 of the pair shards by split.
+
+    Raises:
+        ConfigError: there is no such model config, or no such weights to start from.
+    """
+    model_config = read_model_config(config.model)
+    weights = identity_of_weights(with_text_encoder(model_config, config), config)
+    return model_config, run_key(config, model_config, weights, shards)
+
+
 def claim_folder(out: Path, key: str, config: TrainConfig) -> None:
     """Make the folder this run's, or make sure that it is."""
     sweep_temporary([out, (out / STATE_FILE).parent])
@@ -75,10 +104,10 @@ def start_run(
     split = open_train_split(files.train, config, image_size=image_size, num_threads=num_threads)
     if len(split.captions) < 2:
         raise ConfigError("the train split has fewer than two samples: build a larger dataset")
-    model_config = with_loss_constants(model_config, config)
-    model_config["text_cfg"]["vocab_size"] = _make_tokenizer(split, config, out, model_config)
+    model_config = with_text_encoder(with_loss_constants(model_config, config), config)
+    tokenizer = _write_tokenizer(split, config, out, model_config)
     write_model_config(out, model_config)
-    module = create_model(model_config)
+    module = _initial_model(model_config, config, out)
     optimizer = make_optimizer(module, config)
     state = load_state(out / STATE_FILE, key=key, module=module, optimizer=optimizer)
     if state is None:
@@ -92,19 +121,34 @@ def start_run(
         batch_size=min(config.batch_size, len(split.captions)),
         num_threads=num_threads,
         split=split,
-        tokenizer=load_tokenizer(out, context_length=model_config["text_cfg"]["context_length"]),
+        tokenizer=tokenizer,
         module=module,
         optimizer=optimizer,
         state=state,
     )
 
 
-def _make_tokenizer(split: TrainSplit, config: TrainConfig, out: Path, model_config: dict[str, Any]) -> int:
-    """Train the tokenizer and save it; returns its number of tokens."""
-    captions = (text for texts in split.captions for text in texts.as_py())
-    tokenizer = train_tokenizer(captions, vocab_size=config.vocab_size)
-    save_tokenizer(tokenizer, out, context_length=model_config["text_cfg"]["context_length"])
-    return tokenizer.get_vocab_size()
+def _write_tokenizer(split: TrainSplit, config: TrainConfig, out: Path, model_config: dict[str, Any]) -> "Tokenize":
+    """Write the text encoder's tokenizer, or train one where the tower has none; notes its size in the model config."""
+    text = model_config["text_cfg"]
+    if "hf_model_name" in text:
+        save_encoder_config(model_config, out)
+        copy_tokenizer(text["hf_tokenizer_name"], out)
+    else:
+        captions = (caption for captions in split.captions for caption in captions.as_py())
+        tokenizer = train_tokenizer(captions, vocab_size=config.vocab_size)
+        save_tokenizer(tokenizer, out, context_length=text["context_length"])
+        text["vocab_size"] = tokenizer.get_vocab_size()
+    return load_tokenizer(out, context_length=text["context_length"])
+
+
+def _initial_model(model_config: dict[str, Any], config: TrainConfig, out: Path) -> Any:
+    """The model that training starts from: random weights, but for those of others."""
+    module = create_model(model_config, out)
+    load_image_tower(module, model_config, config)
+    if "hf_model_name" in model_config["text_cfg"]:
+        load_text_encoder(module, model_config)
+    return module
 
 
 def save_run(run: Run) -> None:

@@ -5,9 +5,12 @@ open_clip's default text pooling (`argmax`) looks for it.
 """
 
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
+from data_catalog.errors import ConfigError
 from data_catalog.shards import write_atomically, write_json
 
 if TYPE_CHECKING:
@@ -60,6 +63,33 @@ def save_tokenizer(tokenizer: "Tokenizer", folder: Path, *, context_length: int)
         "clean_up_tokenization_spaces": False,
     }
     write_json(folder / TOKENIZER_CONFIG_FILE, settings)
+
+
+def copy_tokenizer(source: str, folder: Path) -> None:
+    """Write the two files of a tokenizer of others, by folder or by name on the Hugging Face hub.
+
+    Raises:
+        ConfigError: it cannot be had, or is not one of the `tokenizers` library.
+    """
+    from transformers import AutoTokenizer
+
+    try:
+        found = AutoTokenizer.from_pretrained(source)
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"the tokenizer {source} cannot be had: {str(error).splitlines()[0]}") from error
+    if not found.is_fast:
+        raise ConfigError(
+            f"the tokenizer {source} has no tokenizer.json, which transformers' convert_slow_tokenizer makes"
+        )
+    with TemporaryDirectory(prefix="vernaclip-") as written:
+        found.save_pretrained(written)
+        for name in (TOKENIZER_FILE, TOKENIZER_CONFIG_FILE):
+            content = (Path(written) / name).read_bytes()
+            write_atomically(folder / name, partial(_write_bytes, content=content))
+
+
+def _write_bytes(path: Path, *, content: bytes) -> None:
+    path.write_bytes(content)
 
 
 def load_tokenizer(folder: Path, *, context_length: int) -> "Tokenize":

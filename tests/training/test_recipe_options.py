@@ -97,7 +97,7 @@ def test_frozen_towers_keep_every_weight_and_statistic(model: dict[str, Any]) ->
 
     torch.manual_seed(0)
     config = TrainConfig(**PAPER)
-    module = create_model(with_loss_constants(model, config))
+    module = create_model(with_loss_constants(model, config), Path())
     optimizer = make_optimizer(module, config)
     before = {name: value.clone() for name, value in module.state_dict().items()}
     choose_trained(module, frozen=True, fixed_scale=True)
@@ -166,7 +166,7 @@ def test_gradients_are_clipped_by_units() -> None:
     """As in optax: no unit's gradient is longer than 0.01 of its weights, which count as 0.001 where they are less."""
     import torch
 
-    module = create_model(VIT)
+    module = create_model(VIT, Path())
     config = TrainConfig(agc=0.01, max_grad_norm=0.0, weight_decay=0.0)
     seen: dict[str, Any] = {}
 
@@ -211,7 +211,7 @@ def test_adabelief_steps_as_its_paper_says() -> None:
 def test_a_gradient_that_is_no_number_changes_no_weight(broken: float) -> None:
     import torch
 
-    module = create_model(VIT)
+    module = create_model(VIT, Path())
     config = TrainConfig(**PAPER)
     before = [parameter.clone() for parameter in module.parameters()]
     for parameter in module.parameters():

@@ -203,7 +203,7 @@ def test_bad_settings_are_named(setting: str, value: Any, message: str) -> None:
 
 
 def test_bad_models_are_named(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"no model config 'enormous': name one of compact"):
+    with pytest.raises(ConfigError, match=r"no model config 'enormous': name one of compact, italian, lit"):
         read_model_config("enormous")
     path = tmp_path / "model.json"
     for text, message in [
@@ -221,8 +221,8 @@ def test_the_key_knows_what_from_how(config: TrainConfig) -> None:
     shards = {"train": ["aa"], "val": [], "test": ["bb"]}
 
     def key(**changes: Any) -> str:
-        return run_key(replace(config, **changes), SMALL, shards)
+        return run_key(replace(config, **changes), SMALL, {}, shards)
 
     assert key() == key(num_threads=7, cache_max_bytes=1, checkpoint_every_steps=9)
-    assert len({key(), key(seed=5), key(epochs=2), key(augment=()), run_key(config, {}, shards)}) == 5
-    assert key() != run_key(config, SMALL, {**shards, "train": ["ab"]})
+    assert len({key(), key(seed=5), key(epochs=2), key(augment=()), run_key(config, {}, {}, shards)}) == 5
+    assert key() != run_key(config, SMALL, {}, {**shards, "train": ["ab"]})

@@ -1,0 +1,225 @@
+"""The architecture of `italian`, small, with random weights made on the spot: whole runs; weights that do not fit."""
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from data_catalog.errors import ConfigError
+from training.config import EvaluateConfig, TrainConfig
+from training.data import PairFiles
+from training.evaluation import evaluate
+from training.loop import train
+from training.model import load_model, read_model_config
+from training.run import MODEL_FILES, model_and_key
+
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
+
+SHARDS: dict[str, list[str]] = {"train": [], "val": [], "test": []}
+
+
+@pytest.fixture(scope="module")
+def encoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder as the hub has them: a small BERT with its pooler, and a tokenizer of words."""
+    import torch
+    from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
+    from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
+
+    folder = tmp_path_factory.mktemp("bert")
+    captions = "un quadrato rosso verde blu giallo nero viola arancione azzurro in alto basso a destra sinistra c ' è ."
+    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", *captions.split()]
+    tokenizer = Tokenizer(models.WordLevel({word: number for number, word in enumerate(words)}, unk_token="[UNK]"))
+    tokenizer.normalizer = normalizers.Lowercase()
+    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="[CLS] $A [SEP]", special_tokens=[("[CLS]", 2), ("[SEP]", 3)]
+    )
+    special = {"pad_token": "[PAD]", "unk_token": "[UNK]", "cls_token": "[CLS]", "sep_token": "[SEP]"}
+    PreTrainedTokenizerFast(tokenizer_object=tokenizer, **special).save_pretrained(folder)
+    torch.manual_seed(4)
+    sizes = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64}
+    BertModel(BertConfig(vocab_size=len(words), max_position_embeddings=95, **sizes)).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def model_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """`italian.json`, with a small image tower; the encoder is named by the settings."""
+    found = read_model_config("italian")
+    assert found["text_cfg"]["hf_model_name"] == "dbmdz/bert-base-italian-xxl-cased"
+    found |= {"embed_dim": 32, "vision_cfg": {"image_size": 32, "layers": 2, "width": 64, "patch_size": 8}}
+    path = tmp_path_factory.mktemp("model") / "small-italian.json"
+    path.write_text(json.dumps(found))
+    return path
+
+
+@pytest.fixture(scope="module")
+def clip(model_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Weights of a whole CLIP of open_clip, whose image tower is the one to start from."""
+    import torch
+    from open_clip.model import CLIP
+    from safetensors.torch import save_file
+
+    torch.manual_seed(5)
+    text = {"context_length": 16, "vocab_size": 100, "width": 32, "heads": 2, "layers": 1}
+    found = CLIP(32, json.loads(model_file.read_text())["vision_cfg"], text, quick_gelu=True)
+    path = tmp_path_factory.mktemp("clip") / "open_clip_model.safetensors"
+    save_file({name: value.clone() for name, value in found.state_dict().items()}, path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def config(model_file: Path, encoder: Path, clip: Path) -> TrainConfig:
+    """The paper's recipe over them."""
+    return TrainConfig(
+        model=str(model_file),
+        image_weights=str(clip.parent),
+        text_encoder=str(encoder),
+        frozen_epochs=2,
+        epochs=8,
+        batch_size=16,
+        optimizer="adabelief",
+        agc=0.01,
+        max_grad_norm=0.0,
+        logit_scale=20.0,
+        lr=2e-3,
+        warmup_steps=5,
+        num_threads=1,
+        checkpoint_every_steps=4,
+    )
+
+
+def test_italian_runs_whole(square_files: PairFiles, config: TrainConfig, encoder: Path, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    train(square_files, config, out)
+    lines = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+    assert lines[-1]["val_loss"] < lines[0]["val_loss"] - 0.5
+    assert {path.name for path in out.iterdir()} == set(MODEL_FILES)
+    written = (out / "open_clip_config.json").read_text()
+    assert json.loads(written)["model_cfg"]["text_cfg"]["hf_model_name"] == str(encoder)
+    found = evaluate(square_files, out, EvaluateConfig(bootstrap_rounds=50)).get("text_to_image_MRR@5")
+    assert found.value > 2 * found.chance
+
+
+def test_a_model_opens_without_the_encoder_it_came_from(
+    square_files: PairFiles, config: TrainConfig, encoder: Path, tmp_path: Path
+) -> None:
+    from shutil import copytree, rmtree
+
+    copytree(encoder, tmp_path / "encoder")
+    moved = replace(config, text_encoder=str(tmp_path / "encoder"), epochs=1, frozen_epochs=0)
+    train(square_files, moved, tmp_path / "run")
+    rmtree(tmp_path / "encoder")
+    ids = load_model(tmp_path / "run").tokenizer(["Un quadrato rosso in basso"])
+    assert ids.tolist() == [[2, 4, 5, 6, 14, 16, 3]]
+
+
+def test_both_towers_start_from_the_weights_given(
+    config: TrainConfig, clip: Path, encoder: Path, tmp_path: Path
+) -> None:
+    import torch
+    from safetensors.torch import load_file
+
+    from training.model import create_model
+    from training.pretrained import load_image_tower, load_text_encoder, save_encoder_config, with_text_encoder
+
+    model_config = with_text_encoder(read_model_config(config.model), config)
+    save_encoder_config(model_config, tmp_path)
+    module = create_model(model_config, tmp_path)
+    load_image_tower(module, model_config, config)
+    load_text_encoder(module, model_config)
+    weights, bert = load_file(clip), load_file(encoder / "model.safetensors")
+    assert torch.equal(module.visual.proj, weights["visual.proj"])
+    state = module.text.transformer.state_dict()
+    assert state.keys() == bert.keys()
+    assert all(torch.equal(state[name], bert[name]) for name in bert)
+
+
+def test_killed_it_goes_on_bit_for_bit(
+    square_files: PairFiles, config: TrainConfig, tmp_path: Path, kill_while_training: Callable[..., None]
+) -> None:
+    """Dropout of the text encoder draws from torch's generator, which is part of the resume state."""
+    short = replace(config, epochs=2, frozen_epochs=1)
+    train(square_files, short, tmp_path / "whole")
+    kill_while_training(square_files, short, tmp_path / "killed")
+    train(square_files, short, tmp_path / "killed")
+    for name in ("model.safetensors", "metrics.jsonl"):
+        assert (tmp_path / "killed" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes(), name
+
+
+def test_the_key_is_of_the_weights_not_of_where_they_lie(config: TrainConfig, encoder: Path, tmp_path: Path) -> None:
+    from shutil import copytree
+
+    copytree(encoder, tmp_path / "elsewhere")
+    _, key = model_and_key(config, SHARDS)
+    assert model_and_key(replace(config, text_encoder=str(tmp_path / "elsewhere")), SHARDS)[1] == key
+    weights = tmp_path / "elsewhere" / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-1] + b"\0")
+    assert model_and_key(replace(config, text_encoder=str(tmp_path / "elsewhere")), SHARDS)[1] != key
+    assert model_and_key(replace(config, image_weights=""), SHARDS)[1] != key
+
+
+def broken_image_weights(folder: Path, clip: Path, kind: str) -> Path:
+    import pickle
+
+    import torch
+    from safetensors.torch import load_file, save_file
+
+    path = folder / ("weights.pt" if kind == "pickle" else "weights.safetensors")
+    tensors = load_file(clip)
+    if kind == "pickle":
+        path.write_bytes(pickle.dumps({"state_dict": Path("/")}, protocol=2))
+    elif kind == "cut off":
+        path.write_bytes(clip.read_bytes()[:5000])
+    elif kind == "lacks one":
+        save_file({name: value for name, value in tensors.items() if name != "visual.proj"}, path)
+    elif kind == "another size":
+        save_file({**tensors, "visual.proj": torch.zeros(3, 3)}, path)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("kind", "message"),
+    [
+        ("pickle", "holds more than weights, which to read would run code"),
+        ("cut off", "is no whole file of weights"),
+        ("lacks one", "does not fit the model's image tower"),
+        ("another size", "does not fit the model's image tower"),
+        ("nothing", "is no file of weights, nor a folder with one"),
+    ],
+)
+def test_image_weights_that_do_not_fit_are_refused_in_a_sentence(
+    kind: str, message: str, square_files: PairFiles, config: TrainConfig, clip: Path, tmp_path: Path
+) -> None:
+    broken = replace(config, image_weights=str(broken_image_weights(tmp_path, clip, kind)))
+    with pytest.raises(ConfigError, match=message) as caught:
+        train(square_files, broken, tmp_path / "run")
+    assert "\n" not in str(caught.value)
+
+
+def test_an_encoder_that_lacks_weights_is_refused(
+    square_files: PairFiles, config: TrainConfig, encoder: Path, tmp_path: Path
+) -> None:
+    """transformers would draw the missing ones at random, with a warning."""
+    from shutil import copytree
+
+    from safetensors.torch import load_file, save_file
+
+    copytree(encoder, tmp_path / "encoder")
+    weights = load_file(encoder / "model.safetensors")
+    del weights["encoder.layer.1.output.dense.weight"]
+    save_file(weights, tmp_path / "encoder" / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(ConfigError, match=r"lacks weights .* encoder\.layer\.1\.output\.dense\.weight"):
+        train(square_files, replace(config, text_encoder=str(tmp_path / "encoder")), tmp_path / "run")
+
+
+def test_what_is_not_within_reach_is_said_at_once(
+    square_files: PairFiles, config: TrainConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    with pytest.raises(ConfigError, match=r"the text encoder nobody/has-this cannot be had .* train\.text_encoder"):
+        train(square_files, replace(config, text_encoder="nobody/has-this"), tmp_path / "run")
+    with pytest.raises(ConfigError, match=r"train\.text_encoder is for models with a Hugging Face text tower"):
+        model_and_key(TrainConfig(text_encoder="x"), SHARDS)
