@@ -1,6 +1,7 @@
 """The architecture of `italian`, small, with random weights made on the spot: whole runs; weights that do not fit."""
 
 import json
+import math
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -39,7 +40,13 @@ def encoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     special = {"pad_token": "[PAD]", "unk_token": "[UNK]", "cls_token": "[CLS]", "sep_token": "[SEP]"}
     PreTrainedTokenizerFast(tokenizer_object=tokenizer, **special).save_pretrained(folder)
     torch.manual_seed(4)
-    sizes = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64}
+    sizes = {
+        "initializer_range": 0.2,
+        "hidden_size": 32,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+        "intermediate_size": 64,
+    }
     BertModel(BertConfig(vocab_size=len(words), max_position_embeddings=95, **sizes)).save_pretrained(folder)
     return folder
 
@@ -78,13 +85,13 @@ def config(model_file: Path, encoder: Path, clip: Path) -> TrainConfig:
         image_weights=str(clip.parent),
         text_encoder=str(encoder),
         frozen_epochs=2,
-        epochs=8,
+        epochs=12,
         batch_size=16,
         optimizer="adabelief",
         agc=0.01,
         max_grad_norm=0.0,
         logit_scale=20.0,
-        lr=2e-3,
+        lr=1e-3,
         warmup_steps=5,
         num_threads=1,
         checkpoint_every_steps=4,
@@ -95,7 +102,8 @@ def test_italian_runs_whole(square_files: PairFiles, config: TrainConfig, encode
     out = tmp_path / "run"
     train(square_files, config, out)
     lines = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
-    assert lines[-1]["val_loss"] < lines[0]["val_loss"] - 0.5
+    chance = (16 * math.log(16) + 8 * math.log(8)) / 24  # of the validation split's two batches
+    assert lines[-1]["val_loss"] < chance - 0.2
     assert {path.name for path in out.iterdir()} == set(MODEL_FILES)
     written = (out / "open_clip_config.json").read_text()
     assert json.loads(written)["model_cfg"]["text_cfg"]["hf_model_name"] == str(encoder)
