@@ -44,7 +44,8 @@ class TrainConfig:
         optimizer: "adamw", or the paper's "adabelief".
         lr: learning rate at its peak; in each phase a cosine takes it down to 0.
         weight_decay: of weights with two dimensions or more.
-        warmup_steps: steps of each phase until the peak.
+        warmup_steps: steps of each phase until the peak; 0 goes by `warmup_ratio`.
+        warmup_ratio: the same, as a share of the phase's steps.
         max_grad_norm: gradients are clipped to this norm, all together; 0 leaves them as they are.
         agc: adaptive gradient clipping: most that a gradient may be, in norms of the weights of its unit; 0 for off,
             0.01 in the paper.
@@ -75,6 +76,7 @@ class TrainConfig:
     lr: float = 2e-3
     weight_decay: float = 0.1
     warmup_steps: int = 50
+    warmup_ratio: float = 0.0
     max_grad_norm: float = 1.0
     agc: float = 0.0
     loss: str = "clip"
@@ -105,6 +107,8 @@ class TrainConfig:
             raise ConfigError(
                 f"train.vocab_size must be at least 300 (256 bytes and a few words), got {self.vocab_size}"
             )
+        if not 0 <= self.warmup_ratio <= 1:
+            raise ConfigError(f"train.warmup_ratio must be from 0 to 1, got {self.warmup_ratio}")
         if self.logit_scale != 0 and not 1 <= self.logit_scale <= 100:
             raise ConfigError(
                 f"train.logit_scale must be 0, for a learned one, or from 1 to 100, got {self.logit_scale}"

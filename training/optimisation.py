@@ -43,9 +43,10 @@ _OPTIMIZERS: dict[str, Callable[[list[dict[str, Any]], float], Any]] = {"adamw":
 
 def learning_rate(step: int, *, config: TrainConfig, total: int) -> float:
     """Rate of a phase's step (from 0): a line up to `lr` over the warm-up, then half a cosine down to 0 at `total`."""
-    if step < config.warmup_steps:
-        return config.lr * (step + 1) / config.warmup_steps
-    done = (step - config.warmup_steps) / max(1, total - config.warmup_steps)
+    warmup = config.warmup_steps or round(config.warmup_ratio * total)
+    if step < warmup:
+        return config.lr * (step + 1) / warmup
+    done = (step - warmup) / max(1, total - warmup)
     return config.lr * 0.5 * (1 + math.cos(math.pi * done))
 
 

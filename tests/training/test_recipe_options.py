@@ -251,6 +251,7 @@ def test_a_loss_that_is_no_number_stops_the_run_and_keeps_the_best_weights(
         ("loss", "triplet", r"train\.loss must be one of clip, siglip"),
         ("captions", "all", r"train\.captions must be one of random, first"),
         ("augment", ("crop", "rotate"), r"train\.augment must name some of crop, .* paper, got 'rotate'"),
+        ("warmup_ratio", 1.5, r"train\.warmup_ratio must be from 0 to 1, got 1\.5"),
         ("agc", -0.01, r"train\.agc must not be negative"),
         ("logit_scale", 0.5, r"train\.logit_scale must be 0, for a learned one, or from 1 to 100, got 0\.5"),
         ("logit_scale", math.nan, r"train\.logit_scale must be 0"),

@@ -183,6 +183,8 @@ def test_the_rate_rises_then_falls_to_nothing(config: TrainConfig) -> None:
     assert rates[5] == config.lr
     assert rates[5:] == sorted(rates[5:], reverse=True)
     assert rates[-1] < config.lr / 100
+    by_share = replace(config, warmup_steps=0, warmup_ratio=0.125)
+    assert [learning_rate(step, config=by_share, total=40) for step in range(40)] == rates
 
 
 @pytest.mark.parametrize(
