@@ -34,6 +34,8 @@ class TrainConfig:
         image_weights: file or folder of weights that the image tower starts from; empty takes what the model config
             names of open_clip's, or random ones.
         text_encoder: folder, or name on the Hugging Face hub, of the text encoder; empty takes the model config's.
+        lock_image: whether the image tower stays as it is, projection included, all along, as LiT does
+            (https://arxiv.org/abs/2111.07991): for a strong tower, few data, or little time.
         epochs: passes over the train split with all weights trained.
         frozen_epochs: most passes before those in which both towers are frozen and only their projections into the
             common space are trained; 0 for none. It ends sooner once the validation loss stops improving, and goes on
@@ -68,6 +70,7 @@ class TrainConfig:
     model: str = "compact"
     image_weights: str = ""
     text_encoder: str = ""
+    lock_image: bool = False
     epochs: int = 10
     frozen_epochs: int = 0
     patience: int = 0

@@ -118,7 +118,12 @@ def _train_phase(run: Run, name: str, epochs: int, *, patience: int) -> None:
 
 
 def _set_mode(run: Run) -> None:
-    choose_trained(run.module, frozen=run.state.is_frozen, fixed_scale=run.config.logit_scale > 0)
+    choose_trained(
+        run.module,
+        frozen=run.state.is_frozen,
+        fixed_scale=run.config.logit_scale > 0,
+        lock_image=run.config.lock_image,
+    )
 
 
 def _train_epoch(run: Run, progress: Progress, total: int) -> None:

@@ -14,7 +14,7 @@ _IMAGE_PROJECTIONS = ("proj", "attnpool", "head")
 _TEXT_PROJECTIONS = ("text_projection", "proj")
 
 
-def choose_trained(module: Any, *, frozen: bool, fixed_scale: bool) -> None:
+def choose_trained(module: Any, *, frozen: bool, fixed_scale: bool, lock_image: bool) -> None:
     """Set which parameters get gradients, and the mode of both towers: a frozen one keeps its batch statistics.
 
     Raises:
@@ -36,6 +36,10 @@ def choose_trained(module: Any, *, frozen: bool, fixed_scale: bool) -> None:
         if module.logit_bias is not None:
             module.logit_bias.requires_grad_(True)
     module.logit_scale.requires_grad_(not fixed_scale)
+    if lock_image:
+        module.visual.eval()
+        for parameter in module.visual.parameters():
+            parameter.requires_grad_(False)
 
 
 def _towers(module: Any) -> list[tuple[Any, str, tuple[str, ...]]]:

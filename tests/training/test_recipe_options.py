@@ -100,18 +100,35 @@ def test_frozen_towers_keep_every_weight_and_statistic(model: dict[str, Any]) ->
     module = create_model(with_loss_constants(model, config), Path())
     optimizer = make_optimizer(module, config)
     before = {name: value.clone() for name, value in module.state_dict().items()}
-    choose_trained(module, frozen=True, fixed_scale=True)
+    choose_trained(module, frozen=True, fixed_scale=True, lock_image=False)
     one_step(module, optimizer, config)
     changed = {name for name, value in module.state_dict().items() if not torch.equal(value, before[name])}
     assert changed
     assert all(
         name == "text.text_projection" or name.startswith(("visual.proj", "visual.attnpool")) for name in changed
     )
-    choose_trained(module, frozen=False, fixed_scale=True)
+    choose_trained(module, frozen=False, fixed_scale=True, lock_image=False)
     one_step(module, optimizer, config)
     same = {name for name, value in module.state_dict().items() if torch.equal(value, before[name])}
     assert "logit_scale" in same
     assert not any(name.endswith(("conv1.weight", "token_embedding.weight", "in_proj_weight")) for name in same)
+
+
+@pytest.mark.parametrize("frozen", [True, False])
+def test_a_locked_image_tower_never_changes(frozen: bool) -> None:
+    import torch
+
+    torch.manual_seed(0)
+    config = TrainConfig(max_grad_norm=0.0)
+    module = create_model(RESNET, Path())
+    optimizer = make_optimizer(module, config)
+    before = {name: value.clone() for name, value in module.state_dict().items()}
+    choose_trained(module, frozen=frozen, fixed_scale=False, lock_image=True)
+    one_step(module, optimizer, config)
+    changed = {name for name, value in module.state_dict().items() if not torch.equal(value, before[name])}
+    assert "text.text_projection" in changed
+    assert ("text.ln_final.weight" in changed) == (not frozen)
+    assert not any(name.startswith("visual.") for name in changed)
 
 
 def one_step(module: Any, optimizer: Any, config: TrainConfig) -> None:
