@@ -21,11 +21,21 @@ from training.batches import epoch_batches, held_out_batches
 from training.checkpoint import STATE_FILE, load_weights, save_weights
 from training.config import TrainConfig
 from training.data import PairFiles, refuse_leaks
+from training.loss_plot import write_loss_plot
 from training.losses import contrastive_loss
 from training.model import WEIGHTS_FILE, normalise_pixels
 from training.optimisation import learning_rate, optimizer_step
 from training.phases import choose_trained
-from training.run import METRICS_FILE, RESULT_FILE, Run, claim_folder, model_and_key, save_run, start_run
+from training.run import (
+    LOSS_PLOT_FILE,
+    METRICS_FILE,
+    RESULT_FILE,
+    Run,
+    claim_folder,
+    model_and_key,
+    save_run,
+    start_run,
+)
 from training.threads import deterministic_torch
 
 if TYPE_CHECKING:
@@ -64,7 +74,7 @@ def train(
     """Train a model into a folder, or go on with a run that was interrupted, or return what a finished one made.
 
     The folder gets `model.safetensors` (best weights), `open_clip_config.json`, the tokenizer's two files, `run.json`,
-    `metrics.jsonl` (one line an epoch), `result.json` at the end, and `last/` until then.
+    `metrics.jsonl` (one line an epoch), `loss.png`, `result.json` at the end, and `last/` until then.
 
     Args:
         sha256: content hash of a file, where the caller knows hashes already.
@@ -189,6 +199,7 @@ def _end_epoch(run: Run) -> None:
     state.epoch, state.loss_sum = state.epoch + 1, 0.0
     lines = "".join(json.dumps(line) + "\n" for line in state.history)
     write_atomically(run.out / METRICS_FILE, lambda path: _write(path, lines))
+    write_loss_plot(state.history, state.best_epoch, run.out / LOSS_PLOT_FILE)
     held_out = "" if val_loss is None else f", validation loss {val_loss:.3f}"
     logger.info("epoch %d: train loss %.3f%s", state.epoch, state.history[-1]["train_loss"], held_out)
     save_run(run)

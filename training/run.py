@@ -42,10 +42,11 @@ if TYPE_CHECKING:
 RUN_FILE = "run.json"
 RESULT_FILE = "result.json"
 METRICS_FILE = "metrics.jsonl"
+LOSS_PLOT_FILE = "loss.png"
 # What a trained model's folder has, which nothing changes any more.
 MODEL_FILES = (
     *(WEIGHTS_FILE, OPEN_CLIP_CONFIG_FILE, TOKENIZER_FILE, TOKENIZER_CONFIG_FILE),
-    *(ENCODER_CONFIG_FILE, RUN_FILE, METRICS_FILE, RESULT_FILE),
+    *(ENCODER_CONFIG_FILE, RUN_FILE, METRICS_FILE, LOSS_PLOT_FILE, RESULT_FILE),
 )
 
 

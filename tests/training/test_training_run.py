@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import Image
 
 from data_catalog.errors import ConfigError
 from training.checkpoint import STATE_FILE
@@ -73,6 +74,7 @@ def test_a_trained_model_finds_squares_far_above_chance(
 def test_a_run_leaves_what_others_need(trained: Path, square_files: PairFiles) -> None:
     names = sorted(path.relative_to(trained).as_posix() for path in trained.rglob("*"))
     assert names == [
+        "loss.png",
         "metrics.jsonl",
         "model.safetensors",
         "open_clip_config.json",
@@ -86,6 +88,8 @@ def test_a_run_leaves_what_others_need(trained: Path, square_files: PairFiles) -
     result = json.loads((trained / "result.json").read_text())
     assert result["best_val_loss"] == min(line["val_loss"] for line in lines)
     assert lines[-1]["train_loss"] < lines[0]["train_loss"]
+    with Image.open(trained / "loss.png") as plot:
+        assert plot.size == (960, 540)
 
 
 def test_open_clip_alone_opens_the_folder(trained: Path) -> None:
@@ -112,7 +116,7 @@ def test_a_killed_run_goes_on_bit_for_bit(
     out = tmp_path / "run"
     kill_while_training(square_files, config, out)
     train(square_files, config, out)
-    for name in ("model.safetensors", "metrics.jsonl", "result.json", "run.json", "tokenizer.json"):
+    for name in ("model.safetensors", "metrics.jsonl", "loss.png", "result.json", "run.json", "tokenizer.json"):
         assert (out / name).read_bytes() == (trained / name).read_bytes(), name
 
 
