@@ -4,7 +4,7 @@ A finished folder opens with open_clip alone: `open_clip.create_model_and_transf
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from copy import deepcopy
 from dataclasses import dataclass
 from importlib.resources import files
@@ -64,15 +64,26 @@ def read_model_config(model: str) -> dict[str, Any]:
         config = read_json(path)
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path} is not JSON: {error}") from error
-    missing = {"embed_dim", "vision_cfg", "text_cfg"} - set(config)
+    missing = sorted(_missing_keys(config))
     if missing:
-        raise ConfigError(f"{path} is no open_clip model config: {', '.join(sorted(missing))} is missing")
+        raise ConfigError(f"{path} is no open_clip model config: {', '.join(missing)} is missing")
     text = config["text_cfg"]
     if not config.get("custom_text") or ("hf_model_name" not in text and not _is_causal(text)):
         raise ConfigError(
             f"{path}: it must say custom_text, and its text tower be of Hugging Face, or causal with pool_type argmax"
         )
     return dict(config)
+
+
+def _missing_keys(config: Any) -> Iterator[str]:
+    if not isinstance(config, dict):
+        yield from ("embed_dim", "text_cfg", "vision_cfg")
+        return
+    wanted = {"vision_cfg": "image_size", "text_cfg": "context_length"}
+    yield from {"embed_dim", *wanted} - config.keys()
+    for table, name in wanted.items():
+        if table in config and name not in config[table]:
+            yield f"{table}.{name}"
 
 
 def _is_causal(text_config: Mapping[str, Any]) -> bool:
@@ -93,6 +104,9 @@ def create_model(model_config: dict[str, Any], folder: Path) -> Any:
 
     Args:
         folder: where the config of a Hugging Face text encoder lies; nothing is fetched.
+
+    Raises:
+        ConfigError: open_clip refuses the config.
     """
     from open_clip.model import CustomTextCLIP
 
@@ -102,7 +116,10 @@ def create_model(model_config: dict[str, Any], folder: Path) -> Any:
     has_encoder = "hf_model_name" in settings["text_cfg"]
     if has_encoder:
         settings["text_cfg"] |= {"hf_model_name": str(folder), "hf_model_pretrained": False}
-    module = CustomTextCLIP(**settings)
+    try:
+        module = CustomTextCLIP(**settings)
+    except (TypeError, AssertionError, ValueError) as error:
+        raise ConfigError(f"open_clip makes no model of the model config: {error}") from error
     if not has_encoder:
         module.text.transformer.register_forward_pre_hook(_fit_mask, with_kwargs=True)
     return module.to(memory_format=_channels_last())  # convolutions on processors are about twice as fast so

@@ -215,12 +215,39 @@ def test_bad_models_are_named(tmp_path: Path) -> None:
     for text, message in [
         ("{", "is not JSON"),
         ("{}", "embed_dim, text_cfg, vision_cfg is missing"),
+        ("[]", "embed_dim, text_cfg, vision_cfg is missing"),
+        (json.dumps({**SMALL, "vision_cfg": {}, "text_cfg": {}}), "text_cfg.context_length, vision_cfg.image_size is"),
         (json.dumps({**SMALL, "custom_text": False}), "must say custom_text"),
-        (json.dumps({**SMALL, "text_cfg": {"pool_type": "last"}}), "pool_type argmax"),
+        (json.dumps({**SMALL, "text_cfg": {"context_length": 24, "pool_type": "last"}}), "pool_type argmax"),
     ]:
         path.write_text(text)
         with pytest.raises(ConfigError, match=message):
             read_model_config(str(path))
+
+
+def test_a_model_that_open_clip_refuses_is_refused(
+    square_files: PairFiles, config: TrainConfig, tmp_path: Path
+) -> None:
+    path = tmp_path / "model.json"
+    for wrong, message in (({"layerz": 2}, "layerz"), ({"width": 64, "layers": "two", "patch_size": 8}, "no model of")):
+        path.write_text(json.dumps({**SMALL, "vision_cfg": {"image_size": 32, **wrong}}))
+        with pytest.raises(ConfigError, match=message):
+            train(square_files, replace(config, model=str(path)), tmp_path / message)
+
+
+def test_nothing_to_train_on_is_said(square_files: PairFiles, config: TrainConfig, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="the train split has fewer than two samples"):
+        train(replace(square_files, train=()), config, tmp_path / "run")
+
+
+def test_a_resume_state_that_is_cut_off_is_named(
+    square_files: PairFiles, config: TrainConfig, tmp_path: Path, kill_while_training: Callable[..., None]
+) -> None:
+    kill_while_training(square_files, config, tmp_path / "run")
+    state = tmp_path / "run" / STATE_FILE
+    state.write_bytes(state.read_bytes()[:-1000])
+    with pytest.raises(ConfigError, match=r"is no resume state .* remove it to train from the start"):
+        train(square_files, config, tmp_path / "run")
 
 
 def test_the_key_knows_what_from_how(config: TrainConfig) -> None:
