@@ -118,11 +118,17 @@ def pair_row() -> Callable[..., dict[str, Any]]:
     return pair
 
 
-@pytest.fixture(scope="session")
-def kill_while_training() -> Callable[[PairFiles, TrainConfig, Path], None]:
-    """`kill(files, config, out)`: SIGKILL a training process once it has written a resume state."""
+def written(path: Path) -> int | None:
+    """When a file was written, in nanoseconds, if it is there."""
+    return path.stat().st_mtime_ns if path.is_file() else None
 
-    def kill(files: PairFiles, config: TrainConfig, out: Path) -> None:
+
+@pytest.fixture(scope="session")
+def kill_while_training() -> Callable[..., None]:
+    """`kill(files, config, out)`: SIGKILL a training process once it has written a resume state of its own."""
+
+    def kill(files: PairFiles, config: TrainConfig, out: Path, seconds_more: float = 0.0) -> None:
+        before = written(out / STATE_FILE)
         call = (
             "from pathlib import Path, PosixPath\n"
             "from training.config import TrainConfig\n"
@@ -131,9 +137,10 @@ def kill_while_training() -> Callable[[PairFiles, TrainConfig, Path], None]:
             f"train({files!r}, TrainConfig(**{asdict(config)!r}), Path({str(out)!r}))"
         )
         child = subprocess.Popen([sys.executable, "-W", "ignore", "-c", call])
-        while not (out / STATE_FILE).is_file():
+        while written(out / STATE_FILE) == before:
             assert child.poll() is None, "the child ended before it could be killed"
             time.sleep(0.005)
+        time.sleep(seconds_more)
         child.send_signal(signal.SIGKILL)
         assert child.wait() == -signal.SIGKILL
         assert not (out / "result.json").exists()

@@ -2,6 +2,7 @@
 
 import json
 import math
+import random
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -278,3 +279,18 @@ def test_a_loss_that_is_no_number_stops_the_run_and_keeps_the_best_weights(
 def test_bad_settings_are_named(setting: str, value: Any, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         TrainConfig(**{setting: value})
+
+
+@pytest.mark.slow
+def test_killed_at_twenty_random_moments_it_ends_with_the_same_weights(
+    square_files: PairFiles, config: TrainConfig, tmp_path: Path, kill_while_training: Callable[..., None]
+) -> None:
+    """In both phases, with a resume state at each step."""
+    often = replace(config, epochs=18, checkpoint_every_steps=1)
+    train(square_files, often, tmp_path / "whole")
+    rng = random.Random(1)
+    for _ in range(20):
+        kill_while_training(square_files, often, tmp_path / "killed", seconds_more=rng.uniform(0, 0.4))
+    train(square_files, often, tmp_path / "killed")
+    for name in ("model.safetensors", "metrics.jsonl", "result.json"):
+        assert (tmp_path / "killed" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes(), name
