@@ -43,6 +43,8 @@ class TrainConfig:
         patience: epochs without a better validation loss after which either phase ends; 0 goes through all of them,
             but for the frozen ones, which then end at the first.
         batch_size: images a step; a last, smaller batch of an epoch is left out.
+        microbatch: images that go through the towers at a time, where memory is short; the loss is of the whole batch
+            all the same, and a step takes a third longer. 0 takes the batch at once.
         optimizer: "adamw", or the paper's "adabelief".
         lr: learning rate at its peak; in each phase a cosine takes it down to 0.
         weight_decay: of weights with two dimensions or more.
@@ -75,6 +77,7 @@ class TrainConfig:
     frozen_epochs: int = 0
     patience: int = 0
     batch_size: int = 128
+    microbatch: int = 0
     optimizer: str = "adamw"
     lr: float = 2e-3
     weight_decay: float = 0.1
@@ -98,7 +101,15 @@ class TrainConfig:
         for name in ("epochs", "lr", "shuffle_window", "checkpoint_every_steps"):
             if not 0 < getattr(self, name) < math.inf:
                 raise ConfigError(f"train.{name} must be positive, got {getattr(self, name)}")
-        not_negative = ("frozen_epochs", "patience", "weight_decay", "warmup_steps", "max_grad_norm", "agc")
+        not_negative = (
+            "frozen_epochs",
+            "patience",
+            "microbatch",
+            "weight_decay",
+            "warmup_steps",
+            "max_grad_norm",
+            "agc",
+        )
         for name in (*not_negative, "seed", "num_threads", "cache_max_bytes"):
             if not 0 <= getattr(self, name) < math.inf:
                 raise ConfigError(f"train.{name} must not be negative, got {getattr(self, name)}")

@@ -22,7 +22,7 @@ from training.checkpoint import STATE_FILE, load_weights, save_weights
 from training.config import TrainConfig
 from training.data import PairFiles, refuse_leaks
 from training.loss_plot import write_loss_plot
-from training.losses import contrastive_loss
+from training.losses import backward, contrastive_loss
 from training.model import WEIGHTS_FILE, normalise_pixels
 from training.optimisation import learning_rate, optimizer_step
 from training.phases import choose_trained
@@ -157,11 +157,17 @@ def _train_step(run: Run, pixels: "torch.Tensor", token_ids: "torch.Tensor", lr:
     images = normalise_pixels(changed_images(pixels, names, pool, seed=config.seed, step=step))
     if "crop" in names:
         images = random_crops(images, seed=config.seed, step=step)
-    loss = contrastive_loss(run.module, images, token_ids, loss=config.loss, precision=config.precision)
+    loss = backward(
+        run.module,
+        images,
+        token_ids,
+        loss=config.loss,
+        precision=config.precision,
+        microbatch=config.microbatch,
+    )
     try:
         if not math.isfinite(loss.item()):
             raise FloatingPointError(f"the loss is {loss.item()}")
-        loss.backward()  # type: ignore[no-untyped-call]
         optimizer_step(run.optimizer, run.module, lr=lr, config=config)
     except FloatingPointError as error:
         raise PipelineError(

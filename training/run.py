@@ -10,7 +10,7 @@ from training.batches import TrainSplit, open_train_split
 from training.checkpoint import STATE_FILE, RunState, load_state, save_state
 from training.config import TrainConfig, run_key
 from training.data import PairFiles
-from training.losses import with_loss_constants
+from training.losses import refuse_batch_statistics, with_loss_constants
 from training.model import (
     OPEN_CLIP_CONFIG_FILE,
     WEIGHTS_FILE,
@@ -146,6 +146,8 @@ def _write_tokenizer(split: TrainSplit, config: TrainConfig, out: Path, model_co
 def _initial_model(model_config: dict[str, Any], config: TrainConfig, out: Path) -> Any:
     """The model that training starts from: random weights, but for those of others."""
     module = create_model(model_config, out)
+    if config.microbatch:
+        refuse_batch_statistics(module)
     load_image_tower(module, model_config, config)
     if "hf_model_name" in model_config["text_cfg"]:
         load_text_encoder(module, model_config)

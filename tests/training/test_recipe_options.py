@@ -15,7 +15,7 @@ from training.checkpoint import STATE_FILE
 from training.config import TrainConfig
 from training.data import PairFiles
 from training.loop import train
-from training.losses import with_loss_constants
+from training.losses import backward, with_loss_constants
 from training.model import create_model, load_model
 from training.optimisation import make_optimizer, optimizer_step
 from training.phases import choose_trained
@@ -161,6 +161,33 @@ def test_both_losses_learn(loss: str, square_files: PairFiles, config: TrainConf
     assert last["val_loss"] < first["val_loss"] - 0.3
     has_bias = load_model(tmp_path / "run").module.logit_bias is not None
     assert has_bias == (loss == "siglip")
+
+
+@pytest.mark.parametrize("loss", ["clip", "siglip"])
+@pytest.mark.parametrize("locked", [False, True])
+def test_a_batch_in_pieces_has_the_gradients_of_the_whole(loss: str, locked: bool) -> None:
+    import torch
+
+    torch.manual_seed(0)
+    module = create_model(with_loss_constants(VIT, TrainConfig(loss=loss)), Path())
+    choose_trained(module, frozen=False, fixed_scale=False, lock_image=locked)
+    images, ids = torch.rand((10, 3, 32, 32)), torch.randint(3, 300, (10, 12))
+    found = {}
+    for size in (0, 4):
+        module.zero_grad()
+        value = backward(module, images, ids, loss=loss, precision="fp32", microbatch=size)
+        found[size] = {name: p.grad.clone() for name, p in module.named_parameters() if p.grad is not None}
+        found[size]["loss"] = value.detach()
+    assert found[0].keys() == found[4].keys()
+    for name, gradient in found[0].items():
+        torch.testing.assert_close(found[4][name], gradient, rtol=1e-4, atol=1e-6)
+
+
+def test_batch_statistics_are_not_of_pieces(square_files: PairFiles, config: TrainConfig, tmp_path: Path) -> None:
+    model = tmp_path / "resnet.json"
+    model.write_text(json.dumps(RESNET))
+    with pytest.raises(ConfigError, match=r"train\.microbatch is for models without batch normalisation"):
+        train(square_files, replace(config, model=str(model), microbatch=8), tmp_path / "run")
 
 
 def test_siglip_starts_where_its_paper_does() -> None:
