@@ -170,25 +170,27 @@ def _train_step(run: Run, pixels: "torch.Tensor", token_ids: "torch.Tensor", lr:
             raise FloatingPointError(f"the loss is {loss.item()}")
         optimizer_step(run.optimizer, run.module, lr=lr, config=config)
     except FloatingPointError as error:
-        raise PipelineError(
-            f"training stops at step {step + 1} of epoch {run.state.epoch + 1}, since {error}: {_what_is_kept(run)}; "
-            f"take a lower train.lr, a longer train.warmup_steps, or train.precision fp32"
-        ) from error
+        raise _diverged(run, step + 1, str(error)) from error
     return float(loss.item())
 
 
-def _what_is_kept(run: Run) -> str:
-    if run.state.best_epoch == 0:
-        return "no epoch was finished"
-    return f"the weights of epoch {run.state.best_epoch} are in {run.out / WEIGHTS_FILE}"
+def _diverged(run: Run, step: int, what: str) -> PipelineError:
+    best = run.state.best_epoch
+    kept = f"the weights of epoch {best} are in {run.out / WEIGHTS_FILE}" if best else "no epoch was finished"
+    return PipelineError(
+        f"training stops at step {step} of epoch {run.state.epoch + 1}, since {what}: {kept}; "
+        "take a lower train.lr, a longer train.warmup_steps, or train.precision fp32"
+    )
 
 
 def _end_epoch(run: Run) -> None:
     """Validate, keep the weights if they are the best, write metrics and the resume state."""
     state = run.state
     val_loss = _validate(run)
+    if val_loss is not None and not math.isfinite(val_loss):
+        raise _diverged(run, state.step, f"the validation loss is {val_loss}")
     state.stale_epochs += 1
-    if state.best_epoch == 0 or val_loss is None or val_loss < (state.best_val_loss or math.inf):
+    if state.best_val_loss is None or val_loss is None or val_loss < state.best_val_loss:
         state.best_epoch, state.best_val_loss, state.stale_epochs = state.epoch + 1, val_loss, 0
         save_weights(run.module, run.out / WEIGHTS_FILE)
     state.history.append(
