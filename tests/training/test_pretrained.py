@@ -226,7 +226,7 @@ def test_an_encoder_that_lacks_weights_is_refused(
 def test_what_is_not_within_reach_is_said_at_once(
     square_files: PairFiles, config: TrainConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)  # HF_HUB_OFFLINE is read at import only
     with pytest.raises(ConfigError, match=r"the text encoder nobody/has-this cannot be had .* train\.text_encoder"):
         train(square_files, replace(config, text_encoder="nobody/has-this"), tmp_path / "run")
     with pytest.raises(ConfigError, match=r"train\.text_encoder is for models with a Hugging Face text tower"):
