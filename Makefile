@@ -4,7 +4,7 @@
 # make real    slower proofs on real upstream samples, where they are present
 # make bench   all benchmarks, quick
 # make torture builds killed at 200 random moments and at every failpoint, full and failing disks (20 minutes)
-# make crash-matrix   a Prefect server, its worker and runs killed, cancelled and starved (10 minutes)
+# make crash-matrix   a Prefect server, its worker, runs and a Dask cluster killed, cancelled and starved (15 minutes)
 # Each sets up .venv by itself on a fresh machine; PYTHON=python3.13 picks another interpreter.
 
 PYTHON ?= python3
@@ -51,7 +51,7 @@ torture: $(READY)
 	$(BIN)/python tests/torture/torture.py
 
 crash-matrix: $(READY)
-	$(BIN)/pytest -m slow tests/flows/test_crash_matrix.py
+	$(BIN)/pytest -m slow tests/flows/test_crash_matrix.py tests/flows/test_dask_build.py
 
 clean:
 	rm -rf $(VENV) demo-catalog

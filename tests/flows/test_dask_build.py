@@ -213,6 +213,7 @@ def expected(project: Project, overrides: list[str]) -> dict[str, str]:
     return tree(root)
 
 
+@pytest.mark.slow
 def test_a_killed_flow_leaves_no_process_and_a_killed_worker_no_trace(
     project: Project, overrides: list[str], expected: dict[str, str]
 ) -> None:

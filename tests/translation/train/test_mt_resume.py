@@ -47,14 +47,15 @@ def command(pairs: Path, out: Path) -> list[str]:
     return [*head, "--out", str(out), *SETTINGS]
 
 
-def test_a_training_killed_at_random_moments_gives_the_same_package(tiny_tsv: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("kills", [1, pytest.param(5, marks=pytest.mark.slow)])
+def test_a_training_killed_at_random_moments_gives_the_same_package(tiny_tsv: Path, tmp_path: Path, kills: int) -> None:
     whole, killed = tmp_path / "whole" / "en_it.argosmodel", tmp_path / "killed" / "en_it.argosmodel"
     begun = time.monotonic()
     subprocess.run(command(tiny_tsv, whole), check=True, capture_output=True)
     seconds = time.monotonic() - begun
     rng = random.Random(7)
     num_killed = 0
-    for _ in range(3):
+    for _ in range(kills):
         process = subprocess.Popen(command(tiny_tsv, killed), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         try:
             process.wait(timeout=seconds * rng.uniform(0.3, 0.9))
