@@ -20,7 +20,8 @@ def with_loss_constants(model_config: dict[str, Any], config: TrainConfig) -> di
     """A model config that starts as the loss wants it, with the logit scale that the settings fix, if they do."""
     found = dict(model_config)
     if config.loss == "siglip":
-        found = {**SIGLIP_START, **found} if "init_logit_bias" in found else {**found, **SIGLIP_START}
+        is_ready = "init_logit_bias" in found  # it is made for this loss, with constants of its own
+        found = found if is_ready else {**found, **SIGLIP_START}
     if config.logit_scale:
         found["init_logit_scale"] = math.log(config.logit_scale)
     return found

@@ -108,6 +108,7 @@ def create_model(model_config: dict[str, Any], folder: Path) -> Any:
     Raises:
         ConfigError: open_clip refuses the config.
     """
+    import torch
     from open_clip.model import CustomTextCLIP
 
     settings = deepcopy(model_config)
@@ -122,13 +123,7 @@ def create_model(model_config: dict[str, Any], folder: Path) -> Any:
         raise ConfigError(f"open_clip makes no model of the model config: {error}") from error
     if not has_encoder:
         module.text.transformer.register_forward_pre_hook(_fit_mask, with_kwargs=True)
-    return module.to(memory_format=_channels_last())  # convolutions on processors are about twice as fast so
-
-
-def _channels_last() -> Any:
-    import torch
-
-    return torch.channels_last
+    return module.to(memory_format=torch.channels_last)  # convolutions on processors are about twice as fast so
 
 
 def _fit_mask(_module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
