@@ -134,7 +134,7 @@ AUGMENTATIONS = ("crop", *_CHANGES)
 
 
 def changed_images(
-    pixels: "torch.Tensor", names: Collection[str], pool: Executor, *, seed: int, step: int
+    pixels: "torch.Tensor", names: Collection[str], pool: Executor, *, seed: int, step: int, first: int = 0
 ) -> "torch.Tensor":
     """Each image with the named changes, in the order of this module, whatever theirs; crops are another function.
 
@@ -143,6 +143,7 @@ def changed_images(
         names: of `AUGMENTATIONS`.
         pool: whose threads work on them.
         seed: of the run; with `step` and the place in the batch it decides what is drawn.
+        first: place of the first of these images in the whole batch.
     """
     import numpy as np
     import torch
@@ -152,7 +153,7 @@ def changed_images(
         return pixels
 
     def change_one(place: int) -> Any:
-        draws = np.random.Generator(np.random.Philox(key=[seed + (3 << 32), (step << 32) + place]))
+        draws = np.random.Generator(np.random.Philox(key=[seed + (3 << 32), (step << 32) + first + place]))
         image = pixels[place].permute(2, 0, 1)
         for change in changes:
             image = change(image, draws)
@@ -161,19 +162,20 @@ def changed_images(
     return torch.stack(list(pool.map(change_one, range(len(pixels)))))
 
 
-def random_crops(images: "torch.Tensor", *, seed: int, step: int) -> "torch.Tensor":
+def random_crops(images: "torch.Tensor", *, seed: int, step: int, first: int = 0) -> "torch.Tensor":
     """Crop each image to 90-100 % of its area at a random place and scale it back up, bilinearly.
 
     Args:
         images: floats, shape (batch, channels, height, width).
-        seed: of the run; with `step` it decides the crops.
+        seed: of the run; with `step` and the place in the batch it decides the crops.
+        first: place of the first of these images in the whole batch.
     """
     import numpy as np
     import torch
     from torch.nn import functional as F
 
     generator = np.random.Generator(np.random.Philox(key=[seed + (2 << 32), step]))
-    drawn = generator.random((images.shape[0], 3))
+    drawn = generator.random((first + images.shape[0], 3))[first:]
     sides = np.sqrt(LEAST_AREA + (1 - LEAST_AREA) * drawn[:, 0])
     theta = np.zeros((images.shape[0], 2, 3), dtype=np.float32)
     theta[:, 0, 0] = theta[:, 1, 1] = sides

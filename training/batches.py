@@ -1,29 +1,24 @@
-"""Batches of one epoch: images at the model's size and the ids of the caption drawn for each."""
+"""Batches of one epoch: which images, which caption of each, and what of them goes into the towers."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pyarrow as pa
 
+from training.augment import changed_images, random_crops
 from training.config import TrainConfig
-from training.data import (
-    RowGroup,
-    batches_of,
-    caption_draws,
-    chosen_caption,
-    epoch_order,
-    read_captions,
-    row_groups,
-)
+from training.data import Captions, RowGroup, batches_of, caption_draws, epoch_order, read_captions, row_groups
 from training.images import ImageReader, decoded_groups
+from training.model import normalise_pixels
+from training.processes import process_count, process_rank
 
 if TYPE_CHECKING:
     import torch
 
-    from training.data import Places
+    from training.data import Integers, Places
     from training.tokenizer import Tokenize
 
 Batch = tuple["torch.Tensor", "torch.Tensor"]
@@ -34,13 +29,12 @@ class TrainSplit:
     """The train split, open for reading.
 
     Args:
-        captions: one list a sample.
         starts: index of the first sample of each row group.
     """
 
     groups: Sequence[RowGroup]
-    captions: pa.ChunkedArray
-    starts: Sequence[int]
+    captions: Captions
+    starts: "Integers"
     images: ImageReader
 
     def num_batches(self, batch_size: int) -> int:
@@ -48,12 +42,30 @@ class TrainSplit:
         return len(self.captions) // batch_size
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Draw:
+    """What a batch is made of: this process's share of it.
+
+    Args:
+        step: optimizer step, from 0; with the seed it decides the augmentations.
+        first: place of the share's first image in the whole batch.
+        samples: index of each image in the split.
+        places: row group and row of each image, shape (images, 2).
+        captions: index of each one's caption among all captions of the split.
+    """
+
+    step: int
+    first: int
+    samples: "Integers"
+    places: "Places"
+    captions: "Integers"
+
+
 def open_train_split(paths: Sequence[Path], config: TrainConfig, *, image_size: int, num_threads: int) -> TrainSplit:
     """Read the captions of the train split and make its images ready for reading."""
+    import numpy as np
+
     groups = row_groups(paths)
-    starts = [0]
-    for group in groups:
-        starts.append(starts[-1] + group.num_rows)
     reader = ImageReader(
         groups,
         image_size=image_size,
@@ -61,34 +73,61 @@ def open_train_split(paths: Sequence[Path], config: TrainConfig, *, image_size: 
         cache_max_bytes=config.cache_max_bytes,
         window=config.shuffle_window,
     )
-    return TrainSplit(groups=groups, captions=read_captions(paths), starts=starts, images=reader)
+    starts = np.cumsum([0, *(group.num_rows for group in groups)])
+    return TrainSplit(groups=groups, captions=Captions.of(read_captions(paths)), starts=starts, images=reader)
 
 
-def epoch_batches(
-    split: TrainSplit, tokenizer: "Tokenize", config: TrainConfig, *, epoch: int, batch_size: int, skip: int
-) -> Iterator[Batch]:
-    """The batches of an epoch but for the first `skip`: uint8 (batch, height, width, 3) and ids (batch, length)."""
+def epoch_draws(
+    split: TrainSplit, config: TrainConfig, *, epoch: int, batch_size: int, skip: int = 0
+) -> "Iterator[Draw]":
+    """The batches of an epoch but for the first `skip`; of several processes each gets another slice of every batch."""
     sizes = [group.num_rows for group in split.groups]
     windows = epoch_order(sizes, seed=config.seed, epoch=epoch, window=config.shuffle_window)
-    draws = caption_draws(len(split.captions), seed=config.seed, epoch=epoch)
+    chosen = split.captions.chosen(caption_draws(len(split.captions), seed=config.seed, epoch=epoch))
     if config.captions == "first":
-        draws = draws * 0
-    for places in islice(batches_of(windows, batch_size), skip, None):
-        yield _batch(split, tokenizer, places, draws)
+        chosen = split.captions.starts
+    share = batch_size // process_count()
+    first, step = process_rank() * share, epoch * split.num_batches(batch_size)
+    for number, whole in enumerate(islice(batches_of(windows, batch_size), skip, None), start=skip):
+        places = whole[first : first + share]
+        samples = split.starts[places[:, 0]] + places[:, 1]
+        yield Draw(step=step + number, first=first, samples=samples, places=places, captions=chosen[samples])
 
 
-def _batch(split: TrainSplit, tokenizer: "Tokenize", places: "Places", draws: Any) -> Batch:
+def places_of(split: TrainSplit, samples: "Integers") -> "Places":
+    """Row group and row of samples by index, shape (samples, 2)."""
+    import numpy as np
+
+    groups = np.searchsorted(split.starts, samples, side="right") - 1
+    return np.stack([groups, samples - split.starts[groups]], axis=1)
+
+
+def image_inputs(split: TrainSplit, config: TrainConfig) -> "Callable[[Draw], torch.Tensor]":
+    """What reads a batch's images, augmented and normalised: floats, shape (images, 3, size, size)."""
     import torch
 
-    samples = [split.starts[group] + row for group, row in places.tolist()]
-    texts = [chosen_caption(split.captions[sample].as_py(), draws[sample]) for sample in samples]
-    return torch.from_numpy(split.images.read(places)), tokenizer(texts)
+    def read(draw: Draw) -> "torch.Tensor":
+        pixels = torch.from_numpy(split.images.read(draw.places))
+        names, drawn = config.augmentations, {"seed": config.seed, "step": draw.step, "first": draw.first}
+        images = normalise_pixels(changed_images(pixels, names, split.images.pool, **drawn))
+        return random_crops(images, **drawn) if "crop" in names else images
+
+    return read
+
+
+def text_inputs(split: TrainSplit, tokenizer: "Tokenize") -> "Callable[[Draw], torch.Tensor]":
+    """What tokenizes a batch's captions: ids, shape (images, length)."""
+    return lambda draw: tokenizer(split.captions.texts(draw.captions))
 
 
 def held_out_batches(
     paths: Sequence[Path], tokenizer: "Tokenize", *, image_size: int, batch_size: int, num_threads: int
 ) -> Iterator[Batch]:
-    """All samples of a held-out split, in order, each with its first caption; the last batch may be smaller."""
+    """All samples of a held-out split, in order, each with its first caption; the last batch may be smaller.
+
+    Yields:
+        Normalised floats, shape (batch, 3, size, size), and ids, shape (batch, length).
+    """
     import torch
 
     groups, captions, start = row_groups(paths), read_captions(paths), 0
@@ -96,11 +135,14 @@ def held_out_batches(
     for pixels in decoded_groups(groups, image_size, num_threads=num_threads):
         rest += list(torch.from_numpy(pixels))
         while len(rest) >= batch_size:
-            yield torch.stack(rest[:batch_size]), tokenizer(_firsts(captions, start, batch_size))
+            yield _held_out(rest[:batch_size], tokenizer, captions, start)
             rest, start = rest[batch_size:], start + batch_size
     if rest:
-        yield torch.stack(rest), tokenizer(_firsts(captions, start, len(rest)))
+        yield _held_out(rest, tokenizer, captions, start)
 
 
-def _firsts(captions: pa.ChunkedArray, start: int, count: int) -> list[str]:
-    return [texts[0] for texts in captions.slice(start, count).to_pylist()]
+def _held_out(images: "list[torch.Tensor]", tokenizer: "Tokenize", captions: pa.ChunkedArray, start: int) -> Batch:
+    import torch
+
+    texts = [texts[0] for texts in captions.slice(start, len(images)).to_pylist()]
+    return normalise_pixels(torch.stack(images)), tokenizer(texts)

@@ -9,7 +9,7 @@ from data_catalog.errors import ConfigError
 from data_catalog.shards import digest
 from training.augment import AUGMENTATION_SETS, AUGMENTATIONS
 
-TRAIN_VERSION = 2  # raised when the same settings and data would give another model
+TRAIN_VERSION = 3  # raised when the same settings and data would give another model
 
 # Settings that change how a run goes, not what it makes: they are in no key.
 HOW_SETTINGS = frozenset({"num_threads", "cache_max_bytes", "checkpoint_every_steps"})

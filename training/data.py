@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from data_catalog.errors import ConfigError, ShardError
@@ -14,7 +15,9 @@ from data_catalog.shards import sha256_of
 if TYPE_CHECKING:
     import numpy as np
 
-    Places = np.ndarray[Any, np.dtype[np.int64]]
+    Integers = np.ndarray[Any, np.dtype[np.int64]]
+    Floats = np.ndarray[Any, np.dtype[np.float64]]
+    Places = Integers
 
 SPLITS = ("train", "val", "test")
 
@@ -69,7 +72,7 @@ def read_captions(paths: Sequence[Path]) -> pa.ChunkedArray:
     Raises:
         ConfigError: a sample has no caption.
     """
-    column = _read_column(paths, "captions")
+    column = _read_column(paths, "captions", pa.list_(pa.string()))
     if any(len(captions) == 0 for captions in column):
         raise ConfigError("a pair shard holds a sample without captions: build the dataset again")
     return column
@@ -80,11 +83,11 @@ def read_sample_ids(paths: Sequence[Path]) -> list[str]:
     return [str(sample_id) for sample_id in _read_column(paths, "sample_id").to_pylist()]
 
 
-def _read_column(paths: Sequence[Path], column: str) -> pa.ChunkedArray:
+def _read_column(paths: Sequence[Path], column: str, kind: pa.DataType | None = None) -> pa.ChunkedArray:
     chunks: list[Any] = []
     for path in paths:
         chunks += _open(path).read(columns=[column]).column(column).chunks
-    return pa.chunked_array(chunks, type=None if chunks else pa.string())
+    return pa.chunked_array(chunks, type=None if chunks else kind or pa.string())
 
 
 def _open(path: Path) -> pq.ParquetFile:
@@ -157,13 +160,47 @@ def batches_of(windows: "Sequence[Places]", batch_size: int) -> "Iterator[Places
         rest = places[full:]
 
 
-def caption_draws(num_samples: int, *, seed: int, epoch: int) -> "np.ndarray[Any, np.dtype[np.float64]]":
+def caption_draws(num_samples: int, *, seed: int, epoch: int) -> "Floats":
     """One number in [0, 1) a sample: which of its captions this epoch takes. Depends on the arguments only."""
     import numpy as np
 
     return np.random.Generator(np.random.Philox(key=[seed + (1 << 32), epoch])).random(num_samples)
 
 
-def chosen_caption(captions: Sequence[str], draw: float) -> str:
-    """The caption that a number in [0, 1) stands for."""
-    return captions[int(draw * len(captions))]
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Captions:
+    """All captions of a split, in the order of its samples.
+
+    Args:
+        starts: index of each sample's first caption.
+        counts: of each sample's captions.
+    """
+
+    flat: pa.ChunkedArray
+    starts: "Integers"
+    counts: "Integers"
+
+    @classmethod
+    def of(cls, lists: pa.ChunkedArray) -> "Captions":
+        """From one list a sample, none of them empty."""
+        import numpy as np
+
+        counts = pc.list_value_length(lists).to_numpy().astype(np.int64)
+        starts = np.cumsum(counts) - counts
+        # In one piece, and with 64 bits for places in it: taking from many pieces copies them all.
+        flat = pc.list_flatten(lists).cast(pa.large_string()).combine_chunks()
+        return cls(flat=flat, starts=starts, counts=counts)
+
+    def __len__(self) -> int:
+        """Samples."""
+        return len(self.starts)
+
+    def chosen(self, draws: "Floats") -> "Integers":
+        """Index of the caption that a number in [0, 1) stands for, for each sample."""
+        import numpy as np
+
+        return self.starts + (draws * self.counts).astype(np.int64)
+
+    def texts(self, indices: "Integers") -> list[str]:
+        """Captions by index."""
+        return [str(text) for text in self.flat.take(pa.array(indices)).to_pylist()]

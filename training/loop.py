@@ -8,6 +8,7 @@ import json
 import logging
 import math
 import shutil
+import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -16,16 +17,17 @@ from typing import TYPE_CHECKING
 from data_catalog.errors import PipelineError
 from data_catalog.progress import Progress
 from data_catalog.shards import read_json, sha256_of, write_atomically, write_json
-from training.augment import changed_images, random_crops
-from training.batches import epoch_batches, held_out_batches
 from training.checkpoint import STATE_FILE, load_weights, save_weights
 from training.config import TrainConfig
 from training.data import PairFiles, refuse_leaks
+from training.inputs import PhaseInputs
 from training.loss_plot import write_loss_plot
-from training.losses import backward, contrastive_loss
-from training.model import WEIGHTS_FILE, normalise_pixels
+from training.losses import Encoders, backward
+from training.model import WEIGHTS_FILE
 from training.optimisation import learning_rate, optimizer_step
 from training.phases import choose_trained
+from training.prefetch import Prefetched
+from training.processes import of_first, process_group, process_rank, share_statistics, wait_for_all
 from training.run import (
     LOSS_PLOT_FILE,
     METRICS_FILE,
@@ -37,6 +39,7 @@ from training.run import (
     start_run,
 )
 from training.threads import deterministic_torch
+from training.validation import validate
 
 if TYPE_CHECKING:
     import torch
@@ -74,7 +77,8 @@ def train(
     """Train a model into a folder, or go on with a run that was interrupted, or return what a finished one made.
 
     The folder gets `model.safetensors` (best weights), `open_clip_config.json`, the tokenizer's two files, `run.json`,
-    `metrics.jsonl` (one line an epoch), `loss.png`, `result.json` at the end, and `last/` until then.
+    `metrics.jsonl` (one line an epoch), `loss.png`, `result.json` at the end, and `last/` until then. Where `torchrun`
+    started several processes they train together, into one folder that all of them see.
 
     Args:
         sha256: content hash of a file, where the caller knows hashes already.
@@ -85,18 +89,21 @@ def train(
         PipelineError: the loss is no number any more; the best weights and the last resume state stay.
     """
     model_config, key = model_and_key(config, files.hashes(sha256))
-    claim_folder(out, key, config)
-    if (out / RESULT_FILE).is_file():
-        logger.info("%s is trained already", out)
-        return TrainResult(**read_json(out / RESULT_FILE))
-    refuse_leaks(files)
-    with deterministic_torch(seed=config.seed, num_threads=config.num_threads) as num_threads:
-        run = start_run(files, config, out, key=key, model_config=model_config, num_threads=num_threads)
-        try:
-            _go(run)
-        finally:
-            run.split.images.close()
-    return _finish(run)
+    with process_group():
+        if process_rank() == 0:
+            claim_folder(out, key, config)
+        wait_for_all()
+        if (out / RESULT_FILE).is_file():
+            logger.info("%s is trained already", out)
+            return TrainResult(**read_json(out / RESULT_FILE))
+        refuse_leaks(files)
+        with deterministic_torch(seed=config.seed, num_threads=config.num_threads) as num_threads:
+            run = start_run(files, config, out, key=key, model_config=model_config, num_threads=num_threads)
+            try:
+                _go(run)
+            finally:
+                run.split.images.close()
+        return _finish(run)
 
 
 def _go(run: Run) -> None:
@@ -120,11 +127,13 @@ def _unfreeze(run: Run) -> None:
 def _train_phase(run: Run, name: str, epochs: int, *, patience: int) -> None:
     """Epochs until there were as many as asked for, or so many in a row without a better validation loss."""
     state, total = run.state, epochs * run.steps_per_epoch
+    inputs = PhaseInputs(run)
     with Progress(name, total=total, unit="steps", initial=state.step - state.phase_step) as progress:
         while state.epoch - state.phase_epoch < epochs and state.stale_epochs < patience:
             _set_mode(run)
-            _train_epoch(run, progress, total)
-            _end_epoch(run)
+            inputs.prepare(state.epoch)
+            pace = _train_epoch(run, inputs, progress, total)
+            _end_epoch(run, pace)
 
 
 def _set_mode(run: Run) -> None:
@@ -136,31 +145,33 @@ def _set_mode(run: Run) -> None:
     )
 
 
-def _train_epoch(run: Run, progress: Progress, total: int) -> None:
+def _train_epoch(run: Run, inputs: PhaseInputs, progress: Progress, total: int) -> str:
+    """The steps of an epoch that are left; returns how fast they went, in words."""
     state, config = run.state, run.config
-    skip = state.step - state.epoch * run.steps_per_epoch
-    batches = epoch_batches(run.split, run.tokenizer, config, epoch=state.epoch, batch_size=run.batch_size, skip=skip)
-    for pixels, token_ids in batches:
-        lr = learning_rate(state.step - state.phase_step, config=config, total=total)
-        loss = _train_step(run, pixels, token_ids, lr)
-        state.step += 1
-        state.loss_sum += loss
-        progress.advance(1, epoch=state.epoch + 1, loss=f"{loss:.3f}")
-        if state.step % config.checkpoint_every_steps == 0:
-            save_run(run)
+    first, started = state.step, time.monotonic()
+    prefetched = Prefetched(inputs.batches(state.epoch, skip=first - state.epoch * run.steps_per_epoch))
+    with prefetched as batches:
+        for images, texts in batches:
+            lr = learning_rate(state.step - state.phase_step, config=config, total=total)
+            loss = _train_step(run, inputs.encoders, images, texts, lr)
+            state.step += 1
+            state.loss_sum += loss
+            progress.advance(1, epoch=state.epoch + 1, loss=f"{loss:.3f}")
+            if state.step % config.checkpoint_every_steps == 0:
+                save_run(run)
+    seconds = time.monotonic() - started
+    rate = (state.step - first) * run.batch_size / seconds
+    return f"{rate:,.0f} samples/s, {prefetched.waited_s / seconds:.1%} of the time waiting for data"
 
 
-def _train_step(run: Run, pixels: "torch.Tensor", token_ids: "torch.Tensor", lr: float) -> float:
+def _train_step(run: Run, encoders: Encoders, images: "torch.Tensor", texts: "torch.Tensor", lr: float) -> float:
     """One optimizer step; returns the loss."""
-    config, step = run.config, run.state.step
-    names, pool = config.augmentations, run.split.images.pool
-    images = normalise_pixels(changed_images(pixels, names, pool, seed=config.seed, step=step))
-    if "crop" in names:
-        images = random_crops(images, seed=config.seed, step=step)
+    config = run.config
     loss = backward(
         run.module,
+        encoders,
         images,
-        token_ids,
+        texts,
         loss=config.loss,
         precision=config.precision,
         microbatch=config.microbatch,
@@ -170,7 +181,7 @@ def _train_step(run: Run, pixels: "torch.Tensor", token_ids: "torch.Tensor", lr:
             raise FloatingPointError(f"the loss is {loss.item()}")
         optimizer_step(run.optimizer, run.module, lr=lr, config=config)
     except FloatingPointError as error:
-        raise _diverged(run, step + 1, str(error)) from error
+        raise _diverged(run, run.state.step + 1, str(error)) from error
     return float(loss.item())
 
 
@@ -183,16 +194,17 @@ def _diverged(run: Run, step: int, what: str) -> PipelineError:
     )
 
 
-def _end_epoch(run: Run) -> None:
+def _end_epoch(run: Run, pace: str) -> None:
     """Validate, keep the weights if they are the best, write metrics and the resume state."""
     state = run.state
-    val_loss = _validate(run)
-    if val_loss is not None and not math.isfinite(val_loss):
-        raise _diverged(run, state.step, f"the validation loss is {val_loss}")
+    share_statistics(run.module)
+    val = of_first(validate(run))
+    if val is not None and not math.isfinite(val.loss):
+        raise _diverged(run, state.step, f"the validation loss is {val.loss}")
     state.stale_epochs += 1
-    if state.best_val_loss is None or val_loss is None or val_loss < state.best_val_loss:
-        state.best_epoch, state.best_val_loss, state.stale_epochs = state.epoch + 1, val_loss, 0
-        save_weights(run.module, run.out / WEIGHTS_FILE)
+    is_best = state.best_val_loss is None or val is None or val.loss < state.best_val_loss
+    if is_best:
+        state.best_epoch, state.best_val_loss, state.stale_epochs = state.epoch + 1, val.loss if val else None, 0
     state.history.append(
         {
             "epoch": state.epoch + 1,
@@ -200,16 +212,26 @@ def _end_epoch(run: Run) -> None:
             "step": state.step,
             "samples_seen": state.step * run.batch_size,
             "train_loss": state.loss_sum / run.steps_per_epoch,
-            "val_loss": val_loss,
+            "val_loss": val.loss if val else None,
+            "val_recall@1": val.recall if val else None,
+            "val_gallery": val.gallery if val else 0,
             "logit_scale": float(run.module.logit_scale.exp().item()),
         }
     )
     state.epoch, state.loss_sum = state.epoch + 1, 0.0
-    lines = "".join(json.dumps(line) + "\n" for line in state.history)
+    if process_rank() == 0:
+        _write_epoch(run, is_best=is_best)
+    held_out = f", validation loss {val.loss:.3f}, R@1 of {val.gallery:,} {val.recall:.3f}" if val else ""
+    logger.info("epoch %d: train loss %.3f%s, %s", state.epoch, state.history[-1]["train_loss"], held_out, pace)
+    wait_for_all()
+
+
+def _write_epoch(run: Run, *, is_best: bool) -> None:
+    if is_best:
+        save_weights(run.module, run.out / WEIGHTS_FILE)
+    lines = "".join(json.dumps(line) + "\n" for line in run.state.history)
     write_atomically(run.out / METRICS_FILE, lambda path: _write(path, lines))
-    write_loss_plot(state.history, state.best_epoch, run.out / LOSS_PLOT_FILE)
-    held_out = "" if val_loss is None else f", validation loss {val_loss:.3f}"
-    logger.info("epoch %d: train loss %.3f%s", state.epoch, state.history[-1]["train_loss"], held_out)
+    write_loss_plot(run.state.history, run.state.best_epoch, run.out / LOSS_PLOT_FILE)
     save_run(run)
 
 
@@ -217,29 +239,15 @@ def _write(path: Path, text: str) -> None:
     path.write_text(text, encoding="utf-8")
 
 
-def _validate(run: Run) -> float | None:
-    """Mean contrastive loss of the validation split, one caption an image, in batches as large as training's."""
-    import torch
-
-    losses: list[tuple[float, int]] = []
-    run.module.eval()
-    batches = held_out_batches(
-        run.files.val,
-        run.tokenizer,
-        image_size=run.image_size,
-        batch_size=run.batch_size,
-        num_threads=run.num_threads,
-    )
-    with torch.no_grad():
-        for pixels, token_ids in batches:
-            images = normalise_pixels(pixels)
-            loss = contrastive_loss(run.module, images, token_ids, loss=run.config.loss, precision="fp32")
-            losses.append((float(loss.item()), len(pixels)))
-    return sum(loss * count for loss, count in losses) / sum(count for _, count in losses) if losses else None
-
-
 def _finish(run: Run) -> TrainResult:
     """Write the result, which makes the run a finished one, and remove the resume state."""
+    if process_rank() == 0:
+        _write_result(run)
+    wait_for_all()
+    return TrainResult(**read_json(run.out / RESULT_FILE))
+
+
+def _write_result(run: Run) -> None:
     result = TrainResult(
         key=run.key,
         model_sha256=sha256_of(run.out / WEIGHTS_FILE),
@@ -252,4 +260,3 @@ def _finish(run: Run) -> TrainResult:
     )
     write_json(run.out / RESULT_FILE, asdict(result))
     shutil.rmtree((run.out / STATE_FILE).parent, ignore_errors=True)
-    return result

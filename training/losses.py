@@ -2,14 +2,20 @@
 
 import math
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from data_catalog.errors import ConfigError
 from training.config import TrainConfig
+from training.processes import add_up_gradients, gathered
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+    from contextlib import AbstractContextManager
+
     import torch
 
+    Encode = Callable[[torch.Tensor], torch.Tensor]
     Features = tuple[torch.Tensor, torch.Tensor]
 
 # Where SigLIP starts, by its paper: most pairs do not belong together, and the bias says so from the first step.
@@ -27,41 +33,105 @@ def with_loss_constants(model_config: dict[str, Any], config: TrainConfig) -> di
     return found
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Encoders:
+    """What makes features, shape (batch, dim) and of any length, of the two towers' inputs."""
+
+    image: "Encode"
+    text: "Encode"
+
+    @classmethod
+    def whole(cls, module: Any) -> "Encoders":
+        """Both towers, of images and token ids."""
+        return cls(image=lambda images: encode_images(module, images), text=module.encode_text)
+
+
+def encode_images(module: Any, images: "torch.Tensor") -> "torch.Tensor":
+    """Features of normalised images, shape (batch, 3, height, width)."""
+    import torch
+
+    found: torch.Tensor = module.encode_image(images.contiguous(memory_format=torch.channels_last))
+    return found
+
+
+def autocast(precision: str) -> "AbstractContextManager[object]":
+    """Compute, while inside, in "bf16" where that is good enough, or all in "fp32"."""
+    import torch
+
+    return torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16")
+
+
+def unit_features(
+    encoders: Encoders, images: "torch.Tensor", texts: "torch.Tensor", *, precision: str = "fp32"
+) -> "Features":
+    """Features of a batch's images and texts, of length 1, in fp32 whatever the towers compute in."""
+    from torch.nn import functional as F
+
+    with autocast(precision):
+        image_features, text_features = encoders.image(images), encoders.text(texts)
+    return F.normalize(image_features.float(), dim=-1), F.normalize(text_features.float(), dim=-1)
+
+
 def contrastive_loss(
-    module: Any, images: "torch.Tensor", token_ids: "torch.Tensor", *, loss: str, precision: str
+    module: Any, image_features: "torch.Tensor", text_features: "torch.Tensor", *, loss: str
 ) -> "torch.Tensor":
-    """The loss of a batch, a scalar.
+    """The loss of a batch's unit features, a scalar.
 
     Args:
-        images: normalised floats, shape (batch, 3, height, width).
-        token_ids: shape (batch, length).
+        module: whose logit scale, and bias, there are.
         loss: "clip" (https://arxiv.org/abs/2103.00020) or "siglip" (https://arxiv.org/abs/2303.15343).
-        precision: of both towers: "fp32", or "bf16" for autocast; the loss itself is always fp32.
     """
-    return _loss_of(module, *_encode(module, images, token_ids, precision=precision), loss=loss)
+    from open_clip.loss import ClipLoss, SigLipLoss
+
+    features = image_features, text_features, module.logit_scale.exp()
+    found: torch.Tensor = SigLipLoss()(*features, module.logit_bias) if loss == "siglip" else ClipLoss()(*features)
+    return found
 
 
 def backward(
-    module: Any, images: "torch.Tensor", token_ids: "torch.Tensor", *, loss: str, precision: str, microbatch: int
+    module: Any,
+    encoders: Encoders,
+    images: "torch.Tensor",
+    texts: "torch.Tensor",
+    *,
+    loss: str,
+    precision: str,
+    microbatch: int,
 ) -> "torch.Tensor":
     """The loss of a batch, with gradients added to the module's parameters: each image is told from all others.
 
     In pieces, both towers go through the batch twice: first for the features of all, then, with the gradient of the
     loss by each feature known, piece by piece for the gradients of the weights (https://arxiv.org/abs/2101.06983).
+    Of several processes each has a slice of the batch, and all end with the gradients of the whole.
 
     Args:
-        microbatch: images at a time; 0 takes all.
+        precision: of both towers: "fp32", or "bf16" for autocast; the loss itself is always fp32.
+        microbatch: images that go through the towers at a time; 0 takes all.
     """
     if not microbatch or microbatch >= len(images):
-        found = contrastive_loss(module, images, token_ids, loss=loss, precision=precision)
+        found = contrastive_loss(
+            module, *map(gathered, unit_features(encoders, images, texts, precision=precision)), loss=loss
+        )
         if math.isfinite(found.item()):
             found.backward()  # type: ignore[no-untyped-call]
-        return found
-    return _backward_in_pieces(module, images, token_ids, loss=loss, precision=precision, microbatch=microbatch)
+    else:
+        found = _backward_in_pieces(
+            module, encoders, images, texts, loss=loss, precision=precision, microbatch=microbatch
+        )
+    # The logit scale and bias have the whole batch's gradient in each process.
+    add_up_gradients([*module.visual.parameters(), *module.text.parameters()])
+    return found
 
 
 def _backward_in_pieces(
-    module: Any, images: "torch.Tensor", token_ids: "torch.Tensor", *, loss: str, precision: str, microbatch: int
+    module: Any,
+    encoders: Encoders,
+    images: "torch.Tensor",
+    texts: "torch.Tensor",
+    *,
+    loss: str,
+    precision: str,
+    microbatch: int,
 ) -> "torch.Tensor":
     import torch
 
@@ -70,38 +140,18 @@ def _backward_in_pieces(
     with torch.no_grad():
         for piece in pieces:
             generators.append(torch.get_rng_state())  # for the same dropout the second time
-            features.append(_encode(module, images[piece], token_ids[piece], precision=precision))
+            features.append(unit_features(encoders, images[piece], texts[piece], precision=precision))
     whole = [torch.cat(parts).requires_grad_() for parts in zip(*features, strict=True)]
-    found = _loss_of(module, *whole, loss=loss)
+    found = contrastive_loss(module, *map(gathered, whole), loss=loss)
     if not math.isfinite(found.item()):
         return found
     found.backward()  # type: ignore[no-untyped-call]
     for piece, generator in zip(pieces, generators, strict=True):
         torch.set_rng_state(generator)
-        again = _encode(module, images[piece], token_ids[piece], precision=precision)
+        again = unit_features(encoders, images[piece], texts[piece], precision=precision)
         gradients = [features.grad[piece] for features in whole if features.grad is not None]
         trained = [pair for pair in zip(again, gradients, strict=True) if pair[0].requires_grad]
         torch.autograd.backward([part for part, _ in trained], [gradient for _, gradient in trained])
-    return found
-
-
-def _encode(module: Any, images: "torch.Tensor", token_ids: "torch.Tensor", *, precision: str) -> "Features":
-    import torch
-
-    images = images.contiguous(memory_format=torch.channels_last)
-    with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16"):
-        image_features = module.encode_image(images, normalize=True)
-        text_features = module.encode_text(token_ids, normalize=True)
-    return image_features.float(), text_features.float()
-
-
-def _loss_of(
-    module: Any, image_features: "torch.Tensor", text_features: "torch.Tensor", *, loss: str
-) -> "torch.Tensor":
-    from open_clip.loss import ClipLoss, SigLipLoss
-
-    features = image_features, text_features, module.logit_scale.exp()
-    found: torch.Tensor = SigLipLoss()(*features, module.logit_bias) if loss == "siglip" else ClipLoss()(*features)
     return found
 
 

@@ -1,6 +1,7 @@
 """Which weights train: in a first phase the projections into the common space alone, then all of them."""
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from data_catalog.errors import ConfigError
@@ -40,6 +41,29 @@ def choose_trained(module: Any, *, frozen: bool, fixed_scale: bool, lock_image: 
         module.visual.eval()
         for parameter in module.visual.parameters():
             parameter.requires_grad_(False)
+
+
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """A tower that stays as it is.
+
+    Args:
+        projection: name of the attribute that does not, which is the tower's last part; empty where nothing changes.
+    """
+
+    tower: Any
+    projection: str
+
+
+def kept_parts(module: Any, *, frozen: bool, lock_image: bool) -> tuple[Kept | None, Kept | None]:
+    """Which of the two towers, image and text, gives the same features all through a phase, and up to where."""
+    image, text = (_kept(tower, attributes) if frozen else None for tower, _, attributes in _towers(module))
+    return Kept(module.visual, "") if lock_image else image, text
+
+
+def _kept(tower: Any, attributes: tuple[str, ...]) -> Kept | None:
+    found = [name for name in attributes if getattr(tower, name, None) is not None]
+    return Kept(tower, found[0]) if len(found) == 1 else None
 
 
 def _towers(module: Any) -> list[tuple[Any, str, tuple[str, ...]]]:

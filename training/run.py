@@ -27,6 +27,7 @@ from training.pretrained import (
     save_encoder_config,
     with_text_encoder,
 )
+from training.processes import process_count, process_rank
 from training.tokenizer import (
     TOKENIZER_CONFIG_FILE,
     TOKENIZER_FILE,
@@ -103,8 +104,7 @@ def start_run(
     """Data, tokenizer, model and optimizer, as they were at the last resume state if there is one."""
     image_size = int(model_config["vision_cfg"]["image_size"])
     split = open_train_split(files.train, config, image_size=image_size, num_threads=num_threads)
-    if len(split.captions) < 2:
-        raise ConfigError("the train split has fewer than two samples: build a larger dataset")
+    batch_size = _batch_size(config, len(split.captions))
     model_config = with_text_encoder(with_loss_constants(model_config, config), config)
     tokenizer = _write_tokenizer(split, config, out, model_config)
     write_model_config(out, model_config)
@@ -119,7 +119,7 @@ def start_run(
         out=out,
         key=key,
         image_size=image_size,
-        batch_size=min(config.batch_size, len(split.captions)),
+        batch_size=batch_size,
         num_threads=num_threads,
         split=split,
         tokenizer=tokenizer,
@@ -129,6 +129,16 @@ def start_run(
     )
 
 
+def _batch_size(config: TrainConfig, num_samples: int) -> int:
+    """Images a step, of all processes: as many as asked for, or all there are; each process has as many."""
+    count = process_count()
+    if config.batch_size % count:
+        raise ConfigError(f"train.batch_size {config.batch_size} can't be shared by {count} processes: take a multiple")
+    if num_samples < 2 * count:
+        raise ConfigError("the train split has fewer than two samples for each process: build a larger dataset")
+    return min(config.batch_size, num_samples // count * count)
+
+
 def _write_tokenizer(split: TrainSplit, config: TrainConfig, out: Path, model_config: dict[str, Any]) -> "Tokenize":
     """Write the text encoder's tokenizer, or train one where the tower has none; notes its size in the model config."""
     text = model_config["text_cfg"]
@@ -136,7 +146,7 @@ def _write_tokenizer(split: TrainSplit, config: TrainConfig, out: Path, model_co
         save_encoder_config(model_config, out)
         copy_tokenizer(text["hf_tokenizer_name"], out)
     else:
-        captions = (caption for captions in split.captions for caption in captions.as_py())
+        captions = (caption.as_py() for caption in split.captions.flat)
         tokenizer = train_tokenizer(captions, vocab_size=config.vocab_size)
         save_tokenizer(tokenizer, out, context_length=text["context_length"])
         text["vocab_size"] = tokenizer.get_vocab_size()
@@ -155,5 +165,6 @@ def _initial_model(model_config: dict[str, Any], config: TrainConfig, out: Path)
 
 
 def save_run(run: Run) -> None:
-    """Write the resume state of a run."""
-    save_state(run.out / STATE_FILE, key=run.key, module=run.module, optimizer=run.optimizer, state=run.state)
+    """Write the resume state of a run, which is the same in all processes."""
+    if process_rank() == 0:
+        save_state(run.out / STATE_FILE, key=run.key, module=run.module, optimizer=run.optimizer, state=run.state)

@@ -5,6 +5,8 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from training.processes import processes_here
+
 
 def let_threads_sleep() -> None:
     """Make OpenMP's threads sleep while they wait, where torch is not loaded yet; what the user set stays.
@@ -22,7 +24,7 @@ def deterministic_torch(*, seed: int, num_threads: int) -> Iterator[int]:
     """Deterministic algorithms, a number of threads, a seeded generator; the caller's settings come back afterwards.
 
     Args:
-        num_threads: 0 takes all processors that the process may use.
+        num_threads: 0 takes all processors that the process may use, or its part of them where several train together.
 
     Yields:
         The number of threads.
@@ -33,7 +35,7 @@ def deterministic_torch(*, seed: int, num_threads: int) -> Iterator[int]:
 
     before = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
     fill = deterministic.fill_uninitialized_memory  # type: ignore[attr-defined]
-    num_threads = num_threads or len(os.sched_getaffinity(0))
+    num_threads = num_threads or max(1, len(os.sched_getaffinity(0)) // processes_here())
     torch.set_num_threads(num_threads)
     torch.use_deterministic_algorithms(True)
     # Only slows down: nothing here reads memory that was not written.

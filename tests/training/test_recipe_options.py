@@ -15,7 +15,7 @@ from training.checkpoint import STATE_FILE
 from training.config import TrainConfig
 from training.data import PairFiles
 from training.loop import train
-from training.losses import backward, with_loss_constants
+from training.losses import Encoders, backward, with_loss_constants
 from training.model import create_model, load_model
 from training.optimisation import make_optimizer, optimizer_step
 from training.phases import choose_trained
@@ -135,12 +135,10 @@ def test_a_locked_image_tower_never_changes(frozen: bool) -> None:
 def one_step(module: Any, optimizer: Any, config: TrainConfig) -> None:
     import torch
 
-    from training.losses import contrastive_loss
-
     generator = torch.Generator().manual_seed(1)
     images = torch.rand((8, 3, 32, 32), generator=generator)
     ids = torch.randint(3, 300, (8, 10), generator=generator)
-    contrastive_loss(module, images, ids, loss=config.loss, precision="fp32").backward()
+    backward(module, Encoders.whole(module), images, ids, loss=config.loss, precision="fp32", microbatch=0)
     optimizer_step(optimizer, module, lr=0.1, config=config)
 
 
@@ -175,7 +173,8 @@ def test_a_batch_in_pieces_has_the_gradients_of_the_whole(loss: str, locked: boo
     found = {}
     for size in (0, 4):
         module.zero_grad()
-        value = backward(module, images, ids, loss=loss, precision="fp32", microbatch=size)
+        encoders = Encoders.whole(module)
+        value = backward(module, encoders, images, ids, loss=loss, precision="fp32", microbatch=size)
         found[size] = {name: p.grad.clone() for name, p in module.named_parameters() if p.grad is not None}
         found[size]["loss"] = value.detach()
     assert found[0].keys() == found[4].keys()

@@ -1,11 +1,13 @@
 """Order, batches, images and leaks of pair shards."""
 
 import io
+from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -13,10 +15,10 @@ from PIL import Image
 
 from data_catalog.errors import ConfigError, ShardError
 from training.data import (
+    Captions,
     PairFiles,
     batches_of,
     caption_draws,
-    chosen_caption,
     epoch_order,
     read_captions,
     read_sample_ids,
@@ -56,8 +58,11 @@ def test_order_depends_on_seed_and_epoch_alone() -> None:
 
 
 def test_every_caption_of_an_image_gets_its_turn() -> None:
-    drawn = [chosen_caption(["a", "b", "c"], caption_draws(1, seed=0, epoch=epoch)[0]) for epoch in range(300)]
-    assert {caption: drawn.count(caption) > 70 for caption in "abc"} == {"a": True, "b": True, "c": True}
+    captions = Captions.of(pa.chunked_array([[["z"]], [["a", "b", "c"]]]))
+    drawn = [captions.texts(captions.chosen(caption_draws(2, seed=0, epoch=epoch))) for epoch in range(300)]
+    assert {first for first, _ in drawn} == {"z"}
+    counts = Counter(second for _, second in drawn)
+    assert {caption: counts[caption] > 70 for caption in counts} == {"a": True, "b": True, "c": True}
 
 
 def test_images_are_the_same_whether_all_fit_or_not(square_files: PairFiles) -> None:

@@ -1,0 +1,121 @@
+"""Training by two processes over gloo: the same as by one, every sample once an epoch, one of them writes."""
+
+import json
+import subprocess
+import sys
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from data_catalog.errors import ConfigError
+from training.batches import epoch_draws, open_train_split
+from training.config import TrainConfig
+from training.data import PairFiles
+from training.loop import train
+
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
+
+VIT: dict[str, Any] = {
+    "embed_dim": 32,
+    "custom_text": True,
+    "vision_cfg": {"image_size": 32, "layers": 1, "width": 32, "patch_size": 8, "head_width": 16},
+    "text_cfg": {
+        "context_length": 24,
+        "width": 32,
+        "heads": 2,
+        "layers": 1,
+        "pool_type": "argmax",
+        "hf_tokenizer_name": "tokenizer",
+    },
+}
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> TrainConfig:
+    model = tmp_path / "vit.json"
+    model.write_text(json.dumps(VIT))
+    return TrainConfig(
+        model=str(model),
+        frozen_epochs=2,
+        patience=2,
+        epochs=2,
+        batch_size=16,
+        lr=5e-3,
+        warmup_steps=2,
+        num_threads=1,
+        checkpoint_every_steps=4,
+    )
+
+
+def together(files: PairFiles, config: TrainConfig, out: Path, *, count: int = 2) -> None:
+    """Train by so many processes, as `torchrun` starts them."""
+    script = out.with_suffix(".py")
+    script.write_text(
+        "import logging\n"
+        "from pathlib import Path, PosixPath\n"
+        "from training.config import TrainConfig\n"
+        "from training.data import PairFiles\n"
+        "from training.loop import train\n"
+        "logging.basicConfig(level=logging.INFO)\n"
+        f"train({files!r}, TrainConfig(**{asdict(config)!r}), Path({str(out)!r}))\n"
+    )
+    command = [sys.executable, "-W", "ignore", "-m", "torch.distributed.run", "--standalone", "--nproc-per-node"]
+    found = subprocess.run([*command, str(count), str(script)], capture_output=True, text=True, check=False)
+    assert found.returncode == 0, found.stderr
+
+
+def losses(out: Path) -> list[float]:
+    lines = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+    return [line[name] for line in lines for name in ("train_loss", "val_loss", "logit_scale")]
+
+
+def test_two_processes_train_as_one_does(square_files: PairFiles, config: TrainConfig, tmp_path: Path) -> None:
+    """Crops and kept features included; and what two finished is finished for one."""
+    from safetensors.torch import load_file
+
+    one = train(square_files, config, tmp_path / "one")
+    together(square_files, config, tmp_path / "two")
+    assert losses(tmp_path / "two") == pytest.approx(losses(tmp_path / "one"), rel=1e-3)
+    ours, theirs = (load_file(tmp_path / name / "model.safetensors") for name in ("one", "two"))
+    for name, weight in ours.items():
+        assert (weight - theirs[name]).abs().max() < 5e-3, name
+    again = train(square_files, config, tmp_path / "two")
+    assert (again.steps, again.num_samples) == (one.steps, one.num_samples)
+    assert sorted(path.name for path in (tmp_path / "two").iterdir()) == sorted(
+        path.name for path in (tmp_path / "one").iterdir()
+    )
+
+
+@pytest.mark.parametrize("count", [1, 2, 4])
+def test_processes_see_every_sample_once_an_epoch(
+    square_files: PairFiles, config: TrainConfig, count: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """152 samples in batches of 8: none is left over."""
+    split = open_train_split(square_files.train, config, image_size=32, num_threads=1)
+    for epoch in range(3):
+        seen: list[int] = []
+        batches: list[list[int]] = [[] for _ in range(19)]
+        for rank in range(count):
+            monkeypatch.setenv("WORLD_SIZE", str(count))
+            monkeypatch.setenv("RANK", str(rank))
+            for batch, draw in zip(batches, epoch_draws(split, config, epoch=epoch, batch_size=8), strict=True):
+                assert len(draw.samples) == 8 // count
+                batch += draw.samples.tolist()
+                seen += draw.samples.tolist()
+        assert sorted(seen) == list(range(152))
+        monkeypatch.delenv("WORLD_SIZE")
+        monkeypatch.delenv("RANK")
+        alone = [draw.samples.tolist() for draw in epoch_draws(split, config, epoch=epoch, batch_size=8)]
+        assert batches == alone
+    split.images.close()
+
+
+def test_a_batch_that_processes_cannot_share_is_refused(
+    square_files: PairFiles, config: TrainConfig, tmp_path: Path
+) -> None:
+    with pytest.raises(AssertionError, match=r"train\.batch_size 15 can't be shared by 2 processes"):
+        together(square_files, replace(config, batch_size=15), tmp_path / "run")
+    with pytest.raises(ConfigError, match="fewer than two samples"):
+        train(replace(square_files, train=()), config, tmp_path / "none")

@@ -1,0 +1,104 @@
+"""Training by several processes that `torchrun` started: what each does for all, over torch.distributed.
+
+Each process has the whole model and its slice of every batch. Features are gathered, so that each image is told from
+those of all processes, and gradients are added up: what comes out is what one process would make of the whole batch.
+"""
+
+import os
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, TypeVar
+
+if TYPE_CHECKING:
+    import torch
+
+T = TypeVar("T")
+
+
+def process_rank() -> int:
+    """Number of this process, from 0; 0 writes."""
+    return int(os.environ.get("RANK", "0"))
+
+
+def process_count() -> int:
+    """How many processes train together."""
+    return int(os.environ.get("WORLD_SIZE", "1"))
+
+
+def processes_here() -> int:
+    """How many of them share this machine."""
+    return int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+
+
+@contextmanager
+def process_group() -> Iterator[None]:
+    """Connect the processes that `torchrun` started, if it did; they part at the end."""
+    if process_count() == 1:
+        yield
+        return
+    import torch.distributed as dist
+
+    dist.init_process_group("gloo")
+    try:
+        yield
+    finally:
+        dist.destroy_process_group()
+
+
+def wait_for_all() -> None:
+    """Go on once all processes have come here."""
+    if process_count() > 1:
+        import torch.distributed as dist
+
+        dist.barrier()
+
+
+def of_first(value: T) -> T:
+    """What the first process has as this value, in all of them."""
+    if process_count() == 1:
+        return value
+    import torch.distributed as dist
+
+    values = [value]
+    dist.broadcast_object_list(values, src=0)
+    return values[0]
+
+
+def gathered(features: "torch.Tensor") -> "torch.Tensor":
+    """The features of the whole batch, in its order; only those of this process carry a gradient."""
+    if process_count() == 1:
+        return features
+    import torch
+    import torch.distributed as dist
+
+    parts = [torch.empty_like(features) for _ in range(process_count())]
+    dist.all_gather(parts, features.detach().contiguous())
+    parts[process_rank()] = features
+    return torch.cat(parts)
+
+
+def add_up_gradients(parameters: "Iterable[torch.nn.Parameter]") -> None:
+    """Give each process the sum of all processes' gradients."""
+    if process_count() == 1:
+        return
+    import torch
+    import torch.distributed as dist
+
+    gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
+    if not gradients:
+        return
+    flat = torch.cat([gradient.flatten() for gradient in gradients])
+    dist.all_reduce(flat)
+    summed = torch.split(flat, [gradient.numel() for gradient in gradients])
+    for gradient, whole in zip(gradients, summed, strict=True):
+        gradient.copy_(whole.view_as(gradient))
+
+
+def share_statistics(module: Any) -> None:
+    """Give all processes the first one's buffers: batch statistics, which each has of its own images."""
+    if process_count() == 1:
+        return
+    import torch.distributed as dist
+
+    for buffer in module.buffers():
+        dist.broadcast(buffer, src=0)
