@@ -23,6 +23,7 @@ from flows.snapshot_options import (
 )
 from flows.tables import visible_text
 from flows.translate_options import add_translate_options
+from training.processes import process_rank
 
 EXIT_OK, EXIT_FAILED, EXIT_USAGE, EXIT_INTERRUPTED = 0, 1, 2, 130
 
@@ -49,7 +50,7 @@ Translate's own (ARGOS_PACKAGE_INDEX). An interrupted download goes on where it 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code."""
     options = parser().parse_args(arguments)
-    _set_up_logging(debug=options.debug, quiet=getattr(options, "quiet", False))
+    _set_up_logging(debug=options.debug, quiet=getattr(options, "quiet", False) or process_rank() > 0)
     from data_catalog.disk_errors import disk_errors
     from data_catalog.errors import PipelineError
 

@@ -1,5 +1,6 @@
 """Models of a root: trained from a committed snapshot, found again by dataset, scored, searched."""
 
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from training.contact_sheet import contact_sheet
 from training.data import PairFiles
 from training.evaluation import evaluate
 from training.loop import TrainResult, train
+from training.processes import process_rank
 from training.run import MODEL_FILES, model_and_key
 from training.scores import Scores
 from training.search import Hit, search
@@ -61,6 +63,8 @@ def pair_files(snapshot: Snapshot) -> PairFiles:
 def train_model(recipe: Recipe, root: Path) -> TrainReport:
     """Train the recipe's model on the dataset's current snapshot, or go on with an interrupted run, or find it done.
 
+    Of several processes that train together one writes, and has the lock.
+
     Raises:
         ConfigError: nothing was built, a shard is damaged, the splits overlap, or the dataset was not guarded against
             a test set.
@@ -75,10 +79,12 @@ def train_model(recipe: Recipe, root: Path) -> TrainReport:
     hashes = {snapshot.folder / entry["path"]: str(entry["sha256"]) for entry in entries}
     _, key = model_and_key(recipe.train, files.hashes(hashes.__getitem__))
     models = root / "models" / recipe.name
-    with writer_lock(models):
+    writes = process_rank() == 0
+    with writer_lock(models) if writes else nullcontext():
         result = train(files, recipe.train, models / key[:12], sha256=hashes.__getitem__)
-        record_folder(models / key[:12], MODEL_FILES)
-        write_checksummed(models / CURRENT_FILE, {"model": key[:12], "snapshot": snapshot.snapshot})
+        if writes:
+            record_folder(models / key[:12], MODEL_FILES)
+            write_checksummed(models / CURRENT_FILE, {"model": key[:12], "snapshot": snapshot.snapshot})
     return TrainReport(folder=models / key[:12], snapshot=snapshot, result=result)
 
 

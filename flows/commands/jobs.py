@@ -14,6 +14,7 @@ from flows.job_options import dry_run_options
 from flows.recipe import load_recipe
 from flows.report.page import report_path
 from flows.tables import cell_text, plain_table
+from training.processes import process_rank
 
 if TYPE_CHECKING:
     from flows.models import EvaluateReport, TrainReport
@@ -35,8 +36,10 @@ def build(options: Namespace) -> None:
 
 def train(options: Namespace) -> None:
     """Train a recipe's model and print what the run made."""
-    tell_training(with_executor("train", options))
-    tell_next(options, ("evaluate",))
+    report = with_executor("train", options)
+    if process_rank() == 0:
+        tell_training(report)
+        tell_next(options, ("evaluate",))
 
 
 def evaluate(options: Namespace) -> None:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from data_catalog.errors import ConfigError
+from training.processes import process_count
 
 FLOW_NAMES = {"build": "build-dataset", "train": "train-clip", "evaluate": "evaluate-clip"}
 
@@ -19,6 +20,8 @@ def with_executor(job: str, options: Namespace) -> Any:
         ConfigError: there is no Dask, or an address is given for another executor.
     """
     _require_dask(options)
+    if process_count() > 1 and (job != "train" or options.executor != "local"):
+        raise ConfigError("several processes can only train, without Prefect: vernaclip train --executor local")
     more = {"retry_failed": options.retry_failed} if job == "build" else {}
     if options.executor == "dask" and job == "build":
         more["dask"] = True

@@ -118,3 +118,16 @@ def test_recipes_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
     out = capsys.readouterr().out
     assert "scenes" in out
     assert "italian" in out
+
+
+@pytest.mark.parametrize(
+    "arguments", [["build", "scenes", "--executor", "local"], ["run", "scenes"], ["train", "scenes"]]
+)
+def test_several_processes_only_train(
+    arguments: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As torchrun starts them, which tells them by their environment."""
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    assert main([*arguments, "--root", str(tmp_path)]) == 1
+    assert "several processes can only train, without Prefect" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
