@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from data_catalog.errors import ConfigError
 from data_catalog.tensor_files import save_tensors, tensors_below
+from training.device import generator_states, set_generator_states
 
 if TYPE_CHECKING:
     import torch
@@ -83,7 +84,8 @@ def save_state(path: Path, *, key: str, module: Any, optimizer: Any, state: RunS
     for index, moments in optimizer.state_dict()["state"].items():
         # AdaBelief counts its steps in a Python number.
         tensors |= {f"optimizer.{index}.{name}": torch.as_tensor(moment) for name, moment in moments.items()}
-    tensors["generator"] = torch.get_rng_state()
+    device = next(module.parameters()).device
+    tensors |= {f"generator.{kind}": generator for kind, generator in generator_states(device).items()}
     save_tensors(tensors, path, {_METADATA_KEY: json.dumps({"key": key, **asdict(state)})})
 
 
@@ -93,8 +95,6 @@ def load_state(path: Path, *, key: str, module: Any, optimizer: Any) -> RunState
     Raises:
         ConfigError: the file is broken, or belongs to another run.
     """
-    import torch
-
     if not path.is_file():
         return None
     tensors, metadata = _load(path)
@@ -106,7 +106,7 @@ def load_state(path: Path, *, key: str, module: Any, optimizer: Any) -> RunState
         index, _, moment = name.partition(".")
         moments.setdefault(int(index), {})[moment] = tensor if tensor.is_floating_point() else int(tensor)
     optimizer.load_state_dict({"state": moments, "param_groups": optimizer.state_dict()["param_groups"]})
-    torch.set_rng_state(tensors["generator"])
+    set_generator_states(tensors_below("generator.", tensors))
     return RunState(**metadata)
 
 

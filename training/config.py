@@ -8,11 +8,12 @@ from typing import Any
 from data_catalog.errors import ConfigError
 from data_catalog.shards import digest
 from training.augment import AUGMENTATION_SETS, AUGMENTATIONS
+from training.device import DEVICES
 
 TRAIN_VERSION = 3  # raised when the same settings and data would give another model
 
 # Settings that change how a run goes, not what it makes: they are in no key.
-HOW_SETTINGS = frozenset({"num_threads", "cache_max_bytes", "checkpoint_every_steps"})
+HOW_SETTINGS = frozenset({"device", "num_threads", "cache_max_bytes", "checkpoint_every_steps"})
 # Where weights lie; what they are is in the key beside the settings.
 PLACES = frozenset({"image_weights", "text_encoder"})
 
@@ -22,6 +23,7 @@ CHOICES = {
     "loss": ("clip", "siglip"),
     "captions": ("random", "first"),
     "precision": ("fp32", "bf16"),
+    "device": DEVICES,
 }
 
 
@@ -64,6 +66,8 @@ class TrainConfig:
             colours that captions name.
         vocab_size: most tokens that the tokenizer may learn.
         shuffle_window: samples that are shuffled together, at least one row group; bounds memory beside the cache.
+        device: "cpu", "cuda", or "auto" for a GPU where there is one. On a GPU sums come in no fixed order, so there a
+            run that goes on may differ in its last digits.
         num_threads: of the processor; 0 takes all that there are.
         cache_max_bytes: decoded images are kept in memory if they all fit in this, else decoded in each epoch.
         checkpoint_every_steps: steps between resume states.
@@ -93,6 +97,7 @@ class TrainConfig:
     augment: tuple[str, ...] = ("crop",)
     vocab_size: int = 2048
     shuffle_window: int = 20_000
+    device: str = "auto"
     num_threads: int = 0
     cache_max_bytes: int = 2 << 30
     checkpoint_every_steps: int = 200

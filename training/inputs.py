@@ -67,7 +67,7 @@ class PhaseInputs:
 
     def _kept_images(self, part: Kept | None) -> "KeptFeatures | None":
         run = self._run
-        if part is None or run.config.augmentations or not _is_small(part, run.image_size):
+        if part is None or run.config.augmentations or not _is_small(part, run):
             return None
 
         def read(samples: "Integers") -> "torch.Tensor":
@@ -128,8 +128,9 @@ class KeptFeatures:
     def _backbone(self, inputs: "torch.Tensor") -> "torch.Tensor":
         import torch
 
-        with torch.no_grad(), autocast(self.run.config.precision):
-            found: torch.Tensor = backbone_features(self.part, inputs).float()
+        device = self.run.device
+        with torch.no_grad(), autocast(self.run.config.precision, device):
+            found: torch.Tensor = backbone_features(self.part, inputs.to(device)).float().cpu()
             return found
 
     def read(self, draw: Draw) -> "torch.Tensor":
@@ -150,9 +151,9 @@ def backbone_features(part: Kept, inputs: "torch.Tensor") -> Any:
         return part.tower(inputs)
 
 
-def _is_small(part: Kept, image_size: int) -> bool:
+def _is_small(part: Kept, run: "Run") -> bool:
     import torch
 
     with torch.no_grad():
-        features = backbone_features(part, torch.zeros((1, 3, image_size, image_size)))
-    return bool(features.numel() * 4 <= image_size * image_size * 3)
+        features = backbone_features(part, torch.zeros((1, 3, run.image_size, run.image_size), device=run.device))
+    return bool(features.numel() * 4 <= run.image_size * run.image_size * 3)

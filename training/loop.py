@@ -20,6 +20,7 @@ from data_catalog.shards import read_json, sha256_of, write_atomically, write_js
 from training.checkpoint import STATE_FILE, load_weights, save_weights
 from training.config import TrainConfig
 from training.data import PairFiles, refuse_leaks
+from training.device import chosen_device
 from training.inputs import PhaseInputs
 from training.loss_plot import write_loss_plot
 from training.losses import Encoders, backward
@@ -35,6 +36,7 @@ from training.run import (
     Run,
     claim_folder,
     model_and_key,
+    refuse_uneven_shares,
     save_run,
     start_run,
 )
@@ -89,7 +91,9 @@ def train(
         PipelineError: the loss is no number any more; the best weights and the last resume state stay.
     """
     model_config, key = model_and_key(config, files.hashes(sha256))
-    with process_group():
+    refuse_uneven_shares(config)
+    device = chosen_device(config.device)
+    with process_group(device):
         if process_rank() == 0:
             claim_folder(out, key, config)
         wait_for_all()
@@ -97,8 +101,10 @@ def train(
             logger.info("%s is trained already", out)
             return TrainResult(**read_json(out / RESULT_FILE))
         refuse_leaks(files)
-        with deterministic_torch(seed=config.seed, num_threads=config.num_threads) as num_threads:
-            run = start_run(files, config, out, key=key, model_config=model_config, num_threads=num_threads)
+        with deterministic_torch(seed=config.seed, num_threads=config.num_threads, device=device) as num_threads:
+            run = start_run(
+                files, config, out, key=key, model_config=model_config, num_threads=num_threads, device=device
+            )
             try:
                 _go(run)
             finally:
@@ -170,8 +176,8 @@ def _train_step(run: Run, encoders: Encoders, images: "torch.Tensor", texts: "to
     loss = backward(
         run.module,
         encoders,
-        images,
-        texts,
+        images.to(run.device),
+        texts.to(run.device),
         loss=config.loss,
         precision=config.precision,
         microbatch=config.microbatch,

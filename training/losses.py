@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from data_catalog.errors import ConfigError
 from training.config import TrainConfig
+from training.device import generator_states, set_generator_states
 from training.processes import add_up_gradients, gathered
 
 if TYPE_CHECKING:
@@ -54,11 +55,11 @@ def encode_images(module: Any, images: "torch.Tensor") -> "torch.Tensor":
     return found
 
 
-def autocast(precision: str) -> "AbstractContextManager[object]":
+def autocast(precision: str, device: "torch.device") -> "AbstractContextManager[object]":
     """Compute, while inside, in "bf16" where that is good enough, or all in "fp32"."""
     import torch
 
-    return torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16")
+    return torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16")
 
 
 def unit_features(
@@ -67,7 +68,7 @@ def unit_features(
     """Features of a batch's images and texts, of length 1, in fp32 whatever the towers compute in."""
     from torch.nn import functional as F
 
-    with autocast(precision):
+    with autocast(precision, images.device):
         image_features, text_features = encoders.image(images), encoders.text(texts)
     return F.normalize(image_features.float(), dim=-1), F.normalize(text_features.float(), dim=-1)
 
@@ -139,7 +140,7 @@ def _backward_in_pieces(
     generators, features = [], []
     with torch.no_grad():
         for piece in pieces:
-            generators.append(torch.get_rng_state())  # for the same dropout the second time
+            generators.append(generator_states(images.device))  # for the same dropout the second time
             features.append(unit_features(encoders, images[piece], texts[piece], precision=precision))
     whole = [torch.cat(parts).requires_grad_() for parts in zip(*features, strict=True)]
     found = contrastive_loss(module, *map(gathered, whole), loss=loss)
@@ -147,7 +148,7 @@ def _backward_in_pieces(
         return found
     found.backward()  # type: ignore[no-untyped-call]
     for piece, generator in zip(pieces, generators, strict=True):
-        torch.set_rng_state(generator)
+        set_generator_states(generator)
         again = unit_features(encoders, images[piece], texts[piece], precision=precision)
         gradients = [features.grad[piece] for features in whole if features.grad is not None]
         trained = [pair for pair in zip(again, gradients, strict=True) if pair[0].requires_grad]

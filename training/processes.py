@@ -31,14 +31,19 @@ def processes_here() -> int:
 
 
 @contextmanager
-def process_group() -> Iterator[None]:
-    """Connect the processes that `torchrun` started, if it did; they part at the end."""
+def process_group(device: "torch.device") -> Iterator[None]:
+    """Connect the processes that `torchrun` started, if it did; they part at the end.
+
+    Args:
+        device: of this process.
+    """
     if process_count() == 1:
         yield
         return
     import torch.distributed as dist
 
-    dist.init_process_group("gloo")
+    # Numbers and objects go by gloo; tensors go by what their device has.
+    dist.init_process_group("cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo")
     try:
         yield
     finally:

@@ -38,6 +38,8 @@ from training.tokenizer import (
 )
 
 if TYPE_CHECKING:
+    import torch
+
     from training.tokenizer import Tokenize
 
 RUN_FILE = "run.json"
@@ -62,6 +64,7 @@ class Run:
     image_size: int
     batch_size: int
     num_threads: int
+    device: "torch.device"
     split: TrainSplit
     tokenizer: "Tokenize"
     module: Any
@@ -99,7 +102,14 @@ def claim_folder(out: Path, key: str, config: TrainConfig) -> None:
 
 
 def start_run(
-    files: PairFiles, config: TrainConfig, out: Path, *, key: str, model_config: dict[str, Any], num_threads: int
+    files: PairFiles,
+    config: TrainConfig,
+    out: Path,
+    *,
+    key: str,
+    model_config: dict[str, Any],
+    num_threads: int,
+    device: "torch.device",
 ) -> Run:
     """Data, tokenizer, model and optimizer, as they were at the last resume state if there is one."""
     image_size = int(model_config["vision_cfg"]["image_size"])
@@ -108,7 +118,7 @@ def start_run(
     model_config = with_text_encoder(with_loss_constants(model_config, config), config)
     tokenizer = _write_tokenizer(split, config, out, model_config)
     write_model_config(out, model_config)
-    module = _initial_model(model_config, config, out)
+    module = _initial_model(model_config, config, out).to(device)
     optimizer = make_optimizer(module, config)
     state = load_state(out / STATE_FILE, key=key, module=module, optimizer=optimizer)
     if state is None:
@@ -121,6 +131,7 @@ def start_run(
         image_size=image_size,
         batch_size=batch_size,
         num_threads=num_threads,
+        device=device,
         split=split,
         tokenizer=tokenizer,
         module=module,
@@ -129,11 +140,20 @@ def start_run(
     )
 
 
-def _batch_size(config: TrainConfig, num_samples: int) -> int:
-    """Images a step, of all processes: as many as asked for, or all there are; each process has as many."""
+def refuse_uneven_shares(config: TrainConfig) -> None:
+    """Make sure that each process gets as much of a batch.
+
+    Raises:
+        ConfigError: the batch size is no multiple of their number.
+    """
     count = process_count()
     if config.batch_size % count:
         raise ConfigError(f"train.batch_size {config.batch_size} can't be shared by {count} processes: take a multiple")
+
+
+def _batch_size(config: TrainConfig, num_samples: int) -> int:
+    """Images a step, of all processes: as many as asked for, or all there are; each process has as many."""
+    count = process_count()
     if num_samples < 2 * count:
         raise ConfigError("the train split has fewer than two samples for each process: build a larger dataset")
     return min(config.batch_size, num_samples // count * count)

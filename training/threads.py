@@ -4,8 +4,12 @@ import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
 from training.processes import processes_here
+
+if TYPE_CHECKING:
+    import torch
 
 
 def let_threads_sleep() -> None:
@@ -20,10 +24,11 @@ def let_threads_sleep() -> None:
 
 
 @contextmanager
-def deterministic_torch(*, seed: int, num_threads: int) -> Iterator[int]:
+def deterministic_torch(*, seed: int, num_threads: int, device: "torch.device") -> Iterator[int]:
     """Deterministic algorithms, a number of threads, a seeded generator; the caller's settings come back afterwards.
 
     Args:
+        device: that the work is done on; a GPU's own algorithms are left as they are, since many have no other.
         num_threads: 0 takes all processors that the process may use, or its part of them where several train together.
 
     Yields:
@@ -37,11 +42,11 @@ def deterministic_torch(*, seed: int, num_threads: int) -> Iterator[int]:
     fill = deterministic.fill_uninitialized_memory  # type: ignore[attr-defined]
     num_threads = num_threads or max(1, len(os.sched_getaffinity(0)) // processes_here())
     torch.set_num_threads(num_threads)
-    torch.use_deterministic_algorithms(True)
+    torch.use_deterministic_algorithms(device.type == "cpu")
     # Only slows down: nothing here reads memory that was not written.
     deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     try:
-        with torch.random.fork_rng(devices=[]):
+        with torch.random.fork_rng(devices=[] if device.type == "cpu" else [device]):
             torch.manual_seed(seed)
             yield num_threads
     finally:

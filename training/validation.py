@@ -47,13 +47,13 @@ def validate(run: "Run") -> Validation | None:
     )
     with torch.no_grad():
         for images, token_ids in batches:
-            found = unit_features(encoders, images, token_ids)
+            found = unit_features(encoders, images.to(run.device), token_ids.to(run.device))
             losses.append((float(contrastive_loss(run.module, *found, loss=run.config.loss).item()), len(images)))
             if len(features) * run.batch_size < GALLERY:
                 features.append(found)
     if not losses:
         return None
-    image_features, text_features = (torch.cat(parts)[:GALLERY].numpy() for parts in zip(*features, strict=True))
+    image_features, text_features = (torch.cat(parts)[:GALLERY].cpu().numpy() for parts in zip(*features, strict=True))
     ranks = text_to_image_ranks(text_features, image_features, np.arange(len(image_features)))
     return Validation(
         loss=sum(loss * count for loss, count in losses) / sum(count for _, count in losses),

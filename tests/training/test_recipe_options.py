@@ -320,3 +320,12 @@ def test_killed_at_twenty_random_moments_it_ends_with_the_same_weights(
     train(square_files, often, tmp_path / "killed")
     for name in ("model.safetensors", "metrics.jsonl", "result.json"):
         assert (tmp_path / "killed" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes(), name
+
+
+def test_a_gpu_that_is_not_there_is_told_of(square_files: PairFiles, config: TrainConfig, tmp_path: Path) -> None:
+    import torch
+
+    if torch.cuda.is_available():
+        pytest.skip("there is one")
+    with pytest.raises(ConfigError, match=r"train\.device is cuda, and torch sees 0 GPUs"):
+        train(square_files, replace(config, device="cuda"), tmp_path / "run")
