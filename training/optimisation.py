@@ -24,7 +24,7 @@ def _adamw(groups: list[dict[str, Any]], lr: float) -> Any:
     """AdamW with CLIP's constants."""
     from torch.optim import AdamW
 
-    return AdamW(groups, lr=lr, betas=(0.9, 0.98), eps=1e-6)
+    return AdamW(groups, lr=lr, betas=(0.9, 0.98), eps=1e-6, fused=True)
 
 
 def _adabelief(groups: list[dict[str, Any]], lr: float) -> Any:
