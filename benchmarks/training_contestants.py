@@ -25,7 +25,7 @@ WARM_UP = (
     *("transformers.models.auto.tokenization_auto", "open_clip_train.main", "training.loop", "training.loss_plot"),
 )
 _OUR_EPOCH = re.compile(r"epoch (\d+): train loss")
-_OUR_WAITING = re.compile(r"([\d.]+) % of the time waiting for data")
+_OUR_WAITING = re.compile(r"([\d.]+) ?% of the time waiting for data")
 _THEIR_STEP = re.compile(r"Train Epoch: (\d+) .*/(\d+) \((\d+)%\)\] Data \(t\): ([\d.]+) Batch \(t\): ([\d.]+)")
 
 
