@@ -36,7 +36,7 @@ from training.tokenizer import save_tokenizer, train_tokenizer
 
 BATCH_SIZE, VIT_BATCH_SIZE, THEIR_WORKERS = 128, 256, 2
 # Images drawn, rounds, epochs of a run (with all weights), epochs with frozen towers.
-SIZES = {"quick": (400, 1, 2, 2), "full": (2000, 5, 3, 4)}
+SIZES = {"quick": (300, 1, 2, 2), "full": (2000, 5, 3, 6)}
 GOALS = {
     "samples-per-second-over-open_clip_train": (">=", 1.0),
     "bf16-over-fp32": (">=", 1.5),
@@ -186,12 +186,19 @@ def speed_rows(runs: Runs) -> list[dict[str, str]]:
     return rows
 
 
-def frozen_ratio(runs: Sequence[Told], frozen_epochs: int, *, skip: int) -> float:
-    """Samples a second while towers are frozen, the first `skip` epochs aside, beside those of all weights; median."""
-    return statistics.median(
-        statistics.median(run.epoch_seconds[frozen_epochs:]) / statistics.mean(run.epoch_seconds[skip:frozen_epochs])
-        for run in runs
-    )
+def frozen_ratio(runs: Sequence[Told], frozen_epochs: int, *, with_first: bool) -> float:
+    """Samples a second while towers are frozen, beside those of all weights.
+
+    Args:
+        with_first: over all epochs, of which the first computes what is kept of images, and of the captions that it
+            draws; else the median of the later ones, which still meet new captions.
+    """
+
+    def frozen_seconds(run: Told) -> float:
+        seconds = run.epoch_seconds[:frozen_epochs]
+        return statistics.mean(seconds) if with_first else statistics.median(seconds[1:])
+
+    return statistics.median(statistics.median(run.epoch_seconds[frozen_epochs:]) / frozen_seconds(run) for run in runs)
 
 
 def frozen_rows(runs: Runs, frozen_epochs: int) -> list[dict[str, str]]:
@@ -206,8 +213,8 @@ def frozen_rows(runs: Runs, frozen_epochs: int) -> list[dict[str, str]]:
             "all weights, samples/s": rate(name, slice(frozen_epochs, None)),
             "frozen, the first epoch": rate(name, slice(0, 1)),
             "later": rate(name, slice(1, frozen_epochs)),
-            "ratio": f"{frozen_ratio(runs[name], frozen_epochs, skip=1):.2f}",
-            "with the first": f"{frozen_ratio(runs[name], frozen_epochs, skip=0):.2f}",
+            "ratio": f"{frozen_ratio(runs[name], frozen_epochs, with_first=False):.2f}",
+            "with the first": f"{frozen_ratio(runs[name], frozen_epochs, with_first=True):.2f}",
         }
         for name in (FROZEN, VIT_FROZEN)
         if name in runs
@@ -231,7 +238,7 @@ def values(runs: Runs, frozen_epochs: int) -> dict[str, float]:
         "samples-per-second-over-open_clip_train": ratio(runs, FP32, THEIR_FP32, lambda run: run.rate),
         "bf16-over-fp32": ratio(runs, VIT_BF16, VIT_FP32, later),
         "bf16-loss-difference": statistics.mean(abs(bf16 - fp32) / fp32 for fp32, bf16 in losses),
-        "cached-frozen-tower-over-full-step": frozen_ratio(runs[FROZEN], frozen_epochs, skip=1),
+        "cached-frozen-tower-over-full-step": frozen_ratio(runs[FROZEN], frozen_epochs, with_first=False),
         "share-of-time-waiting-for-data": statistics.median(waiting) if waiting else float("nan"),
     }
 
