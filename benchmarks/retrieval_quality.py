@@ -57,7 +57,7 @@ def _has(scene: Scene, **wanted: Any) -> bool:
 
 # Queries as no caption of the sample is worded, and what they are true of.
 FREE: Mapping[str, Callable[[Scene], bool]] = {
-    "una stella gialla, grande": lambda scene: _has(scene, shape="star", colour="yellow", size="large", count=1),
+    "stella gialla": lambda scene: _has(scene, shape="star", colour="yellow"),
     "cuori rosa": lambda scene: any(g.shape == "heart" and g.colour == "pink" and g.count > 1 for g in scene.groups),
     "forme nere su sfondo giallo": lambda scene: (
         scene.background == "yellow" and all(group.colour == "black" for group in scene.groups)
