@@ -101,13 +101,29 @@ def load_state(path: Path, *, key: str, module: Any, optimizer: Any) -> RunState
     if metadata.pop("key") != key:
         raise ConfigError(f"{path} belongs to a run with other settings or data: train into another folder")
     module.load_state_dict(tensors_below("model.", tensors), strict=True)
-    moments: dict[int, dict[str, Any]] = {}
-    for name, tensor in tensors_below("optimizer.", tensors).items():
-        index, _, moment = name.partition(".")
-        moments.setdefault(int(index), {})[moment] = tensor if tensor.is_floating_point() else int(tensor)
+    moments = _moments(tensors_below("optimizer.", tensors), optimizer)
     optimizer.load_state_dict({"state": moments, "param_groups": optimizer.state_dict()["param_groups"]})
     set_generator_states(tensors_below("generator.", tensors))
     return RunState(**metadata)
+
+
+def _moments(tensors: "dict[str, torch.Tensor]", optimizer: Any) -> dict[int, dict[str, Any]]:
+    """An optimizer's moments by index of their weight, laid out in memory as that is.
+
+    A fused step goes through memory as it lies: with moments in another order (convolutions are channels last) it would
+    give each weight the moments of another one, and say nothing.
+    """
+    import torch
+
+    weights = [weight for group in optimizer.param_groups for weight in group["params"]]
+    moments: dict[int, dict[str, Any]] = {}
+    for name, tensor in tensors.items():
+        number, _, moment = name.partition(".")
+        index, value = int(number), tensor if tensor.is_floating_point() else int(tensor)
+        if tensor.shape == weights[index].shape and tensor.ndim:
+            value = torch.empty_like(weights[index], dtype=tensor.dtype, device=tensor.device).copy_(tensor)
+        moments.setdefault(index, {})[moment] = value
+    return moments
 
 
 def _load(path: Path) -> tuple[dict[str, "torch.Tensor"], dict[str, Any]]:

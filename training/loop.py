@@ -133,6 +133,7 @@ def _unfreeze(run: Run) -> None:
 def _train_phase(run: Run, name: str, epochs: int, *, patience: int) -> None:
     """Epochs until there were as many as asked for, or so many in a row without a better validation loss."""
     state, total = run.state, epochs * run.steps_per_epoch
+    _set_mode(run)  # first of all: what is frozen must not take statistics of what goes through it
     inputs = PhaseInputs(run)
     with Progress(name, total=total, unit="steps", initial=state.step - state.phase_step) as progress:
         while state.epoch - state.phase_epoch < epochs and state.stale_epochs < patience:

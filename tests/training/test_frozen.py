@@ -106,6 +106,20 @@ def test_augmented_images_are_computed_anew_and_their_captions_are_not(
     assert "encode images" not in caplog.text
 
 
+def test_a_locked_tower_keeps_its_batch_statistics(
+    config: TrainConfig, square_files: PairFiles, tmp_path: Path
+) -> None:
+    """No batch may come by them, nor the image that is only to show how large the features are."""
+    from safetensors.torch import load_file
+
+    model = {**json.loads(Path(config.model).read_text()), "vision_cfg": {**TOWERS["resnet"], "image_size": 64}}
+    Path(config.model).write_text(json.dumps(model))
+    train(square_files, replace(config, lock_image=True, frozen_epochs=1, epochs=1), tmp_path / "run")
+    weights = load_file(tmp_path / "run" / "model.safetensors")
+    assert weights["visual.bn1.running_mean"].abs().max() == 0
+    assert weights["visual.bn1.num_batches_tracked"] == 0
+
+
 def test_killed_with_kept_features_it_goes_on_bit_for_bit(
     config: TrainConfig, square_files: PairFiles, tmp_path: Path, kill_while_training: Callable[..., None]
 ) -> None:
