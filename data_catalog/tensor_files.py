@@ -21,8 +21,9 @@ def save_tensors(tensors: Mapping[str, "torch.Tensor"], path: Path, metadata: di
     """
     from safetensors.torch import save
 
-    # Clones: safetensors refuses tensors that share memory, as averaged weights may after a load.
-    whole = {name: tensor.detach().clone().contiguous() for name, tensor in tensors.items()}
+    # Copies: safetensors refuses tensors that share memory, as averaged weights may after a load. They are the
+    # processor's: a GPU's memory may have no room for a second model and its moments.
+    whole = {name: tensor.detach().to("cpu", copy=True).contiguous() for name, tensor in tensors.items()}
     # As bytes: safetensors' own writer leaves a temporary file of its own behind when it is killed, and tells of a full
     # disk by an error of its own.
     content = save(whole, metadata=metadata)

@@ -115,6 +115,19 @@ def refuse_leaks(files: PairFiles) -> None:
                     )
 
 
+def refuse_a_lone_image(files: PairFiles) -> None:
+    """Make sure that there is something to validate on, if anything.
+
+    Raises:
+        ConfigError: the val split is of one image: it would always be found, and the first epoch's weights be kept.
+    """
+    if sum(group.num_rows for group in row_groups(files.val)) == 1:
+        raise ConfigError(
+            "the val split has one image, which has no other to be told from: set split.val to 0, or build a larger "
+            "dataset"
+        )
+
+
 def epoch_order(sizes: Sequence[int], *, seed: int, epoch: int, window: int) -> "list[Places]":
     """The shuffled order of one epoch, in windows that fit in memory.
 

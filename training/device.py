@@ -49,3 +49,15 @@ def set_generator_states(states: "dict[str, torch.Tensor]") -> None:
     torch.set_rng_state(states["cpu"])
     if "cuda" in states and torch.cuda.is_available():
         torch.cuda.set_rng_state(states["cuda"])
+
+
+def draw_otherwise(seed: int, rank: int, step: int) -> None:
+    """Seed torch's generators for one of several processes, whose dropout is not to be that of the first one's images.
+
+    Args:
+        step: optimizer step from which it trains.
+    """
+    import numpy as np
+    import torch
+
+    torch.manual_seed(int(np.random.SeedSequence([seed, rank, step]).generate_state(1, np.uint64)[0] >> 1))

@@ -14,12 +14,12 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from data_catalog.errors import PipelineError
+from data_catalog.errors import ConfigError, PipelineError
 from data_catalog.progress import Progress
 from data_catalog.shards import read_json, sha256_of, write_atomically, write_json
 from training.checkpoint import STATE_FILE, load_weights, save_weights
 from training.config import TrainConfig
-from training.data import PairFiles, refuse_leaks
+from training.data import PairFiles, refuse_a_lone_image, refuse_leaks
 from training.device import chosen_device
 from training.inputs import PhaseInputs
 from training.loss_plot import write_loss_plot
@@ -28,7 +28,14 @@ from training.model import WEIGHTS_FILE
 from training.optimisation import learning_rate, optimizer_step
 from training.phases import choose_trained
 from training.prefetch import Prefetched
-from training.processes import of_first, process_group, process_rank, share_statistics, wait_for_all
+from training.processes import (
+    of_first,
+    process_group,
+    process_rank,
+    refuse_another,
+    share_statistics,
+    wait_for_all,
+)
 from training.run import (
     LOSS_PLOT_FILE,
     METRICS_FILE,
@@ -86,30 +93,44 @@ def train(
         sha256: content hash of a file, where the caller knows hashes already.
 
     Raises:
-        ConfigError: splits overlap, there is nothing to train on, or the folder holds another run.
+        ConfigError: splits overlap, there is nothing to train on, one image alone to validate on, the folder holds
+            another run, or a finished one without its weights, or the processes do not train the same.
         ShardError: a shard cannot be read.
-        PipelineError: the loss is no number any more; the best weights and the last resume state stay.
+        PipelineError: the loss is no number any more, or another process ended; the best weights and the last resume
+            state stay.
     """
     model_config, key = model_and_key(config, files.hashes(sha256))
     refuse_uneven_shares(config)
     device = chosen_device(config.device)
     with process_group(device):
+        refuse_another("key (settings, weights to start from, or data)", key)
         if process_rank() == 0:
             claim_folder(out, key, config)
         wait_for_all()
         if (out / RESULT_FILE).is_file():
-            logger.info("%s is trained already", out)
-            return TrainResult(**read_json(out / RESULT_FILE))
+            return _found(out)
         refuse_leaks(files)
+        refuse_a_lone_image(files)
         with deterministic_torch(seed=config.seed, num_threads=config.num_threads, device=device) as num_threads:
             run = start_run(
                 files, config, out, key=key, model_config=model_config, num_threads=num_threads, device=device
             )
             try:
+                refuse_another("resume state", (run.state.epoch, run.state.step))
                 _go(run)
             finally:
                 run.split.images.close()
         return _finish(run)
+
+
+def _found(out: Path) -> TrainResult:
+    """The result of a run that is finished; what is left of its resume state goes."""
+    if not (out / WEIGHTS_FILE).is_file():
+        raise ConfigError(f"{out} is trained, and its {WEIGHTS_FILE} is gone: remove the folder to train it again")
+    logger.info("%s is trained already", out)
+    if process_rank() == 0:
+        shutil.rmtree((out / STATE_FILE).parent, ignore_errors=True)
+    return TrainResult(**read_json(out / RESULT_FILE))
 
 
 def _go(run: Run) -> None:

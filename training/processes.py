@@ -9,6 +9,8 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from data_catalog.errors import ConfigError, PipelineError
+
 if TYPE_CHECKING:
     import torch
 
@@ -16,8 +18,8 @@ T = TypeVar("T")
 
 
 def process_rank() -> int:
-    """Number of this process, from 0; 0 writes."""
-    return int(os.environ.get("RANK", "0"))
+    """Number of this process, from 0; 0 writes. A lone one is 0, whatever a cluster's scheduler left in RANK."""
+    return int(os.environ.get("RANK", "0")) if process_count() > 1 else 0
 
 
 def process_count() -> int:
@@ -36,18 +38,48 @@ def process_group(device: "torch.device") -> Iterator[None]:
 
     Args:
         device: of this process.
+
+    Raises:
+        ConfigError: `torchrun` did not start them, though WORLD_SIZE says that there are several.
+        PipelineError: another process ended, or is out of reach.
     """
     if process_count() == 1:
         yield
         return
     import torch.distributed as dist
 
-    # Numbers and objects go by gloo; tensors go by what their device has.
-    dist.init_process_group("cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo")
+    try:
+        # Numbers and objects go by gloo; tensors go by what their device has.
+        dist.init_process_group("cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo")
+    except ValueError as error:
+        raise ConfigError(
+            f"WORLD_SIZE is {process_count()}, and the processes cannot find each other ({error}): start them by "
+            "torchrun, or unset WORLD_SIZE to train by one"
+        ) from error
     try:
         yield
+    except RuntimeError as error:
+        if isinstance(error, dist.DistError) or "gloo" in str(error):
+            raise PipelineError(
+                "another of the processes that train together has ended, or is out of reach: see what it said, then "
+                "start all again, which go on from the last resume state"
+            ) from error
+        raise
     finally:
         dist.destroy_process_group()
+
+
+def refuse_another(what: str, value: object) -> None:
+    """Make sure that all processes have the same; each would train a model of its own, and nobody would notice.
+
+    Raises:
+        ConfigError: this one has another value than the first.
+    """
+    if of_first(value) != value:
+        raise ConfigError(
+            f"process {process_rank()} has another {what} than the first: start all with the same settings and files, "
+            "and a folder that all of them see"
+        )
 
 
 def wait_for_all() -> None:

@@ -10,6 +10,7 @@ from training.batches import TrainSplit, open_train_split
 from training.checkpoint import STATE_FILE, RunState, load_state, save_state
 from training.config import TrainConfig, run_key
 from training.data import PairFiles
+from training.device import draw_otherwise
 from training.losses import refuse_batch_statistics, with_loss_constants
 from training.model import (
     OPEN_CLIP_CONFIG_FILE,
@@ -123,6 +124,8 @@ def start_run(
     state = load_state(out / STATE_FILE, key=key, module=module, optimizer=optimizer)
     if state is None:
         state = RunState(is_frozen=config.frozen_epochs > 0)
+    if process_rank() > 0:
+        draw_otherwise(config.seed, process_rank(), state.step)
     return Run(
         config=config,
         files=files,

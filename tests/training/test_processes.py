@@ -9,11 +9,12 @@ from typing import Any
 
 import pytest
 
-from data_catalog.errors import ConfigError
+from data_catalog.errors import ConfigError, PipelineError
 from training.batches import epoch_draws, open_train_split
 from training.config import TrainConfig
 from training.data import PairFiles
 from training.loop import train
+from training.processes import process_group, process_rank, refuse_another
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
 
@@ -119,3 +120,57 @@ def test_a_batch_that_processes_cannot_share_is_refused(
     monkeypatch.setenv("WORLD_SIZE", "2")
     with pytest.raises(ConfigError, match=r"train\.batch_size 15 can't be shared by 2 processes"):
         train(square_files, replace(config, batch_size=15), tmp_path / "run")
+
+
+def test_processes_that_do_not_train_the_same_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each would take its own learning rate to the gradients of all, and the first one's model be kept."""
+    refuse_another("key", "mine")
+    monkeypatch.setattr("training.processes.of_first", lambda _: "of the first")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setenv("RANK", "1")
+    with pytest.raises(ConfigError, match="process 1 has another key than the first: start all with the same settings"):
+        refuse_another("key", "mine")
+
+
+def test_processes_that_torchrun_did_not_start_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    import torch
+
+    monkeypatch.setenv("RANK", "3")
+    assert process_rank() == 0  # else it would write nothing
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    for name in ("MASTER_ADDR", "MASTER_PORT"):
+        monkeypatch.delenv(name, raising=False)
+    with (
+        pytest.raises(ConfigError, match=r"WORLD_SIZE is 2, .* start them by torchrun"),
+        process_group(torch.device("cpu")),
+    ):
+        pass
+
+
+def test_the_end_of_another_process_is_told_in_a_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+    import torch
+
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    for name in ("init_process_group", "destroy_process_group"):
+        monkeypatch.setattr(f"torch.distributed.{name}", lambda *_: None)
+    with (
+        pytest.raises(PipelineError, match="another of the processes that train together has ended"),
+        process_group(torch.device("cpu")),
+    ):
+        raise RuntimeError("[/pytorch/third_party/gloo/gloo/transport/tcp/pair.cc:553] Connection closed by peer")
+    with pytest.raises(RuntimeError, match="of another kind"), process_group(torch.device("cpu")):
+        raise RuntimeError("of another kind")
+
+
+def test_each_process_has_dropout_of_its_own() -> None:
+    import torch
+
+    from training.device import draw_otherwise
+
+    drawn = []
+    with torch.random.fork_rng(devices=[]):
+        for rank, step in ((1, 0), (2, 0), (1, 7), (1, 0)):
+            draw_otherwise(3, rank, step)
+            drawn.append(torch.rand(()).item())
+    assert len(set(drawn)) == 3
+    assert drawn[0] == drawn[3]

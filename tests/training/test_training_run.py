@@ -2,6 +2,7 @@
 
 import json
 import math
+import shutil
 from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -155,6 +156,34 @@ def test_without_a_validation_split_the_last_weights_are_kept(
     assert (result.best_epoch, result.best_val_loss) == (2, None)
     with pytest.raises(ConfigError, match=r"the test split has no images: set split\.test above 0"):
         evaluate(replace(square_files, test=()), tmp_path / "r", EvaluateConfig())
+
+
+def test_one_image_is_nothing_to_validate_on(
+    square_files: PairFiles,
+    config: TrainConfig,
+    tmp_path: Path,
+    make_shard: Callable[..., Path],
+    square_rows: Callable[..., list[dict[str, Any]]],
+) -> None:
+    """Its loss would be 0 from the first epoch on, and patience end the run there."""
+    lone = make_shard("lone", square_rows("val", 1, seed=2))
+    with pytest.raises(ConfigError, match=r"the val split has one image, .* set split\.val to 0"):
+        train(replace(square_files, val=(lone,)), config, tmp_path / "run")
+
+
+def test_a_finished_run_without_its_weights_is_not_called_trained(
+    trained: Path, square_files: PairFiles, config: TrainConfig, tmp_path: Path
+) -> None:
+    """And one that was killed before its resume state went loses that."""
+    out = tmp_path / "run"
+    shutil.copytree(trained, out)
+    (out / STATE_FILE).parent.mkdir()
+    (out / STATE_FILE).write_bytes(b"left over")
+    assert train(square_files, config, out).steps == 36
+    assert not (out / STATE_FILE).parent.exists()
+    (out / "model.safetensors").unlink()
+    with pytest.raises(ConfigError, match=r"its model\.safetensors is gone: remove the folder to train it again"):
+        train(square_files, config, out)
 
 
 def test_weights_that_do_not_fit_are_refused(trained: Path, tmp_path: Path) -> None:
