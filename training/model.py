@@ -67,7 +67,9 @@ def read_model_config(model: str) -> dict[str, Any]:
     missing = sorted(_missing_keys(config))
     if missing:
         raise ConfigError(f"{path} is no open_clip model config: {', '.join(missing)} is missing")
-    text = config["text_cfg"]
+    text, image_size = config["text_cfg"], config["vision_cfg"]["image_size"]
+    if type(image_size) is not int or image_size < 1:
+        raise ConfigError(f"{path}: vision_cfg.image_size must be one number, of pixels, got {image_size!r}")
     if not config.get("custom_text") or ("hf_model_name" not in text and not _is_causal(text)):
         raise ConfigError(
             f"{path}: it must say custom_text, and its text tower be of Hugging Face, or causal with pool_type argmax"
@@ -79,11 +81,13 @@ def _missing_keys(config: Any) -> Iterator[str]:
     if not isinstance(config, dict):
         yield from ("embed_dim", "text_cfg", "vision_cfg")
         return
-    wanted = {"vision_cfg": "image_size", "text_cfg": "context_length"}
+    # open_clip takes a tokenizer of its own, in silence, where none is named.
+    wanted = {"vision_cfg": ("image_size",), "text_cfg": ("context_length", "hf_tokenizer_name")}
     yield from {"embed_dim", *wanted} - config.keys()
-    for table, name in wanted.items():
-        if table in config and name not in config[table]:
-            yield f"{table}.{name}"
+    for table, names in wanted.items():
+        found = config.get(table, {})
+        if table in config:
+            yield from (f"{table}.{name}" for name in names if not isinstance(found, dict) or name not in found)
 
 
 def _is_causal(text_config: Mapping[str, Any]) -> bool:
@@ -119,7 +123,7 @@ def create_model(model_config: dict[str, Any], folder: Path) -> Any:
         settings["text_cfg"] |= {"hf_model_name": str(folder), "hf_model_pretrained": False}
     try:
         module = CustomTextCLIP(**settings)
-    except (TypeError, AssertionError, ValueError) as error:
+    except (TypeError, AssertionError, ValueError, LookupError, RuntimeError, ArithmeticError) as error:
         raise ConfigError(f"open_clip makes no model of the model config: {error}") from error
     if not has_encoder:
         module.text.transformer.register_forward_pre_hook(_fit_mask, with_kwargs=True)

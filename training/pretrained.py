@@ -83,14 +83,20 @@ def load_text_encoder(module: Any, model_config: Mapping[str, Any]) -> None:
     """Put the weights of a Hugging Face encoder into a model's text tower; its projection stays random.
 
     Raises:
-        ConfigError: it cannot be had, or lacks weights.
+        ConfigError: it cannot be had, is not whole, lacks weights, or has others.
     """
     from transformers import AutoModel
 
     source = model_config["text_cfg"]["hf_model_name"]
     pooling = {"add_pooling_layer": getattr(module.text.transformer, "pooler", None) is not None}
-    with _fetching(source):
-        encoder, told = AutoModel.from_pretrained(source, output_loading_info=True, use_safetensors=None, **pooling)
+    how = {"output_loading_info": True, "use_safetensors": None, "ignore_mismatched_sizes": True}
+    with _fetching(source), _reading(f"the text encoder {source}"):
+        encoder, told = AutoModel.from_pretrained(source, **how, **pooling)
+    mismatched = sorted(found[0] for found in told["mismatched_keys"])
+    if mismatched:
+        raise ConfigError(
+            f"the text encoder {source} has weights of another shape than its config.json says, such as {mismatched[0]}"
+        )
     missing = sorted(told["missing_keys"])
     if missing:
         raise ConfigError(f"the text encoder {source} lacks weights of its own architecture, such as {missing[0]}")
@@ -151,17 +157,28 @@ def _weights_file(path: Path) -> Path:
 
 def _read_weights(path: Path) -> "dict[str, torch.Tensor]":
     """All tensors of a file; pickles are read without running anything in them."""
+    from open_clip.factory import load_state_dict
+
+    try:
+        with _reading(str(path)):
+            return dict(load_state_dict(str(path), device="cpu", weights_only=True))
+    except OSError as error:
+        raise ConfigError(f"{path} is no whole file of weights: {_first_line(error)}") from error
+
+
+@contextmanager
+def _reading(what: str) -> Iterator[None]:
+    """While inside, tell in a sentence of weights that are cut off, or that are a pickle with more in it."""
     from pickle import UnpicklingError
 
-    from open_clip.factory import load_state_dict
     from safetensors import SafetensorError
 
     try:
-        return dict(load_state_dict(str(path), device="cpu", weights_only=True))
+        yield
     except UnpicklingError as error:
-        raise ConfigError(f"{path} holds more than weights, which to read would run code: it is refused") from error
-    except (SafetensorError, OSError, RuntimeError, EOFError, AttributeError) as error:
-        raise ConfigError(f"{path} is no whole file of weights: {_first_line(error)}") from error
+        raise ConfigError(f"{what} holds more than weights, which to read would run code: it is refused") from error
+    except (SafetensorError, RuntimeError, EOFError, AttributeError) as error:
+        raise ConfigError(f"{what} is no whole file of weights: {_first_line(error)}") from error
 
 
 def _first_line(error: BaseException) -> str:

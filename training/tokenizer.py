@@ -77,6 +77,10 @@ def copy_tokenizer(source: str, folder: Path) -> None:
         found = AutoTokenizer.from_pretrained(source)
     except (OSError, ValueError) as error:
         raise ConfigError(f"the tokenizer {source} cannot be had: {str(error).splitlines()[0]}") from error
+    files = set(found.vocab_files_names.values())
+    if Path(source).is_dir() and not any((Path(source) / name).is_file() for name in files):
+        # transformers makes one that knows no word then, and says nothing.
+        raise ConfigError(f"the tokenizer {source} is not there: the folder has none of {', '.join(sorted(files))}")
     if not found.is_fast:
         raise ConfigError(
             f"the tokenizer {source} has no tokenizer.json, which transformers' convert_slow_tokenizer makes"

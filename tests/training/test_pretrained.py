@@ -2,6 +2,7 @@
 
 import json
 import math
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -221,6 +222,39 @@ def test_an_encoder_that_lacks_weights_is_refused(
     save_file(weights, tmp_path / "encoder" / "model.safetensors", metadata={"format": "pt"})
     with pytest.raises(ConfigError, match=r"lacks weights .* encoder\.layer\.1\.output\.dense\.weight"):
         train(square_files, replace(config, text_encoder=str(tmp_path / "encoder")), tmp_path / "run")
+
+
+@pytest.mark.parametrize(
+    ("broken", "message"),
+    [
+        ("cut off", "is no whole file of weights"),
+        ("a pickle", "holds more than weights, which to read would run code: it is refused"),
+        ("another shape", r"weights of another shape .* encoder\.layer\.0\.intermediate"),
+        ("without tokenizer", r"the tokenizer .* is not there: the folder has none of tokenizer\.json, vocab\.txt"),
+    ],
+)
+def test_an_encoder_that_is_not_whole_is_refused_in_a_sentence(
+    broken: str, message: str, square_files: PairFiles, config: TrainConfig, encoder: Path, tmp_path: Path
+) -> None:
+    import torch
+
+    folder = tmp_path / "bert"
+    shutil.copytree(encoder, folder)
+    weights = folder / "model.safetensors"
+    if broken == "cut off":
+        weights.write_bytes(weights.read_bytes()[:-100])
+    elif broken == "a pickle":
+        weights.unlink()
+        torch.save({"embeddings": Path("not a tensor")}, folder / "pytorch_model.bin")
+    elif broken == "another shape":
+        settings = json.loads((folder / "config.json").read_text())
+        (folder / "config.json").write_text(json.dumps({**settings, "intermediate_size": 48}))
+    else:
+        for name in ("tokenizer.json", "tokenizer_config.json"):
+            (folder / name).unlink()
+    with pytest.raises(ConfigError, match=message) as caught:
+        train(square_files, replace(config, text_encoder=str(folder)), tmp_path / "run")
+    assert "\n" not in str(caught.value)
 
 
 def test_what_is_not_within_reach_is_said_at_once(

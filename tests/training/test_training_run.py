@@ -28,7 +28,14 @@ SMALL: dict[str, Any] = {
     "embed_dim": 64,
     "custom_text": True,
     "vision_cfg": {"image_size": 32, "layers": [1, 1, 1, 1], "width": 8, "head_width": 32},
-    "text_cfg": {"context_length": 24, "width": 64, "heads": 2, "layers": 2, "pool_type": "argmax"},
+    "text_cfg": {
+        "context_length": 24,
+        "width": 64,
+        "heads": 2,
+        "layers": 2,
+        "pool_type": "argmax",
+        "hf_tokenizer_name": "tokenizer",
+    },
 }
 Run = Callable[..., TrainResult]
 
@@ -37,7 +44,7 @@ Run = Callable[..., TrainResult]
 def config(tmp_path_factory: pytest.TempPathFactory) -> TrainConfig:
     """A small model and few steps, with a resume state every third step."""
     model = tmp_path_factory.mktemp("model") / "small.json"
-    model.write_text(json.dumps({**SMALL, "text_cfg": {**SMALL["text_cfg"], "hf_tokenizer_name": "tokenizer"}}))
+    model.write_text(json.dumps(SMALL))
     return TrainConfig(
         model=str(model), epochs=4, batch_size=16, lr=2e-3, warmup_steps=5, num_threads=1, checkpoint_every_steps=3
     )
@@ -245,9 +252,14 @@ def test_bad_models_are_named(tmp_path: Path) -> None:
         ("{", "is not JSON"),
         ("{}", "embed_dim, text_cfg, vision_cfg is missing"),
         ("[]", "embed_dim, text_cfg, vision_cfg is missing"),
-        (json.dumps({**SMALL, "vision_cfg": {}, "text_cfg": {}}), "text_cfg.context_length, vision_cfg.image_size is"),
+        (
+            json.dumps({**SMALL, "vision_cfg": {}, "text_cfg": {}}),
+            "text_cfg.context_length, text_cfg.hf_tokenizer_name, vision_cfg.image_size is missing",
+        ),
+        (json.dumps({**SMALL, "vision_cfg": 5}), "vision_cfg.image_size is missing"),
+        (json.dumps({**SMALL, "vision_cfg": {"image_size": [32, 32]}}), "image_size must be one number"),
         (json.dumps({**SMALL, "custom_text": False}), "must say custom_text"),
-        (json.dumps({**SMALL, "text_cfg": {"context_length": 24, "pool_type": "last"}}), "pool_type argmax"),
+        (json.dumps({**SMALL, "text_cfg": {**SMALL["text_cfg"], "pool_type": "last"}}), "pool_type argmax"),
     ]:
         path.write_text(text)
         with pytest.raises(ConfigError, match=message):
@@ -258,7 +270,12 @@ def test_a_model_that_open_clip_refuses_is_refused(
     square_files: PairFiles, config: TrainConfig, tmp_path: Path
 ) -> None:
     path = tmp_path / "model.json"
-    for wrong, message in (({"layerz": 2}, "layerz"), ({"width": 64, "layers": "two", "patch_size": 8}, "no model of")):
+    for wrong, message in (
+        ({"layerz": 2}, "layerz"),
+        ({"width": 64, "layers": "two", "patch_size": 8}, "no model of"),
+        ({"timm_model_name": "nobody"}, "Unknown model"),
+        ({"layers": 1, "width": 64, "patch_size": 0}, "division"),
+    ):
         path.write_text(json.dumps({**SMALL, "vision_cfg": {"image_size": 32, **wrong}}))
         with pytest.raises(ConfigError, match=message):
             train(square_files, replace(config, model=str(path)), tmp_path / message)
