@@ -116,7 +116,7 @@ class KeptFeatures:
         import numpy as np
 
         wanted = np.concatenate([self.indices(draw) for draw in draws])
-        missing, size = self.store.missing(wanted), self.run.batch_size
+        missing, size = self.store.missing(wanted), self.run.config.microbatch or self.run.batch_size
         if not len(missing):
             return
         with Progress(f"encode {self.name} by the frozen tower", total=len(missing), unit=self.name) as progress:

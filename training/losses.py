@@ -79,6 +79,20 @@ def unit_features(
     return F.normalize(image_features.float(), dim=-1), F.normalize(text_features.float(), dim=-1)
 
 
+def unit_features_in_pieces(
+    encoders: Encoders, images: "torch.Tensor", texts: "torch.Tensor", *, size: int
+) -> "Features":
+    """The same, in fp32, of so many images and texts at a time, where memory is short; 0 takes all."""
+    import torch
+
+    size = size or len(images)
+    pieces = [slice(start, start + size) for start in range(0, len(images), size)]
+    image_parts, text_parts = zip(
+        *(unit_features(encoders, images[piece], texts[piece]) for piece in pieces), strict=True
+    )
+    return torch.cat(image_parts), torch.cat(text_parts)
+
+
 def contrastive_loss(
     module: Any, image_features: "torch.Tensor", text_features: "torch.Tensor", *, loss: str
 ) -> "torch.Tensor":

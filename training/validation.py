@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from training.batches import held_out_batches
-from training.losses import Encoders, contrastive_loss, unit_features
+from training.losses import Encoders, contrastive_loss, unit_features_in_pieces
 from training.metrics import text_to_image_ranks
 
 if TYPE_CHECKING:
@@ -47,7 +47,8 @@ def validate(run: "Run") -> Validation | None:
     )
     with torch.no_grad():
         for images, token_ids in batches:
-            found = unit_features(encoders, images.to(run.device), token_ids.to(run.device))
+            inputs = images.to(run.device), token_ids.to(run.device)
+            found = unit_features_in_pieces(encoders, *inputs, size=run.config.microbatch)
             losses.append((float(contrastive_loss(run.module, *found, loss=run.config.loss).item()), len(images)))
             if len(features) * run.batch_size < GALLERY:
                 features.append(found)

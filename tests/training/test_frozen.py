@@ -97,6 +97,24 @@ def test_training_is_the_same_as_without_keeping(
         assert one["val_loss"] == pytest.approx(other["val_loss"], rel=1e-4)
 
 
+def test_no_more_than_a_microbatch_goes_through_the_towers(
+    config: TrainConfig, square_files: PairFiles, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Neither while features are kept nor in validation: what trained must not run out of memory there."""
+    from open_clip.transformer import Transformer
+
+    sizes: list[int] = []
+    forward = Transformer.forward
+
+    def noted(self: Transformer, x: Any, *more: Any, **named: Any) -> Any:
+        sizes.append(len(x))
+        return forward(self, x, *more, **named)
+
+    monkeypatch.setattr(Transformer, "forward", noted)
+    train(square_files, replace(config, frozen_epochs=1, epochs=1, microbatch=6), tmp_path / "run")
+    assert max(sizes) == 6
+
+
 def test_augmented_images_are_computed_anew_and_their_captions_are_not(
     config: TrainConfig, square_files: PairFiles, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
