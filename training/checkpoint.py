@@ -93,18 +93,25 @@ def load_state(path: Path, *, key: str, module: Any, optimizer: Any) -> RunState
     """Put a resume state back into model, optimizer and torch's generator; None if there is no file.
 
     Raises:
-        ConfigError: the file is broken, or belongs to another run.
+        ConfigError: the file is broken, or belongs to another run, or to a model that libraries made otherwise.
     """
     if not path.is_file():
         return None
     tensors, metadata = _load(path)
-    if metadata.pop("key") != key:
+    if metadata.pop("key", "") != key:
         raise ConfigError(f"{path} belongs to a run with other settings or data: train into another folder")
-    module.load_state_dict(tensors_below("model.", tensors), strict=True)
-    moments = _moments(tensors_below("optimizer.", tensors), optimizer)
-    optimizer.load_state_dict({"state": moments, "param_groups": optimizer.state_dict()["param_groups"]})
-    set_generator_states(tensors_below("generator.", tensors))
-    return RunState(**metadata)
+    try:
+        module.load_state_dict(tensors_below("model.", tensors), strict=True)
+        moments = _moments(tensors_below("optimizer.", tensors), optimizer)
+        optimizer.load_state_dict({"state": moments, "param_groups": optimizer.state_dict()["param_groups"]})
+        set_generator_states(tensors_below("generator.", tensors))
+        return RunState(**metadata)
+    except (RuntimeError, LookupError, TypeError, ValueError) as error:
+        told = " ".join(str(error).split())[:200]
+        raise ConfigError(
+            f"{path} does not fit the run ({told}): go on with the versions of torch, open_clip and transformers that "
+            "wrote it, or remove it to train from the start"
+        ) from error
 
 
 def _moments(tensors: "dict[str, torch.Tensor]", optimizer: Any) -> dict[int, dict[str, Any]]:
@@ -133,5 +140,5 @@ def _load(path: Path) -> tuple[dict[str, "torch.Tensor"], dict[str, Any]]:
         with safe_open(path, framework="pt") as file:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 -- not a dict
             return tensors, json.loads(file.metadata()[_METADATA_KEY])
-    except (SafetensorError, KeyError, TypeError) as error:
+    except (SafetensorError, KeyError, TypeError, ValueError) as error:
         raise ConfigError(f"{path} is no resume state ({error}): remove it to train from the start") from error

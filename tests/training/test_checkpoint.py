@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from data_catalog.errors import ConfigError
 from training.checkpoint import RunState, load_state, save_state
 from training.config import TrainConfig
 from training.optimisation import make_optimizer, optimizer_step
@@ -40,3 +41,18 @@ def test_an_optimizer_goes_on_where_it_was(optimizer: str, tmp_path: Path) -> No
     steps(fresh, resumed, range(3, 6))
     for (name, ours), theirs in zip(module.named_parameters(), fresh.parameters(), strict=True):
         assert torch.equal(ours, theirs), name
+
+
+def test_a_state_that_does_not_fit_is_refused_in_a_sentence(tmp_path: Path) -> None:
+    """As when a library was upgraded meanwhile, whose model has another weight."""
+    import torch
+
+    config = TrainConfig()
+    path = tmp_path / "state"
+    module, other = torch.nn.Linear(2, 3), torch.nn.Linear(2, 3, bias=False)
+    save_state(path, key="k", module=module, optimizer=make_optimizer(module, config), state=RunState())
+    with pytest.raises(ConfigError, match=r"does not fit the run \(.*bias.*\): go on with the versions") as caught:
+        load_state(path, key="k", module=other, optimizer=make_optimizer(other, config))
+    assert "\n" not in str(caught.value)
+    with pytest.raises(ConfigError, match="belongs to a run with other settings or data"):
+        load_state(path, key="another", module=module, optimizer=make_optimizer(module, config))
