@@ -83,7 +83,7 @@ class TrainConfig:
     batch_size: int = 128
     microbatch: int = 0
     optimizer: str = "adamw"
-    lr: float = 2e-3
+    lr: float = 1e-3
     weight_decay: float = 0.1
     warmup_steps: int = 50
     warmup_ratio: float = 0.0
