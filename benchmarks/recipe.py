@@ -77,8 +77,8 @@ def measure(
     configs = {"base": config, **{part: replace(config, **PARTS[part]) for part in parts}}
     with ProcessPoolExecutor(len(os.sched_getaffinity(0)), mp_context=get_context("spawn")) as pool:
         runs = {
-            name: [pool.submit(score, files, replace(config, seed=seed)) for seed in seeds]
-            for name, config in configs.items()
+            name: [pool.submit(score, files, replace(changed, seed=seed)) for seed in seeds]
+            for name, changed in configs.items()
         }
         values: dict[str, list[float]] = {}
         for name, futures in runs.items():
