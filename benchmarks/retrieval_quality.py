@@ -44,6 +44,7 @@ from training.model import LoadedModel, load_model, normalise_pixels
 from training.run import METRICS_FILE
 
 SIZES = ("scenes.num_images=20000", "split.test=0.08", "split.val=0.03")
+RUN = ("train.model=compact-96", "train.epochs=32")
 QUICK_SIZES = ("scenes.num_images=500", "split.test=0.3", "split.val=0.1", "train.epochs=1")
 GALLERY, FOILS, QUICK_FOILS = 1000, 300, 30
 RECALL, MINUTES = 0.6, 30.0
@@ -239,7 +240,8 @@ def main(arguments: Sequence[str]) -> int:
     with tempfile.TemporaryDirectory(prefix="retrieval-quality-") as folder:
         root = options.root or Path(folder)
         epochs = [f"epochs={options.epochs}"] if options.epochs else []
-        overrides = [*(QUICK_SIZES if options.quick else SIZES), *(f"train.{text}" for text in (*epochs, *options.set))]
+        sizes = QUICK_SIZES if options.quick else (*SIZES, *RUN)
+        overrides = [*sizes, *(f"train.{text}" for text in (*epochs, *options.set))]
         recipe = load_recipe("scenes", root=root, overrides=overrides)
         files = build(root, recipe)
         started = time.monotonic()
