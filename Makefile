@@ -51,7 +51,7 @@ torture: $(READY)
 	$(BIN)/python tests/torture/torture.py
 
 crash-matrix: $(READY)
-	$(BIN)/pytest -m slow tests/flows/test_crash_matrix.py tests/flows/test_dask_build.py
+	$(BIN)/pytest -m slow tests/flows/test_crash_matrix.py tests/flows/test_dask_build.py tests/flows/test_services.py
 
 clean:
 	rm -rf $(VENV) demo-catalog

@@ -36,7 +36,7 @@ from training.tokenizer import save_tokenizer, train_tokenizer
 
 BATCH_SIZE, VIT_BATCH_SIZE, THEIR_WORKERS = 128, 256, 2
 # Images drawn, rounds, epochs of a run (with all weights), epochs with frozen towers.
-SIZES = {"quick": (300, 1, 2, 2), "full": (2000, 5, 3, 6)}
+SIZES = {"quick": (300, 1, 2, 2), "full": (1000, 5, 3, 6)}
 GOALS = {
     "samples-per-second-over-open_clip_train": (">=", 1.0),
     "bf16-over-fp32": (">=", 1.5),

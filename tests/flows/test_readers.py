@@ -174,6 +174,7 @@ def num_rows(snapshot: Snapshot, kind: str) -> int:
     return sum(int(file["rows"]) for file in snapshot.manifest["files"][kind])
 
 
+@pytest.mark.slow
 def test_readers_see_whole_snapshots_while_a_build_is_killed(
     root: Path, tmp_path: Path, build_command: BuildCommand
 ) -> None:

@@ -244,6 +244,7 @@ def test_a_cancelled_run_is_gone_at_once_with_all_its_processes(project: Project
     project.wait_for(run_id, "CANCELLED")
 
 
+@pytest.mark.slow
 def test_a_run_goes_on_after_everything_was_killed(project: Project) -> None:
     before, run_id, made = project.api(), project.start("waiting"), project.folder / "made.txt"
     until(made.exists)

@@ -146,6 +146,7 @@ def test_both_towers_start_from_the_weights_given(
     assert all(torch.equal(state[name], bert[name]) for name in bert)
 
 
+@pytest.mark.slow
 def test_killed_it_goes_on_bit_for_bit(
     square_files: PairFiles, config: TrainConfig, tmp_path: Path, kill_while_training: Callable[..., None]
 ) -> None:

@@ -71,6 +71,7 @@ def test_the_papers_recipe_in_one_run(square_files: PairFiles, config: TrainConf
     assert result.best_val_loss < math.log(24) - 0.4  # chance on 24 images; its flips and hues falsify these captions
 
 
+@pytest.mark.slow
 def test_killed_with_frozen_towers_it_goes_on_bit_for_bit(
     square_files: PairFiles, config: TrainConfig, tmp_path: Path, kill_while_training: Callable[..., None]
 ) -> None:

@@ -209,6 +209,7 @@ def prove(gallery: Gallery, folder: Path, *, num_shards: int, num_rows: int, num
     assert not list((folder / "killed/work").rglob(".tmp*"))
 
 
+@pytest.mark.slow
 def test_a_build_that_is_killed_four_times(gallery: Gallery, tmp_path: Path) -> None:
     prove(gallery, tmp_path, num_shards=6, num_rows=100, num_kills=4, every=80)
 
