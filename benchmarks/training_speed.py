@@ -48,7 +48,7 @@ VIT: Mapping[str, Any] = {
     "embed_dim": 128,
     "custom_text": True,
     "vision_cfg": {"image_size": 64, "patch_size": 8, "layers": 4, "width": 128, "head_width": 32},
-    "text_cfg": {"context_length": 40, "vocab_size": 2048, "width": 128, "heads": 4, "layers": 4},
+    "text_cfg": {"context_length": 40, "width": 128, "heads": 4, "layers": 4, "hf_tokenizer_name": "tokenizer"},
 }
 FP32, BF16, NOT_KEPT = "vernaclip, fp32", "vernaclip, bf16", "vernaclip, fp32, decoding in each epoch"
 THEIR_FP32, THEIR_BF16 = "open_clip_train, fp32", "open_clip_train, bf16"
