@@ -8,8 +8,8 @@ process of its own, and they take turns; told are medians, and the median of eac
 with everything imported and stops when the trainer returns. open_clip_train decodes in each epoch, in two workers,
 which on two cores were about as fast as none and faster than one; we decode once and keep the pixels
 (`train.cache_max_bytes`), and a row says what that is worth. It takes an image's first caption, we take any. It needs
-no workaround but the model's config by name. The share of time spent waiting for data is told, not claimed: epochs of six
-batches, as here, wait for the first of each, which longer ones do not notice.
+no workaround but the model's config by name. The share of time spent waiting for data is told, not claimed: epochs of
+six batches, as here, wait for the first of each, which longer ones do not notice.
 """
 
 import argparse
