@@ -15,6 +15,7 @@ from flows.forget_options import add_forget_options
 from flows.job_options import add_dry_run_options, add_job_options, add_root
 from flows.question_options import add_catalog_options, add_sql_options, add_why_options
 from flows.report_options import add_report_options
+from flows.scoreboard_options import add_scoreboard_options
 from flows.snapshot_options import (
     add_diff_options,
     add_prune_options,
@@ -97,6 +98,7 @@ def parser() -> argparse.ArgumentParser:
     top.add_argument("--debug", action="store_true", help="show tracebacks and debug messages")
     commands = top.add_subparsers(title="commands", metavar="COMMAND", required=True)
     _add_jobs(commands)
+    _add_scoreboard(commands)
     _add_download(commands)
     _add_questions(commands)
     _add_report(commands)
@@ -129,6 +131,11 @@ def _add_jobs(commands: Commands) -> None:
         add_job_options(command, builds=name in ("build", "run"))
         if name == "build":
             add_dry_run_options(command)
+
+
+def _add_scoreboard(commands: Commands) -> None:
+    text = "score models side by side: yours, others', an English one with translated queries; on any test set"
+    add_scoreboard_options(_add(commands, "scoreboard", "scoreboard:scoreboard", text))
 
 
 def _add_download(commands: Commands) -> None:
