@@ -142,7 +142,7 @@ def _split(question: Question, recipe: Recipe, own: str | None, snapshot: Snapsh
     """The dataset's own held-out images, of the snapshot that its model was trained on or of the current one."""
     files = pair_files(snapshot or require_snapshot(question.root, recipe.name))
     split = question.evaluate.split
-    gallery = pairs_gallery(f"{recipe.name}-{split}", files.of(split))
+    gallery = pairs_gallery(f"{recipe.name} {split}", files.of(split))
     seen = {own: seen_in_training(files, split)} if own is not None else {}
     return ScoredSet(test_set=replace(gallery, seen=seen), identities=())
 

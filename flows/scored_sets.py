@@ -18,6 +18,7 @@ from training.galleries import (
     Gallery,
     LabelledImages,
     labelled_images,
+    makers_note,
     read_names,
     read_templates,
 )
@@ -102,16 +103,20 @@ def protocol_sets(words: Sequence[str] | None, language: str, pack: LanguagePack
     found = []
     if "captions" in values:
         coco = {"kind": "mscoco_it", "files": [values["captions"]], "images": values["images"]}
-        gallery = _named(f"{name}-retrieval", coco, language, pack)
+        gallery = _named(f"{_plain(name)}_retrieval", coco, language, pack)
         require_gallery(protocol, gallery.test_set)
         found.append(replace(gallery, protocol=protocol))
     if "imagenet" in values:
         names = {"class_names": values["class_names"], "class_names_key": IMAGENET}
         folders = {"kind": FOLDERS, "images": values["imagenet"], **names, "templates": BARE}
-        classes = _named(f"{name}-imagenet", folders, language, pack)
+        classes = _named(f"{_plain(name)}_imagenet", folders, language, pack)
         require_classes(protocol, classes.test_set)
         found.append(replace(classes, protocol=protocol))
     return found
+
+
+def _plain(name: str) -> str:
+    return name.replace("-", "_")
 
 
 def _named(name: str, values: dict[str, Any], language: str, pack: LanguagePack) -> ScoredSet:
@@ -138,13 +143,15 @@ def _captioned(test_set: TestSetSettings, made_by: str | None = None) -> ScoredS
     location = test_set.kind.images(test_set.config)
     assert location is not None
     images = open_images(location)
+    makers = [made_by or _maker(file) for _, _, file in texts]
     gallery = Gallery(
         name=test_set.name,
         images=[image.name for image in found],
         read=images.read,
         captions=[text for _, text, _ in texts],
         owners=[place for place, _, _ in texts],
-        made_by=[made_by or _maker(file) for _, _, file in texts],
+        made_by=makers,
+        notes=(makers_note(makers),),
     )
     return ScoredSet(test_set=gallery, identities=[image.identities for image in found])
 

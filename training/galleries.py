@@ -67,6 +67,16 @@ class LabelledImages:
     notes: tuple[str, ...] = ()
 
 
+def makers_note(made_by: Sequence[str]) -> str:
+    """Who made the captions of a set, in a sentence."""
+    num_machine = sum(maker == MACHINE for maker in made_by)
+    if num_machine == len(made_by):
+        return "all captions were translated by a machine, and no person is known to have looked at them"
+    if num_machine:
+        return f"{num_machine:,} captions were translated by a machine, {len(made_by) - num_machine:,} are people's"
+    return "captions were written or validated by people"
+
+
 def pairs_gallery(name: str, paths: Sequence[Path]) -> Gallery:
     """The images of pair shards, by their ids.
 
@@ -92,6 +102,7 @@ def pairs_gallery(name: str, paths: Sequence[Path]) -> Gallery:
         captions=[text for row in rows for text in row["captions"]],
         owners=[place for place, row in enumerate(rows) for _ in row["captions"]],
         made_by=makers,
+        notes=(makers_note(makers),),
     )
 
 

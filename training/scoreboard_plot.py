@@ -7,6 +7,7 @@ from typing import Any
 from data_catalog.charts import COLOURS, chart_label
 from data_catalog.shards import write_atomically
 from training.scoreboard import Scoreboard
+from training.scoreboard_tables import told_entries
 from training.scores import Score
 
 # What a panel shows of each task.
@@ -50,11 +51,7 @@ def write_scoreboard_plot(board: Scoreboard, path: Path) -> None:
 
 def _rows(board: Scoreboard, test_set: str, name: str) -> list[tuple[str, Score]]:
     """Model and score of each line of a panel, the first at the top."""
-    return [
-        (entry.model, entry.score)
-        for entry in board.entries
-        if entry.test_set == test_set and entry.score.name == name and entry.score.captions != "one"
-    ]
+    return [(entry.model, entry.score) for entry in told_entries(board, test_set) if entry.score.name == name]
 
 
 def _draw(axes: Any, rows: list[tuple[str, Score]], title: str, models: list[str]) -> None:

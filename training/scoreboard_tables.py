@@ -1,6 +1,6 @@
 """A scoreboard as sections of plain tables, which a terminal shows and Markdown holds."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
 
 from data_catalog.exports.markdown import bullets, table
@@ -12,10 +12,12 @@ from training.scores import CAPTION_MODES, IMAGE_CHOICES, Difference, Score
 CHANCE = "chance"
 # One column each: a title, and the measure of which way it shows.
 WAYS: Mapping[str, tuple[str, ...]] = {
-    "text_to_image": ("R@1", "R@5", "R@10", "MRR@5", "MRR@10", "median_rank"),
-    "image_to_text": ("R@1", "R@5", "R@10", "MRR@5", "MRR@10", "median_rank"),
+    "text_to_image": ("R@1", "R@5", "R@10", "MRR@10", "median_rank"),
+    "image_to_text": ("R@1", "R@5", "R@10", "MRR@10", "median_rank"),
     "zero_shot": ("accuracy@1", "accuracy@5", "accuracy@10", "accuracy@100"),
 }
+# Where fewer captions than this share are shared by images, leaving those out says the same as keeping them.
+_SHARED_WORTH_TELLING = 0.02
 _TITLES = {"text_to_image": "text to image", "image_to_text": "image to text", "zero_shot": "zero-shot classification"}
 _COMPARED = {
     "text_to_image": ("R@1", "R@10", "MRR@10"),
@@ -47,18 +49,33 @@ def sections(board: Scoreboard, protocols: Mapping[str, Protocol]) -> list[Secti
     """
     found = [_models(board)]
     for test_set in board.sets:
-        entries = [entry for entry in board.entries if entry.test_set == test_set.name]
+        entries = told_entries(board, test_set.name)
         for way in WAYS:
             rows = list(_score_rows(entries, way))
             if rows:
                 found.append(Section(title=f"{test_set.name}: {_TITLES[way]}", rows=rows, notes=_notes(test_set, way)))
         if test_set.name in protocols:
             found += _beside_published(entries, test_set, protocols[test_set.name])
-        rows = list(_difference_rows(board, test_set.name))
+        told = {(entry.score.captions, entry.score.images) for entry in entries}
+        rows = list(_difference_rows(board, test_set.name, told))
         if rows:
             notes = (f"each model's score minus that of {board.models[0].name}, on the same queries",)
             found.append(Section(title=f"{test_set.name}: differences", rows=rows, notes=notes))
     return [*found, _legend(board)]
+
+
+def told_entries(board: Scoreboard, test_set: str) -> list[Entry]:
+    """Scores of a set without the first captions alone, and without captions of one image where nearly all are."""
+    entries = [entry for entry in board.entries if entry.test_set == test_set]
+    counts = {
+        entry.score.captions: entry.score.num_queries
+        for entry in entries
+        if entry.score.name.startswith("text_to_image") and entry.score.images == "all"
+    }
+    hidden = {"one"}
+    if counts.get("distinct", 0) >= (1 - _SHARED_WORTH_TELLING) * counts.get("all", 0):
+        hidden.add("distinct")
+    return [entry for entry in entries if entry.score.captions not in hidden]
 
 
 def markdown(found: Sequence[Section]) -> str:
@@ -105,7 +122,8 @@ def _score_rows(entries: Sequence[Entry], way: str) -> Iterator[dict[str, str]]:
 
 
 def _estimate(score: Score) -> str:
-    return f"{_short(score, score.value)} [{_short(score, score.low)}, {_short(score, score.high)}]"
+    sign = " ~" if score.low <= score.chance <= score.high else ""
+    return f"{_short(score, score.value)} [{_short(score, score.low)}, {_short(score, score.high)}]{sign}"
 
 
 def _chance(score: Score) -> str:
@@ -152,8 +170,12 @@ def _cells(published: Published, values: Sequence[str]) -> dict[str, str]:
     return dict(zip(published.measures, values, strict=True))
 
 
-def _difference_rows(board: Scoreboard, test_set: str) -> Iterator[dict[str, str]]:
-    found = [entry for entry in board.differences if entry.test_set == test_set]
+def _difference_rows(board: Scoreboard, test_set: str, told: Set[tuple[str, str]]) -> Iterator[dict[str, str]]:
+    found = [
+        entry
+        for entry in board.differences
+        if entry.test_set == test_set and (entry.difference.captions, entry.difference.images) in told
+    ]
     choices = dict.fromkeys(
         (entry.model, entry.difference.captions, entry.difference.images, way)
         for entry in found
@@ -181,10 +203,12 @@ def _difference(delta: Difference) -> str:
 
 
 def _legend(board: Scoreboard) -> Section:
-    captions = dict.fromkeys(entry.score.captions for entry in board.entries)
+    told = [entry for test_set in board.sets for entry in told_entries(board, test_set.name)]
+    captions = dict.fromkeys(entry.score.captions for entry in told)
     images = dict.fromkeys(entry.score.images for entry in board.entries)
     notes = [
         "[low, high]: 95 % interval by resampling images with all of their captions; chance: random order",
+        "~: the interval holds what chance gives, so the model is not known to do anything here",
         "ranks count ties against the model; an image's captions all count as right, the best of them gives its rank",
         *(f"captions {mode}: {CAPTION_MODES[mode]}" for mode in captions),
         *(f"images {choice}: {IMAGE_CHOICES[choice]}" for choice in images),
