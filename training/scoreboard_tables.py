@@ -1,15 +1,17 @@
 """A scoreboard as sections of plain tables, which a terminal shows and Markdown holds."""
 
+import re
 from collections.abc import Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
 
 from data_catalog.exports.markdown import bullets, table
-from data_catalog.exports.texts import markdown_text
+from data_catalog.exports.texts import one_line
 from training.protocols import Protocol, Published
 from training.scoreboard import Entry, Scoreboard, SetFacts
 from training.scores import CAPTION_MODES, IMAGE_CHOICES, Difference, Score
 
 CHANCE = "chance"
+_OPENING = re.compile(r"[&<>|`*\\]|(?<!\w)_|_(?!\w)|\](?=\()")
 # One column each: a title, and the measure of which way it shows.
 WAYS: Mapping[str, tuple[str, ...]] = {
     "text_to_image": ("R@1", "R@5", "R@10", "MRR@10", "median_rank"),
@@ -82,13 +84,18 @@ def markdown(found: Sequence[Section]) -> str:
     """The sections as a Markdown document."""
     parts = ["# Scoreboard"]
     for section in found:
-        parts.append(f"## {markdown_text(section.title)}")
+        parts.append(f"## {_inert(section.title)}")
         if section.rows:
-            cells = [[markdown_text(text) for text in row.values()] for row in section.rows]
+            cells = [[_inert(text) for text in row.values()] for row in section.rows]
             parts.append(table(list(section.rows[0]), cells))
         if section.notes:
-            parts.append(bullets(markdown_text(note) for note in section.notes))
+            parts.append(bullets(_inert(note) for note in section.notes))
     return "\n\n".join(parts) + "\n"
+
+
+def _inert(text: str) -> str:
+    """A text of ours that may quote a name from a file, so that nothing in it opens a tag, a cell or a link."""
+    return _OPENING.sub(lambda found: "".join(f"&#{ord(char)};" for char in found[0]), one_line(text))
 
 
 def _models(board: Scoreboard) -> Section:
