@@ -28,6 +28,19 @@ def bootstrap_interval(values: "Floats", clusters: "Integers", *, rounds: int, s
     return interval_of(np.concatenate(list(_means(values, clusters, rounds=rounds, seed=seed))))
 
 
+def share_interval(values: "Floats", clusters: "Integers", *, rounds: int, seed: int) -> tuple[float, float]:
+    """The 95 % interval of a mean of values between 0 and 1, which all queries may have missed or all have met.
+
+    Resampling says nothing where all values are 0, or 1; there the end that matters is that of Clopper and Pearson
+    (Biometrika 26, 1934), with images for trials.
+    """
+    low, high = bootstrap_interval(values, clusters, rounds=rounds, seed=seed)
+    if len(values) and low == high and low in (0.0, 1.0):
+        most = 1 - QUANTILES[0] ** (1 / (int(_members(clusters).max()) + 1))
+        return (0.0, most) if low == 0 else (1 - most, 1.0)
+    return low, high
+
+
 def median_interval(ranks: "Integers", clusters: "Integers", *, rounds: int, seed: int) -> tuple[float, float]:
     """The 95 % interval of a median, where the lower of two middle values counts."""
     if not len(ranks):

@@ -4,7 +4,14 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from training.bootstrap import bootstrap_interval, interval_of, median_draws, median_interval, median_rank
+from training.bootstrap import (
+    bootstrap_interval,
+    interval_of,
+    median_draws,
+    median_interval,
+    median_rank,
+    share_interval,
+)
 from training.metrics import PER_QUERY, chance_level, chance_median_rank, image_to_text_ranks, text_to_image_ranks
 from training.scores import Difference, Score
 
@@ -143,4 +150,4 @@ def _estimate(outcome: Outcome, measure: str, config: "EvaluateConfig") -> tuple
     metric, k = measure.split("@")
     chance = chance_level(metric, int(k), gallery_size=outcome.gallery_size, num_right=outcome.num_right)
     value = float(values.mean()) if len(values) else 0.0
-    return value, *bootstrap_interval(values, outcome.clusters, **how), chance
+    return value, *share_interval(values, outcome.clusters, **how), chance

@@ -50,8 +50,11 @@ def write_scoreboard_plot(board: Scoreboard, path: Path) -> None:
 
 
 def _rows(board: Scoreboard, test_set: str, name: str) -> list[tuple[str, Score]]:
-    """Model and score of each line of a panel, the first at the top."""
-    return [(entry.model, entry.score) for entry in told_entries(board, test_set) if entry.score.name == name]
+    """Model and score of each line of a panel, the first at the top, models of one choice of captions together."""
+    found = [entry for entry in told_entries(board, test_set) if entry.score.name == name]
+    choices = list(dict.fromkeys((entry.score.captions, entry.score.images) for entry in found))
+    ordered = sorted(found, key=lambda entry: choices.index((entry.score.captions, entry.score.images)))
+    return [(entry.model, entry.score) for entry in ordered]
 
 
 def _draw(axes: Any, rows: list[tuple[str, Score]], title: str, models: list[str]) -> None:

@@ -5,12 +5,12 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scipy.stats import norm
+from scipy.stats import binomtest, norm
 from torchmetrics.classification import MulticlassAccuracy
 from torchmetrics.functional.retrieval import retrieval_hit_rate, retrieval_reciprocal_rank
 
 from data_catalog.errors import ConfigError
-from training.bootstrap import bootstrap_interval, median_draws, median_interval, median_rank
+from training.bootstrap import bootstrap_interval, median_draws, median_interval, median_rank, share_interval
 from training.metrics import (
     chance_median_rank,
     image_to_text_ranks,
@@ -95,6 +95,17 @@ def test_the_interval_of_a_median_is_that_of_order_statistics() -> None:
     half = norm.ppf(0.975) * np.sqrt(1000) / 2  # binomial: as many order statistics to either side
     assert low == pytest.approx(500 - half, abs=4)
     assert high == pytest.approx(500 + half, abs=4)
+
+
+@pytest.mark.parametrize("num_images", [1, 40, 1696])
+def test_where_all_queries_miss_the_interval_is_the_exact_one(num_images: int) -> None:
+    clusters = np.repeat(np.arange(num_images), 2)
+    how = {"rounds": 50, "seed": 1}
+    exact = binomtest(0, num_images).proportion_ci(0.95, "exact")
+    assert share_interval(np.zeros(2 * num_images), clusters, **how) == pytest.approx((0, exact.high))
+    assert share_interval(np.ones(2 * num_images), clusters, **how) == pytest.approx((1 - exact.high, 1))
+    some = np.r_[np.ones(1), np.zeros(2 * num_images - 1)]
+    assert share_interval(some, clusters, **how) == bootstrap_interval(some, clusters, **how)
 
 
 def test_medians_of_equal_ranks_are_paired_draw_by_draw() -> None:
