@@ -107,7 +107,7 @@ def open_transformers(source: str, name: str) -> Encoder:
     from transformers import AutoModel, AutoProcessor
 
     with _fetching(f"transformers={source}"):
-        module, told = AutoModel.from_pretrained(source, output_loading_info=True, use_safetensors=None)
+        module, told = AutoModel.from_pretrained(source, output_loading_info=True, weights_only=True)
         processor = AutoProcessor.from_pretrained(source)
     if told["missing_keys"]:
         raise ConfigError(f"transformers={source} lacks weights, such as {min(told['missing_keys'])}")
