@@ -109,11 +109,16 @@ def _seen(path: Path, name: str) -> _File:
 
 def _index_place(folder: Path, model: LoadedModel, root: Path | None) -> Path | None:
     inside = folder / FOLDER_INDEX
-    if os.access(inside if inside.exists() else folder, os.W_OK | os.X_OK):
+    if _may_be_written(inside if inside.exists() else folder):
         return inside / model.sha256[:12]
     if root is None:
         return None
     return root / ELSEWHERE / digest([str(folder.resolve()), model.sha256])[:12]
+
+
+def _may_be_written(folder: Path) -> bool:
+    """Root could write anywhere, but a folder that grants that to nobody is not meant to be."""
+    return bool(folder.stat().st_mode & 0o222) and os.access(folder, os.W_OK | os.X_OK)
 
 
 def _up_to_date(model: LoadedModel, folder: Path, files: Sequence[_File], place: Path | None) -> KeptFeatures:

@@ -233,11 +233,15 @@ def test_folders_with_nothing_to_search(tmp_path: Path, model: Path) -> None:
 def test_where_a_folder_cannot_be_written_to_the_root_keeps_the_index(
     photos: Path, model: Path, tmp_path: Path
 ) -> None:
-    (photos / ".vernaclip").write_text("in the way")
+    photos.chmod(0o555)
     root = tmp_path / "root"
     found = search_folder(QUERY, photos, model, root=root)
     assert len(list((root / "folder-indexes").glob("*/*.npy"))) == 1
     assert search_folder(QUERY, photos, model) == found, "without a root nothing is kept"
+    assert not (photos / ".vernaclip").exists()
+    photos.chmod(0o755)
+    (photos / ".vernaclip").write_text("in the way")
+    assert search_folder(QUERY, photos, model) == found
 
 
 def turned(path: Path, orientation: int) -> None:
