@@ -1,4 +1,4 @@
-"""A picture of where a text is in an image: heat over the image, with a scale in cosines."""
+"""A picture of where a text is in an image: the image, and beside it the same in grey under heat, with a scale."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,16 +10,18 @@ from training.localize import Localization
 from training.pen import BORDER, PAPER, Pen, contained
 
 if TYPE_CHECKING:
+    import numpy as np
     from PIL.Image import Image
 
-    from training.nearest import Floats
+    Colours = np.ndarray[Any, np.dtype[np.float64]]
 
-_SIDE = 520  # of the image's box, in pixels, as everything here
+_SIDE = 360  # of an image's box, in pixels, as everything here
+_NARROWEST = 160  # of the box: so that the title has room
+_SHORTEST = 120  # of the scale
 _MARGIN = 32
+_GAP = 20
 _TITLE_HEIGHT = 76
-_SCALE_WIDTH, _SCALE_GAP, _NUMBER_WIDTH = 20, 24, 64
-_NARROWEST = 380  # of the box, so that the title has room
-_STRONGEST = 0.8  # opacity where the text is
+_SCALE_WIDTH, _NUMBER_WIDTH = 18, 60
 
 
 def heat_map(found: Localization, out: Path) -> None:
@@ -31,17 +33,18 @@ def heat_map(found: Localization, out: Path) -> None:
     from PIL import Image, ImageDraw
 
     image = contained(read_picture(found.image, _SIDE).image, _SIDE, _SIDE)
-    box = max(image.width, _NARROWEST)
-    width = 2 * _MARGIN + box + _SCALE_GAP + _SCALE_WIDTH + _NUMBER_WIDTH
-    height = 2 * _MARGIN + _TITLE_HEIGHT + max(image.height, 120)
-    sheet = Image.new("RGB", (width, height), PAPER)
+    box, tall = max(image.width, _NARROWEST), max(image.height, _SHORTEST)
+    width = 2 * (_MARGIN + box + _GAP) + _SCALE_WIDTH + _NUMBER_WIDTH
+    sheet = Image.new("RGB", (width, 2 * _MARGIN + _TITLE_HEIGHT + tall), PAPER)
     pen = Pen(ImageDraw.Draw(sheet), lettering_for([found.text]))
     pen.write(_MARGIN, _MARGIN - 6, pen.fitted(found.text, 28, width - 2 * _MARGIN), 28)
     pen.write(_MARGIN, _MARGIN + 36, pen.fitted(_explanation(found), 15, width - 2 * _MARGIN), 15, grey=True)
-    x, y = _MARGIN + (box - image.width) // 2, _MARGIN + _TITLE_HEIGHT
-    sheet.paste(_heated(image, found), (x, y))
-    pen.draw.rectangle((x, y, x + image.width - 1, y + image.height - 1), outline=BORDER)
-    _draw_scale(sheet, pen, found, _MARGIN + box + _SCALE_GAP, y)
+    top = _MARGIN + _TITLE_HEIGHT
+    for number, panel in enumerate((image, _heated(image, found))):
+        left = _MARGIN + number * (box + _GAP) + (box - panel.width) // 2
+        sheet.paste(panel, (left, top))
+        pen.draw.rectangle((left, top, left + panel.width - 1, top + panel.height - 1), outline=BORDER)
+    _draw_scale(sheet, pen, found.fall, (_MARGIN + 2 * (box + _GAP), top, tall))
     write_atomically(out, lambda path: sheet.save(path, "PNG"))
 
 
@@ -52,37 +55,35 @@ def _explanation(found: Localization) -> str:
 
 
 def _heated(image: "Image", found: Localization) -> "Image":
-    """The image under its heat; what has none is paler, so that colours of the image are not taken for heat."""
+    """The image in pale grey, so that its colours are not taken for heat, under its heat."""
     import numpy as np
     from PIL import Image
 
-    cells = np.clip(np.array(found.drops, dtype=np.float32), 0, None)
-    heat = np.asarray(Image.fromarray(cells).resize(image.size, Image.Resampling.BICUBIC))
+    cells = Image.fromarray(np.clip(np.array(found.drops, dtype=np.float32), 0, None))
+    heat = np.asarray(cells.resize(image.size, Image.Resampling.BICUBIC), dtype=np.float64)
     share = np.clip(heat / found.fall, 0, 1) if found.fall else np.zeros_like(heat)
-    grey = np.asarray(image.convert("L"), dtype=np.float32)[..., None] * 0.5 + 255 * 0.5
-    pale = 0.5 * np.asarray(image, dtype=np.float32) + 0.5 * grey
-    opacity = (_STRONGEST * share**0.8)[..., None]
-    return Image.fromarray(np.round((1 - opacity) * pale + opacity * _colours(share)).astype(np.uint8))
+    grey = 0.55 * np.asarray(image.convert("L"), dtype=np.float64) + 0.45 * 255
+    return Image.fromarray(_over(grey[..., None], share))
 
 
-def _colours(share: "Floats | Any") -> "Floats | Any":
-    """RGB, 0 to 255, for shares of the largest fall."""
-    from matplotlib import colormaps
-
-    return colormaps["inferno_r"](0.12 + 0.75 * share)[..., :3] * 255
-
-
-def _draw_scale(sheet: "Image", pen: Pen, found: Localization, left: int, top: int) -> None:
+def _draw_scale(sheet: "Image", pen: Pen, fall: float, place: tuple[int, int, int]) -> None:
     import numpy as np
     from PIL import Image
 
-    height = sheet.height - _MARGIN - top
-    share = np.linspace(1, 0, height)[:, None]
-    opacity = (_STRONGEST * share**0.8)[..., None]
-    column = (1 - opacity) * 255 + opacity * _colours(share)
-    strip = np.repeat(np.round(column).astype(np.uint8), _SCALE_WIDTH, axis=1)
-    sheet.paste(Image.fromarray(strip), (left, top))
+    left, top, height = place
+    column = _over(np.full((height, 1, 1), 255.0), np.linspace(1, 0, height)[:, None])
+    sheet.paste(Image.fromarray(np.repeat(column, _SCALE_WIDTH, axis=1)), (left, top))
     pen.draw.rectangle((left, top, left + _SCALE_WIDTH - 1, top + height - 1), outline=BORDER)
     for part in (0.0, 0.5, 1.0):
-        place = top + round((1 - part) * (height - 1))
-        pen.write(left + _SCALE_WIDTH + 8, place, f"{part * found.fall:.3f}", 14, grey=True, anchor="lm")
+        middle = top + round((1 - part) * (height - 1))
+        pen.write(left + _SCALE_WIDTH + 8, middle, f"{part * fall:.3f}", 14, grey=True, anchor="lm")
+
+
+def _over(below: "Colours", share: "Colours") -> Any:
+    """The colour of a share of the largest fall, the more opaque the larger, over what is below: uint8 RGB."""
+    import numpy as np
+    from matplotlib import colormaps
+
+    colours = colormaps["YlOrRd"](share)[..., :3] * 255
+    opacity = (0.85 * np.sqrt(share))[..., None]
+    return np.round((1 - opacity) * below + opacity * colours).astype(np.uint8)

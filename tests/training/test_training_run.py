@@ -15,7 +15,7 @@ from data_catalog.errors import ConfigError
 from training.checkpoint import STATE_FILE
 from training.config import EvaluateConfig, TrainConfig, run_key
 from training.contact_sheet import contact_sheet
-from training.data import PairFiles
+from training.data import PairFiles, read_captions
 from training.evaluation import evaluate
 from training.loop import TrainResult, train
 from training.model import load_model, read_model_config
@@ -74,6 +74,8 @@ def test_a_trained_model_finds_squares_far_above_chance(
     assert [hit.rank for hit in hits] == [1, 2, 3]
     assert hits[0].cosine >= hits[1].cosine >= hits[2].cosine
     assert "verde" in hits[0].captions[0]
+    learnt = read_captions(square_files.train).to_pylist()
+    assert not any("un quadrato verde" in captions for captions in learnt), "the query is no caption that it has seen"
     again = search("un quadrato verde", square_files.test, tmp_path / "run", k=3)
     assert again == found  # from the index on disk
     contact_sheet(hits, tmp_path / "sheet.png", "un quadrato verde, già più in là")
