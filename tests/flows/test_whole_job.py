@@ -178,19 +178,11 @@ def test_an_image_is_classified(root: Path, photos: Path, capsys: pytest.Capture
 def test_a_text_is_found_in_an_image(
     root: Path, photos: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
-    command = [
-        "localize",
-        str(photos / "0.jpg"),
-        "un cerchio",
-        "--root",
-        str(root),
-        "--out",
-        str(tmp_path / "heat.png"),
-    ]
-    assert main(command) == 0
+    heat, told = tmp_path / "heat.png", tmp_path / "heat.json"
+    command = ["localize", str(photos / "0.jpg"), "un cerchio", "--root", str(root), "--out", str(heat)]
+    assert main([*command, "--json", str(told)]) == 0
     assert "cosine of image and text" in capsys.readouterr().out
-    assert main([*command, "--json", "-"]) == 0
-    found = json.loads(capsys.readouterr().out)
+    found = json.loads(told.read_text(encoding="utf-8"))
     assert (len(found["grid"]), {len(row) for row in found["grid"]}) == (16, {16})
     with Image.open(photos / "0.jpg") as image:
         assert (found["width"], found["height"]) == image.size
