@@ -23,7 +23,9 @@ that were trained with the SigLIP loss judge each text by itself."""
 LOCALIZE_EPILOG = """example:
   vernaclip localize photo.jpg "un gatto" --root demo-catalog
 
-Parts of the image are covered one after the other; where the cosine of image and text falls most, there the text is."""
+Squares of the image are covered one after the other, and each is shown alone. Where the cosine of image and text falls
+most without a part, and rises most by it alone, there the text is. Something is hottest even where the text is not in
+the image at all: a low cosine tells."""
 
 
 def add_search_options(command: argparse.ArgumentParser) -> None:
@@ -54,6 +56,12 @@ def add_localize_options(command: argparse.ArgumentParser) -> None:
     _add_epilog(command, LOCALIZE_EPILOG)
     command.add_argument("image", type=Path, metavar="IMAGE")
     command.add_argument("text", metavar="TEXT", help="in the language of the model")
+    command.add_argument(
+        "--method",
+        choices=("both", "cover", "reveal"),
+        default="both",
+        help="cover squares, reveal them alone, or both (the default), which is the most exact",
+    )
     _add_model(command)
     _add_results(command, "heat map")
 

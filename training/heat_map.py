@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 from data_catalog.shards import write_atomically
 from training.encode_files import read_picture
 from training.fonts import lettering_for
-from training.localize import Localization
+from training.localize import METHODS, Localization
 from training.pen import BORDER, PAPER, Pen, contained
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ _SCALE_WIDTH, _NUMBER_WIDTH = 18, 60
 
 
 def heat_map(found: Localization, out: Path) -> None:
-    """Write a localization as a PNG: the hotter, the more the cosine falls when the place is covered.
+    """Write a localization as a PNG: the hotter, the more the text speaks of the place.
 
     Raises:
         ConfigError: the image cannot be read any more.
@@ -44,14 +44,14 @@ def heat_map(found: Localization, out: Path) -> None:
         left = _MARGIN + number * (box + _GAP) + (box - panel.width) // 2
         sheet.paste(panel, (left, top))
         pen.draw.rectangle((left, top, left + panel.width - 1, top + panel.height - 1), outline=BORDER)
-    _draw_scale(sheet, pen, found.fall, (_MARGIN + 2 * (box + _GAP), top, tall))
+    _draw_scale(sheet, pen, found.hottest, (_MARGIN + 2 * (box + _GAP), top, tall))
     write_atomically(out, lambda path: sheet.save(path, "PNG"))
 
 
 def _explanation(found: Localization) -> str:
-    if not found.fall:
-        return f"cosine {found.cosine:.3f}, which falls nowhere when a part is covered"
-    return f"cosine {found.cosine:.3f}, and by how much it falls when a part is covered"
+    if not found.hottest:
+        return f"cosine {found.cosine:.3f}, which no part of the image changes"
+    return f"cosine {found.cosine:.3f}; {METHODS[found.method]}"
 
 
 def _heated(image: "Image", found: Localization) -> "Image":
@@ -59,14 +59,14 @@ def _heated(image: "Image", found: Localization) -> "Image":
     import numpy as np
     from PIL import Image
 
-    cells = Image.fromarray(np.clip(np.array(found.drops, dtype=np.float32), 0, None))
+    cells = Image.fromarray(np.clip(np.array(found.heat, dtype=np.float32), 0, None))
     heat = np.asarray(cells.resize(image.size, Image.Resampling.BICUBIC), dtype=np.float64)
-    share = np.clip(heat / found.fall, 0, 1) if found.fall else np.zeros_like(heat)
+    share = np.clip(heat / found.hottest, 0, 1) if found.hottest else np.zeros_like(heat)
     grey = 0.55 * np.asarray(image.convert("L"), dtype=np.float64) + 0.45 * 255
     return Image.fromarray(_over(grey[..., None], share))
 
 
-def _draw_scale(sheet: "Image", pen: Pen, fall: float, place: tuple[int, int, int]) -> None:
+def _draw_scale(sheet: "Image", pen: Pen, hottest: float, place: tuple[int, int, int]) -> None:
     import numpy as np
     from PIL import Image
 
@@ -76,11 +76,11 @@ def _draw_scale(sheet: "Image", pen: Pen, fall: float, place: tuple[int, int, in
     pen.draw.rectangle((left, top, left + _SCALE_WIDTH - 1, top + height - 1), outline=BORDER)
     for part in (0.0, 0.5, 1.0):
         middle = top + round((1 - part) * (height - 1))
-        pen.write(left + _SCALE_WIDTH + 8, middle, f"{part * fall:.3f}", 14, grey=True, anchor="lm")
+        pen.write(left + _SCALE_WIDTH + 8, middle, f"{part * hottest:.3f}", 14, grey=True, anchor="lm")
 
 
 def _over(below: "Colours", share: "Colours") -> Any:
-    """The colour of a share of the largest fall, the more opaque the larger, over what is below: uint8 RGB."""
+    """The colour of a share of the largest heat, the more opaque the larger, over what is below: uint8 RGB."""
     import numpy as np
     from matplotlib import colormaps
 

@@ -99,19 +99,21 @@ def localize(options: Namespace) -> None:
     """Say where in an image a text is; write a heat map."""
     from flows.abilities import chosen_model
     from training.heat_map import heat_map
+    from training.localize import METHODS
     from training.localize import localize as run
 
     out = _picture(options, f"localize-{options.image.stem}-{options.text}")
-    found = run(options.image, options.text, chosen_model(options.root, options.dataset, options.model))
+    model = chosen_model(options.root, options.dataset, options.model)
+    found = run(options.image, options.text, model, method=options.method)
     heat_map(found, out)
     if _wrote_json(options, {**found.to_json(), "picture": str(out)}):
         return
     say(f"cosine of image and text: {found.cosine:.3f}")
-    if found.fall:
+    if found.hottest:
         (x, y), size = found.peak, f"{found.width}x{found.height} pixels"
-        say(f"It falls most, by {found.fall:.3f}, where the part around x={x:.0f}, y={y:.0f} of {size} is covered.")
+        say(f"Hottest around x={x:.0f}, y={y:.0f} of {size}: {found.hottest:.3f} ({METHODS[found.method]}).")
     else:
-        say("It falls nowhere when a part of the image is covered: the model does not find the text in it.")
+        say("No part of the image changes it: the model does not find the text in it.")
     say(f"\nHeat map: {out}")
 
 

@@ -16,7 +16,7 @@ from training.bars import bars
 from training.classify import Classification, classify
 from training.encode_files import read_picture
 from training.heat_map import heat_map
-from training.localize import GRID, localize, mean_where_covered, square_masks
+from training.localize import GRID, METHODS, localize, mean_where_covered, square_masks
 from training.model import PREPROCESSING, LoadedModel, load_model
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
@@ -149,33 +149,42 @@ def test_masks_cover_everything_and_their_mean_is_taken() -> None:
     assert mean_where_covered(np.array([2.0, 4.0, 5.0]), masks).tolist() == [[2.0, 3.0], [5.0, 4.0]]
 
 
+@pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize(("text", "box"), [("rosso", (192, 80, 232, 108)), ("verde", (24, 12, 64, 40))])
-def test_the_peak_is_where_the_text_is(flag: Path, text: str, box: tuple[int, int, int, int]) -> None:
+def test_the_peak_is_where_the_text_is(flag: Path, text: str, box: tuple[int, int, int, int], method: str) -> None:
     model = colour_model()
-    found = localize(flag, text, model)
+    found = localize(flag, text, model, method=method)
     x, y = found.peak
     assert box[0] <= x <= box[2]
     assert box[1] <= y <= box[3]
     assert found.cosine == pytest.approx(cosines_of(flag, [text])[0], abs=1e-3)
-    assert (found.width, found.height, len(found.drops), len(found.drops[0])) == (256, 128, GRID, GRID)
+    assert (found.width, found.height, len(found.heat), len(found.heat[0])) == (256, 128, GRID, GRID)
     assert model.module.batches[0] == 1
     assert sum(model.module.batches[1:]) == found.num_masks
     assert max(model.module.batches) <= 128
-    assert localize(flag, text, model) == found
+    assert localize(flag, text, model, method=method) == found
 
 
-def test_one_square_is_covered_by_the_mean_colour(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_squares_are_covered_and_shown_on_the_mean_colour(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("training.localize.SQUARES", ((8, 8),))
     image = Image.new("RGB", (64, 64), (0, 100, 0))
     image.paste((100, 0, 0), (0, 0, 32, 32))
     image.save(tmp_path / "quarters.png")
-    found = localize(tmp_path / "quarters.png", "rosso", colour_model())
-    # A quarter is red: (25, 75, 0) is the mean. Red covered leaves (6.25, 93.75, 0); green covered (31.25, 68.75, 0).
-    whole, without_red, without_green = (r / math.hypot(r, g) for r, g in ((25, 75), (6.25, 93.75), (31.25, 68.75)))
-    assert found.num_masks == 4
-    assert found.drops[0][0] == pytest.approx(whole - without_red, abs=1e-4)
-    assert [found.drops[15][15], found.drops[0][15]] == pytest.approx([whole - without_green] * 2, abs=1e-4)
-    assert found.drops[0][0] > 0 > found.drops[15][15]
+    path, model = tmp_path / "quarters.png", colour_model()
+    # A quarter is red, and (25, 75, 0) the mean. Without red there is (6.25, 93.75, 0), without a green quarter
+    # (31.25, 68.75, 0); red alone on the mean makes (43.75, 56.25, 0), green alone (18.75, 81.25, 0).
+    shares = ((25, 75), (6.25, 93.75), (31.25, 68.75), (43.75, 56.25), (18.75, 81.25))
+    whole, without_red, without_green, red, green = (r / math.hypot(r, g) for r, g in shares)
+    expected = {"cover": (whole - without_red, whole - without_green), "reveal": (red - whole, green - whole)}
+    expected["both"] = tuple(a + b for a, b in zip(*expected.values(), strict=True))
+    for method, (in_red, in_green) in expected.items():
+        found = localize(path, "rosso", model, method=method)
+        corners = [found.heat[row][column] for row in (0, 15) for column in (0, 15)]
+        assert corners == pytest.approx([in_red, *[in_green] * 3], abs=1e-4)
+        assert found.num_masks == {"cover": 4, "reveal": 5, "both": 9}[method]
+        assert in_red > 0 > in_green
+    with pytest.raises(ConfigError, match="one of both, cover, reveal"):
+        localize(path, "rosso", model, method="strips")
 
 
 def test_a_heat_map_is_hot_where_the_text_is(flag: Path, tmp_path: Path) -> None:
@@ -196,7 +205,7 @@ def test_a_heat_map_is_hot_where_the_text_is(flag: Path, tmp_path: Path) -> None
 def test_what_falls_nowhere_is_drawn_all_the_same(tmp_path: Path) -> None:
     Image.new("RGB", (50, 1000), (120, 120, 120)).save(tmp_path / "grey.png")
     found = localize(tmp_path / "grey.png", "rosso", colour_model())
-    assert found.fall == 0
+    assert found.hottest == 0
     assert found.to_json()["peak"] is None
     heat_map(found, tmp_path / "heat.png")
 
@@ -269,8 +278,7 @@ def test_whole_models_say_which_texts_are_cut(flag: Path, make_model: Callable[.
     found = classify(flag, ["un quadrato rosso", long], model)
     assert {choice.label: choice.is_cut for choice in found.choices} == {"un quadrato rosso": False, long: True}
     assert found.method == "sigmoid"
-    assert localize(flag, long, model).is_cut
-    assert not localize(flag, "un quadrato rosso", model).is_cut
+    assert localize(flag, long, model, method="cover").is_cut
     # Ten tokens fit beside start and end, and one more does not.
     letters = [" ".join("q" * count) for count in range(1, 30)]
     lengths = [len(model.tokenizer.inner.tokenizer(text).input_ids) for text in letters]
