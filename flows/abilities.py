@@ -19,12 +19,17 @@ def chosen_model(root: Path, dataset: str | None, model: Path | None) -> Path:
     return model if model is not None else current_model(root, dataset or only_dataset(root)).folder
 
 
-def search_dataset(root: Path, dataset: str | None, text: str, *, num_hits: int) -> SearchResult:
-    """The images of a dataset that fit a text best, by its newest model."""
+def search_dataset(
+    root: Path, dataset: str | None, text: str, *, num_hits: int, split: str | None = None
+) -> SearchResult:
+    """The images of a dataset, or of one of its splits, that fit a text best, by its newest model."""
     model = current_model(root, dataset or only_dataset(root))
     entries = model.snapshot.manifest["files"]["pairs"]
     hashes = {model.snapshot.folder / entry["path"]: str(entry["sha256"]) for entry in entries}
-    return search(text, list(hashes), model.folder, k=num_hits, sha256=hashes.__getitem__)
+    files = list(hashes) if split is None else model.snapshot.pair_files(split)
+    if not files:
+        raise ConfigError(f"the {split} split has no images: search another one")
+    return search(text, files, model.folder, k=num_hits, sha256=hashes.__getitem__)
 
 
 def search_images(root: Path, folder: Path, text: str, model: Path, *, num_hits: int) -> SearchResult:

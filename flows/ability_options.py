@@ -7,6 +7,7 @@ from flows.job_options import add_root
 
 SEARCH_EPILOG = """examples:
   vernaclip search "due cerchi rossi" --root demo-catalog
+  vernaclip search "due cerchi rossi" --root demo-catalog --split test --top 5
   vernaclip search "un cane sulla spiaggia" --images ~/Pictures --root demo-catalog --json hits.json
   vernaclip search "un cane sulla spiaggia" --images ~/Pictures --model my-model --json -
 
@@ -34,6 +35,9 @@ def add_search_options(command: argparse.ArgumentParser) -> None:
     command.add_argument("text", metavar="TEXT", help="in the language of the model")
     command.add_argument("--images", type=Path, metavar="FOLDER", help="search image files instead of a dataset")
     _add_model(command)
+    command.add_argument(
+        "--split", choices=("train", "val", "test"), help="only the images of one split of the dataset"
+    )
     command.add_argument("--top", type=int, default=12, metavar="N", help="how many images (default: 12)")
     _add_results(command, "contact sheet")
 

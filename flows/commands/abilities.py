@@ -24,13 +24,15 @@ def search(options: Namespace) -> None:
     from training.contact_sheet import contact_sheet
 
     out = _picture(options, options.text)
+    if options.images is not None and options.split is not None:
+        raise ConfigError("--split is of a dataset, and --images searches a folder: give one of the two")
     if options.images is not None:
         model = chosen_model(options.root, options.dataset, options.model)
         found = search_images(options.root, options.images, options.text, model, num_hits=options.top)
     elif options.model is not None:
         raise ConfigError("--model goes with --images; a dataset is searched by its own model")
     else:
-        found = search_dataset(options.root, options.dataset, options.text, num_hits=options.top)
+        found = search_dataset(options.root, options.dataset, options.text, num_hits=options.top, split=options.split)
     contact_sheet(found.hits, out, options.text)
     if not _wrote_json(options, {**found.to_json(), "picture": str(out)}):
         _say_hits(found)

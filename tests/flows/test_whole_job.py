@@ -139,6 +139,10 @@ def test_a_search_as_json_is_of_the_catalog(root: Path, capsys: pytest.CaptureFi
     for hit in found["hits"]:
         assert {name: hit[name] for name in told[hit["sample_id"]]} == told[hit["sample_id"]]
     assert found["picture"] == str(sheet)
+    command = ["search", "due cerchi rossi", "--root", str(root), "--json", "-", "--out", str(sheet), "--top", "1000"]
+    assert main([*command, "--split", "test"]) == 0
+    held_out = json.loads(capsys.readouterr().out)
+    assert {hit["sample_id"] for hit in held_out["hits"]} == {p["sample_id"] for p in pairs if p["split"] == "test"}
 
 
 def test_a_folder_is_searched_without_a_catalog(
@@ -193,6 +197,7 @@ def test_a_text_is_found_in_an_image(
     [
         (["search", "uno", "--model", "m"], "--model goes with --images"),
         (["search", "uno", "--images", "PHOTOS", "--model", "m", "--dataset", "scenes"], "give one of the two"),
+        (["search", "uno", "--images", "PHOTOS", "--split", "test"], "--split is of a dataset"),
         (["search", "uno", "--images", "gone"], "gone is no folder"),
         (["search", "uno", "--out", "PHOTOS"], "is no file of its own"),
         (["search", "uno", "--top", "0"], "k must be positive"),
