@@ -64,7 +64,7 @@ def add_localize_options(command: argparse.ArgumentParser) -> None:
         "--method",
         choices=("both", "cover", "reveal"),
         default="both",
-        help="cover squares, reveal them alone, or both (the default), which is the most exact",
+        help="cover squares, reveal them alone, or both (the default)",
     )
     _add_model(command)
     _add_results(command, "heat map")

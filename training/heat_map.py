@@ -74,7 +74,7 @@ def _draw_scale(sheet: "Image", pen: Pen, hottest: float, place: tuple[int, int,
     column = _over(np.full((height, 1, 1), 255.0), np.linspace(1, 0, height)[:, None])
     sheet.paste(Image.fromarray(np.repeat(column, _SCALE_WIDTH, axis=1)), (left, top))
     pen.draw.rectangle((left, top, left + _SCALE_WIDTH - 1, top + height - 1), outline=BORDER)
-    for part in (0.0, 0.5, 1.0):
+    for part in (0.0, 0.5, 1.0) if hottest else (0.0,):
         middle = top + round((1 - part) * (height - 1))
         pen.write(left + _SCALE_WIDTH + 8, middle, f"{part * hottest:.3f}", 14, grey=True, anchor="lm")
 
