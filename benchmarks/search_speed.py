@@ -90,14 +90,11 @@ def race(searches: Mapping[str, Search], queries: Matrix, rounds: int) -> dict[s
 
 def wrong(features: Matrix, queries: Matrix, found: Matrix) -> int:
     """Queries whose answer is not that of float64, equal rows in the order of their places."""
-    count = 0
-    starts = range(0, len(features), 50_000)
-    for query, indices in zip(queries.astype(np.float64), found, strict=True):
-        cosines = np.concatenate([features[at : at + 50_000].astype(np.float64) @ query for at in starts])
-        # Equal rows may differ in their last digits here, where the place in a block decides how sums are taken.
-        best = np.argsort(-np.round(cosines, 13), kind="stable")[:K]
-        count += not np.array_equal(best, indices)
-    return count
+    starts, wanted = range(0, len(features), 50_000), queries.astype(np.float64).T
+    cosines = np.concatenate([features[at : at + 50_000].astype(np.float64) @ wanted for at in starts])
+    # Equal rows may differ in their last digits here, where the place in a block decides how sums are taken.
+    best = [np.argsort(-np.round(column, 13), kind="stable")[:K] for column in cosines.T]
+    return sum(not np.array_equal(a, b) for a, b in zip(best, found, strict=True))
 
 
 def peak_mb(name: str, path: Path, num_queries: int) -> float:

@@ -33,5 +33,5 @@ def search_dataset(
 
 
 def search_images(root: Path, folder: Path, text: str, model: Path, *, num_hits: int) -> SearchResult:
-    """The images of a folder that fit a text best; a root keeps what such a folder cannot."""
-    return search_folder(text, folder, model, k=num_hits, root=root)
+    """The images of a folder that fit a text best; a root, if there is one, keeps what such a folder cannot."""
+    return search_folder(text, folder, model, k=num_hits, root=root if root.is_dir() else None)

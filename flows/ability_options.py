@@ -82,6 +82,9 @@ def _add_model(command: argparse.ArgumentParser) -> None:
 
 def _add_results(command: argparse.ArgumentParser, picture: str) -> None:
     command.add_argument(
-        "--out", type=Path, metavar="FILE.png", help=f"where the {picture} goes (default: searches/ in the root)"
+        "--out",
+        type=Path,
+        metavar="FILE.png",
+        help=f"where the {picture} goes (default: searches/ in the root; with --model, the working folder)",
     )
     command.add_argument("--json", metavar="FILE", help="the result as JSON; - for standard output, and nothing else")

@@ -161,7 +161,7 @@ def _renewed(model: LoadedModel, folder: Path, files: Sequence[_File], kept: Kep
             if folder / file.name in reasons
         },
     }
-    logger.info("%s: %d of %d images encoded, the others were known", folder, len(fresh), len(files))
+    logger.info("%s: %d of %d files read, the others were known", folder, len(fresh), len(files))
     found = [encoded[folder / f.name] if folder / f.name in encoded else rows[f.name, *f.stamp] for f in good]
     return KeptFeatures(_stacked(found), facts)
 

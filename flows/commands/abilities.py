@@ -51,7 +51,7 @@ def _say_hits(found: "SearchResult") -> None:
     ]
     say(plain_table([{name: short_value(value) for name, value in row.items()} for row in rows]))
     if found.unreadable:
-        say(f"\n{len(found.unreadable):,} files could not be read:")
+        say(f"\nFiles that could not be read: {len(found.unreadable):,}")
         for path, reason in found.unreadable[:MOST_UNREADABLE]:
             say(visible_text(f"  {path}: {reason}"))
         if len(found.unreadable) > MOST_UNREADABLE:
@@ -120,9 +120,13 @@ def localize(options: Namespace) -> None:
 
 
 def _picture(options: Namespace, name: str) -> Path:
-    """Where the picture goes."""
-    out: Path = options.out or options.root / "searches" / f"{_file_name(name)}.png"
+    """Where the picture goes: with a model from elsewhere there may be no root, and none is made for it."""
+    folder = options.root / "searches" if options.model is None else Path()
+    out: Path = options.out or folder / f"{_file_name(name)}.png"
     require_own_file(out)
+    nearest = next(parent for parent in out.parents if parent.exists())
+    if not nearest.is_dir():
+        raise ConfigError(f"--out: {nearest} is no folder")
     return out
 
 

@@ -153,7 +153,7 @@ def test_a_folder_is_searched_without_a_catalog(
     command = ["search", "due cerchi rossi", "--images", str(photos), "--json", str(written), "--out", str(sheet)]
     assert main([*command, "--model", model]) == 0
     said = capsys.readouterr().out
-    assert "1 files could not be read" in said
+    assert "Files that could not be read: 1" in said
     assert "broken.jpg: the bytes are no image" in said
     alone = json.loads(written.read_text(encoding="utf-8"))
     assert main([*command, "--root", str(root)]) == 0
@@ -200,6 +200,7 @@ def test_a_text_is_found_in_an_image(
         (["search", "uno", "--images", "PHOTOS", "--split", "test"], "--split is of a dataset"),
         (["search", "uno", "--images", "gone"], "gone is no folder"),
         (["search", "uno", "--out", "PHOTOS"], "is no file of its own"),
+        (["search", "uno", "--out", "PHOTOS/0.jpg/sheet.png"], "0.jpg is no folder"),
         (["search", "uno", "--top", "0"], "k must be positive"),
         (["search", " "], "a text is empty"),
         (["classify", "PHOTOS/0.jpg", "uno"], "give two or more"),

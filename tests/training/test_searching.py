@@ -143,7 +143,7 @@ def test_a_folder_is_searched_as_its_features_say(photos: Path, model: Path) -> 
 
 
 def encoded(caplog: pytest.LogCaptureFixture) -> list[str]:
-    return [record.getMessage().split(": ")[1] for record in caplog.records if "images encoded" in record.getMessage()]
+    return [record.getMessage().split(": ")[1] for record in caplog.records if "files read" in record.getMessage()]
 
 
 def test_only_files_that_changed_are_encoded_again(
@@ -158,8 +158,8 @@ def test_only_files_that_changed_are_encoded_again(
     (photos / "p06.png").unlink()
     after = search_folder(QUERY, photos, model, k=100)
     assert encoded(caplog) == [
-        "40 of 40 images encoded, the others were known",
-        "3 of 40 images encoded, the others were known",
+        "40 of 40 files read, the others were known",
+        "3 of 40 files read, the others were known",
     ]
     shutil.rmtree(photos / ".vernaclip")
     anew = search_folder(QUERY, photos, model, k=100)
