@@ -146,3 +146,45 @@ def kill_while_training() -> Callable[..., None]:
         assert not (out / "result.json").exists()
 
     return kill
+
+
+SMALL_MODEL: dict[str, Any] = {
+    "embed_dim": 32,
+    "custom_text": True,
+    "vision_cfg": {"image_size": 32, "layers": [1, 1, 1, 1], "width": 8, "head_width": 32},
+    "text_cfg": {
+        "context_length": 12,
+        "width": 32,
+        "heads": 2,
+        "layers": 1,
+        "pool_type": "argmax",
+        "hf_tokenizer_name": "tokenizer",
+    },
+}
+
+
+@pytest.fixture(scope="session")
+def make_model(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
+    """`make_model(seed=..., bias=...)`: a whole model of random weights, of SigLIP's kind with a bias."""
+    import torch
+
+    from training.checkpoint import save_weights
+    from training.model import create_model, write_model_config
+    from training.tokenizer import save_tokenizer, train_tokenizer
+
+    captions = [f"un quadrato {colour} {side}" for colour in COLOURS for side in SIDES]
+    tokenizer = train_tokenizer(captions, vocab_size=300)
+
+    def make(*, seed: int = 1, bias: float | None = None) -> Path:
+        folder = tmp_path_factory.mktemp("models") / "model"
+        config = {**SMALL_MODEL, "text_cfg": {**SMALL_MODEL["text_cfg"], "vocab_size": tokenizer.get_vocab_size()}}
+        config |= {} if bias is None else {"init_logit_bias": bias}
+        with torch.random.fork_rng():
+            torch.manual_seed(seed)
+            module = create_model(config, folder)
+        save_tokenizer(tokenizer, folder, context_length=12)
+        write_model_config(folder, config)
+        save_weights(module, folder / "model.safetensors")
+        return folder
+
+    return make

@@ -15,7 +15,7 @@ from data_catalog.errors import ConfigError
 from training.checkpoint import STATE_FILE
 from training.config import EvaluateConfig, TrainConfig, run_key
 from training.contact_sheet import contact_sheet
-from training.data import PairFiles
+from training.data import PairFiles, read_captions
 from training.evaluation import evaluate
 from training.loop import TrainResult, train
 from training.model import load_model, read_model_config
@@ -69,12 +69,15 @@ def test_a_trained_model_finds_squares_far_above_chance(
     assert found.chance == pytest.approx((1 + 1 / 2 + 1 / 3 + 1 / 4 + 1 / 5) / 24)
     assert found.value > 4 * found.chance
     assert found.low <= found.value <= found.high
-    hits = search("un quadrato verde", square_files.test, tmp_path / "run", k=3)
+    found = search("un quadrato verde", square_files.test, tmp_path / "run", k=3)
+    hits = found.hits
     assert [hit.rank for hit in hits] == [1, 2, 3]
-    assert hits[0].score >= hits[1].score >= hits[2].score
+    assert hits[0].cosine >= hits[1].cosine >= hits[2].cosine
     assert "verde" in hits[0].captions[0]
+    learnt = read_captions(square_files.train).to_pylist()
+    assert not any("un quadrato verde" in captions for captions in learnt), "the query is no caption that it has seen"
     again = search("un quadrato verde", square_files.test, tmp_path / "run", k=3)
-    assert again == hits  # from the index on disk
+    assert again == found  # from the index on disk
     contact_sheet(hits, tmp_path / "sheet.png", "un quadrato verde, già più in là")
     assert (tmp_path / "sheet.png").read_bytes().startswith(b"\x89PNG")
 
