@@ -12,6 +12,7 @@ import pytest
 from data_catalog.errors import ConfigError
 from training.config import EvaluateConfig, TrainConfig
 from training.data import PairFiles
+from training.effort import EFFORT_FILE
 from training.evaluation import evaluate
 from training.loop import train
 from training.model import load_model, read_model_config
@@ -105,7 +106,7 @@ def test_italian_runs_whole(square_files: PairFiles, config: TrainConfig, encode
     lines = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
     chance = (16 * math.log(16) + 8 * math.log(8)) / 24  # of the validation split's two batches
     assert lines[-1]["val_loss"] < chance - 0.2
-    assert {path.name for path in out.iterdir()} == set(MODEL_FILES)
+    assert {path.name for path in out.iterdir()} == {*MODEL_FILES, EFFORT_FILE}
     written = (out / "open_clip_config.json").read_text()
     assert json.loads(written)["model_cfg"]["text_cfg"]["hf_model_name"] == str(encoder)
     found = evaluate(square_files, out, EvaluateConfig(bootstrap_rounds=50)).get("text_to_image_MRR@5")

@@ -82,6 +82,7 @@ def test_a_trained_model_finds_squares_far_above_chance(
 def test_a_run_leaves_what_others_need(trained: Path, square_files: PairFiles) -> None:
     names = sorted(path.relative_to(trained).as_posix() for path in trained.rglob("*"))
     assert names == [
+        "effort.json",
         "loss.png",
         "metrics.jsonl",
         "model.safetensors",
