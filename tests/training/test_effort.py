@@ -1,22 +1,13 @@
 """Time and energy of a run: counters of a powercap folder made on the spot, and attempts that are interrupted."""
 
-import json
-from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from data_catalog.errors import ConfigError
-from training.checkpoint import STATE_FILE
-from training.config import TrainConfig
-from training.data import PairFiles
 from training.effort import EFFORT_FILE, EffortLog, read_attempts
 from training.energy import EnergyMeter, rapl_counters
-from training.loop import train
 from training.nvml import gpu_counters
-
-pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
 
 WRAPS_AT = 262_143_328_850
 
@@ -83,24 +74,3 @@ def test_attempts_add_up_and_a_damaged_file_is_named(tmp_path: Path) -> None:
     path.write_text('{"attempts": [{"seconds": 1}]}')
     with pytest.raises(ConfigError, match=r"effort\.json is damaged .* remove it"):
         read_attempts(path)
-
-
-def test_a_killed_run_has_two_attempts_and_the_model_none_of_it(
-    square_files: PairFiles, tmp_path: Path, kill_while_training: Callable[..., None]
-) -> None:
-    model = tmp_path / "small.json"
-    text = {"context_length": 24, "width": 64, "heads": 2, "layers": 2, "hf_tokenizer_name": "tokenizer"}
-    vision = {"image_size": 32, "layers": 1, "width": 64, "patch_size": 16}
-    model.write_text(json.dumps({"embed_dim": 64, "custom_text": True, "vision_cfg": vision, "text_cfg": text}))
-    config = TrainConfig(model=str(model), epochs=2, batch_size=16, num_threads=1, checkpoint_every_steps=1)
-    out = tmp_path / "run"
-    kill_while_training(square_files, config, out)
-    assert (out / STATE_FILE).is_file()
-    result = train(square_files, config, out)
-    attempts = read_attempts(out / EFFORT_FILE)
-    assert len(attempts) == 2
-    assert attempts[0].first_step == 0 < attempts[1].first_step
-    assert attempts[1].last_step == result.steps == 18
-    before = (out / EFFORT_FILE).read_bytes()
-    train(square_files, replace(config, num_threads=2), out)
-    assert (out / EFFORT_FILE).read_bytes() == before, "a finished run costs nothing more"

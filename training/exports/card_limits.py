@@ -25,7 +25,7 @@ def data_section(seen: SeenData | None) -> str:
         pairs = [f"{_of(counts, name, 'images'):,} / {_of(counts, name, 'captions'):,}" for counts in _counts(seen)]
         rows.append([markdown_text(name), markdown_text(entry["licence"]), *pairs])
     listed = table(["source", "upstream's terms", *(f"{split}, images / captions" for split in seen.splits)], rows)
-    head = f"The dataset {markdown_text(manifest['dataset'])}, snapshot `{markdown_text(manifest['snapshot'])}`."
+    head = f"The dataset {markdown_text(manifest['dataset'])}, snapshot {markdown_text(manifest['snapshot'])}."
     return f"{head} {_translation(seen)} Only the train split was trained on.\n\n{listed}\n\n{_licences(seen)}"
 
 
@@ -79,8 +79,8 @@ def limits_section(data: CardData, trained: TrainedFolder) -> str:
 
 def _particular(data: CardData, trained: TrainedFolder) -> Iterator[str]:
     yield (
-        f"It has seen {trained.result.num_samples:,} images to train on, and knows what these show; the CLIP of 2021 saw 400 million. What "
-        "none of them resembles, it has never seen."
+        f"It has seen {trained.result.num_samples:,} images to train on, and knows what these show; the CLIP of 2021 "
+        "saw 400 million. What none of them resembles, it has never seen."
     )
     if data.seen is not None:
         language, (captions, translated) = markdown_text(data.seen.manifest["target_lang"]), _translated(data.seen)

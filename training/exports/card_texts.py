@@ -62,7 +62,7 @@ from transformers import AutoImageProcessor
 
 prepare = AutoImageProcessor.from_pretrained("FOLDER", backend="pil")
 pixels = prepare(images=[Image.open("picture.jpg")], return_tensors="np")["pixel_values"]
-texts = Tokenizer.from_file("FOLDER/tokenizer.json").encode_batch(["...", "..."])
+texts = Tokenizer.from_file("FOLDER/tokenizer.json").encode_batch(["..."])
 ids = np.array([text.ids for text in texts], dtype=np.int64)
 image_features = InferenceSession("FOLDER/image.onnx").run(None, {"pixel_values": pixels})[0]
 text_features = InferenceSession("FOLDER/text.onnx").run(None, {"input_ids": ids})[0]

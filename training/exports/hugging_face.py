@@ -94,9 +94,11 @@ def _dual_encoder(trained: TrainedFolder) -> Any:
 
     quick_gelu = bool(trained.model_config.get("quick_gelu"))
     vision = CLIPVisionConfig(**vision_settings(trained.model_config["vision_cfg"], quick_gelu=quick_gelu))
+    encoder = AutoConfig.from_pretrained(trained.folder)
+    encoder.name_or_path = ""  # where it lay is nobody's business
     config = VisionTextDualEncoderConfig.from_vision_text_configs(
         vision,
-        AutoConfig.from_pretrained(trained.folder),
+        encoder,
         projection_dim=trained.model_config["embed_dim"],
         logit_scale_init_value=float(trained.loaded.module.logit_scale.item()),
     )

@@ -29,10 +29,12 @@ def write_open_clip(trained: TrainedFolder, folder: Path, *, place: Path, hub_na
     """
     names = {HUB_WEIGHTS_FILE: WEIGHTS_FILE, TOKENIZER_FILE: TOKENIZER_FILE}
     names |= {TOKENIZER_CONFIG_FILE: TOKENIZER_CONFIG_FILE}
-    if trained.has_encoder:
-        names[ENCODER_CONFIG_FILE] = ENCODER_CONFIG_FILE
     for name, source in names.items():
         _copy(trained.folder / source, folder / name)
+    if trained.has_encoder:
+        encoder = read_json(trained.folder / ENCODER_CONFIG_FILE)
+        encoder.pop("_name_or_path", None)  # where it lay
+        write_json(folder / ENCODER_CONFIG_FILE, encoder)
     model_config = portable_config(trained.model_config, hub_name or str(place), has_hub_name=hub_name is not None)
     size = trained.loaded.image_size
     write_json(

@@ -85,8 +85,9 @@ def require_same_scores(probe: Probe, image_features: "Floats", text_features: "
 
     ours, theirs = probe.image_features @ probe.text_features.T, image_features @ text_features.T
     pairs = [(probe.image_features, image_features), (probe.text_features, text_features), (ours, theirs)]
-    worst = max(float(np.abs(a - b).max()) if a.shape == b.shape else np.inf for a, b in pairs)
-    if not worst <= TOLERANCE:  # NaN as well
+    # NaN comes through numpy's maximum, and is not within anything.
+    worst = float(np.max([np.abs(a - b).max() if a.shape == b.shape else np.inf for a, b in pairs]))
+    if not worst <= TOLERANCE:
         raise PipelineError(
             f"{what}: it scores otherwise than the model (by {worst:.2g}, where {TOLERANCE:g} is allowed): nothing is "
             "written"
