@@ -120,9 +120,9 @@ def _training(trained: TrainedFolder) -> str:
         settings["model"] = Path(str(settings["model"])).name
     loss = "" if result.best_val_loss is None else f", validation loss {result.best_val_loss:.4f}"
     told = (
-        f"{result.num_samples:,} images, {result.epochs} epochs ({result.frozen_epochs} of them with frozen towers), "
-        f"{result.steps:,} steps; the weights are those of epoch {result.best_epoch}{loss}. Settings that decided what "
-        "came out:"
+        f"Images: {result.num_samples:,}. Epochs: {result.epochs}, of which {result.frozen_epochs} with frozen towers. "
+        f"Steps: {result.steps:,}. The weights are those of epoch {result.best_epoch}{loss}. Settings that decided "
+        "what came out:"
     )
     return f"{told}\n\n{fenced(json.dumps(settings, indent=1, sort_keys=True, ensure_ascii=True), 'json')}"
 

@@ -105,6 +105,11 @@ def export_model(
         MODEL_FORMATS[name].require()
     is_one = len(_wanted(config)) == 1
     places = {name: _place(out if is_one else out / name, model, root) for name in formats}
+    if seen is None and any(place.is_relative_to(root.resolve()) for place in places.values()):
+        raise ConfigError(
+            f"{out} lies in the catalog {root}, where `vernaclip forget` removes exports of which nobody can tell what "
+            "they were made of, as of a model by its folder: name another place with --out"
+        )
     data = card_data(model, seen, model_sha256=trained.loaded.sha256)
     jobs = [_Job(trained=trained, data=data, config=config, format=name, place=places[name]) for name in formats]
     for job in jobs:

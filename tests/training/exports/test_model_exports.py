@@ -314,6 +314,8 @@ def test_the_models_own_folder_is_no_place(compact: Path, tmp_path: Path) -> Non
     with pytest.raises(ConfigError, match=r"is there and is no export of ours|lie in one another"):
         exported(compact, compact, "open_clip")
     config = ModelExportConfig(formats=("open_clip",), name="small")
+    with pytest.raises(ConfigError, match="where `vernaclip forget` removes exports of which nobody can tell"):
+        export_model(compact, config, tmp_path / "mine", seen=None, root=tmp_path)
     with pytest.raises(ConfigError, match="which is not for exports"):
         export_model(compact, config, tmp_path / "models" / "mine", seen=None, root=tmp_path)
 
