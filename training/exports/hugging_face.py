@@ -6,6 +6,7 @@ Weights are renamed and reshaped, never approximated: an architecture without an
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from stat import S_IMODE
 from typing import TYPE_CHECKING, Any
 
 from training.exports.clip_towers import (
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
 
 # open_clip pools a Hugging Face encoder by this name as transformers' dual encoder does: by the encoder's own pooler.
 _OWN_POOLER = "cls_pooler"
+# As transformers calls them.
+CONFIG_FILE, SAFETENSORS_FILE = "config.json", "model.safetensors"
 
 
 def class_name(model_config: dict[str, Any]) -> str:
@@ -52,6 +55,8 @@ def write_hugging_face(trained: TrainedFolder, folder: Path) -> None:
     with quiet_libraries(), _without_bars():
         model = _dual_encoder(trained) if trained.has_encoder else _clip(trained)
         model.save_pretrained(folder, max_shard_size="100GB")
+    # safetensors makes files that only their owner may read.
+    (folder / SAFETENSORS_FILE).chmod(S_IMODE((folder / CONFIG_FILE).stat().st_mode))
     write_tokenizer(trained, folder, processor=processor)
     write_image_processor(trained, folder, processor=processor)
 

@@ -80,12 +80,23 @@ def as_hub_has_it(folder: Path, cache: Path, name: str) -> None:
     (repository / "refs" / "main").write_text("0" * 40)
 
 
-def test_italian_scores_the_same_in_all_three_libraries(italian: Path, picture: Path, tmp_path: Path) -> None:
+def no_pickles(*_: Any, **__: Any) -> Any:
+    raise AssertionError("a pickle was read")
+
+
+def test_italian_scores_the_same_in_all_three_libraries(
+    italian: Path, picture: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """By the code of the cards: in a new process, from another folder, offline; one export moved, one as on the hub."""
+    for name in ("torch.load", "pickle.load", "pickle.loads", "pickle.Unpickler"):
+        monkeypatch.setattr(name, no_pickles)
     report = exported(italian, tmp_path / "out", "all")
     assert report.refused == {}
     assert [found.format for found in report.exports] == ["open_clip", "transformers", "onnx"]
     assert all(found.difference < TOLERANCE for found in report.exports)
+    files = [path for path in (tmp_path / "out").rglob("*") if path.is_file()]
+    assert {path.suffix for path in files} == {".json", ".md", ".onnx", ".safetensors"}
+    assert len({path.stat().st_mode for path in files}) == 1, "safetensors would let nobody else read its files"
     exported(italian, tmp_path / "first", "open_clip")
     shutil.move(tmp_path / "first", tmp_path / "moved")
     exported(italian, tmp_path / "hub", "open_clip", hub_name="somebody/clip-it")
