@@ -3,12 +3,14 @@
 Weights are renamed and reshaped, never approximated: an architecture without an equivalent is refused.
 """
 
+import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from stat import S_IMODE
 from typing import TYPE_CHECKING, Any
 
+from data_catalog.shards import write_json
+from data_catalog.tensor_files import save_tensors
 from training.exports.clip_towers import (
     clip_text_tensors,
     clip_vision_tensors,
@@ -26,6 +28,8 @@ if TYPE_CHECKING:
 
 # open_clip pools a Hugging Face encoder by this name as transformers' dual encoder does: by the encoder's own pooler.
 _OWN_POOLER = "cls_pooler"
+# Of both classes: CLIP's own, in transformers 4, takes any tokenizer for OpenAI's.
+_PROCESSOR = "VisionTextDualEncoderProcessor"
 # As transformers calls them.
 CONFIG_FILE, SAFETENSORS_FILE = "config.json", "model.safetensors"
 
@@ -51,14 +55,13 @@ def why_no_hugging_face(model_config: dict[str, Any]) -> str | None:
 
 def write_hugging_face(trained: TrainedFolder, folder: Path) -> None:
     """Write config.json, model.safetensors, tokenizer and image processor."""
-    processor = "VisionTextDualEncoderProcessor" if trained.has_encoder else "CLIPProcessor"
     with quiet_libraries(), _without_bars():
         model = _dual_encoder(trained) if trained.has_encoder else _clip(trained)
-        model.save_pretrained(folder, max_shard_size="100GB")
-    # safetensors makes files that only their owner may read.
-    (folder / SAFETENSORS_FILE).chmod(S_IMODE((folder / CONFIG_FILE).stat().st_mode))
-    write_tokenizer(trained, folder, processor=processor)
-    write_image_processor(trained, folder, processor=processor)
+        model.config.architectures = [class_name(trained.model_config)]
+        write_json(folder / CONFIG_FILE, json.loads(model.config.to_json_string()))
+    save_tensors(dict(_named_for_all(model.state_dict(), trained)), folder / SAFETENSORS_FILE, {"format": "pt"})
+    write_tokenizer(trained, folder, processor=_PROCESSOR)
+    write_image_processor(trained, folder, processor=_PROCESSOR)
 
 
 def check_hugging_face(trained: TrainedFolder, probe: Probe, folder: Path) -> float:
@@ -78,6 +81,17 @@ def check_hugging_face(trained: TrainedFolder, probe: Probe, folder: Path) -> fl
     require_same_ids(probe, told["input_ids"].tolist(), "the export to transformers")
     images, texts = found.image_embeds.numpy(), found.text_embeds.numpy()
     return require_same_scores(probe, images, texts, "the export to transformers")
+
+
+def _named_for_all(tensors: "dict[str, torch.Tensor]", trained: TrainedFolder) -> "Iterator[tuple[str, torch.Tensor]]":
+    """Tensors by names that transformers 4 and 5 both know.
+
+    In a dual encoder, 4 has the image tower one module deeper. Of names that it does not know it makes random weights,
+    with a warning; 5 knows both.
+    """
+    for name, tensor in tensors.items():
+        is_short = name.startswith("vision_model.") and not name.startswith("vision_model.vision_model.")
+        yield f"vision_model.{name}" if is_short and trained.has_encoder else name, tensor
 
 
 @contextmanager
@@ -154,5 +168,5 @@ def _fill(model: Any, trained: TrainedFolder, *, text_projection: "torch.Tensor"
 
 
 def _inner(tower: Any, name: str) -> Any:
-    """Before transformers 5.5 a tower of CLIP was wrapped in another module."""
+    """In transformers 4 a tower of CLIP is wrapped in another module."""
     return getattr(tower, name, tower)

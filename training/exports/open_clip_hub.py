@@ -12,6 +12,7 @@ from typing import Any
 
 from data_catalog.shards import read_json, write_atomically, write_json
 from training.exports.probe import TEXTS, Probe, quiet_libraries, require_same_scores
+from training.exports.processors import prefix_setting
 from training.exports.source import TrainedFolder
 from training.model import OPEN_CLIP_CONFIG_FILE, PREPROCESSING, WEIGHTS_FILE
 from training.pretrained import ENCODER_CONFIG_FILE
@@ -28,9 +29,10 @@ def write_open_clip(trained: TrainedFolder, folder: Path, *, place: Path, hub_na
         hub_name: under which it goes to the Hugging Face hub, such as "somebody/clip-it"; None for disk only.
     """
     names = {HUB_WEIGHTS_FILE: WEIGHTS_FILE, TOKENIZER_FILE: TOKENIZER_FILE}
-    names |= {TOKENIZER_CONFIG_FILE: TOKENIZER_CONFIG_FILE}
     for name, source in names.items():
         _copy(trained.folder / source, folder / name)
+    told = read_json(trained.folder / TOKENIZER_CONFIG_FILE)
+    write_json(folder / TOKENIZER_CONFIG_FILE, {**prefix_setting(folder / TOKENIZER_FILE), **told})
     if trained.has_encoder:
         encoder = read_json(trained.folder / ENCODER_CONFIG_FILE)
         encoder.pop("_name_or_path", None)  # where it lay

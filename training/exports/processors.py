@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from data_catalog.shards import write_atomically, write_json
+from data_catalog.shards import read_json, write_atomically, write_json
 from training.exports.source import TrainedFolder
 from training.model import PREPROCESSING
 from training.tokenizer import TOKENIZER_CONFIG_FILE, TOKENIZER_FILE
@@ -38,10 +38,21 @@ def write_tokenizer(trained: TrainedFolder, folder: Path, *, processor: str | No
         "model_max_length": trained.context_length,
         "model_input_names": ["input_ids", "attention_mask"],
         "clean_up_tokenization_spaces": False,
+        **prefix_setting(folder / TOKENIZER_FILE),
         **{name: str(token) for name, token in tokens.items() if token is not None},
         **({"processor_class": processor} if processor else {}),
     }
     write_json(folder / TOKENIZER_CONFIG_FILE, settings)
+
+
+def prefix_setting(path: Path) -> dict[str, bool]:
+    """What a tokenizer's configuration must say of blanks in front: transformers 4 takes silence for a no.
+
+    Args:
+        path: of its `tokenizer.json`.
+    """
+    before = read_json(path).get("pre_tokenizer") or {}
+    return {"add_prefix_space": True} if before.get("add_prefix_space") else {}
 
 
 def _cleaning(tokenizer: "Tokenizer") -> "Tokenizer":

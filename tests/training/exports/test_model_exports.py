@@ -152,6 +152,8 @@ def test_compact_goes_to_open_clip_and_says_why_not_to_transformers(
         images = model.eval().encode_image(preprocess(Image.open(picture))[None], normalize=True)
         texts = model.encode_text(tokenizer(TEXTS), normalize=True)
     require_equal(compact, picture, {"open_clip": [images.numpy(), texts.numpy()]})
+    told = json.loads((tmp_path / "out" / "tokenizer_config.json").read_text())
+    assert told["add_prefix_space"], "or transformers 4 would read the first word otherwise"
     reason = "no equivalent of this model, since its image tower is a ResNet: export it to open_clip, onnx"
     with pytest.raises(ConfigError, match=reason):
         exported(compact, tmp_path / "two", "open_clip", "transformers")
