@@ -85,7 +85,12 @@ def _score(values: Mapping[str, Any]) -> Mapping[str, Any]:
     for name in _SCORE_KEYS[2:]:
         if not isinstance(values[name], int | float) or isinstance(values[name], bool):
             raise TypeError(f"{name} is {values[name]!r}")
-    return {name: str(values[name]) if name in _SCORE_KEYS[:2] else values[name] for name in _SCORE_KEYS}
+    numbers = {name: values[name] for name in _SCORE_KEYS[2:]}
+    return {
+        **{name: str(values[name]) for name in _SCORE_KEYS[:2]},
+        **numbers,
+        "images": str(values.get("images", "all")),
+    }
 
 
 def scored(data: CardData) -> Iterator[SplitScores]:

@@ -9,8 +9,6 @@ from training.exports.card_data import CardData, SplitScores, scored
 
 # JSON's escapes are YAML's; these letters stand in no YAML text as they are.
 _UNPRINTABLE = re.compile("[\x7f-\x9f\u2028\u2029\ud800-\udfff\ufeff\ufffe\uffff]")
-# What a hub's list of results can hold: of every caption, both ways.
-_INDEXED = ("all",)
 
 
 def scalar(value: Any) -> str:
@@ -43,7 +41,7 @@ def card_head(*, name: str, library: str, licence: str, data: CardData) -> str:
 
 
 def _result(scores: SplitScores, data: CardData) -> Iterator[str]:
-    chosen: Sequence[Any] = [score for score in scores.scores if score["captions"] in _INDEXED]
+    chosen: Sequence[Any] = [score for score in scores.scores if score["captions"] == score["images"] == "all"]
     if not chosen:
         return
     dataset = data.seen.manifest["dataset"] if data.seen is not None else "held-out images"

@@ -18,6 +18,7 @@ from training.exports.card_data import CardData, SplitScores
 from training.exports.card_head import card_head
 from training.exports.card_limits import data_section, limits_section
 from training.exports.source import TrainedFolder
+from training.scores import CAPTION_MODES
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -142,15 +143,22 @@ def _split_scores(scores: SplitScores) -> str:
         [
             markdown_text(score["name"]),
             markdown_text(score["captions"]),
-            f"{score['value']:.4f}",
-            f"{score['low']:.4f}-{score['high']:.4f}",
+            markdown_text(score["images"]),
+            _shown(score, "value"),
+            f"{_shown(score, 'low')}-{_shown(score, 'high')}",
             int(score["gallery_size"]),
             int(score["num_queries"]),
         ]
         for score in scores.scores
     ]
-    columns = ["metric", "captions", "score", "95 % interval", "gallery", "queries"]
-    return f"The {split} split:\n\n{table(columns, rows)}"
+    columns = ["metric", "captions", "images", "score", "95 % interval", "gallery", "queries"]
+    used = {score["captions"] for score in scores.scores}
+    modes = [f"Captions {mode}: {meaning}." for mode, meaning in CAPTION_MODES.items() if mode in used]
+    return f"The {split} split:\n\n{table(columns, rows)}\n\n{bullets(modes)}"
+
+
+def _shown(score: Mapping[str, Any], name: str) -> str:
+    return f"{score[name]:.1f}" if score["name"].endswith("_rank") else f"{score[name]:.4f}"
 
 
 def _references(data: CardData) -> Iterator[str]:
