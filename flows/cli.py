@@ -11,6 +11,7 @@ from typing import Any
 from flows.ability_options import add_classify_options, add_localize_options, add_search_options
 from flows.download_options import add_download_options
 from flows.evaluate_options import add_evaluate_options
+from flows.export_model_options import add_export_model_options
 from flows.export_options import add_export_options
 from flows.forget_options import add_forget_options
 from flows.job_options import add_dry_run_options, add_job_options, add_root
@@ -106,6 +107,7 @@ def parser() -> argparse.ArgumentParser:
     _add_report(commands)
     _add_forget(commands)
     _add_export(commands)
+    _add_export_model(commands)
     _add_services(commands)
     _add_translation(commands)
     _add_audit(commands)
@@ -189,6 +191,11 @@ def _add_snapshots(commands: Commands) -> None:
 def _add_export(commands: Commands) -> None:
     text = "write a dataset as a folder that other tools read: Hugging Face, WebDataset, or URLs without pixels"
     add_export_options(_add(commands, "export", "export:export", text))
+
+
+def _add_export_model(commands: Commands) -> None:
+    text = "write a trained model as a folder that open_clip, transformers or ONNX Runtime reads, with a model card"
+    add_export_model_options(_add(commands, "export-model", "export_model:export_model_command", text))
 
 
 def _add_services(commands: Commands) -> None:
