@@ -60,6 +60,15 @@ def add_export_model_options(command: argparse.ArgumentParser) -> None:
         help="licence that the model card states, as the hub spells it, such as cc-by-4.0 (default: none)",
     )
     command.add_argument(
+        "--scores",
+        action="append",
+        default=[],
+        type=Path,
+        metavar="scoreboard.json",
+        help="what `vernaclip scoreboard` wrote: its scores of this model go into the card, beside those of "
+        "`vernaclip evaluate`; may be given often",
+    )
+    command.add_argument(
         "--hub-name",
         metavar="OWNER/NAME",
         help="name under which it goes to the Hugging Face hub; open_clip's config of a Hugging Face text encoder then "

@@ -20,6 +20,7 @@ def export_model_command(options: Namespace) -> None:
         name=model.name,
         licence=options.licence,
         hub_name=options.hub_name,
+        scoreboards=tuple(options.scores),
         replace=options.force,
     )
     _tell(export_model(model.folder, config, options.out, seen=model.seen, root=options.root))

@@ -1,7 +1,7 @@
 """What a model card tells beside the model itself: the data that it saw, its scores, what its training cost."""
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -30,15 +30,17 @@ class SeenData:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class SplitScores:
-    """Scores on the held-out images of one split; each score is as in the file.
+class SetScores:
+    """Scores on one set of images; each score is as in the file.
 
     Args:
-        split: whose images are the gallery.
+        name: of the set, or of the split of the model's own dataset.
+        is_split: whether it is such a split.
         of_these_weights: whether they are of the weights that are exported.
     """
 
-    split: str
+    name: str
+    is_split: bool
     scores: tuple[Mapping[str, Any], ...]
     of_these_weights: bool
 
@@ -48,7 +50,7 @@ class CardData:
     """All of it; `seen` is None where a folder alone is exported, which does not say what was trained on."""
 
     seen: SeenData | None
-    scores: tuple[SplitScores, ...]
+    scores: tuple[SetScores, ...]
     attempts: tuple[Attempt, ...]
 
 
@@ -58,23 +60,47 @@ def seen_data(snapshot: Snapshot) -> SeenData:
     return SeenData(manifest=snapshot.manifest, splits=counts)
 
 
-def card_data(folder: Path, seen: SeenData | None, *, model_sha256: str) -> CardData:
-    """Read what lies beside a trained model.
+def card_data(folder: Path, seen: SeenData | None, *, model_sha256: str, scoreboards: Sequence[Path] = ()) -> CardData:
+    """Read what lies beside a trained model, and what scoreboards say of it.
+
+    Args:
+        scoreboards: `scoreboard.json` files.
 
     Raises:
-        ConfigError: a file of scores, or of time and energy, is damaged.
+        ConfigError: a file of scores, or of time and energy, is damaged, or a scoreboard has no score of these weights.
     """
-    scores = tuple(_scores(path, model_sha256) for path in sorted(folder.glob(SCORE_FILES)))
-    return CardData(seen=seen, scores=scores, attempts=read_attempts(folder / EFFORT_FILE))
+    scores = [_scores(path, model_sha256) for path in sorted(folder.glob(SCORE_FILES))]
+    scores += [found for path in scoreboards for found in _of_scoreboard(path, model_sha256)]
+    return CardData(seen=seen, scores=tuple(scores), attempts=read_attempts(folder / EFFORT_FILE))
 
 
-def _scores(path: Path, model_sha256: str) -> SplitScores:
+def _of_scoreboard(path: Path, model_sha256: str) -> list[SetScores]:
+    """Its scores of these weights, set by set, in its order."""
+    try:
+        board = read_json(path)
+        ours = {str(model["name"]) for model in board["models"] if f"weights {model_sha256[:12]}" in model["origin"]}
+        sets: dict[str, list[Mapping[str, Any]]] = {}
+        for entry in board["entries"]:
+            if entry["model"] in ours:
+                sets.setdefault(str(entry["test_set"]), []).append(_score(entry["score"]))
+    except OSError as error:
+        raise ConfigError(f"{path} cannot be read: {error.strerror}") from error
+    except (ValueError, LookupError, TypeError) as error:
+        raise ConfigError(f"{path} is no scoreboard.json ({type(error).__name__}: {error})") from error
+    if not sets:
+        raise ConfigError(f"{path} has no score of these weights ({model_sha256[:12]}): score this model first")
+    return [
+        SetScores(name=name, is_split=False, scores=tuple(scores), of_these_weights=True)
+        for name, scores in sets.items()
+    ]
+
+
+def _scores(path: Path, model_sha256: str) -> SetScores:
     try:
         found = read_json(path)
         scores = tuple(_score(values) for values in found["scores"])
-        return SplitScores(
-            split=str(found["split"]), scores=scores, of_these_weights=found["model_sha256"] == model_sha256
-        )
+        is_of_these = found["model_sha256"] == model_sha256
+        return SetScores(name=str(found["split"]), is_split=True, scores=scores, of_these_weights=is_of_these)
     except (json.JSONDecodeError, UnicodeDecodeError, LookupError, TypeError, ValueError) as error:
         raise ConfigError(
             f"{path} is no file of scores ({type(error).__name__}: {error}): remove it, and evaluate the model again"
@@ -93,6 +119,6 @@ def _score(values: Mapping[str, Any]) -> Mapping[str, Any]:
     }
 
 
-def scored(data: CardData) -> Iterator[SplitScores]:
+def scored(data: CardData) -> Iterator[SetScores]:
     """Scores of the weights that are exported."""
     return (found for found in data.scores if found.of_these_weights)

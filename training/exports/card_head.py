@@ -5,7 +5,7 @@ import re
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from training.exports.card_data import CardData, SplitScores, scored
+from training.exports.card_data import CardData, SetScores, scored
 
 # JSON's escapes are YAML's; these letters stand in no YAML text as they are.
 _UNPRINTABLE = re.compile("[\x7f-\x9f\u2028\u2029\ud800-\udfff\ufeff\ufffe\uffff]")
@@ -40,20 +40,28 @@ def card_head(*, name: str, library: str, licence: str, data: CardData) -> str:
     return "\n".join([*lines, "---"])
 
 
-def _result(scores: SplitScores, data: CardData) -> Iterator[str]:
+def _result(scores: SetScores, data: CardData) -> Iterator[str]:
     chosen: Sequence[Any] = [score for score in scores.scores if score["captions"] == score["images"] == "all"]
     if not chosen:
         return
-    dataset = data.seen.manifest["dataset"] if data.seen is not None else "held-out images"
     yield from ("  - task:", "      type: image-text-retrieval", "    dataset:")
-    yield f"      name: {scalar(f'{dataset}, {scores.split} split')}"
-    yield f"      type: {scalar(dataset)}"
-    yield f"      split: {scalar(scores.split)}"
-    if data.seen is not None:
-        yield f"      revision: {scalar(data.seen.manifest['snapshot'])}"
+    yield from _dataset(scores, data)
     yield "    metrics:"
     for score in chosen:
         told = f"{score['name']}, of {score['gallery_size']:,}, 95 % {score['low']:.4f}-{score['high']:.4f}"
         yield f"    - type: {scalar(score['name'])}"
         yield f"      name: {scalar(told)}"
         yield f"      value: {score['value']:.6f}"
+
+
+def _dataset(scores: SetScores, data: CardData) -> Iterator[str]:
+    if not scores.is_split:
+        yield f"      name: {scalar(scores.name)}"
+        yield f"      type: {scalar(scores.name)}"
+        return
+    dataset = data.seen.manifest["dataset"] if data.seen is not None else "held-out images"
+    yield f"      name: {scalar(f'{dataset}, {scores.name} split')}"
+    yield f"      type: {scalar(dataset)}"
+    yield f"      split: {scalar(scores.name)}"
+    if data.seen is not None:
+        yield f"      revision: {scalar(data.seen.manifest['snapshot'])}"

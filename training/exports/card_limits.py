@@ -92,6 +92,6 @@ def _particular(data: CardData, trained: TrainedFolder) -> Iterator[str]:
             )
         if not data.seen.manifest.get("test_sets"):
             yield "No test set was guarded while the dataset was built: what it is measured on it may have seen."
-    yield "Scores above are of pictures like those it was trained on, and say little of others."
+    yield "Scores of a split are of pictures like those it was trained on, and say little of others."
     if trained.has_encoder or trained.run.get("settings", {}).get("lock_image"):
         yield card_texts.OTHERS_WEIGHTS

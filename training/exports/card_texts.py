@@ -83,8 +83,8 @@ EXACT = (
     "Checked when it was written, against the model that was trained: the same pixels and texts, features and cosines"
 )
 
-SCORES = """Retrieval among held-out images of the same dataset; intervals are 95 %, by bootstrap over images. Numbers
-of galleries of other sizes, or of other pictures, cannot be compared."""
+SCORES = """Splits are held-out images of the dataset that it was trained on; other sets have names of their own.
+Intervals are 95 %, by bootstrap. Numbers of galleries of other sizes, or of other pictures, cannot be compared."""
 
 ENERGY = """Time counts from when data and model were loaded, over all attempts, interrupted ones up to their last
 resume state. Counters of a processor are of the whole package, whatever else ran on it; memory, disks, fans and cooling

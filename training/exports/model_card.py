@@ -14,7 +14,7 @@ from data_catalog.exports.references import METHOD, upstream_paper
 from data_catalog.exports.texts import markdown_text
 from training.exports import card_texts
 from training.exports.card_cost import cost_section
-from training.exports.card_data import CardData, SplitScores
+from training.exports.card_data import CardData, SetScores
 from training.exports.card_head import card_head
 from training.exports.card_limits import data_section, limits_section
 from training.exports.source import TrainedFolder
@@ -131,14 +131,14 @@ def _training(trained: TrainedFolder) -> str:
 def _scores(data: CardData) -> str:
     if not data.scores:
         return "Nobody has scored it: `vernaclip evaluate` does."
-    parts = [_split_scores(scores) for scores in data.scores]
+    parts = [_set_scores(scores) for scores in data.scores]
     return "\n\n".join([card_texts.SCORES, *parts])
 
 
-def _split_scores(scores: SplitScores) -> str:
-    split = markdown_text(scores.split)
+def _set_scores(scores: SetScores) -> str:
+    where = f"The {markdown_text(scores.name)} split" if scores.is_split else markdown_text(scores.name)
     if not scores.of_these_weights:
-        return f"Scores of the {split} split are of other weights, and are left out."
+        return f"{where}: its scores are of other weights, and are left out."
     rows: list[list[object]] = [
         [
             markdown_text(score["name"]),
@@ -154,7 +154,7 @@ def _split_scores(scores: SplitScores) -> str:
     columns = ["metric", "captions", "images", "score", "95 % interval", "gallery", "queries"]
     used = {score["captions"] for score in scores.scores}
     modes = [f"Captions {mode}: {meaning}." for mode, meaning in CAPTION_MODES.items() if mode in used]
-    return f"The {split} split:\n\n{table(columns, rows)}\n\n{bullets(modes)}"
+    return f"{where}:\n\n{table(columns, rows)}\n\n{bullets(modes)}"
 
 
 def _shown(score: Mapping[str, Any], name: str) -> str:

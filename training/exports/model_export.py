@@ -34,6 +34,7 @@ class ModelExportConfig:
         name: of the model, in its card.
         licence: that the user states for it, in the hub's spelling; "" for none.
         hub_name: under which it goes to the Hugging Face hub, such as "somebody/clip-it"; None for disk only.
+        scoreboards: `scoreboard.json` files, whose scores of the model go into its card.
         replace: whether an earlier export of ours may be replaced.
     """
 
@@ -41,6 +42,7 @@ class ModelExportConfig:
     name: str
     licence: str = ""
     hub_name: str | None = None
+    scoreboards: tuple[Path, ...] = ()
     replace: bool = False
 
     def __post_init__(self) -> None:
@@ -110,7 +112,7 @@ def export_model(
             f"{out} lies in the catalog {root}, where `vernaclip forget` removes exports of which nobody can tell what "
             "they were made of, as of a model by its folder: name another place with --out"
         )
-    data = card_data(model, seen, model_sha256=trained.loaded.sha256)
+    data = card_data(model, seen, model_sha256=trained.loaded.sha256, scoreboards=config.scoreboards)
     jobs = [_Job(trained=trained, data=data, config=config, format=name, place=places[name]) for name in formats]
     for job in jobs:
         job.require_place()  # of all, before work starts

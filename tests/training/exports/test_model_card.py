@@ -9,9 +9,11 @@ import pytest
 import yaml
 from markdown_it import MarkdownIt
 
+from data_catalog.errors import ConfigError
 from data_catalog.exports.counts import PairCounts
 from data_catalog.schema import NATIVE
 from training.effort import Attempt
+from training.encoders import open_model_folder
 from training.exports.card_cost import cost_section, duration
 from training.exports.card_data import SeenData, card_data
 from training.exports.model_card import CardFormat, model_card
@@ -56,6 +58,22 @@ def card(folder: Path, told: SeenData | None, *, name: str = "small", licence: s
     return model_card(trained, data, CardFormat(library="open_clip", loading=LOADING), name=name, licence=licence)
 
 
+def scoreboard(path: Path, origin: str) -> Path:
+    """As `vernaclip scoreboard` writes it, by its own classes."""
+    from training.scoreboard import Entry, ModelFacts, Scoreboard, SetFacts
+    from training.scores import Score
+
+    models = [ModelFacts(name="ours", origin=origin, trained_on="y")]
+    models += [ModelFacts(name="theirs", origin="open_clip RN50", trained_on="unknown")]
+    facts = {"task": "retrieval", "num_images": 9, "num_texts": 9, "num_missing": 0, "num_leaked": {}, "notes": ()}
+    numbers = {"low": 1.0, "high": 4.0, "chance": 5.0, "gallery_size": 9, "num_queries": 9, "num_dropped": 0}
+    rank = Score(name="text_to_image_median_rank", captions="human", value=2.0, images="leak-free", **numbers)
+    entries = tuple(Entry(model=model.name, test_set="xtd10", score=rank) for model in models)
+    board = Scoreboard(models=tuple(models), sets=(SetFacts(name="xtd10", **facts),), entries=entries)
+    path.write_text(json.dumps(board.to_json()))
+    return path
+
+
 def head(text: str) -> dict[str, Any]:
     found: dict[str, Any] = yaml.safe_load(text.split("---\n")[1])
     return found
@@ -78,7 +96,7 @@ def test_a_card_says_what_was_seen_how_it_scores_and_what_it_cost(model: Path) -
         "3 images to train on have licences of their own: 1 forbid trade, 1 say nothing.",
         "| all | all | 0.2500 | 0.1250-0.5000 | 1,696 | 8,486 |",
         "- Captions all: every caption.",
-        "Scores of the val split are of other weights, and are left out.",
+        "The val split: its scores are of other weights, and are left out.",
         "It has seen 152 images to train on",
         "one language, `it`",
         "Machine translation made 25.0% of its captions",
@@ -106,6 +124,25 @@ def test_the_hub_reads_its_head(model: Path) -> None:
     assert (result.dataset_name, result.dataset_split) == ("scenes, test split", "test")
     assert (result.metric_type, result.metric_value) == ("text_to_image_R@1", 0.25)
     assert "95 % 0.1250-0.5000" in result.metric_name
+
+
+def test_scores_of_a_scoreboard_are_told_of_these_weights_alone(model: Path, tmp_path: Path) -> None:
+    sha256 = json.loads((model / "result.json").read_text())["model_sha256"]
+    trained, path = open_trained(model), tmp_path / "scoreboard.json"
+    origin = open_model_folder(model, "ours").origin
+    data = card_data(model, None, model_sha256=sha256, scoreboards=[scoreboard(path, origin)])
+    text = model_card(trained, data, CardFormat(library="onnx", loading=LOADING), name="small", licence="")
+    row = "| text&#95;to&#95;image&#95;median&#95;rank | human | leak-free | 2.0 | 1.0-4.0 | 9 | 9 |"
+    assert text.count(row) == 1
+    assert "xtd10:\n" in text
+    assert "- Captions human: captions that people wrote or validated." in text
+    with pytest.raises(ConfigError, match="has no score of these weights"):
+        card_data(model, None, model_sha256=sha256, scoreboards=[scoreboard(path, "vernaclip x, weights ffffffffffff")])
+    path.write_text("[]")
+    with pytest.raises(ConfigError, match=r"scoreboard\.json is no scoreboard\.json"):
+        card_data(model, None, model_sha256=sha256, scoreboards=[path])
+    with pytest.raises(ConfigError, match="cannot be read"):
+        card_data(model, None, model_sha256=sha256, scoreboards=[tmp_path / "none.json"])
 
 
 def test_a_card_of_a_folder_alone_claims_nothing(model: Path) -> None:

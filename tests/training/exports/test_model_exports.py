@@ -355,3 +355,25 @@ def test_what_onnx_needs_is_said_before_anything_is_written(
     with pytest.raises(ConfigError, match=r"the format onnx needs onnxscript: pip install 'vernaclip\[onnx\]'"):
         exported(compact, tmp_path / "out", "open_clip", "onnx")
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("failpoint", "returncode"), [("atomic.after_write:2=enospc", 1), ("atomic.after_fsync:2=kill", -9)]
+)
+def test_a_full_disk_or_a_kill_leaves_no_half_export(
+    failpoint: str, returncode: int, plain_clip: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "places" / "out"
+    command = [sys.executable, "-m", "flows.cli", "export-model", "--model", str(plain_clip), "--out", str(out)]
+    command += ["--format", "transformers"]
+    told = {**os.environ, "VERNACLIP_FAILPOINTS": failpoint}
+    failed = subprocess.run(command, capture_output=True, text=True, check=False, env=told)
+    assert failed.returncode == returncode, failed.stderr
+    assert not out.exists()
+    if returncode == 1:
+        assert failed.stderr.splitlines()[-1].endswith("is full: free space and run the same command again")
+        assert list(out.parent.iterdir()) == []
+    again = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert "exported" in again.stdout
+    assert [path.name for path in out.parent.iterdir()] == ["out"]
