@@ -1,16 +1,19 @@
 """A scoreboard of several models: what is scored, whether that was trained on, and the files it is written to."""
 
 import logging
-from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from importlib.metadata import version
 from pathlib import Path
 
+from cleaning.selection_config import LeaksConfig
 from data_catalog.errors import ConfigError
 from data_catalog.language_pack import LanguagePack
-from data_catalog.manifest import Snapshot, require_snapshot
+from data_catalog.manifest import require_snapshot
 from data_catalog.shards import write_atomically, write_json
 from flows.language_packs import language_pack, language_packs_of, named_language_packs
-from flows.models import pair_files
+from flows.models import TrainedModel, pair_files
+from flows.named_engines import make_folder
 from flows.recipe import Recipe
 from flows.scored_models import (
     NamedModel,
@@ -20,19 +23,22 @@ from flows.scored_models import (
     own_contestant,
     own_model,
     require_different,
+    trained_model,
 )
 from flows.scored_sets import ScoredSet, named_sets, protocol_sets, recipe_sets
-from flows.seen_images import seen_images
+from flows.seen_images import TrainingImages
 from training.config import EvaluateConfig
 from training.data import seen_in_training
-from training.galleries import pairs_gallery
+from training.galleries import Guard, Seen, pairs_gallery
 from training.protocols import Protocol
 from training.scoreboard import Contestant, Scoreboard, refuse_seen, score_models
 from training.scoreboard_plot import write_scoreboard_plot
 from training.scoreboard_tables import Section, markdown, sections
+from training.threads import let_threads_sleep
 
 logger = logging.getLogger(__name__)
 
+VALIDATED = "the epoch whose weights were kept was chosen on these images, which flatters the model"
 JSON_FILE, MARKDOWN_FILE, PLOT_FILE = "scoreboard.json", "scoreboard.md", "scoreboard.png"
 
 
@@ -87,16 +93,20 @@ def make_scoreboard(question: Question) -> ScoreboardReport:
         ConfigError: there are no models or no sets, one of them cannot be had, or a model was trained on images of a
             set, unless that is to be reported.
     """
+    make_folder(question.out, "--out")
+    let_threads_sleep()
     packs = {**language_packs_of(question.language_packs)}
     if question.recipe is not None:
         packs = {**named_language_packs(question.recipe), **packs}
     named = [*named_models(question.models), *english_models(question.english, question.recipe)]
-    models, snapshot = _contestants(question, named, packs)
+    trained = _trained_models(question, named)
+    models = _contestants(question, named, trained, packs)
     scored = _sets(question, language_pack(question.language, packs))
-    own = models[0].name if snapshot is not None else None
-    test_sets = [_with_seen(found, own, snapshot, question) for found in scored]
+    leaks = question.recipe.leaks if question.recipe is not None else LeaksConfig()
+    guards = {name: TrainingImages(model.snapshot, leaks) for name, model in trained.items()}
+    test_sets = [_guarded(found, guards) for found in scored]
     if question.recipe is not None and question.has_split:
-        test_sets.insert(0, _split(question, question.recipe, own, snapshot))
+        test_sets.insert(0, _split(question, question.recipe, trained))
     if not test_sets:
         raise ConfigError("there is nothing to score on: give a recipe with a held-out split, --test-set or --protocol")
     require_different([found.test_set.name for found in test_sets], "the set")
@@ -107,18 +117,31 @@ def make_scoreboard(question: Question) -> ScoreboardReport:
     return _written(board, protocols, question.out)
 
 
+def _trained_models(question: Question, named: Sequence[NamedModel]) -> dict[str, TrainedModel]:
+    """By name, the models of which it is known what they were trained on: the recipe's own first."""
+    found: dict[str, TrainedModel] = {}
+    if question.recipe is not None:
+        require_different([question.recipe.name, *(model.name for model in named)], "--model")
+        own = own_model(question.root, question.recipe.name)
+        found |= {question.recipe.name: own} if own is not None else {}
+    known = {model.name: trained_model(model) for model in named}
+    return found | {name: model for name, model in known.items() if model is not None}
+
+
 def _contestants(
-    question: Question, named: Sequence[NamedModel], packs: dict[str, LanguagePack]
-) -> tuple[list[Contestant], Snapshot | None]:
-    """All models, the recipe's own first, and the snapshot that this one was trained on."""
-    trained = own_model(question.root, question.recipe.name) if question.recipe is not None else None
-    own = [own_contestant(trained, question.recipe.name)] if trained is not None and question.recipe is not None else []
-    others = [contestant(model, question.language, packs, question.cache_dir) for model in named]
+    question: Question, named: Sequence[NamedModel], trained: dict[str, TrainedModel], packs: dict[str, LanguagePack]
+) -> list[Contestant]:
+    """All models, the recipe's own first."""
+    recipe = question.recipe
+    own = [own_contestant(trained[recipe.name], recipe.name)] if recipe is not None and recipe.name in trained else []
+    others = [
+        contestant(model, question.language, packs, question.cache_dir, trained.get(model.name)) for model in named
+    ]
     models = [*own, *others]
     if not models:
         raise ConfigError("there is no model to score: train the recipe's, or give --model NAME open_clip=... or alike")
     require_different([model.name for model in models], "the model")
-    return models, trained.snapshot if trained is not None else None
+    return models
 
 
 def _sets(question: Question, pack: LanguagePack) -> list[ScoredSet]:
@@ -129,27 +152,30 @@ def _sets(question: Question, pack: LanguagePack) -> list[ScoredSet]:
     ]
 
 
-def _with_seen(found: ScoredSet, own: str | None, snapshot: Snapshot | None, question: Question) -> ScoredSet:
-    """The set, with what the recipe's own model saw of it."""
-    if own is None or snapshot is None or question.recipe is None:
-        return found
+def _guarded(found: ScoredSet, guards: Mapping[str, TrainingImages]) -> ScoredSet:
+    """The set, with what each model that was trained here has seen of it."""
     test_set = found.test_set
-    seen = seen_images(snapshot, test_set.images, found.identities, test_set.read, question.recipe.leaks)
-    return replace(found, test_set=replace(test_set, seen={own: seen}))
+    seen = {name: images.guard(test_set.images, found.identities, test_set.read) for name, images in guards.items()}
+    return replace(found, test_set=replace(test_set, guards=seen))
 
 
-def _split(question: Question, recipe: Recipe, own: str | None, snapshot: Snapshot | None) -> ScoredSet:
+def _split(question: Question, recipe: Recipe, trained: Mapping[str, TrainedModel]) -> ScoredSet:
     """The dataset's own held-out images, of the snapshot that its model was trained on or of the current one."""
-    files = pair_files(snapshot or require_snapshot(question.root, recipe.name))
-    split = question.evaluate.split
+    own = trained.get(recipe.name)
+    snapshot = own.snapshot if own is not None else require_snapshot(question.root, recipe.name)
+    files, split = pair_files(snapshot), question.evaluate.split
     gallery = pairs_gallery(f"{recipe.name} {split}", files.of(split))
-    seen = {own: seen_in_training(files, split)} if own is not None else {}
-    return ScoredSet(test_set=replace(gallery, seen=seen), identities=())
+    seen = {place: Seen(why=why, is_sure=True) for place, why in seen_in_training(files, split).items()}
+    guard = Guard(seen=seen, ways=("sample id and bytes",))
+    guards = {name: guard for name, model in trained.items() if model.snapshot.snapshot == snapshot.snapshot}
+    notes = (VALIDATED,) if split == "val" and guards else ()
+    return ScoredSet(test_set=replace(gallery, guards=guards, notes=(*gallery.notes, *notes)), identities=())
 
 
 def _written(board: Scoreboard, protocols: dict[str, Protocol], folder: Path) -> ScoreboardReport:
     found = sections(board, protocols)
-    write_json(folder / JSON_FILE, board.to_json())
+    used = {name: asdict(protocol) for name, protocol in protocols.items()}
+    write_json(folder / JSON_FILE, {"vernaclip": version("vernaclip"), **board.to_json(), "protocols": used})
     text = markdown(found)
     write_atomically(folder / MARKDOWN_FILE, lambda path: _write(path, text))
     write_scoreboard_plot(board, folder / PLOT_FILE)

@@ -12,8 +12,10 @@ from flows.language_packs import language_pack
 from flows.models import CURRENT_FILE, TrainedModel, current_model
 from flows.named_engines import one_way_config, setting_values
 from flows.recipe import Recipe
-from training.encoders import OPENERS, Encoder, rewording
+from training.encoder_openers import OPENERS, check_source
+from training.encoders import Encoder, rewording
 from training.scoreboard import Contestant
+from training.scoreboard_tables import CHANCE
 from translation.config import TranslateConfig
 from translation.engine import Translator
 from translation.registry import open_translator, reverse
@@ -74,33 +76,54 @@ def english_models(words: Sequence[str] | None, recipe: Recipe | None) -> list[N
     return [raw, NamedModel(name="english-translated", kind=kind, source=source, translate=translate)]
 
 
-def contestant(model: NamedModel, language: str, packs: Mapping[str, LanguagePack], cache_dir: Path) -> Contestant:
+def contestant(
+    model: NamedModel,
+    language: str,
+    packs: Mapping[str, LanguagePack],
+    cache_dir: Path,
+    trained: TrainedModel | None = None,
+) -> Contestant:
     """A named model, which is loaded when it is scored; its translator is opened here, so that it is known to be there.
 
     Args:
         language: of the texts that models are asked in.
         packs: language packs in files of the user's, by code.
         cache_dir: where packed translation models are unpacked.
+        trained: what it was trained on, where that is known.
 
     Raises:
         ConfigError: nothing translates from the language.
     """
     opener = OPENERS[model.kind]
+    known = {"trained_on": _told(trained)} if trained is not None else {}
     if model.translate is None:
-        return Contestant(name=model.name, open=lambda: opener(model.source, model.name))
+        return Contestant(name=model.name, open=lambda: opener(model.source, model.name), **known)
     stops = [language, *([model.translate.pivot] if model.translate.pivot else []), ENGLISH]
     translator = open_translator(model.translate, [language_pack(code, packs) for code in stops], cache_dir=cache_dir)
-    return Contestant(name=model.name, open=lambda: _asked_in_translation(opener, model, translator))
+    return Contestant(name=model.name, open=lambda: _asked_in_translation(opener, model, translator), **known)
 
 
 def own_contestant(trained: TrainedModel, name: str) -> Contestant:
     """The model that a recipe trained."""
-    snapshot = trained.snapshot
-    return Contestant(
-        name=name,
-        open=lambda: OPENERS["folder"](str(trained.folder), name),
-        trained_on=f"{snapshot.dataset} {snapshot.snapshot}",
-    )
+    opener = OPENERS["folder"]
+    return Contestant(name=name, open=lambda: opener(str(trained.folder), name), trained_on=_told(trained))
+
+
+def _told(trained: TrainedModel) -> str:
+    return f"{trained.snapshot.dataset} {trained.snapshot.snapshot}"
+
+
+def trained_model(model: NamedModel) -> TrainedModel | None:
+    """What a named folder is known to have been trained on: it is the newest model of a dataset, in its root.
+
+    Raises:
+        ConfigError: it is, and is damaged, or its snapshot is gone.
+    """
+    folder = Path(model.source).resolve()
+    if model.kind != "folder" or len(folder.parents) < 3 or folder.parents[1].name != "models":
+        return None
+    found = own_model(folder.parents[2], folder.parent.name)
+    return found if found is not None and found.folder.resolve() == folder else None
 
 
 def own_model(root: Path, dataset: str) -> TrainedModel | None:
@@ -120,10 +143,10 @@ def require_different(names: Sequence[str], option: str) -> None:
 
 
 def _check_name(name: str, option: str) -> None:
-    if not _NAME.fullmatch(name):
+    if not _NAME.fullmatch(name) or name == CHANCE:
         raise ConfigError(
-            f"{option} {name}: a name comes first, of up to 40 letters, digits, '.', '+', '-' and '_', as in "
-            f"{option} mine KEY=VALUE"
+            f"{option} {name}: a name comes first, of up to 40 letters, digits, '.', '+', '-' and '_', other than "
+            f"chance, as in {option} mine KEY=VALUE"
         )
 
 
@@ -133,6 +156,7 @@ def _source(words: Sequence[str], option: str) -> tuple[str, str, list[str]]:
     if len(sources) != 1 or not sources[0][2]:
         raise ConfigError(f"{option}: name the model by one of {', '.join(f'{kind}=...' for kind in OPENERS)}")
     kind, _, source = sources[0]
+    check_source(kind, source, option)
     return kind, source, [word for word in words if word.partition("=")[0] not in OPENERS]
 
 

@@ -8,19 +8,21 @@ from typing import Any
 
 from data_catalog.errors import ConfigError
 from data_catalog.language_pack import LanguagePack
+from data_catalog.shards import sha256_of
 from data_catalog.sources.image_files import open_images
+from data_catalog.test_sets.registry import TEST_SET_KINDS
 from flows.recipe import override_values
 from flows.source_settings import TestSetSettings, read_test_sets
+from training.class_names import has_several, read_names, read_templates
 from training.galleries import (
     BARE_TEMPLATE,
     HUMAN,
     MACHINE,
+    UNSTATED,
     Gallery,
     LabelledImages,
     labelled_images,
     makers_note,
-    read_names,
-    read_templates,
 )
 from training.protocols import PROTOCOLS, Protocol, require_classes, require_gallery
 
@@ -31,6 +33,8 @@ BARE = "bare"
 IMAGENET = "imagenet1k"  # the key of ImageNet's names in files that have several lists
 # MSCOCO-IT's files say by their names which captions people went over.
 _UNVALIDATED = "unvalidated"
+# Kinds whose files hold what people wrote; what others hold, their files do not say.
+_PEOPLES = frozenset({"mscoco_it", "xtd10", "karpathy", "flickr8k", "flickr30k", "crossmodal3600"})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,7 +52,7 @@ class ScoredSet:
 
 
 def recipe_sets(test_sets: Sequence[TestSetSettings]) -> list[ScoredSet]:
-    """The test sets of a recipe whose images are here; others are logged.
+    """The test sets of a recipe whose images are here, with captions; others are logged.
 
     Raises:
         ConfigError: one cannot be read.
@@ -57,8 +61,13 @@ def recipe_sets(test_sets: Sequence[TestSetSettings]) -> list[ScoredSet]:
     for test_set in test_sets:
         if test_set.kind.images(test_set.config) is None:
             logger.warning("test set %s is not scored: the recipe names no place of its images", test_set.name)
+            continue
+        test_set.check()
+        scored = _captioned(test_set)
+        if scored is None:
+            logger.warning("test set %s is not scored: it has no captions, and guards training alone", test_set.name)
         else:
-            found.append(_captioned(test_set))
+            found.append(scored)
     return found
 
 
@@ -75,7 +84,7 @@ def named_sets(named: Sequence[Sequence[str]], language: str, pack: LanguagePack
     found = []
     for name, *words in named:
         try:
-            found.append(_named(name, override_values(words), language, pack))
+            found.append(_named(name, _plain_values(words), language, pack))
         except ConfigError as error:
             raise ConfigError(f"--test-set {name}: {error}") from error
     return found
@@ -92,7 +101,7 @@ def protocol_sets(words: Sequence[str] | None, language: str, pack: LanguagePack
     name, *settings = words
     if name not in PROTOCOLS:
         raise ConfigError(f"--protocol {name}: there is {', '.join(sorted(PROTOCOLS))}")
-    protocol, values = PROTOCOLS[name], override_values(settings)
+    protocol, values = PROTOCOLS[name], _plain_values(settings)
     known = {"captions", "images", "imagenet", "class_names"}
     unknown = sorted(set(values) - known)
     if unknown or not ({"captions", "images"} <= set(values) or {"imagenet", "class_names"} <= set(values)):
@@ -107,7 +116,7 @@ def protocol_sets(words: Sequence[str] | None, language: str, pack: LanguagePack
         require_gallery(protocol, gallery.test_set)
         found.append(replace(gallery, protocol=protocol))
     if "imagenet" in values:
-        names = {"class_names": values["class_names"], "class_names_key": IMAGENET}
+        names = {"class_names": values["class_names"], **_imagenet_key(Path(values["class_names"]))}
         folders = {"kind": FOLDERS, "images": values["imagenet"], **names, "templates": BARE}
         classes = _named(f"{_plain(name)}_imagenet", folders, language, pack)
         require_classes(protocol, classes.test_set)
@@ -115,13 +124,35 @@ def protocol_sets(words: Sequence[str] | None, language: str, pack: LanguagePack
     return found
 
 
+def _imagenet_key(path: Path) -> dict[str, str]:
+    """Which of several lists a file of CLIP_benchmark's has of ImageNet; nothing of one that has one list alone."""
+    return {"class_names_key": IMAGENET} if has_several(path) else {}
+
+
 def _plain(name: str) -> str:
     return name.replace("-", "_")
 
 
+def _plain_values(words: Sequence[str]) -> dict[str, Any]:
+    """KEY=VALUE texts as a table; what may be a list of files is left to those who read it.
+
+    Raises:
+        ConfigError: a text is not of that form, or a value is no text, where one is needed.
+    """
+    values = override_values(words)
+    for key in ("kind", "images", "imagenet", "class_names", "class_names_key", "templates", "templates_key"):
+        if not isinstance(values.get(key, ""), str):
+            raise ConfigError(f"{key} must be a text, got {values[key]!r}")
+    return values
+
+
 def _named(name: str, values: dict[str, Any], language: str, pack: LanguagePack) -> ScoredSet:
+    if not name.replace("_", "").isalnum():
+        raise ConfigError("a name must be letters, digits and _")
     if values.get("kind") == FOLDERS:
         return _labelled(name, values, pack)
+    if "kind" not in values and name not in TEST_SET_KINDS:
+        raise ConfigError(f"kind=... is missing: kinds are {', '.join(sorted([*TEST_SET_KINDS, FOLDERS]))}")
     made_by = values.pop("captions_by", None)
     if made_by not in (None, HUMAN, MACHINE):
         raise ConfigError(f"captions_by must be {HUMAN} or {MACHINE}, got {made_by!r}")
@@ -130,41 +161,50 @@ def _named(name: str, values: dict[str, Any], language: str, pack: LanguagePack)
         raise ConfigError("it is switched off by enabled=false: leave it out")
     if test_set.kind.images(test_set.config) is None:
         raise ConfigError("images=... is missing: without pixels there is nothing to score")
-    return _captioned(test_set, made_by)
+    test_set.kind.check(test_set.config)
+    found = _captioned(test_set, made_by)
+    if found is None:
+        raise ConfigError("it has no captions: it can guard training data, but not be scored on")
+    return found
 
 
-def _captioned(test_set: TestSetSettings, made_by: str | None = None) -> ScoredSet:
-    """A test set of captioned images; who made a caption is told by `made_by`, or else by the name of its file."""
-    test_set.check()
+def _captioned(test_set: TestSetSettings, made_by: str | None = None) -> ScoredSet | None:
+    """A test set of captioned images; who made a caption is told by `made_by`, or by the set's kind and its file."""
     found = list(test_set.kind.read(test_set.config))
     texts = [(place, text, file) for place, image in enumerate(found) for text, file in _told(image)]
     if not texts:
-        raise ConfigError(f"{test_set.name} has no captions: it can guard training data, but not be scored on")
+        return None
     location = test_set.kind.images(test_set.config)
     assert location is not None
-    images = open_images(location)
-    makers = [made_by or _maker(file) for _, _, file in texts]
+    makers = [made_by or _maker(test_set.kind.kind, file) for _, _, file in texts]
     gallery = Gallery(
         name=test_set.name,
         images=[image.name for image in found],
-        read=images.read,
+        read=open_images(location).read,
         captions=[text for _, text, _ in texts],
         owners=[place for place, _, _ in texts],
         made_by=makers,
         notes=(makers_note(makers),),
+        files=_hashes(test_set.kind.upstream_files(test_set.config)),
     )
     return ScoredSet(test_set=gallery, identities=[image.identities for image in found])
+
+
+def _hashes(files: Sequence[Path]) -> tuple[dict[str, str], ...]:
+    return tuple({"name": file.name, "sha256": sha256_of(file)} for file in files)
 
 
 def _told(image: Any) -> Sequence[tuple[str, str]]:
     return list(zip(image.captions, image.caption_files, strict=True))
 
 
-def _maker(file: str) -> str:
+def _maker(kind: str, file: str) -> str:
+    if kind not in _PEOPLES:
+        return UNSTATED
     return MACHINE if _UNVALIDATED in Path(file).name else HUMAN
 
 
-def _labelled(name: str, values: Mapping[str, Any], pack: LanguagePack) -> ScoredSet:
+def _labelled(name: str, values: Mapping[str, str], pack: LanguagePack) -> ScoredSet:
     known = {"kind", "images", "class_names", "class_names_key", "templates", "templates_key"}
     unknown = sorted(set(values) - known)
     if unknown or "images" not in values:
@@ -174,10 +214,12 @@ def _labelled(name: str, values: Mapping[str, Any], pack: LanguagePack) -> Score
         )
     names = _class_names(values, pack)
     found = labelled_images(name, Path(values["images"]), names, _templates(values, pack))
+    files = [Path(values[key]) for key in ("class_names", "templates") if values.get(key, BARE) != BARE]
+    found = replace(found, files=_hashes(files))
     return ScoredSet(test_set=found, identities=[frozenset()] * len(found.images))
 
 
-def _class_names(values: Mapping[str, Any], pack: LanguagePack) -> Sequence[str] | Mapping[str, str]:
+def _class_names(values: Mapping[str, str], pack: LanguagePack) -> Sequence[str] | Mapping[str, str]:
     if "class_names" in values:
         return read_names(Path(values["class_names"]), values.get("class_names_key"))
     if not pack.class_names:
@@ -185,7 +227,7 @@ def _class_names(values: Mapping[str, Any], pack: LanguagePack) -> Sequence[str]
     return pack.class_names
 
 
-def _templates(values: Mapping[str, Any], pack: LanguagePack) -> Sequence[str]:
+def _templates(values: Mapping[str, str], pack: LanguagePack) -> Sequence[str]:
     """The bare template is always scored; others are those of a file, or of the language pack."""
     if values.get("templates") == BARE:
         return (BARE_TEMPLATE,)

@@ -5,6 +5,7 @@ import logging
 import os
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
@@ -13,10 +14,13 @@ import pyarrow.parquet as pq
 
 from cleaning.selection_config import LeaksConfig
 from data_catalog.images.opening import ImageRejectedError
+from data_catalog.images.views import WHOLE
 from data_catalog.manifest import Snapshot
 from data_catalog.progress import Progress
 from data_catalog.schema import KEPT
 from data_catalog.test_sets.identities import canonical_identities
+from training.encode_files import quiet_decoders
+from training.galleries import Guard, Seen
 
 if TYPE_CHECKING:
     from data_catalog.images.views import View
@@ -25,33 +29,86 @@ logger = logging.getLogger(__name__)
 
 # Validation chooses the epoch that is kept: what it sees, training has seen.
 SEEN_SPLITS = ("train", "val")
+# A copy that was only encoded or sized anew is nearer than this, and two drawings on one ground hardly ever are: a
+# build's guard may drop an image on a weaker suspicion than that on which a score may be refused.
+SURE_DISTANCE, SURE_DIFFERENCE = 4, 0.1
 _IDENTITY_COLUMNS = ("sample_id", "source", "url", "path", "page_url", "merged_into")
 
 
-def seen_images(
-    snapshot: Snapshot,
-    names: Sequence[str],
-    identities: Sequence[Collection[str]],
-    read: Callable[[str], bytes],
-    leaks: LeaksConfig,
-) -> dict[int, str]:
-    """Places of the images that a model of a snapshot was trained or validated on, and how that is known.
+class TrainingImages:
+    """What a model was trained and validated on, read once for all sets that it is compared with.
 
     Args:
         snapshot: that the model was trained on.
-        names: of the set's images.
-        identities: all that each of them is known by, as `data_catalog.test_sets.identities` spells it.
-        read: bytes of an image by name; raises OSError where there are none.
-        leaks: how much images that look the same may differ.
+        leaks: by what images are compared, and how much images that look the same may differ.
     """
-    samples = _samples_seen(snapshot)
-    found = _by_pixels(snapshot, samples, names, read, leaks) if leaks.by_pixels else {}
-    known = _known_identities(snapshot, samples) if leaks.by_identity else {}
-    for place, own in enumerate(identities):
-        shared = [identity for identity in own if identity in known]
-        if shared:
-            found[place] = f"{min(shared)} is {known[min(shared)]}"
-    return found
+
+    def __init__(self, snapshot: Snapshot, leaks: LeaksConfig) -> None:
+        self._snapshot, self._leaks = snapshot, leaks
+
+    def guard(self, names: Sequence[str], identities: Sequence[Collection[str]], read: Callable[[str], bytes]) -> Guard:
+        """Which images of a set the model has seen.
+
+        Args:
+            names: of the set's images.
+            identities: all that each of them is known by, as `data_catalog.test_sets.identities` spells it.
+            read: bytes of an image by name; raises OSError where there are none.
+        """
+        found: dict[int, Seen] = {}
+        ways: list[str] = []
+        if self._leaks.by_pixels and self._looks is not None:
+            found |= self._by_pixels(names, read, self._looks)
+            ways.append("bytes and looks")
+        if self._leaks.by_identity and any(identities):
+            found |= self._by_identity(identities)
+            ways.insert(0, "identity")
+        there = {place: seen for place, seen in found.items() if _is_there(names[place], read)}
+        return Guard(seen=there, ways=tuple(ways))
+
+    @cached_property
+    def _samples(self) -> frozenset[str]:
+        return _samples_seen(self._snapshot)
+
+    @cached_property
+    def _identities(self) -> dict[str, str]:
+        return _known_identities(self._snapshot, self._samples)
+
+    @cached_property
+    def _looks(self) -> pa.Table | None:
+        found = _looks(self._snapshot, self._samples)
+        if found is None:
+            logger.warning("snapshot %s holds no thumbnails: images are not compared by looks", self._snapshot.snapshot)
+        return found
+
+    def _by_identity(self, identities: Sequence[Collection[str]]) -> dict[int, Seen]:
+        shared = ((place, min(self._identities.keys() & own, default=None)) for place, own in enumerate(identities))
+        return {
+            place: Seen(why=f"{identity} is {self._identities[identity]}", is_sure=True)
+            for place, identity in shared
+            if identity is not None
+        }
+
+    def _by_pixels(self, names: Sequence[str], read: Callable[[str], bytes], trained: pa.Table) -> dict[int, Seen]:
+        by_bytes = dict(zip(trained.column("sha256").to_pylist(), trained.column("sample_id").to_pylist(), strict=True))
+        found: dict[int, Seen] = {}
+        views: list[View] = []
+        places: list[int] = []
+        with (
+            quiet_decoders(),
+            ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool,
+            Progress("compare with training images", total=len(names), unit="images") as progress,
+        ):
+            for place, (digest, looks) in enumerate(pool.map(lambda name: _views_of(name, read), names)):
+                if digest in by_bytes:
+                    found[place] = Seen(why=f"the same bytes as {by_bytes[digest]}", is_sure=True)
+                views += looks
+                places += [place] * len(looks)
+                progress.advance(1)
+        for is_sure in (True, False):
+            for view, sample_id in _alike(views, trained, self._leaks, is_sure=is_sure):
+                what = "the same picture as" if is_sure else "looks like"
+                found.setdefault(places[view], Seen(why=f"{what} {sample_id}", is_sure=is_sure))
+        return found
 
 
 def _samples_seen(snapshot: Snapshot) -> frozenset[str]:
@@ -89,50 +146,26 @@ def _rows(snapshot: Snapshot) -> Iterator[Mapping[str, Any]]:
             yield from (dict.fromkeys(_IDENTITY_COLUMNS) | row for row in kept.to_pylist())
 
 
-def _by_pixels(
-    snapshot: Snapshot, samples: Collection[str], names: Sequence[str], read: Callable[[str], bytes], leaks: LeaksConfig
-) -> dict[int, str]:
-    trained = _looks(snapshot, samples)
-    if trained is None:
-        logger.warning("snapshot %s holds no thumbnails: images are compared by name alone", snapshot.snapshot)
-        return {}
-    by_bytes = dict(zip(trained.column("sha256").to_pylist(), trained.column("sample_id").to_pylist(), strict=True))
-    found: dict[int, str] = {}
-    views: list[View] = []
-    places: list[int] = []
-    threads = len(os.sched_getaffinity(0))
-    with (
-        ThreadPoolExecutor(threads) as pool,
-        Progress("compare with training images", total=len(names), unit="images") as progress,
-    ):
-        for place, (digest, looks) in enumerate(pool.map(lambda name: _views_of(name, read), names)):
-            if digest in by_bytes:
-                found[place] = f"the same bytes as {by_bytes[digest]}"
-            views += looks
-            places += [place] * len(looks)
-            progress.advance(1)
-    for view, sample_id in _alike(views, trained, leaks):
-        found.setdefault(places[view], f"looks like {sample_id}")
-    return found
-
-
-def _alike(views: "Sequence[View]", trained: pa.Table, leaks: LeaksConfig) -> Iterator[tuple[int, str]]:
-    """Places of views that look like an image that was trained on, and its sample."""
+def _alike(
+    views: "Sequence[View]", trained: pa.Table, leaks: LeaksConfig, *, is_sure: bool
+) -> Iterator[tuple[int, str]]:
+    """Places of views that look like an image that was trained on, and its sample; whole ones alone to be sure."""
     from cleaning.near_images import leak_matches
     from cleaning.thumbnails import parse_hashes, parse_thumbnails
 
-    if not views or not trained.num_rows:
+    places = [place for place, view in enumerate(views) if view.view == WHOLE or not is_sure]
+    if not places or not trained.num_rows:
         return
-    hashes = pa.array([view.phash for view in views], pa.string())
-    thumbnails = pa.array([view.thumbnail for view in views], pa.binary())
+    hashes = pa.array([views[place].phash for place in places], pa.string())
+    thumbnails = pa.array([views[place].thumbnail for place in places], pa.binary())
     found = leak_matches(
         (parse_hashes(hashes), parse_thumbnails(thumbnails)),
         (parse_hashes(trained.column("phash")), parse_thumbnails(trained.column("thumbnail"))),
-        max_distance=leaks.max_distance,
-        max_difference=leaks.max_thumbnail_difference,
+        max_distance=min(SURE_DISTANCE, leaks.max_distance) if is_sure else leaks.max_distance,
+        max_difference=SURE_DIFFERENCE if is_sure else leaks.max_thumbnail_difference,
     )
     sample_ids = trained.column("sample_id").to_pylist()
-    yield from ((view, sample_ids[row]) for view, row in found.tolist())
+    yield from ((places[view], sample_ids[row]) for view, row in found.tolist())
 
 
 def _looks(snapshot: Snapshot, samples: Collection[str]) -> pa.Table | None:
@@ -149,6 +182,13 @@ def _looks(snapshot: Snapshot, samples: Collection[str]) -> pa.Table | None:
     table = pa.concat_tables(tables)
     is_seen = pc.is_in(table.column("sample_id"), pa.array(sorted(samples), pa.string()))
     return table.filter(pc.and_(is_seen, pc.is_valid(table.column("phash"))))
+
+
+def _is_there(name: str, read: Callable[[str], bytes]) -> bool:
+    try:
+        return bool(read(name))
+    except OSError:
+        return False
 
 
 def _views_of(name: str, read: Callable[[str], bytes]) -> "tuple[str | None, list[View]]":

@@ -123,7 +123,7 @@ def _read_tables(
         kind = settings.pop("kind", name)
         if not coerce(bool, settings.pop("enabled", True), f"{path}.enabled"):
             continue
-        if kind not in kinds:
+        if not isinstance(kind, str) or kind not in kinds:
             raise ConfigError(f"{path}.kind is {kind!r}: kinds are {', '.join(sorted(kinds))}")
         found.append((name, kind, _config(kinds[kind].config_type, settings, target, path)))
     return found

@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from training.metrics import Floats, Integers
 
 QUANTILES = (0.025, 0.975)
+FEW_CLUSTERS = 10
 _ROUNDS_AT_A_TIME = 64
 
 
@@ -17,7 +18,7 @@ def bootstrap_interval(values: "Floats", clusters: "Integers", *, rounds: int, s
     """The 95 % interval of a mean.
 
     Args:
-        values: one a query, shape (queries,); of a difference between two models, the differences.
+        values: one a query, shape (queries,).
         clusters: the image of each query, shape (queries,).
         rounds: resamplings.
     """
@@ -28,23 +29,38 @@ def bootstrap_interval(values: "Floats", clusters: "Integers", *, rounds: int, s
     return interval_of(np.concatenate(list(_means(values, clusters, rounds=rounds, seed=seed))))
 
 
-def share_interval(values: "Floats", clusters: "Integers", *, rounds: int, seed: int) -> tuple[float, float]:
-    """The 95 % interval of a mean of values between 0 and 1, which all queries may have missed or all have met.
+def share_interval(
+    values: "Floats", clusters: "Integers", *, rounds: int, seed: int, least: float = 0.0
+) -> tuple[float, float]:
+    """The 95 % interval of a mean of values from `least` to 1, which never says more than so few images can.
 
-    Resampling says nothing where all values are 0, or 1; there the end that matters is that of Clopper and Pearson
-    (Biometrika 26, 1934), with images for trials.
+    Resampling cannot draw what was never seen: where all queries meet, or none, it says nothing. So no end is nearer to
+    `least` or 1 than that of Clopper and Pearson (Biometrika 26, 1934) where all images agree; where all values are the
+    same, both ends are as far away; and of fewer than `FEW_CLUSTERS` images anything may be true.
+
+    Args:
+        least: 0 of shares; -1 of differences between two shares, one a query.
     """
+    if not len(values):
+        return (0.0, 0.0)
+    count = num_clusters(clusters)
+    if count < FEW_CLUSTERS:
+        return (least, 1.0)
     low, high = bootstrap_interval(values, clusters, rounds=rounds, seed=seed)
-    if len(values) and low == high and low in (0.0, 1.0):
-        most = 1 - QUANTILES[0] ** (1 / (int(_members(clusters).max()) + 1))
-        return (0.0, most) if low == 0 else (1 - most, 1.0)
-    return low, high
+    slack = (1 - QUANTILES[0] ** (1 / count)) * (1 - least)
+    if low == high:
+        low, high = low - slack, high + slack
+    return max(least, min(low, 1 - slack)), min(1.0, max(high, least + slack))
 
 
-def median_interval(ranks: "Integers", clusters: "Integers", *, rounds: int, seed: int) -> tuple[float, float]:
-    """The 95 % interval of a median, where the lower of two middle values counts."""
+def median_interval(
+    ranks: "Integers", clusters: "Integers", *, rounds: int, seed: int, gallery_size: int
+) -> tuple[float, float]:
+    """The 95 % interval of a median rank, where the lower of two middle values counts; anything of too few images."""
     if not len(ranks):
         return (0.0, 0.0)
+    if num_clusters(clusters) < FEW_CLUSTERS:
+        return (1.0, float(gallery_size))
     return interval_of(median_draws(ranks, clusters, rounds=rounds, seed=seed))
 
 
@@ -67,6 +83,11 @@ def median_rank(ranks: "Integers") -> float:
     import numpy as np
 
     return float(np.sort(ranks)[(len(ranks) - 1) // 2]) if len(ranks) else 0.0
+
+
+def num_clusters(clusters: "Integers") -> int:
+    """How many images the queries are of."""
+    return int(_members(clusters).max()) + 1 if len(clusters) else 0
 
 
 def interval_of(draws: "Floats") -> tuple[float, float]:
@@ -97,7 +118,7 @@ def _draws(clusters: "Integers", *, rounds: int, seed: int) -> "Iterator[Floats]
     """How often each cluster is drawn, some rounds at a time, shape (rounds, clusters)."""
     import numpy as np
 
-    count = int(_members(clusters).max()) + 1
+    count = num_clusters(clusters)
     generator = np.random.default_rng(seed)
     for start in range(0, rounds, _ROUNDS_AT_A_TIME):
         some = min(_ROUNDS_AT_A_TIME, rounds - start)

@@ -51,7 +51,7 @@ def read_picture(path: Path, image_size: int) -> Picture:
     Raises:
         ConfigError: there is no such file, or it is no image that can be read; says why.
     """
-    with _quiet_decoders():
+    with quiet_decoders():
         found = _picture(path, image_size)
     if isinstance(found, str):
         raise ConfigError(f"{path} cannot be read as an image: {found}")
@@ -100,13 +100,13 @@ def _decoded(paths: Sequence[Path], image_size: int) -> "Iterator[tuple[Sequence
     with ThreadPoolExecutor(max_workers=len(os.sched_getaffinity(0))) as pool:
         for start in range(0, len(paths), BATCH_SIZE):
             some = paths[start : start + BATCH_SIZE]
-            with _quiet_decoders():
+            with quiet_decoders():
                 found = list(pool.map(pixels_of, some))
             yield some, found
 
 
 @contextmanager
-def _quiet_decoders() -> Iterator[None]:
+def quiet_decoders() -> Iterator[None]:
     """Pillow warns of files that are large or odd; which of them are taken is decided here.
 
     Filters of warnings are the whole process's, so they are set outside of the threads.
@@ -124,6 +124,15 @@ def _picture(path: Path, image_size: int) -> Picture | str:
         raw = path.read_bytes()
     except OSError as error:
         return str(error.strerror)
+    return picture_or_reason(raw, image_size)
+
+
+def picture_or_reason(raw: bytes, image_size: int) -> Picture | str:
+    """A decoded image, or in a few words why it is none; called within `quiet_decoders`.
+
+    Args:
+        image_size: a large JPEG is decoded at a fraction that keeps twice as much; 0 decodes it whole.
+    """
     try:
         return _picture_of(raw, image_size)
     except MemoryError:
@@ -157,5 +166,7 @@ def _refuse_bombs(opened: "ImageFile") -> None:
 
 
 def _fraction(size: tuple[int, int], image_size: int) -> int:
+    if image_size == 0:
+        return 1
     shortest = max(2 * image_size, _SHORTER_SIDE)
     return next((part for part in (8, 4, 2) if min(size) // part >= shortest), 1)

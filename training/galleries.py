@@ -1,20 +1,45 @@
 """What models are scored on: images with captions, of pair shards or of anybody's files, and images with classes."""
 
-import json
+import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from data_catalog.errors import ConfigError
 from data_catalog.schema import NATIVE
-from data_catalog.shards import read_json
 from training.data import RowGroup, read_rows, row_groups
+from training.images import encoded_images
 
-HUMAN, MACHINE = "human", "machine"
+HUMAN, MACHINE, UNSTATED = "human", "machine", "unstated"
 PLACEHOLDER = "{c}"
 BARE_TEMPLATE = PLACEHOLDER
-IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff"})
+IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".jfif", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif"})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Seen:
+    """That a model was trained on an image of a set, or on one that looks like it.
+
+    Args:
+        why: how that is known.
+        is_sure: whether it is that image; what merely looks like one of training may be another.
+    """
+
+    why: str
+    is_sure: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Guard:
+    """What comparing a set with a model's training images came to.
+
+    Args:
+        seen: by place in the set's `images`.
+        ways: by what they were compared, such as "identity"; none: not at all.
+    """
+
+    seen: Mapping[int, Seen]
+    ways: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -27,9 +52,10 @@ class Gallery:
         read: bytes of an image by name; raises OSError where there are none.
         captions: all of them, in any order.
         owners: the image of each caption, by its place in `images`.
-        made_by: of each caption, "human" or "machine".
-        seen: places of images that a model was trained on, by name of the model; none of a model that is not named.
+        made_by: of each caption, "human", "machine" or "unstated".
+        guards: by name of the model; of one that is not named nothing is known.
         notes: what is to be said of the set beside its numbers.
+        files: name and sha256 of each file that it was read from.
     """
 
     name: str
@@ -38,8 +64,9 @@ class Gallery:
     captions: Sequence[str]
     owners: Sequence[int]
     made_by: Sequence[str]
-    seen: Mapping[str, Mapping[int, str]] = field(default_factory=dict)
+    guards: Mapping[str, Guard] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    files: tuple[Mapping[str, str], ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,8 +80,9 @@ class LabelledImages:
         labels: the class of each image, by its place in `class_names`.
         class_names: in the language that models are asked in.
         templates: texts with `{c}` where a class name goes.
-        seen: as of a `Gallery`.
+        guards: as of a `Gallery`.
         notes: likewise.
+        files: likewise.
     """
 
     name: str
@@ -63,18 +91,22 @@ class LabelledImages:
     labels: Sequence[int]
     class_names: Sequence[str]
     templates: Sequence[str] = (BARE_TEMPLATE,)
-    seen: Mapping[str, Mapping[int, str]] = field(default_factory=dict)
+    guards: Mapping[str, Guard] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    files: tuple[Mapping[str, str], ...] = ()
 
 
 def makers_note(made_by: Sequence[str]) -> str:
     """Who made the captions of a set, in a sentence."""
-    num_machine = sum(maker == MACHINE for maker in made_by)
-    if num_machine == len(made_by):
-        return "all captions were translated by a machine, and no person is known to have looked at them"
-    if num_machine:
-        return f"{num_machine:,} captions were translated by a machine, {len(made_by) - num_machine:,} are people's"
-    return "captions were written or validated by people"
+    what = {
+        HUMAN: "native, or written or validated by people",
+        MACHINE: "translated by a machine",
+        UNSTATED: "of unstated making",
+    }
+    counts = {maker: list(made_by).count(maker) for maker in what if maker in made_by}
+    if len(counts) == 1:
+        return f"all captions are {what[made_by[0]]}"
+    return "; ".join(f"{count:,} captions are {what[maker]}" for maker, count in counts.items())
 
 
 def pairs_gallery(name: str, paths: Sequence[Path]) -> Gallery:
@@ -107,22 +139,20 @@ def pairs_gallery(name: str, paths: Sequence[Path]) -> Gallery:
 
 
 class _ShardReader:
-    """Images of pair shards by id, with one row group in memory, which is what reading in order asks for."""
+    """Images of pair shards by id, with two row groups in memory, which is what threads that read in order ask for."""
 
     def __init__(self, groups: Sequence[RowGroup], places: Mapping[str, tuple[int, int]]) -> None:
         self._groups, self._places = groups, places
-        self._held: tuple[int, list[bytes]] = (-1, [])
+        self._held: dict[int, list[bytes]] = {}
+        self._lock = threading.Lock()
 
     def read(self, name: str) -> bytes:
         """See `Gallery.read`; may be called from several threads."""
         number, row = self._places[name]
-        held, images = self._held
-        if held != number:
-            images = [
-                image["bytes"] for image in read_rows(self._groups[number], ["image"]).column("image").to_pylist()
-            ]
-            self._held = number, images
-        return images[row]
+        with self._lock:
+            if number not in self._held:
+                self._held = {**dict(list(self._held.items())[-1:]), number: encoded_images(self._groups[number])}
+            return self._held[number][row]
 
 
 def folders_of_classes(folder: Path) -> dict[str, list[str]]:
@@ -135,12 +165,16 @@ def folders_of_classes(folder: Path) -> dict[str, list[str]]:
         raise ConfigError(f"images names {folder}, which is no folder: name one that has a folder of images a class")
     found = {}
     for place in sorted(entry for entry in folder.iterdir() if entry.is_dir() and not entry.name.startswith(".")):
-        files = sorted(file for file in place.rglob("*") if file.suffix.lower() in IMAGE_SUFFIXES and file.is_file())
+        files = sorted(file for file in place.rglob("*") if _is_image(file))
         if files:
             found[place.name] = [file.relative_to(folder).as_posix() for file in files]
     if not found:
         raise ConfigError(f"{folder} has no folders with images in them: expected one folder a class")
     return found
+
+
+def _is_image(file: Path) -> bool:
+    return file.suffix.lower() in IMAGE_SUFFIXES and not file.name.startswith(".") and file.is_file()
 
 
 def labelled_images(
@@ -151,7 +185,8 @@ def labelled_images(
     Args:
         name: under which scores stand.
         folder: one folder a class.
-        class_names: by name of the folder, or in the order of the sorted folders.
+        class_names: by name of the folder, where classes without a folder are wrong answers; or in the order of the
+            sorted folders, one each.
         templates: texts with `{c}` in them.
 
     Raises:
@@ -160,32 +195,37 @@ def labelled_images(
     found = folders_of_classes(folder)
     _require_templates(templates)
     names = _names_of(found, class_names, folder)
-    classes = list(found)
+    labels = list(names)
     return LabelledImages(
         name=name,
-        images=[image for label in classes for image in found[label]],
+        images=[image for label in found for image in found[label]],
         read=lambda image: (folder / image).read_bytes(),
-        labels=[place for place, label in enumerate(classes) for _ in found[label]],
-        class_names=names,
+        labels=[labels.index(label) for label in found for _ in found[label]],
+        class_names=list(names.values()),
         templates=tuple(templates),
-        notes=tuple(_shared_names(names)),
+        notes=tuple(_shared_names(list(names.values()))),
     )
 
 
 def _names_of(
     found: Mapping[str, Sequence[str]], class_names: Sequence[str] | Mapping[str, str], folder: Path
-) -> list[str]:
+) -> dict[str, str]:
+    """Names of all classes by their folders."""
     if isinstance(class_names, Mapping):
         missing = sorted(set(found) - set(class_names))
         if missing:
             raise ConfigError(f"the class names have none for the folder {missing[0]} of {folder}: add it")
-        return [class_names[label] for label in found]
+        return dict(class_names)
     if len(class_names) != len(found):
         raise ConfigError(
             f"{len(class_names):,} class names for {len(found):,} folders of images in {folder}: names that are a list "
             "go by the sorted folders, one each; name all, or give a table of names by folder"
         )
-    return list(class_names)
+    if all(label.isdecimal() for label in found) and sorted(found) != sorted(found, key=int):
+        raise ConfigError(
+            f"the folders of {folder} are numbers, whose order as words is another one: give a table of names by folder"
+        )
+    return dict(zip(found, class_names, strict=True))
 
 
 def _shared_names(names: Sequence[str]) -> list[str]:
@@ -204,44 +244,3 @@ def _require_templates(templates: Sequence[str]) -> None:
     for template in templates:
         if PLACEHOLDER not in template:
             raise ConfigError(f"the template {template!r} has no {PLACEHOLDER}, where the class name goes")
-
-
-def read_names(path: Path, key: str | None) -> list[str] | dict[str, str]:
-    """Class names of a JSON file: a list, or a table by folder; or of one of several such by its key.
-
-    Raises:
-        ConfigError: it is no such file, or has several tables and `key` names none.
-    """
-    found = _entry(path, key)
-    if isinstance(found, dict) and all(isinstance(value, str) for value in found.values()):
-        return dict(found)
-    return _texts(found, path)
-
-
-def read_templates(path: Path, key: str | None) -> list[str]:
-    """Templates of a JSON file: a list, or one of several by its key.
-
-    Raises:
-        ConfigError: it is no such file, or has several lists and `key` names none.
-    """
-    return _texts(_entry(path, key), path)
-
-
-def _entry(path: Path, key: str | None) -> Any:
-    try:
-        document = read_json(path)
-    except (OSError, json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path} cannot be read as JSON: {error}") from error
-    if not isinstance(document, dict) or all(isinstance(value, str) for value in document.values()):
-        return document
-    if key is None and len(document) == 1:
-        return next(iter(document.values()))
-    if key not in document:
-        raise ConfigError(f"{path} has {', '.join(sorted(document))}: say which by key=NAME")
-    return document[key]
-
-
-def _texts(found: Any, path: Path) -> list[str]:
-    if not isinstance(found, list) or not all(isinstance(text, str) and text.strip() for text in found):
-        raise ConfigError(f"{path} must hold a list of texts, none of them empty")
-    return list(found)

@@ -1,12 +1,13 @@
 """What one model does on one set: features of its images and texts, and the ranks that follow."""
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from data_catalog.errors import ConfigError
 from training.encoders import Encoder, encode_images, encode_texts
 from training.evaluation import WORDING_MODES, chosen_captions
-from training.galleries import BARE_TEMPLATE, HUMAN, MACHINE, PLACEHOLDER, Gallery, LabelledImages
+from training.galleries import BARE_TEMPLATE, HUMAN, MACHINE, PLACEHOLDER, UNSTATED, Gallery, LabelledImages
 from training.metrics import text_to_image_ranks
 from training.outcomes import ZERO_SHOT, ZERO_SHOT_MEASURES, Outcome, retrieval_outcomes
 
@@ -17,25 +18,41 @@ if TYPE_CHECKING:
 ALL, LEAK_FREE = "all", "leak-free"
 
 
-def outcomes_of(encoder: Encoder, test_set: Gallery | LabelledImages, batch_size: int) -> tuple[list[Outcome], int]:
-    """Ranks of a model on a set, on all images, and on those that no model was trained on where one was on some.
+def outcomes_of(
+    encoder: Encoder, test_set: Gallery | LabelledImages, batch_size: int
+) -> "tuple[list[Outcome], Integers]":
+    """Ranks of a model on a set, on all images, and where a model was trained on some, on those that are left.
 
     Returns:
         One outcome for each way, choice of captions and choice of images, in an order that depends on the set alone;
-        and how many of its images are there and decode.
+        and the places of its images that are there and decode.
 
     Raises:
-        ConfigError: none is, or features are no numbers.
+        ConfigError: none is, or none that has a caption, or features are no numbers.
     """
     images, places = encode_images(encoder, test_set.images, test_set.read, batch_size=batch_size)
     if not len(places):
         raise ConfigError(f"none of the {len(test_set.images):,} images of {test_set.name} is there and decodes")
-    seen = {place for places_seen in test_set.seen.values() for place in places_seen}
+    seen = {place for guard in test_set.guards.values() for place in guard.seen}.intersection(places.tolist())
     subsets = {ALL: _among(places, set())} | ({LEAK_FREE: _among(places, seen)} if seen else {})
     subsets = {name: rows for name, rows in subsets.items() if len(rows)}
-    if isinstance(test_set, Gallery):
-        return list(_retrieval(encoder, test_set, images, places, subsets, batch_size)), len(places)
-    return list(_zero_shot(encoder, test_set, images, places, subsets, batch_size)), len(places)
+    encoded = _Encoded(encoder=encoder, images=images, places=places, subsets=subsets, batch_size=batch_size)
+    made = _retrieval(encoded, test_set) if isinstance(test_set, Gallery) else _zero_shot(encoded, test_set)
+    found = list(made)
+    if not found:
+        raise ConfigError(f"no image of {test_set.name} that has a caption is there and decodes")
+    return found, places
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Encoded:
+    """Features of the images of a set that are there, their places in it, and the rows of each choice of images."""
+
+    encoder: Encoder
+    images: "Features"
+    places: "Integers"
+    subsets: "Mapping[str, Integers]"
+    batch_size: int
 
 
 def _among(places: "Integers", left_out: set[int]) -> "Integers":
@@ -45,21 +62,18 @@ def _among(places: "Integers", left_out: set[int]) -> "Integers":
     return np.array([row for row, place in enumerate(places.tolist()) if place not in left_out], dtype=np.int64)
 
 
-def _retrieval(
-    encoder: Encoder, gallery: Gallery, images: "Features", places: "Integers", subsets: Mapping[str, Any], batch: int
-) -> Iterator[Outcome]:
+def _retrieval(encoded: _Encoded, gallery: Gallery) -> Iterator[Outcome]:
     import numpy as np
 
-    texts = encode_texts(encoder, gallery.captions, batch_size=batch)
+    texts = encode_texts(encoded.encoder, gallery.captions, batch_size=encoded.batch_size)
     owners = np.array(gallery.owners, dtype=np.int64)
-    for subset, rows in subsets.items():
+    for subset, rows in encoded.subsets.items():
         row_of = np.full(len(gallery.images), -1, dtype=np.int64)
-        row_of[places[rows]] = np.arange(len(rows))
-        in_gallery = row_of[owners] >= 0
-        for mode, chosen in _modes(gallery, in_gallery).items():
+        row_of[encoded.places[rows]] = np.arange(len(rows))
+        for mode, chosen in _modes(gallery, row_of[owners] >= 0).items():
             if chosen.any():
                 yield from retrieval_outcomes(
-                    images[rows],
+                    encoded.images[rows],
                     texts[chosen],
                     row_of[owners[chosen]],
                     captions=mode,
@@ -84,33 +98,25 @@ def _modes(gallery: Gallery, in_gallery: Any) -> dict[str, Any]:
         modes[mode][order] = chosen_captions(groups, mode)
     makers = np.array(gallery.made_by)
     if len(set(gallery.made_by)) > 1:
-        modes |= {maker: in_gallery & (makers == maker) for maker in (HUMAN, MACHINE)}
+        modes |= {maker: in_gallery & (makers == maker) for maker in (HUMAN, MACHINE, UNSTATED)}
     return modes
 
 
-def _zero_shot(
-    encoder: Encoder,
-    test_set: LabelledImages,
-    images: "Features",
-    places: "Integers",
-    subsets: Mapping[str, Any],
-    batch: int,
-) -> Iterator[Outcome]:
+def _zero_shot(encoded: _Encoded, test_set: LabelledImages) -> Iterator[Outcome]:
     import numpy as np
 
-    labels = np.array(test_set.labels, dtype=np.int64)[places]
-    prompts = {"bare": (BARE_TEMPLATE,)} | (
-        {"templates": tuple(test_set.templates)} if tuple(test_set.templates) != (BARE_TEMPLATE,) else {}
-    )
+    labels = np.array(test_set.labels, dtype=np.int64)[encoded.places]
+    bare = (BARE_TEMPLATE,)
+    prompts = {"bare": bare} | ({"templates": tuple(test_set.templates)} if tuple(test_set.templates) != bare else {})
     for mode, templates in prompts.items():
-        classes = class_features(encoder, test_set.class_names, templates, batch_size=batch)
-        for subset, rows in subsets.items():
+        classes = class_features(encoded.encoder, test_set.class_names, templates, batch_size=encoded.batch_size)
+        for subset, rows in encoded.subsets.items():
             yield Outcome(
                 way=ZERO_SHOT,
                 captions=mode,
                 images=subset,
-                ranks=text_to_image_ranks(images[rows], classes, labels[rows]),
-                clusters=places[rows],
+                ranks=text_to_image_ranks(encoded.images[rows], classes, labels[rows]),
+                clusters=encoded.places[rows],
                 num_right=np.ones(len(rows), dtype=np.int64),
                 gallery_size=len(classes),
                 num_dropped=len(test_set.images) - len(rows),

@@ -5,11 +5,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from training.bootstrap import (
-    bootstrap_interval,
+    FEW_CLUSTERS,
     interval_of,
     median_draws,
     median_interval,
     median_rank,
+    num_clusters,
     share_interval,
 )
 from training.metrics import PER_QUERY, chance_level, chance_median_rank, image_to_text_ranks, text_to_image_ranks
@@ -123,15 +124,23 @@ def differences_of(first: Outcome, other: Outcome, config: "EvaluateConfig") -> 
     for measure in first.measures:
         if measure == MEDIAN_RANK:
             value = median_rank(other.ranks) - median_rank(first.ranks)
-            draws = median_draws(other.ranks, other.clusters, **how) - median_draws(first.ranks, first.clusters, **how)
-            low, high = interval_of(draws)
+            low, high = _median_difference(first, other, config)
         else:
             deltas = per_query(other, measure) - per_query(first, measure)
-            value = float(deltas.mean())
-            low, high = bootstrap_interval(deltas, first.clusters, **how)
+            value = float(deltas.mean()) if len(deltas) else 0.0
+            low, high = share_interval(deltas, first.clusters, least=-1.0, **how)
         yield Difference(
             name=f"{first.way}_{measure}", captions=first.captions, images=first.images, value=value, low=low, high=high
         )
+
+
+def _median_difference(first: Outcome, other: Outcome, config: "EvaluateConfig") -> tuple[float, float]:
+    if num_clusters(first.clusters) < FEW_CLUSTERS:
+        return (1.0 - first.gallery_size, first.gallery_size - 1.0)
+    how = {"rounds": config.bootstrap_rounds, "seed": config.seed}
+    return interval_of(
+        median_draws(other.ranks, other.clusters, **how) - median_draws(first.ranks, first.clusters, **how)
+    )
 
 
 def per_query(outcome: Outcome, measure: str) -> "Floats":
@@ -140,12 +149,22 @@ def per_query(outcome: Outcome, measure: str) -> "Floats":
     return PER_QUERY[metric](outcome.ranks, int(k))
 
 
+def _median_interval(outcome: Outcome, config: "EvaluateConfig") -> tuple[float, float]:
+    return median_interval(
+        outcome.ranks,
+        outcome.clusters,
+        rounds=config.bootstrap_rounds,
+        seed=config.seed,
+        gallery_size=outcome.gallery_size,
+    )
+
+
 def _estimate(outcome: Outcome, measure: str, config: "EvaluateConfig") -> tuple[float, float, float, float]:
     """Value, both ends of its interval, and chance."""
     how = {"rounds": config.bootstrap_rounds, "seed": config.seed}
     if measure == MEDIAN_RANK:
         chance = chance_median_rank(gallery_size=outcome.gallery_size, num_right=outcome.num_right)
-        return median_rank(outcome.ranks), *median_interval(outcome.ranks, outcome.clusters, **how), chance
+        return median_rank(outcome.ranks), *_median_interval(outcome, config), chance
     values = per_query(outcome, measure)
     metric, k = measure.split("@")
     chance = chance_level(metric, int(k), gallery_size=outcome.gallery_size, num_right=outcome.num_right)

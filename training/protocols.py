@@ -34,6 +34,7 @@ class Protocol:
         num_images: of the retrieval gallery.
         num_captions: queries, each asking for its image.
         num_classes: of the zero-shot task.
+        num_class_images: likewise.
         retrieval: what was published of the first.
         zero_shot: of the second.
     """
@@ -43,6 +44,7 @@ class Protocol:
     num_images: int
     num_captions: int
     num_classes: int
+    num_class_images: int
     retrieval: Published
     zero_shot: Published
 
@@ -53,6 +55,7 @@ CLIP_ITALIAN = Protocol(
     num_images=1_696,
     num_captions=8_486,
     num_classes=1_000,
+    num_class_images=50_000,
     retrieval=Published(
         way="text_to_image",
         captions="all",

@@ -3,17 +3,19 @@
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from operator import itemgetter
 from typing import TYPE_CHECKING, Any
 
 from data_catalog.errors import ConfigError
 from training.encoders import Encoder
-from training.galleries import Gallery, LabelledImages
+from training.galleries import Gallery, Guard, LabelledImages
 from training.model_outcomes import ALL, outcomes_of
 from training.outcomes import Outcome, differences_of, scores_of
 from training.scores import Difference, Score
 
 if TYPE_CHECKING:
     from training.config import EvaluateConfig
+    from training.metrics import Integers
 
 logger = logging.getLogger(__name__)
 
@@ -54,8 +56,12 @@ class SetFacts:
         num_images: that were scored.
         num_texts: captions, or classes.
         num_missing: images that are not there, or do not decode; they and their captions are left out.
-        num_leaked: images that a model was trained on, by name of the model, where that is known.
+        compared: by name of the model, by what its training images were compared with the set; of a model that is not
+            named nothing is known.
+        leaked: by name of the model, scored images that it was trained on, and how that is known.
+        alike: likewise, scored images that look like one that it was trained on.
         notes: sentences.
+        files: name and sha256 of each file that it was read from.
     """
 
     name: str
@@ -63,8 +69,11 @@ class SetFacts:
     num_images: int
     num_texts: int
     num_missing: int
-    num_leaked: Mapping[str, int]
+    compared: Mapping[str, tuple[str, ...]]
+    leaked: Mapping[str, Mapping[str, str]]
+    alike: Mapping[str, Mapping[str, str]]
     notes: tuple[str, ...]
+    files: tuple[Mapping[str, str], ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -88,8 +97,13 @@ class PairedEntry:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Scoreboard:
-    """All numbers of a run, in the order of sets and models."""
+    """All numbers of a run, in the order of sets and models.
 
+    Args:
+        settings: of the scoring.
+    """
+
+    settings: Mapping[str, Any]
     models: tuple[ModelFacts, ...]
     sets: tuple[SetFacts, ...]
     entries: tuple[Entry, ...]
@@ -124,13 +138,13 @@ def refuse_seen(sets: Sequence[Gallery | LabelledImages], models: Sequence[Conte
     """
     names = {model.name for model in models}
     for test_set in sets:
-        for model, seen in test_set.seen.items():
-            if seen and model in names:
-                first = "; ".join(
-                    f"{test_set.images[place]}: {why}" for place, why in sorted(seen.items())[:_NAMED_LEAKS]
-                )
+        for model, guard in test_set.guards.items():
+            sure = {place: seen.why for place, seen in sorted(guard.seen.items(), key=itemgetter(0)) if seen.is_sure}
+            if sure and model in names:
+                named = list(sure.items())[:_NAMED_LEAKS]
+                first = "; ".join(f"{test_set.images[place]}: {why}" for place, why in named)
                 raise ConfigError(
-                    f"{len(seen):,} of the {len(test_set.images):,} images of {test_set.name} are among those that "
+                    f"{len(sure):,} of the {len(test_set.images):,} images of {test_set.name} are among those that "
                     f"{model} was trained on ({first}): its numbers would be of its memory. With --report-anyway all "
                     "images and those that are left are scored side by side"
                 )
@@ -148,15 +162,15 @@ def score_models(
         ConfigError: a model cannot be had, makes features that are no numbers, or none of a set's images is there.
     """
     found: dict[tuple[str, str], list[Outcome]] = {}
-    facts, kept = [], {}
+    facts: list[ModelFacts] = []
+    kept: dict[str, Integers] = {}
     for model in models:
         encoder = model.open()
         facts.append(ModelFacts(name=model.name, origin=encoder.origin, trained_on=model.trained_on))
         for test_set in sets:
             logger.info("%s: %s", test_set.name, model.name)
-            outcomes, num_images = outcomes_of(encoder, test_set, config.batch_size)
-            found[test_set.name, model.name] = outcomes
-            kept[test_set.name] = num_images
+            found[test_set.name, model.name], kept[test_set.name] = outcomes_of(encoder, test_set, config.batch_size)
+        del encoder  # one model at a time is in memory
     entries, differences = [], []
     for test_set in sets:
         first = found[test_set.name, models[0].name]
@@ -170,6 +184,7 @@ def score_models(
                 paired = (delta for one, other in pairs for delta in differences_of(one, other, config))
                 differences += [PairedEntry(**names, difference=delta) for delta in paired]
     return Scoreboard(
+        settings=asdict(config),
         models=tuple(facts),
         sets=tuple(_facts(test_set, kept[test_set.name]) for test_set in sets),
         entries=tuple(entries),
@@ -177,14 +192,27 @@ def score_models(
     )
 
 
-def _facts(test_set: Gallery | LabelledImages, num_images: int) -> SetFacts:
+def _facts(test_set: Gallery | LabelledImages, kept: "Integers") -> SetFacts:
     is_gallery = isinstance(test_set, Gallery)
+    there = frozenset(kept.tolist())
     return SetFacts(
         name=test_set.name,
         task="retrieval" if is_gallery else "zero-shot",
-        num_images=num_images,
+        num_images=len(there),
         num_texts=len(test_set.captions if isinstance(test_set, Gallery) else test_set.class_names),
-        num_missing=len(test_set.images) - num_images,
-        num_leaked={model: len(seen) for model, seen in test_set.seen.items()},
+        num_missing=len(test_set.images) - len(there),
+        compared={model: guard.ways for model, guard in test_set.guards.items()},
+        leaked={model: _told(test_set, guard, there, is_sure=True) for model, guard in test_set.guards.items()},
+        alike={model: _told(test_set, guard, there, is_sure=False) for model, guard in test_set.guards.items()},
         notes=test_set.notes,
+        files=test_set.files,
     )
+
+
+def _told(test_set: Gallery | LabelledImages, guard: Guard, there: frozenset[int], *, is_sure: bool) -> dict[str, str]:
+    found = [
+        item
+        for item in sorted(guard.seen.items(), key=itemgetter(0))
+        if item[0] in there and item[1].is_sure == is_sure
+    ]
+    return {test_set.images[place]: seen.why for place, seen in found}

@@ -115,13 +115,13 @@ def _score_rows(entries: Sequence[Entry], way: str) -> Iterator[dict[str, str]]:
             for entry in entries
             if (entry.score.captions, entry.score.images) == (captions, images)
         }
-        for model in (CHANCE, *models):
-            of_model = [scores[models[0] if model == CHANCE else model, f"{way}_{measure}"] for measure in WAYS[way]]
-            numbers = (_chance(score) if model == CHANCE else _estimate(score) for score in of_model)
+        for model in (None, *models):
+            of_model = [scores[model or models[0], f"{way}_{measure}"] for measure in WAYS[way]]
+            numbers = (_chance(score) if model is None else _estimate(score) for score in of_model)
             yield {
                 "captions": captions,
                 "images": images,
-                "model": model,
+                "model": model or CHANCE,
                 **{measure.replace("_", " "): text for measure, text in zip(WAYS[way], numbers, strict=True)},
                 "gallery": f"{of_model[0].gallery_size:,}",
                 "queries": f"{of_model[0].num_queries:,}",
@@ -148,16 +148,37 @@ def _notes(test_set: SetFacts, way: str) -> list[str]:
     notes = [f"{test_set.num_images:,} images, {test_set.num_texts:,} {texts}"]
     if test_set.num_missing:
         notes.append(
-            f"{test_set.num_missing:,} more images are not there or do not decode: left out, with their captions"
+            f"{test_set.num_missing:,} images more are not there or do not decode: left out with their captions"
         )
-    for model, count in test_set.num_leaked.items():
-        told = f"{count:,} of the images are among those that {model} was trained on" if count else ""
-        notes.append(told or f"none of the images is among those that {model} was trained on")
+    for model in test_set.compared:
+        notes += _guard_notes(test_set, model)
     return [*notes, *test_set.notes]
 
 
+def _guard_notes(test_set: SetFacts, model: str) -> Iterator[str]:
+    ways, leaked, alike = test_set.compared[model], test_set.leaked[model], test_set.alike[model]
+    if not ways:
+        yield f"whether {model} was trained on any of the images is not known: nothing was compared"
+        return
+    count = f"{len(leaked):,}" if leaked else "none"
+    yield f"{count} of the images are among those that {model} was trained on, by {' and '.join(ways)}"
+    if alike:
+        name, why = next(iter(alike.items()))
+        yield f"{len(alike):,} look like images that {model} was trained on, and may be others ({name}: {why})"
+    if len(leaked) + len(alike) == test_set.num_images:
+        yield "no image is left that is not, so there are no leak-free numbers"
+
+
 def _beside_published(entries: Sequence[Entry], test_set: SetFacts, protocol: Protocol) -> Iterator[Section]:
-    published = protocol.retrieval if test_set.task == "retrieval" else protocol.zero_shot
+    """Published numbers and those of the models; where fewer images were scored, a note in the place of the numbers."""
+    is_retrieval = test_set.task == "retrieval"
+    published = protocol.retrieval if is_retrieval else protocol.zero_shot
+    wanted = protocol.num_images if is_retrieval else protocol.num_class_images
+    title = f"{test_set.name}: protocol {protocol.name}"
+    if test_set.num_images != wanted:
+        note = f"{test_set.num_images:,} images were scored, the protocol has {wanted:,}: nothing published compares"
+        yield Section(title=title, rows=[], notes=[note, protocol.source])
+        return
     rows = [
         {"model": f"{model} (published)", **_cells(published, [f"{value:.4f}" for value in values])}
         for model, values in published.values.items()
@@ -170,7 +191,7 @@ def _beside_published(entries: Sequence[Entry], test_set: SetFacts, protocol: Pr
         }
         found = [_estimate(own[f"{published.way}_{measure}"]) for measure in published.measures]
         rows.append({"model": model, **_cells(published, found)})
-    yield Section(title=f"{test_set.name}: protocol {protocol.name}", rows=rows, notes=[protocol.source])
+    yield Section(title=title, rows=rows, notes=[protocol.source])
 
 
 def _cells(published: Published, values: Sequence[str]) -> dict[str, str]:
@@ -214,7 +235,8 @@ def _legend(board: Scoreboard) -> Section:
     captions = dict.fromkeys(entry.score.captions for entry in told)
     images = dict.fromkeys(entry.score.images for entry in board.entries)
     notes = [
-        "[low, high]: 95 % interval by resampling images with all of their captions; chance: random order",
+        "[low, high]: 95 % interval by resampling images with all of their captions, never nearer to 0 or 1 than so "
+        "few images can tell; chance: random order",
         "~: the interval holds what chance gives, so the model is not known to do anything here",
         "ranks count ties against the model; an image's captions all count as right, the best of them gives its rank",
         *(f"captions {mode}: {CAPTION_MODES[mode]}" for mode in captions),

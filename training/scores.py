@@ -9,14 +9,15 @@ CAPTION_MODES = {
     "all": "every caption",
     "one": "the first caption of each image",
     "distinct": "captions that belong to one image of the gallery only",
-    "human": "captions that people wrote or validated",
+    "human": "captions that people wrote or validated, or that are native",
     "machine": "captions that a machine translated",
+    "unstated": "captions of which nobody says who made them",
     "bare": "class names in the bare template, {c}",
     "templates": "class names in each template, their features averaged",
 }
 IMAGE_CHOICES = {
     "all": "every image",
-    "leak-free": "images that no model of the table was trained on, as far as is known",
+    "leak-free": "images that are, and look like, none that a model of the table was trained on, as far as is known",
 }
 
 
@@ -72,11 +73,6 @@ class Difference:
     value: float
     low: float
     high: float
-
-    @property
-    def is_told_apart(self) -> bool:
-        """Whether the interval leaves out zero."""
-        return self.low > 0 or self.high < 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -35,8 +35,9 @@ VIEWS = pa.schema(
 )
 # What a view lacks of the width and height, at the left, the top, the right and the bottom.
 _CUT = 0.03
+WHOLE = "whole"
 _CUTS = {
-    "whole": (0, 0, 0, 0),
+    WHOLE: (0, 0, 0, 0),
     "middle": (1, 1, 1, 1),
     "top left": (0, 0, 1, 1),
     "top right": (1, 0, 0, 1),

@@ -97,8 +97,9 @@ def test_the_split_of_the_dataset(trained: tuple[Path, list[str]], capsys: pytes
     root, call = trained
     out = told(capsys, [*call, "--model", "again", f"folder={next((root / 'models' / 'scenes').glob('*/'))}"])
     assert "scenes val: text to image" in out
-    assert "none of the images is among those that scenes was trained on" in out
-    assert "captions were written or validated by people" in out
+    assert "none of the images are among those that scenes was trained on, by sample id and bytes" in out
+    assert "the epoch whose weights were kept was chosen on these images" in out
+    assert "all captions are native, or written or validated by people" in out
     folder = root / "scoreboards" / "scenes"
     board = json.loads((folder / "scoreboard.json").read_text())
     assert [model["name"] for model in board["models"]] == ["scenes", "again"]
@@ -113,8 +114,17 @@ def test_a_test_set_inside_the_training_set(
 ) -> None:
     root, call = trained
     error = told(capsys, [*call, *leaking, "--no-split"], code=1)
-    assert "3 of the 6 images of held are among those that scenes was trained on (seen0.jpg: looks like" in error
+    assert (
+        "3 of the 6 images of held are among those that scenes was trained on (seen0.jpg: the same picture as" in error
+    )
     assert "--report-anyway" in error
+    blind = ["--set", "leaks.by_pixels=false"]
+    assert "scenes was trained on any of the images is not known" in told(
+        capsys, [*call, *leaking, "--no-split", *blind]
+    )
+    own = next((root / "models" / "scenes").glob("*/"))
+    alone = ["scoreboard", "--language", "it", "--model", "mine", f"folder={own}", "--out", str(root.parent / "alone")]
+    assert "mine was trained on (seen0.jpg: the same picture" in told(capsys, [*alone, *leaking], code=1)
     out = told(capsys, [*call, *leaking, "--no-split", "--report-anyway"])
     assert "3 of the images are among those that scenes was trained on" in out
     board = json.loads((root / "scoreboards" / "scenes" / "scoreboard.json").read_text())
@@ -124,6 +134,12 @@ def test_a_test_set_inside_the_training_set(
         if entry["score"]["name"] == "text_to_image_R@1"
     }
     assert sizes == {"all": 6, "leak-free": 3}
+
+
+def test_the_train_split_is_refused(trained: tuple[Path, list[str]], capsys: pytest.CaptureFixture[str]) -> None:
+    _, call = trained
+    error = told(capsys, [*call, "--set", "evaluate.split=train"], code=1)
+    assert "images of scenes train are among those that scenes was trained on" in error
 
 
 def test_test_images_are_known_by_their_addresses(
@@ -168,7 +184,7 @@ def test_the_protocol_of_clip_italian(
     call += ["--set", "evaluate.batch_size=512"]
     out = told(capsys, [*call, "--protocol", "clip-italian", f"captions={file}", f"images={images}"])
     assert "  1,696 images, 8,486 captions" in out
-    assert "all captions were translated by a machine" in out
+    assert "all captions are translated by a machine" in out
     assert "CLIP-Italian (published)  0.3797" in out
     row = next(line.split() for line in out.splitlines() if line.startswith("all       all     random"))
     assert row[-2:] == ["1,696", "8,486"]
@@ -211,7 +227,8 @@ def test_an_english_model_is_asked_as_it_is_and_in_translation(
 
 
 IN_ITALIAN = ["scoreboard", "--language", "it"]
-ONE_MODEL = [*IN_ITALIAN, "--model", "x", "folder=gone"]
+B32, B16 = "open_clip=ViT-B-32/openai", "open_clip=ViT-B-16/openai"
+ONE_MODEL = [*IN_ITALIAN, "--model", "x", B32]
 
 
 @pytest.mark.parametrize(
@@ -219,12 +236,18 @@ ONE_MODEL = [*IN_ITALIAN, "--model", "x", "folder=gone"]
     [
         (["scoreboard"], "--language is missing"),
         (IN_ITALIAN, "there is no model to score"),
+        ([*IN_ITALIAN, "--model", "x", "folder=/gone"], "folder=/gone is no folder"),
+        ([*IN_ITALIAN, "--model", "x", "transformers=./gone"], "transformers=./gone is no folder"),
+        ([*IN_ITALIAN, "--model", "chance", "folder=x"], "other than chance"),
         ([*IN_ITALIAN, "--model", "x"], "name the model by one of folder=..."),
         ([*IN_ITALIAN, "--model", "a/b", "folder=x"], "a name comes first"),
-        ([*IN_ITALIAN, "--model", "x", "folder=a", "open_clip=b"], "name the model by one of"),
-        ([*IN_ITALIAN, "--model", "x", "folder=a", "--model", "x", "folder=b"], "--model x is given twice"),
-        ([*IN_ITALIAN, "--model", "x", "folder=a", "beam=2"], "unknown key translate.beam"),
-        ([*IN_ITALIAN, "--english", "open_clip=ViT-B-32/openai"], "asks the model in English, too"),
+        ([*IN_ITALIAN, "--model", "x", B32, "folder=b"], "name the model by one of"),
+        (
+            [*IN_ITALIAN, "--model", "x", B32, "--model", "x", B16],
+            "--model x is given twice",
+        ),
+        ([*IN_ITALIAN, "--model", "x", B32, "beam=2"], "unknown key translate.beam"),
+        ([*IN_ITALIAN, "--english", B32], "asks the model in English, too"),
         ([*IN_ITALIAN, "--set", "train.lr=1"], "the settings of evaluate only"),
         (["scoreboard", "scenes", "--language", "de"], "the recipe's target language is it"),
         (ONE_MODEL, "nothing to score on"),
@@ -232,6 +255,9 @@ ONE_MODEL = [*IN_ITALIAN, "--model", "x", "folder=gone"]
         ([*ONE_MODEL, "--protocol", "clip-italian"], "takes captions=FILE images=DIR"),
         ([*ONE_MODEL, "--test-set", "y", "kind=coco", "files=gone"], "images=... is missing"),
         ([*ONE_MODEL, "--test-set", "y", "kind=folders"], "takes images=DIR"),
+        ([*ONE_MODEL, "--test-set", "y", "files=x"], "kinds are coco, crossmodal3600, flickr30k, flickr8k, folders"),
+        ([*ONE_MODEL, "--test-set", "y", 'kind=["coco"]'], "kind must be a text"),
+        ([*ONE_MODEL, "--test-set", "a b", "kind=folders", "images=x"], "letters, digits and _"),
     ],
 )
 def test_wrong_words(words: list[str], error: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

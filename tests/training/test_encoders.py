@@ -10,17 +10,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from PIL import Image
 
 from data_catalog.errors import ConfigError
-from training.encoders import (
-    encode_images,
-    encode_texts,
-    open_model_folder,
-    open_open_clip,
-    open_transformers,
-    rewording,
-)
+from training.encode_files import quiet_decoders
+from training.encoder_openers import open_model_folder, open_open_clip, open_transformers
+from training.encoders import decoded, encode_images, encode_texts, rewording
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
 
@@ -53,6 +50,17 @@ def test_a_folder_of_ours_encodes_alike_through_open_clip(random_clip: Callable[
     assert np.abs(one - other).max() < 1e-5
     assert np.allclose(np.linalg.norm(one, axis=1), 1)
     assert np.abs(encode_texts(ours, TEXTS) - encode_texts(theirs, TEXTS, batch_size=1)).max() < 1e-5
+
+
+@settings(max_examples=60)
+@given(st.sampled_from(["a", "b"]), st.lists(st.tuples(st.integers(0, 5000), st.integers(0, 255)), max_size=8))
+def test_no_damage_to_a_file_stops_the_others(name: str, damage: list[tuple[int, int]]) -> None:
+    data = bytearray(PHOTOS[name])
+    for place, value in damage:
+        data[place % len(data)] = value
+    with quiet_decoders():
+        found = decoded(name, lambda _: bytes(data))
+    assert found is None or found.mode == "RGB"
 
 
 def test_texts_may_be_put_in_other_words_first(random_clip: Callable[..., Path]) -> None:
@@ -111,6 +119,65 @@ def test_a_dual_encoder_of_hugging_face(dual_encoder: Path) -> None:
     assert np.abs(features @ encode_texts(encoder, TEXTS, batch_size=2).T - cosines).max() < 1e-4
 
 
+def test_siglip_pools_the_last_position_so_its_texts_are_padded_to_it(tmp_path: Path) -> None:
+    from tokenizers import Tokenizer, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast, SiglipConfig, SiglipImageProcessor, SiglipModel, SiglipProcessor
+
+    words = ["<pad>", "<unk>", *" ".join(TEXTS).split()]
+    tokenizer = Tokenizer(models.WordLevel({word: place for place, word in enumerate(words)}, unk_token="<unk>"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    fast = PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, pad_token="<pad>", unk_token="<unk>", model_max_length=12
+    )
+    size = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
+    text = {**size, "vocab_size": len(words), "max_position_embeddings": 12}
+    with torch.random.fork_rng():
+        torch.manual_seed(2)
+        vision = {**size, "image_size": 32, "patch_size": 16}
+        model = SiglipModel(SiglipConfig(text_config=text, vision_config=vision)).eval()
+    model.save_pretrained(tmp_path)
+    SiglipProcessor(SiglipImageProcessor(size={"height": 32, "width": 32}), fast).save_pretrained(tmp_path)
+    encoder = open_transformers(str(tmp_path), "theirs")
+    together, alone = (encode_texts(encoder, TEXTS, batch_size=size) for size in (3, 1))
+    assert np.abs(together - alone).max() < 1e-6
+    padded = fast(TEXTS, padding="max_length", max_length=12, return_tensors="pt")
+    pixels = encoder.prepare(Image.new("RGB", (40, 40), "navy"))[None]
+    with torch.no_grad():
+        found = model(input_ids=padded["input_ids"], pixel_values=pixels)
+    assert np.abs(together - found.text_embeds.numpy()).max() < 1e-5
+
+
+def test_code_of_a_model_is_never_run(dual_encoder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder, mark = tmp_path / "remote", tmp_path / "mark"
+    shutil.copytree(dual_encoder, folder)
+    config = json.loads((folder / "config.json").read_text())
+    config |= {"model_type": "own", "auto_map": {"AutoConfig": "evil.Config", "AutoModel": "evil.Model"}}
+    (folder / "config.json").write_text(json.dumps(config))
+    (folder / "evil.py").write_text(f"open({str(mark)!r}, 'w').close()")
+    monkeypatch.setattr("builtins.input", lambda *_: "y")
+    with pytest.raises(ConfigError, match="cannot be had"):
+        open_transformers(str(folder), "theirs")
+    assert not mark.exists()
+
+
+def test_weights_of_openai_have_their_own_activation(monkeypatch: pytest.MonkeyPatch) -> None:
+    """open_clip's name ViT-B-32 alone means another one, and only warns."""
+    import open_clip
+
+    asked: dict[str, object] = {}
+
+    def create(model_name: str, **how: object) -> None:
+        asked.update(how, model=model_name)
+        raise OSError("no network")
+
+    monkeypatch.setattr(open_clip, "create_model_and_transforms", create)
+    for source, is_quick in (("ViT-B-32/openai", True), ("ViT-B-32/laion2b_s34b_b79k", False)):
+        with pytest.raises(ConfigError, match="cannot be had"):
+            open_open_clip(source, "theirs")
+        assert asked["force_quick_gelu"] is is_quick
+        assert asked["weights_only"] is True
+
+
 def test_a_dual_encoder_that_lacks_weights_is_refused(dual_encoder: Path, tmp_path: Path) -> None:
     from safetensors.torch import load_file, save_file
 
@@ -148,7 +215,7 @@ def test_a_folder_without_weights_is_refused(random_clip: Callable[..., Path], t
     folder = tmp_path / "bare"
     shutil.copytree(random_clip(TEXTS), folder)
     (folder / "model.safetensors").unlink()
-    with pytest.raises(ConfigError, match="cannot be had"):
+    with pytest.raises(ConfigError, match="or none at all"):
         open_open_clip(str(folder), "theirs")
     with pytest.raises(ConfigError, match="holds no trained model"):
         open_model_folder(folder, "ours")

@@ -91,21 +91,40 @@ def test_the_interval_of_clustered_values_is_that_of_their_clusters_means() -> N
 
 def test_the_interval_of_a_median_is_that_of_order_statistics() -> None:
     ranks = np.random.default_rng(6).permutation(np.arange(1, 1001))
-    low, high = median_interval(ranks, np.arange(1000), rounds=2000, seed=1)
+    low, high = median_interval(ranks, np.arange(1000), rounds=2000, seed=1, gallery_size=1000)
     half = norm.ppf(0.975) * np.sqrt(1000) / 2  # binomial: as many order statistics to either side
     assert low == pytest.approx(500 - half, abs=4)
     assert high == pytest.approx(500 + half, abs=4)
 
 
-@pytest.mark.parametrize("num_images", [1, 40, 1696])
-def test_where_all_queries_miss_the_interval_is_the_exact_one(num_images: int) -> None:
+@pytest.mark.parametrize("num_images", [10, 40, 1696])
+def test_where_all_queries_agree_the_interval_is_the_exact_one(num_images: int) -> None:
     clusters = np.repeat(np.arange(num_images), 2)
     how = {"rounds": 50, "seed": 1}
-    exact = binomtest(0, num_images).proportion_ci(0.95, "exact")
-    assert share_interval(np.zeros(2 * num_images), clusters, **how) == pytest.approx((0, exact.high))
-    assert share_interval(np.ones(2 * num_images), clusters, **how) == pytest.approx((1 - exact.high, 1))
-    some = np.r_[np.ones(1), np.zeros(2 * num_images - 1)]
-    assert share_interval(some, clusters, **how) == bootstrap_interval(some, clusters, **how)
+    exact = binomtest(0, num_images).proportion_ci(0.95, "exact").high
+    assert share_interval(np.zeros(2 * num_images), clusters, **how) == pytest.approx((0, exact))
+    assert share_interval(np.ones(2 * num_images), clusters, **how) == pytest.approx((1 - exact, 1))
+    half = share_interval(np.full(2 * num_images, 0.5), clusters, **how)
+    assert half == pytest.approx((0.5 - exact, 0.5 + exact))
+    lost = share_interval(-np.ones(2 * num_images), clusters, least=-1.0, **how)
+    assert lost == pytest.approx((-1, -1 + 2 * exact))
+
+
+def test_one_miss_more_never_raises_an_end() -> None:
+    clusters = np.arange(222)
+    ends = []
+    for num_missed in range(12):
+        values = np.r_[np.zeros(num_missed), np.ones(222 - num_missed)]
+        ends.append(share_interval(values, clusters, rounds=2000, seed=1))
+    assert [low for low, _ in ends] == sorted((low for low, _ in ends), reverse=True)
+    assert [high for _, high in ends] == sorted((high for _, high in ends), reverse=True)
+
+
+def test_few_images_say_nothing() -> None:
+    values, clusters = np.r_[np.ones(40), np.zeros(50)], np.repeat(np.arange(9), 10)
+    assert share_interval(values, clusters, rounds=50, seed=1) == (0.0, 1.0)
+    assert share_interval(values, clusters, rounds=50, seed=1, least=-1.0) == (-1.0, 1.0)
+    assert median_interval(np.arange(1, 91), clusters, rounds=50, seed=1, gallery_size=300) == (1.0, 300.0)
 
 
 def test_medians_of_equal_ranks_are_paired_draw_by_draw() -> None:

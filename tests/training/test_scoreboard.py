@@ -12,16 +12,10 @@ import torch
 from PIL import Image
 
 from data_catalog.errors import ConfigError
+from training.class_names import read_names, read_templates
 from training.config import EvaluateConfig
 from training.encoders import Encoder
-from training.galleries import (
-    Gallery,
-    LabelledImages,
-    labelled_images,
-    pairs_gallery,
-    read_names,
-    read_templates,
-)
+from training.galleries import Gallery, Guard, LabelledImages, Seen, labelled_images, pairs_gallery
 from training.protocols import CLIP_ITALIAN
 from training.scoreboard import Contestant, Scoreboard, refuse_seen, score_models
 from training.scoreboard_plot import write_scoreboard_plot
@@ -105,28 +99,112 @@ def test_differences_are_paired_by_query() -> None:
     assert {entry.first for entry in board.differences} == {"right"}
     delta = found["text_to_image_R@1", "all"]
     assert delta.value == pytest.approx(-4 / 6)
-    assert -1 <= delta.low <= delta.value <= delta.high <= 0
+    assert (delta.low, delta.high) == (-1, 1)  # four images
     assert found["text_to_image_median_rank", "all"].value > 0
 
 
+def guard(*places: int, alike: Sequence[int] = ()) -> Guard:
+    """A guard that is sure of some places, and suspects others."""
+    sure = {place: Seen(why=f"the same bytes as wit:{place}", is_sure=True) for place in places}
+    suspects = {place: Seen(why=f"looks like wit:{place}", is_sure=False) for place in alike}
+    return Guard(seen=suspects | sure, ways=("identity", "bytes and looks"))
+
+
 def test_a_set_that_was_trained_on_is_refused_or_told_twice() -> None:
-    seen = replace(GALLERY, seen={"ours": {0: "rosso is mscoco:1", 4: "looks like wit:2"}})
-    models = [knower("ours"), knower("theirs")]
-    with pytest.raises(ConfigError, match=r"2 of the 7 images of colours .* ours was trained on \(rosso: rosso is msc"):
+    seen = replace(GALLERY, guards={"ours": guard(0), "mine": guard(4)})
+    models = [knower("ours"), knower("mine"), knower("theirs")]
+    with pytest.raises(ConfigError, match=r"1 of the 7 images of colours .* trained on \(rosso: the same bytes"):
         refuse_seen([seen], models)
     refuse_seen([seen], [knower("theirs")])
     board = score_models(models, [seen], CONFIG)
-    for model in ("ours", "theirs"):
+    for model in ("ours", "mine", "theirs"):
         assert board.get(model, "colours", "text_to_image_R@1").gallery_size == 4
         free = board.get(model, "colours", "text_to_image_R@1", images="leak-free")
-        assert (free.gallery_size, free.num_queries) == (2, 3)
-    assert board.sets[0].num_leaked == {"ours": 2}
+        assert (free.gallery_size, free.num_queries) == (2, 3)  # of the union: no model has an advantage
+    (facts,) = board.sets
+    assert facts.leaked == {"ours": {"rosso": "the same bytes as wit:0"}, "mine": {"blu": "the same bytes as wit:4"}}
+
+
+def test_what_looks_alike_is_told_twice_without_being_refused() -> None:
+    suspected = replace(GALLERY, guards={"ours": guard(alike=[2])})
+    refuse_seen([suspected], [knower("ours")])
+    board = score_models([knower("ours")], [suspected], CONFIG)
+    assert board.get("ours", "colours", "text_to_image_R@1", images="leak-free").gallery_size == 3
+    told = next(section for section in sections(board, {}) if section.title == "colours: text to image")
+    assert "1 look like images that ours was trained on, and may be others (verde: looks like wit:2)" in told.notes
+    assert "none of the images are among those that ours was trained on, by identity and bytes and looks" in told.notes
+
+
+def test_images_that_are_not_scored_leak_nothing() -> None:
+    gone = replace(GALLERY, guards={"ours": guard(1, 3, 5)})  # not there, broken, no picture
+    board = score_models([knower("ours")], [gone], CONFIG)
+    assert {entry.score.images for entry in board.entries} == {"all"}
+    assert board.sets[0].leaked == {"ours": {}}
 
 
 def test_a_set_that_was_trained_on_as_a_whole_has_no_leak_free_numbers() -> None:
-    seen = replace(GALLERY, seen={"ours": dict.fromkeys(range(7), "the same")})
+    seen = replace(GALLERY, guards={"ours": guard(*range(7))})
     board = score_models([knower("ours")], [seen], CONFIG)
     assert {entry.score.images for entry in board.entries} == {"all"}
+    told = next(section for section in sections(board, {}) if section.title == "colours: text to image")
+    assert "no image is left that is not, so there are no leak-free numbers" in told.notes
+
+
+def test_a_model_that_was_compared_with_nothing_is_not_called_clean() -> None:
+    board = score_models([knower("ours")], [replace(GALLERY, guards={"ours": Guard(seen={}, ways=())})], CONFIG)
+    told = next(section for section in sections(board, {}) if section.title == "colours: text to image")
+    assert "whether ours was trained on any of the images is not known: nothing was compared" in told.notes
+
+
+def many(num_images: int) -> Gallery:
+    """Reds that no model tells apart, and blues, five captions each."""
+    names = [f"{'rosso' if place % 3 else 'blu'}-{place}" for place in range(num_images)]
+    owners = np.repeat(np.arange(num_images), 5)
+    return Gallery(
+        name="many",
+        images=names,
+        read=read,
+        captions=[f"{names[owner]} {number}" for number, owner in enumerate(owners)],
+        owners=owners.tolist(),
+        made_by=["human"] * len(owners),
+    )
+
+
+def test_differences_draw_images_with_all_of_their_captions() -> None:
+    """As wide as of one caption an image: the five are not independent."""
+    swapped = [WORDS[1], WORDS[0], *WORDS[2:]]
+    found = {}
+    for mode in ("all", "one"):
+        board = score_models([knower("right"), knower("swaps", swapped)], [many(60)], CONFIG)
+        found[mode] = next(
+            entry.difference
+            for entry in board.differences
+            if (entry.difference.name, entry.difference.captions) == ("text_to_image_MRR@10", mode)
+        )
+    assert found["all"].high - found["all"].low == pytest.approx(found["one"].high - found["one"].low, rel=0.05)
+
+
+def test_medians_of_one_model_twice_do_not_differ_in_any_draw() -> None:
+    board = score_models([knower("right"), knower("again")], [many(60)], CONFIG)
+    medians = [entry.difference for entry in board.differences if entry.difference.name.endswith("median_rank")]
+    assert {(delta.value, delta.low, delta.high) for delta in medians} == {(0.0, 0.0, 0.0)}
+
+
+def test_chance_counts_all_captions_of_an_image_as_right() -> None:
+    board = score_models([knower("all")], [many(60)], CONFIG)
+    assert board.get("all", "many", "image_to_text_R@1").chance == pytest.approx(5 / 300)
+    assert board.get("all", "many", "text_to_image_R@1").chance == pytest.approx(1 / 60)
+
+
+def test_few_images_have_no_interval_to_speak_of() -> None:
+    score = score_models([knower("all")], [GALLERY], CONFIG).get("all", "colours", "text_to_image_R@1")
+    assert (score.value, score.low, score.high) == (1.0, 0.0, 1.0)
+
+
+def test_captions_whose_images_are_all_gone_are_refused() -> None:
+    uncaptioned = replace(GALLERY, captions=["non c'è"], owners=[1], made_by=["human"])
+    with pytest.raises(ConfigError, match="no image of colours that has a caption is there"):
+        score_models([knower("all")], [uncaptioned], CONFIG)
 
 
 def test_features_that_are_no_numbers_are_refused() -> None:
@@ -167,6 +245,42 @@ def test_classes_are_found_by_their_names(folders: Path) -> None:
     assert {entry.score.captions for entry in board.entries} == {"bare"}
 
 
+def test_templates_are_averaged_and_images_drawn_one_by_one(folders: Path) -> None:
+    """The first template makes all classes the same: alone it tells nothing, beside the others it does no harm."""
+    useless = "{c} rosso verde blu giallo"
+    astray = labelled_images("shades", folders, WORDS, [useless, "un {c}", "{c} di notte"])
+    board = score_models([knower("all")], [astray], CONFIG)
+    assert board.get("all", "shades", "zero_shot_accuracy@1", captions="templates").value == 1.0
+    first = replace(astray, templates=[useless])
+    alone = score_models([knower("all")], [first], CONFIG)
+    assert alone.get("all", "shades", "zero_shot_accuracy@1", captions="templates").value == 0.0
+    large = replace(astray, images=astray.images * 4, labels=list(astray.labels) * 4)
+    swapped = [WORDS[1], WORDS[0], *WORDS[2:]]
+    score = score_models([knower("half", swapped)], [large], CONFIG).get(
+        "half", "shades", "zero_shot_accuracy@1", captions="bare"
+    )
+    assert score.value == 0.5
+    assert 0.15 < score.high - score.low < 0.5  # of 32 images, not of one
+
+
+def test_named_classes_without_images_are_wrong_answers(folders: Path) -> None:
+    names = {"n00": "rosso", "n01": "verde", "n02": "blu", "n03": "giallo", "n99": "viola"}
+    found = labelled_images("shades", folders, names, ["{c}"])
+    assert score_models([knower("all")], [found], CONFIG).entries[0].score.gallery_size == 5
+
+
+def test_numbered_folders_do_not_take_a_list(tmp_path: Path) -> None:
+    for number in range(11):
+        (tmp_path / str(number)).mkdir()
+        (tmp_path / str(number) / "a.png").write_bytes(png("rosso"))
+        (tmp_path / str(number) / "._a.png").write_bytes(b"of another system")
+    with pytest.raises(ConfigError, match="whose order as words is another one"):
+        labelled_images("numbers", tmp_path, [str(number) for number in range(11)], ["{c}"])
+    found = labelled_images("numbers", tmp_path, {str(number): f"c{number}" for number in range(11)}, ["{c}"])
+    assert len(found.images) == 11
+    assert found.class_names[found.labels[found.images.index("10/a.png")]] == "c10"
+
+
 def test_classes_with_one_name_count_wrong_and_are_told(folders: Path) -> None:
     found = labelled_images("shades", folders, ["rosso", "rosso", "blu", "giallo"], ["{c}"])
     assert "2 classes share their name with another (rosso)" in found.notes[0]
@@ -202,7 +316,9 @@ def test_folders_without_images_are_no_classes(tmp_path: Path) -> None:
         ({"imagenet1k": ["a"], "pets": ["b"]}, "pets", ["b"]),
         ({"imagenet1k": ["a"]}, None, ["a"]),
         ({"n01": "a", "n02": "b"}, None, {"n01": "a", "n02": "b"}),
-        ({"imagenet1k": ["a"], "pets": ["b"]}, None, "has imagenet1k, pets: say which"),
+        ({"imagenet1k": ["a"], "pets": ["b"]}, None, "has imagenet1k, pets: say which by class_names_key"),
+        (["a"], "pets", "leave it out"),
+        ({"n01": "a", "n02": " "}, None, "none of them empty"),
         ({"imagenet1k": ["a", ""]}, None, "none of them empty"),
         (7, None, "must hold a list"),
     ],
@@ -239,7 +355,9 @@ def test_pair_shards_are_a_gallery(make_shard: Callable[..., Path], pair_row: Ca
     gallery = pairs_gallery("own test", shards)
     assert gallery.owners == [0, 0, 1, 1, 2, 2, 3, 3]
     assert gallery.made_by == ["human"] * 2 + ["machine"] * 2 + ["human"] * 4
-    assert gallery.notes == ("2 captions were translated by a machine, 6 are people's",)
+    assert gallery.notes == (
+        "6 captions are native, or written or validated by people; 2 captions are translated by a machine",
+    )
     assert [gallery.read(name) for name in reversed(gallery.images)] == [png(colour) for colour in reversed(WORDS)]
     board = score_models([knower("all")], [gallery], CONFIG)
     assert board.get("all", "own test", "text_to_image_R@1").value == 1
@@ -248,7 +366,7 @@ def test_pair_shards_are_a_gallery(make_shard: Callable[..., Path], pair_row: Ca
 
 
 def a_board() -> Scoreboard:
-    named = replace(GALLERY, notes=("<b>|rosso|</b>",), seen={"right": {0: "rosso is mscoco:1"}})
+    named = replace(GALLERY, notes=("<b>|rosso|</b>",), guards={"right": guard(0)})
     classes = LabelledImages(
         name="classes", images=["rosso", "blu"], read=read, labels=[0, 1], class_names=["rosso", "blu"]
     )
@@ -257,7 +375,8 @@ def a_board() -> Scoreboard:
 
 def test_a_board_is_told_in_tables_with_published_numbers_beside() -> None:
     board = a_board()
-    found = sections(board, {"colours": CLIP_ITALIAN, "classes": CLIP_ITALIAN})
+    whole = replace(CLIP_ITALIAN, num_images=4)
+    found = sections(board, {"colours": whole, "classes": CLIP_ITALIAN})
     titles = [section.title for section in found]
     assert titles[:3] == ["Models", "colours: text to image", "colours: image to text"]
     table = next(section for section in found if section.title == "colours: protocol clip-italian")
@@ -272,19 +391,31 @@ def test_a_board_is_told_in_tables_with_published_numbers_beside() -> None:
     scores = next(section for section in found if section.title == "colours: text to image")
     chance, right, swaps = (row for row in scores.rows if (row["captions"], row["images"]) == ("all", "all"))
     assert (chance["model"], chance["R@1"], chance["gallery"]) == ("chance", "0.2500", "4")
-    assert not right["R@1"].endswith("~")
+    assert right["R@1"] == "1.0000 [0.0000, 1.0000] ~"
     assert swaps["R@1"].startswith("0.0000")
+    other = next(section for section in found if section.title == "classes: protocol clip-italian")
+    assert (other.rows, other.notes[0]) == (
+        [],
+        "2 images were scored, the protocol has 50,000: nothing published compares",
+    )
     text = markdown(found)
     assert "<b>" not in text
     assert "|rosso|" not in text
     assert "1 of the images are among those that right was trained on" in text
 
 
+def test_a_model_may_not_pose_as_chance() -> None:
+    board = score_models([knower("chance")], [GALLERY], CONFIG)
+    scores = next(section for section in sections(board, {}) if section.title == "colours: text to image")
+    assert [row["R@1"] for row in scores.rows[:2]] == ["0.2500", "1.0000 [0.0000, 1.0000] ~"]
+
+
 def test_a_board_survives_json(tmp_path: Path) -> None:
     board = a_board()
     values = json.loads(json.dumps(board.to_json()))
     assert values["entries"][0]["score"]["name"] == "text_to_image_MRR@1"
-    assert values["sets"][0]["num_leaked"] == {"right": 1}
+    assert list(values["sets"][0]["leaked"]["right"]) == ["rosso"]
+    assert values["settings"]["bootstrap_rounds"] == 100
 
 
 def test_a_board_is_drawn(tmp_path: Path) -> None:

@@ -1,0 +1,67 @@
+"""Class names and templates in JSON files, in the form of CLIP_benchmark's: a list, or several by their keys."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from data_catalog.errors import ConfigError
+
+
+def read_names(path: Path, key: str | None) -> list[str] | dict[str, str]:
+    """Class names of a JSON file: a list, or a table by folder; or of one of several such by its key.
+
+    Raises:
+        ConfigError: it is no such file, has several tables and `key` names none, or a name is empty.
+    """
+    found = _entry(path, key, "class_names_key")
+    if isinstance(found, dict):
+        return dict(zip(found, _texts(list(found.values()), path), strict=True))
+    return _texts(found, path)
+
+
+def read_templates(path: Path, key: str | None) -> list[str]:
+    """Templates of a JSON file: a list, or one of several by its key.
+
+    Raises:
+        ConfigError: it is no such file, or has several lists and `key` names none.
+    """
+    return _texts(_entry(path, key, "templates_key"), path)
+
+
+def has_several(path: Path) -> bool:
+    """Whether a file holds several lists or tables by their keys.
+
+    Raises:
+        ConfigError: it cannot be read.
+    """
+    return _is_several(_document(path))
+
+
+def _entry(path: Path, key: str | None, option: str) -> Any:
+    document = _document(path)
+    if not _is_several(document):
+        if key is not None:
+            raise ConfigError(f"{path} is one list or table, and {option}={key} names one of several: leave it out")
+        return document
+    if key is None and len(document) == 1:
+        return next(iter(document.values()))
+    if key not in document:
+        raise ConfigError(f"{path} has {', '.join(sorted(document))}: say which by {option}=NAME")
+    return document[key]
+
+
+def _document(path: Path) -> Any:
+    try:
+        return json.loads(path.read_text(encoding="utf-8-sig"))
+    except (OSError, json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path} cannot be read as JSON: {error}") from error
+
+
+def _is_several(document: Any) -> bool:
+    return isinstance(document, dict) and not all(isinstance(value, str) for value in document.values())
+
+
+def _texts(found: Any, path: Path) -> list[str]:
+    if not isinstance(found, list) or not all(isinstance(text, str) and text.strip() for text in found):
+        raise ConfigError(f"{path} must hold a list of texts, none of them empty")
+    return list(found)

@@ -1,0 +1,180 @@
+"""Opens models for scoring: ours, open_clip's, Hugging Face's; from folders or by their names."""
+
+import re
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from data_catalog.errors import ConfigError
+from training.encoders import Encoder
+
+if TYPE_CHECKING:
+    import torch
+    from PIL.Image import Image
+
+_HUB_NAME = re.compile(r"[\w.-]+(/[\w.-]+)?")
+
+
+def open_model_folder(folder: Path, name: str) -> Encoder:
+    """A model that was trained here.
+
+    Raises:
+        ConfigError: the folder holds none.
+    """
+    import torch
+
+    from training.images import squashed
+    from training.model import load_model, normalise_pixels
+
+    model = load_model(folder)
+
+    def prepare(image: "Image") -> "torch.Tensor":
+        return normalise_pixels(torch.from_numpy(squashed(image, model.image_size).copy())[None])[0]
+
+    return Encoder(
+        name=name,
+        origin=f"vernaclip {folder.name}, weights {model.sha256[:12]}",
+        prepare=prepare,
+        encode_pixels=model.module.encode_image,
+        encode_texts=lambda texts: model.module.encode_text(model.tokenizer(texts)),
+    )
+
+
+def open_open_clip(source: str, name: str) -> Encoder:
+    """A model of open_clip: "MODEL/PRETRAINED" by its names, or a folder in hub layout.
+
+    Raises:
+        ConfigError: there is no such model, or its weights cannot be had.
+    """
+    import open_clip
+
+    model_name, pretrained = f"local-dir:{source}", None
+    if not Path(source).is_dir():
+        model_name, _, pretrained = source.partition("/")
+        if model_name not in open_clip.list_models() or not pretrained:
+            raise ConfigError(
+                f"open_clip={source} is no folder, and no MODEL/PRETRAINED of open_clip, such as ViT-B-32/openai"
+            )
+    known = open_clip.get_pretrained_cfg(model_name, pretrained) if pretrained else {}
+    with _fetching(f"open_clip={source}"):
+        module, _, prepare = open_clip.create_model_and_transforms(
+            model_name,
+            pretrained=pretrained,
+            weights_only=True,
+            require_pretrained=True,
+            force_quick_gelu=bool(known.get("quick_gelu")),  # the weights' own activation, not the name's
+        )
+        tokenizer = open_clip.get_tokenizer(model_name)
+    module.eval()
+    return Encoder(
+        name=name,
+        origin=f"open_clip {source}",
+        prepare=prepare,
+        encode_pixels=module.encode_image,
+        encode_texts=lambda texts: module.encode_text(tokenizer(list(texts))),
+    )
+
+
+def open_transformers(source: str, name: str) -> Encoder:
+    """A dual encoder of Hugging Face, such as `VisionTextDualEncoderModel` or `CLIPModel`: a folder, or a hub's name.
+
+    Nothing but weights is taken from it: a model that brings code of its own is refused.
+
+    Raises:
+        ConfigError: it cannot be had, is no dual encoder, lacks weights, or wants more of an image than its pixels.
+    """
+    from transformers import AutoModel, AutoProcessor
+
+    what = f"transformers={source}"
+    with _fetching(what):
+        module, told = AutoModel.from_pretrained(
+            source, output_loading_info=True, weights_only=True, trust_remote_code=False
+        )
+        processor = AutoProcessor.from_pretrained(source, trust_remote_code=False)
+    if told["missing_keys"]:
+        raise ConfigError(f"{what} lacks weights, such as {min(told['missing_keys'])}")
+    if not (hasattr(module, "get_image_features") and hasattr(processor, "image_processor")):
+        raise ConfigError(f"{what} is a {type(module).__name__}, which does not have two towers")
+    module.eval()
+    prepare = _image_preparation(processor, what)
+    tokenize = _tokenization(module.config, processor.tokenizer)
+    return Encoder(
+        name=name,
+        origin=f"transformers {source}",
+        prepare=prepare,
+        encode_pixels=lambda pixels: _pooled(module.get_image_features(pixel_values=pixels)),
+        encode_texts=lambda texts: _pooled(module.get_text_features(**tokenize(texts))),
+    )
+
+
+def _image_preparation(processor: Any, what: str) -> "Callable[[Image], torch.Tensor]":
+    from PIL import Image
+
+    made = processor.image_processor(images=Image.new("RGB", (64, 64)), return_tensors="pt")
+    if set(made) != {"pixel_values"}:
+        raise ConfigError(f"{what} wants more of an image than its pixels ({', '.join(sorted(made))}): not known here")
+
+    def prepare(image: "Image.Image") -> "torch.Tensor":
+        found: torch.Tensor = processor.image_processor(images=image, return_tensors="pt")["pixel_values"][0]
+        return found
+
+    return prepare
+
+
+def _tokenization(config: Any, tokenizer: Any) -> Callable[[Sequence[str]], Any]:
+    """How a model's texts are cut and padded: SigLIP pools the last position, of texts of full length, without a mask."""
+    text = getattr(config, "text_config", config)
+    most = text.max_position_embeddings
+    if "roberta" in text.model_type or text.model_type == "camembert":
+        most -= text.pad_token_id + 1  # their positions begin behind the one of padding
+    how = {"truncation": True, "max_length": min(most, tokenizer.model_max_length), "return_tensors": "pt"}
+    if config.model_type.startswith("siglip"):
+        return lambda texts: {"input_ids": tokenizer(list(texts), padding="max_length", **how)["input_ids"]}
+    return lambda texts: tokenizer(list(texts), padding=True, **how)
+
+
+def check_source(kind: str, source: str, option: str) -> None:
+    """Refuse, before any work, a model that cannot be there.
+
+    Raises:
+        ConfigError: a folder that does not exist, or that is no name of a model either.
+    """
+    if Path(source).is_dir():
+        return
+    is_path = kind == "folder" or source.startswith((".", "/", "~")) or not _HUB_NAME.fullmatch(source)
+    if is_path:
+        raise ConfigError(f"{option}: {kind}={source} is no folder")
+
+
+OPENERS: dict[str, Callable[[str, str], Encoder]] = {
+    "folder": lambda source, name: open_model_folder(Path(source), name),
+    "open_clip": open_open_clip,
+    "transformers": open_transformers,
+}
+
+
+def _pooled(found: Any) -> "torch.Tensor":
+    """Features, which newer releases of transformers wrap into an output of several parts."""
+    features: torch.Tensor = getattr(found, "pooler_output", found)
+    return features
+
+
+@contextmanager
+def _fetching(what: str) -> Iterator[None]:
+    from pickle import UnpicklingError
+
+    from safetensors import SafetensorError
+
+    try:
+        yield
+    except UnpicklingError as error:
+        raise ConfigError(f"{what} holds more than weights, which to read would run code: it is refused") from error
+    except RuntimeError as error:
+        lines = " ".join(str(error).split())[:200]
+        raise ConfigError(f"{what} has weights that do not fit its config, or none at all: {lines}") from error
+    except (OSError, ValueError, LookupError, SafetensorError) as error:
+        line = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise ConfigError(
+            f"{what} cannot be had ({line}): copy it to a folder where there is a network, and name that"
+        ) from error
