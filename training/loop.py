@@ -146,7 +146,7 @@ def _go(run: Run) -> None:
 
 
 def _unfreeze(run: Run) -> None:
-    """Begin the second phase with an optimizer that has seen nothing yet; of epochs at the best weights of the first."""
+    """Begin the second phase with an optimizer that has seen nothing yet; by epochs, at the best weights so far."""
     state = run.state
     if not run.config.steps:
         load_weights(run.module, run.out / WEIGHTS_FILE)

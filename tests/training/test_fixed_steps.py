@@ -132,5 +132,5 @@ OLD_KEY = "19d5d6cd1ab1aef90b2a9985a762ca0a131d1831f07b1e3682f13c3e2d89d51d"
 
 
 def test_negative_steps_are_refused() -> None:
-    with pytest.raises(ConfigError, match="train.steps must not be negative, got -1"):
+    with pytest.raises(ConfigError, match=r"train\.steps must not be negative, got -1"):
         TrainConfig(steps=-1)
