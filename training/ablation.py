@@ -1,0 +1,156 @@
+"""Paired comparison of models trained with and without something, each of several seeds, on the same queries."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from training.metrics import image_to_text_ranks, recalls, reciprocal_ranks, text_to_image_ranks
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from training.features import Features
+
+    Floats = np.ndarray[Any, np.dtype[np.float64]]
+    Integers = np.ndarray[Any, np.dtype[np.int64]]
+
+TEXT_TO_IMAGE, IMAGE_TO_TEXT = "text_to_image", "image_to_text"
+# What is compared: the direction, and the value of a rank; the first one is what verdicts go by.
+METRICS = {
+    "text_to_image_MRR@10": (TEXT_TO_IMAGE, reciprocal_ranks, 10),
+    "text_to_image_R@1": (TEXT_TO_IMAGE, recalls, 1),
+    "image_to_text_R@1": (IMAGE_TO_TEXT, recalls, 1),
+}
+PRIMARY = "text_to_image_MRR@10"
+LEVEL = 0.05
+HELPS, HURTS, UNKNOWN = "helps", "hurts", "can't be told"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Difference:
+    """A difference of means with its 95 % interval.
+
+    Args:
+        p_value: two-sided, of no difference.
+    """
+
+    value: float
+    low: float
+    high: float
+    p_value: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SeedNoise:
+    """How far means of one and the same training, with other seeds, lie from one another.
+
+    Args:
+        variance: of one seed's mean, pooled over all variants.
+        degrees: of freedom; 0 where there is one seed, so that nothing is known of it.
+    """
+
+    variance: float
+    degrees: int
+
+
+def ranks_of(images: "Features", texts: "Features", owners: "Integers") -> "dict[str, Integers]":
+    """Ranks of one model both ways, by direction, one a query.
+
+    Args:
+        images: unit rows, shape (images, dim).
+        texts: unit rows, shape (captions, dim).
+        owners: the image of each caption, shape (captions,).
+    """
+    return {
+        TEXT_TO_IMAGE: text_to_image_ranks(texts, images, owners),
+        IMAGE_TO_TEXT: image_to_text_ranks(images, texts, owners),
+    }
+
+
+def values_of(ranks: "Sequence[Mapping[str, Integers]]", metric: str) -> "Floats":
+    """One metric's value of each query, of one variant's models: shape (seeds, queries)."""
+    import numpy as np
+
+    way, per_query, k = METRICS[metric]
+    return np.stack([per_query(each[way], k) for each in ranks])
+
+
+def seed_noise(variants: "Sequence[Floats]") -> SeedNoise:
+    """The spread between seeds, taken to be the same in all variants.
+
+    Args:
+        variants: of each its values, shape (seeds, queries).
+    """
+    import numpy as np
+
+    means = [values.mean(axis=1) for values in variants]
+    degrees = sum(len(each) - 1 for each in means)
+    squares = sum(float(np.square(each - each.mean()).sum()) for each in means)
+    return SeedNoise(variance=squares / degrees if degrees else 0.0, degrees=degrees)
+
+
+def difference(
+    with_it: "Floats", without: "Floats", clusters: "Integers", noise: SeedNoise, *, rounds: int, seed: int
+) -> Difference:
+    """Mean of `with_it` less mean of `without`, paired by query, each averaged over its seeds.
+
+    Its interval holds two kinds of chance. Other test images: whole images are drawn again, since captions of one are
+    not independent. Other seeds: to each such draw a Student's t is added, as wide as the seeds' own means differ; a
+    bootstrap of two or three seeds would say far too little.
+
+    Args:
+        with_it: values, shape (seeds, queries).
+        without: likewise.
+        clusters: the image of each query, shape (queries,).
+        noise: of all variants; where there is one seed it counts for nothing.
+        rounds: draws.
+    """
+    import numpy as np
+
+    paired = with_it.mean(axis=0) - without.mean(axis=0)
+    generator = np.random.default_rng(seed)
+    draws = _resampled_means(paired, clusters, generator, rounds)
+    if noise.degrees:
+        scale = np.sqrt(noise.variance * (1 / len(with_it) + 1 / len(without)))
+        draws = draws + scale * generator.standard_t(noise.degrees, rounds)
+    low, high = np.quantile(draws, [0.025, 0.975])
+    tail = min(int((draws <= 0).sum()), int((draws >= 0).sum()))
+    return Difference(
+        value=float(paired.mean()),
+        low=float(low),
+        high=float(high),
+        p_value=min(1.0, 2 * (tail + 1) / (rounds + 1)),
+    )
+
+
+def _resampled_means(values: "Floats", clusters: "Integers", generator: "np.random.Generator", rounds: int) -> "Floats":
+    import numpy as np
+
+    _, members = np.unique(clusters, return_inverse=True)
+    sums, counts = np.bincount(members, weights=values), np.bincount(members)
+    means = np.empty(rounds)
+    for index in range(rounds):
+        drawn = generator.integers(0, len(sums), len(sums))
+        means[index] = sums[drawn].sum() / counts[drawn].sum()
+    return means
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """p-values for several questions at once, by Holm's step-down (https://www.jstor.org/stable/4615733)."""
+    order = sorted(range(len(p_values)), key=lambda index: p_values[index])
+    adjusted, largest = [0.0] * len(p_values), 0.0
+    for place, index in enumerate(order):
+        largest = max(largest, min(1.0, (len(p_values) - place) * p_values[index]))
+        adjusted[index] = largest
+    return adjusted
+
+
+def verdict(found: Difference, p_value: float, noise: SeedNoise) -> str:
+    """What a difference says of a filter: with one seed nothing, since training anew may say otherwise.
+
+    Args:
+        p_value: corrected for the number of filters.
+    """
+    if not noise.degrees or p_value >= LEVEL or found.value == 0:
+        return UNKNOWN
+    return HELPS if found.value > 0 else HURTS
