@@ -8,14 +8,16 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import pyarrow.parquet as pq
 
+from data_catalog.ablations import FOLDER
 from data_catalog.errors import ConfigError
 from data_catalog.lock import writer_lock
-from data_catalog.manifest import Snapshot
+from data_catalog.manifest import Snapshot, current_snapshot
 from data_catalog.shards import digest
 from data_catalog.work import WorkStore
 from flows.ablation_record import Ablation, Compared, Sizes, write_ablation
 from flows.ablation_scores import Gallery, gallery_of, variant_ranks
 from flows.recipe import Recipe, load_recipe
+from flows.report.page import write_report
 from flows.toggles import Toggle
 from training.ablation import METRICS, PRIMARY, difference, holm, seed_noise, values_of, verdict
 from training.config import TrainConfig
@@ -27,7 +29,6 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-FOLDER = "ablations"
 ROUNDS = 10_000
 
 
@@ -138,9 +139,11 @@ def run_ablation(
         models=[[str(model.relative_to(root)) for model in mine] for mine in models],
         compared=_compared(variants, values, gallery, seed=recipe.evaluate.seed),
     )
-    write_ablation(found, folder)
-    if not recipe.build.keep_work:
-        _remove_work(root, snapshots)
+    with writer_lock(root):
+        write_ablation(found, folder)
+        _show_in_report(root, found)
+        if not recipe.build.keep_work:
+            _remove_work(root, snapshots)
     return found
 
 
@@ -223,7 +226,13 @@ def _compared(
 
 def _remove_work(root: Path, snapshots: Sequence[Snapshot]) -> None:
     """Remove what the variants kept for one another."""
-    with writer_lock(root):
-        work = WorkStore(root / "work")
-        for snapshot in snapshots:
-            work.remove_used(snapshot.snapshot)
+    work = WorkStore(root / "work")
+    for snapshot in snapshots:
+        work.remove_used(snapshot.snapshot)
+
+
+def _show_in_report(root: Path, found: Ablation) -> None:
+    """Write the page of the recipe's own dataset anew, where that is what the ablation is of."""
+    own = current_snapshot(root, found.dataset)
+    if own is not None and own.snapshot == found.snapshot:
+        write_report(root, own)

@@ -3,13 +3,13 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
-from data_catalog.shards import write_atomically, write_json
+from data_catalog.ablations import AblationTable, write_ablation_record
+from data_catalog.shards import write_atomically
 from training.ablation import METRICS, PRIMARY, Difference
 from training.forest_plot import write_forest_plot
 
-RECORD_FILE, PAGE_FILE, PLOT_FILE = "ablation.json", "ablation.md", "ablation.png"
+PAGE_FILE, PLOT_FILE = "ablation.md", "ablation.png"
 SHORT = {
     "text_to_image_MRR@10": "text to image MRR@10",
     "text_to_image_R@1": "text to image R@1",
@@ -94,7 +94,7 @@ class Ablation:
         }
         for metric, found in each.differences.items():
             row[SHORT[metric]] = f"{found.value:+.3f} ({found.low:+.3f} to {found.high:+.3f})"
-        return {**row, "p": f"{each.p_value:.2g}" if each.p_value >= 0.001 else "< 0.001", "": each.verdict}
+        return {**row, "p": f"{each.p_value:.2g}" if each.p_value >= 0.001 else "< 0.001", "verdict": each.verdict}
 
     def notes(self) -> list[str]:
         """What the numbers were measured on and what the columns mean, one sentence or two each."""
@@ -139,12 +139,11 @@ def write_ablation(found: Ablation, folder: Path) -> None:
     labels = [each.label for each in found.compared]
     series = {SHORT[metric]: [each.differences[metric] for each in found.compared] for metric in METRICS}
     write_forest_plot(labels, series, folder / PLOT_FILE)
-    write_json(folder / RECORD_FILE, record_of(found))
-
-
-def record_of(found: Ablation) -> dict[str, Any]:
-    """Plain values, for a JSON file."""
-    return {"format": 1, **asdict(found)}
+    rows = found.rows()
+    table = AblationTable(
+        key=found.key, columns=list(rows[0]), rows=[list(row.values()) for row in rows], notes=found.notes()
+    )
+    write_ablation_record(folder, asdict(found), table)
 
 
 def _write(path: Path, text: str) -> None:

@@ -27,7 +27,11 @@ def write_forest_plot(labels: Sequence[str], series: Mapping[str, Sequence[Diffe
     with rc_context({"font.size": 10, "axes.spines.top": False, "axes.spines.right": False, "text.parse_math": False}):
         figure = Figure(figsize=(8, 1.6 + 0.75 * len(labels)), dpi=120, layout="constrained")
         FigureCanvasAgg(figure)
-        _draw(figure.add_subplot(xlabel="with the filter less without it, 95 % interval"), labels, series)
+        _draw(
+            figure.add_subplot(xlabel="with the filter less without it, 95 % interval (to the right: better with it)"),
+            labels,
+            series,
+        )
         buffer = io.BytesIO()
         figure.savefig(buffer, format="png", metadata={"Software": None})
     write_atomically(path, lambda temporary: _write(temporary, buffer.getvalue()))

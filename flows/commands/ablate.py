@@ -1,13 +1,15 @@
 """The command `ablate`: whether a recipe's filters help, each switched alone, by models of equal training."""
 
+import math
 from argparse import Namespace
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from data_catalog.ablations import FOLDER, RECORD_FILE
 from data_catalog.manifest import current_snapshot
-from flows.ablation import FOLDER, AblationConfig, Variant, default_steps, run_ablation, sizes_of, variants_of
-from flows.ablation_record import PAGE_FILE, PLOT_FILE, RECORD_FILE, Ablation
+from flows.ablation import AblationConfig, Variant, default_steps, run_ablation, sizes_of, variants_of
+from flows.ablation_record import PAGE_FILE, PLOT_FILE, Ablation
 from flows.commands.jobs_executor import with_executor
 from flows.commands.output import say
 from flows.dry_run import DryRun, dry_run
@@ -97,7 +99,7 @@ def _tell_plan(recipe: Recipe, variants: Sequence[Variant], config: AblationConf
     samples = models * steps * recipe.train.batch_size
     say(
         f"{models} models of {steps:,} steps of {recipe.train.batch_size} images: {samples:,} images through a model, "
-        f"{samples / _PACE / 60:,.0f} minutes at {_PACE} a second."
+        f"about {math.ceil(samples / _PACE / 60):,} min at {_PACE} a second."
     )
 
 
