@@ -2,6 +2,7 @@
 
 import dataclasses
 import re
+import typing
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -9,7 +10,9 @@ from typing import Any
 from data_catalog.errors import ConfigError
 from data_catalog.shards import digest
 from flows.parameters import overrides_of, settings_of
+from flows.recipe import SECTIONS as RECIPE_SECTIONS
 from flows.recipe import Recipe, override_values
+from flows.settings import coerce
 
 SECTIONS = ("clean", "check", "repeats", "duplicates", "leaks")
 ANY_SECTION = "cleaning"  # stands for whichever of them has the setting
@@ -76,7 +79,7 @@ def toggle_of(text: str, recipe: Recipe) -> Toggle:
         ConfigError: no such setting, or several; one that is neither on nor off without a value; or nothing changes.
     """
     settings: dict[str, tuple[Any, Any]] = {}
-    for part in re.split(r"\+(?=[a-z_]+)", text.strip()):
+    for part in re.split(r"\+\s*(?=[a-z_])", text.strip()):
         path, now, instead = _switched(part.strip(), recipe)
         if path in settings:
             raise ConfigError(f"--toggle {text}: {path} is named twice")
@@ -148,12 +151,10 @@ def _all_settings(recipe: Recipe) -> Iterator[tuple[str, Any]]:
 
 
 def _read(path: str, value: str) -> Any:
+    """A value as the setting has it. Raises `ConfigError` where it is of another type."""
     section, name = path.split(".")
-    given = settings_of([f"{path}={value}"])  # refuses another type
-    read = getattr(getattr(given, section), name)
-    if read is None:
-        read = override_values([f"{path}={value}"])[section][name]
-    return tuple(read) if isinstance(read, list) else read
+    given = override_values([f"{path}={value}"])[section][name]
+    return coerce(typing.get_type_hints(RECIPE_SECTIONS[section])[name], given, path)
 
 
 def _shown(value: Any) -> str:
