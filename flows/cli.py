@@ -16,6 +16,7 @@ from flows.forget_options import add_forget_options
 from flows.job_options import add_dry_run_options, add_job_options, add_root
 from flows.question_options import add_catalog_options, add_sql_options, add_why_options
 from flows.report_options import add_report_options
+from flows.scoreboard_options import add_scoreboard_options
 from flows.snapshot_options import (
     add_diff_options,
     add_prune_options,
@@ -99,6 +100,7 @@ def parser() -> argparse.ArgumentParser:
     commands = top.add_subparsers(title="commands", metavar="COMMAND", required=True)
     _add_jobs(commands)
     _add_ablate(commands)
+    _add_scoreboard(commands)
     _add_download(commands)
     _add_questions(commands)
     _add_report(commands)
@@ -136,6 +138,11 @@ def _add_jobs(commands: Commands) -> None:
 def _add_ablate(commands: Commands) -> None:
     text = "say which filters of a recipe help: models with and without each, of equal training, compared"
     add_ablate_options(_add(commands, "ablate", "ablate:ablate", text))
+
+
+def _add_scoreboard(commands: Commands) -> None:
+    text = "score models side by side: yours, others', an English one with translated queries; on any test set"
+    add_scoreboard_options(_add(commands, "scoreboard", "scoreboard:scoreboard", text))
 
 
 def _add_download(commands: Commands) -> None:

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from training.bootstrap import interval_of, mean_draws
 from training.metrics import image_to_text_ranks, recalls, reciprocal_ranks, text_to_image_ranks
 
 if TYPE_CHECKING:
@@ -108,31 +109,18 @@ def difference(
     import numpy as np
 
     paired = with_it.mean(axis=0) - without.mean(axis=0)
-    generator = np.random.default_rng(seed)
-    draws = _resampled_means(paired, clusters, generator, rounds)
+    draws = mean_draws(paired, clusters, rounds=rounds, seed=seed)
     if noise.degrees:
         scale = np.sqrt(noise.variance * (1 / len(with_it) + 1 / len(without)))
-        draws = draws + scale * generator.standard_t(noise.degrees, rounds)
-    low, high = np.quantile(draws, [0.025, 0.975])
+        draws = draws + scale * np.random.default_rng([seed, 1]).standard_t(noise.degrees, rounds)
+    low, high = interval_of(draws)
     tail = min(int((draws <= 0).sum()), int((draws >= 0).sum()))
     return Difference(
         value=float(paired.mean()),
-        low=float(low),
-        high=float(high),
+        low=low,
+        high=high,
         p_value=min(1.0, 2 * (tail + 1) / (rounds + 1)),
     )
-
-
-def _resampled_means(values: "Floats", clusters: "Integers", generator: "np.random.Generator", rounds: int) -> "Floats":
-    import numpy as np
-
-    _, members = np.unique(clusters, return_inverse=True)
-    sums, counts = np.bincount(members, weights=values), np.bincount(members)
-    means = np.empty(rounds)
-    for index in range(rounds):
-        drawn = generator.integers(0, len(sums), len(sums))
-        means[index] = sums[drawn].sum() / counts[drawn].sum()
-    return means
 
 
 def holm(p_values: Sequence[float]) -> list[float]:

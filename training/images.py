@@ -10,6 +10,7 @@ from training.data import RowGroup, read_rows
 
 if TYPE_CHECKING:
     import numpy as np
+    from PIL import Image
 
     from training.data import Places
 
@@ -22,12 +23,18 @@ def decode(data: bytes, image_size: int) -> "Pixels":
     Raises:
         OSError: Pillow cannot decode it.
     """
-    import numpy as np
     from PIL import Image
 
     with Image.open(io.BytesIO(data)) as image:
-        resized = image.convert("RGB").resize((image_size, image_size), Image.Resampling.BICUBIC)
-    return np.asarray(resized)
+        return squashed(image.convert("RGB"), image_size)
+
+
+def squashed(image: "Image.Image", image_size: int) -> "Pixels":
+    """An RGB picture as uint8 of shape (image_size, image_size, 3), whatever its proportions."""
+    import numpy as np
+    from PIL import Image
+
+    return np.asarray(image.resize((image_size, image_size), Image.Resampling.BICUBIC))
 
 
 def decode_all(encoded: Sequence[bytes], image_size: int, pool: ThreadPoolExecutor) -> "Pixels":

@@ -20,8 +20,8 @@ from training.ablation import (
     values_of,
     verdict,
 )
+from training.bootstrap import bootstrap_interval
 from training.forest_plot import write_forest_plot
-from training.metrics import bootstrap_interval
 
 QUIET = SeedNoise(variance=0.0, degrees=0)
 
