@@ -108,15 +108,14 @@ def run_ablation(
         ConfigError: there is nothing to score on, or a variant has fewer images than a batch.
     """
     snapshots = [jobs.build(variant.overrides).snapshot for variant in variants]
-    steps = config.steps or default_steps(recipe.train, sizes_of(snapshots[0]).images)
-    _require_batches(recipe.train, variants, snapshots)
+    _require_batches(recipe.train, snapshots)
     gallery = gallery_of(snapshots, config.split or recipe.evaluate.split)
+    steps = config.steps or default_steps(recipe.train, sizes_of(snapshots[0]).images)
     key = digest([_what(recipe, config, steps), [snapshot.snapshot for snapshot in snapshots]])[:12]
-    folder = root / FOLDER / key
     seeds = [recipe.train.seed + number for number in range(config.seeds)]
     models = _trained(variants, seeds, steps, jobs)
     ranks = [
-        [variant_ranks(model, gallery, folder, batch_size=recipe.evaluate.batch_size) for model in mine]
+        [variant_ranks(model, gallery, root / FOLDER / key, batch_size=recipe.evaluate.batch_size) for model in mine]
         for mine in models
     ]
     values = {metric: [values_of(each, metric) for each in ranks] for metric in METRICS}
@@ -139,12 +138,21 @@ def run_ablation(
         models=[[str(model.relative_to(root)) for model in mine] for mine in models],
         compared=_compared(variants, values, gallery, seed=recipe.evaluate.seed),
     )
-    with writer_lock(root):
-        write_ablation(found, folder)
-        _show_in_report(root, found)
-        if not recipe.build.keep_work:
-            _remove_work(root, snapshots)
+    _finish(found, snapshots, root, keep_work=recipe.build.keep_work)
     return found
+
+
+def _finish(found: Ablation, snapshots: Sequence[Snapshot], root: Path, *, keep_work: bool) -> None:
+    """Write what was found, show it in the report of the dataset that it is of, remove what nobody needs any more."""
+    with writer_lock(root):
+        write_ablation(found, root / FOLDER / found.key)
+        own = current_snapshot(root, found.dataset)
+        if own is not None and own.snapshot == found.snapshot:
+            write_report(root, own)
+        if not keep_work:  # what the variants kept for one another
+            work = WorkStore(root / "work")
+            for snapshot in snapshots:
+                work.remove_used(snapshot.snapshot)
 
 
 def default_steps(config: TrainConfig, num_images: int) -> int:
@@ -173,14 +181,14 @@ def _what(recipe: Recipe, config: AblationConfig, steps: int) -> dict[str, Any]:
     }
 
 
-def _require_batches(config: TrainConfig, variants: Sequence[Variant], snapshots: Sequence[Snapshot]) -> None:
+def _require_batches(config: TrainConfig, snapshots: Sequence[Snapshot]) -> None:
     """Refuse variants of which one would be trained with smaller batches than the others."""
-    for variant, snapshot in zip(variants, snapshots, strict=True):
+    for snapshot in snapshots:
         images = sizes_of(snapshot).images
         if images < config.batch_size:
             raise ConfigError(
-                f"{variant.recipe.name} has {images:,} images to train on, fewer than one batch of "
-                f"{config.batch_size}: take a smaller train.batch_size, so that all variants have equal steps"
+                f"{snapshot.dataset} has {images:,} images to train on, fewer than one batch of {config.batch_size}: "
+                "take a smaller train.batch_size, so that all variants have equal steps, or build a larger dataset"
             )
 
 
@@ -222,17 +230,3 @@ def _compared(
         )
         for (number, toggle, differences), p_value in zip(found, p_values, strict=True)
     ]
-
-
-def _remove_work(root: Path, snapshots: Sequence[Snapshot]) -> None:
-    """Remove what the variants kept for one another."""
-    work = WorkStore(root / "work")
-    for snapshot in snapshots:
-        work.remove_used(snapshot.snapshot)
-
-
-def _show_in_report(root: Path, found: Ablation) -> None:
-    """Write the page of the recipe's own dataset anew, where that is what the ablation is of."""
-    own = current_snapshot(root, found.dataset)
-    if own is not None and own.snapshot == found.snapshot:
-        write_report(root, own)

@@ -207,9 +207,9 @@ def test_a_whole_ablation_killed_in_the_middle_ends_as_one_that_was_not(
     settings = [
         *english_overrides,
         *(f'train.model="{model}"', "train.batch_size=8", "train.vocab_size=300", "train.num_threads=1"),
-        *("train.checkpoint_every_steps=2", "split.test=0.3", "train.augment=[]"),
+        *("train.checkpoint_every_steps=2", "split.test=0.3", "train.augment=[]", "repeats.near_captions=false"),
     ]
-    toggles = ["--toggle", "clean.language+check.language", "--toggle", "proper_nouns", "--steps", "5", "--seeds", "2"]
+    toggles = ["--toggle", "clean.language+check.language", "--toggle", "near_captions", "--steps", "5", "--seeds", "2"]
     more = [part for setting in settings for part in ("--set", setting)]
     command = ["ablate", "scenes", "--executor", "local", *toggles, *more]
     assert main([*command, "--dry-run", "--root", str(tmp_path / "dry")]) == 0
@@ -218,7 +218,7 @@ def test_a_whole_ablation_killed_in_the_middle_ends_as_one_that_was_not(
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     assert main([*command, "--root", str(whole)]) == 0
     out = capfd.readouterr().out
-    assert "check.proper_noun_check" in out
+    assert "repeats.near_captions" in out
     child = subprocess.Popen([sys.executable, "-m", "flows.cli", *command, "--root", str(killed)], env={**os.environ})
     while len(list(killed.glob("models/*/*/result.json"))) < 3:  # in the middle of the fourth of six
         assert child.poll() is None, "the child ended before it could be killed"
@@ -233,7 +233,15 @@ def test_a_whole_ablation_killed_in_the_middle_ends_as_one_that_was_not(
     assert records[0] == records[1]
     record = json.loads(records[0])
     assert [len(models) for models in record["models"]] == [2, 2, 2]
+    removed, added = record["compared"]
+    assert (removed["with_it"], removed["without"]) == (0, 1)
+    assert (added["with_it"], added["without"]) == (2, 0), "the recipe lacks this one"
     assert record["sizes"][1]["images"] > record["sizes"][0]["images"]
+    assert record["sizes"][2]["captions"] < record["sizes"][0]["captions"]
+    for each in (removed, added):
+        scores = record["scores"]["text_to_image_MRR@10"]
+        expected = scores[each["with_it"]] - scores[each["without"]]
+        assert each["differences"]["text_to_image_MRR@10"]["value"] == pytest.approx(expected)
     steps = [
         json.loads((whole / each / "result.json").read_text())["steps"] for mine in record["models"] for each in mine
     ]
