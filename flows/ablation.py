@@ -19,7 +19,18 @@ from flows.ablation_scores import Gallery, gallery_of, variant_ranks
 from flows.recipe import Recipe, load_recipe
 from flows.report.page import write_report
 from flows.toggles import Toggle
-from training.ablation import METRICS, PRIMARY, difference, holm, seed_noise, values_of, verdict
+from training.ablation import (
+    METRICS,
+    PRIMARY,
+    SAME,
+    Difference,
+    SeedNoise,
+    difference,
+    holm,
+    seed_noise,
+    values_of,
+    verdict,
+)
 from training.config import TrainConfig
 
 if TYPE_CHECKING:
@@ -30,6 +41,8 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 ROUNDS = 10_000
+# Of models that are the same ones.
+NO_NOISE = dict.fromkeys(METRICS, SeedNoise(variance=0.0, degrees=0))
 
 
 class Jobs(Protocol):
@@ -113,12 +126,16 @@ def run_ablation(
     steps = config.steps or default_steps(recipe.train, sizes_of(snapshots[0]).images)
     key = digest([_what(recipe, config, steps), [snapshot.snapshot for snapshot in snapshots]])[:12]
     seeds = [recipe.train.seed + number for number in range(config.seeds)]
-    models = _trained(variants, seeds, steps, jobs)
+    is_same = [_train_hashes(snapshot) == _train_hashes(snapshots[0]) for snapshot in snapshots]
+    models = _trained(variants, seeds, steps, jobs, is_same=is_same)
     ranks = [
         [variant_ranks(model, gallery, root / FOLDER / key, batch_size=recipe.evaluate.batch_size) for model in mine]
         for mine in models
     ]
     values = {metric: [values_of(each, metric) for each in ranks] for metric in METRICS}
+    # What is the same model, and not one of equal data, says nothing of chance.
+    others = [0, *(number for number, same in enumerate(is_same) if not same)]
+    noise = {metric: seed_noise([values[metric][number] for number in others]) for metric in METRICS}
     found = Ablation(
         key=key,
         dataset=recipe.name,
@@ -130,13 +147,13 @@ def run_ablation(
         steps=steps,
         batch_size=recipe.train.batch_size,
         seeds=tuple(seeds),
-        noise={metric: seed_noise(each).variance ** 0.5 for metric, each in values.items()},
-        degrees=seed_noise(values[PRIMARY]).degrees,
+        noise={metric: each.variance**0.5 for metric, each in noise.items()},
+        degrees=noise[PRIMARY].degrees,
         scores={metric: [float(each.mean()) for each in values[metric]] for metric in METRICS},
         sizes=[sizes_of(snapshot) for snapshot in snapshots],
         snapshots=[f"{snapshot.dataset} {snapshot.snapshot}" for snapshot in snapshots],
         models=[[str(model.relative_to(root)) for model in mine] for mine in models],
-        compared=_compared(variants, values, gallery, seed=recipe.evaluate.seed),
+        compared=_compared(variants, values, gallery, noise, is_same=is_same, seed=recipe.evaluate.seed),
     )
     _finish(found, snapshots, root, keep_work=recipe.build.keep_work)
     return found
@@ -192,11 +209,25 @@ def _require_batches(config: TrainConfig, snapshots: Sequence[Snapshot]) -> None
             )
 
 
-def _trained(variants: Sequence[Variant], seeds: Sequence[int], steps: int, jobs: Jobs) -> list[list[Path]]:
-    """Folders of all models by variant and seed; one seed of all variants comes before the next."""
+def _train_hashes(snapshot: Snapshot) -> list[str]:
+    """What a snapshot has to train on, file by file."""
+    return [str(entry["sha256"]) for entry in snapshot.manifest["files"]["pairs"] if entry["split"] == "train"]
+
+
+def _trained(
+    variants: Sequence[Variant], seeds: Sequence[int], steps: int, jobs: Jobs, *, is_same: Sequence[bool]
+) -> list[list[Path]]:
+    """Folders of all models by variant and seed; one seed of all variants comes before the next.
+
+    Args:
+        is_same: of each variant whether it has the same data as the first, and so the same models.
+    """
     models: list[list[Path]] = [[] for _ in variants]
     for number, seed in enumerate(seeds, start=1):
-        for variant, mine in zip(variants, models, strict=True):
+        for variant, mine, same in zip(variants, models, is_same, strict=True):
+            if same and mine is not models[0]:
+                mine.append(models[0][-1])
+                continue
             logger.info("%s: %d steps, seed %d, %d of %d", variant.recipe.name, steps, seed, number, len(seeds))
             more = (f"train.steps={steps}", f"train.seed={seed}")
             mine.append(jobs.train((*variant.overrides, *more)).folder)
@@ -204,20 +235,31 @@ def _trained(variants: Sequence[Variant], seeds: Sequence[int], steps: int, jobs
 
 
 def _compared(
-    variants: Sequence[Variant], values: "Mapping[str, list[Floats]]", gallery: Gallery, *, seed: int
+    variants: Sequence[Variant],
+    values: "Mapping[str, list[Floats]]",
+    gallery: Gallery,
+    noise: Mapping[str, SeedNoise],
+    *,
+    is_same: Sequence[bool],
+    seed: int,
 ) -> list[Compared]:
     """What the filters do, each beside the recipe as it is; verdicts go by the first metric, corrected for all."""
-    noise = {metric: seed_noise(each) for metric, each in values.items()}
-    toggles = [(number, variant.toggle) for number, variant in enumerate(variants) if variant.toggle is not None]
-    found = []
-    for number, toggle in toggles:
-        differences = {}
-        for metric, each in values.items():
-            with_it, without = (each[number], each[0]) if toggle.adds else (each[0], each[number])
-            clusters = gallery.clusters(METRICS[metric][0])
-            differences[metric] = difference(with_it, without, clusters, noise[metric], rounds=ROUNDS, seed=seed)
-        found.append((number, toggle, differences))
-    p_values = holm([differences[PRIMARY].p_value for _, _, differences in found])
+    found = [
+        (
+            number,
+            variant.toggle,
+            _differences(number, variant.toggle, values, gallery, NO_NOISE if is_same[number] else noise, seed=seed),
+        )
+        for number, variant in enumerate(variants)
+        if variant.toggle is not None
+    ]
+    asked = [each for each in found if not is_same[each[0]]]
+    p_values = dict.fromkeys(range(len(variants)), 1.0)
+    p_values |= zip(
+        (number for number, *_ in asked),
+        holm([differences[PRIMARY].p_value for *_, differences in asked]),
+        strict=True,
+    )
     return [
         Compared(
             label=toggle.label,
@@ -225,8 +267,26 @@ def _compared(
             with_it=number if toggle.adds else 0,
             without=0 if toggle.adds else number,
             differences=differences,
-            p_value=p_value,
-            verdict=verdict(differences[PRIMARY], p_value, noise[PRIMARY]),
+            p_value=p_values[number],
+            verdict=SAME if is_same[number] else verdict(differences[PRIMARY], p_values[number], noise[PRIMARY]),
         )
-        for (number, toggle, differences), p_value in zip(found, p_values, strict=True)
+        for number, toggle, differences in found
     ]
+
+
+def _differences(
+    number: int,
+    toggle: Toggle,
+    values: "Mapping[str, list[Floats]]",
+    gallery: Gallery,
+    noise: Mapping[str, SeedNoise],
+    *,
+    seed: int,
+) -> dict[str, Difference]:
+    """With the filter less without it, by metric."""
+    found = {}
+    for metric, each in values.items():
+        with_it, without = (each[number], each[0]) if toggle.adds else (each[0], each[number])
+        clusters = gallery.clusters(METRICS[metric][0])
+        found[metric] = difference(with_it, without, clusters, noise[metric], rounds=ROUNDS, seed=seed)
+    return found

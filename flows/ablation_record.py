@@ -53,7 +53,7 @@ class Ablation:
     Args:
         snapshot: of the recipe as it is; the dataset of that name has the same one if it was built from the same.
         num_left_out: images of the split that some variant was trained on.
-        noise: standard deviation of one model's score between seeds, by metric, pooled over the variants.
+        noise: standard deviation of one model's score, beside what its seed does to all variants, by metric.
         degrees: of freedom of that.
         scores: mean over the seeds, by metric, of each variant.
         snapshots: dataset and snapshot of each variant, the recipe as it is first.
@@ -111,9 +111,10 @@ class Ablation:
         if count > 1:
             return [
                 *notes,
-                f"Intervals hold the choice of test images and of seeds (one model's score varies by "
-                f"{self.noise[PRIMARY]:.3f}, {self.degrees} degrees of freedom). p and verdict: {SHORT[PRIMARY]}, "
-                f"corrected for {len(self.compared)} filter{'s' if len(self.compared) > 1 else ''} by Holm's method.",
+                "Intervals hold the choice of test images and of seeds. Models of one seed start from the same weights "
+                "and are compared with one another; what is left of chance moves one model's score by "
+                f"{self.noise[PRIMARY]:.3f} (standard deviation, {self.degrees} degrees of freedom).",
+                f"p and verdict: {SHORT[PRIMARY]}, corrected by Holm's method for all filters that change a row.",
             ]
         return [
             *notes,

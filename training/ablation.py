@@ -25,6 +25,7 @@ METRICS = {
 PRIMARY = "text_to_image_MRR@10"
 LEVEL = 0.05
 HELPS, HURTS, UNKNOWN = "helps", "hurts", "can't be told"
+SAME = "changes no row to train on"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,11 +44,11 @@ class Difference:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SeedNoise:
-    """How far means of one and the same training, with other seeds, lie from one another.
+    """What chance does to a model's mean, beside what it does to all variants of the same seed.
 
     Args:
-        variance: of one seed's mean, pooled over all variants.
-        degrees: of freedom; 0 where there is one seed, so that nothing is known of it.
+        variance: of one model's mean, pooled over all variants.
+        degrees: of freedom; 0 where there is one seed, or one variant, so that nothing is known of it.
     """
 
     variance: float
@@ -77,41 +78,44 @@ def values_of(ranks: "Sequence[Mapping[str, Integers]]", metric: str) -> "Floats
 
 
 def seed_noise(variants: "Sequence[Floats]") -> SeedNoise:
-    """The spread between seeds, taken to be the same in all variants.
+    """The spread that neither variant nor seed explain, as in a randomised block design.
+
+    One seed gives all variants the same first weights, which decide much of how far a short training comes: a seed is
+    a block, and what it does to all of them alike is no noise of their differences.
 
     Args:
-        variants: of each its values, shape (seeds, queries).
+        variants: of each its values, shape (seeds, queries), of the same seeds in the same order.
     """
     import numpy as np
 
-    means = [values.mean(axis=1) for values in variants]
-    degrees = sum(len(each) - 1 for each in means)
-    squares = sum(float(np.square(each - each.mean()).sum()) for each in means)
-    return SeedNoise(variance=squares / degrees if degrees else 0.0, degrees=degrees)
+    means = np.stack([values.mean(axis=1) for values in variants])
+    left = means - means.mean(axis=0) - means.mean(axis=1, keepdims=True) + means.mean()
+    degrees = (means.shape[0] - 1) * (means.shape[1] - 1)
+    return SeedNoise(variance=float(np.square(left).sum()) / degrees if degrees else 0.0, degrees=degrees)
 
 
 def difference(
     with_it: "Floats", without: "Floats", clusters: "Integers", noise: SeedNoise, *, rounds: int, seed: int
 ) -> Difference:
-    """Mean of `with_it` less mean of `without`, paired by query, each averaged over its seeds.
+    """Mean of `with_it` less mean of `without`, paired by query and by seed.
 
     Its interval holds two kinds of chance. Other test images: whole images are drawn again, since captions of one are
-    not independent. Other seeds: to each such draw a Student's t is added, as wide as the seeds' own means differ; a
-    bootstrap of two or three seeds would say far too little.
+    not independent. Other seeds: to each such draw a Student's t is added, as wide as the differences of the seeds
+    differ; a bootstrap of two or three seeds would say far too little.
 
     Args:
         with_it: values, shape (seeds, queries).
-        without: likewise.
+        without: likewise, of the same seeds.
         clusters: the image of each query, shape (queries,).
-        noise: of all variants; where there is one seed it counts for nothing.
+        noise: of all variants; where nothing is known of it, it counts for nothing.
         rounds: draws.
     """
     import numpy as np
 
-    paired = with_it.mean(axis=0) - without.mean(axis=0)
-    draws = mean_draws(paired, clusters, rounds=rounds, seed=seed)
+    paired = with_it - without
+    draws = mean_draws(paired.mean(axis=0), clusters, rounds=rounds, seed=seed)
     if noise.degrees:
-        scale = np.sqrt(noise.variance * (1 / len(with_it) + 1 / len(without)))
+        scale = np.sqrt(noise.variance * 2 / len(paired))
         draws = draws + scale * np.random.default_rng([seed, 1]).standard_t(noise.degrees, rounds)
     low, high = interval_of(draws)
     tail = min(int((draws <= 0).sum()), int((draws >= 0).sum()))

@@ -136,7 +136,7 @@ def test_the_page_is_ready_for_a_card(tmp_path: Path) -> None:
     assert "| < 0.001 | helps |" in page
     assert "200 optimizer steps of 64 images, whatever the number of images; 3 seeds" in page
     assert "300 images of the test split, without 2 that a variant was trained on, and 900 captions" in page
-    assert "one model's score varies by 0.010, 4 degrees of freedom" in page
+    assert "moves one model's score by 0.010 (standard deviation, 4 degrees of freedom)" in page
     alone = found_of(snapshot, seeds=(0,)).page()
     assert "With one seed nobody knows" in alone
     assert "degrees of freedom" not in alone

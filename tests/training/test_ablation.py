@@ -63,11 +63,13 @@ def test_pairs_make_intervals_narrow() -> None:
     assert found.low < 0.05 < found.high
 
 
-def test_the_noise_of_seeds_is_pooled_over_variants() -> None:
-    """Means 0.1 and 0.3, and 0.5 and 0.7: squares of 0.1 four times, by two degrees of freedom."""
-    noise = seed_noise([np.array([[0.0, 0.2], [0.3, 0.3]]), np.array([[0.5, 0.5], [0.6, 0.8]])])
-    assert (noise.variance, noise.degrees) == (pytest.approx(0.02), 2)
+def test_the_noise_of_seeds_is_what_neither_seed_nor_variant_explains() -> None:
+    """Means 0.1 and 0.3, and 0.5 and 0.9: of 0.45 in all, one seed -0.15 and +0.15, one variant -0.25 and +0.25."""
+    noise = seed_noise([np.array([[0.0, 0.2], [0.3, 0.3]]), np.array([[0.5, 0.5], [0.8, 1.0]])])
+    assert (noise.variance, noise.degrees) == (pytest.approx(4 * 0.05**2), 1)
     assert seed_noise([np.ones((1, 5)), np.zeros((1, 5))]) == QUIET
+    luck = np.array([[0.0], [0.3], [0.5]]) + np.zeros((3, 10))
+    assert seed_noise([luck, luck + 0.1]).variance == pytest.approx(0), "what a seed does to all variants alike"
 
 
 def test_the_noise_of_seeds_widens_intervals_as_student_says() -> None:
@@ -80,11 +82,11 @@ def test_the_noise_of_seeds_widens_intervals_as_student_says() -> None:
 
 @pytest.mark.parametrize("seeds", [2, 3])
 def test_intervals_hold_the_truth_about_as_often_as_they_say(seeds: int) -> None:
-    """Four variants that are equal, but for the luck of their seeds and of the queries."""
+    """Four variants that are equal, but for the luck of models and of queries; that of a seed is larger, and shared."""
     generator = np.random.default_rng(seeds)
     held = 0
     for _ in range(300):
-        luck = 0.03 * generator.standard_normal((4, seeds, 1))
+        luck = 0.03 * generator.standard_normal((4, seeds, 1)) + 0.2 * generator.standard_normal((1, seeds, 1))
         values = 0.5 + luck + 0.3 * generator.standard_normal((4, seeds, 150))
         noise = seed_noise(list(values))
         found = difference(values[0], values[1], np.arange(150), noise, rounds=200, seed=1)
