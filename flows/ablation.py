@@ -61,7 +61,8 @@ class AblationConfig:
 
     Args:
         toggles: one variant each, beside the recipe as it is.
-        steps: optimizer steps of every model; 0: as many as the recipe's epochs have on its own dataset.
+        steps: optimizer steps of every model; 0: `train.steps`, or as many as the recipe's epochs have on its own
+            dataset.
         seeds: models of each variant.
         split: whose images are the gallery; empty: the recipe's `evaluate.split`.
     """
@@ -173,8 +174,8 @@ def _finish(found: Ablation, snapshots: Sequence[Snapshot], root: Path, *, keep_
 
 
 def default_steps(config: TrainConfig, num_images: int) -> int:
-    """As many steps as the recipe's epochs have on a dataset."""
-    return (config.frozen_epochs + config.epochs) * (num_images // min(config.batch_size, num_images))
+    """The recipe's own steps, or as many as its epochs have on a dataset of so many images."""
+    return config.steps or (config.frozen_epochs + config.epochs) * (num_images // min(config.batch_size, num_images))
 
 
 def sizes_of(snapshot: Snapshot) -> Sizes:

@@ -88,6 +88,7 @@ def test_there_must_be_something_to_score_on(tmp_path: Path) -> None:
 def test_steps_are_those_of_the_epochs_unless_they_are_given() -> None:
     assert default_steps(TrainConfig(epochs=3, frozen_epochs=2, batch_size=128), 1000) == 5 * 7
     assert default_steps(TrainConfig(epochs=3, batch_size=128), 100) == 3
+    assert default_steps(TrainConfig(steps=7), 1000) == 7
     with pytest.raises(ConfigError, match="--steps must not be negative"):
         AblationConfig(toggles=[], steps=-1)
     with pytest.raises(ConfigError, match="--seeds must be at least 1"):
