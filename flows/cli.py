@@ -8,9 +8,11 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+from flows.ability_options import add_classify_options, add_localize_options, add_search_options
 from flows.ablate_options import add_ablate_options
 from flows.download_options import add_download_options
 from flows.evaluate_options import add_evaluate_options
+from flows.export_model_options import add_export_model_options
 from flows.export_options import add_export_options
 from flows.forget_options import add_forget_options
 from flows.job_options import add_dry_run_options, add_job_options, add_root
@@ -103,9 +105,11 @@ def parser() -> argparse.ArgumentParser:
     _add_scoreboard(commands)
     _add_download(commands)
     _add_questions(commands)
+    _add_abilities(commands)
     _add_report(commands)
     _add_forget(commands)
     _add_export(commands)
+    _add_export_model(commands)
     _add_services(commands)
     _add_translation(commands)
     _add_audit(commands)
@@ -160,20 +164,19 @@ def _add_questions(commands: Commands) -> None:
     add_sql_options(_add(commands, "sql", "sql:sql", text))
     text = "tell why a sample, a caption or an image is in a dataset or not: its story, from the upstream line on"
     add_why_options(_add(commands, "why", "why:why", text))
-    search = _add(
-        commands, "search", "questions:search", "find the images that fit a text, and write them as a contact sheet"
-    )
-    search.add_argument("text", metavar="TEXT", help="in the dataset's language")
-    add_root(search)
-    search.add_argument("--dataset", metavar="NAME", help="which dataset, where the root holds several")
-    search.add_argument("--top", type=int, default=12, metavar="N", help="how many images (default: 12)")
-    search.add_argument(
-        "--out", type=Path, metavar="FILE.png", help="where the contact sheet goes (default: in the root)"
-    )
     _add_snapshots(commands)
     text = "say what a root holds: datasets, rows kept and dropped, splits, sources, licences, exports"
     add_catalog_options(_add(commands, "catalog", "overview:catalog", text))
     _add(commands, "recipes", "questions:recipes", "list the recipes that come with vernaclip")
+
+
+def _add_abilities(commands: Commands) -> None:
+    text = "find the images of a dataset, or of a folder, that fit a text, and write them as a contact sheet"
+    add_search_options(_add(commands, "search", "abilities:search", text))
+    text = "say which of several texts fits an image best, with a picture of the probabilities"
+    add_classify_options(_add(commands, "classify", "abilities:classify", text))
+    text = "find where in an image a text is, with a heat map over the image"
+    add_localize_options(_add(commands, "localize", "abilities:localize", text))
 
 
 def _add_forget(commands: Commands) -> None:
@@ -195,6 +198,11 @@ def _add_snapshots(commands: Commands) -> None:
 def _add_export(commands: Commands) -> None:
     text = "write a dataset as a folder that other tools read: Hugging Face, WebDataset, or URLs without pixels"
     add_export_options(_add(commands, "export", "export:export", text))
+
+
+def _add_export_model(commands: Commands) -> None:
+    text = "write a trained model as a folder that open_clip, transformers or ONNX Runtime reads, with a model card"
+    add_export_model_options(_add(commands, "export-model", "export_model:export_model_command", text))
 
 
 def _add_services(commands: Commands) -> None:

@@ -1,4 +1,4 @@
-"""Models of a root: trained from a committed snapshot, found again by dataset, scored, searched."""
+"""Models of a root: trained from a committed snapshot, found again by dataset, scored."""
 
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -12,14 +12,12 @@ from data_catalog.recorded_files import record_folder
 from data_catalog.shards import write_json
 from flows.guarded import require_guarded
 from flows.recipe import Recipe
-from training.contact_sheet import contact_sheet
 from training.data import PairFiles
 from training.evaluation import evaluate
 from training.loop import TrainResult, train
 from training.processes import process_rank
 from training.run import MODEL_FILES, model_and_key
 from training.scores import Scores
-from training.search import Hit, search
 
 CURRENT_FILE = "current.json"
 POINTER_REMEDY = "remove it and train again, which finds the trained model"
@@ -136,16 +134,6 @@ def evaluate_model(recipe: Recipe, root: Path) -> EvaluateReport:
     path = model.folder / SCORES_FILE.format(split=recipe.evaluate.split)
     write_json(path, scores.to_json())
     return EvaluateReport(folder=model.folder, path=path, scores=scores)
-
-
-def search_images(root: Path, dataset: str, text: str, *, num_hits: int, out: Path) -> list[Hit]:
-    """Find the images of a dataset that fit a text, and write them to `out` as a contact sheet."""
-    model = current_model(root, dataset)
-    entries = model.snapshot.manifest["files"]["pairs"]
-    hashes = {model.snapshot.folder / entry["path"]: str(entry["sha256"]) for entry in entries}
-    hits = search(text, list(hashes), model.folder, k=num_hits, sha256=hashes.__getitem__)
-    contact_sheet(hits, out, text)
-    return hits
 
 
 def only_dataset(root: Path) -> str:

@@ -10,7 +10,7 @@ from training.data import RowGroup, read_rows
 
 if TYPE_CHECKING:
     import numpy as np
-    from PIL import Image
+    from PIL.Image import Image
 
     from training.data import Places
 
@@ -29,8 +29,8 @@ def decode(data: bytes, image_size: int) -> "Pixels":
         return squashed(image.convert("RGB"), image_size)
 
 
-def squashed(image: "Image.Image", image_size: int) -> "Pixels":
-    """An RGB picture as uint8 of shape (image_size, image_size, 3), whatever its proportions."""
+def squashed(image: "Image", image_size: int) -> "Pixels":
+    """An RGB image as `decode` returns it."""
     import numpy as np
     from PIL import Image
 

@@ -18,7 +18,7 @@ from training.checkpoint import load_weights
 if TYPE_CHECKING:
     import torch
 
-    from training.tokenizer import Tokenize
+    from training.tokenizer import SavedTokenizer
 
 OPEN_CLIP_CONFIG_FILE = "open_clip_config.json"
 WEIGHTS_FILE = "model.safetensors"
@@ -44,7 +44,7 @@ class LoadedModel:
     """
 
     module: Any
-    tokenizer: "Tokenize"
+    tokenizer: "SavedTokenizer"
     image_size: int
     sha256: str
 

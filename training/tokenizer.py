@@ -5,10 +5,11 @@ open_clip's default text pooling (`argmax`) looks for it.
 """
 
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from data_catalog.errors import ConfigError
 from data_catalog.shards import write_atomically, write_json
@@ -61,6 +62,7 @@ def save_tokenizer(tokenizer: "Tokenizer", folder: Path, *, context_length: int)
         "eos_token": END,
         "pad_token": PAD,
         "clean_up_tokenization_spaces": False,
+        "add_prefix_space": True,  # as in tokenizer.json, of which transformers 4 believes this over that
     }
     write_json(folder / TOKENIZER_CONFIG_FILE, settings)
 
@@ -96,21 +98,36 @@ def _write_bytes(path: Path, *, content: bytes) -> None:
     path.write_bytes(content)
 
 
-def load_tokenizer(folder: Path, *, context_length: int) -> "Tokenize":
-    """A saved tokenizer, read by open_clip's `HFTokenizer`.
+@dataclass(frozen=True, slots=True)
+class SavedTokenizer:
+    """A saved tokenizer, read by open_clip's `HFTokenizer`: texts to int64 ids, shape (texts, length of the longest).
 
-    Returns:
-        A function from texts to int64 ids of shape (texts, length of the longest). open_clip pads to the context
-        length; what is cut off here is padding that a causal text tower, pooled at the end token, never looks at.
+    open_clip pads to the context length; what is cut off here is padding that a causal text tower, pooled at the end
+    token, never looks at.
     """
-    from open_clip.tokenizer import HFTokenizer
 
-    tokenizer = HFTokenizer(str(folder), context_length=context_length)
-    pad_id = tokenizer.tokenizer.pad_token_id
+    inner: Any
 
-    def tokenize(texts: Sequence[str]) -> "torch.Tensor":
-        ids: torch.Tensor = tokenizer(list(texts))
-        longest = int((ids != pad_id).sum(dim=1).max())
+    def __call__(self, texts: Sequence[str]) -> "torch.Tensor":
+        """Token ids of the texts; of a text that is too long its end is left out."""
+        ids: torch.Tensor = self.inner(list(texts))
+        longest = int((ids != self.inner.tokenizer.pad_token_id).sum(dim=1).max())
         return ids[:, :longest]
 
-    return tokenize
+    def too_long(self, texts: Sequence[str]) -> list[str]:
+        """Those of the texts whose end is left out, since they have more tokens than the context."""
+        cleaned = [self.inner.clean_fn(text) for text in texts]
+        found = self.inner.tokenizer(cleaned, truncation=False, verbose=False).input_ids
+        return [text for text, ids in zip(texts, found, strict=True) if len(ids) > self.context_length]
+
+    @property
+    def context_length(self) -> int:
+        """Most tokens of a text, start and end included."""
+        return int(self.inner.context_length)
+
+
+def load_tokenizer(folder: Path, *, context_length: int) -> SavedTokenizer:
+    """Read a saved tokenizer."""
+    from open_clip.tokenizer import HFTokenizer
+
+    return SavedTokenizer(HFTokenizer(str(folder), context_length=context_length))

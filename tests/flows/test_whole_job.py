@@ -4,6 +4,7 @@ import json
 import re
 from pathlib import Path
 
+import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
@@ -108,12 +109,143 @@ def test_a_bit_of_a_model_that_flips_is_found(root: Path, capsys: pytest.Capture
     assert f"damage: {path} is not what was written" in capsys.readouterr().out
 
 
+def test_a_trained_model_is_exported_with_a_card_of_its_run(
+    root: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    arguments = ["export-model", "scenes", "--root", str(root), "--format", "open_clip", "--license", "cc0-1.0"]
+    assert main([*arguments, "--out", str(out)]) == 0
+    assert "exported" in capsys.readouterr().out
+    card = (out / "README.md").read_text(encoding="utf-8")
+    record = json.loads((out / "export.json").read_text(encoding="utf-8"))
+    assert (record["dataset"], record["snapshot"]) == ("scenes", require_snapshot(root, "scenes").snapshot)
+    assert all((out / name).is_file() for name in record["files"])
+    for part in ('license: "cc0-1.0"', "| mscoco | CC0-1.0 | ", "machine translation made ", "in one attempt, on "):
+        assert part in card, part
+    scores = json.loads(next((root / "models" / "scenes").glob("*/scores-test.json")).read_text(encoding="utf-8"))
+    assert card.count("      value: ") == len([score for score in scores["scores"] if score["captions"] == "all"]) == 12
+    assert str(root) not in card
+    for wrong, message in (
+        (["scenes", "--model", str(root)], "name one model"),
+        ([], "name one model"),
+        (["--model", str(root / "nothing")], "holds no finished model"),
+        (["cats", "--root", str(root)], "holds no model of 'cats'"),
+    ):
+        assert main(["export-model", *wrong, "--format", "onnx", "--out", str(tmp_path / "no")]) == 1
+        assert message in capsys.readouterr().err
+    assert not (tmp_path / "no").exists()
+
+
 def test_a_search_writes_a_contact_sheet(root: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     out = tmp_path / "sheet.png"
     assert main(["search", "due cerchi rossi", "--root", str(root), "--top", "5", "--out", str(out)]) == 0
     assert "rank" in capsys.readouterr().out
     with Image.open(out) as sheet:
         assert sheet.width > 600
+
+
+@pytest.fixture(scope="module")
+def photos(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Ten images of the dataset as files, and one file that is none."""
+    folder = tmp_path_factory.mktemp("photos")
+    shard = next((root / "datasets" / "scenes").rglob("pairs/*.parquet"))
+    for row in pq.read_table(shard, columns=["image"]).slice(0, 10).to_pylist():
+        (folder / f"{len(list(folder.iterdir()))}.jpg").write_bytes(row["image"]["bytes"])
+    (folder / "broken.jpg").write_text("no image")
+    return folder
+
+
+def test_a_search_as_json_is_of_the_catalog(root: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    sheet = tmp_path / "sheet.png"
+    assert main(["search", "due cerchi rossi", "--root", str(root), "--json", "-", "--out", str(sheet)]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert [hit["rank"] for hit in found["hits"]] == list(range(1, 13))
+    pairs = rows(root, "SELECT sample_id, captions, split, url, page_url, license, attribution FROM pairs")
+    assert found["num_images"] == len(pairs)
+    told = {str(pair["sample_id"]): pair for pair in pairs}
+    for hit in found["hits"]:
+        assert {name: hit[name] for name in told[hit["sample_id"]]} == told[hit["sample_id"]]
+    assert found["picture"] == str(sheet)
+    command = ["search", "due cerchi rossi", "--root", str(root), "--json", "-", "--out", str(sheet), "--top", "1000"]
+    assert main([*command, "--split", "test"]) == 0
+    held_out = json.loads(capsys.readouterr().out)
+    assert {hit["sample_id"] for hit in held_out["hits"]} == {p["sample_id"] for p in pairs if p["split"] == "test"}
+
+
+def test_a_folder_is_searched_without_a_catalog(
+    root: Path, photos: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    model = str(next((root / "models" / "scenes").glob("*/model.safetensors")).parent)
+    written, sheet = tmp_path / "hits.json", tmp_path / "sheet.png"
+    command = ["search", "due cerchi rossi", "--images", str(photos), "--json", str(written), "--out", str(sheet)]
+    assert main([*command, "--model", model]) == 0
+    said = capsys.readouterr().out
+    assert "Files that could not be read: 1" in said
+    assert "broken.jpg: the bytes are no image" in said
+    alone = json.loads(written.read_text(encoding="utf-8"))
+    assert main([*command, "--root", str(root)]) == 0
+    assert json.loads(written.read_text(encoding="utf-8")) == alone
+    assert (len(alone["hits"]), alone["num_images"], len(alone["unreadable"])) == (10, 10, 1)
+
+
+def test_an_image_is_classified(root: Path, photos: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    classes, picture = tmp_path / "classes.txt", tmp_path / "bars.png"
+    classes.write_text("una stella\n\nun cuore\n", encoding="utf-8")
+    command = ["classify", str(photos / "0.jpg"), "un cerchio", "--classes", str(classes), "--out", str(picture)]
+    command += ["--root", str(root), "--template", "si vede {c}"]
+    assert main(command) == 0
+    said = capsys.readouterr().out
+    assert "Probabilities compare these texts only" in said
+    assert main([*command, "--json", "-"]) == 0
+    choices = json.loads(capsys.readouterr().out)["choices"]
+    assert {choice["text"] for choice in choices} == {"si vede un cerchio", "si vede una stella", "si vede un cuore"}
+    assert sum(choice["probability"] for choice in choices) == pytest.approx(1)
+    shown = re.findall(r"si vede (\w+ \w+)", said)
+    assert [choice["label"] for choice in choices] == shown
+    with Image.open(picture) as bars:
+        assert bars.format == "PNG"
+
+
+def test_a_text_is_found_in_an_image(
+    root: Path, photos: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    heat, told = tmp_path / "heat.png", tmp_path / "heat.json"
+    command = ["localize", str(photos / "0.jpg"), "un cerchio", "--root", str(root), "--out", str(heat)]
+    assert main([*command, "--json", str(told)]) == 0
+    assert "cosine of image and text" in capsys.readouterr().out
+    found = json.loads(told.read_text(encoding="utf-8"))
+    assert (len(found["grid"]), {len(row) for row in found["grid"]}) == (16, {16})
+    with Image.open(photos / "0.jpg") as image:
+        assert (found["width"], found["height"]) == image.size
+
+
+@pytest.mark.parametrize(
+    ("command", "said"),
+    [
+        (["search", "uno", "--model", "m"], "--model goes with --images"),
+        (["search", "uno", "--images", "PHOTOS", "--model", "m", "--dataset", "scenes"], "give one of the two"),
+        (["search", "uno", "--images", "PHOTOS", "--split", "test"], "--split is of a dataset"),
+        (["search", "uno", "--images", "gone"], "gone is no folder"),
+        (["search", "uno", "--out", "PHOTOS"], "is no file of its own"),
+        (["search", "uno", "--out", "PHOTOS/0.jpg/sheet.png"], "0.jpg is no folder"),
+        (["search", "uno", "--top", "0"], "k must be positive"),
+        (["search", " "], "a text is empty"),
+        (["classify", "PHOTOS/0.jpg", "uno"], "give two or more"),
+        (["classify", "PHOTOS/0.jpg", "--classes", "gone.txt"], "gone.txt cannot be read"),
+        (["classify", "PHOTOS/0.jpg", "--classes", "PHOTOS/0.jpg"], "is not UTF-8 text"),
+        (["classify", "PHOTOS/broken.jpg", "uno", "due"], "cannot be read as an image"),
+        (["classify", "PHOTOS/0.jpg", "uno", "due", "--model", "PHOTOS"], "holds no model"),
+        (["localize", "gone.jpg", "uno"], "there is no such file"),
+        (["localize", "PHOTOS/0.jpg", "uno", "--dataset", "other"], "holds no model of 'other'"),
+    ],
+)
+def test_what_cannot_be_done_is_said_in_one_sentence(
+    root: Path, photos: Path, command: list[str], said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([*(part.replace("PHOTOS", str(photos)) for part in command), "--root", str(root)]) == 1
+    told = capsys.readouterr().err
+    assert said in told
+    assert "defect" not in told
 
 
 def test_a_second_run_does_nothing(root: Path, arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:

@@ -15,7 +15,8 @@ from data_catalog.errors import ConfigError
 from training.checkpoint import STATE_FILE
 from training.config import EvaluateConfig, TrainConfig, run_key
 from training.contact_sheet import contact_sheet
-from training.data import PairFiles
+from training.data import PairFiles, read_captions
+from training.effort import EFFORT_FILE, read_attempts
 from training.evaluation import evaluate
 from training.loop import TrainResult, train
 from training.model import load_model, read_model_config
@@ -69,12 +70,15 @@ def test_a_trained_model_finds_squares_far_above_chance(
     assert found.chance == pytest.approx((1 + 1 / 2 + 1 / 3 + 1 / 4 + 1 / 5) / 24)
     assert found.value > 4 * found.chance
     assert found.low <= found.value <= found.high
-    hits = search("un quadrato verde", square_files.test, tmp_path / "run", k=3)
+    found = search("un quadrato verde", square_files.test, tmp_path / "run", k=3)
+    hits = found.hits
     assert [hit.rank for hit in hits] == [1, 2, 3]
-    assert hits[0].score >= hits[1].score >= hits[2].score
+    assert hits[0].cosine >= hits[1].cosine >= hits[2].cosine
     assert "verde" in hits[0].captions[0]
+    learnt = read_captions(square_files.train).to_pylist()
+    assert not any("un quadrato verde" in captions for captions in learnt), "the query is no caption that it has seen"
     again = search("un quadrato verde", square_files.test, tmp_path / "run", k=3)
-    assert again == hits  # from the index on disk
+    assert again == found  # from the index on disk
     contact_sheet(hits, tmp_path / "sheet.png", "un quadrato verde, già più in là")
     assert (tmp_path / "sheet.png").read_bytes().startswith(b"\x89PNG")
 
@@ -82,6 +86,7 @@ def test_a_trained_model_finds_squares_far_above_chance(
 def test_a_run_leaves_what_others_need(trained: Path, square_files: PairFiles) -> None:
     names = sorted(path.relative_to(trained).as_posix() for path in trained.rglob("*"))
     assert names == [
+        "effort.json",
         "loss.png",
         "metrics.jsonl",
         "model.safetensors",
@@ -126,6 +131,9 @@ def test_a_killed_run_goes_on_bit_for_bit(
     train(square_files, config, out)
     for name in ("model.safetensors", "metrics.jsonl", "loss.png", "result.json", "run.json", "tokenizer.json"):
         assert (out / name).read_bytes() == (trained / name).read_bytes(), name
+    first, second = read_attempts(out / EFFORT_FILE)  # what it cost is in none of them
+    assert (first.first_step, second.last_step) == (0, 36)
+    assert second.first_step > 0
 
 
 def test_a_finished_run_is_not_trained_again(trained: Path, square_files: PairFiles, config: TrainConfig) -> None:

@@ -1,0 +1,290 @@
+"""Classifying and localizing: against formulas, on planted models that know colours, and with inputs that are none."""
+
+import json
+import math
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from data_catalog.errors import ConfigError
+from training.bars import bars
+from training.classify import Classification, classify
+from training.encode_files import read_picture
+from training.heat_map import heat_map
+from training.localize import GRID, METHODS, localize, mean_where_covered, square_masks
+from training.model import PREPROCESSING, LoadedModel, load_model
+
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
+WORDS = {"rosso": (1.0, 0.0, 0.0), "verde": (0.0, 1.0, 0.0), "blu": (0.0, 0.0, 1.0), "grigio": (1.0, 1.0, 1.0)}
+
+
+class ColourModel(torch.nn.Module):
+    """A model that sees the mean colour of an image, and reads names of colours."""
+
+    def __init__(self, scale: float, bias: float | None) -> None:
+        super().__init__()
+        self.logit_scale = torch.nn.Parameter(torch.tensor(math.log(scale)))
+        self.logit_bias = None if bias is None else torch.nn.Parameter(torch.tensor(bias))
+        self.batches: list[int] = []
+
+    def encode_image(self, images: torch.Tensor, *, normalize: bool) -> torch.Tensor:
+        assert normalize
+        self.batches.append(len(images))
+        mean, std = (torch.tensor(PREPROCESSING[name]) for name in ("mean", "std"))
+        colours = images.mean(dim=(2, 3)) * std + mean + 1e-6
+        return torch.nn.functional.normalize(colours, dim=1)
+
+    def encode_text(self, ids: torch.Tensor, *, normalize: bool) -> torch.Tensor:
+        assert normalize
+        return torch.nn.functional.normalize(torch.tensor(list(WORDS.values()))[ids[:, 0]], dim=1)
+
+
+class ColourTokenizer:
+    """One token a text: the last word that is a colour."""
+
+    context_length = 4
+
+    def __call__(self, texts: Sequence[str]) -> torch.Tensor:
+        found = [[word for word in text.split() if word in WORDS][-1] for text in texts]
+        return torch.tensor([[list(WORDS).index(word)] for word in found])
+
+    def too_long(self, texts: Sequence[str]) -> list[str]:
+        return [text for text in texts if len(text.split()) > self.context_length]
+
+
+def colour_model(scale: float = 10.0, bias: float | None = None) -> LoadedModel:
+    tokenizer: Any = ColourTokenizer()
+    return LoadedModel(module=ColourModel(scale, bias), tokenizer=tokenizer, image_size=64, sha256="0" * 64)
+
+
+@pytest.fixture
+def flag(tmp_path: Path) -> Path:
+    """Grey, twice as wide as high, with a green square near the left upper corner and a red one at the right below."""
+    image = Image.new("RGB", (256, 128), (120, 120, 120))
+    image.paste((0, 200, 0), (24, 12, 64, 40))
+    image.paste((200, 0, 0), (192, 80, 232, 108))
+    image.save(tmp_path / "flag.png")
+    return tmp_path / "flag.png"
+
+
+def cosines_of(path: Path, texts: Sequence[str]) -> Any:
+    colour = np.asarray(Image.open(path).convert("RGB").resize((64, 64), Image.Resampling.BICUBIC)).mean(axis=(0, 1))
+    wanted = np.array([WORDS[text] for text in texts])
+    return wanted @ colour / np.linalg.norm(colour) / np.linalg.norm(wanted, axis=1)
+
+
+def by_label(found: Classification) -> dict[str, float]:
+    return {choice.label: choice.probability for choice in found.choices}
+
+
+def test_softmax_of_the_scaled_cosines(flag: Path) -> None:
+    labels = ["blu", "rosso", "grigio", "verde"]
+    found = classify(flag, labels, colour_model(scale=25.0))
+    weights = np.exp(25 * cosines_of(flag, labels))
+    assert by_label(found) == pytest.approx(dict(zip(labels, weights / weights.sum(), strict=True)), rel=1e-3)
+    assert (found.method, found.logit_scale, found.logit_bias) == ("softmax", pytest.approx(25), None)
+    assert [choice.rank for choice in found.choices] == [1, 2, 3, 4]
+    assert found.choices[0].label == "grigio"
+    assert sum(choice.probability for choice in found.choices) == pytest.approx(1)
+
+
+def test_a_model_with_a_bias_judges_each_text_by_itself(flag: Path) -> None:
+    labels = ["rosso", "blu"]
+    found = classify(flag, labels, colour_model(scale=8.0, bias=-5.0))
+    expected = 1 / (1 + np.exp(5 - 8 * cosines_of(flag, labels)))
+    assert by_label(found) == pytest.approx(dict(zip(labels, expected, strict=True)), rel=1e-3)
+    assert (found.method, found.logit_bias) == ("sigmoid", -5.0)
+
+
+def test_no_logit_is_too_large(flag: Path) -> None:
+    for bias in (None, -5.0):
+        found = by_label(classify(flag, ["grigio", "blu"], colour_model(scale=1e6, bias=bias)))
+        assert found["grigio"] == pytest.approx(1)
+        assert 0 <= found["blu"] <= 1
+
+
+def test_the_template_makes_the_text(flag: Path) -> None:
+    found = classify(flag, ["rosso", "blu"], colour_model(), template="una foto di un {c}")
+    assert {choice.text for choice in found.choices} == {"una foto di un rosso", "una foto di un blu"}
+    assert all(choice.is_cut for choice in found.choices), "five words, of four that are read"
+    assert not any(choice.is_cut for choice in classify(flag, ["rosso", "blu"], colour_model()).choices)
+
+
+@pytest.mark.parametrize(
+    ("labels", "template", "said"),
+    [
+        ([], "{c}", "two or more"),
+        (["rosso"], "{c}", "one text is always chosen"),
+        (["rosso", "blu", " rosso"], "{c}", "'rosso' is there 2 times"),
+        (["rosso", " "], "{c}", "is empty"),
+        (["rosso", "blu"], "una foto", "has no {c}"),
+    ],
+)
+def test_classes_that_make_no_sense(flag: Path, labels: list[str], template: str, said: str) -> None:
+    with pytest.raises(ConfigError, match=said):
+        classify(flag, labels, colour_model(), template=template)
+
+
+def test_bars_are_as_long_as_probabilities(flag: Path, tmp_path: Path) -> None:
+    found = classify(flag, ["rosso", "verde", "grigio"], colour_model())
+    bars(found, tmp_path / "bars.png")
+    with Image.open(tmp_path / "bars.png") as picture:
+        blue = (np.asarray(picture) == (46, 111, 187)).all(axis=2).sum(axis=1)
+    lengths = [int(length) for length in dict.fromkeys(blue[blue > 0])]
+    assert lengths == pytest.approx([choice.probability * 420 for choice in found.choices if choice.rank != 3], abs=2)
+    assert json.loads(json.dumps(found.to_json()))["choices"][0]["label"] == "grigio"
+
+
+def test_masks_cover_everything_and_their_mean_is_taken() -> None:
+    for num_cells in (1, 2, 3, 5, GRID):
+        masks = square_masks(num_cells)
+        assert masks.any(axis=0).all()
+        assert mean_where_covered(np.ones(len(masks)), masks) == pytest.approx(np.ones((num_cells, num_cells)))
+    masks = np.array([[[1, 1], [0, 0]], [[0, 1], [0, 1]], [[0, 0], [1, 0]]], dtype=bool)
+    assert mean_where_covered(np.array([2.0, 4.0, 5.0]), masks).tolist() == [[2.0, 3.0], [5.0, 4.0]]
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize(("text", "box"), [("rosso", (192, 80, 232, 108)), ("verde", (24, 12, 64, 40))])
+def test_the_peak_is_where_the_text_is(flag: Path, text: str, box: tuple[int, int, int, int], method: str) -> None:
+    model = colour_model()
+    found = localize(flag, text, model, method=method)
+    x, y = found.peak
+    assert box[0] <= x <= box[2]
+    assert box[1] <= y <= box[3]
+    assert found.cosine == pytest.approx(cosines_of(flag, [text])[0], abs=1e-3)
+    assert (found.width, found.height, len(found.heat), len(found.heat[0])) == (256, 128, GRID, GRID)
+    assert model.module.batches[0] == 1
+    assert sum(model.module.batches[1:]) == found.num_masks
+    assert max(model.module.batches) <= 128
+    assert localize(flag, text, model, method=method) == found
+
+
+def test_squares_are_covered_and_shown_on_the_mean_colour(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("training.localize.SQUARES", ((8, 8),))
+    image = Image.new("RGB", (64, 64), (0, 100, 0))
+    image.paste((100, 0, 0), (0, 0, 32, 32))
+    image.save(tmp_path / "quarters.png")
+    path, model = tmp_path / "quarters.png", colour_model()
+    # A quarter is red, and (25, 75, 0) the mean. Without red there is (6.25, 93.75, 0), without a green quarter
+    # (31.25, 68.75, 0); red alone on the mean makes (43.75, 56.25, 0), green alone (18.75, 81.25, 0).
+    shares = ((25, 75), (6.25, 93.75), (31.25, 68.75), (43.75, 56.25), (18.75, 81.25))
+    whole, without_red, without_green, red, green = (r / math.hypot(r, g) for r, g in shares)
+    expected = {"cover": (whole - without_red, whole - without_green), "reveal": (red - whole, green - whole)}
+    expected["both"] = tuple(a + b for a, b in zip(*expected.values(), strict=True))
+    for method, (in_red, in_green) in expected.items():
+        found = localize(path, "rosso", model, method=method)
+        corners = [found.heat[row][column] for row in (0, 15) for column in (0, 15)]
+        assert corners == pytest.approx([in_red, *[in_green] * 3], abs=1e-4)
+        assert found.num_masks == {"cover": 4, "reveal": 5, "both": 9}[method]
+        assert in_red > 0 > in_green
+    with pytest.raises(ConfigError, match="one of both, cover, reveal"):
+        localize(path, "rosso", model, method="strips")
+
+
+def test_a_heat_map_is_hot_where_the_text_is(flag: Path, tmp_path: Path) -> None:
+    found = localize(flag, "rosso", colour_model())
+    heat_map(found, tmp_path / "heat.png")
+    with Image.open(tmp_path / "heat.png") as picture:
+        assert picture.size == (2 * (32 + 360 + 20) + 18 + 60, 32 + 76 + 180 + 32)
+        left, above = 32 + 360 + 20, 32 + 76  # of the panel with the heat
+        places = ((left + x * 360 // 256, above + y * 360 // 256) for x, y in ((212, 94), (128, 20)))
+        hot, cold = (np.array(picture.getpixel(place)) for place in places)
+    assert hot[0] > hot[2] + 60, "red"
+    assert cold.max() - cold.min() <= 3, "grey"
+    told = json.loads(json.dumps(found.to_json()))
+    assert len(told["grid"]) == GRID
+    assert told["peak"] == list(found.peak)
+
+
+def test_what_falls_nowhere_is_drawn_all_the_same(tmp_path: Path) -> None:
+    Image.new("RGB", (50, 1000), (120, 120, 120)).save(tmp_path / "grey.png")
+    found = localize(tmp_path / "grey.png", "rosso", colour_model())
+    assert found.hottest == 0
+    assert found.to_json()["peak"] is None
+    heat_map(found, tmp_path / "heat.png")
+
+
+def sixteen_bit(path: Path) -> None:
+    Image.fromarray(np.full((40, 40), 40_000, dtype=np.uint16)).save(path)
+
+
+def palette(path: Path) -> None:
+    Image.new("P", (30, 30), 3).save(path, transparency=3)
+
+
+ODD: dict[str, Callable[[Path], None]] = {
+    "one pixel": lambda path: Image.new("RGB", (1, 1), "red").save(path),
+    "transparent": lambda path: Image.new("RGBA", (33, 20), (255, 0, 0, 0)).save(path),
+    "16 bit": sixteen_bit,
+    "palette": palette,
+    "bilevel": lambda path: Image.new("1", (20, 20), 1).save(path),
+    "thin": lambda path: Image.new("RGB", (3000, 1), "blue").save(path),
+}
+
+
+@pytest.mark.parametrize("kind", ODD)
+def test_odd_images_are_taken(tmp_path: Path, kind: str) -> None:
+    path = tmp_path / "odd.png"
+    ODD[kind](path)
+    found = classify(path, ["rosso", "blu"], colour_model())
+    bars(found, tmp_path / "bars.png")
+    heat_map(localize(path, "blu", colour_model()), tmp_path / "heat.png")
+    assert math.isfinite(found.choices[0].probability)
+
+
+def test_bits_and_transparency_are_read_as_they_are_meant(tmp_path: Path) -> None:
+    ODD["16 bit"](tmp_path / "grey.png")
+    assert read_picture(tmp_path / "grey.png", 32).image.getpixel((5, 5)) == (40_000 >> 8,) * 3
+    ODD["transparent"](tmp_path / "clear.png")
+    assert read_picture(tmp_path / "clear.png", 32).image.getpixel((5, 5)) == (255, 255, 255)
+
+
+def test_a_large_jpeg_is_decoded_at_a_fraction(tmp_path: Path) -> None:
+    Image.new("RGB", (4400, 4200), "red").save(tmp_path / "large.jpg")
+    found = read_picture(tmp_path / "large.jpg", 64)
+    assert (found.width, found.height, found.image.size) == (4400, 4200, (550, 525))
+    assert read_picture(tmp_path / "large.jpg", 600).image.size == (2200, 2100)
+
+
+@pytest.mark.parametrize("name", ["gone.png", ".", "text.png"])
+def test_images_that_are_none(tmp_path: Path, name: str) -> None:
+    (tmp_path / "text.png").write_text("no image")
+    for run in (
+        lambda path: classify(path, ["rosso", "blu"], colour_model()),
+        lambda path: localize(path, "blu", colour_model()),
+    ):
+        with pytest.raises(ConfigError, match="cannot be read as an image"):
+            run(tmp_path / name)
+
+
+def test_a_broken_model_is_told(flag: Path) -> None:
+    model = colour_model()
+    model.module.encode_image = lambda images, normalize: torch.full((len(images), 3), torch.nan)
+    with pytest.raises(ConfigError, match="not finite"):
+        classify(flag, ["rosso", "blu"], model)
+    with pytest.raises(ConfigError, match="not finite"):
+        localize(flag, "rosso", model)
+
+
+def test_whole_models_say_which_texts_are_cut(
+    flag: Path, make_model: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("training.localize.SQUARES", ((8, 8),))
+    model = load_model(make_model(bias=-3.0))
+    long = "un quadrato verde " * 10
+    found = classify(flag, ["un quadrato rosso", long], model)
+    assert {choice.label: choice.is_cut for choice in found.choices} == {"un quadrato rosso": False, long: True}
+    assert found.method == "sigmoid"
+    assert localize(flag, long, model).is_cut
+    # Ten tokens fit beside start and end, and one more does not.
+    letters = [" ".join("q" * count) for count in range(1, 30)]
+    lengths = [len(model.tokenizer.inner.tokenizer(text).input_ids) for text in letters]
+    fitting = [text for text, length in zip(letters, lengths, strict=True) if length <= 12]
+    assert 0 < len(fitting) < len(letters)
+    assert model.tokenizer.too_long(letters) == letters[len(fitting) :]

@@ -1,0 +1,296 @@
+"""Searching shards and folders: hits as a plain product has them; indexes that follow changes and notice damage."""
+
+import json
+import logging
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import training.data as data
+from data_catalog.errors import ConfigError
+from training.contact_sheet import contact_sheet
+from training.data import PairFiles
+from training.encode_files import read_picture
+from training.features import image_features, text_features
+from training.model import load_model
+from training.search import SearchResult, search
+from training.search_folder import search_folder
+
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
+QUERY = "un quadrato verde in basso"
+
+
+@pytest.fixture
+def model(make_model: Callable[..., Path], tmp_path: Path) -> Path:
+    """A folder of its own: what is kept of one test is not there in another."""
+    folder: Path = shutil.copytree(make_model(), tmp_path / "model")
+    return folder
+
+
+@pytest.fixture
+def photos(tmp_path: Path) -> Path:
+    """Forty pictures of noise in a folder and folders in it."""
+    folder = tmp_path / "photos"
+    generator = np.random.default_rng(1)
+    for number in range(40):
+        path = folder / ("deep/er" if number % 2 else ".") / f"p{number:02}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(generator.integers(0, 256, (20, 30, 3), dtype=np.uint8)).save(path)
+    return folder
+
+
+def names(found: SearchResult) -> list[str]:
+    return [hit.name for hit in found.hits]
+
+
+def test_hits_are_those_of_a_plain_product(square_files: PairFiles, model: Path) -> None:
+    files = (*square_files.train, *square_files.test)
+    loaded = load_model(model)
+    cosines = image_features(loaded, files).astype(np.float64) @ text_features(loaded, [QUERY])[0]
+    rows = [row for path in files for row in data.pq.read_table(path).to_pylist()]
+    best = np.argsort(-cosines, kind="stable")[:150]
+    found = search(QUERY, files, model, k=150)
+    assert names(found) == [rows[index]["sample_id"] for index in best]
+    assert [hit.rank for hit in found.hits] == list(range(1, 151))
+    assert np.allclose([hit.cosine for hit in found.hits], cosines[best])
+    first, expected = found.hits[0], rows[best[0]]
+    assert (first.image, list(first.captions)) == (expected["image"]["bytes"], expected["captions"])
+    assert (first.split, found.num_images) == (expected["split"], 176)
+
+
+def test_only_row_groups_that_hold_hits_are_read(
+    square_files: PairFiles, model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    files = (*square_files.train, *square_files.test)
+    first = search(QUERY, files, model, k=1)
+    opened: list[Path] = []
+    real = data._open
+    monkeypatch.setattr(data, "_open", lambda path: (opened.append(path), real(path))[1])
+    assert search(QUERY, files, model, k=1) == first
+    assert len(opened) == 1
+    opened.clear()
+    search(QUERY, files, model, k=176)
+    assert len(opened) == 5, "two shards to train on have two row groups each, the test shard one"
+
+
+@pytest.mark.parametrize("damage", ["cut", "flip", "record", "gone"])
+def test_a_damaged_index_is_noticed_and_made_anew(
+    square_files: PairFiles, model: Path, damage: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    first = search(QUERY, square_files.test, model)
+    features, record = next(model.glob("index/*/*.npy")), next(model.glob("index/*/index.json"))
+    whole = features.read_bytes()
+    if damage == "cut":
+        features.write_bytes(whole[:-100])
+    elif damage == "flip":
+        features.write_bytes(whole[:-5] + bytes([whole[-5] ^ 64]) + whole[-4:])
+    elif damage == "gone":
+        features.unlink()
+    else:
+        record.write_text(record.read_text().replace("0", "1", 1))
+    caplog.clear()
+    with caplog.at_level(logging.INFO):
+        assert search(QUERY, square_files.test, model) == first
+    assert "made anew" in caplog.text
+    assert features.read_bytes() == whole
+    caplog.clear()
+    assert search(QUERY, square_files.test, model) == first
+    assert caplog.text == ""
+
+
+def test_a_loaded_model_keeps_nothing(square_files: PairFiles, model: Path) -> None:
+    loaded = load_model(model)
+    found = search(QUERY, square_files.test, loaded, k=3)
+    assert not (model / "index").exists()
+    assert found == search(QUERY, square_files.test, model, k=3)
+
+
+@pytest.mark.parametrize(
+    ("query", "k", "said"), [(" \t", 3, "is empty"), ("uno", 0, "k must be positive"), ("a\udc80", 3, "not valid")]
+)
+def test_queries_that_make_no_sense(
+    square_files: PairFiles, model: Path, photos: Path, query: str, k: int, said: str
+) -> None:
+    with pytest.raises(ConfigError, match=said):
+        search(query, square_files.test, model, k=k)
+    with pytest.raises(ConfigError, match=said):
+        search_folder(query, photos, model, k=k)
+
+
+def test_a_query_that_is_too_long_is_cut_and_told(
+    square_files: PairFiles, model: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    long = search(f"{QUERY} " * 20, square_files.test, model, k=2)
+    assert "more tokens than the 12" in caplog.text
+    assert len(long.hits) == 2
+
+
+def test_a_folder_is_searched_as_its_features_say(photos: Path, model: Path) -> None:
+    found = search_folder(QUERY, photos, model, k=100)
+    assert found.num_images == len(found.hits) == 40
+    assert {hit.path for hit in found.hits} == set(photos.rglob("*.png"))
+    assert [hit.cosine for hit in found.hits] == sorted((hit.cosine for hit in found.hits), reverse=True)
+    assert names(found)[0] in ("deep/er/" + found.hits[0].path.name, found.hits[0].path.name)  # type: ignore[union-attr]
+    told = json.loads(json.dumps(found.to_json()))
+    assert told["hits"][0]["path"] == str(found.hits[0].path)
+    assert told["hits"][0]["sample_id"] is None
+
+
+def encoded(caplog: pytest.LogCaptureFixture) -> list[str]:
+    return [record.getMessage().split(": ")[1] for record in caplog.records if "files read" in record.getMessage()]
+
+
+def test_only_files_that_changed_are_encoded_again(
+    photos: Path, model: Path, make_model: Callable[..., Path], caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    before = search_folder(QUERY, photos, model, k=40)
+    assert search_folder(QUERY, photos, model, k=40) == before
+    Image.new("RGB", (9, 9), "red").save(photos / "p00.png")
+    shutil.copy(photos / "p02.png", photos / "new.png")
+    (photos / "p04.png").rename(photos / "renamed.png")
+    (photos / "p06.png").unlink()
+    after = search_folder(QUERY, photos, model, k=100)
+    assert encoded(caplog) == [
+        "40 of 40 files read, the others were known",
+        "3 of 40 files read, the others were known",
+    ]
+    shutil.rmtree(photos / ".vernaclip")
+    anew = search_folder(QUERY, photos, model, k=100)
+    # Features differ in their last digits between batches of 3 and of 40.
+    assert {hit.name: hit.cosine for hit in after.hits} == pytest.approx(
+        {h.name: h.cosine for h in anew.hits}, abs=1e-5
+    )
+    search_folder(QUERY, photos, make_model(seed=2), k=1)
+    assert len(list((photos / ".vernaclip").iterdir())) == 2, "each model has an index of its own"
+    assert len(list((photos / ".vernaclip").glob("*/*.npy"))) == 2
+
+
+def test_a_folders_damaged_index_is_made_anew(photos: Path, model: Path, caplog: pytest.LogCaptureFixture) -> None:
+    before = search_folder(QUERY, photos, model)
+    features = next((photos / ".vernaclip").glob("*/*.npy"))
+    features.write_bytes(features.read_bytes()[:50])
+    assert search_folder(QUERY, photos, model) == before
+    assert "made anew" in caplog.text
+
+
+def test_files_that_cannot_be_read_are_listed_and_the_others_found(
+    photos: Path, model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bad: dict[str, bytes] = {
+        "text.jpg": b"no image",
+        "empty.png": b"",
+        "cut.png": (photos / "p00.png").read_bytes()[:200],
+        "phone.heic": b"\0\0\0\x18ftypheic" + bytes(40),
+        "page.gif": b"<!doctype html><p>gone</p>",
+    }
+    for name, content in bad.items():
+        (photos / name).write_bytes(content)
+    Image.new("1", (3000, 3000)).save(photos / "bomb.png")
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 8_000_000)
+    (photos / "dangling.jpg").symlink_to("nowhere.jpg")
+    os.mkfifo(photos / "pipe.jpg")
+    (photos / "notes.txt").write_text("left alone")
+    (photos / ".hidden.png").write_bytes(b"left alone")
+    (photos / "loop").symlink_to(photos)
+    found = search_folder(QUERY, photos, model, k=100)
+    assert found.num_images == 40
+    reasons = {path.name: reason for path, reason in found.unreadable}
+    assert reasons.keys() == {*bad, "bomb.png", "dangling.jpg", "pipe.jpg"}
+    assert "9,000,000 pixels, of 8,000,000" in reasons["bomb.png"]
+    assert reasons["dangling.jpg"] == "there is no such file"
+    assert reasons["pipe.jpg"] == "it is no file"
+    assert "HEIF" in reasons["phone.heic"]
+    assert "before the image does" in reasons["cut.png"]
+    assert search_folder(QUERY, photos, model, k=100) == found, "from the index, reasons too"
+
+
+def test_a_name_that_is_no_text_is_listed(photos: Path, model: Path) -> None:
+    name = os.fsdecode(b"caff\xe8.png")
+    shutil.copy(photos / "p00.png", photos / name)
+    found = search_folder(QUERY, photos, model, k=100)
+    assert found.unreadable == ((photos / name, "its name is not valid UTF-8: rename it"),)
+
+
+def test_folders_with_nothing_to_search(tmp_path: Path, model: Path) -> None:
+    with pytest.raises(ConfigError, match="is no folder"):
+        search_folder(QUERY, tmp_path / "gone", model)
+    (tmp_path / "photos").mkdir()
+    with pytest.raises(ConfigError, match="holds no image files"):
+        search_folder(QUERY, tmp_path / "photos", model)
+    (tmp_path / "photos" / "a.jpg").write_bytes(b"no image")
+    for _ in range(2):
+        with pytest.raises(ConfigError, match=r"none of the 1 image files.*no image"):
+            search_folder(QUERY, tmp_path / "photos", model)
+
+
+def test_where_a_folder_cannot_be_written_to_the_root_keeps_the_index(
+    photos: Path, model: Path, tmp_path: Path
+) -> None:
+    photos.chmod(0o555)
+    root = tmp_path / "root"
+    found = search_folder(QUERY, photos, model, root=root)
+    assert len(list((root / "folder-indexes").glob("*/*.npy"))) == 1
+    assert search_folder(QUERY, photos, model) == found, "without a root nothing is kept"
+    assert not (photos / ".vernaclip").exists()
+    photos.chmod(0o755)
+    (photos / ".vernaclip").write_text("in the way")
+    assert search_folder(QUERY, photos, model) == found
+
+
+def turned(path: Path, orientation: int) -> None:
+    """A JPEG that is red above and blue below once it is turned as its EXIF says."""
+    image = Image.new("RGB", (60, 80), "blue")
+    image.paste((255, 0, 0), (0, 0, 60, 40))
+    degrees = {1: 0, 3: 180, 6: 90, 8: 270}[orientation]  # against the clock
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    image.rotate(degrees, expand=True).save(path, quality=95, exif=exif.tobytes())
+
+
+@pytest.mark.parametrize("orientation", [1, 3, 6, 8])
+def test_pictures_are_upright(tmp_path: Path, orientation: int) -> None:
+    path = tmp_path / "turned.jpg"
+    turned(path, orientation)
+    found = read_picture(path, 32)
+    assert (found.width, found.height) == found.image.size == (60, 80)
+    top, bottom = (found.image.getpixel((30, y)) for y in (5, 75))
+    assert top[0] > 200 > 60 > top[2]  # type: ignore[index]
+    assert bottom[2] > 200 > 60 > bottom[0]  # type: ignore[index]
+
+
+def test_a_sheet_of_files_shows_their_paths(photos: Path, model: Path, tmp_path: Path) -> None:
+    Image.new("RGB", (2000, 1), "red").save(photos / ("x" * 200 + ".png"))
+    found = search_folder(QUERY, photos, model, k=100)
+    contact_sheet(found.hits, tmp_path / "sheet.png", "due\nrighe")
+    with Image.open(tmp_path / "sheet.png") as sheet:
+        assert sheet.height > 10 * 300
+    found.hits[0].path.unlink()  # type: ignore[union-attr]
+    with pytest.raises(ConfigError, match="there is no such file"):
+        contact_sheet(found.hits, tmp_path / "sheet.png", "uno")
+
+
+def test_models_that_are_none(photos: Path, model: Path, tmp_path: Path) -> None:
+    config = model / "open_clip_config.json"
+    whole: dict[str, Any] = json.loads(config.read_text())
+    cases = {
+        "is not JSON": "{",
+        "is not whole": "[]",
+        "in another way": json.dumps(whole | {"preprocess_cfg": whole["preprocess_cfg"] | {"resize_mode": "shortest"}}),
+    }
+    for said, text in cases.items():
+        config.write_text(text)
+        with pytest.raises(ConfigError, match=said):
+            search_folder(QUERY, photos, model)
+    config.write_text(json.dumps(whole))
+    (model / "tokenizer.json").unlink()
+    with pytest.raises(ConfigError, match="cannot be opened"):
+        search_folder(QUERY, photos, model)
+    with pytest.raises(ConfigError, match="holds no model"):
+        search_folder(QUERY, photos, tmp_path)

@@ -1,0 +1,161 @@
+"""Exact nearest neighbours by cosine: the k best rows of a feature matrix for each query, in bounded memory.
+
+Products are taken in float32, block by block, which is twice as fast as in float64. Whatever could be among the k best,
+given how far a float32 sum may be off, is then computed in float64: so the answer is that of float64 throughout.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from data_catalog.errors import ConfigError
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    Floats = np.ndarray[Any, np.dtype[np.float64]]
+    Features = np.ndarray[Any, np.dtype[np.float32]]
+    Integers = np.ndarray[Any, np.dtype[np.int64]]
+    Found = tuple[Integers, Integers, Floats]  # query, row and cosine of each pair
+
+QUERIES_AT_A_TIME = 1024
+_MOST_ROWS = 65_536
+_PRODUCTS = 1 << 22  # of one block: 16 MiB of float32
+_PAIRS = 4096  # that are computed in float64 at a time
+
+
+@dataclass(frozen=True, slots=True)
+class Neighbours:
+    """The best rows for each query, best first; of equal ones the first comes first.
+
+    Args:
+        indices: int64, shape (queries, min(k, rows)).
+        cosines: float64, of the same shape.
+    """
+
+    indices: "Integers"
+    cosines: "Floats"
+
+
+def nearest(features: "Features", queries: "Features", k: int) -> Neighbours:
+    """The `k` rows of `features` with the highest cosine to each query; all rows where there are fewer.
+
+    Memory beside the arguments and the result does not grow with the number of rows, nor with that of queries.
+
+    Args:
+        features: unit rows, float32, shape (rows, dim); may be mapped from a file, and is read once for every
+            `QUERIES_AT_A_TIME` queries.
+        queries: unit rows, float32, shape (queries, dim).
+
+    Raises:
+        ConfigError: `k` is below 1, the shapes do not fit, or a number is not finite.
+    """
+    import numpy as np
+
+    _check(features, queries, k)
+    k = min(k, len(features))
+    indices = np.empty((len(queries), k), dtype=np.int64)
+    cosines = np.empty((len(queries), k), dtype=np.float64)
+    if k:
+        for start in range(0, len(queries), QUERIES_AT_A_TIME):
+            some = slice(start, start + QUERIES_AT_A_TIME)
+            indices[some], cosines[some] = _nearest(features, queries[some], k)
+    return Neighbours(indices, cosines)
+
+
+def _check(features: "Features", queries: "Features", k: int) -> None:
+    import numpy as np
+
+    if k < 1:
+        raise ConfigError(f"k must be positive, got {k}")
+    if features.ndim != 2 or queries.ndim != 2 or (len(features) and features.shape[1] != queries.shape[1]):
+        raise ConfigError(f"features of shape {features.shape} cannot be searched by queries of shape {queries.shape}")
+    if not np.isfinite(queries).all():
+        raise ConfigError("the features of a query are not finite: the model is broken")
+
+
+def _nearest(features: "Features", queries: "Features", k: int) -> "tuple[Integers, Floats]":
+    """The same for as many queries as are looked for at a time."""
+    import numpy as np
+
+    error = _largest_error(queries)
+    floors = np.full(len(queries), -np.inf)  # what is below, in float32, is not among the k best
+    best = _nothing()
+    pending: list[Found] = []
+    for start, block in _blocks(features, len(queries)):
+        pending.append(_candidates(block, queries, floors, k=k, error=error, start=start))
+        # Seldom, for it sorts; until then the floors are only lower than they could be.
+        if sum(len(pairs[0]) for pairs in pending) >= len(queries) * k:
+            best, pending = _best_of([best, *pending], k), []
+            if len(best[0]) == len(queries) * k:
+                floors = best[2].reshape(len(queries), k)[:, -1] - error
+    _, rows, cosines = _best_of([best, *pending], k)
+    return rows.reshape(len(queries), k), cosines.reshape(len(queries), k)
+
+
+def _largest_error(queries: "Features") -> float:
+    """How far a float32 product of unit rows may be from the true one, in whatever order its terms are summed.
+
+    Source: N. Higham, Accuracy and Stability of Numerical Algorithms (2002), section 3.1; twice that, for rows that are
+    of length 1 only nearly.
+    """
+    import numpy as np
+
+    return float(queries.shape[1] * np.finfo(np.float32).eps)  # eps is twice the unit roundoff
+
+
+def _blocks(features: "Features", num_queries: int) -> "Iterator[tuple[int, Features]]":
+    size = max(1, min(_MOST_ROWS, _PRODUCTS // num_queries))
+    for start in range(0, len(features), size):
+        yield start, features[start : start + size]
+
+
+def _candidates(
+    block: "Features", queries: "Features", floors: "Floats", *, k: int, error: float, start: int
+) -> "Found":
+    """Pairs of a query and a row of the block that may be among its k best."""
+    import numpy as np
+
+    with np.errstate(invalid="ignore", over="ignore"):  # told below
+        products = queries @ block.T
+    # A number that is not finite spoils the product of its row with any query: one column shows them all.
+    if not np.isfinite(products[0]).all():
+        row = start + int(np.flatnonzero(~np.isfinite(products[0]))[0])
+        raise ConfigError(f"the features of image number {row} are not finite: the model is broken, or the index is")
+    passing = products >= floors[:, None]
+    if k < len(block) and np.count_nonzero(passing) > 4 * k * len(queries):
+        # What is among the k best of all is among those of its block.
+        floors = np.maximum(floors, np.partition(products, -k, axis=1)[:, -k].astype(np.float64) - 2 * error)
+        passing = products >= floors[:, None]
+    chosen, rows = np.nonzero(passing)
+    return chosen, rows + start, _cosines(block, queries, rows, chosen)
+
+
+def _cosines(block: "Features", queries: "Features", rows: "Integers", chosen: "Integers") -> "Floats":
+    """Products in float64, each summed in the same order wherever its row stands: equal rows have equal cosines."""
+    import numpy as np
+
+    found = np.empty(len(rows))
+    for start in range(0, len(rows), _PAIRS):
+        some = slice(start, start + _PAIRS)
+        left, right = block[rows[some]].astype(np.float64), queries[chosen[some]].astype(np.float64)
+        np.einsum("ij,ij->i", left, right, out=found[some])
+    return found
+
+
+def _nothing() -> "Found":
+    import numpy as np
+
+    return np.empty(0, dtype=np.int64), np.empty(0, dtype=np.int64), np.empty(0)
+
+
+def _best_of(parts: "list[Found]", k: int) -> "Found":
+    """The k best pairs of each query, best first, query by query."""
+    import numpy as np
+
+    chosen, rows, cosines = (np.concatenate(arrays) for arrays in zip(*parts, strict=True))
+    order = np.lexsort((rows, -cosines, chosen))
+    chosen, rows, cosines = chosen[order], rows[order], cosines[order]
+    places = np.arange(len(chosen)) - np.searchsorted(chosen, chosen)  # 0 for the best of its query
+    kept = places < k
+    return chosen[kept], rows[kept], cosines[kept]

@@ -1,0 +1,70 @@
+"""What writes on our pictures, and in which colours: lines of text that fit into a width, in any language's letters."""
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from training.fonts import Lettering
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+    from PIL.ImageDraw import ImageDraw
+
+PAPER, CARD, BORDER = (243, 244, 246), (255, 255, 255), (214, 217, 222)
+INK, GREY = (24, 28, 36), (110, 116, 128)
+BAR = (46, 111, 187)
+
+
+@dataclass(frozen=True, slots=True)
+class Pen:
+    """What writes on a picture."""
+
+    draw: "ImageDraw"
+    lettering: Lettering
+
+    def write(self, x: int, y: int, text: str, size: int, *, grey: bool = False, anchor: str = "la") -> None:
+        """Write one line; `anchor` is Pillow's: "la" is left and top, "ra" right and top."""
+        font, fill = self.lettering.font(size), GREY if grey else INK
+        self.draw.text((x, y), self.lettering.legible(text), font=font, fill=fill, anchor=anchor)
+
+    def width(self, text: str, size: int) -> float:
+        """Pixels that a line takes."""
+        return self.draw.textlength(self.lettering.legible(text), font=self.lettering.font(size))
+
+    def fitted(self, text: str, size: int, width: int) -> str:
+        """The text, or as much of its start as fits into `width` pixels with an ellipsis."""
+        text = " ".join(text.split())  # on one line
+        if self.width(text, size) <= width:
+            return text
+        while text and self.width(text + "…", size) > width:
+            text = text[:-1]
+        return text.rstrip() + "…"
+
+    def wrapped(self, text: str, size: int, width: int, num_lines: int) -> list[str]:
+        """The text in at most `num_lines` lines of at most `width` pixels, and an ellipsis for what is left."""
+        lines: list[str] = []
+        words = text.split()
+        while words and len(lines) < num_lines - 1:
+            if self.width(words[0], size) > width:
+                words[:1] = self._broken(words[0], size, width)
+            count = 1
+            while count < len(words) and self.width(" ".join(words[: count + 1]), size) <= width:
+                count += 1
+            lines.append(" ".join(words[:count]))
+            words = words[count:]
+        return [*lines, self.fitted(" ".join(words), size, width)] if words else lines
+
+    def _broken(self, word: str, size: int, width: int) -> list[str]:
+        """As much of the start of a word, such as a path, as fits into a line, and the rest."""
+        end = len(word)
+        while end > 1 and self.width(word[:end], size) > width:
+            end -= 1
+        return [word[:end], word[end:]]
+
+
+def contained(image: "Image", width: int, height: int) -> "Image":
+    """An image inside a box, as large as it can be with its own proportions; no side has less than one pixel."""
+    from PIL import Image
+
+    scale = min(width / image.width, height / image.height)
+    size = max(1, round(image.width * scale)), max(1, round(image.height * scale))
+    return image.resize(size, Image.Resampling.LANCZOS)
