@@ -112,6 +112,11 @@ class WorkStore:
         self.used.add((key.step, key.key))
         return Commit(folder=folder, files=content["files"], facts=content["facts"], reused=True)
 
+    def peek(self, step: str, key: str) -> Mapping[str, Any] | None:
+        """The record of a committed output (`files`, `facts`, `key`), without using it; None if there is none."""
+        folder = self.folder / step / key
+        return None if key.startswith(TEMPORARY_PREFIX) else _record(folder)
+
     def run(self, key: StepKey, produce: Callable[[Path], Mapping[str, Any]]) -> Commit:
         """The output of a step: what is committed, or what `produce` writes now.
 

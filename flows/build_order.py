@@ -13,6 +13,7 @@ from data_catalog.sources.scenes.server import serve
 from data_catalog.work import Commit, WorkStore
 from flows import caption_steps, image_steps
 from flows.duplicate_steps import find_duplicates
+from flows.earlier_images import earlier_images
 from flows.execution import Executor, Future
 from flows.finish_steps import finish
 from flows.forget_steps import forget_captions, forget_images
@@ -132,6 +133,7 @@ class BuildOrder:
             local=image_steps.LocalImages(locations=self.inputs.locations, digests=self.inputs.location_digests),
             log_folder=datasets_folder(self.root) / self.recipe.name / FETCH_LOGS,
             known=self.retry.shards if self.retry else {},
+            earlier=earlier_images(self.work, self.recipe.fetch) if self.recipe.build.reuse_images else None,
         )
 
     def _nothing_new(self, retry: Retry) -> Snapshot:

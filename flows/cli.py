@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from flows.ability_options import add_classify_options, add_localize_options, add_search_options
+from flows.ablate_options import add_ablate_options
 from flows.download_options import add_download_options
 from flows.evaluate_options import add_evaluate_options
 from flows.export_model_options import add_export_model_options
@@ -100,6 +101,7 @@ def parser() -> argparse.ArgumentParser:
     top.add_argument("--debug", action="store_true", help="show tracebacks and debug messages")
     commands = top.add_subparsers(title="commands", metavar="COMMAND", required=True)
     _add_jobs(commands)
+    _add_ablate(commands)
     _add_scoreboard(commands)
     _add_download(commands)
     _add_questions(commands)
@@ -135,6 +137,11 @@ def _add_jobs(commands: Commands) -> None:
         add_job_options(command, builds=name in ("build", "run"))
         if name == "build":
             add_dry_run_options(command)
+
+
+def _add_ablate(commands: Commands) -> None:
+    text = "say which filters of a recipe help: models with and without each, of equal training, compared"
+    add_ablate_options(_add(commands, "ablate", "ablate:ablate", text))
 
 
 def _add_scoreboard(commands: Commands) -> None:

@@ -9,6 +9,7 @@ from data_catalog.images.known import KnownShard
 from data_catalog.images.workers import ImageWorkers
 from data_catalog.work import WorkStore
 from flows import image_steps
+from flows.earlier_images import EarlierImages
 from flows.execution import Executor, Future
 from flows.recipe import Recipe
 from flows.step_outputs import FETCH, NORMALISE, Shard
@@ -22,6 +23,7 @@ class ImageLine:
     Args:
         log_folder: where tries and latencies of fetching are told.
         known: what an earlier snapshot has, by shard, where only missing images are to be tried again.
+        earlier: what earlier builds fetched, which is not asked for again.
     """
 
     recipe: Recipe
@@ -31,6 +33,7 @@ class ImageLine:
     local: image_steps.LocalImages
     log_folder: Path
     known: Mapping[int, KnownShard] = field(default_factory=dict)
+    earlier: EarlierImages | None = None
     _checked: list[Shard] = field(default_factory=list)
     _fetching: list[Future[Shard]] = field(default_factory=list)
     _normalising: dict[int, Future[Shard]] = field(default_factory=dict)
@@ -83,6 +86,7 @@ class ImageLine:
             local=self.local,
             log_folder=self.log_folder,
             known=self.known.get(shard.shard_id),
+            earlier=self.earlier,
         )
 
     def _normalise(self, raw: Shard, shard: Shard) -> Future[Shard]:

@@ -4,6 +4,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -17,9 +18,10 @@ from data_catalog.images.known import KnownShard
 from data_catalog.images.normalise import NormaliseConfig
 from data_catalog.images.tables import Row, write_rows
 from data_catalog.images.workers import ImageWorkers
-from data_catalog.schema import IMAGES, PENDING
-from data_catalog.shards import digest, save_parquet
+from data_catalog.schema import IMAGES, PENDING, RAW_IMAGES
+from data_catalog.shards import TEMPORARY_PREFIX, digest, save_parquet
 from data_catalog.work import WorkStore
+from flows.earlier_images import EarlierImages
 from flows.execution import Lane
 from flows.step_outputs import FETCH, NORMALISE, RECALL, SHARD, Shard, shard_of_commit, step_key
 
@@ -49,6 +51,7 @@ def fetch(
     local: LocalImages,
     log_folder: Path,
     known: KnownShard | None = None,
+    earlier: EarlierImages | None = None,
 ) -> Shard:
     """Bring the raw bytes of every sample that still has a caption: recorded facts, not fetched again.
 
@@ -57,6 +60,7 @@ def fetch(
         local: where local images are.
         log_folder: where tries and latencies are told.
         known: what an earlier snapshot has of the shard: only what it lacks is asked for.
+        earlier: what earlier builds fetched: that is not asked for again, unless it is to be tried again.
     """
     requests = image_requests(pq.read_table(shard.path), local.locations)
     if known is not None:
@@ -69,8 +73,17 @@ def fetch(
     key = step_key(FETCH, [digest(asked), *digests], settings)
 
     def produce(folder: Path) -> Mapping[str, Any]:
-        workers.fetch(requests, config, folder / SHARD, log=log_folder / f"{shard.label}-{key.key[:12]}.parquet")
-        return {"num_requests": requests.num_rows}
+        log = log_folder / f"{shard.label}-{key.key[:12]}.parquet"
+        if earlier is None or known is not None:
+            workers.fetch(requests, config, folder / SHARD, log=log)
+            return {"num_requests": requests.num_rows}
+        with TemporaryDirectory(prefix=TEMPORARY_PREFIX, dir=folder) as scratch:
+            asked, there = Path(scratch) / SHARD, earlier.of(requests)
+            missing = requests.filter(pc.invert(pc.is_in(requests.column("sample_id"), pa.array(there, pa.string()))))
+            workers.fetch(missing, config, asked, log=log)
+            sample_ids = requests.column("sample_id").to_pylist()
+            write_rows(earlier.merged_rows(sample_ids, there, asked), RAW_IMAGES, folder / SHARD)
+        return {"num_requests": missing.num_rows, "num_reused": len(there)}
 
     return shard_of_commit(work.run(key, produce), shard.shard_id)
 

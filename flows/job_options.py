@@ -15,8 +15,8 @@ def add_root(command: argparse.ArgumentParser) -> None:
     )
 
 
-def add_job_options(command: argparse.ArgumentParser, *, builds: bool) -> None:
-    """Add every option of a job; `builds` says whether it builds a dataset."""
+def add_job_options(command: argparse.ArgumentParser, *, builds: bool, retries: bool = True) -> None:
+    """Add every option of a job; `builds` and `retries` say whether it builds a dataset, and tries images again."""
     command.add_argument("recipe", metavar="RECIPE", help="name of a recipe (see `vernaclip recipes`) or a TOML file")
     add_root(command)
     command.add_argument(
@@ -41,6 +41,7 @@ def add_job_options(command: argparse.ArgumentParser, *, builds: bool) -> None:
             help="with --executor dask: the scheduler of a cluster, such as tcp://10.0.0.5:8786 "
             "(default: build.dask_address of the recipe, else processes of this machine)",
         )
+    if builds and retries:
         command.add_argument(
             "--retry-failed",
             action="store_true",

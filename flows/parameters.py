@@ -55,7 +55,10 @@ def _lenient(kind: Any) -> Any:
     origin = typing.get_origin(kind)
     if origin is not None and isinstance(origin, type) and issubclass(origin, Mapping):
         item = typing.get_args(kind)[1]
-        return dict[str, section_model(item.__name__, item)] | None  # type: ignore[misc]
+        value: Any = item
+        if isinstance(item, type) and dataclasses.is_dataclass(item):
+            value = section_model(item.__name__, item)
+        return dict[str, value] | None
     if origin in (typing.Union, types.UnionType):
         return _plain_type(next(option for option in typing.get_args(kind) if option is not type(None))) | None
     return _plain_type(kind) | None

@@ -40,6 +40,8 @@ class BuildConfig:
         dask_address: scheduler of the Dask cluster that does the steps with `--executor dask`, such as
             tcp://10.0.0.5:8786; none: as many processes of this machine as there are workers.
         keep_work: keep raw images and step outputs after publishing (they triple the disk).
+        reuse_images: what earlier builds of the same root fetched, of any dataset, and kept (`keep_work`), is not asked
+            of the web again where only other images are asked for now: it is taken as it came then, failures too.
     """
 
     shard_size: int = 5_000
@@ -48,6 +50,7 @@ class BuildConfig:
     fetch_workers: int = 2
     dask_address: str | None = None
     keep_work: bool = False
+    reuse_images: bool = False
 
     def __post_init__(self) -> None:
         for name in ("shard_size", "chunk_size", "workers", "fetch_workers"):

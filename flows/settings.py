@@ -17,7 +17,7 @@ def build(config_type: type[T], values: Any, path: str) -> T:
 
     Args:
         config_type: a dataclass whose fields are str, int, float, bool, Path, tuples of those, None, or mappings of
-            names to further dataclasses.
+            names to those or to further dataclasses.
         values: the table.
         path: where the table stands in the recipe, such as "images".
 
@@ -52,7 +52,8 @@ def coerce(kind: Any, value: Any, path: str) -> Any:
         if not isinstance(value, Mapping):
             raise ConfigError(f"{path} must be a table, got {value!r}")
         item_type = typing.get_args(kind)[1]
-        return {name: build(item_type, item, f"{path}.{name}") for name, item in value.items()}
+        read = build if dataclasses.is_dataclass(item_type) else coerce
+        return {name: read(item_type, item, f"{path}.{name}") for name, item in value.items()}
     if origin is tuple:
         items = value if isinstance(value, list | tuple) else [value]
         return tuple(coerce(typing.get_args(kind)[0], item, path) for item in items)

@@ -8,7 +8,7 @@ from flows.source_settings import SourceSettings, TestSetSettings
 
 # Settings that change how a run goes, not what it makes: they are in the run log, in no key and no manifest.
 HOW_SETTINGS = {
-    "build": {"workers", "fetch_workers", "dask_address", "keep_work"},
+    "build": {"workers", "fetch_workers", "dask_address", "keep_work", "reuse_images"},
     "fetch": {
         "threads",
         "contact",

@@ -22,11 +22,18 @@ def bootstrap_interval(values: "Floats", clusters: "Integers", *, rounds: int, s
         clusters: the image of each query, shape (queries,).
         rounds: resamplings.
     """
+    return interval_of(mean_draws(values, clusters, rounds=rounds, seed=seed)) if len(values) else (0.0, 0.0)
+
+
+def mean_draws(values: "Floats", clusters: "Integers", *, rounds: int, seed: int) -> "Floats":
+    """The mean of each resampling, shape (rounds,)."""
     import numpy as np
 
-    if not len(values):
-        return (0.0, 0.0)
-    return interval_of(np.concatenate(list(_means(values, clusters, rounds=rounds, seed=seed))))
+    members = _members(clusters)
+    sums, counts = np.bincount(members, weights=values), np.bincount(members).astype(np.float64)
+    draws = _draws(clusters, rounds=rounds, seed=seed)
+    means: Floats = np.concatenate([(drawn @ sums) / (drawn @ counts) for drawn in draws])
+    return means
 
 
 def share_interval(
@@ -96,15 +103,6 @@ def interval_of(draws: "Floats") -> tuple[float, float]:
 
     low, high = np.quantile(draws, QUANTILES)
     return float(low), float(high)
-
-
-def _means(values: "Floats", clusters: "Integers", *, rounds: int, seed: int) -> "Iterator[Floats]":
-    import numpy as np
-
-    members = _members(clusters)
-    sums, counts = np.bincount(members, weights=values), np.bincount(members).astype(np.float64)
-    for draws in _draws(clusters, rounds=rounds, seed=seed):
-        yield (draws @ sums) / (draws @ counts)
 
 
 def _members(clusters: "Integers") -> "Integers":

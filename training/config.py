@@ -42,6 +42,9 @@ class TrainConfig:
         frozen_epochs: most passes before those in which both towers are frozen and only their projections into the
             common space are trained; 0 for none. It ends sooner once the validation loss stops improving, and goes on
             from the best weights.
+        steps: optimizer steps of the run in the place of epochs, whatever the number of images: exactly so many, the
+            last weights are kept, and `patience` counts for nothing; where there are frozen epochs the steps are shared
+            out as the epochs are. 0 goes by epochs.
         patience: epochs without a better validation loss after which either phase ends; 0 goes through all of them,
             but for the frozen ones, which then end at the first.
         batch_size: images a step; a last, smaller batch of an epoch is left out.
@@ -79,6 +82,7 @@ class TrainConfig:
     lock_image: bool = False
     epochs: int = 10
     frozen_epochs: int = 0
+    steps: int = 0
     patience: int = 0
     batch_size: int = 128
     microbatch: int = 0
@@ -108,6 +112,7 @@ class TrainConfig:
                 raise ConfigError(f"train.{name} must be positive, got {getattr(self, name)}")
         not_negative = (
             "frozen_epochs",
+            "steps",
             "patience",
             "microbatch",
             "weight_decay",
@@ -147,8 +152,14 @@ class TrainConfig:
         return frozenset(name for names in sets for name in names)
 
     def what(self) -> dict[str, Any]:
-        """The settings that decide what the model becomes."""
-        return {name: value for name, value in dataclasses.asdict(self).items() if name not in HOW_SETTINGS | PLACES}
+        """The settings that decide what the model becomes; a run by epochs has the key that it always had."""
+        left_out = HOW_SETTINGS | PLACES | (frozenset() if self.steps else {"steps"})
+        return {name: value for name, value in dataclasses.asdict(self).items() if name not in left_out}
+
+    @property
+    def frozen_steps(self) -> int:
+        """Of `steps`, those with frozen towers: the share that the frozen epochs have of all."""
+        return round(self.steps * self.frozen_epochs / (self.frozen_epochs + self.epochs))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

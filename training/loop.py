@@ -11,6 +11,7 @@ import shutil
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -67,8 +68,8 @@ class TrainResult:
         num_samples: images of the train split.
         epochs: that were gone through, those with frozen towers included.
         frozen_epochs: of those.
-        best_epoch: whose weights were kept, 1-based.
-        best_val_loss: None without a validation split; then the last epoch's weights are kept.
+        best_epoch: whose weights were kept, 1-based; the last one where `train.steps` says how long a run is.
+        best_val_loss: of those weights; None without a validation split; then the last epoch's weights are kept.
     """
 
     key: str
@@ -136,33 +137,38 @@ def _found(out: Path) -> TrainResult:
 
 def _go(run: Run) -> None:
     """All that is left: the phase in which the towers are frozen, then the one in which all weights train."""
+    config, steps = run.config, run.config.steps
     if run.state.is_frozen:
-        _train_phase(run, "train projections", run.config.frozen_epochs, patience=run.config.patience or 1)
+        total = config.frozen_steps if steps else config.frozen_epochs * run.steps_per_epoch
+        _train_phase(run, "train projections", total, patience=math.inf if steps else config.patience or 1)
         _unfreeze(run)
-    _train_phase(run, "train", run.config.epochs, patience=run.config.patience or run.config.epochs)
+    total = steps - run.state.phase_step if steps else config.epochs * run.steps_per_epoch
+    _train_phase(run, "train", total, patience=math.inf if steps else config.patience or config.epochs)
 
 
 def _unfreeze(run: Run) -> None:
-    """Begin the second phase, at the best weights of the first, with an optimizer that has seen nothing yet."""
+    """Begin the second phase with an optimizer that has seen nothing yet; by epochs, at the best weights so far."""
     state = run.state
-    load_weights(run.module, run.out / WEIGHTS_FILE)
+    if not run.config.steps:
+        load_weights(run.module, run.out / WEIGHTS_FILE)
     run.optimizer.state.clear()
     state.is_frozen, state.stale_epochs = False, 0
     state.phase_epoch, state.phase_step = state.epoch, state.step
     save_run(run)
 
 
-def _train_phase(run: Run, name: str, epochs: int, *, patience: int) -> None:
-    """Epochs until there were as many as asked for, or so many in a row without a better validation loss."""
-    state, total = run.state, epochs * run.steps_per_epoch
+def _train_phase(run: Run, name: str, total: int, *, patience: float) -> None:
+    """So many steps, or epochs until so many in a row had no better validation loss."""
+    state = run.state
     _set_mode(run)  # first of all: what is frozen must not take statistics of what goes through it
     inputs = PhaseInputs(run)
     with Progress(name, total=total, unit="steps", initial=state.step - state.phase_step) as progress:
-        while state.epoch - state.phase_epoch < epochs and state.stale_epochs < patience:
+        while (run.num_left(total) or run.is_epoch_over(total)) and state.stale_epochs < patience:
             _set_mode(run)
             inputs.prepare(state.epoch)
             pace = _train_epoch(run, inputs, progress, total)
-            _end_epoch(run, pace)
+            if run.is_epoch_over(total):
+                _end_epoch(run, pace)
 
 
 def _set_mode(run: Run) -> None:
@@ -178,7 +184,8 @@ def _train_epoch(run: Run, inputs: PhaseInputs, progress: Progress, total: int) 
     """The steps of an epoch that are left; returns how fast they went, in words."""
     state, config = run.state, run.config
     first, started = state.step, time.monotonic()
-    prefetched = Prefetched(inputs.batches(state.epoch, skip=first - state.epoch * run.steps_per_epoch))
+    batches_left = inputs.batches(state.epoch, skip=first - state.epoch * run.steps_per_epoch)
+    prefetched = Prefetched(islice(batches_left, run.num_left(total)))
     with prefetched as batches:
         for images, texts in batches:
             lr = learning_rate(state.step - state.phase_step, config=config, total=total)
@@ -231,7 +238,7 @@ def _end_epoch(run: Run, pace: str) -> None:
     if val is not None and not math.isfinite(val.loss):
         raise _diverged(run, state.step, f"the validation loss is {val.loss}")
     state.stale_epochs += 1
-    is_best = state.best_val_loss is None or val is None or val.loss < state.best_val_loss
+    is_best = run.config.steps > 0 or state.best_val_loss is None or val is None or val.loss < state.best_val_loss
     if is_best:
         state.best_epoch, state.best_val_loss, state.stale_epochs = state.epoch + 1, val.loss if val else None, 0
     state.history.append(
@@ -240,7 +247,7 @@ def _end_epoch(run: Run, pace: str) -> None:
             "frozen": state.is_frozen,
             "step": state.step,
             "samples_seen": state.step * run.batch_size,
-            "train_loss": state.loss_sum / run.steps_per_epoch,
+            "train_loss": state.loss_sum / (state.step - state.epoch * run.steps_per_epoch),
             "val_loss": val.loss if val else None,
             "val_recall@1": val.recall if val else None,
             "val_gallery": val.gallery if val else 0,

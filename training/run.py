@@ -79,6 +79,18 @@ class Run:
         """Full batches of the train split."""
         return self.split.num_batches(self.batch_size)
 
+    def num_left(self, total: int) -> int:
+        """Steps that are to be done of the phase under way, which has `total`."""
+        return total - (self.state.step - self.state.phase_step)
+
+    def is_epoch_over(self, total: int) -> bool:
+        """Whether the epoch under way is to be ended: it was gone through, or the run was, before the epoch's end.
+
+        An epoch in whose middle the towers are unfrozen goes on in the next phase.
+        """
+        done = self.state.step - self.state.epoch * self.steps_per_epoch
+        return done > 0 and (done == self.steps_per_epoch or not (self.state.is_frozen or self.num_left(total)))
+
 
 def model_and_key(config: TrainConfig, shards: dict[str, list[str]]) -> tuple[dict[str, Any], str]:
     """The model config that the settings name, and the key of a run.

@@ -12,6 +12,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from data_catalog.ablations import AblationTable
 from data_catalog.exports import card_texts
 from data_catalog.exports.counts import PairCounts
 from data_catalog.exports.front_matter import DataConfig, front_matter
@@ -36,6 +37,7 @@ class CardParts:
         examples: a few source captions and captions.
         loading: Markdown that says how the folder is read.
         withheld: how many images are not in it, by source and why; None where it is the snapshot itself.
+        ablations: what was found of the filters.
     """
 
     counts: PairCounts
@@ -45,6 +47,7 @@ class CardParts:
     schema: pa.Schema | None = None
     examples: Sequence[tuple[str, str]] = ()
     withheld: Mapping[tuple[str, str], int] | None = None
+    ablations: Sequence[AblationTable] = ()
 
 
 def card_text(manifest: Mapping[str, Any], parts: CardParts) -> str:
@@ -62,6 +65,7 @@ def card_text(manifest: Mapping[str, Any], parts: CardParts) -> str:
         f"## Languages and translation\n\n{_translation(manifest, told)}",
         *([f"## Examples\n\n{_examples(parts.examples)}"] if parts.examples else []),
         *([f"## Columns\n\n{_columns(parts.schema)}"] if parts.schema is not None else []),
+        *([f"## Which filters help\n\n{_ablations(parts.ablations)}"] if parts.ablations else []),
         f"## What was not filtered\n\n{bullets(card_texts.NOT_FILTERED)}",
         f"## Limits\n\n{bullets(card_texts.LIMITS)}",
         f"## Having something removed\n\n{card_texts.REMOVAL}",
@@ -185,6 +189,14 @@ def _translation(manifest: Mapping[str, Any], counts: PairCounts) -> str:
 def _examples(examples: Sequence[tuple[str, str]]) -> str:
     rows = [[markdown_text(source), markdown_text(caption)] for source, caption in examples]
     return table(["source caption", "caption"], rows)
+
+
+def _ablations(ablations: Sequence[AblationTable]) -> str:
+    shown = []
+    for found in ablations:
+        rows = [[markdown_text(cell) for cell in row] for row in found.rows]
+        shown.append(f"{table(found.columns, rows)}\n\n{bullets(map(markdown_text, found.notes))}")
+    return f"{card_texts.ABLATIONS}\n\n" + "\n\n".join(shown)
 
 
 def _columns(schema: pa.Schema) -> str:

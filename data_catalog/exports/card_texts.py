@@ -35,6 +35,10 @@ NOT_FILTERED = (
     "Opt-outs that are not said over HTTP: `robots.txt` and `X-Robots-Tag` were followed as the recipe says.",
 )
 
+ABLATIONS = (
+    "Models were trained with and without a filter, of equal steps, and scored on the same held-out images "
+    "(`vernaclip ablate`). This says what a filter does to this dataset and these models, not what it does elsewhere."
+)
 LIMITS = (
     "Web datasets over-represent the English-speaking and Western world: places, people, food, holidays. Translating "
     "English captions changes the language, not the pictures nor the point of view.",

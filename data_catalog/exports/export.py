@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from data_catalog.ablations import ablations_of
 from data_catalog.checksummed import write_checksummed
 from data_catalog.errors import ConfigError
 from data_catalog.exports.attribution import AttributionWriter
@@ -150,6 +151,7 @@ def _identity(snapshot: Snapshot, config: ExportConfig) -> dict[str, Any]:
         "format": config.format,
         "tombstones": (snapshot.manifest.get("tombstones") or {}).get("digest"),
         "settings": settings,
+        "ablations": [found.key for found in ablations_of(snapshot)] or None,
         "version": VERSION,
     }
 
@@ -184,6 +186,7 @@ def _fill(snapshot: Snapshot, config: ExportConfig, folder: Path) -> dict[str, A
         listed=tally.listed_counts,
         withheld=tally.withheld,
         published=config.published,
+        ablations=ablations_of(snapshot),
     )
     files = sorted(path for path in folder.rglob("*") if path.is_file())
     hashes = {path.relative_to(folder).as_posix(): path for path in files}

@@ -1,9 +1,10 @@
 """What an export says of itself: card, Croissant metadata of its Parquet shards, terms of its sources."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from data_catalog.ablations import AblationTable
 from data_catalog.exports.attribution import TEXT_FILE, attribution_text
 from data_catalog.exports.card import CardParts, card_text, example_captions
 from data_catalog.exports.counts import PairCounts
@@ -60,6 +61,7 @@ def write_folder_documents(
     listed: PairCounts,
     withheld: Mapping[tuple[str, str], int],
     published: str | None,
+    ablations: Sequence[AblationTable] = (),
 ) -> None:
     """Write README.md, ATTRIBUTION.md and, for Parquet shards, croissant.json into an export's folder."""
     schema, examples = None, []
@@ -78,6 +80,7 @@ def write_folder_documents(
         examples=examples,
         loading="\n\n".join(_loading(sink, written, links)),
         withheld=withheld,
+        ablations=ablations,
     )
     _write(folder / CARD_FILE, card_text(manifest, parts))
     _write(folder / TEXT_FILE, attribution_text(manifest))

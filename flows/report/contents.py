@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from data_catalog.ablations import AblationTable, ablations_of
 from data_catalog.images.diagnosis import Diagnosis
 from data_catalog.manifest import MARKED, SPLITS, Snapshot
 from flows.report import captions, images, provenance
@@ -70,6 +71,7 @@ class Contents:
     settings: Mapping[str, Mapping[str, str]]
     files: Rows
     runs: Rows
+    ablations: Sequence[AblationTable] = ()
 
     @property
     def split_names(self) -> list[str]:
@@ -135,6 +137,7 @@ def gather(snapshot: Snapshot, runs: Sequence[Mapping[str, Any]], *, num_example
             settings=provenance.settings(snapshot.manifest),
             files=provenance.files(snapshot),
             runs=provenance.runs_of(snapshot, runs),
+            ablations=ablations_of(snapshot),
         )
 
 

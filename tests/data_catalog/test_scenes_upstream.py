@@ -87,6 +87,23 @@ def test_two_draws_are_byte_identical_and_seeds_differ(tmp_path: Path) -> None:
     assert not list(tmp_path.glob(".tmp-*"))
 
 
+def test_faults_come_at_other_rates_where_that_is_asked_for(tmp_path: Path) -> None:
+    """And without them the sample, its key included, is what it always was."""
+    draw_upstream(small(tmp_path / "own"))
+    settings = json.loads((tmp_path / "own" / "commit.json").read_text())["settings"]
+    assert settings.keys() == {"generator_version", "num_images", "seed", "base_url", "target_language"}
+    rates = {"wrong_language": 0.3, "dead_link": 0}
+    draw_upstream(small(tmp_path / "more", fault_rates=rates))
+    kinds = json.loads((tmp_path / "more" / "faults.json").read_text())["faults"]
+    assert "dead_link" not in {entry["kind"] for entry in kinds}
+    own, more = (collections.Counter(sample.fault for sample in plan(1, 400, given)) for given in (None, rates))
+    assert own["wrong_language"] == 2 + 2 + 1 + 1
+    assert more["wrong_language"] == 0.3 * 400
+    assert (own["dead_link"], more["dead_link"]) == (2 + 3 + 2, 0)
+    assert draw_upstream(small(tmp_path / "more", fault_rates=rates)) is False
+    assert draw_upstream(small(tmp_path / "more")) is True
+
+
 def test_golden_output_of_this_generator_version() -> None:
     """If this fails because the sample is meant to change, raise GENERATOR_VERSION and write the new digest here."""
     samples = plan(1, 500)
@@ -143,6 +160,10 @@ def test_a_folder_of_something_else_is_left_alone(tmp_path: Path) -> None:
         ({"target_language": "fr"}, "target_language must be one of en, it, de, got fr"),
         ({"base_url": "127.0.0.1:80"}, "base_url must be"),
         ({"base_url": "http://127.0.0.1:80/"}, "base_url must be"),
+        ({"fault_rates": {"hail": 0.1}}, "fault_rates names 'hail': there are dead_link, "),
+        ({"fault_rates": {"mojibake": -0.1}}, "fault_rates.mojibake must be between 0 and 0.5, got -0.1"),
+        ({"fault_rates": {"mojibake": float("nan")}}, "fault_rates.mojibake must be between 0 and 0.5, got nan"),
+        ({"fault_rates": {"wrong_language": 0.4}}, "would give 55.6% of the images of wit a fault"),
     ],
 )
 def test_bad_settings(tmp_path: Path, changes: dict[str, Any], message: str) -> None:

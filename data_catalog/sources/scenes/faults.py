@@ -1,10 +1,11 @@
 """The faults of the real web that the sample carries: kinds and rates, which image has one, and the ledger of all."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from random import Random
 from typing import Any
 
+from data_catalog.errors import ConfigError
 from data_catalog.sources.scenes.scene import shuffled
 
 WIT, COCO, CC3M, FLICKR8K = "wit", "coco", "cc3m", "flickr8k"
@@ -26,6 +27,8 @@ class Fault:
     rate: float
     meaning: str
 
+
+MOST_FAULTY = 0.5  # share of a source's images
 
 # An image has at most one fault; of several captions of one image at most one is faulty.
 FAULTS = {
@@ -74,13 +77,41 @@ class Ledger:
         return {"kinds": {kind: fault.meaning for kind, fault in FAULTS.items()}, "faults": self.entries}
 
 
-def assign(source: str, indices: Sequence[int], rng: Random) -> dict[int, str]:
-    """Which images of a source have which fault; never more than half of them have one."""
-    waiting = shuffled(rng, indices)[: len(indices) // 2]
+def require_rates(rates: Mapping[str, float]) -> None:
+    """Make sure that rates in the place of those of `FAULTS` can be had.
+
+    Raises:
+        ConfigError: there is no such fault, a rate is no share, or more than half of a source's images would have one.
+    """
+    for kind, rate in rates.items():
+        if kind not in FAULTS:
+            raise ConfigError(f"scenes.fault_rates names {kind!r}: there are {', '.join(FAULTS)}")
+        if not 0 <= rate <= MOST_FAULTY:
+            raise ConfigError(f"scenes.fault_rates.{kind} must be between 0 and {MOST_FAULTY}, got {rate}")
+    for source in SOURCES if rates else ():
+        total = sum(rates.get(kind, fault.rate) for kind, fault in FAULTS.items() if source in fault.sources)
+        if total > MOST_FAULTY:
+            raise ConfigError(
+                f"scenes.fault_rates would give {total:.1%} of the images of {source} a fault, with the rates of the "
+                f"kinds that they do not name: at most {MOST_FAULTY:.0%} may have one"
+            )
+
+
+def assign(
+    source: str, indices: Sequence[int], rng: Random, rates: Mapping[str, float] | None = None
+) -> dict[int, str]:
+    """Which images of a source have which fault; never more than half of them have one.
+
+    Args:
+        rates: in the place of those of `FAULTS`; a kind that they give 0 has no image.
+    """
+    rates = rates or {}
+    waiting = shuffled(rng, indices)[: int(len(indices) * MOST_FAULTY)]
     assigned: dict[int, str] = {}
     for kind, fault in FAULTS.items():
         if source in fault.sources:
-            count = max(1, round(fault.rate * len(indices)))
+            rate = rates.get(kind, fault.rate)
+            count = max(1, round(rate * len(indices))) if rate else 0
             victims, waiting = waiting[:count], waiting[count:]
             assigned.update(dict.fromkeys(victims, kind))
     return assigned

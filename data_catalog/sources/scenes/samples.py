@@ -1,6 +1,7 @@
 """Which images the sample has: in which dataset, in which file format, with which fault; all drawn from the seed."""
 
 import hashlib
+from collections.abc import Mapping
 from dataclasses import dataclass
 from random import Random
 from typing import Any
@@ -50,13 +51,13 @@ class Sample:
         return place(self.scene(), Random(f"scenes:{self.seed}:{self.original}:layout"))
 
 
-def plan(seed: int, num_images: int) -> list[Sample]:
-    """All images, in an order that mixes the datasets."""
+def plan(seed: int, num_images: int, fault_rates: Mapping[str, float] | None = None) -> list[Sample]:
+    """All images, in an order that mixes the datasets; `fault_rates` as `assign` takes them."""
     rng = Random(f"scenes:{seed}:plan")
     sources = [_source_at((index + 0.5) / num_images) for index in range(num_images)]
     faults: dict[int, str] = {}
     for source in SOURCES:
-        faults.update(assign(source, [i for i, name in enumerate(sources) if name == source], rng))
+        faults.update(assign(source, [i for i, name in enumerate(sources) if name == source], rng, fault_rates))
     formats = {i: _file_format(sources[i], faults.get(i, ""), rng) for i in range(num_images)}
     originals = [i for i in range(num_images) if i not in faults and formats[i] == "JPEG"]
     samples = []

@@ -8,9 +8,9 @@
 import logging
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,7 @@ from data_catalog.lock import writer_lock
 from data_catalog.progress import Progress
 from data_catalog.shards import digest, read_json, sync, write_json
 from data_catalog.sources.scenes.english_files import write_cc3m, write_coco, write_flickr8k
-from data_catalog.sources.scenes.faults import CC3M, COCO, FLICKR8K, SOURCES, WIT, Ledger
+from data_catalog.sources.scenes.faults import CC3M, COCO, FLICKR8K, SOURCES, WIT, Ledger, require_rates
 from data_catalog.sources.scenes.grammar import LANGUAGES
 from data_catalog.sources.scenes.pictures import ImageFolder
 from data_catalog.sources.scenes.samples import Sample, plan
@@ -45,6 +45,8 @@ class ScenesConfig:
         num_images: of all four datasets together.
         target_language: of the native captions (the WIT file): "it", "de" or "en".
         seed: of everything random.
+        fault_rates: share of the images of those datasets that have a fault, by its kind (`faults.FAULTS`), where it
+            is to be another than that kind's own.
     """
 
     folder: Path
@@ -52,6 +54,7 @@ class ScenesConfig:
     num_images: int = 6000
     target_language: str = "it"
     seed: int = 1
+    fault_rates: Mapping[str, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if self.num_images < MIN_IMAGES:
@@ -60,6 +63,7 @@ class ScenesConfig:
             raise ConfigError(
                 f"scenes.target_language must be one of {', '.join(LANGUAGES)}, got {self.target_language}"
             )
+        require_rates(self.fault_rates)
         if not self.base_url.startswith(("http://", "https://")) or self.base_url.endswith("/"):
             raise ConfigError(
                 f"scenes.base_url must be http(s)://host:port without a slash at its end, got {self.base_url}"
@@ -102,13 +106,15 @@ def _draw_and_commit(config: ScenesConfig, key: str) -> None:
 
 
 def _settings(config: ScenesConfig) -> dict[str, Any]:
-    return {
+    settings = {
         "generator_version": GENERATOR_VERSION,
         "num_images": config.num_images,
         "seed": config.seed,
         "base_url": config.base_url,
         "target_language": config.target_language,
     }
+    # A sample with the faults' own rates has the key that it always had.
+    return {**settings, "fault_rates": dict(config.fault_rates)} if config.fault_rates else settings
 
 
 def _key(config: ScenesConfig) -> str:
@@ -155,7 +161,7 @@ def _new_folder(folder: Path) -> Iterator[Path]:
 
 
 def _draw(config: ScenesConfig, folder: Path) -> None:
-    samples = plan(config.seed, config.num_images)
+    samples = plan(config.seed, config.num_images, config.fault_rates)
     by_source: dict[str, list[Sample]] = {name: [s for s in samples if s.source == name] for name in SOURCES}
     with Progress("draw scenes", total=len(samples), unit="images") as progress:
         images = ImageFolder(

@@ -1,0 +1,61 @@
+"""Ablations of a root: what was found of the filters that made a snapshot, for its card and its report."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from data_catalog.checksummed import read_checksummed, write_checksummed
+from data_catalog.errors import ConfigError
+from data_catalog.manifest import Snapshot
+
+FOLDER, RECORD_FILE = "ablations", "ablation.json"
+RECORD_FORMAT = 1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AblationTable:
+    """One ablation as people read it.
+
+    Args:
+        key: its folder's name.
+        columns: of the table.
+        rows: one a filter; cells are plain text.
+        notes: what the numbers were measured on and mean, one plain sentence or two each.
+    """
+
+    key: str
+    columns: Sequence[str]
+    rows: Sequence[Sequence[str]]
+    notes: Sequence[str]
+
+
+def write_ablation_record(folder: Path, record: dict[str, Any], table: AblationTable) -> None:
+    """Write what an ablation found, which has its dataset and snapshot, with its table."""
+    shown = {"columns": list(table.columns), "rows": [list(row) for row in table.rows], "notes": list(table.notes)}
+    write_checksummed(folder / RECORD_FILE, {**record, "format": RECORD_FORMAT, "key": table.key, "table": shown})
+
+
+def ablations_of(snapshot: Snapshot) -> list[AblationTable]:
+    """The ablations of a snapshot that its root has, by key.
+
+    Raises:
+        ConfigError: a record is damaged.
+    """
+    root = snapshot.folder.parents[2]
+    found = [_table(path, snapshot) for path in sorted((root / FOLDER).glob(f"*/{RECORD_FILE}"))]
+    return [table for table in found if table is not None]
+
+
+def _table(path: Path, snapshot: Snapshot) -> AblationTable | None:
+    """The table of a record, if it is of that snapshot and of a format that this version reads."""
+    remedy = f"remove {path} and run `vernaclip ablate` again, which finds the models"
+    record = read_checksummed(path, remedy=remedy)
+    if record.get("format") != RECORD_FORMAT:
+        return None
+    if (record.get("dataset"), record.get("snapshot")) != (snapshot.dataset, snapshot.snapshot):
+        return None
+    try:
+        return AblationTable(key=record["key"], **record["table"])
+    except (KeyError, TypeError) as error:
+        raise ConfigError(f"{path} is damaged (it has no table): {remedy}") from error

@@ -1,0 +1,253 @@
+"""`vernaclip ablate`: what it scores on, what it refuses, what it says, and that a killed one goes on."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from data_catalog.ablations import AblationTable, ablations_of, write_ablation_record
+from data_catalog.errors import ConfigError
+from data_catalog.manifest import Snapshot, require_snapshot
+from flows.ablation import AblationConfig, default_steps
+from flows.ablation_record import Ablation, Compared, Sizes, write_ablation
+from flows.ablation_scores import gallery_of
+from flows.build import BuildReport
+from flows.cli import main
+from flows.report.page import report_path, write_report
+from training.ablation import METRICS, Difference
+from training.config import TrainConfig
+
+TINY: dict[str, Any] = {
+    "embed_dim": 16,
+    "custom_text": True,
+    "vision_cfg": {"image_size": 16, "layers": 1, "width": 16, "head_width": 8, "patch_size": 8},
+    "text_cfg": {
+        "context_length": 16,
+        "width": 16,
+        "heads": 2,
+        "layers": 1,
+        "pool_type": "argmax",
+        "hf_tokenizer_name": "tokenizer",
+    },
+}
+Row = tuple[str, str, list[str]]
+
+
+def snapshot_of(folder: Path, name: str, **splits: Sequence[Row]) -> Snapshot:
+    """A snapshot of rows of `sample_id`, `sha256` and captions by split."""
+    entries = []
+    (folder / name).mkdir()
+    for split, rows in splits.items():
+        columns = zip(("sample_id", "sha256", "captions"), zip(*rows, strict=True), strict=True)
+        pq.write_table(pa.table({key: list(values) for key, values in columns}), folder / name / f"{split}.parquet")
+        entries.append({"path": f"{split}.parquet", "split": split})
+    return Snapshot(dataset=name, snapshot=name, folder=folder / name, manifest={"files": {"pairs": entries}})
+
+
+def test_images_that_any_variant_is_trained_on_are_no_queries(tmp_path: Path) -> None:
+    test = [("a", "1", ["una stella", "Un cuore!"]), ("b", "2", ["una luna"]), ("c", "3", ["un cuore", "tre cerchi"])]
+    base = snapshot_of(tmp_path, "base", train=[("x", "9", ["un quadrato"])], test=[*test, ("d", "4", ["un anello"])])
+    alone = gallery_of([base], "test")
+    assert alone.sample_ids == ("a", "b", "c", "d")
+    assert alone.texts == ("una stella", "una luna", "tre cerchi", "un anello")  # a heart is in two of them
+    assert (alone.owners, alone.num_left_out) == ((0, 1, 2, 3), 0)
+    by_id = snapshot_of(tmp_path, "by-id", train=[("b", "77", ["altro"])])
+    by_bytes = snapshot_of(tmp_path, "by-bytes", train=[("y", "3", ["altro"])])
+    found = gallery_of([base, by_id, by_bytes], "test")
+    assert (found.sample_ids, found.kept, found.num_left_out) == (("a", "d"), (0, 3), 2)
+    assert found.texts == ("una stella", "Un cuore!", "un anello")  # now it is in one
+    assert found.clusters("text_to_image").tolist() == [0, 0, 1]
+    assert found.clusters("image_to_text").tolist() == [0, 1]
+    assert found.identity != alone.identity
+
+
+def test_there_must_be_something_to_score_on(tmp_path: Path) -> None:
+    test = [("a", "1", ["una stella"]), ("b", "2", ["una luna"])]
+    base = snapshot_of(tmp_path, "base", train=[("x", "9", ["un quadrato"])], test=test)
+    with pytest.raises(ConfigError, match=r"the val split has 0 images .* set split\.val above 0"):
+        gallery_of([base], "val")
+    with pytest.raises(ConfigError, match="the test split has 1 images that no variant is trained on"):
+        gallery_of([base, snapshot_of(tmp_path, "other", train=[("a", "5", ["altro"])])], "test")
+    with pytest.raises(ConfigError, match="must be val or test"):
+        gallery_of([base], "train")
+    same = [("a", "1", ["una stella"]), ("b", "2", ["Una stella."])]
+    with pytest.raises(ConfigError, match="no caption of the test split belongs to one image only"):
+        gallery_of([snapshot_of(tmp_path, "same", train=[("x", "9", ["."])], test=same)], "test")
+
+
+def test_steps_are_those_of_the_epochs_unless_they_are_given() -> None:
+    assert default_steps(TrainConfig(epochs=3, frozen_epochs=2, batch_size=128), 1000) == 5 * 7
+    assert default_steps(TrainConfig(epochs=3, batch_size=128), 100) == 3
+    assert default_steps(TrainConfig(steps=7), 1000) == 7
+    with pytest.raises(ConfigError, match="--steps must not be negative"):
+        AblationConfig(toggles=[], steps=-1)
+    with pytest.raises(ConfigError, match="--seeds must be at least 1"):
+        AblationConfig(toggles=[], seeds=0)
+
+
+def found_of(snapshot: Snapshot, *, seeds: tuple[int, ...] = (0, 1, 2)) -> Ablation:
+    """What an ablation of one filter may find."""
+    found = Difference(value=0.08, low=0.05, high=0.11, p_value=0.0002)
+    differences = dict.fromkeys(METRICS, found)
+    return Ablation(
+        key="0123456789ab",
+        dataset=snapshot.dataset,
+        snapshot=snapshot.snapshot,
+        split="test",
+        num_images=300,
+        num_queries=900,
+        num_left_out=2,
+        steps=200,
+        batch_size=64,
+        seeds=seeds,
+        noise=dict.fromkeys(METRICS, 0.01),
+        degrees=2 * (len(seeds) - 1),
+        scores={metric: [0.34, 0.26] for metric in METRICS},
+        sizes=[Sizes(images=1900, captions=5300), Sizes(images=2100, captions=5700)],
+        snapshots=["scenes-ablation 1", "scenes-ablation-without 2"],
+        models=[["models/a"], ["models/b"]],
+        compared=[
+            Compared(
+                label="clean.language_check | <b>",
+                overrides=("clean.language_check=false",),
+                with_it=0,
+                without=1,
+                differences=differences,
+                p_value=0.0002,
+                verdict="helps",
+            )
+        ],
+    )
+
+
+def test_the_page_is_ready_for_a_card(tmp_path: Path) -> None:
+    snapshot = snapshot_of(tmp_path, "scenes", train=[("x", "9", ["."])])
+    page = found_of(snapshot).page()
+    assert "| 1,900 (-200) | 5,300 (-400) | 0.340 | 0.260 | +0.080 (+0.050 to +0.110) |" in page
+    assert "| < 0.001 | helps |" in page
+    assert "200 optimizer steps of 64 images, whatever the number of images; 3 seeds" in page
+    assert "300 images of the test split, without 2 that a variant was trained on, and 900 captions" in page
+    assert "moves one model's score by 0.010 (standard deviation, 4 degrees of freedom)" in page
+    alone = found_of(snapshot, seeds=(0,)).page()
+    assert "With one seed nobody knows" in alone
+    assert "degrees of freedom" not in alone
+
+
+@pytest.fixture
+def root(built: tuple[Path, BuildReport], tmp_path: Path) -> Path:
+    """A copy of the built root that may be written to."""
+    copy = tmp_path / "catalog"
+    shutil.copytree(built[0], copy, ignore=shutil.ignore_patterns("upstream", "work"))
+    return copy
+
+
+def test_report_and_exports_show_the_ablation_of_their_snapshot(root: Path) -> None:
+    snapshot = require_snapshot(root, "scenes")
+    export = ["export", "scenes", "--root", str(root), "--format", "urls"]
+    assert main(export) == 0
+    card = root / "exports" / "scenes" / "urls" / "README.md"
+    assert "Which filters help" not in card.read_text()
+    write_ablation(found_of(snapshot), root / "ablations" / "0123456789ab")
+    other = AblationTable(key="other", columns=["filter"], rows=[["of another snapshot"]], notes=[])
+    write_ablation_record(root / "ablations" / "other", {"dataset": "scenes", "snapshot": "0" * 12}, other)
+    (found,) = ablations_of(snapshot)
+    assert found.rows[0][0] == "clean.language_check | <b>"
+    assert main(export) == 0, "the export is written again"
+    text = card.read_text()
+    assert text.count("## Which filters help") == 1
+    assert "&#124; &#60;b&#62;" in text
+    assert "of another snapshot" not in text
+    write_report(root, snapshot)
+    page = report_path(root, "scenes").read_text()
+    assert page.count("<h2>Which filters help</h2>") == 1
+    assert "&lt;b&gt;" in page
+    record = root / "ablations" / "0123456789ab" / "ablation.json"
+    record.write_text(record.read_text().replace('"num_images": 300', '"num_images": 900'))
+    with pytest.raises(ConfigError, match=r"ablation\.json is damaged .* run `vernaclip ablate` again"):
+        ablations_of(snapshot)
+
+
+def test_the_command_line_lists_and_refuses(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    command = ["ablate", "scenes", "--root", str(tmp_path)]
+    assert main([*command, "--list", "--set", "repeats.near_captions=false"]) == 0
+    listed = dict(line.split() for line in capsys.readouterr().out.splitlines()[2:])
+    assert (listed["check.proper_noun_check"], listed["repeats.near_captions"]) == ("on", "off")
+    assert main([*command, "--toggle", "cleaning.language"]) == 1
+    assert "name one, or all at once as clean.language_check+check.language_check" in capsys.readouterr().err
+    assert main([*command, "--toggle", "proper_nouns", "--seeds", "0"]) == 1
+    assert "--seeds must be at least 1" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
+
+
+def times_of(root: Path) -> dict[str, int]:
+    """When each file of models and of ranks was written."""
+    files = [path for name in ("models/*/*", "ablations/*/ranks") for path in root.glob(f"{name}/*")]
+    return {
+        str(path.relative_to(root)): path.stat().st_mtime_ns
+        for path in files
+        if path.name not in ("current.json", "last")
+    }
+
+
+@pytest.mark.slow
+def test_a_whole_ablation_killed_in_the_middle_ends_as_one_that_was_not(
+    tmp_path: Path, english_overrides: list[str], capfd: pytest.CaptureFixture[str]
+) -> None:
+    model = tmp_path / "tiny.json"
+    model.write_text(json.dumps(TINY))
+    settings = [
+        *english_overrides,
+        *(f'train.model="{model}"', "train.batch_size=8", "train.vocab_size=300", "train.num_threads=1"),
+        *("train.checkpoint_every_steps=2", "split.test=0.3", "train.augment=[]", "repeats.near_captions=false"),
+    ]
+    toggles = ["--toggle", "clean.language+check.language", "--toggle", "near_captions", "--steps", "5", "--seeds", "2"]
+    more = [part for setting in settings for part in ("--set", setting)]
+    command = ["ablate", "scenes", "--executor", "local", *toggles, *more]
+    assert main([*command, "--dry-run", "--root", str(tmp_path / "dry")]) == 0
+    assert "6 models of 5 steps of 8 images" in capfd.readouterr().out
+    assert not (tmp_path / "dry" / "datasets").exists()
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    assert main([*command, "--root", str(whole)]) == 0
+    out = capfd.readouterr().out
+    assert "repeats.near_captions" in out
+    child = subprocess.Popen([sys.executable, "-m", "flows.cli", *command, "--root", str(killed)], env={**os.environ})
+    while len(list(killed.glob("models/*/*/result.json"))) < 3:  # in the middle of the fourth of six
+        assert child.poll() is None, "the child ended before it could be killed"
+        time.sleep(0.005)
+    child.send_signal(signal.SIGKILL)
+    assert child.wait() == -signal.SIGKILL
+    finished = [path.parent for path in killed.glob("models/*/*/result.json")]
+    before = {name: time_ns for name, time_ns in times_of(killed).items() if (killed / name).parent in finished}
+    assert main([*command, "--root", str(killed)]) == 0
+    assert before.items() <= times_of(killed).items(), "nothing that was finished was trained again"
+    records = [next(root.glob("ablations/*/ablation.json")).read_bytes() for root in (whole, killed)]
+    assert records[0] == records[1]
+    record = json.loads(records[0])
+    assert [len(models) for models in record["models"]] == [2, 2, 2]
+    removed, added = record["compared"]
+    assert (removed["with_it"], removed["without"]) == (0, 1)
+    assert (added["with_it"], added["without"]) == (2, 0), "the recipe lacks this one"
+    assert record["sizes"][1]["images"] > record["sizes"][0]["images"]
+    assert record["sizes"][2]["captions"] < record["sizes"][0]["captions"]
+    for each in (removed, added):
+        scores = record["scores"]["text_to_image_MRR@10"]
+        expected = scores[each["with_it"]] - scores[each["without"]]
+        assert each["differences"]["text_to_image_MRR@10"]["value"] == pytest.approx(expected)
+    steps = [
+        json.loads((whole / each / "result.json").read_text())["steps"] for mine in record["models"] for each in mine
+    ]
+    assert steps == [5] * 6
+    assert not list(whole.glob("work/fetch/*")), "what the variants kept for one another is gone"
+    settled = times_of(whole)
+    assert main([*command, "--root", str(whole)]) == 0
+    assert times_of(whole) == settled

@@ -1,0 +1,138 @@
+"""Paired differences against cases worked out by hand, their intervals against known distributions, and verdicts."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from training.ablation import (
+    HELPS,
+    HURTS,
+    METRICS,
+    UNKNOWN,
+    Difference,
+    SeedNoise,
+    difference,
+    holm,
+    ranks_of,
+    seed_noise,
+    values_of,
+    verdict,
+)
+from training.bootstrap import bootstrap_interval
+from training.forest_plot import write_forest_plot
+
+QUIET = SeedNoise(variance=0.0, degrees=0)
+
+
+def test_a_difference_worked_out_by_hand() -> None:
+    """Two images, of three queries and of one; drawn twice, they are both the first one, both the second, or mixed."""
+    with_it = np.array([[1.0, 1.0, 0.5, 0.0], [1.0, 0.0, 0.5, 0.0]])
+    without = np.array([[0.0, 0.5, 0.5, 0.0], [0.0, 0.0, 0.0, 0.0]])
+    clusters = np.array([7, 7, 7, 9])
+    # By query, over the seeds: 1, 0.25, 0.25, 0. Of the first image 0.5, of the second 0, of both 1.5 / 4.
+    found = difference(with_it, without, clusters, QUIET, rounds=4000, seed=0)
+    assert found.value == pytest.approx(0.375)
+    assert (found.low, found.high) == (pytest.approx(0.0), pytest.approx(0.5))
+    # A quarter of the draws is the second image alone, which has no difference.
+    assert found.p_value == pytest.approx(0.5, abs=0.05)
+
+
+def test_equal_differences_everywhere_are_certain() -> None:
+    found = difference(np.full((1, 30), 0.75), np.full((1, 30), 0.5), np.arange(30), QUIET, rounds=999, seed=0)
+    assert (found.value, found.low, found.high) == (0.25, 0.25, 0.25)
+    assert found.p_value == pytest.approx(2 / 1000)
+
+
+def test_no_difference_has_a_p_value_of_one() -> None:
+    same = np.random.default_rng(0).random((2, 40))
+    found = difference(same, same, np.arange(40), QUIET, rounds=500, seed=0)
+    assert (found.value, found.low, found.high, found.p_value) == (0.0, 0.0, 0.0, 1.0)
+
+
+def test_pairs_make_intervals_narrow() -> None:
+    """Queries differ much more than models do."""
+    generator = np.random.default_rng(1)
+    hardness = generator.random(400)
+    without = hardness[None]
+    with_it = without + 0.05 + 0.01 * generator.standard_normal((1, 400))
+    found = difference(with_it, without, np.arange(400), QUIET, rounds=1000, seed=0)
+    alone = bootstrap_interval(with_it[0], np.arange(400), rounds=1000, seed=0)
+    assert found.high - found.low < (alone[1] - alone[0]) / 10
+    assert found.low < 0.05 < found.high
+
+
+def test_the_noise_of_seeds_is_what_neither_seed_nor_variant_explains() -> None:
+    """Means 0.1 and 0.3, and 0.5 and 0.9: of 0.45 in all, one seed -0.15 and +0.15, one variant -0.25 and +0.25."""
+    noise = seed_noise([np.array([[0.0, 0.2], [0.3, 0.3]]), np.array([[0.5, 0.5], [0.8, 1.0]])])
+    assert (noise.variance, noise.degrees) == (pytest.approx(4 * 0.05**2), 1)
+    assert seed_noise([np.ones((1, 5)), np.zeros((1, 5))]) == QUIET
+    luck = np.array([[0.0], [0.3], [0.5]]) + np.zeros((3, 10))
+    assert seed_noise([luck, luck + 0.1]).variance == pytest.approx(0), "what a seed does to all variants alike"
+
+
+def test_the_noise_of_seeds_widens_intervals_as_student_says() -> None:
+    """Queries without any noise: what is left is a t of 4 degrees, whose 97.5th percentile is 2.776."""
+    noise = SeedNoise(variance=0.09, degrees=4)
+    flat = difference(np.full((3, 20), 0.6), np.full((3, 20), 0.5), np.arange(20), noise, rounds=50_000, seed=0)
+    half = 2.776 * (0.09 * 2 / 3) ** 0.5
+    assert (flat.low, flat.high) == (pytest.approx(0.1 - half, rel=0.03), pytest.approx(0.1 + half, rel=0.03))
+
+
+@pytest.mark.parametrize("seeds", [2, 3])
+def test_intervals_hold_the_truth_about_as_often_as_they_say(seeds: int) -> None:
+    """Four variants that are equal, but for the luck of models and of queries; that of a seed is larger, and shared."""
+    generator = np.random.default_rng(seeds)
+    held = 0
+    for _ in range(300):
+        luck = 0.03 * generator.standard_normal((4, seeds, 1)) + 0.2 * generator.standard_normal((1, seeds, 1))
+        values = 0.5 + luck + 0.3 * generator.standard_normal((4, seeds, 150))
+        noise = seed_noise(list(values))
+        found = difference(values[0], values[1], np.arange(150), noise, rounds=200, seed=1)
+        held += found.low <= 0 <= found.high
+    assert held >= 0.92 * 300
+
+
+def test_values_are_those_of_the_ranks() -> None:
+    images = np.eye(3, dtype=np.float32)
+    texts = np.array([[1, 0, 0], [0.9, 0.1, 0], [0, 1, 0], [0.9, 0, 0.1]], dtype=np.float32)
+    ranks = ranks_of(images, texts, np.array([0, 0, 1, 2]))
+    assert ranks["text_to_image"].tolist() == [1, 1, 1, 2]
+    assert ranks["image_to_text"].tolist() == [1, 1, 1]
+    found = {metric: values_of([ranks, ranks], metric) for metric in METRICS}
+    assert found["text_to_image_MRR@10"].tolist() == [[1, 1, 1, 0.5]] * 2
+    assert found["text_to_image_R@1"].tolist() == [[1, 1, 1, 0]] * 2
+    assert found["image_to_text_R@1"].tolist() == [[1, 1, 1]] * 2
+
+
+def test_holm_corrects_step_by_step() -> None:
+    assert holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
+    assert holm([0.6, 0.5]) == [1.0, 1.0]
+    assert holm([]) == []
+
+
+@pytest.mark.parametrize(
+    ("value", "p_value", "degrees", "expected"),
+    [
+        (0.1, 0.01, 4, HELPS),
+        (-0.1, 0.01, 4, HURTS),
+        (0.1, 0.06, 4, UNKNOWN),
+        (0.1, 0.001, 0, UNKNOWN),  # one seed
+        (0.0, 0.001, 4, UNKNOWN),
+    ],
+)
+def test_verdicts(value: float, p_value: float, degrees: int, expected: str) -> None:
+    found = Difference(value=value, low=value - 0.01, high=value + 0.01, p_value=p_value)
+    assert verdict(found, p_value, SeedNoise(variance=0.1, degrees=degrees)) == expected
+
+
+def test_the_plot_has_a_row_for_each_filter(tmp_path: Path) -> None:
+    found = Difference(value=0.1, low=-0.1, high=0.3, p_value=0.2)
+    sizes = []
+    for count in (1, 4):
+        labels = ["clean.language_check + check.language_check $x_$"] * count
+        write_forest_plot(labels, {"MRR": [found] * count, "R@1": [found] * count}, tmp_path / "plot.png")
+        with Image.open(tmp_path / "plot.png") as plot:
+            sizes.append(plot.size)
+    assert sizes == [(960, 282), (960, 552)]
