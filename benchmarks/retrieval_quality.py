@@ -34,12 +34,13 @@ from flows.execution import LocalExecutor
 from flows.models import pair_files
 from flows.recipe import Recipe, load_recipe
 from flows.tables import plain_table
+from training.bootstrap import bootstrap_interval
 from training.data import PairFiles, read_captions, read_rows, row_groups
 from training.evaluation import chosen_captions, wording
 from training.features import image_features, text_features
 from training.images import decode, encoded_images
 from training.loop import train
-from training.metrics import TIE_TOLERANCE, bootstrap_interval, recalls, text_to_image_ranks
+from training.metrics import TIE_TOLERANCE, recalls, text_to_image_ranks
 from training.model import LoadedModel, load_model, normalise_pixels
 from training.run import METRICS_FILE
 

@@ -11,11 +11,13 @@ from typing import Any
 from flows.ability_options import add_classify_options, add_localize_options, add_search_options
 from flows.download_options import add_download_options
 from flows.evaluate_options import add_evaluate_options
+from flows.export_model_options import add_export_model_options
 from flows.export_options import add_export_options
 from flows.forget_options import add_forget_options
 from flows.job_options import add_dry_run_options, add_job_options, add_root
 from flows.question_options import add_catalog_options, add_sql_options, add_why_options
 from flows.report_options import add_report_options
+from flows.scoreboard_options import add_scoreboard_options
 from flows.snapshot_options import (
     add_diff_options,
     add_prune_options,
@@ -98,12 +100,14 @@ def parser() -> argparse.ArgumentParser:
     top.add_argument("--debug", action="store_true", help="show tracebacks and debug messages")
     commands = top.add_subparsers(title="commands", metavar="COMMAND", required=True)
     _add_jobs(commands)
+    _add_scoreboard(commands)
     _add_download(commands)
     _add_questions(commands)
     _add_abilities(commands)
     _add_report(commands)
     _add_forget(commands)
     _add_export(commands)
+    _add_export_model(commands)
     _add_services(commands)
     _add_translation(commands)
     _add_audit(commands)
@@ -131,6 +135,11 @@ def _add_jobs(commands: Commands) -> None:
         add_job_options(command, builds=name in ("build", "run"))
         if name == "build":
             add_dry_run_options(command)
+
+
+def _add_scoreboard(commands: Commands) -> None:
+    text = "score models side by side: yours, others', an English one with translated queries; on any test set"
+    add_scoreboard_options(_add(commands, "scoreboard", "scoreboard:scoreboard", text))
 
 
 def _add_download(commands: Commands) -> None:
@@ -182,6 +191,11 @@ def _add_snapshots(commands: Commands) -> None:
 def _add_export(commands: Commands) -> None:
     text = "write a dataset as a folder that other tools read: Hugging Face, WebDataset, or URLs without pixels"
     add_export_options(_add(commands, "export", "export:export", text))
+
+
+def _add_export_model(commands: Commands) -> None:
+    text = "write a trained model as a folder that open_clip, transformers or ONNX Runtime reads, with a model card"
+    add_export_model_options(_add(commands, "export-model", "export_model:export_model_command", text))
 
 
 def _add_services(commands: Commands) -> None:

@@ -315,13 +315,13 @@ def _letters(language: Language) -> Trait:
 
 def _text_encoder(language: Language) -> Trait:
     if language.pack.text_encoder:
-        text = f"{language.pack.text_encoder} is recommended; no step reads that yet"
+        text = f"{language.pack.text_encoder} is recommended, for train.model=italian and train.text_encoder"
         return Trait(topic="text encoder", found=True, text=text)
     return Trait(
         topic="text encoder",
         found=False,
         text="the pack recommends none",
-        cost="nothing yet: `vernaclip train` learns its text tower from the captions alone",
+        cost="`train.model=italian` wants train.text_encoder; `compact` learns its text tower from the captions alone",
         advice=language.set_in_pack("text_encoder"),
     )
 
@@ -330,14 +330,14 @@ def _zero_shot(language: Language) -> Trait:
     pack = language.pack
     have = f"{len(pack.prompt_templates)} prompt templates and {len(pack.class_names):,} of {NUM_CLASSES:,} class names"
     if pack.prompt_templates and len(pack.class_names) == NUM_CLASSES:
-        return Trait(topic="zero-shot", found=True, text=f"{have}; no command reads them yet")
+        return Trait(topic="zero-shot", found=True, text=f"{have}: `vernaclip scoreboard` reads them")
     missing = [] if pack.prompt_templates else ["prompt_templates"]
     missing += [] if len(pack.class_names) == NUM_CLASSES else ["class_names"]
     return Trait(
         topic="zero-shot",
         found=False,
         text=f"the pack has {have} of ImageNet",
-        cost="nothing yet, as no command scores zero-shot classification; this language could not be scored by it",
+        cost="zero-shot classification wants class_names=FILE.json and templates=FILE.json of `vernaclip scoreboard`",
         advice=language.set_in_pack(" and ".join(missing)),
     )
 

@@ -1,7 +1,7 @@
 """Fixtures shared by all tests."""
 
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -35,3 +35,33 @@ def _processes_hear_ctrl_c() -> Iterator[None]:
         signal.signal(signal.SIGINT, signal.default_int_handler)
     yield
     signal.signal(signal.SIGINT, before)
+
+
+@pytest.fixture(scope="session")
+def random_clip(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
+    """`random_clip(captions, seed=0)`: the folder of a small model with random weights, and a tokenizer of captions."""
+
+    def make(captions: Sequence[str], seed: int = 0) -> Path:
+        import torch
+
+        from training.checkpoint import save_weights
+        from training.model import WEIGHTS_FILE, create_model, write_model_config
+        from training.tokenizer import save_tokenizer, train_tokenizer
+
+        folder = tmp_path_factory.mktemp("clip")
+        tokenizer = train_tokenizer(captions, vocab_size=400)
+        save_tokenizer(tokenizer, folder, context_length=24)
+        text = {"context_length": 24, "width": 32, "heads": 2, "layers": 1, "hf_tokenizer_name": "tokenizer"}
+        config = {
+            "embed_dim": 32,
+            "custom_text": True,
+            "vision_cfg": {"image_size": 32, "layers": 1, "width": 32, "head_width": 16, "patch_size": 16},
+            "text_cfg": {**text, "vocab_size": tokenizer.get_vocab_size()},
+        }
+        write_model_config(folder, config)
+        with torch.random.fork_rng():
+            torch.manual_seed(seed)
+            save_weights(create_model(config, folder), folder / WEIGHTS_FILE)
+        return folder
+
+    return make

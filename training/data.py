@@ -115,6 +115,20 @@ def refuse_leaks(files: PairFiles) -> None:
                     )
 
 
+def seen_in_training(files: PairFiles, split: str) -> dict[int, str]:
+    """Places of the images of a held-out split that are in the train split too, or in val where test is asked for.
+
+    By identity, and by the bytes that an image came from; none in what `refuse_leaks` lets through.
+    """
+    before = SPLITS[: SPLITS.index(split)]
+    found: dict[int, str] = {}
+    for column, what in (("sample_id", "the same sample as one"), ("sha256", "the same bytes as one")):
+        seen = {value for name in before for value in _read_column(files.of(name), column).to_pylist()}
+        own = _read_column(files.of(split), column).to_pylist()
+        found |= {place: f"{what} of {', '.join(before)}" for place, value in enumerate(own) if value in seen} | found
+    return found
+
+
 def refuse_a_lone_image(files: PairFiles) -> None:
     """Make sure that there is something to validate on, if anything.
 

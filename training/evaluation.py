@@ -10,16 +10,15 @@ from data_catalog.errors import ConfigError
 from training.config import EvaluateConfig
 from training.data import PairFiles, read_captions, refuse_leaks
 from training.features import image_features, text_features
-from training.metrics import PER_QUERY, bootstrap_interval, chance_level, image_to_text_ranks, text_to_image_ranks
 from training.model import load_model
-from training.scores import CAPTION_MODES, Score, Scores
+from training.outcomes import retrieval_outcomes, scores_of
+from training.scores import Score, Scores
 from training.threads import let_threads_sleep
 
 if TYPE_CHECKING:
     from training.features import Features
-    from training.metrics import Integers
 
-CUTOFFS = (1, 5, 10)
+WORDING_MODES = ("all", "one", "distinct")
 
 
 def evaluate(files: PairFiles, model_dir: Path, config: EvaluateConfig) -> Scores:
@@ -58,10 +57,12 @@ def retrieval_scores(
     import numpy as np
 
     owners = np.repeat(np.arange(len(captions)), [len(group) for group in captions])
-    for mode in CAPTION_MODES:
+    for mode in WORDING_MODES:
         chosen = np.array(chosen_captions(captions, mode), dtype=bool)
         if chosen.any():
-            yield from _both_ways(images, texts[chosen], owners[chosen], mode, len(owners), config)
+            left_out = len(owners) - int(chosen.sum())
+            outcomes = retrieval_outcomes(images, texts[chosen], owners[chosen], captions=mode, num_dropped=left_out)
+            yield from (score for outcome in outcomes for score in scores_of(outcome, config))
 
 
 def chosen_captions(captions: Sequence[Sequence[str]], mode: str) -> list[bool]:
@@ -79,37 +80,3 @@ def wording(text: str) -> str:
     """A caption's words without case, punctuation and spacing: equal wordings say the same of their images."""
     folded = unicodedata.normalize("NFC", text.casefold())
     return " ".join("".join(" " if unicodedata.category(c)[0] in "PZC" else c for c in folded).split())
-
-
-def _both_ways(
-    images: "Features", texts: "Features", owners: "Integers", mode: str, num_captions: int, config: EvaluateConfig
-) -> Iterator[Score]:
-    import numpy as np
-
-    queries, num_right = np.unique(owners, return_counts=True)
-    ways = {
-        "text_to_image": (
-            text_to_image_ranks(texts, images, owners),
-            owners,
-            np.ones(len(owners), dtype=np.int64),
-            len(images),
-            num_captions,
-        ),
-        "image_to_text": (image_to_text_ranks(images, texts, owners), queries, num_right, len(texts), len(images)),
-    }
-    for way, (ranks, clusters, right, gallery_size, num_all) in ways.items():
-        for metric, per_query in PER_QUERY.items():
-            for k in CUTOFFS:
-                values = per_query(ranks, k)
-                low, high = bootstrap_interval(values, clusters, rounds=config.bootstrap_rounds, seed=config.seed)
-                yield Score(
-                    name=f"{way}_{metric}@{k}",
-                    captions=mode,
-                    value=float(values.mean()) if len(values) else 0.0,
-                    low=low,
-                    high=high,
-                    chance=chance_level(metric, k, gallery_size=gallery_size, num_right=right),
-                    gallery_size=gallery_size,
-                    num_queries=len(values),
-                    num_dropped=num_all - len(values),
-                )

@@ -42,6 +42,7 @@ from training.run import (
     RESULT_FILE,
     Run,
     claim_folder,
+    close_run,
     model_and_key,
     refuse_uneven_shares,
     save_run,
@@ -86,8 +87,8 @@ def train(
     """Train a model into a folder, or go on with a run that was interrupted, or return what a finished one made.
 
     The folder gets `model.safetensors` (best weights), `open_clip_config.json`, the tokenizer's two files, `run.json`,
-    `metrics.jsonl` (one line an epoch), `loss.png`, `result.json` at the end, and `last/` until then. Where `torchrun`
-    started several processes they train together, into one folder that all of them see.
+    `metrics.jsonl` (one line an epoch), `loss.png`, `effort.json`, `result.json` at the end, and `last/` until then.
+    Where `torchrun` started several processes they train together, into one folder that all of them see.
 
     Args:
         sha256: content hash of a file, where the caller knows hashes already.
@@ -119,7 +120,7 @@ def train(
                 refuse_another("resume state", (run.state.epoch, run.state.step))
                 _go(run)
             finally:
-                run.split.images.close()
+                close_run(run)
         return _finish(run)
 
 

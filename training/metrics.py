@@ -1,4 +1,4 @@
-"""Retrieval metrics as pure functions on feature matrices: ranks, MRR@k, R@k, chance levels, bootstrap intervals.
+"""Metrics as pure functions on feature matrices: ranks, MRR@k, R@k, accuracy, median rank, and what chance gives.
 
 A rank is 1 + the number of wrong items that are as similar as the right one, or more: ties count against the model, so
 that one whose features have collapsed scores 0 and not 1.
@@ -6,6 +6,8 @@ that one whose features have collapsed scores 0 and not 1.
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
+
+from data_catalog.errors import ConfigError
 
 if TYPE_CHECKING:
     import numpy as np
@@ -26,9 +28,13 @@ def text_to_image_ranks(text_features: "Features", image_features: "Features", o
         text_features: unit rows, shape (captions, dim).
         image_features: unit rows, shape (images, dim): the gallery.
         owners: the image of each caption, shape (captions,).
+
+    Raises:
+        ConfigError: a feature is no finite number.
     """
     import numpy as np
 
+    refuse_not_finite(text_features, image_features)
     images = image_features.astype(np.float64)
     ranks = []
     for start in range(0, len(text_features), _QUERIES_AT_A_TIME):
@@ -50,9 +56,13 @@ def image_to_text_ranks(image_features: "Features", text_features: "Features", o
 
     Returns:
         One rank for each image that owns a caption, in the order of the images.
+
+    Raises:
+        ConfigError: a feature is no finite number.
     """
     import numpy as np
 
+    refuse_not_finite(text_features, image_features)
     texts = text_features.astype(np.float64)
     ranks = []
     queries = np.unique(owners)
@@ -63,6 +73,19 @@ def image_to_text_ranks(image_features: "Features", text_features: "Features", o
         best = np.where(own, cosines, -np.inf).max(axis=1, keepdims=True)
         ranks.append(1 + ((cosines >= best - TIE_TOLERANCE) & ~own).sum(axis=1))
     return _joined(ranks)
+
+
+def refuse_not_finite(*features: "Features") -> None:
+    """Make sure that features can be compared at all: NaN is neither larger nor smaller than anything.
+
+    Raises:
+        ConfigError: one is NaN or infinite.
+    """
+    import numpy as np
+
+    for matrix in features:
+        if not np.isfinite(matrix).all():
+            raise ConfigError("the model's features hold NaN or infinity: nothing can be scored by them")
 
 
 def _joined(ranks: "Sequence[Integers]") -> "Integers":
@@ -85,14 +108,14 @@ def recalls(ranks: "Integers", k: int) -> "Floats":
     return (ranks <= k).astype(np.float64)
 
 
-PER_QUERY = {"MRR": reciprocal_ranks, "R": recalls}
+PER_QUERY = {"MRR": reciprocal_ranks, "R": recalls, "accuracy": recalls}
 
 
 def chance_level(metric: str, k: int, *, gallery_size: int, num_right: "Integers") -> float:
     """What random order gives on average.
 
     Args:
-        metric: "MRR" or "R".
+        metric: a name of `PER_QUERY`.
         num_right: right items in the gallery for each query, shape (queries,).
     """
     import numpy as np
@@ -107,24 +130,20 @@ def chance_level(metric: str, k: int, *, gallery_size: int, num_right: "Integers
     return float(total.mean()) if len(total) else 0.0
 
 
-def bootstrap_interval(values: "Floats", clusters: "Integers", *, rounds: int, seed: int) -> tuple[float, float]:
-    """The 95 % interval of a mean, by resampling whole clusters: captions of one image are not independent.
+def chance_median_rank(*, gallery_size: int, num_right: "Integers") -> float:
+    """The median rank that random order gives: the lowest one that half of the queries reach.
 
     Args:
-        values: one a query, shape (queries,).
-        clusters: the image of each query, shape (queries,).
-        rounds: resamplings.
+        num_right: right items in the gallery for each query, shape (queries,).
     """
     import numpy as np
 
-    if not len(values):
-        return (0.0, 0.0)
-    _, members = np.unique(clusters, return_inverse=True)
-    sums, counts = np.bincount(members, weights=values), np.bincount(members)
-    generator = np.random.default_rng(seed)
-    means = np.empty(rounds)
-    for index in range(rounds):
-        drawn = generator.integers(0, len(sums), len(sums))
-        means[index] = sums[drawn].sum() / counts[drawn].sum()
-    low, high = np.quantile(means, [0.025, 0.975])
-    return float(low), float(high)
+    if not len(num_right):
+        return 0.0
+    kinds, counts = np.unique(num_right.astype(np.float64), return_counts=True)
+    not_yet = np.ones(len(kinds))  # probability that no right item stands before this place
+    for place in range(1, gallery_size + 1):
+        not_yet *= 1 - np.minimum(1.0, kinds / (gallery_size - place + 1))
+        if float(not_yet @ counts) <= counts.sum() / 2 + 1e-9:
+            return float(place)
+    return float(gallery_size)

@@ -11,6 +11,7 @@ from training.checkpoint import STATE_FILE, RunState, load_state, save_state
 from training.config import TrainConfig, run_key
 from training.data import PairFiles
 from training.device import draw_otherwise
+from training.effort import EFFORT_FILE, EffortLog
 from training.losses import refuse_batch_statistics, with_loss_constants
 from training.model import (
     OPEN_CLIP_CONFIG_FILE,
@@ -71,6 +72,7 @@ class Run:
     module: Any
     optimizer: Any
     state: RunState
+    effort: EffortLog | None
 
     @property
     def steps_per_epoch(self) -> int:
@@ -112,7 +114,10 @@ def start_run(
     num_threads: int,
     device: "torch.device",
 ) -> Run:
-    """Data, tokenizer, model and optimizer, as they were at the last resume state if there is one."""
+    """Data, tokenizer, model and optimizer, as they were at the last resume state if there is one.
+
+    The first of several processes notes what it all costs.
+    """
     image_size = int(model_config["vision_cfg"]["image_size"])
     split = open_train_split(files.train, config, image_size=image_size, num_threads=num_threads)
     batch_size = _batch_size(config, len(split.captions))
@@ -140,6 +145,7 @@ def start_run(
         module=module,
         optimizer=optimizer,
         state=state,
+        effort=EffortLog(out / EFFORT_FILE, device, step=state.step) if process_rank() == 0 else None,
     )
 
 
@@ -189,5 +195,14 @@ def _initial_model(model_config: dict[str, Any], config: TrainConfig, out: Path)
 
 def save_run(run: Run) -> None:
     """Write the resume state of a run, which is the same in all processes."""
+    if run.effort is not None:
+        run.effort.note(run.state.step)
     if process_rank() == 0:
         save_state(run.out / STATE_FILE, key=run.key, module=run.module, optimizer=run.optimizer, state=run.state)
+
+
+def close_run(run: Run) -> None:
+    """Let threads go."""
+    run.split.images.close()
+    if run.effort is not None:
+        run.effort.close()

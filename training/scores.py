@@ -9,6 +9,14 @@ CAPTION_MODES = {
     "all": "every caption",
     "one": "the first caption of each image",
     "distinct": "captions that belong to one image of the gallery only",
+    "human": "captions that people wrote or validated",
+    "machine": "captions that a machine translated",
+    "bare": "class names in the bare template, {c}",
+    "templates": "class names in each template, their features averaged",
+}
+IMAGE_CHOICES = {
+    "all": "every image",
+    "leak-free": "images that no model of the table was trained on, as far as is known",
 }
 
 
@@ -19,7 +27,8 @@ class Score:
     Args:
         name: such as "text_to_image_MRR@5".
         captions: one of `CAPTION_MODES`.
-        value: between 0 and 1.
+        images: one of `IMAGE_CHOICES`.
+        value: between 0 and 1; of a median rank, from 1.
         low: lower end of the 95 % interval.
         high: its upper end.
         chance: what random order would give.
@@ -37,6 +46,37 @@ class Score:
     gallery_size: int
     num_queries: int
     num_dropped: int
+    images: str = "all"
+
+    def shown(self, value: float) -> str:
+        """A value of this score as text: shares with four digits, ranks with one."""
+        return f"{value:.1f}" if self.name.endswith("_rank") else f"{value:.4f}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Difference:
+    """By how much one model's number lies above another's, on the same queries.
+
+    Args:
+        name: of the score.
+        captions: of the score.
+        images: of the score.
+        value: the other's minus the first's.
+        low: lower end of the 95 % interval, by paired bootstrap.
+        high: its upper end.
+    """
+
+    name: str
+    captions: str
+    images: str
+    value: float
+    low: float
+    high: float
+
+    @property
+    def is_told_apart(self) -> bool:
+        """Whether the interval leaves out zero."""
+        return self.low > 0 or self.high < 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -78,9 +118,9 @@ class Scores:
             {
                 "metric": score.name,
                 "captions": score.captions,
-                "score": f"{score.value:.4f}",
-                "95 % interval": f"{score.low:.4f}-{score.high:.4f}",
-                "chance": f"{score.chance:.4f}",
+                "score": score.shown(score.value),
+                "95 % interval": f"{score.shown(score.low)}-{score.shown(score.high)}",
+                "chance": score.shown(score.chance),
                 "gallery": f"{score.gallery_size:,}",
                 "queries": f"{score.num_queries:,}",
                 "left out": f"{score.num_dropped:,}",

@@ -62,6 +62,7 @@ def save_tokenizer(tokenizer: "Tokenizer", folder: Path, *, context_length: int)
         "eos_token": END,
         "pad_token": PAD,
         "clean_up_tokenization_spaces": False,
+        "add_prefix_space": True,  # as in tokenizer.json, of which transformers 4 believes this over that
     }
     write_json(folder / TOKENIZER_CONFIG_FILE, settings)
 

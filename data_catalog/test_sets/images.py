@@ -16,12 +16,14 @@ class TestImage:
     Args:
         name: its file name, or its URL where it has none: by this its pixels are found in the set's `images`.
         identities: all that it is known by, as `identities.canonical_identities` spells them; may be empty.
-        captions: each once, as the files have them, in their order; in whatever languages the files are.
+        captions: as the files have them, in their order and as often; in whatever languages the files are.
+        caption_files: the file that each caption stands in.
     """
 
     name: str
     identities: frozenset[str]
     captions: tuple[str, ...]
+    caption_files: tuple[str, ...] = ()
 
 
 class Sighting(NamedTuple):
@@ -31,6 +33,7 @@ class Sighting(NamedTuple):
     name: str
     identities: frozenset[str]
     caption: str | None = None
+    upstream_file: str = ""
 
 
 TestSetRow = Sighting | MalformedRow
@@ -48,7 +51,8 @@ class GatheredImages:
 class _Growing:
     name: str
     identities: set[str] = field(default_factory=set)
-    captions: dict[str, None] = field(default_factory=dict)
+    captions: list[str] = field(default_factory=list)
+    caption_files: list[str] = field(default_factory=list)
 
 
 def sightings(
@@ -77,7 +81,7 @@ def sightings(
         elif trouble := text_trouble(caption):
             yield refuse(origin, *trouble)
         else:
-            yield Sighting(key or name, name, known, caption)
+            yield Sighting(key or name, name, known, caption, origin.upstream_file)
 
 
 def gather(rows: Iterable[TestSetRow]) -> GatheredImages:
@@ -91,9 +95,15 @@ def gather(rows: Iterable[TestSetRow]) -> GatheredImages:
         image = growing.setdefault(row.key, _Growing(row.name))
         image.identities.update(row.identities)
         if row.caption is not None:
-            image.captions.setdefault(row.caption)
+            image.captions.append(row.caption)
+            image.caption_files.append(row.upstream_file)
     images = tuple(
-        TestImage(name=image.name, identities=frozenset(image.identities), captions=tuple(image.captions))
+        TestImage(
+            name=image.name,
+            identities=frozenset(image.identities),
+            captions=tuple(image.captions),
+            caption_files=tuple(image.caption_files),
+        )
         for image in growing.values()
     )
     return GatheredImages(images=images, malformed=tuple(malformed))

@@ -109,6 +109,33 @@ def test_a_bit_of_a_model_that_flips_is_found(root: Path, capsys: pytest.Capture
     assert f"damage: {path} is not what was written" in capsys.readouterr().out
 
 
+def test_a_trained_model_is_exported_with_a_card_of_its_run(
+    root: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    arguments = ["export-model", "scenes", "--root", str(root), "--format", "open_clip", "--license", "cc0-1.0"]
+    assert main([*arguments, "--out", str(out)]) == 0
+    assert "exported" in capsys.readouterr().out
+    card = (out / "README.md").read_text(encoding="utf-8")
+    record = json.loads((out / "export.json").read_text(encoding="utf-8"))
+    assert (record["dataset"], record["snapshot"]) == ("scenes", require_snapshot(root, "scenes").snapshot)
+    assert all((out / name).is_file() for name in record["files"])
+    for part in ('license: "cc0-1.0"', "| mscoco | CC0-1.0 | ", "machine translation made ", "in one attempt, on "):
+        assert part in card, part
+    scores = json.loads(next((root / "models" / "scenes").glob("*/scores-test.json")).read_text(encoding="utf-8"))
+    assert card.count("      value: ") == len([score for score in scores["scores"] if score["captions"] == "all"]) == 12
+    assert str(root) not in card
+    for wrong, message in (
+        (["scenes", "--model", str(root)], "name one model"),
+        ([], "name one model"),
+        (["--model", str(root / "nothing")], "holds no finished model"),
+        (["cats", "--root", str(root)], "holds no model of 'cats'"),
+    ):
+        assert main(["export-model", *wrong, "--format", "onnx", "--out", str(tmp_path / "no")]) == 1
+        assert message in capsys.readouterr().err
+    assert not (tmp_path / "no").exists()
+
+
 def test_a_search_writes_a_contact_sheet(root: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     out = tmp_path / "sheet.png"
     assert main(["search", "due cerchi rossi", "--root", str(root), "--top", "5", "--out", str(out)]) == 0

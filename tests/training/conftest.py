@@ -2,6 +2,7 @@
 
 import hashlib
 import io
+import json
 import signal
 import subprocess
 import sys
@@ -21,6 +22,7 @@ from data_catalog.shards import open_image_writer
 from training.checkpoint import STATE_FILE
 from training.config import TrainConfig
 from training.data import PairFiles
+from training.model import read_model_config
 
 COLOURS = {
     "rosso": (220, 30, 30),
@@ -188,3 +190,44 @@ def make_model(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
         return folder
 
     return make
+
+
+@pytest.fixture(scope="session")
+def encoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder as the hub has them: a small BERT with its pooler, and a tokenizer of words."""
+    import torch
+    from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
+    from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
+
+    folder = tmp_path_factory.mktemp("bert")
+    captions = "un quadrato rosso verde blu giallo nero viola arancione azzurro in alto basso a destra sinistra c ' è ."
+    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", *captions.split()]
+    tokenizer = Tokenizer(models.WordLevel({word: number for number, word in enumerate(words)}, unk_token="[UNK]"))
+    tokenizer.normalizer = normalizers.Lowercase()
+    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="[CLS] $A [SEP]", special_tokens=[("[CLS]", 2), ("[SEP]", 3)]
+    )
+    special = {"pad_token": "[PAD]", "unk_token": "[UNK]", "cls_token": "[CLS]", "sep_token": "[SEP]"}
+    PreTrainedTokenizerFast(tokenizer_object=tokenizer, **special).save_pretrained(folder)
+    torch.manual_seed(4)
+    sizes = {
+        "initializer_range": 0.2,
+        "hidden_size": 32,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+        "intermediate_size": 64,
+    }
+    BertModel(BertConfig(vocab_size=len(words), max_position_embeddings=95, **sizes)).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def model_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """`italian.json`, with a small image tower; the encoder is named by the settings."""
+    found = read_model_config("italian")
+    assert found["text_cfg"]["hf_model_name"] == "dbmdz/bert-base-italian-xxl-cased"
+    found |= {"embed_dim": 32, "vision_cfg": {"image_size": 32, "layers": 2, "width": 64, "patch_size": 8}}
+    path = tmp_path_factory.mktemp("model") / "small-italian.json"
+    path.write_text(json.dumps(found))
+    return path

@@ -12,6 +12,7 @@ import pytest
 from data_catalog.errors import ConfigError
 from training.config import EvaluateConfig, TrainConfig
 from training.data import PairFiles
+from training.effort import EFFORT_FILE
 from training.evaluation import evaluate
 from training.loop import train
 from training.model import load_model, read_model_config
@@ -20,47 +21,6 @@ from training.run import MODEL_FILES, model_and_key
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
 
 SHARDS: dict[str, list[str]] = {"train": [], "val": [], "test": []}
-
-
-@pytest.fixture(scope="module")
-def encoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder as the hub has them: a small BERT with its pooler, and a tokenizer of words."""
-    import torch
-    from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
-    from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
-
-    folder = tmp_path_factory.mktemp("bert")
-    captions = "un quadrato rosso verde blu giallo nero viola arancione azzurro in alto basso a destra sinistra c ' è ."
-    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", *captions.split()]
-    tokenizer = Tokenizer(models.WordLevel({word: number for number, word in enumerate(words)}, unk_token="[UNK]"))
-    tokenizer.normalizer = normalizers.Lowercase()
-    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
-    tokenizer.post_processor = processors.TemplateProcessing(
-        single="[CLS] $A [SEP]", special_tokens=[("[CLS]", 2), ("[SEP]", 3)]
-    )
-    special = {"pad_token": "[PAD]", "unk_token": "[UNK]", "cls_token": "[CLS]", "sep_token": "[SEP]"}
-    PreTrainedTokenizerFast(tokenizer_object=tokenizer, **special).save_pretrained(folder)
-    torch.manual_seed(4)
-    sizes = {
-        "initializer_range": 0.2,
-        "hidden_size": 32,
-        "num_hidden_layers": 2,
-        "num_attention_heads": 2,
-        "intermediate_size": 64,
-    }
-    BertModel(BertConfig(vocab_size=len(words), max_position_embeddings=95, **sizes)).save_pretrained(folder)
-    return folder
-
-
-@pytest.fixture(scope="module")
-def model_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """`italian.json`, with a small image tower; the encoder is named by the settings."""
-    found = read_model_config("italian")
-    assert found["text_cfg"]["hf_model_name"] == "dbmdz/bert-base-italian-xxl-cased"
-    found |= {"embed_dim": 32, "vision_cfg": {"image_size": 32, "layers": 2, "width": 64, "patch_size": 8}}
-    path = tmp_path_factory.mktemp("model") / "small-italian.json"
-    path.write_text(json.dumps(found))
-    return path
 
 
 @pytest.fixture(scope="module")
@@ -105,7 +65,7 @@ def test_italian_runs_whole(square_files: PairFiles, config: TrainConfig, encode
     lines = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
     chance = (16 * math.log(16) + 8 * math.log(8)) / 24  # of the validation split's two batches
     assert lines[-1]["val_loss"] < chance - 0.2
-    assert {path.name for path in out.iterdir()} == set(MODEL_FILES)
+    assert {path.name for path in out.iterdir()} == {*MODEL_FILES, EFFORT_FILE}
     written = (out / "open_clip_config.json").read_text()
     assert json.loads(written)["model_cfg"]["text_cfg"]["hf_model_name"] == str(encoder)
     found = evaluate(square_files, out, EvaluateConfig(bootstrap_rounds=50)).get("text_to_image_MRR@5")

@@ -16,6 +16,7 @@ from training.checkpoint import STATE_FILE
 from training.config import EvaluateConfig, TrainConfig, run_key
 from training.contact_sheet import contact_sheet
 from training.data import PairFiles, read_captions
+from training.effort import EFFORT_FILE, read_attempts
 from training.evaluation import evaluate
 from training.loop import TrainResult, train
 from training.model import load_model, read_model_config
@@ -85,6 +86,7 @@ def test_a_trained_model_finds_squares_far_above_chance(
 def test_a_run_leaves_what_others_need(trained: Path, square_files: PairFiles) -> None:
     names = sorted(path.relative_to(trained).as_posix() for path in trained.rglob("*"))
     assert names == [
+        "effort.json",
         "loss.png",
         "metrics.jsonl",
         "model.safetensors",
@@ -129,6 +131,9 @@ def test_a_killed_run_goes_on_bit_for_bit(
     train(square_files, config, out)
     for name in ("model.safetensors", "metrics.jsonl", "loss.png", "result.json", "run.json", "tokenizer.json"):
         assert (out / name).read_bytes() == (trained / name).read_bytes(), name
+    first, second = read_attempts(out / EFFORT_FILE)  # what it cost is in none of them
+    assert (first.first_step, second.last_step) == (0, 36)
+    assert second.first_step > 0
 
 
 def test_a_finished_run_is_not_trained_again(trained: Path, square_files: PairFiles, config: TrainConfig) -> None:

@@ -80,7 +80,7 @@ def test_coco_with_broken_rows(tmp_path: Path, kind: str) -> None:
         ],
     )
     found = load(tmp_path, kind, {"captions.json": document})
-    assert brief(found) == [("COCO_val2014_000000000009.jpg", {"coco:9"}, ("Un cane", RTL, LONG))]
+    assert brief(found) == [("COCO_val2014_000000000009.jpg", {"coco:9"}, ("Un cane", "Un cane", RTL, LONG))]
     assert reasons(found) == [
         *[(number, "image_missing") for number in (2, 3, 4)],
         (4, "image_missing"),

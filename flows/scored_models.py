@@ -1,0 +1,161 @@
+"""Models as `vernaclip scoreboard` names them: the recipe's own, others' by KEY=VALUE, and what they are asked in."""
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from data_catalog.errors import ConfigError
+from data_catalog.language_pack import LanguagePack
+from flows.language_packs import language_pack
+from flows.models import CURRENT_FILE, TrainedModel, current_model
+from flows.named_engines import one_way_config, setting_values
+from flows.recipe import Recipe
+from training.encoders import OPENERS, Encoder, rewording
+from training.scoreboard import Contestant
+from translation.config import TranslateConfig
+from translation.engine import Translator
+from translation.registry import open_translator, reverse
+
+ENGLISH = "en"
+_NAME = re.compile(r"\w[\w.+-]{0,39}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NamedModel:
+    """What `--model` or `--english` says.
+
+    Args:
+        name: under which its scores stand.
+        kind: a key of `training.encoders.OPENERS`.
+        source: what that opens.
+        translate: of the engine that translates its texts, if they are.
+    """
+
+    name: str
+    kind: str
+    source: str
+    translate: TranslateConfig | None = None
+
+
+def named_models(named: Sequence[Sequence[str]]) -> list[NamedModel]:
+    """Models as `--model NAME KEY=VALUE ...` names them; any settings of an engine mean that texts are translated.
+
+    Raises:
+        ConfigError: a name is missing, unfit or given twice, or settings are wrong.
+    """
+    models = []
+    for name, *words in named:
+        _check_name(name, "--model")
+        kind, source, rest = _source(words, f"--model {name}")
+        translate = _translate_config(rest, f"--model {name}") if rest else None
+        models.append(NamedModel(name=name, kind=kind, source=source, translate=translate))
+    require_different([model.name for model in models], "--model")
+    return models
+
+
+def english_models(words: Sequence[str] | None, recipe: Recipe | None) -> list[NamedModel]:
+    """The two baselines of an English model: asked in the target language as it is, and in its translation.
+
+    Raises:
+        ConfigError: settings are wrong, or nothing says what translates into English.
+    """
+    if not words:
+        return []
+    kind, source, rest = _source(words, "--english")
+    translate = _translate_config(rest, "--english") if rest else _way_back(recipe)
+    if translate is None:
+        raise ConfigError(
+            "--english asks the model in English, too: name what translates into it, such as package=FILE or "
+            "engine=argos, or give the model by --model to ask it in the target language alone"
+        )
+    raw = NamedModel(name="english", kind=kind, source=source)
+    return [raw, NamedModel(name="english-translated", kind=kind, source=source, translate=translate)]
+
+
+def contestant(model: NamedModel, language: str, packs: Mapping[str, LanguagePack], cache_dir: Path) -> Contestant:
+    """A named model, which is loaded when it is scored; its translator is opened here, so that it is known to be there.
+
+    Args:
+        language: of the texts that models are asked in.
+        packs: language packs in files of the user's, by code.
+        cache_dir: where packed translation models are unpacked.
+
+    Raises:
+        ConfigError: nothing translates from the language.
+    """
+    opener = OPENERS[model.kind]
+    if model.translate is None:
+        return Contestant(name=model.name, open=lambda: opener(model.source, model.name))
+    stops = [language, *([model.translate.pivot] if model.translate.pivot else []), ENGLISH]
+    translator = open_translator(model.translate, [language_pack(code, packs) for code in stops], cache_dir=cache_dir)
+    return Contestant(name=model.name, open=lambda: _asked_in_translation(opener, model, translator))
+
+
+def own_contestant(trained: TrainedModel, name: str) -> Contestant:
+    """The model that a recipe trained."""
+    snapshot = trained.snapshot
+    return Contestant(
+        name=name,
+        open=lambda: OPENERS["folder"](str(trained.folder), name),
+        trained_on=f"{snapshot.dataset} {snapshot.snapshot}",
+    )
+
+
+def own_model(root: Path, dataset: str) -> TrainedModel | None:
+    """The newest model of a dataset; None where none was trained.
+
+    Raises:
+        ConfigError: it is damaged, or its snapshot is gone.
+    """
+    return current_model(root, dataset) if (root / "models" / dataset / CURRENT_FILE).is_file() else None
+
+
+def require_different(names: Sequence[str], option: str) -> None:
+    """Refuse names that are given twice."""
+    for name in names:
+        if names.count(name) > 1:
+            raise ConfigError(f"{option} {name} is given twice: name one of them otherwise")
+
+
+def _check_name(name: str, option: str) -> None:
+    if not _NAME.fullmatch(name):
+        raise ConfigError(
+            f"{option} {name}: a name comes first, of up to 40 letters, digits, '.', '+', '-' and '_', as in "
+            f"{option} mine KEY=VALUE"
+        )
+
+
+def _source(words: Sequence[str], option: str) -> tuple[str, str, list[str]]:
+    """Which opener, what it opens, and the words that say something else."""
+    sources = [word.partition("=") for word in words if word.partition("=")[0] in OPENERS]
+    if len(sources) != 1 or not sources[0][2]:
+        raise ConfigError(f"{option}: name the model by one of {', '.join(f'{kind}=...' for kind in OPENERS)}")
+    kind, _, source = sources[0]
+    return kind, source, [word for word in words if word.partition("=")[0] not in OPENERS]
+
+
+def _translate_config(words: Sequence[str], option: str) -> TranslateConfig:
+    try:
+        return one_way_config(setting_values(words))
+    except ConfigError as error:
+        raise ConfigError(f"{option}: {error}") from error
+
+
+def _way_back(recipe: Recipe | None) -> TranslateConfig | None:
+    """What a recipe says of the way back to its source language, where that is English."""
+    if recipe is None or recipe.source_language != ENGLISH:
+        return None
+    translate = recipe.translate
+    return reverse(translate) if translate.reverse_package or translate.reverse_model else None
+
+
+def _asked_in_translation(opener: Callable[[str, str], Encoder], model: NamedModel, translator: Translator) -> Encoder:
+    def reword(texts: Sequence[str]) -> list[str]:
+        distinct = list(dict.fromkeys(texts))
+        found: list[Any] = translator.translate(distinct)
+        by_text = {text: translation.text for text, translation in zip(distinct, found, strict=True)}
+        return [by_text[text] for text in texts]
+
+    return rewording(opener(model.source, model.name), reword, model.name)

@@ -1,0 +1,238 @@
+"""`vernaclip scoreboard`: a dataset's own split, test sets that were trained on, a protocol, baselines, wrong words."""
+
+import gzip
+import io
+import json
+import shutil
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+from PIL import Image
+
+from flows.build import BuildReport
+from flows.cli import main
+from flows.models import pair_files, train_model
+from flows.recipe import Recipe
+
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
+
+SMALL = {
+    "embed_dim": 32,
+    "custom_text": True,
+    "vision_cfg": {"image_size": 32, "layers": 1, "width": 32, "head_width": 16, "patch_size": 16},
+    "text_cfg": {
+        "context_length": 24,
+        "vocab_size": 400,
+        "width": 32,
+        "heads": 2,
+        "layers": 1,
+        "hf_tokenizer_name": "tokenizer",
+    },
+}
+CAPTIONS = ["Un cane corre sulla spiaggia", "Due gatti neri dormono sul divano", "Tre barche a vela", "Una mela rossa"]
+
+
+@pytest.fixture(scope="module")
+def trained(
+    built: tuple[Path, BuildReport],
+    english_recipe: Callable[..., Recipe],
+    english_overrides: list[str],
+    tmp_path_factory: pytest.TempPathFactory,
+) -> tuple[Path, list[str]]:
+    """A copy of the small sample with a model of one epoch, and what `scoreboard` is called with for it."""
+    folder = tmp_path_factory.mktemp("scored")
+    root = folder / "catalog"
+    shutil.copytree(built[0], root)
+    (folder / "small.json").write_text(json.dumps(SMALL))
+    more = [f"train.model={folder / 'small.json'}", "train.epochs=1", "train.vocab_size=400", "train.batch_size=16"]
+    more += ["evaluate.split=val", "evaluate.bootstrap_rounds=50"]
+    train_model(english_recipe(root, *more), root)
+    overrides = [word for override in [*english_overrides, *more] for word in ("--set", override)]
+    return root, ["scoreboard", "scenes", "--root", str(root), *overrides]
+
+
+def told(capsys: pytest.CaptureFixture[str], call: Sequence[str], code: int = 0) -> str:
+    capsys.readouterr()
+    assert main(list(call)) == code
+    captured = capsys.readouterr()
+    return captured.err if code else captured.out
+
+
+def train_images(root: Path, report: BuildReport) -> list[dict[str, object]]:
+    files = pair_files(report.snapshot).train
+    return [row for path in files for row in pq.read_table(path, columns=["image", "captions", "url"]).to_pylist()]
+
+
+def reencoded(data: bytes) -> bytes:
+    """The same picture in other bytes, and a little smaller."""
+    buffer = io.BytesIO()
+    with Image.open(io.BytesIO(data)) as image:
+        image.convert("RGB").resize((120, 120)).save(buffer, "JPEG", quality=80)
+    return buffer.getvalue()
+
+
+@pytest.fixture(scope="module")
+def leaking(trained: tuple[Path, list[str]], built: tuple[Path, BuildReport]) -> list[str]:
+    """A test set of three pictures that were trained on, under other names, and three that nobody saw."""
+    folder = trained[0].parent / "set"
+    folder.mkdir()
+    lines = []
+    for place, row in enumerate(train_images(*built)[:3]):
+        (folder / f"seen{place}.jpg").write_bytes(reencoded(row["image"]["bytes"]))  # type: ignore[index]
+        lines += [f"seen{place}.jpg\t{caption}" for caption in row["captions"]]  # type: ignore[attr-defined]
+    for place, colour in enumerate(("teal", "maroon", "olive")):
+        picture = Image.new("RGB", (90, 90), "white")
+        picture.paste(colour, (5 + 20 * place, 10, 40 + 20 * place, 70 - 10 * place))
+        picture.save(folder / f"new{place}.png")
+        lines.append(f"new{place}.png\ta {colour} block of {place}")
+    table = folder.parent / "set.tsv"
+    table.write_text("\n".join(["image\tcaption", *lines]), "utf-8")
+    columns = ["path_column=image", "caption_column=caption", f"images={folder}"]
+    return ["--test-set", "held", "kind=pairs", f"files={table}", *columns]
+
+
+def test_the_split_of_the_dataset(trained: tuple[Path, list[str]], capsys: pytest.CaptureFixture[str]) -> None:
+    root, call = trained
+    out = told(capsys, [*call, "--model", "again", f"folder={next((root / 'models' / 'scenes').glob('*/'))}"])
+    assert "scenes val: text to image" in out
+    assert "none of the images is among those that scenes was trained on" in out
+    assert "captions were written or validated by people" in out
+    folder = root / "scoreboards" / "scenes"
+    board = json.loads((folder / "scoreboard.json").read_text())
+    assert [model["name"] for model in board["models"]] == ["scenes", "again"]
+    assert {entry["difference"]["value"] for entry in board["differences"]} == {0.0}
+    assert (folder / "scoreboard.md").read_text().startswith("# Scoreboard")
+    with Image.open(folder / "scoreboard.png") as picture:
+        assert picture.width > 500
+
+
+def test_a_test_set_inside_the_training_set(
+    trained: tuple[Path, list[str]], leaking: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    root, call = trained
+    error = told(capsys, [*call, *leaking, "--no-split"], code=1)
+    assert "3 of the 6 images of held are among those that scenes was trained on (seen0.jpg: looks like" in error
+    assert "--report-anyway" in error
+    out = told(capsys, [*call, *leaking, "--no-split", "--report-anyway"])
+    assert "3 of the images are among those that scenes was trained on" in out
+    board = json.loads((root / "scoreboards" / "scenes" / "scoreboard.json").read_text())
+    sizes = {
+        entry["score"]["images"]: entry["score"]["gallery_size"]
+        for entry in board["entries"]
+        if entry["score"]["name"] == "text_to_image_R@1"
+    }
+    assert sizes == {"all": 6, "leak-free": 3}
+
+
+def test_test_images_are_known_by_their_addresses(
+    trained: tuple[Path, list[str]],
+    built: tuple[Path, BuildReport],
+    leaking: list[str],
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    root, call = trained
+    url = next(row["url"] for row in train_images(*built) if row["url"])
+    table = root.parent / "urls.tsv"
+    table.write_text(f"image\turl\tcaption\nnew0.png\t{url}\ta block\nnew1.png\t\tanother block\n", "utf-8")
+    columns = ["url_column=url", *(word for word in leaking if word.startswith(("path_", "caption_", "images=")))]
+    error = told(capsys, [*call, "--no-split", "--test-set", "urls", "kind=pairs", f"files={table}", *columns], code=1)
+    assert "1 of the 2 images of urls are among those that scenes was trained on (new0.png: url:127.0.0.1" in error
+
+
+@pytest.fixture(scope="module")
+def stand_ins(shared_data: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """MSCOCO-IT's development set, and a generated picture in the place of each of its images."""
+    file = shared_data / "mscoco_it" / "captions_ita_devset_unvalidated.json.gz"
+    folder = tmp_path_factory.mktemp("stand-ins")
+    for number, image in enumerate(json.loads(gzip.decompress(file.read_bytes()))["images"]):
+        colour = (number * 37 % 256, number * 91 % 256, number % 256)
+        picture = Image.new("RGB", (32, 32), colour)
+        picture.paste((255 - colour[0], number // 7 % 256, 90), (number % 20, number % 17, 24, 24))
+        picture.save(folder / image["file_name"], "JPEG")
+    return file, folder
+
+
+@pytest.mark.real_data
+def test_the_protocol_of_clip_italian(
+    stand_ins: tuple[Path, Path],
+    random_clip: Callable[..., Path],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    shared_data: Path,
+) -> None:
+    file, images = stand_ins
+    call = ["scoreboard", "--language", "it", "--model", "random", f"folder={random_clip(CAPTIONS)}"]
+    call += ["--out", str(tmp_path / "out"), "--set", "evaluate.bootstrap_rounds=50"]
+    call += ["--set", "evaluate.batch_size=512"]
+    out = told(capsys, [*call, "--protocol", "clip-italian", f"captions={file}", f"images={images}"])
+    assert "  1,696 images, 8,486 captions" in out
+    assert "all captions were translated by a machine" in out
+    assert "CLIP-Italian (published)  0.3797" in out
+    row = next(line.split() for line in out.splitlines() if line.startswith("all       all     random"))
+    assert row[-2:] == ["1,696", "8,486"]
+    assert float(row[3]) < 0.005  # of pictures that show nothing of the captions
+    validated = shared_data / "mscoco_it" / "captions_ita_devset_validated.json.gz"
+    error = told(capsys, [*call, "--protocol", "clip-italian", f"captions={validated}", f"images={images}"], code=1)
+    assert "has 1,696 images and 8,486 captions, these files have 308 and 1,541" in error
+
+
+def test_imagenet_by_the_protocol_wants_a_thousand_classes(
+    random_clip: Callable[..., Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for number in range(3):
+        folder = tmp_path / "val" / f"n{number}"
+        folder.mkdir(parents=True)
+        Image.new("RGB", (40, 40), (80 * number, 0, 0)).save(folder / "a.png")
+    names = tmp_path / "names.json"
+    names.write_text(json.dumps({"imagenet1k": ["uno", "due", "tre"], "pets": ["x"]}))
+    call = ["scoreboard", "--language", "it", "--model", "random", f"folder={random_clip(CAPTIONS)}"]
+    call += ["--out", str(tmp_path / "out")]
+    protocol = ["--protocol", "clip-italian", f"imagenet={tmp_path / 'val'}", f"class_names={names}"]
+    assert "has 1,000 classes, here are 3" in told(capsys, [*call, *protocol], code=1)
+    folders = ["--test-set", "three", "kind=folders", f"images={tmp_path / 'val'}", f"class_names={names}"]
+    out = told(capsys, [*call, *folders, "class_names_key=imagenet1k"])
+    assert "three: zero-shot classification" in out
+    assert "templates" in out  # of the Italian language pack, beside the bare one
+
+
+def test_an_english_model_is_asked_as_it_is_and_in_translation(
+    random_clip: Callable[..., Path], leaking: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    if shutil.which("apertium") is None:
+        pytest.skip("Apertium is not installed")
+    english = ["--english", f"open_clip={random_clip(CAPTIONS)}", "engine=apertium", "pivot=ca"]
+    out = told(capsys, ["scoreboard", "--language", "it", *english, *leaking, "--out", str(tmp_path / "out")])
+    assert "english-translated" in out
+    board = json.loads((tmp_path / "out" / "scoreboard.json").read_text())
+    assert [model["name"] for model in board["models"]] == ["english", "english-translated"]
+    assert [model["trained_on"] for model in board["models"]] == ["unknown"] * 2
+
+
+IN_ITALIAN = ["scoreboard", "--language", "it"]
+ONE_MODEL = [*IN_ITALIAN, "--model", "x", "folder=gone"]
+
+
+@pytest.mark.parametrize(
+    ("words", "error"),
+    [
+        (["scoreboard"], "--language is missing"),
+        (IN_ITALIAN, "there is no model to score"),
+        ([*IN_ITALIAN, "--model", "x"], "name the model by one of folder=..."),
+        ([*IN_ITALIAN, "--model", "a/b", "folder=x"], "a name comes first"),
+        ([*IN_ITALIAN, "--model", "x", "folder=a", "open_clip=b"], "name the model by one of"),
+        ([*IN_ITALIAN, "--model", "x", "folder=a", "--model", "x", "folder=b"], "--model x is given twice"),
+        ([*IN_ITALIAN, "--model", "x", "folder=a", "beam=2"], "unknown key translate.beam"),
+        ([*IN_ITALIAN, "--english", "open_clip=ViT-B-32/openai"], "asks the model in English, too"),
+        ([*IN_ITALIAN, "--set", "train.lr=1"], "the settings of evaluate only"),
+        (["scoreboard", "scenes", "--language", "de"], "the recipe's target language is it"),
+        (ONE_MODEL, "nothing to score on"),
+        ([*ONE_MODEL, "--protocol", "imagenet"], "there is clip-italian"),
+        ([*ONE_MODEL, "--protocol", "clip-italian"], "takes captions=FILE images=DIR"),
+        ([*ONE_MODEL, "--test-set", "y", "kind=coco", "files=gone"], "images=... is missing"),
+        ([*ONE_MODEL, "--test-set", "y", "kind=folders"], "takes images=DIR"),
+    ],
+)
+def test_wrong_words(words: list[str], error: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert error in told(capsys, [*words, "--root", str(tmp_path)], code=1)

@@ -1,0 +1,164 @@
+"""Model cards: what they say of data, scores, time and energy, and that nothing in them does harm."""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from markdown_it import MarkdownIt
+
+from data_catalog.exports.counts import PairCounts
+from data_catalog.schema import NATIVE
+from training.effort import Attempt
+from training.exports.card_cost import cost_section, duration
+from training.exports.card_data import SeenData, card_data
+from training.exports.model_card import CardFormat, model_card
+from training.exports.source import open_trained
+
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
+
+HOSTILE = "<script>alert(1)</script> [x](http://evil.example) | `a` \u202e --- \x85"
+LOADING = "Ask."
+
+
+def seen(name: str = "scenes", licence: str = "CC0-1.0", **more: Any) -> SeenData:
+    """Three images to train on, one of them with two captions; one caption is translated."""
+    train = PairCounts()
+    train.images["photos", "train"] = 3
+    train.captions["photos", "train"] = 4
+    train.translators.update({("photos", NATIVE): 3, ("photos", "argos:en-it:1"): 1})
+    train.licences.update({("photos", "CC BY-NC 2.0"): 1, ("photos", None): 1, ("photos", "CC BY 4.0"): 1})
+    manifest = {
+        "dataset": name,
+        "snapshot": "eca29e9fc2f8",
+        "target_lang": "it",
+        "sources": {"photos": {"licence": licence}},
+        "settings": {"sources": {"photos": {"kind": "mscoco"}}},
+        "test_sets": {"xtd10": {}},
+        **more,
+    }
+    return SeenData(manifest=manifest, splits={"train": train, "val": PairCounts(), "test": PairCounts()})
+
+
+def write_scores(folder: Path, split: str, sha256: str, **more: Any) -> None:
+    score = {"name": "text_to_image_R@1", "captions": "all", "value": 0.25, "low": 0.125, "high": 0.5, "chance": 0.01}
+    values = {**score, "gallery_size": 1696, "num_queries": 8486, "num_dropped": 0, **more}
+    (folder / f"scores-{split}.json").write_text(
+        json.dumps({"split": split, "model_sha256": sha256, "scores": [values], "protocol": "something newer"})
+    )
+
+
+def card(folder: Path, told: SeenData | None, *, name: str = "small", licence: str = "") -> str:
+    trained = open_trained(folder)
+    data = card_data(folder, told, model_sha256=trained.loaded.sha256)
+    return model_card(trained, data, CardFormat(library="open_clip", loading=LOADING), name=name, licence=licence)
+
+
+def head(text: str) -> dict[str, Any]:
+    found: dict[str, Any] = yaml.safe_load(text.split("---\n")[1])
+    return found
+
+
+@pytest.fixture
+def model(compact: Path, tmp_path: Path) -> Path:
+    """A copy that may be written to."""
+    return Path(shutil.copytree(compact, tmp_path / "model"))
+
+
+def test_a_card_says_what_was_seen_how_it_scores_and_what_it_cost(model: Path) -> None:
+    sha256 = json.loads((model / "result.json").read_text())["model_sha256"]
+    write_scores(model, "test", sha256, new_column=[1])
+    write_scores(model, "val", "0" * 64, value=0.99)
+    text = card(model, seen(), licence="cc-by-4.0")
+    for part in (
+        "The dataset scenes, snapshot eca29e9fc2f8. Of 4 captions to train on, machine translation made 1 (25.0%).",
+        "| photos | CC0-1.0 | 3 / 4 | 0 / 0 | 0 / 0 |",
+        "3 images to train on have licences of their own: 1 forbid trade, 1 say nothing.",
+        "| all | all | 0.2500 | 0.1250-0.5000 | 1,696 | 8,486 |",
+        "- Captions all: every caption.",
+        "Scores of the val split are of other weights, and are left out.",
+        "It has seen 152 images to train on",
+        "one language, `it`",
+        "Machine translation made 25.0% of its captions",
+        "Images: 152. Epochs: 1, of which 0 with frozen towers. Steps: 2. The weights are those of epoch 1",
+        "in one attempt, on ",
+        '"model": "resnet.json"',
+        "Lin, T.-Y. et al. (2014). Microsoft COCO",
+    ):
+        assert part in text, part
+    assert "0.9900" not in text
+    assert "No test set was guarded" not in text
+    assert "No test set was guarded" in card(model, seen(test_sets={}))
+    assert str(model.parent) not in text
+
+
+def test_the_hub_reads_its_head(model: Path) -> None:
+    from huggingface_hub import ModelCard
+
+    sha256 = json.loads((model / "result.json").read_text())["model_sha256"]
+    write_scores(model, "test", sha256)
+    data = ModelCard(card(model, seen(), licence="cc-by-4.0")).data
+    assert (data.language, data.license, data.library_name) == (["it"], "cc-by-4.0", "open_clip")
+    assert data.datasets == ["scenes"]
+    (result,) = data.eval_results
+    assert (result.dataset_name, result.dataset_split) == ("scenes, test split", "test")
+    assert (result.metric_type, result.metric_value) == ("text_to_image_R@1", 0.25)
+    assert "95 % 0.1250-0.5000" in result.metric_name
+
+
+def test_a_card_of_a_folder_alone_claims_nothing(model: Path) -> None:
+    (model / "effort.json").unlink()
+    text = card(model, None)
+    assert head(text).keys() == {"library_name", "pipeline_tag", "tags"}
+    assert "Nobody told: it was exported from its folder alone" in text
+    assert "Nobody has scored it" in text
+    assert "Not noted: the model is from before training wrote `effort.json`" in text
+    assert "No licence is stated" in text
+
+
+def test_what_datasets_and_recipes_say_is_shown_and_does_nothing(model: Path) -> None:
+    sha256 = json.loads((model / "result.json").read_text())["model_sha256"]
+    write_scores(model, "test", sha256, name=f"R@1 {HOSTILE}")
+    run = json.loads((model / "run.json").read_text())
+    run["settings"]["model"] = f"```\n{HOSTILE}"
+    (model / "run.json").write_text(json.dumps(run))
+    told = seen(name=HOSTILE, licence=HOSTILE, target_lang=HOSTILE, snapshot=HOSTILE)
+    text = card(model, told, name=HOSTILE, licence=HOSTILE)
+    found = head(text)
+    assert found["license"] == HOSTILE
+    assert found["datasets"] == [HOSTILE]
+    html = MarkdownIt("commonmark", {"html": True}).enable("table").render(text.split("---\n", 2)[2])
+    assert "<script" not in html
+    assert "evil.example" in html
+    assert '<a href="http://evil' not in html
+    assert html.count("<h1>") == 1
+    assert "\u202e" not in html
+
+
+def attempt(seconds: float, **more: Any) -> Attempt:
+    values = {"started": "2026-01-01T00:00:00+00:00", "first_step": 0, "last_step": 1, "device": "cpu"}
+    return Attempt(**{**values, "seconds": seconds, "hardware": ("A processor",), "processes": 1, **more})
+
+
+def test_time_and_energy_add_up_over_attempts() -> None:
+    text = cost_section(
+        [
+            attempt(3600, joules={"package-0": 3_600_000.0}),
+            attempt(65, joules={"package-0": 1_800_000.0}, not_measured=("GPU 0: it has no energy counter",)),
+            attempt(1.4, not_measured=("processor: this system shows no RAPL counters",), processes=2),
+        ]
+    )
+    assert "1 h 1 min 6 s in 3 attempts, on A processor. Up to 2 processes trained together" in text
+    assert "- package-0: 1.5000 kWh, in 2 of 3 attempts" in text
+    assert "- Not measured: GPU 0&#58; it has no energy counter" in text
+    assert "- Not measured: processor&#58; this system shows no RAPL counters" in text
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [(0.2, "less than a second"), (59.6, "1 min"), (3600, "1 h"), (7384, "2 h 3 min 4 s"), (360_000, "100 h")],
+)
+def test_durations_are_in_words(seconds: float, text: str) -> None:
+    assert duration(seconds) == text

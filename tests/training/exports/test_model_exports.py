@@ -1,0 +1,357 @@
+"""Exports of small trained models, read back by the libraries that they are for, elsewhere and without a network."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from data_catalog.errors import ConfigError, PipelineError
+from training.exports.formats import MODEL_FORMATS
+from training.exports.hugging_face import why_no_hugging_face
+from training.exports.model_export import ModelExportConfig, export_model
+from training.exports.probe import make_probe, require_same_ids, require_same_scores
+from training.exports.source import open_trained
+from training.images import decode
+from training.model import load_model, normalise_pixels, read_model_config
+
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
+
+READER = Path(__file__).with_name("card_reader.py")
+# Of differing lengths, so that all but one are filled up; one is longer than any context.
+TEXTS = ["un quadrato rosso", "Sull’erba  c'è\tun QUADRATO verde, in alto a destra.", "blu", "nero " * 120]
+TOLERANCE = 1e-4
+
+
+def exported(model: Path, out: Path, *formats: str, **more: Any) -> Any:
+    """Export a model from its folder alone."""
+    config = ModelExportConfig(formats=formats, name="small", **more)
+    return export_model(model, config, out, seen=None, root=out.parent / "catalog")
+
+
+@pytest.fixture(scope="module")
+def picture(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Noise, of another shape and size than any model's images."""
+    path = tmp_path_factory.mktemp("picture") / "noise.png"
+    Image.fromarray(np.random.default_rng(3).integers(0, 255, (70, 50, 3), dtype=np.uint8)).save(path)
+    return path
+
+
+def ours(model: Path, picture: Path) -> list[Any]:
+    """Features of the picture and `TEXTS` by the model itself."""
+    import torch
+
+    found = load_model(model)
+    pixels = torch.from_numpy(decode(picture.read_bytes(), found.image_size).copy())[None]
+    with torch.no_grad():
+        images = found.module.encode_image(normalise_pixels(pixels), normalize=True)
+        return [images.numpy(), found.module.encode_text(found.tokenizer(TEXTS), normalize=True).numpy()]
+
+
+def read(picture: Path, folders: list[Path], elsewhere: Path, **environment: str) -> dict[str, list[Any]]:
+    """Run the cards' own code from another folder."""
+    command = [sys.executable, "-W", "ignore", str(READER), str(picture), json.dumps(TEXTS), *map(str, folders)]
+    told = {**os.environ, **environment}
+    child = subprocess.run(command, capture_output=True, text=True, check=False, cwd=elsewhere, env=told)
+    assert child.returncode == 0, child.stderr
+    found: dict[str, list[Any]] = json.loads(child.stdout.splitlines()[-1])
+    return found
+
+
+def require_equal(model: Path, picture: Path, found: dict[str, list[Any]]) -> None:
+    images, texts = ours(model, picture)
+    for folder, (their_images, their_texts) in found.items():
+        assert np.abs(images - np.array(their_images)).max() < TOLERANCE, folder
+        assert np.abs(texts - np.array(their_texts)).max() < TOLERANCE, folder
+    assert np.abs(texts[0] - texts[1]).max() > 100 * TOLERANCE, "texts differ by more than what is allowed"
+
+
+def as_hub_has_it(folder: Path, cache: Path, name: str) -> None:
+    """Put a folder where huggingface_hub keeps what it fetched."""
+    repository = cache / f"models--{name.replace('/', '--')}"
+    shutil.copytree(folder, repository / "snapshots" / ("0" * 40))
+    (repository / "refs").mkdir()
+    (repository / "refs" / "main").write_text("0" * 40)
+
+
+def no_pickles(*_: Any, **__: Any) -> Any:
+    raise AssertionError("a pickle was read")
+
+
+def test_italian_scores_the_same_in_all_three_libraries(
+    italian: Path, picture: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By the code of the cards: in a new process, from another folder, offline; one export moved, one as on the hub."""
+    for name in ("torch.load", "pickle.load", "pickle.loads", "pickle.Unpickler"):
+        monkeypatch.setattr(name, no_pickles)
+    report = exported(italian, tmp_path / "out", "all")
+    assert report.refused == {}
+    assert [found.format for found in report.exports] == ["open_clip", "transformers", "onnx"]
+    assert all(found.difference < TOLERANCE for found in report.exports)
+    files = [path for path in (tmp_path / "out").rglob("*") if path.is_file()]
+    assert {path.suffix for path in files} == {".json", ".md", ".onnx", ".safetensors"}
+    assert len({path.stat().st_mode for path in files}) == 1, "safetensors would let nobody else read its files"
+    exported(italian, tmp_path / "first", "open_clip")
+    shutil.move(tmp_path / "first", tmp_path / "moved")
+    exported(italian, tmp_path / "hub", "open_clip", hub_name="somebody/clip-it")
+    as_hub_has_it(tmp_path / "hub", tmp_path / "cache", "somebody/clip-it")
+    shutil.copytree(tmp_path / "hub", tmp_path / "only-the-card")
+    for path in (tmp_path / "only-the-card").glob("*.safetensors"):
+        path.unlink()
+    folders = [found.folder for found in report.exports]
+    more = [tmp_path / "moved", tmp_path / "only-the-card"]
+    found = read(picture, [*folders, *more], tmp_path, HF_HUB_CACHE=str(tmp_path / "cache"))
+    assert len(found) == 5
+    require_equal(italian, picture, found)
+
+
+def test_no_export_says_where_anything_lay(italian: Path, encoder: Path, tmp_path: Path) -> None:
+    for kind in ("open_clip", "transformers"):
+        exported(italian, tmp_path / kind, kind, hub_name="somebody/clip-it")
+        for path in (tmp_path / kind).iterdir():
+            content = path.read_bytes()
+            assert not any(str(place).encode() in content for place in (italian, encoder, tmp_path)), path
+
+
+def test_a_plain_clip_becomes_transformers_clip(plain_clip: Path, picture: Path, tmp_path: Path) -> None:
+    """Its bias has no place there: the card says so, and cosines are the same."""
+    import torch
+    from transformers import AutoProcessor, CLIPModel
+
+    exported(plain_clip, tmp_path / "out", "transformers")
+    model = CLIPModel.from_pretrained(tmp_path / "out").eval()
+    processor = AutoProcessor.from_pretrained(tmp_path / "out", backend="pil")
+    inputs = processor(images=[Image.open(picture)], text=TEXTS, padding=True, truncation=True, return_tensors="pt")
+    with torch.no_grad():
+        found = model(**inputs)
+    features = {"transformers": [found.image_embeds.tolist(), found.text_embeds.tolist()]}
+    require_equal(plain_clip, picture, features)
+    scale = open_trained(plain_clip).logit_scale
+    cosines = (found.image_embeds @ found.text_embeds.T) * scale
+    assert torch.allclose(found.logits_per_image, cosines, rtol=1e-4)
+    bias = open_trained(plain_clip).logit_bias
+    assert f"The bias of {bias:.4f} that training added" in (tmp_path / "out" / "README.md").read_text()
+
+
+def test_compact_goes_to_open_clip_and_says_why_not_to_transformers(
+    compact: Path, picture: Path, tmp_path: Path
+) -> None:
+    import open_clip
+    import torch
+
+    exported(compact, tmp_path / "out", "open_clip")
+    model, _, preprocess = open_clip.create_model_and_transforms(f"local-dir:{tmp_path / 'out'}")
+    tokenizer = open_clip.get_tokenizer(f"local-dir:{tmp_path / 'out'}")
+    with torch.no_grad():
+        images = model.eval().encode_image(preprocess(Image.open(picture))[None], normalize=True)
+        texts = model.encode_text(tokenizer(TEXTS), normalize=True)
+    require_equal(compact, picture, {"open_clip": [images.numpy(), texts.numpy()]})
+    told = json.loads((tmp_path / "out" / "tokenizer_config.json").read_text())
+    assert told["add_prefix_space"], "or transformers 4 would read the first word otherwise"
+    reason = "no equivalent of this model, since its image tower is a ResNet: export it to open_clip, onnx"
+    with pytest.raises(ConfigError, match=reason):
+        exported(compact, tmp_path / "two", "open_clip", "transformers")
+    assert not (tmp_path / "two").exists()
+
+
+@pytest.mark.slow
+def test_compact_goes_to_onnx(compact: Path, picture: Path, tmp_path: Path) -> None:
+    report = exported(compact, tmp_path / "out", "all")
+    assert report.refused == {"transformers": "its image tower is a ResNet"}
+    require_equal(compact, picture, read(picture, [found.folder for found in report.exports], tmp_path))
+
+
+@pytest.mark.slow
+def test_graphs_with_weights_beside_them_are_whole(
+    plain_clip: Path, picture: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As those of towers of more than 2 GB have to be."""
+    monkeypatch.setattr("training.exports.onnx_graphs.MAX_BYTES_INSIDE", 1000)
+    exported(plain_clip, tmp_path / "first", "onnx")
+    shutil.move(tmp_path / "first", tmp_path / "out")
+    assert (tmp_path / "out" / "text.onnx.data").stat().st_size > (tmp_path / "out" / "text.onnx").stat().st_size
+    require_equal(plain_clip, picture, read(picture, [tmp_path / "out"], tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("table", "setting", "reason"),
+    [
+        ("vision_cfg", {"timm_model_name": "vit_tiny_patch16_224"}, "its image tower is timm's vit_tiny_patch16_224"),
+        ("vision_cfg", {"layers": [1, 1, 1, 1]}, "its image tower is a ResNet"),
+        ("vision_cfg", {"pool_type": "avg"}, "its vision_cfg says pool_type = 'avg'"),
+        ("vision_cfg", {"ls_init_value": 0.1}, "its vision_cfg says ls_init_value = 0.1"),
+        ("vision_cfg", {"no_ln_pre": True}, "its vision_cfg says no_ln_pre = True"),
+        ("vision_cfg", {"pool_type": "tok", "qk_norm": False, "patch_dropout": 0.5}, None),
+        ("text_cfg", {"hf_pooler_type": "mean_pooler"}, "its text tower is pooled by mean_pooler"),
+        ("text_cfg", {"hf_pooler_type": "cls_last_hidden_state_pooler"}, "pooled by cls_last_hidden_state_pooler"),
+        ("text_cfg", {"hf_proj_type": "mlp"}, "its text tower is projected by mlp"),
+        ("text_cfg", {"hf_proj_type": None}, None),
+    ],
+)
+def test_what_has_no_equivalent_in_transformers_is_named(
+    table: str, setting: dict[str, Any], reason: str | None
+) -> None:
+    config = read_model_config("italian")
+    config[table] = {**config[table], **setting}
+    found = why_no_hugging_face(config)
+    assert (found is None) if reason is None else (found is not None and reason in found)
+
+
+def test_models_that_come_with_us_and_where_they_go() -> None:
+    for name, formats in (("italian", 3), ("lit", 2), ("compact", 2), ("compact-96", 2)):
+        config = read_model_config(name)
+        assert sum(kind.why_not(config) is None for kind in MODEL_FORMATS.values()) == formats, name
+
+
+def test_the_proof_notices_what_scores_otherwise(compact: Path) -> None:
+    probe = make_probe(open_trained(compact))
+    images, texts = probe.image_features, probe.text_features
+    assert require_same_scores(probe, images, texts, "it") == 0
+    for wrong in (images + 2e-4, images[:, :-1], images * np.nan):
+        with pytest.raises(PipelineError, match="it: it scores otherwise than the model"):
+            require_same_scores(probe, wrong, texts if wrong.shape == images.shape else texts[:, :-1], "it")
+    ids = probe.ids.tolist()
+    require_same_ids(probe, ids, "it")
+    with pytest.raises(PipelineError, match="its tokenizer reads 'una' otherwise"):
+        require_same_ids(probe, [[*ids[0][:-1], 9], *ids[1:]], "it")
+
+
+def test_nothing_is_left_of_an_export_that_fails(compact: Path, tmp_path: Path) -> None:
+    """Weights that are no numbers score like nothing, and equal to nothing."""
+    import hashlib
+
+    from safetensors.torch import load_file, save_file
+
+    broken = tmp_path / "broken"
+    shutil.copytree(compact, broken)
+    weights = load_file(broken / "model.safetensors")
+    save_file(
+        {**weights, "text.text_projection": weights["text.text_projection"] * float("nan")},
+        broken / "model.safetensors",
+    )
+    result = json.loads((broken / "result.json").read_text())
+    sha256 = hashlib.sha256((broken / "model.safetensors").read_bytes()).hexdigest()
+    (broken / "result.json").write_text(json.dumps({**result, "model_sha256": sha256}))
+    with pytest.raises(PipelineError, match=r"it scores otherwise than the model \(by nan"):
+        exported(broken, tmp_path / "places" / "out", "open_clip")
+    assert list((tmp_path / "places").iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        ("no weights", r"holds no finished model, since it has no model\.safetensors"),
+        ("not finished", r"holds no finished model, since it has no result\.json"),
+        ("a flipped bit", r"model\.safetensors is not what result\.json says that training wrote"),
+        ("a recorded file gone", r"tokenizer\.json is missing"),
+        ("a recorded file changed", r"tokenizer\.json is not what training wrote"),
+        ("no JSON", r"run\.json is damaged"),
+        ("another result", r"result\.json is damaged"),
+        ("no scores", r"scores-test\.json is no file of scores .* evaluate the model again"),
+        ("no effort", r"effort\.json is damaged"),
+    ],
+)
+def test_a_damaged_model_is_refused_in_a_sentence(damage: str, message: str, compact: Path, tmp_path: Path) -> None:
+    from data_catalog.recorded_files import record_folder
+    from training.run import MODEL_FILES
+
+    model = tmp_path / "model"
+    shutil.copytree(compact, model)
+    if damage.startswith("a recorded file"):
+        record_folder(model, MODEL_FILES)
+        (model / "tokenizer.json").unlink()
+        if damage.endswith("changed"):
+            (model / "tokenizer.json").write_text("{}")
+    elif damage == "a flipped bit":
+        content = bytearray((model / "model.safetensors").read_bytes())
+        content[-7] ^= 1
+        (model / "model.safetensors").write_bytes(content)
+    elif damage in ("no weights", "not finished"):
+        (model / {"no weights": "model.safetensors", "not finished": "result.json"}[damage]).unlink()
+    else:
+        name, text = {
+            "no JSON": ("run.json", "{"),
+            "another result": ("result.json", "{}"),
+            "no scores": ("scores-test.json", '{"split": "test", "model_sha256": "", "scores": [{"name": 5}]}'),
+            "no effort": ("effort.json", "[]"),
+        }[damage]
+        (model / name).write_text(text)
+    with pytest.raises(ConfigError, match=message) as caught:
+        exported(model, tmp_path / "out", "open_clip")
+    assert "\n" not in str(caught.value)
+    assert not (tmp_path / "out").exists()
+
+
+def test_only_earlier_exports_of_models_are_replaced_and_only_by_force(compact: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "mine.txt").write_text("mine")
+    for replace in (False, True):
+        with pytest.raises(ConfigError, match="is there and is no export of ours"):
+            exported(compact, out, "open_clip", replace=replace)
+    assert [path.name for path in out.iterdir()] == ["mine.txt"]
+    (out / "mine.txt").unlink()
+    assert not exported(compact, out, "open_clip").exports[0].up_to_date
+    assert exported(compact, out, "open_clip").exports[0].up_to_date
+    with pytest.raises(ConfigError, match=r"holds an export of another model, or one made otherwise: .* --force"):
+        exported(compact, out, "open_clip", licence="mit")
+    assert "license" not in (out / "README.md").read_text()
+    (out / "mine.txt").write_text("mine")
+    exported(compact, out, "open_clip", licence="mit", replace=True)
+    assert 'license: "mit"' in (out / "README.md").read_text()
+    assert not (out / "mine.txt").exists()
+    (out / "open_clip_model.safetensors").write_bytes(b"cut off")
+    with pytest.raises(ConfigError, match="holds an export of another model"):
+        exported(compact, out, "open_clip", licence="mit")
+
+
+def test_an_export_of_a_dataset_is_never_replaced(compact: Path, tmp_path: Path) -> None:
+    from data_catalog.checksummed import write_checksummed
+
+    record = {"dataset": "scenes", "snapshot": "0" * 8, "format": "urls", "files": {}}
+    write_checksummed(tmp_path / "out" / "export.json", record)
+    with pytest.raises(ConfigError, match="holds an export of a dataset"):
+        exported(compact, tmp_path / "out", "open_clip", replace=True)
+
+
+def test_the_models_own_folder_is_no_place(compact: Path, tmp_path: Path) -> None:
+    for out in (compact / "exports", compact.parent):
+        with pytest.raises(ConfigError, match="lie in one another"):
+            exported(compact, out, "open_clip")
+    with pytest.raises(ConfigError, match=r"is there and is no export of ours|lie in one another"):
+        exported(compact, compact, "open_clip")
+    config = ModelExportConfig(formats=("open_clip",), name="small")
+    with pytest.raises(ConfigError, match="where `vernaclip forget` removes exports of which nobody can tell"):
+        export_model(compact, config, tmp_path / "mine", seen=None, root=tmp_path)
+    with pytest.raises(ConfigError, match="which is not for exports"):
+        export_model(compact, config, tmp_path / "models" / "mine", seen=None, root=tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("wish", "message"),
+    [
+        ({"formats": ()}, "format must be some of open_clip, transformers, onnx, all, got none"),
+        ({"formats": ("jax",)}, "got jax"),
+        ({"formats": ("all", "onnx")}, "stands for every one: name it alone"),
+        ({"formats": ("onnx",), "hub_name": "clip-it"}, "a name on the hub is OWNER/NAME, got 'clip-it'"),
+        ({"formats": ("onnx",), "hub_name": "../clip-it"}, "a name on the hub is OWNER/NAME"),
+    ],
+)
+def test_wrong_wishes_are_named(wish: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        ModelExportConfig(name="small", **wish)
+
+
+def test_what_onnx_needs_is_said_before_anything_is_written(
+    compact: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "onnxscript", None)
+    with pytest.raises(ConfigError, match=r"the format onnx needs onnxscript: pip install 'vernaclip\[onnx\]'"):
+        exported(compact, tmp_path / "out", "open_clip", "onnx")
+    assert not (tmp_path / "out").exists()

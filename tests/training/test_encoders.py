@@ -1,0 +1,166 @@
+"""Models of others behind one interface: open_clip's and Hugging Face's folders, made on the spot."""
+
+import io
+import json
+import pickle
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from data_catalog.errors import ConfigError
+from training.encoders import (
+    encode_images,
+    encode_texts,
+    open_model_folder,
+    open_open_clip,
+    open_transformers,
+    rewording,
+)
+
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
+
+TEXTS = ["un cane", "due gatti neri sul divano", "tre"]
+
+
+def photo(width: int, height: int, colour: str = "navy", fmt: str = "JPEG") -> bytes:
+    picture = Image.new("RGB", (width, height), colour)
+    picture.paste("white", (2, 2, width // 2, height // 3))
+    buffer = io.BytesIO()
+    picture.save(buffer, fmt)
+    return buffer.getvalue()
+
+
+PHOTOS = {"a": photo(50, 40), "b": photo(64, 64, "crimson", "PNG"), "cut": photo(60, 60)[:400], "c": photo(33, 70)}
+
+
+def read(name: str) -> bytes:
+    if name not in PHOTOS:
+        raise FileNotFoundError(name)
+    return PHOTOS[name]
+
+
+def test_a_folder_of_ours_encodes_alike_through_open_clip(random_clip: Callable[..., Path]) -> None:
+    folder = random_clip(TEXTS)
+    names = ["a", "gone", "b", "cut", "c"]
+    ours, theirs = open_model_folder(folder, "ours"), open_open_clip(str(folder), "theirs")
+    (one, places), (other, others) = (encode_images(encoder, names, read, batch_size=2) for encoder in (ours, theirs))
+    assert places.tolist() == others.tolist() == [0, 2, 4]
+    assert np.abs(one - other).max() < 1e-5
+    assert np.allclose(np.linalg.norm(one, axis=1), 1)
+    assert np.abs(encode_texts(ours, TEXTS) - encode_texts(theirs, TEXTS, batch_size=1)).max() < 1e-5
+
+
+def test_texts_may_be_put_in_other_words_first(random_clip: Callable[..., Path]) -> None:
+    ours = open_model_folder(random_clip(TEXTS), "ours")
+    asked = rewording(ours, lambda texts: [text.upper() + "!" for text in texts], "loud")
+    assert np.array_equal(encode_texts(asked, TEXTS), encode_texts(ours, [text.upper() + "!" for text in TEXTS]))
+    assert asked.name == "loud"
+
+
+@pytest.fixture(scope="module")
+def dual_encoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small VisionTextDualEncoder with its processor, as the hub has them."""
+    from tokenizers import Tokenizer, models, pre_tokenizers
+    from transformers import (
+        BertConfig,
+        BertModel,
+        PreTrainedTokenizerFast,
+        VisionTextDualEncoderModel,
+        VisionTextDualEncoderProcessor,
+        ViTConfig,
+        ViTImageProcessor,
+        ViTModel,
+    )
+
+    folder = tmp_path_factory.mktemp("dual")
+    words = ["[PAD]", "[UNK]", *" ".join(TEXTS).split()]
+    tokenizer = Tokenizer(models.WordLevel({word: place for place, word in enumerate(words)}, unk_token="[UNK]"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    fast = PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, pad_token="[PAD]", unk_token="[UNK]", model_max_length=16
+    )
+    size = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
+    with torch.random.fork_rng():
+        torch.manual_seed(1)
+        vision = ViTModel(ViTConfig(image_size=32, patch_size=16, **size))
+        text = BertModel(BertConfig(vocab_size=len(words), max_position_embeddings=16, **size))
+        model = VisionTextDualEncoderModel(vision_model=vision, text_model=text)
+    model.save_pretrained(folder)
+    picture = ViTImageProcessor(size={"height": 32, "width": 32})
+    VisionTextDualEncoderProcessor(picture, fast).save_pretrained(folder)
+    return folder
+
+
+def test_a_dual_encoder_of_hugging_face(dual_encoder: Path) -> None:
+    from transformers import VisionTextDualEncoderModel, VisionTextDualEncoderProcessor
+
+    encoder = open_transformers(str(dual_encoder), "theirs")
+    features, places = encode_images(encoder, ["a", "b"], read)
+    assert places.tolist() == [0, 1]
+    model = VisionTextDualEncoderModel.from_pretrained(dual_encoder).eval()
+    processor = VisionTextDualEncoderProcessor.from_pretrained(dual_encoder)
+    pictures = [Image.open(io.BytesIO(PHOTOS[name])).convert("RGB") for name in ("a", "b")]
+    with torch.no_grad():
+        found = model(**processor(text=TEXTS, images=pictures, padding=True, return_tensors="pt"))
+    cosines = (found.logits_per_image / model.logit_scale.exp()).detach().numpy()
+    assert np.abs(features @ encode_texts(encoder, TEXTS, batch_size=2).T - cosines).max() < 1e-4
+
+
+def test_a_dual_encoder_that_lacks_weights_is_refused(dual_encoder: Path, tmp_path: Path) -> None:
+    from safetensors.torch import load_file, save_file
+
+    folder = tmp_path / "lacking"
+    shutil.copytree(dual_encoder, folder)
+    tensors = load_file(folder / "model.safetensors")
+    del tensors["text_projection.weight"]
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(ConfigError, match=r"lacks weights, such as text_projection.weight"):
+        open_transformers(str(folder), "theirs")
+
+
+class Bomb:
+    """What a pickle may do when it is read."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> tuple[object, tuple[object, ...]]:
+        return (Path.write_text, (self.path, "went off"))
+
+
+def test_a_pickle_with_more_than_weights_in_it_is_refused(random_clip: Callable[..., Path], tmp_path: Path) -> None:
+    folder = tmp_path / "bomb"
+    shutil.copytree(random_clip(TEXTS), folder)
+    (folder / "model.safetensors").unlink()
+    mark = tmp_path / "mark"
+    (folder / "open_clip_pytorch_model.bin").write_bytes(pickle.dumps({"visual.proj": Bomb(mark)}, protocol=2))
+    with pytest.raises(ConfigError, match=r"refused|cannot be had"):
+        open_open_clip(str(folder), "theirs")
+    assert not mark.exists()
+
+
+def test_a_folder_without_weights_is_refused(random_clip: Callable[..., Path], tmp_path: Path) -> None:
+    folder = tmp_path / "bare"
+    shutil.copytree(random_clip(TEXTS), folder)
+    (folder / "model.safetensors").unlink()
+    with pytest.raises(ConfigError, match="cannot be had"):
+        open_open_clip(str(folder), "theirs")
+    with pytest.raises(ConfigError, match="holds no trained model"):
+        open_model_folder(folder, "ours")
+
+
+@pytest.mark.parametrize("source", ["ViT-B-32", "ViT-B-33/openai", "nowhere/at/all"])
+def test_open_clip_has_no_such_model(source: str) -> None:
+    with pytest.raises(ConfigError, match="no MODEL/PRETRAINED of open_clip"):
+        open_open_clip(source, "theirs")
+
+
+def test_what_is_no_dual_encoder_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "no-such-model"}))
+    with pytest.raises(ConfigError, match="cannot be had"):
+        open_transformers(str(tmp_path), "theirs")

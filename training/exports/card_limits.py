@@ -1,0 +1,97 @@
+"""The parts of a model card that follow from its data: what it saw, and what it therefore is not good for."""
+
+from collections.abc import Iterator
+
+from data_catalog.exports.counts import PairCounts
+from data_catalog.exports.licences import FORBIDDEN, NONCOMMERCIAL, read_licence
+from data_catalog.exports.markdown import bullets, table
+from data_catalog.exports.texts import markdown_text
+from data_catalog.schema import NATIVE
+from training.exports import card_texts
+from training.exports.card_data import CardData, SeenData
+from training.exports.source import TrainedFolder
+
+_UNSEEN = """Nobody told: it was exported from its folder alone, which does not say which snapshot of which dataset it
+was trained on. Export it by the dataset's name to have that here."""
+
+
+def data_section(seen: SeenData | None) -> str:
+    """Dataset, snapshot, pairs by source and split, terms of the sources, translation."""
+    if seen is None:
+        return _UNSEEN
+    manifest = seen.manifest
+    rows: list[list[object]] = []
+    for name, entry in sorted(manifest["sources"].items()):
+        pairs = [f"{_of(counts, name, 'images'):,} / {_of(counts, name, 'captions'):,}" for counts in _counts(seen)]
+        rows.append([markdown_text(name), markdown_text(entry["licence"]), *pairs])
+    listed = table(["source", "upstream's terms", *(f"{split}, images / captions" for split in seen.splits)], rows)
+    head = f"The dataset {markdown_text(manifest['dataset'])}, snapshot {markdown_text(manifest['snapshot'])}."
+    return f"{head} {_translation(seen)} Only the train split was trained on.\n\n{listed}\n\n{_licences(seen)}"
+
+
+def _counts(seen: SeenData) -> list[PairCounts]:
+    return list(seen.splits.values())
+
+
+def _of(counts: PairCounts, source: str, kind: str) -> int:
+    return counts.of_source(counts.images if kind == "images" else counts.captions, source)
+
+
+def _translation(seen: SeenData) -> str:
+    captions, translated = _translated(seen)
+    if not captions:
+        return "Its train split has no captions."
+    return (
+        f"Of {captions:,} captions to train on, machine translation made {translated:,} ({translated / captions:.1%})."
+    )
+
+
+def _translated(seen: SeenData) -> tuple[int, int]:
+    train = seen.splits["train"]
+    captions = sum(train.captions.values())
+    native = sum(count for (_, translator), count in train.translators.items() if translator == NATIVE)
+    return captions, captions - native
+
+
+def _licences(seen: SeenData) -> str:
+    """What the licences of single images, where rows state one, allow."""
+    told = {"forbid trade": 0, "forbid changed copies": 0, "are none that we know": 0, "say nothing": 0}
+    for (_, text), count in seen.splits["train"].licences.items():
+        licence = read_licence(text)
+        if not (text and text.strip()):
+            told["say nothing"] += count
+        elif licence is None:
+            told["are none that we know"] += count
+        elif licence.passing_on == NONCOMMERCIAL:
+            told["forbid trade"] += count
+        elif licence.passing_on == FORBIDDEN:
+            told["forbid changed copies"] += count
+    total = sum(seen.splits["train"].licences.values())
+    parts = [f"{count:,} {what}" for what, count in told.items() if count]
+    found = f": {', '.join(parts)}" if parts else " that are free as far as they say"
+    return f"{total:,} images to train on have licences of their own{found}. Whether they bind a model is for courts."
+
+
+def limits_section(data: CardData, trained: TrainedFolder) -> str:
+    """A list, from the particular to the general."""
+    return bullets([*_particular(data, trained), *card_texts.LIMITS])
+
+
+def _particular(data: CardData, trained: TrainedFolder) -> Iterator[str]:
+    yield (
+        f"It has seen {trained.result.num_samples:,} images to train on, and knows what these show; the CLIP of 2021 "
+        "saw 400 million. What none of them resembles, it has never seen."
+    )
+    if data.seen is not None:
+        language, (captions, translated) = markdown_text(data.seen.manifest["target_lang"]), _translated(data.seen)
+        yield f"It was trained on captions in one language, `{language}`, and neither trained nor measured in others."
+        if translated:
+            yield (
+                f"Machine translation made {translated / captions:.1%} of its captions: it may have learnt an engine's "
+                "mistakes and stiff wording, and may not know what people would rather say."
+            )
+        if not data.seen.manifest.get("test_sets"):
+            yield "No test set was guarded while the dataset was built: what it is measured on it may have seen."
+    yield "Scores above are of pictures like those it was trained on, and say little of others."
+    if trained.has_encoder or trained.run.get("settings", {}).get("lock_image"):
+        yield card_texts.OTHERS_WEIGHTS

@@ -1,0 +1,168 @@
+"""The model card: what a model is, how it is read, what it saw, how it was trained, how it scores, what it cost.
+
+Every text that comes from a dataset or a recipe is escaped. Nothing in it says where on a machine anything lay.
+"""
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from data_catalog.exports.markdown import bullets, fenced, table
+from data_catalog.exports.references import METHOD, upstream_paper
+from data_catalog.exports.texts import markdown_text
+from training.exports import card_texts
+from training.exports.card_cost import cost_section
+from training.exports.card_data import CardData, SplitScores
+from training.exports.card_head import card_head
+from training.exports.card_limits import data_section, limits_section
+from training.exports.source import TrainedFolder
+from training.scores import CAPTION_MODES
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CardFormat:
+    """What a card says of the format that it lies in.
+
+    Args:
+        library: as the hub calls it.
+        loading: Markdown that says how the folder is read.
+        lacks: what the format cannot hold of the model, in sentences.
+    """
+
+    library: str
+    loading: str
+    lacks: tuple[str, ...] = ()
+
+
+def model_card(trained: TrainedFolder, data: CardData, told: CardFormat, *, name: str, licence: str) -> str:
+    """The whole card, as Markdown with its YAML head.
+
+    Args:
+        name: of the model.
+        licence: that the user states for it; "" for none.
+    """
+    sections = [
+        f"# {markdown_text(name)}",
+        _introduction(trained, data, licence),
+        f"## How to read it\n\n{_loading(told)}",
+        f"## Architecture\n\n{_architecture(trained)}",
+        f"## What it saw\n\n{data_section(data.seen)}",
+        f"## How it was trained\n\n{_training(trained)}",
+        f"## Scores\n\n{_scores(data)}",
+        f"## Limits\n\n{limits_section(data, trained)}",
+        f"## Time and energy\n\n{cost_section(data.attempts)}",
+        f"## What to cite\n\n{bullets(_references(data))}",
+    ]
+    head = card_head(name=name, library=told.library, licence=licence, data=data)
+    return f"{head}\n\n" + "\n\n".join(sections) + "\n"
+
+
+def _introduction(trained: TrainedFolder, data: CardData, licence: str) -> str:
+    of = f" for the language `{markdown_text(data.seen.manifest['target_lang'])}`" if data.seen is not None else ""
+    terms = (
+        f"Whoever published it states the licence {markdown_text(licence)}."
+        if licence
+        else "No licence is stated: who publishes it decides, within the terms of what it was trained on."
+    )
+    return (
+        f"A CLIP model{of}: pictures and texts as points in one space, trained by vernaclip after the method of "
+        f"CLIP-Italian. Weights `{trained.loaded.sha256[:16]}`, run `{str(trained.run.get('key', ''))[:12]}`. {terms}"
+    )
+
+
+def _loading(told: CardFormat) -> str:
+    lacks = f"\n\nWhat this format does not hold:\n\n{bullets(told.lacks)}" if told.lacks else ""
+    return f"{told.loading}\n\n{card_texts.EXACT} to 1e-4.{lacks}"
+
+
+def _architecture(trained: TrainedFolder) -> str:
+    module, config = trained.loaded.module, trained.model_config
+    towers = {"image": module.visual, "text": module.text}
+    sizes = {name: sum(weight.numel() for weight in tower.parameters()) for name, tower in towers.items()}
+    bias = "" if trained.logit_bias is None else f", plus {trained.logit_bias:.4f}"
+    rows: list[list[object]] = [
+        ["image tower", f"{_image_tower(config['vision_cfg'])}, {sizes['image']:,} weights"],
+        ["images", f"{trained.loaded.image_size} pixels square, squashed by a bicubic filter"],
+        ["text tower", f"{_text_tower(trained)}, {sizes['text']:,} weights"],
+        ["texts", f"up to {trained.context_length} tokens"],
+        ["features", f"{config['embed_dim']} numbers"],
+        ["logits", f"cosine times {trained.logit_scale:.4f}{bias}"],
+        ["sha256 of the weights", f"`{trained.loaded.sha256}`"],
+    ]
+    return table(["part", "what"], rows)
+
+
+def _image_tower(vision: Mapping[str, Any]) -> str:
+    if "timm_model_name" in vision:
+        return f"timm's {markdown_text(str(vision['timm_model_name']))}"
+    layers, width = vision.get("layers", 12), vision.get("width", 768)
+    if isinstance(layers, int):
+        return f"vision transformer, {layers} layers of {width}, patches of {vision.get('patch_size', 16)}"
+    return f"ResNet, {'-'.join(map(str, layers))} blocks, from width {width}"
+
+
+def _text_tower(trained: TrainedFolder) -> str:
+    text = trained.text_config
+    if not trained.has_encoder:
+        return f"transformer, {text.get('layers', 12)} layers of {text.get('width', 512)}, causal"
+    encoder = trained.loaded.module.text.config
+    name = str(text["hf_model_name"])
+    named = "" if Path(name).is_absolute() or Path(name).exists() else f" {markdown_text(name)},"
+    pooled, projected = text.get("hf_pooler_type", "mean_pooler"), text.get("hf_proj_type", "mlp")
+    sizes = f"{encoder.num_hidden_layers} layers of {encoder.hidden_size}"
+    return f"{markdown_text(encoder.model_type)},{named} {sizes}, `{pooled}`, `{projected}` projection"
+
+
+def _training(trained: TrainedFolder) -> str:
+    result, settings = trained.result, dict(trained.run.get("settings", {}))
+    if str(settings.get("model", "")).endswith(".json"):
+        settings["model"] = Path(str(settings["model"])).name
+    loss = "" if result.best_val_loss is None else f", validation loss {result.best_val_loss:.4f}"
+    told = (
+        f"Images: {result.num_samples:,}. Epochs: {result.epochs}, of which {result.frozen_epochs} with frozen towers. "
+        f"Steps: {result.steps:,}. The weights are those of epoch {result.best_epoch}{loss}. Settings that decided "
+        "what came out:"
+    )
+    return f"{told}\n\n{fenced(json.dumps(settings, indent=1, sort_keys=True, ensure_ascii=True), 'json')}"
+
+
+def _scores(data: CardData) -> str:
+    if not data.scores:
+        return "Nobody has scored it: `vernaclip evaluate` does."
+    parts = [_split_scores(scores) for scores in data.scores]
+    return "\n\n".join([card_texts.SCORES, *parts])
+
+
+def _split_scores(scores: SplitScores) -> str:
+    split = markdown_text(scores.split)
+    if not scores.of_these_weights:
+        return f"Scores of the {split} split are of other weights, and are left out."
+    rows: list[list[object]] = [
+        [
+            markdown_text(score["name"]),
+            markdown_text(score["captions"]),
+            markdown_text(score["images"]),
+            _shown(score, "value"),
+            f"{_shown(score, 'low')}-{_shown(score, 'high')}",
+            int(score["gallery_size"]),
+            int(score["num_queries"]),
+        ]
+        for score in scores.scores
+    ]
+    columns = ["metric", "captions", "images", "score", "95 % interval", "gallery", "queries"]
+    used = {score["captions"] for score in scores.scores}
+    modes = [f"Captions {mode}: {meaning}." for mode, meaning in CAPTION_MODES.items() if mode in used]
+    return f"The {split} split:\n\n{table(columns, rows)}\n\n{bullets(modes)}"
+
+
+def _shown(score: Mapping[str, Any], name: str) -> str:
+    return f"{score[name]:.1f}" if score["name"].endswith("_rank") else f"{score[name]:.4f}"
+
+
+def _references(data: CardData) -> Iterator[str]:
+    yield METHOD
+    if data.seen is not None:
+        manifest = data.seen.manifest
+        yield from sorted({paper for source in manifest["sources"] if (paper := upstream_paper(manifest, source))})

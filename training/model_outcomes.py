@@ -1,0 +1,131 @@
+"""What one model does on one set: features of its images and texts, and the ranks that follow."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from data_catalog.errors import ConfigError
+from training.encoders import Encoder, encode_images, encode_texts
+from training.evaluation import WORDING_MODES, chosen_captions
+from training.galleries import BARE_TEMPLATE, HUMAN, MACHINE, PLACEHOLDER, Gallery, LabelledImages
+from training.metrics import text_to_image_ranks
+from training.outcomes import ZERO_SHOT, ZERO_SHOT_MEASURES, Outcome, retrieval_outcomes
+
+if TYPE_CHECKING:
+    from training.features import Features
+    from training.metrics import Integers
+
+ALL, LEAK_FREE = "all", "leak-free"
+
+
+def outcomes_of(encoder: Encoder, test_set: Gallery | LabelledImages, batch_size: int) -> tuple[list[Outcome], int]:
+    """Ranks of a model on a set, on all images, and on those that no model was trained on where one was on some.
+
+    Returns:
+        One outcome for each way, choice of captions and choice of images, in an order that depends on the set alone;
+        and how many of its images are there and decode.
+
+    Raises:
+        ConfigError: none is, or features are no numbers.
+    """
+    images, places = encode_images(encoder, test_set.images, test_set.read, batch_size=batch_size)
+    if not len(places):
+        raise ConfigError(f"none of the {len(test_set.images):,} images of {test_set.name} is there and decodes")
+    seen = {place for places_seen in test_set.seen.values() for place in places_seen}
+    subsets = {ALL: _among(places, set())} | ({LEAK_FREE: _among(places, seen)} if seen else {})
+    subsets = {name: rows for name, rows in subsets.items() if len(rows)}
+    if isinstance(test_set, Gallery):
+        return list(_retrieval(encoder, test_set, images, places, subsets, batch_size)), len(places)
+    return list(_zero_shot(encoder, test_set, images, places, subsets, batch_size)), len(places)
+
+
+def _among(places: "Integers", left_out: set[int]) -> "Integers":
+    """Rows of the feature matrix whose images are not left out."""
+    import numpy as np
+
+    return np.array([row for row, place in enumerate(places.tolist()) if place not in left_out], dtype=np.int64)
+
+
+def _retrieval(
+    encoder: Encoder, gallery: Gallery, images: "Features", places: "Integers", subsets: Mapping[str, Any], batch: int
+) -> Iterator[Outcome]:
+    import numpy as np
+
+    texts = encode_texts(encoder, gallery.captions, batch_size=batch)
+    owners = np.array(gallery.owners, dtype=np.int64)
+    for subset, rows in subsets.items():
+        row_of = np.full(len(gallery.images), -1, dtype=np.int64)
+        row_of[places[rows]] = np.arange(len(rows))
+        in_gallery = row_of[owners] >= 0
+        for mode, chosen in _modes(gallery, in_gallery).items():
+            if chosen.any():
+                yield from retrieval_outcomes(
+                    images[rows],
+                    texts[chosen],
+                    row_of[owners[chosen]],
+                    captions=mode,
+                    subset=subset,
+                    num_dropped=len(owners) - int(chosen.sum()),
+                )
+
+
+def _modes(gallery: Gallery, in_gallery: Any) -> dict[str, Any]:
+    """Which captions each mode takes, of images that are there: one answer a caption."""
+    import numpy as np
+
+    grouped: dict[int, list[int]] = {}
+    for caption, owner in enumerate(gallery.owners):
+        if in_gallery[caption]:
+            grouped.setdefault(owner, []).append(caption)
+    order = [caption for captions in grouped.values() for caption in captions]
+    groups = [[gallery.captions[caption] for caption in captions] for captions in grouped.values()]
+    modes = {}
+    for mode in WORDING_MODES:
+        modes[mode] = np.zeros(len(gallery.captions), dtype=bool)
+        modes[mode][order] = chosen_captions(groups, mode)
+    makers = np.array(gallery.made_by)
+    if len(set(gallery.made_by)) > 1:
+        modes |= {maker: in_gallery & (makers == maker) for maker in (HUMAN, MACHINE)}
+    return modes
+
+
+def _zero_shot(
+    encoder: Encoder,
+    test_set: LabelledImages,
+    images: "Features",
+    places: "Integers",
+    subsets: Mapping[str, Any],
+    batch: int,
+) -> Iterator[Outcome]:
+    import numpy as np
+
+    labels = np.array(test_set.labels, dtype=np.int64)[places]
+    prompts = {"bare": (BARE_TEMPLATE,)} | (
+        {"templates": tuple(test_set.templates)} if tuple(test_set.templates) != (BARE_TEMPLATE,) else {}
+    )
+    for mode, templates in prompts.items():
+        classes = class_features(encoder, test_set.class_names, templates, batch_size=batch)
+        for subset, rows in subsets.items():
+            yield Outcome(
+                way=ZERO_SHOT,
+                captions=mode,
+                images=subset,
+                ranks=text_to_image_ranks(images[rows], classes, labels[rows]),
+                clusters=places[rows],
+                num_right=np.ones(len(rows), dtype=np.int64),
+                gallery_size=len(classes),
+                num_dropped=len(test_set.images) - len(rows),
+                measures=ZERO_SHOT_MEASURES,
+            )
+
+
+def class_features(
+    encoder: Encoder, class_names: Sequence[str], templates: Sequence[str], *, batch_size: int = 128
+) -> "Features":
+    """Unit features of classes: the mean, over templates, of the features of a class's texts, shape (classes, dim)."""
+    import numpy as np
+
+    texts = [template.replace(PLACEHOLDER, name) for name in class_names for template in templates]
+    features = encode_texts(encoder, texts, batch_size=batch_size)
+    means = features.reshape(len(class_names), len(templates), -1).mean(axis=1)
+    units: Features = means / np.linalg.norm(means, axis=1, keepdims=True)
+    return units

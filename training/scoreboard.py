@@ -1,0 +1,190 @@
+"""Scores of several models on several sets, on the same images and with the same queries, and how they differ."""
+
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from data_catalog.errors import ConfigError
+from training.encoders import Encoder
+from training.galleries import Gallery, LabelledImages
+from training.model_outcomes import ALL, outcomes_of
+from training.outcomes import Outcome, differences_of, scores_of
+from training.scores import Difference, Score
+
+if TYPE_CHECKING:
+    from training.config import EvaluateConfig
+
+logger = logging.getLogger(__name__)
+
+UNKNOWN = "unknown"
+_NAMED_LEAKS = 3
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Contestant:
+    """A model to be scored.
+
+    Args:
+        name: under which its scores stand.
+        open: loads it; one model at a time is in memory.
+        trained_on: what it was trained on, or "unknown".
+    """
+
+    name: str
+    open: Callable[[], Encoder]
+    trained_on: str = UNKNOWN
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelFacts:
+    """What is told of a model beside its scores."""
+
+    name: str
+    origin: str
+    trained_on: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SetFacts:
+    """What is told of a set beside its scores.
+
+    Args:
+        task: "retrieval" or "zero-shot".
+        num_images: that were scored.
+        num_texts: captions, or classes.
+        num_missing: images that are not there, or do not decode; they and their captions are left out.
+        num_leaked: images that a model was trained on, by name of the model, where that is known.
+        notes: sentences.
+    """
+
+    name: str
+    task: str
+    num_images: int
+    num_texts: int
+    num_missing: int
+    num_leaked: Mapping[str, int]
+    notes: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Entry:
+    """One score of one model on one set."""
+
+    model: str
+    test_set: str
+    score: Score
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PairedEntry:
+    """By how much a model's score lies above the first model's."""
+
+    model: str
+    first: str
+    test_set: str
+    difference: Difference
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Scoreboard:
+    """All numbers of a run, in the order of sets and models."""
+
+    models: tuple[ModelFacts, ...]
+    sets: tuple[SetFacts, ...]
+    entries: tuple[Entry, ...]
+    differences: tuple[PairedEntry, ...] = field(default=())
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values, for a JSON file."""
+        return asdict(self)
+
+    def get(self, model: str, test_set: str, name: str, *, captions: str = "all", images: str = ALL) -> Score:
+        """One score.
+
+        Raises:
+            KeyError: there is none.
+        """
+        for entry in self.entries:
+            score = entry.score
+            if (entry.model, entry.test_set) == (model, test_set) and (score.name, score.captions, score.images) == (
+                name,
+                captions,
+                images,
+            ):
+                return score
+        raise KeyError(f"no score {name} of {model} on {test_set} over {captions} captions and {images} images")
+
+
+def refuse_seen(sets: Sequence[Gallery | LabelledImages], models: Sequence[Contestant]) -> None:
+    """Make sure that no model was trained on an image of a set.
+
+    Raises:
+        ConfigError: one was, as far as is known; says on how many, and which the first ones are.
+    """
+    names = {model.name for model in models}
+    for test_set in sets:
+        for model, seen in test_set.seen.items():
+            if seen and model in names:
+                first = "; ".join(
+                    f"{test_set.images[place]}: {why}" for place, why in sorted(seen.items())[:_NAMED_LEAKS]
+                )
+                raise ConfigError(
+                    f"{len(seen):,} of the {len(test_set.images):,} images of {test_set.name} are among those that "
+                    f"{model} was trained on ({first}): its numbers would be of its memory. With --report-anyway all "
+                    "images and those that are left are scored side by side"
+                )
+
+
+def score_models(
+    models: Sequence[Contestant], sets: Sequence[Gallery | LabelledImages], config: "EvaluateConfig"
+) -> Scoreboard:
+    """Score every model on every set; the first model is what the others are compared with.
+
+    Where a model was trained on images of a set, all models are scored on all images, and on those that none of them
+    was trained on.
+
+    Raises:
+        ConfigError: a model cannot be had, makes features that are no numbers, or none of a set's images is there.
+    """
+    found: dict[tuple[str, str], list[Outcome]] = {}
+    facts, kept = [], {}
+    for model in models:
+        encoder = model.open()
+        facts.append(ModelFacts(name=model.name, origin=encoder.origin, trained_on=model.trained_on))
+        for test_set in sets:
+            logger.info("%s: %s", test_set.name, model.name)
+            outcomes, num_images = outcomes_of(encoder, test_set, config.batch_size)
+            found[test_set.name, model.name] = outcomes
+            kept[test_set.name] = num_images
+    entries, differences = [], []
+    for test_set in sets:
+        first = found[test_set.name, models[0].name]
+        for model in models:
+            outcomes = found[test_set.name, model.name]
+            scores = [score for outcome in outcomes for score in scores_of(outcome, config)]
+            entries += [Entry(model=model.name, test_set=test_set.name, score=score) for score in scores]
+            if model is not models[0]:
+                names = {"model": model.name, "first": models[0].name, "test_set": test_set.name}
+                pairs = zip(first, outcomes, strict=True)
+                paired = (delta for one, other in pairs for delta in differences_of(one, other, config))
+                differences += [PairedEntry(**names, difference=delta) for delta in paired]
+    return Scoreboard(
+        models=tuple(facts),
+        sets=tuple(_facts(test_set, kept[test_set.name]) for test_set in sets),
+        entries=tuple(entries),
+        differences=tuple(differences),
+    )
+
+
+def _facts(test_set: Gallery | LabelledImages, num_images: int) -> SetFacts:
+    is_gallery = isinstance(test_set, Gallery)
+    return SetFacts(
+        name=test_set.name,
+        task="retrieval" if is_gallery else "zero-shot",
+        num_images=num_images,
+        num_texts=len(test_set.captions if isinstance(test_set, Gallery) else test_set.class_names),
+        num_missing=len(test_set.images) - num_images,
+        num_leaked={model: len(seen) for model, seen in test_set.seen.items()},
+        notes=test_set.notes,
+    )

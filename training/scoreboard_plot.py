@@ -1,0 +1,79 @@
+"""A scoreboard as a picture: a panel for each set and task, a dot with its 95 % interval for each model."""
+
+import io
+from pathlib import Path
+from typing import Any
+
+from data_catalog.charts import COLOURS, chart_label
+from data_catalog.shards import write_atomically
+from training.scoreboard import Scoreboard
+from training.scoreboard_tables import told_entries
+from training.scores import Score
+
+# What a panel shows of each task.
+SHOWN = {"retrieval": "text_to_image_R@1", "zero-shot": "zero_shot_accuracy@1"}
+_TITLES = {"retrieval": "text to image, R@1", "zero-shot": "zero-shot accuracy@1"}
+_ROW_HEIGHT = 0.34  # inches
+_STYLE: dict[Any, Any] = {
+    "font.size": 10,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "text.parse_math": False,  # names may be a user's
+}
+_SERIES = ("first", "second", "third", "fourth", "fifth", "sixth", "seventh", "eighth")
+
+
+def write_scoreboard_plot(board: Scoreboard, path: Path) -> None:
+    """Draw a PNG with a panel for each set, one above the other."""
+    from matplotlib import rc_context
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    panels = [(test_set, _rows(board, test_set.name, SHOWN[test_set.task])) for test_set in board.sets]
+    heights = [_ROW_HEIGHT * len(rows) + 1.0 for _, rows in panels]
+    style: dict[Any, Any] = {
+        "font.size": 10,
+        "axes.spines.top": False,
+        "axes.spines.right": False,
+        "text.parse_math": False,
+    }
+    with rc_context(style):
+        figure = Figure(figsize=(8.5, sum(heights)), dpi=120, layout="constrained")
+        FigureCanvasAgg(figure)
+        axes = figure.subplots(len(panels), 1, squeeze=False, gridspec_kw={"height_ratios": heights})[:, 0]
+        for place, (test_set, rows) in zip(axes, panels, strict=True):
+            title = f"{chart_label(test_set.name)}: {_TITLES[test_set.task]}, gallery {rows[0][1].gallery_size:,}"
+            _draw(place, rows, title, [model.name for model in board.models])
+        buffer = io.BytesIO()
+        figure.savefig(buffer, format="png", metadata={"Software": None})
+    write_atomically(path, lambda temporary: _write(temporary, buffer.getvalue()))
+
+
+def _rows(board: Scoreboard, test_set: str, name: str) -> list[tuple[str, Score]]:
+    """Model and score of each line of a panel, the first at the top, models of one choice of captions together."""
+    found = [entry for entry in told_entries(board, test_set) if entry.score.name == name]
+    choices = list(dict.fromkeys((entry.score.captions, entry.score.images) for entry in found))
+    ordered = sorted(found, key=lambda entry: choices.index((entry.score.captions, entry.score.images)))
+    return [(entry.model, entry.score) for entry in ordered]
+
+
+def _draw(axes: Any, rows: list[tuple[str, Score]], title: str, models: list[str]) -> None:
+    labels = []
+    for place, (model, score) in enumerate(rows):
+        colour = COLOURS[_SERIES[models.index(model) % len(_SERIES)]]
+        axes.plot([score.low, score.high], [place, place], "-", color=colour, linewidth=2.2, solid_capstyle="butt")
+        axes.plot([score.value], [place], "o", color=colour, markersize=6)
+        axes.plot([score.chance] * 2, [place - 0.38, place + 0.38], "-", color=COLOURS["soft"], linewidth=1.2)
+        kinds = [score.captions, *([score.images] if score.images != "all" else [])]
+        labels.append(f"{chart_label(model)} ({', '.join(kinds)})")
+    axes.set_yticks(range(len(rows)), labels)
+    axes.set_ylim(len(rows) - 0.4, -0.6)
+    axes.set_xlim(0, max(0.05, *(min(1.0, 1.15 * score.high) for _, score in rows)))
+    axes.set_title(title, loc="left", fontsize=10)
+    axes.set_xlabel("dot: score, line: 95 % interval, grey: chance", fontsize=8, color=COLOURS["soft"])
+    axes.grid(axis="x", color=COLOURS["line"], linewidth=0.6)
+    axes.set_axisbelow(True)
+
+
+def _write(path: Path, content: bytes) -> None:
+    path.write_bytes(content)
