@@ -122,21 +122,20 @@ def _candidates(
     if not np.isfinite(products[0]).all():
         row = start + int(np.flatnonzero(~np.isfinite(products[0]))[0])
         raise ConfigError(f"the features of image number {row} are not finite: the model is broken, or the index is")
-    chosen, rows = _passing(products, floors)
-    if k < len(block) and len(rows) > 4 * k * len(queries):
+    passing = products >= _lowered(floors)
+    if k < len(block) and np.count_nonzero(passing) > 4 * k * len(queries):
         # What is among the k best of all is among those of its block.
         own = np.partition(products, -k, axis=1)[:, -k].astype(np.float64) - 2 * error
-        chosen, rows = _passing(products, np.maximum(floors, own))
+        passing = products >= _lowered(np.maximum(floors, own))
+    chosen, rows = np.divmod(np.flatnonzero(passing), len(block))
     return chosen, rows + start, _cosines(block, queries, rows, chosen)
 
 
-def _passing(products: "Features", floors: "Floats") -> "tuple[Integers, Integers]":
-    """Query and row of each product that is not below its query's floor, query by query."""
+def _lowered(floors: "Floats") -> "Features":
+    """Floors as a column of float32, with which comparing is twice as fast; one number lower, for the rounding."""
     import numpy as np
 
-    # In float32, and one number lower, so that rounding lets none fall: comparing with float64 takes twice as long.
-    lower = np.nextafter(floors.astype(np.float32), np.float32(-np.inf))
-    return np.divmod(np.flatnonzero(products >= lower[:, None]), products.shape[1])
+    return np.nextafter(floors.astype(np.float32), np.float32(-np.inf))[:, None]
 
 
 def _cosines(block: "Features", queries: "Features", rows: "Integers", chosen: "Integers") -> "Floats":
