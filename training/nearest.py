@@ -122,13 +122,20 @@ def _candidates(
     if not np.isfinite(products[0]).all():
         row = start + int(np.flatnonzero(~np.isfinite(products[0]))[0])
         raise ConfigError(f"the features of image number {row} are not finite: the model is broken, or the index is")
-    passing = products >= floors[:, None]
+    passing = products >= _lowered(floors)
     if k < len(block) and np.count_nonzero(passing) > 4 * k * len(queries):
         # What is among the k best of all is among those of its block.
-        floors = np.maximum(floors, np.partition(products, -k, axis=1)[:, -k].astype(np.float64) - 2 * error)
-        passing = products >= floors[:, None]
-    chosen, rows = np.nonzero(passing)
+        own = np.partition(products, -k, axis=1)[:, -k].astype(np.float64) - 2 * error
+        passing = products >= _lowered(np.maximum(floors, own))
+    chosen, rows = np.divmod(np.flatnonzero(passing), len(block))
     return chosen, rows + start, _cosines(block, queries, rows, chosen)
+
+
+def _lowered(floors: "Floats") -> "Features":
+    """Floors as a column of float32, with which comparing is twice as fast; one number lower, for the rounding."""
+    import numpy as np
+
+    return np.nextafter(floors.astype(np.float32), np.float32(-np.inf))[:, None]
 
 
 def _cosines(block: "Features", queries: "Features", rows: "Integers", chosen: "Integers") -> "Floats":

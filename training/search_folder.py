@@ -2,7 +2,7 @@
 
 import logging
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -28,6 +28,7 @@ ELSEWHERE = "folder-indexes"  # below a root, for folders that cannot be written
 SUFFIXES = frozenset(
     (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif", ".heic", ".heif")
 )
+PORTION, MOST_PORTIONS = 8192, 10  # files that are read before the index is written, and how often it is at most
 _NAME_IS_NO_TEXT = "its name is not valid UTF-8: rename it"
 
 
@@ -128,9 +129,22 @@ def _up_to_date(model: LoadedModel, folder: Path, files: Sequence[_File], place:
     kept = _kept(place, model)
     if kept is None or not _is_of(kept.facts, files):
         with writer_lock(place):
-            kept = _renewed(model, folder, files, _kept(place, model))
-            keep_features(place, kept.features, kept.facts)
+            kept = _kept(place, model)
+            for some in _portions(files, kept):
+                kept = _renewed(model, folder, some, kept)
+                keep_features(place, kept.features, kept.facts)
+    assert kept is not None, "there is one portion at least"
     return kept
+
+
+def _portions(files: Sequence[_File], kept: KeptFeatures | None) -> Iterator[list[_File]]:
+    """The files that are known and more and more of the others: what an interrupted search has read stays read."""
+    known = {tuple(file) for file in kept.facts["files"]} if kept is not None else set()
+    fresh = [file.name for file in files if (file.name, *file.stamp) not in known]
+    step = max(PORTION, len(files) // MOST_PORTIONS)
+    for end in range(step, max(len(fresh), 1) + step, step):
+        later = set(fresh[end:])
+        yield [file for file in files if file.name not in later]
 
 
 def _kept(place: Path, model: LoadedModel) -> KeptFeatures | None:

@@ -165,6 +165,16 @@ def test_the_peak_is_where_the_text_is(flag: Path, text: str, box: tuple[int, in
     assert localize(flag, text, model, method=method) == found
 
 
+def test_what_is_in_the_middle_is_hot_in_the_middle(tmp_path: Path) -> None:
+    image = Image.new("RGB", (64, 64), (120, 120, 120))
+    image.paste((200, 0, 0), (24, 24, 40, 40))
+    image.save(tmp_path / "middle.png")
+    heat = np.array(localize(tmp_path / "middle.png", "rosso", colour_model()).heat)
+    for turned in (heat[::-1], heat[:, ::-1], heat.T):
+        assert turned == pytest.approx(heat, abs=1e-6)
+    assert heat[7:9, 7:9].min() == pytest.approx(heat.max())
+
+
 def test_squares_are_covered_and_shown_on_the_mean_colour(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("training.localize.SQUARES", ((8, 8),))
     image = Image.new("RGB", (64, 64), (0, 100, 0))

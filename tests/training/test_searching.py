@@ -13,6 +13,7 @@ import pytest
 from PIL import Image
 
 import training.data as data
+import training.search_folder as search_folder_module
 from data_catalog.errors import ConfigError
 from training.contact_sheet import contact_sheet
 from training.data import PairFiles
@@ -170,6 +171,27 @@ def test_only_files_that_changed_are_encoded_again(
     search_folder(QUERY, photos, make_model(seed=2), k=1)
     assert len(list((photos / ".vernaclip").iterdir())) == 2, "each model has an index of its own"
     assert len(list((photos / ".vernaclip").glob("*/*.npy"))) == 2
+
+
+def test_what_an_interrupted_search_has_read_is_not_read_again(
+    photos: Path, model: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("training.search_folder.PORTION", 15)
+    real, portions = search_folder_module.encode_files, iter(range(3))
+
+    def interrupted(loaded: Any, paths: Any) -> Any:
+        if next(portions) == 2:
+            raise KeyboardInterrupt
+        return real(loaded, paths)
+
+    monkeypatch.setattr(search_folder_module, "encode_files", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        search_folder(QUERY, photos, model)
+    monkeypatch.setattr(search_folder_module, "encode_files", real)
+    caplog.set_level(logging.INFO)
+    found = search_folder(QUERY, photos, model, k=100)
+    assert encoded(caplog) == ["10 of 40 files read, the others were known"]
+    assert {hit.path for hit in found.hits} == set(photos.rglob("*.png"))
 
 
 def test_a_folders_damaged_index_is_made_anew(photos: Path, model: Path, caplog: pytest.LogCaptureFixture) -> None:
