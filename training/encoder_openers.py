@@ -123,7 +123,7 @@ def _image_preparation(processor: Any, what: str) -> "Callable[[Image], torch.Te
 
 
 def _tokenization(config: Any, tokenizer: Any) -> Callable[[Sequence[str]], Any]:
-    """How a model's texts are cut and padded: SigLIP pools the last position of texts of full length, without a mask."""
+    """How a model's texts are cut and padded: SigLIP pools the last position of full length, without a mask."""
     text = getattr(config, "text_config", config)
     most = text.max_position_embeddings
     if "roberta" in text.model_type or text.model_type == "camembert":
