@@ -2,6 +2,7 @@
 
 import json
 import re
+from itertools import islice
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -149,8 +150,9 @@ def test_a_search_writes_a_contact_sheet(root: Path, capsys: pytest.CaptureFixtu
 def photos(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Ten images of the dataset as files, and one file that is none."""
     folder = tmp_path_factory.mktemp("photos")
-    shard = next((root / "datasets" / "scenes").rglob("pairs/*.parquet"))
-    for row in pq.read_table(shard, columns=["image"]).slice(0, 10).to_pylist():
+    shards = sorted((root / "datasets" / "scenes").rglob("pairs/*.parquet"))
+    rows = (row for shard in shards for row in pq.read_table(shard, columns=["image"]).to_pylist())
+    for row in islice(rows, 10):
         (folder / f"{len(list(folder.iterdir()))}.jpg").write_bytes(row["image"]["bytes"])
     (folder / "broken.jpg").write_text("no image")
     return folder

@@ -189,6 +189,7 @@ def test_what_an_interrupted_search_has_read_is_not_read_again(
         search_folder(QUERY, photos, model)
     monkeypatch.setattr(search_folder_module, "encode_files", real)
     caplog.set_level(logging.INFO)
+    caplog.clear()
     found = search_folder(QUERY, photos, model, k=100)
     assert encoded(caplog) == ["10 of 40 files read, the others were known"]
     assert {hit.path for hit in found.hits} == set(photos.rglob("*.png"))

@@ -13,7 +13,7 @@ from data_catalog.errors import ConfigError
 from data_catalog.exports.counts import PairCounts
 from data_catalog.schema import NATIVE
 from training.effort import Attempt
-from training.encoders import open_model_folder
+from training.encoder_openers import open_model_folder
 from training.exports.card_cost import cost_section, duration
 from training.exports.card_data import SeenData, card_data
 from training.exports.model_card import CardFormat, model_card

@@ -58,11 +58,12 @@ def test_result_does_not_depend_on_batches_in_flight(translator: CTranslate2Tran
 
 
 def test_score_is_the_mean_log_probability_of_all_tokens(tiny_package: Package) -> None:
-    exact = argos_translator(tiny_package, TranslateConfig(compute_type="float32", inter_threads=1))
+    exact = argos_translator(tiny_package, TranslateConfig(compute_type="float32", inter_threads=1, beam_size=1))
     model = ctranslate2.Translator(str(tiny_package.folder / "model"), compute_type="float32")
     for caption, item in zip(CAPTIONS[:5], exact.translate(CAPTIONS[:5]), strict=True):
         source = exact._tokenizer.encode(caption)
-        target = model.translate_batch([source], beam_size=4, length_penalty=0.2)[0].hypotheses[0]
+        # Greedy: of several beams CTranslate2 4.8.5 may lose the best, depending on the processor that trained the model.
+        target = model.translate_batch([source], beam_size=1)[0].hypotheses[0]
         tokens = model.score_batch([source], [target])[0].log_probs
         # The first token's probability is taken among all but the end token, which may not come first.
         assert item.score == pytest.approx(sum(tokens) / len(tokens), abs=0.002)
