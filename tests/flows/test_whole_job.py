@@ -151,8 +151,8 @@ def photos(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Ten images of the dataset as files, and one file that is none."""
     folder = tmp_path_factory.mktemp("photos")
     shards = sorted((root / "datasets" / "scenes").rglob("pairs/*.parquet"))
-    rows = (row for shard in shards for row in pq.read_table(shard, columns=["image"]).to_pylist())
-    for row in islice(rows, 10):
+    images = (row for shard in shards for row in pq.read_table(shard, columns=["image"]).to_pylist())
+    for row in islice(images, 10):
         (folder / f"{len(list(folder.iterdir()))}.jpg").write_bytes(row["image"]["bytes"])
     (folder / "broken.jpg").write_text("no image")
     return folder

@@ -62,7 +62,7 @@ def test_score_is_the_mean_log_probability_of_all_tokens(tiny_package: Package) 
     model = ctranslate2.Translator(str(tiny_package.folder / "model"), compute_type="float32")
     for caption, item in zip(CAPTIONS[:5], exact.translate(CAPTIONS[:5]), strict=True):
         source = exact._tokenizer.encode(caption)
-        # Greedy: of several beams CTranslate2 4.8.5 may lose the best, depending on the processor that trained the model.
+        # Greedy: of several beams CTranslate2 4.8.5 may lose the best, by the processor that trained it.
         target = model.translate_batch([source], beam_size=1)[0].hypotheses[0]
         tokens = model.score_batch([source], [target])[0].log_probs
         # The first token's probability is taken among all but the end token, which may not come first.
