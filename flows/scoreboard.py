@@ -9,10 +9,10 @@ from pathlib import Path
 from cleaning.selection_config import LeaksConfig
 from data_catalog.errors import ConfigError
 from data_catalog.language_pack import LanguagePack
-from data_catalog.manifest import require_snapshot
+from data_catalog.manifest import Snapshot, require_snapshot
 from data_catalog.shards import write_atomically, write_json
 from flows.language_packs import language_pack, language_packs_of, named_language_packs
-from flows.models import TrainedModel, pair_files
+from flows.models import TrainedModel
 from flows.named_engines import make_folder
 from flows.recipe import Recipe
 from flows.scored_models import (
@@ -26,7 +26,7 @@ from flows.scored_models import (
     trained_model,
 )
 from flows.scored_sets import ScoredSet, named_sets, protocol_sets, recipe_sets
-from flows.seen_images import TrainingImages
+from flows.seen_images import SEEN_SPLITS, TrainingImages
 from training.config import EvaluateConfig
 from training.data import seen_in_training
 from training.galleries import Guard, Seen, pairs_gallery
@@ -163,13 +163,21 @@ def _split(question: Question, recipe: Recipe, trained: Mapping[str, TrainedMode
     """The dataset's own held-out images, of the snapshot that its model was trained on or of the current one."""
     own = trained.get(recipe.name)
     snapshot = own.snapshot if own is not None else require_snapshot(question.root, recipe.name)
-    files, split = pair_files(snapshot), question.evaluate.split
-    gallery = pairs_gallery(f"{recipe.name} {split}", files.of(split))
-    seen = {place: Seen(why=why, is_sure=True) for place, why in seen_in_training(files, split).items()}
-    guard = Guard(seen=seen, ways=("sample id and bytes",))
-    guards = {name: guard for name, model in trained.items() if model.snapshot.snapshot == snapshot.snapshot}
-    notes = (VALIDATED,) if split == "val" and guards else ()
+    split = question.evaluate.split
+    images = snapshot.pair_files(split)
+    gallery = pairs_gallery(f"{recipe.name} {split}", images)
+    guards = {name: _split_guard(images, snapshot, split, model) for name, model in trained.items()}
+    notes = (VALIDATED,) if split == "val" and own is not None else ()
     return ScoredSet(test_set=replace(gallery, guards=guards, notes=(*gallery.notes, *notes)), identities=())
+
+
+def _split_guard(images: Sequence[Path], snapshot: Snapshot, split: str, model: TrainedModel) -> Guard:
+    """What a model has seen of a split; of the val split of its own snapshot it is known that it chose the epoch."""
+    is_own_val = split == "val" and model.snapshot.snapshot == snapshot.snapshot
+    splits = ("train",) if is_own_val else SEEN_SPLITS
+    trained_on = [path for name in splits for path in model.snapshot.pair_files(name)]
+    seen = {place: Seen(why=why, is_sure=True) for place, why in seen_in_training(images, trained_on).items()}
+    return Guard(seen=seen, ways=("sample id and bytes",))
 
 
 def _written(board: Scoreboard, protocols: dict[str, Protocol], folder: Path) -> ScoreboardReport:

@@ -115,17 +115,18 @@ def refuse_leaks(files: PairFiles) -> None:
                     )
 
 
-def seen_in_training(files: PairFiles, split: str) -> dict[int, str]:
-    """Places of the images of a split that are in the train split too, or in val where test is asked for.
+def seen_in_training(images: Sequence[Path], trained_on: Sequence[Path]) -> dict[int, str]:
+    """Places of images that were trained on too, by identity or by the bytes they came from, and how that is known.
 
-    By identity, and by the bytes that an image came from; of the train split itself, all of them.
+    Args:
+        images: pair shards.
+        trained_on: likewise.
     """
-    before = ("train",) if split == "train" else SPLITS[: SPLITS.index(split)]
     found: dict[int, str] = {}
     for column, what in (("sha256", "the same bytes as one"), ("sample_id", "the same sample as one")):
-        seen = {value for name in before for value in _read_column(files.of(name), column).to_pylist()}
-        own = _read_column(files.of(split), column).to_pylist()
-        found |= {place: f"{what} of {', '.join(before)}" for place, value in enumerate(own) if value in seen}
+        seen = set(_read_column(trained_on, column).to_pylist())
+        own = enumerate(_read_column(images, column).to_pylist())
+        found |= {place: f"{what} that was trained on" for place, value in own if value in seen}
     return found
 
 

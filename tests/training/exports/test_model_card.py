@@ -136,7 +136,7 @@ def test_scores_of_a_scoreboard_are_told_of_these_weights_alone(model: Path, tmp
     row = "| text&#95;to&#95;image&#95;median&#95;rank | human | leak-free | 2.0 | 1.0-4.0 | 9 | 9 |"
     assert text.count(row) == 1
     assert "xtd10:\n" in text
-    assert "- Captions human: captions that people wrote or validated." in text
+    assert "- Captions human: captions that people wrote or validated, or that are native." in text
     with pytest.raises(ConfigError, match="has no score of these weights"):
         card_data(model, None, model_sha256=sha256, scoreboards=[scoreboard(path, "vernaclip x, weights ffffffffffff")])
     path.write_text("[]")
