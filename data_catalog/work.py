@@ -198,10 +198,12 @@ class WorkStore:
         failpoint("used.after_note", self._note(name))
 
     def remove_used(self, name: str) -> None:
-        """Delete the outputs that `note_used` listed under `name`: the snapshot that needed them is committed."""
+        """Delete the outputs that `note_used` listed under `name`, and under no other: its snapshot is committed."""
         note = self._note(name)
         failpoint("used.before_remove", note)
-        for step, key in _noted(note):
+        others = (other for other in self.folder.glob("used-*.json") if other != note)
+        needed = {output for other in others for output in _noted(other)}
+        for step, key in (output for output in _noted(note) if output not in needed):
             folder = self.folder / step / key
             if folder.is_dir():
                 doomed = _take_away(folder)

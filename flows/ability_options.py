@@ -26,7 +26,7 @@ LOCALIZE_EPILOG = """example:
 
 Squares of the image are covered one after the other, and each is shown alone. Where the cosine of image and text falls
 most without a part, and rises most by it alone, there the text is. Something is hottest even where the text is not in
-the image at all: a low cosine tells."""
+the image at all."""
 
 
 def add_search_options(command: argparse.ArgumentParser) -> None:

@@ -127,15 +127,16 @@ def run_ablation(
     steps = config.steps or default_steps(recipe.train, sizes_of(snapshots[0]).images)
     key = digest([_what(recipe, config, steps), [snapshot.snapshot for snapshot in snapshots]])[:12]
     seeds = [recipe.train.seed + number for number in range(config.seeds)]
-    is_same = [_train_hashes(snapshot) == _train_hashes(snapshots[0]) for snapshot in snapshots]
+    hashes = [_train_hashes(snapshot) for snapshot in snapshots]
+    is_same = [mine == hashes[0] for mine in hashes]
     models = _trained(variants, seeds, steps, jobs, is_same=is_same)
     ranks = [
         [variant_ranks(model, gallery, root / FOLDER / key, batch_size=recipe.evaluate.batch_size) for model in mine]
         for mine in models
     ]
     values = {metric: [values_of(each, metric) for each in ranks] for metric in METRICS}
-    # What is the same model, and not one of equal data, says nothing of chance.
-    others = [0, *(number for number, same in enumerate(is_same) if not same)]
+    # Models of equal data are the same ones: a second time they say nothing of chance.
+    others = [number for number, mine in enumerate(hashes) if mine not in hashes[:number]]
     noise = {metric: seed_noise([values[metric][number] for number in others]) for metric in METRICS}
     found = Ablation(
         key=key,
@@ -269,7 +270,9 @@ def _compared(
             without=0 if toggle.adds else number,
             differences=differences,
             p_value=p_values[number],
-            verdict=SAME if is_same[number] else verdict(differences[PRIMARY], p_values[number], noise[PRIMARY]),
+            verdict=SAME
+            if is_same[number]
+            else verdict(differences[PRIMARY], p_values[number], noise[PRIMARY], num_images=len(gallery.sample_ids)),
         )
         for number, toggle, differences in found
     ]

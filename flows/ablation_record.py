@@ -6,7 +6,7 @@ from pathlib import Path
 
 from data_catalog.ablations import AblationTable, write_ablation_record
 from data_catalog.shards import write_atomically
-from training.ablation import METRICS, PRIMARY, Difference
+from training.ablation import FEW_IMAGES, METRICS, PRIMARY, Difference
 from training.forest_plot import write_forest_plot
 
 PAGE_FILE, PLOT_FILE = "ablation.md", "ablation.png"
@@ -108,6 +108,10 @@ class Ablation:
             f'"with" and "without" are {SHORT[PRIMARY]}; then come differences, with the filter less without it, and '
             "their 95 % intervals, not corrected. Numbers in brackets: what the filter changes.",
         ]
+        if self.num_images < FEW_IMAGES:
+            notes.append(f"Of fewer than {FEW_IMAGES} test images nothing is said: intervals of so few are too short.")
+        if count > 1 and not self.degrees:
+            return notes  # no filter changes a row
         if count > 1:
             return [
                 *notes,

@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow.parquet as pq
 
+from data_catalog.checksummed import read_checksummed, write_checksummed
 from data_catalog.errors import ConfigError
 from data_catalog.manifest import SPLITS, Snapshot
-from data_catalog.shards import digest, read_json, sha256_of, write_json
+from data_catalog.shards import digest, sha256_of
 from training.ablation import TEXT_TO_IMAGE, ranks_of
 from training.evaluation import chosen_captions
 
@@ -120,9 +121,10 @@ def variant_ranks(model_dir: Path, gallery: Gallery, folder: Path, *, batch_size
     path = folder / "ranks" / f"{key[:16]}.json"
     if not path.is_file():
         found = _ranks(model_dir, gallery, batch_size=batch_size)
-        write_json(path, {way: ranks.tolist() for way, ranks in found.items()})
+        write_checksummed(path, {way: ranks.tolist() for way, ranks in found.items()})
         logger.info("scored %s on %d images", model_dir, len(gallery.kept))
-    return {way: np.array(ranks, dtype=np.int64) for way, ranks in read_json(path).items()}
+    told = read_checksummed(path, remedy="remove it, and the model is scored again")
+    return {way: np.array(ranks, dtype=np.int64) for way, ranks in told.items()}
 
 
 def _ranks(model_dir: Path, gallery: Gallery, *, batch_size: int) -> "dict[str, Integers]":

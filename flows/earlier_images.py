@@ -4,7 +4,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -79,6 +78,7 @@ def earlier_images(work: WorkStore, config: FetchConfig) -> EarlierImages:
     """All that builds of this root fetched with these settings and that is there and whole; what is damaged is not."""
     files: list[Path] = []
     places: dict[str, int] = {}
+    has_bytes: set[str] = set()  # of which an image came once, that one is taken, whatever came of it another time
     what = section_settings(config, "fetch")
     for folder in sorted((work.folder / FETCH).glob("*")):
         commit = work.peek(FETCH, folder.name)
@@ -86,7 +86,11 @@ def earlier_images(work: WorkStore, config: FetchConfig) -> EarlierImages:
             continue
         path = folder / SHARD
         if sha256_of(path) == commit["files"][SHARD]:
-            ids: list[Any] = pq.read_table(path, columns=["sample_id"]).column("sample_id").to_pylist()
-            places |= {sample_id: len(files) for sample_id in ids if sample_id not in places}
+            table = pq.read_table(path, columns=["sample_id", "drop_reason"])
+            rows = list(zip(*(column.to_pylist() for column in table.columns), strict=True))
+            came = [sample_id for sample_id, reason in rows if reason is None]
+            places |= {sample_id: len(files) for sample_id, _ in rows if sample_id not in places}
+            places |= {sample_id: len(files) for sample_id in came if sample_id not in has_bytes}
+            has_bytes.update(came)
             files.append(path)
     return EarlierImages(files=tuple(files), places=places)

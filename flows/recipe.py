@@ -41,7 +41,8 @@ class BuildConfig:
             tcp://10.0.0.5:8786; none: as many processes of this machine as there are workers.
         keep_work: keep raw images and step outputs after publishing (they triple the disk).
         reuse_images: what earlier builds of the same root fetched, of any dataset, and kept (`keep_work`), is not asked
-            of the web again where only other images are asked for now: it is taken as it came then, failures too.
+            of the web again where only other images are asked for now: it is taken as it came then, failures too, by
+            its sample's id, whatever has become of its address.
     """
 
     shard_size: int = 5_000

@@ -84,6 +84,9 @@ def toggle_of(text: str, recipe: Recipe) -> Toggle:
         if path in settings:
             raise ConfigError(f"--toggle {text}: {path} is named twice")
         settings[path] = now, instead
+    switched = {now for now, _ in settings.values() if isinstance(now, bool)}
+    if len(switched) > 1:
+        raise ConfigError(f"--toggle {text}: one of them is on and another off, so neither with nor without says which")
     return Toggle(settings=settings)
 
 

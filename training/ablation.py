@@ -24,6 +24,7 @@ METRICS = {
 }
 PRIMARY = "text_to_image_MRR@10"
 LEVEL = 0.05
+FEW_IMAGES = 30
 HELPS, HURTS, UNKNOWN = "helps", "hurts", "can't be told"
 SAME = "changes no row to train on"
 
@@ -137,12 +138,13 @@ def holm(p_values: Sequence[float]) -> list[float]:
     return adjusted
 
 
-def verdict(found: Difference, p_value: float, noise: SeedNoise) -> str:
+def verdict(found: Difference, p_value: float, noise: SeedNoise, *, num_images: int) -> str:
     """What a difference says of a filter: with one seed nothing, since training anew may say otherwise.
 
     Args:
         p_value: corrected for the number of filters.
+        num_images: test images; a bootstrap of fewer than `FEW_IMAGES` errs too often.
     """
-    if not noise.degrees or p_value >= LEVEL or found.value == 0:
+    if num_images < FEW_IMAGES or not noise.degrees or p_value >= LEVEL or found.value == 0:
         return UNKNOWN
     return HELPS if found.value > 0 else HURTS

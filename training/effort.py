@@ -96,8 +96,11 @@ def read_attempts(path: Path) -> tuple[Attempt, ...]:
     if not path.is_file():
         return ()
     try:
-        return tuple(_attempt(found) for found in read_json(path)["attempts"])
-    except (json.JSONDecodeError, UnicodeDecodeError, LookupError, TypeError) as error:
+        attempts = read_json(path)["attempts"]
+        if not isinstance(attempts, list):
+            raise TypeError("attempts is no list")
+        return tuple(_attempt(found) for found in attempts)
+    except (json.JSONDecodeError, UnicodeDecodeError, LookupError, TypeError, AttributeError) as error:
         raise ConfigError(
             f"{path} is damaged ({type(error).__name__}): remove it, and what was spent up to now is not known"
         ) from error
@@ -105,6 +108,9 @@ def read_attempts(path: Path) -> tuple[Attempt, ...]:
 
 def _attempt(values: dict[str, Any]) -> Attempt:
     lists = {name: tuple(values[name]) for name in ("hardware", "not_measured")}
+    for number in (values["seconds"], *values["joules"].values()):
+        if not isinstance(number, int | float):
+            raise TypeError(f"{number!r} is no number")
     return Attempt(**{**values, **lists})
 
 

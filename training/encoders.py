@@ -42,7 +42,7 @@ class Encoder:
 
 def rewording(encoder: Encoder, reword: Callable[[Sequence[str]], Sequence[str]], name: str) -> Encoder:
     """The same model, asked with other words: translated queries for a model that knows another language."""
-    return replace(encoder, name=name, reword=reword)
+    return replace(encoder, name=name, origin=f"{encoder.origin}, asked in translation", reword=reword)
 
 
 def encode_images(

@@ -107,6 +107,8 @@ class EnergyMeter:
             self._not_measured.append(f"{counter.name}: its counter went away ({type(error).__name__})")
             return
         spent = value - self._last[counter.name]
+        if spent < 0 and not counter.wraps_at:  # it began anew, as after its driver did
+            spent = value
         self._microjoules[counter.name] += spent if spent >= 0 else spent + counter.wraps_at
         self._last[counter.name] = value
 

@@ -49,8 +49,10 @@ def heat_map(found: Localization, out: Path) -> None:
 
 
 def _explanation(found: Localization) -> str:
-    if not found.hottest:
+    if not found.changes:
         return f"cosine {found.cosine:.3f}, which no part of the image changes"
+    if not found.hottest:
+        return f"cosine {found.cosine:.3f}; no part of the image fits the text better than the rest"
     return f"cosine {found.cosine:.3f}; {METHODS[found.method]}"
 
 

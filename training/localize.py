@@ -84,6 +84,11 @@ class Localization:
         largest = max(map(max, self.heat))
         return largest if largest > LAST_DIGITS else 0.0
 
+    @property
+    def changes(self) -> bool:
+        """Whether any part changes the cosine by more than last digits, for better or worse."""
+        return max(abs(value) for row in self.heat for value in row) > LAST_DIGITS
+
     def to_json(self) -> dict[str, Any]:
         """Plain values, for a JSON file."""
         return {

@@ -33,11 +33,9 @@ class Pen:
     def fitted(self, text: str, size: int, width: int) -> str:
         """The text, or as much of its start as fits into `width` pixels with an ellipsis."""
         text = " ".join(text.split())  # on one line
-        if self.width(text, size) <= width:
+        if len(text) <= width and self.width(text, size) <= width:
             return text
-        while text and self.width(text + "…", size) > width:
-            text = text[:-1]
-        return text.rstrip() + "…"
+        return text[: self._longest(text, size, width, "…")].rstrip() + "…"
 
     def wrapped(self, text: str, size: int, width: int, num_lines: int) -> list[str]:
         """The text in at most `num_lines` lines of at most `width` pixels, and an ellipsis for what is left."""
@@ -55,10 +53,19 @@ class Pen:
 
     def _broken(self, word: str, size: int, width: int) -> list[str]:
         """As much of the start of a word, such as a path, as fits into a line, and the rest."""
-        end = len(word)
-        while end > 1 and self.width(word[:end], size) > width:
-            end -= 1
+        end = max(1, self._longest(word, size, width, ""))
         return [word[:end], word[end:]]
+
+    def _longest(self, text: str, size: int, width: int, end: str) -> int:
+        """How many letters of a text fit with what stands at their end: by halves, since a text may be a book."""
+        fits, beyond = 0, min(len(text), width) + 1  # no letter that is seen is narrower than a pixel
+        while beyond - fits > 1:
+            middle = (fits + beyond) // 2
+            if self.width(text[:middle] + end, size) <= width:
+                fits = middle
+            else:
+                beyond = middle
+        return fits
 
 
 def contained(image: "Image", width: int, height: int) -> "Image":

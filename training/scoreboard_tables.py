@@ -152,6 +152,9 @@ def _notes(test_set: SetFacts, way: str) -> list[str]:
         )
     for model in test_set.compared:
         notes += _guard_notes(test_set, model)
+    seen = {name for told in (test_set.leaked, test_set.alike) for names in told.values() for name in names}
+    if len(seen) == test_set.num_images:
+        notes.append("no image is left that is none of these, so there are no leak-free numbers")
     return [*notes, *test_set.notes]
 
 
@@ -165,8 +168,6 @@ def _guard_notes(test_set: SetFacts, model: str) -> Iterator[str]:
     if alike:
         name, why = next(iter(alike.items()))
         yield f"{len(alike):,} look like images that {model} was trained on, and may be others ({name}: {why})"
-    if len(leaked) + len(alike) == test_set.num_images:
-        yield "no image is left that is not, so there are no leak-free numbers"
 
 
 def _beside_published(entries: Sequence[Entry], test_set: SetFacts, protocol: Protocol) -> Iterator[Section]:

@@ -15,6 +15,8 @@ from flows.tables import escaped_json, plain_table, visible_text
 if TYPE_CHECKING:
     from training.search import SearchResult
 
+NOTHING_CHANGES = "No part of the image changes it: the model does not find the text in it."
+NOTHING_HOT = "Every part of the image fits the text worse than the rest: the model does not find it in any."
 MOST_UNREADABLE = 10  # files that are listed; --json has all
 
 
@@ -115,19 +117,40 @@ def localize(options: Namespace) -> None:
         (x, y), size = found.peak, f"{found.width}x{found.height} pixels"
         say(f"Hottest around x={x:.0f}, y={y:.0f} of {size}: {found.hottest:.3f} ({METHODS[found.method]}).")
     else:
-        say("No part of the image changes it: the model does not find the text in it.")
+        say(NOTHING_HOT if found.changes else NOTHING_CHANGES)
     say(f"\nHeat map: {out}")
 
 
 def _picture(options: Namespace, name: str) -> Path:
-    """Where the picture goes: with a model from elsewhere there may be no root, and none is made for it."""
+    """Where the picture goes: with a model from elsewhere there may be no root, and none is made for it.
+
+    Raises:
+        ConfigError: it would take the place of something else, or lie among the images that are searched.
+    """
     folder = options.root / "searches" if options.model is None else Path()
     out: Path = options.out or folder / f"{_file_name(name)}.png"
     require_own_file(out)
     nearest = next(parent for parent in out.parents if parent.exists())
     if not nearest.is_dir():
         raise ConfigError(f"--out: {nearest} is no folder")
+    if options.out is None and options.model is not None and out.exists():
+        raise ConfigError(f"{out} is there already: say by --out where the picture goes")
+    _refuse_inputs(options, out)
+    if options.json not in (None, "-"):
+        written = Path(options.json)
+        require_own_file(written)
+        if written.resolve() == out.resolve():
+            raise ConfigError(f"--json and --out both name {out}: give two files")
+        _refuse_inputs(options, written)
     return out
+
+
+def _refuse_inputs(options: Namespace, out: Path) -> None:
+    image, images = getattr(options, "image", None), getattr(options, "images", None)
+    if image is not None and out.resolve() == image.resolve():
+        raise ConfigError(f"{out} is the image itself, which is not overwritten: name another file")
+    if images is not None and out.resolve().is_relative_to(images.resolve()):
+        raise ConfigError(f"{out} would lie among the images that are searched: say by --out where it goes")
 
 
 def _file_name(text: str) -> str:

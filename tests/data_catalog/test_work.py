@@ -71,6 +71,20 @@ def test_only_outputs_of_this_run_are_removed(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["clean"]
 
 
+def test_what_another_build_keeps_too_stays(tmp_path: Path) -> None:
+    kept, other = WorkStore(tmp_path), WorkStore(tmp_path)
+    kept.run(key(), produce)
+    kept.note_used("kept")
+    other.run(key(), produce)
+    other.run(key(version=2), produce)
+    other.note_used("ablation")
+    WorkStore(tmp_path).remove_used("ablation")
+    assert other.find(key(version=2)) is None
+    assert kept.find(key()) is not None
+    WorkStore(tmp_path).remove_used("kept")
+    assert kept.find(key()) is None
+
+
 def test_a_removal_that_is_killed_leaves_no_record_without_its_files(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -97,7 +97,8 @@ def test_a_filter_that_the_recipe_lacks_is_added(recipe: Recipe) -> None:
     assert toggle_of("common_captions", recipe).adds
     assert toggle_of("common_captions", recipe).slug == "with-repeats-common_captions"
     assert not toggle_of("near_captions", recipe).adds
-    assert not toggle_of("near_captions+common_captions", recipe).adds
+    with pytest.raises(ConfigError, match="one of them is on and another off"):
+        toggle_of("near_captions+common_captions", recipe)
 
 
 def test_names_of_datasets_are_names_of_folders(recipe: Recipe) -> None:

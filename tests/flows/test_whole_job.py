@@ -209,6 +209,37 @@ def test_an_image_is_classified(root: Path, photos: Path, capsys: pytest.Capture
         assert bars.format == "PNG"
 
 
+@pytest.mark.parametrize(
+    ("words", "error"),
+    [
+        (["classify", "{0}", "un cane", "un gatto", "--out", "{0}"], "is the image itself"),
+        (["localize", "{0}", "un cane", "--json", "{0}"], "is the image itself"),
+        (["search", "un cane", "--images", "{photos}", "--out", "{photos}/1.jpg"], "would lie among the images"),
+        (["search", "un cane", "--out", "o.png", "--json", "o.png"], "both name o.png"),
+        (["search", "un cane", "--json", "{photos}"], "is no file of its own"),
+    ],
+)
+def test_what_is_read_is_never_written_over(
+    root: Path, photos: Path, words: list[str], error: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = {file: file.read_bytes() for file in photos.iterdir() if file.is_file()}
+    command = [word.replace("{0}", str(photos / "0.jpg")).replace("{photos}", str(photos)) for word in words]
+    assert main([*command, "--root", str(root)]) == 1
+    assert error in capsys.readouterr().err
+    assert {file: file.read_bytes() for file in photos.iterdir() if file.is_file()} == before
+
+
+def test_a_picture_of_an_earlier_search_elsewhere_stays(
+    root: Path, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model = str(next((root / "models" / "scenes").glob("*/model.safetensors")).parent.resolve())
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "un-cane.png").write_bytes(b"mine")
+    assert main(["search", "un cane", "--images", str(photos), "--model", model]) == 1
+    assert "is there already: say by --out" in capsys.readouterr().err
+    assert (tmp_path / "un-cane.png").read_bytes() == b"mine"
+
+
 def test_a_text_is_found_in_an_image(
     root: Path, photos: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:

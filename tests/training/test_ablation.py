@@ -113,18 +113,19 @@ def test_holm_corrects_step_by_step() -> None:
 
 
 @pytest.mark.parametrize(
-    ("value", "p_value", "degrees", "expected"),
+    ("value", "p_value", "degrees", "num_images", "expected"),
     [
-        (0.1, 0.01, 4, HELPS),
-        (-0.1, 0.01, 4, HURTS),
-        (0.1, 0.06, 4, UNKNOWN),
-        (0.1, 0.001, 0, UNKNOWN),  # one seed
-        (0.0, 0.001, 4, UNKNOWN),
+        (0.1, 0.01, 4, 365, HELPS),
+        (-0.1, 0.01, 4, 30, HURTS),
+        (0.1, 0.01, 4, 29, UNKNOWN),
+        (0.1, 0.06, 4, 365, UNKNOWN),
+        (0.1, 0.001, 0, 365, UNKNOWN),  # one seed
+        (0.0, 0.001, 4, 365, UNKNOWN),
     ],
 )
-def test_verdicts(value: float, p_value: float, degrees: int, expected: str) -> None:
+def test_verdicts(value: float, p_value: float, degrees: int, num_images: int, expected: str) -> None:
     found = Difference(value=value, low=value - 0.01, high=value + 0.01, p_value=p_value)
-    assert verdict(found, p_value, SeedNoise(variance=0.1, degrees=degrees)) == expected
+    assert verdict(found, p_value, SeedNoise(variance=0.1, degrees=degrees), num_images=num_images) == expected
 
 
 def test_the_plot_has_a_row_for_each_filter(tmp_path: Path) -> None:

@@ -147,7 +147,7 @@ def test_a_set_that_was_trained_on_as_a_whole_has_no_leak_free_numbers() -> None
     board = score_models([knower("ours")], [seen], CONFIG)
     assert {entry.score.images for entry in board.entries} == {"all"}
     told = next(section for section in sections(board, {}) if section.title == "colours: text to image")
-    assert "no image is left that is not, so there are no leak-free numbers" in told.notes
+    assert "no image is left that is none of these, so there are no leak-free numbers" in told.notes
 
 
 def test_a_model_that_was_compared_with_nothing_is_not_called_clean() -> None:

@@ -9,6 +9,7 @@ from training.config import EvaluateConfig
 from training.contact_sheet import contact_sheet
 from training.evaluation import chosen_captions, retrieval_scores, wording
 from training.fonts import PILLOWS_OWN, Lettering, lettering_for
+from training.pen import Pen
 from training.scores import Scores
 
 CAPTIONS = [
@@ -117,3 +118,14 @@ def test_a_sheet_without_hits_says_so(tmp_path_factory: pytest.TempPathFactory) 
     contact_sheet([], path, "niente " * 40)
     with Image.open(path) as sheet:
         assert sheet.width > 300
+
+
+def test_a_book_is_cut_to_a_line_at_once() -> None:
+    from PIL import Image, ImageDraw
+
+    pen = Pen(ImageDraw.Draw(Image.new("RGB", (10, 10))), lettering_for(["a"]))
+    for text in ("a" * 100_000, "parola " * 20_000, "i" * 300, "è"):
+        shown = pen.fitted(text, 20, 300)
+        assert pen.width(shown, 20) <= 300
+        longer = text[: len(shown)] + "…"  # with one more letter it would not have fitted
+        assert shown == text or pen.width(longer, 20) > 300

@@ -37,12 +37,16 @@ class SetScores:
         name: of the set, or of the split of the model's own dataset.
         is_split: whether it is such a split.
         of_these_weights: whether they are of the weights that are exported.
+        notes: what a scoreboard says of the set beside its numbers.
+        is_flattered: whether the model was trained on images of it, all of them, or its epoch chosen on it.
     """
 
     name: str
     is_split: bool
     scores: tuple[Mapping[str, Any], ...]
     of_these_weights: bool
+    notes: tuple[str, ...] = ()
+    is_flattered: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -75,24 +79,41 @@ def card_data(folder: Path, seen: SeenData | None, *, model_sha256: str, scorebo
 
 
 def _of_scoreboard(path: Path, model_sha256: str) -> list[SetScores]:
-    """Its scores of these weights, set by set, in its order."""
+    """Its scores of these weights, asked in no other words, set by set, in its order."""
     try:
         board = read_json(path)
-        ours = {str(model["name"]) for model in board["models"] if f"weights {model_sha256[:12]}" in model["origin"]}
-        sets: dict[str, list[Mapping[str, Any]]] = {}
-        for entry in board["entries"]:
-            if entry["model"] in ours:
-                sets.setdefault(str(entry["test_set"]), []).append(_score(entry["score"]))
+        # A model whose queries are translated has more behind that in its origin.
+        ours = [str(model["name"]) for model in board["models"] if model["origin"].endswith(_weights(model_sha256))]
+        if not ours:
+            raise ConfigError(f"{path} has no score of these weights ({model_sha256[:12]}): score this model first")
+        return [_of_set(facts, board["entries"], ours[0]) for facts in board["sets"]]
     except OSError as error:
         raise ConfigError(f"{path} cannot be read: {error.strerror}") from error
-    except (ValueError, LookupError, TypeError) as error:
+    except (ValueError, LookupError, TypeError, AttributeError) as error:
         raise ConfigError(f"{path} is no scoreboard.json ({type(error).__name__}: {error})") from error
-    if not sets:
-        raise ConfigError(f"{path} has no score of these weights ({model_sha256[:12]}): score this model first")
-    return [
-        SetScores(name=name, is_split=False, scores=tuple(scores), of_these_weights=True)
-        for name, scores in sets.items()
-    ]
+
+
+def _weights(model_sha256: str) -> str:
+    return f"weights {model_sha256[:12]}"
+
+
+def _of_set(facts: Mapping[str, Any], entries: Sequence[Mapping[str, Any]], model: str) -> SetScores:
+    of_set = [entry["score"] for entry in entries if (entry["model"], entry["test_set"]) == (model, facts["name"])]
+    num_leaked = len(facts["leaked"].get(model, {}))
+    notes = [str(note) for note in facts["notes"]]
+    if num_leaked:
+        notes.append(
+            f"of its {facts['num_images']:,} images {num_leaked:,} are among those that the model was trained on: the "
+            "numbers over all images are in part of its memory"
+        )
+    return SetScores(
+        name=str(facts["name"]),
+        is_split=False,
+        scores=tuple(_score(score) for score in of_set),
+        of_these_weights=True,
+        notes=tuple(notes),
+        is_flattered=num_leaked == facts["num_images"] or any("flatters the model" in note for note in notes),
+    )
 
 
 def _scores(path: Path, model_sha256: str) -> SetScores:

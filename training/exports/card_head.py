@@ -41,8 +41,10 @@ def card_head(*, name: str, library: str, licence: str, data: CardData) -> str:
 
 
 def _result(scores: SetScores, data: CardData) -> Iterator[str]:
-    chosen: Sequence[Any] = [score for score in scores.scores if score["captions"] == score["images"] == "all"]
-    if not chosen:
+    of_all = [score for score in scores.scores if score["captions"] == "all"]
+    images = "leak-free" if any(score["images"] == "leak-free" for score in of_all) else "all"
+    chosen: Sequence[Any] = [score for score in of_all if score["images"] == images]
+    if not chosen or scores.is_flattered:
         return
     yield from ("  - task:", "      type: image-text-retrieval", "    dataset:")
     yield from _dataset(scores, data)

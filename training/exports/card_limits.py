@@ -55,11 +55,11 @@ def _translated(seen: SeenData) -> tuple[int, int]:
 
 def _licences(seen: SeenData) -> str:
     """What the licences of single images, where rows state one, allow."""
-    told = {"forbid trade": 0, "forbid changed copies": 0, "are none that we know": 0, "say nothing": 0}
+    told = {"forbid trade": 0, "forbid changed copies": 0, "are none that we know": 0, "state none": 0}
     for (_, text), count in seen.splits["train"].licences.items():
         licence = read_licence(text)
         if not (text and text.strip()):
-            told["say nothing"] += count
+            told["state none"] += count
         elif licence is None:
             told["are none that we know"] += count
         elif licence.passing_on == NONCOMMERCIAL:
@@ -68,8 +68,8 @@ def _licences(seen: SeenData) -> str:
             told["forbid changed copies"] += count
     total = sum(seen.splits["train"].licences.values())
     parts = [f"{count:,} {what}" for what, count in told.items() if count]
-    found = f": {', '.join(parts)}" if parts else " that are free as far as they say"
-    return f"{total:,} images to train on have licences of their own{found}. Whether they bind a model is for courts."
+    found = f"{', '.join(parts)}; what is left is free" if parts else "all are free, as far as their licences say"
+    return f"Of {total:,} images to train on {found}. Whether licences bind a model is for courts."
 
 
 def limits_section(data: CardData, trained: TrainedFolder) -> str:

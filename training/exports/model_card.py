@@ -18,7 +18,7 @@ from training.exports.card_data import CardData, SetScores
 from training.exports.card_head import card_head
 from training.exports.card_limits import data_section, limits_section
 from training.exports.source import TrainedFolder
-from training.scores import CAPTION_MODES
+from training.scores import CAPTION_MODES, IMAGE_CHOICES
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -154,6 +154,9 @@ def _set_scores(scores: SetScores) -> str:
     columns = ["metric", "captions", "images", "score", "95 % interval", "gallery", "queries"]
     used = {score["captions"] for score in scores.scores}
     modes = [f"Captions {mode}: {meaning}." for mode, meaning in CAPTION_MODES.items() if mode in used]
+    if any(score["images"] != "all" for score in scores.scores):
+        modes += [f"Images {choice}: {meaning}." for choice, meaning in IMAGE_CHOICES.items()]
+    modes += [f"{markdown_text(note[:1].upper() + note[1:])}." for note in scores.notes]
     return f"{where}:\n\n{table(columns, rows)}\n\n{bullets(modes)}"
 
 

@@ -3,6 +3,7 @@
 As with a dataset, `export.json`, written last, says what an export was made from, and the sha256 of every file.
 """
 
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +23,7 @@ from training.exports.source import TrainedFolder, open_trained
 ALL = "all"
 VERSION = 1  # raise it when the files for one and the same model and config change
 CARD_FILE = "README.md"
+_HUB_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,95}/[A-Za-z0-9][A-Za-z0-9_.-]{0,95}")
 _KIND = "model"  # which records of datasets do not say
 
 
@@ -52,8 +54,7 @@ class ModelExportConfig:
             raise ConfigError(f"format must be some of {', '.join(known)}, got {', '.join(unknown) or 'none'}")
         if ALL in self.formats and len(self.formats) > 1:
             raise ConfigError(f"the format {ALL} stands for every one: name it alone")
-        parts = (self.hub_name or "a/b").split("/")
-        if len(parts) != 2 or not all(part and part.strip(". ") == part and part.isascii() for part in parts):
+        if self.hub_name is not None and not _HUB_NAME.fullmatch(self.hub_name):
             raise ConfigError(f"a name on the hub is OWNER/NAME, got {self.hub_name!r}")
 
 

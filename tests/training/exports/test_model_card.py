@@ -12,7 +12,7 @@ from markdown_it import MarkdownIt
 from data_catalog.errors import ConfigError
 from data_catalog.exports.counts import PairCounts
 from data_catalog.schema import NATIVE
-from training.effort import Attempt
+from training.effort import EFFORT_FILE, Attempt
 from training.encoder_openers import open_model_folder
 from training.exports.card_cost import cost_section, duration
 from training.exports.card_data import SeenData, card_data
@@ -94,7 +94,7 @@ def test_a_card_says_what_was_seen_how_it_scores_and_what_it_cost(model: Path) -
     for part in (
         "The dataset scenes, snapshot eca29e9fc2f8. Of 4 captions to train on, machine translation made 1 (25.0%).",
         "| photos | CC0-1.0 | 3 / 4 | 0 / 0 | 0 / 0 |",
-        "3 images to train on have licences of their own: 1 forbid trade, 1 say nothing.",
+        "Of 3 images to train on 1 forbid trade, 1 state none; what is left is free.",
         "| all | all | 0.2500 | 0.1250-0.5000 | 1,696 | 8,486 |",
         "- Captions all: every caption.",
         "The val split: its scores are of other weights, and are left out.",
@@ -125,6 +125,44 @@ def test_the_hub_reads_its_head(model: Path) -> None:
     assert (result.dataset_name, result.dataset_split) == ("scenes, test split", "test")
     assert (result.metric_type, result.metric_value) == ("text_to_image_R@1", 0.25)
     assert "95 % 0.1250-0.5000" in result.metric_name
+
+
+def test_leaks_of_a_scoreboard_are_told_and_do_not_lead(model: Path, tmp_path: Path) -> None:
+    sha256 = json.loads((model / "result.json").read_text())["model_sha256"]
+    trained, path = open_trained(model), tmp_path / "scoreboard.json"
+    board = json.loads(scoreboard(path, open_model_folder(model, "ours").origin).read_text())
+    numbers = {"low": 0.1, "high": 0.9, "chance": 0.1, "num_queries": 9, "num_dropped": 0, "captions": "all"}
+    for images, value, size in (("all", 0.875, 9), ("leak-free", 0.25, 4)):
+        score = {"name": "text_to_image_R@1", "value": value, "images": images, "gallery_size": size, **numbers}
+        board["entries"] += [{"model": "ours", "test_set": "xtd10", "score": score}]
+    board["models"].append({**board["models"][0], "name": "asked", "origin": board["models"][0]["origin"] + ", asked"})
+    board["entries"].append({**board["entries"][-1], "model": "asked"})
+    leaked = {f"{place}.jpg": "the same bytes as one" for place in range(5)}
+    board["sets"][0] |= {"leaked": {"ours": leaked}, "notes": ["all captions are translated by a machine"]}
+    path.write_text(json.dumps(board))
+    text = model_card(
+        trained,
+        card_data(model, None, model_sha256=sha256, scoreboards=[path]),
+        CardFormat(library="onnx", loading=LOADING),
+        name="small",
+        licence="",
+    )
+    assert "Of its 9 images 5 are among those that the model was trained on" in text
+    assert "- All captions are translated by a machine." in text
+    (result,) = head(text)["model-index"][0]["results"]
+    assert [metric["value"] for metric in result["metrics"]] == [0.25]
+    board["sets"][0] |= {"leaked": {"ours": leaked | {f"{place}.png": "the same" for place in range(4)}}}
+    path.write_text(json.dumps(board))
+    data = card_data(model, None, model_sha256=sha256, scoreboards=[path])
+    text = model_card(trained, data, CardFormat(library="onnx", loading=LOADING), name="small", licence="")
+    assert "model-index" not in head(text)
+
+
+@pytest.mark.parametrize("damage", ['{"attempts": {}}', '{"attempts": [{"seconds": "12"}]}', "[]"])
+def test_a_damaged_account_of_what_was_spent_is_told(model: Path, damage: str) -> None:
+    (model / EFFORT_FILE).write_text(damage)
+    with pytest.raises(ConfigError, match="is damaged"):
+        card(model, None)
 
 
 def test_scores_of_a_scoreboard_are_told_of_these_weights_alone(model: Path, tmp_path: Path) -> None:
