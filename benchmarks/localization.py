@@ -26,11 +26,11 @@ from flows.execution import LocalExecutor
 from flows.models import train_model
 from flows.recipe import load_recipe
 from flows.tables import plain_table
+from training.bootstrap import bootstrap_interval
 from training.encode_files import picture_features
 from training.features import text_features
 from training.images import decode
 from training.localize import GRID, METHODS, localize
-from training.metrics import bootstrap_interval
 from training.model import LoadedModel
 from training.model_folder import open_model
 
