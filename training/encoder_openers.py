@@ -170,9 +170,12 @@ def _fetching(what: str) -> Iterator[None]:
         yield
     except UnpicklingError as error:
         raise ConfigError(f"{what} holds more than weights, which to read would run code: it is refused") from error
-    except RuntimeError as error:
-        lines = " ".join(str(error).split())[:200]
-        raise ConfigError(f"{what} has weights that do not fit its config, or none at all: {lines}") from error
+    except RuntimeError as error:  # open_clip's, of weights that do not fit as of those that cannot be fetched
+        told = " ".join(str(error).split())[:300]
+        raise ConfigError(
+            f"{what} cannot be loaded ({told}): its weights do not fit its config, or cannot be had; where there is no "
+            "network, name a folder that it was copied to"
+        ) from error
     except (OSError, ValueError, LookupError, SafetensorError) as error:
         line = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise ConfigError(
