@@ -52,6 +52,11 @@ def add_export_model_options(command: argparse.ArgumentParser) -> None:
         action="store_true",
         help="replace an earlier export of a model that FOLDER holds, with whatever was added to it since",
     )
+    _add_card_options(command)
+
+
+def _add_card_options(command: argparse.ArgumentParser) -> None:
+    """What the model card says, and under which name the export goes to a hub."""
     command.add_argument(
         "--license",
         default="",

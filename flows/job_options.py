@@ -15,18 +15,16 @@ def add_root(command: argparse.ArgumentParser) -> None:
     )
 
 
+def add_overrides(command: argparse.ArgumentParser, text: str) -> None:
+    """Add the option that overrides settings of a recipe; `text` is what `--help` says of it."""
+    command.add_argument("--set", action="append", default=[], dest="overrides", metavar="SECTION.KEY=VALUE", help=text)
+
+
 def add_job_options(command: argparse.ArgumentParser, *, builds: bool, retries: bool = True) -> None:
     """Add every option of a job; `builds` and `retries` say whether it builds a dataset, and tries images again."""
     command.add_argument("recipe", metavar="RECIPE", help="name of a recipe (see `vernaclip recipes`) or a TOML file")
     add_root(command)
-    command.add_argument(
-        "--set",
-        action="append",
-        default=[],
-        dest="overrides",
-        metavar="SECTION.KEY=VALUE",
-        help="override a setting of the recipe; may be given often",
-    )
+    add_overrides(command, "override a setting of the recipe; may be given often")
     command.add_argument(
         "--executor",
         choices=("prefect", "local", "dask") if builds else ("prefect", "local"),

@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from flows.job_options import add_root
+from flows.job_options import add_overrides, add_root
 
 _EXAMPLES = """models, each by one KEY=VALUE:
   folder=DIR                        a model that was trained here
@@ -41,14 +41,7 @@ def add_scoreboard_options(command: argparse.ArgumentParser) -> None:
         help="whose model is scored, on the held-out images of its dataset and on its test sets",
     )
     add_root(command)
-    command.add_argument(
-        "--set",
-        action="append",
-        default=[],
-        dest="overrides",
-        metavar="SECTION.KEY=VALUE",
-        help="override a setting of the recipe; without one, of [evaluate] only; may be given often",
-    )
+    add_overrides(command, "override a setting of the recipe; without one, of [evaluate] only; may be given often")
     command.add_argument("--language", metavar="LANG", help="of captions and class names, where no recipe is given")
     _add_contestants(command)
     _add_sets(command)
