@@ -1,5 +1,6 @@
 """Fixtures shared by all tests."""
 
+import logging
 import signal
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -35,6 +36,13 @@ def _processes_hear_ctrl_c() -> Iterator[None]:
         signal.signal(signal.SIGINT, signal.default_int_handler)
     yield
     signal.signal(signal.SIGINT, before)
+
+
+@pytest.fixture(autouse=True)
+def _no_log_levels_of_earlier_tests() -> None:
+    """A command run in this process sets its packages' levels (`--quiet`), which would hide what a later test reads."""
+    for package in ("flows", "data_catalog", "translation", "cleaning", "training"):
+        logging.getLogger(package).setLevel(logging.NOTSET)
 
 
 @pytest.fixture(scope="session")
