@@ -117,6 +117,8 @@ def current_model(root: Path, dataset: str) -> TrainedModel:
     if not pointer.is_file():
         raise ConfigError(f"{root} holds no model of {dataset!r}: run `vernaclip train {dataset} --root {root}` first")
     found = read_checksummed(pointer, remedy=POINTER_REMEDY)
+    if not all(isinstance(found.get(name), str) for name in ("model", "snapshot")):
+        raise ConfigError(f"{pointer} is damaged (it names no model or no snapshot): {POINTER_REMEDY}")
     snapshot = read_snapshot(root, dataset, found["snapshot"])
     if snapshot is None:
         raise ConfigError(f"the snapshot {found['snapshot']} that the model of {dataset!r} saw is gone: train again")

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from data_catalog.errors import ConfigError
 from data_catalog.tensor_files import save_tensors, tensors_below
 from training.device import generator_states, set_generator_states
+from training.model_files import REMEDY, one_line, require_fitting
 
 if TYPE_CHECKING:
     import torch
@@ -65,11 +66,11 @@ def load_weights(module: Any, path: Path) -> None:
     from safetensors.torch import load_file
 
     try:
-        module.load_state_dict(load_file(path), strict=True)
-    except SafetensorError as error:
-        raise ConfigError(f"{path} is broken ({error}): train the model again") from error
-    except RuntimeError as error:
-        raise ConfigError(f"{path} does not fit the model: {error}") from error
+        tensors = load_file(path)
+    except (OSError, SafetensorError) as error:
+        raise ConfigError(f"{path} is broken ({one_line(error)}): {REMEDY}") from error
+    require_fitting(module, tensors, path)
+    module.load_state_dict(tensors, strict=True)
 
 
 def save_state(path: Path, *, key: str, module: Any, optimizer: Any, state: RunState) -> None:

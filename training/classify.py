@@ -11,7 +11,7 @@ from data_catalog.errors import ConfigError
 from training.encode_files import picture_features, read_picture
 from training.features import text_features
 from training.images import squashed
-from training.model import LoadedModel
+from training.model import WEIGHTS_FILE, LoadedModel
 from training.model_folder import open_model, require_texts
 
 if TYPE_CHECKING:
@@ -130,7 +130,7 @@ def _cosines(model: LoadedModel, pixels: "Pixels", texts: Sequence[str]) -> "Flo
     image = picture_features(model, np.stack([pixels]))[0]
     found: Floats = text_features(model, texts).astype(np.float64) @ image
     if not np.isfinite(found).all():
-        raise ConfigError("the model's features are not finite: it is broken, so train it again")
+        raise ConfigError(f"the model's features are not finite: {WEIGHTS_FILE} is broken, so train it again")
     return found
 
 

@@ -5,7 +5,6 @@ anew whenever a resume state is about to be written: of one that was killed, wha
 """
 
 import datetime
-import json
 import platform
 import time
 from dataclasses import asdict, dataclass, field
@@ -100,7 +99,7 @@ def read_attempts(path: Path) -> tuple[Attempt, ...]:
         if not isinstance(attempts, list):
             raise TypeError("attempts is no list")
         return tuple(_attempt(found) for found in attempts)
-    except (json.JSONDecodeError, UnicodeDecodeError, LookupError, TypeError, AttributeError) as error:
+    except (OSError, ValueError, RecursionError, LookupError, TypeError, AttributeError) as error:
         raise ConfigError(
             f"{path} is damaged ({type(error).__name__}): remove it, and what was spent up to now is not known"
         ) from error

@@ -1,18 +1,32 @@
 """Opens models for scoring: ours, open_clip's, Hugging Face's; from folders or by their names."""
 
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from data_catalog.errors import ConfigError
 from training.encoders import Encoder
+from training.model_files import ANY_TEXTS, names_of, one_line, opening, require_whole
 
 if TYPE_CHECKING:
     import torch
     from PIL.Image import Image
 
+_OPEN_CLIP_CONFIG = "open_clip_config.json"
+_PROCESSORS = ("preprocessor_config.json", "processor_config.json")
+_TOKENIZER = ("tokenizer.json", "tokenizer_config.json")
+_WEIGHTS = ("open_clip_model.safetensors", "model.safetensors", "open_clip_pytorch_model.bin", "pytorch_model.bin")
+# Files of a model that hold a JSON object each, if they are there.
+_CONFIGS = (
+    *(_OPEN_CLIP_CONFIG, "config.json", *_PROCESSORS, *_TOKENIZER),
+    *("special_tokens_map.json", "model.safetensors.index.json"),
+)
+_REMEDY = (
+    "if a file of it is missing, damaged or of another model, copy it again from where it is whole; if none is, it is "
+    "no model that can be scored here"
+)
 _HUB_NAME = re.compile(r"[\w.-]+(/[\w.-]+)?")
 
 
@@ -57,7 +71,10 @@ def open_open_clip(source: str, name: str) -> Encoder:
                 f"open_clip={source} is no folder, and no MODEL/PRETRAINED of open_clip, such as ViT-B-32/openai"
             )
     known = open_clip.get_pretrained_cfg(model_name, pretrained) if pretrained else {}
-    with _fetching(f"open_clip={source}"):
+    what = f"open_clip={source}"
+    if Path(source).is_dir():
+        require_whole(Path(source), _CONFIGS, first=_OPEN_CLIP_CONFIG)
+    with _loading(what, source, (_OPEN_CLIP_CONFIG, *_WEIGHTS, "config.json")):
         module, _, prepare = open_clip.create_model_and_transforms(
             model_name,
             pretrained=pretrained,
@@ -65,15 +82,17 @@ def open_open_clip(source: str, name: str) -> Encoder:
             require_pretrained=True,
             force_quick_gelu=bool(known.get("quick_gelu")),  # the weights' own activation, not the name's
         )
+    with _loading(what, source, (*_TOKENIZER, _OPEN_CLIP_CONFIG)):
         tokenizer = open_clip.get_tokenizer(model_name)
     module.eval()
-    return Encoder(
+    found = Encoder(
         name=name,
         origin=f"open_clip {source}",
         prepare=prepare,
         encode_pixels=module.encode_image,
         encode_texts=lambda texts: module.encode_text(tokenizer(list(texts))),
     )
+    return _tried(found, what, source, (_OPEN_CLIP_CONFIG, "config.json"))
 
 
 def open_transformers(source: str, name: str) -> Encoder:
@@ -87,25 +106,41 @@ def open_transformers(source: str, name: str) -> Encoder:
     from transformers import AutoModel, AutoProcessor
 
     what = f"transformers={source}"
-    with _fetching(what):
+    if Path(source).is_dir():
+        require_whole(Path(source), _CONFIGS, first="config.json")
+    with _loading(what, source, ("config.json", *_WEIGHTS)):
         module, told = AutoModel.from_pretrained(
             source, output_loading_info=True, weights_only=True, trust_remote_code=False
         )
+    with _loading(what, source, (*_PROCESSORS, *_TOKENIZER)):
         processor = AutoProcessor.from_pretrained(source, trust_remote_code=False)
-    if told["missing_keys"]:
-        raise ConfigError(f"{what} lacks weights, such as {min(told['missing_keys'])}")
+    _require_all_weights(told, what)
     if not (hasattr(module, "get_image_features") and hasattr(processor, "image_processor")):
         raise ConfigError(f"{what} is a {type(module).__name__}, which does not have two towers")
     module.eval()
-    prepare = _image_preparation(processor, what)
-    tokenize = _tokenization(module.config, processor.tokenizer)
-    return Encoder(
+    with _loading(what, source, (*_PROCESSORS, *_TOKENIZER)):
+        prepare = _image_preparation(processor, what)
+        tokenize = _tokenization(module.config, processor.tokenizer)
+    found = Encoder(
         name=name,
         origin=f"transformers {source}",
         prepare=prepare,
         encode_pixels=lambda pixels: _pooled(module.get_image_features(pixel_values=pixels)),
         encode_texts=lambda texts: _pooled(module.get_text_features(**tokenize(texts))),
     )
+    return _tried(found, what, source, ("config.json",))
+
+
+def _require_all_weights(told: Mapping[str, Any], what: str) -> None:
+    """Refuse weights that are not there, and those that are and would stay unread: a config of another model."""
+    if told["missing_keys"]:
+        raise ConfigError(f"{what} lacks weights, such as {min(told['missing_keys'])}: {_REMEDY}")
+    # Older releases wrote down which positions there are, which is no weight.
+    left = [name for name in told["unexpected_keys"] if not name.endswith("position_ids")]
+    if left:
+        raise ConfigError(
+            f"{what} has weights that the architecture of its config.json has not, such as {min(left)!r}: {_REMEDY}"
+        )
 
 
 def _image_preparation(processor: Any, what: str) -> "Callable[[Image], torch.Tensor]":
@@ -160,24 +195,54 @@ def _pooled(found: Any) -> "torch.Tensor":
     return features
 
 
-@contextmanager
-def _fetching(what: str) -> Iterator[None]:
-    from pickle import UnpicklingError
+def _tried(encoder: Encoder, what: str, source: str, names: Sequence[str]) -> Encoder:
+    """The encoder, if it encodes an image and texts: some wrong values of a config show only then."""
+    import torch
+    from PIL import Image
 
-    from safetensors import SafetensorError
+    with _loading(what, source, (*names, *_PROCESSORS)), torch.no_grad():
+        image = encoder.encode_pixels(encoder.prepare(Image.new("RGB", (64, 64)))[None])
+    with _loading(what, source, (*names, *_TOKENIZER)), torch.no_grad():
+        texts = encoder.encode_texts(ANY_TEXTS)
+    if texts.shape != (len(ANY_TEXTS), *image.shape[1:]):
+        raise ConfigError(f"{what} makes features of images and of texts that differ in size: they cannot be compared")
+    return encoder
+
+
+@contextmanager
+def _loading(what: str, source: str, names: Sequence[str]) -> Iterator[None]:
+    """Around what reads some files of a model; those that a folder has are named where they do not open."""
+    if Path(source).is_dir():
+        with opening(names_of(Path(source), names), remedy=_REMEDY), _refusing_code(what):
+            yield
+    else:
+        with _fetching(what):
+            yield
+
+
+@contextmanager
+def _refusing_code(what: str) -> Iterator[None]:
+    from pickle import UnpicklingError
 
     try:
         yield
     except UnpicklingError as error:
         raise ConfigError(f"{what} holds more than weights, which to read would run code: it is refused") from error
+
+
+@contextmanager
+def _fetching(what: str) -> Iterator[None]:
+    from safetensors import SafetensorError
+
+    try:
+        with _refusing_code(what):
+            yield
     except RuntimeError as error:  # open_clip's, of weights that do not fit as of those that cannot be fetched
-        told = " ".join(str(error).split())[:300]
         raise ConfigError(
-            f"{what} cannot be loaded ({told}): its weights do not fit its config, or cannot be had; where there is no "
-            "network, name a folder that it was copied to"
+            f"{what} cannot be loaded ({one_line(error)}): its weights do not fit its config, or cannot be had; where "
+            "there is no network, name a folder that it was copied to"
         ) from error
     except (OSError, ValueError, LookupError, SafetensorError) as error:
-        line = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise ConfigError(
-            f"{what} cannot be had ({line}): copy it to a folder where there is a network, and name that"
+            f"{what} cannot be had ({one_line(error)}): copy it to a folder where there is a network, and name that"
         ) from error

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 from data_catalog.errors import ConfigError
 from training.encode_files import BATCH_SIZE, picture_features, read_picture
 from training.images import squashed
-from training.model import LoadedModel
+from training.model import WEIGHTS_FILE, LoadedModel
 from training.model_folder import open_model, require_texts
 from training.search import query_features
 
@@ -129,7 +129,7 @@ def localize(image: Path, text: str, model: LoadedModel | Path, *, method: str =
     whole = float(picture_features(loaded, np.stack([pixels]))[0] @ wanted)
     heat, num_masks = _heat(loaded, pixels, wanted, masks, method=method, whole=whole)
     if not np.isfinite(heat).all():
-        raise ConfigError("the model's features are not finite: it is broken, so train it again")
+        raise ConfigError(f"the model's features are not finite: {WEIGHTS_FILE} is broken, so train it again")
     return Localization(
         image=image,
         text=text,

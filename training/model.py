@@ -4,7 +4,7 @@ A finished folder opens with open_clip alone: `open_clip.create_model_and_transf
 """
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
 from importlib.resources import files
@@ -14,6 +14,17 @@ from typing import TYPE_CHECKING, Any
 from data_catalog.errors import ConfigError
 from data_catalog.shards import read_json, write_json
 from training.checkpoint import load_weights
+from training.model_files import (
+    ANY_TEXTS,
+    names_of,
+    one_line,
+    opening,
+    read_object,
+    read_open_clip_config,
+    require_few_layers,
+    require_file,
+)
+from training.tokenizer import TOKENIZER_CONFIG_FILE, TOKENIZER_FILE, load_tokenizer
 
 if TYPE_CHECKING:
     import torch
@@ -21,6 +32,7 @@ if TYPE_CHECKING:
     from training.tokenizer import SavedTokenizer
 
 OPEN_CLIP_CONFIG_FILE = "open_clip_config.json"
+ENCODER_CONFIG_FILE = "config.json"  # of a text encoder of Hugging Face
 WEIGHTS_FILE = "model.safetensors"
 
 # Squashing keeps everything that a caption may speak of, where cropping would cut off what stands at the edge.
@@ -112,6 +124,13 @@ def create_model(model_config: dict[str, Any], folder: Path) -> Any:
     Raises:
         ConfigError: open_clip refuses the config.
     """
+    try:
+        return _make(model_config, folder)
+    except (TypeError, AssertionError, ValueError, LookupError, RuntimeError, ArithmeticError) as error:
+        raise ConfigError(f"open_clip makes no model of the model config: {one_line(error)}") from error
+
+
+def _make(model_config: dict[str, Any], folder: Path) -> Any:
     import torch
     from open_clip.model import CustomTextCLIP
 
@@ -121,10 +140,7 @@ def create_model(model_config: dict[str, Any], folder: Path) -> Any:
     has_encoder = "hf_model_name" in settings["text_cfg"]
     if has_encoder:
         settings["text_cfg"] |= {"hf_model_name": str(folder), "hf_model_pretrained": False}
-    try:
-        module = CustomTextCLIP(**settings)
-    except (TypeError, AssertionError, ValueError, LookupError, RuntimeError, ArithmeticError) as error:
-        raise ConfigError(f"open_clip makes no model of the model config: {error}") from error
+    module = CustomTextCLIP(**settings)
     if not has_encoder:
         module.text.transformer.register_forward_pre_hook(_fit_mask, with_kwargs=True)
     return module.to(memory_format=torch.channels_last)  # convolutions on processors are about twice as fast so
@@ -148,23 +164,52 @@ def load_model(folder: Path) -> LoadedModel:
     """Read a model folder, strictly: every weight must be there, and none besides.
 
     Raises:
-        ConfigError: the folder holds no finished model, or its weights do not fit its config.
+        ConfigError: the folder holds no model, or a file of it is missing or damaged, or its weights do not fit its
+            config; the file is named.
     """
     from data_catalog.shards import sha256_of
-    from training.tokenizer import load_tokenizer
 
     config_path, weights_path = folder / OPEN_CLIP_CONFIG_FILE, folder / WEIGHTS_FILE
-    if not (config_path.is_file() and weights_path.is_file()):
-        raise ConfigError(f"{folder} holds no trained model: train one first")
-    model_config = read_json(config_path)["model_cfg"]
-    module = create_model(model_config, folder)
+    if not (config_path.exists() or weights_path.exists()):
+        raise ConfigError(f"{folder} holds no trained model: train one first, or name another folder")
+    model_config = read_open_clip_config(config_path)
+    require_file(weights_path)
+    has_encoder = "hf_model_name" in model_config["text_cfg"]
+    deciding = [*([ENCODER_CONFIG_FILE] if has_encoder else []), OPEN_CLIP_CONFIG_FILE]
+    for name in (*(deciding if has_encoder else []), TOKENIZER_FILE, TOKENIZER_CONFIG_FILE):
+        require_few_layers(folder / name, read_object(folder / name))
+    with opening(names_of(folder, deciding)):
+        module = _make(model_config, folder)
     load_weights(module, weights_path)
-    return LoadedModel(
+    with opening(names_of(folder, [TOKENIZER_FILE, TOKENIZER_CONFIG_FILE])):
+        text = module.text
+        known = text.config.vocab_size if has_encoder else text.vocab_size
+        length = model_config["text_cfg"]["context_length"]
+        tokenizer = load_tokenizer(folder, context_length=length, vocab_size=known)
+        tokenizer.too_long(ANY_TEXTS)
+        tokenizer(ANY_TEXTS)
+    found = LoadedModel(
         module=module.eval(),
-        tokenizer=load_tokenizer(folder, context_length=model_config["text_cfg"]["context_length"]),
+        tokenizer=tokenizer,
         image_size=model_config["vision_cfg"]["image_size"],
         sha256=sha256_of(weights_path),
     )
+    _try(found, folder, deciding)
+    return found
+
+
+def _try(model: LoadedModel, folder: Path, deciding: Sequence[str]) -> None:
+    """Encode an image and texts, since some wrong values of a config show only then."""
+    import torch
+
+    side = model.image_size
+    with torch.no_grad():
+        with opening(names_of(folder, [OPEN_CLIP_CONFIG_FILE])):
+            dim = model.module.encode_image(torch.zeros(1, 3, side, side)).shape[-1]
+        with opening(names_of(folder, [*deciding, TOKENIZER_FILE, TOKENIZER_CONFIG_FILE])):
+            texts = model.module.encode_text(model.tokenizer(ANY_TEXTS))
+    if texts.shape != (len(ANY_TEXTS), dim):
+        raise ConfigError(f"{folder / OPEN_CLIP_CONFIG_FILE} makes features of images and texts that differ in size")
 
 
 def normalise_pixels(pixels: "torch.Tensor") -> "torch.Tensor":

@@ -13,13 +13,13 @@ from typing import TYPE_CHECKING, Any
 from data_catalog.errors import ConfigError
 from data_catalog.shards import sha256_of, write_json
 from training.config import TrainConfig
+from training.model import ENCODER_CONFIG_FILE
 
 if TYPE_CHECKING:
     import torch
 
 logger = logging.getLogger(__name__)
 
-ENCODER_CONFIG_FILE = "config.json"
 # Of a folder of weights, the first that is there.
 _WEIGHT_FILES = ("open_clip_model.safetensors", "model.safetensors", "open_clip_pytorch_model.bin", "pytorch_model.bin")
 # Weights of heads that an encoder was once trained with; nothing of the encoder itself may be left over.

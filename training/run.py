@@ -14,6 +14,7 @@ from training.device import draw_otherwise
 from training.effort import EFFORT_FILE, EffortLog
 from training.losses import refuse_batch_statistics, with_loss_constants
 from training.model import (
+    ENCODER_CONFIG_FILE,
     OPEN_CLIP_CONFIG_FILE,
     WEIGHTS_FILE,
     create_model,
@@ -22,7 +23,6 @@ from training.model import (
 )
 from training.optimisation import make_optimizer
 from training.pretrained import (
-    ENCODER_CONFIG_FILE,
     identity_of_weights,
     load_image_tower,
     load_text_encoder,

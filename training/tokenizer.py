@@ -104,13 +104,28 @@ class SavedTokenizer:
 
     open_clip pads to the context length; what is cut off here is padding that a causal text tower, pooled at the end
     token, never looks at.
+
+    Args:
+        inner: open_clip's.
+        vocab_size: tokens that the text tower knows; None where nothing is known of it.
     """
 
     inner: Any
+    vocab_size: int | None = None
 
     def __call__(self, texts: Sequence[str]) -> "torch.Tensor":
-        """Token ids of the texts; of a text that is too long its end is left out."""
+        """Token ids of the texts; of a text that is too long its end is left out.
+
+        Raises:
+            ConfigError: the text tower does not know one of them.
+        """
         ids: torch.Tensor = self.inner(list(texts))
+        highest = int(ids.max())
+        if self.vocab_size is not None and highest >= self.vocab_size:
+            raise ConfigError(
+                f"{TOKENIZER_FILE} or {TOKENIZER_CONFIG_FILE} is another model's: it makes a token {highest} where the "
+                f"text tower knows {self.vocab_size}; copy the folder again from where it is whole"
+            )
         longest = int((ids != self.inner.tokenizer.pad_token_id).sum(dim=1).max())
         return ids[:, :longest]
 
@@ -126,8 +141,12 @@ class SavedTokenizer:
         return int(self.inner.context_length)
 
 
-def load_tokenizer(folder: Path, *, context_length: int) -> SavedTokenizer:
-    """Read a saved tokenizer."""
+def load_tokenizer(folder: Path, *, context_length: int, vocab_size: int | None = None) -> SavedTokenizer:
+    """Read a saved tokenizer.
+
+    Args:
+        vocab_size: tokens that the text tower knows, where that is known.
+    """
     from open_clip.tokenizer import HFTokenizer
 
-    return SavedTokenizer(HFTokenizer(str(folder), context_length=context_length))
+    return SavedTokenizer(HFTokenizer(str(folder), context_length=context_length), vocab_size)

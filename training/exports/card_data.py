@@ -1,6 +1,5 @@
 """What a model card tells beside the model itself: the data that it saw, its scores, what its training cost."""
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -89,7 +88,7 @@ def _of_scoreboard(path: Path, model_sha256: str) -> list[SetScores]:
         return [_of_set(facts, board["entries"], ours[0]) for facts in board["sets"]]
     except OSError as error:
         raise ConfigError(f"{path} cannot be read: {error.strerror}") from error
-    except (ValueError, LookupError, TypeError, AttributeError) as error:
+    except (ValueError, RecursionError, LookupError, TypeError, AttributeError) as error:
         raise ConfigError(f"{path} is no scoreboard.json ({type(error).__name__}: {error})") from error
 
 
@@ -122,7 +121,7 @@ def _scores(path: Path, model_sha256: str) -> SetScores:
         scores = tuple(_score(values) for values in found["scores"])
         is_of_these = found["model_sha256"] == model_sha256
         return SetScores(name=str(found["split"]), is_split=True, scores=scores, of_these_weights=is_of_these)
-    except (json.JSONDecodeError, UnicodeDecodeError, LookupError, TypeError, ValueError) as error:
+    except (OSError, ValueError, RecursionError, LookupError, TypeError, AttributeError) as error:
         raise ConfigError(
             f"{path} is no file of scores ({type(error).__name__}: {error}): remove it, and evaluate the model again"
         ) from error

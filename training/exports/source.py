@@ -1,16 +1,16 @@
 """The trained model that is exported: a folder that training finished, checked to the last byte."""
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args, get_type_hints
 
 from data_catalog.checksummed import read_checksummed
 from data_catalog.errors import ConfigError
 from data_catalog.recorded_files import FOLDER_RECORD
-from data_catalog.shards import read_json, sha256_of
+from data_catalog.shards import sha256_of
 from training.loop import TrainResult
 from training.model import OPEN_CLIP_CONFIG_FILE, WEIGHTS_FILE, LoadedModel, load_model
+from training.model_files import read_object, read_open_clip_config
 from training.run import RESULT_FILE, RUN_FILE
 
 _REMEDY = "train it again, or name another model"
@@ -74,14 +74,11 @@ def open_trained(folder: Path) -> TrainedFolder:
     result = _result(folder / RESULT_FILE)
     if sha256_of(folder / WEIGHTS_FILE) != result.model_sha256:
         raise ConfigError(f"{folder / WEIGHTS_FILE} is not what {RESULT_FILE} says that training wrote: {_REMEDY}")
-    model_config = _read(folder / OPEN_CLIP_CONFIG_FILE).get("model_cfg")
-    if not isinstance(model_config, dict):
-        raise ConfigError(f"{folder / OPEN_CLIP_CONFIG_FILE} has no model_cfg: {_REMEDY}")
     return TrainedFolder(
         folder=folder,
-        model_config=model_config,
+        model_config=read_open_clip_config(folder / OPEN_CLIP_CONFIG_FILE),
         loaded=load_model(folder),
-        run=_read(folder / RUN_FILE),
+        run=_run(folder / RUN_FILE),
         result=result,
     )
 
@@ -99,17 +96,24 @@ def _require_as_written(folder: Path) -> None:
 
 
 def _result(path: Path) -> TrainResult:
+    values = read_object(path, remedy=_REMEDY)
+    kinds = get_type_hints(TrainResult)
     try:
-        return TrainResult(**_read(path))
-    except TypeError as error:
+        for name, value in values.items():
+            if isinstance(value, bool) or not isinstance(value, _also_whole(kinds[name])):
+                raise TypeError(f"{name} is {value!r}")
+        return TrainResult(**values)
+    except (TypeError, KeyError) as error:
         raise ConfigError(f"{path} is damaged ({error}): {_REMEDY}") from error
 
 
-def _read(path: Path) -> dict[str, Any]:
-    try:
-        found = read_json(path)
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path} is damaged ({error}): {_REMEDY}") from error
-    if not isinstance(found, dict):
-        raise ConfigError(f"{path} is damaged (it is no JSON object): {_REMEDY}")
+def _also_whole(kind: Any) -> Any:
+    """JSON writes 2.0 as 2.0, and people 2."""
+    return kind | int if float in (kind, *get_args(kind)) else kind
+
+
+def _run(path: Path) -> dict[str, Any]:
+    found = read_object(path, remedy=_REMEDY)
+    if not isinstance(found.get("key"), str) or not isinstance(found.get("settings"), dict):
+        raise ConfigError(f"{path} is damaged (it has no key or no settings of a run): {_REMEDY}")
     return found

@@ -255,6 +255,12 @@ def test_nothing_is_left_of_an_export_that_fails(compact: Path, tmp_path: Path) 
         ("another result", r"result\.json is damaged"),
         ("no scores", r"scores-test\.json is no file of scores .* evaluate the model again"),
         ("no effort", r"effort\.json is damaged"),
+        ("a result of words", r"result\.json is damaged \(steps is 'two'\)"),
+        ("settings that are none", r"run\.json is damaged \(it has no key or no settings"),
+        ("a list", r"run\.json is damaged \(it is no JSON object\)"),
+        ("brackets in brackets", r"result\.json is damaged"),
+        ("half a feature", r"open_clip_config\.json: model_cfg\.embed_dim must be a positive number, got 0\.5"),
+        ("another tokenizer", r"tokenizer\.json, or tokenizer_config\.json beside it cannot be opened"),
     ],
 )
 def test_a_damaged_model_is_refused_in_a_sentence(damage: str, message: str, compact: Path, tmp_path: Path) -> None:
@@ -263,6 +269,12 @@ def test_a_damaged_model_is_refused_in_a_sentence(damage: str, message: str, com
 
     model = tmp_path / "model"
     shutil.copytree(compact, model)
+
+    config = json.loads((compact / "open_clip_config.json").read_text())["model_cfg"]
+
+    def whole(name: str, **more: object) -> str:
+        return json.dumps({**json.loads((compact / name).read_text()), **more})
+
     if damage.startswith("a recorded file"):
         record_folder(model, MODEL_FILES)
         (model / "tokenizer.json").unlink()
@@ -280,6 +292,12 @@ def test_a_damaged_model_is_refused_in_a_sentence(damage: str, message: str, com
             "another result": ("result.json", "{}"),
             "no scores": ("scores-test.json", '{"split": "test", "model_sha256": "", "scores": [{"name": 5}]}'),
             "no effort": ("effort.json", "[]"),
+            "a result of words": ("result.json", whole("result.json", steps="two")),
+            "settings that are none": ("run.json", whole("run.json", settings=[])),
+            "a list": ("run.json", "[]"),
+            "brackets in brackets": ("result.json", "[" * 100_000),
+            "half a feature": ("open_clip_config.json", json.dumps({"model_cfg": {**config, "embed_dim": 0.5}})),
+            "another tokenizer": ("tokenizer.json", whole("tokenizer.json", model={})),
         }[damage]
         (model / name).write_text(text)
     with pytest.raises(ConfigError, match=message) as caught:

@@ -1,0 +1,195 @@
+"""Files of a model folder: each is there, whole and what it is called, or told of by its name in one sentence."""
+
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from data_catalog.disk_errors import raise_if_disk_fails
+from data_catalog.errors import ConfigError, PipelineError
+from data_catalog.shards import read_json
+
+if TYPE_CHECKING:
+    import torch
+
+REMEDY = "copy the folder again from where it is whole, train the model again, or name another one"
+# To try a model with: of differing lengths, so that one is filled up, and with what few tokenizers have seen.
+ANY_TEXTS = ("a", "a \N{SNOWMAN} a")
+_DECIDING = "the model that open_clip_config.json (and config.json, where there is one) describes"
+_MOST_LAYERS = 1000  # a config with more of them is damaged, and a library would be making them for hours
+_WEIGHTS = (".safetensors", ".bin", ".pt", ".pth")
+_LAYERS = ("layers", "num_hidden_layers")
+_PANIC = "PanicException"  # how tokenizers' Rust code ends; no `Exception`
+_LONGEST = 240
+
+
+def require_file(path: Path) -> None:
+    """Make sure that a file of a model is there.
+
+    Raises:
+        ConfigError: it is not, or is something else; says which.
+    """
+    try:
+        if path.is_file():
+            return
+        kind = "a folder" if path.is_dir() else "a link to nothing" if path.is_symlink() else None
+    except OSError as error:
+        raise ConfigError(f"{path} cannot be read ({error.strerror}): {REMEDY}") from error
+    told = f"is {kind}, where a file of the model should be" if kind else "is missing"
+    raise ConfigError(f"{path} {told}: {REMEDY}")
+
+
+def read_object(path: Path, *, remedy: str = REMEDY) -> dict[str, Any]:
+    """A file of a model that holds a JSON object.
+
+    Raises:
+        ConfigError: it is missing, cannot be read, or holds something else.
+    """
+    require_file(path)
+    try:
+        found = read_json(path)
+    except OSError as error:
+        raise_if_disk_fails(error, path)
+        raise ConfigError(f"{path} cannot be read ({error.strerror}): {remedy}") from error
+    except (ValueError, RecursionError) as error:  # no JSON, no UTF-8, or brackets in brackets in brackets
+        raise ConfigError(f"{path} is damaged ({one_line(error)}): {remedy}") from error
+    if not isinstance(found, dict):
+        raise ConfigError(f"{path} is damaged (it is no JSON object): {remedy}")
+    return found
+
+
+def read_open_clip_config(path: Path) -> dict[str, Any]:
+    """The `model_cfg` of an `open_clip_config.json`, with all that is needed to make and feed the model.
+
+    Raises:
+        ConfigError: the file is damaged, or something of that is missing or no such value.
+    """
+    config = read_object(path).get("model_cfg")
+    if not isinstance(config, dict):
+        raise ConfigError(f"{path} is no open_clip config, since it has no model_cfg: {REMEDY}")
+    text, vision = (config.get(name) for name in ("text_cfg", "vision_cfg"))
+    if not isinstance(text, dict) or not isinstance(vision, dict):
+        raise ConfigError(f"{path} is no open_clip config, since model_cfg has no text_cfg or no vision_cfg: {REMEDY}")
+    sizes = {
+        "embed_dim": config.get("embed_dim"),
+        "text_cfg.context_length": text.get("context_length"),
+        "vision_cfg.image_size": vision.get("image_size"),
+    }
+    for name, value in sizes.items():
+        if type(value) is not int or value < 1:
+            raise ConfigError(f"{path}: model_cfg.{name} must be a positive number, got {value!r}: {REMEDY}")
+    if config.get("custom_text") is not True:  # open_clip would make another text tower, with weights of other names
+        raise ConfigError(f"{path}: model_cfg.custom_text must be true, got {config.get('custom_text')!r}: {REMEDY}")
+    require_few_layers(path, config)
+    return config
+
+
+def require_whole(folder: Path, names: Iterable[str], *, first: str) -> None:
+    """Make sure that those of a folder's files that are there can be read, whatever they say.
+
+    Args:
+        names: of files that hold JSON objects.
+        first: of them the one without which the folder is nothing.
+
+    Raises:
+        ConfigError: it is missing, or one of them, or a file of tensors, is damaged; or there are no weights at all.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    require_file(folder / first)
+    for path in (folder / name for name in names):
+        if path.exists() or path.is_symlink():
+            require_few_layers(path, read_object(path))
+    if not any(path.suffix in _WEIGHTS for path in folder.iterdir()):
+        raise ConfigError(f"{folder} holds no file of weights, such as model.safetensors: {REMEDY}")
+    for path in sorted(folder.glob("*.safetensors")):
+        require_file(path)
+        try:
+            with safe_open(path, framework="pt"):
+                pass
+        except (OSError, SafetensorError) as error:
+            raise ConfigError(f"{path} is broken ({one_line(error)}): {REMEDY}") from error
+
+
+def require_few_layers(path: Path, settings: Mapping[str, Any]) -> None:
+    """Make sure that of a config, or of a table in it, a model can be made in a lifetime.
+
+    Raises:
+        ConfigError: it has more layers than any.
+    """
+    for name, value in settings.items():
+        if isinstance(value, dict):
+            require_few_layers(path, value)
+        counts = value if isinstance(value, list) else [value]
+        if name in _LAYERS and any(isinstance(count, int) and count > _MOST_LAYERS for count in counts):
+            raise ConfigError(f"{path} is damaged: no model has {name} = {value!r}: {REMEDY}")
+
+
+def require_fitting(module: Any, tensors: "Mapping[str, torch.Tensor]", path: Path) -> None:
+    """Make sure that the tensors of a file are a model's, all of them and no others, each of its shape and kind.
+
+    Raises:
+        ConfigError: says what is missing, left over, or of another shape.
+    """
+    wanted = module.state_dict()
+    problem = next(_misfits(wanted, tensors), None)
+    if problem is not None:
+        raise ConfigError(f"{path} does not fit {_DECIDING}: {problem}: {REMEDY}")
+
+
+def _misfits(wanted: "Mapping[str, torch.Tensor]", found: "Mapping[str, torch.Tensor]") -> Iterator[str]:
+    missing, left = sorted(wanted.keys() - found.keys()), sorted(found.keys() - wanted.keys())
+    if missing:
+        yield f"it lacks {_named(missing)}"
+    if left:
+        yield f"it has {_named(left)} besides"
+    for name in sorted(wanted.keys() & found.keys()):
+        theirs, ours = found[name], wanted[name]
+        if theirs.shape != ours.shape:
+            yield f"{name} is of shape {tuple(theirs.shape)}, not {tuple(ours.shape)}"
+        if theirs.is_floating_point() != ours.is_floating_point():
+            yield f"{name} is of {theirs.dtype}, not {ours.dtype}"
+
+
+def _named(names: list[str]) -> str:
+    more = f" and {len(names) - 1:,} more" if len(names) > 1 else ""
+    return f"the tensor {names[0]!r}{more}"
+
+
+@contextmanager
+def opening(files: str, *, remedy: str = REMEDY) -> Iterator[None]:
+    """While inside, whatever libraries make of damaged files is told in a sentence that names the files.
+
+    The boundary around open_clip, transformers and tokenizers: they take a config at its word, so that a wrong value
+    in one ends in any exception, anywhere, Rust's panic among them.
+
+    Args:
+        files: which it may be, in words.
+
+    Raises:
+        ConfigError: something was raised that was not meant for the user.
+    """
+    try:
+        yield
+    except PipelineError:
+        raise
+    except BaseException as error:
+        if not isinstance(error, Exception) and type(error).__name__ != _PANIC:
+            raise
+        raise_if_disk_fails(error, Path(files)) if isinstance(error, Exception) else None
+        raise ConfigError(f"{files} cannot be opened ({one_line(error)}): {remedy}") from error
+
+
+def one_line(error: BaseException) -> str:
+    """What an error says, in one line that is not endless."""
+    told = " ".join(str(error).split()) or type(error).__name__
+    return told if len(told) <= _LONGEST else f"{told[:_LONGEST]}..."
+
+
+def names_of(folder: Path, names: Iterable[str]) -> str:
+    """Those files of a folder that are there, as "FOLDER: a.json, or b.json beside it"."""
+    there = [name for name in names if (folder / name).exists()]
+    if not there:
+        return str(folder)
+    first, *others = there
+    return f"{folder / first}{''.join(f', or {name} beside it' for name in others)}"
