@@ -20,7 +20,15 @@ from data_catalog.exports.folder_documents import write_folder_documents
 from data_catalog.exports.front_matter import DataConfig, SplitFiles
 from data_catalog.exports.judged import JudgedShard, judged_shards
 from data_catalog.exports.links import LINKS, LinkWriter
-from data_catalog.exports.place import RECORD_FILE, is_whole, place_of, record_of, replacing, require_nothing_of_others
+from data_catalog.exports.place import (
+    RECORD_FILE,
+    exporting_to,
+    is_whole,
+    place_of,
+    record_of,
+    replacing,
+    require_nothing_of_others,
+)
 from data_catalog.exports.rights import LICENSED, NONE, POLICIES, policy_of
 from data_catalog.exports.sinks import CAPTIONS, FIRST, NoPixels, ParquetSink, Sink, TarSink
 from data_catalog.manifest import MARKED, SPLITS, Snapshot
@@ -119,19 +127,20 @@ def export_snapshot(snapshot: Snapshot, config: ExportConfig, folder: Path) -> E
 
     Raises:
         ConfigError: the folder cannot be one of ours or holds what somebody else put there, a source that is allowed is
-            none of the snapshot's, or the disk is full.
+            none of the snapshot's, another process exports to that folder, or the disk is full.
         PipelineError: a shard is not what was written.
     """
     _check_allowed(snapshot, config)
     place = place_of(folder, root=snapshot.folder.parents[2])
-    wanted, found = _identity(snapshot, config), record_of(place)
-    if found is not None:
-        if is_whole(place, found) and all(found.get(name) == wanted[name] for name in wanted):
-            return _report(folder, found["counts"], up_to_date=True)
-        require_nothing_of_others(place, found)
-    with replacing(place) as temporary:
-        filled = _fill(snapshot, config, temporary)
-        write_checksummed(temporary / RECORD_FILE, {**wanted, **filled})
+    with exporting_to(place):
+        wanted, found = _identity(snapshot, config), record_of(place)
+        if found is not None:
+            if is_whole(place, found) and all(found.get(name) == wanted[name] for name in wanted):
+                return _report(folder, found["counts"], up_to_date=True)
+            require_nothing_of_others(place, found)
+        with replacing(place) as temporary:
+            filled = _fill(snapshot, config, temporary)
+            write_checksummed(temporary / RECORD_FILE, {**wanted, **filled})
     return _report(folder, filled["counts"], up_to_date=False)
 
 

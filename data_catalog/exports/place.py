@@ -12,6 +12,7 @@ from data_catalog.errors import ConfigError
 from data_catalog.exports.attribution import TEXT_FILE
 from data_catalog.exports.croissant import FILE as CROISSANT_FILE
 from data_catalog.exports.folder_documents import CARD_FILE
+from data_catalog.lock import place_lock
 from data_catalog.shards import TEMPORARY_PREFIX, make_folder, sha256_of, sync
 
 RECORD_FILE = "export.json"
@@ -25,19 +26,39 @@ _ELSEWHERE = "name another place with --out"
 
 
 def place_of(folder: Path, root: Path) -> Path:
-    """The folder as the disk has it, whole if a killed export had moved it away.
+    """The folder as the disk has it.
 
     Raises:
         ConfigError: no folder there can be replaced, or it is one of a root's own.
     """
-    try:
+    with _as_place(folder):
         place = folder.resolve()
         _require_replaceable(folder, place, root)
-        _mend(place)
+        for path in _beside(place):
+            path.exists()  # which is an error where a name is too long
+    return place
+
+
+@contextmanager
+def exporting_to(place: Path) -> Iterator[None]:
+    """Be the only one that exports to a place, which is whole then, also if a killed export had moved it away.
+
+    Raises:
+        ConfigError: another process exports to it, which is named; or nothing can be written there.
+    """
+    with place_lock(place):
+        with _as_place(place):
+            _mend(place)
+        yield
+
+
+@contextmanager
+def _as_place(folder: Path) -> Iterator[None]:
+    try:
+        yield
     except (OSError, RuntimeError) as error:  # the latter of links in a circle
         raise_if_disk_fails(error, folder)
         raise ConfigError(f"{folder} cannot be an export's folder: {error}") from error
-    return place
 
 
 def _require_replaceable(folder: Path, place: Path, root: Path) -> None:
@@ -125,7 +146,7 @@ def _files(folder: Path) -> Iterator[Path]:
 def replacing(place: Path) -> Iterator[Path]:
     """A new folder to fill, which then is put in its place, once all of it is on the disk.
 
-    Killed between the two renames it leaves no export; `place_of` puts the old one back.
+    Call it within `exporting_to`. Killed between the two renames it leaves no export; that puts the old one back.
 
     Raises:
         ConfigError: nothing can be written there, or the disk is full.

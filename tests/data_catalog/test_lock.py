@@ -1,5 +1,6 @@
 """The writer's lock, between processes."""
 
+import errno
 import json
 import os
 import re
@@ -11,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from data_catalog.errors import ConfigError
-from data_catalog.lock import LOCK_FILE, holder_of, writer_lock
+from data_catalog.lock import LOCK_FILE, holder_of, place_lock, writer_lock
 
 # Takes the lock as `writer_lock` does, and signs once it is asked for (a line of its input), if ever.
 HOLDER = """
@@ -78,3 +79,69 @@ def test_a_command_of_several_lines_is_told_in_one(tmp_path: Path, monkeypatch: 
     monkeypatch.setattr(sys, "argv", ["/usr/bin/vernaclip", "build", "a\n  b"])
     with writer_lock(tmp_path):
         assert holder_of(tmp_path) == f"process {os.getpid()} (vernaclip build a b)"
+
+
+def test_a_place_has_one_writer_and_a_killed_one_holds_nobody_up(tmp_path: Path) -> None:
+    path = tmp_path / f".out{LOCK_FILE}"
+    words = [sys.executable, "-c", HOLDER, str(path), "0"]
+    with subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "held\n"
+        told = rf"out is being written by process {process.pid} \(vernaclip build slow\): wait until it ends"
+        with pytest.raises(ConfigError, match=told), place_lock(tmp_path / "out"):
+            pass
+        with place_lock(tmp_path / "other"):
+            pass
+        process.kill()
+    assert path.exists()
+    with place_lock(tmp_path / "out"):
+        assert json.loads(path.read_text())["pid"] == os.getpid()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_place_in_a_folder_that_is_not_there_leaves_none(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError), place_lock(tmp_path / "a/b/out"):
+        (tmp_path / "a/b/out").rmdir()
+    assert list(tmp_path.iterdir()) == []
+    with place_lock(tmp_path / "a/b/out"):
+        (tmp_path / "a/mine").write_text("mine")
+    assert [path.name for path in (tmp_path / "a").iterdir()] == ["mine"]
+    with pytest.raises(ConfigError, match="mine cannot be a folder to write to"), place_lock(tmp_path / "a/mine/out"):
+        pass
+
+
+def test_a_lock_that_its_holder_has_just_removed_is_taken_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Between opening and locking it."""
+    import fcntl
+
+    path, flock = tmp_path / f".out{LOCK_FILE}", fcntl.flock
+    removed: list[Path] = []
+
+    def lock(file: object, how: int) -> None:
+        if not removed:
+            path.unlink()
+            removed.append(path)
+        flock(file, how)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(fcntl, "flock", lock)
+    with place_lock(tmp_path / "out"):
+        assert path.exists()
+        with pytest.raises(ConfigError, match="out is being written by process"), place_lock(tmp_path / "out"):
+            pass
+
+
+@pytest.mark.parametrize(
+    ("number", "is_told"), [(errno.EROFS, False), (errno.EACCES, False), (errno.ENOLCK, True), (errno.ENOTSUP, True)]
+)
+def test_where_no_lock_can_be_there_is_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, number: int, is_told: bool
+) -> None:
+    import fcntl
+
+    def lock(file: object, how: int) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(fcntl, "flock", lock)
+    with place_lock(tmp_path / "out"):
+        pass
+    assert ("knows no locks" in caplog.text) is is_told

@@ -5,13 +5,14 @@ As with a dataset, `export.json`, written last, says what an export was made fro
 
 import re
 from collections.abc import Iterator, Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from data_catalog.checksummed import write_checksummed
 from data_catalog.errors import ConfigError
-from data_catalog.exports.place import RECORD_FILE, is_whole, place_of, record_of, replacing
+from data_catalog.exports.place import RECORD_FILE, exporting_to, is_whole, place_of, record_of, replacing
 from data_catalog.progress import Progress
 from data_catalog.shards import digest, sha256_of, write_atomically
 from training.exports.card_data import CardData, SeenData, card_data
@@ -98,7 +99,8 @@ def export_model(
 
     Raises:
         ConfigError: the model is not finished or damaged, a format has no equivalent of its architecture or needs what
-            is not installed, or a folder holds something else, or an earlier export that may not be replaced.
+            is not installed, or a folder holds something else, or an earlier export that may not be replaced, or
+            another process exports to it.
         PipelineError: an export scores otherwise than the model.
     """
     trained = open_trained(model)
@@ -115,11 +117,13 @@ def export_model(
         )
     data = card_data(model, seen, model_sha256=trained.loaded.sha256, scoreboards=config.scoreboards)
     jobs = [_Job(trained=trained, data=data, config=config, format=name, place=places[name]) for name in formats]
-    for job in jobs:
-        job.require_place()  # of all, before work starts
-    probe = make_probe(trained)
-    with Progress("export model", total=len(jobs), unit="formats") as progress:
-        exports = list(_done(jobs, probe, progress))
+    with ExitStack() as stack:
+        for job in jobs:
+            stack.enter_context(exporting_to(job.place))
+            job.require_place()  # of all, before work starts
+        probe = make_probe(trained)
+        with Progress("export model", total=len(jobs), unit="formats") as progress:
+            exports = list(_done(jobs, probe, progress))
     return ModelExportReport(exports=tuple(exports), refused=refused)
 
 

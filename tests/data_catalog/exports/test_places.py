@@ -1,12 +1,14 @@
 """Where exports go: what they may replace, what they leave alone, and what a killed one left."""
 
 import json
+import os
 from pathlib import Path
 
 import pytest
 
 from data_catalog.errors import ConfigError, PipelineError
 from data_catalog.exports.export import ExportConfig, export_snapshot
+from data_catalog.lock import place_lock
 from data_catalog.manifest import Snapshot
 from data_catalog.shards import sha256_of
 
@@ -145,3 +147,20 @@ def test_leftovers_go_though_nothing_else_is_to_be_done(export: Path, snapshot: 
     export.with_name(".tmp-new-out").mkdir()
     assert export_snapshot(snapshot, URLS, export).up_to_date
     assert not list(export.parent.glob(".tmp-*"))
+
+
+def test_two_exports_to_one_place_do_not_harm_each_other(export: Path, snapshot: Snapshot) -> None:
+    half = export.with_name(".tmp-new-out")
+    half.mkdir()
+    (half / "train-000000.tar").write_bytes(b"half")
+    with place_lock(export):
+        for settings in (URLS, ExportConfig(format="webdataset")):
+            with pytest.raises(
+                ConfigError, match=rf"out is being written by process {os.getpid()} \(.*\): wait until it"
+            ):
+                export_snapshot(snapshot, settings, export)
+        assert (half / "train-000000.tar").read_bytes() == b"half"
+        assert not export_snapshot(snapshot, URLS, export.with_name("other")).up_to_date
+    assert export_snapshot(snapshot, URLS, export).up_to_date
+    assert not half.exists()
+    assert not list(export.parent.glob(".*lock*"))

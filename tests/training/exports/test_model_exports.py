@@ -13,6 +13,7 @@ import pytest
 from PIL import Image
 
 from data_catalog.errors import ConfigError, PipelineError
+from data_catalog.lock import place_lock
 from training.exports.formats import MODEL_FORMATS
 from training.exports.hugging_face import why_no_hugging_face
 from training.exports.model_export import ModelExportConfig, export_model
@@ -240,7 +241,7 @@ def test_nothing_is_left_of_an_export_that_fails(compact: Path, tmp_path: Path) 
     (broken / "result.json").write_text(json.dumps({**result, "model_sha256": sha256}))
     with pytest.raises(PipelineError, match=r"it scores otherwise than the model \(by nan"):
         exported(broken, tmp_path / "places" / "out", "open_clip")
-    assert list((tmp_path / "places").iterdir()) == []
+    assert not (tmp_path / "places").exists()
 
 
 @pytest.mark.parametrize(
@@ -329,6 +330,19 @@ def test_only_earlier_exports_of_models_are_replaced_and_only_by_force(compact: 
         exported(compact, out, "open_clip", licence="mit")
 
 
+def test_a_place_that_another_export_writes_to_is_left_alone(compact: Path, tmp_path: Path) -> None:
+    half = tmp_path / "out" / ".tmp-new-onnx"
+    half.mkdir(parents=True)
+    with place_lock(tmp_path / "out" / "onnx"):
+        with pytest.raises(
+            ConfigError, match=rf"onnx is being written by process {os.getpid()} \(.*: wait until it ends"
+        ):
+            exported(compact, tmp_path / "out", "all")
+        assert [path.name for path in sorted((tmp_path / "out").iterdir())] == [".onnx.writer-lock", ".tmp-new-onnx"]
+    exported(compact, tmp_path / "out" / "open_clip", "open_clip")
+    assert [path.name for path in sorted((tmp_path / "out").iterdir())] == [".tmp-new-onnx", "open_clip"]
+
+
 def test_an_export_of_a_dataset_is_never_replaced(compact: Path, tmp_path: Path) -> None:
     from data_catalog.checksummed import write_checksummed
 
@@ -391,7 +405,7 @@ def test_a_full_disk_or_a_kill_leaves_no_half_export(
     assert not out.exists()
     if returncode == 1:
         assert failed.stderr.splitlines()[-1].endswith("is full: free space and run the same command again")
-        assert list(out.parent.iterdir()) == []
+        assert not out.parent.exists()
     again = subprocess.run(command, capture_output=True, text=True, check=True)
     assert "exported" in again.stdout
     assert [path.name for path in out.parent.iterdir()] == ["out"]
