@@ -62,7 +62,18 @@ def _add_card_options(command: argparse.ArgumentParser) -> None:
         default="",
         dest="licence",
         metavar="NAME",
-        help="licence that the model card states, as the hub spells it, such as cc-by-4.0 (default: none)",
+        help="licence that the model card states, as the hub spells it, such as cc-by-4.0 (default: none); other: one "
+        "that the hub has no word for",
+    )
+    command.add_argument(
+        "--license-name", default="", dest="licence_name", metavar="NAME", help="of --license other: what it is called"
+    )
+    command.add_argument(
+        "--license-link",
+        default="",
+        dest="licence_link",
+        metavar="URL",
+        help="of --license other: where its text is, or LICENSE for a file of that name that you add to the export",
     )
     command.add_argument(
         "--scores",
@@ -78,4 +89,9 @@ def _add_card_options(command: argparse.ArgumentParser) -> None:
         metavar="OWNER/NAME",
         help="name under which it goes to the Hugging Face hub; open_clip's config of a Hugging Face text encoder then "
         "names it, not FOLDER",
+    )
+    command.add_argument(
+        "--dataset-hub-name",
+        metavar="OWNER/NAME",
+        help="name of the dataset on the hub, if you published it: the card then links it",
     )

@@ -1,6 +1,7 @@
 """The command `export-model`: a trained model as a folder that other people's libraries read."""
 
 from argparse import Namespace
+from dataclasses import replace
 
 from flows.commands.output import say
 from flows.model_exports import chosen_model
@@ -14,15 +15,19 @@ _MEGABYTE = 1_000_000
 def export_model_command(options: Namespace) -> None:
     """Write exports of a model, and say what was written and what has no equivalent."""
     let_threads_sleep()
-    model = chosen_model(options.dataset, options.model, options.root)
     config = ModelExportConfig(
         formats=tuple(options.formats),
-        name=model.name,
+        name="",
         licence=options.licence,
+        licence_name=options.licence_name,
+        licence_link=options.licence_link,
         hub_name=options.hub_name,
+        dataset_hub_name=options.dataset_hub_name,
         scoreboards=tuple(options.scores),
         replace=options.force,
     )
+    model = chosen_model(options.dataset, options.model, options.root)  # of a dataset, whose pairs it counts
+    config = replace(config, name=model.name)
     _tell(export_model(model.folder, config, options.out, seen=model.seen, root=options.root))
 
 

@@ -15,17 +15,22 @@ _UNSEEN = """Nobody told: it was exported from its folder alone, which does not 
 was trained on. Export it by the dataset's name to have that here."""
 
 
-def data_section(seen: SeenData | None) -> str:
-    """Dataset, snapshot, pairs by source and split, terms of the sources, translation."""
+def data_section(seen: SeenData | None, hub_name: str | None = None) -> str:
+    """Dataset, snapshot, pairs by source and split, terms of the sources, translation.
+
+    Args:
+        hub_name: of the dataset; None where it is not there.
+    """
+    on_hub = f", on the hub as {markdown_text(hub_name)}" if hub_name else ""
     if seen is None:
-        return _UNSEEN
+        return f"{_UNSEEN} Whoever published it names {markdown_text(hub_name)} on the hub." if hub_name else _UNSEEN
     manifest = seen.manifest
     rows: list[list[object]] = []
     for name, entry in sorted(manifest["sources"].items()):
         pairs = [f"{_of(counts, name, 'images'):,} / {_of(counts, name, 'captions'):,}" for counts in _counts(seen)]
         rows.append([markdown_text(name), markdown_text(entry["licence"]), *pairs])
     listed = table(["source", "upstream's terms", *(f"{split}, images / captions" for split in seen.splits)], rows)
-    head = f"The dataset {markdown_text(manifest['dataset'])}, snapshot {markdown_text(manifest['snapshot'])}."
+    head = f"The dataset {markdown_text(manifest['dataset'])}, snapshot {markdown_text(manifest['snapshot'])}{on_hub}."
     return f"{head} {_translation(seen)} Only the train split was trained on.\n\n{listed}\n\n{_licences(seen)}"
 
 

@@ -15,7 +15,7 @@ from data_catalog.exports.texts import markdown_text
 from training.exports import card_texts
 from training.exports.card_cost import cost_section
 from training.exports.card_data import CardData, SetScores
-from training.exports.card_head import card_head
+from training.exports.card_head import Publication, card_head
 from training.exports.card_limits import data_section, limits_section
 from training.exports.source import TrainedFolder
 from training.scores import CAPTION_MODES, IMAGE_CHOICES
@@ -36,33 +36,30 @@ class CardFormat:
     lacks: tuple[str, ...] = ()
 
 
-def model_card(trained: TrainedFolder, data: CardData, told: CardFormat, *, name: str, licence: str) -> str:
-    """The whole card, as Markdown with its YAML head.
-
-    Args:
-        name: of the model.
-        licence: that the user states for it; "" for none.
-    """
+def model_card(trained: TrainedFolder, data: CardData, told: CardFormat, publication: Publication) -> str:
+    """The whole card, as Markdown with its YAML head."""
     sections = [
-        f"# {markdown_text(name)}",
-        _introduction(trained, data, licence),
+        f"# {markdown_text(publication.name)}",
+        _introduction(trained, data, publication),
         f"## How to read it\n\n{_loading(told)}",
         f"## Architecture\n\n{_architecture(trained)}",
-        f"## What it saw\n\n{data_section(data.seen)}",
+        f"## What it saw\n\n{data_section(data.seen, publication.dataset_hub_name)}",
         f"## How it was trained\n\n{_training(trained)}",
         f"## Scores\n\n{_scores(data)}",
         f"## Limits\n\n{limits_section(data, trained)}",
         f"## Time and energy\n\n{cost_section(data.attempts)}",
         f"## What to cite\n\n{bullets(_references(data))}",
     ]
-    head = card_head(name=name, library=told.library, licence=licence, data=data)
+    head = card_head(publication, library=told.library, data=data)
     return f"{head}\n\n" + "\n\n".join(sections) + "\n"
 
 
-def _introduction(trained: TrainedFolder, data: CardData, licence: str) -> str:
+def _introduction(trained: TrainedFolder, data: CardData, publication: Publication) -> str:
     of = f" for the language `{markdown_text(data.seen.manifest['target_lang'])}`" if data.seen is not None else ""
+    licence = markdown_text(publication.licence_name or publication.licence)
+    link = f" ({markdown_text(publication.licence_link)})" if publication.licence_link else ""
     terms = (
-        f"Whoever published it states the licence {markdown_text(licence)}."
+        f"Whoever published it states the licence {licence}{link}."
         if licence
         else "No licence is stated: who publishes it decides, within the terms of what it was trained on."
     )

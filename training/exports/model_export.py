@@ -16,7 +16,9 @@ from data_catalog.exports.place import RECORD_FILE, exporting_to, is_whole, plac
 from data_catalog.progress import Progress
 from data_catalog.shards import digest, sha256_of, write_atomically
 from training.exports.card_data import CardData, SeenData, card_data
+from training.exports.card_head import Publication
 from training.exports.formats import MODEL_FORMATS, Target
+from training.exports.hub_licences import require_hub_licence
 from training.exports.model_card import model_card
 from training.exports.probe import Probe, make_probe
 from training.exports.source import TrainedFolder, open_trained
@@ -24,7 +26,8 @@ from training.exports.source import TrainedFolder, open_trained
 ALL = "all"
 VERSION = 1  # raise it when the files for one and the same model and config change
 CARD_FILE = "README.md"
-_HUB_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,95}/[A-Za-z0-9][A-Za-z0-9_.-]{0,95}")
+_HUB_PART = r"(?=[^/]{1,96}(?:/|\Z))[A-Za-z0-9_]+(?:[.-][A-Za-z0-9_]+)*"
+_HUB_NAME = re.compile(f"{_HUB_PART}/{_HUB_PART}")
 _KIND = "model"  # which records of datasets do not say
 
 
@@ -36,7 +39,10 @@ class ModelExportConfig:
         formats: some of `MODEL_FORMATS`, or `ALL` alone for every one that the architecture has an equivalent in.
         name: of the model, in its card.
         licence: that the user states for it, in the hub's spelling; "" for none.
+        licence_name: of one that the hub has no word for, where `licence` is "other".
+        licence_link: to the text of that; "" for none.
         hub_name: under which it goes to the Hugging Face hub, such as "somebody/clip-it"; None for disk only.
+        dataset_hub_name: under which the dataset that it was trained on lies there; None where it does not.
         scoreboards: `scoreboard.json` files, whose scores of the model go into its card.
         replace: whether an earlier export of ours may be replaced.
     """
@@ -44,7 +50,10 @@ class ModelExportConfig:
     formats: tuple[str, ...]
     name: str
     licence: str = ""
+    licence_name: str = ""
+    licence_link: str = ""
     hub_name: str | None = None
+    dataset_hub_name: str | None = None
     scoreboards: tuple[Path, ...] = ()
     replace: bool = False
 
@@ -55,8 +64,25 @@ class ModelExportConfig:
             raise ConfigError(f"format must be some of {', '.join(known)}, got {', '.join(unknown) or 'none'}")
         if ALL in self.formats and len(self.formats) > 1:
             raise ConfigError(f"the format {ALL} stands for every one: name it alone")
-        if self.hub_name is not None and not _HUB_NAME.fullmatch(self.hub_name):
-            raise ConfigError(f"a name on the hub is OWNER/NAME, got {self.hub_name!r}")
+        for name in (self.hub_name, self.dataset_hub_name):
+            if name is not None and not _is_hub_name(name):
+                raise ConfigError(f"a name on the hub is OWNER/NAME, got {name!r}")
+        require_hub_licence(self.licence, name=self.licence_name, link=self.licence_link)
+
+    def publication(self) -> Publication:
+        """What the card says of it that nothing here can know."""
+        return Publication(
+            name=self.name,
+            licence=self.licence,
+            licence_name=self.licence_name,
+            licence_link=self.licence_link,
+            dataset_hub_name=self.dataset_hub_name,
+        )
+
+
+def _is_hub_name(name: str) -> bool:
+    """As the hub has it: two parts, none with two dashes or dots in a row, or one of them at an end."""
+    return _HUB_NAME.fullmatch(name) is not None and not name.endswith(".git")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -209,8 +235,7 @@ class _Job:
 
     def _card(self) -> str:
         told = MODEL_FORMATS[self.format].card(self.trained, self._target(self.place))
-        config = self.config
-        return model_card(self.trained, self.data, told, name=config.name, licence=config.licence)
+        return model_card(self.trained, self.data, told, self.config.publication())
 
     def _is_this(self, record: Mapping[str, Any]) -> bool:
         wanted = self._identity()

@@ -16,6 +16,7 @@ from training.effort import EFFORT_FILE, Attempt
 from training.encoder_openers import open_model_folder
 from training.exports.card_cost import cost_section, duration
 from training.exports.card_data import SeenData, card_data
+from training.exports.card_head import Publication
 from training.exports.model_card import CardFormat, model_card
 from training.exports.source import open_trained
 
@@ -52,10 +53,11 @@ def write_scores(folder: Path, split: str, sha256: str, **more: Any) -> None:
     )
 
 
-def card(folder: Path, told: SeenData | None, *, name: str = "small", licence: str = "") -> str:
+def card(folder: Path, told: SeenData | None, *, name: str = "small", **more: Any) -> str:
     trained = open_trained(folder)
     data = card_data(folder, told, model_sha256=trained.loaded.sha256)
-    return model_card(trained, data, CardFormat(library="open_clip", loading=LOADING), name=name, licence=licence)
+    told_format = CardFormat(library="open_clip", loading=LOADING)
+    return model_card(trained, data, told_format, Publication(name=name, **more))
 
 
 def scoreboard(path: Path, origin: str) -> Path:
@@ -120,11 +122,38 @@ def test_the_hub_reads_its_head(model: Path) -> None:
     write_scores(model, "test", sha256)
     data = ModelCard(card(model, seen(), licence="cc-by-4.0")).data
     assert (data.language, data.license, data.library_name) == (["it"], "cc-by-4.0", "open_clip")
-    assert data.datasets == ["scenes"]
     (result,) = data.eval_results
     assert (result.dataset_name, result.dataset_split) == ("scenes, test split", "test")
     assert (result.metric_type, result.metric_value) == ("text_to_image_R@1", 0.25)
     assert "95 % 0.1250-0.5000" in result.metric_name
+
+
+def test_a_dataset_is_linked_by_its_name_on_the_hub_alone(model: Path) -> None:
+    """Its own would lead to the dataset of somebody else, or to nothing."""
+    from huggingface_hub import ModelCard
+
+    sha256 = json.loads((model / "result.json").read_text())["model_sha256"]
+    write_scores(model, "test", sha256)
+    text = card(model, seen())
+    assert "datasets" not in head(text)
+    assert ModelCard(text).data.eval_results[0].dataset_type == "scenes (not on the hub)"
+    assert "The dataset scenes, snapshot eca29e9fc2f8. Of" in text
+    text = card(model, seen(), dataset_hub_name="somebody/scenes-it")
+    data = ModelCard(text).data
+    assert (data.datasets, data.eval_results[0].dataset_type) == (["somebody/scenes-it"], "somebody/scenes-it")
+    html = MarkdownIt().render(text.split("---\n", 2)[2])
+    assert "The dataset scenes, snapshot eca29e9fc2f8, on the hub as somebody/scenes-it. Of" in html
+    text = card(model, None, dataset_hub_name="somebody/scenes-it")
+    assert head(text)["datasets"] == ["somebody/scenes-it"]
+    assert "Whoever published it names somebody/scenes-it on the hub" in MarkdownIt().render(text)
+
+
+def test_a_licence_that_the_hub_has_no_word_for(model: Path) -> None:
+    stated = {"licence": "other", "licence_name": "mine-1.0", "licence_link": "https://example.org/mine"}
+    text = card(model, None, **stated)
+    found = head(text)
+    assert [found[key] for key in ("license", "license_name", "license_link")] == list(stated.values())
+    assert "states the licence mine-1.0 (https" in text
 
 
 def test_leaks_of_a_scoreboard_are_told_and_do_not_lead(model: Path, tmp_path: Path) -> None:
@@ -144,8 +173,7 @@ def test_leaks_of_a_scoreboard_are_told_and_do_not_lead(model: Path, tmp_path: P
         trained,
         card_data(model, None, model_sha256=sha256, scoreboards=[path]),
         CardFormat(library="onnx", loading=LOADING),
-        name="small",
-        licence="",
+        Publication(name="small"),
     )
     assert "Of its 9 images 5 are among those that the model was trained on" in text
     assert "- All captions are translated by a machine." in text
@@ -154,7 +182,7 @@ def test_leaks_of_a_scoreboard_are_told_and_do_not_lead(model: Path, tmp_path: P
     board["sets"][0] |= {"leaked": {"ours": leaked | {f"{place}.png": "the same" for place in range(4)}}}
     path.write_text(json.dumps(board))
     data = card_data(model, None, model_sha256=sha256, scoreboards=[path])
-    text = model_card(trained, data, CardFormat(library="onnx", loading=LOADING), name="small", licence="")
+    text = model_card(trained, data, CardFormat(library="onnx", loading=LOADING), Publication(name="small"))
     assert "model-index" not in head(text)
 
 
@@ -170,7 +198,7 @@ def test_scores_of_a_scoreboard_are_told_of_these_weights_alone(model: Path, tmp
     trained, path = open_trained(model), tmp_path / "scoreboard.json"
     origin = open_model_folder(model, "ours").origin
     data = card_data(model, None, model_sha256=sha256, scoreboards=[scoreboard(path, origin)])
-    text = model_card(trained, data, CardFormat(library="onnx", loading=LOADING), name="small", licence="")
+    text = model_card(trained, data, CardFormat(library="onnx", loading=LOADING), Publication(name="small"))
     row = "| text&#95;to&#95;image&#95;median&#95;rank | human | leak-free | 2.0 | 1.0-4.0 | 9 | 9 |"
     assert text.count(row) == 1
     assert "xtd10:\n" in text
@@ -201,10 +229,9 @@ def test_what_datasets_and_recipes_say_is_shown_and_does_nothing(model: Path) ->
     run["settings"]["model"] = f"```\n{HOSTILE}"
     (model / "run.json").write_text(json.dumps(run))
     told = seen(name=HOSTILE, licence=HOSTILE, target_lang=HOSTILE, snapshot=HOSTILE)
-    text = card(model, told, name=HOSTILE, licence=HOSTILE)
+    text = card(model, told, name=HOSTILE, licence_name=HOSTILE, licence_link=HOSTILE, dataset_hub_name=HOSTILE)
     found = head(text)
-    assert found["license"] == HOSTILE
-    assert found["datasets"] == [HOSTILE]
+    assert [found["license_name"], found["license_link"], *found["datasets"]] == [HOSTILE] * 3
     html = MarkdownIt("commonmark", {"html": True}).enable("table").render(text.split("---\n", 2)[2])
     assert "<script" not in html
     assert "evil.example" in html

@@ -365,6 +365,10 @@ def test_the_models_own_folder_is_no_place(compact: Path, tmp_path: Path) -> Non
         export_model(compact, config, tmp_path / "models" / "mine", seen=None, root=tmp_path)
 
 
+def licensed(licence: str, **more: str) -> dict[str, Any]:
+    return {"formats": ("onnx",), "licence": licence, **more}
+
+
 @pytest.mark.parametrize(
     ("wish", "message"),
     [
@@ -373,11 +377,34 @@ def test_the_models_own_folder_is_no_place(compact: Path, tmp_path: Path) -> Non
         ({"formats": ("all", "onnx")}, "stands for every one: name it alone"),
         ({"formats": ("onnx",), "hub_name": "clip-it"}, "a name on the hub is OWNER/NAME, got 'clip-it'"),
         ({"formats": ("onnx",), "hub_name": "../clip-it"}, "a name on the hub is OWNER/NAME"),
+        ({"formats": ("onnx",), "hub_name": "somebody/clip--it"}, "a name on the hub is OWNER/NAME"),
+        ({"formats": ("onnx",), "hub_name": "somebody/clip-it.git"}, "a name on the hub is OWNER/NAME"),
+        ({"formats": ("onnx",), "hub_name": f"somebody/{'x' * 97}"}, "a name on the hub is OWNER/NAME"),
+        ({"formats": ("onnx",), "hub_name": "somebody/clip-it\n"}, "a name on the hub is OWNER/NAME"),
+        ({"formats": ("onnx",), "dataset_hub_name": "scenes"}, "a name on the hub is OWNER/NAME, got 'scenes'"),
+        (licensed("CC-BY-4.0"), "no licence 'CC-BY-4.0' .*: did you mean cc-by-4.0 or .* --license other"),
+        (licensed("apache2"), "did you mean apache-2.0"),
+        (licensed("mine, all mine"), "if it is none of those, say --license other --license-name NAME"),
+        (licensed(" mit"), "no licence ' mit' .*: did you mean mit"),
+        (licensed("other"), "--license other wants the licence's own name"),
+        (licensed("other", licence_name="my licence"), "--license-name is letters, digits, .* got 'my licence'"),
+        (licensed("other", licence_name="mine", licence_link="LICENCE"), "--license-link is an address"),
+        (licensed("mit", licence_name="mine"), "--license-name and --license-link go with --license other"),
+        (licensed("", licence_link="LICENSE"), "--license-name and --license-link go with --license other"),
     ],
 )
 def test_wrong_wishes_are_named(wish: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         ModelExportConfig(name="small", **wish)
+
+
+def test_names_on_the_hub_and_licences_that_it_takes() -> None:
+    for name in ("somebody/clip-it", "a_b/C.d-1_2", "0/x"):
+        ModelExportConfig(name="small", formats=("onnx",), hub_name=name, dataset_hub_name=name)
+    for licence in ("", "mit", "cc-by-nc-sa-4.0", "openrail++", "unknown"):
+        ModelExportConfig(name="small", **licensed(licence))
+    for link in ("", "LICENSE", "LICENSE.md", "https://example.org/mine"):
+        ModelExportConfig(name="small", **licensed("other", licence_name="mine-1.0", licence_link=link))
 
 
 def test_what_onnx_needs_is_said_before_anything_is_written(
