@@ -114,7 +114,7 @@ def make_scoreboard(question: Question) -> ScoreboardReport:
         refuse_seen([found.test_set for found in test_sets], models)
     board = score_models(models, [found.test_set for found in test_sets], question.evaluate)
     protocols = {found.test_set.name: found.protocol for found in test_sets if found.protocol is not None}
-    return _written(board, protocols, question.out)
+    return _written(board, protocols, question.out, language=question.language)
 
 
 def _trained_models(question: Question, named: Sequence[NamedModel]) -> dict[str, TrainedModel]:
@@ -180,10 +180,11 @@ def _split_guard(images: Sequence[Path], snapshot: Snapshot, split: str, model: 
     return Guard(seen=seen, ways=("sample id and bytes",))
 
 
-def _written(board: Scoreboard, protocols: dict[str, Protocol], folder: Path) -> ScoreboardReport:
+def _written(board: Scoreboard, protocols: dict[str, Protocol], folder: Path, *, language: str) -> ScoreboardReport:
     found = sections(board, protocols)
     used = {name: asdict(protocol) for name, protocol in protocols.items()}
-    write_json(folder / JSON_FILE, {"vernaclip": version("vernaclip"), **board.to_json(), "protocols": used})
+    told = {"vernaclip": version("vernaclip"), "language": language}
+    write_json(folder / JSON_FILE, {**told, **board.to_json(), "protocols": used})
     text = markdown(found)
     write_atomically(folder / MARKDOWN_FILE, lambda path: _write(path, text))
     write_scoreboard_plot(board, folder / PLOT_FILE)

@@ -1,7 +1,7 @@
 """What a model card tells beside the model itself: the data that it saw, its scores, what its training cost."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +38,7 @@ class SetScores:
         of_these_weights: whether they are of the weights that are exported.
         notes: what a scoreboard says of the set beside its numbers.
         is_flattered: whether the model was trained on images of it, all of them, or its epoch chosen on it.
+        language: of its captions or class names; None where nobody noted it.
     """
 
     name: str
@@ -46,6 +47,7 @@ class SetScores:
     of_these_weights: bool
     notes: tuple[str, ...] = ()
     is_flattered: bool = False
+    language: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,7 +74,8 @@ def card_data(folder: Path, seen: SeenData | None, *, model_sha256: str, scorebo
     Raises:
         ConfigError: a file of scores, or of time and energy, is damaged, or a scoreboard has no score of these weights.
     """
-    scores = [_scores(path, model_sha256) for path in sorted(folder.glob(SCORE_FILES))]
+    language = str(seen.manifest["target_lang"]) if seen is not None else None
+    scores = [replace(_scores(path, model_sha256), language=language) for path in sorted(folder.glob(SCORE_FILES))]
     scores += [found for path in scoreboards for found in _of_scoreboard(path, model_sha256)]
     return CardData(seen=seen, scores=tuple(scores), attempts=read_attempts(folder / EFFORT_FILE))
 
@@ -85,7 +88,10 @@ def _of_scoreboard(path: Path, model_sha256: str) -> list[SetScores]:
         ours = [str(model["name"]) for model in board["models"] if model["origin"].endswith(_weights(model_sha256))]
         if not ours:
             raise ConfigError(f"{path} has no score of these weights ({model_sha256[:12]}): score this model first")
-        return [_of_set(facts, board["entries"], ours[0]) for facts in board["sets"]]
+        language = board.get("language")  # which boards of earlier releases do not tell
+        if language is not None and not isinstance(language, str):
+            raise TypeError(f"language is {language!r}")
+        return [replace(_of_set(facts, board["entries"], ours[0]), language=language) for facts in board["sets"]]
     except OSError as error:
         raise ConfigError(f"{path} cannot be read: {error.strerror}") from error
     except (ValueError, RecursionError, LookupError, TypeError, AttributeError) as error:

@@ -8,7 +8,7 @@ from data_catalog.exports.markdown import bullets, table
 from data_catalog.exports.texts import markdown_text
 from data_catalog.schema import NATIVE
 from training.exports import card_texts
-from training.exports.card_data import CardData, SeenData
+from training.exports.card_data import CardData, SeenData, scored
 from training.exports.source import TrainedFolder
 
 _UNSEEN = """Nobody told: it was exported from its folder alone, which does not say which snapshot of which dataset it
@@ -87,9 +87,9 @@ def _particular(data: CardData, trained: TrainedFolder) -> Iterator[str]:
         f"It has seen {trained.result.num_samples:,} images to train on, and knows what these show; the CLIP of 2021 "
         "saw 400 million. What none of them resembles, it has never seen."
     )
+    yield from _languages(data)
     if data.seen is not None:
-        language, (captions, translated) = markdown_text(data.seen.manifest["target_lang"]), _translated(data.seen)
-        yield f"It was trained on captions in one language, `{language}`, and neither trained nor measured in others."
+        captions, translated = _translated(data.seen)
         if translated:
             yield (
                 f"Machine translation made {translated / captions:.1%} of its captions: it may have learnt an engine's "
@@ -100,3 +100,27 @@ def _particular(data: CardData, trained: TrainedFolder) -> Iterator[str]:
     yield "Scores of a split are of pictures like those it was trained on, and say little of others."
     if trained.has_encoder or trained.run.get("settings", {}).get("lock_image"):
         yield card_texts.OTHERS_WEIGHTS
+
+
+def _languages(data: CardData) -> Iterator[str]:
+    """Which languages it was trained and measured in, as far as anybody noted that."""
+    sets = [found for found in scored(data) if found.scores]
+    measured = sorted({found.language for found in sets if found.language is not None})
+    unnoted = sorted({found.name for found in sets if found.language is None})
+    trained = str(data.seen.manifest["target_lang"]) if data.seen is not None else None
+    if trained is not None:
+        yield f"It was trained on captions in one language, {_codes([trained])}, and in no other."
+    if unnoted:
+        names = ", ".join(markdown_text(name) for name in unnoted)
+        yield f"In which language it was asked on {names} was not noted; a score says nothing of other languages."
+    if measured:
+        foreign = sorted(set(measured) - {trained}) if trained is not None else []
+        also = f", though never trained in {_codes(foreign)}," if foreign else ""
+        rest = "" if unnoted else " and in no others"
+        yield f"It was measured in {_codes(measured)}{also}{rest}: how well it does in other languages nobody knows."
+    elif not unnoted:
+        yield "Nobody has measured it in any language."
+
+
+def _codes(languages: list[str]) -> str:
+    return " and ".join(f"`{markdown_text(language)}`" for language in languages)

@@ -17,6 +17,7 @@ from training.encoder_openers import open_model_folder
 from training.exports.card_cost import cost_section, duration
 from training.exports.card_data import SeenData, card_data
 from training.exports.card_head import Publication
+from training.exports.card_limits import limits_section
 from training.exports.model_card import CardFormat, model_card
 from training.exports.source import open_trained
 
@@ -210,6 +211,56 @@ def test_scores_of_a_scoreboard_are_told_of_these_weights_alone(model: Path, tmp
         card_data(model, None, model_sha256=sha256, scoreboards=[path])
     with pytest.raises(ConfigError, match="cannot be read"):
         card_data(model, None, model_sha256=sha256, scoreboards=[tmp_path / "none.json"])
+
+
+@pytest.mark.parametrize(
+    ("language", "has_split", "is_seen", "told", "not_told"),
+    [
+        (
+            "it",
+            True,
+            True,
+            ["one language, `it`, and in no other.", "measured in `it` and in no others:"],
+            "also where",
+        ),
+        ("de", True, True, ["measured in `de` and `it`, though never trained in `de`, and in no others"], "noted"),
+        ("de", False, True, ["measured in `de`, though never trained in `de`, and in no others: how"], "`de` and"),
+        (None, True, True, ["asked on xtd10 was not noted", "measured in `it`: how well"], "no others"),
+        (None, False, True, ["trained on captions in one language, `it`", "xtd10 was not noted"], "measured in"),
+        ("de", True, False, ["asked on test was not noted", "measured in `de`: how well"], "trained on captions"),
+        (
+            "",
+            False,
+            True,
+            ["trained on captions in one language, `it`", "Nobody has measured it in any"],
+            "was not noted",
+        ),
+    ],
+)
+def test_a_card_says_in_which_languages_it_was_measured(
+    language: str | None, has_split: bool, is_seen: bool, told: list[str], not_told: str, model: Path, tmp_path: Path
+) -> None:
+    sha256 = json.loads((model / "result.json").read_text())["model_sha256"]
+    path = scoreboard(tmp_path / "scoreboard.json", open_model_folder(model, "ours").origin)
+    if language:
+        path.write_text(json.dumps({**json.loads(path.read_text()), "language": language}))
+    if has_split:
+        write_scores(model, "test", sha256)
+    boards = [] if language == "" else [path]
+    data = card_data(model, seen() if is_seen else None, model_sha256=sha256, scoreboards=boards)
+    text = limits_section(data, open_trained(model))
+    for part in told:
+        assert part in text, text
+    assert not_told not in text, text
+
+
+@pytest.mark.parametrize("language", [5, ["it"], {}])
+def test_a_scoreboard_of_no_language_is_none(language: object, model: Path, tmp_path: Path) -> None:
+    sha256 = json.loads((model / "result.json").read_text())["model_sha256"]
+    path = scoreboard(tmp_path / "scoreboard.json", open_model_folder(model, "ours").origin)
+    path.write_text(json.dumps({**json.loads(path.read_text()), "language": language}))
+    with pytest.raises(ConfigError, match=r"is no scoreboard\.json \(TypeError: language is"):
+        card_data(model, None, model_sha256=sha256, scoreboards=[path])
 
 
 def test_a_card_of_a_folder_alone_claims_nothing(model: Path) -> None:
