@@ -2,7 +2,7 @@
 
 import logging
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,6 +22,7 @@ logger = logging.getLogger(__name__)
 
 SOFTMAX, SIGMOID = "softmax", "sigmoid"
 PLACEHOLDER = "{c}"
+_LONGEST_QUOTED = 80
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -80,12 +81,14 @@ def classify(
         template: what is made of each, with `PLACEHOLDER` where it goes: "una foto di {c}".
 
     Raises:
-        ConfigError: fewer than two labels, one twice, an empty one, no placeholder, no image, or no model.
+        ConfigError: fewer than two labels, one twice, two that the model reads alike, an empty one, no placeholder, no
+            image, or no model.
     """
     texts = _texts(labels, template)
     loaded = open_model(model)
-    picture = read_picture(image, loaded.image_size)
     too_long = set(loaded.tokenizer.too_long(texts))
+    _require_told_apart(loaded, labels, texts, too_long)
+    picture = read_picture(image, loaded.image_size)
     cosines = _cosines(loaded, squashed(picture.image, loaded.image_size), texts)
     method, scale, bias = _logit_terms(loaded)
     probabilities = _probabilities(cosines * scale + (bias or 0.0), method)
@@ -122,6 +125,26 @@ def _texts(labels: Sequence[str], template: str) -> list[str]:
     if twice:
         raise ConfigError(f"the text {twice[0]!r} is there {stripped[twice[0]]} times: give each once")
     return [template.replace(PLACEHOLDER, label) for label in labels]
+
+
+def _require_told_apart(
+    model: LoadedModel, labels: Sequence[str], texts: Sequence[str], too_long: Collection[str]
+) -> None:
+    """Refuse two texts that are the same tokens: they would share, unseen, the probability of one."""
+    first: dict[tuple[int, ...], int] = {}
+    for place, ids in enumerate(model.tokenizer(texts).tolist()):
+        other = first.setdefault(tuple(ids), place)
+        if other != place:
+            is_cut = texts[other] in too_long or texts[place] in too_long
+            why = "the end of a text that is too long is left out" if is_cut else "it sees no such difference"
+            raise ConfigError(
+                f"the model reads {_quoted(labels[other])} and {_quoted(labels[place])} as one and the same text ({why}), and would "
+                "split its probability between them: give one of the two, or word them otherwise"
+            )
+
+
+def _quoted(label: str) -> str:
+    return repr(label if len(label) <= _LONGEST_QUOTED else f"{label[:_LONGEST_QUOTED]}...")
 
 
 def _cosines(model: LoadedModel, pixels: "Pixels", texts: Sequence[str]) -> "Floats":

@@ -103,7 +103,7 @@ def test_the_split_of_the_dataset(trained: tuple[Path, list[str]], capsys: pytes
     folder = root / "scoreboards" / "scenes"
     board = json.loads((folder / "scoreboard.json").read_text())
     assert [model["name"] for model in board["models"]] == ["scenes", "again"]
-    assert board["language"] == "it"
+    assert board["language"] == "en"
     assert {entry["difference"]["value"] for entry in board["differences"]} == {0.0}
     assert (folder / "scoreboard.md").read_text().startswith("# Scoreboard")
     with Image.open(folder / "scoreboard.png") as picture:

@@ -130,6 +130,33 @@ def test_classes_that_make_no_sense(flag: Path, labels: list[str], template: str
         classify(flag, labels, colour_model(), template=template)
 
 
+@pytest.mark.parametrize(
+    ("labels", "both", "why"),
+    [
+        (
+            ["Un quadrato ROSSO", "blu", "un quadrato rosso"],
+            "'Un quadrato ROSSO' and 'un quadrato rosso'",
+            "no such diff",
+        ),
+        (["rosso", "città", "citt\N{LATIN SMALL LETTER A}\N{COMBINING GRAVE ACCENT}"], "'città' and", "no such diff"),
+        (["l’albero", "l'albero"], "'l’albero' and \"l'albero\"", "no such difference"),
+        (["rosso " * 30, "rosso " * 31 + "blu"], "'rosso rosso", "the end of a text that is too long is left out"),
+    ],
+)
+def test_texts_that_are_the_same_to_the_model_share_nothing_unseen(
+    flag: Path, make_model: Callable[..., Path], labels: list[str], both: str, why: str
+) -> None:
+    with pytest.raises(ConfigError, match="would split its probability between them: give one of the two") as caught:
+        classify(flag, labels, make_model(seed=3))
+    assert both in str(caught.value)
+    assert why in str(caught.value)
+
+
+def test_long_texts_are_told_apart_by_what_is_read_of_them(flag: Path, make_model: Callable[..., Path]) -> None:
+    found = classify(flag, ["rosso " * 30, "blu " * 30, "rosso"], make_model(seed=3), template="un {c}")
+    assert [choice.is_cut for choice in sorted(found.choices, key=lambda choice: choice.label)] == [True, False, True]
+
+
 def test_bars_are_as_long_as_probabilities(flag: Path, tmp_path: Path) -> None:
     found = classify(flag, ["rosso", "verde", "grigio"], colour_model())
     bars(found, tmp_path / "bars.png")
