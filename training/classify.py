@@ -138,8 +138,8 @@ def _require_told_apart(
             is_cut = texts[other] in too_long or texts[place] in too_long
             why = "the end of a text that is too long is left out" if is_cut else "it sees no such difference"
             raise ConfigError(
-                f"the model reads {_quoted(labels[other])} and {_quoted(labels[place])} as one and the same text ({why}), and would "
-                "split its probability between them: give one of the two, or word them otherwise"
+                f"the model reads {_quoted(labels[other])} and {_quoted(labels[place])} as one text ({why}), and "
+                "would split its probability between them: give one of the two, or word them otherwise"
             )
 
 

@@ -27,6 +27,8 @@ _REMEDY = (
     "if a file of it is missing, damaged or of another model, copy it again from where it is whole; if none is, it is "
     "no model that can be scored here"
 )
+# What older releases wrote and needs no reading: which positions there are, and poolers that a model goes without.
+_NOT_READ = re.compile(r"position_ids$|(^|\.)pooler\.")
 _HUB_NAME = re.compile(r"[\w.-]+(/[\w.-]+)?")
 
 
@@ -74,7 +76,8 @@ def open_open_clip(source: str, name: str) -> Encoder:
     what = f"open_clip={source}"
     if Path(source).is_dir():
         require_whole(Path(source), _CONFIGS, first=_OPEN_CLIP_CONFIG)
-    with _loading(what, source, (_OPEN_CLIP_CONFIG, *_WEIGHTS, "config.json")):
+    encoder = ("config.json",) if (Path(source) / "config.json").exists() else ()  # of Hugging Face, if it has one
+    with _loading(what, source, (_OPEN_CLIP_CONFIG, *_WEIGHTS, *encoder)):
         module, _, prepare = open_clip.create_model_and_transforms(
             model_name,
             pretrained=pretrained,
@@ -92,7 +95,7 @@ def open_open_clip(source: str, name: str) -> Encoder:
         encode_pixels=module.encode_image,
         encode_texts=lambda texts: module.encode_text(tokenizer(list(texts))),
     )
-    return _tried(found, what, source, (_OPEN_CLIP_CONFIG, "config.json"))
+    return _tried(found, what, source, (_OPEN_CLIP_CONFIG, *encoder))
 
 
 def open_transformers(source: str, name: str) -> Encoder:
@@ -114,7 +117,7 @@ def open_transformers(source: str, name: str) -> Encoder:
         )
     with _loading(what, source, (*_PROCESSORS, *_TOKENIZER)):
         processor = AutoProcessor.from_pretrained(source, trust_remote_code=False)
-    _require_all_weights(told, what)
+    _require_all_weights(told, names_of(Path(source), _WEIGHTS) if Path(source).is_dir() else what)
     if not (hasattr(module, "get_image_features") and hasattr(processor, "image_processor")):
         raise ConfigError(f"{what} is a {type(module).__name__}, which does not have two towers")
     module.eval()
@@ -131,15 +134,15 @@ def open_transformers(source: str, name: str) -> Encoder:
     return _tried(found, what, source, ("config.json",))
 
 
-def _require_all_weights(told: Mapping[str, Any], what: str) -> None:
+def _require_all_weights(told: Mapping[str, Any], where: str) -> None:
     """Refuse weights that are not there, and those that are and would stay unread: a config of another model."""
     if told["missing_keys"]:
-        raise ConfigError(f"{what} lacks weights, such as {min(told['missing_keys'])}: {_REMEDY}")
-    # Older releases wrote down which positions there are, which is no weight.
-    left = [name for name in told["unexpected_keys"] if not name.endswith("position_ids")]
+        name = min(told["missing_keys"])
+        raise ConfigError(f"{where} lacks weights, such as {name}, that its config.json asks for: {_REMEDY}")
+    left = [name for name in told["unexpected_keys"] if not _NOT_READ.search(name)]
     if left:
         raise ConfigError(
-            f"{what} has weights that the architecture of its config.json has not, such as {min(left)!r}: {_REMEDY}"
+            f"{where} has weights, such as {min(left)!r}, that the model of its config.json has no place for: {_REMEDY}"
         )
 
 

@@ -12,7 +12,7 @@ from data_catalog.shards import read_json
 if TYPE_CHECKING:
     import torch
 
-REMEDY = "copy the folder again from where it is whole, train the model again, or name another one"
+REMEDY = "copy the folder again from where it is whole, remove it and train again, or name another model"
 # To try a model with: of differing lengths, so that one is filled up, and with what few tokenizers have seen.
 ANY_TEXTS = ("a", "a \N{SNOWMAN} a")
 _DECIDING = "the model that open_clip_config.json (and config.json, where there is one) describes"
@@ -187,9 +187,12 @@ def one_line(error: BaseException) -> str:
 
 
 def names_of(folder: Path, names: Iterable[str]) -> str:
-    """Those files of a folder that are there, as "FOLDER: a.json, or b.json beside it"."""
-    there = [name for name in names if (folder / name).exists()]
-    if not there:
+    """Some files of a folder, as "FOLDER/a.json, or b.json beside it".
+
+    Of files of weights only those that are there, of others all: that one is missing may be what is wrong.
+    """
+    named = [name for name in names if name.endswith(".json") or (folder / name).exists()]
+    if not named:
         return str(folder)
-    first, *others = there
-    return f"{folder / first}{''.join(f', or {name} beside it' for name in others)}"
+    first, *others = named
+    return f"{folder / first}{''.join(f', or {name}' for name in others)}{' beside it' * bool(others)}"

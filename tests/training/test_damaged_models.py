@@ -243,6 +243,7 @@ def test_weights_that_are_no_numbers(own_text: Path, photo: Path, damaged: Calla
         (WEIGHTS, tensors(lambda found, name: found.update({f"{name}x": found.pop(name)})), "cannot be opened"),
         ("tokenizer.json", put(b"null"), "is no JSON object"),
         ("tokenizer.json", make_folder, "is a folder"),
+        ("tokenizer.json", Path.unlink, "cannot be opened"),
         ("tokenizer_config.json", said("pad_token", {}), "cannot be opened"),
     ],
 )
@@ -278,12 +279,20 @@ def dual_encoder(encoder: Path, tmp_path_factory: pytest.TempPathFactory) -> Pat
         ("config.json", said("text_config", 3), "cannot be opened"),
         ("config.json", said("text_config.hidden_size", None), "cannot be opened"),
         ("config.json", said("vision_config.num_hidden_layers", 10**9), "no model has num_hidden_layers"),
-        ("config.json", said("vision_config.num_hidden_layers", 0), "has weights that the architecture of its config"),
+        ("config.json", said("vision_config.num_hidden_layers", 0), "has weights, such as .*, that the model of its c"),
         ("config.json", said("projection_dim", 16), "cannot be opened"),
         (WEIGHTS, cut, "is broken"),
         (WEIGHTS, make_folder, "is a folder"),
         (WEIGHTS, Path.unlink, r"holds no file of weights, such as model\.safetensors"),
+        (
+            WEIGHTS,
+            tensors(lambda found, _: found.pop("logit_scale") and None),
+            "lacks weights, such as logit_scale, that",
+        ),
+        (WEIGHTS, tensors(lambda found, _: found.update({"a": torch.ones(2)})), "has weights, such as 'a', that"),
+        ("tokenizer.json", Path.unlink, "cannot be opened"),
         ("tokenizer.json", said("model.vocab", -1), "cannot be opened"),
+        ("processor_config.json", Path.unlink, "cannot be opened"),
         ("tokenizer_config.json", put(b"[]"), "is no JSON object"),
         ("processor_config.json", put(b"}"), "is damaged"),
         ("processor_config.json", said("image_processor.image_mean", "wörd"), "cannot be opened"),
@@ -294,3 +303,11 @@ def test_folders_of_transformers(
 ) -> None:
     folder = damaged(dual_encoder, name, damage)
     require_told(lambda: open_transformers(str(folder), "theirs"), name, told)
+
+
+def test_what_older_releases_left_in_a_folder_of_transformers_does_no_harm(
+    dual_encoder: Path, damaged: Callable[..., Path]
+) -> None:
+    old = {"text_model.embeddings.position_ids": torch.ones(2), "vision_model.pooler.dense.bias": torch.ones(2)}
+    folder = damaged(dual_encoder, WEIGHTS, tensors(lambda found, _: found.update(old)))
+    assert open_transformers(str(folder), "theirs").name == "theirs"
