@@ -89,5 +89,5 @@ def _dataset(scores: SetScores, data: CardData, hub_name: str | None) -> Iterato
     # The hub takes a type for the name of a dataset there, which none with a blank in it is.
     yield f"      type: {scalar(hub_name or f'{dataset} (not on the hub)')}"
     yield f"      split: {scalar(scores.name)}"
-    if data.seen is not None:
+    if data.seen is not None and hub_name is None:  # there a revision is one of git's
         yield f"      revision: {scalar(data.seen.manifest['snapshot'])}"

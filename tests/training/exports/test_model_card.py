@@ -137,11 +137,13 @@ def test_a_dataset_is_linked_by_its_name_on_the_hub_alone(model: Path) -> None:
     write_scores(model, "test", sha256)
     text = card(model, seen())
     assert "datasets" not in head(text)
-    assert ModelCard(text).data.eval_results[0].dataset_type == "scenes (not on the hub)"
+    result = ModelCard(text).data.eval_results[0]
+    assert (result.dataset_type, result.dataset_revision) == ("scenes (not on the hub)", "eca29e9fc2f8")
     assert "The dataset scenes, snapshot eca29e9fc2f8. Of" in text
     text = card(model, seen(), dataset_hub_name="somebody/scenes-it")
     data = ModelCard(text).data
     assert (data.datasets, data.eval_results[0].dataset_type) == (["somebody/scenes-it"], "somebody/scenes-it")
+    assert data.eval_results[0].dataset_revision is None
     html = MarkdownIt().render(text.split("---\n", 2)[2])
     assert "The dataset scenes, snapshot eca29e9fc2f8, on the hub as somebody/scenes-it. Of" in html
     text = card(model, None, dataset_hub_name="somebody/scenes-it")
