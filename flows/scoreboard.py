@@ -10,7 +10,7 @@ from cleaning.selection_config import LeaksConfig
 from data_catalog.errors import ConfigError
 from data_catalog.language_pack import LanguagePack
 from data_catalog.manifest import Snapshot, require_snapshot
-from data_catalog.shards import write_atomically, write_json
+from data_catalog.shards import write_bytes, write_json
 from flows.language_packs import language_pack, language_packs_of, named_language_packs
 from flows.models import TrainedModel
 from flows.named_engines import make_folder
@@ -185,10 +185,6 @@ def _written(board: Scoreboard, protocols: dict[str, Protocol], folder: Path) ->
     used = {name: asdict(protocol) for name, protocol in protocols.items()}
     write_json(folder / JSON_FILE, {"vernaclip": version("vernaclip"), **board.to_json(), "protocols": used})
     text = markdown(found)
-    write_atomically(folder / MARKDOWN_FILE, lambda path: _write(path, text))
+    write_bytes(folder / MARKDOWN_FILE, text.encode())
     write_scoreboard_plot(board, folder / PLOT_FILE)
     return ScoreboardReport(board=board, sections=found, folder=folder)
-
-
-def _write(path: Path, text: str) -> None:
-    path.write_text(text, encoding="utf-8")
