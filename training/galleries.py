@@ -56,6 +56,7 @@ class Gallery:
         guards: by name of the model; of one that is not named nothing is known.
         notes: what is to be said of the set beside its numbers.
         files: name and sha256 of each file that it was read from.
+        of_catalog: its images are the catalog's, where they may be forgotten: nothing of them is kept elsewhere.
     """
 
     name: str
@@ -67,6 +68,7 @@ class Gallery:
     guards: Mapping[str, Guard] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
     files: tuple[Mapping[str, str], ...] = ()
+    of_catalog: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -135,6 +137,7 @@ def pairs_gallery(name: str, paths: Sequence[Path]) -> Gallery:
         owners=[place for place, row in enumerate(rows) for _ in row["captions"]],
         made_by=makers,
         notes=(makers_note(makers),),
+        of_catalog=True,
     )
 
 

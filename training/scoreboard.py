@@ -4,6 +4,7 @@ import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from operator import itemgetter
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from data_catalog.errors import ConfigError
@@ -151,25 +152,33 @@ def refuse_seen(sets: Sequence[Gallery | LabelledImages], models: Sequence[Conte
 
 
 def score_models(
-    models: Sequence[Contestant], sets: Sequence[Gallery | LabelledImages], config: "EvaluateConfig"
+    models: Sequence[Contestant],
+    sets: Sequence[Gallery | LabelledImages],
+    config: "EvaluateConfig",
+    *,
+    kept: Path | None = None,
 ) -> Scoreboard:
     """Score every model on every set; the first model is what the others are compared with.
 
     Where a model was trained on images of a set, all models are scored on all images, and on those that none of them
     was trained on.
 
+    Args:
+        kept: where features of images are kept between runs, if they are.
+
     Raises:
         ConfigError: a model cannot be had, makes features that are no numbers, or none of a set's images is there.
     """
     found: dict[tuple[str, str], list[Outcome]] = {}
     facts: list[ModelFacts] = []
-    kept: dict[str, Integers] = {}
+    places: dict[str, Integers] = {}
     for model in models:
         encoder = model.open()
         facts.append(ModelFacts(name=model.name, origin=encoder.origin, trained_on=model.trained_on))
         for test_set in sets:
             logger.info("%s: %s", test_set.name, model.name)
-            found[test_set.name, model.name], kept[test_set.name] = outcomes_of(encoder, test_set, config.batch_size)
+            outcomes, places[test_set.name] = outcomes_of(encoder, test_set, config.batch_size, kept=kept)
+            found[test_set.name, model.name] = outcomes
         del encoder  # one model at a time is in memory
     entries, differences = [], []
     for test_set in sets:
@@ -186,15 +195,15 @@ def score_models(
     return Scoreboard(
         settings=asdict(config),
         models=tuple(facts),
-        sets=tuple(_facts(test_set, kept[test_set.name]) for test_set in sets),
+        sets=tuple(_facts(test_set, places[test_set.name]) for test_set in sets),
         entries=tuple(entries),
         differences=tuple(differences),
     )
 
 
-def _facts(test_set: Gallery | LabelledImages, kept: "Integers") -> SetFacts:
+def _facts(test_set: Gallery | LabelledImages, places: "Integers") -> SetFacts:
     is_gallery = isinstance(test_set, Gallery)
-    there = frozenset(kept.tolist())
+    there = frozenset(places.tolist())
     return SetFacts(
         name=test_set.name,
         task="retrieval" if is_gallery else "zero-shot",
