@@ -27,6 +27,7 @@ from flows.scored_models import (
 )
 from flows.scored_sets import ScoredSet, named_sets, protocol_sets, recipe_sets
 from flows.seen_images import SEEN_SPLITS, TrainingImages
+from flows.text_languages import with_language
 from training.config import EvaluateConfig
 from training.data import seen_in_training
 from training.galleries import Guard, Seen, pairs_gallery
@@ -110,6 +111,7 @@ def make_scoreboard(question: Question) -> ScoreboardReport:
     if not test_sets:
         raise ConfigError("there is nothing to score on: give a recipe with a held-out split, --test-set or --protocol")
     require_different([found.test_set.name for found in test_sets], "the set")
+    test_sets = [_with_language(found, question.language, packs) for found in test_sets]
     if not question.report_anyway:
         refuse_seen([found.test_set for found in test_sets], models)
     board = score_models(models, [found.test_set for found in test_sets], question.evaluate)
@@ -157,6 +159,11 @@ def _guarded(found: ScoredSet, guards: Mapping[str, TrainingImages]) -> ScoredSe
     test_set = found.test_set
     seen = {name: images.guard(test_set.images, found.identities, test_set.read) for name, images in guards.items()}
     return replace(found, test_set=replace(test_set, guards=seen))
+
+
+def _with_language(found: ScoredSet, asked: str, packs: Mapping[str, LanguagePack]) -> ScoredSet:
+    pack = language_pack(found.stated or asked, packs)
+    return replace(found, test_set=with_language(found.test_set, asked, pack, found.stated))
 
 
 def _split(question: Question, recipe: Recipe, trained: Mapping[str, TrainedModel]) -> ScoredSet:

@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from cleaning.language_codes import canonical_code
 from data_catalog.errors import ConfigError
 from data_catalog.language_pack import LanguagePack
 from data_catalog.shards import sha256_of
@@ -44,11 +45,13 @@ class ScoredSet:
     Args:
         identities: of each image of the gallery, in its order; empty where nothing is known but pixels.
         protocol: whose numbers stand beside its scores, if any.
+        stated: the language of its captions, where its settings say it.
     """
 
     test_set: Gallery | LabelledImages
     identities: Sequence[frozenset[str]]
     protocol: Protocol | None = None
+    stated: str | None = None
 
 
 def recipe_sets(test_sets: Sequence[TestSetSettings]) -> list[ScoredSet]:
@@ -187,7 +190,15 @@ def _captioned(test_set: TestSetSettings, made_by: str | None = None) -> ScoredS
         notes=(makers_note(makers),),
         files=_hashes(test_set.kind.upstream_files(test_set.config)),
     )
-    return ScoredSet(test_set=gallery, identities=[image.identities for image in found])
+    identities = [image.identities for image in found]
+    return ScoredSet(test_set=gallery, identities=identities, stated=_stated(test_set.config))
+
+
+def _stated(config: Any) -> str | None:
+    """The language of the captions, where a set's files have several and its settings choose one."""
+    languages: Sequence[str] = getattr(config, "languages", ())
+    code = languages[0].partition("-")[0].lower() if len(languages) == 1 else ""
+    return canonical_code(code) if code.isascii() and code.isalpha() else None
 
 
 def _hashes(files: Sequence[Path]) -> tuple[dict[str, str], ...]:

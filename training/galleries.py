@@ -43,6 +43,24 @@ class Guard:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class TextLanguage:
+    """Which language the texts of a set are in, as far as that is known.
+
+    Args:
+        asked: that the models are scored in.
+        stated: that the texts are in, by who named the set or by its files; None: neither says.
+        looks_like: share of the texts that surely look like another language than that, by its code, the largest first.
+        num_judged: texts with letters enough to tell, among those that were looked at; None: no identifier knows the
+            language.
+    """
+
+    asked: str
+    stated: str | None
+    looks_like: Mapping[str, float]
+    num_judged: int | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Gallery:
     """Images with captions: each caption asks for its image among all of them, and each image for its captions.
 
@@ -56,6 +74,7 @@ class Gallery:
         guards: by name of the model; of one that is not named nothing is known.
         notes: what is to be said of the set beside its numbers.
         files: name and sha256 of each file that it was read from.
+        language: that its captions are in; None: nobody looked.
     """
 
     name: str
@@ -67,6 +86,7 @@ class Gallery:
     guards: Mapping[str, Guard] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
     files: tuple[Mapping[str, str], ...] = ()
+    language: TextLanguage | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -83,6 +103,7 @@ class LabelledImages:
         guards: as of a `Gallery`.
         notes: likewise.
         files: likewise.
+        language: likewise, of its class names.
     """
 
     name: str
@@ -94,6 +115,7 @@ class LabelledImages:
     guards: Mapping[str, Guard] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
     files: tuple[Mapping[str, str], ...] = ()
+    language: TextLanguage | None = None
 
 
 def makers_note(made_by: Sequence[str]) -> str:

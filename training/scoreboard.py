@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from data_catalog.errors import ConfigError
 from training.encoders import Encoder
-from training.galleries import Gallery, Guard, LabelledImages
+from training.galleries import Gallery, Guard, LabelledImages, TextLanguage
 from training.model_outcomes import ALL, outcomes_of
 from training.outcomes import Outcome, differences_of, scores_of
 from training.scores import Difference, Score
@@ -62,6 +62,7 @@ class SetFacts:
         alike: likewise, scored images that look like one that it was trained on.
         notes: sentences.
         files: name and sha256 of each file that it was read from.
+        language: that its texts are in; None: nobody looked.
     """
 
     name: str
@@ -74,6 +75,7 @@ class SetFacts:
     alike: Mapping[str, Mapping[str, str]]
     notes: tuple[str, ...]
     files: tuple[Mapping[str, str], ...]
+    language: TextLanguage | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -206,6 +208,7 @@ def _facts(test_set: Gallery | LabelledImages, kept: "Integers") -> SetFacts:
         alike={model: _told(test_set, guard, there, is_sure=False) for model, guard in test_set.guards.items()},
         notes=test_set.notes,
         files=test_set.files,
+        language=test_set.language,
     )
 
 
