@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass, field, replace
 from importlib.metadata import version
 from pathlib import Path
 
+from cleaning.language_codes import canonical_code
 from cleaning.selection_config import LeaksConfig
 from data_catalog.errors import ConfigError
 from data_catalog.language_pack import LanguagePack
@@ -111,6 +112,7 @@ def make_scoreboard(question: Question) -> ScoreboardReport:
     if not test_sets:
         raise ConfigError("there is nothing to score on: give a recipe with a held-out split, --test-set or --protocol")
     require_different([found.test_set.name for found in test_sets], "the set")
+    _require_translatable(test_sets, named, question.language)
     test_sets = [_with_language(found, question.language, packs) for found in test_sets]
     if not question.report_anyway:
         refuse_seen([found.test_set for found in test_sets], models)
@@ -148,7 +150,7 @@ def _contestants(
 
 def _sets(question: Question, pack: LanguagePack) -> list[ScoredSet]:
     return [
-        *(recipe_sets(question.recipe.test_sets) if question.recipe is not None else []),
+        *(recipe_sets(question.recipe.test_sets, question.language) if question.recipe is not None else []),
         *named_sets(question.test_sets, question.language, pack),
         *protocol_sets(question.protocol, question.language, pack),
     ]
@@ -159,6 +161,17 @@ def _guarded(found: ScoredSet, guards: Mapping[str, TrainingImages]) -> ScoredSe
     test_set = found.test_set
     seen = {name: images.guard(test_set.images, found.identities, test_set.read) for name, images in guards.items()}
     return replace(found, test_set=replace(test_set, guards=seen))
+
+
+def _require_translatable(test_sets: Sequence[ScoredSet], named: Sequence[NamedModel], language: str) -> None:
+    """Refuse captions in another language, where a model is there whose texts are translated from this one."""
+    asked = [model.name for model in named if model.translate is not None]
+    for found in test_sets:
+        if asked and found.stated is not None and canonical_code(found.stated) != canonical_code(language):
+            raise ConfigError(
+                f"the captions of {found.test_set.name} are in {found.stated}, as stated, and what {asked[0]} is asked "
+                f"is translated from {language}: leave one of them out, and score it with --language {found.stated}"
+            )
 
 
 def _with_language(found: ScoredSet, asked: str, packs: Mapping[str, LanguagePack]) -> ScoredSet:

@@ -100,7 +100,7 @@ def _pieces(texts: Sequence[str]) -> Iterator[tuple[str, int]]:
 
 
 def _notes(what: str, language: TextLanguage, expected: str) -> Iterator[str]:
-    if language.stated is not None and language.stated != canonical_code(language.asked):
+    if language.stated is not None and canonical_code(language.stated) != canonical_code(language.asked):
         yield f"the {what} are in {language.stated}, as stated, not in {language.asked}"
     if language.num_judged is None:
         yield f"whether the {what} are in {expected} is not known: no identifier of languages knows it"

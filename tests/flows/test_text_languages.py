@@ -2,6 +2,7 @@
 
 import json
 import logging
+import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from random import Random
@@ -10,9 +11,11 @@ from typing import Any
 import pytest
 from PIL import Image
 
+from data_catalog.errors import ConfigError
 from data_catalog.language_pack import LanguagePack
 from flows.cli import main
 from flows.language_packs import language_pack
+from flows.recipe import load_recipe
 from flows.text_languages import with_language
 from training.galleries import Gallery, LabelledImages, TextLanguage
 
@@ -225,3 +228,87 @@ def test_files_with_several_languages_state_it_by_the_choice(score: Score, tmp_p
     assert "the captions are in en, as stated, not in it" in out
     assert "another language" not in out
     assert board["sets"][0]["language"]["stated"] == "en"
+
+
+def test_of_several_languages_that_are_guarded_the_one_that_is_asked_counts(score: Score, tmp_path: Path) -> None:
+    out, board = score("it", *xtd10_set(tmp_path), 'languages=["en", "it"]')
+    assert "of captions in en, it those in it count" in out
+    (facts,) = board["sets"]
+    assert (facts["num_texts"], facts["language"]["stated"], facts["language"]["looks_like"]) == (5, "it", {})
+
+
+def test_whoever_names_a_set_says_its_language(score: Score, tmp_path: Path) -> None:
+    out, board = score("it", *karpathy_set(tmp_path, ENGLISH), "captions_in=en")
+    assert "the captions are in en, as stated, not in it" in out
+    assert "another language" not in out
+    assert board["sets"][0]["language"] == {"asked": "it", "stated": "en", "looks_like": {}, "num_judged": 5}
+
+
+RECIPE = """
+target_language = "it"
+[sources.own]
+kind = "pairs"
+files = ["gone.tsv"]
+caption_column = "caption"
+url_column = "url"
+lang = "it"
+"""
+
+
+def test_a_recipe_says_of_a_test_set_what_the_command_does(
+    score: Score, random_clip: Callable[..., Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    _, _, kind, file, images = karpathy_set(tmp_path, ENGLISH)
+    _, by_command = score("it", "--test-set", "held", kind, file, images, "captions_in=en", "captions_by=machine")
+    said = {"captions_in": "en", "captions_by": "machine"} | dict(word.split("=", 1) for word in (kind, file, images))
+    lines = [f'{key} = "{value}"' for key, value in said.items()]
+    recipe = tmp_path / "own.toml"
+    recipe.write_text("\n".join([RECIPE, "[test_sets.held]", *lines]), "utf-8")
+    call = ["scoreboard", str(recipe), "--root", str(tmp_path / "root"), "--no-split"]
+    call += ["--model", "random", f"folder={random_clip(ITALIAN)}", "--set", "evaluate.bootstrap_rounds=10"]
+    capsys.readouterr()
+    assert main(call) == 0
+    out = capsys.readouterr().out
+    assert "all captions are translated by a machine" in out
+    assert "the captions are in en, as stated, not in it" in out
+    by_recipe = json.loads((tmp_path / "root" / "scoreboards" / "own" / "scoreboard.json").read_text())
+    assert by_recipe["sets"] == by_command["sets"]
+
+
+def test_stated_captions_are_not_translated_from_another_language(
+    random_clip: Callable[..., Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    if shutil.which("apertium") is None:
+        pytest.skip("Apertium is not installed")
+    english = ["--english", f"open_clip={random_clip(ITALIAN)}", "engine=apertium", "pivot=ca"]
+    call = ["scoreboard", "--language", "it", "--out", str(tmp_path / "out"), *english]
+    assert main([*call, *karpathy_set(tmp_path, ENGLISH), "captions_in=en"]) == 1
+    error = capsys.readouterr().err
+    assert "flickr are in en, as stated, and what english-translated is asked is translated from it" in error
+
+
+@pytest.mark.parametrize(
+    ("said", "error"),
+    [
+        ('captions_by = "bot"', r"test_sets\.karpathy: captions_by must be human or machine, got 'bot'"),
+        ("captions_by = 3", r"test_sets\.karpathy\.captions_by must be"),
+        ('captions_by = ["human"]', r"test_sets\.karpathy\.captions_by must be"),
+        ('captions_in = "Italian"', r"captions_in names no language: .*'Italian'"),
+        ("captions_in = true", r"test_sets\.karpathy\.captions_in must be"),
+        ('captions_bye = "human"', r"unknown key test_sets\.karpathy\.captions_bye: .*captions_by, captions_in"),
+    ],
+)
+def test_what_a_recipe_says_wrong_of_captions(said: str, error: str, tmp_path: Path) -> None:
+    recipe = tmp_path / "own.toml"
+    recipe.write_text(f'{RECIPE}[test_sets.karpathy]\nfiles = ["gone.json"]\n{said}', "utf-8")
+    with pytest.raises(ConfigError, match=error):
+        load_recipe(str(recipe), root=tmp_path)
+
+
+def test_files_that_tell_their_languages_need_nobody_to_state_one(tmp_path: Path) -> None:
+    recipe = tmp_path / "own.toml"
+    recipe.write_text(f'{RECIPE}[test_sets.xtd10]\nfiles = ["gone.txt"]\ncaptions_in = "en"', "utf-8")
+    with pytest.raises(ConfigError, match=r"test_sets\.xtd10\.captions_in: the files tell the languages"):
+        load_recipe(str(recipe), root=tmp_path)
+    (held,) = load_recipe(str(recipe), root=tmp_path, overrides=["test_sets.xtd10.captions_in="]).test_sets
+    assert held.captions.captions_in is None
