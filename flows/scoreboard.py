@@ -41,6 +41,8 @@ from training.threads import let_threads_sleep
 logger = logging.getLogger(__name__)
 
 VALIDATED = "the epoch whose weights were kept was chosen on these images, which flatters the model"
+# What loads models, tokenizes and makes pictures small: other releases of these may score a little otherwise.
+_MADE_WITH = ("torch", "torchvision", "open_clip_torch", "transformers", "tokenizers", "timm", "pillow", "numpy")
 JSON_FILE, MARKDOWN_FILE, PLOT_FILE = "scoreboard.json", "scoreboard.md", "scoreboard.png"
 
 
@@ -203,7 +205,9 @@ def _split_guard(images: Sequence[Path], snapshot: Snapshot, split: str, model: 
 def _written(board: Scoreboard, protocols: dict[str, Protocol], folder: Path) -> ScoreboardReport:
     found = sections(board, protocols)
     used = {name: asdict(protocol) for name, protocol in protocols.items()}
-    write_json(folder / JSON_FILE, {"vernaclip": version("vernaclip"), **board.to_json(), "protocols": used})
+    made_with = {name: version(name) for name in _MADE_WITH}
+    told = {"vernaclip": version("vernaclip"), "packages": made_with, **board.to_json(), "protocols": used}
+    write_json(folder / JSON_FILE, told)
     text = markdown(found)
     write_atomically(folder / MARKDOWN_FILE, lambda path: _write(path, text))
     write_scoreboard_plot(board, folder / PLOT_FILE)

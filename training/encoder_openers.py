@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from data_catalog.errors import ConfigError
 from training.encoders import Encoder
+from training.tensor_hashes import tensors_sha256
 
 if TYPE_CHECKING:
     import torch
@@ -38,6 +39,7 @@ def open_model_folder(folder: Path, name: str) -> Encoder:
         prepare=prepare,
         encode_pixels=model.module.encode_image,
         encode_texts=lambda texts: model.module.encode_text(model.tokenizer(texts)),
+        tensors_sha256=tensors_sha256(model.module.state_dict()),
     )
 
 
@@ -67,12 +69,14 @@ def open_open_clip(source: str, name: str) -> Encoder:
         )
         tokenizer = open_clip.get_tokenizer(model_name)
     module.eval()
+    loaded = tensors_sha256(module.state_dict())
     return Encoder(
         name=name,
-        origin=f"open_clip {source}",
+        origin=f"open_clip {source}, tensors {loaded[:12]}",
         prepare=prepare,
         encode_pixels=module.encode_image,
         encode_texts=lambda texts: module.encode_text(tokenizer(list(texts))),
+        tensors_sha256=loaded,
     )
 
 
@@ -99,12 +103,14 @@ def open_transformers(source: str, name: str) -> Encoder:
     module.eval()
     prepare = _image_preparation(processor, what)
     tokenize = _tokenization(module.config, processor.tokenizer)
+    loaded = tensors_sha256(module.state_dict())
     return Encoder(
         name=name,
-        origin=f"transformers {source}",
+        origin=f"transformers {source}, tensors {loaded[:12]}",
         prepare=prepare,
         encode_pixels=lambda pixels: _pooled(module.get_image_features(pixel_values=pixels)),
         encode_texts=lambda texts: _pooled(module.get_text_features(**tokenize(texts))),
+        tensors_sha256=loaded,
     )
 
 

@@ -40,11 +40,20 @@ class Contestant:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelFacts:
-    """What is told of a model beside its scores."""
+    """What is told of a model beside its scores.
+
+    Args:
+        name: under which they stand.
+        origin: where its weights are from, and the beginning of a sha256 of them.
+        trained_on: what it was trained on, or "unknown".
+        tensors_sha256: of the weights as they were loaded (`training.tensor_hashes`), by which models compare that were
+            loaded in one way; None: not known.
+    """
 
     name: str
     origin: str
     trained_on: str
+    tensors_sha256: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -168,7 +177,7 @@ def score_models(
     kept: dict[str, Integers] = {}
     for model in models:
         encoder = model.open()
-        facts.append(ModelFacts(name=model.name, origin=encoder.origin, trained_on=model.trained_on))
+        facts.append(_model_facts(model, encoder))
         for test_set in sets:
             logger.info("%s: %s", test_set.name, model.name)
             found[test_set.name, model.name], kept[test_set.name] = outcomes_of(encoder, test_set, config.batch_size)
@@ -191,6 +200,15 @@ def score_models(
         sets=tuple(_facts(test_set, kept[test_set.name]) for test_set in sets),
         entries=tuple(entries),
         differences=tuple(differences),
+    )
+
+
+def _model_facts(model: Contestant, encoder: Encoder) -> ModelFacts:
+    return ModelFacts(
+        name=model.name,
+        origin=encoder.origin,
+        trained_on=model.trained_on,
+        tensors_sha256=encoder.tensors_sha256,
     )
 
 

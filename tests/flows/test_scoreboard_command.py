@@ -5,6 +5,7 @@ import io
 import json
 import shutil
 from collections.abc import Callable, Sequence
+from importlib.metadata import version
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -103,6 +104,10 @@ def test_the_split_of_the_dataset(trained: tuple[Path, list[str]], capsys: pytes
     folder = root / "scoreboards" / "scenes"
     board = json.loads((folder / "scoreboard.json").read_text())
     assert [model["name"] for model in board["models"]] == ["scenes", "again"]
+    first, second = board["models"]
+    assert len(first["tensors_sha256"]) == 64
+    assert (first["tensors_sha256"], first["origin"]) == (second["tensors_sha256"], second["origin"])
+    assert board["packages"]["open_clip_torch"] == version("open_clip_torch")
     assert {entry["difference"]["value"] for entry in board["differences"]} == {0.0}
     assert (folder / "scoreboard.md").read_text().startswith("# Scoreboard")
     with Image.open(folder / "scoreboard.png") as picture:

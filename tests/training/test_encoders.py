@@ -52,6 +52,30 @@ def test_a_folder_of_ours_encodes_alike_through_open_clip(random_clip: Callable[
     assert np.abs(encode_texts(ours, TEXTS) - encode_texts(theirs, TEXTS, batch_size=1)).max() < 1e-5
 
 
+def test_weights_have_a_name_by_what_was_loaded(random_clip: Callable[..., Path], dual_encoder: Path) -> None:
+    one, other = random_clip(TEXTS), random_clip(TEXTS, seed=1)
+    ours, theirs, again = open_model_folder(one, "x"), open_open_clip(str(one), "y"), open_open_clip(str(one), "z")
+    assert ours.tensors_sha256 == theirs.tensors_sha256 == again.tensors_sha256
+    assert theirs.origin == f"open_clip {one}, tensors {theirs.tensors_sha256[:12]}"  # type: ignore[index]
+    shutil.copyfile(other / "model.safetensors", one / "model.safetensors")
+    assert len({ours.tensors_sha256, open_open_clip(str(one), "y").tensors_sha256, None}) == 3
+    hub = open_transformers(str(dual_encoder), "x")
+    assert hub.origin == f"transformers {dual_encoder}, tensors {hub.tensors_sha256[:12]}"  # type: ignore[index]
+    assert open_transformers(str(dual_encoder), "y").origin == hub.origin
+    asked = rewording(hub, list, "asked")
+    assert (asked.tensors_sha256, asked.origin) == (hub.tensors_sha256, f"{hub.origin}, asked in translation")
+
+
+def test_weights_in_half_precision_have_a_name(dual_encoder: Path, tmp_path: Path) -> None:
+    from transformers import VisionTextDualEncoderModel
+
+    folder = tmp_path / "half"
+    shutil.copytree(dual_encoder, folder)
+    VisionTextDualEncoderModel.from_pretrained(dual_encoder).bfloat16().save_pretrained(folder)
+    half, whole = open_transformers(str(folder), "x"), open_transformers(str(dual_encoder), "y")
+    assert len({half.tensors_sha256, whole.tensors_sha256, None}) == 3
+
+
 @settings(max_examples=60)
 @given(st.sampled_from(["a", "b"]), st.lists(st.tuples(st.integers(0, 5000), st.integers(0, 255)), max_size=8))
 def test_no_damage_to_a_file_stops_the_others(name: str, damage: list[tuple[int, int]]) -> None:
