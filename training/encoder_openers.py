@@ -86,7 +86,8 @@ def open_transformers(source: str, name: str) -> Encoder:
     Nothing but weights is taken from it: a model that brings code of its own is refused.
 
     Raises:
-        ConfigError: it cannot be had, is no dual encoder, lacks weights, or wants more of an image than its pixels.
+        ConfigError: it cannot be had, is no dual encoder of one space, lacks weights, or wants more of an image than
+            its pixels.
     """
     from transformers import AutoModel, AutoProcessor
 
@@ -98,13 +99,15 @@ def open_transformers(source: str, name: str) -> Encoder:
         processor = AutoProcessor.from_pretrained(source, trust_remote_code=False)
     if told["missing_keys"]:
         raise ConfigError(f"{what} lacks weights, such as {min(told['missing_keys'])}")
-    if not (hasattr(module, "get_image_features") and hasattr(processor, "image_processor")):
+    towers = ("get_image_features", "get_text_features")
+    if not (all(hasattr(module, tower) for tower in towers) and hasattr(processor, "image_processor")):
         raise ConfigError(f"{what} is a {type(module).__name__}, which does not have two towers")
-    module.eval()
+    # Newer releases leave weights in the half precision that they were saved in, whose features are full of ties.
+    module.float().eval()
     prepare = _image_preparation(processor, what)
     tokenize = _tokenization(module.config, processor.tokenizer)
     loaded = tensors_sha256(module.state_dict())
-    return Encoder(
+    encoder = Encoder(
         name=name,
         origin=f"transformers {source}, tensors {loaded[:12]}",
         prepare=prepare,
@@ -112,6 +115,28 @@ def open_transformers(source: str, name: str) -> Encoder:
         encode_texts=lambda texts: _pooled(module.get_text_features(**tokenize(texts))),
         tensors_sha256=loaded,
     )
+    _require_one_space(encoder, what)
+    return encoder
+
+
+def _require_one_space(encoder: Encoder, what: str) -> None:
+    """Refuse what has both functions, and does not make one vector of an image and one of a text of equal length."""
+    import torch
+    from PIL import Image
+
+    try:
+        with torch.no_grad():
+            picture = encoder.encode_pixels(encoder.prepare(Image.new("RGB", (64, 64)))[None])
+            texts = encoder.encode_texts(["a", "a b c"])
+        shapes = [tuple(picture.shape), tuple(texts.shape)]
+    except (AttributeError, TypeError, ValueError, LookupError, RuntimeError) as error:
+        told = " ".join(str(error).split())[:200]
+        raise ConfigError(f"{what} cannot encode a picture and a text ({type(error).__name__}: {told})") from error
+    if shapes != [(1, picture.shape[-1]), (2, picture.shape[-1])]:
+        raise ConfigError(
+            f"{what} makes features of shape {shapes[0]} of a picture and {shapes[1]} of two texts: it does not map "
+            "both into one space, a vector each"
+        )
 
 
 def _image_preparation(processor: Any, what: str) -> "Callable[[Image], torch.Tensor]":

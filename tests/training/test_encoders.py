@@ -18,6 +18,7 @@ from data_catalog.errors import ConfigError
 from training.encode_files import quiet_decoders
 from training.encoder_openers import open_model_folder, open_open_clip, open_transformers
 from training.encoders import decoded, encode_images, encode_texts, rewording
+from training.tensor_hashes import tensors_sha256
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
 
@@ -74,6 +75,27 @@ def test_weights_in_half_precision_have_a_name(dual_encoder: Path, tmp_path: Pat
     VisionTextDualEncoderModel.from_pretrained(dual_encoder).bfloat16().save_pretrained(folder)
     half, whole = open_transformers(str(folder), "x"), open_transformers(str(dual_encoder), "y")
     assert len({half.tensors_sha256, whole.tensors_sha256, None}) == 3
+    with torch.no_grad():  # in whole precision, where equal features are equal to more than three digits
+        assert half.encode_texts(TEXTS).dtype == torch.float32
+    model = VisionTextDualEncoderModel.from_pretrained(folder).float()
+    assert half.tensors_sha256 == tensors_sha256(model.state_dict())
+
+
+def test_features_of_every_patch_and_word_are_no_vectors_of_one_space(tmp_path: Path) -> None:
+    """FLAVA has both functions, whose features are of shape (images, patches, dim)."""
+    from transformers import BertTokenizerFast, FlavaConfig, FlavaImageProcessor, FlavaModel
+
+    size = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
+    image = {**size, "image_size": 32, "patch_size": 16}
+    text = {**size, "vocab_size": 9, "max_position_embeddings": 16}
+    config = FlavaConfig(image_config=image, text_config=text, multimodal_config=size, projection_dim=32)
+    FlavaModel(config).save_pretrained(tmp_path)
+    (tmp_path / "vocab.txt").write_text("\n".join(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "a", "b", "c"]))
+    BertTokenizerFast(str(tmp_path / "vocab.txt"), model_max_length=16).save_pretrained(tmp_path)
+    side = {"height": 32, "width": 32}
+    FlavaImageProcessor(size=side, crop_size=side).save_pretrained(tmp_path)
+    with pytest.raises(ConfigError, match=r"features of shape \(1, 5, 32\) of a picture .* into one space"):
+        open_transformers(str(tmp_path), "theirs")
 
 
 @settings(max_examples=60)
