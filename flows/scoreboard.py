@@ -130,7 +130,7 @@ def _trained_models(question: Question, named: Sequence[NamedModel]) -> dict[str
         require_different([question.recipe.name, *(model.name for model in named)], "--model")
         own = own_model(question.root, question.recipe.name)
         found |= {question.recipe.name: own} if own is not None else {}
-    known = {model.name: trained_model(model) for model in named}
+    known = {model.name: trained_model(model, question.root) for model in named}
     return found | {name: model for name, model in known.items() if model is not None}
 
 

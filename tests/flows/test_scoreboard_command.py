@@ -130,6 +130,11 @@ def test_a_test_set_inside_the_training_set(
     own = next((root / "models" / "scenes").glob("*/"))
     alone = ["scoreboard", "--language", "it", "--model", "mine", f"folder={own}", "--out", str(root.parent / "alone")]
     assert "mine was trained on (seen0.jpg: the same picture" in told(capsys, [*alone, *leaking], code=1)
+    copy = root.parent / "copy"  # as an export has it
+    shutil.copytree(own, copy)
+    (copy / "model.safetensors").rename(copy / "open_clip_model.safetensors")
+    other = ["scoreboard", "--language", "it", "--model", "mine", f"open_clip={copy}", "--root", str(root)]
+    assert "mine was trained on (seen0.jpg: the same picture" in told(capsys, [*other, *leaking], code=1)
     out = told(capsys, [*call, *leaking, "--no-split", "--report-anyway"])
     assert "3 of the images are among those that scenes was trained on" in out
     board = json.loads((root / "scoreboards" / "scenes" / "scoreboard.json").read_text())
@@ -229,6 +234,21 @@ def test_an_english_model_is_asked_as_it_is_and_in_translation(
     board = json.loads((tmp_path / "out" / "scoreboard.json").read_text())
     assert [model["name"] for model in board["models"]] == ["english", "english-translated"]
     assert [model["trained_on"] for model in board["models"]] == ["unknown"] * 2
+
+
+def test_a_damaged_model_beside_stops_no_other(
+    random_clip: Callable[..., Path],
+    leaking: list[str],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    pointers = tmp_path / "models" / "broken"
+    pointers.mkdir(parents=True)
+    (pointers / "current.json").write_text("{")
+    call = ["scoreboard", "--language", "en", "--root", str(tmp_path), "--set", "evaluate.bootstrap_rounds=10"]
+    told(capsys, [*call, "--model", "other", f"folder={random_clip(CAPTIONS)}", *leaking])
+    board = json.loads((tmp_path / "scoreboards" / "en" / "scoreboard.json").read_text())
+    assert board["models"][0]["trained_on"] == "unknown"
 
 
 IN_ITALIAN = ["scoreboard", "--language", "it"]
