@@ -189,8 +189,21 @@ def _source(words: Sequence[str], option: str) -> tuple[str, str, list[str]]:
     if len(sources) != 1 or not sources[0][2]:
         raise ConfigError(f"{option}: name the model by one of {', '.join(f'{kind}=...' for kind in OPENERS)}")
     kind, _, source = sources[0]
+    source = at_home(source, option)
     check_source(kind, source, option)
     return kind, source, [word for word in words if word.partition("=")[0] not in OPENERS]
+
+
+def at_home(place: str, option: str) -> str:
+    """A path, its "~" put into words, which no shell does behind a "="; any other text as it is.
+
+    Raises:
+        ConfigError: it is the home of nobody.
+    """
+    try:
+        return str(Path(place).expanduser()) if place.startswith("~") else place
+    except RuntimeError as error:
+        raise ConfigError(f"{option}: {place} is in the home of a user who is not known here") from error
 
 
 def _translate_config(words: Sequence[str], option: str) -> TranslateConfig:

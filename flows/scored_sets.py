@@ -13,6 +13,7 @@ from data_catalog.shards import sha256_of
 from data_catalog.sources.image_files import open_images
 from data_catalog.test_sets.registry import TEST_SET_KINDS
 from flows.recipe import override_values
+from flows.scored_models import at_home
 from flows.source_settings import TestSetSettings, read_test_sets
 from training.class_names import has_several, read_names, read_templates
 from training.galleries import (
@@ -31,6 +32,7 @@ logger = logging.getLogger(__name__)
 
 FOLDERS = "folders"
 BARE = "bare"
+_PLACES = {"imagenet", "class_names", "templates", "images"}
 IMAGENET = "imagenet1k"  # the key of ImageNet's names in files that have several lists
 # MSCOCO-IT's files say by their names which captions people went over.
 _UNVALIDATED = "unvalidated"
@@ -150,7 +152,7 @@ def _plain_values(words: Sequence[str]) -> dict[str, Any]:
     for key in ("kind", "images", "imagenet", "class_names", "class_names_key", "templates", "templates_key"):
         if not isinstance(values.get(key, ""), str):
             raise ConfigError(f"{key} must be a text, got {values[key]!r}")
-    return values
+    return values | {key: at_home(values[key], key) for key in _PLACES & values.keys()}
 
 
 def _named(name: str, values: dict[str, Any], language: str, pack: LanguagePack) -> ScoredSet:

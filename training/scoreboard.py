@@ -63,7 +63,7 @@ class SetFacts:
     Args:
         task: "retrieval" or "zero-shot".
         num_images: that were scored.
-        num_texts: captions, or classes.
+        num_texts: captions of those, or classes.
         num_missing: images that are not there, or do not decode; they and their captions are left out.
         compared: by name of the model, by what its training images were compared with the set; of a model that is not
             named nothing is known.
@@ -213,13 +213,12 @@ def _model_facts(model: Contestant, encoder: Encoder) -> ModelFacts:
 
 
 def _facts(test_set: Gallery | LabelledImages, kept: "Integers") -> SetFacts:
-    is_gallery = isinstance(test_set, Gallery)
     there = frozenset(kept.tolist())
     return SetFacts(
         name=test_set.name,
-        task="retrieval" if is_gallery else "zero-shot",
+        task="retrieval" if isinstance(test_set, Gallery) else "zero-shot",
         num_images=len(there),
-        num_texts=len(test_set.captions if isinstance(test_set, Gallery) else test_set.class_names),
+        num_texts=_num_texts(test_set, there),
         num_missing=len(test_set.images) - len(there),
         compared={model: guard.ways for model, guard in test_set.guards.items()},
         leaked={model: _told(test_set, guard, there, is_sure=True) for model, guard in test_set.guards.items()},
@@ -228,6 +227,12 @@ def _facts(test_set: Gallery | LabelledImages, kept: "Integers") -> SetFacts:
         files=test_set.files,
         language=test_set.language,
     )
+
+
+def _num_texts(test_set: Gallery | LabelledImages, there: frozenset[int]) -> int:
+    if isinstance(test_set, LabelledImages):
+        return len(test_set.class_names)
+    return sum(owner in there for owner in test_set.owners)
 
 
 def _told(test_set: Gallery | LabelledImages, guard: Guard, there: frozenset[int], *, is_sure: bool) -> dict[str, str]:

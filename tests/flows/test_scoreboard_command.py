@@ -205,7 +205,10 @@ def test_the_protocol_of_clip_italian(
 
 
 def test_imagenet_by_the_protocol_wants_a_thousand_classes(
-    random_clip: Callable[..., Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    random_clip: Callable[..., Path],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     for number in range(3):
         folder = tmp_path / "val" / f"n{number}"
@@ -221,6 +224,12 @@ def test_imagenet_by_the_protocol_wants_a_thousand_classes(
     out = told(capsys, [*call, *folders, "class_names_key=imagenet1k"])
     assert "three: zero-shot classification" in out
     assert "templates" in out  # of the Italian language pack, beside the bare one
+    monkeypatch.setenv("HOME", str(tmp_path))
+    shutil.copytree(call[5].removeprefix("folder="), tmp_path / "model")
+    at_home = [*call[:5], "folder=~/model", *call[6:], *folders[:3], "images=~/val", "class_names=~/names.json"]
+    assert "three: zero-shot classification" in told(capsys, [*at_home, "class_names_key=imagenet1k"])
+    nobody = [*call, *folders[:3], "images=~nobody.of.that.name/val", "class_names=x.json"]
+    assert "images: ~nobody.of.that.name/val is in the home of a user who is not" in told(capsys, nobody, code=1)
 
 
 def test_an_english_model_is_asked_as_it_is_and_in_translation(
@@ -260,6 +269,7 @@ ONE_MODEL = [*IN_ITALIAN, "--model", "x", B32]
     ("words", "error"),
     [
         (["scoreboard"], "--language is missing"),
+        (["scoreboard", "--language", "IT"], "--language IT names no language"),
         (IN_ITALIAN, "there is no model to score"),
         ([*IN_ITALIAN, "--model", "x", "folder=/gone"], "folder=/gone is no folder"),
         ([*IN_ITALIAN, "--model", "x", "transformers=./gone"], "transformers=./gone is no folder"),

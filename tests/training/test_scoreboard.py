@@ -74,7 +74,7 @@ GALLERY = Gallery(
 def test_images_that_are_not_there_leave_with_their_captions() -> None:
     board = score_models([knower("all")], [GALLERY], CONFIG)
     (facts,) = board.sets
-    assert (facts.num_images, facts.num_missing) == (4, 3)
+    assert (facts.num_images, facts.num_missing, facts.num_texts) == (4, 3, 6)
     score = board.get("all", "colours", "text_to_image_R@1")
     assert (score.value, score.gallery_size, score.num_queries, score.num_dropped) == (1.0, 4, 6, 3)
     backwards = board.get("all", "colours", "image_to_text_MRR@5")
