@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from data_catalog.errors import ConfigError
+from data_catalog.shards import read_json
 from training.encoders import Encoder
 from training.tensor_hashes import tensors_sha256
 
@@ -21,14 +22,16 @@ def open_model_folder(folder: Path, name: str) -> Encoder:
     """A model that was trained here.
 
     Raises:
-        ConfigError: the folder holds none.
+        ConfigError: the folder holds none, or one that sees pictures otherwise.
     """
     import torch
 
     from training.images import squashed
     from training.model import load_model, normalise_pixels
 
-    model = load_model(folder)
+    with _reading(folder):
+        model = load_model(folder)
+        _require_our_pictures(folder)
 
     def prepare(image: "Image") -> "torch.Tensor":
         return normalise_pixels(torch.from_numpy(squashed(image, model.image_size).copy())[None])[0]
@@ -41,6 +44,31 @@ def open_model_folder(folder: Path, name: str) -> Encoder:
         encode_texts=lambda texts: model.module.encode_text(model.tokenizer(texts)),
         tensors_sha256=tensors_sha256(model.module.state_dict()),
     )
+
+
+@contextmanager
+def _reading(folder: Path) -> Iterator[None]:
+    try:
+        yield
+    except (OSError, ValueError, TypeError, LookupError, AttributeError) as error:
+        told = " ".join(str(error).split())[:200]
+        raise ConfigError(
+            f"{folder} holds a model that is damaged, or was not trained here ({type(error).__name__}: {told}): copy "
+            "it again, or name it by open_clip=DIR"
+        ) from error
+
+
+def _require_our_pictures(folder: Path) -> None:
+    """Refuse a model of others in the same layout: its pictures would be squashed and scaled as ours are."""
+    from training.model import OPEN_CLIP_CONFIG_FILE, PREPROCESSING
+
+    found = read_json(folder / OPEN_CLIP_CONFIG_FILE).get("preprocess_cfg", {})
+    other = sorted(name for name, value in PREPROCESSING.items() if found.get(name) != value)
+    if other:
+        raise ConfigError(
+            f"{folder} holds a model that was not trained here: its preprocess_cfg has {other[0]} = "
+            f"{found.get(other[0])!r}; name it by open_clip=DIR, which prepares pictures as that says"
+        )
 
 
 def open_open_clip(source: str, name: str) -> Encoder:
@@ -142,9 +170,13 @@ def _require_one_space(encoder: Encoder, what: str) -> None:
 def _image_preparation(processor: Any, what: str) -> "Callable[[Image], torch.Tensor]":
     from PIL import Image
 
-    made = processor.image_processor(images=Image.new("RGB", (64, 64)), return_tensors="pt")
+    made, wide = (
+        processor.image_processor(images=Image.new("RGB", size), return_tensors="pt") for size in ((64, 64), (96, 64))
+    )
     if set(made) != {"pixel_values"}:
         raise ConfigError(f"{what} wants more of an image than its pixels ({', '.join(sorted(made))}): not known here")
+    if made["pixel_values"].shape != wide["pixel_values"].shape:
+        raise ConfigError(f"{what} makes pictures of different sizes of images that have other shapes: not known here")
 
     def prepare(image: "Image.Image") -> "torch.Tensor":
         found: torch.Tensor = processor.image_processor(images=image, return_tensors="pt")["pixel_values"][0]
@@ -206,6 +238,12 @@ def _fetching(what: str) -> Iterator[None]:
         raise ConfigError(
             f"{what} cannot be loaded ({told}): its weights do not fit its config, or cannot be had; where there is no "
             "network, name a folder that it was copied to"
+        ) from error
+    except (TypeError, AssertionError, AttributeError, ImportError) as error:  # what constructors say of odd configs
+        told = " ".join(str(error).split())[:200]
+        raise ConfigError(
+            f"{what} cannot be loaded ({type(error).__name__}: {told}): its config is damaged, or of another release, "
+            "or needs a package that is not installed"
         ) from error
     except (OSError, ValueError, LookupError, SafetensorError) as error:
         line = (str(error).strip() or type(error).__name__).splitlines()[0]

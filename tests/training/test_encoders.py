@@ -165,6 +165,18 @@ def test_a_dual_encoder_of_hugging_face(dual_encoder: Path) -> None:
     assert np.abs(features @ encode_texts(encoder, TEXTS, batch_size=2).T - cosines).max() < 1e-4
 
 
+def test_pictures_of_different_sizes_are_refused(dual_encoder: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "as-they-are"
+    shutil.copytree(dual_encoder, folder)
+    for name in ("preprocessor_config.json", "processor_config.json"):
+        if (folder / name).is_file():
+            config = json.loads((folder / name).read_text())
+            config.get("image_processor", config)["do_resize"] = False
+            (folder / name).write_text(json.dumps(config))
+    with pytest.raises(ConfigError, match="pictures of different sizes"):
+        open_transformers(str(folder), "theirs")
+
+
 def test_siglip_pools_the_last_position_so_its_texts_are_padded_to_it(tmp_path: Path) -> None:
     from tokenizers import Tokenizer, models, pre_tokenizers
     from transformers import PreTrainedTokenizerFast, SiglipConfig, SiglipImageProcessor, SiglipModel, SiglipProcessor
