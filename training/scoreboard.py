@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from operator import itemgetter
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +11,7 @@ from training.encoders import Encoder
 from training.galleries import Gallery, Guard, LabelledImages, TextLanguage
 from training.model_outcomes import ALL, outcomes_of
 from training.outcomes import Outcome, differences_of, scores_of
+from training.picture_copies import WatchedReader, copies_note
 from training.scores import Difference, Score
 
 if TYPE_CHECKING:
@@ -175,12 +176,15 @@ def score_models(
     found: dict[tuple[str, str], list[Outcome]] = {}
     facts: list[ModelFacts] = []
     kept: dict[str, Integers] = {}
+    watched = {test_set.name: WatchedReader(test_set.read) for test_set in sets}
     for model in models:
         encoder = model.open()
         facts.append(_model_facts(model, encoder))
         for test_set in sets:
             logger.info("%s: %s", test_set.name, model.name)
-            found[test_set.name, model.name], kept[test_set.name] = outcomes_of(encoder, test_set, config.batch_size)
+            is_first = model is models[0]
+            read = replace(test_set, read=watched[test_set.name].read) if is_first else test_set
+            found[test_set.name, model.name], kept[test_set.name] = outcomes_of(encoder, read, config.batch_size)
         del encoder  # one model at a time is in memory
     entries, differences = [], []
     for test_set in sets:
@@ -197,7 +201,7 @@ def score_models(
     return Scoreboard(
         settings=asdict(config),
         models=tuple(facts),
-        sets=tuple(_facts(test_set, kept[test_set.name]) for test_set in sets),
+        sets=tuple(_facts(test_set, kept[test_set.name], watched[test_set.name]) for test_set in sets),
         entries=tuple(entries),
         differences=tuple(differences),
     )
@@ -212,7 +216,7 @@ def _model_facts(model: Contestant, encoder: Encoder) -> ModelFacts:
     )
 
 
-def _facts(test_set: Gallery | LabelledImages, kept: "Integers") -> SetFacts:
+def _facts(test_set: Gallery | LabelledImages, kept: "Integers", watched: WatchedReader) -> SetFacts:
     there = frozenset(kept.tolist())
     return SetFacts(
         name=test_set.name,
@@ -223,7 +227,7 @@ def _facts(test_set: Gallery | LabelledImages, kept: "Integers") -> SetFacts:
         compared={model: guard.ways for model, guard in test_set.guards.items()},
         leaked={model: _told(test_set, guard, there, is_sure=True) for model, guard in test_set.guards.items()},
         alike={model: _told(test_set, guard, there, is_sure=False) for model, guard in test_set.guards.items()},
-        notes=test_set.notes,
+        notes=(*test_set.notes, *copies_note(test_set, there, watched)),
         files=test_set.files,
         language=test_set.language,
     )

@@ -170,6 +170,27 @@ def many(num_images: int) -> Gallery:
     )
 
 
+def test_a_picture_under_two_names_is_told() -> None:
+    twice = replace(
+        GALLERY,
+        images=["rosso", "gone", "verde", "broken-1", "rosso-2", "text", "broken-2"],
+        captions=["rosso", "verde", "rosso"],
+        owners=[0, 2, 4],
+        made_by=["human"] * 3,
+    )
+    board = score_models([knower("all"), knower("again")], [twice], CONFIG)
+    assert board.get("all", "colours", "text_to_image_R@1").value == pytest.approx(1 / 3)
+    (note,) = board.sets[0].notes
+    assert note.startswith("2 images have the same bytes as another of the set (rosso, rosso-2), so nothing tells")
+    assert score_models([knower("all")], [GALLERY], CONFIG).sets[0].notes == ()
+    classes = LabelledImages(
+        name="shades", images=["rosso", "blu", "rosso-2"], read=read, labels=[0, 1, 0], class_names=["rosso", "blu"]
+    )
+    assert score_models([knower("all")], [classes], CONFIG).sets[0].notes == ()
+    (note,) = score_models([knower("all")], [replace(classes, labels=[0, 1, 1])], CONFIG).sets[0].notes
+    assert note.startswith("2 images have the same bytes as another of the set (rosso, rosso-2), under different")
+
+
 def test_differences_draw_images_with_all_of_their_captions() -> None:
     """As wide as of one caption an image: the five are not independent."""
     swapped = [WORDS[1], WORDS[0], *WORDS[2:]]
