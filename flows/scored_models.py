@@ -97,12 +97,17 @@ def contestant(
         trained: what it was trained on, where that is known.
 
     Raises:
-        ConfigError: nothing translates from the language.
+        ConfigError: nothing translates from the language, or it is English.
     """
     opener = OPENERS[model.kind]
     known = {"trained_on": _told(trained)} if trained is not None else {}
     if model.translate is None:
         return Contestant(name=model.name, open=lambda: opener(model.source, model.name), **known)
+    if language == ENGLISH:
+        raise ConfigError(
+            f"the texts that {model.name} is asked are in English already: give the model by --model, without settings "
+            "of an engine that translates them"
+        )
     stops = [language, *([model.translate.pivot] if model.translate.pivot else []), ENGLISH]
     translator = open_translator(model.translate, [language_pack(code, packs) for code in stops], cache_dir=cache_dir)
     return Contestant(name=model.name, open=lambda: _asked_in_translation(opener, model, translator), **known)

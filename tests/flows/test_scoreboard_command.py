@@ -283,6 +283,7 @@ ONE_MODEL = [*IN_ITALIAN, "--model", "x", B32]
         ),
         ([*IN_ITALIAN, "--model", "x", B32, "beam=2"], "unknown key translate.beam"),
         ([*IN_ITALIAN, "--english", B32], "asks the model in English, too"),
+        (["scoreboard", "--language", "en", "--english", B32, "engine=apertium", "pivot=ca"], "in English already"),
         ([*IN_ITALIAN, "--set", "train.lr=1"], "the settings of evaluate only"),
         (["scoreboard", "scenes", "--language", "de"], "the recipe's target language is it"),
         (ONE_MODEL, "nothing to score on"),
