@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from data_catalog.errors import ConfigError
-from data_catalog.shards import read_json
+from data_catalog.shards import read_json, sha256_of
 from training.encoders import Encoder
 from training.tensor_hashes import tensors_sha256
 
@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     import torch
     from PIL.Image import Image
 
+_CONFIGS_AND_TOKENIZERS = {".json", ".txt", ".model", ".bpe", ".spm", ".vocab", ".tiktoken", ".jinja", ".py"}
 _HUB_NAME = re.compile(r"[\w.-]+(/[\w.-]+)?")
 
 
@@ -43,7 +44,16 @@ def open_model_folder(folder: Path, name: str) -> Encoder:
         encode_pixels=model.module.encode_image,
         encode_texts=lambda texts: model.module.encode_text(model.tokenizer(texts)),
         tensors_sha256=tensors_sha256(model.module.state_dict()),
+        files=_configs_and_tokenizers(folder),
     )
+
+
+def _configs_and_tokenizers(folder: Path) -> tuple[dict[str, str], ...]:
+    """What decides, beside weights, what a model in a folder makes of pictures and texts; nothing of one of the hub."""
+    if not folder.is_dir():
+        return ()
+    told = (file for file in sorted(folder.iterdir()) if file.suffix.lower() in _CONFIGS_AND_TOKENIZERS)
+    return tuple({"name": file.name, "sha256": sha256_of(file)} for file in told if file.is_file())
 
 
 @contextmanager
@@ -105,6 +115,7 @@ def open_open_clip(source: str, name: str) -> Encoder:
         encode_pixels=module.encode_image,
         encode_texts=lambda texts: module.encode_text(tokenizer(list(texts))),
         tensors_sha256=loaded,
+        files=_configs_and_tokenizers(Path(source)),
     )
 
 
@@ -142,6 +153,7 @@ def open_transformers(source: str, name: str) -> Encoder:
         encode_pixels=lambda pixels: _pooled(module.get_image_features(pixel_values=pixels)),
         encode_texts=lambda texts: _pooled(module.get_text_features(**tokenize(texts))),
         tensors_sha256=loaded,
+        files=_configs_and_tokenizers(Path(source)),
     )
     _require_one_space(encoder, what)
     return encoder

@@ -1,7 +1,7 @@
 """Any model that maps images and texts into one space, behind two functions."""
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
@@ -31,6 +31,7 @@ class Encoder:
         encode_texts: texts to features, shape (texts, dim).
         reword: what is done to all texts first, such as translating them.
         tensors_sha256: of all its weights as they were loaded (`training.tensor_hashes`); None: not known.
+        files: name and sha256 of configs and tokenizers that lie in its folder, if it has one.
     """
 
     name: str
@@ -40,6 +41,7 @@ class Encoder:
     encode_texts: "Callable[[Sequence[str]], torch.Tensor]"
     reword: Callable[[Sequence[str]], Sequence[str]] | None = None
     tensors_sha256: str | None = None
+    files: tuple[Mapping[str, str], ...] = ()
 
 
 def rewording(encoder: Encoder, reword: Callable[[Sequence[str]], Sequence[str]], name: str) -> Encoder:

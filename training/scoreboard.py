@@ -49,12 +49,14 @@ class ModelFacts:
         trained_on: what it was trained on, or "unknown".
         tensors_sha256: of the weights as they were loaded (`training.tensor_hashes`), by which models compare that were
             loaded in one way; None: not known.
+        files: name and sha256 of configs and tokenizers that lie in its folder, if it has one.
     """
 
     name: str
     origin: str
     trained_on: str
     tensors_sha256: str | None = None
+    files: tuple[Mapping[str, str], ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -213,6 +215,7 @@ def _model_facts(model: Contestant, encoder: Encoder) -> ModelFacts:
         origin=encoder.origin,
         trained_on=model.trained_on,
         tensors_sha256=encoder.tensors_sha256,
+        files=encoder.files,
     )
 
 

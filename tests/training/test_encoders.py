@@ -1,5 +1,6 @@
 """Models of others behind one interface: open_clip's and Hugging Face's folders, made on the spot."""
 
+import hashlib
 import io
 import json
 import pickle
@@ -18,6 +19,7 @@ from data_catalog.errors import ConfigError
 from training.encode_files import quiet_decoders
 from training.encoder_openers import open_model_folder, open_open_clip, open_transformers
 from training.encoders import decoded, encode_images, encode_texts, rewording
+from training.model import WEIGHTS_FILE
 from training.tensor_hashes import tensors_sha256
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
@@ -58,6 +60,9 @@ def test_weights_have_a_name_by_what_was_loaded(random_clip: Callable[..., Path]
     ours, theirs, again = open_model_folder(one, "x"), open_open_clip(str(one), "y"), open_open_clip(str(one), "z")
     assert ours.tensors_sha256 == theirs.tensors_sha256 == again.tensors_sha256
     assert theirs.origin == f"open_clip {one}, tensors {theirs.tensors_sha256[:12]}"  # type: ignore[index]
+    told = {file["name"]: file["sha256"] for file in theirs.files}
+    assert (ours.files, sorted(told)) == (theirs.files, sorted({path.name for path in one.iterdir()} - {WEIGHTS_FILE}))
+    assert told["tokenizer.json"] == hashlib.sha256((one / "tokenizer.json").read_bytes()).hexdigest()
     shutil.copyfile(other / "model.safetensors", one / "model.safetensors")
     assert len({ours.tensors_sha256, open_open_clip(str(one), "y").tensors_sha256, None}) == 3
     hub = open_transformers(str(dual_encoder), "x")
