@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, field, replace
 from importlib.metadata import version
 from pathlib import Path
 
+from cleaning.language_codes import canonical_code
 from cleaning.selection_config import LeaksConfig
 from data_catalog.errors import ConfigError
 from data_catalog.language_pack import LanguagePack
@@ -29,6 +30,7 @@ from flows.scored_models import (
 )
 from flows.scored_sets import ScoredSet, named_sets, protocol_sets, recipe_sets
 from flows.seen_images import SEEN_SPLITS, TrainingImages
+from flows.text_languages import with_language
 from training.config import EvaluateConfig
 from training.data import seen_in_training
 from training.galleries import Guard, Seen, pairs_gallery
@@ -41,6 +43,8 @@ from training.threads import let_threads_sleep
 logger = logging.getLogger(__name__)
 
 VALIDATED = "the epoch whose weights were kept was chosen on these images, which flatters the model"
+# What loads models, tokenizes and makes pictures small: other releases of these may score a little otherwise.
+_MADE_WITH = ("torch", "torchvision", "open_clip_torch", "transformers", "tokenizers", "timm", "pillow", "numpy")
 JSON_FILE, MARKDOWN_FILE, PLOT_FILE = "scoreboard.json", "scoreboard.md", "scoreboard.png"
 
 
@@ -112,6 +116,8 @@ def make_scoreboard(question: Question) -> ScoreboardReport:
     if not test_sets:
         raise ConfigError("there is nothing to score on: give a recipe with a held-out split, --test-set or --protocol")
     require_different([found.test_set.name for found in test_sets], "the set")
+    _require_translatable(test_sets, named, question.language)
+    test_sets = [_with_language(found, question.language, packs) for found in test_sets]
     if not question.report_anyway:
         refuse_seen([found.test_set for found in test_sets], models)
     kept = _features_folder(question)
@@ -133,7 +139,7 @@ def _trained_models(question: Question, named: Sequence[NamedModel]) -> dict[str
         require_different([question.recipe.name, *(model.name for model in named)], "--model")
         own = own_model(question.root, question.recipe.name)
         found |= {question.recipe.name: own} if own is not None else {}
-    known = {model.name: trained_model(model) for model in named}
+    known = {model.name: trained_model(model, question.root) for model in named}
     return found | {name: model for name, model in known.items() if model is not None}
 
 
@@ -155,7 +161,7 @@ def _contestants(
 
 def _sets(question: Question, pack: LanguagePack) -> list[ScoredSet]:
     return [
-        *(recipe_sets(question.recipe.test_sets) if question.recipe is not None else []),
+        *(recipe_sets(question.recipe.test_sets, question.language) if question.recipe is not None else []),
         *named_sets(question.test_sets, question.language, pack),
         *protocol_sets(question.protocol, question.language, pack),
     ]
@@ -166,6 +172,22 @@ def _guarded(found: ScoredSet, guards: Mapping[str, TrainingImages]) -> ScoredSe
     test_set = found.test_set
     seen = {name: images.guard(test_set.images, found.identities, test_set.read) for name, images in guards.items()}
     return replace(found, test_set=replace(test_set, guards=seen))
+
+
+def _require_translatable(test_sets: Sequence[ScoredSet], named: Sequence[NamedModel], language: str) -> None:
+    """Refuse captions in another language, where a model is there whose texts are translated from this one."""
+    asked = [model.name for model in named if model.translate is not None]
+    for found in test_sets:
+        if asked and found.stated is not None and canonical_code(found.stated) != canonical_code(language):
+            raise ConfigError(
+                f"the captions of {found.test_set.name} are in {found.stated}, as stated, and what {asked[0]} is asked "
+                f"is translated from {language}: leave one of them out, and score it with --language {found.stated}"
+            )
+
+
+def _with_language(found: ScoredSet, asked: str, packs: Mapping[str, LanguagePack]) -> ScoredSet:
+    pack = language_pack(found.stated or asked, packs)
+    return replace(found, test_set=with_language(found.test_set, asked, pack, found.stated))
 
 
 def _split(question: Question, recipe: Recipe, trained: Mapping[str, TrainedModel]) -> ScoredSet:
@@ -192,7 +214,9 @@ def _split_guard(images: Sequence[Path], snapshot: Snapshot, split: str, model: 
 def _written(board: Scoreboard, protocols: dict[str, Protocol], folder: Path) -> ScoreboardReport:
     found = sections(board, protocols)
     used = {name: asdict(protocol) for name, protocol in protocols.items()}
-    write_json(folder / JSON_FILE, {"vernaclip": version("vernaclip"), **board.to_json(), "protocols": used})
+    made_with = {name: version(name) for name in _MADE_WITH}
+    told = {"vernaclip": version("vernaclip"), "packages": made_with, **board.to_json(), "protocols": used}
+    write_json(folder / JSON_FILE, told)
     text = markdown(found)
     write_bytes(folder / MARKDOWN_FILE, text.encode())
     write_scoreboard_plot(board, folder / PLOT_FILE)

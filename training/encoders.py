@@ -1,7 +1,7 @@
 """Any model that maps images and texts into one space, behind two functions."""
 
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
@@ -26,11 +26,13 @@ class Encoder:
 
     Args:
         name: under which its scores stand.
-        origin: where its weights are from, such as "open_clip ViT-B-32/openai".
+        origin: where its weights are from, such as "open_clip ViT-B-32/openai, tensors 0123456789ab".
         prepare: an RGB picture to floats of shape (3, height, width).
         encode_pixels: prepared pictures, shape (images, 3, height, width), to features, shape (images, dim).
         encode_texts: texts to features, shape (texts, dim).
         reword: what is done to all texts first, such as translating them.
+        tensors_sha256: of all its weights as they were loaded (`training.tensor_hashes`); None: not known.
+        files: name and sha256 of configs and tokenizers that lie in its folder, if it has one.
     """
 
     name: str
@@ -39,6 +41,8 @@ class Encoder:
     encode_pixels: "Callable[[torch.Tensor], torch.Tensor]"
     encode_texts: "Callable[[Sequence[str]], torch.Tensor]"
     reword: Callable[[Sequence[str]], Sequence[str]] | None = None
+    tensors_sha256: str | None = None
+    files: tuple[Mapping[str, str], ...] = ()
 
 
 def rewording(encoder: Encoder, reword: Callable[[Sequence[str]], Sequence[str]], name: str) -> Encoder:

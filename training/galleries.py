@@ -43,6 +43,24 @@ class Guard:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class TextLanguage:
+    """Which language the texts of a set are in, as far as that is known.
+
+    Args:
+        asked: that the models are scored in.
+        stated: that the texts are in, by who named the set or by its files; None: neither says.
+        looks_like: share of the texts that surely look like another language than that, by its code, the largest first.
+        num_judged: texts with letters enough to tell, among those that were looked at; None: no identifier knows the
+            language.
+    """
+
+    asked: str
+    stated: str | None
+    looks_like: Mapping[str, float]
+    num_judged: int | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Gallery:
     """Images with captions: each caption asks for its image among all of them, and each image for its captions.
 
@@ -57,6 +75,7 @@ class Gallery:
         notes: what is to be said of the set beside its numbers.
         files: name and sha256 of each file that it was read from.
         of_catalog: its images are the catalog's, where they may be forgotten: nothing of them is kept elsewhere.
+        language: that its captions are in; None: nobody looked.
     """
 
     name: str
@@ -69,6 +88,7 @@ class Gallery:
     notes: tuple[str, ...] = ()
     files: tuple[Mapping[str, str], ...] = ()
     of_catalog: bool = False
+    language: TextLanguage | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -85,6 +105,7 @@ class LabelledImages:
         guards: as of a `Gallery`.
         notes: likewise.
         files: likewise.
+        language: likewise, of its class names.
     """
 
     name: str
@@ -96,6 +117,7 @@ class LabelledImages:
     guards: Mapping[str, Guard] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
     files: tuple[Mapping[str, str], ...] = ()
+    language: TextLanguage | None = None
 
 
 def makers_note(made_by: Sequence[str]) -> str:

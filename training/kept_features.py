@@ -1,6 +1,6 @@
 """Features of test images, kept by the sha256 of their bytes: no model is asked about one and the same image twice.
 
-A model is known by what it makes of some pictures of noise, not by its name or place: other weights, another
+A model is known by its weights and by what it makes of some pictures of noise, not by its name or place: another
 preparation of pixels and another library make other features of these, and so keep features of their own.
 """
 
@@ -62,7 +62,7 @@ def encode_images_once(
 
 
 def fingerprint(encoder: Encoder) -> str:
-    """What a model makes of pictures of noise, as 16 hexadecimal digits, with the decoder's version."""
+    """Of a model's weights and what it makes of pictures of noise, 16 hexadecimal digits; the decoder's version counts."""
     import numpy as np
     import PIL
     import torch
@@ -74,7 +74,7 @@ def fingerprint(encoder: Encoder) -> str:
     ]
     with torch.no_grad():
         features = encoder.encode_pixels(torch.stack([encoder.prepare(picture) for picture in pictures])).float()
-    made = hashlib.sha256(f"{VERSION} {PIL.__version__} {tuple(features.shape)}".encode())
+    made = hashlib.sha256(f"{VERSION} {PIL.__version__} {encoder.tensors_sha256} {tuple(features.shape)}".encode())
     made.update(features.contiguous().numpy().tobytes())
     return made.hexdigest()[:16]
 

@@ -5,6 +5,7 @@ import io
 import json
 import shutil
 from collections.abc import Callable, Sequence
+from importlib.metadata import version
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -103,6 +104,10 @@ def test_the_split_of_the_dataset(trained: tuple[Path, list[str]], capsys: pytes
     folder = root / "scoreboards" / "scenes"
     board = json.loads((folder / "scoreboard.json").read_text())
     assert [model["name"] for model in board["models"]] == ["scenes", "again"]
+    first, second = board["models"]
+    assert len(first["tensors_sha256"]) == 64
+    assert (first["tensors_sha256"], first["origin"]) == (second["tensors_sha256"], second["origin"])
+    assert board["packages"]["open_clip_torch"] == version("open_clip_torch")
     assert {entry["difference"]["value"] for entry in board["differences"]} == {0.0}
     assert (folder / "scoreboard.md").read_text().startswith("# Scoreboard")
     with Image.open(folder / "scoreboard.png") as picture:
@@ -125,6 +130,11 @@ def test_a_test_set_inside_the_training_set(
     own = next((root / "models" / "scenes").glob("*/"))
     alone = ["scoreboard", "--language", "it", "--model", "mine", f"folder={own}", "--out", str(root.parent / "alone")]
     assert "mine was trained on (seen0.jpg: the same picture" in told(capsys, [*alone, *leaking], code=1)
+    copy = root.parent / "copy"  # as an export has it
+    shutil.copytree(own, copy)
+    (copy / "model.safetensors").rename(copy / "open_clip_model.safetensors")
+    other = ["scoreboard", "--language", "it", "--model", "mine", f"open_clip={copy}", "--root", str(root)]
+    assert "mine was trained on (seen0.jpg: the same picture" in told(capsys, [*other, *leaking], code=1)
     out = told(capsys, [*call, *leaking, "--no-split", "--report-anyway"])
     assert "3 of the images are among those that scenes was trained on" in out
     board = json.loads((root / "scoreboards" / "scenes" / "scoreboard.json").read_text())
@@ -198,7 +208,10 @@ def test_the_protocol_of_clip_italian(
 
 
 def test_imagenet_by_the_protocol_wants_a_thousand_classes(
-    random_clip: Callable[..., Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    random_clip: Callable[..., Path],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     for number in range(3):
         folder = tmp_path / "val" / f"n{number}"
@@ -214,6 +227,12 @@ def test_imagenet_by_the_protocol_wants_a_thousand_classes(
     out = told(capsys, [*call, *folders, "class_names_key=imagenet1k"])
     assert "three: zero-shot classification" in out
     assert "templates" in out  # of the Italian language pack, beside the bare one
+    monkeypatch.setenv("HOME", str(tmp_path))
+    shutil.copytree(call[5].removeprefix("folder="), tmp_path / "model")
+    at_home = [*call[:5], "folder=~/model", *call[6:], *folders[:3], "images=~/val", "class_names=~/names.json"]
+    assert "three: zero-shot classification" in told(capsys, [*at_home, "class_names_key=imagenet1k"])
+    nobody = [*call, *folders[:3], "images=~nobody.of.that.name/val", "class_names=x.json"]
+    assert "images: ~nobody.of.that.name/val is in the home of a user who is not" in told(capsys, nobody, code=1)
 
 
 def test_an_english_model_is_asked_as_it_is_and_in_translation(
@@ -229,6 +248,21 @@ def test_an_english_model_is_asked_as_it_is_and_in_translation(
     assert [model["trained_on"] for model in board["models"]] == ["unknown"] * 2
 
 
+def test_a_damaged_model_beside_stops_no_other(
+    random_clip: Callable[..., Path],
+    leaking: list[str],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    pointers = tmp_path / "models" / "broken"
+    pointers.mkdir(parents=True)
+    (pointers / "current.json").write_text("{")
+    call = ["scoreboard", "--language", "en", "--root", str(tmp_path), "--set", "evaluate.bootstrap_rounds=10"]
+    told(capsys, [*call, "--model", "other", f"folder={random_clip(CAPTIONS)}", *leaking])
+    board = json.loads((tmp_path / "scoreboards" / "en" / "scoreboard.json").read_text())
+    assert board["models"][0]["trained_on"] == "unknown"
+
+
 IN_ITALIAN = ["scoreboard", "--language", "it"]
 B32, B16 = "open_clip=ViT-B-32/openai", "open_clip=ViT-B-16/openai"
 ONE_MODEL = [*IN_ITALIAN, "--model", "x", B32]
@@ -238,6 +272,7 @@ ONE_MODEL = [*IN_ITALIAN, "--model", "x", B32]
     ("words", "error"),
     [
         (["scoreboard"], "--language is missing"),
+        (["scoreboard", "--language", "IT"], "--language IT names no language"),
         (IN_ITALIAN, "there is no model to score"),
         ([*IN_ITALIAN, "--model", "x", "folder=/gone"], "folder=/gone is no folder"),
         ([*IN_ITALIAN, "--model", "x", "transformers=./gone"], "transformers=./gone is no folder"),
@@ -251,6 +286,7 @@ ONE_MODEL = [*IN_ITALIAN, "--model", "x", B32]
         ),
         ([*IN_ITALIAN, "--model", "x", B32, "beam=2"], "unknown key translate.beam"),
         ([*IN_ITALIAN, "--english", B32], "asks the model in English, too"),
+        (["scoreboard", "--language", "en", "--english", B32, "engine=apertium", "pivot=ca"], "in English already"),
         ([*IN_ITALIAN, "--set", "train.lr=1"], "the settings of evaluate only"),
         (["scoreboard", "scenes", "--language", "de"], "the recipe's target language is it"),
         (ONE_MODEL, "nothing to score on"),

@@ -74,7 +74,7 @@ GALLERY = Gallery(
 def test_images_that_are_not_there_leave_with_their_captions() -> None:
     board = score_models([knower("all")], [GALLERY], CONFIG)
     (facts,) = board.sets
-    assert (facts.num_images, facts.num_missing) == (4, 3)
+    assert (facts.num_images, facts.num_missing, facts.num_texts) == (4, 3, 6)
     score = board.get("all", "colours", "text_to_image_R@1")
     assert (score.value, score.gallery_size, score.num_queries, score.num_dropped) == (1.0, 4, 6, 3)
     backwards = board.get("all", "colours", "image_to_text_MRR@5")
@@ -168,6 +168,27 @@ def many(num_images: int) -> Gallery:
         owners=owners.tolist(),
         made_by=["human"] * len(owners),
     )
+
+
+def test_a_picture_under_two_names_is_told() -> None:
+    twice = replace(
+        GALLERY,
+        images=["rosso", "gone", "verde", "broken-1", "rosso-2", "text", "broken-2"],
+        captions=["rosso", "verde", "rosso"],
+        owners=[0, 2, 4],
+        made_by=["human"] * 3,
+    )
+    board = score_models([knower("all"), knower("again")], [twice], CONFIG)
+    assert board.get("all", "colours", "text_to_image_R@1").value == pytest.approx(1 / 3)
+    (note,) = board.sets[0].notes
+    assert note.startswith("2 images have the same bytes as another of the set (rosso, rosso-2), so nothing tells")
+    assert score_models([knower("all")], [GALLERY], CONFIG).sets[0].notes == ()
+    classes = LabelledImages(
+        name="shades", images=["rosso", "blu", "rosso-2"], read=read, labels=[0, 1, 0], class_names=["rosso", "blu"]
+    )
+    assert score_models([knower("all")], [classes], CONFIG).sets[0].notes == ()
+    (note,) = score_models([knower("all")], [replace(classes, labels=[0, 1, 1])], CONFIG).sets[0].notes
+    assert note.startswith("2 images have the same bytes as another of the set (rosso, rosso-2), under different")
 
 
 def test_differences_draw_images_with_all_of_their_captions() -> None:
