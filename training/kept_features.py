@@ -62,7 +62,7 @@ def encode_images_once(
 
 
 def fingerprint(encoder: Encoder) -> str:
-    """Of a model's weights, what it makes of pictures of noise and the version of the decoder: 16 hexadecimal digits."""
+    """Of a model's weights, what it makes of pictures of noise, and the decoder's version: 16 hexadecimal digits."""
     import numpy as np
     import PIL
     import torch
