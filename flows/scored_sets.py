@@ -160,8 +160,10 @@ def _named(name: str, values: dict[str, Any], language: str, pack: LanguagePack)
         raise ConfigError("a name must be letters, digits and _")
     if values.get("kind") == FOLDERS:
         return _labelled(name, values, pack)
-    if "kind" not in values and name not in TEST_SET_KINDS:
-        raise ConfigError(f"kind=... is missing: kinds are {', '.join(sorted([*TEST_SET_KINDS, FOLDERS]))}")
+    kind = values.get("kind", name)
+    if kind not in TEST_SET_KINDS:
+        problem = f"kind is {kind!r}" if "kind" in values else "kind=... is missing"
+        raise ConfigError(f"{problem}: kinds are {', '.join(sorted([*TEST_SET_KINDS, FOLDERS]))}")
     (test_set,) = read_test_sets({name: values}, language) or (None,)
     if test_set is None:
         raise ConfigError("it is switched off by enabled=false: leave it out")

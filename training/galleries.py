@@ -8,12 +8,12 @@ from pathlib import Path
 from data_catalog.errors import ConfigError
 from data_catalog.schema import NATIVE
 from training.data import RowGroup, read_rows, row_groups
+from training.encode_files import IMAGE_SUFFIXES
 from training.images import encoded_images
 
 HUMAN, MACHINE, UNSTATED = "human", "machine", "unstated"
 PLACEHOLDER = "{c}"
 BARE_TEMPLATE = PLACEHOLDER
-IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".jfif", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif"})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -199,7 +199,8 @@ def folders_of_classes(folder: Path) -> dict[str, list[str]]:
 
 
 def _is_image(file: Path) -> bool:
-    return file.suffix.lower() in IMAGE_SUFFIXES and not file.name.startswith(".") and file.is_file()
+    is_there = file.is_file() or file.is_symlink()  # of a link to nothing it is said that it is not there
+    return is_there and file.suffix.lower() in IMAGE_SUFFIXES and not file.name.startswith(".")
 
 
 def labelled_images(

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from data_catalog.errors import ConfigError
 from data_catalog.lock import writer_lock
 from data_catalog.shards import digest
-from training.encode_files import encode_files
+from training.encode_files import IMAGE_SUFFIXES, encode_files
 from training.feature_index import KeptFeatures, keep_features, read_features
 from training.features import stacked
 from training.model import LoadedModel
@@ -25,10 +25,6 @@ logger = logging.getLogger(__name__)
 
 FOLDER_INDEX = ".vernaclip"  # in the folder that is searched
 ELSEWHERE = "folder-indexes"  # below a root, for folders that cannot be written to
-# HEIC is on the list to be named among what cannot be read, since phones write it.
-SUFFIXES = frozenset(
-    (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif", ".heic", ".heif")
-)
 PORTION, MOST_PORTIONS = 8192, 10  # files that are read before the index is written, and how often it is at most
 _NAME_IS_NO_TEXT = "its name is not valid UTF-8: rename it"
 
@@ -67,7 +63,7 @@ def search_folder(
         raise ConfigError(f"{folder} is no folder")
     files, nameless = _image_files(folder)
     if not files:
-        raise ConfigError(f"{folder} holds no image files ({', '.join(sorted(SUFFIXES))})")
+        raise ConfigError(f"{folder} holds no image files ({', '.join(sorted(IMAGE_SUFFIXES))})")
     loaded = open_model(model)
     kept = _up_to_date(loaded, folder, files, _index_place(folder, loaded, root))
     names = [name for name, *_ in kept.facts["files"]]
@@ -91,7 +87,7 @@ def _image_files(folder: Path) -> tuple[list[_File], list[tuple[Path, str]]]:
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         for name in names:
             path = Path(place, name)
-            if name.startswith(".") or path.suffix.lower() not in SUFFIXES:
+            if name.startswith(".") or path.suffix.lower() not in IMAGE_SUFFIXES:
                 continue
             below = path.relative_to(folder).as_posix()
             if any("\ud800" <= letter <= "\udfff" for letter in below):

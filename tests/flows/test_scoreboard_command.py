@@ -12,6 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
+from data_catalog.shards import sha256_of
 from flows.build import BuildReport
 from flows.cli import main
 from flows.models import pair_files, train_model
@@ -115,7 +116,10 @@ def test_the_split_of_the_dataset(trained: tuple[Path, list[str]], capsys: pytes
 
 
 def test_a_test_set_inside_the_training_set(
-    trained: tuple[Path, list[str]], leaking: list[str], capsys: pytest.CaptureFixture[str]
+    trained: tuple[Path, list[str]],
+    leaking: list[str],
+    built: tuple[Path, BuildReport],
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     root, call = trained
     error = told(capsys, [*call, *leaking, "--no-split"], code=1)
@@ -124,9 +128,18 @@ def test_a_test_set_inside_the_training_set(
     )
     assert "--report-anyway" in error
     blind = ["--set", "leaks.by_pixels=false"]
-    assert "scenes was trained on any of the images is not known" in told(
+    assert "none of the images are among those that scenes was trained on, by bytes\n" in told(
         capsys, [*call, *leaking, "--no-split", *blind]
     )
+    copied = [word.replace("set.tsv", "bytes.tsv") for word in leaking]
+    trained_on = {
+        sha256 for path in pair_files(built[1].snapshot).train for sha256 in pq.read_table(path)["sha256"].to_pylist()
+    }
+    upstream = next(path for path in sorted(built[0].rglob("*.jpg")) if sha256_of(path) in trained_on)
+    shutil.copy(upstream, root.parent / "set" / "copied.jpg")
+    (root.parent / "bytes.tsv").write_text("image\tcaption\ncopied.jpg\tit\nnew0.png\tteal\n", "utf-8")
+    error = told(capsys, [*call, *copied, "--no-split", *blind], code=1)
+    assert "copied.jpg: the same bytes as" in error
     own = next((root / "models" / "scenes").glob("*/"))
     alone = ["scoreboard", "--language", "it", "--model", "mine", f"folder={own}", "--out", str(root.parent / "alone")]
     assert "mine was trained on (seen0.jpg: the same picture" in told(capsys, [*alone, *leaking], code=1)
@@ -294,6 +307,8 @@ ONE_MODEL = [*IN_ITALIAN, "--model", "x", B32]
         ([*ONE_MODEL, "--protocol", "clip-italian"], "takes captions=FILE images=DIR"),
         ([*ONE_MODEL, "--test-set", "y", "kind=coco", "files=gone"], "images=... is missing"),
         ([*ONE_MODEL, "--test-set", "y", "kind=folders"], "takes images=DIR"),
+        ([*ONE_MODEL, "--test-set", "y", "kind=tables"], "kind is 'tables': kinds are coco, crossmodal3600, flickr30k"),
+        ([*ONE_MODEL, "--test-set", "y", "kind=tables"], "folders"),
         ([*ONE_MODEL, "--test-set", "y", "files=x"], "kinds are coco, crossmodal3600, flickr30k, flickr8k, folders"),
         ([*ONE_MODEL, "--test-set", "y", 'kind=["coco"]'], "kind must be a text"),
         ([*ONE_MODEL, "--test-set", "a b", "kind=folders", "images=x"], "letters, digits and _"),
