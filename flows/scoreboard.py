@@ -1,6 +1,7 @@
 """A scoreboard of several models: what is scored, whether that was trained on, and the files it is written to."""
 
 import logging
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from importlib.metadata import version
@@ -11,7 +12,8 @@ from cleaning.selection_config import LeaksConfig
 from data_catalog.errors import ConfigError
 from data_catalog.language_pack import LanguagePack
 from data_catalog.manifest import Snapshot, require_snapshot
-from data_catalog.shards import write_atomically, write_json
+from data_catalog.shards import write_bytes, write_json
+from data_catalog.take_down.leftovers import IMAGE_FEATURES
 from flows.language_packs import language_pack, language_packs_of, named_language_packs
 from flows.models import TrainedModel
 from flows.named_engines import make_folder
@@ -118,9 +120,16 @@ def make_scoreboard(question: Question) -> ScoreboardReport:
     test_sets = [_with_language(found, question.language, packs) for found in test_sets]
     if not question.report_anyway:
         refuse_seen([found.test_set for found in test_sets], models)
-    board = score_models(models, [found.test_set for found in test_sets], question.evaluate)
+    kept = _features_folder(question)
+    board = score_models(models, [found.test_set for found in test_sets], question.evaluate, kept=kept)
     protocols = {found.test_set.name: found.protocol for found in test_sets if found.protocol is not None}
     return _written(board, protocols, question.out)
+
+
+def _features_folder(question: Question) -> Path:
+    """In the root, where other scoreboards find them; with this one where there is no root to write to."""
+    home = question.root if os.access(question.root, os.W_OK | os.X_OK) else question.out
+    return home / IMAGE_FEATURES
 
 
 def _trained_models(question: Question, named: Sequence[NamedModel]) -> dict[str, TrainedModel]:
@@ -209,10 +218,6 @@ def _written(board: Scoreboard, protocols: dict[str, Protocol], folder: Path) ->
     told = {"vernaclip": version("vernaclip"), "packages": made_with, **board.to_json(), "protocols": used}
     write_json(folder / JSON_FILE, told)
     text = markdown(found)
-    write_atomically(folder / MARKDOWN_FILE, lambda path: _write(path, text))
+    write_bytes(folder / MARKDOWN_FILE, text.encode())
     write_scoreboard_plot(board, folder / PLOT_FILE)
     return ScoreboardReport(board=board, sections=found, folder=folder)
-
-
-def _write(path: Path, text: str) -> None:
-    path.write_text(text, encoding="utf-8")

@@ -75,6 +75,7 @@ class Gallery:
         notes: what is to be said of the set beside its numbers.
         files: name and sha256 of each file that it was read from.
         language: that its captions are in; None: nobody looked.
+        of_catalog: its images are the catalog's, where they may be forgotten: nothing of them is kept elsewhere.
     """
 
     name: str
@@ -87,6 +88,7 @@ class Gallery:
     notes: tuple[str, ...] = ()
     files: tuple[Mapping[str, str], ...] = ()
     language: TextLanguage | None = None
+    of_catalog: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -157,6 +159,7 @@ def pairs_gallery(name: str, paths: Sequence[Path]) -> Gallery:
         owners=[place for place, row in enumerate(rows) for _ in row["captions"]],
         made_by=makers,
         notes=(makers_note(makers),),
+        of_catalog=True,
     )
 
 

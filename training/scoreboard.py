@@ -4,6 +4,7 @@ import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from operator import itemgetter
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from data_catalog.errors import ConfigError
@@ -165,29 +166,53 @@ def refuse_seen(sets: Sequence[Gallery | LabelledImages], models: Sequence[Conte
 
 
 def score_models(
-    models: Sequence[Contestant], sets: Sequence[Gallery | LabelledImages], config: "EvaluateConfig"
+    models: Sequence[Contestant],
+    sets: Sequence[Gallery | LabelledImages],
+    config: "EvaluateConfig",
+    *,
+    kept: Path | None = None,
 ) -> Scoreboard:
     """Score every model on every set; the first model is what the others are compared with.
 
     Where a model was trained on images of a set, all models are scored on all images, and on those that none of them
     was trained on.
 
+    Args:
+        kept: where features of images are kept between runs, if they are.
+
     Raises:
         ConfigError: a model cannot be had, makes features that are no numbers, or none of a set's images is there.
     """
     found: dict[tuple[str, str], list[Outcome]] = {}
     facts: list[ModelFacts] = []
-    kept: dict[str, Integers] = {}
+    places: dict[str, Integers] = {}
     watched = {test_set.name: WatchedReader(test_set.read) for test_set in sets}
     for model in models:
         encoder = model.open()
         facts.append(_model_facts(model, encoder))
         for test_set in sets:
             logger.info("%s: %s", test_set.name, model.name)
-            is_first = model is models[0]
-            read = replace(test_set, read=watched[test_set.name].read) if is_first else test_set
-            found[test_set.name, model.name], kept[test_set.name] = outcomes_of(encoder, read, config.batch_size)
+            read = replace(test_set, read=watched[test_set.name].read) if model is models[0] else test_set
+            outcomes, places[test_set.name] = outcomes_of(encoder, read, config.batch_size, kept=kept)
+            found[test_set.name, model.name] = outcomes
         del encoder  # one model at a time is in memory
+    entries, differences = _numbers(models, sets, found, config)
+    return Scoreboard(
+        settings=asdict(config),
+        models=tuple(facts),
+        sets=tuple(_facts(test_set, places[test_set.name], watched[test_set.name]) for test_set in sets),
+        entries=tuple(entries),
+        differences=tuple(differences),
+    )
+
+
+def _numbers(
+    models: Sequence[Contestant],
+    sets: Sequence[Gallery | LabelledImages],
+    found: Mapping[tuple[str, str], Sequence[Outcome]],
+    config: "EvaluateConfig",
+) -> tuple[list[Entry], list[PairedEntry]]:
+    """Scores of all models, and differences of all but the first from that one, set by set."""
     entries, differences = [], []
     for test_set in sets:
         first = found[test_set.name, models[0].name]
@@ -200,13 +225,7 @@ def score_models(
                 pairs = zip(first, outcomes, strict=True)
                 paired = (delta for one, other in pairs for delta in differences_of(one, other, config))
                 differences += [PairedEntry(**names, difference=delta) for delta in paired]
-    return Scoreboard(
-        settings=asdict(config),
-        models=tuple(facts),
-        sets=tuple(_facts(test_set, kept[test_set.name], watched[test_set.name]) for test_set in sets),
-        entries=tuple(entries),
-        differences=tuple(differences),
-    )
+    return entries, differences
 
 
 def _model_facts(model: Contestant, encoder: Encoder) -> ModelFacts:
@@ -219,8 +238,8 @@ def _model_facts(model: Contestant, encoder: Encoder) -> ModelFacts:
     )
 
 
-def _facts(test_set: Gallery | LabelledImages, kept: "Integers", watched: WatchedReader) -> SetFacts:
-    there = frozenset(kept.tolist())
+def _facts(test_set: Gallery | LabelledImages, places: "Integers", watched: WatchedReader) -> SetFacts:
+    there = frozenset(places.tolist())
     return SetFacts(
         name=test_set.name,
         task="retrieval" if isinstance(test_set, Gallery) else "zero-shot",

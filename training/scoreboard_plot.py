@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from data_catalog.charts import COLOURS, chart_label
-from data_catalog.shards import write_atomically
+from data_catalog.shards import write_bytes
 from training.scoreboard import Scoreboard
 from training.scoreboard_tables import told_entries
 from training.scores import Score
@@ -46,7 +46,7 @@ def write_scoreboard_plot(board: Scoreboard, path: Path) -> None:
             _draw(place, rows, title, [model.name for model in board.models])
         buffer = io.BytesIO()
         figure.savefig(buffer, format="png", metadata={"Software": None})
-    write_atomically(path, lambda temporary: _write(temporary, buffer.getvalue()))
+    write_bytes(path, buffer.getvalue())
 
 
 def _rows(board: Scoreboard, test_set: str, name: str) -> list[tuple[str, Score]]:
@@ -73,7 +73,3 @@ def _draw(axes: Any, rows: list[tuple[str, Score]], title: str, models: list[str
     axes.set_xlabel("dot: score, line: 95 % interval, grey: chance", fontsize=8, color=COLOURS["soft"])
     axes.grid(axis="x", color=COLOURS["line"], linewidth=0.6)
     axes.set_axisbelow(True)
-
-
-def _write(path: Path, content: bytes) -> None:
-    path.write_bytes(content)

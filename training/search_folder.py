@@ -12,6 +12,7 @@ from data_catalog.lock import writer_lock
 from data_catalog.shards import digest
 from training.encode_files import encode_files
 from training.feature_index import KeptFeatures, keep_features, read_features
+from training.features import stacked
 from training.model import LoadedModel
 from training.model_folder import open_model
 from training.nearest import nearest
@@ -177,7 +178,7 @@ def _renewed(model: LoadedModel, folder: Path, files: Sequence[_File], kept: Kep
     }
     logger.info("%s: %d of %d files read, the others were known", folder, len(fresh), len(files))
     found = [encoded[folder / f.name] if folder / f.name in encoded else rows[f.name, *f.stamp] for f in good]
-    return KeptFeatures(_stacked(found), facts)
+    return KeptFeatures(stacked(found), facts)
 
 
 def _rows(kept: KeptFeatures) -> "dict[tuple[Any, ...], Features]":
@@ -185,9 +186,3 @@ def _rows(kept: KeptFeatures) -> "dict[tuple[Any, ...], Features]":
     import numpy as np
 
     return {tuple(file): row for file, row in zip(kept.facts["files"], np.asarray(kept.features), strict=True)}
-
-
-def _stacked(rows: "Sequence[Features]") -> "Features":
-    import numpy as np
-
-    return np.stack(rows) if rows else np.empty((0, 0), dtype=np.float32)

@@ -144,6 +144,9 @@ def test_a_test_set_inside_the_training_set(
         if entry["score"]["name"] == "text_to_image_R@1"
     }
     assert sizes == {"all": 6, "leak-free": 3}
+    told(capsys, [*call, *leaking, "--report-anyway"])
+    kept = [pq.read_table(path) for path in root.glob("image-features/*/features-*.parquet")]
+    assert [table.num_rows for table in kept] == [6], "once, and nothing of the dataset's own images"
 
 
 def test_the_train_split_is_refused(trained: tuple[Path, list[str]], capsys: pytest.CaptureFixture[str]) -> None:

@@ -18,7 +18,8 @@ from PIL import Image
 from data_catalog.errors import ConfigError
 from training.encode_files import quiet_decoders
 from training.encoder_openers import open_model_folder, open_open_clip, open_transformers
-from training.encoders import decoded, encode_images, encode_texts, rewording
+from training.encoders import Encoder, decoded, encode_images, encode_texts, rewording
+from training.kept_features import fingerprint
 from training.model import WEIGHTS_FILE
 from training.tensor_hashes import tensors_sha256
 
@@ -294,3 +295,15 @@ def test_what_is_no_dual_encoder_is_refused(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text(json.dumps({"model_type": "no-such-model"}))
     with pytest.raises(ConfigError, match="cannot be had"):
         open_transformers(str(tmp_path), "theirs")
+
+
+def test_a_model_that_is_opened_twice_is_known_again(dual_encoder: Path, random_clip: Callable[..., Path]) -> None:
+    folder, other = random_clip(TEXTS), random_clip(TEXTS, seed=1)
+    openers: list[tuple[Callable[[str, str], Encoder], Path]] = [
+        (open_transformers, dual_encoder),
+        (open_open_clip, folder),
+        (open_open_clip, other),
+    ]
+    first, again = ([fingerprint(opener(str(place), "x")) for opener, place in openers] for _ in range(2))
+    assert first == again
+    assert len(set(first)) == 3
