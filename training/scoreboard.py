@@ -192,11 +192,27 @@ def score_models(
         facts.append(_model_facts(model, encoder))
         for test_set in sets:
             logger.info("%s: %s", test_set.name, model.name)
-            is_first = model is models[0]
-            read = replace(test_set, read=watched[test_set.name].read) if is_first else test_set
+            read = replace(test_set, read=watched[test_set.name].read) if model is models[0] else test_set
             outcomes, places[test_set.name] = outcomes_of(encoder, read, config.batch_size, kept=kept)
             found[test_set.name, model.name] = outcomes
         del encoder  # one model at a time is in memory
+    entries, differences = _numbers(models, sets, found, config)
+    return Scoreboard(
+        settings=asdict(config),
+        models=tuple(facts),
+        sets=tuple(_facts(test_set, places[test_set.name], watched[test_set.name]) for test_set in sets),
+        entries=tuple(entries),
+        differences=tuple(differences),
+    )
+
+
+def _numbers(
+    models: Sequence[Contestant],
+    sets: Sequence[Gallery | LabelledImages],
+    found: Mapping[tuple[str, str], Sequence[Outcome]],
+    config: "EvaluateConfig",
+) -> tuple[list[Entry], list[PairedEntry]]:
+    """Scores of all models, and differences of all but the first from that one, set by set."""
     entries, differences = [], []
     for test_set in sets:
         first = found[test_set.name, models[0].name]
@@ -209,13 +225,7 @@ def score_models(
                 pairs = zip(first, outcomes, strict=True)
                 paired = (delta for one, other in pairs for delta in differences_of(one, other, config))
                 differences += [PairedEntry(**names, difference=delta) for delta in paired]
-    return Scoreboard(
-        settings=asdict(config),
-        models=tuple(facts),
-        sets=tuple(_facts(test_set, places[test_set.name], watched[test_set.name]) for test_set in sets),
-        entries=tuple(entries),
-        differences=tuple(differences),
-    )
+    return entries, differences
 
 
 def _model_facts(model: Contestant, encoder: Encoder) -> ModelFacts:
