@@ -5,6 +5,7 @@ import io
 import re
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
+from unicodedata import bidirectional
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -48,6 +49,7 @@ _STYLE: dict[Any, Any] = {
     "ytick.color": COLOURS["soft"],
 }
 _MAX_LABEL = 24
+_RIGHT_TO_LEFT = frozenset({"R", "AL"})
 
 
 def svg_chart(name: str, draw: Callable[["Figure"], None], *, size: tuple[float, float] = SIZE) -> str:
@@ -74,6 +76,19 @@ def chart_label(text: str) -> str:
     """A text as a label: short, and in letters whose width is known; others as escapes."""
     plain = "".join(char if char.isprintable() and ord(char) < 0x250 else ascii(char)[1:-1] for char in text)
     return plain if len(plain) <= _MAX_LABEL else f"{plain[: _MAX_LABEL - 1]}…"
+
+
+def picture_label(text: str) -> str:
+    """A text as a label of a chart in pixels, whole: letters that its font lacks, or would not join, as escapes."""
+    from matplotlib.font_manager import FontProperties, findfont, get_font
+
+    font = get_font(findfont(FontProperties()))
+    return "".join(
+        char
+        if char.isprintable() and font.get_char_index(ord(char)) and bidirectional(char) not in _RIGHT_TO_LEFT
+        else ascii(char)[1:-1]
+        for char in text
+    )
 
 
 def _inline_svg(figure: "Figure", name: str) -> str:

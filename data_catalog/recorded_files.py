@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from data_catalog.checksummed import write_checksummed
-from data_catalog.shards import sha256_of, sync, write_atomically
+from data_catalog.shards import sha256_of, sync, write_atomically, write_bytes
 
 RECORD_SUFFIX = ".sha256"
 FOLDER_RECORD = "files.json"
@@ -48,7 +48,7 @@ def take_record_away(path: Path) -> None:
 def write_record(path: Path) -> None:
     """Record a file as it is now."""
     text = f"{sha256_of(path)}  {path.name}\n"
-    write_atomically(record_path(path), lambda temporary: _write_text(temporary, text))
+    write_bytes(record_path(path), text.encode(errors="surrogateescape"))
 
 
 def record_folder(folder: Path, names: Iterable[str]) -> None:
@@ -57,10 +57,6 @@ def record_folder(folder: Path, names: Iterable[str]) -> None:
     if not path.exists():
         there = [name for name in names if (folder / name).is_file()]
         write_checksummed(path, {"files": {name: sha256_of(folder / name) for name in there}})
-
-
-def _write_text(path: Path, text: str) -> None:
-    path.write_text(text, encoding="utf-8", errors="surrogateescape")
 
 
 def is_recorded(path: Path) -> bool:

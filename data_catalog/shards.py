@@ -71,6 +71,15 @@ def write_atomically(path: Path, write: Callable[[Path], None]) -> str:
     return _write_new(path, write, lambda _: path)[1]
 
 
+def write_bytes(path: Path, content: bytes) -> str:
+    """Make `content` a file, as `write_atomically` does; returns its sha256."""
+    return write_atomically(path, lambda temporary: _fill(temporary, content))
+
+
+def _fill(path: Path, content: bytes) -> None:
+    path.write_bytes(content)
+
+
 def write_named_atomically(folder: Path, name: Callable[[str], str], write: Callable[[Path], None]) -> Path:
     """The same for a file whose name `name` makes of its sha256; returns its path."""
     return _write_new(folder / "file", write, lambda found: folder / name(found))[0]
@@ -133,11 +142,7 @@ def append_line(path: Path, line: str) -> None:
 def write_json(path: Path, value: Any) -> str:
     """Write `value` atomically as indented JSON with sorted keys; returns the file's sha256."""
     text = json.dumps(value, indent=1, sort_keys=True, ensure_ascii=False) + "\n"
-    return write_atomically(path, lambda temporary: _write_text(temporary, text))
-
-
-def _write_text(path: Path, text: str) -> None:
-    path.write_text(text, encoding="utf-8")
+    return write_bytes(path, text.encode())
 
 
 def read_json(path: Path) -> Any:

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from data_catalog.shards import write_atomically
+from data_catalog.shards import write_bytes
 
 if TYPE_CHECKING:
     import torch
@@ -27,13 +27,9 @@ def save_tensors(tensors: Mapping[str, "torch.Tensor"], path: Path, metadata: di
     # As bytes: safetensors' own writer leaves a temporary file of its own behind when it is killed, and tells of a full
     # disk by an error of its own.
     content = save(whole, metadata=metadata)
-    return write_atomically(path, lambda temporary: _write(temporary, content))
+    return write_bytes(path, content)
 
 
 def tensors_below(prefix: str, tensors: Mapping[str, "torch.Tensor"]) -> dict[str, "torch.Tensor"]:
     """The tensors whose names begin with `prefix`, by the rest of their names."""
     return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
-
-
-def _write(path: Path, content: bytes) -> None:
-    path.write_bytes(content)

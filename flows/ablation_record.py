@@ -5,7 +5,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from data_catalog.ablations import AblationTable, write_ablation_record
-from data_catalog.shards import write_atomically
+from data_catalog.shards import write_bytes
 from training.ablation import FEW_IMAGES, METRICS, PRIMARY, Difference
 from training.forest_plot import write_forest_plot
 
@@ -140,7 +140,7 @@ class Ablation:
 def write_ablation(found: Ablation, folder: Path) -> None:
     """Write the record, the page and the plot into a folder; the record comes last."""
     page = found.page()
-    write_atomically(folder / PAGE_FILE, lambda path: _write(path, page))
+    write_bytes(folder / PAGE_FILE, page.encode())
     labels = [each.label for each in found.compared]
     series = {SHORT[metric]: [each.differences[metric] for each in found.compared] for metric in METRICS}
     write_forest_plot(labels, series, folder / PLOT_FILE)
@@ -149,7 +149,3 @@ def write_ablation(found: Ablation, folder: Path) -> None:
         key=found.key, columns=list(rows[0]), rows=[list(row.values()) for row in rows], notes=found.notes()
     )
     write_ablation_record(folder, asdict(found), table)
-
-
-def _write(path: Path, text: str) -> None:
-    path.write_text(text, encoding="utf-8")

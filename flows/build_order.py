@@ -1,6 +1,6 @@
 """One build in progress: which step runs on which shard, and when, so that fetching overlaps translating."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Concatenate, ParamSpec
@@ -12,6 +12,7 @@ from data_catalog.manifest import Snapshot, datasets_folder
 from data_catalog.sources.scenes.server import serve
 from data_catalog.work import Commit, WorkStore
 from flows import caption_steps, image_steps
+from flows.caption_line import CaptionLine
 from flows.duplicate_steps import find_duplicates
 from flows.earlier_images import earlier_images
 from flows.execution import Executor, Future
@@ -22,13 +23,10 @@ from flows.inputs import Inputs, all_function_words
 from flows.merge_steps import merge_captions
 from flows.recipe import Recipe
 from flows.retry import Retry
-from flows.round_trip import round_trip
 from flows.screen_steps import find_repeats, screen
 from flows.snapshots import FinishedShard, publish
 from flows.step_outputs import Shard, shard_of_commit
 from flows.test_set_steps import TestContents, read_test_set
-from translation.engine import Translator
-from translation.memory import TranslationMemory
 
 P = ParamSpec("P")
 
@@ -52,16 +50,7 @@ class BuildOrder:
         self.retry = retry
         self.tests: list[TestContents] = []
         self.recipe, self.root, self.executor, self.work, self.inputs = recipe, root, executor, work, inputs
-        self.translator = inputs.translator
-        self.memory = self._memory(self.translator)
-        self.reverse_memory = self._memory(inputs.reverse)
-
-    def _memory(self, engine: Translator | None) -> TranslationMemory | None:
-        if engine is None:
-            return None
-        memory = TranslationMemory(self.root / "memory", engine.fingerprint)
-        memory.require_whole()
-        return memory
+        self.captions = CaptionLine(recipe, root, executor, work, inputs)
 
     def run(self) -> Snapshot:
         """All steps, in an order in which fetching overlaps translating."""
@@ -77,9 +66,9 @@ class BuildOrder:
             )
             screened = self._screened(cleaned)
             line = self._image_line(workers)
-            translated, checked = self._translate_and_check(screened, line)
+            translated, checked = self.captions.run(screened, self.tests, line)
             images = line.finish()
-            self._seal_memories()
+            self.captions.seal()
             if self.retry is not None:
                 if not any(num_settled(shard.path) for shard in images):
                     return self._nothing_new(self.retry)
@@ -107,12 +96,6 @@ class BuildOrder:
                 tests=self.tests,
                 retry_of=self.retry.snapshot if self.retry else None,
             )
-
-    def _seal_memories(self) -> None:
-        """All that is to be translated is: what the memories hold now is theirs for a while."""
-        for memory in (self.memory, self.reverse_memory):
-            if memory is not None:
-                memory.seal()
 
     def _prepare(self, workers: ImageWorkers, num_shards: int) -> None:
         """Let the processes for images load their libraries while captions are cleaned and translated."""
@@ -235,56 +218,6 @@ class BuildOrder:
             function_words=function_words,
             leaks=self.recipe.leaks,
             kinds=kinds,
-        )
-
-    def _translate_and_check(self, cleaned: Sequence[Shard], line: ImageLine) -> tuple[list[Shard], list[Shard]]:
-        """Translate chunk by chunk; check a shard and begin with its images as soon as its captions are there."""
-        translated: list[Shard] = []
-        checked: list[Shard] = []
-        for ready in self._translated_shards(cleaned):
-            for shard in cleaned[len(checked) : ready]:
-                translated.append(self.executor.run(f"translate {shard.label}", self._join, shard))
-                judged = self._with_round_trip(translated[-1])
-                checked.append(self.executor.run(f"check {shard.label}", self._check, judged))
-                line.start(checked[-1])
-        return translated, checked
-
-    def _translated_shards(self, cleaned: Sequence[Shard]) -> Iterator[int]:
-        """Translate; yields how many shards, from the first, have all their translations."""
-        if self.translator is not None and self.memory is not None:
-            size = self.recipe.build.chunk_size
-            plan = caption_steps.plan_translation(self.work, cleaned, self.translator, self.memory, chunk_size=size)
-            num_chunks = plan.facts["num_chunks"]
-            per_task = max(1, size // (self.translator.max_chunk_size or size))
-            for first in range(0, num_chunks, per_task):
-                numbers = range(first, min(first + per_task, num_chunks))
-                name = f"translate-chunk {first:05d}"
-                self.executor.run(name, caption_steps.translate_chunks, plan, numbers, self.translator, self.memory)
-                self.executor.progress("translate", done=numbers.stop, total=num_chunks)
-                yield sum(after <= numbers.stop for after in plan.facts["ready_after"])
-        yield len(cleaned)
-
-    def _join(self, shard: Shard) -> Shard:
-        from_code = self.translator.from_code if self.translator else None
-        return caption_steps.join_translations(self.work, shard, self.memory, from_code)
-
-    def _with_round_trip(self, shard: Shard) -> Shard:
-        engine, memory = self.inputs.reverse, self.reverse_memory
-        if engine is None or memory is None:
-            return shard
-        return self.executor.run(f"round-trip {shard.label}", round_trip, self.work, shard, engine, memory)
-
-    def _check(self, shard: Shard) -> Shard:
-        return caption_steps.check(
-            self.work,
-            shard,
-            self.recipe.check,
-            self.inputs.packs,
-            target=self.recipe.target_language,
-            tagger=self.inputs.tagger,
-            tests=self.tests,
-            leaks=self.recipe.leaks,
-            cleaned=self.recipe.clean,
         )
 
     def _find_duplicates(self, checked: Sequence[Shard], images: Sequence[Shard]) -> Commit:

@@ -12,7 +12,7 @@ from data_catalog.exports.croissant import FILE as CROISSANT_FILE
 from data_catalog.exports.croissant import croissant_text
 from data_catalog.exports.front_matter import DataConfig, SplitFiles
 from data_catalog.manifest import SPLITS
-from data_catalog.shards import sha256_of, write_atomically
+from data_catalog.shards import sha256_of, write_bytes
 
 CARD_FILE = "README.md"
 
@@ -65,9 +65,5 @@ def write_documents(folder: Path, manifest: Mapping[str, Any]) -> list[dict[str,
 
 def _write(path: Path, text: str) -> dict[str, Any]:
     content = text.encode()
-    write_atomically(path, lambda temporary: _fill(temporary, content))
+    write_bytes(path, content)
     return {"path": path.name, "sha256": sha256_of(path), "bytes": len(content)}
-
-
-def _fill(path: Path, content: bytes) -> None:
-    path.write_bytes(content)

@@ -4,7 +4,7 @@ from importlib.resources import files
 from pathlib import Path
 
 from cleaning.reasons import REASONS
-from data_catalog.shards import write_atomically
+from data_catalog.shards import write_bytes
 from flows.dry_run import DryRun
 from flows.translate_reasons import TRANSLATE_REASONS
 
@@ -12,11 +12,7 @@ from flows.translate_reasons import TRANSLATE_REASONS
 def write_page(run: DryRun, path: Path, *, name: str) -> None:
     """Write the page of a dry run of the recipe `name`."""
     page = _page(run, name)
-    write_atomically(path, lambda temporary: _write(temporary, page))
-
-
-def _write(path: Path, page: str) -> None:
-    path.write_text(page, encoding="utf-8", errors="replace")  # a lone surrogate cannot be shown
+    write_bytes(path, page.encode(errors="replace"))  # a lone surrogate cannot be shown
 
 
 def _page(run: DryRun, name: str) -> str:

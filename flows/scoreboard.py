@@ -1,16 +1,19 @@
 """A scoreboard of several models: what is scored, whether that was trained on, and the files it is written to."""
 
 import logging
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from importlib.metadata import version
 from pathlib import Path
 
+from cleaning.language_codes import canonical_code
 from cleaning.selection_config import LeaksConfig
 from data_catalog.errors import ConfigError
 from data_catalog.language_pack import LanguagePack
 from data_catalog.manifest import Snapshot, require_snapshot
-from data_catalog.shards import write_atomically, write_json
+from data_catalog.shards import write_bytes, write_json
+from data_catalog.take_down.leftovers import IMAGE_FEATURES
 from flows.language_packs import language_pack, language_packs_of, named_language_packs
 from flows.models import TrainedModel
 from flows.named_engines import make_folder
@@ -27,6 +30,7 @@ from flows.scored_models import (
 )
 from flows.scored_sets import ScoredSet, named_sets, protocol_sets, recipe_sets
 from flows.seen_images import SEEN_SPLITS, TrainingImages
+from flows.text_languages import with_language
 from training.config import EvaluateConfig
 from training.data import seen_in_training
 from training.galleries import Guard, Seen, pairs_gallery
@@ -39,6 +43,8 @@ from training.threads import let_threads_sleep
 logger = logging.getLogger(__name__)
 
 VALIDATED = "the epoch whose weights were kept was chosen on these images, which flatters the model"
+# What loads models, tokenizes and makes pictures small: other releases of these may score a little otherwise.
+_MADE_WITH = ("torch", "torchvision", "open_clip_torch", "transformers", "tokenizers", "timm", "pillow", "numpy")
 JSON_FILE, MARKDOWN_FILE, PLOT_FILE = "scoreboard.json", "scoreboard.md", "scoreboard.png"
 
 
@@ -110,11 +116,20 @@ def make_scoreboard(question: Question) -> ScoreboardReport:
     if not test_sets:
         raise ConfigError("there is nothing to score on: give a recipe with a held-out split, --test-set or --protocol")
     require_different([found.test_set.name for found in test_sets], "the set")
+    _require_translatable(test_sets, named, question.language)
+    test_sets = [_with_language(found, question.language, packs) for found in test_sets]
     if not question.report_anyway:
         refuse_seen([found.test_set for found in test_sets], models)
-    board = score_models(models, [found.test_set for found in test_sets], question.evaluate)
+    kept = _features_folder(question)
+    board = score_models(models, [found.test_set for found in test_sets], question.evaluate, kept=kept)
     protocols = {found.test_set.name: found.protocol for found in test_sets if found.protocol is not None}
-    return _written(board, protocols, question.out, language=question.language)
+    return _written(board, protocols, question.out)
+
+
+def _features_folder(question: Question) -> Path:
+    """In the root, where other scoreboards find them; with this one where there is no root to write to."""
+    home = question.root if os.access(question.root, os.W_OK | os.X_OK) else question.out
+    return home / IMAGE_FEATURES
 
 
 def _trained_models(question: Question, named: Sequence[NamedModel]) -> dict[str, TrainedModel]:
@@ -124,7 +139,7 @@ def _trained_models(question: Question, named: Sequence[NamedModel]) -> dict[str
         require_different([question.recipe.name, *(model.name for model in named)], "--model")
         own = own_model(question.root, question.recipe.name)
         found |= {question.recipe.name: own} if own is not None else {}
-    known = {model.name: trained_model(model) for model in named}
+    known = {model.name: trained_model(model, question.root) for model in named}
     return found | {name: model for name, model in known.items() if model is not None}
 
 
@@ -146,7 +161,7 @@ def _contestants(
 
 def _sets(question: Question, pack: LanguagePack) -> list[ScoredSet]:
     return [
-        *(recipe_sets(question.recipe.test_sets) if question.recipe is not None else []),
+        *(recipe_sets(question.recipe.test_sets, question.language) if question.recipe is not None else []),
         *named_sets(question.test_sets, question.language, pack),
         *protocol_sets(question.protocol, question.language, pack),
     ]
@@ -157,6 +172,22 @@ def _guarded(found: ScoredSet, guards: Mapping[str, TrainingImages]) -> ScoredSe
     test_set = found.test_set
     seen = {name: images.guard(test_set.images, found.identities, test_set.read) for name, images in guards.items()}
     return replace(found, test_set=replace(test_set, guards=seen))
+
+
+def _require_translatable(test_sets: Sequence[ScoredSet], named: Sequence[NamedModel], language: str) -> None:
+    """Refuse captions in another language, where a model is there whose texts are translated from this one."""
+    asked = [model.name for model in named if model.translate is not None]
+    for found in test_sets:
+        if asked and found.stated is not None and canonical_code(found.stated) != canonical_code(language):
+            raise ConfigError(
+                f"the captions of {found.test_set.name} are in {found.stated}, as stated, and what {asked[0]} is asked "
+                f"is translated from {language}: leave one of them out, and score it with --language {found.stated}"
+            )
+
+
+def _with_language(found: ScoredSet, asked: str, packs: Mapping[str, LanguagePack]) -> ScoredSet:
+    pack = language_pack(found.stated or asked, packs)
+    return replace(found, test_set=with_language(found.test_set, asked, pack, found.stated))
 
 
 def _split(question: Question, recipe: Recipe, trained: Mapping[str, TrainedModel]) -> ScoredSet:
@@ -180,16 +211,13 @@ def _split_guard(images: Sequence[Path], snapshot: Snapshot, split: str, model: 
     return Guard(seen=seen, ways=("sample id and bytes",))
 
 
-def _written(board: Scoreboard, protocols: dict[str, Protocol], folder: Path, *, language: str) -> ScoreboardReport:
+def _written(board: Scoreboard, protocols: dict[str, Protocol], folder: Path) -> ScoreboardReport:
     found = sections(board, protocols)
     used = {name: asdict(protocol) for name, protocol in protocols.items()}
-    told = {"vernaclip": version("vernaclip"), "language": language}
-    write_json(folder / JSON_FILE, {**told, **board.to_json(), "protocols": used})
+    made_with = {name: version(name) for name in _MADE_WITH}
+    told = {"vernaclip": version("vernaclip"), "packages": made_with, **board.to_json(), "protocols": used}
+    write_json(folder / JSON_FILE, told)
     text = markdown(found)
-    write_atomically(folder / MARKDOWN_FILE, lambda path: _write(path, text))
+    write_bytes(folder / MARKDOWN_FILE, text.encode())
     write_scoreboard_plot(board, folder / PLOT_FILE)
     return ScoreboardReport(board=board, sections=found, folder=folder)
-
-
-def _write(path: Path, text: str) -> None:
-    path.write_text(text, encoding="utf-8")

@@ -12,12 +12,13 @@ _EXAMPLES = """models, each by one KEY=VALUE:
   with settings of a translation engine, such as package=it_en.argosmodel or engine=argos, texts are translated into
   English before the model is asked
 
-test sets, kind=KIND and its settings as in a recipe's [test_sets.NAME] (docs/test-sets.md), with images=DIR; or
+test sets, kind=KIND and its settings as in a recipe's [test_sets.NAME] (docs/test-sets.md), with images=DIR;
+  captions_by=human|machine         who made the captions, where the files do not say
+  captions_in=LANG                  their language, where that is not the one that is scored; or
   kind=folders images=DIR           one folder of images a class, as ImageNet has them
   class_names=FILE.json             a list in the order of the sorted folders, or names by folder; default: of the
                                     language pack; class_names_key=NAME where the file has several
   templates=FILE.json|bare          likewise; the bare template, {c}, is scored in any case
-  captions_by=human|machine         who made the captions, where the files do not say
 
 examples:
   vernaclip scoreboard scenes --root demo-catalog

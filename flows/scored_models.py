@@ -1,5 +1,6 @@
 """Models as `vernaclip scoreboard` names them: the recipe's own, others' by KEY=VALUE, and what they are asked in."""
 
+import logging
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -8,17 +9,21 @@ from typing import Any
 
 from data_catalog.errors import ConfigError
 from data_catalog.language_pack import LanguagePack
+from data_catalog.shards import sha256_of
 from flows.language_packs import language_pack
 from flows.models import CURRENT_FILE, TrainedModel, current_model
 from flows.named_engines import one_way_config, setting_values
 from flows.recipe import Recipe
 from training.encoder_openers import OPENERS, check_source
 from training.encoders import Encoder, rewording
+from training.model import WEIGHTS_FILE
 from training.scoreboard import Contestant
 from training.scoreboard_tables import CHANCE
 from translation.config import TranslateConfig
 from translation.engine import Translator
 from translation.registry import open_translator, reverse
+
+logger = logging.getLogger(__name__)
 
 ENGLISH = "en"
 _NAME = re.compile(r"\w[\w.+-]{0,39}")
@@ -92,12 +97,17 @@ def contestant(
         trained: what it was trained on, where that is known.
 
     Raises:
-        ConfigError: nothing translates from the language.
+        ConfigError: nothing translates from the language, or it is English.
     """
     opener = OPENERS[model.kind]
     known = {"trained_on": _told(trained)} if trained is not None else {}
     if model.translate is None:
         return Contestant(name=model.name, open=lambda: opener(model.source, model.name), **known)
+    if language == ENGLISH:
+        raise ConfigError(
+            f"the texts that {model.name} is asked are in English already: give the model by --model, without settings "
+            "of an engine that translates them"
+        )
     stops = [language, *([model.translate.pivot] if model.translate.pivot else []), ENGLISH]
     translator = open_translator(model.translate, [language_pack(code, packs) for code in stops], cache_dir=cache_dir)
     return Contestant(name=model.name, open=lambda: _asked_in_translation(opener, model, translator), **known)
@@ -113,17 +123,45 @@ def _told(trained: TrainedModel) -> str:
     return f"{trained.snapshot.dataset} {trained.snapshot.snapshot}"
 
 
-def trained_model(model: NamedModel) -> TrainedModel | None:
-    """What a named folder is known to have been trained on: it is the newest model of a dataset, in its root.
+def trained_model(model: NamedModel, root: Path) -> TrainedModel | None:
+    """What a named folder is known to have been trained on: it is the newest model of a dataset, or has its weights.
+
+    Args:
+        model: whose folder may lie in any root.
+        root: whose newest models it may be a copy or an export of.
 
     Raises:
-        ConfigError: it is, and is damaged, or its snapshot is gone.
+        ConfigError: it is a newest model, and is damaged, or its snapshot is gone.
     """
     folder = Path(model.source).resolve()
-    if model.kind != "folder" or len(folder.parents) < 3 or folder.parents[1].name != "models":
+    if model.kind == "transformers" or not folder.is_dir():
         return None
-    found = own_model(folder.parents[2], folder.parent.name)
-    return found if found is not None and found.folder.resolve() == folder else None
+    if len(folder.parents) >= 3 and folder.parents[1].name == "models":
+        found = own_model(folder.parents[2], folder.parent.name)
+        if found is not None and found.folder.resolve() == folder:
+            return found
+    return _copied_model(folder, root)
+
+
+def _copied_model(folder: Path, root: Path) -> TrainedModel | None:
+    """The newest model of a dataset of the root whose weights a folder has, if there is one."""
+    copies = [file for file in sorted(folder.glob("*.safetensors")) if file.is_file()]
+    hashes: dict[Path, str] = {}
+    for pointer in sorted((root / "models").glob(f"*/{CURRENT_FILE}")):
+        try:
+            own = current_model(root, pointer.parent.name)
+        except ConfigError as error:
+            logger.warning("whether %s is a copy of a model of %s is not known: %s", folder, pointer.parent.name, error)
+            continue
+        weights = own.folder / WEIGHTS_FILE
+        if not weights.is_file():
+            continue
+        for file in (weights, *copies):
+            if file not in hashes and file.stat().st_size == weights.stat().st_size:
+                hashes[file] = sha256_of(file)
+        if any(hashes.get(file) == hashes[weights] for file in copies):
+            return own
+    return None
 
 
 def own_model(root: Path, dataset: str) -> TrainedModel | None:
@@ -156,8 +194,21 @@ def _source(words: Sequence[str], option: str) -> tuple[str, str, list[str]]:
     if len(sources) != 1 or not sources[0][2]:
         raise ConfigError(f"{option}: name the model by one of {', '.join(f'{kind}=...' for kind in OPENERS)}")
     kind, _, source = sources[0]
+    source = at_home(source, option)
     check_source(kind, source, option)
     return kind, source, [word for word in words if word.partition("=")[0] not in OPENERS]
+
+
+def at_home(place: str, option: str) -> str:
+    """A path, its "~" put into words, which no shell does behind a "="; any other text as it is.
+
+    Raises:
+        ConfigError: it is the home of nobody.
+    """
+    try:
+        return str(Path(place).expanduser()) if place.startswith("~") else place
+    except RuntimeError as error:
+        raise ConfigError(f"{option}: {place} is in the home of a user who is not known here") from error
 
 
 def _translate_config(words: Sequence[str], option: str) -> TranslateConfig:

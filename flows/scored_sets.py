@@ -6,12 +6,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from cleaning.language_codes import canonical_code
 from data_catalog.errors import ConfigError
 from data_catalog.language_pack import LanguagePack
 from data_catalog.shards import sha256_of
 from data_catalog.sources.image_files import open_images
 from data_catalog.test_sets.registry import TEST_SET_KINDS
 from flows.recipe import override_values
+from flows.scored_models import at_home
 from flows.source_settings import TestSetSettings, read_test_sets
 from training.class_names import has_several, read_names, read_templates
 from training.galleries import (
@@ -30,6 +32,7 @@ logger = logging.getLogger(__name__)
 
 FOLDERS = "folders"
 BARE = "bare"
+_PLACES = {"imagenet", "class_names", "templates", "images"}
 IMAGENET = "imagenet1k"  # the key of ImageNet's names in files that have several lists
 # MSCOCO-IT's files say by their names which captions people went over.
 _UNVALIDATED = "unvalidated"
@@ -44,15 +47,21 @@ class ScoredSet:
     Args:
         identities: of each image of the gallery, in its order; empty where nothing is known but pixels.
         protocol: whose numbers stand beside its scores, if any.
+        stated: the language of its captions, where its settings say it.
     """
 
     test_set: Gallery | LabelledImages
     identities: Sequence[frozenset[str]]
     protocol: Protocol | None = None
+    stated: str | None = None
 
 
-def recipe_sets(test_sets: Sequence[TestSetSettings]) -> list[ScoredSet]:
+def recipe_sets(test_sets: Sequence[TestSetSettings], language: str) -> list[ScoredSet]:
     """The test sets of a recipe whose images are here, with captions; others are logged.
+
+    Args:
+        test_sets: of the recipe.
+        language: of captions that are scored, where files have several.
 
     Raises:
         ConfigError: one cannot be read.
@@ -63,7 +72,7 @@ def recipe_sets(test_sets: Sequence[TestSetSettings]) -> list[ScoredSet]:
             logger.warning("test set %s is not scored: the recipe names no place of its images", test_set.name)
             continue
         test_set.check()
-        scored = _captioned(test_set)
+        scored = _captioned(test_set, language)
         if scored is None:
             logger.warning("test set %s is not scored: it has no captions, and guards training alone", test_set.name)
         else:
@@ -143,7 +152,7 @@ def _plain_values(words: Sequence[str]) -> dict[str, Any]:
     for key in ("kind", "images", "imagenet", "class_names", "class_names_key", "templates", "templates_key"):
         if not isinstance(values.get(key, ""), str):
             raise ConfigError(f"{key} must be a text, got {values[key]!r}")
-    return values
+    return values | {key: at_home(values[key], key) for key in _PLACES & values.keys()}
 
 
 def _named(name: str, values: dict[str, Any], language: str, pack: LanguagePack) -> ScoredSet:
@@ -151,32 +160,32 @@ def _named(name: str, values: dict[str, Any], language: str, pack: LanguagePack)
         raise ConfigError("a name must be letters, digits and _")
     if values.get("kind") == FOLDERS:
         return _labelled(name, values, pack)
-    if "kind" not in values and name not in TEST_SET_KINDS:
-        raise ConfigError(f"kind=... is missing: kinds are {', '.join(sorted([*TEST_SET_KINDS, FOLDERS]))}")
-    made_by = values.pop("captions_by", None)
-    if made_by not in (None, HUMAN, MACHINE):
-        raise ConfigError(f"captions_by must be {HUMAN} or {MACHINE}, got {made_by!r}")
+    kind = values.get("kind", name)
+    if kind not in TEST_SET_KINDS:
+        problem = f"kind is {kind!r}" if "kind" in values else "kind=... is missing"
+        raise ConfigError(f"{problem}: kinds are {', '.join(sorted([*TEST_SET_KINDS, FOLDERS]))}")
     (test_set,) = read_test_sets({name: values}, language) or (None,)
     if test_set is None:
         raise ConfigError("it is switched off by enabled=false: leave it out")
     if test_set.kind.images(test_set.config) is None:
         raise ConfigError("images=... is missing: without pixels there is nothing to score")
     test_set.kind.check(test_set.config)
-    found = _captioned(test_set, made_by)
+    found = _captioned(test_set, language)
     if found is None:
         raise ConfigError("it has no captions: it can guard training data, but not be scored on")
     return found
 
 
-def _captioned(test_set: TestSetSettings, made_by: str | None = None) -> ScoredSet | None:
-    """A test set of captioned images; who made a caption is told by `made_by`, or by the set's kind and its file."""
-    found = list(test_set.kind.read(test_set.config))
+def _captioned(test_set: TestSetSettings, language: str) -> ScoredSet | None:
+    """A test set of captioned images; who made a caption is told by its settings, or by its kind and its file."""
+    config, notes = _in_one_language(test_set.config, language)
+    found = list(test_set.kind.read(config))
     texts = [(place, text, file) for place, image in enumerate(found) for text, file in _told(image)]
     if not texts:
         return None
-    location = test_set.kind.images(test_set.config)
+    location = test_set.kind.images(config)
     assert location is not None
-    makers = [made_by or _maker(test_set.kind.kind, file) for _, _, file in texts]
+    makers = [test_set.captions.captions_by or _maker(test_set.kind.kind, file) for _, _, file in texts]
     gallery = Gallery(
         name=test_set.name,
         images=[image.name for image in found],
@@ -184,10 +193,28 @@ def _captioned(test_set: TestSetSettings, made_by: str | None = None) -> ScoredS
         captions=[text for _, text, _ in texts],
         owners=[place for place, _, _ in texts],
         made_by=makers,
-        notes=(makers_note(makers),),
-        files=_hashes(test_set.kind.upstream_files(test_set.config)),
+        notes=(makers_note(makers), *notes),
+        files=_hashes(test_set.kind.upstream_files(config)),
     )
-    return ScoredSet(test_set=gallery, identities=[image.identities for image in found])
+    identities = [image.identities for image in found]
+    stated = test_set.captions.captions_in or _chosen_language(config)
+    return ScoredSet(test_set=gallery, identities=identities, stated=stated)
+
+
+def _in_one_language(config: Any, language: str) -> tuple[Any, list[str]]:
+    """The settings, of several languages with that alone which models are scored in; and what is to be said of it."""
+    languages: Sequence[str] = getattr(config, "languages", ())
+    same = [code for code in languages if canonical_code(code) == canonical_code(language)]
+    if not same or len(languages) == 1:
+        return config, []
+    return replace(config, languages=tuple(same)), [f"of captions in {', '.join(languages)} those in {language} count"]
+
+
+def _chosen_language(config: Any) -> str | None:
+    """The language of the captions, where a set's files have several and its settings choose one."""
+    languages: Sequence[str] = getattr(config, "languages", ())
+    code = languages[0].partition("-")[0].lower() if len(languages) == 1 else ""
+    return canonical_code(code) if code.isascii() and code.isalpha() else None
 
 
 def _hashes(files: Sequence[Path]) -> tuple[dict[str, str], ...]:

@@ -56,9 +56,9 @@ class TrainingImages:
         """
         found: dict[int, Seen] = {}
         ways: list[str] = []
-        if self._leaks.by_pixels and self._looks is not None:
+        if self._looks is not None:
             found |= self._by_pixels(names, read, self._looks)
-            ways.append("bytes and looks")
+            ways.append("bytes and looks" if self._leaks.by_pixels else "bytes")
         if self._leaks.by_identity and any(identities):
             found |= self._by_identity(identities)
             ways.insert(0, "identity")
@@ -98,7 +98,8 @@ class TrainingImages:
             ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool,
             Progress("compare with training images", total=len(names), unit="images") as progress,
         ):
-            for place, (digest, looks) in enumerate(pool.map(lambda name: _views_of(name, read), names)):
+            seen = pool.map(lambda name: _views_of(name, read, has_looks=self._leaks.by_pixels), names)
+            for place, (digest, looks) in enumerate(seen):
                 if digest in by_bytes:
                     found[place] = Seen(why=f"the same bytes as {by_bytes[digest]}", is_sure=True)
                 views += looks
@@ -191,8 +192,8 @@ def _is_there(name: str, read: Callable[[str], bytes]) -> bool:
         return False
 
 
-def _views_of(name: str, read: Callable[[str], bytes]) -> "tuple[str | None, list[View]]":
-    """The hash of an image's bytes, and how it looks; nothing where it is not there, or is no picture."""
+def _views_of(name: str, read: Callable[[str], bytes], *, has_looks: bool) -> "tuple[str | None, list[View]]":
+    """The hash of an image's bytes, and how it looks; nothing where it is not there, is no picture or is not asked."""
     from data_catalog.images.views import image_views
 
     try:
@@ -200,6 +201,6 @@ def _views_of(name: str, read: Callable[[str], bytes]) -> "tuple[str | None, lis
     except OSError:
         return None, []
     try:
-        return hashlib.sha256(raw).hexdigest(), image_views(raw)
+        return hashlib.sha256(raw).hexdigest(), image_views(raw) if has_looks else []
     except ImageRejectedError:
         return hashlib.sha256(raw).hexdigest(), []

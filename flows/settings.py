@@ -3,7 +3,7 @@
 import dataclasses
 import types
 import typing
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -12,7 +12,7 @@ from data_catalog.errors import ConfigError
 T = TypeVar("T")
 
 
-def build(config_type: type[T], values: Any, path: str) -> T:
+def build(config_type: type[T], values: Any, path: str, *, elsewhere: Collection[str] = ()) -> T:
     """An instance of a config dataclass from a TOML table.
 
     Args:
@@ -20,6 +20,7 @@ def build(config_type: type[T], values: Any, path: str) -> T:
             names to those or to further dataclasses.
         values: the table.
         path: where the table stands in the recipe, such as "images".
+        elsewhere: what else the table may have, which was read from it already: for the error.
 
     Raises:
         ConfigError: an unknown or missing key, a wrong type, or a value that the dataclass refuses.
@@ -29,7 +30,7 @@ def build(config_type: type[T], values: Any, path: str) -> T:
     fields = {field.name: field for field in dataclasses.fields(config_type)}  # type: ignore[arg-type]
     for name in values:
         if name not in fields:
-            raise ConfigError(f"unknown key {path}.{name}: {path} has {', '.join(sorted(fields))}")
+            raise ConfigError(f"unknown key {path}.{name}: {path} has {', '.join(sorted({*fields, *elsewhere}))}")
     for name, field in fields.items():
         if name not in values and field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING:
             raise ConfigError(f"{path}.{name} is missing: the recipe, or --set {path}.{name}=..., must give it")

@@ -7,8 +7,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from data_catalog.errors import ConfigError
+from data_catalog.shards import sha256_of
 from training.encoders import Encoder
-from training.model_files import ANY_TEXTS, names_of, one_line, opening, require_whole
+from training.model_files import ANY_TEXTS, names_of, one_line, opening, read_object, require_whole
+from training.tensor_hashes import tensors_sha256
 
 if TYPE_CHECKING:
     import torch
@@ -29,6 +31,7 @@ _REMEDY = (
 )
 # What older releases wrote and needs no reading: which positions there are, and poolers that a model goes without.
 _NOT_READ = re.compile(r"position_ids$|(^|\.)pooler\.")
+_CONFIGS_AND_TOKENIZERS = {".json", ".txt", ".model", ".bpe", ".spm", ".vocab", ".tiktoken", ".jinja", ".py"}
 _HUB_NAME = re.compile(r"[\w.-]+(/[\w.-]+)?")
 
 
@@ -36,7 +39,7 @@ def open_model_folder(folder: Path, name: str) -> Encoder:
     """A model that was trained here.
 
     Raises:
-        ConfigError: the folder holds none.
+        ConfigError: the folder holds none, or one that sees pictures otherwise.
     """
     import torch
 
@@ -44,6 +47,7 @@ def open_model_folder(folder: Path, name: str) -> Encoder:
     from training.model import load_model, normalise_pixels
 
     model = load_model(folder)
+    _require_our_pictures(folder)
 
     def prepare(image: "Image") -> "torch.Tensor":
         return normalise_pixels(torch.from_numpy(squashed(image, model.image_size).copy())[None])[0]
@@ -54,7 +58,31 @@ def open_model_folder(folder: Path, name: str) -> Encoder:
         prepare=prepare,
         encode_pixels=model.module.encode_image,
         encode_texts=lambda texts: model.module.encode_text(model.tokenizer(texts)),
+        tensors_sha256=tensors_sha256(model.module.state_dict()),
+        files=_configs_and_tokenizers(folder),
     )
+
+
+def _configs_and_tokenizers(folder: Path) -> tuple[dict[str, str], ...]:
+    """What decides, beside weights, what a model in a folder makes of pictures and texts; nothing of one of the hub."""
+    if not folder.is_dir():
+        return ()
+    told = (file for file in sorted(folder.iterdir()) if file.suffix.lower() in _CONFIGS_AND_TOKENIZERS)
+    return tuple({"name": file.name, "sha256": sha256_of(file)} for file in told if file.is_file())
+
+
+def _require_our_pictures(folder: Path) -> None:
+    """Refuse a model of others in the same layout: its pictures would be squashed and scaled as ours are."""
+    from training.model import OPEN_CLIP_CONFIG_FILE, PREPROCESSING
+
+    told = read_object(folder / OPEN_CLIP_CONFIG_FILE).get("preprocess_cfg")
+    found = told if isinstance(told, dict) else {}
+    other = sorted(name for name, value in PREPROCESSING.items() if found.get(name) != value)
+    if other:
+        raise ConfigError(
+            f"{folder} holds a model that was not trained here: its preprocess_cfg has {other[0]} = "
+            f"{found.get(other[0])!r}; name it by open_clip=DIR, which prepares pictures as that says"
+        )
 
 
 def open_open_clip(source: str, name: str) -> Encoder:
@@ -88,12 +116,15 @@ def open_open_clip(source: str, name: str) -> Encoder:
     with _loading(what, source, (*_TOKENIZER, _OPEN_CLIP_CONFIG)):
         tokenizer = open_clip.get_tokenizer(model_name)
     module.eval()
+    loaded = tensors_sha256(module.state_dict())
     found = Encoder(
         name=name,
-        origin=f"open_clip {source}",
+        origin=f"open_clip {source}, tensors {loaded[:12]}",
         prepare=prepare,
         encode_pixels=module.encode_image,
         encode_texts=lambda texts: module.encode_text(tokenizer(list(texts))),
+        tensors_sha256=loaded,
+        files=_configs_and_tokenizers(Path(source)),
     )
     return _tried(found, what, source, (_OPEN_CLIP_CONFIG, *encoder))
 
@@ -104,7 +135,8 @@ def open_transformers(source: str, name: str) -> Encoder:
     Nothing but weights is taken from it: a model that brings code of its own is refused.
 
     Raises:
-        ConfigError: it cannot be had, is no dual encoder, lacks weights, or wants more of an image than its pixels.
+        ConfigError: it cannot be had, is no dual encoder of one space, lacks weights, or wants more of an image than
+            its pixels.
     """
     from transformers import AutoModel, AutoProcessor
 
@@ -118,18 +150,23 @@ def open_transformers(source: str, name: str) -> Encoder:
     with _loading(what, source, (*_PROCESSORS, *_TOKENIZER)):
         processor = AutoProcessor.from_pretrained(source, trust_remote_code=False)
     _require_all_weights(told, names_of(Path(source), _WEIGHTS) if Path(source).is_dir() else what)
-    if not (hasattr(module, "get_image_features") and hasattr(processor, "image_processor")):
+    towers = ("get_image_features", "get_text_features")
+    if not (all(hasattr(module, tower) for tower in towers) and hasattr(processor, "image_processor")):
         raise ConfigError(f"{what} is a {type(module).__name__}, which does not have two towers")
-    module.eval()
+    # Newer releases leave weights in the half precision that they were saved in, whose features are full of ties.
+    module.float().eval()
     with _loading(what, source, (*_PROCESSORS, *_TOKENIZER)):
         prepare = _image_preparation(processor, what)
         tokenize = _tokenization(module.config, processor.tokenizer)
+    loaded = tensors_sha256(module.state_dict())
     found = Encoder(
         name=name,
-        origin=f"transformers {source}",
+        origin=f"transformers {source}, tensors {loaded[:12]}",
         prepare=prepare,
         encode_pixels=lambda pixels: _pooled(module.get_image_features(pixel_values=pixels)),
         encode_texts=lambda texts: _pooled(module.get_text_features(**tokenize(texts))),
+        tensors_sha256=loaded,
+        files=_configs_and_tokenizers(Path(source)),
     )
     return _tried(found, what, source, ("config.json",))
 
@@ -149,9 +186,13 @@ def _require_all_weights(told: Mapping[str, Any], where: str) -> None:
 def _image_preparation(processor: Any, what: str) -> "Callable[[Image], torch.Tensor]":
     from PIL import Image
 
-    made = processor.image_processor(images=Image.new("RGB", (64, 64)), return_tensors="pt")
+    made, wide = (
+        processor.image_processor(images=Image.new("RGB", size), return_tensors="pt") for size in ((64, 64), (96, 64))
+    )
     if set(made) != {"pixel_values"}:
         raise ConfigError(f"{what} wants more of an image than its pixels ({', '.join(sorted(made))}): not known here")
+    if made["pixel_values"].shape != wide["pixel_values"].shape:
+        raise ConfigError(f"{what} makes pictures of different sizes of images that have other shapes: not known here")
 
     def prepare(image: "Image.Image") -> "torch.Tensor":
         found: torch.Tensor = processor.image_processor(images=image, return_tensors="pt")["pixel_values"][0]
@@ -207,8 +248,12 @@ def _tried(encoder: Encoder, what: str, source: str, names: Sequence[str]) -> En
         image = encoder.encode_pixels(encoder.prepare(Image.new("RGB", (64, 64)))[None])
     with _loading(what, source, (*names, *_TOKENIZER)), torch.no_grad():
         texts = encoder.encode_texts(ANY_TEXTS)
-    if texts.shape != (len(ANY_TEXTS), *image.shape[1:]):
-        raise ConfigError(f"{what} makes features of images and of texts that differ in size: they cannot be compared")
+    shapes = [tuple(image.shape), tuple(texts.shape)]
+    if shapes != [(1, image.shape[-1]), (len(ANY_TEXTS), image.shape[-1])]:
+        raise ConfigError(
+            f"{what} makes features of shape {shapes[0]} of a picture and {shapes[1]} of two texts: it does not map "
+            "both into one space, a vector each"
+        )
     return encoder
 
 
@@ -244,6 +289,11 @@ def _fetching(what: str) -> Iterator[None]:
         raise ConfigError(
             f"{what} cannot be loaded ({one_line(error)}): its weights do not fit its config, or cannot be had; where "
             "there is no network, name a folder that it was copied to"
+        ) from error
+    except (TypeError, AssertionError, AttributeError, ImportError) as error:  # what constructors say of odd configs
+        raise ConfigError(
+            f"{what} cannot be loaded ({type(error).__name__}: {one_line(error)}): its config is damaged, or of another "
+            "release, or needs a package that is not installed"
         ) from error
     except (OSError, ValueError, LookupError, SafetensorError) as error:
         raise ConfigError(

@@ -1,13 +1,14 @@
 """Any model that maps images and texts into one space, behind two functions."""
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from data_catalog.progress import Progress
 from training.encode_files import picture_or_reason, quiet_decoders
+from training.features import stacked
 
 if TYPE_CHECKING:
     import torch
@@ -25,11 +26,13 @@ class Encoder:
 
     Args:
         name: under which its scores stand.
-        origin: where its weights are from, such as "open_clip ViT-B-32/openai".
+        origin: where its weights are from, such as "open_clip ViT-B-32/openai, tensors 0123456789ab".
         prepare: an RGB picture to floats of shape (3, height, width).
         encode_pixels: prepared pictures, shape (images, 3, height, width), to features, shape (images, dim).
         encode_texts: texts to features, shape (texts, dim).
         reword: what is done to all texts first, such as translating them.
+        tensors_sha256: of all its weights as they were loaded (`training.tensor_hashes`); None: not known.
+        files: name and sha256 of configs and tokenizers that lie in its folder, if it has one.
     """
 
     name: str
@@ -38,6 +41,8 @@ class Encoder:
     encode_pixels: "Callable[[torch.Tensor], torch.Tensor]"
     encode_texts: "Callable[[Sequence[str]], torch.Tensor]"
     reword: Callable[[Sequence[str]], Sequence[str]] | None = None
+    tensors_sha256: str | None = None
+    files: tuple[Mapping[str, str], ...] = ()
 
 
 def rewording(encoder: Encoder, reword: Callable[[Sequence[str]], Sequence[str]], name: str) -> Encoder:
@@ -58,32 +63,38 @@ def encode_images(
         Features of shape (images, dim), and the place in `names` of each, shape (images,).
     """
     import numpy as np
-    import torch
 
     found: list[Features] = []
     places: list[int] = []
+    for some, features in encoded_batches(encoder, names, read, batch_size=batch_size):
+        places += some
+        found += [*features]
+    return stacked(found), np.array(places, dtype=np.int64)
+
+
+def encoded_batches(
+    encoder: Encoder, names: Sequence[str], read: "Read", *, batch_size: int
+) -> "Iterator[tuple[list[int], Features]]":
+    """The same by the batch: places in `names` of those that are there and decode, and their features."""
+    import torch
 
     def prepared(place: int) -> "torch.Tensor | None":
         image = decoded(names[place], read)
         return None if image is None else encoder.prepare(image)
 
-    threads = len(os.sched_getaffinity(0))
     with (
-        torch.no_grad(),
-        quiet_decoders(),
-        ThreadPoolExecutor(threads) as pool,
+        ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool,
         Progress(f"encode images by {encoder.name}", total=len(names), unit="images") as progress,
     ):
         for start in range(0, len(names), batch_size):
             some = range(start, min(start + batch_size, len(names)))
-            pixels = dict(zip(some, pool.map(prepared, some), strict=True))
-            good = {place: value for place, value in pixels.items() if value is not None}
-            if good:
-                found.append(_units(encoder.encode_pixels(torch.stack(list(good.values())))))
-                places += good
+            with torch.no_grad(), quiet_decoders():
+                pixels = dict(zip(some, pool.map(prepared, some), strict=True))
+                good = {place: value for place, value in pixels.items() if value is not None}
+                features = _units(encoder.encode_pixels(torch.stack(list(good.values())))) if good else None
+            if features is not None:
+                yield list(good), features
             progress.advance(len(some))
-    features = np.concatenate(found) if found else np.empty((0, 0), dtype=np.float32)
-    return features, np.array(places, dtype=np.int64)
 
 
 def encode_texts(encoder: Encoder, texts: Sequence[str], *, batch_size: int = 128) -> "Features":

@@ -55,3 +55,10 @@ def _encoding() -> Iterator[int]:
 
     with torch.no_grad():
         yield len(os.sched_getaffinity(0))
+
+
+def stacked(rows: "Sequence[Features]") -> "Features":
+    """Rows as a matrix, which of none has no columns either."""
+    import numpy as np
+
+    return np.stack(rows) if rows else np.empty((0, 0), dtype=np.float32)

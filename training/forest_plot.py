@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from data_catalog.charts import COLOURS, SERIES
-from data_catalog.shards import write_atomically
+from data_catalog.shards import write_bytes
 from training.ablation import Difference
 
 _MARKERS = "osD^v"
@@ -34,7 +34,7 @@ def write_forest_plot(labels: Sequence[str], series: Mapping[str, Sequence[Diffe
         )
         buffer = io.BytesIO()
         figure.savefig(buffer, format="png", metadata={"Software": None})
-    write_atomically(path, lambda temporary: _write(temporary, buffer.getvalue()))
+    write_bytes(path, buffer.getvalue())
 
 
 def _draw(axes: Any, labels: Sequence[str], series: Mapping[str, Sequence[Difference]]) -> None:
@@ -69,7 +69,3 @@ def _draw(axes: Any, labels: Sequence[str], series: Mapping[str, Sequence[Differ
 def _broken(label: str) -> str:
     """A long label on several lines, broken between the settings that it names."""
     return label.replace(" + ", " +\n") if len(label) > _MAX_LINE else label
-
-
-def _write(path: Path, content: bytes) -> None:
-    path.write_bytes(content)

@@ -8,12 +8,12 @@ from pathlib import Path
 from data_catalog.errors import ConfigError
 from data_catalog.schema import NATIVE
 from training.data import RowGroup, read_rows, row_groups
+from training.encode_files import IMAGE_SUFFIXES
 from training.images import encoded_images
 
 HUMAN, MACHINE, UNSTATED = "human", "machine", "unstated"
 PLACEHOLDER = "{c}"
 BARE_TEMPLATE = PLACEHOLDER
-IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".jfif", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif"})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,6 +43,24 @@ class Guard:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class TextLanguage:
+    """Which language the texts of a set are in, as far as that is known.
+
+    Args:
+        asked: that the models are scored in.
+        stated: that the texts are in, by who named the set or by its files; None: neither says.
+        looks_like: share of the texts that surely look like another language than that, by its code, the largest first.
+        num_judged: texts with letters enough to tell, among those that were looked at; None: no identifier knows the
+            language.
+    """
+
+    asked: str
+    stated: str | None
+    looks_like: Mapping[str, float]
+    num_judged: int | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Gallery:
     """Images with captions: each caption asks for its image among all of them, and each image for its captions.
 
@@ -56,6 +74,8 @@ class Gallery:
         guards: by name of the model; of one that is not named nothing is known.
         notes: what is to be said of the set beside its numbers.
         files: name and sha256 of each file that it was read from.
+        of_catalog: its images are the catalog's, where they may be forgotten: nothing of them is kept elsewhere.
+        language: that its captions are in; None: nobody looked.
     """
 
     name: str
@@ -67,6 +87,8 @@ class Gallery:
     guards: Mapping[str, Guard] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
     files: tuple[Mapping[str, str], ...] = ()
+    of_catalog: bool = False
+    language: TextLanguage | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -83,6 +105,7 @@ class LabelledImages:
         guards: as of a `Gallery`.
         notes: likewise.
         files: likewise.
+        language: likewise, of its class names.
     """
 
     name: str
@@ -94,6 +117,7 @@ class LabelledImages:
     guards: Mapping[str, Guard] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
     files: tuple[Mapping[str, str], ...] = ()
+    language: TextLanguage | None = None
 
 
 def makers_note(made_by: Sequence[str]) -> str:
@@ -135,6 +159,7 @@ def pairs_gallery(name: str, paths: Sequence[Path]) -> Gallery:
         owners=[place for place, row in enumerate(rows) for _ in row["captions"]],
         made_by=makers,
         notes=(makers_note(makers),),
+        of_catalog=True,
     )
 
 
@@ -174,7 +199,8 @@ def folders_of_classes(folder: Path) -> dict[str, list[str]]:
 
 
 def _is_image(file: Path) -> bool:
-    return file.suffix.lower() in IMAGE_SUFFIXES and not file.name.startswith(".") and file.is_file()
+    is_there = file.is_file() or file.is_symlink()  # of a link to nothing it is said that it is not there
+    return is_there and file.suffix.lower() in IMAGE_SUFFIXES and not file.name.startswith(".")
 
 
 def labelled_images(

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 
 from data_catalog.errors import ConfigError, PipelineError
 from data_catalog.progress import Progress
-from data_catalog.shards import read_json, sha256_of, write_atomically, write_json
+from data_catalog.shards import read_json, sha256_of, write_bytes, write_json
 from training.checkpoint import STATE_FILE, load_weights, save_weights
 from training.config import TrainConfig
 from training.data import PairFiles, refuse_a_lone_image, refuse_leaks
@@ -266,13 +266,9 @@ def _write_epoch(run: Run, *, is_best: bool) -> None:
     if is_best:
         save_weights(run.module, run.out / WEIGHTS_FILE)
     lines = "".join(json.dumps(line) + "\n" for line in run.state.history)
-    write_atomically(run.out / METRICS_FILE, lambda path: _write(path, lines))
+    write_bytes(run.out / METRICS_FILE, lines.encode())
     write_loss_plot(run.state.history, run.state.best_epoch, run.out / LOSS_PLOT_FILE)
     save_run(run)
-
-
-def _write(path: Path, text: str) -> None:
-    path.write_text(text, encoding="utf-8")
 
 
 def _finish(run: Run) -> TrainResult:

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from data_catalog.charts import COLOURS
-from data_catalog.shards import write_atomically
+from data_catalog.shards import write_bytes
 
 
 def write_loss_plot(history: Sequence[Mapping[str, Any]], best_epoch: int, path: Path) -> None:
@@ -22,7 +22,7 @@ def write_loss_plot(history: Sequence[Mapping[str, Any]], best_epoch: int, path:
         _draw(axes, history, best_epoch)
         buffer = io.BytesIO()
         figure.savefig(buffer, format="png", metadata={"Software": None})
-    write_atomically(path, lambda temporary: _write(temporary, buffer.getvalue()))
+    write_bytes(path, buffer.getvalue())
 
 
 def _draw(axes: Any, history: Sequence[Mapping[str, Any]], best_epoch: int) -> None:
@@ -40,7 +40,3 @@ def _draw(axes: Any, history: Sequence[Mapping[str, Any]], best_epoch: int) -> N
         axes.axvline(frozen[-1], linestyle="--", color=COLOURS["soft"], label="towers unfrozen")
     axes.grid(color=COLOURS["line"], linewidth=0.6)
     axes.legend(frameon=False)
-
-
-def _write(path: Path, content: bytes) -> None:
-    path.write_bytes(content)

@@ -120,14 +120,15 @@ def chance_level(metric: str, k: int, *, gallery_size: int, num_right: "Integers
     """
     import numpy as np
 
-    right = num_right.astype(np.float64)
-    not_yet = np.ones(len(right))  # probability that no right item stands before this place
-    total = np.zeros(len(right))
+    if not len(num_right):
+        return 0.0
+    not_yet = np.ones(len(num_right))  # probability that no right item stands at this place or before it
+    reciprocals = np.zeros(len(num_right))
     for place in range(1, min(k, gallery_size) + 1):
-        here = not_yet * np.minimum(1.0, right / (gallery_size - place + 1))
-        total += here / place if metric == "MRR" else here
-        not_yet = not_yet - here
-    return float(total.mean()) if len(total) else 0.0
+        num_left = gallery_size - place + 1
+        before, not_yet = not_yet, not_yet * np.maximum(0, num_left - num_right) / num_left
+        reciprocals += (before - not_yet) / place
+    return float(reciprocals.mean() if metric == "MRR" else 1 - not_yet.mean())
 
 
 def chance_median_rank(*, gallery_size: int, num_right: "Integers") -> float:

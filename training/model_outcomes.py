@@ -2,12 +2,14 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from data_catalog.errors import ConfigError
 from training.encoders import Encoder, encode_images, encode_texts
 from training.evaluation import WORDING_MODES, chosen_captions
 from training.galleries import BARE_TEMPLATE, HUMAN, MACHINE, PLACEHOLDER, UNSTATED, Gallery, LabelledImages
+from training.kept_features import encode_images_once
 from training.metrics import text_to_image_ranks
 from training.outcomes import ZERO_SHOT, ZERO_SHOT_MEASURES, Outcome, retrieval_outcomes
 
@@ -19,9 +21,12 @@ ALL, LEAK_FREE = "all", "leak-free"
 
 
 def outcomes_of(
-    encoder: Encoder, test_set: Gallery | LabelledImages, batch_size: int
+    encoder: Encoder, test_set: Gallery | LabelledImages, batch_size: int, *, kept: Path | None = None
 ) -> "tuple[list[Outcome], Integers]":
     """Ranks of a model on a set, on all images, and where a model was trained on some, on those that are left.
+
+    Args:
+        kept: where features of images are kept, if they are; those of the catalog's own images never are.
 
     Returns:
         One outcome for each way, choice of captions and choice of images, in an order that depends on the set alone;
@@ -30,7 +35,7 @@ def outcomes_of(
     Raises:
         ConfigError: none is, or none that has a caption, or features are no numbers.
     """
-    images, places = encode_images(encoder, test_set.images, test_set.read, batch_size=batch_size)
+    images, places = _images(encoder, test_set, batch_size, kept)
     if not len(places):
         raise ConfigError(f"none of the {len(test_set.images):,} images of {test_set.name} is there and decodes")
     seen = {place for guard in test_set.guards.values() for place in guard.seen}.intersection(places.tolist())
@@ -42,6 +47,15 @@ def outcomes_of(
     if not found:
         raise ConfigError(f"no image of {test_set.name} that has a caption is there and decodes")
     return found, places
+
+
+def _images(
+    encoder: Encoder, test_set: Gallery | LabelledImages, batch_size: int, kept: Path | None
+) -> "tuple[Features, Integers]":
+    names, read = test_set.images, test_set.read
+    if kept is None or (isinstance(test_set, Gallery) and test_set.of_catalog):
+        return encode_images(encoder, names, read, batch_size=batch_size)
+    return encode_images_once(encoder, names, read, kept, batch_size=batch_size)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

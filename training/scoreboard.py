@@ -2,15 +2,17 @@
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from operator import itemgetter
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from data_catalog.errors import ConfigError
 from training.encoders import Encoder
-from training.galleries import Gallery, Guard, LabelledImages
+from training.galleries import Gallery, Guard, LabelledImages, TextLanguage
 from training.model_outcomes import ALL, outcomes_of
 from training.outcomes import Outcome, differences_of, scores_of
+from training.picture_copies import WatchedReader, copies_note
 from training.scores import Difference, Score
 
 if TYPE_CHECKING:
@@ -40,11 +42,22 @@ class Contestant:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelFacts:
-    """What is told of a model beside its scores."""
+    """What is told of a model beside its scores.
+
+    Args:
+        name: under which they stand.
+        origin: where its weights are from, and the beginning of a sha256 of them.
+        trained_on: what it was trained on, or "unknown".
+        tensors_sha256: of the weights as they were loaded (`training.tensor_hashes`), by which models compare that were
+            loaded in one way; None: not known.
+        files: name and sha256 of configs and tokenizers that lie in its folder, if it has one.
+    """
 
     name: str
     origin: str
     trained_on: str
+    tensors_sha256: str | None = None
+    files: tuple[Mapping[str, str], ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,7 +67,7 @@ class SetFacts:
     Args:
         task: "retrieval" or "zero-shot".
         num_images: that were scored.
-        num_texts: captions, or classes.
+        num_texts: captions of those, or classes.
         num_missing: images that are not there, or do not decode; they and their captions are left out.
         compared: by name of the model, by what its training images were compared with the set; of a model that is not
             named nothing is known.
@@ -62,6 +75,7 @@ class SetFacts:
         alike: likewise, scored images that look like one that it was trained on.
         notes: sentences.
         files: name and sha256 of each file that it was read from.
+        language: that its texts are in; None: nobody looked.
     """
 
     name: str
@@ -74,6 +88,7 @@ class SetFacts:
     alike: Mapping[str, Mapping[str, str]]
     notes: tuple[str, ...]
     files: tuple[Mapping[str, str], ...]
+    language: TextLanguage | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -151,26 +166,53 @@ def refuse_seen(sets: Sequence[Gallery | LabelledImages], models: Sequence[Conte
 
 
 def score_models(
-    models: Sequence[Contestant], sets: Sequence[Gallery | LabelledImages], config: "EvaluateConfig"
+    models: Sequence[Contestant],
+    sets: Sequence[Gallery | LabelledImages],
+    config: "EvaluateConfig",
+    *,
+    kept: Path | None = None,
 ) -> Scoreboard:
     """Score every model on every set; the first model is what the others are compared with.
 
     Where a model was trained on images of a set, all models are scored on all images, and on those that none of them
     was trained on.
 
+    Args:
+        kept: where features of images are kept between runs, if they are.
+
     Raises:
         ConfigError: a model cannot be had, makes features that are no numbers, or none of a set's images is there.
     """
     found: dict[tuple[str, str], list[Outcome]] = {}
     facts: list[ModelFacts] = []
-    kept: dict[str, Integers] = {}
+    places: dict[str, Integers] = {}
+    watched = {test_set.name: WatchedReader(test_set.read) for test_set in sets}
     for model in models:
         encoder = model.open()
-        facts.append(ModelFacts(name=model.name, origin=encoder.origin, trained_on=model.trained_on))
+        facts.append(_model_facts(model, encoder))
         for test_set in sets:
             logger.info("%s: %s", test_set.name, model.name)
-            found[test_set.name, model.name], kept[test_set.name] = outcomes_of(encoder, test_set, config.batch_size)
+            read = replace(test_set, read=watched[test_set.name].read) if model is models[0] else test_set
+            outcomes, places[test_set.name] = outcomes_of(encoder, read, config.batch_size, kept=kept)
+            found[test_set.name, model.name] = outcomes
         del encoder  # one model at a time is in memory
+    entries, differences = _numbers(models, sets, found, config)
+    return Scoreboard(
+        settings=asdict(config),
+        models=tuple(facts),
+        sets=tuple(_facts(test_set, places[test_set.name], watched[test_set.name]) for test_set in sets),
+        entries=tuple(entries),
+        differences=tuple(differences),
+    )
+
+
+def _numbers(
+    models: Sequence[Contestant],
+    sets: Sequence[Gallery | LabelledImages],
+    found: Mapping[tuple[str, str], Sequence[Outcome]],
+    config: "EvaluateConfig",
+) -> tuple[list[Entry], list[PairedEntry]]:
+    """Scores of all models, and differences of all but the first from that one, set by set."""
     entries, differences = [], []
     for test_set in sets:
         first = found[test_set.name, models[0].name]
@@ -183,30 +225,40 @@ def score_models(
                 pairs = zip(first, outcomes, strict=True)
                 paired = (delta for one, other in pairs for delta in differences_of(one, other, config))
                 differences += [PairedEntry(**names, difference=delta) for delta in paired]
-    return Scoreboard(
-        settings=asdict(config),
-        models=tuple(facts),
-        sets=tuple(_facts(test_set, kept[test_set.name]) for test_set in sets),
-        entries=tuple(entries),
-        differences=tuple(differences),
+    return entries, differences
+
+
+def _model_facts(model: Contestant, encoder: Encoder) -> ModelFacts:
+    return ModelFacts(
+        name=model.name,
+        origin=encoder.origin,
+        trained_on=model.trained_on,
+        tensors_sha256=encoder.tensors_sha256,
+        files=encoder.files,
     )
 
 
-def _facts(test_set: Gallery | LabelledImages, kept: "Integers") -> SetFacts:
-    is_gallery = isinstance(test_set, Gallery)
-    there = frozenset(kept.tolist())
+def _facts(test_set: Gallery | LabelledImages, places: "Integers", watched: WatchedReader) -> SetFacts:
+    there = frozenset(places.tolist())
     return SetFacts(
         name=test_set.name,
-        task="retrieval" if is_gallery else "zero-shot",
+        task="retrieval" if isinstance(test_set, Gallery) else "zero-shot",
         num_images=len(there),
-        num_texts=len(test_set.captions if isinstance(test_set, Gallery) else test_set.class_names),
+        num_texts=_num_texts(test_set, there),
         num_missing=len(test_set.images) - len(there),
         compared={model: guard.ways for model, guard in test_set.guards.items()},
         leaked={model: _told(test_set, guard, there, is_sure=True) for model, guard in test_set.guards.items()},
         alike={model: _told(test_set, guard, there, is_sure=False) for model, guard in test_set.guards.items()},
-        notes=test_set.notes,
+        notes=(*test_set.notes, *copies_note(test_set, there, watched)),
         files=test_set.files,
+        language=test_set.language,
     )
+
+
+def _num_texts(test_set: Gallery | LabelledImages, there: frozenset[int]) -> int:
+    if isinstance(test_set, LabelledImages):
+        return len(test_set.class_names)
+    return sum(owner in there for owner in test_set.owners)
 
 
 def _told(test_set: Gallery | LabelledImages, guard: Guard, there: frozenset[int], *, is_sure: bool) -> dict[str, str]:

@@ -4,8 +4,8 @@ import io
 from pathlib import Path
 from typing import Any
 
-from data_catalog.charts import COLOURS, chart_label
-from data_catalog.shards import write_atomically
+from data_catalog.charts import COLOURS, SERIES, picture_label
+from data_catalog.shards import write_bytes
 from training.scoreboard import Scoreboard
 from training.scoreboard_tables import told_entries
 from training.scores import Score
@@ -20,7 +20,6 @@ _STYLE: dict[Any, Any] = {
     "axes.spines.right": False,
     "text.parse_math": False,  # names may be a user's
 }
-_SERIES = ("first", "second", "third", "fourth", "fifth", "sixth", "seventh", "eighth")
 
 
 def write_scoreboard_plot(board: Scoreboard, path: Path) -> None:
@@ -31,22 +30,16 @@ def write_scoreboard_plot(board: Scoreboard, path: Path) -> None:
 
     panels = [(test_set, _rows(board, test_set.name, SHOWN[test_set.task])) for test_set in board.sets]
     heights = [_ROW_HEIGHT * len(rows) + 1.0 for _, rows in panels]
-    style: dict[Any, Any] = {
-        "font.size": 10,
-        "axes.spines.top": False,
-        "axes.spines.right": False,
-        "text.parse_math": False,
-    }
-    with rc_context(style):
+    with rc_context(_STYLE):
         figure = Figure(figsize=(8.5, sum(heights)), dpi=120, layout="constrained")
         FigureCanvasAgg(figure)
         axes = figure.subplots(len(panels), 1, squeeze=False, gridspec_kw={"height_ratios": heights})[:, 0]
         for place, (test_set, rows) in zip(axes, panels, strict=True):
-            title = f"{chart_label(test_set.name)}: {_TITLES[test_set.task]}, gallery {rows[0][1].gallery_size:,}"
+            title = f"{picture_label(test_set.name)}: {_TITLES[test_set.task]}, gallery {rows[0][1].gallery_size:,}"
             _draw(place, rows, title, [model.name for model in board.models])
         buffer = io.BytesIO()
         figure.savefig(buffer, format="png", metadata={"Software": None})
-    write_atomically(path, lambda temporary: _write(temporary, buffer.getvalue()))
+    write_bytes(path, buffer.getvalue())
 
 
 def _rows(board: Scoreboard, test_set: str, name: str) -> list[tuple[str, Score]]:
@@ -60,20 +53,17 @@ def _rows(board: Scoreboard, test_set: str, name: str) -> list[tuple[str, Score]
 def _draw(axes: Any, rows: list[tuple[str, Score]], title: str, models: list[str]) -> None:
     labels = []
     for place, (model, score) in enumerate(rows):
-        colour = COLOURS[_SERIES[models.index(model) % len(_SERIES)]]
+        colour = COLOURS[SERIES[models.index(model) % len(SERIES)]]
         axes.plot([score.low, score.high], [place, place], "-", color=colour, linewidth=2.2, solid_capstyle="butt")
-        axes.plot([score.value], [place], "o", color=colour, markersize=6)
+        axes.plot([score.value], [place], "o", color=colour, markersize=6, clip_on=False, zorder=3)
         axes.plot([score.chance] * 2, [place - 0.38, place + 0.38], "-", color=COLOURS["soft"], linewidth=1.2)
         kinds = [score.captions, *([score.images] if score.images != "all" else [])]
-        labels.append(f"{chart_label(model)} ({', '.join(kinds)})")
+        labels.append(f"{picture_label(model)} ({', '.join(kinds)})")
     axes.set_yticks(range(len(rows)), labels)
     axes.set_ylim(len(rows) - 0.4, -0.6)
-    axes.set_xlim(0, max(0.05, *(min(1.0, 1.15 * score.high) for _, score in rows)))
+    most = max(max(score.high, score.chance) for _, score in rows)
+    axes.set_xlim(0, min(1.0, max(0.05, 1.15 * most)))
     axes.set_title(title, loc="left", fontsize=10)
     axes.set_xlabel("dot: score, line: 95 % interval, grey: chance", fontsize=8, color=COLOURS["soft"])
     axes.grid(axis="x", color=COLOURS["line"], linewidth=0.6)
     axes.set_axisbelow(True)
-
-
-def _write(path: Path, content: bytes) -> None:
-    path.write_bytes(content)

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from data_catalog.exports.markdown import bullets, table
 from data_catalog.exports.texts import one_line
+from training.model_outcomes import LEAK_FREE
 from training.protocols import Protocol, Published
 from training.scoreboard import Entry, Scoreboard, SetFacts
 from training.scores import CAPTION_MODES, IMAGE_CHOICES, Difference, Score
@@ -55,13 +56,14 @@ def sections(board: Scoreboard, protocols: Mapping[str, Protocol]) -> list[Secti
         for way in WAYS:
             rows = list(_score_rows(entries, way))
             if rows:
-                found.append(Section(title=f"{test_set.name}: {_TITLES[way]}", rows=rows, notes=_notes(test_set, way)))
+                notes = _notes(test_set, way, entries)
+                found.append(Section(title=f"{test_set.name}: {_TITLES[way]}", rows=rows, notes=notes))
         if test_set.name in protocols:
             found += _beside_published(entries, test_set, protocols[test_set.name])
         told = {(entry.score.captions, entry.score.images) for entry in entries}
         rows = list(_difference_rows(board, test_set.name, told))
         if rows:
-            notes = (f"each model's score minus that of {board.models[0].name}, on the same queries",)
+            notes = [f"each model's score minus that of {board.models[0].name}, on the same queries"]
             found.append(Section(title=f"{test_set.name}: differences", rows=rows, notes=notes))
     return [*found, _legend(board)]
 
@@ -141,7 +143,7 @@ def _short(score: Score, value: float) -> str:
     return f"{value:.0f}" if score.name.endswith("_rank") else f"{value:.4f}"
 
 
-def _notes(test_set: SetFacts, way: str) -> list[str]:
+def _notes(test_set: SetFacts, way: str, entries: Sequence[Entry]) -> list[str]:
     if way == "image_to_text":
         return []
     texts = "captions" if test_set.task == "retrieval" else "classes"
@@ -152,9 +154,10 @@ def _notes(test_set: SetFacts, way: str) -> list[str]:
         )
     for model in test_set.compared:
         notes += _guard_notes(test_set, model)
-    seen = {name for told in (test_set.leaked, test_set.alike) for names in told.values() for name in names}
-    if len(seen) == test_set.num_images:
-        notes.append("no image is left that is none of these, so there are no leak-free numbers")
+    has_seen = any(names for told in (test_set.leaked, test_set.alike) for names in told.values())
+    if has_seen and not any(entry.score.images == LEAK_FREE for entry in entries):
+        kind = "image with a caption" if test_set.task == "retrieval" else "image"
+        notes.append(f"no {kind} is left that is none of these, so there are no leak-free numbers")
     return [*notes, *test_set.notes]
 
 

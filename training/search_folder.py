@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any
 from data_catalog.errors import ConfigError
 from data_catalog.lock import writer_lock
 from data_catalog.shards import digest
-from training.encode_files import encode_files
+from training.encode_files import IMAGE_SUFFIXES, encode_files
 from training.feature_index import KeptFeatures, keep_features, read_features
+from training.features import stacked
 from training.model import LoadedModel
 from training.model_folder import open_model
 from training.nearest import nearest
@@ -24,10 +25,6 @@ logger = logging.getLogger(__name__)
 
 FOLDER_INDEX = ".vernaclip"  # in the folder that is searched
 ELSEWHERE = "folder-indexes"  # below a root, for folders that cannot be written to
-# HEIC is on the list to be named among what cannot be read, since phones write it.
-SUFFIXES = frozenset(
-    (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif", ".heic", ".heif")
-)
 PORTION, MOST_PORTIONS = 8192, 10  # files that are read before the index is written, and how often it is at most
 _NAME_IS_NO_TEXT = "its name is not valid UTF-8: rename it"
 
@@ -66,7 +63,7 @@ def search_folder(
         raise ConfigError(f"{folder} is no folder")
     files, nameless = _image_files(folder)
     if not files:
-        raise ConfigError(f"{folder} holds no image files ({', '.join(sorted(SUFFIXES))})")
+        raise ConfigError(f"{folder} holds no image files ({', '.join(sorted(IMAGE_SUFFIXES))})")
     loaded = open_model(model)
     kept = _up_to_date(loaded, folder, files, _index_place(folder, loaded, root))
     names = [name for name, *_ in kept.facts["files"]]
@@ -90,7 +87,7 @@ def _image_files(folder: Path) -> tuple[list[_File], list[tuple[Path, str]]]:
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         for name in names:
             path = Path(place, name)
-            if name.startswith(".") or path.suffix.lower() not in SUFFIXES:
+            if name.startswith(".") or path.suffix.lower() not in IMAGE_SUFFIXES:
                 continue
             below = path.relative_to(folder).as_posix()
             if any("\ud800" <= letter <= "\udfff" for letter in below):
@@ -177,7 +174,7 @@ def _renewed(model: LoadedModel, folder: Path, files: Sequence[_File], kept: Kep
     }
     logger.info("%s: %d of %d files read, the others were known", folder, len(fresh), len(files))
     found = [encoded[folder / f.name] if folder / f.name in encoded else rows[f.name, *f.stamp] for f in good]
-    return KeptFeatures(_stacked(found), facts)
+    return KeptFeatures(stacked(found), facts)
 
 
 def _rows(kept: KeptFeatures) -> "dict[tuple[Any, ...], Features]":
@@ -185,9 +182,3 @@ def _rows(kept: KeptFeatures) -> "dict[tuple[Any, ...], Features]":
     import numpy as np
 
     return {tuple(file): row for file, row in zip(kept.facts["files"], np.asarray(kept.features), strict=True)}
-
-
-def _stacked(rows: "Sequence[Features]") -> "Features":
-    import numpy as np
-
-    return np.stack(rows) if rows else np.empty((0, 0), dtype=np.float32)

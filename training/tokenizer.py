@@ -6,13 +6,12 @@ open_clip's default text pooling (`argmax`) looks for it.
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 from data_catalog.errors import ConfigError
-from data_catalog.shards import write_atomically, write_json
+from data_catalog.shards import write_atomically, write_bytes, write_json
 
 if TYPE_CHECKING:
     import torch
@@ -90,12 +89,7 @@ def copy_tokenizer(source: str, folder: Path) -> None:
     with TemporaryDirectory(prefix="vernaclip-") as written:
         found.save_pretrained(written)
         for name in (TOKENIZER_FILE, TOKENIZER_CONFIG_FILE):
-            content = (Path(written) / name).read_bytes()
-            write_atomically(folder / name, partial(_write_bytes, content=content))
-
-
-def _write_bytes(path: Path, *, content: bytes) -> None:
-    path.write_bytes(content)
+            write_bytes(folder / name, (Path(written) / name).read_bytes())
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,16 +11,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from data_catalog.ingest import STEP as INGEST
-from data_catalog.tombstones import (
-    FORGOTTEN,
-    Tombstone,
-    Tombstones,
-    address_key,
-    domains_of,
-    host_key,
-    host_of,
-    readable_host,
-)
+from data_catalog.sources.hosts import address_key, domains_of, host_key, host_of, readable_host
+from data_catalog.tombstones import FORGOTTEN, Tombstone, Tombstones
 
 # What a table may have of these is looked at.
 COLUMNS = ("sample_id", "url", "page_url", "final_url", "sha256", "phash", "step", "drop_reason")

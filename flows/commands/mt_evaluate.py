@@ -4,12 +4,11 @@ import tempfile
 from argparse import Namespace
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 from data_catalog.errors import ConfigError
-from data_catalog.shards import sha256_of, write_atomically, write_json
+from data_catalog.shards import sha256_of, write_bytes, write_json
 from flows.commands.output import say
 from flows.named_engines import make_folder
 from flows.settings import plain
@@ -125,7 +124,8 @@ def _show_differences(first: Run, second: Run, pairs: Sequence[Pair]) -> None:
 def _save(options: Namespace, runs: Sequence[Run], comparison: Comparison, num_pairs: int) -> None:
     for run in runs:
         if run.system.engine is not None:
-            write_atomically(options.out / _file_name(run.system), partial(_write_lines, run.texts))
+            content = "".join(f"{text}\n" for text in run.texts).encode()
+            write_bytes(options.out / _file_name(run.system), content)
     report = {
         "pairs": str(options.pairs),
         "pairs_sha256": sha256_of(options.pairs),
@@ -139,10 +139,6 @@ def _save(options: Namespace, runs: Sequence[Run], comparison: Comparison, num_p
     write_json(options.out / SCORES, report)
     say()
     say(f"wrote {options.out / SCORES} and the translations beside it")
-
-
-def _write_lines(texts: Sequence[str], path: Path) -> None:
-    path.write_text("".join(f"{text}\n" for text in texts), encoding="utf-8", newline="\n")
 
 
 def _report(run: Run, comparison: Comparison) -> Mapping[str, Any]:

@@ -5,6 +5,7 @@ from argparse import Namespace
 from pathlib import Path
 
 from data_catalog.errors import ConfigError
+from data_catalog.language_pack import LanguagePack
 from flows.commands.output import say
 from flows.recipe import load_recipe, override_values
 from flows.scoreboard import Question, make_scoreboard
@@ -44,6 +45,7 @@ def question_of(options: Namespace, cache_dir: Path) -> Question:
     language = recipe.target_language if recipe is not None else options.language
     if language is None:
         raise ConfigError("--language is missing: without a recipe, it says what captions and class names are in")
+    _require_code(language)
     name = recipe.name if recipe is not None else language
     return Question(
         root=options.root,
@@ -60,6 +62,13 @@ def question_of(options: Namespace, cache_dir: Path) -> Question:
         has_split=not options.no_split,
         report_anyway=options.report_anyway,
     )
+
+
+def _require_code(language: str) -> None:
+    try:
+        LanguagePack.minimal(language)
+    except ConfigError as error:
+        raise ConfigError(f"--language {language} names no language: {error}") from error
 
 
 def _evaluate_config(options: Namespace) -> EvaluateConfig:

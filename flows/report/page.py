@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from data_catalog.manifest import Snapshot, datasets_folder
-from data_catalog.recorded_files import write_recorded
+from data_catalog.recorded_files import recorded
 from data_catalog.schema import NATIVE
-from data_catalog.shards import write_atomically
+from data_catalog.shards import write_bytes
 from flows.report import distributions, funnel_charts, texts
 from flows.report.captions import listed
 from flows.report.contents import Contents, gather
@@ -59,11 +59,13 @@ def write_report(
         PipelineError: the disk fails.
     """
     page = page_of(gather(snapshot, read_runs(root, snapshot.dataset), num_examples=num_examples))
+    content = page.encode(errors="replace")  # a lone surrogate cannot be shown
     if out is not None:
-        write_atomically(out, lambda temporary: _write(temporary, page))
+        write_bytes(out, content)
         return out
     path = report_path(root, snapshot.dataset)
-    write_recorded(path, lambda temporary: _write(temporary, page))
+    with recorded(path):
+        write_bytes(path, content)
     return path
 
 
@@ -86,10 +88,6 @@ def _is_of(path: Path, snapshot: Snapshot) -> bool:
 
 def _mark(snapshot: Snapshot) -> str:
     return _MARK.format(f"{snapshot.snapshot} {PAGE_VERSION}")
-
-
-def _write(path: Path, page: str) -> None:
-    path.write_text(page, encoding="utf-8", errors="replace")  # a lone surrogate cannot be shown
 
 
 @functools.cache

@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 
 from data_catalog.errors import ConfigError
-from data_catalog.tombstones import Tombstones, address_key, new_tombstone, read_tombstones, write_tombstones
+from data_catalog.sources.hosts import address_key
+from data_catalog.tombstones import Tombstones, new_tombstone, read_tombstones, write_tombstones
 
 
 @pytest.mark.parametrize(

@@ -15,6 +15,7 @@ from flows.build import BuildReport, build_dataset
 from flows.execution import LocalExecutor
 from flows.guarded import require_guarded
 from flows.recipe import Recipe, load_recipe
+from flows.what_settings import what_settings
 
 ITALIAN, ENGLISH = "Tre barche a vela al tramonto", "Three sailing boats at sunset"
 Load = Callable[..., Recipe]
@@ -104,10 +105,11 @@ def test_where_its_files_lie_makes_no_other_test_set(tmp_path: Path, load: Load,
     guard(tmp_path, moved)
 
 
-def test_how_many_images_there_must_be_makes_no_other_test_set(tmp_path: Path, load: Load, build: Build) -> None:
+def test_neither_a_count_nor_who_made_captions_makes_another_test_set(tmp_path: Path, load: Load, build: Build) -> None:
     held = write_xtd10(tmp_path / "xtd10", it=ITALIAN)
     build(load(held))
-    unbounded = load(held, "test_sets.xtd10.num_images=0")
+    unbounded = load(f'{held}\ncaptions_by = "machine"', "test_sets.xtd10.num_images=0")
+    assert what_settings(unbounded) == what_settings(load(held))
     guard(tmp_path, unbounded)
     assert build(unbounded).up_to_date
 

@@ -5,12 +5,14 @@ import io
 import json
 import shutil
 from collections.abc import Callable, Sequence
+from importlib.metadata import version
 from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
+from data_catalog.shards import sha256_of
 from flows.build import BuildReport
 from flows.cli import main
 from flows.models import pair_files, train_model
@@ -103,7 +105,10 @@ def test_the_split_of_the_dataset(trained: tuple[Path, list[str]], capsys: pytes
     folder = root / "scoreboards" / "scenes"
     board = json.loads((folder / "scoreboard.json").read_text())
     assert [model["name"] for model in board["models"]] == ["scenes", "again"]
-    assert board["language"] == "en"
+    first, second = board["models"]
+    assert len(first["tensors_sha256"]) == 64
+    assert (first["tensors_sha256"], first["origin"]) == (second["tensors_sha256"], second["origin"])
+    assert board["packages"]["open_clip_torch"] == version("open_clip_torch")
     assert {entry["difference"]["value"] for entry in board["differences"]} == {0.0}
     assert (folder / "scoreboard.md").read_text().startswith("# Scoreboard")
     with Image.open(folder / "scoreboard.png") as picture:
@@ -111,7 +116,10 @@ def test_the_split_of_the_dataset(trained: tuple[Path, list[str]], capsys: pytes
 
 
 def test_a_test_set_inside_the_training_set(
-    trained: tuple[Path, list[str]], leaking: list[str], capsys: pytest.CaptureFixture[str]
+    trained: tuple[Path, list[str]],
+    leaking: list[str],
+    built: tuple[Path, BuildReport],
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     root, call = trained
     error = told(capsys, [*call, *leaking, "--no-split"], code=1)
@@ -120,12 +128,26 @@ def test_a_test_set_inside_the_training_set(
     )
     assert "--report-anyway" in error
     blind = ["--set", "leaks.by_pixels=false"]
-    assert "scenes was trained on any of the images is not known" in told(
+    assert "none of the images are among those that scenes was trained on, by bytes\n" in told(
         capsys, [*call, *leaking, "--no-split", *blind]
     )
+    copied = [word.replace("set.tsv", "bytes.tsv") for word in leaking]
+    trained_on = {
+        sha256 for path in pair_files(built[1].snapshot).train for sha256 in pq.read_table(path)["sha256"].to_pylist()
+    }
+    upstream = next(path for path in sorted(built[0].rglob("*.jpg")) if sha256_of(path) in trained_on)
+    shutil.copy(upstream, root.parent / "set" / "copied.jpg")
+    (root.parent / "bytes.tsv").write_text("image\tcaption\ncopied.jpg\tit\nnew0.png\tteal\n", "utf-8")
+    error = told(capsys, [*call, *copied, "--no-split", *blind], code=1)
+    assert "copied.jpg: the same bytes as" in error
     own = next((root / "models" / "scenes").glob("*/"))
     alone = ["scoreboard", "--language", "it", "--model", "mine", f"folder={own}", "--out", str(root.parent / "alone")]
     assert "mine was trained on (seen0.jpg: the same picture" in told(capsys, [*alone, *leaking], code=1)
+    copy = root.parent / "copy"  # as an export has it
+    shutil.copytree(own, copy)
+    (copy / "model.safetensors").rename(copy / "open_clip_model.safetensors")
+    other = ["scoreboard", "--language", "it", "--model", "mine", f"open_clip={copy}", "--root", str(root)]
+    assert "mine was trained on (seen0.jpg: the same picture" in told(capsys, [*other, *leaking], code=1)
     out = told(capsys, [*call, *leaking, "--no-split", "--report-anyway"])
     assert "3 of the images are among those that scenes was trained on" in out
     board = json.loads((root / "scoreboards" / "scenes" / "scoreboard.json").read_text())
@@ -135,6 +157,9 @@ def test_a_test_set_inside_the_training_set(
         if entry["score"]["name"] == "text_to_image_R@1"
     }
     assert sizes == {"all": 6, "leak-free": 3}
+    told(capsys, [*call, *leaking, "--report-anyway"])
+    kept = [pq.read_table(path) for path in root.glob("image-features/*/features-*.parquet")]
+    assert [table.num_rows for table in kept] == [6], "once, and nothing of the dataset's own images"
 
 
 def test_the_train_split_is_refused(trained: tuple[Path, list[str]], capsys: pytest.CaptureFixture[str]) -> None:
@@ -196,7 +221,10 @@ def test_the_protocol_of_clip_italian(
 
 
 def test_imagenet_by_the_protocol_wants_a_thousand_classes(
-    random_clip: Callable[..., Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    random_clip: Callable[..., Path],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     for number in range(3):
         folder = tmp_path / "val" / f"n{number}"
@@ -212,6 +240,12 @@ def test_imagenet_by_the_protocol_wants_a_thousand_classes(
     out = told(capsys, [*call, *folders, "class_names_key=imagenet1k"])
     assert "three: zero-shot classification" in out
     assert "templates" in out  # of the Italian language pack, beside the bare one
+    monkeypatch.setenv("HOME", str(tmp_path))
+    shutil.copytree(call[5].removeprefix("folder="), tmp_path / "model")
+    at_home = [*call[:5], "folder=~/model", *call[6:], *folders[:3], "images=~/val", "class_names=~/names.json"]
+    assert "three: zero-shot classification" in told(capsys, [*at_home, "class_names_key=imagenet1k"])
+    nobody = [*call, *folders[:3], "images=~nobody.of.that.name/val", "class_names=x.json"]
+    assert "images: ~nobody.of.that.name/val is in the home of a user who is not" in told(capsys, nobody, code=1)
 
 
 def test_an_english_model_is_asked_as_it_is_and_in_translation(
@@ -227,6 +261,21 @@ def test_an_english_model_is_asked_as_it_is_and_in_translation(
     assert [model["trained_on"] for model in board["models"]] == ["unknown"] * 2
 
 
+def test_a_damaged_model_beside_stops_no_other(
+    random_clip: Callable[..., Path],
+    leaking: list[str],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    pointers = tmp_path / "models" / "broken"
+    pointers.mkdir(parents=True)
+    (pointers / "current.json").write_text("{")
+    call = ["scoreboard", "--language", "en", "--root", str(tmp_path), "--set", "evaluate.bootstrap_rounds=10"]
+    told(capsys, [*call, "--model", "other", f"folder={random_clip(CAPTIONS)}", *leaking])
+    board = json.loads((tmp_path / "scoreboards" / "en" / "scoreboard.json").read_text())
+    assert board["models"][0]["trained_on"] == "unknown"
+
+
 IN_ITALIAN = ["scoreboard", "--language", "it"]
 B32, B16 = "open_clip=ViT-B-32/openai", "open_clip=ViT-B-16/openai"
 ONE_MODEL = [*IN_ITALIAN, "--model", "x", B32]
@@ -236,6 +285,7 @@ ONE_MODEL = [*IN_ITALIAN, "--model", "x", B32]
     ("words", "error"),
     [
         (["scoreboard"], "--language is missing"),
+        (["scoreboard", "--language", "IT"], "--language IT names no language"),
         (IN_ITALIAN, "there is no model to score"),
         ([*IN_ITALIAN, "--model", "x", "folder=/gone"], "folder=/gone is no folder"),
         ([*IN_ITALIAN, "--model", "x", "transformers=./gone"], "transformers=./gone is no folder"),
@@ -249,6 +299,7 @@ ONE_MODEL = [*IN_ITALIAN, "--model", "x", B32]
         ),
         ([*IN_ITALIAN, "--model", "x", B32, "beam=2"], "unknown key translate.beam"),
         ([*IN_ITALIAN, "--english", B32], "asks the model in English, too"),
+        (["scoreboard", "--language", "en", "--english", B32, "engine=apertium", "pivot=ca"], "in English already"),
         ([*IN_ITALIAN, "--set", "train.lr=1"], "the settings of evaluate only"),
         (["scoreboard", "scenes", "--language", "de"], "the recipe's target language is it"),
         (ONE_MODEL, "nothing to score on"),
@@ -256,6 +307,8 @@ ONE_MODEL = [*IN_ITALIAN, "--model", "x", B32]
         ([*ONE_MODEL, "--protocol", "clip-italian"], "takes captions=FILE images=DIR"),
         ([*ONE_MODEL, "--test-set", "y", "kind=coco", "files=gone"], "images=... is missing"),
         ([*ONE_MODEL, "--test-set", "y", "kind=folders"], "takes images=DIR"),
+        ([*ONE_MODEL, "--test-set", "y", "kind=tables"], "kind is 'tables': kinds are coco, crossmodal3600, flickr30k"),
+        ([*ONE_MODEL, "--test-set", "y", "kind=tables"], "folders"),
         ([*ONE_MODEL, "--test-set", "y", "files=x"], "kinds are coco, crossmodal3600, flickr30k, flickr8k, folders"),
         ([*ONE_MODEL, "--test-set", "y", 'kind=["coco"]'], "kind must be a text"),
         ([*ONE_MODEL, "--test-set", "a b", "kind=folders", "images=x"], "letters, digits and _"),

@@ -1,5 +1,6 @@
 """Models of others behind one interface: open_clip's and Hugging Face's folders, made on the spot."""
 
+import hashlib
 import io
 import json
 import pickle
@@ -17,7 +18,10 @@ from PIL import Image
 from data_catalog.errors import ConfigError
 from training.encode_files import quiet_decoders
 from training.encoder_openers import open_model_folder, open_open_clip, open_transformers
-from training.encoders import decoded, encode_images, encode_texts, rewording
+from training.encoders import Encoder, decoded, encode_images, encode_texts, rewording
+from training.kept_features import fingerprint
+from training.model import WEIGHTS_FILE
+from training.tensor_hashes import tensors_sha256
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
 
@@ -50,6 +54,54 @@ def test_a_folder_of_ours_encodes_alike_through_open_clip(random_clip: Callable[
     assert np.abs(one - other).max() < 1e-5
     assert np.allclose(np.linalg.norm(one, axis=1), 1)
     assert np.abs(encode_texts(ours, TEXTS) - encode_texts(theirs, TEXTS, batch_size=1)).max() < 1e-5
+
+
+def test_weights_have_a_name_by_what_was_loaded(random_clip: Callable[..., Path], dual_encoder: Path) -> None:
+    one, other = random_clip(TEXTS), random_clip(TEXTS, seed=1)
+    ours, theirs, again = open_model_folder(one, "x"), open_open_clip(str(one), "y"), open_open_clip(str(one), "z")
+    assert ours.tensors_sha256 == theirs.tensors_sha256 == again.tensors_sha256
+    assert theirs.origin == f"open_clip {one}, tensors {theirs.tensors_sha256[:12]}"  # type: ignore[index]
+    told = {file["name"]: file["sha256"] for file in theirs.files}
+    assert (ours.files, sorted(told)) == (theirs.files, sorted({path.name for path in one.iterdir()} - {WEIGHTS_FILE}))
+    assert told["tokenizer.json"] == hashlib.sha256((one / "tokenizer.json").read_bytes()).hexdigest()
+    shutil.copyfile(other / "model.safetensors", one / "model.safetensors")
+    assert len({ours.tensors_sha256, open_open_clip(str(one), "y").tensors_sha256, None}) == 3
+    hub = open_transformers(str(dual_encoder), "x")
+    assert hub.origin == f"transformers {dual_encoder}, tensors {hub.tensors_sha256[:12]}"  # type: ignore[index]
+    assert open_transformers(str(dual_encoder), "y").origin == hub.origin
+    asked = rewording(hub, list, "asked")
+    assert (asked.tensors_sha256, asked.origin) == (hub.tensors_sha256, f"{hub.origin}, asked in translation")
+
+
+def test_weights_in_half_precision_have_a_name(dual_encoder: Path, tmp_path: Path) -> None:
+    from transformers import VisionTextDualEncoderModel
+
+    folder = tmp_path / "half"
+    shutil.copytree(dual_encoder, folder)
+    VisionTextDualEncoderModel.from_pretrained(dual_encoder).bfloat16().save_pretrained(folder)
+    half, whole = open_transformers(str(folder), "x"), open_transformers(str(dual_encoder), "y")
+    assert len({half.tensors_sha256, whole.tensors_sha256, None}) == 3
+    with torch.no_grad():  # in whole precision, where equal features are equal to more than three digits
+        assert half.encode_texts(TEXTS).dtype == torch.float32
+    model = VisionTextDualEncoderModel.from_pretrained(folder).float()
+    assert half.tensors_sha256 == tensors_sha256(model.state_dict())
+
+
+def test_features_of_every_patch_and_word_are_no_vectors_of_one_space(tmp_path: Path) -> None:
+    """FLAVA has both functions, whose features are of shape (images, patches, dim)."""
+    from transformers import BertTokenizerFast, FlavaConfig, FlavaImageProcessor, FlavaModel
+
+    size = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
+    image = {**size, "image_size": 32, "patch_size": 16}
+    text = {**size, "vocab_size": 9, "max_position_embeddings": 16}
+    config = FlavaConfig(image_config=image, text_config=text, multimodal_config=size, projection_dim=32)
+    FlavaModel(config).save_pretrained(tmp_path)
+    (tmp_path / "vocab.txt").write_text("\n".join(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "a", "b", "c"]))
+    BertTokenizerFast(str(tmp_path / "vocab.txt"), model_max_length=16).save_pretrained(tmp_path)
+    side = {"height": 32, "width": 32}
+    FlavaImageProcessor(size=side, crop_size=side).save_pretrained(tmp_path)
+    with pytest.raises(ConfigError, match=r"features of shape \(1, 5, 32\) of a picture .* into one space"):
+        open_transformers(str(tmp_path), "theirs")
 
 
 @settings(max_examples=60)
@@ -117,6 +169,18 @@ def test_a_dual_encoder_of_hugging_face(dual_encoder: Path) -> None:
         found = model(**processor(text=TEXTS, images=pictures, padding=True, return_tensors="pt"))
     cosines = (found.logits_per_image / model.logit_scale.exp()).detach().numpy()
     assert np.abs(features @ encode_texts(encoder, TEXTS, batch_size=2).T - cosines).max() < 1e-4
+
+
+def test_pictures_of_different_sizes_are_refused(dual_encoder: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "as-they-are"
+    shutil.copytree(dual_encoder, folder)
+    for name in ("preprocessor_config.json", "processor_config.json"):
+        if (folder / name).is_file():
+            config = json.loads((folder / name).read_text())
+            config.get("image_processor", config)["do_resize"] = False
+            (folder / name).write_text(json.dumps(config))
+    with pytest.raises(ConfigError, match="pictures of different sizes"):
+        open_transformers(str(folder), "theirs")
 
 
 def test_siglip_pools_the_last_position_so_its_texts_are_padded_to_it(tmp_path: Path) -> None:
@@ -237,3 +301,15 @@ def test_what_is_no_dual_encoder_is_refused(tmp_path: Path) -> None:
     (tmp_path / "pytorch_model.bin").write_bytes(b"")
     with pytest.raises(ConfigError, match="cannot be opened"):
         open_transformers(str(tmp_path), "theirs")
+
+
+def test_a_model_that_is_opened_twice_is_known_again(dual_encoder: Path, random_clip: Callable[..., Path]) -> None:
+    folder, other = random_clip(TEXTS), random_clip(TEXTS, seed=1)
+    openers: list[tuple[Callable[[str, str], Encoder], Path]] = [
+        (open_transformers, dual_encoder),
+        (open_open_clip, folder),
+        (open_open_clip, other),
+    ]
+    first, again = ([fingerprint(opener(str(place), "x")) for opener, place in openers] for _ in range(2))
+    assert first == again
+    assert len(set(first)) == 3

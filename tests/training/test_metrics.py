@@ -99,6 +99,14 @@ def test_chance_is_what_random_order_gives() -> None:
     assert chance_level("MRR", 4, gallery_size=4, num_right=two) == pytest.approx(1 / 2 + 1 / 6 + 1 / 18)
 
 
+@pytest.mark.parametrize("metric", ["R", "accuracy"])
+def test_chance_of_a_whole_gallery_is_one_to_the_bit(metric: str) -> None:
+    right = {size: np.arange(1, size + 1) for size in range(1, 120)}
+    found = {chance_level(metric, 10, gallery_size=size, num_right=right[size]) for size in range(1, 11)}
+    found |= {chance_level(metric, 200, gallery_size=size, num_right=right[size]) for size in right}
+    assert found == {1.0}
+
+
 def test_chance_agrees_with_drawn_features() -> None:
     rng = np.random.default_rng(2)
     owners = np.repeat(np.arange(40), [1, 2, 3, 2] * 10)

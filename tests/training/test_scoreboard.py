@@ -11,6 +11,7 @@ import pytest
 import torch
 from PIL import Image
 
+from data_catalog.charts import picture_label
 from data_catalog.errors import ConfigError
 from training.class_names import read_names, read_templates
 from training.config import EvaluateConfig
@@ -74,7 +75,7 @@ GALLERY = Gallery(
 def test_images_that_are_not_there_leave_with_their_captions() -> None:
     board = score_models([knower("all")], [GALLERY], CONFIG)
     (facts,) = board.sets
-    assert (facts.num_images, facts.num_missing) == (4, 3)
+    assert (facts.num_images, facts.num_missing, facts.num_texts) == (4, 3, 6)
     score = board.get("all", "colours", "text_to_image_R@1")
     assert (score.value, score.gallery_size, score.num_queries, score.num_dropped) == (1.0, 4, 6, 3)
     backwards = board.get("all", "colours", "image_to_text_MRR@5")
@@ -147,7 +148,32 @@ def test_a_set_that_was_trained_on_as_a_whole_has_no_leak_free_numbers() -> None
     board = score_models([knower("ours")], [seen], CONFIG)
     assert {entry.score.images for entry in board.entries} == {"all"}
     told = next(section for section in sections(board, {}) if section.title == "colours: text to image")
-    assert "no image is left that is none of these, so there are no leak-free numbers" in told.notes
+    assert "no image with a caption is left that is none of these, so there are no leak-free numbers" in told.notes
+
+
+def test_where_only_images_without_captions_are_left_that_is_said() -> None:
+    bare = replace(
+        GALLERY, captions=["rosso", "verde"], owners=[0, 2], made_by=["human"] * 2, guards={"ours": guard(0, 2)}
+    )
+    board = score_models([knower("ours")], [bare], CONFIG)
+    told = next(section for section in sections(board, {}) if section.title == "colours: text to image")
+    assert "no image with a caption is left that is none of these, so there are no leak-free numbers" in told.notes
+
+
+@pytest.mark.parametrize("num_images", range(1, 10))
+def test_a_gallery_that_is_no_larger_than_k_is_chance(num_images: int) -> None:
+    small = Gallery(
+        name="small",
+        images=[f"rosso-{number}" for number in range(num_images)],
+        read=read,
+        captions=["rosso"] * num_images,
+        owners=list(range(num_images)),
+        made_by=["human"] * num_images,
+    )
+    found = sections(score_models([knower("ours")], [small], CONFIG), {})
+    told = next(section for section in found if section.title == "small: text to image")
+    (row,) = [row for row in told.rows if row["model"] == "ours"]
+    assert row["R@10"] == "1.0000 [0.0000, 1.0000] ~"
 
 
 def test_a_model_that_was_compared_with_nothing_is_not_called_clean() -> None:
@@ -168,6 +194,27 @@ def many(num_images: int) -> Gallery:
         owners=owners.tolist(),
         made_by=["human"] * len(owners),
     )
+
+
+def test_a_picture_under_two_names_is_told() -> None:
+    twice = replace(
+        GALLERY,
+        images=["rosso", "gone", "verde", "broken-1", "rosso-2", "text", "broken-2"],
+        captions=["rosso", "verde", "rosso"],
+        owners=[0, 2, 4],
+        made_by=["human"] * 3,
+    )
+    board = score_models([knower("all"), knower("again")], [twice], CONFIG)
+    assert board.get("all", "colours", "text_to_image_R@1").value == pytest.approx(1 / 3)
+    (note,) = board.sets[0].notes
+    assert note.startswith("2 images have the same bytes as another of the set (rosso, rosso-2), so nothing tells")
+    assert score_models([knower("all")], [GALLERY], CONFIG).sets[0].notes == ()
+    classes = LabelledImages(
+        name="shades", images=["rosso", "blu", "rosso-2"], read=read, labels=[0, 1, 0], class_names=["rosso", "blu"]
+    )
+    assert score_models([knower("all")], [classes], CONFIG).sets[0].notes == ()
+    (note,) = score_models([knower("all")], [replace(classes, labels=[0, 1, 1])], CONFIG).sets[0].notes
+    assert note.startswith("2 images have the same bytes as another of the set (rosso, rosso-2), under different")
 
 
 def test_differences_draw_images_with_all_of_their_captions() -> None:
@@ -302,6 +349,17 @@ def test_names_that_do_not_fit(folders: Path, names: Sequence[str], templates: l
         labelled_images("shades", folders, names, templates)
 
 
+def test_files_that_are_no_pictures_for_us_are_counted(folders: Path) -> None:
+    (folders / "n02" / "phone.heic").write_bytes(b"not decoded here")
+    (folders / "n02" / "gone.jpg").symlink_to(folders / "nowhere.jpg")
+    (folders / "n02" / "old.jpe").write_bytes(png("blu"))
+    (folders / "n02" / "notes.txt").write_text("no picture")
+    before = labelled_images("shades", folders, WORDS, ["{c}"])
+    board = score_models([knower("all")], [before], CONFIG)
+    assert "n02/old.jpe" in before.images
+    assert (board.sets[0].num_missing, "n02/notes.txt" in before.images) == (2, False)
+
+
 def test_folders_without_images_are_no_classes(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="no folders with images"):
         labelled_images("none", tmp_path, WORDS, ["{c}"])
@@ -416,6 +474,12 @@ def test_a_board_survives_json(tmp_path: Path) -> None:
     assert values["entries"][0]["score"]["name"] == "text_to_image_MRR@1"
     assert list(values["sets"][0]["leaked"]["right"]) == ["rosso"]
     assert values["settings"]["bootstrap_rounds"] == 100
+
+
+def test_labels_of_pictures_are_whole_and_in_letters_that_can_be_drawn() -> None:
+    assert picture_label("модель_2 Ωmega è") == "модель_2 Ωmega è"
+    assert picture_label("ein-sehr-langer-modellname-nummer-01-bis-9") == "ein-sehr-langer-modellname-nummer-01-bis-9"
+    assert picture_label("a\u0628\nb\U00020000") == r"a\u0628\nb\U00020000"
 
 
 def test_a_board_is_drawn(tmp_path: Path) -> None:

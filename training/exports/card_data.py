@@ -88,10 +88,7 @@ def _of_scoreboard(path: Path, model_sha256: str) -> list[SetScores]:
         ours = [str(model["name"]) for model in board["models"] if model["origin"].endswith(_weights(model_sha256))]
         if not ours:
             raise ConfigError(f"{path} has no score of these weights ({model_sha256[:12]}): score this model first")
-        language = board.get("language")  # which boards of earlier releases do not tell
-        if language is not None and not isinstance(language, str):
-            raise TypeError(f"language is {language!r}")
-        return [replace(_of_set(facts, board["entries"], ours[0]), language=language) for facts in board["sets"]]
+        return [_of_set(facts, board["entries"], ours[0]) for facts in board["sets"]]
     except OSError as error:
         raise ConfigError(f"{path} cannot be read: {error.strerror}") from error
     except (ValueError, RecursionError, LookupError, TypeError, AttributeError) as error:
@@ -118,7 +115,19 @@ def _of_set(facts: Mapping[str, Any], entries: Sequence[Mapping[str, Any]], mode
         of_these_weights=True,
         notes=tuple(notes),
         is_flattered=num_leaked == facts["num_images"] or any("flatters the model" in note for note in notes),
+        language=_language(facts.get("language")),
     )
+
+
+def _language(told: Mapping[str, Any] | None) -> str | None:
+    """Which language a set's texts are in: what most of them look like, else what was stated or asked for."""
+    if told is None:  # a scoreboard of an earlier release
+        return None
+    shares: Mapping[str, float] = told["looks_like"]
+    found = next((code for code, share in shares.items() if share > 1 / 2), told["stated"] or told["asked"])
+    if not isinstance(found, str):
+        raise TypeError(f"language is {found!r}")
+    return found
 
 
 def _scores(path: Path, model_sha256: str) -> SetScores:

@@ -14,7 +14,7 @@ from data_catalog.checksummed import write_checksummed
 from data_catalog.errors import ConfigError
 from data_catalog.exports.place import RECORD_FILE, exporting_to, is_whole, place_of, record_of, replacing
 from data_catalog.progress import Progress
-from data_catalog.shards import digest, sha256_of, write_atomically
+from data_catalog.shards import digest, sha256_of, write_bytes
 from training.exports.card_data import CardData, SeenData, card_data
 from training.exports.card_head import Publication
 from training.exports.formats import MODEL_FORMATS, Target
@@ -219,7 +219,7 @@ class _Job:
         with replacing(self.place) as folder:
             kind.write(self.trained, self._target(folder))
             difference = kind.check(self.trained, probe, folder)
-            write_atomically(folder / CARD_FILE, lambda path: _write_text(path, self._card()))
+            write_bytes(folder / CARD_FILE, self._card().encode())
             files = sorted(path for path in folder.rglob("*") if path.is_file())
             record = {
                 **self._identity(),
@@ -265,7 +265,3 @@ class _Job:
             up_to_date=up_to_date,
             difference=float(record["difference"]),
         )
-
-
-def _write_text(path: Path, text: str) -> None:
-    path.write_text(text, encoding="utf-8")

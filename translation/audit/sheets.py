@@ -10,7 +10,7 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
-from data_catalog.shards import write_atomically
+from data_catalog.shards import write_bytes
 
 AUDIT_FILE, FORM_FILE = "audit.csv", "audit.html"
 # What the rating form saves, one row a pair; `rating` is 1 to 4, or empty.
@@ -51,8 +51,4 @@ def write_text(path: Path, text: str) -> None:
     Raises:
         ConfigError: the disk is full.
     """
-    write_atomically(path, lambda temporary: _fill(temporary, text.encode()))
-
-
-def _fill(path: Path, content: bytes) -> None:
-    path.write_bytes(content)
+    write_bytes(path, text.encode())

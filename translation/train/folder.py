@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from data_catalog.errors import ConfigError
-from data_catalog.shards import digest, read_json, write_atomically, write_json
+from data_catalog.shards import digest, read_json, write_bytes, write_json
 from translation.train.config import TrainPackageConfig
 from translation.train.pairs import Pair, ParallelCaptions
 from translation.train.state import REMEDY
@@ -108,7 +108,7 @@ def begin(folder: Path, sources: Sources, config: TrainPackageConfig, data: Para
 def save_held_out(folder: Path, held_out: list[Pair]) -> None:
     """Keep the held-out pairs, so that what continues from this training holds them out as well."""
     content = "".join(f"{source}\t{target}\n" for source, target in held_out).encode()
-    write_atomically(folder / HELD_OUT_FILE, lambda temporary: _write(temporary, content))
+    write_bytes(folder / HELD_OUT_FILE, content)
 
 
 def read_held_out(folder: Path) -> list[Pair]:
@@ -173,7 +173,3 @@ def _read_run(path: Path) -> _Run:
         )
     except (ValueError, KeyError, TypeError) as error:
         raise ConfigError(f"{path} is no record of a training ({error}): remove {path.parent} to train anew") from error
-
-
-def _write(path: Path, content: bytes) -> None:
-    path.write_bytes(content)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from data_catalog.errors import ConfigError
 from data_catalog.lock import writer_lock
-from data_catalog.shards import sha256_of, sweep_temporary, write_atomically
+from data_catalog.shards import sha256_of, sweep_temporary, write_atomically, write_bytes
 from data_catalog.stages import Check
 from translation.packages.archive import pack
 from translation.train.card import TrainReport, language_name, write_card
@@ -170,10 +170,6 @@ def _pack(training: Training, out: Path) -> TrainReport:
         top = f"translate-{sources.from_code}_{sources.to_code}-{config.package_version.replace('.', '_')}"
         digest = write_atomically(out, lambda temporary: pack(package, temporary, top=top))
     sidecar = out.with_name(out.name + ".sha256")
-    write_atomically(sidecar, lambda temporary: _write(temporary, f"{digest}  {out.name}\n"))
+    write_bytes(sidecar, f"{digest}  {out.name}\n".encode())
     training.write_report(model, state, texts, report)
     return report
-
-
-def _write(path: Path, text: str) -> None:
-    path.write_text(text, encoding="utf-8")

@@ -5,7 +5,7 @@ from dataclasses import asdict, dataclass
 from importlib.resources import files
 from pathlib import Path
 
-from data_catalog.shards import write_atomically
+from data_catalog.shards import write_bytes
 from translation.train.card import TrainReport
 from translation.train.charts import loss_chart, score_chart
 from translation.train.config import TrainPackageConfig
@@ -55,7 +55,7 @@ def write_report(path: Path, content: ReportContent) -> None:
         ConfigError: the disk is full.
     """
     page = _page(content, package_name=path.parent.name.removesuffix(SUFFIX))
-    write_atomically(path, lambda temporary: _write(temporary, page))
+    write_bytes(path, page.encode())
 
 
 def _page(content: ReportContent, *, package_name: str) -> str:
@@ -102,7 +102,3 @@ def _num_lines(content: ReportContent) -> int:
 
 def _part(name: str) -> str:
     return (files("translation.train") / "page" / name).read_text(encoding="utf-8")
-
-
-def _write(path: Path, text: str) -> None:
-    path.write_text(text, encoding="utf-8")

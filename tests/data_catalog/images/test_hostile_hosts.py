@@ -150,7 +150,9 @@ def run(sites: dict[str, Any], quick: FetchConfig, run_apart: Callable[..., Any]
     urls = [sites[name].url(host.path) for name, host in TABLE.items()]
     urls += [sites["from"].url(path) for path in ("/to-none", "/to-closed")]
     urls += [sites["a-day"].url(f"/more/{number}") for number in range(20)]
-    config = replace(quick, retries=1, backoff_s=0.01, max_wait_s=5.0, deadline_s=1.5, host_concurrency=1)
+    config = replace(
+        quick, retries=1, backoff_s=0.01, max_wait_s=5.0, timeout_s=2.0, deadline_s=3.0, host_concurrency=1
+    )
     return run_apart("hostile hosts", urls, config)
 
 

@@ -7,7 +7,7 @@ import pytest
 
 from data_catalog.checksummed import write_checksummed
 from data_catalog.shards import write_json
-from data_catalog.take_down.leftovers import clear_exports, clear_indexes, clear_log, models_of
+from data_catalog.take_down.leftovers import clear_exports, clear_features, clear_indexes, clear_log, models_of
 from data_catalog.take_down.matching import Matcher
 from data_catalog.tombstones import Tombstones
 
@@ -78,6 +78,15 @@ def test_indexes_go_of_the_datasets_that_are_named(tmp_path: Path) -> None:
         (tmp_path / "models" / name / "0a1b" / "index" / "k" / "features.npy").write_bytes(b"features")
     assert clear_indexes(tmp_path, ["web", "absent"]) == [tmp_path / "models" / "web" / "0a1b" / "index"]
     assert (tmp_path / "models" / "other" / "0a1b" / "index").is_dir()
+
+
+def test_features_of_test_images_go_of_all_models(tmp_path: Path) -> None:
+    assert clear_features(tmp_path) == []
+    for place in ("image-features/0a1b", "image-features/2c3d", ".tmp-removed-image-features/0a1b"):
+        (tmp_path / place).mkdir(parents=True)
+        (tmp_path / place / "features-0.parquet").write_bytes(b"features")
+    assert clear_features(tmp_path) == [tmp_path / "image-features" / name for name in ("0a1b", "2c3d")]
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_damaged_pointer_to_a_model_stops_no_take_down(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

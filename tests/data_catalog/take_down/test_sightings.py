@@ -6,10 +6,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from data_catalog.schema import CAPTIONS, IMAGES
+from data_catalog.sources.hosts import address_key
 from data_catalog.take_down.leftovers import clear_work
 from data_catalog.take_down.matching import Matcher
 from data_catalog.take_down.sightings import with_sightings
-from data_catalog.tombstones import Tombstones, address_key, new_tombstone
+from data_catalog.tombstones import Tombstones, new_tombstone
 
 REQUIRED = {"caption_id": "1", "source": "a", "upstream_file": "f", "upstream_line": 1, "outcome": "pending"}
 LOOK = "00ff00ff33cc33cc"

@@ -215,6 +215,31 @@ def test_scores_of_a_scoreboard_are_told_of_these_weights_alone(model: Path, tmp
         card_data(model, None, model_sha256=sha256, scoreboards=[tmp_path / "none.json"])
 
 
+def in_language(path: Path, language: object) -> None:
+    """Write what a scoreboard says of the language of its one set."""
+    board = json.loads(path.read_text())
+    board["sets"][0]["language"] = language
+    path.write_text(json.dumps(board))
+
+
+@pytest.mark.parametrize(
+    ("language", "measured"),
+    [
+        ({"asked": "it", "stated": None, "looks_like": {}, "num_judged": None}, "`it` and in no"),
+        ({"asked": "it", "stated": "de", "looks_like": {"it": 0.5}, "num_judged": 9}, "`de`, though never"),
+        ({"asked": "it", "stated": "it", "looks_like": {"en": 0.9, "fr": 0.05}, "num_judged": 9}, "`en`, though never"),
+    ],
+)
+def test_texts_that_look_like_another_language_are_in_that(
+    language: dict[str, Any], measured: str, model: Path, tmp_path: Path
+) -> None:
+    sha256 = json.loads((model / "result.json").read_text())["model_sha256"]
+    path = scoreboard(tmp_path / "scoreboard.json", open_model_folder(model, "ours").origin)
+    in_language(path, language)
+    text = limits_section(card_data(model, seen(), model_sha256=sha256, scoreboards=[path]), open_trained(model))
+    assert f"It was measured in {measured}" in text
+
+
 @pytest.mark.parametrize(
     ("language", "has_split", "is_seen", "told", "not_told"),
     [
@@ -245,7 +270,7 @@ def test_a_card_says_in_which_languages_it_was_measured(
     sha256 = json.loads((model / "result.json").read_text())["model_sha256"]
     path = scoreboard(tmp_path / "scoreboard.json", open_model_folder(model, "ours").origin)
     if language:
-        path.write_text(json.dumps({**json.loads(path.read_text()), "language": language}))
+        in_language(path, {"asked": "it", "stated": language, "looks_like": {}, "num_judged": 9})
     if has_split:
         write_scores(model, "test", sha256)
     boards = [] if language == "" else [path]
@@ -256,12 +281,14 @@ def test_a_card_says_in_which_languages_it_was_measured(
     assert not_told not in text, text
 
 
-@pytest.mark.parametrize("language", [5, ["it"], {}])
+@pytest.mark.parametrize(
+    "language", [5, ["it"], {}, {"asked": 5, "stated": None, "looks_like": {}}, {"asked": "it", "looks_like": None}]
+)
 def test_a_scoreboard_of_no_language_is_none(language: object, model: Path, tmp_path: Path) -> None:
     sha256 = json.loads((model / "result.json").read_text())["model_sha256"]
     path = scoreboard(tmp_path / "scoreboard.json", open_model_folder(model, "ours").origin)
-    path.write_text(json.dumps({**json.loads(path.read_text()), "language": language}))
-    with pytest.raises(ConfigError, match=r"is no scoreboard\.json \(TypeError: language is"):
+    in_language(path, language)
+    with pytest.raises(ConfigError, match=r"is no scoreboard\.json"):
         card_data(model, None, model_sha256=sha256, scoreboards=[path])
 
 

@@ -1,0 +1,167 @@
+"""Features of test images that are kept: encoded once, by what the bytes and the model are and not by their names."""
+
+import io
+import logging
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import training.kept_features as kept_features
+from training.encoders import Encoder, encode_images
+from training.kept_features import encode_images_once, fingerprint
+
+NAMES = ["a", "b", "gone", "same as a", "broken", "c"]
+
+
+def png(seed: int, size: int = 6) -> bytes:
+    buffer = io.BytesIO()
+    noise = np.random.default_rng(seed).integers(0, 256, (size, size, 3), dtype=np.uint8)
+    Image.fromarray(noise).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+@pytest.fixture
+def files() -> dict[str, bytes]:
+    return {"a": png(1), "b": png(2), "same as a": png(1), "broken": png(3)[:50], "c": png(4)}
+
+
+class Model:
+    """A linear map of pixels with random weights, which counts what it is asked for."""
+
+    def __init__(self, seed: int = 0, size: int = 4) -> None:
+        self.num_asked = 0
+        weights = torch.randn(size * size * 3, 5, generator=torch.Generator().manual_seed(seed))
+
+        def prepare(image: Image.Image) -> torch.Tensor:
+            pixels = np.asarray(image.resize((size, size)), dtype=np.float32)
+            return torch.from_numpy(pixels.copy()).permute(2, 0, 1) / 255
+
+        def encode_pixels(pixels: torch.Tensor) -> torch.Tensor:
+            self.num_asked += len(pixels)
+            return pixels.flatten(1) @ weights
+
+        self.encoder = Encoder(
+            name="linear",
+            origin="random",
+            prepare=prepare,
+            encode_pixels=encode_pixels,
+            encode_texts=lambda texts: torch.ones(len(texts), 5),
+        )
+
+    def asked(self) -> int:
+        """How many images it was asked for since the last time, less those that tell which model it is."""
+        found, self.num_asked = self.num_asked, 0
+        return found - 4
+
+
+def read_of(files: dict[str, bytes]) -> Callable[[str], bytes]:
+    def read(name: str) -> bytes:
+        if name not in files:
+            raise FileNotFoundError(name)
+        return files[name]
+
+    return read
+
+
+def test_features_are_those_of_the_model_and_no_image_is_encoded_twice(files: dict[str, bytes], tmp_path: Path) -> None:
+    model, read = Model(), read_of(files)
+    expected, expected_places = encode_images(model.encoder, NAMES, read)
+    model.num_asked = 0
+    for num_encoded in (3, 0):
+        features, places = encode_images_once(model.encoder, NAMES, read, tmp_path)
+        assert places.tolist() == expected_places.tolist() == [0, 1, 3, 5]
+        assert np.allclose(features, expected, atol=1e-6)
+        assert features[0].tobytes() == features[2].tobytes()
+        assert model.asked() == num_encoded
+
+
+def test_only_bytes_that_are_new_are_encoded(files: dict[str, bytes], tmp_path: Path) -> None:
+    model = Model()
+    encode_images_once(model.encoder, NAMES, read_of(files), tmp_path)
+    model.asked()
+    files |= {"renamed": files.pop("b"), "c": png(5), "broken": png(3)}
+    names = ["renamed", "c", "broken", "a"]
+    features, places = encode_images_once(model.encoder, names, read_of(files), tmp_path)
+    assert (model.asked(), places.tolist()) == (2, [0, 1, 2, 3])
+    expected, _ = encode_images(model.encoder, names, read_of(files))
+    assert np.allclose(features, expected, atol=1e-6)
+
+
+@pytest.mark.parametrize("other", [Model(seed=1), Model(size=3)], ids=["other weights", "another preparation"])
+def test_another_model_has_features_of_its_own_whatever_its_name(
+    files: dict[str, bytes], tmp_path: Path, other: Model
+) -> None:
+    model = Model()
+    encode_images_once(model.encoder, NAMES, read_of(files), tmp_path)
+    found, _ = encode_images_once(other.encoder, NAMES, read_of(files), tmp_path)
+    assert other.asked() == 3
+    assert np.allclose(found, encode_images(other.encoder, NAMES, read_of(files))[0], atol=1e-6)
+
+
+def test_one_model_under_two_names_is_asked_once(files: dict[str, bytes], tmp_path: Path) -> None:
+    first, again = Model(), Model()
+    encode_images_once(first.encoder, NAMES, read_of(files), tmp_path)
+    encode_images_once(again.encoder, NAMES, read_of(files), tmp_path)
+    assert again.asked() == 0
+    assert fingerprint(first.encoder) == fingerprint(again.encoder)
+
+
+def test_what_an_interrupted_run_has_encoded_is_not_encoded_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(kept_features, "PORTION", 4)
+    files = {str(number): png(number) for number in range(10)}
+    model, encode = Model(), kept_features.encoded_batches
+
+    def interrupted(*args: object, **kwargs: object) -> Iterator[object]:
+        for number, batch in enumerate(encode(*args, **kwargs)):  # type: ignore[arg-type]
+            if number == 3:
+                raise KeyboardInterrupt
+            yield batch
+
+    monkeypatch.setattr(kept_features, "encoded_batches", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        encode_images_once(model.encoder, list(files), read_of(files), tmp_path, batch_size=2)
+    monkeypatch.setattr(kept_features, "encoded_batches", encode)
+    model.asked()
+    _, places = encode_images_once(model.encoder, list(files), read_of(files), tmp_path, batch_size=2)
+    assert (model.asked(), places.tolist()) == (6, list(range(10)))
+
+
+def test_a_damaged_file_is_told_and_its_images_are_encoded_again(
+    files: dict[str, bytes], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    model = Model()
+    expected, _ = encode_images_once(model.encoder, NAMES, read_of(files), tmp_path)
+    (path,) = tmp_path.rglob("features-*.parquet")
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+    model.asked()
+    with caplog.at_level(logging.WARNING):
+        found, _ = encode_images_once(model.encoder, NAMES, read_of(files), tmp_path)
+    assert model.asked() == 3
+    assert found.tobytes() == expected.tobytes()
+    assert f"{path} is damaged (its sha256 is not the one of its name)" in caplog.text
+
+
+def test_a_file_that_changes_meanwhile_is_known_by_what_was_encoded(tmp_path: Path) -> None:
+    model = Model()
+    contents = iter([png(1), png(2)])
+    features, places = encode_images_once(model.encoder, ["a"], lambda _: next(contents), tmp_path)
+    now, _ = encode_images(model.encoder, ["a"], read_of({"a": png(2)}))
+    assert places.tolist() == [0]
+    assert np.allclose(features, now, atol=1e-6)
+    model.asked()
+    encode_images_once(model.encoder, ["a"], read_of({"a": png(2)}), tmp_path)
+    assert model.asked() == 0
+
+
+def test_of_images_that_are_not_there_nothing_is_kept(tmp_path: Path) -> None:
+    features, places = encode_images_once(Model().encoder, ["gone"], read_of({}), tmp_path)
+    assert (features.shape, places.shape) == ((0, 0), (0,))
+    assert list(tmp_path.iterdir()) == []
