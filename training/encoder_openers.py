@@ -1,15 +1,15 @@
 """Opens models for scoring: ours, open_clip's, Hugging Face's; from folders or by their names."""
 
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from data_catalog.errors import ConfigError
 from data_catalog.shards import sha256_of
 from training.encoders import Encoder
-from training.model_files import ANY_TEXTS, names_of, one_line, opening, read_object, require_whole
+from training.loading_errors import OTHERS_REMEDY, loading
+from training.model_files import ANY_TEXTS, names_of, read_object, require_whole
 from training.tensor_hashes import tensors_sha256
 
 if TYPE_CHECKING:
@@ -24,10 +24,6 @@ _WEIGHTS = ("open_clip_model.safetensors", "model.safetensors", "open_clip_pytor
 _CONFIGS = (
     *(_OPEN_CLIP_CONFIG, "config.json", *_PROCESSORS, *_TOKENIZER),
     *("special_tokens_map.json", "model.safetensors.index.json"),
-)
-_REMEDY = (
-    "if a file of it is missing, damaged or of another model, copy it again from where it is whole; if none is, it is "
-    "no model that can be scored here"
 )
 # What older releases wrote and needs no reading: which positions there are, and poolers that a model goes without.
 _NOT_READ = re.compile(r"position_ids$|(^|\.)pooler\.")
@@ -105,7 +101,7 @@ def open_open_clip(source: str, name: str) -> Encoder:
     if Path(source).is_dir():
         require_whole(Path(source), _CONFIGS, first=_OPEN_CLIP_CONFIG)
     encoder = ("config.json",) if (Path(source) / "config.json").exists() else ()  # of Hugging Face, if it has one
-    with _loading(what, source, (_OPEN_CLIP_CONFIG, *_WEIGHTS, *encoder)):
+    with loading(what, source, (_OPEN_CLIP_CONFIG, *_WEIGHTS, *encoder)):
         module, _, prepare = open_clip.create_model_and_transforms(
             model_name,
             pretrained=pretrained,
@@ -113,7 +109,7 @@ def open_open_clip(source: str, name: str) -> Encoder:
             require_pretrained=True,
             force_quick_gelu=bool(known.get("quick_gelu")),  # the weights' own activation, not the name's
         )
-    with _loading(what, source, (*_TOKENIZER, _OPEN_CLIP_CONFIG)):
+    with loading(what, source, (*_TOKENIZER, _OPEN_CLIP_CONFIG)):
         tokenizer = open_clip.get_tokenizer(model_name)
     module.eval()
     loaded = tensors_sha256(module.state_dict())
@@ -143,11 +139,11 @@ def open_transformers(source: str, name: str) -> Encoder:
     what = f"transformers={source}"
     if Path(source).is_dir():
         require_whole(Path(source), _CONFIGS, first="config.json")
-    with _loading(what, source, ("config.json", *_WEIGHTS)):
+    with loading(what, source, ("config.json", *_WEIGHTS)):
         module, told = AutoModel.from_pretrained(
             source, output_loading_info=True, weights_only=True, trust_remote_code=False
         )
-    with _loading(what, source, (*_PROCESSORS, *_TOKENIZER)):
+    with loading(what, source, (*_PROCESSORS, *_TOKENIZER)):
         processor = AutoProcessor.from_pretrained(source, trust_remote_code=False)
     _require_all_weights(told, names_of(Path(source), _WEIGHTS) if Path(source).is_dir() else what)
     towers = ("get_image_features", "get_text_features")
@@ -155,7 +151,7 @@ def open_transformers(source: str, name: str) -> Encoder:
         raise ConfigError(f"{what} is a {type(module).__name__}, which does not have two towers")
     # Newer releases leave weights in the half precision that they were saved in, whose features are full of ties.
     module.float().eval()
-    with _loading(what, source, (*_PROCESSORS, *_TOKENIZER)):
+    with loading(what, source, (*_PROCESSORS, *_TOKENIZER)):
         prepare = _image_preparation(processor, what)
         tokenize = _tokenization(module.config, processor.tokenizer)
     loaded = tensors_sha256(module.state_dict())
@@ -175,11 +171,12 @@ def _require_all_weights(told: Mapping[str, Any], where: str) -> None:
     """Refuse weights that are not there, and those that are and would stay unread: a config of another model."""
     if told["missing_keys"]:
         name = min(told["missing_keys"])
-        raise ConfigError(f"{where} lacks weights, such as {name}, that its config.json asks for: {_REMEDY}")
+        raise ConfigError(f"{where} lacks weights, such as {name}, that its config.json asks for: {OTHERS_REMEDY}")
     left = [name for name in told["unexpected_keys"] if not _NOT_READ.search(name)]
     if left:
         raise ConfigError(
-            f"{where} has weights, such as {min(left)!r}, that the model of its config.json has no place for: {_REMEDY}"
+            f"{where} has weights, such as {min(left)!r}, that the model of its config.json has no place for: "
+            f"{OTHERS_REMEDY}"
         )
 
 
@@ -244,9 +241,9 @@ def _tried(encoder: Encoder, what: str, source: str, names: Sequence[str]) -> En
     import torch
     from PIL import Image
 
-    with _loading(what, source, (*names, *_PROCESSORS)), torch.no_grad():
+    with loading(what, source, (*names, *_PROCESSORS)), torch.no_grad():
         image = encoder.encode_pixels(encoder.prepare(Image.new("RGB", (64, 64)))[None])
-    with _loading(what, source, (*names, *_TOKENIZER)), torch.no_grad():
+    with loading(what, source, (*names, *_TOKENIZER)), torch.no_grad():
         texts = encoder.encode_texts(ANY_TEXTS)
     shapes = [tuple(image.shape), tuple(texts.shape)]
     if shapes != [(1, image.shape[-1]), (len(ANY_TEXTS), image.shape[-1])]:
@@ -255,47 +252,3 @@ def _tried(encoder: Encoder, what: str, source: str, names: Sequence[str]) -> En
             "both into one space, a vector each"
         )
     return encoder
-
-
-@contextmanager
-def _loading(what: str, source: str, names: Sequence[str]) -> Iterator[None]:
-    """Around what reads some files of a model; those that a folder has are named where they do not open."""
-    if Path(source).is_dir():
-        with opening(names_of(Path(source), names), remedy=_REMEDY), _refusing_code(what):
-            yield
-    else:
-        with _fetching(what):
-            yield
-
-
-@contextmanager
-def _refusing_code(what: str) -> Iterator[None]:
-    from pickle import UnpicklingError
-
-    try:
-        yield
-    except UnpicklingError as error:
-        raise ConfigError(f"{what} holds more than weights, which to read would run code: it is refused") from error
-
-
-@contextmanager
-def _fetching(what: str) -> Iterator[None]:
-    from safetensors import SafetensorError
-
-    try:
-        with _refusing_code(what):
-            yield
-    except RuntimeError as error:  # open_clip's, of weights that do not fit as of those that cannot be fetched
-        raise ConfigError(
-            f"{what} cannot be loaded ({one_line(error)}): its weights do not fit its config, or cannot be had; where "
-            "there is no network, name a folder that it was copied to"
-        ) from error
-    except (TypeError, AssertionError, AttributeError, ImportError) as error:  # what constructors say of odd configs
-        raise ConfigError(
-            f"{what} cannot be loaded ({type(error).__name__}: {one_line(error)}): its config is damaged, or of another "
-            "release, or needs a package that is not installed"
-        ) from error
-    except (OSError, ValueError, LookupError, SafetensorError) as error:
-        raise ConfigError(
-            f"{what} cannot be had ({one_line(error)}): copy it to a folder where there is a network, and name that"
-        ) from error
