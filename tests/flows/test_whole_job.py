@@ -229,7 +229,7 @@ def test_an_image_is_classified(root: Path, photos: Path, capsys: pytest.Capture
     [
         (["classify", "{0}", "un cane", "un gatto", "--out", "{0}"], "is the image itself"),
         (["localize", "{0}", "un cane", "--json", "{0}"], "is the image itself"),
-        (["search", "un cane", "--images", "{photos}", "--out", "{photos}/1.jpg"], "images that are searched: say by --out"),
+        (["search", "un cane", "--images", "{photos}", "--out", "{photos}/1.jpg"], "are searched: say by --out"),
         (["search", "un cane", "--images", "{photos}", "--json", "{photos}/1.jpg"], "are searched: say by --json"),
         (["search", "un cane", "--out", "o.png", "--json", "o.png"], "both name o.png"),
         (["search", "un cane", "--json", "{photos}"], "is no file of its own"),
