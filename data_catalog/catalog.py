@@ -138,6 +138,11 @@ def answer(
             f"DuckDB cannot read the catalog ({error}): if it is damaged or the root has moved, "
             f"`vernaclip catalog --rebuild --root {root}` mends it"
         ) from error
+    except duckdb.PermissionException as error:
+        raise ConfigError(
+            f"DuckDB refuses the query: {error}. A root that was copied or moved wants `vernaclip catalog --rebuild "
+            f"--root {root}` first"
+        ) from error
     except duckdb.Error as error:
         raise ConfigError(f"DuckDB refuses the query: {error}") from error
 

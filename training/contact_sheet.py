@@ -64,7 +64,8 @@ def _draw_card(sheet: "Image", pen: Pen, hit: Hit, left: int, top: int) -> None:
     x = left + _PADDING + (THUMBNAIL - thumbnail.width) // 2
     y = top + _PADDING + (THUMBNAIL - thumbnail.height) // 2
     sheet.paste(thumbnail, (x, y))
-    pen.draw.rectangle((x, y, x + thumbnail.width - 1, y + thumbnail.height - 1), outline=BORDER)
+    # Around it: pictures may be a pixel wide.
+    pen.draw.rectangle((x - 1, y - 1, x + thumbnail.width, y + thumbnail.height), outline=BORDER)
     below = top + _PADDING + THUMBNAIL + 8
     pen.write(left + _PADDING, below, f"{hit.rank}", 18)
     pen.write(left + _CARD_WIDTH - _PADDING, below, f"{hit.cosine:.3f}", 16, grey=True, anchor="ra")

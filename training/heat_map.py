@@ -78,7 +78,7 @@ def _draw_scale(sheet: "Image", pen: Pen, hottest: float, place: tuple[int, int,
     pen.draw.rectangle((left, top, left + _SCALE_WIDTH - 1, top + height - 1), outline=BORDER)
     for part in (0.0, 0.5, 1.0) if hottest else (0.0,):
         middle = top + round((1 - part) * (height - 1))
-        pen.write(left + _SCALE_WIDTH + 8, middle, f"{part * hottest:.3f}", 14, grey=True, anchor="lm")
+        pen.write(left + _SCALE_WIDTH + 8, middle, f"{part * hottest:.3g}", 14, grey=True, anchor="lm")
 
 
 def _over(below: "Colours", share: "Colours") -> Any:

@@ -26,6 +26,8 @@ def search(options: Namespace) -> None:
     from training.contact_sheet import contact_sheet
 
     out = _picture(options, options.text)
+    if options.top < 1:
+        raise ConfigError(f"--top must be at least 1, got {options.top}")
     if options.images is not None and options.split is not None:
         raise ConfigError("--split is of a dataset, and --images searches a folder: give one of the two")
     if options.images is not None:
@@ -75,7 +77,7 @@ def classify(options: Namespace) -> None:
     if _wrote_json(options, {**found.to_json(), "picture": str(out)}):
         return
     rows = [
-        {"rank": choice.rank, "text": choice.text, "probability": f"{choice.probability:.1%}"}
+        {"rank": choice.rank, "text": short_value(choice.text), "probability": f"{choice.probability:.1%}"}
         | {"cosine": f"{choice.cosine:.3f}", "note": "its end was left out: too long" if choice.is_cut else ""}
         for choice in found.choices
     ]
@@ -115,7 +117,7 @@ def localize(options: Namespace) -> None:
     say(f"cosine of image and text: {found.cosine:.3f}")
     if found.hottest:
         (x, y), size = found.peak, f"{found.width}x{found.height} pixels"
-        say(f"Hottest around x={x:.0f}, y={y:.0f} of {size}: {found.hottest:.3f} ({METHODS[found.method]}).")
+        say(f"Hottest around x={x:.0f}, y={y:.0f} of {size}: {found.hottest:.3g} ({METHODS[found.method]}).")
     else:
         say(NOTHING_HOT if found.changes else NOTHING_CHANGES)
     say(f"\nHeat map: {out}")
@@ -135,22 +137,24 @@ def _picture(options: Namespace, name: str) -> Path:
         raise ConfigError(f"--out: {nearest} is no folder")
     if options.out is None and options.model is not None and out.exists():
         raise ConfigError(f"{out} is there already: say by --out where the picture goes")
-    _refuse_inputs(options, out)
+    _refuse_inputs(options, out, "--out")
+    if out.suffix.lower() != ".png":
+        raise ConfigError(f"--out: pictures are PNG files, so {out.name} must end in .png")
     if options.json not in (None, "-"):
         written = Path(options.json)
         require_own_file(written)
         if written.resolve() == out.resolve():
             raise ConfigError(f"--json and --out both name {out}: give two files")
-        _refuse_inputs(options, written)
+        _refuse_inputs(options, written, "--json")
     return out
 
 
-def _refuse_inputs(options: Namespace, out: Path) -> None:
+def _refuse_inputs(options: Namespace, out: Path, option: str) -> None:
     image, images = getattr(options, "image", None), getattr(options, "images", None)
     if image is not None and out.resolve() == image.resolve():
         raise ConfigError(f"{out} is the image itself, which is not overwritten: name another file")
     if images is not None and out.resolve().is_relative_to(images.resolve()):
-        raise ConfigError(f"{out} would lie among the images that are searched: say by --out where it goes")
+        raise ConfigError(f"{out} would lie among the images that are searched: say by {option} where it goes")
 
 
 def _file_name(text: str) -> str:

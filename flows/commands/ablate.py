@@ -4,10 +4,12 @@ import math
 from argparse import Namespace
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from data_catalog.ablations import FOLDER, RECORD_FILE
-from data_catalog.manifest import current_snapshot
+from data_catalog.manifest import Snapshot, current_snapshot
+from data_catalog.shards import digest
 from flows.ablation import AblationConfig, Variant, default_steps, run_ablation, sizes_of, variants_of
 from flows.ablation_record import PAGE_FILE, PLOT_FILE, Ablation
 from flows.commands.jobs_executor import with_executor
@@ -16,6 +18,7 @@ from flows.dry_run import DryRun, dry_run
 from flows.recipe import Recipe, load_recipe
 from flows.tables import plain_table
 from flows.toggles import switches, toggles_of
+from flows.what_settings import what_settings
 
 _ROWS = 1000  # of each source, for what a variant would change
 _PACE = 250  # samples a second of a small model on two cores: an order of magnitude
@@ -71,7 +74,7 @@ def _tell_plan(recipe: Recipe, variants: Sequence[Variant], config: AblationConf
     say(f"\nVariants of {recipe.name}: rows of a sample of each source ({_ROWS:,} at most) that the rules drop\n")
     judged = [dry_run(variant.recipe, root=options.root, num_rows=_ROWS, num_examples=0) for variant in variants]
     dropped = [_num_dropped(found) for found in judged]
-    built = [current_snapshot(options.root, variant.recipe.name) for variant in variants]
+    built = [_built(variant.recipe, options.root) for variant in variants]
     say(
         plain_table(
             [
@@ -101,6 +104,13 @@ def _tell_plan(recipe: Recipe, variants: Sequence[Variant], config: AblationConf
         f"{models} models of {steps:,} steps of {recipe.train.batch_size} images: {samples:,} images through a model, "
         f"about {math.ceil(samples / _PACE / 60):,} min at {_PACE} a second."
     )
+
+
+def _built(recipe: Recipe, root: Path) -> Snapshot | None:
+    """The dataset of these settings; None where there is none, or one of others."""
+    found = current_snapshot(root, recipe.name)
+    is_of_these = found is not None and digest(found.manifest["settings"]) == digest(what_settings(recipe))
+    return found if is_of_these else None
 
 
 def _now(variant: Variant) -> str:

@@ -5,8 +5,11 @@ from collections.abc import Callable, Mapping
 from textwrap import fill
 from typing import TYPE_CHECKING, Any
 
+import pyarrow.parquet as pq
+
 from data_catalog.catalog import query
 from data_catalog.images.diagnosis import Diagnosis
+from data_catalog.manifest import require_snapshot
 from flows.build import BuildReport
 from flows.commands.jobs_executor import with_executor
 from flows.commands.output import say
@@ -137,16 +140,13 @@ def _dataset(options: Namespace) -> str:
     return load_recipe(options.recipe, root=options.root, overrides=options.overrides).name
 
 
-SHORTEST_CAPTION = """
-    SELECT captions[1] AS caption FROM pairs WHERE dataset = '{}' AND split <> 'train'
-    ORDER BY len(captions[1]), sample_id LIMIT 1
-"""
-
-
 def _some_caption(options: Namespace) -> str:
-    """A short published caption, as an example of a query."""
-    rows = query(options.root, SHORTEST_CAPTION.format(_dataset(options))).to_pylist()
-    return str(rows[0]["caption"]).replace('"', "'") if rows else "..."
+    """A short caption of a held-out image, as an example of a query."""
+    snapshot = require_snapshot(options.root, _dataset(options))
+    files = [*snapshot.pair_files("test"), *snapshot.pair_files("val")]
+    captions = pq.read_table(files[0], columns=["captions"]).column("captions").to_pylist() if files else []
+    shortest = min((own[0] for own in captions), key=lambda text: (len(text), text), default="...")
+    return str(shortest).replace('"', "'")
 
 
 NEXT: dict[str, Callable[[Namespace], str]] = {

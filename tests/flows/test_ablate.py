@@ -220,6 +220,9 @@ def test_a_whole_ablation_killed_in_the_middle_ends_as_one_that_was_not(
     assert main([*command, "--root", str(whole)]) == 0
     out = capfd.readouterr().out
     assert "repeats.near_captions" in out
+    for other, num_unbuilt in (([], 0), (["--set", "split.test=0.2"], 3)):
+        assert main([*command, *other, "--dry-run", "--root", str(whole)]) == 0
+        assert capfd.readouterr().out.count("not built yet") == num_unbuilt, "sizes are those of these settings"
     child = subprocess.Popen([sys.executable, "-m", "flows.cli", *command, "--root", str(killed)], env={**os.environ})
     while len(list(killed.glob("models/*/*/result.json"))) < 3:  # in the middle of the fourth of six
         assert child.poll() is None, "the child ended before it could be killed"

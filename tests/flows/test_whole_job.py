@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 from itertools import islice
 from pathlib import Path
 
@@ -98,6 +99,20 @@ def test_scores_say_what_they_were_measured_on(root: Path) -> None:
     gallery = rows(root, "SELECT count(*) AS n FROM pairs WHERE split = 'test'")[0]["n"]
     assert {score["gallery_size"] for score in scores if score["name"].startswith("text_to_image")} == {gallery}
     assert all(score["low"] <= score["value"] <= score["high"] for score in scores)
+
+
+def test_a_copied_root_is_scored_and_mended(
+    root: Path, arguments: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Views of its catalog name files of the root that it was copied from."""
+    copy = tmp_path / "copy"
+    shutil.copytree(root, copy, ignore=shutil.ignore_patterns("work"))
+    assert main(["evaluate", "scenes", "--root", str(copy), *arguments]) == 0
+    assert 'vernaclip search "' in capsys.readouterr().out
+    assert main(["sql", "SELECT count(*) FROM pairs", "--root", str(copy)]) == 1
+    assert f"`vernaclip catalog --rebuild --root {copy}` first" in capsys.readouterr().err
+    assert main(["catalog", "--rebuild", "--root", str(copy)]) == 0
+    assert main(["sql", "SELECT count(*) FROM pairs", "--root", str(copy)]) == 0
 
 
 def test_a_bit_of_a_model_that_flips_is_found(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -214,7 +229,8 @@ def test_an_image_is_classified(root: Path, photos: Path, capsys: pytest.Capture
     [
         (["classify", "{0}", "un cane", "un gatto", "--out", "{0}"], "is the image itself"),
         (["localize", "{0}", "un cane", "--json", "{0}"], "is the image itself"),
-        (["search", "un cane", "--images", "{photos}", "--out", "{photos}/1.jpg"], "would lie among the images"),
+        (["search", "un cane", "--images", "{photos}", "--out", "{photos}/1.jpg"], "are searched: say by --out"),
+        (["search", "un cane", "--images", "{photos}", "--json", "{photos}/1.jpg"], "are searched: say by --json"),
         (["search", "un cane", "--out", "o.png", "--json", "o.png"], "both name o.png"),
         (["search", "un cane", "--json", "{photos}"], "is no file of its own"),
     ],
@@ -262,7 +278,8 @@ def test_a_text_is_found_in_an_image(
         (["search", "uno", "--images", "gone"], "gone is no folder"),
         (["search", "uno", "--out", "PHOTOS"], "is no file of its own"),
         (["search", "uno", "--out", "PHOTOS/0.jpg/sheet.png"], "0.jpg is no folder"),
-        (["search", "uno", "--top", "0"], "k must be positive"),
+        (["search", "uno", "--top", "0"], "--top must be at least 1"),
+        (["search", "uno", "--out", "sheet.jpg"], "sheet.jpg must end in .png"),
         (["search", " "], "a text is empty"),
         (["classify", "PHOTOS/0.jpg", "uno"], "give two or more"),
         (["classify", "PHOTOS/0.jpg", "--classes", "gone.txt"], "gone.txt cannot be read"),
