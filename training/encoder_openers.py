@@ -9,7 +9,7 @@ from data_catalog.errors import ConfigError
 from data_catalog.shards import sha256_of
 from training.encoders import Encoder
 from training.loading_errors import OTHERS_REMEDY, loading
-from training.model_files import ANY_TEXTS, names_of, read_object, require_whole
+from training.model_files import ANY_TEXTS, names_of, require_whole
 from training.tensor_hashes import tensors_sha256
 
 if TYPE_CHECKING:
@@ -40,10 +40,10 @@ def open_model_folder(folder: Path, name: str) -> Encoder:
     import torch
 
     from training.images import squashed
-    from training.model import load_model, normalise_pixels
+    from training.model import normalise_pixels
+    from training.model_folder import open_model
 
-    model = load_model(folder)
-    _require_our_pictures(folder)
+    model = open_model(folder)
 
     def prepare(image: "Image") -> "torch.Tensor":
         return normalise_pixels(torch.from_numpy(squashed(image, model.image_size).copy())[None])[0]
@@ -65,20 +65,6 @@ def _configs_and_tokenizers(folder: Path) -> tuple[dict[str, str], ...]:
         return ()
     told = (file for file in sorted(folder.iterdir()) if file.suffix.lower() in _CONFIGS_AND_TOKENIZERS)
     return tuple({"name": file.name, "sha256": sha256_of(file)} for file in told if file.is_file())
-
-
-def _require_our_pictures(folder: Path) -> None:
-    """Refuse a model of others in the same layout: its pictures would be squashed and scaled as ours are."""
-    from training.model import OPEN_CLIP_CONFIG_FILE, PREPROCESSING
-
-    told = read_object(folder / OPEN_CLIP_CONFIG_FILE).get("preprocess_cfg")
-    found = told if isinstance(told, dict) else {}
-    other = sorted(name for name, value in PREPROCESSING.items() if found.get(name) != value)
-    if other:
-        raise ConfigError(
-            f"{folder} holds a model that was not trained here: its preprocess_cfg has {other[0]} = "
-            f"{found.get(other[0])!r}; name it by open_clip=DIR, which prepares pictures as that says"
-        )
 
 
 def open_open_clip(source: str, name: str) -> Encoder:

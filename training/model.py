@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 OPEN_CLIP_CONFIG_FILE = "open_clip_config.json"
 ENCODER_CONFIG_FILE = "config.json"  # of a text encoder of Hugging Face
 WEIGHTS_FILE = "model.safetensors"
+HUB_WEIGHTS_FILE = "open_clip_model.safetensors"  # as open_clip's hub layout calls them, and an export of ours
 
 # Squashing keeps everything that a caption may speak of, where cropping would cut off what stands at the edge.
 PREPROCESSING: dict[str, Any] = {
@@ -161,7 +162,7 @@ def write_model_config(folder: Path, model_config: dict[str, Any]) -> None:
 
 
 def load_model(folder: Path) -> LoadedModel:
-    """Read a model folder, strictly: every weight must be there, and none besides.
+    """Read a model folder, or its export to open_clip, strictly: every weight must be there, and none besides.
 
     Raises:
         ConfigError: the folder holds no model, or a file of it is missing or damaged, or its weights do not fit its
@@ -169,7 +170,7 @@ def load_model(folder: Path) -> LoadedModel:
     """
     from data_catalog.shards import sha256_of
 
-    config_path, weights_path = folder / OPEN_CLIP_CONFIG_FILE, folder / WEIGHTS_FILE
+    config_path, weights_path = folder / OPEN_CLIP_CONFIG_FILE, _weights_path(folder)
     if not (config_path.exists() or weights_path.exists()):
         raise ConfigError(f"{folder} holds no trained model: train one first, or name another folder")
     model_config = read_open_clip_config(config_path)
@@ -196,6 +197,11 @@ def load_model(folder: Path) -> LoadedModel:
     )
     _try(found, folder, deciding)
     return found
+
+
+def _weights_path(folder: Path) -> Path:
+    ours, hub = folder / WEIGHTS_FILE, folder / HUB_WEIGHTS_FILE
+    return hub if hub.exists() and not ours.exists() else ours
 
 
 def _try(model: LoadedModel, folder: Path, deciding: Sequence[str]) -> None:

@@ -33,7 +33,7 @@ def _check_preprocessing(folder: Path) -> None:
     if other:
         raise ConfigError(
             f"{path} says that images are prepared in another way than here ({', '.join(other)}): its features would "
-            "mean nothing"
+            "mean nothing; `vernaclip scoreboard` reads it as open_clip=DIR"
         )
 
 

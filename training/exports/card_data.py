@@ -39,6 +39,7 @@ class SetScores:
         notes: what a scoreboard says of the set beside its numbers.
         is_flattered: whether the model was trained on images of it, all of them, or its epoch chosen on it.
         language: of its captions or class names; None where nobody noted it.
+        is_compared: whether it was looked for among the images that the model was trained on.
     """
 
     name: str
@@ -48,6 +49,7 @@ class SetScores:
     notes: tuple[str, ...] = ()
     is_flattered: bool = False
     language: str | None = None
+    is_compared: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -116,6 +118,7 @@ def _of_set(facts: Mapping[str, Any], entries: Sequence[Mapping[str, Any]], mode
         notes=tuple(notes),
         is_flattered=num_leaked == facts["num_images"] or any("flatters the model" in note for note in notes),
         language=_language(facts.get("language")),
+        is_compared=bool(facts["compared"].get(model)),
     )
 
 

@@ -84,7 +84,7 @@ def limits_section(data: CardData, trained: TrainedFolder) -> str:
 
 def _particular(data: CardData, trained: TrainedFolder) -> Iterator[str]:
     yield (
-        f"It has seen {trained.result.num_samples:,} images to train on, and knows what these show; the CLIP of 2021 "
+        f"It has seen {_num_shown(trained)} images to train on, and knows what these show; the CLIP of 2021 "
         "saw 400 million. What none of them resembles, it has never seen."
     )
     yield from _languages(data)
@@ -96,10 +96,24 @@ def _particular(data: CardData, trained: TrainedFolder) -> Iterator[str]:
                 "mistakes and stiff wording, and may not know what people would rather say."
             )
         if not data.seen.manifest.get("test_sets"):
-            yield "No test set was guarded while the dataset was built: what it is measured on it may have seen."
+            yield f"No test set was guarded while the dataset was built: {_compared_later(data)}."
     yield "Scores of a split are of pictures like those it was trained on, and say little of others."
     if trained.has_encoder or trained.run.get("settings", {}).get("lock_image"):
         yield card_texts.OTHERS_WEIGHTS
+
+
+def _num_shown(trained: TrainedFolder) -> str:
+    """How many images it was shown, which a short training does not come to the end of."""
+    result, batch_size = trained.result, trained.run.get("settings", {}).get("batch_size")
+    shown = result.num_samples if batch_size is None else min(result.num_samples, result.steps * int(batch_size))
+    return f"{shown:,}" if shown == result.num_samples else f"at most {shown:,} of {result.num_samples:,}"
+
+
+def _compared_later(data: CardData) -> str:
+    others = [found for found in scored(data) if found.scores and not found.is_split]
+    if others and all(found.is_compared for found in others):
+        return "the sets that it is measured on were compared with it when it was scored, others it may have seen"
+    return "what it is measured on it may have seen"
 
 
 def _languages(data: CardData) -> Iterator[str]:

@@ -5,13 +5,14 @@ from string import Template
 OPEN_CLIP_LOADING = Template("""```python
 import open_clip
 import torch
-from PIL import Image
+from PIL import Image, ImageOps
 
 model, _, preprocess = open_clip.create_model_and_transforms("$name")
 tokenizer = open_clip.get_tokenizer("$name")
 model.eval()
+picture = ImageOps.exif_transpose(Image.open("picture.jpg")).convert("RGB")  # upright, as it was taken
 with torch.no_grad():
-    images = model.encode_image(preprocess(Image.open("picture.jpg").convert("RGB"))[None], normalize=True)
+    images = model.encode_image(preprocess(picture)[None], normalize=True)
     texts = model.encode_text(tokenizer(["..."]), normalize=True)
     print(images @ texts.T)
 ```""")
@@ -37,14 +38,13 @@ For the hub, export it with `--hub-name`: the config then names its own reposito
 
 HUGGING_FACE_LOADING = Template("""```python
 import torch
-from PIL import Image
+from PIL import Image, ImageOps
 from transformers import $model, AutoProcessor
 
 model = $model.from_pretrained("$name").eval()
 processor = AutoProcessor.from_pretrained("$name", backend="pil")
-inputs = processor(
-    images=[Image.open("picture.jpg")], text=["..."], padding=True, truncation=True, return_tensors="pt"
-)
+picture = ImageOps.exif_transpose(Image.open("picture.jpg")).convert("RGB")  # upright, as it was taken
+inputs = processor(images=[picture], text=["..."], padding=True, truncation=True, return_tensors="pt")
 with torch.no_grad():
     found = model(**inputs)
 print(found.image_embeds @ found.text_embeds.T, found.logits_per_image)
@@ -56,12 +56,13 @@ up to one of 255 steps of a colour.""")
 ONNX_LOADING = """```python
 import numpy as np
 from onnxruntime import InferenceSession
-from PIL import Image
+from PIL import Image, ImageOps
 from tokenizers import Tokenizer
 from transformers import AutoImageProcessor
 
 prepare = AutoImageProcessor.from_pretrained("FOLDER", backend="pil")
-pixels = prepare(images=[Image.open("picture.jpg")], return_tensors="np")["pixel_values"]
+picture = ImageOps.exif_transpose(Image.open("picture.jpg")).convert("RGB")  # upright, as it was taken
+pixels = prepare(images=[picture], return_tensors="np")["pixel_values"]
 texts = Tokenizer.from_file("FOLDER/tokenizer.json").encode_batch(["..."])
 ids = np.array([text.ids for text in texts], dtype=np.int64)
 image_features = InferenceSession("FOLDER/image.onnx").run(None, {"pixel_values": pixels})[0]

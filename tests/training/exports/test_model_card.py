@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -54,9 +55,11 @@ def write_scores(folder: Path, split: str, sha256: str, **more: Any) -> None:
     )
 
 
-def card(folder: Path, told: SeenData | None, *, name: str = "small", **more: Any) -> str:
+def card(
+    folder: Path, told: SeenData | None, *, name: str = "small", scoreboards: Sequence[Path] = (), **more: Any
+) -> str:
     trained = open_trained(folder)
-    data = card_data(folder, told, model_sha256=trained.loaded.sha256)
+    data = card_data(folder, told, model_sha256=trained.loaded.sha256, scoreboards=scoreboards)
     told_format = CardFormat(library="open_clip", loading=LOADING)
     return model_card(trained, data, told_format, Publication(name=name, **more))
 
@@ -112,8 +115,28 @@ def test_a_card_says_what_was_seen_how_it_scores_and_what_it_cost(model: Path) -
         assert part in text, part
     assert "0.9900" not in text
     assert "No test set was guarded" not in text
-    assert "No test set was guarded" in card(model, seen(test_sets={}))
+    unguarded = card(model, seen(test_sets={}))
+    assert "No test set was guarded while the dataset was built: what it is measured on it may have seen." in unguarded
     assert str(model.parent) not in text
+
+
+def test_a_short_training_has_not_seen_everything(model: Path) -> None:
+    result = json.loads((model / "result.json").read_text())
+    (model / "result.json").write_text(json.dumps({**result, "steps": 1}))
+    (model / "files.json").unlink(missing_ok=True)
+    assert "It has seen at most 76 of 152 images to train on" in card(model, seen())
+
+
+def test_sets_that_were_compared_with_training_are_not_called_unguarded(model: Path, tmp_path: Path) -> None:
+    sha256 = json.loads((model / "result.json").read_text())["model_sha256"]
+    path = scoreboard(tmp_path / "scoreboard.json", f"vernaclip x, weights {sha256[:12]}")
+    for ways, said in ((["bytes and looks"], "were compared with it when it was scored"), ([], "it may have seen.")):
+        board = json.loads(path.read_text())
+        board["sets"][0]["compared"] = {"ours": ways}
+        path.write_text(json.dumps(board))
+        text = card(model, seen(test_sets={}), scoreboards=[path])
+        (line,) = [line for line in text.splitlines() if "No test set was guarded" in line]
+        assert said in line
 
 
 def test_the_hub_reads_its_head(model: Path) -> None:

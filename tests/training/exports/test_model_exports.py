@@ -21,6 +21,7 @@ from training.exports.probe import make_probe, require_same_ids, require_same_sc
 from training.exports.source import open_trained
 from training.images import decode
 from training.model import load_model, normalise_pixels, read_model_config
+from training.model_folder import open_model
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
 
@@ -147,6 +148,7 @@ def test_compact_goes_to_open_clip_and_says_why_not_to_transformers(
     import torch
 
     exported(compact, tmp_path / "out", "open_clip")
+    assert open_model(tmp_path / "out").sha256 == load_model(compact).sha256, "an export is a model for us, too"
     model, _, preprocess = open_clip.create_model_and_transforms(f"local-dir:{tmp_path / 'out'}")
     tokenizer = open_clip.get_tokenizer(f"local-dir:{tmp_path / 'out'}")
     with torch.no_grad():
