@@ -176,7 +176,8 @@ def opening(files: str, *, remedy: str = REMEDY) -> Iterator[None]:
     except BaseException as error:
         if not isinstance(error, Exception) and type(error).__name__ != _PANIC:
             raise
-        raise_if_disk_fails(error, Path(files)) if isinstance(error, Exception) else None
+        if isinstance(error, Exception):
+            raise_if_disk_fails(error, Path(files))
         raise ConfigError(f"{files} cannot be opened ({one_line(error)}): {remedy}") from error
 
 
