@@ -42,7 +42,8 @@ def ensure_automation(client: "SyncPrefectClient") -> None:
 
 
 def _meaning(automation: "AutomationCore") -> dict[str, Any]:
-    return automation.model_dump(mode="json", include={"trigger", "actions"}, exclude={"trigger": {"id"}})
+    # As Python values: in JSON its sets are lists, whose order is of chance.
+    return automation.model_dump(include={"trigger", "actions"}, exclude={"trigger": {"id"}})
 
 
 def _automation() -> "AutomationCore":
