@@ -30,8 +30,8 @@ _KILLED = tuple(f"{TEMPORARY_PREFIX}{kind}-" for kind in ("new", "old", "removed
 FETCH_LOGS = "fetch-log"
 # In a model's folder: features of all images that were searched.
 INDEX_FOLDER = "index"
-# In a root: features of the images of test sets, by the sha256 of their bytes.
-IMAGE_FEATURES = "image-features"
+# In a root: features of the images and texts of test sets, by the sha256 of their bytes.
+KEPT_FEATURES = "kept-features"
 # Step outputs of texts alone, that do not say of which sample each is.
 _ANONYMOUS_STEPS = ("plan",)
 
@@ -125,9 +125,9 @@ def clear_indexes(root: Path, datasets: Iterable[str]) -> list[Path]:
 
 
 def clear_features(root: Path) -> list[Path]:
-    """Remove what `vernaclip scoreboard` keeps of test images, one folder a model; it encodes them anew."""
-    shutil.rmtree(root / f"{TEMPORARY_PREFIX}removed-{IMAGE_FEATURES}", ignore_errors=True)  # of a killed removal
-    folder = root / IMAGE_FEATURES
+    """Remove what `vernaclip scoreboard` keeps of test sets, one folder a model; it encodes them anew."""
+    shutil.rmtree(root / f"{TEMPORARY_PREFIX}removed-{KEPT_FEATURES}", ignore_errors=True)  # of a killed removal
+    folder = root / KEPT_FEATURES
     found = sorted(folder.glob("*")) if folder.is_dir() else []
     if found:
         remove_folder(folder)

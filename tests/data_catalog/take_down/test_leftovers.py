@@ -82,10 +82,10 @@ def test_indexes_go_of_the_datasets_that_are_named(tmp_path: Path) -> None:
 
 def test_features_of_test_images_go_of_all_models(tmp_path: Path) -> None:
     assert clear_features(tmp_path) == []
-    for place in ("image-features/0a1b", "image-features/2c3d", ".tmp-removed-image-features/0a1b"):
+    for place in ("kept-features/0a1b", "kept-features/2c3d", ".tmp-removed-kept-features/0a1b"):
         (tmp_path / place).mkdir(parents=True)
         (tmp_path / place / "features-0.parquet").write_bytes(b"features")
-    assert clear_features(tmp_path) == [tmp_path / "image-features" / name for name in ("0a1b", "2c3d")]
+    assert clear_features(tmp_path) == [tmp_path / "kept-features" / name for name in ("0a1b", "2c3d")]
     assert list(tmp_path.iterdir()) == []
 
 
