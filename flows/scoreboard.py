@@ -207,7 +207,7 @@ def _split_guard(images: Sequence[Path], snapshot: Snapshot, split: str, model: 
     splits = ("train",) if is_own_val else SEEN_SPLITS
     trained_on = [path for name in splits for path in model.snapshot.pair_files(name)]
     seen = {place: Seen(why=why, is_sure=True) for place, why in seen_in_training(images, trained_on).items()}
-    return Guard(seen=seen, ways=("sample id and bytes",))
+    return Guard(seen=seen, ways=("sample id", "bytes"))
 
 
 def _written(board: Scoreboard, protocols: dict[str, Protocol], folder: Path) -> ScoreboardReport:

@@ -58,7 +58,7 @@ class TrainingImages:
         ways: list[str] = []
         if self._looks is not None:
             found |= self._by_pixels(names, read, self._looks)
-            ways.append("bytes and looks" if self._leaks.by_pixels else "bytes")
+            ways += ["bytes", "looks"] if self._leaks.by_pixels else ["bytes"]
         if self._leaks.by_identity and any(identities):
             found |= self._by_identity(identities)
             ways.insert(0, "identity")
