@@ -177,8 +177,10 @@ def load_model(folder: Path) -> LoadedModel:
     require_file(weights_path)
     has_encoder = "hf_model_name" in model_config["text_cfg"]
     deciding = [*([ENCODER_CONFIG_FILE] if has_encoder else []), OPEN_CLIP_CONFIG_FILE]
-    for name in (*(deciding if has_encoder else []), TOKENIZER_FILE, TOKENIZER_CONFIG_FILE):
-        require_few_layers(folder / name, read_object(folder / name))
+    if has_encoder:
+        require_few_layers(folder / ENCODER_CONFIG_FILE, read_object(folder / ENCODER_CONFIG_FILE))
+    for name in (TOKENIZER_FILE, TOKENIZER_CONFIG_FILE):
+        read_object(folder / name)
     with opening(names_of(folder, deciding)):
         module = _make(model_config, folder)
     load_weights(module, weights_path)
