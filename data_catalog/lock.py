@@ -90,6 +90,7 @@ def _lock_beside(place: Path, path: Path) -> TextIO | None:
         except OSError as error:
             if error.errno in _LOCKLESS:
                 logger.warning("%s: its disk knows no locks, so that two at once would harm each other", place)
+                path.unlink(missing_ok=True)
                 return None
             if error.errno in _READ_ONLY:
                 return None
