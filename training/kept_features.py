@@ -8,14 +8,17 @@ import hashlib
 import logging
 import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Container, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from data_catalog.disk_errors import raise_if_disk_fails
+from data_catalog.errors import ConfigError
 from data_catalog.progress import Progress
 from data_catalog.shards import sha256_of, write_named_atomically
 from training.encoders import Encoder, encoded_batches
@@ -43,20 +46,27 @@ def encode_images_once(
     encoded is there for the next one.
 
     Raises:
-        ConfigError: the disk is full.
+        ConfigError: the disk is full, or files below `folder` cannot be read or written.
     """
     import numpy as np
 
     place = folder / fingerprint(encoder)
     digests = _digests(names, read)
-    known = _kept(place)
-    firsts = {digest: name for name, digest in reversed(digests.items())}
-    fresh = [name for digest, name in reversed(firsts.items()) if digest not in known]
-    if len(fresh) < len(firsts):
-        logger.info("%s: features of %d of %d images are known", encoder.name, len(firsts) - len(fresh), len(firsts))
-    for rows in _encoded(encoder, fresh, read, digests, batch_size=batch_size):
-        _keep(place, rows)
-        known |= rows
+    with _files_of(place):
+        known = _kept(place)
+    num_distinct = len(set(digests.values()))
+    asked: set[bytes] = set()
+    fresh = _firsts(digests, known)
+    if len(fresh) < num_distinct:
+        logger.info("%s: features of %d of %d images are known", encoder.name, num_distinct - len(fresh), num_distinct)
+    while fresh:
+        for rows in _encoded(encoder, fresh, read, digests, batch_size=batch_size):
+            with _files_of(place):
+                _keep(place, rows)
+            known |= rows
+        # Of images of the same bytes one is encoded; if it has changed or gone by then, the others are still to be.
+        asked |= {digests[name] for name in fresh if name in digests}
+        fresh = _firsts(digests, known.keys() | asked)
     there = [number for number, name in enumerate(names) if digests.get(name) in known]
     return stacked([known[digests[names[number]]] for number in there]), np.array(there, dtype=np.int64)
 
@@ -77,6 +87,24 @@ def fingerprint(encoder: Encoder) -> str:
     made = hashlib.sha256(f"{VERSION} {PIL.__version__} {encoder.tensors_sha256} {tuple(features.shape)}".encode())
     made.update(features.contiguous().numpy().tobytes())
     return made.hexdigest()[:16]
+
+
+@contextmanager
+def _files_of(place: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise_if_disk_fails(error, place)
+        raise ConfigError(
+            f"features of test images cannot be kept in {place} ({error.strerror or error}): give yourself the right "
+            f"to read and write there, or remove {place.parent}, and they are made anew"
+        ) from error
+
+
+def _firsts(digests: dict[str, bytes], known: Container[bytes]) -> list[str]:
+    """Of images of the same bytes the first name, where their features are not known."""
+    firsts = {digest: name for name, digest in reversed(digests.items()) if digest not in known}
+    return [*reversed(firsts.values())]
 
 
 def _digests(names: Sequence[str], read: "Read") -> dict[str, bytes]:
@@ -103,9 +131,10 @@ def _digests(names: Sequence[str], read: "Read") -> dict[str, bytes]:
 def _encoded(
     encoder: Encoder, names: Sequence[str], read: "Read", digests: dict[str, bytes], *, batch_size: int
 ) -> "Iterator[dict[bytes, Features]]":
-    """Features by the sha256 of their images' bytes, in portions; of images that changed by now `digests` is told."""
+    """Features by the sha256 of their images' bytes, in portions; `digests` is told of what changed or went."""
 
     def noting(name: str) -> bytes:
+        del digests[name]
         raw = read(name)
         digests[name] = hashlib.sha256(raw).digest()
         return raw

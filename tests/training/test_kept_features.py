@@ -11,6 +11,7 @@ import torch
 from PIL import Image
 
 import training.kept_features as kept_features
+from data_catalog.errors import ConfigError
 from training.encoders import Encoder, encode_images
 from training.kept_features import encode_images_once, fingerprint
 
@@ -165,3 +166,46 @@ def test_of_images_that_are_not_there_nothing_is_kept(tmp_path: Path) -> None:
     features, places = encode_images_once(Model().encoder, ["gone"], read_of({}), tmp_path)
     assert (features.shape, places.shape) == ((0, 0), (0,))
     assert list(tmp_path.iterdir()) == []
+
+
+def test_copies_of_a_file_that_changes_or_goes_meanwhile_are_not_left_out(tmp_path: Path) -> None:
+    """Of the same bytes one is encoded, which is another picture by then, or none."""
+    contents = {
+        "changes": [png(1), png(2)],
+        "same as that was": [png(1)],
+        "goes": [png(3)],
+        "same as that": [png(3)],
+        "broken": [b"no picture"],
+    }
+
+    def read(name: str) -> bytes:
+        if name == "goes" and not contents[name]:
+            raise FileNotFoundError(name)
+        return contents[name].pop(0) if len(contents[name]) > 1 or name == "goes" else contents[name][0]
+
+    features, places = encode_images_once(Model().encoder, [*contents], read, tmp_path)
+    now, _ = encode_images(Model().encoder, ["a", "b", "c"], read_of({"a": png(2), "b": png(1), "c": png(3)}))
+    assert places.tolist() == [0, 1, 3]
+    assert np.allclose(features, now, atol=1e-6)
+
+
+def file_in_the_way(folder: Path) -> None:
+    folder.write_text("no folder")
+
+
+def link_to_nothing(folder: Path) -> None:
+    folder.symlink_to(folder.with_name("gone"))
+
+
+def folder_of_a_files_name(folder: Path) -> None:
+    (folder / fingerprint(Model().encoder) / f"features-{'0' * 64}.parquet").mkdir(parents=True)
+
+
+@pytest.mark.parametrize("in_the_way", [file_in_the_way, link_to_nothing, folder_of_a_files_name])
+def test_what_is_in_the_way_is_a_sentence(
+    in_the_way: Callable[[Path], None], files: dict[str, bytes], tmp_path: Path
+) -> None:
+    folder = tmp_path / "image-features"
+    in_the_way(folder)
+    with pytest.raises(ConfigError, match=rf"cannot be kept in {folder}/\w+ \(.*\): .* or remove {folder}, and they"):
+        encode_images_once(Model().encoder, NAMES, read_of(files), folder)
