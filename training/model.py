@@ -83,7 +83,7 @@ def read_model_config(model: str) -> dict[str, Any]:
     text, image_size = config["text_cfg"], config["vision_cfg"]["image_size"]
     if type(image_size) is not int or image_size < 1:
         raise ConfigError(f"{path}: vision_cfg.image_size must be one number, of pixels, got {image_size!r}")
-    if not config.get("custom_text") or ("hf_model_name" not in text and not _is_causal(text)):
+    if config.get("custom_text") is not True or ("hf_model_name" not in text and not _is_causal(text)):
         raise ConfigError(
             f"{path}: it must say custom_text, and its text tower be of Hugging Face, or causal with pool_type argmax"
         )
