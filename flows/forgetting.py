@@ -163,7 +163,7 @@ def _carry_out(root: Path, tombstones: Tombstones, *, is_resumed: bool) -> TakeD
         "report": leftovers.clear_files(reports),
         "contact sheet": leftovers.clear_files(sheets),
         "search index": leftovers.clear_indexes(root, dataset_names(root) if is_resumed else sorted(touched)),
-        "image features folder": leftovers.clear_features(root) if touched or is_resumed else [],
+        "kept features folder": leftovers.clear_features(root) if touched or is_resumed else [],
         "export": leftovers.clear_exports(root),
         "step output": leftovers.clear_work(root / "work", Matcher(tombstones)),
     }

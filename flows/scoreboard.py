@@ -13,7 +13,7 @@ from data_catalog.errors import ConfigError
 from data_catalog.language_pack import LanguagePack
 from data_catalog.manifest import Snapshot, require_snapshot
 from data_catalog.shards import write_bytes, write_json
-from data_catalog.take_down.leftovers import IMAGE_FEATURES
+from data_catalog.take_down.leftovers import KEPT_FEATURES
 from flows.language_packs import language_pack, language_packs_of, named_language_packs
 from flows.models import TrainedModel
 from flows.named_engines import make_folder
@@ -33,6 +33,7 @@ from flows.seen_images import SEEN_SPLITS, TrainingImages
 from flows.text_languages import with_language
 from training.config import EvaluateConfig
 from training.data import seen_in_training
+from training.encoders import PACKAGES
 from training.galleries import Guard, Seen, pairs_gallery
 from training.protocols import Protocol
 from training.scoreboard import Contestant, Scoreboard, refuse_seen, score_models
@@ -43,8 +44,6 @@ from training.threads import let_threads_sleep
 logger = logging.getLogger(__name__)
 
 VALIDATED = "the epoch whose weights were kept was chosen on these images, which flatters the model"
-# What loads models, tokenizes and makes pictures small: other releases of these may score a little otherwise.
-_MADE_WITH = ("torch", "torchvision", "open_clip_torch", "transformers", "tokenizers", "timm", "pillow", "numpy")
 JSON_FILE, MARKDOWN_FILE, PLOT_FILE = "scoreboard.json", "scoreboard.md", "scoreboard.png"
 
 
@@ -128,9 +127,9 @@ def make_scoreboard(question: Question) -> ScoreboardReport:
 
 def _features_folder(question: Question) -> Path:
     """In the root, where other scoreboards find them; with this one where there is none, or it is others' to write."""
-    kept = question.root / IMAGE_FEATURES
+    kept = question.root / KEPT_FEATURES
     is_ours = os.access(kept if kept.exists() else question.root, os.W_OK | os.X_OK)
-    return kept if is_ours else question.out / IMAGE_FEATURES
+    return kept if is_ours else question.out / KEPT_FEATURES
 
 
 def _trained_models(question: Question, named: Sequence[NamedModel]) -> dict[str, TrainedModel]:
@@ -209,13 +208,13 @@ def _split_guard(images: Sequence[Path], snapshot: Snapshot, split: str, model: 
     splits = ("train",) if is_own_val else SEEN_SPLITS
     trained_on = [path for name in splits for path in model.snapshot.pair_files(name)]
     seen = {place: Seen(why=why, is_sure=True) for place, why in seen_in_training(images, trained_on).items()}
-    return Guard(seen=seen, ways=("sample id and bytes",))
+    return Guard(seen=seen, ways=("sample id", "bytes"))
 
 
 def _written(board: Scoreboard, protocols: dict[str, Protocol], folder: Path) -> ScoreboardReport:
     found = sections(board, protocols)
     used = {name: asdict(protocol) for name, protocol in protocols.items()}
-    made_with = {name: version(name) for name in _MADE_WITH}
+    made_with = {name: version(name) for name in PACKAGES}
     told = {"vernaclip": version("vernaclip"), "packages": made_with, **board.to_json(), "protocols": used}
     write_json(folder / JSON_FILE, told)
     text = markdown(found)

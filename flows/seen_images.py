@@ -59,7 +59,7 @@ class TrainingImages:
         if self._looks is not None:
             has_looks = self._leaks.by_pixels and "thumbnail" in self._looks.column_names
             found |= self._by_pixels(names, read, self._looks, has_looks=has_looks)
-            ways.append("bytes and looks" if has_looks else "bytes")
+            ways += ["bytes", "looks"] if has_looks else ["bytes"]
         if self._leaks.by_identity and any(identities):
             found |= self._by_identity(identities)
             ways.insert(0, "identity")

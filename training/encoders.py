@@ -20,6 +20,10 @@ if TYPE_CHECKING:
     Read = Callable[[str], bytes]
 
 
+# What loads models, tokenizes and makes pictures small: other releases of these may make a little else of both.
+PACKAGES = ("torch", "torchvision", "open_clip_torch", "transformers", "tokenizers", "timm", "pillow", "numpy")
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Encoder:
     """A model ready to encode, on the processor, in evaluation mode.
@@ -66,15 +70,15 @@ def encode_images(
 
     found: list[Features] = []
     places: list[int] = []
-    for some, features in encoded_batches(encoder, names, read, batch_size=batch_size):
+    for some, features in image_batches(encoder, names, read, batch_size=batch_size):
         places += some
         found += [*features]
     return stacked(found), np.array(places, dtype=np.int64)
 
 
-def encoded_batches(
+def image_batches(
     encoder: Encoder, names: Sequence[str], read: "Read", *, batch_size: int
-) -> "Iterator[tuple[list[int], Features]]":
+) -> "Iterator[tuple[Sequence[int], Features]]":
     """The same by the batch: places in `names` of those that are there and decode, and their features."""
     import torch
 
@@ -99,20 +103,23 @@ def encoded_batches(
 
 def encode_texts(encoder: Encoder, texts: Sequence[str], *, batch_size: int = 128) -> "Features":
     """Unit features of texts, shape (texts, dim)."""
-    import numpy as np
+    words = encoder.reword(texts) if encoder.reword else texts
+    return stacked([row for _, features in text_batches(encoder, words, batch_size=batch_size) for row in features])
+
+
+def text_batches(
+    encoder: Encoder, words: Sequence[str], *, batch_size: int
+) -> "Iterator[tuple[Sequence[int], Features]]":
+    """Places of texts that are put in other words by now, and their features, by the batch."""
     import torch
 
-    words = encoder.reword(texts) if encoder.reword else texts
-    with (
-        torch.no_grad(),
-        Progress(f"encode texts by {encoder.name}", total=len(words), unit="texts") as progress,
-    ):
-        found = []
+    with Progress(f"encode texts by {encoder.name}", total=len(words), unit="texts") as progress:
         for start in range(0, len(words), batch_size):
             some = words[start : start + batch_size]
-            found.append(_units(encoder.encode_texts(some)))
+            with torch.no_grad():
+                features = _units(encoder.encode_texts(some))
+            yield range(start, start + len(some)), features
             progress.advance(len(some))
-    return np.concatenate(found) if found else np.empty((0, 0), dtype=np.float32)
 
 
 def decoded(name: str, read: "Read") -> "Image | None":

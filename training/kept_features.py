@@ -1,16 +1,17 @@
-"""Features of test images, kept by the sha256 of their bytes: no model is asked about one and the same image twice.
+"""Features of test images and texts, kept by the sha256 of their bytes: no model is asked about one of them twice.
 
-A model is known by its weights and by what it makes of some pictures of noise, not by its name or place: another
-preparation of pixels and another library make other features of these, and so keep features of their own.
+A model is known by its weights, configs and tokenizers, by the releases of the packages that run it, and by what it
+makes of some pictures of noise and some texts; not by its name or place.
 """
 
 import hashlib
 import logging
 import os
 import re
-from collections.abc import Container, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,8 +21,8 @@ import pyarrow.parquet as pq
 from data_catalog.disk_errors import raise_if_disk_fails
 from data_catalog.errors import ConfigError
 from data_catalog.progress import Progress
-from data_catalog.shards import sha256_of, write_named_atomically
-from training.encoders import Encoder, encoded_batches
+from data_catalog.shards import digest, sha256_of, write_named_atomically
+from training.encoders import PACKAGES, Encoder, image_batches, text_batches
 from training.features import stacked
 
 if TYPE_CHECKING:
@@ -29,11 +30,18 @@ if TYPE_CHECKING:
     from training.features import Features
     from training.metrics import Integers
 
+    Rows = Iterable[tuple[bytes, Features]]
+
 logger = logging.getLogger(__name__)
 
 VERSION = 1  # raise it when the pixels of one and the same file change, or what files of features hold
-PORTION = 2048  # images that are encoded before their features are written
+PORTION = 2048  # images or texts that are encoded before their features are written
 _NOISE = ((64, 64), (31, 97), (480, 360), (20, 9))  # width and height
+_TEXTS = (
+    "a",
+    "Due gatti neri sul divano, e \u201c3,5\u201d cani!",
+    "Zwölf Boxkämpfer jagen Viktor quer über den Sylter Deich.",
+)
 _FILE = re.compile(r"features-([0-9a-f]{64})\.parquet")
 
 
@@ -50,31 +58,69 @@ def encode_images_once(
     """
     import numpy as np
 
-    place = folder / fingerprint(encoder)
     digests = _digests(names, read)
-    with _files_of(place):
-        known = _kept(place)
-    num_distinct = len(set(digests.values()))
+
     asked: set[bytes] = set()
-    fresh = _firsts(digests, known)
-    if len(fresh) < num_distinct:
-        logger.info("%s: features of %d of %d images are known", encoder.name, num_distinct - len(fresh), num_distinct)
-    while fresh:
-        for rows in _encoded(encoder, fresh, read, digests, batch_size=batch_size):
-            with _files_of(place):
-                _keep(place, rows)
-            known |= rows
-        # Of images of the same bytes one is encoded; if it has changed or gone by then, the others are still to be.
-        asked |= {digests[name] for name in fresh if name in digests}
-        fresh = _firsts(digests, known.keys() | asked)
+
+    def noting(name: str) -> bytes:
+        del digests[name]
+        raw = read(name)
+        digests[name] = hashlib.sha256(raw).digest()  # of a file that changed by now it is another one
+        asked.add(digests[name])
+        return raw
+
+    def encoded(fresh: Sequence[str]) -> "Rows":
+        batches = image_batches(encoder, fresh, noting, batch_size=batch_size)
+        return (
+            (digests[fresh[place]], row) for places, rows in batches for place, row in zip(places, rows, strict=True)
+        )
+
+    known: dict[bytes, Features] = {}
+    # Of images of the same bytes one is encoded; if it has changed or gone by then, the others are still to be.
+    while wanted := {one: name for name, one in reversed(digests.items()) if one not in known and one not in asked}:
+        known = _known(encoder, folder, wanted, encoded)
     there = [number for number, name in enumerate(names) if digests.get(name) in known]
     return stacked([known[digests[names[number]]] for number in there]), np.array(there, dtype=np.int64)
 
 
+def encode_texts_once(encoder: Encoder, texts: Sequence[str], folder: Path, *, batch_size: int = 128) -> "Features":
+    """As `encoders.encode_texts`, in the same way; texts are kept as they are asked, put in other words or not.
+
+    Raises:
+        ConfigError: the disk is full, or files below `folder` cannot be read or written.
+    """
+    words = encoder.reword(texts) if encoder.reword else texts
+    digests = [hashlib.sha256(word.encode("utf-8", "surrogatepass")).digest() for word in words]
+
+    def encoded(fresh: Sequence[str]) -> "Rows":
+        batches = text_batches(encoder, fresh, batch_size=batch_size)
+        named = {word: one for one, word in zip(digests, words, strict=True)}
+        return ((named[fresh[place]], row) for places, rows in batches for place, row in zip(places, rows, strict=True))
+
+    known = _known(encoder, folder, dict(zip(digests, words, strict=True)), encoded)
+    return stacked([known[one] for one in digests])
+
+
+def _known(
+    encoder: Encoder, folder: Path, wanted: Mapping[bytes, str], encode: "Callable[[Sequence[str]], Rows]"
+) -> "dict[bytes, Features]":
+    """Features by the sha256 of what they are of: all that are kept, and what is wanted besides, which is kept then."""
+    place = folder / fingerprint(encoder)
+    with _files_of(place):
+        known = _kept(place)
+    fresh = [name for one, name in wanted.items() if one not in known]
+    if len(fresh) < len(wanted):
+        logger.info("%s: features of %d of %d are known", encoder.name, len(wanted) - len(fresh), len(wanted))
+    for rows in _portions(encode(fresh)):
+        with _files_of(place):
+            _keep(place, rows)
+        known |= rows
+    return known
+
+
 def fingerprint(encoder: Encoder) -> str:
-    """Of a model's weights, what it makes of pictures of noise, and the decoder's version: 16 hexadecimal digits."""
+    """What tells one model from another, as 16 hexadecimal digits; see the module."""
     import numpy as np
-    import PIL
     import torch
     from PIL import Image
 
@@ -83,10 +129,13 @@ def fingerprint(encoder: Encoder) -> str:
         Image.fromarray(generator.integers(0, 256, (height, width, 3), dtype=np.uint8)) for width, height in _NOISE
     ]
     with torch.no_grad():
-        features = encoder.encode_pixels(torch.stack([encoder.prepare(picture) for picture in pictures])).float()
-    made = hashlib.sha256(f"{VERSION} {PIL.__version__} {encoder.tensors_sha256} {tuple(features.shape)}".encode())
-    made.update(features.contiguous().numpy().tobytes())
-    return made.hexdigest()[:16]
+        made = [
+            encoder.encode_pixels(torch.stack([encoder.prepare(picture) for picture in pictures])),
+            encoder.encode_texts(list(_TEXTS)),
+        ]
+    features = [hashlib.sha256(each.float().contiguous().numpy().tobytes()).hexdigest() for each in made]
+    releases = {name: version(name) for name in PACKAGES}
+    return digest([VERSION, releases, encoder.tensors_sha256, [dict(file) for file in encoder.files], features])[:16]
 
 
 @contextmanager
@@ -96,15 +145,9 @@ def _files_of(place: Path) -> Iterator[None]:
     except OSError as error:
         raise_if_disk_fails(error, place)
         raise ConfigError(
-            f"features of test images cannot be kept in {place} ({error.strerror or error}): give yourself the right "
+            f"features of test sets cannot be kept in {place} ({error.strerror or error}): give yourself the right "
             f"to read and write there, or remove {place.parent}, and they are made anew"
         ) from error
-
-
-def _firsts(digests: dict[str, bytes], known: Container[bytes]) -> list[str]:
-    """Of images of the same bytes the first name, where their features are not known."""
-    firsts = {digest: name for name, digest in reversed(digests.items()) if digest not in known}
-    return [*reversed(firsts.values())]
 
 
 def _digests(names: Sequence[str], read: "Read") -> dict[str, bytes]:
@@ -128,25 +171,15 @@ def _digests(names: Sequence[str], read: "Read") -> dict[str, bytes]:
     return found
 
 
-def _encoded(
-    encoder: Encoder, names: Sequence[str], read: "Read", digests: dict[str, bytes], *, batch_size: int
-) -> "Iterator[dict[bytes, Features]]":
-    """Features by the sha256 of their images' bytes, in portions; `digests` is told of what changed or went."""
-
-    def noting(name: str) -> bytes:
-        del digests[name]
-        raw = read(name)
-        digests[name] = hashlib.sha256(raw).digest()
-        return raw
-
-    rows: dict[bytes, Features] = {}
-    for places, features in encoded_batches(encoder, names, noting, batch_size=batch_size):
-        rows |= {digests[names[number]]: row for number, row in zip(places, features, strict=True)}
-        if len(rows) >= PORTION:
-            yield rows
-            rows = {}
-    if rows:
-        yield rows
+def _portions(rows: "Rows") -> "Iterator[dict[bytes, Features]]":
+    held: dict[bytes, Features] = {}
+    for one, row in rows:
+        held[one] = row
+        if len(held) >= PORTION:
+            yield held
+            held = {}
+    if held:
+        yield held
 
 
 def _kept(place: Path) -> "dict[bytes, Features]":

@@ -9,7 +9,7 @@ from data_catalog.errors import ConfigError
 from training.encoders import Encoder, encode_images, encode_texts
 from training.evaluation import WORDING_MODES, chosen_captions
 from training.galleries import BARE_TEMPLATE, HUMAN, MACHINE, PLACEHOLDER, UNSTATED, Gallery, LabelledImages
-from training.kept_features import encode_images_once
+from training.kept_features import encode_images_once, encode_texts_once
 from training.metrics import text_to_image_ranks
 from training.outcomes import ZERO_SHOT, ZERO_SHOT_MEASURES, Outcome, retrieval_outcomes
 
@@ -26,7 +26,7 @@ def outcomes_of(
     """Ranks of a model on a set, on all images, and where a model was trained on some, on those that are left.
 
     Args:
-        kept: where features of images are kept, if they are; those of the catalog's own images never are.
+        kept: where features are kept, if they are; those of the catalog's own images and captions never are.
 
     Returns:
         One outcome for each way, choice of captions and choice of images, in an order that depends on the set alone;
@@ -35,13 +35,15 @@ def outcomes_of(
     Raises:
         ConfigError: none is, or none that has a caption, or features are no numbers.
     """
-    images, places = _images(encoder, test_set, batch_size, kept)
+    of_catalog = isinstance(test_set, Gallery) and test_set.of_catalog
+    model = _Model(encoder=encoder, batch_size=batch_size, kept=None if of_catalog else kept)
+    images, places = model.images(test_set)
     if not len(places):
         raise ConfigError(f"none of the {len(test_set.images):,} images of {test_set.name} is there and decodes")
     seen = {place for guard in test_set.guards.values() for place in guard.seen}.intersection(places.tolist())
     subsets = {ALL: _among(places, set())} | ({LEAK_FREE: _among(places, seen)} if seen else {})
     subsets = {name: rows for name, rows in subsets.items() if len(rows)}
-    encoded = _Encoded(encoder=encoder, images=images, places=places, subsets=subsets, batch_size=batch_size)
+    encoded = _Encoded(model=model, images=images, places=places, subsets=subsets)
     made = _retrieval(encoded, test_set) if isinstance(test_set, Gallery) else _zero_shot(encoded, test_set)
     found = list(made)
     if not found:
@@ -49,24 +51,34 @@ def outcomes_of(
     return found, places
 
 
-def _images(
-    encoder: Encoder, test_set: Gallery | LabelledImages, batch_size: int, kept: Path | None
-) -> "tuple[Features, Integers]":
-    names, read = test_set.images, test_set.read
-    if kept is None or (isinstance(test_set, Gallery) and test_set.of_catalog):
-        return encode_images(encoder, names, read, batch_size=batch_size)
-    return encode_images_once(encoder, names, read, kept, batch_size=batch_size)
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Model:
+    """A model, and where its features are kept, if they are."""
+
+    encoder: Encoder
+    batch_size: int
+    kept: Path | None
+
+    def images(self, test_set: Gallery | LabelledImages) -> "tuple[Features, Integers]":
+        names, read = test_set.images, test_set.read
+        if self.kept is None:
+            return encode_images(self.encoder, names, read, batch_size=self.batch_size)
+        return encode_images_once(self.encoder, names, read, self.kept, batch_size=self.batch_size)
+
+    def texts(self, texts: Sequence[str]) -> "Features":
+        if self.kept is None:
+            return encode_texts(self.encoder, texts, batch_size=self.batch_size)
+        return encode_texts_once(self.encoder, texts, self.kept, batch_size=self.batch_size)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Encoded:
     """Features of the images of a set that are there, their places in it, and the rows of each choice of images."""
 
-    encoder: Encoder
+    model: _Model
     images: "Features"
     places: "Integers"
     subsets: "Mapping[str, Integers]"
-    batch_size: int
 
 
 def _among(places: "Integers", left_out: set[int]) -> "Integers":
@@ -79,7 +91,7 @@ def _among(places: "Integers", left_out: set[int]) -> "Integers":
 def _retrieval(encoded: _Encoded, gallery: Gallery) -> Iterator[Outcome]:
     import numpy as np
 
-    texts = encode_texts(encoded.encoder, gallery.captions, batch_size=encoded.batch_size)
+    texts = encoded.model.texts(gallery.captions)
     owners = np.array(gallery.owners, dtype=np.int64)
     for subset, rows in encoded.subsets.items():
         row_of = np.full(len(gallery.images), -1, dtype=np.int64)
@@ -123,7 +135,7 @@ def _zero_shot(encoded: _Encoded, test_set: LabelledImages) -> Iterator[Outcome]
     bare = (BARE_TEMPLATE,)
     prompts = {"bare": bare} | ({"templates": tuple(test_set.templates)} if tuple(test_set.templates) != bare else {})
     for mode, templates in prompts.items():
-        classes = class_features(encoded.encoder, test_set.class_names, templates, batch_size=encoded.batch_size)
+        classes = _class_features(encoded.model, test_set.class_names, templates)
         for subset, rows in encoded.subsets.items():
             yield Outcome(
                 way=ZERO_SHOT,
@@ -138,14 +150,12 @@ def _zero_shot(encoded: _Encoded, test_set: LabelledImages) -> Iterator[Outcome]
             )
 
 
-def class_features(
-    encoder: Encoder, class_names: Sequence[str], templates: Sequence[str], *, batch_size: int = 128
-) -> "Features":
+def _class_features(model: _Model, class_names: Sequence[str], templates: Sequence[str]) -> "Features":
     """Unit features of classes: the mean, over templates, of the features of a class's texts, shape (classes, dim)."""
     import numpy as np
 
     texts = [template.replace(PLACEHOLDER, name) for name in class_names for template in templates]
-    features = encode_texts(encoder, texts, batch_size=batch_size)
+    features = model.texts(texts)
     means = features.reshape(len(class_names), len(templates), -1).mean(axis=1)
     units: Features = means / np.linalg.norm(means, axis=1, keepdims=True)
     return units

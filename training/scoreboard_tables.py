@@ -161,13 +161,18 @@ def _notes(test_set: SetFacts, way: str, entries: Sequence[Entry]) -> list[str]:
     return [*notes, *test_set.notes]
 
 
+def _listed(words: Sequence[str]) -> str:
+    *others, last = words
+    return f"{', '.join(others)} and {last}" if others else last
+
+
 def _guard_notes(test_set: SetFacts, model: str) -> Iterator[str]:
     ways, leaked, alike = test_set.compared[model], test_set.leaked[model], test_set.alike[model]
     if not ways:
         yield f"whether {model} was trained on any of the images is not known: nothing was compared"
         return
     count = f"{len(leaked):,}" if leaked else "none"
-    yield f"{count} of the images are among those that {model} was trained on, by {' and '.join(ways)}"
+    yield f"{count} of the images are among those that {model} was trained on, by {_listed(ways)}"
     if alike:
         name, why = next(iter(alike.items()))
         yield f"{len(alike):,} look like images that {model} was trained on, and may be others ({name}: {why})"

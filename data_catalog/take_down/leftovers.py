@@ -31,8 +31,8 @@ _KILLED = tuple(f"{TEMPORARY_PREFIX}{kind}-" for kind in ("new", "old", "removed
 FETCH_LOGS = "fetch-log"
 # In a model's folder: features of all images that were searched.
 INDEX_FOLDER = "index"
-# In a root: features of the images of test sets, by the sha256 of their bytes.
-IMAGE_FEATURES = "image-features"
+# In a root: features of the images and texts of test sets, by the sha256 of their bytes.
+KEPT_FEATURES = "kept-features"
 _FINGERPRINT = re.compile(r"[0-9a-f]{16}")  # of a model, whose folder of them is called so
 # Step outputs of texts alone, that do not say of which sample each is.
 _ANONYMOUS_STEPS = ("plan",)
@@ -127,11 +127,11 @@ def clear_indexes(root: Path, datasets: Iterable[str]) -> list[Path]:
 
 
 def clear_features(root: Path) -> list[Path]:
-    """Remove what `vernaclip scoreboard` keeps of test images, one folder a model; it encodes them anew.
+    """Remove what `vernaclip scoreboard` keeps of test sets, one folder a model; it encodes them anew.
 
     Where the folder of these is a link to a larger disk, the link stays, and so does what else may lie there.
     """
-    folder = root / IMAGE_FEATURES
+    folder = root / KEPT_FEATURES
     if not folder.is_dir():
         return []
     for killed in folder.glob(f"{TEMPORARY_PREFIX}removed-*"):  # a removal was

@@ -175,8 +175,8 @@ def add_derived(root: Path) -> None:
     pixels = b"".join(row for path in snapshot.all_pair_files() for row in pq.read_table(path)["original"].to_pylist())
     (root / "searches").mkdir()
     (root / "searches" / "un-gatto.png").write_bytes(pixels)
-    (root / "image-features" / "0a1b2c3d4e5f6071").mkdir(parents=True)
-    (root / "image-features" / "0a1b2c3d4e5f6071" / "features").write_bytes(pixels)
+    (root / "kept-features" / "0a1b2c3d4e5f6071").mkdir(parents=True)
+    (root / "kept-features" / "0a1b2c3d4e5f6071" / "features").write_bytes(pixels)
     (root / "datasets" / "web" / "report.html").write_bytes(pixels)
 
 
@@ -248,7 +248,7 @@ def test_no_byte_of_a_forgotten_hosts_images_is_left(
     wanted = traces(root)
     before = require_snapshot(root, "web")
     places = {place.split("/")[0] for place in holders(root, wanted)}
-    assert places == {"work", "datasets", "exports", "image-features", "searches"}
+    assert places == {"work", "datasets", "exports", "kept-features", "searches"}
 
     assert main(["forget", "--root", str(root), "--domain", FORGOTTEN, "--reason", "the owner asks"]) == 0
     told = capsys.readouterr().out

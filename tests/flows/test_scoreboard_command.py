@@ -5,6 +5,7 @@ import io
 import json
 import shutil
 from collections.abc import Callable, Sequence
+from hashlib import sha256
 from importlib.metadata import version
 from pathlib import Path
 
@@ -158,8 +159,10 @@ def test_a_test_set_inside_the_training_set(
     }
     assert sizes == {"all": 6, "leak-free": 3}
     told(capsys, [*call, *leaking, "--report-anyway"])
-    kept = [pq.read_table(path) for path in root.glob("image-features/*/features-*.parquet")]
-    assert [table.num_rows for table in kept] == [6], "once, and nothing of the dataset's own images"
+    kept = [one for path in root.glob("kept-features/*/*.parquet") for one in pq.read_table(path)["sha256"].to_pylist()]
+    lines = [line.split("\t") for line in (root.parent / "set.tsv").read_text("utf-8").splitlines()[1:]]
+    asked = {(root.parent / "set" / name).read_bytes() for name, _ in lines} | {text.encode() for _, text in lines}
+    assert sorted(kept) == sorted(sha256(one).digest() for one in asked), "each once, and nothing of the dataset's own"
 
 
 def test_the_train_split_is_refused(trained: tuple[Path, list[str]], capsys: pytest.CaptureFixture[str]) -> None:

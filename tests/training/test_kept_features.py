@@ -2,7 +2,8 @@
 
 import io
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,8 +13,8 @@ from PIL import Image
 
 import training.kept_features as kept_features
 from data_catalog.errors import ConfigError
-from training.encoders import Encoder, encode_images
-from training.kept_features import encode_images_once, fingerprint
+from training.encoders import Encoder, encode_images, encode_texts, rewording
+from training.kept_features import encode_images_once, encode_texts_once, fingerprint
 
 NAMES = ["a", "b", "gone", "same as a", "broken", "c"]
 
@@ -31,10 +32,11 @@ def files() -> dict[str, bytes]:
 
 
 class Model:
-    """A linear map of pixels with random weights, which counts what it is asked for."""
+    """A linear map of pixels, and of letters, with random weights, which counts what it is asked for."""
 
     def __init__(self, seed: int = 0, size: int = 4) -> None:
-        self.num_asked = 0
+        self.num_asked = self.num_texts = 0
+        letters = torch.randn(256, 5, generator=torch.Generator().manual_seed(seed + 100))
         weights = torch.randn(size * size * 3, 5, generator=torch.Generator().manual_seed(seed))
 
         def prepare(image: Image.Image) -> torch.Tensor:
@@ -45,18 +47,27 @@ class Model:
             self.num_asked += len(pixels)
             return pixels.flatten(1) @ weights
 
+        def encode_texts(texts: Sequence[str]) -> torch.Tensor:
+            self.num_texts += len(texts)
+            return torch.stack([letters[list(text.encode("utf-8", "surrogatepass"))].sum(dim=0) for text in texts])
+
         self.encoder = Encoder(
             name="linear",
             origin="random",
             prepare=prepare,
             encode_pixels=encode_pixels,
-            encode_texts=lambda texts: torch.ones(len(texts), 5),
+            encode_texts=encode_texts,
         )
 
     def asked(self) -> int:
         """How many images it was asked for since the last time, less those that tell which model it is."""
         found, self.num_asked = self.num_asked, 0
         return found - 4
+
+    def asked_texts(self) -> int:
+        """The same of texts; three of them tell which model it is."""
+        found, self.num_texts = self.num_texts, 0
+        return found - 3
 
 
 def read_of(files: dict[str, bytes]) -> Callable[[str], bytes]:
@@ -116,7 +127,7 @@ def test_what_an_interrupted_run_has_encoded_is_not_encoded_again(
 ) -> None:
     monkeypatch.setattr(kept_features, "PORTION", 4)
     files = {str(number): png(number) for number in range(10)}
-    model, encode = Model(), kept_features.encoded_batches
+    model, encode = Model(), kept_features.image_batches
 
     def interrupted(*args: object, **kwargs: object) -> Iterator[object]:
         for number, batch in enumerate(encode(*args, **kwargs)):  # type: ignore[arg-type]
@@ -124,10 +135,10 @@ def test_what_an_interrupted_run_has_encoded_is_not_encoded_again(
                 raise KeyboardInterrupt
             yield batch
 
-    monkeypatch.setattr(kept_features, "encoded_batches", interrupted)
+    monkeypatch.setattr(kept_features, "image_batches", interrupted)
     with pytest.raises(KeyboardInterrupt):
         encode_images_once(model.encoder, list(files), read_of(files), tmp_path, batch_size=2)
-    monkeypatch.setattr(kept_features, "encoded_batches", encode)
+    monkeypatch.setattr(kept_features, "image_batches", encode)
     model.asked()
     _, places = encode_images_once(model.encoder, list(files), read_of(files), tmp_path, batch_size=2)
     assert (model.asked(), places.tolist()) == (6, list(range(10)))
@@ -205,7 +216,34 @@ def folder_of_a_files_name(folder: Path) -> None:
 def test_what_is_in_the_way_is_a_sentence(
     in_the_way: Callable[[Path], None], files: dict[str, bytes], tmp_path: Path
 ) -> None:
-    folder = tmp_path / "image-features"
+    folder = tmp_path / "kept-features"
     in_the_way(folder)
     with pytest.raises(ConfigError, match=rf"cannot be kept in {folder}/\w+ \(.*\): .* or remove {folder}, and they"):
         encode_images_once(Model().encoder, NAMES, read_of(files), folder)
+
+
+def test_texts_are_encoded_once_as_they_are_asked(tmp_path: Path) -> None:
+    model = Model()
+    texts = ["un cane", "due gatti", "un cane", "\udcff", "x" * 5000]
+    expected = encode_texts(model.encoder, texts)
+    model.num_texts = 0
+    for num_encoded in (4, 0):
+        found = encode_texts_once(model.encoder, texts, tmp_path, batch_size=2)
+        assert np.allclose(found, expected, atol=1e-6)
+        assert found[0].tobytes() == found[2].tobytes()
+        assert model.asked_texts() == num_encoded
+    loud = rewording(model.encoder, lambda asked: [text.upper() for text in asked], "loud")
+    assert np.allclose(encode_texts_once(loud, ["un cane"], tmp_path), encode_texts(loud, ["un cane"]), atol=1e-6)
+    assert np.allclose(
+        encode_texts_once(model.encoder, ["UN CANE"], tmp_path), encode_texts(loud, ["un cane"]), atol=1e-6
+    )
+    assert encode_texts_once(model.encoder, [], tmp_path).shape == (0, 0)
+
+
+def test_another_tokenizer_has_features_of_its_own(tmp_path: Path) -> None:
+    model = Model()
+    other = replace(model.encoder, files=({"name": "tokenizer.json", "sha256": "0" * 64},))
+    encode_texts_once(model.encoder, ["un cane"], tmp_path)
+    model.asked_texts()
+    encode_texts_once(other, ["un cane"], tmp_path)
+    assert model.asked_texts() == 1

@@ -108,7 +108,7 @@ def guard(*places: int, alike: Sequence[int] = ()) -> Guard:
     """A guard that is sure of some places, and suspects others."""
     sure = {place: Seen(why=f"the same bytes as wit:{place}", is_sure=True) for place in places}
     suspects = {place: Seen(why=f"looks like wit:{place}", is_sure=False) for place in alike}
-    return Guard(seen=suspects | sure, ways=("identity", "bytes and looks"))
+    return Guard(seen=suspects | sure, ways=("identity", "bytes", "looks"))
 
 
 def test_a_set_that_was_trained_on_is_refused_or_told_twice() -> None:
@@ -133,7 +133,7 @@ def test_what_looks_alike_is_told_twice_without_being_refused() -> None:
     assert board.get("ours", "colours", "text_to_image_R@1", images="leak-free").gallery_size == 3
     told = next(section for section in sections(board, {}) if section.title == "colours: text to image")
     assert "1 look like images that ours was trained on, and may be others (verde: looks like wit:2)" in told.notes
-    assert "none of the images are among those that ours was trained on, by identity and bytes and looks" in told.notes
+    assert "none of the images are among those that ours was trained on, by identity, bytes and looks" in told.notes
 
 
 def test_images_that_are_not_scored_leak_nothing() -> None:

@@ -84,15 +84,15 @@ def test_features_of_test_images_go_of_all_models(tmp_path: Path) -> None:
     """Also from a disk that they were moved to, where something else may lie beside them."""
     assert clear_features(tmp_path) == []
     models = ("0a1b2c3d4e5f6071", "ffffffffffffffff")
-    for folder in (tmp_path / "image-features", tmp_path / "disk"):
+    for folder in (tmp_path / "kept-features", tmp_path / "disk"):
         for name in (*models, f".tmp-removed-{models[0]}", "mine"):
             (folder / name).mkdir(parents=True)
             (folder / name / "features-0.parquet").write_bytes(b"features")
     for time in range(2):
-        assert clear_features(tmp_path) == [tmp_path / "image-features" / name for name in models]
-        assert [path.name for path in (tmp_path / "image-features").iterdir()] == ["mine"]
-        (tmp_path / "image-features").rename(tmp_path / f"before-{time}")
-        (tmp_path / "image-features").symlink_to(tmp_path / "disk")
+        assert clear_features(tmp_path) == [tmp_path / "kept-features" / name for name in models]
+        assert [path.name for path in (tmp_path / "kept-features").iterdir()] == ["mine"]
+        (tmp_path / "kept-features").rename(tmp_path / f"before-{time}")
+        (tmp_path / "kept-features").symlink_to(tmp_path / "disk")
 
 
 def test_a_damaged_pointer_to_a_model_stops_no_take_down(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
