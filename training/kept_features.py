@@ -41,6 +41,7 @@ _TEXTS = (
     "a",
     "Due gatti neri sul divano, e \u201c3,5\u201d cani!",
     "Zwölf Boxkämpfer jagen Viktor quer über den Sylter Deich.",
+    " ".join(f"Parola numero {number}." for number in range(400)),  # longer than any model reads: where it is cut
 )
 _FILE = re.compile(r"features-([0-9a-f]{64})\.parquet")
 

@@ -67,7 +67,7 @@ class Model:
     def asked_texts(self) -> int:
         """The same of texts; three of them tell which model it is."""
         found, self.num_texts = self.num_texts, 0
-        return found - 3
+        return found - 4
 
 
 def read_of(files: dict[str, bytes]) -> Callable[[str], bytes]:
@@ -247,3 +247,16 @@ def test_another_tokenizer_has_features_of_its_own(tmp_path: Path) -> None:
     model.asked_texts()
     encode_texts_once(other, ["un cane"], tmp_path)
     assert model.asked_texts() == 1
+
+
+def test_texts_that_are_cut_elsewhere_have_features_of_their_own() -> None:
+    """Of a model of a hub no files are known; its tokenizer may have changed there."""
+
+    def cut_at(most: int) -> Encoder:
+        return replace(
+            Model().encoder,
+            encode_texts=lambda texts: torch.tensor([[len(text.split()[:most]), 1.0] for text in texts]),
+        )
+
+    assert fingerprint(cut_at(64)) == fingerprint(cut_at(64))
+    assert len({fingerprint(cut_at(most)) for most in (16, 64, 77, 512)}) == 4
