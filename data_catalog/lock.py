@@ -81,6 +81,11 @@ def _lock_beside(place: Path, path: Path) -> TextIO | None:
                     file = stack.enter_context(path.open("a+", encoding="utf-8"))
                 except FileNotFoundError:
                     continue  # the folder as well
+                except PermissionError:
+                    if not path.exists():
+                        raise
+                    _require_left_behind(place, path)
+                    continue
                 if not _is_taken(file):
                     raise _held(place, path)
                 # Who had it may have removed it meanwhile, so that the next one has another file of that name.
@@ -90,10 +95,27 @@ def _lock_beside(place: Path, path: Path) -> TextIO | None:
         except OSError as error:
             if error.errno in _LOCKLESS:
                 logger.warning("%s: its disk knows no locks, so that two at once would harm each other", place)
+                path.unlink(missing_ok=True)
                 return None
             if error.errno in _READ_ONLY:
                 return None
             raise ConfigError(f"{path.parent} cannot be a folder to write to: {error.strerror}") from error
+
+
+def _require_left_behind(place: Path, path: Path) -> None:
+    """Remove another user's lock that nobody holds any more; refuse one that is held, or that cannot be removed."""
+    try:
+        with path.open(encoding="utf-8") as file:
+            if not _is_taken(file):
+                raise _held(place, path)
+            if _is_there(file, path):
+                path.unlink()
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        raise ConfigError(
+            f"{place} cannot be locked, since {path} is another user's ({error.strerror}): remove it if nobody is at it"
+        ) from error
 
 
 def _is_there(file: TextIO, path: Path) -> bool:

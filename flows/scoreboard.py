@@ -107,6 +107,7 @@ def make_scoreboard(question: Question) -> ScoreboardReport:
     trained = _trained_models(question, named)
     models = _contestants(question, named, trained, packs)
     scored = _sets(question, language_pack(question.language, packs))
+    _require_translatable(scored, named, question.language)  # before images are looked at
     leaks = question.recipe.leaks if question.recipe is not None else LeaksConfig()
     guards = {name: TrainingImages(model.snapshot, leaks) for name, model in trained.items()}
     test_sets = [_guarded(found, guards) for found in scored]
@@ -115,7 +116,6 @@ def make_scoreboard(question: Question) -> ScoreboardReport:
     if not test_sets:
         raise ConfigError("there is nothing to score on: give a recipe with a held-out split, --test-set or --protocol")
     require_different([found.test_set.name for found in test_sets], "the set")
-    _require_translatable(test_sets, named, question.language)
     test_sets = [_with_language(found, question.language, packs) for found in test_sets]
     if not question.report_anyway:
         refuse_seen([found.test_set for found in test_sets], models)
@@ -126,9 +126,10 @@ def make_scoreboard(question: Question) -> ScoreboardReport:
 
 
 def _features_folder(question: Question) -> Path:
-    """In the root, where other scoreboards find them; with this one where there is no root to write to."""
-    home = question.root if os.access(question.root, os.W_OK | os.X_OK) else question.out
-    return home / KEPT_FEATURES
+    """In the root, where other scoreboards find them; with this one where there is none, or it is others' to write."""
+    kept = question.root / KEPT_FEATURES
+    is_ours = os.access(kept if kept.exists() else question.root, os.W_OK | os.X_OK)
+    return kept if is_ours else question.out / KEPT_FEATURES
 
 
 def _trained_models(question: Question, named: Sequence[NamedModel]) -> dict[str, TrainedModel]:

@@ -57,8 +57,9 @@ class TrainingImages:
         found: dict[int, Seen] = {}
         ways: list[str] = []
         if self._looks is not None:
-            found |= self._by_pixels(names, read, self._looks)
-            ways += ["bytes", "looks"] if self._leaks.by_pixels else ["bytes"]
+            has_looks = self._leaks.by_pixels and "thumbnail" in self._looks.column_names
+            found |= self._by_pixels(names, read, self._looks, has_looks=has_looks)
+            ways += ["bytes", "looks"] if has_looks else ["bytes"]
         if self._leaks.by_identity and any(identities):
             found |= self._by_identity(identities)
             ways.insert(0, "identity")
@@ -76,8 +77,11 @@ class TrainingImages:
     @cached_property
     def _looks(self) -> pa.Table | None:
         found = _looks(self._snapshot, self._samples)
+        name = self._snapshot.snapshot
         if found is None:
-            logger.warning("snapshot %s holds no thumbnails: images are not compared by looks", self._snapshot.snapshot)
+            logger.warning("snapshot %s does not say what images it holds: none are compared by bytes or looks", name)
+        elif self._leaks.by_pixels and "thumbnail" not in found.column_names:
+            logger.warning("snapshot %s holds no thumbnails: images are compared by bytes, not by looks", name)
         return found
 
     def _by_identity(self, identities: Sequence[Collection[str]]) -> dict[int, Seen]:
@@ -88,7 +92,9 @@ class TrainingImages:
             if identity is not None
         }
 
-    def _by_pixels(self, names: Sequence[str], read: Callable[[str], bytes], trained: pa.Table) -> dict[int, Seen]:
+    def _by_pixels(
+        self, names: Sequence[str], read: Callable[[str], bytes], trained: pa.Table, *, has_looks: bool
+    ) -> dict[int, Seen]:
         by_bytes = dict(zip(trained.column("sha256").to_pylist(), trained.column("sample_id").to_pylist(), strict=True))
         found: dict[int, Seen] = {}
         views: list[View] = []
@@ -98,7 +104,7 @@ class TrainingImages:
             ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool,
             Progress("compare with training images", total=len(names), unit="images") as progress,
         ):
-            seen = pool.map(lambda name: _views_of(name, read, has_looks=self._leaks.by_pixels), names)
+            seen = pool.map(lambda name: _views_of(name, read, has_looks=has_looks), names)
             for place, (digest, looks) in enumerate(seen):
                 if digest in by_bytes:
                     found[place] = Seen(why=f"the same bytes as {by_bytes[digest]}", is_sure=True)
@@ -170,17 +176,13 @@ def _alike(
 
 
 def _looks(snapshot: Snapshot, samples: Collection[str]) -> pa.Table | None:
-    """Bytes and looks of the images that were seen; None of a snapshot that keeps none."""
-    columns = ["sample_id", "sha256", "phash", "thumbnail"]
-    tables = []
-    for path in snapshot.image_files():
-        file = pq.ParquetFile(path)
-        if "thumbnail" not in file.schema_arrow.names:
-            return None
-        tables.append(file.read(columns=columns))
-    if not tables:
+    """Bytes of the images that were seen, and their looks where the snapshot has them; None of one without images."""
+    paths = snapshot.image_files()
+    if not paths:
         return None
-    table = pa.concat_tables(tables)
+    has_looks = all("thumbnail" in pq.read_schema(path).names for path in paths)
+    columns = ["sample_id", "sha256", "phash", *(["thumbnail"] if has_looks else [])]
+    table = pa.concat_tables([pq.ParquetFile(path).read(columns=columns) for path in paths])
     is_seen = pc.is_in(table.column("sample_id"), pa.array(sorted(samples), pa.string()))
     return table.filter(pc.and_(is_seen, pc.is_valid(table.column("phash"))))
 

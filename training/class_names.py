@@ -1,17 +1,20 @@
 """Class names and templates in JSON files, in the form of CLIP_benchmark's: a list, or several by their keys."""
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
 from data_catalog.errors import ConfigError
+
+_HALF = re.compile("[\ud800-\udfff]")  # which JSON may hold, and no model is asked
 
 
 def read_names(path: Path, key: str | None) -> list[str] | dict[str, str]:
     """Class names of a JSON file: a list, or a table by folder; or of one of several such by its key.
 
     Raises:
-        ConfigError: it is no such file, has several tables and `key` names none, or a name is empty.
+        ConfigError: it is no such file, has several tables and `key` names none, or a name is empty or no Unicode.
     """
     found = _entry(path, key, "class_names_key")
     if isinstance(found, dict):
@@ -64,4 +67,7 @@ def _is_several(document: Any) -> bool:
 def _texts(found: Any, path: Path) -> list[str]:
     if not isinstance(found, list) or not all(isinstance(text, str) and text.strip() for text in found):
         raise ConfigError(f"{path} must hold a list of texts, none of them empty")
+    half = next((text for text in found if _HALF.search(text)), None)
+    if half is not None:
+        raise ConfigError(f"{path} holds {half!r}, which is no valid Unicode (half a surrogate pair): correct it")
     return list(found)

@@ -9,20 +9,20 @@ from data_catalog.errors import ConfigError
 from data_catalog.shards import sha256_of
 from training.encoders import Encoder
 from training.loading_errors import OTHERS_REMEDY, loading
+from training.model import OPEN_CLIP_CONFIG_FILE
 from training.model_files import ANY_TEXTS, names_of, require_whole
+from training.pretrained import WEIGHT_FILES
 from training.tensor_hashes import tensors_sha256
 
 if TYPE_CHECKING:
     import torch
     from PIL.Image import Image
 
-_OPEN_CLIP_CONFIG = "open_clip_config.json"
 _PROCESSORS = ("preprocessor_config.json", "processor_config.json")
 _TOKENIZER = ("tokenizer.json", "tokenizer_config.json")
-_WEIGHTS = ("open_clip_model.safetensors", "model.safetensors", "open_clip_pytorch_model.bin", "pytorch_model.bin")
 # Files of a model that hold a JSON object each, if they are there.
 _CONFIGS = (
-    *(_OPEN_CLIP_CONFIG, "config.json", *_PROCESSORS, *_TOKENIZER),
+    *(OPEN_CLIP_CONFIG_FILE, "config.json", *_PROCESSORS, *_TOKENIZER),
     *("special_tokens_map.json", "model.safetensors.index.json"),
 )
 # What older releases wrote and needs no reading: which positions there are, and poolers that a model goes without.
@@ -85,9 +85,9 @@ def open_open_clip(source: str, name: str) -> Encoder:
     known = open_clip.get_pretrained_cfg(model_name, pretrained) if pretrained else {}
     what = f"open_clip={source}"
     if Path(source).is_dir():
-        require_whole(Path(source), _CONFIGS, first=_OPEN_CLIP_CONFIG)
+        require_whole(Path(source), _CONFIGS, first=OPEN_CLIP_CONFIG_FILE)
     encoder = ("config.json",) if (Path(source) / "config.json").exists() else ()  # of Hugging Face, if it has one
-    with loading(what, source, (_OPEN_CLIP_CONFIG, *_WEIGHTS, *encoder)):
+    with loading(what, source, (OPEN_CLIP_CONFIG_FILE, *WEIGHT_FILES, *encoder)):
         module, _, prepare = open_clip.create_model_and_transforms(
             model_name,
             pretrained=pretrained,
@@ -95,7 +95,7 @@ def open_open_clip(source: str, name: str) -> Encoder:
             require_pretrained=True,
             force_quick_gelu=bool(known.get("quick_gelu")),  # the weights' own activation, not the name's
         )
-    with loading(what, source, (*_TOKENIZER, _OPEN_CLIP_CONFIG)):
+    with loading(what, source, (*_TOKENIZER, OPEN_CLIP_CONFIG_FILE)):
         tokenizer = open_clip.get_tokenizer(model_name)
     module.eval()
     loaded = tensors_sha256(module.state_dict())
@@ -108,7 +108,7 @@ def open_open_clip(source: str, name: str) -> Encoder:
         tensors_sha256=loaded,
         files=_configs_and_tokenizers(Path(source)),
     )
-    return _tried(found, what, source, (_OPEN_CLIP_CONFIG, *encoder))
+    return _tried(found, what, source, (OPEN_CLIP_CONFIG_FILE, *encoder))
 
 
 def open_transformers(source: str, name: str) -> Encoder:
@@ -125,13 +125,13 @@ def open_transformers(source: str, name: str) -> Encoder:
     what = f"transformers={source}"
     if Path(source).is_dir():
         require_whole(Path(source), _CONFIGS, first="config.json")
-    with loading(what, source, ("config.json", *_WEIGHTS)):
+    with loading(what, source, ("config.json", *WEIGHT_FILES)):
         module, told = AutoModel.from_pretrained(
             source, output_loading_info=True, weights_only=True, trust_remote_code=False
         )
     with loading(what, source, (*_PROCESSORS, *_TOKENIZER)):
         processor = AutoProcessor.from_pretrained(source, trust_remote_code=False)
-    _require_all_weights(told, names_of(Path(source), _WEIGHTS) if Path(source).is_dir() else what)
+    _require_all_weights(told, names_of(Path(source), WEIGHT_FILES) if Path(source).is_dir() else what)
     towers = ("get_image_features", "get_text_features")
     if not (all(hasattr(module, tower) for tower in towers) and hasattr(processor, "image_processor")):
         raise ConfigError(f"{what} is a {type(module).__name__}, which does not have two towers")

@@ -10,6 +10,7 @@ import os
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -17,6 +18,8 @@ from typing import TYPE_CHECKING
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from data_catalog.disk_errors import raise_if_disk_fails
+from data_catalog.errors import ConfigError
 from data_catalog.progress import Progress
 from data_catalog.shards import digest, sha256_of, write_named_atomically
 from training.encoders import PACKAGES, Encoder, image_batches, text_batches
@@ -38,6 +41,7 @@ _TEXTS = (
     "a",
     "Due gatti neri sul divano, e \u201c3,5\u201d cani!",
     "Zwölf Boxkämpfer jagen Viktor quer über den Sylter Deich.",
+    " ".join(f"Parola numero {number}." for number in range(400)),  # longer than any model reads: where it is cut
 )
 _FILE = re.compile(r"features-([0-9a-f]{64})\.parquet")
 
@@ -51,15 +55,19 @@ def encode_images_once(
     encoded is there for the next one.
 
     Raises:
-        ConfigError: the disk is full.
+        ConfigError: the disk is full, or files below `folder` cannot be read or written.
     """
     import numpy as np
 
     digests = _digests(names, read)
 
+    asked: set[bytes] = set()
+
     def noting(name: str) -> bytes:
+        del digests[name]
         raw = read(name)
         digests[name] = hashlib.sha256(raw).digest()  # of a file that changed by now it is another one
+        asked.add(digests[name])
         return raw
 
     def encoded(fresh: Sequence[str]) -> "Rows":
@@ -68,7 +76,10 @@ def encode_images_once(
             (digests[fresh[place]], row) for places, rows in batches for place, row in zip(places, rows, strict=True)
         )
 
-    known = _known(encoder, folder, {one: name for name, one in reversed(digests.items())}, encoded)
+    known: dict[bytes, Features] = {}
+    # Of images of the same bytes one is encoded; if it has changed or gone by then, the others are still to be.
+    while wanted := {one: name for name, one in reversed(digests.items()) if one not in known and one not in asked}:
+        known = _known(encoder, folder, wanted, encoded)
     there = [number for number, name in enumerate(names) if digests.get(name) in known]
     return stacked([known[digests[names[number]]] for number in there]), np.array(there, dtype=np.int64)
 
@@ -77,7 +88,7 @@ def encode_texts_once(encoder: Encoder, texts: Sequence[str], folder: Path, *, b
     """As `encoders.encode_texts`, in the same way; texts are kept as they are asked, put in other words or not.
 
     Raises:
-        ConfigError: the disk is full.
+        ConfigError: the disk is full, or files below `folder` cannot be read or written.
     """
     words = encoder.reword(texts) if encoder.reword else texts
     digests = [hashlib.sha256(word.encode("utf-8", "surrogatepass")).digest() for word in words]
@@ -96,12 +107,14 @@ def _known(
 ) -> "dict[bytes, Features]":
     """Features by the sha256 of what they are of: all that are kept, and what is wanted besides, which is kept then."""
     place = folder / fingerprint(encoder)
-    known = _kept(place)
+    with _files_of(place):
+        known = _kept(place)
     fresh = [name for one, name in wanted.items() if one not in known]
     if len(fresh) < len(wanted):
         logger.info("%s: features of %d of %d are known", encoder.name, len(wanted) - len(fresh), len(wanted))
     for rows in _portions(encode(fresh)):
-        _keep(place, rows)
+        with _files_of(place):
+            _keep(place, rows)
         known |= rows
     return known
 
@@ -124,6 +137,18 @@ def fingerprint(encoder: Encoder) -> str:
     features = [hashlib.sha256(each.float().contiguous().numpy().tobytes()).hexdigest() for each in made]
     releases = {name: version(name) for name in PACKAGES}
     return digest([VERSION, releases, encoder.tensors_sha256, [dict(file) for file in encoder.files], features])[:16]
+
+
+@contextmanager
+def _files_of(place: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise_if_disk_fails(error, place)
+        raise ConfigError(
+            f"features of test sets cannot be kept in {place} ({error.strerror or error}): give yourself the right "
+            f"to read and write there, or remove {place.parent}, and they are made anew"
+        ) from error
 
 
 def _digests(names: Sequence[str], read: "Read") -> dict[str, bytes]:

@@ -83,7 +83,7 @@ def read_model_config(model: str) -> dict[str, Any]:
     text, image_size = config["text_cfg"], config["vision_cfg"]["image_size"]
     if type(image_size) is not int or image_size < 1:
         raise ConfigError(f"{path}: vision_cfg.image_size must be one number, of pixels, got {image_size!r}")
-    if not config.get("custom_text") or ("hf_model_name" not in text and not _is_causal(text)):
+    if config.get("custom_text") is not True or ("hf_model_name" not in text and not _is_causal(text)):
         raise ConfigError(
             f"{path}: it must say custom_text, and its text tower be of Hugging Face, or causal with pool_type argmax"
         )
@@ -177,8 +177,10 @@ def load_model(folder: Path) -> LoadedModel:
     require_file(weights_path)
     has_encoder = "hf_model_name" in model_config["text_cfg"]
     deciding = [*([ENCODER_CONFIG_FILE] if has_encoder else []), OPEN_CLIP_CONFIG_FILE]
-    for name in (*(deciding if has_encoder else []), TOKENIZER_FILE, TOKENIZER_CONFIG_FILE):
-        require_few_layers(folder / name, read_object(folder / name))
+    if has_encoder:
+        require_few_layers(folder / ENCODER_CONFIG_FILE, read_object(folder / ENCODER_CONFIG_FILE))
+    for name in (TOKENIZER_FILE, TOKENIZER_CONFIG_FILE):
+        read_object(folder / name)
     with opening(names_of(folder, deciding)):
         module = _make(model_config, folder)
     load_weights(module, weights_path)

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 # Of a folder of weights, the first that is there.
-_WEIGHT_FILES = ("open_clip_model.safetensors", "model.safetensors", "open_clip_pytorch_model.bin", "pytorch_model.bin")
+WEIGHT_FILES = ("open_clip_model.safetensors", "model.safetensors", "open_clip_pytorch_model.bin", "pytorch_model.bin")
 # Weights of heads that an encoder was once trained with; nothing of the encoder itself may be left over.
 _HEADS = ("cls.", "lm_head.", "classifier.", "qa_outputs.", "pooler.")
 
@@ -49,7 +49,7 @@ def identity_of_weights(model_config: Mapping[str, Any], config: TrainConfig) ->
     found: dict[str, Any] = {}
     text = model_config["text_cfg"].get("hf_model_name")
     if text:
-        names = (ENCODER_CONFIG_FILE, *_WEIGHT_FILES, "tokenizer.json", "vocab.txt")
+        names = (ENCODER_CONFIG_FILE, *WEIGHT_FILES, "tokenizer.json", "vocab.txt")
         folder = Path(text)
         found["text"] = (
             {name: sha256_of(folder / name) for name in names if (folder / name).is_file()} if folder.is_dir() else text
@@ -149,7 +149,7 @@ def _from_hub(model_config: Mapping[str, Any]) -> Path:
 
 
 def _weights_file(path: Path) -> Path:
-    found = path if path.is_file() else next((path / name for name in _WEIGHT_FILES if (path / name).is_file()), None)
+    found = path if path.is_file() else next((path / name for name in WEIGHT_FILES if (path / name).is_file()), None)
     if found is None:
         raise ConfigError(f"train.image_weights: {path} is no file of weights, nor a folder with one")
     return found

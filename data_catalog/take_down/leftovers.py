@@ -2,6 +2,7 @@
 
 import logging
 import os
+import re
 import shutil
 from collections.abc import Iterable, Iterator
 from functools import partial
@@ -32,6 +33,7 @@ FETCH_LOGS = "fetch-log"
 INDEX_FOLDER = "index"
 # In a root: features of the images and texts of test sets, by the sha256 of their bytes.
 KEPT_FEATURES = "kept-features"
+_FINGERPRINT = re.compile(r"[0-9a-f]{16}")  # of a model, whose folder of them is called so
 # Step outputs of texts alone, that do not say of which sample each is.
 _ANONYMOUS_STEPS = ("plan",)
 
@@ -125,12 +127,18 @@ def clear_indexes(root: Path, datasets: Iterable[str]) -> list[Path]:
 
 
 def clear_features(root: Path) -> list[Path]:
-    """Remove what `vernaclip scoreboard` keeps of test sets, one folder a model; it encodes them anew."""
-    shutil.rmtree(root / f"{TEMPORARY_PREFIX}removed-{KEPT_FEATURES}", ignore_errors=True)  # of a killed removal
+    """Remove what `vernaclip scoreboard` keeps of test sets, one folder a model; it encodes them anew.
+
+    Where the folder of these is a link to a larger disk, the link stays, and so does what else may lie there.
+    """
     folder = root / KEPT_FEATURES
-    found = sorted(folder.glob("*")) if folder.is_dir() else []
-    if found:
-        remove_folder(folder)
+    if not folder.is_dir():
+        return []
+    for killed in folder.glob(f"{TEMPORARY_PREFIX}removed-*"):  # a removal was
+        shutil.rmtree(killed, ignore_errors=True)
+    found = sorted(path for path in folder.iterdir() if _FINGERPRINT.fullmatch(path.name))
+    for path in found:
+        remove_folder(path)
     return found
 
 

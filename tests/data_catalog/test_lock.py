@@ -142,6 +142,28 @@ def test_where_no_lock_can_be_there_is_none(
         raise OSError(number, os.strerror(number))
 
     monkeypatch.setattr(fcntl, "flock", lock)
-    with place_lock(tmp_path / "out"):
+    with place_lock(tmp_path / "new" / "out"):
         pass
     assert ("knows no locks" in caplog.text) is is_told
+    if is_told:
+        assert list(tmp_path.iterdir()) == []
+
+
+def test_the_lock_of_another_user_is_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whose file can be read, and be removed from a folder that both write to, but not be written."""
+    place, path, open_file = tmp_path / "out", tmp_path / f".out{LOCK_FILE}", Path.open
+
+    def open_as_another(self: Path, mode: str = "r", *args: object, **options: object) -> object:
+        if self == path and path.exists() and mode != "r":
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+        return open_file(self, mode, *args, **options)  # type: ignore[call-overload]
+
+    with place_lock(place):
+        monkeypatch.setattr(Path, "open", open_as_another)
+        with pytest.raises(ConfigError, match="out is being written by process"), place_lock(place):
+            pass
+        assert path.exists()
+    path.write_bytes(b"")  # of one that was killed
+    with place_lock(place):
+        assert json.loads(path.read_text())["pid"] == os.getpid()
+    assert list(tmp_path.iterdir()) == []

@@ -175,8 +175,8 @@ def add_derived(root: Path) -> None:
     pixels = b"".join(row for path in snapshot.all_pair_files() for row in pq.read_table(path)["original"].to_pylist())
     (root / "searches").mkdir()
     (root / "searches" / "un-gatto.png").write_bytes(pixels)
-    (root / "kept-features" / "0a1b").mkdir(parents=True)
-    (root / "kept-features" / "0a1b" / "features").write_bytes(pixels)
+    (root / "kept-features" / "0a1b2c3d4e5f6071").mkdir(parents=True)
+    (root / "kept-features" / "0a1b2c3d4e5f6071" / "features").write_bytes(pixels)
     (root / "datasets" / "web" / "report.html").write_bytes(pixels)
 
 

@@ -311,3 +311,20 @@ def test_what_older_releases_left_in_a_folder_of_transformers_does_no_harm(
     old = {"text_model.embeddings.position_ids": torch.ones(2), "vision_model.pooler.dense.bias": torch.ones(2)}
     folder = damaged(dual_encoder, WEIGHTS, tensors(lambda found, _: found.update(old)))
     assert open_transformers(str(folder), "theirs").name == "theirs"
+
+
+def test_a_word_of_a_vocabulary_is_no_number_of_layers(
+    own_text: Path, with_encoder: Path, dual_encoder: Path, tmp_path: Path
+) -> None:
+    """BERT's knows "layers" as its token 9,014."""
+    openers: list[tuple[Path, Callable[[Path], Any]]] = [
+        (own_text, load_model),
+        (own_text, lambda folder: open_open_clip(str(folder), "theirs")),
+        (with_encoder, load_model),
+        (dual_encoder, lambda folder: open_transformers(str(folder), "theirs")),
+    ]
+    for number, (source, opener) in enumerate(openers):
+        folder = tmp_path / str(number)
+        shutil.copytree(source, folder)
+        said("model.vocab.layers", 9014)(folder / "tokenizer.json")
+        assert opener(folder)

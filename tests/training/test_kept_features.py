@@ -12,6 +12,7 @@ import torch
 from PIL import Image
 
 import training.kept_features as kept_features
+from data_catalog.errors import ConfigError
 from training.encoders import Encoder, encode_images, encode_texts, rewording
 from training.kept_features import encode_images_once, encode_texts_once, fingerprint
 
@@ -66,7 +67,7 @@ class Model:
     def asked_texts(self) -> int:
         """The same of texts; three of them tell which model it is."""
         found, self.num_texts = self.num_texts, 0
-        return found - 3
+        return found - 4
 
 
 def read_of(files: dict[str, bytes]) -> Callable[[str], bytes]:
@@ -178,6 +179,49 @@ def test_of_images_that_are_not_there_nothing_is_kept(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+def test_copies_of_a_file_that_changes_or_goes_meanwhile_are_not_left_out(tmp_path: Path) -> None:
+    """Of the same bytes one is encoded, which is another picture by then, or none."""
+    contents = {
+        "changes": [png(1), png(2)],
+        "same as that was": [png(1)],
+        "goes": [png(3)],
+        "same as that": [png(3)],
+        "broken": [b"no picture"],
+    }
+
+    def read(name: str) -> bytes:
+        if name == "goes" and not contents[name]:
+            raise FileNotFoundError(name)
+        return contents[name].pop(0) if len(contents[name]) > 1 or name == "goes" else contents[name][0]
+
+    features, places = encode_images_once(Model().encoder, [*contents], read, tmp_path)
+    now, _ = encode_images(Model().encoder, ["a", "b", "c"], read_of({"a": png(2), "b": png(1), "c": png(3)}))
+    assert places.tolist() == [0, 1, 3]
+    assert np.allclose(features, now, atol=1e-6)
+
+
+def file_in_the_way(folder: Path) -> None:
+    folder.write_text("no folder")
+
+
+def link_to_nothing(folder: Path) -> None:
+    folder.symlink_to(folder.with_name("gone"))
+
+
+def folder_of_a_files_name(folder: Path) -> None:
+    (folder / fingerprint(Model().encoder) / f"features-{'0' * 64}.parquet").mkdir(parents=True)
+
+
+@pytest.mark.parametrize("in_the_way", [file_in_the_way, link_to_nothing, folder_of_a_files_name])
+def test_what_is_in_the_way_is_a_sentence(
+    in_the_way: Callable[[Path], None], files: dict[str, bytes], tmp_path: Path
+) -> None:
+    folder = tmp_path / "kept-features"
+    in_the_way(folder)
+    with pytest.raises(ConfigError, match=rf"cannot be kept in {folder}/\w+ \(.*\): .* or remove {folder}, and they"):
+        encode_images_once(Model().encoder, NAMES, read_of(files), folder)
+
+
 def test_texts_are_encoded_once_as_they_are_asked(tmp_path: Path) -> None:
     model = Model()
     texts = ["un cane", "due gatti", "un cane", "\udcff", "x" * 5000]
@@ -203,3 +247,16 @@ def test_another_tokenizer_has_features_of_its_own(tmp_path: Path) -> None:
     model.asked_texts()
     encode_texts_once(other, ["un cane"], tmp_path)
     assert model.asked_texts() == 1
+
+
+def test_texts_that_are_cut_elsewhere_have_features_of_their_own() -> None:
+    """Of a model of a hub no files are known; its tokenizer may have changed there."""
+
+    def cut_at(most: int) -> Encoder:
+        return replace(
+            Model().encoder,
+            encode_texts=lambda texts: torch.tensor([[len(text.split()[:most]), 1.0] for text in texts]),
+        )
+
+    assert fingerprint(cut_at(64)) == fingerprint(cut_at(64))
+    assert len({fingerprint(cut_at(most)) for most in (16, 64, 77, 512)}) == 4

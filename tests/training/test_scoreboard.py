@@ -379,6 +379,7 @@ def test_folders_without_images_are_no_classes(tmp_path: Path) -> None:
         ({"n01": "a", "n02": " "}, None, "none of them empty"),
         ({"imagenet1k": ["a", ""]}, None, "none of them empty"),
         (7, None, "must hold a list"),
+        ({"n01": "un \ud83d cane"}, None, r"holds .*ud83d cane., which is no valid Unicode"),
     ],
 )
 def test_names_in_files(tmp_path: Path, document: object, key: str | None, found: object) -> None:

@@ -267,6 +267,7 @@ def test_bad_models_are_named(tmp_path: Path) -> None:
         (json.dumps({**SMALL, "vision_cfg": 5}), "vision_cfg.image_size is missing"),
         (json.dumps({**SMALL, "vision_cfg": {"image_size": [32, 32]}}), "image_size must be one number"),
         (json.dumps({**SMALL, "custom_text": False}), "must say custom_text"),
+        (json.dumps({**SMALL, "custom_text": 1}), "must say custom_text"),  # `load_model` would refuse it in the end
         (json.dumps({**SMALL, "text_cfg": {**SMALL["text_cfg"], "pool_type": "last"}}), "pool_type argmax"),
     ]:
         path.write_text(text)

@@ -81,12 +81,18 @@ def test_indexes_go_of_the_datasets_that_are_named(tmp_path: Path) -> None:
 
 
 def test_features_of_test_images_go_of_all_models(tmp_path: Path) -> None:
+    """Also from a disk that they were moved to, where something else may lie beside them."""
     assert clear_features(tmp_path) == []
-    for place in ("kept-features/0a1b", "kept-features/2c3d", ".tmp-removed-kept-features/0a1b"):
-        (tmp_path / place).mkdir(parents=True)
-        (tmp_path / place / "features-0.parquet").write_bytes(b"features")
-    assert clear_features(tmp_path) == [tmp_path / "kept-features" / name for name in ("0a1b", "2c3d")]
-    assert list(tmp_path.iterdir()) == []
+    models = ("0a1b2c3d4e5f6071", "ffffffffffffffff")
+    for folder in (tmp_path / "kept-features", tmp_path / "disk"):
+        for name in (*models, f".tmp-removed-{models[0]}", "mine"):
+            (folder / name).mkdir(parents=True)
+            (folder / name / "features-0.parquet").write_bytes(b"features")
+    for time in range(2):
+        assert clear_features(tmp_path) == [tmp_path / "kept-features" / name for name in models]
+        assert [path.name for path in (tmp_path / "kept-features").iterdir()] == ["mine"]
+        (tmp_path / "kept-features").rename(tmp_path / f"before-{time}")
+        (tmp_path / "kept-features").symlink_to(tmp_path / "disk")
 
 
 def test_a_damaged_pointer_to_a_model_stops_no_take_down(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
