@@ -60,7 +60,6 @@ def encode_images_once(
     import numpy as np
 
     digests = _digests(names, read)
-
     asked: set[bytes] = set()
 
     def noting(name: str) -> bytes:
