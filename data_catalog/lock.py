@@ -80,6 +80,8 @@ def _lock_beside(place: Path, path: Path) -> TextIO | None:
                 try:
                     file = stack.enter_context(path.open("a+", encoding="utf-8"))
                 except FileNotFoundError:
+                    if path.is_symlink():
+                        raise
                     continue  # the folder as well
                 except PermissionError:
                     if not path.exists():

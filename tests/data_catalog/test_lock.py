@@ -167,3 +167,9 @@ def test_the_lock_of_another_user_is_one(tmp_path: Path, monkeypatch: pytest.Mon
     with place_lock(place):
         assert json.loads(path.read_text())["pid"] == os.getpid()
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_link_to_nowhere_in_the_place_of_a_lock_is_told(tmp_path: Path) -> None:
+    (tmp_path / ".out.writer-lock").symlink_to(tmp_path / "gone" / "lock")
+    with pytest.raises(ConfigError, match="No such file"), place_lock(tmp_path / "out"):
+        pass
