@@ -22,7 +22,7 @@ from PIL import Image
 
 from flows.tables import plain_table
 from training.encoders import Encoder, encode_images, encode_texts
-from training.kept_features import encode_images_once, encode_texts_once
+from training.kept_features import FeatureStore
 from training.tensor_hashes import tensors_sha256
 from training.threads import let_threads_sleep
 
@@ -78,8 +78,8 @@ def ways(encoder: Encoder, images: Mapping[str, bytes], folder: Path) -> dict[st
         return encode_images(encoder, names, images.__getitem__)[0], encode_texts(encoder, captions)
 
     def again() -> tuple[Features, Features]:
-        pictures, _ = encode_images_once(encoder, names, images.__getitem__, folder)
-        return pictures, encode_texts_once(encoder, captions, folder)
+        pictures, _ = FeatureStore(encoder, folder).images(names, images.__getitem__)
+        return pictures, FeatureStore(encoder, folder).texts(captions)
 
     def first() -> tuple[Features, Features]:
         for path in folder.rglob("*.parquet"):

@@ -8,9 +8,10 @@ import hashlib
 import logging
 import os
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from functools import cached_property
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -46,76 +47,86 @@ _TEXTS = (
 _FILE = re.compile(r"features-([0-9a-f]{64})\.parquet")
 
 
-def encode_images_once(
-    encoder: Encoder, names: Sequence[str], read: "Read", folder: Path, *, batch_size: int = 128
-) -> "tuple[Features, Integers]":
-    """As `encoders.encode_images`, but of images whose features are not below `folder` only; theirs are written there.
+class FeatureStore:
+    """A model whose features of test images and texts are kept; which those are is found out once for all sets.
 
-    Images of the same bytes have the same features to the bit, so that they always tie. What an interrupted run has
-    encoded is there for the next one.
+    Images of the same bytes, and texts of the same letters, have the same features to the bit, so that they always tie.
+    What an interrupted run has encoded is there for the next one.
 
-    Raises:
-        ConfigError: the disk is full, or files below `folder` cannot be read or written.
+    Args:
+        encoder: the model.
+        folder: below which features are kept, in a folder a model.
     """
-    import numpy as np
 
-    digests = _digests(names, read)
-    asked: set[bytes] = set()
+    def __init__(self, encoder: Encoder, folder: Path) -> None:
+        self._encoder, self._folder = encoder, folder
 
-    def noting(name: str) -> bytes:
-        del digests[name]
-        raw = read(name)
-        digests[name] = hashlib.sha256(raw).digest()  # of a file that changed by now it is another one
-        asked.add(digests[name])
-        return raw
+    def images(self, names: Sequence[str], read: "Read", *, batch_size: int = 128) -> "tuple[Features, Integers]":
+        """As `encoders.encode_images`, but only images of which nothing is kept are encoded.
 
-    def encoded(fresh: Sequence[str]) -> "Rows":
-        batches = image_batches(encoder, fresh, noting, batch_size=batch_size)
-        return (
-            (digests[fresh[place]], row) for places, rows in batches for place, row in zip(places, rows, strict=True)
-        )
+        Raises:
+            ConfigError: the disk is full, or files in the folder cannot be read or written.
+        """
+        import numpy as np
 
-    known: dict[bytes, Features] = {}
-    # Of images of the same bytes one is encoded; if it has changed or gone by then, the others are still to be.
-    while wanted := {one: name for name, one in reversed(digests.items()) if one not in known and one not in asked}:
-        known = _known(encoder, folder, wanted, encoded)
-    there = [number for number, name in enumerate(names) if digests.get(name) in known]
-    return stacked([known[digests[names[number]]] for number in there]), np.array(there, dtype=np.int64)
+        digests = _digests(names, read)
+        asked: set[bytes] = set()
 
+        def noting(name: str) -> bytes:
+            del digests[name]
+            raw = read(name)
+            digests[name] = hashlib.sha256(raw).digest()  # of a file that changed by now it is another one
+            asked.add(digests[name])
+            return raw
 
-def encode_texts_once(encoder: Encoder, texts: Sequence[str], folder: Path, *, batch_size: int = 128) -> "Features":
-    """As `encoders.encode_texts`, in the same way; texts are kept as they are asked, put in other words or not.
+        # Of images of the same bytes one is encoded; if it has changed or gone by then, the others are still to be.
+        while fresh := list(self._unknown((one, name) for name, one in digests.items() if one not in asked).values()):
+            batches = image_batches(self._encoder, fresh, noting, batch_size=batch_size)
+            self._learn(
+                (digests[fresh[place]], row)
+                for places, rows in batches
+                for place, row in zip(places, rows, strict=True)
+            )
+        there = [number for number, name in enumerate(names) if digests.get(name) in self._known]
+        return stacked([self._known[digests[names[number]]] for number in there]), np.array(there, dtype=np.int64)
 
-    Raises:
-        ConfigError: the disk is full, or files below `folder` cannot be read or written.
-    """
-    words = encoder.reword(texts) if encoder.reword else texts
-    digests = [hashlib.sha256(word.encode("utf-8", "surrogatepass")).digest() for word in words]
+    def texts(self, texts: Sequence[str], *, batch_size: int = 128) -> "Features":
+        """As `encoders.encode_texts`, in the same way; texts are kept as they are asked, put in other words or not.
 
-    def encoded(fresh: Sequence[str]) -> "Rows":
-        batches = text_batches(encoder, fresh, batch_size=batch_size)
-        named = {word: one for one, word in zip(digests, words, strict=True)}
-        return ((named[fresh[place]], row) for places, rows in batches for place, row in zip(places, rows, strict=True))
+        Raises:
+            ConfigError: the disk is full, or files in the folder cannot be read or written.
+        """
+        words = self._encoder.reword(texts) if self._encoder.reword else texts
+        digests = [hashlib.sha256(word.encode("utf-8", "surrogatepass")).digest() for word in words]
+        fresh = self._unknown(zip(digests, words, strict=True))
+        keys = list(fresh)
+        batches = text_batches(self._encoder, list(fresh.values()), batch_size=batch_size)
+        self._learn((keys[place], row) for places, rows in batches for place, row in zip(places, rows, strict=True))
+        return stacked([self._known[one] for one in digests])
 
-    known = _known(encoder, folder, dict(zip(digests, words, strict=True)), encoded)
-    return stacked([known[one] for one in digests])
+    @cached_property
+    def _place(self) -> Path:
+        return self._folder / fingerprint(self._encoder)
 
+    @cached_property
+    def _known(self) -> "dict[bytes, Features]":
+        with _files_of(self._place):
+            found = _kept(self._place)
+        if found:
+            logger.info("%s: features of %d images and texts are known", self._encoder.name, len(found))
+        return found
 
-def _known(
-    encoder: Encoder, folder: Path, wanted: Mapping[bytes, str], encode: "Callable[[Sequence[str]], Rows]"
-) -> "dict[bytes, Features]":
-    """Features by the sha256 of what they are of: all that are kept, and what is wanted besides, which is kept then."""
-    place = folder / fingerprint(encoder)
-    with _files_of(place):
-        known = _kept(place)
-    fresh = [name for one, name in wanted.items() if one not in known]
-    if len(fresh) < len(wanted):
-        logger.info("%s: features of %d of %d are known", encoder.name, len(wanted) - len(fresh), len(wanted))
-    for rows in _portions(encode(fresh)):
-        with _files_of(place):
-            _keep(place, rows)
-        known |= rows
-    return known
+    def _unknown(self, wanted: Iterable[tuple[bytes, str]]) -> dict[bytes, str]:
+        """Names or texts by their sha256, the first of each, of which nothing is kept."""
+        first = dict(reversed(list(wanted)))
+        return {one: name for one, name in reversed(first.items()) if one not in self._known}
+
+    def _learn(self, rows: "Rows") -> None:
+        """Keep features, portion by portion."""
+        for portion in _portions(rows):
+            with _files_of(self._place):
+                _keep(self._place, portion)
+            self._known.update(portion)
 
 
 def fingerprint(encoder: Encoder) -> str:

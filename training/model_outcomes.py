@@ -2,14 +2,13 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from data_catalog.errors import ConfigError
 from training.encoders import Encoder, encode_images, encode_texts
 from training.evaluation import WORDING_MODES, chosen_captions
 from training.galleries import BARE_TEMPLATE, HUMAN, MACHINE, PLACEHOLDER, UNSTATED, Gallery, LabelledImages
-from training.kept_features import encode_images_once, encode_texts_once
+from training.kept_features import FeatureStore
 from training.metrics import text_to_image_ranks
 from training.outcomes import ZERO_SHOT, ZERO_SHOT_MEASURES, Outcome, retrieval_outcomes
 
@@ -21,12 +20,12 @@ ALL, LEAK_FREE = "all", "leak-free"
 
 
 def outcomes_of(
-    encoder: Encoder, test_set: Gallery | LabelledImages, batch_size: int, *, kept: Path | None = None
+    encoder: Encoder, test_set: Gallery | LabelledImages, batch_size: int, *, store: FeatureStore | None = None
 ) -> "tuple[list[Outcome], Integers]":
     """Ranks of a model on a set, on all images, and where a model was trained on some, on those that are left.
 
     Args:
-        kept: where features are kept, if they are; those of the catalog's own images and captions never are.
+        store: keeps features, if they are kept; those of the catalog's own images and captions never are.
 
     Returns:
         One outcome for each way, choice of captions and choice of images, in an order that depends on the set alone;
@@ -36,7 +35,7 @@ def outcomes_of(
         ConfigError: none is, or none that has a caption, or features are no numbers.
     """
     of_catalog = isinstance(test_set, Gallery) and test_set.of_catalog
-    model = _Model(encoder=encoder, batch_size=batch_size, kept=None if of_catalog else kept)
+    model = _Model(encoder=encoder, batch_size=batch_size, store=None if of_catalog else store)
     images, places = model.images(test_set)
     if not len(places):
         raise ConfigError(f"none of the {len(test_set.images):,} images of {test_set.name} is there and decodes")
@@ -53,22 +52,22 @@ def outcomes_of(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Model:
-    """A model, and where its features are kept, if they are."""
+    """A model, and what keeps its features, if they are kept."""
 
     encoder: Encoder
     batch_size: int
-    kept: Path | None
+    store: FeatureStore | None
 
     def images(self, test_set: Gallery | LabelledImages) -> "tuple[Features, Integers]":
         names, read = test_set.images, test_set.read
-        if self.kept is None:
+        if self.store is None:
             return encode_images(self.encoder, names, read, batch_size=self.batch_size)
-        return encode_images_once(self.encoder, names, read, self.kept, batch_size=self.batch_size)
+        return self.store.images(names, read, batch_size=self.batch_size)
 
     def texts(self, texts: Sequence[str]) -> "Features":
-        if self.kept is None:
+        if self.store is None:
             return encode_texts(self.encoder, texts, batch_size=self.batch_size)
-        return encode_texts_once(self.encoder, texts, self.kept, batch_size=self.batch_size)
+        return self.store.texts(texts, batch_size=self.batch_size)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from data_catalog.errors import ConfigError
 from training.encoders import Encoder
 from training.galleries import Gallery, Guard, LabelledImages, TextLanguage
+from training.kept_features import FeatureStore
 from training.model_outcomes import ALL, outcomes_of
 from training.outcomes import Outcome, differences_of, scores_of
 from training.picture_copies import WatchedReader, copies_note
@@ -178,7 +179,7 @@ def score_models(
     was trained on.
 
     Args:
-        kept: where features of images are kept between runs, if they are.
+        kept: where features are kept between runs, if they are.
 
     Raises:
         ConfigError: a model cannot be had, makes features that are no numbers, or none of a set's images is there.
@@ -189,13 +190,14 @@ def score_models(
     watched = {test_set.name: WatchedReader(test_set.read) for test_set in sets}
     for model in models:
         encoder = model.open()
+        store = FeatureStore(encoder, kept) if kept is not None else None
         facts.append(_model_facts(model, encoder))
         for test_set in sets:
             logger.info("%s: %s", test_set.name, model.name)
             read = replace(test_set, read=watched[test_set.name].read) if model is models[0] else test_set
-            outcomes, places[test_set.name] = outcomes_of(encoder, read, config.batch_size, kept=kept)
+            outcomes, places[test_set.name] = outcomes_of(encoder, read, config.batch_size, store=store)
             found[test_set.name, model.name] = outcomes
-        del encoder  # one model at a time is in memory
+        del encoder, store  # one model at a time is in memory
     entries, differences = _numbers(models, sets, found, config)
     return Scoreboard(
         settings=asdict(config),

@@ -14,7 +14,7 @@ from PIL import Image
 import training.kept_features as kept_features
 from data_catalog.errors import ConfigError
 from training.encoders import Encoder, encode_images, encode_texts, rewording
-from training.kept_features import encode_images_once, encode_texts_once, fingerprint
+from training.kept_features import FeatureStore, fingerprint
 
 NAMES = ["a", "b", "gone", "same as a", "broken", "c"]
 
@@ -84,7 +84,7 @@ def test_features_are_those_of_the_model_and_no_image_is_encoded_twice(files: di
     expected, expected_places = encode_images(model.encoder, NAMES, read)
     model.num_asked = 0
     for num_encoded in (3, 0):
-        features, places = encode_images_once(model.encoder, NAMES, read, tmp_path)
+        features, places = FeatureStore(model.encoder, tmp_path).images(NAMES, read)
         assert places.tolist() == expected_places.tolist() == [0, 1, 3, 5]
         assert np.allclose(features, expected, atol=1e-6)
         assert features[0].tobytes() == features[2].tobytes()
@@ -93,11 +93,11 @@ def test_features_are_those_of_the_model_and_no_image_is_encoded_twice(files: di
 
 def test_only_bytes_that_are_new_are_encoded(files: dict[str, bytes], tmp_path: Path) -> None:
     model = Model()
-    encode_images_once(model.encoder, NAMES, read_of(files), tmp_path)
+    FeatureStore(model.encoder, tmp_path).images(NAMES, read_of(files))
     model.asked()
     files |= {"renamed": files.pop("b"), "c": png(5), "broken": png(3)}
     names = ["renamed", "c", "broken", "a"]
-    features, places = encode_images_once(model.encoder, names, read_of(files), tmp_path)
+    features, places = FeatureStore(model.encoder, tmp_path).images(names, read_of(files))
     assert (model.asked(), places.tolist()) == (2, [0, 1, 2, 3])
     expected, _ = encode_images(model.encoder, names, read_of(files))
     assert np.allclose(features, expected, atol=1e-6)
@@ -108,16 +108,16 @@ def test_another_model_has_features_of_its_own_whatever_its_name(
     files: dict[str, bytes], tmp_path: Path, other: Model
 ) -> None:
     model = Model()
-    encode_images_once(model.encoder, NAMES, read_of(files), tmp_path)
-    found, _ = encode_images_once(other.encoder, NAMES, read_of(files), tmp_path)
+    FeatureStore(model.encoder, tmp_path).images(NAMES, read_of(files))
+    found, _ = FeatureStore(other.encoder, tmp_path).images(NAMES, read_of(files))
     assert other.asked() == 3
     assert np.allclose(found, encode_images(other.encoder, NAMES, read_of(files))[0], atol=1e-6)
 
 
 def test_one_model_under_two_names_is_asked_once(files: dict[str, bytes], tmp_path: Path) -> None:
     first, again = Model(), Model()
-    encode_images_once(first.encoder, NAMES, read_of(files), tmp_path)
-    encode_images_once(again.encoder, NAMES, read_of(files), tmp_path)
+    FeatureStore(first.encoder, tmp_path).images(NAMES, read_of(files))
+    FeatureStore(again.encoder, tmp_path).images(NAMES, read_of(files))
     assert again.asked() == 0
     assert fingerprint(first.encoder) == fingerprint(again.encoder)
 
@@ -137,10 +137,10 @@ def test_what_an_interrupted_run_has_encoded_is_not_encoded_again(
 
     monkeypatch.setattr(kept_features, "image_batches", interrupted)
     with pytest.raises(KeyboardInterrupt):
-        encode_images_once(model.encoder, list(files), read_of(files), tmp_path, batch_size=2)
+        FeatureStore(model.encoder, tmp_path).images(list(files), read_of(files), batch_size=2)
     monkeypatch.setattr(kept_features, "image_batches", encode)
     model.asked()
-    _, places = encode_images_once(model.encoder, list(files), read_of(files), tmp_path, batch_size=2)
+    _, places = FeatureStore(model.encoder, tmp_path).images(list(files), read_of(files), batch_size=2)
     assert (model.asked(), places.tolist()) == (6, list(range(10)))
 
 
@@ -148,14 +148,14 @@ def test_a_damaged_file_is_told_and_its_images_are_encoded_again(
     files: dict[str, bytes], tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     model = Model()
-    expected, _ = encode_images_once(model.encoder, NAMES, read_of(files), tmp_path)
+    expected, _ = FeatureStore(model.encoder, tmp_path).images(NAMES, read_of(files))
     (path,) = tmp_path.rglob("features-*.parquet")
     content = bytearray(path.read_bytes())
     content[len(content) // 2] ^= 1
     path.write_bytes(content)
     model.asked()
     with caplog.at_level(logging.WARNING):
-        found, _ = encode_images_once(model.encoder, NAMES, read_of(files), tmp_path)
+        found, _ = FeatureStore(model.encoder, tmp_path).images(NAMES, read_of(files))
     assert model.asked() == 3
     assert found.tobytes() == expected.tobytes()
     assert f"{path} is damaged (its sha256 is not the one of its name)" in caplog.text
@@ -164,17 +164,17 @@ def test_a_damaged_file_is_told_and_its_images_are_encoded_again(
 def test_a_file_that_changes_meanwhile_is_known_by_what_was_encoded(tmp_path: Path) -> None:
     model = Model()
     contents = iter([png(1), png(2)])
-    features, places = encode_images_once(model.encoder, ["a"], lambda _: next(contents), tmp_path)
+    features, places = FeatureStore(model.encoder, tmp_path).images(["a"], lambda _: next(contents))
     now, _ = encode_images(model.encoder, ["a"], read_of({"a": png(2)}))
     assert places.tolist() == [0]
     assert np.allclose(features, now, atol=1e-6)
     model.asked()
-    encode_images_once(model.encoder, ["a"], read_of({"a": png(2)}), tmp_path)
+    FeatureStore(model.encoder, tmp_path).images(["a"], read_of({"a": png(2)}))
     assert model.asked() == 0
 
 
 def test_of_images_that_are_not_there_nothing_is_kept(tmp_path: Path) -> None:
-    features, places = encode_images_once(Model().encoder, ["gone"], read_of({}), tmp_path)
+    features, places = FeatureStore(Model().encoder, tmp_path).images(["gone"], read_of({}))
     assert (features.shape, places.shape) == ((0, 0), (0,))
     assert list(tmp_path.iterdir()) == []
 
@@ -194,7 +194,7 @@ def test_copies_of_a_file_that_changes_or_goes_meanwhile_are_not_left_out(tmp_pa
             raise FileNotFoundError(name)
         return contents[name].pop(0) if len(contents[name]) > 1 or name == "goes" else contents[name][0]
 
-    features, places = encode_images_once(Model().encoder, [*contents], read, tmp_path)
+    features, places = FeatureStore(Model().encoder, tmp_path).images([*contents], read)
     now, _ = encode_images(Model().encoder, ["a", "b", "c"], read_of({"a": png(2), "b": png(1), "c": png(3)}))
     assert places.tolist() == [0, 1, 3]
     assert np.allclose(features, now, atol=1e-6)
@@ -219,7 +219,7 @@ def test_what_is_in_the_way_is_a_sentence(
     folder = tmp_path / "kept-features"
     in_the_way(folder)
     with pytest.raises(ConfigError, match=rf"cannot be kept in {folder}/\w+ \(.*\): .* or remove {folder}, and they"):
-        encode_images_once(Model().encoder, NAMES, read_of(files), folder)
+        FeatureStore(Model().encoder, folder).images(NAMES, read_of(files))
 
 
 def test_texts_are_encoded_once_as_they_are_asked(tmp_path: Path) -> None:
@@ -228,24 +228,24 @@ def test_texts_are_encoded_once_as_they_are_asked(tmp_path: Path) -> None:
     expected = encode_texts(model.encoder, texts)
     model.num_texts = 0
     for num_encoded in (4, 0):
-        found = encode_texts_once(model.encoder, texts, tmp_path, batch_size=2)
+        found = FeatureStore(model.encoder, tmp_path).texts(texts, batch_size=2)
         assert np.allclose(found, expected, atol=1e-6)
         assert found[0].tobytes() == found[2].tobytes()
         assert model.asked_texts() == num_encoded
     loud = rewording(model.encoder, lambda asked: [text.upper() for text in asked], "loud")
-    assert np.allclose(encode_texts_once(loud, ["un cane"], tmp_path), encode_texts(loud, ["un cane"]), atol=1e-6)
+    assert np.allclose(FeatureStore(loud, tmp_path).texts(["un cane"]), encode_texts(loud, ["un cane"]), atol=1e-6)
     assert np.allclose(
-        encode_texts_once(model.encoder, ["UN CANE"], tmp_path), encode_texts(loud, ["un cane"]), atol=1e-6
+        FeatureStore(model.encoder, tmp_path).texts(["UN CANE"]), encode_texts(loud, ["un cane"]), atol=1e-6
     )
-    assert encode_texts_once(model.encoder, [], tmp_path).shape == (0, 0)
+    assert FeatureStore(model.encoder, tmp_path).texts([]).shape == (0, 0)
 
 
 def test_another_tokenizer_has_features_of_its_own(tmp_path: Path) -> None:
     model = Model()
     other = replace(model.encoder, files=({"name": "tokenizer.json", "sha256": "0" * 64},))
-    encode_texts_once(model.encoder, ["un cane"], tmp_path)
+    FeatureStore(model.encoder, tmp_path).texts(["un cane"])
     model.asked_texts()
-    encode_texts_once(other, ["un cane"], tmp_path)
+    FeatureStore(other, tmp_path).texts(["un cane"])
     assert model.asked_texts() == 1
 
 
