@@ -59,7 +59,7 @@ def start(daemon: Daemon, command: Sequence[str], *, environment: Mapping[str, s
         PipelineError: it is running already.
     """
     with daemon.lock_path.open("a+", encoding="ascii") as lock, daemon.log_path.open("wb") as log:
-        if not _try_lock(lock.fileno()):
+        if not try_lock(lock.fileno()):
             raise PipelineError(f"the {daemon.name} of {daemon.folder.parent} is running already")
         process = subprocess.Popen(
             command,
@@ -85,13 +85,14 @@ def running_pid(daemon: Daemon) -> int | None:
     if not daemon.lock_path.is_file():
         return None
     with daemon.lock_path.open("r", encoding="ascii") as lock:
-        if _try_lock(lock.fileno()):
+        if try_lock(lock.fileno()):
             return None
         text = lock.read().strip()
     return int(text) if text.isdigit() else None
 
 
-def _try_lock(descriptor: int) -> bool:
+def try_lock(descriptor: int) -> bool:
+    """Lock an open file for whoever holds its descriptor, or return False if another process has locked it."""
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:

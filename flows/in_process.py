@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from flows.doctor import require_sound_environment
-from flows.prefect_env import prepare_process, use_answering_api
+from flows.prefect_env import prepare_process
 from flows.recipe import load_recipe
+from flows.temporary_server import use_answering_api
 
 
 def run_flow(name: str, recipe: str, *, root: Path, overrides: Sequence[str], project: Path, **parameters: bool) -> Any:
@@ -30,7 +31,7 @@ def run_flow(name: str, recipe: str, *, root: Path, overrides: Sequence[str], pr
     """
     require_sound_environment()
     load_recipe(recipe, root=root, overrides=overrides)  # what is wrong with it is said before Prefect's long start
-    prepare_process(project)
+    prepare_process()
     use_answering_api(project)
     from prefect.exceptions import TerminationSignal
 

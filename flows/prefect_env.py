@@ -8,6 +8,7 @@ import base64
 import http.client
 import logging
 import os
+import secrets
 import tempfile
 import urllib.error
 import urllib.parse
@@ -17,8 +18,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from data_catalog.errors import ConfigError
-from flows import temporary_server
 from flows.zombie_runs import HEARTBEAT_S
 
 logger = logging.getLogger(__name__)
@@ -51,24 +50,54 @@ class Api:
         """Where a browser finds the server's pages."""
         return self.url.removesuffix("/api")
 
+    @property
+    def port(self) -> str:
+        """The port of a server of ours, whose URL names one."""
+        return self.ui_url.rpartition(":")[2]
+
     def environment(self) -> dict[str, str]:
         """The variables by which a Prefect process finds this API."""
         found = {"PREFECT_API_URL": self.url, "PREFECT_API_AUTH_STRING": self.auth_string, "PREFECT_API_KEY": self.key}
         return {name: value for name, value in found.items() if value is not None}
 
 
-def prefect_environment(project: Path) -> dict[str, str]:
+def new_auth_string() -> str:
+    """Make up the user and password that a server of ours asks for."""
+    return f"vernaclip:{secrets.token_urlsafe(24)}"
+
+
+def server_environment(api: Api, database: Path) -> dict[str, str]:
+    """Return the environment of a server of ours: closed to whoever lacks its auth string, and to foreign origins.
+
+    Args:
+        api: the address and the auth string of the server.
+        database: an SQLite file that no other server uses.
+
+    Raises:
+        ValueError: the API has no auth string.
+    """
+    if not api.auth_string:
+        raise ValueError(f"the server at {api.url} would answer everybody: it has no auth string")
+    return {
+        **prefect_environment(),
+        **api.environment(),
+        "PREFECT_SERVER_API_AUTH_STRING": api.auth_string,
+        "PREFECT_SERVER_CORS_ALLOWED_ORIGINS": api.ui_url,
+        "PREFECT_SERVER_DATABASE_CONNECTION_URL": f"sqlite+aiosqlite:///{urllib.parse.quote(str(database))}",
+        "PREFECT_UI_API_URL": api.url,
+    }
+
+
+def prefect_environment() -> dict[str, str]:
     """What every Prefect process of ours should have in its environment, unless the user has set it.
 
-    Nothing is reported to anybody; our log lines reach Prefect's runs; runs are remembered in the project's own folder.
+    Nothing is reported to anybody, and our log lines reach Prefect's runs.
     """
-    database = urllib.parse.quote(str(state_folder(project) / "prefect.db"))  # it is part of a URL
     return {
         "PYTHONSAFEPATH": "1",  # a file of the project, such as secrets.py, must not stand in for a module
         "no_proxy": no_proxy(),
         "DO_NOT_TRACK": "1",
         "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
-        "PREFECT_SERVER_DATABASE_CONNECTION_URL": f"sqlite+aiosqlite:///{database}",
         "PREFECT_LOGGING_EXTRA_LOGGERS": ",".join(OUR_LOGGERS),
         "PREFECT_LOGGING_TO_API_WHEN_MISSING_FLOW": "ignore",
         "PREFECT_FLOWS_HEARTBEAT_FREQUENCY": str(HEARTBEAT_S),
@@ -90,9 +119,9 @@ def state_folder(project: Path) -> Path:
     return folder
 
 
-def prepare_process(project: Path) -> None:
+def prepare_process() -> None:
     """Give this process the environment of `prefect_environment`; call it before anything imports Prefect."""
-    environment = {**prefect_environment(project), "PREFECT_LOGGING_LEVEL": "WARNING"}
+    environment = {**prefect_environment(), "PREFECT_LOGGING_LEVEL": "WARNING"}
     os.environ["no_proxy"] = environment.pop("no_proxy")
     for name, value in environment.items():
         os.environ.setdefault(name, value)
@@ -136,45 +165,6 @@ def _status(url: str, headers: Mapping[str, str]) -> int | None:
             return error.code
     except (OSError, ValueError, http.client.HTTPException):
         return None
-
-
-def use_answering_api(project: Path) -> Api | None:
-    """Make sure that a flow in this process finds an API: the configured one, or a temporary server's.
-
-    A configured server that is silent is no reason to fail: it is left aside, and a warning says so.
-
-    Returns:
-        The API in use, or None for the temporary server.
-
-    Raises:
-        ConfigError: the configured server refuses our auth string.
-    """
-    api = configured_api()
-    answer = probe(api) if api else "silent"
-    if api and answer == "answers":
-        return api
-    if api and answer == "refuses":
-        raise ConfigError(
-            f"the Prefect server at {api.url} refuses the auth string: set PREFECT_API_AUTH_STRING, "
-            "or unset PREFECT_API_URL"
-        )
-    if api:
-        logger.warning(
-            "no Prefect server answers at %s: this run uses a temporary one (`vernaclip up` starts a lasting one)",
-            api.url,
-        )
-    _use_temporary_server(project)
-    return None
-
-
-def _use_temporary_server(project: Path) -> None:
-    """Start a server that ends with this process, and name it in our environment, which goes before all settings."""
-    from prefect.context import refresh_global_settings_context
-
-    log_path = state_folder(project) / "temporary-server.log"
-    url = temporary_server.start(log_path, answers=lambda url: probe(Api(url=url)) == "answers")
-    os.environ["PREFECT_API_URL"] = url
-    refresh_global_settings_context()
 
 
 def read_env_block(project: Path) -> Api | None:

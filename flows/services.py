@@ -6,7 +6,6 @@
 import fcntl
 import logging
 import re
-import secrets
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -25,11 +24,13 @@ from flows.doctor import SERVER_PORT, port_is_busy, require_sound_environment
 from flows.prefect_env import (
     Api,
     configured_api,
+    new_auth_string,
     prefect_environment,
     prepare_process,
     probe,
     read_env_block,
     remove_env_block,
+    server_environment,
     state_folder,
     write_env_block,
 )
@@ -84,7 +85,7 @@ def up(project: Path, *, port: int | None = None, deploy: Deploy = deploy_all) -
         PipelineError: a server or worker does not start; the text ends with its last words.
     """
     require_sound_environment()
-    prepare_process(project)
+    prepare_process()
     with _one_at_a_time(project):
         api, ours, server_started = _ensure_server(project, port)
         with _client(api) as client:
@@ -106,7 +107,7 @@ def down(project: Path, *, now: bool = False) -> tuple[str, ...]:
     Returns:
         What was running: "worker", "server", both or nothing.
     """
-    prepare_process(project)
+    prepare_process()
     stopped = []
     with _one_at_a_time(project):
         worker, server = _worker(project), _server(project)
@@ -191,18 +192,12 @@ def _start_server(project: Path, port: int | None, written: Api | None) -> Api:
     """Start a server and wait until it answers; at the old address, with the old secret, where there was one."""
     api = Api(
         url=f"http://{HOST}:{_free_port(port, written)}/api",
-        auth_string=(written and written.auth_string) or f"vernaclip:{secrets.token_urlsafe(24)}",
+        auth_string=(written and written.auth_string) or new_auth_string(),
     )
     server = _server(project)
     write_env_block(project, api)
-    port_text = api.ui_url.rpartition(":")[2]
-    environment = {
-        **prefect_environment(project),
-        **api.environment(),
-        "PREFECT_SERVER_API_AUTH_STRING": api.auth_string or "",
-        "PREFECT_UI_API_URL": api.url,
-    }
-    command = [sys.executable, "-m", "prefect", "server", "start", "--host", HOST, "--port", port_text]
+    environment = server_environment(api, server.folder / "prefect.db")
+    command = [sys.executable, "-m", "prefect", "server", "start", "--host", HOST, "--port", api.port]
     daemons.start(server, [*command, "--analytics-off"], environment=environment, working_dir=project)
     logger.info("starting Prefect's server on %s", api.ui_url)
     if not _wait_until(lambda: probe(api) == "answers", server):
@@ -217,7 +212,7 @@ def _free_port(port: int | None, written: Api | None) -> int:
         if port_is_busy(port):
             raise ConfigError(f"port {port} is taken by another program: choose another, or stop that program")
         return port
-    before = [int(written.ui_url.rpartition(":")[2])] if written else []
+    before = [int(written.port)] if written else []
     candidates: list[int] = [*before, *range(SERVER_PORT, SERVER_PORT + NUM_PORTS)]
     for candidate in candidates:
         if not port_is_busy(candidate):
@@ -259,7 +254,7 @@ def _ensure_worker(project: Path, api: Api, client: "SyncPrefectClient") -> bool
     name = f"{WORK_POOL}-{folder_name}"
     command = [sys.executable, "-m", "prefect", "worker", "start", "--pool", WORK_POOL, "--name", name]
     command += ["--type", "process", "--limit", str(MAX_RUNS), "--install-policy", "never"]
-    environment = {**prefect_environment(project), **api.environment(), **WORKER_ENVIRONMENT}
+    environment = {**prefect_environment(), **api.environment(), **WORKER_ENVIRONMENT}
     began = datetime.now(UTC)
     daemons.start(worker, command, environment=environment, working_dir=project)
     if not _wait_until(lambda: _worker_seen(client, name, began), worker):

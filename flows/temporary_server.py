@@ -5,6 +5,7 @@ a session of its own, and ends when the pipe from its parent closes, however the
 """
 
 import atexit
+import logging
 import os
 import signal
 import socket
@@ -12,10 +13,16 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Iterator
+from contextlib import contextmanager
+from itertools import count
 from pathlib import Path
 
-from data_catalog.errors import PipelineError
+from data_catalog.errors import ConfigError, PipelineError
+from flows.daemons import try_lock
+from flows.prefect_env import Api, configured_api, new_auth_string, probe, server_environment, state_folder
+
+logger = logging.getLogger(__name__)
 
 HOST = "127.0.0.1"
 NUM_TRIES = 3
@@ -24,48 +31,99 @@ END_TIMEOUT_S = 5.0
 POLL_S = 0.1
 
 
-def start(log_path: Path, *, answers: Callable[[str], bool]) -> str:
+def use_answering_api(project: Path) -> Api | None:
+    """Make sure that a flow in this process finds an API: the configured one, or a temporary server's.
+
+    A configured server that is silent is no reason to fail: it is left aside, and a warning says so.
+
+    Returns:
+        The API in use, or None for the temporary server.
+
+    Raises:
+        ConfigError: the configured server refuses our auth string.
+        PipelineError: a temporary server does not start.
+    """
+    api = configured_api()
+    answer = probe(api) if api else "silent"
+    if api and answer == "answers":
+        return api
+    if api and answer == "refuses":
+        raise ConfigError(
+            f"the Prefect server at {api.url} refuses the auth string: set PREFECT_API_AUTH_STRING, "
+            "or unset PREFECT_API_URL"
+        )
+    if api:
+        logger.warning(
+            "no Prefect server answers at %s: this run uses a temporary one (`vernaclip up` starts a lasting one)",
+            api.url,
+        )
+    _use(start(state_folder(project)))
+    return None
+
+
+def _use(api: Api) -> None:
+    """Name an API in our environment, which goes before all other settings of Prefect."""
+    from prefect.context import refresh_global_settings_context
+
+    os.environ.update(api.environment())
+    refresh_global_settings_context()
+    os.environ.pop("PREFECT_API_AUTH_STRING", None)  # Prefect has read it; children that decode others' files need not
+
+
+def start(folder: Path) -> Api:
     """Start a server that ends with this process.
 
     Args:
-        log_path: where what it prints goes.
-        answers: whether a Prefect API answers at a URL.
-
-    Returns:
-        The URL of its API.
+        folder: where its database and its log go, beside those of other servers.
 
     Raises:
         PipelineError: it does not start.
     """
-    for _ in range(NUM_TRIES):
-        url = _start_once(log_path, _free_port(), answers)
-        if url is not None:
-            return url
+    log_path = folder / "temporary-server.log"
+    with _own_database(folder) as (database, lock):
+        for _ in range(NUM_TRIES):
+            api = Api(url=f"http://{HOST}:{_free_port()}/api", auth_string=new_auth_string())
+            if _starts(api, database, lock, log_path):
+                return api
     words = "\n".join(log_path.read_text(encoding="utf-8", errors="replace").splitlines()[-5:])
     raise PipelineError(
         f"Prefect's temporary server does not start: --executor local does without; the end of {log_path}:\n{words}"
     )
 
 
-def _start_once(log_path: Path, port: int, answers: Callable[[str], bool]) -> str | None:
-    """The URL of a server's API, or None if it ended by itself, as where somebody else took the port meanwhile."""
+@contextmanager
+def _own_database(folder: Path) -> Iterator[tuple[Path, int]]:
+    """Yield a database that no other server uses, and the descriptor of its lock, which the server inherits.
+
+    It stays for the next temporary server, since making a new one takes Prefect longer than all else that it starts.
+    """
+    for number in count(1):
+        with (folder / f"temporary-{number}.lock").open("a", encoding="ascii") as lock:
+            if try_lock(lock.fileno()):
+                yield folder / f"temporary-{number}.db", lock.fileno()
+                return
+
+
+def _starts(api: Api, database: Path, lock: int, log_path: Path) -> bool:
+    """Start a server; False if it ended by itself, as where somebody else took the port meanwhile."""
     with log_path.open("wb") as log:
         process = subprocess.Popen(
-            [sys.executable, "-P", "-m", "flows.temporary_server", str(port)],  # -P: whatever lies in this folder
+            [sys.executable, "-P", "-m", "flows.temporary_server", api.port],  # -P: whatever lies in this folder
+            env={**os.environ, **server_environment(api, database)},
             stdin=subprocess.PIPE,
             stdout=log,
             stderr=subprocess.STDOUT,
+            pass_fds=(lock,),
             start_new_session=True,
         )
-    url = f"http://{HOST}:{port}/api"
     deadline = time.monotonic() + START_TIMEOUT_S
     while process.poll() is None and time.monotonic() < deadline:
-        if answers(url):
+        if probe(api) == "answers":
             atexit.register(_end, process)
-            return url
+            return True
         time.sleep(POLL_S)
     _end(process)
-    return None
+    return False
 
 
 def _free_port() -> int:

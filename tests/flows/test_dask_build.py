@@ -115,7 +115,6 @@ class Project:
             "PREFECT_HOME": str(folder / "home"),
             "PREFECT_LOGGING_LEVEL": "WARNING",
             "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
-            "PREFECT_SERVER_DATABASE_CONNECTION_URL": f"sqlite+aiosqlite:///{folder / 'prefect.db'}",
         }
 
     def start(self, *command: str) -> "subprocess.Popen[str]":
@@ -159,7 +158,8 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Project]:
     project = Project(tmp_path_factory.mktemp("dask"))
     server = project.start("-c", SERVER)
     assert server.stdout is not None
-    project.environment["PREFECT_API_URL"] = server.stdout.readline().strip()
+    url, auth_string = server.stdout.readline().split()
+    project.environment |= {"PREFECT_API_URL": url, "PREFECT_API_AUTH_STRING": auth_string}
     yield project
     server.communicate()
 
@@ -168,8 +168,8 @@ SERVER = """
 import sys
 from pathlib import Path
 from flows import temporary_server
-from flows.prefect_env import Api, probe
-print(temporary_server.start(Path("server.log"), answers=lambda url: probe(Api(url=url)) == "answers"), flush=True)
+api = temporary_server.start(Path.cwd())
+print(api.url, api.auth_string, flush=True)
 sys.stdin.read()
 """
 

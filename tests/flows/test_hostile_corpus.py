@@ -227,7 +227,7 @@ def test_prefects_pages_get_no_markup(root: Path, tmp_path: Path) -> None:
     names = {name: value for name, value in os.environ.items() if not name.startswith("PREFECT_")}
     environment = {**names, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path), "HOME": str(tmp_path)}
     subprocess.run(command, cwd=tmp_path, env=environment, check=True, capture_output=True)
-    with sqlite3.connect(tmp_path / ".vernaclip" / "prefect.db") as database:
+    with sqlite3.connect(tmp_path / ".vernaclip" / "temporary-1.db") as database:
         artifacts = database.execute("SELECT type, data, description FROM artifact").fetchall()
     database.close()
     tables = [data for kind, data, _ in artifacts if kind == "table"]

@@ -18,6 +18,7 @@ from flows.prefect_env import (
     probe,
     read_env_block,
     remove_env_block,
+    server_environment,
     state_folder,
     write_env_block,
 )
@@ -33,16 +34,22 @@ def test_what_up_writes_is_read_back_and_private(tmp_path: Path) -> None:
     assert "s3cret" not in repr(API)
 
 
-def test_the_database_is_in_the_projects_folder_whatever_its_name(tmp_path: Path) -> None:
+def test_the_database_is_in_a_projects_folder_whatever_its_name(tmp_path: Path) -> None:
     project = tmp_path / "50%41 of a project's runs? #1 & ü"
     project.mkdir()
-    url = prefect_environment(project)["PREFECT_SERVER_DATABASE_CONNECTION_URL"]
-    assert make_url(url).database == str(project / ".vernaclip" / "prefect.db")
+    database = project / "prefect.db"
+    url = server_environment(API, database)["PREFECT_SERVER_DATABASE_CONNECTION_URL"]
+    assert make_url(url).database == str(database)
+
+
+def test_no_server_of_ours_starts_without_an_auth_string(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="no auth string"):
+        server_environment(Api(url=API.url), tmp_path / "prefect.db")
 
 
 def test_a_file_of_the_project_stands_in_for_no_module_of_the_server(tmp_path: Path) -> None:
     (tmp_path / "secrets.py").write_text("raise SystemExit('not for you')", encoding="utf-8")
-    environment = {**os.environ, **prefect_environment(tmp_path)}
+    environment = {**os.environ, **prefect_environment()}
     subprocess.run([sys.executable, "-m", "secrets"], cwd=tmp_path, env=environment, check=True)
 
 
@@ -62,7 +69,7 @@ def test_no_proxy_stands_between_us_and_our_own_machine(
         monkeypatch.delenv(name, raising=False)
     for name, value in before.items():
         monkeypatch.setenv(name, value)
-    assert prefect_environment(tmp_path)["no_proxy"] == after
+    assert prefect_environment()["no_proxy"] == after
 
 
 def test_down_leaves_no_trace(tmp_path: Path) -> None:

@@ -136,13 +136,10 @@ def test_up_again_starts_nothing(project: Project) -> None:
     assert project.ask("/automations/filter", {}) == [made]  # a new one would have forgotten whom it waits for
 
 
-def test_the_server_asks_for_the_auth_string(project: Project) -> None:
-    api = project.api()
+def test_the_server_asks_for_the_auth_string(project: Project, api_doors: Any) -> None:
     assert (project.folder / ".env").stat().st_mode & 0o777 == 0o600
-    with pytest.raises(urllib.error.HTTPError, match="401") as refused:
-        urllib.request.urlopen(f"{api.url}/admin/version", timeout=20)
-    refused.value.close()
-    assert api.url.startswith("http://127.0.0.1:")
+    assert project.api().url.startswith("http://127.0.0.1:")
+    api_doors.assert_closed(project.api())
 
 
 def test_a_bare_deployment_name_runs(project: Project) -> None:
@@ -261,20 +258,16 @@ def test_a_run_goes_on_after_everything_was_killed(project: Project) -> None:
     assert made.exists()
 
 
-def test_down_stops_all_and_leaves_the_users_lines(project: Project) -> None:
-    assert project.drive("down") == ["worker", "server"]
-    assert (project.folder / ".env").read_text(encoding="utf-8") == "MINE=1\n"
-    assert project.drive("down") == []
-
-
-def test_a_dead_server_is_no_reason_to_fail(project: Project) -> None:
+def test_a_dead_server_is_no_reason_to_fail_and_the_lasting_one_hears_nothing_of_the_run(project: Project) -> None:
+    before = {run["id"] for run in project.ask("/flow_runs/filter", {})}
     code = textwrap.dedent(
         """
         import logging
         from pathlib import Path
-        from flows.prefect_env import prepare_process, use_answering_api
+        from flows.prefect_env import prepare_process
+        from flows.temporary_server import use_answering_api
         logging.basicConfig(format="%(message)s")
-        prepare_process(Path.cwd())
+        prepare_process()
         assert use_answering_api(Path.cwd()) is None
         import toy_flows
         toy_flows.toy()
@@ -285,6 +278,13 @@ def test_a_dead_server_is_no_reason_to_fail(project: Project) -> None:
     found = project.run("-c", code, PREFECT_API_URL=url, PREFECT_API_AUTH_STRING="old:secret")
     assert found.stdout.strip().endswith("done"), found.stderr
     assert f"no Prefect server answers at {url}: this run uses a temporary one" in found.stderr
+    assert {run["id"] for run in project.ask("/flow_runs/filter", {})} == before
+
+
+def test_down_stops_all_and_leaves_the_users_lines(project: Project) -> None:
+    assert project.drive("down") == ["worker", "server"]
+    assert (project.folder / ".env").read_text(encoding="utf-8") == "MINE=1\n"
+    assert project.drive("down") == []
 
 
 def test_a_temporary_server_ends_with_a_killed_parent(project: Project) -> None:
@@ -293,9 +293,9 @@ def test_a_temporary_server_ends_with_a_killed_parent(project: Project) -> None:
         import os, signal
         from pathlib import Path
         from flows import temporary_server
-        from flows.prefect_env import Api, prepare_process, probe
-        prepare_process(Path.cwd())
-        print(temporary_server.start(Path("log"), answers=lambda url: probe(Api(url=url)) == "answers"), flush=True)
+        from flows.prefect_env import prepare_process
+        prepare_process()
+        print(temporary_server.start(Path.cwd()).url, flush=True)
         os.kill(os.getpid(), signal.SIGKILL)
         """
     )
