@@ -42,7 +42,7 @@ class FlickrConfig:
     """Which captions files, and the folder, zip or tar that holds their images.
 
     Args:
-        files: paths or globs, plain or gzipped.
+        files: paths or globs, plain or gzipped; Flickr8k's lists of splits are found beside them.
         images: folder, zip or tar, or a glob of them, in which the image names of the files are found.
     """
 
@@ -61,7 +61,7 @@ def check_flickr(config: FlickrConfig) -> None:
     """Raise ConfigError unless every file is whole and of a known format, and `images` can be opened."""
     check_images(config.images)
     _listed_splits(config)
-    for path in upstream_files(config):
+    for path in _captions_files(config):
         check_text_file(path, expected=_EXPECTED)
         reader = _reader_for(path)
         if reader is _read_karpathy:
@@ -73,16 +73,23 @@ def check_flickr(config: FlickrConfig) -> None:
 def read_flickr(config: FlickrConfig) -> Iterator[SourceRow]:
     """Yield what becomes of every caption (English)."""
     splits = _listed_splits(config)
-    for path in upstream_files(config):
+    for path in _captions_files(config):
         for row in _reader_for(path)(path):
             listed = splits.get(row.sample_key) if isinstance(row, UpstreamRow) else None
             yield replace(row, split=listed) if listed and isinstance(row, UpstreamRow) else row
 
 
 def flickr_files(config: FlickrConfig) -> list[Path]:
-    """Return the captions files and the lists of splits that lie beside them, sorted by path."""
-    captions = upstream_files(config)
-    return sorted({*captions, *(found for path in captions for found in path.parent.glob(_LISTS))}, key=str)
+    """Return the files that are named and the lists of splits that lie beside them, sorted by path."""
+    named = upstream_files(config)
+    return sorted({*named, *(found for path in named for found in path.parent.glob(_LISTS))}, key=str)
+
+
+def _captions_files(config: FlickrConfig) -> list[Path]:
+    found = [path for path in upstream_files(config) if not _LISTED.fullmatch(path.name)]
+    if not found:
+        raise ConfigError(f"files names lists of splits and no captions: add {_EXPECTED}")
+    return found
 
 
 def _listed_splits(config: FlickrConfig) -> dict[str, str | None]:

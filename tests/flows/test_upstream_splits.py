@@ -89,7 +89,8 @@ def test_all_test_photographs_of_upstream_end_in_test_and_those_without_a_split_
     for number in range(80):
         save(tmp_path / "photos", f"{number}.jpg", number)
     source = pairs_source(tmp_path, "own", rows)
-    build(tmp_path, source, UPSTREAM, "split.val=0.5")
+    report = build(tmp_path, source, UPSTREAM, "split.val=0.5")
+    assert "of which upstream states a split" in (report.snapshot.folder / "README.md").read_text("utf-8")
     found = outcomes(tmp_path)
     by_stated = {split: Counter(found[text] for _, said, text in rows if said == split) for _, split, _ in rows}
     drawn = by_stated.pop("")
@@ -145,8 +146,7 @@ def test_a_split_of_an_unknown_name_is_a_reason_to_drop_the_image_and_trains_nob
     assert "'held-out'" in rejected[0]["detail"]
     [first] = query(tmp_path / "catalog", "SELECT read, kept FROM funnel WHERE step = 'ingest'").to_pylist()
     assert first == {"read": 5, "kept": 2}
-    build(tmp_path, source, HASH, "split.val=0")
-    assert set(outcomes(tmp_path).values()) == {"train"}
+    assert not dry_run(recipe_of(tmp_path, source, HASH), root=tmp_path / "catalog").dropped
 
 
 def test_of_several_splits_stated_of_one_image_the_most_guarded_counts(tmp_path: Path) -> None:
@@ -170,8 +170,15 @@ def test_of_several_splits_stated_of_one_image_the_most_guarded_counts(tmp_path:
     }
 
 
-@pytest.mark.parametrize("near", [True, False])
-def test_no_copy_of_what_upstream_holds_out_is_in_another_split(tmp_path: Path, near: bool) -> None:
+@pytest.mark.parametrize(
+    "settings",
+    [
+        ["split.val=0.9"],
+        ["split.val=0", "split.test=0.99"],
+        ["split.val=0", "duplicates.near_images=false", "duplicates.images=false"],
+    ],
+)
+def test_no_copy_of_what_upstream_holds_out_is_in_another_split(tmp_path: Path, settings: list[str]) -> None:
     """Whatever source it comes from, whatever that says of it, and however its own split is drawn."""
     stated = ["test"] * 4 + ["val"] * 4
     others = ["train", "val", "", "", "train", "train", "", ""]
@@ -181,12 +188,10 @@ def test_no_copy_of_what_upstream_holds_out_is_in_another_split(tmp_path: Path, 
         save(tmp_path / "photos", f"copy{number}.jpg", number, quality=95)  # the better copy, of the better source
         copies.append((f"copy{number}.jpg", split, caption(40 + number)))
     sources = pairs_source(tmp_path, "web", copies) + pairs_source(tmp_path, "official", official)
-    switches = [] if near else ["duplicates.near_images=false", "duplicates.images=false"]
-    for shares in (("split.val=0",), ("split.val=0.9",), ("split.val=0", "split.test=0.99")):
-        build(tmp_path, sources, UPSTREAM, *shares, *switches)
-        found = outcomes(tmp_path)
-        assert [found[text] for _, _, text in official] == stated
-        assert {found[text] for _, _, text in copies} == {"split_leak"}
+    build(tmp_path, sources, UPSTREAM, *settings)
+    found = outcomes(tmp_path)
+    assert [found[text] for _, _, text in official] == stated
+    assert {found[text] for _, _, text in copies} == {"split_leak"}
 
 
 def flickr8k(folder: Path) -> str:
@@ -255,6 +260,17 @@ def test_who_does_not_say_what_becomes_of_stated_splits_is_asked_before_work_sta
     assert not dry_run(recipe_of(tmp_path, source(tmp_path), HASH), root=tmp_path / "catalog").dropped
 
 
+def test_all_sources_that_state_splits_are_named(tmp_path: Path) -> None:
+    save(tmp_path / "photos", "0.jpg", 0)
+    sources = (
+        flickr8k(tmp_path)
+        + pairs_source(tmp_path, "mine", rows_of(["x"]), more="")
+        + coco(tmp_path).replace("sources.photos", "sources.coco")
+    )
+    with pytest.raises(ConfigError, match=r"^sources photos, coco state splits: say "):
+        build(tmp_path, sources)
+
+
 def test_who_wants_upstreams_splits_where_no_source_states_any_is_told(tmp_path: Path) -> None:
     save(tmp_path / "photos", "0.jpg", 0)
     source = pairs_source(tmp_path, "own", rows_of(["test"]), more="")
@@ -276,10 +292,10 @@ def test_another_list_is_another_dataset(tmp_path: Path) -> None:
     source = flickr8k(tmp_path)
     for number in range(6):
         save(tmp_path / "photos", f"{number}.jpg", number)
-    build(tmp_path, source, UPSTREAM)
-    assert build(tmp_path, source, UPSTREAM).up_to_date
+    build(tmp_path, source, UPSTREAM, "split.val=0")
+    assert outcomes(tmp_path)[caption(5)] == "train"
     (tmp_path / "Flickr_8k.testImages.txt").write_text("3.jpg\n4.jpg\n5.jpg\n", encoding="utf-8")
-    build(tmp_path, source, UPSTREAM)
+    build(tmp_path, source, UPSTREAM, "split.val=0")
     assert outcomes(tmp_path)[caption(5)] == "test"
 
 
