@@ -83,7 +83,7 @@ def sources_of(data: Path, stamps_folder: Path | None, language: str, folder: Pa
 
 def recipe_text(language: str, sources: Mapping[str, Settings]) -> str:
     """A recipe in TOML, every rule as it is by default; texts and lists of texts are JSON's."""
-    lines = [f'target_language = "{language}"', f'source_language = "{language}"']
+    lines = [f'target_language = "{language}"', f'source_language = "{language}"', 'split.by = "hash"']
     if language in PACKS:
         lines.append(f"language_pack = {json.dumps(str(PACKS[language]))}")
     for name, settings in sources.items():

@@ -19,7 +19,7 @@ REJECTS = "SELECT * FROM captions WHERE outcome = 'rejected'"
 
 # One row a sample: what became of its image, or at which step, the last that any caption came to, and why it was lost.
 IMAGES = """
-    SELECT c.dataset, c.snapshot, c.sample_id, c.source, c.url, c.path, p.split,
+    SELECT c.dataset, c.snapshot, c.sample_id, c.source, c.url, c.path, c.upstream_split, p.split,
            coalesce(o.width, p.width) AS width, coalesce(o.height, p.height) AS height,
            coalesce(o.original_width, p.original_width) AS original_width,
            coalesce(o.original_height, p.original_height) AS original_height,
@@ -33,7 +33,8 @@ IMAGES = """
            o.http_status, o.final_url, o.robots_tag, o.num_bytes AS original_bytes, o.original_format, o.phash
     FROM (
         SELECT dataset, snapshot, sample_id, any_value(source) AS source, any_value(url) AS url,
-               any_value(path) AS path, count(*) AS num_captions, count(*) FILTER (outcome = 'kept') AS num_kept,
+               any_value(path) AS path, SPLITS[max(list_position(SPLITS, upstream_split))] AS upstream_split,
+               count(*) AS num_captions, count(*) FILTER (outcome = 'kept') AS num_kept,
                arg_max(step, list_position(STEPS, step)) AS last_step,
                arg_max(drop_reason, list_position(STEPS, step)) AS drop_reason
         FROM captions GROUP BY dataset, snapshot, sample_id
@@ -88,7 +89,9 @@ def view_texts(snapshots: Sequence[Snapshot]) -> dict[str, str]:
         "captions": _union(CAPTIONS, [(snapshot, snapshot.caption_files()) for snapshot in snapshots]),
         "rejects": REJECTS,
         "image_outcomes": _union(OUTCOMES, [(snapshot, snapshot.image_files()) for snapshot in snapshots]),
-        "images": IMAGES.replace("STEPS", _step_order(snapshots)).replace("RETRYABLE", _retryable()),
+        "images": IMAGES.replace("STEPS", _step_order(snapshots))
+        .replace("SPLITS", str(list(SPLITS)))
+        .replace("RETRYABLE", _retryable()),
         "funnel": _values(FUNNEL_COLUMNS, snapshots, lambda manifest: manifest["funnel"]),
         "drop_reasons": DROP_REASONS,
         "leaks": LEAKS,

@@ -55,7 +55,7 @@ _LEAKS = 'what of test sets it holds, where the recipe marks it rather than drop
 CAPTION_COLUMNS: Mapping[str, str] = {
     **_IDENTITY,
     "caption_id": "identity of the row: its sample's and its key there, such as mscoco:391895#770337",
-    "upstream_split": "split in the upstream dataset, if it has splits",
+    "upstream_split": "split in the upstream dataset, if it has splits: train, val, test, or another name of its own",
     **_PLACE,
     "source_caption": "the caption as upstream has it, never altered",
     "source_lang": "its language as upstream says, or as the source documents it",
@@ -124,6 +124,7 @@ PAIR_COLUMNS: Mapping[str, str] = {
 _IMAGES = {
     **_IDENTITY,
     **_PLACE,
+    "upstream_split": "split that upstream states of it, of several the last of train, val, test; null: none",
     "split": "of the published pair; null: the image is not published",
     **_SIZES,
     **_HASHES,

@@ -9,21 +9,27 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from data_catalog.failpoints import failpoint
+from data_catalog.manifest import SPLITS
 from data_catalog.progress import Progress
 from data_catalog.schema import CAPTIONS, PENDING, REJECTED
 from data_catalog.shards import order_key, save_parquet, shard_of
 from data_catalog.sorting import count_samples, sorted_rows
+from data_catalog.sources.files import excerpt
 from data_catalog.sources.rows import MalformedRow, SourceRow, UnselectedRow, UpstreamRow
+from data_catalog.stages import Drop, pending_rows, reject, texts
 from data_catalog.work import Commit, StepKey, WorkStore
 
 STEP = "ingest"
-VERSION = 4
+VERSION = 5
 ROWS_PER_STAGED_BATCH = 20_000
 
-STAGED = pa.schema([*CAPTIONS, pa.field("order_key", pa.string(), nullable=False)])
+STAGED = pa.schema(
+    [*CAPTIONS, pa.field("order_key", pa.string(), nullable=False), pa.field("unknown_split", pa.string())]
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,8 +60,17 @@ class _Counts:
     unselected: Counter[str] = field(default_factory=Counter)
 
 
-def ingest(work: WorkStore, sources: Sequence[Source], *, target_lang: str, shard_size: int) -> Commit:
+def ingest(
+    work: WorkStore, sources: Sequence[Source], *, target_lang: str, shard_size: int, keep_splits: bool = False
+) -> Commit:
     """Read all sources into shards of about `shard_size` samples; all captions of a sample lie in one shard.
+
+    Args:
+        work: where the output goes.
+        sources: in any order.
+        target_lang: code of the language that captions end in.
+        shard_size: samples a shard.
+        keep_splits: reject images of which a row states a split of an unknown name.
 
     Returns:
         The commit: files `00000.parquet`, ... (schema `CAPTIONS`, sorted, rows `pending` or rejected by ingest) and
@@ -69,9 +84,10 @@ def ingest(work: WorkStore, sources: Sequence[Source], *, target_lang: str, shar
             "sources": {source.name: dict(source.settings) for source in sources},
             "target_lang": target_lang,
             "shard_size": shard_size,
+            "keep_splits": keep_splits,
         },
     )
-    return work.run(key, lambda folder: _ingest(folder, sources, target_lang, shard_size))
+    return work.run(key, lambda folder: _ingest(folder, sources, target_lang, shard_size, keep_splits=keep_splits))
 
 
 def shard_names(commit: Commit) -> list[str]:
@@ -79,7 +95,9 @@ def shard_names(commit: Commit) -> list[str]:
     return [_shard_name(shard_id) for shard_id in range(commit.facts["num_shards"])]
 
 
-def _ingest(folder: Path, sources: Sequence[Source], target_lang: str, shard_size: int) -> dict[str, Any]:
+def _ingest(
+    folder: Path, sources: Sequence[Source], target_lang: str, shard_size: int, *, keep_splits: bool
+) -> dict[str, Any]:
     staged = folder / "staged"
     counts = {source.name: _Counts() for source in sources}
     with (
@@ -93,7 +111,7 @@ def _ingest(folder: Path, sources: Sequence[Source], target_lang: str, shard_siz
                 progress.advance(batch.num_rows, source=source.name)
     ranges = _shard_ranges(count_samples(staged), shard_size)
     num_shards = max(1, sum(map(len, ranges.values())))
-    _write_shards(staged, folder, ranges, num_shards)
+    _write_shards(staged, folder, ranges, num_shards, counts if keep_splits else None)
     staged.unlink()
     return {
         "num_shards": num_shards,
@@ -144,6 +162,7 @@ def _record(row: UpstreamRow, source: str, base: str, target_lang: str) -> dict[
         "upstream_line": row.upstream_line,
         "outcome": PENDING,
         "order_key": order_key(sample_id),
+        "unknown_split": None if row.split in SPLITS else row.split,
     }
 
 
@@ -184,11 +203,23 @@ def _shard_ranges(num_samples: Mapping[str, int], shard_size: int) -> dict[str, 
     return ranges
 
 
-def _write_shards(staged: Path, folder: Path, ranges: Mapping[str, range], num_shards: int) -> None:
-    """Cut the sorted stream into shards; an empty shard is a file without rows."""
+def _write_shards(
+    staged: Path, folder: Path, ranges: Mapping[str, range], num_shards: int, rejecting: Mapping[str, _Counts] | None
+) -> None:
+    """Cut the sorted stream into shards; an empty shard is a file without rows.
+
+    Args:
+        staged: all rows, in any order.
+        folder: where the shards go.
+        ranges: which shards each source has.
+        num_shards: of all sources.
+        rejecting: counts, by source, of rows that are rejected for splits of unknown names; None: they are not.
+    """
     shard_id, rows = 0, [CAPTIONS.empty_table()]
-    for batch in sorted_rows(staged):
+    for batch in sorted_rows(staged, spread=None if rejecting is None else "unknown_split"):
         table = pa.Table.from_batches([batch])
+        if rejecting is not None:
+            table = _without_unknown_splits(table, rejecting)
         places = zip(table.column("source").to_pylist(), table.column("order_key").to_pylist(), strict=True)
         shards = [ranges[source].start + shard_of(key, len(ranges[source])) for source, key in places]
         finished = _finish_rows(table)
@@ -203,6 +234,18 @@ def _write_shards(staged: Path, folder: Path, ranges: Mapping[str, range], num_s
     while shard_id < num_shards:
         save_parquet(pa.concat_tables(rows), folder / _shard_name(shard_id))
         shard_id, rows = shard_id + 1, [CAPTIONS.empty_table()]
+
+
+def _without_unknown_splits(table: pa.Table, counts: Mapping[str, _Counts]) -> pa.Table:
+    """Reject, and count, all rows of the images of which one states a split that nobody can keep."""
+    rows = pending_rows(table, pc.is_valid(table.column("unknown_split")))
+    for source in texts(table, "source", rows):
+        counts[source].malformed += 1
+    drops = [
+        Drop("unknown_split", excerpt(f"the split {name!r} is neither train, val nor test"))
+        for name in texts(table, "unknown_split", rows)
+    ]
+    return reject(table, rows, drops, step=STEP)
 
 
 def _finish_rows(table: pa.Table) -> pa.Table:

@@ -1,6 +1,6 @@
 """One shard of finished captions and images to published pair and caption files of a snapshot."""
 
-from collections.abc import Callable, Container, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -25,24 +25,30 @@ from data_catalog.shards import (
 
 # Steps that a caption has passed, or was dropped by, if its image was asked for.
 _IMAGE_STEPS = ("fetch", "normalise", "deduplicate")
+UPSTREAM = "upstream"
 _GROUP_BYTES = 128 * 1024 * 1024
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SplitConfig:
-    """Shares of the samples that are held out, drawn by a stable hash of each sample's identity.
+    """Which samples are held out: those that upstream holds out, and shares drawn by a hash of each sample's identity.
 
     Args:
+        by: "upstream" keeps the splits that sources state, and draws where they state none; "hash" draws all; none:
+            like "hash", where no source states any.
         val: share of the validation split (the paper: 0.05).
         test: share of the test split.
         salt: another text draws another split.
     """
 
+    by: str | None = None
     val: float = 0.05
     test: float = 0.0
     salt: str = "vernaclip"
 
     def __post_init__(self) -> None:
+        if self.by not in (None, UPSTREAM, "hash"):
+            raise ConfigError(f'split.by must be "upstream" or "hash", got {self.by!r}')
         for name, share in (("val", self.val), ("test", self.test)):
             if not 0 <= share < 1:
                 raise ConfigError(f"split.{name} must be at least 0 and below 1, got {share}")
@@ -50,8 +56,14 @@ class SplitConfig:
             raise ConfigError("split.val and split.test together leave nothing to train on")
 
 
-def split_of(sample_id: str, config: SplitConfig) -> str:
-    """The split of a sample: always the same for the same identity, shares and salt."""
+def split_of(sample_id: str, config: SplitConfig, stated: Iterable[str | None] = ()) -> str:
+    """Return the split of a sample, always the same for the same identity, statements, shares and salt.
+
+    Args:
+        stated: what upstream states in any row of the sample, in any order: of several splits the last of `SPLITS`.
+    """
+    if config.by == UPSTREAM and (kept := [split for split in stated if split is not None]):
+        return max(kept, key=SPLITS.index)
     position = unit_interval(sample_id, config.salt)
     if position < config.test:
         return "test"
@@ -127,8 +139,11 @@ def _kept_samples(table: pa.Table, merged: Path | None, config: SplitConfig) -> 
         samples.setdefault(row["sample_id"], []).append(row)
     for row in _merged_rows(merged, list(samples)) if merged else ():
         samples[row["merged_into"]].append(row)
+    stated: dict[str, set[str | None]] = {}
+    for row in table.select(["sample_id", "upstream_split"]).to_pylist():  # rows that were dropped state it, too
+        stated.setdefault(row["sample_id"], set()).add(row["upstream_split"])
     for sample_id, rows in samples.items():
-        split = MARKED if any(row["leaks"] for row in rows) else split_of(sample_id, config)
+        split = MARKED if any(row["leaks"] for row in rows) else split_of(sample_id, config, stated[sample_id])
         for row in rows:
             row["split"] = split
     return samples

@@ -6,6 +6,8 @@ from typing import Any
 
 import pyarrow as pa
 
+from data_catalog.manifest import SPLITS
+
 MEMORY_LIMIT = "2GB"  # beyond it DuckDB spills to the temporary folder
 ROWS_PER_BATCH = 20_000
 
@@ -18,13 +20,19 @@ def count_samples(staged: Path) -> dict[str, int]:
     }
 
 
-def sorted_rows(staged: Path) -> Iterator[pa.RecordBatch]:
+def sorted_rows(staged: Path, *, spread: str | None = None) -> Iterator[pa.RecordBatch]:
     """Rows of a staged Parquet file in the dataset's order, each with its `repeat` (1 for the first of its id).
 
     The order is by source, then by `order_key`, by ids, by file and line: it does not depend on the order of reading.
+
+    Args:
+        staged: what is sorted.
+        spread: a column of which all rows of a sample get the greatest value.
     """
-    query = """
-        SELECT *, row_number() OVER (PARTITION BY sample_id, caption_id ORDER BY upstream_file, upstream_line) AS repeat
+    columns = f"* REPLACE (max({spread}) OVER (PARTITION BY sample_id) AS {spread})" if spread else "*"
+    query = f"""
+        SELECT {columns},
+               row_number() OVER (PARTITION BY sample_id, caption_id ORDER BY upstream_file, upstream_line) AS repeat
         FROM read_parquet(?)
         ORDER BY source, order_key, sample_id, caption_id, repeat
     """
@@ -48,18 +56,20 @@ def image_facts(
     Returns:
         Columns `sample_id`; `same_bytes`, the number of the first row whose image has the same bytes; `phash`, as a
         number; `preference`, the row's place among all, the best first; `placeholder_of`, a host or null; `is_marked`:
-        a caption is marked as one of a test set, or the image is.
+        a caption is marked as one of a test set, or the image is; `stated_split`, of those that captions, dropped ones
+        too, state the last of `SPLITS`, or null.
     """
     orders = {"source": "rank", "resolution": "num_pixels DESC", "captions": "num_captions DESC"}
     better = ", ".join([*(orders[name] for name in keep), "sample_id"])
     query = f"""
         WITH counted AS (
-            SELECT sample_id, count(*) AS num_captions, bool_or(leaks IS NOT NULL) AS is_marked
-            FROM read_parquet($captions)
-            WHERE outcome = 'pending' GROUP BY sample_id
+            SELECT sample_id, count(*) FILTER (outcome = 'pending') AS num_captions,
+                   bool_or(leaks IS NOT NULL) FILTER (outcome = 'pending') AS is_marked,
+                   $splits[max(list_position($splits, upstream_split))] AS stated_split
+            FROM read_parquet($captions) GROUP BY sample_id
         ), good AS (
             SELECT sample_id, sha256, phash, coalesce(num_captions, 0) AS num_captions,
-                   coalesce(is_marked, false) AS is_marked,
+                   coalesce(is_marked, false) AS is_marked, stated_split,
                    original_width::BIGINT * original_height AS num_pixels,
                    list_position($sources, split_part(sample_id, ':', 1)) AS rank,
                    split_part(final_url, '/', 3) AS host,
@@ -71,13 +81,14 @@ def image_facts(
         SELECT sample_id, min(number) OVER (PARTITION BY sha256) AS same_bytes, ('0x' || phash)::UBIGINT AS phash,
                row_number() OVER (ORDER BY {better}) - 1 AS preference,
                min(host) FILTER ($urls > 0 AND num_urls >= $urls) OVER (PARTITION BY sha256) AS placeholder_of,
-               is_marked
+               is_marked, stated_split
         FROM asked ORDER BY sample_id
     """
     parameters = {
         "images": [str(path) for path in images],
         "captions": [str(path) for path in captions],
         "sources": list(sources),
+        "splits": list(SPLITS),
         "urls": stand_in_urls,
     }
     return _connect(images[0].parent).sql(query, params=parameters).to_arrow_table()

@@ -9,6 +9,7 @@ from data_catalog.images.known import num_settled
 from data_catalog.images.workers import ImageWorkers
 from data_catalog.ingest import ingest, shard_names
 from data_catalog.manifest import Snapshot, datasets_folder
+from data_catalog.publish import UPSTREAM
 from data_catalog.sources.scenes.server import serve
 from data_catalog.work import Commit, WorkStore
 from flows import caption_steps, image_steps
@@ -144,6 +145,7 @@ class BuildOrder:
             self.inputs.sources,
             target_lang=recipe.target_language,
             shard_size=recipe.build.shard_size,
+            keep_splits=recipe.split.by == UPSTREAM,
         )
 
     def _each(

@@ -19,13 +19,14 @@ import pyarrow.parquet as pq
 from cleaning.taggers import find_tagger
 from data_catalog.images.workers import ImageWorkers
 from data_catalog.ingest import Source, ingest, shard_names
+from data_catalog.publish import UPSTREAM
 from data_catalog.schema import NATIVE, REJECTED
 from data_catalog.sources.rows import SourceRow, UnselectedRow
 from data_catalog.sources.scenes.upstream import draw_upstream
 from data_catalog.work import WorkStore
 from flows import caption_steps
 from flows.engines import open_engine
-from flows.inputs import all_function_words, packs_of_captions
+from flows.inputs import all_function_words, packs_of_captions, require_split_choice
 from flows.language_packs import named_language_packs, target_language_pack
 from flows.recipe import Recipe
 from flows.screen_steps import find_repeats, screen
@@ -118,6 +119,7 @@ def dry_run(
         source.check()
     for test_set in recipe.test_sets:
         test_set.check()
+    require_split_choice(recipe)
     with tempfile.TemporaryDirectory(prefix="vernaclip-dry-run-") as folder, ImageWorkers() as workers:
         sample = _Sample(recipe, WorkStore(Path(folder)), workers, open_engine(recipe, root) if translate else None)
         table = sample.judged([_source(settings, num_rows, seed) for settings in recipe.sources])
@@ -164,7 +166,13 @@ class _Sample:
     def judged(self, sources: Sequence[Source]) -> pa.Table:
         """The caption rows of the sources after the last step that can judge them."""
         recipe, work = self.recipe, self.work
-        ingested = ingest(work, sources, target_lang=recipe.target_language, shard_size=recipe.build.shard_size)
+        ingested = ingest(
+            work,
+            sources,
+            target_lang=recipe.target_language,
+            shard_size=recipe.build.shard_size,
+            keep_splits=recipe.split.by == UPSTREAM,
+        )
         shards = [shard_of_commit(ingested, number, name) for number, name in enumerate(shard_names(ingested))]
         tests = [self._test_contents(test_set) for test_set in recipe.test_sets]
         cleaned = [caption_steps.clean(work, shard, recipe.clean, self.packs) for shard in shards]

@@ -13,7 +13,7 @@ from cleaning.image_duplicates import Images, Verdict, judge_images
 from cleaning.selection_config import DuplicatesConfig, LeaksConfig
 from data_catalog.images.encoding import THUMBNAIL_BYTES
 from data_catalog.manifest import MARKED
-from data_catalog.publish import SplitConfig, split_of
+from data_catalog.publish import UPSTREAM, SplitConfig, split_of
 from data_catalog.shards import save_parquet
 from data_catalog.sorting import image_facts, samples_of_bytes, thumbnails_in_order
 from data_catalog.stages import Drop
@@ -27,7 +27,8 @@ if TYPE_CHECKING:
     from cleaning.image_duplicates import Flags, Thumbnails
 
 # Least guarded first: where images that look the same are in several splits, those of the last one stay.
-_SPLIT_ORDER = ("train", "val", "test", MARKED)
+# What upstream holds out is more guarded than what a hash does: it stays as it was published.
+_SPLIT_ORDER = ("train", "val", "test", "upstream's val", "upstream's test", MARKED)
 MARKS_FILE = "marks.parquet"
 # Settings of duplicates that decide nothing about images, or, the order of sources, are resolved elsewhere.
 _NOT_DECISIVE = ("captions", "merge_captions", "sources")
@@ -180,8 +181,8 @@ def _judged(
     is_leaking = np.zeros(facts.num_rows, np.bool_)
     is_leaking[list(leaking)] = True
     marked = facts.column("is_marked").to_numpy() | (is_leaking & (not drops))
-    splits = [split_of(sample_id, split) for batch in sample_ids.chunks for sample_id in batch.to_pylist()]
-    levels = np.array([_SPLIT_ORDER.index(name) for name in splits], np.int64)
+    stated = zip(sample_ids.to_pylist(), facts.column("stated_split").to_pylist(), strict=True)
+    levels = np.array([_SPLIT_ORDER.index(_guarded_as(*sample, split)) for sample in stated], np.int64)
     images = Images(
         same_bytes=facts.column("same_bytes").to_numpy(),
         hashes=facts.column("phash").to_numpy(),
@@ -207,6 +208,12 @@ def _judged(
         found.append(_drop(Verdict(verdict), other, host, where))
         others.append(other if is_there and verdict in (Verdict.DUPLICATE, Verdict.NEAR_DUPLICATE) else None)
     return _found(sample_ids.take(pa.array(rows)).to_pylist(), found, others)
+
+
+def _guarded_as(sample_id: str, stated: str | None, config: SplitConfig) -> str:
+    """Return which of `_SPLIT_ORDER` a sample is in."""
+    split = split_of(sample_id, config, [stated])
+    return f"upstream's {split}" if config.by == UPSTREAM and stated in ("val", "test") else split
 
 
 def _drop(verdict: Verdict, other: str, host: str | None, split: str) -> Drop:

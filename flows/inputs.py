@@ -10,6 +10,7 @@ from data_catalog.errors import ConfigError
 from data_catalog.file_hashes import FileHashes
 from data_catalog.ingest import Source
 from data_catalog.language_pack import LanguagePack
+from data_catalog.publish import UPSTREAM
 from data_catalog.shards import digest
 from data_catalog.sources.scenes.upstream import draw_upstream
 from data_catalog.tombstones import Tombstones, read_tombstones
@@ -70,6 +71,7 @@ def open_inputs(recipe: Recipe, root: Path) -> Inputs:
         _require_contact(source, recipe)
     for test_set in recipe.test_sets:
         test_set.check()
+    require_split_choice(recipe)
     tagger = find_tagger(pack, recipe.check.proper_noun_tagger) if recipe.check.proper_noun_check else None
     translator = open_engine(recipe, root)
     reverse = open_reverse_engine(recipe, root) if translator else None
@@ -116,6 +118,25 @@ def _require_contact(source: SourceSettings, recipe: Recipe) -> None:
         raise ConfigError(
             f"sources.{source.name} asks the servers of {source.kind.operator} for its images, which refuse robots "
             "that do not say whom to write to: give a mail address or a page, --set fetch.contact=you@example.org"
+        )
+
+
+def require_split_choice(recipe: Recipe) -> None:
+    """Refuse a recipe that does not say what becomes of the splits that its sources state, or keeps what none states.
+
+    Raises:
+        ConfigError: says which sources, and what to say.
+    """
+    if recipe.split.by not in (None, UPSTREAM):
+        return
+    stating = [source.name for source in recipe.sources if source.kind.states_splits(source.config)]
+    if stating and recipe.split.by is None:
+        names = f"sources {', '.join(stating)} state" if len(stating) > 1 else f"source {stating[0]} states"
+        raise ConfigError(f'{names} splits: say [split] by = "upstream" to keep them, or "hash" to ignore them')
+    if recipe.split.by == UPSTREAM and not stating:
+        raise ConfigError(
+            'split.by is "upstream" and no source states splits: name their column (split_column), put their lists '
+            'beside the captions, or say "hash"'
         )
 
 

@@ -50,7 +50,7 @@ RULES: Mapping[str, Sequence[str]] = {
     CHECK: ("check",),
     FETCH: ("fetch",),
     NORMALISE: ("normalise",),
-    DEDUPLICATE: ("duplicates", "leaks"),
+    DEDUPLICATE: ("duplicates", "leaks", "split"),
 }
 _WIDTH = 116
 

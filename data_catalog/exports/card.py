@@ -20,6 +20,7 @@ from data_catalog.exports.markdown import bullets, fenced, table
 from data_catalog.exports.references import METHOD, upstream_paper
 from data_catalog.exports.texts import markdown_text
 from data_catalog.manifest import MARKED, SPLITS
+from data_catalog.publish import UPSTREAM
 from data_catalog.schema import NATIVE
 
 NUM_EXAMPLES = 5
@@ -160,8 +161,11 @@ def _making(manifest: Mapping[str, Any]) -> str:
         for place, name in enumerate(("read", "kept", "dropped")):
             total[place] += row[name]
     rows: list[list[object]] = [[f"`{step}`", *total] for (_, step), total in sorted(steps.items())]
-    guarded = _guarded(manifest.get("test_sets", {}))
-    return f"{card_texts.MAKING}\n\n{table(['step', 'captions read', 'kept', 'dropped'], rows)}\n\n{guarded}"
+    by_step = table(["step", "captions read", "kept", "dropped"], rows)
+    parts = [card_texts.MAKING, by_step, _guarded(manifest.get("test_sets", {}))]
+    if manifest["settings"].get("split", {}).get("by") == UPSTREAM:
+        parts.append(card_texts.UPSTREAM_SPLITS)
+    return "\n\n".join(parts)
 
 
 def _guarded(test_sets: Mapping[str, Any]) -> str:

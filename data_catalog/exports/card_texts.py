@@ -18,6 +18,9 @@ pass. `translators` says for each caption who made it, `source_captions` what it
 MARKED_PAIRS = """Pairs that are `marked` hold something of a test set. They are in no split, and no training reads
 them."""
 
+UPSTREAM_SPLITS = """An image of which upstream states a split is in that split; all others are drawn by a hash of
+their identity."""
+
 SETTINGS = "What decided what is in the dataset; where files lay and how fast the machine was did not."
 
 REMOVAL = """Ask whoever gave you the dataset. They remove an image, everything from a site, or everything that looks
@@ -47,7 +50,7 @@ LIMITS = (
     "Which images are still on the web is no random draw: old, small and famous sites are kept unevenly.",
     "Duplicates are found by hashes and thumbnails: other crops of one picture, or frames of one film, may stay, and "
     "may be in several splits.",
-    "Splits are drawn by image, not by site or photographer.",
+    "Splits go by image, not by site or photographer.",
     "Good for training and comparing image-text models. Not good enough to decide about people with.",
 )
 

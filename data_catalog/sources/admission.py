@@ -3,7 +3,7 @@
 from typing import NamedTuple
 
 from data_catalog.sources.files import excerpt, text_trouble
-from data_catalog.sources.rows import MalformedRow, UpstreamRow
+from data_catalog.sources.rows import MalformedRow, UpstreamRow, usual_split
 from data_catalog.sources.urls import is_web_url
 
 
@@ -65,7 +65,7 @@ def admit(
         path=path or None,
         caption=caption,
         lang=lang.strip(),
-        split=split or None,
+        split=usual_split(split or ""),
         license=license or None,
         attribution=attribution or None,
         page_url=page_url or None,

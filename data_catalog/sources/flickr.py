@@ -5,11 +5,12 @@ The format of each file is told by its content, for both datasets alike:
   results     `image_name| comment_number| comment`   results.csv of Flickr30k
   captions    `image,caption`, quoted as CSV       captions.txt of repackaged copies
   Karpathy    JSON, first character `{`            dataset_flickr8k.json, dataset_flickr30k.json
+Flickr8k's official splits are lists of names that lie beside the captions: Flickr_8k.trainImages.txt, ...
 """
 
 import re
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 
@@ -19,7 +20,7 @@ from data_catalog.sources.delimited import read_records
 from data_catalog.sources.files import Line, Trouble, check_text_file, excerpt, load_json, read_lines, upstream_files
 from data_catalog.sources.image_files import check_images
 from data_catalog.sources.karpathy import check_karpathy, karpathy_captions
-from data_catalog.sources.rows import SourceRow
+from data_catalog.sources.rows import SourceRow, UpstreamRow, usual_split
 
 _EXPECTED = "Flickr captions (tokens, results.csv, captions.txt or Karpathy's JSON)"
 _LINES_CHECKED = 100
@@ -32,6 +33,8 @@ _RESULT = re.compile(r"(?P<name>[^|]+?)\s*\|\s*(?P<index>\d+)\s*\| ?(?P<caption>
 _RESULT_UNDELIMITED = re.compile(r"(?P<name>[^|]+?)\s*\|\s*(?P<index>\d+)\s+(?P<caption>[^|]*\S[^|]*)", re.DOTALL)
 _RESULTS_HEADER = re.compile(r"\s*image_name\s*\|")
 _CAPTIONS_HEADER = "image,caption"
+_LISTS = "Flickr_8k.*Images.txt"
+_LISTED = re.compile(r"Flickr_8k\.(.*)Images\.txt")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,7 +42,7 @@ class FlickrConfig:
     """Which captions files, and the folder, zip or tar that holds their images.
 
     Args:
-        files: paths or globs, plain or gzipped.
+        files: paths or globs, plain or gzipped; Flickr8k's lists of splits are found beside them.
         images: folder, zip or tar, or a glob of them, in which the image names of the files are found.
     """
 
@@ -57,7 +60,8 @@ class FlickrConfig:
 def check_flickr(config: FlickrConfig) -> None:
     """Raise ConfigError unless every file is whole and of a known format, and `images` can be opened."""
     check_images(config.images)
-    for path in upstream_files(config):
+    _listed_splits(config)
+    for path in _captions_files(config):
         check_text_file(path, expected=_EXPECTED)
         reader = _reader_for(path)
         if reader is _read_karpathy:
@@ -68,8 +72,39 @@ def check_flickr(config: FlickrConfig) -> None:
 
 def read_flickr(config: FlickrConfig) -> Iterator[SourceRow]:
     """Yield what becomes of every caption (English)."""
-    for path in upstream_files(config):
-        yield from _reader_for(path)(path)
+    splits = _listed_splits(config)
+    for path in _captions_files(config):
+        for row in _reader_for(path)(path):
+            listed = splits.get(row.sample_key) if isinstance(row, UpstreamRow) else None
+            yield replace(row, split=listed) if listed and isinstance(row, UpstreamRow) else row
+
+
+def flickr_files(config: FlickrConfig) -> list[Path]:
+    """Return the files that are named and the lists of splits that lie beside them, sorted by path."""
+    named = upstream_files(config)
+    return sorted({*named, *(found for path in named for found in path.parent.glob(_LISTS))}, key=str)
+
+
+def _captions_files(config: FlickrConfig) -> list[Path]:
+    found = [path for path in upstream_files(config) if not _LISTED.fullmatch(path.name)]
+    if not found:
+        raise ConfigError(f"files names lists of splits and no captions: add {_EXPECTED}")
+    return found
+
+
+def _listed_splits(config: FlickrConfig) -> dict[str, str | None]:
+    """Return the split of each photo that a list names, and refuse a photo that two lists name."""
+    found: dict[str, tuple[str, Path]] = {}
+    for path in flickr_files(config):
+        if listed := _LISTED.fullmatch(path.name):
+            check_text_file(path, expected="a list of names of images")
+            for line in read_lines(path):
+                if not (name := line.text.strip()):
+                    continue
+                split, other = found.setdefault(_stem(name), (listed[1], path))
+                if split != listed[1]:
+                    raise ConfigError(f"{name} stands in {other} and in {path}: take it out of one of them")
+    return {photo: usual_split(split) for photo, (split, _) in found.items()}
 
 
 def _reader_for(path: Path) -> Callable[[Path], Iterator[SourceRow]]:

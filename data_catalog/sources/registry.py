@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from data_catalog.sources import conceptual_captions, files, flickr, mscoco, pairs, sbu, wit
-from data_catalog.sources.rows import SourceRow
+from data_catalog.sources.rows import SourceRow, UpstreamRow
 
 
 def _no_images(config: Any) -> str | None:
@@ -30,6 +30,16 @@ def _italian(config: Any) -> frozenset[str] | None:
     return frozenset({"it"})
 
 
+def _no_splits(config: Any) -> bool:
+    """Of sources whose rows state no split."""
+    return False
+
+
+def _splits_of_rows(read: Callable[[Any], Iterator[SourceRow]]) -> Callable[[Any], bool]:
+    """Of sources whose rows state a split or do not: the first that does decides."""
+    return lambda config: any(isinstance(row, UpstreamRow) and row.split is not None for row in read(config))
+
+
 def _selected(config: Any) -> frozenset[str] | None:
     """Of sources of which the settings select languages."""
     return frozenset(config.languages)
@@ -48,6 +58,7 @@ class SourceKind:
         languages: which languages its captions can be in, or None where only the rows tell.
         images: folder, zip or tar of local images, or a glob of them, or None where images come by URL.
         upstream_files: the files that rows are read from, sorted, without images.
+        states_splits: whether upstream states a split of some image; the files are those that `check` has passed.
         operator: who serves the images and wants to know whom to write to, where that is one and the same for all.
     """
 
@@ -59,6 +70,7 @@ class SourceKind:
     languages: Callable[[Any], frozenset[str] | None] = _english
     images: Callable[[Any], str | None] = _no_images
     upstream_files: Callable[[Any], list[Path]] = files.upstream_files
+    states_splits: Callable[[Any], bool] = _no_splits
     operator: str | None = None
 
 
@@ -80,6 +92,7 @@ _KINDS = (
         config_type=mscoco.MscocoConfig,
         check=mscoco.check_mscoco,
         read=mscoco.read_mscoco,
+        states_splits=_splits_of_rows(mscoco.read_mscoco),
         licence=_COCO_LICENCE,
         images=_images_setting,
     ),
@@ -88,6 +101,7 @@ _KINDS = (
         config_type=mscoco.MscocoConfig,
         check=mscoco.check_mscoco,
         read=mscoco.read_mscoco_it,
+        states_splits=_splits_of_rows(mscoco.read_mscoco_it),
         licence=f"MSCOCO-IT: research only; after MSCOCO, {_COCO_LICENCE}",
         languages=_italian,
         images=_images_setting,
@@ -111,6 +125,8 @@ _KINDS = (
         config_type=flickr.FlickrConfig,
         check=flickr.check_flickr,
         read=flickr.read_flickr,
+        upstream_files=flickr.flickr_files,
+        states_splits=_splits_of_rows(flickr.read_flickr),
         licence=_FLICKR_LICENCE,
         images=_images_setting,
     ),
@@ -119,6 +135,8 @@ _KINDS = (
         config_type=flickr.FlickrConfig,
         check=flickr.check_flickr,
         read=flickr.read_flickr,
+        upstream_files=flickr.flickr_files,
+        states_splits=_splits_of_rows(flickr.read_flickr),
         licence=_FLICKR_LICENCE,
         images=_images_setting,
     ),
@@ -137,6 +155,7 @@ _KINDS = (
         read=pairs.read_pairs,
         licence="not stated: the files are the user's own",
         languages=pairs.pairs_languages,
+        states_splits=lambda config: bool(config.split_column),
         images=pairs.pairs_images,
     ),
 )

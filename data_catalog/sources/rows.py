@@ -16,6 +16,7 @@ class UpstreamRow:
         path: the image's name inside the source's `images` folder or archive.
         caption: the text as upstream has it.
         lang: ISO 639-1 code that upstream states, or the dataset's documented language.
+        split: that upstream states of the image, as `usual_split` spells it.
     """
 
     upstream_file: str
@@ -62,4 +63,16 @@ MALFORMED_REASONS = {
     "caption_missing": "the row has no caption",
     "image_missing": "the row names no image (no URL, no path, or an id that no image has)",
     "lang_missing": "the row has no language, and the recipe gives none",
+    "unknown_split": "upstream states a split of the image that is neither train, val nor test, and is to be kept",
 }
+
+_SPLIT_NAMES = {
+    **dict.fromkeys(("train", "training", "restval"), "train"),
+    **dict.fromkeys(("val", "valid", "validation", "dev", "development"), "val"),
+    **dict.fromkeys(("test", "testing"), "test"),
+}
+
+
+def usual_split(name: str) -> str | None:
+    """Return train, val or test for their usual names, None for white space, and any other name as it is."""
+    return _SPLIT_NAMES.get(name.strip().lower(), name.strip() or None)

@@ -225,16 +225,20 @@ def _without_captions(task: Rewriting, pair: Row) -> Row:
         return pair
     marks = _marks(task.old, pair["caption_ids"])
     config = SplitConfig(**task.old.manifest["settings"]["split"])
-    return pair | {"leaks": marks or None, "split": MARKED if marks else split_of(pair["sample_id"], config)}
+    stated = _found(task.old, "upstream_split", ("sample_id", "==", pair["sample_id"]))
+    return pair | {"leaks": marks or None, "split": MARKED if marks else split_of(pair["sample_id"], config, stated)}
 
 
 def _marks(snapshot: Snapshot, caption_ids: Sequence[str]) -> list[str]:
     """What of test sets some captions, and the images that they are published with, hold."""
-    found: set[str] = set()
+    lists = _found(snapshot, "leaks", ("caption_id", "in", caption_ids))
+    return sorted({mark for marks in lists for mark in marks or ()})
+
+
+def _found(snapshot: Snapshot, column: str, where: tuple[str, str, Any]) -> Iterator[Any]:
+    """Yield a column's values in the caption rows of a snapshot for which a condition holds."""
     for path in snapshot.caption_files():
-        rows = pq.read_table(path, columns=["leaks"], filters=[("caption_id", "in", caption_ids)]).to_pylist()
-        found |= {mark for row in rows for mark in row["leaks"] or ()}
-    return sorted(found)
+        yield from pq.read_table(path, columns=[column], filters=[where]).column(column).to_pylist()
 
 
 def _place(task: Rewriting, entry: Entry, write: Callable[[Path], None]) -> Path:

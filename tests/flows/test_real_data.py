@@ -48,6 +48,7 @@ def test_coco_photographs_over_http_become_pairs_that_look_alike(
     recipe = f"""
         name = "coco"
         target_language = "en"
+        split.by = "hash"
         [sources.mscoco]
         files = ["{tmp_path}/captions_train2017.json"]
         [fetch]
@@ -76,6 +77,7 @@ def test_local_photographs_and_italian_captions(shared_data: Path, tmp_path: Pat
     recipe = """
         name = "coco-local"
         target_language = "en"
+        split.by = "hash"
         [sources.mscoco]
         files = ["{data}/coco/captions_train2017.json"]
         images = "{data}/coco/train2017"

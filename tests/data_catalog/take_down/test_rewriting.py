@@ -18,7 +18,7 @@ from data_catalog.take_down.rewriting import recounted_funnel, rewrite_files
 
 Row = dict[str, Any]
 STEPS = ("ingest", "clean", "fetch", "normalise", "deduplicate")
-SPLIT = {"val": 0.3, "test": 0.2, "salt": "x"}
+SPLIT: dict[str, Any] = {"val": 0.3, "test": 0.2, "salt": "x"}
 
 
 def caption(sample: str, line: int, **more: Any) -> Row:
@@ -143,6 +143,17 @@ def test_a_pair_that_loses_the_caption_for_which_it_was_marked_goes_back_to_its_
     assert pair["leaks"] is None
     assert pair["captions"] == ["Didascalia 1", "Didascalia 2"]
     assert len(pair["source_captions"]) == len(pair["scores"]) == len(pair["translators"]) == 2
+
+
+@pytest.mark.parametrize("split", ["train", "val", "test"])
+def test_a_pair_that_goes_back_to_its_split_goes_to_the_one_that_upstream_states(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, split: str
+) -> None:
+    monkeypatch.setitem(SPLIT, "by", "upstream")
+    stated = [row | {"upstream_split": split} if row["caption_id"] == "web:a#2" else row for row in FIRST]
+    before = published(tmp_path, [(stated, FIRST_IMAGES), (SECOND, SECOND_IMAGES)])
+    assert pairs_of(before)["web:a"]["split"] == "marked"
+    assert pairs_of(without(before, "web:b"))["web:a"]["split"] == split
 
 
 def test_captions_that_were_published_with_a_forgotten_image_are_those_of_a_duplicate(before: Snapshot) -> None:
