@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from data_catalog.origins import CaptionOrigin
 from data_catalog.sources import conceptual_captions, files, flickr, mscoco, pairs, sbu, wit
 from data_catalog.sources.rows import SourceRow
 
@@ -35,6 +36,11 @@ def _selected(config: Any) -> frozenset[str] | None:
     return frozenset(config.languages)
 
 
+def _native(config: Any, upstream_file: str) -> CaptionOrigin:
+    """Of datasets whose captions people wrote in the language that they are in."""
+    return CaptionOrigin()
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SourceKind:
     """How to read one family of upstream files.
@@ -46,6 +52,7 @@ class SourceKind:
         read: yields one outcome for each upstream row, streaming.
         licence: what upstream says of the dataset as a whole; a row's own licence is in the row.
         languages: which languages its captions can be in, or None where only the rows tell.
+        origin: who made the captions of a file, given the settings and the file's path.
         images: folder, zip or tar of local images, or a glob of them, or None where images come by URL.
         upstream_files: the files that rows are read from, sorted, without images.
         operator: who serves the images and wants to know whom to write to, where that is one and the same for all.
@@ -57,6 +64,7 @@ class SourceKind:
     read: Callable[[Any], Iterator[SourceRow]]
     licence: str
     languages: Callable[[Any], frozenset[str] | None] = _english
+    origin: Callable[[Any, str], CaptionOrigin] = _native
     images: Callable[[Any], str | None] = _no_images
     upstream_files: Callable[[Any], list[Path]] = files.upstream_files
     operator: str | None = None
@@ -81,6 +89,7 @@ _KINDS = (
         check=mscoco.check_mscoco,
         read=mscoco.read_mscoco,
         licence=_COCO_LICENCE,
+        origin=mscoco.mscoco_origin,
         images=_images_setting,
     ),
     SourceKind(
@@ -90,6 +99,7 @@ _KINDS = (
         read=mscoco.read_mscoco_it,
         licence=f"MSCOCO-IT: research only; after MSCOCO, {_COCO_LICENCE}",
         languages=_italian,
+        origin=mscoco.mscoco_it_origin,
         images=_images_setting,
     ),
     SourceKind(
@@ -137,6 +147,7 @@ _KINDS = (
         read=pairs.read_pairs,
         licence="not stated: the files are the user's own",
         languages=pairs.pairs_languages,
+        origin=pairs.pairs_origin,
         images=pairs.pairs_images,
     ),
 )
