@@ -33,19 +33,8 @@ LINKS = pa.schema(
 )
 # Columns of pairs that go into a list as they are, and those that others are made of.
 _COPIED = (
-    *(
-        "url",
-        "captions",
-        "source_captions",
-        "source_langs",
-        "translators",
-        "origins",
-        "sample_id",
-        "source",
-        "split",
-        "sha256",
-    ),
-    *("attribution", "page_url"),
+    *("url", "captions", "source_captions", "source_langs", "translators", "sample_id", "source", "split", "sha256"),
+    *("origins", "attribution", "page_url"),
 )
 _NEEDED = [*_COPIED, "original_width", "original_height", "license"]
 _ROWS_PER_GROUP = 50_000

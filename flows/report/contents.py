@@ -105,9 +105,8 @@ class Contents:
         found: Counter[str] = Counter()
         for engine in self.engines:
             if engine not in self.ours:
-                found[ORIGINS.get(engine.facts["origin"], "of which nobody says who made them")] += engine.facts[
-                    "num_kept"
-                ]
+                who = ORIGINS.get(engine.facts["origin"], "of unstated making")
+                found[who] += engine.facts["num_kept"]
         return dict(found.most_common())
 
     @property

@@ -8,7 +8,7 @@ import pyarrow.parquet as pq
 import pytest
 import sacrebleu
 
-from data_catalog.schema import CAPTIONS, NATIVE, PENDING, REJECTED
+from data_catalog.schema import CAPTIONS, PENDING, REJECTED
 from data_catalog.shards import sha256_of
 from data_catalog.work import WorkStore
 from flows.recipe import load_recipe
