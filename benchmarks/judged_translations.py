@@ -57,7 +57,8 @@ def _rows(examples: Sequence[Example]) -> pa.Table:
         "clean_caption": [example.source for example in examples],
         "caption": [example.target for example in examples],
         "translation_score": [example.score for example in examples],
-        "translator": ["labelled"] * len(examples),
+        "source_lang": ["en"] * len(examples),
+        "target_lang": [example.lang for example in examples],
         "outcome": [PENDING] * len(examples),
     }
     empty = [None] * len(examples)

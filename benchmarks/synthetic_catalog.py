@@ -257,6 +257,7 @@ def captions_of(drawn: Drawn) -> dict[str, pa.Array]:
         "detected_source_probability": pa.array(rng.random(count, dtype=np.float32)),
         "caption": where_translated(POOLS["it"].take(pa.array(texts))),
         "target_lang": pa.array(["it"] * count),
+        "origin": where_translated(pa.array(["machine_translation"] * count)),
         "translator": where_translated(pa.array(["argos-en_it-1.0"] * count)),
         "translation_score": where_translated(scores),
         "length_ratio": where_translated(pa.array(rng.normal(1.1, 0.1, count).astype(np.float32))),
@@ -326,6 +327,7 @@ def pairs_of(
         "source_captions": lists("source_caption"),
         "source_langs": lists("source_lang"),
         "translators": lists("translator"),
+        "origins": lists("origin"),
         "scores": lists("translation_score"),
     }
     is_val = np.arange(count) % 20 == 0

@@ -10,7 +10,6 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from cleaning import translation_checks as check
 from cleaning.boilerplate import boilerplate
@@ -20,7 +19,7 @@ from cleaning.length import caption_length
 from cleaning.proper_nouns import Tagger, proper_noun_share, tagged_proper_nouns
 from cleaning.translation_quality import translation_quality
 from data_catalog.language_pack import LanguagePack
-from data_catalog.schema import NATIVE
+from data_catalog.origins import has_original
 from data_catalog.stages import Check, ColumnCheck, Drop, Measure, pending_rows, reject, set_values
 
 logger = logging.getLogger(__name__)
@@ -37,7 +36,7 @@ class Rule:
         columns: the columns that `fill` and `check` read.
         check: what it drops.
         fill: finds out columns first.
-        translations_only: native captions are not judged.
+        translations_only: captions without an original in another language are not judged.
     """
 
     name: str
@@ -97,7 +96,7 @@ def check_rules(
     Args:
         tagger: tells names; None: a rule of thumb does, where the language allows.
         languages: as in `clean_rules`.
-        source_engine: what has told the languages of source captions: it need not tell those of native ones again.
+        source_engine: what has told the languages of source captions: of captions that are these it need not again.
     """
     rules = [*_translation_rules(config, pack), *_length(config, _TARGET)]
     rules += _language(config, pack, _TARGET, languages, known=source_engine == config.language_engine)
@@ -115,7 +114,7 @@ def translation_measure(pack: LanguagePack) -> Measure:
 def apply_rules(table: pa.Table, rules: Sequence[Rule], *, step: str, where: pa.Array | None = None) -> pa.Table:
     """Reject, in the name of `step`, what the rules drop of the pending rows (where `where` is true); fill columns."""
     left = pending_rows(table, where)
-    translated = set(pending_rows(table, pc.not_equal(table.column("translator"), NATIVE)))
+    translated = set(pending_rows(table, has_original(table)))
     dropped: dict[int, Drop] = {}
     for rule in rules:
         rows = [row for row in left if row in translated] if rule.translations_only else left
@@ -253,20 +252,20 @@ def _language(
         texts, *found = (table.column(name).to_pylist() for name in (columns.text, *columns.found))
         return judge([LanguageVerdict(*cells) for cells in zip(*found, strict=True)], texts)
 
-    read = dict.fromkeys((columns.text, *columns.found, *_NATIVE_COLUMNS, _SOURCE.text, *_SOURCE.found))
+    read = dict.fromkeys((columns.text, *columns.found, *_OWN_COLUMNS, _SOURCE.text, *_SOURCE.found))
     return [Rule(name="language", columns=tuple(read), check=check, fill=fill)]
 
 
-_NATIVE_COLUMNS = ("translator", "caption")
+_OWN_COLUMNS = ("source_lang", "target_lang", "caption")
 
 
 def _verdicts_of_sources(table: pa.Table) -> list[LanguageVerdict | None]:
     """What is found of the source captions that are captions as they stand; None of all others."""
-    names = (*_NATIVE_COLUMNS, _SOURCE.text, *_SOURCE.found)
+    names = (*_OWN_COLUMNS, _SOURCE.text, *_SOURCE.found)
     rows = zip(*(table.column(name).to_pylist() for name in names), strict=True)
     return [
-        LanguageVerdict(*found) if translator == NATIVE and caption == source and found[0] is not None else None
-        for translator, caption, source, *found in rows
+        LanguageVerdict(*found) if lang == target and caption == source and found[0] is not None else None
+        for lang, target, caption, source, *found in rows
     ]
 
 

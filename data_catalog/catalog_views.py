@@ -9,7 +9,8 @@ import pyarrow as pa
 from data_catalog.column_docs import COLUMNS, VIEWS
 from data_catalog.images.reasons import FETCH_REASONS
 from data_catalog.manifest import MARKED, SPLITS, Snapshot
-from data_catalog.schema import CAPTIONS, OUTCOMES, PAIRS
+from data_catalog.origins import MACHINE_TRANSLATION
+from data_catalog.schema import CAPTIONS, NATIVE, OUTCOMES, PAIRS
 
 FUNNEL_COLUMNS = {"source": "VARCHAR", "step_number": "INTEGER", "step": "VARCHAR"} | dict.fromkeys(
     ("read", "kept", "dropped"), "BIGINT"
@@ -66,7 +67,7 @@ DROP_REASONS = """
 
 # Which engine made which share of the captions that came so far, and how sure it was.
 TRANSLATORS = """
-    SELECT dataset, snapshot, translator, source_lang, target_lang, count(*) AS num_captions,
+    SELECT dataset, snapshot, translator, origin, source_lang, target_lang, count(*) AS num_captions,
            count(*) / sum(count(*)) OVER (PARTITION BY dataset, snapshot) AS share,
            count(*) FILTER (outcome = 'kept') AS num_kept,
            avg(translation_score) AS mean_score, quantile_cont(translation_score, 0.05) AS score_p5,
@@ -77,8 +78,8 @@ TRANSLATORS = """
            count(*) FILTER (len(numbers_lost) > 0) AS num_numbers_lost,
            count(*) FILTER (len(numbers_invented) > 0) AS num_numbers_invented,
            avg(language_margin) AS mean_language_margin, avg(round_trip_chrf) AS mean_round_trip_chrf
-    FROM captions WHERE translator IS NOT NULL
-    GROUP BY dataset, snapshot, translator, source_lang, target_lang
+    FROM captions WHERE caption IS NOT NULL
+    GROUP BY dataset, snapshot, translator, origin, source_lang, target_lang
 """
 
 
@@ -86,7 +87,7 @@ def view_texts(snapshots: Sequence[Snapshot]) -> dict[str, str]:
     """Definitions of all views, in an order in which they can be created."""
     return {
         "pairs": _union(PAIRS, [(snapshot, snapshot.all_pair_files()) for snapshot in snapshots]),
-        "captions": _union(CAPTIONS, [(snapshot, snapshot.caption_files()) for snapshot in snapshots]),
+        "captions": _with_origins(_union(CAPTIONS, [(found, found.caption_files()) for found in snapshots])),
         "rejects": REJECTS,
         "image_outcomes": _union(OUTCOMES, [(snapshot, snapshot.image_files()) for snapshot in snapshots]),
         "images": IMAGES.replace("STEPS", _step_order(snapshots))
@@ -157,6 +158,12 @@ def _union(schema: pa.Schema, parts: Sequence[tuple[Snapshot, Sequence[Path]]]) 
         if files
     ]
     return " UNION ALL BY NAME ".join(selects)
+
+
+def _with_origins(captions: str) -> str:
+    """SQL for the same rows; of snapshots from before there was `origin`, what engines of ours made is known."""
+    known = f"CASE WHEN translator <> '{NATIVE}' THEN '{MACHINE_TRANSLATION}' END"
+    return f"SELECT * REPLACE (coalesce(origin, {known}) AS origin) FROM ({captions})"
 
 
 def _empty(schema: pa.Schema) -> str:

@@ -14,7 +14,7 @@ VIEWS: Mapping[str, str] = {
     "funnel": "caption rows that each step read, kept and dropped, by source; read = kept + dropped",
     "drop_reasons": "how many caption rows each step dropped for which reason, by source",
     "leaks": "what of which test set was found among the captions and images of which source, and by what",
-    "translators": "what each translation engine did: how many captions, how sure it was, what was measured of them",
+    "translators": "what each translator, ours or upstream's, did: how many captions, how sure, what was measured",
     "builds": "one row per dataset: what its newest snapshot holds, and the settings that made it",
 }
 
@@ -67,7 +67,8 @@ CAPTION_COLUMNS: Mapping[str, str] = {
     "detected_lang": "language that the caption is found to be in, ISO 639-1; null: none found or asked for",
     "detected_probability": "probability of detected_lang, 0 to 1",
     "target_lang": "language of the dataset",
-    "translator": 'fingerprint of the engine that translated the caption; "native" where nothing was translated',
+    "origin": "native, human_translation, machine_translation, machine_translation_corrected; null: unknown, or untranslated",
+    "translator": "fingerprint of the engine that translated the caption, or whom upstream names; native: nobody did",
     "translation_score": "mean log-probability per token that the engine gave its translation; null: it tells none",
     "translation_truncated": "whether the engine's decoding hit its limit of length",
     "translation_repetitive": "whether the translation looped, at the second try as well",
@@ -116,7 +117,8 @@ PAIR_COLUMNS: Mapping[str, str] = {
     "captions": "the texts in the target language",
     "source_captions": "the captions as upstream has them",
     "source_langs": "the languages of those",
-    "translators": 'fingerprints of the engines that translated them, or "native"',
+    "translators": "fingerprints of the engines that translated them, or whom upstream names; native: nobody did",
+    "origins": "who made the texts, as origin in captions; null in snapshots from before it was noted",
     "scores": "what the engines gave their translations: mean log-probability per token",
     "leaks": _LEAKS,
 }
@@ -168,8 +170,9 @@ _LEAK_COUNTS = {
 }
 
 _TRANSLATORS = {
-    "translator": 'fingerprint of the engine, or "native" where nothing was translated',
-    "source_lang": "language that it translated from",
+    "translator": "fingerprint of the engine, or whom upstream names; native: nobody translated",
+    "origin": "as in captions",
+    "source_lang": "language of the source captions; that of the target: originals are not there",
     "target_lang": "language that it translated to",
     "num_captions": "captions that it gave, kept or not",
     "share": "of all captions of the dataset that came as far as translating, 0 to 1",

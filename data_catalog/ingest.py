@@ -14,8 +14,9 @@ import pyarrow.parquet as pq
 
 from data_catalog.failpoints import failpoint
 from data_catalog.manifest import SPLITS
+from data_catalog.origins import CaptionOrigin
 from data_catalog.progress import Progress
-from data_catalog.schema import CAPTIONS, PENDING, REJECTED
+from data_catalog.schema import CAPTIONS, NATIVE, PENDING, REJECTED
 from data_catalog.shards import order_key, save_parquet, shard_of
 from data_catalog.sorting import count_samples, sorted_rows
 from data_catalog.sources.files import excerpt
@@ -42,6 +43,7 @@ class Source:
         file_hashes: their sha256, in the order of `files`.
         settings: the settings that decide which rows are selected and what they say.
         read: opens the files and yields their rows.
+        origin: who made the captions of a file, given its path as rows name it.
     """
 
     name: str
@@ -49,6 +51,7 @@ class Source:
     file_hashes: Sequence[str]
     settings: Mapping[str, Any]
     read: Callable[[], Iterator[SourceRow]]
+    origin: Callable[[str], CaptionOrigin] = lambda upstream_file: CaptionOrigin()
 
 
 @dataclass(slots=True)
@@ -140,20 +143,19 @@ def _records(source: Source, base: str, target_lang: str, counts: _Counts) -> It
             counts.malformed += 1
             yield _malformed_record(row, source.name, base, target_lang)
         else:
-            yield _record(row, source.name, base, target_lang)
+            yield _record(row, source, base, target_lang)
 
 
-def _record(row: UpstreamRow, source: str, base: str, target_lang: str) -> dict[str, Any]:
-    sample_id = f"{source}:{row.sample_key}"
+def _record(row: UpstreamRow, source: Source, base: str, target_lang: str) -> dict[str, Any]:
+    sample_id = f"{source.name}:{row.sample_key}"
     return {
         "sample_id": sample_id,
         "caption_id": f"{sample_id}#{row.caption_key or order_key(row.caption)[:12]}",
-        "source": source,
+        "source": source.name,
         "upstream_split": row.split,
         "url": row.url,
         "path": row.path,
-        "source_caption": row.caption,
-        "source_lang": row.lang,
+        **_texts(row, source, target_lang),
         "target_lang": target_lang,
         "license": row.license,
         "attribution": row.attribution,
@@ -164,6 +166,17 @@ def _record(row: UpstreamRow, source: str, base: str, target_lang: str) -> dict[
         "order_key": order_key(sample_id),
         "unknown_split": None if row.split in SPLITS else row.split,
     }
+
+
+def _texts(row: UpstreamRow, source: Source, target_lang: str) -> dict[str, str | None]:
+    """Caption and source caption; who made the caption, where it is in the target language: others we translate."""
+    if row.lang != target_lang:
+        return {"source_caption": row.caption, "source_lang": row.lang}
+    made = source.origin(row.upstream_file)
+    who = {"origin": made.origin, "translator": NATIVE if made.origin == NATIVE else made.translator}
+    if row.original is None:
+        return {"source_caption": row.caption, "source_lang": row.lang, **who}
+    return {"source_caption": row.original, "source_lang": row.original_lang, "caption": row.caption, **who}
 
 
 def _malformed_record(row: MalformedRow, source: str, base: str, target_lang: str) -> dict[str, Any]:

@@ -199,6 +199,7 @@ def _pair(rows: list[dict[str, Any]], image: dict[str, Any]) -> dict[str, Any]:
         "source_captions": [row["source_caption"] for row in rows],
         "source_langs": [row["source_lang"] for row in rows],
         "translators": [row["translator"] for row in rows],
+        "origins": [row["origin"] for row in rows],
         "scores": [row["translation_score"] for row in rows],
         "leaks": sorted({mark for row in rows for mark in row["leaks"] or ()}) or None,
     }

@@ -7,13 +7,13 @@ each published column means stands in `column_docs.py`.
 
 import pyarrow as pa
 
-CAPTIONS_VERSION = 3
-PAIRS_VERSION = 3
+CAPTIONS_VERSION = 4
+PAIRS_VERSION = 4
 OUTCOMES_VERSION = 2
 
 PENDING, KEPT, REJECTED = "pending", "kept", "rejected"
 
-# Value of `translator` for rows whose upstream language already is the target language.
+# Value of `origin`, and of `translator`, where nobody translated: upstream has the caption in the target language.
 NATIVE = "native"
 
 CAPTIONS = pa.schema(
@@ -34,6 +34,7 @@ CAPTIONS = pa.schema(
         pa.field("detected_lang", pa.string()),
         pa.field("detected_probability", pa.float32()),
         pa.field("target_lang", pa.string()),
+        pa.field("origin", pa.string()),  # since version 4
         pa.field("translator", pa.string()),
         pa.field("translation_score", pa.float32()),
         pa.field("translation_truncated", pa.bool_()),
@@ -149,5 +150,6 @@ PAIRS = pa.schema(
         pa.field("translators", pa.list_(pa.string()), nullable=False),
         pa.field("scores", pa.list_(pa.float32()), nullable=False),
         pa.field("leaks", pa.list_(pa.string())),  # since version 3
+        pa.field("origins", pa.list_(pa.string())),  # since version 4
     ]
 )

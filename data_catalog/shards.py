@@ -164,7 +164,7 @@ def save_parquet(table: pa.Table, path: Path) -> None:
 
 def _repetitive_columns(schema: pa.Schema) -> list[str]:
     repetitive = {"source", "source_lang", "target_lang", "translator", "license", "upstream_file", "upstream_split"}
-    return [name for name in schema.names if name in repetitive | {"outcome", "step", "drop_reason", "split"}]
+    return [name for name in schema.names if name in repetitive | {"origin", "outcome", "step", "drop_reason", "split"}]
 
 
 def open_image_writer(path: Path, schema: pa.Schema) -> pq.ParquetWriter:

@@ -29,7 +29,7 @@ CAPTION_ROWS = Comparison(
         ),
         "place": ("upstream_file", "upstream_line"),
         "cleaning": ("clean_caption",),
-        "translator": ("translator", "target_lang"),
+        "translator": ("origin", "translator", "target_lang"),
         "caption": ("caption",),
         "detail": ("detail",),
         "marks": ("leaks", "merged_into"),
@@ -43,7 +43,7 @@ PUBLISHED_IMAGES = Comparison(
     aspects={
         "image": ("sha256", "phash", "original_width", "original_height"),  # of the bytes as they came
         "size": ("width", "height"),
-        "captions": ("caption_ids", "captions", "source_captions", "source_langs", "translators", "scores"),
+        "captions": ("caption_ids", "captions", "source_captions", "source_langs", "translators", "origins", "scores"),
         "upstream": ("url", "license", "attribution", "page_url"),
     },
     others="marks",

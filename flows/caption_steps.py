@@ -21,8 +21,8 @@ from cleaning.text import clean_text
 from data_catalog.distinct import TextDigests
 from data_catalog.errors import ShardError
 from data_catalog.language_pack import LanguagePack
+from data_catalog.origins import MACHINE_TRANSLATION, has_original
 from data_catalog.progress import Progress
-from data_catalog.schema import NATIVE
 from data_catalog.shards import save_parquet
 from data_catalog.stages import (
     Drop,
@@ -50,7 +50,10 @@ def clean(work: WorkStore, shard: Shard, config: CleanConfig, packs: Mapping[str
     settings = {"clean": plain(config), "packs": plain(packs)}
 
     def stage(table: pa.Table) -> pa.Table:
-        table = apply_transform(table, clean_text(config), read="source_caption", write="clean_caption")
+        clean_up = clean_text(config)
+        table = apply_transform(table, clean_up, read="source_caption", write="clean_caption")
+        given = pending_rows(table, pc.is_valid(table.column("caption")))
+        table = set_values(table, "caption", given, clean_up(texts(table, "caption", given)))
         for lang in sorted(set(table.column("source_lang").drop_null().to_pylist())):
             rules = clean_rules(config, packs.get(lang) or LanguagePack(code=lang), languages=packs)
             table = apply_rules(table, rules, step=CLEAN, where=pc.equal(table.column("source_lang"), lang))
@@ -123,7 +126,7 @@ def _distinct_captions(shards: Sequence[Shard], from_code: str, *, scratch: Path
 
 
 def _foreign_captions(path: Path, from_code: str) -> list[str]:
-    table = pq.read_table(path, columns=["clean_caption", "source_lang", "target_lang", "outcome"])
+    table = pq.read_table(path, columns=["clean_caption", "caption", "source_lang", "target_lang", "outcome"])
     return texts(table, "clean_caption", foreign_rows(table, from_code))
 
 
@@ -143,13 +146,12 @@ def translate_chunks(plan: Commit, numbers: Sequence[int], translator: Translato
 
 def foreign_rows(table: pa.Table, from_code: str) -> list[int]:
     """Indices of pending rows that the engine can and must translate."""
-    lang = table.column("source_lang")
-    foreign = pc.and_(pc.not_equal(lang, table.column("target_lang")), pc.equal(lang, from_code))
-    return pending_rows(table, foreign)
+    foreign = pc.and_(has_original(table), pc.equal(table.column("source_lang"), from_code))
+    return pending_rows(table, pc.and_(foreign, pc.is_null(table.column("caption"))))
 
 
 def join_translations(work: WorkStore, shard: Shard, memory: TranslationMemory | None, from_code: str | None) -> Shard:
-    """Give every pending row its caption in the target language: itself, or what the memory holds.
+    """Give every pending row its caption in the target language: upstream's, or what the memory holds.
 
     Raises:
         ShardError: the memory lacks a caption that the plan had translated.
@@ -157,20 +159,19 @@ def join_translations(work: WorkStore, shard: Shard, memory: TranslationMemory |
     settings = {"engine": memory.fingerprint if memory else None, "from": from_code}
 
     def stage(table: pa.Table) -> pa.Table:
-        table = _fill_native(table)
+        table = _fill_own(table)
         if memory is not None and from_code is not None:
             table = _fill_translated(table, shard, memory, from_code)
-        left = pending_rows(table, pc.is_null(table.column("translator")))
+        left = pending_rows(table, pc.is_null(table.column("caption")))
         langs = texts(table, "source_lang", left)
         return reject(table, left, [Drop("language_not_served", lang) for lang in langs], step=TRANSLATE)
 
     return table_step(work, shard, TRANSLATE, settings, stage)
 
 
-def _fill_native(table: pa.Table) -> pa.Table:
-    rows = pending_rows(table, pc.equal(table.column("source_lang"), table.column("target_lang")))
-    table = set_values(table, "caption", rows, texts(table, "clean_caption", rows))
-    return set_values(table, "translator", rows, [NATIVE] * len(rows))
+def _fill_own(table: pa.Table) -> pa.Table:
+    rows = pending_rows(table, pc.invert(has_original(table)))
+    return set_values(table, "caption", rows, texts(table, "clean_caption", rows))
 
 
 def _fill_translated(table: pa.Table, shard: Shard, memory: TranslationMemory, from_code: str) -> pa.Table:
@@ -181,6 +182,7 @@ def _fill_translated(table: pa.Table, shard: Shard, memory: TranslationMemory, f
         lost = captions[found.captions.index(None)]
         raise ShardError(f"shard {shard.label}: the translation memory lost {lost!r}: delete work/plan and run again")
     table = set_values(table, "caption", rows, found.captions)
+    table = set_values(table, "origin", rows, [MACHINE_TRANSLATION] * len(rows))
     table = set_values(table, "translator", rows, [memory.fingerprint] * len(rows))
     table = set_values(table, "translation_score", rows, found.scores)
     table = set_values(table, "translation_truncated", rows, found.truncated)
@@ -224,7 +226,7 @@ def check(
     }
 
     def stage(table: pa.Table) -> pa.Table:
-        translated = pc.not_equal(table.column("translator"), NATIVE)
+        translated = has_original(table)
         measure = translation_measure(packs[target])
         table = apply_measure(table, measure, source="clean_caption", target="caption", where=translated)
         if leaks.by_caption:

@@ -8,6 +8,7 @@ import tempfile
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ from cleaning.taggers import find_tagger
 from data_catalog.images.workers import ImageWorkers
 from data_catalog.ingest import Source, ingest, shard_names
 from data_catalog.publish import UPSTREAM
-from data_catalog.schema import NATIVE, REJECTED
+from data_catalog.schema import REJECTED
 from data_catalog.sources.rows import SourceRow, UnselectedRow
 from data_catalog.sources.scenes.upstream import draw_upstream
 from data_catalog.work import WorkStore
@@ -139,6 +140,7 @@ def _source(settings: SourceSettings, num_rows: int, seed: int) -> Source:
         files=files,
         file_hashes=[str(file) for file in files],
         settings=source_settings(settings),
+        origin=partial(settings.kind.origin, settings.config),
         read=read,
     )
 
@@ -285,4 +287,4 @@ def _examples(rows: Sequence[Mapping[str, Any]], count: int) -> list[tuple[str, 
 
 def _shown(row: Mapping[str, Any]) -> str:
     source, caption = row["source_caption"] or "", row["caption"]
-    return f"{source} → {caption}" if caption and row["translator"] != NATIVE else source
+    return f"{source} → {caption}" if caption and row["source_lang"] != row["target_lang"] else source

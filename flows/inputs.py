@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from cleaning.proper_nouns import Tagger
@@ -169,6 +170,7 @@ def _source(settings: SourceSettings, hashes: FileHashes) -> Source:
         files=files,
         file_hashes=[hashes.sha256(file) for file in files],
         settings=source_settings(settings),
+        origin=partial(settings.kind.origin, settings.config),
         read=lambda: settings.kind.read(settings.config),
     )
 

@@ -8,6 +8,7 @@ from typing import Any
 from data_catalog.drop_reasons import count_reasons
 from data_catalog.errors import ConfigError
 from data_catalog.manifest import MARKED, SPLITS, Snapshot, snapshot_names
+from data_catalog.schema import NATIVE
 from data_catalog.shards import read_json
 from flows.tables import cell_text, plain_table
 
@@ -81,7 +82,8 @@ def overview_lines(facts: Mapping[str, Any]) -> Iterator[str]:
     rows, kept = (sum(source[name] for source in facts["sources"]) for name in ("captions", "kept"))
     pairs = {split: count for split, count in facts["pairs"].items() if count}
     size = ", ".join(f"{kind} {count / _MEGABYTE:,.1f} MB" for kind, count in facts["bytes"].items() if count)
-    yield f"{facts['dataset']}  snapshot {facts['snapshot']}, in {facts['target_lang']}, by {facts['translator']}"
+    engine = "" if facts["translator"] == NATIVE else f", translated by {facts['translator']}"
+    yield f"{facts['dataset']}  snapshot {facts['snapshot']}, in {facts['target_lang']}{engine}"
     yield f"  captions  {rows:,}, of which {kept:,} are kept ({_share(kept, rows)})"
     yield f"  images    {sum(pairs.values()):,}" + (f": {_counts(pairs)}" if pairs else "")
     yield f"  files     {size}"

@@ -3,8 +3,8 @@
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from data_catalog.origins import has_original
 from data_catalog.progress import Progress
-from data_catalog.schema import NATIVE
 from data_catalog.stages import pending_rows, set_values, texts
 from data_catalog.work import WorkStore
 from flows.step_outputs import ROUND_TRIP, Shard, table_step
@@ -15,7 +15,7 @@ from translation.scores import sentence_chrf
 
 
 def round_trip(work: WorkStore, shard: Shard, engine: Translator, memory: TranslationMemory) -> Shard:
-    """Fill `round_trip_chrf` of every translated row that is pending; drops none.
+    """Fill `round_trip_chrf` of every pending row with an original that the engine can come back to; drops none.
 
     Args:
         engine: from the target language to the source's.
@@ -23,7 +23,8 @@ def round_trip(work: WorkStore, shard: Shard, engine: Translator, memory: Transl
     """
 
     def stage(table: pa.Table) -> pa.Table:
-        rows = pending_rows(table, pc.not_equal(table.column("translator"), NATIVE))
+        from_there = pc.equal(table.column("source_lang"), engine.to_code)
+        rows = pending_rows(table, pc.and_(has_original(table), from_there))
         captions = texts(table, "caption", rows)
         with Progress("translate back", total=len(captions), unit="captions") as progress:
             back = list(translate_stream(RememberingTranslator(engine, memory), captions, progress.advance))

@@ -11,6 +11,7 @@ from data_catalog.errors import ConfigError
 from data_catalog.language_pack import LanguagePack
 from data_catalog.shards import sha256_of
 from data_catalog.sources.image_files import open_images
+from data_catalog.sources.mscoco import origin_by_name
 from data_catalog.test_sets.registry import TEST_SET_KINDS
 from flows.recipe import override_values
 from flows.scored_models import at_home
@@ -19,11 +20,11 @@ from training.class_names import has_several, read_names, read_templates
 from training.galleries import (
     BARE_TEMPLATE,
     HUMAN,
-    MACHINE,
     UNSTATED,
     Gallery,
     LabelledImages,
     labelled_images,
+    maker_of,
     makers_note,
 )
 from training.protocols import PROTOCOLS, Protocol, require_classes, require_gallery
@@ -34,10 +35,8 @@ FOLDERS = "folders"
 BARE = "bare"
 _PLACES = {"imagenet", "class_names", "templates", "images"}
 IMAGENET = "imagenet1k"  # the key of ImageNet's names in files that have several lists
-# MSCOCO-IT's files say by their names which captions people went over.
-_UNVALIDATED = "unvalidated"
 # Kinds whose files hold what people wrote; what others hold, their files do not say.
-_PEOPLES = frozenset({"mscoco_it", "xtd10", "karpathy", "flickr8k", "flickr30k", "crossmodal3600"})
+_PEOPLES = frozenset({"xtd10", "karpathy", "flickr8k", "flickr30k", "crossmodal3600"})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -226,9 +225,9 @@ def _told(image: Any) -> Sequence[tuple[str, str]]:
 
 
 def _maker(kind: str, file: str) -> str:
-    if kind not in _PEOPLES:
-        return UNSTATED
-    return MACHINE if _UNVALIDATED in Path(file).name else HUMAN
+    if kind == "mscoco_it":
+        return maker_of(origin_by_name(file).origin)
+    return HUMAN if kind in _PEOPLES else UNSTATED
 
 
 def _labelled(name: str, values: Mapping[str, str], pack: LanguagePack) -> ScoredSet:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from cleaning.caption_similarity import Likeness
@@ -24,6 +25,8 @@ from flows.step_outputs import FIND_REPEATS, SCREEN, SHARD, Shard, count_rows, s
 from flows.test_set_steps import TestContents
 
 _MAX_DETAIL = 120  # characters
+# What captions of one image repeat: a translation that upstream has, else the caption that is translated later.
+_SAID = ("caption", "clean_caption")
 
 _LABELS = pa.schema([pa.field("cluster", pa.int64()), pa.field("is_beyond_cap", pa.bool_())])
 
@@ -50,7 +53,7 @@ def find_repeats(
 
     def produce(folder: Path) -> Mapping[str, Any]:
         labels = cluster_captions(
-            lambda: (texts for _, texts in _pending(shards, "clean_caption")),
+            lambda: (texts for _, texts in _pending(shards, *_SAID)),
             similarity=config.min_similarity,
             scratch=folder / "scratch",
             function_words=function_words or None,
@@ -68,11 +71,16 @@ def find_repeats(
     return work.run(key, produce)
 
 
-def _pending(shards: Sequence[Shard], column: str) -> Iterator[tuple[Shard, list[str]]]:
-    """A column of the pending rows, shard by shard."""
+def _pending(shards: Sequence[Shard], *columns: str) -> Iterator[tuple[Shard, list[str]]]:
+    """The first of some columns that is filled, of the pending rows, shard by shard."""
     for shard in shards:
-        table = pq.read_table(shard.path, columns=[column, "outcome"])
-        yield shard, texts(table, column, pending_rows(table))
+        table = pq.read_table(shard.path, columns=[*columns, "outcome"])
+        yield shard, _first_filled(table, columns, pending_rows(table))
+
+
+def _first_filled(table: pa.Table, columns: Sequence[str], rows: Sequence[int]) -> list[str]:
+    found: list[str] = pc.coalesce(*map(table.column, columns)).take(pa.array(rows, pa.int64())).to_pylist()
+    return found
 
 
 def _beyond_cap(labels: Any, shards: Sequence[Shard], config: RepeatsConfig) -> Any:
@@ -144,7 +152,7 @@ def _drop_repeats(
     staying: dict[tuple[str, int], list[str]] = defaultdict(list)
     verdicts: list[Drop | None] = []
     for row, sample_id, caption in zip(
-        rows, texts(table, "sample_id", rows), texts(table, "clean_caption", rows), strict=True
+        rows, texts(table, "sample_id", rows), _first_filled(table, _SAID, rows), strict=True
     ):
         said = staying[sample_id, labels[row]["cluster"]]
         like = _first_like(caption, said, likeness) if config.near_captions else None

@@ -26,24 +26,24 @@ FORGET_IMAGES = "forget-images"
 # Raised whenever the code of a step changes what it writes; a golden test catches forgetting.
 VERSIONS = {
     INGEST: INGEST_VERSION,
-    CLEAN: 4,
+    CLEAN: 5,
     TEST_SET: 1,
-    FIND_REPEATS: 1,
-    SCREEN: 1,
-    PLAN: 2,
-    TRANSLATE: 3,
-    ROUND_TRIP: 2,
-    CHECK: 4,
+    FIND_REPEATS: 2,
+    SCREEN: 2,
+    PLAN: 3,
+    TRANSLATE: 4,
+    ROUND_TRIP: 3,
+    CHECK: 5,
     FETCH: 2,
     NORMALISE: 3,
     RECALL: 2,
     FIND_DUPLICATES: 3,
-    MERGE_CAPTIONS: 1,
-    DEDUPLICATE: 5,
-    PUBLISH: 4,
+    MERGE_CAPTIONS: 2,
+    DEDUPLICATE: 6,
+    PUBLISH: 5,
 }
 # Of the steps that are there where something was forgotten; a build's key is the same with and without them.
-FORGET_VERSIONS = {FORGET: 1, FORGET_IMAGES: 1}
+FORGET_VERSIONS = {FORGET: 2, FORGET_IMAGES: 1}
 # The order of the funnel.
 FUNNEL_STEPS = (INGEST, FORGET, CLEAN, SCREEN, TRANSLATE, CHECK, FETCH, NORMALISE, DEDUPLICATE)
 

@@ -27,7 +27,7 @@ CAPTION_COLUMNS: Mapping[str, Sequence[str]] = {
         "source_language_margin",
     ),
     TRANSLATE: (
-        *("target_lang", "translator", "caption"),
+        *("target_lang", "origin", "translator", "caption"),
         *("translation_score", "translation_truncated", "translation_repetitive"),
     ),
     CHECK: (

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from data_catalog.errors import ConfigError
-from data_catalog.schema import NATIVE
+from data_catalog.origins import MACHINE_TRANSLATION, with_origins
 from training.data import RowGroup, read_rows, row_groups
 from training.encode_files import IMAGE_SUFFIXES
 from training.images import encoded_images
@@ -120,6 +120,13 @@ class LabelledImages:
     language: TextLanguage | None = None
 
 
+def maker_of(origin: str | None) -> str:
+    """Return which of "human", "machine" and "unstated" an origin is; what people corrected is theirs."""
+    if origin is None:
+        return UNSTATED
+    return MACHINE if origin == MACHINE_TRANSLATION else HUMAN
+
+
 def makers_note(made_by: Sequence[str]) -> str:
     """Who made the captions of a set, in a sentence."""
     what = {
@@ -141,8 +148,8 @@ def pairs_gallery(name: str, paths: Sequence[Path]) -> Gallery:
         ShardError: a shard cannot be read.
     """
     groups = row_groups(paths)
-    columns = ["sample_id", "captions", "translators"]
-    rows = [row for group in groups for row in read_rows(group, columns).to_pylist()]
+    columns = ["sample_id", "captions", "translators", "origins"]
+    rows = [row for group in groups for row in with_origins(read_rows(group, columns)).to_pylist()]
     if not rows:
         raise ConfigError(f"{name} has no images: hold some out (split.test above 0) and build again")
     ids = [str(row["sample_id"]) for row in rows]
@@ -150,7 +157,7 @@ def pairs_gallery(name: str, paths: Sequence[Path]) -> Gallery:
     for number, group in enumerate(groups):
         places |= {ids[len(places) + row]: (number, row) for row in range(group.num_rows)}
     reader = _ShardReader(groups, places)
-    makers = [HUMAN if made == NATIVE else MACHINE for row in rows for made in row["translators"]]
+    makers = [maker_of(origin) for row in rows for origin in row["origins"]]
     return Gallery(
         name=name,
         images=ids,

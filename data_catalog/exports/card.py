@@ -20,6 +20,7 @@ from data_catalog.exports.markdown import bullets, fenced, table
 from data_catalog.exports.references import METHOD, upstream_paper
 from data_catalog.exports.texts import markdown_text
 from data_catalog.manifest import MARKED, SPLITS
+from data_catalog.origins import ORIGINS
 from data_catalog.publish import UPSTREAM
 from data_catalog.schema import NATIVE
 
@@ -176,18 +177,26 @@ def _guarded(test_sets: Mapping[str, Any]) -> str:
 
 
 def _translation(manifest: Mapping[str, Any], counts: PairCounts) -> str:
-    captions = sum(counts.captions.values())
-    native = counts.native_captions()
-    share = f"{(captions - native) / captions:.1%}" if captions else "0.0%"
     engine = manifest["translator"]
-    told = "" if engine == NATIVE else f" The engine's fingerprint is `{engine}`."
+    told = "" if engine == NATIVE else f" Our engine's fingerprint is `{engine}`."
     rows = sorted((source, code or "", count) for (source, code), count in counts.languages.items())
     listed = table(
         ["source", "language of the source caption", "captions"],
         [[markdown_text(source), markdown_text(code) or "not stated", count] for source, code, count in rows],
     )
-    text = f"Machine translation made {captions - native:,} of {captions:,} captions ({share}).{told}"
-    return f"{text} {card_texts.TRANSLATION}\n\n{listed}"
+    text = f"Of {sum(counts.captions.values()):,} captions, machine translation made {counts.makers()}{told}"
+    return f"{text} {card_texts.TRANSLATION}\n\n{listed}\n\n{_origins(counts)}"
+
+
+def _origins(counts: PairCounts) -> str:
+    rows: list[tuple[str, str, str, int]] = [
+        (source, ORIGINS.get(origin or "", "nobody says"), translator or "nobody says", count)
+        for (source, origin, translator), count in counts.origins.items()
+    ]
+    return table(
+        ["source", "who made the captions", "translator", "captions"],
+        [[*map(markdown_text, row[:3]), row[3]] for row in sorted(rows)],
+    )
 
 
 def _examples(examples: Sequence[tuple[str, str]]) -> str:

@@ -11,9 +11,10 @@ MAKING = """Upstream files were read, captions cleaned, translated where they we
 images were fetched, decoded, turned upright, converted to RGB, resized and encoded anew; repeats were dropped, within
 and across sources. `captions/` of the snapshot tells the story of every caption, those that were dropped included."""
 
-TRANSLATION = """Translations are not revised by people. They carry mistakes: wrong senses, lost or invented details,
+TRANSLATION = """Nobody revised translations of ours. They carry mistakes: wrong senses, lost or invented details,
 stiff wording. Rules drop those that are in the wrong language, copied, endless or that lose numbers; fluent mistakes
-pass. `translators` says for each caption who made it, `source_captions` what it was made from."""
+pass. `origins` says for each caption who made it, `translators` who translated it, `source_captions` what it was made
+from, where upstream or we have that."""
 
 MARKED_PAIRS = """Pairs that are `marked` hold something of a test set. They are in no split, and no training reads
 them."""
@@ -74,7 +75,8 @@ COLUMNS = {
     "captions": "in the dataset's language",
     "source_captions": "each caption as upstream has it",
     "source_langs": "language of each source caption",
-    "translators": "fingerprint of the engine, or `native`",
+    "translators": "fingerprint of our engine, or whom upstream names; `native`: nobody translated",
+    "origins": "who made each caption: native, human_translation, machine_translation or machine_translation_corrected",
     "scores": "mean log-probability per token of each translation",
     "leaks": "what of test sets it holds, where the recipe marks it",
 }

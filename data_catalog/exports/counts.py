@@ -1,4 +1,4 @@
-"""What published pairs hold, counted: images and captions by source and split, licences, languages, who translated."""
+"""What published pairs hold, counted: images and captions by source and split, licences, languages, makers."""
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -10,24 +10,24 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from data_catalog.schema import NATIVE
+from data_catalog.origins import CORRECTED, HUMAN_TRANSLATION, MACHINE_TRANSLATION, with_origins
 
-COUNTED_COLUMNS = ("source", "split", "license", "source_langs", "translators")
+COUNTED_COLUMNS = ("source", "split", "license", "source_langs", "translators", "origins")
 
 
 @dataclass(frozen=True, slots=True)
 class PairCounts:
     """Counts of published pairs.
 
-    `images` and `captions` go by source and split, `licences` by source and the row's text, `languages` and
-    `translators` by source.
+    `images` and `captions` go by source and split, `licences` by source and the row's text, `languages` by source,
+    `origins` by source, origin and translator.
     """
 
     images: Counter[tuple[str, str]] = field(default_factory=Counter)
     captions: Counter[tuple[str, str]] = field(default_factory=Counter)
     licences: Counter[tuple[str, str | None]] = field(default_factory=Counter)
     languages: Counter[tuple[str, str | None]] = field(default_factory=Counter)
-    translators: Counter[tuple[str, str | None]] = field(default_factory=Counter)
+    origins: Counter[tuple[str, str | None, str | None]] = field(default_factory=Counter)
 
     def add(self, table: pa.Table) -> None:
         """Count more pairs; the table has `COUNTED_COLUMNS`, and may have others."""
@@ -40,10 +40,11 @@ class PairCounts:
             self.captions[row["source"], row["split"]] += row["num_captions_sum"]
         for row in _groups(counted, ["source", "license"], [([], "count_all")]):
             self.licences[row["source"], row["license"]] += row["count_all"]
-        for name, counts in (("source_langs", self.languages), ("translators", self.translators)):
-            flat = _flattened(table, name)
-            for row in _groups(flat, ["source", name], [([], "count_all")]):
-                counts[row["source"], row[name]] += row["count_all"]
+        for row in _groups(_flattened(table, "source_langs"), ["source", "source_langs"], [([], "count_all")]):
+            self.languages[row["source"], row["source_langs"]] += row["count_all"]
+        made = ["source", "origins", "translators"]
+        for row in _groups(_flattened(with_origins(table), *made[1:]), made, [([], "count_all")]):
+            self.origins[row["source"], row["origins"], row["translators"]] += row["count_all"]
 
     def __add__(self, other: "PairCounts") -> "PairCounts":
         """The counts of both."""
@@ -52,7 +53,7 @@ class PairCounts:
             captions=self.captions + other.captions,
             licences=self.licences + other.licences,
             languages=self.languages + other.languages,
-            translators=self.translators + other.translators,
+            origins=self.origins + other.origins,
         )
 
     def splits(self) -> dict[str, int]:
@@ -70,16 +71,31 @@ class PairCounts:
         """The sum of one source's counts over the splits."""
         return sum(count for (name, _), count in counts.items() if name == source)
 
-    def native_captions(self) -> int:
-        """Captions that nobody translated."""
-        return sum(count for (_, translator), count in self.translators.items() if translator == NATIVE)
+    def of_origin(self, *origins: str | None) -> int:
+        """Return how many captions have one of some origins."""
+        return sum(count for (_, origin, _), count in self.origins.items() if origin in origins)
+
+    def machine_translated(self) -> int:
+        """Return how many captions a machine translated, those that people corrected afterwards among them."""
+        return self.of_origin(MACHINE_TRANSLATION, CORRECTED)
+
+    def makers(self) -> str:
+        """Return how many of the captions machines and people translated, behind "machine translation made"."""
+        num_captions, by_machine = sum(self.origins.values()), self.machine_translated()
+        corrected, by_people, unstated = map(self.of_origin, (CORRECTED, HUMAN_TRANSLATION, None))
+        share = f"{by_machine / num_captions:.1%}" if num_captions else "0.0%"
+        more = f", of which people corrected {corrected:,}" if corrected else ""
+        people = f" People translated {by_people:,}." if by_people else ""
+        nobody = f" Of {unstated:,} nobody says who made them." if unstated else ""
+        return f"{by_machine:,} ({share}){more}.{people}{nobody}"
 
 
 def count_pairs(files: Iterable[Path]) -> PairCounts:
     """Counts of the pairs of some shards; pixels are not read."""
     counts = PairCounts()
     for path in files:
-        counts.add(pq.read_table(path, columns=list(COUNTED_COLUMNS)))
+        with pq.ParquetFile(path) as shard:
+            counts.add(shard.read(columns=list(COUNTED_COLUMNS)))
     return counts
 
 
@@ -88,8 +104,9 @@ def _groups(table: pa.Table, keys: Sequence[str], wanted: Sequence[tuple[object,
     return rows
 
 
-def _flattened(table: pa.Table, name: str) -> pa.Table:
-    """The source and one item of a list column, a row an item."""
-    column = table.column(name).combine_chunks()
-    parents = pc.list_parent_indices(column)
-    return pa.table({"source": table.column("source").take(parents), name: pc.list_flatten(column)})
+def _flattened(table: pa.Table, *names: str) -> pa.Table:
+    """The source and one item of each of some parallel list columns, a row an item."""
+    columns = {name: table.column(name).combine_chunks() for name in names}
+    parents = pc.list_parent_indices(columns[names[0]])
+    items = {name: pc.list_flatten(column) for name, column in columns.items()}
+    return pa.table({"source": table.column("source").take(parents), **items})

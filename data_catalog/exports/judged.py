@@ -12,6 +12,7 @@ import pyarrow.parquet as pq
 from data_catalog.errors import PipelineError
 from data_catalog.exports.rights import Policy
 from data_catalog.manifest import Snapshot, file_problem
+from data_catalog.origins import with_origins
 
 PIXEL_COLUMNS = ("image", "original")
 
@@ -58,7 +59,7 @@ def judged_shards(snapshot: Snapshot, policy: Policy, split: str) -> Iterator[Ju
         if problem is not None:
             raise PipelineError(f"{problem}: nothing is exported; `vernaclip verify` lists all that is damaged")
         names = [name for name in pq.read_schema(path).names if name not in PIXEL_COLUMNS]
-        rows = pq.read_table(path, columns=names)
+        rows = with_origins(pq.read_table(path, columns=names))
         asked = rows.select(["source", "license", "attribution", "page_url"]).to_pylist()
         yield JudgedShard(path=path, entry=entry, rows=rows, reasons=[policy.why_not(row) for row in asked])
 

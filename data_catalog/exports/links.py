@@ -19,6 +19,7 @@ LINKS = pa.schema(
         pa.field("source_captions", pa.list_(pa.string())),
         pa.field("source_langs", pa.list_(pa.string())),
         pa.field("translators", pa.list_(pa.string())),
+        pa.field("origins", pa.list_(pa.string())),
         pa.field("sample_id", pa.string()),
         pa.field("source", pa.string()),
         pa.field("split", pa.string()),
@@ -33,7 +34,7 @@ LINKS = pa.schema(
 # Columns of pairs that go into a list as they are, and those that others are made of.
 _COPIED = (
     *("url", "captions", "source_captions", "source_langs", "translators", "sample_id", "source", "split", "sha256"),
-    *("attribution", "page_url"),
+    *("origins", "attribution", "page_url"),
 )
 _NEEDED = [*_COPIED, "original_width", "original_height", "license"]
 _ROWS_PER_GROUP = 50_000

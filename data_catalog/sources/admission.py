@@ -32,6 +32,8 @@ def admit(
     sample_key: str,
     caption: str | None,
     lang: str | None,
+    original: str | None = None,
+    original_lang: str | None = None,
     url: str | None = None,
     path: str | None = None,
     caption_key: str | None = None,
@@ -45,7 +47,7 @@ def admit(
     A URL must be http or https; a caption must hold more than white space. `url` loses surrounding white space, the
     caption is left as upstream has it.
     """
-    for text in (caption, url, path, sample_key, caption_key, lang, split, license, attribution, page_url):
+    for text in (caption, original, url, path, sample_key, caption_key, lang, split, license, attribution, page_url):
         if trouble := text_trouble(text):
             return refuse(origin, *trouble)
     if url is not None and url.strip() and not is_web_url(url.strip()):
@@ -65,6 +67,8 @@ def admit(
         path=path or None,
         caption=caption,
         lang=lang.strip(),
+        original=original if original and original.strip() else None,
+        original_lang=original_lang,
         split=usual_split(split or ""),
         license=license or None,
         attribution=attribution or None,

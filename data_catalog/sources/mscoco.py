@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from data_catalog.errors import ConfigError
+from data_catalog.origins import CORRECTED, MACHINE_TRANSLATION, CaptionOrigin
+from data_catalog.schema import NATIVE
 from data_catalog.sources.admission import Origin, admit, refuse
 from data_catalog.sources.files import load_json, upstream_files
 from data_catalog.sources.image_files import check_images
@@ -33,15 +35,21 @@ class MscocoConfig:
     Args:
         files: paths or globs of JSON files, plain or gzipped.
         images: folder, zip or tar, or a glob of them, that holds the images by `file_name`; none means by URL.
+        origin: who made the captions, a key of `data_catalog.origins.ORIGINS`, where it is not as the kind of source
+            says; of MSCOCO-IT the files' names do.
+        translator: who translated them.
     """
 
     files: tuple[str, ...]
     images: str | None = None
+    origin: str | None = None
+    translator: str | None = None
 
     def __post_init__(self) -> None:
         """Refuse a source without files."""
         if not self.files:
             raise ConfigError("files must name at least one COCO captions JSON")
+        _ = mscoco_origin(self)
 
 
 class _Image(NamedTuple):
@@ -68,8 +76,28 @@ def read_mscoco(config: MscocoConfig) -> Iterator[SourceRow]:
 
 
 def read_mscoco_it(config: MscocoConfig) -> Iterator[SourceRow]:
-    """Yield what becomes of every annotation of MSCOCO-IT (Italian, by people or machine-translated and checked)."""
+    """Yield what becomes of every annotation of MSCOCO-IT (Italian, translated by a machine)."""
     return _read(config, "it")
+
+
+def mscoco_origin(config: MscocoConfig, upstream_file: str = "") -> CaptionOrigin:
+    """Return who made captions of MSCOCO: the people who wrote them, unless the settings say otherwise.
+
+    Raises:
+        ConfigError: the settings contradict themselves.
+    """
+    return CaptionOrigin(origin=config.origin or NATIVE, translator=config.translator)
+
+
+def mscoco_it_origin(config: MscocoConfig, upstream_file: str) -> CaptionOrigin:
+    """Return who made captions of MSCOCO-IT, by the settings, else by the name of the file."""
+    return mscoco_origin(config) if config.origin else origin_by_name(upstream_file)
+
+
+def origin_by_name(upstream_file: str) -> CaptionOrigin:
+    """Return what MSCOCO-IT's README says: all was translated with Bing, and people corrected the validated files."""
+    is_corrected = "_validated" in Path(upstream_file).name
+    return CaptionOrigin(origin=CORRECTED if is_corrected else MACHINE_TRANSLATION, translator="Bing")
 
 
 def _read(config: MscocoConfig, lang: str) -> Iterator[SourceRow]:

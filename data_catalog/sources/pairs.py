@@ -4,6 +4,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from data_catalog.errors import ConfigError
+from data_catalog.origins import CaptionOrigin
+from data_catalog.schema import NATIVE
 from data_catalog.sources.admission import Origin, admit, refuse
 from data_catalog.sources.files import upstream_files
 from data_catalog.sources.image_files import check_images
@@ -27,6 +29,10 @@ class PairsConfig:
         images: folder, zip or tar of the images, or a glob of them; by default the folder in which the files lie.
         lang: ISO 639-1 code of the captions; where `lang_column` is set too, of those without one there.
         lang_column: holds a code for each caption.
+        origin: who made the captions: a key of `data_catalog.origins.ORIGINS`.
+        translator: who translated them.
+        source_caption_column: holds what they are translations of; a cell may be empty.
+        source_lang: ISO 639-1 code of that.
         license_column, attribution_column, page_column, split_column: optional, kept with the row.
     """
 
@@ -37,6 +43,10 @@ class PairsConfig:
     images: str | None = None
     lang: str | None = None
     lang_column: str | None = None
+    origin: str = NATIVE
+    translator: str | None = None
+    source_caption_column: str | None = None
+    source_lang: str | None = None
     license_column: str | None = None
     attribution_column: str | None = None
     page_column: str | None = None
@@ -54,6 +64,21 @@ class PairsConfig:
             raise ConfigError('lang or lang_column must be set, as in lang = "en"')
         if self.images and self.url_column:
             raise ConfigError("images goes with path_column; with url_column images come from the web")
+        _ = pairs_origin(self)
+        self._check_original()
+
+    def _check_original(self) -> None:
+        """Refuse half of what is to be said of originals, and originals of what is no translation."""
+        if bool(self.source_caption_column) != bool(self.source_lang):
+            raise ConfigError("source_caption_column and source_lang, the language in that column, go together")
+        if not self.source_caption_column:
+            return
+        if self.origin == NATIVE:
+            raise ConfigError(
+                'source_caption_column is of translations: set origin, as in origin = "human_translation"'
+            )
+        if self.lang_column or self.lang == self.source_lang:
+            raise ConfigError("source_caption_column needs lang, another than source_lang, and no lang_column")
 
 
 def check_pairs(config: PairsConfig) -> None:
@@ -94,6 +119,7 @@ def _wanted(config: PairsConfig) -> Wanted:
     image_column = config.url_column or config.path_column or ""
     optional = (
         config.lang_column,
+        config.source_caption_column,
         config.license_column,
         config.attribution_column,
         config.page_column,
@@ -133,11 +159,22 @@ def _row(upstream_file: str, entry: Entry, config: PairsConfig) -> SourceRow:
         path=path,
         caption=text(config.caption_column),
         lang=lang.strip().lower() if lang and lang.strip() else config.lang,
+        original=text(config.source_caption_column),
+        original_lang=config.source_lang,
         license=text(config.license_column),
         attribution=text(config.attribution_column),
         page_url=text(config.page_column),
         split=text(config.split_column),
     )
+
+
+def pairs_origin(config: PairsConfig, upstream_file: str = "") -> CaptionOrigin:
+    """Return what the settings say of who made the captions.
+
+    Raises:
+        ConfigError: that contradicts itself.
+    """
+    return CaptionOrigin(origin=config.origin, translator=config.translator)
 
 
 def pairs_languages(config: PairsConfig) -> frozenset[str] | None:

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from data_catalog.origins import CaptionOrigin
 from data_catalog.sources import conceptual_captions, files, flickr, mscoco, pairs, sbu, wit
 from data_catalog.sources.rows import SourceRow, UpstreamRow
 
@@ -45,6 +46,11 @@ def _selected(config: Any) -> frozenset[str] | None:
     return frozenset(config.languages)
 
 
+def _native(config: Any, upstream_file: str) -> CaptionOrigin:
+    """Of datasets whose captions people wrote in the language that they are in."""
+    return CaptionOrigin()
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SourceKind:
     """How to read one family of upstream files.
@@ -56,6 +62,7 @@ class SourceKind:
         read: yields one outcome for each upstream row, streaming.
         licence: what upstream says of the dataset as a whole; a row's own licence is in the row.
         languages: which languages its captions can be in, or None where only the rows tell.
+        origin: who made the captions of a file, given the settings and the file's path.
         images: folder, zip or tar of local images, or a glob of them, or None where images come by URL.
         upstream_files: the files that rows are read from, sorted, without images.
         states_splits: whether upstream states a split of some image; the files are those that `check` has passed.
@@ -68,6 +75,7 @@ class SourceKind:
     read: Callable[[Any], Iterator[SourceRow]]
     licence: str
     languages: Callable[[Any], frozenset[str] | None] = _english
+    origin: Callable[[Any, str], CaptionOrigin] = _native
     images: Callable[[Any], str | None] = _no_images
     upstream_files: Callable[[Any], list[Path]] = files.upstream_files
     states_splits: Callable[[Any], bool] = _no_splits
@@ -94,6 +102,7 @@ _KINDS = (
         read=mscoco.read_mscoco,
         states_splits=_splits_of_rows(mscoco.read_mscoco),
         licence=_COCO_LICENCE,
+        origin=mscoco.mscoco_origin,
         images=_images_setting,
     ),
     SourceKind(
@@ -104,6 +113,7 @@ _KINDS = (
         states_splits=_splits_of_rows(mscoco.read_mscoco_it),
         licence=f"MSCOCO-IT: research only; after MSCOCO, {_COCO_LICENCE}",
         languages=_italian,
+        origin=mscoco.mscoco_it_origin,
         images=_images_setting,
     ),
     SourceKind(
@@ -155,6 +165,7 @@ _KINDS = (
         read=pairs.read_pairs,
         licence="not stated: the files are the user's own",
         languages=pairs.pairs_languages,
+        origin=pairs.pairs_origin,
         states_splits=lambda config: bool(config.split_column),
         images=pairs.pairs_images,
     ),

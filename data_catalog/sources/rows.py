@@ -16,6 +16,8 @@ class UpstreamRow:
         path: the image's name inside the source's `images` folder or archive.
         caption: the text as upstream has it.
         lang: ISO 639-1 code that upstream states, or the dataset's documented language.
+        original: what the caption is a translation of, where upstream has it beside it.
+        original_lang: its ISO 639-1 code.
         split: that upstream states of the image, as `usual_split` spells it.
     """
 
@@ -27,6 +29,8 @@ class UpstreamRow:
     path: str | None = None
     caption: str
     lang: str
+    original: str | None = None
+    original_lang: str | None = None
     split: str | None = None
     license: str | None = None
     attribution: str | None = None

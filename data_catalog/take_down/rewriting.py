@@ -37,7 +37,7 @@ from data_catalog.tombstones import FORGET
 Entry = dict[str, Any]
 _GROUP_BYTES = 128 * 1024 * 1024
 # Of parallel lists, in a pair: one item a caption.
-_LISTS = ("caption_ids", "captions", "source_captions", "source_langs", "translators", "scores")
+_LISTS = ("caption_ids", "captions", "source_captions", "source_langs", "translators", "origins", "scores")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -199,7 +199,11 @@ def _num_bytes(pair: Row) -> int:
 
 
 def _is_concerned(task: Rewriting, entry: Entry) -> bool:
-    table = pq.read_table(task.old.folder / entry["path"], columns=["sample_id", "caption_ids"])
+    try:
+        table = pq.read_table(task.old.folder / entry["path"], columns=["sample_id", "caption_ids"])
+    except (OSError, pa.ArrowException):
+        _require_whole(task.old, entry)
+        raise
     if pc.any(of_samples(table, task.samples)).as_py():
         return True
     captions = pc.list_flatten(table.column("caption_ids"))
@@ -220,7 +224,7 @@ def _kept_pairs(task: Rewriting, entry: Entry | None) -> Iterator[Row]:
 
 def _without_captions(task: Rewriting, pair: Row) -> Row:
     kept = [number for number, name in enumerate(pair["caption_ids"]) if name not in task.moved]
-    pair = pair | {name: [pair[name][number] for number in kept] for name in _LISTS}
+    pair = pair | {name: [pair[name][number] for number in kept] for name in _LISTS if pair.get(name)}
     if pair["split"] != MARKED:
         return pair
     marks = _marks(task.old, pair["caption_ids"])

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from itertools import chain, zip_longest
 from typing import Any
 
-from data_catalog.schema import NATIVE
+from data_catalog.origins import HAS_ORIGINAL
 from flows.report.meanings import meaning_of
 from flows.report.questions import Questions
 
@@ -22,35 +22,37 @@ SCORE_BINS = 40
 _LEAST_BIN = 0.0001
 
 # By what upstream says; by what the language finder says of captions as they came, and in the target language.
-LANGUAGES = """
-    SELECT {'said': GROUPING(detected_source_lang, detected_lang) = 3, 'found': GROUPING(detected_source_lang) = 0,
-            'translated': GROUPING(detected_lang) = 0} AS of,
+LANGUAGES = f"""
+    SELECT {{'said': GROUPING(detected_source_lang, detected_lang) = 3, 'found': GROUPING(detected_source_lang) = 0,
+            'translated': GROUPING(detected_lang) = 0}} AS of,
            source_lang, detected_source_lang, target_lang, detected_lang, count(*) AS num_captions,
            count(*) FILTER (outcome = 'kept') AS num_kept,
            count(*) FILTER (drop_reason = 'wrong_language') AS num_wrong
-    FROM (SELECT * REPLACE (CASE WHEN translator <> 'native' THEN detected_lang END AS detected_lang) FROM captions)
+    FROM (SELECT * REPLACE (CASE WHEN {HAS_ORIGINAL} THEN detected_lang END AS detected_lang) FROM captions)
     GROUP BY GROUPING SETS ((source_lang), (source_lang, detected_source_lang), (target_lang, detected_lang))
     ORDER BY ALL
 """
 
 # Cleaning leaves one blank between words, so blanks count words.
-LENGTHS = """
+LENGTHS = f"""
     SELECT CASE WHEN GROUPING(words_before) = 0 THEN 'words' WHEN GROUPING(words) = 0 THEN 'words'
                 ELSE 'characters' END AS unit,
-           GROUPING(words_before, characters_before) < 3 AS is_before, is_native,
+           GROUPING(words_before, characters_before) < 3 AS is_before, has_original,
            coalesce(words_before, words, characters_before, characters) AS value, count(*) AS num_captions
     FROM (
-        SELECT translator = 'native' AS is_native,
+        SELECT {HAS_ORIGINAL} AS has_original,
                least($longest, length(clean_caption) - length(replace(clean_caption, ' ', '')) + 1) AS words_before,
                least($longest, length(caption) - length(replace(caption, ' ', '')) + 1) AS words,
                least($longest, length(clean_caption)) AS characters_before,
                least($longest, length(caption)) AS characters
         FROM captions WHERE outcome = 'kept'
     ) GROUP BY GROUPING SETS (
-        (is_native, words_before), (is_native, words), (is_native, characters_before), (is_native, characters)
+        (has_original, words_before), (has_original, words),
+        (has_original, characters_before), (has_original, characters)
     ) HAVING value IS NOT NULL ORDER BY ALL
 """
 LONGEST = 2000
+AS_IT_CAME = "as upstream has them"
 
 REASONS = """
     SELECT step, drop_reason, source, count(*) AS dropped, min_by(
@@ -63,7 +65,7 @@ REASONS = """
 """
 
 ENGINES = f"""
-    SELECT translator, source_lang, target_lang, count(*) AS num_captions,
+    SELECT translator, origin, source_lang, target_lang, {HAS_ORIGINAL} AS has_original, count(*) AS num_captions,
            count(*) FILTER (outcome = 'kept') AS num_kept, avg(translation_score) AS mean_score,
            quantile_cont(translation_score, {[part / SCORE_PARTS for part in range(1, SCORE_PARTS)]})
                FILTER (outcome = 'kept') AS cuts,
@@ -72,8 +74,8 @@ ENGINES = f"""
            count(*) FILTER (translation_repetitive) AS num_repetitive,
            count(*) FILTER (len(numbers_lost) > 0 OR len(numbers_invented) > 0) AS num_numbers,
            avg(length_ratio) AS mean_length_ratio, avg(round_trip_chrf) AS mean_round_trip_chrf
-    FROM captions WHERE translator IS NOT NULL GROUP BY ALL
-    ORDER BY num_captions DESC, translator, source_lang, target_lang
+    FROM captions WHERE caption IS NOT NULL GROUP BY ALL
+    ORDER BY num_captions DESC, translator, origin, source_lang, target_lang
 """
 
 SCORES = """
@@ -94,7 +96,8 @@ TRANSLATIONS = """
         SELECT *, CASE WHEN translation_score IS NOT NULL
                        THEN len(list_filter($cuts::DOUBLE[], lambda cut: translation_score > cut)) END AS part
         FROM captions
-        WHERE outcome = 'kept' AND translator = $translator AND source_lang IS NOT DISTINCT FROM $source_lang
+        WHERE outcome = 'kept' AND translator IS NOT DISTINCT FROM $translator AND origin IS NOT DISTINCT FROM $origin
+              AND source_lang IS NOT DISTINCT FROM $source_lang
     ) GROUP BY part ORDER BY part NULLS LAST
 """
 
@@ -113,7 +116,7 @@ class DroppedFor:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Engine:
-    """What one engine translated from one language: counts, and samples from its worst scores to its best."""
+    """What one translator translated from one language: counts, and samples from its worst scores to its best."""
 
     facts: Mapping[str, Any]
     samples: Rows
@@ -159,11 +162,11 @@ def lengths(ask: Questions) -> dict[str, dict[str, dict[int, int]]]:
     """Number of kept captions by length: by unit, and by what they are, of which translated ones are two things."""
     found: dict[str, dict[str, dict[int, int]]] = {}
     for row in ask.rows(LENGTHS, longest=LONGEST):
-        if row["is_native"] and row["is_before"]:
+        if row["is_before"] and not row["has_original"]:
             continue
-        name = NATIVE if row["is_native"] else "before translation" if row["is_before"] else "translated"
+        name = AS_IT_CAME if not row["has_original"] else "before translation" if row["is_before"] else "translated"
         found.setdefault(row["unit"], {}).setdefault(name, {})[row["value"]] = row["num_captions"]
-    order = ("before translation", "translated", NATIVE)
+    order = ("before translation", "translated", AS_IT_CAME)
     return {unit: {name: found[unit][name] for name in order if name in found[unit]} for unit in sorted(found)}
 
 
@@ -193,11 +196,15 @@ def _dropped_for(step: str, reason: str, rows: Rows, num_examples: int) -> Dropp
 
 
 def engines(ask: Questions, *, num_examples: int) -> list[Engine]:
-    """Who translated how much, and how surely; captions that needed no translation are an engine `native`."""
+    """Who translated how much, and how surely; captions that nobody translated are of a translator `native`."""
     found = ask.rows(ENGINES)
-    names = _translators(found)
+    compared = [row for row in found if row["has_original"]]
+    names = _translators(compared)
     return [
-        Engine(facts=row, samples=_samples(ask, row, num_examples) if row["translator"] in names else [])
+        Engine(
+            facts=row,
+            samples=_samples(ask, row, num_examples) if row in compared and row["translator"] in names else [],
+        )
         for row in found
     ]
 
@@ -219,8 +226,8 @@ def scores(ask: Questions, found: Sequence[Engine]) -> Scores | None:
 
 
 def _translators(rows: Sequence[Mapping[str, Any]]) -> list[str]:
-    """The engines that translated most."""
-    return list(dict.fromkeys(row["translator"] for row in rows if row["translator"] != NATIVE))[:MAX_ENGINES]
+    """The translators of most captions."""
+    return list(dict.fromkeys(row["translator"] for row in rows))[:MAX_ENGINES]
 
 
 def _samples(ask: Questions, facts: Mapping[str, Any], num_examples: int) -> Rows:
@@ -230,6 +237,7 @@ def _samples(ask: Questions, facts: Mapping[str, Any], num_examples: int) -> Row
         TRANSLATIONS.format(num_examples=num_examples),
         cuts=facts["cuts"] or [],
         translator=facts["translator"],
+        origin=facts["origin"],
         source_lang=facts["source_lang"],
     )
     samples = sorted((example for row in rows for example in row["examples"]), key=_by_score)

@@ -1,5 +1,6 @@
 """Everything that the page of a snapshot shows, gathered from its files, its manifest and the run log."""
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -7,6 +8,8 @@ from typing import Any
 from data_catalog.ablations import AblationTable, ablations_of
 from data_catalog.images.diagnosis import Diagnosis
 from data_catalog.manifest import MARKED, SPLITS, Snapshot
+from data_catalog.origins import ORIGINS
+from data_catalog.schema import NATIVE
 from flows.report import captions, images, provenance
 from flows.report.questions import Questions
 
@@ -89,6 +92,22 @@ class Contents:
             one["num_captions"] += row["num_captions"]
             one["splits"][row["split"]] = row["num_images"]
         return found
+
+    @property
+    def ours(self) -> list[captions.Engine]:
+        """What was translated while the dataset was built."""
+        engine = self.snapshot.manifest["translator"]
+        return [found for found in self.engines if found.facts["translator"] == engine != NATIVE]
+
+    @property
+    def makers(self) -> dict[str, int]:
+        """How many kept captions upstream had in the dataset's language, by who made them."""
+        found: Counter[str] = Counter()
+        for engine in self.engines:
+            if engine not in self.ours:
+                who = ORIGINS.get(engine.facts["origin"], "of unstated making")
+                found[who] += engine.facts["num_kept"]
+        return dict(found.most_common())
 
     @property
     def num_images(self) -> int:

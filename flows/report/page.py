@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from data_catalog.manifest import Snapshot, datasets_folder
+from data_catalog.origins import ORIGINS
 from data_catalog.recorded_files import recorded
 from data_catalog.schema import NATIVE
 from data_catalog.shards import write_bytes
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
 
 REPORT_FILE = "report.html"
 # Raised when the page changes: pages of older versions are written again by the next build that finds its snapshot.
-PAGE_VERSION = 2
+PAGE_VERSION = 3
 _MARK = '<meta name="vernaclip-report" content="{}">'
 _FILTERS = ("text", "caption", "linked", "plain", "number", "percent", "size", "duration", "decimal")
 _CHARTS = (
@@ -131,6 +132,7 @@ def page_of(contents: Contents) -> str:
             listed=listed,
             anchor=_anchor,
             native=NATIVE,
+            origins={**ORIGINS, None: "nobody says who made them"},
         )
     )
 

@@ -8,7 +8,7 @@ import pyarrow as pa
 import pytest
 
 from cleaning.rules import Rule, apply_rules
-from data_catalog.schema import CAPTIONS, NATIVE, PENDING
+from data_catalog.schema import CAPTIONS, PENDING
 
 Rejects = Callable[..., list[str | None]]
 
@@ -43,7 +43,8 @@ def reasons() -> Rejects:
         known: dict[str, Sequence[object]] = {
             "clean_caption": sources or captions,
             "caption": captions,
-            "translator": [NATIVE if sources is None else "argos:en-it:0123456789ab"] * len(captions),
+            "source_lang": ["it" if sources is None else "en"] * len(captions),
+            "target_lang": ["it"] * len(captions),
             "outcome": [PENDING] * len(captions),
             **columns,
         }

@@ -117,7 +117,7 @@ def test_any_duckdb_opens_the_catalog_from_any_folder(
 def test_the_translators_view_says_who_made_which_share(built: Built) -> None:
     root, _ = built
     rows = query(root, "SELECT translator, num_captions, share, mean_score FROM translators").to_pylist()
-    came = query(root, "SELECT count(*) AS n FROM captions WHERE translator IS NOT NULL").to_pylist()[0]["n"]
+    came = query(root, "SELECT count(*) AS n FROM captions WHERE caption IS NOT NULL").to_pylist()[0]["n"]
     assert rows == [{"translator": "native", "num_captions": came, "share": 1.0, "mean_score": None}]
 
 

@@ -8,7 +8,7 @@ import pyarrow.parquet as pq
 import pytest
 import sacrebleu
 
-from data_catalog.schema import CAPTIONS, NATIVE, PENDING, REJECTED
+from data_catalog.schema import CAPTIONS, PENDING, REJECTED
 from data_catalog.shards import sha256_of
 from data_catalog.work import WorkStore
 from flows.recipe import load_recipe
@@ -19,10 +19,12 @@ from translation.memory import TranslationMemory
 
 BACK = {"due cerchi rossi": "two red circles", "un cane": "a wolf"}
 ROWS = [
-    {"clean_caption": "two red circles", "caption": "due cerchi rossi", "translator": "argos:en-it:1"},
-    {"clean_caption": "one dog", "caption": "un cane", "translator": "argos:en-it:1"},
-    {"clean_caption": "un cane", "caption": "un cane", "translator": NATIVE},
-    {"clean_caption": "a cat", "caption": "", "translator": "argos:en-it:1", "outcome": REJECTED},
+    {"clean_caption": "two red circles", "caption": "due cerchi rossi", "source_lang": "en"},
+    {"clean_caption": "one dog", "caption": "un cane", "source_lang": "en"},
+    {"clean_caption": "un cane", "caption": "un cane", "source_lang": "it"},
+    {"clean_caption": "a cat", "caption": "", "source_lang": "en", "outcome": REJECTED},
+    # Of a translation of upstream's from a third language the way back is another engine's.
+    {"clean_caption": "zwei rote Kreise", "caption": "due cerchi rossi", "source_lang": "de"},
 ]
 
 
@@ -43,7 +45,7 @@ class Backwards:
 
 @pytest.fixture
 def shard(tmp_path: Path) -> Shard:
-    fixed = {"source": "pairs", "upstream_file": "a", "outcome": PENDING}
+    fixed = {"source": "pairs", "upstream_file": "a", "outcome": PENDING, "target_lang": "it"}
     rows = [
         {"sample_id": f"pairs:{n}", "caption_id": f"pairs:{n}#0", "upstream_line": n, **fixed, **row}
         for n, row in enumerate(ROWS)
@@ -58,7 +60,7 @@ def test_translated_rows_get_their_chrf_and_others_none(shard: Shard, tmp_path: 
     done = round_trip(WorkStore(tmp_path / "work"), shard, engine, memory)
     wolf = sacrebleu.sentence_chrf("a wolf", ["one dog"]).score
     found = pq.read_table(done.path).column("round_trip_chrf").to_pylist()
-    assert found == pytest.approx([100.0, wolf, None, None])
+    assert found == pytest.approx([100.0, wolf, None, None, None])
     assert sorted(engine.asked) == ["due cerchi rossi", "un cane"]
 
 

@@ -64,7 +64,8 @@ def test_the_checks_keep_what_the_grammar_says(lang: str) -> None:
     known = {
         "clean_caption": sources,
         "caption": targets,
-        "translator": ["argos:en-it:0123456789ab"] * len(pairs),
+        "source_lang": ["en"] * len(pairs),
+        "target_lang": [lang] * len(pairs),
         "outcome": [PENDING] * len(pairs),
         **translation_measure(pack)(sources, targets),
     }

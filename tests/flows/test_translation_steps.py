@@ -128,7 +128,7 @@ def test_the_plan_is_what_the_memory_lacks_in_the_order_of_the_shards(
 
 def test_rows_that_need_no_translation_are_not_planned(tmp_path: Path) -> None:
     rows = [
-        row(0, "a gatto", source_lang="it"),
+        row(0, "a gatto", source_lang="it", origin="native", translator="native"),
         row(1, "eine Katze", source_lang="de"),
         row(2, "rejected", outcome=REJECTED, step="clean", drop_reason="too_short"),
         row(3, None, outcome=REJECTED, step="ingest", drop_reason="malformed_row"),
@@ -164,17 +164,17 @@ class OfManyKinds(UpperCase):
 
 def test_joining_fills_what_is_known_of_a_translation(tmp_path: Path) -> None:
     rows = [row(number, caption) for number, caption in enumerate(RESULTS)]
-    rows.append(row(9, "nativo", source_lang="it"))
+    rows.append(row(9, "nativo", source_lang="it", origin="native", translator="native"))
     _, (joined,) = translate(tmp_path, [write_shard(tmp_path, 0, rows)], OfManyKinds())
-    names = ("caption", "translator", "translation_score", "translation_truncated", "translation_repetitive")
+    names = ("caption", "origin", "translator", "translation_score", "translation_truncated", "translation_repetitive")
     engine = OfManyKinds.fingerprint
     assert [tuple(found[name] for name in names) for found in joined] == [
-        ("semplice", engine, -0.25, False, False),
-        ("lungo", engine, -1.5, True, False),
-        ("giro giro", engine, -2.0, False, True),
-        ("senza", engine, None, False, False),
-        ("", engine, None, False, False),
-        ("nativo", "native", None, None, None),
+        ("semplice", "machine_translation", engine, -0.25, False, False),
+        ("lungo", "machine_translation", engine, -1.5, True, False),
+        ("giro giro", "machine_translation", engine, -2.0, False, True),
+        ("senza", "machine_translation", engine, None, False, False),
+        ("", "machine_translation", engine, None, False, False),
+        ("nativo", "native", "native", None, None, None),
     ]
     assert [(found["outcome"], found["step"], found["drop_reason"]) for found in joined if found["drop_reason"]] == [
         (REJECTED, "translate", "translation_empty")

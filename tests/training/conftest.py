@@ -67,6 +67,7 @@ def pair(sample_id: str, image: bytes, captions: Sequence[str], split: str) -> d
         "source_captions": list(captions),
         "source_langs": ["it"] * len(captions),
         "translators": [NATIVE] * len(captions),
+        "origins": [NATIVE] * len(captions),
         "scores": [None] * len(captions),
     }
 

@@ -410,6 +410,7 @@ def test_the_files_of_imagenet_in_italian(shared_data: Path) -> None:
 def test_pair_shards_are_a_gallery(make_shard: Callable[..., Path], pair_row: Callable[..., dict[str, object]]) -> None:
     rows = [pair_row(f"own:{colour}", png(colour), [f"è {colour}", colour], "test") for colour in WORDS]
     rows[1]["translators"] = ["argos:en-it:1", "argos:en-it:1"]
+    rows[1]["origins"] = ["machine_translation", "machine_translation"]
     shards = [make_shard("test-0", rows[:3]), make_shard("test-1", rows[3:])]
     gallery = pairs_gallery("own test", shards)
     assert gallery.owners == [0, 0, 1, 1, 2, 2, 3, 3]

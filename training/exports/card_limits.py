@@ -6,7 +6,6 @@ from data_catalog.exports.counts import PairCounts
 from data_catalog.exports.licences import FORBIDDEN, NONCOMMERCIAL, read_licence
 from data_catalog.exports.markdown import bullets, table
 from data_catalog.exports.texts import markdown_text
-from data_catalog.schema import NATIVE
 from training.exports import card_texts
 from training.exports.card_data import CardData, SeenData, scored
 from training.exports.source import TrainedFolder
@@ -43,19 +42,11 @@ def _of(counts: PairCounts, source: str, kind: str) -> int:
 
 
 def _translation(seen: SeenData) -> str:
-    captions, translated = _translated(seen)
-    if not captions:
-        return "Its train split has no captions."
-    return (
-        f"Of {captions:,} captions to train on, machine translation made {translated:,} ({translated / captions:.1%})."
-    )
-
-
-def _translated(seen: SeenData) -> tuple[int, int]:
     train = seen.splits["train"]
     captions = sum(train.captions.values())
-    native = sum(count for (_, translator), count in train.translators.items() if translator == NATIVE)
-    return captions, captions - native
+    if not captions:
+        return "Its train split has no captions."
+    return f"Of {captions:,} captions to train on, machine translation made {train.makers()}"
 
 
 def _licences(seen: SeenData) -> str:
@@ -89,11 +80,11 @@ def _particular(data: CardData, trained: TrainedFolder) -> Iterator[str]:
     )
     yield from _languages(data)
     if data.seen is not None:
-        captions, translated = _translated(data.seen)
-        if translated:
+        train = data.seen.splits["train"]
+        if by_machine := train.machine_translated():
             yield (
-                f"Machine translation made {translated / captions:.1%} of its captions: it may have learnt an engine's "
-                "mistakes and stiff wording, and may not know what people would rather say."
+                f"Machine translation made {by_machine / sum(train.origins.values()):.1%} of its captions: it may have "
+                "learnt an engine's mistakes and stiff wording, and may not know what people would rather say."
             )
         if not data.seen.manifest.get("test_sets"):
             yield f"No test set was guarded while the dataset was built: {_compared_later(data)}."

@@ -14,7 +14,8 @@ from typing import Any
 from data_catalog.catalog import query
 from data_catalog.errors import ConfigError
 from data_catalog.manifest import require_snapshot
-from data_catalog.schema import KEPT, NATIVE
+from data_catalog.origins import HAS_ORIGINAL
+from data_catalog.schema import KEPT
 from data_catalog.shards import digest
 
 # The columns of a caption row that tell something of its translation, by their names in the schema.
@@ -45,7 +46,7 @@ _CANDIDATES = f"""
                md5(concat_ws(chr(31), $seed, 'draw', clean_caption, caption)) AS draw_key,
                md5(concat_ws(chr(31), $seed, 'show', clean_caption, caption)) AS show_key
         FROM captions
-        WHERE dataset = $dataset AND outcome = '{KEPT}' AND translator <> '{NATIVE}'
+        WHERE dataset = $dataset AND outcome = '{KEPT}' AND {HAS_ORIGINAL}
         WINDOW same AS (PARTITION BY clean_caption, caption)
         QUALIFY row_number() OVER (same ORDER BY caption_id) = 1
     ), warned AS (
@@ -114,7 +115,9 @@ def draw_audit(root: Path, dataset: str, *, num_rows: int, seed: int) -> Audit:
     require_snapshot(root, dataset)
     candidates = query(root, _CANDIDATES, {"dataset": dataset, "seed": str(seed), "num_rows": num_rows}).to_pylist()
     if not candidates:
-        raise ConfigError(f"dataset {dataset!r} of {root} has no translated captions that were kept: none to audit")
+        raise ConfigError(
+            f"dataset {dataset!r} of {root} has no translated captions that were kept, with originals: none to audit"
+        )
     sizes = {row["stratum"]: row["stratum_size"] for row in candidates}
     names = sorted(sizes)
     allocated = allocate([sizes[name] for name in names], num_rows)

@@ -46,6 +46,7 @@ def pair(name: str, number: int, **given: Any) -> dict[str, Any]:
         "source_captions": [f"a dog number {number}", f"the dog {number}"],
         "source_langs": ["en", "it"],
         "translators": ["argos 1", "native"],
+        "origins": ["machine_translation", "native"],
         "scores": [-0.25, None],
     }
     return row | given

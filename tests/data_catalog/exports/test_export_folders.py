@@ -248,7 +248,7 @@ def test_the_card_says_what_an_honest_card_says(snapshot: Snapshot, tmp_path: Pa
     for text in (
         "| all | 7 / 14 | 2 / 4 | 1 / 2 |",
         "| all | 5 / 10 |",
-        "Machine translation made 15 of 30 captions (50.0%). The engine's fingerprint is `argos 1`.",
+        "Of 30 captions, machine translation made 15 (50.0%). Our engine's fingerprint is `argos 1`.",
         "no classifier looked for it",
         "nothing was blurred",
         "vernaclip forget",
@@ -271,7 +271,7 @@ def test_the_card_of_a_list_counts_what_is_listed(snapshot: Snapshot, tmp_path: 
         "No image with its pixels.\n\nListed by address, without pixels.",
         "| photos | 12 / 24 | 1 / 2 | 1 / 2 |",
         "| all | 12 / 24 | 2 / 4 | 1 / 2 |",
-        "Machine translation made 15 of 30 captions (50.0%)",
+        "Of 30 captions, machine translation made 15 (50.0%).",
         "| mine | `pairs` | CC-BY-4.0 | 0 | 1 | 0 |",
         "third parties&#60;&#47;b&#62; | 0 | 14 | 13 |",
     ):

@@ -12,7 +12,6 @@ from markdown_it import MarkdownIt
 
 from data_catalog.errors import ConfigError
 from data_catalog.exports.counts import PairCounts
-from data_catalog.schema import NATIVE
 from training.effort import EFFORT_FILE, Attempt
 from training.encoder_openers import open_model_folder
 from training.exports.card_cost import cost_section, duration
@@ -33,7 +32,8 @@ def seen(name: str = "scenes", licence: str = "CC0-1.0", **more: Any) -> SeenDat
     train = PairCounts()
     train.images["photos", "train"] = 3
     train.captions["photos", "train"] = 4
-    train.translators.update({("photos", NATIVE): 3, ("photos", "argos:en-it:1"): 1})
+    made = {("photos", "native", "native"): 3, ("photos", "machine_translation", "argos:en-it:1"): 1}
+    train.origins.update(made)
     train.licences.update({("photos", "CC BY-NC 2.0"): 1, ("photos", None): 1, ("photos", "CC BY 4.0"): 1})
     manifest = {
         "dataset": name,

@@ -154,14 +154,15 @@ def test_only_translations_that_were_kept_are_drawn(build: Callable[..., Path]) 
     rows = [
         caption(1),
         caption(2, outcome=REJECTED, step="clean", drop_reason="numbers_lost"),
-        caption(3, translator=NATIVE),
+        caption(3, translator=NATIVE, source_lang="it"),
+        caption(5, translator="Bing", source_lang="it"),  # upstream's translation: its original is not there
         caption(4, caption=None, translator=None, outcome=REJECTED, step="ingest", drop_reason="malformed_row"),
     ]
     assert texts(draw(build(rows))) == [("a dog, number 1", "un cane, numero 1")]
 
 
 def test_nothing_to_audit_is_an_error(build: Callable[..., Path], capsys: pytest.CaptureFixture[str]) -> None:
-    root = build([caption(1, translator=NATIVE)])
+    root = build([caption(1, translator=NATIVE, source_lang="it")])
     for options, message in (
         (["captions"], "has no translated captions that were kept"),
         (["other"], "has no dataset 'other'"),
