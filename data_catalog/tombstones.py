@@ -12,11 +12,11 @@ from typing import Any
 
 from data_catalog.checksummed import read_checksummed, write_checksummed
 from data_catalog.errors import ConfigError
+from data_catalog.reading import TOMBSTONES_FILE
 from data_catalog.shards import digest
 from data_catalog.sources.hosts import address_key, domains_of, host_of
 from data_catalog.sources.urls import canonical_url, is_web_url
 
-TOMBSTONES_FILE = "forgotten.json"
 FORMAT = 1
 KINDS = ("url", "domain", "sample", "phash")
 # The step that drops rows which a tombstone concerns, and the reason that they, and images without a row, are given.
