@@ -27,9 +27,9 @@ FORGET_IMAGES = "forget-images"
 VERSIONS = {
     INGEST: INGEST_VERSION,
     CLEAN: 4,
-    TEST_SET: 1,
+    TEST_SET: 2,
     FIND_REPEATS: 1,
-    SCREEN: 1,
+    SCREEN: 2,
     PLAN: 2,
     TRANSLATE: 3,
     ROUND_TRIP: 2,
@@ -40,10 +40,10 @@ VERSIONS = {
     FIND_DUPLICATES: 3,
     MERGE_CAPTIONS: 1,
     DEDUPLICATE: 5,
-    PUBLISH: 4,
+    PUBLISH: 5,
 }
 # Of the steps that are there where something was forgotten; a build's key is the same with and without them.
-FORGET_VERSIONS = {FORGET: 1, FORGET_IMAGES: 1}
+FORGET_VERSIONS = {FORGET: 2, FORGET_IMAGES: 2}
 # The order of the funnel.
 FUNNEL_STEPS = (INGEST, FORGET, CLEAN, SCREEN, TRANSLATE, CHECK, FETCH, NORMALISE, DEDUPLICATE)
 

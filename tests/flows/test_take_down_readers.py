@@ -197,6 +197,31 @@ def go_on(process: "subprocess.Popen[str]") -> tuple[int, str]:
     return process.returncode, told
 
 
+def holders(root: Path, text: str) -> set[str]:
+    """Where in a root a text is, in a file or in a column; upstream files are not looked at."""
+    found = set()
+    for path in all_files(root) | set(root.glob(".*")):
+        place = path.relative_to(root).parts[0]
+        rows = str(pq.read_table(path).to_pylist()) if path.suffix == ".parquet" else ""
+        if place != "upstream" and (text in rows or text.encode() in path.read_bytes()):
+            found.add(place)
+    return found
+
+
+def test_an_address_that_is_forgotten_stays_in_the_list_of_these_alone(root: Path, sample: str) -> None:
+    url = str(query(root, f"SELECT url FROM pairs WHERE sample_id = '{sample}'").to_pylist()[0]["url"])
+    name = url.rpartition("/")[2]
+    assert holders(root, name) >= {"datasets"}
+    words = ["forget", "--root", str(root), "--url", url]
+    with child(words, "snapshot.after_manifest=kill") as process:
+        process.communicate()
+    assert name.encode() not in (root / ".writer-lock").read_bytes()
+    with child(words, "") as process:
+        process.communicate()
+    assert process.returncode == 0
+    assert holders(root, name) == {"forgotten.json"}
+
+
 # What stands still is about to put in place: features of images, a contact sheet, a page, an answer.
 WRITERS = {
     "features": (["search", "a red circle"], 1),
