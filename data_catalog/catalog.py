@@ -21,6 +21,7 @@ from data_catalog.errors import ConfigError
 from data_catalog.failpoints import failpoint
 from data_catalog.laws import CONSERVATION
 from data_catalog.manifest import Snapshot, current_snapshots, datasets_folder
+from data_catalog.reading import open_to_readers
 from data_catalog.recorded_files import recorded
 from data_catalog.shards import TEMPORARY_PREFIX, sync
 
@@ -122,6 +123,7 @@ def answer(
     path = catalog_path(root)
     if not path.is_file():
         raise ConfigError(f"{root} holds no catalog: run `vernaclip build RECIPE --root {root}` first")
+    open_to_readers(root, [snapshot.folder for snapshot in current_snapshots(root)])
     try:
         with (
             tempfile.TemporaryDirectory(prefix="vernaclip-sql-") as scratch,

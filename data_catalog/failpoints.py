@@ -4,7 +4,8 @@ They do nothing unless the environment arms them for a process and its children,
 
     VERNACLIP_FAILPOINTS="commit.after_rename:3=kill,atomic.before_write=enospc"
 
-At the third passage of the one the run is killed, at the first passage of the other the disk is full.
+At the third passage of the one the run is killed, at the first passage of the other the disk is full. At `stop` the
+process stands still until somebody sends it SIGCONT.
 """
 
 import errno
@@ -18,7 +19,7 @@ from data_catalog.errors import ConfigError
 
 VARIABLE = "VERNACLIP_FAILPOINTS"
 
-KILL = "kill"
+KILL, STOP = "kill", "stop"
 ERRORS = {"enospc": errno.ENOSPC, "edquot": errno.EDQUOT, "eio": errno.EIO}
 
 # By name: what has just happened, or is about to, where the failpoint lies.
@@ -95,7 +96,7 @@ _is_child = False
 
 
 def failpoint(name: str, path: Path | None = None) -> None:
-    """Pass the failpoint `name`; the armed passage kills the process, or raises as if the disk had.
+    """Pass the failpoint `name`; the armed passage kills or stops the process, or raises as if the disk had.
 
     Args:
         name: one of `REGISTRY`.
@@ -131,8 +132,8 @@ def parse(text: str) -> dict[str, tuple[int, str]]:
             raise ConfigError(f"{VARIABLE} takes NAME:PASSAGE=ACTION, such as commit.after_rename:3=kill, got {part!r}")
         if name not in REGISTRY:
             raise ConfigError(f"{VARIABLE} names {name!r}, which is none of {', '.join(REGISTRY)}")
-        if action not in (KILL, *ERRORS):
-            raise ConfigError(f"{VARIABLE}: {action!r} is none of {', '.join((KILL, *ERRORS))}")
+        if action not in (KILL, STOP, *ERRORS):
+            raise ConfigError(f"{VARIABLE}: {action!r} is none of {', '.join((KILL, STOP, *ERRORS))}")
         found[name] = (int(passage or 1), action)
     return found
 
@@ -154,6 +155,9 @@ def _pass(name: str, path: Path | None) -> None:
         armed.passages_left -= 1
         if armed.passages_left:
             return
+    if armed.action == STOP:
+        os.kill(os.getpid(), signal.SIGSTOP)
+        return
     if armed.action != KILL:
         code = ERRORS[armed.action]
         raise OSError(code, os.strerror(code), None if path is None else str(path))

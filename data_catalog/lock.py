@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
+from itertools import dropwhile, takewhile
 from pathlib import Path
 from typing import TextIO
 
@@ -161,8 +162,13 @@ def holder_of(root: Path) -> str | None:
 
 
 def _command() -> str:
-    """What the user typed to start this process, in one line."""
-    return " ".join(" ".join([Path(sys.argv[0]).name, *sys.argv[1:]]).split())
+    """What the user typed to start this process, in one line, without options: they may say what is to be forgotten."""
+    words = dropwhile(_is_option, sys.argv[1:])
+    return " ".join(" ".join([Path(sys.argv[0]).name, *takewhile(lambda word: not _is_option(word), words)]).split())
+
+
+def _is_option(word: str) -> bool:
+    return word.startswith("-")
 
 
 def _holder(path: Path) -> str:

@@ -13,6 +13,7 @@ from typing import Any
 from data_catalog.checksummed import read_checksummed, write_checksummed
 from data_catalog.errors import ConfigError
 from data_catalog.failpoints import failpoint
+from data_catalog.reading import open_to_readers
 from data_catalog.shards import sha256_of
 
 MANIFEST_FORMAT = 1
@@ -118,9 +119,11 @@ def read_snapshot(root: Path, dataset: str, snapshot: str) -> Snapshot | None:
     """A committed snapshot, or None.
 
     Raises:
-        ConfigError: its manifest is damaged, or of a format that this version does not read.
+        ConfigError: its manifest is damaged, or of a format that this version does not read; or a take-down is
+            unfinished.
     """
     folder = snapshot_folder(root, dataset, snapshot)
+    open_to_readers(root, [folder])
     path = folder / MANIFEST_FILE
     if not path.is_file():
         return None

@@ -15,6 +15,7 @@ import pyarrow.parquet as pq
 from data_catalog.disk_errors import disk_errors
 from data_catalog.errors import ConfigError
 from data_catalog.failpoints import failpoint
+from data_catalog.reading import putting_in_place
 
 TEMPORARY_PREFIX = ".tmp-"
 ROWS_PER_GROUP = 50_000
@@ -99,9 +100,10 @@ def _write_new(told: Path, write: Callable[[Path], None], place: Callable[[str],
             failpoint("atomic.after_fsync", told)
             found = sha256_of(temporary)
             path = place(found)
-            temporary.replace(path)
-            failpoint("atomic.after_rename", told)
-            sync(path.parent)
+            with putting_in_place():
+                temporary.replace(path)
+                failpoint("atomic.after_rename", told)
+                sync(path.parent)
             failpoint("atomic.after_folder_fsync", told)
         finally:
             temporary.unlink(missing_ok=True)

@@ -12,11 +12,11 @@ from typing import Any
 
 from data_catalog.checksummed import read_checksummed, write_checksummed
 from data_catalog.errors import ConfigError
+from data_catalog.reading import TOMBSTONES_FILE
 from data_catalog.shards import digest
 from data_catalog.sources.hosts import address_key, domains_of, host_of
 from data_catalog.sources.urls import canonical_url, is_web_url
 
-TOMBSTONES_FILE = "forgotten.json"
 FORMAT = 1
 KINDS = ("url", "domain", "sample", "phash")
 # The step that drops rows which a tombstone concerns, and the reason that they, and images without a row, are given.
@@ -27,8 +27,6 @@ MAX_DISTANCE = 12
 _REMEDY = "without it what was forgotten would come back, so put a copy of it in its place"
 _PHASH = re.compile(r"[0-9a-f]{16}")
 _LABEL = re.compile(r"[a-z0-9_](?:[a-z0-9_-]*[a-z0-9_])?")
-# Of countries that register names one level down: co.uk, edu.it.
-_SECOND_LEVELS = frozenset({"ac", "co", "com", "edu", "gov", "net", "org"})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -173,9 +171,11 @@ def _domain(value: str) -> str:
 
 
 def _is_suffix(host: str) -> bool:
-    """Whether names of many owners end in it."""
-    first, _, rest = host.partition(".")
-    return host != "localhost" if not rest else first in _SECOND_LEVELS and len(rest) == 2
+    """Whether names of many owners end in it, as the public suffix list that is installed says."""
+    from publicsuffixlist import PublicSuffixList
+
+    is_name = domains_of(host) != [host] or "." not in host
+    return is_name and host != "localhost" and PublicSuffixList().is_public(host)
 
 
 def _sample(value: str) -> str:

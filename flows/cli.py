@@ -43,9 +43,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     _set_up_logging(debug=options.debug, quiet=getattr(options, "quiet", False) or process_rank() > 0)
     from data_catalog.disk_errors import disk_errors
     from data_catalog.errors import PipelineError
+    from data_catalog.reading import reading
 
     try:
-        with disk_errors(Path(getattr(options, "root", None) or ".") / "catalog"):
+        with disk_errors(Path(getattr(options, "root", None) or ".") / "catalog"), reading():
             return int(_handler(options.handler)(options) or EXIT_OK)
     except PipelineError as error:
         return _fail(str(error), debug=options.debug)

@@ -28,6 +28,7 @@ from data_catalog.manifest import (
     snapshot_folder,
 )
 from data_catalog.pruning import remove_snapshot, sweep_removed
+from data_catalog.reading import taking_down
 from data_catalog.shards import digest
 from data_catalog.take_down import leftovers
 from data_catalog.take_down.matching import Matcher
@@ -91,7 +92,7 @@ def forget(root: Path, more: Sequence[Tombstone]) -> TakeDown:
     Raises:
         ConfigError: another process writes below `root`, or something there is damaged.
     """
-    with writer_lock(root):
+    with writer_lock(root), taking_down(root):
         sweep_removed(root)
         known = read_tombstones(root)
         found = with_sightings(root, known.with_more(more))
@@ -113,8 +114,9 @@ def finish_forgetting(root: Path) -> Tombstones:
     found = read_tombstones(root)
     if found.is_unfinished:
         logger.info("forget: ending a take-down that was begun")
-        sweep_removed(root)
-        _carry_out(root, found, is_resumed=True)
+        with taking_down(root):
+            sweep_removed(root)
+            _carry_out(root, found, is_resumed=True)
     return replace(found, is_unfinished=False)
 
 

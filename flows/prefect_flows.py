@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 from prefect import Flow, flow
 
 from data_catalog.progress import watched
+from data_catalog.reading import reading
 from flows import runs
 from flows.doctor import require_sound_environment
 from flows.ending import ended_by_signals
@@ -121,7 +122,7 @@ def _executor(
             artifacts.progress(label, done=done, total=total)
 
     executor = (_dask_executor if dask else _thread_executor)(loaded.build, Path(root), artifacts)
-    with ended_by_signals(), executor, watched(watch):
+    with reading(), ended_by_signals(), executor, watched(watch):
         yield executor
 
 

@@ -11,7 +11,8 @@ from cleaning.language_codes import canonical_code
 from cleaning.selection_config import LeaksConfig
 from data_catalog.errors import ConfigError
 from data_catalog.language_pack import LanguagePack
-from data_catalog.manifest import Snapshot, require_snapshot
+from data_catalog.manifest import Snapshot, current_snapshots, require_snapshot
+from data_catalog.reading import open_to_readers
 from data_catalog.shards import write_bytes, write_json
 from data_catalog.take_down.leftovers import KEPT_FEATURES
 from flows.language_packs import language_pack, language_packs_of, named_language_packs
@@ -128,6 +129,7 @@ def make_scoreboard(question: Question) -> ScoreboardReport:
 def _features_folder(question: Question) -> Path:
     """In the root, where other scoreboards find them; with this one where there is none, or it is others' to write."""
     kept = question.root / KEPT_FEATURES
+    open_to_readers(question.root, [snapshot.folder for snapshot in current_snapshots(question.root)])
     is_ours = os.access(kept if kept.exists() else question.root, os.W_OK | os.X_OK)
     return kept if is_ours else question.out / KEPT_FEATURES
 

@@ -27,7 +27,7 @@ FORGET_IMAGES = "forget-images"
 VERSIONS = {
     INGEST: INGEST_VERSION,
     CLEAN: 5,
-    TEST_SET: 1,
+    TEST_SET: 2,
     FIND_REPEATS: 2,
     SCREEN: 2,
     PLAN: 3,
@@ -43,7 +43,7 @@ VERSIONS = {
     PUBLISH: 5,
 }
 # Of the steps that are there where something was forgotten; a build's key is the same with and without them.
-FORGET_VERSIONS = {FORGET: 2, FORGET_IMAGES: 1}
+FORGET_VERSIONS = {FORGET: 2, FORGET_IMAGES: 2}
 # The order of the funnel.
 FUNNEL_STEPS = (INGEST, FORGET, CLEAN, SCREEN, TRANSLATE, CHECK, FETCH, NORMALISE, DEDUPLICATE)
 

@@ -13,6 +13,7 @@ from data_catalog.exports.attribution import TEXT_FILE
 from data_catalog.exports.croissant import FILE as CROISSANT_FILE
 from data_catalog.exports.folder_documents import CARD_FILE
 from data_catalog.lock import place_lock
+from data_catalog.reading import putting_in_place
 from data_catalog.shards import TEMPORARY_PREFIX, make_folder, sha256_of, sync
 
 RECORD_FILE = "export.json"
@@ -160,10 +161,11 @@ def replacing(place: Path) -> Iterator[Path]:
             for path in sorted(temporary.rglob("*"), reverse=True):
                 sync(path)
             sync(temporary)
-            if place.exists():
-                place.rename(old)
-            temporary.rename(place)
-            sync(place.parent)
+            with putting_in_place():
+                if place.exists():
+                    place.rename(old)
+                temporary.rename(place)
+                sync(place.parent)
         finally:
             shutil.rmtree(temporary, ignore_errors=True)  # of one that failed: it may be what fills the disk
         shutil.rmtree(old, ignore_errors=True)

@@ -1,43 +1,22 @@
 """Hosts of URLs in one spelling, and keys of addresses: all spellings of one share it, and it tells nobody which."""
 
 import hashlib
-import ipaddress
 import re
-import unicodedata
-from urllib.parse import unquote, urlsplit
+from urllib.parse import urlsplit
 
-from data_catalog.sources.urls import canonical_url
+from data_catalog.sources.host_names import canonical_host
+from data_catalog.sources.urls import canonical_url, plain_url
 
 _SCHEME = re.compile(r"https?://", re.IGNORECASE)
-_DOTS = re.compile("[.\u3002\uff0e\uff61]")
-# Letters of their own in host names since IDNA 2008; Python's codec, which is older, has them as `ss` and `\u03c3`.
-_OWN_LETTERS = frozenset("\xdf\u03c2")
 
 
 def host_of(url: str) -> str | None:
-    """The host of a URL, in lower case and ASCII, without port and without a dot at its end; None if it has none."""
+    """The host of a URL in its one spelling (`canonical_host`), without port; None if it has none."""
     try:
-        host = urlsplit(url.strip()).hostname
+        host = urlsplit(plain_url(url)).hostname
     except ValueError:
         return None
-    host = unquote(host or "").rstrip(".")
-    return (_address(host) if ":" in host else ".".join(map(_ascii_label, _DOTS.split(host)))) or None
-
-
-def _address(host: str) -> str:
-    try:
-        return str(ipaddress.ip_address(host))
-    except ValueError:
-        return host
-
-
-def _ascii_label(label: str) -> str:
-    if _OWN_LETTERS.intersection(label):
-        return "xn--" + unicodedata.normalize("NFKC", label).lower().encode("punycode").decode("ascii")
-    try:
-        return label.encode("idna").decode("ascii").lower()
-    except UnicodeError:
-        return label.lower()
+    return canonical_host(host or "") or None
 
 
 def readable_host(host: str) -> str:
@@ -84,7 +63,7 @@ def host_key(host: str) -> str:
 
 def _port(url: str) -> str:
     try:
-        port = urlsplit(url.strip()).port
+        port = urlsplit(plain_url(url)).port
     except ValueError:
         return ""
     return "" if port in (None, 80, 443) else f":{port}"

@@ -20,7 +20,9 @@ COLUMNS = ("sample_id", "url", "page_url", "final_url", "sha256", "phash", "step
 LINE_COLUMNS = ("source_caption", "detail")
 _URL_COLUMNS = ("url", "page_url", "final_url")
 _SCHEME = re.compile("^https?://")
-_HOST = r"^\s*[A-Za-z][A-Za-z0-9+.-]*:/*(?P<host>[^/?#\\\s]*)"
+# As `plain_url` has it.
+_LEFT_OUT = r"^[\x00-\x20\x{85}\pZ]+|[\x00-\x20\x{85}\pZ]+$|[\t\n\r]+"
+_HOST = r"^[A-Za-z][A-Za-z0-9+.-]*:[/\\]*(?P<host>[^/?#\\]*)"
 
 # Per row, the number of a tombstone, or -1.
 Numbers = npt.NDArray[np.int64]
@@ -73,7 +75,8 @@ class Matcher:
 
     def by_url(self, column: pa.Array) -> Numbers:
         """By the host of each URL, and where one of its addresses is meant, by the whole URL."""
-        hosts = pc.struct_field(pc.extract_regex(column, _HOST), "host").dictionary_encode()
+        plain = pc.replace_substring_regex(column, _LEFT_OUT, "")
+        hosts = pc.struct_field(pc.extract_regex(plain, _HOST), "host").dictionary_encode()
         names = [host_of(f"http://{name}/") or "" for name in hosts.dictionary.to_pylist()]
         domains = _take(np.array([self._domain_of(name) for name in names], np.int64), hosts.indices)
         near = _take(np.array([host_key(name) in self._address_hosts for name in names], np.int64), hosts.indices)

@@ -48,8 +48,10 @@ _OPEN_IMAGES_PLACE = re.compile(r"open-?images", re.IGNORECASE)
 _STAYING_ESCAPE = "%(?:[89A-F][0-9A-F]|2[0235F]|3F)"
 _PATH = "[A-Za-z0-9._~!$&'()*,;=:@/+-]*+"
 _QUERY = "[A-Za-z0-9._~!$&'()*,;=:@/?+-]"
+_ODD_HOST = r"(?:[^/]*\.)?(?:[0-9][a-z0-9-]*)?/"  # that may be a numeric address, or ends in a dot
 _CANONICAL = re.compile(
-    rf"https?://([a-z0-9][a-z0-9.-]*+/{_PATH}(?:{_STAYING_ESCAPE}{_PATH})*+(?:\?(?:{_QUERY}|{_STAYING_ESCAPE})++)?)"
+    rf"https?://(?!{_ODD_HOST}|[^?]*/\.)"
+    rf"([a-z0-9][a-z0-9.-]*+/{_PATH}(?:{_STAYING_ESCAPE}{_PATH})*+(?:\?(?:{_QUERY}|{_STAYING_ESCAPE})++)?)"
 )
 _SCHEME = re.compile(r"https?://", re.IGNORECASE)
 _WRITTEN = re.compile(r"coco:\d{1,12}|flickr:\d{1,11}|openimages:[0-9a-f]{16}|wikimedia:[^\s\ud800-\udfff]+|url:\S+")

@@ -34,14 +34,15 @@ def forget(options: Namespace) -> None:
     if options.dry_run:
         _say_concerned(list(concerned(options.root, tombstones)))
         return
-    _say_done(take_down(options.root, tombstones), tombstones, options.root)
+    done = take_down(options.root, tombstones)
+    _say_done(done, tombstones or read_tombstones(options.root).tombstones, options.root)
 
 
 def _tombstones(options: Namespace) -> list[Tombstone]:
     """The tombstones that the options ask for.
 
     Raises:
-        ConfigError: a value is none of its kind, or there is nothing to be forgotten.
+        ConfigError: a value is none of its kind; or there is none, and no take-down that waits to be ended.
     """
     today = datetime.now(UTC).date().isoformat()
     found = [
@@ -51,7 +52,7 @@ def _tombstones(options: Namespace) -> list[Tombstone]:
         for kind in KINDS
         for value in getattr(options, kind)
     ]
-    if not found:
+    if not found and not read_tombstones(options.root).is_unfinished:
         raise ConfigError("say what is to be forgotten: --url, --domain, --sample or --phash; --list lists what was")
     if options.distance and not options.phash:
         raise ConfigError("--distance goes with --phash")
@@ -76,7 +77,7 @@ def _list(root: Path) -> None:
     ]
     say(plain_table(rows))
     if found.is_unfinished:
-        say("\nThe last take-down was interrupted: run it again, or build, and it is ended.")
+        say(f"\nThe last take-down was interrupted: `vernaclip forget --root {root}`, or a build, ends it.")
 
 
 def _say_concerned(found: Sequence[Concerned]) -> None:

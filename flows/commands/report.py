@@ -15,7 +15,8 @@ def report(options: Namespace) -> None:
     check_report_options(options)
     if options.out is not None:
         require_own_file(options.out)
-    snapshot = require_snapshot(options.root, options.dataset)
+    require_snapshot(options.root, options.dataset)  # before a lock makes the root
     with nullcontext() if options.out else writer_lock(options.root):
+        snapshot = require_snapshot(options.root, options.dataset)
         path = write_report(options.root, snapshot, out=options.out, num_examples=options.examples)
     say(f"Report of {snapshot.dataset} {snapshot.snapshot}: {path}")

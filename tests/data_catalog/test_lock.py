@@ -81,6 +81,14 @@ def test_a_command_of_several_lines_is_told_in_one(tmp_path: Path, monkeypatch: 
         assert holder_of(tmp_path) == f"process {os.getpid()} (vernaclip build a b)"
 
 
+def test_a_lock_says_nothing_that_an_option_does(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    words = ["/usr/bin/vernaclip", "--debug", "forget", "--url", "http://example.org/me.jpg", "--root", "italy"]
+    monkeypatch.setattr(sys, "argv", words)
+    with writer_lock(tmp_path):
+        assert holder_of(tmp_path) == f"process {os.getpid()} (vernaclip forget)"
+        assert b"example" not in (tmp_path / LOCK_FILE).read_bytes()
+
+
 def test_a_place_has_one_writer_and_a_killed_one_holds_nobody_up(tmp_path: Path) -> None:
     path = tmp_path / f".out{LOCK_FILE}"
     words = [sys.executable, "-c", HOLDER, str(path), "0"]
