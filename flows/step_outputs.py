@@ -34,7 +34,7 @@ VERSIONS = {
     TRANSLATE: 3,
     ROUND_TRIP: 2,
     CHECK: 4,
-    FETCH: 2,
+    FETCH: 3,
     NORMALISE: 3,
     RECALL: 2,
     FIND_DUPLICATES: 3,

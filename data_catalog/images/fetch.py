@@ -35,7 +35,8 @@ class FetchConfig:
             may address.
         contact: URL or mail address that servers' operators may write to; some hosts refuse clients without one.
         allow_loopback: also fetch from this machine, on any port; other private addresses stay refused.
-        respect_robots_tag: reject images whose X-Robots-Tag says noai, noimageai, noindex, noimageindex, noml or none.
+        respect_robots_tag: reject images whose X-Robots-Tag says noai, noimageai, noindex, noimageindex, noml or none,
+            or whose TDM-Reservation is 1.
         respect_robots_txt: reject images that the host's robots.txt forbids us to ask for.
         wikimedia_width: width in pixels of the thumbnails that are taken for Wikimedia's originals; 0: originals.
     """

@@ -65,7 +65,7 @@ FETCH_REASONS: dict[str, Reason] = {
     "http_5xx": Reason("another answer between 500 and 599, such as a proxy's own", "server", retryable=True),
     "http_other": Reason("an answer outside 200 to 599", "server"),
     "redirects": Reason("too many redirects", "server"),
-    "robots_tag": Reason("the X-Robots-Tag of the answer forbids the use", "opted_out"),
+    "robots_tag": Reason("the X-Robots-Tag or TDM-Reservation of the answer forbids the use", "opted_out"),
     "robots_txt": Reason("the host's robots.txt forbids us to ask for the file", "opted_out"),
     "robots_unreachable": Reason(
         "the host's robots.txt can't be had, which counts as forbidden", "server", retryable=True
