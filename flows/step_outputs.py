@@ -35,7 +35,7 @@ VERSIONS = {
     ROUND_TRIP: 2,
     CHECK: 4,
     FETCH: 3,
-    NORMALISE: 3,
+    NORMALISE: 4,
     RECALL: 2,
     FIND_DUPLICATES: 3,
     MERGE_CAPTIONS: 1,

@@ -83,6 +83,7 @@ NORMALISE_REASONS: dict[str, Reason] = {
     "not_an_image": Reason("the bytes are no image: a web page, text, noise", "not_an_image"),
     "format_not_allowed": Reason("an image of a format, or of a kind of pixels, that is not on the list", "unsuitable"),
     "too_many_pixels": Reason("the header announces more pixels than the cap; nothing was decoded", "unsuitable"),
+    "too_many_scans": Reason("a JPEG of more than 100 scans, each over all pixels; nothing was decoded", "unsuitable"),
     "too_small": Reason("the shorter side has fewer pixels than the minimum", "unsuitable"),
     "aspect": Reason("the longer side is too many times the shorter one", "unsuitable"),
     "animated": Reason("more than one frame or page", "unsuitable"),
