@@ -71,6 +71,7 @@ FETCH_REASONS: dict[str, Reason] = {
         "the host's robots.txt can't be had, which counts as forbidden", "server", retryable=True
     ),
     "too_large": Reason("more bytes than the cap", "unsuitable"),
+    "byte_budget": Reason("the host, or all hosts together, had sent as much for the shard as they may", "unsuitable"),
     "empty_body": Reason("an answer, or a local file, without a single byte", "server"),
     "truncated_body": Reason("the connection broke off before the announced end", "network", retryable=True),
     "placeholder": Reason("a picture that stands for one that is gone", "gone"),
