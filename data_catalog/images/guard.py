@@ -157,7 +157,6 @@ class GuardedResponse:
         self.headers: Message = response.headers
         self.status = response.status
         self.url = url
-        self.num_bytes = 0  # of the body, that have come
         self._response = response
         self._max_bytes = max_bytes
         self._expected = response.length
@@ -219,7 +218,6 @@ class GuardedResponse:
         while count <= enough and (piece := self._next_piece()):
             sink.write(piece)
             count += len(piece)
-            self.num_bytes += len(piece)
         return count
 
     def _next_piece(self) -> bytes:

@@ -229,14 +229,15 @@ class RowOpener:
             return self._body_of(response)
 
     def _body_of(self, response: GuardedResponse) -> IO[bytes]:
-        body = self._new_body()
+        body, group = self._new_body(), self._clock.group_of(parse_url(response.url).host)
         try:
-            response.copy_to(body)
+            try:
+                response.copy_to(body)
+            finally:
+                self._budget.spend(group, body.tell())
         except BaseException:
             body.close()
             raise
-        finally:
-            self._budget.spend(self._clock.group_of(parse_url(response.url).host), response.num_bytes)
         return body
 
     def _raise_if_closed(self, target: Target) -> None:
