@@ -44,7 +44,7 @@ _HASHES = {
 _ANSWER = {
     "http_status": "of the last answer; null where none came, and for local files",
     "final_url": "the address after redirects, and of the thumbnail where one was asked for",
-    "robots_tag": 'the X-Robots-Tag headers of the answer, joined by "; "',
+    "robots_tag": 'the X-Robots-Tag and TDM-Reservation headers of the answer, joined by "; "',
 }
 _PLACE = {
     "url": "address of the image, as upstream has it; of url and path one is set, malformed rows aside",

@@ -69,7 +69,7 @@ RAW_IMAGES = pa.schema(
         pa.field("detail", pa.string()),
         pa.field("http_status", pa.int32()),
         pa.field("final_url", pa.string()),  # after redirects, and of the thumbnail where one was asked for
-        pa.field("robots_tag", pa.string()),  # the X-Robots-Tag headers of the answer, joined by "; "
+        pa.field("robots_tag", pa.string()),  # X-Robots-Tag and TDM-Reservation, joined by "; "
         pa.field("num_bytes", pa.int64()),  # of what came
         pa.field("sha256", pa.string()),  # of the bytes as they came, hexadecimal
         pa.field("bytes", pa.binary()),

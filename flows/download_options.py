@@ -27,3 +27,16 @@ def add_download_options(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--registry", type=Path, metavar="FILE.toml", help="other URLs, such as a mirror's (default: those that ship)"
     )
+    add_private_hosts(command)
+
+
+def add_private_hosts(command: argparse.ArgumentParser) -> None:
+    """Add the option that lets a download leave the public internet."""
+    command.add_argument(
+        "--private-host",
+        action="append",
+        default=[],
+        dest="private_hosts",
+        metavar="HOST",
+        help="also ask this host, such as a mirror on your own network, at whatever address and port; may be repeated",
+    )

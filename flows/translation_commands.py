@@ -3,6 +3,7 @@
 import argparse
 from pathlib import Path
 
+from flows.download_options import add_private_hosts
 from flows.evaluate_options import add_evaluate_options
 from flows.job_options import add_root
 from flows.subcommands import Commands, add_command
@@ -82,6 +83,8 @@ def _add_packages(mt: Commands) -> None:
     show = add_command(mt, "packages", "mt_packages:show", "list what the Argos index offers, or what is installed")
     show.add_argument("--installed", action="store_true", help="list what is installed; no network is used")
     _add_pair(show, required=False)
+    for command in (install, show):
+        add_private_hosts(command)
 
 
 def _add_memory(mt: Commands) -> None:

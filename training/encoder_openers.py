@@ -13,6 +13,8 @@ from training.model import OPEN_CLIP_CONFIG_FILE
 from training.model_files import ANY_TEXTS, names_of, require_whole
 from training.pretrained import WEIGHT_FILES
 from training.tensor_hashes import tensors_sha256
+from training.tokenizer import TOKENIZER_FILE
+from training.tokenizer_limits import refuse_endless, try_tokenizer
 
 if TYPE_CHECKING:
     import torch
@@ -96,7 +98,9 @@ def open_open_clip(source: str, name: str) -> Encoder:
             force_quick_gelu=bool(known.get("quick_gelu")),  # the weights' own activation, not the name's
         )
     with loading(what, source, (*_TOKENIZER, OPEN_CLIP_CONFIG_FILE)):
+        try_tokenizer(Path(source) / TOKENIZER_FILE)
         tokenizer = open_clip.get_tokenizer(model_name)
+        _refuse_endless(getattr(tokenizer, "tokenizer", None), what)
     module.eval()
     loaded = tensors_sha256(module.state_dict())
     found = Encoder(
@@ -130,7 +134,9 @@ def open_transformers(source: str, name: str) -> Encoder:
             source, output_loading_info=True, weights_only=True, trust_remote_code=False
         )
     with loading(what, source, (*_PROCESSORS, *_TOKENIZER)):
+        try_tokenizer(Path(source) / TOKENIZER_FILE)
         processor = AutoProcessor.from_pretrained(source, trust_remote_code=False)
+        _refuse_endless(getattr(processor, "tokenizer", None), what)
     _require_all_weights(told, names_of(Path(source), WEIGHT_FILES) if Path(source).is_dir() else what)
     towers = ("get_image_features", "get_text_features")
     if not (all(hasattr(module, tower) for tower in towers) and hasattr(processor, "image_processor")):
@@ -151,6 +157,13 @@ def open_transformers(source: str, name: str) -> Encoder:
         files=_configs_and_tokenizers(Path(source)),
     )
     return _tried(found, what, source, ("config.json",))
+
+
+def _refuse_endless(tokenizer: Any, what: str) -> None:
+    """Hold what transformers loaded to the limits, wherever it came from; its tokenizers in Python have no steps."""
+    found = getattr(tokenizer, "backend_tokenizer", None)
+    if found is not None:
+        refuse_endless(found, f"{TOKENIZER_FILE} of {what}")
 
 
 def _require_all_weights(told: Mapping[str, Any], where: str) -> None:

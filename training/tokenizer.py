@@ -4,6 +4,7 @@ Bytes make every script spellable, so that nothing is ever unknown. The end toke
 open_clip's default text pooling (`argmax`) looks for it.
 """
 
+import json
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,30 +12,29 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 from data_catalog.errors import ConfigError
-from data_catalog.shards import write_atomically, write_bytes, write_json
+from data_catalog.shards import read_json, write_atomically, write_bytes, write_json
+from training.tokenizer_limits import refuse_endless, try_tokenizer
 
 if TYPE_CHECKING:
     import torch
     from tokenizers import Tokenizer
+    from tokenizers.normalizers import Normalizer
 
     Tokenize = Callable[[Sequence[str]], torch.Tensor]
 
 TOKENIZER_FILE = "tokenizer.json"
 TOKENIZER_CONFIG_FILE = "tokenizer_config.json"
 FINAL_SIGMA = r"(?<=[\p{Lu}\p{Ll}\p{Lt}\p{M}])Σ(?![\p{Lu}\p{Ll}\p{Lt}\p{M}])"
+_USUAL_BYTES = 16 * 2**20
 PAD, START, END = "<|pad|>", "<|startoftext|>", "<|endoftext|>"
 
 
 def train_tokenizer(captions: Iterable[str], *, vocab_size: int) -> "Tokenizer":
     """Learn a tokenizer of at most `vocab_size` tokens; lower case, NFC; the same captions give the same tokenizer."""
-    from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 
     tokenizer = Tokenizer(models.BPE())
-    # Lowercase looks at one letter at a time, and would spell "ΣΚΥΛΟΣ" unlike "σκυλος".
-    final_sigma = normalizers.Replace(Regex(FINAL_SIGMA), "ς")
-    tokenizer.normalizer = normalizers.Sequence(
-        [normalizers.NFC(), final_sigma, normalizers.Lowercase(), normalizers.NFC()]
-    )
+    tokenizer.normalizer = _normalizer()
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)
     tokenizer.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
@@ -49,6 +49,14 @@ def train_tokenizer(captions: Iterable[str], *, vocab_size: int) -> "Tokenizer":
     ends = [(token, tokenizer.token_to_id(token)) for token in (START, END)]
     tokenizer.post_processor = processors.TemplateProcessing(single=f"{START} $A {END}", special_tokens=ends)
     return tokenizer
+
+
+def _normalizer() -> "Normalizer":
+    from tokenizers import Regex, normalizers
+
+    # Lowercase looks at one letter at a time, and would spell "ΣΚΥΛΟΣ" unlike "σκυλος".
+    final_sigma = normalizers.Replace(Regex(FINAL_SIGMA), "ς")
+    return normalizers.Sequence([normalizers.NFC(), final_sigma, normalizers.Lowercase(), normalizers.NFC()])
 
 
 def save_tokenizer(tokenizer: "Tokenizer", folder: Path, *, context_length: int) -> None:
@@ -74,6 +82,7 @@ def copy_tokenizer(source: str, folder: Path) -> None:
     """
     from transformers import AutoTokenizer
 
+    try_tokenizer(Path(source) / TOKENIZER_FILE)
     try:
         found = AutoTokenizer.from_pretrained(source)
     except (OSError, ValueError) as error:
@@ -86,6 +95,7 @@ def copy_tokenizer(source: str, folder: Path) -> None:
         raise ConfigError(
             f"the tokenizer {source} has no tokenizer.json, which transformers' convert_slow_tokenizer makes"
         )
+    refuse_endless(found.backend_tokenizer, f"{TOKENIZER_FILE} of the tokenizer {source}")
     with TemporaryDirectory(prefix="vernaclip-") as written:
         found.save_pretrained(written)
         for name in (TOKENIZER_FILE, TOKENIZER_CONFIG_FILE):
@@ -140,7 +150,24 @@ def load_tokenizer(folder: Path, *, context_length: int, vocab_size: int | None 
 
     Args:
         vocab_size: tokens that the text tower knows, where that is known.
+
+    Raises:
+        ConfigError: it takes too much to open, or makes texts endless.
     """
     from open_clip.tokenizer import HFTokenizer
 
-    return SavedTokenizer(HFTokenizer(str(folder), context_length=context_length), vocab_size)
+    path = folder / TOKENIZER_FILE
+    if not _is_ours(path):
+        try_tokenizer(path)
+    found = HFTokenizer(str(folder), context_length=context_length)
+    refuse_endless(found.tokenizer.backend_tokenizer, str(path))
+    return SavedTokenizer(found, vocab_size)
+
+
+def _is_ours(path: Path) -> bool:
+    """Return whether a file of the usual size has the normalizer of `train_tokenizer`: to open it takes little."""
+    ours = json.loads(_normalizer().__getstate__())
+    try:
+        return path.stat().st_size < _USUAL_BYTES and read_json(path)["normalizer"] == ours
+    except (OSError, ValueError, LookupError, TypeError, RecursionError):
+        return False

@@ -14,6 +14,7 @@ from urllib.parse import urlsplit
 
 from data_catalog.disk_errors import raise_if_disk_fails
 from data_catalog.downloads.checksums import ANYTHING, Expected
+from data_catalog.downloads.guarding import GuardedHandler
 from data_catalog.downloads.partial_file import PartialFile
 from data_catalog.downloads.urls import check_url, is_loopback
 from data_catalog.errors import ConfigError, TransientError
@@ -37,12 +38,14 @@ class DownloadConfig:
         num_tries: of one URL; a later try goes on where the earlier one stopped.
         backoff_s: wait before the second try; it doubles with each.
         max_bytes: of a file.
+        private_hosts: names of hosts that need not be on the public internet, as the user says.
     """
 
     timeout_s: float = 30.0
     num_tries: int = 4
     backoff_s: float = 0.5
     max_bytes: int = 2 * 2**30
+    private_hosts: tuple[str, ...] = ()
 
 
 class _BusyError(TransientError):
@@ -233,7 +236,10 @@ def _open(
     check_url(url, referrer=referrer, plain_http=plain_http)
     ours = {"User-Agent": f"vernaclip/{version('vernaclip')}", "Accept-Encoding": "identity"}
     request = urllib.request.Request(url, headers=ours | headers)  # noqa: S310 - checked above, and at each redirect
-    handlers: list[urllib.request.BaseHandler] = [_GuardedRedirects(plain_http=plain_http)]
+    handlers: list[urllib.request.BaseHandler] = [
+        _GuardedRedirects(plain_http=plain_http),
+        GuardedHandler(config.private_hosts),
+    ]
     if is_loopback(url):
         handlers.append(urllib.request.ProxyHandler({}))  # no proxy knows this machine by that name
     try:

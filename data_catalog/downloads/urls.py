@@ -1,4 +1,7 @@
-"""Which URLs a download may ask: https anywhere, http on this machine, and http elsewhere for what a sha256 vouches."""
+"""Which URLs a download may ask: https anywhere, http on this machine, and http elsewhere for what a sha256 vouches.
+
+At which addresses hosts may be is decided by `guarding`, when they are looked up.
+"""
 
 import ipaddress
 from urllib.parse import SplitResult, urlsplit
@@ -23,7 +26,7 @@ def check_url(url: str, *, referrer: str = "", plain_http: bool = False) -> None
         raise ConfigError(f"a URL of {parts.hostname} holds a user name or a password: leave them out")
     led_by = url_parts(referrer) if referrer else None
     if _is_loopback(parts):
-        if led_by is not None and not _is_loopback(led_by):
+        if led_by is not None and led_by.netloc != parts.netloc:
             raise ConfigError(f"{url} is on this machine, and {referrer} may not lead there")
         if parts.scheme in ("http", "https"):
             return

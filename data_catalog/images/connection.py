@@ -1,5 +1,6 @@
 """An HTTP(S) connection of which every wait is bounded: by a time-out, by a deadline, and in its head by a size."""
 
+import http
 import http.client
 import io
 import ipaddress
@@ -14,8 +15,9 @@ from typing import Any
 from data_catalog.images.addresses import Resolver
 from data_catalog.images.urls import DEFAULT_PORTS, FetchError, Target
 
-# All that may come before the body, answers of status 100 included; browsers stop at about as much.
+# All that may come before the body, interim answers included; browsers stop at about as much.
 MAX_HEAD_BYTES = 256 * 1024
+MAX_INTERIM_ANSWERS = 32  # of other statuses than 100, which `http.client` skips by itself
 PIECE_BYTES = 65536
 
 
@@ -72,8 +74,27 @@ def _is_address(host: str) -> bool:
     return True
 
 
+class FinalResponse(http.client.HTTPResponse):
+    """An answer after those that come before it: `http.client` takes a 102 or a 103 for the last word."""
+
+    def begin(self) -> None:
+        """Read heads up to one that is no interim answer (RFC 9110, 15.2); nobody asked for a 101.
+
+        Raises:
+            http.client.HTTPException: too many come before it, or it is not HTTP.
+        """
+        for _ in range(MAX_INTERIM_ANSWERS + 1):
+            super().begin()
+            if self.status not in range(100, 200) or self.status == http.HTTPStatus.SWITCHING_PROTOCOLS:
+                return
+            self.headers = self.msg = None  # type: ignore[assignment]  # as before the first head was read
+        raise http.client.HTTPException(f"more than {MAX_INTERIM_ANSWERS} interim answers")
+
+
 class GuardedConnection(http.client.HTTPConnection):
     """A connection to addresses that were checked, in the name of the host they were checked for."""
+
+    response_class = FinalResponse
 
     def __init__(
         self, target: Target, addresses: Sequence[str], *, tls: ssl.SSLContext, deadline: Deadline, timeout: float

@@ -21,6 +21,9 @@ class FetchConfig:
         timeout_s: of one connect, and of one wait for the next bytes.
         deadline_s: of one try in all: robots.txt, redirects and body.
         max_bytes: larger files are rejected; holds for local files too.
+        max_host_bytes: of all images of one shard from one host, or a domain named in `hosts`, what is thrown away
+            included; what is under way when they are spent comes to its end, and nothing more is asked.
+        max_shard_bytes: likewise, from all hosts.
         max_redirects: followed for one image.
         retries: further tries after a failure that may pass (`reasons.is_retryable`).
         backoff_s: wait before the first further try, doubled for each next one, with some chance in it.
@@ -35,7 +38,8 @@ class FetchConfig:
             may address.
         contact: URL or mail address that servers' operators may write to; some hosts refuse clients without one.
         allow_loopback: also fetch from this machine, on any port; other private addresses stay refused.
-        respect_robots_tag: reject images whose X-Robots-Tag says noai, noimageai, noindex, noimageindex, noml or none.
+        respect_robots_tag: reject images whose X-Robots-Tag says noai, noimageai, noindex, noimageindex, noml or none,
+            or whose TDM-Reservation is 1.
         respect_robots_txt: reject images that the host's robots.txt forbids us to ask for.
         wikimedia_width: width in pixels of the thumbnails that are taken for Wikimedia's originals; 0: originals.
     """
@@ -43,6 +47,8 @@ class FetchConfig:
     timeout_s: float = 10.0
     deadline_s: float = 60.0
     max_bytes: int = 32 * 1024 * 1024
+    max_host_bytes: int = 16 * 1024**3
+    max_shard_bytes: int = 32 * 1024**3
     max_redirects: int = 5
     retries: int = 2
     backoff_s: float = 1.0
@@ -64,6 +70,8 @@ class FetchConfig:
         require_between("fetch.timeout_s", self.timeout_s, 0.01, 3600)
         require_between("fetch.deadline_s", self.deadline_s, 0.01, 86400)
         require_between("fetch.max_bytes", self.max_bytes, 1, 2**30)
+        require_between("fetch.max_host_bytes", self.max_host_bytes, 1, 2**50)
+        require_between("fetch.max_shard_bytes", self.max_shard_bytes, 1, 2**50)
         require_between("fetch.max_redirects", self.max_redirects, 0, 30)
         require_between("fetch.retries", self.retries, 0, 20)
         require_between("fetch.backoff_s", self.backoff_s, 0, MAX_BACKOFF_S)

@@ -20,6 +20,7 @@ from data_catalog.images.addresses import USUAL_PORTS, Resolver, checked_address
 from data_catalog.images.connection import PIECE_BYTES, Deadline, GuardedConnection, in_time
 from data_catalog.images.reasons import http_reason
 from data_catalog.images.retry_after import retry_after_s
+from data_catalog.images.robots_tag import TDM_RESERVATION
 from data_catalog.images.urls import FetchError, Target, parse_url, redirect_target
 
 REDIRECTS = (301, 302, 303, 307, 308)
@@ -175,8 +176,10 @@ class GuardedResponse:
 
     @property
     def robots_tags(self) -> list[str]:
-        """The values of all X-Robots-Tag headers."""
-        return self.headers.get_all("X-Robots-Tag", [])
+        """The values of all X-Robots-Tag headers, then what TDM-Reservation says, each as "tdm-reservation: VALUE"."""
+        reserved = ",".join(self.headers.get_all("TDM-Reservation", [])).split(",")
+        tags: list[str] = self.headers.get_all("X-Robots-Tag", [])
+        return tags + [f"{TDM_RESERVATION}: {value.strip()}" for value in reserved if value.strip()]
 
     def read(self) -> bytes:
         """The whole body; raises as `copy_to` does."""

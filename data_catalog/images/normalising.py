@@ -26,15 +26,20 @@ _TRIM_THRESHOLD_BYTES = 128 * 1024**2
 
 
 def limit_memory(memory_bytes: int) -> None:
-    """Load the decoders, then cap the process's address space at what it has and `memory_bytes` more.
+    """Load the decoders, then cap the process's address space.
 
     What libraries reserve differs between machines, and no image is to blame for it.
     """
     _load_decoders()
+    cap_memory(memory_bytes)
+
+
+def cap_memory(memory_bytes: int) -> None:
+    """Cap the process's address space at what it has and `memory_bytes` more."""
     # Elsewhere than on Linux there is no such file, and the limit has no effect.
     pages = int(_STATM.read_text(encoding="ascii").split()[0]) if _STATM.exists() else 0
-    limit = pages * resource.getpagesize() + memory_bytes
-    resource.setrlimit(resource.RLIMIT_AS, (limit, resource.getrlimit(resource.RLIMIT_AS)[1]))
+    limit, hard = pages * resource.getpagesize() + memory_bytes, resource.getrlimit(resource.RLIMIT_AS)[1]
+    resource.setrlimit(resource.RLIMIT_AS, (limit if hard == resource.RLIM_INFINITY else min(limit, hard), hard))
 
 
 def _load_decoders() -> None:

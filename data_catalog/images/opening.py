@@ -16,6 +16,11 @@ ALLOWED_FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF")
 _ALLOWED_MODES = frozenset(
     ("1", "L", "P", "PA", "LA", "La", "RGB", "RGBA", "RGBa", "RGBX", "CMYK", "YCbCr", "I;16", "I;16L", "I;16B", "I;16N")
 )
+# Encoders write ten, and libtiff stops at as many.
+MAX_SCANS = 100
+_SCAN, _END = b"\xff\xda", b"\xd9"
+# What no segment follows is left out: stuffed bytes, and restarts within a scan.
+_MARKER = re.compile(rb"\xff+([\x02-\xcf\xd9-\xfe])")
 _PIXELS = re.compile(r"\d+ pixels")  # in Pillow's own refusal
 
 
@@ -32,7 +37,7 @@ def open_image(raw: bytes) -> "ImageFile":
     """Read the header of a file of an allowed format, and nothing else of it.
 
     Raises:
-        ImageRejectedError: its kind of pixels is not wanted.
+        ImageRejectedError: its kind of pixels is not wanted, or it is a JPEG of too many scans.
         Exception: whatever a decoder raises; see `rejection_of`.
     """
     # Plugins that Pillow imports on demand only: here, once, instead of at the first such file.
@@ -41,7 +46,22 @@ def open_image(raw: bytes) -> "ImageFile":
     image = Image.open(io.BytesIO(raw), formats=ALLOWED_FORMATS)
     if image.mode not in _ALLOWED_MODES and (image.mode, image.format) != ("I", "PNG"):
         raise ImageRejectedError("format_not_allowed", f"{image.format} of mode {image.mode}")
+    if image.format in ("JPEG", "MPO") and not _has_few_scans(raw):
+        raise ImageRejectedError("too_many_scans", f"more than {MAX_SCANS}")
     return image
+
+
+def _has_few_scans(jpeg: bytes) -> bool:
+    """Return whether a JPEG has at most `MAX_SCANS` scans, by its markers: a decoder goes over all pixels for each."""
+    if jpeg.count(_SCAN) <= MAX_SCANS:
+        return True  # be they scans, or in metadata
+    at, num_scans = 2, 0
+    while (marker := _MARKER.search(jpeg, at)) and marker[1] != _END:
+        at = marker.end() + int.from_bytes(jpeg[marker.end() : marker.end() + 2])
+        num_scans += marker[1] == _SCAN[1:]
+        if num_scans > MAX_SCANS:
+            return False
+    return True
 
 
 def rejection_of(error: Exception, raw: bytes) -> ImageRejectedError:

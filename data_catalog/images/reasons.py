@@ -65,12 +65,13 @@ FETCH_REASONS: dict[str, Reason] = {
     "http_5xx": Reason("another answer between 500 and 599, such as a proxy's own", "server", retryable=True),
     "http_other": Reason("an answer outside 200 to 599", "server"),
     "redirects": Reason("too many redirects", "server"),
-    "robots_tag": Reason("the X-Robots-Tag of the answer forbids the use", "opted_out"),
+    "robots_tag": Reason("the X-Robots-Tag or TDM-Reservation of the answer forbids the use", "opted_out"),
     "robots_txt": Reason("the host's robots.txt forbids us to ask for the file", "opted_out"),
     "robots_unreachable": Reason(
         "the host's robots.txt can't be had, which counts as forbidden", "server", retryable=True
     ),
     "too_large": Reason("more bytes than the cap", "unsuitable"),
+    "byte_budget": Reason("the host, or all hosts together, had sent as much for the shard as they may", "unsuitable"),
     "empty_body": Reason("an answer, or a local file, without a single byte", "server"),
     "truncated_body": Reason("the connection broke off before the announced end", "network", retryable=True),
     "placeholder": Reason("a picture that stands for one that is gone", "gone"),
@@ -83,6 +84,7 @@ NORMALISE_REASONS: dict[str, Reason] = {
     "not_an_image": Reason("the bytes are no image: a web page, text, noise", "not_an_image"),
     "format_not_allowed": Reason("an image of a format, or of a kind of pixels, that is not on the list", "unsuitable"),
     "too_many_pixels": Reason("the header announces more pixels than the cap; nothing was decoded", "unsuitable"),
+    "too_many_scans": Reason("a JPEG of more than 100 scans, each over all pixels; nothing was decoded", "unsuitable"),
     "too_small": Reason("the shorter side has fewer pixels than the minimum", "unsuitable"),
     "aspect": Reason("the longer side is too many times the shorter one", "unsuitable"),
     "animated": Reason("more than one frame or page", "unsuitable"),

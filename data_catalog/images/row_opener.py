@@ -9,7 +9,7 @@ import random
 import threading
 import time
 import urllib.request
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from email.message import Message
@@ -55,6 +55,30 @@ class RowState:
     body: IO[bytes] | None = None  # to be closed by whoever takes it
 
 
+class _Budget:
+    """Counts the bytes that come for a shard's images, by group of hosts and in all."""
+
+    def __init__(self, config: FetchConfig) -> None:
+        self._config = config
+        self._lock = threading.Lock()
+        self._spent: Counter[str] = Counter()
+
+    def spend(self, group: str, num_bytes: int) -> None:
+        """Count bytes that came, whatever becomes of them."""
+        with self._lock:
+            self._spent[group] += num_bytes
+
+    def failure_of(self, group: str) -> FetchError | None:
+        """Return why nothing more may be asked of a host, or None."""
+        with self._lock:
+            of_host, of_all = self._spent[group], self._spent.total()
+        if of_host >= self._config.max_host_bytes:
+            return FetchError("byte_budget", f"{self._config.max_host_bytes} bytes of {group}")
+        if of_all >= self._config.max_shard_bytes:
+            return FetchError("byte_budget", f"{self._config.max_shard_bytes} bytes of the shard")
+        return None
+
+
 class RowOpener:
     """Stands in for the opener of `urllib.request`, for the rows of one shard; safe to use from several threads.
 
@@ -96,6 +120,7 @@ class RowOpener:
         self._on_begin = on_begin
         self._on_back = on_back
         self._new_body = new_body
+        self._budget = _Budget(config)
         self._groups = [clock.group_of(parse_url(url).host) for url in urls]
         stuck_s = config.deadline_s + config.timeout_s + SLACK_S
         self._queue = RowQueue(self._groups, clock, stuck_s=stuck_s, on_wait=on_wait)
@@ -204,16 +229,20 @@ class RowOpener:
             return self._body_of(response)
 
     def _body_of(self, response: GuardedResponse) -> IO[bytes]:
-        body = self._new_body()
+        body, group = self._new_body(), self._clock.group_of(parse_url(response.url).host)
         try:
-            response.copy_to(body)
+            try:
+                response.copy_to(body)
+            finally:
+                self._budget.spend(group, body.tell())
         except BaseException:
             body.close()
             raise
         return body
 
     def _raise_if_closed(self, target: Target) -> None:
-        failure = self._closed.failure_of(self._clock.group_of(target.host))
+        group = self._clock.group_of(target.host)
+        failure = self._closed.failure_of(group) or self._budget.failure_of(group)
         if failure is not None:
             failure.url = target.url
             raise failure

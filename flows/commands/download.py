@@ -109,10 +109,12 @@ def _tell_terms(source: "UpstreamSource") -> None:
 
 
 def _get(source: "UpstreamSource", files: "Sequence[UpstreamFile]", options: Namespace) -> None:
+    from data_catalog.downloads.fetching import DownloadConfig
     from data_catalog.downloads.obtaining import Order, is_pending, obtaining, require_space
 
     accepted = _folded(options.accept or "") == _folded(source.licence)
-    order = Order(source=source, folder=options.to, licence_accepted=accepted)
+    config = DownloadConfig(private_hosts=tuple(options.private_hosts))
+    order = Order(source=source, folder=options.to, licence_accepted=accepted, config=config)
     if options.accept and not accepted:
         raise ConfigError(
             f'the licence of {source.name} is not called {options.accept!r}: read it, and --accept "{source.licence}"'

@@ -17,6 +17,7 @@ SHA256_START = 12
 
 def install(options: Namespace) -> None:
     """Install a package where Argos Translate looks for packages, from a file or from the Argos index."""
+    from data_catalog.downloads.fetching import DownloadConfig
     from translation.packages.install import install_file, install_from_index
     from translation.packages.package import default_packages_dir
 
@@ -25,7 +26,8 @@ def install(options: Namespace) -> None:
     if options.file is not None and pair == (None, None):
         _tell(install_file(options.file, packages_dir, sha256=sha256))
     elif options.file is None and all(pair):
-        _tell(install_from_index(*pair, packages_dir, sha256=sha256))
+        config = DownloadConfig(private_hosts=tuple(options.private_hosts))
+        _tell(install_from_index(*pair, packages_dir, sha256=sha256, config=config))
     else:
         raise ConfigError("give either FILE, or both --from and --to to install from the Argos index")
 
@@ -45,7 +47,11 @@ def show(options: Namespace) -> None:
     from translation.packages.package import default_packages_dir, installed
 
     packages = installed(default_packages_dir())
-    rows = [_installed_row(package) for package in packages] if options.installed else _index_rows(packages)
+    rows = (
+        [_installed_row(package) for package in packages]
+        if options.installed
+        else _index_rows(packages, options.private_hosts)
+    )
     chosen = [row for row in rows if _fits(str(row["pair"]), options)]
     say(plain_table(sorted(chosen, key=lambda row: str(row["pair"]))))
 
@@ -64,7 +70,8 @@ def _installed_row(package: "Package") -> dict[str, object]:
     }
 
 
-def _index_rows(packages: list["Package"]) -> list[dict[str, object]]:
+def _index_rows(packages: list["Package"], private_hosts: list[str]) -> list[dict[str, object]]:
+    from data_catalog.downloads.fetching import DownloadConfig
     from translation.packages.index import index_url, read_index, usable_links
 
     index = index_url()
@@ -78,7 +85,7 @@ def _index_rows(packages: list["Package"]) -> list[dict[str, object]]:
             "installed": ", ".join(versions.get(entry.pair, [])),
             "link": next(iter(usable_links(entry.links, index)), ""),
         }
-        for entry in read_index(index)
+        for entry in read_index(index, DownloadConfig(private_hosts=tuple(private_hosts)))
         if entry.is_readable
     ]
 

@@ -4,6 +4,7 @@ import gzip
 import hashlib
 import json
 import shutil
+import socket
 import threading
 from collections.abc import Iterator
 from functools import partial
@@ -101,6 +102,26 @@ def test_files_come_and_the_command_says_what_is_known_of_them(
         ("cc", LICENCE, True)
     }
     assert main(["download", "cc", *arguments]) == 0  # nothing is left to accept anything for
+
+
+def test_a_private_host_is_asked_only_where_the_user_allows_it(
+    arguments: list[str],
+    registry: Path,
+    folder: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    registry.write_text(registry.read_text().replace("127.0.0.1", "mirror.example", 1), encoding="utf-8")
+    system = socket.getaddrinfo
+    here = {"mirror.example": "127.0.0.1"}
+    monkeypatch.setattr(socket, "getaddrinfo", lambda host, *args, **more: system(here.get(host, host), *args, **more))
+    monkeypatch.delenv("http_proxy", raising=False)
+    command = ["download", "cc", "--accept", LICENCE, "--only", "train*", *arguments]
+    assert main(command) == 1
+    assert "allow it by --private-host mirror.example" in capsys.readouterr().err
+    assert not (folder / "cc" / "train.tsv").exists()
+    assert main([*command, "--private-host", "mirror.example"]) == 0
+    assert (folder / "cc" / "train.tsv").read_bytes() == CAPTIONS
 
 
 def test_single_files_by_pattern(arguments: list[str], folder: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import shutil
+import socket
 import threading
 from collections.abc import Iterator
 from functools import partial
@@ -11,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from data_catalog.downloads import fetching
 from flows.cli import main
 from flows.doctor import diagnose
 from translation.packages.package import read_package
@@ -101,6 +103,25 @@ def test_install_takes_a_file_or_a_pair(
     assert main(["mt", "install", *options]) == 1
     assert "give either FILE, or both --from and --to" in capsys.readouterr().err
     assert not packages_dir.exists()
+
+
+@pytest.mark.parametrize("command", [["mt", "install", "--from", "en", "--to", "it"], ["mt", "packages"]])
+def test_a_private_index_is_asked_only_where_the_user_allows_it(
+    command: list[str], packages_dir: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    system = socket.getaddrinfo
+    here = {"mirror.example": "127.0.0.1"}
+    monkeypatch.setattr(socket, "getaddrinfo", lambda host, *args, **more: system(here.get(host, host), *args, **more))
+    monkeypatch.setattr(fetching.time, "sleep", lambda seconds: None)
+    monkeypatch.delenv("https_proxy", raising=False)
+    with ThreadingHTTPServer(("127.0.0.1", 0), _Quiet) as server:  # which speaks no TLS: it is met, and no more
+        threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
+        monkeypatch.setenv("ARGOS_PACKAGE_INDEX", f"https://mirror.example:{server.server_address[1]}")
+        assert main(command) == 1
+        assert "allow it by --private-host mirror.example" in capsys.readouterr().err
+        assert main([*command, "--private-host", "mirror.example"]) == 1
+        assert "SSL" in capsys.readouterr().err
+        server.shutdown()
 
 
 def test_a_pair_through_a_third_language_is_not_taken_in_silence(

@@ -1,8 +1,12 @@
 """Model folders in which one file is missing, cut off, no JSON, or says what cannot be: named in one sentence."""
 
 import json
+import re
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +20,7 @@ from data_catalog.errors import ConfigError
 from training.classify import classify
 from training.encoder_openers import open_model_folder, open_open_clip, open_transformers
 from training.model import load_model
+from training.tokenizer import copy_tokenizer
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
 Damage = Callable[[Path], None]
@@ -328,3 +333,104 @@ def test_a_word_of_a_vocabulary_is_no_number_of_layers(
         shutil.copytree(source, folder)
         said("model.vocab.layers", 9014)(folder / "tokenizer.json")
         assert opener(folder)
+
+
+def growing(pattern: dict[str, str], content: str, times: int) -> dict[str, Any]:
+    """A normalizer of many small steps, each of which makes a text longer."""
+    step = {"type": "Replace", "pattern": pattern, "content": content}
+    return {"type": "Sequence", "normalizers": [step] * times}
+
+
+BYTES = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": False}
+# Each does nothing to the texts that a model is tried with.
+GROWING: dict[str, Damage] = {
+    "a letter": said("normalizer", growing({"String": "ж"}, "жж", 40)),
+    "a regex": said("normalizer", growing({"Regex": "(?=ж)"}, "ж", 40)),
+    "one step": said("normalizer", {"type": "Replace", "pattern": {"String": "ж"}, "content": "ж" * 20_000}),
+    "steps in steps": said("normalizer", {"type": "Sequence", "normalizers": [growing({"String": "ж"}, "жж", 8)] * 5}),
+    "Unicode's forms": said(
+        "normalizer",
+        {
+            "type": "Sequence",
+            "normalizers": [
+                {
+                    "type": "Replace",
+                    "pattern": {"String": "ا"},
+                    "content": "\N{ARABIC LIGATURE SALLALLAHOU ALAYHE WASALLAM}",
+                },
+                {"type": "NFKC"},
+            ]
+            * 9,
+        },
+    ),
+}
+
+
+@pytest.mark.parametrize("damage", GROWING.values(), ids=GROWING)
+def test_a_tokenizer_that_makes_texts_endless_is_refused_before_it_meets_one(
+    damage: Damage, own_text: Path, damaged: Callable[..., Path]
+) -> None:
+    folder = damaged(own_text, "tokenizer.json", damage)
+    told = "is refused: it may make a text more than 10,000 times as long"
+    for opener in (load_model, lambda folder: open_open_clip(str(folder), "theirs")):
+        require_told(partial(opener, folder), "tokenizer.json", told)
+
+
+def test_whoever_loads_a_tokenizer_of_others_refuses_one_that_makes_texts_endless(
+    with_encoder: Path, dual_encoder: Path, encoder: Path, tmp_path: Path
+) -> None:
+    openers: list[tuple[Path, Callable[[Path], Any]]] = [
+        (with_encoder, load_model),
+        (dual_encoder, lambda folder: open_transformers(str(folder), "theirs")),
+        (encoder, lambda folder: copy_tokenizer(str(folder), tmp_path)),
+    ]
+    for number, (source, opener) in enumerate(openers):
+        folder = tmp_path / str(number)
+        shutil.copytree(source, folder)
+        GROWING["a letter"](folder / "tokenizer.json")
+        require_told(partial(opener, folder), "tokenizer.json", "more than 10,000 times as long")
+
+
+def long_token(path: Path) -> None:
+    """A token that a step within the limit makes gigabytes of when the file is opened, before any text comes."""
+    document = json.loads(path.read_text())
+    document["normalizer"] = growing({"String": "ж"}, "ж" * 8_000, 1)
+    token = {"id": 299, "content": "ж" * 500_000, "single_word": False, "lstrip": False, "rstrip": False}
+    document["added_tokens"].append({**token, "normalized": True, "special": False})
+    path.write_text(json.dumps(document))
+
+
+# In a process of its own, with no more memory than a model needs: a tokenizer that is not refused ends it.
+_LIMITED = """
+import resource, sys
+from pathlib import Path
+import torch, open_clip.tokenizer, transformers
+from data_catalog.errors import ConfigError
+from training.model import load_model
+load_model(Path(sys.argv[1]))
+pages = int(Path("/proc/self/statm").read_text().split()[0])
+resource.setrlimit(resource.RLIMIT_AS, (pages * resource.getpagesize() + 2**30,) * 2)
+for folder in sys.argv[2:]:
+    try:
+        load_model(Path(folder))
+    except ConfigError as error:
+        print(error)
+"""
+
+
+def test_opening_a_tokenizer_takes_no_memory_without_end(own_text: Path, tmp_path: Path) -> None:
+    hostile = {
+        "texts": said("normalizer", growing({"String": "a"}, "aa", 40)),
+        "bytes": said("pre_tokenizer", {"type": "Sequence", "pretokenizers": [BYTES] * 30}),
+        "token": long_token,
+    }
+    for name, damage in hostile.items():
+        shutil.copytree(own_text, tmp_path / name)
+        damage(tmp_path / name / "tokenizer.json")
+    command = [sys.executable, "-c", _LIMITED, own_text, *(tmp_path / name for name in hostile)]
+    found = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert found.returncode == 0, found.stderr[-500:]
+    texts, bytes_, costly = found.stdout.splitlines()
+    for name, told in {"texts": texts, "bytes": bytes_}.items():
+        assert re.search(rf"{name}/tokenizer\.json is refused: it may make a text more than 10,000 times as long", told)
+    assert re.search(r"token/tokenizer\.json is refused: to open it takes more than 2 GB of memory or 60 s", costly)

@@ -1,5 +1,6 @@
 """Files of a registry from an upstream on loopback: resumed, verified, recorded; or refused, and nothing is left."""
 
+import contextlib
 import hashlib
 import subprocess
 from collections.abc import Callable
@@ -186,3 +187,28 @@ def test_a_full_disk_is_told_before_work_starts(source: MakeSource, entry: dict[
     with pytest.raises(ConfigError, match=r"needs 1,000,000,000,000,000,000 more bytes, and the disk of"):
         require_space(huge.files, order)
     assert not folder.exists()
+
+
+def test_what_comes_before_the_answer_is_not_taken_for_it(
+    upstream: Any, source: MakeSource, entry: dict[str, Any], captions: bytes, folder: Path, get: Get
+) -> None:
+    hints = b"HTTP/1.1 102 Processing\r\n\r\nHTTP/1.1 103 Early Hints\r\nContent-Length: 3\r\n\r\n"
+
+    def hint(handler: Any) -> None:
+        handler.wfile.write(hints)
+        handler.serve(captions)
+
+    upstream.faults["/p"] = [hint]
+    assert get(source(entry))[0].came
+    assert (folder / PLACE).read_bytes() == captions
+
+
+def test_a_flood_of_hints_ends(upstream: Any, source: MakeSource, entry: dict[str, Any], get: Get) -> None:
+    def flood(handler: Any) -> None:
+        with contextlib.suppress(OSError):  # the client has had enough
+            for _ in range(100_000):
+                handler.wfile.write(b"HTTP/1.1 103 Early Hints\r\n\r\n" * 100)
+
+    upstream.faults["/p"] = [flood] * 3
+    with pytest.raises(TransientError, match="cannot be reached"):
+        get(source(entry))

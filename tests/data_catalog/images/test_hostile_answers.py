@@ -78,6 +78,10 @@ def silent(head: bytes = b"") -> Behaviour:
 
 
 HEAD = b"HTTP/1.1 200 OK\r\n"
+CONTINUE, PROCESSING = b"HTTP/1.1 100 Continue\r\n\r\n", b"HTTP/1.1 102 Processing\r\n\r\n"
+# Its fields are those of the hint: a length there says nothing of the picture.
+EARLY_HINTS = b"HTTP/1.1 103 Early Hints\r\nLink: </a.css>; rel=preload\r\nContent-Length: 3\r\n\r\n"
+LONG_HINTS = b"Link: <%b>\r\n" % (b"a" * 60_000)
 CHUNKED = HEAD + b"Transfer-Encoding: chunked\r\n\r\n"
 ONE_CHUNK = b"%x\r\n%b\r\n" % (LENGTH, PICTURE)
 
@@ -85,7 +89,6 @@ STATUSES: dict[str, tuple[Behaviour, Outcome]] = {
     f"status-{status}": (page(status, b"x" if status not in (204, 304) else b""), (reason, f"HTTP {status}"))
     for status, reason in {
         101: "http_other",
-        103: "http_other",
         204: "http_2xx",
         206: "http_2xx",
         304: "http_3xx",
@@ -122,7 +125,15 @@ PROTOCOL: dict[str, tuple[Behaviour, Outcome]] = {
     "long-headers": (headed(*("X-Long: " + "a" * 60_000 for _ in range(40))), ("not_http", "LineTooLong")),
     "endless-header": (endless(HEAD + b"X-Long: ", b"a" * 9000), ("not_http", "LineTooLong")),
     "flood-of-100": (endless(b"", b"HTTP/1.1 100 Continue\r\n\r\n" * 50), ("not_http", "LineTooLong")),
-    "flood-of-103": (endless(b"", b"HTTP/1.1 103 Early Hints\r\n\r\n" * 50), ("http_other", "HTTP 103")),
+    "flood-of-103": (endless(b"", b"HTTP/1.1 103 Early Hints\r\n\r\n" * 50), ("not_http", "HTTPException")),
+    "long-103": (endless(b"", b"HTTP/1.1 103 Early Hints\r\n%b\r\n" % LONG_HINTS), ("not_http", "LineTooLong")),
+    "only-103": (raw(EARLY_HINTS), ("connect", "closed without an answer")),
+    "102-before": (raw(PROCESSING, HEAD, b"\r\n", PICTURE), GOOD),
+    "103-before": (raw(EARLY_HINTS, HEAD, b"\r\n", PICTURE), GOOD),
+    "all-1xx-before": (raw(CONTINUE, PROCESSING, EARLY_HINTS * 3, HEAD, b"\r\n", PICTURE), GOOD),
+    "103-before-a-redirect": (raw(EARLY_HINTS, b"HTTP/1.1 302 Found\r\nLocation: /plain\r\n\r\n"), GOOD),
+    "103-before-404": (raw(EARLY_HINTS, b"HTTP/1.1 404 Not Found\r\n\r\n"), ("http_404", "HTTP 404")),
+    "103-before-101": (raw(EARLY_HINTS, b"HTTP/1.1 101 Switching Protocols\r\n\r\n"), ("http_other", "HTTP 101")),
     "some-100": (raw(b"HTTP/1.1 100 Continue\r\n\r\n" * 20, HEAD, b"\r\n", PICTURE), GOOD),
     "only-newlines": (endless(b"", b"\r\n" * 100), ("not_http", "BadStatusLine")),
     "nul-bytes": (raw(bytes(1000)), ("not_http", "BadStatusLine")),
@@ -232,6 +243,25 @@ TAGS: dict[str, tuple[Behaviour, Outcome]] = {
         ("robots_tag", "otherbot: none; max-snippet: 5; noai"),
     ),
     "tag-megabyte": (tagged(*["nofollow," * 6000] * 3), GOOD),
+    "tag-with-semicolon": (tagged("noai; noimageai"), ("robots_tag", "noai; noimageai")),
+    "tag-with-blank": (tagged("noai noimageai"), ("robots_tag", "noai noimageai")),
+    "tag-for-another-and-for-us": (
+        tagged("otherbot: noai, vernaclip: noai"),
+        ("robots_tag", "otherbot: noai, vernaclip: noai"),
+    ),
+    "tdm-reserved": (
+        headed("TDM-Reservation: 1", "TDM-Policy: https://example.org/policy.json"),
+        ("robots_tag", "tdm-reservation: 1"),
+    ),
+    "tdm-of-two-minds": (
+        headed("TDM-Reservation: 0, 1", "TDM-Reservation: 0"),
+        ("robots_tag", "tdm-reservation: 0; tdm-reservation: 1; tdm-reservation: 0"),
+    ),
+    "tdm-not-reserved": (headed("TDM-Reservation: 0"), GOOD),
+    "tdm-reserved-and-tagged": (
+        headed("tdm-reservation:1", "X-Robots-Tag: all"),
+        ("robots_tag", "all; tdm-reservation: 1"),
+    ),
     "tag-on-404": (lambda it: it.answer(404, b"", X_Robots_Tag="noai"), ("http_404", "HTTP 404")),
 }
 
@@ -264,7 +294,7 @@ def test_outcomes(run: Any, server: Any) -> None:
 def test_bytes_come_exactly_where_there_is_no_reason(run: Any, server: Any) -> None:
     assert all((row["bytes"] is None) == (row["drop_reason"] is not None) for row in run.raw.values())
     assert all((row["bytes"] is None) == (row["drop_reason"] is not None) for row in run.images.values())
-    for name in ("plain", "chunked", "chunked-by-byte", "hop-308", "some-100", "status-203"):
+    for name in ("plain", "chunked", "chunked-by-byte", "hop-308", "some-100", "103-before", "all-1xx-before"):
         assert run.raw[server.url(f"/{name}")]["bytes"] == PICTURE
 
 
@@ -277,6 +307,7 @@ def test_what_is_known_of_an_answer_is_kept(run: Any, server: Any) -> None:
     assert fact("hop-to-é", "final_url") == server.url("/plain%20%C3%A9")
     assert fact("to-private", "final_url") == "http://10.0.0.1/a.jpg"
     assert fact("tag-for-another", "robots_tag") == "otherbot: noai"
+    assert fact("tdm-not-reserved", "robots_tag") == "tdm-reservation: 0"
     assert len(fact("tag-megabyte", "robots_tag")) == 1000
 
 

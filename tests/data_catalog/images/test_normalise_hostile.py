@@ -87,6 +87,12 @@ def with_segment(jpeg: bytes, marker: int, data: bytes) -> bytes:
     return jpeg[:2] + bytes([0xFF, marker]) + struct.pack(">H", len(data) + 2) + data + jpeg[2:]
 
 
+def with_scans(progressive: bytes, num: int) -> bytes:
+    """A progressive JPEG with its last scan repeated, until there are `num` of them."""
+    start = progressive.rindex(b"\xff\xda")
+    return progressive[:start] + progressive[start:-2] * (num - progressive.count(b"\xff\xda") + 1) + b"\xff\xd9"
+
+
 def zipped() -> bytes:
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w") as archive:
@@ -191,6 +197,33 @@ CASES: dict[str, Case] = {
         lambda files: with_segment(files["plain.jpg"], 0xE2, b"MPF\0II*\0" + b"\xff" * 40),
         None,
         None,
+    ),
+    "jpeg of 100 scans": (lambda files: with_scans(files["progressive.jpg"], 100), None, None),
+    "jpeg of 101 scans": (lambda files: with_scans(files["progressive.jpg"], 101), "too_many_scans", "more than 100"),
+    "jpeg of 101 scans, with markers filled up": (
+        lambda files: with_scans(files["progressive.jpg"], 101).replace(b"\xff\xda", b"\xff\xff\xff\xda"),
+        "too_many_scans",
+        "more than 100",
+    ),
+    "jpeg of 400 scans behind a comment": (
+        lambda files: with_segment(with_scans(files["progressive.jpg"], 400), 0xFE, b"\xff\xd9" * 9),
+        "too_many_scans",
+        "more than 100",
+    ),
+    "jpeg with what looks like scans in a comment": (
+        lambda files: with_segment(files["plain.jpg"], 0xFE, b"\xff\xda\0\2" * 500),
+        None,
+        None,
+    ),
+    "jpeg with what looks like scans behind it": (
+        lambda files: files["plain.jpg"] + with_scans(files["progressive.jpg"], 400),
+        None,
+        None,
+    ),
+    "jpeg with a segment of no length": (
+        lambda files: files["plain.jpg"][:-2] + b"\xff\xda\0\0" * 500,
+        "too_many_scans",
+        "more than 100",
     ),
     "tiff, endless directories": (lambda files: grey_tiff(64, 64, next_ifd=8), None, None),
     "tiff, 200,000 directories": (lambda files: many_pages(200_000), "animated", "TIFF"),

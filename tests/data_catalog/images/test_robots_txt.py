@@ -138,3 +138,12 @@ def test_a_file_that_is_deleted_is_made_again_and_one_that_is_none_is_named(
     (tmp_path / "robots.sqlite").write_bytes(b"no database" * 1000)
     with pytest.raises(ShardError, match=r"robots\.sqlite"):
         cache(tmp_path)
+
+
+def test_what_comes_before_the_answer_is_not_taken_for_it(make_site: Callable[[], Any], tmp_path: Path) -> None:
+    site = make_site()
+    site.behaviours["/robots.txt"] = lambda it: it.wfile.write(
+        b"HTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\nHTTP/1.1 200 OK\r\n\r\nUser-agent: *\nDisallow: /no"
+    )
+    robots = cache(tmp_path)
+    assert [check(robots, site.url(path)) for path in ("/no/a.jpg", "/yes.jpg")] == ["robots_txt", 0.0]

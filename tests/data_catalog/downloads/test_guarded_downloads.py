@@ -1,0 +1,162 @@
+"""A download asks the public internet, this machine where the user names it, and private hosts that the user allows."""
+
+import hashlib
+import socket
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from data_catalog.downloads.fetching import DownloadConfig, fetch_small
+from data_catalog.downloads.obtaining import Order, obtain, obtaining
+from data_catalog.downloads.registry import UpstreamSource
+from data_catalog.errors import ConfigError, TransientError
+
+CONFIG = DownloadConfig(timeout_s=2.0, num_tries=1)
+PLACE = "cc3m/train.tsv"
+# Names that tests look up, and where a resolver says they are; nothing listens at those that are not loopback.
+NAMES = {
+    "mirror.example": ["127.0.0.1"],
+    "intranet.example": ["192.168.0.9"],
+    "two-faced.example": ["93.184.216.34", "10.0.0.1"],
+    "mapped.example": ["::ffff:10.0.0.1"],
+}
+
+Get = Callable[..., Any]
+
+
+@pytest.fixture(autouse=True)
+def asked(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The names that are looked up; all others than `NAMES` are left to the system, as far as they are addresses."""
+    found: list[str] = []
+    system = socket.getaddrinfo
+
+    def look_up(host: Any, port: Any, *args: Any, **more: Any) -> Any:
+        if host in NAMES and not more.get("flags"):
+            found.append(host)
+            return [entry for address in NAMES[host] for entry in system(address, port, *args, **more)]
+        return system(host, port, *args, **more)
+
+    monkeypatch.setattr(socket, "getaddrinfo", look_up)
+    for name in ("http_proxy", "https_proxy", "HTTPS_PROXY", "no_proxy", "NO_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+    return found
+
+
+@pytest.fixture
+def entry(upstream: Any, captions: bytes) -> dict[str, Any]:
+    """A file whose sha256 is published, so that http is good enough."""
+    upstream.files["/p"] = captions
+    return {"file": PLACE, "url": upstream.url("/p"), "sha256": hashlib.sha256(captions).hexdigest()}
+
+
+@pytest.fixture
+def get(source: Callable[..., UpstreamSource], folder: Path) -> Get:
+    def act(entry: dict[str, Any], config: DownloadConfig = CONFIG) -> Any:
+        found = source(entry)
+        with obtaining(folder):
+            return obtain(found.files[0], Order(source=found, folder=folder, licence_accepted=True, config=config))
+
+    return act
+
+
+def named(upstream: Any, host: str, path: str = "/p") -> str:
+    """A URL of the upstream by another name."""
+    return upstream.url(path).replace("127.0.0.1", host)  # type: ignore[no-any-return]
+
+
+@pytest.mark.parametrize(
+    ("url", "where"),
+    [
+        ("https://10.0.0.1/p", r"10\.0\.0\.1"),
+        ("https://192.168.1.1/p", r"192\.168\.1\.1"),
+        ("https://169.254.169.254/latest/meta-data/", r"169\.254\.169\.254"),
+        ("https://[::ffff:10.0.0.1]/p", r"::ffff:\S+"),
+        ("https://[fd00::1]/p", "fd00::1"),
+        ("https://intranet.example/p", r"192\.168\.0\.9"),
+        ("https://two-faced.example/p", r"10\.0\.0\.1"),
+        ("https://mapped.example/p", r"::ffff:\S+"),
+        ("https://mirror.example/p", r"127\.0\.0\.1"),
+        ("https://2130706433/p", r"127\.0\.0\.1"),
+    ],
+)
+def test_private_addresses_are_refused_named_or_by_redirect(
+    upstream: Any, entry: dict[str, Any], get: Get, url: str, where: str
+) -> None:
+    message = rf"is not asked: \S+ is at {where}, which is not on the public internet.*--private-host"
+    with pytest.raises(ConfigError, match=message) as refused:
+        get(entry | {"url": url})
+    assert "\n" not in str(refused.value)
+    upstream.faults["/p"] = [upstream.status(302, Location=url)]
+    with pytest.raises(ConfigError, match=message):
+        get(entry)
+    upstream.faults["/p"] = [upstream.status(302, Location=url)]
+    with pytest.raises(ConfigError, match=message):
+        fetch_small(upstream.url("/p"), CONFIG)
+
+
+def test_a_name_that_leads_here_is_refused_before_anything_is_asked(
+    upstream: Any, entry: dict[str, Any], get: Get
+) -> None:
+    with pytest.raises(ConfigError, match=r"mirror\.example:\d+/p is not asked: port"):
+        get(entry | {"url": named(upstream, "mirror.example")})
+    assert upstream.requests == []
+
+
+@pytest.mark.parametrize("place", ["127.0.0.1", "localhost", "[::1]", "[::ffff:127.0.0.1]", "0.0.0.0"])
+def test_no_redirect_leads_to_another_server_of_this_machine(
+    upstream: Any, entry: dict[str, Any], get: Get, place: str
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        other.settimeout(0)
+        url = f"http://{place}:{other.getsockname()[1]}/p"
+        upstream.faults["/p"] = [upstream.status(302, Location=url)]
+        with pytest.raises(ConfigError, match=r"is on this machine, and .* may not lead there"):
+            get(entry)
+        with pytest.raises(BlockingIOError):
+            other.accept()
+
+
+def test_other_ports_of_the_internet_are_refused(entry: dict[str, Any], get: Get) -> None:
+    with pytest.raises(ConfigError, match=r"is not asked: port 22 is neither 80 nor 443.*--private-host"):
+        get(entry | {"url": "https://93.184.216.34:22/p"})
+
+
+def test_a_private_host_that_the_user_allows_is_asked_and_gone_on_with(
+    upstream: Any, entry: dict[str, Any], captions: bytes, folder: Path, get: Get, asked: list[str]
+) -> None:
+    upstream.faults["/p"] = [upstream.cut(100_000, captions)]
+    mirror = entry | {"url": named(upstream, "mirror.example")}
+    allowed = replace(CONFIG, private_hosts=("Mirror.Example",))
+    with pytest.raises(TransientError, match=r"broke off after 100,000 of"):
+        get(mirror, allowed)
+    assert get(mirror, allowed)[0].came
+    assert (folder / PLACE).read_bytes() == captions
+    assert upstream.headers_of("/p")[1]["Range"] == "bytes=100000-"
+    assert upstream.headers_of("/p")[0]["Host"] == named(upstream, "mirror.example", "").removeprefix("http://")
+    assert asked == ["mirror.example"] * 2  # once a connection: a second look-up may say something else
+
+
+def test_an_allowed_host_may_lead_to_no_other_private_place(upstream: Any, entry: dict[str, Any], get: Get) -> None:
+    allowed = replace(CONFIG, private_hosts=("mirror.example",))
+    for url, message in {
+        "https://intranet.example/p": "is not on the public internet",
+        upstream.url("/p"): "is on this machine",
+    }.items():
+        upstream.faults["/p"] = [upstream.status(302, Location=url)]
+        with pytest.raises(ConfigError, match=message):
+            get(entry | {"url": named(upstream, "mirror.example")}, allowed)
+    assert len(upstream.requests) == 2
+
+
+def test_a_proxy_is_asked_for_no_address_that_is_private(
+    upstream: Any, entry: dict[str, Any], get: Get, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("http_proxy", "https_proxy"):
+        monkeypatch.setenv(name, upstream.url(""))
+    for url in ("http://10.0.0.1/p", "https://[fd00::1]/p", "http://2130706433/p"):
+        with pytest.raises(ConfigError, match="is not on the public internet"):
+            get(entry | {"url": url})
+    assert upstream.requests == []
