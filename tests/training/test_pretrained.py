@@ -16,7 +16,7 @@ from training.effort import EFFORT_FILE
 from training.evaluation import evaluate
 from training.loop import train
 from training.model import load_model, read_model_config
-from training.run import MODEL_FILES, model_and_key
+from training.run import MODEL_FILES, model_and_key, require_trainable
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
 
@@ -252,3 +252,15 @@ def test_what_is_not_within_reach_is_said_at_once(
         train(square_files, replace(config, text_encoder="nobody/has-this"), tmp_path / "run")
     with pytest.raises(ConfigError, match=r"train\.text_encoder is for models with a Hugging Face text tower"):
         model_and_key(TrainConfig(text_encoder="x"), SHARDS)
+
+
+def test_a_context_longer_than_the_encoders_positions_is_refused_whatever_the_data(
+    config: TrainConfig, model_file: Path, tmp_path: Path
+) -> None:
+    """A long caption would have ended the training in its midst."""
+    assert require_trainable(config) > 100_000
+    found = json.loads(model_file.read_text())
+    found["text_cfg"]["context_length"] = 200
+    (tmp_path / "long.json").write_text(json.dumps(found))
+    with pytest.raises(ConfigError, match=r"sizes in the model config .*long\.json do not go together"):
+        require_trainable(replace(config, model=str(tmp_path / "long.json")))
