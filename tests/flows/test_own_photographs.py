@@ -1,4 +1,4 @@
-"""`vernaclip run` with one's own photographs: it runs through, or says before the build what would fail after it."""
+"""One's own photographs, by a recipe of what is needed alone: they run through, or a sentence says early why not."""
 
 import json
 import shutil
@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from PIL import Image, ImageDraw
 
-from data_catalog.manifest import dataset_names
+from data_catalog.manifest import dataset_names, require_snapshot, snapshot_names
 from flows.cli import main
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
@@ -174,6 +174,42 @@ def test_where_chance_held_nothing_out_it_is_said_before_training(
     assert dataset_names(tmp_path / "catalog") == ["photos"]
     assert not (tmp_path / "catalog/models").exists()
     assert main(call("train", "split.val=0.0001")) == 0, "a model that is not scored may be trained"
+
+
+def test_a_build_that_keeps_nothing_fails_and_says_where_the_rows_went(
+    call: Call, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root = tmp_path / "catalog"
+    for _ in range(2):  # anew, and as it is found done
+        assert main(call("build", "clean.min_words=50")) == 1
+        error = capsys.readouterr().err.splitlines()[-1]
+        assert "photos keeps none of 40 captions: clean dropped 40 as caption_too_short" in error
+        assert f"{root}/datasets/photos/report.html" in error
+    assert (root / "datasets/photos/report.html").is_file()
+    assert main(["sql", "SELECT count(*) AS n FROM rejects", "--root", str(root)]) == 0
+    assert "40" in capsys.readouterr().out
+    assert main(call("run", "clean.min_words=50")) == 1
+    assert not (root / "models").exists()
+
+
+def test_a_build_that_keeps_nothing_does_not_take_the_place_of_one_that_does(
+    call: Call, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root = tmp_path / "catalog"
+    assert main(call("build")) == 0
+    good = require_snapshot(root, "photos").snapshot
+    for _ in range(2):
+        assert main(call("build", "clean.min_words=50")) == 1
+        error = capsys.readouterr().err.splitlines()[-1]
+        assert f"snapshot {good} stays the current one" in error
+        assert require_snapshot(root, "photos").snapshot == good
+    (empty,) = set(snapshot_names(root, "photos")) - {good}
+    assert f"vernaclip diff {good} {empty} --root {root}" in error
+    assert main(["diff", good, empty, "--root", str(root)]) == 0
+    assert "caption_too_short" in capsys.readouterr().out
+    assert main(["verify", "--root", str(root)]) == 0
+    assert main(call("build")) == 0
+    assert "up to date" in capsys.readouterr().out
 
 
 @pytest.mark.slow
