@@ -23,3 +23,8 @@ class ShardError(PipelineError):
 
 class TransientError(PipelineError):
     """A cause outside the program that may be gone at the next try."""
+
+
+def extra_to_install(extra: str) -> str:
+    """Say how an extra of vernaclip is installed: from a checkout, since no package of that name is published."""
+    return f"run `pip install -e '.[{extra}]'` in the checkout of vernaclip"

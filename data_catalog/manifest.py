@@ -35,6 +35,11 @@ class Snapshot:
     folder: Path
     manifest: Mapping[str, Any]
 
+    @property
+    def num_pairs(self) -> int:
+        """Images with captions, of all splits, marked ones included."""
+        return sum(int(file["rows"]) for file in self.manifest["files"]["pairs"])
+
     def pair_files(self, split: str) -> tuple[Path, ...]:
         """Pair shards of a split, in order."""
         return tuple(self.folder / file["path"] for file in self.manifest["files"]["pairs"] if file["split"] == split)
@@ -92,14 +97,15 @@ def snapshot_folder(root: Path, dataset: str, snapshot: str) -> Path:
     return datasets_folder(root) / dataset / snapshot
 
 
-def commit_snapshot(root: Path, manifest: Mapping[str, Any]) -> Snapshot:
-    """Write the manifest (from here on the snapshot exists), then make it the dataset's current one."""
+def commit_snapshot(root: Path, manifest: Mapping[str, Any], *, is_current: bool = True) -> Snapshot:
+    """Write the manifest (from here on the snapshot exists), then, if asked, make it the dataset's current one."""
     dataset, snapshot = manifest["dataset"], manifest["snapshot"]
     folder = snapshot_folder(root, dataset, snapshot)
     failpoint("snapshot.before_manifest", folder / MANIFEST_FILE)
     write_checksummed(folder / MANIFEST_FILE, manifest)
     failpoint("snapshot.after_manifest", folder / MANIFEST_FILE)
-    point_to(root, dataset, snapshot)
+    if is_current:
+        point_to(root, dataset, snapshot)
     return Snapshot(dataset=dataset, snapshot=snapshot, folder=folder, manifest=manifest)
 
 

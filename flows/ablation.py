@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -16,6 +16,8 @@ from data_catalog.shards import digest
 from data_catalog.work import WorkStore
 from flows.ablation_record import Ablation, Compared, Sizes, write_ablation
 from flows.ablation_scores import Gallery, gallery_of, variant_ranks
+from flows.models import pair_files
+from flows.ready import require_ready
 from flows.recipe import Recipe, load_recipe
 from flows.report.page import write_report
 from flows.toggles import Toggle
@@ -32,6 +34,7 @@ from training.ablation import (
     verdict,
 )
 from training.config import TrainConfig
+from training.data import split_to_score
 
 if TYPE_CHECKING:
     from flows.build import BuildReport
@@ -121,9 +124,12 @@ def run_ablation(
     Raises:
         ConfigError: there is nothing to score on, or a variant has fewer images than a batch.
     """
+    require_ready(recipe, root, split=config.split)
     snapshots = [jobs.build(variant.overrides).snapshot for variant in variants]
     _require_batches(recipe.train, snapshots)
-    gallery = gallery_of(snapshots, config.split or recipe.evaluate.split)
+    split = split_to_score(pair_files(snapshots[0]), config.split or recipe.evaluate.split)
+    config = replace(config, split=split)
+    gallery = gallery_of(snapshots, split)
     steps = config.steps or default_steps(recipe.train, sizes_of(snapshots[0]).images)
     key = digest([_what(recipe, config, steps), [snapshot.snapshot for snapshot in snapshots]])[:12]
     seeds = [recipe.train.seed + number for number in range(config.seeds)]
@@ -194,7 +200,7 @@ def _what(recipe: Recipe, config: AblationConfig, steps: int) -> dict[str, Any]:
         "toggles": [toggle.label for toggle in config.toggles],
         "steps": steps,
         "seeds": config.seeds,
-        "split": config.split or recipe.evaluate.split,
+        "split": config.split,
         "rounds": ROUNDS,
         "seed": recipe.evaluate.seed,
     }

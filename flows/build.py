@@ -8,9 +8,10 @@ from typing import Any
 
 from data_catalog.catalog import download_counts, rebuild
 from data_catalog.disk_errors import disk_errors
+from data_catalog.errors import ConfigError
 from data_catalog.images.diagnosis import Diagnosis, diagnose
 from data_catalog.lock import writer_lock
-from data_catalog.manifest import Snapshot, datasets_folder, find_snapshot, point_to
+from data_catalog.manifest import Snapshot, datasets_folder, find_snapshot, require_snapshot
 from data_catalog.shards import sweep_temporary
 from data_catalog.take_down.leftovers import clear_work
 from data_catalog.take_down.matching import Matcher
@@ -19,10 +20,12 @@ from flows.build_order import FETCH_LOGS, BuildOrder
 from flows.execution import Executor
 from flows.forgetting import finish_forgetting
 from flows.inputs import open_inputs
+from flows.overview import ranked_reasons
 from flows.recipe import Recipe
-from flows.report.page import refresh_report
+from flows.report.page import refresh_report, report_path
 from flows.retry import open_retry
 from flows.run_log import append_run
+from flows.snapshots import make_current
 
 logger = logging.getLogger(__name__)
 
@@ -62,7 +65,8 @@ def build_dataset(recipe: Recipe, *, root: Path, executor: Executor, retry_faile
         retry_failed: of a dataset that is there, ask once more for the images that failed for reasons that may pass.
 
     Raises:
-        ConfigError: settings or upstream files are wrong, or another process writes below `root`.
+        ConfigError: settings or upstream files are wrong, another process writes below `root`, or nothing was kept;
+            a snapshot without pairs does not take the place of one that has some.
         ShardError: a shard could not be done; run again after mending what it says.
     """
     started = time.monotonic()
@@ -72,7 +76,7 @@ def build_dataset(recipe: Recipe, *, root: Path, executor: Executor, retry_faile
         inputs = open_inputs(recipe, root)
         found = find_snapshot(root, recipe.name, inputs.build_key)
         if found is not None:
-            point_to(root, recipe.name, found.snapshot)
+            make_current(root, found)
         retry = open_retry(root, recipe.name, found) if retry_failed else None
         if found is None or (retry is not None and retry.num_retryable()):
             snapshot = BuildOrder(recipe, root, executor, work, inputs, retry=retry).run()
@@ -95,8 +99,10 @@ def build_dataset(recipe: Recipe, *, root: Path, executor: Executor, retry_faile
             downloads=diagnose(download_counts(root, recipe.name)),
         )
         _log(report, root, recipe.name, executor)
-        refresh_report(root, snapshot, has_run=report.num_steps > 0)
+        current = require_snapshot(root, recipe.name)
+        refresh_report(root, current, has_run=report.num_steps > 0)
     _show(report, recipe.name, executor)
+    _refuse_nothing(snapshot, current, root)
     return report
 
 
@@ -121,6 +127,22 @@ def _log(report: BuildReport, root: Path, name: str, executor: Executor) -> None
         num_retryable=report.downloads.num_retryable,
         seconds_by_step=executor.clock.seconds_by_step(),
     )
+
+
+def _refuse_nothing(snapshot: Snapshot, current: Snapshot, root: Path) -> None:
+    """Fail where nothing was kept, with the most frequent reason, and where all of them are told."""
+    if snapshot.num_pairs:
+        return
+    name = snapshot.dataset
+    read = sum(row["read"] for row in snapshot.manifest["funnel"] if row["step_number"] == 1)
+    why = [f"{row['step']} dropped {row['dropped']:,} as {row['drop_reason']}" for row in ranked_reasons(snapshot)[:1]]
+    where = f"{report_path(root, name)} shows what became of each, `vernaclip why` tells of one"
+    if current.snapshot != snapshot.snapshot:
+        where = (
+            f"snapshot {current.snapshot} stays the current one, and "
+            f"`vernaclip diff {current.snapshot} {snapshot.snapshot} --root {root}` shows what became of each"
+        )
+    raise ConfigError("; ".join([f"{name} keeps none of {read:,} captions: {' '.join(why) or 'no row came'}", where]))
 
 
 def _show(report: BuildReport, name: str, executor: Executor) -> None:

@@ -191,7 +191,7 @@ def _plugin() -> Iterator[Finding]:
 
 
 def _disk(root: Path) -> Iterator[Finding]:
-    folder = _existing(root)
+    folder = nearest_existing(root)
     free = shutil.disk_usage(folder).free
     if free < MIN_FREE_BYTES:
         text = f"only {free / 1e9:.1f} GB are free below {folder}: a build of real sources needs far more"
@@ -199,12 +199,12 @@ def _disk(root: Path) -> Iterator[Finding]:
 
 
 def _writable(root: Path) -> Iterator[Finding]:
-    folder = _existing(root)
+    folder = nearest_existing(root)
     if not os.access(folder, os.W_OK | os.X_OK):
         yield Finding(severity="broken", text=f"{folder} is not writable: choose another --root")
 
 
-def _existing(path: Path) -> Path:
+def nearest_existing(path: Path) -> Path:
     """The path, or its nearest folder that exists."""
     path = path.absolute()
     while not path.exists():

@@ -8,7 +8,7 @@ from flows.job_options import add_root
 EPILOG = """formats:
   open_clip     open_clip's hub layout: open_clip.create_model_and_transforms("local-dir:FOLDER")
   transformers  VisionTextDualEncoderModel, or CLIPModel where the text tower is open_clip's own; no ResNets
-  onnx          image.onnx and text.onnx, for ONNX Runtime; needs the extra: pip install 'vernaclip[onnx]'
+  onnx          image.onnx and text.onnx, for ONNX Runtime; needs, in a checkout: pip install -e '.[onnx]'
   all           each of them that has an equivalent of the model's architecture
 
 Each is read back by the library that it is for, and must score as the model does, or nothing is written. README.md in

@@ -15,6 +15,20 @@ from flows.what_settings import test_set_settings
 logger = logging.getLogger(__name__)
 
 
+def require_guards(recipe: Recipe) -> None:
+    """Refuse a recipe with a test set whose switches would have nothing of it looked for.
+
+    Raises:
+        ConfigError: they are all off.
+    """
+    leaks = recipe.leaks
+    if recipe.test_sets and not (leaks.by_identity or leaks.by_caption or leaks.by_pixels):
+        raise ConfigError(
+            f"nothing of test set {recipe.test_sets[0].name} would be looked for, and no model be trained on what may "
+            "hold it: set one of leaks.by_identity, leaks.by_caption and leaks.by_pixels to true, or take it out"
+        )
+
+
 def require_guarded(snapshot: Snapshot, recipe: Recipe) -> None:
     """Refuse a snapshot that was not guarded against a test set that the recipe, or the snapshot itself, declares.
 

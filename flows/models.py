@@ -133,7 +133,7 @@ def evaluate_model(recipe: Recipe, root: Path) -> EvaluateReport:
     """
     model = current_model(root, recipe.name)
     scores = evaluate(pair_files(model.snapshot), model.folder, recipe.evaluate)
-    path = model.folder / SCORES_FILE.format(split=recipe.evaluate.split)
+    path = model.folder / SCORES_FILE.format(split=scores.split)
     write_json(path, scores.to_json())
     return EvaluateReport(folder=model.folder, path=path, scores=scores)
 

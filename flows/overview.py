@@ -37,14 +37,14 @@ def _facts(root: Path, snapshot: Snapshot) -> dict[str, Any]:
         "pairs": {split: sum(e["rows"] for e in pairs if e["split"] == split) for split in (*SPLITS, MARKED)},
         "bytes": {kind: sum(e["bytes"] for e in entries) for kind, entries in sorted(manifest["files"].items())},
         "sources": [_source(manifest, source) for source in sorted(manifest["sources"])],
-        "drop_reasons": _drop_reasons(snapshot),
+        "drop_reasons": ranked_reasons(snapshot),
         "report": str(report) if report.is_file() else None,
         "exports": list(_exports(root, snapshot)),
         "other_snapshots": [name for name in snapshot_names(root, snapshot.dataset) if name != snapshot.snapshot],
     }
 
 
-def _drop_reasons(snapshot: Snapshot) -> list[dict[str, Any]]:
+def ranked_reasons(snapshot: Snapshot) -> list[dict[str, Any]]:
     """Over all sources, the most frequent first; of a snapshot from before they were noted, out of its shards."""
     noted = snapshot.manifest.get("drop_reasons")
     counted = count_reasons(snapshot.caption_files()) if noted is None else noted

@@ -23,6 +23,7 @@ from flows.parameters import Settings, overrides_of
 from flows.prefect_artifacts import FlowArtifacts
 from flows.prefect_env import OUR_LOGGERS
 from flows.prefect_executor import PrefectExecutor
+from flows.ready import require_ready, require_scorable
 from flows.recipe import DEFAULT_ROOT, BuildConfig, load_recipe
 
 T = TypeVar("T")
@@ -95,7 +96,11 @@ def build_and_train(recipe: str = DEFAULT_RECIPE, root: str = ROOT, settings: Se
     """
     phases = (*BUILD_PHASES, *TRAIN_PHASES, *EVALUATE_PHASES)
     with _executor("build-and-train", phases, recipe, root, settings) as executor:
-        return tuple(_do(job, recipe, root, settings, executor) for job in (runs.build, runs.train, runs.evaluate))
+        loaded = load_recipe(recipe, root=Path(root), overrides=overrides_of(settings))
+        require_ready(loaded, Path(root))
+        built = _do(runs.build, recipe, root, settings, executor)
+        require_scorable(loaded, Path(root))
+        return built, *(_do(job, recipe, root, settings, executor) for job in (runs.train, runs.evaluate))
 
 
 FLOWS: dict[str, Flow[..., Any]] = {

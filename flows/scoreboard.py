@@ -16,7 +16,7 @@ from data_catalog.reading import open_to_readers
 from data_catalog.shards import write_bytes, write_json
 from data_catalog.take_down.leftovers import KEPT_FEATURES
 from flows.language_packs import language_pack, language_packs_of, named_language_packs
-from flows.models import TrainedModel
+from flows.models import TrainedModel, pair_files
 from flows.named_engines import make_folder
 from flows.recipe import Recipe
 from flows.scored_models import (
@@ -33,7 +33,7 @@ from flows.scored_sets import ScoredSet, named_sets, protocol_sets, recipe_sets
 from flows.seen_images import SEEN_SPLITS, TrainingImages
 from flows.text_languages import with_language
 from training.config import EvaluateConfig
-from training.data import seen_in_training
+from training.data import seen_in_training, split_to_score
 from training.encoders import PACKAGES
 from training.galleries import Guard, Seen, pairs_gallery
 from training.protocols import Protocol
@@ -109,13 +109,12 @@ def make_scoreboard(question: Question) -> ScoreboardReport:
     models = _contestants(question, named, trained, packs)
     scored = _sets(question, language_pack(question.language, packs))
     _require_translatable(scored, named, question.language)  # before images are looked at
+    own = _split(question, trained)
+    if not scored and own is None:
+        raise ConfigError("there is nothing to score on: give a recipe with a held-out split, --test-set or --protocol")
     leaks = question.recipe.leaks if question.recipe is not None else LeaksConfig()
     guards = {name: TrainingImages(model.snapshot, leaks) for name, model in trained.items()}
-    test_sets = [_guarded(found, guards) for found in scored]
-    if question.recipe is not None and question.has_split:
-        test_sets.insert(0, _split(question, question.recipe, trained))
-    if not test_sets:
-        raise ConfigError("there is nothing to score on: give a recipe with a held-out split, --test-set or --protocol")
+    test_sets = [*([own] if own else []), *(_guarded(found, guards) for found in scored)]
     require_different([found.test_set.name for found in test_sets], "the set")
     test_sets = [_with_language(found, question.language, packs) for found in test_sets]
     if not question.report_anyway:
@@ -192,11 +191,21 @@ def _with_language(found: ScoredSet, asked: str, packs: Mapping[str, LanguagePac
     return replace(found, test_set=with_language(found.test_set, asked, pack, found.stated))
 
 
-def _split(question: Question, recipe: Recipe, trained: Mapping[str, TrainedModel]) -> ScoredSet:
-    """The dataset's own held-out images, of the snapshot that its model was trained on or of the current one."""
+def _split(question: Question, trained: Mapping[str, TrainedModel]) -> ScoredSet | None:
+    """Return the dataset's own held-out images, of the snapshot that its model was trained on or of the current one.
+
+    None where they are not asked for, or there are none, which is logged.
+    """
+    recipe = question.recipe
+    if recipe is None or not question.has_split:
+        return None
     own = trained.get(recipe.name)
     snapshot = own.snapshot if own is not None else require_snapshot(question.root, recipe.name)
-    split = question.evaluate.split
+    try:
+        split = split_to_score(pair_files(snapshot), question.evaluate.split)
+    except ConfigError as error:
+        logger.warning("%s itself is not scored: %s", recipe.name, error)
+        return None
     images = snapshot.pair_files(split)
     gallery = pairs_gallery(f"{recipe.name} {split}", images)
     guards = {name: _split_guard(images, snapshot, split, model) for name, model in trained.items()}

@@ -14,6 +14,7 @@ from data_catalog.manifest import (
     MANIFEST_FORMAT,
     Snapshot,
     commit_snapshot,
+    current_snapshot,
     point_to,
     read_snapshot,
     snapshot_folder,
@@ -72,8 +73,7 @@ def publish(
     snapshot_id = digest([inputs.build_key, contents])[:12]
     same = read_snapshot(root, recipe.name, snapshot_id)
     if same is not None:  # a committed snapshot is never written again
-        point_to(root, recipe.name, snapshot_id)
-        return same
+        return make_current(root, same)
     folder = snapshot_folder(root, recipe.name, snapshot_id)
     files = _write_files(executor, work, shards, folder, split=recipe.split, merged=merged)
     manifest = {
@@ -88,7 +88,15 @@ def publish(
     _check_laws(Snapshot(dataset=recipe.name, snapshot=snapshot_id, folder=folder, manifest=manifest))
     work.note_used(snapshot_id)
     documents = write_documents(folder, manifest)
-    return commit_snapshot(root, {**manifest, "documents": documents})
+    return make_current(root, commit_snapshot(root, {**manifest, "documents": documents}, is_current=False))
+
+
+def make_current(root: Path, snapshot: Snapshot) -> Snapshot:
+    """Make what was built the dataset's current snapshot, unless it has no pairs and the current one has some."""
+    current = None if snapshot.num_pairs else current_snapshot(root, snapshot.dataset)
+    if current is None or not current.num_pairs:
+        point_to(root, snapshot.dataset, snapshot.snapshot)
+    return snapshot
 
 
 def _write_files(

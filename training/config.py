@@ -167,19 +167,19 @@ class EvaluateConfig:
     """How a trained model is scored.
 
     Args:
-        split: whose images are the gallery: "test", or "val" where nothing else was held out.
+        split: whose images are the gallery; empty: "test" where it has images, else "val".
         batch_size: images or captions encoded at a time.
         bootstrap_rounds: resamplings of the gallery's images, for the 95 % intervals.
         seed: of the resampling.
     """
 
-    split: str = "test"
+    split: str = ""
     batch_size: int = 128
     bootstrap_rounds: int = 1000
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if self.split not in SPLITS:
+        if self.split not in ("", *SPLITS):
             raise ConfigError(f"evaluate.split must be one of {', '.join(SPLITS)}, got {self.split!r}")
         for name in ("batch_size", "bootstrap_rounds"):
             if getattr(self, name) < 1:

@@ -143,6 +143,22 @@ def refuse_a_lone_image(files: PairFiles) -> None:
         )
 
 
+def split_to_score(files: PairFiles, asked: str) -> str:
+    """Return the split whose images are scored: the one that is asked for, or test where it has images, else val.
+
+    Raises:
+        ConfigError: it has none.
+    """
+    for split in [asked] if asked else ["test", "val"]:
+        if any(group.num_rows for group in row_groups(files.of(split))):
+            return split
+    none = f"the {asked} split has no images" if asked else "neither the test nor the val split has images"
+    raise ConfigError(
+        f"{none}, so that there is nothing to score on: set split.{asked or 'test'} above 0, or higher, and build "
+        "again, or name another split by evaluate.split"
+    )
+
+
 def epoch_order(sizes: Sequence[int], *, seed: int, epoch: int, window: int) -> "list[Places]":
     """The shuffled order of one epoch, in windows that fit in memory.
 

@@ -6,9 +6,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from data_catalog.errors import ConfigError
 from training.config import EvaluateConfig
-from training.data import PairFiles, read_captions, refuse_leaks
+from training.data import PairFiles, read_captions, refuse_leaks, split_to_score
 from training.features import image_features, text_features
 from training.model import load_model
 from training.outcomes import retrieval_outcomes, scores_of
@@ -29,19 +28,15 @@ def evaluate(files: PairFiles, model_dir: Path, config: EvaluateConfig) -> Score
         ShardError: a shard cannot be read.
     """
     let_threads_sleep()
-    paths = files.of(config.split)
-    captions = [list(texts) for texts in read_captions(paths).to_pylist()] if paths else []
-    if not captions:
-        raise ConfigError(
-            f"the {config.split} split has no images: set split.{config.split} above 0 and build again, "
-            "or evaluate another split by evaluate.split"
-        )
+    split = split_to_score(files, config.split)
+    paths = files.of(split)
+    captions = [list(texts) for texts in read_captions(paths).to_pylist()]
     refuse_leaks(files)
     model = load_model(model_dir)
     images = image_features(model, paths, batch_size=config.batch_size)
     texts = text_features(model, [text for group in captions for text in group], batch_size=config.batch_size)
     scores = retrieval_scores(images, texts, captions, config)
-    return Scores(split=config.split, model_sha256=model.sha256, scores=tuple(scores))
+    return Scores(split=split, model_sha256=model.sha256, scores=tuple(scores))
 
 
 def retrieval_scores(

@@ -220,6 +220,28 @@ def _try(model: LoadedModel, folder: Path, deciding: Sequence[str]) -> None:
         raise ConfigError(f"{folder / OPEN_CLIP_CONFIG_FILE} makes features of images and texts that differ in size")
 
 
+def require_encoding(module: Any, tokenizer: "SavedTokenizer", *, image_size: int, model: str) -> None:
+    """Make sure that a model encodes an image, and a text as long as its context, alike; it is as before afterwards.
+
+    Raises:
+        ConfigError: it does not, since sizes in its config do not go together.
+    """
+    import torch
+
+    was_training = module.training
+    module.eval()
+    try:
+        with torch.no_grad():
+            image = module.encode_image(torch.zeros(1, 3, image_size, image_size))
+            text = module.encode_text(tokenizer(["a " * tokenizer.context_length]))
+    except (RuntimeError, IndexError, AssertionError, ValueError) as error:
+        raise ConfigError(f"sizes in the model config {model} do not go together: {one_line(error)}") from error
+    finally:
+        module.train(was_training)
+    if image.shape != text.shape:
+        raise ConfigError(f"the model config {model} makes features of images and texts that differ in size")
+
+
 def normalise_pixels(pixels: "torch.Tensor") -> "torch.Tensor":
     """uint8 images (batch, height, width, 3) to normalised floats (batch, 3, height, width)."""
     import torch

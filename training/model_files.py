@@ -1,6 +1,6 @@
 """Files of a model folder: each is there, whole and what it is called, or told of by its name in one sentence."""
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,6 +22,7 @@ _LAYERS = ("layers", "num_hidden_layers")
 _TOWERS = ("open_clip_config.json", "config.json")  # the files that say of how many layers towers are
 _PANIC = "PanicException"  # how tokenizers' Rust code ends; no `Exception`
 _LONGEST = 240
+_NAMED = 3  # tensors, of each way not to fit
 
 
 def require_file(path: Path) -> None:
@@ -134,29 +135,33 @@ def require_fitting(module: Any, tensors: "Mapping[str, torch.Tensor]", path: Pa
     Raises:
         ConfigError: says what is missing, left over, or of another shape.
     """
-    wanted = module.state_dict()
-    problem = next(_misfits(wanted, tensors), None)
-    if problem is not None:
+    problem = misfits(module.state_dict(), tensors)
+    if problem:
         raise ConfigError(f"{path} does not fit {_DECIDING}: {problem}: {REMEDY}")
 
 
-def _misfits(wanted: "Mapping[str, torch.Tensor]", found: "Mapping[str, torch.Tensor]") -> Iterator[str]:
+def misfits(wanted: "Mapping[str, torch.Tensor]", found: "Mapping[str, torch.Tensor]") -> str:
+    """Say which tensors a file lacks, has besides, or has of another shape or kind, three of each; "" if all fit."""
     missing, left = sorted(wanted.keys() - found.keys()), sorted(found.keys() - wanted.keys())
-    if missing:
-        yield f"it lacks {_named(missing)}"
-    if left:
-        yield f"it has {_named(left)} besides"
-    for name in sorted(wanted.keys() & found.keys()):
-        theirs, ours = found[name], wanted[name]
-        if theirs.shape != ours.shape:
-            yield f"{name} is of shape {tuple(theirs.shape)}, not {tuple(ours.shape)}"
-        if theirs.is_floating_point() != ours.is_floating_point():
-            yield f"{name} is of {theirs.dtype}, not {ours.dtype}"
+    told = [f"it lacks {named_tensors(missing)}"] if missing else []
+    told += [f"it has {named_tensors(left)} besides"] if left else []
+    both = [(name, found[name], wanted[name]) for name in sorted(wanted.keys() & found.keys())]
+    other = [
+        f"{name!r} is of shape {tuple(a.shape)}, not {tuple(b.shape)}" for name, a, b in both if a.shape != b.shape
+    ]
+    other += [
+        f"{name!r} is of {a.dtype}, not {b.dtype}"
+        for name, a, b in both
+        if a.is_floating_point() != b.is_floating_point()
+    ]
+    more = [f"and {len(other) - _NAMED:,} more of another shape or kind"] if len(other) > _NAMED else []
+    return "; ".join([*told, *other[:_NAMED], *more])
 
 
-def _named(names: list[str]) -> str:
-    more = f" and {len(names) - 1:,} more" if len(names) > 1 else ""
-    return f"the tensor {names[0]!r}{more}"
+def named_tensors(names: Sequence[str]) -> str:
+    """Name the first three of some tensors, and count the others."""
+    more = f" and {len(names) - _NAMED:,} more" if len(names) > _NAMED else ""
+    return f"the tensor{'s' * (len(names) > 1)} {', '.join(map(repr, names[:_NAMED]))}{more}"
 
 
 @contextmanager

@@ -14,6 +14,7 @@ from data_catalog.errors import ConfigError
 from data_catalog.shards import sha256_of, write_json
 from training.config import TrainConfig
 from training.model import ENCODER_CONFIG_FILE
+from training.model_files import misfits, named_tensors, one_line
 
 if TYPE_CHECKING:
     import torch
@@ -75,7 +76,8 @@ def load_image_tower(module: Any, model_config: Mapping[str, Any], config: Train
     try:
         module.visual.load_state_dict(visual or tensors, strict=True)
     except RuntimeError as error:
-        raise ConfigError(f"{path} does not fit the model's image tower: {_first_line(error)}") from error
+        told = misfits(module.visual.state_dict(), visual or tensors) or one_line(error)
+        raise ConfigError(f"{path} does not fit the model's image tower: {told}") from error
     logger.info("image tower: %s", path)
 
 
@@ -95,14 +97,15 @@ def load_text_encoder(module: Any, model_config: Mapping[str, Any]) -> None:
     mismatched = sorted(found[0] for found in told["mismatched_keys"])
     if mismatched:
         raise ConfigError(
-            f"the text encoder {source} has weights of another shape than its config.json says, such as {mismatched[0]}"
+            f"the text encoder {source} has weights of another shape than its config.json says: "
+            f"{named_tensors(mismatched)}"
         )
     missing = sorted(told["missing_keys"])
     if missing:
-        raise ConfigError(f"the text encoder {source} lacks weights of its own architecture, such as {missing[0]}")
+        raise ConfigError(f"the text encoder {source} lacks weights of its own architecture: {named_tensors(missing)}")
     left = sorted(name for name in told["unexpected_keys"] if not name.startswith(_HEADS))
     if left:
-        raise ConfigError(f"the text encoder {source} has weights that its architecture has not, such as {left[0]}")
+        raise ConfigError(f"the text encoder {source} has weights that its architecture has not: {named_tensors(left)}")
     module.text.transformer.load_state_dict(encoder.state_dict(), strict=True)
     logger.info("text encoder: %s", source)
 

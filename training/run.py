@@ -1,7 +1,9 @@
 """One training run's folder and what is loaded for it: data, tokenizer, model, optimizer, and how far it is."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 from data_catalog.errors import ConfigError
@@ -10,7 +12,7 @@ from training.batches import TrainSplit, open_train_split
 from training.checkpoint import STATE_FILE, RunState, load_state, save_state
 from training.config import TrainConfig, run_key
 from training.data import PairFiles
-from training.device import draw_otherwise
+from training.device import chosen_device, draw_otherwise
 from training.effort import EFFORT_FILE, EffortLog
 from training.losses import refuse_batch_statistics, with_loss_constants
 from training.model import (
@@ -19,6 +21,7 @@ from training.model import (
     WEIGHTS_FILE,
     create_model,
     read_model_config,
+    require_encoding,
     write_model_config,
 )
 from training.optimisation import make_optimizer
@@ -30,6 +33,7 @@ from training.pretrained import (
     with_text_encoder,
 )
 from training.processes import process_count, process_rank
+from training.threads import let_threads_sleep
 from training.tokenizer import (
     TOKENIZER_CONFIG_FILE,
     TOKENIZER_FILE,
@@ -42,7 +46,7 @@ from training.tokenizer import (
 if TYPE_CHECKING:
     import torch
 
-    from training.tokenizer import Tokenize
+    from training.tokenizer import SavedTokenizer, Tokenize
 
 RUN_FILE = "run.json"
 RESULT_FILE = "result.json"
@@ -133,10 +137,8 @@ def start_run(
     image_size = int(model_config["vision_cfg"]["image_size"])
     split = open_train_split(files.train, config, image_size=image_size, num_threads=num_threads)
     batch_size = _batch_size(config, len(split.captions))
-    model_config = with_text_encoder(with_loss_constants(model_config, config), config)
-    tokenizer = _write_tokenizer(split, config, out, model_config)
-    write_model_config(out, model_config)
-    module = _initial_model(model_config, config, out).to(device)
+    tokenizer, module = _start_from(model_config, config, out, (text.as_py() for text in split.captions.flat))
+    module = module.to(device)
     optimizer = make_optimizer(module, config)
     state = load_state(out / STATE_FILE, key=key, module=module, optimizer=optimizer)
     if state is None:
@@ -180,14 +182,45 @@ def _batch_size(config: TrainConfig, num_samples: int) -> int:
     return min(config.batch_size, num_samples // count * count)
 
 
-def _write_tokenizer(split: TrainSplit, config: TrainConfig, out: Path, model_config: dict[str, Any]) -> "Tokenize":
+def require_trainable(config: TrainConfig) -> int:
+    """Refuse settings that training would refuse whatever the data: model, weights, tokenizer, device, batch.
+
+    Returns:
+        The bytes that a run writes at least: its best weights, and a resume state of weights and two moments.
+
+    Raises:
+        ConfigError: one of them cannot be had, or they do not go together.
+    """
+    let_threads_sleep()
+    model_config, _ = model_and_key(config, {})
+    refuse_uneven_shares(config)
+    chosen_device(config.device)
+    with TemporaryDirectory(prefix="vernaclip-") as folder:
+        _, module = _start_from(model_config, config, Path(folder), ())
+    return 4 * sum(int(tensor.nbytes) for tensor in module.state_dict().values())
+
+
+def _start_from(
+    model_config: dict[str, Any], config: TrainConfig, out: Path, captions: Iterable[str]
+) -> "tuple[SavedTokenizer, Any]":
+    """Return the tokenizer and the model that training starts from; the folder gets their files, but for weights."""
+    model_config = with_text_encoder(with_loss_constants(model_config, config), config)
+    tokenizer = _write_tokenizer(captions, config, out, model_config)
+    write_model_config(out, model_config)
+    module = _initial_model(model_config, config, out)
+    require_encoding(module, tokenizer, image_size=int(model_config["vision_cfg"]["image_size"]), model=config.model)
+    return tokenizer, module
+
+
+def _write_tokenizer(
+    captions: Iterable[str], config: TrainConfig, out: Path, model_config: dict[str, Any]
+) -> "SavedTokenizer":
     """Write the text encoder's tokenizer, or train one where the tower has none; notes its size in the model config."""
     text = model_config["text_cfg"]
     if "hf_model_name" in text:
         save_encoder_config(model_config, out)
         copy_tokenizer(text["hf_tokenizer_name"], out)
     else:
-        captions = (caption.as_py() for caption in split.captions.flat)
         tokenizer = train_tokenizer(captions, vocab_size=config.vocab_size)
         save_tokenizer(tokenizer, out, context_length=text["context_length"])
         text["vocab_size"] = tokenizer.get_vocab_size()

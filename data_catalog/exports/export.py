@@ -8,6 +8,7 @@ import datetime
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +30,7 @@ from data_catalog.exports.place import (
     replacing,
     require_nothing_of_others,
 )
-from data_catalog.exports.rights import LICENSED, NONE, POLICIES, policy_of
+from data_catalog.exports.rights import LICENSED, NONE, POLICIES, policy_of, switch_for
 from data_catalog.exports.sinks import CAPTIONS, FIRST, NoPixels, ParquetSink, Sink, TarSink
 from data_catalog.manifest import MARKED, SPLITS, Snapshot
 from data_catalog.progress import Progress
@@ -127,7 +128,7 @@ def export_snapshot(snapshot: Snapshot, config: ExportConfig, folder: Path) -> E
 
     Raises:
         ConfigError: the folder cannot be one of ours or holds what somebody else put there, a source that is allowed is
-            none of the snapshot's, another process exports to that folder, or the disk is full.
+            none of the snapshot's, another process exports to that folder, the disk is full, or it would hold no image.
         PipelineError: a shard is not what was written.
     """
     _check_allowed(snapshot, config)
@@ -136,10 +137,12 @@ def export_snapshot(snapshot: Snapshot, config: ExportConfig, folder: Path) -> E
         wanted, found = _identity(snapshot, config), record_of(place)
         if found is not None:
             if is_whole(place, found) and all(found.get(name) == wanted[name] for name in wanted):
+                _refuse_empty(snapshot, config, found["counts"])
                 return _report(folder, found["counts"], up_to_date=True)
             require_nothing_of_others(place, found)
         with replacing(place) as temporary:
             filled = _fill(snapshot, config, temporary)
+            _refuse_empty(snapshot, config, filled["counts"])
             write_checksummed(temporary / RECORD_FILE, {**wanted, **filled})
     return _report(folder, filled["counts"], up_to_date=False)
 
@@ -204,6 +207,26 @@ def _fill(snapshot: Snapshot, config: ExportConfig, folder: Path) -> dict[str, A
         "bytes": {name: path.stat().st_size for name, path in hashes.items()},
         "counts": _counts(snapshot, sink.config(), tally),
     }
+
+
+def _refuse_empty(snapshot: Snapshot, config: ExportConfig, counts: Mapping[str, Any]) -> None:
+    """Refuse an export without images, or where pixels are not asked for, without addresses; an earlier one stays."""
+    wants_pixels, listed = config.format != URLS and config.pixels != NONE, sum(counts["listed"].values())
+    if sum(counts["images"].values()) or (listed and not wants_pixels):
+        return
+    if not counts["withheld"]:
+        marked = f", but {counts['marked']:,} that hold something of a test set" if counts["marked"] else ""
+        why = (
+            f"the dataset has no pairs{marked}: see `vernaclip report {snapshot.dataset}`, mend the recipe, build again"
+        )
+    elif not wants_pixels:
+        switch = f"--format {HUGGINGFACE}" if config.format == URLS else f"--pixels {LICENSED}"
+        why = f"none of its images has an address: {switch} exports those with pixels that may be passed on"
+    else:
+        source, reason, count = max(counts["withheld"], key=itemgetter(2))
+        why = f"{count:,} of {source} stay{'s' * (count == 1)} away, since {reason}: {switch_for(reason, source)}"
+        why += f"; --pixels none exports the {listed:,} that have an address as a list" if listed else ""
+    raise ConfigError(f"the export of {snapshot.dataset} would hold no image: {why}")
 
 
 def _sink(config: ExportConfig, folder: Path) -> Sink:

@@ -92,6 +92,15 @@ class Policy:
         return NO_CREDIT if licence.credit and not credited else None
 
 
+def switch_for(reason: str, source: str) -> str:
+    """Name what lets images go along that stay away for a reason."""
+    if reason == SOURCE_FORBIDS:
+        return f"take redistribution = false out of [sources.{source}] and build again, if you have the right"
+    if reason == TRADE_FORBIDDEN:
+        return f"--pixels {WITH_NONCOMMERCIAL} lets them go along"
+    return f"--allow {source} lets them go along, if you have the right to pass them on"
+
+
 def _says_something(text: str | None) -> bool:
     """Whether there is more to a cell than blanks."""
     return bool(text and text.strip())

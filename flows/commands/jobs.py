@@ -14,6 +14,7 @@ from flows.build import BuildReport
 from flows.commands.jobs_executor import with_executor
 from flows.commands.output import say
 from flows.job_options import dry_run_options
+from flows.ready import require_ready, require_scorable
 from flows.recipe import load_recipe
 from flows.report.page import report_path
 from flows.tables import cell_text, plain_table
@@ -52,8 +53,11 @@ def evaluate(options: Namespace) -> None:
 
 
 def run(options: Namespace) -> None:
-    """Build, train, evaluate, one after the other."""
+    """Build, train, evaluate, one after the other; what can be known to fail is said before the first."""
+    recipe = load_recipe(options.recipe, root=options.root, overrides=options.overrides)
+    require_ready(recipe, options.root)
     tell_build(with_executor("build", options), options)
+    require_scorable(recipe, options.root)
     tell_training(with_executor("train", options))
     tell_scores(with_executor("evaluate", options))
     tell_next(options, ("report", "search", "sql", "duckdb", "verify", "up"))

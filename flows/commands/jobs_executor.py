@@ -5,7 +5,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from data_catalog.errors import ConfigError
+from data_catalog.errors import ConfigError, extra_to_install
 from training.processes import process_count
 
 FLOW_NAMES = {"build": "build-dataset", "train": "train-clip", "evaluate": "evaluate-clip"}
@@ -41,7 +41,7 @@ def with_executor(job: str, options: Namespace) -> Any:
 def _require_dask(options: Namespace) -> None:
     if options.executor == "dask":
         if find_spec("prefect_dask") is None:
-            raise ConfigError("--executor dask needs the extra: pip install 'vernaclip[dask]', in a checkout '.[dask]'")
+            raise ConfigError(f"--executor dask needs the extra: {extra_to_install('dask')}")
     elif getattr(options, "dask_address", None) is not None:
         raise ConfigError("--dask-address: only with --executor dask")
 

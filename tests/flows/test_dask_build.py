@@ -325,4 +325,4 @@ def test_without_the_extra_a_sentence_says_what_to_install(
 ) -> None:
     monkeypatch.setitem(sys.modules, "prefect_dask", None)
     assert main(["build", "scenes", "--executor", "dask"]) == 1
-    assert "pip install" in capsys.readouterr().err
+    assert "run `pip install -e '.[dask]'` in the checkout of vernaclip" in capsys.readouterr().err

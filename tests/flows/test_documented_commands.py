@@ -15,6 +15,8 @@ from flows.settings import plain
 
 HOME = Path(__file__).parents[2]
 PAGES = [HOME / "README.md", *sorted((HOME / "docs").glob("*.md"))]
+PACKAGES = ("flows", "translation", "cleaning", "training", "data_catalog")
+TEXTS = [path for name in PACKAGES for path in (HOME / name).rglob("*") if path.suffix not in (".pyc", ".argosmodel")]
 
 
 def blocks(path: Path, language: str) -> list[str]:
@@ -77,3 +79,18 @@ def test_command_lines_are_understood(line: str) -> None:
 def test_queries_name_views_and_columns_that_there_are(tmp_path: Path, text: str) -> None:
     rebuild(tmp_path)
     assert query(tmp_path, text).num_rows <= 1
+
+
+def test_nobody_is_told_to_install_vernaclip_from_where_it_is_not() -> None:
+    """No package of that name is published: extras are installed from a checkout."""
+    pages = {path: path.read_bytes().decode(errors="replace") for path in [*TEXTS, *PAGES] if path.is_file()}
+    asked = re.compile(r"vernaclip\[|\b(?:pip3?|pipx|uv) (?:[^\n`&;]* )?(?:install|add) [^\n`&;]*\bvernaclip\b")
+    wrong = [
+        (path.relative_to(HOME), text[match.start() :][:60])
+        for path, text in pages.items()
+        for match in asked.finditer(text)
+    ]
+    assert wrong == []
+    extras = tomllib.loads((HOME / "pyproject.toml").read_text("utf-8"))["project"]["optional-dependencies"]
+    named = {name for text in pages.values() for name in re.findall(r"'\.\[(\w+)\]'", text)}
+    assert {"dask", "deepl", "onnx"} <= named <= extras.keys()

@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
+from data_catalog.manifest import commit_snapshot, require_snapshot
 from data_catalog.shards import sha256_of
 from flows.build import BuildReport
 from flows.cli import main
@@ -114,6 +115,27 @@ def test_the_split_of_the_dataset(trained: tuple[Path, list[str]], capsys: pytes
     assert (folder / "scoreboard.md").read_text().startswith("# Scoreboard")
     with Image.open(folder / "scoreboard.png") as picture:
         assert picture.width > 500
+
+
+def test_an_empty_split_is_left_out_before_anything_is_compared_and_no_board_is_overwritten(
+    trained: tuple[Path, list[str]], leaking: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root = tmp_path / "catalog"
+    shutil.copytree(trained[0], root)
+    manifest = dict(require_snapshot(root, "scenes").manifest)
+    pairs = [entry for entry in manifest["files"]["pairs"] if entry["split"] != "test"]
+    commit_snapshot(root, {**manifest, "files": {**manifest["files"], "pairs": pairs}})
+    call = [*trained[1], "--root", str(root)]
+    told(capsys, call)
+    folder = root / "scoreboards" / "scenes"
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+    empty = [*call, "--set", "evaluate.split=test"]
+    assert "there is nothing to score on" in told(capsys, empty, code=1)
+    assert "3 of the 6 images of held are among those" in told(capsys, [*empty, *leaking], code=1)
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
+    out = told(capsys, [*empty, *leaking, "--report-anyway"])
+    assert "held: text to image" in out
+    assert "scenes test" not in out
 
 
 def test_a_test_set_inside_the_training_set(

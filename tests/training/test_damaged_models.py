@@ -99,7 +99,7 @@ TENSORS: dict[str, tuple[Damage, str]] = {
     "one too many": (tensors(lambda found, _: found.update({"a\nb": torch.ones(2)})), r"it has the tensor 'a\\nb' bes"),
     "of another shape": (tensors(lambda found, name: found.update({name: found[name][:1].clone()})), "is of shape"),
     "whole numbers": (tensors(lambda found, name: found.update({name: found[name].long()})), "is of torch.int64"),
-    "an empty list": (tensors(lambda found, _: found.clear()), "it lacks the tensor '.* and .* more"),
+    "an empty list": (tensors(lambda found, _: found.clear()), "it lacks the tensors '.* and .* more"),
 }
 VALUES: list[tuple[str, Damage, str]] = [
     (CONFIG, put(b"{}"), "has no model_cfg|has no preprocess_cfg"),

@@ -16,7 +16,7 @@ from training.effort import EFFORT_FILE
 from training.evaluation import evaluate
 from training.loop import train
 from training.model import load_model, read_model_config
-from training.run import MODEL_FILES, model_and_key
+from training.run import MODEL_FILES, model_and_key, require_trainable
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
 
@@ -169,6 +169,32 @@ def test_image_weights_that_do_not_fit_are_refused_in_a_sentence(
     assert "\n" not in str(caught.value)
 
 
+def test_image_weights_that_do_not_fit_are_refused_by_the_names_of_their_tensors(
+    square_files: PairFiles, config: TrainConfig, clip: Path, tmp_path: Path
+) -> None:
+    """Three missing, three left over and three of another shape are named, with shapes; the others are counted."""
+    import torch
+    from safetensors.torch import load_file, save_file
+
+    tensors = {name: value for name, value in load_file(clip).items() if name.startswith("visual.")}
+    layer = "visual.transformer.resblocks.0."
+    missing = sorted(name for name in tensors if name.startswith(layer))[:5]
+    reshaped = sorted(name for name in tensors if "resblocks.1." in name)[:4]
+    kept = {name: value for name, value in tensors.items() if name not in missing}
+    kept |= {name: torch.zeros(3, 7) for name in reshaped}
+    kept |= {f"visual.left{number}": torch.zeros(2) for number in range(4)}
+    save_file(kept, tmp_path / "weights.safetensors")
+    with pytest.raises(ConfigError) as caught:
+        train(square_files, replace(config, image_weights=str(tmp_path / "weights.safetensors")), tmp_path / "run")
+    told = str(caught.value).partition("does not fit the model's image tower: ")[2]
+    assert all(repr(name.removeprefix("visual.")) in told for name in (*missing[:3], *reshaped[:3]))
+    assert "'left0', 'left1', 'left2' and 1 more" in told
+    assert " and 2 more" in told
+    assert told.count("is of shape (3, 7), not ") == 3
+    assert str(tuple(tensors[reshaped[0]].shape)) in told
+    assert "and 1 more of another shape" in told
+
+
 def test_an_encoder_that_lacks_weights_is_refused(
     square_files: PairFiles, config: TrainConfig, encoder: Path, tmp_path: Path
 ) -> None:
@@ -181,7 +207,7 @@ def test_an_encoder_that_lacks_weights_is_refused(
     weights = load_file(encoder / "model.safetensors")
     del weights["encoder.layer.1.output.dense.weight"]
     save_file(weights, tmp_path / "encoder" / "model.safetensors", metadata={"format": "pt"})
-    with pytest.raises(ConfigError, match=r"lacks weights .* encoder\.layer\.1\.output\.dense\.weight"):
+    with pytest.raises(ConfigError, match=r"lacks weights .* 'encoder\.layer\.1\.output\.dense\.weight"):
         train(square_files, replace(config, text_encoder=str(tmp_path / "encoder")), tmp_path / "run")
 
 
@@ -190,7 +216,7 @@ def test_an_encoder_that_lacks_weights_is_refused(
     [
         ("cut off", "is no whole file of weights"),
         ("a pickle", "holds more than weights, which to read would run code: it is refused"),
-        ("another shape", r"weights of another shape .* encoder\.layer\.0\.intermediate"),
+        ("another shape", r"weights of another shape .* 'encoder\.layer\.0\.intermediate"),
         ("without tokenizer", r"the tokenizer .* is not there: the folder has none of tokenizer\.json, vocab\.txt"),
     ],
 )
@@ -226,3 +252,15 @@ def test_what_is_not_within_reach_is_said_at_once(
         train(square_files, replace(config, text_encoder="nobody/has-this"), tmp_path / "run")
     with pytest.raises(ConfigError, match=r"train\.text_encoder is for models with a Hugging Face text tower"):
         model_and_key(TrainConfig(text_encoder="x"), SHARDS)
+
+
+def test_a_context_longer_than_the_encoders_positions_is_refused_whatever_the_data(
+    config: TrainConfig, model_file: Path, tmp_path: Path
+) -> None:
+    """A long caption would have ended the training in its midst."""
+    assert require_trainable(config) > 100_000
+    found = json.loads(model_file.read_text())
+    found["text_cfg"]["context_length"] = 200
+    (tmp_path / "long.json").write_text(json.dumps(found))
+    with pytest.raises(ConfigError, match=r"sizes in the model config .*long\.json do not go together"):
+        require_trainable(replace(config, model=str(tmp_path / "long.json")))

@@ -169,8 +169,15 @@ def test_without_a_validation_split_the_last_weights_are_kept(
 ) -> None:
     result = train(replace(square_files, val=(), test=()), replace(config, epochs=2, precision="bf16"), tmp_path / "r")
     assert (result.best_epoch, result.best_val_loss) == (2, None)
-    with pytest.raises(ConfigError, match=r"the test split has no images: set split\.test above 0"):
-        evaluate(replace(square_files, test=()), tmp_path / "r", EvaluateConfig())
+    with pytest.raises(ConfigError, match=r"neither the test nor the val split has images, .* set split\.test above 0"):
+        evaluate(replace(square_files, val=(), test=()), tmp_path / "r", EvaluateConfig())
+    with pytest.raises(ConfigError, match=r"the test split has no images"):
+        evaluate(replace(square_files, test=()), tmp_path / "r", EvaluateConfig(split="test"))
+    scored = [
+        evaluate(files, tmp_path / "r", EvaluateConfig(bootstrap_rounds=2)).split
+        for files in (square_files, replace(square_files, test=()))
+    ]
+    assert scored == ["test", "val"]
 
 
 def test_one_image_is_nothing_to_validate_on(

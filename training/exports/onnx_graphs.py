@@ -10,7 +10,7 @@ from io import StringIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from data_catalog.errors import ConfigError
+from data_catalog.errors import ConfigError, extra_to_install
 from data_catalog.shards import TEMPORARY_PREFIX
 from training.exports.probe import TEXTS, Probe, quiet_libraries, require_same_ids, require_same_scores
 from training.exports.processors import write_image_processor, write_tokenizer
@@ -34,9 +34,7 @@ def require_onnx() -> None:
     """
     missing = [name for name in ("onnx", "onnxruntime", "onnxscript") if find_spec(name) is None]
     if missing:
-        raise ConfigError(
-            f"the format onnx needs {', '.join(missing)}: pip install 'vernaclip[onnx]', in a checkout '.[onnx]'"
-        )
+        raise ConfigError(f"the format onnx needs {', '.join(missing)}: {extra_to_install('onnx')}")
 
 
 def write_onnx(trained: TrainedFolder, folder: Path) -> None:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from data_catalog.errors import ConfigError, PipelineError, ShardError, TransientError
+from data_catalog.errors import ConfigError, PipelineError, ShardError, TransientError, extra_to_install
 from data_catalog.language_pack import LanguagePack
 from data_catalog.shards import digest
 from translation.config import TranslateConfig
@@ -64,7 +64,7 @@ def open_engine(config: TranslateConfig, source: LanguagePack, target: LanguageP
     try:
         import deepl
     except ImportError as error:
-        raise ConfigError("the engine 'deepl' needs DeepL's client: run `pip install -e '.[deepl]'`") from error
+        raise ConfigError(f"the engine 'deepl' needs DeepL's client: {extra_to_install('deepl')}") from error
     source_code, target_code = deepl_code(source).partition("-")[0], deepl_code(target)
     known = {value.upper() for name, value in vars(deepl.Language).items() if name.isupper()}
     for pack, code, possible in ((source, source_code, known), (target, target_code, known - SOURCES_ONLY)):

@@ -148,9 +148,45 @@ def test_wrong_wishes_are_told(snapshot: Snapshot, tmp_path: Path) -> None:
     assert not (tmp_path / "out").exists()
 
 
-def test_a_snapshot_without_free_images_is_a_list(make_snapshot: Make, make_pair: Any, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("row", "options", "told"),
+    [
+        (
+            {},
+            {},
+            r"1 of photos stays away, since no licence is stated: --allow photos .*; --pixels none exports the 1 that",
+        ),
+        ({"url": None}, {"format": "webdataset"}, r".*no licence is stated: --allow photos lets them go along, if you"),
+        ({"license": "CC BY-NC 4.0", "page_url": "https://a.example"}, {}, r".*--pixels noncommercial lets them"),
+        ({"url": None}, {"format": "urls"}, r"none of its images has an address: --format huggingface "),
+        ({"url": None}, {"pixels": "none"}, r"none of its images has an address: --pixels licensed "),
+        ({"source": "mine"}, {}, r"1 of mine stays away, since the recipe says .*: take redistribution = false out of"),
+        (None, {}, r"the dataset has no pairs: "),
+        (None, {"format": "urls"}, r"the dataset has no pairs: "),
+    ],
+)
+def test_an_export_without_images_is_refused_and_the_switch_is_named(
+    row: dict[str, Any] | None, options: dict[str, str], told: str, make_snapshot: Make, make_pair: Any, tmp_path: Path
+) -> None:
+    snapshot = make_snapshot(tmp_path / "good", {(0, "train"): [make_pair("free", 1, license="CC0")]})
+    config = ExportConfig(**{"format": "huggingface", **options})
+    if options.get("pixels") != "none":
+        export_snapshot(snapshot, config, tmp_path / "out")
+    before = tree(tmp_path / "out")
+    shards = {} if row is None else {(0, "train"): [make_pair("held", 1, **row)]}
+    sources = {"photos": {"licence": "?"}, "mine": {"licence": "?", "rights": {"redistribution": False}}}
+    snapshot = make_snapshot(tmp_path / "catalog", shards, sources=sources, tombstones={"digest": "another"})
+    for _ in range(2):
+        with pytest.raises(ConfigError, match=f"the export of cani would hold no image: {told}"):
+            export_snapshot(snapshot, config, tmp_path / "out")
+    assert tree(tmp_path / "out") == before, "an earlier export stays"
+
+
+def test_a_snapshot_without_free_images_is_a_list_where_none_are_asked_for(
+    make_snapshot: Make, make_pair: Any, tmp_path: Path
+) -> None:
     snapshot = make_snapshot(tmp_path / "catalog", {(0, "train"): [make_pair("unstated", 1)]})
-    report = export_snapshot(snapshot, ExportConfig(format="huggingface"), tmp_path / "out")
+    report = export_snapshot(snapshot, ExportConfig(format="huggingface", pixels="none"), tmp_path / "out")
     assert (report.images, report.listed) == ({}, {"train": 1})
     head = yaml.safe_load((tmp_path / "out/README.md").read_text().split("---")[1])
     assert [config["config_name"] for config in head["configs"]] == ["links"]

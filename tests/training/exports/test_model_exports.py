@@ -413,7 +413,9 @@ def test_what_onnx_needs_is_said_before_anything_is_written(
     compact: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "onnxscript", None)
-    with pytest.raises(ConfigError, match=r"the format onnx needs onnxscript: pip install 'vernaclip\[onnx\]'"):
+    with pytest.raises(
+        ConfigError, match=r"the format onnx needs onnxscript: run `pip install -e '\.\[onnx\]'` in the"
+    ):
         exported(compact, tmp_path / "out", "open_clip", "onnx")
     assert not (tmp_path / "out").exists()
 
