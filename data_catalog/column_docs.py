@@ -67,7 +67,7 @@ CAPTION_COLUMNS: Mapping[str, str] = {
     "detected_lang": "language that the caption is found to be in, ISO 639-1; null: none found or asked for",
     "detected_probability": "probability of detected_lang, 0 to 1",
     "target_lang": "language of the dataset",
-    "origin": "native, human_translation, machine_translation, machine_translation_corrected; null: unknown, or untranslated",
+    "origin": "native, human_translation, machine_translation, machine_translation_corrected; null: unknown, or none",
     "translator": "fingerprint of the engine that translated the caption, or whom upstream names; native: nobody did",
     "translation_score": "mean log-probability per token that the engine gave its translation; null: it tells none",
     "translation_truncated": "whether the engine's decoding hit its limit of length",
