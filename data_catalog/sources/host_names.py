@@ -1,5 +1,6 @@
 """Names of hosts in one spelling: letters, dots and numbers as the URL standard (WHATWG) has them."""
 
+import functools
 import ipaddress
 import re
 import unicodedata
@@ -14,6 +15,7 @@ _NUMBERS = ((re.compile("0x0*([0-9a-f]*)"), 16), (re.compile("0+([0-7]*)"), 8), 
 _MOST_DIGITS = 11  # of 32 bits, in octal
 
 
+@functools.lru_cache(maxsize=4096)  # of millions of addresses most are of a few hosts
 def canonical_host(host: str) -> str:
     """A host in lower case and ASCII, without a dot at its end, numeric addresses in their usual form.
 
