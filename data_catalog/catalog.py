@@ -171,7 +171,7 @@ def _batches(reader: pa.RecordBatchReader, wait: Callable[[Callable[[], Any]], A
 
 @contextmanager
 def _connection(thread: ThreadPoolExecutor, root: Path, scratch: Path) -> Iterator[Any]:
-    """A connection of a thread that can write nothing but scratch: those that DuckDB starts in it inherit that."""
+    """Open a connection in a thread that can write nothing but scratch, as those cannot that DuckDB starts in it."""
 
     def connect() -> Any:
         restrict_thread(_readable(root), [scratch])
@@ -187,12 +187,13 @@ def _connection(thread: ThreadPoolExecutor, root: Path, scratch: Path) -> Iterat
 
 
 def _readable(root: Path) -> list[Path]:
-    """What a connection reads: the root, the interpreter's files, time zone, memory and cores."""
+    """List what a connection reads: the root, the interpreter's files, the time zone, limits of memory and cores."""
     import duckdb
 
-    system = ("/usr", "/lib", "/lib64", "/etc/localtime", "/proc/self", "/sys/fs/cgroup", "/sys/devices/system/cpu")
-    python = (sys.prefix, sys.base_prefix, Path(duckdb.__file__).parents[1])
-    return [root, datasets_folder(root), *map(Path, (*python, *system))]
+    system = ("/usr", "/lib", "/lib64", "/etc/localtime")
+    limits = ("/proc/self/cgroup", "/sys/fs/cgroup", "/sys/devices/system/cpu")
+    python = (sys.prefix, sys.base_prefix, str(Path(duckdb.__file__).parents[1]))
+    return [root, datasets_folder(root), *map(Path, (*python, *system, *limits))]
 
 
 def _open(path: Path, scratch: Path) -> Any:

@@ -22,7 +22,7 @@ def landlock_version() -> int:
     """Return the version of Landlock that the kernel has, 0 where it has none."""
     if sys.platform != "linux":
         return 0
-    return max(0, ctypes.CDLL(None).syscall(_CREATE_RULESET, None, ctypes.c_size_t(0), _ASK_VERSION))
+    return max(0, int(ctypes.CDLL(None).syscall(_CREATE_RULESET, None, ctypes.c_size_t(0), _ASK_VERSION)))
 
 
 def restrict_thread(readable: Iterable[Path], writable: Iterable[Path]) -> None:
