@@ -11,6 +11,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+OLDEST_DUCKDB := $(VENV)/duckdb-1.4
 
 .PHONY: demo test check lint real bench torture crash-matrix setup clean
 .DEFAULT_GOAL := help
@@ -27,10 +28,14 @@ $(READY): pyproject.toml
 	$(BIN)/vernaclip doctor --fix --quiet
 	touch $(READY)
 
+# Beside the newest, where tests find it.
+$(OLDEST_DUCKDB): | $(READY)
+	$(BIN)/pip install --quiet --no-deps --target $@ 'duckdb>=1.4,<1.5'
+
 demo: $(READY)
 	$(BIN)/vernaclip run scenes --root demo-catalog
 
-test: $(READY)
+test: $(READY) $(OLDEST_DUCKDB)
 	$(BIN)/pytest --numprocesses 3 --dist loadfile --durations 15
 
 lint: $(READY)

@@ -4,7 +4,7 @@ The file is rebuilt beside the old one and swapped in, so open readers keep what
 for writing. Its views name every file by its absolute path: after moving a root, rebuild it.
 """
 
-import re
+import sys
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -19,15 +19,16 @@ from data_catalog.catalog_views import comment_texts, literal, view_texts
 from data_catalog.disk_errors import disk_errors
 from data_catalog.errors import ConfigError
 from data_catalog.failpoints import failpoint
+from data_catalog.landlock import restrict_thread
 from data_catalog.laws import CONSERVATION
 from data_catalog.manifest import Snapshot, current_snapshots, datasets_folder
+from data_catalog.only_questions import refuse_all_but_one_question
 from data_catalog.reading import open_to_readers
 from data_catalog.recorded_files import recorded
 from data_catalog.shards import TEMPORARY_PREFIX, sync
 
 CATALOG_FILE = "catalog.duckdb"
 _ROWS_PER_BATCH = 10_000
-_EXPLAIN = re.compile(r"\s*EXPLAIN\s+(?:ANALYZE\s+)?(?=[A-Za-z])", re.IGNORECASE)
 # DuckDB's own command line, an older release than the library, must be able to open the file.
 STORAGE_VERSION = "v1.2.0"
 
@@ -127,13 +128,12 @@ def answer(
     try:
         with (
             tempfile.TemporaryDirectory(prefix="vernaclip-sql-") as scratch,
-            _open(path, scratch) as connection,
             ThreadPoolExecutor(1) as thread,
+            _connection(thread, root, Path(scratch)) as connection,
         ):
-            _lock_down(connection, root)
-            refuse_all_but_one_question(connection, sql)
             wait = partial(_wait, connection, thread)
-            reader = wait(lambda: connection.sql(sql, params=parameters).to_arrow_reader(_ROWS_PER_BATCH))
+            wait(lambda: refuse_all_but_one_question(connection, sql))
+            reader = wait(lambda: connection.sql(sql, params=parameters).arrow(_ROWS_PER_BATCH))
             yield reader.schema, _batches(reader, wait)
     except duckdb.IOException as error:
         raise ConfigError(
@@ -171,11 +171,38 @@ def _batches(reader: pa.RecordBatchReader, wait: Callable[[Callable[[], Any]], A
         yield batch
 
 
-def _open(path: Path, scratch: str) -> Any:
+@contextmanager
+def _connection(thread: ThreadPoolExecutor, root: Path, scratch: Path) -> Iterator[Any]:
+    """Open a connection in a thread that can write nothing but scratch, as those cannot that DuckDB starts in it."""
+
+    def connect() -> Any:
+        restrict_thread(_readable(root), [scratch])
+        connection = _open(catalog_path(root), scratch)
+        _lock_down(connection, root)
+        return connection
+
+    connection = thread.submit(connect).result()
+    try:
+        yield connection
+    finally:
+        thread.submit(connection.close).result()
+
+
+def _readable(root: Path) -> list[Path]:
+    """List what a connection reads: the root, the interpreter's files, the time zone, limits of memory and cores."""
+    import duckdb
+
+    system = ("/usr", "/lib", "/lib64", "/etc/localtime")
+    limits = ("/proc/self/cgroup", "/sys/fs/cgroup", "/sys/devices/system/cpu")
+    python = (sys.prefix, sys.base_prefix, str(Path(duckdb.__file__).parents[1]))
+    return [root, datasets_folder(root), *map(Path, (*python, *system, *limits))]
+
+
+def _open(path: Path, scratch: Path) -> Any:
     """A connection that writes what does not fit the memory outside the root, where it is removed."""
     import duckdb
 
-    settings: dict[str, Any] = {"temp_directory": scratch, "autoinstall_known_extensions": False}
+    settings: dict[str, Any] = {"temp_directory": str(scratch), "autoinstall_known_extensions": False}
     try:
         return duckdb.connect(str(path), read_only=True, config=settings | {"autoload_known_extensions": False})
     except duckdb.IOException:
@@ -192,30 +219,3 @@ def _lock_down(connection: Any, root: Path) -> None:
     connection.execute(f"SET allowed_directories = [{', '.join(map(literal, folders))}]")
     connection.execute("SET enable_external_access = false")
     connection.execute("SET lock_configuration = true")
-
-
-def refuse_all_but_one_question(connection: Any, sql: str) -> None:
-    """The folders that a query may read it could write to as well: only a single question is let through.
-
-    Raises:
-        ConfigError: the text holds no statement, several, or one that is no question.
-    """
-    import duckdb
-
-    try:
-        sql.encode()
-    except UnicodeEncodeError as error:
-        raise ConfigError("DuckDB refuses the query: it is not UTF-8") from error
-    statements = connection.extract_statements(sql)
-    if len(statements) != 1:
-        raise ConfigError(f"DuckDB refuses the query: one question at a time, these are {len(statements)}")
-    kind = statements[0].type
-    if kind == duckdb.StatementType.EXPLAIN:
-        explained = _EXPLAIN.match(statements[0].query)
-        if explained is None:
-            raise ConfigError("DuckDB refuses the query: EXPLAIN and EXPLAIN ANALYZE are let through without options")
-        refuse_all_but_one_question(connection, statements[0].query[explained.end() :])  # ANALYZE carries it out
-    elif kind == duckdb.StatementType.MULTI:
-        raise ConfigError("DuckDB refuses the query: PIVOT needs its columns, as in PIVOT ... ON column IN (values)")
-    elif kind != duckdb.StatementType.SELECT:
-        raise ConfigError(f"DuckDB refuses the query: {kind.name} is not a question, SELECT is")

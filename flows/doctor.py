@@ -17,6 +17,7 @@ from importlib.metadata import PackageNotFoundError, entry_points, packages_dist
 from pathlib import Path
 from typing import Literal
 
+from data_catalog import landlock
 from data_catalog.errors import ConfigError, PipelineError
 from flows.daemons import Daemon, running_pid
 from flows.prefect_env import STATE_FOLDER, probe, read_env_block
@@ -96,6 +97,7 @@ def diagnose(project: Path, root: Path) -> list[Finding]:
         lambda: _writable(root),
         lambda: _api(project),
         _packages_folder,
+        _landlock,
     )
     findings = [finding for check in checks for finding in check()]
     return sorted(findings, key=lambda finding: finding.severity)
@@ -247,3 +249,12 @@ def _packages_folder() -> Iterator[Finding]:
         if package.is_dir() and not (package / "metadata.json").is_file():
             text = f"{package} is not an Argos package (it has no metadata.json), and hides all others: move it away"
             yield Finding(severity="broken", text=text)
+
+
+def _landlock() -> Iterator[Finding]:
+    if landlock.landlock_version() == 0:
+        text = (
+            "the kernel has no Landlock: that a statement of `vernaclip sql` writes nothing rests on how we read it "
+            "alone, so ask none of others here"
+        )
+        yield Finding(severity="warning", text=text)

@@ -241,6 +241,12 @@ def test_a_pivot_needs_its_columns(root: Path, capsys: Capture) -> None:
     assert answer(root, "PIVOT funnel ON step IN ('clean') USING sum(dropped) GROUP BY source", capsys)
 
 
+def test_what_is_nested_deeply_is_answered_or_refused_in_a_sentence(root: Path, capsys: Capture) -> None:
+    if main(["sql", f"SELECT {'1 + ' * 900}1 AS n", "--root", str(root)]) == 1:
+        assert "DuckDB refuses the query: it is nested too deeply" in capsys.readouterr().err
+    assert "900" in answer(root, f"SELECT {'1 + ' * 200}700 AS n", capsys, "--format", "json")
+
+
 def test_what_is_no_text_is_no_question(root: Path, capsys: Capture) -> None:
     assert main(["sql", "SELECT '\udcff'", "--root", str(root)]) == 1
     assert "DuckDB refuses the query: it is not UTF-8" in capsys.readouterr().err
