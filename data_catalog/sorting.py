@@ -37,7 +37,7 @@ def sorted_rows(staged: Path, *, spread: str | None = None) -> Iterator[pa.Recor
         ORDER BY source, order_key, sample_id, caption_id, repeat
     """
     connection = _connect(staged.parent)
-    yield from connection.sql(query, params=[str(staged)]).arrow(ROWS_PER_BATCH)
+    yield from connection.sql(query, params=[str(staged)]).to_arrow_reader(ROWS_PER_BATCH)
 
 
 def image_facts(
@@ -109,7 +109,7 @@ def thumbnails_in_order(images: Sequence[Path]) -> Iterator[pa.ChunkedArray]:
     """Thumbnails of the good images in the order of `sample_id`, batch by batch."""
     query = "SELECT thumbnail FROM read_parquet($files) WHERE drop_reason IS NULL ORDER BY sample_id"
     found = _connect(images[0].parent).sql(query, params={"files": [str(path) for path in images]})
-    for batch in found.arrow(ROWS_PER_BATCH):
+    for batch in found.to_arrow_reader(ROWS_PER_BATCH):
         yield pa.chunked_array([batch.column(0)])
 
 
