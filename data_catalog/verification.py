@@ -32,6 +32,7 @@ from data_catalog.snapshot_history import RUN_LOG, runs
 EXPORTS = "exports"
 EXPORT_RECORD = "export.json"
 MODELS = "models"
+PACKAGES = "packages"
 # In a model's folder, when it is trained.
 RESULT = "result.json"
 # Files of a root that carry their checksum, and such as have a record beside them; with what to do about damage.
@@ -129,7 +130,29 @@ def _root_checks(root: Path) -> list[Check]:
     documents = [partial(document, root / name, remedy) for name, remedy in DOCUMENTS.items()]
     catalog = partial(recorded, root / CATALOG, REBUILD, root=root, is_needed=True)
     memories = partial(_recorded_checks, root, suffix=".sqlite", remedy=FORGET_MEMORY)
-    return [*documents, partial(_lost_tombstones, root), catalog, *_of_each([root / "memory"], memories)]
+    packages = _below(root / PACKAGES, unpacked_checks)
+    memory = _of_each([root / "memory"], memories)
+    return [*documents, partial(_lost_tombstones, root), catalog, *memory, *packages]
+
+
+def unpacked_checks(folder: Path) -> list[Check]:
+    """Check an unpacked translation package against the record that was made of its archive: it has no other files."""
+    if folder.name.startswith(TEMPORARY_PREFIX):
+        return []
+    path, remedy = folder / FOLDER_RECORD, f"remove the folder {folder}, and it is unpacked again"
+    if not path.is_file():
+        return [lambda: [damage(path, f"{path} is missing: {remedy}")]]
+    return [*_recorded_folder(path, remedy), partial(_added, path, remedy)]
+
+
+def _added(record: Path, remedy: str) -> list[Finding]:
+    listed = {} if document(record, remedy) else _listed_files(record) or {}
+    there = (Path(place, name) for place, _, names in os.walk(record.parent) for name in names)
+    return [
+        damage(path, f"{path} was added to what was unpacked: {remedy}")
+        for path in sorted(there)
+        if listed and path != record and path.relative_to(record.parent).as_posix() not in listed
+    ]
 
 
 def _dataset_checks(root: Path, folder: Path) -> list[Check]:

@@ -26,8 +26,10 @@ from flows.recipe import Recipe
 from flows.run_log import append_run
 from translation.engine import Translation
 from translation.memory import TranslationMemory
+from translation.packages.package import open_package
 
 NUM_FLIPS = 300
+PACKAGE = Path(__file__).resolve().parents[2] / "flows" / "packages" / "scenes-en_it.argosmodel"
 # Not of the catalog: the lock, what builds leave to go on with, and upstream files, which are the user's.
 OTHERS = {".writer-lock", "work", "upstream"}
 
@@ -52,6 +54,7 @@ def whole(built: tuple[Path, BuildReport], tmp_path_factory: pytest.TempPathFact
         write_json(model / name, {"weights": list(range(100))})
     record_folder(model, ["model.safetensors", "effort.json", "result.json"])
     write_checksummed(model.parent / "current.json", {"model": model.name, "snapshot": current.snapshot})
+    open_package(PACKAGE, root / "packages")
     assert main(["forget", "--domain", "example.org", "--root", str(root)]) == 0
     assert main(["export", "scenes", "--format", "urls", "--root", str(root)]) == 0
     rebuild(root)
@@ -97,7 +100,7 @@ def test_of_300_flipped_bits_300_are_found(root: Path) -> None:
     files = catalog_files(root)
     assert {path.suffix for path in files} >= {".parquet", ".json", ".jsonl", ".duckdb", ".sqlite", ".sha256", ".html"}
     assert {path.name for path in files} >= {"forgotten.json", "export.json", "croissant.json", "README.md"}
-    assert {path.name for path in files} >= {"model.safetensors", "files.json"}
+    assert {path.name for path in files} >= {"model.safetensors", "files.json", "model.bin", "sentencepiece.model"}
     assert {path.parts[-3] for path in files if path.parent.name == "captions"} > {"0123456789ab"}
     draw = random.Random(7)
     missed = []
