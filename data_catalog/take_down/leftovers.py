@@ -105,7 +105,7 @@ def _is_default_place(root: Path, folder: Path) -> bool:
 
 
 def _stays(root: Path, folder: Path) -> bool:
-    if folder.name.startswith(_KILLED):
+    if folder.resolve().name.startswith(_KILLED):
         return False
     try:
         record = read_json(folder / RECORD_FILE)

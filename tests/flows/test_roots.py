@@ -80,6 +80,17 @@ def test_a_path_that_duckdb_misreads_is_refused_before_anything_is_done(
     assert list(tmp_path.iterdir()) == []
 
 
+def test_flows_that_are_deployed_refuse_what_the_command_line_does(tmp_path: Path) -> None:
+    from flows.prefect_flows import FLOWS
+
+    (tmp_path / "work").symlink_to(tmp_path)
+    for flow in FLOWS.values():
+        with pytest.raises(ConfigError, match="DuckDB reads such paths wrongly"):
+            flow.fn(root=str(tmp_path / "a?b"))
+        with pytest.raises(ConfigError, match="nothing is written or removed through a link"):
+            flow.fn(root=str(tmp_path))
+
+
 def test_any_other_path_works_to_the_end(tmp_path: Path, english_overrides: list[str], capsys: Capture) -> None:
     root = tmp_path / ODD_NAME / "catalog"
     assert build(root, english_overrides) == 0
@@ -154,7 +165,8 @@ def test_a_lock_is_never_written_through_a_link(tmp_path: Path, lock: Lock, *, t
 def test_exports_by_a_link_lose_only_what_is_ours_by_name(root: Path, outside: Path) -> None:
     (root / "exports").symlink_to(outside)
     (outside / "scenes").mkdir()
-    (outside / "scenes" / "webdataset").symlink_to(outside / "web")
+    for name in ("webdataset", ".tmp-old-webdataset"):
+        (outside / "scenes" / name).symlink_to(outside / "web")
     before = state(outside)
     assert main(["export", "scenes", "--format", "urls", "--root", str(root)]) == 0
     assert (outside / "scenes" / "urls" / "export.json").is_file()
