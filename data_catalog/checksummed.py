@@ -1,7 +1,6 @@
 """JSON documents that carry a checksum of their own text, so that any flipped bit shows.
 
-The value of "checksum" is the sha256 of the file's bytes with 64 zeros in the checksum's place. Documents that were
-written before there were checksums are read as well: nobody can tell whether they are what was written.
+The value of "checksum" is the sha256 of the file's bytes with 64 zeros in the checksum's place.
 """
 
 import hashlib
@@ -30,7 +29,7 @@ def write_checksummed(path: Path, value: Mapping[str, Any]) -> str:
 
 
 def read_checksummed(path: Path, *, remedy: str) -> dict[str, Any]:
-    """The value of a checksummed document, or of one that was written before there were checksums.
+    """Return the value of a checksummed document.
 
     Args:
         path: the file.
@@ -51,13 +50,8 @@ def read_checksummed(path: Path, *, remedy: str) -> dict[str, Any]:
     return value
 
 
-def has_checksum(content: bytes) -> bool:
-    """Whether the bytes of a document, or of a line of a log, carry a checksum."""
-    return _IN_FILE.search(content) is not None or _IN_LINE.search(content) is not None
-
-
 def content_problem(content: bytes) -> str | None:
-    """What is wrong with the bytes of a document that may carry a checksum; None if nothing is, as far as it says."""
+    """Say what is wrong with the bytes of a document; None if nothing is."""
     return _problem(content, _IN_FILE)
 
 
@@ -75,21 +69,8 @@ def line_problem(line: bytes) -> str | None:
 
 def _problem(content: bytes, place: re.Pattern[bytes]) -> str | None:
     found = place.search(content)
-    if found is not None:
-        blank = content[: found.start()] + _BLANK.encode() + content[found.end() :]
-        whole = hashlib.sha256(blank).hexdigest().encode() == found.group()
-        return None if whole else "its text does not fit its checksum"
-    try:
-        value = json.loads(content.decode("utf-8"))
-    except (ValueError, RecursionError) as error:
-        return f"it is no JSON text: {error}"
-    if not isinstance(value, dict):
-        return "it is no JSON object"
-    if any(_is_nearly_checksum(key) for key in value):
-        return "its checksum has lost its name or its place"
-    return None
-
-
-def _is_nearly_checksum(key: str) -> bool:
-    """Whether a key is "checksum" with one letter changed at most: what is left of one that was hit."""
-    return len(key) == len(CHECKSUM) and sum(a != b for a, b in zip(key, CHECKSUM, strict=True)) <= 1
+    if found is None:
+        return "its checksum is missing, or has lost its name or its place"
+    blank = content[: found.start()] + _BLANK.encode() + content[found.end() :]
+    whole = hashlib.sha256(blank).hexdigest().encode() == found.group()
+    return None if whole else "its text does not fit its checksum"

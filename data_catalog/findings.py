@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from data_catalog.checksummed import content_problem, has_checksum, line_problem
+from data_catalog.checksummed import content_problem, line_problem
+from data_catalog.lock import holder_of
 from data_catalog.manifest import file_problem
 from data_catalog.recorded_files import is_recorded, record_path, record_problem
 
@@ -49,51 +50,53 @@ def document(path: Path, remedy: str) -> list[Finding]:
     except OSError as error:
         return [damage(path, f"{path} cannot be read ({error.strerror}): {remedy}")]
     problem = content_problem(content)
-    if problem is not None:
-        return [damage(path, f"{path} is damaged ({problem}): {remedy}")]
-    if has_checksum(content):
-        return []
-    return [
-        Finding(kind="note", path=path, text=f"{path} was written before there were checksums: nothing vouches for it")
-    ]
+    return [] if problem is None else [damage(path, f"{path} is damaged ({problem}): {remedy}")]
 
 
-def recorded(path: Path, remedy: str, *, is_needed: bool = False) -> list[Finding]:
-    """Of a file that has a record beside it, or should have one."""
+def missing(path: Path, text: str, *, needed: Path, root: Path) -> list[Finding]:
+    """Report that a file is not there, as damage unless a process that writes below `root` may be about to put it.
+
+    Args:
+        path: the file that this is about.
+        text: what is missing, and what to do.
+        needed: the file that is missing, such as the record of `path`.
+        root: where a writer holds the lock.
+    """
+    if holder_of(root) is not None:
+        return [Finding(kind="note", path=path, text=f"{text}; or wait, since a process writes there")]
+    return [] if needed.exists() else [damage(path, text)]  # it may have been put there a moment ago
+
+
+def recorded(path: Path, remedy: str, *, root: Path, is_needed: bool = False) -> list[Finding]:
+    """Report on a file that has a record beside it; it has to be there if it `is_needed`, and its record if it is."""
     problem = record_problem(path)
-    if problem is None and is_needed and not path.is_file():
-        problem = "it is missing"
     if problem is not None:
         return [damage(path, f"{path} is not what was written ({problem}): {remedy}")]
-    if is_recorded(path) or not path.is_file():
+    if not path.is_file():
+        return missing(path, f"{path} is missing: {remedy}", needed=path, root=root) if is_needed else []
+    if is_recorded(path):
         return []
-    text = f"{path} has no {record_path(path).name}: it is being written, or was when a process died, or is from before"
-    return [Finding(kind="note", path=path, text=f"{text} there were records; nothing vouches for it")]
+    record = record_path(path)
+    text = f"{path} has no {record.name}, which was removed, or a process died before it wrote it: {remedy}"
+    return missing(path, text, needed=record, root=root)
 
 
-def run_log(path: Path) -> list[Finding]:
-    """Of a log whose every line carries its checksum."""
+def run_log(path: Path, *, root: Path, is_needed: bool) -> list[Finding]:
+    """Report on a log whose every line carries its checksum, and that has a record of all lines."""
     try:
-        content = path.read_bytes()
-    except FileNotFoundError:
-        return []
+        lines = path.read_bytes().split(b"\n") if path.exists() else [b""]
     except OSError as error:
         return [damage(path, f"{path} cannot be read: {error.strerror}")]
-    lines = content.split(b"\n")
     last = lines.pop()
     problems = [(number, line_problem(line)) for number, line in enumerate(lines, start=1)]
     if last:
         problems.append((len(lines) + 1, "it has no end"))
-    remedy = "remove the line, which tells when a build ran and nothing needs"
+    again = "it tells when builds ran, and nothing needs it: the next build records what there is"
     found = [
-        damage(path, f"line {number} of {path} is damaged, or was cut off by a full disk ({problem}): {remedy}")
+        damage(
+            path, f"line {number} of {path} is damaged, or was cut off by a full disk ({problem}): remove it; {again}"
+        )
         for number, problem in problems
         if problem is not None
     ]
-    bare = sum(not has_checksum(line) for line in lines)
-    if bare and not found:
-        text = (
-            f"{bare} of the {len(lines)} lines of {path} are from before there were checksums: nothing vouches for them"
-        )
-        found.append(Finding(kind="note", path=path, text=text))
-    return found
+    return found or recorded(path, f"restore it from a copy; {again}", root=root, is_needed=is_needed)

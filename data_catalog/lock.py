@@ -33,7 +33,7 @@ def writer_lock(root: Path) -> Iterator[None]:
     """
     try:
         root.mkdir(parents=True, exist_ok=True)
-        file = (root / LOCK_FILE).open("a+", encoding="utf-8")
+        file = _open(root / LOCK_FILE)
     except OSError as error:
         raise ConfigError(f"{root} cannot be a folder to write to: {error.strerror}") from error
     with file:
@@ -79,10 +79,8 @@ def _lock_beside(place: Path, path: Path) -> TextIO | None:
             path.parent.mkdir(parents=True, exist_ok=True)
             with ExitStack() as stack:
                 try:
-                    file = stack.enter_context(path.open("a+", encoding="utf-8"))
+                    file = stack.enter_context(_open(path))
                 except FileNotFoundError:
-                    if path.is_symlink():
-                        raise
                     continue  # the folder as well
                 except PermissionError:
                     if not path.exists():
@@ -103,6 +101,17 @@ def _lock_beside(place: Path, path: Path) -> TextIO | None:
             if error.errno in _READ_ONLY:
                 return None
             raise ConfigError(f"{path.parent} cannot be a folder to write to: {error.strerror}") from error
+
+
+def _open(path: Path) -> TextIO:
+    """Open a lock's file, or make it; refuse a link, since what it leads to would be written over."""
+    try:
+        descriptor = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666)
+    except OSError as error:
+        if error.errno != errno.ELOOP or not path.is_symlink():
+            raise
+        raise ConfigError(f"{path} is a link, and nothing is written through it: remove it") from error
+    return open(descriptor, "a+", encoding="utf-8")  # noqa: PTH123  a path would be followed
 
 
 def _require_left_behind(place: Path, path: Path) -> None:

@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from data_catalog.errors import ConfigError
-from data_catalog.findings import Finding, damage, document, listed, recorded, run_log
+from data_catalog.exports.export import FORMATS
+from data_catalog.findings import Finding, damage, document, listed, missing, recorded, run_log
 from data_catalog.manifest import (
     CURRENT_FILE,
     MANIFEST_FILE,
@@ -26,11 +27,12 @@ from data_catalog.manifest import (
 )
 from data_catalog.recorded_files import FOLDER_RECORD, RECORD_SUFFIX, is_recorded
 from data_catalog.shards import TEMPORARY_PREFIX
-from data_catalog.snapshot_history import RUN_LOG
+from data_catalog.snapshot_history import RUN_LOG, runs
 
 EXPORTS = "exports"
 EXPORT_RECORD = "export.json"
 MODELS = "models"
+PACKAGES = "packages"
 # In a model's folder, when it is trained.
 RESULT = "result.json"
 # Files of a root that carry their checksum, and such as have a record beside them; with what to do about damage.
@@ -41,7 +43,10 @@ DOCUMENTS = {
 }
 CATALOG = "catalog.duckdb"
 REBUILD = "`vernaclip catalog --rebuild` writes it anew"
-FORGET_MEMORY = "remove it, and its captions are translated again; beside an unfinished build remove work/plan as well"
+FORGET_MEMORY = (
+    "a build that translates records it if it was not done; else remove it, and its captions are translated again; "
+    "beside an unfinished build remove work/plan as well"
+)
 FORGET_LOG = "remove it and its record: it tells how images were fetched, and nothing needs it"
 RESTORE_FILE = "restore it from a copy, or remove its snapshot and build again"
 
@@ -68,7 +73,7 @@ def checks(root: Path, *, dataset: str | None = None, snapshot: str | None = Non
             raise ConfigError(f"{root} holds no snapshot {snapshot}: see `vernaclip snapshots`")
         return _of_each(chosen, _snapshot_checks)
     found = _of_each(folders, partial(_dataset_checks, root))
-    exports = partial(_below, look=_export_checks)
+    exports = partial(_below, look=partial(_export_checks, root))
     found += _below(root / EXPORTS, exports) if dataset is None else exports(root / EXPORTS / dataset)
     models = root / MODELS
     found += _below(models, _model_checks) if dataset is None else _of_each([models / dataset], _model_checks)
@@ -123,18 +128,41 @@ def _folders(folder: Path) -> list[Path]:
 
 def _root_checks(root: Path) -> list[Check]:
     documents = [partial(document, root / name, remedy) for name, remedy in DOCUMENTS.items()]
-    catalog = partial(recorded, root / CATALOG, REBUILD, is_needed=True)
-    memories = partial(_recorded_checks, suffix=".sqlite", remedy=FORGET_MEMORY)
-    return [*documents, partial(_lost_tombstones, root), catalog, *_of_each([root / "memory"], memories)]
+    catalog = partial(recorded, root / CATALOG, REBUILD, root=root, is_needed=True)
+    memories = partial(_recorded_checks, root, suffix=".sqlite", remedy=FORGET_MEMORY)
+    packages = _below(root / PACKAGES, unpacked_checks)
+    memory = _of_each([root / "memory"], memories)
+    return [*documents, partial(_lost_tombstones, root), catalog, *memory, *packages]
+
+
+def unpacked_checks(folder: Path) -> list[Check]:
+    """Check an unpacked translation package against the record that was made of its archive: it has no other files."""
+    if folder.name.startswith(TEMPORARY_PREFIX):
+        return []
+    path, remedy = folder / FOLDER_RECORD, f"remove the folder {folder}, and it is unpacked again"
+    if not path.is_file():
+        return [lambda: [damage(path, f"{path} is missing: {remedy}")]]
+    return [*_recorded_folder(path, remedy), partial(_added, path, remedy)]
+
+
+def _added(record: Path, remedy: str) -> list[Finding]:
+    listed = {} if document(record, remedy) else _listed_files(record) or {}
+    there = (Path(place, name) for place, _, names in os.walk(record.parent) for name in names)
+    return [
+        damage(path, f"{path} was added to what was unpacked: {remedy}")
+        for path in sorted(there)
+        if listed and path != record and path.relative_to(record.parent).as_posix() not in listed
+    ]
 
 
 def _dataset_checks(root: Path, folder: Path) -> list[Check]:
-    report = [partial(recorded, path, f"`vernaclip report {folder.name}` writes it anew") for path in _reports(folder)]
-    logs = partial(_recorded_checks, suffix=".parquet", remedy=FORGET_LOG)
+    anew = f"`vernaclip report {folder.name}` writes it anew"
+    report = [partial(recorded, path, anew, root=root) for path in _reports(folder)]
+    logs = partial(_recorded_checks, root, suffix=".parquet", remedy=FORGET_LOG)
     snapshots = [path for path in _folders(folder) if is_snapshot_name(path.name)]
     return [
         partial(_pointer, root, folder.name),
-        partial(run_log, folder / RUN_LOG),
+        partial(run_log, folder / RUN_LOG, root=root, is_needed=bool(snapshot_names(root, folder.name))),
         *report,
         *_of_each([folder / "fetch-log"], logs),
         *_of_each(snapshots, _snapshot_checks),
@@ -146,11 +174,11 @@ def _reports(folder: Path) -> list[Path]:
     return [path] if path.exists() or is_recorded(path) else []
 
 
-def _recorded_checks(folder: Path, *, suffix: str, remedy: str) -> list[Check]:
+def _recorded_checks(root: Path, folder: Path, *, suffix: str, remedy: str) -> list[Check]:
     """Of files of a folder that are there, or of which there is a record."""
     paths = {path.with_name(path.name.removesuffix(RECORD_SUFFIX)) for path in folder.iterdir()}
     return [
-        partial(recorded, path, remedy)
+        partial(recorded, path, remedy, root=root)
         for path in sorted(paths)
         if path.name.endswith(suffix) and not path.name.startswith(TEMPORARY_PREFIX)
     ]
@@ -192,6 +220,10 @@ def _manifest(folder: Path, remedy: str) -> list[Finding]:
 
 
 def _unfinished(folder: Path) -> list[Finding]:
+    root, path = folder.parents[2], folder / MANIFEST_FILE
+    if any(run.get("snapshot") == folder.name for run in runs(root, folder.parent.name)):
+        text = f"{path} is missing, and a build ended with that snapshot: restore it from a copy, or build again"
+        return missing(path, text, needed=path, root=root)
     text = (
         f"{folder} has no {MANIFEST_FILE}: its build was killed and goes on when run again, or is under way; "
         "`vernaclip prune` removes it"
@@ -239,8 +271,8 @@ def _pointer(root: Path, dataset: str) -> list[Finding]:
     except ConfigError as error:
         return [damage(path, str(error))]
     if name is None and snapshot_names(root, dataset):
-        text = f"{path} is missing: a build was killed a moment before it wrote it; run it again"
-        return [Finding(kind="note", path=path, text=text)]
+        text = f"{path} is missing: it was removed, or a build was killed a moment before it wrote it; build again"
+        return missing(path, text, needed=path, root=root)
     if name is not None and not (path.parent / name / MANIFEST_FILE).is_file():
         return [damage(path, f"{path} names the snapshot {name}, which is not there: {remedy}")]
     return found
@@ -253,12 +285,14 @@ def _model_checks(folder: Path) -> list[Check]:
 
 
 def _model_pointer(path: Path) -> list[Finding]:
-    remedy = "remove it and train again, which finds the trained model"
-    found = document(path, remedy)
-    if path.is_file() and not any(finding.kind == "damage" for finding in found):
+    remedy = "train again, which finds the trained model"
+    if not path.is_file() and any(path.parent.glob(f"*/{FOLDER_RECORD}")):
+        return missing(path, f"{path} is missing: {remedy}", needed=path, root=path.parent)
+    found = document(path, f"remove it and {remedy}")
+    if path.is_file() and not found:
         name = str(json.loads(path.read_bytes()).get("model"))
-        if not (path.parent / name).is_dir():
-            return [damage(path, f"{path} names the model {name}, which is not there: {remedy}")]
+        if not any((path.parent / name / file).is_file() for file in (FOLDER_RECORD, RESULT)):
+            return [damage(path, f"{path} names the model {name}, which is not there: remove it and {remedy}")]
     return found
 
 
@@ -269,18 +303,20 @@ def _trained_checks(folder: Path) -> list[Check]:
         return _recorded_folder(path, f"remove the folder {folder} and train again")
     if not (folder / RESULT).is_file():
         return []
-    text = f"{folder} has no {path.name}: it is from before models had one, or its training was killed at its very end"
-    return [lambda: [Finding(kind="note", path=folder, text=f"{text}; nothing vouches for it")]]
+    text = f"{path} is missing: it was removed, or training was killed at its very end; train again, which writes it"
+    return [partial(missing, path, text, needed=path, root=folder.parent)]
 
 
-def _export_checks(folder: Path) -> list[Check]:
+def _export_checks(root: Path, folder: Path) -> list[Check]:
     path = folder / EXPORT_RECORD
     if folder.name.startswith(TEMPORARY_PREFIX):
         return []
-    if not path.is_file():
-        text = f"{folder} has no {EXPORT_RECORD}: it is being written, or its export was killed; export again"
-        return [lambda: [Finding(kind="note", path=folder, text=text)]]
-    return _recorded_folder(path, f"remove the folder {folder} and export again")
+    if path.is_file():
+        return _recorded_folder(path, f"remove the folder {folder} and export again")
+    if folder.name in FORMATS:
+        text = f"{path} is missing, and nothing vouches for that export: remove the folder and export again"
+        return [partial(missing, path, text, needed=path, root=root)]
+    return [lambda: [Finding(kind="note", path=folder, text=f"{folder} has no {EXPORT_RECORD}: it is no export")]]
 
 
 def _recorded_folder(path: Path, remedy: str) -> list[Check]:

@@ -45,8 +45,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     from data_catalog.errors import PipelineError
     from data_catalog.reading import reading
 
+    root = getattr(options, "root", None)
     try:
-        with disk_errors(Path(getattr(options, "root", None) or ".") / "catalog"), reading():
+        if root is not None:
+            from data_catalog.roots import require_no_links, require_readable_path
+
+            require_readable_path(root)
+            if options.handler != "sql:sql":  # which writes nothing, and does not read through links
+                require_no_links(root)
+        with disk_errors((root or Path()) / "catalog"), reading():
             return int(_handler(options.handler)(options) or EXIT_OK)
     except PipelineError as error:
         return _fail(str(error), debug=options.debug)

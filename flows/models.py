@@ -13,6 +13,7 @@ from data_catalog.shards import write_json
 from flows.guarded import require_guarded
 from flows.recipe import Recipe
 from training.data import PairFiles
+from training.effort import EFFORT_FILE
 from training.evaluation import evaluate
 from training.loop import TrainResult, train
 from training.processes import process_rank
@@ -81,7 +82,7 @@ def train_model(recipe: Recipe, root: Path) -> TrainReport:
     with writer_lock(models) if writes else nullcontext():
         result = train(files, recipe.train, models / key[:12], sha256=hashes.__getitem__)
         if writes:
-            record_folder(models / key[:12], MODEL_FILES)
+            record_folder(models / key[:12], (*MODEL_FILES, EFFORT_FILE))
             write_checksummed(models / CURRENT_FILE, {"model": key[:12], "snapshot": snapshot.snapshot})
     return TrainReport(folder=models / key[:12], snapshot=snapshot, result=result)
 

@@ -15,6 +15,7 @@ from prefect import Flow, flow
 
 from data_catalog.progress import watched
 from data_catalog.reading import reading
+from data_catalog.roots import require_no_links, require_readable_path
 from flows import runs
 from flows.doctor import require_sound_environment
 from flows.ending import ended_by_signals
@@ -119,6 +120,8 @@ def _executor(
     """What does the steps of the flow `name`, and shows its progress on the way through `phases`."""
     require_sound_environment()
     _let_our_logs_through()
+    require_readable_path(Path(root))
+    require_no_links(Path(root))
     loaded = load_recipe(recipe, root=Path(root), overrides=overrides_of(settings))
     artifacts = FlowArtifacts(f"progress-{name}-{loaded.name}", phases)
 

@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 
 from data_catalog.checksummed import read_checksummed
 from data_catalog.errors import ConfigError
+from data_catalog.exports.export import FORMATS
 from data_catalog.exports.place import RECORD_FILE, RECORD_KEYS, WITHOUT_EXPORTS
 from data_catalog.manifest import read_snapshot
 from data_catalog.pruning import freed_bytes
@@ -77,7 +78,7 @@ def clear_exports(root: Path) -> list[Path]:
     """Remove exports of snapshots that are not there any more: nobody can tell what these held.
 
     They are looked for in the whole root; where exports go by default those without a record go as well, and links are
-    followed.
+    followed: behind one only what is called as an export is, since the rest of that disk is somebody's.
     """
     doomed = [folder for folder in _exports(root, root) if not _stays(root, folder)]
     for folder in doomed:
@@ -104,15 +105,21 @@ def _is_default_place(root: Path, folder: Path) -> bool:
 
 
 def _stays(root: Path, folder: Path) -> bool:
-    if folder.name.startswith(_KILLED):
+    if folder.resolve().name.startswith(_KILLED):
         return False
     try:
         record = read_json(folder / RECORD_FILE)
     except (OSError, ValueError):
         record = None
     if not isinstance(record, dict) or not record.keys() >= RECORD_KEYS:
-        return not _is_default_place(root, folder)
+        return not _is_default_place(root, folder) or _is_of_others(root, folder)
     return read_snapshot(root, str(record["dataset"]), str(record["snapshot"])) is not None
+
+
+def _is_of_others(root: Path, folder: Path) -> bool:
+    """Tell whether a folder without a record lies behind a link and is not called as an export is by default."""
+    place = folder.resolve()
+    return not place.is_relative_to(root.resolve()) and place.name not in FORMATS
 
 
 def clear_indexes(root: Path, datasets: Iterable[str]) -> list[Path]:

@@ -8,7 +8,6 @@ import pytest
 from data_catalog.checksummed import (
     checksummed_line,
     content_problem,
-    has_checksum,
     line_problem,
     read_checksummed,
     write_checksummed,
@@ -38,7 +37,6 @@ def flips(content: bytes) -> list[bytes]:
 def test_a_document_comes_back_as_it_was_written(tmp_path: Path) -> None:
     path = tmp_path / "document.json"
     write_checksummed(path, VALUE)
-    assert has_checksum(path.read_bytes())
     assert read_checksummed(path, remedy="restore it") == VALUE
     first = path.read_bytes()
     write_checksummed(path, dict(reversed(VALUE.items())))
@@ -79,11 +77,11 @@ def test_what_is_no_document_is_a_sentence(tmp_path: Path, content: bytes) -> No
         read_checksummed(path, remedy="restore it from a copy")
 
 
-def test_a_document_from_before_checksums_is_read(tmp_path: Path) -> None:
+def test_a_document_without_a_checksum_is_damaged(tmp_path: Path) -> None:
     path = tmp_path / "document.json"
     write_json(path, {"snapshot": "abc"})
-    assert not has_checksum(path.read_bytes())
-    assert read_checksummed(path, remedy="restore it") == {"snapshot": "abc"}
+    with pytest.raises(ConfigError, match=r"is damaged \(its checksum is missing.*\): restore it"):
+        read_checksummed(path, remedy="restore it")
 
 
 def test_what_cannot_be_opened_is_a_sentence(tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """`vernaclip verify`: any flipped bit of any file of a catalog is found, told in a sentence, and never a traceback."""
 
 import errno
+import json
 import random
 import shutil
 from collections.abc import Callable, Iterator
@@ -13,18 +14,22 @@ from data_catalog.catalog import query, rebuild
 from data_catalog.checksummed import write_checksummed
 from data_catalog.errors import ConfigError
 from data_catalog.findings import Finding
+from data_catalog.lock import writer_lock
 from data_catalog.manifest import commit_snapshot, current_snapshot, find_snapshot, point_to, require_snapshot
-from data_catalog.recorded_files import record_folder
+from data_catalog.recorded_files import record_folder, recorded
 from data_catalog.shards import write_json
 from data_catalog.verification import checks, verify
 from flows.build import BuildReport, build_dataset
 from flows.cli import main
 from flows.execution import LocalExecutor
 from flows.recipe import Recipe
+from flows.run_log import append_run
 from translation.engine import Translation
 from translation.memory import TranslationMemory
+from translation.packages.package import open_package
 
 NUM_FLIPS = 300
+PACKAGE = Path(__file__).resolve().parents[2] / "flows" / "packages" / "scenes-en_it.argosmodel"
 # Not of the catalog: the lock, what builds leave to go on with, and upstream files, which are the user's.
 OTHERS = {".writer-lock", "work", "upstream"}
 
@@ -38,15 +43,18 @@ def whole(built: tuple[Path, BuildReport], tmp_path_factory: pytest.TempPathFact
     current = require_snapshot(root, "scenes")
     shutil.copytree(current.folder, current.folder.with_name("0123456789ab"))
     commit_snapshot(root, {**current.manifest, "snapshot": "0123456789ab", "build_key": "another"})
+    append_run(root, "scenes", snapshot="0123456789ab")
     point_to(root, "scenes", current.snapshot)
+    append_run(root, "scenes", snapshot=current.snapshot)
     memory = TranslationMemory(root / "memory", "argos:en-it:abc")
     memory.record([f"a dog {number}" for number in range(50)], [Translation(text="un cane", score=-0.1)] * 50)
     memory.seal()
     model = root / "models" / "scenes" / "0123456789ab"
-    for name in ("model.safetensors", "result.json"):
+    for name in ("model.safetensors", "effort.json", "result.json"):
         write_json(model / name, {"weights": list(range(100))})
-    record_folder(model, ["model.safetensors", "result.json"])
+    record_folder(model, ["model.safetensors", "effort.json", "result.json"])
     write_checksummed(model.parent / "current.json", {"model": model.name, "snapshot": current.snapshot})
+    open_package(PACKAGE, root / "packages")
     assert main(["forget", "--domain", "example.org", "--root", str(root)]) == 0
     assert main(["export", "scenes", "--format", "urls", "--root", str(root)]) == 0
     rebuild(root)
@@ -92,7 +100,7 @@ def test_of_300_flipped_bits_300_are_found(root: Path) -> None:
     files = catalog_files(root)
     assert {path.suffix for path in files} >= {".parquet", ".json", ".jsonl", ".duckdb", ".sqlite", ".sha256", ".html"}
     assert {path.name for path in files} >= {"forgotten.json", "export.json", "croissant.json", "README.md"}
-    assert {path.name for path in files} >= {"model.safetensors", "files.json"}
+    assert {path.name for path in files} >= {"model.safetensors", "files.json", "model.bin", "sentencepiece.model"}
     assert {path.parts[-3] for path in files if path.parent.name == "captions"} > {"0123456789ab"}
     draw = random.Random(7)
     missed = []
@@ -106,6 +114,75 @@ def test_of_300_flipped_bits_300_are_found(root: Path) -> None:
             missed.append((path.relative_to(root), place, bit, found))
     assert missed == []
     assert verify(root) == []
+
+
+def test_no_file_goes_unnoticed(root: Path) -> None:
+    """But two that can be learnt again, or of which nobody can tell that they were there."""
+    files = [path for path in catalog_files(root) if path.name not in ("file-hashes.json", "forgotten.json")]
+    put_by = root.with_name("put-by")
+    for path in files:
+        path.rename(put_by)
+        found = damage(root)
+        assert any(is_about(finding, path) for finding in found), path
+        assert main(["verify", "--root", str(root)]) == 1, path
+        put_by.rename(path)
+    assert verify(root) == []
+
+
+@pytest.mark.parametrize("name", ["catalog.duckdb", "datasets/scenes/runs.jsonl"])
+def test_nor_does_one_with_its_record(root: Path, name: str) -> None:
+    for path in (root / name, root / f"{name}.sha256"):
+        path.unlink()
+    assert any(is_about(finding, root / name) for finding in damage(root))
+
+
+def test_nor_does_a_line_of_a_log(root: Path) -> None:
+    path = root / "datasets" / "scenes" / "runs.jsonl"
+    lines = path.read_bytes().splitlines(keepends=True)
+    assert len(lines) >= 3
+    cut = [lines[:number] + lines[number + 1 :] for number in range(len(lines))]
+    for left in (*cut, [], lines[::-1], [*lines, lines[-1]]):
+        path.write_bytes(b"".join(left))
+        assert any(is_about(finding, path) for finding in damage(root)), left
+    path.write_bytes(b"".join(lines))
+    assert verify(root) == []
+
+
+def test_a_run_that_ends_later_does_not_hide_that_a_line_went(root: Path, caplog: pytest.LogCaptureFixture) -> None:
+    path = root / "datasets" / "scenes" / "runs.jsonl"
+    path.write_bytes(b"".join(path.read_bytes().splitlines(keepends=True)[1:]))
+    append_run(root, "scenes", snapshot="0123456789ab")
+    assert f"{path} is not what was written" in caplog.text
+
+
+def test_a_document_without_its_checksum_is_damaged(root: Path) -> None:
+    documents = [
+        path for path in catalog_files(root) if path.suffix == ".json" and b'\n "checksum"' in path.read_bytes()
+    ]
+    assert {path.name for path in documents} >= {
+        *("manifest.json", "current.json", "export.json", "files.json", "forgotten.json", "file-hashes.json"),
+    }
+    for path in documents:
+        content = path.read_bytes()
+        value = json.loads(content)
+        del value["checksum"]
+        write_json(path, value)
+        assert any(is_about(finding, path) for finding in damage(root)), path
+        path.write_bytes(content)
+    log = root / "datasets" / "scenes" / "runs.jsonl"
+    with recorded(log):
+        log.write_bytes(log.read_bytes().replace(b'"checksum": ', b'"sum": ', 1))
+    assert any(is_about(finding, log) for finding in damage(root))
+
+
+def test_what_a_writer_is_about_to_record_is_no_damage(root: Path) -> None:
+    """A build that is under way takes records away and writes them anew."""
+    gone = (root / "catalog.duckdb.sha256", root / "datasets" / "scenes" / "current.json")
+    for path in gone:
+        path.unlink()
+    with writer_lock(root):
+        assert {finding.kind for finding in verify(root)} == {"note"}
+    assert len(damage(root)) == len(gone)
 
 
 def test_every_bit_of_the_manifest_and_of_the_pointer_counts(root: Path) -> None:
@@ -170,7 +247,7 @@ def test_what_is_missing_stray_or_unvouched_for_is_told(root: Path, capsys: pyte
     assert any(line.startswith("stray: ") and "other.parquet is none of the snapshot's files" in line for line in out)
     assert any("fedcba987654 has no manifest.json: its build was killed" in line for line in out)
     assert any("catalog.duckdb has no catalog.duckdb.sha256" in line for line in out)
-    assert out[-1].startswith(f"{root}: 1 damaged (")
+    assert out[-1].startswith(f"{root}: 2 damaged (")
 
 
 @pytest.mark.parametrize(
@@ -204,13 +281,17 @@ def test_a_record_that_cannot_be_read_is_told(root: Path) -> None:
     assert "its record catalog.duckdb.sha256 cannot be read: Is a directory" in found.text
 
 
-def test_a_model_that_is_not_there_is_told_and_one_without_a_record_is_not_vouched_for(root: Path) -> None:
+def test_a_model_that_is_not_there_is_told_and_one_without_a_record_as_well(root: Path) -> None:
     model = root / "models" / "scenes" / "0123456789ab"
     (model / "files.json").unlink()
-    [found] = verify(root)
-    assert (found.kind, found.path) == ("note", model)
-    (model / "result.json").unlink()  # as while it is being trained
+    [found] = damage(root)
+    assert is_about(found, model / "files.json")
+    (model / "result.json").rename(root / "result.json")
+    [lost] = damage(root)
+    assert is_about(lost, model.parent / "current.json")
+    (model.parent / "current.json").unlink()  # as while it is being trained
     assert verify(root) == []
+    write_checksummed(model.parent / "current.json", {"model": model.name, "snapshot": "0123456789ab"})
     shutil.rmtree(model)
     [lost] = damage(root)
     assert is_about(lost, model.parent / "current.json")

@@ -28,6 +28,7 @@ from data_catalog.manifest import (
     snapshot_names,
 )
 from data_catalog.pruning import remove_snapshot
+from data_catalog.recorded_files import record_folder
 from data_catalog.row_comparison import Change
 from data_catalog.snapshot_diff import diff_snapshots
 from data_catalog.snapshot_history import history, resolve
@@ -244,7 +245,7 @@ def test_prune_keeps_what_is_asked_for_and_what_something_needs(root: Path, caps
     names = [require_snapshot(root, "scenes").snapshot]
     names += [publish(root, f"{number}123456789ab").snapshot for number in range(5)]
     write_checksummed(root / "models" / "scenes" / "current.json", {"model": "x", "snapshot": names[0]})
-    (root / "models" / "scenes" / "x").mkdir()
+    record_folder(root / "models" / "scenes" / "x", [])
     write_checksummed(root / "work" / "retries-scenes.json", {"attempts": 1, "snapshot": names[1]})
     write_checksummed(
         root / "exports" / "scenes" / "urls" / "export.json", {"dataset": "scenes", "snapshot": names[2], "files": {}}

@@ -125,6 +125,22 @@ def test_a_bit_of_a_model_that_flips_is_found(root: Path, capsys: pytest.Capture
     assert f"damage: {path} is not what was written" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("name", ["effort.json", "result.json", "files.json", "metrics.jsonl"])
+def test_a_file_of_a_model_that_goes_or_changes_is_found(
+    root: Path, name: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = next((root / "models" / "scenes").glob(f"*/{name}"))
+    content = path.read_bytes()
+    path.unlink()
+    assert main(["verify", "--root", str(root)]) == 1
+    path.write_bytes(content.replace(b"1", b"2", 1))
+    assert main(["verify", "--root", str(root)]) == 1
+    path.write_bytes(content)
+    assert main(["verify", "--root", str(root)]) == 0
+    told = capsys.readouterr().out.splitlines()
+    assert sum(line.startswith("damage: ") and str(path.parent) in line for line in told) >= 2
+
+
 def test_a_trained_model_is_exported_with_a_card_of_its_run(
     root: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:

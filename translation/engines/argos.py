@@ -8,6 +8,7 @@ takes the tokenizers; they are free of side effects.
 from pathlib import Path
 from typing import Any
 
+from data_catalog.errors import ConfigError
 from data_catalog.language_pack import LanguagePack
 from translation.config import TranslateConfig
 from translation.engines.ctranslate2_model import CTranslate2Translator, Model
@@ -56,8 +57,13 @@ class ArgosTokenizer:
     """A package's tokenizer; see `translation.engines.ctranslate2_model.Tokenizer`."""
 
     def __init__(self, package: Package) -> None:
-        self._tokenizer = _tokenizer(package)
-        self.alphabet = _alphabet(package)
+        try:
+            self._tokenizer = _tokenizer(package)
+            self._tokenizer.encode("a")  # which loads it
+            self.alphabet = _alphabet(package)
+        except (RuntimeError, ValueError, OSError, SystemExit) as error:  # the latter of a BPE model
+            path = package.tokenizer_path
+            raise ConfigError(f"{path} cannot be loaded ({error}): install the package again") from error
 
     def encode(self, text: str) -> Tokens:
         """Pieces, without special tokens: Argos packages want none."""

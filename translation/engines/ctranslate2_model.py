@@ -118,6 +118,14 @@ class CTranslate2Translator:
         translations = {caption: self._joined(item, found) for caption, item in prepared.items()}
         return [translations[caption] for caption in captions]
 
+    def try_out(self) -> None:
+        """Load the model and let it translate a token.
+
+        Raises:
+            ConfigError: it cannot.
+        """
+        self._decode({"a": ["a"]}, lambda _: None)
+
     def _joined(self, prepared: Prepared, found: dict[str, _Decoded]) -> Translation:
         parts = [found[sentence] for sentence in prepared.sentences]
         num_tokens = sum(part.num_tokens for part in parts)
@@ -150,7 +158,7 @@ class CTranslate2Translator:
             batch, futures = queued.popleft()
             try:
                 results = [future.result() for future in futures]
-            except RuntimeError as error:
+            except (RuntimeError, ValueError) as error:
                 raise ConfigError(
                     f"CTranslate2 cannot translate with {self.model.folder}: {error}; a smaller "
                     f"translate.max_batch_tokens needs less memory{_advice(self.device)}"

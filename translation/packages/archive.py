@@ -1,13 +1,16 @@
 """`.argosmodel` archives: zip files from strangers, checked before a byte is written, and our own, byte-stable."""
 
+import hashlib
 import lzma
 import stat
 import zipfile
 import zlib
 from pathlib import Path, PurePosixPath
 
+from data_catalog.checksummed import write_checksummed
 from data_catalog.disk_errors import raise_if_disk_fails
 from data_catalog.errors import ConfigError
+from data_catalog.recorded_files import FOLDER_RECORD
 
 MAX_MEMBERS = 10_000
 MAX_BYTES = 4 * 1024**3  # unpacked; the largest published package has about 300 MB
@@ -32,21 +35,21 @@ def check_archive(path: Path) -> str:
 
 
 def extract(path: Path, folder: Path) -> Path:
-    """Unpack a checked archive below `folder`; returns the package's own folder.
+    """Unpack a checked archive below `folder`, with a record of its files; returns the package's own folder.
 
     Raises:
         ConfigError: as `check_archive`, a member that is damaged or cannot be written, or a full disk.
     """
     with _open(path) as archive:
         top = _check_members(path, archive.infolist())
+        members = [member for member in archive.infolist() if not member.is_dir()]
         try:
-            for member in archive.infolist():
-                if not member.is_dir():
-                    _extract_member(archive, member, folder / member.filename)
+            found = {each.filename: _extract_member(archive, each, folder / each.filename) for each in members}
         except DAMAGE as error:
             if isinstance(error, OSError):
                 raise_if_disk_fails(error, folder)
             raise ConfigError(f"{path} is damaged or cannot be unpacked ({error}): get the package again") from error
+    write_checksummed(folder / FOLDER_RECORD, {"files": found})
     return folder / top
 
 
@@ -120,9 +123,13 @@ def _fault_of_member(member: zipfile.ZipInfo) -> str:
     return ""
 
 
-def _extract_member(archive: zipfile.ZipFile, member: zipfile.ZipInfo, path: Path) -> None:
+def _extract_member(archive: zipfile.ZipFile, member: zipfile.ZipInfo, path: Path) -> str:
+    """Write a member to its place; return the sha256 of its bytes as they come out of the archive."""
+    found = hashlib.sha256()
     path.parent.mkdir(parents=True, exist_ok=True)
     # zipfile stops at the announced size and then compares the checksum: a lying header cannot fill the disk.
     with archive.open(member) as packed, path.open("wb") as file:
         while chunk := packed.read(COPY_BYTES):
             file.write(chunk)
+            found.update(chunk)
+    return found.hexdigest()

@@ -7,7 +7,6 @@ The format is Argos Translate's own (`argostranslate.package.AvailablePackage`):
 import json
 import logging
 import os
-import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -15,7 +14,7 @@ from typing import Any
 from data_catalog.downloads.fetching import DownloadConfig, fetch_small
 from data_catalog.downloads.urls import check_url
 from data_catalog.errors import ConfigError, TransientError
-from translation.packages.package import argos_data_dir, version_key
+from translation.packages.package import CODE, VERSION, argos_data_dir, version_key
 
 logger = logging.getLogger(__name__)
 
@@ -25,9 +24,6 @@ MAX_INDEX_BYTES = 16 * 2**20  # the real one has 33 kB
 MAX_LINKS = 20
 FIRST_UNREADABLE_FORMAT = (2,)  # `argos_version`, the format, of packages that this reader does not know
 DEFAULT_CONFIG = DownloadConfig()
-
-_CODE = re.compile(r"[A-Za-z]{2,3}([_-][A-Za-z0-9]{1,8}){0,3}", re.ASCII)
-_VERSION = re.compile(r"[0-9A-Za-z.+-]{1,32}", re.ASCII)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -128,7 +124,7 @@ def parse_index(content: bytes, url: str) -> list[IndexEntry]:
 def _fault_of(record: Any) -> str:
     if not isinstance(record, dict):
         return "is no object"
-    for name, pattern in (("from_code", _CODE), ("to_code", _CODE), ("package_version", _VERSION)):
+    for name, pattern in (("from_code", CODE), ("to_code", CODE), ("package_version", VERSION)):
         if not isinstance(record.get(name), str) or not pattern.fullmatch(record[name]):
             return f"has no usable {name}"
     if record.get("argos_version") and not _is_version(record["argos_version"]):
@@ -139,7 +135,7 @@ def _fault_of(record: Any) -> str:
 
 
 def _is_version(value: object) -> bool:
-    return isinstance(value, str) and _VERSION.fullmatch(value) is not None
+    return isinstance(value, str) and VERSION.fullmatch(value) is not None
 
 
 def _links(record: dict[str, Any]) -> tuple[str, ...]:

@@ -4,6 +4,7 @@ import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 from data_catalog.downloads.fetching import DownloadConfig, download
@@ -11,6 +12,7 @@ from data_catalog.downloads.partial_file import PartialFile
 from data_catalog.errors import ConfigError, TransientError
 from data_catalog.lock import writer_lock
 from data_catalog.shards import digest, sweep_temporary
+from translation.config import TranslateConfig
 from translation.packages import archive
 from translation.packages import package as packages
 from translation.packages.index import DEFAULT_CONFIG, IndexEntry, choose, index_url, read_index, usable_links
@@ -164,12 +166,23 @@ def _install(
     """Install a checked file; a record that is there already stays, unless only the new one names a URL."""
     home = packages_dir / archive.check_archive(path)
     changed = not home.exists()
-    package = packages.read_package(packages.install(path, packages_dir, pair=pair))
+    package = packages.read_package(
+        packages.install(path, packages_dir, pair=pair, check=partial(_require_loadable, path))
+    )
     recorded = read_source(home)
     if recorded is None or (source.url and not recorded.url):
         recorded = replace(source, package_sha256=package.sha256)
         write_source(home, recorded)
     return Installation(package=package, source=recorded, changed=changed)
+
+
+def _require_loadable(path: Path, package: packages.Package) -> None:
+    from translation.engines.argos import argos_translator
+
+    try:
+        argos_translator(package, TranslateConfig(device="cpu")).try_out()
+    except ConfigError as error:
+        raise ConfigError(f"{path} holds no package that can be used: {error}") from error
 
 
 def _installed_from(url: str, packages_dir: Path) -> Installation | None:

@@ -5,8 +5,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from data_catalog.checksummed import read_checksummed, write_checksummed
 from data_catalog.errors import ConfigError
-from data_catalog.shards import read_json, sha256_of, write_json
+from data_catalog.shards import sha256_of
 
 logger = logging.getLogger(__name__)
 
@@ -38,10 +39,8 @@ def read_source(folder: Path) -> PackageSource | None:
     """The record in a package's folder; None where there is none, or none that can be read."""
     path = folder / RECORD
     try:
-        return _source_of(read_json(path))
-    except FileNotFoundError:
-        return None
-    except (OSError, ValueError, TypeError) as error:
+        return _source_of(read_checksummed(path, remedy="it is ignored")) if path.exists() else None
+    except (ConfigError, TypeError) as error:
         logger.warning("%s is ignored, since it cannot be read: %s", path, error)
         return None
 
@@ -55,7 +54,7 @@ def _source_of(record: Any) -> PackageSource:
 
 def write_source(folder: Path, source: PackageSource) -> None:
     """Put the record into a package's folder."""
-    write_json(folder / RECORD, asdict(source))
+    write_checksummed(folder / RECORD, asdict(source))
 
 
 def check_sha256_text(text: str) -> str:

@@ -8,14 +8,16 @@ folders in the user's home, its installer overwrites other packages, and one bro
 import json
 import logging
 import os
+import re
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from data_catalog.checksummed import read_checksummed
 from data_catalog.disk_errors import raise_if_disk_fails
 from data_catalog.errors import ConfigError
 from data_catalog.shards import TEMPORARY_PREFIX, digest, sha256_of, sync
@@ -28,7 +30,10 @@ FIRST_LAYOUT_WITH_CONFIG = 6
 TOKENIZERS = ("sentencepiece.model", "bpe.model")
 # Beside the packages' folder: Argos Translate fails on any folder in there that is no package.
 DOWNLOADS = "vernaclip-downloads"
-REQUIRED_TEXTS = ("from_code", "to_code", "package_version", "argos_version")
+# Codes and versions become parts of file names.
+CODE = re.compile(r"[a-z]{2,3}([_-][A-Za-z0-9]{1,8}){0,3}", re.ASCII)
+VERSION = re.compile(r"[0-9A-Za-z.+-]{1,32}", re.ASCII)
+REQUIRED_TEXTS = {"from_code": CODE, "to_code": CODE, "package_version": VERSION, "argos_version": VERSION}
 
 
 class PlaceTakenError(ConfigError):
@@ -82,20 +87,44 @@ def open_package(path: Path, cache_dir: Path) -> Package:
     """The package at `path`: an installed folder, or an `.argosmodel` file, which is unpacked below `cache_dir` once.
 
     Raises:
-        ConfigError: it is neither, or not whole.
+        ConfigError: it is neither, not whole, or not as it was installed or unpacked.
     """
     if path.is_dir():
-        return read_package(path)
+        return _as_installed(read_package(path))
     if not path.is_file():
         raise ConfigError(f"{path} does not exist: give an .argosmodel file or an installed package's folder")
     home = cache_dir / sha256_of(path)[:16]
     if not home.is_dir():
         with _unpacked(path, cache_dir) as package:
             _put(package.folder.parent, home)
+    _require_as_unpacked(home)
     return read_package(home / archive.check_archive(path))
 
 
-def install(path: Path, packages_dir: Path, *, pair: tuple[str, str] | None = None) -> Path:
+def _require_as_unpacked(home: Path) -> None:
+    from data_catalog.verification import unpacked_checks
+
+    for check in unpacked_checks(home):
+        for finding in check():
+            raise ConfigError(finding.text)
+
+
+def _as_installed(package: Package) -> Package:
+    """Refuse a package that is not what we installed; nobody vouches for what Argos Translate itself did."""
+    folder, remedy = package.folder, f"remove the folder {package.folder}, and install the package again"
+    record = folder / RECORD
+    if record.exists() and read_checksummed(record, remedy=remedy).get("package_sha256") not in ("", package.sha256):
+        raise ConfigError(f"{folder} is not what was installed, as {RECORD} in it says: {remedy}")
+    return package
+
+
+def install(
+    path: Path,
+    packages_dir: Path,
+    *,
+    pair: tuple[str, str] | None = None,
+    check: Callable[[Package], object] = lambda _: None,
+) -> Path:
     """Install an `.argosmodel` file for Argos Translate and for us; returns the package's folder.
 
     Installing the same package again changes nothing. Call it with the lock of the folder `DOWNLOADS` held, in which
@@ -105,6 +134,7 @@ def install(path: Path, packages_dir: Path, *, pair: tuple[str, str] | None = No
         path: the file.
         packages_dir: the folder of installed packages.
         pair: languages that it must translate, from and to; None for any.
+        check: raises ConfigError for a package that shall not be put in its place.
 
     Raises:
         ConfigError: the file is no good package, or one for another pair.
@@ -115,6 +145,7 @@ def install(path: Path, packages_dir: Path, *, pair: tuple[str, str] | None = No
         if pair is not None:
             require_pair(package, *pair, named=path)
         if not home.exists():
+            check(package)
             packages_dir.mkdir(parents=True, exist_ok=True)
             _remove_record(package.folder)
             _put(package.folder, home)
@@ -129,7 +160,7 @@ def find(from_code: str, to_code: str, packages_dir: Path) -> Package:
     """The newest installed package for a pair of languages.
 
     Raises:
-        ConfigError: there is none.
+        ConfigError: there is none, or it is not what was installed.
     """
     fitting = [
         package for package in installed(packages_dir) if (package.from_code, package.to_code) == (from_code, to_code)
@@ -140,7 +171,7 @@ def find(from_code: str, to_code: str, packages_dir: Path) -> Package:
             f"install --from {from_code} --to {to_code}`, or from a file with `vernaclip mt install FILE`, or train "
             "one with `vernaclip mt train`"
         )
-    return max(fitting, key=lambda package: (version_key(package.package_version), package.folder.name))
+    return _as_installed(max(fitting, key=lambda package: (version_key(package.package_version), package.folder.name)))
 
 
 def installed(packages_dir: Path) -> list[Package]:
@@ -218,9 +249,9 @@ def _read_metadata(folder: Path) -> dict[str, Any]:
         raise ConfigError(f"{path} is damaged ({error}): install the package again") from error
     if not isinstance(metadata, dict):
         raise ConfigError(f"{path} must hold a JSON object: install the package again")
-    for name in REQUIRED_TEXTS:
-        if not isinstance(metadata.get(name), str) or not metadata[name]:
-            raise ConfigError(f"{path} has no {name}: it is no package that translates")
+    for name, pattern in REQUIRED_TEXTS.items():
+        if not isinstance(metadata.get(name), str) or not pattern.fullmatch(metadata[name]):
+            raise ConfigError(f"{path} has no usable {name}: it is no package that translates")
     if not isinstance(metadata.get("target_prefix", ""), str):
         raise ConfigError(f"{path}: target_prefix must be a text")
     return metadata

@@ -1,0 +1,175 @@
+"""Roots that no command works on, told before anything is done: paths that DuckDB misreads, links that lead out."""
+
+import shutil
+from collections.abc import Callable
+from contextlib import AbstractContextManager, suppress
+from pathlib import Path
+
+import pyarrow as pa
+import pytest
+
+from data_catalog.catalog import query
+from data_catalog.errors import ConfigError
+from data_catalog.lock import LOCK_FILE, place_lock, writer_lock
+from data_catalog.manifest import require_snapshot
+from flows.build import BuildReport
+from flows.cli import main
+
+# Any name that a folder may have, but for four characters.
+ODD_NAME = "a'b\"c %20%s#{d} $HOME;~e=f,g&h@i!\n\t\x1b[A|<k> è \U0001f600 ]^`:".replace("[", "")
+COMMANDS = (
+    ["sql", "FROM builds"],
+    ["verify"],
+    ["catalog"],
+    ["report", "scenes"],
+    ["snapshots"],
+    ["export", "scenes", "--format", "webdataset"],
+    ["forget", "--domain", "example.org"],
+    ["catalog", "--rebuild"],
+    ["prune"],
+)
+Capture = pytest.CaptureFixture[str]
+Lock = Callable[[Path], AbstractContextManager[None]]
+
+
+@pytest.fixture
+def root(built: tuple[Path, BuildReport], tmp_path: Path) -> Path:
+    """A copy of a small catalog, to be tampered with."""
+    root = tmp_path / "catalog"
+    shutil.copytree(built[0], root, symlinks=True)
+    assert main(["catalog", "--rebuild", "--root", str(root)]) == 0
+    return root
+
+
+@pytest.fixture
+def outside(tmp_path: Path) -> Path:
+    """A folder of somebody's, with files named so that nothing looks like a catalog's own."""
+    folder = tmp_path / "outside"
+    for name in ("thesis.tex", "web/mine/notes.txt", ".tmp-mine/notes.txt", "index/notes.txt"):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text("years of work", encoding="utf-8")
+    return folder
+
+
+def state(folder: Path) -> dict[Path, bytes]:
+    return {path: path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
+
+
+def build(root: Path, overrides: list[str]) -> int:
+    more = [word for override in overrides for word in ("--set", override)]
+    return main(["build", "scenes", "--root", str(root), "--executor", "local", *more])
+
+
+def first_image(root: Path) -> str:
+    """The URL of an image that a dataset holds."""
+    table: pa.Table = query(root, "SELECT url FROM pairs WHERE url IS NOT NULL ORDER BY url LIMIT 1")
+    return str(table.column("url")[0])
+
+
+@pytest.mark.parametrize("name", ["a?b", "a\\b", "a*b", "a[b]", "a/?/b", "\udcff"])
+def test_a_path_that_duckdb_misreads_is_refused_before_anything_is_done(
+    tmp_path: Path, name: str, english_overrides: list[str], capsys: Capture
+) -> None:
+    root = tmp_path / name
+    for arguments in (None, *COMMANDS):
+        code = build(root, english_overrides) if arguments is None else main([*arguments, "--root", str(root)])
+        error = capsys.readouterr().err
+        assert (code, error.count("\n")) == (1, 1), arguments
+        assert "DuckDB" in error, arguments
+        assert "name another --root" in error, arguments
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_flows_that_are_deployed_refuse_what_the_command_line_does(tmp_path: Path) -> None:
+    from flows.prefect_flows import FLOWS
+
+    (tmp_path / "work").symlink_to(tmp_path)
+    for flow in FLOWS.values():
+        with pytest.raises(ConfigError, match="DuckDB reads such paths wrongly"):
+            flow.fn(root=str(tmp_path / "a?b"))
+        with pytest.raises(ConfigError, match="nothing is written or removed through a link"):
+            flow.fn(root=str(tmp_path))
+
+
+def test_any_other_path_works_to_the_end(tmp_path: Path, english_overrides: list[str], capsys: Capture) -> None:
+    root = tmp_path / ODD_NAME / "catalog"
+    assert build(root, english_overrides) == 0
+    for arguments in COMMANDS:
+        assert main([*arguments, "--root", str(root)]) == 0, arguments
+    assert main(["forget", "--url", first_image(root), "--root", str(root)]) == 0
+    assert main(["verify", "--root", str(root)]) == 0
+    assert "1 image and" in capsys.readouterr().out
+
+
+WRITTEN = (
+    *(".writer-lock", "searches", "searches/mine", "work", "work/clean", "memory", "models", "models/scenes"),
+    *("models/scenes/0123", "models/scenes/0123/index", "scoreboards", "packages", "datasets", "datasets/scenes"),
+    *("datasets/scenes/current.json", "datasets/scenes/runs.jsonl", "datasets/scenes/fetch-log", "SNAPSHOT"),
+    *("SNAPSHOT/pairs", "catalog.duckdb", "forgotten.json", "file-hashes.json", ".tmp-upstream", "audits"),
+    *("kept-features/0a1b2c3d4e5f6071", "folder-indexes", "ablations"),
+)
+
+
+def test_a_link_where_we_write_or_remove_is_refused_and_nothing_is_touched(
+    root: Path, outside: Path, english_overrides: list[str], capsys: Capture
+) -> None:
+    forget = ["forget", "--url", first_image(root)]
+    snapshot = f"datasets/scenes/{require_snapshot(root, 'scenes').snapshot}"
+    for place in WRITTEN:
+        link = root / place.replace("SNAPSHOT", snapshot)
+        link.parent.mkdir(parents=True, exist_ok=True)
+        is_file = link.is_file() or bool(link.suffix)
+        with suppress(FileNotFoundError):
+            link.rename(root / "upstream" / "put-by")
+        link.symlink_to(outside / "thesis.tex" if is_file else outside)
+        before = state(outside)
+        commands = [forget] if place != ".writer-lock" else [forget, *COMMANDS[1:], None]
+        for arguments in commands:
+            code = build(root, english_overrides) if arguments is None else main([*arguments, "--root", str(root)])
+            error = capsys.readouterr().err
+            assert (code, error.count("\n")) == (1, 1), (place, arguments)
+            assert f"{link} is a link to {link.readlink()}, and nothing is written or removed through" in error, place
+        assert state(outside) == before, place
+        link.unlink()
+        with suppress(FileNotFoundError):
+            (root / "upstream" / "put-by").rename(link)
+    assert main([*forget, "--root", str(root)]) == 0, "without links all is as it was"
+
+
+def test_a_root_that_is_a_link_and_links_of_ones_own_work(root: Path, outside: Path, tmp_path: Path) -> None:
+    """As to a larger disk; what no command writes to is nobody's business."""
+    (tmp_path / "link").symlink_to(root)
+    (root / "photos").symlink_to(outside)
+    (root / "upstream" / "more").symlink_to(outside)
+    before = state(outside)
+    assert main(["forget", "--url", first_image(root), "--root", str(tmp_path / "link")]) == 0
+    assert main(["verify", "--root", str(tmp_path / "link")]) == 0
+    assert state(outside) == before
+
+
+@pytest.mark.parametrize("lock", [writer_lock, place_lock])
+@pytest.mark.parametrize("there", [True, False])
+def test_a_lock_is_never_written_through_a_link(tmp_path: Path, lock: Lock, *, there: bool) -> None:
+    file = tmp_path / "thesis.tex"
+    if there:
+        file.write_text("years of work", encoding="utf-8")
+    (tmp_path / "out").mkdir()
+    path = tmp_path / "out" / LOCK_FILE if lock is writer_lock else tmp_path / f".out{LOCK_FILE}"
+    path.symlink_to(file)
+    with pytest.raises(ConfigError, match=f"{path} is a link, and nothing is written"), lock(tmp_path / "out"):
+        pass
+    assert file.exists() is there
+    assert not there or file.read_text(encoding="utf-8") == "years of work"
+
+
+def test_exports_by_a_link_lose_only_what_is_ours_by_name(root: Path, outside: Path) -> None:
+    (root / "exports").symlink_to(outside)
+    (outside / "scenes").mkdir()
+    for name in ("webdataset", ".tmp-old-webdataset"):
+        (outside / "scenes" / name).symlink_to(outside / "web")
+    before = state(outside)
+    assert main(["export", "scenes", "--format", "urls", "--root", str(root)]) == 0
+    assert (outside / "scenes" / "urls" / "export.json").is_file()
+    assert main(["forget", "--url", first_image(root), "--root", str(root)]) == 0
+    assert not (outside / "scenes" / "urls").exists()
+    assert state(outside) == before
