@@ -96,11 +96,12 @@ def _load(path: Path) -> Mapping[str, object]:
     if not any("caption" in annotation for annotation in annotations):
         found = ", ".join(annotations[0]) or "none"
         raise ConfigError(f"{path} has annotations without captions (keys: {found}): expected {_EXPECTED}")
+    _licences(path, document)
     return document
 
 
 def _read_annotations(path: Path, document: Mapping[str, object], lang: str, *, local: bool) -> Iterator[SourceRow]:
-    licences = {id_field(entry, "id"): _licence_text(entry) for entry in records_of(document.get("licenses")) or []}
+    licences = _licences(path, document)
     images = {
         image_id: _image(path, entry, licences, local=local)
         for entry in records_of(document["images"]) or []
@@ -108,6 +109,18 @@ def _read_annotations(path: Path, document: Mapping[str, object], lang: str, *, 
     }
     for number, annotation in enumerate(records_of(document["annotations"]) or [], start=1):
         yield _row(Origin(str(path), number, repr(annotation)), annotation, images, lang)
+
+
+def _licences(path: Path, document: Mapping[str, object]) -> dict[str, str | None]:
+    """Return the words of each licence by its id; one without id is no image's."""
+    licences: dict[str, str | None] = {}
+    for entry in records_of(document.get("licenses")) or []:
+        licence_id = id_field(entry, "id")
+        if licence_id in licences:
+            raise ConfigError(f"{path} has several licences with the id {licence_id}: correct it or download it again")
+        if licence_id is not None:
+            licences[licence_id] = _licence_text(entry)
+    return licences
 
 
 def _row(origin: Origin, annotation: Mapping[str, object], images: Mapping[str, _Image], lang: str) -> SourceRow:
@@ -127,9 +140,7 @@ def _row(origin: Origin, annotation: Mapping[str, object], images: Mapping[str, 
     )
 
 
-def _image(
-    path: Path, entry: Mapping[str, object], licences: Mapping[str | None, str | None], *, local: bool
-) -> _Image:
+def _image(path: Path, entry: Mapping[str, object], licences: Mapping[str, str | None], *, local: bool) -> _Image:
     name, coco_url = text_field(entry, "file_name"), text_field(entry, "coco_url")
     if coco_url is not None and _DEAD_HOST in coco_url:
         coco_url = None
@@ -138,7 +149,7 @@ def _image(
         url=None if local else coco_url or _image_url(name, place),
         path=name if local else None,
         split=place[0] if place else None,
-        license=licences.get(id_field(entry, "license")),
+        license=licences.get(id_field(entry, "license") or ""),
         page_url=flickr_page(text_field(entry, "flickr_url") or text_field(entry, "url")),
     )
 
