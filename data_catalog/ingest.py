@@ -20,7 +20,7 @@ from data_catalog.sources.rows import MalformedRow, SourceRow, UnselectedRow, Up
 from data_catalog.work import Commit, StepKey, WorkStore
 
 STEP = "ingest"
-VERSION = 4
+VERSION = 5
 ROWS_PER_STAGED_BATCH = 20_000
 
 STAGED = pa.schema([*CAPTIONS, pa.field("order_key", pa.string(), nullable=False)])
