@@ -14,6 +14,7 @@ from data_catalog.sources.files import check_text_file, naming_damage, open_byte
 
 # Of one record; the largest that we know have some thousands. Parsed, characters take up to fifty bytes each.
 MAX_VALUE_CHARS = 2 * 2**20
+_MAX_ITEMS = 10_000_000
 _MAX_NAMES = 1000
 _MAX_NAME_CHARS = 100
 _MAX_DIGITS = 40
@@ -170,6 +171,8 @@ def _pass_over(text: _Text) -> int | None:
         for _ in text.items("[]"):
             text.value()
             num_items += 1
+            if num_items > _MAX_ITEMS:
+                raise ValueError(f"a list has more than {_MAX_ITEMS:,} items")
         return num_items
     text.value()
     return None

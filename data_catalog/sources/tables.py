@@ -15,8 +15,8 @@ from data_catalog.sources.delimited import complete_cells, read_records
 from data_catalog.sources.files import Line, Trouble, check_text_file, head_lines, read_lines
 from data_catalog.sources.json_documents import parse_json
 from data_catalog.sources.json_fields import describe
+from data_catalog.sources.parquet_texts import TOO_LONG, read_texts
 
-_PARQUET_BATCH = 4_096
 _DELIMITERS = {".csv": ",", ".tsv": "\t"}
 _JSON_LINES = {".jsonl", ".ndjson"}
 FORMATS = ".csv, .tsv, .jsonl, .ndjson (each also with .gz) or .parquet"
@@ -127,14 +127,15 @@ def _json_lines_columns(path: Path) -> list[str]:
 
 def _read_parquet(path: Path, wanted: Wanted) -> Iterator[Entry]:
     number = 0
-    with _open_parquet(path) as file:
-        for batch in file.iter_batches(batch_size=_PARQUET_BATCH, columns=list(dict.fromkeys(wanted.required))):
-            for values in _batch_values(batch):
-                number += 1
-                if values is None:
-                    yield Entry(number, {}, "", Trouble("bad_encoding", "a text that is not UTF-8"))
-                else:
-                    yield Entry(number, values, repr(values))
+    for batch in read_texts(path, list(dict.fromkeys(wanted.required))):
+        for values in _batch_values(batch):
+            number += 1
+            if values is None:
+                yield Entry(number, {}, "", Trouble("bad_encoding", "a text that is not UTF-8"))
+            elif name := values.pop(TOO_LONG):
+                yield Entry(number, {}, "", Trouble("malformed_row", f"{name} is longer than any text"))
+            else:
+                yield Entry(number, values, repr(values))
 
 
 def _batch_values(batch: pa.RecordBatch) -> list[dict[str, object] | None]:
