@@ -98,22 +98,18 @@ def _bounded(batch: pa.RecordBatch, columns: Sequence[str], schema: pa.Schema) -
     texts, too_long = [], pa.nulls(batch.num_rows, pa.string())
     for name in columns:
         column = batch.column(name)
-        if pa.types.is_dictionary(column.type):  # its values stand there once, and are not yet as many as the rows
-            values, is_long = _without_long(column.dictionary)
-            is_long = pc.take(is_long, column.indices)
-            column = pa.DictionaryArray.from_arrays(column.indices, values).dictionary_decode()
+        if pa.types.is_dictionary(column.type):
+            values, rows = column.dictionary, column.indices
         else:
-            column, is_long = _without_long(column)
-        texts.append(column.cast(pa.string()))
-        too_long = pc.if_else(pc.and_(pc.is_null(too_long), pc.fill_null(is_long, False)), name, too_long)
+            values, rows = column, pa.array(range(batch.num_rows), pa.int32())
+        # Judged where each value stands once; copied to the rows are only the others.
+        values = values.cast(pa.string())
+        fits = pc.fill_null(pc.less_equal(pc.binary_length(values), _MAX_TEXT_BYTES), True)
+        places = pc.if_else(fits, pc.subtract(pc.cumulative_sum(fits.cast(pa.int32())), 1), None)
+        texts.append(values.filter(fits).take(places.take(rows)))
+        is_long = pc.fill_null(pc.invert(fits.take(rows)), False)
+        too_long = pc.if_else(pc.and_(is_long, pc.is_null(too_long)), name, too_long)
     return pa.RecordBatch.from_arrays([*texts, too_long], schema=schema)
-
-
-def _without_long(column: pa.Array) -> tuple[pa.Array, pa.Array]:
-    if pa.types.is_null(column.type):
-        return column, pa.nulls(len(column), pa.bool_())
-    is_long = pc.greater(pc.binary_length(column), _MAX_TEXT_BYTES)
-    return pc.if_else(is_long, None, column), is_long
 
 
 if __name__ == "__main__":
