@@ -46,7 +46,7 @@ class FileHashes:
         """Hexadecimal sha256 of a file."""
         status = path.stat()
         stamp = [status.st_size, status.st_mtime_ns, status.st_ino]
-        name = str(path.absolute())
+        name = os.fsencode(path.absolute()).decode("utf-8", "backslashreplace")
         known = self._known.get(name)
         if known is None or known[:3] != stamp:
             known = [*stamp, sha256_of(path)]
@@ -57,12 +57,22 @@ class FileHashes:
     def folder_digest(self, folder: Path, *, without: Path) -> str:
         """Digest of the names and contents of all files below a folder, those below `without` aside.
 
-        Links to folders are followed, as whoever reads the images follows them; one that leads back up is not.
+        Links to folders are followed, as whoever reads the images follows them; one that leads back up is not. A file
+        that cannot be read counts by its name: if a row wants it, that row ends with a reason.
         """
         left_out = without.absolute()
         found = _files_below(folder.absolute())
-        files = sorted(path for path in found if path.is_file() and not path.is_relative_to(left_out))
-        return digest([[path.relative_to(folder.absolute()).as_posix(), self.sha256(path)] for path in files])
+        files = sorted(path for path in found if not path.is_relative_to(left_out))
+        hashes = [(path.relative_to(folder.absolute()).as_posix(), self._sha256_if_readable(path)) for path in files]
+        return digest([[name, sha256] for name, sha256 in hashes if sha256 is not None])
+
+    def _sha256_if_readable(self, path: Path) -> str | None:
+        """Return a file's hash, "" where it cannot be read, None of what is no file."""
+        try:
+            return self.sha256(path) if path.is_file() else None
+        except OSError as error:
+            logger.warning("%s cannot be read: a row that wants it is rejected (%s)", path, error.strerror)
+            return ""
 
     def save(self) -> None:
         """Write what was learnt; call it with the writer's lock held."""

@@ -3,7 +3,6 @@
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import islice
 from os.path import commonpath
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from data_catalog.failpoints import failpoint
+from data_catalog.images.tables import groups_of
 from data_catalog.manifest import SPLITS
 from data_catalog.origins import CaptionOrigin
 from data_catalog.progress import Progress
@@ -27,6 +27,7 @@ from data_catalog.work import Commit, StepKey, WorkStore
 STEP = "ingest"
 VERSION = 5
 ROWS_PER_STAGED_BATCH = 20_000
+CHARS_PER_STAGED_BATCH = 16 * 2**20
 
 STAGED = pa.schema(
     [*CAPTIONS, pa.field("order_key", pa.string(), nullable=False), pa.field("unknown_split", pa.string())]
@@ -129,8 +130,13 @@ def _batches(source: Source, target_lang: str, counts: _Counts) -> Iterator[pa.R
     """Staged batches of a source's selected rows; counts what it meets on the way."""
     base = _common_folder(source.files)
     records = _records(source, base, target_lang, counts)
-    while chunk := list(islice(records, ROWS_PER_STAGED_BATCH)):
+    groups = groups_of(records, _num_chars, most_rows=ROWS_PER_STAGED_BATCH, most_bytes=CHARS_PER_STAGED_BATCH)
+    for chunk in groups:
         yield pa.RecordBatch.from_pylist(chunk, schema=STAGED)
+
+
+def _num_chars(record: Mapping[str, Any]) -> int:
+    return sum(len(value) for value in record.values() if isinstance(value, str))
 
 
 def _records(source: Source, base: str, target_lang: str, counts: _Counts) -> Iterator[dict[str, Any]]:

@@ -11,6 +11,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from data_catalog.errors import ConfigError, PipelineError
+from data_catalog.exports.licences import strictness
 from data_catalog.images.reasons import image_step
 from data_catalog.images.tables import groups_of, read_groups
 from data_catalog.manifest import MARKED, SPLITS, file_entry
@@ -27,6 +28,7 @@ from data_catalog.shards import (
 _IMAGE_STEPS = ("fetch", "normalise", "deduplicate")
 UPSTREAM = "upstream"
 _GROUP_BYTES = 128 * 1024 * 1024
+_RIGHTS = ("license", "attribution", "page_url")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -99,7 +101,8 @@ def publish_shard(
     for split in (*SPLITS, MARKED):
         chosen = {sample_id: rows for sample_id, rows in samples.items() if rows[0]["split"] == split}
         if chosen:
-            path = _place(folder / "pairs", f"{split}-{shard_id:05d}", partial(_write_pairs, chosen, images))
+            write = partial(_write_pairs, chosen, _rights(table, chosen), images)
+            path = _place(folder / "pairs", f"{split}-{shard_id:05d}", write)
             entries["pairs"].append(file_entry(path, folder, rows=len(chosen), split=split, shard=shard_id))
     return entries
 
@@ -154,9 +157,23 @@ def _merged_rows(path: Path, into: Sequence[str]) -> list[dict[str, Any]]:
     return rows
 
 
-def _write_pairs(samples: Mapping[str, list[dict[str, Any]]], images: Path, path: Path) -> None:
+def _rights(table: pa.Table, samples: Mapping[str, list[dict[str, Any]]]) -> dict[str, dict[str, Any]]:
+    """Return licence, attribution and page of the row of each sample whose licence is the strictest.
+
+    Dropped rows count too; rows of merged duplicates only where they state a licence, for they are of another file.
+    """
+    merged = [row | {"sample_id": name} for name, rows in samples.items() for row in rows if row["merged_into"]]
+    stated = table.select(["sample_id", *_RIGHTS]).to_pylist() + [row for row in merged if row["license"]]
+    stated.sort(key=lambda row: (strictness(row["license"]), *(row[name] is None for name in _RIGHTS[1:])))
+    return {row["sample_id"]: {name: row[name] for name in _RIGHTS} for row in reversed(stated)}
+
+
+def _write_pairs(
+    samples: Mapping[str, list[dict[str, Any]]], rights: Mapping[str, dict[str, Any]], images: Path, path: Path
+) -> None:
     with open_image_writer(path, PAIRS) as writer:
-        pairs = (_pair(samples[image["sample_id"]], image) for image in _good_images(images, samples))
+        good = ((image["sample_id"], image) for image in _good_images(images, samples))
+        pairs = (_pair(samples[name], image) | rights[name] for name, image in good)
         for rows in groups_of(pairs, _num_bytes, most_rows=IMAGE_ROWS_PER_GROUP, most_bytes=_GROUP_BYTES):
             writer.write_table(pa.Table.from_pylist(rows, schema=PAIRS))
 
@@ -178,12 +195,8 @@ def _good_images(images: Path, wanted: Container[str]) -> Iterator[dict[str, Any
 
 
 def _pair(rows: list[dict[str, Any]], image: dict[str, Any]) -> dict[str, Any]:
-    """One published row from an image and its kept captions, the sample's own ones first.
-
-    Rights are those of the first of its own rows that has any.
-    """
+    """One published row, its rights aside, from an image and its kept captions, the sample's own ones first."""
     first = rows[0]
-    own = [row for row in rows if row["merged_into"] is None]
     return {
         "sample_id": first["sample_id"],
         "source": first["source"],
@@ -193,7 +206,6 @@ def _pair(rows: list[dict[str, Any]], image: dict[str, Any]) -> dict[str, Any]:
         "phash": image["phash"],
         "original": image["original"],
         "url": first["url"],
-        **{name: _first_stated(own, name) for name in ("license", "attribution", "page_url")},
         "caption_ids": [row["caption_id"] for row in rows],
         "captions": [row["caption"] for row in rows],
         "source_captions": [row["source_caption"] for row in rows],
@@ -203,7 +215,3 @@ def _pair(rows: list[dict[str, Any]], image: dict[str, Any]) -> dict[str, Any]:
         "scores": [row["translation_score"] for row in rows],
         "leaks": sorted({mark for row in rows for mark in row["leaks"] or ()}) or None,
     }
-
-
-def _first_stated(rows: list[dict[str, Any]], name: str) -> Any:
-    return next((row[name] for row in rows if row[name] is not None), None)

@@ -87,6 +87,18 @@ def read_licence(text: str | None) -> Licence | None:
     return by_name if by_name == by_url else None
 
 
+def strictness(text: str | None) -> tuple[int, bool, bool]:
+    """Sort what rows of one image state, the strictest first.
+
+    Silence comes between what is free and what is not: no ban that a row states is lifted by one that says nothing.
+    """
+    licence = read_licence(text)
+    if licence is None:
+        return (1 if text and text.strip() else 3, False, False)
+    place = {FORBIDDEN: 0, NONCOMMERCIAL: 2, FREE: 4}[licence.passing_on]
+    return (place, not licence.credit, not licence.name.endswith("SA"))
+
+
 def _by_url(url: str) -> Licence | None:
     found = _URL.fullmatch(url)
     return _URLS.get(found["place"]) if found else None
@@ -94,16 +106,17 @@ def _by_url(url: str) -> Licence | None:
 
 def _by_name(name: str) -> Licence | None:
     plain = re.sub(r"[\s_-]+", " ", name)
-    plain = _VERSION.sub("", plain).removesuffix(" license").removesuffix(" licence")
-    return _NAMES.get(plain) or _creative_commons(plain)
+    plain = _VERSION.sub("", plain).replace(" licence", " license")
+    return _NAMES.get(plain.removesuffix(" license")) or _creative_commons(plain)
 
 
 def _creative_commons(name: str) -> Licence | None:
-    """Of "cc by sa", "creative commons attribution share alike", "attribution noncommercial" and the like."""
+    """Of "cc by sa", "creative commons attribution share alike", Flickr's "attribution noncommercial license"."""
     spelled = name.removeprefix("creative commons ").removeprefix("cc ")
+    if spelled == name and not name.endswith(" license"):  # "Attribution" asks for credit, and may forbid all else
+        return None
+    spelled = spelled.removesuffix(" license")
     for words, word in (("share alike", "sharealike"), ("non commercial", "noncommercial"), ("no derivs", "noderivs")):
         spelled = spelled.replace(words, word)
     parts = [_WORDS.get(word, word) for word in spelled.replace("no derivatives", "noderivatives").split()]
-    if name == "by" or parts[:1] != ["by"]:
-        return None
     return _CREATIVE_COMMONS.get("-".join(parts))

@@ -2,7 +2,7 @@
 
 from typing import NamedTuple
 
-from data_catalog.sources.files import excerpt, text_trouble
+from data_catalog.sources.files import MAX_TEXT_CHARS, excerpt, text_trouble
 from data_catalog.sources.rows import MalformedRow, UpstreamRow, usual_split
 from data_catalog.sources.urls import is_web_url
 
@@ -48,6 +48,8 @@ def admit(
     caption is left as upstream has it.
     """
     for text in (caption, original, url, path, sample_key, caption_key, lang, split, license, attribution, page_url):
+        if text and len(text) > MAX_TEXT_CHARS:
+            return refuse(origin, "malformed_row", f"a text of {len(text):,} characters, more than {MAX_TEXT_CHARS:,}")
         if trouble := text_trouble(text):
             return refuse(origin, *trouble)
     if url is not None and url.strip() and not is_web_url(url.strip()):

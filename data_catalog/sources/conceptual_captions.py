@@ -3,17 +3,15 @@
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
 
 from data_catalog.errors import ConfigError
 from data_catalog.sources.admission import Origin, admit, refuse
-from data_catalog.sources.files import Line, check_text_file, excerpt, read_lines, upstream_files
+from data_catalog.sources.files import Line, check_text_file, excerpt, head_lines, read_lines, upstream_files
 from data_catalog.sources.rows import SourceRow
 from data_catalog.sources.urls import is_web_url, url_key
 
-_LINES_CHECKED = 100
 _SPLIT_IN_NAME = re.compile(r"(train|val)(?:ing|idation)?(?![a-z])", re.IGNORECASE)
 
 
@@ -69,7 +67,7 @@ def _check(config: ConceptualCaptionsConfig, columns: _Columns, other: _Columns)
     expected = f"a {columns.kind} TSV ({columns.layout}, no header)"
     for path in upstream_files(config):
         check_text_file(path, expected=expected)
-        lines = [line for line in islice(read_lines(path), _LINES_CHECKED) if line.text]
+        lines = [line for line in head_lines(path) if line.text]
         if not lines:
             raise ConfigError(f"{path} has only blank lines: expected {expected}")
         rows = [cells for line in lines if len(cells := line.text.split("\t")) == 2]

@@ -2,20 +2,27 @@
 
 import glob
 import gzip
-import json
 import re
+import sys
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from io import BufferedReader
+from itertools import islice
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
 from data_catalog.errors import ConfigError
 
 # No upstream file has a line near this; without a cap one missing newline would load gigabytes.
-MAX_LINE_BYTES = 16 * 2**20
+MAX_LINE_BYTES = 4 * 2**20
+_HEAD_LINES = 100
 MAX_EXCERPT_CHARS = 500
+# What no caption, address or credit comes near; ingest holds thousands of rows.
+MAX_TEXT_CHARS = 250_000
+# Readers work within 1 GB. What they have to hold of a file at once has this part of it.
+MAX_HELD_BYTES = 400 * 2**20
+_RECORD_BYTES = 400
 
 _GZIP_MAGIC = b"\x1f\x8b"
 BOM = b"\xef\xbb\xbf"
@@ -161,6 +168,18 @@ def lines_of(file: BufferedReader | gzip.GzipFile) -> Iterator[Line]:
             yield _decode_line(number, raw)
 
 
+def head_lines(path: Path) -> list[Line]:
+    """Return the first lines of a file, by which its format is told: a hundred, or fewer where they are very long."""
+    lines: list[Line] = []
+    num_chars = 0
+    for line in islice(read_lines(path), _HEAD_LINES):
+        lines.append(line)
+        num_chars += len(line.text)
+        if num_chars > MAX_LINE_BYTES:
+            break
+    return lines
+
+
 def _overlong(file: BufferedReader | gzip.GzipFile, number: int, raw: bytes) -> Line:
     while (more := file.readline(MAX_LINE_BYTES)) and not more.endswith(b"\n"):
         continue
@@ -202,26 +221,23 @@ def _escape(found: re.Match[str]) -> str:
     return f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}"
 
 
-def load_json(path: Path, *, expected: str) -> object:
-    """Parse a whole plain or gzipped JSON file.
+class Held:
+    """Counts what a reader holds of its files in memory, and refuses more than fits the bound of readers.
 
-    Raises:
-        ConfigError: the file is empty, another format, cut off or no JSON; naming what was expected.
+    Args:
+        name: of what is read, for the message.
     """
-    check_text_file(path, expected=expected)
-    with open_bytes(path) as file:
-        raw = file.read()
-    try:
-        text = raw.decode("utf-8-sig")
-        return json.loads(text)
-    except UnicodeDecodeError as error:
-        raise ConfigError(f"{path} is not UTF-8 (byte {error.start}): expected {expected}") from error
-    except json.JSONDecodeError as error:
-        cut_off = error.msg.startswith("Unterminated string") or error.pos >= len(text.rstrip()) - 1
-        what = "ends too early" if cut_off else "is no valid JSON"
-        where = f"line {error.lineno}, column {error.colno}: {error.msg}"
-        raise ConfigError(f"{path} {what} ({where}): expected {expected}; download it again") from error
-    except RecursionError as error:
-        raise ConfigError(f"{path} nests too deeply to be {expected}") from error
-    except ValueError as error:  # an integer of thousands of digits
-        raise ConfigError(f"{path} cannot be read as JSON ({error}): expected {expected}") from error
+
+    def __init__(self, name: object) -> None:
+        self._name = name
+        self._num_bytes = 0
+
+    def add(self, *texts: str | None) -> None:
+        """Count one more record with the texts that are kept of it.
+
+        Raises:
+            ConfigError: it is too much.
+        """
+        self._num_bytes += _RECORD_BYTES + sum(map(sys.getsizeof, texts))
+        if self._num_bytes > MAX_HELD_BYTES:
+            raise ConfigError(f"{self._name} has too many records to be read within 1 GB of memory: split it")

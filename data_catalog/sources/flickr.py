@@ -11,19 +11,18 @@ Flickr8k's official splits are lists of names that lie beside the captions: Flic
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from itertools import islice
 from pathlib import Path
 
 from data_catalog.errors import ConfigError
 from data_catalog.sources.admission import Origin, admit, refuse
 from data_catalog.sources.delimited import read_records
-from data_catalog.sources.files import Line, Trouble, check_text_file, excerpt, load_json, read_lines, upstream_files
+from data_catalog.sources.files import Line, Trouble, check_text_file, excerpt, head_lines, read_lines, upstream_files
 from data_catalog.sources.image_files import check_images
+from data_catalog.sources.json_documents import open_json
 from data_catalog.sources.karpathy import check_karpathy, karpathy_captions
 from data_catalog.sources.rows import SourceRow, UpstreamRow, usual_split
 
 _EXPECTED = "Flickr captions (tokens, results.csv, captions.txt or Karpathy's JSON)"
-_LINES_CHECKED = 100
 # Flickr8k has a stray copy number: "2258277193_586949ec62.jpg.1#0".
 _TOKEN = re.compile(
     r"(?P<name>[^\t#]*\.(?:jpe?g|png))(?:\.\d+)?#(?P<index>\d+)\t(?P<caption>.*)", re.IGNORECASE | re.DOTALL
@@ -65,7 +64,7 @@ def check_flickr(config: FlickrConfig) -> None:
         check_text_file(path, expected=_EXPECTED)
         reader = _reader_for(path)
         if reader is _read_karpathy:
-            check_karpathy(path, load_json(path, expected=_EXPECTED), expected=_EXPECTED)
+            check_karpathy(path, open_json(path, expected=_EXPECTED), expected=_EXPECTED)
         elif reader is _read_captions and next(_read_captions(path), None) is None:
             raise ConfigError(f"{path} has a header and no rows: expected {_EXPECTED}")
 
@@ -109,7 +108,7 @@ def _listed_splits(config: FlickrConfig) -> dict[str, str | None]:
 
 def _reader_for(path: Path) -> Callable[[Path], Iterator[SourceRow]]:
     """Tell the format by the first lines."""
-    lines = [line for line in islice(read_lines(path), _LINES_CHECKED) if line.text.strip()]
+    lines = [line for line in head_lines(path) if line.text.strip()]
     first = lines[0].text if lines else ""
     if first.lstrip().startswith("{"):
         return _read_karpathy
@@ -199,7 +198,7 @@ def _starts_captions_row(cells: list[str]) -> bool:
 
 
 def _read_karpathy(path: Path) -> Iterator[SourceRow]:
-    document = load_json(path, expected=_EXPECTED)
+    document = open_json(path, expected=_EXPECTED)
     check_karpathy(path, document, expected=_EXPECTED)
     assert isinstance(document, dict)
     for caption in karpathy_captions(document):

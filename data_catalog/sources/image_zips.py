@@ -1,7 +1,9 @@
 """Images inside a zip, read in place and never past the size that the zip's directory states."""
 
 import hashlib
+import io
 import struct
+import sys
 import zipfile
 import zlib
 from collections.abc import Iterable
@@ -13,6 +15,8 @@ from data_catalog.sources.image_names import MemberNames, inner_name
 
 # Others have no bound on what one read unpacks in memory, and nothing that packs pictures uses them.
 _METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
+# Half a million names and more; in memory they take up to twenty times their bytes.
+_MAX_DIRECTORY_BYTES = 48 * 2**20
 _ENCRYPTED, _UTF8 = 0x1, 0x800
 _UNREADABLE = (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError, NotImplementedError, struct.error, ValueError)
 
@@ -29,13 +33,16 @@ class ImageZip:
     def __init__(self, path: Path) -> None:
         self._path = path
         self._lock = Lock()
+        self._file = _DirectoryReader(io.FileIO(path))
         try:
-            self._zip = zipfile.ZipFile(path)
+            self._zip = zipfile.ZipFile(self._file)
         except _UNREADABLE as error:
+            self._file.close()
             raise ConfigError(f"images names {path}, which is no folder, no tar and no whole zip ({error})") from error
+        self._file.most_bytes = sys.maxsize
         infos = [info for info in self._zip.infolist() if not info.filename.endswith("/")]
         if infos and not any(_can_be_read(info) for info in infos):
-            self._zip.close()
+            self.close()
             raise ConfigError(
                 f"images names {path}, a zip that is encrypted or packed by another method than deflate: pack it again"
             )
@@ -70,6 +77,7 @@ class ImageZip:
     def close(self) -> None:
         """Close the zip."""
         self._zip.close()
+        self._file.close()
 
     def _fingerprint(self, name: str) -> str:
         try:
@@ -77,6 +85,18 @@ class ImageZip:
         except FileNotFoundError:
             return "absent"
         return f"{info.file_size} {info.CRC:08x}"
+
+
+class _DirectoryReader(io.BufferedReader):
+    """A zip of which no directory is read that would not fit the memory of readers."""
+
+    most_bytes = _MAX_DIRECTORY_BYTES
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        """Read bytes, but not as many at once as only such a directory has."""
+        if size is not None and size > self.most_bytes:
+            raise zipfile.BadZipFile(f"its directory has {size:,} bytes, too many for 1 GB of memory: unpack it")
+        return super().read(size)
 
 
 def _can_be_read(info: zipfile.ZipInfo) -> bool:

@@ -1,6 +1,12 @@
 """Values out of parsed JSON whose types nobody promises: ids that are numbers or quoted digits, texts that are null."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+
+from data_catalog.sources.json_documents import JsonList
+
+_MAX_ID_CHARS = 200
+_MAX_NAMES_CHARS = 500
+_EXCERPT_CHARS = 50
 
 
 def text_field(record: Mapping[str, object], name: str) -> str | None:
@@ -15,14 +21,37 @@ def id_field(record: Mapping[str, object], name: str) -> str | None:
     if isinstance(value, bool) or not isinstance(value, int | str):
         return None
     text = str(value).strip()
-    return str(int(text)) if text.isascii() and text.isdigit() else text or None
-
-
-def records_of(value: object) -> list[Mapping[str, object]] | None:
-    """A list of objects as it is, others in it as empty objects, so that numbering holds; None for anything else."""
-    if not isinstance(value, list):
+    if len(text) > _MAX_ID_CHARS:
         return None
-    return [item if isinstance(item, dict) else {} for item in value]
+    return (text.lstrip("0") or "0") if text.isascii() and text.isdigit() else text or None
+
+
+def missing_id(record: Mapping[str, object], name: str) -> str:
+    """Say why `id_field` found no id."""
+    return f"no {name}" if record.get(name) is None else f"no {name} but {str(record[name])[:_EXCERPT_CHARS]}"
+
+
+class Records:
+    """The objects of a list; others in it are empty objects, so that numbering holds."""
+
+    def __init__(self, items: list[object] | JsonList) -> None:
+        self._items = items
+
+    def __len__(self) -> int:
+        return len(self._items)
+
+    def __iter__(self) -> Iterator[Mapping[str, object]]:
+        return (item if isinstance(item, dict) else {} for item in self._items)
+
+    @property
+    def first_names(self) -> str:
+        """The names of the first object's members, for a message."""
+        return ", ".join(list(next(iter(self), {}))[:20])[:_MAX_NAMES_CHARS] or "none"
+
+
+def records_of(value: object) -> Records | None:
+    """The objects of a list; None for anything else."""
+    return Records(value) if isinstance(value, list | JsonList) else None
 
 
 def describe(value: object) -> str:

@@ -11,6 +11,7 @@ from data_catalog.errors import ConfigError
 from data_catalog.sources.json_fields import describe, id_field, records_of, text_field
 
 _SPLITS = {"restval": "train"}
+_NO_SENTENCE: tuple[Mapping[str, object], ...] = ({},)
 
 
 class KarpathyCaption(NamedTuple):
@@ -31,16 +32,16 @@ def check_karpathy(path: Path, document: object, *, expected: str) -> None:
     if not images:
         raise ConfigError(f"{path} is {describe(document)} and lists no images: expected {expected}")
     if not any("filename" in image and records_of(image.get("sentences")) for image in images):
-        found = ", ".join(images[0]) or "none"
-        raise ConfigError(f"{path} has images without 'filename' and 'sentences' (keys: {found}): expected {expected}")
+        found = f"keys: {images.first_names}"
+        raise ConfigError(f"{path} has images without 'filename' and 'sentences' ({found}): expected {expected}")
 
 
 def karpathy_captions(document: Mapping[str, object]) -> Iterator[KarpathyCaption]:
     """Yield every sentence; an image without sentences yields one caption without text, so that it is accounted for."""
     number = 0
-    for image in records_of(document.get("images")) or []:
+    for image in records_of(document.get("images")) or ():
         split = text_field(image, "split")
-        for sentence in records_of(image.get("sentences")) or [{}]:
+        for sentence in records_of(image.get("sentences")) or _NO_SENTENCE:
             number += 1
             yield KarpathyCaption(
                 number=number,

@@ -13,9 +13,10 @@ from data_catalog.errors import ConfigError
 from data_catalog.origins import CORRECTED, MACHINE_TRANSLATION, CaptionOrigin
 from data_catalog.schema import NATIVE
 from data_catalog.sources.admission import Origin, admit, refuse
-from data_catalog.sources.files import load_json, upstream_files
+from data_catalog.sources.files import Held, upstream_files
 from data_catalog.sources.image_files import check_images
-from data_catalog.sources.json_fields import describe, id_field, records_of, text_field
+from data_catalog.sources.json_documents import open_json
+from data_catalog.sources.json_fields import describe, id_field, missing_id, records_of, text_field
 from data_catalog.sources.karpathy import KarpathyCaption, check_karpathy, karpathy_captions
 from data_catalog.sources.rows import SourceRow
 from data_catalog.sources.urls import flickr_page
@@ -25,6 +26,7 @@ _IMAGE_HOST = "http://images.cocodataset.org"
 _DEAD_HOST = "mscoco.org/images/"  # the `coco_url` of the first 2014 files
 _SPLIT_AND_YEAR = re.compile(r"(train|val|test)(20\d\d)")
 _LEGACY_NAME = re.compile(r"COCO_(train|val|test)(20\d\d)_\d{12}\.jpg")
+_NUMBERED_NAME = re.compile(r"(?:.*/)?(?:COCO_[a-z]+20\d\d_)?(\d{12}\.jpg)", re.DOTALL)
 _BARE_NAME = re.compile(r"\d{12}\.jpg")
 
 
@@ -101,18 +103,18 @@ def origin_by_name(upstream_file: str) -> CaptionOrigin:
 
 
 def _read(config: MscocoConfig, lang: str) -> Iterator[SourceRow]:
-    local = config.images is not None
+    names, local = _Names(), config.images is not None
     for path in upstream_files(config):
         document = _load(path)
         if "annotations" in document:
-            yield from _read_annotations(path, document, lang, local=local)
+            yield from _read_annotations(path, document, lang, names, local=local)
         else:
             for caption in karpathy_captions(document):
-                yield _karpathy_row(path, caption, lang, local=local)
+                yield _karpathy_row(path, caption, lang, names, local=local)
 
 
 def _load(path: Path) -> Mapping[str, object]:
-    document = load_json(path, expected=_EXPECTED)
+    document = open_json(path, expected=_EXPECTED)
     if not isinstance(document, dict) or records_of(document.get("images")) is None:
         raise ConfigError(f"{path} is {describe(document)}: expected {_EXPECTED}")
     if "annotations" not in document:
@@ -122,29 +124,65 @@ def _load(path: Path) -> Mapping[str, object]:
     if not annotations:
         raise ConfigError(f"{path} has no annotations: expected {_EXPECTED}")
     if not any("caption" in annotation for annotation in annotations):
-        found = ", ".join(annotations[0]) or "none"
-        raise ConfigError(f"{path} has annotations without captions (keys: {found}): expected {_EXPECTED}")
+        found = f"keys: {annotations.first_names}"
+        raise ConfigError(f"{path} has annotations without captions ({found}): expected {_EXPECTED}")
+    _licences(path, document)
     return document
 
 
-def _read_annotations(path: Path, document: Mapping[str, object], lang: str, *, local: bool) -> Iterator[SourceRow]:
-    licences = {id_field(entry, "id"): _licence_text(entry) for entry in records_of(document.get("licenses")) or []}
-    images = {
-        image_id: _image(path, entry, licences, local=local)
-        for entry in records_of(document["images"]) or []
-        if (image_id := id_field(entry, "id")) is not None
-    }
-    for number, annotation in enumerate(records_of(document["annotations"]) or [], start=1):
+class _Names:
+    """What the image of each id is called, in whatever file: two pictures with one id must not become one sample."""
+
+    def __init__(self) -> None:
+        self._names: dict[str, str] = {}
+        self._held = Held("the source's files together")
+
+    def agree(self, image_id: str, name: str | None) -> bool:
+        """Tell if an image is called as the first of its id was; the spellings of 2014 and 2017 are one name."""
+        found = _NUMBERED_NAME.fullmatch(name or "")
+        name = found[1] if found else name or ""
+        if image_id not in self._names:
+            self._held.add(name)
+        return self._names.setdefault(image_id, name) == name
+
+
+def _read_annotations(
+    path: Path, document: Mapping[str, object], lang: str, names: _Names, *, local: bool
+) -> Iterator[SourceRow]:
+    licences, held = _licences(path, document), Held(path)
+    images: dict[str, _Image | None] = {}
+    for entry in records_of(document["images"]) or ():
+        if (image_id := id_field(entry, "id")) is not None:
+            image = _image(path, entry, licences, local=local)
+            held.add(image.url, image.path, image.page_url)
+            is_one = names.agree(image_id, text_field(entry, "file_name") or image.url)
+            images[image_id] = image if is_one and images.get(image_id, image) == image else None
+    for number, annotation in enumerate(records_of(document["annotations"]) or (), start=1):
         yield _row(Origin(str(path), number, repr(annotation)), annotation, images, lang)
 
 
-def _row(origin: Origin, annotation: Mapping[str, object], images: Mapping[str, _Image], lang: str) -> SourceRow:
+def _licences(path: Path, document: Mapping[str, object]) -> dict[str, str | None]:
+    """Return the words of each licence by its id; one without id is no image's."""
+    licences: dict[str, str | None] = {}
+    for entry in records_of(document.get("licenses")) or ():
+        licence_id = id_field(entry, "id")
+        if licence_id in licences:
+            raise ConfigError(f"{path} has several licences with the id {licence_id}: correct it or download it again")
+        if licence_id is not None:
+            licences[licence_id] = _licence_text(entry)
+    return licences
+
+
+def _row(origin: Origin, annotation: Mapping[str, object], images: Mapping[str, _Image | None], lang: str) -> SourceRow:
     image_id, caption = id_field(annotation, "image_id"), annotation.get("caption")
     if caption is not None and not isinstance(caption, str):
         return refuse(origin, "malformed_row", f"the caption is {describe(caption)}")
-    image = images.get(image_id) if image_id is not None else None
-    if image_id is None or image is None:
-        return refuse(origin, "image_missing", f"no image has the id {image_id}" if image_id else "no image_id")
+    if image_id is None:
+        return refuse(origin, "image_missing", missing_id(annotation, "image_id"))
+    image = images.get(image_id)
+    if image is None:
+        how_many = "several images have" if image_id in images else "no image has"
+        return refuse(origin, "image_missing", f"{how_many} the id {image_id}")
     return admit(
         origin,
         sample_key=image_id,
@@ -155,9 +193,7 @@ def _row(origin: Origin, annotation: Mapping[str, object], images: Mapping[str, 
     )
 
 
-def _image(
-    path: Path, entry: Mapping[str, object], licences: Mapping[str | None, str | None], *, local: bool
-) -> _Image:
+def _image(path: Path, entry: Mapping[str, object], licences: Mapping[str, str | None], *, local: bool) -> _Image:
     name, coco_url = text_field(entry, "file_name"), text_field(entry, "coco_url")
     if coco_url is not None and _DEAD_HOST in coco_url:
         coco_url = None
@@ -166,7 +202,7 @@ def _image(
         url=None if local else coco_url or _image_url(name, place),
         path=name if local else None,
         split=place[0] if place else None,
-        license=licences.get(id_field(entry, "license")),
+        license=licences.get(id_field(entry, "license") or ""),
         page_url=flickr_page(text_field(entry, "flickr_url") or text_field(entry, "url")),
     )
 
@@ -193,9 +229,12 @@ def _licence_text(entry: Mapping[str, object]) -> str | None:
     return f"{name} ({url})" if name and url else name or url
 
 
-def _karpathy_row(path: Path, caption: KarpathyCaption, lang: str, *, local: bool) -> SourceRow:
+def _karpathy_row(path: Path, caption: KarpathyCaption, lang: str, names: _Names, *, local: bool) -> SourceRow:
+    origin = Origin(str(path), caption.number, caption.raw)
+    if caption.coco_id is not None and not names.agree(caption.coco_id, caption.filename):
+        return refuse(origin, "image_missing", f"several images have the id {caption.coco_id}")
     return admit(
-        Origin(str(path), caption.number, caption.raw),
+        origin,
         sample_key=caption.coco_id or caption.filename,
         caption_key=caption.caption_id,
         url=None if local else _image_url(caption.filename, _place(caption.filename, None, "")),

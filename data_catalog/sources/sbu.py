@@ -11,7 +11,8 @@ from typing import NamedTuple
 
 from data_catalog.errors import ConfigError
 from data_catalog.sources.admission import Origin, admit, refuse
-from data_catalog.sources.files import Line, check_text_file, load_json, read_lines, upstream_files
+from data_catalog.sources.files import Line, check_text_file, read_lines, upstream_files
+from data_catalog.sources.json_documents import JsonList, open_json
 from data_catalog.sources.json_fields import describe
 from data_catalog.sources.rows import SourceRow
 from data_catalog.sources.urls import flickr_page, is_web_url, url_key
@@ -35,9 +36,9 @@ class SbuConfig:
 class _Lists(NamedTuple):
     """The parallel lists of a JSON file."""
 
-    urls: list[object]
-    captions: list[object]
-    users: list[object]
+    urls: JsonList
+    captions: JsonList
+    users: JsonList | list[None]
 
 
 def check_sbu(config: SbuConfig) -> None:
@@ -126,13 +127,13 @@ def _row(origin: Origin, url: str, caption: str, user: str | None) -> SourceRow:
 
 
 def _load_lists(path: Path) -> _Lists:
-    document = load_json(path, expected=_EXPECTED_JSON)
+    document = open_json(path, expected=_EXPECTED_JSON)
     if not isinstance(document, dict):
         raise ConfigError(f"{path} is {describe(document)}: expected {_EXPECTED_JSON}")
     urls, captions, users = (document.get(name) for name in ("image_urls", "captions", "user_ids"))
-    if not isinstance(urls, list) or not isinstance(captions, list):
+    if not isinstance(urls, JsonList) or not isinstance(captions, JsonList):
         raise ConfigError(f"{path} is {describe(document)}: expected {_EXPECTED_JSON}")
-    users = users if isinstance(users, list) else [None] * len(urls)
+    users = users if isinstance(users, JsonList) else [None] * len(urls)
     if not urls or not len(urls) == len(captions) == len(users):
         counts = f"{len(urls)} URLs, {len(captions)} captions and {len(users)} users"
         raise ConfigError(f"{path} has {counts}: expected {_EXPECTED_JSON}")

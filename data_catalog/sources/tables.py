@@ -4,7 +4,6 @@ import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
 
@@ -13,11 +12,11 @@ import pyarrow.parquet as pq
 
 from data_catalog.errors import ConfigError
 from data_catalog.sources.delimited import complete_cells, read_records
-from data_catalog.sources.files import Line, Trouble, check_text_file, read_lines
+from data_catalog.sources.files import Line, Trouble, check_text_file, head_lines, read_lines
+from data_catalog.sources.json_documents import parse_json
 from data_catalog.sources.json_fields import describe
+from data_catalog.sources.parquet_texts import TOO_LONG, read_texts
 
-_OBJECTS_CHECKED = 100
-_PARQUET_BATCH = 4_096
 _DELIMITERS = {".csv": ",", ".tsv": "\t"}
 _JSON_LINES = {".jsonl", ".ndjson"}
 FORMATS = ".csv, .tsv, .jsonl, .ndjson (each also with .gz) or .parquet"
@@ -108,12 +107,12 @@ def _json_entry(line: Line) -> Entry:
     if line.trouble:
         return Entry(line.number, {}, line.text, line.trouble)
     try:
-        value = json.loads(line.text)
+        value = parse_json(line.text)
     except json.JSONDecodeError as error:
         return Entry(line.number, {}, line.text, Trouble("malformed_row", f"no JSON: {error.msg} at {error.colno}"))
     except RecursionError:
         return Entry(line.number, {}, line.text, Trouble("malformed_row", "JSON that nests too deeply"))
-    except ValueError as error:  # an integer of thousands of digits
+    except ValueError as error:  # a name that stands twice
         return Entry(line.number, {}, line.text, Trouble("malformed_row", f"no JSON: {error}"))
     if not isinstance(value, dict):
         return Entry(line.number, {}, line.text, Trouble("malformed_row", f"{describe(value)} instead of an object"))
@@ -122,20 +121,21 @@ def _json_entry(line: Line) -> Entry:
 
 def _json_lines_columns(path: Path) -> list[str]:
     """Keys of the first objects, since JSON Lines may leave empty fields out."""
-    entries = [entry for entry in islice(_read_json_lines(path), _OBJECTS_CHECKED) if entry.trouble is None]
-    return list(dict.fromkeys(key for entry in entries for key in entry.values))
+    names = (name for line in head_lines(path) for name in _json_entry(line).values)
+    return list(dict.fromkeys(names))
 
 
 def _read_parquet(path: Path, wanted: Wanted) -> Iterator[Entry]:
     number = 0
-    with _open_parquet(path) as file:
-        for batch in file.iter_batches(batch_size=_PARQUET_BATCH, columns=list(dict.fromkeys(wanted.required))):
-            for values in _batch_values(batch):
-                number += 1
-                if values is None:
-                    yield Entry(number, {}, "", Trouble("bad_encoding", "a text that is not UTF-8"))
-                else:
-                    yield Entry(number, values, repr(values))
+    for batch in read_texts(path, list(dict.fromkeys(wanted.required))):
+        for values in _batch_values(batch):
+            number += 1
+            if values is None:
+                yield Entry(number, {}, "", Trouble("bad_encoding", "a text that is not UTF-8"))
+            elif name := values.pop(TOO_LONG):
+                yield Entry(number, {}, "", Trouble("malformed_row", f"{name} is longer than any text"))
+            else:
+                yield Entry(number, values, repr(values))
 
 
 def _batch_values(batch: pa.RecordBatch) -> list[dict[str, object] | None]:

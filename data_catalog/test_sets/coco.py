@@ -6,8 +6,9 @@ from pathlib import Path
 
 from data_catalog.errors import ConfigError
 from data_catalog.sources.admission import Origin, refuse
-from data_catalog.sources.files import load_json, upstream_files
-from data_catalog.sources.json_fields import describe, id_field, records_of, text_field
+from data_catalog.sources.files import Held, upstream_files
+from data_catalog.sources.json_documents import open_json
+from data_catalog.sources.json_fields import describe, id_field, missing_id, records_of, text_field
 from data_catalog.test_sets.identities import name_identities, url_identities
 from data_catalog.test_sets.images import TestSetRow, sightings
 
@@ -41,24 +42,25 @@ def coco_rows(config: CocoTestConfig) -> Iterator[TestSetRow]:
     for path in upstream_files(config):
         document = _load(path)
         names: dict[str, tuple[str, frozenset[str]]] = {}
-        for number, image in enumerate(records_of(document["images"]) or [], start=1):
-            yield from _image_rows(Origin(str(path), number, repr(image)), image, names)
-        for number, annotation in enumerate(records_of(document.get("annotations")) or [], start=1):
+        held = Held(path)
+        for number, image in enumerate(records_of(document["images"]) or (), start=1):
+            yield from _image_rows(Origin(str(path), number, repr(image)), image, names, held)
+        for number, annotation in enumerate(records_of(document.get("annotations")) or (), start=1):
             yield from _caption_rows(Origin(str(path), number, repr(annotation)), annotation, names)
 
 
 def _load(path: Path) -> Mapping[str, object]:
-    document = load_json(path, expected=_EXPECTED)
+    document = open_json(path, expected=_EXPECTED)
     if not isinstance(document, dict) or not records_of(document.get("images")):
         raise ConfigError(f"{path} is {describe(document)} and lists no images: expected {_EXPECTED}")
-    annotations = document.get("annotations", [])
-    if records_of(annotations) is None or (annotations and not any("caption" in one for one in annotations)):
+    annotations = records_of(document.get("annotations", []))
+    if annotations is None or (annotations and not any("caption" in one for one in annotations)):
         raise ConfigError(f"{path} has annotations without captions: expected {_EXPECTED}")
     return document
 
 
 def _image_rows(
-    origin: Origin, image: Mapping[str, object], names: dict[str, tuple[str, frozenset[str]]]
+    origin: Origin, image: Mapping[str, object], names: dict[str, tuple[str, frozenset[str]]], held: Held
 ) -> Iterator[TestSetRow]:
     image_id, name = id_field(image, "id"), text_field(image, "file_name")
     if image_id is None or name is None:
@@ -66,7 +68,11 @@ def _image_rows(
         return
     urls = (text_field(image, field) for field in _URL_FIELDS)
     identities = name_identities(name).union(*(url_identities(url) for url in urls if url))
-    names[image_id] = (name, identities)
+    held.add(name, *identities)
+    if names.setdefault(image_id, (name, identities))[0] != name:
+        raise ConfigError(
+            f"{origin.upstream_file} has several images with the id {image_id}: correct it or download it again"
+        )
     yield from sightings(origin, name, identities, [])
 
 
@@ -75,7 +81,8 @@ def _caption_rows(
 ) -> Iterator[TestSetRow]:
     image_id = id_field(annotation, "image_id")
     if image_id is None or image_id not in names:
-        yield refuse(origin, "image_missing", f"no image has the id {image_id}" if image_id else "no image_id")
+        found = missing_id(annotation, "image_id") if image_id is None else f"no image has the id {image_id}"
+        yield refuse(origin, "image_missing", found)
         return
     name, identities = names[image_id]
     yield from sightings(origin, name, identities, [annotation.get("caption")])

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from data_catalog.errors import ConfigError
 from data_catalog.sources.admission import Origin, refuse
-from data_catalog.sources.files import check_text_file, read_lines, upstream_files
+from data_catalog.sources.files import Held, check_text_file, read_lines, upstream_files
 from data_catalog.sources.flickr import FlickrConfig, read_flickr
 from data_catalog.sources.rows import MalformedRow, UpstreamRow
 from data_catalog.test_sets.identities import photo_identities
@@ -79,12 +79,13 @@ def _listed_rows(lists: Iterable[Path], captions: list[Path]) -> Iterator[TestSe
             elif name:
                 yield refuse(origin, *(line.trouble or ("image_missing", f"no name or number of a photo: {name}")))
     named = dict.fromkeys(listed, "")
-    rows = []
+    rows, held = [], Held("the captions")
     for row in _captions(captions):
         if isinstance(row, MalformedRow):
             yield row
         elif (photo := _photo(row.path or "")) in listed:
             named[photo] = named[photo] or row.path or ""
+            held.add(row.caption, row.path)
             rows.append((photo, row))
     for photo, (origin, name) in listed.items():
         if captions and not named[photo]:

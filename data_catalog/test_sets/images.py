@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from data_catalog.sources.admission import Origin, refuse
-from data_catalog.sources.files import text_trouble
+from data_catalog.sources.files import Held, text_trouble
 from data_catalog.sources.rows import MalformedRow
 
 
@@ -88,10 +88,13 @@ def gather(rows: Iterable[TestSetRow]) -> GatheredImages:
     """Put the rows of each image together."""
     growing: dict[str, _Growing] = {}
     malformed: list[MalformedRow] = []
+    held = Held("a test set")
     for row in rows:
         if isinstance(row, MalformedRow):
+            held.add(row.detail, row.raw)
             malformed.append(row)
             continue
+        held.add(row.name, row.caption, *(() if row.key in growing else row.identities))
         image = growing.setdefault(row.key, _Growing(row.name))
         image.identities.update(row.identities)
         if row.caption is not None:

@@ -6,7 +6,8 @@ from pathlib import Path
 
 from data_catalog.errors import ConfigError
 from data_catalog.sources.admission import Origin
-from data_catalog.sources.files import load_json, upstream_files
+from data_catalog.sources.files import upstream_files
+from data_catalog.sources.json_documents import open_json
 from data_catalog.sources.karpathy import KarpathyCaption, check_karpathy, karpathy_captions
 from data_catalog.test_sets.identities import name_identities, photo_identities
 from data_catalog.test_sets.images import TestSetRow, sightings
@@ -56,7 +57,7 @@ def karpathy_split_rows(path: Path, splits: tuple[str, ...]) -> Iterator[TestSet
     Raises:
         ConfigError: the file is damaged, no file of Karpathy's, or has no image in one of the splits.
     """
-    document = load_json(path, expected=_EXPECTED)
+    document = open_json(path, expected=_EXPECTED)
     check_karpathy(path, document, expected=_EXPECTED)
     assert isinstance(document, dict)
     found: set[str | None] = set()

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from data_catalog.errors import ConfigError
 from data_catalog.sources.admission import Origin, refuse
-from data_catalog.sources.files import Line, check_text_file, read_lines, upstream_files
+from data_catalog.sources.files import Held, Line, check_text_file, read_lines, upstream_files
 from data_catalog.test_sets.identities import name_identities
 from data_catalog.test_sets.images import TestSetRow, sightings
 
@@ -90,7 +90,10 @@ def _lists_names(path: Path) -> bool:
 
 def _lines(path: Path) -> list[Line]:
     """Lines by which lists are aligned: all but blank ones at the end of a list of names."""
-    lines = list(read_lines(path))
+    lines, held = [], Held(path)
+    for line in read_lines(path):
+        held.add(line.text)
+        lines.append(line)
     while lines and not lines[-1].text.strip() and not _CAPTIONS_NAME.fullmatch(path.name):
         lines.pop()
     return lines

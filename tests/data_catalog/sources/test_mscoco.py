@@ -3,6 +3,7 @@
 import gzip
 import json
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -57,6 +58,21 @@ def test_a_caption_of_2017(tmp_path: Path) -> None:
     assert (row.path, row.upstream_line, row.caption) == (None, 1, CAPTION["caption"])
 
 
+@pytest.mark.parametrize("licence", [None, "none", 3.0, True])
+def test_a_licence_without_id_applies_to_nothing(tmp_path: Path, licence: Any) -> None:
+    content = document(annotations=[CAPTION], license=licence)
+    nameless: list[dict[str, Any]] = [{"name": "CC0"}, {"id": None, "name": "CC0"}, {"id": True, "name": "CC0"}]
+    content["licenses"] += nameless
+    assert only(read(tmp_path, content)).license is None
+
+
+def test_two_licences_with_one_id_are_a_config_error(tmp_path: Path) -> None:
+    content = document(annotations=[CAPTION])
+    content["licenses"].append({"id": "3", "name": "Attribution License"})
+    with pytest.raises(ConfigError, match=r"captions\.json has several licences with the id 3"):
+        read(tmp_path, content)
+
+
 @pytest.mark.parametrize("image_id", ["391895", " 391895 ", "000000391895", 391895])
 def test_ids_of_every_spelling(tmp_path: Path, image_id: Any) -> None:
     assert only(read(tmp_path, document(annotations=[CAPTION | {"image_id": image_id}]))).sample_key == "391895"
@@ -93,6 +109,11 @@ def test_local_images_by_file_name(tmp_path: Path) -> None:
         ({"id": 1, "caption": "x"}, "image_missing", "no image_id"),
         (CAPTION | {"image_id": True}, "image_missing", "no image_id"),
         (CAPTION | {"image_id": "7\0"}, "image_missing", "7\\x00"),
+        (CAPTION | {"image_id": 391895.0}, "image_missing", "no image_id but 391895.0"),
+        (CAPTION | {"image_id": float("nan")}, "image_missing", "no image_id but nan"),
+        (CAPTION | {"image_id": -391895}, "image_missing", "no image has the id -391895"),
+        (CAPTION | {"image_id": "9" * 5000}, "image_missing", "no image_id but 999"),
+        (CAPTION | {"caption": "x" * 250_001}, "malformed_row", "a text of 250,001 characters"),
         (CAPTION | {"caption": None}, "caption_missing", "no caption"),
         ({"id": 1, "image_id": 391895}, "caption_missing", "no caption"),
         (CAPTION | {"caption": " \n"}, "caption_missing", "empty"),
@@ -112,6 +133,75 @@ def test_a_bad_annotation_costs_itself(tmp_path: Path, annotation: Any, reason: 
     assert (bad.reason, bad.upstream_line) == (reason, 2)
     assert detail in bad.detail
     (bad.raw or "").encode()
+
+
+def test_a_number_of_thousands_of_digits_costs_its_row(tmp_path: Path) -> None:
+    digits = "9" * 5000
+    text = json.dumps(document(annotations=[CAPTION, CAPTION | {"image_id": -1}, CAPTION | {"id": -1}, CAPTION]))
+    before, bad, nameless, after = read(tmp_path, text.replace("-1", digits).encode())
+    assert isinstance(bad, MalformedRow)
+    assert (bad.reason, bad.detail) == ("image_missing", "no image_id but inf")
+    found = [row.caption_key for row in (before, nameless, after) if isinstance(row, UpstreamRow)]
+    assert found == ["770337", None, "770337"]
+
+
+@pytest.mark.parametrize(
+    ("repeat", "found"),
+    [
+        (lambda text: text[:-1] + ', "annotations": []}', "'annotations' stands twice in the outermost object"),
+        (lambda text: '{"images": [], ' + text[1:], "'images' stands twice in the outermost object"),
+        (lambda text: text.replace('"id": 770337', '"id": 1, "id": 770337'), "'id' stands twice in one object"),
+        (lambda text: text.replace('"caption":', '"caption": "A dog.", "caption":'), "'caption' stands twice"),
+        (lambda text: text.replace('"license": 3', '"license": 3, "license": 4'), "'license' stands twice"),
+    ],
+)
+def test_a_name_that_stands_twice_is_a_config_error(tmp_path: Path, repeat: Callable[[str], str], found: str) -> None:
+    text = json.dumps(document(annotations=[CAPTION]))
+    assert repeat(text) != text
+    with pytest.raises(ConfigError, match=found):
+        read(tmp_path, repeat(text).encode())
+
+
+OTHER_NAME = "000000000007.jpg"
+
+
+@pytest.mark.parametrize("image_id", [391895, "391895"])
+def test_two_images_with_one_id_have_no_captions(tmp_path: Path, image_id: Any) -> None:
+    content = document(annotations=[CAPTION, CAPTION | {"image_id": 7}])
+    content["images"] += [{"id": image_id, "file_name": OTHER_NAME}, {"id": 7, "file_name": OTHER_NAME}]
+    ambiguous, good = read(tmp_path, content, images=str(tmp_path))
+    assert isinstance(ambiguous, MalformedRow)
+    assert (ambiguous.reason, ambiguous.detail) == ("image_missing", "several images have the id 391895")
+    assert isinstance(good, UpstreamRow)
+    assert good.path == OTHER_NAME
+
+
+def test_an_image_that_is_listed_twice_is_one(tmp_path: Path) -> None:
+    content = document(annotations=[CAPTION])
+    content["images"] *= 2
+    assert only(read(tmp_path, content)).sample_key == "391895"
+
+
+@pytest.mark.parametrize("other", ["captions", "karpathy"])
+def test_an_id_that_another_file_gives_to_another_image_pairs_nothing_wrong(tmp_path: Path, other: str) -> None:
+    (tmp_path / "a.json").write_text(json.dumps(document(annotations=[CAPTION])))
+    content: dict[str, Any] = {"images": [{"id": 391895, "file_name": OTHER_NAME}], "annotations": [CAPTION]}
+    if other == "karpathy":
+        image = {"filename": OTHER_NAME, "cocoid": 391895, "sentences": [{"raw": "A dog.", "sentid": 1}]}
+        content = {"images": [image]}
+    (tmp_path / "b.json").write_text(json.dumps(content))
+    first, second = read_mscoco(MscocoConfig(files=(str(tmp_path / "*.json"),), images=str(tmp_path)))
+    assert isinstance(first, UpstreamRow)
+    assert isinstance(second, MalformedRow)
+    assert (second.reason, second.detail) == ("image_missing", "several images have the id 391895")
+
+
+def test_the_years_names_of_an_image_are_one_image(tmp_path: Path) -> None:
+    for number, name in enumerate([NAME, LEGACY_NAME, f"val2017/{NAME}"]):
+        content = document(annotations=[CAPTION], file_name=name)
+        (tmp_path / f"{number}.json").write_text(json.dumps(content))
+    rows = list(read_mscoco(MscocoConfig(files=(str(tmp_path / "*.json"),))))
+    assert [row.sample_key for row in rows if isinstance(row, UpstreamRow)] == ["391895"] * 3
 
 
 def test_an_image_without_url_or_known_name(tmp_path: Path) -> None:

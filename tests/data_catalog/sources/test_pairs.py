@@ -241,3 +241,24 @@ def test_wrong_files(tmp_path: Path, name: str, content: bytes, found: str) -> N
 def test_settings_that_make_no_sense(options: dict[str, Any], found: str) -> None:
     with pytest.raises(ConfigError, match=found):
         PairsConfig(**({"files": ("x.csv",), "caption_column": "text"} | SIMPLE | options))
+
+
+@pytest.mark.parametrize(
+    ("line", "detail"),
+    [
+        ('{"image": "U", "text": "a", "text": "b"}', "'text' stands twice in one object"),
+        ('{"image": "U", "text": "a", "more": {"x": 1, "x": 2}}', "'x' stands twice in one object"),
+        ('{"image": "U", "text": ' + "9" * 5000 + "}", "text is a number instead of a text"),
+        ('{"image": "U", "text": ' + "[" * 100_000 + "}", "nests too deeply"),
+        ('{"image": "U", "text": "' + "x" * 250_001 + '"}', "a text of 250,001 characters"),
+    ],
+)
+def test_a_line_that_says_two_things_or_too_much_costs_itself(tmp_path: Path, line: str, detail: str) -> None:
+    good = json.dumps({"image": URL, "text": "un cane"})
+    content = "\n".join([good, line.replace('"U"', f'"{URL}"'), good]).encode()
+    before, bad, after = read(tmp_path, "p.jsonl", content, **SIMPLE)
+    assert isinstance(before, UpstreamRow)
+    assert isinstance(after, UpstreamRow)
+    assert isinstance(bad, MalformedRow)
+    assert (bad.reason, bad.upstream_line) == ("malformed_row", 2)
+    assert detail in bad.detail

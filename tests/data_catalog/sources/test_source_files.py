@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from data_catalog.errors import ConfigError
 from data_catalog.sources import files
-from data_catalog.sources.files import check_text_file, excerpt, load_json, read_lines, text_trouble, upstream_files
+from data_catalog.sources.files import check_text_file, excerpt, read_lines, text_trouble, upstream_files
 
 
 @dataclass(frozen=True)
@@ -132,31 +132,6 @@ def test_a_gzip_that_breaks_while_it_is_read_is_named(tmp_path: Path) -> None:
     path = write(tmp_path, gzip.compress(b"row\n" * 100_000)[:-20])
     with pytest.raises(ConfigError, match=r"file\.txt is a truncated gzip"):
         list(read_lines(path))
-
-
-@pytest.mark.parametrize(
-    ("content", "found"),
-    [
-        (b'{"images": [{"id": 1}, {"id"', "ends too early"),
-        (b'{"images": [', "ends too early"),
-        (b'{"images": [{"caption": "half a str', "ends too early"),
-        (b'{"images": oops}', "no valid JSON"),
-        (b"[" * 200_000, "nests too deeply"),
-        (b'{"a": "caff\xe8"}', "not UTF-8"),
-        (gzip.compress(b'{"images": []}' * 1000)[:-12], "truncated gzip"),
-        (b'{"id": ' + b"9" * 5000 + b"}", "cannot be read as JSON"),
-        (b"  ", "ends too early"),
-    ],
-)
-def test_half_a_json_is_a_config_error(tmp_path: Path, content: bytes, found: str) -> None:
-    path = write(tmp_path, content, "captions.json")
-    with pytest.raises(ConfigError, match=found) as caught:
-        load_json(path, expected="a COCO JSON")
-    assert "captions.json" in str(caught.value)
-
-
-def test_json_with_byte_order_mark(tmp_path: Path) -> None:
-    assert load_json(write(tmp_path, b'\xef\xbb\xbf{"a": 1}'), expected="JSON") == {"a": 1}
 
 
 @pytest.mark.parametrize(

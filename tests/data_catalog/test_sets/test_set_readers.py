@@ -138,6 +138,22 @@ def test_coco_files_that_are_damaged_or_something_else(tmp_path: Path, content: 
         load(tmp_path, "mscoco_it", {"a.json": whole, "b.json": content})
 
 
+def test_a_coco_file_with_two_images_of_one_id_or_two_lists_of_one_name_guards_nothing(tmp_path: Path) -> None:
+    captions = [{"image_id": 9, "caption": "Un cane"}]
+    message = refusal(tmp_path, "coco", {"a.json": coco([IMAGE_9, {**IMAGE_7, "id": 9}], captions)})
+    assert "a.json has several images with the id 9" in message
+    twice = json.dumps(coco([IMAGE_9], captions))[:-1] + ', "annotations": []}'
+    assert "'annotations' stands twice" in refusal(tmp_path, "coco", {"a.json": twice})
+
+
+def test_an_id_of_thousands_of_digits_costs_its_row(tmp_path: Path) -> None:
+    digits = "9" * 5000
+    text = json.dumps(coco([IMAGE_9], [{"image_id": n, "caption": "Un cane"} for n in (9, digits, -1, 9)]))
+    found = load(tmp_path, "coco", {"a.json": text.replace("-1", digits)})
+    assert brief(found) == [("COCO_val2014_000000000009.jpg", {"coco:9"}, ("Un cane", "Un cane"))]
+    assert reasons(found) == [(2, "image_missing"), (3, "image_missing")]
+
+
 def test_coco_without_one_image_that_can_be_read(tmp_path: Path) -> None:
     message = refusal(tmp_path, "coco", {"a.json": coco([{"id": 1}], [{"image_id": 1, "caption": "a"}])})
     assert "the coco test set has no image in" in message

@@ -1,0 +1,200 @@
+"""JSON documents of any size in bounded memory: lists one item at a time, and no name twice in an object."""
+
+import io
+import json
+import re
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, BinaryIO, cast
+
+from data_catalog.errors import ConfigError
+from data_catalog.sources.files import check_text_file, naming_damage, open_bytes
+
+# Of one record; the largest that we know have some thousands. Parsed, characters take up to fifty bytes each.
+MAX_VALUE_CHARS = 2 * 2**20
+_MAX_ITEMS = 10_000_000
+_MAX_NAMES = 1000
+_MAX_NAME_CHARS = 100
+_MAX_DIGITS = 40
+READ_CHARS = 2**18
+_OF_NUMBERS = "0123456789+-.eE"
+_LONGEST_WORD = len("-Infinity")
+_SPACE = re.compile(r"[ \t\n\r]*")
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        repeated = Counter(name for name, _ in pairs).most_common(1)[0][0]
+        raise ValueError(f"{repeated[:_MAX_NAME_CHARS]!r} stands twice in one object")
+    return found
+
+
+def _integer(digits: str) -> int | float:
+    """Return a whole number; one longer than any id becomes inexact, since Python reads no thousands of digits."""
+    return int(digits) if len(digits) <= _MAX_DIGITS else float(digits)
+
+
+_DECODER = json.JSONDecoder(object_pairs_hook=_object, parse_int=_integer)
+
+
+def parse_json(text: str) -> object:
+    """Parse a JSON text.
+
+    Raises:
+        ValueError: it is no JSON, or a name stands twice in one object.
+        RecursionError: it nests too deeply.
+    """
+    return _DECODER.decode(text)
+
+
+class _Text:
+    """A window that moves over the text of a file, value by value."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file = io.TextIOWrapper(file, encoding="utf-8-sig", newline="")
+        self._text = ""
+        self._place = 0
+
+    def value(self) -> object:
+        """Parse the value that comes next."""
+        self.peek()
+        while True:
+            try:
+                value, end = _DECODER.raw_decode(self._text, self._place)
+            except json.JSONDecodeError as error:
+                is_cut = error.msg.startswith("Unterminated") or error.pos > len(self._text) - _LONGEST_WORD
+                if not is_cut or not self._more():
+                    raise
+            else:
+                behind = self._text[end : end + 1]
+                if (behind and behind not in _OF_NUMBERS) or not self._more():  # a number may go on
+                    self._place = end
+                    return cast("object", value)
+
+    def items(self, ends: str) -> Iterator[None]:
+        """Go over a list or an object, and stop before each of its items, which the caller takes."""
+        self.take(ends[0])
+        if self.peek() != ends[1]:
+            yield
+            while self.peek() == ",":
+                self.take(",")
+                yield
+        self.take(ends[1])
+
+    def peek(self) -> str:
+        """Return the next character that is no white space, "" at the end of the file."""
+        while True:
+            found = _SPACE.match(self._text, self._place)
+            self._place = found.end() if found else self._place
+            if self._place < len(self._text) or not self._more():
+                return self._text[self._place : self._place + 1]
+
+    def take(self, expected: str) -> None:
+        """Pass over the next character; "" stands for the end of the file."""
+        if self.peek() != expected:
+            what = f"{expected!r} is missing" if expected else "more text follows the end"
+            raise json.JSONDecodeError(what, self._text, self._place)
+        self._place += len(expected)
+
+    def _more(self) -> bool:
+        """Read on, and forget what lies behind; False at the end of the file."""
+        pending = len(self._text) - self._place
+        if pending > MAX_VALUE_CHARS:
+            raise ValueError(f"a value has more than {MAX_VALUE_CHARS:,} characters")
+        if not (read := self._file.read(max(READ_CHARS, pending))):
+            return False
+        self._text, self._place = self._text[self._place :] + read, 0
+        return True
+
+
+class JsonList:
+    """A list of a document's outermost object; each time its items are gone through, the file is read anew."""
+
+    def __init__(self, path: Path, name: str, num_items: int, expected: str) -> None:
+        self._path, self._name, self._num_items, self._expected = path, name, num_items, expected
+
+    def __len__(self) -> int:
+        return self._num_items
+
+    def __iter__(self) -> Iterator[object]:
+        with _opened(self._path, self._expected) as text:
+            for name in _names(text):
+                if name == self._name:
+                    yield from (text.value() for _ in text.items("[]"))
+                    return
+                _pass_over(text)
+
+
+def open_json(path: Path, *, expected: str) -> object:
+    """Read a plain or gzipped JSON file to its end; of an outermost object return what its lists are, by name.
+
+    Other members of the object are None. Any other document is returned as it is.
+
+    Raises:
+        ConfigError: the file is empty, another format, cut off or no JSON, repeats a name in an object, or has a value
+            larger than fits the memory of readers; naming what was expected.
+    """
+    check_text_file(path, expected=expected)
+    with _opened(path, expected) as text:
+        if text.peek() != "{":
+            document = text.value()
+            text.take("")
+            return document
+        counts: dict[str, int | None] = {}
+        for name in _names(text):
+            if name in counts:
+                raise ValueError(f"{name[:_MAX_NAME_CHARS]!r} stands twice in the outermost object")
+            if len(counts) == _MAX_NAMES:
+                raise ValueError(f"the outermost object has more than {_MAX_NAMES:,} names")
+            counts[name[:_MAX_NAME_CHARS]] = _pass_over(text)
+        text.take("")
+    return {name: None if num is None else JsonList(path, name, num, expected) for name, num in counts.items()}
+
+
+def _names(text: _Text) -> Iterator[str]:
+    """Stop behind each name of the outermost object; the caller takes its value."""
+    for _ in text.items("{}"):
+        name = text.value()
+        if not isinstance(name, str):
+            raise ValueError("a name of the outermost object is no text")
+        text.take(":")
+        yield name
+
+
+def _pass_over(text: _Text) -> int | None:
+    """Go over a value; return how many items it has if it is a list."""
+    if text.peek() == "[":
+        num_items = 0
+        for _ in text.items("[]"):
+            text.value()
+            num_items += 1
+            if num_items > _MAX_ITEMS:
+                raise ValueError(f"a list has more than {_MAX_ITEMS:,} items")
+        return num_items
+    text.value()
+    return None
+
+
+@contextmanager
+def _opened(path: Path, expected: str) -> Iterator[_Text]:
+    """Open a document, and tell in one sentence what is wrong with it."""
+    with naming_damage(path), open_bytes(path) as file:
+        text = _Text(cast("BinaryIO", file))
+        try:
+            yield text
+        except UnicodeDecodeError as error:
+            raise ConfigError(f"{path} is not UTF-8: expected {expected}") from error
+        except json.JSONDecodeError as error:
+            is_cut = error.msg.startswith("Unterminated") or not error.doc[error.pos + 1 :].strip()
+            what = "ends too early" if is_cut else "is no valid JSON"
+            near = error.doc[max(0, error.pos - 20) : error.pos + 20]
+            raise ConfigError(
+                f"{path} {what} ({error.msg} near {near!r}): expected {expected}; download it again"
+            ) from error
+        except RecursionError as error:
+            raise ConfigError(f"{path} nests too deeply to be {expected}") from error
+        except ValueError as error:
+            raise ConfigError(f"{path} cannot be read ({error}): expected {expected}") from error
