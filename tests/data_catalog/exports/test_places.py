@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from data_catalog.checksummed import write_checksummed
 from data_catalog.errors import ConfigError, PipelineError
 from data_catalog.exports.export import ExportConfig, export_snapshot
 from data_catalog.lock import place_lock
@@ -34,15 +35,15 @@ def test_a_folder_of_somebody_elses_is_never_replaced(snapshot: Snapshot, tmp_pa
     assert (tmp_path / "out/thesis.tex").read_text() == "years of work"
 
 
-@pytest.mark.parametrize("text", ["{}", '{"files": {}, "format": "x"}', '{"hits": [], "dataset": "mine"}'])
+@pytest.mark.parametrize("text", ["{}", "[]", '{"files": {}, "format": "x"}', '{"hits": [], "dataset": "mine"}'])
 def test_nor_is_one_that_has_a_file_of_the_records_name(snapshot: Snapshot, tmp_path: Path, text: str) -> None:
     (tmp_path / "out").mkdir()
     (tmp_path / "out/export.json").write_text(text)
     (tmp_path / "out/thesis.tex").write_text("years of work")
-    with pytest.raises(ConfigError, match=NO_EXPORT):
-        export_snapshot(snapshot, URLS, tmp_path / "out")
-    (tmp_path / "out/export.json").write_text("[]")
     with pytest.raises(ConfigError, match=r"if .*out is an export, remove it and export again; if not, name another"):
+        export_snapshot(snapshot, URLS, tmp_path / "out")
+    write_checksummed(tmp_path / "out/export.json", {"hits": [], "dataset": "mine"})
+    with pytest.raises(ConfigError, match=NO_EXPORT):
         export_snapshot(snapshot, URLS, tmp_path / "out")
     assert (tmp_path / "out/thesis.tex").read_text() == "years of work"
 
