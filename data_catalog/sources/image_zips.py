@@ -98,6 +98,9 @@ class _DirectoryReader(io.BufferedReader):
             raise zipfile.BadZipFile(f"its directory has {size:,} bytes, too many for 1 GB of memory: unpack it")
         return super().read(size)
 
+    def __del__(self) -> None:
+        self.close()  # as a ZipFile does with a file of its own
+
 
 def _can_be_read(info: zipfile.ZipInfo) -> bool:
     return info.compress_type in _METHODS and not info.flag_bits & _ENCRYPTED
