@@ -5,6 +5,7 @@ from pathlib import Path
 
 from data_catalog.errors import ConfigError
 from data_catalog.manifest import require_snapshot
+from data_catalog.publish import UPSTREAM
 from flows.doctor import nearest_existing
 from flows.guarded import require_guards
 from flows.models import pair_files
@@ -39,6 +40,8 @@ def require_scorable(recipe: Recipe, root: Path) -> None:
 
 
 def _require_shares(recipe: Recipe, asked: str) -> None:
+    if recipe.split.by == UPSTREAM:
+        return  # which splits upstream fills is known when its rows are read: `require_scorable` looks at them
     shares = {"train": 1.0, "val": recipe.split.val, "test": recipe.split.test}
     if asked and not shares[asked]:
         raise ConfigError(

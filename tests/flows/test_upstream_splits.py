@@ -17,6 +17,7 @@ from flows.cli import main
 from flows.dry_run import dry_run
 from flows.execution import LocalExecutor
 from flows.parameters import overrides_of, settings_of
+from flows.ready import require_ready
 from flows.recipe import Recipe, load_recipe
 
 # File name, what upstream calls its split, caption.
@@ -105,6 +106,15 @@ def test_all_test_photographs_of_upstream_end_in_test_and_those_without_a_split_
     ignored = outcomes(tmp_path)
     assert set(ignored.values()) == {"train", "val"}
     assert all(ignored[text] == found[text] for _, said, text in rows if not said)
+
+
+@pytest.mark.parametrize("split", ["", "test"])
+def test_splits_of_upstream_are_scored_whatever_the_shares_of_others(tmp_path: Path, split: str) -> None:
+    source = pairs_source(tmp_path, "own", rows_of(["test", "train"]))
+    settings = ["split.val=0", "split.test=0", f'evaluate.split="{split}"']
+    require_ready(recipe_of(tmp_path, source, UPSTREAM, *settings), tmp_path)
+    with pytest.raises(ConfigError, match="nothing to score on"):
+        require_ready(recipe_of(tmp_path, source, HASH, *settings), tmp_path)
 
 
 NAMES = {
