@@ -50,6 +50,8 @@ class CaptionOrigin:
             near = get_close_matches(self.origin, ORIGINS, n=1, cutoff=0.4)
             hint = f"; did you mean {near[0]}?" if near else ""
             raise ConfigError(f"origin must be {', '.join(others)} or {last}, got {self.origin!r}{hint}")
+        if (self.translator or "").strip().lower() == NATIVE:
+            raise ConfigError(f"translator is {self.translator!r}, the word for captions that nobody translated")
         if self.translator and self.origin == NATIVE:
             raise ConfigError(
                 f"translator is {self.translator!r}, but nobody translated captions whose origin is {NATIVE}: set "

@@ -27,7 +27,7 @@ from data_catalog.sources.scenes.upstream import draw_upstream
 from data_catalog.work import WorkStore
 from flows import caption_steps
 from flows.engines import open_engine
-from flows.inputs import all_function_words, packs_of_captions, require_split_choice
+from flows.inputs import all_function_words, packs_of_captions, require_originals_in_use, require_split_choice
 from flows.language_packs import named_language_packs, target_language_pack
 from flows.recipe import Recipe
 from flows.screen_steps import find_repeats, screen
@@ -121,6 +121,7 @@ def dry_run(
     for test_set in recipe.test_sets:
         test_set.check()
     require_split_choice(recipe)
+    require_originals_in_use(recipe)
     with tempfile.TemporaryDirectory(prefix="vernaclip-dry-run-") as folder, ImageWorkers() as workers:
         sample = _Sample(recipe, WorkStore(Path(folder)), workers, open_engine(recipe, root) if translate else None)
         table = sample.judged([_source(settings, num_rows, seed) for settings in recipe.sources])

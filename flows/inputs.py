@@ -13,6 +13,7 @@ from data_catalog.ingest import Source
 from data_catalog.language_pack import LanguagePack
 from data_catalog.publish import UPSTREAM
 from data_catalog.shards import digest
+from data_catalog.sources.pairs import PairsConfig
 from data_catalog.sources.scenes.upstream import draw_upstream
 from data_catalog.tombstones import Tombstones, read_tombstones
 from flows.engines import open_engine, open_reverse_engine
@@ -73,6 +74,7 @@ def open_inputs(recipe: Recipe, root: Path) -> Inputs:
     for test_set in recipe.test_sets:
         test_set.check()
     require_split_choice(recipe)
+    require_originals_in_use(recipe)
     tagger = find_tagger(pack, recipe.check.proper_noun_tagger) if recipe.check.proper_noun_check else None
     translator = open_engine(recipe, root)
     reverse = open_reverse_engine(recipe, root) if translator else None
@@ -139,6 +141,22 @@ def require_split_choice(recipe: Recipe) -> None:
             'split.by is "upstream" and no source states splits: name their column (split_column), put their lists '
             'beside the captions, or say "hash"'
         )
+
+
+def require_originals_in_use(recipe: Recipe) -> None:
+    """Refuse originals of captions that are themselves to be translated: they would be read and dropped.
+
+    Raises:
+        ConfigError: names the source.
+    """
+    for source in recipe.sources:
+        config = source.config
+        if isinstance(config, PairsConfig) and config.source_caption_column and config.lang != recipe.target_language:
+            raise ConfigError(
+                f"sources.{source.name} has its captions in {config.lang}, which a build translates to "
+                f"{recipe.target_language}: originals go beside captions in {recipe.target_language} only, so name "
+                f"{config.source_caption_column} as caption_column, or leave source_caption_column out"
+            )
 
 
 def packs_of_captions(

@@ -138,8 +138,8 @@ def refuse_a_lone_image(files: PairFiles) -> None:
     """
     if sum(group.num_rows for group in row_groups(files.val)) == 1:
         raise ConfigError(
-            "the val split has one image, which has no other to be told from: set split.val to 0, or build a larger "
-            "dataset"
+            "the val split has one image, which has no other to be told from: hold out more, by a higher split.val or, "
+            'where split.by is "upstream", by stating val of more images'
         )
 
 
@@ -154,8 +154,9 @@ def split_to_score(files: PairFiles, asked: str) -> str:
             return split
     none = f"the {asked} split has no images" if asked else "neither the test nor the val split has images"
     raise ConfigError(
-        f"{none}, so that there is nothing to score on: set split.{asked or 'test'} above 0, or higher, and build "
-        "again, or name another split by evaluate.split"
+        f"{none}, so that there is nothing to score on: set split.{asked or 'val'} higher and build again, or name "
+        'another split by evaluate.split; where split.by is "upstream", shares draw only from images without a stated '
+        'split, so state it of more images, or say "hash"'
     )
 
 

@@ -147,12 +147,11 @@ def misfits(wanted: "Mapping[str, torch.Tensor]", found: "Mapping[str, torch.Ten
     told += [f"it has {named_tensors(left)} besides"] if left else []
     both = [(name, found[name], wanted[name]) for name in sorted(wanted.keys() & found.keys())]
     other = [
-        f"{name!r} is of shape {tuple(a.shape)}, not {tuple(b.shape)}" for name, a, b in both if a.shape != b.shape
-    ]
-    other += [
-        f"{name!r} is of {a.dtype}, not {b.dtype}"
+        f"{name!r} is of shape {tuple(a.shape)}, not {tuple(b.shape)}"
+        if a.shape != b.shape
+        else f"{name!r} is of {a.dtype}, not {b.dtype}"
         for name, a, b in both
-        if a.is_floating_point() != b.is_floating_point()
+        if a.shape != b.shape or a.is_floating_point() != b.is_floating_point()
     ]
     more = [f"and {len(other) - _NAMED:,} more of another shape or kind"] if len(other) > _NAMED else []
     return "; ".join([*told, *other[:_NAMED], *more])

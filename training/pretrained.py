@@ -14,7 +14,7 @@ from data_catalog.errors import ConfigError
 from data_catalog.shards import sha256_of, write_json
 from training.config import TrainConfig
 from training.model import ENCODER_CONFIG_FILE
-from training.model_files import misfits, named_tensors, one_line
+from training.model_files import misfits, named_tensors
 
 if TYPE_CHECKING:
     import torch
@@ -73,11 +73,16 @@ def load_image_tower(module: Any, model_config: Mapping[str, Any], config: Train
     path = _weights_file(Path(config.image_weights)) if config.image_weights else _from_hub(model_config)
     tensors = _read_weights(path)
     visual = {name.removeprefix("visual."): value for name, value in tensors.items() if name.startswith("visual.")}
-    try:
-        module.visual.load_state_dict(visual or tensors, strict=True)
-    except RuntimeError as error:
-        told = misfits(module.visual.state_dict(), visual or tensors) or one_line(error)
-        raise ConfigError(f"{path} does not fit the model's image tower: {told}") from error
+    found = visual or tensors
+    # Files of before torch 1.0 have no counts of batches; torch starts them at 0.
+    wanted = {
+        name: value
+        for name, value in module.visual.state_dict().items()
+        if name in found or not name.endswith(".num_batches_tracked")
+    }
+    if told := misfits(wanted, found):
+        raise ConfigError(f"{path} does not fit the model's image tower: {told}")
+    module.visual.load_state_dict(found, strict=True)
     logger.info("image tower: %s", path)
 
 

@@ -28,7 +28,7 @@ class GuardedHandler(urllib.request.HTTPSHandler, urllib.request.HTTPHandler):
 
     def __init__(self, private_hosts: Collection[str]) -> None:
         super().__init__()
-        self._private_hosts = {name.lower() for name in private_hosts}
+        self._private_hosts = {_host_name(name) for name in private_hosts}
         self._tls = ssl.create_default_context()
 
     def http_open(self, req: urllib.request.Request) -> http.client.HTTPResponse:
@@ -60,6 +60,17 @@ class GuardedHandler(urllib.request.HTTPSHandler, urllib.request.HTTPHandler):
             raise TransientError(f"{target.url} cannot be reached (no address for {target.host})") from error
         except FetchError as error:
             raise _refusal(target, error) from error
+
+
+def _host_name(text: str) -> str:
+    """Return a host as URLs have it, given a name or an address, of IPv6 with its brackets or without."""
+    name = text.strip("[]") if text.count(":") != 1 else text
+    try:
+        if any(char in name for char in "/@?#") or text.count(":") == 1:
+            raise ValueError(text)
+        return parse_url(f"http://[{name}]/" if ":" in name else f"http://{name}/").host
+    except (FetchError, ValueError) as error:
+        raise ConfigError(f"--private-host takes the name or the address of a host, got {text!r}") from error
 
 
 def _target(url: str) -> Target:

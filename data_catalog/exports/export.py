@@ -221,7 +221,11 @@ def _refuse_empty(snapshot: Snapshot, config: ExportConfig, counts: Mapping[str,
         )
     elif not wants_pixels:
         switch = f"--format {HUGGINGFACE}" if config.format == URLS else f"--pixels {LICENSED}"
-        why = f"none of its images has an address: {switch} exports those with pixels that may be passed on"
+        sources = " ".join(f"--allow {source}" for source in sorted({source for source, _, _ in counts["withheld"]}))
+        why = (
+            f"none of its images has an address: {switch} exports those with pixels that may be passed on, and with "
+            f"{sources} all, if you have the right to pass them on"
+        )
     else:
         source, reason, count = max(counts["withheld"], key=itemgetter(2))
         why = f"{count:,} of {source} stay{'s' * (count == 1)} away, since {reason}: {switch_for(reason, source)}"

@@ -19,8 +19,8 @@ _ALLOWED_MODES = frozenset(
 # Encoders write ten, and libtiff stops at as many.
 MAX_SCANS = 100
 _SCAN, _END = b"\xff\xda", b"\xd9"
-# What no segment follows is left out: stuffed bytes, and restarts within a scan.
-_MARKER = re.compile(rb"\xff+([\x02-\xcf\xd9-\xfe])")
+# What no segment follows is left out: stuffed bytes, restarts, and what decoders step over within a scan.
+_MARKER = re.compile(rb"\xff+([\xc0-\xcf\xd9-\xfe])")
 _PIXELS = re.compile(r"\d+ pixels")  # in Pillow's own refusal
 
 

@@ -62,6 +62,9 @@ lang = "en"
 
 [translate]
 package = PACKAGE
+
+[split]
+by = "hash"
 """
 
 NATIVE = ["Un cane nero corre sulla spiaggia", "Due bambini giocano nel parco con la palla"]
@@ -265,6 +268,7 @@ def test_pairs_from_before_the_column_say_what_is_known(root: Path, tmp_path: Pa
         ({"origin": "x"}, "native, human_translation, machine_translation or machine_translation_corrected"),
         ({"translator": "Anna B."}, "translator"),
         ({"origin": "native", "translator": "Anna B."}, "translator"),
+        ({"origin": "human_translation", "translator": "Native"}, "the word for captions that nobody translated"),
         ({"source_caption_column": "original", "source_lang": "en"}, "origin"),
         ({"source_caption_column": "original", "origin": "human_translation"}, "source_lang"),
         ({"source_lang": "en", "origin": "human_translation"}, "source_caption_column"),
@@ -288,6 +292,16 @@ def test_settings_that_contradict_each_other_are_refused_in_a_sentence(
         load_recipe(str(upstream / "origini.toml"), root=upstream, overrides=overrides)
     assert "sources.foto" in str(error.value)
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("more", [[], ["--dry-run"]])
+def test_originals_of_captions_that_are_translated_themselves_are_refused(
+    upstream: Path, tmp_path: Path, capsys: Capture, more: list[str]
+) -> None:
+    settings = [f'sources.tradotte.{name}="{value}"' for name, value in (("lang", "fr"), ("source_lang", "en"))]
+    options = [argument for setting in settings for argument in ("--set", setting)]
+    assert main(["build", str(upstream / "origini.toml"), "--root", str(tmp_path), *options, *more]) == 1
+    assert "originals go beside captions in it only" in capsys.readouterr().err
 
 
 def test_a_recipe_can_say_what_file_names_do_not(upstream: Path, root: Path) -> None:

@@ -121,7 +121,7 @@ class Project:
 
 @pytest.fixture(scope="module")
 def project(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Project]:
-    project = Project(tmp_path_factory.mktemp("50%41 of a project's runs? #1 & ü"))
+    project = Project(tmp_path_factory.mktemp("50%41 of a project's runs #1 & ü"))
     (project.folder / ".env").write_text("MINE=1\n", encoding="utf-8")
     try:
         assert project.drive("up", str(free_port())) == [["server", "worker"], True]

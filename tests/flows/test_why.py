@@ -9,10 +9,11 @@ import pyarrow.parquet as pq
 import pytest
 
 from data_catalog.catalog import query, rebuild
+from data_catalog.checksummed import write_checksummed
 from data_catalog.lookup import LOOKUP_KIND
 from data_catalog.manifest import MANIFEST_FILE, current_snapshot
 from data_catalog.schema import CAPTIONS, OUTCOMES
-from data_catalog.shards import read_json, write_json
+from data_catalog.shards import read_json
 from data_catalog.tombstones import new_tombstone, read_tombstones, write_tombstones
 from flows.build import BuildReport
 from flows.cli import main
@@ -214,7 +215,7 @@ def test_a_snapshot_from_before_look_up_files_answers_alike(built: Built, capsys
     assert snapshot is not None
     manifest = read_json(snapshot.folder / MANIFEST_FILE)
     del manifest["files"][LOOKUP_KIND], manifest["checksum"]
-    write_json(snapshot.folder / MANIFEST_FILE, manifest)
+    write_checksummed(snapshot.folder / MANIFEST_FILE, manifest)
     sample = rows(root, "SELECT sample_id, url FROM images WHERE final_url IS NOT NULL ORDER BY 1 LIMIT 1")[0]
     for name in sample.values():
         assert told(root, name, capsys) == told(built[0], name, capsys)

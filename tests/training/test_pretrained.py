@@ -147,6 +147,8 @@ def broken_image_weights(folder: Path, clip: Path, kind: str) -> Path:
         save_file({name: value for name, value in tensors.items() if name != "visual.proj"}, path)
     elif kind == "another size":
         save_file({**tensors, "visual.proj": torch.zeros(3, 3)}, path)
+    elif kind == "another kind":
+        save_file({**tensors, "visual.proj": torch.zeros_like(tensors["visual.proj"], dtype=torch.int64)}, path)
     return path
 
 
@@ -157,6 +159,7 @@ def broken_image_weights(folder: Path, clip: Path, kind: str) -> Path:
         ("cut off", "is no whole file of weights"),
         ("lacks one", "does not fit the model's image tower"),
         ("another size", "does not fit the model's image tower"),
+        ("another kind", "'proj' is of torch.int64, not torch.float32"),
         ("nothing", "is no file of weights, nor a folder with one"),
     ],
 )
@@ -181,7 +184,7 @@ def test_image_weights_that_do_not_fit_are_refused_by_the_names_of_their_tensors
     missing = sorted(name for name in tensors if name.startswith(layer))[:5]
     reshaped = sorted(name for name in tensors if "resblocks.1." in name)[:4]
     kept = {name: value for name, value in tensors.items() if name not in missing}
-    kept |= {name: torch.zeros(3, 7) for name in reshaped}
+    kept |= {name: torch.zeros((3, 7), dtype=torch.int64) for name in reshaped}
     kept |= {f"visual.left{number}": torch.zeros(2) for number in range(4)}
     save_file(kept, tmp_path / "weights.safetensors")
     with pytest.raises(ConfigError) as caught:

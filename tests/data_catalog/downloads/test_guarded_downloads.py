@@ -139,6 +139,12 @@ def test_a_private_host_that_the_user_allows_is_asked_and_gone_on_with(
     assert asked == ["mirror.example"] * 2  # once a connection: a second look-up may say something else
 
 
+@pytest.mark.parametrize("name", ["https://mirror.example", "mirror.example/data", "mirror.example:8443", "u@m", ""])
+def test_what_is_no_host_is_refused_as_one(name: str, entry: dict[str, Any], get: Get) -> None:
+    with pytest.raises(ConfigError, match="--private-host takes the name or the address of a host, got"):
+        get(entry, replace(CONFIG, private_hosts=(name,)))
+
+
 def test_an_allowed_host_may_lead_to_no_other_private_place(upstream: Any, entry: dict[str, Any], get: Get) -> None:
     allowed = replace(CONFIG, private_hosts=("mirror.example",))
     for url, message in {

@@ -158,8 +158,16 @@ def test_wrong_wishes_are_told(snapshot: Snapshot, tmp_path: Path) -> None:
         ),
         ({"url": None}, {"format": "webdataset"}, r".*no licence is stated: --allow photos lets them go along, if you"),
         ({"license": "CC BY-NC 4.0", "page_url": "https://a.example"}, {}, r".*--pixels noncommercial lets them"),
-        ({"url": None}, {"format": "urls"}, r"none of its images has an address: --format huggingface "),
-        ({"url": None}, {"pixels": "none"}, r"none of its images has an address: --pixels licensed "),
+        (
+            {"url": None},
+            {"format": "urls"},
+            r"none of its images has an address: --format huggingface .*with --allow photos all",
+        ),
+        (
+            {"url": None},
+            {"pixels": "none"},
+            r"none of its images has an address: --pixels licensed .*with --allow photos all",
+        ),
         ({"source": "mine"}, {}, r"1 of mine stays away, since the recipe says .*: take redistribution = false out of"),
         (None, {}, r"the dataset has no pairs: "),
         (None, {"format": "urls"}, r"the dataset has no pairs: "),

@@ -93,6 +93,17 @@ def with_scans(progressive: bytes, num: int) -> bytes:
     return progressive[:start] + progressive[start:-2] * (num - progressive.count(b"\xff\xda") + 1) + b"\xff\xd9"
 
 
+def with_hidden_scans(jpeg: bytes, marker: int) -> bytes:
+    """The JPEG with an odd marker in its first scan, whose length, if it had one, would hide all scans behind it.
+
+    Where restarts are announced, a decoder steps over such a marker, and over nothing behind it.
+    """
+    start = jpeg.index(b"\xff\xda")
+    header = jpeg[start : start + 2 + struct.unpack(">H", jpeg[start + 2 : start + 4])[0]]
+    odd = b"\xff\xdd\0\4\0\1" + header + b"\0\0\xff" + bytes([marker]) + b"\xff\xff"
+    return jpeg[:start] + odd + b"\xff\xdd\0\4\0\0" + jpeg[start:-2] + b"\xff\xd9" + bytes(70_000)
+
+
 def zipped() -> bytes:
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w") as archive:
@@ -210,6 +221,14 @@ CASES: dict[str, Case] = {
         "too_many_scans",
         "more than 100",
     ),
+    **{
+        f"jpeg of 400 scans behind marker {marker:02x}": (
+            lambda files, marker=marker: with_hidden_scans(with_scans(files["progressive.jpg"], 400), marker),
+            "too_many_scans",
+            "more than 100",
+        )
+        for marker in (0x02, 0xBF)
+    },
     "jpeg with what looks like scans in a comment": (
         lambda files: with_segment(files["plain.jpg"], 0xFE, b"\xff\xda\0\2" * 500),
         None,
