@@ -161,12 +161,12 @@ def test_wrong_wishes_are_told(snapshot: Snapshot, tmp_path: Path) -> None:
         (
             {"url": None},
             {"format": "urls"},
-            r"none of its images has an address: --format huggingface .*with --allow photos all",
+            r"none of its images has an address: --format huggingface .*--allow photos all",
         ),
         (
             {"url": None},
             {"pixels": "none"},
-            r"none of its images has an address: --pixels licensed .*with --allow photos all",
+            r"none of its images has an address: --pixels licensed .*--allow photos all",
         ),
         ({"source": "mine"}, {}, r"1 of mine stays away, since the recipe says .*: take redistribution = false out of"),
         (None, {}, r"the dataset has no pairs: "),
