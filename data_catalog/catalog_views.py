@@ -153,7 +153,7 @@ def _union(schema: pa.Schema, parts: Sequence[tuple[Snapshot, Sequence[Path]]]) 
     """
     selects = [_empty(schema)] + [
         f"SELECT {literal(snapshot.dataset)} AS dataset, {literal(snapshot.snapshot)} AS snapshot, * FROM "
-        f"read_parquet([{', '.join(literal(str(file.absolute())) for file in files)}])"
+        f"read_parquet([{', '.join(literal(str(file.absolute())) for file in files)}], hive_partitioning = false)"
         for snapshot, files in parts
         if files
     ]

@@ -8,7 +8,7 @@ from data_catalog.errors import ShardError
 
 COLUMNS = ("source", "step", "drop_reason", "dropped")
 _QUERY = """
-    SELECT source, step, drop_reason, count(*) FROM read_parquet($paths)
+    SELECT source, step, drop_reason, count(*) FROM read_parquet($paths, hive_partitioning = false)
     WHERE step IS NOT NULL GROUP BY ALL ORDER BY ALL
 """
 

@@ -26,7 +26,7 @@ def require_readable_path(root: Path) -> None:
         ConfigError: says why.
     """
     path = str(root.absolute())
-    wrong = next((char for char in _NOT_FOR_DUCKDB if char in path), None)
+    wrong = next((char for char in _NOT_FOR_DUCKDB if char in f"{path}{root.resolve()}"), None)
     if wrong is not None:
         raise ConfigError(f"{path} has a {wrong} in it, and DuckDB reads such paths wrongly: name another --root")
     try:

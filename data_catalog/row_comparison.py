@@ -132,7 +132,7 @@ def _rows(files: Paths, names: Sequence[str], there: Mapping[str, str]) -> str:
 
 def _parquet(files: Paths) -> str:
     names = ", ".join("'" + str(file.absolute()).replace("'", "''") + "'" for file in files)
-    return f"read_parquet([{names}], union_by_name = true)"
+    return f"read_parquet([{names}], union_by_name = true, hive_partitioning = false)"
 
 
 def _quoted(name: str) -> str:

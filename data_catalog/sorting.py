@@ -14,7 +14,10 @@ ROWS_PER_BATCH = 20_000
 
 def count_samples(staged: Path) -> dict[str, int]:
     """Number of distinct `sample_id`s of each source in a Parquet file, by source in alphabetical order."""
-    query = "SELECT source, count(DISTINCT sample_id) FROM read_parquet(?) GROUP BY source ORDER BY source"
+    query = """
+        SELECT source, count(DISTINCT sample_id) FROM read_parquet(?, hive_partitioning = false)
+        GROUP BY source ORDER BY source
+    """
     return {
         str(source): int(count) for source, count in _connect(staged.parent).execute(query, [str(staged)]).fetchall()
     }
@@ -33,11 +36,11 @@ def sorted_rows(staged: Path, *, spread: str | None = None) -> Iterator[pa.Recor
     query = f"""
         SELECT {columns},
                row_number() OVER (PARTITION BY sample_id, caption_id ORDER BY upstream_file, upstream_line) AS repeat
-        FROM read_parquet(?)
+        FROM read_parquet(?, hive_partitioning = false)
         ORDER BY source, order_key, sample_id, caption_id, repeat
     """
     connection = _connect(staged.parent)
-    yield from connection.sql(query, params=[str(staged)]).to_arrow_reader(ROWS_PER_BATCH)
+    yield from connection.sql(query, params=[str(staged)]).arrow(ROWS_PER_BATCH)
 
 
 def image_facts(
@@ -66,7 +69,7 @@ def image_facts(
             SELECT sample_id, count(*) FILTER (outcome = 'pending') AS num_captions,
                    bool_or(leaks IS NOT NULL) FILTER (outcome = 'pending') AS is_marked,
                    $splits[max(list_position($splits, upstream_split))] AS stated_split
-            FROM read_parquet($captions) GROUP BY sample_id
+            FROM read_parquet($captions, hive_partitioning = false) GROUP BY sample_id
         ), good AS (
             SELECT sample_id, sha256, phash, coalesce(num_captions, 0) AS num_captions,
                    coalesce(is_marked, false) AS is_marked, stated_split,
@@ -74,7 +77,8 @@ def image_facts(
                    list_position($sources, split_part(sample_id, ':', 1)) AS rank,
                    split_part(final_url, '/', 3) AS host,
                    row_number() OVER (ORDER BY sample_id) - 1 AS number
-            FROM read_parquet($images) LEFT JOIN counted USING (sample_id) WHERE drop_reason IS NULL
+            FROM read_parquet($images, hive_partitioning = false) LEFT JOIN counted USING (sample_id)
+            WHERE drop_reason IS NULL
         ), asked AS (
             SELECT *, count(*) FILTER (host IS NOT NULL) OVER (PARTITION BY sha256, host) AS num_urls FROM good
         )
@@ -91,7 +95,8 @@ def image_facts(
         "splits": list(SPLITS),
         "urls": stand_in_urls,
     }
-    return _connect(images[0].parent).sql(query, params=parameters).to_arrow_table()
+    connection = _connect(images[0].parent)  # DuckDB 1.4 closes one that nobody holds, whatever was asked of it
+    return connection.sql(query, params=parameters).to_arrow_table()
 
 
 def samples_of_bytes(images: Sequence[Path], sha256: pa.Array) -> pa.Table:
@@ -99,7 +104,7 @@ def samples_of_bytes(images: Sequence[Path], sha256: pa.Array) -> pa.Table:
     connection = _connect(images[0].parent)
     connection.register("asked", pa.table({"sha256": sha256.unique()}))
     query = """
-        SELECT sample_id, sha256 FROM read_parquet($files) JOIN asked USING (sha256)
+        SELECT sample_id, sha256 FROM read_parquet($files, hive_partitioning = false) JOIN asked USING (sha256)
         WHERE drop_reason IS NULL ORDER BY sample_id
     """
     return connection.sql(query, params={"files": [str(path) for path in images]}).to_arrow_table()
@@ -107,9 +112,13 @@ def samples_of_bytes(images: Sequence[Path], sha256: pa.Array) -> pa.Table:
 
 def thumbnails_in_order(images: Sequence[Path]) -> Iterator[pa.ChunkedArray]:
     """Thumbnails of the good images in the order of `sample_id`, batch by batch."""
-    query = "SELECT thumbnail FROM read_parquet($files) WHERE drop_reason IS NULL ORDER BY sample_id"
-    found = _connect(images[0].parent).sql(query, params={"files": [str(path) for path in images]})
-    for batch in found.to_arrow_reader(ROWS_PER_BATCH):
+    query = """
+        SELECT thumbnail FROM read_parquet($files, hive_partitioning = false)
+        WHERE drop_reason IS NULL ORDER BY sample_id
+    """
+    connection = _connect(images[0].parent)
+    found = connection.sql(query, params={"files": [str(path) for path in images]})
+    for batch in found.arrow(ROWS_PER_BATCH):
         yield pa.chunked_array([batch.column(0)])
 
 

@@ -175,7 +175,7 @@ def _is_suffix(host: str) -> bool:
     from publicsuffixlist import PublicSuffixList
 
     is_name = domains_of(host) != [host] or "." not in host
-    return is_name and host != "localhost" and PublicSuffixList().is_public(host)
+    return is_name and host != "localhost" and PublicSuffixList(accept_unknown=False).is_public(host)
 
 
 def _sample(value: str) -> str:

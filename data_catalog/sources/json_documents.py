@@ -21,6 +21,7 @@ _MAX_DIGITS = 40
 READ_CHARS = 2**18
 _OF_NUMBERS = "0123456789+-.eE"
 _LONGEST_WORD = len("-Infinity")
+_MORE_TEXT = "more text follows the end"
 _SPACE = re.compile(r"[ \t\n\r]*")
 
 
@@ -95,7 +96,7 @@ class _Text:
     def take(self, expected: str) -> None:
         """Pass over the next character; "" stands for the end of the file."""
         if self.peek() != expected:
-            what = f"{expected!r} is missing" if expected else "more text follows the end"
+            what = f"{expected!r} is missing" if expected else _MORE_TEXT
             raise json.JSONDecodeError(what, self._text, self._place)
         self._place += len(expected)
 
@@ -189,7 +190,7 @@ def _opened(path: Path, expected: str) -> Iterator[_Text]:
             raise ConfigError(f"{path} is not UTF-8: expected {expected}") from error
         except json.JSONDecodeError as error:
             is_cut = error.msg.startswith("Unterminated") or not error.doc[error.pos + 1 :].strip()
-            what = "ends too early" if is_cut else "is no valid JSON"
+            what = "ends too early" if is_cut and error.msg != _MORE_TEXT else "is no valid JSON"
             near = error.doc[max(0, error.pos - 20) : error.pos + 20]
             raise ConfigError(
                 f"{path} {what} ({error.msg} near {near!r}): expected {expected}; download it again"

@@ -69,7 +69,7 @@ def check_mscoco(config: MscocoConfig) -> None:
     if config.images is not None:
         check_images(config.images)
     for path in upstream_files(config):
-        _load(path)
+        _licences(path, _load(path))
 
 
 def read_mscoco(config: MscocoConfig) -> Iterator[SourceRow]:
@@ -126,7 +126,6 @@ def _load(path: Path) -> Mapping[str, object]:
     if not any("caption" in annotation for annotation in annotations):
         found = f"keys: {annotations.first_names}"
         raise ConfigError(f"{path} has annotations without captions ({found}): expected {_EXPECTED}")
-    _licences(path, document)
     return document
 
 
@@ -164,12 +163,14 @@ def _read_annotations(
 def _licences(path: Path, document: Mapping[str, object]) -> dict[str, str | None]:
     """Return the words of each licence by its id; one without id is no image's."""
     licences: dict[str, str | None] = {}
+    held = Held(path)
     for entry in records_of(document.get("licenses")) or ():
         licence_id = id_field(entry, "id")
         if licence_id in licences:
             raise ConfigError(f"{path} has several licences with the id {licence_id}: correct it or download it again")
         if licence_id is not None:
             licences[licence_id] = _licence_text(entry)
+            held.add(licence_id, licences[licence_id])
     return licences
 
 

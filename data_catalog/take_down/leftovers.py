@@ -13,7 +13,6 @@ import pyarrow.parquet as pq
 
 from data_catalog.checksummed import read_checksummed
 from data_catalog.errors import ConfigError
-from data_catalog.exports.export import FORMATS
 from data_catalog.exports.place import RECORD_FILE, RECORD_KEYS, WITHOUT_EXPORTS
 from data_catalog.manifest import read_snapshot
 from data_catalog.pruning import freed_bytes
@@ -78,7 +77,7 @@ def clear_exports(root: Path) -> list[Path]:
     """Remove exports of snapshots that are not there any more: nobody can tell what these held.
 
     They are looked for in the whole root; where exports go by default those without a record go as well, and links are
-    followed: behind one only what is called as an export is, since the rest of that disk is somebody's.
+    followed: behind one only what has a record goes, since the rest of that disk is somebody's.
     """
     doomed = [folder for folder in _exports(root, root) if not _stays(root, folder)]
     for folder in doomed:
@@ -112,14 +111,16 @@ def _stays(root: Path, folder: Path) -> bool:
     except (OSError, ValueError):
         record = None
     if not isinstance(record, dict) or not record.keys() >= RECORD_KEYS:
-        return not _is_default_place(root, folder) or _is_of_others(root, folder)
+        return not _is_default_place(root, folder) or _lies_elsewhere(root, folder)
     return read_snapshot(root, str(record["dataset"]), str(record["snapshot"])) is not None
 
 
-def _is_of_others(root: Path, folder: Path) -> bool:
-    """Tell whether a folder without a record lies behind a link and is not called as an export is by default."""
-    place = folder.resolve()
-    return not place.is_relative_to(root.resolve()) and place.name not in FORMATS
+def _lies_elsewhere(root: Path, folder: Path) -> bool:
+    """Tell whether a folder without a record lies behind a link, and warn of it."""
+    if folder.resolve().is_relative_to(root.resolve()):
+        return False
+    logger.warning("%s has no record of an export, so it stays: if it is one of ours, remove it yourself", folder)
+    return True
 
 
 def clear_indexes(root: Path, datasets: Iterable[str]) -> list[Path]:

@@ -62,7 +62,7 @@ PLACES = "SELECT sample_id, filename FROM pairs WHERE sample_id IN (SELECT unnes
 PICTURES = """
     SELECT sample_id, source, split, image.bytes AS data, url, page_url, license, attribution, captions,
            source_captions, source_langs
-    FROM read_parquet($files) WHERE sample_id IN (SELECT unnest($sample_ids))
+    FROM read_parquet($files, hive_partitioning = false) WHERE sample_id IN (SELECT unnest($sample_ids))
 """
 
 DUPLICATES = """

@@ -60,7 +60,11 @@ class Questions:
         empty = schema.append(pa.field("filename", pa.string())).empty_table()
         self._connection.register(f"no_{name}", empty)
         paths = ", ".join("'" + str(path.absolute()).replace("'", "''") + "'" for path in files)
-        found = f" UNION ALL BY NAME FROM read_parquet([{paths}], filename = true)" if files else ""
+        found = (
+            f" UNION ALL BY NAME FROM read_parquet([{paths}], filename = true, hive_partitioning = false)"
+            if files
+            else ""
+        )
         with self._damage_told():
             self._connection.execute(f"CREATE VIEW {name} AS FROM no_{name}{found}")
 

@@ -80,6 +80,13 @@ def test_a_path_that_duckdb_misreads_is_refused_before_anything_is_done(
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_link_to_such_a_path_is_refused_as_well(tmp_path: Path, capsys: Capture) -> None:
+    (tmp_path / "a?b").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "a?b")
+    assert main(["catalog", "--root", str(tmp_path / "link")]) == 1
+    assert "DuckDB reads such paths wrongly" in capsys.readouterr().err
+
+
 def test_flows_that_are_deployed_refuse_what_the_command_line_does(tmp_path: Path) -> None:
     from flows.prefect_flows import FLOWS
 
@@ -92,10 +99,11 @@ def test_flows_that_are_deployed_refuse_what_the_command_line_does(tmp_path: Pat
 
 
 def test_any_other_path_works_to_the_end(tmp_path: Path, english_overrides: list[str], capsys: Capture) -> None:
-    root = tmp_path / ODD_NAME / "catalog"
+    root = tmp_path / ODD_NAME / "outcome=kept" / "split=test" / "catalog"
     assert build(root, english_overrides) == 0
     for arguments in COMMANDS:
         assert main([*arguments, "--root", str(root)]) == 0, arguments
+    assert query(root, "SELECT DISTINCT split FROM pairs ORDER BY 1").column(0).to_pylist() == ["test", "train", "val"]
     assert main(["forget", "--url", first_image(root), "--root", str(root)]) == 0
     assert main(["verify", "--root", str(root)]) == 0
     assert "forgotten; snapshot" in capsys.readouterr().out

@@ -79,6 +79,7 @@ def test_what_is_no_object_comes_as_it_is(tmp_path: Path, content: bytes, found:
         (b'{"images": [], }', "Expecting value"),
         (b'{"images": [nul, 1, 2, 3, 4, 5, 6]}', "no valid JSON"),
         (b'{"images": []} {"images": []}', "more text follows the end"),
+        (b'{"images": []} x', "is no valid JSON .more text follows the end"),
         (b'{"images": [], 7: []}', "name of the outermost object is no text"),
         (b"[" * 200_000, "nests too deeply"),
         (b'{"images": ' + b"[" * 200_000, "nests too deeply"),

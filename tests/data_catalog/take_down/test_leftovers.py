@@ -41,7 +41,9 @@ def test_exports_of_snapshots_that_are_gone_go_wherever_they_are(tmp_path: Path,
     ("linked", "record"),
     [("exports", True), ("exports/web", True), ("exports/web/urls", True), ("exports", False), ("exports/web", False)],
 )
-def test_exports_on_another_disk_go_as_well(tmp_path: Path, linked: str, *, record: bool) -> None:
+def test_exports_on_another_disk_go_as_well_where_their_record_says_what_they_are(
+    tmp_path: Path, linked: str, *, record: bool, caplog: pytest.LogCaptureFixture
+) -> None:
     root, disk = tmp_path / "root", tmp_path / "disk"
     (root / linked).parent.mkdir(parents=True)
     disk.mkdir()
@@ -51,8 +53,9 @@ def test_exports_on_another_disk_go_as_well(tmp_path: Path, linked: str, *, reco
         (folder / "export.json").unlink()
     write_export(tmp_path / "disk-of-others/exports/web/urls")
     (root / "others").symlink_to(tmp_path / "disk-of-others")
-    assert clear_exports(root) == [folder]
-    assert not any(path.is_file() for path in disk.rglob("*"))
+    assert clear_exports(root) == ([folder] if record else [])
+    assert any(path.is_file() for path in disk.rglob("*")) is not record
+    assert (f"{folder} has no record of an export" in caplog.text) is not record
     assert (tmp_path / "disk-of-others/exports/web/urls/export.json").is_file(), "no link is followed but ours"
     assert clear_exports(root) == []
 
