@@ -122,7 +122,10 @@ DOCUMENTS: dict[str, dict[str, Any]] = {
 }
 
 
-@pytest.mark.parametrize("kind", DOCUMENTS)
+# All are read by one reader of documents; the quick ones prove a source and a test set.
+@pytest.mark.parametrize(
+    "kind", [kind if "coco" in kind else pytest.param(kind, marks=pytest.mark.slow) for kind in DOCUMENTS]
+)
 def test_json_documents_that_unpack_to_gigabytes(tmp_path: Path, kind: str) -> None:
     path = tmp_path / "captions_train2017.json.gz"
     text = json.dumps(DOCUMENTS[kind]).replace('"MANY LISTS"', MANY_LISTS)
