@@ -299,7 +299,7 @@ def test_originals_of_captions_that_are_translated_themselves_are_refused(
     upstream: Path, tmp_path: Path, capsys: Capture, more: list[str]
 ) -> None:
     settings = [f'sources.tradotte.{name}="{value}"' for name, value in (("lang", "fr"), ("source_lang", "en"))]
-    options = [argument for setting in settings for argument in ("--set", setting)]
+    options = ["--executor", "local", *(argument for setting in settings for argument in ("--set", setting))]
     assert main(["build", str(upstream / "origini.toml"), "--root", str(tmp_path), *options, *more]) == 1
     assert "originals go beside captions in it only" in capsys.readouterr().err
 

@@ -169,7 +169,7 @@ def test_without_a_validation_split_the_last_weights_are_kept(
 ) -> None:
     result = train(replace(square_files, val=(), test=()), replace(config, epochs=2, precision="bf16"), tmp_path / "r")
     assert (result.best_epoch, result.best_val_loss) == (2, None)
-    with pytest.raises(ConfigError, match=r"neither the test nor the val split has images, .* set split\.test above 0"):
+    with pytest.raises(ConfigError, match=r"neither the test nor the val split has images, .* set split\.val higher"):
         evaluate(replace(square_files, val=(), test=()), tmp_path / "r", EvaluateConfig())
     with pytest.raises(ConfigError, match=r"the test split has no images"):
         evaluate(replace(square_files, test=()), tmp_path / "r", EvaluateConfig(split="test"))
@@ -189,7 +189,7 @@ def test_one_image_is_nothing_to_validate_on(
 ) -> None:
     """Its loss would be 0 from the first epoch on, and patience end the run there."""
     lone = make_shard("lone", square_rows("val", 1, seed=2))
-    with pytest.raises(ConfigError, match=r"the val split has one image, .* set split\.val to 0"):
+    with pytest.raises(ConfigError, match=r"the val split has one image, .* hold out more"):
         train(replace(square_files, val=(lone,)), config, tmp_path / "run")
 
 
