@@ -94,6 +94,7 @@ def test_files_that_change_their_names_are_another_test_set(tmp_path: Path, load
     guard(tmp_path, swapped)
 
 
+@pytest.mark.slow
 def test_where_its_files_lie_makes_no_other_test_set(tmp_path: Path, load: Load, build: Build) -> None:
     build(load(write_xtd10(tmp_path / "xtd10", it=ITALIAN, en=ENGLISH)))
     write_xtd10(tmp_path / "moved", it=ITALIAN, en=ENGLISH)
@@ -105,6 +106,7 @@ def test_where_its_files_lie_makes_no_other_test_set(tmp_path: Path, load: Load,
     guard(tmp_path, moved)
 
 
+@pytest.mark.slow
 def test_neither_a_count_nor_who_made_captions_makes_another_test_set(tmp_path: Path, load: Load, build: Build) -> None:
     held = write_xtd10(tmp_path / "xtd10", it=ITALIAN)
     build(load(held))
@@ -163,7 +165,7 @@ def test_what_else_lies_beside_its_images_makes_no_others(tmp_path: Path, load: 
     assert build(recipe).up_to_date
 
 
-@pytest.mark.parametrize("form", ["zip", "tar"])
+@pytest.mark.parametrize("form", ["zip", pytest.param("tar", marks=pytest.mark.slow)])
 def test_how_its_images_are_packed_makes_no_others(
     tmp_path: Path, load: Load, build: Build, held: Path, form: str
 ) -> None:

@@ -220,6 +220,7 @@ def test_the_report_asks_nobody_for_anything(page: Path) -> None:
     assert not re.search(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f\x80-\x9f]", text)
 
 
+@pytest.mark.slow  # of a flow of steps, test_services.py shows the same
 def test_prefects_pages_get_no_markup(root: Path, tmp_path: Path) -> None:
     """The run finds everything done: what it shows is what it would show anyway."""
     recipe = root.parent / "hostile.toml"

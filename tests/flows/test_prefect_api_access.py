@@ -75,6 +75,7 @@ def temporary(folder: Path, environment: dict[str, str], command: list[str]) -> 
                 yield api
             finally:
                 process.kill()
+                # However a command ends, its server ends with it.
                 until(lambda: set(processes(folder, "flows.temporary_server")) == before)
 
     return halted

@@ -203,7 +203,7 @@ def test_when_nothing_may_pass_nothing_is_asked(host: Host, build: Build) -> Non
     assert first.downloads.num_retryable == 0
 
 
-@pytest.mark.parametrize("numbers", [range(10), range(3)])
+@pytest.mark.parametrize("numbers", [range(10), pytest.param(range(3), marks=pytest.mark.slow)])
 def test_trying_in_vain_leaves_the_dataset_as_it_is(
     numbers: range, host: Host, build: Build, make_pairs: MakePairs, tmp_path: Path
 ) -> None:
@@ -266,7 +266,14 @@ def test_a_killed_attempt_goes_on_and_asks_nothing_twice(
     }
 
 
-@pytest.mark.parametrize("name", ["snapshot.after_manifest", "catalog.after_folder_fsync", "used.after_unlink"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "snapshot.after_manifest",
+        pytest.param("catalog.after_folder_fsync", marks=pytest.mark.slow),
+        pytest.param("used.after_unlink", marks=pytest.mark.slow),
+    ],
+)
 def test_an_attempt_that_is_killed_when_its_snapshot_is_there_is_ended_not_made_again(
     name: str, host: Host, build: Build, tmp_path: Path, command: list[str]
 ) -> None:

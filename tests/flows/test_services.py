@@ -24,7 +24,6 @@ from typing import Any
 
 import pytest
 
-from flows.doctor import port_is_busy
 from flows.prefect_env import Api, read_env_block
 
 EVIL = "<img src=x onerror=alert(1)> [x](javascript:alert(1)) `a|b`"
@@ -285,21 +284,3 @@ def test_down_stops_all_and_leaves_the_users_lines(project: Project) -> None:
     assert project.drive("down") == ["worker", "server"]
     assert (project.folder / ".env").read_text(encoding="utf-8") == "MINE=1\n"
     assert project.drive("down") == []
-
-
-def test_a_temporary_server_ends_with_a_killed_parent(project: Project) -> None:
-    code = textwrap.dedent(
-        """
-        import os, signal
-        from pathlib import Path
-        from flows import temporary_server
-        from flows.prefect_env import prepare_process
-        prepare_process()
-        print(temporary_server.start(Path.cwd()).url, flush=True)
-        os.kill(os.getpid(), signal.SIGKILL)
-        """
-    )
-    found = project.run("-c", code)
-    assert found.returncode == -signal.SIGKILL, found.stderr
-    port = int(found.stdout.strip().removesuffix("/api").rpartition(":")[2])
-    until(lambda: not port_is_busy(port))

@@ -232,7 +232,7 @@ WRITERS = {
 
 
 @pytest.mark.parametrize(
-    "what", [pytest.param(what, marks=pytest.mark.slow) if what == "features" else what for what in WRITERS]
+    "what", [pytest.param(what, marks=pytest.mark.slow) if what in ("features", "page") else what for what in WRITERS]
 )
 def test_what_was_read_before_a_take_down_is_not_written_after_it(
     root: Path, sample: str, what: str, tmp_path: Path

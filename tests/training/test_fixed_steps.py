@@ -103,7 +103,8 @@ def test_steps_are_shared_out_between_the_phases(
     assert [line["frozen"] for line in lines] == [line["step"] <= frozen_steps for line in lines]
 
 
-@pytest.mark.parametrize("frozen_epochs", [1, pytest.param(0, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("frozen_epochs", [1, 0])
 def test_a_killed_run_of_fixed_steps_goes_on_bit_for_bit(
     square_files: PairFiles,
     config: TrainConfig,

@@ -138,6 +138,7 @@ def test_a_locked_tower_keeps_its_batch_statistics(
     assert weights["visual.bn1.num_batches_tracked"] == 0
 
 
+@pytest.mark.slow
 def test_killed_with_kept_features_it_goes_on_bit_for_bit(
     config: TrainConfig, square_files: PairFiles, tmp_path: Path, kill_while_training: Callable[..., None]
 ) -> None:

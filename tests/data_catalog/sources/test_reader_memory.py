@@ -89,7 +89,11 @@ def test_parquet_pages_of_huge_values(tmp_path: Path) -> None:
     ("line", "expected"),
     [
         (f'{{"image": "{URL}", "text": "a dog", "x": {MANY_LISTS}}}', {"good": NUM_HUGE}),
-        (f'{{"image": "{URL}", "text": "a dog", "x": "{"y" * 3_000_000}\U0001f600"}}', {"good": NUM_HUGE}),
+        pytest.param(
+            f'{{"image": "{URL}", "text": "a dog", "x": "{"y" * 3_000_000}\U0001f600"}}',
+            {"good": NUM_HUGE},
+            marks=pytest.mark.slow,
+        ),
         (f'{{"image": "{URL}", "text": "{"y" * 9_000_000}"}}', {"malformed_row": NUM_HUGE}),
     ],
 )
