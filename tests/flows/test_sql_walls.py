@@ -283,7 +283,7 @@ def ask(place: Path, library: list[str], walls: str, statements: Sequence[str]) 
 def changes(results: Results) -> dict[str, list[str]]:
     """What each statement changed; an aborted process leaves the one folder that was its own."""
     changed = {
-        asked: [path for path in result["changed"] if result["code"] != 134 or "/tmp/vernaclip-sql-" not in path]
+        asked: [path for path in result["changed"] if result["code"] != 134 or "vernaclip-sql-" not in path]
         for asked, result in results.items()
     }
     return {asked: paths for asked, paths in changed.items() if paths}
