@@ -254,7 +254,7 @@ def _packages_folder() -> Iterator[Finding]:
 def _landlock() -> Iterator[Finding]:
     if landlock.landlock_version() == 0:
         text = (
-            "the kernel has no Landlock: that a statement of `vernaclip sql` writes nothing rests on how we read it "
-            "alone, so ask none of others here"
+            "the kernel has no Landlock: only the check of each statement keeps `vernaclip sql` from writing, so do "
+            "not run other people's SQL here"
         )
         yield Finding(severity="warning", text=text)
