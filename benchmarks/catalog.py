@@ -39,7 +39,7 @@ def ids_of(root: Path) -> dict[str, str]:
     """What is asked after: of a row in the middle, and what is not there."""
     import pyarrow.parquet as pq
 
-    from data_catalog.manifest import current_snapshots
+    from data_catalog.storage.manifest import current_snapshots
 
     files = next(iter(current_snapshots(root))).caption_files()
     names = ["sample_id", "caption_id", "url"]
@@ -55,10 +55,10 @@ def ids_of(root: Path) -> dict[str, str]:
 
 def questions(root: Path) -> dict[str, Callable[[], object]]:
     """Every question, as a function of one process."""
-    from data_catalog.catalog import query
-    from data_catalog.manifest import current_snapshots
+    from data_catalog.database.catalog import query
+    from data_catalog.database.story import find_stories
     from data_catalog.near_misses import near_misses
-    from data_catalog.story import find_stories
+    from data_catalog.storage.manifest import current_snapshots
     from flows.overview import overview
 
     def why(identity: str, is_there: bool) -> None:
@@ -127,8 +127,8 @@ def peak_mb() -> float:
 
 def handle_manifests(snapshot: Any, counts: Sequence[int], rounds: int, folder: Path) -> dict[int, dict[str, float]]:
     """Median CPU seconds to write, read and make views of the manifest of so many shards."""
-    from data_catalog.catalog import rebuild
-    from data_catalog.manifest import commit_snapshot, read_snapshot, snapshot_folder
+    from data_catalog.database.catalog import rebuild
+    from data_catalog.storage.manifest import commit_snapshot, read_snapshot, snapshot_folder
 
     found: dict[int, dict[str, float]] = {}
     for count in counts:
@@ -218,7 +218,7 @@ def main() -> int:
 
 
 def snapshot_of(root: Path, options: argparse.Namespace, rows: int, shards: int) -> Any:
-    from data_catalog.manifest import current_snapshots
+    from data_catalog.storage.manifest import current_snapshots
 
     if options.root:
         return next(iter(current_snapshots(root)))

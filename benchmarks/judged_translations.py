@@ -13,7 +13,7 @@ from cleaning.config import CheckConfig, CleanConfig
 from cleaning.rules import apply_rules, check_rules, clean_rules, translation_measure
 from data_catalog.schema import CAPTIONS, PENDING
 from data_catalog.stages import apply_measure
-from flows.language_packs import language_pack
+from flows.recipe.language_packs import language_pack
 
 FOLDER = Path(__file__).resolve().parent
 LABELLED = FOLDER / "data" / "labelled_translations.tsv"

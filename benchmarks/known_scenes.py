@@ -11,14 +11,14 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
-from data_catalog.shards import read_json
-from data_catalog.sources.scenes import italian
-from data_catalog.sources.scenes.drawing import encode, paint, place
-from data_catalog.sources.scenes.faults import FLICKR8K
-from data_catalog.sources.scenes.grammar import templates
-from data_catalog.sources.scenes.samples import Sample, plan, url_of
-from data_catalog.sources.scenes.scene import BACKGROUNDS, COLOURS, SHAPES, Group, Scene, pick
-from data_catalog.sources.scenes.upstream import COMMIT_FILE
+from data_catalog.sample import italian
+from data_catalog.sample.drawing import encode, paint, place
+from data_catalog.sample.faults import FLICKR8K
+from data_catalog.sample.grammar import templates
+from data_catalog.sample.samples import Sample, plan, url_of
+from data_catalog.sample.scene import BACKGROUNDS, COLOURS, SHAPES, Group, Scene, pick
+from data_catalog.sample.upstream import COMMIT_FILE
+from data_catalog.storage.shards import read_json
 from training.evaluation import wording
 
 _MIRRORED = {"above": "below", "below": "above", "left": "right", "right": "left"}

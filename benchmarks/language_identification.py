@@ -29,7 +29,7 @@ from cleaning.language_codes import COMMON_LANGUAGES
 from cleaning.language_fast import fast_probabilities
 from cleaning.language_langdetect import langdetect_probabilities
 from cleaning.language_lingua import lingua_probabilities
-from flows.language_packs import load_language_pack
+from flows.recipe.language_packs import load_language_pack
 
 OWN = Path(__file__).resolve().parent / "data" / "iberian_captions.tsv"
 # The seventeen of the notes, or nearly so: what a user would choose for Italian.

@@ -20,12 +20,12 @@ from typing import Any
 
 from data_folder import add_data_option
 
-from data_catalog.catalog import query
+from data_catalog.database.catalog import query
 from data_catalog.errors import ConfigError
-from flows.build import build_dataset
-from flows.execution import LocalExecutor
+from flows.build.build import build_dataset
+from flows.build.execution import LocalExecutor
 from flows.models import train_model
-from flows.recipe import load_recipe
+from flows.recipe.recipe import load_recipe
 
 CAPTIONS = ("coco/captions_train2017.json", "coco/annotations/captions_train2017.json")
 PHOTOS = "coco/train2017"

@@ -18,13 +18,13 @@ from typing import Any
 
 import numpy as np
 
-from data_catalog.sources.scenes import italian
-from data_catalog.sources.scenes.drawing import encode, paint, place
-from data_catalog.sources.scenes.scene import Scene, random_scene
-from flows.build import build_dataset
-from flows.execution import LocalExecutor
+from data_catalog.sample import italian
+from data_catalog.sample.drawing import encode, paint, place
+from data_catalog.sample.scene import Scene, random_scene
+from flows.build.build import build_dataset
+from flows.build.execution import LocalExecutor
 from flows.models import train_model
-from flows.recipe import load_recipe
+from flows.recipe.recipe import load_recipe
 from flows.tables import plain_table
 from training.bootstrap import bootstrap_interval
 from training.encode_files import picture_features

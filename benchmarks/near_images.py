@@ -29,8 +29,8 @@ from cleaning.selection_config import DuplicatesConfig, LeaksConfig
 from cleaning.thumbnails import Thumbnails, parse_hashes, parse_thumbnails, thumbnail_distance
 from data_catalog.images.normalise import ImageRejectedError, NormaliseConfig, normalise_image
 from data_catalog.images.views import image_views
-from data_catalog.sources.scenes.drawing import encode, paint, place
-from data_catalog.sources.scenes.scene import random_scene
+from data_catalog.sample.drawing import encode, paint, place
+from data_catalog.sample.scene import random_scene
 
 # Drawn scenes, rounds, sizes raced against comparing all, further sizes.
 SIZES: dict[str, tuple[int, int, tuple[int, ...], tuple[int, ...]]] = {

@@ -18,10 +18,10 @@ from pathlib import Path
 from loopback_server import LoopbackServer, Request, serving
 from photographs import write_photographs
 
-from data_catalog.sources.scenes.grammar import parallel_pairs
-from flows.build import build_dataset
-from flows.execution import LocalExecutor
-from flows.recipe import load_recipe
+from data_catalog.sample.grammar import parallel_pairs
+from flows.build.build import build_dataset
+from flows.build.execution import LocalExecutor
+from flows.recipe.recipe import load_recipe
 
 SLOW_HOST = "127.0.2.1"
 MANY_HOSTS = [f"127.0.1.{number}" for number in range(1, 101)]

@@ -27,7 +27,7 @@ from cleaning.length import caption_length
 from cleaning.proper_nouns import proper_noun_share, tagged_proper_nouns
 from cleaning.taggers import find_tagger
 from data_catalog.stages import Check
-from flows.language_packs import load_language_pack
+from flows.recipe.language_packs import load_language_pack
 
 HERE = Path(__file__).resolve().parent
 MULTI30K = HERE.parents[1] / "shared" / "data" / "multi30k" / "train.fr.gz"

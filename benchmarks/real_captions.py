@@ -11,7 +11,7 @@ from typing import Any
 import pyarrow as pa
 
 from flows.dry_run import DryRun, dry_run
-from flows.recipe import load_recipe
+from flows.recipe.recipe import load_recipe
 
 HERE = Path(__file__).resolve().parent
 # Languages that no pack ships for.

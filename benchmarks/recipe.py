@@ -17,11 +17,11 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
-from data_catalog.manifest import current_snapshot_name, require_snapshot
-from flows.build import build_dataset
-from flows.execution import LocalExecutor
+from data_catalog.storage.manifest import current_snapshot_name, require_snapshot
+from flows.build.build import build_dataset
+from flows.build.execution import LocalExecutor
 from flows.models import pair_files
-from flows.recipe import load_recipe
+from flows.recipe.recipe import load_recipe
 from flows.tables import plain_table
 from training.config import EvaluateConfig, TrainConfig
 from training.evaluation import evaluate

@@ -26,13 +26,13 @@ from known_scenes import ATTRIBUTES, WORDS, Foils, drawn_samples, fitting, pictu
 from quality_pictures import Found, write_curve, write_sheet
 
 from data_catalog.images.normalise import NormaliseConfig, normalise_image
-from data_catalog.manifest import current_snapshot_name, require_snapshot
-from data_catalog.sources.scenes.samples import Sample
-from data_catalog.sources.scenes.scene import Scene
-from flows.build import build_dataset
-from flows.execution import LocalExecutor
+from data_catalog.sample.samples import Sample
+from data_catalog.sample.scene import Scene
+from data_catalog.storage.manifest import current_snapshot_name, require_snapshot
+from flows.build.build import build_dataset
+from flows.build.execution import LocalExecutor
 from flows.models import pair_files
-from flows.recipe import Recipe, load_recipe
+from flows.recipe.recipe import Recipe, load_recipe
 from flows.tables import plain_table
 from training.bootstrap import bootstrap_interval
 from training.data import PairFiles, read_captions, read_rows, row_groups

@@ -56,7 +56,7 @@ def prepare(count: int, real: Sequence[str], folder: Path) -> Labels:
 
 def write_shard(folder: Path, number: int, start: int, rows: Sequence[Planted]) -> None:
     from data_catalog.schema import CAPTIONS, IMAGES, PENDING
-    from data_catalog.shards import save_parquet
+    from data_catalog.storage.shards import save_parquet
 
     samples = [(start + place) // CAPTIONS_PER_SAMPLE for place in range(len(rows))]
     captions = {
@@ -94,7 +94,7 @@ def table_of(values: dict[str, list[Any]], schema: pa.Schema) -> pa.Table:
 def run(folder: Path, num_shards: int) -> dict[str, float]:
     """All steps over some shards; seconds by step, peak megabytes, and what was counted. Writes `first_rows.npy`."""
     from data_catalog.publish import SplitConfig, split_of
-    from data_catalog.work import WorkStore
+    from data_catalog.storage.work import WorkStore
 
     seconds: dict[str, float] = {}
     captions, images = (shards_of(folder / name, num_shards) for name in ("captions", "images"))
@@ -115,10 +115,10 @@ def judge_captions(work: Any, shards: Sequence[Any], seconds: dict[str, float]) 
     """The steps before images; the checked shards, and the first row of the cluster of each row, or -1."""
     from cleaning.config import CheckConfig, CleanConfig
     from cleaning.selection_config import LeaksConfig, RepeatsConfig
-    from flows.caption_steps import check, clean, join_translations
-    from flows.inputs import all_function_words
-    from flows.language_packs import language_pack
-    from flows.screen_steps import find_repeats, screen
+    from flows.build.captions import check, clean, join_translations
+    from flows.build.inputs import all_function_words
+    from flows.build.screen import find_repeats, screen
+    from flows.recipe.language_packs import language_pack
 
     packs, repeats = {"en": language_pack("en")}, RepeatsConfig(min_similarity=SIMILARITY)
     words = all_function_words(packs)
@@ -154,8 +154,8 @@ def judge_images(work: Any, captions: Sequence[Any], images: Sequence[Any], seco
     """The steps after images; the finished shards."""
     from cleaning.selection_config import DuplicatesConfig, LeaksConfig
     from data_catalog.publish import SplitConfig
-    from flows.duplicate_steps import find_duplicates
-    from flows.finish_steps import finish
+    from flows.build.duplicates import find_duplicates
+    from flows.build.finish_steps import finish
 
     leaks = LeaksConfig()
     options: dict[str, Any] = {"config": DuplicatesConfig(), "leaks": leaks, "split": SplitConfig()}
@@ -167,8 +167,8 @@ def judge_images(work: Any, captions: Sequence[Any], images: Sequence[Any], seco
 
 
 def shards_of(folder: Path, count: int) -> list[Any]:
-    from data_catalog.shards import sha256_of
-    from flows.step_outputs import Shard
+    from data_catalog.storage.shards import sha256_of
+    from flows.build.step_outputs import Shard
 
     paths = sorted(folder.iterdir())[:count]
     return [Shard(shard_id=number, path=path, sha256=sha256_of(path), counts={}) for number, path in enumerate(paths)]

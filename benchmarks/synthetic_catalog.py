@@ -81,11 +81,11 @@ class Drawn:
 
 def write_catalog(root: Path, *, rows: int, shards: int, dataset: str = "synthetic") -> Any:
     """Write one snapshot of `rows` caption rows in `shards` shards, with its manifest; returns it."""
-    from data_catalog.catalog import rebuild
-    from data_catalog.drop_reasons import count_reasons
-    from data_catalog.lookup import write_lookup
-    from data_catalog.manifest import MANIFEST_FORMAT, commit_snapshot, snapshot_folder
+    from data_catalog.database.catalog import rebuild
+    from data_catalog.database.drop_reasons import count_reasons
+    from data_catalog.database.lookup import write_lookup
     from data_catalog.schema import CAPTIONS_VERSION, OUTCOMES_VERSION, PAIRS_VERSION
+    from data_catalog.storage.manifest import MANIFEST_FORMAT, commit_snapshot, snapshot_folder
 
     snapshot_id = hashlib.sha256(f"{rows} {shards}".encode()).hexdigest()[:12]
     folder = snapshot_folder(root, dataset, snapshot_id)
@@ -124,7 +124,7 @@ def source_entry(found: Sequence[Mapping[str, Any]], name: str) -> dict[str, Any
 
 def funnel(found: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """The funnel that the shards' counts give."""
-    from flows.step_outputs import FUNNEL_STEPS
+    from flows.build.step_outputs import FUNNEL_STEPS
 
     rows = []
     for source in sorted({shard["source"] for shard in found}):
@@ -150,9 +150,9 @@ def source_of(shard: int, shards: int) -> str:
 
 def write_shard(folder: Path, samples: int, shards: int, shard: int) -> dict[str, Any]:
     """Write the files of one shard; the manifest's lines by kind, its source, and rows dropped by step."""
-    from data_catalog.manifest import file_entry
     from data_catalog.schema import CAPTIONS, OUTCOMES, PAIRS
-    from data_catalog.shards import open_image_writer, save_parquet, write_named_atomically
+    from data_catalog.storage.manifest import file_entry
+    from data_catalog.storage.shards import open_image_writer, save_parquet, write_named_atomically
 
     drawn = draw(shard, samples, source_of(shard, shards))
     captions, images = captions_of(drawn), images_of(drawn)

@@ -30,7 +30,7 @@ from judged_translations import (
 )
 
 from cleaning.config import CheckConfig
-from data_catalog.sources.scenes.grammar import parallel_pairs
+from data_catalog.sample.grammar import parallel_pairs
 from translation.config import TranslateConfig
 from translation.engines.argos import argos_translator
 from translation.packages.package import open_package

@@ -26,10 +26,10 @@ import pyarrow as pa
 import pyarrow.dataset  # loaded by the first reading of a file otherwise
 
 from data_catalog.schema import CAPTIONS, PENDING
-from data_catalog.shards import save_parquet, sha256_of
-from data_catalog.work import WorkStore
-from flows.caption_steps import join_translations, plan_translation, translate_chunks
-from flows.step_outputs import Shard
+from data_catalog.storage.shards import save_parquet, sha256_of
+from data_catalog.storage.work import WorkStore
+from flows.build.captions import join_translations, plan_translation, translate_chunks
+from flows.build.step_outputs import Shard
 from translation.engine import Translation
 from translation.memory import TranslationMemory
 

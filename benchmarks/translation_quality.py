@@ -19,7 +19,7 @@ from pathlib import Path
 
 from stock_argos import stock
 
-from data_catalog.sources.scenes.grammar import parallel_pairs
+from data_catalog.sample.grammar import parallel_pairs
 from translation.config import TranslateConfig
 from translation.engine import Translation
 from translation.engines.argos import argos_translator

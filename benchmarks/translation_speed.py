@@ -22,7 +22,7 @@ from typing import Any
 
 from stock_argos import stock
 
-from data_catalog.sources.scenes.grammar import parallel_pairs
+from data_catalog.sample.grammar import parallel_pairs
 from translation import guards
 from translation.config import TranslateConfig
 from translation.engines.argos import argos_translator

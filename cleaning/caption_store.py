@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from cleaning.duplicates import exact_key
-from data_catalog.distinct import DIGEST
+from data_catalog.storage.distinct import DIGEST
 
 MAX_BYTES_AT_ONCE = 32 * 1024 * 1024
 

@@ -11,7 +11,7 @@ from cleaning.caption_similarity import Likeness
 from cleaning.caption_store import CaptionStore
 from cleaning.like_forest import LikeForest, first_like_captions
 from cleaning.minhash_candidates import BandFiles
-from data_catalog.shards import unit_interval
+from data_catalog.storage.shards import unit_interval
 
 CAPTIONS_PER_BATCH = 50_000
 PAIRS_PER_BATCH = 100_000

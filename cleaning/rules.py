@@ -19,7 +19,7 @@ from cleaning.length import caption_length
 from cleaning.proper_nouns import Tagger, proper_noun_share, tagged_proper_nouns
 from cleaning.translation_quality import translation_quality
 from data_catalog.language_pack import LanguagePack
-from data_catalog.origins import has_original
+from data_catalog.sources.origins import has_original
 from data_catalog.stages import Check, ColumnCheck, Drop, Measure, pending_rows, reject, set_values
 
 logger = logging.getLogger(__name__)

@@ -5,9 +5,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from data_catalog.checksummed import read_checksummed, write_checksummed
 from data_catalog.errors import ConfigError
-from data_catalog.manifest import Snapshot
+from data_catalog.storage.checksummed import read_checksummed, write_checksummed
+from data_catalog.storage.manifest import Snapshot
 
 FOLDER, RECORD_FILE = "ablations", "ablation.json"
 RECORD_FORMAT = 1

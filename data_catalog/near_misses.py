@@ -4,11 +4,11 @@ from collections.abc import Iterator, Sequence
 
 import pyarrow.compute as pc
 
-from data_catalog.lookup import LOOKUP_KIND
-from data_catalog.manifest import Snapshot
-from data_catalog.parquet_columns import read_columns
+from data_catalog.database.lookup import LOOKUP_KIND
+from data_catalog.database.story import find_samples
 from data_catalog.sources.urls import is_web_url
-from data_catalog.story import find_samples
+from data_catalog.storage.manifest import Snapshot
+from data_catalog.storage.parquet_columns import read_columns
 
 # Ids are looked through for their beginnings up to so many rows; more would take longer than an answer may.
 MOST_ROWS_READ = 1_000_000

@@ -12,11 +12,11 @@ import pyarrow.parquet as pq
 
 from data_catalog.errors import ConfigError, PipelineError
 from data_catalog.exports.licences import strictness
-from data_catalog.images.reasons import image_step
+from data_catalog.fetch.reasons import image_step
 from data_catalog.images.tables import groups_of, read_groups
-from data_catalog.manifest import MARKED, SPLITS, file_entry
 from data_catalog.schema import IMAGES, KEPT, OUTCOMES, PAIRS, PENDING
-from data_catalog.shards import (
+from data_catalog.storage.manifest import MARKED, SPLITS, file_entry
+from data_catalog.storage.shards import (
     IMAGE_ROWS_PER_GROUP,
     open_image_writer,
     save_parquet,

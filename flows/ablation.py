@@ -10,17 +10,17 @@ import pyarrow.parquet as pq
 
 from data_catalog.ablations import FOLDER
 from data_catalog.errors import ConfigError
-from data_catalog.lock import writer_lock
-from data_catalog.manifest import Snapshot, current_snapshot
-from data_catalog.shards import digest
-from data_catalog.work import WorkStore
+from data_catalog.storage.lock import writer_lock
+from data_catalog.storage.manifest import Snapshot, current_snapshot
+from data_catalog.storage.shards import digest
+from data_catalog.storage.work import WorkStore
 from flows.ablation_record import Ablation, Compared, Sizes, write_ablation
 from flows.ablation_scores import Gallery, gallery_of, variant_ranks
 from flows.models import pair_files
-from flows.ready import require_ready
-from flows.recipe import Recipe, load_recipe
+from flows.orchestration.ready import require_ready
+from flows.recipe.recipe import Recipe, load_recipe
+from flows.recipe.toggles import Toggle
 from flows.report.page import write_report
-from flows.toggles import Toggle
 from training.ablation import (
     METRICS,
     PRIMARY,
@@ -37,7 +37,7 @@ from training.config import TrainConfig
 from training.data import split_to_score
 
 if TYPE_CHECKING:
-    from flows.build import BuildReport
+    from flows.build.build import BuildReport
     from flows.models import TrainReport
     from training.ablation import Floats
 

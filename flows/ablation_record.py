@@ -5,7 +5,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from data_catalog.ablations import AblationTable, write_ablation_record
-from data_catalog.shards import write_bytes
+from data_catalog.storage.shards import write_bytes
 from training.ablation import FEW_IMAGES, METRICS, PRIMARY, Difference
 from training.forest_plot import write_forest_plot
 

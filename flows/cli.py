@@ -41,14 +41,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code."""
     options = parser().parse_args(arguments)
     _set_up_logging(debug=options.debug, quiet=getattr(options, "quiet", False) or process_rank() > 0)
-    from data_catalog.disk_errors import disk_errors
     from data_catalog.errors import PipelineError
-    from data_catalog.reading import reading
+    from data_catalog.storage.disk_errors import disk_errors
+    from data_catalog.storage.reading import reading
 
     root = getattr(options, "root", None)
     try:
         if root is not None:
-            from data_catalog.roots import require_no_links, require_readable_path
+            from data_catalog.storage.roots import require_no_links, require_readable_path
 
             require_readable_path(root)
             if options.handler != "sql:sql":  # which writes nothing, and does not read through links

@@ -17,10 +17,10 @@ from importlib.metadata import PackageNotFoundError, entry_points, packages_dist
 from pathlib import Path
 from typing import Literal
 
-from data_catalog import landlock
+from data_catalog.database import landlock
 from data_catalog.errors import ConfigError, PipelineError
-from flows.daemons import Daemon, running_pid
-from flows.prefect_env import STATE_FOLDER, probe, read_env_block
+from flows.orchestration.daemons import Daemon, running_pid
+from flows.orchestration.prefect_env import STATE_FOLDER, probe, read_env_block
 from translation.packages.package import default_packages_dir
 
 OUR_PACKAGES = ("flows", "translation", "cleaning", "training", "data_catalog")

@@ -19,22 +19,22 @@ import pyarrow.parquet as pq
 
 from cleaning.taggers import find_tagger
 from data_catalog.images.workers import ImageWorkers
-from data_catalog.ingest import Source, ingest, shard_names
 from data_catalog.publish import UPSTREAM
+from data_catalog.sample.upstream import draw_upstream
 from data_catalog.schema import REJECTED
+from data_catalog.sources.ingest import Source, ingest, shard_names
 from data_catalog.sources.rows import SourceRow, UnselectedRow
-from data_catalog.sources.scenes.upstream import draw_upstream
-from data_catalog.work import WorkStore
-from flows import caption_steps
-from flows.engines import open_engine
-from flows.inputs import all_function_words, packs_of_captions, require_originals_in_use, require_split_choice
-from flows.language_packs import named_language_packs, target_language_pack
-from flows.recipe import Recipe
-from flows.screen_steps import find_repeats, screen
-from flows.source_settings import SourceSettings, TestSetSettings
-from flows.step_outputs import CHECK, FUNNEL_STEPS, SCREEN, TRANSLATE, Shard, shard_of_commit
-from flows.test_set_steps import TestContents, read_test_set
-from flows.what_settings import source_settings
+from data_catalog.storage.work import WorkStore
+from flows.build import captions as caption_steps
+from flows.build.inputs import all_function_words, packs_of_captions, require_originals_in_use, require_split_choice
+from flows.build.screen import find_repeats, screen
+from flows.build.step_outputs import CHECK, FUNNEL_STEPS, SCREEN, TRANSLATE, Shard, shard_of_commit
+from flows.build.test_sets import TestContents, read_test_set
+from flows.recipe.engines import open_engine
+from flows.recipe.language_packs import named_language_packs, target_language_pack
+from flows.recipe.recipe import Recipe
+from flows.recipe.sources import SourceSettings, TestSetSettings
+from flows.recipe.what_settings import source_settings
 from translation.engine import Translator
 from translation.memory import TranslationMemory
 

@@ -4,9 +4,9 @@ from importlib.resources import files
 from pathlib import Path
 
 from cleaning.reasons import REASONS
-from data_catalog.shards import write_bytes
+from data_catalog.storage.shards import write_bytes
+from flows.build.translate_reasons import TRANSLATE_REASONS
 from flows.dry_run import DryRun
-from flows.translate_reasons import TRANSLATE_REASONS
 
 
 def write_page(run: DryRun, path: Path, *, name: str) -> None:

@@ -11,11 +11,11 @@ from typing import Any
 
 import pyarrow.parquet as pq
 
-from data_catalog.catalog import broken_laws, rebuild
-from data_catalog.drop_reasons import count_reasons
+from data_catalog.database.catalog import broken_laws, rebuild
+from data_catalog.database.drop_reasons import count_reasons
 from data_catalog.errors import PipelineError
-from data_catalog.lock import writer_lock
-from data_catalog.manifest import (
+from data_catalog.storage.lock import writer_lock
+from data_catalog.storage.manifest import (
     Snapshot,
     commit_snapshot,
     current_snapshot,
@@ -27,19 +27,19 @@ from data_catalog.manifest import (
     read_snapshot,
     snapshot_folder,
 )
-from data_catalog.pruning import remove_snapshot, sweep_removed
-from data_catalog.reading import taking_down
-from data_catalog.shards import digest
+from data_catalog.storage.pruning import remove_snapshot, sweep_removed
+from data_catalog.storage.reading import taking_down
+from data_catalog.storage.shards import digest
+from data_catalog.storage.work import WorkStore
 from data_catalog.take_down import leftovers
 from data_catalog.take_down.matching import Matcher
 from data_catalog.take_down.rewriting import recounted_funnel, rewrite_files
 from data_catalog.take_down.rows import of_samples
 from data_catalog.take_down.sightings import all_snapshots, files_of, is_concerned, lines_in, samples_in, with_sightings
 from data_catalog.tombstones import Tombstone, Tombstones, read_tombstones, write_tombstones
-from data_catalog.work import WorkStore
-from flows.documents import write_documents
+from flows.build.documents import write_documents
+from flows.build.run_log import append_run
 from flows.report.page import report_path, write_report
-from flows.run_log import append_run
 
 logger = logging.getLogger(__name__)
 

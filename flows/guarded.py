@@ -5,12 +5,12 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from data_catalog.errors import ConfigError
-from data_catalog.file_hashes import FileHashes
-from data_catalog.manifest import Snapshot
-from flows.recipe import Recipe
-from flows.source_settings import TestSetSettings
-from flows.upstream_hashes import entries_identity, file_entries, images_digest, open_hashes, save_hashes
-from flows.what_settings import test_set_settings
+from data_catalog.storage.file_hashes import FileHashes
+from data_catalog.storage.manifest import Snapshot
+from flows.build.upstream_hashes import entries_identity, file_entries, images_digest, open_hashes, save_hashes
+from flows.recipe.recipe import Recipe
+from flows.recipe.sources import TestSetSettings
+from flows.recipe.what_settings import test_set_settings
 
 logger = logging.getLogger(__name__)
 

@@ -8,8 +8,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from data_catalog.errors import ConfigError
-from flows.language_packs import load_language_pack
-from flows.language_traits import Language, Trait
+from flows.recipe.language_packs import load_language_pack
+from flows.recipe.language_traits import Language, Trait
 
 SOURCE = "en"  # what most caption sets are written in
 NUM_CLASSES = 1_000  # of ImageNet

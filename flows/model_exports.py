@@ -5,7 +5,7 @@ from pathlib import Path
 
 from data_catalog.errors import ConfigError
 from flows.models import current_model
-from flows.recipe import load_recipe
+from flows.recipe.recipe import load_recipe
 from training.exports.card_data import SeenData, seen_data
 
 

@@ -4,14 +4,14 @@ from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
-from data_catalog.checksummed import read_checksummed, write_checksummed
 from data_catalog.errors import ConfigError
-from data_catalog.lock import writer_lock
-from data_catalog.manifest import Snapshot, read_snapshot, require_snapshot
-from data_catalog.recorded_files import record_folder
-from data_catalog.shards import write_json
+from data_catalog.storage.checksummed import read_checksummed, write_checksummed
+from data_catalog.storage.lock import writer_lock
+from data_catalog.storage.manifest import Snapshot, read_snapshot, require_snapshot
+from data_catalog.storage.recorded_files import record_folder
+from data_catalog.storage.shards import write_json
 from flows.guarded import require_guarded
-from flows.recipe import Recipe
+from flows.recipe.recipe import Recipe
 from training.data import PairFiles
 from training.effort import EFFORT_FILE
 from training.evaluation import evaluate

@@ -5,11 +5,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from data_catalog.drop_reasons import count_reasons
+from data_catalog.database.drop_reasons import count_reasons
 from data_catalog.errors import ConfigError
-from data_catalog.manifest import MARKED, SPLITS, Snapshot, snapshot_names
 from data_catalog.schema import NATIVE
-from data_catalog.shards import read_json
+from data_catalog.storage.manifest import MARKED, SPLITS, Snapshot, snapshot_names
+from data_catalog.storage.shards import read_json
 from flows.tables import cell_text, plain_table
 
 REPORT_FILE = "report.html"

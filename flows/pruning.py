@@ -4,15 +4,15 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from data_catalog.catalog import rebuild
-from data_catalog.checksummed import read_checksummed
+from data_catalog.database.catalog import rebuild
 from data_catalog.errors import ConfigError
-from data_catalog.lock import holder_of, writer_lock
-from data_catalog.manifest import current_snapshot_name, dataset_names, datasets_folder, snapshot_names
-from data_catalog.pruning import Removable, freed_bytes, removable, remove_snapshot, sweep_removed
-from data_catalog.verification import EXPORT_RECORD, EXPORTS
+from data_catalog.storage.checksummed import read_checksummed
+from data_catalog.storage.lock import holder_of, writer_lock
+from data_catalog.storage.manifest import current_snapshot_name, dataset_names, datasets_folder, snapshot_names
+from data_catalog.storage.pruning import Removable, freed_bytes, removable, remove_snapshot, sweep_removed
+from data_catalog.storage.verification import EXPORT_RECORD, EXPORTS
+from flows.build.retry import unfinished_retry
 from flows.models import named_snapshot
-from flows.retry import unfinished_retry
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -9,13 +9,13 @@ from typing import Any
 from cleaning.language_codes import canonical_code
 from data_catalog.errors import ConfigError
 from data_catalog.language_pack import LanguagePack
-from data_catalog.shards import sha256_of
 from data_catalog.sources.image_files import open_images
 from data_catalog.sources.mscoco import origin_by_name
+from data_catalog.storage.shards import sha256_of
 from data_catalog.test_sets.registry import TEST_SET_KINDS
-from flows.recipe import override_values
+from flows.recipe.recipe import override_values
+from flows.recipe.sources import TestSetSettings, read_test_sets
 from flows.scored_models import at_home
-from flows.source_settings import TestSetSettings, read_test_sets
 from training.class_names import has_several, read_names, read_templates
 from training.galleries import (
     BARE_TEMPLATE,

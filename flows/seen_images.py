@@ -15,9 +15,9 @@ import pyarrow.parquet as pq
 from cleaning.selection_config import LeaksConfig
 from data_catalog.images.opening import ImageRejectedError
 from data_catalog.images.views import WHOLE
-from data_catalog.manifest import Snapshot
 from data_catalog.progress import Progress
 from data_catalog.schema import KEPT
+from data_catalog.storage.manifest import Snapshot
 from data_catalog.test_sets.identities import canonical_identities
 from training.encode_files import quiet_decoders
 from training.galleries import Guard, Seen

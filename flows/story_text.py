@@ -4,12 +4,12 @@ import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from data_catalog.images.reasons import is_retryable
-from data_catalog.manifest import MARKED
+from data_catalog.database.story import FILE, Story
+from data_catalog.fetch.reasons import is_retryable
 from data_catalog.schema import KEPT
-from data_catalog.story import FILE, Story
+from data_catalog.storage.manifest import MARKED
+from flows.build.step_outputs import CHECK, CLEAN, DEDUPLICATE, FETCH, INGEST, NORMALISE, SCREEN, TRANSLATE
 from flows.report.meanings import STEP_MEANINGS, meaning_of
-from flows.step_outputs import CHECK, CLEAN, DEDUPLICATE, FETCH, INGEST, NORMALISE, SCREEN, TRANSLATE
 from flows.tables import cell_text
 
 Row = Mapping[str, Any]

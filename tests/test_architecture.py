@@ -25,7 +25,13 @@ def module_names() -> list[str]:
 
 def test_importing_what_a_build_needs_loads_nothing_heavy() -> None:
     # Modules that define networks need torch, and Prefect's own edge needs Prefect: others import those when needed.
-    inner = ("training.", "translation.train.", "flows.prefect", "flows.deployments", "flows.dask_executor")
+    inner = (
+        "training.",
+        "translation.train.",
+        "flows.orchestration.prefect",
+        "flows.orchestration.deployments",
+        "flows.orchestration.dask_executor",
+    )
     names = [name for name in module_names() if not name.startswith(inner)]
     code = (
         f"import importlib, sys\nfor name in {names!r}: importlib.import_module(name)\n"

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from data_catalog.shards import write_atomically
+from data_catalog.storage.shards import write_atomically
 from training.classify import SOFTMAX, Choice, Classification
 from training.encode_files import read_picture
 from training.fonts import lettering_for

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from data_catalog.errors import ConfigError
-from data_catalog.shards import digest
+from data_catalog.storage.shards import digest
 from training.augment import AUGMENTATION_SETS, AUGMENTATIONS
 from training.device import DEVICES
 

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from data_catalog.shards import write_atomically
+from data_catalog.storage.shards import write_atomically
 from training.encode_files import read_picture
 from training.fonts import lettering_for
 from training.pen import BORDER, CARD, PAPER, Pen, contained

@@ -10,7 +10,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from data_catalog.errors import ConfigError, ShardError
-from data_catalog.shards import sha256_of
+from data_catalog.storage.shards import sha256_of
 
 if TYPE_CHECKING:
     import numpy as np

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from data_catalog.errors import ConfigError
-from data_catalog.shards import read_json, write_json
+from data_catalog.storage.shards import read_json, write_json
 from training.energy import EnergyMeter, rapl_counters
 from training.nvml import gpu_counters
 from training.processes import process_count, processes_here

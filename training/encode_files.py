@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from data_catalog.errors import ConfigError
+from data_catalog.fetch.reasons import NORMALISE_REASONS
 from data_catalog.images.opening import ImageRejectedError, open_image, rejection_of
 from data_catalog.images.pixels import converted, decode, upright
-from data_catalog.images.reasons import NORMALISE_REASONS
 from data_catalog.progress import Progress
 from training.images import squashed
 from training.model import LoadedModel, normalise_pixels

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from data_catalog.errors import ConfigError
-from data_catalog.shards import sha256_of
+from data_catalog.storage.shards import sha256_of
 from training.encoders import Encoder
 from training.loading_errors import OTHERS_REMEDY, loading
 from training.model import OPEN_CLIP_CONFIG_FILE

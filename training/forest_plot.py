@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from data_catalog.charts import COLOURS, SERIES
-from data_catalog.shards import write_bytes
+from data_catalog.storage.shards import write_bytes
 from training.ablation import Difference
 
 _MARKERS = "osD^v"

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from data_catalog.disk_errors import disk_errors
+from data_catalog.storage.disk_errors import disk_errors
 
 if TYPE_CHECKING:
     import torch

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from data_catalog.shards import write_atomically
+from data_catalog.storage.shards import write_atomically
 from training.encode_files import read_picture
 from training.fonts import lettering_for
 from training.localize import METHODS, Localization

@@ -19,10 +19,10 @@ from typing import TYPE_CHECKING
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from data_catalog.disk_errors import raise_if_disk_fails
 from data_catalog.errors import ConfigError
 from data_catalog.progress import Progress
-from data_catalog.shards import digest, sha256_of, write_named_atomically
+from data_catalog.storage.disk_errors import raise_if_disk_fails
+from data_catalog.storage.shards import digest, sha256_of, write_named_atomically
 from training.encoders import PACKAGES, Encoder, image_batches, text_batches
 from training.features import stacked
 

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 
 from data_catalog.errors import ConfigError, PipelineError
 from data_catalog.progress import Progress
-from data_catalog.shards import read_json, sha256_of, write_bytes, write_json
+from data_catalog.storage.shards import read_json, sha256_of, write_bytes, write_json
 from training.checkpoint import STATE_FILE, load_weights, save_weights
 from training.config import TrainConfig
 from training.data import PairFiles, refuse_a_lone_image, refuse_leaks

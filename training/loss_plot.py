@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from data_catalog.charts import COLOURS
-from data_catalog.shards import write_bytes
+from data_catalog.storage.shards import write_bytes
 
 
 def write_loss_plot(history: Sequence[Mapping[str, Any]], best_epoch: int, path: Path) -> None:

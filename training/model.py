@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from data_catalog.errors import ConfigError
-from data_catalog.shards import read_json, write_json
+from data_catalog.storage.shards import read_json, write_json
 from training.checkpoint import load_weights
 from training.model_files import (
     ANY_TEXTS,
@@ -168,7 +168,7 @@ def load_model(folder: Path) -> LoadedModel:
         ConfigError: the folder holds no model, or a file of it is missing or damaged, or its weights do not fit its
             config; the file is named.
     """
-    from data_catalog.shards import sha256_of
+    from data_catalog.storage.shards import sha256_of
 
     config_path, weights_path = folder / OPEN_CLIP_CONFIG_FILE, _weights_path(folder)
     if not (config_path.exists() or weights_path.exists()):

@@ -5,9 +5,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from data_catalog.disk_errors import raise_if_disk_fails
 from data_catalog.errors import ConfigError, PipelineError
-from data_catalog.shards import read_json
+from data_catalog.storage.disk_errors import raise_if_disk_fails
+from data_catalog.storage.shards import read_json
 
 if TYPE_CHECKING:
     import torch

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from data_catalog.errors import ConfigError
-from data_catalog.shards import sha256_of, write_json
+from data_catalog.storage.shards import sha256_of, write_json
 from training.config import TrainConfig
 from training.model import ENCODER_CONFIG_FILE
 from training.model_files import misfits, named_tensors

@@ -7,7 +7,7 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 from data_catalog.errors import ConfigError
-from data_catalog.shards import read_json, sweep_temporary, write_json
+from data_catalog.storage.shards import read_json, sweep_temporary, write_json
 from training.batches import TrainSplit, open_train_split
 from training.checkpoint import STATE_FILE, RunState, load_state, save_state
 from training.config import TrainConfig, run_key

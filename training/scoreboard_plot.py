@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from data_catalog.charts import COLOURS, SERIES, picture_label
-from data_catalog.shards import write_bytes
+from data_catalog.storage.shards import write_bytes
 from training.scoreboard import Scoreboard
 from training.scoreboard_tables import told_entries
 from training.scores import Score

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from data_catalog.errors import ConfigError
-from data_catalog.lock import writer_lock
-from data_catalog.shards import digest, sha256_of
+from data_catalog.storage.lock import writer_lock
+from data_catalog.storage.shards import digest, sha256_of
 from training.data import RowGroup, read_rows, row_groups
 from training.feature_index import INDEX_VERSION, KeptFeatures, keep_features, read_features
 from training.features import image_features, text_features

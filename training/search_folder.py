@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from data_catalog.errors import ConfigError
-from data_catalog.lock import writer_lock
-from data_catalog.shards import digest
+from data_catalog.storage.lock import writer_lock
+from data_catalog.storage.shards import digest
 from training.encode_files import IMAGE_SUFFIXES, encode_files
 from training.feature_index import KeptFeatures, keep_features, read_features
 from training.features import stacked

@@ -12,7 +12,7 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 from data_catalog.errors import ConfigError
-from data_catalog.shards import read_json, write_atomically, write_bytes, write_json
+from data_catalog.storage.shards import read_json, write_atomically, write_bytes, write_json
 from training.tokenizer_limits import refuse_endless, try_tokenizer
 
 if TYPE_CHECKING:

@@ -16,11 +16,11 @@ from pathlib import Path
 from typing import Any
 from zlib import crc32
 
-from data_catalog.disk_errors import disk_errors
 from data_catalog.errors import ConfigError
-from data_catalog.failpoints import failpoint
-from data_catalog.recorded_files import is_recorded, record_problem, take_record_away, write_record
-from data_catalog.shards import sync
+from data_catalog.storage.disk_errors import disk_errors
+from data_catalog.storage.failpoints import failpoint
+from data_catalog.storage.recorded_files import is_recorded, record_problem, take_record_away, write_record
+from data_catalog.storage.shards import sync
 from translation.engine import Translation
 from translation.memory_database import damaged, make_memory_folder, open_memory, require_no_file
 

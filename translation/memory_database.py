@@ -5,9 +5,9 @@ from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
 
-from data_catalog.disk_errors import raise_if_disk_fails
 from data_catalog.errors import ConfigError, PipelineError, TransientError
-from data_catalog.shards import make_folder
+from data_catalog.storage.disk_errors import raise_if_disk_fails
+from data_catalog.storage.shards import make_folder
 
 BUSY_TIMEOUT_S = 60.0
 

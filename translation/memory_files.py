@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from data_catalog.errors import ConfigError
-from data_catalog.shards import write_atomically
+from data_catalog.storage.shards import write_atomically
 from translation.engine import Translation
 from translation.memory import TranslationMemory
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from data_catalog.errors import ConfigError
-from data_catalog.shards import sha256_of
+from data_catalog.storage.shards import sha256_of
 
 _PIECE_BYTES = 2**20
 

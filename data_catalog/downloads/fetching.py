@@ -12,13 +12,13 @@ from importlib.metadata import version
 from typing import IO, TypeVar
 from urllib.parse import urlsplit
 
-from data_catalog.disk_errors import raise_if_disk_fails
 from data_catalog.downloads.checksums import ANYTHING, Expected
 from data_catalog.downloads.guarding import GuardedHandler
 from data_catalog.downloads.partial_file import PartialFile
 from data_catalog.downloads.urls import check_url, is_loopback
 from data_catalog.errors import ConfigError, TransientError
 from data_catalog.progress import Progress
+from data_catalog.storage.disk_errors import raise_if_disk_fails
 
 logger = logging.getLogger(__name__)
 

@@ -12,9 +12,9 @@ from urllib.parse import urlsplit
 
 from data_catalog.downloads.urls import is_loopback
 from data_catalog.errors import ConfigError, TransientError
-from data_catalog.images.addresses import Resolver, checked_addresses, resolve
-from data_catalog.images.connection import Deadline, FinalResponse, GuardedConnection, in_time
-from data_catalog.images.urls import FetchError, Target, parse_url
+from data_catalog.fetch.addresses import Resolver, checked_addresses, resolve
+from data_catalog.fetch.connection import Deadline, FinalResponse, GuardedConnection, in_time
+from data_catalog.fetch.urls import FetchError, Target, parse_url
 
 
 class GuardedHandler(urllib.request.HTTPSHandler, urllib.request.HTTPHandler):

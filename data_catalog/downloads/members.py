@@ -10,8 +10,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import IO, TypeVar
 
-from data_catalog.disk_errors import raise_if_disk_fails
 from data_catalog.errors import ConfigError
+from data_catalog.storage.disk_errors import raise_if_disk_fails
 
 Member = TypeVar("Member")
 

@@ -17,8 +17,8 @@ from data_catalog.downloads.presence import DOWNLOADS, State, check_readable, pa
 from data_catalog.downloads.record import Download, add_to_record, read_record
 from data_catalog.downloads.registry import UpstreamFile, UpstreamSource
 from data_catalog.errors import ConfigError
-from data_catalog.lock import writer_lock
-from data_catalog.shards import TEMPORARY_PREFIX, sha256_of, sweep_temporary, sync
+from data_catalog.storage.lock import writer_lock
+from data_catalog.storage.shards import TEMPORARY_PREFIX, sha256_of, sweep_temporary, sync
 
 MAX_UNKNOWN_BYTES = 16 * 2**30  # of a file whose size nobody says
 DEFAULT_CONFIG = DownloadConfig()

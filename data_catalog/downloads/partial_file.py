@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from data_catalog.errors import TransientError
-from data_catalog.shards import read_json, write_json
+from data_catalog.storage.shards import read_json, write_json
 
 _CONTENT_RANGE = re.compile(r"bytes (\d{1,18})-\d{1,18}/(\d{1,18})", re.ASCII)
 _LENGTH = re.compile(r"\d{1,18}", re.ASCII)

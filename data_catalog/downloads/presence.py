@@ -9,8 +9,8 @@ from typing import Any
 from data_catalog.downloads.partial_file import PartialFile
 from data_catalog.downloads.record import Download
 from data_catalog.downloads.registry import UpstreamFile, UpstreamSource
-from data_catalog.shards import digest
 from data_catalog.sources.registry import SOURCE_KINDS
+from data_catalog.storage.shards import digest
 
 DOWNLOADS = ".downloads"  # beside the files: what is on its way; in the folder of all data also the writer's lock
 

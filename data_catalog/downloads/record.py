@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from data_catalog.errors import ConfigError
-from data_catalog.shards import read_json, write_json
+from data_catalog.storage.shards import read_json, write_json
 
 RECORD = "downloads.json"
 FORMAT = 1

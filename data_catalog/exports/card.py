@@ -19,10 +19,10 @@ from data_catalog.exports.front_matter import DataConfig, front_matter
 from data_catalog.exports.markdown import bullets, fenced, table
 from data_catalog.exports.references import METHOD, upstream_paper
 from data_catalog.exports.texts import markdown_text
-from data_catalog.manifest import MARKED, SPLITS
-from data_catalog.origins import ORIGINS
 from data_catalog.publish import UPSTREAM
 from data_catalog.schema import NATIVE
+from data_catalog.sources.origins import ORIGINS
+from data_catalog.storage.manifest import MARKED, SPLITS
 
 NUM_EXAMPLES = 5
 

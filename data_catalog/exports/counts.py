@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from data_catalog.origins import CORRECTED, HUMAN_TRANSLATION, MACHINE_TRANSLATION, with_origins
+from data_catalog.sources.origins import CORRECTED, HUMAN_TRANSLATION, MACHINE_TRANSLATION, with_origins
 
 COUNTED_COLUMNS = ("source", "split", "license", "source_langs", "translators", "origins")
 

@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 from data_catalog.ablations import ablations_of
-from data_catalog.checksummed import write_checksummed
 from data_catalog.errors import ConfigError
 from data_catalog.exports.attribution import AttributionWriter
 from data_catalog.exports.counts import COUNTED_COLUMNS, PairCounts
@@ -32,9 +31,10 @@ from data_catalog.exports.place import (
 )
 from data_catalog.exports.rights import LICENSED, NONE, POLICIES, policy_of, switch_for
 from data_catalog.exports.sinks import CAPTIONS, FIRST, NoPixels, ParquetSink, Sink, TarSink
-from data_catalog.manifest import MARKED, SPLITS, Snapshot
 from data_catalog.progress import Progress
-from data_catalog.shards import sha256_of
+from data_catalog.storage.checksummed import write_checksummed
+from data_catalog.storage.manifest import MARKED, SPLITS, Snapshot
+from data_catalog.storage.shards import sha256_of
 
 HUGGINGFACE, WEBDATASET, URLS = "huggingface", "webdataset", "urls"
 FORMATS = (HUGGINGFACE, WEBDATASET, URLS)

@@ -11,8 +11,8 @@ import pyarrow.parquet as pq
 
 from data_catalog.errors import PipelineError
 from data_catalog.exports.rights import Policy
-from data_catalog.manifest import Snapshot, file_problem
-from data_catalog.origins import with_origins
+from data_catalog.sources.origins import with_origins
+from data_catalog.storage.manifest import Snapshot, file_problem
 
 PIXEL_COLUMNS = ("image", "original")
 

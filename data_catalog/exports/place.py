@@ -6,15 +6,15 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from data_catalog.checksummed import read_checksummed
-from data_catalog.disk_errors import disk_errors, raise_if_disk_fails
 from data_catalog.errors import ConfigError
 from data_catalog.exports.attribution import TEXT_FILE
 from data_catalog.exports.croissant import FILE as CROISSANT_FILE
 from data_catalog.exports.folder_documents import CARD_FILE
-from data_catalog.lock import place_lock
-from data_catalog.reading import putting_in_place
-from data_catalog.shards import TEMPORARY_PREFIX, make_folder, sha256_of, sync
+from data_catalog.storage.checksummed import read_checksummed
+from data_catalog.storage.disk_errors import disk_errors, raise_if_disk_fails
+from data_catalog.storage.lock import place_lock
+from data_catalog.storage.reading import putting_in_place
+from data_catalog.storage.shards import TEMPORARY_PREFIX, make_folder, sha256_of, sync
 
 RECORD_FILE = "export.json"
 # What every record of an export has; other people's files may be called so.

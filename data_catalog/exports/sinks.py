@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 
 from data_catalog.exports.front_matter import DataConfig, SplitFiles
 from data_catalog.exports.judged import JudgedShard, pair_groups, sample_key
-from data_catalog.shards import open_image_writer, sha256_of, write_json
+from data_catalog.storage.shards import open_image_writer, sha256_of, write_json
 
 FIRST, EVERY = "first", "every"
 CAPTIONS = (FIRST, EVERY)

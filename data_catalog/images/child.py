@@ -14,8 +14,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, TextIO
 
-from data_catalog.failpoints import kill_with_parent
 from data_catalog.images.normalising import limit_memory, normalise_rows
+from data_catalog.storage.failpoints import kill_with_parent
 
 # Exit status of a child whose address space is used up: what it would do next can't be trusted.
 OUT_OF_MEMORY = 77
@@ -77,14 +77,14 @@ def _do(job: dict[str, Any], work: Work, report: Report) -> None:
 
 
 def _load_fetching() -> None:
-    from data_catalog.images.img2dataset_engine import load_engine
+    from data_catalog.fetch.img2dataset_engine import load_engine
 
     load_engine()
 
 
 def _fetch(job: dict[str, Any], report: Report) -> None:
-    from data_catalog.images.fetch import FetchConfig
-    from data_catalog.images.img2dataset_engine import fetch_rows
+    from data_catalog.fetch.fetch import FetchConfig
+    from data_catalog.fetch.img2dataset_engine import fetch_rows
 
     _load_fetching()
     report({"ready": True})

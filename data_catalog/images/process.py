@@ -13,9 +13,9 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from data_catalog.disk_errors import raise_if_disk_fails
 from data_catalog.errors import ShardError
 from data_catalog.images.child import OUT_OF_MEMORY
+from data_catalog.storage.disk_errors import raise_if_disk_fails
 
 _START_S = 180.0  # imports from a cold disk on a busy machine
 # Of a job that does not come as far as a row: something is wrong with this machine, not with a row.

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import NamedTuple
 
 from data_catalog.errors import ConfigError
-from data_catalog.origins import CORRECTED, MACHINE_TRANSLATION, CaptionOrigin
 from data_catalog.schema import NATIVE
 from data_catalog.sources.admission import Origin, admit, refuse
 from data_catalog.sources.files import Held, upstream_files
@@ -18,6 +17,7 @@ from data_catalog.sources.image_files import check_images
 from data_catalog.sources.json_documents import open_json
 from data_catalog.sources.json_fields import describe, id_field, missing_id, records_of, text_field
 from data_catalog.sources.karpathy import KarpathyCaption, check_karpathy, karpathy_captions
+from data_catalog.sources.origins import CORRECTED, MACHINE_TRANSLATION, CaptionOrigin
 from data_catalog.sources.rows import SourceRow
 from data_catalog.sources.urls import flickr_page
 
@@ -37,8 +37,8 @@ class MscocoConfig:
     Args:
         files: paths or globs of JSON files, plain or gzipped.
         images: folder, zip or tar, or a glob of them, that holds the images by `file_name`; none means by URL.
-        origin: who made the captions, a key of `data_catalog.origins.ORIGINS`, where it is not as the kind of source
-            says; of MSCOCO-IT the files' names do.
+        origin: who made the captions, a key of `data_catalog.sources.origins.ORIGINS`, where it is not as the kind of
+            source says; of MSCOCO-IT the files' names do.
         translator: who translated them.
     """
 

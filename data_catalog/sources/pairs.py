@@ -4,12 +4,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from data_catalog.errors import ConfigError
-from data_catalog.origins import CaptionOrigin
 from data_catalog.schema import NATIVE
 from data_catalog.sources.admission import Origin, admit, refuse
 from data_catalog.sources.files import upstream_files
 from data_catalog.sources.image_files import check_images
 from data_catalog.sources.json_fields import describe
+from data_catalog.sources.origins import CaptionOrigin
 from data_catalog.sources.rows import SourceRow
 from data_catalog.sources.tables import FORMATS, Entry, Wanted, check_table, read_table
 from data_catalog.sources.urls import is_web_url, url_key
@@ -29,7 +29,7 @@ class PairsConfig:
         images: folder, zip or tar of the images, or a glob of them; by default the folder in which the files lie.
         lang: ISO 639-1 code of the captions; where `lang_column` is set too, of those without one there.
         lang_column: holds a code for each caption.
-        origin: who made the captions: a key of `data_catalog.origins.ORIGINS`.
+        origin: who made the captions: a key of `data_catalog.sources.origins.ORIGINS`.
         translator: who translated them.
         source_caption_column: holds what they are translations of; a cell may be empty.
         source_lang: ISO 639-1 code of that.

@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from data_catalog.origins import CaptionOrigin
 from data_catalog.sources import conceptual_captions, files, flickr, mscoco, pairs, sbu, wit
+from data_catalog.sources.origins import CaptionOrigin
 from data_catalog.sources.rows import SourceRow, UpstreamRow
 
 

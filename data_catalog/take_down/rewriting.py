@@ -14,14 +14,15 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from data_catalog.database.lookup import LOOKUP_KIND, write_lookup
 from data_catalog.errors import ConfigError
 from data_catalog.images.tables import Row, groups_of, read_groups
-from data_catalog.ingest import STEP as INGEST
-from data_catalog.lookup import LOOKUP_KIND, write_lookup
-from data_catalog.manifest import MARKED, SPLITS, Snapshot, file_entry, file_problem
 from data_catalog.publish import SplitConfig, split_of
 from data_catalog.schema import KEPT
-from data_catalog.shards import (
+from data_catalog.sources.ingest import STEP as INGEST
+from data_catalog.stages import Drop, reject, set_values, texts
+from data_catalog.storage.manifest import MARKED, SPLITS, Snapshot, file_entry, file_problem
+from data_catalog.storage.shards import (
     IMAGE_ROWS_PER_GROUP,
     make_folder,
     open_image_writer,
@@ -30,7 +31,6 @@ from data_catalog.shards import (
     sync,
     write_named_atomically,
 )
-from data_catalog.stages import Drop, reject, set_values, texts
 from data_catalog.take_down.rows import forget_rows, of_samples, without_texts
 from data_catalog.tombstones import FORGET
 

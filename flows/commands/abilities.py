@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from data_catalog.errors import ConfigError
-from data_catalog.shards import write_json
+from data_catalog.storage.shards import write_json
 from flows.commands.output import require_own_file, say
 from flows.commands.sql import short_value
 from flows.tables import escaped_json, plain_table, visible_text

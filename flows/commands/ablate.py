@@ -8,17 +8,17 @@ from pathlib import Path
 from typing import Any
 
 from data_catalog.ablations import FOLDER, RECORD_FILE
-from data_catalog.manifest import Snapshot, current_snapshot
-from data_catalog.shards import digest
+from data_catalog.storage.manifest import Snapshot, current_snapshot
+from data_catalog.storage.shards import digest
 from flows.ablation import AblationConfig, Variant, default_steps, run_ablation, sizes_of, variants_of
 from flows.ablation_record import PAGE_FILE, PLOT_FILE, Ablation
 from flows.commands.jobs_executor import with_executor
 from flows.commands.output import say
 from flows.dry_run import DryRun, dry_run
-from flows.recipe import Recipe, load_recipe
+from flows.recipe.recipe import Recipe, load_recipe
+from flows.recipe.toggles import switches, toggles_of
+from flows.recipe.what_settings import what_settings
 from flows.tables import plain_table
-from flows.toggles import switches, toggles_of
-from flows.what_settings import what_settings
 
 _ROWS = 1000  # of each source, for what a variant would change
 _PACE = 250  # samples a second of a small model on two cores: an order of magnitude

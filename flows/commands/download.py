@@ -187,7 +187,7 @@ def _check(source: "UpstreamSource", files: "Sequence[UpstreamFile]", folder: Pa
     """Compare the files that are there with the record, and let what will read them look at them."""
     from data_catalog.downloads.presence import check_readable, files_there
     from data_catalog.downloads.record import read_record
-    from data_catalog.shards import sha256_of
+    from data_catalog.storage.shards import sha256_of
 
     record, there = read_record(folder), files_there(files, folder)
     if not there:

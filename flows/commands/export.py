@@ -5,8 +5,8 @@ from pathlib import Path
 
 from data_catalog.errors import ConfigError
 from data_catalog.exports.export import ExportConfig, ExportReport, export_snapshot
-from data_catalog.lock import writer_lock
-from data_catalog.manifest import SPLITS, require_snapshot
+from data_catalog.storage.lock import writer_lock
+from data_catalog.storage.manifest import SPLITS, require_snapshot
 from flows.commands.output import say
 from flows.tables import plain_table
 

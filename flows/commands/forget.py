@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from data_catalog.errors import ConfigError
-from data_catalog.manifest import dataset_names
+from data_catalog.storage.manifest import dataset_names
 from data_catalog.tombstones import KINDS, Tombstone, new_tombstone, read_tombstones
 from flows.commands.output import say
 from flows.forgetting import Concerned, TakeDown, concerned

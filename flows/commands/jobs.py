@@ -7,15 +7,15 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow.parquet as pq
 
-from data_catalog.catalog import query
-from data_catalog.images.diagnosis import Diagnosis
-from data_catalog.manifest import require_snapshot
-from flows.build import BuildReport
+from data_catalog.database.catalog import query
+from data_catalog.fetch.diagnosis import Diagnosis
+from data_catalog.storage.manifest import require_snapshot
+from flows.build.build import BuildReport
 from flows.commands.jobs_executor import with_executor
 from flows.commands.output import say
 from flows.job_options import dry_run_options
-from flows.ready import require_ready, require_scorable
-from flows.recipe import load_recipe
+from flows.orchestration.ready import require_ready, require_scorable
+from flows.recipe.recipe import load_recipe
 from flows.report.page import report_path
 from flows.tables import cell_text, plain_table
 from training.processes import process_rank

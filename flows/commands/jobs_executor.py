@@ -12,7 +12,7 @@ FLOW_NAMES = {"build": "build-dataset", "train": "train-clip", "evaluate": "eval
 
 
 def with_executor(job: str, options: Namespace) -> Any:
-    """Do one of the jobs of `flows.runs` ("build", "train", "evaluate") as the options say; returns its report.
+    """Do one of the jobs of `flows.jobs` ("build", "train", "evaluate") as the options say; returns its report.
 
     Only builds have steps for a cluster: the other jobs of a run with `--executor dask` go through Prefect as ever.
 
@@ -27,10 +27,10 @@ def with_executor(job: str, options: Namespace) -> Any:
         more["dask"] = True
     if options.executor != "local":
         return _through_prefect(job, options, more)
-    from flows import runs
+    from flows import jobs as runs
+    from flows.build.execution import LocalExecutor
     from flows.ending import ended_by_signals
-    from flows.execution import LocalExecutor
-    from flows.recipe import load_recipe
+    from flows.recipe.recipe import load_recipe
 
     workers = load_recipe(options.recipe, root=options.root, overrides=options.overrides).build.workers
     with ended_by_signals(), LocalExecutor(workers) as executor:
@@ -47,7 +47,7 @@ def _require_dask(options: Namespace) -> None:
 
 
 def _through_prefect(job: str, options: Namespace, more: dict[str, bool]) -> Any:
-    from flows.in_process import run_flow
+    from flows.orchestration.in_process import run_flow
 
     name, project = FLOW_NAMES[job], Path.cwd()
     overrides = list(options.overrides)

@@ -10,10 +10,10 @@ from flows.tables import plain_table
 
 def train(options: Namespace) -> None:
     """Train a package from parallel captions."""
-    from flows.language_packs import language_pack
-    from flows.pair_languages import column_language
-    from flows.recipe import override_values
-    from flows.settings import build
+    from flows.recipe.language_packs import language_pack
+    from flows.recipe.pair_languages import column_language
+    from flows.recipe.recipe import override_values
+    from flows.recipe.settings import build
     from translation.train.config import PRESETS, TrainPackageConfig
     from translation.train.folder import REPORT_FILE, SIZES, training_folder
     from translation.train.package import train_package
@@ -47,7 +47,7 @@ def train(options: Namespace) -> None:
 
 def scenes_pairs(options: Namespace) -> None:
     """Write parallel captions of the sample's grammar."""
-    from data_catalog.sources.scenes.grammar import write_pairs
+    from data_catalog.sample.grammar import write_pairs
 
     write_pairs(options.out, seed=options.seed, num_pairs=options.num_pairs, lang=options.to)
     say(f"wrote {options.num_pairs:,} pairs to {options.out}")

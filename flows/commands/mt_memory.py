@@ -45,7 +45,7 @@ def _memories(root: Path) -> "list[TranslationMemory]":
 
 def merge(options: Namespace) -> None:
     """Merge an exported file into the root's memory of its engine."""
-    from data_catalog.lock import writer_lock
+    from data_catalog.storage.lock import writer_lock
     from translation.memory import TranslationMemory
     from translation.memory_files import import_memory, read_export
 

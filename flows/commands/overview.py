@@ -3,10 +3,10 @@
 import json
 from argparse import Namespace
 
-from data_catalog.catalog import catalog_path, rebuild
+from data_catalog.database.catalog import catalog_path, rebuild
 from data_catalog.errors import ConfigError
-from data_catalog.lock import writer_lock
-from data_catalog.manifest import current_snapshots
+from data_catalog.storage.lock import writer_lock
+from data_catalog.storage.manifest import current_snapshots
 from flows.commands.output import say
 from flows.overview import overview, overview_lines
 from flows.tables import escaped_json

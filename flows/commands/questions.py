@@ -3,7 +3,7 @@
 from argparse import Namespace
 
 from flows.commands.output import say
-from flows.recipe import recipe_names, recipe_summary
+from flows.recipe.recipe import recipe_names, recipe_summary
 from flows.tables import plain_table
 
 

@@ -3,8 +3,8 @@
 from argparse import Namespace
 from contextlib import nullcontext
 
-from data_catalog.lock import writer_lock
-from data_catalog.manifest import require_snapshot
+from data_catalog.storage.lock import writer_lock
+from data_catalog.storage.manifest import require_snapshot
 from flows.commands.output import require_own_file, say
 from flows.report.page import write_report
 from flows.report_options import check_report_options

@@ -7,9 +7,9 @@ from pathlib import Path
 from data_catalog.errors import ConfigError
 from data_catalog.language_pack import LanguagePack
 from flows.commands.output import say
-from flows.recipe import load_recipe, override_values
+from flows.recipe.recipe import load_recipe, override_values
+from flows.recipe.settings import build
 from flows.scoreboard import Question, make_scoreboard
-from flows.settings import build
 from flows.tables import plain_table
 from training.config import EvaluateConfig
 

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING
 
 from data_catalog.errors import ConfigError
 from flows.commands.output import say
-from flows.recipe import DEFAULT_ROOT
+from flows.recipe.recipe import DEFAULT_ROOT
 
 if TYPE_CHECKING:
-    from flows.language_traits import Trait
+    from flows.recipe.language_traits import Trait
 
 REPORT_WIDTH = 110  # characters
 NO_BREAK = "\xa0"
@@ -19,7 +19,7 @@ NO_BREAK = "\xa0"
 
 def up(options: Namespace) -> None:
     """Start server, worker and deployments for the current folder."""
-    from flows.services import up as start_services
+    from flows.orchestration.services import up as start_services
 
     services = start_services(Path.cwd(), port=options.port)
     for name in ("server", "worker"):
@@ -33,7 +33,7 @@ def up(options: Namespace) -> None:
 
 def down(options: Namespace) -> None:
     """Stop what `up` started from the current folder."""
-    from flows.services import down as stop_services
+    from flows.orchestration.services import down as stop_services
 
     stopped = stop_services(Path.cwd(), now=options.now)
     say(f"stopped {' and '.join(stopped)}" if stopped else "nothing was running")
@@ -58,7 +58,7 @@ def doctor(options: Namespace) -> int:
 
 def _examine_language(options: Namespace) -> int:
     from flows.language_doctor import examine
-    from flows.language_traits import find_language
+    from flows.recipe.language_traits import find_language
 
     if options.fix:
         raise ConfigError("--fix mends the environment, not a language: leave out --fix or --language")

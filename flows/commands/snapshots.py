@@ -8,10 +8,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from data_catalog.errors import ConfigError
-from data_catalog.manifest import dataset_names
-from data_catalog.row_comparison import Change
-from data_catalog.snapshot_diff import Diff, diff_snapshots
-from data_catalog.snapshot_history import Published, history, resolve
+from data_catalog.storage.manifest import dataset_names
+from data_catalog.storage.row_comparison import Change
+from data_catalog.storage.snapshot_diff import Diff, diff_snapshots
+from data_catalog.storage.snapshot_history import Published, history, resolve
 from flows.commands.output import say
 from flows.pruning import Pruned
 from flows.pruning import prune as prune_snapshots

@@ -15,9 +15,9 @@ from typing import Any, TextIO
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from data_catalog.catalog import answer
+from data_catalog.database.catalog import answer
 from data_catalog.errors import ConfigError
-from data_catalog.shards import write_atomically
+from data_catalog.storage.shards import write_atomically
 from flows.commands.output import require_own_file, say
 from flows.ending import interrupted_by_sigterm
 from flows.tables import escaped_json, plain_table, spreadsheet_text

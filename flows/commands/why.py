@@ -6,11 +6,17 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from data_catalog.database.story import Story, find_stories
 from data_catalog.errors import ConfigError
-from data_catalog.manifest import Snapshot, committed_snapshots, current_snapshots, datasets_folder, require_snapshot
 from data_catalog.near_misses import example_id, near_misses
 from data_catalog.sources.urls import is_web_url
-from data_catalog.story import Story, find_stories
+from data_catalog.storage.manifest import (
+    Snapshot,
+    committed_snapshots,
+    current_snapshots,
+    datasets_folder,
+    require_snapshot,
+)
 from data_catalog.tombstones import Tombstone, read_tombstones
 from flows.commands.output import say
 from flows.story_text import story_lines, story_values

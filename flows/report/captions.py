@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from itertools import chain, zip_longest
 from typing import Any
 
-from data_catalog.origins import HAS_ORIGINAL
+from data_catalog.sources.origins import HAS_ORIGINAL
 from flows.report.meanings import meaning_of
 from flows.report.questions import Questions
 

@@ -6,10 +6,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from data_catalog.ablations import AblationTable, ablations_of
-from data_catalog.images.diagnosis import Diagnosis
-from data_catalog.manifest import MARKED, SPLITS, Snapshot
-from data_catalog.origins import ORIGINS
+from data_catalog.fetch.diagnosis import Diagnosis
 from data_catalog.schema import NATIVE
+from data_catalog.sources.origins import ORIGINS
+from data_catalog.storage.manifest import MARKED, SPLITS, Snapshot
 from flows.report import captions, images, provenance
 from flows.report.questions import Questions
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from itertools import accumulate
 from typing import Any
 
-from data_catalog.images.diagnosis import Diagnosis, diagnose
+from data_catalog.fetch.diagnosis import Diagnosis, diagnose
 from flows.report.questions import Questions
 from flows.report.thumbnails import Thumbnail, miniature, thumbnail
 

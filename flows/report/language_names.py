@@ -1,6 +1,6 @@
 """English names of languages, for people who do not know the codes by heart."""
 
-from flows.language_packs import available_language_packs, load_language_pack
+from flows.recipe.language_packs import available_language_packs, load_language_pack
 
 # The languages that language finders know and that may have no pack here.
 _NAMES = {

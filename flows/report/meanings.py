@@ -1,10 +1,10 @@
 """What each reason for which a row is dropped means, whichever step it belongs to."""
 
 from cleaning.reasons import REASONS
-from data_catalog.images.reasons import FETCH_REASONS, NORMALISE_REASONS
+from data_catalog.fetch.reasons import FETCH_REASONS, NORMALISE_REASONS
 from data_catalog.sources.rows import MALFORMED_REASONS
-from flows.step_outputs import FETCH, INGEST, NORMALISE, TRANSLATE
-from flows.translate_reasons import TRANSLATE_REASONS
+from flows.build.step_outputs import FETCH, INGEST, NORMALISE, TRANSLATE
+from flows.build.translate_reasons import TRANSLATE_REASONS
 
 STEP_MEANINGS = {
     "ingest": "reading the upstream files",

@@ -7,18 +7,18 @@ from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from data_catalog.manifest import Snapshot, datasets_folder
-from data_catalog.origins import ORIGINS
-from data_catalog.recorded_files import recorded
 from data_catalog.schema import NATIVE
-from data_catalog.shards import write_bytes
+from data_catalog.sources.origins import ORIGINS
+from data_catalog.storage.manifest import Snapshot, datasets_folder
+from data_catalog.storage.recorded_files import recorded
+from data_catalog.storage.shards import write_bytes
+from flows.build.run_log import read_runs
 from flows.report import distributions, funnel_charts, texts
 from flows.report.captions import listed
 from flows.report.contents import Contents, gather
 from flows.report.language_names import language_name
 from flows.report.meanings import STEP_MEANINGS, meaning_of
 from flows.report_options import DEFAULT_EXAMPLES
-from flows.run_log import read_runs
 
 if TYPE_CHECKING:
     from jinja2 import Environment

@@ -5,7 +5,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from data_catalog.manifest import Snapshot
+from data_catalog.storage.manifest import Snapshot
 
 Rows = list[dict[str, Any]]
 

@@ -10,8 +10,8 @@ from typing import Any, Self
 import pyarrow as pa
 
 from data_catalog.errors import ConfigError
-from data_catalog.manifest import Snapshot
 from data_catalog.schema import CAPTIONS, OUTCOMES, PAIRS
+from data_catalog.storage.manifest import Snapshot
 
 # Rows of any question are few: what is counted or drawn is done while files are read.
 _MEMORY = "2GB"

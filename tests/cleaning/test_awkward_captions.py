@@ -12,7 +12,7 @@ from cleaning.duplicates import duplicate_captions
 from cleaning.reasons import REASONS
 from cleaning.rules import check_rules, translation_measure
 from data_catalog.stages import Drop
-from flows.language_packs import load_language_pack
+from flows.recipe.language_packs import load_language_pack
 
 ITALIAN = load_language_pack("it")
 WITH_LETTERS = frozenset(

@@ -12,12 +12,12 @@ import pytest
 from cleaning.selection_config import LeaksConfig, RepeatsConfig
 from data_catalog.images.workers import ImageWorkers
 from data_catalog.schema import CAPTIONS, PENDING
-from data_catalog.shards import save_parquet, sha256_of
-from data_catalog.work import WorkStore
-from flows import test_set_steps
-from flows.screen_steps import find_repeats, screen
-from flows.source_settings import read_test_sets
-from flows.step_outputs import Shard
+from data_catalog.storage.shards import save_parquet, sha256_of
+from data_catalog.storage.work import WorkStore
+from flows.build import test_sets as test_set_steps
+from flows.build.screen import find_repeats, screen
+from flows.build.step_outputs import Shard
+from flows.recipe.sources import read_test_sets
 
 FUNCTION_WORDS = ("a", "the", "un", "il", "في", "עַל", "पर", "है")
 EVERY = frozenset(

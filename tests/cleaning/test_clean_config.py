@@ -10,7 +10,7 @@ from cleaning.reasons import REASONS
 from cleaning.rules import check_rules, clean_rules, translation_measure
 from data_catalog.errors import ConfigError
 from data_catalog.language_pack import LanguagePack
-from flows.language_packs import load_language_pack
+from flows.recipe.language_packs import load_language_pack
 
 ITALIAN = load_language_pack("it")
 GERMAN_CAPTION = "eine schwarze Katze schläft auf dem Sofa"

@@ -12,7 +12,7 @@ from cleaning.config import CheckConfig, CleanConfig
 from cleaning.rules import Rule, check_rules, clean_rules, translation_measure
 from cleaning.text import clean_text
 from data_catalog.language_pack import LanguagePack
-from flows.language_packs import load_language_packs
+from flows.recipe.language_packs import load_language_packs
 
 pytestmark = pytest.mark.real_data
 

@@ -20,8 +20,8 @@ from cleaning.thumbnails import parse_hashes, parse_thumbnails, thumbnail_distan
 from data_catalog.errors import ConfigError
 from data_catalog.images.normalise import NormaliseConfig, NormalisedImage, normalise_image
 from data_catalog.images.views import image_views
-from data_catalog.sources.scenes.drawing import encode, paint, place
-from data_catalog.sources.scenes.scene import random_scene
+from data_catalog.sample.drawing import encode, paint, place
+from data_catalog.sample.scene import random_scene
 
 Hashes = NDArray[np.uint64]
 Picture = Image.Image

@@ -5,7 +5,7 @@ import pytest
 
 from cleaning.proper_nouns import proper_noun_share, tagged_proper_nouns, tagged_share
 from data_catalog.errors import ConfigError
-from flows.language_packs import load_language_packs
+from flows.recipe.language_packs import load_language_packs
 
 PACKS = load_language_packs()
 

@@ -10,7 +10,7 @@ from cleaning.translation_quality import (
     repeated_ngrams,
     translation_quality,
 )
-from flows.language_packs import load_language_pack
+from flows.recipe.language_packs import load_language_pack
 
 TEXT = st.text(max_size=60)
 

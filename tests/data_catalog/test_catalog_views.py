@@ -8,10 +8,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from data_catalog.catalog_views import literal, view_texts
-from data_catalog.column_docs import COLUMNS
-from data_catalog.manifest import Snapshot
+from data_catalog.database.column_docs import COLUMNS
+from data_catalog.database.views import literal, view_texts
 from data_catalog.schema import CAPTIONS
+from data_catalog.storage.manifest import Snapshot
 
 ROW = {
     "caption_id": "mscoco:1#1",

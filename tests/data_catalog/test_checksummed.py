@@ -5,15 +5,15 @@ from pathlib import Path
 
 import pytest
 
-from data_catalog.checksummed import (
+from data_catalog.errors import ConfigError
+from data_catalog.storage.checksummed import (
     checksummed_line,
     content_problem,
     line_problem,
     read_checksummed,
     write_checksummed,
 )
-from data_catalog.errors import ConfigError
-from data_catalog.shards import write_json
+from data_catalog.storage.shards import write_json
 
 # A text that holds what looks like a checksum, at the wrong depth and as text.
 VALUE = {

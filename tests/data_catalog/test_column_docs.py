@@ -8,9 +8,9 @@ from pathlib import Path
 import duckdb
 import pytest
 
-from data_catalog.catalog import rebuild
-from data_catalog.catalog_views import view_texts
-from data_catalog.column_docs import COLUMNS, VIEWS
+from data_catalog.database.catalog import rebuild
+from data_catalog.database.column_docs import COLUMNS, VIEWS
+from data_catalog.database.views import view_texts
 
 
 @pytest.fixture

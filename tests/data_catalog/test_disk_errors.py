@@ -15,12 +15,12 @@ import pyarrow as pa
 import pytest
 
 from cleaning.minhash_candidates import BandFiles
-from data_catalog.disk_errors import disk_errors, raise_if_disk_fails
 from data_catalog.errors import ConfigError, PipelineError, ShardError
-from data_catalog.images.downloading import raw_rows
-from data_catalog.images.fetch import FetchConfig
-from data_catalog.shards import append_line, make_folder, save_parquet, write_atomically, write_named_atomically
-from data_catalog.work import StepKey, WorkStore
+from data_catalog.fetch.downloading import raw_rows
+from data_catalog.fetch.fetch import FetchConfig
+from data_catalog.storage.disk_errors import disk_errors, raise_if_disk_fails
+from data_catalog.storage.shards import append_line, make_folder, save_parquet, write_atomically, write_named_atomically
+from data_catalog.storage.work import StepKey, WorkStore
 from translation.engine import Translation
 from translation.memory import TranslationMemory
 

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from data_catalog import distinct
-from data_catalog.distinct import TextDigests
+from data_catalog.storage import distinct
+from data_catalog.storage.distinct import TextDigests
 
 TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=2) | st.sampled_from(["é", "e\u0301", "\0", ""])
 

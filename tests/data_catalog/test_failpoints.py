@@ -10,16 +10,16 @@ from pathlib import Path
 
 import pytest
 
-from data_catalog import failpoints
 from data_catalog.errors import ConfigError
-from data_catalog.failpoints import REGISTRY, VARIABLE, failpoint, parse
-from data_catalog.shards import read_json, write_json
+from data_catalog.storage import failpoints
+from data_catalog.storage.failpoints import REGISTRY, VARIABLE, failpoint, parse
+from data_catalog.storage.shards import read_json, write_json
 
 HOUSE = Path(__file__).resolve().parents[2]
 PASS_TWICE = """
 import os
 from pathlib import Path
-from data_catalog.failpoints import failpoint
+from data_catalog.storage.failpoints import failpoint
 for name in ("atomic.after_rename", "atomic.after_fsync", "atomic.after_rename"):
     failpoint(name)
     print("passed", name, flush=True)

@@ -8,10 +8,10 @@ import pyarrow.parquet as pq
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from data_catalog.ingest import Source, ingest, shard_names
 from data_catalog.schema import CAPTIONS
+from data_catalog.sources.ingest import Source, ingest, shard_names
 from data_catalog.sources.rows import MalformedRow, SourceRow, UnselectedRow, UpstreamRow
-from data_catalog.work import Commit, WorkStore
+from data_catalog.storage.work import Commit, WorkStore
 
 
 def source(rows: Sequence[SourceRow], folder: Path, *, name: str = "pairs", content_hash: str = "h") -> Source:

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from data_catalog.errors import ConfigError
-from data_catalog.lock import LOCK_FILE, holder_of, place_lock, writer_lock
+from data_catalog.storage.lock import LOCK_FILE, holder_of, place_lock, writer_lock
 
 # Takes the lock as `writer_lock` does, and signs once it is asked for (a line of its input), if ever.
 HOLDER = """

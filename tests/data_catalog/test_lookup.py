@@ -9,10 +9,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from data_catalog.lookup import KEY_BITS, lookup_key, shards_with, write_lookup
-from data_catalog.manifest import file_entry
+from data_catalog.database.lookup import KEY_BITS, lookup_key, shards_with, write_lookup
 from data_catalog.schema import CAPTIONS, OUTCOMES
-from data_catalog.shards import save_parquet
+from data_catalog.storage.manifest import file_entry
+from data_catalog.storage.shards import save_parquet
 
 SHA, URL = "ab" * 32, "http://Example.org:80/a b.jpg"
 CAPTION_ROWS = {

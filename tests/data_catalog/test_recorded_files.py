@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from data_catalog.recorded_files import is_recorded, record_path, record_problem, recorded, write_recorded
+from data_catalog.storage.recorded_files import is_recorded, record_path, record_problem, recorded, write_recorded
 
 
 @pytest.fixture

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from data_catalog.sources.scenes.drawing import RGB, Layout, encode, paint, place
-from data_catalog.sources.scenes.outlines import OUTLINES
-from data_catalog.sources.scenes.scene import BACKGROUNDS, COLOURS, SHAPES, SIZES, Group, Scene, random_scene
+from data_catalog.sample.drawing import RGB, Layout, encode, paint, place
+from data_catalog.sample.outlines import OUTLINES
+from data_catalog.sample.scene import BACKGROUNDS, COLOURS, SHAPES, SIZES, Group, Scene, random_scene
 
 
 def scenes(num: int, seed: int) -> list[tuple[Scene, Layout]]:

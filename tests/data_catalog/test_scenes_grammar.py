@@ -7,7 +7,7 @@ from random import Random
 import pytest
 
 from data_catalog.errors import ConfigError
-from data_catalog.sources.scenes.grammar import (
+from data_catalog.sample.grammar import (
     STYLES,
     Wording,
     caption,
@@ -16,7 +16,7 @@ from data_catalog.sources.scenes.grammar import (
     templates,
     write_pairs,
 )
-from data_catalog.sources.scenes.scene import (
+from data_catalog.sample.scene import (
     BACKGROUNDS,
     COLOURS,
     PAIR_RELATIONS,

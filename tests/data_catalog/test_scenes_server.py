@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from data_catalog.errors import ConfigError
-from data_catalog.sources.scenes.server import ServeConfig, serve
+from data_catalog.sample.server import ServeConfig, serve
 
 
 @pytest.fixture

@@ -17,15 +17,15 @@ import pytest
 from PIL import Image
 
 from data_catalog.errors import ConfigError
+from data_catalog.sample.faults import FAULTS
+from data_catalog.sample.grammar import parallel_pairs
+from data_catalog.sample.samples import plan
+from data_catalog.sample.server import serve
+from data_catalog.sample.upstream import GENERATOR_VERSION, ScenesConfig, draw_upstream
 from data_catalog.sources.conceptual_captions import ConceptualCaptionsConfig, check_cc3m, read_cc3m
 from data_catalog.sources.flickr import FlickrConfig, check_flickr, read_flickr
 from data_catalog.sources.mscoco import MscocoConfig, check_mscoco, read_mscoco
 from data_catalog.sources.rows import MalformedRow, SourceRow, UnselectedRow, UpstreamRow
-from data_catalog.sources.scenes.faults import FAULTS
-from data_catalog.sources.scenes.grammar import parallel_pairs
-from data_catalog.sources.scenes.samples import plan
-from data_catalog.sources.scenes.server import serve
-from data_catalog.sources.scenes.upstream import GENERATOR_VERSION, ScenesConfig, draw_upstream
 from data_catalog.sources.wit import WitConfig, check_wit, read_wit
 
 BASE_URL = "http://127.0.0.1:8765"
@@ -125,7 +125,7 @@ def test_a_second_draw_does_nothing_and_other_settings_replace(tmp_path: Path) -
 DRAW = """
 import sys
 from pathlib import Path
-from data_catalog.sources.scenes.upstream import ScenesConfig, draw_upstream
+from data_catalog.sample.upstream import ScenesConfig, draw_upstream
 draw_upstream(ScenesConfig(folder=Path(sys.argv[1]), base_url=sys.argv[2], num_images=3000))
 """
 

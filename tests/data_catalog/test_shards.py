@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from data_catalog.errors import ConfigError
-from data_catalog.shards import (
+from data_catalog.storage.shards import (
     digest,
     order_key,
     read_json,

@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from data_catalog.errors import ConfigError, ShardError
-from data_catalog.lock import writer_lock
-from data_catalog.work import StepKey, WorkStore
+from data_catalog.storage.lock import writer_lock
+from data_catalog.storage.work import StepKey, WorkStore
 
 
 def key(**changes: Any) -> StepKey:
@@ -95,7 +95,7 @@ def test_a_removal_that_is_killed_leaves_no_record_without_its_files(
     work.run(key(), produce)
     work.note_used("snapshot")
     with monkeypatch.context() as patch:
-        patch.setattr("data_catalog.work.shutil.rmtree", die)
+        patch.setattr("data_catalog.storage.work.shutil.rmtree", die)
         with pytest.raises(KeyboardInterrupt):
             work.remove_used("snapshot")
     again = WorkStore(tmp_path)

@@ -13,10 +13,10 @@ from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.sync.client import connect
 from websockets.typing import Subprotocol
 
-from flows.build import BuildReport, build_dataset
-from flows.execution import LocalExecutor
-from flows.prefect_env import Api
-from flows.recipe import Recipe, load_recipe
+from flows.build.build import BuildReport, build_dataset
+from flows.build.execution import LocalExecutor
+from flows.orchestration.prefect_env import Api
+from flows.recipe.recipe import Recipe, load_recipe
 
 NUM_IMAGES = 80
 

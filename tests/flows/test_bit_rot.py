@@ -10,20 +10,20 @@ from pathlib import Path
 
 import pytest
 
-from data_catalog.catalog import query, rebuild
-from data_catalog.checksummed import write_checksummed
+from data_catalog.database.catalog import query, rebuild
 from data_catalog.errors import ConfigError
-from data_catalog.findings import Finding
-from data_catalog.lock import writer_lock
-from data_catalog.manifest import commit_snapshot, current_snapshot, find_snapshot, point_to, require_snapshot
-from data_catalog.recorded_files import record_folder, recorded
-from data_catalog.shards import write_json
-from data_catalog.verification import checks, verify
-from flows.build import BuildReport, build_dataset
+from data_catalog.storage.checksummed import write_checksummed
+from data_catalog.storage.findings import Finding
+from data_catalog.storage.lock import writer_lock
+from data_catalog.storage.manifest import commit_snapshot, current_snapshot, find_snapshot, point_to, require_snapshot
+from data_catalog.storage.recorded_files import record_folder, recorded
+from data_catalog.storage.shards import write_json
+from data_catalog.storage.verification import checks, verify
+from flows.build.build import BuildReport, build_dataset
+from flows.build.execution import LocalExecutor
+from flows.build.run_log import append_run
 from flows.cli import main
-from flows.execution import LocalExecutor
-from flows.recipe import Recipe
-from flows.run_log import append_run
+from flows.recipe.recipe import Recipe
 from translation.engine import Translation
 from translation.memory import TranslationMemory
 from translation.packages.package import open_package

@@ -10,13 +10,13 @@ import duckdb
 import pyarrow.parquet as pq
 import pytest
 
-from data_catalog.catalog import query, rebuild
+from data_catalog.database.catalog import query, rebuild
 from data_catalog.errors import ConfigError
-from data_catalog.manifest import current_snapshot
-from data_catalog.shards import read_json, sha256_of
-from flows.build import BuildReport, build_dataset
-from flows.execution import LocalExecutor
-from flows.recipe import Recipe
+from data_catalog.storage.manifest import current_snapshot
+from data_catalog.storage.shards import read_json, sha256_of
+from flows.build.build import BuildReport, build_dataset
+from flows.build.execution import LocalExecutor
+from flows.recipe.recipe import Recipe
 
 Built = tuple[Path, BuildReport]
 EnglishRecipe = Callable[..., Recipe]

@@ -10,11 +10,11 @@ import pytest
 from cleaning.config import CheckConfig
 from cleaning.rules import apply_rules, check_rules
 from data_catalog.schema import CAPTIONS, NATIVE, PENDING, REJECTED
-from data_catalog.shards import save_parquet, sha256_of
-from data_catalog.work import WorkStore
-from flows.caption_steps import check
-from flows.language_packs import load_language_pack
-from flows.step_outputs import Shard
+from data_catalog.storage.shards import save_parquet, sha256_of
+from data_catalog.storage.work import WorkStore
+from flows.build.captions import check
+from flows.build.step_outputs import Shard
+from flows.recipe.language_packs import load_language_pack
 
 ENGINE = "argos:en-it:0123456789ab"
 MEASURED = (

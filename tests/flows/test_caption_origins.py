@@ -12,12 +12,12 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from data_catalog.catalog import query
+from data_catalog.database.catalog import query
 from data_catalog.errors import ConfigError
 from data_catalog.exports.counts import count_pairs
-from data_catalog.manifest import require_snapshot
+from data_catalog.storage.manifest import require_snapshot
 from flows.cli import main
-from flows.recipe import load_recipe
+from flows.recipe.recipe import load_recipe
 from training.exports.card_data import seen_data
 from training.exports.card_limits import data_section
 from training.galleries import pairs_gallery

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from flows.build import BuildReport
+from flows.build.build import BuildReport
 from flows.cli import main
 
 Built = tuple[Path, BuildReport]

@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 
 from data_catalog.errors import ConfigError
-from flows.inputs import open_inputs
-from flows.recipe import load_recipe
+from flows.build.inputs import open_inputs
+from flows.recipe.recipe import load_recipe
 
 WIT_COLUMNS = (
     "language page_url image_url page_title section_title hierarchical_section_title caption_reference_description"

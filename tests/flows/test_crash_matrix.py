@@ -19,14 +19,14 @@ from typing import Any
 
 import pytest
 
-from data_catalog.manifest import require_snapshot
-from flows.build import build_dataset
-from flows.execution import LocalExecutor
-from flows.parameters import settings_of
-from flows.prefect_env import Api, read_env_block
-from flows.recipe import load_recipe
+from data_catalog.storage.manifest import require_snapshot
+from flows.build.build import build_dataset
+from flows.build.execution import LocalExecutor
+from flows.orchestration.prefect_env import Api, read_env_block
+from flows.orchestration.zombie_runs import HEARTBEAT_S, SILENCE_S
+from flows.recipe.parameters import settings_of
+from flows.recipe.recipe import load_recipe
 from flows.tables import plain_table
-from flows.zombie_runs import HEARTBEAT_S, SILENCE_S
 
 Commits = dict[str, tuple[int, int]]
 

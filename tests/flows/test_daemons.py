@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from data_catalog.errors import PipelineError
-from flows import daemons
-from flows.daemons import Daemon
+from flows.orchestration import daemons
+from flows.orchestration.daemons import Daemon
 
 SLEEP = [sys.executable, "-c", "import os, time; print('hello', os.environ['WHO'], flush=True); time.sleep(60)"]
 

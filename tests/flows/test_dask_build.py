@@ -19,13 +19,13 @@ import pytest
 from PIL import Image
 
 from data_catalog.errors import ConfigError
-from data_catalog.shards import read_json, sha256_of, write_json
-from flows.build import build_dataset
+from data_catalog.storage.shards import read_json, sha256_of, write_json
+from flows.build.build import build_dataset
+from flows.build.execution import LocalExecutor
 from flows.cli import main
-from flows.dask_executor import DaskExecutor
-from flows.execution import LocalExecutor
-from flows.recipe import load_recipe
-from flows.same_house import House, enter, versions
+from flows.orchestration.dask_executor import DaskExecutor
+from flows.orchestration.same_house import House, enter, versions
+from flows.recipe.recipe import load_recipe
 
 # In the environment of everything that is started here: what is left of it can be found.
 MARK = "VERNACLIP_TEST_OF_DASK"
@@ -57,7 +57,7 @@ import json, os, sys
 from pathlib import Path
 import steps
 from data_catalog.errors import PipelineError
-from flows.execution import Lane
+from flows.build.execution import Lane
 
 def error_of(future):
     try:
@@ -89,7 +89,7 @@ def deadly(executor):
 
 def main(name):
     from prefect import flow
-    from flows.dask_executor import DaskExecutor
+    from flows.orchestration.dask_executor import DaskExecutor
 
     @flow(name="toy")
     def toy():
@@ -167,7 +167,7 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Project]:
 SERVER = """
 import sys
 from pathlib import Path
-from flows import temporary_server
+from flows.orchestration import temporary_server
 api = temporary_server.start(Path.cwd())
 print(api.url, api.auth_string, flush=True)
 sys.stdin.read()

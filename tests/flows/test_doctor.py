@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from flows.doctor import diagnose, port_is_busy, require_sound_environment
-from flows.prefect_env import Api, write_env_block
+from flows.orchestration.prefect_env import Api, write_env_block
 
 
 @pytest.fixture

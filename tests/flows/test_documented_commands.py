@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
-from data_catalog.catalog import query, rebuild
+from data_catalog.database.catalog import query, rebuild
 from flows.cli import parser
-from flows.recipe import SECTIONS, load_recipe
-from flows.settings import plain
+from flows.recipe.recipe import SECTIONS, load_recipe
+from flows.recipe.settings import plain
 
 HOME = Path(__file__).parents[2]
 PAGES = [HOME / "README.md", *sorted((HOME / "docs").glob("*.md"))]

@@ -8,10 +8,10 @@ import pytest
 from cleaning.selection_config import DuplicatesConfig, LeaksConfig
 from data_catalog.publish import SplitConfig
 from data_catalog.schema import CAPTIONS, IMAGES
-from data_catalog.shards import save_parquet, sha256_of
-from data_catalog.work import WorkStore
-from flows.duplicate_steps import find_duplicates
-from flows.step_outputs import Shard
+from data_catalog.storage.shards import save_parquet, sha256_of
+from data_catalog.storage.work import WorkStore
+from flows.build.duplicates import find_duplicates
+from flows.build.step_outputs import Shard
 
 
 def empty_shard(schema: pa.Schema, path: Path) -> Shard:

@@ -8,18 +8,18 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from data_catalog.images.fetch import FetchConfig
+from data_catalog.fetch.fetch import FetchConfig
 from data_catalog.images.tables import write_rows
-from data_catalog.manifest import Snapshot
 from data_catalog.schema import CAPTIONS, PENDING, RAW_IMAGES
-from data_catalog.work import WorkStore
-from flows import image_steps
-from flows.build import build_dataset
-from flows.earlier_images import EarlierImages, earlier_images
-from flows.execution import LocalExecutor
-from flows.recipe import Recipe
-from flows.step_outputs import FETCH, Shard, step_key
-from flows.what_settings import section_settings
+from data_catalog.storage.manifest import Snapshot
+from data_catalog.storage.work import WorkStore
+from flows.build import images as image_steps
+from flows.build.build import build_dataset
+from flows.build.earlier_images import EarlierImages, earlier_images
+from flows.build.execution import LocalExecutor
+from flows.build.step_outputs import FETCH, Shard, step_key
+from flows.recipe.recipe import Recipe
+from flows.recipe.what_settings import section_settings
 
 EnglishRecipe = Callable[..., Recipe]
 

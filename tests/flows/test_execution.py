@@ -7,7 +7,7 @@ from collections.abc import Callable
 import pytest
 
 from data_catalog.errors import ConfigError, ShardError, TransientError
-from flows.execution import Lane, LocalExecutor
+from flows.build.execution import Lane, LocalExecutor
 
 
 def failing(times: int, error: Exception) -> Callable[[], int]:

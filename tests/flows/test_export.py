@@ -9,14 +9,14 @@ from pathlib import Path
 
 import pytest
 
-from data_catalog.catalog import rebuild
+from data_catalog.database.catalog import rebuild
 from data_catalog.errors import ConfigError
-from data_catalog.manifest import Snapshot, require_snapshot
-from flows.build import BuildReport
+from data_catalog.storage.manifest import Snapshot, require_snapshot
+from flows.build.build import BuildReport
+from flows.build.documents import write_documents
 from flows.cli import main
-from flows.documents import write_documents
-from flows.recipe import load_recipe
-from flows.what_settings import what_settings
+from flows.recipe.recipe import load_recipe
+from flows.recipe.what_settings import what_settings
 
 Built = tuple[Path, BuildReport]
 

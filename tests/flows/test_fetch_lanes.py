@@ -5,13 +5,13 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
-from data_catalog.images.fetch import FetchConfig
-from data_catalog.images.hosts import HostLimits
+from data_catalog.fetch.fetch import FetchConfig
+from data_catalog.fetch.hosts import HostLimits
 from data_catalog.schema import CAPTIONS, PENDING, REJECTED
-from data_catalog.shards import save_parquet, sha256_of
-from flows.execution import Lane
-from flows.image_steps import fetch_lane
-from flows.step_outputs import Shard
+from data_catalog.storage.shards import save_parquet, sha256_of
+from flows.build.execution import Lane
+from flows.build.images import fetch_lane
+from flows.build.step_outputs import Shard
 
 
 def shard(path: Path, urls: list[str | None], *, rejected: int = 0) -> Shard:

@@ -19,15 +19,15 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from data_catalog.catalog import broken_laws, query, rebuild
-from data_catalog.manifest import current_snapshot_name, require_snapshot, snapshot_names
-from data_catalog.shards import sha256_of
+from data_catalog.database.catalog import broken_laws, query, rebuild
+from data_catalog.storage.manifest import current_snapshot_name, require_snapshot, snapshot_names
+from data_catalog.storage.shards import sha256_of
 from data_catalog.tombstones import new_tombstone, read_tombstones
-from flows.build import BuildReport, build_dataset
+from flows.build.build import BuildReport, build_dataset
+from flows.build.execution import LocalExecutor
 from flows.cli import main
-from flows.execution import LocalExecutor
 from flows.forgetting import forget
-from flows.recipe import load_recipe
+from flows.recipe.recipe import load_recipe
 
 CAPTIONS = ["Un gatto nero dorme sopra una sedia di legno", "Due cani giocano con una palla rossa sulla spiaggia"]
 KEPT, FORGOTTEN = "127.0.0.1", "localhost"

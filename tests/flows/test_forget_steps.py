@@ -9,13 +9,13 @@ import pytest
 
 from data_catalog.images.tables import write_rows
 from data_catalog.schema import CAPTIONS, IMAGES, PENDING
-from data_catalog.shards import digest, save_parquet, sha256_of
+from data_catalog.storage.shards import digest, save_parquet, sha256_of
+from data_catalog.storage.work import WorkStore
 from data_catalog.take_down.rows import STAYING
 from data_catalog.tombstones import FORGET, Tombstones, new_tombstone
-from data_catalog.work import WorkStore
-from flows.forget_steps import forget_captions, forget_images
-from flows.image_steps import NO_BYTES_FILE
-from flows.step_outputs import FORGET_IMAGES, FORGET_VERSIONS, VERSIONS, Shard
+from flows.build.forget_steps import forget_captions, forget_images
+from flows.build.images import NO_BYTES_FILE
+from flows.build.step_outputs import FORGET_IMAGES, FORGET_VERSIONS, VERSIONS, Shard
 
 # (version, digest of the rows): a change of the digest alone means that the version must be raised.
 GOLDENS = {FORGET: (2, "d027e2ec604de5e7"), FORGET_IMAGES: (2, "7ed02a238f0b49b8")}

@@ -7,15 +7,15 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from data_catalog.catalog import query
+from data_catalog.database.catalog import query
 from data_catalog.errors import ConfigError
-from data_catalog.lock import writer_lock
-from data_catalog.manifest import require_snapshot
-from flows.build import BuildReport, build_dataset
-from flows.execution import LocalExecutor
+from data_catalog.storage.lock import writer_lock
+from data_catalog.storage.manifest import require_snapshot
+from flows.build.build import BuildReport, build_dataset
+from flows.build.execution import LocalExecutor
 from flows.guarded import require_guarded
-from flows.recipe import Recipe, load_recipe
-from flows.what_settings import what_settings
+from flows.recipe.recipe import Recipe, load_recipe
+from flows.recipe.what_settings import what_settings
 
 ITALIAN, ENGLISH = "Tre barche a vela al tramonto", "Three sailing boats at sunset"
 Load = Callable[..., Recipe]

@@ -7,8 +7,8 @@ from cleaning.language import detectable_languages
 from cleaning.near_captions import cluster_captions
 from data_catalog.errors import ConfigError
 from data_catalog.language_pack import LanguagePack
-from flows.inputs import all_function_words
-from flows.language_packs import available_language_packs, load_language_pack, load_language_packs
+from flows.build.inputs import all_function_words
+from flows.recipe.language_packs import available_language_packs, load_language_pack, load_language_packs
 
 
 def test_the_packs_that_ship() -> None:

@@ -8,14 +8,14 @@ import numpy as np
 import pytest
 from PIL import Image, ImageFilter, ImageOps
 
-from data_catalog.catalog import query
+from data_catalog.database.catalog import query
 from data_catalog.errors import ConfigError
-from data_catalog.manifest import current_snapshot
-from flows.build import BuildReport, build_dataset
-from flows.execution import LocalExecutor
+from data_catalog.storage.manifest import current_snapshot
+from flows.build.build import BuildReport, build_dataset
+from flows.build.execution import LocalExecutor
 from flows.guarded import require_guarded
 from flows.models import train_model
-from flows.recipe import load_recipe
+from flows.recipe.recipe import load_recipe
 
 Row = tuple[str, str]
 Build = Callable[..., BuildReport]

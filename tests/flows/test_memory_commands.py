@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from data_catalog.lock import writer_lock
+from data_catalog.storage.lock import writer_lock
 from flows.cli import main
 from translation.engine import Translation
 from translation.memory import TranslationMemory

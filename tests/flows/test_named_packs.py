@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 
 from data_catalog.errors import ConfigError
+from flows.build.inputs import open_inputs
 from flows.cli import main
-from flows.engines import open_engine, open_reverse_engine
-from flows.inputs import open_inputs
-from flows.recipe import Recipe, load_recipe
+from flows.recipe.engines import open_engine, open_reverse_engine
+from flows.recipe.recipe import Recipe, load_recipe
 
 RECIPE = """
 target_language = "it"

@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 
-from data_catalog.catalog import catalog_path, query
-from data_catalog.checksummed import write_checksummed
-from data_catalog.manifest import commit_snapshot, point_to, require_snapshot
-from data_catalog.shards import write_json
-from flows.build import BuildReport
+from data_catalog.database.catalog import catalog_path, query
+from data_catalog.storage.checksummed import write_checksummed
+from data_catalog.storage.manifest import commit_snapshot, point_to, require_snapshot
+from data_catalog.storage.shards import write_json
+from flows.build.build import BuildReport
 from flows.cli import main
 
 Built = tuple[Path, BuildReport]

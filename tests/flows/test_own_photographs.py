@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from PIL import Image, ImageDraw
 
-from data_catalog.manifest import dataset_names, require_snapshot, snapshot_names
+from data_catalog.storage.manifest import dataset_names, require_snapshot, snapshot_names
 from flows.cli import main
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
@@ -217,7 +217,7 @@ def test_the_flow_of_all_three_says_it_before_the_build_too(
     call: Call, recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from data_catalog.errors import ConfigError
-    from flows.in_process import run_flow
+    from flows.orchestration.in_process import run_flow
 
     monkeypatch.chdir(tmp_path)
     given: dict[str, Any] = {"root": tmp_path / "catalog", "project": tmp_path}

@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from data_catalog.errors import ConfigError
-from flows.parameters import Settings, argument_texts, overrides_of, section_model, settings_of
-from flows.recipe import load_recipe, override_values
+from flows.recipe.parameters import Settings, argument_texts, overrides_of, section_model, settings_of
+from flows.recipe.recipe import load_recipe, override_values
 
 
 def test_overrides_survive_the_way_through_the_form() -> None:

@@ -12,8 +12,8 @@ from typing import Any
 
 import pytest
 
-from flows.build import BuildReport
-from flows.prefect_env import Api, probe
+from flows.build.build import BuildReport
+from flows.orchestration.prefect_env import Api, probe
 
 MARK = "VERNACLIP_TEST_PROJECT"
 
@@ -64,11 +64,11 @@ def temporary(folder: Path, environment: dict[str, str], command: list[str]) -> 
 
     @contextmanager
     def halted(name: str) -> Iterator[Api]:
-        before = set(processes(folder, "flows.temporary_server"))
+        before = set(processes(folder, "flows.orchestration.temporary_server"))
         arguments = [*command[:3], name, *command[3:]]
         with subprocess.Popen(arguments, cwd=folder, env=environment, stderr=subprocess.PIPE) as process:
             try:
-                (pid,) = until(lambda: set(processes(folder, "flows.temporary_server")) - before)
+                (pid,) = until(lambda: set(processes(folder, "flows.orchestration.temporary_server")) - before)
                 process.send_signal(signal.SIGSTOP)
                 api = server_of(pid)
                 until(lambda: probe(api) != "silent")
@@ -76,7 +76,7 @@ def temporary(folder: Path, environment: dict[str, str], command: list[str]) -> 
             finally:
                 process.kill()
                 # However a command ends, its server ends with it.
-                until(lambda: set(processes(folder, "flows.temporary_server")) == before)
+                until(lambda: set(processes(folder, "flows.orchestration.temporary_server")) == before)
 
     return halted
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from sqlalchemy.engine import make_url
 
-from flows.prefect_env import (
+from flows.orchestration.prefect_env import (
     Api,
     prefect_environment,
     probe,

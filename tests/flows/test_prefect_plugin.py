@@ -16,7 +16,7 @@ from data_catalog.errors import ConfigError
 
 @pytest.fixture(scope="module")
 def plugin() -> ModuleType:
-    return importlib.import_module("flows.prefect_plugin")
+    return importlib.import_module("flows.orchestration.prefect_plugin")
 
 
 @pytest.mark.parametrize(("flows", "expected"), [(["build-dataset"], "build-dataset/twin"), ([], "twin/twin")])
@@ -78,4 +78,4 @@ def test_a_prefect_that_has_moved_its_client_goes_on_with_full_names(
 
 def test_prefect_finds_the_plugin() -> None:
     (point,) = [point for point in entry_points(group="prefect.plugins") if point.name == "vernaclip"]
-    assert point.value == "flows.prefect_plugin"
+    assert point.value == "flows.orchestration.prefect_plugin"

@@ -14,11 +14,11 @@ from pathlib import Path
 
 import pytest
 
-from data_catalog.catalog import query, rebuild
-from data_catalog.lock import holder_of
-from data_catalog.manifest import Snapshot, committed_snapshots
-from data_catalog.verification import verify
-from flows.build import BuildReport
+from data_catalog.database.catalog import query, rebuild
+from data_catalog.storage.lock import holder_of
+from data_catalog.storage.manifest import Snapshot, committed_snapshots
+from data_catalog.storage.verification import verify
+from flows.build.build import BuildReport
 from flows.cli import main
 
 NUM_READERS = 8
@@ -31,7 +31,7 @@ from pathlib import Path
 import duckdb
 import pyarrow.parquet as pq
 
-from data_catalog.manifest import current_snapshot
+from data_catalog.storage.manifest import current_snapshot
 
 root, stop = Path(sys.argv[1]), Path(sys.argv[2])
 seen = set()

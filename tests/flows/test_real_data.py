@@ -10,13 +10,13 @@ import numpy as np
 import pytest
 from PIL import Image, ImageChops, ImageOps, ImageStat
 
-from data_catalog.catalog import query
+from data_catalog.database.catalog import query
 from data_catalog.errors import ConfigError
-from data_catalog.manifest import require_snapshot
-from data_catalog.sources.scenes.server import serve
-from flows.build import BuildReport, build_dataset
-from flows.execution import LocalExecutor
-from flows.recipe import load_recipe
+from data_catalog.sample.server import serve
+from data_catalog.storage.manifest import require_snapshot
+from flows.build.build import BuildReport, build_dataset
+from flows.build.execution import LocalExecutor
+from flows.recipe.recipe import load_recipe
 
 pytestmark = pytest.mark.real_data
 

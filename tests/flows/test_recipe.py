@@ -6,11 +6,11 @@ from pathlib import Path
 import pytest
 
 from data_catalog.errors import ConfigError
-from data_catalog.images.hosts import HostLimits
+from data_catalog.fetch.hosts import HostLimits
 from data_catalog.sources.registry import SOURCE_KINDS
 from data_catalog.test_sets.registry import TEST_SET_KINDS
-from flows.recipe import SECTIONS, load_recipe, recipe_names, recipe_summary
-from flows.what_settings import HOW_SETTINGS, what_settings
+from flows.recipe.recipe import SECTIONS, load_recipe, recipe_names, recipe_summary
+from flows.recipe.what_settings import HOW_SETTINGS, what_settings
 
 MINIMAL = """
 target_language = "en"

@@ -14,19 +14,19 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from data_catalog.catalog import query, rebuild
-from data_catalog.manifest import MANIFEST_FORMAT, Snapshot, commit_snapshot, file_entry, require_snapshot
+from data_catalog.database.catalog import query, rebuild
 from data_catalog.schema import CAPTIONS, OUTCOMES, PAIRS
-from flows.build import BuildReport, build_dataset
+from data_catalog.storage.manifest import MANIFEST_FORMAT, Snapshot, commit_snapshot, file_entry, require_snapshot
+from flows.build.build import BuildReport, build_dataset
+from flows.build.execution import LocalExecutor
+from flows.build.run_log import read_runs
+from flows.build.step_clock import StepClock
 from flows.cli import main
-from flows.execution import LocalExecutor
-from flows.recipe import Recipe
+from flows.recipe.recipe import Recipe
 from flows.report.contents import gather
 from flows.report.page import refresh_report, report_path, write_report
 from flows.report.questions import Questions
 from flows.report.texts import caption, decimal, duration, linked, percent, plain, size, text
-from flows.run_log import read_runs
-from flows.step_clock import StepClock
 
 VOID = {"meta", "img", "br", "link", "input", "hr", "path", "use", "rect"}
 CELLS = {"td", "th", "dt", "dd", "li", "p"}

@@ -8,11 +8,11 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
-from data_catalog.catalog import query
+from data_catalog.database.catalog import query
 from data_catalog.errors import ConfigError
-from data_catalog.lock import LOCK_FILE, place_lock, writer_lock
-from data_catalog.manifest import require_snapshot
-from flows.build import BuildReport
+from data_catalog.storage.lock import LOCK_FILE, place_lock, writer_lock
+from data_catalog.storage.manifest import require_snapshot
+from flows.build.build import BuildReport
 from flows.cli import main
 
 # Any name that a folder may have, but for four characters.
@@ -88,7 +88,7 @@ def test_a_link_to_such_a_path_is_refused_as_well(tmp_path: Path, capsys: Captur
 
 
 def test_flows_that_are_deployed_refuse_what_the_command_line_does(tmp_path: Path) -> None:
-    from flows.prefect_flows import FLOWS
+    from flows.orchestration.prefect_flows import FLOWS
 
     (tmp_path / "work").symlink_to(tmp_path)
     for flow in FLOWS.values():

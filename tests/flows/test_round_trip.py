@@ -9,11 +9,11 @@ import pytest
 import sacrebleu
 
 from data_catalog.schema import CAPTIONS, PENDING, REJECTED
-from data_catalog.shards import sha256_of
-from data_catalog.work import WorkStore
-from flows.recipe import load_recipe
-from flows.round_trip import round_trip
-from flows.step_outputs import Shard
+from data_catalog.storage.shards import sha256_of
+from data_catalog.storage.work import WorkStore
+from flows.build.round_trip import round_trip
+from flows.build.step_outputs import Shard
+from flows.recipe.recipe import load_recipe
 from translation.engine import Translation
 from translation.memory import TranslationMemory
 

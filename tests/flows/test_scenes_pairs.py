@@ -7,10 +7,10 @@ import pytest
 
 from cleaning.config import CheckConfig
 from cleaning.rules import apply_rules, check_rules, translation_measure
+from data_catalog.sample.grammar import parallel_pairs
 from data_catalog.schema import CAPTIONS, PENDING
-from data_catalog.sources.scenes.grammar import parallel_pairs
 from flows.cli import main
-from flows.language_packs import load_language_packs
+from flows.recipe.language_packs import load_language_packs
 
 
 def lines(path: Path) -> list[str]:

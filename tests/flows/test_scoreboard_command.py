@@ -13,12 +13,12 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from data_catalog.manifest import commit_snapshot, require_snapshot
-from data_catalog.shards import sha256_of
-from flows.build import BuildReport
+from data_catalog.storage.manifest import commit_snapshot, require_snapshot
+from data_catalog.storage.shards import sha256_of
+from flows.build.build import BuildReport
 from flows.cli import main
 from flows.models import pair_files, train_model
-from flows.recipe import Recipe
+from flows.recipe.recipe import Recipe
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
 

@@ -14,15 +14,14 @@ from data_catalog.images.views import VIEWS
 from data_catalog.images.workers import ImageWorkers
 from data_catalog.publish import SplitConfig
 from data_catalog.schema import CAPTIONS, IMAGES, NATIVE, PENDING
-from data_catalog.shards import digest, save_parquet, sha256_of
-from data_catalog.work import WorkStore
-from flows import test_set_steps
-from flows.duplicate_steps import MARKS_FILE, find_duplicates
-from flows.finish_steps import finish
-from flows.merge_steps import merge_captions
-from flows.screen_steps import find_repeats, screen
-from flows.source_settings import read_test_sets
-from flows.step_outputs import (
+from data_catalog.storage.shards import digest, save_parquet, sha256_of
+from data_catalog.storage.work import WorkStore
+from flows.build import test_sets as test_set_steps
+from flows.build.duplicates import MARKS_FILE, find_duplicates
+from flows.build.finish_steps import finish
+from flows.build.merge_steps import merge_captions
+from flows.build.screen import find_repeats, screen
+from flows.build.step_outputs import (
     DEDUPLICATE,
     FIND_DUPLICATES,
     FIND_REPEATS,
@@ -34,6 +33,7 @@ from flows.step_outputs import (
     Shard,
     step_key,
 )
+from flows.recipe.sources import read_test_sets
 
 # Sample, address of its image, caption.
 REPEATS = [

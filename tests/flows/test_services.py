@@ -24,7 +24,7 @@ from typing import Any
 
 import pytest
 
-from flows.prefect_env import Api, read_env_block
+from flows.orchestration.prefect_env import Api, read_env_block
 
 EVIL = "<img src=x onerror=alert(1)> [x](javascript:alert(1)) `a|b`"
 
@@ -220,7 +220,7 @@ def test_a_wrong_recipe_is_refused_before_prefect_is_loaded(tmp_path: Path) -> N
         import sys
         from pathlib import Path
         from data_catalog.errors import ConfigError
-        from flows.in_process import run_flow
+        from flows.orchestration.in_process import run_flow
         try:
             run_flow("build-dataset", "scenes", root=Path("c"), overrides=["build.workers=-1"], project=Path.cwd())
         except ConfigError as error:
@@ -263,8 +263,8 @@ def test_a_dead_server_is_no_reason_to_fail_and_the_lasting_one_hears_nothing_of
         """
         import logging
         from pathlib import Path
-        from flows.prefect_env import prepare_process
-        from flows.temporary_server import use_answering_api
+        from flows.orchestration.prefect_env import prepare_process
+        from flows.orchestration.temporary_server import use_answering_api
         logging.basicConfig(format="%(message)s")
         prepare_process()
         assert use_answering_api(Path.cwd()) is None

@@ -14,11 +14,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from data_catalog.catalog import query, rebuild
-from data_catalog.checksummed import write_checksummed
+from data_catalog.database.catalog import query, rebuild
 from data_catalog.errors import ConfigError
-from data_catalog.lock import writer_lock
-from data_catalog.manifest import (
+from data_catalog.storage.checksummed import write_checksummed
+from data_catalog.storage.lock import writer_lock
+from data_catalog.storage.manifest import (
     Snapshot,
     commit_snapshot,
     file_entry,
@@ -27,16 +27,16 @@ from data_catalog.manifest import (
     require_snapshot,
     snapshot_names,
 )
-from data_catalog.pruning import remove_snapshot
-from data_catalog.recorded_files import record_folder
-from data_catalog.row_comparison import Change
-from data_catalog.snapshot_diff import diff_snapshots
-from data_catalog.snapshot_history import history, resolve
-from data_catalog.verification import verify
-from flows.build import BuildReport
+from data_catalog.storage.pruning import remove_snapshot
+from data_catalog.storage.recorded_files import record_folder
+from data_catalog.storage.row_comparison import Change
+from data_catalog.storage.snapshot_diff import diff_snapshots
+from data_catalog.storage.snapshot_history import history, resolve
+from data_catalog.storage.verification import verify
+from flows.build.build import BuildReport
+from flows.build.retry import open_retry, unfinished_retry
+from flows.build.run_log import append_run
 from flows.cli import main
-from flows.retry import open_retry, unfinished_retry
-from flows.run_log import append_run
 
 Row = dict[str, Any]
 

@@ -6,13 +6,14 @@ from pathlib import Path
 
 import pytest
 
-from data_catalog import ingest, sorting
+from data_catalog.database import sorting
 from data_catalog.errors import ConfigError
-from data_catalog.shards import sha256_of
-from flows.build import BuildReport, build_dataset
-from flows.execution import LocalExecutor
-from flows.recipe import Recipe, find_recipe, load_recipe
-from flows.what_settings import what_settings
+from data_catalog.sources import ingest
+from data_catalog.storage.shards import sha256_of
+from flows.build.build import BuildReport, build_dataset
+from flows.build.execution import LocalExecutor
+from flows.recipe.recipe import Recipe, find_recipe, load_recipe
+from flows.recipe.what_settings import what_settings
 
 AS_IT_COMES = 'duplicates.sources=["wit","mscoco","cc3m","flickr8k"]'
 

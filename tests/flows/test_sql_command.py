@@ -16,7 +16,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from data_catalog.catalog import query, rebuild
+from data_catalog.database.catalog import query, rebuild
 from flows.cli import main
 from flows.tables import spreadsheet_text
 

@@ -16,16 +16,16 @@ from typing import Any
 
 import pytest
 
-from data_catalog import landlock
-from data_catalog.catalog import rebuild
-from flows.build import BuildReport
+from data_catalog.database import landlock
+from data_catalog.database.catalog import rebuild
+from flows.build.build import BuildReport
 from flows.doctor import diagnose
 
 CHILD = """
 import contextlib, io, json, os, resource, sys
 from pathlib import Path
 import duckdb
-import data_catalog.catalog, data_catalog.landlock, flows.commands.sql
+import data_catalog.database.catalog, data_catalog.database.landlock, flows.commands.sql
 from flows.cli import main
 
 def contents(place):
@@ -48,9 +48,9 @@ def ask(statement):  # in a process of its own, which DuckDB may abort
 resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
 root, place, walls, statements = json.load(sys.stdin)
 if walls == "statements":
-    data_catalog.landlock.landlock_version = lambda: 0
+    data_catalog.database.landlock.landlock_version = lambda: 0
 if walls == "landlock":
-    data_catalog.catalog.refuse_all_but_one_question = lambda connection, sql: None
+    data_catalog.database.catalog.refuse_all_but_one_question = lambda connection, sql: None
 main(["sql", "FROM funnel", "--root", root, "--format", "csv", "--out", "warm.csv"])  # loads what all need
 Path("warm.csv").unlink()
 print(duckdb.__version__)

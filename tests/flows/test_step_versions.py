@@ -6,13 +6,13 @@ from pathlib import Path
 import pyarrow.parquet as pq
 
 from cleaning.config import CheckConfig, CleanConfig
-from data_catalog.ingest import Source, ingest, shard_names
-from data_catalog.shards import digest
+from data_catalog.sources.ingest import Source, ingest, shard_names
 from data_catalog.sources.rows import MalformedRow, SourceRow, UpstreamRow
-from data_catalog.work import Commit, WorkStore
-from flows.caption_steps import check, clean, join_translations
-from flows.language_packs import load_language_packs
-from flows.step_outputs import CHECK, CLEAN, INGEST, TRANSLATE, VERSIONS, Shard, shard_of_commit
+from data_catalog.storage.shards import digest
+from data_catalog.storage.work import Commit, WorkStore
+from flows.build.captions import check, clean, join_translations
+from flows.build.step_outputs import CHECK, CLEAN, INGEST, TRANSLATE, VERSIONS, Shard, shard_of_commit
+from flows.recipe.language_packs import load_language_packs
 from translation.engine import Translation
 from translation.memory import TranslationMemory
 

@@ -14,13 +14,13 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from data_catalog.catalog import query, rebuild
-from data_catalog.manifest import require_snapshot
+from data_catalog.database.catalog import query, rebuild
+from data_catalog.storage.manifest import require_snapshot
 from data_catalog.tombstones import read_tombstones
-from flows.build import BuildReport
+from flows.build.build import BuildReport
 from flows.cli import main
 from flows.models import train_model
-from flows.recipe import Recipe
+from flows.recipe.recipe import Recipe
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
 

@@ -14,8 +14,8 @@ from PIL import Image
 from data_catalog.errors import ConfigError
 from data_catalog.language_pack import LanguagePack
 from flows.cli import main
-from flows.language_packs import language_pack
-from flows.recipe import load_recipe
+from flows.recipe.language_packs import language_pack
+from flows.recipe.recipe import load_recipe
 from flows.text_languages import with_language
 from training.galleries import Gallery, LabelledImages, TextLanguage
 

@@ -8,8 +8,8 @@ import pytest
 
 from data_catalog.errors import ConfigError
 from flows.ablation import variants_of
-from flows.recipe import Recipe, load_recipe
-from flows.toggles import switches, toggle_of, toggles_of
+from flows.recipe.recipe import Recipe, load_recipe
+from flows.recipe.toggles import switches, toggle_of, toggles_of
 
 
 @pytest.fixture

@@ -14,12 +14,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from data_catalog.errors import ShardError, TransientError
+from data_catalog.sample.grammar import write_pairs
 from data_catalog.schema import CAPTIONS, PENDING, REJECTED
-from data_catalog.shards import save_parquet, sha256_of
-from data_catalog.sources.scenes.grammar import write_pairs
-from data_catalog.work import Commit, WorkStore
-from flows.caption_steps import join_translations, plan_translation, translate_chunks
-from flows.step_outputs import Shard
+from data_catalog.storage.shards import save_parquet, sha256_of
+from data_catalog.storage.work import Commit, WorkStore
+from flows.build.captions import join_translations, plan_translation, translate_chunks
+from flows.build.step_outputs import Shard
 from translation.config import TranslateConfig
 from translation.engine import Translation
 from translation.engines.argos import argos_translator
@@ -247,9 +247,9 @@ KILLED_AGAIN_AND_AGAIN = """
 import json, os, random, signal, sys, time
 from pathlib import Path
 import argostranslate.tokenizer, ctranslate2, pyarrow.dataset  # once, not in every child
-from data_catalog.work import WorkStore
-from flows.caption_steps import join_translations, plan_translation, translate_chunks
-from flows.step_outputs import Shard
+from data_catalog.storage.work import WorkStore
+from flows.build.captions import join_translations, plan_translation, translate_chunks
+from flows.build.step_outputs import Shard
 from translation.engines.argos import argos_translator
 from translation.config import TranslateConfig
 from translation.memory import TranslationMemory

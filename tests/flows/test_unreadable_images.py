@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from data_catalog.catalog import query
-from flows.build import build_dataset
-from flows.execution import LocalExecutor
-from flows.recipe import load_recipe
+from data_catalog.database.catalog import query
+from flows.build.build import build_dataset
+from flows.build.execution import LocalExecutor
+from flows.recipe.recipe import load_recipe
 
 RECIPE = """
 name = "folder"

@@ -10,15 +10,15 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from data_catalog.catalog import query
+from data_catalog.database.catalog import query
 from data_catalog.errors import ConfigError
-from flows.build import BuildReport, build_dataset
+from flows.build.build import BuildReport, build_dataset
+from flows.build.execution import LocalExecutor
 from flows.cli import main
 from flows.dry_run import dry_run
-from flows.execution import LocalExecutor
-from flows.parameters import overrides_of, settings_of
-from flows.ready import require_ready
-from flows.recipe import Recipe, load_recipe
+from flows.orchestration.ready import require_ready
+from flows.recipe.parameters import overrides_of, settings_of
+from flows.recipe.recipe import Recipe, load_recipe
 
 # File name, what upstream calls its split, caption.
 Row = tuple[str, str, str]

@@ -10,8 +10,8 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from data_catalog.catalog import query
-from data_catalog.manifest import require_snapshot
+from data_catalog.database.catalog import query
+from data_catalog.storage.manifest import require_snapshot
 from flows.cli import main
 
 

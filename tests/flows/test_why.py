@@ -8,14 +8,14 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 
-from data_catalog.catalog import query, rebuild
-from data_catalog.checksummed import write_checksummed
-from data_catalog.lookup import LOOKUP_KIND
-from data_catalog.manifest import MANIFEST_FILE, current_snapshot
+from data_catalog.database.catalog import query, rebuild
+from data_catalog.database.lookup import LOOKUP_KIND
 from data_catalog.schema import CAPTIONS, OUTCOMES
-from data_catalog.shards import read_json
+from data_catalog.storage.checksummed import write_checksummed
+from data_catalog.storage.manifest import MANIFEST_FILE, current_snapshot
+from data_catalog.storage.shards import read_json
 from data_catalog.tombstones import new_tombstone, read_tombstones, write_tombstones
-from flows.build import BuildReport
+from flows.build.build import BuildReport
 from flows.cli import main
 from flows.story_text import CAPTION_COLUMNS, HEAD_COLUMNS, IMAGE_COLUMNS
 

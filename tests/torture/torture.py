@@ -20,7 +20,7 @@ from faults import Outcome, Series, all_failpoints, failpoint_errors, failpoint_
 from full_disk import small_disks
 from trials import Trial
 
-from flows.recipe import find_recipe
+from flows.recipe.recipe import find_recipe
 from flows.tables import plain_table
 
 NUM_IMAGES = 44
@@ -34,9 +34,9 @@ SMALL = (
 )
 # Batch sizes of whatever goes through in batches; none may show in what comes out.
 SMALL_BATCHES = (
-    "data_catalog.ingest.ROWS_PER_STAGED_BATCH=7",
-    "data_catalog.sorting.ROWS_PER_BATCH=5",
-    "data_catalog.distinct.DIGESTS_PER_PART=3",
+    "data_catalog.sources.ingest.ROWS_PER_STAGED_BATCH=7",
+    "data_catalog.database.sorting.ROWS_PER_BATCH=5",
+    "data_catalog.storage.distinct.DIGESTS_PER_PART=3",
     "translation.memory.CAPTIONS_PER_QUERY=3",
     "cleaning.near_captions.CAPTIONS_PER_BATCH=5",
     "cleaning.near_captions.PAIRS_PER_BATCH=3",

@@ -10,9 +10,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from uuid import uuid4
 
-from data_catalog.catalog import query
-from data_catalog.failpoints import VARIABLE
-from data_catalog.shards import read_json, sha256_of
+from data_catalog.database.catalog import query
+from data_catalog.storage.failpoints import VARIABLE
+from data_catalog.storage.shards import read_json, sha256_of
 
 # All processes of a trial, grandchildren included, are known by this variable in their environment.
 TOKEN = "VERNACLIP_TORTURE_TRIAL"

@@ -18,7 +18,7 @@ import pytest
 from PIL import Image, ImageDraw
 
 from data_catalog.schema import NATIVE, PAIRS
-from data_catalog.shards import open_image_writer
+from data_catalog.storage.shards import open_image_writer
 from training.checkpoint import STATE_FILE
 from training.config import TrainConfig
 from training.data import PairFiles

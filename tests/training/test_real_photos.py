@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from flows.recipe import load_recipe
+from flows.recipe.recipe import load_recipe
 from training.config import EvaluateConfig, TrainConfig
 from training.data import PairFiles
 from training.evaluation import evaluate

@@ -10,7 +10,7 @@ import pytest
 import sacrebleu
 
 import flows
-from data_catalog.shards import sha256_of
+from data_catalog.storage.shards import sha256_of
 from flows.cli import main
 
 PACKAGE = Path(flows.__file__).parent / "packages" / "scenes-en_it.argosmodel"

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from cleaning.language import caption_language
 from data_catalog.errors import ConfigError
-from data_catalog.sources.scenes.grammar import write_pairs
+from data_catalog.sample.grammar import write_pairs
 from translation.train.pairs import DROP_REASONS, MAX_EXAMPLES, Pair, ParallelCaptions, read_pairs
 
 GOOD = "".join(f"a dog number {number}\tun cane numero {number}\n" for number in range(40)).encode()

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from data_catalog.errors import ConfigError
-from flows.recipe import load_recipe, recipe_names
+from flows.recipe.recipe import load_recipe, recipe_names
 from translation.config import ENGINES, TranslateConfig
 from translation.registry import reverse
 

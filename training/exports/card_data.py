@@ -7,8 +7,8 @@ from typing import Any
 
 from data_catalog.errors import ConfigError
 from data_catalog.exports.counts import PairCounts, count_pairs
-from data_catalog.manifest import SPLITS, Snapshot
-from data_catalog.shards import read_json
+from data_catalog.storage.manifest import SPLITS, Snapshot
+from data_catalog.storage.shards import read_json
 from training.effort import EFFORT_FILE, Attempt, read_attempts
 
 SCORE_FILES = "scores-*.json"

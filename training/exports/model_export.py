@@ -10,11 +10,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from data_catalog.checksummed import write_checksummed
 from data_catalog.errors import ConfigError
 from data_catalog.exports.place import RECORD_FILE, exporting_to, is_whole, place_of, record_of, replacing
 from data_catalog.progress import Progress
-from data_catalog.shards import digest, sha256_of, write_bytes
+from data_catalog.storage.checksummed import write_checksummed
+from data_catalog.storage.shards import digest, sha256_of, write_bytes
 from training.exports.card_data import CardData, SeenData, card_data
 from training.exports.card_head import Publication
 from training.exports.formats import MODEL_FORMATS, Target

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from data_catalog.errors import ConfigError, extra_to_install
-from data_catalog.shards import TEMPORARY_PREFIX
+from data_catalog.storage.shards import TEMPORARY_PREFIX
 from training.exports.probe import TEXTS, Probe, quiet_libraries, require_same_ids, require_same_scores
 from training.exports.processors import write_image_processor, write_tokenizer
 from training.exports.source import TrainedFolder

@@ -10,7 +10,7 @@ from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
-from data_catalog.shards import read_json, write_atomically, write_json
+from data_catalog.storage.shards import read_json, write_atomically, write_json
 from training.exports.probe import TEXTS, Probe, quiet_libraries, require_same_scores
 from training.exports.processors import prefix_setting
 from training.exports.source import TrainedFolder

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from data_catalog.shards import read_json, write_atomically, write_json
+from data_catalog.storage.shards import read_json, write_atomically, write_json
 from training.exports.source import TrainedFolder
 from training.model import PREPROCESSING
 from training.tokenizer import TOKENIZER_CONFIG_FILE, TOKENIZER_FILE

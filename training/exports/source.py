@@ -4,10 +4,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, get_args, get_type_hints
 
-from data_catalog.checksummed import read_checksummed
 from data_catalog.errors import ConfigError
-from data_catalog.recorded_files import FOLDER_RECORD
-from data_catalog.shards import sha256_of
+from data_catalog.storage.checksummed import read_checksummed
+from data_catalog.storage.recorded_files import FOLDER_RECORD
+from data_catalog.storage.shards import sha256_of
 from training.loop import TrainResult
 from training.model import OPEN_CLIP_CONFIG_FILE, WEIGHTS_FILE, LoadedModel, load_model
 from training.model_files import read_object, read_open_clip_config

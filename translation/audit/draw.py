@@ -11,12 +11,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from data_catalog.catalog import query
+from data_catalog.database.catalog import query
 from data_catalog.errors import ConfigError
-from data_catalog.manifest import require_snapshot
-from data_catalog.origins import HAS_ORIGINAL
 from data_catalog.schema import KEPT
-from data_catalog.shards import digest
+from data_catalog.sources.origins import HAS_ORIGINAL
+from data_catalog.storage.manifest import require_snapshot
+from data_catalog.storage.shards import digest
 
 # The columns of a caption row that tell something of its translation, by their names in the schema.
 QUALITY_COLUMNS = (

@@ -10,7 +10,7 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
-from data_catalog.shards import write_bytes
+from data_catalog.storage.shards import write_bytes
 
 AUDIT_FILE, FORM_FILE = "audit.csv", "audit.html"
 # What the rating form saves, one row a pair; `rating` is 1 to 4, or empty.

@@ -18,7 +18,7 @@ from pathlib import Path
 
 from data_catalog.errors import ConfigError, ShardError
 from data_catalog.language_pack import LanguagePack
-from data_catalog.shards import digest, sha256_of
+from data_catalog.storage.shards import digest, sha256_of
 from translation.config import TranslateConfig
 from translation.engine import Translation
 from translation.engines.apertium_pipeline import NO_MARKS, Pipeline, programs

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from data_catalog.errors import ConfigError
 from data_catalog.language_pack import LanguagePack
-from data_catalog.shards import digest
+from data_catalog.storage.shards import digest
 from translation.config import TranslateConfig
 from translation.engines.converted_tokenizers import JsonTokenizer, SentencePieceTokenizer, SpecialTokens
 from translation.engines.ctranslate2_model import CTranslate2Translator, Model, Tokenizer

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from data_catalog.errors import ConfigError
-from data_catalog.shards import digest
+from data_catalog.storage.shards import digest
 from translation.config import TranslateConfig, default_batch_tokens
 from translation.engine import Translation
 from translation.engines.cpus import num_cpus

@@ -15,7 +15,7 @@ from urllib.parse import urlsplit
 
 from data_catalog.errors import ConfigError, PipelineError, ShardError, TransientError, extra_to_install
 from data_catalog.language_pack import LanguagePack
-from data_catalog.shards import digest
+from data_catalog.storage.shards import digest
 from translation.config import TranslateConfig
 from translation.engine import Translation
 from translation.engines.pack_advice import in_pack_of

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from data_catalog.errors import ConfigError
-from data_catalog.shards import sha256_of
+from data_catalog.storage.shards import sha256_of
 
 # Tokenizer files by family of models: alternatives, the preferred one first.
 TOKENIZERS = {

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 
 from data_catalog.errors import ConfigError
-from data_catalog.shards import digest
+from data_catalog.storage.shards import digest
 from translation.engine import Translation, Translator
 
 

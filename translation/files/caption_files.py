@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import BinaryIO
 
 from data_catalog.errors import ConfigError
-from data_catalog.shards import write_atomically
 from data_catalog.sources.files import naming_damage, open_bytes
+from data_catalog.storage.shards import write_atomically
 from translation.engine import STREAM_WINDOW, Translator, translate_stream
 from translation.files import parquet_tables
 from translation.files.columns import Columns

@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from data_catalog.errors import ConfigError
-from data_catalog.shards import ROWS_PER_GROUP
+from data_catalog.storage.shards import ROWS_PER_GROUP
 from translation.files.columns import Columns, Values
 from translation.files.text_tables import Stream
 

@@ -10,8 +10,8 @@ from pathlib import Path
 from data_catalog.downloads.fetching import DownloadConfig, download
 from data_catalog.downloads.partial_file import PartialFile
 from data_catalog.errors import ConfigError, TransientError
-from data_catalog.lock import writer_lock
-from data_catalog.shards import digest, sweep_temporary
+from data_catalog.storage.lock import writer_lock
+from data_catalog.storage.shards import digest, sweep_temporary
 from translation.config import TranslateConfig
 from translation.packages import archive
 from translation.packages import package as packages

@@ -5,9 +5,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from data_catalog.checksummed import read_checksummed, write_checksummed
 from data_catalog.errors import ConfigError
-from data_catalog.shards import sha256_of
+from data_catalog.storage.checksummed import read_checksummed, write_checksummed
+from data_catalog.storage.shards import sha256_of
 
 logger = logging.getLogger(__name__)
 

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from data_catalog.errors import ConfigError
-from data_catalog.shards import digest, read_json, write_bytes, write_json
+from data_catalog.storage.shards import digest, read_json, write_bytes, write_json
 from translation.train.config import TrainPackageConfig
 from translation.train.pairs import Pair, ParallelCaptions
 from translation.train.state import REMEDY

@@ -7,9 +7,9 @@ from dataclasses import replace
 from pathlib import Path
 
 from data_catalog.errors import ConfigError
-from data_catalog.lock import writer_lock
-from data_catalog.shards import sha256_of, sweep_temporary, write_atomically, write_bytes
 from data_catalog.stages import Check
+from data_catalog.storage.lock import writer_lock
+from data_catalog.storage.shards import sha256_of, sweep_temporary, write_atomically, write_bytes
 from translation.packages.archive import pack
 from translation.train.card import TrainReport, language_name, write_card
 from translation.train.config import TrainPackageConfig

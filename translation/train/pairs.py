@@ -8,9 +8,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from data_catalog.errors import ConfigError
-from data_catalog.shards import order_key
 from data_catalog.sources.files import Line, check_text_file, excerpt, read_lines
 from data_catalog.stages import Check
+from data_catalog.storage.shards import order_key
 from translation.train.alignment import out_of_step
 from translation.train.languages import wrong_language
 

@@ -5,7 +5,7 @@ from dataclasses import asdict, dataclass
 from importlib.resources import files
 from pathlib import Path
 
-from data_catalog.shards import write_bytes
+from data_catalog.storage.shards import write_bytes
 from translation.train.card import TrainReport
 from translation.train.charts import loss_chart, score_chart
 from translation.train.config import TrainPackageConfig

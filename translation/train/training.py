@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from data_catalog.disk_errors import raise_if_disk_fails
-from data_catalog.shards import TEMPORARY_PREFIX, write_atomically
+from data_catalog.storage.disk_errors import raise_if_disk_fails
+from data_catalog.storage.shards import TEMPORARY_PREFIX, write_atomically
 from translation.config import TranslateConfig
 from translation.engines.argos import argos_translator
 from translation.packages.package import read_package

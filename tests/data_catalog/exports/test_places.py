@@ -6,12 +6,12 @@ from pathlib import Path
 
 import pytest
 
-from data_catalog.checksummed import write_checksummed
 from data_catalog.errors import ConfigError, PipelineError
 from data_catalog.exports.export import ExportConfig, export_snapshot
-from data_catalog.lock import place_lock
-from data_catalog.manifest import Snapshot
-from data_catalog.shards import sha256_of
+from data_catalog.storage.checksummed import write_checksummed
+from data_catalog.storage.lock import place_lock
+from data_catalog.storage.manifest import Snapshot
+from data_catalog.storage.shards import sha256_of
 
 URLS = ExportConfig(format="urls")
 NO_EXPORT = "is there and is no export of ours: name another place with --out"

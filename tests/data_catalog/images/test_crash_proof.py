@@ -25,11 +25,11 @@ import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 import pyarrow as pa
-from data_catalog.images.fetch import FetchConfig
-from data_catalog.images.hosts import HostLimits
+from data_catalog.fetch.fetch import FetchConfig
+from data_catalog.fetch.hosts import HostLimits
 from data_catalog.images.normalise import NormaliseConfig
 from data_catalog.images.workers import ImageWorkers
-from data_catalog.work import StepKey, WorkStore
+from data_catalog.storage.work import StepKey, WorkStore
 root, url, num_shards, num_rows = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3]), int(sys.argv[4])
 store = WorkStore(root / "work")
 store.sweep()

@@ -15,8 +15,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from data_catalog.errors import ShardError
-from data_catalog.images.fetch import FetchConfig
-from data_catalog.images.fetch_log import FETCH_LOG
+from data_catalog.fetch.fetch import FetchConfig
+from data_catalog.fetch.fetch_log import FETCH_LOG
 from data_catalog.images.workers import ImageWorkers
 
 MakeRequests = Callable[..., pa.Table]
@@ -176,7 +176,7 @@ import resource, sys
 from pathlib import Path
 import pyarrow.parquet as pq
 from data_catalog.errors import ShardError
-from data_catalog.images.fetch import FetchConfig
+from data_catalog.fetch.fetch import FetchConfig
 from data_catalog.images.workers import ImageWorkers
 folder = Path(sys.argv[1])
 resource.setrlimit(resource.RLIMIT_FSIZE, (300_000, 300_000))
@@ -201,7 +201,7 @@ SHARED = """
 import sys
 from pathlib import Path
 import pyarrow.parquet as pq
-from data_catalog.images.fetch import FetchConfig
+from data_catalog.fetch.fetch import FetchConfig
 from data_catalog.images.workers import ImageWorkers
 folder = Path(sys.argv[1])
 with ImageWorkers(folder / "hosts") as workers:

@@ -15,10 +15,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from data_catalog.images import addresses
-from data_catalog.images.fetch import FetchConfig
-from data_catalog.images.guard import GuardedOpener, Limits
-from data_catalog.images.urls import FetchError
+from data_catalog.fetch import addresses
+from data_catalog.fetch.fetch import FetchConfig
+from data_catalog.fetch.guard import GuardedOpener, Limits
+from data_catalog.fetch.urls import FetchError
 from data_catalog.images.workers import ImageWorkers
 
 # What stands before the port in a URL.

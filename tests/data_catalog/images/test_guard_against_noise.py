@@ -10,9 +10,9 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from data_catalog.images.guard import GuardedOpener, Limits
-from data_catalog.images.reasons import FETCH_REASONS
-from data_catalog.images.urls import FetchError
+from data_catalog.fetch.guard import GuardedOpener, Limits
+from data_catalog.fetch.reasons import FETCH_REASONS
+from data_catalog.fetch.urls import FetchError
 
 CAP = 1000
 LIMITS = Limits(timeout_s=5.0, deadline_s=5.0, max_bytes=CAP, max_redirects=2, user_agent="a/1", allow_loopback=True)

@@ -7,8 +7,8 @@ from urllib.request import Request
 
 import pytest
 
-from data_catalog.images.guard import GuardedOpener, Limits
-from data_catalog.images.urls import FetchError
+from data_catalog.fetch.guard import GuardedOpener, Limits
+from data_catalog.fetch.urls import FetchError
 
 LIMITS = Limits(
     timeout_s=1.0, deadline_s=2.0, max_bytes=1000, max_redirects=2, user_agent="probe/1", allow_loopback=True

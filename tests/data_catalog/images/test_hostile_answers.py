@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from data_catalog.images.fetch import FetchConfig
-from data_catalog.images.reasons import FETCH_REASONS, NORMALISE_REASONS
+from data_catalog.fetch.fetch import FetchConfig
+from data_catalog.fetch.reasons import FETCH_REASONS, NORMALISE_REASONS
 
 Outcome = tuple[str | None, str | None]
 Behaviour = Callable[[Any], None]

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from data_catalog.images.fetch import FetchConfig
-from data_catalog.images.reasons import NORMALISE_REASONS
+from data_catalog.fetch.fetch import FetchConfig
+from data_catalog.fetch.reasons import NORMALISE_REASONS
 
 GOOD = (None, None)
 MEMORY_MB = 600

@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 
-from data_catalog.images.fetch import FetchConfig
-from data_catalog.images.hosts import HostLimits
+from data_catalog.fetch.fetch import FetchConfig
+from data_catalog.fetch.hosts import HostLimits
 
 NUM_FILES = 40
 MEMORY_MB = 600

@@ -14,9 +14,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from data_catalog.errors import ConfigError
-from data_catalog.images.fetch import FetchConfig
-from data_catalog.images.hosts import KNOWN_HOSTS, HostClock, HostLimits, HostPace, check_host_names, group_of
-from data_catalog.images.ledger import HostLedger, Lease
+from data_catalog.fetch.fetch import FetchConfig
+from data_catalog.fetch.hosts import KNOWN_HOSTS, HostClock, HostLimits, HostPace, check_host_names, group_of
+from data_catalog.fetch.ledger import HostLedger, Lease
 
 LIMITS = {"example.org": HostPace(), "img.example.org": HostPace()}
 
@@ -133,7 +133,7 @@ def test_half_a_file_says_nothing_and_stops_nobody(tmp_path: Path) -> None:
 HOLD = """
 import sys, time
 from pathlib import Path
-from data_catalog.images.ledger import HostLedger
+from data_catalog.fetch.ledger import HostLedger
 ledger = HostLedger(Path(sys.argv[1]))
 print(*[ledger.try_start("a", concurrency=2, interval_s=0) for _ in range(2)], flush=True)
 time.sleep(600)
@@ -155,9 +155,9 @@ def test_what_a_killed_process_held_is_free_even_before_anybody_has_collected_it
 WORK = """
 import sys, urllib.request
 from pathlib import Path
-from data_catalog.images.hosts import HostClock, HostPace
-from data_catalog.images.ledger import HostLedger
-from data_catalog.images.row_queue import RowQueue
+from data_catalog.fetch.hosts import HostClock, HostPace
+from data_catalog.fetch.ledger import HostLedger
+from data_catalog.fetch.row_queue import RowQueue
 from concurrent.futures import ThreadPoolExecutor
 folder, url, rows = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3])
 limits = HostPace(concurrency=3, requests_per_s=float(sys.argv[4]))

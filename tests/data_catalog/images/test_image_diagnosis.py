@@ -3,8 +3,8 @@
 import pyarrow as pa
 import pytest
 
-from data_catalog.images.diagnosis import CAUSES, cause_of, diagnose
-from data_catalog.images.reasons import FETCH_REASONS, NORMALISE_REASONS
+from data_catalog.fetch.diagnosis import CAUSES, cause_of, diagnose
+from data_catalog.fetch.reasons import FETCH_REASONS, NORMALISE_REASONS
 
 Row = tuple[str, str | None, int]
 

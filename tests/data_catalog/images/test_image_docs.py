@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from data_catalog.images.reasons import FETCH_REASONS, NORMALISE_REASONS
+from data_catalog.fetch.reasons import FETCH_REASONS, NORMALISE_REASONS
 
 PAGE = (Path(__file__).parents[3] / "docs" / "images.md").read_text(encoding="utf-8")
 

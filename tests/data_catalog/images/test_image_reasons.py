@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 import data_catalog.images
-from data_catalog.images.reasons import (
+from data_catalog.fetch.reasons import (
     FETCH_REASONS,
     HTTP_MEANINGS,
     NORMALISE_REASONS,

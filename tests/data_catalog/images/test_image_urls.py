@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from data_catalog.images.urls import FetchError, parse_url, redirect_target
+from data_catalog.fetch.urls import FetchError, parse_url, redirect_target
 
 ACCEPTED = {
     "http://example.org": "http://example.org/",

@@ -22,8 +22,8 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from data_catalog.errors import ConfigError, ShardError
-from data_catalog.images.downloading import reconciled
-from data_catalog.images.fetch import FetchConfig
+from data_catalog.fetch.downloading import reconciled
+from data_catalog.fetch.fetch import FetchConfig
 from data_catalog.images.normalise import NormaliseConfig
 from data_catalog.images.workers import ImageWorkers, end_workers_here
 from data_catalog.schema import RAW_IMAGES

@@ -5,9 +5,9 @@ from pathlib import Path
 import pytest
 
 from data_catalog.errors import ConfigError
-from data_catalog.images.known import known_shards
-from data_catalog.manifest import Snapshot
+from data_catalog.fetch.known import known_shards
 from data_catalog.schema import OUTCOMES_VERSION
+from data_catalog.storage.manifest import Snapshot
 
 
 def snapshot(folder: Path, version: int) -> Snapshot:

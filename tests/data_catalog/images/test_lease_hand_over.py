@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from data_catalog.images.hosts import HostClock, HostPace
-from data_catalog.images.ledger import HostLedger, Lease
-from data_catalog.images.row_queue import RowQueue
+from data_catalog.fetch.hosts import HostClock, HostPace
+from data_catalog.fetch.ledger import HostLedger, Lease
+from data_catalog.fetch.row_queue import RowQueue
 
 
 @pytest.fixture

@@ -14,8 +14,8 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
+from data_catalog.fetch.reasons import NORMALISE_REASONS
 from data_catalog.images.normalise import NormaliseConfig
-from data_catalog.images.reasons import NORMALISE_REASONS
 from data_catalog.images.tables import write_rows
 from data_catalog.images.workers import ImageWorkers
 from data_catalog.schema import RAW_IMAGES

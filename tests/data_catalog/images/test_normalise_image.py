@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from data_catalog.errors import ConfigError
+from data_catalog.fetch.reasons import NORMALISE_REASONS
 from data_catalog.images.normalise import ImageRejectedError, NormaliseConfig, NormalisedImage, normalise_image
-from data_catalog.images.reasons import NORMALISE_REASONS
 
 CONFIG = NormaliseConfig(image_size=64, min_image_size=16)
 EXACT = NormaliseConfig(image_size=64, min_image_size=16, encode_format="png", encode_quality=1)

@@ -12,15 +12,15 @@ from urllib.request import Request
 import pytest
 
 from data_catalog.errors import ConfigError, PipelineError
-from data_catalog.images.closed_hosts import ClosedHosts
-from data_catalog.images.connection import Deadline
-from data_catalog.images.fetch import FetchConfig
-from data_catalog.images.guard import Hooks
-from data_catalog.images.hosts import HostClock, HostPace
-from data_catalog.images.ledger import HostLedger
-from data_catalog.images.row_opener import RowOpener
-from data_catalog.images.row_queue import StoppedError
-from data_catalog.images.urls import FetchError, parse_url
+from data_catalog.fetch.closed_hosts import ClosedHosts
+from data_catalog.fetch.connection import Deadline
+from data_catalog.fetch.fetch import FetchConfig
+from data_catalog.fetch.guard import Hooks
+from data_catalog.fetch.hosts import HostClock, HostPace
+from data_catalog.fetch.ledger import HostLedger
+from data_catalog.fetch.row_opener import RowOpener
+from data_catalog.fetch.row_queue import StoppedError
+from data_catalog.fetch.urls import FetchError, parse_url
 
 ORIGINAL = "https://upload.wikimedia.org/wikipedia/commons/a/ab/Cat.jpg"
 THUMBNAIL = "https://upload.wikimedia.org/wikipedia/commons/thumb/a/ab/Cat.jpg/500px-Cat.jpg"

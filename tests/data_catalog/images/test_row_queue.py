@@ -9,9 +9,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from data_catalog.images.hosts import HostClock, HostPace
-from data_catalog.images.ledger import HostLedger
-from data_catalog.images.row_queue import RowQueue, StoppedError
+from data_catalog.fetch.hosts import HostClock, HostPace
+from data_catalog.fetch.ledger import HostLedger
+from data_catalog.fetch.row_queue import RowQueue, StoppedError
 
 FAST = HostPace(concurrency=64, requests_per_s=0)
 

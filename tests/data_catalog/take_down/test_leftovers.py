@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from data_catalog.checksummed import write_checksummed
-from data_catalog.shards import write_json
+from data_catalog.storage.checksummed import write_checksummed
+from data_catalog.storage.shards import write_json
 from data_catalog.take_down.leftovers import clear_exports, clear_features, clear_indexes, clear_log, models_of
 from data_catalog.take_down.matching import Matcher
 from data_catalog.tombstones import Tombstones

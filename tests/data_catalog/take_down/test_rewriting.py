@@ -8,12 +8,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from data_catalog.catalog import broken_laws
+from data_catalog.database.catalog import broken_laws
 from data_catalog.errors import ConfigError
-from data_catalog.manifest import Snapshot
 from data_catalog.publish import SplitConfig, publish_shard
 from data_catalog.schema import CAPTIONS, IMAGES
-from data_catalog.shards import order_key, save_parquet
+from data_catalog.storage.manifest import Snapshot
+from data_catalog.storage.shards import order_key, save_parquet
 from data_catalog.take_down.rewriting import recounted_funnel, rewrite_files
 
 Row = dict[str, Any]

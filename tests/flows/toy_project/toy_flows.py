@@ -11,10 +11,10 @@ from prefect import flow
 from data_catalog.errors import ShardError, TransientError
 from data_catalog.images.normalise import NormaliseConfig
 from data_catalog.images.workers import ImageWorkers
+from flows.build.execution import Lane
 from flows.ending import ended_by_signals
-from flows.execution import Lane
-from flows.prefect_artifacts import FlowArtifacts
-from flows.prefect_executor import PrefectExecutor
+from flows.orchestration.prefect_artifacts import FlowArtifacts
+from flows.orchestration.prefect_executor import PrefectExecutor
 
 tries: dict[str, int] = {}
 running: set[int] = set()

@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 from data_catalog.errors import ConfigError, PipelineError
-from data_catalog.lock import place_lock
+from data_catalog.storage.lock import place_lock
 from training.exports.formats import MODEL_FORMATS
 from training.exports.hugging_face import why_no_hugging_face
 from training.exports.model_export import ModelExportConfig, export_model
@@ -267,7 +267,7 @@ def test_nothing_is_left_of_an_export_that_fails(compact: Path, tmp_path: Path) 
     ],
 )
 def test_a_damaged_model_is_refused_in_a_sentence(damage: str, message: str, compact: Path, tmp_path: Path) -> None:
-    from data_catalog.recorded_files import record_folder
+    from data_catalog.storage.recorded_files import record_folder
     from training.run import MODEL_FILES
 
     model = tmp_path / "model"
@@ -346,7 +346,7 @@ def test_a_place_that_another_export_writes_to_is_left_alone(compact: Path, tmp_
 
 
 def test_an_export_of_a_dataset_is_never_replaced(compact: Path, tmp_path: Path) -> None:
-    from data_catalog.checksummed import write_checksummed
+    from data_catalog.storage.checksummed import write_checksummed
 
     record = {"dataset": "scenes", "snapshot": "0" * 8, "format": "urls", "files": {}}
     write_checksummed(tmp_path / "out" / "export.json", record)

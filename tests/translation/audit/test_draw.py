@@ -16,12 +16,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from data_catalog.catalog import rebuild
-from data_catalog.checksummed import read_checksummed, write_checksummed
+from data_catalog.database.catalog import rebuild
 from data_catalog.errors import ConfigError
-from data_catalog.manifest import commit_snapshot, file_entry, snapshot_folder
 from data_catalog.schema import CAPTIONS, KEPT, NATIVE, REJECTED
-from data_catalog.shards import save_parquet
+from data_catalog.storage.checksummed import read_checksummed, write_checksummed
+from data_catalog.storage.manifest import commit_snapshot, file_entry, snapshot_folder
+from data_catalog.storage.shards import save_parquet
 from flows.cli import main
 from translation.audit.draw import AUDIT_COLUMNS, QUALITY_COLUMNS, Audit, allocate, draw_audit
 from translation.audit.sheets import plain_cell

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from cleaning.config import CheckConfig
 from cleaning.rules import check_rules
 from data_catalog.language_pack import LanguagePack
-from flows.settings import build
+from flows.recipe.settings import build
 from translation.audit.ratings import NUMBER_COLUMNS, AuditRow
 from translation.audit.summary import RatedRow
 from translation.audit.thresholds import Verdict, judge_columns, rating_bands, recipe_lines

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from data_catalog.language_pack import LanguagePack
-from data_catalog.sources.scenes.grammar import parallel_pairs
+from data_catalog.sample.grammar import parallel_pairs
 from translation.config import TranslateConfig
 from translation.engines.ctranslate2_model import CTranslate2Translator
 from translation.registry import open_translator

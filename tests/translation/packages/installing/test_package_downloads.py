@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from data_catalog.errors import ConfigError
-from data_catalog.lock import writer_lock
+from data_catalog.storage.lock import writer_lock
 from translation.packages.index import read_index
 from translation.packages.install import Installation
 from translation.packages.package import DOWNLOADS

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from data_catalog.errors import ConfigError
-from data_catalog.lock import writer_lock
+from data_catalog.storage.lock import writer_lock
 from translation.config import TranslateConfig
 from translation.engines.argos import argos_translator
 from translation.packages import archive

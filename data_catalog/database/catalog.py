@@ -1,0 +1,221 @@
+"""The DuckDB view of a root: one file of views over the newest snapshots, that any DuckDB can open and query.
+
+The file is rebuilt beside the old one and swapped in, so open readers keep what they see, and it is never held open
+for writing. Its views name every file by its absolute path: after moving a root, rebuild it.
+"""
+
+import sys
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from data_catalog.database.landlock import restrict_thread
+from data_catalog.database.laws import CONSERVATION
+from data_catalog.database.only_questions import refuse_all_but_one_question
+from data_catalog.database.views import comment_texts, literal, view_texts
+from data_catalog.errors import ConfigError
+from data_catalog.storage.disk_errors import disk_errors
+from data_catalog.storage.failpoints import failpoint
+from data_catalog.storage.manifest import Snapshot, current_snapshots, datasets_folder
+from data_catalog.storage.reading import open_to_readers
+from data_catalog.storage.recorded_files import recorded
+from data_catalog.storage.shards import TEMPORARY_PREFIX, sync
+
+CATALOG_FILE = "catalog.duckdb"
+_ROWS_PER_BATCH = 10_000
+# DuckDB's own command line, an older release than the library, must be able to open the file.
+STORAGE_VERSION = "v1.2.0"
+
+
+def catalog_path(root: Path) -> Path:
+    """Where a root's DuckDB file lies."""
+    return root / CATALOG_FILE
+
+
+def rebuild(root: Path) -> Path:
+    """Write the views over the newest snapshots of all datasets of a root, and swap the file in."""
+    path = catalog_path(root)
+    temporary = root / f"{TEMPORARY_PREFIX}{CATALOG_FILE}"
+    with disk_errors(path):
+        failpoint("catalog.before_write", path)
+        for leftover in (temporary, temporary.with_name(f"{temporary.name}.wal")):
+            leftover.unlink(missing_ok=True)
+        _write_views(root, temporary)
+        failpoint("catalog.after_write", path)
+        sync(temporary)
+        failpoint("catalog.after_fsync", path)
+        with recorded(path):
+            temporary.replace(path)
+            failpoint("catalog.after_rename", path)
+            sync(root)
+            failpoint("catalog.after_folder_fsync", path)
+    return path
+
+
+def _write_views(root: Path, temporary: Path) -> None:
+    import duckdb
+
+    with duckdb.connect() as connection:
+        connection.execute(f"ATTACH {literal(str(temporary))} AS target (STORAGE_VERSION '{STORAGE_VERSION}')")
+        connection.execute("USE target")
+        for name, query in view_texts(list(current_snapshots(root))).items():
+            connection.execute(f"CREATE VIEW {name} AS {query}")
+        for comment in comment_texts():
+            connection.execute(comment)
+        connection.execute("USE memory")
+        connection.execute("DETACH target")
+
+
+DOWNLOADS = """
+    SELECT source, host, drop_reason, http_status, count(*) AS num_images
+    FROM (SELECT *, regexp_extract(coalesce(url, ''), '^[a-zA-Z]+://([^/?#]+)', 1) AS host FROM image_outcomes)
+    WHERE dataset = $dataset AND url IS NOT NULL GROUP BY ALL ORDER BY ALL
+"""
+
+
+def download_counts(root: Path, dataset: str) -> pa.Table:
+    """How many images that were asked of the web came, or did not come for which reason: by source and host.
+
+    Columns: source, host, drop_reason (null: the image is good), http_status, num_images.
+    """
+    return query(root, DOWNLOADS, {"dataset": dataset})
+
+
+def broken_laws(snapshot: Snapshot) -> list[str]:
+    """The conservation laws that a snapshot, committed or about to be, does not hold."""
+    import duckdb
+
+    # Beside the snapshots, where there is room, not in whatever the current folder is.
+    spill = snapshot.folder.with_name(f"{TEMPORARY_PREFIX}duckdb-spill")
+    with duckdb.connect(config={"temp_directory": str(spill)}) as connection:
+        for name, query in view_texts([snapshot]).items():
+            connection.execute(f"CREATE VIEW {name} AS {query}")
+        return [law for law, query in CONSERVATION.items() if connection.execute(query).fetchone() is not None]
+
+
+def query(root: Path, sql: str, parameters: Mapping[str, Any] | None = None) -> pa.Table:
+    """Answer a query on a root's catalog, on a connection that can read its datasets and nothing else.
+
+    Args:
+        root: of the catalog.
+        sql: one question.
+        parameters: values of what the question names as `$name`.
+
+    Raises:
+        ConfigError: there is no catalog, or DuckDB refuses the query.
+    """
+    with answer(root, sql, parameters) as (schema, batches):
+        return pa.Table.from_batches(batches, schema)
+
+
+@contextmanager
+def answer(
+    root: Path, sql: str, parameters: Mapping[str, Any] | None = None
+) -> Iterator[tuple[pa.Schema, Iterator[pa.RecordBatch]]]:
+    """The same for an answer that may be larger than the memory: its schema, and batches of rows as they come."""
+    import duckdb
+
+    path = catalog_path(root)
+    if not path.is_file():
+        raise ConfigError(f"{root} holds no catalog: run `vernaclip build RECIPE --root {root}` first")
+    open_to_readers(root, [snapshot.folder for snapshot in current_snapshots(root)])
+    try:
+        with (
+            tempfile.TemporaryDirectory(prefix="vernaclip-sql-") as scratch,
+            ThreadPoolExecutor(1) as thread,
+            _connection(thread, root, Path(scratch)) as connection,
+        ):
+            wait = partial(_wait, connection, thread)
+            wait(lambda: refuse_all_but_one_question(connection, sql))
+            reader = wait(lambda: connection.sql(sql, params=parameters).arrow(_ROWS_PER_BATCH))
+            yield reader.schema, _batches(reader, wait)
+    except duckdb.IOException as error:
+        raise ConfigError(
+            f"DuckDB cannot read the catalog ({error}): if it is damaged or the root has moved, "
+            f"`vernaclip catalog --rebuild --root {root}` mends it"
+        ) from error
+    except duckdb.PermissionException as error:
+        raise ConfigError(
+            f"DuckDB refuses the query: {error}. A root that was copied or moved wants `vernaclip catalog --rebuild "
+            f"--root {root}` first"
+        ) from error
+    except duckdb.Error as error:
+        raise ConfigError(f"DuckDB refuses the query: {error}") from error
+
+
+def _wait(connection: Any, thread: ThreadPoolExecutor, ask: Callable[[], Any]) -> Any:
+    """What DuckDB answers in another thread: while it works it hears no Ctrl-C, so this one does."""
+    try:
+        return thread.submit(ask).result()
+    except KeyboardInterrupt:
+        connection.interrupt()
+        raise
+
+
+def _batches(reader: pa.RecordBatchReader, wait: Callable[[Callable[[], Any]], Any]) -> Iterator[pa.RecordBatch]:
+    """Batches as they come: DuckDB's errors on the way are Arrow's by then."""
+    batches = iter(reader)
+    while True:
+        try:
+            batch = wait(lambda: next(batches, None))
+        except (OSError, pa.ArrowException) as error:
+            raise ConfigError(f"DuckDB cannot finish the query: {error}") from error
+        if batch is None:
+            return
+        yield batch
+
+
+@contextmanager
+def _connection(thread: ThreadPoolExecutor, root: Path, scratch: Path) -> Iterator[Any]:
+    """Open a connection in a thread that can write nothing but scratch, as those cannot that DuckDB starts in it."""
+
+    def connect() -> Any:
+        restrict_thread(_readable(root), [scratch])
+        connection = _open(catalog_path(root), scratch)
+        _lock_down(connection, root)
+        return connection
+
+    connection = thread.submit(connect).result()
+    try:
+        yield connection
+    finally:
+        thread.submit(connection.close).result()
+
+
+def _readable(root: Path) -> list[Path]:
+    """List what a connection reads: the root, the interpreter's files, the time zone, limits of memory and cores."""
+    import duckdb
+
+    system = ("/usr", "/lib", "/lib64", "/etc/localtime")
+    limits = ("/proc/self/cgroup", "/sys/fs/cgroup", "/sys/devices/system/cpu")
+    python = (sys.prefix, sys.base_prefix, str(Path(duckdb.__file__).parents[1]))
+    return [root, datasets_folder(root), *map(Path, (*python, *system, *limits))]
+
+
+def _open(path: Path, scratch: Path) -> Any:
+    """A connection that writes what does not fit the memory outside the root, where it is removed."""
+    import duckdb
+
+    settings: dict[str, Any] = {"temp_directory": str(scratch), "autoinstall_known_extensions": False}
+    try:
+        return duckdb.connect(str(path), read_only=True, config=settings | {"autoload_known_extensions": False})
+    except duckdb.IOException:
+        raise
+    except duckdb.Error as error:
+        raise ConfigError(
+            f"{path} is damaged ({error}): `vernaclip catalog --rebuild --root {path.parent}` writes it anew"
+        ) from error
+
+
+def _lock_down(connection: Any, root: Path) -> None:
+    """Let a connection read the datasets of a root, and neither anything else nor the settings that say so."""
+    folders = sorted({str(datasets_folder(root).absolute()), str(datasets_folder(root).resolve())})
+    connection.execute(f"SET allowed_directories = [{', '.join(map(literal, folders))}]")
+    connection.execute("SET enable_external_access = false")
+    connection.execute("SET lock_configuration = true")

@@ -1,0 +1,101 @@
+"""Which shard holds a sample, an address or an image's bytes: one small sorted file a snapshot, so that looking one up
+opens two files and not thousands.
+
+A key is the start of a hash, so a look-up may name a shard too many, and never one too few. The file holds no
+addresses, and is written from the snapshot's own files alone: the same files, the same bytes.
+"""
+
+import hashlib
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from data_catalog.sources.urls import canonical_url, is_web_url
+from data_catalog.storage.manifest import file_entry
+from data_catalog.storage.parquet_columns import damage_told
+from data_catalog.storage.shards import write_named_atomically
+
+LOOKUP_KIND = "lookup"
+LOOKUP = pa.schema([pa.field("key", pa.int64(), nullable=False), pa.field("shard", pa.int32(), nullable=False)])
+# Bits of a key: of a hundred million, one in ten thousand look-ups opens a shard in vain.
+KEY_BITS = 40
+_ROWS_PER_GROUP = 65_536
+
+
+def lookup_key(text: str) -> int:
+    """The key of a `sample_id`, of any spelling of an image's address, or of the sha256 of an image's bytes."""
+    text = canonical_url(text) if is_web_url(text.strip()) else text
+    found = hashlib.sha1(text.encode("utf-8", "surrogatepass"), usedforsecurity=False).digest()
+    return int.from_bytes(found[:8], "big") >> (64 - KEY_BITS)
+
+
+def write_lookup(folder: Path, files: Mapping[str, Sequence[Mapping[str, Any]]]) -> dict[str, Any]:
+    """Write the look-up file of a snapshot whose other files are there; returns the manifest's line for it.
+
+    Args:
+        folder: of the snapshot.
+        files: the manifest's lines of its captions and images, by kind.
+    """
+    table = _table(folder, files)
+
+    def write(path: Path) -> None:
+        encoding = dict.fromkeys(LOOKUP.names, "DELTA_BINARY_PACKED")
+        pq.write_table(
+            table,
+            path,
+            compression="zstd",
+            use_dictionary=False,
+            column_encoding=encoding,
+            row_group_size=_ROWS_PER_GROUP,
+            write_page_checksum=True,
+        )
+
+    path = write_named_atomically(folder / LOOKUP_KIND, lambda found: f"lookup-{found[:12]}.parquet", write)
+    return file_entry(path, folder, rows=table.num_rows)
+
+
+def _table(folder: Path, files: Mapping[str, Sequence[Mapping[str, Any]]]) -> pa.Table:
+    """All keys with their shards, sorted, without repeats."""
+    import numpy as np
+
+    images = {entry["shard"]: entry for entry in files.get("images", [])}
+    parts = [np.empty(0, np.int64)]
+    shards = [np.empty(0, np.int32)]
+    for entry in files["captions"]:
+        paths = [folder / one["path"] for one in (entry, images.get(entry["shard"])) if one is not None]
+        keys = np.unique(np.fromiter(_keys(paths), np.int64))
+        parts.append(keys)
+        shards.append(np.full(len(keys), entry["shard"], np.int32))
+    keys, numbers = np.concatenate(parts), np.concatenate(shards)
+    order = np.argsort(keys, kind="stable")
+    return pa.table([pa.array(keys[order]), pa.array(numbers[order])], schema=LOOKUP)
+
+
+def _keys(paths: Sequence[Path]) -> Iterator[int]:
+    """What the captions, and the outcomes of images, of one shard are found by."""
+    texts: set[str] = set()  # most images are at the address that was asked for
+    for path, names in zip(paths, (["sample_id", "url"], ["final_url", "sha256"]), strict=False):
+        for column in pq.read_table(path, columns=names).columns:
+            texts.update(column.drop_null().unique().to_pylist())
+    return (lookup_key(text) for text in texts)
+
+
+def shards_with(path: Path, texts: Sequence[str]) -> list[int]:
+    """The shards that may hold any of some ids or addresses, by the look-up file of a snapshot; sorted.
+
+    Raises:
+        ConfigError: the file is damaged or missing.
+    """
+    keys = {lookup_key(text) for text in texts}
+    found: set[int] = set()
+    with damage_told(path), pq.ParquetFile(path) as file:
+        for number in range(file.num_row_groups):
+            bounds = file.metadata.row_group(number).column(0).statistics
+            if bounds is not None and any(bounds.min <= key <= bounds.max for key in keys):
+                rows = file.read_row_group(number)
+                pairs = zip(rows.column("key").to_pylist(), rows.column("shard").to_pylist(), strict=True)
+                found.update(shard for key, shard in pairs if key in keys)
+    return sorted(found)

@@ -1,0 +1,133 @@
+"""Sorting and grouping of whole datasets, out of core: DuckDB as an engine (as a catalog it lives in `catalog.py`)."""
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from data_catalog.storage.manifest import SPLITS
+
+MEMORY_LIMIT = "2GB"  # beyond it DuckDB spills to the temporary folder
+ROWS_PER_BATCH = 20_000
+
+
+def count_samples(staged: Path) -> dict[str, int]:
+    """Number of distinct `sample_id`s of each source in a Parquet file, by source in alphabetical order."""
+    query = """
+        SELECT source, count(DISTINCT sample_id) FROM read_parquet(?, hive_partitioning = false)
+        GROUP BY source ORDER BY source
+    """
+    return {
+        str(source): int(count) for source, count in _connect(staged.parent).execute(query, [str(staged)]).fetchall()
+    }
+
+
+def sorted_rows(staged: Path, *, spread: str | None = None) -> Iterator[pa.RecordBatch]:
+    """Rows of a staged Parquet file in the dataset's order, each with its `repeat` (1 for the first of its id).
+
+    The order is by source, then by `order_key`, by ids, by file and line: it does not depend on the order of reading.
+
+    Args:
+        staged: what is sorted.
+        spread: a column of which all rows of a sample get the greatest value.
+    """
+    columns = f"* REPLACE (max({spread}) OVER (PARTITION BY sample_id) AS {spread})" if spread else "*"
+    query = f"""
+        SELECT {columns},
+               row_number() OVER (PARTITION BY sample_id, caption_id ORDER BY upstream_file, upstream_line) AS repeat
+        FROM read_parquet(?, hive_partitioning = false)
+        ORDER BY source, order_key, sample_id, caption_id, repeat
+    """
+    connection = _connect(staged.parent)
+    yield from connection.sql(query, params=[str(staged)]).arrow(ROWS_PER_BATCH)
+
+
+def image_facts(
+    images: Sequence[Path], captions: Sequence[Path], *, sources: Sequence[str], keep: Sequence[str], stand_in_urls: int
+) -> pa.Table:
+    """What tells the good images of a dataset apart: one row each, in the order of `sample_id`.
+
+    Args:
+        images: Parquet files of the schema `IMAGES`.
+        captions: files of the schema `CAPTIONS`, whose pending rows are an image's captions.
+        sources: names of the sources, best first.
+        keep: what makes an image the better one, first things first: "source", "resolution", "captions".
+        stand_in_urls: so many addresses of one host that bring the same bytes make them a stand-in for what is gone,
+            wherever else they came from, too; 0: never.
+
+    Returns:
+        Columns `sample_id`; `same_bytes`, the number of the first row whose image has the same bytes; `phash`, as a
+        number; `preference`, the row's place among all, the best first; `placeholder_of`, a host or null; `is_marked`:
+        a caption is marked as one of a test set, or the image is; `stated_split`, of those that captions, dropped ones
+        too, state the last of `SPLITS`, or null.
+    """
+    orders = {"source": "rank", "resolution": "num_pixels DESC", "captions": "num_captions DESC"}
+    better = ", ".join([*(orders[name] for name in keep), "sample_id"])
+    query = f"""
+        WITH counted AS (
+            SELECT sample_id, count(*) FILTER (outcome = 'pending') AS num_captions,
+                   bool_or(leaks IS NOT NULL) FILTER (outcome = 'pending') AS is_marked,
+                   $splits[max(list_position($splits, upstream_split))] AS stated_split
+            FROM read_parquet($captions, hive_partitioning = false) GROUP BY sample_id
+        ), good AS (
+            SELECT sample_id, sha256, phash, coalesce(num_captions, 0) AS num_captions,
+                   coalesce(is_marked, false) AS is_marked, stated_split,
+                   original_width::BIGINT * original_height AS num_pixels,
+                   list_position($sources, split_part(sample_id, ':', 1)) AS rank,
+                   split_part(final_url, '/', 3) AS host,
+                   row_number() OVER (ORDER BY sample_id) - 1 AS number
+            FROM read_parquet($images, hive_partitioning = false) LEFT JOIN counted USING (sample_id)
+            WHERE drop_reason IS NULL
+        ), asked AS (
+            SELECT *, count(*) FILTER (host IS NOT NULL) OVER (PARTITION BY sha256, host) AS num_urls FROM good
+        )
+        SELECT sample_id, min(number) OVER (PARTITION BY sha256) AS same_bytes, ('0x' || phash)::UBIGINT AS phash,
+               row_number() OVER (ORDER BY {better}) - 1 AS preference,
+               min(host) FILTER ($urls > 0 AND num_urls >= $urls) OVER (PARTITION BY sha256) AS placeholder_of,
+               is_marked, stated_split
+        FROM asked ORDER BY sample_id
+    """
+    parameters = {
+        "images": [str(path) for path in images],
+        "captions": [str(path) for path in captions],
+        "sources": list(sources),
+        "splits": list(SPLITS),
+        "urls": stand_in_urls,
+    }
+    connection = _connect(images[0].parent)  # DuckDB 1.4 closes one that nobody holds, whatever was asked of it
+    return connection.sql(query, params=parameters).to_arrow_table()
+
+
+def samples_of_bytes(images: Sequence[Path], sha256: pa.Array) -> pa.Table:
+    """The good images whose bytes have one of the given hashes: columns `sample_id` and `sha256`, by `sample_id`."""
+    connection = _connect(images[0].parent)
+    connection.register("asked", pa.table({"sha256": sha256.unique()}))
+    query = """
+        SELECT sample_id, sha256 FROM read_parquet($files, hive_partitioning = false) JOIN asked USING (sha256)
+        WHERE drop_reason IS NULL ORDER BY sample_id
+    """
+    return connection.sql(query, params={"files": [str(path) for path in images]}).to_arrow_table()
+
+
+def thumbnails_in_order(images: Sequence[Path]) -> Iterator[pa.ChunkedArray]:
+    """Thumbnails of the good images in the order of `sample_id`, batch by batch."""
+    query = """
+        SELECT thumbnail FROM read_parquet($files, hive_partitioning = false)
+        WHERE drop_reason IS NULL ORDER BY sample_id
+    """
+    connection = _connect(images[0].parent)
+    found = connection.sql(query, params={"files": [str(path) for path in images]})
+    for batch in found.arrow(ROWS_PER_BATCH):
+        yield pa.chunked_array([batch.column(0)])
+
+
+def _connect(folder: Path) -> Any:
+    import duckdb
+
+    settings: dict[str, str | bool | int | float | list[str]] = {
+        "memory_limit": MEMORY_LIMIT,
+        "temp_directory": str(folder / "duckdb-spill"),
+        "threads": 2,
+    }
+    return duckdb.connect(config=settings)

@@ -1,0 +1,208 @@
+"""The texts of a catalog's views: SQL over the files that snapshots list, and over what their manifests say."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from data_catalog.database.column_docs import COLUMNS, VIEWS
+from data_catalog.fetch.reasons import FETCH_REASONS
+from data_catalog.schema import CAPTIONS, NATIVE, OUTCOMES, PAIRS
+from data_catalog.sources.origins import MACHINE_TRANSLATION
+from data_catalog.storage.manifest import MARKED, SPLITS, Snapshot
+
+FUNNEL_COLUMNS = {"source": "VARCHAR", "step_number": "INTEGER", "step": "VARCHAR"} | dict.fromkeys(
+    ("read", "kept", "dropped"), "BIGINT"
+)
+
+REJECTS = "SELECT * FROM captions WHERE outcome = 'rejected'"
+
+# One row a sample: what became of its image, or at which step, the last that any caption came to, and why it was lost.
+IMAGES = """
+    SELECT c.dataset, c.snapshot, c.sample_id, c.source, c.url, c.path, c.upstream_split, p.split,
+           coalesce(o.width, p.width) AS width, coalesce(o.height, p.height) AS height,
+           coalesce(o.original_width, p.original_width) AS original_width,
+           coalesce(o.original_height, p.original_height) AS original_height,
+           coalesce(o.sha256, p.sha256) AS sha256, p.num_bytes, c.num_captions, c.num_kept,
+           CASE WHEN p.sample_id IS NOT NULL THEN 'published' WHEN c.num_kept > 0 THEN 'merged' ELSE 'dropped' END
+               AS status,
+           CASE WHEN p.sample_id IS NULL AND c.num_kept = 0 THEN c.last_step END AS step,
+           CASE WHEN p.sample_id IS NULL AND c.num_kept = 0 THEN c.drop_reason END AS drop_reason,
+           CASE WHEN p.sample_id IS NULL AND o.drop_reason = c.drop_reason THEN o.detail END AS detail,
+           o.sample_id IS NOT NULL AS asked_for, coalesce(o.drop_reason IN (RETRYABLE), false) AS retryable,
+           o.http_status, o.final_url, o.robots_tag, o.num_bytes AS original_bytes, o.original_format, o.phash
+    FROM (
+        SELECT dataset, snapshot, sample_id, any_value(source) AS source, any_value(url) AS url,
+               any_value(path) AS path, SPLITS[max(list_position(SPLITS, upstream_split))] AS upstream_split,
+               count(*) AS num_captions, count(*) FILTER (outcome = 'kept') AS num_kept,
+               arg_max(step, list_position(STEPS, step)) AS last_step,
+               arg_max(drop_reason, list_position(STEPS, step)) AS drop_reason
+        FROM captions GROUP BY dataset, snapshot, sample_id
+    ) c LEFT JOIN (
+        SELECT dataset, snapshot, sample_id, split, width, height, original_width, original_height, sha256,
+               octet_length(image.bytes) AS num_bytes
+        FROM pairs
+    ) p USING (dataset, snapshot, sample_id)
+    LEFT JOIN image_outcomes o USING (dataset, snapshot, sample_id)
+"""
+
+# What of which test set was found among the captions and images of which source, and by what; dropped or marked.
+LEAKS = """
+    SELECT dataset, snapshot, source, split_part(found, ': ', 1) AS test_set, reason, outcome,
+           count(DISTINCT sample_id) AS num_images, count(*) AS num_captions
+    FROM (
+        SELECT *, drop_reason AS reason, detail AS found FROM captions
+        WHERE drop_reason IN ('test_image', 'test_caption', 'test_pixels')
+        UNION ALL BY NAME
+        SELECT *, split_part(mark, ' ', 1) AS reason, substr(mark, instr(mark, ' ') + 1) AS found
+        FROM (SELECT *, unnest(leaks) AS mark FROM captions)
+    ) GROUP BY ALL
+"""
+
+DROP_REASONS = """
+    SELECT dataset, snapshot, source, step, drop_reason, count(*) AS dropped
+    FROM captions WHERE outcome = 'rejected' GROUP BY ALL
+"""
+
+# Which engine made which share of the captions that came so far, and how sure it was.
+TRANSLATORS = """
+    SELECT dataset, snapshot, translator, origin, source_lang, target_lang, count(*) AS num_captions,
+           count(*) / sum(count(*)) OVER (PARTITION BY dataset, snapshot) AS share,
+           count(*) FILTER (outcome = 'kept') AS num_kept,
+           avg(translation_score) AS mean_score, quantile_cont(translation_score, 0.05) AS score_p5,
+           quantile_cont(translation_score, 0.5) AS score_p50,
+           count(*) FILTER (translation_truncated) AS num_truncated,
+           count(*) FILTER (translation_repetitive) AS num_repetitive,
+           avg(length_ratio) AS mean_length_ratio, avg(copied_share) AS mean_copied_share,
+           count(*) FILTER (len(numbers_lost) > 0) AS num_numbers_lost,
+           count(*) FILTER (len(numbers_invented) > 0) AS num_numbers_invented,
+           avg(language_margin) AS mean_language_margin, avg(round_trip_chrf) AS mean_round_trip_chrf
+    FROM captions WHERE caption IS NOT NULL
+    GROUP BY dataset, snapshot, translator, origin, source_lang, target_lang
+"""
+
+
+def view_texts(snapshots: Sequence[Snapshot]) -> dict[str, str]:
+    """Definitions of all views, in an order in which they can be created."""
+    return {
+        "pairs": _union(PAIRS, [(snapshot, snapshot.all_pair_files()) for snapshot in snapshots]),
+        "captions": _with_origins(_union(CAPTIONS, [(found, found.caption_files()) for found in snapshots])),
+        "rejects": REJECTS,
+        "image_outcomes": _union(OUTCOMES, [(snapshot, snapshot.image_files()) for snapshot in snapshots]),
+        "images": IMAGES.replace("STEPS", _step_order(snapshots))
+        .replace("SPLITS", str(list(SPLITS)))
+        .replace("RETRYABLE", _retryable()),
+        "funnel": _values(FUNNEL_COLUMNS, snapshots, lambda manifest: manifest["funnel"]),
+        "drop_reasons": DROP_REASONS,
+        "leaks": LEAKS,
+        "translators": TRANSLATORS,
+        "builds": _values(BUILD_COLUMNS, snapshots, lambda manifest: [_build_row(manifest)]),
+    }
+
+
+def comment_texts() -> list[str]:
+    """Statements that say what every view, and every column of it, means."""
+    views = [f"COMMENT ON VIEW {view} IS {literal(text)}" for view, text in VIEWS.items()]
+    return views + [
+        f"COMMENT ON COLUMN {view}.{name} IS {literal(text)}"
+        for view, columns in COLUMNS.items()
+        for name, text in columns.items()
+    ]
+
+
+BUILD_COLUMNS = dict.fromkeys(("target_lang", "translator"), "VARCHAR") | dict.fromkeys(
+    ("num_captions", "num_kept", "num_pairs", *(f"num_{split}" for split in (*SPLITS, MARKED)), "bytes"), "BIGINT"
+)
+BUILD_COLUMNS["settings"] = "JSON"
+
+
+def _step_order(snapshots: Sequence[Snapshot]) -> str:
+    """SQL list of the steps in the order of the funnel."""
+    rows = [(row["step_number"], row["step"]) for found in snapshots for row in found.manifest["funnel"]]
+    return f"[{', '.join(literal(step) for _, step in sorted(set(rows)))}]::VARCHAR[]"
+
+
+def _retryable() -> str:
+    """SQL list of the reasons that may pass."""
+    return ", ".join(literal(name) for name, reason in FETCH_REASONS.items() if reason.retryable)
+
+
+def _build_row(manifest: Mapping[str, Any]) -> dict[str, Any]:
+    import json
+
+    pairs, captions = manifest["files"]["pairs"], manifest["files"]["captions"]
+    last_step = max((row["step_number"] for row in manifest["funnel"]), default=0)
+    by_split = {split: sum(f["rows"] for f in pairs if f["split"] == split) for split in (*SPLITS, MARKED)}
+    return {
+        "target_lang": manifest["target_lang"],
+        "translator": manifest["translator"],
+        "num_captions": sum(file["rows"] for file in captions),
+        "num_kept": sum(row["kept"] for row in manifest["funnel"] if row["step_number"] == last_step),
+        "num_pairs": sum(file["rows"] for file in pairs),
+        **{f"num_{split}": count for split, count in by_split.items()},
+        "bytes": sum(file["bytes"] for file in [*pairs, *captions]),
+        "settings": json.dumps(manifest["settings"], sort_keys=True, ensure_ascii=False),
+    }
+
+
+def _union(schema: pa.Schema, parts: Sequence[tuple[Snapshot, Sequence[Path]]]) -> str:
+    """SQL that reads each snapshot's explicit list of files, with `dataset` and `snapshot` in front.
+
+    All columns of the schema are there, null where a snapshot was written before they were.
+    """
+    selects = [_empty(schema)] + [
+        f"SELECT {literal(snapshot.dataset)} AS dataset, {literal(snapshot.snapshot)} AS snapshot, * FROM "
+        f"read_parquet([{', '.join(literal(str(file.absolute())) for file in files)}], hive_partitioning = false)"
+        for snapshot, files in parts
+        if files
+    ]
+    return " UNION ALL BY NAME ".join(selects)
+
+
+def _with_origins(captions: str) -> str:
+    """SQL for the same rows; of snapshots from before there was `origin`, what engines of ours made is known."""
+    known = f"CASE WHEN translator <> '{NATIVE}' THEN '{MACHINE_TRANSLATION}' END"
+    return f"SELECT * REPLACE (coalesce(origin, {known}) AS origin) FROM ({captions})"
+
+
+def _empty(schema: pa.Schema) -> str:
+    names = {"dataset": "VARCHAR", "snapshot": "VARCHAR"} | {field.name: _sql_type(field.type) for field in schema}
+    return f"SELECT {', '.join(f'NULL::{kind} AS {name}' for name, kind in names.items())} WHERE false"
+
+
+def _sql_type(kind: pa.DataType) -> str:
+    if pa.types.is_list(kind):
+        return f"{_sql_type(kind.value_type)}[]"
+    if pa.types.is_struct(kind):
+        return f"STRUCT({', '.join(f'{field.name} {_sql_type(field.type)}' for field in kind)})"
+    return {
+        "string": "VARCHAR",
+        "binary": "BLOB",
+        "int32": "INTEGER",
+        "int64": "BIGINT",
+        "float": "FLOAT",
+        "bool": "BOOLEAN",
+    }[str(kind)]
+
+
+def _values(columns: Mapping[str, str], snapshots: Sequence[Snapshot], rows_of: Any) -> str:
+    """SQL for a small table that is written out in the view itself."""
+    kinds = {"dataset": "VARCHAR", "snapshot": "VARCHAR", **columns}
+    rows = [
+        [snapshot.dataset, snapshot.snapshot, *(row[name] for name in columns)]
+        for snapshot in snapshots
+        for row in rows_of(snapshot.manifest)
+    ]
+    names = ", ".join(f"{name}::{kind} AS {name}" for name, kind in kinds.items())
+    if not rows:
+        return f"SELECT {', '.join(f'NULL::{kind} AS {name}' for name, kind in kinds.items())} WHERE false"
+    values = ", ".join(f"({', '.join(literal(cell) for cell in row)})" for row in rows)
+    return f"SELECT {names} FROM (VALUES {values}) AS t({', '.join(kinds)})"
+
+
+def literal(value: Any) -> str:
+    """An SQL literal of a string, an integer or None."""
+    if value is None:
+        return "NULL"
+    return str(value) if isinstance(value, int) else "'" + str(value).replace("'", "''") + "'"

@@ -1,0 +1,184 @@
+"""Draws a scene: shapes placed without overlap as its captions say, painted smoothly, encoded."""
+
+import io
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from random import Random
+from typing import TYPE_CHECKING
+
+from data_catalog.sample.outlines import HOLES, OUTLINES
+from data_catalog.sample.scene import Group, Scene, pick
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+RGB = {
+    "red": (222, 32, 38),
+    "yellow": (250, 214, 24),
+    "green": (28, 158, 62),
+    "blue": (30, 78, 216),
+    "orange": (247, 134, 18),
+    "purple": (134, 48, 168),
+    "pink": (248, 142, 186),
+    "black": (18, 18, 20),
+    "white": (250, 250, 250),
+    "brown": (142, 84, 38),
+    "grey": (158, 160, 164),
+    "light blue": (150, 208, 244),
+}
+DIAMETERS = {"small": 23, "": 36, "large": 60}  # pixels, before the picture's own scale
+_SIDES = {1: (160, 196), 2: (192, 220), 3: (212, 240)}  # least and greatest side of the square that the shapes share
+_MARGIN = 8
+_GAP = 4
+_SUPERSAMPLING = 3
+_MAX_TILT = 7.0  # degrees: a square stays a square to the eye
+JPEG_QUALITY = 90
+
+Box = tuple[float, float, float, float]  # left, top, right, bottom
+Point = tuple[float, float]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PlacedShape:
+    """One shape: its centre and diameter in pixels, its tilt in degrees, and its colour as (red, green, blue)."""
+
+    shape: str
+    x: float
+    y: float
+    diameter: float
+    tilt: float
+    rgb: tuple[int, int, int]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Layout:
+    """A picture ready to be painted: width and height in pixels, background, shapes in the order of the groups."""
+
+    width: int
+    height: int
+    rgb: tuple[int, int, int]
+    shapes: tuple[PlacedShape, ...]
+
+
+def place(scene: Scene, rng: Random) -> Layout:
+    """Choose where everything goes; no two shapes overlap, and groups stand as the scene's relation says."""
+    least, greatest = _SIDES[len(scene.groups)]
+    side = least + int(rng.random() * (greatest - least))
+    width, height = side + int(rng.random() * 24), side + int(rng.random() * 24)
+    boxes = _boxes(scene, width, height, rng)
+    placed: list[PlacedShape] = []
+    for group, box in zip(scene.groups, boxes, strict=True):
+        placed.extend(_place_group(group, box, rng))
+    return Layout(width=width, height=height, rgb=_tinted(scene.background, 4, rng), shapes=tuple(placed))
+
+
+def paint(layout: Layout) -> "Image":
+    """The layout as an RGB picture with smooth edges."""
+    from PIL import Image, ImageDraw
+
+    factor = _SUPERSAMPLING
+    canvas = Image.new("RGB", (layout.width * factor, layout.height * factor), layout.rgb)
+    draw = ImageDraw.Draw(canvas)
+    for shape in layout.shapes:
+        draw.polygon(_points(shape, OUTLINES[shape.shape], factor), fill=shape.rgb)
+        if shape.shape in HOLES:
+            draw.polygon(_points(shape, HOLES[shape.shape], factor), fill=layout.rgb)
+    return canvas.reduce(factor)
+
+
+def encode(picture: "Image", file_format: str) -> bytes:
+    """The picture's bytes as "JPEG" or "PNG"; the same picture gives the same bytes under one version of Pillow."""
+    buffer = io.BytesIO()
+    if file_format == "JPEG":
+        picture.save(buffer, "JPEG", quality=JPEG_QUALITY, subsampling=0)
+    else:
+        picture.save(buffer, "PNG", compress_level=3)
+    return buffer.getvalue()
+
+
+def _boxes(scene: Scene, width: int, height: int, rng: Random) -> list[Box]:
+    """One box a group, in the order of the groups."""
+    inner = (_MARGIN, _MARGIN, width - _MARGIN, height - _MARGIN)
+    match scene.relation:
+        case "":
+            return [inner]
+        case "above":
+            return _split(inner, 2, vertical=True)
+        case "below":
+            return _split(inner, 2, vertical=True)[::-1]
+        case "left":
+            return _split(inner, 2, vertical=False)
+        case "right":
+            return _split(inner, 2, vertical=False)[::-1]
+        case "next":
+            return _split(inner, 2, vertical=False)[:: pick(rng, (1, -1))]
+        case "between":
+            first, middle, last = _split(inner, 3, vertical=rng.random() < 0.3)
+            return [middle, first, last] if rng.random() < 0.5 else [middle, last, first]
+    return _split(inner, 3, vertical=rng.random() < 0.5)
+
+
+def _split(box: Box, parts: int, *, vertical: bool) -> list[Box]:
+    left, top, right, bottom = box
+    if vertical:
+        step = (bottom - top) / parts
+        return [(left, top + step * i, right, top + step * (i + 1)) for i in range(parts)]
+    step = (right - left) / parts
+    return [(left + step * i, top, left + step * (i + 1), bottom) for i in range(parts)]
+
+
+def _place_group(group: Group, box: Box, rng: Random) -> list[PlacedShape]:
+    """Put a group's shapes into the slots of a grid that fits its box, each slot's spare room used for jitter."""
+    diameter = DIAMETERS[group.size] * (0.95 + 0.1 * rng.random())
+    rgb = _tinted(group.colour, 8, rng)
+    left, top, right, bottom = _cluster(box, group.count, diameter, rng)
+    columns, rows = pick(rng, _grids(group.count, right - left, bottom - top, diameter))
+    slot_width, slot_height = (right - left) / columns, (bottom - top) / rows
+    placed = []
+    for index in range(group.count):
+        spare_x, spare_y = max(0.0, slot_width - diameter - _GAP), max(0.0, slot_height - diameter - _GAP)
+        placed.append(
+            PlacedShape(
+                shape=group.shape,
+                x=left + slot_width * (index % columns + 0.5) + spare_x * (rng.random() - 0.5),
+                y=top + slot_height * (index // columns + 0.5) + spare_y * (rng.random() - 0.5),
+                diameter=diameter,
+                tilt=_MAX_TILT * (2 * rng.random() - 1),
+                rgb=rgb,
+            )
+        )
+    return placed
+
+
+def _cluster(box: Box, count: int, diameter: float, rng: Random) -> Box:
+    """A part of the box around a random point, roomy enough for the group: equal shapes stay together."""
+    left, top, right, bottom = box
+    need = (diameter + _GAP) * (1.3 if count == 1 else 3.2)
+    width, height = min(right - left, need), min(bottom - top, need)
+    x = left + (right - left - width) * rng.random()
+    y = top + (bottom - top - height) * rng.random()
+    return (x, y, x + width, y + height)
+
+
+def _grids(count: int, width: float, height: float, diameter: float) -> Sequence[tuple[int, int]]:
+    """Grids (columns, rows) for `count` shapes whose slots hold a shape; the roomiest one if none is roomy."""
+    grids = {1: [(1, 1)], 2: [(2, 1), (1, 2)], 3: [(3, 1), (1, 3), (2, 2)], 4: [(2, 2)]}[count]
+    rooms = {grid: min(width / grid[0], height / grid[1]) for grid in grids}
+    fitting = [grid for grid in grids if rooms[grid] >= diameter + _GAP]
+    return fitting or [max(grids, key=lambda grid: rooms[grid])]
+
+
+def _points(shape: PlacedShape, outline: Sequence[Point], factor: int) -> list[Point]:
+    radius = shape.diameter / 2 * factor
+    cos, sin = math.cos(math.radians(shape.tilt)) * radius, math.sin(math.radians(shape.tilt)) * radius
+    x0, y0 = shape.x * factor, shape.y * factor
+    return [(x0 + x * cos - y * sin, y0 + x * sin + y * cos) for x, y in outline]
+
+
+def _tinted(colour: str, strength: int, rng: Random) -> tuple[int, int, int]:
+    """The colour, each channel moved by up to `strength`."""
+    red, green, blue = (
+        min(255, max(0, value + int((2 * strength + 1) * rng.random()) - strength)) for value in RGB[colour]
+    )
+    return (red, green, blue)

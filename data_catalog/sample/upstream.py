@@ -1,0 +1,180 @@
+"""Draws the sample that ships: four datasets in the formats of the real ones, with the faults of the real web.
+
+<folder>/wit/wit.tsv.gz  coco/captions_scenes.json  cc3m/cc3m.tsv  flickr8k/Flickr8k.token.txt  flickr8k/images/
+<folder>/www/            what `[serve]` serves
+<folder>/faults.json     every fault that was put in;  <folder>/commit.json  what the folder was made from
+"""
+
+import logging
+import os
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from data_catalog.errors import ConfigError
+from data_catalog.progress import Progress
+from data_catalog.sample.english_files import write_cc3m, write_coco, write_flickr8k
+from data_catalog.sample.faults import CC3M, COCO, FLICKR8K, SOURCES, WIT, Ledger, require_rates
+from data_catalog.sample.grammar import LANGUAGES
+from data_catalog.sample.pictures import ImageFolder
+from data_catalog.sample.samples import Sample, plan
+from data_catalog.sample.server import RULES_FILE
+from data_catalog.sample.wit_file import write_wit
+from data_catalog.storage.disk_errors import raise_if_disk_fails
+from data_catalog.storage.failpoints import failpoint
+from data_catalog.storage.lock import writer_lock
+from data_catalog.storage.shards import digest, read_json, sync, write_json
+
+logger = logging.getLogger(__name__)
+
+GENERATOR_VERSION = 1  # raise it when the output for one and the same config changes
+COMMIT_FILE, FAULTS_FILE, WEB_FOLDER = "commit.json", "faults.json", "www"
+MIN_IMAGES = 40
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ScenesConfig:
+    """What to draw.
+
+    Args:
+        folder: made by `draw_upstream`; it must be absent, or an earlier sample, which is replaced if it differs.
+        base_url: where `<folder>/www` will be served, such as "http://127.0.0.1:8765"; it is part of every image's URL.
+        num_images: of all four datasets together.
+        target_language: of the native captions (the WIT file): "it", "de" or "en".
+        seed: of everything random.
+        fault_rates: share of the images of those datasets that have a fault, by its kind (`faults.FAULTS`), where it
+            is to be another than that kind's own.
+    """
+
+    folder: Path
+    base_url: str
+    num_images: int = 6000
+    target_language: str = "it"
+    seed: int = 1
+    fault_rates: Mapping[str, float] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if self.num_images < MIN_IMAGES:
+            raise ConfigError(f"scenes.num_images must be at least {MIN_IMAGES}, got {self.num_images}")
+        if self.target_language not in LANGUAGES:
+            raise ConfigError(
+                f"scenes.target_language must be one of {', '.join(LANGUAGES)}, got {self.target_language}"
+            )
+        require_rates(self.fault_rates)
+        if not self.base_url.startswith(("http://", "https://")) or self.base_url.endswith("/"):
+            raise ConfigError(
+                f"scenes.base_url must be http(s)://host:port without a slash at its end, got {self.base_url}"
+            )
+
+
+def draw_upstream(config: ScenesConfig) -> bool:
+    """Make `config.folder`, unless it has been made from the same settings already.
+
+    Interrupted at any moment it leaves no half-made folder, and the next call starts anew.
+
+    Returns:
+        Whether anything was drawn.
+
+    Raises:
+        ConfigError: the folder holds something else, another process is at it, or the disk is full.
+    """
+    key = _key(config)
+    workshop = _workshop(config.folder)
+    if _committed_key(config.folder) == key and not workshop.exists():
+        logger.info("scenes: %s is complete, nothing to draw", config.folder)
+        return False
+    _check_replaceable(config.folder)
+    with writer_lock(workshop):
+        to_draw = _committed_key(config.folder) != key  # another process may just have ended
+        if to_draw:
+            _draw_and_commit(config, key)
+        shutil.rmtree(workshop)
+    return to_draw
+
+
+def _draw_and_commit(config: ScenesConfig, key: str) -> None:
+    try:
+        with _new_folder(config.folder) as folder:
+            _draw(config, folder)
+            write_json(folder / COMMIT_FILE, {"key": key, "settings": _settings(config)})
+    except OSError as error:
+        raise_if_disk_fails(error, config.folder)
+        raise
+
+
+def _settings(config: ScenesConfig) -> dict[str, Any]:
+    settings = {
+        "generator_version": GENERATOR_VERSION,
+        "num_images": config.num_images,
+        "seed": config.seed,
+        "base_url": config.base_url,
+        "target_language": config.target_language,
+    }
+    # A sample with the faults' own rates has the key that it always had.
+    return {**settings, "fault_rates": dict(config.fault_rates)} if config.fault_rates else settings
+
+
+def _key(config: ScenesConfig) -> str:
+    return digest(_settings(config))
+
+
+def _committed_key(folder: Path) -> str | None:
+    commit = folder / COMMIT_FILE
+    try:
+        return str(read_json(commit)["key"]) if commit.is_file() else None
+    except (ValueError, KeyError, TypeError):
+        return None
+
+
+def _check_replaceable(folder: Path) -> None:
+    """Never replace what this module did not make."""
+    if folder.is_dir() and any(folder.iterdir()) and not (folder / COMMIT_FILE).is_file():
+        raise ConfigError(f"scenes.folder {folder} holds something that is not a sample: name another folder")
+
+
+def _workshop(folder: Path) -> Path:
+    """Where the folder is made before it is renamed: beside it, so on the same disk."""
+    return folder.parent / f".tmp-{folder.name}"
+
+
+@contextmanager
+def _new_folder(folder: Path) -> Iterator[Path]:
+    """A fresh folder to fill; when the block ends well it takes the place of `folder`."""
+    workshop = _workshop(folder)
+    fresh, old = workshop / "new", workshop / "old"
+    for leftover in (fresh, old):
+        shutil.rmtree(leftover, ignore_errors=True)
+    fresh.mkdir(parents=True)
+    yield fresh
+    failpoint("scenes.after_draw", folder)
+    os.sync()  # thousands of small files: one call for all of them
+    failpoint("scenes.after_sync", folder)
+    if folder.exists():
+        folder.rename(old)
+        failpoint("scenes.after_removal", folder)
+    fresh.rename(folder)
+    failpoint("scenes.after_rename", folder)
+    sync(folder.parent)
+
+
+def _draw(config: ScenesConfig, folder: Path) -> None:
+    samples = plan(config.seed, config.num_images, config.fault_rates)
+    by_source: dict[str, list[Sample]] = {name: [s for s in samples if s.source == name] for name in SOURCES}
+    with Progress("draw scenes", total=len(samples), unit="images") as progress:
+        images = ImageFolder(
+            web=folder / WEB_FOLDER,
+            local=folder / FLICKR8K / "images",
+            base_url=config.base_url,
+            originals={sample.index: sample for sample in samples},
+            ledger=Ledger(),
+            progress=progress,
+        )
+        write_wit(by_source[WIT], folder, images, config.target_language)
+        write_coco(by_source[COCO], folder, images)
+        write_cc3m(by_source[CC3M], folder, images)
+        write_flickr8k(by_source[FLICKR8K], folder, images)
+    write_json(folder / WEB_FOLDER / RULES_FILE, images.rules)
+    write_json(folder / FAULTS_FILE, images.ledger.as_json())

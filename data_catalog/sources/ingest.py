@@ -1,0 +1,284 @@
+"""Upstream rows to shards of caption rows: selection counted, malformed rows kept as rejects, nothing lost."""
+
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from os.path import commonpath
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from data_catalog.database.sorting import count_samples, sorted_rows
+from data_catalog.images.tables import groups_of
+from data_catalog.progress import Progress
+from data_catalog.schema import CAPTIONS, NATIVE, PENDING, REJECTED
+from data_catalog.sources.files import excerpt
+from data_catalog.sources.origins import CaptionOrigin
+from data_catalog.sources.rows import MalformedRow, SourceRow, UnselectedRow, UpstreamRow
+from data_catalog.stages import Drop, pending_rows, reject, texts
+from data_catalog.storage.failpoints import failpoint
+from data_catalog.storage.manifest import SPLITS
+from data_catalog.storage.shards import order_key, save_parquet, shard_of
+from data_catalog.storage.work import Commit, StepKey, WorkStore
+
+STEP = "ingest"
+VERSION = 5
+ROWS_PER_STAGED_BATCH = 20_000
+CHARS_PER_STAGED_BATCH = 16 * 2**20
+
+STAGED = pa.schema(
+    [*CAPTIONS, pa.field("order_key", pa.string(), nullable=False), pa.field("unknown_split", pa.string())]
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Source:
+    """One source of a recipe.
+
+    Args:
+        name: what the column `source` says and ids are prefixed with.
+        files: its upstream files.
+        file_hashes: their sha256, in the order of `files`.
+        settings: the settings that decide which rows are selected and what they say.
+        read: opens the files and yields their rows.
+        origin: who made the captions of a file, given its path as rows name it.
+    """
+
+    name: str
+    files: Sequence[Path]
+    file_hashes: Sequence[str]
+    settings: Mapping[str, Any]
+    read: Callable[[], Iterator[SourceRow]]
+    origin: Callable[[str], CaptionOrigin] = lambda upstream_file: CaptionOrigin()
+
+
+@dataclass(slots=True)
+class _Counts:
+    """What was met while reading one source."""
+
+    selected: int = 0
+    malformed: int = 0
+    unselected: Counter[str] = field(default_factory=Counter)
+
+
+def ingest(
+    work: WorkStore, sources: Sequence[Source], *, target_lang: str, shard_size: int, keep_splits: bool = False
+) -> Commit:
+    """Read all sources into shards of about `shard_size` samples; all captions of a sample lie in one shard.
+
+    Args:
+        work: where the output goes.
+        sources: in any order.
+        target_lang: code of the language that captions end in.
+        shard_size: samples a shard.
+        keep_splits: reject images of which a row states a split of an unknown name.
+
+    Returns:
+        The commit: files `00000.parquet`, ... (schema `CAPTIONS`, sorted, rows `pending` or rejected by ingest) and
+        facts `num_shards` and, per source, `selected`, `malformed` and `unselected`.
+    """
+    key = StepKey(
+        step=STEP,
+        version=VERSION,
+        inputs=tuple(sorted(f"{source.name}:{digest}" for source in sources for digest in source.file_hashes)),
+        settings={
+            "sources": {source.name: dict(source.settings) for source in sources},
+            "target_lang": target_lang,
+            "shard_size": shard_size,
+            "keep_splits": keep_splits,
+        },
+    )
+    return work.run(key, lambda folder: _ingest(folder, sources, target_lang, shard_size, keep_splits=keep_splits))
+
+
+def shard_names(commit: Commit) -> list[str]:
+    """File names of an ingest commit's shards, in shard order."""
+    return [_shard_name(shard_id) for shard_id in range(commit.facts["num_shards"])]
+
+
+def _ingest(
+    folder: Path, sources: Sequence[Source], target_lang: str, shard_size: int, *, keep_splits: bool
+) -> dict[str, Any]:
+    staged = folder / "staged"
+    counts = {source.name: _Counts() for source in sources}
+    with (
+        pq.ParquetWriter(staged, STAGED, compression="zstd") as writer,
+        Progress("ingest", total=None, unit="rows") as progress,
+    ):
+        for source in sources:
+            for batch in _batches(source, target_lang, counts[source.name]):
+                writer.write_batch(batch)
+                failpoint("ingest.after_batch", staged)
+                progress.advance(batch.num_rows, source=source.name)
+    ranges = _shard_ranges(count_samples(staged), shard_size)
+    num_shards = max(1, sum(map(len, ranges.values())))
+    _write_shards(staged, folder, ranges, num_shards, counts if keep_splits else None)
+    staged.unlink()
+    return {
+        "num_shards": num_shards,
+        "sources": {
+            name: {"selected": count.selected, "malformed": count.malformed, "unselected": dict(count.unselected)}
+            for name, count in counts.items()
+        },
+    }
+
+
+def _batches(source: Source, target_lang: str, counts: _Counts) -> Iterator[pa.RecordBatch]:
+    """Staged batches of a source's selected rows; counts what it meets on the way."""
+    base = _common_folder(source.files)
+    records = _records(source, base, target_lang, counts)
+    groups = groups_of(records, _num_chars, most_rows=ROWS_PER_STAGED_BATCH, most_bytes=CHARS_PER_STAGED_BATCH)
+    for chunk in groups:
+        yield pa.RecordBatch.from_pylist(chunk, schema=STAGED)
+
+
+def _num_chars(record: Mapping[str, Any]) -> int:
+    return sum(len(value) for value in record.values() if isinstance(value, str))
+
+
+def _records(source: Source, base: str, target_lang: str, counts: _Counts) -> Iterator[dict[str, Any]]:
+    for row in source.read():
+        if isinstance(row, UnselectedRow):
+            counts.unselected[row.reason] += 1
+            continue
+        counts.selected += 1
+        if isinstance(row, MalformedRow):
+            counts.malformed += 1
+            yield _malformed_record(row, source.name, base, target_lang)
+        else:
+            yield _record(row, source, base, target_lang)
+
+
+def _record(row: UpstreamRow, source: Source, base: str, target_lang: str) -> dict[str, Any]:
+    sample_id = f"{source.name}:{row.sample_key}"
+    return {
+        "sample_id": sample_id,
+        "caption_id": f"{sample_id}#{row.caption_key or order_key(row.caption)[:12]}",
+        "source": source.name,
+        "upstream_split": row.split,
+        "url": row.url,
+        "path": row.path,
+        **_texts(row, source, target_lang),
+        "target_lang": target_lang,
+        "license": row.license,
+        "attribution": row.attribution,
+        "page_url": row.page_url,
+        "upstream_file": _relative(row.upstream_file, base),
+        "upstream_line": row.upstream_line,
+        "outcome": PENDING,
+        "order_key": order_key(sample_id),
+        "unknown_split": None if row.split in SPLITS else row.split,
+    }
+
+
+def _texts(row: UpstreamRow, source: Source, target_lang: str) -> dict[str, str | None]:
+    """Caption and source caption; who made the caption, where it is in the target language: others we translate."""
+    if row.lang != target_lang:
+        return {"source_caption": row.caption, "source_lang": row.lang}
+    made = source.origin(row.upstream_file)
+    who = {"origin": made.origin, "translator": NATIVE if made.origin == NATIVE else made.translator}
+    if row.original is None:
+        return {"source_caption": row.caption, "source_lang": row.lang, **who}
+    return {"source_caption": row.original, "source_lang": row.original_lang, "caption": row.caption, **who}
+
+
+def _malformed_record(row: MalformedRow, source: str, base: str, target_lang: str) -> dict[str, Any]:
+    file = _relative(row.upstream_file, base)
+    sample_id = f"{source}:malformed-{order_key(f'{file}:{row.upstream_line}')}"
+    return {
+        "sample_id": sample_id,
+        "caption_id": f"{sample_id}#{row.reason}",
+        "source": source,
+        "source_caption": row.raw,
+        "target_lang": target_lang,
+        "upstream_file": file,
+        "upstream_line": row.upstream_line,
+        "outcome": REJECTED,
+        "step": STEP,
+        "drop_reason": row.reason,
+        "detail": row.detail,
+        "order_key": order_key(sample_id),
+    }
+
+
+def _common_folder(files: Sequence[Path]) -> str:
+    return commonpath([str(path.absolute().parent) for path in files])
+
+
+def _relative(file: str, base: str) -> str:
+    return Path(file).absolute().relative_to(base).as_posix()
+
+
+def _shard_ranges(num_samples: Mapping[str, int], shard_size: int) -> dict[str, range]:
+    """Which shards each source has: its own, so that a source whose images come slowly holds up no other one's."""
+    ranges: dict[str, range] = {}
+    first = 0
+    for source, count in num_samples.items():
+        ranges[source] = range(first, first + -(-count // shard_size))
+        first = ranges[source].stop
+    return ranges
+
+
+def _write_shards(
+    staged: Path, folder: Path, ranges: Mapping[str, range], num_shards: int, rejecting: Mapping[str, _Counts] | None
+) -> None:
+    """Cut the sorted stream into shards; an empty shard is a file without rows.
+
+    Args:
+        staged: all rows, in any order.
+        folder: where the shards go.
+        ranges: which shards each source has.
+        num_shards: of all sources.
+        rejecting: counts, by source, of rows that are rejected for splits of unknown names; None: they are not.
+    """
+    shard_id, rows = 0, [CAPTIONS.empty_table()]
+    for batch in sorted_rows(staged, spread=None if rejecting is None else "unknown_split"):
+        table = pa.Table.from_batches([batch])
+        if rejecting is not None:
+            table = _without_unknown_splits(table, rejecting)
+        places = zip(table.column("source").to_pylist(), table.column("order_key").to_pylist(), strict=True)
+        shards = [ranges[source].start + shard_of(key, len(ranges[source])) for source, key in places]
+        finished = _finish_rows(table)
+        start = 0
+        while start < len(shards):
+            end = start + shards[start:].count(shards[start])
+            while shard_id < shards[start]:
+                save_parquet(pa.concat_tables(rows), folder / _shard_name(shard_id))
+                shard_id, rows = shard_id + 1, [CAPTIONS.empty_table()]
+            rows.append(finished.slice(start, end - start))
+            start = end
+    while shard_id < num_shards:
+        save_parquet(pa.concat_tables(rows), folder / _shard_name(shard_id))
+        shard_id, rows = shard_id + 1, [CAPTIONS.empty_table()]
+
+
+def _without_unknown_splits(table: pa.Table, counts: Mapping[str, _Counts]) -> pa.Table:
+    """Reject, and count, all rows of the images of which one states a split that nobody can keep."""
+    rows = pending_rows(table, pc.is_valid(table.column("unknown_split")))
+    for source in texts(table, "source", rows):
+        counts[source].malformed += 1
+    drops = [
+        Drop("unknown_split", excerpt(f"the split {name!r} is neither train, val nor test"))
+        for name in texts(table, "unknown_split", rows)
+    ]
+    return reject(table, rows, drops, step=STEP)
+
+
+def _finish_rows(table: pa.Table) -> pa.Table:
+    """Give repeated caption ids a suffix and cast to the schema."""
+    repeats = table.column("repeat").to_pylist()
+    if any(repeat > 1 for repeat in repeats):
+        ids = [
+            caption_id if repeat == 1 else f"{caption_id}~{repeat}"
+            for caption_id, repeat in zip(table.column("caption_id").to_pylist(), repeats, strict=True)
+        ]
+        index = table.schema.get_field_index("caption_id")
+        table = table.set_column(index, "caption_id", pa.array(ids, pa.string()))
+    return table.select(CAPTIONS.names).cast(CAPTIONS)
+
+
+def _shard_name(shard_id: int) -> str:
+    return f"{shard_id:05d}.parquet"

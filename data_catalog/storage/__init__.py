@@ -1,0 +1,1 @@
+"""Files that cannot lie: atomic writes, locks, step outputs, manifests, verification and history."""

@@ -1,0 +1,166 @@
+"""Failpoints: named places around each write, fsync and rename at which a fault can be injected, to see it survived.
+
+They do nothing unless the environment arms them for a process and its children, when it first passes one:
+
+    VERNACLIP_FAILPOINTS="commit.after_rename:3=kill,atomic.before_write=enospc"
+
+At the third passage of the one the run is killed, at the first passage of the other the disk is full. At `stop` the
+process stands still until somebody sends it SIGCONT.
+"""
+
+import errno
+import os
+import signal
+import threading
+from dataclasses import dataclass
+from pathlib import Path
+
+from data_catalog.errors import ConfigError
+
+VARIABLE = "VERNACLIP_FAILPOINTS"
+
+KILL, STOP = "kill", "stop"
+ERRORS = {"enospc": errno.ENOSPC, "edquot": errno.EDQUOT, "eio": errno.EIO}
+
+# By name: what has just happened, or is about to, where the failpoint lies.
+REGISTRY = {
+    # data_catalog/storage/shards.py: write_atomically, by which all small files and published shards are written
+    "atomic.before_write": "a temporary file has been made beside the final one, and is empty",
+    "atomic.after_write": "the temporary file is written, not yet on the disk",
+    "atomic.after_fsync": "the temporary file is on the disk, under its temporary name",
+    "atomic.after_rename": "the file has its final name, which the disk may not know yet",
+    "atomic.after_folder_fsync": "the file is in place for good",
+    # data_catalog/storage/shards.py: append_line, for logs
+    "append.before_write": "a line is about to be added to a log",
+    "append.after_write": "the line is written, not yet on the disk",
+    "append.after_fsync": "the line is in the log for good",
+    # data_catalog/storage/work.py: the commit of a step's output
+    "commit.before_write": "a step's temporary folder has been made, and is empty",
+    "commit.after_write": "a step has written its files into its temporary folder",
+    "commit.after_fsync": "a step's files are on the disk, its commit record is not written",
+    "commit.after_record": "the commit record lies in the temporary folder",
+    "commit.after_folder_fsync": "the temporary folder with all its entries is on the disk",
+    "commit.after_rename": "a step's folder has its final name, which the disk may not know yet",
+    "commit.after_parent_fsync": "a step's output is committed for good",
+    # data_catalog/storage/work.py: the removal of outputs that a committed snapshot needed
+    "used.before_note": "the list of outputs that a build used is about to be written",
+    "used.after_note": "the list of outputs that a build used is written, its snapshot not yet committed",
+    "used.before_remove": "the snapshot is committed, none of the outputs that it needed is removed",
+    "used.after_rename": "an output has been moved out of the way, and its files are there still",
+    "used.after_remove": "an output is gone, others may be there still",
+    "used.before_unlink": "all outputs are gone, the list is there still",
+    "used.after_unlink": "the list is gone as well",
+    # data_catalog/storage/manifest.py and flows/build/publish.py: the commit of a snapshot
+    "snapshot.before_files": "no file of a shard is published yet",
+    "snapshot.after_files": "all files of a snapshot are in place, its manifest is not written",
+    "snapshot.before_manifest": "the laws hold, the manifest is about to be written",
+    "snapshot.after_manifest": "the snapshot is committed, the dataset's pointer still names the one before",
+    "snapshot.after_pointer": "the dataset's pointer names the new snapshot",
+    # data_catalog/database/catalog.py: the DuckDB file
+    "catalog.before_write": "the snapshot is current, the views are still those of the one before",
+    "catalog.after_write": "the new views are written to a temporary file, not yet on the disk",
+    "catalog.after_fsync": "the new views are on the disk, under a temporary name",
+    "catalog.after_rename": "the new views are in place, which the disk may not know yet",
+    "catalog.after_folder_fsync": "the new views are in place for good",
+    # translation/memory.py: SQLite
+    "memory.before_record": "a chunk is translated, none of it is recorded",
+    "memory.before_commit": "a chunk's rows are written in a transaction that is still open",
+    "memory.after_commit": "a chunk is recorded for good",
+    # data_catalog/sample/upstream.py: the sample that ships
+    "scenes.after_draw": "the sample is drawn in a folder beside its own, not yet on the disk",
+    "scenes.after_sync": "the drawn sample is on the disk, under its temporary name",
+    "scenes.after_removal": "an earlier sample has been moved out of the way",
+    "scenes.after_rename": "the sample is in place, which the disk may not know yet",
+    # data_catalog/sources/ingest.py and data_catalog/images/tables.py: files that are written in pieces
+    "ingest.after_batch": "a batch of upstream rows has been staged",
+    "images.after_group": "a group of images has been written to a shard",
+    # data_catalog/images: what the child processes write
+    "fetch.before_body": "in a fetching child: an image has come, its bytes are about to be written",
+    "fetch.after_body": "in a fetching child: an image's bytes are written, its row is not reported",
+    "normalise.before_picture": "in a decoding child: an image is decoded, its bytes are about to be written",
+    "normalise.after_picture": "in a decoding child: an image's bytes are written, its row is not reported",
+}
+
+
+@dataclass(slots=True)
+class _Armed:
+    """A failpoint that does something, at one of its passages."""
+
+    action: str
+    passages_left: int
+
+
+_lock = threading.Lock()
+_armed: dict[str, _Armed] | None = None  # None: the environment has not been asked yet
+_is_child = False
+
+
+def failpoint(name: str, path: Path | None = None) -> None:
+    """Pass the failpoint `name`; the armed passage kills or stops the process, or raises as if the disk had.
+
+    Args:
+        name: one of `REGISTRY`.
+        path: what is being written, for the error's text.
+
+    Raises:
+        OSError: ENOSPC, EDQUOT or EIO, if that is what is to happen here.
+        ConfigError: the environment arms something that is no failpoint.
+    """
+    if _armed is None:
+        _read_environment()
+    if _armed:
+        _pass(name, path)
+
+
+def kill_with_parent() -> None:
+    """Say that this process is a child: where it is to be killed its parent dies with it, as in a power cut."""
+    global _is_child
+    _is_child = True
+
+
+def parse(text: str) -> dict[str, tuple[int, str]]:
+    """What `VERNACLIP_FAILPOINTS` arms: the passage and the action, by failpoint.
+
+    Raises:
+        ConfigError: the text is of another form, or names no failpoint or no action.
+    """
+    found: dict[str, tuple[int, str]] = {}
+    for part in filter(None, (part.strip() for part in text.split(","))):
+        place, equals, action = part.partition("=")
+        name, colon, passage = place.partition(":")
+        if not equals or (colon and not (passage.isascii() and passage.isdigit() and int(passage))):
+            raise ConfigError(f"{VARIABLE} takes NAME:PASSAGE=ACTION, such as commit.after_rename:3=kill, got {part!r}")
+        if name not in REGISTRY:
+            raise ConfigError(f"{VARIABLE} names {name!r}, which is none of {', '.join(REGISTRY)}")
+        if action not in (KILL, STOP, *ERRORS):
+            raise ConfigError(f"{VARIABLE}: {action!r} is none of {', '.join((KILL, STOP, *ERRORS))}")
+        found[name] = (int(passage or 1), action)
+    return found
+
+
+def _read_environment() -> None:
+    global _armed
+    with _lock:
+        if _armed is None:
+            plan = parse(os.environ.get(VARIABLE, ""))
+            _armed = {name: _Armed(action, passage) for name, (passage, action) in plan.items()}
+
+
+def _pass(name: str, path: Path | None) -> None:
+    assert _armed is not None
+    with _lock:
+        armed = _armed.get(name)
+        if armed is None:
+            return
+        armed.passages_left -= 1
+        if armed.passages_left:
+            return
+    if armed.action == STOP:
+        os.kill(os.getpid(), signal.SIGSTOP)
+        return
+    if armed.action != KILL:
+        code = ERRORS[armed.action]
+        raise OSError(code, os.strerror(code), None if path is None else str(path))
+    if _is_child:
+        os.kill(os.getppid(), signal.SIGKILL)
+    os.kill(os.getpid(), signal.SIGKILL)

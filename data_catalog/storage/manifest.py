@@ -1,0 +1,245 @@
+"""Snapshots: immutable folders whose manifest is the commit point, and the pointer to the newest one.
+
+A snapshot folder without `manifest.json` does not exist for readers. The manifest lists every file with its sha256, and
+carries its own checksum; nothing is ever found by listing a folder.
+"""
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from data_catalog.errors import ConfigError
+from data_catalog.storage.checksummed import read_checksummed, write_checksummed
+from data_catalog.storage.failpoints import failpoint
+from data_catalog.storage.reading import open_to_readers
+from data_catalog.storage.shards import sha256_of
+
+MANIFEST_FORMAT = 1
+MANIFEST_FILE = "manifest.json"
+CURRENT_FILE = "current.json"
+# Folders beside the snapshots have other names: `fetch-log`, and temporary ones.
+_SNAPSHOT_NAME = re.compile(r"[0-9a-f]{8,64}")
+SPLITS = ("train", "val", "test")
+# In place of a split: pairs that hold something of a test set, and that the recipe marks rather than drops.
+MARKED = "marked"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Snapshot:
+    """A committed snapshot of a dataset."""
+
+    dataset: str
+    snapshot: str
+    folder: Path
+    manifest: Mapping[str, Any]
+
+    @property
+    def num_pairs(self) -> int:
+        """Images with captions, of all splits, marked ones included."""
+        return sum(int(file["rows"]) for file in self.manifest["files"]["pairs"])
+
+    def pair_files(self, split: str) -> tuple[Path, ...]:
+        """Pair shards of a split, in order."""
+        return tuple(self.folder / file["path"] for file in self.manifest["files"]["pairs"] if file["split"] == split)
+
+    def all_pair_files(self) -> tuple[Path, ...]:
+        """Pair shards of all splits, in order."""
+        return tuple(self.folder / file["path"] for file in self.manifest["files"]["pairs"])
+
+    def caption_files(self) -> tuple[Path, ...]:
+        """Caption shards, in order."""
+        return tuple(self.folder / file["path"] for file in self.manifest["files"]["captions"])
+
+    def image_files(self) -> tuple[Path, ...]:
+        """Outcomes of images, in shard order; none of snapshots that were written before there were any."""
+        return tuple(self.folder / file["path"] for file in self.manifest["files"].get("images", []))
+
+    def follows(self) -> list[str]:
+        """Ids of the snapshots whose missing images were tried again on the way to this one, the first build's first.
+
+        Of a snapshot that was written before all of them were noted it is the last one alone.
+        """
+        last = self.manifest.get("retry_of")
+        return list(self.manifest.get("follows", [] if last is None else [last]))
+
+    def entries(self) -> list[Mapping[str, Any]]:
+        """The manifest's lines for all files of the snapshot but itself: shards of all kinds, then documents."""
+        files: Mapping[str, Sequence[Mapping[str, Any]]] = self.manifest["files"]
+        return [*(file for kind in sorted(files) for file in files[kind]), *self.manifest.get("documents", [])]
+
+    def verify(self) -> list[str]:
+        """What is wrong with the snapshot's files: one sentence each, none if all bytes are as written."""
+        found = (file_problem(self.folder / file["path"], file["sha256"]) for file in self.entries())
+        return [problem for problem in found if problem is not None]
+
+
+def file_problem(path: Path, sha256: str) -> str | None:
+    """What is wrong with a file that the manifest lists, in one sentence; None if its bytes are as written."""
+    try:
+        if sha256_of(path) == sha256:
+            return None
+    except FileNotFoundError:
+        return f"{path} is missing"
+    except OSError as error:
+        return f"{path} cannot be read: {error.strerror}"
+    return f"{path} is not what was written: its sha256 differs from the one that was noted"
+
+
+def datasets_folder(root: Path) -> Path:
+    """Where a root keeps its datasets."""
+    return root / "datasets"
+
+
+def snapshot_folder(root: Path, dataset: str, snapshot: str) -> Path:
+    """Where a snapshot's files lie."""
+    return datasets_folder(root) / dataset / snapshot
+
+
+def commit_snapshot(root: Path, manifest: Mapping[str, Any], *, is_current: bool = True) -> Snapshot:
+    """Write the manifest (from here on the snapshot exists), then, if asked, make it the dataset's current one."""
+    dataset, snapshot = manifest["dataset"], manifest["snapshot"]
+    folder = snapshot_folder(root, dataset, snapshot)
+    failpoint("snapshot.before_manifest", folder / MANIFEST_FILE)
+    write_checksummed(folder / MANIFEST_FILE, manifest)
+    failpoint("snapshot.after_manifest", folder / MANIFEST_FILE)
+    if is_current:
+        point_to(root, dataset, snapshot)
+    return Snapshot(dataset=dataset, snapshot=snapshot, folder=folder, manifest=manifest)
+
+
+def point_to(root: Path, dataset: str, snapshot: str) -> None:
+    """Make a committed snapshot the dataset's current one."""
+    path = current_path(root, dataset)
+    write_checksummed(path, {"snapshot": snapshot})
+    failpoint("snapshot.after_pointer", path)
+
+
+def current_path(root: Path, dataset: str) -> Path:
+    """Where it is said which snapshot of a dataset is the current one."""
+    return datasets_folder(root) / dataset / CURRENT_FILE
+
+
+def read_snapshot(root: Path, dataset: str, snapshot: str) -> Snapshot | None:
+    """A committed snapshot, or None.
+
+    Raises:
+        ConfigError: its manifest is damaged, or of a format that this version does not read; or a take-down is
+            unfinished.
+    """
+    folder = snapshot_folder(root, dataset, snapshot)
+    open_to_readers(root, [folder])
+    path = folder / MANIFEST_FILE
+    if not path.is_file():
+        return None
+    manifest = read_checksummed(path, remedy=f"restore it from a copy, or remove the folder {folder} and build again")
+    if manifest.get("format") != MANIFEST_FORMAT:
+        raise ConfigError(
+            f"{path} has format {manifest.get('format')}, this version reads {MANIFEST_FORMAT}: build it again"
+        )
+    if (manifest.get("dataset"), manifest.get("snapshot")) != (dataset, snapshot) or not _lists_files(manifest):
+        raise ConfigError(
+            f"{path} is not the manifest of snapshot {snapshot} of {dataset}: restore it from a copy, or remove the "
+            f"folder {folder} and build again"
+        )
+    return Snapshot(dataset=dataset, snapshot=snapshot, folder=folder, manifest=manifest)
+
+
+def _lists_files(manifest: Mapping[str, Any]) -> bool:
+    """Whether a manifest, that may be from before there were checksums, has what everything else reads."""
+    files = manifest.get("files")
+    kinds = [*files.values(), manifest.get("documents", [])] if isinstance(files, dict) else [None]
+    entries = [entry for kind in kinds for entry in (kind if isinstance(kind, list) else [None])]
+    whole = all(isinstance(entry, dict) and {"path", "sha256", "bytes"} <= entry.keys() for entry in entries)
+    return whole and isinstance(files, dict) and {"pairs", "captions"} <= files.keys() and "funnel" in manifest
+
+
+def current_snapshot(root: Path, dataset: str) -> Snapshot | None:
+    """The newest snapshot of a dataset, or None where nothing was published.
+
+    Raises:
+        ConfigError: the pointer to it, or its manifest, is damaged.
+    """
+    name = current_snapshot_name(root, dataset)
+    return None if name is None else read_snapshot(root, dataset, name)
+
+
+def current_snapshot_name(root: Path, dataset: str) -> str | None:
+    """The id of a dataset's newest snapshot, or None. Raises `ConfigError` where the pointer to it is damaged."""
+    pointer = current_path(root, dataset)
+    if not pointer.is_file():
+        return None
+    remedy = "restore it from a copy, or remove it and build again"
+    found = read_checksummed(pointer, remedy=remedy).get("snapshot")
+    if not isinstance(found, str) or not is_snapshot_name(found):
+        raise ConfigError(f"{pointer} is damaged (it names no snapshot): {remedy}")
+    return found
+
+
+def snapshot_names(root: Path, dataset: str) -> list[str]:
+    """The ids of a dataset's committed snapshots, sorted."""
+    folders = (path.parent.name for path in (datasets_folder(root) / dataset).glob(f"*/{MANIFEST_FILE}"))
+    return sorted(name for name in folders if is_snapshot_name(name))
+
+
+def is_snapshot_name(name: str) -> bool:
+    """Whether something beside the snapshots of a dataset is called like one of them."""
+    return _SNAPSHOT_NAME.fullmatch(name) is not None
+
+
+def committed_snapshots(root: Path, dataset: str) -> Iterator[Snapshot]:
+    """All committed snapshots of a dataset, by id.
+
+    Raises:
+        ConfigError: a manifest is damaged.
+    """
+    for name in snapshot_names(root, dataset):
+        found = read_snapshot(root, dataset, name)
+        if found is not None:  # it may have been removed a moment ago
+            yield found
+
+
+def dataset_names(root: Path) -> list[str]:
+    """Datasets of a root of which something was published, sorted."""
+    return sorted(path.parent.name for path in datasets_folder(root).glob(f"*/{CURRENT_FILE}"))
+
+
+def find_snapshot(root: Path, dataset: str, build_key: str) -> Snapshot | None:
+    """A committed snapshot of this build: where missing images were tried again there are several, and it is the last.
+
+    Each of those follows the ones whose images were tried again on the way to it, which may have been pruned; the
+    settled ones grow, so that none comes back.
+
+    Raises:
+        ConfigError: a manifest of the dataset is damaged.
+    """
+    same = [found for found in committed_snapshots(root, dataset) if found.manifest.get("build_key") == build_key]
+    followed = {name for found in same for name in found.follows()}
+    return next((found for found in same if found.snapshot not in followed), None)
+
+
+def require_snapshot(root: Path, dataset: str) -> Snapshot:
+    """The newest snapshot of a dataset.
+
+    Raises:
+        ConfigError: nothing was published under that name.
+    """
+    found = current_snapshot(root, dataset)
+    if found is None:
+        raise ConfigError(f"{root} has no dataset {dataset!r}: run `vernaclip build {dataset} --root {root}` first")
+    return found
+
+
+def current_snapshots(root: Path) -> Iterator[Snapshot]:
+    """The newest snapshot of every dataset of a root, by name."""
+    for name in dataset_names(root):
+        found = current_snapshot(root, name)
+        if found is not None:
+            yield found
+
+
+def file_entry(path: Path, folder: Path, *, rows: int, **more: Any) -> dict[str, Any]:
+    """The manifest's line for a file inside a snapshot folder."""
+    size, found = path.stat().st_size, sha256_of(path)
+    return {"path": path.relative_to(folder).as_posix(), "sha256": found, "bytes": size, "rows": rows, **more}

@@ -1,0 +1,72 @@
+"""What a root must be before a command works on it: DuckDB can read its path, and no link leads out where we write."""
+
+import os
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+
+from data_catalog.errors import ConfigError
+from data_catalog.storage.shards import TEMPORARY_PREFIX
+
+# DuckDB takes them for patterns, for the start of settings, or for a slash: it would read the files of another root.
+_NOT_FOR_DUCKDB = "*?[\\"
+# What commands write, put in place or remove in a root. Exports and kept features may lie on another disk by a link:
+# what is removed of those is known by its name and its record.
+_KEPT_FEATURES = "kept-features"
+_WRITTEN = (
+    *("datasets", "work", "memory", "models", "packages", "searches", "folder-indexes", "scoreboards", "ablations"),
+    *("audits", "catalog.duckdb", "catalog.duckdb.sha256", "forgotten.json", "file-hashes.json", ".writer-lock"),
+)
+
+
+def require_readable_path(root: Path) -> None:
+    """Refuse a root whose path DuckDB does not read as it is.
+
+    Raises:
+        ConfigError: says why.
+    """
+    path = str(root.absolute())
+    wrong = next((char for char in _NOT_FOR_DUCKDB if char in f"{path}{root.resolve()}"), None)
+    if wrong is not None:
+        raise ConfigError(f"{path} has a {wrong} in it, and DuckDB reads such paths wrongly: name another --root")
+    try:
+        path.encode()
+    except UnicodeEncodeError as error:
+        raise ConfigError(f"{path!r} is not UTF-8, and DuckDB cannot read such paths: name another --root") from error
+
+
+def require_no_links(root: Path) -> None:
+    """Refuse a root that has a link where commands write or remove; the root itself, and what is above it, may be one.
+
+    Raises:
+        ConfigError: names the link and where it leads.
+    """
+    for link in _links(root):
+        raise ConfigError(
+            f"{link} is a link to {link.readlink()}, and nothing is written or removed through a link: put what it "
+            "leads to in its place, or move the whole root, which may be a link"
+        )
+
+
+def _links(root: Path) -> Iterator[Path]:
+    """Links in the folders that commands write to, one level deep in the one that may be a link itself."""
+    for entry in _entries(root):
+        if entry.name == _KEPT_FEATURES:
+            yield from (Path(kept.path) for kept in _entries(entry.path) if kept.is_symlink())
+        elif entry.name in _WRITTEN or entry.name.startswith(TEMPORARY_PREFIX):
+            yield from _links_in(entry)
+
+
+def _links_in(entry: "os.DirEntry[str]") -> Iterator[Path]:
+    if entry.is_symlink():
+        yield Path(entry.path)
+    elif entry.is_dir(follow_symlinks=False):
+        for inner in _entries(entry.path):
+            yield from _links_in(inner)
+
+
+def _entries(folder: Path | str) -> "list[os.DirEntry[str]]":
+    """What is in a folder; nothing where there is none, or where whoever reads it will say why it cannot be read."""
+    with suppress(OSError), os.scandir(folder) as entries:
+        return sorted(entries, key=lambda entry: entry.name)
+    return []

@@ -1,0 +1,1 @@
+"""The build: upstream files in, a committed snapshot out."""

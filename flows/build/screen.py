@@ -1,0 +1,234 @@
+"""The steps between cleaning and translating: captions of test sets and their images go, and so do repeated captions.
+
+What costs little drops before what costs much: nothing that goes here is translated, and no image of it is fetched.
+"""
+
+from collections import defaultdict
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from cleaning.caption_similarity import Likeness
+from cleaning.duplicates import exact_key
+from cleaning.near_captions import cap_captions, cluster_captions, crowded_rows
+from cleaning.selection_config import LeaksConfig, RepeatsConfig
+from data_catalog.stages import Drop, pending_rows, reject, set_values, texts
+from data_catalog.storage.shards import save_parquet
+from data_catalog.storage.work import Commit, WorkStore
+from data_catalog.test_sets.identities import canonical_identities
+from flows.build.step_outputs import FIND_REPEATS, SCREEN, SHARD, Shard, count_rows, shard_of_commit, step_key
+from flows.build.test_sets import TestContents
+from flows.recipe.settings import plain
+
+_MAX_DETAIL = 120  # characters
+# What captions of one image repeat: a translation that upstream has, else the caption that is translated later.
+_SAID = ("caption", "clean_caption")
+
+_LABELS = pa.schema([pa.field("cluster", pa.int64()), pa.field("is_beyond_cap", pa.bool_())])
+
+
+def find_repeats(
+    work: WorkStore,
+    shards: Sequence[Shard],
+    config: RepeatsConfig,
+    *,
+    function_words: Collection[str],
+    threads: int = 1,
+) -> Commit:
+    """Find, over all shards, captions that are nearly the same, and those that too many images have.
+
+    Its files are `00000.parquet`, ..., by shard: a row for each pending caption, in order, with the `cluster` of its
+    like and whether it `is_beyond_cap`.
+
+    Args:
+        function_words: of the captions' languages; see `cleaning.near_captions.cluster_captions`.
+        threads: the result does not depend on them.
+    """
+    settings = {**plain(config), "function_words": sorted(function_words)}
+    key = step_key(FIND_REPEATS, [shard.sha256 for shard in shards], settings)
+
+    def produce(folder: Path) -> Mapping[str, Any]:
+        labels = cluster_captions(
+            lambda: (texts for _, texts in _pending(shards, *_SAID)),
+            similarity=config.min_similarity,
+            scratch=folder / "scratch",
+            function_words=function_words or None,
+            threads=threads,
+        )
+        (folder / "scratch").rmdir()
+        beyond = _beyond_cap(labels, shards, config)
+        start = 0
+        for shard, ids in _pending(shards, "caption_id"):
+            columns = [pa.array(values[start : start + len(ids)]) for values in (labels, beyond)]
+            save_parquet(pa.Table.from_arrays(columns, schema=_LABELS), folder / f"{shard.label}.parquet")
+            start += len(ids)
+        return {"num_captions": start, "num_beyond_cap": int(beyond.sum())}
+
+    return work.run(key, produce)
+
+
+def _pending(shards: Sequence[Shard], *columns: str) -> Iterator[tuple[Shard, list[str]]]:
+    """The first of some columns that is filled, of the pending rows, shard by shard."""
+    for shard in shards:
+        table = pq.read_table(shard.path, columns=[*columns, "outcome"])
+        yield shard, _first_filled(table, columns, pending_rows(table))
+
+
+def _first_filled(table: pa.Table, columns: Sequence[str], rows: Sequence[int]) -> list[str]:
+    found: list[str] = pc.coalesce(*map(table.column, columns)).take(pa.array(rows, pa.int64())).to_pylist()
+    return found
+
+
+def _beyond_cap(labels: Any, shards: Sequence[Shard], config: RepeatsConfig) -> Any:
+    """Which captions are of images beyond the cap of their cluster; ids are read of those alone that may be."""
+    import numpy as np
+
+    beyond = np.zeros(len(labels), np.bool_)
+    crowded = crowded_rows(labels, config.max_images_per_caption)
+    if len(crowded):
+        ids = pa.chunked_array([pa.array(found, pa.string()) for _, found in _pending(shards, "sample_id")])
+        identities = ids.take(pa.array(crowded)).to_pylist()
+        beyond[crowded] = cap_captions(labels[crowded], identities, cap=config.max_images_per_caption)
+    return beyond
+
+
+def screen(
+    work: WorkStore,
+    shard: Shard,
+    repeats: Commit | None,
+    tests: Sequence[TestContents],
+    *,
+    config: RepeatsConfig,
+    function_words: Collection[str],
+    leaks: LeaksConfig,
+    kinds: Mapping[str, str],
+) -> Shard:
+    """Drop or mark what test sets hold, by identity and caption; then drop captions that others say already.
+
+    Args:
+        repeats: of `find_repeats`, or None where nothing of that is asked for.
+        function_words: those given to `find_repeats`.
+        tests: the recipe's test sets.
+        kinds: each source's kind.
+    """
+    labels = f"{shard.label}.parquet"
+    inputs = [shard.sha256, *(test.identity for test in tests), *([repeats.files[labels]] if repeats else [])]
+    settings = {
+        "repeats": plain(config),
+        "function_words": sorted(function_words),
+        "leaks": plain(leaks),
+        "kinds": dict(kinds),
+    }
+
+    def produce(folder: Path) -> Mapping[str, Any]:
+        before = pq.read_table(shard.path)
+        table = before
+        if leaks.by_identity:
+            table = _judge_images(table, tests, kinds, leaks)
+        if leaks.by_caption:
+            table = judge_captions(table, tests, leaks, column="clean_caption", step=SCREEN)
+        if repeats is not None:
+            by_row = dict(zip(pending_rows(before), pq.read_table(repeats.path(labels)).to_pylist(), strict=True))
+            likeness = Likeness(config.min_similarity, function_words or None)
+            table = _drop_repeats(table, by_row, config, likeness)
+        save_parquet(table, folder / SHARD)
+        return {"counts": {SCREEN: count_rows(before, table)}}
+
+    return shard_of_commit(work.run(step_key(SCREEN, inputs, settings), produce), shard.shard_id)
+
+
+def _drop_repeats(
+    table: pa.Table, labels: Mapping[int, Mapping[str, Any]], config: RepeatsConfig, likeness: Likeness
+) -> pa.Table:
+    """Drop near duplicates of captions of the same image that stay, and captions beyond the cap; `labels` by row.
+
+    Two captions of a cluster are both like its first, which may be another image's, and need not be like each other.
+    """
+    rows = pending_rows(table)
+    staying: dict[tuple[str, int], list[str]] = defaultdict(list)
+    verdicts: list[Drop | None] = []
+    for row, sample_id, caption in zip(
+        rows, texts(table, "sample_id", rows), _first_filled(table, _SAID, rows), strict=True
+    ):
+        said = staying[sample_id, labels[row]["cluster"]]
+        like = _first_like(caption, said, likeness) if config.near_captions else None
+        if like is not None:
+            verdicts.append(Drop("near_duplicate_caption", f"like: {like}"[:_MAX_DETAIL]))
+        elif config.common_captions and labels[row]["is_beyond_cap"]:
+            verdicts.append(Drop("common_caption", f"more than {config.max_images_per_caption} images have its like"))
+        else:
+            verdicts.append(None)
+            said.append(caption)
+    return reject(table, rows, verdicts, step=SCREEN)
+
+
+def _first_like(caption: str, said: Sequence[str], likeness: Likeness) -> str | None:
+    """The first of some captions that this one is like."""
+    key = exact_key(caption) if said else ""
+    for other in said:
+        other_key = exact_key(other)
+        if other_key == key or likeness.alike(other_key, key):
+            return other
+    return None
+
+
+def _judge_images(
+    table: pa.Table, tests: Sequence[TestContents], kinds: Mapping[str, str], leaks: LeaksConfig
+) -> pa.Table:
+    rows = pending_rows(table)
+    names = ("sample_id", "source", "url", "path", "page_url")
+    cells = zip(*(texts(table, name, rows) for name in names), strict=True)
+    found = {}
+    for sample_id, source, url, path, page_url in cells:
+        if sample_id not in found:
+            identities = canonical_identities(
+                source_kind=kinds[source], sample_id=sample_id, url=url, path=path, page_url=page_url
+            )
+            found[sample_id] = _test_with_image(tests, identities)
+    drops = [found[sample_id] for sample_id in texts(table, "sample_id", rows)]
+    return drop_or_mark(table, rows, drops, leaks, step=SCREEN)
+
+
+def _test_with_image(tests: Sequence[TestContents], identities: Collection[str]) -> Drop | None:
+    for test in tests:
+        shared = test.identities.intersection(identities)
+        if shared:
+            return Drop("test_image", f"{test.name}: {min(shared)}")
+    return None
+
+
+def judge_captions(
+    table: pa.Table,
+    tests: Sequence[TestContents],
+    leaks: LeaksConfig,
+    *,
+    column: str,
+    step: str,
+    where: pa.Array | None = None,
+) -> pa.Table:
+    """Drop or mark, in the name of `step`, the pending rows whose text in `column` is a caption of a test set.
+
+    `where`, if given, is true of the rows to look at.
+    """
+    for test in tests:
+        rows = pending_rows(table, where)
+        found = test.has_captions(texts(table, column, rows))
+        drops = [Drop("test_caption", test.name) if is_there else None for is_there in found]
+        table = drop_or_mark(table, rows, drops, leaks, step=step)
+    return table
+
+
+def drop_or_mark(
+    table: pa.Table, rows: list[int], drops: Sequence[Drop | None], leaks: LeaksConfig, *, step: str
+) -> pa.Table:
+    """Reject the rows that have a `Drop`, or write what it says into their `leaks`."""
+    if leaks.action == "drop":
+        return reject(table, rows, drops, step=step)
+    marked = [(row, drop) for row, drop in zip(rows, drops, strict=True) if drop is not None]
+    known = table.column("leaks").to_pylist()
+    marks = [[*(known[row] or []), f"{drop.reason} {drop.detail}"] for row, drop in marked]
+    return set_values(table, "leaks", [row for row, _ in marked], marks)

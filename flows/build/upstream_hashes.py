@@ -1,0 +1,75 @@
+"""What upstream files and images are, wherever they lie: by the hashes of their contents."""
+
+import hashlib
+from collections.abc import Iterable, Mapping
+from contextlib import closing, suppress
+from pathlib import Path
+
+from data_catalog.errors import ConfigError
+from data_catalog.sources.image_files import ImageFiles, image_locations, open_images
+from data_catalog.storage.file_hashes import FileHashes
+from data_catalog.storage.lock import writer_lock
+from data_catalog.storage.shards import digest
+from flows.recipe.sources import TestSetSettings
+
+
+def open_hashes(root: Path) -> FileHashes:
+    """The hashes that a root remembers."""
+    return FileHashes(root / "file-hashes.json")
+
+
+def save_hashes(hashes: FileHashes, root: Path) -> None:
+    """Remember what was learnt, unless the root cannot be written to now: then it is learnt again another time."""
+    with suppress(ConfigError, OSError), writer_lock(root):
+        hashes.save()
+
+
+def file_entries(test_set: TestSetSettings, hashes: FileHashes) -> list[dict[str, str]]:
+    """Name and sha256 of each file of a test set, in the order in which they are read."""
+    return [{"name": file.name, "sha256": hashes.sha256(file)} for file in test_set.upstream_files()]
+
+
+def entries_identity(entries: Iterable[Mapping[str, str]]) -> list[list[str]]:
+    """What a test set is read from: contents, and names, by which kinds tell languages and formats; in any order."""
+    return sorted([entry["name"], entry["sha256"]] for entry in entries)
+
+
+def images_digest(test_set: TestSetSettings, hashes: FileHashes) -> str | None:
+    """Of a test set's own images, by name and content; None where the recipe names no place of them.
+
+    Where they lie, how they are packed, and what else lies there make no difference.
+
+    Raises:
+        ConfigError: the set's files or the place of its images are gone or damaged.
+    """
+    location = test_set.kind.images(test_set.config)
+    if location is None:
+        return None
+    names = test_set.kind.image_names(test_set.config)
+    places = image_locations(location)
+    folder = places[0] if len(places) == 1 and places[0].is_dir() else None
+    with closing(open_images(location)) as images:
+        return digest([[name, _image_sha256(images, folder, name, hashes)] for name in sorted(names)])
+
+
+def _image_sha256(images: ImageFiles, folder: Path | None, name: str, hashes: FileHashes) -> str | None:
+    """Of an image's bytes, remembered where it is a file in a folder; None where it is not there, or unreadable."""
+    try:
+        images.size(name)  # which names are no names of anything inside is known there
+        return hashes.sha256(folder / name) if folder else hashlib.sha256(images.read(name)).hexdigest()
+    except OSError:
+        return None
+
+
+def location_digest(location: str, root: Path, hashes: FileHashes) -> str:
+    """Of a location of images; of several, in any order, since which of them holds an image makes no difference."""
+    digests = sorted(_place_digest(path, root, hashes) for path in image_locations(location))
+    return digests[0] if len(digests) == 1 else digest(digests)
+
+
+def _place_digest(place: Path, root: Path, hashes: FileHashes) -> str:
+    """Of a folder, zip or tar of images; of a folder that holds the root too, the root is no part."""
+    if not place.is_dir():
+        return hashes.sha256(place)
+    upstream = place.absolute().is_relative_to(root.absolute())
+    return hashes.folder_digest(place, without=root / "datasets" if upstream else root)

@@ -1,0 +1,1 @@
+"""Prefect and Dask: flows, executors, servers and what becomes of their runs."""

@@ -1,0 +1,222 @@
+"""Steps on a Dask cluster: Prefect's tasks, done by processes of this machine or of many; the same bytes.
+
+What is submitted goes to the cluster as a function's name and references to files. What waits for hosts of the web, and
+what the flow does itself, stays in the flow's process.
+
+The tasks stay there as well, and wait. Those of prefect-dask run on the workers, and fail where these do not reach the
+flow's Prefect server, which as a rule listens on loopback only; and each worker would be given what opens it.
+"""
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Generic, ParamSpec, Self, TypeVar
+from uuid import uuid4
+
+import dask
+from dask.utils import parse_timedelta
+from distributed import CancelledError, Client, KilledWorker, Security
+from distributed.client import ClosedClientError
+from distributed.comm.core import connect
+from prefect_dask.task_runners import DaskTaskRunner
+
+from data_catalog.errors import ConfigError, PipelineError, ShardError
+from data_catalog.images.workers import end_workers_here
+from data_catalog.storage.shards import TEMPORARY_PREFIX, write_json
+from data_catalog.storage.work import WorkStore
+from flows.build.execution import RETRY_DELAYS_S, Future
+from flows.orchestration.prefect_artifacts import FlowArtifacts
+from flows.orchestration.prefect_env import OUR_LOGGERS
+from flows.orchestration.prefect_executor import PrefectExecutor
+from flows.orchestration.same_house import House, enter, versions
+
+logger = logging.getLogger(__name__)
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+# Steps on a cluster that is there, each with a thread that waits for it; how many workers it has may change.
+_MOST_WAITING = 256
+# What a client says where the scheduler or the workers are gone.
+_GONE = (OSError, RuntimeError, ClosedClientError)
+# On a busy machine a worker that died may take longer to come back than Dask waits for it by itself (15 s): it would be
+# taken off the cluster for good, and a build without workers would wait for ever.
+_PATIENCE = {"distributed.deploy.lost-worker-timeout": "1 day"}
+
+
+class DaskExecutor(PrefectExecutor):
+    """Steps as tasks of the flow that is running, done by Dask; use it as a context manager.
+
+    Args:
+        max_workers: processes of the cluster on this machine, each with one thread; must be positive.
+        root: of the catalog; the workers must see it under the same name.
+        address: of the scheduler of a cluster that is there; None: one on this machine, which ends with the executor.
+        artifacts: what the run shows of its progress.
+
+    Raises:
+        ConfigError: `max_workers` is not positive, or no scheduler answers at `address`.
+    """
+
+    submits_elsewhere = True
+
+    def __init__(
+        self,
+        max_workers: int,
+        *,
+        root: Path,
+        address: str | None = None,
+        retry_delays_s: Sequence[float] = RETRY_DELAYS_S,
+        artifacts: FlowArtifacts | None = None,
+    ) -> None:
+        super().__init__(_MOST_WAITING if address else max_workers, retry_delays_s=retry_delays_s, artifacts=artifacts)
+        self._address = address
+        self._cluster = DaskTaskRunner(address=address) if address else _local_cluster(max_workers)
+        self._mark = root.absolute() / "work" / f"{TEMPORARY_PREFIX}flow-{uuid4().hex}"
+        self._house: House | None = None
+        self._exits = ExitStack()
+
+    def __enter__(self) -> Self:
+        logging.getLogger("distributed").setLevel(logging.WARNING)
+        if self._address is not None:
+            _require_scheduler(self._address)
+        self._exits.enter_context(dask.config.set(_PATIENCE))
+        self._exits.enter_context(self._cluster)
+        try:
+            client = self._client()
+            self._exits.enter_context(_logs_of(client))
+            self._exits.callback(self._mark.unlink, missing_ok=True)
+            self._exits.callback(_end_children, client)
+        except BaseException:
+            self._exits.close()
+            raise
+        super().__enter__()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._exits.close()
+        super().__exit__(kind, error, trace)
+
+    def submit(self, name: str, step: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Future[T]:
+        """Start a step on the cluster; a thread of the flow waits for it, as a task."""
+        house = self._entrance()
+        task = self._task(name, lambda: self._elsewhere(name, partial(_do_there, house, step, args, kwargs), args))
+        return self._runner.submit(task, parameters={})
+
+    def _elsewhere(self, name: str, call: Callable[[], "_Done[T]"], args: tuple[Any, ...]) -> T:
+        """Have a call done on the cluster, and tell the flow what its process knows."""
+        try:
+            done: _Done[T] = self._cluster.client.submit(call, pure=False).result()  # type: ignore[no-untyped-call]
+        except KilledWorker as error:
+            raise ShardError(
+                f"{name}: several Dask workers died over it, perhaps for lack of memory: give them more of it, or "
+                "fewer steps at once (--set build.workers=N), and run the same command again"
+            ) from error
+        except CancelledError as error:
+            raise PipelineError(f"{name}: the Dask cluster is gone: run the same command again") from error
+        self.clock.add(name, done.seconds)
+        for store, (used, num_made) in zip(_stores(args), done.uses, strict=True):
+            store.add_use(used, num_made)
+        return done.result
+
+    def _client(self) -> Client:
+        client = self._cluster.client
+        if not client.scheduler_info()["workers"]:
+            logger.warning("the Dask cluster has no workers yet: steps wait until some come (`dask worker ADDRESS`)")
+        return client
+
+    def _entrance(self) -> House:
+        """What workers must agree with; the first step is submitted with the writer's lock held."""
+        if self._house is None:
+            write_json(self._mark, {})
+            found = versions() if self._address else None  # processes of our own start from the same files
+            self._house = House(folder=Path.cwd(), mark=self._mark, versions=found)
+        return self._house
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Done(Generic[T]):
+    """What a step returned elsewhere, how long it took, and what each work store that it had has used and made."""
+
+    result: T
+    seconds: float
+    uses: Sequence[tuple[set[tuple[str, str]], int]]
+
+
+def _do_there(house: House, step: Callable[..., T], args: tuple[Any, ...], kwargs: dict[str, Any]) -> _Done[T]:
+    """Do a step in a worker's process."""
+    enter(house)
+    started = time.monotonic()
+    result = step(*args, **kwargs)
+    uses = [(store.used, store.num_made) for store in _stores(args)]
+    return _Done(result=result, seconds=time.monotonic() - started, uses=uses)
+
+
+def _stores(args: tuple[Any, ...]) -> list[WorkStore]:
+    return [argument for argument in args if isinstance(argument, WorkStore)]
+
+
+def _local_cluster(num_processes: int) -> DaskTaskRunner:
+    """A cluster on this machine, on loopback, closed to all who have not its key, that ends with this process.
+
+    Its workers have no memory limit: Dask would pause one whose memory does not shrink, and the build would wait for
+    ever. Memory is bounded where it matters, in the processes that decode images.
+    """
+    local = {
+        "host": "127.0.0.1",
+        "n_workers": num_processes,
+        "threads_per_worker": 1,
+        "processes": True,
+        "memory_limit": 0,
+        "dashboard_address": "127.0.0.1:0",
+        "worker_dashboard_address": None,
+        # Our plugin is for the command line, and what goes wrong is told on the terminal once, by the flow.
+        "env": {"PREFECT_PLUGINS_ENABLED": "false", "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "CRITICAL"},
+        "security": True,
+        "silence_logs": logging.ERROR,
+    }
+    return DaskTaskRunner(cluster_kwargs=local)
+
+
+def _require_scheduler(address: str) -> None:
+    """Refuse an address where nothing speaks as a scheduler does: Dask's own client would wait for ever for that."""
+    timeout_s = parse_timedelta(dask.config.get("distributed.comm.timeouts.connect"))
+
+    async def greet() -> None:
+        comm = await connect(address, timeout=timeout_s, **Security().get_connection_args("client"))  # type: ignore[no-untyped-call]
+        await comm.close()
+
+    try:
+        asyncio.run(asyncio.wait_for(greet(), timeout_s))
+    except (OSError, ValueError) as error:
+        what = str(error) or "what listens there says nothing that Dask understands"
+        raise ConfigError(
+            f"no Dask scheduler answers at {address} ({what}): "
+            "start one with `dask scheduler`, or leave build.dask_address out for a cluster on this machine"
+        ) from error
+
+
+@contextmanager
+def _logs_of(client: Client) -> Iterator[None]:
+    """Have what our code logs on workers logged here."""
+    for name in OUR_LOGGERS:
+        client.forward_logging(name, logging.getLogger(name).level)  # type: ignore[no-untyped-call]
+    try:
+        yield
+    finally:
+        for name in OUR_LOGGERS:
+            with suppress(*_GONE, ValueError):  # the last: another flow has done so
+                client.unforward_logging(name)  # type: ignore[no-untyped-call]
+
+
+def _end_children(client: Client) -> None:
+    """Let workers that go on without us end the processes that decoded our images."""
+    with suppress(*_GONE):
+        client.run(end_workers_here, on_error="ignore")

@@ -1,0 +1,103 @@
+"""What is deployed: each flow under its own name, and the dataset's flow once more under each recipe's name.
+
+So `prefect deployment run build-dataset` is unique (our plugin fills in the flow), and takes the recipe as a parameter;
+`build-dataset/italian` has it filled in.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from flows.orchestration.zombie_runs import ensure_automation
+
+if TYPE_CHECKING:
+    from prefect import Flow
+    from prefect.client.orchestration import SyncPrefectClient
+
+WORK_POOL = "vernaclip"
+BUILD_FLOW = "build-dataset"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Deployment:
+    """A flow, the name that it is deployed under, and the parameters that are filled in."""
+
+    flow: str
+    name: str
+    parameters: dict[str, Any]
+
+    @property
+    def full_name(self) -> str:
+        """As Prefect writes it: FLOW/DEPLOYMENT."""
+        return f"{self.flow}/{self.name}"
+
+
+def deployments() -> Iterator[Deployment]:
+    """Every deployment that `vernaclip up` makes."""
+    from flows.orchestration.prefect_flows import FLOWS
+    from flows.recipe.recipe import recipe_names
+
+    for flow in FLOWS:
+        yield Deployment(flow=flow, name=flow, parameters={})
+    for recipe in recipe_names():
+        yield Deployment(flow=BUILD_FLOW, name=recipe, parameters={"recipe": recipe})
+
+
+def deploy_all(client: "SyncPrefectClient", project: Path) -> list[Deployment]:
+    """Create or renew all that the server needs to know; runs will have `project` as their current folder.
+
+    That is the work pool, the deployments, and the automation that finds runs without a heartbeat.
+    """
+    from flows.orchestration.prefect_flows import FLOWS
+
+    ensure_work_pool(client)
+    ensure_automation(client)
+    made = list(deployments())
+    for each in made:
+        deploy(client, FLOWS[each.flow], name=each.name, parameters=each.parameters, project=project.resolve())
+    return made
+
+
+def ensure_work_pool(client: "SyncPrefectClient") -> None:
+    """Create the work pool, of processes on this machine, unless it is there."""
+    from prefect.client.schemas.actions import WorkPoolCreate
+    from prefect.exceptions import ObjectAlreadyExists, ObjectNotFound
+    from prefect.workers.process import ProcessWorker
+
+    try:
+        client.read_work_pool(WORK_POOL)
+    except ObjectNotFound:
+        template = ProcessWorker.get_default_base_job_template()
+        pool = WorkPoolCreate(name=WORK_POOL, type=ProcessWorker.type, base_job_template=template)
+        try:
+            client.create_work_pool(pool)
+        except ObjectAlreadyExists:
+            return  # made by somebody else since we looked
+
+
+def deploy(client: "SyncPrefectClient", flow: "Flow[..., Any]", *, name: str, parameters: Any, project: Path) -> None:
+    """Create a deployment of a flow on our work pool, or renew it.
+
+    Args:
+        client: of the server.
+        flow: a function of an importable module.
+        name: of the deployment.
+        parameters: those that differ from the flow's own defaults.
+        project: absolute path of the current folder of its runs.
+    """
+    from prefect.utilities.callables import parameter_schema
+
+    client.create_deployment(
+        flow_id=client.create_flow_from_name(flow.name),
+        name=name,
+        description=flow.description,
+        parameters=parameters,
+        # Of a misspelt parameter the server says so at once; the run would crash.
+        parameter_openapi_schema={**parameter_schema(flow.fn).model_dump(), "additionalProperties": False},
+        enforce_parameter_schema=True,
+        work_pool_name=WORK_POOL,
+        # A module, not a file: Prefect would put the file's folder on the path, in front of packages of other names.
+        entrypoint=f"{flow.fn.__module__}.{flow.fn.__name__}",
+        pull_steps=[{"prefect.deployments.steps.set_working_directory": {"directory": str(project)}}],
+    )

@@ -1,0 +1,114 @@
+"""What a flow run shows on Prefect's pages: its progress, and tables; their texts are escaped.
+
+They are for people to look at. A server that does not answer costs the run nothing but them.
+"""
+
+import contextvars
+import logging
+import re
+import threading
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from types import TracebackType
+from typing import Self, cast
+from uuid import UUID
+
+from httpx import HTTPError
+from prefect.artifacts import create_progress_artifact, create_table_artifact, update_progress_artifact
+
+from flows.orchestration.run_progress import RunProgress
+from flows.tables import markdown_safe
+
+logger = logging.getLogger(__name__)
+
+# An artifact's update is an HTTP call: more often than this nobody could see it anyway.
+SECONDS_BETWEEN_UPDATES = 2.0
+# How long the end of a run may wait for its last update.
+LAST_UPDATE_S = 10.0
+
+
+class FlowArtifacts:
+    """The one progress artifact of a flow run, and its tables; use it as a context manager, inside the flow.
+
+    A thread of its own tells the server of progress, so that a slow or dead server never holds up the run.
+
+    Args:
+        key: of the progress artifact, such as "progress-build-dataset-scenes".
+        phases: of `RunProgress`.
+    """
+
+    def __init__(self, key: str = "progress", phases: Sequence[str] = ()) -> None:
+        self._key, self._progress = artifact_key(key), RunProgress(phases)
+        self._ending: str | None = None
+        self._lock, self._over = threading.Lock(), threading.Event()
+
+    def __enter__(self) -> Self:
+        context = contextvars.copy_context()  # with it the thread knows which run it speaks for
+        self._thread = threading.Thread(target=context.run, args=(self._tell,), name="progress", daemon=True)
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._ending = "done" if kind is None else "stopped"
+        self._over.set()
+        if kind is None or issubclass(kind, Exception):  # else the process is to end, and soon
+            self._thread.join(LAST_UPDATE_S)
+
+    def progress(self, phase: str, *, done: int, total: int) -> None:
+        """Note how many of `total` units of a phase are done; may be called from any thread."""
+        with self._lock:
+            self._progress.note(phase, done=done, total=total)
+
+    def _state(self) -> tuple[float, str]:
+        """Percent done, and what is under way."""
+        with self._lock:
+            percent, text = self._progress.percent, self._progress.text
+        if self._ending == "done":
+            return 100.0, "done"
+        return percent, text if self._ending is None else f"{self._ending}; {text}"
+
+    def _tell(self) -> None:
+        """Keep the artifact as new as the state, until the run is over."""
+        artifact: UUID | None = None
+        told: tuple[float, str] | None = None
+        while True:
+            is_last = self._over.wait(SECONDS_BETWEEN_UPDATES if artifact else 0)
+            state = self._state()
+            if state != told:
+                with _never_fatal("progress"):
+                    artifact, told = _put(artifact, self._key, *state), state
+            if is_last:
+                return
+            if artifact is None:  # the server does not answer
+                time.sleep(SECONDS_BETWEEN_UPDATES)
+
+    def table(self, key: str, rows: Sequence[Mapping[str, object]], description: str) -> None:
+        """Make a table an artifact of the flow run, its texts escaped."""
+        table = [{name: markdown_safe(value) for name, value in row.items()} for row in rows]
+        with _never_fatal(key):
+            create_table_artifact(key=artifact_key(key), table=table, description=str(markdown_safe(description)))
+
+
+def _put(artifact: UUID | None, key: str, percent: float, text: str) -> UUID:
+    description = str(markdown_safe(text))
+    if artifact is None:
+        return cast(UUID, create_progress_artifact(percent, key=key, description=description))
+    update_progress_artifact(artifact, percent, description=description)
+    return artifact
+
+
+@contextmanager
+def _never_fatal(what: str) -> Iterator[None]:
+    """Leave out what a silent or unwilling server does not take."""
+    try:
+        yield
+    except HTTPError as error:
+        logger.warning("Prefect's server does not take the artifact %s: %s", what, error)
+
+
+def artifact_key(text: str) -> str:
+    """`text` as Prefect wants artifact keys: lower-case letters, digits and dashes."""
+    return re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-") or "artifact"

@@ -1,0 +1,219 @@
+"""Which Prefect API this project talks to, and the environment that our Prefect processes run in.
+
+Prefect's own order holds: environment variables, then `.env` of the current folder, then prefect.toml, pyproject.toml
+and the user's profile. `vernaclip up` writes its address and auth string into `.env`, between two marks.
+"""
+
+import base64
+import http.client
+import logging
+import os
+import secrets
+import tempfile
+import urllib.error
+import urllib.parse
+import urllib.request
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+from flows.orchestration.zombie_runs import HEARTBEAT_S
+
+logger = logging.getLogger(__name__)
+
+# In the project's folder, ignored by git: the server's database, process ids and logs.
+STATE_FOLDER = ".vernaclip"
+ENV_FILE = ".env"
+_BEGIN, _END = "# >>> written by `vernaclip up`, removed by `vernaclip down`", "# <<< vernaclip"
+PROBE_TIMEOUT_S = 3.0
+LOOPBACK = ("127.0.0.1", "localhost")
+
+# Bare deployment names work in a folder that is not a checkout, too: its pyproject.toml does not switch the plugin on.
+PLUGIN_ENVIRONMENT = {"PREFECT_PLUGINS_ENABLED": "true", "PREFECT_PLUGINS_ALLOW": "vernaclip"}
+
+OUR_LOGGERS = ("flows", "data_catalog", "translation", "cleaning", "training")
+
+Answer = Literal["answers", "refuses", "silent"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Api:
+    """A Prefect API: its URL, ending in /api, and what opens it (a user:password pair, or a key of Prefect Cloud)."""
+
+    url: str
+    auth_string: str | None = field(default=None, repr=False)
+    key: str | None = field(default=None, repr=False)
+
+    @property
+    def ui_url(self) -> str:
+        """Where a browser finds the server's pages."""
+        return self.url.removesuffix("/api")
+
+    @property
+    def port(self) -> str:
+        """The port of a server of ours, whose URL names one."""
+        return self.ui_url.rpartition(":")[2]
+
+    def environment(self) -> dict[str, str]:
+        """The variables by which a Prefect process finds this API."""
+        found = {"PREFECT_API_URL": self.url, "PREFECT_API_AUTH_STRING": self.auth_string, "PREFECT_API_KEY": self.key}
+        return {name: value for name, value in found.items() if value is not None}
+
+
+def new_auth_string() -> str:
+    """Make up the user and password that a server of ours asks for."""
+    return f"vernaclip:{secrets.token_urlsafe(24)}"
+
+
+def server_environment(api: Api, database: Path) -> dict[str, str]:
+    """Return the environment of a server of ours: closed to whoever lacks its auth string, and to foreign origins.
+
+    Args:
+        api: the address and the auth string of the server.
+        database: an SQLite file that no other server uses.
+
+    Raises:
+        ValueError: the API has no auth string.
+    """
+    if not api.auth_string:
+        raise ValueError(f"the server at {api.url} would answer everybody: it has no auth string")
+    return {
+        **prefect_environment(),
+        **api.environment(),
+        "PREFECT_SERVER_API_AUTH_STRING": api.auth_string,
+        "PREFECT_SERVER_CORS_ALLOWED_ORIGINS": api.ui_url,
+        "PREFECT_SERVER_DATABASE_CONNECTION_URL": f"sqlite+aiosqlite:///{urllib.parse.quote(str(database))}",
+        "PREFECT_UI_API_URL": api.url,
+    }
+
+
+def prefect_environment() -> dict[str, str]:
+    """What every Prefect process of ours should have in its environment, unless the user has set it.
+
+    Nothing is reported to anybody, and our log lines reach Prefect's runs.
+    """
+    return {
+        "PYTHONSAFEPATH": "1",  # a file of the project, such as secrets.py, must not stand in for a module
+        "no_proxy": no_proxy(),
+        "DO_NOT_TRACK": "1",
+        "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+        "PREFECT_LOGGING_EXTRA_LOGGERS": ",".join(OUR_LOGGERS),
+        "PREFECT_LOGGING_TO_API_WHEN_MISSING_FLOW": "ignore",
+        "PREFECT_FLOWS_HEARTBEAT_FREQUENCY": str(HEARTBEAT_S),
+        **PLUGIN_ENVIRONMENT,
+    }
+
+
+def no_proxy() -> str:
+    """The environment variable of this name, and our own machine, to which the way leads through no proxy."""
+    hosts = os.environ.get("no_proxy") or os.environ.get("NO_PROXY") or ""
+    found = [host.strip() for host in hosts.split(",") if host.strip()]
+    return hosts if "*" in found else ",".join(dict.fromkeys([*found, *LOOPBACK]))
+
+
+def state_folder(project: Path) -> Path:
+    """The folder of the project's server and worker, made where it is missing, readable by nobody else."""
+    folder = project.resolve() / STATE_FOLDER
+    folder.mkdir(mode=0o700, exist_ok=True)
+    return folder
+
+
+def prepare_process() -> None:
+    """Give this process the environment of `prefect_environment`; call it before anything imports Prefect."""
+    environment = {**prefect_environment(), "PREFECT_LOGGING_LEVEL": "WARNING"}
+    os.environ["no_proxy"] = environment.pop("no_proxy")
+    for name, value in environment.items():
+        os.environ.setdefault(name, value)
+
+
+def configured_api() -> Api | None:
+    """The API that Prefect's settings name in the current folder, or None where they name none."""
+    from prefect.settings import get_current_settings
+
+    api = get_current_settings().api
+    if not api.url:
+        return None
+    auth_string = api.auth_string.get_secret_value() if api.auth_string else None
+    return Api(url=api.url, auth_string=auth_string, key=api.key.get_secret_value() if api.key else None)
+
+
+def probe(api: Api) -> Answer:
+    """Whether an API answers, refuses our auth string, or is silent (nothing listens, or something else does)."""
+    if _status(f"{api.url}/health", {}) != 200:
+        return "silent"
+    status = _status(f"{api.url}/admin/version", _authorization(api))
+    return "refuses" if status in (401, 403) else "answers"
+
+
+def _authorization(api: Api) -> dict[str, str]:
+    if api.auth_string:
+        return {"Authorization": "Basic " + base64.b64encode(api.auth_string.encode()).decode()}
+    return {"Authorization": f"Bearer {api.key}"} if api.key else {}
+
+
+def _status(url: str, headers: Mapping[str, str]) -> int | None:
+    """HTTP status of a GET, or None where there is no HTTP answer; no proxy stands between us and our own machine."""
+    try:
+        host = urllib.parse.urlsplit(url).hostname
+        proxies = urllib.request.ProxyHandler({} if host in (*LOOPBACK, "::1") else None)
+        request = urllib.request.Request(url, headers=dict(headers))  # noqa: S310 - the user's own setting
+        with urllib.request.build_opener(proxies).open(request, timeout=PROBE_TIMEOUT_S) as answer:
+            return int(answer.status)
+    except urllib.error.HTTPError as error:
+        with error:
+            return error.code
+    except (OSError, ValueError, http.client.HTTPException):
+        return None
+
+
+def read_env_block(project: Path) -> Api | None:
+    """The API that `vernaclip up` wrote into the project's `.env`, or None."""
+    lines = _env_block(_env_text(project))
+    values = dict(line.split("=", 1) for line in lines if "=" in line and not line.startswith("#"))
+    values = {name: value.strip("'") for name, value in values.items()}
+    url = values.get("PREFECT_API_URL")
+    return Api(url=url, auth_string=values.get("PREFECT_API_AUTH_STRING")) if url else None
+
+
+def write_env_block(project: Path, api: Api) -> None:
+    """Put the API into the project's `.env` (mode 600), where plain `prefect` finds it; other lines stay."""
+    values = {**api.environment(), **PLUGIN_ENVIRONMENT}
+    _replace_env(project, [_BEGIN, *(f"{name}='{value}'" for name, value in values.items()), _END])
+
+
+def remove_env_block(project: Path) -> None:
+    """Take our lines out of the project's `.env`, and the file away if nothing else was in it."""
+    if _env_block(_env_text(project)):
+        _replace_env(project, [])
+
+
+def _replace_env(project: Path, block: list[str]) -> None:
+    text = _env_text(project)
+    old = "\n".join(_env_block(text))
+    rest = text.replace(old + "\n", "").replace(old, "") if old else text
+    if rest and not rest.endswith("\n"):
+        rest += "\n"
+    path = project / ENV_FILE
+    if not block and not rest.strip():
+        path.unlink(missing_ok=True)
+        return
+    # A temporary file of mode 600 from its first moment: the secret is never readable by others.
+    with tempfile.NamedTemporaryFile("w", encoding="utf-8", dir=project, prefix=".env-", delete=False) as file:
+        file.write(rest + "".join(line + "\n" for line in block))
+    Path(file.name).replace(path)
+
+
+def _env_text(project: Path) -> str:
+    path = project / ENV_FILE
+    return path.read_text(encoding="utf-8") if path.is_file() else ""
+
+
+def _env_block(text: str) -> list[str]:
+    """Our lines of an `.env`, marks included; [] without them."""
+    lines = text.splitlines()
+    if _BEGIN not in lines:
+        return []
+    begin = lines.index(_BEGIN)
+    end = lines.index(_END, begin) if _END in lines[begin:] else len(lines) - 1
+    return lines[begin : end + 1]

@@ -1,0 +1,151 @@
+"""The four flows: a recipe's name, a root and settings in, one of the main jobs done through Prefect.
+
+Deployed, they are what `prefect deployment run build-dataset -p recipe=italian` starts. Importing this module loads
+Prefect; what each job does is in `flows.jobs`, without it.
+"""
+
+import logging
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from typing import Any, TypeVar
+
+from prefect import Flow, flow
+
+from data_catalog.progress import watched
+from data_catalog.storage.reading import reading
+from data_catalog.storage.roots import require_no_links, require_readable_path
+from flows import jobs as runs
+from flows.build.execution import Executor
+from flows.doctor import require_sound_environment
+from flows.ending import ended_by_signals
+from flows.orchestration.prefect_artifacts import FlowArtifacts
+from flows.orchestration.prefect_env import OUR_LOGGERS
+from flows.orchestration.prefect_executor import PrefectExecutor
+from flows.orchestration.ready import require_ready, require_scorable
+from flows.recipe.parameters import Settings, overrides_of
+from flows.recipe.recipe import DEFAULT_ROOT, BuildConfig, load_recipe
+
+T = TypeVar("T")
+
+DEFAULT_RECIPE = "scenes"
+ROOT = str(DEFAULT_ROOT)
+RUN_NAME = "{recipe} in {root}"
+
+# What progress goes through; each counts as much as any other. Publishing, quick, comes on top.
+BUILD_PHASES = ("ingest", "clean", "screen", "translate", "fetch", "normalise", "find-duplicates")
+TRAIN_PHASES = ("train",)
+EVALUATE_PHASES = ("evaluate",)
+
+
+@flow(name="build-dataset", flow_run_name=RUN_NAME, persist_result=False)
+def build_dataset(
+    recipe: str = DEFAULT_RECIPE,
+    root: str = ROOT,
+    settings: Settings = Settings(),  # noqa: B008
+    retry_failed: bool = False,
+    dask: bool = False,
+) -> Any:
+    """Build the dataset of a recipe.
+
+    Args:
+        recipe: name of a recipe, or a TOML file.
+        root: folder of the catalog, relative to the project's folder.
+        settings: what differs from the recipe.
+        retry_failed: ask once more for images that failed for reasons that may have passed.
+        dask: have the steps done by a Dask cluster, that of build.dask_address or one on this machine.
+    """
+    with _executor("build-dataset", BUILD_PHASES, recipe, root, settings, dask=dask) as executor:
+        return _do(partial(runs.build, retry_failed=retry_failed), recipe, root, settings, executor)
+
+
+@flow(name="train-clip", flow_run_name=RUN_NAME, persist_result=False)
+def train_clip(recipe: str = DEFAULT_RECIPE, root: str = ROOT, settings: Settings = Settings()) -> Any:  # noqa: B008
+    """Train the model of a recipe on the dataset that was built.
+
+    Args:
+        recipe: name of a recipe, or a TOML file.
+        root: folder of the catalog, relative to the project's folder.
+        settings: what differs from the recipe.
+    """
+    with _executor("train-clip", TRAIN_PHASES, recipe, root, settings) as executor:
+        return _do(runs.train, recipe, root, settings, executor)
+
+
+@flow(name="evaluate-clip", flow_run_name=RUN_NAME, persist_result=False)
+def evaluate_clip(recipe: str = DEFAULT_RECIPE, root: str = ROOT, settings: Settings = Settings()) -> Any:  # noqa: B008
+    """Score the trained model of a recipe on the dataset's held-out images.
+
+    Args:
+        recipe: name of a recipe, or a TOML file.
+        root: folder of the catalog, relative to the project's folder.
+        settings: what differs from the recipe.
+    """
+    with _executor("evaluate-clip", EVALUATE_PHASES, recipe, root, settings) as executor:
+        return _do(runs.evaluate, recipe, root, settings, executor)
+
+
+@flow(name="build-and-train", flow_run_name=RUN_NAME, persist_result=False)
+def build_and_train(recipe: str = DEFAULT_RECIPE, root: str = ROOT, settings: Settings = Settings()) -> Any:  # noqa: B008
+    """Build the dataset of a recipe, train its model, score it.
+
+    Args:
+        recipe: name of a recipe, or a TOML file.
+        root: folder of the catalog, relative to the project's folder.
+        settings: what differs from the recipe.
+    """
+    phases = (*BUILD_PHASES, *TRAIN_PHASES, *EVALUATE_PHASES)
+    with _executor("build-and-train", phases, recipe, root, settings) as executor:
+        loaded = load_recipe(recipe, root=Path(root), overrides=overrides_of(settings))
+        require_ready(loaded, Path(root))
+        built = _do(runs.build, recipe, root, settings, executor)
+        require_scorable(loaded, Path(root))
+        return built, *(_do(job, recipe, root, settings, executor) for job in (runs.train, runs.evaluate))
+
+
+FLOWS: dict[str, Flow[..., Any]] = {
+    found.name: found for found in (build_dataset, train_clip, evaluate_clip, build_and_train)
+}
+
+
+def _do(job: Callable[..., T], recipe: str, root: str, settings: Settings, executor: Executor) -> T:
+    return job(recipe, root=Path(root), overrides=overrides_of(settings), executor=executor)
+
+
+@contextmanager
+def _executor(
+    name: str, phases: Sequence[str], recipe: str, root: str, settings: Settings, *, dask: bool = False
+) -> Iterator[Executor]:
+    """What does the steps of the flow `name`, and shows its progress on the way through `phases`."""
+    require_sound_environment()
+    _let_our_logs_through()
+    require_readable_path(Path(root))
+    require_no_links(Path(root))
+    loaded = load_recipe(recipe, root=Path(root), overrides=overrides_of(settings))
+    artifacts = FlowArtifacts(f"progress-{name}-{loaded.name}", phases)
+
+    def watch(label: str, done: int, total: int) -> None:
+        if label in TRAIN_PHASES:
+            artifacts.progress(label, done=done, total=total)
+
+    executor = (_dask_executor if dask else _thread_executor)(loaded.build, Path(root), artifacts)
+    with reading(), ended_by_signals(), executor, watched(watch):
+        yield executor
+
+
+def _thread_executor(build: BuildConfig, _root: Path, artifacts: FlowArtifacts) -> PrefectExecutor:
+    return PrefectExecutor(build.workers, artifacts=artifacts)
+
+
+def _dask_executor(build: BuildConfig, root: Path, artifacts: FlowArtifacts) -> PrefectExecutor:
+    from flows.orchestration.dask_executor import DaskExecutor
+
+    return DaskExecutor(build.workers, root=root, address=build.dask_address, artifacts=artifacts)
+
+
+def _let_our_logs_through() -> None:
+    """In a worker's process nobody has set the level of our loggers, and the default would hide what goes on."""
+    for name in OUR_LOGGERS:
+        if logging.getLogger(name).level == logging.NOTSET:
+            logging.getLogger(name).setLevel(logging.INFO)

@@ -1,0 +1,271 @@
+"""`vernaclip up` and `down`: Prefect's server, a worker and our deployments, on this machine only.
+
+`up` may be given any number of times, after any crash: it starts what does not run, and says so.
+"""
+
+import fcntl
+import logging
+import re
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from data_catalog.errors import ConfigError, PipelineError
+from flows.doctor import SERVER_PORT, port_is_busy, require_sound_environment
+from flows.orchestration import daemons
+from flows.orchestration.active_runs import give_up_lost_runs, kill_runs, set_paused, wait_for_runs
+from flows.orchestration.daemons import Daemon
+from flows.orchestration.deployments import WORK_POOL, Deployment, deploy_all
+from flows.orchestration.prefect_env import (
+    Api,
+    configured_api,
+    new_auth_string,
+    prefect_environment,
+    prepare_process,
+    probe,
+    read_env_block,
+    remove_env_block,
+    server_environment,
+    state_folder,
+    write_env_block,
+)
+
+if TYPE_CHECKING:
+    from prefect.client.orchestration import SyncPrefectClient
+
+logger = logging.getLogger(__name__)
+
+HOST = "127.0.0.1"
+NUM_PORTS = 100
+START_TIMEOUT_S = 120.0
+POLL_S = 0.25
+
+# One run at a time: runs write the same catalog and use all processors; later ones wait in order.
+MAX_RUNS = 1
+
+# Prefect's default, 10 s, would let a person wait for nothing: the server is on the same machine.
+WORKER_ENVIRONMENT = {"PREFECT_LOGGING_LEVEL": "INFO", "PREFECT_WORKER_QUERY_SECONDS": "3"}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Services:
+    """What `up` came to.
+
+    Args:
+        api: where the server is, and the auth string that its pages ask for.
+        started: what was not running: "server", "worker", both or nothing.
+        ours: whether the server is one that `up` started, and `down` stops.
+        deployments: all that can be run by name.
+    """
+
+    api: Api
+    started: tuple[str, ...]
+    ours: bool
+    deployments: tuple[Deployment, ...]
+
+
+Deploy = Callable[["SyncPrefectClient", Path], Sequence[Deployment]]
+
+
+def up(project: Path, *, port: int | None = None, deploy: Deploy = deploy_all) -> Services:
+    """Make sure that a server answers, all deployments are there and a worker waits for runs.
+
+    Args:
+        project: the folder whose `.env` plain `prefect` will read, and in which deployed flows run.
+        port: where a new server listens; None for 4200, or the next free one.
+        deploy: makes the deployments, given a client and the project's folder.
+
+    Raises:
+        ConfigError: the port is taken, the environment breaks Prefect, or a configured server refuses us.
+        PipelineError: a server or worker does not start; the text ends with its last words.
+    """
+    require_sound_environment()
+    prepare_process()
+    with _one_at_a_time(project):
+        api, ours, server_started = _ensure_server(project, port)
+        with _client(api) as client:
+            worker = _worker(project)
+            deployments = deploy(client, project)
+            if ours:
+                give_up_lost_runs(client, has_worker=daemons.running_pid(worker) is not None)
+            set_paused(client, False)
+            worker_started = _ensure_worker(project, api, client)
+    started = [name for name, new in (("server", server_started), ("worker", worker_started)) if new]
+    return Services(api=api, started=tuple(started), ours=ours, deployments=tuple(deployments))
+
+
+def down(project: Path, *, now: bool = False) -> tuple[str, ...]:
+    """Stop what `up` started, and take its address out of `.env`.
+
+    Runs that have begun may end first; `now` kills them instead.
+
+    Returns:
+        What was running: "worker", "server", both or nothing.
+    """
+    prepare_process()
+    stopped = []
+    with _one_at_a_time(project):
+        worker, server = _worker(project), _server(project)
+        if daemons.running_pid(worker) is not None:
+            _end_runs(project, now=now)
+            _end(worker)
+            stopped.append("worker")
+        if daemons.running_pid(server) is not None:
+            _end(server)
+            stopped.append("server")
+        remove_env_block(project)
+    return tuple(stopped)
+
+
+def _end_runs(project: Path, *, now: bool) -> None:
+    """Let no further run begin, and wait for, or kill, those that have; without a server nobody knows of any."""
+    api = read_env_block(project) or configured_api()
+    if api is None or probe(api) != "answers":
+        return
+    with _client(api) as client:
+        set_paused(client, True)
+        if now:
+            kill_runs(client)
+        else:
+            wait_for_runs(client)
+
+
+def _end(daemon: Daemon) -> None:
+    daemons.terminate(daemon)
+    if not daemons.wait_for_end(daemon, timeout_s=20):
+        daemons.kill(daemon)
+
+
+def _server(project: Path) -> Daemon:
+    return Daemon(name="server", folder=state_folder(project))
+
+
+def _worker(project: Path) -> Daemon:
+    return Daemon(name="worker", folder=state_folder(project))
+
+
+@contextmanager
+def _one_at_a_time(project: Path) -> Iterator[None]:
+    with (state_folder(project) / "up.lock").open("a", encoding="ascii") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise ConfigError(f"another `vernaclip up` or `down` is at work in {project}: wait for it") from error
+        yield
+
+
+def _ensure_server(project: Path, port: int | None) -> tuple[Api, bool, bool]:
+    """An API that answers; whether its server is ours; whether it was started now."""
+    written = read_env_block(project)
+    server = _server(project)
+    running = daemons.running_pid(server) is not None
+    if running and written is not None and _wait_until(lambda: probe(written) != "silent", server):
+        if probe(written) == "answers":
+            return written, True, False
+    elif not running:
+        configured = configured_api()
+        if configured is not None and configured != written and _accepts(configured):
+            return configured, False, False
+    # A server of ours that nobody can talk to any more (its address or auth string is lost) makes room for a new one.
+    daemons.kill(server)
+    return _start_server(project, port, written), True, True
+
+
+def _accepts(api: Api) -> bool:
+    answer = probe(api)
+    if answer == "refuses":
+        raise ConfigError(
+            f"the Prefect server at {api.url} refuses the auth string: set PREFECT_API_AUTH_STRING, "
+            "or unset PREFECT_API_URL"
+        )
+    if answer == "silent":
+        logger.warning("no Prefect server answers at %s, which the settings name: starting one here", api.url)
+    return answer == "answers"
+
+
+def _start_server(project: Path, port: int | None, written: Api | None) -> Api:
+    """Start a server and wait until it answers; at the old address, with the old secret, where there was one."""
+    api = Api(
+        url=f"http://{HOST}:{_free_port(port, written)}/api",
+        auth_string=(written and written.auth_string) or new_auth_string(),
+    )
+    server = _server(project)
+    write_env_block(project, api)
+    environment = server_environment(api, server.folder / "prefect.db")
+    command = [sys.executable, "-m", "prefect", "server", "start", "--host", HOST, "--port", api.port]
+    daemons.start(server, [*command, "--analytics-off"], environment=environment, working_dir=project)
+    logger.info("starting Prefect's server on %s", api.ui_url)
+    if not _wait_until(lambda: probe(api) == "answers", server):
+        daemons.kill(server)
+        remove_env_block(project)
+        raise PipelineError(f"Prefect's server did not start; the end of {server.log_path}:\n{server.last_words()}")
+    return api
+
+
+def _free_port(port: int | None, written: Api | None) -> int:
+    if port is not None:
+        if port_is_busy(port):
+            raise ConfigError(f"port {port} is taken by another program: choose another, or stop that program")
+        return port
+    before = [int(written.port)] if written else []
+    candidates: list[int] = [*before, *range(SERVER_PORT, SERVER_PORT + NUM_PORTS)]
+    for candidate in candidates:
+        if not port_is_busy(candidate):
+            return candidate
+    raise ConfigError(f"ports {SERVER_PORT} to {SERVER_PORT + NUM_PORTS - 1} are all taken: give another with --port")
+
+
+def _wait_until(ready: Callable[[], bool], daemon: Daemon) -> bool:
+    """Wait until something is so; False if the daemon has ended, or after a while."""
+    deadline = time.monotonic() + START_TIMEOUT_S
+    while time.monotonic() < deadline and daemons.running_pid(daemon) is not None:
+        if ready():
+            return True
+        time.sleep(POLL_S)
+    return False
+
+
+@contextmanager
+def _client(api: Api) -> "Iterator[SyncPrefectClient]":
+    """A client of this API, whatever this process's settings name."""
+    from prefect.client.orchestration import get_client
+    from prefect.settings import PREFECT_API_AUTH_STRING, PREFECT_API_KEY, PREFECT_API_URL, temporary_settings
+
+    settings = {PREFECT_API_URL: api.url, PREFECT_API_AUTH_STRING: api.auth_string, PREFECT_API_KEY: api.key}
+    with temporary_settings(settings), get_client(sync_client=True) as client:
+        yield client
+
+
+def _ensure_worker(project: Path, api: Api, client: "SyncPrefectClient") -> bool:
+    """A worker of this server; True if it was started now. One that knows another address is replaced."""
+    worker = _worker(project)
+    address = worker.folder / "worker.api"
+    if daemons.running_pid(worker) is not None:
+        if address.is_file() and address.read_text(encoding="utf-8") == api.url:
+            return False
+        daemons.kill(worker)
+    address.write_text(api.url, encoding="utf-8")
+    folder_name = re.sub(r"[^\w.-]+", "-", project.resolve().name)  # Prefect refuses some characters
+    name = f"{WORK_POOL}-{folder_name}"
+    command = [sys.executable, "-m", "prefect", "worker", "start", "--pool", WORK_POOL, "--name", name]
+    command += ["--type", "process", "--limit", str(MAX_RUNS), "--install-policy", "never"]
+    environment = {**prefect_environment(), **api.environment(), **WORKER_ENVIRONMENT}
+    began = datetime.now(UTC)
+    daemons.start(worker, command, environment=environment, working_dir=project)
+    if not _wait_until(lambda: _worker_seen(client, name, began), worker):
+        daemons.kill(worker)
+        raise PipelineError(f"the worker did not start; the end of {worker.log_path}:\n{worker.last_words()}")
+    return True
+
+
+def _worker_seen(client: "SyncPrefectClient", name: str, since: datetime) -> bool:
+    workers = client.read_workers_for_work_pool(WORK_POOL)
+    return any(
+        worker.name == name and worker.last_heartbeat_time is not None and worker.last_heartbeat_time >= since
+        for worker in workers
+    )

@@ -1,0 +1,91 @@
+"""Language packs from TOML: those that ship in `flows/languages`, and any other file that a recipe names."""
+
+import tomllib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import MappingProxyType
+
+from data_catalog.errors import ConfigError
+from data_catalog.language_pack import LanguagePack
+from flows.recipe.recipe import Recipe
+from flows.recipe.settings import build
+
+_SHIPPED = Path(__file__).parents[1] / "languages"
+
+
+def available_language_packs() -> list[str]:
+    """Codes of the language packs that ship, sorted."""
+    return sorted(path.stem for path in _SHIPPED.glob("*.toml"))
+
+
+def load_language_packs() -> dict[str, LanguagePack]:
+    """All language packs that ship, by code."""
+    return {code: load_language_pack(code) for code in available_language_packs()}
+
+
+def language_packs_of(files: Sequence[str]) -> dict[str, LanguagePack]:
+    """The packs in files of the user's, by code.
+
+    Raises:
+        ConfigError: one cannot be loaded, or two are of the same language.
+    """
+    packs: dict[str, LanguagePack] = {}
+    places: dict[str, str] = {}
+    for file in dict.fromkeys(files):
+        pack = load_language_pack(file)
+        if pack.code in packs:
+            raise ConfigError(f"{places[pack.code]} and {file} are both language packs of {pack.code}: name one")
+        packs[pack.code], places[pack.code] = pack, file
+    return packs
+
+
+def named_language_packs(recipe: Recipe) -> dict[str, LanguagePack]:
+    """The packs in files that a recipe names, by code.
+
+    Raises:
+        ConfigError: see `language_packs_of`; or `language_pack` is of another language than the target.
+    """
+    target = recipe.language_pack
+    if target and (code := load_language_pack(target).code) != recipe.target_language:
+        raise ConfigError(
+            f"the language pack {target} is of {code}, but target_language is {recipe.target_language}: correct one of "
+            "them, or name packs of other languages in language_packs"
+        )
+    return language_packs_of([*([target] if target else []), *recipe.language_packs])
+
+
+def target_language_pack(recipe: Recipe, named: Mapping[str, LanguagePack]) -> LanguagePack:
+    """The pack of a recipe's target language: the one that is named, else the one that ships.
+
+    Raises:
+        ConfigError: there is neither.
+    """
+    return named.get(recipe.target_language) or load_language_pack(recipe.target_language)
+
+
+def language_pack(code: str, named: Mapping[str, LanguagePack] = MappingProxyType({})) -> LanguagePack:
+    """The pack of a language: the one that is named, else the one that ships, else one of nothing but its code."""
+    if code in named:
+        return named[code]
+    return load_language_pack(code) if code in available_language_packs() else LanguagePack.minimal(code)
+
+
+def load_language_pack(name: str) -> LanguagePack:
+    """The language pack of a code ("it"), or of a file if the name ends in ".toml".
+
+    Raises:
+        ConfigError: no such pack or file, not TOML, an unknown key, a wrong type.
+    """
+    path = Path(name) if name.endswith(".toml") else _SHIPPED / f"{name}.toml"
+    if path.suffix == ".toml" and not name.endswith(".toml") and name not in available_language_packs():
+        raise ConfigError(
+            f"there is no language pack {name!r}: use one of {', '.join(available_language_packs())}, "
+            'or write one and name its file in the recipe, language_pack = "xx.toml"'
+        )
+    try:
+        values = tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"cannot read the language pack {path}: {error.strerror}") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"the language pack {path} is not TOML: {error}") from error
+    return build(LanguagePack, values, str(path.name))

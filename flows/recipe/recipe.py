@@ -1,0 +1,244 @@
+"""A recipe: everything that one run needs, read from TOML, with --set overrides, into validated dataclasses."""
+
+import re
+import tomllib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+from cleaning.config import CheckConfig, CleanConfig
+from cleaning.selection_config import DuplicatesConfig, LeaksConfig, RepeatsConfig
+from data_catalog.errors import ConfigError
+from data_catalog.fetch.fetch import FetchConfig
+from data_catalog.images.normalise import NormaliseConfig
+from data_catalog.publish import SplitConfig
+from data_catalog.sample.server import ServeConfig
+from data_catalog.sample.upstream import ScenesConfig
+from flows.recipe.settings import build, coerce
+from flows.recipe.sources import SourceSettings, TestSetSettings, read_sources, read_test_sets
+from training.config import EvaluateConfig, TrainConfig
+from translation.config import TranslateConfig
+
+DEFAULT_ROOT = Path("catalog")
+
+# The parts of a setting's path; one that holds dots, such as a host's name, stands in quotes.
+_KEYS = re.compile(r'"[^"]+"|[^."]+')
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BuildConfig:
+    """How a dataset is cut into shards and worked on.
+
+    Args:
+        shard_size: samples a shard, about.
+        chunk_size: captions a translation chunk, the unit of its commit.
+        workers: steps that run at the same time on the processor.
+        fetch_workers: shards whose images are fetched at the same time, from many hosts; each slow host that a source
+            has all its images on is asked beside them.
+        dask_address: scheduler of the Dask cluster that does the steps with `--executor dask`, such as
+            tcp://10.0.0.5:8786; none: as many processes of this machine as there are workers.
+        keep_work: keep raw images and step outputs after publishing (they triple the disk).
+        reuse_images: what earlier builds of the same root fetched, of any dataset, and kept (`keep_work`), is not asked
+            of the web again where only other images are asked for now: it is taken as it came then, failures too, by
+            its sample's id, whatever has become of its address.
+    """
+
+    shard_size: int = 5_000
+    chunk_size: int = 20_000
+    workers: int = 4
+    fetch_workers: int = 2
+    dask_address: str | None = None
+    keep_work: bool = False
+    reuse_images: bool = False
+
+    def __post_init__(self) -> None:
+        for name in ("shard_size", "chunk_size", "workers", "fetch_workers"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"build.{name} must be positive, got {getattr(self, name)}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Recipe:
+    """A complete, validated run.
+
+    Args:
+        name: the dataset's name, and its folder's.
+        target_language: ISO 639-1 code of the language that captions end in.
+        source_language: language that the engine translates from.
+        language_pack: TOML file of a pack of the target language that does not come with vernaclip.
+        language_packs: files of further packs: of the source language, the pivot, or captions that are read.
+        test_sets: what the model will be measured on, so that nothing of it may be trained on.
+    """
+
+    name: str
+    target_language: str
+    source_language: str = "en"
+    language_pack: str | None = None
+    language_packs: tuple[str, ...] = ()
+    sources: tuple[SourceSettings, ...]
+    test_sets: tuple[TestSetSettings, ...] = ()
+    scenes: ScenesConfig | None = None
+    serve: ServeConfig | None = None
+    build: BuildConfig = field(default_factory=BuildConfig)
+    clean: CleanConfig = field(default_factory=CleanConfig)
+    leaks: LeaksConfig = field(default_factory=LeaksConfig)
+    repeats: RepeatsConfig = field(default_factory=RepeatsConfig)
+    translate: TranslateConfig = field(default_factory=TranslateConfig)
+    check: CheckConfig = field(default_factory=CheckConfig)
+    fetch: FetchConfig = field(default_factory=FetchConfig)
+    normalise: NormaliseConfig = field(default_factory=NormaliseConfig)
+    duplicates: DuplicatesConfig = field(default_factory=DuplicatesConfig)
+    split: SplitConfig = field(default_factory=SplitConfig)
+    train: TrainConfig = field(default_factory=TrainConfig)
+    evaluate: EvaluateConfig = field(default_factory=EvaluateConfig)
+
+    def __post_init__(self) -> None:
+        _ = self.source_order
+
+    @property
+    def source_order(self) -> list[str]:
+        """Names of the sources, best first: whose image stays where two are the same."""
+        return self.duplicates.source_order([source.name for source in self.sources])
+
+
+SECTIONS: dict[str, Any] = {
+    "scenes": ScenesConfig,
+    "serve": ServeConfig,
+    "build": BuildConfig,
+    "clean": CleanConfig,
+    "leaks": LeaksConfig,
+    "repeats": RepeatsConfig,
+    "translate": TranslateConfig,
+    "check": CheckConfig,
+    "fetch": FetchConfig,
+    "normalise": NormaliseConfig,
+    "duplicates": DuplicatesConfig,
+    "split": SplitConfig,
+    "train": TrainConfig,
+    "evaluate": EvaluateConfig,
+}
+TEXTS = ("name", "target_language", "source_language", "language_pack", "data")
+
+
+def load_recipe(recipe: str, *, root: Path, overrides: Sequence[str] = ()) -> Recipe:
+    """Read a recipe by name or file and apply `section.key=value` overrides.
+
+    Relative paths are relative to the current folder. `{root}`, `{recipe}` and `{data}` in texts stand for the
+    catalog's root, the folder of the recipe file and the recipe's `data` setting.
+
+    Raises:
+        ConfigError: no such recipe, broken TOML, an unknown key, or a value that is not allowed.
+    """
+    path = find_recipe(recipe)
+    try:
+        values = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path} is not TOML: {error}") from error
+    for override in overrides:
+        _apply_override(values, override)
+    places = {"root": str(root), "recipe": str(path.parent)}
+    places["data"] = str(_substitute(values.get("data", "data"), places))
+    return _recipe(_substitute(values, places), default_name=path.stem)
+
+
+def recipe_names() -> list[str]:
+    """Names of the recipes that come with vernaclip."""
+    return sorted(entry.name.removesuffix(".toml") for entry in _recipes_folder().glob("*.toml"))
+
+
+def recipe_summary(name: str) -> str:
+    """The first comment line of a recipe that comes with vernaclip."""
+    first = find_recipe(name).read_text(encoding="utf-8").splitlines()[0]
+    return first.removeprefix("#").strip()
+
+
+def find_recipe(recipe: str) -> Path:
+    """Path of a recipe, given its name or its file.
+
+    Raises:
+        ConfigError: there is none.
+    """
+    if recipe.endswith(".toml") or "/" in recipe:
+        if not Path(recipe).is_file():
+            raise ConfigError(f"there is no recipe file {recipe}")
+        return Path(recipe)
+    path = _recipes_folder() / f"{recipe}.toml"
+    if not path.is_file():
+        raise ConfigError(f"there is no recipe {recipe!r}: name one of {', '.join(recipe_names())}, or give a file")
+    return path
+
+
+def _recipes_folder() -> Path:
+    return Path(str(files("flows") / "recipes"))
+
+
+def override_values(overrides: Sequence[str]) -> dict[str, Any]:
+    """`section.key=value` texts as nested tables, not yet checked.
+
+    Raises:
+        ConfigError: a text is not of that form.
+    """
+    values: dict[str, Any] = {}
+    for override in overrides:
+        _apply_override(values, override)
+    return values
+
+
+def _apply_override(values: dict[str, Any], override: str) -> None:
+    path, equals, text = override.partition("=")
+    *tables, name = _KEYS.findall(path.strip()) or [""]
+    tables, name = [table.strip('"') for table in tables], name.strip('"')
+    if not equals or not name or _KEYS.sub("", path.strip()).strip("."):
+        raise ConfigError(f"--set takes section.key=value, got {override!r}")
+    for table in tables:
+        values = values.setdefault(table, {})
+        if not isinstance(values, dict):
+            raise ConfigError(f"--set {path}: {table} is not a section")
+    values[name] = _toml_value(text)
+
+
+def _toml_value(text: str) -> Any:
+    try:
+        return tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        return text
+
+
+def _substitute(value: Any, places: Mapping[str, str]) -> Any:
+    if isinstance(value, str):
+        for name, place in places.items():
+            value = value.replace(f"{{{name}}}", place)
+        return value
+    if isinstance(value, dict):
+        return {name: _substitute(item, places) for name, item in value.items()}
+    return [_substitute(item, places) for item in value] if isinstance(value, list) else value
+
+
+def _recipe(values: dict[str, Any], *, default_name: str) -> Recipe:
+    known = {*SECTIONS, *TEXTS, "language_packs", "sources", "test_sets"}
+    for name, value in values.items():
+        if name not in known:
+            raise ConfigError(f"unknown key {name}: a recipe has {', '.join(sorted(known))}")
+        if name in TEXTS and not isinstance(value, str):
+            raise ConfigError(f"{name} must be a text, got {value!r}")
+    if "target_language" not in values:
+        raise ConfigError('target_language is missing: the recipe must name it, as in target_language = "it"')
+    target = values["target_language"]
+    return Recipe(
+        name=_dataset_name(values.get("name", default_name)),
+        target_language=target,
+        source_language=values.get("source_language", "en"),
+        language_pack=values.get("language_pack"),
+        language_packs=coerce(tuple[str, ...], values.get("language_packs", ()), "language_packs"),
+        sources=read_sources(values.get("sources", {}), target),
+        test_sets=read_test_sets(values.get("test_sets", {}), target),
+        **{name: build(kind, values[name], name) for name, kind in SECTIONS.items() if name in values},
+    )
+
+
+def _dataset_name(name: str) -> str:
+    if not name.replace("-", "").replace("_", "").isalnum():
+        raise ConfigError(f"name must be letters, digits, - and _ (it names a folder), got {name!r}")
+    return name

@@ -1,0 +1,190 @@
+"""The tables of a recipe that name upstream files: `[sources.NAME]` and `[test_sets.NAME]`, each of its kind."""
+
+import dataclasses
+from collections.abc import Iterator, Mapping, Set
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar, Generic, TypeVar
+
+from data_catalog.errors import ConfigError
+from data_catalog.exports.rights import SourceRights
+from data_catalog.language_pack import LanguagePack
+from data_catalog.sources.registry import SOURCE_KINDS, SourceKind
+from data_catalog.test_sets.registry import TEST_SET_KINDS, TestSetKind
+from flows.recipe.settings import build, coerce
+from training.galleries import HUMAN, MACHINE
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StatedCaptions:
+    """What whoever names a test set says of its captions: it is told beside scores, and is no part of any dataset.
+
+    Args:
+        captions_by: who made them, "human" or "machine", where the files do not say.
+        captions_in: code of their language, where that is not the one that models are scored in.
+    """
+
+    captions_by: str | None = None
+    captions_in: str | None = None
+
+    def __post_init__(self) -> None:
+        """Refuse other makers, and what is no code of a language."""
+        if self.captions_by not in (None, HUMAN, MACHINE):
+            raise ConfigError(f"captions_by must be {HUMAN} or {MACHINE}, got {self.captions_by!r}")
+        if self.captions_in is not None:
+            try:
+                LanguagePack.minimal(self.captions_in)
+            except ConfigError as error:
+                raise ConfigError(f"captions_in names no language: {error}") from error
+
+
+_RIGHTS, _STATED = (
+    frozenset(field.name for field in dataclasses.fields(config)) for config in (SourceRights, StatedCaptions)
+)
+
+Kind = TypeVar("Kind", SourceKind, TestSetKind)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _TableSettings(Generic[Kind]):
+    """One table of a recipe that names upstream files: their kind and that kind's own settings."""
+
+    SECTION: ClassVar[str]
+
+    name: str
+    kind: Kind
+    config: Any
+
+    def check(self) -> None:
+        """Raise ConfigError, which names the table, where what it names cannot be read."""
+        with _naming(f"{self.SECTION}.{self.name}"):
+            self.kind.check(self.config)
+
+    def upstream_files(self) -> list[Path]:
+        """The files that it names.
+
+        Raises:
+            ConfigError: as `check` does.
+        """
+        with _naming(f"{self.SECTION}.{self.name}"):
+            return self.kind.upstream_files(self.config)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SourceSettings(_TableSettings[SourceKind]):
+    """One `[sources.NAME]` table."""
+
+    SECTION = "sources"
+
+    rights: SourceRights
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TestSetSettings(_TableSettings[TestSetKind]):
+    """One `[test_sets.NAME]` table."""
+
+    SECTION = "test_sets"
+
+    captions: StatedCaptions = StatedCaptions()
+
+
+@contextmanager
+def _naming(path: str) -> Iterator[None]:
+    """Say which table of the recipe an error is about, and how to do without it."""
+    try:
+        yield
+    except ConfigError as error:
+        raise ConfigError(f"{path}: {error}. To do without it: --set {path}.enabled=false") from error
+
+
+def read_sources(tables: Any, target: str) -> tuple[SourceSettings, ...]:
+    """The sources that are not switched off, in the recipe's order.
+
+    Raises:
+        ConfigError: there is none, or one is wrong; the text names the setting.
+    """
+    if not isinstance(tables, Mapping) or not tables:
+        raise ConfigError("a recipe needs at least one [sources.NAME] table")
+    said, tables = _split_off(tables, _RIGHTS)
+    rights = {name: build(SourceRights, table, f"sources.{name}") for name, table in said.items()}
+    chosen = [
+        SourceSettings(name=name, kind=SOURCE_KINDS[kind], config=config, rights=rights[name])
+        for name, kind, config in _read_tables("sources", tables, SOURCE_KINDS, target)
+    ]
+    if not chosen:
+        raise ConfigError("every source of the recipe is switched off by `enabled = false`")
+    return tuple(chosen)
+
+
+def _split_off(tables: Mapping[str, Any], keys: Set[str]) -> tuple[dict[str, dict[str, Any]], dict[str, Any]]:
+    """What the tables say under some keys, which tables of any kind may have, and the tables without it."""
+    said, others = {}, {}
+    for name, table in tables.items():
+        said[name] = {key: table[key] for key in keys if key in table} if isinstance(table, Mapping) else {}
+        others[name] = {key: value for key, value in table.items() if key not in keys} if said[name] else table
+    return said, others
+
+
+def read_test_sets(tables: Any, target: str) -> tuple[TestSetSettings, ...]:
+    """The test sets that are not switched off, by name; there may be none.
+
+    Raises:
+        ConfigError: one is wrong; the text names the setting.
+    """
+    if not isinstance(tables, Mapping):
+        raise ConfigError(f"test_sets must be tables [test_sets.NAME], got {tables!r}")
+    said, tables = _split_off(tables, _STATED)
+    found = sorted(_read_tables("test_sets", tables, TEST_SET_KINDS, target), key=lambda table: table[0])
+    return tuple(
+        TestSetSettings(
+            name=name,
+            kind=TEST_SET_KINDS[kind],
+            config=config,
+            captions=_stated(said[name], config, f"test_sets.{name}"),
+        )
+        for name, kind, config in found
+    )
+
+
+def _stated(said: dict[str, Any], config: Any, path: str) -> StatedCaptions:
+    stated: StatedCaptions = _built(StatedCaptions, said, path)
+    if stated.captions_in is not None and hasattr(config, "languages"):
+        raise ConfigError(f"{path}.captions_in: the files tell the languages of captions, and languages which are read")
+    return stated
+
+
+def _read_tables(
+    section: str, tables: Mapping[str, Any], kinds: Mapping[str, Any], target: str
+) -> list[tuple[str, str, Any]]:
+    """Name, kind and config of each table that is not switched off."""
+    found = []
+    elsewhere = {SourceSettings.SECTION: _RIGHTS, TestSetSettings.SECTION: _STATED}[section]
+    for name, table in tables.items():
+        path = f"{section}.{name}"
+        if not isinstance(table, Mapping):
+            raise ConfigError(f"{path} must be a table of settings, got {table!r}")
+        if not name.replace("_", "").isalnum():
+            raise ConfigError(f"{path}: a name must be letters, digits and _ (it is part of ids)")
+        settings = dict(table)
+        kind = settings.pop("kind", name)
+        if not coerce(bool, settings.pop("enabled", True), f"{path}.enabled"):
+            continue
+        if not isinstance(kind, str) or kind not in kinds:
+            raise ConfigError(f"{path}.kind is {kind!r}: kinds are {', '.join(sorted(kinds))}")
+        found.append((name, kind, _config(kinds[kind].config_type, settings, target, path, elsewhere)))
+    return found
+
+
+def _config(config_type: type, settings: dict[str, Any], target: str, path: str, elsewhere: Set[str]) -> Any:
+    names = {field.name for field in dataclasses.fields(config_type)}
+    if "languages" in names:
+        settings.setdefault("languages", [target])
+    return _built(config_type, settings, path, elsewhere)
+
+
+def _built(config_type: type, settings: dict[str, Any], path: str, elsewhere: Set[str] = frozenset()) -> Any:
+    try:
+        return build(config_type, settings, path, elsewhere=elsewhere)
+    except ConfigError as error:
+        raise ConfigError(str(error) if path in str(error) else f"{path}: {error}") from error

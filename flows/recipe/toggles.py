@@ -1,0 +1,166 @@
+"""Filters of a recipe that an ablation switches: which settings there are, by what names, and what a switch changes."""
+
+import dataclasses
+import re
+import typing
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from data_catalog.errors import ConfigError
+from data_catalog.storage.shards import digest
+from flows.recipe.parameters import overrides_of, settings_of
+from flows.recipe.recipe import SECTIONS as RECIPE_SECTIONS
+from flows.recipe.recipe import Recipe, override_values
+from flows.recipe.settings import coerce
+
+SECTIONS = ("clean", "check", "repeats", "duplicates", "leaks")
+ANY_SECTION = "cleaning"  # stands for whichever of them has the setting
+# Without it a model would be trained on what it is scored on, and every filter would be judged by that.
+NEVER = {"duplicates.split_guard": "it keeps images of the test split out of training, so that nothing could be scored"}
+_MAX_SLUG = 60
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Toggle:
+    """One or several settings that are switched together.
+
+    Args:
+        settings: what each is in the recipe, and what instead, by its path.
+    """
+
+    settings: Mapping[str, tuple[Any, Any]]
+
+    @property
+    def label(self) -> str:
+        """What is switched, for people: a switch by its path, another setting with both values."""
+        return " + ".join(
+            path if isinstance(now, bool) else f"{path} {_shown(now)}, not {_shown(instead)}"
+            for path, (now, instead) in self.settings.items()
+        )
+
+    @property
+    def adds(self) -> bool:
+        """Whether the recipe lacks the filter, so that it is the variant that has it."""
+        return all(now is False for now, _ in self.settings.values())
+
+    @property
+    def overrides(self) -> list[str]:
+        """What makes a recipe the variant, as `--set` takes it."""
+        values: dict[str, Any] = {}
+        for path, (_, instead) in self.settings.items():
+            section, name = path.split(".")
+            values.setdefault(section, {})[name] = list(instead) if isinstance(instead, tuple) else instead
+        return overrides_of(settings_of([]).model_validate(values))
+
+    @property
+    def slug(self) -> str:
+        """The variant's part of a dataset's name."""
+        parts = [
+            path if isinstance(now, bool) else f"{path}-{_shown(instead)}"
+            for path, (now, instead) in self.settings.items()
+        ]
+        word = "without" if all(now is True for now, _ in self.settings.values()) else "with"
+        text = re.sub(r"[^A-Za-z0-9_]+", "-", f"{word}-{'-'.join(parts)}").strip("-")
+        plain = all(isinstance(now, bool) for now, _ in self.settings.values())
+        return text if plain and len(text) <= _MAX_SLUG else f"{text[:_MAX_SLUG]}-{digest(parts)[:6]}"
+
+
+def switches(recipe: Recipe) -> dict[str, bool]:
+    """Everything that is on or off, by its path."""
+    found = {path: value for path, value in _settings(recipe).items() if isinstance(value, bool)}
+    return {path: value for path, value in found.items() if path not in NEVER}
+
+
+def toggle_of(text: str, recipe: Recipe) -> Toggle:
+    """The toggle that a text names: paths, each with `=VALUE` where it is neither on nor off, joined by `+`.
+
+    Raises:
+        ConfigError: no such setting, or several; one that is neither on nor off without a value; or nothing changes.
+    """
+    settings: dict[str, tuple[Any, Any]] = {}
+    for part in re.split(r"\+\s*(?=[a-z_])", text.strip()):
+        path, now, instead = _switched(part.strip(), recipe)
+        if path in settings:
+            raise ConfigError(f"--toggle {text}: {path} is named twice")
+        settings[path] = now, instead
+    switched = {now for now, _ in settings.values() if isinstance(now, bool)}
+    if len(switched) > 1:
+        raise ConfigError(f"--toggle {text}: one of them is on and another off, so neither with nor without says which")
+    return Toggle(settings=settings)
+
+
+def toggles_of(texts: Sequence[str], recipe: Recipe) -> list[Toggle]:
+    """All toggles of a command line.
+
+    Raises:
+        ConfigError: as `toggle_of`, or two of them are the same, or there are none.
+    """
+    if not texts:
+        raise ConfigError(
+            "--toggle says which filter is switched, and may be given often: --list shows which there are"
+        )
+    toggles = [toggle_of(text, recipe) for text in texts]
+    for number, toggle in enumerate(toggles):
+        if toggle in toggles[:number]:
+            raise ConfigError(f"--toggle {toggle.label} is given twice")
+    return toggles
+
+
+def _switched(part: str, recipe: Recipe) -> tuple[str, Any, Any]:
+    """A setting's path, its value in the recipe, and the other value."""
+    name, equals, value = part.partition("=")
+    path = _path(name.strip(), recipe)
+    now = _settings(recipe)[path]
+    if equals:
+        instead = _read(path, value)
+    elif isinstance(now, bool):
+        instead = not now
+    else:
+        raise ConfigError(f"{path} is neither on nor off: say what it is to be instead, as in --toggle {path}=VALUE")
+    if instead == now:
+        raise ConfigError(f"--toggle {part} changes nothing: in the recipe {path} is {_shown(now)} already")
+    return path, now, instead
+
+
+def _path(name: str, recipe: Recipe) -> str:
+    known = _settings(recipe)
+    section, dot, setting = name.rpartition(".")
+    sections = SECTIONS if not dot or section == ANY_SECTION else (section,)
+    spellings = (setting, f"{setting}_check", f"{setting.removesuffix('s')}_check")
+    found = [path for each in sections for path in _first(each, spellings, known)]
+    if not found:
+        raise ConfigError(f"there is no {name!r} to toggle: there are {', '.join(switches(recipe))}")
+    if len(found) > 1:
+        raise ConfigError(f"{name!r} may be {' or '.join(found)}: name one, or all at once as {'+'.join(found)}")
+    if found[0] in NEVER:
+        raise ConfigError(f"{found[0]} can't be toggled: {NEVER[found[0]]}")
+    return found[0]
+
+
+def _first(section: str, spellings: Sequence[str], known: Mapping[str, Any]) -> list[str]:
+    return [path for path in (f"{section}.{name}" for name in spellings) if path in known][:1]
+
+
+def _settings(recipe: Recipe) -> dict[str, Any]:
+    return dict(_all_settings(recipe))
+
+
+def _all_settings(recipe: Recipe) -> Iterator[tuple[str, Any]]:
+    for section in SECTIONS:
+        config = getattr(recipe, section)
+        for field in dataclasses.fields(config):
+            yield f"{section}.{field.name}", getattr(config, field.name)
+
+
+def _read(path: str, value: str) -> Any:
+    """A value as the setting has it. Raises `ConfigError` where it is of another type."""
+    section, name = path.split(".")
+    given = override_values([f"{path}={value}"])[section][name]
+    return coerce(typing.get_type_hints(RECIPE_SECTIONS[section])[name], given, path)
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, tuple):
+        return ",".join(map(str, value)) or "none"
+    return str(value).lower() if isinstance(value, bool) else str(value)
