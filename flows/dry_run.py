@@ -33,8 +33,7 @@ from flows.build.test_sets import TestContents, read_test_set
 from flows.recipe.engines import open_engine
 from flows.recipe.language_packs import named_language_packs, target_language_pack
 from flows.recipe.recipe import Recipe
-from flows.recipe.sources import SourceSettings, TestSetSettings
-from flows.recipe.what_settings import source_settings
+from flows.recipe.sources import SourceSettings, TestSetSettings, source_settings
 from translation.engine import Translator
 from translation.memory import TranslationMemory
 

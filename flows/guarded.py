@@ -9,8 +9,7 @@ from data_catalog.storage.file_hashes import FileHashes
 from data_catalog.storage.manifest import Snapshot
 from flows.build.upstream_hashes import entries_identity, file_entries, images_digest, open_hashes, save_hashes
 from flows.recipe.recipe import Recipe
-from flows.recipe.sources import TestSetSettings
-from flows.recipe.what_settings import test_set_settings
+from flows.recipe.sources import TestSetSettings, test_set_settings
 
 logger = logging.getLogger(__name__)
 

@@ -1,21 +1,16 @@
 """Settings of training and evaluation; the flows read them from a recipe's `[train]` and `[evaluate]`."""
 
-import dataclasses
 import math
 from dataclasses import dataclass
 from typing import Any
 
 from data_catalog.errors import ConfigError
+from data_catalog.settings import how, what
 from data_catalog.storage.shards import digest
 from training.augment import AUGMENTATION_SETS, AUGMENTATIONS
 from training.device import DEVICES
 
 TRAIN_VERSION = 3  # raised when the same settings and data would give another model
-
-# Settings that change how a run goes, not what it makes: they are in no key.
-HOW_SETTINGS = frozenset({"device", "num_threads", "cache_max_bytes", "checkpoint_every_steps"})
-# Where weights lie; what they are is in the key beside the settings.
-PLACES = frozenset({"image_weights", "text_encoder"})
 
 SPLITS = ("train", "val", "test")
 CHOICES = {
@@ -77,8 +72,9 @@ class TrainConfig:
     """
 
     model: str = "compact"
-    image_weights: str = ""
-    text_encoder: str = ""
+    # Where weights are is in no key: what they are is, beside the settings.
+    image_weights: str = how("")
+    text_encoder: str = how("")
     lock_image: bool = False
     epochs: int = 10
     frozen_epochs: int = 0
@@ -101,10 +97,10 @@ class TrainConfig:
     augment: tuple[str, ...] = ("crop",)
     vocab_size: int = 2048
     shuffle_window: int = 20_000
-    device: str = "auto"
-    num_threads: int = 0
-    cache_max_bytes: int = 2 << 30
-    checkpoint_every_steps: int = 200
+    device: str = how("auto")
+    num_threads: int = how(0)
+    cache_max_bytes: int = how(2 << 30)
+    checkpoint_every_steps: int = how(200)
 
     def __post_init__(self) -> None:
         for name in ("epochs", "lr", "shuffle_window", "checkpoint_every_steps"):
@@ -153,8 +149,10 @@ class TrainConfig:
 
     def what(self) -> dict[str, Any]:
         """The settings that decide what the model becomes; a run by epochs has the key that it always had."""
-        left_out = HOW_SETTINGS | PLACES | (frozenset() if self.steps else {"steps"})
-        return {name: value for name, value in dataclasses.asdict(self).items() if name not in left_out}
+        settings = what(self)
+        if not self.steps:
+            del settings["steps"]
+        return settings
 
     @property
     def frozen_steps(self) -> int:

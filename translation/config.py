@@ -3,6 +3,7 @@
 from dataclasses import dataclass, fields
 
 from data_catalog.errors import ConfigError
+from data_catalog.settings import how
 
 ENGINES = ("argos", "ctranslate2", "deepl", "apertium")
 COMPUTE_TYPES = ("default", "auto", "int8", "int8_float32", "int16", "float32", "int8_float16", "float16", "bfloat16")
@@ -59,20 +60,20 @@ class TranslateConfig:
     """
 
     engine: str = "argos"
-    package: tuple[str, ...] = ()
-    model: tuple[str, ...] = ()
+    package: tuple[str, ...] = how(())
+    model: tuple[str, ...] = how(())
     pivot: str = ""
     round_trip: bool = False
-    reverse_package: tuple[str, ...] = ()
-    reverse_model: tuple[str, ...] = ()
+    reverse_package: tuple[str, ...] = how(())
+    reverse_model: tuple[str, ...] = how(())
     beam_size: int = 2
     patience: int = 2
     max_batch_tokens: int = 0
     compute_type: str = "default"
-    inter_threads: int = 0
+    inter_threads: int = how(0)
     intra_threads: int = 1
     device: str = "auto"
-    max_characters: int = 500_000
+    max_characters: int = how(500_000)
 
     def __post_init__(self) -> None:
         """Raise ConfigError for values that cannot work."""

@@ -11,6 +11,7 @@ from data_catalog.fetch.hosts import HostLimits, HostPace, check_host_names, nam
 from data_catalog.fetch.retry_after import MAX_BACKOFF_S
 from data_catalog.fetch.wikimedia import check_width
 from data_catalog.images.bounds import require_between
+from data_catalog.settings import HOW, how
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,22 +45,22 @@ class FetchConfig:
         wikimedia_width: width in pixels of the thumbnails that are taken for Wikimedia's originals; 0: originals.
     """
 
-    timeout_s: float = 10.0
-    deadline_s: float = 60.0
+    timeout_s: float = how(10.0)
+    deadline_s: float = how(60.0)
     max_bytes: int = 32 * 1024 * 1024
     max_host_bytes: int = 16 * 1024**3
     max_shard_bytes: int = 32 * 1024**3
     max_redirects: int = 5
-    retries: int = 2
-    backoff_s: float = 1.0
-    max_wait_s: float = 300.0
-    threads: int = 32
-    host_concurrency: int = 8
-    host_requests_per_s: float = 20.0
-    hosts: Mapping[str, HostLimits] = field(default_factory=dict)
+    retries: int = how(2)
+    backoff_s: float = how(1.0)
+    max_wait_s: float = how(300.0)
+    threads: int = how(32)
+    host_concurrency: int = how(8)
+    host_requests_per_s: float = how(20.0)
+    hosts: Mapping[str, HostLimits] = field(default_factory=dict, metadata=HOW)
     ports: tuple[int, ...] = tuple(sorted(USUAL_PORTS))
     user_agent: str = "vernaclip/0.1 (image-caption dataset builder)"
-    contact: str | None = None
+    contact: str | None = how(None)
     allow_loopback: bool = False
     respect_robots_tag: bool = True
     respect_robots_txt: bool = True

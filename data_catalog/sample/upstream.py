@@ -23,6 +23,7 @@ from data_catalog.sample.pictures import ImageFolder
 from data_catalog.sample.samples import Sample, plan
 from data_catalog.sample.server import RULES_FILE
 from data_catalog.sample.wit_file import write_wit
+from data_catalog.settings import HOW
 from data_catalog.storage.disk_errors import raise_if_disk_fails
 from data_catalog.storage.failpoints import failpoint
 from data_catalog.storage.lock import writer_lock
@@ -49,7 +50,7 @@ class ScenesConfig:
             is to be another than that kind's own.
     """
 
-    folder: Path
+    folder: Path = field(metadata=HOW)
     base_url: str
     num_images: int = 6000
     target_language: str = "it"

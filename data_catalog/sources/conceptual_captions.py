@@ -2,11 +2,12 @@
 
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
 from data_catalog.errors import ConfigError
+from data_catalog.settings import HOW
 from data_catalog.sources.admission import Origin, admit, refuse
 from data_catalog.sources.files import Line, check_text_file, excerpt, head_lines, read_lines, upstream_files
 from data_catalog.sources.rows import SourceRow
@@ -19,7 +20,7 @@ _SPLIT_IN_NAME = re.compile(r"(train|val)(?:ing|idation)?(?![a-z])", re.IGNORECA
 class ConceptualCaptionsConfig:
     """Which TSV files, plain or gzipped: paths or globs."""
 
-    files: tuple[str, ...]
+    files: tuple[str, ...] = field(metadata=HOW)
 
     def __post_init__(self) -> None:
         """Refuse a source without files."""

@@ -10,10 +10,11 @@ Flickr8k's official splits are lists of names that lie beside the captions: Flic
 
 import re
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from data_catalog.errors import ConfigError
+from data_catalog.settings import HOW
 from data_catalog.sources.admission import Origin, admit, refuse
 from data_catalog.sources.delimited import read_records
 from data_catalog.sources.files import Line, Trouble, check_text_file, excerpt, head_lines, read_lines, upstream_files
@@ -45,8 +46,8 @@ class FlickrConfig:
         images: folder, zip or tar, or a glob of them, in which the image names of the files are found.
     """
 
-    files: tuple[str, ...]
-    images: str
+    files: tuple[str, ...] = field(metadata=HOW)
+    images: str = field(metadata=HOW)
 
     def __post_init__(self) -> None:
         """Refuse a source without files or images."""

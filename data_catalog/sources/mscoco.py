@@ -5,12 +5,13 @@ Images of MSCOCO have licences of their own, by a table in the JSON; the licence
 
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
 from data_catalog.errors import ConfigError
 from data_catalog.schema import NATIVE
+from data_catalog.settings import HOW, how
 from data_catalog.sources.admission import Origin, admit, refuse
 from data_catalog.sources.files import Held, upstream_files
 from data_catalog.sources.image_files import check_images
@@ -42,8 +43,8 @@ class MscocoConfig:
         translator: who translated them.
     """
 
-    files: tuple[str, ...]
-    images: str | None = None
+    files: tuple[str, ...] = field(metadata=HOW)
+    images: str | None = how(None)
     origin: str | None = None
     translator: str | None = None
 

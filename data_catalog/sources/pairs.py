@@ -1,10 +1,11 @@
 """Anybody's own pairs: CSV, TSV, JSON Lines or Parquet files with a column of URLs or paths and one of captions."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from data_catalog.errors import ConfigError
 from data_catalog.schema import NATIVE
+from data_catalog.settings import HOW, how
 from data_catalog.sources.admission import Origin, admit, refuse
 from data_catalog.sources.files import upstream_files
 from data_catalog.sources.image_files import check_images
@@ -36,11 +37,11 @@ class PairsConfig:
         license_column, attribution_column, page_column, split_column: optional, kept with the row.
     """
 
-    files: tuple[str, ...]
+    files: tuple[str, ...] = field(metadata=HOW)
     caption_column: str
     url_column: str | None = None
     path_column: str | None = None
-    images: str | None = None
+    images: str | None = how(None)
     lang: str | None = None
     lang_column: str | None = None
     origin: str = NATIVE

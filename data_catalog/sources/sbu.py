@@ -4,12 +4,13 @@ Source: Ordonez, Kulkarni and Berg, Im2Text (2011). The images are on Flickr, ea
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import zip_longest
 from pathlib import Path
 from typing import NamedTuple
 
 from data_catalog.errors import ConfigError
+from data_catalog.settings import HOW
 from data_catalog.sources.admission import Origin, admit, refuse
 from data_catalog.sources.files import Line, check_text_file, read_lines, upstream_files
 from data_catalog.sources.json_documents import JsonList, open_json
@@ -25,7 +26,7 @@ _EXPECTED = f"{_EXPECTED_JSON}, or two text files: one of URLs, one of captions,
 class SbuConfig:
     """Either JSON files, or exactly one list of URLs and one list of captions (in any order); plain or gzipped."""
 
-    files: tuple[str, ...]
+    files: tuple[str, ...] = field(metadata=HOW)
 
     def __post_init__(self) -> None:
         """Refuse a source without files."""

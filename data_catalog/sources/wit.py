@@ -6,10 +6,11 @@ The captions are text of Wikipedia, CC BY-SA 3.0 for the whole dataset; WIT says
 
 import hashlib
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from data_catalog.errors import ConfigError
+from data_catalog.settings import HOW
 from data_catalog.sources.admission import Origin, admit, refuse
 from data_catalog.sources.delimited import Record, complete_cells, read_records
 from data_catalog.sources.files import Line, check_text_file, read_lines, text_trouble, upstream_files
@@ -37,7 +38,7 @@ class WitConfig:
             the image's own page, often in another language than the page's) and "alt_text".
     """
 
-    files: tuple[str, ...]
+    files: tuple[str, ...] = field(metadata=HOW)
     languages: tuple[str, ...] = ()
     caption_kinds: tuple[str, ...] = ("reference",)
 

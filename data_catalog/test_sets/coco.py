@@ -1,10 +1,11 @@
 """Test sets in the JSON of COCO captions: MSCOCO's own, MSCOCO-IT's, and any other in that shape."""
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from data_catalog.errors import ConfigError
+from data_catalog.settings import HOW, how
 from data_catalog.sources.admission import Origin, refuse
 from data_catalog.sources.files import Held, upstream_files
 from data_catalog.sources.json_documents import open_json
@@ -27,9 +28,9 @@ class CocoTestConfig:
         num_images: how many images the set must have; 0 for any number.
     """
 
-    files: tuple[str, ...]
-    images: str | None = None
-    num_images: int = 0
+    files: tuple[str, ...] = field(metadata=HOW)
+    images: str | None = how(None)
+    num_images: int = how(0)
 
     def __post_init__(self) -> None:
         """Refuse a test set without files."""

@@ -7,10 +7,11 @@ attributions that comes with the images, in the form of Open Images, tells where
 
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from data_catalog.errors import ConfigError
+from data_catalog.settings import HOW, how
 from data_catalog.sources.admission import Origin, refuse
 from data_catalog.sources.files import upstream_files
 from data_catalog.sources.tables import Wanted, check_table, read_table
@@ -34,10 +35,10 @@ class CrossmodalConfig:
         num_images: how many images the set must have; 0 for any number.
     """
 
-    files: tuple[str, ...]
+    files: tuple[str, ...] = field(metadata=HOW)
     languages: tuple[str, ...] = ()
-    images: str | None = None
-    num_images: int = 3600
+    images: str | None = how(None)
+    num_images: int = how(3600)
 
     def __post_init__(self) -> None:
         """Refuse a test set without files."""

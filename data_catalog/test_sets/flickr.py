@@ -6,10 +6,11 @@ Flickr30k Entities) starts a list, "{" Karpathy's JSON; all others are captions 
 
 import re
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from data_catalog.errors import ConfigError
+from data_catalog.settings import HOW, how
 from data_catalog.sources.admission import Origin, refuse
 from data_catalog.sources.files import Held, check_text_file, read_lines, upstream_files
 from data_catalog.sources.flickr import FlickrConfig, read_flickr
@@ -34,10 +35,10 @@ class FlickrTestConfig:
         num_images: how many images the set must have; 0 for any number.
     """
 
-    files: tuple[str, ...]
+    files: tuple[str, ...] = field(metadata=HOW)
     splits: tuple[str, ...] = ("test",)
-    images: str | None = None
-    num_images: int = 0
+    images: str | None = how(None)
+    num_images: int = how(0)
 
     def __post_init__(self) -> None:
         """Refuse a test set without files or splits."""

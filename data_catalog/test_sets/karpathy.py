@@ -1,10 +1,11 @@
 """Karpathy's splits of MSCOCO, Flickr8k and Flickr30k as test sets, out of his `dataset_*.json`."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from data_catalog.errors import ConfigError
+from data_catalog.settings import HOW, how
 from data_catalog.sources.admission import Origin
 from data_catalog.sources.files import upstream_files
 from data_catalog.sources.json_documents import open_json
@@ -27,10 +28,10 @@ class KarpathyTestConfig:
         num_images: how many images the set must have; 0 for any number.
     """
 
-    files: tuple[str, ...]
+    files: tuple[str, ...] = field(metadata=HOW)
     splits: tuple[str, ...] = ("test",)
-    images: str | None = None
-    num_images: int = 0
+    images: str | None = how(None)
+    num_images: int = how(0)
 
     def __post_init__(self) -> None:
         """Refuse a test set without files or splits."""

@@ -1,10 +1,11 @@
 """Test sets of anybody's own: tables with columns that the settings name, and plain lists of images."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from data_catalog.errors import ConfigError
+from data_catalog.settings import HOW, how
 from data_catalog.sources.admission import Origin, refuse
 from data_catalog.sources.files import check_text_file, read_lines, upstream_files
 from data_catalog.sources.tables import FORMATS, Entry, Wanted, check_table, read_table
@@ -31,13 +32,13 @@ class PairsTestConfig:
         num_images: how many images the set must have; 0 for any number.
     """
 
-    files: tuple[str, ...]
+    files: tuple[str, ...] = field(metadata=HOW)
     path_column: str | None = None
     url_column: str | None = None
     identity_column: str | None = None
     caption_column: str | None = None
-    images: str | None = None
-    num_images: int = 0
+    images: str | None = how(None)
+    num_images: int = how(0)
 
     def __post_init__(self) -> None:
         """Refuse what names no files or no image."""
@@ -59,9 +60,9 @@ class ListTestConfig:
         num_images: how many images the set must have; 0 for any number.
     """
 
-    files: tuple[str, ...]
-    images: str | None = None
-    num_images: int = 0
+    files: tuple[str, ...] = field(metadata=HOW)
+    images: str | None = how(None)
+    num_images: int = how(0)
 
     def __post_init__(self) -> None:
         """Refuse a test set without files."""

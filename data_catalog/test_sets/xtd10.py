@@ -6,10 +6,11 @@ Source: Aggarwal and Kale, Towards Zero-shot Cross-lingual Image Retrieval (2020
 
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from data_catalog.errors import ConfigError
+from data_catalog.settings import HOW, how
 from data_catalog.sources.admission import Origin, refuse
 from data_catalog.sources.files import Held, Line, check_text_file, read_lines, upstream_files
 from data_catalog.test_sets.identities import name_identities
@@ -32,10 +33,10 @@ class Xtd10Config:
         num_images: how many images the set must have; 0 for any number.
     """
 
-    files: tuple[str, ...]
+    files: tuple[str, ...] = field(metadata=HOW)
     languages: tuple[str, ...] = ()
-    images: str | None = None
-    num_images: int = 1000
+    images: str | None = how(None)
+    num_images: int = how(1000)
 
     def __post_init__(self) -> None:
         """Refuse a test set without files."""

@@ -21,6 +21,7 @@ from cleaning.text import clean_text
 from data_catalog.errors import ShardError
 from data_catalog.language_pack import LanguagePack
 from data_catalog.progress import Progress
+from data_catalog.settings import plain
 from data_catalog.sources.origins import MACHINE_TRANSLATION, has_original
 from data_catalog.stages import (
     Drop,
@@ -37,7 +38,6 @@ from data_catalog.storage.work import Commit, WorkStore
 from flows.build.screen import judge_captions
 from flows.build.step_outputs import CHECK, CLEAN, PLAN, TRANSLATE, Shard, step_key, table_step
 from flows.build.test_sets import TestContents
-from flows.recipe.settings import plain
 from translation.engine import Translator
 from translation.memory import TranslationMemory
 

@@ -14,6 +14,7 @@ from cleaning.selection_config import DuplicatesConfig, LeaksConfig
 from data_catalog.database.sorting import image_facts, samples_of_bytes, thumbnails_in_order
 from data_catalog.images.encoding import THUMBNAIL_BYTES
 from data_catalog.publish import UPSTREAM, SplitConfig, split_of
+from data_catalog.settings import plain
 from data_catalog.stages import Drop
 from data_catalog.storage.manifest import MARKED
 from data_catalog.storage.shards import save_parquet
@@ -21,7 +22,6 @@ from data_catalog.storage.work import Commit, WorkStore
 from flows.build.images import NO_BYTES_FILE
 from flows.build.step_outputs import FIND_DUPLICATES, SHARD, Shard, step_key
 from flows.build.test_sets import TestContents
-from flows.recipe.settings import plain
 
 if TYPE_CHECKING:
     from cleaning.image_duplicates import Flags, Thumbnails

@@ -10,10 +10,10 @@ import pyarrow.parquet as pq
 
 from data_catalog.fetch.fetch import FetchConfig
 from data_catalog.images.tables import Row
+from data_catalog.settings import what
 from data_catalog.storage.shards import sha256_of
 from data_catalog.storage.work import WorkStore
 from flows.build.step_outputs import FETCH, SHARD, VERSIONS
-from flows.recipe.what_settings import section_settings
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -79,10 +79,10 @@ def earlier_images(work: WorkStore, config: FetchConfig) -> EarlierImages:
     files: list[Path] = []
     places: dict[str, int] = {}
     has_bytes: set[str] = set()  # of which an image came once, that one is taken, whatever came of it another time
-    what = section_settings(config, "fetch")
+    settings = what(config)
     for folder in sorted((work.folder / FETCH).glob("*")):
         commit = work.peek(FETCH, folder.name)
-        if commit is None or commit["key"]["version"] != VERSIONS[FETCH] or commit["key"]["settings"] != what:
+        if commit is None or commit["key"]["version"] != VERSIONS[FETCH] or commit["key"]["settings"] != settings:
             continue
         path = folder / SHARD
         if sha256_of(path) == commit["files"][SHARD]:

@@ -11,6 +11,7 @@ import pyarrow.parquet as pq
 from cleaning.duplicates import duplicate_captions
 from cleaning.selection_config import LeaksConfig
 from data_catalog.fetch.reasons import image_step
+from data_catalog.settings import plain
 from data_catalog.stages import Drop, pending_rows, reject, set_values, texts
 from data_catalog.storage.shards import save_parquet
 from data_catalog.storage.work import Commit, WorkStore
@@ -19,7 +20,6 @@ from data_catalog.tombstones import FORGOTTEN
 from flows.build.duplicates import MARKS_FILE
 from flows.build.screen import drop_or_mark
 from flows.build.step_outputs import DEDUPLICATE, FETCH, NORMALISE, SHARD, Shard, count_rows, shard_of_commit, step_key
-from flows.recipe.settings import plain
 
 
 def finish(

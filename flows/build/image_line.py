@@ -7,13 +7,13 @@ from queue import SimpleQueue
 
 from data_catalog.fetch.known import KnownShard
 from data_catalog.images.workers import ImageWorkers
+from data_catalog.settings import what
 from data_catalog.storage.work import WorkStore
 from flows.build import images as image_steps
 from flows.build.earlier_images import EarlierImages
 from flows.build.execution import Executor, Future
 from flows.build.step_outputs import FETCH, NORMALISE, Shard
 from flows.recipe.recipe import Recipe
-from flows.recipe.what_settings import section_settings
 
 
 @dataclass(slots=True)
@@ -82,7 +82,7 @@ class ImageLine:
             shard,
             self.workers,
             self.recipe.fetch,
-            what=section_settings(self.recipe.fetch, "fetch"),
+            what=what(self.recipe.fetch),
             local=self.local,
             log_folder=self.log_folder,
             known=self.known.get(shard.shard_id),
@@ -97,5 +97,5 @@ class ImageLine:
             raw,
             self.workers,
             self.recipe.normalise,
-            what=section_settings(self.recipe.normalise, "normalise"),
+            what=what(self.recipe.normalise),
         )

@@ -11,6 +11,7 @@ from data_catalog.errors import ConfigError
 from data_catalog.language_pack import LanguagePack
 from data_catalog.publish import UPSTREAM
 from data_catalog.sample.upstream import draw_upstream
+from data_catalog.settings import plain
 from data_catalog.sources.ingest import Source
 from data_catalog.sources.pairs import PairsConfig
 from data_catalog.storage.file_hashes import FileHashes
@@ -20,10 +21,8 @@ from flows.build.step_outputs import VERSIONS
 from flows.build.upstream_hashes import entries_identity, file_entries, images_digest, location_digest, open_hashes
 from flows.recipe.engines import open_engine, open_reverse_engine
 from flows.recipe.language_packs import language_pack, load_language_packs, named_language_packs, target_language_pack
-from flows.recipe.recipe import Recipe
-from flows.recipe.settings import plain
-from flows.recipe.sources import SourceSettings
-from flows.recipe.what_settings import source_settings, what_settings
+from flows.recipe.recipe import Recipe, what_settings
+from flows.recipe.sources import SourceSettings, source_settings
 from translation.engine import Translator
 
 

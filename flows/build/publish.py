@@ -11,6 +11,7 @@ from data_catalog.database.lookup import LOOKUP_KIND, write_lookup
 from data_catalog.errors import PipelineError
 from data_catalog.publish import SplitConfig, publish_shard
 from data_catalog.schema import CAPTIONS_VERSION, NATIVE, OUTCOMES_VERSION, PAIRS_VERSION
+from data_catalog.settings import plain
 from data_catalog.storage.failpoints import failpoint
 from data_catalog.storage.manifest import (
     MANIFEST_FORMAT,
@@ -29,10 +30,8 @@ from flows.build.execution import Executor
 from flows.build.inputs import Inputs
 from flows.build.step_outputs import FUNNEL_STEPS, INGEST, PUBLISH, SHARD, VERSIONS, Shard
 from flows.build.test_sets import TestContents
-from flows.recipe.recipe import Recipe
-from flows.recipe.settings import plain
+from flows.recipe.recipe import Recipe, what_settings
 from flows.recipe.sources import SourceSettings
-from flows.recipe.what_settings import what_settings
 
 KINDS = ("pairs", "captions", "images")
 

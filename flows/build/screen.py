@@ -16,13 +16,13 @@ from cleaning.caption_similarity import Likeness
 from cleaning.duplicates import exact_key
 from cleaning.near_captions import cap_captions, cluster_captions, crowded_rows
 from cleaning.selection_config import LeaksConfig, RepeatsConfig
+from data_catalog.settings import plain
 from data_catalog.stages import Drop, pending_rows, reject, set_values, texts
 from data_catalog.storage.shards import save_parquet
 from data_catalog.storage.work import Commit, WorkStore
 from data_catalog.test_sets.identities import canonical_identities
 from flows.build.step_outputs import FIND_REPEATS, SCREEN, SHARD, Shard, count_rows, shard_of_commit, step_key
 from flows.build.test_sets import TestContents
-from flows.recipe.settings import plain
 
 _MAX_DETAIL = 120  # characters
 # What captions of one image repeat: a translation that upstream has, else the caption that is translated later.

@@ -20,8 +20,7 @@ from data_catalog.storage.work import Commit, WorkStore
 from data_catalog.test_sets.images import TestImage
 from flows.build.step_outputs import TEST_SET, step_key
 from flows.build.upstream_hashes import entries_identity
-from flows.recipe.sources import TestSetSettings
-from flows.recipe.what_settings import test_set_settings
+from flows.recipe.sources import TestSetSettings, test_set_settings
 
 if TYPE_CHECKING:
     import numpy as np

@@ -15,9 +15,8 @@ from flows.ablation_record import PAGE_FILE, PLOT_FILE, Ablation
 from flows.commands.jobs_executor import with_executor
 from flows.commands.output import say
 from flows.dry_run import DryRun, dry_run
-from flows.recipe.recipe import Recipe, load_recipe
+from flows.recipe.recipe import Recipe, load_recipe, what_settings
 from flows.recipe.toggles import switches, toggles_of
-from flows.recipe.what_settings import what_settings
 from flows.tables import plain_table
 
 _ROWS = 1000  # of each source, for what a variant would change

@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from data_catalog.errors import ConfigError
+from data_catalog.settings import plain
 from data_catalog.storage.shards import sha256_of, write_bytes, write_json
 from flows.commands.output import say
 from flows.recipe.named_engines import make_folder
-from flows.recipe.settings import plain
 from flows.systems import Run, System, named_systems, run_systems
 from flows.tables import cell_text, plain_table
 from translation.engines.cpus import num_cpus

@@ -16,8 +16,16 @@ from data_catalog.images.normalise import NormaliseConfig
 from data_catalog.publish import SplitConfig
 from data_catalog.sample.server import ServeConfig
 from data_catalog.sample.upstream import ScenesConfig
+from data_catalog.settings import how, what
 from flows.recipe.settings import build, coerce
-from flows.recipe.sources import SourceSettings, TestSetSettings, read_sources, read_test_sets
+from flows.recipe.sources import (
+    SourceSettings,
+    TestSetSettings,
+    read_sources,
+    read_test_sets,
+    source_settings,
+    test_set_settings,
+)
 from training.config import EvaluateConfig, TrainConfig
 from translation.config import TranslateConfig
 
@@ -47,11 +55,11 @@ class BuildConfig:
 
     shard_size: int = 5_000
     chunk_size: int = 20_000
-    workers: int = 4
-    fetch_workers: int = 2
-    dask_address: str | None = None
-    keep_work: bool = False
-    reuse_images: bool = False
+    workers: int = how(4)
+    fetch_workers: int = how(2)
+    dask_address: str | None = how(None)
+    keep_work: bool = how(False)
+    reuse_images: bool = how(False)
 
     def __post_init__(self) -> None:
         for name in ("shard_size", "chunk_size", "workers", "fetch_workers"):
@@ -119,7 +127,42 @@ SECTIONS: dict[str, Any] = {
     "train": TrainConfig,
     "evaluate": EvaluateConfig,
 }
+# Sections that decide what a dataset is; the order is the manifest's.
+_WHAT_SECTIONS = (
+    "build",
+    "clean",
+    "leaks",
+    "repeats",
+    "translate",
+    "check",
+    "fetch",
+    "normalise",
+    "duplicates",
+    "split",
+)
 TEXTS = ("name", "target_language", "source_language", "language_pack", "data")
+
+
+def what_settings(recipe: Recipe) -> dict[str, Any]:
+    """Return the settings that decide what a dataset is, as JSON values: hashed into keys and kept in the manifest.
+
+    Where files are is left out (their content is hashed instead), and so is every field marked `how`.
+    """
+    settings: dict[str, Any] = {
+        "target_language": recipe.target_language,
+        "source_language": recipe.source_language,
+    }
+    for section in _WHAT_SECTIONS:
+        settings[section] = what(getattr(recipe, section))
+    # Whether the order is that of the recipe or said explicitly changes nothing.
+    del settings["duplicates"]["sources"]
+    settings["source_order"] = recipe.source_order
+    settings["sources"] = {source.name: source_settings(source) for source in recipe.sources}
+    rights = {source.name: source.rights.stated() for source in recipe.sources if source.rights.stated()}
+    if rights:  # a recipe that says nothing of rights has the key that it always had
+        settings["rights"] = rights
+    settings["test_sets"] = {test_set.name: test_set_settings(test_set) for test_set in recipe.test_sets}
+    return settings
 
 
 def load_recipe(recipe: str, *, root: Path, overrides: Sequence[str] = ()) -> Recipe:

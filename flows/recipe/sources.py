@@ -10,6 +10,7 @@ from typing import Any, ClassVar, Generic, TypeVar
 from data_catalog.errors import ConfigError
 from data_catalog.exports.rights import SourceRights
 from data_catalog.language_pack import LanguagePack
+from data_catalog.settings import what
 from data_catalog.sources.registry import SOURCE_KINDS, SourceKind
 from data_catalog.test_sets.registry import TEST_SET_KINDS, TestSetKind
 from flows.recipe.settings import build, coerce
@@ -87,6 +88,18 @@ class TestSetSettings(_TableSettings[TestSetKind]):
     SECTION = "test_sets"
 
     captions: StatedCaptions = StatedCaptions()
+
+
+def source_settings(source: SourceSettings) -> dict[str, Any]:
+    """Return the settings that decide what comes of a source; that images are local is one, their place is not."""
+    images = source.kind.images(source.config)
+    return {"kind": source.kind.kind, "local_images": images is not None, **what(source.config)}
+
+
+def test_set_settings(test_set: TestSetSettings) -> dict[str, Any]:
+    """Return the settings that decide what a test set guards; that it has images is one, their place is not."""
+    images = test_set.kind.images(test_set.config)
+    return {"kind": test_set.kind.kind, "has_images": images is not None, **what(test_set.config)}
 
 
 @contextmanager

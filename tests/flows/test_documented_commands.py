@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 
 from data_catalog.database.catalog import query, rebuild
+from data_catalog.settings import plain
 from flows.cli import parser
 from flows.recipe.recipe import SECTIONS, load_recipe
-from flows.recipe.settings import plain
 
 HOME = Path(__file__).parents[2]
 PAGES = [HOME / "README.md", *sorted((HOME / "docs").glob("*.md"))]

@@ -11,6 +11,7 @@ import pytest
 from data_catalog.fetch.fetch import FetchConfig
 from data_catalog.images.tables import write_rows
 from data_catalog.schema import CAPTIONS, PENDING, RAW_IMAGES
+from data_catalog.settings import what
 from data_catalog.storage.manifest import Snapshot
 from data_catalog.storage.work import WorkStore
 from flows.build import images as image_steps
@@ -19,7 +20,6 @@ from flows.build.earlier_images import EarlierImages, earlier_images
 from flows.build.execution import LocalExecutor
 from flows.build.step_outputs import FETCH, Shard, step_key
 from flows.recipe.recipe import Recipe
-from flows.recipe.what_settings import section_settings
 
 EnglishRecipe = Callable[..., Recipe]
 
@@ -71,7 +71,7 @@ class Kept:
             write_rows(iter(rows), RAW_IMAGES, folder / "shard.parquet")
             return {}
 
-        key = step_key(FETCH, [str(row["sample_id"]) for row in rows], section_settings(self.config, "fetch"))
+        key = step_key(FETCH, [str(row["sample_id"]) for row in rows], what(self.config))
         return self.work.run(key, produce).path("shard.parquet")
 
     def fetch(self, shard: Path, web: Web, earlier: EarlierImages | None) -> list[dict[str, object]]:
@@ -81,7 +81,7 @@ class Kept:
             Shard(shard_id=0, path=shard, sha256="0", counts={}),
             web,  # type: ignore[arg-type]
             self.config,
-            what=section_settings(self.config, "fetch"),
+            what=what(self.config),
             local=image_steps.LocalImages(locations={"local": "/images"}, digests={"/images": "1"}),
             log_folder=self.work.folder / "log",
             earlier=earlier,

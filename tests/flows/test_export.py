@@ -15,8 +15,7 @@ from data_catalog.storage.manifest import Snapshot, require_snapshot
 from flows.build.build import BuildReport
 from flows.build.documents import write_documents
 from flows.cli import main
-from flows.recipe.recipe import load_recipe
-from flows.recipe.what_settings import what_settings
+from flows.recipe.recipe import load_recipe, what_settings
 
 Built = tuple[Path, BuildReport]
 

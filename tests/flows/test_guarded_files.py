@@ -14,8 +14,7 @@ from data_catalog.storage.manifest import require_snapshot
 from flows.build.build import BuildReport, build_dataset
 from flows.build.execution import LocalExecutor
 from flows.guarded import require_guarded
-from flows.recipe.recipe import Recipe, load_recipe
-from flows.recipe.what_settings import what_settings
+from flows.recipe.recipe import Recipe, load_recipe, what_settings
 
 ITALIAN, ENGLISH = "Tre barche a vela al tramonto", "Three sailing boats at sunset"
 Load = Callable[..., Recipe]

@@ -9,8 +9,7 @@ from data_catalog.errors import ConfigError
 from data_catalog.fetch.hosts import HostLimits
 from data_catalog.sources.registry import SOURCE_KINDS
 from data_catalog.test_sets.registry import TEST_SET_KINDS
-from flows.recipe.recipe import SECTIONS, load_recipe, recipe_names, recipe_summary
-from flows.recipe.what_settings import HOW_SETTINGS, what_settings
+from flows.recipe.recipe import load_recipe, recipe_names, recipe_summary, what_settings
 
 MINIMAL = """
 target_language = "en"
@@ -117,11 +116,10 @@ def test_places_and_workers_are_not_part_of_what_a_dataset_is(tmp_path: Path) ->
     assert what_settings(stricter) != settings
 
 
-def test_settings_that_are_no_part_of_a_dataset_are_settings() -> None:
-    kinds = {"sources": SOURCE_KINDS, "test_sets": TEST_SET_KINDS}
-    for section, names in HOW_SETTINGS.items():
-        configs = [kind.config_type for kind in kinds[section].values()] if section in kinds else [SECTIONS[section]]
-        assert names <= {field.name for config in configs for field in fields(config)}
+def test_where_files_are_is_no_part_of_what_a_source_or_a_test_set_is() -> None:
+    for kind in (*SOURCE_KINDS.values(), *TEST_SET_KINDS.values()):
+        marked = {field.name for field in fields(kind.config_type) if field.metadata.get("how")}
+        assert marked == {"files", "images", "num_images"} & {field.name for field in fields(kind.config_type)}
 
 
 def test_a_file_that_is_missing_is_told_with_its_table_and_how_to_do_without(tmp_path: Path) -> None:

@@ -12,8 +12,7 @@ from data_catalog.sources import ingest
 from data_catalog.storage.shards import sha256_of
 from flows.build.build import BuildReport, build_dataset
 from flows.build.execution import LocalExecutor
-from flows.recipe.recipe import Recipe, find_recipe, load_recipe
-from flows.recipe.what_settings import what_settings
+from flows.recipe.recipe import Recipe, find_recipe, load_recipe, what_settings
 
 AS_IT_COMES = 'duplicates.sources=["wit","mscoco","cc3m","flickr8k"]'
 

@@ -1,0 +1,37 @@
+"""Settings: config dataclasses as plain values, and fields that decide how a run goes but not what it makes."""
+
+import dataclasses
+from collections.abc import Mapping
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any, TypeVar
+
+T = TypeVar("T")
+
+# Metadata of a field that decides how a run goes, not what it makes: it is in no key and no manifest.
+HOW: Mapping[str, bool] = MappingProxyType({"how": True})
+
+
+def how(default: T) -> T:
+    """Return a dataclass field with a default that decides how a run goes; one without takes `field(metadata=HOW)`."""
+    return dataclasses.field(default=default, metadata=HOW)
+
+
+def what(config: Any) -> dict[str, Any]:
+    """Return the settings of a config dataclass that decide what comes out, as JSON values: all but `how` fields."""
+    return {
+        field.name: plain(getattr(config, field.name))
+        for field in dataclasses.fields(config)
+        if not field.metadata.get("how")
+    }
+
+
+def plain(value: Any) -> Any:
+    """Return a config dataclass, or a value in one, as JSON values."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {field.name: plain(getattr(value, field.name)) for field in dataclasses.fields(value)}
+    if isinstance(value, Mapping):
+        return {name: plain(item) for name, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(item) for item in value]
+    return str(value) if isinstance(value, Path) else value
