@@ -1,8 +1,7 @@
 """One shard of finished captions and images to published pair and caption files of a snapshot."""
 
-from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,15 +12,15 @@ import pyarrow.parquet as pq
 from data_catalog.errors import ConfigError, PipelineError
 from data_catalog.exports.licences import strictness
 from data_catalog.fetch.reasons import image_step
-from data_catalog.images.tables import groups_of, read_groups
+from data_catalog.fetch.outcomes import SPARE
+from data_catalog.images.tables import groups_of, read_groups, write_rows
 from data_catalog.schema import IMAGES, KEPT, OUTCOMES, PAIRS, PENDING
-from data_catalog.storage.manifest import MARKED, SPLITS, file_entry
+from data_catalog.storage.manifest import MARKED, SPLITS
 from data_catalog.storage.shards import (
     IMAGE_ROWS_PER_GROUP,
     open_image_writer,
     save_parquet,
     unit_interval,
-    write_named_atomically,
 )
 
 # Steps that a caption has passed, or was dropped by, if its image was asked for.
@@ -73,38 +72,36 @@ def split_of(sample_id: str, config: SplitConfig, stated: Iterable[str | None] =
 
 
 def publish_shard(
-    captions: Path, images: Path, folder: Path, *, shard_id: int, config: SplitConfig, merged: Path | None = None
-) -> dict[str, list[dict[str, Any]]]:
-    """Write one shard's caption file, its outcomes of images, and its pair files, one a split that has rows.
+    captions: Path, images: Path, folder: Path, *, config: SplitConfig, merged: Path | None = None
+) -> dict[str, int]:
+    """Write one shard's caption file, outcomes of images, spare pictures, and pair files, one a split that has rows.
 
-    Pairs that are marked as holding something of a test set are in no split: they have files of their own.
+    Pairs that are marked as holding something of a test set are in no split: they have files of their own. Spare
+    pictures are good ones that no pair has, kept so that no later build asks for them again.
 
     Args:
         captions: finished caption rows (schema `CAPTIONS`), pending where they are to be kept.
         images: normalised images of the same shard (schema `IMAGES`).
-        folder: the snapshot's folder.
+        folder: where the files go: `captions.parquet`, `images.parquet`, `spare.parquet`, `train.parquet`, ...
+        config: section `[split]`.
         merged: caption rows of any shard that are published with the image that they are `merged_into`.
 
     Returns:
-        Manifest entries by kind: "pairs", "captions" and "images".
+        Rows by file; without rows there are no spare file and no pair file.
     """
     table = keep_pending(pq.read_table(captions))
-    path = _place(folder / "captions", f"captions-{shard_id:05d}", lambda target: save_parquet(table, target))
+    save_parquet(table, folder / "captions.parquet")
     outcomes = _outcomes(table, images)
-    images_path = _place(folder / "images", f"images-{shard_id:05d}", lambda target: save_parquet(outcomes, target))
-    entries: dict[str, list[dict[str, Any]]] = {
-        "captions": [file_entry(path, folder, rows=table.num_rows, shard=shard_id)],
-        "images": [file_entry(images_path, folder, rows=outcomes.num_rows, shard=shard_id)],
-        "pairs": [],
-    }
+    save_parquet(outcomes, folder / "images.parquet")
+    rows = {"captions": table.num_rows, "images": outcomes.num_rows}
     samples = _kept_samples(table, merged, config)
+    rows["spare"] = _write_spare(outcomes, images, samples, folder / "spare.parquet")
     for split in (*SPLITS, MARKED):
-        chosen = {sample_id: rows for sample_id, rows in samples.items() if rows[0]["split"] == split}
+        chosen = {sample_id: found for sample_id, found in samples.items() if found[0]["split"] == split}
         if chosen:
-            write = partial(_write_pairs, chosen, _rights(table, chosen), images)
-            path = _place(folder / "pairs", f"{split}-{shard_id:05d}", write)
-            entries["pairs"].append(file_entry(path, folder, rows=len(chosen), split=split, shard=shard_id))
-    return entries
+            _write_pairs(chosen, _rights(table, chosen), images, folder / f"{split}.parquet")
+            rows[split] = len(chosen)
+    return {name: count for name, count in rows.items() if name != "spare" or count}
 
 
 def keep_pending(table: pa.Table) -> pa.Table:
@@ -112,11 +109,6 @@ def keep_pending(table: pa.Table) -> pa.Table:
     outcome = table.column("outcome")
     kept = pc.if_else(pc.equal(outcome, PENDING), KEPT, outcome)
     return table.set_column(table.schema.get_field_index("outcome"), table.schema.field("outcome"), kept)
-
-
-def _place(folder: Path, stem: str, write: Callable[[Path], None]) -> Path:
-    """Write a file whose name ends in the start of its own sha256."""
-    return write_named_atomically(folder, lambda found: f"{stem}-{found[:12]}.parquet", write)
 
 
 def _outcomes(captions: pa.Table, images: Path) -> pa.Table:
@@ -129,9 +121,27 @@ def _outcomes(captions: pa.Table, images: Path) -> pa.Table:
         samples.setdefault(row["sample_id"], row)
     rows = pq.read_table(images, columns=names).to_pylist()
     for row in rows:
+        canonical = row["url"]
         row |= samples[row["sample_id"]]
+        row["canonical_url"] = None if canonical == row["url"] else canonical
         row["step"] = image_step(row["drop_reason"]) if row["drop_reason"] else None
     return pa.Table.from_pylist(rows, schema=OUTCOMES)
+
+
+def _write_spare(outcomes: pa.Table, images: Path, published: Container[str], path: Path) -> int:
+    """Write the good pictures off the web that no pair has; return how many those are."""
+    facts = {
+        row["sample_id"]: row
+        for row in outcomes.to_pylist()
+        if row["drop_reason"] is None and row["url"] is not None and row["sample_id"] not in published
+    }
+    if facts:
+        pictures = (
+            facts[row["sample_id"]] | {"bytes": row["bytes"], "original": row["original"]}
+            for row in _good_images(images, facts)
+        )
+        write_rows(pictures, SPARE, path)
+    return len(facts)
 
 
 def _kept_samples(table: pa.Table, merged: Path | None, config: SplitConfig) -> dict[str, list[dict[str, Any]]]:

@@ -9,7 +9,7 @@ import pyarrow as pa
 
 CAPTIONS_VERSION = 4
 PAIRS_VERSION = 4
-OUTCOMES_VERSION = 2
+OUTCOMES_VERSION = 3
 
 PENDING, KEPT, REJECTED = "pending", "kept", "rejected"
 
@@ -72,6 +72,8 @@ RAW_IMAGES = pa.schema(
         pa.field("robots_tag", pa.string()),  # X-Robots-Tag and TDM-Reservation, joined by "; "
         pa.field("num_bytes", pa.int64()),  # of what came
         pa.field("sha256", pa.string()),  # of the bytes as they came, hexadecimal
+        pa.field("url", pa.string()),  # canonical; null of local images, and where it cannot be asked for
+        pa.field("attempt", pa.int32()),  # of the dataset, in which the URL was asked for
         pa.field("bytes", pa.binary()),
     ]
 )
@@ -97,6 +99,8 @@ IMAGES = pa.schema(
         pa.field("final_url", pa.string()),
         pa.field("robots_tag", pa.string()),
         pa.field("num_bytes", pa.int64()),
+        pa.field("url", pa.string()),
+        pa.field("attempt", pa.int32()),
     ]
 )
 
@@ -121,7 +125,9 @@ OUTCOMES = pa.schema(
         pa.field("width", pa.int32()),
         pa.field("height", pa.int32()),
         pa.field("phash", pa.string()),
-        pa.field("thumbnail", pa.binary()),  # since version 2
+        pa.field("thumbnail", pa.binary()),
+        pa.field("canonical_url", pa.string()),  # under which the outcome is known; null where `url` is that
+        pa.field("attempt", pa.int32()),
     ]
 )
 

@@ -14,7 +14,7 @@ from data_catalog.errors import ShardError
 from data_catalog.fetch.fetch import FetchConfig
 from data_catalog.fetch.img2dataset_engine import BODIES_FILE, REQUESTS_FILE
 from data_catalog.fetch.row_opener import SLACK_S
-from data_catalog.fetch.urls import FetchError, parse_url
+from data_catalog.fetch.urls import FetchError, askable_url, parse_url
 from data_catalog.images.pool import ChildPool
 from data_catalog.images.process import MAX_IDLE_DEATHS, ChildDiedError
 from data_catalog.images.tables import Outcome, Piece, PieceReader, Row, failed
@@ -131,7 +131,9 @@ def _fetch_once(waiting: dict[int, str], shard: _Shard, begun: dict[int, bool]) 
     logger.info("images: %d rows: %s", len(waiting), dict(sorted(reasons.items())))
 
 
-def raw_rows(rows: list[Row], outcomes: dict[int, Outcome], config: FetchConfig) -> Iterator[Row]:
+def raw_rows(
+    rows: list[Row], outcomes: dict[int, Outcome], config: FetchConfig, *, attempt: int = 0
+) -> Iterator[Row]:
     """Rows of the schema `RAW_IMAGES`, in the order asked; local files are read here.
 
     Raises:
@@ -143,7 +145,7 @@ def raw_rows(rows: list[Row], outcomes: dict[int, Outcome], config: FetchConfig)
         pieces = stack.enter_context(PieceReader())
         for position, row in enumerate(rows):
             if row["path"] is None:
-                yield _raw_row(row, outcomes[position], pieces)
+                yield _raw_row(row, outcomes[position], pieces) | {"url": askable_url(row["url"]), "attempt": attempt}
             else:
                 place, images = Path(row["location"] or ""), folders.get(row["location"])
                 yield _raw_row(row, _read_local(row["path"], images, place, config.max_bytes), pieces)

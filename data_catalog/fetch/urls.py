@@ -68,6 +68,14 @@ class Target:
         return self.origin + self.path
 
 
+def askable_url(url: str | None) -> str | None:
+    """Return the one spelling under which a URL is asked for, and its outcome known; None where it cannot be asked."""
+    try:
+        return None if url is None else parse_url(url).url
+    except FetchError:
+        return None
+
+
 def parse_url(url: str | None) -> Target:
     """Take a URL or IRI apart; spaces and non-ASCII characters are escaped, the host is put into IDNA form.
 

@@ -45,7 +45,7 @@ def _image_row(raw: Row, outcome: Outcome | None, config: NormaliseConfig, piece
         **{name: outcome.get(name) for name in _FACTS},
         "thumbnail": bytes.fromhex(outcome["thumbnail"]) if is_good else None,
         "sha256": raw["sha256"],
-        **{name: raw[name] for name in ("http_status", "final_url", "robots_tag", "num_bytes")},
+        **{name: raw[name] for name in ("http_status", "final_url", "robots_tag", "num_bytes", "url", "attempt")},
         "original": raw["bytes"] if is_good and config.keep_original else None,
     }
 

@@ -3,7 +3,7 @@
 import shutil
 import tempfile
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
@@ -18,7 +18,7 @@ from data_catalog.fetch.img2dataset_engine import PACE_FOLDER
 from data_catalog.images.decoding import image_rows
 from data_catalog.images.normalise import NormaliseConfig
 from data_catalog.images.pool import ChildPool
-from data_catalog.images.tables import write_rows
+from data_catalog.images.tables import read_groups, write_rows
 from data_catalog.schema import IMAGES, RAW_IMAGES
 from data_catalog.storage.disk_errors import raise_if_disk_fails
 
@@ -79,13 +79,16 @@ class ImageWorkers:
         self._pool.start("fetch", count=fetching)
         self._pool.start("normalise", config.memory_bytes, count=normalising)
 
-    def fetch(self, requests: pa.Table, config: FetchConfig, out: Path, *, log: Path | None = None) -> None:
+    def fetch(
+        self, requests: pa.Table, config: FetchConfig, out: Path, *, attempt: int = 0, log: Path | None = None
+    ) -> None:
         """Fetch images and write them to `out`, schema `RAW_IMAGES`: one row for each request, in the same order.
 
         Args:
             requests: columns sample_id, url, path, location (of the local image files); a row with a path is local.
             config: caps and manners.
             out: a new file; its folder holds the temporary files, too.
+            attempt: of the dataset.
             log: where tries and latencies are written to, schema `FETCH_LOG`.
 
         Raises:
@@ -94,7 +97,7 @@ class ImageWorkers:
         rows = requests.select(["sample_id", "url", "path", "location"]).to_pylist()
         with _scratch_beside(out) as folder:
             outcomes = download(rows, config, Places(folder=folder, hosts=self._hosts), self._pool)
-            write_rows(raw_rows(rows, outcomes, config), RAW_IMAGES, out)
+            write_rows(raw_rows(rows, outcomes, config, attempt=attempt), RAW_IMAGES, out)
             if log is not None:
                 write_log(rows, outcomes, log)
 
@@ -106,8 +109,35 @@ class ImageWorkers:
         Raises:
             ShardError: the child process can't work at all, or the disk is full.
         """
+        self.normalise_in_order([raw], config, out)
+
+    def normalise_in_order(
+        self,
+        raws: Sequence[Path],
+        config: NormaliseConfig,
+        out: Path,
+        *,
+        known: Path | None = None,
+        order: Sequence[int] | None = None,
+    ) -> None:
+        """Normalise several files as `normalise` does one, and merge them with images that are normalised already.
+
+        Args:
+            raws: files of the schema `RAW_IMAGES`.
+            config: as in `normalise`.
+            out: likewise.
+            known: a file of the schema `IMAGES`.
+            order: of each row of `out`, the number of the file that it comes from, `known` being the last.
+        """
         with _scratch_beside(out) as folder:
-            write_rows(image_rows(raw, config, folder, self._pool), IMAGES, out)
+            streams = []
+            for number, raw in enumerate(raws):
+                (folder / str(number)).mkdir()
+                streams.append(image_rows(raw, config, folder / str(number), self._pool))
+            if known is not None:
+                streams.append(row for group in read_groups(known) for row in group)
+            rows = streams[0] if order is None else (next(streams[number]) for number in order)
+            write_rows(rows, IMAGES, out)
 
 
 @contextmanager

@@ -22,10 +22,8 @@ from data_catalog.stages import Drop, pending_rows, reject, texts
 from data_catalog.storage.failpoints import failpoint
 from data_catalog.storage.manifest import SPLITS
 from data_catalog.storage.shards import order_key, save_parquet, shard_of
-from data_catalog.storage.work import Commit, StepKey, WorkStore
 
 STEP = "ingest"
-VERSION = 5
 ROWS_PER_STAGED_BATCH = 20_000
 CHARS_PER_STAGED_BATCH = 16 * 2**20
 
@@ -65,43 +63,20 @@ class _Counts:
 
 
 def ingest(
-    work: WorkStore, sources: Sequence[Source], *, target_lang: str, shard_size: int, keep_splits: bool = False
-) -> Commit:
-    """Read all sources into shards of about `shard_size` samples; all captions of a sample lie in one shard.
+    folder: Path, sources: Sequence[Source], *, target_lang: str, shard_size: int, keep_splits: bool = False
+) -> dict[str, Any]:
+    """Read all sources into shards of about `shard_size` samples; all captions of a sample are in one shard.
 
     Args:
-        work: where the output goes.
+        folder: gets the files `00000.parquet`, ... (schema `CAPTIONS`, sorted, rows `pending` or rejected by ingest).
         sources: in any order.
         target_lang: code of the language that captions end in.
         shard_size: samples a shard.
         keep_splits: reject images of which a row states a split of an unknown name.
 
     Returns:
-        The commit: files `00000.parquet`, ... (schema `CAPTIONS`, sorted, rows `pending` or rejected by ingest) and
-        facts `num_shards` and, per source, `selected`, `malformed` and `unselected`.
+        `num_shards` and, per source, `selected`, `malformed` and `unselected`.
     """
-    key = StepKey(
-        step=STEP,
-        version=VERSION,
-        inputs=tuple(sorted(f"{source.name}:{digest}" for source in sources for digest in source.file_hashes)),
-        settings={
-            "sources": {source.name: dict(source.settings) for source in sources},
-            "target_lang": target_lang,
-            "shard_size": shard_size,
-            "keep_splits": keep_splits,
-        },
-    )
-    return work.run(key, lambda folder: _ingest(folder, sources, target_lang, shard_size, keep_splits=keep_splits))
-
-
-def shard_names(commit: Commit) -> list[str]:
-    """File names of an ingest commit's shards, in shard order."""
-    return [_shard_name(shard_id) for shard_id in range(commit.facts["num_shards"])]
-
-
-def _ingest(
-    folder: Path, sources: Sequence[Source], target_lang: str, shard_size: int, *, keep_splits: bool
-) -> dict[str, Any]:
     staged = folder / "staged"
     counts = {source.name: _Counts() for source in sources}
     with (

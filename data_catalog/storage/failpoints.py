@@ -43,13 +43,8 @@ REGISTRY = {
     "commit.after_rename": "a step's folder has its final name, which the disk may not know yet",
     "commit.after_parent_fsync": "a step's output is committed for good",
     # data_catalog/storage/work.py: the removal of outputs that a committed snapshot needed
-    "used.before_note": "the list of outputs that a build used is about to be written",
-    "used.after_note": "the list of outputs that a build used is written, its snapshot not yet committed",
-    "used.before_remove": "the snapshot is committed, none of the outputs that it needed is removed",
-    "used.after_rename": "an output has been moved out of the way, and its files are there still",
-    "used.after_remove": "an output is gone, others may be there still",
-    "used.before_unlink": "all outputs are gone, the list is there still",
-    "used.after_unlink": "the list is gone as well",
+    "work.after_rename": "a step's outputs have been moved out of the way, and their files are there still",
+    "work.after_remove": "a step's outputs are gone, those of others may be there still",
     # data_catalog/storage/manifest.py and flows/build/publish.py: the commit of a snapshot
     "snapshot.before_files": "no file of a shard is published yet",
     "snapshot.after_files": "all files of a snapshot are in place, its manifest is not written",

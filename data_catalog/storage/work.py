@@ -7,9 +7,8 @@ version. An output folder appears in one rename, commit record included.
 import logging
 import shutil
 import tempfile
-import threading
-from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -55,72 +54,78 @@ class StepKey:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Commit:
-    """A finished step: its folder, its files with their sha256, and what it counted."""
+    """A finished step: its folder, its files with their sha256, and what it counted.
+
+    Args:
+        reused: it was found, not made now.
+    """
 
     folder: Path
     files: Mapping[str, str]
     facts: Mapping[str, Any]
-    reused: bool
+    reused: bool = False
 
     def path(self, name: str) -> Path:
-        """Path of one of the step's files."""
+        """Return the path of one of the step's files."""
+        return self.folder / name
+
+    @property
+    def only_file(self) -> Path:
+        """Return the path of the one file that the step has."""
+        (name,) = self.files
         return self.folder / name
 
 
 class WorkStore:
-    """The folder of step outputs of one root; remembers which ones this run used and which it made.
-
-    A copy in another process remembers only what it did itself: give that back with `add_use`.
-    """
+    """The folder of step outputs of one dataset."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.used: set[tuple[str, str]] = set()
-        self.num_made = 0
-        self._adding = threading.Lock()
-        self._inherited: dict[str, set[Path]] = {}
-        self._looking = threading.Lock()
+        self._looked_at: set[tuple[Path, str]] = set()  # files of other runs that are whole
 
     def __reduce__(self) -> tuple[type["WorkStore"], tuple[Path]]:
         return WorkStore, (self.folder,)
-
-    def add_use(self, used: Collection[tuple[str, str]], num_made: int) -> None:
-        """Add what a copy of this store, in another process, has `used` and made; safe for threads."""
-        with self._adding:
-            self.used.update(used)
-            self.num_made += num_made
 
     def sweep(self) -> None:
         """Remove what killed processes left. Call it with the writer's lock held."""
         if self.folder.is_dir():
             sweep_temporary([self.folder, *(entry for entry in self.folder.iterdir() if entry.is_dir())])
 
-    def find(self, key: StepKey) -> Commit | None:
-        """The committed output of a step, or None; what is damaged is not there, and is made again."""
-        found = self._find(key)
-        if found is not None:
-            with self._looking:
-                for name, sha256 in found.files.items():
-                    self._inherited.setdefault(sha256, set()).add(found.path(name))
-        return found
+    def empty(self) -> None:
+        """Remove all step outputs: their snapshot is committed, and has what they know."""
+        if not self.folder.is_dir():
+            return
+        for step in sorted(entry for entry in self.folder.iterdir() if entry.is_dir()):
+            doomed = _take_away(step)
+            failpoint("work.after_rename", step)
+            shutil.rmtree(doomed, ignore_errors=True)
+            failpoint("work.after_remove", step)
+        shutil.rmtree(self.folder, ignore_errors=True)
 
-    def _find(self, key: StepKey) -> Commit | None:
+    def find(self, key: StepKey) -> Commit | None:
+        """Return the committed output of a step, or None; what is damaged is not there, and is made again."""
         folder = self.folder / key.step / key.key
         content = _record(folder)
-        if content is None:
-            return None
-        self.used.add((key.step, key.key))
-        return Commit(folder=folder, files=content["files"], facts=content["facts"], reused=True)
+        return None if content is None else Commit(folder=folder, **_parts(content), reused=True)
 
-    def peek(self, step: str, key: str) -> Mapping[str, Any] | None:
-        """The record of a committed output (`files`, `facts`, `key`), without using it; None if there is none."""
-        folder = self.folder / step / key
-        return None if key.startswith(TEMPORARY_PREFIX) else _record(folder)
+    def commits(self, step: str) -> Iterator[tuple[Commit, Mapping[str, Any]]]:
+        """Yield every committed output of a step with its readable key, in the order of their folders."""
+        for folder in sorted((self.folder / step).glob("*")):
+            content = None if folder.name.startswith(TEMPORARY_PREFIX) else _record(folder)
+            if content is not None:
+                yield Commit(folder=folder, **_parts(content), reused=True), content["key"]
 
-    def run(self, key: StepKey, produce: Callable[[Path], Mapping[str, Any]]) -> Commit:
-        """The output of a step: what is committed, or what `produce` writes now.
+    def run(
+        self, key: StepKey, produce: Callable[[Path], Mapping[str, Any]], *, reads: Sequence[Commit] = ()
+    ) -> Commit:
+        """Return the output of a step: what is committed, or what `produce` writes now.
 
         `produce` fills the temporary folder that it is given and returns facts (JSON values) to be kept with it.
+
+        Args:
+            key: of the step.
+            produce: does it.
+            reads: outputs that it reads; those that another run wrote are looked at first.
 
         Raises:
             ConfigError: the disk is full.
@@ -130,7 +135,8 @@ class WorkStore:
         found = self.find(key)
         if found is not None:
             return found
-        self._look_at(key.inputs)
+        for commit in reads:
+            self._require_whole(commit)
         parent = self.folder / key.step
         with disk_errors(parent / key.key):
             make_folder(parent)
@@ -142,28 +148,32 @@ class WorkStore:
                 self._commit(key, temporary, facts)
             finally:
                 shutil.rmtree(temporary, ignore_errors=True)
-        made = self._find(key)
+        made = self.find(key)
         assert made is not None
-        self.add_use((), num_made=1)
         logger.debug("%s %s is done", key.step, key.key)
-        return Commit(folder=made.folder, files=made.files, facts=made.facts, reused=False)
+        return replace(made, reused=False)
 
-    def _look_at(self, inputs: Sequence[str]) -> None:
-        """Make sure that files of other runs are whole before the first step reads them; what is not is removed.
+    def _require_whole(self, commit: Commit) -> None:
+        """Refuse files of another run that are not what it wrote; their folder is removed, to be made anew.
 
         The process that wrote them knows what it wrote. Parquet does not notice the bits of an image that have changed.
         """
-        with self._looking:
-            for sha256 in inputs:
-                for path in self._inherited.get(sha256, ()):
-                    if not _is_whole(path, sha256):
-                        if path.parent.is_dir():
-                            shutil.rmtree(_take_away(path.parent), ignore_errors=True)
-                        raise ShardError(
-                            f"{path} is not what was written, and is gone with its folder: run the same command again, "
-                            "which makes it anew"
-                        )
-                self._inherited.pop(sha256, None)
+        if not commit.reused:
+            return
+        for name, sha256 in commit.files.items():
+            path = commit.path(name)
+            if (path, sha256) in self._looked_at:
+                continue
+            with disk_errors(path):
+                is_whole = path.is_file() and sha256_of(path) == sha256
+            if not is_whole:
+                if path.parent.is_dir():
+                    shutil.rmtree(_take_away(path.parent), ignore_errors=True)
+                raise ShardError(
+                    f"{path} is not what was written, and is gone with its folder: run the same command again, "
+                    "which makes it anew"
+                )
+            self._looked_at.add((path, sha256))
 
     def _commit(self, key: StepKey, temporary: Path, facts: dict[str, Any]) -> None:
         files: dict[str, str] = {}
@@ -191,38 +201,6 @@ class WorkStore:
         sync(self.folder / key.step)
         failpoint("commit.after_parent_fsync", temporary)
 
-    def note_used(self, name: str) -> None:
-        """Keep the list of outputs that this run used, for `remove_used`, whichever run comes to call it."""
-        failpoint("used.before_note", self._note(name))
-        write_checksummed(self._note(name), {"used": sorted(self.used)})
-        failpoint("used.after_note", self._note(name))
-
-    def remove_used(self, name: str) -> None:
-        """Delete the outputs that `note_used` listed under `name`, and under no other: its snapshot is committed."""
-        note = self._note(name)
-        failpoint("used.before_remove", note)
-        others = (other for other in self.folder.glob("used-*.json") if other != note)
-        needed = {output for other in others for output in _noted(other)}
-        for step, key in (output for output in _noted(note) if output not in needed):
-            folder = self.folder / step / key
-            if folder.is_dir():
-                doomed = _take_away(folder)
-                failpoint("used.after_rename", note)
-                shutil.rmtree(doomed, ignore_errors=True)
-                failpoint("used.after_remove", note)
-        failpoint("used.before_unlink", note)
-        note.unlink(missing_ok=True)
-        failpoint("used.after_unlink", note)
-
-    def rename_note(self, name: str, new_name: str) -> None:
-        """Let the outputs that are listed under `name` be removed under another one: the snapshot was written anew."""
-        note = self._note(name)
-        if note.is_file():
-            note.replace(self._note(new_name))
-
-    def _note(self, name: str) -> Path:
-        return self.folder / f"used-{name}.json"
-
 
 def _record(folder: Path) -> Mapping[str, Any] | None:
     """What a step's folder says of itself; None where it is not there, or not as it was written."""
@@ -245,21 +223,8 @@ def _record(folder: Path) -> Mapping[str, Any] | None:
     return content
 
 
-def _is_whole(path: Path, sha256: str) -> bool:
-    with disk_errors(path):
-        return path.is_file() and sha256_of(path) == sha256
-
-
-def _noted(note: Path) -> list[tuple[str, str]]:
-    """What `note_used` listed; nothing where there is no list, or where it is damaged."""
-    if not note.is_file():
-        return []
-    try:
-        found = read_checksummed(note, remedy="step outputs that no build needs any more stay in the folder beside it")
-    except ConfigError as error:
-        logger.warning("%s", error)
-        return []
-    return [(step, key) for step, key in found.get("used", [])]
+def _parts(content: Mapping[str, Any]) -> dict[str, Any]:
+    return {"files": content["files"], "facts": content["facts"]}
 
 
 def _take_away(folder: Path) -> Path:

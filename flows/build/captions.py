@@ -1,12 +1,6 @@
-"""The steps that judge texts: shard of caption rows in, shard of caption rows out, committed by content.
+"""The steps that judge texts: clean, translate, round-trip and check, each a shard of caption rows in and one out."""
 
-Every function here takes references, asks the work store first, and can be run by any executor in any order that
-its inputs allow.
-"""
-
-from collections.abc import Iterator, Mapping, Sequence
-from itertools import compress
-from pathlib import Path
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import pyarrow as pa
@@ -14,173 +8,90 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from cleaning.config import CheckConfig, CleanConfig
-from cleaning.proper_nouns import Tagger
 from cleaning.rules import apply_rules, check_rules, clean_rules, translation_measure
 from cleaning.selection_config import LeaksConfig
 from cleaning.text import clean_text
 from data_catalog.errors import ShardError
 from data_catalog.language_pack import LanguagePack
 from data_catalog.progress import Progress
-from data_catalog.settings import plain
 from data_catalog.sources.origins import MACHINE_TRANSLATION, has_original
-from data_catalog.stages import (
-    Drop,
-    apply_measure,
-    apply_transform,
-    pending_rows,
-    reject,
-    set_values,
-    texts,
-)
-from data_catalog.storage.distinct import TextDigests
+from data_catalog.stages import Drop, apply_measure, apply_transform, pending_rows, reject, set_values, texts
 from data_catalog.storage.shards import save_parquet
-from data_catalog.storage.work import Commit, WorkStore
+from flows.build.engine import SHARD, Job, count_rows
 from flows.build.screen import judge_captions
-from flows.build.step_outputs import CHECK, CLEAN, PLAN, TRANSLATE, Shard, step_key, table_step
-from flows.build.test_sets import TestContents
-from translation.engine import Translator
+from flows.build.test_sets import test_contents
+from translation.engine import STREAM_WINDOW, Translator, translate_stream
 from translation.memory import TranslationMemory
+from translation.remembered import RememberingTranslator
+from translation.scores import sentence_chrf
+
+NOT_SERVED = "language_not_served"
+TRANSLATE_REASONS = {
+    NOT_SERVED: "the caption's language is neither the target language nor the one the engine translates",
+    "translation_empty": "the engine returned no text",
+}
 
 
-def clean(work: WorkStore, shard: Shard, config: CleanConfig, packs: Mapping[str, LanguagePack]) -> Shard:
+def write_captions(job: Job, step: str, before: pa.Table, after: pa.Table) -> dict[str, Any]:
+    """Write a step's caption rows, and return how many it dropped."""
+    save_parquet(after, job.folder / SHARD)
+    return {"counts": {step: count_rows(before, after)}}
+
+
+def clean(job: Job, *, config: CleanConfig, packs: Mapping[str, LanguagePack]) -> Mapping[str, Any]:
     """Clean the source captions, then judge them as captions of their own language.
 
-    `packs` are those of all languages that the dataset's captions may be in.
+    Args:
+        job: reads `forget`.
+        config: section `[clean]`.
+        packs: of all languages that the dataset's captions may be in.
     """
-    settings = {"clean": plain(config), "packs": plain(packs)}
-
-    def stage(table: pa.Table) -> pa.Table:
-        clean_up = clean_text(config)
-        table = apply_transform(table, clean_up, read="source_caption", write="clean_caption")
-        given = pending_rows(table, pc.is_valid(table.column("caption")))
-        table = set_values(table, "caption", given, clean_up(texts(table, "caption", given)))
-        for lang in sorted(set(table.column("source_lang").drop_null().to_pylist())):
-            rules = clean_rules(config, packs.get(lang) or LanguagePack(code=lang), languages=packs)
-            table = apply_rules(table, rules, step=CLEAN, where=pc.equal(table.column("source_lang"), lang))
-        return table
-
-    return table_step(work, shard, CLEAN, settings, stage)
+    before = pq.read_table(job.shard("forget"))
+    clean_up = clean_text(config)
+    table = apply_transform(before, clean_up, read="source_caption", write="clean_caption")
+    given = pending_rows(table, pc.is_valid(table.column("caption")))
+    table = set_values(table, "caption", given, clean_up(texts(table, "caption", given)))
+    for lang in sorted(set(table.column("source_lang").drop_null().to_pylist())):
+        rules = clean_rules(config, packs.get(lang) or LanguagePack(code=lang), languages=packs)
+        table = apply_rules(table, rules, step="clean", where=pc.equal(table.column("source_lang"), lang))
+    return write_captions(job, "clean", before, table)
 
 
-def plan_translation(
-    work: WorkStore, shards: Sequence[Shard], translator: Translator, memory: TranslationMemory, *, chunk_size: int
-) -> Commit:
-    """Commit which captions are to be translated and in which chunks; files `00000.parquet`, ... of one text column.
+def translate(job: Job, *, engine: str | None, from_code: str | None) -> Mapping[str, Any]:
+    """Give every pending row its caption in the target language: upstream's, or what the engine says.
 
-    The plan is read again on resume, so that the chunks, and with them the batches, are those of the first try.
-    """
-    size = min(chunk_size, translator.max_chunk_size or chunk_size)
-    settings = {"engine": translator.fingerprint, "chunk_size": size}
-    key = step_key(PLAN, [shard.sha256 for shard in shards], settings)
+    The shard's missing captions go in windows from the front, each one transaction of the memory: a killed run goes on
+    with the windows, and so the batches, that were left.
 
-    def produce(folder: Path) -> Mapping[str, Any]:
-        chunks = _ChunkFiles(folder, size)
-        ready_after: list[int] = []
-        for captions in _distinct_captions(shards, translator.from_code, scratch=folder / "digests"):
-            chunks.add(memory.missing(captions))
-            ready_after.append(-(-chunks.num_captions // size))
-        chunks.flush()
-        return {"num_chunks": chunks.num_chunks, "num_captions": chunks.num_captions, "ready_after": ready_after}
-
-    return work.run(key, produce)
-
-
-class _ChunkFiles:
-    """The files of a plan, each written as soon as it is full."""
-
-    def __init__(self, folder: Path, size: int) -> None:
-        self.num_captions = self.num_chunks = 0
-        self._folder, self._size = folder, size
-        self._waiting: list[str] = []
-
-    def add(self, captions: Sequence[str]) -> None:
-        """Append captions to the last file, and to new ones."""
-        self.num_captions += len(captions)
-        self._waiting.extend(captions)
-        while len(self._waiting) >= self._size:
-            self.flush()
-
-    def flush(self) -> None:
-        """Write what waits, a file's worth at most."""
-        chunk, self._waiting = self._waiting[: self._size], self._waiting[self._size :]
-        if chunk:
-            table = pa.table({"clean_caption": pa.array(chunk, pa.string())})
-            save_parquet(table, self._folder / f"{self.num_chunks:05d}.parquet")
-            self.num_chunks += 1
-
-
-def _distinct_captions(shards: Sequence[Shard], from_code: str, *, scratch: Path) -> Iterator[list[str]]:
-    """Per shard, the captions to be translated that neither an earlier row nor an earlier shard has.
-
-    The shards are read twice, so that one shard's captions are held at a time.
-    """
-    digests = TextDigests(scratch)
-    for shard in shards:
-        digests.add(_foreign_captions(shard.path, from_code))
-    repeats, start = digests.repeats(), 0
-    scratch.unlink(missing_ok=True)
-    for shard in shards:
-        captions = _foreign_captions(shard.path, from_code)
-        yield list(compress(captions, ~repeats[start : start + len(captions)]))
-        start += len(captions)
-
-
-def _foreign_captions(path: Path, from_code: str) -> list[str]:
-    table = pq.read_table(path, columns=["clean_caption", "caption", "source_lang", "target_lang", "outcome"])
-    return texts(table, "clean_caption", foreign_rows(table, from_code))
-
-
-def translate_chunks(plan: Commit, numbers: Sequence[int], translator: Translator, memory: TranslationMemory) -> None:
-    """Translate some chunks of the plan, each recorded by itself.
-
-    An engine whose chunks are small, since each is paid for, would otherwise make one task of every request.
-    """
-    paths = [plan.path(f"{number:05d}.parquet") for number in numbers]
-    total = sum(pq.read_metadata(path).num_rows for path in paths)
-    with Progress("translate", total=total, unit="captions") as progress:
-        for path in paths:
-            captions = pq.read_table(path).column("clean_caption").to_pylist()
-            if not memory.has_all(captions):
-                memory.record(captions, translator.translate(captions, progress.advance))
-
-
-def foreign_rows(table: pa.Table, from_code: str) -> list[int]:
-    """Indices of pending rows that the engine can and must translate."""
-    foreign = pc.and_(has_original(table), pc.equal(table.column("source_lang"), from_code))
-    return pending_rows(table, pc.and_(foreign, pc.is_null(table.column("caption"))))
-
-
-def join_translations(work: WorkStore, shard: Shard, memory: TranslationMemory | None, from_code: str | None) -> Shard:
-    """Give every pending row its caption in the target language: upstream's, or what the memory holds.
+    Args:
+        job: reads `screen`.
+        engine: the engine's fingerprint; None: every source speaks the target language.
+        from_code: the language that it reads.
 
     Raises:
-        ShardError: the memory lacks a caption that the plan had translated.
+        ConfigError: the engine cannot work.
+        ShardError: the memory lost a caption that was just recorded.
     """
-    settings = {"engine": memory.fingerprint if memory else None, "from": from_code}
-
-    def stage(table: pa.Table) -> pa.Table:
-        table = _fill_own(table)
-        if memory is not None and from_code is not None:
-            table = _fill_translated(table, shard, memory, from_code)
-        left = pending_rows(table, pc.is_null(table.column("caption")))
-        langs = texts(table, "source_lang", left)
-        return reject(table, left, [Drop("language_not_served", lang) for lang in langs], step=TRANSLATE)
-
-    return table_step(work, shard, TRANSLATE, settings, stage)
+    before = pq.read_table(job.shard("screen"))
+    own = pending_rows(before, pc.invert(has_original(before)))
+    table = set_values(before, "caption", own, texts(before, "clean_caption", own))
+    if engine is not None and from_code is not None:
+        table = _translated(table, job, from_code)
+    left = pending_rows(table, pc.is_null(table.column("caption")))
+    langs = texts(table, "source_lang", left)
+    table = reject(table, left, [Drop(NOT_SERVED, lang) for lang in langs], step="translate")
+    return write_captions(job, "translate", before, table)
 
 
-def _fill_own(table: pa.Table) -> pa.Table:
-    rows = pending_rows(table, pc.invert(has_original(table)))
-    return set_values(table, "caption", rows, texts(table, "clean_caption", rows))
-
-
-def _fill_translated(table: pa.Table, shard: Shard, memory: TranslationMemory, from_code: str) -> pa.Table:
+def _translated(table: pa.Table, job: Job, from_code: str) -> pa.Table:
     rows = foreign_rows(table, from_code)
     captions = texts(table, "clean_caption", rows)
+    translator, memory = job.tools.translator, job.tools.memory
+    record_missing(captions, translator, memory)
     found = memory.columns(captions)
     if None in found.captions:
         lost = captions[found.captions.index(None)]
-        raise ShardError(f"shard {shard.label}: the translation memory lost {lost!r}: delete work/plan and run again")
+        raise ShardError(f"shard {job.label}: the translation memory lost {lost!r}: run the same command again")
     table = set_values(table, "caption", rows, found.captions)
     table = set_values(table, "origin", rows, [MACHINE_TRANSLATION] * len(rows))
     table = set_values(table, "translator", rows, [memory.fingerprint] * len(rows))
@@ -188,50 +99,78 @@ def _fill_translated(table: pa.Table, shard: Shard, memory: TranslationMemory, f
     table = set_values(table, "translation_truncated", rows, found.truncated)
     table = set_values(table, "translation_repetitive", rows, found.repetitive)
     empty = [None if text else Drop("translation_empty") for text in found.captions]
-    return reject(table, rows, empty, step=TRANSLATE)
+    return reject(table, rows, empty, step="translate")
+
+
+def foreign_rows(table: pa.Table, from_code: str) -> list[int]:
+    """Return the indices of pending rows that the engine can and must translate."""
+    foreign = pc.and_(has_original(table), pc.equal(table.column("source_lang"), from_code))
+    return pending_rows(table, pc.and_(foreign, pc.is_null(table.column("caption"))))
+
+
+def record_missing(captions: Sequence[str], translator: Translator, memory: TranslationMemory) -> None:
+    """Translate the distinct captions that the memory lacks, window by window from the front, and record each window.
+
+    A window is `STREAM_WINDOW` captions, or as many as the engine may lose at a crash.
+    """
+    missing = memory.missing(captions)
+    size = min(STREAM_WINDOW, translator.max_chunk_size or STREAM_WINDOW)
+    with Progress("translate", total=len(missing), unit="captions") as progress:
+        for start in range(0, len(missing), size):
+            window = missing[start : start + size]
+            memory.record(window, translator.translate(window, progress.advance))
+
+
+def round_trip(job: Job, *, engine: str) -> Mapping[str, Any]:
+    """Fill `round_trip_chrf` of every pending row with an original that the engine can come back to; drop none.
+
+    Args:
+        job: reads `translate`.
+        engine: fingerprint of the engine from the target language to the source's.
+    """
+    table = pq.read_table(job.shard("translate"))
+    reverse = job.tools.reverse
+    from_there = pc.equal(table.column("source_lang"), reverse.to_code)
+    rows = pending_rows(table, pc.and_(has_original(table), from_there))
+    captions = texts(table, "caption", rows)
+    with Progress("translate back", total=len(captions), unit="captions") as progress:
+        remembering = RememberingTranslator(reverse, job.tools.reverse_memory)
+        back = list(translate_stream(remembering, captions, progress.advance))
+    sources = texts(table, "clean_caption", rows)
+    scores = [sentence_chrf(found.text, source) for found, source in zip(back, sources, strict=True)]
+    save_parquet(set_values(table, "round_trip_chrf", rows, scores), job.folder / SHARD)
+    return {}
 
 
 def check(
-    work: WorkStore,
-    shard: Shard,
+    job: Job,
+    *,
     config: CheckConfig,
     packs: Mapping[str, LanguagePack],
-    *,
     target: str,
-    tagger: Tagger | None = None,
-    tests: Sequence[TestContents] = (),
-    leaks: LeaksConfig | None = None,
-    cleaned: CleanConfig | None = None,
-) -> Shard:
+    tagger: str | None,
+    leaks: LeaksConfig,
+    source_engine: str | None,
+    test_sets: Sequence[str],
+) -> Mapping[str, Any]:
     """Judge captions in the target language, and translations beside what they translate.
 
     Args:
+        job: reads `round-trip` and `test-set`.
+        config: section `[check]`.
         packs: as `clean` takes them; the target's is among them.
         target: the target language.
-        tagger: tells names, or None: a rule of thumb does.
-        tests: test sets whose captions no translation may be.
-        leaks: what is done with such captions.
-        cleaned: how the source captions were judged, of which what is found of native ones holds still.
+        tagger: what tells proper nouns, by name; None: a rule of thumb does.
+        leaks: what is done with captions that a test set has.
+        source_engine: what told the languages of source captions: what is found of native ones holds still.
+        test_sets: names of the recipe's.
     """
-    leaks = leaks or LeaksConfig()
-    source_engine = cleaned.language_engine if cleaned is not None and cleaned.language_check else None
-    settings = {
-        "check": plain(config),
-        "packs": plain(packs),
-        "target": target,
-        "tagger": tagger.name if tagger else None,
-        "leaks": plain(leaks),
-        "tests": [test.identity for test in tests],
-        "source_engine": source_engine,
-    }
-
-    def stage(table: pa.Table) -> pa.Table:
-        translated = has_original(table)
-        measure = translation_measure(packs[target])
-        table = apply_measure(table, measure, source="clean_caption", target="caption", where=translated)
-        if leaks.by_caption:
-            table = judge_captions(table, tests, leaks, column="caption", step=CHECK, where=translated)
-        rules = check_rules(config, packs[target], tagger=tagger, languages=packs, source_engine=source_engine)
-        return apply_rules(table, rules, step=CHECK)
-
-    return table_step(work, shard, CHECK, settings, stage)
+    before = pq.read_table(job.shard("round-trip"))
+    translated = has_original(before)
+    measure = translation_measure(packs[target])
+    table = apply_measure(before, measure, source="clean_caption", target="caption", where=translated)
+    if leaks.by_caption:
+        tests = test_contents(job, test_sets)
+        table = judge_captions(table, tests, leaks, column="caption", step="check", where=translated)
+    rules = check_rules(config, packs[target], tagger=job.tools.tagger, languages=packs, source_engine=source_engine)
+    return write_captions(job, "check", before, apply_rules(table, rules, step="check"))

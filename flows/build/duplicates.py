@@ -1,7 +1,8 @@
-"""The step that decides, over all shards, which images stay."""
+"""The steps that see what became of images: find duplicates over all shards, merge their captions, deduplicate."""
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -9,23 +10,30 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from cleaning.duplicates import duplicate_captions, exact_key
 from cleaning.image_duplicates import Images, Verdict, judge_images
 from cleaning.selection_config import DuplicatesConfig, LeaksConfig
 from data_catalog.database.sorting import image_facts, samples_of_bytes, thumbnails_in_order
+from data_catalog.fetch.reasons import image_step
 from data_catalog.images.encoding import THUMBNAIL_BYTES
 from data_catalog.publish import UPSTREAM, SplitConfig, split_of
+from data_catalog.schema import CAPTIONS, PENDING
 from data_catalog.settings import plain
-from data_catalog.stages import Drop
+from data_catalog.stages import Drop, pending_rows, reject, set_values, texts
 from data_catalog.storage.manifest import MARKED
 from data_catalog.storage.shards import save_parquet
-from data_catalog.storage.work import Commit, WorkStore
-from flows.build.images import NO_BYTES_FILE
-from flows.build.step_outputs import FIND_DUPLICATES, SHARD, Shard, step_key
-from flows.build.test_sets import TestContents
+from data_catalog.take_down.rows import of_samples, without_texts
+from data_catalog.tombstones import FORGOTTEN
+from flows.build.engine import SHARD, Job, count_rows
+from flows.build.screen import drop_or_mark
+from flows.build.test_sets import TestContents, test_contents
 
 if TYPE_CHECKING:
-    from cleaning.image_duplicates import Flags, Thumbnails
+    from cleaning.image_duplicates import Thumbnails
 
+_ROWS_PER_BATCH = 50_000
+# Captions of the image that stays come first, so that they decide what is a repeat.
+_ORDER = [(name, "ascending") for name in ("into", "is_moved", "sample_id", "row")]
 # Least guarded first: where images that look the same are in several splits, those of the last one stay.
 # What upstream holds out is more guarded than what a hash does: it stays as it was published.
 _SPLIT_ORDER = ("train", "val", "test", "upstream's val", "upstream's test", MARKED)
@@ -45,53 +53,52 @@ _FOUND = pa.schema(
 
 
 def find_duplicates(
-    work: WorkStore,
-    captions: Sequence[Shard],
-    images: Sequence[Shard],
-    sources: Sequence[str],
-    tests: Sequence[TestContents],
+    job: Job,
     *,
-    config: DuplicatesConfig,
+    sources: Sequence[str],
+    config: Mapping[str, Any],
     leaks: LeaksConfig,
     split: SplitConfig,
-) -> Commit:
+    test_sets: Sequence[str],
+) -> Mapping[str, Any]:
     """Decide which samples have the image of a test set, or one that another sample or split has, or none at all.
 
-    Its file is `shard.parquet`: `sample_id`, `drop_reason`, `detail`, and `duplicate_of`, the sample that stays in
-    its stead.
+    Its file `shard.parquet` has `sample_id`, `drop_reason`, `detail`, and `duplicate_of`, the sample that stays in
+    its stead; `marks.parquet` the samples that are marked as images of a test set.
 
     Args:
-        captions: of all shards, as checked.
-        images: of all shards.
+        job: reads `check`, `forget-images` and `test-set`.
         sources: their names, best first.
-        tests: the recipe's test sets.
+        config: what of section `[duplicates]` decides about images.
+        leaks: section `[leaks]`.
+        split: section `[split]`.
+        test_sets: names of the recipe's.
     """
-    inputs = [shard.sha256 for shard in (*captions, *images)] + [test.identity for test in tests]
-    decisive = {name: value for name, value in plain(config).items() if name not in _NOT_DECISIVE}
-    settings = {"sources": list(sources), "duplicates": decisive, "leaks": plain(leaks), "split": plain(split)}
+    files = job.shards("forget-images")
+    duplicates = DuplicatesConfig(**{**config, "keep": tuple(config["keep"])})
+    facts = image_facts(
+        files,
+        job.shards("check"),
+        sources=sources,
+        keep=duplicates.keep,
+        stand_in_urls=duplicates.placeholder_urls,
+    )
+    thumbnails = _thumbnails(files, facts.num_rows, job.folder / "thumbnails")
+    tests = test_contents(job, test_sets)
+    leaking = _test_pixels(files, facts, thumbnails, tests, leaks) if leaks.by_pixels else {}
+    leaks_found = _leaks(facts, leaking)
+    drops = leaks.action == "drop"
+    judged = _judged(facts, thumbnails, leaking, drops=drops, config=duplicates, split=split)
+    found = pa.concat_tables([judged, leaks_found]) if drops else judged
+    save_parquet(found.sort_by("sample_id"), job.folder / SHARD)
+    (job.folder / "thumbnails").unlink()
+    save_parquet(leaks_found.slice(0, 0) if drops else leaks_found, job.folder / MARKS_FILE)
+    return {"num_found": found.num_rows, "num_test_images": leaks_found.num_rows}
 
-    def produce(folder: Path) -> Mapping[str, Any]:
-        files = [image.path for image in images]
-        facts = image_facts(
-            files,
-            [shard.path for shard in captions],
-            sources=sources,
-            keep=config.keep,
-            stand_in_urls=config.placeholder_urls,
-        )
-        thumbnails = _thumbnails(files, facts.num_rows, folder / "thumbnails")
-        leaking = _test_pixels(files, facts, thumbnails, tests, leaks) if leaks.by_pixels else {}
-        leaks_found = _leaks(facts, leaking)
-        drops = leaks.action == "drop"
-        has_bytes = _have_bytes(files, facts)
-        judged = _judged(facts, thumbnails, leaking, has_bytes, drops=drops, config=config, split=split)
-        found = pa.concat_tables([judged, leaks_found]) if drops else judged
-        save_parquet(found.sort_by("sample_id"), folder / SHARD)
-        (folder / "thumbnails").unlink()
-        save_parquet(leaks_found.slice(0, 0) if drops else leaks_found, folder / MARKS_FILE)
-        return {"num_found": found.num_rows, "num_test_images": leaks_found.num_rows}
 
-    return work.run(step_key(FIND_DUPLICATES, inputs, settings), produce)
+def decisive_settings(config: DuplicatesConfig) -> dict[str, Any]:
+    """Return the settings of `[duplicates]` that decide about images; the order of sources is resolved elsewhere."""
+    return {name: value for name, value in plain(config).items() if name not in _NOT_DECISIVE}
 
 
 def _thumbnails(files: Sequence[Path], count: int, path: Path) -> "Thumbnails":
@@ -110,16 +117,6 @@ def _thumbnails(files: Sequence[Path], count: int, path: Path) -> "Thumbnails":
         pixels[start : start + len(batch)] = parse_thumbnails(batch)
         start += len(batch)
     return pixels
-
-
-def _have_bytes(files: Sequence[Path], facts: pa.Table) -> "Flags":
-    """Which images are there to be published: where images are tried again, not those that were dropped before."""
-    beside = [path for path in (file.with_name(NO_BYTES_FILE) for file in files) if path.is_file()]
-    gone = [pq.read_table(path).column("sample_id") for path in beside]
-    chunks = [chunk for column in gone for chunk in column.chunks]
-    is_gone = pc.is_in(facts.column("sample_id"), pa.chunked_array(chunks, pa.string()))
-    has_bytes: Flags = pc.invert(is_gone).to_numpy()
-    return has_bytes
 
 
 def _test_pixels(
@@ -168,7 +165,6 @@ def _judged(
     facts: pa.Table,
     thumbnails: "Thumbnails",
     leaking: Mapping[int, str],
-    has_bytes: "Flags",
     *,
     drops: bool,
     config: DuplicatesConfig,
@@ -190,7 +186,7 @@ def _judged(
         split=np.where(marked, _SPLIT_ORDER.index(MARKED), levels),
         placeholder=pc.is_valid(hosts).to_numpy(),
         left_out=is_leaking & drops,
-        has_bytes=has_bytes,
+        has_bytes=np.ones(facts.num_rows, np.bool_),
         thumbnails=thumbnails,
     )
     verdicts, account = judge_images(images, config)
@@ -224,3 +220,154 @@ def _drop(verdict: Verdict, other: str, host: str | None, split: str) -> Drop:
     if verdict == Verdict.DUPLICATE:
         return Drop("duplicate_image", f"same as {other}")
     return Drop("near_duplicate_image", f"looks like {other}")
+
+
+def merge_captions(job: Job) -> Mapping[str, Any]:
+    """Gather, over all shards, the captions of dropped duplicates that say what their images' other captions do not.
+
+    Its file has the schema `CAPTIONS`: rows with `merged_into`, by that. What is held in memory is what is written,
+    and the text of the captions that it is compared with.
+
+    Args:
+        job: reads `check` and `find-duplicates`.
+    """
+    captions, stays = job.shards("check"), _stays_instead(job.one("find-duplicates").path(SHARD))
+    groups = pa.concat_tables(
+        _places(table, stays) for table in chain([CAPTIONS.empty_table()], _involved(captions, stays))
+    )
+    order = groups.append_column("row", pa.array(range(groups.num_rows))).sort_by(_ORDER)
+    merged = _rows(captions, stays, list(_new_captions(order)))
+    save_parquet(merged, job.folder / SHARD)
+    return {"num_captions": merged.num_rows}
+
+
+def _stays_instead(path: Path) -> pa.Table:
+    """Each duplicate's `sample_id`, and which sample stays in its stead: `duplicate_of`."""
+    table = pq.read_table(path, columns=["sample_id", "duplicate_of"])
+    return table.filter(pc.is_valid(table.column("duplicate_of"))).combine_chunks()
+
+
+def _involved(captions: Sequence[Path], stays: pa.Table) -> Iterator[pa.Table]:
+    """Pending captions of duplicates and of what stays in their stead, shard by shard."""
+    samples = pa.chunked_array([*stays.column("sample_id").chunks, *stays.column("duplicate_of").chunks], pa.string())
+    for path in captions:
+        table = pq.read_table(path)
+        chosen = pc.and_(pc.equal(table.column("outcome"), PENDING), pc.is_in(table.column("sample_id"), samples))
+        yield table.filter(chosen)
+
+
+def _places(table: pa.Table, stays: pa.Table) -> pa.Table:
+    """Of each caption, the image `into` which it goes, whether it `is_moved` there, and its text's `key`."""
+    moved_to = stays.column("duplicate_of").take(pc.index_in(table.column("sample_id"), stays.column("sample_id")))
+    columns = {
+        "into": pc.coalesce(moved_to, table.column("sample_id")),
+        "is_moved": pc.cast(pc.is_valid(moved_to), pa.int8()),
+        "sample_id": table.column("sample_id"),
+        "key": pa.array(map(exact_key, table.column("caption").to_pylist()), pa.string()),
+    }
+    return pa.table(columns)
+
+
+def _new_captions(ordered: pa.Table) -> Iterator[int]:
+    """Numbers of the moved rows whose caption none before them of the same image has."""
+    image, said = None, set[str]()
+    for batch in ordered.to_batches(max_chunksize=_ROWS_PER_BATCH):
+        for row in batch.to_pylist():
+            if row["into"] != image:
+                image, said = row["into"], set()
+            if row["is_moved"] and row["key"] not in said:
+                yield row["row"]
+            said.add(row["key"])
+
+
+def _rows(captions: Sequence[Path], stays: pa.Table, numbers: Sequence[int]) -> pa.Table:
+    """The rows of some numbers among the involved ones, in that order, with `merged_into`."""
+    wanted, start, found = pa.array(numbers, pa.int64()), 0, [CAPTIONS.empty_table()]
+    for table in _involved(captions, stays):
+        here = pc.is_in(pa.array(range(start, start + table.num_rows)), wanted)
+        start += table.num_rows
+        chosen = table.filter(here)
+        into = stays.column("duplicate_of").take(pc.index_in(chosen.column("sample_id"), stays.column("sample_id")))
+        found.append(chosen.set_column(CAPTIONS.get_field_index("merged_into"), CAPTIONS.field("merged_into"), into))
+    ascending = pc.sort_indices(wanted)  # the rows are found in the order of their numbers
+    return pa.concat_tables(found).take(pc.sort_indices(ascending))
+
+
+def deduplicate(job: Job, *, leaks: LeaksConfig, drop_repeated_captions: bool) -> Mapping[str, Any]:
+    """Apply to a shard's captions what became of their images, and drop duplicates; counts for three funnel rows.
+
+    Args:
+        job: reads `check`, `forget-images`, `find-duplicates` and, where captions of duplicates are not dropped with
+            them, `merge-captions`.
+        leaks: section `[leaks]`.
+        drop_repeated_captions: of one image.
+    """
+    before = pq.read_table(job.shard("check"))
+    drops = _image_drops(job.shard("forget-images"))
+    found = job.one("find-duplicates")
+    fetched = _reject_samples(before, drops["fetch"], step="fetch")
+    normalised = _reject_samples(fetched, drops["normalise"], step="normalise")
+    table = _moved(normalised, job.shard("merge-captions")) if "merge-captions" in job.inputs else normalised
+    table = _mark_samples(table, _drops_of(found.path(MARKS_FILE), before), leaks)
+    table = _reject_samples(table, _drops_of(found.path(SHARD), before), step="deduplicate")
+    table = _reject_repeated_captions(table) if drop_repeated_captions else table
+    table = _without_forgotten_texts(table, drops["normalise"])
+    save_parquet(table, job.folder / SHARD)
+    stages = {"fetch": (before, fetched), "normalise": (fetched, normalised), "deduplicate": (normalised, table)}
+    return {"counts": {row: count_rows(*tables) for row, tables in stages.items()}}
+
+
+def _image_drops(path: Path) -> dict[str, dict[str, Drop]]:
+    """Why images were lost, by step and sample; a reason belongs to one step only."""
+    drops: dict[str, dict[str, Drop]] = {"fetch": {}, "normalise": {}}
+    for row in pq.read_table(path, columns=["sample_id", "drop_reason", "detail"]).to_pylist():
+        if row["drop_reason"]:
+            drops[image_step(row["drop_reason"])][row["sample_id"]] = Drop(row["drop_reason"], row["detail"])
+    return drops
+
+
+def _without_forgotten_texts(table: pa.Table, drops: Mapping[str, Drop]) -> pa.Table:
+    """All captions of images that turned out to be forgotten lose their texts, whatever dropped them."""
+    forgotten = [sample_id for sample_id, drop in drops.items() if drop.reason == FORGOTTEN]
+    return without_texts(table, of_samples(table, forgotten)) if forgotten else table
+
+
+def _drops_of(path: Path, captions: pa.Table) -> dict[str, Drop]:
+    """What is found of the samples of a shard, among those of all shards."""
+    found = pq.read_table(path)
+    rows = found.filter(pc.is_in(found.column("sample_id"), captions.column("sample_id").unique())).to_pylist()
+    return {row["sample_id"]: Drop(row["drop_reason"], row["detail"]) for row in rows}
+
+
+def _moved(table: pa.Table, merged: Path) -> pa.Table:
+    """Captions of duplicates that go to another image say which; the others are repeats of what that one has."""
+    found = pq.read_table(merged, columns=["caption_id", "merged_into"])
+    found = found.filter(pc.is_in(found.column("caption_id"), table.column("caption_id")))
+    into = dict(zip(found.column("caption_id").to_pylist(), found.column("merged_into").to_pylist(), strict=True))
+    rows = pending_rows(table)
+    chosen = [
+        (row, into[name]) for row, name in zip(rows, texts(table, "caption_id", rows), strict=True) if name in into
+    ]
+    return set_values(table, "merged_into", [row for row, _ in chosen], [sample_id for _, sample_id in chosen])
+
+
+def _stationary(table: pa.Table) -> list[int]:
+    """Pending rows that are not published with another sample's image."""
+    return pending_rows(table, pc.is_null(table.column("merged_into")))
+
+
+def _reject_samples(table: pa.Table, drops: Mapping[str, Drop], *, step: str) -> pa.Table:
+    rows = _stationary(table)
+    return reject(table, rows, [drops.get(sample_id) for sample_id in texts(table, "sample_id", rows)], step=step)
+
+
+def _mark_samples(table: pa.Table, marks: Mapping[str, Drop], leaks: LeaksConfig) -> pa.Table:
+    rows = pending_rows(table)
+    found = [marks.get(sample_id) for sample_id in texts(table, "sample_id", rows)]
+    return drop_or_mark(table, rows, found, leaks, step="deduplicate") if marks else table
+
+
+def _reject_repeated_captions(table: pa.Table) -> pa.Table:
+    rows = _stationary(table)
+    verdicts = duplicate_captions(texts(table, "sample_id", rows), texts(table, "caption", rows))
+    return reject(table, rows, verdicts, step="deduplicate")

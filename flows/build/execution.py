@@ -1,82 +1,60 @@
-"""How the steps of a run are executed: the protocol that flows are written against, and threads without Prefect.
+"""How calls are executed: the protocol that flows are written against, and threads without Prefect.
 
-A step is one call on references (paths, names, numbers), never on data, and asks first whether its output is committed.
-Steps run in threads, so nothing in them may install signal handlers; and no step may submit another one, since both
-would wait for the same few threads.
+A call gets references (paths, names, numbers), never data. It runs in a thread, so nothing in it may install signal
+handlers. How many run at once is decided by who submits them.
 """
 
 import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from types import TracebackType
-from typing import Any, ParamSpec, Protocol, Self, TypeVar
+from typing import Any, Protocol, Self, TypeVar
 
-from data_catalog.errors import ConfigError, TransientError
-from flows.build.step_clock import StepClock
+from data_catalog.errors import TransientError
 from flows.tables import plain_table
 
 logger = logging.getLogger(__name__)
 
-P = ParamSpec("P")
 T = TypeVar("T")
 T_co = TypeVar("T_co", covariant=True)
 
-# Waits before the second, third ... try of a step that raised TransientError; then the error stands.
+# Waits before the second, third ... try of a call that raised TransientError; then the error stands.
 RETRY_DELAYS_S = (2.0, 10.0, 30.0)
+# Threads are started when they are needed.
+MOST_THREADS = 1_000
 
 
 class Future(Protocol[T_co]):
-    """The outcome of a submitted step, sooner or later."""
+    """The outcome of a submitted call, sooner or later."""
 
     def result(self) -> T_co:
-        """Wait for the step; return what it returned or raise what it raised."""
+        """Wait for the call; return what it returned or raise what it raised."""
 
     def add_done_callback(self, fn: Callable[[Any], None], /) -> None:
         """Have something called, with the future, as soon as it is done, in whatever way, and in whatever thread."""
 
 
-@dataclass(frozen=True, slots=True)
-class Lane:
-    """Steps that wait for one another and for no others, such as all downloads from one slow host.
-
-    Args:
-        name: equal names are the same lane.
-        width: steps of the lane that run at once.
-    """
-
-    name: str
-    width: int = 1
-
-
 class Executor(Protocol):
-    """Runs steps and shows what becomes of them. A flow uses it from one thread, its own.
+    """Does calls and shows what becomes of them. A flow uses it from one thread, its own.
 
     Attributes:
-        submits_elsewhere: what is submitted is done by other processes, not by threads of this one.
+        submits_elsewhere: what may be done elsewhere is done by other processes, not by threads of this one.
     """
 
     submits_elsewhere: bool
 
-    clock: StepClock  # counts the seconds of all steps
-
-    def submit(self, name: str, step: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Future[T]:
-        """Start a step in another thread, or in another process, perhaps on another machine.
+    def submit(self, name: str, call: Callable[[], T], *, elsewhere: bool = False) -> Future[T]:
+        """Start a call in another thread; it is tried again only after a `TransientError`.
 
         Args:
-            name: the step's kind, a blank, and which one it is, such as "fetch 00003" or "publish".
-            step: a function of a module, which can be found by its name elsewhere; called with the remaining
-                arguments, which can be pickled; tried again only after a `TransientError`.
+            name: the call's kind, a blank, and which one it is, such as "fetch 00003" or "find-duplicates".
+            call: what to do.
+            elsewhere: it can be pickled, and done by another process, perhaps on another machine.
         """
 
-    def submit_in_lane(
-        self, lane: Lane, name: str, step: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs
-    ) -> Future[T]:
-        """Start a step in a lane, in another thread, beside whatever `submit` has started."""
-
-    def run(self, name: str, step: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
-        """Do a step in the flow's own thread, whatever waits for the others; same arguments as `submit`."""
+    def run(self, name: str, call: Callable[[], T]) -> T:
+        """Do a call in the flow's own thread."""
 
     def artifact_table(self, key: str, rows: Sequence[Mapping[str, object]], description: str) -> None:
         """Show a table that people should see.
@@ -92,23 +70,16 @@ class Executor(Protocol):
 
 
 class LocalExecutor:
-    """Steps in threads of this process, without Prefect; use it as a context manager.
+    """Calls in threads of this process, without Prefect; use it as a context manager.
 
     Leaving it waits for what runs; what has not begun is given up if an exception is under way. After Ctrl-C nobody
     waits: the process is to end.
-
-    Raises:
-        ConfigError: `max_workers` is not positive.
     """
 
     submits_elsewhere = False
 
-    def __init__(self, max_workers: int, *, retry_delays_s: Sequence[float] = RETRY_DELAYS_S) -> None:
-        if max_workers < 1:
-            raise ConfigError(f"max_workers must be positive, got {max_workers}")
-        self._pool = ThreadPoolExecutor(max_workers, thread_name_prefix="step")
-        self._lanes: dict[str, ThreadPoolExecutor] = {}
-        self.clock = StepClock()
+    def __init__(self, *, retry_delays_s: Sequence[float] = RETRY_DELAYS_S) -> None:
+        self._pool = ThreadPoolExecutor(MOST_THREADS, thread_name_prefix="step")
         self._retry_delays_s = tuple(retry_delays_s)
 
     def __enter__(self) -> Self:
@@ -118,28 +89,15 @@ class LocalExecutor:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         is_interrupted = kind is not None and not issubclass(kind, Exception)
-        for pool in (self._pool, *self._lanes.values()):
-            pool.shutdown(wait=not is_interrupted, cancel_futures=kind is not None)
+        self._pool.shutdown(wait=not is_interrupted, cancel_futures=kind is not None)
 
-    def submit(self, name: str, step: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Future[T]:
-        """Start a step in a thread as soon as one of `max_workers` is free."""
-        return self._pool.submit(
-            _with_retries, name, self.clock.timed(name, step, *args, **kwargs), self._retry_delays_s
-        )
+    def submit(self, name: str, call: Callable[[], T], *, elsewhere: bool = False) -> Future[T]:
+        """Start a call in a thread, at once."""
+        return self._pool.submit(_with_retries, name, call, self._retry_delays_s)
 
-    def submit_in_lane(
-        self, lane: Lane, name: str, step: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs
-    ) -> Future[T]:
-        """Start a step as soon as the lane has room."""
-        if lane.name not in self._lanes:
-            self._lanes[lane.name] = ThreadPoolExecutor(lane.width, thread_name_prefix=lane.name)
-        return self._lanes[lane.name].submit(
-            _with_retries, name, self.clock.timed(name, step, *args, **kwargs), self._retry_delays_s
-        )
-
-    def run(self, name: str, step: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
-        """Do a step here and now."""
-        return _with_retries(name, self.clock.timed(name, step, *args, **kwargs), self._retry_delays_s)
+    def run(self, name: str, call: Callable[[], T]) -> T:
+        """Do a call here and now."""
+        return _with_retries(name, call, self._retry_delays_s)
 
     def artifact_table(self, key: str, rows: Sequence[Mapping[str, object]], description: str) -> None:
         """Log the table as aligned text, for those who debug: the command line prints reports itself."""
@@ -150,11 +108,11 @@ class LocalExecutor:
         logger.debug("%s: %d of %d", key, done, total)
 
 
-def _with_retries(name: str, step: Callable[[], T], delays_s: Sequence[float]) -> T:
+def _with_retries(name: str, call: Callable[[], T], delays_s: Sequence[float]) -> T:
     for delay_s in delays_s:
         try:
-            return step()
+            return call()
         except TransientError as error:
             logger.warning("%s: %s; trying again in %g s", name, error, delay_s)
             time.sleep(delay_s)
-    return step()
+    return call()

@@ -1,10 +1,8 @@
-"""The steps that bring images, fetched or recalled, and bring them into one form; committed by content."""
+"""The steps that bring images: fetch what the root does not know yet, normalise it, and leave out what is forgotten."""
 
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -14,86 +12,63 @@ import pyarrow.parquet as pq
 
 from data_catalog.fetch.fetch import FetchConfig
 from data_catalog.fetch.hosts import group_of
-from data_catalog.fetch.known import KnownShard
+from data_catalog.fetch.outcomes import (
+    ASKED_FILE,
+    IMAGES_FILE,
+    IN_ASKED,
+    ORDER_FILE,
+    RAW_FILE,
+)
+from data_catalog.fetch.urls import askable_url
 from data_catalog.images.normalise import NormaliseConfig
-from data_catalog.images.tables import Row, write_rows
-from data_catalog.images.workers import ImageWorkers
-from data_catalog.schema import IMAGES, PENDING, RAW_IMAGES
-from data_catalog.storage.shards import TEMPORARY_PREFIX, digest, save_parquet
-from data_catalog.storage.work import WorkStore
-from flows.build.earlier_images import EarlierImages
-from flows.build.execution import Lane
-from flows.build.step_outputs import FETCH, NORMALISE, RECALL, SHARD, Shard, shard_of_commit, step_key
-
-NO_BYTES_FILE = "no-bytes.parquet"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class LocalImages:
-    """Where local images are.
-
-    Args:
-        locations: folder or archive, by source.
-        digests: content hashes of those, by location.
-    """
-
-    locations: Mapping[str, str]
-    digests: Mapping[str, str]
+from data_catalog.schema import PENDING
+from data_catalog.storage.shards import digest, save_parquet
+from flows.build.engine import SHARD, Job, Lane
 
 
 def fetch(
-    work: WorkStore,
-    shard: Shard,
-    workers: ImageWorkers,
-    config: FetchConfig,
+    job: Job,
     *,
-    what: Mapping[str, Any],
-    local: LocalImages,
-    log_folder: Path,
-    known: KnownShard | None = None,
-    earlier: EarlierImages | None = None,
-) -> Shard:
-    """Bring the raw bytes of every sample that still has a caption: recorded facts, not fetched again.
+    config: FetchConfig,
+    normalise: NormaliseConfig,
+    attempt: int,
+    locations: Mapping[str, str],
+) -> Mapping[str, Any]:
+    """Bring the raw bytes of every sample that still has a caption: what the root does not know is asked for.
+
+    Its files are `asked.parquet` and `raw.parquet` (schema `RAW_IMAGES`), `images.parquet` (schema `IMAGES`, what is
+    known as it was normalised) and `order.parquet`, which says where each image is.
 
     Args:
-        what: the settings of `config` that change what comes.
-        local: where local images are.
-        log_folder: where tries and latencies are told.
-        known: what an earlier snapshot has of the shard: only what it lacks is asked for.
-        earlier: what earlier builds fetched: that is not asked for again, unless it is to be tried again.
+        job: reads `check`.
+        config: section `[fetch]`.
+        normalise: section `[normalise]`, by which pictures that the root has are taken as they are.
+        attempt: of the dataset.
+        locations: content hash of the local images of each source that has some.
     """
-    requests = image_requests(pq.read_table(shard.path), local.locations)
-    if known is not None:
-        settled = pa.array(sorted(known.settled()), pa.string())
-        requests = requests.filter(pc.invert(pc.is_in(requests.column("sample_id"), settled)))
-    locations = sorted({location for location in requests.column("location").to_pylist() if location is not None})
-    digests = [local.digests[location] for location in locations]
-    asked = requests.drop_columns(["location"]).to_pylist()
-    settings = what if known is None else {**what, "retry_of": known.snapshot, "attempt": known.attempt}
-    key = step_key(FETCH, [digest(asked), *digests], settings)
-
-    def produce(folder: Path) -> Mapping[str, Any]:
-        log = log_folder / f"{shard.label}-{key.key[:12]}.parquet"
-        if earlier is None or known is not None:
-            workers.fetch(requests, config, folder / SHARD, log=log)
-            return {"num_requests": requests.num_rows}
-        with TemporaryDirectory(prefix=TEMPORARY_PREFIX, dir=folder) as scratch:
-            asked, there = Path(scratch) / SHARD, earlier.of(requests)
-            missing = requests.filter(pc.invert(pc.is_in(requests.column("sample_id"), pa.array(there, pa.string()))))
-            workers.fetch(missing, config, asked, log=log)
-            sample_ids = requests.column("sample_id").to_pylist()
-            write_rows(earlier.merged_rows(sample_ids, there, asked), RAW_IMAGES, folder / SHARD)
-        return {"num_requests": missing.num_rows, "num_reused": len(there)}
-
-    return shard_of_commit(work.run(key, produce), shard.shard_id)
+    requests = image_requests(pq.read_table(job.shard("check")), job.tools.locations)
+    urls = pa.array([askable_url(url) for url in requests.column("url").to_pylist()], pa.string())
+    sample_ids = requests.column("sample_id").to_pylist()
+    places = job.tools.known.recall(urls, sample_ids, job.folder)
+    missing = requests.filter(pa.array([place is None for place in places], pa.bool_()))
+    log = job.tools.log_folder / f"{job.label}-{digest([attempt, sample_ids])[:12]}.parquet"
+    job.tools.workers.fetch(missing, config, job.folder / ASKED_FILE, attempt=attempt, log=log)
+    order = [IN_ASKED if place is None else place for place in places]
+    save_parquet(pa.table({"file": pa.array(order, pa.int8())}), job.folder / ORDER_FILE)
+    return {"num_asked": missing.num_rows, "num_known": requests.num_rows - missing.num_rows}
 
 
-def fetch_lane(shard: Shard, config: FetchConfig, width: int) -> Lane:
-    """Where a shard's images are fetched: one by one with all others of a slow host that most of its images are on.
+def fetch_lane(config: FetchConfig, width: int, captions: Path) -> Lane:
+    """Return where a shard's images are fetched: one by one with all others of a slow host that most of them are on.
 
     A host is slow here if its limits are tighter than what one shard would ask of it.
+
+    Args:
+        config: section `[fetch]`.
+        width: shards that are fetched at once, from many hosts.
+        captions: the shard's caption rows.
     """
-    table = pq.read_table(shard.path, columns=["outcome", "url"])
+    table = pq.read_table(captions, columns=["outcome", "url"])
     urls = table.filter(pc.equal(table.column("outcome"), PENDING)).column("url").drop_null().unique().to_pylist()
     hosts = Counter(group_of(urlsplit(url).hostname or "", config.named_limits) for url in urls if _is_plain(url))
     host, count = hosts.most_common(1)[0] if hosts else ("", 0)
@@ -110,7 +85,7 @@ def _is_plain(url: str) -> bool:
 
 
 def image_requests(table: pa.Table, locations: Mapping[str, str]) -> pa.Table:
-    """One row per sample that has a pending caption: `sample_id, url, path, location`, in shard order."""
+    """Return one row a sample that has a pending caption: `sample_id, url, path, location`, in shard order."""
     rows = table.filter(pc.equal(table.column("outcome"), PENDING)).select(["sample_id", "source", "url", "path"])
     samples: dict[str, dict[str, Any]] = {}
     for row in rows.to_pylist():
@@ -121,41 +96,20 @@ def image_requests(table: pa.Table, locations: Mapping[str, str]) -> pa.Table:
     return pa.Table.from_pylist(list(samples.values()), schema=pa.schema([(name, pa.string()) for name in names]))
 
 
-def normalise(
-    work: WorkStore, raw: Shard, workers: ImageWorkers, config: NormaliseConfig, *, what: Mapping[str, Any]
-) -> Shard:
-    """Decode, turn upright, resize and re-encode what was fetched; `what` as in `fetch`."""
-    key = step_key(NORMALISE, [raw.sha256], what)
+def normalise(job: Job, *, config: NormaliseConfig) -> Mapping[str, Any]:
+    """Decode, turn upright, resize and re-encode what came; what the root has normalised already stays as it is.
 
-    def produce(folder: Path) -> Mapping[str, Any]:
-        workers.normalise(raw.path, config, folder / SHARD)
-        return {}
-
-    return shard_of_commit(work.run(key, produce), raw.shard_id)
-
-
-def recall(work: WorkStore, shard: Shard, tried_again: Shard, known: KnownShard) -> Shard:
-    """All images of a shard: those that an earlier snapshot has, and those that were tried again.
-
-    Beside its file lies `NO_BYTES_FILE`: the `sample_id` of good images whose bytes are gone, since an earlier build
-    dropped them.
+    Args:
+        job: reads `fetch`.
+        config: section `[normalise]`.
     """
-    requests = image_requests(pq.read_table(shard.path), {})
-    sample_ids = requests.column("sample_id").to_pylist()
-    key = step_key(RECALL, [tried_again.sha256, known.identity, digest(sample_ids)], {})
-
-    def produce(folder: Path) -> Mapping[str, Any]:
-        gone: list[str] = []
-        rows = _noting_gone(known.merged_rows(sample_ids, tried_again.path), gone)
-        write_rows(rows, IMAGES, folder / SHARD)
-        save_parquet(pa.table({"sample_id": pa.array(gone, pa.string())}), folder / NO_BYTES_FILE)
-        return {}
-
-    return shard_of_commit(work.run(key, produce), shard.shard_id)
-
-
-def _noting_gone(rows: Iterator[Row], gone: list[str]) -> Iterator[Row]:
-    for row in rows:
-        if row["drop_reason"] is None and row["bytes"] is None:
-            gone.append(row["sample_id"])
-        yield row
+    fetched = job.one("fetch")
+    raws = [fetched.path(name) for name in (ASKED_FILE, RAW_FILE) if name in fetched.files]
+    known = fetched.path(IMAGES_FILE) if IMAGES_FILE in fetched.files else None
+    order = pq.read_table(fetched.path(ORDER_FILE)).column("file").to_pylist()
+    there = [name for name in (ASKED_FILE, RAW_FILE, IMAGES_FILE) if name in fetched.files]
+    numbers = [there.index(name) if name in there else -1 for name in (ASKED_FILE, RAW_FILE, IMAGES_FILE)]
+    job.tools.workers.normalise_in_order(
+        raws, config, job.folder / SHARD, known=known, order=[numbers[place] for place in order]
+    )
+    return {}

@@ -5,6 +5,7 @@ What costs little drops before what costs much: nothing that goes here is transl
 
 from collections import defaultdict
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,13 +17,12 @@ from cleaning.caption_similarity import Likeness
 from cleaning.duplicates import exact_key
 from cleaning.near_captions import cap_captions, cluster_captions, crowded_rows
 from cleaning.selection_config import LeaksConfig, RepeatsConfig
-from data_catalog.settings import plain
+from data_catalog.settings import how
 from data_catalog.stages import Drop, pending_rows, reject, set_values, texts
 from data_catalog.storage.shards import save_parquet
-from data_catalog.storage.work import Commit, WorkStore
 from data_catalog.test_sets.identities import canonical_identities
-from flows.build.step_outputs import FIND_REPEATS, SCREEN, SHARD, Shard, count_rows, shard_of_commit, step_key
-from flows.build.test_sets import TestContents
+from flows.build.engine import SHARD, Job, count_rows
+from flows.build.test_sets import TestContents, test_contents
 
 _MAX_DETAIL = 120  # characters
 # What captions of one image repeat: a translation that upstream has, else the caption that is translated later.
@@ -32,50 +32,49 @@ _LABELS = pa.schema([pa.field("cluster", pa.int64()), pa.field("is_beyond_cap", 
 
 
 def find_repeats(
-    work: WorkStore,
-    shards: Sequence[Shard],
-    config: RepeatsConfig,
-    *,
-    function_words: Collection[str],
-    threads: int = 1,
-) -> Commit:
+    job: Job, *, config: RepeatsConfig, function_words: Collection[str], threads: "Threads"
+) -> Mapping[str, Any]:
     """Find, over all shards, captions that are nearly the same, and those that too many images have.
 
-    Its files are `00000.parquet`, ..., by shard: a row for each pending caption, in order, with the `cluster` of its
-    like and whether it `is_beyond_cap`.
+    Its files are `00000.parquet`, ..., by shard: a row for each pending caption, in order, with the `cluster` of
+    similar ones and whether it `is_beyond_cap`.
 
     Args:
+        job: reads `clean`.
+        config: section `[repeats]`.
         function_words: of the captions' languages; see `cleaning.near_captions.cluster_captions`.
         threads: the result does not depend on them.
     """
-    settings = {**plain(config), "function_words": sorted(function_words)}
-    key = step_key(FIND_REPEATS, [shard.sha256 for shard in shards], settings)
-
-    def produce(folder: Path) -> Mapping[str, Any]:
-        labels = cluster_captions(
-            lambda: (texts for _, texts in _pending(shards, *_SAID)),
-            similarity=config.min_similarity,
-            scratch=folder / "scratch",
-            function_words=function_words or None,
-            threads=threads,
-        )
-        (folder / "scratch").rmdir()
-        beyond = _beyond_cap(labels, shards, config)
-        start = 0
-        for shard, ids in _pending(shards, "caption_id"):
-            columns = [pa.array(values[start : start + len(ids)]) for values in (labels, beyond)]
-            save_parquet(pa.Table.from_arrays(columns, schema=_LABELS), folder / f"{shard.label}.parquet")
-            start += len(ids)
-        return {"num_captions": start, "num_beyond_cap": int(beyond.sum())}
-
-    return work.run(key, produce)
+    shards = job.shards("clean")
+    labels = cluster_captions(
+        lambda: (texts for _, texts in _pending(shards, *_SAID)),
+        similarity=config.min_similarity,
+        scratch=job.folder / "scratch",
+        function_words=function_words or None,
+        threads=threads.count,
+    )
+    (job.folder / "scratch").rmdir()
+    beyond = _beyond_cap(labels, shards, config)
+    start = 0
+    for number, ids in _pending(shards, "caption_id"):
+        columns = [pa.array(values[start : start + len(ids)]) for values in (labels, beyond)]
+        save_parquet(pa.Table.from_arrays(columns, schema=_LABELS), job.folder / f"{number:05d}.parquet")
+        start += len(ids)
+    return {"num_captions": start, "num_beyond_cap": int(beyond.sum())}
 
 
-def _pending(shards: Sequence[Shard], *columns: str) -> Iterator[tuple[Shard, list[str]]]:
+@dataclass(frozen=True, slots=True)
+class Threads:
+    """How many threads a step may use: no part of what it makes."""
+
+    count: int = how(1)
+
+
+def _pending(shards: Sequence[Path], *columns: str) -> Iterator[tuple[int, list[str]]]:
     """The first of some columns that is filled, of the pending rows, shard by shard."""
-    for shard in shards:
-        table = pq.read_table(shard.path, columns=[*columns, "outcome"])
-        yield shard, _first_filled(table, columns, pending_rows(table))
+    for number, path in enumerate(shards):
+        table = pq.read_table(path, columns=[*columns, "outcome"])
+        yield number, _first_filled(table, columns, pending_rows(table))
 
 
 def _first_filled(table: pa.Table, columns: Sequence[str], rows: Sequence[int]) -> list[str]:
@@ -83,7 +82,7 @@ def _first_filled(table: pa.Table, columns: Sequence[str], rows: Sequence[int]) 
     return found
 
 
-def _beyond_cap(labels: Any, shards: Sequence[Shard], config: RepeatsConfig) -> Any:
+def _beyond_cap(labels: Any, shards: Sequence[Path], config: RepeatsConfig) -> Any:
     """Which captions are of images beyond the cap of their cluster; ids are read of those alone that may be."""
     import numpy as np
 
@@ -97,48 +96,36 @@ def _beyond_cap(labels: Any, shards: Sequence[Shard], config: RepeatsConfig) -> 
 
 
 def screen(
-    work: WorkStore,
-    shard: Shard,
-    repeats: Commit | None,
-    tests: Sequence[TestContents],
+    job: Job,
     *,
     config: RepeatsConfig,
     function_words: Collection[str],
     leaks: LeaksConfig,
     kinds: Mapping[str, str],
-) -> Shard:
+    test_sets: Sequence[str],
+) -> Mapping[str, Any]:
     """Drop or mark what test sets hold, by identity and caption; then drop captions that others say already.
 
     Args:
-        repeats: of `find_repeats`, or None where nothing of that is asked for.
+        job: reads `clean`, `test-set` and, where captions are compared, the shard's own file of `find-repeats`.
+        config: section `[repeats]`.
         function_words: those given to `find_repeats`.
-        tests: the recipe's test sets.
+        leaks: section `[leaks]`.
         kinds: each source's kind.
+        test_sets: names of the recipe's.
     """
-    labels = f"{shard.label}.parquet"
-    inputs = [shard.sha256, *(test.identity for test in tests), *([repeats.files[labels]] if repeats else [])]
-    settings = {
-        "repeats": plain(config),
-        "function_words": sorted(function_words),
-        "leaks": plain(leaks),
-        "kinds": dict(kinds),
-    }
-
-    def produce(folder: Path) -> Mapping[str, Any]:
-        before = pq.read_table(shard.path)
-        table = before
-        if leaks.by_identity:
-            table = _judge_images(table, tests, kinds, leaks)
-        if leaks.by_caption:
-            table = judge_captions(table, tests, leaks, column="clean_caption", step=SCREEN)
-        if repeats is not None:
-            by_row = dict(zip(pending_rows(before), pq.read_table(repeats.path(labels)).to_pylist(), strict=True))
-            likeness = Likeness(config.min_similarity, function_words or None)
-            table = _drop_repeats(table, by_row, config, likeness)
-        save_parquet(table, folder / SHARD)
-        return {"counts": {SCREEN: count_rows(before, table)}}
-
-    return shard_of_commit(work.run(step_key(SCREEN, inputs, settings), produce), shard.shard_id)
+    before = pq.read_table(job.shard("clean"))
+    table, tests = before, test_contents(job, test_sets)
+    if leaks.by_identity:
+        table = _judge_images(table, tests, kinds, leaks)
+    if leaks.by_caption:
+        table = judge_captions(table, tests, leaks, column="clean_caption", step="screen")
+    if "find-repeats" in job.inputs:
+        labels = pq.read_table(job.shard("find-repeats")).to_pylist()
+        by_row = dict(zip(pending_rows(before), labels, strict=True))
+        table = _drop_repeats(table, by_row, config, Likeness(config.min_similarity, function_words or None))
+    save_parquet(table, job.folder / SHARD)
+    return {"counts": {"screen": count_rows(before, table)}}
 
 
 def _drop_repeats(
@@ -163,7 +150,7 @@ def _drop_repeats(
         else:
             verdicts.append(None)
             said.append(caption)
-    return reject(table, rows, verdicts, step=SCREEN)
+    return reject(table, rows, verdicts, step="screen")
 
 
 def _first_like(caption: str, said: Sequence[str], likeness: Likeness) -> str | None:
@@ -190,7 +177,7 @@ def _judge_images(
             )
             found[sample_id] = _test_with_image(tests, identities)
     drops = [found[sample_id] for sample_id in texts(table, "sample_id", rows)]
-    return drop_or_mark(table, rows, drops, leaks, step=SCREEN)
+    return drop_or_mark(table, rows, drops, leaks, step="screen")
 
 
 def _test_with_image(tests: Sequence[TestContents], identities: Collection[str]) -> Drop | None:

@@ -14,13 +14,11 @@ import pyarrow.parquet as pq
 from cleaning.leaks import caption_digests, leaking_captions
 from cleaning.selection_config import LeaksConfig
 from data_catalog.images.views import VIEWS, write_views
-from data_catalog.images.workers import ImageWorkers
-from data_catalog.storage.shards import digest, save_parquet
-from data_catalog.storage.work import Commit, WorkStore
+from data_catalog.storage.shards import save_parquet
+from data_catalog.storage.work import Commit
 from data_catalog.test_sets.images import TestImage
-from flows.build.step_outputs import TEST_SET, step_key
-from flows.build.upstream_hashes import entries_identity
-from flows.recipe.sources import TestSetSettings, test_set_settings
+from data_catalog.test_sets.registry import TEST_SET_KINDS
+from flows.build.engine import Job
 
 if TYPE_CHECKING:
     import numpy as np
@@ -53,102 +51,76 @@ class TestContents:
 
     Args:
         name: the recipe's name for it.
-        kind: of its files.
-        file_hashes: name and sha256 of each of them.
         commit: what `read_test_set` wrote.
-        images_digest: of its own images, or None where the recipe names no place of them.
     """
 
     name: str
-    kind: str
-    file_hashes: Sequence[Mapping[str, str]]
     commit: Commit
-    images_digest: str | None
-
-    @property
-    def identity(self) -> str:
-        """What anything that is compared with the set depends on."""
-        return digest([self.name, sorted(self.commit.files.items())])
 
     @property
     def identities(self) -> frozenset[str]:
-        """All that its images are known by."""
+        """Return all that its images are known by."""
         return _identities(self.commit.path(IDENTITIES_FILE))
 
     def has_captions(self, captions: Sequence[str]) -> list[bool]:
-        """For each caption, whether the set has it, whatever its punctuation and case."""
+        """Tell, for each caption, whether the set has it, punctuation and case aside."""
         return leaking_captions(captions, _digests(self.commit.path(CAPTIONS_FILE)))
 
     def views(self) -> TestViews:
-        """How its images look; nothing, where their pixels are not there."""
+        """Return the views of its images; none, where their pixels are not there."""
         return _views(self.commit.path(PIXELS_FILE))
 
     def entry(self, leaks: LeaksConfig) -> dict[str, Any]:
-        """What a manifest says of the set: what it holds, and by what a build was guarded against it."""
+        """Return what the set holds, and by what a build was guarded against it, for the manifest."""
         facts = self.commit.facts
         ways = {
             "identity": leaks.by_identity and facts["num_identities"] > 0,
             "caption": leaks.by_caption and facts["num_captions"] > 0,
             "pixels": leaks.by_pixels and facts["num_hashed"] > 0,
         }
-        return {
-            "kind": self.kind,
-            "files": list(self.file_hashes),
-            "images": self.images_digest if leaks.by_pixels else None,
-            **facts,
-            "action": leaks.action,
-            "guarded_by": [way for way, is_used in ways.items() if is_used],
-        }
+        return {**facts, "action": leaks.action, "guarded_by": [way for way, is_used in ways.items() if is_used]}
+
+
+def test_contents(job: Job, names: Sequence[str]) -> list[TestContents]:
+    """Return the recipe's test sets, of which a job reads `test-set`."""
+    return [TestContents(name=name, commit=commit) for name, commit in zip(names, job.all("test-set"), strict=True)]
 
 
 def read_test_set(
-    work: WorkStore,
-    test_set: TestSetSettings,
-    workers: ImageWorkers,
-    *,
-    min_words: int,
-    file_hashes: Sequence[Mapping[str, str]],
-    location_digest: str | None,
-) -> TestContents:
+    job: Job, *, name: str, kind: str, config: Any, files: Sequence[Sequence[str]], images: str | None, min_words: int
+) -> Mapping[str, Any]:
     """Read a test set and hash its images, where they are there.
 
     Args:
+        job: reads no step.
+        name: the recipe's name for it.
+        kind: of its files.
+        config: of that kind.
+        files: name and sha256 of each of them.
+        images: content hash of its images; None: they are not looked at, or it has none.
         min_words: captions of fewer words are left out.
-        file_hashes: name and sha256 of each of its files, in order.
-        location_digest: of its images at their location; None: they are not looked at, or have none.
     """
-    inputs = [digest(entries_identity(file_hashes)), *([location_digest] if location_digest else [])]
-    settings = {**test_set_settings(test_set), "min_words": min_words}
-
-    def produce(folder: Path) -> Mapping[str, Any]:
-        images = list(test_set.kind.read(test_set.config))
-        captions = caption_digests((caption for image in images for caption in image.captions), min_words=min_words)
-        identities = _identity_rows(images)
-        save_parquet(identities, folder / IDENTITIES_FILE)
-        save_parquet(pa.table({"digest": pa.array(sorted(captions), pa.uint64())}), folder / CAPTIONS_FILE)
-        location = test_set.kind.images(test_set.config) if location_digest else None
-        if location is None:
-            save_parquet(VIEWS.empty_table(), folder / PIXELS_FILE)
-        else:
-            write_views(location, [image.name for image in images], folder / PIXELS_FILE, workers)
-        num_hashed = _num_hashed(folder / PIXELS_FILE)
-        if location is not None and num_hashed < len(images):
-            _warn_of_lost(test_set.name, location, num_lost=len(images) - num_hashed, num_images=len(images))
-        return {
-            "num_images": len(images),
-            "num_identities": identities.num_rows,
-            "num_captions": len(captions),
-            "num_hashed": num_hashed,
-        }
-
-    commit = work.run(step_key(TEST_SET, inputs, settings), produce)
-    return TestContents(
-        name=test_set.name,
-        kind=test_set.kind.kind,
-        file_hashes=file_hashes,
-        commit=commit,
-        images_digest=location_digest,
-    )
+    reads = TEST_SET_KINDS[kind]
+    found = list(reads.read(config))
+    captions = caption_digests((caption for image in found for caption in image.captions), min_words=min_words)
+    identities = _identity_rows(found)
+    save_parquet(identities, job.folder / IDENTITIES_FILE)
+    save_parquet(pa.table({"digest": pa.array(sorted(captions), pa.uint64())}), job.folder / CAPTIONS_FILE)
+    location = reads.images(config) if images else None
+    pixels = job.folder / PIXELS_FILE
+    if location is None:
+        save_parquet(VIEWS.empty_table(), pixels)
+    else:
+        write_views(location, [image.name for image in found], pixels, job.tools.workers)
+    num_hashed = _num_hashed(pixels)
+    if location is not None and num_hashed < len(found):
+        _warn_of_lost(name, location, num_lost=len(found) - num_hashed, num_images=len(found))
+    return {
+        "num_images": len(found),
+        "num_identities": identities.num_rows,
+        "num_captions": len(captions),
+        "num_hashed": num_hashed,
+    }
 
 
 def _warn_of_lost(name: str, location: str, *, num_lost: int, num_images: int) -> None:

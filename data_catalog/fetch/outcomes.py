@@ -1,0 +1,449 @@
+"""What a root knows of images on the web: each URL's outcome, recorded once, and looked up before anything is asked.
+
+The facts stay where builds leave them: in `images/` of the snapshots that are there (the pictures in `pairs/`, or, of
+images that no pair has, in `images/spare-*`), and in the outputs of the fetch step of builds that are not finished.
+A picture beats a failure, then the later attempt counts.
+"""
+
+import logging
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from data_catalog.errors import ConfigError
+from data_catalog.fetch.reasons import FETCH_REASONS, is_retryable
+from data_catalog.images.tables import Piece, PieceReader, Row, write_rows
+from data_catalog.schema import IMAGES, OUTCOMES, RAW_IMAGES
+from data_catalog.storage.checksummed import read_checksummed, write_checksummed
+from data_catalog.storage.manifest import Snapshot, committed_snapshots, dataset_names
+from data_catalog.storage.shards import sha256_of
+from data_catalog.storage.work import WorkStore
+
+logger = logging.getLogger(__name__)
+
+# Files of the fetch step: what was asked for now, then what was known, as it came and as it was normalised.
+ASKED_FILE, RAW_FILE, IMAGES_FILE = "asked.parquet", "raw.parquet", "images.parquet"
+# Which of these each image of the shard is in, in order.
+ORDER_FILE = "order.parquet"
+IN_ASKED, IN_RAW, IN_IMAGES = range(3)
+
+# Pictures that no pair has, and what a build knew of images that its snapshot does not ask for.
+SPARE = pa.schema([*OUTCOMES, IMAGES.field("bytes"), IMAGES.field("original")])
+
+# Rows of `Known`: the kind of file that a fact is in.
+_RAW, _IMAGE, _OUTCOME, _SPARE = range(4)
+_FACTS = np.dtype(
+    [
+        ("key", "u8"),
+        ("good", "?"),
+        ("attempt", "i4"),
+        ("kind", "i1"),
+        ("own", "?"),
+        ("file", "i4"),
+        ("row", "i4"),
+        ("picture_file", "i4"),
+        ("picture_row", "i4"),
+    ]
+)
+_RETRYABLE = sorted(name for name, reason in FETCH_REASONS.items() if reason.retryable)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Fetching:
+    """What decides whether a recorded outcome holds for a build.
+
+    Args:
+        dataset: that is built.
+        attempt: its number; failures that may pass hold if they are of this attempt.
+        fetch: what-settings of section `[fetch]`.
+        normalise: what-settings of section `[normalise]`.
+    """
+
+    dataset: str
+    attempt: int
+    fetch: Mapping[str, Any]
+    normalise: Mapping[str, Any]
+
+
+class KnownImages:
+    """The outcomes of a root that hold for a build, by URL."""
+
+    def __init__(self, root: Path, fetching: Fetching) -> None:
+        """Look through the snapshots and unfinished builds of a root.
+
+        Raises:
+            ConfigError: a snapshot's file of outcomes is damaged.
+        """
+        self._fetching = fetching
+        self._files: list[_File] = []
+        found = [np.zeros(0, _FACTS), *self._snapshots(root), *self._unfinished(root)]
+        facts = np.concatenate(found)
+        order = np.lexsort((np.arange(len(facts)), -facts["attempt"], ~facts["good"], facts["key"]))
+        facts = facts[order]
+        is_first = np.ones(len(facts), np.bool_)
+        is_first[1:] = facts["key"][1:] != facts["key"][:-1]
+        self._facts = facts[is_first]
+
+    def __len__(self) -> int:
+        return len(self._facts)
+
+    def has(self, urls: pa.Array) -> list[bool]:
+        """Tell which canonical URLs have an outcome that holds."""
+        return [place is not None for place in self._places(urls)]
+
+    def recall(self, urls: pa.Array, sample_ids: Sequence[str], folder: Path) -> list[int | None]:
+        """Write what is known of some images into a folder, in their order: `RAW_FILE` and `IMAGES_FILE`.
+
+        Args:
+            urls: canonical ones; null: nothing is known.
+            sample_ids: of the images.
+            folder: of the fetch step; only files that have a row are written.
+
+        Returns:
+            For each image, `IN_RAW`, `IN_IMAGES`, or None: nothing is known.
+
+        Raises:
+            ConfigError: a snapshot's file is damaged.
+        """
+        facts = [None if place is None else self._facts[place] for place in self._places(urls)]
+        rows = self._rows(facts)
+        for position, url in enumerate(urls.to_pylist()):
+            row = rows.get(position)
+            if row is not None and row.pop("asked_url") != url:
+                del rows[position]  # two URLs of one hash
+            elif row is not None:
+                row["url"] = url
+        scratch = folder / "pictures"
+        pieces = self._spill({position: facts[position] for position in rows}, scratch)
+        made: dict[int, tuple[int, Row]] = {}
+        for position, row in rows.items():
+            made[position] = self._as_written(facts[position], row, pieces.get(position, {}), sample_ids[position])
+        with PieceReader() as reader:
+            for where, schema, name in ((IN_RAW, RAW_IMAGES, RAW_FILE), (IN_IMAGES, IMAGES, IMAGES_FILE)):
+                chosen = [row for _, (place, row) in sorted(made.items()) if place == where]
+                if chosen:
+                    write_rows((_read_in(row, reader) for row in chosen), schema, folder / name)
+        scratch.unlink(missing_ok=True)
+        return [made[position][0] if position in made else None for position in range(len(facts))]
+
+    def _places(self, urls: pa.Array) -> list[int | None]:
+        if not len(self._facts):
+            return [None] * len(urls)
+        keys = _hashes(urls)
+        places = np.searchsorted(self._facts["key"], keys)
+        places[places == len(self._facts)] = 0
+        found = (self._facts["key"][places] == keys) & urls.is_valid().to_numpy(zero_copy_only=False)
+        return [int(place) if is_there else None for place, is_there in zip(places, found, strict=True)]
+
+    def _snapshots(self, root: Path) -> Iterator[np.ndarray[Any, Any]]:
+        for dataset in dataset_names(root):
+            for snapshot in committed_snapshots(root, dataset):
+                if snapshot.manifest["settings"]["fetch"] == self._fetching.fetch:
+                    yield from self._of_snapshot(snapshot)
+
+    def _of_snapshot(self, snapshot: Snapshot) -> Iterator[np.ndarray[Any, Any]]:
+        settings = snapshot.manifest["settings"]["normalise"]
+        is_same = settings == self._fetching.normalise
+        has_pictures = is_same or settings["keep_original"]
+        entries = snapshot.manifest["files"]
+        own = snapshot.dataset == self._fetching.dataset
+        outcomes, pairs, spare = (
+            [_File(path=snapshot.folder / entry["path"], sha256=entry["sha256"], is_same=is_same) for entry in found]
+            for found in (entries["images"], entries["pairs"], entries.get("spare", []))
+        )
+        for file in outcomes:
+            file.require_whole()
+        url = "coalesce(canonical_url, url)"
+        if outcomes:
+            pictures = _parquet(pairs) if pairs else "(SELECT NULL AS sample_id, NULL AS filename, 0 AS number)"
+            query = f"""
+                SELECT hash({url}) AS key, o.*, p.filename AS picture, p.number AS picture_row
+                FROM {_parquet(outcomes)} o LEFT JOIN (SELECT sample_id, filename, number FROM {pictures}) p
+                USING (sample_id) WHERE url IS NOT NULL
+                AND ({self._holds(own, is_same=is_same)} OR ($pictures AND drop_reason IS NULL AND picture IS NOT NULL))
+            """
+            yield self._facts_of(query, {"pictures": has_pictures}, _OUTCOME, outcomes, pairs, own=own)
+        if spare:
+            query = f"""
+                SELECT hash({url}) AS key, *, filename AS picture, number AS picture_row FROM {_parquet(spare)}
+                WHERE url IS NOT NULL
+                AND ({self._holds(own, is_same=is_same)} OR (drop_reason IS NULL AND ($pictures OR width IS NULL)))
+            """
+            yield self._facts_of(query, {"pictures": has_pictures}, _SPARE, spare, spare, own=own)
+
+    def _unfinished(self, root: Path) -> Iterator[np.ndarray[Any, Any]]:
+        """Look through the fetch outputs of builds that are not finished."""
+        for folder in sorted((root / "work").glob("*/fetch")):
+            own = folder.parent.name == self._fetching.dataset
+            for commit, key in WorkStore(folder.parent).commits("fetch"):
+                if key["settings"]["config"] != self._fetching.fetch:
+                    continue
+                is_same = key["settings"]["normalise"] == self._fetching.normalise
+                for name, kind in ((ASKED_FILE, _RAW), (RAW_FILE, _RAW), (IMAGES_FILE, _IMAGE)):
+                    if name not in commit.files or (kind == _IMAGE and not is_same):
+                        continue
+                    file = _File(path=commit.path(name), sha256=commit.files[name], is_same=is_same)
+                    if not file.is_whole():
+                        logger.warning("%s is not what was written: its images are asked for again", file.path)
+                        continue
+                    step = "'fetch'" if kind == _RAW else f"CASE WHEN drop_reason IN ({_listed(FETCH_REASONS)}) THEN "
+                    step += "" if kind == _RAW else "'fetch' ELSE 'normalise' END"
+                    query = f"""
+                        SELECT hash(url) AS key, *, filename AS picture, number AS picture_row
+                        FROM (SELECT *, {step} AS step FROM {_parquet([file])})
+                        WHERE url IS NOT NULL AND ({self._holds(own, is_same=True)} OR drop_reason IS NULL)
+                    """
+                    yield self._facts_of(query, {}, kind, [file], [file], own=own)
+
+    def _holds(self, own: bool, *, is_same: bool) -> str:
+        """Return SQL that is true of failures that hold."""
+        attempt = self._fetching.attempt
+        is_new = f"attempt >= {attempt}" if own else str(attempt == 0).lower()
+        fetched = f"step = 'fetch' AND (drop_reason NOT IN ({_listed(_RETRYABLE)}) OR {is_new})"
+        normalised = f"step = 'normalise' AND drop_reason <> 'forgotten' AND {str(is_same).lower()}"
+        return f"(drop_reason IS NOT NULL AND ({fetched} OR {normalised}))"
+
+    def _facts_of(
+        self,
+        query: str,
+        parameters: Mapping[str, Any],
+        kind: int,
+        files: "Sequence[_File]",
+        pictures: "Sequence[_File]",
+        *,
+        own: bool,
+    ) -> np.ndarray[Any, Any]:
+        import duckdb
+
+        numbers = {str(file.path): len(self._files) + number for number, file in enumerate([*files, *pictures])}
+        self._files += [*files, *pictures]
+        names = "key, drop_reason IS NULL AS good, attempt, filename, number, picture, picture_row"
+        try:
+            with duckdb.connect() as connection:
+                table = connection.execute(f"SELECT {names} FROM ({query})", dict(parameters)).to_arrow_table()
+        except duckdb.Error as error:
+            raise ConfigError(f"{files[0].path.parent} cannot be read ({error}): see `vernaclip verify`") from error
+        found = np.zeros(table.num_rows, _FACTS)
+        found["key"], found["good"] = table.column("key").to_numpy(), table.column("good").to_numpy()
+        found["attempt"] = table.column("attempt").fill_null(0).to_numpy() if own else 0
+        found["kind"], found["own"] = kind, own
+        found["file"] = [numbers[name] for name in table.column("filename").to_pylist()]
+        found["row"] = table.column("number").to_numpy()
+        found["picture_file"] = [numbers.get(name, -1) for name in table.column("picture").to_pylist()]
+        found["picture_row"] = table.column("picture_row").fill_null(0).to_numpy()
+        return found
+
+    def _rows(self, facts: Sequence[Any]) -> dict[int, Row]:
+        """Return the row of each fact, by position, without bytes, with `asked_url`."""
+        by_file: dict[int, list[tuple[int, int]]] = {}
+        for position, fact in enumerate(facts):
+            if fact is not None:
+                by_file.setdefault(int(fact["file"]), []).append((int(fact["row"]), position))
+        rows: dict[int, Row] = {}
+        for number, places in by_file.items():
+            path = self._files[number].path
+            names = [name for name in pq.read_schema(path).names if name not in ("bytes", "original")]
+            table = pq.read_table(path, columns=names).take(pa.array([row for row, _ in places]))
+            for (_, position), row in zip(places, table.to_pylist(), strict=True):
+                rows[position] = row | {"asked_url": row.pop("canonical_url", None) or row["url"]}
+        return rows
+
+    def _spill(self, facts: Mapping[int, Any], scratch: Path) -> dict[int, dict[str, Piece]]:
+        """Copy the bytes of pictures into one file, by file and row, so that each row group is read once."""
+        pieces: dict[int, dict[str, Piece]] = {}
+        by_file: dict[int, list[tuple[int, int]]] = {}
+        for position, fact in facts.items():
+            if fact["good"]:
+                by_file.setdefault(int(fact["picture_file"]), []).append((int(fact["picture_row"]), position))
+        with scratch.open("wb") as out:
+            for number, places in sorted(by_file.items()):
+                self._files[number].require_whole()
+                for position, name, content in _bytes_of(self._files[number].path, sorted(places)):
+                    pieces.setdefault(position, {})[name] = Piece(scratch, out.tell(), len(content))
+                    out.write(content)
+        return pieces
+
+    def _as_written(self, fact: Any, row: Row, pieces: Mapping[str, Piece], sample_id: str) -> tuple[int, Row]:
+        """Return which file of the step a fact goes to, and its row there, with pieces for bytes."""
+        shared = {"sample_id": sample_id, "attempt": int(fact["attempt"]) if fact["own"] else 0}
+        is_image = fact["kind"] != _RAW and self._files[fact["file"]].is_same and row.get("width") is not None
+        if row["drop_reason"] is not None and fact["kind"] != _RAW:
+            is_image = row["drop_reason"] not in FETCH_REASONS
+        if is_image:
+            return IN_IMAGES, {name: row.get(name) for name in IMAGES.names} | shared | dict(pieces)
+        content = pieces.get("original", pieces.get("bytes"))
+        return IN_RAW, {name: row.get(name) for name in RAW_IMAGES.names} | shared | {"bytes": content}
+
+
+@dataclass(slots=True)
+class _File:
+    """A file that has facts, and whether its pictures are of the build's normalisation."""
+
+    path: Path
+    sha256: str
+    is_same: bool
+    looked_at: bool = field(default=False)
+
+    def is_whole(self) -> bool:
+        self.looked_at = self.looked_at or (self.path.is_file() and sha256_of(self.path) == self.sha256)
+        return self.looked_at
+
+    def require_whole(self) -> None:
+        if not self.is_whole():
+            raise ConfigError(
+                f"{self.path} is missing or damaged, so that nothing can be built on it: see `vernaclip verify`; "
+                f"without the folder {self.path.parents[1]} its images are asked for again"
+            )
+
+
+def _bytes_of(path: Path, places: Sequence[tuple[int, int]]) -> Iterator[tuple[int, str, bytes]]:
+    """Yield position, column and bytes of some rows of a file, given by row number and position, sorted."""
+    with pq.ParquetFile(path) as file:
+        names = file.schema_arrow.names
+        columns = [name for name in ("image", "bytes", "original") if name in names]
+        start, waiting = 0, list(places)
+        for group in range(file.num_row_groups):
+            count = file.metadata.row_group(group).num_rows
+            here = [(row, position) for row, position in waiting if row < start + count]
+            if here:
+                table = file.read_row_group(group, columns=columns).take(pa.array([row - start for row, _ in here]))
+                for (_, position), found in zip(here, table.to_pylist(), strict=True):
+                    image = found.pop("image", None)
+                    for name, content in {**found, **({"bytes": image["bytes"]} if image else {})}.items():
+                        if content is not None:
+                            yield position, name, content
+                waiting = waiting[len(here) :]
+            start += count
+
+
+def _read_in(row: Row, reader: PieceReader) -> Row:
+    return {name: reader.read(value) if isinstance(value, Piece) else value for name, value in row.items()}
+
+
+def _hashes(urls: pa.Array) -> np.ndarray[Any, Any]:
+    import duckdb
+
+    with duckdb.connect() as connection:
+        connection.register("asked", pa.table({"url": urls, "n": pa.array(range(len(urls)))}))
+        found: np.ndarray[Any, Any] = (
+            connection.execute("SELECT hash(url) AS key FROM asked ORDER BY n").to_arrow_table().column("key").to_numpy()
+        )
+    return found
+
+
+def _parquet(files: "Sequence[_File]") -> str:
+    names = ", ".join("'" + str(file.path).replace("'", "''") + "'" for file in files)
+    return (
+        f"(SELECT * RENAME (file_row_number AS number) FROM read_parquet([{names}], filename = true, "
+        "file_row_number = true, hive_partitioning = false))"
+    )
+
+
+def _listed(reasons: Sequence[str] | Mapping[str, Any]) -> str:
+    return ", ".join(f"'{reason}'" for reason in reasons)
+
+
+def carried(root: Path, dataset: str, fetched: Sequence[str]) -> Callable[[Path], int] | None:
+    """Return what writes, schema `SPARE`, all that unfinished builds of a dataset know and a snapshot does not.
+
+    Args:
+        root: of the catalog.
+        dataset: that was built.
+        fetched: keys of the fetch outputs that the snapshot was made of.
+
+    Returns:
+        A function that fills a file and returns the number of rows; None where there is nothing.
+    """
+    outputs = [
+        commit for commit, _ in WorkStore(root / "work" / dataset).commits("fetch") if commit.folder.name not in fetched
+    ]
+    if not outputs:
+        return None
+
+    def write(path: Path) -> int:
+        seen: set[str] = set()
+        count = 0
+
+        def rows() -> Iterator[Row]:
+            nonlocal count
+            for commit in outputs:
+                for name in (ASKED_FILE, RAW_FILE, IMAGES_FILE):
+                    if name not in commit.files:
+                        continue
+                    with pq.ParquetFile(commit.path(name)) as file:
+                        for group in range(file.num_row_groups):
+                            for row in file.read_row_group(group).to_pylist():
+                                if row["url"] is None or row["url"] in seen:
+                                    continue
+                                seen.add(row["url"])
+                                count += 1
+                                yield _spare_row(row, is_raw=name != IMAGES_FILE)
+
+        write_rows(rows(), SPARE, path)
+        return count
+
+    return write
+
+
+def _spare_row(row: Row, *, is_raw: bool) -> Row:
+    reason = row["drop_reason"]
+    found = {name: row.get(name) for name in SPARE.names}
+    found["source"] = row["sample_id"].partition(":")[0]
+    found["step"] = None if reason is None else "fetch" if reason in FETCH_REASONS else "normalise"
+    if is_raw:
+        found["bytes"], found["original"] = None, row["bytes"]
+    return found
+
+
+def attempts_path(root: Path, dataset: str) -> Path:
+    """Return where a root keeps the number of a dataset's attempt."""
+    return root / "memory" / f"attempt-{dataset}.json"
+
+
+def attempt_of(root: Path, dataset: str) -> int:
+    """Return the number of a dataset's attempt: 0 until images that failed are asked for once more.
+
+    Raises:
+        ConfigError: its record is damaged.
+    """
+    path = attempts_path(root, dataset)
+    remedy = "remove it, and attempts are counted from the snapshots"
+    recorded = int(read_checksummed(path, remedy=remedy)["attempt"]) if path.is_file() else 0
+    return max([recorded, *_committed_attempts(root, dataset)])
+
+
+def begin_attempt(root: Path, dataset: str) -> int:
+    """Record that images which failed are to be asked for once more; one that did not end goes on under its number.
+
+    Raises:
+        ConfigError: as `attempt_of` does.
+    """
+    number = attempt_of(root, dataset)
+    if number in (0, *_committed_attempts(root, dataset)):
+        number += 1
+        write_checksummed(attempts_path(root, dataset), {"attempt": number})
+    return number
+
+
+def _committed_attempts(root: Path, dataset: str) -> list[int]:
+    return [int(snapshot.manifest.get("attempt", 0)) for snapshot in committed_snapshots(root, dataset)]
+
+
+def num_retryable(snapshot: Snapshot) -> int:
+    """Count the images of a snapshot that are missing for reasons that may have passed.
+
+    Raises:
+        ConfigError: the snapshot is damaged.
+    """
+    count = 0
+    for entry in snapshot.manifest["files"]["images"]:
+        file = _File(path=snapshot.folder / entry["path"], sha256=entry["sha256"], is_same=True)
+        file.require_whole()
+        reasons = pq.read_table(file.path, columns=["drop_reason"]).column("drop_reason").to_pylist()
+        count += sum(is_retryable(reason) for reason in reasons)
+    return count

@@ -1,0 +1,408 @@
+"""What a step is, and the engine that runs a table of steps: each as soon as what it reads is there, in its lane.
+
+The engine tracks readiness itself and submits, from the flow's own thread, what can run at once. A future is never the
+input of another call, and no step submits one: both would wait for the same few threads.
+"""
+
+import dataclasses
+import heapq
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import Enum
+from pathlib import Path
+from queue import SimpleQueue
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from data_catalog.schema import PENDING
+from data_catalog.settings import plain, what
+from data_catalog.storage.work import Commit, StepKey, WorkStore
+from flows.build.execution import Executor
+
+# The file of a step that writes one a shard.
+SHARD = "shard.parquet"
+# In a step's facts: it changed nothing, so that its readers get what it has read.
+UNCHANGED = {"unchanged": True}
+
+
+class Scope(Enum):
+    """What one call of a step sees."""
+
+    MAKES_SHARDS = "it makes the shards"
+    PER_SHARD = "one shard"
+    PER_TEST_SET = "one test set"
+    WHOLE = "all shards"
+
+
+MAKES_SHARDS, PER_SHARD, PER_TEST_SET, WHOLE = Scope
+
+
+@dataclass(frozen=True, slots=True)
+class Lane:
+    """Calls that wait for one another and for no others.
+
+    Args:
+        name: equal names are the same lane.
+        width: calls of the lane that run at once; None: `build.workers`.
+        in_order: calls of one step run in the order of the shards.
+        elsewhere: an executor may have them done by another process, perhaps on another machine.
+    """
+
+    name: str
+    width: int | None = 1
+    in_order: bool = False
+    elsewhere: bool = False
+
+
+CPU = Lane("cpu", width=None, elsewhere=True)
+FLOW = Lane("flow")  # what sees all shards has the machine's memory and threads for itself
+MODEL = Lane("model", in_order=True)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Step:
+    """All that a step is; see the table in `flows.build.steps`.
+
+    Args:
+        name: its folder below `work/`, its label in the report and in `vernaclip why`.
+        version: raised when what it writes changes; a golden test notices.
+        meaning: what it does, as people read it.
+        scope: what one call of it sees.
+        after: the steps whose outputs it reads.
+        when: whether a build has the step; without it, its readers get what it would have read.
+        lane: where it runs; or a function of the build and of the file that it reads.
+        settings: all that decides its output, by name of an argument of `run`; of a build, and of the test set where
+            it sees one. Fields marked `how` are in no key.
+        run: a function of a module, called with a `Job` and the settings; returns facts (JSON values).
+        rows: the rows of the funnel that it counts, by name.
+    """
+
+    name: str
+    version: int
+    meaning: str
+    scope: Scope
+    after: tuple[str, ...] = ()
+    when: Callable[[Any], bool] = lambda build: True
+    lane: Lane | Callable[[Any, Path], Lane] = CPU
+    settings: Callable[..., Mapping[str, Any]] = lambda build: {}
+    run: Callable[..., Mapping[str, Any]]
+    rows: Mapping[str, "FunnelRow"] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FunnelRow:
+    """One row of the funnel, which a step counts.
+
+    Args:
+        meaning: what is done there, as people read it.
+        reasons: for which captions may be dropped there, each with its sentence.
+        rules: the sections of a recipe that decide it.
+    """
+
+    meaning: str
+    reasons: Mapping[str, str] = field(default_factory=dict)
+    rules: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Job:
+    """What one call of a step gets: references to what it reads, a folder to write to, and tools.
+
+    Args:
+        folder: empty; what the call leaves in it is committed.
+        inputs: by the names in `Step.after`: a commit, or one a shard or test set where it reads them all. What a
+            build does not have is left out.
+        number: of the shard; None where it sees all.
+        tools: engines, tagger, child processes, facts of the root.
+    """
+
+    folder: Path
+    inputs: Mapping[str, Commit | tuple[Commit, ...]]
+    number: int | None = None
+    tools: Any = None
+
+    @property
+    def label(self) -> str:
+        """The shard's number as people see it."""
+        return "" if self.number is None else f"{self.number:05d}"
+
+    def one(self, name: str) -> Commit:
+        """Return the one output of a step that the call reads."""
+        found = self.inputs[name]
+        assert isinstance(found, Commit)
+        return found
+
+    def all(self, name: str) -> tuple[Commit, ...]:
+        """Return the outputs of a step for all shards or test sets, in order."""
+        found = self.inputs.get(name, ())
+        return (found,) if isinstance(found, Commit) else found
+
+    def shard(self, name: str) -> Path:
+        """Return the only file of an output that the call reads."""
+        return self.one(name).only_file
+
+    def shards(self, name: str) -> list[Path]:
+        """Return the only file of each output, in the order of the shards."""
+        return [commit.only_file for commit in self.all(name)]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Call:
+    """One call of a step, which can be sent to another process: it looks whether it is done before it does it."""
+
+    name: str
+    key: StepKey
+    work: WorkStore
+    run: Callable[..., Mapping[str, Any]]
+    job: Job
+    settings: Mapping[str, Any]
+
+    def __call__(self) -> "Done":
+        """Return what the step wrote, now or earlier."""
+        started = time.monotonic()
+
+        def produce(folder: Path) -> Mapping[str, Any]:
+            return self.run(dataclasses.replace(self.job, folder=folder), **self.settings)
+
+        reads = [commit for found in self.job.inputs.values() for commit in _commits(found)]
+        commit = self.work.run(self.key, produce, reads=reads)
+        return Done(commit=commit, seconds=time.monotonic() - started)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Done:
+    """The output of a call, and how long it took to make or to find."""
+
+    commit: Commit
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class _Node:
+    """One call that is to be made: a step's number in the table, and of which shard or test set."""
+
+    step: int
+    item: int
+
+
+class Engine:
+    """One run of a table of steps.
+
+    Attributes:
+        num_shards: of the build, once they are made.
+        num_made: outputs that this run made, and did not find.
+        seconds: by step, added up over its calls.
+    """
+
+    def __init__(self, steps: Sequence[Step], build: Any, *, work: WorkStore, executor: Executor, tools: Any) -> None:
+        """Take a table.
+
+        Args:
+            steps: every step behind those it reads.
+            build: what the table's functions of a build are given; has `test_sets`, each with a name, and `workers`.
+            work: step outputs.
+            executor: does the calls.
+            tools: given to every call.
+        """
+        self.steps, self.build, self.work, self.executor, self.tools = steps, build, work, executor, tools
+        self.num_shards = self.num_made = 0
+        self.seconds: defaultdict[str, float] = defaultdict(float)
+        self._by_name = {step.name: number for number, step in enumerate(steps)}
+        self._commits: defaultdict[str, dict[int, Commit]] = defaultdict(dict)  # as they were written
+        self._outputs: defaultdict[str, dict[int, Commit]] = defaultdict(dict)  # as readers get them
+        self._waiting: dict[_Node, int] = {}  # how many calls each one waits for
+        self._readers: defaultdict[_Node, list[_Node]] = defaultdict(list)
+        self._ready: defaultdict[Lane, list[tuple[int, int]]] = defaultdict(list)  # heaps of shard and step
+        self._running: defaultdict[Lane, int] = defaultdict(int)
+        self._next: defaultdict[int, int] = defaultdict(int)  # by step, the first shard that did not begin
+        self._ended: SimpleQueue[tuple[_Node, Lane, Any]] = SimpleQueue()
+
+    def run(self) -> None:
+        """Run all steps that the build has; raises what a step raises, as soon as it has."""
+        for step in self.steps:
+            if not step.when(self.build):
+                self.executor.progress(step.name, done=0, total=0)
+        self._add([node for node in self._nodes() if self._scope(node) in (MAKES_SHARDS, PER_TEST_SET)])
+        while self._waiting:
+            self._submit()
+            self._take(*self._ended.get())
+
+    def commits(self, name: str) -> list[Commit]:
+        """Return what a step wrote for each shard or test set, or for all of them; nothing where it did not run."""
+        return [commit for _, commit in sorted(self._commits[name].items())]
+
+    def outputs(self, name: str) -> list[Commit]:
+        """Return what readers of a step get, for each shard in order."""
+        return [self._output(name, number) for number in range(self.num_shards)]
+
+    def _scope(self, node: _Node) -> Scope:
+        return self.steps[node.step].scope
+
+    def _nodes(self) -> Iterator[_Node]:
+        counts = {MAKES_SHARDS: 1, WHOLE: 1, PER_SHARD: self.num_shards, PER_TEST_SET: len(self.build.test_sets)}
+        for number, step in enumerate(self.steps):
+            if step.when(self.build):
+                yield from (_Node(number, item) for item in range(counts[step.scope]))
+
+    def _add(self, nodes: Sequence[_Node]) -> None:
+        """Let calls wait for what they read and has not ended."""
+        there = {*nodes, *self._waiting}
+        for node in nodes:
+            reads = {found for name in self.steps[node.step].after for found in self._reads(name, node)} & there
+            self._waiting[node] = len(reads)
+            for found in reads:
+                self._readers[found].append(node)
+            if not reads:
+                self._let_ready(node)
+
+    def _reads(self, name: str, node: _Node) -> list[_Node]:
+        step = self._present(name)
+        if step is None:
+            return []
+        number, scope = self._by_name[step.name], step.scope
+        if scope is PER_SHARD and self._scope(node) is PER_SHARD:
+            return [_Node(number, node.item)]
+        counts = {PER_SHARD: self.num_shards, PER_TEST_SET: len(self.build.test_sets)}
+        return [_Node(number, item) for item in range(counts.get(scope, 1))]
+
+    def _present(self, name: str) -> Step | None:
+        """Return the step whose output stands for that of `name` in this build."""
+        step = self.steps[self._by_name[name]]
+        if step.when(self.build):
+            return step
+        return self._present(step.after[0]) if step.scope is PER_SHARD else None
+
+    def _let_ready(self, node: _Node) -> None:
+        lane = self.steps[node.step].lane
+        if not isinstance(lane, Lane):
+            lane = lane(self.build, self._inputs(node)[self.steps[node.step].after[0]].only_file)  # type: ignore[union-attr]
+        heapq.heappush(self._ready[lane], (node.item, node.step))
+
+    def _submit(self) -> None:
+        """Submit what is ready and has room in its lane, the earliest shards first."""
+        for lane, ready in self._ready.items():
+            width = lane.width or self.build.workers
+            while ready and self._running[lane] < width and self._is_next(lane, ready[0]):
+                item, step = heapq.heappop(ready)
+                self._next[step] = max(self._next[step], item + 1)
+                self._running[lane] += 1
+                self._start(_Node(step, item), lane)
+
+    def _is_next(self, lane: Lane, ready: tuple[int, int]) -> bool:
+        item, step = ready
+        return not lane.in_order or item <= self._next[step]
+
+    def _start(self, node: _Node, lane: Lane) -> None:
+        step, item = self.steps[node.step], ""
+        if step.scope is PER_SHARD:
+            item = f" {node.item:05d}"
+        elif step.scope is PER_TEST_SET:
+            item = f" {self.build.test_sets[node.item].name}"
+        future = self.executor.submit(f"{step.name}{item}", self._call(node), elsewhere=lane.elsewhere)
+        future.add_done_callback(lambda found: self._ended.put((node, lane, found)))
+
+    def _call(self, node: _Node) -> Call:
+        step, inputs = self.steps[node.step], self._inputs(node)
+        of = (self.build.test_sets[node.item],) if step.scope is PER_TEST_SET else ()
+        settings = step.settings(self.build, *of)
+        read = [(name, commit) for name, found in inputs.items() for commit in _commits(found)]
+        key = StepKey(
+            step=step.name,
+            version=step.version,
+            inputs=tuple(f"{name}:{commit.files[file]}" for name, commit in read for file in sorted(commit.files)),
+            settings={name: _decisive(value) for name, value in settings.items()},
+        )
+        number = node.item if step.scope is PER_SHARD else None
+        job = Job(folder=Path(), inputs=inputs, number=number, tools=self.tools)
+        return Call(name=step.name, key=key, work=self.work, run=step.run, job=job, settings=settings)
+
+    def _inputs(self, node: _Node) -> dict[str, Commit | tuple[Commit, ...]]:
+        found: dict[str, Commit | tuple[Commit, ...]] = {}
+        for name in self.steps[node.step].after:
+            step = self._present(name)
+            if step is None:
+                continue
+            if self._scope(node) is PER_SHARD and step.scope is not PER_TEST_SET:
+                found[name] = self._output(name, node.item)
+            elif step.scope is PER_SHARD:
+                found[name] = tuple(self.outputs(name))
+            elif step.scope is MAKES_SHARDS:
+                found[name] = tuple(self._own(self._outputs[step.name][0], item) for item in range(self.num_shards))
+            elif step.scope is PER_TEST_SET:
+                found[name] = tuple(self.commits(step.name))
+            else:
+                found[name] = self._outputs[step.name][0]
+        return found
+
+    def _output(self, name: str, item: int) -> Commit:
+        step = self._present(name)
+        assert step is not None
+        if step.scope is PER_SHARD:
+            return self._outputs[step.name][item]
+        return self._own(self._outputs[step.name][0], item)
+
+    @staticmethod
+    def _own(commit: Commit, item: int) -> Commit:
+        """Return a shard's own file of an output that has one a shard; only that file is in its readers' keys."""
+        own = f"{item:05d}.parquet"
+        return dataclasses.replace(commit, files={own: commit.files[own]}) if own in commit.files else commit
+
+    def _take(self, node: _Node, lane: Lane, future: Any) -> None:
+        """Take a call's result, and let ready what has waited for it."""
+        done: Done = future.result()
+        step = self.steps[node.step]
+        self._running[lane] -= 1
+        self.seconds[step.name] += done.seconds
+        self.num_made += not done.commit.reused
+        self._commits[step.name][node.item] = done.commit
+        is_unchanged = done.commit.facts.get("unchanged", False)
+        self._outputs[step.name][node.item] = self._read_instead(step, node) if is_unchanged else done.commit
+        del self._waiting[node]
+        if step.scope is MAKES_SHARDS:
+            self.num_shards = done.commit.facts["num_shards"]
+            self._add([other for other in self._nodes() if self._scope(other) in (PER_SHARD, WHOLE)])
+        for reader in self._readers.pop(node, ()):
+            self._waiting[reader] -= 1
+            if not self._waiting[reader]:
+                self._let_ready(reader)
+        total = {PER_SHARD: self.num_shards, PER_TEST_SET: len(self.build.test_sets)}.get(step.scope, 1)
+        self.executor.progress(step.name, done=len(self._commits[step.name]), total=total)
+
+    def _read_instead(self, step: Step, node: _Node) -> Commit:
+        found = self._inputs(node)[step.after[0]]
+        assert isinstance(found, Commit)
+        return found
+
+
+def _commits(found: Commit | tuple[Commit, ...]) -> tuple[Commit, ...]:
+    return (found,) if isinstance(found, Commit) else found
+
+
+def _decisive(value: Any) -> Any:
+    """Return a setting as JSON values, without what decides only how a run goes."""
+    return what(value) if dataclasses.is_dataclass(value) and not isinstance(value, type) else plain(value)
+
+
+def count_rows(before: pa.Table, after: pa.Table) -> dict[str, dict[str, int]]:
+    """Count, by source, the pending rows that a step read, kept and dropped: on its input and its output apart."""
+    read, kept = _by_source(before, pending=True), _by_source(after, pending=True)
+    rejected, rejected_before = _by_source(after, pending=False), _by_source(before, pending=False)
+    return {
+        source: {
+            "read": read.get(source, 0),
+            "kept": kept.get(source, 0),
+            "dropped": rejected.get(source, 0) - rejected_before.get(source, 0),
+        }
+        for source in sorted(before.column("source").unique().to_pylist())
+    }
+
+
+def _by_source(table: pa.Table, *, pending: bool) -> dict[str, int]:
+    is_pending = pc.equal(table.column("outcome"), PENDING)
+    found = pc.value_counts(table.column("source").filter(is_pending if pending else pc.invert(is_pending)))
+    return dict(zip(found.field("values").to_pylist(), found.field("counts").to_pylist(), strict=True))
