@@ -1,14 +1,12 @@
 """One build in progress: which step runs on which shard, and when, so that fetching overlaps translating."""
 
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Concatenate, ParamSpec
 
 from data_catalog.fetch.known import num_settled
 from data_catalog.images.workers import ImageWorkers
 from data_catalog.publish import UPSTREAM
-from data_catalog.sample.server import serve
 from data_catalog.sources.ingest import ingest, shard_names
 from data_catalog.storage.manifest import Snapshot, datasets_folder
 from data_catalog.storage.work import Commit, WorkStore
@@ -23,7 +21,7 @@ from flows.build.forget_steps import forget_captions, forget_images
 from flows.build.image_line import ImageLine
 from flows.build.inputs import Inputs, all_function_words
 from flows.build.merge_steps import merge_captions
-from flows.build.publish import FinishedShard, publish
+from flows.build.publish import FinishedShard, WriteDocuments, publish
 from flows.build.retry import Retry
 from flows.build.screen import find_repeats, screen
 from flows.build.step_outputs import Shard, shard_of_commit
@@ -48,15 +46,16 @@ class BuildOrder:
         inputs: Inputs,
         *,
         retry: Retry | None,
+        write_documents: WriteDocuments,
     ) -> None:
-        self.retry = retry
+        self.retry, self.write_documents = retry, write_documents
         self.tests: list[TestContents] = []
         self.recipe, self.root, self.executor, self.work, self.inputs = recipe, root, executor, work, inputs
         self.captions = CaptionLine(recipe, root, executor, work, inputs)
 
     def run(self) -> Snapshot:
         """All steps, in an order in which fetching overlaps translating."""
-        with self._served(), ImageWorkers(self.root / "work" / "hosts") as workers:
+        with ImageWorkers(self.root / "work" / "hosts") as workers:
             ingested = self.executor.run("ingest", self._ingest)
             names = shard_names(ingested)
             shards = [shard_of_commit(ingested, number, name) for number, name in enumerate(names)]
@@ -94,6 +93,7 @@ class BuildOrder:
                 work=self.work,
                 ingested=ingested,
                 shards=done,
+                write_documents=self.write_documents,
                 merged=merged,
                 tests=self.tests,
                 retry_of=self.retry.snapshot if self.retry else None,
@@ -134,10 +134,6 @@ class BuildOrder:
             for shard, image in zip(checked, images, strict=True)
         ]
         return self._in_order("recall", futures)
-
-    def _served(self) -> AbstractContextManager[object]:
-        config = self.recipe.serve
-        return serve(config.folder, config.port) if config else nullcontext()
 
     def _ingest(self) -> Commit:
         recipe = self.recipe

@@ -20,8 +20,8 @@ from typing import Any
 import pytest
 
 from data_catalog.storage.manifest import require_snapshot
-from flows.build.build import build_dataset
 from flows.build.execution import LocalExecutor
+from flows.jobs import build_dataset
 from flows.orchestration.prefect_env import Api, read_env_block
 from flows.orchestration.zombie_runs import HEARTBEAT_S, SILENCE_S
 from flows.recipe.parameters import settings_of
