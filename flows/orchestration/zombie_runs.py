@@ -1,6 +1,6 @@
 """Runs whose process is gone without a word: the server marks them as crashed when their heartbeats stop.
 
-Each run says "I live" every `prefect_env.HEARTBEAT_S` seconds, from a thread of its own; an automation on the server waits for it.
+Each run says "I live" every `HEARTBEAT_S` seconds, from a thread of its own; an automation on the server waits for it.
 """
 
 from collections.abc import Iterable
