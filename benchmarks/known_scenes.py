@@ -12,8 +12,8 @@ from random import Random
 from typing import Any
 
 from data_catalog.sample import italian
+from data_catalog.sample.config import FLICKR8K
 from data_catalog.sample.drawing import encode, paint, place
-from data_catalog.sample.faults import FLICKR8K
 from data_catalog.sample.grammar import templates
 from data_catalog.sample.samples import Sample, plan, url_of
 from data_catalog.sample.scene import BACKGROUNDS, COLOURS, SHAPES, Group, Scene, pick

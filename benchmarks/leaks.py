@@ -22,8 +22,8 @@ from data_folder import add_data_option
 
 from data_catalog.database.catalog import query
 from data_catalog.errors import ConfigError
-from flows.build.build import build_dataset
 from flows.build.execution import LocalExecutor
+from flows.jobs import build_dataset
 from flows.models import train_model
 from flows.recipe.recipe import load_recipe
 

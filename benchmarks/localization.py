@@ -21,8 +21,8 @@ import numpy as np
 from data_catalog.sample import italian
 from data_catalog.sample.drawing import encode, paint, place
 from data_catalog.sample.scene import Scene, random_scene
-from flows.build.build import build_dataset
 from flows.build.execution import LocalExecutor
+from flows.jobs import build_dataset
 from flows.models import train_model
 from flows.recipe.recipe import load_recipe
 from flows.tables import plain_table

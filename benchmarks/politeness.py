@@ -19,8 +19,8 @@ from loopback_server import LoopbackServer, Request, serving
 from photographs import write_photographs
 
 from data_catalog.sample.grammar import parallel_pairs
-from flows.build.build import build_dataset
 from flows.build.execution import LocalExecutor
+from flows.jobs import build_dataset
 from flows.recipe.recipe import load_recipe
 
 SLOW_HOST = "127.0.2.1"

@@ -18,8 +18,8 @@ from pathlib import Path
 from typing import Any
 
 from data_catalog.storage.manifest import current_snapshot_name, require_snapshot
-from flows.build.build import build_dataset
 from flows.build.execution import LocalExecutor
+from flows.jobs import build_dataset
 from flows.models import pair_files
 from flows.recipe.recipe import load_recipe
 from flows.tables import plain_table

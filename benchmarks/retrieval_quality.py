@@ -29,8 +29,8 @@ from data_catalog.images.normalise import NormaliseConfig, normalise_image
 from data_catalog.sample.samples import Sample
 from data_catalog.sample.scene import Scene
 from data_catalog.storage.manifest import current_snapshot_name, require_snapshot
-from flows.build.build import build_dataset
 from flows.build.execution import LocalExecutor
+from flows.jobs import build_dataset
 from flows.models import pair_files
 from flows.recipe.recipe import Recipe, load_recipe
 from flows.tables import plain_table

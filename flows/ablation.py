@@ -37,7 +37,7 @@ from training.config import TrainConfig
 from training.data import split_to_score
 
 if TYPE_CHECKING:
-    from flows.build.build import BuildReport
+    from flows.jobs import BuildReport
     from flows.models import TrainReport
     from training.ablation import Floats
 

@@ -19,6 +19,7 @@ from typing import Literal
 
 from data_catalog.database import landlock
 from data_catalog.errors import ConfigError, PipelineError
+from data_catalog.storage.disk_errors import nearest_existing
 from flows.orchestration.daemons import Daemon, running_pid
 from flows.orchestration.prefect_env import STATE_FOLDER, probe, read_env_block
 from translation.packages.package import default_packages_dir
@@ -204,14 +205,6 @@ def _writable(root: Path) -> Iterator[Finding]:
     folder = nearest_existing(root)
     if not os.access(folder, os.W_OK | os.X_OK):
         yield Finding(severity="broken", text=f"{folder} is not writable: choose another --root")
-
-
-def nearest_existing(path: Path) -> Path:
-    """The path, or its nearest folder that exists."""
-    path = path.absolute()
-    while not path.exists():
-        path = path.parent
-    return path
 
 
 def _api(project: Path) -> Iterator[Finding]:

@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 from data_catalog.database.catalog import broken_laws, rebuild
 from data_catalog.database.drop_reasons import count_reasons
 from data_catalog.errors import PipelineError
+from data_catalog.exports.snapshot_documents import write_documents
 from data_catalog.storage.lock import writer_lock
 from data_catalog.storage.manifest import (
     Snapshot,
@@ -37,9 +38,8 @@ from data_catalog.take_down.rewriting import recounted_funnel, rewrite_files
 from data_catalog.take_down.rows import of_samples
 from data_catalog.take_down.sightings import all_snapshots, files_of, is_concerned, lines_in, samples_in, with_sightings
 from data_catalog.tombstones import Tombstone, Tombstones, read_tombstones, write_tombstones
-from flows.build.documents import write_documents
-from flows.build.run_log import append_run
 from flows.report.page import report_path, write_report
+from flows.run_log import append_run
 
 logger = logging.getLogger(__name__)
 

@@ -1,20 +1,151 @@
-"""The main jobs by recipe name, with any executor: what flows and the command line both call."""
+"""The main jobs, with any executor: build, train, evaluate; what flows and the command line both call."""
 
+import time
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from flows.build.build import BuildReport, build_dataset
+from data_catalog.database.catalog import download_counts
+from data_catalog.errors import ConfigError
+from data_catalog.exports.snapshot_documents import write_documents
+from data_catalog.fetch.diagnosis import Diagnosis, diagnose
+from data_catalog.sample.server import serve
+from data_catalog.sample.upstream import draw_upstream
+from data_catalog.storage.disk_errors import disk_errors
+from data_catalog.storage.lock import writer_lock
+from data_catalog.storage.manifest import Snapshot, require_snapshot
+from data_catalog.take_down.leftovers import clear_work
+from data_catalog.take_down.matching import Matcher
+from flows.build import build as core
 from flows.build.execution import Executor
+from flows.forgetting import finish_forgetting
 from flows.models import EvaluateReport, TrainReport, evaluate_model, train_model
-from flows.recipe.recipe import load_recipe
+from flows.overview import ranked_reasons
+from flows.recipe.recipe import Recipe, load_recipe
+from flows.report.page import refresh_report, report_path
+from flows.run_log import append_run
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BuildReport:
+    """What a build came to.
+
+    Args:
+        snapshot: the committed snapshot, which is the dataset's current one.
+        up_to_date: nothing was done, since the snapshot was there already.
+        num_steps: steps that were run, not found done.
+        seconds: wall-clock time.
+        downloads: what became of the images that were asked of the web.
+    """
+
+    snapshot: Snapshot
+    up_to_date: bool
+    num_steps: int
+    seconds: float
+    downloads: Diagnosis
+
+    @property
+    def funnel(self) -> list[dict[str, Any]]:
+        """Rows of source, step, read, kept and dropped, in order."""
+        names = ("source", "step", "read", "kept", "dropped")
+        return [{name: row[name] for name in names} for row in self.snapshot.manifest["funnel"]]
 
 
 def build(
     recipe: str, *, root: Path, overrides: Sequence[str], executor: Executor, retry_failed: bool = False
 ) -> BuildReport:
-    """Build the dataset of a recipe (a name or a file) below `root`; see `flows.build.build.build_dataset`."""
+    """Build the dataset of a recipe (a name or a file) below `root`; see `build_dataset`."""
     loaded = load_recipe(recipe, root=root, overrides=overrides)
     return build_dataset(loaded, root=root, executor=executor, retry_failed=retry_failed)
+
+
+def build_dataset(recipe: Recipe, *, root: Path, executor: Executor, retry_failed: bool = False) -> BuildReport:
+    """Build a recipe's dataset below `root`, or find that it is there; then log the run and write the report's page.
+
+    The sample that a recipe asks for is drawn, and served while steps run; a take-down that was killed is ended first.
+
+    Args:
+        recipe: what to build.
+        root: of the catalog.
+        executor: runs the steps.
+        retry_failed: of a dataset that is there, ask once more for the images that failed for reasons that may pass.
+
+    Raises:
+        ConfigError: settings or upstream files are wrong, another process writes below `root`, or nothing was kept;
+            a snapshot without pairs does not take the place of one that has some.
+        ShardError: a shard could not be done; run again after mending what it says.
+    """
+    started = time.monotonic()
+    with disk_errors(root / "work"), writer_lock(root):
+        tombstones = finish_forgetting(root).of(recipe.name)
+        if recipe.scenes is not None:
+            draw_upstream(recipe.scenes)
+        built = core.build(
+            recipe,
+            root=root,
+            executor=executor,
+            write_documents=write_documents,
+            serving=lambda: _served(recipe),
+            retry_failed=retry_failed,
+        )
+        if tombstones.tombstones:
+            clear_work(root / "work", Matcher(tombstones))
+        report = BuildReport(
+            snapshot=built.snapshot,
+            up_to_date=built.up_to_date,
+            num_steps=built.num_steps,
+            seconds=time.monotonic() - started,
+            downloads=diagnose(download_counts(root, recipe.name)),
+        )
+        _log(report, root, recipe.name, executor)
+        current = require_snapshot(root, recipe.name)
+        refresh_report(root, current, has_run=report.num_steps > 0)
+    _show(report, recipe.name, executor)
+    _refuse_nothing(report.snapshot, current, root)
+    return report
+
+
+def _served(recipe: Recipe) -> AbstractContextManager[object]:
+    return serve(recipe.serve.folder, recipe.serve.port) if recipe.serve else nullcontext()
+
+
+def _log(report: BuildReport, root: Path, name: str, executor: Executor) -> None:
+    append_run(
+        root,
+        name,
+        snapshot=report.snapshot.snapshot,
+        num_steps=report.num_steps,
+        seconds=report.seconds,
+        downloads=report.downloads.shares(),
+        num_retryable=report.downloads.num_retryable,
+        seconds_by_step=executor.clock.seconds_by_step(),
+    )
+
+
+def _show(report: BuildReport, name: str, executor: Executor) -> None:
+    text = f"Captions of {name} that each step read, kept and dropped."
+    if images := report.downloads.rows():
+        outcomes = ", ".join(f"{row['images']:,} {row['what']}" for row in images)
+        text += f" What became of its images: {outcomes}."
+    executor.artifact_table(f"funnel-{name}", report.funnel, text)
+
+
+def _refuse_nothing(snapshot: Snapshot, current: Snapshot, root: Path) -> None:
+    """Fail where nothing was kept, with the most frequent reason, and where all of them are told."""
+    if snapshot.num_pairs:
+        return
+    name = snapshot.dataset
+    read = sum(row["read"] for row in snapshot.manifest["funnel"] if row["step_number"] == 1)
+    why = [f"{row['step']} dropped {row['dropped']:,} as {row['drop_reason']}" for row in ranked_reasons(snapshot)[:1]]
+    where = f"{report_path(root, name)} shows what became of each, `vernaclip why` tells of one"
+    if current.snapshot != snapshot.snapshot:
+        where = (
+            f"snapshot {current.snapshot} stays the current one, and "
+            f"`vernaclip diff {current.snapshot} {snapshot.snapshot} --root {root}` shows what became of each"
+        )
+    raise ConfigError("; ".join([f"{name} keeps none of {read:,} captions: {' '.join(why) or 'no row came'}", where]))
 
 
 def train(recipe: str, *, root: Path, overrides: Sequence[str], executor: Executor) -> TrainReport:

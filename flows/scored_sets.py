@@ -11,6 +11,7 @@ from data_catalog.errors import ConfigError
 from data_catalog.language_pack import LanguagePack
 from data_catalog.sources.image_files import open_images
 from data_catalog.sources.mscoco import origin_by_name
+from data_catalog.sources.origins import HUMAN
 from data_catalog.storage.shards import sha256_of
 from data_catalog.test_sets.registry import TEST_SET_KINDS
 from flows.recipe.recipe import override_values
@@ -19,7 +20,6 @@ from flows.scored_models import at_home
 from training.class_names import has_several, read_names, read_templates
 from training.galleries import (
     BARE_TEMPLATE,
-    HUMAN,
     UNSTATED,
     Gallery,
     LabelledImages,

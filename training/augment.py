@@ -17,13 +17,6 @@ if TYPE_CHECKING:
 LEAST_AREA = 0.9
 GREY = [127.0]
 
-AUGMENTATION_SETS = {
-    # Under these what a caption says stays true: no colour, count, side or size that it may name becomes another.
-    "caption_safe": ("crop", "brightness", "contrast", "tilt"),
-    # CLIP-Italian's, with its numbers, but for its crop: images come squashed to a square here, and are cropped little.
-    "paper": ("crop", "hue", "flip", "affine", "perspective", "autocontrast", "equalize"),
-}
-
 
 def hue(image: "torch.Tensor", draws: "np.random.Generator") -> "torch.Tensor":
     """Turn the hue by at most a tenth of the circle: red becomes orange or pink."""
@@ -119,7 +112,7 @@ def equalize(image: "torch.Tensor", draws: "np.random.Generator") -> "torch.Tens
     return functional.equalize(image) if draws.random() < 0.3 else image
 
 
-_CHANGES: "dict[str, Change]" = {
+CHANGES: "dict[str, Change]" = {
     "hue": hue,
     "brightness": brightness,
     "contrast": contrast,
@@ -130,7 +123,6 @@ _CHANGES: "dict[str, Change]" = {
     "autocontrast": autocontrast,
     "equalize": equalize,
 }
-AUGMENTATIONS = ("crop", *_CHANGES)
 
 
 def changed_images(
@@ -140,7 +132,7 @@ def changed_images(
 
     Args:
         pixels: uint8, shape (batch, height, width, 3).
-        names: of `AUGMENTATIONS`.
+        names: of `training.config.AUGMENTATIONS`.
         pool: whose threads work on them.
         seed: of the run; with `step` and the place in the batch it decides what is drawn.
         first: place of the first of these images in the whole batch.
@@ -148,7 +140,7 @@ def changed_images(
     import numpy as np
     import torch
 
-    changes = [change for name, change in _CHANGES.items() if name in names]
+    changes = [change for name, change in CHANGES.items() if name in names]
     if not changes:
         return pixels
 

@@ -6,12 +6,27 @@ from typing import Any
 
 from data_catalog.errors import ConfigError
 from data_catalog.settings import how, what
-from data_catalog.storage.shards import digest
-from training.augment import AUGMENTATION_SETS, AUGMENTATIONS
-from training.device import DEVICES
 
-TRAIN_VERSION = 3  # raised when the same settings and data would give another model
-
+DEVICES = ("auto", "cpu", "cuda")
+# What `training.augment` does to images, by name: "crop", and the others in its order.
+AUGMENTATIONS = (
+    "crop",
+    "hue",
+    "brightness",
+    "contrast",
+    "flip",
+    "affine",
+    "tilt",
+    "perspective",
+    "autocontrast",
+    "equalize",
+)
+AUGMENTATION_SETS = {
+    # Under these what a caption says stays true: no colour, count, side or size that it may name becomes another.
+    "caption_safe": ("crop", "brightness", "contrast", "tilt"),
+    # CLIP-Italian's, with its numbers, but for its crop: images come squashed to a square here, and are cropped little.
+    "paper": ("crop", "hue", "flip", "affine", "perspective", "autocontrast", "equalize"),
+}
 SPLITS = ("train", "val", "test")
 CHOICES = {
     "optimizer": ("adamw", "adabelief"),
@@ -184,17 +199,3 @@ class EvaluateConfig:
                 raise ConfigError(f"evaluate.{name} must be positive, got {getattr(self, name)}")
         if self.seed < 0:
             raise ConfigError(f"evaluate.seed must not be negative, got {self.seed}")
-
-
-def run_key(
-    config: TrainConfig, model_config: dict[str, Any], weights: dict[str, Any], shards: dict[str, list[str]]
-) -> str:
-    """What a run is made of, as one hexadecimal sha256: settings, architecture, weights to start from, the shards.
-
-    Args:
-        model_config: the open_clip model config that `config.model` stands for.
-        weights: `identity_of_weights`.
-        shards: sha256 of the pair shards by split.
-    """
-    made_of = {"settings": config.what(), "model": model_config, "weights": weights, "shards": shards}
-    return digest({"version": TRAIN_VERSION, **made_of})

@@ -8,8 +8,6 @@ from data_catalog.errors import ConfigError
 if TYPE_CHECKING:
     import torch
 
-DEVICES = ("auto", "cpu", "cuda")
-
 
 def chosen_device(name: str) -> "torch.device":
     """The device that a setting stands for: "auto" takes a GPU where torch sees one; each process has its own.

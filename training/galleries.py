@@ -6,12 +6,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from data_catalog.errors import ConfigError
-from data_catalog.sources.origins import MACHINE_TRANSLATION, with_origins
+from data_catalog.sources.origins import HUMAN, MACHINE, MACHINE_TRANSLATION, with_origins
 from training.data import RowGroup, read_rows, row_groups
 from training.encode_files import IMAGE_SUFFIXES
 from training.images import encoded_images
 
-HUMAN, MACHINE, UNSTATED = "human", "machine", "unstated"
+UNSTATED = "unstated"
 PLACEHOLDER = "{c}"
 BARE_TEMPLATE = PLACEHOLDER
 

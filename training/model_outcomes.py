@@ -5,9 +5,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from data_catalog.errors import ConfigError
+from data_catalog.sources.origins import HUMAN, MACHINE
 from training.encoders import Encoder, encode_images, encode_texts
 from training.evaluation import WORDING_MODES, chosen_captions
-from training.galleries import BARE_TEMPLATE, HUMAN, MACHINE, PLACEHOLDER, UNSTATED, Gallery, LabelledImages
+from training.galleries import BARE_TEMPLATE, PLACEHOLDER, UNSTATED, Gallery, LabelledImages
 from training.kept_features import FeatureStore
 from training.metrics import text_to_image_ranks
 from training.outcomes import ZERO_SHOT, ZERO_SHOT_MEASURES, Outcome, retrieval_outcomes

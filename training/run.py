@@ -7,10 +7,10 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 from data_catalog.errors import ConfigError
-from data_catalog.storage.shards import read_json, sweep_temporary, write_json
+from data_catalog.storage.shards import digest, read_json, sweep_temporary, write_json
 from training.batches import TrainSplit, open_train_split
 from training.checkpoint import STATE_FILE, RunState, load_state, save_state
-from training.config import TrainConfig, run_key
+from training.config import TrainConfig
 from training.data import PairFiles
 from training.device import chosen_device, draw_otherwise
 from training.effort import EFFORT_FILE, EffortLog
@@ -57,6 +57,8 @@ MODEL_FILES = (
     *(WEIGHTS_FILE, OPEN_CLIP_CONFIG_FILE, TOKENIZER_FILE, TOKENIZER_CONFIG_FILE),
     *(ENCODER_CONFIG_FILE, RUN_FILE, METRICS_FILE, LOSS_PLOT_FILE, RESULT_FILE),
 )
+
+TRAIN_VERSION = 3  # raised when the same settings and data would give another model
 
 
 @dataclass(slots=True, kw_only=True)
@@ -108,6 +110,20 @@ def model_and_key(config: TrainConfig, shards: dict[str, list[str]]) -> tuple[di
     model_config = read_model_config(config.model)
     weights = identity_of_weights(with_text_encoder(model_config, config), config)
     return model_config, run_key(config, model_config, weights, shards)
+
+
+def run_key(
+    config: TrainConfig, model_config: dict[str, Any], weights: dict[str, Any], shards: dict[str, list[str]]
+) -> str:
+    """Return one hexadecimal sha256 of what a run is made of: settings, architecture, weights to start from, shards.
+
+    Args:
+        model_config: the open_clip model config that `config.model` stands for.
+        weights: `identity_of_weights`.
+        shards: sha256 of the pair shards by split.
+    """
+    made_of = {"settings": config.what(), "model": model_config, "weights": weights, "shards": shards}
+    return digest({"version": TRAIN_VERSION, **made_of})
 
 
 def claim_folder(out: Path, key: str, config: TrainConfig) -> None:

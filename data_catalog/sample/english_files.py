@@ -7,7 +7,8 @@ from random import Random
 from typing import Any
 
 from data_catalog.sample import foreign
-from data_catalog.sample.faults import CC3M, COCO, FLICKR8K, Ledger
+from data_catalog.sample.config import CC3M, COCO, FLICKR8K
+from data_catalog.sample.faults import Ledger
 from data_catalog.sample.grammar import captions
 from data_catalog.sample.pictures import ImageFolder
 from data_catalog.sample.samples import Sample, coco_id, url_of

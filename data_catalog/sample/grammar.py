@@ -10,6 +10,7 @@ from random import Random
 
 from data_catalog.errors import ConfigError
 from data_catalog.sample import english, german, italian
+from data_catalog.sample.config import LANGUAGES
 from data_catalog.sample.scene import Scene, pick, random_scene, shuffled
 from data_catalog.storage.shards import write_atomically
 
@@ -19,7 +20,6 @@ _RENDER: dict[str, Callable[[Scene, str, int], str]] = {
     "it": italian.render,
     "de": german.render,
 }
-LANGUAGES = tuple(_RENDER)
 
 _ANY = ("plain", "background", "picture", "drawing", "image_with", "there", "there_background", "background_and")
 STYLES = ("lower", "capital", "sentence", "tokenised", "tokenised_sentence")

@@ -5,8 +5,9 @@ from pathlib import Path
 from typing import Any
 
 from data_catalog.progress import Progress
+from data_catalog.sample.config import FLICKR8K
 from data_catalog.sample.drawing import encode, paint
-from data_catalog.sample.faults import FLICKR8K, Ledger
+from data_catalog.sample.faults import Ledger
 from data_catalog.sample.samples import Sample, url_of
 
 _HTML = """<!DOCTYPE html>

@@ -7,8 +7,9 @@ from random import Random
 from typing import Any
 from urllib.parse import quote
 
+from data_catalog.sample.config import CC3M, COCO, FLICKR8K, SOURCES, WIT
 from data_catalog.sample.drawing import Layout, place
-from data_catalog.sample.faults import CC3M, COCO, FLICKR8K, SOURCES, WIT, assign
+from data_catalog.sample.faults import assign
 from data_catalog.sample.scene import Scene, pick, random_scene
 
 _SHARES = {WIT: 0.30, COCO: 0.35, CC3M: 0.20, FLICKR8K: 0.15}

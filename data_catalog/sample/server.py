@@ -15,7 +15,6 @@ import threading
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler
 from ipaddress import AddressValueError, IPv4Address
 from pathlib import Path
@@ -39,23 +38,6 @@ _CONTENT_TYPES = {
     ".txt": "text/plain; charset=utf-8",
     ".json": "application/json",
 }
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ServeConfig:
-    """What the flow serves while it runs.
-
-    Args:
-        folder: its files, at the paths of their URLs; it may be made by the run itself.
-        port: fixed in the recipe, since URLs make identities.
-    """
-
-    folder: Path
-    port: int
-
-    def __post_init__(self) -> None:
-        if not 1 <= self.port <= 65535:
-            raise ConfigError(f"serve.port must be from 1 to 65535, got {self.port}")
 
 
 @contextmanager

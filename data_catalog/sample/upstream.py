@@ -8,22 +8,20 @@
 import logging
 import os
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from data_catalog.errors import ConfigError
 from data_catalog.progress import Progress
+from data_catalog.sample.config import CC3M, COCO, FLICKR8K, SOURCES, WIT, ScenesConfig
 from data_catalog.sample.english_files import write_cc3m, write_coco, write_flickr8k
-from data_catalog.sample.faults import CC3M, COCO, FLICKR8K, SOURCES, WIT, Ledger, require_rates
-from data_catalog.sample.grammar import LANGUAGES
+from data_catalog.sample.faults import Ledger
 from data_catalog.sample.pictures import ImageFolder
 from data_catalog.sample.samples import Sample, plan
 from data_catalog.sample.server import RULES_FILE
 from data_catalog.sample.wit_file import write_wit
-from data_catalog.settings import HOW
 from data_catalog.storage.disk_errors import raise_if_disk_fails
 from data_catalog.storage.failpoints import failpoint
 from data_catalog.storage.lock import writer_lock
@@ -33,42 +31,6 @@ logger = logging.getLogger(__name__)
 
 GENERATOR_VERSION = 1  # raise it when the output for one and the same config changes
 COMMIT_FILE, FAULTS_FILE, WEB_FOLDER = "commit.json", "faults.json", "www"
-MIN_IMAGES = 40
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ScenesConfig:
-    """What to draw.
-
-    Args:
-        folder: made by `draw_upstream`; it must be absent, or an earlier sample, which is replaced if it differs.
-        base_url: where `<folder>/www` will be served, such as "http://127.0.0.1:8765"; it is part of every image's URL.
-        num_images: of all four datasets together.
-        target_language: of the native captions (the WIT file): "it", "de" or "en".
-        seed: of everything random.
-        fault_rates: share of the images of those datasets that have a fault, by its kind (`faults.FAULTS`), where it
-            is to be another than that kind's own.
-    """
-
-    folder: Path = field(metadata=HOW)
-    base_url: str
-    num_images: int = 6000
-    target_language: str = "it"
-    seed: int = 1
-    fault_rates: Mapping[str, float] = field(default_factory=dict)
-
-    def __post_init__(self) -> None:
-        if self.num_images < MIN_IMAGES:
-            raise ConfigError(f"scenes.num_images must be at least {MIN_IMAGES}, got {self.num_images}")
-        if self.target_language not in LANGUAGES:
-            raise ConfigError(
-                f"scenes.target_language must be one of {', '.join(LANGUAGES)}, got {self.target_language}"
-            )
-        require_rates(self.fault_rates)
-        if not self.base_url.startswith(("http://", "https://")) or self.base_url.endswith("/"):
-            raise ConfigError(
-                f"scenes.base_url must be http(s)://host:port without a slash at its end, got {self.base_url}"
-            )
 
 
 def draw_upstream(config: ScenesConfig) -> bool:

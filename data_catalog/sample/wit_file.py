@@ -9,7 +9,7 @@ from random import Random
 from typing import Any
 
 from data_catalog.sample import foreign
-from data_catalog.sample.faults import WIT
+from data_catalog.sample.config import WIT
 from data_catalog.sample.grammar import captions
 from data_catalog.sample.pictures import ImageFolder
 from data_catalog.sample.samples import Sample, url_of

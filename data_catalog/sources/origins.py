@@ -19,6 +19,8 @@ ORIGINS: Mapping[str, str] = {
     MACHINE_TRANSLATION: "translated by a machine",
     CORRECTED: "translated by a machine and corrected by people",
 }
+# Makers of the captions of a test set: they are told beside scores.
+HUMAN, MACHINE = "human", "machine"
 # In SQL, of caption rows: see `has_original`.
 HAS_ORIGINAL = "source_lang <> target_lang"
 

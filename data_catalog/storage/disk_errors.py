@@ -79,3 +79,11 @@ def _says(error: Exception, numbers: tuple[int, ...], texts: tuple[str, ...]) ->
         return True
     is_known = isinstance(error, OSError) or type(error).__module__.partition(".")[0] in _LIBRARIES
     return is_known and any(text in str(error) for text in texts)
+
+
+def nearest_existing(path: Path) -> Path:
+    """Return the path, or its nearest folder that exists: of which the system tells room and rights."""
+    path = path.absolute()
+    while not path.exists():
+        path = path.parent
+    return path

@@ -10,7 +10,6 @@ from cleaning.taggers import find_tagger
 from data_catalog.errors import ConfigError
 from data_catalog.language_pack import LanguagePack
 from data_catalog.publish import UPSTREAM
-from data_catalog.sample.upstream import draw_upstream
 from data_catalog.settings import plain
 from data_catalog.sources.ingest import Source
 from data_catalog.sources.pairs import PairsConfig
@@ -58,13 +57,11 @@ class Inputs:
 
 
 def open_inputs(recipe: Recipe, root: Path) -> Inputs:
-    """Draw the sample if the recipe has one, check and hash every input, open the engine.
+    """Check and hash every input, and open the engine.
 
     Raises:
         ConfigError: a file is missing, empty or of another kind; no pack; no engine for the languages.
     """
-    if recipe.scenes is not None:
-        draw_upstream(recipe.scenes)
     named = named_language_packs(recipe)
     pack = target_language_pack(recipe, named)
     for source in recipe.sources:

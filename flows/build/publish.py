@@ -1,6 +1,6 @@
 """From finished shards to a committed snapshot: published files, the funnel, the manifest, the laws it must hold."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,7 +25,6 @@ from data_catalog.storage.manifest import (
 from data_catalog.storage.shards import digest, sweep_temporary
 from data_catalog.storage.work import Commit, StepKey, WorkStore
 from data_catalog.tombstones import FORGET
-from flows.build.documents import write_documents
 from flows.build.execution import Executor
 from flows.build.inputs import Inputs
 from flows.build.step_outputs import FUNNEL_STEPS, INGEST, PUBLISH, SHARD, VERSIONS, Shard
@@ -34,6 +33,7 @@ from flows.recipe.recipe import Recipe, what_settings
 from flows.recipe.sources import SourceSettings
 
 KINDS = ("pairs", "captions", "images")
+WriteDocuments = Callable[[Path, Mapping[str, Any]], list[dict[str, Any]]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,6 +54,7 @@ def publish(
     work: WorkStore,
     ingested: Commit,
     shards: Sequence[FinishedShard],
+    write_documents: WriteDocuments,
     merged: Commit | None = None,
     tests: Sequence[TestContents] = (),
     retry_of: Snapshot | None = None,
@@ -61,6 +62,8 @@ def publish(
     """Write a snapshot's files, check the conservation laws on them, and commit it.
 
     Args:
+        write_documents: writes what a snapshot says of itself, for people, into its folder; returns the manifest's
+            "documents".
         merged: captions that are published with another sample's image, if there are any.
         tests: the recipe's test sets.
         retry_of: the snapshot whose missing images were tried again, if that is what was done.

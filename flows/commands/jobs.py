@@ -10,10 +10,10 @@ import pyarrow.parquet as pq
 from data_catalog.database.catalog import query
 from data_catalog.fetch.diagnosis import Diagnosis
 from data_catalog.storage.manifest import require_snapshot
-from flows.build.build import BuildReport
 from flows.commands.jobs_executor import with_executor
 from flows.commands.output import say
 from flows.job_options import dry_run_options
+from flows.jobs import BuildReport
 from flows.orchestration.ready import require_ready, require_scorable
 from flows.recipe.recipe import load_recipe
 from flows.report.page import report_path

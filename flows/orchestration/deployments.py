@@ -52,7 +52,7 @@ def deploy_all(client: "SyncPrefectClient", project: Path) -> list[Deployment]:
     from flows.orchestration.prefect_flows import FLOWS
 
     ensure_work_pool(client)
-    ensure_automation(client)
+    ensure_automation(client, FLOWS)
     made = list(deployments())
     for each in made:
         deploy(client, FLOWS[each.flow], name=each.name, parameters=each.parameters, project=project.resolve())

@@ -18,8 +18,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from flows.orchestration.zombie_runs import HEARTBEAT_S
-
 logger = logging.getLogger(__name__)
 
 # In the project's folder, ignored by git: the server's database, process ids and logs.
@@ -33,6 +31,9 @@ LOOPBACK = ("127.0.0.1", "localhost")
 PLUGIN_ENVIRONMENT = {"PREFECT_PLUGINS_ENABLED": "true", "PREFECT_PLUGINS_ALLOW": "vernaclip"}
 
 OUR_LOGGERS = ("flows", "data_catalog", "translation", "cleaning", "training")
+
+# How often a run says that it lives, in seconds: the shortest interval that Prefect keeps to.
+HEARTBEAT_S = 30
 
 Answer = Literal["answers", "refuses", "silent"]
 

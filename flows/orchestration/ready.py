@@ -5,8 +5,8 @@ from pathlib import Path
 
 from data_catalog.errors import ConfigError
 from data_catalog.publish import UPSTREAM
+from data_catalog.storage.disk_errors import nearest_existing
 from data_catalog.storage.manifest import require_snapshot
-from flows.doctor import nearest_existing
 from flows.guarded import require_guards
 from flows.models import pair_files
 from flows.recipe.recipe import Recipe

@@ -3,6 +3,7 @@
 Each run says "I live" every `HEARTBEAT_S` seconds, from a thread of its own; an automation on the server waits for it.
 """
 
+from collections.abc import Iterable
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
@@ -12,9 +13,6 @@ if TYPE_CHECKING:
 
 AUTOMATION = "vernaclip: runs without a heartbeat have crashed"
 
-# The shortest interval that Prefect keeps to.
-HEARTBEAT_S = 30
-
 # Silence after which a run counts as dead: three heartbeats may be lost, or one C call may keep all other threads out
 # for a minute and a half. `vernaclip up` finds dead runs of this machine at once, so nobody has to wait for this.
 SILENCE_S = 120
@@ -23,12 +21,15 @@ _HEARTBEAT = "prefect.flow-run.heartbeat"
 _ENDS = ("Completed", "Failed", "Cancelled", "Crashed")
 
 
-def ensure_automation(client: "SyncPrefectClient") -> None:
+def ensure_automation(client: "SyncPrefectClient", flows: Iterable[str]) -> None:
     """Make the automation, or bring it up to date; one that a user has switched off stays off.
 
-    It looks at runs of our flows only, deployed or not: others on the same server are none of its business.
+    Args:
+        client: of the server.
+        flows: names of our flows, whose runs it looks at, deployed or not: others on the same server are none of its
+            business.
     """
-    wanted = _automation()
+    wanted = _automation(flows)
     found = client.read_automations_by_name(AUTOMATION)
     if not found:
         client.create_automation(wanted)
@@ -46,18 +47,16 @@ def _meaning(automation: "AutomationCore") -> dict[str, Any]:
     return automation.model_dump(include={"trigger", "actions"}, exclude={"trigger": {"id"}})
 
 
-def _automation() -> "AutomationCore":
+def _automation(flows: Iterable[str]) -> "AutomationCore":
     from prefect.client.schemas.objects import StateType
     from prefect.events.actions import ChangeFlowRunState
     from prefect.events.schemas.automations import AutomationCore, EventTrigger, Posture
-
-    from flows.orchestration.prefect_flows import FLOWS
 
     trigger = EventTrigger(
         after={_HEARTBEAT},
         expect={_HEARTBEAT, *(f"prefect.flow-run.{state}" for state in _ENDS)},
         match={"prefect.resource.id": ["prefect.flow-run.*"]},
-        match_related={"prefect.resource.role": "flow", "prefect.resource.name": sorted(FLOWS)},
+        match_related={"prefect.resource.role": "flow", "prefect.resource.name": sorted(flows)},
         for_each={"prefect.resource.id"},
         posture=Posture.Proactive,
         threshold=1,

@@ -14,8 +14,7 @@ from data_catalog.errors import ConfigError
 from data_catalog.fetch.fetch import FetchConfig
 from data_catalog.images.normalise import NormaliseConfig
 from data_catalog.publish import SplitConfig
-from data_catalog.sample.server import ServeConfig
-from data_catalog.sample.upstream import ScenesConfig
+from data_catalog.sample.config import ScenesConfig, ServeConfig
 from data_catalog.settings import how, what
 from flows.recipe.settings import build, coerce
 from flows.recipe.sources import (

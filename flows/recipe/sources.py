@@ -11,10 +11,10 @@ from data_catalog.errors import ConfigError
 from data_catalog.exports.rights import SourceRights
 from data_catalog.language_pack import LanguagePack
 from data_catalog.settings import what
+from data_catalog.sources.origins import HUMAN, MACHINE
 from data_catalog.sources.registry import SOURCE_KINDS, SourceKind
 from data_catalog.test_sets.registry import TEST_SET_KINDS, TestSetKind
 from flows.recipe.settings import build, coerce
-from training.galleries import HUMAN, MACHINE
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -12,7 +12,7 @@ from data_catalog.sources.origins import ORIGINS
 from data_catalog.storage.manifest import Snapshot, datasets_folder
 from data_catalog.storage.recorded_files import recorded
 from data_catalog.storage.shards import write_bytes
-from flows.build.run_log import read_runs
+from data_catalog.storage.snapshot_history import runs
 from flows.report import distributions, funnel_charts, texts
 from flows.report.captions import listed
 from flows.report.contents import Contents, gather
@@ -59,7 +59,7 @@ def write_report(
         ConfigError: the disk is full.
         PipelineError: the disk fails.
     """
-    page = page_of(gather(snapshot, read_runs(root, snapshot.dataset), num_examples=num_examples))
+    page = page_of(gather(snapshot, list(runs(root, snapshot.dataset)), num_examples=num_examples))
     content = page.encode(errors="replace")  # a lone surrogate cannot be shown
     if out is not None:
         write_bytes(out, content)

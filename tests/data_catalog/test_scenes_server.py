@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from data_catalog.errors import ConfigError
-from data_catalog.sample.server import ServeConfig, serve
+from data_catalog.sample.config import ServeConfig
+from data_catalog.sample.server import serve
 
 
 @pytest.fixture

@@ -17,11 +17,11 @@ import pytest
 from PIL import Image
 
 from data_catalog.errors import ConfigError
-from data_catalog.sample.faults import FAULTS
+from data_catalog.sample.config import FAULTS, ScenesConfig
 from data_catalog.sample.grammar import parallel_pairs
 from data_catalog.sample.samples import plan
 from data_catalog.sample.server import serve
-from data_catalog.sample.upstream import GENERATOR_VERSION, ScenesConfig, draw_upstream
+from data_catalog.sample.upstream import GENERATOR_VERSION, draw_upstream
 from data_catalog.sources.conceptual_captions import ConceptualCaptionsConfig, check_cc3m, read_cc3m
 from data_catalog.sources.flickr import FlickrConfig, check_flickr, read_flickr
 from data_catalog.sources.mscoco import MscocoConfig, check_mscoco, read_mscoco

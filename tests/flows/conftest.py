@@ -13,8 +13,8 @@ from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.sync.client import connect
 from websockets.typing import Subprotocol
 
-from flows.build.build import BuildReport, build_dataset
 from flows.build.execution import LocalExecutor
+from flows.jobs import BuildReport, build_dataset
 from flows.orchestration.prefect_env import Api
 from flows.recipe.recipe import Recipe, load_recipe
 

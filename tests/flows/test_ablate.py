@@ -21,8 +21,8 @@ from data_catalog.storage.manifest import Snapshot, require_snapshot
 from flows.ablation import AblationConfig, default_steps
 from flows.ablation_record import Ablation, Compared, Sizes, write_ablation
 from flows.ablation_scores import gallery_of
-from flows.build.build import BuildReport
 from flows.cli import main
+from flows.jobs import BuildReport
 from flows.report.page import report_path, write_report
 from training.ablation import METRICS, Difference
 from training.config import TrainConfig

@@ -19,11 +19,11 @@ from data_catalog.storage.manifest import commit_snapshot, current_snapshot, fin
 from data_catalog.storage.recorded_files import record_folder, recorded
 from data_catalog.storage.shards import write_json
 from data_catalog.storage.verification import checks, verify
-from flows.build.build import BuildReport, build_dataset
 from flows.build.execution import LocalExecutor
-from flows.build.run_log import append_run
 from flows.cli import main
+from flows.jobs import BuildReport, build_dataset
 from flows.recipe.recipe import Recipe
+from flows.run_log import append_run
 from translation.engine import Translation
 from translation.memory import TranslationMemory
 from translation.packages.package import open_package

@@ -14,8 +14,8 @@ from data_catalog.database.catalog import query, rebuild
 from data_catalog.errors import ConfigError
 from data_catalog.storage.manifest import current_snapshot
 from data_catalog.storage.shards import read_json, sha256_of
-from flows.build.build import BuildReport, build_dataset
 from flows.build.execution import LocalExecutor
+from flows.jobs import BuildReport, build_dataset
 from flows.recipe.recipe import Recipe
 
 Built = tuple[Path, BuildReport]

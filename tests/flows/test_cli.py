@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from flows.build.build import BuildReport
 from flows.cli import main
+from flows.jobs import BuildReport
 
 Built = tuple[Path, BuildReport]
 

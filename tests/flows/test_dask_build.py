@@ -20,9 +20,9 @@ from PIL import Image
 
 from data_catalog.errors import ConfigError
 from data_catalog.storage.shards import read_json, sha256_of, write_json
-from flows.build.build import build_dataset
 from flows.build.execution import LocalExecutor
 from flows.cli import main
+from flows.jobs import build_dataset
 from flows.orchestration.dask_executor import DaskExecutor
 from flows.orchestration.same_house import House, enter, versions
 from flows.recipe.recipe import load_recipe

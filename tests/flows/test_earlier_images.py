@@ -15,10 +15,10 @@ from data_catalog.settings import what
 from data_catalog.storage.manifest import Snapshot
 from data_catalog.storage.work import WorkStore
 from flows.build import images as image_steps
-from flows.build.build import build_dataset
 from flows.build.earlier_images import EarlierImages, earlier_images
 from flows.build.execution import LocalExecutor
 from flows.build.step_outputs import FETCH, Shard, step_key
+from flows.jobs import build_dataset
 from flows.recipe.recipe import Recipe
 
 EnglishRecipe = Callable[..., Recipe]

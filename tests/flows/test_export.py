@@ -11,10 +11,10 @@ import pytest
 
 from data_catalog.database.catalog import rebuild
 from data_catalog.errors import ConfigError
+from data_catalog.exports.snapshot_documents import write_documents
 from data_catalog.storage.manifest import Snapshot, require_snapshot
-from flows.build.build import BuildReport
-from flows.build.documents import write_documents
 from flows.cli import main
+from flows.jobs import BuildReport
 from flows.recipe.recipe import load_recipe, what_settings
 
 Built = tuple[Path, BuildReport]

@@ -23,10 +23,10 @@ from data_catalog.database.catalog import broken_laws, query, rebuild
 from data_catalog.storage.manifest import current_snapshot_name, require_snapshot, snapshot_names
 from data_catalog.storage.shards import sha256_of
 from data_catalog.tombstones import new_tombstone, read_tombstones
-from flows.build.build import BuildReport, build_dataset
 from flows.build.execution import LocalExecutor
 from flows.cli import main
 from flows.forgetting import forget
+from flows.jobs import BuildReport, build_dataset
 from flows.recipe.recipe import load_recipe
 
 CAPTIONS = ["Un gatto nero dorme sopra una sedia di legno", "Due cani giocano con una palla rossa sulla spiaggia"]

@@ -11,9 +11,9 @@ from PIL import Image, ImageFilter, ImageOps
 from data_catalog.database.catalog import query
 from data_catalog.errors import ConfigError
 from data_catalog.storage.manifest import current_snapshot
-from flows.build.build import BuildReport, build_dataset
 from flows.build.execution import LocalExecutor
 from flows.guarded import require_guarded
+from flows.jobs import BuildReport, build_dataset
 from flows.models import train_model
 from flows.recipe.recipe import load_recipe
 

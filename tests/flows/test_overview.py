@@ -11,8 +11,8 @@ from data_catalog.database.catalog import catalog_path, query
 from data_catalog.storage.checksummed import write_checksummed
 from data_catalog.storage.manifest import commit_snapshot, point_to, require_snapshot
 from data_catalog.storage.shards import write_json
-from flows.build.build import BuildReport
 from flows.cli import main
+from flows.jobs import BuildReport
 
 Built = tuple[Path, BuildReport]
 Capture = pytest.CaptureFixture[str]

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from flows.build.build import BuildReport
+from flows.jobs import BuildReport
 from flows.orchestration.prefect_env import Api, probe
 
 MARK = "VERNACLIP_TEST_PROJECT"

@@ -18,8 +18,8 @@ from data_catalog.database.catalog import query, rebuild
 from data_catalog.storage.lock import holder_of
 from data_catalog.storage.manifest import Snapshot, committed_snapshots
 from data_catalog.storage.verification import verify
-from flows.build.build import BuildReport
 from flows.cli import main
+from flows.jobs import BuildReport
 
 NUM_READERS = 8
 

@@ -14,8 +14,8 @@ from data_catalog.database.catalog import query
 from data_catalog.errors import ConfigError
 from data_catalog.sample.server import serve
 from data_catalog.storage.manifest import require_snapshot
-from flows.build.build import BuildReport, build_dataset
 from flows.build.execution import LocalExecutor
+from flows.jobs import BuildReport, build_dataset
 from flows.recipe.recipe import load_recipe
 
 pytestmark = pytest.mark.real_data

@@ -17,11 +17,11 @@ from PIL import Image
 from data_catalog.database.catalog import query, rebuild
 from data_catalog.schema import CAPTIONS, OUTCOMES, PAIRS
 from data_catalog.storage.manifest import MANIFEST_FORMAT, Snapshot, commit_snapshot, file_entry, require_snapshot
-from flows.build.build import BuildReport, build_dataset
+from data_catalog.storage.snapshot_history import runs
 from flows.build.execution import LocalExecutor
-from flows.build.run_log import read_runs
 from flows.build.step_clock import StepClock
 from flows.cli import main
+from flows.jobs import BuildReport, build_dataset
 from flows.recipe.recipe import Recipe
 from flows.report.contents import gather
 from flows.report.page import refresh_report, report_path, write_report
@@ -157,7 +157,7 @@ def test_nothing_was_translated_here(page: Page) -> None:
 
 
 def test_the_run_log_says_where_the_time_went(page: Page, built: tuple[Path, BuildReport]) -> None:
-    run = read_runs(built[0], "scenes")[-1]
+    run = list(runs(built[0], "scenes"))[-1]
     assert {"ingest", "clean", "fetch", "normalise", "deduplicate", "publish"} <= set(run["seconds_by_step"])
     assert all(seconds >= 0 for seconds in run["seconds_by_step"].values())
     assert "Where the latest run's time went" in page.text

@@ -19,8 +19,8 @@ from PIL import Image
 from data_catalog.database.catalog import query
 from data_catalog.errors import ConfigError
 from data_catalog.storage.shards import sha256_of
-from flows.build.build import BuildReport, build_dataset
 from flows.build.execution import LocalExecutor
+from flows.jobs import BuildReport, build_dataset
 from flows.recipe.recipe import load_recipe
 
 CAPTIONS = ["Un gatto nero dorme sopra una sedia di legno", "Due cani giocano con una palla rossa sulla spiaggia"]

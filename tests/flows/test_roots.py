@@ -12,8 +12,8 @@ from data_catalog.database.catalog import query
 from data_catalog.errors import ConfigError
 from data_catalog.storage.lock import LOCK_FILE, place_lock, writer_lock
 from data_catalog.storage.manifest import require_snapshot
-from flows.build.build import BuildReport
 from flows.cli import main
+from flows.jobs import BuildReport
 
 # Any name that a folder may have, but for four characters.
 ODD_NAME = "a'b\"c %20%s#{d} $HOME;~e=f,g&h@i!\n\t\x1b[A|<k> è \U0001f600 ]^`:".replace("[", "")

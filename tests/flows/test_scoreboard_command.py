@@ -15,8 +15,8 @@ from PIL import Image
 
 from data_catalog.storage.manifest import commit_snapshot, require_snapshot
 from data_catalog.storage.shards import sha256_of
-from flows.build.build import BuildReport
 from flows.cli import main
+from flows.jobs import BuildReport
 from flows.models import pair_files, train_model
 from flows.recipe.recipe import Recipe
 

@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from cleaning.selection_config import LeaksConfig
-from flows.build.build import BuildReport
+from flows.jobs import BuildReport
 from flows.seen_images import TrainingImages
 
 

@@ -33,10 +33,10 @@ from data_catalog.storage.row_comparison import Change
 from data_catalog.storage.snapshot_diff import diff_snapshots
 from data_catalog.storage.snapshot_history import history, resolve
 from data_catalog.storage.verification import verify
-from flows.build.build import BuildReport
 from flows.build.retry import open_retry, unfinished_retry
-from flows.build.run_log import append_run
 from flows.cli import main
+from flows.jobs import BuildReport
+from flows.run_log import append_run
 
 Row = dict[str, Any]
 

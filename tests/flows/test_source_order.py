@@ -10,8 +10,8 @@ from data_catalog.database import sorting
 from data_catalog.errors import ConfigError
 from data_catalog.sources import ingest
 from data_catalog.storage.shards import sha256_of
-from flows.build.build import BuildReport, build_dataset
 from flows.build.execution import LocalExecutor
+from flows.jobs import BuildReport, build_dataset
 from flows.recipe.recipe import Recipe, find_recipe, load_recipe, what_settings
 
 AS_IT_COMES = 'duplicates.sources=["wit","mscoco","cc3m","flickr8k"]'

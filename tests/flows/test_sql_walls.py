@@ -18,8 +18,8 @@ import pytest
 
 from data_catalog.database import landlock
 from data_catalog.database.catalog import rebuild
-from flows.build.build import BuildReport
 from flows.doctor import diagnose
+from flows.jobs import BuildReport
 
 CHILD = """
 import contextlib, io, json, os, resource, sys

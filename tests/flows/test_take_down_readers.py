@@ -17,8 +17,8 @@ from PIL import Image
 from data_catalog.database.catalog import query, rebuild
 from data_catalog.storage.manifest import require_snapshot
 from data_catalog.tombstones import read_tombstones
-from flows.build.build import BuildReport
 from flows.cli import main
+from flows.jobs import BuildReport
 from flows.models import train_model
 from flows.recipe.recipe import Recipe
 

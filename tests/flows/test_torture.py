@@ -6,7 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from flows.build.build import BuildReport
+from flows.jobs import BuildReport
 
 PROGRAM = Path(__file__).resolve().parents[1] / "torture" / "torture.py"
 

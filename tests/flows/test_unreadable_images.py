@@ -8,8 +8,8 @@ import pytest
 from PIL import Image
 
 from data_catalog.database.catalog import query
-from flows.build.build import build_dataset
 from flows.build.execution import LocalExecutor
+from flows.jobs import build_dataset
 from flows.recipe.recipe import load_recipe
 
 RECIPE = """

@@ -15,8 +15,8 @@ from data_catalog.storage.checksummed import write_checksummed
 from data_catalog.storage.manifest import MANIFEST_FILE, current_snapshot
 from data_catalog.storage.shards import read_json
 from data_catalog.tombstones import new_tombstone, read_tombstones, write_tombstones
-from flows.build.build import BuildReport
 from flows.cli import main
+from flows.jobs import BuildReport
 from flows.story_text import CAPTION_COLUMNS, HEAD_COLUMNS, IMAGE_COLUMNS
 
 Built = tuple[Path, BuildReport]

@@ -35,7 +35,7 @@ class Server:
 @pytest.fixture
 def server() -> Server:
     found = Server()
-    ensure_automation(found)  # type: ignore[arg-type]
+    ensure_automation(found, ["build-dataset", "train-clip"])  # type: ignore[arg-type]
     assert len(found.kept) == 1
     return found
 
@@ -44,13 +44,13 @@ def test_no_order_of_its_sets_makes_it_another_one(server: Server) -> None:
     expected = server.kept[0]["trigger"]["expect"]
     for order in permutations(expected):
         server.kept[0]["trigger"]["expect"] = list(order)
-        ensure_automation(server)  # type: ignore[arg-type]
+        ensure_automation(server, ["build-dataset", "train-clip"])  # type: ignore[arg-type]
     assert server.num_updates == 0
 
 
 def test_one_that_differs_is_renewed_and_others_of_its_name_go(server: Server) -> None:
     server.kept[0] |= {"enabled": False, "trigger": {**server.kept[0]["trigger"], "within": 20.0}}
     server.kept.append({**server.kept[0], "id": str(uuid4())})
-    ensure_automation(server)  # type: ignore[arg-type]
+    ensure_automation(server, ["build-dataset", "train-clip"])  # type: ignore[arg-type]
     (left,) = server.read_automations_by_name(server.kept[0]["name"])
     assert (server.num_updates, left.enabled, left.trigger.within) == (1, False, timedelta(seconds=120))  # type: ignore[union-attr]

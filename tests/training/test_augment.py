@@ -6,10 +6,8 @@ from typing import Any
 import pytest
 import torch
 
-from training.augment import AUGMENTATION_SETS, AUGMENTATIONS, changed_images
-from training.config import TrainConfig
-
-CHANGES = [name for name in AUGMENTATIONS if name != "crop"]
+from training.augment import CHANGES, changed_images
+from training.config import AUGMENTATION_SETS, AUGMENTATIONS, TrainConfig
 
 
 @pytest.fixture(scope="module")
@@ -29,6 +27,10 @@ def is_red(images: torch.Tensor) -> torch.Tensor:
     """Whose pixels are far more red than green or blue: bool, (batch, height, width)."""
     red, green, blue = (images[..., channel].int() for channel in range(3))
     return (red - torch.maximum(green, blue)) > 100
+
+
+def test_every_augmentation_of_the_settings_is_one() -> None:
+    assert ("crop", *CHANGES) == AUGMENTATIONS, "which a recipe may name"
 
 
 @pytest.mark.parametrize("name", CHANGES)

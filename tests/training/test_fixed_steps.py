@@ -9,9 +9,10 @@ from typing import Any
 import pytest
 
 from data_catalog.errors import ConfigError
-from training.config import TrainConfig, run_key
+from training.config import TrainConfig
 from training.data import PairFiles
 from training.loop import train
+from training.run import run_key
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
 

@@ -13,7 +13,7 @@ from PIL import Image
 
 from data_catalog.errors import ConfigError
 from training.checkpoint import STATE_FILE
-from training.config import EvaluateConfig, TrainConfig, run_key
+from training.config import EvaluateConfig, TrainConfig
 from training.contact_sheet import contact_sheet
 from training.data import PairFiles, read_captions
 from training.effort import EFFORT_FILE, read_attempts
@@ -21,6 +21,7 @@ from training.evaluation import evaluate
 from training.loop import TrainResult, train
 from training.model import load_model, read_model_config
 from training.optimisation import learning_rate
+from training.run import run_key
 from training.search import search
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")

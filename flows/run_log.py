@@ -2,7 +2,6 @@
 
 import logging
 import platform
-from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -11,7 +10,7 @@ from data_catalog.storage.checksummed import checksummed_line
 from data_catalog.storage.manifest import datasets_folder
 from data_catalog.storage.recorded_files import record_problem, recorded
 from data_catalog.storage.shards import append_line
-from data_catalog.storage.snapshot_history import RUN_LOG, runs
+from data_catalog.storage.snapshot_history import RUN_LOG
 
 logger = logging.getLogger(__name__)
 
@@ -25,8 +24,3 @@ def append_run(root: Path, dataset: str, **facts: Any) -> None:
         logger.warning("%s is not what was written (%s): lines of earlier runs may be lost", path, problem)
     with recorded(path):
         append_line(path, checksummed_line(line))
-
-
-def read_runs(root: Path, dataset: str) -> list[Mapping[str, Any]]:
-    """What a dataset's run log says, oldest run first; lines that are damaged are left out: `verify` tells of them."""
-    return list(runs(root, dataset))

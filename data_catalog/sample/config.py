@@ -1,0 +1,133 @@
+"""Settings of the sample: what is drawn, with which faults of the real web, and how it is served."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from data_catalog.errors import ConfigError
+from data_catalog.settings import HOW
+
+LANGUAGES = ("en", "it", "de")
+MIN_IMAGES = 40
+WIT, COCO, CC3M, FLICKR8K = "wit", "coco", "cc3m", "flickr8k"
+SOURCES = (WIT, COCO, CC3M, FLICKR8K)
+_ON_THE_WEB = (WIT, COCO, CC3M)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Fault:
+    """A kind of fault.
+
+    Args:
+        sources: the datasets that have it.
+        rate: share of those datasets' images that have it (at least one image each).
+        meaning: what was done, and what a good catalog makes of it.
+    """
+
+    sources: tuple[str, ...]
+    rate: float
+    meaning: str
+
+
+MOST_FAULTY = 0.5  # share of a source's images
+
+# An image has at most one fault; of several captions of one image at most one is faulty.
+FAULTS = {
+    "dead_link": Fault(sources=_ON_THE_WEB, rate=0.02, meaning="the URL answers 404: rejected"),
+    "missing_file": Fault(sources=(FLICKR8K,), rate=0.007, meaning="the local image is absent: rejected"),
+    "html_instead_of_image": Fault(sources=_ON_THE_WEB, rate=0.007, meaning="a .jpg URL sends HTML: rejected"),
+    "truncated_image": Fault(sources=SOURCES, rate=0.007, meaning="the JPEG file ends in its middle: rejected"),
+    "tiny_image": Fault(sources=_ON_THE_WEB, rate=0.003, meaning="a picture of 1x1 pixel: rejected"),
+    "duplicate_image": Fault(
+        sources=_ON_THE_WEB, rate=0.01, meaning="the bytes of another image (`same_as`): one of the two is rejected"
+    ),
+    "redirect": Fault(sources=_ON_THE_WEB, rate=0.005, meaning="the URL answers 302 to another: kept"),
+    "flaky": Fault(sources=_ON_THE_WEB, rate=0.003, meaning="the first request answers 503: kept if it is tried again"),
+    "wrong_language": Fault(sources=SOURCES, rate=0.015, meaning="a caption in another language: rejected"),
+    "mojibake": Fault(sources=(WIT,), rate=0.02, meaning="UTF-8 read as Windows-1252: repaired and kept"),
+    "bare_name": Fault(sources=(WIT,), rate=0.02, meaning="the caption is a proper name: rejected"),
+    "empty_caption": Fault(sources=(COCO, CC3M, FLICKR8K), rate=0.004, meaning="the caption is empty: rejected"),
+    "missing_caption": Fault(sources=(COCO, FLICKR8K), rate=0.002, meaning="the row has no caption field: rejected"),
+    "short_caption": Fault(sources=SOURCES, rate=0.005, meaning="a caption of one word: rejected"),
+    "file_name_caption": Fault(sources=SOURCES, rate=0.005, meaning="the caption is a file name: rejected"),
+    "attribution_only": Fault(
+        sources=(WIT,), rate=0.05, meaning="a WIT row with an attribution but no reference caption: not selected"
+    ),
+    "unterminated_quote": Fault(
+        sources=(WIT,), rate=0.001, meaning="a WIT row whose last quote never closes: rejected"
+    ),
+    "unknown_image": Fault(sources=(COCO,), rate=0.001, meaning="one more annotation, of no image: rejected"),
+    "wrong_field_count": Fault(sources=(CC3M,), rate=0.002, meaning="one more line, without a tab: rejected"),
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ScenesConfig:
+    """What to draw.
+
+    Args:
+        folder: of the sample; it must be absent, or an earlier sample, which is replaced if it differs.
+        base_url: where `<folder>/www` will be served, such as "http://127.0.0.1:8765"; it is part of every image's URL.
+        num_images: of all four datasets together.
+        target_language: of the native captions (the WIT file): "it", "de" or "en".
+        seed: of everything random.
+        fault_rates: share of the images of those datasets that have a fault, by its kind (`FAULTS`), where it
+            is to be another than that kind's own.
+    """
+
+    folder: Path = field(metadata=HOW)
+    base_url: str
+    num_images: int = 6000
+    target_language: str = "it"
+    seed: int = 1
+    fault_rates: Mapping[str, float] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if self.num_images < MIN_IMAGES:
+            raise ConfigError(f"scenes.num_images must be at least {MIN_IMAGES}, got {self.num_images}")
+        if self.target_language not in LANGUAGES:
+            raise ConfigError(
+                f"scenes.target_language must be one of {', '.join(LANGUAGES)}, got {self.target_language}"
+            )
+        require_rates(self.fault_rates)
+        if not self.base_url.startswith(("http://", "https://")) or self.base_url.endswith("/"):
+            raise ConfigError(
+                f"scenes.base_url must be http(s)://host:port without a slash at its end, got {self.base_url}"
+            )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServeConfig:
+    """What is served while a build runs.
+
+    Args:
+        folder: its files, at the paths of their URLs; it may be made by the run itself.
+        port: fixed in the recipe, since URLs make identities.
+    """
+
+    folder: Path
+    port: int
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.port <= 65535:
+            raise ConfigError(f"serve.port must be from 1 to 65535, got {self.port}")
+
+
+def require_rates(rates: Mapping[str, float]) -> None:
+    """Make sure that rates in the place of those of `FAULTS` can be had.
+
+    Raises:
+        ConfigError: there is no such fault, a rate is no share, or more than half of a source's images would have one.
+    """
+    for kind, rate in rates.items():
+        if kind not in FAULTS:
+            raise ConfigError(f"scenes.fault_rates names {kind!r}: there are {', '.join(FAULTS)}")
+        if not 0 <= rate <= MOST_FAULTY:
+            raise ConfigError(f"scenes.fault_rates.{kind} must be between 0 and {MOST_FAULTY}, got {rate}")
+    for source in SOURCES if rates else ():
+        total = sum(rates.get(kind, fault.rate) for kind, fault in FAULTS.items() if source in fault.sources)
+        if total > MOST_FAULTY:
+            raise ConfigError(
+                f"scenes.fault_rates would give {total:.1%} of the images of {source} a fault, with the rates of the "
+                f"kinds that they do not name: at most {MOST_FAULTY:.0%} may have one"
+            )
