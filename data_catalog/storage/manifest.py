@@ -16,7 +16,7 @@ from data_catalog.storage.failpoints import failpoint
 from data_catalog.storage.reading import open_to_readers
 from data_catalog.storage.shards import sha256_of
 
-MANIFEST_FORMAT = 1
+MANIFEST_FORMAT = 2
 MANIFEST_FILE = "manifest.json"
 CURRENT_FILE = "current.json"
 # Folders beside the snapshots have other names: `fetch-log`, and temporary ones.
@@ -39,6 +39,24 @@ class Snapshot:
     def num_pairs(self) -> int:
         """Images with captions, of all splits, marked ones included."""
         return sum(int(file["rows"]) for file in self.manifest["files"]["pairs"])
+
+    @property
+    def steps(self) -> list[str]:
+        """Names of the steps that may drop rows, in the order of the funnel."""
+        return [entry["step"] for entry in self.manifest["steps"]]
+
+    def meaning(self, step: str, reason: str | None = None) -> str:
+        """Return a few words on a step or, if it is given, on one of its reasons; empty if the build told none."""
+        entry = next((entry for entry in self.manifest["steps"] if entry["step"] == step), None)
+        if entry is None:
+            return ""
+        return str(entry["meaning"] if reason is None else entry["reasons"].get(reason, ""))
+
+    def rules(self, step: str) -> dict[str, Any]:
+        """Return the settings that a step judges by, by section of the recipe."""
+        names = [name for entry in self.manifest["steps"] if entry["step"] == step for name in entry["rules"]]
+        settings = self.manifest["settings"]
+        return {name: settings[name] for name in names if name in settings}
 
     def pair_files(self, split: str) -> tuple[Path, ...]:
         """Pair shards of a split, in order."""
@@ -152,7 +170,8 @@ def _lists_files(manifest: Mapping[str, Any]) -> bool:
     kinds = [*files.values(), manifest.get("documents", [])] if isinstance(files, dict) else [None]
     entries = [entry for kind in kinds for entry in (kind if isinstance(kind, list) else [None])]
     whole = all(isinstance(entry, dict) and {"path", "sha256", "bytes"} <= entry.keys() for entry in entries)
-    return whole and isinstance(files, dict) and {"pairs", "captions"} <= files.keys() and "funnel" in manifest
+    told = isinstance(files, dict) and {"pairs", "captions"} <= files.keys() and {"funnel", "steps"} <= manifest.keys()
+    return whole and told
 
 
 def current_snapshot(root: Path, dataset: str) -> Snapshot | None:

@@ -5,12 +5,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from data_catalog.database.catalog import broken_laws
-from data_catalog.database.drop_reasons import count_reasons
+from cleaning.reasons import REASONS
+from data_catalog.database.catalog import broken_laws, recounted
 from data_catalog.database.lookup import LOOKUP_KIND, write_lookup
 from data_catalog.errors import PipelineError
+from data_catalog.fetch.reasons import FETCH_REASONS, NORMALISE_REASONS
 from data_catalog.publish import SplitConfig, publish_shard
 from data_catalog.schema import CAPTIONS_VERSION, NATIVE, OUTCOMES_VERSION, PAIRS_VERSION
+from data_catalog.sources.rows import MALFORMED_REASONS
 from data_catalog.storage.failpoints import failpoint
 from data_catalog.storage.manifest import (
     MANIFEST_FORMAT,
@@ -23,12 +25,13 @@ from data_catalog.storage.manifest import (
 )
 from data_catalog.storage.shards import digest, sweep_temporary
 from data_catalog.storage.work import Commit, StepKey, WorkStore
-from data_catalog.tombstones import FORGET
+from data_catalog.tombstones import FORGET, FORGET_STEP
 from flows.build.documents import write_documents
 from flows.build.execution import Executor
 from flows.build.inputs import Inputs
 from flows.build.step_outputs import FUNNEL_STEPS, INGEST, PUBLISH, SHARD, VERSIONS, Shard
 from flows.build.test_sets import TestContents
+from flows.build.translate_reasons import TRANSLATE_REASONS
 from flows.recipe.recipe import Recipe
 from flows.recipe.settings import plain
 from flows.recipe.sources import SourceSettings
@@ -76,16 +79,19 @@ def publish(
         return make_current(root, same)
     folder = snapshot_folder(root, recipe.name, snapshot_id)
     files = _write_files(executor, work, shards, folder, split=recipe.split, merged=merged)
+    counted = funnel(ingested, shards)
     manifest = {
         **_facts(recipe, inputs, ingested, tests),
         "snapshot": snapshot_id,
         "retry_of": retry_of.snapshot if retry_of else None,
         "follows": [*retry_of.follows(), retry_of.snapshot] if retry_of else [],
-        "funnel": funnel(ingested, shards),
-        "drop_reasons": count_reasons([folder / entry["path"] for entry in files["captions"]]),
+        "steps": face([step for step in FUNNEL_STEPS if any(row["step"] == step for row in counted)]),
+        "funnel": counted,
         "files": files,
     }
-    _check_laws(Snapshot(dataset=recipe.name, snapshot=snapshot_id, folder=folder, manifest=manifest))
+    snapshot = Snapshot(dataset=recipe.name, snapshot=snapshot_id, folder=folder, manifest=manifest)
+    _check_laws(snapshot)
+    manifest["drop_reasons"] = recounted(snapshot)["drop_reasons"]
     work.note_used(snapshot_id)
     documents = write_documents(folder, manifest)
     return make_current(root, commit_snapshot(root, {**manifest, "documents": documents}, is_current=False))
@@ -189,6 +195,39 @@ def _terms(source: SourceSettings) -> dict[str, Any]:
     stated = source.rights.stated()
     licence = source.rights.licence or source.kind.licence
     return {"licence": licence, "rights": stated} if stated else {"licence": licence}
+
+
+def face(steps: Sequence[str]) -> list[dict[str, Any]]:
+    """Return what a manifest says of the steps of its funnel, so that a snapshot explains itself: `steps` there.
+
+    Each entry has the step's name, its meaning in a few words, the sections of the recipe that it judges by, and its
+    reasons with their meanings.
+    """
+    reasons: dict[str, Mapping[str, str]] = {
+        **REASONS,
+        INGEST: MALFORMED_REASONS,
+        "translate": TRANSLATE_REASONS,
+        "fetch": {name: reason.meaning for name, reason in FETCH_REASONS.items()},
+        "normalise": {name: reason.meaning for name, reason in NORMALISE_REASONS.items()},
+    }
+    entries = {
+        step: {"step": step, "meaning": meaning, "rules": rules, "reasons": dict(reasons[step])}
+        for step, (meaning, rules) in _MEANINGS.items()
+    }
+    return [dict(FORGET_STEP) if step == FORGET else entries[step] for step in steps]
+
+
+# What each step does, and the sections of a recipe that it judges by.
+_MEANINGS: Mapping[str, tuple[str, list[str]]] = {
+    "ingest": ("reading the upstream files", ["sources"]),
+    "clean": ("cleaning captions and judging them as they are upstream", ["clean"]),
+    "screen": ("looking for test sets and for repeated captions", ["leaks", "repeats"]),
+    "translate": ("translating", ["translate"]),
+    "check": ("judging the captions in the target language", ["check"]),
+    "fetch": ("getting the images", ["fetch"]),
+    "normalise": ("decoding and resizing the images", ["normalise"]),
+    "deduplicate": ("looking for images and captions that are there already", ["duplicates", "leaks", "split"]),
+}
 
 
 def funnel(ingested: Commit, shards: Sequence[FinishedShard]) -> list[dict[str, Any]]:

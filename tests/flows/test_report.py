@@ -19,8 +19,10 @@ from data_catalog.schema import CAPTIONS, OUTCOMES, PAIRS
 from data_catalog.storage.manifest import MANIFEST_FORMAT, Snapshot, commit_snapshot, file_entry, require_snapshot
 from flows.build.build import BuildReport, build_dataset
 from flows.build.execution import LocalExecutor
+from flows.build.publish import face
 from flows.build.run_log import read_runs
 from flows.build.step_clock import StepClock
+from flows.build.step_outputs import FUNNEL_STEPS
 from flows.cli import main
 from flows.recipe.recipe import Recipe
 from flows.report.contents import gather
@@ -328,6 +330,7 @@ def _snapshot(
         "translator": "native",
         "sources": {source: {"files": [], "licence": None, "unselected": {}} for source in sources},
         "test_sets": {},
+        "steps": face(FUNNEL_STEPS),
         "funnel": funnel,
         "files": files,
     }
