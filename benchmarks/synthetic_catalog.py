@@ -81,11 +81,13 @@ class Drawn:
 
 def write_catalog(root: Path, *, rows: int, shards: int, dataset: str = "synthetic") -> Any:
     """Write one snapshot of `rows` caption rows in `shards` shards, with its manifest; returns it."""
-    from data_catalog.database.catalog import rebuild
-    from data_catalog.database.drop_reasons import count_reasons
+    from data_catalog.database.catalog import rebuild, recounted
     from data_catalog.database.lookup import write_lookup
     from data_catalog.schema import CAPTIONS_VERSION, OUTCOMES_VERSION, PAIRS_VERSION
-    from data_catalog.storage.manifest import MANIFEST_FORMAT, commit_snapshot, snapshot_folder
+    from data_catalog.storage.manifest import MANIFEST_FORMAT, Snapshot, commit_snapshot, snapshot_folder
+    from data_catalog.tombstones import FORGET
+    from flows.build.publish import face
+    from flows.build.step_outputs import FUNNEL_STEPS
 
     snapshot_id = hashlib.sha256(f"{rows} {shards}".encode()).hexdigest()[:12]
     folder = snapshot_folder(root, dataset, snapshot_id)
@@ -108,11 +110,12 @@ def write_catalog(root: Path, *, rows: int, shards: int, dataset: str = "synthet
         "translator": "argos-en_it-1.0",
         "sources": {name: source_entry(found, name) for name in SOURCES if name in {f["source"] for f in found}},
         "test_sets": {},
-        "funnel": funnel(found),
-        "drop_reasons": count_reasons([folder / entry["path"] for entry in files["captions"]]),
+        "steps": face([step for step in FUNNEL_STEPS if step != FORGET]),
+        "funnel": [],
         "files": files,
     }
-    snapshot = commit_snapshot(root, manifest)
+    made = Snapshot(dataset=dataset, snapshot=snapshot_id, folder=folder, manifest=manifest)
+    snapshot = commit_snapshot(root, {**manifest, **recounted(made)})
     rebuild(root)
     return snapshot
 
@@ -120,22 +123,6 @@ def write_catalog(root: Path, *, rows: int, shards: int, dataset: str = "synthet
 def source_entry(found: Sequence[Mapping[str, Any]], name: str) -> dict[str, Any]:
     selected = sum(shard["captions"][0]["rows"] for shard in found if shard["source"] == name)
     return {"selected": selected, "malformed": 0, "unselected": {}, "files": [], "licence": f"as {name} says"}
-
-
-def funnel(found: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """The funnel that the shards' counts give."""
-    from flows.build.step_outputs import FUNNEL_STEPS
-
-    rows = []
-    for source in sorted({shard["source"] for shard in found}):
-        shards = [shard for shard in found if shard["source"] == source]
-        left = sum(shard["captions"][0]["rows"] for shard in shards)
-        for number, step in enumerate(FUNNEL_STEPS, start=1):
-            gone = sum(shard["dropped"].get(step, 0) for shard in shards)
-            counts = {"read": left, "kept": left - gone, "dropped": gone}
-            rows.append({"source": source, "step_number": number, "step": step, **counts})
-            left -= gone
-    return rows
 
 
 def source_of(shard: int, shards: int) -> str:
@@ -149,7 +136,7 @@ def source_of(shard: int, shards: int) -> str:
 
 
 def write_shard(folder: Path, samples: int, shards: int, shard: int) -> dict[str, Any]:
-    """Write the files of one shard; the manifest's lines by kind, its source, and rows dropped by step."""
+    """Write the files of one shard; the manifest's lines by kind, and its source."""
     from data_catalog.schema import CAPTIONS, OUTCOMES, PAIRS
     from data_catalog.storage.manifest import file_entry
     from data_catalog.storage.shards import open_image_writer, save_parquet, write_named_atomically
@@ -169,10 +156,8 @@ def write_shard(folder: Path, samples: int, shards: int, shard: int) -> dict[str
         return file_entry(path, folder, rows=table.num_rows, shard=shard, **more)
 
     pairs = dict(pairs_of(drawn, captions, images))
-    steps = pc.value_counts(captions["step"].drop_null()).to_pylist()
     return {
         "source": drawn.source,
-        "dropped": {found["values"]: found["counts"] for found in steps},
         "captions": [place("captions", "captions", table_of(captions, CAPTIONS))],
         "images": [place("images", "images", table_of(images, OUTCOMES))],
         "pairs": [place("pairs", split, table_of(rows, PAIRS), split=split) for split, rows in pairs.items()],

@@ -11,8 +11,8 @@ import pyarrow.parquet as pq
 
 from data_catalog.errors import ConfigError, PipelineError
 from data_catalog.exports.licences import strictness
-from data_catalog.fetch.reasons import image_step
 from data_catalog.fetch.outcomes import SPARE
+from data_catalog.fetch.reasons import image_step
 from data_catalog.images.tables import groups_of, read_groups, write_rows
 from data_catalog.schema import IMAGES, KEPT, OUTCOMES, PAIRS, PENDING
 from data_catalog.storage.manifest import MARKED, SPLITS

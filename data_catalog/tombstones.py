@@ -21,6 +21,13 @@ FORMAT = 1
 KINDS = ("url", "domain", "sample", "phash")
 # The step that drops rows which a tombstone concerns, and the reason that they, and images without a row, are given.
 FORGET, FORGOTTEN = "forget", "forgotten"
+# What a manifest says of the step, see `steps` there.
+FORGET_STEP: Mapping[str, Any] = {
+    "step": FORGET,
+    "meaning": "obeying take-downs",
+    "rules": [],
+    "reasons": {FORGOTTEN: "a take-down asks for the image to be forgotten"},
+}
 # Of 64 bits. Pictures that have nothing to do with each other differ in about 32, now and then in fewer than 20.
 MAX_DISTANCE = 12
 

@@ -13,7 +13,6 @@ from data_catalog.errors import ConfigError
 from data_catalog.storage.lock import writer_lock
 from data_catalog.storage.manifest import Snapshot, current_snapshot
 from data_catalog.storage.shards import digest
-from data_catalog.storage.work import WorkStore
 from flows.ablation_record import Ablation, Compared, Sizes, write_ablation
 from flows.ablation_scores import Gallery, gallery_of, variant_ranks
 from flows.models import pair_files
@@ -98,7 +97,7 @@ class Variant:
 
 
 def variants_of(recipe: str, *, root: Path, overrides: Sequence[str], toggles: Sequence[Toggle]) -> list[Variant]:
-    """The recipe as it is, then one variant a toggle; all keep what they fetch, so that none asks for it again.
+    """The recipe as it is, then one variant a toggle; none asks the web for an image whose outcome the root knows.
 
     Raises:
         ConfigError: a variant's settings do not go together.
@@ -107,8 +106,8 @@ def variants_of(recipe: str, *, root: Path, overrides: Sequence[str], toggles: S
     found = []
     for toggle in (None, *toggles):
         own = f"{name}-ablation" if toggle is None else f"{name}-ablation-{toggle.slug}"
-        more = (*(toggle.overrides if toggle else ()), f'name="{own}"', "build.keep_work=true")
-        every = (*overrides, *more, "build.reuse_images=true")
+        more = (*(toggle.overrides if toggle else ()), f'name="{own}"')
+        every = (*overrides, *more)
         loaded = load_recipe(recipe, root=root, overrides=every)
         found.append(Variant(recipe=loaded, overrides=every, toggle=toggle))
     return found
@@ -163,21 +162,17 @@ def run_ablation(
         models=[[str(model.relative_to(root)) for model in mine] for mine in models],
         compared=_compared(variants, values, gallery, noise, is_same=is_same, seed=recipe.evaluate.seed),
     )
-    _finish(found, snapshots, root, keep_work=recipe.build.keep_work)
+    _finish(found, root)
     return found
 
 
-def _finish(found: Ablation, snapshots: Sequence[Snapshot], root: Path, *, keep_work: bool) -> None:
-    """Write what was found, show it in the report of the dataset that it is of, remove what nobody needs any more."""
+def _finish(found: Ablation, root: Path) -> None:
+    """Write what was found, and show it in the report of the dataset that it is of."""
     with writer_lock(root):
         write_ablation(found, root / FOLDER / found.key)
         own = current_snapshot(root, found.dataset)
         if own is not None and own.snapshot == found.snapshot:
             write_report(root, own)
-        if not keep_work:  # what the variants kept for one another
-            work = WorkStore(root / "work")
-            for snapshot in snapshots:
-                work.remove_used(snapshot.snapshot)
 
 
 def default_steps(config: TrainConfig, num_images: int) -> int:

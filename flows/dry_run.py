@@ -7,7 +7,7 @@ import random
 import tempfile
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -18,28 +18,34 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from cleaning.taggers import find_tagger
+from data_catalog.fetch.outcomes import Fetching, KnownImages, attempt_of
+from data_catalog.fetch.urls import askable_url
 from data_catalog.images.workers import ImageWorkers
-from data_catalog.publish import UPSTREAM
 from data_catalog.sample.upstream import draw_upstream
-from data_catalog.schema import REJECTED
-from data_catalog.sources.ingest import Source, ingest, shard_names
+from data_catalog.schema import PENDING, REJECTED
+from data_catalog.settings import what
+from data_catalog.sources.ingest import Source
 from data_catalog.sources.rows import SourceRow, UnselectedRow
 from data_catalog.storage.work import WorkStore
-from flows.build import captions as caption_steps
-from flows.build.inputs import all_function_words, packs_of_captions, require_originals_in_use, require_split_choice
-from flows.build.screen import find_repeats, screen
-from flows.build.step_outputs import CHECK, FUNNEL_STEPS, SCREEN, TRANSLATE, Shard, shard_of_commit
-from flows.build.test_sets import TestContents, read_test_set
+from data_catalog.tombstones import Tombstones
+from flows.build.captions import NOT_SERVED
+from flows.build.engine import Engine
+from flows.build.execution import LocalExecutor
+from flows.build.inputs import Inputs, packs_of_captions, require_originals_in_use, require_split_choice
+from flows.build.steps import STEPS, Build
+from flows.build.tools import Tools
 from flows.recipe.engines import open_engine
 from flows.recipe.language_packs import named_language_packs, target_language_pack
 from flows.recipe.recipe import Recipe
-from flows.recipe.sources import SourceSettings, TestSetSettings, source_settings
+from flows.recipe.sources import SourceSettings, source_settings
 from translation.engine import Translator
-from translation.memory import TranslationMemory
 
 # A sample is drawn from so many times as many rows, the first of the files.
 _POOL_FACTOR = 10
 _MARKED = "marked: "
+# The steps that judge captions: no image is asked for.
+_JUDGING = STEPS[: [step.name for step in STEPS].index("check") + 1]
+_ORDER = [row for step in STEPS for row in step.rows]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -78,12 +84,14 @@ class DryRun:
         dropped: by source in the recipe's order, then by step, then the most frequent first.
         num_unjudged: rows that would be translated first, and of which nobody knows, by source.
         captions: every row, schema `CAPTIONS`.
+        num_images: of the captions that stay, how many a build would ask the web for, and how many the root knows.
     """
 
     num_rows: dict[str, int]
     dropped: Sequence[Dropped]
     num_unjudged: dict[str, int]
     captions: pa.Table
+    num_images: tuple[int, int] = (0, 0)
 
     def rows(self) -> list[dict[str, object]]:
         """One row a source and rule, for a table."""
@@ -122,9 +130,62 @@ def dry_run(
     require_split_choice(recipe)
     require_originals_in_use(recipe)
     with tempfile.TemporaryDirectory(prefix="vernaclip-dry-run-") as folder, ImageWorkers() as workers:
-        sample = _Sample(recipe, WorkStore(Path(folder)), workers, open_engine(recipe, root) if translate else None)
-        table = sample.judged([_source(settings, num_rows, seed) for settings in recipe.sources])
-    return _summary(table, sample.num_marks, recipe, num_examples, translate=translate)
+        translator = open_engine(recipe, root) if translate else None
+        build = Build(recipe=recipe, root=root, inputs=_sampled(recipe, num_rows, seed, translator))
+        tools = Tools(
+            recipe=recipe,
+            root=Path(folder),
+            inputs=build.inputs,
+            workers=workers,
+            fetching=_fetching(recipe, root),
+            log_folder=Path(folder),
+        )
+        with LocalExecutor() as executor:
+            engine = Engine(_JUDGING, build, work=WorkStore(Path(folder) / "work"), executor=executor, tools=tools)
+            engine.run()
+        table = pa.concat_tables([pq.read_table(output.only_file) for output in engine.outputs("check")])
+        screened = [pq.read_table(output.only_file, columns=["leaks"]) for output in engine.outputs("screen")]
+        marks = [len(found or ()) for each in screened for found in each.column("leaks").to_pylist()]
+    found = _summary(table, marks, recipe, num_examples, translate=translate)
+    return replace(found, num_images=_images(table, recipe, root, translate=translate))
+
+
+def _sampled(recipe: Recipe, num_rows: int, seed: int, translator: Translator | None) -> Inputs:
+    """Return the inputs of a build on a sample: nothing is hashed, since nothing is kept, and no image is looked at."""
+    named = named_language_packs(recipe)
+    pack = target_language_pack(recipe, named)
+    files = {test_set.name: test_set.upstream_files() for test_set in recipe.test_sets}
+    return Inputs(
+        sources=[_source(settings, num_rows, seed) for settings in recipe.sources],
+        locations={},
+        location_digests={},
+        pack=pack,
+        packs=packs_of_captions(recipe, named, pack),
+        test_files={
+            name: [{"name": file.name, "sha256": str(file)} for file in found] for name, found in files.items()
+        },
+        test_images={},
+        tagger=find_tagger(pack, recipe.check.proper_noun_tagger) if recipe.check.proper_noun_check else None,
+        translator=translator,
+        reverse=None,
+        build_key="",
+        tombstones=Tombstones(),
+    )
+
+
+def _fetching(recipe: Recipe, root: Path) -> Fetching:
+    attempt = attempt_of(root, recipe.name)
+    return Fetching(dataset=recipe.name, attempt=attempt, fetch=what(recipe.fetch), normalise=what(recipe.normalise))
+
+
+def _images(table: pa.Table, recipe: Recipe, root: Path, *, translate: bool) -> tuple[int, int]:
+    """Count the images off the web of captions that stay: those that would be asked for, and those that are known."""
+    stays = pc.equal(table.column("outcome"), PENDING)
+    if not translate:
+        stays = pc.or_(stays, pc.fill_null(pc.equal(table.column("drop_reason"), NOT_SERVED), False))
+    urls = {askable_url(url) for url in table.filter(stays).column("url").to_pylist()} - {None}
+    known = KnownImages(root, _fetching(recipe, root)).has(pa.array(sorted(urls), pa.string()))  # type: ignore[type-var]
+    return len(urls) - sum(known), sum(known)
 
 
 def _source(settings: SourceSettings, num_rows: int, seed: int) -> Source:
@@ -151,89 +212,6 @@ def _drawn(rows: Iterator[SourceRow], num_rows: int, seed: int) -> Iterator[Sour
     yield from (pool[place] for place in sorted(chosen))
 
 
-class _Sample:
-    """The steps that judge captions, in the order of a build.
-
-    `num_marks` says, of each row, how many of its `leaks` are of the screen step; the others are of the check.
-    """
-
-    def __init__(self, recipe: Recipe, work: WorkStore, workers: ImageWorkers, translator: Translator | None) -> None:
-        self.recipe, self.work, self.workers, self.translator = recipe, work, workers, translator
-        named = named_language_packs(recipe)
-        pack = target_language_pack(recipe, named)
-        self.packs = packs_of_captions(recipe, named, pack)
-        self.tagger = find_tagger(pack, recipe.check.proper_noun_tagger) if recipe.check.proper_noun_check else None
-        self.num_marks: list[int] = []
-
-    def judged(self, sources: Sequence[Source]) -> pa.Table:
-        """The caption rows of the sources after the last step that can judge them."""
-        recipe, work = self.recipe, self.work
-        ingested = ingest(
-            work,
-            sources,
-            target_lang=recipe.target_language,
-            shard_size=recipe.build.shard_size,
-            keep_splits=recipe.split.by == UPSTREAM,
-        )
-        shards = [shard_of_commit(ingested, number, name) for number, name in enumerate(shard_names(ingested))]
-        tests = [self._test_contents(test_set) for test_set in recipe.test_sets]
-        cleaned = [caption_steps.clean(work, shard, recipe.clean, self.packs) for shard in shards]
-        screened = self._screened(cleaned, tests)
-        marks = [pq.read_table(shard.path, columns=["leaks"]).column("leaks") for shard in screened]
-        self.num_marks = [len(found or ()) for column in marks for found in column.to_pylist()]
-        translated = self._translated(screened)
-        checked = [self._checked(shard, tests) for shard in translated]
-        return pa.concat_tables([pq.read_table(shard.path) for shard in checked])
-
-    def _test_contents(self, test_set: TestSetSettings) -> TestContents:
-        """What captions are compared with; of images there are none to compare."""
-        files = test_set.upstream_files()
-        return read_test_set(
-            self.work,
-            test_set,
-            self.workers,
-            min_words=self.recipe.leaks.min_caption_words,
-            file_hashes=[{"name": file.name, "sha256": str(file)} for file in files],
-            location_digest=None,
-        )
-
-    def _screened(self, cleaned: Sequence[Shard], tests: Sequence[TestContents]) -> list[Shard]:
-        config = self.recipe.repeats
-        repeats, function_words = None, all_function_words(self.packs)
-        if config.near_captions or config.common_captions:
-            repeats = find_repeats(self.work, cleaned, config, function_words=function_words)
-        options: dict[str, Any] = {
-            "config": config,
-            "function_words": function_words,
-            "leaks": self.recipe.leaks,
-            "kinds": {source.name: source.kind.kind for source in self.recipe.sources},
-        }
-        return [screen(self.work, shard, repeats, tests, **options) for shard in cleaned]
-
-    def _translated(self, screened: Sequence[Shard]) -> list[Shard]:
-        engine, work = self.translator, self.work
-        if engine is None:
-            return [caption_steps.join_translations(work, shard, None, None) for shard in screened]
-        memory = TranslationMemory(work.folder / "memory", engine.fingerprint)
-        size = self.recipe.build.chunk_size
-        plan = caption_steps.plan_translation(work, screened, engine, memory, chunk_size=size)
-        caption_steps.translate_chunks(plan, range(plan.facts["num_chunks"]), engine, memory)
-        return [caption_steps.join_translations(work, shard, memory, engine.from_code) for shard in screened]
-
-    def _checked(self, shard: Shard, tests: Sequence[TestContents]) -> Shard:
-        return caption_steps.check(
-            self.work,
-            shard,
-            self.recipe.check,
-            self.packs,
-            target=self.recipe.target_language,
-            tagger=self.tagger,
-            tests=tests,
-            leaks=self.recipe.leaks,
-            cleaned=self.recipe.clean,
-        )
-
-
 def _summary(
     table: pa.Table, num_marks: Sequence[int], recipe: Recipe, num_examples: int, *, translate: bool
 ) -> DryRun:
@@ -244,7 +222,7 @@ def _summary(
     is_told = pc.or_(pc.equal(table.column("outcome"), REJECTED), pc.is_valid(table.column("leaks")))
     marks = pa.array(num_marks, pa.int64()).filter(is_told.combine_chunks()).to_pylist()
     for row, num_screened in zip(table.filter(is_told).to_pylist(), marks, strict=True):
-        waits = not translate and row["step"] == TRANSLATE and row["source_lang"] == recipe.source_language
+        waits = not translate and row["step"] == "translate" and row["source_lang"] == recipe.source_language
         unjudged.update([row["source"]] if waits else [])
         if row["outcome"] == REJECTED and not waits:
             found.setdefault((row["source"], row["step"], _rule(row)), []).append(row)
@@ -255,7 +233,7 @@ def _summary(
         Dropped(source=source, step=step, rule=rule, num_rows=len(rows), examples=_examples(rows, num_examples))
         for (source, step, rule), rows in found.items()
     ]
-    dropped.sort(key=lambda rule: (order.index(rule.source), FUNNEL_STEPS.index(rule.step), -rule.num_rows, rule.rule))
+    dropped.sort(key=lambda rule: (order.index(rule.source), _ORDER.index(rule.step), -rule.num_rows, rule.rule))
     return DryRun(
         num_rows={name: counts[name] for name in order},
         dropped=dropped,
@@ -269,7 +247,7 @@ def _marks(row: Mapping[str, Any], num_screened: int) -> Iterator[tuple[str, str
     told: dict[tuple[str, str], str] = {}
     for place, mark in enumerate(row["leaks"] or ()):
         reason, detail = mark.split(" ", 1)
-        told.setdefault((SCREEN if place < num_screened else CHECK, f"{_MARKED}{reason}"), detail)
+        told.setdefault(("screen" if place < num_screened else "check", f"{_MARKED}{reason}"), detail)
     yield from ((step, rule, detail) for (step, rule), detail in told.items())
 
 

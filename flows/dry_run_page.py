@@ -3,9 +3,8 @@
 from importlib.resources import files
 from pathlib import Path
 
-from cleaning.reasons import REASONS
 from data_catalog.storage.shards import write_bytes
-from flows.build.translate_reasons import TRANSLATE_REASONS
+from flows.build.steps import STEPS
 from flows.dry_run import DryRun
 
 
@@ -20,7 +19,8 @@ def _page(run: DryRun, name: str) -> str:
 
     environment = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=StrictUndefined)
     template = (files("flows") / "pages" / "dry_run.html").read_text(encoding="utf-8")
-    meanings = {reason: text for step in REASONS.values() for reason, text in step.items()} | TRANSLATE_REASONS
+    rows = [row for step in STEPS for row in step.rows.values()]
+    meanings = {reason: text for row in rows for reason, text in row.reasons.items()}
     sources = [
         {
             "name": source,

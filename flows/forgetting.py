@@ -11,10 +11,10 @@ from typing import Any
 
 import pyarrow.parquet as pq
 
-from data_catalog.database.catalog import broken_laws, rebuild
-from data_catalog.database.drop_reasons import count_reasons
+from data_catalog.database.catalog import broken_laws, rebuild, recounted
 from data_catalog.errors import PipelineError
 from data_catalog.exports.snapshot_documents import write_documents
+from data_catalog.sources.ingest import STEP as INGEST
 from data_catalog.storage.lock import writer_lock
 from data_catalog.storage.manifest import (
     Snapshot,
@@ -31,13 +31,12 @@ from data_catalog.storage.manifest import (
 from data_catalog.storage.pruning import remove_snapshot, sweep_removed
 from data_catalog.storage.reading import taking_down
 from data_catalog.storage.shards import digest
-from data_catalog.storage.work import WorkStore
 from data_catalog.take_down import leftovers
 from data_catalog.take_down.matching import Matcher
-from data_catalog.take_down.rewriting import recounted_funnel, rewrite_files
+from data_catalog.take_down.rewriting import rewrite_files
 from data_catalog.take_down.rows import of_samples
 from data_catalog.take_down.sightings import all_snapshots, files_of, is_concerned, lines_in, samples_in, with_sightings
-from data_catalog.tombstones import Tombstone, Tombstones, read_tombstones, write_tombstones
+from data_catalog.tombstones import FORGET, FORGET_STEP, Tombstone, Tombstones, read_tombstones, write_tombstones
 from flows.report.page import report_path, write_report
 from flows.run_log import append_run
 
@@ -224,23 +223,25 @@ def _rewrite(
         return same
     folder = snapshot_folder(root, old.dataset, snapshot_id)
     files = rewrite_files(old, folder, samples, lines)
-    captions = [folder / entry["path"] for entry in files["captions"]]
+    steps = [dict(entry) for entry in old.manifest["steps"]]
+    if samples and FORGET not in old.steps:
+        steps.insert(old.steps.index(INGEST) + 1, dict(FORGET_STEP))
     manifest: dict[str, Any] = {
         **{name: value for name, value in old.manifest.items() if name != "documents"},
         "snapshot": snapshot_id,
         "forget_of": old.snapshot,
         "tombstones": {"digest": tombstones.digest},
-        "funnel": recounted_funnel(old.manifest["funnel"], captions),
-        "drop_reasons": count_reasons(captions),
+        "steps": steps,
         "files": files,
     }
-    broken = broken_laws(Snapshot(dataset=old.dataset, snapshot=snapshot_id, folder=folder, manifest=manifest))
+    new = Snapshot(dataset=old.dataset, snapshot=snapshot_id, folder=folder, manifest=manifest)
+    manifest |= recounted(new)
+    broken = broken_laws(new)
     if broken:
         raise PipelineError(
             f"the snapshot is not committed, since it breaks: {'; '.join(broken)}. This is a defect: report it"
         )
     documents = write_documents(folder, manifest)
-    WorkStore(root / "work").rename_note(old.snapshot, snapshot_id)
     return commit_snapshot(root, {**manifest, "documents": documents})
 
 

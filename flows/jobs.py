@@ -1,9 +1,10 @@
 """The main jobs, with any executor: build, train, evaluate; what flows and the command line both call."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -99,7 +100,7 @@ def build_dataset(recipe: Recipe, *, root: Path, executor: Executor, retry_faile
             seconds=time.monotonic() - started,
             downloads=diagnose(download_counts(root, recipe.name)),
         )
-        _log(report, root, recipe.name, executor)
+        _log(report, root, recipe.name, built.seconds_by_step)
         current = require_snapshot(root, recipe.name)
         refresh_report(root, current, has_run=report.num_steps > 0)
     _show(report, recipe.name, executor)
@@ -111,7 +112,7 @@ def _served(recipe: Recipe) -> AbstractContextManager[object]:
     return serve(recipe.serve.folder, recipe.serve.port) if recipe.serve else nullcontext()
 
 
-def _log(report: BuildReport, root: Path, name: str, executor: Executor) -> None:
+def _log(report: BuildReport, root: Path, name: str, seconds_by_step: Mapping[str, float]) -> None:
     append_run(
         root,
         name,
@@ -120,7 +121,7 @@ def _log(report: BuildReport, root: Path, name: str, executor: Executor) -> None
         seconds=report.seconds,
         downloads=report.downloads.shares(),
         num_retryable=report.downloads.num_retryable,
-        seconds_by_step=executor.clock.seconds_by_step(),
+        seconds_by_step=dict(seconds_by_step),
     )
 
 
@@ -151,7 +152,7 @@ def _refuse_nothing(snapshot: Snapshot, current: Snapshot, root: Path) -> None:
 def train(recipe: str, *, root: Path, overrides: Sequence[str], executor: Executor) -> TrainReport:
     """Train the recipe's model on the dataset that was built below `root`."""
     loaded = load_recipe(recipe, root=root, overrides=overrides)
-    report = executor.run("train", train_model, loaded, root)
+    report = executor.run("train", partial(train_model, loaded, root))
     executor.artifact_table(f"training-{loaded.name}", [report.row()], f"The newest model of {loaded.name}.")
     return report
 
@@ -159,7 +160,7 @@ def train(recipe: str, *, root: Path, overrides: Sequence[str], executor: Execut
 def evaluate(recipe: str, *, root: Path, overrides: Sequence[str], executor: Executor) -> EvaluateReport:
     """Score the newest model of the recipe's dataset on its held-out images, and show the scoreboard."""
     loaded = load_recipe(recipe, root=root, overrides=overrides)
-    report = executor.run("evaluate", evaluate_model, loaded, root)
+    report = executor.run("evaluate", partial(evaluate_model, loaded, root))
     executor.artifact_table(
         f"scores-{loaded.name}", report.scores.rows(), f"Retrieval on held-out images of {loaded.name}."
     )

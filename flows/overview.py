@@ -5,7 +5,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from data_catalog.database.drop_reasons import count_reasons
 from data_catalog.errors import ConfigError
 from data_catalog.schema import NATIVE
 from data_catalog.storage.manifest import MARKED, SPLITS, Snapshot, snapshot_names
@@ -45,11 +44,9 @@ def _facts(root: Path, snapshot: Snapshot) -> dict[str, Any]:
 
 
 def ranked_reasons(snapshot: Snapshot) -> list[dict[str, Any]]:
-    """Over all sources, the most frequent first; of a snapshot from before they were noted, out of its shards."""
-    noted = snapshot.manifest.get("drop_reasons")
-    counted = count_reasons(snapshot.caption_files()) if noted is None else noted
+    """Return how many rows each reason dropped of all sources together, the most frequent first."""
     totals: Counter[tuple[str, str]] = Counter()
-    for row in counted:
+    for row in snapshot.manifest["drop_reasons"]:
         totals[row["step"], row["drop_reason"]] += row["dropped"]
     ranked = sorted(totals.items(), key=lambda item: (-item[1], item[0]))
     return [{"step": step, "drop_reason": reason, "dropped": count} for (step, reason), count in ranked]

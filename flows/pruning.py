@@ -11,7 +11,6 @@ from data_catalog.storage.lock import holder_of, writer_lock
 from data_catalog.storage.manifest import current_snapshot_name, dataset_names, datasets_folder, snapshot_names
 from data_catalog.storage.pruning import Removable, freed_bytes, removable, remove_snapshot, sweep_removed
 from data_catalog.storage.verification import EXPORT_RECORD, EXPORTS
-from flows.build.retry import unfinished_retry
 from flows.models import named_snapshot
 
 
@@ -93,11 +92,6 @@ def needs(root: Path, dataset: str) -> Iterator[Kept]:
     model = named_snapshot(root, dataset)
     if model is not None:
         yield Kept(dataset=dataset, snapshot=model, reason="the newest model was trained on it")
-    retry = unfinished_retry(root, dataset)
-    if retry is not None:
-        yield Kept(
-            dataset=dataset, snapshot=retry, reason="--retry-failed was stopped before its end and goes on with it"
-        )
     training = holder_of(root / "models" / dataset)
     if training is not None:
         for name in snapshot_names(root, dataset):

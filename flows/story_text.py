@@ -8,49 +8,36 @@ from data_catalog.database.story import FILE, Story
 from data_catalog.fetch.reasons import is_retryable
 from data_catalog.schema import KEPT
 from data_catalog.storage.manifest import MARKED
-from flows.build.step_outputs import CHECK, CLEAN, DEDUPLICATE, FETCH, INGEST, NORMALISE, SCREEN, TRANSLATE
-from flows.report.meanings import STEP_MEANINGS, meaning_of
 from flows.tables import cell_text
 
 Row = Mapping[str, Any]
 
 # What each step leaves in a caption row, and in its image's. Whatever the row's head tells is not told again.
 CAPTION_COLUMNS: Mapping[str, Sequence[str]] = {
-    INGEST: (
+    "ingest": (
         *("upstream_file", "upstream_line", "upstream_split", "url", "path", "source_lang", "source_caption"),
         *("license", "attribution", "page_url"),
     ),
-    CLEAN: (
+    "clean": (
         "clean_caption",
         "detected_source_lang",
         "detected_source_probability",
         "source_language_margin",
     ),
-    TRANSLATE: (
+    "translate": (
         *("target_lang", "origin", "translator", "caption"),
         *("translation_score", "translation_truncated", "translation_repetitive"),
     ),
-    CHECK: (
+    "check": (
         *("detected_lang", "detected_probability", "language_margin", "length_ratio", "copied_share"),
         *("repeated_ngrams", "numbers_lost", "numbers_invented", "round_trip_chrf"),
     ),
-    DEDUPLICATE: ("merged_into", "leaks"),
+    "deduplicate": ("merged_into", "leaks"),
 }
 HEAD_COLUMNS = ("sample_id", "caption_id", "source", "outcome", "step", "drop_reason", "detail")
 IMAGE_COLUMNS: Mapping[str, Sequence[str]] = {
-    FETCH: ("http_status", "final_url", "robots_tag", "num_bytes", "sha256"),
-    NORMALISE: ("original_format", "original_width", "original_height", "width", "height", "phash"),
-}
-# The settings that a step judges by, as the manifest has them.
-RULES: Mapping[str, Sequence[str]] = {
-    INGEST: ("sources",),
-    CLEAN: ("clean",),
-    SCREEN: ("leaks", "repeats"),
-    TRANSLATE: ("translate",),
-    CHECK: ("check",),
-    FETCH: ("fetch",),
-    NORMALISE: ("normalise",),
-    DEDUPLICATE: ("duplicates", "leaks", "split"),
+    "fetch": ("http_status", "final_url", "robots_tag", "num_bytes", "sha256"),
+    "normalise": ("original_format", "original_width", "original_height", "width", "height", "phash"),
 }
 _WIDTH = 116
 
@@ -92,9 +79,7 @@ def _caption(story: Story, row: Row, *, all_rules: bool) -> Iterator[str]:
         yield f"  {number} {step}: {_verdict(row) if rejects else 'passed'}"
         yield from _facts("      ", {name: row.get(name) for name in CAPTION_COLUMNS.get(step, ())})
         if rejects:
-            yield from _facts(
-                "      ", {"meaning": meaning_of(row["step"], row["drop_reason"]), "detail": row["detail"]}
-            )
+            yield from _facts("      ", {"meaning": _meaning(story, row), "detail": row["detail"]})
         if rejects or all_rules:
             yield from _rules("      ", story, step, row)
     yield f"  = {_end(story, row)}"
@@ -102,7 +87,7 @@ def _caption(story: Story, row: Row, *, all_rules: bool) -> Iterator[str]:
 
 def _passed(story: Story, row: Row) -> list[str]:
     """The steps that a row came to: all of them, where it is kept."""
-    steps = story.steps
+    steps = story.snapshot.steps
     if row["step"] is None:
         return steps
     # A step that the funnel does not know is told all the same.
@@ -133,25 +118,24 @@ def _image(story: Story, *, all_rules: bool) -> Iterator[str]:
         return
     yield f"image {cell_text(image['url'] or image['path'])}: {_image_end(story)}"
     for step, names in IMAGE_COLUMNS.items():
-        if step == NORMALISE and image["step"] == FETCH:
+        if step == "normalise" and image["step"] == "fetch":
             return
         rejects = image["step"] == step
         yield f"  {step}: {_verdict(image) if rejects else 'good'}"
         yield from _facts("      ", {name: image.get(name) for name in names})
-        if step == FETCH:
+        if step == "fetch":
             yield from _requests(story)
         if rejects:
-            yield from _facts("      ", _loss(image))
+            yield from _facts("      ", _loss(story, image))
         if rejects or all_rules:
             yield from _rules("      ", story, step, first)
     if story.guests:
         yield from _facts("  ", {"captions of others": story.guests})
 
 
-def _loss(image: Row) -> Row:
+def _loss(story: Story, image: Row) -> Row:
     again = "yes: vernaclip build --retry-failed" if is_retryable(image["drop_reason"]) else "no, this is final"
-    meaning = meaning_of(image["step"], image["drop_reason"])
-    return {"meaning": meaning, "detail": image["detail"], "can be tried again": again}
+    return {"meaning": _meaning(story, image), "detail": image["detail"], "can be tried again": again}
 
 
 def _image_end(story: Story) -> str:
@@ -175,9 +159,7 @@ def _requests(story: Story) -> Iterator[str]:
 
 def _rules(indent: str, story: Story, step: str, row: Row) -> Iterator[str]:
     """The settings that a step judged by."""
-    settings = story.snapshot.manifest["settings"]
-    for section in RULES.get(step, ()):
-        values = settings.get(section, {})
+    for section, values in story.snapshot.rules(step).items():
         if section == "sources":
             values = values.get(row["source"], {})
         told = ", ".join(f"{name} = {_setting(value)}" for name, value in sorted(values.items()))
@@ -222,9 +204,9 @@ def story_values(story: Story) -> dict[str, Any]:
         "snapshot": story.snapshot.snapshot,
         "sample_id": story.sample_id,
         "source": {"name": story.captions[0]["source"], **_source_facts(story)},
-        "steps": [_step_values(story, step) for step in story.steps],
-        "captions": [{**row, "meaning": _meaning(row)} for row in story.captions],
-        "image": None if story.image is None else {**story.image, "meaning": _meaning(story.image)},
+        "steps": [_step_values(story, step) for step in story.snapshot.steps],
+        "captions": [{**row, "meaning": _meaning(story, row)} for row in story.captions],
+        "image": None if story.image is None else {**story.image, "meaning": _meaning(story, story.image)},
         "requests": story.requests,
         "pairs": list(story.pairs.values()),
         "captions_of_others": story.guests,
@@ -237,10 +219,8 @@ def _source_facts(story: Story) -> dict[str, Any]:
 
 
 def _step_values(story: Story, step: str) -> dict[str, Any]:
-    settings = story.snapshot.manifest["settings"]
-    rules = {section: settings[section] for section in RULES.get(step, ()) if section in settings}
-    return {"step": step, "meaning": STEP_MEANINGS.get(step), "rules": rules}
+    return {"step": step, "meaning": story.snapshot.meaning(step), "rules": story.snapshot.rules(step)}
 
 
-def _meaning(row: Row) -> str | None:
-    return meaning_of(row["step"], row["drop_reason"]) if row["drop_reason"] else None
+def _meaning(story: Story, row: Row) -> str | None:
+    return story.snapshot.meaning(row["step"], row["drop_reason"]) if row["drop_reason"] else None

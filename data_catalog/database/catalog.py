@@ -18,8 +18,8 @@ import pyarrow as pa
 from data_catalog.database.landlock import restrict_thread
 from data_catalog.database.laws import CONSERVATION
 from data_catalog.database.only_questions import refuse_all_but_one_question
-from data_catalog.database.views import comment_texts, literal, view_texts
-from data_catalog.errors import ConfigError
+from data_catalog.database.views import FUNNEL_COLUMNS, comment_texts, counted_text, literal, view_texts
+from data_catalog.errors import ConfigError, ShardError
 from data_catalog.storage.disk_errors import disk_errors
 from data_catalog.storage.failpoints import failpoint
 from data_catalog.storage.manifest import Snapshot, current_snapshots, datasets_folder
@@ -88,15 +88,44 @@ def download_counts(root: Path, dataset: str) -> pa.Table:
 
 
 def broken_laws(snapshot: Snapshot) -> list[str]:
-    """The conservation laws that a snapshot, committed or about to be, does not hold."""
+    """Return the conservation laws that a snapshot, committed or about to be, does not hold.
+
+    Raises:
+        ShardError: one of its files is missing or damaged.
+    """
+    with _views_of(snapshot) as connection:
+        connection.execute(f"CREATE VIEW counted AS {counted_text(snapshot)}")
+        return [law for law, query in CONSERVATION.items() if connection.execute(query).fetchone() is not None]
+
+
+def recounted(snapshot: Snapshot) -> dict[str, list[dict[str, Any]]]:
+    """Return what a manifest notes as `funnel` and `drop_reasons`, counted on the caption rows of a snapshot.
+
+    Raises:
+        ShardError: one of its files is missing or damaged.
+    """
+    columns = {"funnel": ", ".join(FUNNEL_COLUMNS), "drop_reasons": "source, step, drop_reason, dropped"}
+    with _views_of(snapshot) as connection:
+        return {
+            view: connection.sql(f"SELECT {names} FROM {view} ORDER BY ALL").to_arrow_table().to_pylist()
+            for view, names in columns.items()
+        }
+
+
+@contextmanager
+def _views_of(snapshot: Snapshot) -> Iterator[Any]:
+    """Open a connection on which the views are those of one snapshot."""
     import duckdb
 
     # Beside the snapshots, where there is room, not in whatever the current folder is.
     spill = snapshot.folder.with_name(f"{TEMPORARY_PREFIX}duckdb-spill")
-    with duckdb.connect(config={"temp_directory": str(spill)}) as connection:
-        for name, query in view_texts([snapshot]).items():
-            connection.execute(f"CREATE VIEW {name} AS {query}")
-        return [law for law, query in CONSERVATION.items() if connection.execute(query).fetchone() is not None]
+    try:
+        with duckdb.connect(config={"temp_directory": str(spill)}) as connection:
+            for name, query in view_texts([snapshot]).items():
+                connection.execute(f"CREATE VIEW {name} AS {query}")
+            yield connection
+    except duckdb.IOException as error:
+        raise ShardError(f"a shard cannot be read ({error}): `vernaclip verify` says which") from error
 
 
 def query(root: Path, sql: str, parameters: Mapping[str, Any] | None = None) -> pa.Table:

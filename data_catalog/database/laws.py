@@ -1,56 +1,56 @@
-"""The conservation laws: what must hold of a snapshot before it is committed, each with a query for what breaks it."""
+"""The conservation laws: what must hold of a snapshot before it is committed, each with a query for what breaks it.
+
+The view `counted` has what each step of the build counted by itself, and `funnel` what the caption rows say.
+"""
+
+# Steps that a caption has passed, or was dropped by, if its image was asked for; and those that need a good image.
+_FROM = "SELECT step FROM funnel WHERE step_number {} (SELECT max(step_number) FROM funnel WHERE step = '{}')"
+_ASKED, _GOOD = _FROM.format(">=", "fetch"), _FROM.format(">", "normalise")
 
 # By what each law says: an SQL query that finds what breaks it, and so must find nothing.
 CONSERVATION = {
-    "every step keeps or drops what it reads": "SELECT * FROM funnel WHERE read <> kept + dropped",
-    "every step reads what the step before it kept": """
-        SELECT * FROM (
-            SELECT *, lag(kept) OVER (PARTITION BY dataset, snapshot, source ORDER BY step_number) AS before FROM funnel
-        ) WHERE read <> before
+    "every step counted as many rows read, kept and dropped as the caption rows say": """
+        (FROM counted EXCEPT FROM funnel) UNION ALL (FROM funnel EXCEPT FROM counted)
     """,
-    "the first step reads every caption row": """
-        SELECT source FROM (SELECT source, sum(read) AS rows FROM funnel WHERE step_number = 1 GROUP BY source) f
-        FULL JOIN (SELECT source, count(*) AS rows FROM captions GROUP BY source) c USING (source)
-        WHERE coalesce(f.rows, 0) <> coalesce(c.rows, 0)
+    "every caption row is of a source of the build, and every rejected one of a step of it": """
+        SELECT caption_id FROM captions
+        WHERE source NOT IN (SELECT source FROM funnel)
+           OR step IS NOT NULL AND step NOT IN (SELECT step FROM funnel)
     """,
     "every caption row is kept or rejected, with a step and a reason": """
         SELECT caption_id FROM captions
         WHERE NOT (outcome = 'kept' AND step IS NULL OR outcome = 'rejected' AND step IS NOT NULL AND drop_reason <> '')
     """,
     "no caption row occurs twice": "SELECT caption_id FROM captions GROUP BY dataset, caption_id HAVING count(*) > 1",
-    "each step dropped as many rows as bear its name": """
-        SELECT * FROM (SELECT source, step, sum(dropped) AS n FROM funnel GROUP BY ALL) f
-        FULL JOIN (SELECT source, step, count(*) AS n FROM captions WHERE outcome = 'rejected' GROUP BY ALL) c
-        USING (source, step) WHERE coalesce(f.n, 0) <> coalesce(c.n, 0)
-    """,
     "the pairs hold exactly the kept captions": """
         SELECT caption_id FROM (SELECT unnest(caption_ids) AS caption_id FROM pairs) p
         FULL JOIN (SELECT caption_id AS kept_id FROM captions WHERE outcome = 'kept') c ON p.caption_id = c.kept_id
         WHERE p.caption_id IS NULL OR c.kept_id IS NULL
     """,
-    "no pair of a split holds what is marked as a test set's, and every other one does": """
-        SELECT p.sample_id FROM (SELECT *, unnest(caption_ids) AS caption_id FROM pairs) p
-        JOIN captions c USING (dataset, snapshot, caption_id)
-        GROUP BY p.dataset, p.snapshot, p.sample_id, p.split
-        HAVING (p.split = 'marked') <> bool_or(coalesce(len(c.leaks), 0) > 0)
+    "nothing that is marked as a test set's is in a split": """
+        SELECT p.sample_id FROM (SELECT *, unnest(caption_ids) AS caption_id FROM pairs WHERE split <> 'marked') p
+        JOIN captions c USING (dataset, snapshot, caption_id) WHERE len(p.leaks) > 0 OR len(c.leaks) > 0
     """,
     "a caption that is published with another image is kept, and that image is published": """
         SELECT caption_id FROM captions c LEFT JOIN pairs p
         ON c.dataset = p.dataset AND c.snapshot = p.snapshot AND c.merged_into = p.sample_id
         WHERE merged_into IS NOT NULL AND (outcome <> 'kept' OR p.sample_id IS NULL)
     """,
-    "fetching and normalising reject for the reasons that the images have": """
+    "fetching and normalising reject for the reasons that the images have": f"""
         SELECT c.caption_id FROM captions c LEFT JOIN image_outcomes o USING (dataset, snapshot, sample_id)
         WHERE c.step IN ('fetch', 'normalise')
               AND (o.step IS DISTINCT FROM c.step OR o.drop_reason IS DISTINCT FROM c.drop_reason)
-           OR (c.outcome = 'kept' OR c.step = 'deduplicate') AND (o.sample_id IS NULL OR o.drop_reason IS NOT NULL)
+           OR (c.outcome = 'kept' OR c.step IN ({_GOOD})) AND (o.sample_id IS NULL OR o.drop_reason IS NOT NULL)
     """,
-    "an image has one outcome if any of its captions came as far as fetching, and else none": """
+    # What was found of an image stays where its captions had been published with another image, and went with that one.
+    "an image has one outcome if any of its captions came as far as fetching, and else none": f"""
         SELECT sample_id FROM (SELECT sample_id, count(*) AS n FROM image_outcomes GROUP BY sample_id) o
         FULL JOIN (
-            SELECT DISTINCT sample_id FROM captions
-            WHERE outcome = 'kept' OR step IN ('fetch', 'normalise', 'deduplicate')
+            SELECT sample_id, bool_or(outcome = 'kept' OR step IN ({_ASKED})) AS asked,
+                   bool_or(step = 'forget') AS forgot
+            FROM captions GROUP BY sample_id
         ) c USING (sample_id)
-        WHERE n IS DISTINCT FROM 1 OR c.sample_id IS NULL
+        WHERE coalesce(n, 0) > 1 OR coalesce(n, 0) < asked::INTEGER
+           OR n = 1 AND NOT coalesce(asked OR forgot, false)
     """,
 }

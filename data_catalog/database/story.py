@@ -47,12 +47,6 @@ class Story:
     guests: list[str]
     requests: list[Row]
 
-    @property
-    def steps(self) -> list[str]:
-        """The steps of the funnel, in their order."""
-        numbers = {row["step"]: row["step_number"] for row in self.snapshot.manifest["funnel"]}
-        return sorted(numbers, key=lambda step: int(numbers[step]))
-
 
 def find_stories(snapshot: Snapshot, identity: str) -> list[Story]:
     """The samples that an id, an address or a hash means in a snapshot; none if there are none there.

@@ -12,9 +12,8 @@ from data_catalog.schema import CAPTIONS, NATIVE, OUTCOMES, PAIRS
 from data_catalog.sources.origins import MACHINE_TRANSLATION
 from data_catalog.storage.manifest import MARKED, SPLITS, Snapshot
 
-FUNNEL_COLUMNS = {"source": "VARCHAR", "step_number": "INTEGER", "step": "VARCHAR"} | dict.fromkeys(
-    ("read", "kept", "dropped"), "BIGINT"
-)
+STEP_COLUMNS = {"source": "VARCHAR", "step_number": "INTEGER", "step": "VARCHAR"}
+FUNNEL_COLUMNS = STEP_COLUMNS | dict.fromkeys(("read", "kept", "dropped"), "BIGINT")
 
 REJECTS = "SELECT * FROM captions WHERE outcome = 'rejected'"
 
@@ -36,9 +35,8 @@ IMAGES = """
         SELECT dataset, snapshot, sample_id, any_value(source) AS source, any_value(url) AS url,
                any_value(path) AS path, SPLITS[max(list_position(SPLITS, upstream_split))] AS upstream_split,
                count(*) AS num_captions, count(*) FILTER (outcome = 'kept') AS num_kept,
-               arg_max(step, list_position(STEPS, step)) AS last_step,
-               arg_max(drop_reason, list_position(STEPS, step)) AS drop_reason
-        FROM captions GROUP BY dataset, snapshot, sample_id
+               arg_max(step, step_number) AS last_step, arg_max(drop_reason, step_number) AS drop_reason
+        FROM captions LEFT JOIN (STEPS) USING (dataset, snapshot, source, step) GROUP BY dataset, snapshot, sample_id
     ) c LEFT JOIN (
         SELECT dataset, snapshot, sample_id, split, width, height, original_width, original_height, sha256,
                octet_length(image.bytes) AS num_bytes
@@ -58,6 +56,20 @@ LEAKS = """
         SELECT *, split_part(mark, ' ', 1) AS reason, substr(mark, instr(mark, ' ') + 1) AS found
         FROM (SELECT *, unnest(leaks) AS mark FROM captions)
     ) GROUP BY ALL
+"""
+
+# What each step read, kept and dropped, told by where the caption rows ended.
+FUNNEL = """
+    WITH counts AS MATERIALIZED (
+        SELECT dataset, snapshot, source, step, count(*) AS num FROM captions GROUP BY ALL
+    ), totals AS (SELECT dataset, snapshot, source, sum(num) AS num FROM counts GROUP BY ALL)
+    SELECT dataset, snapshot, source, step_number, step, kept + dropped AS read, kept, dropped FROM (
+        SELECT steps.*, coalesce(counts.num, 0) AS dropped,
+               (coalesce(totals.num, 0) - sum(coalesce(counts.num, 0)) OVER so_far)::BIGINT AS kept
+        FROM (STEPS) steps LEFT JOIN counts USING (dataset, snapshot, source, step)
+        LEFT JOIN totals USING (dataset, snapshot, source)
+        WINDOW so_far AS (PARTITION BY steps.dataset, steps.snapshot, steps.source ORDER BY step_number)
+    )
 """
 
 DROP_REASONS = """
@@ -84,21 +96,27 @@ TRANSLATORS = """
 
 
 def view_texts(snapshots: Sequence[Snapshot]) -> dict[str, str]:
-    """Definitions of all views, in an order in which they can be created."""
+    """Return the definitions of all views, in an order in which they can be created."""
+    steps = _values(STEP_COLUMNS, snapshots, _steps)
     return {
         "pairs": _union(PAIRS, [(snapshot, snapshot.all_pair_files()) for snapshot in snapshots]),
         "captions": _with_origins(_union(CAPTIONS, [(found, found.caption_files()) for found in snapshots])),
         "rejects": REJECTS,
         "image_outcomes": _union(OUTCOMES, [(snapshot, snapshot.image_files()) for snapshot in snapshots]),
-        "images": IMAGES.replace("STEPS", _step_order(snapshots))
+        "images": IMAGES.replace("STEPS", steps)
         .replace("SPLITS", str(list(SPLITS)))
         .replace("RETRYABLE", _retryable()),
-        "funnel": _values(FUNNEL_COLUMNS, snapshots, lambda manifest: manifest["funnel"]),
+        "funnel": FUNNEL.replace("STEPS", steps),
         "drop_reasons": DROP_REASONS,
         "leaks": LEAKS,
         "translators": TRANSLATORS,
         "builds": _values(BUILD_COLUMNS, snapshots, lambda manifest: [_build_row(manifest)]),
     }
+
+
+def counted_text(snapshot: Snapshot) -> str:
+    """Return SQL for the funnel as the steps of a build counted it: the columns of the view `funnel`."""
+    return _values(FUNNEL_COLUMNS, [snapshot], lambda manifest: manifest["funnel"])
 
 
 def comment_texts() -> list[str]:
@@ -117,10 +135,13 @@ BUILD_COLUMNS = dict.fromkeys(("target_lang", "translator"), "VARCHAR") | dict.f
 BUILD_COLUMNS["settings"] = "JSON"
 
 
-def _step_order(snapshots: Sequence[Snapshot]) -> str:
-    """SQL list of the steps in the order of the funnel."""
-    rows = [(row["step_number"], row["step"]) for found in snapshots for row in found.manifest["funnel"]]
-    return f"[{', '.join(literal(step) for _, step in sorted(set(rows)))}]::VARCHAR[]"
+def _steps(manifest: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Return the steps of a build in the order of the funnel, for each of its sources."""
+    return [
+        {"source": source, "step_number": number, "step": entry["step"]}
+        for source in sorted(manifest["sources"])
+        for number, entry in enumerate(manifest["steps"], start=1)
+    ]
 
 
 def _retryable() -> str:

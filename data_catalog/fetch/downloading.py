@@ -131,9 +131,7 @@ def _fetch_once(waiting: dict[int, str], shard: _Shard, begun: dict[int, bool]) 
     logger.info("images: %d rows: %s", len(waiting), dict(sorted(reasons.items())))
 
 
-def raw_rows(
-    rows: list[Row], outcomes: dict[int, Outcome], config: FetchConfig, *, attempt: int = 0
-) -> Iterator[Row]:
+def raw_rows(rows: list[Row], outcomes: dict[int, Outcome], config: FetchConfig, *, attempt: int = 0) -> Iterator[Row]:
     """Rows of the schema `RAW_IMAGES`, in the order asked; local files are read here.
 
     Raises:

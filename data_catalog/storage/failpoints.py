@@ -47,6 +47,7 @@ REGISTRY = {
     "work.after_remove": "a step's outputs are gone, those of others may be there still",
     # data_catalog/storage/manifest.py and flows/build/publish.py: the commit of a snapshot
     "snapshot.before_files": "no file of a shard is published yet",
+    "snapshot.after_link": "one of a snapshot's files is there, others may not be",
     "snapshot.after_files": "all files of a snapshot are in place, its manifest is not written",
     "snapshot.before_manifest": "the laws hold, the manifest is about to be written",
     "snapshot.after_manifest": "the snapshot is committed, the dataset's pointer still names the one before",

@@ -16,7 +16,7 @@ from data_catalog.storage.failpoints import failpoint
 from data_catalog.storage.reading import open_to_readers
 from data_catalog.storage.shards import sha256_of
 
-MANIFEST_FORMAT = 1
+MANIFEST_FORMAT = 2
 MANIFEST_FILE = "manifest.json"
 CURRENT_FILE = "current.json"
 # Folders beside the snapshots have other names: `fetch-log`, and temporary ones.
@@ -40,6 +40,24 @@ class Snapshot:
         """Images with captions, of all splits, marked ones included."""
         return sum(int(file["rows"]) for file in self.manifest["files"]["pairs"])
 
+    @property
+    def steps(self) -> list[str]:
+        """Names of the steps that may drop rows, in the order of the funnel."""
+        return [entry["step"] for entry in self.manifest["steps"]]
+
+    def meaning(self, step: str, reason: str | None = None) -> str:
+        """Return a few words on a step or, if it is given, on one of its reasons; empty if the build told none."""
+        entry = next((entry for entry in self.manifest["steps"] if entry["step"] == step), None)
+        if entry is None:
+            return ""
+        return str(entry["meaning"] if reason is None else entry["reasons"].get(reason, ""))
+
+    def rules(self, step: str) -> dict[str, Any]:
+        """Return the settings that a step judges by, by section of the recipe."""
+        names = [name for entry in self.manifest["steps"] if entry["step"] == step for name in entry["rules"]]
+        settings = self.manifest["settings"]
+        return {name: settings[name] for name in names if name in settings}
+
     def pair_files(self, split: str) -> tuple[Path, ...]:
         """Pair shards of a split, in order."""
         return tuple(self.folder / file["path"] for file in self.manifest["files"]["pairs"] if file["split"] == split)
@@ -55,14 +73,6 @@ class Snapshot:
     def image_files(self) -> tuple[Path, ...]:
         """Outcomes of images, in shard order; none of snapshots that were written before there were any."""
         return tuple(self.folder / file["path"] for file in self.manifest["files"].get("images", []))
-
-    def follows(self) -> list[str]:
-        """Ids of the snapshots whose missing images were tried again on the way to this one, the first build's first.
-
-        Of a snapshot that was written before all of them were noted it is the last one alone.
-        """
-        last = self.manifest.get("retry_of")
-        return list(self.manifest.get("follows", [] if last is None else [last]))
 
     def entries(self) -> list[Mapping[str, Any]]:
         """The manifest's lines for all files of the snapshot but itself: shards of all kinds, then documents."""
@@ -152,7 +162,8 @@ def _lists_files(manifest: Mapping[str, Any]) -> bool:
     kinds = [*files.values(), manifest.get("documents", [])] if isinstance(files, dict) else [None]
     entries = [entry for kind in kinds for entry in (kind if isinstance(kind, list) else [None])]
     whole = all(isinstance(entry, dict) and {"path", "sha256", "bytes"} <= entry.keys() for entry in entries)
-    return whole and isinstance(files, dict) and {"pairs", "captions"} <= files.keys() and "funnel" in manifest
+    told = isinstance(files, dict) and {"pairs", "captions"} <= files.keys() and {"funnel", "steps"} <= manifest.keys()
+    return whole and told
 
 
 def current_snapshot(root: Path, dataset: str) -> Snapshot | None:
@@ -205,18 +216,19 @@ def dataset_names(root: Path) -> list[str]:
     return sorted(path.parent.name for path in datasets_folder(root).glob(f"*/{CURRENT_FILE}"))
 
 
-def find_snapshot(root: Path, dataset: str, build_key: str) -> Snapshot | None:
-    """A committed snapshot of this build: where missing images were tried again there are several, and it is the last.
-
-    Each of those follows the ones whose images were tried again on the way to it, which may have been pruned; the
-    settled ones grow, so that none comes back.
+def find_snapshot(root: Path, dataset: str, build_key: str, attempt: int) -> Snapshot | None:
+    """Return the committed snapshot of a build, and of an attempt at its images; None if there is none.
 
     Raises:
         ConfigError: a manifest of the dataset is damaged.
     """
-    same = [found for found in committed_snapshots(root, dataset) if found.manifest.get("build_key") == build_key]
-    followed = {name for found in same for name in found.follows()}
-    return next((found for found in same if found.snapshot not in followed), None)
+    same = [
+        found
+        for found in committed_snapshots(root, dataset)
+        if (found.manifest["build_key"], found.manifest["attempt"]) == (build_key, attempt)
+    ]
+    current = current_snapshot_name(root, dataset)
+    return next((found for found in same if found.snapshot == current), same[0] if same else None)
 
 
 def require_snapshot(root: Path, dataset: str) -> Snapshot:

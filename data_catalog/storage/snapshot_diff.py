@@ -51,7 +51,7 @@ PUBLISHED_IMAGES = Comparison(
 )
 
 # Of a manifest: no settings, but told otherwise, or by other names.
-_NO_SETTINGS = {"files", "funnel", "drop_reasons", "documents", "dataset", "snapshot", "build_key"}
+_NO_SETTINGS = {"files", "funnel", "steps", "drop_reasons", "documents", "dataset", "snapshot", "build_key"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

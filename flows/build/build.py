@@ -1,20 +1,27 @@
 """The build of a dataset: upstream files in, a committed and queryable snapshot out, resumable at any moment."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
 from data_catalog.database.catalog import rebuild
+from data_catalog.fetch.outcomes import Fetching, attempt_of, begin_attempt, num_retryable
+from data_catalog.images.workers import ImageWorkers
+from data_catalog.settings import what
 from data_catalog.storage.manifest import Snapshot, datasets_folder, find_snapshot
 from data_catalog.storage.shards import sweep_temporary
 from data_catalog.storage.work import WorkStore
-from flows.build.build_order import FETCH_LOGS, BuildOrder
+from flows.build.engine import Engine
 from flows.build.execution import Executor
 from flows.build.inputs import open_inputs
-from flows.build.publish import WriteDocuments, make_current
-from flows.build.retry import open_retry
+from flows.build.publish import WriteDocuments, commit, make_current
+from flows.build.steps import STEPS, Build
+from flows.build.tools import Tools
 from flows.recipe.recipe import Recipe
+
+# Beside the snapshots: how each image was fetched, a file a shard.
+FETCH_LOGS = "fetch-log"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -24,12 +31,14 @@ class Built:
     Args:
         snapshot: the committed snapshot.
         up_to_date: nothing was done, since the snapshot was there already.
-        num_steps: steps that were run, not found done.
+        num_steps: calls of steps that were made, not found done.
+        seconds_by_step: added up over the calls of each step, the slowest first.
     """
 
     snapshot: Snapshot
     up_to_date: bool
-    num_steps: int
+    num_steps: int = 0
+    seconds_by_step: Mapping[str, float]
 
 
 def build(
@@ -46,43 +55,77 @@ def build(
     Args:
         recipe: what to build.
         root: of the catalog.
-        executor: runs the steps.
+        executor: does the calls.
         write_documents: writes what a snapshot says of itself, for people, before it is committed.
         serving: what is held open while steps run, if any run: the server of the recipe's own images.
-        retry_failed: of a dataset that is there, ask once more for the images that failed for reasons that may pass.
+        retry_failed: ask once more for the images that failed for reasons that may have passed.
 
     Raises:
         ConfigError: settings or upstream files are wrong.
         ShardError: a shard could not be done; run again after mending what it says.
     """
     work = _swept_work(root, recipe.name)
-    inputs = open_inputs(recipe, root)
-    found = find_snapshot(root, recipe.name, inputs.build_key)
+    inputs = open_inputs(recipe, root, {step.name: step.version for step in STEPS})
+    attempt = attempt_of(root, recipe.name)
+    found = find_snapshot(root, recipe.name, inputs.build_key, attempt)
+    if retry_failed and _may_end_better(found, root, recipe.name):
+        attempt = begin_attempt(root, recipe.name)
+        found = find_snapshot(root, recipe.name, inputs.build_key, attempt)
     if found is not None:
         make_current(root, found)
-    retry = open_retry(root, recipe.name, found) if retry_failed else None
-    if found is None or (retry is not None and retry.num_retryable()):
-        with serving():
-            order = BuildOrder(recipe, root, executor, work, inputs, retry=retry, write_documents=write_documents)
-            snapshot = order.run()
-    else:
-        snapshot = found
+        rebuild(root)
+        work.empty()  # its build may have been killed before this
+        return Built(snapshot=found, up_to_date=True, seconds_by_step={})
+    with serving(), ImageWorkers(root / "work" / ".hosts") as workers:
+        tools = Tools(
+            recipe=recipe,
+            root=root,
+            inputs=inputs,
+            workers=workers,
+            fetching=Fetching(
+                dataset=recipe.name, attempt=attempt, fetch=what(recipe.fetch), normalise=what(recipe.normalise)
+            ),
+            log_folder=datasets_folder(root) / recipe.name / FETCH_LOGS,
+        )
+        _prepare(recipe, inputs.locations, workers, executor)
+        build = Build(recipe=recipe, root=root, inputs=inputs, attempt=attempt)
+        engine = Engine(STEPS, build, work=work, executor=executor, tools=tools)
+        engine.run()
+        tools.seal()
+    snapshot = commit(engine, root, write_documents=write_documents)
     rebuild(root)
-    work.sweep()  # a worker that died in this build may have left a step's folder
-    if not recipe.build.keep_work:
-        for name in (*snapshot.follows(), snapshot.snapshot):  # a build of those may have been killed before this
-            work.remove_used(name)
-    if retry is not None:
-        retry.end(root)
-    up_to_date = found is not None and snapshot.snapshot == found.snapshot
-    return Built(snapshot=snapshot, up_to_date=up_to_date, num_steps=work.num_made)
+    work.empty()
+    slowest = sorted(engine.seconds.items(), key=lambda item: -item[1])
+    return Built(
+        snapshot=snapshot,
+        up_to_date=False,
+        num_steps=engine.num_made,
+        seconds_by_step={name: round(seconds, 2) for name, seconds in slowest},
+    )
+
+
+def _may_end_better(found: Snapshot | None, root: Path, dataset: str) -> bool:
+    """Tell whether a retry has anything to do: nothing was built yet, or what was lacks nothing that may come."""
+    if found is not None:
+        return num_retryable(found) > 0
+    return attempt_of(root, dataset) > 0 or (datasets_folder(root) / dataset).is_dir()
+
+
+def _prepare(recipe: Recipe, locations: Mapping[str, str], workers: ImageWorkers, executor: Executor) -> None:
+    """Let the processes for images load their libraries while captions are cleaned and translated."""
+    all_local = all(source.name in locations for source in recipe.sources)
+    workers.prepare(
+        recipe.normalise,
+        fetching=0 if all_local else recipe.build.fetch_workers,
+        normalising=0 if executor.submits_elsewhere else recipe.build.workers,
+    )
 
 
 def _swept_work(root: Path, dataset: str) -> WorkStore:
-    """The step outputs, without what killed processes left of them and elsewhere."""
-    work = WorkStore(root / "work")
+    """Return the dataset's step outputs, without what killed processes left of them and elsewhere."""
+    work = WorkStore(root / "work" / dataset)
     work.sweep()
     folder = datasets_folder(root) / dataset
-    sweep_temporary([root / "packages", folder, folder / FETCH_LOGS])
+    sweep_temporary([root / "packages", root / "work", folder, folder / FETCH_LOGS])
     sweep_temporary([root], files_only=True)
     return work

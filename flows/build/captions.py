@@ -1,6 +1,6 @@
 """The steps that judge texts: clean, translate, round-trip and check, each a shard of caption rows in and one out."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pyarrow as pa

@@ -1,7 +1,7 @@
 """The steps that bring images: fetch what the root does not know yet, normalise it, and leave out what is forgotten."""
 
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit

@@ -16,7 +16,6 @@ from data_catalog.sources.pairs import PairsConfig
 from data_catalog.storage.file_hashes import FileHashes
 from data_catalog.storage.shards import digest
 from data_catalog.tombstones import Tombstones, read_tombstones
-from flows.build.step_outputs import VERSIONS
 from flows.build.upstream_hashes import entries_identity, file_entries, images_digest, location_digest, open_hashes
 from flows.recipe.engines import open_engine, open_reverse_engine
 from flows.recipe.language_packs import language_pack, load_language_packs, named_language_packs, target_language_pack
@@ -55,9 +54,23 @@ class Inputs:
     build_key: str
     tombstones: Tombstones
 
+    @property
+    def image_digests(self) -> dict[str, str]:
+        """Return the content hashes of local images, by source."""
+        return {name: self.location_digests[location] for name, location in self.locations.items()}
 
-def open_inputs(recipe: Recipe, root: Path) -> Inputs:
+    def test_set_identity(self, name: str) -> list[list[str]]:
+        """Return the names and contents of a test set's files, in an order that says nothing."""
+        return entries_identity(self.test_files[name])
+
+
+def open_inputs(recipe: Recipe, root: Path, versions: Mapping[str, int]) -> Inputs:
     """Check and hash every input, and open the engine.
+
+    Args:
+        recipe: what is built.
+        root: of the catalog.
+        versions: of the steps, by name.
 
     Raises:
         ConfigError: a file is missing, empty or of another kind; no pack; no engine for the languages.
@@ -93,7 +106,7 @@ def open_inputs(recipe: Recipe, root: Path) -> Inputs:
             "engine": translator.fingerprint if translator else None,
             "reverse": reverse.fingerprint if reverse else None,
             "packs": plain(packs | _pivot_pack(recipe, named)),
-            "versions": VERSIONS,
+            "versions": dict(versions),
         }
     )
     return Inputs(

@@ -1,94 +1,103 @@
 """From finished shards to a committed snapshot: published files, the funnel, the manifest, the laws it must hold."""
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+import os
+import shutil
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from data_catalog.database.catalog import broken_laws
-from data_catalog.database.drop_reasons import count_reasons
+from data_catalog.database.catalog import broken_laws, recounted
 from data_catalog.database.lookup import LOOKUP_KIND, write_lookup
 from data_catalog.errors import PipelineError
+from data_catalog.fetch.outcomes import carried
 from data_catalog.publish import SplitConfig, publish_shard
 from data_catalog.schema import CAPTIONS_VERSION, NATIVE, OUTCOMES_VERSION, PAIRS_VERSION
-from data_catalog.settings import plain
 from data_catalog.storage.failpoints import failpoint
 from data_catalog.storage.manifest import (
     MANIFEST_FORMAT,
+    MARKED,
+    SPLITS,
     Snapshot,
     commit_snapshot,
     current_snapshot,
+    file_entry,
     point_to,
     read_snapshot,
     snapshot_folder,
 )
-from data_catalog.storage.shards import digest, sweep_temporary
-from data_catalog.storage.work import Commit, StepKey, WorkStore
-from data_catalog.tombstones import FORGET
-from flows.build.execution import Executor
-from flows.build.inputs import Inputs
-from flows.build.step_outputs import FUNNEL_STEPS, INGEST, PUBLISH, SHARD, VERSIONS, Shard
+from data_catalog.storage.shards import (
+    digest,
+    make_folder,
+    sweep_temporary,
+    sync,
+    write_atomically,
+    write_named_atomically,
+)
+from data_catalog.storage.work import Commit
+from flows.build.engine import Engine, Job, Step
 from flows.build.test_sets import TestContents
 from flows.recipe.recipe import Recipe, what_settings
 from flows.recipe.sources import SourceSettings
 
-KINDS = ("pairs", "captions", "images")
+KINDS = ("pairs", "captions", "images", "spare")
 WriteDocuments = Callable[[Path, Mapping[str, Any]], list[dict[str, Any]]]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class FinishedShard:
-    """Captions and images of one shard, and the step outputs that counted its rows."""
-
-    captions: Shard
-    images: Shard
-    counted: tuple[Shard, ...]
-
-
-def publish(
-    recipe: Recipe,
-    inputs: Inputs,
-    root: Path,
-    executor: Executor,
-    *,
-    work: WorkStore,
-    ingested: Commit,
-    shards: Sequence[FinishedShard],
-    write_documents: WriteDocuments,
-    merged: Commit | None = None,
-    tests: Sequence[TestContents] = (),
-    retry_of: Snapshot | None = None,
-) -> Snapshot:
-    """Write a snapshot's files, check the conservation laws on them, and commit it.
+def publish(job: Job, *, split: SplitConfig) -> Mapping[str, Any]:
+    """Write one shard's published files; the snapshot gets them when it is committed.
 
     Args:
+        job: reads `deduplicate`, `forget-images` and, where captions are merged, `merge-captions`.
+        split: section `[split]`.
+    """
+    merged = job.shard("merge-captions") if "merge-captions" in job.inputs else None
+    rows = publish_shard(job.shard("deduplicate"), job.shard("forget-images"), job.folder, config=split, merged=merged)
+    return {"rows": rows}
+
+
+def commit(engine: Engine, root: Path, *, write_documents: WriteDocuments) -> Snapshot:
+    """Give a snapshot the files that the steps wrote, check the conservation laws on them, and commit it.
+
+    Args:
+        engine: has run the table.
+        root: of the catalog.
         write_documents: writes what a snapshot says of itself, for people, into its folder; returns the manifest's
             "documents".
-        merged: captions that are published with another sample's image, if there are any.
-        tests: the recipe's test sets.
-        retry_of: the snapshot whose missing images were tried again, if that is what was done.
 
     Raises:
         PipelineError: a law does not hold; nothing is committed.
     """
-    contents = [shard.captions.sha256 + shard.images.sha256 for shard in shards]
-    snapshot_id = digest([inputs.build_key, contents])[:12]
+    build = engine.build
+    recipe: Recipe = build.recipe
+    published = engine.commits("publish")
+    contents = [sorted(commit.files.items()) for commit in published]
+    write_carried = carried(root, recipe.name, [commit.folder.name for commit in engine.commits("fetch")])
+    snapshot_id = digest([build.inputs.build_key, build.attempt, contents])[:12]
     same = read_snapshot(root, recipe.name, snapshot_id)
     if same is not None:  # a committed snapshot is never written again
         return make_current(root, same)
     folder = snapshot_folder(root, recipe.name, snapshot_id)
-    files = _write_files(executor, work, shards, folder, split=recipe.split, merged=merged)
+    if folder.is_dir():
+        sweep_temporary([folder, *(folder / kind for kind in ("pairs", "captions", "images", LOOKUP_KIND))])
+    failpoint("snapshot.before_files", folder)
+    files: dict[str, list[Any]] = {kind: [] for kind in KINDS}
+    for number, output in enumerate(published):
+        for kind, entry in _placed(output, folder, number):
+            files[kind].append(entry)
+    if write_carried is not None:
+        files["spare"].append(_carried(write_carried, folder))
+    failpoint("snapshot.after_files", folder)
+    files[LOOKUP_KIND] = [write_lookup(folder, files)]
     manifest = {
-        **_facts(recipe, inputs, ingested, tests),
+        **_facts(engine, recipe),
         "snapshot": snapshot_id,
-        "retry_of": retry_of.snapshot if retry_of else None,
-        "follows": [*retry_of.follows(), retry_of.snapshot] if retry_of else [],
-        "funnel": funnel(ingested, shards),
-        "drop_reasons": count_reasons([folder / entry["path"] for entry in files["captions"]]),
+        "steps": face([step for step in engine.steps if step.when(build)]),
+        "funnel": funnel(engine),
         "files": files,
     }
-    _check_laws(Snapshot(dataset=recipe.name, snapshot=snapshot_id, folder=folder, manifest=manifest))
-    work.note_used(snapshot_id)
+    snapshot = Snapshot(dataset=recipe.name, snapshot=snapshot_id, folder=folder, manifest=manifest)
+    _check_laws(snapshot)
+    manifest["drop_reasons"] = recounted(snapshot)["drop_reasons"]
     documents = write_documents(folder, manifest)
     return make_current(root, commit_snapshot(root, {**manifest, "documents": documents}, is_current=False))
 
@@ -101,78 +110,83 @@ def make_current(root: Path, snapshot: Snapshot) -> Snapshot:
     return snapshot
 
 
-def _write_files(
-    executor: Executor,
-    work: WorkStore,
-    shards: Sequence[FinishedShard],
-    folder: Path,
-    *,
-    split: SplitConfig,
-    merged: Commit | None,
-) -> dict[str, list[Any]]:
-    """All files of a snapshot but its documents and its manifest; the manifest's lines for them, by kind."""
-    if folder.is_dir():
-        sweep_temporary([folder, *(folder / kind for kind in (*KINDS, LOOKUP_KIND))])
-    failpoint("snapshot.before_files", folder)
-    futures = [
-        executor.submit(f"publish {shard.captions.label}", _publish, work, shard, folder, split, merged)
-        for shard in shards
-    ]
-    entries = [future.result() for future in futures]
-    failpoint("snapshot.after_files", folder)
-    files = {kind: [entry for shard in entries for entry in shard[kind]] for kind in KINDS}
-    files[LOOKUP_KIND] = [write_lookup(folder, files)]
-    return files
+def _placed(output: Commit, folder: Path, number: int) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Put a shard's published files into a snapshot's folder; yield the manifest's kinds and lines of them."""
+    rows = output.facts["rows"]
+    for stem in ("captions", "images", "spare", *SPLITS, MARKED):
+        if stem not in rows:
+            continue
+        kind = stem if stem in KINDS else "pairs"
+        name = f"{stem}-{number:05d}-{output.files[f'{stem}.parquet'][:12]}.parquet"
+        path = folder / ("images" if kind == "spare" else kind) / name
+        _link(output.path(f"{stem}.parquet"), path)
+        more = {"split": stem} if kind == "pairs" else {}
+        yield kind, file_entry(path, folder, rows=rows[stem], shard=number, **more)
 
 
-def _publish(
-    work: WorkStore, shard: FinishedShard, folder: Path, split: SplitConfig, merged: Commit | None
-) -> Mapping[str, Any]:
-    """One shard's published files, as a committed step whose output lies in the snapshot's folder."""
-    others = () if merged is None else (merged.files[SHARD],)
-    inputs = (shard.captions.sha256, shard.images.sha256, folder.name, shard.captions.label, *others)
-    key = StepKey(step=PUBLISH, version=VERSIONS[PUBLISH], inputs=inputs, settings=plain(split))
-
-    def produce(_: Path) -> Mapping[str, Any]:
-        number = shard.captions.shard_id
-        return publish_shard(
-            shard.captions.path,
-            shard.images.path,
-            folder,
-            shard_id=number,
-            config=split,
-            merged=None if merged is None else merged.path(SHARD),
-        )
-
-    found = work.find(key)
-    if found is not None and all((folder / entry["path"]).is_file() for kind in KINDS for entry in found.facts[kind]):
-        return found.facts
-    if found is not None:
-        return produce(folder)
-    return work.run(key, produce).facts
+def _link(source: Path, target: Path) -> None:
+    """Give a file a second name, so that it is not written twice; or a copy, where the disk knows no second names."""
+    if target.is_file():
+        return
+    make_folder(target.parent)
+    try:
+        os.link(source, target)
+    except OSError:
+        write_atomically(target, lambda temporary: _copy(source, temporary))
+    failpoint("snapshot.after_link", target)
+    sync(target.parent)
 
 
-def _facts(recipe: Recipe, inputs: Inputs, ingested: Commit, tests: Sequence[TestContents]) -> dict[str, Any]:
-    """What a manifest says of a build, whatever came of it."""
+def _copy(source: Path, target: Path) -> None:
+    shutil.copyfile(source, target)
+
+
+def _carried(write: Callable[[Path], int], folder: Path) -> dict[str, Any]:
+    """Write what unfinished builds of the dataset know, and this one did not ask for; return the manifest's line."""
+    counts: list[int] = []
+    path = write_named_atomically(
+        folder / "images", lambda found: f"spare-carried-{found[:12]}.parquet", lambda path: counts.append(write(path))
+    )
+    return file_entry(path, folder, rows=counts[0])
+
+
+def _facts(engine: Engine, recipe: Recipe) -> dict[str, Any]:
+    """Return what a manifest says of a build, whatever came of it."""
+    build, inputs = engine.build, engine.build.inputs
     return {
         "format": MANIFEST_FORMAT,
         "schemas": {"captions": CAPTIONS_VERSION, "pairs": PAIRS_VERSION, "images": OUTCOMES_VERSION},
         "dataset": recipe.name,
         "build_key": inputs.build_key,
+        "attempt": build.attempt,
         "tombstones": {"digest": inputs.tombstones.digest},
         "settings": what_settings(recipe),
         "target_lang": recipe.target_language,
         "translator": inputs.translator.fingerprint if inputs.translator else NATIVE,
-        "sources": _source_entries(recipe, inputs, ingested),
-        "test_sets": {test.name: test.entry(recipe.leaks) for test in tests},
+        "sources": _source_entries(recipe, inputs.sources, engine.commits("ingest")[0].facts["sources"]),
+        "test_sets": dict(_test_set_entries(engine, recipe)),
     }
 
 
-def _source_entries(recipe: Recipe, inputs: Inputs, ingested: Commit) -> dict[str, Any]:
+def _test_set_entries(engine: Engine, recipe: Recipe) -> Iterator[tuple[str, dict[str, Any]]]:
+    inputs = engine.build.inputs
+    for test_set, commit in zip(recipe.test_sets, engine.commits("test-set"), strict=True):
+        yield (
+            test_set.name,
+            {
+                "kind": test_set.kind.kind,
+                "files": list(inputs.test_files[test_set.name]),
+                "images": inputs.test_images.get(test_set.name) if recipe.leaks.by_pixels else None,
+                **TestContents(name=test_set.name, commit=commit).entry(recipe.leaks),
+            },
+        )
+
+
+def _source_entries(recipe: Recipe, sources: Sequence[Any], counts: Mapping[str, Any]) -> dict[str, Any]:
     settings = {source.name: source for source in recipe.sources}
     return {
         source.name: {
-            **ingested.facts["sources"][source.name],
+            **counts[source.name],
             "files": sorted(
                 (
                     {"name": file.name, "sha256": found}
@@ -182,37 +196,52 @@ def _source_entries(recipe: Recipe, inputs: Inputs, ingested: Commit) -> dict[st
             ),
             **_terms(settings[source.name]),
         }
-        for source in inputs.sources
+        for source in sources
     }
 
 
 def _terms(source: SourceSettings) -> dict[str, Any]:
-    """Under which terms a source is: the recipe's own words, or else what upstream says of the dataset."""
+    """Return under which terms a source is: the recipe's own words, or else what upstream says of the dataset."""
     stated = source.rights.stated()
     licence = source.rights.licence or source.kind.licence
     return {"licence": licence, "rights": stated} if stated else {"licence": licence}
 
 
-def funnel(ingested: Commit, shards: Sequence[FinishedShard]) -> list[dict[str, Any]]:
-    """Rows of source, step number, step, read, kept and dropped, from what each step counted by itself."""
-    totals: dict[tuple[str, str], dict[str, int]] = {}
-    for source, found in ingested.facts["sources"].items():
-        kept = found["selected"] - found["malformed"]
-        totals[source, INGEST] = {"read": found["selected"], "kept": kept, "dropped": found["malformed"]}
-    for shard in shards:
-        for counted in shard.counted:
-            for step, by_source in counted.counts.items():
-                for source, counts in by_source.items():
-                    total = totals.setdefault((source, step), {"read": 0, "kept": 0, "dropped": 0})
-                    for name, count in counts.items():
-                        total[name] += count
-    sources = sorted(ingested.facts["sources"])
-    forgot = any(total["dropped"] for (_, step), total in totals.items() if step == FORGET)
-    steps = [step for step in FUNNEL_STEPS if step != FORGET or forgot]
+def face(steps: Sequence[Step]) -> list[dict[str, Any]]:
+    """Return what a manifest says of the table, so that a snapshot explains itself: one entry a row of the funnel.
+
+    Each entry has the row's name, its meaning in a few words, the sections of the recipe that it judges by, and its
+    reasons with their sentences.
+    """
     return [
-        {"source": source, "step_number": number, "step": step, **totals.get((source, step), _NOTHING)}
-        for source in sources
-        for number, step in enumerate(steps, start=1)
+        {"step": name, "meaning": row.meaning, "rules": list(row.rules), "reasons": dict(row.reasons)}
+        for step in steps
+        for name, row in step.rows.items()
+    ]
+
+
+def funnel(engine: Engine) -> list[dict[str, Any]]:
+    """Return rows of source, step number, step, read, kept and dropped, from what each step counted by itself."""
+    sources = engine.commits("ingest")[0].facts["sources"]
+    totals = {
+        (source, "ingest"): {
+            "read": found["selected"],
+            "kept": found["selected"] - found["malformed"],
+            "dropped": found["malformed"],
+        }
+        for source, found in sources.items()
+    }
+    rows = [name for step in engine.steps if step.when(engine.build) for name in step.rows]
+    for output in (output for step in engine.steps for output in engine.commits(step.name)):
+        for name, by_source in output.facts.get("counts", {}).items():
+            for source, counts in by_source.items():
+                total = totals.setdefault((source, name), {"read": 0, "kept": 0, "dropped": 0})
+                for count, number in counts.items():
+                    total[count] += number
+    return [
+        {"source": source, "step_number": number, "step": name, **totals.get((source, name), _NOTHING)}
+        for source in sorted(sources)
+        for number, name in enumerate(rows, start=1)
     ]
 
 

@@ -13,10 +13,11 @@ from cleaning.reasons import REASONS
 from data_catalog.fetch.reasons import FETCH_REASONS, NORMALISE_REASONS
 from data_catalog.sources.ingest import ingest
 from data_catalog.sources.rows import MALFORMED_REASONS
+from data_catalog.tombstones import FORGET_STEP
 from flows.build import captions, duplicates, forget_steps, images, screen, test_sets
 from flows.build.engine import FLOW, MAKES_SHARDS, MODEL, PER_SHARD, PER_TEST_SET, WHOLE, FunnelRow, Job, Step
 from flows.build.inputs import Inputs, all_function_words
-from flows.build.publish_step import publish
+from flows.build.publish import publish
 from flows.recipe.recipe import Recipe
 from flows.recipe.sources import TestSetSettings, source_settings
 
@@ -101,7 +102,7 @@ STEPS = (
         lane=FLOW,
         settings=_reading,
         run=_ingest,
-        rows={"ingest": FunnelRow(meaning="reading the upstream files", reasons=MALFORMED_REASONS)},
+        rows={"ingest": FunnelRow(meaning="reading the upstream files", reasons=MALFORMED_REASONS, rules=("sources",))},
     ),
     Step(
         name="forget",
@@ -112,7 +113,7 @@ STEPS = (
         when=lambda build: bool(build.inputs.tombstones.tombstones),
         settings=lambda build: {"tombstones": build.inputs.tombstones},
         run=forget_steps.forget_captions,
-        rows={"forget": FunnelRow(meaning="obeying take-downs", reasons={"forgotten": FORGOTTEN_MEANING})},
+        rows={"forget": FunnelRow(meaning="obeying take-downs", reasons=FORGET_STEP["reasons"])},
     ),
     Step(
         name="clean",
@@ -187,11 +188,7 @@ STEPS = (
             "from_code": build.inputs.translator.from_code if build.inputs.translator else None,
         },
         run=captions.translate,
-        rows={
-            "translate": FunnelRow(
-                meaning="translating", reasons=captions.TRANSLATE_REASONS, rules=("translate",)
-            )
-        },
+        rows={"translate": FunnelRow(meaning="translating", reasons=captions.TRANSLATE_REASONS, rules=("translate",))},
     ),
     Step(
         name="round-trip",
@@ -317,8 +314,3 @@ STEPS = (
         run=publish,
     ),
 )
-
-
-def versions() -> dict[str, int]:
-    """Return the version of every step: part of a build's key."""
-    return {step.name: step.version for step in STEPS}

@@ -87,6 +87,8 @@ def tell_dry_run(options: Namespace, dry: Mapping[str, Any]) -> None:
             say(f"  {rule.rule} ({rule.step})")
             for caption, detail in rule.examples:
                 say(f"    {cell_text(caption)}" + (f"  [{cell_text(detail)}]" if detail else ""))
+    asked, known = found.num_images
+    say(f"\nImages of the captions that stay: {asked:,} would be asked for, {known:,} are known already.")
     if any(found.num_unjudged.values()):
         say("\nTranslations are judged as well with --translate.")
     if dry["page"]:

@@ -30,10 +30,8 @@ def with_executor(job: str, options: Namespace) -> Any:
     from flows import jobs as runs
     from flows.build.execution import LocalExecutor
     from flows.ending import ended_by_signals
-    from flows.recipe.recipe import load_recipe
 
-    workers = load_recipe(options.recipe, root=options.root, overrides=options.overrides).build.workers
-    with ended_by_signals(), LocalExecutor(workers) as executor:
+    with ended_by_signals(), LocalExecutor() as executor:
         run = getattr(runs, job)
         return run(options.recipe, root=options.root, overrides=options.overrides, executor=executor, **more)
 

@@ -45,7 +45,7 @@ def _snapshot_row(published: Published) -> Row:
         "captions": sum(file["rows"] for file in files["captions"]),
         "pairs": sum(file["rows"] for file in files["pairs"]),
         "bytes": sum(file["bytes"] for file in snapshot.entries()),
-        "retry_of": manifest.get("retry_of"),
+        "attempt": manifest["attempt"],
         "forget_of": manifest.get("forget_of"),
     }
 

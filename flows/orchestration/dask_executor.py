@@ -9,14 +9,12 @@ flow's Prefect server, which as a rule listens on loopback only; and each worker
 
 import asyncio
 import logging
-import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Generic, ParamSpec, Self, TypeVar
+from typing import Self, TypeVar
 from uuid import uuid4
 
 import dask
@@ -29,7 +27,6 @@ from prefect_dask.task_runners import DaskTaskRunner
 from data_catalog.errors import ConfigError, PipelineError, ShardError
 from data_catalog.images.workers import end_workers_here
 from data_catalog.storage.shards import TEMPORARY_PREFIX, write_json
-from data_catalog.storage.work import WorkStore
 from flows.build.execution import RETRY_DELAYS_S, Future
 from flows.orchestration.prefect_artifacts import FlowArtifacts
 from flows.orchestration.prefect_env import OUR_LOGGERS
@@ -38,11 +35,8 @@ from flows.orchestration.same_house import House, enter, versions
 
 logger = logging.getLogger(__name__)
 
-P = ParamSpec("P")
 T = TypeVar("T")
 
-# Steps on a cluster that is there, each with a thread that waits for it; how many workers it has may change.
-_MOST_WAITING = 256
 # What a client says where the scheduler or the workers are gone.
 _GONE = (OSError, RuntimeError, ClosedClientError)
 # On a busy machine a worker that died may take longer to come back than Dask waits for it by itself (15 s): it would be
@@ -74,7 +68,7 @@ class DaskExecutor(PrefectExecutor):
         retry_delays_s: Sequence[float] = RETRY_DELAYS_S,
         artifacts: FlowArtifacts | None = None,
     ) -> None:
-        super().__init__(_MOST_WAITING if address else max_workers, retry_delays_s=retry_delays_s, artifacts=artifacts)
+        super().__init__(retry_delays_s=retry_delays_s, artifacts=artifacts)
         self._address = address
         self._cluster = DaskTaskRunner(address=address) if address else _local_cluster(max_workers)
         self._mark = root.absolute() / "work" / f"{TEMPORARY_PREFIX}flow-{uuid4().hex}"
@@ -104,16 +98,17 @@ class DaskExecutor(PrefectExecutor):
         self._exits.close()
         super().__exit__(kind, error, trace)
 
-    def submit(self, name: str, step: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Future[T]:
-        """Start a step on the cluster; a thread of the flow waits for it, as a task."""
-        house = self._entrance()
-        task = self._task(name, lambda: self._elsewhere(name, partial(_do_there, house, step, args, kwargs), args))
-        return self._runner.submit(task, parameters={})
+    def submit(self, name: str, call: Callable[[], T], *, elsewhere: bool = False) -> Future[T]:
+        """Start a call on the cluster, if it may be done there; a thread of the flow waits for it, as a task."""
+        if not elsewhere:
+            return super().submit(name, call)
+        there = partial(_do_there, self._entrance(), call)
+        return self._runner.submit(self._task(name, lambda: self._elsewhere(name, there)), parameters={})
 
-    def _elsewhere(self, name: str, call: Callable[[], "_Done[T]"], args: tuple[Any, ...]) -> T:
-        """Have a call done on the cluster, and tell the flow what its process knows."""
+    def _elsewhere(self, name: str, call: Callable[[], T]) -> T:
+        """Have a call done on the cluster."""
         try:
-            done: _Done[T] = self._cluster.client.submit(call, pure=False).result()  # type: ignore[no-untyped-call]
+            result: T = self._cluster.client.submit(call, pure=False).result()  # type: ignore[no-untyped-call]
         except KilledWorker as error:
             raise ShardError(
                 f"{name}: several Dask workers died over it, perhaps for lack of memory: give them more of it, or "
@@ -121,10 +116,7 @@ class DaskExecutor(PrefectExecutor):
             ) from error
         except CancelledError as error:
             raise PipelineError(f"{name}: the Dask cluster is gone: run the same command again") from error
-        self.clock.add(name, done.seconds)
-        for store, (used, num_made) in zip(_stores(args), done.uses, strict=True):
-            store.add_use(used, num_made)
-        return done.result
+        return result
 
     def _client(self) -> Client:
         client = self._cluster.client
@@ -141,26 +133,10 @@ class DaskExecutor(PrefectExecutor):
         return self._house
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Done(Generic[T]):
-    """What a step returned elsewhere, how long it took, and what each work store that it had has used and made."""
-
-    result: T
-    seconds: float
-    uses: Sequence[tuple[set[tuple[str, str]], int]]
-
-
-def _do_there(house: House, step: Callable[..., T], args: tuple[Any, ...], kwargs: dict[str, Any]) -> _Done[T]:
-    """Do a step in a worker's process."""
+def _do_there(house: House, call: Callable[[], T]) -> T:
+    """Do a call in a worker's process."""
     enter(house)
-    started = time.monotonic()
-    result = step(*args, **kwargs)
-    uses = [(store.used, store.num_made) for store in _stores(args)]
-    return _Done(result=result, seconds=time.monotonic() - started, uses=uses)
-
-
-def _stores(args: tuple[Any, ...]) -> list[WorkStore]:
-    return [argument for argument in args if isinstance(argument, WorkStore)]
+    return call()
 
 
 def _local_cluster(num_processes: int) -> DaskTaskRunner:

@@ -7,49 +7,36 @@ asks the disk whether it is done.
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from types import TracebackType
-from typing import Any, ParamSpec, Self, TypeVar
+from typing import Any, Self, TypeVar
 
 from prefect import Task
 from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas.objects import State, TaskRun
 from prefect.task_runners import ThreadPoolTaskRunner
 
-from data_catalog.errors import ConfigError, TransientError
-from flows.build.execution import RETRY_DELAYS_S, Future, Lane
-from flows.build.step_clock import StepClock
+from data_catalog.errors import TransientError
+from flows.build.execution import MOST_THREADS, RETRY_DELAYS_S, Future
 from flows.orchestration.prefect_artifacts import FlowArtifacts
 
-P = ParamSpec("P")
 T = TypeVar("T")
 
 
 class PrefectExecutor:
-    """Steps as tasks of the flow that is running, in at most `max_workers` threads; use it as a context manager.
+    """Calls as tasks of the flow that is running; use it as a context manager.
 
     Leaving it waits for what runs, unless the process is to end: by Ctrl-C, or since the run was cancelled.
 
     Args:
         artifacts: what the run shows of its progress.
-
-    Raises:
-        ConfigError: `max_workers` is not positive.
     """
 
     submits_elsewhere = False
 
     def __init__(
-        self,
-        max_workers: int,
-        *,
-        retry_delays_s: Sequence[float] = RETRY_DELAYS_S,
-        artifacts: FlowArtifacts | None = None,
+        self, *, retry_delays_s: Sequence[float] = RETRY_DELAYS_S, artifacts: FlowArtifacts | None = None
     ) -> None:
-        if max_workers < 1:
-            raise ConfigError(f"max_workers must be positive, got {max_workers}")
-        self._runner = ThreadPoolTaskRunner[Any](max_workers=max_workers)
-        self._lanes: dict[str, ThreadPoolTaskRunner[Any]] = {}
+        self._runner = ThreadPoolTaskRunner[Any](max_workers=MOST_THREADS)
         self._retry_delays_s = list(retry_delays_s)
-        self.clock = StepClock()
         self._artifacts = artifacts or FlowArtifacts()
 
     def __enter__(self) -> Self:
@@ -60,34 +47,19 @@ class PrefectExecutor:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        runners = (self._runner, *self._lanes.values())
         if kind is not None and not issubclass(kind, Exception):
-            for runner in runners:
-                threading.Thread(target=runner.cancel_all, daemon=True).start()
+            threading.Thread(target=self._runner.cancel_all, daemon=True).start()
         else:
-            for runner in runners:
-                runner.__exit__(kind, error, trace)
+            self._runner.__exit__(kind, error, trace)
         self._artifacts.__exit__(kind, error, trace)
 
-    def submit(self, name: str, step: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Future[T]:
-        """Start a step as a task named after its kind, its run named `name`."""
-        task = self._task(name, self.clock.timed(name, step, *args, **kwargs))
-        return self._runner.submit(task, parameters={})
+    def submit(self, name: str, call: Callable[[], T], *, elsewhere: bool = False) -> Future[T]:
+        """Start a call as a task named after its kind, its run named `name`."""
+        return self._runner.submit(self._task(name, call), parameters={})
 
-    def submit_in_lane(
-        self, lane: Lane, name: str, step: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs
-    ) -> Future[T]:
-        """Start a step as a task as soon as the lane has room."""
-        if lane.name not in self._lanes:
-            self._lanes[lane.name] = ThreadPoolTaskRunner[Any](max_workers=lane.width)
-            self._lanes[lane.name].__enter__()
-        return self._lanes[lane.name].submit(
-            self._task(name, self.clock.timed(name, step, *args, **kwargs)), parameters={}
-        )
-
-    def run(self, name: str, step: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
-        """Do a step as a task in the flow's own thread; one that is the only one of its kind is a phase by itself."""
-        result = self._task(name, self.clock.timed(name, step, *args, **kwargs))()
+    def run(self, name: str, call: Callable[[], T]) -> T:
+        """Do a call as a task in the flow's own thread; one that is the only one of its kind is a phase by itself."""
+        result = self._task(name, call)()
         if len(name.split()) == 1:
             self.progress(name, done=1, total=1)
         return result

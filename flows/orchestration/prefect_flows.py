@@ -18,6 +18,7 @@ from data_catalog.storage.reading import reading
 from data_catalog.storage.roots import require_no_links, require_readable_path
 from flows import jobs as runs
 from flows.build.execution import Executor
+from flows.build.steps import STEPS
 from flows.doctor import require_sound_environment
 from flows.ending import ended_by_signals
 from flows.orchestration.prefect_artifacts import FlowArtifacts
@@ -33,8 +34,8 @@ DEFAULT_RECIPE = "scenes"
 ROOT = str(DEFAULT_ROOT)
 RUN_NAME = "{recipe} in {root}"
 
-# What progress goes through; each counts as much as any other. Publishing, quick, comes on top.
-BUILD_PHASES = ("ingest", "clean", "screen", "translate", "fetch", "normalise", "find-duplicates")
+# What progress goes through; each counts as much as any other.
+BUILD_PHASES = tuple(step.name for step in STEPS)
 TRAIN_PHASES = ("train",)
 EVALUATE_PHASES = ("evaluate",)
 
@@ -135,7 +136,7 @@ def _executor(
 
 
 def _thread_executor(build: BuildConfig, _root: Path, artifacts: FlowArtifacts) -> PrefectExecutor:
-    return PrefectExecutor(build.workers, artifacts=artifacts)
+    return PrefectExecutor(artifacts=artifacts)
 
 
 def _dask_executor(build: BuildConfig, root: Path, artifacts: FlowArtifacts) -> PrefectExecutor:

@@ -13,7 +13,7 @@ from cleaning.selection_config import DuplicatesConfig, LeaksConfig, RepeatsConf
 from data_catalog.errors import ConfigError
 from data_catalog.fetch.fetch import FetchConfig
 from data_catalog.images.normalise import NormaliseConfig
-from data_catalog.publish import SplitConfig
+from data_catalog.publish import UPSTREAM, SplitConfig
 from data_catalog.sample.config import ScenesConfig, ServeConfig
 from data_catalog.settings import how, what
 from flows.recipe.settings import build, coerce
@@ -40,28 +40,20 @@ class BuildConfig:
 
     Args:
         shard_size: samples a shard, about.
-        chunk_size: captions a translation chunk, the unit of its commit.
         workers: steps that run at the same time on the processor.
         fetch_workers: shards whose images are fetched at the same time, from many hosts; each slow host that a source
             has all its images on is asked beside them.
         dask_address: scheduler of the Dask cluster that does the steps with `--executor dask`, such as
             tcp://10.0.0.5:8786; none: as many processes of this machine as there are workers.
-        keep_work: keep raw images and step outputs after publishing (they triple the disk).
-        reuse_images: what earlier builds of the same root fetched, of any dataset, and kept (`keep_work`), is not asked
-            of the web again where only other images are asked for now: it is taken as it came then, failures too, by
-            its sample's id, whatever has become of its address.
     """
 
     shard_size: int = 5_000
-    chunk_size: int = 20_000
     workers: int = how(4)
     fetch_workers: int = how(2)
     dask_address: str | None = how(None)
-    keep_work: bool = how(False)
-    reuse_images: bool = how(False)
 
     def __post_init__(self) -> None:
-        for name in ("shard_size", "chunk_size", "workers", "fetch_workers"):
+        for name in ("shard_size", "workers", "fetch_workers"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"build.{name} must be positive, got {getattr(self, name)}")
 
@@ -103,6 +95,11 @@ class Recipe:
 
     def __post_init__(self) -> None:
         _ = self.source_order
+
+    @property
+    def keeps_splits(self) -> bool:
+        """Tell whether the splits that sources state are kept."""
+        return self.split.by == UPSTREAM
 
     @property
     def source_order(self) -> list[str]:

@@ -8,7 +8,7 @@ from itertools import chain, zip_longest
 from typing import Any
 
 from data_catalog.sources.origins import HAS_ORIGINAL
-from flows.report.meanings import meaning_of
+from data_catalog.storage.manifest import Snapshot
 from flows.report.questions import Questions
 
 Rows = list[dict[str, Any]]
@@ -170,17 +170,20 @@ def lengths(ask: Questions) -> dict[str, dict[str, dict[int, int]]]:
     return {unit: {name: found[unit][name] for name in order if name in found[unit]} for unit in sorted(found)}
 
 
-def dropped_for(ask: Questions, steps: Sequence[str], *, num_examples: int) -> list[DroppedFor]:
-    """Why rows were dropped, by step in the order of `steps`, most frequent reasons of a step first."""
+def dropped_for(ask: Questions, snapshot: Snapshot, *, num_examples: int) -> list[DroppedFor]:
+    """Return why rows were dropped, by step in the order of the funnel, most frequent reasons of a step first."""
     groups: defaultdict[tuple[str, str], Rows] = defaultdict(list)
     for row in ask.rows(REASONS.format(num_examples=max(1, num_examples))):
         groups[row["step"], row["drop_reason"]].append(row)
-    found = [_dropped_for(step, reason, rows, num_examples) for (step, reason), rows in groups.items()]
-    place = {step: number for number, step in enumerate(steps)}
+    found = [
+        _dropped_for(step, reason, snapshot.meaning(step, reason), rows, num_examples)
+        for (step, reason), rows in groups.items()
+    ]
+    place = {step: number for number, step in enumerate(snapshot.steps)}
     return sorted(found, key=lambda drop: (place.get(drop.step, len(place)), -drop.num_rows, drop.reason))
 
 
-def _dropped_for(step: str, reason: str, rows: Rows, num_examples: int) -> DroppedFor:
+def _dropped_for(step: str, reason: str, meaning: str, rows: Rows, num_examples: int) -> DroppedFor:
     by_source = {row["source"]: row["dropped"] for row in rows}
     # One of each source in turn, so that no source hides the others.
     turns = zip_longest(*(row["examples"] for row in rows))
@@ -188,7 +191,7 @@ def _dropped_for(step: str, reason: str, rows: Rows, num_examples: int) -> Dropp
     return DroppedFor(
         step=step,
         reason=reason,
-        meaning=meaning_of(step, reason),
+        meaning=meaning,
         num_rows=sum(by_source.values()),
         by_source=by_source,
         examples=examples[:num_examples],

@@ -140,7 +140,7 @@ def gather(snapshot: Snapshot, runs: Sequence[Mapping[str, Any]], *, num_example
             languages=languages,
             found_languages=found_languages,
             lengths=captions.lengths(ask),
-            dropped=captions.dropped_for(ask, funnel.steps, num_examples=num_examples),
+            dropped=captions.dropped_for(ask, snapshot, num_examples=num_examples),
             engines=engines,
             scores=captions.scores(ask, engines),
             file_sizes={row["value"]: row["num_images"] for row in ask.rows(images.BYTES)},

@@ -13,16 +13,6 @@ MAX_SERIES = len(SERIES)
 # Points between the rows of the stream over which it narrows.
 _STEPS_OF_CURVE = 24
 
-# Steps that lose rows for like reasons, in the order of the funnel, and the colour of what they drop.
-STAGES = {
-    "unusable upstream": ("ingest", "forget", "clean"),
-    "test sets, repeats": ("screen",),
-    "translation": ("translate", "check"),
-    "image lost": ("fetch", "normalise"),
-    "duplicate": ("deduplicate",),
-}
-_STAGE_COLOURS = ("second", "seventh", "fourth", "sixth", "eighth")
-
 
 def stream_chart(steps: Sequence[str], kept: Mapping[str, Sequence[int]]) -> str:
     """Captions of each source after each step, as a stream from the top down that narrows where they are dropped.
@@ -63,11 +53,11 @@ def stream_chart(steps: Sequence[str], kept: Mapping[str, Sequence[int]]) -> str
     return svg_chart("Captions of each source after each step", draw, size=(SIZE[0], 4.6))
 
 
-def stages_chart(dropped: Mapping[str, Mapping[str, int]], kept: Mapping[str, int]) -> str:
-    """Of a hundred captions of each source: how many are kept, and which stages lose the others.
+def losses_chart(dropped: Mapping[str, Mapping[str, int]], kept: Mapping[str, int]) -> str:
+    """Draw how many of a hundred captions of each source are kept, and which steps lose the others.
 
     Args:
-        dropped: rows by source and step.
+        dropped: rows by source and step, in the order of the steps.
         kept: rows by source.
     """
     sources = list(kept)[:MAX_SERIES]
@@ -79,30 +69,30 @@ def stages_chart(dropped: Mapping[str, Mapping[str, int]], kept: Mapping[str, in
         axes.set_xticks(range(0, 101, 25))
         axes.xaxis.set_major_formatter("{x:g}%")
         left = [0.0] * len(sources)
+        lost = {step: [dropped[source][step] for source in sources] for step in dropped[sources[0]]}
+        lost = {step: values for step, values in lost.items() if any(values)}
         parts: dict[str, Sequence[int]] = {"kept": [kept[source] for source in sources]}
-        for stage, steps in STAGES.items():
-            parts[stage] = [sum(dropped[source].get(step, 0) for step in steps) for source in sources]
+        parts |= _few_series(lost, MAX_SERIES - 1)
         totals = [max(1, sum(values)) for values in zip(*parts.values(), strict=True)]
-        for (label, values), colour in zip(parts.items(), ("first", *_STAGE_COLOURS), strict=True):
+        for (label, values), colour in zip(parts.items(), SERIES, strict=False):
             widths = [100 * value / total for value, total in zip(values, totals, strict=True)]
-            if any(values):
-                axes.barh(range(len(sources)), widths, left=left, height=0.62, color=COLOURS[colour], label=label)
+            axes.barh(range(len(sources)), widths, left=left, height=0.62, color=COLOURS[colour], label=label)
             left = [start + width for start, width in zip(left, widths, strict=True)]
         axes.set_yticks(range(len(sources)), [chart_label(source) for source in sources])
         axes.set_ylim(len(sources) - 0.5, -0.5)
         axes.set_xlim(0, 100)
         figure.legend(loc="outside upper left", ncols=3, frameon=False, handlelength=1)
 
-    return svg_chart("Share of each source's captions kept and lost, by stage", draw, size=(SIZE[0], _height(sources)))
+    return svg_chart("Share of each source's captions kept and lost, by step", draw, size=(SIZE[0], _height(sources)))
 
 
-def _few_series(series: Mapping[str, Sequence[int]]) -> dict[str, Sequence[int]]:
-    """No more series than there are colours: the largest, and one for the others together."""
-    if len(series) <= MAX_SERIES:
+def _few_series(series: Mapping[str, Sequence[int]], most: int = MAX_SERIES) -> dict[str, Sequence[int]]:
+    """Return no more series than there are colours: the largest, and one for the others together."""
+    if len(series) <= most:
         return dict(series)
-    by_size = sorted(series, key=lambda name: (-series[name][0], name))
-    few = {name: values for name, values in series.items() if name in by_size[: MAX_SERIES - 1]}
-    rest = [series[name] for name in by_size[MAX_SERIES - 1 :]]
+    by_size = sorted(series, key=lambda name: (-max(series[name]), name))
+    few = {name: values for name, values in series.items() if name in by_size[: most - 1]}
+    rest = [series[name] for name in by_size[most - 1 :]]
     return {**few, f"{len(rest)} others": [sum(values) for values in zip(*rest, strict=True)]}
 
 

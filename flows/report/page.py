@@ -17,7 +17,6 @@ from flows.report import distributions, funnel_charts, texts
 from flows.report.captions import listed
 from flows.report.contents import Contents, gather
 from flows.report.language_names import language_name
-from flows.report.meanings import STEP_MEANINGS, meaning_of
 from flows.report_options import DEFAULT_EXAMPLES
 
 if TYPE_CHECKING:
@@ -29,7 +28,7 @@ PAGE_VERSION = 3
 _MARK = '<meta name="vernaclip-report" content="{}">'
 _FILTERS = ("text", "caption", "linked", "plain", "number", "percent", "size", "duration", "decimal")
 _CHARTS = (
-    *("stream", "stages", "words", "characters", "per_image", "scores"),
+    *("stream", "losses", "words", "characters", "per_image", "scores"),
     *("sizes", "aspects", "file_sizes"),
 )
 _ASPECTS = {0.25: "1:4", 0.5: "1:2", 2 / 3: "2:3", 1.0: "1:1", 1.5: "3:2", 2.0: "2:1", 4.0: "4:1"}
@@ -127,8 +126,7 @@ def page_of(contents: Contents) -> str:
             language=language_name(contents.snapshot.manifest["target_lang"]),
             language_name=language_name,
             latest_run=contents.runs[0] if contents.runs else None,
-            step_meanings=STEP_MEANINGS,
-            meaning_of=meaning_of,
+            meaning_of=contents.snapshot.meaning,
             listed=listed,
             anchor=_anchor,
             native=NATIVE,
@@ -147,7 +145,7 @@ def _charts(contents: Contents) -> dict[str, str]:
             for source in funnel.read
         }
         found["stream"] = funnel_charts.stream_chart(funnel.steps, kept)
-        found["stages"] = funnel_charts.stages_chart(funnel.dropped, funnel.published)
+        found["losses"] = funnel_charts.losses_chart(funnel.dropped, funnel.published)
     for unit, series in contents.lengths.items():
         if series:
             found[unit] = distributions.length_chart(f"Lengths of captions in {unit}", series, unit=unit)

@@ -16,7 +16,7 @@ from data_catalog.storage.manifest import Snapshot
 ROW = {
     "caption_id": "mscoco:1#1",
     "sample_id": "mscoco:1",
-    "source": "mscoco",
+    "source": "web",
     "upstream_file": "a.json",
     "upstream_line": 1,
     "outcome": "rejected",
@@ -37,6 +37,8 @@ def snapshot_with(folder: Path, dataset: str, schema: pa.Schema, num_files: int)
         files.append({"path": path.name, "rows": 1, "bytes": path.stat().st_size})
     manifest: dict[str, Any] = {
         "files": {"pairs": [], "captions": files},
+        "steps": [{"step": step, "meaning": "", "rules": [], "reasons": {}} for step in ("ingest", "clean")],
+        "sources": {"web": {}},
         "funnel": [],
         "target_lang": "it",
         "translator": "native",

@@ -50,9 +50,12 @@ def tree(root: Path) -> dict[str, str]:
 def test_every_step_keeps_or_drops_what_it_reads(built: Built) -> None:
     root, report = built
     broken = query(root, "SELECT count(*) AS n FROM funnel WHERE read <> kept + dropped").to_pylist()
+    names = "source, step_number, step, read, kept, dropped"
+    told = query(root, f"SELECT {names} FROM funnel ORDER BY source, step_number").to_pylist()
     captions = query(root, "SELECT count(*) AS n FROM captions").to_pylist()
     sources = report.snapshot.manifest["sources"]
     assert broken == [{"n": 0}]
+    assert told == report.snapshot.manifest["funnel"], "what the rows say is what the steps counted"
     assert captions == [{"n": sum(source["selected"] for source in sources.values())}]
     assert query(root, "SELECT count(*) AS n FROM captions WHERE outcome = 'pending'").to_pylist() == [{"n": 0}]
 

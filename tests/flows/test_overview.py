@@ -8,7 +8,6 @@ from typing import Any
 import pytest
 
 from data_catalog.database.catalog import catalog_path, query
-from data_catalog.storage.checksummed import write_checksummed
 from data_catalog.storage.manifest import commit_snapshot, point_to, require_snapshot
 from data_catalog.storage.shards import write_json
 from flows.cli import main
@@ -55,19 +54,6 @@ def test_numbers_are_those_of_the_rows(built: Built, capsys: Capture) -> None:
     rows, kept = (sum(row[name] for row in counted) for name in ("captions", "kept"))
     assert f"captions  {rows:,}, of which {kept:,} are kept ({kept / rows:.1%})" in text
     assert all(source["licence"] in text for source in found["sources"])
-
-
-def test_reasons_of_a_snapshot_that_has_not_noted_them(root: Path, capsys: Capture) -> None:
-    now = require_snapshot(root, "scenes")
-    [found] = facts(root, capsys)
-    noted = now.manifest["drop_reasons"]
-    assert sum(row["dropped"] for row in noted) == sum(row["dropped"] for row in found["drop_reasons"])
-    old = {name: value for name, value in now.manifest.items() if name != "drop_reasons"}
-    write_checksummed(now.folder / "manifest.json", old)
-    assert facts(root, capsys) == [found]
-    now.caption_files()[0].write_bytes(b"PAR1 cut off")
-    assert main(["catalog", "--root", str(root)]) == 1
-    assert "a caption shard cannot be read" in capsys.readouterr().err
 
 
 def test_what_lies_beside_a_snapshot_is_named(root: Path, capsys: Capture) -> None:

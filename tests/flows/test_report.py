@@ -19,7 +19,9 @@ from data_catalog.schema import CAPTIONS, OUTCOMES, PAIRS
 from data_catalog.storage.manifest import MANIFEST_FORMAT, Snapshot, commit_snapshot, file_entry, require_snapshot
 from data_catalog.storage.snapshot_history import runs
 from flows.build.execution import LocalExecutor
+from flows.build.publish import face
 from flows.build.step_clock import StepClock
+from flows.build.steps import STEPS
 from flows.cli import main
 from flows.jobs import BuildReport, build_dataset
 from flows.recipe.recipe import Recipe
@@ -328,6 +330,7 @@ def _snapshot(
         "translator": "native",
         "sources": {source: {"files": [], "licence": None, "unselected": {}} for source in sources},
         "test_sets": {},
+        "steps": face([step for step in STEPS if step.name != "forget"]),
         "funnel": funnel,
         "files": files,
     }

@@ -135,6 +135,7 @@ def manifest(pairs: list[dict[str, Any]]) -> dict[str, Any]:
             "mine": {"licence": "CC-BY-4.0", "rights": {"licence": "CC-BY-4.0"}},
         },
         "test_sets": {},
+        "steps": [{"step": "ingest", "meaning": "reading", "rules": [], "reasons": {}}],
         "funnel": [{"source": "photos", "step_number": 1, "step": "ingest", "read": 30, "kept": 28, "dropped": 2}],
         "files": {"pairs": pairs, "captions": []},
     }

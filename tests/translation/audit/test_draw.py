@@ -20,7 +20,7 @@ from data_catalog.database.catalog import rebuild
 from data_catalog.errors import ConfigError
 from data_catalog.schema import CAPTIONS, KEPT, NATIVE, REJECTED
 from data_catalog.storage.checksummed import read_checksummed, write_checksummed
-from data_catalog.storage.manifest import commit_snapshot, file_entry, snapshot_folder
+from data_catalog.storage.manifest import MANIFEST_FORMAT, commit_snapshot, file_entry, snapshot_folder
 from data_catalog.storage.shards import save_parquet
 from flows.cli import main
 from translation.audit.draw import AUDIT_COLUMNS, QUALITY_COLUMNS, Audit, allocate, draw_audit
@@ -66,12 +66,14 @@ def build(tmp_path: Path) -> Callable[..., Path]:
             save_parquet(pa.Table.from_pylist(rows[shard::num_shards], CAPTIONS), path)
             entries.append(file_entry(path, folder, rows=len(rows[shard::num_shards])))
         manifest: Mapping[str, Any] = {
-            "format": 1,
+            "format": MANIFEST_FORMAT,
             "dataset": "captions",
             "snapshot": "0123456789ab",
             "settings": {},
             "target_lang": "it",
             "translator": NATIVE,
+            "sources": {},
+            "steps": [],
             "funnel": [],
             "files": {"captions": entries, "pairs": []},
         }
