@@ -149,7 +149,7 @@ def write_recipe(folder: Path, name: str, *, guarded: bool) -> Path:
 
 
 def build(path: Path, root: Path) -> None:
-    with LocalExecutor(2) as executor:
+    with LocalExecutor() as executor:
         build_dataset(load_recipe(str(path), root=root), root=root, executor=executor)
 
 

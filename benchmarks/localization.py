@@ -128,7 +128,7 @@ def ask(model: LoadedModel, asked: Sequence[Question], folder: Path) -> tuple[di
 def trained(root: Path, *, quick: bool) -> Path:
     """The folder of a model of the scenes, built and trained here."""
     recipe = load_recipe("scenes", root=root, overrides=list(QUICK_RECIPE) if quick else [])
-    with LocalExecutor(2) as executor:
+    with LocalExecutor() as executor:
         build_dataset(recipe, root=root, executor=executor)
     return train_model(recipe, root).folder
 

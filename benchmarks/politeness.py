@@ -98,7 +98,7 @@ def build(folder: Path, files: dict[str, Path]) -> None:
     sources = "".join(SOURCE.format(name=name, file=file) for name, file in files.items())
     recipe = root / "polite.toml"
     recipe.write_text(RECIPE.format(rate=REQUESTS_PER_S) + sources, encoding="utf-8")
-    with LocalExecutor(2) as executor:
+    with LocalExecutor() as executor:
         build_dataset(load_recipe(str(recipe), root=root), root=root, executor=executor)
 
 

@@ -49,7 +49,7 @@ def build(root: Path, num_images: int) -> Any:
     """The sample's pair shards, by split."""
     overrides = [f"scenes.num_images={num_images}", "split.test=0.1"]
     if current_snapshot_name(root, "scenes") is None:
-        with LocalExecutor(2) as executor:
+        with LocalExecutor() as executor:
             build_dataset(load_recipe("scenes", root=root, overrides=overrides), root=root, executor=executor)
     return pair_files(require_snapshot(root, "scenes"))
 

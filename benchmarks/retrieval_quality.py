@@ -96,7 +96,7 @@ class Gallery:
 def build(root: Path, recipe: Recipe) -> PairFiles:
     """The sample's pair shards, by split; those of the root if there are any."""
     if current_snapshot_name(root, recipe.name) is None:
-        with LocalExecutor(2) as executor:
+        with LocalExecutor() as executor:
             build_dataset(recipe, root=root, executor=executor)
     return pair_files(require_snapshot(root, recipe.name))
 

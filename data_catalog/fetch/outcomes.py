@@ -225,7 +225,7 @@ class KnownImages:
         names = "key, drop_reason IS NULL AS good, attempt, filename, number, picture, picture_row"
         try:
             with duckdb.connect() as connection:
-                table: Any = connection.execute(f"SELECT {names} FROM ({query})", dict(parameters)).to_arrow_table()
+                table: Any = connection.sql(f"SELECT {names} FROM ({query})", params=dict(parameters)).to_arrow_table()
         except duckdb.Error as error:
             raise ConfigError(f"{files[0].path.parent} cannot be read ({error}): see `vernaclip verify`") from error
         found = np.zeros(table.num_rows, _FACTS)
@@ -330,7 +330,7 @@ def _hashes(urls: pa.Array) -> np.ndarray[Any, Any]:
 
     with duckdb.connect() as connection:
         connection.register("asked", pa.table({"url": urls, "n": pa.array(range(len(urls)))}))
-        table: Any = connection.execute("SELECT hash(url) AS key FROM asked ORDER BY n").to_arrow_table()
+        table: Any = connection.sql("SELECT hash(url) AS key FROM asked ORDER BY n").to_arrow_table()
     found: np.ndarray[Any, Any] = table.column("key").to_numpy()
     return found
 

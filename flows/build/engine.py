@@ -181,6 +181,27 @@ class Done:
     seconds: float
 
 
+def call_of(
+    step: Step,
+    inputs: Mapping[str, Commit | tuple[Commit, ...]],
+    settings: Mapping[str, Any],
+    *,
+    work: WorkStore,
+    number: int | None = None,
+    tools: Any = None,
+) -> Call:
+    """Return a call of a step; its key is the hash of the step's version, of what it reads, and of its settings."""
+    read = [(name, commit) for name, found in inputs.items() for commit in _commits(found)]
+    key = StepKey(
+        step=step.name,
+        version=step.version,
+        inputs=tuple(f"{name}:{commit.files[file]}" for name, commit in read for file in sorted(commit.files)),
+        settings={name: _decisive(value) for name, value in settings.items()},
+    )
+    job = Job(folder=Path(), inputs=inputs, number=number, tools=tools)
+    return Call(name=step.name, key=key, work=work, run=step.run, job=job, settings=settings)
+
+
 @dataclass(frozen=True, slots=True)
 class _Node:
     """One call that is to be made: a step's number in the table, and of which shard or test set."""
@@ -306,19 +327,11 @@ class Engine:
         future.add_done_callback(lambda found: self._ended.put((node, lane, found)))
 
     def _call(self, node: _Node) -> Call:
-        step, inputs = self.steps[node.step], self._inputs(node)
+        step = self.steps[node.step]
         of = (self.build.test_sets[node.item],) if step.scope is PER_TEST_SET else ()
         settings = step.settings(self.build, *of)
-        read = [(name, commit) for name, found in inputs.items() for commit in _commits(found)]
-        key = StepKey(
-            step=step.name,
-            version=step.version,
-            inputs=tuple(f"{name}:{commit.files[file]}" for name, commit in read for file in sorted(commit.files)),
-            settings={name: _decisive(value) for name, value in settings.items()},
-        )
         number = node.item if step.scope is PER_SHARD else None
-        job = Job(folder=Path(), inputs=inputs, number=number, tools=self.tools)
-        return Call(name=step.name, key=key, work=self.work, run=step.run, job=job, settings=settings)
+        return call_of(step, self._inputs(node), settings, work=self.work, number=number, tools=self.tools)
 
     def _inputs(self, node: _Node) -> dict[str, Commit | tuple[Commit, ...]]:
         found: dict[str, Commit | tuple[Commit, ...]] = {}

@@ -72,7 +72,7 @@ def english_recipe(english_overrides: list[str]) -> EnglishRecipe:
 def built(tmp_path_factory: pytest.TempPathFactory, english_recipe: EnglishRecipe) -> tuple[Path, BuildReport]:
     """A root with the small English sample, and the report of its build."""
     root = tmp_path_factory.mktemp("built") / "catalog"
-    with LocalExecutor(2) as executor:
+    with LocalExecutor() as executor:
         return root, build_dataset(english_recipe(root), root=root, executor=executor)
 
 

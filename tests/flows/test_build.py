@@ -142,7 +142,7 @@ def test_a_second_build_does_nothing(built: Built, english_recipe: EnglishRecipe
     before = tree(root)
     left_by_a_kill = root / "packages" / ".tmp-abc"
     (left_by_a_kill / "package").mkdir(parents=True)
-    with LocalExecutor(2) as executor:
+    with LocalExecutor() as executor:
         again = build_dataset(english_recipe(root), root=root, executor=executor)
     assert again.up_to_date
     assert again.num_steps == 0
@@ -154,7 +154,7 @@ def test_worker_count_changes_no_byte_and_a_rule_does(
     built: Built, english_recipe: EnglishRecipe, tmp_path: Path
 ) -> None:
     root, report = built
-    with LocalExecutor(4) as executor:
+    with LocalExecutor() as executor:
         build_dataset(english_recipe(tmp_path, "build.workers=4"), root=tmp_path, executor=executor)
         assert tree(tmp_path) == tree(root)
         stricter = build_dataset(english_recipe(tmp_path, "clean.min_words=5"), root=tmp_path, executor=executor)
@@ -179,7 +179,7 @@ def test_a_damaged_shard_is_found(built: Built) -> None:
 def test_a_busy_port_is_an_error_before_work_starts(english_recipe: EnglishRecipe, tmp_path: Path) -> None:
     import socket
 
-    with socket.create_server(("127.0.0.1", 0)) as server, LocalExecutor(1) as executor:
+    with socket.create_server(("127.0.0.1", 0)) as server, LocalExecutor() as executor:
         busy = server.getsockname()[1]
         recipe = english_recipe(tmp_path, f"serve.port={busy}")
         with pytest.raises(ConfigError, match=str(busy)):

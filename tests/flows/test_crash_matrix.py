@@ -203,7 +203,7 @@ def undisturbed(lab: Lab) -> dict[str, bytes]:
     """The files of the snapshot that nothing happens to; its number of steps is the count of commits."""
     root = lab.folder / "undisturbed"
     recipe = load_recipe("scenes", root=root, overrides=lab.overrides)
-    with LocalExecutor(2) as executor:
+    with LocalExecutor() as executor:
         build_dataset(recipe, root=root, executor=executor)
     return Run(lab, "", root).tree()
 

@@ -206,7 +206,7 @@ def expected(project: Project, overrides: list[str]) -> dict[str, str]:
     root, before = project.folder / "expected", Path.cwd()
     os.chdir(project.folder)
     try:
-        with LocalExecutor(2) as executor:
+        with LocalExecutor() as executor:
             build_dataset(load_recipe("scenes", root=root, overrides=overrides), root=root, executor=executor)
     finally:
         os.chdir(before)

@@ -24,7 +24,7 @@ def failing(times: int, error: Exception) -> Callable[[], int]:
 
 
 def test_results_come_back_in_the_order_asked() -> None:
-    with LocalExecutor(3) as executor:
+    with LocalExecutor() as executor:
         futures = [executor.submit(f"square {number:05d}", pow, number, 2) for number in range(20)]
         assert [future.result() for future in futures] == [number**2 for number in range(20)]
 
@@ -41,7 +41,7 @@ def test_at_most_max_workers_steps_run_at_once() -> None:
         with lock:
             running -= 1
 
-    with LocalExecutor(2) as executor:
+    with LocalExecutor() as executor:
         for future in [executor.submit("nap", step) for _ in range(10)]:
             future.result()
     assert most == 2
@@ -59,7 +59,7 @@ def test_a_lane_holds_up_nobody_but_itself() -> None:
         with lock:
             running -= 1
 
-    with LocalExecutor(1) as executor:
+    with LocalExecutor() as executor:
         slowly = [executor.submit_in_lane(Lane("slow"), f"fetch {number}", slow) for number in range(3)]
         wide = [executor.submit_in_lane(Lane("wide", 2), f"fetch {number}", pow, number, 2) for number in range(5)]
         quick = [executor.submit(f"square {number}", pow, number, 2) for number in range(5)]
@@ -88,7 +88,7 @@ def test_an_exception_gives_up_what_has_not_begun() -> None:
         time.sleep(0.05)
 
     def run() -> None:
-        with LocalExecutor(1) as executor:
+        with LocalExecutor() as executor:
             for number in range(50):
                 executor.submit(f"step {number:05d}", step, number)
             raise ShardError("stop")
@@ -100,4 +100,4 @@ def test_an_exception_gives_up_what_has_not_begun() -> None:
 
 def test_workers_must_be_positive() -> None:
     with pytest.raises(ConfigError, match="max_workers must be positive, got 0"):
-        LocalExecutor(0)
+        LocalExecutor()

@@ -150,7 +150,7 @@ def recipe_file(host: Host, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def build(recipe_file: Path, root: Path, *overrides: str, retry_failed: bool = False) -> BuildReport:
-    with LocalExecutor(2) as executor:
+    with LocalExecutor() as executor:
         recipe = load_recipe(str(recipe_file), root=root, overrides=overrides)
         return build_dataset(recipe, root=root, executor=executor, retry_failed=retry_failed)
 

@@ -53,7 +53,7 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
         noise = random.Random(seed).randbytes(128 * 128 * 3)
         Image.frombytes("RGB", (128, 128), noise).save(folder / image)
     recipe = load_recipe(str(folder / "greek.toml"), root=folder / "root", overrides=["build.shard_size=3"])
-    with LocalExecutor(2) as executor:
+    with LocalExecutor() as executor:
         build_dataset(recipe, root=folder / "root", executor=executor)
     return folder / "root"
 

@@ -58,7 +58,7 @@ def build(tmp_path: Path) -> Build:
     """Builds a recipe's dataset."""
 
     def run(recipe: Recipe) -> BuildReport:
-        with LocalExecutor(2) as executor:
+        with LocalExecutor() as executor:
             return build_dataset(recipe, root=tmp_path / "catalog", executor=executor)
 
     return run

@@ -126,7 +126,7 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     _write(folder / "web.jsonl", _records(lambda number, payload: {"url": f"http://127.0.0.1:1/{number}/{payload}"}))
     (folder / "hostile.toml").write_text(RECIPE, encoding="utf-8")
     recipe = load_recipe(str(folder / "hostile.toml"), root=folder / "root")
-    with LocalExecutor(2) as executor:
+    with LocalExecutor() as executor:
         build_dataset(recipe, root=folder / "root", executor=executor)
     return folder / "root"
 

@@ -96,7 +96,7 @@ def published(tmp_path_factory: pytest.TempPathFactory) -> Mapping[str, dict[str
     write_rows(folder / "elsewhere.csv", others)
     recipe = folder / "rights.toml"
     recipe.write_text(RECIPE, encoding="utf-8")
-    with LocalExecutor(2) as executor:
+    with LocalExecutor() as executor:
         build_dataset(load_recipe(str(recipe), root=folder / "root"), root=folder / "root", executor=executor)
     found = query(folder / "root", "SELECT sample_id, license, attribution, page_url FROM pairs").to_pylist()
     return {row.pop("sample_id").removeprefix("own:").removesuffix(".png"): row for row in found}

@@ -104,7 +104,7 @@ def build(tmp_path: Path) -> Build:
             encoding="utf-8",
         )
         root = tmp_path / "catalog"
-        with LocalExecutor(2) as executor:
+        with LocalExecutor() as executor:
             return build_dataset(load_recipe(str(recipe), root=root, overrides=overrides), root=root, executor=executor)
 
     return run

@@ -25,7 +25,7 @@ def build(folder: Path, recipe: str, *overrides: str) -> BuildReport:
     path = folder / "recipe.toml"
     path.write_text(recipe, encoding="utf-8")
     loaded = load_recipe(str(path), root=folder / "catalog", overrides=overrides)
-    with LocalExecutor(2) as executor:
+    with LocalExecutor() as executor:
         return build_dataset(loaded, root=folder / "catalog", executor=executor)
 
 

@@ -186,7 +186,7 @@ def test_a_page_is_written_again_only_where_it_is_missing_or_of_another_snapshot
     refresh_report(root, snapshot, has_run=False)
     assert snapshot.snapshot in path.read_text(encoding="utf-8")
     path.unlink()
-    with LocalExecutor(1) as executor:
+    with LocalExecutor() as executor:
         assert build_dataset(english_recipe(root), root=root, executor=executor).up_to_date
     assert Page(path).text == Page(report_path(built[0], "scenes")).text
 

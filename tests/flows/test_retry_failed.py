@@ -135,7 +135,7 @@ def build(recipe: Path, tmp_path: Path) -> Build:
 
     def run(*overrides: str, retry_failed: bool = False) -> BuildReport:
         root = tmp_path / "catalog"
-        with LocalExecutor(2) as executor:
+        with LocalExecutor() as executor:
             loaded = load_recipe(str(recipe), root=root, overrides=overrides)
             return build_dataset(loaded, root=root, executor=executor, retry_failed=retry_failed)
 

@@ -63,6 +63,6 @@ def test_neither_order_nor_workers_nor_batch_sizes_change_a_byte(
     root = tmp_path / "catalog"
     recipe = load_recipe(reordered(tmp_path), root=root, overrides=[*english_overrides, AS_IT_COMES, "build.workers=3"])
     assert [source.name for source in recipe.sources] != [source.name for source in english_recipe(root).sources]
-    with LocalExecutor(3) as executor:
+    with LocalExecutor() as executor:
         build_dataset(recipe, root=root, executor=executor)
     assert published(root) == published(built[0])

@@ -62,7 +62,7 @@ def build(tmp_path: Path, names: list[str]) -> dict[str, tuple[str, str | None]]
         csv.writer(file).writerows([("image", "caption"), *zip(names, CAPTIONS, strict=False)])
     (tmp_path / "folder.toml").write_text(RECIPE, encoding="utf-8")
     root = tmp_path / "root"
-    with LocalExecutor(2) as executor:
+    with LocalExecutor() as executor:
         build_dataset(load_recipe(str(tmp_path / "folder.toml"), root=root), root=root, executor=executor)
     rows = query(root, "SELECT path, outcome, drop_reason FROM captions").to_pylist()
     return {row["path"]: (row["outcome"], row["drop_reason"]) for row in rows}

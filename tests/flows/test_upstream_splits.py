@@ -72,7 +72,7 @@ def recipe_of(folder: Path, sources: str, *overrides: str) -> Recipe:
 
 
 def build(folder: Path, sources: str, *overrides: str) -> BuildReport:
-    with LocalExecutor(2) as executor:
+    with LocalExecutor() as executor:
         return build_dataset(recipe_of(folder, sources, *overrides), root=folder / "catalog", executor=executor)
 
 
