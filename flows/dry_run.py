@@ -174,7 +174,7 @@ def _sampled(recipe: Recipe, num_rows: int, seed: int, translator: Translator | 
 
 
 def _fetching(recipe: Recipe, root: Path) -> Fetching:
-    attempt = attempt_of(root, recipe.name)
+    attempt = attempt_of(root, recipe.name).number
     return Fetching(dataset=recipe.name, attempt=attempt, fetch=what(recipe.fetch), normalise=what(recipe.normalise))
 
 

@@ -7,7 +7,7 @@ A picture beats a failure, then the later attempt counts.
 
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from data_catalog.fetch.reasons import FETCH_REASONS, is_retryable
 from data_catalog.images.tables import Piece, PieceReader, Row, write_rows
 from data_catalog.schema import IMAGES, OUTCOMES, RAW_IMAGES
 from data_catalog.storage.checksummed import read_checksummed, write_checksummed
+from data_catalog.storage.failpoints import failpoint
 from data_catalog.storage.manifest import Snapshot, committed_snapshots, dataset_names
 from data_catalog.storage.shards import sha256_of
 from data_catalog.storage.work import WorkStore
@@ -227,6 +228,8 @@ class KnownImages:
             with duckdb.connect() as connection:
                 table: Any = connection.sql(f"SELECT {names} FROM ({query})", params=dict(parameters)).to_arrow_table()
         except duckdb.Error as error:
+            for file in (*files, *pictures):
+                file.require_whole()
             raise ConfigError(f"{files[0].path.parent} cannot be read ({error}): see `vernaclip verify`") from error
         found = np.zeros(table.num_rows, _FACTS)
         found["key"], found["good"] = table.column("key").to_numpy(), table.column("good").to_numpy()
@@ -404,33 +407,56 @@ def attempts_path(root: Path, dataset: str) -> Path:
     return root / "memory" / f"attempt-{dataset}.json"
 
 
-def attempt_of(root: Path, dataset: str) -> int:
-    """Return the number of a dataset's attempt: 0 until images that failed are asked for once more.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Attempt:
+    """How often images of a dataset that failed were asked for once more.
+
+    Args:
+        number: 0 until they are.
+        is_under_way: the attempt was begun, and no build has ended since.
+    """
+
+    number: int = 0
+    is_under_way: bool = False
+
+
+def attempt_of(root: Path, dataset: str) -> Attempt:
+    """Return a dataset's attempt.
 
     Raises:
         ConfigError: its record is damaged.
     """
     path = attempts_path(root, dataset)
     remedy = "remove it, and attempts are counted from the snapshots"
-    recorded = int(read_checksummed(path, remedy=remedy)["attempt"]) if path.is_file() else 0
-    return max([recorded, *_committed_attempts(root, dataset)])
+    recorded = Attempt(**read_checksummed(path, remedy=remedy)) if path.is_file() else Attempt()
+    last = max((int(snapshot.manifest["attempt"]) for snapshot in committed_snapshots(root, dataset)), default=0)
+    return recorded if recorded.number >= last else Attempt(number=last)
 
 
-def begin_attempt(root: Path, dataset: str) -> int:
+def begin_attempt(root: Path, dataset: str) -> Attempt:
     """Record that images which failed are to be asked for once more; one that did not end goes on under its number.
 
     Raises:
         ConfigError: as `attempt_of` does.
     """
-    number = attempt_of(root, dataset)
-    if number in (0, *_committed_attempts(root, dataset)):
-        number += 1
-        write_checksummed(attempts_path(root, dataset), {"attempt": number})
-    return number
+    attempt = attempt_of(root, dataset)
+    if not attempt.is_under_way:
+        attempt = Attempt(number=attempt.number + 1, is_under_way=True)
+        _record(root, dataset, attempt)
+    return attempt
 
 
-def _committed_attempts(root: Path, dataset: str) -> list[int]:
-    return [int(snapshot.manifest.get("attempt", 0)) for snapshot in committed_snapshots(root, dataset)]
+def end_attempt(root: Path, dataset: str) -> None:
+    """Record that a build has ended: the next attempt is another one, which asks again."""
+    attempt = attempt_of(root, dataset)
+    if attempt.is_under_way:
+        _record(root, dataset, replace(attempt, is_under_way=False))
+
+
+def _record(root: Path, dataset: str, attempt: Attempt) -> None:
+    failpoint("attempt.before_record", attempts_path(root, dataset))
+    write_checksummed(attempts_path(root, dataset), asdict(attempt))
+    failpoint("attempt.after_record", attempts_path(root, dataset))
 
 
 def num_retryable(snapshot: Snapshot) -> int:

@@ -43,6 +43,8 @@ REGISTRY = {
     "commit.after_rename": "a step's folder has its final name, which the disk may not know yet",
     "commit.after_parent_fsync": "a step's output is committed for good",
     # data_catalog/storage/work.py: the removal of outputs that a committed snapshot needed
+    "attempt.before_record": "an attempt is about to begin, or to be noted as ended",
+    "attempt.after_record": "an attempt has begun, or is noted as ended",
     "work.after_rename": "a step's outputs have been moved out of the way, and their files are there still",
     "work.after_remove": "a step's outputs are gone, those of others may be there still",
     # data_catalog/storage/manifest.py and flows/build/publish.py: the commit of a snapshot

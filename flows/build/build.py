@@ -6,10 +6,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from data_catalog.database.catalog import rebuild
-from data_catalog.fetch.outcomes import Fetching, attempt_of, begin_attempt, num_retryable
+from data_catalog.fetch.outcomes import Fetching, attempt_of, begin_attempt, end_attempt, num_retryable
 from data_catalog.images.workers import ImageWorkers
 from data_catalog.settings import what
-from data_catalog.storage.manifest import Snapshot, datasets_folder, find_snapshot
+from data_catalog.storage.manifest import Snapshot, datasets_folder, find_snapshot, snapshot_names
 from data_catalog.storage.shards import sweep_temporary
 from data_catalog.storage.work import WorkStore
 from flows.build.engine import Engine
@@ -67,14 +67,13 @@ def build(
     work = _swept_work(root, recipe.name)
     inputs = open_inputs(recipe, root, {step.name: step.version for step in STEPS})
     attempt = attempt_of(root, recipe.name)
-    found = find_snapshot(root, recipe.name, inputs.build_key, attempt)
-    if retry_failed and _may_end_better(found, root, recipe.name):
+    found = find_snapshot(root, recipe.name, inputs.build_key, attempt.number)
+    if retry_failed and (attempt.is_under_way or _may_end_better(found, root, recipe.name)):
         attempt = begin_attempt(root, recipe.name)
-        found = find_snapshot(root, recipe.name, inputs.build_key, attempt)
+        found = find_snapshot(root, recipe.name, inputs.build_key, attempt.number)
     if found is not None:
         make_current(root, found)
-        rebuild(root)
-        work.empty()  # its build may have been killed before this
+        _end(root, recipe.name, work)  # its build may have been killed before this
         return Built(snapshot=found, up_to_date=True, seconds_by_step={})
     with serving(), ImageWorkers(root / "work" / ".hosts") as workers:
         tools = Tools(
@@ -83,18 +82,17 @@ def build(
             inputs=inputs,
             workers=workers,
             fetching=Fetching(
-                dataset=recipe.name, attempt=attempt, fetch=what(recipe.fetch), normalise=what(recipe.normalise)
+                dataset=recipe.name, attempt=attempt.number, fetch=what(recipe.fetch), normalise=what(recipe.normalise)
             ),
             log_folder=datasets_folder(root) / recipe.name / FETCH_LOGS,
         )
         _prepare(recipe, inputs.locations, workers, executor)
-        build = Build(recipe=recipe, root=root, inputs=inputs, attempt=attempt)
+        build = Build(recipe=recipe, root=root, inputs=inputs, attempt=attempt.number)
         engine = Engine(STEPS, build, work=work, executor=executor, tools=tools)
         engine.run()
         tools.seal()
     snapshot = commit(engine, root, write_documents=write_documents)
-    rebuild(root)
-    work.empty()
+    _end(root, recipe.name, work)
     slowest = sorted(engine.seconds.items(), key=lambda item: -item[1])
     return Built(
         snapshot=snapshot,
@@ -104,11 +102,16 @@ def build(
     )
 
 
+def _end(root: Path, dataset: str, work: WorkStore) -> None:
+    """Show the snapshot to readers; remove what it has made superfluous."""
+    rebuild(root)
+    work.empty()
+    end_attempt(root, dataset)
+
+
 def _may_end_better(found: Snapshot | None, root: Path, dataset: str) -> bool:
-    """Tell whether a retry has anything to do: nothing was built yet, or what was lacks nothing that may come."""
-    if found is not None:
-        return num_retryable(found) > 0
-    return attempt_of(root, dataset) > 0 or (datasets_folder(root) / dataset).is_dir()
+    """Tell whether a retry has anything to ask: failures of the build that is there, or of an earlier one."""
+    return bool(snapshot_names(root, dataset)) if found is None else num_retryable(found) > 0
 
 
 def _prepare(recipe: Recipe, locations: Mapping[str, str], workers: ImageWorkers, executor: Executor) -> None:

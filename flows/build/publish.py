@@ -19,6 +19,7 @@ from data_catalog.storage.manifest import (
     SPLITS,
     Snapshot,
     commit_snapshot,
+    committed_snapshots,
     current_snapshot,
     file_entry,
     point_to,
@@ -28,6 +29,7 @@ from data_catalog.storage.manifest import (
 from data_catalog.storage.shards import (
     digest,
     make_folder,
+    sha256_of,
     sweep_temporary,
     sync,
     write_atomically,
@@ -81,8 +83,9 @@ def commit(engine: Engine, root: Path, *, write_documents: WriteDocuments) -> Sn
         sweep_temporary([folder, *(folder / kind for kind in ("pairs", "captions", "images", LOOKUP_KIND))])
     failpoint("snapshot.before_files", folder)
     files: dict[str, list[Any]] = {kind: [] for kind in KINDS}
+    there = _files_there(root, recipe.name)
     for number, output in enumerate(published):
-        for kind, entry in _placed(output, folder, number):
+        for kind, entry in _placed(output, folder, number, there):
             files[kind].append(entry)
     if write_carried is not None:
         files["spare"].append(_carried(write_carried, folder))
@@ -110,7 +113,18 @@ def make_current(root: Path, snapshot: Snapshot) -> Snapshot:
     return snapshot
 
 
-def _placed(output: Commit, folder: Path, number: int) -> Iterator[tuple[str, dict[str, Any]]]:
+def _files_there(root: Path, dataset: str) -> dict[str, Path]:
+    """Return the files of the dataset's snapshots by their sha256: what is the same in a new one takes no room."""
+    return {
+        entry["sha256"]: snapshot.folder / entry["path"]
+        for snapshot in committed_snapshots(root, dataset)
+        for entry in snapshot.entries()
+    }
+
+
+def _placed(
+    output: Commit, folder: Path, number: int, there: Mapping[str, Path]
+) -> Iterator[tuple[str, dict[str, Any]]]:
     """Put a shard's published files into a snapshot's folder; yield the manifest's kinds and lines of them."""
     rows = output.facts["rows"]
     for stem in ("captions", "images", "spare", *SPLITS, MARKED):
@@ -119,7 +133,10 @@ def _placed(output: Commit, folder: Path, number: int) -> Iterator[tuple[str, di
         kind = stem if stem in KINDS else "pairs"
         name = f"{stem}-{number:05d}-{output.files[f'{stem}.parquet'][:12]}.parquet"
         path = folder / ("images" if kind == "spare" else kind) / name
-        _link(output.path(f"{stem}.parquet"), path)
+        sha256 = output.files[f"{stem}.parquet"]
+        same = there.get(sha256)
+        is_whole = same is not None and same.is_file() and sha256_of(same) == sha256
+        _link(same if same is not None and is_whole else output.path(f"{stem}.parquet"), path)
         more = {"split": stem} if kind == "pairs" else {}
         yield kind, file_entry(path, folder, rows=rows[stem], shard=number, **more)
 

@@ -1,0 +1,231 @@
+"""What a root knows of images is not asked of the web again, whatever else a later build does otherwise."""
+
+import io
+import os
+import random
+import signal
+import subprocess
+import sys
+import threading
+from collections import Counter
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+from PIL import Image
+
+from flows.build.execution import LocalExecutor
+from flows.jobs import BuildReport, build_dataset
+from flows.recipe.recipe import load_recipe
+
+CAPTION = "Un gatto nero dorme sopra una sedia di legno"
+
+
+class Host(ThreadingHTTPServer):
+    """Serves one picture a path, 404 for `/gone`; counts what is asked, and stops answering at `stops_at`."""
+
+    daemon_threads = True
+
+    def __init__(self) -> None:
+        super().__init__(("127.0.0.1", 0), _Handler)
+        self.hits: Counter[str] = Counter()
+        self.stops_at: str | None = None
+        self.stopped, self.goes_on = threading.Event(), threading.Event()
+
+    def url(self, number: int | str) -> str:
+        return f"http://127.0.0.1:{self.server_address[1]}/{number}.jpg"
+
+
+class _Handler(BaseHTTPRequestHandler):
+    server: Host
+
+    def do_GET(self) -> None:
+        if self.path == self.server.stops_at:
+            self.server.stopped.set()
+            self.server.goes_on.wait(60)
+        if self.path != "/robots.txt":
+            self.server.hits[self.path] += 1
+        number = self.path.strip("/").removesuffix(".jpg")
+        status = 200 if number.isdigit() else 404
+        buffer = io.BytesIO()
+        if status == 200:
+            blocks = Image.frombytes("L", (12, 8), random.Random(int(number) % 90).randbytes(96))
+            blocks.resize((96, 64)).convert("RGB").save(buffer, "JPEG", quality=90)
+        self.send_response(status)
+        self.send_header("Content-Length", str(len(buffer.getvalue())))
+        self.end_headers()
+        self.wfile.write(buffer.getvalue())
+
+    def log_message(self, *args: object) -> None:
+        """Silence."""
+
+
+@pytest.fixture
+def host() -> Iterator[Host]:
+    with Host() as server:
+        threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True).start()
+        yield server
+        server.goes_on.set()
+        server.shutdown()
+
+
+@pytest.fixture
+def recipe(host: Host, tmp_path: Path) -> Path:
+    """Twelve images of the host, two of which are the same, one that is gone, one whose URL is spelled otherwise."""
+    numbers = [*range(8), 93, "gone"]  # 93 and 3 are the same picture
+    urls = [*(host.url(number) for number in numbers), f"{host.url(8)}#x"]
+    lines = [f"{url}\t{CAPTION}, numero {n}{' e un cane' * (n % 3)}" for n, url in enumerate(urls)]
+    (tmp_path / "pairs.tsv").write_text("url\tcaption\n" + "\n".join(lines) + "\n", encoding="utf-8")
+    path = tmp_path / "web.toml"
+    path.write_text(
+        f"""
+        target_language = "it"
+        [sources.web]
+        kind = "pairs"
+        files = ["{tmp_path}/pairs.tsv"]
+        url_column = "url"
+        caption_column = "caption"
+        lang = "it"
+        [build]
+        shard_size = 4
+        workers = 1
+        fetch_workers = 1
+        [repeats]
+        near_captions = false
+        [fetch]
+        allow_loopback = true
+        retries = 0
+        host_requests_per_s = 0
+        [split]
+        val = 0.3
+        """,
+        encoding="utf-8",
+    )
+    return path
+
+
+def build(recipe: Path, root: Path, *overrides: str) -> BuildReport:
+    with LocalExecutor() as executor:
+        loaded = load_recipe(str(recipe), root=root, overrides=overrides)
+        return build_dataset(loaded, root=root, executor=executor)
+
+
+def published(report: BuildReport) -> dict[str, dict[str, object]]:
+    tables = [pq.read_table(path) for path in report.snapshot.all_pair_files()]
+    return {row["sample_id"]: row for table in tables for row in table.to_pylist()}
+
+
+def test_settings_of_captions_duplicates_and_splits_ask_for_no_known_image(
+    recipe: Path, host: Host, tmp_path: Path
+) -> None:
+    root = tmp_path / "catalog"
+    build(recipe, root, "clean.min_words=14")
+    asked = set(host.hits)
+    lower = build(recipe, root, "clean.min_words=2")
+    assert set(host.hits) > asked
+    assert set(host.hits.values()) == {1}
+    host.hits.clear()
+    changes: dict[str, BuildReport] = {
+        change: build(recipe, root, change)
+        for change in ("clean.min_words=14", "duplicates.images=false", "split.salt='x'", "check.max_words=12")
+    }
+    assert not host.hits
+    assert published(changes["duplicates.images=false"]).keys() > published(lower).keys()
+    # The same as where everything was asked for at once.
+    fresh = build(recipe, tmp_path / "fresh", "duplicates.images=false")
+    assert published(fresh) == published(changes["duplicates.images=false"])
+
+
+def test_another_dataset_of_the_root_takes_what_is_known(recipe: Path, host: Host, tmp_path: Path) -> None:
+    first = build(recipe, tmp_path / "catalog")
+    host.hits.clear()
+    second = build(recipe, tmp_path / "catalog", "name='other'", "build.shard_size=3")
+    assert not host.hits
+    assert published(second) == published(first)
+
+
+def test_other_pictures_are_asked_for_unless_originals_were_kept(recipe: Path, host: Host, tmp_path: Path) -> None:
+    small = "normalise.image_size=32"
+    build(recipe, tmp_path / "without")
+    host.hits.clear()
+    build(recipe, tmp_path / "without", small)
+    assert len(host.hits) == 10  # and not the one that is gone
+    assert "/gone.jpg" not in host.hits
+    build(recipe, tmp_path / "with", "normalise.keep_original=true")
+    host.hits.clear()
+    again = build(recipe, tmp_path / "with", small)
+    assert not host.hits
+    assert published(again) == published(build(recipe, tmp_path / "without", small))
+
+
+def test_other_limits_of_fetching_ask_again(recipe: Path, host: Host, tmp_path: Path) -> None:
+    build(recipe, tmp_path / "catalog")
+    host.hits.clear()
+    build(recipe, tmp_path / "catalog", "fetch.timeout_s=3", "fetch.threads=2")
+    assert not host.hits
+    build(recipe, tmp_path / "catalog", "fetch.max_bytes=10_000_000")
+    assert len(host.hits) == 11
+
+
+def test_a_killed_build_loses_nothing_to_another_dataset_or_other_settings(
+    recipe: Path, host: Host, tmp_path: Path
+) -> None:
+    root = tmp_path / "catalog"
+    host.stops_at = "/6.jpg"
+    words = [sys.executable, "-m", "flows.cli", "build", str(recipe), "--root", str(root), "--executor", "local"]
+    killed = subprocess.Popen(words, start_new_session=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    assert host.stopped.wait(60)
+    os.killpg(killed.pid, signal.SIGKILL)
+    killed.wait()
+    host.goes_on.set()
+    done = [path.parent.name for path in (root / "work" / "web" / "fetch").glob("*/commit.json")]
+    assert done
+    host.hits.clear()
+    other = build(recipe, root, "name='other'")
+    there = set(host.hits)
+    assert 0 < len(there) < 11
+    assert done == [path.parent.name for path in (root / "work" / "web" / "fetch").glob("*/commit.json")]
+    # The first dataset, with fewer captions: what its killed build knew goes into the snapshot, for those to come.
+    host.hits.clear()
+    build(recipe, root, "clean.min_words=14")
+    assert not host.hits
+    assert not (root / "work" / "web").exists()
+    assert published(build(recipe, root)) == published(other)
+    assert not host.hits
+
+
+def test_what_only_a_killed_build_knew_goes_into_the_snapshot(recipe: Path, host: Host, tmp_path: Path) -> None:
+    root = tmp_path / "catalog"
+    environment = {**os.environ, "VERNACLIP_FAILPOINTS": "snapshot.before_files=kill"}
+    words = [sys.executable, "-m", "flows.cli", "build", str(recipe), "--root", str(root), "--executor", "local"]
+    assert subprocess.run(words, check=False, capture_output=True, env=environment).returncode == -signal.SIGKILL
+    host.hits.clear()
+    build(recipe, root, "clean.min_words=14")
+    assert not host.hits
+    assert len(list(root.rglob("images/spare-carried-*"))) == 1
+    everything = build(recipe, root)
+    assert not host.hits
+    assert everything.snapshot.verify() == []
+    assert published(everything) == published(build(recipe, tmp_path / "fresh"))
+
+
+def test_two_spellings_of_a_url_are_known_as_one(recipe: Path, host: Host, tmp_path: Path) -> None:
+    build(recipe, tmp_path / "catalog")
+    text = (tmp_path / "pairs.tsv").read_text(encoding="utf-8")
+    (tmp_path / "pairs.tsv").write_text(text.replace("8.jpg#x", "8.jpg"), encoding="utf-8")
+    host.hits.clear()
+    build(recipe, tmp_path / "catalog")
+    assert not host.hits
+
+
+@pytest.mark.parametrize("name", ["pairs", "images"])
+def test_nothing_is_built_on_what_is_damaged(name: str, recipe: Path, tmp_path: Path) -> None:
+    first = build(recipe, tmp_path / "catalog")
+    for path in sorted((first.snapshot.folder / name).iterdir()):
+        content = bytearray(path.read_bytes())
+        content[len(content) // 2] ^= 1
+        path.write_bytes(content)
+    with pytest.raises(Exception, match=r"missing or damaged.*vernaclip verify"):
+        build(recipe, tmp_path / "catalog", "split.salt='x'")
