@@ -11,7 +11,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from data_catalog.errors import ConfigError, PipelineError
-from data_catalog.exports.licences import strictness
+from data_catalog.exports.rights import strictness
 from data_catalog.fetch.reasons import image_step
 from data_catalog.images.tables import groups_of, read_groups
 from data_catalog.schema import IMAGES, KEPT, OUTCOMES, PAIRS, PENDING

@@ -9,7 +9,7 @@ from typing import Any
 
 from data_catalog.database.catalog import download_counts
 from data_catalog.errors import ConfigError
-from data_catalog.exports.snapshot_documents import write_documents
+from data_catalog.exports.documents import write_documents
 from data_catalog.fetch.diagnosis import Diagnosis, diagnose
 from data_catalog.sample.server import serve
 from data_catalog.sample.upstream import draw_upstream
