@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from importlib.resources import files
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from cleaning.reasons import REASONS
 from cleaning.taggers import find_tagger
 from data_catalog.images.workers import ImageWorkers
 from data_catalog.publish import UPSTREAM
@@ -24,12 +26,14 @@ from data_catalog.sample.upstream import draw_upstream
 from data_catalog.schema import REJECTED
 from data_catalog.sources.ingest import Source, ingest, shard_names
 from data_catalog.sources.rows import SourceRow, UnselectedRow
+from data_catalog.storage.shards import write_bytes
 from data_catalog.storage.work import WorkStore
 from flows.build import captions as caption_steps
 from flows.build.inputs import all_function_words, packs_of_captions, require_originals_in_use, require_split_choice
 from flows.build.screen import find_repeats, screen
 from flows.build.step_outputs import CHECK, FUNNEL_STEPS, SCREEN, TRANSLATE, Shard, shard_of_commit
 from flows.build.test_sets import TestContents, read_test_set
+from flows.build.translate_reasons import TRANSLATE_REASONS
 from flows.recipe.engines import open_engine
 from flows.recipe.language_packs import named_language_packs, target_language_pack
 from flows.recipe.recipe import Recipe
@@ -288,3 +292,28 @@ def _examples(rows: Sequence[Mapping[str, Any]], count: int) -> list[tuple[str, 
 def _shown(row: Mapping[str, Any]) -> str:
     source, caption = row["source_caption"] or "", row["caption"]
     return f"{source} → {caption}" if caption and row["source_lang"] != row["target_lang"] else source
+
+
+def write_page(run: DryRun, path: Path, *, name: str) -> None:
+    """Write the page of a dry run of the recipe `name`."""
+    page = _page(run, name)
+    write_bytes(path, page.encode(errors="replace"))  # a lone surrogate cannot be shown
+
+
+def _page(run: DryRun, name: str) -> str:
+    from jinja2 import Environment, StrictUndefined
+
+    environment = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=StrictUndefined)
+    template = (files("flows") / "pages" / "dry_run.html").read_text(encoding="utf-8")
+    meanings = {reason: text for step in REASONS.values() for reason, text in step.items()} | TRANSLATE_REASONS
+    sources = [
+        {
+            "name": source,
+            "num_rows": num_rows,
+            "num_dropped": sum(rule.num_rows for rule in run.dropped if rule.source == source and not rule.is_mark),
+            "num_unjudged": run.num_unjudged.get(source, 0),
+            "rules": [rule for rule in run.dropped if rule.source == source],
+        }
+        for source, num_rows in run.num_rows.items()
+    ]
+    return environment.from_string(template).render(name=name, sources=sources, meanings=meanings)

@@ -8,7 +8,7 @@ from data_catalog.errors import ConfigError
 from data_catalog.fetch.addresses import USUAL_PORTS
 from data_catalog.fetch.guard import Limits
 from data_catalog.fetch.hosts import MAX_BACKOFF_S, HostLimits, HostPace, check_host_names, named_paces
-from data_catalog.fetch.wikimedia import check_width
+from data_catalog.fetch.urls import check_width
 from data_catalog.settings import HOW, how, require_between
 
 

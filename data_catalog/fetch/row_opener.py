@@ -27,8 +27,7 @@ from data_catalog.fetch.hosts import PATIENCE_S, ClosedHosts, HostClock, NotYetE
 from data_catalog.fetch.reasons import is_retryable
 from data_catalog.fetch.robots import RobotsCache, forbids
 from data_catalog.fetch.row_queue import RowQueue, StoppedError, Turn
-from data_catalog.fetch.urls import FetchError, Target, parse_url
-from data_catalog.fetch.wikimedia import thumbnail_url
+from data_catalog.fetch.urls import FetchError, Target, parse_url, thumbnail_url
 
 logger = logging.getLogger(__name__)
 

@@ -12,8 +12,7 @@ from data_catalog.fetch.fetch import FetchConfig
 from data_catalog.fetch.hosts import MAX_BACKOFF_S, backoff_s, retry_after_s
 from data_catalog.fetch.robots import FORBIDDING, forbids, rules_of
 from data_catalog.fetch.row_opener import is_placeholder
-from data_catalog.fetch.urls import parse_url
-from data_catalog.fetch.wikimedia import WIDTHS, thumbnail_url
+from data_catalog.fetch.urls import WIDTHS, parse_url, thumbnail_url
 
 NOW = datetime(2024, 5, 1, 12, 0, 0, tzinfo=UTC)
 
