@@ -94,22 +94,22 @@ def race(names: list[str], sets: dict[str, list[bytes]], rounds: int) -> dict[tu
 
 def stages(files: list[bytes], rounds: int) -> dict[str, float]:
     """Milliseconds of CPU for what `normalise_image` does, medians; each stage is fed with what it is fed there."""
-    from data_catalog.images import encoding, opening, pixels, resizing
+    from data_catalog.images import opening, pixels
 
     whole, opened = ours(), [opening.open_image(raw) for raw in files]
     whole(files[0])
     white = (255, 255, 255)
     options: dict[str, Any] = {"only_if_bigger": True, "interpolations": ("area", "lanczos")}
-    plans = [resizing.ResizePlan.of(image.size, SIDE, "keep_ratio", **options) for image in opened]
+    plans = [pixels.ResizePlan.of(image.size, SIDE, "keep_ratio", **options) for image in opened]
     pairs = list(zip(files, opened, strict=True))
     decoded = [pixels.decode(raw, image, white, fraction=1, profiles=True).pixels for raw, image in pairs]
-    small = [resizing.resized(full, plan) if plan else full for full, plan in zip(decoded, plans, strict=True)]
+    small = [pixels.resized(full, plan) if plan else full for full, plan in zip(decoded, plans, strict=True)]
     steps: dict[str, Callable[[int], Any]] = {
         "header": lambda at: opening.open_image(files[at]),
         "decode": lambda at: pixels.decode(files[at], opened[at], white, fraction=1, profiles=True),
-        "resize": lambda at: resizing.resized(decoded[at], plans[at]) if plans[at] else None,
-        "hash": lambda at: encoding.perceptual_hash(encoding.grey_miniature(small[at])),
-        "encode": lambda at: encoding.encoded(small[at], "jpg", QUALITY),
+        "resize": lambda at: pixels.resized(decoded[at], plans[at]) if plans[at] else None,
+        "hash": lambda at: pixels.perceptual_hash(pixels.grey_miniature(small[at])),
+        "encode": lambda at: pixels.encoded(small[at], "jpg", QUALITY),
         "all": lambda at: whole(files[at]),
     }
     times: dict[str, list[float]] = {name: [] for name in steps}

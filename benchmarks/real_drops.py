@@ -29,8 +29,7 @@ from data_folder import add_data_option
 from real_captions import judge
 
 from data_catalog.schema import REJECTED
-from flows.dry_run import Dropped, DryRun
-from flows.dry_run_page import write_page
+from flows.dry_run import Dropped, DryRun, write_page
 from flows.tables import plain_table
 
 CHECKED = Path(__file__).resolve().parent / "data" / "real_drops_checked.tsv"

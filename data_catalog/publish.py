@@ -10,7 +10,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from data_catalog.errors import ConfigError, PipelineError
-from data_catalog.exports.licences import strictness
+from data_catalog.exports.rights import strictness
 from data_catalog.fetch.outcomes import SPARE
 from data_catalog.fetch.reasons import image_step
 from data_catalog.images.tables import groups_of, read_groups, write_rows

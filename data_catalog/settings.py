@@ -6,6 +6,8 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, TypeVar
 
+from data_catalog.errors import ConfigError
+
 T = TypeVar("T")
 
 # Metadata of a field that decides how a run goes, not what it makes: it is in no key and no manifest.
@@ -35,3 +37,9 @@ def plain(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [plain(item) for item in value]
     return str(value) if isinstance(value, Path) else value
+
+
+def require_between(name: str, value: float, low: float, high: float) -> None:
+    """Raise `ConfigError`, naming the setting, unless low <= value <= high."""
+    if not low <= value <= high:
+        raise ConfigError(f"{name} must be between {low:g} and {high:g}, got {value:g}")

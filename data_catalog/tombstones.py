@@ -11,8 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from data_catalog.errors import ConfigError
-from data_catalog.sources.hosts import address_key, domains_of, host_of
-from data_catalog.sources.urls import canonical_url, is_web_url
+from data_catalog.sources.urls import address_key, canonical_url, domains_of, host_of, is_web_url
 from data_catalog.storage.checksummed import read_checksummed, write_checksummed
 from data_catalog.storage.reading import TOMBSTONES_FILE
 from data_catalog.storage.shards import digest

@@ -2,45 +2,313 @@
 
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 import pyarrow.parquet as pq
 
-from data_catalog.ablations import FOLDER
+from data_catalog.ablations import FOLDER, AblationTable, write_ablation_record
 from data_catalog.errors import ConfigError
+from data_catalog.storage.checksummed import read_checksummed, write_checksummed
 from data_catalog.storage.lock import writer_lock
-from data_catalog.storage.manifest import Snapshot, current_snapshot
-from data_catalog.storage.shards import digest
-from flows.ablation_record import Ablation, Compared, Sizes, write_ablation
-from flows.ablation_scores import Gallery, gallery_of, variant_ranks
+from data_catalog.storage.manifest import SPLITS, Snapshot, current_snapshot
+from data_catalog.storage.shards import digest, sha256_of, write_bytes
+from flows.jobs import require_ready
 from flows.models import pair_files
-from flows.orchestration.ready import require_ready
 from flows.recipe.recipe import Recipe, load_recipe
 from flows.recipe.toggles import Toggle
 from flows.report.page import write_report
 from training.ablation import (
+    FEW_IMAGES,
     METRICS,
     PRIMARY,
     SAME,
+    TEXT_TO_IMAGE,
     Difference,
     SeedNoise,
     difference,
     holm,
+    ranks_of,
     seed_noise,
     values_of,
     verdict,
 )
 from training.config import TrainConfig
 from training.data import split_to_score
+from training.evaluation import chosen_captions
+from training.forest_plot import write_forest_plot
 
 if TYPE_CHECKING:
+    import numpy as np
+
+    Integers = np.ndarray[Any, np.dtype[np.int64]]
     from flows.jobs import BuildReport
     from flows.models import TrainReport
     from training.ablation import Floats
 
 logger = logging.getLogger(__name__)
+
+PAGE_FILE, PLOT_FILE = "ablation.md", "ablation.png"
+SHORT = {
+    "text_to_image_MRR@10": "text to image MRR@10",
+    "text_to_image_R@1": "text to image R@1",
+    "image_to_text_R@1": "image to text R@1",
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sizes:
+    """Images and captions that a variant's models were trained on."""
+
+    images: int
+    captions: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Compared:
+    """One filter.
+
+    Args:
+        overrides: what switches it, as `--set` takes it.
+        with_it: number of the variant that has the filter; 0 is the recipe as it is.
+        without: of the one that lacks it.
+        differences: with it less without it, by metric.
+        p_value: of the first metric, corrected for the number of filters.
+    """
+
+    label: str
+    overrides: tuple[str, ...]
+    with_it: int
+    without: int
+    differences: Mapping[str, Difference]
+    p_value: float
+    verdict: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ablation:
+    """All that was found.
+
+    Args:
+        snapshot: of the recipe as it is; the dataset of that name has the same one if it was built from the same.
+        num_left_out: images of the split that some variant was trained on.
+        noise: standard deviation of one model's score, beside what its seed does to all variants, by metric.
+        degrees: of freedom of that.
+        scores: mean over the seeds, by metric, of each variant.
+        snapshots: dataset and snapshot of each variant, the recipe as it is first.
+        models: folders below the root, of each variant by seed.
+    """
+
+    key: str
+    dataset: str
+    snapshot: str
+    split: str
+    num_images: int
+    num_queries: int
+    num_left_out: int
+    steps: int
+    batch_size: int
+    seeds: tuple[int, ...]
+    noise: Mapping[str, float]
+    degrees: int
+    scores: Mapping[str, Sequence[float]]
+    sizes: Sequence[Sizes]
+    snapshots: Sequence[str]
+    models: Sequence[Sequence[str]]
+    compared: Sequence[Compared]
+
+    def rows(self) -> list[dict[str, str]]:
+        """One row a filter, for a table."""
+        return [self._row(each) for each in self.compared]
+
+    def _row(self, each: Compared) -> dict[str, str]:
+        with_it, without = self.sizes[each.with_it], self.sizes[each.without]
+        scores = self.scores[PRIMARY]
+        row = {
+            "filter": each.label,
+            "images to train on": f"{with_it.images:,} ({with_it.images - without.images:+,})",
+            "captions": f"{with_it.captions:,} ({with_it.captions - without.captions:+,})",
+            "with": f"{scores[each.with_it]:.3f}",
+            "without": f"{scores[each.without]:.3f}",
+        }
+        for metric, found in each.differences.items():
+            row[SHORT[metric]] = f"{found.value:+.3f} ({found.low:+.3f} to {found.high:+.3f})"
+        return {**row, "p": f"{each.p_value:.2g}" if each.p_value >= 0.001 else "< 0.001", "verdict": each.verdict}
+
+    def notes(self) -> list[str]:
+        """What the numbers were measured on and what the columns mean, one sentence or two each."""
+        left_out = f", without {self.num_left_out:,} that a variant was trained on" if self.num_left_out else ""
+        count = len(self.seeds)
+        notes = [
+            f"Each model: {self.steps:,} optimizer steps of {self.batch_size} images, whatever the number of images; "
+            f"{count} seed{'s' if count > 1 else ''} of each variant.",
+            f"Scored on the same {self.num_images:,} images of the {self.split} split{left_out}, and "
+            f"{self.num_queries:,} captions that belong to one of them.",
+            f'"with" and "without" are {SHORT[PRIMARY]}; then come differences, with the filter less without it, and '
+            "their 95 % intervals, not corrected. Numbers in brackets: what the filter changes.",
+        ]
+        if self.num_images < FEW_IMAGES:
+            notes.append(f"Of fewer than {FEW_IMAGES} test images nothing is said: intervals of so few are too short.")
+        if count > 1 and not self.degrees:
+            return notes  # no filter changes a row
+        if count > 1:
+            return [
+                *notes,
+                "Intervals hold the choice of test images and of seeds. Models of one seed start from the same weights "
+                "and are compared with one another; what is left of chance moves one model's score by "
+                f"{self.noise[PRIMARY]:.3f} (standard deviation, {self.degrees} degrees of freedom).",
+                f"p and verdict: {SHORT[PRIMARY]}, corrected by Holm's method for all filters that change a row.",
+            ]
+        return [
+            *notes,
+            "With one seed nobody knows how far training anew would move these numbers: the intervals hold the choice "
+            "of test images alone, and no filter is said to help or to hurt. Take --seeds 3.",
+        ]
+
+    def page(self) -> str:
+        """The table in Markdown, with what it was measured on."""
+        rows = self.rows()
+        heads = list(rows[0])
+        lines = [heads, ["---" for _ in heads], *([row[head] for head in heads] for row in rows)]
+        table = "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
+        notes = "\n".join(f"- {note}" for note in self.notes())
+        title = f"# Which filters help: {self.dataset}, snapshot {self.snapshot}"
+        return f"{title}\n\n{table}\n\n{notes}\n\n![Differences and their intervals]({PLOT_FILE})\n"
+
+
+def write_ablation(found: Ablation, folder: Path) -> None:
+    """Write the record, the page and the plot into a folder; the record comes last."""
+    page = found.page()
+    write_bytes(folder / PAGE_FILE, page.encode())
+    labels = [each.label for each in found.compared]
+    series = {SHORT[metric]: [each.differences[metric] for each in found.compared] for metric in METRICS}
+    write_forest_plot(labels, series, folder / PLOT_FILE)
+    rows = found.rows()
+    table = AblationTable(
+        key=found.key, columns=list(rows[0]), rows=[list(row.values()) for row in rows], notes=found.notes()
+    )
+    write_ablation_record(folder, asdict(found), table)
+
+
+CAPTIONS = "distinct"  # a caption that fits two images of the gallery finds either by chance
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Gallery:
+    """Held-out images of the recipe as it is, none of which a variant was trained on, and their captions.
+
+    Args:
+        files: pair shards of the split.
+        kept: places of the gallery's images among those of the files.
+        sample_ids: of these.
+        texts: captions that belong to one image of the gallery only.
+        owners: the image of each.
+        num_left_out: images of the split that some variant was trained on.
+    """
+
+    split: str
+    files: tuple[Path, ...]
+    kept: tuple[int, ...]
+    sample_ids: tuple[str, ...]
+    texts: tuple[str, ...]
+    owners: tuple[int, ...]
+    num_left_out: int
+
+    @property
+    def identity(self) -> str:
+        """Hash of the queries and of the images that are asked for."""
+        return digest([list(self.sample_ids), list(self.texts), list(self.owners)])
+
+    def clusters(self, way: str) -> "Integers":
+        """The image of each query."""
+        import numpy as np
+
+        owners = np.array(self.owners, dtype=np.int64)
+        return owners if way == TEXT_TO_IMAGE else np.unique(owners)
+
+
+def gallery_of(snapshots: Sequence[Snapshot], split: str) -> Gallery:
+    """The queries of a split of the first snapshot, without images that any of them has to train on.
+
+    Images are told by identity and by the bytes that came; those that look alike are `duplicates.split_guard`'s.
+
+    Raises:
+        ConfigError: there is no such split, or it is empty, or one that is trained on.
+    """
+    if split not in SPLITS or split == "train":
+        raise ConfigError(f"--split must be val or test, which no model is trained on, got {split!r}")
+    files = snapshots[0].pair_files(split)
+    rows = [row for path in files for row in _rows(path, ["sample_id", "sha256", "captions"])]
+    ids, hashes = _trained_on(snapshots)
+    kept = [place for place, row in enumerate(rows) if row["sample_id"] not in ids and row["sha256"] not in hashes]
+    if len(kept) < 2:
+        raise ConfigError(
+            f"the {split} split has {len(kept)} images that no variant is trained on, and two at least are needed to "
+            f"tell one from another: set split.{split} above 0, or build a larger dataset"
+        )
+    captions = [list(rows[place]["captions"]) for place in kept]
+    chosen = chosen_captions(captions, CAPTIONS)
+    told = [(text, number) for number, texts in enumerate(captions) for text in texts]
+    queries = [query for query, is_chosen in zip(told, chosen, strict=True) if is_chosen]
+    if not queries:
+        raise ConfigError(f"no caption of the {split} split belongs to one image only: build a larger dataset")
+    return Gallery(
+        split=split,
+        files=files,
+        kept=tuple(kept),
+        sample_ids=tuple(rows[place]["sample_id"] for place in kept),
+        texts=tuple(text for text, _ in queries),
+        owners=tuple(owner for _, owner in queries),
+        num_left_out=len(rows) - len(kept),
+    )
+
+
+def _trained_on(snapshots: Sequence[Snapshot]) -> tuple[set[str], set[str]]:
+    """Identities and hashes of all images that the train splits have."""
+    rows = [
+        row
+        for snapshot in snapshots
+        for path in snapshot.pair_files("train")
+        for row in _rows(path, ["sample_id", "sha256"])
+    ]
+    return {row["sample_id"] for row in rows}, {row["sha256"] for row in rows}
+
+
+def _rows(path: Path, columns: list[str]) -> list[dict[str, Any]]:
+    rows: list[dict[str, Any]] = pq.read_table(path, columns=columns).to_pylist()
+    return rows
+
+
+def variant_ranks(model_dir: Path, gallery: Gallery, folder: Path, *, batch_size: int) -> "dict[str, Integers]":
+    """Ranks of one model, by direction, from the disk if they are there."""
+    import numpy as np
+
+    from training.model import WEIGHTS_FILE
+
+    key = digest([sha256_of(model_dir / WEIGHTS_FILE), gallery.identity])
+    path = folder / "ranks" / f"{key[:16]}.json"
+    if not path.is_file():
+        found = _ranks(model_dir, gallery, batch_size=batch_size)
+        write_checksummed(path, {way: ranks.tolist() for way, ranks in found.items()})
+        logger.info("scored %s on %d images", model_dir, len(gallery.kept))
+    told = read_checksummed(path, remedy="remove it, and the model is scored again")
+    return {way: np.array(ranks, dtype=np.int64) for way, ranks in told.items()}
+
+
+def _ranks(model_dir: Path, gallery: Gallery, *, batch_size: int) -> "dict[str, Integers]":
+    import numpy as np
+
+    from training.features import image_features, text_features
+    from training.model import load_model
+    from training.threads import let_threads_sleep
+
+    let_threads_sleep()
+    model = load_model(model_dir)
+    images = image_features(model, gallery.files, batch_size=batch_size)[list(gallery.kept)]
+    texts = text_features(model, gallery.texts, batch_size=batch_size)
+    return ranks_of(images, texts, np.array(gallery.owners, dtype=np.int64))
+
 
 ROUNDS = 10_000
 # Of models that are the same ones.

@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from importlib.resources import files
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,7 @@ from data_catalog.schema import PENDING, REJECTED
 from data_catalog.settings import what
 from data_catalog.sources.ingest import Source
 from data_catalog.sources.rows import SourceRow, UnselectedRow
+from data_catalog.storage.shards import write_bytes
 from data_catalog.storage.work import WorkStore
 from data_catalog.tombstones import Tombstones
 from flows.build.captions import NOT_SERVED
@@ -266,3 +268,29 @@ def _examples(rows: Sequence[Mapping[str, Any]], count: int) -> list[tuple[str, 
 def _shown(row: Mapping[str, Any]) -> str:
     source, caption = row["source_caption"] or "", row["caption"]
     return f"{source} → {caption}" if caption and row["source_lang"] != row["target_lang"] else source
+
+
+def write_page(run: DryRun, path: Path, *, name: str) -> None:
+    """Write the page of a dry run of the recipe `name`."""
+    page = _page(run, name)
+    write_bytes(path, page.encode(errors="replace"))  # a lone surrogate cannot be shown
+
+
+def _page(run: DryRun, name: str) -> str:
+    from jinja2 import Environment, StrictUndefined
+
+    environment = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=StrictUndefined)
+    template = (files("flows") / "pages" / "dry_run.html").read_text(encoding="utf-8")
+    rows = [row for step in STEPS for row in step.rows.values()]
+    meanings = {reason: text for row in rows for reason, text in row.reasons.items()}
+    sources = [
+        {
+            "name": source,
+            "num_rows": num_rows,
+            "num_dropped": sum(rule.num_rows for rule in run.dropped if rule.source == source and not rule.is_mark),
+            "num_unjudged": run.num_unjudged.get(source, 0),
+            "rules": [rule for rule in run.dropped if rule.source == source],
+        }
+        for source, num_rows in run.num_rows.items()
+    ]
+    return environment.from_string(template).render(name=name, sources=sources, meanings=meanings)

@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 
 from data_catalog.database.catalog import broken_laws, rebuild, recounted
 from data_catalog.errors import PipelineError
-from data_catalog.exports.snapshot_documents import write_documents
+from data_catalog.exports.documents import write_documents
 from data_catalog.sources.ingest import STEP as INGEST
 from data_catalog.storage.lock import writer_lock
 from data_catalog.storage.manifest import (

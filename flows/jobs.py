@@ -1,5 +1,6 @@
 """The main jobs, with any executor: build, train, evaluate; what flows and the command line both call."""
 
+import shutil
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -10,11 +11,12 @@ from typing import Any
 
 from data_catalog.database.catalog import download_counts
 from data_catalog.errors import ConfigError
-from data_catalog.exports.snapshot_documents import write_documents
+from data_catalog.exports.documents import write_documents
 from data_catalog.fetch.diagnosis import Diagnosis, diagnose
+from data_catalog.publish import UPSTREAM
 from data_catalog.sample.server import serve
 from data_catalog.sample.upstream import draw_upstream
-from data_catalog.storage.disk_errors import disk_errors
+from data_catalog.storage.disk_errors import disk_errors, nearest_existing
 from data_catalog.storage.lock import writer_lock
 from data_catalog.storage.manifest import Snapshot, require_snapshot
 from data_catalog.take_down.leftovers import clear_work
@@ -22,11 +24,14 @@ from data_catalog.take_down.matching import Matcher
 from flows.build import build as core
 from flows.build.execution import Executor
 from flows.forgetting import finish_forgetting
-from flows.models import EvaluateReport, TrainReport, evaluate_model, train_model
+from flows.guarded import require_guards
+from flows.models import EvaluateReport, TrainReport, evaluate_model, pair_files, train_model
 from flows.overview import ranked_reasons
 from flows.recipe.recipe import Recipe, load_recipe
 from flows.report.page import refresh_report, report_path
 from flows.run_log import append_run
+from training.data import split_to_score
+from training.run import require_trainable
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -165,3 +170,44 @@ def evaluate(recipe: str, *, root: Path, overrides: Sequence[str], executor: Exe
         f"scores-{loaded.name}", report.scores.rows(), f"Retrieval on held-out images of {loaded.name}."
     )
     return report
+
+
+def require_ready(recipe: Recipe, root: Path, *, split: str = "") -> None:
+    """Refuse a recipe that can be built, and that training or scoring would refuse then.
+
+    Args:
+        root: of the catalog.
+        split: whose images are to be scored; empty: as the recipe says.
+
+    Raises:
+        ConfigError: nothing would be held out, no test set be guarded against, there is no such model, or no room.
+    """
+    _require_shares(recipe, split or recipe.evaluate.split)
+    require_guards(recipe)
+    needed, free = require_trainable(recipe.train), shutil.disk_usage(nearest_existing(root)).free
+    if free < needed:
+        raise ConfigError(
+            f"training writes {needed:,} bytes, and {free:,} bytes are free below {root}: free space, or name another "
+            "--root"
+        )
+
+
+def require_scorable(recipe: Recipe, root: Path) -> None:
+    """Refuse to train a model that is to be scored, where the dataset that was built holds out no images."""
+    split_to_score(pair_files(require_snapshot(root, recipe.name)), recipe.evaluate.split)
+
+
+def _require_shares(recipe: Recipe, asked: str) -> None:
+    if recipe.split.by == UPSTREAM:
+        return  # which splits upstream fills is known when its rows are read: `require_scorable` looks at them
+    shares = {"train": 1.0, "val": recipe.split.val, "test": recipe.split.test}
+    if asked and not shares[asked]:
+        raise ConfigError(
+            f"evaluate.split is {asked}, and split.{asked} is 0, so that there would be nothing to score on: set it "
+            "above 0, or name another split"
+        )
+    if not shares["val"] and not shares["test"]:
+        raise ConfigError(
+            "split.val and split.test are 0, so that there would be nothing to score on: set one above 0, or run "
+            "`vernaclip build`, then `vernaclip train`, without `vernaclip evaluate`"
+        )

@@ -11,10 +11,11 @@ from data_catalog.storage.manifest import Snapshot, read_snapshot, require_snaps
 from data_catalog.storage.recorded_files import record_folder
 from data_catalog.storage.shards import write_json
 from flows.guarded import require_guarded
-from flows.recipe.recipe import Recipe
+from flows.recipe.recipe import Recipe, load_recipe
 from training.data import PairFiles
 from training.effort import EFFORT_FILE
 from training.evaluation import evaluate
+from training.exports.card_data import SeenData, seen_data
 from training.loop import TrainResult, train
 from training.processes import process_rank
 from training.run import MODEL_FILES, model_and_key
@@ -151,3 +152,40 @@ def only_dataset(root: Path) -> str:
     if len(names) > 1:
         raise ConfigError(f"{root} holds models of {', '.join(names)}: say which with --dataset")
     return names[0]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ChosenModel:
+    """A trained model.
+
+    Args:
+        folder: where it lies.
+        name: for its card.
+        seen: what it was trained on; None where only its folder is known.
+    """
+
+    folder: Path
+    name: str
+    seen: SeenData | None
+
+
+def chosen_model(dataset: str | None, folder: Path | None, root: Path) -> ChosenModel:
+    """The model that the command line names.
+
+    Args:
+        dataset: name of a dataset, or a recipe's TOML file.
+        folder: of a model, instead.
+
+    Raises:
+        ConfigError: both are given, or neither; or there is no such model.
+    """
+    if (dataset is None) == (folder is None):
+        raise ConfigError("name one model: a dataset or recipe whose newest it is, or its folder with --model")
+    if folder is not None:
+        return ChosenModel(folder=folder, name=folder.resolve().name, seen=None)
+    assert dataset is not None
+    if not root.is_dir():
+        raise ConfigError(f"{root} does not exist: give the root of a catalog with --root")
+    name = load_recipe(dataset, root=root).name if dataset.endswith(".toml") else dataset
+    model = current_model(root, name)
+    return ChosenModel(folder=model.folder, name=f"{name} {model.folder.name}", seen=seen_data(model.snapshot))

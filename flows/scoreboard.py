@@ -16,8 +16,8 @@ from data_catalog.storage.reading import open_to_readers
 from data_catalog.storage.shards import write_bytes, write_json
 from data_catalog.take_down.leftovers import KEPT_FEATURES
 from flows.models import TrainedModel, pair_files
+from flows.recipe.engines import make_folder
 from flows.recipe.language_packs import language_pack, language_packs_of, named_language_packs
-from flows.recipe.named_engines import make_folder
 from flows.recipe.recipe import Recipe
 from flows.scored_models import (
     NamedModel,
@@ -29,9 +29,8 @@ from flows.scored_models import (
     require_different,
     trained_model,
 )
-from flows.scored_sets import ScoredSet, named_sets, protocol_sets, recipe_sets
+from flows.scored_sets import ScoredSet, named_sets, protocol_sets, recipe_sets, with_language
 from flows.seen_images import SEEN_SPLITS, TrainingImages
-from flows.text_languages import with_language
 from training.config import EvaluateConfig
 from training.data import seen_in_training, split_to_score
 from training.encoders import PACKAGES

@@ -11,8 +11,8 @@ from data_catalog.errors import ConfigError
 from data_catalog.language_pack import LanguagePack
 from data_catalog.storage.shards import sha256_of
 from flows.models import CURRENT_FILE, TrainedModel, current_model
+from flows.recipe.engines import one_way_config, setting_values
 from flows.recipe.language_packs import language_pack
-from flows.recipe.named_engines import one_way_config, setting_values
 from flows.recipe.recipe import Recipe
 from training.encoder_openers import OPENERS, check_source
 from training.encoders import Encoder, rewording

@@ -9,7 +9,7 @@ from statistics import mean
 
 from data_catalog.errors import ConfigError
 from data_catalog.progress import Progress
-from flows.recipe.named_engines import is_paid, one_way_config, packs_of, remembering, route_codes, setting_values
+from flows.recipe.engines import is_paid, one_way_config, packs_of, remembering, route_codes, setting_values
 from translation.config import TranslateConfig
 from translation.engine import Translation, Translator, translate_stream
 from translation.evaluate import Speed, read_translations, translate_timed

@@ -4,8 +4,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
 
-from data_catalog.exports.markdown import bullets, table
-from data_catalog.exports.texts import one_line
+from data_catalog.exports.markdown import bullets, one_line, table
 from training.model_outcomes import LEAK_FREE
 from training.protocols import Protocol, Published
 from training.scoreboard import Entry, Scoreboard, SetFacts

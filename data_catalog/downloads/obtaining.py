@@ -1,24 +1,258 @@
 """Getting what a registry lists: downloaded, verified, unpacked, put in place and recorded; or left as it is."""
 
 import contextlib
+import dataclasses
+import lzma
 import shutil
+import stat
+import tarfile
 import tempfile
-from collections.abc import Iterator, Sequence
+import zipfile
+import zlib
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
+from enum import Enum
 from pathlib import Path, PurePosixPath
+from typing import IO, Any, TypeVar
 
-from data_catalog.downloads.checksums import checksum_of
-from data_catalog.downloads.fetching import DownloadConfig, download
-from data_catalog.downloads.members import unpack_members
-from data_catalog.downloads.partial_file import PartialFile
-from data_catalog.downloads.presence import DOWNLOADS, State, check_readable, partial_of, state_of
-from data_catalog.downloads.record import Download, add_to_record, read_record
+from data_catalog.downloads.fetching import DownloadConfig, PartialFile, checksum_of, download
 from data_catalog.downloads.registry import UpstreamFile, UpstreamSource
 from data_catalog.errors import ConfigError
+from data_catalog.sources.registry import SOURCE_KINDS
+from data_catalog.storage.disk_errors import raise_if_disk_fails
 from data_catalog.storage.lock import writer_lock
-from data_catalog.storage.shards import TEMPORARY_PREFIX, sha256_of, sweep_temporary, sync
+from data_catalog.storage.shards import (
+    TEMPORARY_PREFIX,
+    digest,
+    read_json,
+    sha256_of,
+    sweep_temporary,
+    sync,
+    write_json,
+)
+
+Member = TypeVar("Member")
+
+MAX_MEMBERS = 100_000
+MAX_MEMBER_BYTES = 4 * 2**30  # the largest captions file that we know has 92 MB
+_COPY_BYTES = 2**20
+# What the readers and their decompressors say of bytes that are none of theirs; bz2 says OSError.
+_DAMAGE = (
+    zipfile.BadZipFile,
+    tarfile.TarError,
+    zlib.error,
+    lzma.LZMAError,
+    EOFError,
+    NotImplementedError,
+    RuntimeError,
+    OSError,
+)
+
+
+def unpack_members(archive: Path, names: Sequence[str], folder: Path) -> None:
+    """Write the members called `names`, in whatever folders of the archive, to files of these names in `folder`.
+
+    Args:
+        archive: a zip file, or a tar file, plain or compressed.
+        names: last parts of the members' names.
+        folder: an existing folder.
+
+    Raises:
+        ConfigError: it is no archive, or damaged; a member is missing, there twice, too large, a link, encrypted or
+            under a name that leaves the archive; or the disk is full.
+    """
+    try:
+        if zipfile.is_zipfile(archive):
+            _unpack_zip(archive, names, folder)
+        else:
+            _unpack_tar(archive, names, folder)
+    except _DAMAGE as error:
+        if isinstance(error, OSError):
+            raise_if_disk_fails(error, folder / names[0])
+        raise ConfigError(f"{archive} is damaged or no archive ({error})") from error
+
+
+def _unpack_zip(path: Path, names: Sequence[str], folder: Path) -> None:
+    with zipfile.ZipFile(path) as archive:
+        members = [member for member in archive.infolist() if not member.is_dir()]
+        _require_count(path, len(members))
+        for name in names:
+            member = _one(path, name, [member for member in members if _last(member.filename) == name])
+            mode = stat.S_IFMT(member.external_attr >> 16)
+            _require_harmless(path, member.filename, member.file_size, is_file=mode in (0, stat.S_IFREG))
+            # zipfile stops at the announced size and then compares the checksum: a lying header cannot fill the disk.
+            with archive.open(member) as packed:
+                _write(packed, folder / name)
+
+
+def _unpack_tar(path: Path, names: Sequence[str], folder: Path) -> None:
+    with tarfile.open(path) as archive:
+        members = []
+        for member in archive:
+            if not member.isdir():
+                members.append(member)
+            _require_count(path, len(members))
+        for name in names:
+            found = _one(path, name, [member for member in members if _last(member.name) == name])
+            _require_harmless(path, found.name, found.size, is_file=found.isreg())
+            packed = archive.extractfile(found)
+            assert packed is not None  # a regular file has bytes
+            with packed:
+                _write(packed, folder / name)
+
+
+def _last(name: str) -> str:
+    return name.rsplit("/", 1)[-1]
+
+
+def _one(path: Path, name: str, members: list[Member]) -> Member:
+    if len(members) != 1:
+        raise ConfigError(f"{path} has {len(members) or 'no'} members called {name}: one is needed")
+    return members[0]
+
+
+def _require_count(path: Path, num_members: int) -> None:
+    if num_members > MAX_MEMBERS:
+        raise ConfigError(f"{path} has more than {MAX_MEMBERS:,} members")
+
+
+def _require_harmless(path: Path, name: str, num_bytes: int, *, is_file: bool) -> None:
+    if name.startswith("/") or "\\" in name or ".." in name.split("/"):
+        raise ConfigError(f"{path} holds the unsafe name {name!r}: it is no archive to be trusted")
+    if not is_file:
+        raise ConfigError(f"{path} holds {name!r}, which is a link or a device")
+    if num_bytes > MAX_MEMBER_BYTES:
+        raise ConfigError(f"{path} holds {name!r} of {num_bytes:,} bytes, more than {MAX_MEMBER_BYTES:,}")
+
+
+def _write(packed: IO[bytes], path: Path) -> None:
+    with path.open("xb") as file:
+        shutil.copyfileobj(packed, file, _COPY_BYTES)
+
+
+RECORD = "downloads.json"
+FORMAT = 1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Download:
+    """One file that is in the folder.
+
+    Args:
+        file: its path below the folder, with slashes.
+        source: name of the source in the registry.
+        url: where it came from, or the archive that it is a member of; "" for a file that a person put there.
+        num_bytes: its size.
+        sha256: of the file as it was when it came.
+        archive_sha256: of the archive that it is a member of, "" for none.
+        verified_by: the published checksum that it, or its archive, was compared with: "sha256", "md5" or "git_blob";
+            "" where none is published.
+        licence: name of the licence of the source.
+        licence_accepted: whether the user accepted it by name here; a person who filled in a form did so there.
+        recorded_at: date and time of day, UTC, ISO 8601.
+    """
+
+    file: str
+    source: str
+    url: str
+    num_bytes: int
+    sha256: str
+    archive_sha256: str
+    verified_by: str
+    licence: str
+    licence_accepted: bool
+    recorded_at: str
+
+
+def read_record(folder: Path) -> dict[str, Download]:
+    """What a folder's record says, by file; nothing where there is no record.
+
+    Raises:
+        ConfigError: the record cannot be read.
+    """
+    path = folder / RECORD
+    try:
+        document = read_json(path)
+        return {name: _download(name, values) for name, values in document["files"].items()}
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+        raise ConfigError(f"{path} is damaged ({error}): move it away, and the files are compared anew") from error
+
+
+def add_to_record(folder: Path, downloads: Iterable[Download]) -> None:
+    """Put downloads into a folder's record, in place of what it says of the same files. Hold the folder's lock.
+
+    Raises:
+        ConfigError: the record cannot be read, or the disk is full.
+    """
+    known = read_record(folder) | {download.file: download for download in downloads}
+    files = {name: {key: value for key, value in asdict(known[name]).items() if key != "file"} for name in known}
+    write_json(folder / RECORD, {"format": FORMAT, "files": files})
+
+
+def _download(name: str, values: Any) -> Download:
+    download = Download(file=name, **values)
+    kinds = {"num_bytes": int, "licence_accepted": bool}
+    if not all(isinstance(value, kinds.get(key, str)) for key, value in values.items()):
+        raise TypeError(f"a value of {name} has the wrong type")
+    return download
+
+
+DOWNLOADS = ".downloads"  # beside the files: what is on its way; in the folder of all data also the writer's lock
+
+
+class State(Enum):
+    """What lies at the place of a file; the values are what people read."""
+
+    MISSING = "no"
+    RECORDED = "yes"
+    UNRECORDED = "yes, by other means"
+    CHANGED = "changed since it came"
+
+
+def state_of(path: str, folder: Path, record: Mapping[str, Download]) -> State:
+    """What lies at one path of a registry, by existence and size."""
+    place = folder / path
+    if not place.is_file():
+        return State.MISSING
+    if path not in record:
+        return State.UNRECORDED
+    return State.RECORDED if place.stat().st_size == record[path].num_bytes else State.CHANGED
+
+
+def partial_of(file: UpstreamFile, folder: Path) -> PartialFile:
+    """What has come of a file, on the disk where the file will lie, and where the rest will go."""
+    return PartialFile((folder / file.paths[0]).parent / DOWNLOADS / f"{digest(file.url)[:16]}.part", file.url)
+
+
+def check_readable(source: UpstreamSource, files: Sequence[Path], *, images: Path) -> None:
+    """Let the kind of source that will read the files look at them, as it does before a build.
+
+    Args:
+        source: whose files they are.
+        files: existing files, in any place.
+        images: folder or zip that the kind looks at too, if it wants local images.
+
+    Raises:
+        ConfigError: they are not what the kind reads, or the images are not there.
+    """
+    kind = SOURCE_KINDS[source.kind]
+    settings: dict[str, Any] = {"files": tuple(str(file.absolute()) for file in files)}
+    names = {field.name for field in dataclasses.fields(kind.config_type)}
+    if "languages" in names:
+        settings["languages"] = ("en",)  # the check reads no caption
+    if source.images:
+        settings["images"] = str(images)
+    kind.check(kind.config_type(**settings))
+
+
+def files_there(files: Sequence[UpstreamFile], folder: Path) -> list[Path]:
+    """The files that lie in the folder, whoever put them there."""
+    return [folder / path for file in files for path in file.paths if (folder / path).is_file()]
+
 
 MAX_UNKNOWN_BYTES = 16 * 2**30  # of a file whose size nobody says
 DEFAULT_CONFIG = DownloadConfig()

@@ -5,8 +5,7 @@ from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import Any
 
-from data_catalog.downloads.checksums import ALGORITHMS, Checksum, Expected
-from data_catalog.downloads.urls import check_url
+from data_catalog.downloads.fetching import ALGORITHMS, Checksum, Expected, check_url
 from data_catalog.errors import ConfigError
 from data_catalog.sources.registry import SOURCE_KINDS
 

@@ -10,8 +10,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from data_catalog.exports.card_texts import COLUMNS, LIMITS, NOT_FILTERED, TERMS
-from data_catalog.exports.references import METHOD
+from data_catalog.exports.card import COLUMNS, LIMITS, METHOD, NOT_FILTERED, TERMS
 
 FILE = "croissant.json"
 _CONTEXT = {

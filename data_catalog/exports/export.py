@@ -14,12 +14,10 @@ from typing import Any
 
 from data_catalog.ablations import ablations_of
 from data_catalog.errors import ConfigError
-from data_catalog.exports.attribution import AttributionWriter
+from data_catalog.exports import FORMATS, HUGGINGFACE, URLS, WEBDATASET
+from data_catalog.exports.card import DataConfig, SplitFiles
 from data_catalog.exports.counts import COUNTED_COLUMNS, PairCounts
-from data_catalog.exports.folder_documents import write_folder_documents
-from data_catalog.exports.front_matter import DataConfig, SplitFiles
-from data_catalog.exports.judged import JudgedShard, judged_shards
-from data_catalog.exports.links import LINKS, LinkWriter
+from data_catalog.exports.documents import AttributionWriter, write_folder_documents
 from data_catalog.exports.place import (
     RECORD_FILE,
     exporting_to,
@@ -30,14 +28,23 @@ from data_catalog.exports.place import (
     require_nothing_of_others,
 )
 from data_catalog.exports.rights import LICENSED, NONE, POLICIES, policy_of, switch_for
-from data_catalog.exports.sinks import CAPTIONS, FIRST, NoPixels, ParquetSink, Sink, TarSink
+from data_catalog.exports.sinks import (
+    CAPTIONS,
+    FIRST,
+    LINKS,
+    JudgedShard,
+    LinkWriter,
+    NoPixels,
+    ParquetSink,
+    Sink,
+    TarSink,
+    judged_shards,
+)
 from data_catalog.progress import Progress
 from data_catalog.storage.checksummed import write_checksummed
 from data_catalog.storage.manifest import MARKED, SPLITS, Snapshot
 from data_catalog.storage.shards import sha256_of
 
-HUGGINGFACE, WEBDATASET, URLS = "huggingface", "webdataset", "urls"
-FORMATS = (HUGGINGFACE, WEBDATASET, URLS)
 VERSION = 5  # raise it when the files for one and the same snapshot and config change
 
 

@@ -7,9 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from data_catalog.errors import ConfigError
-from data_catalog.exports.attribution import TEXT_FILE
 from data_catalog.exports.croissant import FILE as CROISSANT_FILE
-from data_catalog.exports.folder_documents import CARD_FILE
+from data_catalog.exports.documents import CARD_FILE, TEXT_FILE
 from data_catalog.storage.checksummed import read_checksummed
 from data_catalog.storage.disk_errors import disk_errors, raise_if_disk_fails
 from data_catalog.storage.lock import place_lock

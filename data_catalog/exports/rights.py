@@ -1,11 +1,126 @@
 """Which images an export may hold: by the row's licence, the recipe's word on its source, and the user's."""
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
-from data_catalog.exports.licences import FORBIDDEN, FREE, NONCOMMERCIAL, Licence, read_licence
+FREE, NONCOMMERCIAL, FORBIDDEN = "free", "noncommercial", "forbidden"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Licence:
+    """What a licence allows.
+
+    Args:
+        name: as SPDX has it, without the version.
+        passing_on: of copies that were resized: `FREE`, `NONCOMMERCIAL` or `FORBIDDEN`.
+        credit: whether whoever passes a copy on must name the author, or lead to where it is named.
+    """
+
+    name: str
+    passing_on: str
+    credit: bool = True
+
+
+_PUBLIC_DOMAIN = Licence(name="public domain", passing_on=FREE, credit=False)
+_CC0 = Licence(name="CC0", passing_on=FREE, credit=False)
+# Making an image smaller is an adaptation to some courts, so that "no derivatives" is taken at its word.
+_CREATIVE_COMMONS = {
+    "by": Licence(name="CC-BY", passing_on=FREE),
+    "by-sa": Licence(name="CC-BY-SA", passing_on=FREE),
+    "by-nc": Licence(name="CC-BY-NC", passing_on=NONCOMMERCIAL),
+    "by-nc-sa": Licence(name="CC-BY-NC-SA", passing_on=NONCOMMERCIAL),
+    "by-nd": Licence(name="CC-BY-ND", passing_on=FORBIDDEN),
+    "by-nc-nd": Licence(name="CC-BY-NC-ND", passing_on=FORBIDDEN),
+}
+_NAMES = {
+    "cc0": _CC0,
+    "creative commons zero": _CC0,
+    "cc0 universal": _CC0,
+    "creative commons cc0": _CC0,
+    "public domain": _PUBLIC_DOMAIN,
+    "public domain mark": _PUBLIC_DOMAIN,
+    "pdm": _PUBLIC_DOMAIN,
+    "no known copyright restrictions": _PUBLIC_DOMAIN,
+    "united states government work": _PUBLIC_DOMAIN,
+    "mit": Licence(name="MIT", passing_on=FREE),
+    "apache": Licence(name="Apache-2.0", passing_on=FREE),
+    "all rights reserved": Licence(name="all rights reserved", passing_on=FORBIDDEN),
+}
+_URLS = {
+    "creativecommons.org/publicdomain/zero": _CC0,
+    "creativecommons.org/publicdomain/mark": _PUBLIC_DOMAIN,
+    "flickr.com/commons/usage": _PUBLIC_DOMAIN,
+    "www.flickr.com/commons/usage": _PUBLIC_DOMAIN,
+    "usa.gov/copyright.shtml": _PUBLIC_DOMAIN,
+    "www.usa.gov/copyright.shtml": _PUBLIC_DOMAIN,
+    **{f"creativecommons.org/licenses/{kind}": licence for kind, licence in _CREATIVE_COMMONS.items()},
+}
+# Two letters behind a version are the country that it was adapted to, unless they are a term out of its place.
+_COUNTRY = r"(?!nc|nd|sa)[a-z]{2}"
+_WITH_URL = re.compile(r"(?P<name>[^()]+)\((?P<url>https?://[^()\s]+)\)")
+_URL = re.compile(
+    rf"https?://(?P<place>[^?#\s]+?)(/[1-4]\.[05](/igo|/{_COUNTRY})?)?(/(deed|legalcode)(\.[a-z_]{{2,5}})?)?/?"
+)
+_VERSION = re.compile(rf"\s+(v\s?)?[1-4](\.[0-9])?(\s+(unported|generic|international|universal|{_COUNTRY}))?$")
+_WORDS = {
+    "attribution": "by",
+    "sharealike": "sa",
+    "noncommercial": "nc",
+    "noderivs": "nd",
+    "noderivatives": "nd",
+}
+
+
+def read_licence(text: str | None) -> Licence | None:
+    """The licence that a text names, or None where it names none that we know.
+
+    Of "NAME (URL)", as MSCOCO's rows have it, both must name the same one.
+    """
+    plain = " ".join((text or "").split()).casefold()
+    both = _WITH_URL.fullmatch(plain)
+    if both is None:
+        return _by_url(plain) or _by_name(plain)
+    by_name, by_url = _by_name(both["name"].strip()), _by_url(both["url"])
+    return by_name if by_name == by_url else None
+
+
+def strictness(text: str | None) -> tuple[int, bool, bool]:
+    """Sort what rows of one image state, the strictest first.
+
+    Silence comes between what is free and what is not: no ban that a row states is lifted by one that says nothing.
+    """
+    licence = read_licence(text)
+    if licence is None:
+        return (1 if text and text.strip() else 3, False, False)
+    place = {FORBIDDEN: 0, NONCOMMERCIAL: 2, FREE: 4}[licence.passing_on]
+    return (place, not licence.credit, not licence.name.endswith("SA"))
+
+
+def _by_url(url: str) -> Licence | None:
+    found = _URL.fullmatch(url)
+    return _URLS.get(found["place"]) if found else None
+
+
+def _by_name(name: str) -> Licence | None:
+    plain = re.sub(r"[\s_-]+", " ", name)
+    plain = _VERSION.sub("", plain).replace(" licence", " license")
+    return _NAMES.get(plain.removesuffix(" license")) or _creative_commons(plain)
+
+
+def _creative_commons(name: str) -> Licence | None:
+    """Of "cc by sa", "creative commons attribution share alike", Flickr's "attribution noncommercial license"."""
+    spelled = name.removeprefix("creative commons ").removeprefix("cc ")
+    if spelled == name and not name.endswith(" license"):  # "Attribution" asks for credit, and may forbid all else
+        return None
+    spelled = spelled.removesuffix(" license")
+    for words, word in (("share alike", "sharealike"), ("non commercial", "noncommercial"), ("no derivs", "noderivs")):
+        spelled = spelled.replace(words, word)
+    parts = [_WORDS.get(word, word) for word in spelled.replace("no derivatives", "noderivatives").split()]
+    return _CREATIVE_COMMONS.get("-".join(parts))
+
 
 # What the user asks for. LICENSED is free licences only; WITH_NONCOMMERCIAL those too that forbid trade.
 LICENSED, WITH_NONCOMMERCIAL, ALL, NONE = "licensed", "noncommercial", "all", "none"

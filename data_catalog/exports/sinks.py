@@ -1,11 +1,13 @@
-"""What takes the pairs of an export as they come: Parquet shards, tar shards, or nothing but counts."""
+"""The pairs of an export, each with a verdict, and what takes them: Parquet shards, tars, lists of links, or counts."""
 
+import hashlib
 import json
 import os
 import shutil
 import tarfile
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
 from typing import Any, Protocol
@@ -13,9 +15,158 @@ from typing import Any, Protocol
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from data_catalog.exports.front_matter import DataConfig, SplitFiles
-from data_catalog.exports.judged import JudgedShard, pair_groups, sample_key
+from data_catalog.errors import PipelineError
+from data_catalog.exports.card import DataConfig, SplitFiles
+from data_catalog.exports.rights import Policy
+from data_catalog.sources.origins import with_origins
+from data_catalog.storage.manifest import Snapshot, file_problem
 from data_catalog.storage.shards import open_image_writer, sha256_of, write_json
+
+PIXEL_COLUMNS = ("image", "original")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JudgedShard:
+    """One shard of pairs.
+
+    Args:
+        path: of the shard, whose bytes are as they were written.
+        entry: its line in the manifest.
+        rows: all columns but pixels.
+        reasons: for each row why its pixels stay away, or None.
+    """
+
+    path: Path
+    entry: Mapping[str, Any]
+    rows: pa.Table
+    reasons: Sequence[str | None]
+
+    @property
+    def goes_along(self) -> pa.Array:
+        """A Boolean for each row: whether its pixels go along."""
+        return pa.array([reason is None for reason in self.reasons], pa.bool_())
+
+    @property
+    def is_listed(self) -> pa.Array:
+        """A Boolean for each row: whether it has an address by which it is listed, since its pixels stay away."""
+        urls = self.rows.column("url").to_pylist()
+        return pa.array([bool(reason and url) for reason, url in zip(self.reasons, urls, strict=True)], pa.bool_())
+
+
+def judged_shards(snapshot: Snapshot, policy: Policy, split: str) -> Iterator[JudgedShard]:
+    """The shards of a split in order, each held against its sha256 first.
+
+    Raises:
+        PipelineError: a shard is not what was written.
+    """
+    for entry in snapshot.manifest["files"]["pairs"]:
+        if entry["split"] != split:
+            continue
+        path = snapshot.folder / entry["path"]
+        problem = file_problem(path, entry["sha256"])
+        if problem is not None:
+            raise PipelineError(f"{problem}: nothing is exported; `vernaclip verify` lists all that is damaged")
+        names = [name for name in pq.read_schema(path).names if name not in PIXEL_COLUMNS]
+        rows = with_origins(pq.read_table(path, columns=names))
+        asked = rows.select(["source", "license", "attribution", "page_url"]).to_pylist()
+        yield JudgedShard(path=path, entry=entry, rows=rows, reasons=[policy.why_not(row) for row in asked])
+
+
+def pair_groups(shard: JudgedShard) -> Iterator[pa.Table]:
+    """The pairs whose pixels go along, with them, a row group at a time."""
+    goes_along, start = shard.goes_along, 0
+    with pq.ParquetFile(shard.path) as source:
+        for number in range(source.num_row_groups):
+            rows = source.metadata.row_group(number).num_rows
+            chosen = goes_along.slice(start, rows)
+            start += rows
+            if chosen.true_count:
+                yield source.read_row_group(number).filter(chosen)
+
+
+def sample_key(sample_id: str) -> str:
+    """A name for a sample that is safe anywhere: 24 hexadecimal digits of its identity's sha256."""
+    return hashlib.sha256(sample_id.encode()).hexdigest()[:24]
+
+
+# Nothing is declared to be there always: img2dataset takes the types of its own rows, failed ones too, from here.
+LINKS = pa.schema(
+    [
+        pa.field("key", pa.string()),
+        pa.field("url", pa.string()),
+        pa.field("caption", pa.string()),  # the first of `captions`
+        pa.field("captions", pa.list_(pa.string())),
+        pa.field("source_captions", pa.list_(pa.string())),
+        pa.field("source_langs", pa.list_(pa.string())),
+        pa.field("translators", pa.list_(pa.string())),
+        pa.field("origins", pa.list_(pa.string())),
+        pa.field("sample_id", pa.string()),
+        pa.field("source", pa.string()),
+        pa.field("split", pa.string()),
+        pa.field("width", pa.int32()),  # of the image as it came
+        pa.field("height", pa.int32()),
+        pa.field("sha256", pa.string()),  # of its bytes as they came
+        pa.field("license", pa.string()),  # of the row, or what the recipe says of the source
+        pa.field("attribution", pa.string()),
+        pa.field("page_url", pa.string()),
+    ]
+)
+# Columns of pairs that go into a list as they are, and those that others are made of.
+_COPIED = (
+    *("url", "captions", "source_captions", "source_langs", "translators", "sample_id", "source", "split", "sha256"),
+    *("origins", "attribution", "page_url"),
+)
+_NEEDED = [*_COPIED, "original_width", "original_height", "license"]
+_ROWS_PER_GROUP = 50_000
+
+
+class LinkWriter:
+    """Writes lists below a folder, one a split that has rows: `<split>/part-00000.parquet`.
+
+    A list has a folder of its own since img2dataset reads all files of one.
+    """
+
+    def __init__(self, folder: Path, policy: Policy, split: str) -> None:
+        self.split = split
+        self.path = folder / split / "part-00000.parquet"
+        self.rows = 0
+        self._policy = policy
+        self._held: list[dict[str, Any]] = []
+        self._writer: pq.ParquetWriter | None = None
+
+    def add(self, shard: JudgedShard) -> None:
+        """List the rows whose pixels stay away and that have a URL."""
+        rows = shard.rows.select(_NEEDED).filter(shard.is_listed).to_pylist()
+        self._held += [self._link(row) for row in rows]
+        if len(self._held) >= _ROWS_PER_GROUP:
+            self._flush()
+
+    def close(self) -> None:
+        """Finish the file, if there is one."""
+        self._flush()
+        if self._writer is not None:
+            self._writer.close()
+
+    def _flush(self) -> None:
+        if not self._held:
+            return
+        if self._writer is None:
+            self.path.parent.mkdir(parents=True)
+            self._writer = pq.ParquetWriter(self.path, LINKS, compression="zstd", write_page_checksum=True)
+        self._writer.write_table(pa.Table.from_pylist(self._held, schema=LINKS))
+        self.rows += len(self._held)
+        self._held = []
+
+    def _link(self, row: dict[str, Any]) -> dict[str, Any]:
+        return {
+            "key": sample_key(row["sample_id"]),
+            "caption": row["captions"][0],
+            "width": row["original_width"],
+            "height": row["original_height"],
+            "license": self._policy.licence(row),
+            **{name: row[name] for name in _COPIED},
+        }
+
 
 FIRST, EVERY = "first", "every"
 CAPTIONS = (FIRST, EVERY)

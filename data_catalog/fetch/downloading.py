@@ -5,21 +5,24 @@ import json
 import logging
 import tempfile
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass, replace
 from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
 
 from data_catalog.errors import ShardError
 from data_catalog.fetch.fetch import FetchConfig
 from data_catalog.fetch.img2dataset_engine import BODIES_FILE, REQUESTS_FILE
 from data_catalog.fetch.row_opener import SLACK_S
 from data_catalog.fetch.urls import FetchError, askable_url, parse_url
-from data_catalog.images.pool import ChildPool
-from data_catalog.images.process import MAX_IDLE_DEATHS, ChildDiedError
+from data_catalog.images.children import MAX_IDLE_DEATHS, ChildDiedError, ChildPool
 from data_catalog.images.tables import Outcome, Piece, PieceReader, Row, failed
 from data_catalog.sources.image_files import ImageFiles, open_images
 from data_catalog.storage.disk_errors import raise_if_disk_fails
+from data_catalog.storage.recorded_files import write_recorded
 
 logger = logging.getLogger(__name__)
 
@@ -178,3 +181,28 @@ def _read_local(name: str, images: ImageFiles | None, place: Path, max_bytes: in
         raise_if_disk_fails(error, place / name)  # no row is to blame for it
         return failed("missing_file", f"unreadable ({type(error).__name__})")
     return {**failed(None), "bytes": body} if body else failed("empty_body")
+
+
+FETCH_LOG = pa.schema(
+    [
+        pa.field("sample_id", pa.string(), nullable=False),
+        pa.field("url", pa.string()),
+        pa.field("drop_reason", pa.string()),  # null: bytes came
+        pa.field("http_status", pa.int32()),
+        pa.field("tries", pa.int32()),
+        pa.field("asking_s", pa.float32()),  # seconds in requests, all tries together
+        pa.field("waiting_s", pa.float32()),  # seconds between tries
+    ]
+)
+
+
+def write_log(rows: Sequence[Row], outcomes: Mapping[int, Outcome], path: Path) -> None:
+    """Write one row for each of `rows` that was asked of the web, in their order; replaces what is there."""
+    lines = [_line(rows[position], outcome) for position, outcome in sorted(outcomes.items())]
+    table = pa.Table.from_pylist(lines, schema=FETCH_LOG)
+    write_recorded(path, lambda temporary: pq.write_table(table, temporary, compression="zstd"))
+
+
+def _line(row: Row, outcome: Outcome) -> Row:
+    facts = {name: outcome[name] for name in ("http_status", "tries", "asking_s", "waiting_s")}
+    return {"sample_id": row["sample_id"], "url": row["url"], "drop_reason": outcome["reason"], **facts}

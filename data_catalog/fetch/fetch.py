@@ -7,11 +7,9 @@ from typing import Any
 from data_catalog.errors import ConfigError
 from data_catalog.fetch.addresses import USUAL_PORTS
 from data_catalog.fetch.guard import Limits
-from data_catalog.fetch.hosts import HostLimits, HostPace, check_host_names, named_paces
-from data_catalog.fetch.retry_after import MAX_BACKOFF_S
-from data_catalog.fetch.wikimedia import check_width
-from data_catalog.images.bounds import require_between
-from data_catalog.settings import HOW, how
+from data_catalog.fetch.hosts import MAX_BACKOFF_S, HostLimits, HostPace, check_host_names, named_paces
+from data_catalog.fetch.urls import check_width
+from data_catalog.settings import HOW, how, require_between
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

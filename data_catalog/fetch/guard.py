@@ -18,9 +18,8 @@ from typing import IO
 
 from data_catalog.fetch.addresses import USUAL_PORTS, Resolver, checked_addresses, resolve
 from data_catalog.fetch.connection import PIECE_BYTES, Deadline, GuardedConnection, in_time
+from data_catalog.fetch.hosts import retry_after_s
 from data_catalog.fetch.reasons import http_reason
-from data_catalog.fetch.retry_after import retry_after_s
-from data_catalog.fetch.robots_tag import TDM_RESERVATION
 from data_catalog.fetch.urls import FetchError, Target, parse_url, redirect_target
 
 REDIRECTS = (301, 302, 303, 307, 308)
@@ -29,6 +28,9 @@ _ANSWERS = (200, 203)
 _LONGEST_DETAIL = 100
 # Servers that choose a format by this header choose one that `normalise` reads.
 _ACCEPT = "image/jpeg,image/png,image/webp,image/gif,image/*;q=0.8,*/*;q=0.5"
+
+# W3C's TDM Reservation Protocol: a header of its own, which `GuardedResponse.robots_tags` lists with the others.
+TDM_RESERVATION = "tdm-reservation"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

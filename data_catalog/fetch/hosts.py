@@ -1,13 +1,21 @@
-"""How fast each host is asked, by all processes of a build together: concurrency, rate, and pauses that it asks for."""
+"""How each host is asked by all processes of a build: rate, concurrency, turns, waits that it asks for."""
 
+import random
+import sqlite3
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+from pathlib import Path
 
-from data_catalog.errors import ConfigError
+from data_catalog.errors import ConfigError, ShardError
+from data_catalog.fetch.connection import Deadline
 from data_catalog.fetch.ledger import HostLedger, Lease
-from data_catalog.images.bounds import require_between
+from data_catalog.fetch.urls import FetchError, Target
+from data_catalog.settings import require_between
+from data_catalog.storage.disk_errors import raise_if_disk_fails
 
 _MOST_REQUESTS_PER_S = 10_000
 # Intervals are so much longer: a host counts requests when they come, and some are 50 ms longer on the way than others.
@@ -176,3 +184,182 @@ class HostClock:
             waited_s += wait_s
             if not wait_s or not self.ledger.is_paused(group):  # others may have been told to wait meanwhile
                 return waited_s
+
+
+MAX_BACKOFF_S = 300.0
+
+
+def retry_after_s(header: str | None, now: datetime | None = None) -> float | None:
+    """Seconds that a Retry-After header asks for, by number or by date; None if it says nothing that makes sense."""
+    text = (header or "").strip()
+    if text.isascii() and text.isdigit():
+        return float(text[:12])
+    try:
+        asked: datetime = parsedate_to_datetime(text)
+    except (ValueError, OverflowError):  # of zones and years beyond all measure
+        return None
+    asked = asked if asked.tzinfo else asked.replace(tzinfo=UTC)
+    wait_s: float = (asked - (now or datetime.now(UTC))).total_seconds()
+    return max(0.0, wait_s)
+
+
+def backoff_s(first_s: float, tries: int, rng: random.Random) -> float:
+    """The wait after so many failed tries: doubled with each, and up to half as much again by chance.
+
+    Chance keeps rows that failed together from coming back together.
+    """
+    return min(MAX_BACKOFF_S, first_s * 2.0 ** (tries - 1)) * rng.uniform(1.0, 1.5)
+
+
+# A server that says a year means its operator's slip, or never; somebody may ask it again after a month.
+_LONGEST_S = 30 * 24 * 3600.0
+_TABLE = (
+    "CREATE TABLE IF NOT EXISTS closed (name TEXT PRIMARY KEY, until REAL, reason TEXT, detail TEXT, status INTEGER)"
+)
+
+
+class ClosedHosts:
+    """Until when hosts are closed, by the clock on the wall, and what they said; safe to use from several threads.
+
+    Args:
+        path: of the file, made when it is not there; several processes share it.
+
+    Raises:
+        ShardError: here and in every method: the file can't be used.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._lock = threading.Lock()
+        try:
+            self._connection = sqlite3.connect(path, timeout=60.0, isolation_level=None, check_same_thread=False)
+            self._connection.execute(_TABLE)
+            self._connection.execute("DELETE FROM closed WHERE until <= ?", (time.time(),))
+        except sqlite3.Error as error:
+            raise self._unusable(error) from error
+
+    def close(self) -> None:
+        """Let go of the file."""
+        with self._lock:
+            self._connection.close()
+
+    def add(self, group: str, failure: FetchError, seconds: float) -> None:
+        """Close a host, or a domain, from now on, for the reason it gave; a month at most."""
+        until = time.time() + min(seconds, _LONGEST_S)
+        values = (group, until, failure.reason, failure.detail, failure.http_status)
+        self._rows("INSERT OR REPLACE INTO closed VALUES (?, ?, ?, ?, ?)", values)
+
+    def failure_of(self, group: str) -> FetchError | None:
+        """What a closed host said, as a failure of one more row; None if it may be asked."""
+        query = "SELECT reason, detail, status FROM closed WHERE name = ? AND until > ?"
+        rows = self._rows(query, (group, time.time()))
+        return FetchError(rows[0][0], rows[0][1], http_status=rows[0][2]) if rows else None
+
+    def _rows(self, query: str, values: tuple[str | float | None, ...]) -> list[tuple[str, str | None, int | None]]:
+        with self._lock:
+            try:
+                return self._connection.execute(query, values).fetchall()
+            except sqlite3.Error as error:
+                raise self._unusable(error) from error
+
+    def _unusable(self, error: sqlite3.Error) -> ShardError:
+        raise_if_disk_fails(error, self._path)
+        return ShardError(f"images: {self._path} can't be used ({error}); mend the disk, or delete it")
+
+
+# In one try, for its turn on all hosts, beside its deadline; more than the longest Crawl-delay that is heeded.
+PATIENCE_S = 90.0
+# A row of which nothing has been asked yet goes back rather than let a thread wait for longer.
+_SHORT_WAIT_S = 1.0
+
+
+class NotYetError(Exception):
+    """The row's own host may not be asked for a while; nothing that was asked has to be asked again."""
+
+
+class Visit:
+    """Where one try is; to be closed when it ends. Time that it waits for its turn is not taken off its deadline.
+
+    Args:
+        clock: when which host may be asked.
+        deadline: of the try.
+        home: the group of the row's own host, on which there is a lease.
+        leave: gives that lease up; called once at most.
+    """
+
+    def __init__(self, clock: HostClock, deadline: Deadline, *, home: str, leave: Callable[[], None]) -> None:
+        self.waited_s = 0.0
+        self._clock = clock
+        self._deadline = deadline
+        self._group: str | None = home
+        self._leave = leave
+        self._lease: Lease | None = None
+        self._has_begun = False
+        self._may_go_back = True
+
+    def go_to(self, target: Target) -> None:
+        """Have a lease on the target's group, and on no other: none is held while another is waited for.
+
+        Raises:
+            FetchError: `timeout`, there is no place.
+        """
+        self._may_go_back = not self._has_begun
+        group = self._clock.group_of(target.host)
+        if group == self._group:
+            return
+        self._give_up()
+        started = time.monotonic()
+        self._lease = self._clock.wait_to_start(group, PATIENCE_S - self.waited_s)
+        self._leave_out(time.monotonic() - started)
+        if self._lease is None:
+            raise _too_late(target)
+        self._group = group
+
+    def follow(self, target: Target) -> None:
+        """`go_to` on a redirect of a robots.txt, from which there is no way back but to ask for that again."""
+        self.go_to(target)
+        self._may_go_back = False
+
+    def wait_for_robots(self, target: Target) -> None:
+        """Wait for the moment of a request for a robots.txt; to be called right before that. Raises as `begin`."""
+        self._wait(target, sets_rate=True)
+
+    def begin(self, target: Target) -> None:
+        """Wait for the moment of a request for the image; to be called right before it is made.
+
+        Raises:
+            FetchError: `timeout`, it does not come in time.
+            NotYetError: the row can as well be asked later: this is its first request.
+        """
+        self._wait(target, sets_rate=False)
+        self._has_begun = True
+        self._may_go_back = False
+
+    def _wait(self, target: Target, *, sets_rate: bool) -> None:
+        longest_s = _SHORT_WAIT_S if self._may_go_back else PATIENCE_S - self.waited_s
+        waited_s = self._clock.wait_for(target.host, longest_s, sets_rate=sets_rate)
+        if waited_s is None:
+            raise NotYetError if self._may_go_back else _too_late(target)
+        self._leave_out(waited_s)
+
+    def close(self) -> None:
+        """Give up the lease, unless it is the first one, which is not ours."""
+        if self._lease is not None:
+            lease, self._lease = self._lease, None
+            self._clock.ledger.end(lease)
+
+    def _give_up(self) -> None:
+        if self._lease is None and self._group is not None:
+            self._leave()
+        self._group = None
+        self.close()
+
+    def _leave_out(self, seconds: float) -> None:
+        self.waited_s += seconds
+        self._deadline.extend(seconds)
+
+
+def _too_late(target: Target) -> FetchError:
+    error = FetchError("timeout", "the host may not be asked in time")
+    error.url = target.url
+    return error

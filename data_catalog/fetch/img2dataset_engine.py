@@ -16,12 +16,11 @@ from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from data_catalog.fetch.closed_hosts import ClosedHosts
 from data_catalog.fetch.fetch import FetchConfig
 from data_catalog.fetch.guard import GuardedOpener
-from data_catalog.fetch.hosts import HostClock
+from data_catalog.fetch.hosts import ClosedHosts, HostClock
 from data_catalog.fetch.ledger import HostLedger
-from data_catalog.fetch.robots_txt import RobotsCache
+from data_catalog.fetch.robots import RobotsCache
 from data_catalog.fetch.row_opener import RowOpener, RowState
 from data_catalog.fetch.urls import FetchError
 from data_catalog.storage.failpoints import failpoint

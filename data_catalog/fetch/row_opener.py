@@ -6,6 +6,7 @@ it; a row whose host asks to wait goes back, and the thread takes another. img2d
 
 import logging
 import random
+import re
 import threading
 import time
 import urllib.request
@@ -19,22 +20,38 @@ from typing import IO
 from urllib.parse import urlsplit
 
 from data_catalog.errors import PipelineError
-from data_catalog.fetch.closed_hosts import ClosedHosts
 from data_catalog.fetch.connection import Deadline
 from data_catalog.fetch.fetch import FetchConfig
 from data_catalog.fetch.guard import GuardedOpener, GuardedResponse, Hooks
-from data_catalog.fetch.hosts import HostClock
-from data_catalog.fetch.placeholders import is_placeholder
+from data_catalog.fetch.hosts import PATIENCE_S, ClosedHosts, HostClock, NotYetError, Visit, backoff_s
 from data_catalog.fetch.reasons import is_retryable
-from data_catalog.fetch.retry_after import backoff_s
-from data_catalog.fetch.robots_tag import forbids
-from data_catalog.fetch.robots_txt import RobotsCache
+from data_catalog.fetch.robots import RobotsCache, forbids
 from data_catalog.fetch.row_queue import RowQueue, StoppedError, Turn
-from data_catalog.fetch.urls import FetchError, Target, parse_url
-from data_catalog.fetch.visits import PATIENCE_S, NotYetError, Visit
-from data_catalog.fetch.wikimedia import thumbnail_url
+from data_catalog.fetch.urls import FetchError, Target, parse_url, thumbnail_url
 
 logger = logging.getLogger(__name__)
+
+# Names that hosts give to such files. Only a redirect is judged by them: a caption's own image may well be called so.
+_NAMES = re.compile(
+    r"(?:photo|image|img|picture|media|file)[-_]?(?:is[-_])?"
+    r"(?:unavailable|not[-_]?(?:available|found)|missing|removed|deleted|coming[-_]?soon)"
+    r"|(?<![a-z])no[-_]?(?:image|photo|picture|thumb(?:nail)?)(?:[-_]?available)?(?![a-z])"
+    r"|^(?:removed|missing|404)(?:[-_]?(?:image|img|photo|picture|file))?$|^placeholder",
+    re.IGNORECASE,
+)
+
+
+def is_placeholder(url: str, final_url: str) -> bool:
+    """True if asking for `url` led to a file whose name says that it stands for a missing one."""
+    stem = _stem(final_url)
+    return stem != _stem(url) and _NAMES.search(stem) is not None
+
+
+def _stem(url: str) -> str:
+    """The file's name: the same before and after a redirect that only goes to HTTPS or to another host."""
+    name = url.partition("?")[0].rpartition("/")[2]
+    return name.rpartition(".")[0] or name
+
 
 # Beyond its deadline, for its turn on hosts and for a slow resolver, a request is taken to hang.
 SLACK_S = PATIENCE_S + 60.0

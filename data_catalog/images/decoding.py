@@ -8,10 +8,9 @@ from dataclasses import asdict
 from pathlib import Path
 
 from data_catalog.errors import ShardError
+from data_catalog.images.children import MAX_IDLE_DEATHS, ChildDiedError, ChildPool
 from data_catalog.images.normalise import NormaliseConfig
 from data_catalog.images.normalising import PICTURES_FILE, RAW_FILE, ROWS_FILE
-from data_catalog.images.pool import ChildPool
-from data_catalog.images.process import MAX_IDLE_DEATHS, ChildDiedError
 from data_catalog.images.tables import Outcome, Piece, PieceReader, Row, failed, read_groups
 
 logger = logging.getLogger(__name__)

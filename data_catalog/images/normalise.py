@@ -6,19 +6,26 @@ from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any
 
 from data_catalog.errors import ConfigError
-from data_catalog.images.bounds import require_between
-from data_catalog.images.encoding import (
+from data_catalog.images.opening import ImageRejectedError, open_image, rejection_of
+from data_catalog.images.pixels import (
     ENCODE_FORMATS,
+    INTERPOLATIONS,
     QUALITY_BOUNDS,
+    RESIZE_MODES,
+    Decoded,
+    ResizePlan,
+    converted,
+    decode,
     encoded,
+    finished,
     grey_miniature,
     is_one_colour,
     perceptual_hash,
+    resized,
     thumbnail,
+    upright,
 )
-from data_catalog.images.opening import ImageRejectedError, open_image, rejection_of
-from data_catalog.images.pixels import Decoded, converted, decode, upright
-from data_catalog.images.resizing import INTERPOLATIONS, RESIZE_MODES, ResizePlan, finished, resized
+from data_catalog.settings import require_between
 
 if TYPE_CHECKING:
     from PIL.ImageFile import ImageFile

@@ -8,8 +8,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from data_catalog.images.magic import format_of
 from data_catalog.images.normalise import ImageRejectedError, NormaliseConfig, normalise_image
+from data_catalog.images.opening import format_of
 from data_catalog.storage.failpoints import failpoint
 
 RAW_FILE = "raw.bin"

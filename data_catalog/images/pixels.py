@@ -1,7 +1,8 @@
-"""From an opened image to RGB pixels: 16 bit, palettes, CMYK, what is transparent, colour profiles, EXIF rotation."""
+"""RGB pixels: from an opened image, resized as img2dataset has it, to the bytes of a file, a hash and a thumbnail."""
 
 import io
 import logging
+import math
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
@@ -174,3 +175,196 @@ def upright(pixels: "Pixels", orientation: int) -> "Pixels":
     rows = -1 if orientation in (3, 4, 7, 8) else 1
     columns = -1 if orientation in (2, 3, 6, 7) else 1
     return np.ascontiguousarray(across[::rows, ::columns])
+
+
+RESIZE_MODES = ("no", "border", "keep_ratio", "keep_ratio_largest", "center_crop")
+# img2dataset's names, and OpenCV's.
+INTERPOLATIONS = {
+    "nearest": "INTER_NEAREST",
+    "linear": "INTER_LINEAR",
+    "bilinear": "INTER_LINEAR",
+    "cubic": "INTER_CUBIC",
+    "bicubic": "INTER_CUBIC",
+    "area": "INTER_AREA",
+    "lanczos": "INTER_LANCZOS4",
+    "lanczos4": "INTER_LANCZOS4",
+}
+_BY_SHORTER_SIDE = ("keep_ratio", "center_crop")
+_BORDER_COLOUR = (255, 255, 255)
+# Above it averaging needs more memory, for its floats, than it is worth.
+_MAX_FLOAT_PIXELS = 2_000_000
+# A JPEG decoded at a fraction has still at least this many times the wanted size.
+_FRACTION_MARGIN = 2
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ResizePlan:
+    """What is to be done to one picture: its size before cropping or padding, in pixels; None: it stays as it is."""
+
+    width: int
+    height: int
+    interpolation: str
+    mode: str
+    image_size: int
+    shrinks: bool
+
+    @classmethod
+    def of(
+        cls, size: tuple[int, int], image_size: int, mode: str, *, only_if_bigger: bool, interpolations: tuple[str, str]
+    ) -> "ResizePlan | None":
+        """The plan for a picture of (width, height); `interpolations` are for shrinking and for growing."""
+        side = min(size) if mode in _BY_SHORTER_SIDE else max(size)
+        shrinks = side > image_size
+        if mode == "no" or (only_if_bigger and not shrinks):
+            return None
+        scale = image_size / side
+        width, height = (max(1, round(length * scale)) for length in size)
+        interpolation = interpolations[0 if shrinks else 1]
+        return cls(
+            width=width, height=height, interpolation=interpolation, mode=mode, image_size=image_size, shrinks=shrinks
+        )
+
+    def fraction(self, size: tuple[int, int]) -> int:
+        """1, 2, 4 or 8: the fraction of its (width, height) at which a JPEG may be decoded, and stay close."""
+        if not self.shrinks or self.interpolation != "area":
+            return 1
+        times = min(size[0] / self.width, size[1] / self.height) / _FRACTION_MARGIN
+        return max(fraction for fraction in (1, 2, 4, 8) if fraction <= max(1, times))
+
+
+def resized(pixels: "Pixels", plan: ResizePlan) -> "Pixels":
+    """The whole picture, shape (height, width, 3), at the plan's size."""
+    import cv2
+
+    height, width = pixels.shape[:2]
+    if (width, height) == (plan.width, plan.height):
+        return pixels
+    shrinks = plan.width < width and plan.height < height
+    if plan.interpolation == "area" and shrinks and not _is_quick_for_opencv(width, height, plan):
+        return _averaged(pixels, plan.width, plan.height)
+    interpolation = getattr(cv2, INTERPOLATIONS[plan.interpolation])
+    shrunk: Pixels = cv2.resize(pixels, (plan.width, plan.height), interpolation=interpolation)
+    return shrunk
+
+
+def _is_quick_for_opencv(width: int, height: int, plan: ResizePlan) -> bool:
+    """Whole numbers of pixels are a loop of its own there."""
+    return (width % plan.width == 0 and height % plan.height == 0) or width * height > _MAX_FLOAT_PIXELS
+
+
+def _averaged(pixels: "Pixels", width: int, height: int) -> "Pixels":
+    """What cv2.INTER_AREA gives, within 1 of 255.
+
+    Two products with sparse matrices run along whole rows of pixels, which a processor does many at a time.
+    """
+    import cv2
+    import numpy as np
+
+    rows, columns = pixels.shape[:2]
+    lower = _weights(rows, height) @ pixels.reshape(rows, columns * 3).astype(np.float32)
+    sideways = cv2.transpose(lower.reshape(height, columns, 3)).reshape(columns, height * 3)
+    both = cv2.convertScaleAbs(_weights(columns, width) @ sideways)
+    averaged: Pixels = cv2.transpose(both.reshape(width, height, 3))
+    return averaged
+
+
+@lru_cache(maxsize=256)
+def _weights(num_before: int, num_after: int) -> Any:
+    """Matrix of shape (num_after, num_before): which share of each new pixel an old one covers; rows add up to 1."""
+    import numpy as np
+    from scipy.sparse import csr_array
+
+    scale = num_before / num_after
+    starts = np.arange(num_after)[:, None] * scale
+    covered = np.floor(starts).astype(np.int64) + np.arange(math.ceil(scale) + 1)
+    shares = np.minimum(covered + 1, starts + scale) - np.maximum(covered, starts)
+    real = (shares > 1e-6) & (covered < num_before)
+    places = (np.broadcast_to(np.arange(num_after)[:, None], real.shape)[real], covered[real])
+    return csr_array(((shares[real] / scale).astype(np.float32), places), shape=(num_after, num_before))
+
+
+def finished(pixels: "Pixels", plan: ResizePlan) -> "Pixels":
+    """Crop or pad the resized, upright picture where the mode asks for it."""
+    if plan.mode == "center_crop":
+        return _cropped(pixels, plan.image_size)
+    return _padded(pixels, plan.image_size) if plan.mode == "border" else pixels
+
+
+def _cropped(pixels: "Pixels", side: int) -> "Pixels":
+    import numpy as np
+
+    top, left = ((length - side) // 2 for length in pixels.shape[:2])
+    return np.ascontiguousarray(pixels[top : top + side, left : left + side])
+
+
+def _padded(pixels: "Pixels", side: int) -> "Pixels":
+    import cv2
+
+    missing = [side - length for length in pixels.shape[:2]]
+    (top, left), (bottom, right) = zip(*((gap // 2, gap - gap // 2) for gap in missing), strict=True)
+    padded: Pixels = cv2.copyMakeBorder(pixels, top, bottom, left, right, cv2.BORDER_CONSTANT, value=_BORDER_COLOUR)
+    return padded
+
+
+ENCODE_FORMATS = ("jpg", "webp", "png")
+# A quality for JPEG and WebP, a degree of compression for PNG.
+QUALITY_BOUNDS = {"jpg": (1, 100), "webp": (1, 100), "png": (0, 9)}
+# Side of the grey picture that the hash is made of.
+_HASH_SIDE = 32
+# Side of the coloured picture that tells pictures of one hash apart.
+THUMBNAIL_SIDE = 8
+THUMBNAIL_BYTES = 3 * THUMBNAIL_SIDE**2
+
+
+def encoded(pixels: "Pixels", encode_format: str, quality: int) -> bytes:
+    """The file's bytes, without any metadata; a JPEG has its colour at half the resolution (4:2:0).
+
+    That is img2dataset's choice, too: at equal size it is as close to the pixels as full colour at a lower quality, and
+    it is quicker to encode and to decode.
+    """
+    import cv2
+
+    options = {
+        "jpg": [
+            *(cv2.IMWRITE_JPEG_QUALITY, quality),
+            *(cv2.IMWRITE_JPEG_SAMPLING_FACTOR, cv2.IMWRITE_JPEG_SAMPLING_FACTOR_420),
+        ],
+        "webp": [cv2.IMWRITE_WEBP_QUALITY, quality],
+        "png": [cv2.IMWRITE_PNG_COMPRESSION, quality],
+    }
+    _, data = cv2.imencode(f".{encode_format}", cv2.cvtColor(pixels, cv2.COLOR_RGB2BGR), options[encode_format])
+    return data.tobytes()
+
+
+def grey_miniature(pixels: "Pixels") -> "Pixels":
+    """The picture in grey, 32x32: what `perceptual_hash` takes."""
+    import cv2
+
+    grey = cv2.cvtColor(pixels, cv2.COLOR_RGB2GRAY)
+    small: Pixels = cv2.resize(grey, (_HASH_SIDE, _HASH_SIDE), interpolation=cv2.INTER_AREA)
+    return small
+
+
+def perceptual_hash(miniature: "Pixels") -> str:
+    """ImageHash's pHash, 64 bits as 16 hexadecimal digits; pictures that look alike differ in few of the bits."""
+    import imagehash
+    import numpy as np
+    from PIL import Image
+
+    return np.packbits(imagehash.phash(Image.fromarray(miniature)).hash).tobytes().hex()
+
+
+def thumbnail(pixels: "Pixels") -> bytes:
+    """The picture averaged to 8x8 pixels of RGB, row by row: 192 bytes.
+
+    The hash sees brightness alone, and nothing of how strong it is; this sees colours.
+    """
+    import cv2
+
+    side = (THUMBNAIL_SIDE, THUMBNAIL_SIDE)
+    return cv2.resize(pixels, side, interpolation=cv2.INTER_AREA).tobytes()
+
+
+def is_one_colour(pixels: "Pixels", miniature: "Pixels") -> bool:
+    """True if every pixel is the same; the miniature of nearly all others says so at once."""
+    return bool(miniature.min() == miniature.max() and (pixels == pixels[0, 0]).all())

@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 
 from data_catalog.fetch.fetch import FetchConfig
-from data_catalog.images.encoding import grey_miniature, perceptual_hash, thumbnail
 from data_catalog.images.normalise import NormaliseConfig, normalise_image
+from data_catalog.images.pixels import grey_miniature, perceptual_hash, thumbnail
 from data_catalog.images.tables import read_groups, write_rows
 from data_catalog.images.workers import ImageWorkers
 

@@ -11,13 +11,12 @@ from types import TracebackType
 import pyarrow as pa
 
 from data_catalog.errors import ShardError
-from data_catalog.fetch.downloading import Places, download, raw_rows
+from data_catalog.fetch.downloading import Places, download, raw_rows, write_log
 from data_catalog.fetch.fetch import FetchConfig
-from data_catalog.fetch.fetch_log import write_log
 from data_catalog.fetch.img2dataset_engine import PACE_FOLDER
+from data_catalog.images.children import ChildPool
 from data_catalog.images.decoding import image_rows
 from data_catalog.images.normalise import NormaliseConfig
-from data_catalog.images.pool import ChildPool
 from data_catalog.images.tables import read_groups, write_rows
 from data_catalog.schema import IMAGES, RAW_IMAGES
 from data_catalog.storage.disk_errors import raise_if_disk_fails

@@ -8,10 +8,9 @@ from typing import Any
 
 from data_catalog.sample import foreign
 from data_catalog.sample.config import CC3M, COCO, FLICKR8K
-from data_catalog.sample.faults import Ledger
 from data_catalog.sample.grammar import captions
 from data_catalog.sample.pictures import ImageFolder
-from data_catalog.sample.samples import Sample, coco_id, url_of
+from data_catalog.sample.samples import Ledger, Sample, coco_id, url_of
 from data_catalog.sample.scene import pick, shuffled
 
 COCO_FILE, CC3M_FILE, FLICKR8K_FILE = "coco/captions_scenes.json", "cc3m/cc3m.tsv", "flickr8k/Flickr8k.token.txt"

@@ -7,8 +7,7 @@ from typing import Any
 from data_catalog.progress import Progress
 from data_catalog.sample.config import FLICKR8K
 from data_catalog.sample.drawing import encode, paint
-from data_catalog.sample.faults import Ledger
-from data_catalog.sample.samples import Sample, url_of
+from data_catalog.sample.samples import Ledger, Sample, url_of
 
 _HTML = """<!DOCTYPE html>
 <html><head><title>Image removed</title></head>

@@ -1,16 +1,53 @@
 """Which images the sample has: in which dataset, in which file format, with which fault; all drawn from the seed."""
 
 import hashlib
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from random import Random
 from typing import Any
 from urllib.parse import quote
 
-from data_catalog.sample.config import CC3M, COCO, FLICKR8K, SOURCES, WIT
+from data_catalog.sample.config import CC3M, COCO, FAULTS, FLICKR8K, MOST_FAULTY, SOURCES, WIT
 from data_catalog.sample.drawing import Layout, place
-from data_catalog.sample.faults import assign
-from data_catalog.sample.scene import Scene, pick, random_scene
+from data_catalog.sample.scene import Scene, pick, random_scene, shuffled
+
+
+@dataclass(slots=True)
+class Ledger:
+    """Every fault that was put in, in the order of writing."""
+
+    entries: list[dict[str, Any]] = field(default_factory=list)
+
+    def record(self, kind: str, source: str, **facts: Any) -> None:
+        """Note one fault with what identifies it: `url` or `path`, `caption`, `caption_id`, `same_as`."""
+        if kind not in FAULTS:
+            raise KeyError(kind)
+        self.entries.append({"kind": kind, "source": source, **facts})
+
+    def as_json(self) -> dict[str, Any]:
+        """The ledger with the meaning of every kind."""
+        return {"kinds": {kind: fault.meaning for kind, fault in FAULTS.items()}, "faults": self.entries}
+
+
+def assign(
+    source: str, indices: Sequence[int], rng: Random, rates: Mapping[str, float] | None = None
+) -> dict[int, str]:
+    """Which images of a source have which fault; never more than half of them have one.
+
+    Args:
+        rates: in the place of those of `FAULTS`; a kind that they give 0 has no image.
+    """
+    rates = rates or {}
+    waiting = shuffled(rng, indices)[: int(len(indices) * MOST_FAULTY)]
+    assigned: dict[int, str] = {}
+    for kind, fault in FAULTS.items():
+        if source in fault.sources:
+            rate = rates.get(kind, fault.rate)
+            count = max(1, round(rate * len(indices))) if rate else 0
+            victims, waiting = waiting[:count], waiting[count:]
+            assigned.update(dict.fromkeys(victims, kind))
+    return assigned
+
 
 _SHARES = {WIT: 0.30, COCO: 0.35, CC3M: 0.20, FLICKR8K: 0.15}
 _PNG_SHARE = 0.25  # of the datasets that have other formats than JPEG

@@ -17,9 +17,8 @@ from data_catalog.errors import ConfigError
 from data_catalog.progress import Progress
 from data_catalog.sample.config import CC3M, COCO, FLICKR8K, SOURCES, WIT, ScenesConfig
 from data_catalog.sample.english_files import write_cc3m, write_coco, write_flickr8k
-from data_catalog.sample.faults import Ledger
 from data_catalog.sample.pictures import ImageFolder
-from data_catalog.sample.samples import Sample, plan
+from data_catalog.sample.samples import Ledger, Sample, plan
 from data_catalog.sample.server import RULES_FILE
 from data_catalog.sample.wit_file import write_wit
 from data_catalog.storage.disk_errors import raise_if_disk_fails

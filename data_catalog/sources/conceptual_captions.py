@@ -8,9 +8,8 @@ from typing import NamedTuple
 
 from data_catalog.errors import ConfigError
 from data_catalog.settings import HOW
-from data_catalog.sources.admission import Origin, admit, refuse
 from data_catalog.sources.files import Line, check_text_file, excerpt, head_lines, read_lines, upstream_files
-from data_catalog.sources.rows import SourceRow
+from data_catalog.sources.rows import Origin, SourceRow, admit, refuse
 from data_catalog.sources.urls import is_web_url, url_key
 
 _SPLIT_IN_NAME = re.compile(r"(train|val)(?:ing|idation)?(?![a-z])", re.IGNORECASE)

@@ -15,13 +15,12 @@ from pathlib import Path
 
 from data_catalog.errors import ConfigError
 from data_catalog.settings import HOW
-from data_catalog.sources.admission import Origin, admit, refuse
 from data_catalog.sources.delimited import read_records
 from data_catalog.sources.files import Line, Trouble, check_text_file, excerpt, head_lines, read_lines, upstream_files
 from data_catalog.sources.image_files import check_images
 from data_catalog.sources.json_documents import open_json
 from data_catalog.sources.karpathy import check_karpathy, karpathy_captions
-from data_catalog.sources.rows import SourceRow, UpstreamRow, usual_split
+from data_catalog.sources.rows import Origin, SourceRow, UpstreamRow, admit, refuse, usual_split
 
 _EXPECTED = "Flickr captions (tokens, results.csv, captions.txt or Karpathy's JSON)"
 # Flickr8k has a stray copy number: "2258277193_586949ec62.jpg.1#0".

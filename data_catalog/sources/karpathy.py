@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from data_catalog.errors import ConfigError
-from data_catalog.sources.json_fields import describe, id_field, records_of, text_field
+from data_catalog.sources.json_documents import describe, id_field, records_of, text_field
 
 _SPLITS = {"restval": "train"}
 _NO_SENTENCE: tuple[Mapping[str, object], ...] = ({},)

@@ -12,14 +12,12 @@ from typing import NamedTuple
 from data_catalog.errors import ConfigError
 from data_catalog.schema import NATIVE
 from data_catalog.settings import HOW, how
-from data_catalog.sources.admission import Origin, admit, refuse
 from data_catalog.sources.files import Held, upstream_files
 from data_catalog.sources.image_files import check_images
-from data_catalog.sources.json_documents import open_json
-from data_catalog.sources.json_fields import describe, id_field, missing_id, records_of, text_field
+from data_catalog.sources.json_documents import describe, id_field, missing_id, open_json, records_of, text_field
 from data_catalog.sources.karpathy import KarpathyCaption, check_karpathy, karpathy_captions
 from data_catalog.sources.origins import CORRECTED, MACHINE_TRANSLATION, CaptionOrigin
-from data_catalog.sources.rows import SourceRow
+from data_catalog.sources.rows import Origin, SourceRow, admit, refuse
 from data_catalog.sources.urls import flickr_page
 
 _EXPECTED = "a COCO captions JSON ('images' and 'annotations' with 'caption') or Karpathy's dataset_coco.json"

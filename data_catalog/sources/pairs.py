@@ -6,12 +6,11 @@ from dataclasses import dataclass, field
 from data_catalog.errors import ConfigError
 from data_catalog.schema import NATIVE
 from data_catalog.settings import HOW, how
-from data_catalog.sources.admission import Origin, admit, refuse
 from data_catalog.sources.files import upstream_files
 from data_catalog.sources.image_files import check_images
-from data_catalog.sources.json_fields import describe
+from data_catalog.sources.json_documents import describe
 from data_catalog.sources.origins import CaptionOrigin
-from data_catalog.sources.rows import SourceRow
+from data_catalog.sources.rows import Origin, SourceRow, admit, refuse
 from data_catalog.sources.tables import FORMATS, Entry, Wanted, check_table, read_table
 from data_catalog.sources.urls import is_web_url, url_key
 

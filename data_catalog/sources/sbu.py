@@ -11,11 +11,9 @@ from typing import NamedTuple
 
 from data_catalog.errors import ConfigError
 from data_catalog.settings import HOW
-from data_catalog.sources.admission import Origin, admit, refuse
 from data_catalog.sources.files import Line, check_text_file, read_lines, upstream_files
-from data_catalog.sources.json_documents import JsonList, open_json
-from data_catalog.sources.json_fields import describe
-from data_catalog.sources.rows import SourceRow
+from data_catalog.sources.json_documents import JsonList, describe, open_json
+from data_catalog.sources.rows import Origin, SourceRow, admit, refuse
 from data_catalog.sources.urls import flickr_page, is_web_url, url_key
 
 _EXPECTED_JSON = "SBU's JSON ('image_urls' and 'captions', lists of equal length)"

@@ -1,11 +1,71 @@
-"""What identifies an image by its URL, and what a Flickr URL tells of the photo's page."""
+"""URLs, and the names of their hosts, in one spelling: what identifies an image by its URL."""
 
+import functools
 import hashlib
+import ipaddress
 import re
 import string
-from urllib.parse import urlsplit, urlunsplit
+import unicodedata
+from urllib.parse import unquote, urlsplit, urlunsplit
 
-from data_catalog.sources.host_names import canonical_host
+_DOTS = re.compile("[.\u3002\uff0e\uff61]")
+# Letters of their own in host names since IDNA 2008; Python's codec, which is older, has them as `ss` and `\u03c3`.
+_OWN_LETTERS = frozenset("\xdf\u03c2")
+# No host has them; where an escape or a letter stands for one, the name is left as it is.
+_FORBIDDEN = re.compile(r"[\x00-\x20#%/:<>?@\[\\\]^|\x7f]")
+_NUMBERS = ((re.compile("0x0*([0-9a-f]*)"), 16), (re.compile("0+([0-7]*)"), 8), (re.compile("([1-9][0-9]*)"), 10))
+_MOST_DIGITS = 11  # of 32 bits, in octal
+
+
+@functools.lru_cache(maxsize=4096)  # of millions of addresses most are of a few hosts
+def canonical_host(host: str) -> str:
+    """A host in lower case and ASCII, without a dot at its end, numeric addresses in their usual form.
+
+    Give an address of IPv6 without its brackets.
+    """
+    given = host.lower()
+    if ":" in given:
+        return _ipv6(given)
+    name = ".".join(map(_ascii_label, _DOTS.split(unquote(given).lower()))).rstrip(".")
+    if _FORBIDDEN.search(name):
+        return given
+    return _ipv4(name) or name
+
+
+def _ipv6(host: str) -> str:
+    try:
+        found = ipaddress.IPv6Address(host)
+    except ValueError:
+        return host
+    return str(found.ipv4_mapped or found)
+
+
+def _ipv4(host: str) -> str | None:
+    """An address of up to four numbers, each decimal, octal or hexadecimal; the last fills the bytes that are left."""
+    *first, last = numbers = [_number(part) for part in host.split(".")]
+    bytes_left = 5 - len(numbers)
+    if last is None or bytes_left < 1 or last >= 256**bytes_left or any(n is None or n > 255 for n in first):
+        return None
+    value = sum((n or 0) << (24 - 8 * place) for place, n in enumerate(first))
+    return str(ipaddress.IPv4Address(value + last))
+
+
+def _number(text: str) -> int | None:
+    for pattern, base in _NUMBERS:
+        found = pattern.fullmatch(text)
+        if found and len(found[1]) <= _MOST_DIGITS:
+            return int(found[1] or "0", base)
+    return None
+
+
+def _ascii_label(label: str) -> str:
+    if _OWN_LETTERS.intersection(label):
+        return "xn--" + unicodedata.normalize("NFKC", label).lower().encode("punycode").decode("ascii")
+    try:
+        return label.encode("idna").decode("ascii").lower()
+    except UnicodeError:
+        return label.lower()
+
 
 _UNRESERVED = string.ascii_letters + string.digits + "-._~"
 # Decoded in a path: MediaWiki and its proxies serve "(" and "%28" alike.
@@ -110,3 +170,65 @@ def flickr_page(image_url: str | None) -> str | None:
     """The page of a photo (photographer, licence), from the URL of its file on Flickr; None for any other URL."""
     found = _FLICKR_PHOTO.match(image_url) if image_url else None
     return f"https://www.flickr.com/photo.gne?id={found.group(1)}" if found else None
+
+
+_SCHEME_OF_HOST = re.compile(r"https?://", re.IGNORECASE)
+
+
+def host_of(url: str) -> str | None:
+    """The host of a URL in its one spelling (`canonical_host`), without port; None if it has none."""
+    try:
+        host = urlsplit(plain_url(url)).hostname
+    except ValueError:
+        return None
+    return canonical_host(host or "") or None
+
+
+def readable_host(host: str) -> str:
+    """A host, as `host_of` gives it, with the letters that its `xn--` forms stand for."""
+    return ".".join(map(_readable_label, host.split(".")))
+
+
+def _readable_label(label: str) -> str:
+    if not label.startswith("xn--"):
+        return label
+    try:
+        readable = label[4:].encode("ascii").decode("punycode")
+        readable.encode("utf-8")  # half a surrogate pair is no letter
+    except UnicodeError:
+        return label
+    return readable
+
+
+def domains_of(host: str) -> list[str]:
+    """A host and the domains that it is in: `a.b.org`, `b.org`, `org`; an address is in none."""
+    if ":" in host or host.rpartition(".")[2].isdigit():
+        return [host]
+    labels = host.split(".")
+    return [".".join(labels[start:]) for start in range(len(labels))]
+
+
+def address_key(url: str) -> str:
+    """What all spellings of an image's address share, by http and https alike, and what tells nobody the address.
+
+    The part before the dash is of the host alone (`host_key`).
+    """
+    host = host_of(url) or ""
+    address = _SCHEME_OF_HOST.sub("", canonical_url(url), count=1)
+    path = address[len(address.partition("/")[0]) :]
+    port = _port(url)
+    text = f"{host}{port}{path}"
+    return f"{host_key(host)}-{hashlib.sha256(text.encode('utf-8', 'surrogatepass')).hexdigest()[:40]}"
+
+
+def host_key(host: str) -> str:
+    """The start of the `address_key` of all addresses of a host."""
+    return hashlib.sha256(host.encode("utf-8", "surrogatepass")).hexdigest()[:12]
+
+
+def _port(url: str) -> str:
+    try:
+        port = urlsplit(plain_url(url)).port
+    except ValueError:
+        return ""
+    return "" if port in (None, 80, 443) else f":{port}"

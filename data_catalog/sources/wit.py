@@ -11,10 +11,9 @@ from pathlib import Path
 
 from data_catalog.errors import ConfigError
 from data_catalog.settings import HOW
-from data_catalog.sources.admission import Origin, admit, refuse
 from data_catalog.sources.delimited import Record, complete_cells, read_records
 from data_catalog.sources.files import Line, check_text_file, read_lines, text_trouble, upstream_files
-from data_catalog.sources.rows import SourceRow, UnselectedRow
+from data_catalog.sources.rows import Origin, SourceRow, UnselectedRow, admit, refuse
 from data_catalog.sources.urls import canonical_url, is_web_url, url_key
 
 _EXPECTED = "a WIT TSV with its header line"

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from data_catalog.errors import ConfigError
-from data_catalog.exports.export import FORMATS
+from data_catalog.exports import FORMATS
 from data_catalog.storage.findings import Finding, damage, document, listed, missing, recorded, run_log
 from data_catalog.storage.manifest import (
     CURRENT_FILE,

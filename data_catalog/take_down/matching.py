@@ -10,8 +10,8 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from data_catalog.sources.hosts import address_key, domains_of, host_key, host_of, readable_host
 from data_catalog.sources.ingest import STEP as INGEST
+from data_catalog.sources.urls import address_key, domains_of, host_key, host_of, readable_host
 from data_catalog.tombstones import FORGOTTEN, Tombstone, Tombstones
 
 # What a table may have of these is looked at.

@@ -10,7 +10,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from data_catalog.errors import ConfigError
-from data_catalog.sources.hosts import address_key
+from data_catalog.sources.urls import address_key
 from data_catalog.storage.manifest import Snapshot, committed_snapshots, datasets_folder
 from data_catalog.take_down.matching import COLUMNS, LINE_COLUMNS, Matcher
 from data_catalog.take_down.rows import of_samples

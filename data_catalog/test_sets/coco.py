@@ -6,10 +6,9 @@ from pathlib import Path
 
 from data_catalog.errors import ConfigError
 from data_catalog.settings import HOW, how
-from data_catalog.sources.admission import Origin, refuse
 from data_catalog.sources.files import Held, upstream_files
-from data_catalog.sources.json_documents import open_json
-from data_catalog.sources.json_fields import describe, id_field, missing_id, records_of, text_field
+from data_catalog.sources.json_documents import describe, id_field, missing_id, open_json, records_of, text_field
+from data_catalog.sources.rows import Origin, refuse
 from data_catalog.test_sets.identities import name_identities, url_identities
 from data_catalog.test_sets.images import TestSetRow, sightings
 

@@ -12,8 +12,8 @@ from pathlib import Path
 
 from data_catalog.errors import ConfigError
 from data_catalog.settings import HOW, how
-from data_catalog.sources.admission import Origin, refuse
 from data_catalog.sources.files import upstream_files
+from data_catalog.sources.rows import Origin, refuse
 from data_catalog.sources.tables import Wanted, check_table, read_table
 from data_catalog.test_sets.identities import canonical_identities
 from data_catalog.test_sets.images import TestSetRow, sightings

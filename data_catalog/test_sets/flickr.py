@@ -11,10 +11,9 @@ from pathlib import Path
 
 from data_catalog.errors import ConfigError
 from data_catalog.settings import HOW, how
-from data_catalog.sources.admission import Origin, refuse
 from data_catalog.sources.files import Held, check_text_file, read_lines, upstream_files
 from data_catalog.sources.flickr import FlickrConfig, read_flickr
-from data_catalog.sources.rows import MalformedRow, UpstreamRow
+from data_catalog.sources.rows import MalformedRow, Origin, UpstreamRow, refuse
 from data_catalog.test_sets.identities import photo_identities
 from data_catalog.test_sets.images import TestSetRow, sightings
 from data_catalog.test_sets.karpathy import karpathy_split_rows, require_splits

@@ -4,9 +4,8 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from data_catalog.sources.admission import Origin, refuse
 from data_catalog.sources.files import Held, text_trouble
-from data_catalog.sources.rows import MalformedRow
+from data_catalog.sources.rows import MalformedRow, Origin, refuse
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

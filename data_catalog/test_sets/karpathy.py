@@ -6,10 +6,10 @@ from pathlib import Path
 
 from data_catalog.errors import ConfigError
 from data_catalog.settings import HOW, how
-from data_catalog.sources.admission import Origin
 from data_catalog.sources.files import upstream_files
 from data_catalog.sources.json_documents import open_json
 from data_catalog.sources.karpathy import KarpathyCaption, check_karpathy, karpathy_captions
+from data_catalog.sources.rows import Origin
 from data_catalog.test_sets.identities import name_identities, photo_identities
 from data_catalog.test_sets.images import TestSetRow, sightings
 

@@ -6,8 +6,8 @@ from pathlib import Path
 
 from data_catalog.errors import ConfigError
 from data_catalog.settings import HOW, how
-from data_catalog.sources.admission import Origin, refuse
 from data_catalog.sources.files import check_text_file, read_lines, upstream_files
+from data_catalog.sources.rows import Origin, refuse
 from data_catalog.sources.tables import FORMATS, Entry, Wanted, check_table, read_table
 from data_catalog.sources.urls import is_web_url
 from data_catalog.test_sets.identities import name_identities, url_identities, written_identities

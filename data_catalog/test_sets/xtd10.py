@@ -11,8 +11,8 @@ from pathlib import Path
 
 from data_catalog.errors import ConfigError
 from data_catalog.settings import HOW, how
-from data_catalog.sources.admission import Origin, refuse
 from data_catalog.sources.files import Held, Line, check_text_file, read_lines, upstream_files
+from data_catalog.sources.rows import Origin, refuse
 from data_catalog.test_sets.identities import name_identities
 from data_catalog.test_sets.images import TestSetRow, sightings
 

@@ -15,7 +15,7 @@ from cleaning.image_duplicates import Images, Verdict, judge_images
 from cleaning.selection_config import DuplicatesConfig, LeaksConfig
 from data_catalog.database.sorting import image_facts, samples_of_bytes, thumbnails_in_order
 from data_catalog.fetch.reasons import image_step
-from data_catalog.images.encoding import THUMBNAIL_BYTES
+from data_catalog.images.pixels import THUMBNAIL_BYTES
 from data_catalog.publish import UPSTREAM, SplitConfig, split_of
 from data_catalog.schema import CAPTIONS, PENDING
 from data_catalog.settings import plain

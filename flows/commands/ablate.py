@@ -10,8 +10,17 @@ from typing import Any
 from data_catalog.ablations import FOLDER, RECORD_FILE
 from data_catalog.storage.manifest import Snapshot, current_snapshot
 from data_catalog.storage.shards import digest
-from flows.ablation import AblationConfig, Variant, default_steps, run_ablation, sizes_of, variants_of
-from flows.ablation_record import PAGE_FILE, PLOT_FILE, Ablation
+from flows.ablation import (
+    PAGE_FILE,
+    PLOT_FILE,
+    Ablation,
+    AblationConfig,
+    Variant,
+    default_steps,
+    run_ablation,
+    sizes_of,
+    variants_of,
+)
 from flows.commands.jobs_executor import with_executor
 from flows.commands.output import say
 from flows.dry_run import DryRun, dry_run

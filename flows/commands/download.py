@@ -12,8 +12,7 @@ from flows.commands.output import say
 from flows.tables import plain_table
 
 if TYPE_CHECKING:
-    from data_catalog.downloads.obtaining import Obtained, Order
-    from data_catalog.downloads.record import Download
+    from data_catalog.downloads.obtaining import Download, Obtained, Order
     from data_catalog.downloads.registry import UpstreamFile, UpstreamSource
 
 Registry = dict[str, "UpstreamSource"]
@@ -63,7 +62,7 @@ def _chosen(source: "UpstreamSource", pattern: str | None) -> "list[UpstreamFile
 
 
 def _list(registry: Registry, folder: Path) -> None:
-    from data_catalog.downloads.record import read_record
+    from data_catalog.downloads.obtaining import read_record
 
     record = read_record(folder)
     rows = []
@@ -79,7 +78,7 @@ def _list(registry: Registry, folder: Path) -> None:
 def _file_rows(
     source: "UpstreamSource", file: "UpstreamFile", folder: Path, record: "dict[str, Download]"
 ) -> list[dict[str, object]]:
-    from data_catalog.downloads.presence import State, partial_of, state_of
+    from data_catalog.downloads.obtaining import State, partial_of, state_of
 
     checksum, num_bytes = file.expected.checksum, file.expected.num_bytes
     come = partial_of(file, folder).num_bytes if file.url else 0
@@ -162,8 +161,7 @@ def _tell(obtained: "Obtained", order: "Order") -> None:
 
 def _by_hand(source: "UpstreamSource", files: "Sequence[UpstreamFile]", order: "Order") -> None:
     """Say what a person has to fetch, and where it goes; or check what is there, and record it."""
-    from data_catalog.downloads.obtaining import obtaining, record_by_hand
-    from data_catalog.downloads.presence import check_readable, files_there
+    from data_catalog.downloads.obtaining import check_readable, files_there, obtaining, record_by_hand
 
     if not files:
         return
@@ -185,8 +183,7 @@ def _by_hand(source: "UpstreamSource", files: "Sequence[UpstreamFile]", order: "
 
 def _check(source: "UpstreamSource", files: "Sequence[UpstreamFile]", folder: Path) -> None:
     """Compare the files that are there with the record, and let what will read them look at them."""
-    from data_catalog.downloads.presence import check_readable, files_there
-    from data_catalog.downloads.record import read_record
+    from data_catalog.downloads.obtaining import check_readable, files_there, read_record
     from data_catalog.storage.shards import sha256_of
 
     record, there = read_record(folder), files_there(files, folder)

@@ -4,7 +4,7 @@ from argparse import Namespace
 from dataclasses import replace
 
 from flows.commands.output import say
-from flows.model_exports import chosen_model
+from flows.models import chosen_model
 from flows.tables import plain_table
 from training.exports.model_export import ModelExportConfig, ModelExportReport, export_model
 from training.threads import let_threads_sleep

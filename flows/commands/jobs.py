@@ -13,8 +13,7 @@ from data_catalog.storage.manifest import require_snapshot
 from flows.commands.jobs_executor import with_executor
 from flows.commands.output import say
 from flows.job_options import dry_run_options
-from flows.jobs import BuildReport
-from flows.orchestration.ready import require_ready, require_scorable
+from flows.jobs import BuildReport, require_ready, require_scorable
 from flows.recipe.recipe import load_recipe
 from flows.report.page import report_path
 from flows.tables import cell_text, plain_table
@@ -65,8 +64,7 @@ def run(options: Namespace) -> None:
 
 def tell_dry_run(options: Namespace, dry: Mapping[str, Any]) -> None:
     """Judge a sample of each source, and print what each rule drops, with examples."""
-    from flows.dry_run import dry_run
-    from flows.dry_run_page import write_page
+    from flows.dry_run import dry_run, write_page
 
     recipe = load_recipe(options.recipe, root=options.root, overrides=options.overrides)
     found = dry_run(

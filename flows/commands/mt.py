@@ -10,8 +10,7 @@ from flows.tables import plain_table
 
 def train(options: Namespace) -> None:
     """Train a package from parallel captions."""
-    from flows.recipe.language_packs import language_pack
-    from flows.recipe.pair_languages import column_language
+    from flows.recipe.language_packs import column_language, language_pack
     from flows.recipe.recipe import override_values
     from flows.recipe.settings import build
     from translation.train.config import PRESETS, TrainPackageConfig

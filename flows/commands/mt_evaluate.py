@@ -11,7 +11,7 @@ from data_catalog.errors import ConfigError
 from data_catalog.settings import plain
 from data_catalog.storage.shards import sha256_of, write_bytes, write_json
 from flows.commands.output import say
-from flows.recipe.named_engines import make_folder
+from flows.recipe.engines import make_folder
 from flows.systems import Run, System, named_systems, run_systems
 from flows.tables import cell_text, plain_table
 from translation.engines.cpus import num_cpus

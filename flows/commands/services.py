@@ -11,7 +11,7 @@ from flows.commands.output import say
 from flows.recipe.recipe import DEFAULT_ROOT
 
 if TYPE_CHECKING:
-    from flows.recipe.language_traits import Trait
+    from flows.language_doctor import Trait
 
 REPORT_WIDTH = 110  # characters
 NO_BREAK = "\xa0"
@@ -57,8 +57,7 @@ def doctor(options: Namespace) -> int:
 
 
 def _examine_language(options: Namespace) -> int:
-    from flows.language_doctor import examine
-    from flows.recipe.language_traits import find_language
+    from flows.language_doctor import examine, find_language
 
     if options.fix:
         raise ConfigError("--fix mends the environment, not a language: leave out --fix or --language")

@@ -10,7 +10,7 @@ from typing import Any
 
 from data_catalog.errors import ConfigError
 from data_catalog.progress import Progress
-from flows.recipe.named_engines import one_way_config, packs_of, remembering, route_codes, setting_values
+from flows.recipe.engines import one_way_config, packs_of, remembering, route_codes, setting_values
 from translation.config import TranslateConfig
 from translation.engine import Translator
 from translation.files.caption_files import CaptionFiles, count_rows, format_of, translate_files

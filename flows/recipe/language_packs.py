@@ -1,14 +1,20 @@
 """Language packs from TOML: those that ship in `flows/languages`, and any other file that a recipe names."""
 
+import logging
 import tomllib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 
+from cleaning.language import caption_language
+from cleaning.rules import detectable_code
 from data_catalog.errors import ConfigError
 from data_catalog.language_pack import LanguagePack
+from data_catalog.stages import Check
 from flows.recipe.recipe import Recipe
 from flows.recipe.settings import build
+
+logger = logging.getLogger(__name__)
 
 _SHIPPED = Path(__file__).parents[1] / "languages"
 
@@ -89,3 +95,12 @@ def load_language_pack(name: str) -> LanguagePack:
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ConfigError(f"the language pack {path} is not TOML: {error}") from error
     return build(LanguagePack, values, str(path.name))
+
+
+def column_language(pack: LanguagePack) -> Check | None:
+    """The check that a column's texts are in the pack's language; None, with a warning, where no engine knows it."""
+    code = detectable_code(pack)
+    if code is None:
+        logger.warning("pairs are not checked for being in %r: no engine knows that language", pack.code)
+        return None
+    return caption_language(code, confusions=pack.confusions)

@@ -1,5 +1,6 @@
 """Everything that the page of a snapshot shows, gathered from its files, its manifest and the run log."""
 
+import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -10,10 +11,52 @@ from data_catalog.fetch.diagnosis import Diagnosis
 from data_catalog.schema import NATIVE
 from data_catalog.sources.origins import ORIGINS
 from data_catalog.storage.manifest import MARKED, SPLITS, Snapshot
-from flows.report import captions, images, provenance
+from flows.report import captions, images
 from flows.report.questions import Questions
 
 Rows = list[dict[str, Any]]
+
+
+def settings(manifest: Mapping[str, Any]) -> dict[str, dict[str, str]]:
+    """What was asked for: by section, names and values as a recipe has them."""
+    sections: dict[str, dict[str, str]] = {}
+    for section, values in sorted(manifest["settings"].items()):
+        if isinstance(values, Mapping):
+            sections[section] = dict(_flat(values))
+        else:
+            sections.setdefault("", {})[section] = _value(values)
+    return {name: values for name, values in sorted(sections.items()) if values}
+
+
+def _flat(values: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:
+    found: list[tuple[str, str]] = []
+    for name, value in sorted(values.items()):
+        if isinstance(value, Mapping):
+            found += _flat(value, f"{prefix}{name}.")
+        else:
+            found.append((f"{prefix}{name}", _value(value)))
+    return found
+
+
+def _value(value: Any) -> str:
+    return json.dumps(value, ensure_ascii=False)
+
+
+def files(snapshot: Snapshot) -> Rows:
+    """Number, rows and bytes of a snapshot's files by what they hold; pairs by split."""
+    counts: dict[str, Counter[str]] = {}
+    documents = {"documents": snapshot.manifest.get("documents", [])}
+    for kind, entries in [*sorted(snapshot.manifest["files"].items()), *documents.items()]:
+        for entry in entries:
+            name = f"{kind}, {entry['split']}" if "split" in entry else kind
+            counts.setdefault(name, Counter()).update(files=1, rows=entry.get("rows", 0), bytes=entry["bytes"])
+    return [{"what": name, **count} for name, count in counts.items()]
+
+
+def runs_of(snapshot: Snapshot, runs: Sequence[Mapping[str, Any]]) -> Rows:
+    """Lines of the run log that came to this snapshot and did something, the latest first."""
+    mine = [run for run in runs if run.get("snapshot") == snapshot.snapshot and run.get("num_steps")]
+    return [dict(run) for run in reversed(mine)]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -153,9 +196,9 @@ def gather(snapshot: Snapshot, runs: Sequence[Mapping[str, Any]], *, num_example
             merged=ask.rows(images.MERGED)[0],
             twins=images.twins(ask),
             leaks=ask.rows(images.LEAKS),
-            settings=provenance.settings(snapshot.manifest),
-            files=provenance.files(snapshot),
-            runs=provenance.runs_of(snapshot, runs),
+            settings=settings(snapshot.manifest),
+            files=files(snapshot),
+            runs=runs_of(snapshot, runs),
             ablations=ablations_of(snapshot),
         )
 

@@ -13,10 +13,10 @@ from data_catalog.storage.manifest import Snapshot, datasets_folder
 from data_catalog.storage.recorded_files import recorded
 from data_catalog.storage.shards import write_bytes
 from data_catalog.storage.snapshot_history import runs
-from flows.report import distributions, funnel_charts, texts
+from flows.report import charts, texts
 from flows.report.captions import listed
 from flows.report.contents import Contents, gather
-from flows.report.language_names import language_name
+from flows.report.texts import language_name
 from flows.report_options import DEFAULT_EXAMPLES
 
 if TYPE_CHECKING:
@@ -144,17 +144,17 @@ def _charts(contents: Contents) -> dict[str, str]:
             source: [funnel.read[source], *(funnel.kept[source][step] for step in funnel.steps)]
             for source in funnel.read
         }
-        found["stream"] = funnel_charts.stream_chart(funnel.steps, kept)
-        found["losses"] = funnel_charts.losses_chart(funnel.dropped, funnel.published)
+        found["stream"] = charts.stream_chart(funnel.steps, kept)
+        found["losses"] = charts.losses_chart(funnel.dropped, funnel.published)
     for unit, series in contents.lengths.items():
         if series:
-            found[unit] = distributions.length_chart(f"Lengths of captions in {unit}", series, unit=unit)
+            found[unit] = charts.length_chart(f"Lengths of captions in {unit}", series, unit=unit)
     if contents.counts.per_image:
         labels = ("captions of an image", "images")
-        found["per_image"] = distributions.bars_chart("Captions of an image", contents.counts.per_image, labels=labels)
+        found["per_image"] = charts.bars_chart("Captions of an image", contents.counts.per_image, labels=labels)
     if contents.scores is not None:
         scores = contents.scores
-        found["scores"] = distributions.score_chart(scores.counts, low=scores.low, width=scores.width)
+        found["scores"] = charts.score_chart(scores.counts, low=scores.low, width=scores.width)
     return found | _image_charts(contents)
 
 
@@ -163,13 +163,13 @@ def _image_charts(contents: Contents) -> dict[str, str]:
     sizes = contents.counts.sizes
     if sizes:
         points = [(row["mean_width"], row["mean_height"], row["num_images"]) for row in sizes]
-        found["sizes"] = distributions.size_chart(points)
+        found["sizes"] = charts.size_chart(points)
         aspects = _aspects(sizes)
-        found["aspects"] = distributions.octave_chart(
+        found["aspects"] = charts.octave_chart(
             "Images by aspect ratio", aspects, per_octave=8, labels=_ASPECTS, axis="width : height"
         )
     if contents.file_sizes:
-        found["file_sizes"] = distributions.octave_chart(
+        found["file_sizes"] = charts.octave_chart(
             "Images by size of their files", contents.file_sizes, per_octave=4, labels=_KILOBYTES, axis="kibibytes"
         )
     return found

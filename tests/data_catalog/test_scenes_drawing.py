@@ -8,8 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from data_catalog.sample.drawing import RGB, Layout, encode, paint, place
-from data_catalog.sample.outlines import OUTLINES
+from data_catalog.sample.drawing import OUTLINES, RGB, Layout, encode, paint, place
 from data_catalog.sample.scene import BACKGROUNDS, COLOURS, SHAPES, SIZES, Group, Scene, random_scene
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from data_catalog.errors import ConfigError
-from data_catalog.sources.hosts import address_key
+from data_catalog.sources.urls import address_key
 from data_catalog.tombstones import Tombstones, new_tombstone, read_tombstones, write_tombstones
 
 

@@ -18,9 +18,7 @@ import pytest
 from data_catalog.ablations import AblationTable, ablations_of, write_ablation_record
 from data_catalog.errors import ConfigError
 from data_catalog.storage.manifest import Snapshot, require_snapshot
-from flows.ablation import AblationConfig, default_steps
-from flows.ablation_record import Ablation, Compared, Sizes, write_ablation
-from flows.ablation_scores import gallery_of
+from flows.ablation import Ablation, AblationConfig, Compared, Sizes, default_steps, gallery_of, write_ablation
 from flows.cli import main
 from flows.jobs import BuildReport
 from flows.report.page import report_path, write_report

@@ -10,7 +10,7 @@ from uuid import UUID, uuid4
 import pytest
 from prefect.client.schemas.objects import FlowRun
 
-from flows.orchestration.active_runs import process_of
+from flows.orchestration.services import process_of
 
 
 @contextmanager

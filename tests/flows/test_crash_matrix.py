@@ -22,8 +22,8 @@ import pytest
 from data_catalog.storage.manifest import require_snapshot
 from flows.build.execution import LocalExecutor
 from flows.jobs import build_dataset
+from flows.orchestration.deployments import SILENCE_S
 from flows.orchestration.prefect_env import HEARTBEAT_S, Api, read_env_block
-from flows.orchestration.zombie_runs import SILENCE_S
 from flows.recipe.parameters import settings_of
 from flows.recipe.recipe import load_recipe
 from flows.tables import plain_table

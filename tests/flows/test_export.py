@@ -11,7 +11,7 @@ import pytest
 
 from data_catalog.database.catalog import rebuild
 from data_catalog.errors import ConfigError
-from data_catalog.exports.snapshot_documents import write_documents
+from data_catalog.exports.documents import write_documents
 from data_catalog.storage.manifest import Snapshot, require_snapshot
 from flows.cli import main
 from flows.jobs import BuildReport

@@ -6,9 +6,8 @@ from pathlib import Path
 import pytest
 
 from flows.cli import main
-from flows.language_doctor import examine
+from flows.language_doctor import Trait, examine, find_language
 from flows.recipe.language_packs import available_language_packs
-from flows.recipe.language_traits import Trait, find_language
 
 INDEX = [
     {

@@ -3,8 +3,7 @@
 import pytest
 
 from data_catalog.language_pack import LanguagePack
-from flows.recipe.language_packs import language_pack
-from flows.recipe.pair_languages import column_language
+from flows.recipe.language_packs import column_language, language_pack
 
 
 def test_a_column_is_checked_by_its_language_pack() -> None:

@@ -1,6 +1,6 @@
 """One number and one line for a whole run."""
 
-from flows.orchestration.run_progress import RunProgress
+from flows.orchestration.prefect_artifacts import RunProgress
 
 
 def test_each_phase_is_an_equal_part_of_the_whole() -> None:

@@ -15,8 +15,7 @@ from data_catalog.errors import ConfigError
 from flows.build.execution import LocalExecutor
 from flows.cli import main
 from flows.dry_run import dry_run
-from flows.jobs import BuildReport, build_dataset
-from flows.orchestration.ready import require_ready
+from flows.jobs import BuildReport, build_dataset, require_ready
 from flows.recipe.parameters import overrides_of, settings_of
 from flows.recipe.recipe import Recipe, load_recipe
 

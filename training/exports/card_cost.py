@@ -2,8 +2,7 @@
 
 from collections.abc import Sequence
 
-from data_catalog.exports.markdown import bullets
-from data_catalog.exports.texts import markdown_text
+from data_catalog.exports.markdown import bullets, markdown_text
 from training.effort import EFFORT_FILE, Attempt
 from training.exports import card_texts
 

@@ -3,9 +3,8 @@
 from collections.abc import Iterator
 
 from data_catalog.exports.counts import PairCounts
-from data_catalog.exports.licences import FORBIDDEN, NONCOMMERCIAL, read_licence
-from data_catalog.exports.markdown import bullets, table
-from data_catalog.exports.texts import markdown_text
+from data_catalog.exports.markdown import bullets, markdown_text, table
+from data_catalog.exports.rights import FORBIDDEN, NONCOMMERCIAL, read_licence
 from training.exports import card_texts
 from training.exports.card_data import CardData, SeenData, scored
 from training.exports.source import TrainedFolder

@@ -9,9 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from data_catalog.exports.markdown import bullets, fenced, table
-from data_catalog.exports.references import METHOD, upstream_paper
-from data_catalog.exports.texts import markdown_text
+from data_catalog.exports.card import METHOD, upstream_paper
+from data_catalog.exports.markdown import bullets, fenced, markdown_text, table
 from training.exports import card_texts
 from training.exports.card_cost import cost_section
 from training.exports.card_data import CardData, SetScores

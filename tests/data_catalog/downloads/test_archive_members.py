@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from data_catalog.downloads import members
+from data_catalog.downloads import obtaining
 from data_catalog.downloads.registry import UpstreamSource
 from data_catalog.errors import ConfigError
 
@@ -111,7 +111,7 @@ def test_archives_that_cannot_be_trusted_leave_nothing_behind(
 def test_a_member_within_the_archive_that_is_too_large_is_refused(
     source: MakeSource, entry: Any, get: Get, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(members, "MAX_MEMBER_BYTES", 1_000)
+    monkeypatch.setattr(obtaining, "MAX_MEMBER_BYTES", 1_000)
     with pytest.raises(ConfigError, match="of 1,001 bytes, more than 1,000"):
         get(source(entry(zip_of({"captions_val2014.json": bytes(1_001)}), VAL)))
 

@@ -9,8 +9,7 @@ from typing import Any
 
 import pytest
 
-from data_catalog.downloads.obtaining import Order, require_space
-from data_catalog.downloads.record import read_record
+from data_catalog.downloads.obtaining import Order, read_record, require_space
 from data_catalog.downloads.registry import UpstreamSource
 from data_catalog.errors import ConfigError, TransientError
 

@@ -19,7 +19,7 @@ from PIL import Image
 from data_catalog.errors import ConfigError, PipelineError
 from data_catalog.exports import rights
 from data_catalog.exports.export import ExportConfig, export_snapshot
-from data_catalog.exports.judged import sample_key
+from data_catalog.exports.sinks import sample_key
 from data_catalog.storage.manifest import Snapshot
 
 Make = Callable[..., Snapshot]

@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
+from data_catalog.exports.documents import write_documents
 from data_catalog.exports.export import ExportConfig, export_snapshot
-from data_catalog.exports.judged import sample_key
-from data_catalog.exports.snapshot_documents import write_documents
+from data_catalog.exports.sinks import sample_key
 
 CONSUMERS = Path(__file__).parent / "consumers.py"
 FREE = {"photos:free", "photos:../../etc/pass.wd", "photos:credited", *(f"photos:more-{n}" for n in range(4))}

@@ -2,7 +2,7 @@
 
 import pytest
 
-from data_catalog.exports.licences import FORBIDDEN, FREE, NONCOMMERCIAL, read_licence
+from data_catalog.exports.rights import FORBIDDEN, FREE, NONCOMMERCIAL, read_licence
 
 COCO = "http://creativecommons.org/licenses"
 

@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from data_catalog.images.process import MAX_IDLE_DEATHS
+from data_catalog.images.children import MAX_IDLE_DEATHS
 
 # The parent: fetches and normalises all shards, two at a time, each step committed once.
 BUILD = """

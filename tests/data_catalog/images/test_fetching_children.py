@@ -15,8 +15,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from data_catalog.errors import ShardError
+from data_catalog.fetch.downloading import FETCH_LOG
 from data_catalog.fetch.fetch import FetchConfig
-from data_catalog.fetch.fetch_log import FETCH_LOG
 from data_catalog.images.workers import ImageWorkers
 
 MakeRequests = Callable[..., pa.Table]
@@ -28,7 +28,7 @@ def fetching_children() -> set[int]:
     for path in Path("/proc/self/task").glob("*/children"):
         for pid in path.read_text().split():
             command = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
-            if b"data_catalog.images.child" in command and b"fetch" in command:
+            if b"data_catalog.images.children" in command and b"fetch" in command:
                 found.add(int(pid))
     return found
 

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+import data_catalog.fetch
 import data_catalog.images
 from data_catalog.fetch.reasons import (
     FETCH_REASONS,
@@ -17,7 +18,8 @@ from data_catalog.fetch.reasons import (
 )
 from data_catalog.tombstones import FORGOTTEN
 
-SOURCES = sorted(Path(data_catalog.images.__file__).parent.glob("*.py"))
+ROOMS = (data_catalog.fetch, data_catalog.images)
+SOURCES = sorted(path for room in ROOMS for path in Path(room.__file__).parent.glob("*.py"))
 # Where a reason stands: the first argument of these, or of `_refused` and `_failure` (whichever is a text).
 GIVERS = {"FetchError", "ImageRejectedError", "failed", "_failure", "_refused"}
 

@@ -43,7 +43,7 @@ def children(kind: str, of: int | None = None) -> list[int]:
             command = (folder / "cmdline").read_bytes().split(b"\0")
         except (OSError, IndexError):
             continue
-        if parent == (of or os.getpid()) and b"data_catalog.images.child" in command and kind.encode() in command:
+        if parent == (of or os.getpid()) and b"data_catalog.images.children" in command and kind.encode() in command:
             found.append(int(folder.name))
     return found
 

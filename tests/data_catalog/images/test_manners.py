@@ -9,12 +9,10 @@ from hypothesis import strategies as st
 
 from data_catalog.errors import ConfigError
 from data_catalog.fetch.fetch import FetchConfig
-from data_catalog.fetch.placeholders import is_placeholder
-from data_catalog.fetch.retry_after import MAX_BACKOFF_S, backoff_s, retry_after_s
-from data_catalog.fetch.robots_rules import rules_of
-from data_catalog.fetch.robots_tag import FORBIDDING, forbids
-from data_catalog.fetch.urls import parse_url
-from data_catalog.fetch.wikimedia import WIDTHS, thumbnail_url
+from data_catalog.fetch.hosts import MAX_BACKOFF_S, backoff_s, retry_after_s
+from data_catalog.fetch.robots import FORBIDDING, forbids, rules_of
+from data_catalog.fetch.row_opener import is_placeholder
+from data_catalog.fetch.urls import WIDTHS, parse_url, thumbnail_url
 
 NOW = datetime(2024, 5, 1, 12, 0, 0, tzinfo=UTC)
 

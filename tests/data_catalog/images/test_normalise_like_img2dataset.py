@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from data_catalog.images.normalise import NormaliseConfig, normalise_image
-from data_catalog.images.resizing import INTERPOLATIONS, RESIZE_MODES
+from data_catalog.images.pixels import INTERPOLATIONS, RESIZE_MODES
 
 MODES = sorted(RESIZE_MODES)
 

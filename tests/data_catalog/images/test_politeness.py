@@ -15,16 +15,14 @@ from urllib.request import Request
 import pyarrow.parquet as pq
 import pytest
 
-from data_catalog.fetch.closed_hosts import ClosedHosts
 from data_catalog.fetch.connection import Deadline
 from data_catalog.fetch.fetch import FetchConfig
 from data_catalog.fetch.guard import GuardedOpener
-from data_catalog.fetch.hosts import HostClock, HostLimits, HostPace
+from data_catalog.fetch.hosts import ClosedHosts, HostClock, HostLimits, HostPace, Visit
 from data_catalog.fetch.ledger import HostLedger, Lease
 from data_catalog.fetch.row_opener import RowOpener
 from data_catalog.fetch.row_queue import RowQueue
 from data_catalog.fetch.urls import FetchError, parse_url
-from data_catalog.fetch.visits import Visit
 from data_catalog.images.workers import ImageWorkers
 
 CONFIG = FetchConfig(allow_loopback=True, retries=0, host_requests_per_s=0, respect_robots_txt=False)

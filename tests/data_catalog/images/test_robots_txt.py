@@ -11,7 +11,7 @@ import pytest
 from data_catalog.errors import ShardError
 from data_catalog.fetch.connection import Deadline
 from data_catalog.fetch.guard import GuardedOpener, Hooks, Limits
-from data_catalog.fetch.robots_txt import RobotsCache
+from data_catalog.fetch.robots import RobotsCache
 from data_catalog.fetch.urls import FetchError, Target, parse_url
 
 LIMITS = Limits(timeout_s=5.0, deadline_s=5.0, max_bytes=100, max_redirects=2, user_agent="a/1", allow_loopback=True)

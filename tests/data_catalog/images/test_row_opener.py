@@ -12,11 +12,10 @@ from urllib.request import Request
 import pytest
 
 from data_catalog.errors import ConfigError, PipelineError
-from data_catalog.fetch.closed_hosts import ClosedHosts
 from data_catalog.fetch.connection import Deadline
 from data_catalog.fetch.fetch import FetchConfig
 from data_catalog.fetch.guard import Hooks
-from data_catalog.fetch.hosts import HostClock, HostPace
+from data_catalog.fetch.hosts import ClosedHosts, HostClock, HostPace
 from data_catalog.fetch.ledger import HostLedger
 from data_catalog.fetch.row_opener import RowOpener
 from data_catalog.fetch.row_queue import StoppedError

@@ -5,8 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from data_catalog.sources.hosts import address_key, host_of
-from data_catalog.sources.urls import canonical_url
+from data_catalog.sources.urls import address_key, canonical_url, host_of
 from data_catalog.take_down.matching import Matcher
 from data_catalog.tombstones import Tombstones, new_tombstone
 

@@ -4,7 +4,7 @@ import pyarrow as pa
 import pytest
 
 from data_catalog.schema import CAPTIONS
-from data_catalog.sources.hosts import address_key
+from data_catalog.sources.urls import address_key
 from data_catalog.take_down.matching import Matcher
 from data_catalog.take_down.rows import STAYING, forget_rows
 from data_catalog.tombstones import Tombstone, Tombstones, new_tombstone

@@ -6,7 +6,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from data_catalog.schema import CAPTIONS, IMAGES
-from data_catalog.sources.hosts import address_key
+from data_catalog.sources.urls import address_key
 from data_catalog.take_down.leftovers import clear_work
 from data_catalog.take_down.matching import Matcher
 from data_catalog.take_down.sightings import with_sightings

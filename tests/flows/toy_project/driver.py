@@ -6,9 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from data_catalog.errors import PipelineError
-from flows.orchestration.deployments import deploy, ensure_work_pool
+from flows.orchestration.deployments import deploy, ensure_automation, ensure_work_pool
 from flows.orchestration.services import down, up
-from flows.orchestration.zombie_runs import ensure_automation
 
 
 def deploy_toys(client: Any, project: Path) -> tuple[()]:

@@ -1,20 +1,89 @@
-"""Which files a host's robots.txt forbids, by RFC 9309: asked once for each host, remembered for a day."""
+"""What servers ask of robots: robots.txt by RFC 9309, asked once for each host, and X-Robots-Tag."""
 
+import re
 import sqlite3
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 from data_catalog.errors import ShardError
 from data_catalog.fetch.connection import Deadline
-from data_catalog.fetch.guard import GuardedOpener, Hooks
-from data_catalog.fetch.robots_rules import Rules, rules_of
+from data_catalog.fetch.guard import TDM_RESERVATION, GuardedOpener, Hooks
 from data_catalog.fetch.urls import FetchError, Target
 from data_catalog.storage.disk_errors import raise_if_disk_fails
+
+# The spellings of "User-agent" that Protego reads.
+_AGENT_LINE = re.compile(r"\s*(?:user[- ]?agent\s*:|user(?:-|\s+)?agent\s)\s*([^#]*)", re.IGNORECASE)
+# Our own name has no slash.
+_OTHERS = "/others"
+
+
+class Rules(Protocol):
+    """As much of a parsed robots.txt as is asked."""
+
+    def can_fetch(self, url: str, user_agent: str) -> bool:
+        """True if the robot of that name may ask for the URL."""
+
+    def crawl_delay(self, user_agent: str) -> float | None:
+        """Seconds between two requests, if the file asks for some."""
+
+
+def rules_of(body: str, robot: str) -> Rules:
+    """The rules of a robots.txt for the robot of that name.
+
+    All other robots become one: a file that names thousands of them before thousands of rules, which takes each rule
+    for each robot, would otherwise fill the memory.
+    """
+    from protego import Protego
+
+    rules: Rules = Protego.parse("\n".join(_for_robot(line, robot.lower()) for line in body.splitlines()))
+    return rules
+
+
+def _for_robot(line: str, robot: str) -> str:
+    found = _AGENT_LINE.match(line)
+    if found is None:
+        return line
+    name = found[1].strip().lower()
+    if name not in ("", "*"):  # without a name, the line only ends the group before it
+        name = name.replace("*", "")
+        name = name if name and re.search(rf"(?<![\w-]){re.escape(name)}", robot) else _OTHERS
+    return f"User-agent: {name}"
+
+
+# Against indexing, against images in an index, and against use for training: what each means for a dataset is the same.
+FORBIDDING = frozenset({"noai", "noimageai", "noindex", "noimageindex", "noml", "none"})
+# Directives that hold a colon themselves, so that what stands before it is no robot's name.
+_WITH_VALUE = frozenset(
+    {"unavailable_after", "max-snippet", "max-image-preview", "max-video-preview", TDM_RESERVATION, *FORBIDDING}
+)
+_PREVIEW = re.compile(r"max-[a-z-]+\s*:\s*\S+")  # "none" is one of the values
+
+
+def forbids(headers: Iterable[str], robot: str) -> bool:
+    """Return True if one of the headers holds a forbidding directive for all robots or for the one of that name."""
+    return any(_forbids(header.lower(), robot.lower()) for header in headers)
+
+
+def _forbids(header: str, robot: str) -> bool:
+    """Read directives that are separated by commas, semicolons or blanks; a robot's name holds up to the next one."""
+    is_addressed = True
+    for item in re.split("[,;]", header):
+        name, colon, rest = (part.strip() for part in item.partition(":"))
+        if (name, rest) == (TDM_RESERVATION, "1"):
+            return True
+        directives = item
+        if colon and len(name.split()) == 1 and name not in _WITH_VALUE:
+            is_addressed, directives = name == robot, rest
+        if is_addressed and FORBIDDING.intersection(_PREVIEW.sub(" ", directives).replace(":", " ").split()):
+            return True
+    return False
+
 
 MAX_AGE_S = 24 * 3600.0
 # RFC 9309 asks for at least 500 KiB to be read; what comes behind is ignored.
