@@ -9,8 +9,7 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from cleaning.config import CheckConfig, CleanConfig
-from cleaning.rules import apply_rules, check_rules, clean_rules, translation_measure
+from cleaning.checks import CheckConfig, CleanConfig, apply_rules, check_rules, clean_rules, translation_measure
 from data_catalog.schema import CAPTIONS, PENDING
 from data_catalog.stages import apply_measure
 from flows.recipe.language_packs import language_pack

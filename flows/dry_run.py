@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from cleaning.taggers import find_tagger
+from cleaning.checks import CheckConfig, CleanConfig
 from data_catalog.images.workers import ImageWorkers
 from data_catalog.publish import UPSTREAM
 from data_catalog.sample.upstream import draw_upstream
@@ -41,6 +41,13 @@ from translation.memory import TranslationMemory
 # A sample is drawn from so many times as many rows, the first of the files.
 _POOL_FACTOR = 10
 _MARKED = "marked: "
+# Reasons whose detail names one of several rules within a check.
+_NAMED = {
+    reason
+    for check in (*CleanConfig.check_types(), *CheckConfig.check_types())
+    if check.has_rules
+    for reason in check.reasons
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -163,7 +170,7 @@ class _Sample:
         named = named_language_packs(recipe)
         pack = target_language_pack(recipe, named)
         self.packs = packs_of_captions(recipe, named, pack)
-        self.tagger = find_tagger(pack, recipe.check.proper_noun_tagger) if recipe.check.proper_noun_check else None
+        self.tagger = recipe.check.find_tagger(pack)
         self.num_marks: list[int] = []
 
     def judged(self, sources: Sequence[Source]) -> pa.Table:
@@ -275,8 +282,8 @@ def _marks(row: Mapping[str, Any], num_screened: int) -> Iterator[tuple[str, str
 
 
 def _rule(row: Mapping[str, Any]) -> str:
-    named = row["drop_reason"] == "caption_boilerplate"
-    return f"{row['drop_reason']}: {row['detail']}" if named else str(row["drop_reason"])
+    reason = str(row["drop_reason"])
+    return f"{reason}: {row['detail']}" if reason in _NAMED else reason
 
 
 def _examples(rows: Sequence[Mapping[str, Any]], count: int) -> list[tuple[str, str]]:

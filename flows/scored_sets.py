@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from cleaning.language_codes import canonical_code
+from cleaning.languages.engines import canonical_code
 from data_catalog.errors import ConfigError
 from data_catalog.language_pack import LanguagePack
 from data_catalog.sources.image_files import open_images

@@ -6,10 +6,15 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from random import Random
 
-from cleaning.language import Identifier, detectable_languages, language_identifier, wrong_language
-from cleaning.language_codes import canonical_code
-from cleaning.rules import detectable_code
-from cleaning.scripts import count_letters
+from cleaning.languages.engines import canonical_code
+from cleaning.languages.identification import (
+    Identifier,
+    detectable_code,
+    detectable_languages,
+    language_identifier,
+    wrong_language,
+)
+from cleaning.text.scripts import count_letters
 from data_catalog.language_pack import LanguagePack
 from training.galleries import Gallery, LabelledImages, TextLanguage
 

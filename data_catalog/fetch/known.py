@@ -59,7 +59,7 @@ class KnownShard:
         """Rows of the schema `IMAGES`, in the order of `sample_ids`: the settled ones, and those that were tried again.
 
         A good image that no pair file has, since its sample was dropped as a duplicate, comes without its bytes: it is
-        dropped again (`cleaning.image_duplicates`).
+        dropped again (`cleaning.duplicates.images`).
 
         Raises:
             ConfigError: the snapshot is damaged.

@@ -13,11 +13,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from cleaning.config import CheckConfig, CleanConfig
-from cleaning.proper_nouns import Tagger
-from cleaning.rules import apply_rules, check_rules, clean_rules, translation_measure
-from cleaning.selection_config import LeaksConfig
-from cleaning.text import clean_text
+from cleaning.checks import CheckConfig, CleanConfig, apply_rules, check_rules, clean_rules, translation_measure
+from cleaning.checks.taggers import Tagger
+from cleaning.leaks import LeaksConfig
+from cleaning.text.mending import clean_text
 from data_catalog.errors import ShardError
 from data_catalog.language_pack import LanguagePack
 from data_catalog.progress import Progress

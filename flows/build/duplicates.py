@@ -9,8 +9,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from cleaning.image_duplicates import Images, Verdict, judge_images
-from cleaning.selection_config import DuplicatesConfig, LeaksConfig
+from cleaning.duplicates.images import DuplicatesConfig, Images, Verdict, judge_images
+from cleaning.leaks import LeaksConfig
 from data_catalog.database.sorting import image_facts, samples_of_bytes, thumbnails_in_order
 from data_catalog.images.encoding import THUMBNAIL_BYTES
 from data_catalog.publish import UPSTREAM, SplitConfig, split_of
@@ -24,7 +24,8 @@ from flows.build.test_sets import TestContents
 from flows.recipe.settings import plain
 
 if TYPE_CHECKING:
-    from cleaning.image_duplicates import Flags, Thumbnails
+    from cleaning.duplicates.images import Flags
+    from cleaning.duplicates.near_images import Thumbnails
 
 # Least guarded first: where images that look the same are in several splits, those of the last one stay.
 # What upstream holds out is more guarded than what a hash does: it stays as it was published.
@@ -98,7 +99,7 @@ def _thumbnails(files: Sequence[Path], count: int, path: Path) -> "Thumbnails":
     """Thumbnails of all images in the order of `sample_id`, as a file: ten million of them take 2 GB."""
     import numpy as np
 
-    from cleaning.thumbnails import parse_thumbnails
+    from cleaning.duplicates.near_images import parse_thumbnails
 
     with path.open("wb") as file:  # a page of a map that the full disk has no room for would kill the process
         os.posix_fallocate(file.fileno(), 0, max(1, count * THUMBNAIL_BYTES))
@@ -130,7 +131,7 @@ def _test_pixels(
     leaks: LeaksConfig,
 ) -> dict[int, str]:
     """What of which test set an image is, or looks like, by row number."""
-    from cleaning.near_images import leak_matches
+    from cleaning.duplicates.near_images import leak_matches
 
     images = (facts.column("phash").to_numpy(), thumbnails)
     found: dict[int, str] = {}

@@ -8,8 +8,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from cleaning.duplicates import duplicate_captions
-from cleaning.selection_config import LeaksConfig
+from cleaning.duplicates.captions import duplicate_captions
+from cleaning.leaks import LeaksConfig
 from data_catalog.fetch.reasons import image_step
 from data_catalog.stages import Drop, pending_rows, reject, set_values, texts
 from data_catalog.storage.shards import save_parquet

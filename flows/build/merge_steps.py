@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from cleaning.duplicates import exact_key
+from cleaning.text.scripts import exact_key
 from data_catalog.schema import CAPTIONS, PENDING
 from data_catalog.storage.shards import save_parquet
 from data_catalog.storage.work import Commit, WorkStore

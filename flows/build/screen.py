@@ -12,10 +12,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from cleaning.caption_similarity import Likeness
-from cleaning.duplicates import exact_key
-from cleaning.near_captions import cap_captions, cluster_captions, crowded_rows
-from cleaning.selection_config import LeaksConfig, RepeatsConfig
+from cleaning.duplicates.captions import RepeatsConfig, cap_captions, cluster_captions, crowded_rows
+from cleaning.duplicates.similarity import Likeness
+from cleaning.leaks import LeaksConfig
+from cleaning.text.scripts import exact_key
 from data_catalog.stages import Drop, pending_rows, reject, set_values, texts
 from data_catalog.storage.shards import save_parquet
 from data_catalog.storage.work import Commit, WorkStore
@@ -45,7 +45,7 @@ def find_repeats(
     like and whether it `is_beyond_cap`.
 
     Args:
-        function_words: of the captions' languages; see `cleaning.near_captions.cluster_captions`.
+        function_words: of the captions' languages; see `cleaning.duplicates.captions.cluster_captions`.
         threads: the result does not depend on them.
     """
     settings = {**plain(config), "function_words": sorted(function_words)}

@@ -2,8 +2,7 @@
 
 import logging
 
-from cleaning.language import caption_language
-from cleaning.rules import detectable_code
+from cleaning.languages.identification import caption_language, detectable_code
 from data_catalog.language_pack import LanguagePack
 from data_catalog.stages import Check
 

@@ -6,12 +6,10 @@ from typing import Any
 
 import pytest
 
-from cleaning.boilerplate import boilerplate
-from cleaning.config import CheckConfig
-from cleaning.duplicates import duplicate_captions
+from cleaning.checks import CheckConfig, check_rules, translation_measure
+from cleaning.checks.boilerplate import boilerplate_rule
+from cleaning.duplicates.captions import duplicate_captions
 from cleaning.reasons import REASONS
-from cleaning.rules import check_rules, translation_measure
-from data_catalog.stages import Drop
 from flows.recipe.language_packs import load_language_pack
 
 ITALIAN = load_language_pack("it")
@@ -159,7 +157,5 @@ def test_duplicates_of_an_image(awkward: Mapping[str, str], repeat: Change, drop
     ],
 )
 def test_captions_without_letters(awkward: Mapping[str, str], change: Change, dropped: Collection[str]) -> None:
-    verdicts = boilerplate(["no_letters"])([change(text) for text in awkward.values()])
-    assert set(verdicts) <= {None, Drop("caption_boilerplate", "no_letters")}
-    found = [None if verdict is None else verdict.reason for verdict in verdicts]
-    assert dict(zip(awkward, found, strict=True)) == table(awkward, "caption_boilerplate", dropped)
+    found = [boilerplate_rule(change(text), ["no_letters"]) for text in awkward.values()]
+    assert dict(zip(awkward, found, strict=True)) == table(awkward, "no_letters", dropped)

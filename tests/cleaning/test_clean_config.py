@@ -5,15 +5,17 @@ from typing import Any
 
 import pytest
 
-from cleaning.config import CHECK_CHECKS, CLEAN_CHECKS, CheckConfig, CleanConfig
+from cleaning.checks import CheckConfig, CleanConfig, check_rules, clean_rules, translation_measure
 from cleaning.reasons import REASONS
-from cleaning.rules import check_rules, clean_rules, translation_measure
 from data_catalog.errors import ConfigError
 from data_catalog.language_pack import LanguagePack
 from flows.recipe.language_packs import load_language_pack
 
 ITALIAN = load_language_pack("it")
 GERMAN_CAPTION = "eine schwarze Katze schläft auf dem Sofa"
+
+CLEAN_CHECKS = [check.name for check in CleanConfig.check_types()]
+CHECK_CHECKS = [check.name for check in CheckConfig.check_types()]
 
 Reasons = Callable[..., list[str | None]]
 
@@ -34,12 +36,12 @@ def test_every_rule_can_be_switched_off() -> None:
     assert clean_rules(off, ITALIAN) == []
     switches = [field.name for field in dataclasses.fields(CheckConfig) if field.name.endswith("_check")]
     assert check_rules(CheckConfig(**dict.fromkeys(switches, False)), ITALIAN) == []
-    assert [rule.name for rule in check_rules(CheckConfig(), ITALIAN)] == list(CHECK_CHECKS)
+    assert [rule.name for rule in check_rules(CheckConfig(), ITALIAN)] == CHECK_CHECKS
     assert len(switches) == len(CHECK_CHECKS)
 
 
 def test_rules_go_in_the_order_that_is_asked_for(reasons: Reasons) -> None:
-    assert [rule.name for rule in clean_rules(CleanConfig(), ITALIAN)] == list(CLEAN_CHECKS)
+    assert [rule.name for rule in clean_rules(CleanConfig(), ITALIAN)] == CLEAN_CHECKS
     length_first = CleanConfig(order=("length",))
     assert [rule.name for rule in clean_rules(length_first, ITALIAN)] == ["length", "boilerplate", "language"]
     assert reasons(clean_rules(length_first, ITALIAN), ["DSC_0001.JPG"]) == ["caption_too_short"]
@@ -99,6 +101,8 @@ def test_a_minimal_pack_of_a_known_language_is_checked(reasons: Reasons) -> None
         (CheckConfig, {"min_language_probability": 1.5}, "check.min_language_probability"),
         (CheckConfig, {"min_language_letters": -1}, "check.min_language_letters"),
         (CheckConfig, {"max_proper_noun_share": 0.0}, "check.max_proper_noun_share"),
+        (CheckConfig, {"max_proper_noun_share": 1.1}, "check.max_proper_noun_share"),
+        (CheckConfig, {"max_proper_noun_share": float("nan")}, "check.max_proper_noun_share"),
         (CheckConfig, {"min_length_ratio": 2.0}, "check.min_length_ratio"),
         (CheckConfig, {"max_length_ratio": 0.5}, "check.max_length_ratio"),
         (CheckConfig, {"max_length_ratio": float("nan")}, "check.max_length_ratio"),

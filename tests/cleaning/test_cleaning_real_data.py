@@ -8,9 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from cleaning.config import CheckConfig, CleanConfig
-from cleaning.rules import Rule, check_rules, clean_rules, translation_measure
-from cleaning.text import clean_text
+from cleaning.checks import CheckConfig, CleanConfig, Rule, check_rules, clean_rules, translation_measure
+from cleaning.text.mending import clean_text
 from data_catalog.language_pack import LanguagePack
 from flows.recipe.language_packs import load_language_packs
 

@@ -7,9 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cleaning.image_duplicates import Images, Verdict, judge_images
-from cleaning.selection_config import DuplicatesConfig
-from cleaning.thumbnails import thumbnail_distance
+from cleaning.duplicates.images import DuplicatesConfig, Images, Verdict, judge_images
+from cleaning.duplicates.near_images import thumbnail_distance
 from data_catalog.errors import ConfigError
 
 TRAIN, VAL, TEST = 0, 1, 2

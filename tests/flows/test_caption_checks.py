@@ -7,8 +7,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from cleaning.config import CheckConfig
-from cleaning.rules import apply_rules, check_rules
+from cleaning.checks import CheckConfig, apply_rules, check_rules
 from data_catalog.schema import CAPTIONS, NATIVE, PENDING, REJECTED
 from data_catalog.storage.shards import save_parquet, sha256_of
 from data_catalog.storage.work import WorkStore

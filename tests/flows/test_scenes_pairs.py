@@ -5,8 +5,7 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
-from cleaning.config import CheckConfig
-from cleaning.rules import apply_rules, check_rules, translation_measure
+from cleaning.checks import CheckConfig, apply_rules, check_rules, translation_measure
 from data_catalog.sample.grammar import parallel_pairs
 from data_catalog.schema import CAPTIONS, PENDING
 from flows.cli import main

@@ -10,8 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cleaning.config import CheckConfig
-from cleaning.rules import check_rules
+from cleaning.checks import CheckConfig, check_rules
 from data_catalog.language_pack import LanguagePack
 from flows.recipe.settings import build
 from translation.audit.ratings import NUMBER_COLUMNS, AuditRow
