@@ -1,13 +1,6 @@
 """The checks of captions, each of which describes itself: settings, reasons, what it reads, what it drops."""
 
-from cleaning.checks.captions import (
-    CHECK_REASONS,
-    CLEAN_REASONS,
-    CheckConfig,
-    CleanConfig,
-    check_rules,
-    clean_rules,
-)
+from cleaning.checks.captions import CHECK_REASONS, CLEAN_REASONS, CheckConfig, CleanConfig
 from cleaning.checks.definition import Rule, apply_rules
 from cleaning.checks.translation_quality import translation_measure
 
@@ -18,7 +11,5 @@ __all__ = [
     "CleanConfig",
     "Rule",
     "apply_rules",
-    "check_rules",
-    "clean_rules",
     "translation_measure",
 ]

@@ -336,7 +336,10 @@ def boilerplate_rule(text: str, rules: Sequence[str] = BOILERPLATE_RULES) -> str
     Empty texts are none's: the check of lengths has a reason of its own for them.
     """
     text = text.strip()
-    return next((name for name in rules if _RULES[name](text)), None) if text else None
+    for name in rules if text else ():
+        if _RULES[name](text):
+            return name
+    return None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -5,21 +5,28 @@ detail says what was found, and the column stays, so that a query can explain a 
 """
 
 import functools
-from collections.abc import Collection
 from dataclasses import dataclass
 from typing import ClassVar
 
 import pyarrow as pa
 
 from cleaning.checks.boilerplate import Boilerplate
-from cleaning.checks.definition import SOURCE, TARGET, TEXT, CaptionCheck, Captions, Judge, Rule, Section, setting
+from cleaning.checks.definition import (
+    SOURCE,
+    TARGET,
+    TEXT,
+    CaptionCheck,
+    Captions,
+    Judge,
+    Section,
+    TextColumns,
+    setting,
+)
 from cleaning.checks.language import Language
 from cleaning.checks.proper_nouns import ProperNouns
-from cleaning.checks.taggers import Tagger
 from cleaning.checks.translation_quality import comparable_letters
 from cleaning.text.scripts import count_words, exact_key
 from data_catalog.errors import ConfigError
-from data_catalog.language_pack import LanguagePack
 from data_catalog.stages import Drop
 
 _MAX_DETAIL = 60  # characters
@@ -136,11 +143,7 @@ class CopiedWords(
     def bind(self, captions: Captions) -> Judge:
         """Judge a share by what the language has in common with the source's."""
         highest = _as_stored(self.max_copied_share if captions.pack.shared_words else self.max_copied_share_unlisted)
-
-        def judge(share: float) -> Drop | None:
-            return Drop("copied_words", f"share {share:.2f}") if share > highest else None
-
-        return judge
+        return lambda share: Drop("copied_words", f"share {share:.2f}") if share > highest else None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -159,11 +162,7 @@ class Repetition(
 
     def bind(self, captions: Captions) -> Judge:
         """Judge how often words are repeated."""
-
-        def judge(times: int) -> Drop | None:
-            return Drop("repeated_ngrams", f"{times} times") if times > self.max_repetitions else None
-
-        return judge
+        return lambda times: Drop("repeated_ngrams", f"{times} times") if times > self.max_repetitions else None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -252,11 +251,7 @@ class NumbersLost(
 
     def bind(self, captions: Captions) -> Judge:
         """Judge the numbers that are lost."""
-
-        def judge(numbers: list[str]) -> Drop | None:
-            return Drop("numbers_lost", f"lost {', '.join(numbers)}"[:_MAX_DETAIL]) if numbers else None
-
-        return judge
+        return functools.partial(_numbers, "numbers_lost", "lost")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -272,11 +267,11 @@ class NumbersInvented(
 
     def bind(self, captions: Captions) -> Judge:
         """Judge the numbers that are invented."""
+        return functools.partial(_numbers, "numbers_invented", "invented")
 
-        def judge(numbers: list[str]) -> Drop | None:
-            return Drop("numbers_invented", f"invented {', '.join(numbers)}"[:_MAX_DETAIL]) if numbers else None
 
-        return judge
+def _numbers(reason: str, verb: str, numbers: list[str]) -> Drop | None:
+    return Drop(reason, f"{verb} {', '.join(numbers)}"[:_MAX_DETAIL]) if numbers else None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -304,11 +299,7 @@ class Score(
     def bind(self, captions: Captions) -> Judge:
         """Judge a score."""
         lowest = _as_stored(self.min_translation_score)
-
-        def judge(score: float) -> Drop | None:
-            return Drop("low_translation_score", f"score {score:.2f}") if score < lowest else None
-
-        return judge
+        return lambda score: Drop("low_translation_score", f"score {score:.2f}") if score < lowest else None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -332,11 +323,7 @@ class RoundTrip(
     def bind(self, captions: Captions) -> Judge:
         """Judge the chrF of the translation back."""
         lowest = _as_stored(self.min_round_trip_chrf)
-
-        def judge(chrf: float) -> Drop | None:
-            return Drop("low_round_trip", f"chrF {chrf:.1f}") if chrf < lowest else None
-
-        return judge
+        return lambda chrf: Drop("low_round_trip", f"chrF {chrf:.1f}") if chrf < lowest else None
 
 
 def _as_stored(threshold: float) -> float:
@@ -354,6 +341,7 @@ class CleanConfig(Boilerplate, Length, Language, Section):
     """
 
     section: ClassVar[str] = "clean"
+    columns: ClassVar[TextColumns] = SOURCE
 
     fix_encoding: bool = setting(True, "undo mojibake")
     strip_markup: bool = setting(True, "remove HTML tags and resolve entities")
@@ -386,26 +374,8 @@ class CheckConfig(
     """
 
     section: ClassVar[str] = "check"
+    columns: ClassVar[TextColumns] = TARGET
 
 
 CLEAN_REASONS = CleanConfig.all_reasons()
 CHECK_REASONS = CheckConfig.all_reasons()
-
-
-def clean_rules(config: CleanConfig, pack: LanguagePack, *, languages: Collection[str] = ()) -> list[Rule]:
-    """Return the checks of source captions that are in the pack's language, in order; arguments as in `Captions`."""
-    return config.rules(Captions(pack=pack, columns=SOURCE, languages=languages))
-
-
-def check_rules(
-    config: CheckConfig,
-    pack: LanguagePack,
-    *,
-    tagger: Tagger | None = None,
-    languages: Collection[str] = (),
-    source_engine: str | None = None,
-) -> list[Rule]:
-    """Return the checks of captions in the pack's language and of translations into it, as `clean_rules` does."""
-    return config.rules(
-        Captions(pack=pack, columns=TARGET, languages=languages, tagger=tagger, source_engine=source_engine)
-    )

@@ -19,7 +19,7 @@ from cleaning.checks.taggers import Tagger
 from data_catalog.errors import ConfigError
 from data_catalog.language_pack import LanguagePack
 from data_catalog.sources.origins import has_original
-from data_catalog.stages import Check, ColumnCheck, Drop, pending_rows, reject, set_values
+from data_catalog.stages import ColumnCheck, Drop, pending_rows, reject, set_values
 
 logger = logging.getLogger(__name__)
 
@@ -179,6 +179,7 @@ class Section:
     """The settings of a section of the recipe, whose checks are its base classes in their usual order."""
 
     section: ClassVar[str]
+    columns: ClassVar[TextColumns]
 
     order: tuple[str, ...] = setting((), "checks by name that go first; the others follow in their usual order")
 
@@ -203,10 +204,10 @@ class Section:
     @classmethod
     def settings(cls) -> "list[Field[Any]]":
         """Return the fields as a reader wants them: the section's own, check by check, then `order`."""
-        of_checks = [each for check in cls.check_types() for each in fields(cast(Any, check))]
-        known = {each.name for each in of_checks}
-        own = [each for each in fields(cls) if each.name not in known]
-        return [*(each for each in own if each.name != "order"), *of_checks, *(e for e in own if e.name == "order")]
+        of_checks = {each.name: each for check in cls.check_types() for each in fields(cast(Any, check))}
+        own = {each.name: each for each in fields(cls) if each.name not in of_checks}
+        order = own.pop("order")
+        return [*own.values(), *of_checks.values(), order]
 
     @classmethod
     def descriptions(cls) -> dict[str, str]:
@@ -222,8 +223,21 @@ class Section:
             settings = {each.name: getattr(self, each.name) for each in fields(cast(Any, check))}
             yield check(**settings)
 
-    def rules(self, captions: Captions) -> list[Rule]:
-        """Return the checks that are switched on, bound to captions, without those that their language cannot have."""
+    def rules(
+        self,
+        pack: LanguagePack,
+        *,
+        languages: Collection[str] = (),
+        tagger: Tagger | None = None,
+        source_engine: str | None = None,
+    ) -> list[Rule]:
+        """Return the checks that are switched on, bound to a language, without those that it cannot have.
+
+        Arguments are those of `Captions`.
+        """
+        captions = Captions(
+            pack=pack, columns=self.columns, languages=languages, tagger=tagger, source_engine=source_engine
+        )
         bound = (check.rule(captions) for check in self.checks() if getattr(check, check.switch()))
         return [rule for rule in bound if rule is not None]
 
@@ -234,7 +248,7 @@ def _require(value: Any, bounds: Mapping[str, Any], path: str) -> None:
     is_within = (ge is None or value >= ge) and (gt is None or value > gt) and (le is None or value <= le)
     if not is_within:
         if gt is not None:
-            wanted = f"be in ({gt}, {le}]"
+            wanted = f"be above {gt}" if le is None else f"be in ({gt}, {le}]"
         elif le is not None:
             wanted = f"be at most {le}" if ge is None else f"be between {ge} and {le}"
         else:
@@ -258,15 +272,6 @@ def row_by_row(judge: Judge) -> ColumnCheck:
     def check(table: pa.Table) -> list[Drop | None]:
         rows = zip(*(column.to_pylist() for column in table.columns), strict=True)
         return [None if None in cells else judge(*cells) for cells in rows]
-
-    return check
-
-
-def on_texts(judge: Check) -> ColumnCheck:
-    """Return a check of a table whose first column is texts, which are judged together."""
-
-    def check(table: pa.Table) -> list[Drop | None]:
-        return judge(table.column(0).to_pylist())
 
     return check
 

@@ -19,7 +19,7 @@ import re
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 
-from cleaning.checks.definition import CaptionCheck, Captions, Rule, on_texts, setting, warn_once
+from cleaning.checks.definition import CaptionCheck, Captions, Rule, setting, warn_once
 from cleaning.checks.taggers import TAGGER_CHOICES, Tagger, find_tagger
 from data_catalog.language_pack import LanguagePack
 from data_catalog.stages import Check, Drop
@@ -58,19 +58,20 @@ class ProperNouns(
         """Return the check by a tagger, or by capitals where these tell; say so where they do not."""
         pack = captions.pack
         if captions.tagger is not None:
-            return self.rule_on(
-                captions, on_texts(tagged_proper_nouns(captions.tagger, max_share=self.max_proper_noun_share))
-            )
-        if pack.function_words and not pack.capitalises_nouns:
+            judge = tagged_proper_nouns(captions.tagger, max_share=self.max_proper_noun_share)
+        elif pack.function_words and not pack.capitalises_nouns:
             judge = proper_noun_share(
                 function_words=pack.function_words,
                 common_nouns=pack.common_nouns,
                 max_share=self.max_proper_noun_share,
             )
-            return self.rule_on(captions, on_texts(judge))
-        cause = "its nouns have capitals" if pack.capitalises_nouns else "the pack has no function words"
-        warn_once(f"captions in {pack.code!r} are not checked for proper nouns: {cause}, and no tagger is installed")
-        return None
+        else:
+            cause = "its nouns have capitals" if pack.capitalises_nouns else "the pack has no function words"
+            warn_once(
+                f"captions in {pack.code!r} are not checked for proper nouns: {cause}, and no tagger is installed"
+            )
+            return None
+        return self.rule_on(captions, lambda table: judge(table.column(0).to_pylist()))
 
 
 def proper_noun_share(

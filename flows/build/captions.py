@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from cleaning.checks import CheckConfig, CleanConfig, apply_rules, check_rules, clean_rules, translation_measure
+from cleaning.checks import CheckConfig, CleanConfig, apply_rules, translation_measure
 from cleaning.checks.taggers import Tagger
 from cleaning.leaks import LeaksConfig
 from cleaning.text.mending import clean_text
@@ -54,7 +54,7 @@ def clean(work: WorkStore, shard: Shard, config: CleanConfig, packs: Mapping[str
         given = pending_rows(table, pc.is_valid(table.column("caption")))
         table = set_values(table, "caption", given, clean_up(texts(table, "caption", given)))
         for lang in sorted(set(table.column("source_lang").drop_null().to_pylist())):
-            rules = clean_rules(config, packs.get(lang) or LanguagePack(code=lang), languages=packs)
+            rules = config.rules(packs.get(lang) or LanguagePack(code=lang), languages=packs)
             table = apply_rules(table, rules, step=CLEAN, where=pc.equal(table.column("source_lang"), lang))
         return table
 
@@ -230,7 +230,7 @@ def check(
         table = apply_measure(table, measure, source="clean_caption", target="caption", where=translated)
         if leaks.by_caption:
             table = judge_captions(table, tests, leaks, column="caption", step=CHECK, where=translated)
-        rules = check_rules(config, packs[target], tagger=tagger, languages=packs, source_engine=source_engine)
+        rules = config.rules(packs[target], tagger=tagger, languages=packs, source_engine=source_engine)
         return apply_rules(table, rules, step=CHECK)
 
     return table_step(work, shard, CHECK, settings, stage)

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from cleaning.checks import CheckConfig, check_rules, translation_measure
+from cleaning.checks import CheckConfig, translation_measure
 from cleaning.checks.boilerplate import boilerplate_rule
 from cleaning.duplicates.captions import duplicate_captions
 from cleaning.reasons import REASONS
@@ -39,7 +39,7 @@ def table(awkward: Mapping[str, str], reason: str, dropped: Collection[str]) -> 
 
 def judged(rejects: Rejects, rule: str, sources: Sequence[str], targets: Sequence[str], **columns: Any) -> Any:
     """Reasons by which one rule, with its usual settings, drops translations into Italian."""
-    rules = [each for each in check_rules(CheckConfig(), ITALIAN) if each.name == rule]
+    rules = [each for each in CheckConfig().rules(ITALIAN) if each.name == rule]
     assert len(rules) == 1
     measured = translation_measure(ITALIAN)(sources, targets)
     return rejects(rules, targets, sources=sources, **{**measured, **columns})
