@@ -94,19 +94,19 @@ def _counted(count: int, noun: str) -> str:
     return f"{count} {noun}{'' if count == 1 else 's'}"
 
 
-class TranslationCheck(
-    CaptionCheck,
-    name="copied_through",
-    reasons={"copied_through": "the translation equals its source"},
-    reads=("clean_caption", TEXT),
-):
+class TranslationCheck(CaptionCheck):
     """A check of a translation beside its source, or of what is known of how it was made."""
 
     translations_only: ClassVar[bool] = True
 
 
 @dataclass(frozen=True, kw_only=True)
-class CopiedThrough(TranslationCheck):
+class CopiedThrough(
+    TranslationCheck,
+    name="copied_through",
+    reasons={"copied_through": "the translation equals its source"},
+    reads=("clean_caption", TEXT),
+):
     """Drop translations of three words and more that equal their source, case and final punctuation aside."""
 
     copied_through_check: bool = setting(True)
