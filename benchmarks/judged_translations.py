@@ -9,8 +9,7 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from cleaning.config import CheckConfig, CleanConfig
-from cleaning.rules import apply_rules, check_rules, clean_rules, translation_measure
+from cleaning.checks import CheckConfig, CleanConfig, apply_rules, translation_measure
 from data_catalog.schema import CAPTIONS, PENDING
 from data_catalog.stages import apply_measure
 from flows.recipe.language_packs import language_pack
@@ -47,7 +46,7 @@ class Judged:
 
     def reasons(self, config: CheckConfig) -> list[str | None]:
         """Per example, why it is dropped, or None."""
-        table = apply_rules(self.table, check_rules(config, self.pack), step="check")
+        table = apply_rules(self.table, config.rules(self.pack), step="check")
         found: list[str | None] = table.column("drop_reason").to_pylist()
         return found
 
@@ -71,7 +70,7 @@ def labelled_examples() -> list[Example]:
     _, *lines = LABELLED.read_text(encoding="utf-8").splitlines()
     cells = (line.split("\t") for line in lines)
     examples = [Example(source=s, target=t, lang=lang, label=label) for s, t, lang, label, _ in cells]
-    judged = apply_rules(_rows(examples), clean_rules(CleanConfig(), language_pack("en")), step="clean")
+    judged = apply_rules(_rows(examples), CleanConfig().rules(language_pack("en")), step="clean")
     dropped = [reason is not None for reason in judged.column("drop_reason").to_pylist()]
     kept = [example for example, drop in zip(examples, dropped, strict=True) if not drop]
     counts = Counter(example.label for example in kept)

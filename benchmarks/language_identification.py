@@ -23,12 +23,20 @@ from pathlib import Path
 
 from data_folder import add_data_option
 
-from cleaning.language import LanguageVerdict, caption_language, language_identifier
-from cleaning.language_cascade import Candidates, is_sure, restricted_probabilities
-from cleaning.language_codes import COMMON_LANGUAGES
-from cleaning.language_fast import fast_probabilities
-from cleaning.language_langdetect import langdetect_probabilities
-from cleaning.language_lingua import lingua_probabilities
+from cleaning.languages.engines import (
+    COMMON_LANGUAGES,
+    fast_probabilities,
+    langdetect_probabilities,
+    lingua_probabilities,
+)
+from cleaning.languages.identification import (
+    Candidates,
+    LanguageVerdict,
+    caption_language,
+    is_sure,
+    language_identifier,
+    restricted_probabilities,
+)
 from flows.recipe.language_packs import load_language_pack
 
 OWN = Path(__file__).resolve().parent / "data" / "iberian_captions.tsv"

@@ -23,10 +23,18 @@ import numpy as np
 import pyarrow as pa
 from photographs import COCO
 
-from cleaning.hamming import Hashes, Rows
-from cleaning.near_images import Looks, first_staying, leak_matches
-from cleaning.selection_config import DuplicatesConfig, LeaksConfig
-from cleaning.thumbnails import Thumbnails, parse_hashes, parse_thumbnails, thumbnail_distance
+from cleaning.duplicates.hamming import Hashes, Rows
+from cleaning.duplicates.images import DuplicatesConfig
+from cleaning.duplicates.near_images import (
+    Looks,
+    Thumbnails,
+    first_staying,
+    leak_matches,
+    parse_hashes,
+    parse_thumbnails,
+    thumbnail_distance,
+)
+from cleaning.leaks import LeaksConfig
 from data_catalog.images.normalise import ImageRejectedError, NormaliseConfig, normalise_image
 from data_catalog.images.views import image_views
 from data_catalog.sample.drawing import encode, paint, place

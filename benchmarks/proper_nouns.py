@@ -22,10 +22,11 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from cleaning.config import CheckConfig
-from cleaning.length import caption_length
-from cleaning.proper_nouns import proper_noun_share, tagged_proper_nouns
-from cleaning.taggers import find_tagger
+from cleaning.checks.captions import Length
+from cleaning.checks.definition import Captions
+from cleaning.checks.proper_nouns import proper_noun_share, tagged_proper_nouns
+from cleaning.checks.taggers import find_tagger
+from data_catalog.language_pack import LanguagePack
 from data_catalog.stages import Check
 from flows.recipe.language_packs import load_language_pack
 
@@ -38,14 +39,8 @@ Verdicts = list[bool]
 
 def long_enough(captions: Sequence[str]) -> list[bool]:
     """Whether a build would come to judge each."""
-    config = CheckConfig()
-    length = caption_length(
-        min_words=config.min_words,
-        min_chars=config.min_chars,
-        max_words=config.max_words,
-        max_chars=config.max_chars,
-    )
-    return [drop is None for drop in length(captions)]
+    length = Length().bind(Captions(pack=LanguagePack.minimal("fr")))
+    return [length(caption) is None for caption in captions]
 
 
 def labelled_captions() -> list[dict[str, str]]:

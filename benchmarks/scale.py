@@ -113,8 +113,9 @@ def run(folder: Path, num_shards: int) -> dict[str, float]:
 
 def judge_captions(work: Any, shards: Sequence[Any], seconds: dict[str, float]) -> tuple[list[Any], Rows]:
     """The steps before images; the checked shards, and the first row of the cluster of each row, or -1."""
-    from cleaning.config import CheckConfig, CleanConfig
-    from cleaning.selection_config import LeaksConfig, RepeatsConfig
+    from cleaning.checks import CheckConfig, CleanConfig
+    from cleaning.duplicates.captions import RepeatsConfig
+    from cleaning.leaks import LeaksConfig
     from flows.build.captions import check, clean, join_translations
     from flows.build.inputs import all_function_words
     from flows.build.screen import find_repeats, screen
@@ -152,7 +153,8 @@ def first_rows_of(shards: Sequence[Any], repeats: Any) -> Rows:
 
 def judge_images(work: Any, captions: Sequence[Any], images: Sequence[Any], seconds: dict[str, float]) -> list[Any]:
     """The steps after images; the finished shards."""
-    from cleaning.selection_config import DuplicatesConfig, LeaksConfig
+    from cleaning.duplicates.images import DuplicatesConfig
+    from cleaning.leaks import LeaksConfig
     from data_catalog.publish import SplitConfig
     from flows.build.duplicates import find_duplicates
     from flows.build.finish_steps import finish

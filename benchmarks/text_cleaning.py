@@ -19,9 +19,9 @@ from pathlib import Path
 import ftfy
 from data_folder import absent, add_data_option, cc3m_captions, flickr8k_captions
 
-from cleaning.config import CleanConfig
-from cleaning.mojibake import ftfy_settings
-from cleaning.text import clean_text, fix_encoding
+from cleaning.checks import CleanConfig
+from cleaning.text.mending import clean_text, fix_encoding
+from cleaning.text.mojibake import ftfy_settings
 
 NEEDED = (
     "cc3m/*.tsv",

@@ -29,7 +29,7 @@ from judged_translations import (
     read_translations,
 )
 
-from cleaning.config import CheckConfig
+from cleaning.checks import CheckConfig
 from data_catalog.sample.grammar import parallel_pairs
 from translation.config import TranslateConfig
 from translation.engines.argos import argos_translator

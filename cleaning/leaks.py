@@ -8,8 +8,13 @@ import hashlib
 import re
 import unicodedata
 from collections.abc import Container, Iterable, Sequence
+from dataclasses import dataclass
 
-from cleaning.scripts import count_words, fold_case
+from cleaning.duplicates.near_images import require_likeness
+from cleaning.text.scripts import count_words, fold_case
+from data_catalog.errors import ConfigError
+
+ACTIONS = ("drop", "mark")
 
 _DIGEST_BYTES = 8
 _KEPT_ASCII = "0123456789abcdefghijklmnopqrstuvwxyz"
@@ -21,6 +26,38 @@ _HEBREW_POINTS = range(0x0591, 0x05C8)
 _ARABIC_SIGNS = (*range(0x064B, 0x0653), 0x0670)
 _TATWEEL = 0x0640
 _UNWRITTEN = frozenset((*_HEBREW_POINTS, *_ARABIC_SIGNS, _TATWEEL))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LeaksConfig:
+    """What is done with images and captions of the recipe's test sets.
+
+    Args:
+        action: "drop" them; or "mark" them: their pairs are published apart, in no split.
+        by_identity: look for images by their identity: COCO's, Flickr's, Wikimedia's and Open Images' numbers and
+            names, and addresses.
+        by_caption: look for captions, whatever their punctuation and case.
+        by_pixels: look for images of the test sets whose pixels are there, by their bytes and by how they look.
+        min_caption_words: captions of fewer words are shared by chance, and count for nothing.
+        max_distance: an image looks like one of a test set, or like its mirror image or a part of it, if the
+            perceptual hashes differ in at most so many of 64 bits,
+        max_thumbnail_difference: and the thumbnails by at most so much.
+    """
+
+    action: str = "drop"
+    by_identity: bool = True
+    by_caption: bool = True
+    by_pixels: bool = True
+    min_caption_words: int = 4
+    max_distance: int = 8
+    max_thumbnail_difference: float = 0.25
+
+    def __post_init__(self) -> None:
+        if self.action not in ACTIONS:
+            raise ConfigError(f"leaks.action must be one of {', '.join(ACTIONS)}, got {self.action!r}")
+        if self.min_caption_words < 1:
+            raise ConfigError(f"leaks.min_caption_words must be positive, got {self.min_caption_words}")
+        require_likeness("leaks", self.max_distance, self.max_thumbnail_difference)
 
 
 class _Kept(dict[int, int | None]):
@@ -69,7 +106,7 @@ def caption_digests(texts: Iterable[str], *, min_words: int) -> frozenset[int]:
 
     Args:
         texts: captions, in any languages.
-        min_words: shorter ones, as `cleaning.scripts.count_words` counts, are left out.
+        min_words: shorter ones, as `cleaning.text.scripts.count_words` counts, are left out.
     """
     return frozenset(caption_digest(text) for text in texts if count_words(text) >= min_words and caption_key(text))
 

@@ -18,7 +18,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from cleaning.taggers import find_tagger
+from cleaning.checks import CheckConfig, CleanConfig
 from data_catalog.fetch.outcomes import Fetching, KnownImages, attempt_of
 from data_catalog.fetch.urls import askable_url
 from data_catalog.images.workers import ImageWorkers
@@ -48,6 +48,13 @@ _MARKED = "marked: "
 # The steps that judge captions: no image is asked for.
 _JUDGING = STEPS[: [step.name for step in STEPS].index("check") + 1]
 _ORDER = [row for step in STEPS for row in step.rows]
+# Reasons whose detail names one of several rules within a check.
+_NAMED = {
+    reason
+    for check in (*CleanConfig.check_types(), *CheckConfig.check_types())
+    if check.has_rules
+    for reason in check.reasons
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -73,7 +80,7 @@ class Dropped:
 
     @property
     def reason(self) -> str:
-        """Which of `cleaning.reasons.REASONS`."""
+        """Return the reason without the name of the rule."""
         return self.rule.removeprefix(_MARKED).split(":")[0]
 
 
@@ -167,7 +174,7 @@ def _sampled(recipe: Recipe, num_rows: int, seed: int, translator: Translator | 
             name: [{"name": file.name, "sha256": str(file)} for file in found] for name, found in files.items()
         },
         test_images={},
-        tagger=find_tagger(pack, recipe.check.proper_noun_tagger) if recipe.check.proper_noun_check else None,
+        tagger=recipe.check.find_tagger(pack),
         translator=translator,
         reverse=None,
         build_key="",
@@ -254,8 +261,8 @@ def _marks(row: Mapping[str, Any], num_screened: int) -> Iterator[tuple[str, str
 
 
 def _rule(row: Mapping[str, Any]) -> str:
-    named = row["drop_reason"] == "caption_boilerplate"
-    return f"{row['drop_reason']}: {row['detail']}" if named else str(row["drop_reason"])
+    reason = str(row["drop_reason"])
+    return f"{reason}: {row['detail']}" if reason in _NAMED else reason
 
 
 def _examples(rows: Sequence[Mapping[str, Any]], count: int) -> list[tuple[str, str]]:

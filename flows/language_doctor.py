@@ -215,8 +215,7 @@ def _model_codes(language: Language) -> Trait:
 
 
 def _language_check(language: Language) -> Trait:
-    from cleaning.language import detectable_languages
-    from cleaning.rules import detectable_code
+    from cleaning.languages.identification import detectable_code, detectable_languages
 
     code = detectable_code(language.pack, "cascade")
     if code is not None:
@@ -235,7 +234,7 @@ def _language_check(language: Language) -> Trait:
 
 
 def _proper_nouns(language: Language) -> Trait:
-    from cleaning.taggers import find_tagger
+    from cleaning.checks.taggers import find_tagger
 
     pack = language.pack
     tagger = find_tagger(pack, "auto")
@@ -260,7 +259,7 @@ def _proper_nouns(language: Language) -> Trait:
 
 
 def _shared_words(language: Language) -> Trait:
-    from cleaning.config import CheckConfig
+    from cleaning.checks import CheckConfig
 
     config = CheckConfig()
     if language.pack.code == SOURCE:

@@ -7,8 +7,8 @@ from dataclasses import asdict, dataclass, field, replace
 from importlib.metadata import version
 from pathlib import Path
 
-from cleaning.language_codes import canonical_code
-from cleaning.selection_config import LeaksConfig
+from cleaning.languages.engines import canonical_code
+from cleaning.leaks import LeaksConfig
 from data_catalog.errors import ConfigError
 from data_catalog.language_pack import LanguagePack
 from data_catalog.storage.manifest import Snapshot, current_snapshots, require_snapshot

@@ -8,10 +8,15 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
-from cleaning.language import Identifier, detectable_languages, language_identifier, wrong_language
-from cleaning.language_codes import canonical_code
-from cleaning.rules import detectable_code
-from cleaning.scripts import count_letters
+from cleaning.languages.engines import canonical_code
+from cleaning.languages.identification import (
+    Identifier,
+    detectable_code,
+    detectable_languages,
+    language_identifier,
+    wrong_language,
+)
+from cleaning.text.scripts import count_letters
 from data_catalog.errors import ConfigError
 from data_catalog.language_pack import LanguagePack
 from data_catalog.sources.image_files import open_images

@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from cleaning.selection_config import LeaksConfig
+from cleaning.leaks import LeaksConfig
 from data_catalog.images.opening import ImageRejectedError
 from data_catalog.images.views import WHOLE
 from data_catalog.progress import Progress
@@ -157,8 +157,7 @@ def _alike(
     views: "Sequence[View]", trained: pa.Table, leaks: LeaksConfig, *, is_sure: bool
 ) -> Iterator[tuple[int, str]]:
     """Places of views that look like an image that was trained on, and its sample; whole ones alone to be sure."""
-    from cleaning.near_images import leak_matches
-    from cleaning.thumbnails import parse_hashes, parse_thumbnails
+    from cleaning.duplicates.near_images import leak_matches, parse_hashes, parse_thumbnails
 
     places = [place for place, view in enumerate(views) if view.view == WHOLE or not is_sure]
     if not places or not trained.num_rows:

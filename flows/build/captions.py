@@ -7,10 +7,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from cleaning.config import CheckConfig, CleanConfig
-from cleaning.rules import apply_rules, check_rules, clean_rules, translation_measure
-from cleaning.selection_config import LeaksConfig
-from cleaning.text import clean_text
+from cleaning.checks import CheckConfig, CleanConfig, apply_rules, translation_measure
+from cleaning.leaks import LeaksConfig
+from cleaning.text.mending import clean_text
 from data_catalog.errors import ShardError
 from data_catalog.language_pack import LanguagePack
 from data_catalog.progress import Progress
@@ -29,6 +28,11 @@ NOT_SERVED = "language_not_served"
 TRANSLATE_REASONS = {
     NOT_SERVED: "the caption's language is neither the target language nor the one the engine translates",
     "translation_empty": "the engine returned no text",
+}
+
+
+CHECK_LEAK_REASONS = {
+    "test_caption": "the translation is, but for punctuation and case, a caption of a test set of the recipe",
 }
 
 
@@ -52,7 +56,7 @@ def clean(job: Job, *, config: CleanConfig, packs: Mapping[str, LanguagePack]) -
     given = pending_rows(table, pc.is_valid(table.column("caption")))
     table = set_values(table, "caption", given, clean_up(texts(table, "caption", given)))
     for lang in sorted(set(table.column("source_lang").drop_null().to_pylist())):
-        rules = clean_rules(config, packs.get(lang) or LanguagePack(code=lang), languages=packs)
+        rules = config.rules(packs.get(lang) or LanguagePack(code=lang), languages=packs)
         table = apply_rules(table, rules, step="clean", where=pc.equal(table.column("source_lang"), lang))
     return write_captions(job, "clean", before, table)
 
@@ -172,5 +176,5 @@ def check(
     if leaks.by_caption:
         tests = test_contents(job, test_sets)
         table = judge_captions(table, tests, leaks, column="caption", step="check", where=translated)
-    rules = check_rules(config, packs[target], tagger=job.tools.tagger, languages=packs, source_engine=source_engine)
+    rules = config.rules(packs[target], tagger=job.tools.tagger, languages=packs, source_engine=source_engine)
     return write_captions(job, "check", before, apply_rules(table, rules, step="check"))

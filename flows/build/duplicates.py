@@ -10,9 +10,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from cleaning.duplicates import duplicate_captions, exact_key
-from cleaning.image_duplicates import Images, Verdict, judge_images
-from cleaning.selection_config import DuplicatesConfig, LeaksConfig
+from cleaning.duplicates.captions import duplicate_captions
+from cleaning.duplicates.images import DuplicatesConfig, Images, Verdict, judge_images
+from cleaning.leaks import LeaksConfig
+from cleaning.text.scripts import exact_key
 from data_catalog.database.sorting import image_facts, samples_of_bytes, thumbnails_in_order
 from data_catalog.fetch.reasons import image_step
 from data_catalog.images.pixels import THUMBNAIL_BYTES
@@ -29,8 +30,16 @@ from flows.build.screen import drop_or_mark
 from flows.build.test_sets import TestContents, test_contents
 
 if TYPE_CHECKING:
-    from cleaning.image_duplicates import Thumbnails
+    from cleaning.duplicates.near_images import Thumbnails
 
+DEDUPLICATE_REASONS = {
+    "test_pixels": "the image looks like one of a test set of the recipe",
+    "split_leak": "an image of a split that is held out looks the same",
+    "placeholder_image": "the host answers many addresses with the same bytes: they stand for images that are gone",
+    "duplicate_image": "another sample, one that is to be preferred, has an image of the same bytes",
+    "near_duplicate_image": "another sample, one that is to be preferred, has an image that looks the same",
+    "duplicate_caption": "an earlier caption of the same image says the same",
+}
 _ROWS_PER_BATCH = 50_000
 # Captions of the image that stays come first, so that they decide what is a repeat.
 _ORDER = [(name, "ascending") for name in ("into", "is_moved", "sample_id", "row")]
@@ -105,7 +114,7 @@ def _thumbnails(files: Sequence[Path], count: int, path: Path) -> "Thumbnails":
     """Thumbnails of all images in the order of `sample_id`, as a file: ten million of them take 2 GB."""
     import numpy as np
 
-    from cleaning.thumbnails import parse_thumbnails
+    from cleaning.duplicates.near_images import parse_thumbnails
 
     with path.open("wb") as file:  # a page of a map that the full disk has no room for would kill the process
         os.posix_fallocate(file.fileno(), 0, max(1, count * THUMBNAIL_BYTES))
@@ -127,7 +136,7 @@ def _test_pixels(
     leaks: LeaksConfig,
 ) -> dict[int, str]:
     """What of which test set an image is, or looks like, by row number."""
-    from cleaning.near_images import leak_matches
+    from cleaning.duplicates.near_images import leak_matches
 
     images = (facts.column("phash").to_numpy(), thumbnails)
     found: dict[int, str] = {}
@@ -186,7 +195,6 @@ def _judged(
         split=np.where(marked, _SPLIT_ORDER.index(MARKED), levels),
         placeholder=pc.is_valid(hosts).to_numpy(),
         left_out=is_leaking & drops,
-        has_bytes=np.ones(facts.num_rows, np.bool_),
         thumbnails=thumbnails,
     )
     verdicts, account = judge_images(images, config)

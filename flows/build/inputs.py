@@ -5,8 +5,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from cleaning.proper_nouns import Tagger
-from cleaning.taggers import find_tagger
+from cleaning.checks.taggers import Tagger
 from data_catalog.errors import ConfigError
 from data_catalog.language_pack import LanguagePack
 from data_catalog.publish import UPSTREAM
@@ -84,7 +83,7 @@ def open_inputs(recipe: Recipe, root: Path, versions: Mapping[str, int]) -> Inpu
         test_set.check()
     require_split_choice(recipe)
     require_originals_in_use(recipe)
-    tagger = find_tagger(pack, recipe.check.proper_noun_tagger) if recipe.check.proper_noun_check else None
+    tagger = recipe.check.find_tagger(pack)
     translator = open_engine(recipe, root)
     reverse = open_reverse_engine(recipe, root) if translator else None
     hashes = open_hashes(root)

@@ -13,10 +13,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from cleaning.caption_similarity import Likeness
-from cleaning.duplicates import exact_key
-from cleaning.near_captions import cap_captions, cluster_captions, crowded_rows
-from cleaning.selection_config import LeaksConfig, RepeatsConfig
+from cleaning.duplicates.captions import RepeatsConfig, cap_captions, cluster_captions, crowded_rows
+from cleaning.duplicates.similarity import Likeness
+from cleaning.leaks import LeaksConfig
+from cleaning.text.scripts import exact_key
 from data_catalog.settings import how
 from data_catalog.stages import Drop, pending_rows, reject, set_values, texts
 from data_catalog.storage.shards import save_parquet
@@ -24,6 +24,12 @@ from data_catalog.test_sets.identities import canonical_identities
 from flows.build.engine import SHARD, Job, count_rows
 from flows.build.test_sets import TestContents, test_contents
 
+SCREEN_REASONS = {
+    "test_image": "the image is, by its identity, one of a test set of the recipe",
+    "test_caption": "the caption is, but for punctuation and case, one of a test set of the recipe",
+    "near_duplicate_caption": "an earlier caption of the same image says the same in nearly the same letters",
+    "common_caption": "more images than the recipe allows have this caption, or nearly this one",
+}
 _MAX_DETAIL = 120  # characters
 # What captions of one image repeat: a translation that upstream has, else the caption that is translated later.
 _SAID = ("caption", "clean_caption")
@@ -42,7 +48,7 @@ def find_repeats(
     Args:
         job: reads `clean`.
         config: section `[repeats]`.
-        function_words: of the captions' languages; see `cleaning.near_captions.cluster_captions`.
+        function_words: of the captions' languages; see `cleaning.duplicates.captions.cluster_captions`.
         threads: the result does not depend on them.
     """
     shards = job.shards("clean")

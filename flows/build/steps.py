@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from cleaning.reasons import REASONS
+from cleaning.checks import CHECK_REASONS, CLEAN_REASONS
 from data_catalog.fetch.reasons import FETCH_REASONS, NORMALISE_REASONS
 from data_catalog.sources.ingest import ingest
 from data_catalog.sources.rows import MALFORMED_REASONS
@@ -126,7 +126,7 @@ STEPS = (
         rows={
             "clean": FunnelRow(
                 meaning="cleaning captions and judging them as they are upstream",
-                reasons=REASONS["clean"],
+                reasons=CLEAN_REASONS,
                 rules=("clean",),
             )
         },
@@ -171,7 +171,7 @@ STEPS = (
         rows={
             "screen": FunnelRow(
                 meaning="looking for test sets and for repeated captions",
-                reasons=REASONS["screen"],
+                reasons=screen.SCREEN_REASONS,
                 rules=("leaks", "repeats"),
             )
         },
@@ -211,7 +211,9 @@ STEPS = (
         run=captions.check,
         rows={
             "check": FunnelRow(
-                meaning="judging the captions in the target language", reasons=REASONS["check"], rules=("check",)
+                meaning="judging the captions in the target language",
+                reasons=CHECK_REASONS | captions.CHECK_LEAK_REASONS,
+                rules=("check",),
             )
         },
     ),
@@ -299,7 +301,7 @@ STEPS = (
             ),
             "deduplicate": FunnelRow(
                 meaning="looking for images and captions that are there already",
-                reasons=REASONS["deduplicate"],
+                reasons=duplicates.DEDUPLICATE_REASONS,
                 rules=("duplicates", "leaks", "split"),
             ),
         },

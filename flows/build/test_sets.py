@@ -11,8 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from cleaning.leaks import caption_digests, leaking_captions
-from cleaning.selection_config import LeaksConfig
+from cleaning.leaks import LeaksConfig, caption_digests, leaking_captions
 from data_catalog.images.views import VIEWS, write_views
 from data_catalog.storage.shards import save_parquet
 from data_catalog.storage.work import Commit
@@ -156,7 +155,7 @@ def _digests(path: Path) -> frozenset[int]:
 
 @functools.lru_cache(maxsize=64)
 def _views(path: Path) -> TestViews:
-    from cleaning.thumbnails import parse_hashes, parse_thumbnails
+    from cleaning.duplicates.near_images import parse_hashes, parse_thumbnails
 
     table = pq.read_table(path)
     seen = table.filter(pc.is_null(table.column("drop_reason")))

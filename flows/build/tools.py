@@ -5,8 +5,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from cleaning.proper_nouns import Tagger
-from cleaning.taggers import find_tagger
+from cleaning.checks.taggers import Tagger, find_tagger
 from data_catalog.fetch.outcomes import Fetching, KnownImages
 from data_catalog.images.workers import ImageWorkers
 from data_catalog.language_pack import LanguagePack

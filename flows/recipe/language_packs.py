@@ -6,8 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 
-from cleaning.language import caption_language
-from cleaning.rules import detectable_code
+from cleaning.languages.identification import caption_language, detectable_code
 from data_catalog.errors import ConfigError
 from data_catalog.language_pack import LanguagePack
 from data_catalog.stages import Check

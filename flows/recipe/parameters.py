@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError, create_model
 
+from cleaning.checks.definition import Section
 from data_catalog.errors import ConfigError
 from flows.recipe.recipe import SECTIONS, override_values
 
@@ -74,7 +75,9 @@ def _description(field: "dataclasses.Field[Any]", texts: Mapping[str, str]) -> s
 
 
 def argument_texts(config_type: type) -> dict[str, str]:
-    """What the `Args:` of a docstring say of each field."""
+    """Return what each field means: what a section of checks says of it, else the `Args:` of the docstring."""
+    if issubclass(config_type, Section):
+        return config_type.descriptions()
     texts = re.findall(r"^    (\w+): (.+(?:\n {8,}.+)*)", inspect.getdoc(config_type) or "", re.MULTILINE)
     return {name: " ".join(text.split()) for name, text in texts}
 

@@ -8,8 +8,10 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from cleaning.config import CheckConfig, CleanConfig
-from cleaning.selection_config import DuplicatesConfig, LeaksConfig, RepeatsConfig
+from cleaning.checks import CheckConfig, CleanConfig
+from cleaning.duplicates.captions import RepeatsConfig
+from cleaning.duplicates.images import DuplicatesConfig
+from cleaning.leaks import LeaksConfig
 from data_catalog.errors import ConfigError
 from data_catalog.fetch.fetch import FetchConfig
 from data_catalog.images.normalise import NormaliseConfig

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from cleaning.checks.definition import Section
 from data_catalog.errors import ConfigError
 from data_catalog.storage.shards import digest
 from flows.recipe.parameters import overrides_of, settings_of
@@ -127,8 +128,7 @@ def _path(name: str, recipe: Recipe) -> str:
     known = _settings(recipe)
     section, dot, setting = name.rpartition(".")
     sections = SECTIONS if not dot or section == ANY_SECTION else (section,)
-    spellings = (setting, f"{setting}_check", f"{setting.removesuffix('s')}_check")
-    found = [path for each in sections for path in _first(each, spellings, known)]
+    found = [path for each in sections for path in _spelt(each, setting) if path in known]
     if not found:
         raise ConfigError(f"there is no {name!r} to toggle: there are {', '.join(switches(recipe))}")
     if len(found) > 1:
@@ -138,8 +138,12 @@ def _path(name: str, recipe: Recipe) -> str:
     return found[0]
 
 
-def _first(section: str, spellings: Sequence[str], known: Mapping[str, Any]) -> list[str]:
-    return [path for path in (f"{section}.{name}" for name in spellings) if path in known][:1]
+def _spelt(section: str, name: str) -> list[str]:
+    """Return the paths in a section that a name may mean: a setting's own, or that of a check's switch."""
+    kind = RECIPE_SECTIONS[section]
+    checks = kind.check_types() if issubclass(kind, Section) else ()
+    switches = [check.switch() for check in checks if name in (check.name, check.switch().removesuffix("_check"))]
+    return list(dict.fromkeys(f"{section}.{each}" for each in (name, *switches)))
 
 
 def _settings(recipe: Recipe) -> dict[str, Any]:
@@ -149,7 +153,7 @@ def _settings(recipe: Recipe) -> dict[str, Any]:
 def _all_settings(recipe: Recipe) -> Iterator[tuple[str, Any]]:
     for section in SECTIONS:
         config = getattr(recipe, section)
-        for field in dataclasses.fields(config):
+        for field in config.settings() if isinstance(config, Section) else dataclasses.fields(config):
             yield f"{section}.{field.name}", getattr(config, field.name)
 
 

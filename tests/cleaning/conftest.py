@@ -7,7 +7,7 @@ from types import MappingProxyType
 import pyarrow as pa
 import pytest
 
-from cleaning.rules import Rule, apply_rules
+from cleaning.checks import Rule, apply_rules
 from data_catalog.schema import CAPTIONS, PENDING
 
 Rejects = Callable[..., list[str | None]]

@@ -6,13 +6,13 @@ from typing import Any
 
 import pytest
 
-from cleaning.boilerplate import boilerplate
-from cleaning.config import CheckConfig
-from cleaning.duplicates import duplicate_captions
-from cleaning.reasons import REASONS
-from cleaning.rules import check_rules, translation_measure
-from data_catalog.stages import Drop
+from cleaning.checks import CheckConfig, translation_measure
+from cleaning.checks.boilerplate import boilerplate_rule
+from cleaning.duplicates.captions import duplicate_captions
+from flows.build.steps import STEPS
 from flows.recipe.language_packs import load_language_pack
+
+REASONS = {name: row.reasons for step in STEPS for name, row in step.rows.items()}
 
 ITALIAN = load_language_pack("it")
 WITH_LETTERS = frozenset(
@@ -41,7 +41,7 @@ def table(awkward: Mapping[str, str], reason: str, dropped: Collection[str]) -> 
 
 def judged(rejects: Rejects, rule: str, sources: Sequence[str], targets: Sequence[str], **columns: Any) -> Any:
     """Reasons by which one rule, with its usual settings, drops translations into Italian."""
-    rules = [each for each in check_rules(CheckConfig(), ITALIAN) if each.name == rule]
+    rules = [each for each in CheckConfig().rules(ITALIAN) if each.name == rule]
     assert len(rules) == 1
     measured = translation_measure(ITALIAN)(sources, targets)
     return rejects(rules, targets, sources=sources, **{**measured, **columns})
@@ -159,7 +159,5 @@ def test_duplicates_of_an_image(awkward: Mapping[str, str], repeat: Change, drop
     ],
 )
 def test_captions_without_letters(awkward: Mapping[str, str], change: Change, dropped: Collection[str]) -> None:
-    verdicts = boilerplate(["no_letters"])([change(text) for text in awkward.values()])
-    assert set(verdicts) <= {None, Drop("caption_boilerplate", "no_letters")}
-    found = [None if verdict is None else verdict.reason for verdict in verdicts]
-    assert dict(zip(awkward, found, strict=True)) == table(awkward, "caption_boilerplate", dropped)
+    found = [boilerplate_rule(change(text), ["no_letters"]) for text in awkward.values()]
+    assert dict(zip(awkward, found, strict=True)) == table(awkward, "no_letters", dropped)

@@ -9,7 +9,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from cleaning.selection_config import LeaksConfig, RepeatsConfig
+from cleaning.duplicates.captions import RepeatsConfig
+from cleaning.leaks import LeaksConfig
 from data_catalog.images.workers import ImageWorkers
 from data_catalog.schema import CAPTIONS, PENDING
 from data_catalog.storage.shards import save_parquet, sha256_of

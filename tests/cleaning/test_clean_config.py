@@ -5,55 +5,59 @@ from typing import Any
 
 import pytest
 
-from cleaning.config import CHECK_CHECKS, CLEAN_CHECKS, CheckConfig, CleanConfig
-from cleaning.reasons import REASONS
-from cleaning.rules import check_rules, clean_rules, translation_measure
+from cleaning.checks import CheckConfig, CleanConfig, translation_measure
 from data_catalog.errors import ConfigError
 from data_catalog.language_pack import LanguagePack
+from flows.build.steps import STEPS
 from flows.recipe.language_packs import load_language_pack
+
+REASONS = {name: row.reasons for step in STEPS for name, row in step.rows.items()}
 
 ITALIAN = load_language_pack("it")
 GERMAN_CAPTION = "eine schwarze Katze schläft auf dem Sofa"
+
+CLEAN_CHECKS = [check.name for check in CleanConfig.check_types()]
+CHECK_CHECKS = [check.name for check in CheckConfig.check_types()]
 
 Reasons = Callable[..., list[str | None]]
 
 
 def test_rules_for_source_captions(reasons: Reasons) -> None:
     captions = ["un gatto nero dorme sul divano rosso", "DSC_0001.JPG", GERMAN_CAPTION]
-    assert reasons(clean_rules(CleanConfig(), ITALIAN), captions) == [None, "caption_boilerplate", "wrong_language"]
+    assert reasons(CleanConfig().rules(ITALIAN), captions) == [None, "caption_boilerplate", "wrong_language"]
 
 
 def test_rules_for_captions_in_the_target_language(reasons: Reasons) -> None:
     captions = ["un gatto nero dorme sul divano rosso", "Anna Maria Mozzoni", GERMAN_CAPTION, "ok"]
     expected = [None, "mostly_proper_nouns", "wrong_language", "caption_too_short"]
-    assert reasons(check_rules(CheckConfig(), ITALIAN), captions) == expected
+    assert reasons(CheckConfig().rules(ITALIAN), captions) == expected
 
 
 def test_every_rule_can_be_switched_off() -> None:
     off = CleanConfig(boilerplate=False, language_check=False, length_check=False)
-    assert clean_rules(off, ITALIAN) == []
+    assert off.rules(ITALIAN) == []
     switches = [field.name for field in dataclasses.fields(CheckConfig) if field.name.endswith("_check")]
-    assert check_rules(CheckConfig(**dict.fromkeys(switches, False)), ITALIAN) == []
-    assert [rule.name for rule in check_rules(CheckConfig(), ITALIAN)] == list(CHECK_CHECKS)
+    assert CheckConfig(**dict.fromkeys(switches, False)).rules(ITALIAN) == []
+    assert [rule.name for rule in CheckConfig().rules(ITALIAN)] == CHECK_CHECKS
     assert len(switches) == len(CHECK_CHECKS)
 
 
 def test_rules_go_in_the_order_that_is_asked_for(reasons: Reasons) -> None:
-    assert [rule.name for rule in clean_rules(CleanConfig(), ITALIAN)] == list(CLEAN_CHECKS)
+    assert [rule.name for rule in CleanConfig().rules(ITALIAN)] == CLEAN_CHECKS
     length_first = CleanConfig(order=("length",))
-    assert [rule.name for rule in clean_rules(length_first, ITALIAN)] == ["length", "boilerplate", "language"]
-    assert reasons(clean_rules(length_first, ITALIAN), ["DSC_0001.JPG"]) == ["caption_too_short"]
-    language_first = check_rules(CheckConfig(order=("language", "score")), ITALIAN)
+    assert [rule.name for rule in length_first.rules(ITALIAN)] == ["length", "boilerplate", "language"]
+    assert reasons(length_first.rules(ITALIAN), ["DSC_0001.JPG"]) == ["caption_too_short"]
+    language_first = CheckConfig(order=("language", "score")).rules(ITALIAN)
     assert [rule.name for rule in language_first][:3] == ["language", "score", "copied_through"]
 
 
 def test_rules_of_boilerplate_can_be_chosen(reasons: Reasons) -> None:
-    only_urls = clean_rules(CleanConfig(boilerplate_rules=("url",), min_words=1), ITALIAN)
+    only_urls = CleanConfig(boilerplate_rules=("url",), min_words=1).rules(ITALIAN)
     assert reasons(only_urls, ["www.example.org", "DSC_0001.JPG"]) == ["caption_boilerplate", None]
 
 
 def test_translations_are_judged_beside_their_sources_and_native_captions_are_not(reasons: Reasons) -> None:
-    rules = check_rules(CheckConfig(language_check=False), ITALIAN)
+    rules = CheckConfig(language_check=False).rules(ITALIAN)
     assert reasons(rules, ["A dog on the grass"], sources=["a dog on the grass"]) == ["copied_through"]
     assert reasons(rules, ["A dog on the grass"]) == [None]
 
@@ -63,7 +67,7 @@ def test_copied_words_are_judged_by_what_the_language_shares_with_english(reason
 
     def reason(pack: LanguagePack, source: str, target: str) -> str | None:
         measured = translation_measure(pack)([source], [target])
-        rules = check_rules(CheckConfig(language_check=False), pack)
+        rules = CheckConfig(language_check=False).rules(pack)
         return reasons(rules, [target], sources=[source], **measured)[0]
 
     source, target = "the hotel bartender pours coffee slowly", "il bartender hotel versa lentamente caffè"
@@ -77,7 +81,7 @@ def test_checks_that_a_language_cannot_have_are_left_out_and_said_once(caplog: p
     unknown = LanguagePack.minimal("qqq")
     with caplog.at_level(logging.WARNING):
         for _ in range(2):
-            names = [rule.name for rule in check_rules(CheckConfig(), unknown)]
+            names = [rule.name for rule in CheckConfig().rules(unknown)]
             assert {"proper_nouns", "language"}.isdisjoint(names)
     assert sorted(record.message.split(":")[0] for record in caplog.records) == [
         "captions in 'qqq' are not checked for proper nouns",
@@ -86,7 +90,7 @@ def test_checks_that_a_language_cannot_have_are_left_out_and_said_once(caplog: p
 
 
 def test_a_minimal_pack_of_a_known_language_is_checked(reasons: Reasons) -> None:
-    rules = clean_rules(CleanConfig(), LanguagePack.minimal("es"))
+    rules = CleanConfig().rules(LanguagePack.minimal("es"))
     assert reasons(rules, [GERMAN_CAPTION]) == ["wrong_language"]
 
 
@@ -99,6 +103,8 @@ def test_a_minimal_pack_of_a_known_language_is_checked(reasons: Reasons) -> None
         (CheckConfig, {"min_language_probability": 1.5}, "check.min_language_probability"),
         (CheckConfig, {"min_language_letters": -1}, "check.min_language_letters"),
         (CheckConfig, {"max_proper_noun_share": 0.0}, "check.max_proper_noun_share"),
+        (CheckConfig, {"max_proper_noun_share": 1.1}, "check.max_proper_noun_share"),
+        (CheckConfig, {"max_proper_noun_share": float("nan")}, "check.max_proper_noun_share"),
         (CheckConfig, {"min_length_ratio": 2.0}, "check.min_length_ratio"),
         (CheckConfig, {"max_length_ratio": 0.5}, "check.max_length_ratio"),
         (CheckConfig, {"max_length_ratio": float("nan")}, "check.max_length_ratio"),

@@ -1,19 +1,25 @@
-"""The page about cleaning has every check, setting and reason as the code has them, and its examples hold."""
+"""docs/cleaning.md says of checks, settings and reasons what the code says; run as a program, this writes them."""
 
 import dataclasses
 import json
 import re
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from cleaning.boilerplate import BOILERPLATE_RULES, boilerplate
-from cleaning.config import CHECK_CHECKS, CLEAN_CHECKS, CheckConfig, CleanConfig
-from cleaning.reasons import REASONS
-from cleaning.selection_config import DuplicatesConfig, LeaksConfig, RepeatsConfig
-from cleaning.text import clean_text
+from cleaning.checks import CHECK_REASONS, CLEAN_REASONS, CheckConfig, CleanConfig
+from cleaning.checks.boilerplate import BOILERPLATE_RULES, boilerplate_rule
+from cleaning.checks.definition import TEXT, Section
+from cleaning.duplicates.captions import RepeatsConfig
+from cleaning.duplicates.images import DuplicatesConfig
+from cleaning.leaks import LeaksConfig
+from cleaning.text.mending import clean_text
 from data_catalog.publish import SplitConfig
+from flows.build.steps import STEPS
+
+REASONS = {name: row.reasons for step in STEPS for name, row in step.rows.items()}
 
 DOCS = Path(__file__).parents[2] / "docs"
 PAGE = (DOCS / "cleaning.md").read_text(encoding="utf-8")
@@ -23,8 +29,6 @@ IMAGES = (DOCS / "images.md").read_text(encoding="utf-8")
 SETTINGS: list[tuple[str, str, Any]] = [
     (page, f"{section}.{field.name}", getattr(config, field.name))
     for page, section, config in (
-        (PAGE, "clean", CleanConfig()),
-        (PAGE, "check", CheckConfig()),
         (PAGE, "repeats", RepeatsConfig()),
         (PAGE, "duplicates", DuplicatesConfig()),
         (PAGE, "split", SplitConfig()),
@@ -51,11 +55,69 @@ def examples(cell: str) -> list[str]:
     return [text.replace("\\|", "|") for text in re.findall(r"`([^`]+)`", cell)]
 
 
-@pytest.mark.parametrize(
-    ("step", "name"), [(step, name) for step, reasons in REASONS.items() for name in reasons], ids=str
-)
-def test_every_reason_has_its_row(step: str, name: str) -> None:
-    assert [f"`{name}`", step, REASONS[step][name]] in rows(section("## Reasons"))
+# Settings that have no check, and stand with their examples in a table of their own.
+MENDING = sorted(CleanConfig.__annotations__.keys() - {"section"})
+REASONS_BY_STEP = {
+    "clean": CLEAN_REASONS,
+    "screen": REASONS["screen"],
+    "translate": REASONS["translate"],
+    "check": REASONS["check"],
+    "deduplicate": REASONS["deduplicate"],
+}
+
+
+def checks_of(config: type[Section]) -> str:
+    """A table of a section's checks, and one of their settings."""
+    lines = ["", "| check | switch | drops | reads | reason |", "|---|---|---|---|---|"]
+    for check in config.check_types():
+        switch, drops = f"`{config.section}.{check.switch()}`", check.drops().removeprefix("Drop ").removesuffix(".")
+        reads = ", ".join("the caption" if name == TEXT else f"`{name}`" for name in check.reads)
+        reasons = ", ".join(f"`{name}`" for name in check.reasons)
+        lines.append(f"| `{check.name}` | {switch} | {drops} | {reads} | {reasons} |")
+    lines += ["", "| setting | default | |", "|---|---|---|"]
+    for field in config.settings():
+        if field.name not in MENDING:
+            default, meaning = shown(field.default, field.metadata.get("among")), field.metadata.get("description", "")
+            lines.append(f"| `{config.section}.{field.name}` | {default} | {meaning} |".replace("|  |", "| |"))
+    return "\n".join([*lines, "", ""])
+
+
+def shown(default: Any, among: Collection[str] | None) -> str:
+    if isinstance(default, tuple) and default in ((), tuple(among or ())):
+        return "all" if default else "none"
+    return f"`{json.dumps(default)}`"
+
+
+def reasons_by_step() -> str:
+    rows = [
+        f"| `{name}` | {step} | {text} |" for step, found in REASONS_BY_STEP.items() for name, text in found.items()
+    ]
+    return "\n".join(["", "| reason | step | meaning |", "|---|---|---|", *rows, "", ""])
+
+
+def rewritten(page: str) -> str:
+    """The page with what stands between the marks as the code has it."""
+    for start, end, text in (
+        ("checks of [clean]: written from cleaning/checks", "end of checks of [clean]", checks_of(CleanConfig)),
+        ("checks of [check]: written from cleaning/checks", "end of checks of [check]", checks_of(CheckConfig)),
+        ("reasons: written from the checks and steps", "end of reasons", reasons_by_step()),
+    ):
+        assert page.count(f"<!-- {start} -->") == page.count(f"<!-- {end} -->") == 1
+        before, _, rest = page.partition(f"<!-- {start} -->")
+        page = f"{before}<!-- {start} -->\n{text}<!-- {end} -->{rest.partition(f'<!-- {end} -->')[2]}"
+    return page
+
+
+def test_checks_settings_and_reasons_stand_there_as_the_code_has_them() -> None:
+    """Where they do not, run this file as a program."""
+    assert rewritten(PAGE) == PAGE
+    assert set(CHECK_REASONS) < set(REASONS["check"])
+
+
+@pytest.mark.parametrize("name", MENDING)
+def test_what_mends_is_on_by_default_and_has_its_row(name: str) -> None:
+    assert getattr(CleanConfig(), name) is True
+    assert [f"`clean.{name}`", "`true`"] in [row[:2] for row in rows(section("## What is mended"))]
 
 
 @pytest.mark.parametrize("name", sorted(REASONS["deduplicate"].keys() - {"duplicate_caption"}))
@@ -63,20 +125,10 @@ def test_the_page_about_images_has_what_drops_them(name: str) -> None:
     assert [f"`{name}`", "deduplicate", "", REASONS["deduplicate"][name]] in rows(IMAGES)
 
 
-@pytest.mark.parametrize(
-    ("heading", "checks"),
-    [("## Before translation: `[clean]`", CLEAN_CHECKS), ("## After translation: `[check]`", CHECK_CHECKS)],
-)
-def test_checks_are_listed_in_their_usual_order(heading: str, checks: tuple[str, ...]) -> None:
-    listed = [row[0].strip("`") for row in rows(section(heading)) if len(row) > 3 and row[0].startswith("`")]
-    assert listed == list(checks)
-
-
 @pytest.mark.parametrize(("page", "path", "default"), SETTINGS, ids=[path for _, path, _ in SETTINGS])
 def test_every_setting_has_its_row_and_default(page: str, path: str, default: Any) -> None:
     told = next((row[1] for row in rows(page) if row[0] == f"`{path}`"), None)
-    words = {"clean.boilerplate_rules": "all", "clean.order": "none", "check.order": "none", "split.by": "none"}
-    assert told == words.get(path, f"`{json.dumps(default)}`")
+    assert told == ("none" if path == "split.by" else f"`{json.dumps(default)}`")
 
 
 def test_rules_of_boilerplate_are_listed_in_their_order() -> None:
@@ -88,15 +140,13 @@ def test_rules_of_boilerplate_are_listed_in_their_order() -> None:
     [(row[0].strip("`"), text) for row in rows(section("### Boilerplate"))[2:] for text in examples(row[1])],
 )
 def test_rules_of_boilerplate_drop_their_examples(rule: str, text: str) -> None:
-    (drop,) = boilerplate((rule,))([text])
-    assert drop is not None
-    assert drop.detail == rule
+    assert boilerplate_rule(text, [rule]) == rule
 
 
 def test_what_says_what_is_seen_is_no_boilerplate() -> None:
     kept = ["Panorama di Roma.jpg", "photo of a cat by the sea", "In 1998 the bridge was closed"]
     assert all(text in PAGE for text in kept)
-    assert boilerplate()(kept) == [None] * len(kept)
+    assert [text for text in kept if boilerplate_rule(text)] == []
 
 
 @pytest.mark.parametrize(
@@ -112,3 +162,7 @@ def test_what_is_left_alone_is() -> None:
     kept = ["a < b", "<PERSON>", "a stock photograph of a tie and cuff links", "„quotes“"]
     assert all(text in PAGE for text in kept)
     assert clean_text(CleanConfig())(kept) == kept
+
+
+if __name__ == "__main__":
+    (DOCS / "cleaning.md").write_text(rewritten(PAGE), encoding="utf-8")

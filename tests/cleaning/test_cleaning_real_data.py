@@ -8,9 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from cleaning.config import CheckConfig, CleanConfig
-from cleaning.rules import Rule, check_rules, clean_rules, translation_measure
-from cleaning.text import clean_text
+from cleaning.checks import CheckConfig, CleanConfig, Rule, translation_measure
+from cleaning.text.mending import clean_text
 from data_catalog.language_pack import LanguagePack
 from flows.recipe.language_packs import load_language_packs
 
@@ -56,7 +55,7 @@ Reasons = Callable[..., list[str | None]]
 
 
 def _language(lang: str) -> list[Rule]:
-    return clean_rules(CleanConfig(boilerplate=False, length_check=False), PACKS[lang], languages=PACKS)
+    return CleanConfig(boilerplate=False, length_check=False).rules(PACKS[lang], languages=PACKS)
 
 
 @pytest.mark.parametrize(
@@ -95,8 +94,8 @@ def test_length_boilerplate_and_proper_nouns_drop_hardly_any_good_caption(
     shared_data: Path, reasons: Reasons, source: str, lang: str
 ) -> None:
     captions = _captions(shared_data, source, 10_000)
-    rules = clean_rules(CleanConfig(language_check=False), PACKS[lang])
-    rules += check_rules(CheckConfig(language_check=False), PACKS[lang])
+    rules = CleanConfig(language_check=False).rules(PACKS[lang])
+    rules += CheckConfig(language_check=False).rules(PACKS[lang])
     dropped = {caption for caption, reason in zip(captions, reasons(rules, captions), strict=True) if reason}
     assert len(dropped) <= 0.001 * len(captions), dropped
 
@@ -110,7 +109,7 @@ def test_human_translations_pass_the_translation_checks(
     targets = _lines(shared_data / "multi30k" / f"train.{lang}.gz")
     config, pack = CheckConfig(language_check=False, length_check=False), PACKS.get(lang) or LanguagePack.minimal(lang)
     measured = translation_measure(pack)(sources, targets)
-    rules = check_rules(config, pack)
+    rules = config.rules(pack)
     found = reasons([rule for rule in rules if rule.translations_only], targets, sources=sources, **measured)
     dropped = [(reason, pair) for reason, *pair in zip(found, sources, targets, strict=True) if reason]
     assert len(dropped) <= max_share * len(sources), dropped

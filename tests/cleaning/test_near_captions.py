@@ -11,8 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from rapidfuzz import fuzz
 
-from cleaning.duplicates import exact_key
-from cleaning.near_captions import cap_captions, cluster_captions, crowded_rows
+from cleaning.duplicates.captions import cap_captions, cluster_captions, crowded_rows
+from cleaning.text.scripts import exact_key
 
 FUNCTION_WORDS = ("a", "an", "the", "is", "are", "on", "in", "of", "to", "with", "there", "and")
 NOUNS = ("harbour", "lantern", "giraffe", "bicycle", "teacher", "mountain", "umbrella", "sandwich", "guitar", "blanket")

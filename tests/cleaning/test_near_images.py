@@ -13,10 +13,18 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
-from cleaning import hamming
-from cleaning.near_images import Looks, first_alike, first_staying, leak_matches
-from cleaning.selection_config import DuplicatesConfig, LeaksConfig
-from cleaning.thumbnails import parse_hashes, parse_thumbnails, thumbnail_distance
+from cleaning.duplicates import hamming
+from cleaning.duplicates.images import DuplicatesConfig
+from cleaning.duplicates.near_images import (
+    Looks,
+    first_alike,
+    first_staying,
+    leak_matches,
+    parse_hashes,
+    parse_thumbnails,
+    thumbnail_distance,
+)
+from cleaning.leaks import LeaksConfig
 from data_catalog.errors import ConfigError
 from data_catalog.images.normalise import NormaliseConfig, NormalisedImage, normalise_image
 from data_catalog.images.views import image_views

@@ -4,14 +4,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cleaning.duplicates import duplicate_captions, exact_key
-from cleaning.length import caption_length
-from cleaning.reasons import REASONS
-from cleaning.scripts import count_letters, count_words, fold_case, split_tokens
-from data_catalog.errors import ConfigError
+from cleaning.checks.captions import Length
+from cleaning.checks.definition import Captions
+from cleaning.duplicates.captions import duplicate_captions
+from cleaning.text.scripts import count_letters, count_words, exact_key, fold_case, split_tokens
+from data_catalog.language_pack import LanguagePack
 from data_catalog.stages import Drop
+from flows.build.steps import STEPS
 
-LENGTH = caption_length(min_words=2, min_chars=3, max_words=8, max_chars=60)
+REASONS = {name: row.reasons for step in STEPS for name, row in step.rows.items()}
+
+LENGTH = Length(max_words=8, max_chars=60).bind(Captions(pack=LanguagePack.minimal("it")))
 
 
 @pytest.mark.parametrize(
@@ -36,12 +39,7 @@ LENGTH = caption_length(min_words=2, min_chars=3, max_words=8, max_chars=60)
     ],
 )
 def test_caption_length(caption: str, verdict: Drop | None) -> None:
-    assert LENGTH([caption]) == [verdict]
-
-
-def test_caption_length_refuses_bounds_that_nothing_meets() -> None:
-    with pytest.raises(ConfigError, match="0 <= min <= max"):
-        caption_length(min_words=3, min_chars=1, max_words=2, max_chars=10)
+    assert LENGTH(caption) == verdict
 
 
 @pytest.mark.parametrize(

@@ -4,9 +4,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cleaning.config import CleanConfig
-from cleaning.suffixes import strip_suffixes
-from cleaning.text import clean_text
+from cleaning.checks import CleanConfig
+from cleaning.text.mending import clean_text
+from cleaning.text.suffixes import strip_suffixes
 
 
 @pytest.mark.parametrize(

@@ -6,9 +6,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cleaning.config import CleanConfig
-from cleaning.suffixes import strip_suffixes
-from cleaning.text import (
+from cleaning.checks import CleanConfig
+from cleaning.text.mending import (
     clean_text,
     collapse_whitespace,
     fix_encoding,
@@ -17,6 +16,7 @@ from cleaning.text import (
     strip_controls,
     strip_markup,
 )
+from cleaning.text.suffixes import strip_suffixes
 from data_catalog.stages import Transform
 
 CLEAN = clean_text(CleanConfig())

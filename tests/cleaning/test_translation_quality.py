@@ -2,7 +2,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from cleaning.translation_quality import (
+from cleaning.checks.translation_quality import (
     copied_share,
     length_ratio,
     numbers_invented,

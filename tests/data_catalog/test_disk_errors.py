@@ -14,7 +14,7 @@ import duckdb
 import pyarrow as pa
 import pytest
 
-from cleaning.minhash_candidates import BandFiles
+from cleaning.duplicates.minhash import BandFiles
 from data_catalog.errors import ConfigError, PipelineError, ShardError
 from data_catalog.fetch.downloading import raw_rows
 from data_catalog.fetch.fetch import FetchConfig

@@ -7,8 +7,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from cleaning.config import CheckConfig
-from cleaning.rules import apply_rules, check_rules
+from cleaning.checks import CheckConfig, apply_rules
 from data_catalog.schema import CAPTIONS, NATIVE, PENDING, REJECTED
 from data_catalog.storage.shards import save_parquet, sha256_of
 from data_catalog.storage.work import WorkStore
@@ -108,9 +107,9 @@ def test_what_was_found_of_a_native_source_caption_is_not_found_again(tmp_path: 
     cells = {"source_lang": "it", "translator": NATIVE, **told}
     table = pa.Table.from_pylist([row(text, text, **cells), row("un gatto", text, **cells)], CAPTIONS)
     for rules, expected in (
-        (check_rules(CheckConfig(), load_language_pack("it"), source_engine="cascade"), ["eo", "it"]),
-        (check_rules(CheckConfig(), load_language_pack("it"), source_engine="langdetect"), ["it", "it"]),
-        (check_rules(CheckConfig(), load_language_pack("it")), ["it", "it"]),
+        (CheckConfig().rules(load_language_pack("it"), source_engine="cascade"), ["eo", "it"]),
+        (CheckConfig().rules(load_language_pack("it"), source_engine="langdetect"), ["it", "it"]),
+        (CheckConfig().rules(load_language_pack("it")), ["it", "it"]),
     ):
         assert apply_rules(table, rules, step="check").column("detected_lang").to_pylist() == expected
 

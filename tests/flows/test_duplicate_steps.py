@@ -5,7 +5,8 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
-from cleaning.selection_config import DuplicatesConfig, LeaksConfig
+from cleaning.duplicates.images import DuplicatesConfig
+from cleaning.leaks import LeaksConfig
 from data_catalog.publish import SplitConfig
 from data_catalog.schema import CAPTIONS, IMAGES
 from data_catalog.storage.shards import save_parquet, sha256_of

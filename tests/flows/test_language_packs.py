@@ -3,8 +3,8 @@ from pathlib import Path
 
 import pytest
 
-from cleaning.language import detectable_languages
-from cleaning.near_captions import cluster_captions
+from cleaning.duplicates.captions import cluster_captions
+from cleaning.languages.identification import detectable_languages
 from data_catalog.errors import ConfigError
 from data_catalog.language_pack import LanguagePack
 from flows.build.inputs import all_function_words

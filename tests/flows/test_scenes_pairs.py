@@ -5,8 +5,7 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
-from cleaning.config import CheckConfig
-from cleaning.rules import apply_rules, check_rules, translation_measure
+from cleaning.checks import CheckConfig, apply_rules, translation_measure
 from data_catalog.sample.grammar import parallel_pairs
 from data_catalog.schema import CAPTIONS, PENDING
 from flows.cli import main
@@ -72,6 +71,6 @@ def test_the_checks_keep_what_the_grammar_says(lang: str) -> None:
     nothing = [None] * len(pairs)
     fields = [field.with_nullable(True) for field in CAPTIONS]
     table = pa.table({field.name: pa.array(known.get(field.name, nothing), field.type) for field in fields})
-    rules = [rule for rule in check_rules(CheckConfig(), pack) if rule.translations_only]
+    rules = [rule for rule in CheckConfig().rules(pack) if rule.translations_only]
     reasons = apply_rules(table, rules, step="check").column("drop_reason").to_pylist()
     assert [(pair, reason) for pair, reason in zip(pairs, reasons, strict=True) if reason] == []

@@ -9,7 +9,7 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
-from cleaning.selection_config import LeaksConfig
+from cleaning.leaks import LeaksConfig
 from flows.jobs import BuildReport
 from flows.seen_images import TrainingImages
 

@@ -9,7 +9,9 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from cleaning.selection_config import DuplicatesConfig, LeaksConfig, RepeatsConfig
+from cleaning.duplicates.captions import RepeatsConfig
+from cleaning.duplicates.images import DuplicatesConfig
+from cleaning.leaks import LeaksConfig
 from data_catalog.images.views import VIEWS
 from data_catalog.images.workers import ImageWorkers
 from data_catalog.publish import SplitConfig

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 
-from cleaning.config import CheckConfig, CleanConfig
+from cleaning.checks import CheckConfig, CleanConfig
 from data_catalog.sources.ingest import Source, ingest, shard_names
 from data_catalog.sources.rows import MalformedRow, SourceRow, UpstreamRow
 from data_catalog.storage.shards import digest

@@ -38,10 +38,10 @@ SMALL_BATCHES = (
     "data_catalog.database.sorting.ROWS_PER_BATCH=5",
     "data_catalog.storage.distinct.DIGESTS_PER_PART=3",
     "translation.memory.CAPTIONS_PER_QUERY=3",
-    "cleaning.near_captions.CAPTIONS_PER_BATCH=5",
-    "cleaning.near_captions.PAIRS_PER_BATCH=3",
-    "cleaning.minhash_candidates.PLACES_PER_BLOCK=16",
-    "cleaning.caption_store.MAX_BYTES_AT_ONCE=64",
+    "cleaning.duplicates.captions.CAPTIONS_PER_BATCH=5",
+    "cleaning.duplicates.captions.PAIRS_PER_BATCH=3",
+    "cleaning.duplicates.minhash.PLACES_PER_BLOCK=16",
+    "cleaning.duplicates.captions.MAX_BYTES_AT_ONCE=64",
 )
 
 

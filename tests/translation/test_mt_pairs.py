@@ -9,7 +9,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from cleaning.language import caption_language
+from cleaning.languages.identification import caption_language
 from data_catalog.errors import ConfigError
 from data_catalog.sample.grammar import write_pairs
 from translation.train.pairs import DROP_REASONS, MAX_EXAMPLES, Pair, ParallelCaptions, read_pairs

@@ -50,7 +50,7 @@ def train_package(
         held_out: pairs for validation, in a file like `pairs`; without it some of `pairs` are kept for that.
         continued: an earlier package, whose training folder is beside it: training starts from its weights and keeps
             its vocabulary, sizes and held-out pairs.
-        source_check: drops sources in another language (`cleaning.language.caption_language`); None: not checked.
+        source_check: drops sources in another language (cleaning's `caption_language`); None: not checked.
         target_check: the same of targets.
 
     Raises:

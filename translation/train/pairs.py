@@ -114,7 +114,7 @@ def read_pairs(
         paths: one file, or several in any order.
         num_held_out: pairs held out of the files; 0 for none; not used with `held_out`.
         held_out: pairs that are held out instead, as they are.
-        source_check: drops sources in another language, `cleaning.language.caption_language`; None: not checked.
+        source_check: drops sources in another language (cleaning's `caption_language`); None: not checked.
         target_check: the same of targets.
 
     Raises:

@@ -10,8 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cleaning.config import CheckConfig
-from cleaning.rules import check_rules
+from cleaning.checks import CheckConfig
 from data_catalog.language_pack import LanguagePack
 from flows.recipe.settings import build
 from translation.audit.ratings import NUMBER_COLUMNS, AuditRow
@@ -161,7 +160,7 @@ def test_proposals_are_settings_that_the_checks_obey() -> None:
         "repeated_ngrams",
         pa.array(stored["repeated_ngrams"], pa.int32()),
     )
-    rules = [rule for rule in check_rules(config, LanguagePack.minimal("it")) if rule.translations_only]
+    rules = [rule for rule in config.rules(LanguagePack.minimal("it")) if rule.translations_only]
     checks = [rule.check(table.select(rule.columns)) for rule in rules]
     dropped = [any(drops) for drops in zip(*checks, strict=True)]
 

@@ -12,7 +12,7 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from cleaning.language import caption_language
+from cleaning.languages.identification import caption_language
 from data_catalog.errors import ConfigError
 from flows.cli import main
 from translation.packages.package import open_package

@@ -1,7 +1,7 @@
 """Check: a caption that is little but names ("Anna Maria Mozzoni") says nothing of what is seen.
 
 The paper drops captions of which at least 80 % of the tokens are tagged PROPN: so does `tagged_proper_nouns`, with any
-`Tagger` (`cleaning.taggers` finds one). Without a tagger, `proper_noun_share` is a rule of thumb:
+`Tagger` (`cleaning.checks.taggers` finds one). Without a tagger, `proper_noun_share` is a rule of thumb:
 
 - Words of content are those that begin with a letter and are no function words of the language; unlike with a tagger,
   nothing else counts: "Kim Rhodes nel 2010" is two names of two words.
@@ -16,25 +16,62 @@ capital, needs a tagger.
 """
 
 import re
-from collections.abc import Collection, Iterable, Iterator, Sequence
-from typing import Protocol
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass
 
-from data_catalog.errors import ConfigError
+from cleaning.checks.definition import CaptionCheck, Captions, Rule, setting, warn_once
+from cleaning.checks.taggers import TAGGER_CHOICES, Tagger, find_tagger
+from data_catalog.language_pack import LanguagePack
 from data_catalog.stages import Check, Drop
 
-
-class Tagger(Protocol):
-    """Says of texts in one language how much of them is proper nouns; the same of a text whatever its neighbours."""
-
-    @property
-    def name(self) -> str:
-        """Engine, model and its version, such as "spacy:fr_core_news_sm 3.8.0": what decides the verdicts."""
-
-    def share(self, texts: Sequence[str]) -> list[float | None]:
-        """`tagged_share` of each text, in the same order."""
-
-
 _WORD = re.compile(r"[^\W\d_]\w*|[.!?:;]+(?=\s)", re.UNICODE)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ProperNouns(
+    CaptionCheck,
+    name="proper_nouns",
+    reasons={"mostly_proper_nouns": "the caption is little but names"},
+):
+    """Drop captions that are mostly names: those of which nothing can be seen."""
+
+    proper_noun_check: bool = setting(True)
+    proper_noun_tagger: str = setting(
+        "auto",
+        "what tells names: `auto` (spaCy, then Stanza, where there is a model of the language, else the rule of "
+        "thumb), `spacy`, `stanza` or `heuristic`",
+        among=TAGGER_CHOICES,
+    )
+    max_proper_noun_share: float = setting(
+        0.8, "share of names among words from which on a caption is dropped; the paper's", gt=0, le=1
+    )
+
+    def find_tagger(self, pack: LanguagePack) -> Tagger | None:
+        """Return the tagger to bind the check with: None where it needs none.
+
+        Raises:
+            ConfigError: as `cleaning.checks.taggers.find_tagger` does.
+        """
+        return find_tagger(pack, self.proper_noun_tagger) if self.proper_noun_check else None
+
+    def rule(self, captions: Captions) -> Rule | None:
+        """Return the check by a tagger, or by capitals where these tell; say so where they do not."""
+        pack = captions.pack
+        if captions.tagger is not None:
+            judge = tagged_proper_nouns(captions.tagger, max_share=self.max_proper_noun_share)
+        elif pack.function_words and not pack.capitalises_nouns:
+            judge = proper_noun_share(
+                function_words=pack.function_words,
+                common_nouns=pack.common_nouns,
+                max_share=self.max_proper_noun_share,
+            )
+        else:
+            cause = "its nouns have capitals" if pack.capitalises_nouns else "the pack has no function words"
+            warn_once(
+                f"captions in {pack.code!r} are not checked for proper nouns: {cause}, and no tagger is installed"
+            )
+            return None
+        return self.rule_on(captions, lambda table: judge(table.column(0).to_pylist()))
 
 
 def proper_noun_share(
@@ -45,7 +82,6 @@ def proper_noun_share(
     Function words and common nouns are lower-case, without apostrophe; the latter are no names at the start of a
     sentence. Reason: mostly_proper_nouns, with detail "3 of 3 words".
     """
-    _require_share(max_share)
     known, common = frozenset(function_words), frozenset(common_nouns)
 
     def judge(text: str) -> Drop | None:
@@ -70,7 +106,6 @@ def tagged_proper_nouns(tagger: Tagger, *, max_share: float = 0.8) -> Check:
 
     Reason: mostly_proper_nouns, with detail "100 % of the tokens".
     """
-    _require_share(max_share)
 
     def verdict(share: float | None) -> Drop | None:
         if share is None or share < max_share:
@@ -81,22 +116,6 @@ def tagged_proper_nouns(tagger: Tagger, *, max_share: float = 0.8) -> Check:
         return [verdict(share) for share in tagger.share(texts)]
 
     return check
-
-
-def tagged_share(tokens: Iterable[tuple[str, bool]]) -> float | None:
-    """Proper nouns by tokens, from tokens and whether each is tagged PROPN; None where no token counts.
-
-    As in the paper every token counts, function words and numbers too: "Kim Rhodes nel 2010" has a share of a half.
-    But a token must hold a letter or a digit: taggers differ in what they make of punctuation, signs and emoji, and a
-    full stop should not save a name.
-    """
-    verdicts = [tagged for token, tagged in tokens if any(map(str.isalnum, token))]
-    return sum(verdicts) / len(verdicts) if verdicts else None
-
-
-def _require_share(max_share: float) -> None:
-    if not 0 < max_share <= 1:
-        raise ConfigError(f"max_proper_noun_share must be above 0 and at most 1, got {max_share}")
 
 
 def _sentences(text: str) -> Iterator[list[str]]:

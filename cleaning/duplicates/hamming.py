@@ -24,6 +24,7 @@ _BITS = 64
 # neighbours tell few pictures apart. Odd, hence a permutation; measured on photographs, clip art and drawn scenes.
 _STRIDE = 19
 _CHUNK = 1 << 17  # of rows: what is worked on at once stays in a processor's cache
+_PRODUCTS_AT_ONCE = 1 << 14
 _SAMPLE = 100_000
 # Costs in nanoseconds, by `benchmarks/near_images.py`: they decide how fine the blocks are, never what is found.
 _NS_SORTED = 110.0  # a row in a table
@@ -233,3 +234,51 @@ def _collision_rate(hashes: Hashes, others: Hashes, max_distance: int, num_equal
     counts = keys[0][1][at].astype(float), keys[1][1][at_other].astype(float)
     met = float((counts[0] * counts[1]).sum()) - (len(samples[0]) if hashes is others else 0)
     return max(met, 1.0) / (len(samples[0]) * len(samples[1]))
+
+
+@dataclass(frozen=True, slots=True)
+class HashGroups:
+    """Rows grouped by their hash, so that 10,000 rows of one hash are one thing to look for.
+
+    Distinct hashes, bits dealt out, ascending; the rows of number i are `rows[begins[i]:begins[i + 1]]`.
+    """
+
+    hashes: Hashes
+    rows: Rows
+    begins: Rows
+
+    @classmethod
+    def of(cls, hashes: Hashes) -> "HashGroups":
+        """All rows, those of a group in order."""
+        mixed = dealt(hashes)
+        order = np.argsort(mixed, kind="stable")
+        ordered = mixed[order]
+        begins = np.flatnonzero(np.diff(ordered, prepend=~ordered[:1]))
+        return cls(ordered[begins], order, np.append(begins, len(order)))
+
+    def sizes(self, positions: Rows) -> Rows:
+        """How many rows groups have."""
+        return self.begins[positions + 1] - self.begins[positions]
+
+    def with_themselves(self) -> Rows:
+        """Pairs of positions (group, the same group) of the groups of several rows."""
+        return np.repeat(np.flatnonzero(np.diff(self.begins) > 1)[:, None], 2, axis=1)
+
+
+def num_products(positions: Rows, mine: HashGroups, theirs: HashGroups) -> int:
+    """How many pairs `products` has."""
+    return int((mine.sizes(positions[:, 0]) * theirs.sizes(positions[:, 1])).sum())
+
+
+def products(positions: Rows, mine: HashGroups, theirs: HashGroups) -> Iterator[Rows]:
+    """All pairs (row of one group, row of the other) of pairs of groups, a bounded number at a time."""
+    low, low_other = mine.begins[positions[:, 0]], theirs.begins[positions[:, 1]]
+    width = theirs.sizes(positions[:, 1])
+    ends = np.cumsum(mine.sizes(positions[:, 0]) * width)
+    total = int(ends[-1]) if len(ends) else 0
+    for start in range(0, total, _PRODUCTS_AT_ONCE):
+        number = np.arange(start, min(start + _PRODUCTS_AT_ONCE, total))
+        at = np.searchsorted(ends, number, side="right")
+        within = number - np.where(at > 0, ends[at - 1], 0)
+        row, other = np.divmod(within, width[at])
+        yield np.column_stack([mine.rows[low[at] + row], theirs.rows[low_other[at] + other]])

@@ -11,8 +11,7 @@ import numpy.typing as npt
 from rapidfuzz import fuzz, process
 from rapidfuzz.distance import OSA, LCSseq
 
-from cleaning.duplicates import exact_key
-from cleaning.scripts import split_tokens
+from cleaning.text.scripts import exact_key, split_tokens
 
 # Words of four letters or more that one slip of the keyboard parts are the same word, but where it would be the first
 # letter: "boat" and "coat", "eine" and "keine" are two. A word and its plural are the same.
@@ -27,9 +26,9 @@ _MARKED = re.compile(r"""\d|[^\w\s.,;:!?'"()-]""")  # a digit, or what may be a 
 
 
 class Likeness:
-    """When two captions are near-duplicates; see `near_captions.cluster_captions` for what the arguments mean.
+    """When two captions are near-duplicates; see `captions.cluster_captions` for what the arguments mean.
 
-    All captions are given as `duplicates.exact_key`s.
+    All captions are given as `exact_key`s.
     """
 
     def __init__(self, similarity: float, function_words: Collection[str] | None) -> None:

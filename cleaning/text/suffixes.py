@@ -28,14 +28,14 @@
 
 The rows in small letters but for the last of them are of Conceptual Captions, where names are "person" and numbers are
 cut off. When in doubt a label stays: it costs less than a word. A text of which nothing would be left stays whole, for
-`cleaning.boilerplate` to judge.
+`cleaning.checks.boilerplate` to judge.
 """
 
 import re
 from collections.abc import Iterator, Sequence
 from typing import Final
 
-from cleaning.credits import AGENCY, CREDIT_OPENING, STOCK_SITE, is_agency_credit, is_credit
+from cleaning.text.credits import AGENCY, CREDIT_OPENING, STOCK_SITE, is_agency_credit, is_credit
 from data_catalog.stages import Transform
 
 # A space or hyphen that can be matched in one way only: two ways would be 2 to the power of n for n labels in a row.
@@ -52,7 +52,7 @@ _STOCK: Final = (
 )
 _NUMBER: Final = r"(?: ?# ?[\w-]{0,20}|(?<=photo) ?(?:\d{5,20}|\?))?"
 _LABEL_OF_STOCK: Final = rf"(?:{_STOCK}{_NUMBER}(?: ?[-|,] ?{AGENCY})?|{STOCK_SITE} {_STOCK}{_NUMBER})"
-# A whole label, as `cleaning.boilerplate` judges those that stand alone; in any case.
+# A whole label, as `cleaning.checks.boilerplate` judges those that stand alone; in any case.
 STOCK_LABEL: Final = rf"(?:{_LABEL_OF_STOCK}|{AGENCY}(?: {_STOCK})?{_NUMBER})"
 
 _SEPARATOR: Final = r"(?=[ |–—·•:,.;!?-])(?: ?(?:\||[–—·•]|--) ?| - | ?[:,.;!?] )"

@@ -4,21 +4,76 @@ Images are rows, by number. What was dropped stays dropped when more images come
 stays: whoever tries again for images that are missing relies on it, since the bytes of what was dropped are not kept.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import IntEnum
-from typing import TYPE_CHECKING, Any
 
-from cleaning.selection_config import DuplicatesConfig
+import numpy as np
+from numpy.typing import NDArray
 
-if TYPE_CHECKING:
-    import numpy as np
+from cleaning.duplicates.hamming import Hashes
+from cleaning.duplicates.near_images import Looks, Thumbnails, first_alike, first_staying, require_likeness
+from data_catalog.errors import ConfigError
 
-    from cleaning.near_images import Looks
+Ints = NDArray[np.int64]
+Flags = NDArray[np.bool_]
 
-    Ints = np.ndarray[Any, np.dtype[np.int64]]
-    Flags = np.ndarray[Any, np.dtype[np.bool_]]
-    Hashes = np.ndarray[Any, np.dtype[np.uint64]]
-    Thumbnails = np.ndarray[Any, np.dtype[np.uint8]]
+IMAGE_CRITERIA = ("source", "resolution", "captions")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DuplicatesConfig:
+    """Images that are the same or look it, over all sources, and what stands for images that are gone.
+
+    Args:
+        images: of several samples whose images have the same bytes, keep one.
+        near_images: of several samples whose images look the same, keep one.
+        max_distance: two images look the same if their perceptual hashes differ in at most so many of 64 bits,
+        max_thumbnail_difference: and their thumbnails by at most so much (`near_images.thumbnail_distance`).
+        keep: what decides which sample stays, first things first: the better "source", the highest "resolution" before
+            resizing, the most "captions"; then the lowest id.
+        sources: all sources of the recipe, the best first; left out: in the order of the recipe.
+        merge_captions: publish the captions of the dropped samples with the image that stays.
+        split_guard: where images that look the same are in several splits, drop those of train (and of val, where test
+            has one), even if `images` or `near_images` are off.
+        captions: drop captions that an earlier one of the same image says already (`cleaning.text.scripts.exact_key`).
+        placeholder_urls: so many addresses of one host that bring the same bytes bring no picture of anything; 0: any
+            number may.
+    """
+
+    images: bool = True
+    near_images: bool = True
+    max_distance: int = 6
+    max_thumbnail_difference: float = 0.2
+    keep: tuple[str, ...] = IMAGE_CRITERIA
+    sources: tuple[str, ...] = ()
+    merge_captions: bool = False
+    split_guard: bool = True
+    captions: bool = True
+    placeholder_urls: int = 10
+
+    def __post_init__(self) -> None:
+        require_likeness("duplicates", self.max_distance, self.max_thumbnail_difference)
+        if self.placeholder_urls < 0 or self.placeholder_urls == 1:
+            raise ConfigError(f"duplicates.placeholder_urls must be 0, or at least 2, got {self.placeholder_urls}")
+        for name in self.keep:
+            if name not in IMAGE_CRITERIA:
+                raise ConfigError(f"duplicates.keep names {name!r}: there are {', '.join(IMAGE_CRITERIA)}")
+        if len(set(self.keep)) < len(self.keep):
+            raise ConfigError("duplicates.keep names a criterion twice")
+
+    def source_order(self, names: Sequence[str]) -> list[str]:
+        """The names of a recipe's sources, the best first.
+
+        Raises:
+            ConfigError: `sources` names others, or not all of them, or one twice.
+        """
+        if self.sources and sorted(self.sources) != sorted(names):
+            raise ConfigError(
+                f"duplicates.sources must name each source of the recipe once ({', '.join(names)}), got "
+                f"{', '.join(self.sources)}"
+            )
+        return list(self.sources or names)
 
 
 class Verdict(IntEnum):
@@ -42,21 +97,19 @@ class Images:
         split: 0, or the higher the less it may be shared: of train, val and test 0, 1 and 2.
         placeholder: its bytes are a host's stand-in for images that are gone.
         left_out: belongs to a test set: it is no one's duplicate.
-        has_bytes: it can stay; an earlier build dropped the others.
         thumbnails: of shape (rows, 192); may lie on disk.
     """
 
-    same_bytes: "Ints"
-    hashes: "Hashes"
-    preference: "Ints"
-    split: "Ints"
-    placeholder: "Flags"
-    left_out: "Flags"
-    has_bytes: "Flags"
-    thumbnails: "Thumbnails"
+    same_bytes: Ints
+    hashes: Hashes
+    preference: Ints
+    split: Ints
+    placeholder: Flags
+    left_out: Flags
+    thumbnails: Thumbnails
 
 
-def judge_images(images: Images, config: DuplicatesConfig) -> "tuple[Ints, Ints]":
+def judge_images(images: Images, config: DuplicatesConfig) -> tuple[Ints, Ints]:
     """What becomes of every image that is not left out.
 
     Images that look like the bytes of a stand-in are one, too. Of the others, the least shared split and in it the
@@ -75,7 +128,6 @@ def judge_images(images: Images, config: DuplicatesConfig) -> "tuple[Ints, Ints]
             judge.drop_shared_splits()
         if config.images:
             judge.drop_equal()
-    judge.drop_lost()
     return judge.verdicts, judge.account
 
 
@@ -83,8 +135,6 @@ class _Judge:
     """Verdicts so far."""
 
     def __init__(self, images: Images, config: DuplicatesConfig) -> None:
-        import numpy as np
-
         self.verdicts = np.full(len(images.hashes), Verdict.KEEP, np.int64)
         self.account = np.arange(len(images.hashes))
         self._images = images
@@ -93,8 +143,6 @@ class _Judge:
 
     def drop_stand_ins(self) -> None:
         """Drop what has the bytes of a stand-in, or looks like them."""
-        import numpy as np
-
         images = self._images
         rows = np.flatnonzero(images.placeholder & ~images.left_out)
         rows = rows[np.argsort(images.preference[rows])]
@@ -108,76 +156,46 @@ class _Judge:
 
     def drop_alike(self) -> None:
         """Of what looks the same, drop all but the first."""
-        from cleaning.near_images import first_staying
-
-        rows = self._ordered(self._can_stay())
+        rows = self._ordered(self._staying())
         self._drop(rows, first_staying(self._looks, rows))
-        lost = self._ordered(self._is_lost())
-        self._drop(lost, self._first_alike(lost, self._ordered(self._can_stay())))
 
     def drop_shared_splits(self) -> None:
         """Drop what looks like an image that stays of a less shared split."""
-        import numpy as np
-
         split = self._images.split
         for level in np.unique(split)[::-1]:
             rows = self._ordered(self._staying() & (split == level))
-            self._drop(rows, self._first_alike(rows, self._ordered(self._can_stay() & (split > level))))
+            self._drop(rows, self._first_alike(rows, self._ordered(self._staying() & (split > level))))
 
     def drop_equal(self) -> None:
         """Of what has the same bytes, drop all but the first."""
-        first = self._first_of_bytes(self._ordered(self._can_stay()))
+        first = self._first_of_bytes(self._ordered(self._staying()))
         rows = self._ordered(self._staying())
         self._drop(rows, first[self._images.same_bytes[rows]])
 
-    def drop_lost(self) -> None:
-        """Drop what looks like none that stays any more: an earlier build dropped it, and its bytes are gone."""
-        while len(lost := self._ordered(self._is_lost())):
-            found = self._first_alike(lost, self._ordered(self.verdicts != Verdict.KEEP))
-            if (found < 0).all():
-                return
-            self._drop(lost, found)
-
-    def _staying(self) -> "Flags":
+    def _staying(self) -> Flags:
         staying: Flags = (self.verdicts == Verdict.KEEP) & ~self._images.left_out
         return staying
 
-    def _can_stay(self) -> "Flags":
-        return self._staying() & self._images.has_bytes
-
-    def _is_lost(self) -> "Flags":
-        return self._staying() & ~self._images.has_bytes
-
-    def _ordered(self, chosen: "Flags") -> "Ints":
+    def _ordered(self, chosen: Flags) -> Ints:
         """Rows, the first to stay first."""
-        import numpy as np
-
         rows = np.flatnonzero(chosen)
         levels = self._images.split[rows] * self._config.split_guard
         ordered: Ints = rows[np.lexsort((self._images.preference[rows], -levels))]
         return ordered
 
-    def _first_of_bytes(self, ordered: "Ints") -> "Ints":
+    def _first_of_bytes(self, ordered: Ints) -> Ints:
         """By `same_bytes`, the first of some rows that has these bytes, or -1."""
-        import numpy as np
-
         first = np.full(len(self.account), -1, np.int64)
         first[self._images.same_bytes[ordered[::-1]]] = ordered[::-1]  # the last one written counts
         return first
 
-    def _first_alike(self, rows: "Ints", others: "Ints") -> "Ints":
-        import numpy as np
-
-        from cleaning.near_images import first_alike
-
+    def _first_alike(self, rows: Ints, others: Ints) -> Ints:
         if not len(rows) or not len(others):
             return np.full(len(rows), -1, np.int64)
         return first_alike(self._looks, rows, others)
 
-    def _drop(self, rows: "Ints", others: "Ints") -> None:
+    def _drop(self, rows: Ints, others: Ints) -> None:
         """Drop rows on account of others; those stay that have none (-1), or are it themselves."""
-        import numpy as np
-
         images, chosen = self._images, (others >= 0) & (others != rows)
         rows, others = rows[chosen], others[chosen]
         same = images.same_bytes[rows] == images.same_bytes[others]
@@ -187,9 +205,7 @@ class _Judge:
         self.account[rows] = others
 
 
-def _looks(images: Images, config: DuplicatesConfig) -> "Looks":
-    from cleaning.near_images import Looks
-
+def _looks(images: Images, config: DuplicatesConfig) -> Looks:
     return Looks(
         hashes=images.hashes,
         thumbnails=images.thumbnails,

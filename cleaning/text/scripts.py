@@ -33,6 +33,8 @@ _ELIDED = re.compile(
     r"presqu|quoiqu)['\u2019](?=[haeiouyàáâäæèéêëìíîïòóôöœùúûü])",
     re.IGNORECASE,
 )
+# What is punctuation to Unicode, and the space; "$", "+", "<", "=", ">", "^", "`", "|" and "~" are symbols.
+_ASCII_ENDS = " !\"#%&'()*,-./:;?@[\\]_{}"
 # One ideograph says as much about its language as about three Latin letters.
 _LETTERS_PER_IDEOGRAPH = 3
 
@@ -80,3 +82,16 @@ def fold_case(text: str) -> str:
     if folded.isascii():
         return folded
     return unicodedata.normalize("NFC", _GREEK_MARKS.sub("", unicodedata.normalize("NFD", folded)))
+
+
+def exact_key(caption: str) -> str:
+    """What two captions share that differ only in case, compatibility forms, white space and final punctuation."""
+    if caption.isascii():  # the forms below are those of other characters
+        spaced = " ".join(caption.lower().split())
+        return spaced.rstrip(_ASCII_ENDS) or spaced
+    folded = unicodedata.normalize("NFKC", fold_case(unicodedata.normalize("NFKC", caption)))
+    spaced = " ".join(folded.split())
+    end = len(spaced)
+    while end and (spaced[end - 1].isspace() or unicodedata.category(spaced[end - 1]).startswith("P")):
+        end -= 1
+    return spaced[:end] or spaced  # "?!" keeps what little it has

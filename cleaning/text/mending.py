@@ -5,16 +5,17 @@ and Chinese they are the right ones), full-width letters and punctuation (ftfy w
 Japanese), "a < b", and tokens such as CC12M's <PERSON>.
 """
 
+import html
 import re
 import unicodedata
 from collections.abc import Callable, Sequence
+from html.entities import html5
 from itertools import groupby, islice
 from typing import Final
 
-from cleaning.config import CleanConfig
-from cleaning.markup import remove_markup
-from cleaning.mojibake import encoding_rewrite
-from cleaning.suffixes import SUFFIX_MARKS, without_suffixes
+from cleaning.checks.captions import CleanConfig
+from cleaning.text.mojibake import encoding_rewrite
+from cleaning.text.suffixes import SUFFIX_MARKS, without_suffixes
 from data_catalog.stages import Transform
 
 Rewrite = Callable[[str], str]
@@ -74,7 +75,7 @@ _is_plain = re.compile(f"(?! )[{_PLAIN}]*+(?<! )").fullmatch
 def clean_text(config: CleanConfig) -> Transform:
     """All of the above that the config wants, repeated until nothing changes: what one lays bare another removes.
 
-    With `strip_suffixes`, `cleaning.suffixes` has the last word. Most captions are seen at a glance to need nothing.
+    With `strip_suffixes`, labels go last (`cleaning.text.suffixes`). Most captions need nothing, seen at a glance.
     """
     rules = _rules(config)
 
@@ -204,3 +205,42 @@ def _remove_controls(text: str) -> str:
     text = _LINE_CONTROL.sub(" ", _TERMINAL_ESCAPE.sub("", text))
     text = _IDLE_TAG.sub("", _INVISIBLE.sub("", text))
     return _IDLE_JOINER.sub("", text)
+
+
+_INLINE = (
+    "a abbr acronym b bdi bdo big cite code del dfn em font i ins kbd mark q s small span strike strong sub sup tt u "
+    "var"
+)
+_BLOCK = (
+    "address article aside audio blockquote body br caption center dd div dl dt embed figcaption figure footer form h1 "
+    "h2 h3 h4 h5 h6 head header hr html iframe img input li link main meta nav noscript object ol p picture pre ref "
+    "script section source style svg table tbody td tfoot th thead title tr ul video"
+)
+# An attribute has an "=", so that "a<b and c>d" is no tag.
+_ATTRIBUTES = r"""(?:\s+[\w:.-]+\s*=\s*(?:"[^"<]*"|'[^'<]*'|[^\s"'<>]+))*\s*/?>"""
+_INLINE_TAG = re.compile(rf"</?(?:{'|'.join(_INLINE.split())}){_ATTRIBUTES}", re.IGNORECASE)
+_BLOCK_TAG = re.compile(rf"</?(?:{'|'.join(_BLOCK.split())}){_ATTRIBUTES}", re.IGNORECASE)
+# Each stops at the next opening of its own kind, which keeps a row of unclosed ones from taking quadratic time.
+_COMMENT = re.compile(r"<!--(?:(?!<!--).)*?-->", re.DOTALL)
+_CODE = re.compile(r"<(script|style)\b[^<>]*>(?:(?!<(?:script|style)\b).)*?</\1\s*>", re.DOTALL | re.IGNORECASE)
+# "&amp;amp;lt;" is resolved at once, however often it was escaped.
+_ENTITY = re.compile(r"&(?:amp;)*(#[0-9]{1,7};|#[xX][0-9a-fA-F]{1,6};|[A-Za-z][A-Za-z0-9]{1,31};)")
+
+
+def remove_markup(text: str) -> str:
+    """Take HTML out of a text, conservatively: only known tags, only entities that end in a semicolon.
+
+    Tags and comments go, entities are resolved; block tags and <br> leave a space, inline ones nothing.
+    """
+    if "<" not in text and "&" not in text:
+        return text
+    text = _ENTITY.sub(_resolve, text)
+    text = _CODE.sub(" ", _COMMENT.sub(" ", text))
+    return _BLOCK_TAG.sub(" ", _INLINE_TAG.sub("", text))
+
+
+def _resolve(match: re.Match[str]) -> str:
+    entity = match.group(1)
+    if entity.startswith("#") or entity in html5:
+        return html.unescape(f"&{entity}")
+    return match.group(0)

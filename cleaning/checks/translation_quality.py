@@ -1,6 +1,6 @@
 """What a translation beside its source tells of its quality: one number or list per column of a caption row.
 
-Nothing here judges: `cleaning.translation_checks` binds thresholds to these columns. A None says that there is nothing
+Nothing here judges: `cleaning.checks.captions` binds thresholds to these columns. A None says that there is nothing
 to measure, and is never held against a translation.
 """
 
@@ -8,14 +8,19 @@ import re
 import unicodedata
 from collections.abc import Collection, Sequence
 
-from cleaning.scripts import count_letters, count_unspaced_words, fold_case, split_tokens, split_words
-from data_catalog.language_pack import MIN_SHARED_LETTERS
+from cleaning.text.scripts import count_letters, count_unspaced_words, fold_case, split_tokens, split_words
+from data_catalog.language_pack import MIN_SHARED_LETTERS, LanguagePack
 from data_catalog.stages import Measure
 
 # The longest block of tokens that is looked for back to back.
 _MAX_NGRAM = 12
 # Smaller numbers are often spelt out, or written as Roman numerals.
 _MIN_NUMBER = 21
+
+
+def translation_measure(pack: LanguagePack) -> Measure:
+    """Return what fills the columns of translations into the pack's language that texts tell."""
+    return translation_quality(shared_words=frozenset(pack.shared_words + pack.function_words), tens=pack.tens)
 
 
 def translation_quality(*, shared_words: Collection[str] = (), tens: Sequence[str] = ()) -> Measure:

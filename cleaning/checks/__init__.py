@@ -1,0 +1,15 @@
+"""The checks of captions, each of which describes itself: settings, reasons, what it reads, what it drops."""
+
+from cleaning.checks.captions import CHECK_REASONS, CLEAN_REASONS, CheckConfig, CleanConfig
+from cleaning.checks.definition import Rule, apply_rules
+from cleaning.checks.translation_quality import translation_measure
+
+__all__ = [
+    "CHECK_REASONS",
+    "CLEAN_REASONS",
+    "CheckConfig",
+    "CleanConfig",
+    "Rule",
+    "apply_rules",
+    "translation_measure",
+]

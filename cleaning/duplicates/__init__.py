@@ -1,0 +1,1 @@
+"""Captions and images that are the same, or nearly."""

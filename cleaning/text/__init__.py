@@ -1,0 +1,1 @@
+"""Mending the characters of captions; counting and comparing their words and letters."""
