@@ -13,7 +13,7 @@ from typing import Any
 from data_catalog.errors import ConfigError
 from data_catalog.sources.hosts import address_key, domains_of, host_of
 from data_catalog.sources.urls import canonical_url, is_web_url
-from data_catalog.storage.checksummed import read_checksummed, write_checksummed
+from data_catalog.storage.integrity import read_checksummed, write_checksummed
 from data_catalog.storage.reading import TOMBSTONES_FILE
 from data_catalog.storage.shards import digest
 

@@ -195,7 +195,6 @@ def sizes_of(snapshot: Snapshot) -> Sizes:
 
 def _what(recipe: Recipe, config: AblationConfig, steps: int) -> dict[str, Any]:
     return {
-        "format": 1,
         "train": recipe.train.what(),
         "toggles": [toggle.label for toggle in config.toggles],
         "steps": steps,

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import pyarrow.parquet as pq
 
 from data_catalog.errors import ConfigError
-from data_catalog.storage.checksummed import read_checksummed, write_checksummed
+from data_catalog.storage.integrity import read_checksummed, write_checksummed
 from data_catalog.storage.manifest import SPLITS, Snapshot
 from data_catalog.storage.shards import digest, sha256_of
 from training.ablation import TEXT_TO_IMAGE, ranks_of

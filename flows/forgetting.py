@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 from data_catalog.database.catalog import broken_laws, rebuild
 from data_catalog.database.drop_reasons import count_reasons
 from data_catalog.errors import PipelineError
+from data_catalog.storage.history import remove_snapshot, sweep_removed
 from data_catalog.storage.lock import writer_lock
 from data_catalog.storage.manifest import (
     Snapshot,
@@ -27,7 +28,6 @@ from data_catalog.storage.manifest import (
     read_snapshot,
     snapshot_folder,
 )
-from data_catalog.storage.pruning import remove_snapshot, sweep_removed
 from data_catalog.storage.reading import taking_down
 from data_catalog.storage.shards import digest
 from data_catalog.storage.work import WorkStore

@@ -5,11 +5,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from data_catalog.database.drop_reasons import count_reasons
-from data_catalog.errors import ConfigError
 from data_catalog.schema import NATIVE
+from data_catalog.storage.integrity import read_checksummed
 from data_catalog.storage.manifest import MARKED, SPLITS, Snapshot, snapshot_names
-from data_catalog.storage.shards import read_json
 from flows.tables import cell_text, plain_table
 
 REPORT_FILE = "report.html"
@@ -45,11 +43,9 @@ def _facts(root: Path, snapshot: Snapshot) -> dict[str, Any]:
 
 
 def ranked_reasons(snapshot: Snapshot) -> list[dict[str, Any]]:
-    """Over all sources, the most frequent first; of a snapshot from before they were noted, out of its shards."""
-    noted = snapshot.manifest.get("drop_reasons")
-    counted = count_reasons(snapshot.caption_files()) if noted is None else noted
+    """Return the reasons over all sources, the most frequent first."""
     totals: Counter[tuple[str, str]] = Counter()
-    for row in counted:
+    for row in snapshot.manifest["drop_reasons"]:
         totals[row["step"], row["drop_reason"]] += row["dropped"]
     ranked = sorted(totals.items(), key=lambda item: (-item[1], item[0]))
     return [{"step": step, "drop_reason": reason, "dropped": count} for (step, reason), count in ranked]
@@ -69,12 +65,8 @@ def _source(manifest: Mapping[str, Any], source: str) -> dict[str, Any]:
 def _exports(root: Path, snapshot: Snapshot) -> Iterator[dict[str, Any]]:
     """The exports of a dataset, and of which of its snapshots they are."""
     for record in sorted((root / EXPORTS_FOLDER / snapshot.dataset).glob(f"*/{EXPORT_RECORD}")):
-        try:
-            found = read_json(record)
-            facts = {name: found[name] for name in ("format", "snapshot")}
-        except (OSError, ValueError, TypeError, KeyError) as error:
-            raise ConfigError(f"{record} cannot be read ({error}): remove its folder and export again") from error
-        yield {**facts, "folder": str(record.parent)}
+        found = read_checksummed(record, remedy="remove its folder and export again")
+        yield {"format": found["format"], "snapshot": found["snapshot"], "folder": str(record.parent)}
 
 
 def overview_lines(facts: Mapping[str, Any]) -> Iterator[str]:

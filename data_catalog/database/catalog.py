@@ -22,9 +22,9 @@ from data_catalog.database.views import comment_texts, literal, view_texts
 from data_catalog.errors import ConfigError
 from data_catalog.storage.disk_errors import disk_errors
 from data_catalog.storage.failpoints import failpoint
+from data_catalog.storage.integrity import recorded
 from data_catalog.storage.manifest import Snapshot, current_snapshots, datasets_folder
 from data_catalog.storage.reading import open_to_readers
-from data_catalog.storage.recorded_files import recorded
 from data_catalog.storage.shards import TEMPORARY_PREFIX, sync
 
 CATALOG_FILE = "catalog.duckdb"

@@ -90,7 +90,7 @@ def example_captions(files: Iterable[Path]) -> list[tuple[str, str]]:
 
 def _introduction(manifest: Mapping[str, Any]) -> str:
     target = markdown_text(manifest["target_lang"])
-    removed = (manifest.get("tombstones") or {}).get("digest")
+    removed = manifest["tombstones"]["digest"]
     taken_down = f" It obeys a list of take-downs whose digest is `{removed}`." if removed else ""
     return (
         f"Images with captions in the language `{target}`, to train and measure CLIP models by the method of "
@@ -163,8 +163,8 @@ def _making(manifest: Mapping[str, Any]) -> str:
             total[place] += row[name]
     rows: list[list[object]] = [[f"`{step}`", *total] for (_, step), total in sorted(steps.items())]
     by_step = table(["step", "captions read", "kept", "dropped"], rows)
-    parts = [card_texts.MAKING, by_step, _guarded(manifest.get("test_sets", {}))]
-    if manifest["settings"].get("split", {}).get("by") == UPSTREAM:
+    parts = [card_texts.MAKING, by_step, _guarded(manifest["test_sets"])]
+    if manifest["settings"]["split"]["by"] == UPSTREAM:
         parts.append(card_texts.UPSTREAM_SPLITS)
     return "\n\n".join(parts)
 

@@ -32,7 +32,7 @@ from data_catalog.exports.place import (
 from data_catalog.exports.rights import LICENSED, NONE, POLICIES, policy_of, switch_for
 from data_catalog.exports.sinks import CAPTIONS, FIRST, NoPixels, ParquetSink, Sink, TarSink
 from data_catalog.progress import Progress
-from data_catalog.storage.checksummed import write_checksummed
+from data_catalog.storage.integrity import write_checksummed
 from data_catalog.storage.manifest import MARKED, SPLITS, Snapshot
 from data_catalog.storage.shards import sha256_of
 
@@ -161,7 +161,7 @@ def _identity(snapshot: Snapshot, config: ExportConfig) -> dict[str, Any]:
         "dataset": snapshot.dataset,
         "snapshot": snapshot.snapshot,
         "format": config.format,
-        "tombstones": (snapshot.manifest.get("tombstones") or {}).get("digest"),
+        "tombstones": snapshot.manifest["tombstones"]["digest"],
         "settings": settings,
         "ablations": [found.key for found in ablations_of(snapshot)] or None,
         "version": VERSION,

@@ -12,7 +12,8 @@ import pyarrow.parquet as pq
 from data_catalog.errors import PipelineError
 from data_catalog.exports.rights import Policy
 from data_catalog.sources.origins import with_origins
-from data_catalog.storage.manifest import Snapshot, file_problem
+from data_catalog.storage.integrity import file_problem
+from data_catalog.storage.manifest import Snapshot
 
 PIXEL_COLUMNS = ("image", "original")
 

@@ -7,7 +7,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from data_catalog.images.tables import Outcome, Row
-from data_catalog.storage.recorded_files import write_recorded
+from data_catalog.storage.integrity import write_recorded
 
 FETCH_LOG = pa.schema(
     [

@@ -7,7 +7,7 @@ from typing import Any
 
 from data_catalog.errors import ConfigError
 from data_catalog.fetch.known import KnownShard, known_shards
-from data_catalog.storage.checksummed import read_checksummed, write_checksummed
+from data_catalog.storage.integrity import read_checksummed, write_checksummed
 from data_catalog.storage.manifest import Snapshot, current_snapshot
 
 

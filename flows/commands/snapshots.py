@@ -8,10 +8,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from data_catalog.errors import ConfigError
+from data_catalog.storage.diff import Change, Diff, diff_snapshots
+from data_catalog.storage.history import Published, history, resolve
 from data_catalog.storage.manifest import dataset_names
-from data_catalog.storage.row_comparison import Change
-from data_catalog.storage.snapshot_diff import Diff, diff_snapshots
-from data_catalog.storage.snapshot_history import Published, history, resolve
 from flows.commands.output import say
 from flows.pruning import Pruned
 from flows.pruning import prune as prune_snapshots

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from data_catalog.schema import NATIVE
 from data_catalog.sources.origins import ORIGINS
+from data_catalog.storage.integrity import recorded
 from data_catalog.storage.manifest import Snapshot, datasets_folder
-from data_catalog.storage.recorded_files import recorded
 from data_catalog.storage.shards import write_bytes
 from flows.build.run_log import read_runs
 from flows.report import distributions, funnel_charts, texts

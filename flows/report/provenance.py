@@ -38,8 +38,8 @@ def _value(value: Any) -> str:
 def files(snapshot: Snapshot) -> Rows:
     """Number, rows and bytes of a snapshot's files by what they hold; pairs by split."""
     counts: dict[str, Counter[str]] = {}
-    documents = {"documents": snapshot.manifest.get("documents", [])}
-    for kind, entries in [*sorted(snapshot.manifest["files"].items()), *documents.items()]:
+    documents = "documents", snapshot.manifest["documents"]
+    for kind, entries in [*sorted(snapshot.manifest["files"].items()), documents]:
         for entry in entries:
             name = f"{kind}, {entry['split']}" if "split" in entry else kind
             counts.setdefault(name, Counter()).update(files=1, rows=entry.get("rows", 0), bytes=entry["bytes"])

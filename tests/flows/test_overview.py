@@ -8,9 +8,8 @@ from typing import Any
 import pytest
 
 from data_catalog.database.catalog import catalog_path, query
-from data_catalog.storage.checksummed import write_checksummed
+from data_catalog.storage.integrity import write_checksummed
 from data_catalog.storage.manifest import commit_snapshot, point_to, require_snapshot
-from data_catalog.storage.shards import write_json
 from flows.build.build import BuildReport
 from flows.cli import main
 
@@ -57,28 +56,18 @@ def test_numbers_are_those_of_the_rows(built: Built, capsys: Capture) -> None:
     assert all(source["licence"] in text for source in found["sources"])
 
 
-def test_reasons_of_a_snapshot_that_has_not_noted_them(root: Path, capsys: Capture) -> None:
-    now = require_snapshot(root, "scenes")
-    [found] = facts(root, capsys)
-    noted = now.manifest["drop_reasons"]
-    assert sum(row["dropped"] for row in noted) == sum(row["dropped"] for row in found["drop_reasons"])
-    old = {name: value for name, value in now.manifest.items() if name != "drop_reasons"}
-    write_checksummed(now.folder / "manifest.json", old)
-    assert facts(root, capsys) == [found]
-    now.caption_files()[0].write_bytes(b"PAR1 cut off")
-    assert main(["catalog", "--root", str(root)]) == 1
-    assert "a caption shard cannot be read" in capsys.readouterr().err
-
-
 def test_what_lies_beside_a_snapshot_is_named(root: Path, capsys: Capture) -> None:
     now = require_snapshot(root, "scenes")
-    commit_snapshot(root, {**now.manifest, "snapshot": "0123456789ab", "files": {"pairs": [], "captions": []}})
+    nothing: dict[str, list[object]] = {kind: [] for kind in now.manifest["files"]}
+    commit_snapshot(root, {**now.manifest, "snapshot": "0123456789ab", "files": nothing})
     point_to(root, "scenes", now.snapshot)
     (now.folder.parent / "report.html").write_text("<p>", encoding="utf-8")
     for kind, snapshot in (("huggingface", now.snapshot), ("webdataset", "0123456789ab")):
         folder = root / "exports" / "scenes" / kind
         folder.mkdir(parents=True)
-        write_json(folder / "export.json", {"dataset": "scenes", "snapshot": snapshot, "format": kind, "files": {}})
+        write_checksummed(
+            folder / "export.json", {"dataset": "scenes", "snapshot": snapshot, "format": kind, "files": {}}
+        )
     [found] = facts(root, capsys, "--rebuild")
     assert found["other_snapshots"] == ["0123456789ab"]
     assert found["report"] == str(now.folder.parent / "report.html")
