@@ -82,8 +82,8 @@ class Drawn:
 def write_catalog(root: Path, *, rows: int, shards: int, dataset: str = "synthetic") -> Any:
     """Write one snapshot of `rows` caption rows in `shards` shards, with its manifest; returns it."""
     from data_catalog.database.catalog import rebuild
-    from data_catalog.database.drop_reasons import count_reasons
     from data_catalog.database.lookup import write_lookup
+    from data_catalog.database.sorting import count_reasons
     from data_catalog.schema import CAPTIONS_VERSION, OUTCOMES_VERSION, PAIRS_VERSION
     from data_catalog.storage.manifest import MANIFEST_FORMAT, commit_snapshot, snapshot_folder
 

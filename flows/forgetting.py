@@ -12,7 +12,7 @@ from typing import Any
 import pyarrow.parquet as pq
 
 from data_catalog.database.catalog import broken_laws, rebuild
-from data_catalog.database.drop_reasons import count_reasons
+from data_catalog.database.sorting import count_reasons
 from data_catalog.errors import PipelineError
 from data_catalog.storage.history import remove_snapshot, sweep_removed
 from data_catalog.storage.lock import writer_lock

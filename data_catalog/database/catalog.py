@@ -15,10 +15,9 @@ from typing import Any
 
 import pyarrow as pa
 
-from data_catalog.database.landlock import restrict_thread
 from data_catalog.database.laws import CONSERVATION
-from data_catalog.database.only_questions import refuse_all_but_one_question
 from data_catalog.database.views import comment_texts, literal, view_texts
+from data_catalog.database.walls import refuse_all_but_one_question, restrict_thread
 from data_catalog.errors import ConfigError
 from data_catalog.storage.disk_errors import disk_errors
 from data_catalog.storage.failpoints import failpoint

@@ -190,7 +190,7 @@ def _translation(manifest: Mapping[str, Any], counts: PairCounts) -> str:
 
 def _origins(counts: PairCounts) -> str:
     rows: list[tuple[str, str, str, int]] = [
-        (source, ORIGINS.get(origin or "", "nobody says"), translator or "nobody says", count)
+        (source, ORIGINS[origin], translator or "nobody says", count)
         for (source, origin, translator), count in counts.origins.items()
     ]
     return table(

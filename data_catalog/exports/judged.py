@@ -11,7 +11,6 @@ import pyarrow.parquet as pq
 
 from data_catalog.errors import PipelineError
 from data_catalog.exports.rights import Policy
-from data_catalog.sources.origins import with_origins
 from data_catalog.storage.integrity import file_problem
 from data_catalog.storage.manifest import Snapshot
 
@@ -60,7 +59,7 @@ def judged_shards(snapshot: Snapshot, policy: Policy, split: str) -> Iterator[Ju
         if problem is not None:
             raise PipelineError(f"{problem}: nothing is exported; `vernaclip verify` lists all that is damaged")
         names = [name for name in pq.read_schema(path).names if name not in PIXEL_COLUMNS]
-        rows = with_origins(pq.read_table(path, columns=names))
+        rows = pq.read_table(path, columns=names)
         asked = rows.select(["source", "license", "attribution", "page_url"]).to_pylist()
         yield JudgedShard(path=path, entry=entry, rows=rows, reasons=[policy.why_not(row) for row in asked])
 

@@ -118,15 +118,6 @@ class Change:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Difference:
-    """A setting, version or hash in the manifests that is not the same; None where one has none of that name."""
-
-    name: str
-    before: Any
-    after: Any
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class FileCounts:
     """How many files of a kind both snapshots have, and how many only one of them."""
 
@@ -146,7 +137,8 @@ class Diff:
         captions: caption rows that came, went or changed, in groups, the largest first.
         num_same: caption rows that are the same in every column.
         images: published images that came, went or changed.
-        settings: what differs in the manifests.
+        settings: settings, versions and hashes in the manifests by name, as they were and are where that differs; None
+            where one has none of that name.
         files: counts by kind.
     """
 
@@ -155,7 +147,7 @@ class Diff:
     captions: tuple[Change, ...]
     num_same: int
     images: tuple[Change, ...]
-    settings: tuple[Difference, ...]
+    settings: Mapping[str, tuple[Any, Any]]
     files: tuple[FileCounts, ...]
 
 
@@ -168,15 +160,14 @@ def diff_snapshots(before: Snapshot, after: Snapshot, *, num_examples: int) -> D
     captions, images = (_changes(before, after, table, num_examples) for table in (_CAPTIONS, _IMAGES))
     num_rows = sum(int(file["rows"]) for file in after.manifest["files"]["captions"])
     flat = [dict(_flat(each.manifest)) for each in (before, after)]
-    names = sorted(flat[0].keys() | flat[1].keys())
-    differences = [Difference(name=name, before=flat[0].get(name), after=flat[1].get(name)) for name in names]
+    settings = {name: (flat[0].get(name), flat[1].get(name)) for name in sorted(flat[0].keys() | flat[1].keys())}
     return Diff(
         before=before,
         after=after,
         captions=captions,
         num_same=num_rows - sum(change.rows for change in captions if change.after is not None),
         images=images,
-        settings=tuple(found for found in differences if found.before != found.after),
+        settings={name: pair for name, pair in settings.items() if pair[0] != pair[1]},
         files=tuple(_file_counts(before, after, kind) for kind in sorted(after.manifest["files"])),
     )
 

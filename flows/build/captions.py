@@ -13,6 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from cleaning.caption_store import TextDigests
 from cleaning.config import CheckConfig, CleanConfig
 from cleaning.proper_nouns import Tagger
 from cleaning.rules import apply_rules, check_rules, clean_rules, translation_measure
@@ -31,7 +32,6 @@ from data_catalog.stages import (
     set_values,
     texts,
 )
-from data_catalog.storage.distinct import TextDigests
 from data_catalog.storage.shards import save_parquet
 from data_catalog.storage.work import Commit, WorkStore
 from flows.build.screen import judge_captions

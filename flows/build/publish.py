@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from data_catalog.database.catalog import broken_laws
-from data_catalog.database.drop_reasons import count_reasons
 from data_catalog.database.lookup import LOOKUP_KIND, write_lookup
+from data_catalog.database.sorting import count_reasons
 from data_catalog.errors import PipelineError
 from data_catalog.publish import SplitConfig, publish_shard
 from data_catalog.schema import CAPTIONS_VERSION, NATIVE, OUTCOMES_VERSION, PAIRS_VERSION

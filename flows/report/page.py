@@ -132,7 +132,7 @@ def page_of(contents: Contents) -> str:
             listed=listed,
             anchor=_anchor,
             native=NATIVE,
-            origins={**ORIGINS, None: "nobody says who made them"},
+            origins=ORIGINS,
         )
     )
 

@@ -141,9 +141,8 @@ def test_files_that_both_have_are_not_read(root: Path) -> None:
         path.unlink()
     found = diff_snapshots(before, after, num_examples=2)
     assert (found.captions, found.images) == ((), ())
-    told = {each.name: (each.before, each.after) for each in found.settings}
-    assert told["settings.split.val"] == (0.2, 0.3)
-    assert told["settings.split.salt"] == ("vernaclip", None)
+    assert found.settings["settings.split.val"] == (0.2, 0.3)
+    assert found.settings["settings.split.salt"] == ("vernaclip", None)
 
 
 def test_a_snapshot_is_the_same_as_itself(root: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from data_catalog.storage import distinct
-from data_catalog.storage.distinct import TextDigests
+from cleaning import caption_store
+from cleaning.caption_store import TextDigests
 
 TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=2) | st.sampled_from(["é", "e\u0301", "\0", ""])
 
@@ -40,7 +40,7 @@ def test_repeats_are_those_that_a_set_finds(
     texts = [text for part in parts for text in part]
     before = accumulate(texts, lambda seen, text: seen | {text}, initial=frozenset[str]())
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(distinct, "DIGESTS_PER_PART", digests_per_part)
+        patch.setattr(caption_store, "DIGESTS_PER_PART", digests_per_part)
         found = repeats(tmp_path_factory.mktemp("digests"), parts)
     assert found == [text in seen for text, seen in zip(texts, before, strict=False)]
 
