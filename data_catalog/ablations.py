@@ -6,11 +6,10 @@ from pathlib import Path
 from typing import Any
 
 from data_catalog.errors import ConfigError
-from data_catalog.storage.checksummed import read_checksummed, write_checksummed
+from data_catalog.storage.integrity import read_checksummed, write_checksummed
 from data_catalog.storage.manifest import Snapshot
 
 FOLDER, RECORD_FILE = "ablations", "ablation.json"
-RECORD_FORMAT = 1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,7 +32,7 @@ class AblationTable:
 def write_ablation_record(folder: Path, record: dict[str, Any], table: AblationTable) -> None:
     """Write what an ablation found, which has its dataset and snapshot, with its table."""
     shown = {"columns": list(table.columns), "rows": [list(row) for row in table.rows], "notes": list(table.notes)}
-    write_checksummed(folder / RECORD_FILE, {**record, "format": RECORD_FORMAT, "key": table.key, "table": shown})
+    write_checksummed(folder / RECORD_FILE, {**record, "key": table.key, "table": shown})
 
 
 def ablations_of(snapshot: Snapshot) -> list[AblationTable]:
@@ -48,11 +47,9 @@ def ablations_of(snapshot: Snapshot) -> list[AblationTable]:
 
 
 def _table(path: Path, snapshot: Snapshot) -> AblationTable | None:
-    """The table of a record, if it is of that snapshot and of a format that this version reads."""
+    """Return the table of a record, if it is of that snapshot."""
     remedy = f"remove {path} and run `vernaclip ablate` again, which finds the models"
     record = read_checksummed(path, remedy=remedy)
-    if record.get("format") != RECORD_FORMAT:
-        return None
     if (record.get("dataset"), record.get("snapshot")) != (snapshot.dataset, snapshot.snapshot):
         return None
     try:

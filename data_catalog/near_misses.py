@@ -4,11 +4,10 @@ from collections.abc import Iterator, Sequence
 
 import pyarrow.compute as pc
 
-from data_catalog.database.lookup import LOOKUP_KIND
 from data_catalog.database.story import find_samples
 from data_catalog.sources.urls import is_web_url
 from data_catalog.storage.manifest import Snapshot
-from data_catalog.storage.parquet_columns import read_columns
+from data_catalog.storage.shards import read_columns
 
 # Ids are looked through for their beginnings up to so many rows; more would take longer than an answer may.
 MOST_ROWS_READ = 1_000_000
@@ -23,10 +22,9 @@ def near_misses(snapshots: Sequence[Snapshot], identity: str) -> list[str]:
 
 def _near(snapshot: Snapshot, identity: str) -> Iterator[str]:
     is_small = sum(entry["rows"] for entry in snapshot.manifest["files"]["captions"]) <= MOST_ROWS_READ
-    if is_small or LOOKUP_KIND in snapshot.manifest["files"]:
-        for other in dict.fromkeys(_spellings(snapshot, identity)):
-            if other not in ("", identity) and find_samples(snapshot, other):
-                yield other
+    for other in dict.fromkeys(_spellings(snapshot, identity)):
+        if other not in ("", identity) and find_samples(snapshot, other):
+            yield other
     if is_small and len(identity) > 2 and not is_web_url(identity):
         yield from _beginning_with(snapshot, identity)
 

@@ -34,7 +34,7 @@ CAPTIONS = pa.schema(
         pa.field("detected_lang", pa.string()),
         pa.field("detected_probability", pa.float32()),
         pa.field("target_lang", pa.string()),
-        pa.field("origin", pa.string()),  # since version 4
+        pa.field("origin", pa.string()),
         pa.field("translator", pa.string()),
         pa.field("translation_score", pa.float32()),
         pa.field("translation_truncated", pa.bool_()),
@@ -143,8 +143,8 @@ PAIRS = pa.schema(
         pa.field("original_width", pa.int32(), nullable=False),
         pa.field("original_height", pa.int32(), nullable=False),
         pa.field("sha256", pa.string(), nullable=False),
-        pa.field("phash", pa.string()),  # since version 2
-        pa.field("original", pa.binary()),  # since version 2
+        pa.field("phash", pa.string()),
+        pa.field("original", pa.binary()),
         pa.field("url", pa.string()),
         pa.field("license", pa.string()),
         pa.field("attribution", pa.string()),
@@ -155,7 +155,7 @@ PAIRS = pa.schema(
         pa.field("source_langs", pa.list_(pa.string()), nullable=False),
         pa.field("translators", pa.list_(pa.string()), nullable=False),
         pa.field("scores", pa.list_(pa.float32()), nullable=False),
-        pa.field("leaks", pa.list_(pa.string())),  # since version 3
-        pa.field("origins", pa.list_(pa.string())),  # since version 4
+        pa.field("leaks", pa.list_(pa.string())),
+        pa.field("origins", pa.list_(pa.string())),
     ]
 )

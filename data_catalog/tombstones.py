@@ -12,7 +12,7 @@ from typing import Any
 
 from data_catalog.errors import ConfigError
 from data_catalog.sources.urls import address_key, canonical_url, domains_of, host_of, is_web_url
-from data_catalog.storage.checksummed import read_checksummed, write_checksummed
+from data_catalog.storage.integrity import read_checksummed, write_checksummed
 from data_catalog.storage.reading import TOMBSTONES_FILE
 from data_catalog.storage.shards import digest
 

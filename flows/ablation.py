@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 
 from data_catalog.ablations import FOLDER, AblationTable, write_ablation_record
 from data_catalog.errors import ConfigError
-from data_catalog.storage.checksummed import read_checksummed, write_checksummed
+from data_catalog.storage.integrity import read_checksummed, write_checksummed
 from data_catalog.storage.lock import writer_lock
 from data_catalog.storage.manifest import SPLITS, Snapshot, current_snapshot
 from data_catalog.storage.shards import digest, sha256_of, write_bytes
@@ -458,7 +458,6 @@ def sizes_of(snapshot: Snapshot) -> Sizes:
 
 def _what(recipe: Recipe, config: AblationConfig, steps: int) -> dict[str, Any]:
     return {
-        "format": 1,
         "train": recipe.train.what(),
         "toggles": [toggle.label for toggle in config.toggles],
         "steps": steps,

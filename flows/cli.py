@@ -48,11 +48,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     root = getattr(options, "root", None)
     try:
         if root is not None:
-            from data_catalog.storage.roots import require_no_links, require_readable_path
+            from data_catalog.storage.roots import open_root
 
-            require_readable_path(root)
-            if options.handler != "sql:sql":  # which writes nothing, and does not read through links
-                require_no_links(root)
+            # `sql` writes nothing, and does not read through links.
+            open_root(root, writes=options.handler != "sql:sql")
         with disk_errors((root or Path()) / "catalog"), reading():
             return int(_handler(options.handler)(options) or EXIT_OK)
     except PipelineError as error:

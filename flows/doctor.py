@@ -17,7 +17,7 @@ from importlib.metadata import PackageNotFoundError, entry_points, packages_dist
 from pathlib import Path
 from typing import Literal
 
-from data_catalog.database import landlock
+from data_catalog.database import walls
 from data_catalog.errors import ConfigError, PipelineError
 from data_catalog.storage.disk_errors import nearest_existing
 from flows.orchestration.daemons import Daemon, running_pid
@@ -245,7 +245,7 @@ def _packages_folder() -> Iterator[Finding]:
 
 
 def _landlock() -> Iterator[Finding]:
-    if landlock.landlock_version() == 0:
+    if walls.landlock_version() == 0:
         text = (
             "the kernel has no Landlock: only the check of each statement keeps `vernaclip sql` from writing, so do "
             "not run other people's SQL here"

@@ -15,6 +15,7 @@ from data_catalog.database.catalog import broken_laws, rebuild, recounted
 from data_catalog.errors import PipelineError
 from data_catalog.exports.documents import write_documents
 from data_catalog.sources.ingest import STEP as INGEST
+from data_catalog.storage.history import remove_snapshot, sweep_removed
 from data_catalog.storage.lock import writer_lock
 from data_catalog.storage.manifest import (
     Snapshot,
@@ -28,7 +29,6 @@ from data_catalog.storage.manifest import (
     read_snapshot,
     snapshot_folder,
 )
-from data_catalog.storage.pruning import remove_snapshot, sweep_removed
 from data_catalog.storage.reading import taking_down
 from data_catalog.storage.shards import digest
 from data_catalog.take_down import leftovers

@@ -46,11 +46,11 @@ def require_guarded(snapshot: Snapshot, recipe: Recipe) -> None:
 
 
 def _problems(manifest: Mapping[str, Any], recipe: Recipe, hashes: FileHashes) -> Iterator[str]:
-    guarded: Mapping[str, Any] = manifest.get("test_sets", {})
+    guarded: Mapping[str, Any] = manifest["test_sets"]
     for name, entry in sorted(guarded.items()):
         if not entry["guarded_by"]:
             yield f"nothing of test set {name} was looked for ([leaks] switches by_identity, by_caption, by_pixels off)"
-    known = manifest["settings"].get("test_sets", {})
+    known = manifest["settings"]["test_sets"]
     for test_set in recipe.test_sets:
         if test_set.name not in guarded:
             yield f"it was built without test set {test_set.name}"

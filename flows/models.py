@@ -5,10 +5,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from data_catalog.errors import ConfigError
-from data_catalog.storage.checksummed import read_checksummed, write_checksummed
+from data_catalog.storage.integrity import read_checksummed, record_folder, write_checksummed
 from data_catalog.storage.lock import writer_lock
 from data_catalog.storage.manifest import Snapshot, read_snapshot, require_snapshot
-from data_catalog.storage.recorded_files import record_folder
 from data_catalog.storage.shards import write_json
 from flows.guarded import require_guarded
 from flows.recipe.recipe import Recipe, load_recipe

@@ -5,10 +5,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from data_catalog.errors import ConfigError
 from data_catalog.schema import NATIVE
+from data_catalog.storage.integrity import read_checksummed
 from data_catalog.storage.manifest import MARKED, SPLITS, Snapshot, snapshot_names
-from data_catalog.storage.shards import read_json
 from flows.tables import cell_text, plain_table
 
 REPORT_FILE = "report.html"
@@ -66,12 +65,8 @@ def _source(manifest: Mapping[str, Any], source: str) -> dict[str, Any]:
 def _exports(root: Path, snapshot: Snapshot) -> Iterator[dict[str, Any]]:
     """The exports of a dataset, and of which of its snapshots they are."""
     for record in sorted((root / EXPORTS_FOLDER / snapshot.dataset).glob(f"*/{EXPORT_RECORD}")):
-        try:
-            found = read_json(record)
-            facts = {name: found[name] for name in ("format", "snapshot")}
-        except (OSError, ValueError, TypeError, KeyError) as error:
-            raise ConfigError(f"{record} cannot be read ({error}): remove its folder and export again") from error
-        yield {**facts, "folder": str(record.parent)}
+        found = read_checksummed(record, remedy="remove its folder and export again")
+        yield {"format": found["format"], "snapshot": found["snapshot"], "folder": str(record.parent)}
 
 
 def overview_lines(facts: Mapping[str, Any]) -> Iterator[str]:

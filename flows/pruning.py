@@ -1,17 +1,40 @@
 """Which snapshots something needs, and the removal of those that nothing does."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from data_catalog.database.catalog import rebuild
 from data_catalog.errors import ConfigError
-from data_catalog.storage.checksummed import read_checksummed
+from data_catalog.storage.history import freed_bytes, history, remove_snapshot, sweep_removed
+from data_catalog.storage.integrity import read_checksummed
 from data_catalog.storage.lock import holder_of, writer_lock
-from data_catalog.storage.manifest import current_snapshot_name, dataset_names, datasets_folder, snapshot_names
-from data_catalog.storage.pruning import Removable, freed_bytes, removable, remove_snapshot, sweep_removed
-from data_catalog.storage.verification import EXPORT_RECORD, EXPORTS
+from data_catalog.storage.manifest import (
+    current_snapshot_name,
+    dataset_names,
+    datasets_folder,
+    is_snapshot_name,
+    snapshot_names,
+)
+from data_catalog.storage.verify import EXPORT_RECORD, EXPORTS
 from flows.models import named_snapshot
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Removable:
+    """A snapshot that goes.
+
+    Args:
+        dataset: whose.
+        snapshot: its id.
+        folder: where it lies.
+        is_finished: whether it was committed; else it is what a killed build left.
+    """
+
+    dataset: str
+    snapshot: str
+    folder: Path
+    is_finished: bool
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,7 +81,7 @@ def prune(root: Path, *, dataset: str | None, keep: int, dry_run: bool) -> Prune
         found = [
             each
             for name in names
-            for each in removable(
+            for each in _removable(
                 root, name, keep=keep, needed={need.snapshot for need in kept if need.dataset == name}
             )
         ]
@@ -81,6 +104,37 @@ def _datasets(root: Path, dataset: str | None) -> list[str]:
     if dataset not in there:
         raise ConfigError(f"{root} holds no dataset {dataset!r}: it holds {', '.join(there) or 'none'}")
     return [dataset]
+
+
+def _removable(root: Path, dataset: str, *, keep: int, needed: Collection[str]) -> list[Removable]:
+    """Return the snapshots of a dataset that can go, oldest first; call it with the writer's lock held.
+
+    Args:
+        root: of the catalog.
+        dataset: whose.
+        keep: how many of the newest stay, the current one, where there is one, among them.
+        needed: ids of those that stay whatever their age.
+
+    Raises:
+        ConfigError: a manifest is damaged.
+    """
+    found = history(root, dataset)
+    newest = [published.snapshot.snapshot for published in reversed(found) if not published.is_current]
+    current = {published.snapshot.snapshot for published in found if published.is_current}
+    staying = {*current, *newest[: max(0, keep - len(current))], *needed}
+    committed = [published.snapshot for published in found]
+    there = {snapshot.snapshot for snapshot in committed}
+    folder = datasets_folder(root) / dataset
+    unfinished = sorted(path for path in folder.iterdir() if path.is_dir() and is_snapshot_name(path.name))
+    return [
+        Removable(dataset=dataset, snapshot=path.name, folder=path, is_finished=False)
+        for path in unfinished
+        if path.name not in there and path.name not in needed
+    ] + [
+        Removable(dataset=dataset, snapshot=snapshot.snapshot, folder=snapshot.folder, is_finished=True)
+        for snapshot in committed
+        if snapshot.snapshot not in staying
+    ]
 
 
 def needs(root: Path, dataset: str) -> Iterator[Kept]:

@@ -6,11 +6,10 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from data_catalog.storage.checksummed import checksummed_line
+from data_catalog.storage.history import RUN_LOG
+from data_catalog.storage.integrity import checksummed_line, record_problem, recorded
 from data_catalog.storage.manifest import datasets_folder
-from data_catalog.storage.recorded_files import record_problem, recorded
 from data_catalog.storage.shards import append_line
-from data_catalog.storage.snapshot_history import RUN_LOG
 
 logger = logging.getLogger(__name__)
 

@@ -1,7 +1,6 @@
 """Which images of a test set a model was trained on: by what they are known by, by their bytes, by how they look."""
 
 import hashlib
-import logging
 import os
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -24,8 +23,6 @@ from training.galleries import Guard, Seen
 
 if TYPE_CHECKING:
     from data_catalog.images.views import View
-
-logger = logging.getLogger(__name__)
 
 # Validation chooses the epoch that is kept: what it sees, training has seen.
 SEEN_SPLITS = ("train", "val")
@@ -56,10 +53,8 @@ class TrainingImages:
         """
         found: dict[int, Seen] = {}
         ways: list[str] = []
-        if self._looks is not None:
-            has_looks = self._leaks.by_pixels and "thumbnail" in self._looks.column_names
-            found |= self._by_pixels(names, read, self._looks, has_looks=has_looks)
-            ways += ["bytes", "looks"] if has_looks else ["bytes"]
+        found |= self._by_pixels(names, read)
+        ways += ["bytes", "looks"] if self._leaks.by_pixels else ["bytes"]
         if self._leaks.by_identity and any(identities):
             found |= self._by_identity(identities)
             ways.insert(0, "identity")
@@ -75,14 +70,8 @@ class TrainingImages:
         return _known_identities(self._snapshot, self._samples)
 
     @cached_property
-    def _looks(self) -> pa.Table | None:
-        found = _looks(self._snapshot, self._samples)
-        name = self._snapshot.snapshot
-        if found is None:
-            logger.warning("snapshot %s does not say what images it holds: none are compared by bytes or looks", name)
-        elif self._leaks.by_pixels and "thumbnail" not in found.column_names:
-            logger.warning("snapshot %s holds no thumbnails: images are compared by bytes, not by looks", name)
-        return found
+    def _looks(self) -> pa.Table:
+        return _looks(self._snapshot, self._samples)
 
     def _by_identity(self, identities: Sequence[Collection[str]]) -> dict[int, Seen]:
         shared = ((place, min(self._identities.keys() & own, default=None)) for place, own in enumerate(identities))
@@ -92,9 +81,8 @@ class TrainingImages:
             if identity is not None
         }
 
-    def _by_pixels(
-        self, names: Sequence[str], read: Callable[[str], bytes], trained: pa.Table, *, has_looks: bool
-    ) -> dict[int, Seen]:
+    def _by_pixels(self, names: Sequence[str], read: Callable[[str], bytes]) -> dict[int, Seen]:
+        trained = self._looks
         by_bytes = dict(zip(trained.column("sha256").to_pylist(), trained.column("sample_id").to_pylist(), strict=True))
         found: dict[int, Seen] = {}
         views: list[View] = []
@@ -104,7 +92,7 @@ class TrainingImages:
             ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool,
             Progress("compare with training images", total=len(names), unit="images") as progress,
         ):
-            seen = pool.map(lambda name: _views_of(name, read, has_looks=has_looks), names)
+            seen = pool.map(lambda name: _views_of(name, read, has_looks=self._leaks.by_pixels), names)
             for place, (digest, looks) in enumerate(seen):
                 if digest in by_bytes:
                     found[place] = Seen(why=f"the same bytes as {by_bytes[digest]}", is_sure=True)
@@ -146,11 +134,9 @@ def _known_identities(snapshot: Snapshot, samples: Collection[str]) -> dict[str,
 def _rows(snapshot: Snapshot) -> Iterator[Mapping[str, Any]]:
     for path in snapshot.caption_files():
         file = pq.ParquetFile(path)
-        columns = [name for name in _IDENTITY_COLUMNS if name in file.schema_arrow.names]
         for number in range(file.num_row_groups):
-            table = file.read_row_group(number, columns=[*columns, "outcome"])
-            kept = table.filter(pc.equal(table.column("outcome"), KEPT)).select(columns)
-            yield from (dict.fromkeys(_IDENTITY_COLUMNS) | row for row in kept.to_pylist())
+            table = file.read_row_group(number, columns=[*_IDENTITY_COLUMNS, "outcome"])
+            yield from table.filter(pc.equal(table.column("outcome"), KEPT)).to_pylist()
 
 
 def _alike(
@@ -174,14 +160,10 @@ def _alike(
     yield from ((places[view], sample_ids[row]) for view, row in found.tolist())
 
 
-def _looks(snapshot: Snapshot, samples: Collection[str]) -> pa.Table | None:
-    """Bytes of the images that were seen, and their looks where the snapshot has them; None of one without images."""
-    paths = snapshot.image_files()
-    if not paths:
-        return None
-    has_looks = all("thumbnail" in pq.read_schema(path).names for path in paths)
-    columns = ["sample_id", "sha256", "phash", *(["thumbnail"] if has_looks else [])]
-    table = pa.concat_tables([pq.ParquetFile(path).read(columns=columns) for path in paths])
+def _looks(snapshot: Snapshot, samples: Collection[str]) -> pa.Table:
+    """Return bytes' hashes and looks of the images that were seen."""
+    columns = ["sample_id", "sha256", "phash", "thumbnail"]
+    table = pa.concat_tables([pq.ParquetFile(path).read(columns=columns) for path in snapshot.image_files()])
     is_seen = pc.is_in(table.column("sample_id"), pa.array(sorted(samples), pa.string()))
     return table.filter(pc.and_(is_seen, pc.is_valid(table.column("phash"))))
 

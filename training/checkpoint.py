@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from data_catalog.errors import ConfigError
-from data_catalog.storage.tensor_files import save_tensors, tensors_below
+from data_catalog.storage.shards import save_tensors, tensors_below
 from training.device import generator_states, set_generator_states
 from training.model_files import REMEDY, one_line, require_fitting
 

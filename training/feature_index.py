@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from data_catalog.errors import ConfigError
-from data_catalog.storage.checksummed import read_checksummed, write_checksummed
+from data_catalog.storage.integrity import read_checksummed, write_checksummed
 from data_catalog.storage.shards import sha256_of, sweep_temporary, write_named_atomically
 
 if TYPE_CHECKING:

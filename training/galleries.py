@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from data_catalog.errors import ConfigError
-from data_catalog.sources.origins import HUMAN, MACHINE, MACHINE_TRANSLATION, with_origins
+from data_catalog.sources.origins import HUMAN, MACHINE, MACHINE_TRANSLATION
 from training.data import RowGroup, read_rows, row_groups
 from training.encode_files import IMAGE_SUFFIXES
 from training.images import encoded_images
@@ -120,10 +120,8 @@ class LabelledImages:
     language: TextLanguage | None = None
 
 
-def maker_of(origin: str | None) -> str:
-    """Return which of "human", "machine" and "unstated" an origin is; what people corrected is theirs."""
-    if origin is None:
-        return UNSTATED
+def maker_of(origin: str) -> str:
+    """Return whether an origin is "human" or "machine"; what people corrected is theirs."""
     return MACHINE if origin == MACHINE_TRANSLATION else HUMAN
 
 
@@ -148,8 +146,8 @@ def pairs_gallery(name: str, paths: Sequence[Path]) -> Gallery:
         ShardError: a shard cannot be read.
     """
     groups = row_groups(paths)
-    columns = ["sample_id", "captions", "translators", "origins"]
-    rows = [row for group in groups for row in with_origins(read_rows(group, columns)).to_pylist()]
+    columns = ["sample_id", "captions", "origins"]
+    rows = [row for group in groups for row in read_rows(group, columns).to_pylist()]
     if not rows:
         raise ConfigError(f"{name} has no images: hold some out (split.test above 0) and build again")
     ids = [str(row["sample_id"]) for row in rows]

@@ -19,7 +19,7 @@ from zlib import crc32
 from data_catalog.errors import ConfigError
 from data_catalog.storage.disk_errors import disk_errors
 from data_catalog.storage.failpoints import failpoint
-from data_catalog.storage.recorded_files import is_recorded, record_problem, take_record_away, write_record
+from data_catalog.storage.integrity import is_recorded, record_problem, take_record_away, write_record
 from data_catalog.storage.shards import sync
 from translation.engine import Translation
 from translation.memory_database import damaged, make_memory_folder, open_memory, require_no_file

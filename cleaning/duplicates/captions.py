@@ -16,9 +16,9 @@ from cleaning.duplicates.similarity import Likeness
 from cleaning.text.scripts import exact_key
 from data_catalog.errors import ConfigError
 from data_catalog.stages import Drop
-from data_catalog.storage.distinct import DIGEST
 from data_catalog.storage.shards import unit_interval
 
+DIGEST = np.dtype([("first", "<u8"), ("second", "<u8")])
 CAPTIONS_PER_BATCH = 50_000
 PAIRS_PER_BATCH = 100_000
 MAX_BYTES_AT_ONCE = 32 * 1024 * 1024

@@ -15,16 +15,15 @@ from typing import Any
 
 import pyarrow as pa
 
-from data_catalog.database.landlock import restrict_thread
 from data_catalog.database.laws import CONSERVATION
-from data_catalog.database.only_questions import refuse_all_but_one_question
 from data_catalog.database.views import FUNNEL_COLUMNS, comment_texts, counted_text, literal, view_texts
+from data_catalog.database.walls import refuse_all_but_one_question, restrict_thread
 from data_catalog.errors import ConfigError, ShardError
 from data_catalog.storage.disk_errors import disk_errors
 from data_catalog.storage.failpoints import failpoint
+from data_catalog.storage.integrity import recorded
 from data_catalog.storage.manifest import Snapshot, current_snapshots, datasets_folder
 from data_catalog.storage.reading import open_to_readers
-from data_catalog.storage.recorded_files import recorded
 from data_catalog.storage.shards import TEMPORARY_PREFIX, sync
 
 CATALOG_FILE = "catalog.duckdb"

@@ -101,7 +101,7 @@ OUTCOME_COLUMNS: Mapping[str, str] = {
     "original_format": "of the bytes as they came: JPEG, PNG, ...",
     **_HASHES,
     **_SIZES,
-    "thumbnail": "8 x 8 pixels of RGB, row by row: 192 bytes; null in snapshots from before there were any",
+    "thumbnail": "8 x 8 pixels of RGB, row by row: 192 bytes",
 }
 
 PAIR_COLUMNS: Mapping[str, str] = {
@@ -118,7 +118,7 @@ PAIR_COLUMNS: Mapping[str, str] = {
     "source_captions": "the captions as upstream has them",
     "source_langs": "the languages of those",
     "translators": "fingerprints of the engines that translated them, or whom upstream names; native: nobody did",
-    "origins": "who made the texts, as origin in captions; null in snapshots from before it was noted",
+    "origins": "who made the texts, as origin in captions",
     "scores": "what the engines gave their translations: mean log-probability per token",
     "leaks": _LEAKS,
 }

@@ -15,8 +15,7 @@ import pyarrow.parquet as pq
 
 from data_catalog.sources.urls import canonical_url, is_web_url
 from data_catalog.storage.manifest import file_entry
-from data_catalog.storage.parquet_columns import damage_told
-from data_catalog.storage.shards import write_named_atomically
+from data_catalog.storage.shards import damage_told, write_named_atomically
 
 LOOKUP_KIND = "lookup"
 LOOKUP = pa.schema([pa.field("key", pa.int64(), nullable=False), pa.field("shard", pa.int32(), nullable=False)])

@@ -1,4 +1,4 @@
-"""Sorting and grouping of whole datasets, out of core: DuckDB as an engine (as a catalog it lives in `catalog.py`)."""
+"""Sorting, grouping and counting of whole datasets, out of core: DuckDB as an engine (the catalog is `catalog.py`)."""
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -6,6 +6,7 @@ from typing import Any
 
 import pyarrow as pa
 
+from data_catalog.errors import ShardError
 from data_catalog.storage.manifest import SPLITS
 
 MEMORY_LIMIT = "2GB"  # beyond it DuckDB spills to the temporary folder
@@ -120,6 +121,28 @@ def thumbnails_in_order(images: Sequence[Path]) -> Iterator[pa.ChunkedArray]:
     found = connection.sql(query, params={"files": [str(path) for path in images]})
     for batch in found.arrow(ROWS_PER_BATCH):
         yield pa.chunked_array([batch.column(0)])
+
+
+def count_reasons(captions: Sequence[Path]) -> list[dict[str, Any]]:
+    """Return rows of source, step, drop_reason and dropped, sorted, from the rejected rows of caption shards.
+
+    Raises:
+        ShardError: one of them is missing or damaged.
+    """
+    import duckdb
+
+    query = """
+        SELECT source, step, drop_reason, count(*) FROM read_parquet($paths, hive_partitioning = false)
+        WHERE step IS NOT NULL GROUP BY ALL ORDER BY ALL
+    """
+    if not captions:
+        return []
+    try:
+        with duckdb.connect() as connection:
+            found = connection.execute(query, {"paths": [str(path) for path in captions]}).fetchall()
+    except duckdb.Error as error:
+        raise ShardError(f"a caption shard cannot be read ({error}): `vernaclip verify` says which") from error
+    return [dict(zip(("source", "step", "drop_reason", "dropped"), row, strict=True)) for row in found]
 
 
 def _connect(folder: Path) -> Any:

@@ -12,7 +12,7 @@ from data_catalog.database.lookup import LOOKUP_KIND, shards_with
 from data_catalog.schema import PAIRS
 from data_catalog.sources.urls import canonical_url, is_web_url
 from data_catalog.storage.manifest import Snapshot
-from data_catalog.storage.parquet_columns import column_names, read_columns
+from data_catalog.storage.shards import column_names, read_columns
 
 Row = dict[str, Any]
 FETCH_LOGS = "fetch-log"
@@ -52,7 +52,7 @@ def find_stories(snapshot: Snapshot, identity: str) -> list[Story]:
     """The samples that an id, an address or a hash means in a snapshot; none if there are none there.
 
     Args:
-        snapshot: where to look. One from before there were look-up files is read through, which takes its time.
+        snapshot: where to look.
         identity: a `sample_id`, a `caption_id`, an image's address in any spelling, before or after redirects, or
             the sha256 of its bytes as they came.
     """
@@ -85,15 +85,13 @@ class _Wanted:
 
 
 def _shards_with(snapshot: Snapshot, texts: Sequence[str]) -> list[int]:
-    """The shards that may hold some samples: all of them in a snapshot that has no look-up file."""
-    lookups = snapshot.manifest["files"].get(LOOKUP_KIND)
-    if lookups is None:
-        return [entry["shard"] for entry in snapshot.manifest["files"]["captions"]]
+    """The shards that may hold some samples."""
+    lookups = snapshot.manifest["files"][LOOKUP_KIND]
     return sorted({shard for entry in lookups for shard in shards_with(snapshot.folder / entry["path"], texts)})
 
 
 def _files(snapshot: Snapshot, kind: str, shard: int) -> Iterator[Path]:
-    for entry in snapshot.manifest["files"].get(kind, []):
+    for entry in snapshot.manifest["files"][kind]:
         if entry["shard"] == shard:
             yield snapshot.folder / entry["path"]
 

@@ -8,8 +8,7 @@ import pyarrow as pa
 
 from data_catalog.database.column_docs import COLUMNS, VIEWS
 from data_catalog.fetch.reasons import FETCH_REASONS
-from data_catalog.schema import CAPTIONS, NATIVE, OUTCOMES, PAIRS
-from data_catalog.sources.origins import MACHINE_TRANSLATION
+from data_catalog.schema import CAPTIONS, OUTCOMES, PAIRS
 from data_catalog.storage.manifest import MARKED, SPLITS, Snapshot
 
 STEP_COLUMNS = {"source": "VARCHAR", "step_number": "INTEGER", "step": "VARCHAR"}
@@ -100,7 +99,7 @@ def view_texts(snapshots: Sequence[Snapshot]) -> dict[str, str]:
     steps = _values(STEP_COLUMNS, snapshots, _steps)
     return {
         "pairs": _union(PAIRS, [(snapshot, snapshot.all_pair_files()) for snapshot in snapshots]),
-        "captions": _with_origins(_union(CAPTIONS, [(found, found.caption_files()) for found in snapshots])),
+        "captions": _union(CAPTIONS, [(snapshot, snapshot.caption_files()) for snapshot in snapshots]),
         "rejects": REJECTS,
         "image_outcomes": _union(OUTCOMES, [(snapshot, snapshot.image_files()) for snapshot in snapshots]),
         "images": IMAGES.replace("STEPS", steps)
@@ -168,10 +167,7 @@ def _build_row(manifest: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _union(schema: pa.Schema, parts: Sequence[tuple[Snapshot, Sequence[Path]]]) -> str:
-    """SQL that reads each snapshot's explicit list of files, with `dataset` and `snapshot` in front.
-
-    All columns of the schema are there, null where a snapshot was written before they were.
-    """
+    """SQL that reads each snapshot's explicit list of files, with `dataset` and `snapshot` in front."""
     selects = [_empty(schema)] + [
         f"SELECT {literal(snapshot.dataset)} AS dataset, {literal(snapshot.snapshot)} AS snapshot, * FROM "
         f"read_parquet([{', '.join(literal(str(file.absolute())) for file in files)}], hive_partitioning = false)"
@@ -179,12 +175,6 @@ def _union(schema: pa.Schema, parts: Sequence[tuple[Snapshot, Sequence[Path]]]) 
         if files
     ]
     return " UNION ALL BY NAME ".join(selects)
-
-
-def _with_origins(captions: str) -> str:
-    """SQL for the same rows; of snapshots from before there was `origin`, what engines of ours made is known."""
-    known = f"CASE WHEN translator <> '{NATIVE}' THEN '{MACHINE_TRANSLATION}' END"
-    return f"SELECT * REPLACE (coalesce(origin, {known}) AS origin) FROM ({captions})"
 
 
 def _empty(schema: pa.Schema) -> str:

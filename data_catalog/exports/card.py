@@ -220,7 +220,7 @@ def example_captions(files: Iterable[Path]) -> list[tuple[str, str]]:
 
 def _introduction(manifest: Mapping[str, Any]) -> str:
     target = markdown_text(manifest["target_lang"])
-    removed = (manifest.get("tombstones") or {}).get("digest")
+    removed = manifest["tombstones"]["digest"]
     taken_down = f" It obeys a list of take-downs whose digest is `{removed}`." if removed else ""
     return (
         f"Images with captions in the language `{target}`, to train and measure CLIP models by the method of "
@@ -293,8 +293,8 @@ def _making(manifest: Mapping[str, Any]) -> str:
             total[place] += row[name]
     rows: list[list[object]] = [[f"`{step}`", *total] for (_, step), total in sorted(steps.items())]
     by_step = table(["step", "captions read", "kept", "dropped"], rows)
-    parts = [MAKING, by_step, _guarded(manifest.get("test_sets", {}))]
-    if manifest["settings"].get("split", {}).get("by") == UPSTREAM:
+    parts = [MAKING, by_step, _guarded(manifest["test_sets"])]
+    if manifest["settings"]["split"]["by"] == UPSTREAM:
         parts.append(UPSTREAM_SPLITS)
     return "\n\n".join(parts)
 
@@ -320,7 +320,7 @@ def _translation(manifest: Mapping[str, Any], counts: PairCounts) -> str:
 
 def _origins(counts: PairCounts) -> str:
     rows: list[tuple[str, str, str, int]] = [
-        (source, ORIGINS.get(origin or "", "nobody says"), translator or "nobody says", count)
+        (source, ORIGINS[origin], translator or "nobody says", count)
         for (source, origin, translator), count in counts.origins.items()
     ]
     return table(

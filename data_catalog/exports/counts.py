@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from data_catalog.sources.origins import CORRECTED, HUMAN_TRANSLATION, MACHINE_TRANSLATION, with_origins
+from data_catalog.sources.origins import CORRECTED, HUMAN_TRANSLATION, MACHINE_TRANSLATION
 
 COUNTED_COLUMNS = ("source", "split", "license", "source_langs", "translators", "origins")
 
@@ -27,7 +27,7 @@ class PairCounts:
     captions: Counter[tuple[str, str]] = field(default_factory=Counter)
     licences: Counter[tuple[str, str | None]] = field(default_factory=Counter)
     languages: Counter[tuple[str, str | None]] = field(default_factory=Counter)
-    origins: Counter[tuple[str, str | None, str | None]] = field(default_factory=Counter)
+    origins: Counter[tuple[str, str, str | None]] = field(default_factory=Counter)
 
     def add(self, table: pa.Table) -> None:
         """Count more pairs; the table has `COUNTED_COLUMNS`, and may have others."""
@@ -43,7 +43,7 @@ class PairCounts:
         for row in _groups(_flattened(table, "source_langs"), ["source", "source_langs"], [([], "count_all")]):
             self.languages[row["source"], row["source_langs"]] += row["count_all"]
         made = ["source", "origins", "translators"]
-        for row in _groups(_flattened(with_origins(table), *made[1:]), made, [([], "count_all")]):
+        for row in _groups(_flattened(table, *made[1:]), made, [([], "count_all")]):
             self.origins[row["source"], row["origins"], row["translators"]] += row["count_all"]
 
     def __add__(self, other: "PairCounts") -> "PairCounts":
@@ -71,7 +71,7 @@ class PairCounts:
         """The sum of one source's counts over the splits."""
         return sum(count for (name, _), count in counts.items() if name == source)
 
-    def of_origin(self, *origins: str | None) -> int:
+    def of_origin(self, *origins: str) -> int:
         """Return how many captions have one of some origins."""
         return sum(count for (_, origin, _), count in self.origins.items() if origin in origins)
 
@@ -82,12 +82,11 @@ class PairCounts:
     def makers(self) -> str:
         """Return how many of the captions machines and people translated, behind "machine translation made"."""
         num_captions, by_machine = sum(self.origins.values()), self.machine_translated()
-        corrected, by_people, unstated = map(self.of_origin, (CORRECTED, HUMAN_TRANSLATION, None))
+        corrected, by_people = map(self.of_origin, (CORRECTED, HUMAN_TRANSLATION))
         share = f"{by_machine / num_captions:.1%}" if num_captions else "0.0%"
         more = f", of which people corrected {corrected:,}" if corrected else ""
         people = f" People translated {by_people:,}." if by_people else ""
-        nobody = f" Of {unstated:,} nobody says who made them." if unstated else ""
-        return f"{by_machine:,} ({share}){more}.{people}{nobody}"
+        return f"{by_machine:,} ({share}){more}.{people}"
 
 
 def count_pairs(files: Iterable[Path]) -> PairCounts:

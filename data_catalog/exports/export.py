@@ -41,7 +41,7 @@ from data_catalog.exports.sinks import (
     judged_shards,
 )
 from data_catalog.progress import Progress
-from data_catalog.storage.checksummed import write_checksummed
+from data_catalog.storage.integrity import write_checksummed
 from data_catalog.storage.manifest import MARKED, SPLITS, Snapshot
 from data_catalog.storage.shards import sha256_of
 
@@ -168,7 +168,7 @@ def _identity(snapshot: Snapshot, config: ExportConfig) -> dict[str, Any]:
         "dataset": snapshot.dataset,
         "snapshot": snapshot.snapshot,
         "format": config.format,
-        "tombstones": (snapshot.manifest.get("tombstones") or {}).get("digest"),
+        "tombstones": snapshot.manifest["tombstones"]["digest"],
         "settings": settings,
         "ablations": [found.key for found in ablations_of(snapshot)] or None,
         "version": VERSION,

@@ -9,15 +9,15 @@ from typing import Any
 from data_catalog.errors import ConfigError
 from data_catalog.exports.croissant import FILE as CROISSANT_FILE
 from data_catalog.exports.documents import CARD_FILE, TEXT_FILE
-from data_catalog.storage.checksummed import read_checksummed
 from data_catalog.storage.disk_errors import disk_errors, raise_if_disk_fails
+from data_catalog.storage.integrity import read_checksummed
 from data_catalog.storage.lock import place_lock
 from data_catalog.storage.reading import putting_in_place
 from data_catalog.storage.shards import TEMPORARY_PREFIX, make_folder, sha256_of, sync
 
 RECORD_FILE = "export.json"
 # What every record of an export has; other people's files may be called so.
-RECORD_KEYS = frozenset({"dataset", "snapshot", "format", "files"})
+RECORD_KEYS = frozenset({"dataset", "snapshot", "format", "files", "bytes"})
 # Folders of a root that hold no exports: what builds and training make is kept in order there.
 WITHOUT_EXPORTS = frozenset({"datasets", "models", "work"})
 # What people add to before they publish.
@@ -116,7 +116,7 @@ def record_of(place: Path) -> dict[str, Any] | None:
 
 def is_whole(place: Path, record: Mapping[str, Any]) -> bool:
     """Whether all files are there in full; their content is `vernaclip verify`'s business."""
-    sizes: Mapping[str, int] = record.get("bytes", {})
+    sizes: Mapping[str, int] = record["bytes"]
     return all((place / name).is_file() and (place / name).stat().st_size == size for name, size in sizes.items())
 
 

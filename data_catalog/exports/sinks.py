@@ -18,8 +18,8 @@ import pyarrow.parquet as pq
 from data_catalog.errors import PipelineError
 from data_catalog.exports.card import DataConfig, SplitFiles
 from data_catalog.exports.rights import Policy
-from data_catalog.sources.origins import with_origins
-from data_catalog.storage.manifest import Snapshot, file_problem
+from data_catalog.storage.integrity import file_problem
+from data_catalog.storage.manifest import Snapshot
 from data_catalog.storage.shards import open_image_writer, sha256_of, write_json
 
 PIXEL_COLUMNS = ("image", "original")
@@ -67,7 +67,7 @@ def judged_shards(snapshot: Snapshot, policy: Policy, split: str) -> Iterator[Ju
         if problem is not None:
             raise PipelineError(f"{problem}: nothing is exported; `vernaclip verify` lists all that is damaged")
         names = [name for name in pq.read_schema(path).names if name not in PIXEL_COLUMNS]
-        rows = with_origins(pq.read_table(path, columns=names))
+        rows = pq.read_table(path, columns=names)
         asked = rows.select(["source", "license", "attribution", "page_url"]).to_pylist()
         yield JudgedShard(path=path, entry=entry, rows=rows, reasons=[policy.why_not(row) for row in asked])
 

@@ -22,7 +22,7 @@ from data_catalog.images.children import MAX_IDLE_DEATHS, ChildDiedError, ChildP
 from data_catalog.images.tables import Outcome, Piece, PieceReader, Row, failed
 from data_catalog.sources.image_files import ImageFiles, open_images
 from data_catalog.storage.disk_errors import raise_if_disk_fails
-from data_catalog.storage.recorded_files import write_recorded
+from data_catalog.storage.integrity import write_recorded
 
 logger = logging.getLogger(__name__)
 

@@ -19,8 +19,8 @@ from data_catalog.errors import ConfigError
 from data_catalog.fetch.reasons import FETCH_REASONS, is_retryable
 from data_catalog.images.tables import Piece, PieceReader, Row, write_rows
 from data_catalog.schema import IMAGES, OUTCOMES, RAW_IMAGES
-from data_catalog.storage.checksummed import read_checksummed, write_checksummed
 from data_catalog.storage.failpoints import failpoint
+from data_catalog.storage.integrity import read_checksummed, write_checksummed
 from data_catalog.storage.manifest import Snapshot, committed_snapshots, dataset_names
 from data_catalog.storage.shards import sha256_of
 from data_catalog.storage.work import WorkStore

@@ -12,7 +12,7 @@ from data_catalog.schema import NATIVE
 
 HUMAN_TRANSLATION, MACHINE_TRANSLATION = "human_translation", "machine_translation"
 CORRECTED = "machine_translation_corrected"
-# What the column `origin` may say, and what that means; null: nobody says.
+# What the column `origin` may say, and what that means.
 ORIGINS: Mapping[str, str] = {
     NATIVE: "native",
     HUMAN_TRANSLATION: "translated by people",
@@ -59,18 +59,3 @@ class CaptionOrigin:
                 f"translator is {self.translator!r}, but nobody translated captions whose origin is {NATIVE}: set "
                 f"origin to {HUMAN_TRANSLATION}, {MACHINE_TRANSLATION} or {CORRECTED}, or leave translator out"
             )
-
-
-def with_origins(pairs: pa.Table) -> pa.Table:
-    """Return a table of pairs with `origins`, also of a snapshot that is older than that column.
-
-    What an engine of ours translated is known there; of what was called native nobody says more.
-    """
-    if "origins" in pairs.schema.names and not pairs.column("origins").null_count:
-        return pairs
-    found = [
-        [None if name == NATIVE else MACHINE_TRANSLATION for name in names]
-        for names in pairs["translators"].to_pylist()
-    ]
-    others = [name for name in pairs.schema.names if name != "origins"]
-    return pairs.select(others).append_column("origins", pa.array(found, pa.list_(pa.string())))

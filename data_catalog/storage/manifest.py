@@ -11,11 +11,12 @@ from pathlib import Path
 from typing import Any
 
 from data_catalog.errors import ConfigError
-from data_catalog.storage.checksummed import read_checksummed, write_checksummed
 from data_catalog.storage.failpoints import failpoint
+from data_catalog.storage.integrity import file_problem, read_checksummed, write_checksummed
 from data_catalog.storage.reading import open_to_readers
 from data_catalog.storage.shards import sha256_of
 
+# Raised whenever this version could not read what another one wrote below a root, or the other way round.
 MANIFEST_FORMAT = 2
 MANIFEST_FILE = "manifest.json"
 CURRENT_FILE = "current.json"
@@ -71,13 +72,13 @@ class Snapshot:
         return tuple(self.folder / file["path"] for file in self.manifest["files"]["captions"])
 
     def image_files(self) -> tuple[Path, ...]:
-        """Outcomes of images, in shard order; none of snapshots that were written before there were any."""
-        return tuple(self.folder / file["path"] for file in self.manifest["files"].get("images", []))
+        """Outcomes of images, in shard order."""
+        return tuple(self.folder / file["path"] for file in self.manifest["files"]["images"])
 
     def entries(self) -> list[Mapping[str, Any]]:
         """The manifest's lines for all files of the snapshot but itself: shards of all kinds, then documents."""
         files: Mapping[str, Sequence[Mapping[str, Any]]] = self.manifest["files"]
-        return [*(file for kind in sorted(files) for file in files[kind]), *self.manifest.get("documents", [])]
+        return [*(file for kind in sorted(files) for file in files[kind]), *self.manifest["documents"]]
 
     def verify(self) -> list[str]:
         """What is wrong with the snapshot's files: one sentence each, none if all bytes are as written."""
@@ -85,21 +86,17 @@ class Snapshot:
         return [problem for problem in found if problem is not None]
 
 
-def file_problem(path: Path, sha256: str) -> str | None:
-    """What is wrong with a file that the manifest lists, in one sentence; None if its bytes are as written."""
-    try:
-        if sha256_of(path) == sha256:
-            return None
-    except FileNotFoundError:
-        return f"{path} is missing"
-    except OSError as error:
-        return f"{path} cannot be read: {error.strerror}"
-    return f"{path} is not what was written: its sha256 differs from the one that was noted"
-
-
 def datasets_folder(root: Path) -> Path:
     """Where a root keeps its datasets."""
     return root / "datasets"
+
+
+def other_format(root: Path, found: object) -> ConfigError:
+    """Return the error that refuses a root whose snapshots are of another format."""
+    return ConfigError(
+        f"{root} is of format {found}, and this version reads and writes format {MANIFEST_FORMAT}: build into a new "
+        "--root, or go on with the version that made it"
+    )
 
 
 def snapshot_folder(root: Path, dataset: str, snapshot: str) -> Path:
@@ -145,25 +142,13 @@ def read_snapshot(root: Path, dataset: str, snapshot: str) -> Snapshot | None:
         return None
     manifest = read_checksummed(path, remedy=f"restore it from a copy, or remove the folder {folder} and build again")
     if manifest.get("format") != MANIFEST_FORMAT:
-        raise ConfigError(
-            f"{path} has format {manifest.get('format')}, this version reads {MANIFEST_FORMAT}: build it again"
-        )
-    if (manifest.get("dataset"), manifest.get("snapshot")) != (dataset, snapshot) or not _lists_files(manifest):
+        raise other_format(root, manifest.get("format"))
+    if (manifest.get("dataset"), manifest.get("snapshot")) != (dataset, snapshot):
         raise ConfigError(
             f"{path} is not the manifest of snapshot {snapshot} of {dataset}: restore it from a copy, or remove the "
             f"folder {folder} and build again"
         )
     return Snapshot(dataset=dataset, snapshot=snapshot, folder=folder, manifest=manifest)
-
-
-def _lists_files(manifest: Mapping[str, Any]) -> bool:
-    """Whether a manifest, that may be from before there were checksums, has what everything else reads."""
-    files = manifest.get("files")
-    kinds = [*files.values(), manifest.get("documents", [])] if isinstance(files, dict) else [None]
-    entries = [entry for kind in kinds for entry in (kind if isinstance(kind, list) else [None])]
-    whole = all(isinstance(entry, dict) and {"path", "sha256", "bytes"} <= entry.keys() for entry in entries)
-    told = isinstance(files, dict) and {"pairs", "captions"} <= files.keys() and {"funnel", "steps"} <= manifest.keys()
-    return whole and told
 
 
 def current_snapshot(root: Path, dataset: str) -> Snapshot | None:

@@ -1,11 +1,14 @@
-"""What a root must be before a command works on it: DuckDB can read its path, and no link leads out where we write."""
+"""Roots that commands work on: DuckDB reads their path, their format is ours, no link leads out where we write."""
 
 import os
+import re
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
 from data_catalog.errors import ConfigError
+from data_catalog.storage.integrity import CHECKSUM, content_problem
+from data_catalog.storage.manifest import MANIFEST_FILE, MANIFEST_FORMAT, datasets_folder, other_format
 from data_catalog.storage.shards import TEMPORARY_PREFIX
 
 # DuckDB takes them for patterns, for the start of settings, or for a slash: it would read the files of another root.
@@ -15,16 +18,35 @@ _NOT_FOR_DUCKDB = "*?[\\"
 _KEPT_FEATURES = "kept-features"
 _WRITTEN = (
     *("datasets", "work", "memory", "models", "packages", "searches", "folder-indexes", "scoreboards", "ablations"),
-    *("audits", "catalog.duckdb", "catalog.duckdb.sha256", "forgotten.json", "file-hashes.json", ".writer-lock"),
+    *("audits", "catalog.duckdb", "catalog.duckdb.json", "forgotten.json", "file-hashes.json", ".writer-lock"),
 )
 
 
-def require_readable_path(root: Path) -> None:
-    """Refuse a root whose path DuckDB does not read as it is.
+# One space deep in a manifest, where only its own keys are.
+_FORMAT = re.compile(rb'\n "format": ([^,\n]{1,40})')
+
+
+def open_root(root: Path, *, writes: bool) -> None:
+    """Refuse a root that no command may work on; every command that has one passes here first, and nothing is touched.
+
+    Args:
+        root: of the catalog, there or not.
+        writes: whether the command writes or removes anything, or reads through links.
 
     Raises:
-        ConfigError: says why.
+        ConfigError: DuckDB does not read its path as it is, its snapshots are of another format, or there is a link
+            where commands write. The root itself, and what is above it, may be a link.
     """
+    _require_readable_path(root)
+    _require_own_format(root)
+    for link in _links(root) if writes else ():
+        raise ConfigError(
+            f"{link} is a link to {link.readlink()}, and nothing is written or removed through a link: put what it "
+            "leads to in its place, or move the whole root, which may be a link"
+        )
+
+
+def _require_readable_path(root: Path) -> None:
     path = str(root.absolute())
     wrong = next((char for char in _NOT_FOR_DUCKDB if char in f"{path}{root.resolve()}"), None)
     if wrong is not None:
@@ -35,17 +57,16 @@ def require_readable_path(root: Path) -> None:
         raise ConfigError(f"{path!r} is not UTF-8, and DuckDB cannot read such paths: name another --root") from error
 
 
-def require_no_links(root: Path) -> None:
-    """Refuse a root that has a link where commands write or remove; the root itself, and what is above it, may be one.
-
-    Raises:
-        ConfigError: names the link and where it leads.
-    """
-    for link in _links(root):
-        raise ConfigError(
-            f"{link} is a link to {link.readlink()}, and nothing is written or removed through a link: put what it "
-            "leads to in its place, or move the whole root, which may be a link"
-        )
+def _require_own_format(root: Path) -> None:
+    """Look at the manifests of all snapshots; damaged and unreadable ones are left to `vernaclip verify`."""
+    for path in datasets_folder(root).glob(f"*/*/{MANIFEST_FILE}"):
+        with suppress(OSError):
+            content = path.read_bytes()
+            found = _FORMAT.search(content)
+            if found is None or found[1] == str(MANIFEST_FORMAT).encode():
+                continue
+            if CHECKSUM.encode() not in content or content_problem(content) is None:
+                raise other_format(root, found[1].decode(errors="replace"))
 
 
 def _links(root: Path) -> Iterator[Path]:

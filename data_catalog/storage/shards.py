@@ -1,12 +1,13 @@
-"""Files that are either whole or absent: atomic writes, content hashes, and which shard a sample belongs to."""
+"""Files that are either whole or absent: atomic writes of JSON, Parquet and tensors, hashes, and names of shards."""
 
 import hashlib
 import json
 import os
 import stat
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
 import pyarrow as pa
@@ -16,6 +17,9 @@ from data_catalog.errors import ConfigError
 from data_catalog.storage.disk_errors import disk_errors
 from data_catalog.storage.failpoints import failpoint
 from data_catalog.storage.reading import putting_in_place
+
+if TYPE_CHECKING:
+    import torch
 
 TEMPORARY_PREFIX = ".tmp-"
 ROWS_PER_GROUP = 50_000
@@ -141,10 +145,15 @@ def append_line(path: Path, line: str) -> None:
             failpoint("append.after_fsync", path)
 
 
-def write_json(path: Path, value: Any) -> str:
-    """Write `value` atomically as indented JSON with sorted keys; returns the file's sha256."""
+def json_bytes(value: Any) -> bytes:
+    """Return indented JSON with sorted keys; of names that are not UTF-8, JSON's escapes stand for the odd bytes."""
     text = json.dumps(value, indent=1, sort_keys=True, ensure_ascii=False) + "\n"
-    return write_bytes(path, text.encode())
+    return text.encode(errors="backslashreplace")
+
+
+def write_json(path: Path, value: Any) -> str:
+    """Write `value` atomically as `json_bytes`; returns the file's sha256."""
+    return write_bytes(path, json_bytes(value))
 
 
 def read_json(path: Path) -> Any:
@@ -169,9 +178,68 @@ def _repetitive_columns(schema: pa.Schema) -> list[str]:
     return [name for name in schema.names if name in repetitive | {"origin", "outcome", "step", "drop_reason", "split"}]
 
 
+@contextmanager
+def damage_told(path: Path) -> Iterator[None]:
+    """While a Parquet file is read, say in a sentence that it is damaged or missing.
+
+    Raises:
+        ConfigError: it is.
+    """
+    try:
+        yield
+    except (OSError, pa.ArrowException) as error:
+        raise ConfigError(f"{path} cannot be read ({error}): `vernaclip verify` lists all that is damaged") from error
+
+
+def read_columns(path: Path, names: Sequence[str] | None) -> pa.Table:
+    """Return columns of a file; `read_table`, as any scalar of Arrow, would load pandas, which takes longer.
+
+    Raises:
+        ConfigError: the file is damaged or missing.
+    """
+    with damage_told(path), pq.ParquetFile(path) as file:
+        return file.read(columns=None if names is None else list(names))
+
+
+def column_names(path: Path) -> list[str]:
+    """Return the names of the columns that a file has.
+
+    Raises:
+        ConfigError: the file is damaged or missing.
+    """
+    with damage_told(path):
+        names: list[str] = pq.read_schema(path).names
+        return names
+
+
 def open_image_writer(path: Path, schema: pa.Schema) -> pq.ParquetWriter:
     """A writer for rows that hold encoded images: uncompressed, since JPEG does not compress."""
     return pq.ParquetWriter(path, schema, compression="none", use_dictionary=False, write_page_checksum=True)
+
+
+def save_tensors(tensors: Mapping[str, "torch.Tensor"], path: Path, metadata: dict[str, str]) -> str:
+    """Write named tensors atomically; returns the file's sha256.
+
+    Args:
+        metadata: one entry only, since safetensors writes several in random order.
+
+    Raises:
+        ConfigError: the disk is full.
+    """
+    from safetensors.torch import save
+
+    # Copies: safetensors refuses tensors that share memory, as averaged weights may after a load. They are the
+    # processor's: a GPU's memory may have no room for a second model and its moments.
+    whole = {name: tensor.detach().to("cpu", copy=True).contiguous() for name, tensor in tensors.items()}
+    # As bytes: safetensors' own writer leaves a temporary file of its own behind when it is killed, and tells of a full
+    # disk by an error of its own.
+    content = save(whole, metadata=metadata)
+    return write_bytes(path, content)
+
+
+def tensors_below(prefix: str, tensors: Mapping[str, "torch.Tensor"]) -> dict[str, "torch.Tensor"]:
+    """Return the tensors whose names begin with `prefix`, by the rest of their names."""
+    return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
 
 
 def order_key(identity: str) -> str:

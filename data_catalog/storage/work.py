@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from data_catalog.errors import ConfigError, ShardError
-from data_catalog.storage.checksummed import read_checksummed, write_checksummed
 from data_catalog.storage.disk_errors import disk_errors
 from data_catalog.storage.failpoints import failpoint
+from data_catalog.storage.integrity import read_checksummed, write_checksummed
 from data_catalog.storage.shards import (
     TEMPORARY_PREFIX,
     digest,

@@ -13,10 +13,9 @@ import pyarrow.parquet as pq
 
 from data_catalog.errors import ConfigError
 from data_catalog.exports.place import RECORD_FILE, RECORD_KEYS, WITHOUT_EXPORTS
-from data_catalog.storage.checksummed import read_checksummed
+from data_catalog.storage.history import freed_bytes
+from data_catalog.storage.integrity import read_checksummed, take_record_away, write_recorded
 from data_catalog.storage.manifest import read_snapshot
-from data_catalog.storage.pruning import freed_bytes
-from data_catalog.storage.recorded_files import take_record_away, write_recorded
 from data_catalog.storage.shards import TEMPORARY_PREFIX, read_json, sweep_temporary, sync
 from data_catalog.storage.work import COMMIT_FILE
 from data_catalog.take_down.matching import Matcher

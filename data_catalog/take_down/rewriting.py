@@ -21,7 +21,8 @@ from data_catalog.publish import SplitConfig, split_of
 from data_catalog.schema import KEPT
 from data_catalog.sources.ingest import STEP as INGEST
 from data_catalog.stages import Drop, reject, set_values, texts
-from data_catalog.storage.manifest import MARKED, SPLITS, Snapshot, file_entry, file_problem
+from data_catalog.storage.integrity import file_problem
+from data_catalog.storage.manifest import MARKED, SPLITS, Snapshot, file_entry
 from data_catalog.storage.shards import (
     IMAGE_ROWS_PER_GROUP,
     make_folder,

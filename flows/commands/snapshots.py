@@ -8,10 +8,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from data_catalog.errors import ConfigError
+from data_catalog.storage.diff import Change, Diff, diff_snapshots
+from data_catalog.storage.history import Published, history, resolve
 from data_catalog.storage.manifest import dataset_names
-from data_catalog.storage.row_comparison import Change
-from data_catalog.storage.snapshot_diff import Diff, diff_snapshots
-from data_catalog.storage.snapshot_history import Published, history, resolve
 from flows.commands.output import say
 from flows.pruning import Pruned
 from flows.pruning import prune as prune_snapshots
@@ -71,7 +70,7 @@ def _as_json(found: Diff) -> Row:
         "after": found.after.snapshot,
         "captions": {"same": found.num_same, "changes": [_change_json(change) for change in found.captions]},
         "images": {"changes": [_change_json(change) for change in found.images]},
-        "settings": [{"name": each.name, "before": each.before, "after": each.after} for each in found.settings],
+        "settings": [{"name": name, "before": was, "after": now} for name, (was, now) in found.settings.items()],
         "files": [
             {"kind": each.kind, "same": each.same, "only_before": each.only_before, "only_after": each.only_after}
             for each in found.files
@@ -112,7 +111,8 @@ def _say_diff(found: Diff) -> None:
     _say_changes(found.images)
     if found.settings:
         say("\nwhat the manifests say:")
-        say(plain_table([_settings_row(each.name, each.before, each.after) for each in found.settings]))
+        settings = found.settings.items()
+        say(plain_table([{"name": name, "before": _short(was), "after": _short(now)} for name, (was, now) in settings]))
     say("\nfiles:")
     names = ("kind", "same", "only_before", "only_after")
     say(plain_table([{name: getattr(each, name) for name in names} for each in found.files]))
@@ -144,10 +144,6 @@ def _told(change: Change, columns: Mapping[str, tuple[Any, Any]]) -> Mapping[str
         return columns
     telling = ("source_caption", "caption", "captions", "detail")
     return {name: columns[name] for name in telling if name in columns}
-
-
-def _settings_row(name: str, before: object, after: object) -> Row:
-    return {"name": name, "before": _short(before), "after": _short(after)}
 
 
 def _short(value: object) -> str:

@@ -5,9 +5,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from data_catalog.progress import Progress
-from data_catalog.storage.findings import Finding
 from data_catalog.storage.manifest import datasets_folder, snapshot_folder, snapshot_names
-from data_catalog.storage.verification import checks, run_checks
+from data_catalog.storage.verify import Finding, checks, run_checks
 from flows.commands.output import say
 from flows.tables import cell_text
 

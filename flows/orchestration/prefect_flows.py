@@ -15,7 +15,7 @@ from prefect import Flow, flow
 
 from data_catalog.progress import watched
 from data_catalog.storage.reading import reading
-from data_catalog.storage.roots import require_no_links, require_readable_path
+from data_catalog.storage.roots import open_root
 from flows import jobs as runs
 from flows.build.execution import Executor
 from flows.build.steps import STEPS
@@ -121,8 +121,7 @@ def _executor(
     """What does the steps of the flow `name`, and shows its progress on the way through `phases`."""
     require_sound_environment()
     _let_our_logs_through()
-    require_readable_path(Path(root))
-    require_no_links(Path(root))
+    open_root(Path(root), writes=True)
     loaded = load_recipe(recipe, root=Path(root), overrides=overrides_of(settings))
     artifacts = FlowArtifacts(f"progress-{name}-{loaded.name}", phases)
 

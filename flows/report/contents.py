@@ -148,8 +148,7 @@ class Contents:
         found: Counter[str] = Counter()
         for engine in self.engines:
             if engine not in self.ours:
-                who = ORIGINS.get(engine.facts["origin"], "of unstated making")
-                found[who] += engine.facts["num_kept"]
+                found[ORIGINS[engine.facts["origin"]]] += engine.facts["num_kept"]
         return dict(found.most_common())
 
     @property

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 from data_catalog.schema import NATIVE
 from data_catalog.sources.origins import ORIGINS
+from data_catalog.storage.history import runs
+from data_catalog.storage.integrity import recorded
 from data_catalog.storage.manifest import Snapshot, datasets_folder
-from data_catalog.storage.recorded_files import recorded
 from data_catalog.storage.shards import write_bytes
-from data_catalog.storage.snapshot_history import runs
 from flows.report import charts, texts
 from flows.report.captions import listed
 from flows.report.contents import Contents, gather
@@ -130,7 +130,7 @@ def page_of(contents: Contents) -> str:
             listed=listed,
             anchor=_anchor,
             native=NATIVE,
-            origins={**ORIGINS, None: "nobody says who made them"},
+            origins=ORIGINS,
         )
     )
 

@@ -56,17 +56,13 @@ class Questions:
             return self._connection.sql(sql, params=parameters or None).to_arrow_table()
 
     def _view(self, name: str, schema: pa.Schema, files: Sequence[Path]) -> None:
-        """All columns of the schema, null where the files were written before they were, and `filename`."""
-        empty = schema.append(pa.field("filename", pa.string())).empty_table()
-        self._connection.register(f"no_{name}", empty)
-        paths = ", ".join("'" + str(path.absolute()).replace("'", "''") + "'" for path in files)
-        found = (
-            f" UNION ALL BY NAME FROM read_parquet([{paths}], filename = true, hive_partitioning = false)"
-            if files
-            else ""
-        )
+        """Create a view of the rows of some files, with their `filename`."""
         with self._damage_told():
-            self._connection.execute(f"CREATE VIEW {name} AS FROM no_{name}{found}")
+            if files:
+                paths = [str(path.absolute()) for path in files]
+                self._connection.read_parquet(paths, filename=True, hive_partitioning=False).create_view(name)
+            else:
+                self._connection.register(name, schema.append(pa.field("filename", pa.string())).empty_table())
 
     @contextmanager
     def _damage_told(self) -> Iterator[None]:

@@ -12,13 +12,11 @@ import pytest
 
 from data_catalog.database.catalog import query, rebuild
 from data_catalog.errors import ConfigError
-from data_catalog.storage.checksummed import write_checksummed
-from data_catalog.storage.findings import Finding
+from data_catalog.storage.integrity import record_folder, recorded, write_checksummed
 from data_catalog.storage.lock import writer_lock
 from data_catalog.storage.manifest import commit_snapshot, current_snapshot, find_snapshot, point_to, require_snapshot
-from data_catalog.storage.recorded_files import record_folder, recorded
 from data_catalog.storage.shards import write_json
-from data_catalog.storage.verification import checks, verify
+from data_catalog.storage.verify import Finding, checks, verify
 from flows.build.execution import LocalExecutor
 from flows.cli import main
 from flows.jobs import BuildReport, build_dataset
@@ -98,7 +96,7 @@ def damage(root: Path) -> list[Finding]:
 def test_of_300_flipped_bits_300_are_found(root: Path) -> None:
     assert verify(root) == []
     files = catalog_files(root)
-    assert {path.suffix for path in files} >= {".parquet", ".json", ".jsonl", ".duckdb", ".sqlite", ".sha256", ".html"}
+    assert {path.suffix for path in files} >= {".parquet", ".json", ".jsonl", ".duckdb", ".sqlite", ".html"}
     assert {path.name for path in files} >= {"forgotten.json", "export.json", "croissant.json", "README.md"}
     assert {path.name for path in files} >= {"model.safetensors", "files.json", "model.bin", "sentencepiece.model"}
     assert {path.parts[-3] for path in files if path.parent.name == "captions"} > {"0123456789ab"}
@@ -132,7 +130,7 @@ def test_no_file_goes_unnoticed(root: Path) -> None:
 
 @pytest.mark.parametrize("name", ["catalog.duckdb", "datasets/scenes/runs.jsonl"])
 def test_nor_does_one_with_its_record(root: Path, name: str) -> None:
-    for path in (root / name, root / f"{name}.sha256"):
+    for path in (root / name, root / f"{name}.json"):
         path.unlink()
     assert any(is_about(finding, root / name) for finding in damage(root))
 
@@ -178,7 +176,7 @@ def test_a_document_without_its_checksum_is_damaged(root: Path) -> None:
 
 def test_what_a_writer_is_about_to_record_is_no_damage(root: Path) -> None:
     """A build that is under way takes records away and writes them anew."""
-    gone = (root / "catalog.duckdb.sha256", root / "datasets" / "scenes" / "current.json")
+    gone = (root / "catalog.duckdb.json", root / "datasets" / "scenes" / "current.json")
     for path in gone:
         path.unlink()
     with writer_lock(root):
@@ -241,13 +239,13 @@ def test_what_is_missing_stray_or_unvouched_for_is_told(root: Path, capsys: pyte
     gone.unlink()
     (folder / "pairs" / "other.parquet").write_bytes(b"")
     (folder.parent / "fedcba987654" / "pairs").mkdir(parents=True)
-    (root / "catalog.duckdb.sha256").unlink()
+    (root / "catalog.duckdb.json").unlink()
     assert main(["verify", "--root", str(root)]) == 1
     out = capsys.readouterr().out.splitlines()
     assert any(line.startswith(f"damage: {gone} is missing: restore it from a copy") for line in out)
     assert any(line.startswith("stray: ") and "other.parquet is none of the snapshot's files" in line for line in out)
     assert any("fedcba987654 has no manifest.json: its build was killed" in line for line in out)
-    assert any("catalog.duckdb has no catalog.duckdb.sha256" in line for line in out)
+    assert any("catalog.duckdb has no catalog.duckdb.json" in line for line in out)
     assert out[-1].startswith(f"{root}: 2 damaged (")
 
 
@@ -274,12 +272,12 @@ def test_a_folder_that_cannot_be_read_is_told_and_the_others_are_looked_at(
 
 
 def test_a_record_that_cannot_be_read_is_told(root: Path) -> None:
-    record = root / "catalog.duckdb.sha256"
+    record = root / "catalog.duckdb.json"
     record.unlink()
     record.mkdir()
     [found] = damage(root)
     assert is_about(found, root / "catalog.duckdb")
-    assert "its record catalog.duckdb.sha256 cannot be read: Is a directory" in found.text
+    assert "its record catalog.duckdb.json cannot be read: Is a directory" in found.text
 
 
 def test_a_model_that_is_not_there_is_told_and_one_without_a_record_as_well(root: Path) -> None:

@@ -7,14 +7,12 @@ import re
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
 from data_catalog.database.catalog import query
 from data_catalog.errors import ConfigError
-from data_catalog.exports.counts import count_pairs
 from data_catalog.storage.manifest import require_snapshot
 from flows.cli import main
 from flows.recipe.recipe import load_recipe
@@ -244,20 +242,6 @@ def test_an_export_has_the_column_and_a_card_that_counts_it(root: Path, tmp_path
     origins = [name for path in exported for names in pq.read_table(path)["origins"].to_pylist() for name in names]
     assert origins.count("human_translation") == 3
     assert "machine translation made 4 (44.4%)" in (tmp_path / "out" / "README.md").read_text(encoding="utf-8")
-
-
-def test_pairs_from_before_the_column_say_what_is_known(root: Path, tmp_path: Path) -> None:
-    """Of what was called native then, some is machine translation: nobody says any more."""
-    new = pa.concat_tables(map(pq.read_table, require_snapshot(root, "origini").pair_files("train")))
-    known = [[name if name == ours(root) else "native" for name in names] for names in new["translators"].to_pylist()]
-    old = new.drop_columns(["origins", "translators"]).append_column("translators", pa.array(known))
-    pq.write_table(old, tmp_path / "old.parquet")
-    assert sorted(pairs_gallery("old", [tmp_path / "old.parquet"]).made_by) == sorted(
-        "machine" if name == ours(root) else "unstated" for names in known for name in names
-    )
-    counts = count_pairs([tmp_path / "old.parquet"])
-    assert "nobody says who made them" in counts.makers()
-    assert counts.of_origin(None, "machine_translation") == sum(map(len, known))
 
 
 @pytest.mark.parametrize(

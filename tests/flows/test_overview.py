@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from data_catalog.database.catalog import catalog_path, query
+from data_catalog.storage.integrity import write_checksummed
 from data_catalog.storage.manifest import commit_snapshot, point_to, require_snapshot
-from data_catalog.storage.shards import write_json
 from flows.cli import main
 from flows.jobs import BuildReport
 
@@ -58,13 +58,16 @@ def test_numbers_are_those_of_the_rows(built: Built, capsys: Capture) -> None:
 
 def test_what_lies_beside_a_snapshot_is_named(root: Path, capsys: Capture) -> None:
     now = require_snapshot(root, "scenes")
-    commit_snapshot(root, {**now.manifest, "snapshot": "0123456789ab", "files": {"pairs": [], "captions": []}})
+    nothing: dict[str, list[object]] = {kind: [] for kind in now.manifest["files"]}
+    commit_snapshot(root, {**now.manifest, "snapshot": "0123456789ab", "files": nothing})
     point_to(root, "scenes", now.snapshot)
     (now.folder.parent / "report.html").write_text("<p>", encoding="utf-8")
     for kind, snapshot in (("huggingface", now.snapshot), ("webdataset", "0123456789ab")):
         folder = root / "exports" / "scenes" / kind
         folder.mkdir(parents=True)
-        write_json(folder / "export.json", {"dataset": "scenes", "snapshot": snapshot, "format": kind, "files": {}})
+        write_checksummed(
+            folder / "export.json", {"dataset": "scenes", "snapshot": snapshot, "format": kind, "files": {}}
+        )
     [found] = facts(root, capsys, "--rebuild")
     assert found["other_snapshots"] == ["0123456789ab"]
     assert found["report"] == str(now.folder.parent / "report.html")

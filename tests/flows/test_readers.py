@@ -17,7 +17,7 @@ import pytest
 from data_catalog.database.catalog import query, rebuild
 from data_catalog.storage.lock import holder_of
 from data_catalog.storage.manifest import Snapshot, committed_snapshots
-from data_catalog.storage.verification import verify
+from data_catalog.storage.verify import verify
 from flows.cli import main
 from flows.jobs import BuildReport
 

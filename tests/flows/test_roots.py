@@ -10,8 +10,9 @@ import pytest
 
 from data_catalog.database.catalog import query
 from data_catalog.errors import ConfigError
+from data_catalog.storage.integrity import read_checksummed, write_checksummed
 from data_catalog.storage.lock import LOCK_FILE, place_lock, writer_lock
-from data_catalog.storage.manifest import require_snapshot
+from data_catalog.storage.manifest import MANIFEST_FORMAT, require_snapshot
 from flows.cli import main
 from flows.jobs import BuildReport
 
@@ -91,7 +92,10 @@ def test_flows_that_are_deployed_refuse_what_the_command_line_does(tmp_path: Pat
     from flows.orchestration.prefect_flows import FLOWS
 
     (tmp_path / "work").symlink_to(tmp_path)
+    write_checksummed(tmp_path / "old" / "datasets" / "scenes" / "0123456789ab" / "manifest.json", {"format": 1})
     for flow in FLOWS.values():
+        with pytest.raises(ConfigError, match="is of format 1, and this version"):
+            flow.fn(root=str(tmp_path / "old"))
         with pytest.raises(ConfigError, match="DuckDB reads such paths wrongly"):
             flow.fn(root=str(tmp_path / "a?b"))
         with pytest.raises(ConfigError, match="nothing is written or removed through a link"):
@@ -107,6 +111,61 @@ def test_any_other_path_works_to_the_end(tmp_path: Path, english_overrides: list
     assert main(["forget", "--url", first_image(root), "--root", str(root)]) == 0
     assert main(["verify", "--root", str(root)]) == 0
     assert "forgotten; snapshot" in capsys.readouterr().out
+
+
+def of_format(root: Path, number: int) -> None:
+    """Let the snapshots of a root be of another format, their manifests whole."""
+    for path in root.glob("datasets/*/*/manifest.json"):
+        value = read_checksummed(path, remedy="")
+        write_checksummed(path, {**value, "format": number})
+
+
+def test_a_root_of_another_format_is_refused_and_no_byte_of_it_changes(
+    root: Path, english_overrides: list[str], capsys: Capture
+) -> None:
+    snapshot = require_snapshot(root, "scenes").snapshot
+    url = first_image(root)
+    commands = (
+        *(*COMMANDS, ["forget", "--url", url], ["why", url], ["diff", "current", snapshot], ["mt", "memory", "list"]),
+        *(["train", "scenes", "--executor", "local"], ["evaluate", "scenes", "--executor", "local"]),
+        *(
+            ["search", "a dog"],
+            ["audit", "draw", "scenes"],
+            ["scoreboard"],
+            ["export-model", "--format", "open_clip", "--out", "m"],
+        ),
+    )
+    for number in (MANIFEST_FORMAT - 1, MANIFEST_FORMAT + 1):
+        of_format(root, number)
+        before = state(root)
+        for arguments in (None, *commands):
+            code = build(root, english_overrides) if arguments is None else main([*arguments, "--root", str(root)])
+            error = capsys.readouterr().err
+            assert (code, error.count("\n")) == (1, 1), (arguments, error)
+            assert f"{root} is of format {number}, and this version reads and writes format {MANIFEST_FORMAT}" in error
+            assert "build into a new --root" in error
+        with pytest.raises(ConfigError, match=f"is of format {number}"):
+            require_snapshot(root, "scenes")
+        assert state(root) == before
+    of_format(root, MANIFEST_FORMAT)
+    assert main(["verify", "--root", str(root)]) == 0
+
+
+def test_one_old_snapshot_of_another_format_is_enough_and_a_damaged_one_is_damage(root: Path, capsys: Capture) -> None:
+    current = require_snapshot(root, "scenes")
+    shutil.copytree(current.folder, current.folder.with_name("0123456789ab"))
+    other = current.folder.with_name("0123456789ab") / "manifest.json"
+    write_checksummed(other, {"format": 7, "what": "nobody knows"})
+    assert main(["sql", "FROM builds", "--root", str(root)]) == 1
+    assert "is of format 7" in capsys.readouterr().err
+    shutil.rmtree(other.parent)
+    manifest = current.folder / "manifest.json"
+    content = manifest.read_bytes()
+    ours = f'\n "format": {MANIFEST_FORMAT}'.encode()
+    assert content.count(ours) == 1
+    manifest.write_bytes(content.replace(ours, b'\n "format": 7'))
+    assert main(["verify", "--root", str(root)]) == 1
+    assert f"damage: {manifest} is damaged" in capsys.readouterr().out
 
 
 WRITTEN = (

@@ -16,7 +16,9 @@ import pytest
 
 from data_catalog.database.catalog import query, rebuild
 from data_catalog.errors import ConfigError
-from data_catalog.storage.checksummed import write_checksummed
+from data_catalog.storage.diff import Change, diff_snapshots
+from data_catalog.storage.history import history, remove_snapshot, resolve
+from data_catalog.storage.integrity import record_folder, write_checksummed
 from data_catalog.storage.lock import writer_lock
 from data_catalog.storage.manifest import (
     Snapshot,
@@ -27,12 +29,7 @@ from data_catalog.storage.manifest import (
     require_snapshot,
     snapshot_names,
 )
-from data_catalog.storage.pruning import remove_snapshot
-from data_catalog.storage.recorded_files import record_folder
-from data_catalog.storage.row_comparison import Change
-from data_catalog.storage.snapshot_diff import diff_snapshots
-from data_catalog.storage.snapshot_history import history, resolve
-from data_catalog.storage.verification import verify
+from data_catalog.storage.verify import verify
 from flows.build.retry import open_retry, unfinished_retry
 from flows.cli import main
 from flows.jobs import BuildReport
@@ -144,9 +141,8 @@ def test_files_that_both_have_are_not_read(root: Path) -> None:
         path.unlink()
     found = diff_snapshots(before, after, num_examples=2)
     assert (found.captions, found.images) == ((), ())
-    told = {each.name: (each.before, each.after) for each in found.settings}
-    assert told["settings.split.val"] == (0.2, 0.3)
-    assert told["settings.split.salt"] == ("vernaclip", None)
+    assert found.settings["settings.split.val"] == (0.2, 0.3)
+    assert found.settings["settings.split.salt"] == ("vernaclip", None)
 
 
 def test_a_snapshot_is_the_same_as_itself(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -154,18 +150,6 @@ def test_a_snapshot_is_the_same_as_itself(root: Path, capsys: pytest.CaptureFixt
     assert main(["diff", "current", snapshot[:5], "--root", str(root)]) == 0
     out = capsys.readouterr().out
     assert out.count("0 added, 0 gone, 0 changed") == 2
-
-
-def test_columns_that_a_snapshot_lacks_are_empty(root: Path) -> None:
-    before = require_snapshot(root, "scenes")
-    after = publish(root, "0123456789ab")
-    path = after.caption_files()[0]
-    table = pq.read_table(path)
-    pq.write_table(table.drop_columns(["leaks", "merged_into", "language_margin"]), path)
-    found = diff_snapshots(before, after, num_examples=1)
-    margins = sum(value is not None for value in table.column("language_margin").to_pylist())
-    assert counts(found.captions)["measures", "kept", "kept"] <= margins
-    assert {change.change for change in found.captions} == {"measures"}
 
 
 def test_a_damaged_file_is_a_sentence(root: Path) -> None:

@@ -59,7 +59,7 @@ def test_files_of_the_datasets_can_be_read(root: Path) -> None:
         "{root}/datasets/folder/outside.txt",
         "{root}/datasets/folder/*.txt",
         "{root}/*",
-        "{root}/catalog.duckdb.sha256",
+        "{root}/catalog.duckdb.json",
         "/proc/self/environ",
         "https://example.org/a.txt",
         "file:///etc/passwd",

@@ -326,7 +326,7 @@ def test_captions_that_were_translated_once_are_remembered(
     root: Path, arguments: list[str], caplog: pytest.LogCaptureFixture
 ) -> None:
     memory = {path.name: path.read_bytes() for path in (root / "memory").iterdir()}
-    assert sorted(Path(name).suffix for name in memory) == [".sha256", ".sqlite"]
+    assert sorted(Path(name).suffix for name in memory) == [".json", ".sqlite"]
     before = require_snapshot(root, "scenes").snapshot
     stricter = [*arguments, "--set", "check.min_words=6"]
     assert main(["build", "scenes", "--root", str(root), *stricter]) == 0

@@ -8,12 +8,9 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 
-from data_catalog.database.catalog import query, rebuild
-from data_catalog.database.lookup import LOOKUP_KIND
+from data_catalog.database.catalog import query
 from data_catalog.schema import CAPTIONS, OUTCOMES
-from data_catalog.storage.checksummed import write_checksummed
-from data_catalog.storage.manifest import MANIFEST_FILE, current_snapshot
-from data_catalog.storage.shards import read_json
+from data_catalog.storage.manifest import current_snapshot
 from data_catalog.tombstones import new_tombstone, read_tombstones, write_tombstones
 from flows.cli import main
 from flows.jobs import BuildReport
@@ -205,20 +202,6 @@ def test_other_datasets_and_snapshots(built: Built, capsys: Capture) -> None:
     assert f"there are {snapshot} of scenes" in refused(root, sample, capsys, "--snapshot", "ffff")
     assert "no dataset 'klingon'" in refused(root, sample, capsys, "--dataset", "klingon")
     assert "holds no dataset" in refused(root / "datasets" / "nowhere", sample, capsys)
-
-
-def test_a_snapshot_from_before_look_up_files_answers_alike(built: Built, capsys: Capture, tmp_path: Path) -> None:
-    root = tmp_path / "old"
-    shutil.copytree(built[0], root, ignore=shutil.ignore_patterns("work", "upstream", "packages"))
-    rebuild(root)
-    snapshot = current_snapshot(root, "scenes")
-    assert snapshot is not None
-    manifest = read_json(snapshot.folder / MANIFEST_FILE)
-    del manifest["files"][LOOKUP_KIND], manifest["checksum"]
-    write_checksummed(snapshot.folder / MANIFEST_FILE, manifest)
-    sample = rows(root, "SELECT sample_id, url FROM images WHERE final_url IS NOT NULL ORDER BY 1 LIMIT 1")[0]
-    for name in sample.values():
-        assert told(root, name, capsys) == told(built[0], name, capsys)
 
 
 def test_what_is_forgotten_is_said_with_a_row_and_without(built: Built, capsys: Capture, tmp_path: Path) -> None:

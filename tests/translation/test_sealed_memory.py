@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from data_catalog.errors import ConfigError
-from data_catalog.storage.recorded_files import is_recorded, record_problem
+from data_catalog.storage.integrity import is_recorded, record_problem
 from translation.engine import Translation
 from translation.memory import TranslationMemory
 

@@ -12,7 +12,7 @@ _JOULES_IN_KWH = 3_600_000
 def cost_section(attempts: Sequence[Attempt]) -> str:
     """Time, hardware and energy of all attempts together."""
     if not attempts:
-        return f"Not noted: the model is from before training wrote `{EFFORT_FILE}`, or it was removed."
+        return f"Not known: `{EFFORT_FILE}`, where training notes it, was removed."
     hardware = sorted({markdown_text(name) for found in attempts for name in found.hardware})
     machines = max(found.processes for found in attempts)
     together = f" Up to {machines} processes trained together; what follows is of the first one's machine." * (

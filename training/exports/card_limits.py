@@ -85,7 +85,7 @@ def _particular(data: CardData, trained: TrainedFolder) -> Iterator[str]:
                 f"Machine translation made {by_machine / sum(train.origins.values()):.1%} of its captions: it may have "
                 "learnt an engine's mistakes and stiff wording, and may not know what people would rather say."
             )
-        if not data.seen.manifest.get("test_sets"):
+        if not data.seen.manifest["test_sets"]:
             yield f"No test set was guarded while the dataset was built: {_compared_later(data)}."
     yield "Scores of a split are of pictures like those it was trained on, and say little of others."
     if trained.has_encoder or trained.run.get("settings", {}).get("lock_image"):

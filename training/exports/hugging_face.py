@@ -9,8 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from data_catalog.storage.shards import write_json
-from data_catalog.storage.tensor_files import save_tensors
+from data_catalog.storage.shards import save_tensors, write_json
 from training.exports.clip_towers import (
     clip_text_tensors,
     clip_vision_tensors,

@@ -13,7 +13,7 @@ from typing import Any
 from data_catalog.errors import ConfigError
 from data_catalog.exports.place import RECORD_FILE, exporting_to, is_whole, place_of, record_of, replacing
 from data_catalog.progress import Progress
-from data_catalog.storage.checksummed import write_checksummed
+from data_catalog.storage.integrity import write_checksummed
 from data_catalog.storage.shards import digest, sha256_of, write_bytes
 from training.exports.card_data import CardData, SeenData, card_data
 from training.exports.card_head import Publication

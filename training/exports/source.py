@@ -5,8 +5,7 @@ from pathlib import Path
 from typing import Any, get_args, get_type_hints
 
 from data_catalog.errors import ConfigError
-from data_catalog.storage.checksummed import read_checksummed
-from data_catalog.storage.recorded_files import FOLDER_RECORD
+from data_catalog.storage.integrity import FOLDER_RECORD, file_problem, read_record
 from data_catalog.storage.shards import sha256_of
 from training.loop import TrainResult
 from training.model import OPEN_CLIP_CONFIG_FILE, WEIGHTS_FILE, LoadedModel, load_model
@@ -88,11 +87,10 @@ def _require_as_written(folder: Path) -> None:
     record = folder / FOLDER_RECORD
     if not record.is_file():
         return
-    for name, sha256 in read_checksummed(record, remedy=_REMEDY).get("files", {}).items():
-        path = folder / name
-        if not path.is_file() or sha256_of(path) != sha256:
-            problem = "is not what training wrote" if path.is_file() else "is missing"
-            raise ConfigError(f"{path} {problem}: {_REMEDY}")
+    for name, sha256 in read_record(record, remedy=_REMEDY).items():
+        problem = file_problem(folder / name, sha256)
+        if problem is not None:
+            raise ConfigError(f"{problem}: {_REMEDY}")
 
 
 def _result(path: Path) -> TrainResult:

@@ -8,9 +8,8 @@ import zlib
 from pathlib import Path, PurePosixPath
 
 from data_catalog.errors import ConfigError
-from data_catalog.storage.checksummed import write_checksummed
 from data_catalog.storage.disk_errors import raise_if_disk_fails
-from data_catalog.storage.recorded_files import FOLDER_RECORD
+from data_catalog.storage.integrity import FOLDER_RECORD, write_checksummed
 
 MAX_MEMBERS = 10_000
 MAX_BYTES = 4 * 1024**3  # unpacked; the largest published package has about 300 MB

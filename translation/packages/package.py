@@ -18,8 +18,8 @@ from pathlib import Path
 from typing import Any
 
 from data_catalog.errors import ConfigError
-from data_catalog.storage.checksummed import read_checksummed
 from data_catalog.storage.disk_errors import raise_if_disk_fails
+from data_catalog.storage.integrity import read_checksummed
 from data_catalog.storage.shards import TEMPORARY_PREFIX, digest, sha256_of, sync
 from translation.packages import archive
 from translation.packages.origin import RECORD
@@ -102,7 +102,7 @@ def open_package(path: Path, cache_dir: Path) -> Package:
 
 
 def _require_as_unpacked(home: Path) -> None:
-    from data_catalog.storage.verification import unpacked_checks
+    from data_catalog.storage.verify import unpacked_checks
 
     for check in unpacked_checks(home):
         for finding in check():

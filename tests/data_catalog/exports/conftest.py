@@ -129,7 +129,7 @@ def manifest(pairs: list[dict[str, Any]]) -> dict[str, Any]:
         "build_key": "k",
         "target_lang": "it",
         "translator": "argos 1",
-        "settings": {"sources": {"photos": {"kind": "cc3m"}, "mine": {"kind": "pairs"}}},
+        "settings": {"sources": {"photos": {"kind": "cc3m"}, "mine": {"kind": "pairs"}}, "split": {"by": "hash"}},
         "sources": {
             "photos": {"licence": "images belong to <b>third parties</b>"},
             "mine": {"licence": "CC-BY-4.0", "rights": {"licence": "CC-BY-4.0"}},
@@ -137,5 +137,9 @@ def manifest(pairs: list[dict[str, Any]]) -> dict[str, Any]:
         "test_sets": {},
         "steps": [{"step": "ingest", "meaning": "reading", "rules": [], "reasons": {}}],
         "funnel": [{"source": "photos", "step_number": 1, "step": "ingest", "read": 30, "kept": 28, "dropped": 2}],
-        "files": {"pairs": pairs, "captions": []},
+        "files": {"pairs": pairs, "captions": [], "images": [], "lookup": []},
+        "documents": [],
+        "tombstones": {"digest": None},
+        "drop_reasons": [],
+        "follows": [],
     }

@@ -8,7 +8,7 @@ import pytest
 
 from data_catalog.errors import ConfigError, PipelineError
 from data_catalog.exports.export import ExportConfig, export_snapshot
-from data_catalog.storage.checksummed import write_checksummed
+from data_catalog.storage.integrity import write_checksummed
 from data_catalog.storage.lock import place_lock
 from data_catalog.storage.manifest import Snapshot
 from data_catalog.storage.shards import sha256_of

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from data_catalog.storage.checksummed import write_checksummed
+from data_catalog.storage.integrity import write_checksummed
 from data_catalog.storage.shards import write_json
 from data_catalog.take_down.leftovers import clear_exports, clear_features, clear_indexes, clear_log, models_of
 from data_catalog.take_down.matching import Matcher

@@ -321,7 +321,7 @@ def test_a_card_of_a_folder_alone_claims_nothing(model: Path) -> None:
     assert head(text).keys() == {"library_name", "pipeline_tag", "tags"}
     assert "Nobody told: it was exported from its folder alone" in text
     assert "Nobody has scored it" in text
-    assert "Not noted: the model is from before training wrote `effort.json`" in text
+    assert "Not known: `effort.json`, where training notes it, was removed" in text
     assert "No licence is stated" in text
 
 

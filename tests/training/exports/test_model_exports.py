@@ -253,7 +253,7 @@ def test_nothing_is_left_of_an_export_that_fails(compact: Path, tmp_path: Path) 
         ("not finished", r"holds no finished model, since it has no result\.json"),
         ("a flipped bit", r"model\.safetensors is not what result\.json says that training wrote"),
         ("a recorded file gone", r"tokenizer\.json is missing"),
-        ("a recorded file changed", r"tokenizer\.json is not what training wrote"),
+        ("a recorded file changed", r"tokenizer\.json is not what was written"),
         ("no JSON", r"run\.json is damaged"),
         ("another result", r"result\.json is damaged"),
         ("no scores", r"scores-test\.json is no file of scores .* evaluate the model again"),
@@ -267,7 +267,7 @@ def test_nothing_is_left_of_an_export_that_fails(compact: Path, tmp_path: Path) 
     ],
 )
 def test_a_damaged_model_is_refused_in_a_sentence(damage: str, message: str, compact: Path, tmp_path: Path) -> None:
-    from data_catalog.storage.recorded_files import record_folder
+    from data_catalog.storage.integrity import record_folder
     from training.run import MODEL_FILES
 
     model = tmp_path / "model"
@@ -346,9 +346,9 @@ def test_a_place_that_another_export_writes_to_is_left_alone(compact: Path, tmp_
 
 
 def test_an_export_of_a_dataset_is_never_replaced(compact: Path, tmp_path: Path) -> None:
-    from data_catalog.storage.checksummed import write_checksummed
+    from data_catalog.storage.integrity import write_checksummed
 
-    record = {"dataset": "scenes", "snapshot": "0" * 8, "format": "urls", "files": {}}
+    record = {"dataset": "scenes", "snapshot": "0" * 8, "format": "urls", "files": {}, "bytes": {}}
     write_checksummed(tmp_path / "out" / "export.json", record)
     with pytest.raises(ConfigError, match="holds an export of a dataset"):
         exported(compact, tmp_path / "out", "open_clip", replace=True)

@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from data_catalog.database.catalog import rebuild
 from data_catalog.errors import ConfigError
 from data_catalog.schema import CAPTIONS, KEPT, NATIVE, REJECTED
-from data_catalog.storage.checksummed import read_checksummed, write_checksummed
+from data_catalog.storage.integrity import read_checksummed, write_checksummed
 from data_catalog.storage.manifest import MANIFEST_FORMAT, commit_snapshot, file_entry, snapshot_folder
 from data_catalog.storage.shards import save_parquet
 from flows.cli import main

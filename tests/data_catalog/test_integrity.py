@@ -1,17 +1,24 @@
-"""JSON documents that carry a checksum of their own text."""
+"""Documents that carry a checksum of their own text, and vouch for other files."""
 
+import hashlib
 import json
 from pathlib import Path
 
 import pytest
 
 from data_catalog.errors import ConfigError
-from data_catalog.storage.checksummed import (
+from data_catalog.storage.integrity import (
     checksummed_line,
     content_problem,
+    is_recorded,
     line_problem,
     read_checksummed,
+    read_record,
+    record_path,
+    record_problem,
+    recorded,
     write_checksummed,
+    write_recorded,
 )
 from data_catalog.storage.shards import write_json
 
@@ -87,3 +94,50 @@ def test_a_document_without_a_checksum_is_damaged(tmp_path: Path) -> None:
 def test_what_cannot_be_opened_is_a_sentence(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"cannot be read \(No such file or directory\): restore it"):
         read_checksummed(tmp_path / "none.json", remedy="restore it")
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    path = tmp_path / "perché \udcff.bin"
+    write_recorded(path, lambda temporary: temporary.write_bytes(b"first") and None)
+    return path
+
+
+def test_a_whole_file_has_no_problem(file: Path) -> None:
+    assert is_recorded(file)
+    assert record_problem(file) is None
+    assert read_record(record_path(file), remedy="") == {file.name: hashlib.sha256(b"first").hexdigest()}
+
+
+@pytest.mark.parametrize("which", [lambda path: path, record_path], ids=["file", "record"])
+def test_every_flipped_bit_of_a_file_or_its_record_shows(file: Path, which: object) -> None:
+    path: Path = which(file)  # type: ignore[operator]
+    content = path.read_bytes()
+    for place in range(len(content)):
+        for bit in range(8):
+            path.write_bytes(content[:place] + bytes([content[place] ^ 1 << bit]) + content[place + 1 :])
+            assert record_problem(file) is not None, (place, bit)
+    path.write_bytes(content)
+    assert record_problem(file) is None
+
+
+def test_a_missing_file_shows(file: Path) -> None:
+    file.unlink()
+    assert record_problem(file) == "it is missing"
+    assert record_problem(file.with_name("other")) is None
+
+
+def test_a_process_that_dies_meanwhile_leaves_no_record(file: Path) -> None:
+    def die() -> None:
+        with recorded(file):
+            file.write_bytes(b"half")
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        die()
+    assert not is_recorded(file)
+    assert record_problem(file) is None
+    with recorded(file):
+        file.write_bytes(b"second")
+    assert is_recorded(file)
+    assert record_problem(file) is None

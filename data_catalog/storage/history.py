@@ -1,6 +1,13 @@
-"""The committed snapshots of a dataset in the order in which they were published, and how a user names one of them."""
+"""The committed snapshots of a dataset in the order in which they were published: listed, named, removed.
+
+A snapshot goes at once for readers, and all of it in the end, whatever is killed.
+"""
 
 import json
+import logging
+import shutil
+import stat
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -8,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from data_catalog.errors import ConfigError
-from data_catalog.storage.checksummed import line_problem
+from data_catalog.storage.integrity import line_problem
 from data_catalog.storage.manifest import (
     MANIFEST_FILE,
     Snapshot,
@@ -17,8 +24,12 @@ from data_catalog.storage.manifest import (
     dataset_names,
     datasets_folder,
     read_snapshot,
+    snapshot_folder,
     snapshot_names,
 )
+from data_catalog.storage.shards import TEMPORARY_PREFIX, sweep_temporary, sync
+
+logger = logging.getLogger(__name__)
 
 RUN_LOG = "runs.jsonl"
 CURRENT, PREVIOUS = "current", "previous"
@@ -127,3 +138,52 @@ def _required(root: Path, dataset: str, name: str) -> Snapshot:
     if found is None:
         raise ConfigError(f"snapshot {name} of {dataset} is gone: `vernaclip snapshots` lists what is there")
     return found
+
+
+def remove_snapshot(root: Path, dataset: str, snapshot: str) -> int:
+    """Remove a snapshot that is not the current one, committed or unfinished; call it with the writer's lock held.
+
+    It is gone in one rename, manifest and all; a killed process leaves a temporary folder, which `sweep_removed`
+    removes. Whoever has one of its files open reads on.
+
+    Returns:
+        How many bytes were freed, 0 if there is no such snapshot. Files that other snapshots share (hard links) count
+        as nothing.
+
+    Raises:
+        ConfigError: it is the dataset's current snapshot.
+    """
+    if current_snapshot_name(root, dataset) == snapshot:
+        raise ConfigError(
+            f"{snapshot} is the current snapshot of {dataset} and is not removed: build another one first"
+        )
+    folder = snapshot_folder(root, dataset, snapshot)
+    if not folder.is_dir():
+        return 0
+    freed = freed_bytes(folder)
+    doomed = folder.with_name(f"{TEMPORARY_PREFIX}removed-{snapshot}")
+    if doomed.exists():
+        shutil.rmtree(doomed)
+    folder.rename(doomed)
+    sync(doomed.parent)
+    shutil.rmtree(doomed)
+    logger.debug("removed snapshot %s of %s", snapshot, dataset)
+    return freed
+
+
+def sweep_removed(root: Path) -> None:
+    """Finish removals that were killed; call it with the writer's lock held."""
+    sweep_temporary(path for path in datasets_folder(root).glob("*") if path.is_dir())
+
+
+def freed_bytes(*folders: Path) -> int:
+    """Bytes that go when these folders go: of files that have no other name (hard link) elsewhere."""
+    links: Counter[tuple[int, int]] = Counter()
+    sizes: dict[tuple[int, int], tuple[int, int]] = {}
+    for folder in folders:
+        for path in folder.rglob("*"):
+            status = path.lstat()
+            if stat.S_ISREG(status.st_mode):
+                links[status.st_dev, status.st_ino] += 1
+                sizes[status.st_dev, status.st_ino] = status.st_size, status.st_nlink
+    return sum(size for file, (size, all_links) in sizes.items() if links[file] >= all_links)

@@ -1,0 +1,263 @@
+"""What differs between two snapshots: rows that came, went or are judged otherwise, images, settings, files.
+
+Rows are held against each other by a FULL JOIN in DuckDB, within bounded memory; files that both have are not read.
+"""
+
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import pyarrow as pa
+
+from data_catalog.errors import ConfigError
+from data_catalog.schema import CAPTIONS, PAIRS
+from data_catalog.storage.manifest import Snapshot
+
+if TYPE_CHECKING:
+    from duckdb import DuckDBPyConnection
+
+MEMORY_LIMIT = "2GB"  # what does not fit goes to a temporary folder
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Rows:
+    """What of a kind of rows is compared.
+
+    Args:
+        kind: of files, in a manifest.
+        schema: of these files.
+        id: the column that names a row.
+        outcome: SQL for how a row ended, as people read it.
+        not_compared: columns that the outcome reads, that are the same by the id, or that are large.
+        aspects: columns by the aspect of a row that they make; an aspect that differs is told by its name.
+        rest: the aspect that all other columns make.
+    """
+
+    kind: str
+    schema: pa.Schema
+    id: str
+    outcome: str
+    not_compared: str
+    aspects: Mapping[str, str]
+    rest: str
+
+    def columns(self) -> dict[str, list[str]]:
+        """Return the columns that are compared, by aspect."""
+        aspects = {name: aspect for aspect, names in self.aspects.items() for name in names.split()}
+        found: dict[str, list[str]] = {aspect: [] for aspect in (*self.aspects, self.rest)}
+        for name in self.schema.names:
+            if name not in (self.id, "source", *self.not_compared.split()):
+                found[aspects.get(name, self.rest)].append(name)
+        return found
+
+
+_CAPTIONS = _Rows(
+    kind="captions",
+    schema=CAPTIONS,
+    id="caption_id",
+    outcome="CASE WHEN outcome = 'rejected' THEN concat('rejected at ', step, ': ', drop_reason) ELSE outcome END",
+    not_compared="outcome step drop_reason",
+    aspects={
+        "upstream": "sample_id source_caption source_lang url path license attribution page_url upstream_split",
+        "place": "upstream_file upstream_line",
+        "cleaning": "clean_caption",
+        "translator": "origin translator target_lang",
+        "caption": "caption",
+        "detail": "detail",
+        "marks": "leaks merged_into",
+    },
+    rest="measures",
+)
+_IMAGES = _Rows(
+    kind="pairs",
+    schema=PAIRS,
+    id="sample_id",
+    outcome="split",
+    not_compared="split image original",
+    aspects={
+        "image": "sha256 phash original_width original_height",  # of the bytes as they came
+        "size": "width height",
+        "captions": "caption_ids captions source_captions source_langs translators origins scores",
+        "upstream": "url license attribution page_url",
+    },
+    rest="marks",
+)
+# Of a manifest: no settings, but told otherwise, or by other names.
+_NO_SETTINGS = {"files", "funnel", "drop_reasons", "documents", "dataset", "snapshot", "build_key"}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Example:
+    """One row of a change: its id, and by column what it was and is, where that differs or says what the row is."""
+
+    id: str
+    columns: Mapping[str, tuple[Any, Any]]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Change:
+    """Rows that changed alike.
+
+    Args:
+        change: "added", "gone", "outcome", or where that is the same, by name the aspects that are not, with commas.
+        source: of the rows.
+        before: how they ended; None where they were not there.
+        after: the same of now.
+        rows: how many.
+        examples: some, the first by id.
+    """
+
+    change: str
+    source: str
+    before: str | None
+    after: str | None
+    rows: int
+    examples: tuple[Example, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FileCounts:
+    """How many files of a kind both snapshots have, and how many only one of them."""
+
+    kind: str
+    same: int
+    only_before: int
+    only_after: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Diff:
+    """All that differs between two snapshots.
+
+    Args:
+        before: the first.
+        after: the second.
+        captions: caption rows that came, went or changed, in groups, the largest first.
+        num_same: caption rows that are the same in every column.
+        images: published images that came, went or changed.
+        settings: settings, versions and hashes in the manifests by name, as they were and are where that differs; None
+            where one has none of that name.
+        files: counts by kind.
+    """
+
+    before: Snapshot
+    after: Snapshot
+    captions: tuple[Change, ...]
+    num_same: int
+    images: tuple[Change, ...]
+    settings: Mapping[str, tuple[Any, Any]]
+    files: tuple[FileCounts, ...]
+
+
+def diff_snapshots(before: Snapshot, after: Snapshot, *, num_examples: int) -> Diff:
+    """Compare two snapshots, and show so many rows of each change.
+
+    Raises:
+        ConfigError: a file is missing or damaged, or the disk of temporary files is full.
+    """
+    captions, images = (_changes(before, after, table, num_examples) for table in (_CAPTIONS, _IMAGES))
+    num_rows = sum(int(file["rows"]) for file in after.manifest["files"]["captions"])
+    flat = [dict(_flat(each.manifest)) for each in (before, after)]
+    settings = {name: (flat[0].get(name), flat[1].get(name)) for name in sorted(flat[0].keys() | flat[1].keys())}
+    return Diff(
+        before=before,
+        after=after,
+        captions=captions,
+        num_same=num_rows - sum(change.rows for change in captions if change.after is not None),
+        images=images,
+        settings={name: pair for name, pair in settings.items() if pair[0] != pair[1]},
+        files=tuple(_file_counts(before, after, kind) for kind in sorted(after.manifest["files"])),
+    )
+
+
+def _flat(value: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield a manifest's settings, nested keys joined by dots; lists, and objects without keys, stay whole."""
+    for key, inner in value.items():
+        if above or key not in _NO_SETTINGS:
+            name = f"{above}{key}"
+            yield from _flat(inner, f"{name}.") if isinstance(inner, Mapping) and inner else ((name, inner),)
+
+
+def _file_counts(before: Snapshot, after: Snapshot, kind: str) -> FileCounts:
+    was, now = ({entry["sha256"] for entry in each.manifest["files"][kind]} for each in (before, after))
+    return FileCounts(kind=kind, same=len(was & now), only_before=len(was - now), only_after=len(now - was))
+
+
+def _changes(before: Snapshot, after: Snapshot, rows: _Rows, num_examples: int) -> tuple[Change, ...]:
+    """Compare the rows of those files that only one of them has: those of files that both have are the same."""
+    entries = [each.manifest["files"][rows.kind] for each in (before, after)]
+    shared = set.intersection(*({entry["sha256"] for entry in side} for side in entries))
+    with _connection() as connection:
+        for name, each, side in zip(("before", "after"), (before, after), entries, strict=True):
+            files = [str((each.folder / entry["path"]).absolute()) for entry in side if entry["sha256"] not in shared]
+            if files:
+                connection.read_parquet(files, hive_partitioning=False).create_view(name)
+            else:
+                connection.register(name, rows.schema.empty_table())
+        groups = connection.execute(_query(rows), {"n": max(1, num_examples)}).fetchall()
+        wanted = [name for *_, ids in groups for name in ids[:num_examples]]
+        was, now = (_rows_by_id(connection, side, rows, wanted) for side in ("before", "after"))
+    return tuple(
+        Change(
+            change=change,
+            source=source,
+            before=ended,
+            after=ends,
+            rows=count,
+            examples=tuple(_example(name, was.get(name), now.get(name)) for name in ids[:num_examples]),
+        )
+        for change, source, ended, ends, count, ids in groups
+    )
+
+
+@contextmanager
+def _connection() -> "Iterator[DuckDBPyConnection]":
+    import duckdb
+
+    with tempfile.TemporaryDirectory(prefix="vernaclip-diff-") as folder, duckdb.connect() as connection:
+        connection.execute("SET temp_directory = $folder", {"folder": folder})
+        connection.execute(f"SET memory_limit = '{MEMORY_LIMIT}'")
+        connection.execute("SET preserve_insertion_order = false")
+        try:
+            yield connection
+        except duckdb.Error as error:
+            text = str(error).partition("\n")[0]
+            raise ConfigError(f"the snapshots cannot be compared ({text}): see `vernaclip verify`") from error
+
+
+def _query(rows: _Rows) -> str:
+    """Return SQL for the groups: change, source, before, after, number of rows, some ids.
+
+    A row takes part in the join by the hashes of its aspects, which fit the memory where its texts may not.
+    """
+    aspects = rows.columns()
+    hashes = ", ".join(f'hash({", ".join(names)}) AS "{aspect}"' for aspect, names in aspects.items())
+    side = f"SELECT {rows.id} AS id, source, {rows.outcome} AS ended, {hashes}"
+    changed = ", ".join(f'CASE WHEN a."{aspect}" <> b."{aspect}" THEN \'{aspect}\' END' for aspect in aspects)
+    return f"""
+        SELECT change, source, before, after, count(*) AS rows, min(id, $n) AS ids FROM (
+            SELECT id, coalesce(b.source, a.source) AS source, a.ended AS before, b.ended AS after,
+                   CASE WHEN a.ended IS NULL THEN 'added' WHEN b.ended IS NULL THEN 'gone'
+                        WHEN a.ended <> b.ended THEN 'outcome' ELSE concat_ws(', ', {changed}) END AS change
+            FROM ({side} FROM before) a FULL JOIN ({side} FROM after) b USING (id)
+        ) WHERE change <> '' GROUP BY ALL ORDER BY rows DESC, change, source, before, after
+    """
+
+
+def _rows_by_id(
+    connection: "DuckDBPyConnection", side: str, rows: _Rows, wanted: Sequence[str]
+) -> dict[str, dict[str, Any]]:
+    """Return the wanted rows by id, in the columns that are told of."""
+    columns = ", ".join(sorted({*rows.schema.names} - {rows.id, "image", "original"}))
+    query = f"SELECT {rows.id}, {columns} FROM {side} WHERE {rows.id} IN (SELECT unnest($ids))"
+    found = connection.sql(query, params={"ids": list(wanted)})
+    return {str(row.pop(rows.id)): row for row in found.to_arrow_table().to_pylist()}
+
+
+def _example(name: str, was: Mapping[str, Any] | None, now: Mapping[str, Any] | None) -> Example:
+    """Return what differs; of a row that came or went all is new, and told by what is not null."""
+    before, after = was or {}, now or {}
+    pairs = {column: (before.get(column), after.get(column)) for column in before or after}
+    return Example(id=name, columns={column: pair for column, pair in pairs.items() if pair[0] != pair[1]})

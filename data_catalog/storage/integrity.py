@@ -1,0 +1,185 @@
+"""Integrity: documents that carry a checksum of their own text, and in it the sha256 of every file they vouch for.
+
+The value of a document's "checksum" is the sha256 of its bytes with 64 zeros in that place. A document that vouches for
+files is a record, and names them in "files": a snapshot's manifest, an export's `export.json`, a folder's `files.json`,
+and `NAME.json` beside a single file NAME that may change. That one is taken away before its file changes and is written
+after: a process that dies meanwhile leaves a file without a record, never one that looks damaged.
+"""
+
+import hashlib
+import json
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from data_catalog.errors import ConfigError
+from data_catalog.storage.shards import json_bytes, sha256_of, sync, write_atomically, write_json
+
+CHECKSUM = "checksum"
+FOLDER_RECORD = "files.json"
+RECORD_SUFFIX = ".json"
+_BLANK = "0" * 64
+# In a document: one space deep, where only its own keys are.
+_IN_FILE = re.compile(rb'(?<=\n "checksum": ")[0-9a-f]{64}(?=")')
+# In a line of a log: its first key.
+_IN_LINE = re.compile(rb'(?<=\A\{"checksum": ")[0-9a-f]{64}(?=")')
+
+
+def write_checksummed(path: Path, value: Mapping[str, Any]) -> str:
+    """Write a document as `write_json` does, with its checksum; returns the file's sha256."""
+    found = hashlib.sha256(json_bytes({**value, CHECKSUM: _BLANK})).hexdigest()
+    return write_json(path, {**value, CHECKSUM: found})
+
+
+def read_checksummed(path: Path, *, remedy: str) -> dict[str, Any]:
+    """Return the value of a document.
+
+    Args:
+        path: the file.
+        remedy: what a user can do if it is damaged, such as "restore it from a copy".
+
+    Raises:
+        ConfigError: it is damaged, or cannot be read.
+    """
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise ConfigError(f"{path} cannot be read ({error.strerror}): {remedy}") from error
+    problem = content_problem(content)
+    if problem is not None:
+        raise ConfigError(f"{path} is damaged ({problem}): {remedy}")
+    value: dict[str, Any] = json.loads(content)
+    value.pop(CHECKSUM, None)
+    return value
+
+
+def content_problem(content: bytes) -> str | None:
+    """Say what is wrong with the bytes of a document; None if nothing is."""
+    return _problem(content, _IN_FILE)
+
+
+def checksummed_line(value: Mapping[str, Any]) -> str:
+    """Return a line of a log of JSON values, with a checksum as its first key and without the line's end."""
+    rest = json.dumps(dict(value), sort_keys=True)[1:]
+    found = hashlib.sha256(f'{{"{CHECKSUM}": "{_BLANK}", {rest}'.encode()).hexdigest()
+    return f'{{"{CHECKSUM}": "{found}", {rest}'
+
+
+def line_problem(line: bytes) -> str | None:
+    """Say what is wrong with one line of a log, given without its end; None if nothing is."""
+    return _problem(line, _IN_LINE)
+
+
+def _problem(content: bytes, place: re.Pattern[bytes]) -> str | None:
+    found = place.search(content)
+    if found is None:
+        return "its checksum is missing, or has lost its name or its place"
+    blank = content[: found.start()] + _BLANK.encode() + content[found.end() :]
+    whole = hashlib.sha256(blank).hexdigest().encode() == found.group()
+    return None if whole else "its text does not fit its checksum"
+
+
+def read_record(path: Path, *, remedy: str) -> dict[str, str]:
+    """Return the sha256 of every file that a record vouches for, by its place beside the record.
+
+    Raises:
+        ConfigError: the record is damaged, cannot be read, or lists no files.
+    """
+    files = read_checksummed(path, remedy=remedy).get("files")
+    if not isinstance(files, dict) or not all(isinstance(found, str) for found in files.values()):
+        raise ConfigError(f"{path} is damaged (it lists no files): {remedy}")
+    return files
+
+
+def file_problem(path: Path, sha256: str) -> str | None:
+    """Say in one sentence what is wrong with a file that is vouched for; None if its bytes are as written."""
+    try:
+        if sha256_of(path) == sha256:
+            return None
+    except FileNotFoundError:
+        return f"{path} is missing"
+    except OSError as error:
+        return f"{path} cannot be read: {error.strerror}"
+    return f"{path} is not what was written: its sha256 differs from the one that was noted"
+
+
+def record_folder(folder: Path, names: Iterable[str]) -> None:
+    """Vouch for those files of a folder that are there and will not change any more, unless that was done already."""
+    path = folder / FOLDER_RECORD
+    if not path.exists():
+        there = [name for name in names if (folder / name).is_file()]
+        write_checksummed(path, {"files": {name: sha256_of(folder / name) for name in there}})
+
+
+def record_path(path: Path) -> Path:
+    """Return where the record of a single file lies."""
+    return path.with_name(f"{path.name}{RECORD_SUFFIX}")
+
+
+@contextmanager
+def recorded(path: Path) -> Iterator[None]:
+    """Around whatever replaces or changes a file in a way of its own, take its record away and write it anew."""
+    take_record_away(path)
+    yield
+    write_record(path)
+
+
+def write_recorded(path: Path, write: Callable[[Path], None]) -> str:
+    """Write a file as `write_atomically` does, and its record; returns the file's sha256."""
+    with recorded(path):
+        return write_atomically(path, write)
+
+
+def take_record_away(path: Path) -> None:
+    """Let a file have no record, for good, since it is about to change."""
+    record = record_path(path)
+    if record.exists():
+        record.unlink()
+        sync(record.parent)
+
+
+def write_record(path: Path) -> None:
+    """Vouch for a file as it is now."""
+    write_checksummed(record_path(path), {"files": {path.name: sha256_of(path)}})
+
+
+def is_recorded(path: Path) -> bool:
+    """Tell whether a file has a record."""
+    return record_path(path).is_file()
+
+
+def record_problem(path: Path) -> str | None:
+    """Say in a few words what is wrong with a file or with its record; None if nothing is or it has no record.
+
+    A file that another process replaces at this moment is not wrong.
+    """
+    record = record_path(path)
+    try:
+        while (before := _content(record)) is not None:
+            problem = _compared(path, record, before)
+            if problem is None or _content(record) == before:
+                return problem
+    except OSError as error:
+        return f"its record {record.name} cannot be read: {error.strerror}"
+    return None
+
+
+def _compared(path: Path, record: Path, content: bytes) -> str | None:
+    files = json.loads(content)["files"] if content_problem(content) is None else {}
+    if list(files) != [path.name]:
+        return f"its record {record.name} is damaged"
+    try:
+        return None if sha256_of(path) == files[path.name] else f"its sha256 is not the one in {record.name}"
+    except FileNotFoundError:
+        return "it is missing"
+    except OSError as error:
+        return f"it cannot be read: {error.strerror}"
+
+
+def _content(path: Path) -> bytes | None:
+    try:
+        return path.read_bytes()
+    except FileNotFoundError:
+        return None

@@ -1,0 +1,387 @@
+"""Verify that every byte of a catalog is what was written: snapshots, pointers, logs, views, memories, exports, models.
+
+A `Check` looks at one file, so that many are read at the same time; none raises for what it finds, and none writes.
+"""
+
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Literal
+
+from data_catalog.errors import ConfigError
+from data_catalog.exports import FORMATS
+from data_catalog.storage.history import RUN_LOG, runs
+from data_catalog.storage.integrity import (
+    FOLDER_RECORD,
+    RECORD_SUFFIX,
+    file_problem,
+    is_recorded,
+    line_problem,
+    read_checksummed,
+    read_record,
+    record_path,
+    record_problem,
+)
+from data_catalog.storage.lock import holder_of
+from data_catalog.storage.manifest import (
+    CURRENT_FILE,
+    MANIFEST_FILE,
+    current_snapshot,
+    current_snapshot_name,
+    dataset_names,
+    datasets_folder,
+    is_snapshot_name,
+    read_snapshot,
+    snapshot_names,
+)
+from data_catalog.storage.shards import TEMPORARY_PREFIX
+
+EXPORTS = "exports"
+EXPORT_RECORD = "export.json"
+MODELS = "models"
+PACKAGES = "packages"
+# In a model's folder, when it is trained.
+RESULT = "result.json"
+# Documents of a root, with what to do about damage.
+TOMBSTONES = "forgotten.json"
+DOCUMENTS = {
+    TOMBSTONES: "restore it from a copy: without it builds would take in again what was to be forgotten",
+    "file-hashes.json": "remove it, and upstream files are read once more",
+}
+CATALOG = "catalog.duckdb"
+REBUILD = "`vernaclip catalog --rebuild` writes it anew"
+FORGET_MEMORY = (
+    "a build that translates records it if it was not done; else remove it, and its captions are translated again; "
+    "beside an unfinished build remove work/plan as well"
+)
+FORGET_LOG = "remove it and its record: it tells how images were fetched, and nothing needs it"
+RESTORE_FILE = "restore it from a copy, or remove its snapshot and build again"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Finding:
+    """Something to be said of a file.
+
+    Args:
+        kind: damage; a stray file, which nobody wrote or needs; or a note: nothing is wrong, but not all can be told.
+        path: of the file.
+        text: one sentence, which names the file.
+    """
+
+    kind: Literal["damage", "stray", "note"]
+    path: Path
+    text: str
+
+
+Check = Callable[[], list[Finding]]
+
+
+def verify(root: Path, *, dataset: str | None = None, snapshot: str | None = None) -> list[Finding]:
+    """Return everything that is to be said of a catalog, see `checks`."""
+    found = run_checks(checks(root, dataset=dataset, snapshot=snapshot))
+    return [finding for findings in found for finding in findings]
+
+
+def checks(root: Path, *, dataset: str | None = None, snapshot: str | None = None) -> list[Check]:
+    """Return what is to be looked at, one check a file.
+
+    Args:
+        root: of the catalog.
+        dataset: look at the files of this dataset only, and at its exports.
+        snapshot: look at the files of this snapshot only.
+
+    Raises:
+        ConfigError: there is nothing of that name.
+    """
+    folders = sorted(path for path in datasets_folder(root).glob("*") if path.is_dir() and dataset in (None, path.name))
+    if not folders:
+        raise ConfigError(f"{root} holds no dataset {dataset or ''}".rstrip() + ": see `vernaclip catalog`")
+    if snapshot is not None:
+        chosen = [folder / snapshot for folder in folders if (folder / snapshot).is_dir()]
+        if not chosen:
+            raise ConfigError(f"{root} holds no snapshot {snapshot}: see `vernaclip snapshots`")
+        return _of_each(chosen, partial(_snapshot_checks, root))
+    found = _of_each(folders, partial(_dataset_checks, root))
+    exports = partial(_below, look=partial(_export_checks, root))
+    found += _below(root / EXPORTS, exports) if dataset is None else exports(root / EXPORTS / dataset)
+    models = root / MODELS
+    found += _below(models, _model_checks) if dataset is None else _of_each([models / dataset], _model_checks)
+    return found if dataset is not None else [*_root_checks(root), *found]
+
+
+def run_checks(found: Sequence[Check]) -> Iterator[list[Finding]]:
+    """Return what each check finds, in their order; several files are read at a time."""
+    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
+        yield from pool.map(_findings, found)
+
+
+def _findings(check: Check) -> list[Finding]:
+    try:
+        return check()
+    except OSError as error:
+        return _unreadable(error)
+
+
+def _unreadable(error: OSError) -> list[Finding]:
+    path = Path(error.filename or "a file")
+    return _damage(path, f"{path} cannot be read: {error.strerror}: check its permissions and the disk")
+
+
+def _of_each(folders: Iterable[Path], look: Callable[[Path], list[Check]]) -> list[Check]:
+    """Return what `look` says is to be checked of each of some folders; damage where one cannot be read."""
+    found: list[Check] = []
+    for folder in folders:
+        try:
+            found += look(folder)
+        except FileNotFoundError:
+            continue  # it may have been removed a moment ago
+        except OSError as error:
+            found.append(partial(_unreadable, error))
+    return found
+
+
+def _below(folder: Path, look: Callable[[Path], list[Check]]) -> list[Check]:
+    """Return the same of each folder in a folder."""
+    return _of_each([folder], lambda folder: _of_each(_folders(folder), look))
+
+
+def _folders(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.iterdir() if path.is_dir())
+
+
+def _damage(path: Path, text: str) -> list[Finding]:
+    return [Finding(kind="damage", path=path, text=text)]
+
+
+def _missing(path: Path, text: str, *, needed: Path, root: Path) -> list[Finding]:
+    """Report that `needed` is not there, as damage unless a process that writes below `root` may be about to put it."""
+    if holder_of(root) is not None:
+        return [Finding(kind="note", path=path, text=f"{text}; or wait, since a process writes there")]
+    return [] if needed.exists() else _damage(path, text)  # it may have been put there a moment ago
+
+
+def _document(path: Path, remedy: str) -> list[Finding]:
+    """Report on a document, if it is there."""
+    try:
+        read_checksummed(path, remedy=remedy)
+    except ConfigError as error:
+        return _refused(path, error)
+    return []
+
+
+def _refused(path: Path, error: ConfigError) -> list[Finding]:
+    """Report why a document is refused, as damage unless it was removed a moment ago."""
+    return [] if isinstance(error.__cause__, FileNotFoundError) else _damage(path, str(error))
+
+
+def _vouched_checks(
+    record: Path, read: Callable[[], Mapping[str, str]], remedy: str, other: Callable[[Path], Finding] | None = None
+) -> list[Check]:
+    """Check a record, every file that it vouches for, and with `other` its folder for files that it does not."""
+    try:
+        files = read()
+    except ConfigError as error:
+        refused = _refused(record, error)
+        return [lambda: refused]
+    found: list[Check] = [partial(_vouched, record, name, sha256, remedy) for name, sha256 in files.items()]
+    if other is not None:
+        found.append(partial(_others, record, set(files), other))
+    return [list, *found]  # the record itself: nothing is to be said of it
+
+
+def _vouched(record: Path, name: str, sha256: str, remedy: str) -> list[Finding]:
+    path = record.parent / name
+    problem = file_problem(path, sha256)
+    # All of it may have been removed a moment ago.
+    return [] if problem is None or not record.exists() else _damage(path, f"{problem}: {remedy}")
+
+
+def _others(record: Path, listed: set[str], other: Callable[[Path], Finding]) -> list[Finding]:
+    folder = record.parent  # a walk does not mind that it is removed meanwhile
+    there = sorted(Path(place, name) for place, _, names in os.walk(folder) for name in names)
+    return [other(path) for path in there if path != record and path.relative_to(folder).as_posix() not in listed]
+
+
+def _folder_checks(record: Path, remedy: str, other: Callable[[Path], Finding] | None = None) -> list[Check]:
+    return _vouched_checks(record, partial(read_record, record, remedy=remedy), remedy, other)
+
+
+def _recorded(path: Path, remedy: str, *, root: Path, is_needed: bool = False) -> list[Finding]:
+    """Report on a file that has a record of its own; it has to be there if it `is_needed`, and its record if it is."""
+    problem = record_problem(path)
+    if problem is not None:
+        return _damage(path, f"{path} is not what was written ({problem}): {remedy}")
+    if not path.is_file():
+        return _missing(path, f"{path} is missing: {remedy}", needed=path, root=root) if is_needed else []
+    if is_recorded(path):
+        return []
+    record = record_path(path)
+    text = f"{path} has no {record.name}, which was removed, or a process died before it wrote it: {remedy}"
+    return _missing(path, text, needed=record, root=root)
+
+
+def _each_recorded(folder: Path, *, root: Path, suffix: str, remedy: str) -> list[Check]:
+    """Check the files of a folder that are there, or of which there is a record."""
+    paths = {path.with_name(path.name.removesuffix(RECORD_SUFFIX)) for path in folder.iterdir()}
+    return [
+        partial(_recorded, path, remedy, root=root)
+        for path in sorted(paths)
+        if path.name.endswith(suffix) and not path.name.startswith(TEMPORARY_PREFIX)
+    ]
+
+
+def _root_checks(root: Path) -> list[Check]:
+    documents = [partial(_document, root / name, remedy) for name, remedy in DOCUMENTS.items()]
+    catalog = partial(_recorded, root / CATALOG, REBUILD, root=root, is_needed=True)
+    memories = partial(_each_recorded, root=root, suffix=".sqlite", remedy=FORGET_MEMORY)
+    packages = _below(root / PACKAGES, unpacked_checks)
+    return [*documents, partial(_lost_tombstones, root), catalog, *_of_each([root / "memory"], memories), *packages]
+
+
+def _lost_tombstones(root: Path) -> list[Finding]:
+    """Report that their file is not there, and a dataset was made under some."""
+    path = root / TOMBSTONES
+    for name in dataset_names(root) if not path.exists() else ():
+        try:
+            snapshot = current_snapshot(root, name)
+        except ConfigError:
+            continue  # of the pointer or the manifest is told elsewhere
+        if snapshot is not None and snapshot.manifest["tombstones"]["digest"] is not None:
+            return _damage(path, f"{path} is missing, and {name} was made under what it held: {DOCUMENTS[TOMBSTONES]}")
+    return []
+
+
+def unpacked_checks(folder: Path) -> list[Check]:
+    """Check an unpacked translation package against the record that was made of its archive: it has no other files."""
+    if folder.name.startswith(TEMPORARY_PREFIX):
+        return []
+    path, remedy = folder / FOLDER_RECORD, f"remove the folder {folder}, and it is unpacked again"
+    if not path.is_file():
+        return [lambda: _damage(path, f"{path} is missing: {remedy}")]
+
+    def added(path: Path) -> Finding:
+        return Finding(kind="damage", path=path, text=f"{path} was added to what was unpacked: {remedy}")
+
+    return _folder_checks(path, remedy, added)
+
+
+def _dataset_checks(root: Path, folder: Path) -> list[Check]:
+    log, report = folder / RUN_LOG, folder / "report.html"
+    reports = [report] if report.exists() or is_recorded(report) else []
+    anew = f"`vernaclip report {folder.name}` writes it anew"
+    logs = partial(_each_recorded, root=root, suffix=".parquet", remedy=FORGET_LOG)
+    snapshots = [path for path in _folders(folder) if is_snapshot_name(path.name)]
+    return [
+        partial(_pointer, root, folder.name),
+        partial(_run_log, log, root=root, is_needed=bool(snapshot_names(root, folder.name))),
+        *(partial(_recorded, path, anew, root=root) for path in reports),
+        *_of_each([folder / "fetch-log"], logs),
+        *_of_each(snapshots, partial(_snapshot_checks, root)),
+    ]
+
+
+def _pointer(root: Path, dataset: str) -> list[Finding]:
+    path = datasets_folder(root) / dataset / CURRENT_FILE
+    try:
+        name = current_snapshot_name(root, dataset)
+    except ConfigError as error:
+        return _damage(path, str(error))
+    if name is None and snapshot_names(root, dataset):
+        text = f"{path} is missing: it was removed, or a build was killed a moment before it wrote it; build again"
+        return _missing(path, text, needed=path, root=root)
+    if name is not None and not (path.parent / name / MANIFEST_FILE).is_file():
+        remedy = "restore it from a copy, or remove it and build again"
+        return _damage(path, f"{path} names the snapshot {name}, which is not there: {remedy}")
+    return []
+
+
+def _run_log(path: Path, *, root: Path, is_needed: bool) -> list[Finding]:
+    """Report on a log whose every line carries its checksum, and that has a record of all lines."""
+    try:
+        lines = path.read_bytes().split(b"\n") if path.exists() else [b""]
+    except OSError as error:
+        return _damage(path, f"{path} cannot be read: {error.strerror}")
+    last = lines.pop()
+    problems = [(number, line_problem(line)) for number, line in enumerate(lines, start=1)]
+    if last:
+        problems.append((len(lines) + 1, "it has no end"))
+    again = "it tells when builds ran, and nothing needs it: the next build records what there is"
+    damaged = [
+        f"line {number} of {path} is damaged, or was cut off by a full disk ({problem}): remove it; {again}"
+        for number, problem in problems
+        if problem is not None
+    ]
+    found = [Finding(kind="damage", path=path, text=text) for text in damaged]
+    return found or _recorded(path, f"restore it from a copy; {again}", root=root, is_needed=is_needed)
+
+
+def _snapshot_checks(root: Path, folder: Path) -> list[Check]:
+    path = folder / MANIFEST_FILE
+    if not path.is_file():
+        return [partial(_unfinished, root, folder)]
+
+    def read() -> Mapping[str, str]:
+        snapshot = read_snapshot(root, folder.parent.name, folder.name)
+        return {} if snapshot is None else {entry["path"]: entry["sha256"] for entry in snapshot.entries()}
+
+    def stray(path: Path) -> Finding:
+        return Finding(kind="stray", path=path, text=f"{path} is none of the snapshot's files: nothing reads it")
+
+    return _vouched_checks(path, read, RESTORE_FILE, stray)
+
+
+def _unfinished(root: Path, folder: Path) -> list[Finding]:
+    path = folder / MANIFEST_FILE
+    if any(run.get("snapshot") == folder.name for run in runs(root, folder.parent.name)):
+        text = f"{path} is missing, and a build ended with that snapshot: restore it from a copy, or build again"
+        return _missing(path, text, needed=path, root=root)
+    text = (
+        f"{folder} has no {MANIFEST_FILE}: its build was killed and goes on when run again, or is under way; "
+        "`vernaclip prune` removes it"
+    )
+    return [Finding(kind="note", path=folder, text=text)]
+
+
+def _model_checks(folder: Path) -> list[Check]:
+    """Check the models of a dataset, and what says which is the newest."""
+    return [partial(_model_pointer, folder / CURRENT_FILE), *_of_each(_folders(folder), _trained_checks)]
+
+
+def _model_pointer(path: Path) -> list[Finding]:
+    remedy = "train again, which finds the trained model"
+    if not path.is_file():
+        is_trained = any(path.parent.glob(f"*/{FOLDER_RECORD}"))
+        return _missing(path, f"{path} is missing: {remedy}", needed=path, root=path.parent) if is_trained else []
+    try:
+        name = str(read_checksummed(path, remedy=f"remove it and {remedy}").get("model"))
+    except ConfigError as error:
+        return _damage(path, str(error))
+    if not any((path.parent / name / file).is_file() for file in (FOLDER_RECORD, RESULT)):
+        return _damage(path, f"{path} names the model {name}, which is not there: remove it and {remedy}")
+    return []
+
+
+def _trained_checks(folder: Path) -> list[Check]:
+    """Check one model, unless it is being trained."""
+    path = folder / FOLDER_RECORD
+    if path.is_file():
+        return _folder_checks(path, f"remove the folder {folder} and train again")
+    if not (folder / RESULT).is_file():
+        return []
+    text = f"{path} is missing: it was removed, or training was killed at its very end; train again, which writes it"
+    return [partial(_missing, path, text, needed=path, root=folder.parent)]
+
+
+def _export_checks(root: Path, folder: Path) -> list[Check]:
+    path = folder / EXPORT_RECORD
+    if folder.name.startswith(TEMPORARY_PREFIX):
+        return []
+    if path.is_file():
+        return _folder_checks(path, f"remove the folder {folder} and export again")
+    if folder.name in FORMATS:
+        text = f"{path} is missing, and nothing vouches for that export: remove the folder and export again"
+        return [partial(_missing, path, text, needed=path, root=root)]
+    return [lambda: [Finding(kind="note", path=folder, text=f"{folder} has no {EXPORT_RECORD}: it is no export")]]
