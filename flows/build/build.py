@@ -14,15 +14,14 @@ from data_catalog.storage.lock import writer_lock
 from data_catalog.storage.manifest import Snapshot, datasets_folder, find_snapshot, require_snapshot
 from data_catalog.storage.shards import sweep_temporary
 from data_catalog.storage.work import WorkStore
-from data_catalog.take_down.leftovers import clear_work
-from data_catalog.take_down.matching import Matcher
+from data_catalog.takedown import Matcher
 from flows.build.build_order import FETCH_LOGS, BuildOrder
 from flows.build.execution import Executor
 from flows.build.inputs import open_inputs
 from flows.build.publish import make_current
 from flows.build.retry import open_retry
 from flows.build.run_log import append_run
-from flows.forgetting import finish_forgetting
+from flows.forgetting import clear_work, finish_forgetting
 from flows.overview import ranked_reasons
 from flows.recipe.recipe import Recipe
 from flows.report.page import refresh_report, report_path

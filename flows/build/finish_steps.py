@@ -14,7 +14,7 @@ from data_catalog.fetch.reasons import image_step
 from data_catalog.stages import Drop, pending_rows, reject, set_values, texts
 from data_catalog.storage.shards import save_parquet
 from data_catalog.storage.work import Commit, WorkStore
-from data_catalog.take_down.rows import of_samples, without_texts
+from data_catalog.takedown import of_samples, without_texts
 from data_catalog.tombstones import FORGOTTEN
 from flows.build.duplicates import MARKS_FILE
 from flows.build.screen import drop_or_mark

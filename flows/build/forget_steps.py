@@ -16,8 +16,7 @@ from data_catalog.images.tables import Row, read_groups, write_rows
 from data_catalog.schema import IMAGES
 from data_catalog.storage.shards import save_parquet
 from data_catalog.storage.work import Commit, WorkStore
-from data_catalog.take_down.matching import Matcher
-from data_catalog.take_down.rows import forget_rows, forgotten_image, of_samples, without_texts
+from data_catalog.takedown import Matcher, forget_rows, forgotten_image, of_samples, without_texts
 from data_catalog.tombstones import FORGET, Tombstones
 from flows.build.images import NO_BYTES_FILE
 from flows.build.step_outputs import FORGET_IMAGES, SHARD, Shard, count_rows, step_key
