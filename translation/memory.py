@@ -166,12 +166,12 @@ class TranslationMemory:
         with disk_errors(self.path), self._writing, open_memory(self.path) as connection:
             take_record_away(self.path)
             connection.execute("PRAGMA secure_delete = ON")  # no page keeps the bytes of what is gone
-            failpoint("memory.before_forget", self.path)
+            failpoint("forget.before_memory", self.path)
             with connection:
                 connection.execute("BEGIN IMMEDIATE")
                 rows = [(crc32(caption.encode()), caption) for caption in there]
                 connection.executemany("DELETE FROM translations WHERE caption_hash = ? AND source_caption = ?", rows)
-            failpoint("memory.after_forget", self.path)
+            failpoint("forget.after_memory", self.path)
             if connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0]:
                 raise TransientError(f"the translation memory {self.path} is read by another process: end that first")
         if was_sealed:

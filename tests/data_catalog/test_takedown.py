@@ -15,7 +15,15 @@ from data_catalog.schema import CAPTIONS, IMAGES
 from data_catalog.sources.hosts import address_key
 from data_catalog.storage.manifest import Snapshot, file_entry
 from data_catalog.storage.shards import order_key, save_parquet
-from data_catalog.takedown import STAYING, Matcher, files_of, forget_rows, rewrite_files, samples_in
+from data_catalog.takedown import (
+    STAYING,
+    Matcher,
+    files_of,
+    forget_rows,
+    rewrite_files,
+    samples_in,
+    texts_of_forgotten_alone,
+)
 from data_catalog.tombstones import FORGET_STEP, Tombstone, Tombstones, new_tombstone
 
 DOMAIN, URL = new_tombstone("domain", "città.org"), new_tombstone("url", "http://other.net/a b.jpg")
@@ -404,3 +412,18 @@ def test_forgetting_twice_is_forgetting_both(before: Snapshot) -> None:
     twice = snapshot(folder, rewrite_files(once, folder, ["web:c"]), WITH_FORGET)
     atonce = rewrite_files(before, before.folder.with_name("atonce"), ["web:a", "web:c"])
     assert twice.manifest["files"] == atonce
+
+
+def test_texts_that_no_row_that_stays_has_are_those_of_forgotten_rows_alone(tmp_path: Path) -> None:
+    """Of step outputs, whose folders lie at any depth; what is being written has a name with a dot."""
+    for name, rows in {
+        "clean/0a": [caption("web:a", 1), caption("web:b", 2, merged_into="web:a"), caption("web:c", 3)],
+        "other/clean/0b": [caption("web:d", 3), caption("web:d", 4, clean_caption="Didascalia 2")],
+        "other/clean/.tmp-0c": [caption("web:e", 1)],
+    }.items():
+        folder = tmp_path / "work" / name
+        folder.mkdir(parents=True)
+        pq.write_table(pa.Table.from_pylist(rows, schema=CAPTIONS), folder / "shard.parquet")
+    found = Tombstones(tombstones=(new_tombstone("sample", "web:a"),))
+    assert texts_of_forgotten_alone(tmp_path, found) == {"Caption 1", "Didascalia 1", "Caption 2"}
+    assert texts_of_forgotten_alone(tmp_path, Tombstones()) == set()

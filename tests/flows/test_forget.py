@@ -28,6 +28,8 @@ from flows.build.execution import LocalExecutor
 from flows.cli import main
 from flows.forgetting import forget
 from flows.recipe.recipe import load_recipe
+from translation.engine import Translation
+from translation.memory import TranslationMemory
 
 CAPTIONS = ["Un gatto nero dorme sopra una sedia di legno", "Due cani giocano con una palla rossa sulla spiaggia"]
 KEPT, FORGOTTEN = "127.0.0.1", "localhost"
@@ -311,6 +313,23 @@ def test_captions_of_a_forgotten_image_do_not_stay_with_another(root: Path) -> N
     pair = query(root, f"SELECT caption_ids FROM pairs WHERE sample_id = '{row['merged_into']}'").to_pylist()
     assert pair
     assert row["caption_id"] not in pair[0]["caption_ids"]
+
+
+def test_translations_of_what_only_forgotten_captions_say_go(root: Path) -> None:
+    """Nothing of them is left in the file either, also if the take-down is killed in between."""
+    rows = query(root, "SELECT url, clean_caption FROM captions WHERE clean_caption IS NOT NULL").to_pylist()
+    gone = {row["clean_caption"] for row in rows if f"//{FORGOTTEN}:" in row["url"]}
+    stays = {row["clean_caption"] for row in rows if row["url"].endswith(("/0.jpg", "/1.jpg", "/3.jpg"))}
+    assert len(gone) > 3 < len(stays)
+    memory = TranslationMemory(root / "memory", "argos:it-en:1")
+    captions = sorted(gone | stays)
+    memory.record(captions, [Translation(text=f"of {caption}", score=None) for caption in captions])
+    assert _killed_forget(root, "forget.after_memory=kill") == -signal.SIGKILL
+    assert _killed_forget(root, "") == 0
+    assert not gone & set(memory.known(captions))
+    assert stays <= set(memory.known(captions))
+    content = b"".join(path.read_bytes() for path in (root / "memory").iterdir())
+    assert not [caption for caption in gone if f"of {caption}".encode() in content]
 
 
 def test_builds_obey(host: Host, root: Path, recipe_file: Path) -> None:
