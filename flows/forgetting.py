@@ -4,18 +4,26 @@ A tombstone comes first, so that whatever is killed afterwards, the next `forget
 """
 
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+import os
+import re
+import shutil
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 
 from data_catalog.database.catalog import broken_laws, rebuild, recounted
-from data_catalog.errors import PipelineError
+from data_catalog.database.story import FETCH_LOGS
+from data_catalog.errors import ConfigError, PipelineError
 from data_catalog.exports.documents import write_documents
+from data_catalog.exports.place import RECORD_FILE, RECORD_KEYS, WITHOUT_EXPORTS
 from data_catalog.sources.ingest import STEP as INGEST
-from data_catalog.storage.history import remove_snapshot, sweep_removed
+from data_catalog.storage.history import freed_bytes, remove_snapshot, sweep_removed
+from data_catalog.storage.integrity import read_checksummed, take_record_away, write_recorded
 from data_catalog.storage.lock import writer_lock
 from data_catalog.storage.manifest import (
     Snapshot,
@@ -30,17 +38,39 @@ from data_catalog.storage.manifest import (
     snapshot_folder,
 )
 from data_catalog.storage.reading import taking_down
-from data_catalog.storage.shards import digest
-from data_catalog.take_down import leftovers
-from data_catalog.take_down.matching import Matcher
-from data_catalog.take_down.rewriting import rewrite_files
-from data_catalog.take_down.rows import of_samples
-from data_catalog.take_down.sightings import all_snapshots, files_of, is_concerned, lines_in, samples_in, with_sightings
+from data_catalog.storage.roots import KEPT_FEATURES
+from data_catalog.storage.shards import TEMPORARY_PREFIX, digest, read_json, sweep_temporary, sync
+from data_catalog.storage.verify import EXPORTS
+from data_catalog.storage.work import COMMIT_FILE
+from data_catalog.takedown import (
+    Matcher,
+    all_snapshots,
+    files_of,
+    is_concerned,
+    is_gone,
+    lines_in,
+    rewrite_files,
+    samples_in,
+    texts_of_forgotten_alone,
+    with_sightings,
+    work_files,
+)
 from data_catalog.tombstones import FORGET, FORGET_STEP, Tombstone, Tombstones, read_tombstones, write_tombstones
 from flows.report.page import report_path, write_report
 from flows.run_log import append_run
+from translation.memory import memories
 
 logger = logging.getLogger(__name__)
+
+# Contact sheets.
+SEARCHES = "searches"
+# In a model's folder: features of all images that were searched.
+INDEX_FOLDER = "index"
+# What a killed export, or a killed removal of one, leaves.
+_KILLED = tuple(f"{TEMPORARY_PREFIX}{kind}-" for kind in ("new", "old", "removed"))
+_FINGERPRINT = re.compile(r"[0-9a-f]{16}")  # of a model, whose folder of features is called so
+# Step outputs of texts alone, that do not say of which sample each is.
+_ANONYMOUS_STEPS = ("plan",)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,6 +93,7 @@ class TakeDown:
         removed: dataset and id of the snapshots that are gone.
         gone: what else is gone, by what it is.
         log_lines: how many lines were taken out of fetch logs.
+        num_translations: how many were taken out of translation memories.
         models: that were trained on snapshots that are gone: they are not changed.
     """
 
@@ -70,6 +101,7 @@ class TakeDown:
     removed: list[tuple[str, str]] = field(default_factory=list)
     gone: dict[str, list[Path]] = field(default_factory=dict)
     log_lines: int = 0
+    num_translations: int = 0
     models: list[Path] = field(default_factory=list)
 
 
@@ -120,7 +152,7 @@ def finish_forgetting(root: Path) -> Tombstones:
 
 
 def concerned(root: Path, more: Sequence[Tombstone]) -> Iterator[Concerned]:
-    """What tombstones, those in force included, mean in any snapshot of a root; nothing is written."""
+    """Yield what tombstones, those in force included, mean in any snapshot of a root; nothing is written."""
     found = with_sightings(root, read_tombstones(root).with_more(more))
     for snapshot in all_snapshots(root):
         matcher = Matcher(found.of(snapshot.dataset))
@@ -137,19 +169,22 @@ def concerned(root: Path, more: Sequence[Tombstone]) -> Iterator[Concerned]:
 
 
 def _captions_of(snapshot: Snapshot, samples: Mapping[str, int]) -> dict[str, tuple[str | None, int]]:
-    """Of some samples, the address and how many captions they have."""
+    """Return the address of each of some samples, and how many captions go with it, those of others included."""
     found: dict[str, tuple[str | None, int]] = {}
     for path in snapshot.caption_files() if samples else ():
-        table = pq.read_table(path, columns=["sample_id", "url"])
-        for row in table.filter(of_samples(table, samples)).to_pylist():
-            url, count = found.get(row["sample_id"], (row["url"], 0))
-            found[row["sample_id"]] = (url, count + 1)
+        table = pq.read_table(path, columns=["sample_id", "merged_into", "url"])
+        for row in table.filter(is_gone(table, samples)).to_pylist():
+            is_own = row["sample_id"] in samples
+            name = row["sample_id"] if is_own else row["merged_into"]
+            url, count = found.get(name, (None, 0))
+            found[name] = (url or (row["url"] if is_own else None), count + 1)
     return found
 
 
 def _carry_out(root: Path, tombstones: Tombstones, *, is_resumed: bool) -> TakeDown:
     """Rewrite and remove; each part looks at what is there, so that it can be done again from the start."""
     done = TakeDown()
+    done.num_translations = _clear_memories(root, tombstones)
     _remove_unfinished(root)
     for dataset in dataset_names(root):
         _take_down(root, dataset, tombstones, done)
@@ -158,25 +193,31 @@ def _carry_out(root: Path, tombstones: Tombstones, *, is_resumed: bool) -> TakeD
     _remove_snapshots(root, tombstones, done)
     touched = {one.dataset for one in done.rewritten} | {dataset for dataset, _ in done.removed}
     # Nobody can tell what contact sheets show.
-    sheets = sorted((root / leftovers.SEARCHES).rglob("*")) if touched or is_resumed else []
+    sheets = sorted((root / SEARCHES).rglob("*")) if touched or is_resumed else []
     reports = [report_path(root, name) for name in dataset_names(root) if is_resumed or name in touched]
     done.gone = {
-        "report": leftovers.clear_files(reports),
-        "contact sheet": leftovers.clear_files(sheets),
-        "search index": leftovers.clear_indexes(root, dataset_names(root) if is_resumed else sorted(touched)),
-        "kept features folder": leftovers.clear_features(root) if touched or is_resumed else [],
-        "export": leftovers.clear_exports(root),
-        "step output": leftovers.clear_work(root / "work", Matcher(tombstones)),
+        "report": clear_files(reports),
+        "contact sheet": clear_files(sheets),
+        "search index": clear_indexes(root, dataset_names(root) if is_resumed else sorted(touched)),
+        "kept features folder": clear_features(root) if touched or is_resumed else [],
+        "export": clear_exports(root),
+        "step output": clear_work(root / "work", Matcher(tombstones)),
     }
-    for folder in sorted(datasets_folder(root).glob(f"*/{leftovers.FETCH_LOGS}")):
-        done.log_lines += leftovers.clear_log(folder, Matcher(tombstones.of(folder.parent.name)))
-    done.models = leftovers.models_of(root, done.removed)
+    for folder in sorted(datasets_folder(root).glob(f"*/{FETCH_LOGS}")):
+        done.log_lines += clear_log(folder, Matcher(tombstones.of(folder.parent.name)))
+    done.models = models_of(root, done.removed)
     write_tombstones(root, replace(tombstones, is_unfinished=False))
     return done
 
 
+def _clear_memories(root: Path, tombstones: Tombstones) -> int:
+    """Remove translations of and into what only forgotten captions say: first, while it is known what they say."""
+    texts = texts_of_forgotten_alone(root, tombstones)
+    return sum(memory.forget(texts) for memory in memories(root / "memory")) if texts else 0
+
+
 def _remove_unfinished(root: Path) -> None:
-    """Folders of snapshots that were never committed: of killed builds, which publish again, or of a killed forget."""
+    """Remove snapshots that were never committed: of killed builds, which publish again, or of a killed forget."""
     folders = (path for path in datasets_folder(root).glob("*/*") if path.is_dir() and is_snapshot_name(path.name))
     for folder in sorted(folders):
         if read_snapshot(root, folder.parent.name, folder.name) is None:
@@ -194,7 +235,6 @@ def _take_down(root: Path, dataset: str, tombstones: Tombstones, done: TakeDown)
     lines = lines_in(snapshot.caption_files(), Matcher(chosen))
     if not samples and not lines:
         return
-    num_captions = sum(count for _, count in _captions_of(snapshot, samples).values())
     new = _rewrite(root, snapshot, chosen, samples=list(samples), lines=lines)
     append_run(root, dataset, snapshot=new.snapshot, forget_of=snapshot.snapshot)
     done.rewritten.append(
@@ -203,7 +243,7 @@ def _take_down(root: Path, dataset: str, tombstones: Tombstones, done: TakeDown)
             before=snapshot.snapshot,
             now=new.snapshot,
             num_samples=len(samples),
-            num_captions=num_captions,
+            num_captions=sum(count for _, count in _captions_of(snapshot, samples).values()),
         )
     )
 
@@ -223,8 +263,8 @@ def _rewrite(
         return same
     folder = snapshot_folder(root, old.dataset, snapshot_id)
     files = rewrite_files(old, folder, samples, lines)
-    steps = [dict(entry) for entry in old.manifest["steps"]]
-    if samples and FORGET not in old.steps:
+    steps = list(old.manifest["steps"])
+    if FORGET not in old.steps and _captions_of(old, dict.fromkeys(samples, 0)):
         steps.insert(old.steps.index(INGEST) + 1, dict(FORGET_STEP))
     manifest: dict[str, Any] = {
         **{name: value for name, value in old.manifest.items() if name != "documents"},
@@ -258,8 +298,151 @@ def _remove_snapshots(root: Path, tombstones: Tombstones, done: TakeDown) -> Non
 
 
 def _is_superseded(root: Path, snapshot: Snapshot, current: str | None) -> bool:
-    """Whether it is of the same build as a current one that was rewritten: builds look for the last of such a line."""
+    """Tell if it is of the same build as a current one that was rewritten: builds look for the last of such a line."""
     now = None if current is None else read_snapshot(root, snapshot.dataset, current)
     if now is None or now.manifest.get("forget_of") is None:
         return False
     return bool(now.manifest.get("build_key") == snapshot.manifest.get("build_key"))
+
+
+def clear_work(work: Path, matcher: Matcher) -> list[Path]:
+    """Remove the step outputs that hold images or rows that are meant, and all lists of texts beside them.
+
+    A build that was under way makes them again, without. Call it with the writer's lock held.
+    """
+    sweep_temporary([work, *work.glob("*/"), *work.glob("*/*/")])
+    doomed = {path.parent for path in work_files(work) if is_concerned([path], matcher)}
+    if doomed:
+        doomed |= {path.parent for step in _ANONYMOUS_STEPS for path in work.rglob(f"{step}/*/{COMMIT_FILE}")}
+    for folder in sorted(doomed):
+        remove_folder(folder)
+    return sorted(doomed)
+
+
+def clear_log(folder: Path, matcher: Matcher) -> int:
+    """Take the lines of what is meant out of a dataset's fetch log; return how many those were.
+
+    Call it with the writer's lock held.
+    """
+    sweep_temporary([folder])
+    count = 0
+    for path in sorted(folder.glob("*.parquet")):
+        table = pq.read_table(path)
+        kept = table.filter(pa.array(matcher.numbers(table.select(["sample_id", "url"])) < 0))
+        if kept.num_rows < table.num_rows:
+            count += table.num_rows - kept.num_rows
+            write_recorded(path, partial(pq.write_table, kept, compression="zstd"))
+    return count
+
+
+def clear_exports(root: Path) -> list[Path]:
+    """Remove exports of snapshots that are not there any more: nobody can tell what these held.
+
+    They are looked for in the whole root; where exports go by default those without a record go as well, and links are
+    followed: behind one only what has a record goes, since the rest of that disk is somebody's.
+    """
+    doomed = [folder for folder in _exports(root, root) if not _stays(root, folder)]
+    for folder in doomed:
+        remove_folder(folder.resolve())
+    return doomed
+
+
+def _exports(root: Path, top: Path) -> Iterator[Path]:
+    """Yield folders of exports below `top`, on another disk too where `exports/` or a folder in it is a link to one."""
+    for place, folders, files in os.walk(top):
+        folder = Path(place)
+        folders[:] = sorted(set(folders) - (WITHOUT_EXPORTS if folder == root else set()))
+        if RECORD_FILE in files or _is_default_place(root, folder) or folder.name.startswith(_KILLED):
+            folders.clear()
+            yield folder
+        for link in (folder / name for name in folders):
+            leads_out = link.is_symlink() and not link.resolve().is_relative_to(root.resolve())
+            if leads_out and link.is_relative_to(root / EXPORTS):
+                yield from _exports(root, link)
+
+
+def _is_default_place(root: Path, folder: Path) -> bool:
+    return folder.parent.parent == root / EXPORTS
+
+
+def _stays(root: Path, folder: Path) -> bool:
+    if folder.resolve().name.startswith(_KILLED):
+        return False
+    try:
+        record = read_json(folder / RECORD_FILE)
+    except (OSError, ValueError):
+        record = None
+    if not isinstance(record, dict) or not record.keys() >= RECORD_KEYS:
+        return not _is_default_place(root, folder) or _lies_elsewhere(root, folder)
+    return read_snapshot(root, str(record["dataset"]), str(record["snapshot"])) is not None
+
+
+def _lies_elsewhere(root: Path, folder: Path) -> bool:
+    """Tell if a folder without a record lies behind a link, and warn of it."""
+    if folder.resolve().is_relative_to(root.resolve()):
+        return False
+    logger.warning("%s has no record of an export, so it stays: if it is one of ours, remove it yourself", folder)
+    return True
+
+
+def clear_indexes(root: Path, datasets: Iterable[str]) -> list[Path]:
+    """Remove what `vernaclip search` keeps of the images of some datasets; it looks at them anew."""
+    models = [model for name in datasets for model in sorted((root / "models" / name).glob("*")) if model.is_dir()]
+    doomed = [model / INDEX_FOLDER for model in models if (model / INDEX_FOLDER).is_dir()]
+    for model in models:  # of a removal that was killed
+        shutil.rmtree(model / f"{TEMPORARY_PREFIX}removed-{INDEX_FOLDER}", ignore_errors=True)
+    for folder in doomed:
+        remove_folder(folder)
+    return doomed
+
+
+def clear_features(root: Path) -> list[Path]:
+    """Remove what `vernaclip scoreboard` keeps of test sets, one folder a model; it encodes them anew.
+
+    Where the folder of these is a link to a larger disk, the link stays, and so does what else may lie there.
+    """
+    folder = root / KEPT_FEATURES
+    if not folder.is_dir():
+        return []
+    for killed in folder.glob(f"{TEMPORARY_PREFIX}removed-*"):  # a removal was
+        shutil.rmtree(killed, ignore_errors=True)
+    found = sorted(path for path in folder.iterdir() if _FINGERPRINT.fullmatch(path.name))
+    for path in found:
+        remove_folder(path)
+    return found
+
+
+def clear_files(paths: Iterable[Path]) -> list[Path]:
+    """Remove files, those that are there; return which those were."""
+    found = [path for path in paths if path.is_file()]
+    for path in found:
+        take_record_away(path)
+        path.unlink()
+        sync(path.parent)
+    return found
+
+
+def remove_folder(folder: Path) -> int:
+    """Remove a folder in one move for its readers; return how many bytes were freed."""
+    freed = freed_bytes(folder)
+    doomed = folder.with_name(f"{TEMPORARY_PREFIX}removed-{folder.name}")
+    shutil.rmtree(doomed, ignore_errors=True)
+    folder.rename(doomed)
+    sync(doomed.parent)
+    shutil.rmtree(doomed)
+    return freed
+
+
+def models_of(root: Path, removed: Iterable[tuple[str, str]]) -> list[Path]:
+    """Return the models that were trained on snapshots that are removed, as far as they say so."""
+    gone = set(removed)
+    found = []
+    for pointer in sorted((root / "models").glob("*/current.json")):
+        try:
+            record = read_checksummed(pointer, remedy="remove it and train again, which finds the trained model")
+        except ConfigError as error:
+            logger.warning("%s", error)  # what is to be forgotten goes all the same
+            continue
+        if (pointer.parent.name, record.get("snapshot")) in gone:
+            found.append(pointer.parent / str(record.get("model")))
+    return found

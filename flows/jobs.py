@@ -19,11 +19,10 @@ from data_catalog.sample.upstream import draw_upstream
 from data_catalog.storage.disk_errors import disk_errors, nearest_existing
 from data_catalog.storage.lock import writer_lock
 from data_catalog.storage.manifest import Snapshot, require_snapshot
-from data_catalog.take_down.leftovers import clear_work
-from data_catalog.take_down.matching import Matcher
+from data_catalog.takedown import Matcher
 from flows.build import build as core
 from flows.build.execution import Executor
-from flows.forgetting import finish_forgetting
+from flows.forgetting import clear_work, finish_forgetting
 from flows.guarded import require_guards
 from flows.models import EvaluateReport, TrainReport, evaluate_model, pair_files, train_model
 from flows.overview import ranked_reasons

@@ -13,8 +13,8 @@ from data_catalog.errors import ConfigError
 from data_catalog.language_pack import LanguagePack
 from data_catalog.storage.manifest import Snapshot, current_snapshots, require_snapshot
 from data_catalog.storage.reading import open_to_readers
+from data_catalog.storage.roots import KEPT_FEATURES
 from data_catalog.storage.shards import write_bytes, write_json
-from data_catalog.take_down.leftovers import KEPT_FEATURES
 from flows.models import TrainedModel, pair_files
 from flows.recipe.engines import make_folder
 from flows.recipe.language_packs import language_pack, language_packs_of, named_language_packs

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 from zlib import crc32
 
-from data_catalog.errors import ConfigError
+from data_catalog.errors import ConfigError, TransientError
 from data_catalog.storage.disk_errors import disk_errors
 from data_catalog.storage.failpoints import failpoint
 from data_catalog.storage.integrity import is_recorded, record_problem, take_record_away, write_record
@@ -152,6 +152,31 @@ class TranslationMemory:
             if is_new:
                 sync(self.path.parent)
             failpoint("memory.after_commit", self.path)
+
+    def forget(self, captions: Iterable[str]) -> int:
+        """Remove the translations of some captions for good, all of them or none; return how many there were.
+
+        Raises:
+            TransientError: another process goes on reading the file, and with it what was removed: call it again.
+        """
+        there = [row[0] for rows in self._look_up(captions, "source_caption") for row in rows]
+        if not there:
+            return 0
+        was_sealed = is_recorded(self.path)
+        with disk_errors(self.path), self._writing, open_memory(self.path) as connection:
+            take_record_away(self.path)
+            connection.execute("PRAGMA secure_delete = ON")  # no page keeps the bytes of what is gone
+            failpoint("forget.before_memory", self.path)
+            with connection:
+                connection.execute("BEGIN IMMEDIATE")
+                rows = [(crc32(caption.encode()), caption) for caption in there]
+                connection.executemany("DELETE FROM translations WHERE caption_hash = ? AND source_caption = ?", rows)
+            failpoint("forget.after_memory", self.path)
+            if connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0]:
+                raise TransientError(f"the translation memory {self.path} is read by another process: end that first")
+        if was_sealed:
+            self.seal()
+        return len(there)
 
     def seal(self) -> None:
         """Write down the file's sha256 beside it, by which damage shows; the next chunk to be recorded takes it away.

@@ -64,6 +64,9 @@ REGISTRY = {
     "memory.before_record": "a chunk is translated, none of it is recorded",
     "memory.before_commit": "a chunk's rows are written in a transaction that is still open",
     "memory.after_commit": "a chunk is recorded for good",
+    # translation/memory.py: a take-down, which no build passes
+    "forget.before_memory": "translations of forgotten captions are about to be removed",
+    "forget.after_memory": "they are removed, and SQLite's log beside the file may hold them still",
     # data_catalog/sample/upstream.py: the sample that ships
     "scenes.after_draw": "the sample is drawn in a folder beside its own, not yet on the disk",
     "scenes.after_sync": "the drawn sample is on the disk, under its temporary name",

@@ -13,9 +13,10 @@ from data_catalog.storage.shards import TEMPORARY_PREFIX
 
 # DuckDB takes them for patterns, for the start of settings, or for a slash: it would read the files of another root.
 _NOT_FOR_DUCKDB = "*?[\\"
+# Features of the images and texts of test sets, by the sha256 of their bytes; a folder a model.
+KEPT_FEATURES = "kept-features"
 # What commands write, put in place or remove in a root. Exports and kept features may lie on another disk by a link:
 # what is removed of those is known by its name and its record.
-_KEPT_FEATURES = "kept-features"
 _WRITTEN = (
     *("datasets", "work", "memory", "models", "packages", "searches", "folder-indexes", "scoreboards", "ablations"),
     *("audits", "catalog.duckdb", "catalog.duckdb.json", "forgotten.json", "file-hashes.json", ".writer-lock"),
@@ -72,7 +73,7 @@ def _require_own_format(root: Path) -> None:
 def _links(root: Path) -> Iterator[Path]:
     """Links in the folders that commands write to, one level deep in the one that may be a link itself."""
     for entry in _entries(root):
-        if entry.name == _KEPT_FEATURES:
+        if entry.name == KEPT_FEATURES:
             yield from (Path(kept.path) for kept in _entries(entry.path) if kept.is_symlink())
         elif entry.name in _WRITTEN or entry.name.startswith(TEMPORARY_PREFIX):
             yield from _links_in(entry)

@@ -23,7 +23,7 @@ from data_catalog.settings import plain
 from data_catalog.stages import Drop, pending_rows, reject, set_values, texts
 from data_catalog.storage.manifest import MARKED
 from data_catalog.storage.shards import save_parquet
-from data_catalog.take_down.rows import of_samples, without_texts
+from data_catalog.takedown import of_samples, without_texts
 from data_catalog.tombstones import FORGOTTEN
 from flows.build.engine import SHARD, Job, count_rows
 from flows.build.screen import drop_or_mark

@@ -14,8 +14,7 @@ import pyarrow.parquet as pq
 from data_catalog.images.tables import Row, read_groups, write_rows
 from data_catalog.schema import IMAGES
 from data_catalog.storage.shards import save_parquet
-from data_catalog.take_down.matching import Matcher
-from data_catalog.take_down.rows import forget_rows, forgotten_image, of_samples, without_texts
+from data_catalog.takedown import Matcher, forget_rows, forgotten_image, of_samples, without_texts
 from data_catalog.tombstones import FORGET, Tombstones
 from flows.build.engine import SHARD, UNCHANGED, Job, count_rows
 

@@ -120,11 +120,13 @@ def _say_done(done: TakeDown, tombstones: Sequence[Tombstone], root: Path) -> No
         say("`vernaclip export` writes exports anew, from what there is now")
     if done.log_lines:
         say(f"taken out of fetch logs: {_counted(done.log_lines, 'line')}")
+    if done.num_translations:
+        say(f"taken out of translation memories: {_counted(done.num_translations, 'translation')}")
     values = ", ".join(f"{one.kind} {one.value}" for one in tombstones)
     say(f"in force from now on, for every build in {root}: {values}")
     say(
-        "Not touched: upstream files and image folders, the translation memory and audits (sentences without images), "
-        "and whatever was copied out of the root."
+        "Not touched: upstream files and image folders, audits (sentences without images), and whatever was copied out "
+        "of the root."
     )
     for model in done.models:
         say(f"A model that was trained on it keeps what it learnt: {model}. Train again, then remove that folder.")

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from data_catalog.errors import ConfigError
+from data_catalog.storage.reading import open_to_readers
 from flows.commands.output import say
 from flows.tables import plain_table
 
@@ -40,6 +41,7 @@ def _memories(root: Path) -> "list[TranslationMemory]":
 
     if not root.is_dir():
         raise ConfigError(f"{root} does not exist: give the root of a build with --root")
+    open_to_readers(root, [])
     return memories(root / MEMORY_FOLDER)
 
 

@@ -11,7 +11,7 @@ from data_catalog.images.tables import write_rows
 from data_catalog.schema import CAPTIONS, IMAGES, PENDING
 from data_catalog.storage.shards import digest, save_parquet, sha256_of
 from data_catalog.storage.work import WorkStore
-from data_catalog.take_down.rows import STAYING
+from data_catalog.takedown import STAYING
 from data_catalog.tombstones import FORGET, Tombstones, new_tombstone
 from flows.build.forget_steps import forget_captions, forget_images
 from flows.build.images import NO_BYTES_FILE

@@ -17,6 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from data_catalog.errors import ConfigError, TransientError
+from data_catalog.storage.integrity import is_recorded
 from translation import memory_database
 from translation.engine import Translation
 from translation.memory import TranslationMemory, memories
@@ -107,6 +108,34 @@ def test_captions_of_one_hash_are_told_apart(tmp_path: Path) -> None:
     assert memory.missing(["buckeroo", "plumless"]) == ["buckeroo"]
     memory.record(["buckeroo"], [said("2")])
     assert memory.known(["buckeroo", "plumless"]) == {"plumless": said("1"), "buckeroo": said("2")}
+
+
+def test_what_is_forgotten_leaves_no_byte_and_everything_else_stays(tmp_path: Path) -> None:
+    memory = TranslationMemory(tmp_path, "x")
+    captions = ["plumless", "buckeroo", *(f"caption {number} of many" for number in range(3000))]
+    memory.record(captions, [said(f"didascalia {number}") for number in range(len(captions))])
+    memory.seal()
+    gone = [captions[0], *captions[10:1500], "never recorded"]
+    assert memory.forget(gone) == len(gone) - 1
+    assert memory.forget(gone) == 0
+    left = [caption for caption in captions if caption not in set(gone)]
+    assert sorted(memory.known(captions)) == sorted(left)
+    content = b"".join(path.read_bytes() for path in tmp_path.iterdir())
+    assert not [caption for caption in gone if f"{caption}didascalia".encode() in content]
+    assert f"{left[-1]}didascalia".encode() in content
+    assert is_recorded(memory.path), "it was sealed, and is so again"
+    memory.require_whole()
+
+
+def test_what_is_forgotten_is_not_left_to_a_reader(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(memory_database, "BUSY_TIMEOUT_S", 0.05)
+    memory = TranslationMemory(tmp_path, "x")
+    memory.record(["a", "b"], [said("1"), said("2")])
+    with closing(sqlite3.connect(memory.path)) as reader:
+        reader.execute("BEGIN")
+        reader.execute("SELECT count(*) FROM translations").fetchall()
+        with pytest.raises(TransientError, match="read by another process"):
+            memory.forget(["a"])
 
 
 def test_lists_of_different_length_are_a_mistake(tmp_path: Path) -> None:

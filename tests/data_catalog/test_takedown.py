@@ -1,0 +1,429 @@
+"""Rows are meant by whatever their table has; what is left holds every law, and shares the files of before."""
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from data_catalog.database.catalog import broken_laws, recounted
+from data_catalog.errors import ConfigError
+from data_catalog.publish import SplitConfig, publish_shard
+from data_catalog.schema import CAPTIONS, IMAGES
+from data_catalog.sources.urls import address_key
+from data_catalog.storage.manifest import Snapshot, file_entry
+from data_catalog.storage.shards import order_key, save_parquet
+from data_catalog.takedown import (
+    STAYING,
+    Matcher,
+    files_of,
+    forget_rows,
+    rewrite_files,
+    samples_in,
+    texts_of_forgotten_alone,
+)
+from data_catalog.tombstones import FORGET_STEP, Tombstone, Tombstones, new_tombstone
+
+DOMAIN, URL = new_tombstone("domain", "città.org"), new_tombstone("url", "http://other.net/a b.jpg")
+
+
+def matcher(*tombstones: Tombstone) -> Matcher:
+    return Matcher(Tombstones(tombstones=tombstones))
+
+
+@pytest.mark.parametrize(
+    ("url", "number"),
+    [
+        ("http://città.org/1.jpg", 0),
+        ("https://img.CITTÀ.org:8443/1.jpg", 0),
+        ("http://xn--citt-3na.org/1.jpg", 0),
+        ("http://user@xn--citt-3na.org./1.jpg", 0),
+        ("https:xn--citt-3na.org/1.jpg", 0),
+        ("  http://xn--citt-3na.org", 0),
+        ("http://xn--citt-3na.org.evil.net/1.jpg", -1),
+        ("http://evil.net/xn--citt-3na.org/1.jpg", -1),
+        ("http://evil.net?u=http://xn--citt-3na.org/", -1),
+        ("http://notxn--citt-3na.org/1.jpg", -1),
+        ("https://OTHER.net/a%20b.jpg", 1),
+        ("http://other.net/b.jpg", -1),
+        ("http://[half an address/1.jpg", -1),
+        ("no address", -1),
+        ("", -1),
+        (None, -1),
+    ],
+)
+@pytest.mark.parametrize("column", ["url", "page_url", "final_url"])
+def test_by_address(url: str | None, number: int, column: str) -> None:
+    table = pa.table({column: pa.array(["http://a.org/", url], pa.string())})
+    assert matcher(DOMAIN, URL).numbers(table).tolist() == [-1, number]
+
+
+@pytest.mark.parametrize(
+    ("host", "line"),
+    [
+        ("città.org", "http://img.CITTÀ.org/1.jpg"),
+        ("straße.org", "http://straße.org/1.jpg"),
+        ("xn--strae-oqa.org", "http://straße.org/1.jpg"),
+        ("xn--a.org", "http://xn--a.org/1.jpg"),
+        ("xn--zzzzzzzzzz.org", "http://xn--zzzzzzzzzz.org/1.jpg"),
+    ],
+)
+def test_lines_that_were_never_read_name_a_host_in_either_spelling(host: str, line: str) -> None:
+    """Also names that stand for no letters at all: whoever asks for them is obeyed."""
+    rows = [
+        {"sample_id": str(n), "step": "ingest", "source_caption": text} for n, text in enumerate([line, "http://a.net"])
+    ]
+    table = pa.Table.from_pylist(rows, schema=CAPTIONS)
+    assert matcher(new_tombstone("domain", host)).lines(table) == ["0"]
+
+
+def test_by_address_of_a_copy() -> None:
+    one = new_tombstone("sample", "wit:1").with_found([], [address_key("http://copy.net/1.jpg")])
+    table = pa.table({"url": ["http://copy.net/1.jpg", "http://copy.net/2.jpg", "https://copy.net/1.jpg"]})
+    assert matcher(one).numbers(table).tolist() == [0, -1, 0]
+
+
+def test_by_sample_bytes_and_look() -> None:
+    near = new_tombstone("phash", "00ff00ff33cc33cc", distance=2)
+    found = matcher(new_tombstone("sample", "a:1").with_found(["aa"], []), near)
+    table = pa.table(
+        {
+            "sample_id": ["a:1", "a:2", "a:3", "a:4", "a:5"],
+            "sha256": [None, "aa", "bb", "cc", None],
+            "phash": [None, "ffffffffffffffff", "00ff00ff33cc33cf", "00ff00ff33cc33c3", None],
+        }
+    )
+    assert found.numbers(table).tolist() == [0, 0, 1, -1, -1]
+    assert found.samples(table) == {"a:1": 0, "a:2": 0, "a:3": 1}
+
+
+def test_rows_that_were_forgotten_or_never_read_are_meant_by_none() -> None:
+    table = pa.table(
+        {
+            "sample_id": ["a:1", "a:1", "a:1", "a:1"],
+            "step": [None, "ingest", "forget", "normalise"],
+            "drop_reason": [None, "malformed_row", "forgotten", "forgotten"],
+        }
+    )
+    assert matcher(new_tombstone("sample", "a:1")).numbers(table).tolist() == [0, -1, -1, -1]
+
+
+def test_without_tombstones_nothing_is_meant() -> None:
+    assert matcher().numbers(pa.table({"url": ["http://a.org/"]})).tolist() == [-1]
+
+
+def test_a_table_of_many_chunks_and_one_without_rows() -> None:
+    urls = pa.chunked_array([["http://xn--citt-3na.org/"], [], ["http://a.org/", None]], pa.string())
+    assert matcher(DOMAIN).numbers(pa.table({"url": urls})).tolist() == [0, -1, -1]
+    assert matcher(DOMAIN).numbers(pa.table({"url": pa.array([], pa.string())})).tolist() == []
+
+
+@pytest.mark.parametrize(
+    ("text", "is_meant"),
+    [
+        ("http://città.org/1.jpg\tUn gatto\tdi troppo", True),
+        ("HTTPS://IMG.XN--CITT-3NA.ORG", True),
+        ('"http://other.net/a%20b.jpg", un gatto', True),
+        ("http://notxn--citt-3na.org/1.jpg", False),
+        ("http://xn--citt-3na.organic/1.jpg", False),
+        ("http://other.net/b.jpg", False),
+        ("", False),
+        (None, False),
+    ],
+)
+@pytest.mark.parametrize("column", ["source_caption", "detail"])
+def test_lines_that_were_never_read_are_meant_by_what_they_name(text: str | None, is_meant: bool, column: str) -> None:
+    rows = [{"sample_id": "a:1", "step": "ingest", column: text}, {"sample_id": "a:2", "step": None, column: text}]
+    schema = pa.schema([(name, pa.string()) for name in ("sample_id", "step", "source_caption", "detail")])
+    table = pa.Table.from_pylist(rows, schema=schema)
+    assert matcher(DOMAIN, URL).lines(table) == (["a:1"] if is_meant else [])
+
+
+def test_of_a_forgotten_row_nothing_stays_that_tells_what_it_was() -> None:
+    row = dict.fromkeys(CAPTIONS.names) | {
+        "sample_id": "a:1",
+        "caption_id": "a:1#x",
+        "source": "a",
+        "url": "http://a.org/mario.jpg",
+        "source_caption": "Mario Rossi",
+        "numbers_lost": ["7"],
+        "translation_score": 0.5,
+        "upstream_file": "f",
+        "upstream_line": 3,
+        "outcome": "kept",
+    }
+    table = pa.Table.from_pylist([row, row], schema=CAPTIONS)
+    gone, same = forget_rows(table, pa.array([True, False])).to_pylist()
+    assert same == table.to_pylist()[1]
+    assert {name for name, value in gone.items() if value is not None} <= set(STAYING)
+    assert (gone["outcome"], gone["step"], gone["drop_reason"]) == ("rejected", "forget", "forgotten")
+    assert (gone["upstream_file"], gone["upstream_line"]) == ("f", 3)
+
+
+Row = dict[str, Any]
+STEPS = ("ingest", "clean", "fetch", "normalise", "deduplicate")
+WITH_FORGET = ("ingest", "forget", "clean", "fetch", "normalise", "deduplicate")
+SPLIT: dict[str, Any] = {"val": 0.3, "test": 0.2, "salt": "x"}
+
+
+def caption(sample: str, line: int, **more: Any) -> Row:
+    found = dict.fromkeys(CAPTIONS.names) | {
+        "sample_id": sample,
+        "caption_id": f"{sample}#{line}",
+        "source": "web",
+        "url": f"http://{sample.partition(':')[2]}.org/1.jpg",
+        "source_caption": f"Caption {line}",
+        "caption": f"Didascalia {line}",
+        "translator": "native",
+        "translation_score": float("nan"),
+        "upstream_file": "f.tsv",
+        "upstream_line": line,
+        "outcome": "pending",
+    }
+    return found | more
+
+
+def dropped(sample: str, line: int, step: str, reason: str) -> Row:
+    return caption(sample, line, outcome="rejected", step=step, drop_reason=reason)
+
+
+def image(sample: str, **more: Any) -> Row:
+    found = dict.fromkeys(IMAGES.names) | {"sample_id": sample, "bytes": sample.encode(), "width": 8, "height": 8}
+    found |= {"original_width": 8, "original_height": 8, "sha256": sample, "phash": "0" * 16, "thumbnail": b"t"}
+    return found | more
+
+
+# The image of a:1 is published with a caption of b:1, which a test set has, and that of c:1 with one of a:2.
+FIRST = [
+    caption("web:a", 1),
+    caption("web:a", 2),
+    caption("web:b", 3, merged_into="web:a", leaks=["test_caption xtd10"]),
+    dropped("web:b", 4, "deduplicate", "duplicate_image"),
+    dropped("web:c", 5, "clean", "caption_too_short"),
+    caption("web:c", 6),
+    dropped("web:d", 7, "fetch", "http_404"),
+    dropped("web:malformed-1", 8, "ingest", "malformed_row"),
+]
+FIRST_IMAGES = [image("web:a"), image("web:b"), image("web:c"), image("web:d", drop_reason="http_404", bytes=None)]
+SECOND = [caption("web:e", 9), caption("web:f", 10, merged_into="web:c")]
+SECOND_IMAGES = [image("web:e"), image("web:f")]
+
+
+def published(folder: Path, shards: Sequence[tuple[list[Row], list[Row]]]) -> Snapshot:
+    """A snapshot of some shards; each is sorted as ingest sorts them."""
+    files: dict[str, list[Any]] = {"pairs": [], "captions": [], "images": []}
+    everything = [row for captions, _ in shards for row in captions]
+    merged = [row for row in everything if row["merged_into"]]
+    pq.write_table(pa.Table.from_pylist(merged, schema=CAPTIONS), folder / "merged")
+    for number, (captions, images) in enumerate(shards):
+        save_parquet(pa.Table.from_pylist(in_order(captions), schema=CAPTIONS), folder / "captions.parquet")
+        save_parquet(pa.Table.from_pylist(in_order(images), schema=IMAGES), folder / "images.parquet")
+        entries = publish_shard(
+            folder / "captions.parquet",
+            folder / "images.parquet",
+            folder / "before",
+            shard_id=number,
+            config=SplitConfig(**SPLIT),
+            merged=folder / "merged",
+        )
+        for kind in files:
+            files[kind] += entries[kind]
+    return snapshot(folder / "before", files, STEPS)
+
+
+def in_order(rows: Iterable[Row]) -> list[Row]:
+    return sorted(rows, key=lambda row: order_key(row["sample_id"]))
+
+
+def snapshot(folder: Path, files: dict[str, list[Any]], steps: Sequence[str]) -> Snapshot:
+    manifest = {
+        "files": files,
+        "settings": {"split": SPLIT},
+        "sources": {"web": {}},
+        "steps": [{**FORGET_STEP, "step": step} for step in steps],
+        "funnel": [],
+        "target_lang": "it",
+        "translator": "native",
+    }
+    found = Snapshot(dataset="web", snapshot=folder.name, folder=folder, manifest=manifest)
+    manifest |= recounted(found)
+    return found
+
+
+@pytest.fixture
+def before(tmp_path: Path) -> Snapshot:
+    found = published(tmp_path, [(FIRST, FIRST_IMAGES), (SECOND, SECOND_IMAGES)])
+    assert broken_laws(found) == []
+    return found
+
+
+def without(before: Snapshot, *samples: str) -> Snapshot:
+    folder = before.folder.with_name("after")
+    after = snapshot(folder, rewrite_files(before, folder, samples), WITH_FORGET)
+    assert broken_laws(after) == []
+    assert after.verify() == []
+    assert len(captions_of(after)) == len(captions_of(before))
+    return after
+
+
+def captions_of(found: Snapshot) -> dict[str, Row]:
+    rows = [row for path in found.caption_files() for row in pq.read_table(path).to_pylist()]
+    return {row["caption_id"]: row for row in rows}
+
+
+def pairs_of(found: Snapshot) -> dict[str, Row]:
+    rows = [row for path in found.all_pair_files() for row in pq.read_table(path).to_pylist()]
+    return {row["sample_id"]: row for row in rows}
+
+
+@pytest.mark.parametrize("samples", [[name] for name in "abcdef"] + [["a", "b"], ["a", "c", "e"], list("abcdef")])
+def test_whatever_is_forgotten_the_laws_hold(before: Snapshot, samples: list[str]) -> None:
+    after = without(before, *(f"web:{name}" for name in samples))
+    assert not pairs_of(after).keys() & {f"web:{name}" for name in samples}
+    counts = [row["dropped"] for row in after.manifest["funnel"] if row["step"] == "forget"]
+    goes = [{row["sample_id"], row["merged_into"]} & {f"web:{name}" for name in samples} for row in FIRST + SECOND]
+    assert counts == [sum(map(bool, goes))]
+
+
+@pytest.mark.parametrize(
+    ("change", "law"),
+    [
+        ({"step": "clean", "dropped": 0}, "every step counted as many rows"),
+        ({"step": "deduplicate", "kept": 7}, "every step counted as many rows"),
+    ],
+)
+def test_a_step_that_counts_otherwise_than_the_rows_say_is_noticed(before: Snapshot, change: Row, law: str) -> None:
+    funnel = [row | change if row["step"] == change["step"] else row for row in before.manifest["funnel"]]
+    assert funnel != before.manifest["funnel"]
+    manifest = {**before.manifest, "funnel": funnel}
+    found = broken_laws(Snapshot(dataset="web", snapshot="before", folder=before.folder, manifest=manifest))
+    assert [name.startswith(law) for name in found] == [True]
+
+
+def test_a_row_of_a_step_or_a_source_that_the_build_has_not_is_noticed(before: Snapshot) -> None:
+    for name, value in (("steps", before.manifest["steps"][1:]), ("sources", {"other": {}})):
+        changed = Snapshot(
+            dataset="web", snapshot="before", folder=before.folder, manifest={**before.manifest, name: value}
+        )
+        assert any(law.startswith("every caption row is of a source of the build") for law in broken_laws(changed))
+
+
+def test_a_row_that_is_lost_or_counted_twice_is_noticed(before: Snapshot) -> None:
+    path = before.caption_files()[0]
+    table = pq.read_table(path)
+    save_parquet(table.slice(1), path)
+    assert any(law.startswith("every step counted") for law in broken_laws(before))
+    save_parquet(pa.concat_tables([table, table.slice(0, 1)]), path)
+    assert {"no caption row occurs twice"} < set(broken_laws(before))
+
+
+def test_what_is_marked_is_in_no_split(before: Snapshot) -> None:
+    [path] = (path for path in before.all_pair_files() if path.name.startswith("marked"))
+    table = pq.read_table(path)
+    train = pa.array(["train"] * table.num_rows)
+    changed = table.set_column(table.schema.get_field_index("split"), table.schema.field("split"), train)
+    pq.write_table(changed, path)
+    assert broken_laws(before) == ["nothing that is marked as a test set's is in a split"]
+
+
+def test_a_pair_that_loses_a_caption_stays_where_it_is(before: Snapshot) -> None:
+    """Also the one for which it was marked: no picture that was held back comes into a split by a take-down."""
+    pair = pairs_of(without(before, "web:b"))["web:a"]
+    whole = pairs_of(before)["web:a"]
+    assert (pair["split"], pair["leaks"]) == (whole["split"], whole["leaks"]) == ("marked", ["test_caption xtd10"])
+    assert pair["captions"] == ["Didascalia 1", "Didascalia 2"]
+    assert len(pair["source_captions"]) == len(pair["scores"]) == len(pair["translators"]) == 2
+    assert pair["image"] == whole["image"]
+
+
+def test_captions_that_were_published_with_a_forgotten_image_go_with_it(before: Snapshot) -> None:
+    after = without(before, "web:c")
+    row = captions_of(after)["web:f#10"]
+    assert (row["outcome"], row["step"], row["drop_reason"]) == ("rejected", "forget", "forgotten")
+    assert {name for name, value in row.items() if value is not None} <= set(STAYING)
+    asked = {row["sample_id"] for path in after.image_files() for row in pq.read_table(path).to_pylist()}
+    assert "web:f" in asked, "nobody asks the web for it again"
+
+
+def test_spare_pictures_of_what_is_forgotten_go(before: Snapshot) -> None:
+    """Files of them: by sample, in groups of rows, with pixels; one of which nothing is left goes."""
+    schema = pa.schema(
+        [(name, pa.string()) for name in ("sample_id", "source", "url", "final_url", "sha256", "phash")]
+        + [("bytes", pa.binary())]
+    )
+    entries = []
+    for shard, names in enumerate([["web:d", "web:x"], ["web:d"], ["web:x"]]):
+        rows = [{"sample_id": name, "url": f"http://{name[-1]}.org/1.jpg", "bytes": name.encode()} for name in names]
+        path = before.folder / "images" / f"spare-{shard:05d}-0123456789ab.parquet"
+        pq.write_table(pa.Table.from_pylist(rows, schema=schema), path, row_group_size=1)
+        entries.append(file_entry(path, before.folder, rows=len(rows), shard=shard))
+    files = {**before.manifest["files"], "spare": entries}
+    spared = Snapshot(
+        dataset="web", snapshot="before", folder=before.folder, manifest={**before.manifest, "files": files}
+    )
+    matcher = Matcher(Tombstones(tombstones=(new_tombstone("url", "http://x.org/1.jpg"),)))
+    assert samples_in(files_of(spared), matcher) == {"web:x": 0}
+
+    after = without(spared, "web:x")
+    left = {entry["shard"]: pq.read_table(after.folder / entry["path"]) for entry in after.manifest["files"]["spare"]}
+    assert {shard: table["sample_id"].to_pylist() for shard, table in left.items()} == {0: ["web:d"], 1: ["web:d"]}
+    assert left[0]["bytes"].to_pylist() == [b"web:d"]
+
+
+def test_shards_that_had_nothing_of_it_are_shared_and_the_others_keep_their_names(before: Snapshot) -> None:
+    after = without(before, "web:d")
+    for kind, shared in (("captions", [False, True]), ("images", [False, True]), ("pairs", [True] * 3)):
+        paths = [after.folder / entry["path"] for entry in after.manifest["files"][kind]]
+        olds = [before.folder / entry["path"] for entry in before.manifest["files"][kind]]
+        assert [path.samefile(old) for path, old in zip(paths, olds, strict=True)] == shared, kind
+        assert [path.name.rpartition("-")[0] for path in paths] == [old.name.rpartition("-")[0] for old in olds]
+
+
+def test_lines_that_were_never_read_stay_rejected_without_their_text(before: Snapshot) -> None:
+    folder = before.folder.with_name("after")
+    files = rewrite_files(before, folder, [], ["web:malformed-1"])
+    after = snapshot(folder, files, STEPS)
+    row = captions_of(after)["web:malformed-1#8"]
+    assert (row["step"], row["drop_reason"], row["source_caption"]) == ("ingest", "malformed_row", None)
+    assert after.manifest["funnel"] == before.manifest["funnel"]
+    assert broken_laws(after) == []
+
+
+@pytest.mark.parametrize("kind", ["captions", "images", "pairs"])
+def test_damage_is_not_hidden_under_a_new_sha256(before: Snapshot, kind: str) -> None:
+    paths = [before.folder / entry["path"] for entry in before.manifest["files"][kind]]
+    for path in paths:
+        content = bytearray(path.read_bytes())
+        content[len(content) // 3] ^= 1
+        path.write_bytes(content)
+    with pytest.raises(ConfigError, match=r"sha256 differs.*restore it from a copy"):
+        rewrite_files(before, before.folder.with_name("after"), ["web:a"])
+
+
+def test_forgetting_nothing_changes_nothing(before: Snapshot) -> None:
+    assert without(before, "web:none").manifest["files"] == before.manifest["files"]
+
+
+def test_forgetting_twice_is_forgetting_both(before: Snapshot) -> None:
+    once = without(before, "web:a")
+    folder = once.folder.with_name("twice")
+    twice = snapshot(folder, rewrite_files(once, folder, ["web:c"]), WITH_FORGET)
+    atonce = rewrite_files(before, before.folder.with_name("atonce"), ["web:a", "web:c"])
+    assert twice.manifest["files"] == atonce
+
+
+def test_texts_that_no_row_that_stays_has_are_those_of_forgotten_rows_alone(tmp_path: Path) -> None:
+    """Of step outputs, whose folders lie at any depth; what is being written has a name with a dot."""
+    for name, rows in {
+        "clean/0a": [caption("web:a", 1), caption("web:b", 2, merged_into="web:a"), caption("web:c", 3)],
+        "other/clean/0b": [caption("web:d", 3), caption("web:d", 4, clean_caption="Didascalia 2")],
+        "other/clean/.tmp-0c": [caption("web:e", 1)],
+    }.items():
+        folder = tmp_path / "work" / name
+        folder.mkdir(parents=True)
+        pq.write_table(pa.Table.from_pylist(rows, schema=CAPTIONS), folder / "shard.parquet")
+    found = Tombstones(tombstones=(new_tombstone("sample", "web:a"),))
+    assert texts_of_forgotten_alone(tmp_path, found) == {"Caption 1", "Didascalia 1", "Caption 2"}
+    assert texts_of_forgotten_alone(tmp_path, Tombstones()) == set()
