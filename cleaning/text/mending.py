@@ -24,43 +24,6 @@ _MAX_ROUNDS = 20
 _MARKUP_CHARACTERS = re.compile("[&<>]")
 
 
-def fix_encoding() -> Transform:
-    """Undo mojibake ("perchÃ©"), split Latin ligatures ("ﬁ") and join surrogate pairs, by ftfy."""
-    return _for_each(encoding_rewrite())
-
-
-def normalise_unicode() -> Transform:
-    """Bring texts into Unicode's composed form, NFC; a micro sign within a Greek word becomes the letter mu.
-
-    Of more than thirty combining marks in a row, the others are cut off.
-    """
-    return _for_each(_compose)
-
-
-def strip_controls() -> Transform:
-    """Remove invisible characters: controls, bidi marks, zero-width characters, soft hyphens, lone surrogates.
-
-    Line breaks and tabs become spaces. The joiners U+200C and U+200D stay where they carry meaning: in scripts from
-    Hebrew to Mongolian, and within emoji; so do variation selectors and the tags of flag emoji.
-    """
-    return _for_each(_remove_controls)
-
-
-def strip_markup() -> Transform:
-    """Resolve HTML entities and remove tags and comments, one layer of them."""
-    return _for_each(remove_markup)
-
-
-def straighten_apostrophes() -> Transform:
-    """Write the apostrophe between two letters as "'", so that "l’albero" and "l'albero" are one word."""
-    return _for_each(_straighten)
-
-
-def collapse_whitespace() -> Transform:
-    """Replace each run of Unicode white space by one space, and none at the ends."""
-    return _for_each(_collapse)
-
-
 # Characters that no rule changes, whatever is beside them: printable ASCII but for "&", "<" and ">", and letters that
 # are neither telltales of mojibake nor parts of longer composed ones. Latin, Greek, Cyrillic, Hebrew, Arabic, Chinese,
 # Japanese and Korean, as far as that holds.
@@ -73,9 +36,10 @@ _is_plain = re.compile(f"(?! )[{_PLAIN}]*+(?<! )").fullmatch
 
 
 def clean_text(config: CleanConfig) -> Transform:
-    """All of the above that the config wants, repeated until nothing changes: what one lays bare another removes.
+    """Return what mends texts by all rules below that the config wants.
 
-    With `strip_suffixes`, labels go last (`cleaning.text.suffixes`). Most captions need nothing, seen at a glance.
+    They are repeated until nothing changes: what one lays bare another removes. With `strip_suffixes`, labels go last
+    (`cleaning.text.suffixes`). Most captions need nothing, seen at a glance.
     """
     rules = _rules(config)
 
@@ -116,21 +80,14 @@ def _rows_to_look_at(texts: Sequence[str], *, strip_suffixes: bool) -> Sequence[
 
 def _rules(config: CleanConfig) -> list[Rewrite]:
     rules: list[Rewrite] = [encoding_rewrite()] if config.fix_encoding else []
-    rules.append(_remove_controls)
+    rules.append(strip_controls)
     if config.strip_markup:
         rules.append(remove_markup)
-    rules.append(_compose)
+    rules.append(normalise_unicode)
     if config.straighten_apostrophes:
-        rules.append(_straighten)
-    rules.append(_collapse)
+        rules.append(straighten_apostrophes)
+    rules.append(collapse_whitespace)
     return [*rules, without_suffixes] if config.strip_suffixes else rules
-
-
-def _for_each(rewrite: Rewrite) -> Transform:
-    def transform(texts: Sequence[str]) -> list[str]:
-        return [rewrite(text) for text in texts]
-
-    return transform
 
 
 # Keyboards and PDF files write "είµαι" with the sign of "5 µm", which looks the same; only NFKC would make them one.
@@ -153,21 +110,27 @@ def _cut_long_runs(match: re.Match[str]) -> str:
     return "".join(kept)
 
 
-def _compose(text: str) -> str:
+def normalise_unicode(text: str) -> str:
+    """Bring a text into Unicode's composed form, NFC; a micro sign within a Greek word becomes the letter mu.
+
+    Of more than thirty combining marks in a row, the others are cut off.
+    """
     if _find_long_run(text):
         text = _LONG_RUN.sub(_cut_long_runs, text)
     composed = unicodedata.normalize("NFC", text)
     return _MICRO_FOR_MU.sub("\u03bc", composed) if "\xb5" in composed else composed
 
 
-def _collapse(text: str) -> str:
+def collapse_whitespace(text: str) -> str:
+    """Replace each run of Unicode white space by one space, and none at the ends."""
     return " ".join(text.split())
 
 
 _CURLY_APOSTROPHE = re.compile(r"(?<=[^\W\d_])\u2019(?=[^\W\d_])")
 
 
-def _straighten(text: str) -> str:
+def straighten_apostrophes(text: str) -> str:
+    """Write the apostrophe between two letters as "'", so that "l’albero" and "l'albero" are one word."""
     return _CURLY_APOSTROPHE.sub("'", text) if "\u2019" in text else text
 
 
@@ -199,7 +162,12 @@ _IDLE_JOINER = re.compile(
 _IDLE_TAG = re.compile("(?<![\U0001f3f4\U000e0020-\U000e007e])[\U000e0020-\U000e007f]+|[\U000e0001]")
 
 
-def _remove_controls(text: str) -> str:
+def strip_controls(text: str) -> str:
+    """Remove invisible characters: controls, bidi marks, zero-width characters, soft hyphens, lone surrogates.
+
+    Line breaks and tabs become spaces. The joiners U+200C and U+200D stay where they carry meaning: in scripts from
+    Hebrew to Mongolian, and within emoji; so do variation selectors and the tags of flag emoji.
+    """
     if text.isprintable():  # to Python none of these characters is, nor a joiner or a tag
         return text
     text = _LINE_CONTROL.sub(" ", _TERMINAL_ESCAPE.sub("", text))
@@ -228,7 +196,7 @@ _ENTITY = re.compile(r"&(?:amp;)*(#[0-9]{1,7};|#[xX][0-9a-fA-F]{1,6};|[A-Za-z][A
 
 
 def remove_markup(text: str) -> str:
-    """Take HTML out of a text, conservatively: only known tags, only entities that end in a semicolon.
+    """Take HTML out of a text, one layer of it: only known tags, only entities that end in a semicolon.
 
     Tags and comments go, entities are resolved; block tags and <br> leave a space, inline ones nothing.
     """

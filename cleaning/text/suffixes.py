@@ -36,7 +36,6 @@ from collections.abc import Iterator, Sequence
 from typing import Final
 
 from cleaning.text.credits import AGENCY, CREDIT_OPENING, STOCK_SITE, is_agency_credit, is_credit
-from data_catalog.stages import Transform
 
 # A space or hyphen that can be matched in one way only: two ways would be 2 to the power of n for n labels in a row.
 _JOIN: Final = r"(?: ?- ?| )?"
@@ -129,21 +128,12 @@ _PHOTO_MARK: Final = r"foto de archivo|depositphotos|fotolia|ap photo|otos? ?(?:
 SUFFIX_MARKS: Final = "|".join([*_SITE_MARKS, _PHOTO_MARK, CREDIT_OPENING])
 
 
-def strip_suffixes() -> Transform:
-    """Take labels of stock sites, credits of photographers and names of sites off the ends of texts.
+def without_suffixes(text: str) -> str:
+    """Take labels of stock sites, credits of photographers and names of sites off the ends of a text.
 
     In front, only labels such as "stock photo :" are taken off. White space is expected to be single spaces. Repeated
     until nothing changes, so that doing it twice does nothing more. Of a long text only the last 200 characters count.
-    """
-
-    def transform(texts: Sequence[str]) -> list[str]:
-        return [without_suffixes(text) for text in texts]
-
-    return transform
-
-
-def without_suffixes(text: str) -> str:
-    """One text without labels and credits; the very same where there are none or where nothing else would be left.
+    A text without any comes back the very same, and so does one of which nothing else would be left.
 
     Bounds move over the text, which is never copied or searched as a whole: many labels take linear time.
     """

@@ -56,7 +56,7 @@ def examples(cell: str) -> list[str]:
 
 
 # Settings that have no check, and stand with their examples in a table of their own.
-MENDING = sorted(CleanConfig.__annotations__.keys() - {"section"})
+MENDING = sorted(CleanConfig.__annotations__.keys() - {"section", "columns"})
 REASONS_BY_STEP = {
     "clean": CLEAN_REASONS,
     "screen": REASONS["screen"],

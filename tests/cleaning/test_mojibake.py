@@ -1,4 +1,4 @@
-"""`fix_encoding` gives what ftfy gives, though it asks ftfy about few texts only."""
+"""`encoding_rewrite` gives what ftfy gives, though it asks ftfy about few texts only."""
 
 import gzip
 import json
@@ -13,10 +13,9 @@ from ftfy.badness import BADNESS_RE, MOJIBAKE_CATEGORIES
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from cleaning.text.mending import fix_encoding
-from cleaning.text.mojibake import ftfy_settings
+from cleaning.text.mojibake import encoding_rewrite, ftfy_settings
 
-FIX = fix_encoding()
+FIX = encoding_rewrite()
 SETTINGS = ftfy_settings()
 CODE_PAGES = (
     "latin-1",
@@ -42,7 +41,7 @@ DENSE = st.text(st.sampled_from(SUSPECTS + "abz AZ.,\n \xa0" * 20))
 
 
 def ours_and_ftfys(texts: list[str]) -> tuple[list[str], list[str]]:
-    return FIX(texts), [ftfy.fix_text(text, SETTINGS) for text in texts]
+    return list(map(FIX, texts)), [ftfy.fix_text(text, SETTINGS) for text in texts]
 
 
 def garbled(text: str, pages: tuple[str, ...]) -> str:
