@@ -78,11 +78,6 @@ def read_captions(paths: Sequence[Path]) -> pa.ChunkedArray:
     return column
 
 
-def read_sample_ids(paths: Sequence[Path]) -> list[str]:
-    """Identities of the samples, in the order of the files."""
-    return [str(sample_id) for sample_id in _read_column(paths, "sample_id").to_pylist()]
-
-
 def _read_column(paths: Sequence[Path], column: str, kind: pa.DataType | None = None) -> pa.ChunkedArray:
     chunks: list[Any] = []
     for path in paths:

@@ -103,11 +103,6 @@ class Scores:
         """Plain values, for a JSON file."""
         return asdict(self)
 
-    @classmethod
-    def from_json(cls, values: Mapping[str, Any]) -> "Scores":
-        """The inverse of `to_json`."""
-        return cls(**{**values, "scores": tuple(Score(**score) for score in values["scores"])})
-
     def rows(self, captions: str | None = None) -> list[dict[str, str]]:
         """The scoreboard's rows, formatted, by column title: of one caption mode, or of all."""
         return [

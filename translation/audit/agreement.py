@@ -41,13 +41,6 @@ class Agreement:
     num_shared_items: int
 
 
-def identity_weights(num_categories: int) -> "Floats":
-    """Weights of AC1, shape (categories, categories): only equal ratings agree."""
-    import numpy as np
-
-    return np.eye(num_categories)
-
-
 def ordinal_weights(num_categories: int) -> "Floats":
     """Weights for categories in order, shape (categories, categories): 1 on the diagonal, 0 for the two ends.
 

@@ -166,19 +166,3 @@ class TranslationModel(nn.Module):
 def visible(lengths: Tensor, width: int) -> Tensor:
     """Attention mask (batch, 1, 1, width): True where a row has a real token."""
     return (torch.arange(width) < lengths.unsqueeze(1))[:, None, None, :]
-
-
-def greedy(model: TranslationModel, source: list[int], *, start: int, end: int, max_tokens: int) -> list[int]:
-    """The most probable next token, again and again: ids of one translation, without start and end token."""
-    model.eval()
-    ids = torch.tensor([source])
-    mask = visible(torch.tensor([len(source)]), len(source))
-    target = [start]
-    with torch.no_grad():
-        memory = model.encode(ids, mask)
-        for _ in range(max_tokens):
-            best = int(model.logits(model.decode(memory, mask, torch.tensor([target]))[0, -1]).argmax())
-            if best == end:
-                break
-            target.append(best)
-    return target[1:]

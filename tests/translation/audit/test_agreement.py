@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from data_catalog.errors import ConfigError
-from translation.audit.agreement import Agreement, gwet_agreement, identity_weights, ordinal_weights
+from translation.audit.agreement import Agreement, gwet_agreement, ordinal_weights
 
 Ratings = list[list[int | None]]
 SCALE = (1, 2, 3, 4)
@@ -76,11 +76,11 @@ def rounded(found: Agreement, digits: int) -> tuple[float, ...]:
     ("ratings", "categories", "weights", "published"),
     [
         # https://cran.r-project.org/web/packages/irrCAC/vignettes/overview.html
-        (FOUR_RATERS, range(1, 6), identity_weights(5), "0.8181818 0.1903212 0.77544 0.14295 0.461 1"),
+        (FOUR_RATERS, range(1, 6), np.eye(5), "0.8181818 0.1903212 0.77544 0.14295 0.461 1"),
         (
             from_counts(SIX_RATERS),
             range(5),
-            identity_weights(5),
+            np.eye(5),
             "0.5511111 0.1914815 0.4448007 0.08418757 0.264 0.625",
         ),
         # https://cran.r-project.org/web/packages/irrCAC/vignettes/weighting.html
@@ -93,8 +93,8 @@ def rounded(found: Agreement, digits: int) -> tuple[float, ...]:
         ),
         # https://github.com/afergadis/irrCAC, test/unit/irrCAC/raw/test_gwet.py
         (FOUR_RATERS, range(1, 6), ordinal_weights(5), "0.968 0.685 0.899 0.107 0.664 1"),
-        (FIVE_OBSERVERS, range(4), identity_weights(4), "0.616 0.236 0.497 0.122 0.235 0.758"),
-        (from_letters(GROUPS), range(5), identity_weights(5), "0.744 0.187 0.685 0.134 0.396 0.973"),
+        (FIVE_OBSERVERS, range(4), np.eye(4), "0.616 0.236 0.497 0.122 0.235 0.758"),
+        (from_letters(GROUPS), range(5), np.eye(5), "0.744 0.187 0.685 0.134 0.396 0.973"),
     ],
 )
 def test_published_examples_to_the_printed_digits(
@@ -118,7 +118,7 @@ def test_two_raters_of_a_contingency_table() -> None:
     # cont3x3abstractors of irrCAC (both vignettes): 13, 20 and 56 of 100 records on the diagonal. Where it is given a
     # table, irrCAC divides the variance by n, and not by n - 1 as it does for raw ratings.
     ratings: Ratings = [[0, 0]] * 13 + [[1, 1]] * 20 + [[1, 2]] * 7 + [[2, 1]] * 4 + [[2, 2]] * 56
-    found = gwet_agreement(ratings, categories=range(3), weights=identity_weights(3))
+    found = gwet_agreement(ratings, categories=range(3), weights=np.eye(3))
     assert round(found.coefficient, 7) == 0.8493305
     assert round(found.standard_error * 0.99**0.5, 8) == 0.04321747
     found = gwet_agreement(ratings, categories=range(3), weights=quadratic_weights(3))

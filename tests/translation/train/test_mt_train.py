@@ -16,7 +16,7 @@ from translation.train.config import TrainPackageConfig
 from translation.train.convert import save_ctranslate2
 from translation.train.loop import lr_factor
 from translation.train.loss import smoothed_cross_entropy
-from translation.train.model import ModelShape, TranslationModel, greedy
+from translation.train.model import ModelShape, TranslationModel, visible
 from translation.train.package import train_package
 from translation.train.vocabulary import END_ID, START_ID
 
@@ -43,6 +43,22 @@ QUICK = TrainPackageConfig(
     num_held_out=10,
     validate_every_steps=3,
 )
+
+
+def greedy(model: TranslationModel, source: list[int], *, start: int, end: int, max_tokens: int) -> list[int]:
+    """The most probable next token, again and again: ids of one translation, without start and end token."""
+    model.eval()
+    ids = torch.tensor([source])
+    mask = visible(torch.tensor([len(source)]), len(source))
+    target = [start]
+    with torch.no_grad():
+        memory = model.encode(ids, mask)
+        for _ in range(max_tokens):
+            best = int(model.logits(model.decode(memory, mask, torch.tensor([target]))[0, -1]).argmax())
+            if best == end:
+                break
+            target.append(best)
+    return target[1:]
 
 
 @pytest.fixture(scope="module")
