@@ -2,11 +2,15 @@
 
 import logging
 import signal
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
 
 import pytest
 from hypothesis import settings
+
+if TYPE_CHECKING:
+    from data_catalog.storage.work import Commit
 
 # A busy machine is no defect: no test fails for being slow.
 settings.register_profile("untimed", deadline=None)
@@ -73,3 +77,43 @@ def random_clip(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]
         return folder
 
     return make
+
+
+class CallStep(Protocol):
+    """Calls one step of the table, of shard 0 where it sees one."""
+
+    def __call__(
+        self,
+        name: str,
+        folder: Path,
+        inputs: "Mapping[str, Path | Commit | Sequence[Path | Commit]]",
+        settings: Mapping[str, Any],
+        *,
+        tools: Any = None,
+    ) -> "Commit":
+        """Return what the step writes below `folder`; a path among its inputs is the file that another one has written."""
+
+
+@pytest.fixture(scope="session")
+def call_step() -> CallStep:
+    """Call a step outside of a build."""
+    from data_catalog.storage.shards import sha256_of
+    from data_catalog.storage.work import Commit, WorkStore
+    from flows.build.engine import PER_SHARD, call_of
+    from flows.build.steps import STEPS
+
+    steps = {step.name: step for step in STEPS}
+
+    def commit(found: Any) -> Any:
+        if isinstance(found, Path):
+            return Commit(folder=found.parent, files={found.name: sha256_of(found)}, facts={})
+        return found if isinstance(found, Commit) else tuple(map(commit, found))
+
+    def call(
+        name: str, folder: Path, inputs: Mapping[str, Any], settings: Mapping[str, Any], *, tools: Any = None
+    ) -> Commit:
+        read = {step: commit(found) for step, found in inputs.items()}
+        number = 0 if steps[name].scope is PER_SHARD else None
+        return call_of(steps[name], read, settings, work=WorkStore(folder), number=number, tools=tools)().commit
+
+    return call
