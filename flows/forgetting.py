@@ -41,7 +41,6 @@ from data_catalog.storage.reading import taking_down
 from data_catalog.storage.roots import KEPT_FEATURES
 from data_catalog.storage.shards import TEMPORARY_PREFIX, digest, read_json, sweep_temporary, sync
 from data_catalog.storage.verify import EXPORTS
-from data_catalog.storage.work import COMMIT_FILE
 from data_catalog.takedown import (
     Matcher,
     all_snapshots,
@@ -69,8 +68,6 @@ INDEX_FOLDER = "index"
 # What a killed export, or a killed removal of one, leaves.
 _KILLED = tuple(f"{TEMPORARY_PREFIX}{kind}-" for kind in ("new", "old", "removed"))
 _FINGERPRINT = re.compile(r"[0-9a-f]{16}")  # of a model, whose folder of features is called so
-# Step outputs of texts alone, that do not say of which sample each is.
-_ANONYMOUS_STEPS = ("plan",)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -286,34 +283,21 @@ def _rewrite(
 
 
 def _remove_snapshots(root: Path, tombstones: Tombstones, done: TakeDown) -> None:
-    """Remove the snapshots that hold something of what is forgotten, and all that a rewritten one goes on from."""
+    """Remove the snapshots, but the current ones, that hold something of what is forgotten."""
     for snapshot in list(all_snapshots(root)):
         current = current_snapshot_name(root, snapshot.dataset)
-        if snapshot.snapshot != current and (
-            _is_superseded(root, snapshot, current)
-            or is_concerned(files_of(snapshot), Matcher(tombstones.of(snapshot.dataset)))
-        ):
+        if snapshot.snapshot != current and is_concerned(files_of(snapshot), Matcher(tombstones.of(snapshot.dataset))):
             remove_snapshot(root, snapshot.dataset, snapshot.snapshot)
             done.removed.append((snapshot.dataset, snapshot.snapshot))
 
 
-def _is_superseded(root: Path, snapshot: Snapshot, current: str | None) -> bool:
-    """Tell if it is of the same build as a current one that was rewritten: builds look for the last of such a line."""
-    now = None if current is None else read_snapshot(root, snapshot.dataset, current)
-    if now is None or now.manifest.get("forget_of") is None:
-        return False
-    return bool(now.manifest.get("build_key") == snapshot.manifest.get("build_key"))
-
-
 def clear_work(work: Path, matcher: Matcher) -> list[Path]:
-    """Remove the step outputs that hold images or rows that are meant, and all lists of texts beside them.
+    """Remove the step outputs that hold images or rows that are meant.
 
     A build that was under way makes them again, without. Call it with the writer's lock held.
     """
     sweep_temporary([work, *work.glob("*/"), *work.glob("*/*/")])
     doomed = {path.parent for path in work_files(work) if is_concerned([path], matcher)}
-    if doomed:
-        doomed |= {path.parent for step in _ANONYMOUS_STEPS for path in work.rglob(f"{step}/*/{COMMIT_FILE}")}
     for folder in sorted(doomed):
         remove_folder(folder)
     return sorted(doomed)
