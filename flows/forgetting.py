@@ -35,7 +35,7 @@ from data_catalog.storage.manifest import (
     read_snapshot,
     snapshot_folder,
 )
-from data_catalog.storage.pruning import freed_bytes, remove_snapshot, sweep_removed
+from data_catalog.storage.pruning import remove_snapshot, sweep_removed
 from data_catalog.storage.reading import taking_down
 from data_catalog.storage.recorded_files import take_record_away, write_recorded
 from data_catalog.storage.roots import KEPT_FEATURES
@@ -316,9 +316,7 @@ def clear_work(work: Path, matcher: Matcher) -> list[Path]:
     doomed = {path.parent for path in work_files(work) if is_concerned([path], matcher)}
     if doomed:
         doomed |= {path.parent for step in _ANONYMOUS_STEPS for path in work.rglob(f"{step}/*/{COMMIT_FILE}")}
-    for folder in sorted(doomed):
-        remove_folder(folder)
-    return sorted(doomed)
+    return _remove_folders(doomed)
 
 
 def clear_log(folder: Path, matcher: Matcher) -> int:
@@ -343,10 +341,7 @@ def clear_exports(root: Path) -> list[Path]:
     They are looked for in the whole root; where exports go by default those without a record go as well, and links are
     followed: behind one only what has a record goes, since the rest of that disk is somebody's.
     """
-    doomed = [folder for folder in _exports(root, root) if not _stays(root, folder)]
-    for folder in doomed:
-        remove_folder(folder.resolve())
-    return doomed
+    return _remove_folders(folder for folder in _exports(root, root) if not _stays(root, folder))
 
 
 def _exports(root: Path, top: Path) -> Iterator[Path]:
@@ -390,12 +385,9 @@ def _lies_elsewhere(root: Path, folder: Path) -> bool:
 def clear_indexes(root: Path, datasets: Iterable[str]) -> list[Path]:
     """Remove what `vernaclip search` keeps of the images of some datasets; it looks at them anew."""
     models = [model for name in datasets for model in sorted((root / "models" / name).glob("*")) if model.is_dir()]
-    doomed = [model / INDEX_FOLDER for model in models if (model / INDEX_FOLDER).is_dir()]
     for model in models:  # of a removal that was killed
         shutil.rmtree(model / f"{TEMPORARY_PREFIX}removed-{INDEX_FOLDER}", ignore_errors=True)
-    for folder in doomed:
-        remove_folder(folder)
-    return doomed
+    return _remove_folders(model / INDEX_FOLDER for model in models if (model / INDEX_FOLDER).is_dir())
 
 
 def clear_features(root: Path) -> list[Path]:
@@ -408,10 +400,7 @@ def clear_features(root: Path) -> list[Path]:
         return []
     for killed in folder.glob(f"{TEMPORARY_PREFIX}removed-*"):  # a removal was
         shutil.rmtree(killed, ignore_errors=True)
-    found = sorted(path for path in folder.iterdir() if _FINGERPRINT.fullmatch(path.name))
-    for path in found:
-        remove_folder(path)
-    return found
+    return _remove_folders(path for path in folder.iterdir() if _FINGERPRINT.fullmatch(path.name))
 
 
 def clear_files(paths: Iterable[Path]) -> list[Path]:
@@ -424,15 +413,16 @@ def clear_files(paths: Iterable[Path]) -> list[Path]:
     return found
 
 
-def remove_folder(folder: Path) -> int:
-    """Remove a folder in one move for its readers; return how many bytes were freed."""
-    freed = freed_bytes(folder)
-    doomed = folder.with_name(f"{TEMPORARY_PREFIX}removed-{folder.name}")
-    shutil.rmtree(doomed, ignore_errors=True)
-    folder.rename(doomed)
-    sync(doomed.parent)
-    shutil.rmtree(doomed)
-    return freed
+def _remove_folders(folders: Iterable[Path]) -> list[Path]:
+    """Remove folders, each in one move for its readers; return them, sorted."""
+    found = sorted(folders)
+    for folder in [path.resolve() for path in found]:
+        doomed = folder.with_name(f"{TEMPORARY_PREFIX}removed-{folder.name}")
+        shutil.rmtree(doomed, ignore_errors=True)
+        folder.rename(doomed)
+        sync(doomed.parent)
+        shutil.rmtree(doomed)
+    return found
 
 
 def models_of(root: Path, removed: Iterable[tuple[str, str]]) -> list[Path]:
