@@ -22,7 +22,7 @@ from data_catalog.errors import ConfigError, PipelineError
 from data_catalog.exports.documents import write_documents
 from data_catalog.exports.place import RECORD_FILE, RECORD_KEYS, WITHOUT_EXPORTS
 from data_catalog.sources.ingest import STEP as INGEST
-from data_catalog.storage.history import freed_bytes, remove_snapshot, sweep_removed
+from data_catalog.storage.history import remove_snapshot, sweep_removed
 from data_catalog.storage.integrity import read_checksummed, take_record_away, write_recorded
 from data_catalog.storage.lock import writer_lock
 from data_catalog.storage.manifest import (
@@ -298,9 +298,7 @@ def clear_work(work: Path, matcher: Matcher) -> list[Path]:
     """
     sweep_temporary([work, *work.glob("*/"), *work.glob("*/*/")])
     doomed = {path.parent for path in work_files(work) if is_concerned([path], matcher)}
-    for folder in sorted(doomed):
-        remove_folder(folder)
-    return sorted(doomed)
+    return _remove_folders(doomed)
 
 
 def clear_log(folder: Path, matcher: Matcher) -> int:
@@ -325,10 +323,7 @@ def clear_exports(root: Path) -> list[Path]:
     They are looked for in the whole root; where exports go by default those without a record go as well, and links are
     followed: behind one only what has a record goes, since the rest of that disk is somebody's.
     """
-    doomed = [folder for folder in _exports(root, root) if not _stays(root, folder)]
-    for folder in doomed:
-        remove_folder(folder.resolve())
-    return doomed
+    return _remove_folders(folder for folder in _exports(root, root) if not _stays(root, folder))
 
 
 def _exports(root: Path, top: Path) -> Iterator[Path]:
@@ -372,12 +367,9 @@ def _lies_elsewhere(root: Path, folder: Path) -> bool:
 def clear_indexes(root: Path, datasets: Iterable[str]) -> list[Path]:
     """Remove what `vernaclip search` keeps of the images of some datasets; it looks at them anew."""
     models = [model for name in datasets for model in sorted((root / "models" / name).glob("*")) if model.is_dir()]
-    doomed = [model / INDEX_FOLDER for model in models if (model / INDEX_FOLDER).is_dir()]
     for model in models:  # of a removal that was killed
         shutil.rmtree(model / f"{TEMPORARY_PREFIX}removed-{INDEX_FOLDER}", ignore_errors=True)
-    for folder in doomed:
-        remove_folder(folder)
-    return doomed
+    return _remove_folders(model / INDEX_FOLDER for model in models if (model / INDEX_FOLDER).is_dir())
 
 
 def clear_features(root: Path) -> list[Path]:
@@ -390,10 +382,7 @@ def clear_features(root: Path) -> list[Path]:
         return []
     for killed in folder.glob(f"{TEMPORARY_PREFIX}removed-*"):  # a removal was
         shutil.rmtree(killed, ignore_errors=True)
-    found = sorted(path for path in folder.iterdir() if _FINGERPRINT.fullmatch(path.name))
-    for path in found:
-        remove_folder(path)
-    return found
+    return _remove_folders(path for path in folder.iterdir() if _FINGERPRINT.fullmatch(path.name))
 
 
 def clear_files(paths: Iterable[Path]) -> list[Path]:
@@ -406,15 +395,16 @@ def clear_files(paths: Iterable[Path]) -> list[Path]:
     return found
 
 
-def remove_folder(folder: Path) -> int:
-    """Remove a folder in one move for its readers; return how many bytes were freed."""
-    freed = freed_bytes(folder)
-    doomed = folder.with_name(f"{TEMPORARY_PREFIX}removed-{folder.name}")
-    shutil.rmtree(doomed, ignore_errors=True)
-    folder.rename(doomed)
-    sync(doomed.parent)
-    shutil.rmtree(doomed)
-    return freed
+def _remove_folders(folders: Iterable[Path]) -> list[Path]:
+    """Remove folders, each in one move for its readers; return them, sorted."""
+    found = sorted(folders)
+    for folder in [path.resolve() for path in found]:
+        doomed = folder.with_name(f"{TEMPORARY_PREFIX}removed-{folder.name}")
+        shutil.rmtree(doomed, ignore_errors=True)
+        folder.rename(doomed)
+        sync(doomed.parent)
+        shutil.rmtree(doomed)
+    return found
 
 
 def models_of(root: Path, removed: Iterable[tuple[str, str]]) -> list[Path]:

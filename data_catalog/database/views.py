@@ -34,8 +34,9 @@ IMAGES = """
         SELECT dataset, snapshot, sample_id, any_value(source) AS source, any_value(url) AS url,
                any_value(path) AS path, SPLITS[max(list_position(SPLITS, upstream_split))] AS upstream_split,
                count(*) AS num_captions, count(*) FILTER (outcome = 'kept') AS num_kept,
-               arg_max(step, step_number) AS last_step, arg_max(drop_reason, step_number) AS drop_reason
-        FROM captions LEFT JOIN (STEPS) USING (dataset, snapshot, source, step) GROUP BY dataset, snapshot, sample_id
+               arg_max(step, list_position(STEPS, step)) AS last_step,
+               arg_max(drop_reason, list_position(STEPS, step)) AS drop_reason
+        FROM captions GROUP BY dataset, snapshot, sample_id
     ) c LEFT JOIN (
         SELECT dataset, snapshot, sample_id, split, width, height, original_width, original_height, sha256,
                octet_length(image.bytes) AS num_bytes
@@ -96,16 +97,15 @@ TRANSLATORS = """
 
 def view_texts(snapshots: Sequence[Snapshot]) -> dict[str, str]:
     """Return the definitions of all views, in an order in which they can be created."""
-    steps = _values(STEP_COLUMNS, snapshots, _steps)
     return {
         "pairs": _union(PAIRS, [(snapshot, snapshot.all_pair_files()) for snapshot in snapshots]),
         "captions": _union(CAPTIONS, [(snapshot, snapshot.caption_files()) for snapshot in snapshots]),
         "rejects": REJECTS,
         "image_outcomes": _union(OUTCOMES, [(snapshot, snapshot.image_files()) for snapshot in snapshots]),
-        "images": IMAGES.replace("STEPS", steps)
+        "images": IMAGES.replace("STEPS", _step_order(snapshots))
         .replace("SPLITS", str(list(SPLITS)))
         .replace("RETRYABLE", _retryable()),
-        "funnel": FUNNEL.replace("STEPS", steps),
+        "funnel": FUNNEL.replace("STEPS", _values(STEP_COLUMNS, snapshots, _steps)),
         "drop_reasons": DROP_REASONS,
         "leaks": LEAKS,
         "translators": TRANSLATORS,
@@ -132,6 +132,14 @@ BUILD_COLUMNS = dict.fromkeys(("target_lang", "translator"), "VARCHAR") | dict.f
     ("num_captions", "num_kept", "num_pairs", *(f"num_{split}" for split in (*SPLITS, MARKED)), "bytes"), "BIGINT"
 )
 BUILD_COLUMNS["settings"] = "JSON"
+
+
+def _step_order(snapshots: Sequence[Snapshot]) -> str:
+    """Return SQL for the list of a snapshot's steps in the order of the funnel: a constant where all have the same."""
+    orders = {found.snapshot: f"[{', '.join(map(literal, found.steps))}]::VARCHAR[]" for found in snapshots}
+    if len(set(orders.values())) < 2:
+        return next(iter(orders.values()), "[]::VARCHAR[]")
+    return f"CASE snapshot {' '.join(f'WHEN {literal(name)} THEN {order}' for name, order in orders.items())} END"
 
 
 def _steps(manifest: Mapping[str, Any]) -> list[dict[str, Any]]:

@@ -1,5 +1,6 @@
 """Views over snapshots of several ages: every column is there, null where a snapshot has none of it."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -69,6 +70,27 @@ def test_every_view_can_be_asked_of_snapshots_without_images(connection: duckdb.
     assert counts["rejects"] == counts["captions"] == 5
     assert (counts["pairs"], counts["image_outcomes"], counts["images"], counts["builds"]) == (0, 0, 2, 2)
     assert connection.execute("SELECT test_set, reason FROM leaks").fetchall() == [("xtd10", "test_caption")] * 2
+
+
+def test_each_snapshot_has_its_own_order_of_steps(tmp_path: Path) -> None:
+    """Of a sample's captions the one that came farthest tells where the image was lost, as its own build counts."""
+    found = [snapshot_with(tmp_path, name, CAPTIONS, 2) for name in ("forth", "back")]
+    steps = [{"step": step, "meaning": "", "rules": [], "reasons": {}} for step in ("ingest", "clean")]
+    snapshots = []
+    for snapshot, order in zip(found, (steps, steps[::-1]), strict=True):
+        rows = [ROW | {"step": step, "drop_reason": step, "caption_id": step} for step in ("ingest", "clean")]
+        pq.write_table(pa.Table.from_pylist(rows, schema=CAPTIONS), snapshot.caption_files()[0])
+        pq.write_table(pa.Table.from_pylist([], schema=CAPTIONS), snapshot.caption_files()[1])
+        manifest = {**snapshot.manifest, "steps": order}
+        snapshots.append(replace(snapshot, snapshot=snapshot.dataset * 2, manifest=manifest))
+    connection = duckdb.connect()
+    for name, text in view_texts(snapshots).items():
+        connection.execute(f"CREATE VIEW {name} AS {text}")
+    found_at = connection.execute("SELECT dataset, step, drop_reason FROM images").fetchall()
+    assert sorted(found_at) == [("back", "ingest", "ingest"), ("forth", "clean", "clean")]
+    funnel = connection.execute("SELECT dataset, step, read, kept, dropped FROM funnel ORDER BY ALL").fetchall()
+    assert funnel[:2] == [("back", "clean", 2, 1, 1), ("back", "ingest", 1, 0, 1)]
+    assert funnel[2:] == [("forth", "clean", 1, 0, 1), ("forth", "ingest", 2, 1, 1)]
 
 
 def test_a_file_of_another_schema_within_a_snapshot_is_an_error_and_no_null(tmp_path: Path) -> None:
