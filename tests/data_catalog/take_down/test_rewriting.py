@@ -94,6 +94,7 @@ def snapshot(folder: Path, files: dict[str, list[Any]], funnel: Sequence[Row]) -
     captions = [folder / entry["path"] for entry in files["captions"]]
     manifest = {
         "files": files,
+        "documents": [],
         "settings": {"split": SPLIT},
         "funnel": recounted_funnel(funnel, captions),
         "target_lang": "it",
