@@ -17,7 +17,7 @@ from data_catalog.storage.shards import TEMPORARY_PREFIX, make_folder, sha256_of
 
 RECORD_FILE = "export.json"
 # What every record of an export has; other people's files may be called so.
-RECORD_KEYS = frozenset({"dataset", "snapshot", "format", "files", "bytes"})
+RECORD_KEYS = frozenset({"dataset", "snapshot", "format", "files"})
 # Folders of a root that hold no exports: what builds and training make is kept in order there.
 WITHOUT_EXPORTS = frozenset({"datasets", "models", "work"})
 # What people add to before they publish.

@@ -141,3 +141,11 @@ def test_a_process_that_dies_meanwhile_leaves_no_record(file: Path) -> None:
         file.write_bytes(b"second")
     assert is_recorded(file)
     assert record_problem(file) is None
+
+
+@pytest.mark.parametrize("value", [{}, {"files": []}, {"files": {"a": 1}}])
+def test_a_document_that_lists_no_files_is_no_record(tmp_path: Path, value: dict[str, object]) -> None:
+    path = tmp_path / "files.json"
+    write_checksummed(path, value)
+    with pytest.raises(ConfigError, match=r"files\.json is damaged \(it lists no files\): train again"):
+        read_record(path, remedy="train again")
