@@ -91,7 +91,7 @@ class CallStep(Protocol):
         *,
         tools: Any = None,
     ) -> "Commit":
-        """Return what the step writes below `folder`; a path among its inputs is the file that another one has written."""
+        """Return what the step writes below `folder`; a path among its inputs is a file that another wrote."""
 
 
 @pytest.fixture(scope="session")
