@@ -15,6 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError, c
 from cleaning.checks.definition import Section
 from data_catalog.errors import ConfigError
 from flows.recipe.recipe import SECTIONS, override_values
+from flows.recipe.settings import OLD_KEYS, unknown_key
 
 
 class _RecipeSettings(BaseModel):
@@ -117,7 +118,10 @@ def settings_of(overrides: Sequence[str]) -> Settings:
         return Settings.model_validate(override_values(overrides))
     except ValidationError as error:
         first = error.errors()[0]
-        raise ConfigError(f"{'.'.join(map(str, first['loc']))}: {first['msg']}") from error
+        path = ".".join(map(str, first["loc"]))
+        if path in OLD_KEYS:
+            raise unknown_key(path, "", ()) from error
+        raise ConfigError(f"{path}: {first['msg']}") from error
 
 
 def overrides_of(settings: Settings) -> list[str]:

@@ -18,7 +18,7 @@ from data_catalog.images.normalise import NormaliseConfig
 from data_catalog.publish import UPSTREAM, SplitConfig
 from data_catalog.sample.config import ScenesConfig, ServeConfig
 from data_catalog.settings import how, what
-from flows.recipe.settings import build, coerce
+from flows.recipe.settings import build, coerce, unknown_key
 from flows.recipe.sources import (
     SourceSettings,
     TestSetSettings,
@@ -261,7 +261,7 @@ def _recipe(values: dict[str, Any], *, default_name: str) -> Recipe:
     known = {*SECTIONS, *TEXTS, "language_packs", "sources", "test_sets"}
     for name, value in values.items():
         if name not in known:
-            raise ConfigError(f"unknown key {name}: a recipe has {', '.join(sorted(known))}")
+            raise unknown_key(name, "a recipe", known)
         if name in TEXTS and not isinstance(value, str):
             raise ConfigError(f"{name} must be a text, got {value!r}")
     if "target_language" not in values:

@@ -11,6 +11,14 @@ from data_catalog.errors import ConfigError
 
 T = TypeVar("T")
 
+# Keys that recipes had once: what holds now, and what to do. A key that has another name now says that name here.
+_IMAGES_ARE_KNOWN = "what a root knows of images is never asked again: remove it"
+OLD_KEYS: Mapping[str, str] = {
+    "build.chunk_size": "captions are translated shard by shard, of build.shard_size samples each: remove it",
+    "build.keep_work": _IMAGES_ARE_KNOWN,
+    "build.reuse_images": _IMAGES_ARE_KNOWN,
+}
+
 
 def build(config_type: type[T], values: Any, path: str, *, elsewhere: Collection[str] = ()) -> T:
     """An instance of a config dataclass from a TOML table.
@@ -30,12 +38,25 @@ def build(config_type: type[T], values: Any, path: str, *, elsewhere: Collection
     fields = {field.name: field for field in dataclasses.fields(config_type)}  # type: ignore[arg-type]
     for name in values:
         if name not in fields:
-            raise ConfigError(f"unknown key {path}.{name}: {path} has {', '.join(sorted({*fields, *elsewhere}))}")
+            raise unknown_key(f"{path}.{name}", path, {*fields, *elsewhere})
     for name, field in fields.items():
         if name not in values and field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING:
             raise ConfigError(f"{path}.{name} is missing: the recipe, or --set {path}.{name}=..., must give it")
     hints = typing.get_type_hints(config_type)
     return config_type(**{name: coerce(hints[name], value, f"{path}.{name}") for name, value in values.items()})
+
+
+def unknown_key(key: str, table: str, known: Collection[str]) -> ConfigError:
+    """Return the error for a key that a recipe may not have, or not any more.
+
+    Args:
+        key: with its path.
+        table: what it stands in.
+        known: keys that may stand there.
+    """
+    if key in OLD_KEYS:
+        return ConfigError(f"{key} is no setting any more: {OLD_KEYS[key]}")
+    return ConfigError(f"unknown key {key}: {table} has {', '.join(sorted(known))}")
 
 
 def coerce(kind: Any, value: Any, path: str) -> Any:

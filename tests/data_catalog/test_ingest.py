@@ -1,7 +1,8 @@
 """Every selected upstream row becomes exactly one caption row, whatever the order of reading."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -9,9 +10,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from data_catalog.schema import CAPTIONS
-from data_catalog.sources.ingest import Source, ingest, shard_names
+from data_catalog.sources.ingest import Source, ingest
 from data_catalog.sources.rows import MalformedRow, SourceRow, UnselectedRow, UpstreamRow
-from data_catalog.storage.work import Commit, WorkStore
+from data_catalog.storage.shards import sha256_of
 
 
 def source(rows: Sequence[SourceRow], folder: Path, *, name: str = "pairs", content_hash: str = "h") -> Source:
@@ -34,8 +35,17 @@ def row(sample: str, caption: str, line: int, folder: Path, *, key: str | None =
     )
 
 
-def read_all(commit: Commit) -> pa.Table:
-    return pa.concat_tables([pq.read_table(commit.path(name)) for name in shard_names(commit)])
+def ingested(folder: Path, sources: Sequence[Source], *, shard_size: int) -> tuple[list[Path], Mapping[str, Any]]:
+    """The shards, and what was counted."""
+    folder.mkdir()
+    facts = ingest(folder, sources, target_lang="it", shard_size=shard_size)
+    shards = sorted(folder.iterdir())
+    assert [path.name for path in shards] == [f"{number:05d}.parquet" for number in range(facts["num_shards"])]
+    return shards, facts["sources"]
+
+
+def read_all(shards: Sequence[Path]) -> pa.Table:
+    return pa.concat_tables([pq.read_table(path) for path in shards])
 
 
 def test_selection_is_counted_and_malformed_rows_are_kept_as_rejects(tmp_path: Path) -> None:
@@ -45,9 +55,9 @@ def test_selection_is_counted_and_malformed_rows_are_kept_as_rejects(tmp_path: P
         UnselectedRow(reason="language"),
         MalformedRow(upstream_file=str(tmp_path / "a.tsv"), upstream_line=4, reason="malformed_row", detail="1 field"),
     ]
-    commit = ingest(WorkStore(tmp_path / "work"), [source(rows, tmp_path)], target_lang="it", shard_size=10)
-    assert commit.facts["sources"] == {"pairs": {"selected": 2, "malformed": 1, "unselected": {"language": 2}}}
-    table = read_all(commit)
+    shards, counts = ingested(tmp_path / "work", [source(rows, tmp_path)], shard_size=10)
+    assert counts == {"pairs": {"selected": 2, "malformed": 1, "unselected": {"language": 2}}}
+    table = read_all(shards)
     assert table.schema.equals(CAPTIONS)
     assert sorted(table.column("outcome").to_pylist()) == ["pending", "rejected"]
     rejected = next(found for found in table.to_pylist() if found["outcome"] == "rejected")
@@ -57,8 +67,8 @@ def test_selection_is_counted_and_malformed_rows_are_kept_as_rejects(tmp_path: P
 
 def test_all_captions_of_a_sample_lie_in_one_shard(tmp_path: Path) -> None:
     rows = [row(str(n % 50), f"caption {n}", n, tmp_path) for n in range(500)]
-    commit = ingest(WorkStore(tmp_path / "work"), [source(rows, tmp_path)], target_lang="it", shard_size=10)
-    shards = [set(pq.read_table(commit.path(name)).column("sample_id").to_pylist()) for name in shard_names(commit)]
+    paths, _ = ingested(tmp_path / "work", [source(rows, tmp_path)], shard_size=10)
+    shards = [set(pq.read_table(path).column("sample_id").to_pylist()) for path in paths]
     assert len(shards) == 5
     assert sum(len(shard) for shard in shards) == len(set.union(*shards)) == 50
 
@@ -67,19 +77,17 @@ def test_a_shard_holds_one_source_and_no_source_changes_the_shards_of_another(tm
     few = [row(str(n), f"caption {n}", n, tmp_path) for n in range(5)]
     many = [row(str(n), f"caption {n}", n, tmp_path) for n in range(35)]
     both = [source(many, tmp_path, name="b"), source(few, tmp_path, name="a"), source([], tmp_path, name="empty")]
-    commit = ingest(WorkStore(tmp_path / "work"), both, target_lang="it", shard_size=10)
-    alone = ingest(WorkStore(tmp_path / "alone"), both[:1], target_lang="it", shard_size=10)
-    found = [pq.read_table(commit.path(name)) for name in shard_names(commit)]
+    together, _ = ingested(tmp_path / "work", both, shard_size=10)
+    alone, _ = ingested(tmp_path / "alone", both[:1], shard_size=10)
+    found = [pq.read_table(path) for path in together]
     assert [set(table.column("source").to_pylist()) for table in found] == [{"a"}, *[{"b"}] * 4]
-    assert [commit.files[name] for name in shard_names(commit)[1:]] == [
-        alone.files[name] for name in shard_names(alone)
-    ]
+    assert [path.read_bytes() for path in together[1:]] == [path.read_bytes() for path in alone]
 
 
 def test_repeated_rows_get_ids_of_their_own(tmp_path: Path) -> None:
     rows = [row("1", "a dog", line, tmp_path) for line in (1, 2, 3)]
-    commit = ingest(WorkStore(tmp_path / "work"), [source(rows, tmp_path)], target_lang="it", shard_size=10)
-    ids = read_all(commit).column("caption_id").to_pylist()
+    shards, _ = ingested(tmp_path / "work", [source(rows, tmp_path)], shard_size=10)
+    ids = read_all(shards).column("caption_id").to_pylist()
     assert len(set(ids)) == 3
     assert [found[-2:] for found in ids[1:]] == ["~2", "~3"]
 
@@ -95,8 +103,8 @@ def test_the_order_of_reading_does_not_matter(tmp_path: Path, found: list[tuple[
     random.shuffle(shuffled)  # type: ignore[attr-defined]
     contents = []
     for number, order in enumerate((rows, shuffled)):
-        work = WorkStore(tmp_path / f"work-{number}-{len(list(tmp_path.iterdir()))}")
-        commit = ingest(work, [source(order, tmp_path)], target_lang="it", shard_size=3)
-        contents.append([commit.files[name] for name in shard_names(commit)])
-        assert sum(pq.read_metadata(commit.path(name)).num_rows for name in shard_names(commit)) == len(rows)
+        folder = tmp_path / f"work-{number}-{len(list(tmp_path.iterdir()))}"
+        shards, _ = ingested(folder, [source(order, tmp_path)], shard_size=3)
+        contents.append(list(map(sha256_of, shards)))
+        assert sum(pq.read_metadata(path).num_rows for path in shards) == len(rows)
     assert contents[0] == contents[1]

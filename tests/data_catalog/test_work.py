@@ -59,30 +59,29 @@ def test_what_a_killed_process_left_is_swept(tmp_path: Path) -> None:
     assert list((tmp_path / "clean").iterdir()) == []
 
 
-def test_only_outputs_of_this_run_are_removed(tmp_path: Path) -> None:
-    WorkStore(tmp_path).run(key(), produce)
+def test_what_a_step_wrote_is_told_with_its_readable_key(tmp_path: Path) -> None:
     work = WorkStore(tmp_path)
-    work.run(key(version=2), produce)
-    work.note_used("snapshot")
-    # Another run may have to do it, if this one is killed in between.
-    WorkStore(tmp_path).remove_used("snapshot")
-    assert work.find(key(version=2)) is None
-    assert work.find(key()) is not None
-    assert [path.name for path in tmp_path.iterdir()] == ["clean"]
+    assert list(work.commits("clean")) == []
+    versions = {work.run(key(version=version), produce).folder: version for version in (1, 2)}
+    (tmp_path / "clean" / ".tmp-abc").mkdir()
+    (tmp_path / "clean" / "damaged").mkdir()
+    found = [(commit, read["version"], read["settings"]) for commit, read in WorkStore(tmp_path).commits("clean")]
+    settings = {"min_words": 2}
+    assert [(commit.folder, version, told) for commit, version, told in found] == [
+        (folder, version, settings) for folder, version in sorted(versions.items())
+    ]
+    assert all(commit.reused and commit.files.keys() == {"x.txt"} for commit, _, _ in found)
 
 
-def test_what_another_build_keeps_too_stays(tmp_path: Path) -> None:
-    kept, other = WorkStore(tmp_path), WorkStore(tmp_path)
-    kept.run(key(), produce)
-    kept.note_used("kept")
-    other.run(key(), produce)
-    other.run(key(version=2), produce)
-    other.note_used("ablation")
-    WorkStore(tmp_path).remove_used("ablation")
-    assert other.find(key(version=2)) is None
-    assert kept.find(key()) is not None
-    WorkStore(tmp_path).remove_used("kept")
-    assert kept.find(key()) is None
+def test_the_outputs_of_a_dataset_are_removed_and_no_others(tmp_path: Path) -> None:
+    work, other = WorkStore(tmp_path / "one"), WorkStore(tmp_path / "other")
+    for store in (work, other):
+        store.run(key(), produce)
+        store.run(key(step="check"), produce)
+    work.empty()
+    work.empty()
+    assert [path.name for path in tmp_path.iterdir()] == ["other"]
+    assert other.find(key()) is not None
 
 
 def test_a_removal_that_is_killed_leaves_no_record_without_its_files(
@@ -93,16 +92,17 @@ def test_a_removal_that_is_killed_leaves_no_record_without_its_files(
 
     work = WorkStore(tmp_path)
     work.run(key(), produce)
-    work.note_used("snapshot")
     with monkeypatch.context() as patch:
         patch.setattr("data_catalog.storage.work.shutil.rmtree", die)
         with pytest.raises(KeyboardInterrupt):
-            work.remove_used("snapshot")
+            work.empty()
     again = WorkStore(tmp_path)
+    assert list(again.commits("clean")) == []
     again.sweep()
     assert again.find(key()) is None
-    again.remove_used("snapshot")
-    assert list((tmp_path / "clean").iterdir()) == []
+    assert list(tmp_path.iterdir()) == []
+    again.empty()
+    assert not tmp_path.exists()
 
 
 @pytest.mark.parametrize("damage", [b"", b"{}", b"[]", b'{"files": {', None])
@@ -143,23 +143,10 @@ def test_what_an_earlier_run_wrote_is_looked_at_before_a_step_reads_it(tmp_path:
         made.path("x.txt").unlink()
     for _ in range(2):  # whoever else reads it is told as well
         with pytest.raises(ShardError, match=r"x\.txt is not what was written, .*run the same command again"):
-            work.run(following, refuse)
+            work.run(following, refuse, reads=[found])
     again = WorkStore(tmp_path)
     again.run(key(), produce)
-    assert again.run(following, produce).reused is False
-
-
-def test_where_the_list_of_what_to_remove_is_damaged_a_build_goes_on(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    work = WorkStore(tmp_path)
-    work.run(key(), produce)
-    work.note_used("snapshot")
-    (tmp_path / "used-snapshot.json").write_bytes(b"")
-    work.remove_used("snapshot")
-    assert "used-snapshot.json is damaged" in caplog.text
-    assert work.find(key()) is not None
-    assert [path.name for path in tmp_path.iterdir()] == ["clean"]
+    assert again.run(following, produce, reads=[found]).reused is False
 
 
 def test_two_shards_of_equal_content_share_an_output(tmp_path: Path) -> None:

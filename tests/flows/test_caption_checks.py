@@ -1,6 +1,8 @@
 """The check step: translated rows get their quality columns, whatever becomes of them; other rows stay as they are."""
 
+from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pyarrow as pa
@@ -8,11 +10,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from cleaning.checks import CheckConfig, apply_rules
+from cleaning.leaks import LeaksConfig
 from data_catalog.schema import CAPTIONS, NATIVE, PENDING, REJECTED
-from data_catalog.storage.shards import save_parquet, sha256_of
-from data_catalog.storage.work import WorkStore
-from flows.build.captions import check
-from flows.build.step_outputs import Shard
+from data_catalog.storage.shards import save_parquet
 from flows.recipe.language_packs import load_language_pack
 
 ENGINE = "argos:en-it:0123456789ab"
@@ -42,21 +42,36 @@ def row(source: str, target: str | None, **cells: Any) -> dict[str, Any]:
     return {field.name: {**given, **cells}.get(field.name) for field in CAPTIONS}
 
 
-def checked(tmp_path: Path, rows: list[dict[str, Any]], config: CheckConfig | None = None) -> list[dict[str, Any]]:
-    path = tmp_path / "in.parquet"
-    save_parquet(pa.Table.from_pylist(rows, CAPTIONS), path)
-    shard = Shard(shard_id=0, path=path, sha256=sha256_of(path), counts={})
-    result = check(
-        WorkStore(tmp_path / "work"), shard, config or CheckConfig(), {"it": load_language_pack("it")}, target="it"
-    )
-    table = pq.read_table(result.path)
-    assert table.schema.equals(CAPTIONS)
-    found: list[dict[str, Any]] = table.to_pylist()
-    return found
+Checked = Callable[..., list[dict[str, Any]]]
 
 
-def test_a_good_translation_is_measured_and_kept(tmp_path: Path) -> None:
-    (found,) = checked(tmp_path, [row("A black cat sleeps on the red sofa", "Un gatto nero dorme sul divano rosso")])
+@pytest.fixture
+def checked(tmp_path: Path, call_step: Any) -> Checked:
+    """`checked(rows, config)`: the rows after the step."""
+
+    def through_the_step(rows: list[dict[str, Any]], config: CheckConfig | None = None) -> list[dict[str, Any]]:
+        path = tmp_path / "in.parquet"
+        save_parquet(pa.Table.from_pylist(rows, CAPTIONS), path)
+        settings = {
+            "config": config or CheckConfig(),
+            "packs": {"it": load_language_pack("it")},
+            "target": "it",
+            "tagger": None,
+            "leaks": LeaksConfig(),
+            "source_engine": None,
+            "test_sets": [],
+        }
+        tools = SimpleNamespace(tagger=None)
+        table = pq.read_table(call_step("check", tmp_path, {"round-trip": path}, settings, tools=tools).only_file)
+        assert table.schema.equals(CAPTIONS)
+        found: list[dict[str, Any]] = table.to_pylist()
+        return found
+
+    return through_the_step
+
+
+def test_a_good_translation_is_measured_and_kept(checked: Checked) -> None:
+    (found,) = checked([row("A black cat sleeps on the red sofa", "Un gatto nero dorme sul divano rosso")])
     assert found["outcome"] == PENDING
     assert found["length_ratio"] == pytest.approx(30 / 27)
     assert (found["copied_share"], found["repeated_ngrams"]) == (0, 1)
@@ -84,24 +99,24 @@ def test_a_good_translation_is_measured_and_kept(tmp_path: Path) -> None:
     ],
 )
 def test_a_bad_translation_is_rejected_and_keeps_what_was_measured(
-    tmp_path: Path, source: str, target: str, cells: dict[str, Any], reason: str, detail: str | None
+    checked: Checked, source: str, target: str, cells: dict[str, Any], reason: str, detail: str | None
 ) -> None:
-    (found,) = checked(tmp_path, [row(source, target, **cells)])
+    (found,) = checked([row(source, target, **cells)])
     assert (found["outcome"], found["step"], found["drop_reason"]) == (REJECTED, "check", reason)
     assert detail is None or found["detail"] == detail
     assert None not in [found[name] for name in MEASURED if name != "copied_share"]
 
 
-def test_rows_that_are_native_or_lost_before_are_not_measured(tmp_path: Path) -> None:
+def test_rows_that_are_native_or_lost_before_are_not_measured(checked: Checked) -> None:
     native = row("un cane sull'erba verde", "un cane sull'erba verde", source_lang="it", translator=NATIVE)
     lost = row("A dog", None, translator=None, outcome=REJECTED, step="translate", drop_reason="language_not_served")
     language = ("detected_lang", "detected_probability", "language_margin")
-    found = checked(tmp_path, [native, lost])
+    found = checked([native, lost])
     assert [{**row, **dict.fromkeys(language)} for row in found] == [native, lost]
     assert [row["detected_lang"] for row in found] == ["it", None]
 
 
-def test_what_was_found_of_a_native_source_caption_is_not_found_again(tmp_path: Path) -> None:
+def test_what_was_found_of_a_native_source_caption_is_not_found_again() -> None:
     text = "un cane sull'erba verde"
     told = {"detected_source_lang": "eo", "detected_source_probability": 0.5, "source_language_margin": -0.25}
     cells = {"source_lang": "it", "translator": NATIVE, **told}
@@ -114,7 +129,7 @@ def test_what_was_found_of_a_native_source_caption_is_not_found_again(tmp_path: 
         assert apply_rules(table, rules, step="check").column("detected_lang").to_pylist() == expected
 
 
-def test_without_language_check_nothing_is_detected(tmp_path: Path) -> None:
+def test_without_language_check_nothing_is_detected(checked: Checked) -> None:
     config = CheckConfig(language_check=False)
-    (found,) = checked(tmp_path, [row("A man repairs the roof", "Ein Mann repariert das Dach")], config)
+    (found,) = checked([row("A man repairs the roof", "Ein Mann repariert das Dach")], config)
     assert (found["outcome"], found["language_margin"]) == (PENDING, None)

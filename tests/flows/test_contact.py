@@ -33,10 +33,10 @@ def recipe(tmp_path: Path) -> str:
 
 def test_wikimedia_is_not_asked_without_a_contact(recipe: str, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"sources\.wit asks the servers of Wikimedia.*fetch\.contact"):
-        open_inputs(load_recipe(recipe, root=tmp_path), tmp_path)
+        open_inputs(load_recipe(recipe, root=tmp_path), tmp_path, {})
 
 
 def test_with_a_contact_it_is(recipe: str, tmp_path: Path) -> None:
     loaded = load_recipe(recipe, root=tmp_path, overrides=["fetch.contact=someone@example.org"])
-    assert open_inputs(loaded, tmp_path).sources[0].name == "wit"
+    assert open_inputs(loaded, tmp_path, {}).sources[0].name == "wit"
     assert loaded.fetch.user_agent_header.endswith("someone@example.org")

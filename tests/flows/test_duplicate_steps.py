@@ -1,6 +1,7 @@
 """What images are duplicates is decided again only where a setting changed that decides it."""
 
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pytest
@@ -9,33 +10,33 @@ from cleaning.duplicates.images import DuplicatesConfig
 from cleaning.leaks import LeaksConfig
 from data_catalog.publish import SplitConfig
 from data_catalog.schema import CAPTIONS, IMAGES
-from data_catalog.storage.shards import save_parquet, sha256_of
-from data_catalog.storage.work import WorkStore
-from flows.build.duplicates import find_duplicates
-from flows.build.step_outputs import Shard
+from data_catalog.storage.shards import save_parquet
+from data_catalog.storage.work import Commit
+from flows.build.duplicates import decisive_settings
 
 
-def empty_shard(schema: pa.Schema, path: Path) -> Shard:
+def empty_shard(schema: pa.Schema, path: Path) -> Path:
     save_parquet(schema.empty_table(), path)
-    return Shard(shard_id=0, path=path, sha256=sha256_of(path), counts={})
+    return path
 
 
-def found_in(folder: Path, config: DuplicatesConfig) -> Path:
+def found_in(folder: Path, call_step: Any, config: DuplicatesConfig) -> Path:
     """The folder of what is found, which tells by what it was decided."""
     captions = empty_shard(CAPTIONS, folder / "captions.parquet")
     images = empty_shard(IMAGES, folder / "images.parquet")
-    leaks, split = LeaksConfig(), SplitConfig()
-    commit = find_duplicates(
-        WorkStore(folder), [captions], [images], ["own"], [], config=config, leaks=leaks, split=split
-    )
+    settings = {"sources": ["own"], "config": decisive_settings(config), "leaks": LeaksConfig()}
+    settings |= {"split": SplitConfig(), "test_sets": []}
+    commit: Commit = call_step("find-duplicates", folder, {"check": [captions], "forget-images": [images]}, settings)
     return commit.folder
 
 
 @pytest.mark.parametrize("config", [DuplicatesConfig(captions=False), DuplicatesConfig(merge_captions=True)])
-def test_what_becomes_of_captions_decides_nothing_about_images(tmp_path: Path, config: DuplicatesConfig) -> None:
-    assert found_in(tmp_path, config) == found_in(tmp_path, DuplicatesConfig())
+def test_what_becomes_of_captions_decides_nothing_about_images(
+    tmp_path: Path, call_step: Any, config: DuplicatesConfig
+) -> None:
+    assert found_in(tmp_path, call_step, config) == found_in(tmp_path, call_step, DuplicatesConfig())
 
 
 @pytest.mark.parametrize("config", [DuplicatesConfig(images=False), DuplicatesConfig(keep=("captions",))])
-def test_other_settings_do(tmp_path: Path, config: DuplicatesConfig) -> None:
-    assert found_in(tmp_path, config) != found_in(tmp_path, DuplicatesConfig())
+def test_other_settings_do(tmp_path: Path, call_step: Any, config: DuplicatesConfig) -> None:
+    assert found_in(tmp_path, call_step, config) != found_in(tmp_path, call_step, DuplicatesConfig())

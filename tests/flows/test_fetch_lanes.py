@@ -8,13 +8,12 @@ import pytest
 from data_catalog.fetch.fetch import FetchConfig
 from data_catalog.fetch.hosts import HostLimits
 from data_catalog.schema import CAPTIONS, PENDING, REJECTED
-from data_catalog.storage.shards import save_parquet, sha256_of
-from flows.build.execution import Lane
+from data_catalog.storage.shards import save_parquet
+from flows.build.engine import Lane
 from flows.build.images import fetch_lane
-from flows.build.step_outputs import Shard
 
 
-def shard(path: Path, urls: list[str | None], *, rejected: int = 0) -> Shard:
+def shard(path: Path, urls: list[str | None], *, rejected: int = 0) -> Path:
     """Caption rows with these URLs, the first ones rejected already."""
     rows = [
         {
@@ -30,7 +29,7 @@ def shard(path: Path, urls: list[str | None], *, rejected: int = 0) -> Shard:
         for number, url in enumerate(urls)
     ]
     save_parquet(pa.Table.from_pylist(rows, schema=CAPTIONS), path)
-    return Shard(shard_id=0, path=path, sha256=sha256_of(path), counts={})
+    return path
 
 
 WIDE = Lane("fetch", 3)
@@ -57,4 +56,4 @@ def test_a_shard_on_one_slow_host_has_a_lane_of_its_own(
     urls: list[str | None], rejected: int, lane: Lane, tmp_path: Path
 ) -> None:
     config = FetchConfig(hosts={"fast.example": HostLimits(concurrency=64, requests_per_s=0)})
-    assert fetch_lane(shard(tmp_path / "shard.parquet", urls, rejected=rejected), config, 3) == lane
+    assert fetch_lane(config, 3, shard(tmp_path / "shard.parquet", urls, rejected=rejected)) == lane

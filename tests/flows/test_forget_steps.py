@@ -1,5 +1,6 @@
-"""The steps by which builds obey tombstones: what they write changes only with their version, and elsewhere nothing."""
+"""The steps by which builds obey tombstones: what they mean is dropped, and elsewhere nothing changes."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -9,16 +10,10 @@ import pytest
 
 from data_catalog.images.tables import write_rows
 from data_catalog.schema import CAPTIONS, IMAGES, PENDING
-from data_catalog.storage.shards import digest, save_parquet, sha256_of
-from data_catalog.storage.work import WorkStore
+from data_catalog.storage.shards import save_parquet
+from data_catalog.storage.work import Commit
 from data_catalog.takedown import STAYING
-from data_catalog.tombstones import FORGET, Tombstones, new_tombstone
-from flows.build.forget_steps import forget_captions, forget_images
-from flows.build.images import NO_BYTES_FILE
-from flows.build.step_outputs import FORGET_IMAGES, FORGET_VERSIONS, VERSIONS, Shard
-
-# (version, digest of the rows): a change of the digest alone means that the version must be raised.
-GOLDENS = {FORGET: (2, "d027e2ec604de5e7"), FORGET_IMAGES: (2, "7ed02a238f0b49b8")}
+from data_catalog.tombstones import Tombstones, new_tombstone
 
 TOMBSTONES = Tombstones(
     tombstones=(
@@ -32,7 +27,7 @@ URLS = ["http://a.net/1.jpg", "http://img.example.org/1.jpg", "https://other.net
 
 
 @pytest.fixture
-def captions(tmp_path: Path) -> Shard:
+def captions(tmp_path: Path) -> Path:
     none = dict.fromkeys(CAPTIONS.names)
     rows: list[dict[str, Any]] = [
         none
@@ -42,11 +37,11 @@ def captions(tmp_path: Path) -> Shard:
     ]
     rows[0]["page_url"] = "https://www.example.org/page"
     save_parquet(pa.Table.from_pylist(rows, schema=CAPTIONS), tmp_path / "captions.parquet")
-    return shard(tmp_path / "captions.parquet")
+    return tmp_path / "captions.parquet"
 
 
 @pytest.fixture
-def images(tmp_path: Path) -> Shard:
+def images(tmp_path: Path) -> Path:
     none = dict.fromkeys(IMAGES.names) | {"bytes": b"pixels", "thumbnail": b"few"}
     rows: list[dict[str, Any]] = [
         none | {"sample_id": "web:5", "final_url": "http://example.org/5.jpg"},
@@ -56,53 +51,45 @@ def images(tmp_path: Path) -> Shard:
         dict.fromkeys(IMAGES.names)
         | {"sample_id": "web:9", "drop_reason": "http_404", "final_url": "http://example.org"},
     ]
-    folder = tmp_path / "work" / "recall"
-    folder.mkdir(parents=True)
-    write_rows(rows, IMAGES, folder / "images.parquet")
-    save_parquet(pa.table({"sample_id": ["web:8"]}), folder / NO_BYTES_FILE)
-    return shard(folder / "images.parquet")
+    write_rows(rows, IMAGES, tmp_path / "images.parquet")
+    return tmp_path / "images.parquet"
 
 
-def shard(path: Path) -> Shard:
-    return Shard(shard_id=3, path=path, sha256=sha256_of(path), counts={})
+Forget = Callable[[str, Path, Tombstones], Commit]
 
 
-def test_what_steps_write_changes_only_with_their_version(captions: Shard, images: Shard, tmp_path: Path) -> None:
-    work = WorkStore(tmp_path / "work")
-    written = {
-        FORGET: forget_captions(work, captions, TOMBSTONES),
-        FORGET_IMAGES: forget_images(work, images, TOMBSTONES),
-    }
-    found = {
-        step: (FORGET_VERSIONS[step], digest(repr(pq.read_table(one.path).to_pylist()))[:16])
-        for step, one in written.items()
-    }
-    assert found == GOLDENS
-    assert not VERSIONS.keys() & FORGET_VERSIONS.keys()
+@pytest.fixture
+def forget(tmp_path: Path, call_step: Any) -> Forget:
+    """Call one of the two steps."""
+
+    def call(step: str, path: Path, tombstones: Tombstones) -> Commit:
+        reads = {"forget": "ingest", "forget-images": "normalise"}[step]
+        found: Commit = call_step(step, tmp_path / "work", {reads: path}, {"tombstones": tombstones})
+        return found
+
+    return call
 
 
-def test_rows_are_dropped_by_address_page_and_sample(captions: Shard, tmp_path: Path) -> None:
-    after = forget_captions(WorkStore(tmp_path / "work"), captions, TOMBSTONES)
-    rows = pq.read_table(after.path).to_pylist()
+def test_rows_are_dropped_by_address_page_and_sample(captions: Path, forget: Forget) -> None:
+    after = forget("forget", captions, TOMBSTONES)
+    rows = pq.read_table(after.only_file).to_pylist()
     assert [row["drop_reason"] for row in rows] == ["forgotten"] * 4
     assert {name for row in rows for name, value in row.items() if value is not None} <= set(STAYING)
-    assert after.counts == {"forget": {"web": {"read": 4, "kept": 0, "dropped": 4}}}
+    assert after.facts == {"counts": {"forget": {"web": {"read": 4, "kept": 0, "dropped": 4}}}}
 
 
-def test_images_are_dropped_by_redirect_bytes_and_look(images: Shard, tmp_path: Path) -> None:
-    after = forget_images(WorkStore(tmp_path / "work"), images, TOMBSTONES)
-    rows = pq.read_table(after.path).to_pylist()
+def test_images_are_dropped_by_redirect_bytes_and_look(images: Path, forget: Forget) -> None:
+    rows = pq.read_table(forget("forget-images", images, TOMBSTONES).only_file).to_pylist()
     gone = [{name for name, value in row.items() if value is not None} for row in rows if row["sample_id"] != "web:8"]
     assert gone == [{"sample_id", "drop_reason"}] * 4
     assert {row["drop_reason"] for row in rows} == {"forgotten", None}
-    assert rows[3] == pq.read_table(images.path).to_pylist()[3]
-    assert pq.read_table(after.path.with_name(NO_BYTES_FILE)).to_pylist() == [{"sample_id": "web:8"}]
+    assert rows[3] == pq.read_table(images).to_pylist()[3]
 
 
-def test_what_concerns_nothing_of_a_shard_changes_no_key(captions: Shard, images: Shard, tmp_path: Path) -> None:
-    work = WorkStore(tmp_path / "work")
+def test_what_concerns_nothing_of_a_shard_changes_no_key(captions: Path, images: Path, forget: Forget) -> None:
     elsewhere = Tombstones(tombstones=(new_tombstone("domain", "elsewhere.org"),))
-    found = forget_captions(work, captions, elsewhere)
-    assert (found.path, found.sha256) == (captions.path, captions.sha256)
-    assert found.counts == {"forget": {"web": {"read": 4, "kept": 4, "dropped": 0}}}
-    assert forget_images(work, images, elsewhere) == images
+    found = forget("forget", captions, elsewhere)
+    counts = {"forget": {"web": {"read": 4, "kept": 4, "dropped": 0}}}
+    assert (found.files, found.facts) == ({}, {"unchanged": True, "counts": counts})
+    found = forget("forget-images", images, elsewhere)
+    assert (found.files, found.facts) == ({}, {"unchanged": True})

@@ -56,7 +56,7 @@ def recipe_in(folder: Path, *overrides: str) -> Recipe:
 
 
 def build_key(folder: Path, *overrides: str) -> str:
-    return open_inputs(recipe_in(folder, *overrides), folder / "root").build_key
+    return open_inputs(recipe_in(folder, *overrides), folder / "root", {}).build_key
 
 
 def test_the_source_and_the_pivot_have_packs_too(folder: Path) -> None:
@@ -73,17 +73,17 @@ def test_a_pack_of_a_file_wins_over_one_that_ships(folder: Path) -> None:
     files = f'language_packs=["{folder}/fr.toml", "{folder}/it.toml"]'
     with pytest.raises(ConfigError, match="no mode fra-xyz"):
         open_engine(recipe_in(folder, files, 'translate.pivot=""'), folder / "root")
-    inputs = open_inputs(recipe_in(folder, f"language_packs={folder}/it.toml", *TO_FRENCH), folder)
+    inputs = open_inputs(recipe_in(folder, f"language_packs={folder}/it.toml", *TO_FRENCH), folder, {})
     assert inputs.packs["it"].iso639_3 == "xyz"
 
 
 def test_captions_are_read_with_named_packs(folder: Path) -> None:
-    packs = open_inputs(recipe_in(folder), folder / "root").packs
+    packs = open_inputs(recipe_in(folder), folder / "root", {}).packs
     assert (packs["fr"].iso639_3, packs["it"].iso639_3) == ("fra", "ita")
     extra = folder / "eu.toml"
     extra.write_text('code = "eu"\n', encoding="utf-8")
     files = f'language_packs=["{folder}/fr.toml", "{folder}/oc.toml", "{extra}"]'
-    assert "eu" in open_inputs(recipe_in(folder, files), folder / "root").packs, (
+    assert "eu" in open_inputs(recipe_in(folder, files), folder / "root", {}).packs, (
         "rows may say their language themselves"
     )
 
@@ -106,21 +106,21 @@ def test_where_a_pack_lies_is_no_part_of_a_build(folder: Path) -> None:
 
 def test_the_targets_pack_may_stand_in_either_key(folder: Path) -> None:
     reading = ("target_language=fr", "source_language=fr", 'translate.pivot=""')
-    expected = open_inputs(recipe_in(folder, *reading, f"language_pack={folder}/fr.toml"), folder / "root").pack
-    assert open_inputs(recipe_in(folder, *reading), folder / "root").pack == expected
+    expected = open_inputs(recipe_in(folder, *reading, f"language_pack={folder}/fr.toml"), folder / "root", {}).pack
+    assert open_inputs(recipe_in(folder, *reading), folder / "root", {}).pack == expected
     with pytest.raises(ConfigError, match=r"there is no language pack 'fr'.*language_pack = "):
-        open_inputs(recipe_in(folder, *reading, "language_packs=[]"), folder / "root")
+        open_inputs(recipe_in(folder, *reading, "language_packs=[]"), folder / "root", {})
 
 
 def test_packs_that_contradict_each_other_or_the_recipe(folder: Path) -> None:
     (folder / "other.toml").write_text('code = "fr"\n', encoding="utf-8")
     twice = f'language_packs=["{folder}/fr.toml", "{folder}/other.toml"]'
     with pytest.raises(ConfigError, match=r"fr\.toml and .*other\.toml are both language packs of fr: name one"):
-        open_inputs(recipe_in(folder, twice), folder / "root")
+        open_inputs(recipe_in(folder, twice), folder / "root", {})
     with pytest.raises(ConfigError, match=r"fr\.toml is of fr, but target_language is it"):
-        open_inputs(recipe_in(folder, f"language_pack={folder}/fr.toml"), folder / "root")
+        open_inputs(recipe_in(folder, f"language_pack={folder}/fr.toml"), folder / "root", {})
     with pytest.raises(ConfigError, match="cannot read the language pack"):
-        open_inputs(recipe_in(folder, "language_packs=absent.toml"), folder / "root")
+        open_inputs(recipe_in(folder, "language_packs=absent.toml"), folder / "root", {})
 
 
 def translated(options: list[str], monkeypatch: pytest.MonkeyPatch) -> int:

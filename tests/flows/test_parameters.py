@@ -16,7 +16,7 @@ from flows.recipe.recipe import load_recipe, override_values
 def test_overrides_survive_the_way_through_the_form() -> None:
     overrides = [
         "build.shard_size=7",
-        "build.keep_work=true",
+        "normalise.keep_original=true",
         'target_language="de"',
         "split.val=0.25",
         'sources.pairs.files=["a b.csv", "è.csv"]',

@@ -1,5 +1,6 @@
 """Recipes: what is wrong is named with its path, before work starts."""
 
+import re
 from dataclasses import fields
 from pathlib import Path
 
@@ -9,7 +10,9 @@ from data_catalog.errors import ConfigError
 from data_catalog.fetch.hosts import HostLimits
 from data_catalog.sources.registry import SOURCE_KINDS
 from data_catalog.test_sets.registry import TEST_SET_KINDS
-from flows.recipe.recipe import load_recipe, recipe_names, recipe_summary, what_settings
+from flows.recipe.parameters import settings_of
+from flows.recipe.recipe import SECTIONS, load_recipe, recipe_names, recipe_summary, what_settings
+from flows.recipe.settings import OLD_KEYS
 
 MINIMAL = """
 target_language = "en"
@@ -58,7 +61,7 @@ def test_a_host_is_named_in_quotes(tmp_path: Path) -> None:
         (["colour=red"], "unknown key colour"),
         (["build.shard_size=-5"], r"build\.shard_size must be positive, got -5"),
         (["build.shard_size=big"], r"build\.shard_size must be a whole number, got 'big'"),
-        (["build.keep_work=1"], r"build\.keep_work must be true or false, got 1"),
+        (["fetch.respect_robots_tag=1"], r"fetch\.respect_robots_tag must be true or false, got 1"),
         (["split.val=0.6", "split.test=0.6"], "leave nothing to train on"),
         (["sources.mine.kind=webpages"], r"sources\.mine\.kind is 'webpages': kinds are .*pairs"),
         (["sources.mine.enabled=false"], "every source of the recipe is switched off"),
@@ -81,6 +84,23 @@ def test_a_host_is_named_in_quotes(tmp_path: Path) -> None:
 def test_what_is_wrong_is_named_with_its_path(tmp_path: Path, overrides: list[str], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         load_recipe(write(tmp_path, MINIMAL), root=tmp_path, overrides=overrides)
+
+
+@pytest.mark.parametrize("key", OLD_KEYS)
+def test_a_key_of_before_is_refused_with_what_holds_now(tmp_path: Path, key: str) -> None:
+    sentence = rf"^{re.escape(key)} is no setting any more: [^:]+: remove it$"
+    with pytest.raises(ConfigError, match=sentence):
+        load_recipe(write(tmp_path, MINIMAL), root=tmp_path, overrides=[f"{key}=true"])
+    table, _, name = key.partition(".")
+    with pytest.raises(ConfigError, match=sentence):
+        load_recipe(write(tmp_path, f"{MINIMAL}[{table}]\n{name} = 5\n"), root=tmp_path)
+    with pytest.raises(ConfigError, match=sentence):  # as Prefect's form has it
+        settings_of([f"{key}=5"])
+
+
+def test_no_key_of_before_is_one_of_now() -> None:
+    now = {f"{section}.{field.name}" for section, kind in SECTIONS.items() for field in fields(kind)}
+    assert not OLD_KEYS.keys() & now
 
 
 def test_a_missing_key_is_named(tmp_path: Path) -> None:

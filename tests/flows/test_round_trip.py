@@ -2,6 +2,8 @@
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -10,9 +12,6 @@ import sacrebleu
 
 from data_catalog.schema import CAPTIONS, PENDING, REJECTED
 from data_catalog.storage.shards import sha256_of
-from data_catalog.storage.work import WorkStore
-from flows.build.round_trip import round_trip
-from flows.build.step_outputs import Shard
 from flows.recipe.recipe import load_recipe
 from translation.engine import Translation
 from translation.memory import TranslationMemory
@@ -44,7 +43,7 @@ class Backwards:
 
 
 @pytest.fixture
-def shard(tmp_path: Path) -> Shard:
+def shard(tmp_path: Path) -> Path:
     fixed = {"source": "pairs", "upstream_file": "a", "outcome": PENDING, "target_lang": "it"}
     rows = [
         {"sample_id": f"pairs:{n}", "caption_id": f"pairs:{n}#0", "upstream_line": n, **fixed, **row}
@@ -52,25 +51,40 @@ def shard(tmp_path: Path) -> Shard:
     ]
     path = tmp_path / "shard.parquet"
     pq.write_table(pa.Table.from_pylist(rows, schema=CAPTIONS), path)
-    return Shard(shard_id=0, path=path, sha256=sha256_of(path), counts={})
+    return path
 
 
-def test_translated_rows_get_their_chrf_and_others_none(shard: Shard, tmp_path: Path) -> None:
-    engine, memory = Backwards(), TranslationMemory(tmp_path / "memory", Backwards.fingerprint)
-    done = round_trip(WorkStore(tmp_path / "work"), shard, engine, memory)
+BackAgain = Callable[[str, Backwards], Path]
+
+
+@pytest.fixture
+def back_again(shard: Path, tmp_path: Path, call_step: Any) -> BackAgain:
+    """The shard after the step, with one memory for all calls."""
+
+    def through_the_step(work: str, engine: Backwards) -> Path:
+        memory = TranslationMemory(tmp_path / "memory", engine.fingerprint)
+        tools = SimpleNamespace(reverse=engine, reverse_memory=memory)
+        settings = {"engine": engine.fingerprint}
+        found: Path = call_step("round-trip", tmp_path / work, {"translate": shard}, settings, tools=tools).only_file
+        return found
+
+    return through_the_step
+
+
+def test_translated_rows_get_their_chrf_and_others_none(back_again: BackAgain) -> None:
+    engine = Backwards()
+    done = back_again("work", engine)
     wolf = sacrebleu.sentence_chrf("a wolf", ["one dog"]).score
-    found = pq.read_table(done.path).column("round_trip_chrf").to_pylist()
+    found = pq.read_table(done).column("round_trip_chrf").to_pylist()
     assert found == pytest.approx([100.0, wolf, None, None, None])
     assert sorted(engine.asked) == ["due cerchi rossi", "un cane"]
 
 
-def test_nothing_is_translated_back_twice(shard: Shard, tmp_path: Path) -> None:
-    memory = TranslationMemory(tmp_path / "memory", Backwards.fingerprint)
-    first = round_trip(WorkStore(tmp_path / "work"), shard, Backwards(), memory)
-    engine = Backwards()
-    second = round_trip(WorkStore(tmp_path / "other"), shard, engine, memory)
-    assert engine.asked == []
-    assert second.sha256 == first.sha256
+def test_nothing_is_translated_back_twice(back_again: BackAgain) -> None:
+    first, engine = back_again("work", Backwards()), Backwards()
+    second = back_again("other", engine)
+    assert (first != second, engine.asked) == (True, [])
+    assert sha256_of(second) == sha256_of(first)
 
 
 def test_a_recipe_names_the_way_back(tmp_path: Path) -> None:

@@ -90,7 +90,6 @@ def test_every_switch_can_be_switched_and_switches_nothing_else(recipe: Recipe, 
     for path, variant in zip(found, variants[1:], strict=True):
         assert switches(variant.recipe) == {**found, path: not found[path]}
         assert variant.recipe.train == recipe.train
-        assert (variant.recipe.build.keep_work, variant.recipe.build.reuse_images) == (True, True)
 
 
 def test_a_filter_that_the_recipe_lacks_is_added(recipe: Recipe) -> None:
