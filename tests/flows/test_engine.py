@@ -288,7 +288,8 @@ def test_where_a_step_changes_nothing_its_readers_get_what_it_has_read(tmp_path:
         "first",
     ]
     # Another setting that concerns one shard changes the key of no other one's readers.
-    assert run(table, tmp_path, Toys(words={"some": "C"})).journal.begun("last") == ["last 00001", "last 00002"]
+    begun = run(table, tmp_path, Toys(words={"some": "C"})).journal.begun("last")
+    assert sorted(begun) == ["last 00001", "last 00002"]
 
 
 def test_every_call_of_a_step_in_a_lane_of_some_width(tmp_path: Path) -> None:
@@ -343,12 +344,10 @@ def test_an_error_ends_the_run_after_what_runs(tmp_path: Path) -> None:
     assert journal.begun("last") == []
     assert not list(tmp_path.rglob(".tmp*"))
     # What ran when the other one failed is done, and is not done again.
-    again = run(table, tmp_path, replace(toys, words={}), waits={})
-    assert again.journal.begun("first") != []
-    still = Journal()
+    again = Journal()
     with pytest.raises(ShardError, match="first 00001 failed"):
-        run(table, tmp_path, toys, journal=still)
-    assert "first 00000" not in still.begun("first")
+        run(table, tmp_path, toys, journal=again)
+    assert "first 00000" not in again.begun("first")
 
 
 def test_a_second_run_finds_everything_done(tmp_path: Path) -> None:
