@@ -2,7 +2,8 @@
 
 Real captions recombined, one row in ten a near-duplicate of known truth (planted_captions.py), one image in fifty of
 the same bytes as another, in shards of caption rows as ingest writes them, five captions an image. The steps are those
-of a build: clean, find repeats, screen, join (all captions are native), check, find duplicates, finish, split. A run is
+of a build: clean, find-repeats, screen, translate (all captions are native), check, find-duplicates, deduplicate; then
+the split of each sample. A run is
 a process of its own, which holds nothing but what the steps hold; a tenth of the rows and all of them take turns, and
 the growth is that of the CPU seconds a row.
 """
@@ -17,8 +18,10 @@ import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 # This folder has a cleaning.py of its own: the package is to be found before it.
@@ -36,7 +39,7 @@ SIMILARITY = 0.85
 ROWS, QUICK_ROWS = 1_000_000, 100_000
 ROUNDS, QUICK_ROUNDS = 1, 1
 GOALS = {"recall": (">=", 0.95), "precision": (">=", 0.95), "growth": ("<=", 1.25), "peak-mb": ("<=", 4_000)}
-STEPS = ("clean", "find repeats", "screen", "join", "check", "find duplicates", "finish", "split")
+STEPS = ("clean", "find-repeats", "screen", "translate", "check", "find-duplicates", "deduplicate", "split")
 Rows = np.ndarray[Any, np.dtype[np.int64]]
 
 
@@ -104,9 +107,9 @@ def run(folder: Path, num_shards: int) -> dict[str, float]:
         done = judge_images(work, checked, images, seconds)
         with timed(seconds, "split"):
             for shard in done:
-                for sample_id in pq.read_table(shard.path, columns=["sample_id"]).column(0).unique().to_pylist():
+                for sample_id in pq.read_table(shard.only_file, columns=["sample_id"]).column(0).unique().to_pylist():
                     split_of(sample_id, SplitConfig())
-        num_kept = sum(int(pending(shard.path).sum()) for shard in done)
+        num_kept = sum(int(pending(shard.only_file).sum()) for shard in done)
     np.save(folder / "first_rows.npy", first_rows)
     return {**seconds, "cpu": time.process_time(), "peak": peak_mb(), "kept": num_kept}
 
@@ -116,37 +119,54 @@ def judge_captions(work: Any, shards: Sequence[Any], seconds: dict[str, float]) 
     from cleaning.checks import CheckConfig, CleanConfig
     from cleaning.duplicates.captions import RepeatsConfig
     from cleaning.leaks import LeaksConfig
-    from flows.build.captions import check, clean, join_translations
     from flows.build.inputs import all_function_words
-    from flows.build.screen import find_repeats, screen
+    from flows.build.screen import Threads
     from flows.recipe.language_packs import language_pack
 
-    packs, repeats = {"en": language_pack("en")}, RepeatsConfig(min_similarity=SIMILARITY)
-    words = all_function_words(packs)
-    with timed(seconds, "clean"):
-        cleaned = [clean(work, shard, CleanConfig(), packs) for shard in shards]
-    with timed(seconds, "find repeats"):
-        found = find_repeats(work, cleaned, repeats, function_words=words, threads=2)
-    options: dict[str, Any] = {
-        "config": repeats,
-        "function_words": words,
-        "leaks": LeaksConfig(),
-        "kinds": {"mscoco": "mscoco"},
+    packs, leaks = {"en": language_pack("en")}, LeaksConfig()
+    comparing = {
+        "config": RepeatsConfig(min_similarity=SIMILARITY),
+        "function_words": sorted(all_function_words(packs)),
     }
+    screening: dict[str, Any] = {**comparing, "leaks": leaks, "kinds": {"mscoco": "mscoco"}, "test_sets": []}
+    checking: dict[str, Any] = {"config": CheckConfig(), "packs": packs, "target": "en", "tagger": None, "leaks": leaks}
+    checking |= {"source_engine": None, "test_sets": []}
+    with timed(seconds, "clean"):
+        cleaned = [call(work, "clean", {"forget": shard}, config=CleanConfig(), packs=packs) for shard in shards]
+    with timed(seconds, "find-repeats"):
+        found = call(work, "find-repeats", {"clean": tuple(cleaned)}, **comparing, threads=Threads(2))
     with timed(seconds, "screen"):
-        screened = [screen(work, shard, found, [], **options) for shard in cleaned]
-    with timed(seconds, "join"):
-        joined = [join_translations(work, shard, None, None) for shard in screened]
+        screened = [
+            call(work, "screen", {"clean": shard, "find-repeats": own(found, number)}, **screening)
+            for number, shard in enumerate(cleaned)
+        ]
+    with timed(seconds, "translate"):
+        native = [call(work, "translate", {"screen": shard}, engine=None, from_code=None) for shard in screened]
     with timed(seconds, "check"):
-        checked = [check(work, shard, CheckConfig(), packs, target="en") for shard in joined]
+        checked = [call(work, "check", {"round-trip": shard}, **checking) for shard in native]
     return checked, first_rows_of(cleaned, found)
+
+
+def call(work: Any, name: str, inputs: dict[str, Any], **settings: Any) -> Any:
+    """What a step of the table writes."""
+    from flows.build.engine import call_of
+    from flows.build.steps import STEPS
+
+    (step,) = [step for step in STEPS if step.name == name]
+    return call_of(step, inputs, settings, work=work, tools=SimpleNamespace(tagger=None))().commit
+
+
+def own(commit: Any, number: int) -> Any:
+    """A shard's own file of an output."""
+    name = f"{number:05d}.parquet"
+    return replace(commit, files={name: commit.files[name]})
 
 
 def first_rows_of(shards: Sequence[Any], repeats: Any) -> Rows:
     """What `find_repeats` says, with the rows that it did not look at."""
-    rows = np.flatnonzero(np.concatenate([pending(shard.path) for shard in shards]))
-    labels = [pq.read_table(repeats.path(f"{shard.label}.parquet")).column("cluster").to_numpy() for shard in shards]
-    first_rows = np.full(sum(pq.read_metadata(shard.path).num_rows for shard in shards), -1)
+    rows = np.flatnonzero(np.concatenate([pending(shard.only_file) for shard in shards]))
+    labels = [pq.read_table(repeats.path(name)).column("cluster").to_numpy() for name in sorted(repeats.files)]
+    first_rows = np.full(sum(pq.read_metadata(shard.only_file).num_rows for shard in shards), -1)
     first_rows[rows] = rows[np.concatenate(labels)]
     return first_rows
 
@@ -156,24 +176,29 @@ def judge_images(work: Any, captions: Sequence[Any], images: Sequence[Any], seco
     from cleaning.duplicates.images import DuplicatesConfig
     from cleaning.leaks import LeaksConfig
     from data_catalog.publish import SplitConfig
-    from flows.build.duplicates import find_duplicates
-    from flows.build.finish_steps import finish
+    from flows.build.duplicates import decisive_settings
 
     leaks = LeaksConfig()
-    options: dict[str, Any] = {"config": DuplicatesConfig(), "leaks": leaks, "split": SplitConfig()}
-    with timed(seconds, "find duplicates"):
-        found = find_duplicates(work, captions, images, ["mscoco"], [], **options)
-    with timed(seconds, "finish"):
-        pairs = zip(captions, images, strict=True)
-        return [finish(work, shard, image, found, None, leaks, drop_repeated_captions=True) for shard, image in pairs]
+    deciding: dict[str, Any] = {"sources": ["mscoco"], "config": decisive_settings(DuplicatesConfig()), "leaks": leaks}
+    deciding |= {"split": SplitConfig(), "test_sets": []}
+    with timed(seconds, "find-duplicates"):
+        all_shards = {"check": tuple(captions), "forget-images": tuple(images)}
+        found = call(work, "find-duplicates", all_shards, **deciding)
+    with timed(seconds, "deduplicate"):
+        reads = [
+            {"check": shard, "forget-images": image, "find-duplicates": found}
+            for shard, image in zip(captions, images, strict=True)
+        ]
+        return [call(work, "deduplicate", read, leaks=leaks, drop_repeated_captions=True) for read in reads]
 
 
 def shards_of(folder: Path, count: int) -> list[Any]:
     from data_catalog.storage.shards import sha256_of
-    from flows.build.step_outputs import Shard
+    from data_catalog.storage.work import Commit
 
-    paths = sorted(folder.iterdir())[:count]
-    return [Shard(shard_id=number, path=path, sha256=sha256_of(path), counts={}) for number, path in enumerate(paths)]
+    return [
+        Commit(folder=folder, files={path.name: sha256_of(path)}, facts={}) for path in sorted(folder.iterdir())[:count]
+    ]
 
 
 def pending(path: Path) -> np.ndarray[Any, np.dtype[np.bool_]]:

@@ -85,9 +85,8 @@ def write_catalog(root: Path, *, rows: int, shards: int, dataset: str = "synthet
     from data_catalog.database.lookup import write_lookup
     from data_catalog.schema import CAPTIONS_VERSION, OUTCOMES_VERSION, PAIRS_VERSION
     from data_catalog.storage.manifest import MANIFEST_FORMAT, Snapshot, commit_snapshot, snapshot_folder
-    from data_catalog.tombstones import FORGET
     from flows.build.publish import face
-    from flows.build.step_outputs import FUNNEL_STEPS
+    from flows.build.steps import STEPS
 
     snapshot_id = hashlib.sha256(f"{rows} {shards}".encode()).hexdigest()[:12]
     folder = snapshot_folder(root, dataset, snapshot_id)
@@ -104,8 +103,7 @@ def write_catalog(root: Path, *, rows: int, shards: int, dataset: str = "synthet
         "dataset": dataset,
         "snapshot": snapshot_id,
         "build_key": snapshot_id,
-        "retry_of": None,
-        "follows": [],
+        "attempt": 0,
         "tombstones": {"digest": None},
         "documents": [],
         "settings": {"target_language": "it", "shard_size": samples},
@@ -113,7 +111,7 @@ def write_catalog(root: Path, *, rows: int, shards: int, dataset: str = "synthet
         "translator": "argos-en_it-1.0",
         "sources": {name: source_entry(found, name) for name in SOURCES if name in {f["source"] for f in found}},
         "test_sets": {},
-        "steps": face([step for step in FUNNEL_STEPS if step != FORGET]),
+        "steps": face([step for step in STEPS if step.name != "forget"]),
         "funnel": [],
         "files": files,
     }

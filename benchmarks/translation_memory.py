@@ -1,10 +1,10 @@
-"""How captions pass through plan, memory and output, with an engine that costs nothing.
+"""How captions pass through memory and output, with an engine that costs nothing.
 
 python benchmarks/translation_memory.py [--quick]
 
 Real Parquet shards of caption rows (5,000 images of five captions), real step outputs, a real memory on disk; only the
 engine is a stand-in. Every run is a process of its own; its peak memory counts from what it held after its imports. The
-second plan is that of another build over the same captions.
+second build is another one over the same captions, which asks the engine for nothing.
 """
 
 import argparse
@@ -18,26 +18,27 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
+from types import SimpleNamespace
 
 import pyarrow as pa
 import pyarrow.dataset  # loaded by the first reading of a file otherwise
 
 from data_catalog.schema import CAPTIONS, PENDING
 from data_catalog.storage.shards import save_parquet, sha256_of
-from data_catalog.storage.work import WorkStore
-from flows.build.captions import join_translations, plan_translation, translate_chunks
-from flows.build.step_outputs import Shard
+from data_catalog.storage.work import Commit, WorkStore
+from flows.build.engine import call_of
+from flows.build.steps import STEPS
 from translation.engine import Translation
 from translation.memory import TranslationMemory
 
 CAPTIONS_FILE = Path(__file__).resolve().parents[2] / "shared" / "data" / "multi30k" / "train.en.gz"
-SAMPLES_PER_SHARD, CAPTIONS_PER_SAMPLE, CHUNK_SIZE = 5_000, 5, 20_000
+SAMPLES_PER_SHARD, CAPTIONS_PER_SAMPLE = 5_000, 5
 SIZES, QUICK_SIZES = (100_000, 1_000_000), (25_000, 100_000)  # a full shard at least
 ADJECTIVES = ("blurred", "bright", "old", "distant", "grainy", "dark", "wide", "sharp")
-RATES = ("total", "cpu", "plan", "translate", "join", "second plan")
+RATES = ("total", "cpu", "second build")
+TRANSLATE = next(step for step in STEPS if step.name == "translate")
 GOAL_RATE, GOAL_GROWTH = 50_000, 1.5
 
 
@@ -45,9 +46,11 @@ class UpperCase:
     """A stand-in `translation.engine.Translator` that costs next to nothing."""
 
     fingerprint, from_code, to_code, max_chunk_size = "benchmark:en-it:upper-case", "en", "it", None
+    num_asked = 0
 
     def translate(self, captions: Sequence[str], on_done: Callable[[int], object] | None = None) -> list[Translation]:
         """See `translation.engine.Translator`."""
+        self.num_asked += len(captions)
         found = [Translation(text=caption.upper(), score=-len(caption) / 100) for caption in captions]
         if on_done is not None:
             on_done(len(captions))
@@ -94,44 +97,26 @@ def _shard_table(rows: Sequence[tuple[int, str]]) -> pa.Table:
 
 
 def measure(shards_folder: Path, folder: Path) -> dict[str, float]:
-    """One build's planning, translating and joining, then the planning of a second build over the same captions."""
+    """One build's translating, then that of a second build over the same captions."""
     paths = sorted(shards_folder.iterdir())
-    shards = [Shard(shard_id=number, path=path, sha256=sha256_of(path), counts={}) for number, path in enumerate(paths)]
-    seconds: dict[str, float] = {}
+    shards = [Commit(folder=shards_folder, files={path.name: sha256_of(path)}, facts={}) for path in paths]
     before_mb, started, started_cpu = peak_mb(), time.perf_counter(), time.process_time()
-    build(shards, folder, seconds)
+    build(shards, folder, "first")
     total, cpu, peak = time.perf_counter() - started, time.process_time() - started_cpu, peak_mb() - before_mb
-    with timed(seconds, "second plan"):
-        memory = TranslationMemory(folder / "memory", UpperCase.fingerprint)
-        second = plan_translation(WorkStore(folder / "second"), shards, UpperCase(), memory, chunk_size=CHUNK_SIZE)
-    assert second.facts["num_captions"] == 0
-    return {"total": total, "cpu": cpu, "peak": peak, **seconds}
-
-
-def build(shards: Sequence[Shard], folder: Path, seconds: dict[str, float]) -> None:
-    """The steps of a build, in its order: a shard is joined as soon as its captions are translated."""
-    work, translator = WorkStore(folder / "work"), UpperCase()
-    memory = TranslationMemory(folder / "memory", translator.fingerprint)
-    with timed(seconds, "plan"):
-        plan = plan_translation(work, shards, translator, memory, chunk_size=CHUNK_SIZE)
-    num_joined = 0
-    for number in range(plan.facts["num_chunks"]):
-        with timed(seconds, "translate"):
-            translate_chunks(plan, [number], translator, memory)
-        num_ready = sum(after <= number + 1 for after in plan.facts["ready_after"])
-        with timed(seconds, "join"):
-            for shard in shards[num_joined:num_ready]:
-                join_translations(work, shard, memory, translator.from_code)
-        num_joined = num_ready
-    assert num_joined == len(shards)
-
-
-@contextmanager
-def timed(seconds: dict[str, float], phase: str) -> Iterator[None]:
-    """Add the wall-clock time of a block to its phase."""
     started = time.perf_counter()
-    yield
-    seconds[phase] = seconds.get(phase, 0.0) + time.perf_counter() - started
+    num_asked = build(shards, folder, "second")
+    assert num_asked == 0
+    return {"total": total, "cpu": cpu, "peak": peak, "second build": time.perf_counter() - started}
+
+
+def build(shards: Sequence[Commit], folder: Path, name: str) -> int:
+    """Translate a build's shards one after the other, as the engine's lane has it; how many captions were asked for."""
+    work, translator = WorkStore(folder / name), UpperCase()
+    tools = SimpleNamespace(translator=translator, memory=TranslationMemory(folder / "memory", translator.fingerprint))
+    settings = {"engine": translator.fingerprint, "from_code": translator.from_code}
+    for number, shard in enumerate(shards):
+        call_of(TRANSLATE, {"screen": shard}, settings, work=work, number=number, tools=tools)()
+    return translator.num_asked
 
 
 def peak_mb() -> float:

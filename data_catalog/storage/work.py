@@ -136,7 +136,7 @@ class WorkStore:
         if found is not None:
             return found
         for commit in reads:
-            self._require_whole(commit)
+            self.require_whole(commit)
         parent = self.folder / key.step
         with disk_errors(parent / key.key):
             make_folder(parent)
@@ -153,10 +153,13 @@ class WorkStore:
         logger.debug("%s %s is done", key.step, key.key)
         return replace(made, reused=False)
 
-    def _require_whole(self, commit: Commit) -> None:
+    def require_whole(self, commit: Commit) -> None:
         """Refuse files of another run that are not what it wrote; their folder is removed, to be made anew.
 
         The process that wrote them knows what it wrote. Parquet does not notice the bits of an image that have changed.
+
+        Raises:
+            ShardError: they are not.
         """
         if not commit.reused:
             return

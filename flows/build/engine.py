@@ -300,7 +300,10 @@ class Engine:
     def _let_ready(self, node: _Node) -> None:
         lane = self.steps[node.step].lane
         if not isinstance(lane, Lane):
-            lane = lane(self.build, self._inputs(node)[self.steps[node.step].after[0]].only_file)  # type: ignore[union-attr]
+            read = self._inputs(node)[self.steps[node.step].after[0]]
+            assert isinstance(read, Commit)
+            self.work.require_whole(read)
+            lane = lane(self.build, read.only_file)
         heapq.heappush(self._ready[lane], (node.item, node.step))
 
     def _submit(self) -> None:

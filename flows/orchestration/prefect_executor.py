@@ -67,7 +67,7 @@ class PrefectExecutor:
     def _task(self, name: str, call: Callable[[], T]) -> Task[[], T]:
         """A task without parameters: Prefect would look through them, and store what it finds."""
         return Task(
-            fn=call,
+            fn=lambda: call(),  # Prefect takes no other callables than functions
             name=name.split()[0],
             task_run_name=lambda: name,
             retries=len(self._retry_delays_s),

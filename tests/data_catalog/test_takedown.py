@@ -220,16 +220,22 @@ def published(folder: Path, shards: Sequence[tuple[list[Row], list[Row]]]) -> Sn
     for number, (captions, images) in enumerate(shards):
         save_parquet(pa.Table.from_pylist(in_order(captions), schema=CAPTIONS), folder / "captions.parquet")
         save_parquet(pa.Table.from_pylist(in_order(images), schema=IMAGES), folder / "images.parquet")
-        entries = publish_shard(
+        written = folder / str(number)
+        written.mkdir()
+        rows = publish_shard(
             folder / "captions.parquet",
             folder / "images.parquet",
-            folder / "before",
-            shard_id=number,
+            written,
             config=SplitConfig(**SPLIT),
             merged=folder / "merged",
         )
-        for kind in files:
-            files[kind] += entries[kind]
+        for stem, count in rows.items():
+            kind = stem if stem in ("captions", "images", "spare") else "pairs"
+            place = folder / "before" / ("images" if kind == "spare" else kind) / f"{stem}-{number:05d}-0.parquet"
+            place.parent.mkdir(parents=True, exist_ok=True)
+            (written / f"{stem}.parquet").rename(place)
+            more = {"split": stem} if kind == "pairs" else {}
+            files.setdefault(kind, []).append(file_entry(place, folder / "before", rows=count, shard=number, **more))
     return snapshot(folder / "before", files, STEPS)
 
 
@@ -246,6 +252,7 @@ def snapshot(folder: Path, files: dict[str, list[Any]], steps: Sequence[str]) ->
         "funnel": [],
         "target_lang": "it",
         "translator": "native",
+        "documents": [],
     }
     found = Snapshot(dataset="web", snapshot=folder.name, folder=folder, manifest=manifest)
     manifest |= recounted(found)

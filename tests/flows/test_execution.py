@@ -1,77 +1,50 @@
-"""Steps in threads without Prefect."""
+"""Calls in threads without Prefect."""
 
 import threading
-import time
 from collections.abc import Callable
+from functools import partial
 
 import pytest
 
-from data_catalog.errors import ConfigError, ShardError, TransientError
-from flows.build.execution import Lane, LocalExecutor
+from data_catalog.errors import ShardError, TransientError
+from flows.build.execution import LocalExecutor
 
 
 def failing(times: int, error: Exception) -> Callable[[], int]:
-    """A step that fails so often, then returns the number of its calls."""
+    """A call that fails so often, then returns the number of its calls."""
     calls = [0]
 
-    def step() -> int:
+    def call() -> int:
         calls[0] += 1
         if calls[0] <= times:
             raise error
         return calls[0]
 
-    return step
+    return call
 
 
-def test_results_come_back_in_the_order_asked() -> None:
+def test_calls_begin_at_once_and_each_future_has_its_own_result() -> None:
+    all_are_there = threading.Barrier(20)
+
+    def square(number: int) -> int:
+        all_are_there.wait(60)
+        return number**2
+
     with LocalExecutor() as executor:
-        futures = [executor.submit(f"square {number:05d}", pow, number, 2) for number in range(20)]
+        futures = [executor.submit(f"square {number:05d}", partial(square, number)) for number in range(20)]
         assert [future.result() for future in futures] == [number**2 for number in range(20)]
 
 
-def test_at_most_max_workers_steps_run_at_once() -> None:
-    running, most, lock = 0, 0, threading.Lock()
-
-    def step() -> None:
-        nonlocal running, most
-        with lock:
-            running += 1
-            most = max(most, running)
-        time.sleep(0.01)
-        with lock:
-            running -= 1
-
+def test_whoever_asked_is_told_of_what_is_done_and_of_what_failed() -> None:
+    told: list[str] = []
     with LocalExecutor() as executor:
-        for future in [executor.submit("nap", step) for _ in range(10)]:
-            future.result()
-    assert most == 2
-
-
-def test_a_lane_holds_up_nobody_but_itself() -> None:
-    opened, running, most, lock = threading.Event(), 0, 0, threading.Lock()
-
-    def slow() -> None:
-        nonlocal running, most
-        with lock:
-            running += 1
-            most = max(most, running)
-        assert opened.wait(20)
-        with lock:
-            running -= 1
-
-    with LocalExecutor() as executor:
-        slowly = [executor.submit_in_lane(Lane("slow"), f"fetch {number}", slow) for number in range(3)]
-        wide = [executor.submit_in_lane(Lane("wide", 2), f"fetch {number}", pow, number, 2) for number in range(5)]
-        quick = [executor.submit(f"square {number}", pow, number, 2) for number in range(5)]
-        assert [future.result() for future in wide] == [future.result() for future in quick] == [0, 1, 4, 9, 16]
-        opened.set()
-        for future in slowly:
-            future.result()
-    assert most == 1
+        executor.submit("fine", lambda: 1).add_done_callback(lambda _: told.append("fine"))
+        executor.submit("broken", failing(1, ShardError("broken"))).add_done_callback(lambda _: told.append("broken"))
+    assert sorted(told) == ["broken", "fine"]
 
 
 def test_transient_errors_are_retried_and_others_are_not() -> None:
-    with LocalExecutor(1, retry_delays_s=(0, 0)) as executor:
+    with LocalExecutor(retry_delays_s=(0, 0)) as executor:
         assert executor.submit("flaky 1", failing(2, TransientError("again"))).result() == 3
         assert executor.run("flaky 2", failing(2, TransientError("again"))) == 3
         with pytest.raises(TransientError, match="again"):
@@ -80,24 +53,21 @@ def test_transient_errors_are_retried_and_others_are_not() -> None:
             executor.submit("broken", failing(1, ShardError("broken"))).result()
 
 
-def test_an_exception_gives_up_what_has_not_begun() -> None:
-    begun = []
+def test_leaving_waits_for_what_runs_also_after_an_error() -> None:
+    begun, opened, ended = threading.Event(), threading.Event(), threading.Event()
 
-    def step(number: int) -> None:
-        begun.append(number)
-        time.sleep(0.05)
+    def slow() -> None:
+        begun.set()
+        assert opened.wait(60)
+        ended.set()
 
     def run() -> None:
         with LocalExecutor() as executor:
-            for number in range(50):
-                executor.submit(f"step {number:05d}", step, number)
+            executor.submit("slow", slow)
+            assert begun.wait(60)
+            threading.Timer(0.1, opened.set).start()
             raise ShardError("stop")
 
     with pytest.raises(ShardError, match="stop"):
         run()
-    assert len(begun) < 5
-
-
-def test_workers_must_be_positive() -> None:
-    with pytest.raises(ConfigError, match="max_workers must be positive, got 0"):
-        LocalExecutor()
+    assert ended.is_set()

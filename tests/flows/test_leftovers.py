@@ -152,7 +152,13 @@ def test_captions_of_a_local_image_go_with_it_though_they_tell_no_look_and_no_ad
     ]
     images: list[dict[str, object]] = [
         {"sample_id": "photos:1", "phash": LOOK, "sha256": "aa"},
-        {"sample_id": "web:2", "phash": LOOK, "sha256": "bb", "final_url": "http://a.net/2.jpg"},
+        {
+            "sample_id": "web:2",
+            "phash": LOOK,
+            "sha256": "bb",
+            "url": "http://a.net/2.jpg",
+            "final_url": "http://a.net/2.jpg",
+        },
         {"sample_id": "photos:3", "phash": "0" * 16, "sha256": "cc"},
     ]
     doomed = [

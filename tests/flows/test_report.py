@@ -20,7 +20,6 @@ from data_catalog.storage.history import runs
 from data_catalog.storage.manifest import MANIFEST_FORMAT, Snapshot, commit_snapshot, file_entry, require_snapshot
 from flows.build.execution import LocalExecutor
 from flows.build.publish import face
-from flows.build.step_clock import StepClock
 from flows.build.steps import STEPS
 from flows.cli import main
 from flows.jobs import BuildReport, build_dataset
@@ -520,17 +519,3 @@ def test_numbers_are_written_for_people() -> None:
     assert [duration(8.24), duration(200), duration(7500)] == ["8.2 s", "3 min 20 s", "2 h 5 min"]
     assert [decimal(-0.5, 2), decimal(None, 2)] == ["−0.50", "–"]
     assert plain("a\nb\ud800\u202ec") == "a b c"
-
-
-def test_a_clock_counts_every_call_by_its_kind_however_it_ends() -> None:
-    clock = StepClock()
-
-    def fail() -> None:
-        raise ValueError("no")
-
-    assert clock.timed("translate-chunk 00000", max, 1, 2)() == 2
-    with pytest.raises(ValueError, match="no"):
-        clock.timed("fetch 00001", fail)()
-    clock.add("fetch 00002", 2.0)
-    clock.add("translate 00001", 1.0)
-    assert list(clock.seconds_by_step().items()) == [("fetch", 2.0), ("translate", 1.0)]

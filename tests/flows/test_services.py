@@ -157,7 +157,7 @@ def test_a_bare_deployment_name_runs(project: Project) -> None:
 def assert_tasks_are_shown(project: Project, run_id: str) -> None:
     question = {"flow_runs": {"id": {"any_": [run_id]}}}
     tasks = {task["name"]: task for task in project.ask("/task_runs/filter", question)}
-    numbered = [f"{kind} {number:05d}" for kind in ("count", "fetch") for number in range(3)]
+    numbered = [f"count {number:05d}" for number in range(3)]
     assert {name: task["state_type"] for name, task in tasks.items()} == {
         **dict.fromkeys([*numbered, "flaky 1", "here"], "COMPLETED"),
         "broken": "FAILED",

@@ -30,7 +30,6 @@ from data_catalog.storage.manifest import (
     snapshot_names,
 )
 from data_catalog.storage.verify import verify
-from flows.build.retry import open_retry, unfinished_retry
 from flows.cli import main
 from flows.jobs import BuildReport
 from flows.run_log import append_run
@@ -207,12 +206,12 @@ def test_snapshots_are_named_by_first_letters_and_by_place(root: Path) -> None:
 
 def test_snapshots_are_listed_oldest_first(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
     first = require_snapshot(root, "scenes").snapshot
-    publish(root, "0123456789ab", retry_of=first)
+    publish(root, "0123456789ab", attempt=1)
     assert main(["snapshots", "--root", str(root), "--format", "json"]) == 0
     rows = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
-    assert [(row["snapshot"], row["current"], row["retry_of"]) for row in rows] == [
-        (first, False, None),
-        ("0123456789ab", True, first),
+    assert [(row["snapshot"], row["current"], row["attempt"]) for row in rows] == [
+        (first, False, 0),
+        ("0123456789ab", True, 1),
     ]
     assert all(row["published"] and row["captions"] > 0 and row["bytes"] > 0 for row in rows)
     (root / "datasets" / "scenes" / "runs.jsonl").unlink()
@@ -230,7 +229,6 @@ def test_prune_keeps_what_is_asked_for_and_what_something_needs(root: Path, caps
     names += [publish(root, f"{number}123456789ab").snapshot for number in range(5)]
     write_checksummed(root / "models" / "scenes" / "current.json", {"model": "x", "snapshot": names[0]})
     record_folder(root / "models" / "scenes" / "x", [])
-    write_checksummed(root / "work" / "retries-scenes.json", {"attempts": 1, "snapshot": names[1]})
     write_checksummed(
         root / "exports" / "scenes" / "urls" / "export.json", {"dataset": "scenes", "snapshot": names[2], "files": {}}
     )
@@ -246,13 +244,12 @@ def test_prune_keeps_what_is_asked_for_and_what_something_needs(root: Path, caps
         out.replace("removed:", "would be removed:").replace("freed", "would be freed").replace("is gone", "goes")
         == told
     )
-    assert set(snapshot_names(root, "scenes")) == {names[0], names[1], names[4], names[5]}
+    assert set(snapshot_names(root, "scenes")) == {names[0], names[4], names[5]}
     assert f"kept: scenes {names[0]}: the newest model was trained on it" in out
-    assert f"kept: scenes {names[1]}: --retry-failed was stopped" in out
     assert "urls was made of a snapshot that is gone" in out
     assert "fedcba987654 (unfinished" in out
     assert sorted(path.name for path in (root / "datasets" / "scenes").iterdir() if path.is_dir()) == sorted(
-        [names[0], names[1], names[4], names[5], "fetch-log"]
+        [names[0], names[4], names[5], "fetch-log"]
     )
     assert [finding for finding in verify(root) if finding.kind != "note"] == []
     assert main(["prune", "--keep", "2", "--root", str(root)]) == 0
@@ -272,33 +269,14 @@ def test_where_no_snapshot_is_the_current_one_the_newest_stays(root: Path) -> No
     assert first not in newest
 
 
-def test_an_attempt_at_missing_images_needs_its_snapshot_until_it_ends(root: Path) -> None:
-    snapshot = require_snapshot(root, "scenes")
-    assert unfinished_retry(root, "scenes") is None
-    retry = open_retry(root, "scenes", snapshot)
-    assert retry is not None
-    assert unfinished_retry(root, "scenes") == snapshot.snapshot
-    publish(root, "0123456789ab")
-    assert main(["prune", "--root", str(root)]) == 0
-    assert snapshot.snapshot in snapshot_names(root, "scenes")
-    retry.end(root)
-    assert unfinished_retry(root, "scenes") is None
-    again = open_retry(root, "scenes", snapshot)
-    assert again is not None
-    assert again.attempt == retry.attempt + 1
-
-
-def test_after_pruning_a_build_finds_the_last_of_its_snapshots(root: Path) -> None:
-    """Of three, each with more images than the one before, the middle one goes, since a model needs the first."""
+def test_a_build_finds_the_snapshot_of_its_attempt(root: Path) -> None:
     first = require_snapshot(root, "scenes")
-    second = publish(root, "ffff56789ab0", retry_of=first.snapshot, follows=[first.snapshot])
-    publish(root, "ffff56789ab1", retry_of=second.snapshot, follows=[first.snapshot, second.snapshot])
-    write_checksummed(root / "models" / "scenes" / "current.json", {"model": "x", "snapshot": first.snapshot})
-    assert main(["prune", "--root", str(root)]) == 0
-    assert snapshot_names(root, "scenes") == [first.snapshot, "ffff56789ab1"]
-    found = find_snapshot(root, "scenes", first.manifest["build_key"])
-    assert found is not None
-    assert found.snapshot == "ffff56789ab1"
+    publish(root, "ffff56789ab0", attempt=1)
+    for attempt, name in ((0, first.snapshot), (1, "ffff56789ab0")):
+        found = find_snapshot(root, "scenes", first.manifest["build_key"], attempt)
+        assert found is not None
+        assert found.snapshot == name
+    assert find_snapshot(root, "scenes", first.manifest["build_key"], 2) is None
 
 
 def test_prune_frees_what_it_says(root: Path, capsys: pytest.CaptureFixture[str]) -> None:

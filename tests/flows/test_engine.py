@@ -1,0 +1,434 @@
+"""The engine, with tables of toy steps: what starts when, and where, what is done once, and what is done again."""
+
+import json
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from data_catalog.errors import ShardError
+from data_catalog.storage.work import Commit, WorkStore
+from flows.build.engine import (
+    CPU,
+    FLOW,
+    MAKES_SHARDS,
+    MODEL,
+    PER_SHARD,
+    PER_TEST_SET,
+    SHARD,
+    UNCHANGED,
+    WHOLE,
+    Engine,
+    Job,
+    Lane,
+    Step,
+    call_of,
+)
+from flows.build.execution import Future, LocalExecutor
+from flows.build.screen import Threads
+
+
+@dataclass(frozen=True, kw_only=True)
+class NamedSet:
+    """What the engine knows of one."""
+
+    name: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Toys:
+    """What tables of toy steps are given.
+
+    Args:
+        shards: the text of each.
+        words: a setting of each step that has one.
+        absent: steps that the build does not have.
+    """
+
+    shards: tuple[str, ...] = ("A", "B", "C")
+    words: Mapping[str, Any] = field(default_factory=dict)
+    absent: frozenset[str] = frozenset()
+    test_sets: tuple[NamedSet, ...] = ()
+    workers: int = 4
+
+
+class Journal:
+    """The tools of toy steps: notes what begins and ends.
+
+    Args:
+        waits: which call goes on only when another has ended.
+        meetings: calls that go on only when all of them have begun.
+    """
+
+    def __init__(self, waits: Mapping[str, str] | None = None, *, meetings: Sequence[Sequence[str]] = ()) -> None:
+        self.lines: list[str] = []
+        self.most: dict[str, int] = {}  # calls of a step that ran at once
+        self._waits = waits or {}
+        self._running: dict[str, int] = {}
+        self._ended: dict[str, threading.Event] = {label: threading.Event() for label in self._waits.values()}
+        self._barriers: dict[str, threading.Barrier] = {}
+        for meeting in meetings:
+            self._barriers |= dict.fromkeys(meeting, threading.Barrier(len(meeting), timeout=60))
+        self._lock = threading.Lock()
+
+    def begin(self, label: str) -> None:
+        name = label.split()[0]
+        with self._lock:
+            self.lines.append(f"begin {label}")
+            self._running[name] = self._running.get(name, 0) + 1
+            self.most[name] = max(self.most.get(name, 0), self._running[name])
+        if label in self._barriers:
+            self._barriers[label].wait()
+        if label in self._waits:
+            assert self._ended[self._waits[label]].wait(60), f"{self._waits[label]} did not end beside {label}"
+
+    def end(self, label: str) -> None:
+        with self._lock:
+            self.lines.append(f"end {label}")
+            self._running[label.split()[0]] -= 1
+        if label in self._ended:
+            self._ended[label].set()
+
+    def begun(self, name: str) -> list[str]:
+        return [line.split(" ", 1)[1] for line in self.lines if line.startswith(f"begin {name}")]
+
+    def is_in_order(self, first: str, second: str) -> bool:
+        """Whether the end of one call is before the beginning of another."""
+        return self.lines.index(f"end {first}") < self.lines.index(f"begin {second}")
+
+
+def make_shards(job: Job, *, shards: Sequence[str]) -> Mapping[str, Any]:
+    job.tools.begin("source")
+    for number, text in enumerate(shards):
+        (job.folder / f"{number:05d}.parquet").write_text(json.dumps([text]))
+    job.tools.end("source")
+    return {"num_shards": len(shards)}
+
+
+def read(commit: Commit) -> list[Any]:
+    return [json.loads(commit.path(name).read_text()) for name in sorted(commit.files)]
+
+
+def write(job: Job, *, name: str, word: Any = None) -> Mapping[str, Any]:
+    """Write down what a call reads."""
+    label = f"{name} {job.label}".strip()
+    job.tools.begin(label)
+    if word == f"fail at {job.label}":
+        raise ShardError(f"{label} failed")
+    inputs = {step: [read(commit) for commit in job.all(step)] for step in job.inputs}
+    (job.folder / SHARD).write_text(json.dumps([name, word, inputs]))
+    job.tools.end(label)
+    return {}
+
+
+def label_shards(job: Job, *, name: str, word: Mapping[str, str]) -> Mapping[str, Any]:
+    """Write a file for each shard."""
+    job.tools.begin(name)
+    for number, commit in enumerate(job.all("first")):
+        (job.folder / f"{number:05d}.parquet").write_text(json.dumps(word.get(str(number), len(commit.files))))
+    job.tools.end(name)
+    return {}
+
+
+def write_of_some(job: Job, *, name: str, word: str) -> Mapping[str, Any]:
+    """Change the shards that have a letter, and no others."""
+    return write(job, name=name, word=word) if word in job.shard("first").read_text() else UNCHANGED
+
+
+def read_test_set(job: Job, *, name: str, word: str) -> Mapping[str, Any]:
+    (job.folder / SHARD).write_text(json.dumps(word))
+    return {}
+
+
+SOURCE = Step(
+    name="source",
+    version=1,
+    meaning="Make the shards.",
+    scope=MAKES_SHARDS,
+    lane=FLOW,
+    settings=lambda build: {"shards": build.shards},
+    run=make_shards,
+)
+
+
+def toy(name: str, *after: str, run: Callable[..., Mapping[str, Any]] = write, **changes: Any) -> Step:
+    step = Step(
+        name=name,
+        version=1,
+        meaning="A toy.",
+        scope=PER_SHARD,
+        after=after,
+        when=lambda build: name not in build.absent,
+        settings=lambda build: {"name": name, "word": build.words.get(name)},
+        run=run,
+    )
+    return replace(step, **changes)
+
+
+@dataclass
+class Run:
+    """A run of a table that ended well."""
+
+    engine: Engine
+    journal: Journal
+
+    def texts(self, name: str) -> list[Any]:
+        """What a step wrote, by shard."""
+        return [read(commit) for commit in self.engine.commits(name)]
+
+
+def run(
+    steps: Sequence[Step],
+    folder: Path,
+    toys: Toys | None = None,
+    *,
+    waits: Mapping[str, str] | None = None,
+    journal: Journal | None = None,
+    executor: LocalExecutor | None = None,
+) -> Run:
+    journal = journal or Journal(waits)
+    with executor or LocalExecutor(retry_delays_s=()) as entered:
+        engine = Engine(steps, toys or Toys(), work=WorkStore(folder), executor=entered, tools=journal)
+        engine.run()
+    return Run(engine=engine, journal=journal)
+
+
+def test_a_step_starts_as_soon_as_what_it_reads_is_there_and_not_before(tmp_path: Path) -> None:
+    table = [SOURCE, toy("first", "source"), toy("second", "first"), toy("all", "first", scope=WHOLE, lane=FLOW)]
+    table.append(toy("last", "second", "all"))
+    found = run(table, tmp_path, waits={"first 00001": "second 00000"}).journal
+    for number in range(3):
+        assert found.is_in_order(f"first {number:05d}", f"second {number:05d}")
+        assert found.is_in_order(f"first {number:05d}", "all")
+        assert found.is_in_order(f"second {number:05d}", f"last {number:05d}")
+        assert found.is_in_order("all", f"last {number:05d}")
+
+
+PIPELINE = (
+    SOURCE,
+    toy("first", "source"),
+    toy("second", "first"),
+    toy("all", "second", scope=WHOLE, lane=FLOW),
+    toy("third", "second", "all", lane=MODEL),
+    toy("fourth", "third", lane=MODEL),
+    toy("most", "second", "fourth", scope=WHOLE, lane=FLOW),
+    toy("last", "fourth", "all", "most"),
+)
+
+
+def expected(toys: Toys, name: str, number: int | None) -> Any:
+    """What a call of the pipeline writes, worked out without an engine."""
+    steps = {step.name: step for step in PIPELINE}
+
+    def stand_in(found: str) -> str | None:
+        if found not in toys.absent:
+            return found
+        return stand_in(steps[found].after[0]) if steps[found].scope is PER_SHARD else None
+
+    def content(found: str, item: int | None) -> list[Any]:
+        return [[toys.shards[item or 0]]] if found == "source" else [expected(toys, found, item)]
+
+    inputs = {}
+    for read_step in steps[name].after:
+        found = stand_in(read_step)
+        if found is None:
+            continue
+        if steps[found].scope is WHOLE:
+            inputs[read_step] = [content(found, None)]
+        elif number is None:
+            inputs[read_step] = [content(found, item) for item in range(len(toys.shards))]
+        else:
+            inputs[read_step] = [content(found, number)]
+    return [name, None, inputs]
+
+
+@settings(max_examples=40)
+@given(
+    absent=st.sets(st.sampled_from([step.name for step in PIPELINE[1:]])),
+    shards=st.lists(st.text("xyz", max_size=2), min_size=1, max_size=4),
+    workers=st.integers(1, 3),
+)
+def test_where_steps_are_absent_others_read_what_these_would_have_read(
+    absent: set[str], shards: list[str], workers: int, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    toys = Toys(shards=tuple(shards), absent=frozenset(absent), workers=workers)
+    found = run(PIPELINE, tmp_path_factory.mktemp("absent"), toys)
+    for step in PIPELINE[1:]:
+        numbers = [None] if step.scope is WHOLE else range(len(shards))
+        is_there = step.name not in absent
+        assert found.texts(step.name) == [[expected(toys, step.name, number)] for number in numbers if is_there]
+
+
+def test_of_an_output_with_a_file_a_shard_a_shard_reads_its_own_and_depends_on_no_other(tmp_path: Path) -> None:
+    labels = toy("labels", "first", run=label_shards, scope=WHOLE, lane=FLOW)
+    table = [SOURCE, toy("first", "source"), labels, toy("last", "first", "labels")]
+    found = run(table, tmp_path, Toys(words={"labels": {"1": "old"}}))
+    assert [text[0][2]["labels"] for text in found.texts("last")] == [[[1]], [["old"]], [[1]]]
+    changed = run(table, tmp_path, Toys(words={"labels": {"1": "new"}}))
+    assert changed.journal.lines == ["begin labels", "end labels", "begin last 00001", "end last 00001"]
+    assert changed.texts("last")[1][0][2]["labels"] == [["new"]]
+    assert changed.engine.num_made == 2
+
+
+def test_where_a_step_changes_nothing_its_readers_get_what_it_has_read(tmp_path: Path) -> None:
+    table = [SOURCE, toy("first", "source"), toy("some", "first", run=write_of_some), toy("last", "some")]
+    found = run(table, tmp_path, Toys(words={"some": "B"}))
+    first = [step for (step,) in found.texts("first")]
+    read_by_last = [text[0][2]["some"][0][0] for text in found.texts("last")]
+    assert read_by_last == [first[0], ["some", "B", {"first": [[first[1]]]}], first[2]]
+    assert [output.only_file.parent.parent.name for output in found.engine.outputs("some")] == [
+        "first",
+        "some",
+        "first",
+    ]
+    # Another setting that concerns one shard changes the key of no other one's readers.
+    begun = run(table, tmp_path, Toys(words={"some": "C"})).journal.begun("last")
+    assert sorted(begun) == ["last 00001", "last 00002"]
+
+
+def test_every_call_of_a_step_in_a_lane_of_some_width(tmp_path: Path) -> None:
+    wide, narrow = Lane("wide", 2), Lane("narrow")
+    table = [SOURCE, toy("two", "source", lane=wide), toy("one", "source", lane=narrow), toy("cpu", "source")]
+    shards = tuple("abcdef")
+    meetings = [["two 00000", "two 00001", "one 00000"], ["cpu 00000", "cpu 00001", "cpu 00002"]]
+    journal = Journal({"one 00000": "two 00005"}, meetings=meetings)
+    run(table, tmp_path, Toys(shards=shards, workers=3), journal=journal)
+    assert journal.most == {"source": 1, "two": 2, "one": 1, "cpu": 3}
+
+
+def test_a_model_takes_the_shards_in_their_order_whatever_order_they_come_in(tmp_path: Path) -> None:
+    table = [SOURCE, toy("first", "source"), toy("third", "first", lane=MODEL), toy("fourth", "third", lane=MODEL)]
+    waits = {"first 00000": "first 00002", "first 00001": "first 00000", "first 00002": "first 00003"}
+    found = run(table, tmp_path, Toys(shards=tuple("abcd")), waits=waits).journal
+    for name in ("third", "fourth"):
+        assert found.begun(name) == [f"{name} {number:05d}" for number in range(4)]
+    both = [line for line in found.lines if "third" in line or "fourth" in line]
+    assert all(end == begin.replace("begin", "end") for begin, end in zip(both[::2], both[1::2], strict=True))
+
+
+def host_of(build: Toys, path: Path) -> Lane:
+    """A lane for the first letter of a shard's text, or for that of another step's output."""
+    return Lane(f"host {json.loads(path.read_text())[0][0]}")
+
+
+def test_a_lane_may_depend_on_what_a_call_reads(tmp_path: Path) -> None:
+    table = [SOURCE, toy("fetch", "source", lane=host_of)]
+    waits = {"fetch 00000": "fetch 00003", "fetch 00001": "fetch 00003"}
+    found = run(table, tmp_path, Toys(shards=("a1", "b1", "a2", "c1", "a3")), waits=waits).journal
+    of_one_host = [f"fetch {number:05d}" for number in (0, 2, 4)]
+    assert all(found.is_in_order(*calls) for calls in pairwise(of_one_host))
+
+
+def test_an_error_ends_the_run_after_what_runs(tmp_path: Path) -> None:
+    opened = threading.Event()
+
+    class Waiting(Journal):
+        def begin(self, label: str) -> None:
+            super().begin(label)
+            if label == "first 00000":
+                assert opened.wait(60)
+
+    table = [SOURCE, toy("first", "source"), toy("last", "first")]
+    toys = Toys(words={"first": "fail at 00001"}, workers=2)
+    journal = Waiting()
+    threading.Timer(0.2, opened.set).start()
+    with pytest.raises(ShardError, match="first 00001 failed"):
+        run(table, tmp_path, toys, journal=journal)
+    assert "end first 00000" in journal.lines
+    assert journal.begun("last") == []
+    assert not list(tmp_path.rglob(".tmp*"))
+    # What ran when the other one failed is done, and is not done again.
+    again = Journal()
+    with pytest.raises(ShardError, match="first 00001 failed"):
+        run(table, tmp_path, toys, journal=again)
+    assert "first 00000" not in again.begun("first")
+
+
+def test_a_second_run_finds_everything_done(tmp_path: Path) -> None:
+    first, second = run(PIPELINE, tmp_path), run(PIPELINE, tmp_path)
+    assert (first.engine.num_made, first.engine.num_shards) == (1 + 3 * 5 + 2, 3)
+    assert (second.engine.num_made, second.journal.lines) == (0, [])
+    for step in PIPELINE:
+        assert second.texts(step.name) == first.texts(step.name)
+        assert all(commit.reused for commit in second.engine.commits(step.name))
+    assert first.engine.seconds.keys() == {step.name for step in PIPELINE}
+
+
+@pytest.mark.parametrize("lane", [CPU, host_of])
+def test_what_an_earlier_run_wrote_and_is_damaged_is_noticed_before_it_is_read(tmp_path: Path, lane: Any) -> None:
+    table = [SOURCE, toy("first", "source"), toy("last", "first", lane=lane)]
+    whole = run(table, tmp_path)
+    damaged = whole.engine.commits("first")[1].only_file
+    damaged.write_bytes(b"")
+    changed, journal = Toys(words={"last": "new"}), Journal()
+    with pytest.raises(ShardError, match=r"is not what was written, and is gone .*: run the same command again"):
+        run(table, tmp_path, changed, journal=journal)
+    assert "last 00001" not in journal.begun("last")
+    again = run(table, tmp_path, changed)
+    assert again.journal.begun("first") == ["first 00001"]
+    assert again.texts("first") == whole.texts("first")
+
+
+class Watched(LocalExecutor):
+    """Threads, and a record of what was asked of them."""
+
+    def __init__(self) -> None:
+        super().__init__(retry_delays_s=())
+        self.submitted: dict[str, bool] = {}
+        self.shown: dict[str, list[tuple[int, int]]] = {}
+
+    def submit(self, name: str, call: Callable[[], Any], *, elsewhere: bool = False) -> Future[Any]:
+        self.submitted[name] = elsewhere
+        return super().submit(name, call, elsewhere=elsewhere)
+
+    def progress(self, key: str, *, done: int, total: int) -> None:
+        self.shown.setdefault(key, []).append((done, total))
+
+
+def test_an_executor_is_told_names_progress_and_what_may_be_done_elsewhere(tmp_path: Path) -> None:
+    tests = toy(
+        "test-set",
+        scope=PER_TEST_SET,
+        settings=lambda build, test_set: {"name": "test-set", "word": test_set.name},
+        run=read_test_set,
+    )
+    third = toy("third", "first", "test-set", lane=MODEL)
+    table = [SOURCE, tests, toy("first", "source"), toy("second", "first"), third]
+    executor = Watched()
+    toys = Toys(shards=("a", "b"), absent=frozenset({"second"}), test_sets=(NamedSet(name="z"), NamedSet(name="y")))
+    found = run(table, tmp_path, toys, executor=executor)
+    assert executor.submitted == {
+        "source": False,
+        "test-set z": True,
+        "test-set y": True,
+        "first 00000": True,
+        "first 00001": True,
+        "third 00000": False,
+        "third 00001": False,
+    }
+    assert executor.shown == {
+        "source": [(1, 1)],
+        "test-set": [(1, 2), (2, 2)],
+        "first": [(1, 2), (2, 2)],
+        "second": [(0, 0)],
+        "third": [(1, 2), (2, 2)],
+    }
+    assert [text[0][2]["test-set"] for text in found.texts("third")] == [[["z"], ["y"]]] * 2
+
+
+def test_a_key_has_the_version_the_inputs_and_what_decides_and_nothing_else(tmp_path: Path) -> None:
+    def key(version: int = 1, digest: str = "h", **given: Any) -> str:
+        read_commit = Commit(folder=tmp_path, files={"x": digest}, facts={})
+        step = toy("last", "first", version=version)
+        call = call_of(step, {"first": read_commit}, {"word": "a", **given}, work=WorkStore(tmp_path))
+        return call.key.key
+
+    assert key(threads=Threads(1)) == key(threads=Threads(2))
+    others = [key(), key(2), key(digest="other"), key(word="b"), key(threads=Threads(1))]
+    assert len(set(others)) == len(others)
