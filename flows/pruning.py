@@ -10,6 +10,7 @@ from data_catalog.storage.history import freed_bytes, history, remove_snapshot, 
 from data_catalog.storage.integrity import read_checksummed
 from data_catalog.storage.lock import holder_of, writer_lock
 from data_catalog.storage.manifest import (
+    committed_snapshots,
     current_snapshot_name,
     dataset_names,
     datasets_folder,
@@ -55,12 +56,14 @@ class Pruned:
         freed: bytes that went with them; files that others share are not among them.
         kept: old snapshots that something needs.
         exports: folders of exports that were made of a snapshot that went; they are whole in themselves.
+        num_urls: how many images' outcomes nothing else in the root knows: a later build asks for these URLs again.
     """
 
     removed: tuple[Removable, ...]
     freed: int
     kept: tuple[Kept, ...]
     exports: tuple[Path, ...]
+    num_urls: int
 
 
 def prune(root: Path, *, dataset: str | None, keep: int, dry_run: bool) -> Pruned:
@@ -90,10 +93,34 @@ def prune(root: Path, *, dataset: str | None, keep: int, dry_run: bool) -> Prune
             freed=freed_bytes(*(each.folder for each in found)),
             kept=tuple(need for need in kept if need.snapshot != current_snapshot_name(root, need.dataset)),
             exports=tuple(_exports_of(root, found)),
+            num_urls=_num_forgotten(root, found),
         )
         if not dry_run:
             _remove(root, found)
     return pruned
+
+
+def _num_forgotten(root: Path, found: Sequence[Removable]) -> int:
+    """Count the URLs whose outcomes only some snapshots know."""
+    import duckdb
+
+    gone = {(each.dataset, each.snapshot) for each in found}
+    files: dict[str, list[str]] = {"going": [], "staying": []}
+    for dataset in dataset_names(root):
+        for snapshot in committed_snapshots(root, dataset):
+            kinds = snapshot.manifest["files"]
+            paths = [str(snapshot.folder / entry["path"]) for entry in (*kinds["images"], *kinds.get("spare", []))]
+            files["going" if (dataset, snapshot.snapshot) in gone else "staying"] += paths
+    if not files["going"]:
+        return 0
+    there = {name: paths for name, paths in files.items() if paths}
+    urls = " EXCEPT ".join(
+        f"SELECT coalesce(canonical_url, url) AS url FROM read_parquet(${name}, hive_partitioning = false)"
+        for name in there
+    )
+    with duckdb.connect() as connection:
+        (count,) = connection.execute(f"SELECT count(DISTINCT url) FROM ({urls})", there).fetchall()[0]
+    return int(count)
 
 
 def _datasets(root: Path, dataset: str | None) -> list[str]:

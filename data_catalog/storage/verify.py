@@ -55,8 +55,9 @@ CATALOG = "catalog.duckdb"
 REBUILD = "`vernaclip catalog --rebuild` writes it anew"
 FORGET_MEMORY = (
     "a build that translates records it if it was not done; else remove it, and its captions are translated again; "
-    "beside an unfinished build remove work/plan as well"
+    "by another batch, perhaps with other scores"
 )
+FORGET_ATTEMPT = "remove it, and attempts at images that failed are counted from the snapshots"
 FORGET_LOG = "remove it and its record: it tells how images were fetched, and nothing needs it"
 RESTORE_FILE = "restore it from a copy, or remove its snapshot and build again"
 
@@ -237,8 +238,10 @@ def _root_checks(root: Path) -> list[Check]:
     documents = [partial(_document, root / name, remedy) for name, remedy in DOCUMENTS.items()]
     catalog = partial(_recorded, root / CATALOG, REBUILD, root=root, is_needed=True)
     memories = partial(_each_recorded, root=root, suffix=".sqlite", remedy=FORGET_MEMORY)
+    attempts = [partial(_document, path, FORGET_ATTEMPT) for path in sorted((root / "memory").glob("attempt-*.json"))]
     packages = _below(root / PACKAGES, unpacked_checks)
-    return [*documents, partial(_lost_tombstones, root), catalog, *_of_each([root / "memory"], memories), *packages]
+    found = [*documents, *attempts, partial(_lost_tombstones, root), catalog]
+    return [*found, *_of_each([root / "memory"], memories), *packages]
 
 
 def _lost_tombstones(root: Path) -> list[Finding]:

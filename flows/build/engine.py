@@ -309,7 +309,8 @@ class Engine:
     def _submit(self) -> None:
         """Submit what is ready and has room in its lane, the earliest shards first."""
         for lane, ready in self._ready.items():
-            width = lane.width or self.build.workers
+            elsewhere = self.executor.most_elsewhere if lane.elsewhere else None
+            width = lane.width or elsewhere or self.build.workers
             while ready and self._running[lane] < width and self._is_next(lane, ready[0]):
                 item, step = heapq.heappop(ready)
                 self._next[step] = max(self._next[step], item + 1)

@@ -40,9 +40,11 @@ class Executor(Protocol):
 
     Attributes:
         submits_elsewhere: what may be done elsewhere is done by other processes, not by threads of this one.
+        most_elsewhere: how many calls may be under way there at once; None: as many as there are workers.
     """
 
     submits_elsewhere: bool
+    most_elsewhere: int | None
 
     def submit(self, name: str, call: Callable[[], T], *, elsewhere: bool = False) -> Future[T]:
         """Start a call in another thread; it is tried again only after a `TransientError`.
@@ -77,6 +79,7 @@ class LocalExecutor:
     """
 
     submits_elsewhere = False
+    most_elsewhere: int | None = None
 
     def __init__(self, *, retry_delays_s: Sequence[float] = RETRY_DELAYS_S) -> None:
         self._pool = ThreadPoolExecutor(MOST_THREADS, thread_name_prefix="step")

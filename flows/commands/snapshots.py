@@ -163,6 +163,8 @@ def prune(options: Namespace) -> None:
     goes = "goes" if options.dry_run else "is gone"
     for folder in found.exports:
         say(f"note: {folder} was made of a snapshot that {goes}; it is whole in itself")
+    if found.num_urls:
+        say(f"note: with that {goes} what is known of {found.num_urls:,} image URLs: later builds ask for them again")
     say(_summary(found, options.dry_run))
 
 

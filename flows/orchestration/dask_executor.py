@@ -37,6 +37,8 @@ logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
+# Calls on a cluster that is there, each with a thread that waits for it; how many workers it has may change.
+_MOST_WAITING = 256
 # What a client says where the scheduler or the workers are gone.
 _GONE = (OSError, RuntimeError, ClosedClientError)
 # On a busy machine a worker that died may take longer to come back than Dask waits for it by itself (15 s): it would be
@@ -69,6 +71,7 @@ class DaskExecutor(PrefectExecutor):
         artifacts: FlowArtifacts | None = None,
     ) -> None:
         super().__init__(retry_delays_s=retry_delays_s, artifacts=artifacts)
+        self.most_elsewhere = _MOST_WAITING if address else None
         self._address = address
         self._cluster = DaskTaskRunner(address=address) if address else _local_cluster(max_workers)
         self._mark = root.absolute() / "work" / f"{TEMPORARY_PREFIX}flow-{uuid4().hex}"

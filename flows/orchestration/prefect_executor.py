@@ -31,6 +31,7 @@ class PrefectExecutor:
     """
 
     submits_elsewhere = False
+    most_elsewhere: int | None = None
 
     def __init__(
         self, *, retry_delays_s: Sequence[float] = RETRY_DELAYS_S, artifacts: FlowArtifacts | None = None

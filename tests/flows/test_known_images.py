@@ -16,7 +16,9 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
+from data_catalog.database.catalog import query
 from flows.build.execution import LocalExecutor
+from flows.cli import main
 from flows.jobs import BuildReport, build_dataset
 from flows.recipe.recipe import load_recipe
 
@@ -229,3 +231,15 @@ def test_nothing_is_built_on_what_is_damaged(name: str, recipe: Path, tmp_path: 
         path.write_bytes(content)
     with pytest.raises(Exception, match=r"missing or damaged.*vernaclip verify"):
         build(recipe, tmp_path / "catalog", "split.salt='x'")
+
+
+def test_prune_says_how_many_urls_nothing_else_knows(
+    recipe: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root = tmp_path / "catalog"
+    build(recipe, root)
+    build(recipe, root, "clean.min_words=14")
+    fewer = query(root, "SELECT count(*) AS n FROM image_outcomes").to_pylist()[0]["n"]
+    assert main(["prune", "--root", str(root)]) == 0
+    said = capsys.readouterr().out
+    assert f"with that is gone what is known of {11 - fewer} image URLs" in said

@@ -130,7 +130,7 @@ def differences(found: Mapping[str, str], wanted: Mapping[str, str]) -> list[str
 
 def debris(root: Path) -> list[str]:
     """Temporary files that a finished build should not have left, and outputs of steps whose snapshot is committed."""
-    left = [path for path in root.rglob(".tmp-*") if "hosts" not in path.parts]
+    left = [path for path in root.rglob(".tmp-*") if ".hosts" not in path.parts]
     left += (root / "work").glob("*/*/commit.json")
     return sorted(path.relative_to(root).as_posix() for path in left)
 
