@@ -8,10 +8,7 @@ from cleaning.checks import CheckConfig, CleanConfig, translation_measure
 from cleaning.checks.definition import Section
 from data_catalog.errors import ConfigError
 from data_catalog.language_pack import LanguagePack
-from flows.build.steps import STEPS
 from flows.recipe.language_packs import load_language_pack
-
-REASONS = {name: row.reasons for step in STEPS for name, row in step.rows.items()}
 
 ITALIAN = load_language_pack("it")
 GERMAN_CAPTION = "eine schwarze Katze schläft auf dem Sofa"
@@ -124,8 +121,3 @@ def test_a_minimal_pack_of_a_known_language_is_checked(reasons: Reasons) -> None
 def test_bad_values_are_named(config_type: Any, values: dict[str, Any], name: str) -> None:
     with pytest.raises(ConfigError, match=name.replace(".", r"\.")):
         config_type(**values)
-
-
-def test_reasons_are_documented() -> None:
-    assert set(REASONS) == {"clean", "screen", "check", "deduplicate"}
-    assert all(text.strip() for step in REASONS.values() for text in step.values())
