@@ -5,6 +5,8 @@ detail says what was found, and the column stays, so that a query can explain a 
 """
 
 import functools
+import re
+import unicodedata
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -30,6 +32,7 @@ from data_catalog.errors import ConfigError
 from data_catalog.stages import Drop
 
 _MAX_DETAIL = 60  # characters
+_KEYCAP = re.compile(r"[0-9#*]\ufe0f?\u20e3")
 # "hot dog" and "Kim Rhodes" are right in both languages.
 _MIN_COPIED_WORDS = 3
 
@@ -88,6 +91,29 @@ class Length(
         if num_words > self.max_words:
             return Drop("caption_too_long", _counted(num_words, "word"))
         return None
+
+
+@dataclass(frozen=True, kw_only=True)
+class OnlyEmoji(
+    CaptionCheck,
+    name="only_emoji",
+    reasons={"caption_only_emoji": "nothing but emoji and punctuation stands where a caption should be"},
+):
+    """Drop captions that consist of emoji and punctuation only, such as "🐶🐶 !!"; those with a letter or digit stay.
+
+    The digits of keycaps ("1️⃣") are emoji; a text of punctuation alone has none, and is left to the other checks.
+    """
+
+    only_emoji_check: bool = setting(True)
+
+    def bind(self, captions: Captions) -> Judge:
+        """Judge a text."""
+        return self._judge
+
+    def _judge(self, text: str) -> Drop | None:
+        rest, num_keycaps = _KEYCAP.subn("", text)
+        has_emoji = num_keycaps > 0 or any(unicodedata.category(char) == "So" for char in rest)
+        return Drop("caption_only_emoji") if has_emoji and not any(map(str.isalnum, rest)) else None
 
 
 def _counted(count: int, noun: str) -> str:
@@ -333,7 +359,7 @@ def _as_stored(threshold: float) -> float:
 
 
 @dataclass(frozen=True, kw_only=True)
-class CleanConfig(Boilerplate, Length, Language, Section):
+class CleanConfig(OnlyEmoji, Boilerplate, Length, Language, Section):
     """How source captions are rewritten (`cleaning.text.mending.clean_text`) and then judged, check by check.
 
     Control characters, Unicode's composed form and white space are always seen to. A loop is too long as well, and a
@@ -361,6 +387,7 @@ class CheckConfig(
     NumbersInvented,
     Score,
     RoundTrip,
+    OnlyEmoji,
     Length,
     ProperNouns,
     Language,

@@ -117,7 +117,7 @@ STEPS = (
     ),
     Step(
         name="clean",
-        version=5,
+        version=6,
         meaning="Clean the captions as upstream has them, and judge them in their own language.",
         scope=PER_SHARD,
         after=("forget",),
@@ -203,7 +203,7 @@ STEPS = (
     ),
     Step(
         name="check",
-        version=5,
+        version=6,
         meaning="Judge captions in the target language, and translations beside their source.",
         scope=PER_SHARD,
         after=("round-trip", "test-set"),
