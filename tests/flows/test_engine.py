@@ -1,6 +1,7 @@
 """The engine, with tables of toy steps: what starts when, and where, what is done once, and what is done again."""
 
 import json
+import pickle
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -32,6 +33,7 @@ from flows.build.engine import (
 )
 from flows.build.execution import Future, LocalExecutor
 from flows.build.screen import Threads
+from flows.build.steps import STEPS
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -420,6 +422,16 @@ def test_an_executor_is_told_names_progress_and_what_may_be_done_elsewhere(tmp_p
         "third": [(1, 2), (2, 2)],
     }
     assert [text[0][2]["test-set"] for text in found.texts("third")] == [[["z"], ["y"]]] * 2
+
+
+def test_a_call_of_ours_that_may_be_done_elsewhere_can_be_sent_there(tmp_path: Path) -> None:
+    elsewhere = [step for step in STEPS if isinstance(step.lane, Lane) and step.lane.elsewhere]
+    assert {"clean", "check", "normalise", "publish"} <= {step.name for step in elsewhere}
+    for step in elsewhere:
+        commit = Commit(folder=tmp_path, files={"x": "h"}, facts={})
+        call = call_of(step, dict.fromkeys(step.after, commit), {"threads": Threads(2)}, work=WorkStore(tmp_path))
+        there = pickle.loads(pickle.dumps(call))
+        assert (there.run, there.key, there.job, there.work.folder) == (step.run, call.key, call.job, tmp_path)
 
 
 def test_a_key_has_the_version_the_inputs_and_what_decides_and_nothing_else(tmp_path: Path) -> None:
