@@ -64,7 +64,6 @@ class Lab:
             f'scenes.base_url="http://127.0.0.1:{port}"',
             f"serve.port={port}",
             "build.shard_size=12",
-            "build.keep_work=true",
             "split.val=0.2",
             'fetch.hosts."127.0.0.1".requests_per_s=6',  # so that a build has a middle
         ]

@@ -22,7 +22,6 @@ def arguments(unused_port: int) -> list[str]:
         f'scenes.base_url="http://127.0.0.1:{unused_port}"',
         f"serve.port={unused_port}",
         "build.shard_size=60",
-        "build.chunk_size=100",
         "split.val=0.2",
         "split.test=0.2",
         "train.epochs=1",
