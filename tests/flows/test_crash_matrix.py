@@ -150,14 +150,14 @@ class Run:
 
     def commits(self) -> Commits:
         """Committed step outputs, each with what tells that it was written anew."""
-        records = self.root.glob("work/*/[!.]*/commit.json")
+        records = self.root.glob("work/*/*/[!.]*/commit.json")
         return {
             str(path.parent.relative_to(self.root)): (path.stat().st_ino, path.stat().st_mtime_ns) for path in records
         }
 
     def in_the_middle(self) -> None:
         """Wait until some images are there, and others are not."""
-        until(lambda: list(self.root.glob("work/fetch/*/commit.json")), 60, lambda: "an image shard")
+        until(lambda: list(self.root.glob("work/*/fetch/*/commit.json")), 60, lambda: "an image shard")
         assert not list(self.root.glob("datasets/*/*/manifest.json"))
 
     def retry(self) -> None:

@@ -88,8 +88,8 @@ class Trial:
     def under_way(self) -> str:
         """Which step a killed run was at, by what it left."""
         work, datasets = self.root / "work", self.root / "datasets"
-        steps = {path.parent.name for path in work.glob("*/.tmp-*") if not path.name.startswith(".tmp-removed")}
-        if any(work.glob("*/.tmp-removed-*")):
+        steps = {path.parent.name for path in work.glob("*/*/.tmp-*") if not path.name.startswith(".tmp-removed")}
+        if any(work.glob("*/.tmp-removed-*")) or any(work.glob(".tmp-removed-*")):
             return "removing outputs"
         if steps:
             return "while " + sorted(steps)[0] + (" and others" if len(steps) > 1 else "")
@@ -97,7 +97,7 @@ class Trial:
             return "after the commit"
         if any(datasets.glob("*/*/captions")):
             return "publishing"
-        return "between steps" if any(work.glob("*/*/commit.json")) else "before the first step"
+        return "between steps" if any(work.glob("*/*/*/commit.json")) else "before the first step"
 
 
 def _has(pid: int, name: str, value: str) -> bool:
@@ -131,7 +131,7 @@ def differences(found: Mapping[str, str], wanted: Mapping[str, str]) -> list[str
 def debris(root: Path) -> list[str]:
     """Temporary files that a finished build should not have left, and outputs of steps whose snapshot is committed."""
     left = [path for path in root.rglob(".tmp-*") if ".hosts" not in path.parts]
-    left += (root / "work").glob("*/*/commit.json")
+    left += (root / "work").glob("*/*/*/commit.json")
     return sorted(path.relative_to(root).as_posix() for path in left)
 
 
