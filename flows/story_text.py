@@ -36,7 +36,7 @@ CAPTION_COLUMNS: Mapping[str, Sequence[str]] = {
 }
 HEAD_COLUMNS = ("sample_id", "caption_id", "source", "outcome", "step", "drop_reason", "detail")
 IMAGE_COLUMNS: Mapping[str, Sequence[str]] = {
-    "fetch": ("http_status", "final_url", "robots_tag", "num_bytes", "sha256"),
+    "fetch": ("http_status", "final_url", "robots_tag", "num_bytes", "sha256", "attempt"),
     "normalise": ("original_format", "original_width", "original_height", "width", "height", "phash"),
 }
 _WIDTH = 116

@@ -201,7 +201,7 @@ def test_commands_that_meet_a_damaged_manifest_say_so(
     manifest = snapshot.folder / "manifest.json"
     with flipped(manifest, manifest.stat().st_size // 2, 3):
         with pytest.raises(ConfigError, match=r"restore it from a copy, or remove the folder .* and build again"):
-            find_snapshot(root, "scenes", "any")
+            find_snapshot(root, "scenes", "any", 0)
         with pytest.raises(ConfigError, match=r"manifest\.json is damaged"), LocalExecutor() as executor:
             build_dataset(english_recipe(root), root=root, executor=executor)
         for arguments in (

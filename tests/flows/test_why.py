@@ -145,7 +145,7 @@ def test_no_column_is_forgotten() -> None:
     told_columns = {name for names in CAPTION_COLUMNS.values() for name in names} | set(HEAD_COLUMNS)
     assert told_columns == set(CAPTIONS.names)
     told_columns = {name for names in IMAGE_COLUMNS.values() for name in names} | set(HEAD_COLUMNS)
-    assert set(OUTCOMES.names) - told_columns == {"url", "path", "thumbnail"}
+    assert set(OUTCOMES.names) - told_columns == {"url", "canonical_url", "path", "thumbnail"}
 
 
 @pytest.mark.parametrize("cut", [0, 3])

@@ -75,7 +75,7 @@ def build(tmp_path: Path) -> Callable[..., Path]:
             "sources": {},
             "steps": [],
             "funnel": [],
-            "files": {"captions": entries, "pairs": []},
+            "files": {"captions": entries, "pairs": [], "images": []},
         }
         commit_snapshot(root, manifest)
         rebuild(root)
