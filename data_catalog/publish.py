@@ -23,8 +23,6 @@ from data_catalog.storage.shards import (
     unit_interval,
 )
 
-# Steps that a caption has passed, or was dropped by, if its image was asked for.
-_IMAGE_STEPS = ("fetch", "normalise", "deduplicate")
 UPSTREAM = "upstream"
 _GROUP_BYTES = 128 * 1024 * 1024
 _RIGHTS = ("license", "attribution", "page_url")
@@ -72,7 +70,13 @@ def split_of(sample_id: str, config: SplitConfig, stated: Iterable[str | None] =
 
 
 def publish_shard(
-    captions: Path, images: Path, folder: Path, *, config: SplitConfig, merged: Path | None = None
+    captions: Path,
+    images: Path,
+    folder: Path,
+    *,
+    config: SplitConfig,
+    image_rows: Sequence[str],
+    merged: Path | None = None,
 ) -> dict[str, int]:
     """Write one shard's caption file, outcomes of images, spare pictures, and pair files, one a split that has rows.
 
@@ -84,6 +88,7 @@ def publish_shard(
         images: normalised images of the same shard (schema `IMAGES`).
         folder: where the files go: `captions.parquet`, `images.parquet`, `spare.parquet`, `train.parquet`, ...
         config: section `[split]`.
+        image_rows: rows of the funnel that drop captions whose images were asked for.
         merged: caption rows of any shard that are published with the image that they are `merged_into`.
 
     Returns:
@@ -91,7 +96,7 @@ def publish_shard(
     """
     table = keep_pending(pq.read_table(captions))
     save_parquet(table, folder / "captions.parquet")
-    outcomes = _outcomes(table, images)
+    outcomes = _outcomes(table, images, image_rows)
     save_parquet(outcomes, folder / "images.parquet")
     rows = {"captions": table.num_rows, "images": outcomes.num_rows}
     samples = _kept_samples(table, merged, config)
@@ -111,10 +116,10 @@ def keep_pending(table: pa.Table) -> pa.Table:
     return table.set_column(table.schema.get_field_index("outcome"), table.schema.field("outcome"), kept)
 
 
-def _outcomes(captions: pa.Table, images: Path) -> pa.Table:
+def _outcomes(captions: pa.Table, images: Path, image_rows: Sequence[str]) -> pa.Table:
     """Rows of the schema `OUTCOMES`: what became of every image of a shard, without pixels."""
     names = [name for name in OUTCOMES.names if name in IMAGES.names]
-    came = pc.is_in(captions.column("step"), pa.array([*_IMAGE_STEPS, None], pa.string()))
+    came = pc.is_in(captions.column("step"), pa.array([*image_rows, None], pa.string()))
     asked = captions.filter(came).select(["sample_id", "source", "url", "path"]).to_pylist()
     samples: dict[str, dict[str, Any]] = {}
     for row in asked:  # the first caption's spelling of the URL is the one that was asked for

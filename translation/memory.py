@@ -114,12 +114,6 @@ class TranslationMemory:
         known = {row[0] for rows in self._look_up(distinct, "source_caption") for row in rows}
         return [caption for caption in distinct if caption not in known]
 
-    def has_all(self, captions: Iterable[str]) -> bool:
-        """Whether every caption has a recorded translation; stops at the first that has none."""
-        distinct = list(dict.fromkeys(captions))
-        parts = range(0, len(distinct), CAPTIONS_PER_QUERY)
-        return not any(self.missing(distinct[start : start + CAPTIONS_PER_QUERY]) for start in parts)
-
     def record(self, captions: Sequence[str], translations: Sequence[Translation]) -> None:
         """Record a chunk for good, all of it or nothing; captions that have a translation already keep it.
 

@@ -103,7 +103,7 @@ OUTCOME_COLUMNS: Mapping[str, str] = {
     **_SIZES,
     "thumbnail": "8 x 8 pixels of RGB, row by row: 192 bytes",
     "canonical_url": "the spelling under which the URL's outcome is known; null: it is `url`",
-    "attempt": "the dataset's attempt at images that failed (--retry-failed) in which it was asked for; 0: the first build",
+    "attempt": "the dataset's attempt (--retry-failed) in which the image was asked for; 0: the first build",
 }
 
 PAIR_COLUMNS: Mapping[str, str] = {

@@ -6,7 +6,6 @@ from typing import Any
 
 import pyarrow as pa
 
-from data_catalog.errors import ShardError
 from data_catalog.storage.manifest import SPLITS
 
 MEMORY_LIMIT = "2GB"  # beyond it DuckDB spills to the temporary folder
@@ -20,7 +19,8 @@ def count_samples(staged: Path) -> dict[str, int]:
         GROUP BY source ORDER BY source
     """
     return {
-        str(source): int(count) for source, count in _connect(staged.parent).execute(query, [str(staged)]).fetchall()
+        str(source): int(count)
+        for source, count in connect_spilling(staged.parent).execute(query, [str(staged)]).fetchall()
     }
 
 
@@ -40,7 +40,7 @@ def sorted_rows(staged: Path, *, spread: str | None = None) -> Iterator[pa.Recor
         FROM read_parquet(?, hive_partitioning = false)
         ORDER BY source, order_key, sample_id, caption_id, repeat
     """
-    connection = _connect(staged.parent)
+    connection = connect_spilling(staged.parent)
     yield from connection.sql(query, params=[str(staged)]).arrow(ROWS_PER_BATCH)
 
 
@@ -96,13 +96,13 @@ def image_facts(
         "splits": list(SPLITS),
         "urls": stand_in_urls,
     }
-    connection = _connect(images[0].parent)  # DuckDB 1.4 closes one that nobody holds, whatever was asked of it
+    connection = connect_spilling(images[0].parent)  # DuckDB 1.4 closes one that nobody holds, whatever was asked of it
     return connection.sql(query, params=parameters).to_arrow_table()
 
 
 def samples_of_bytes(images: Sequence[Path], sha256: pa.Array) -> pa.Table:
     """The good images whose bytes have one of the given hashes: columns `sample_id` and `sha256`, by `sample_id`."""
-    connection = _connect(images[0].parent)
+    connection = connect_spilling(images[0].parent)
     connection.register("asked", pa.table({"sha256": sha256.unique()}))
     query = """
         SELECT sample_id, sha256 FROM read_parquet($files, hive_partitioning = false) JOIN asked USING (sha256)
@@ -117,35 +117,14 @@ def thumbnails_in_order(images: Sequence[Path]) -> Iterator[pa.ChunkedArray]:
         SELECT thumbnail FROM read_parquet($files, hive_partitioning = false)
         WHERE drop_reason IS NULL ORDER BY sample_id
     """
-    connection = _connect(images[0].parent)
+    connection = connect_spilling(images[0].parent)
     found = connection.sql(query, params={"files": [str(path) for path in images]})
     for batch in found.arrow(ROWS_PER_BATCH):
         yield pa.chunked_array([batch.column(0)])
 
 
-def count_reasons(captions: Sequence[Path]) -> list[dict[str, Any]]:
-    """Return rows of source, step, drop_reason and dropped, sorted, from the rejected rows of caption shards.
-
-    Raises:
-        ShardError: one of them is missing or damaged.
-    """
-    import duckdb
-
-    query = """
-        SELECT source, step, drop_reason, count(*) FROM read_parquet($paths, hive_partitioning = false)
-        WHERE step IS NOT NULL GROUP BY ALL ORDER BY ALL
-    """
-    if not captions:
-        return []
-    try:
-        with duckdb.connect() as connection:
-            found = connection.execute(query, {"paths": [str(path) for path in captions]}).fetchall()
-    except duckdb.Error as error:
-        raise ShardError(f"a caption shard cannot be read ({error}): `vernaclip verify` says which") from error
-    return [dict(zip(("source", "step", "drop_reason", "dropped"), row, strict=True)) for row in found]
-
-
-def _connect(folder: Path) -> Any:
+def connect_spilling(folder: Path) -> Any:
+    """Open a connection of bounded memory, which spills to a folder."""
     import duckdb
 
     settings: dict[str, str | bool | int | float | list[str]] = {

@@ -52,13 +52,18 @@ def download(rows: list[Row], config: FetchConfig, places: Places, pool: ChildPo
     Raises:
         ShardError: the child dies before it comes as far as a row.
     """
-    outcomes, waiting = _admitted(rows)
+    outcomes, admitted = _admitted(rows)
+    first: dict[str, int] = {}
+    for position, url in admitted.items():
+        first.setdefault(url, position)
+    waiting = {position: url for url, position in first.items()}  # a URL is asked for once
     asked = list(waiting)
     suspects = _fetch_all(waiting, _Shard(config, places, pool, outcomes))
     alone = _Shard(replace(config, threads=1), places, pool, outcomes)
     guilty = _fetch_all(_fetch_all(suspects, alone), alone)
     outcomes.update({position: failed("fetch_crash") for position in guilty})
-    return reconciled(asked, outcomes)
+    found = reconciled(asked, outcomes)
+    return found | {position: found[first[url]] for position, url in admitted.items()}
 
 
 def reconciled(asked: Iterable[int], outcomes: dict[int, Outcome]) -> dict[int, Outcome]:

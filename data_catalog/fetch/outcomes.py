@@ -6,27 +6,31 @@ A picture beats a failure, then the later attempt counts.
 """
 
 import logging
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from data_catalog.database.sorting import connect_spilling
 from data_catalog.errors import ConfigError
 from data_catalog.fetch.reasons import FETCH_REASONS, is_retryable
-from data_catalog.images.tables import Piece, PieceReader, Row, write_rows
+from data_catalog.images.tables import Piece, PieceReader, Row, read_groups, write_rows
 from data_catalog.schema import IMAGES, OUTCOMES, RAW_IMAGES
 from data_catalog.storage.failpoints import failpoint
 from data_catalog.storage.integrity import read_checksummed, write_checksummed
 from data_catalog.storage.manifest import Snapshot, committed_snapshots, dataset_names
-from data_catalog.storage.shards import sha256_of
+from data_catalog.storage.shards import digest, sha256_of
 from data_catalog.storage.work import WorkStore
 
 logger = logging.getLogger(__name__)
 
+# Of the fetch step, raised when what it writes changes: what an earlier one left in `work/` counts for nothing then.
+VERSION = 4
 # Files of the fetch step: what was asked for now, then what was known, as it came and as it was normalised.
 ASKED_FILE, RAW_FILE, IMAGES_FILE = "asked.parquet", "raw.parquet", "images.parquet"
 # Which of these each image of the shard is in, in order.
@@ -74,24 +78,45 @@ class Fetching:
 class KnownImages:
     """The outcomes of a root that hold for a build, by URL."""
 
-    def __init__(self, root: Path, fetching: Fetching) -> None:
+    def __init__(
+        self, root: Path, fetching: Fetching, *, snapshots: bool = True, unfinished: Sequence[str] | None = None
+    ) -> None:
         """Look through the snapshots and unfinished builds of a root.
+
+        Args:
+            root: of the catalog.
+            fetching: decides which outcomes hold.
+            snapshots: look through those of all datasets.
+            unfinished: datasets whose unfinished builds are looked through; None: all.
 
         Raises:
             ConfigError: a snapshot's file of outcomes is damaged.
         """
-        self._fetching = fetching
+        self._root, self._fetching = root, fetching
         self._files: list[_File] = []
-        found = [np.zeros(0, _FACTS), *self._snapshots(root), *self._unfinished(root)]
+        found = [np.zeros(0, _FACTS), *(self._snapshots() if snapshots else ())]
+        found += self._unfinished(unfinished)
         facts = np.concatenate(found)
-        order = np.lexsort((np.arange(len(facts)), -facts["attempt"], ~facts["good"], facts["key"]))
+        # Between equal facts the place decides, so that a resumed build takes the same one.
+        order = np.lexsort((facts["row"], facts["file"], -facts["attempt"], ~facts["good"], facts["key"]))
         facts = facts[order]
         is_first = np.ones(len(facts), np.bool_)
         is_first[1:] = facts["key"][1:] != facts["key"][:-1]
         self._facts = facts[is_first]
+        self._keys = np.ascontiguousarray(self._facts["key"])
 
     def __len__(self) -> int:
         return len(self._facts)
+
+    def urls(self) -> pa.Table:
+        """Return the canonical `url` and the `sample_id` of every fact, in the order of files and rows."""
+        empty = pa.table({"url": pa.array([], pa.string()), "sample_id": pa.array([], pa.string())})
+        tables = [empty]
+        for number in np.unique(self._facts["file"]).tolist():
+            rows = np.sort(self._facts["row"][self._facts["file"] == number])
+            table = pq.read_table(self._files[number].path, columns=["url", "sample_id"])
+            tables.append(table.take(pa.array(rows)).select(["url", "sample_id"]).cast(empty.schema))
+        return pa.concat_tables(tables)
 
     def has(self, urls: pa.Array) -> list[bool]:
         """Tell which canonical URLs have an outcome that holds."""
@@ -136,14 +161,14 @@ class KnownImages:
         if not len(self._facts):
             return [None] * len(urls)
         keys = _hashes(urls)
-        places = np.searchsorted(self._facts["key"], keys)
-        places[places == len(self._facts)] = 0
-        found = (self._facts["key"][places] == keys) & urls.is_valid().to_numpy(zero_copy_only=False)
+        places = np.searchsorted(self._keys, keys)
+        places[places == len(self._keys)] = 0
+        found = (self._keys[places] == keys) & urls.is_valid().to_numpy(zero_copy_only=False)
         return [int(place) if is_there else None for place, is_there in zip(places, found, strict=True)]
 
-    def _snapshots(self, root: Path) -> Iterator[np.ndarray[Any, Any]]:
-        for dataset in dataset_names(root):
-            for snapshot in committed_snapshots(root, dataset):
+    def _snapshots(self) -> Iterator[np.ndarray[Any, Any]]:
+        for dataset in dataset_names(self._root):
+            for snapshot in committed_snapshots(self._root, dataset):
                 if snapshot.manifest["settings"]["fetch"] == self._fetching.fetch:
                     yield from self._of_snapshot(snapshot)
 
@@ -177,12 +202,14 @@ class KnownImages:
             """
             yield self._facts_of(query, {"pictures": has_pictures}, _SPARE, spare, spare, own=own)
 
-    def _unfinished(self, root: Path) -> Iterator[np.ndarray[Any, Any]]:
+    def _unfinished(self, datasets: Sequence[str] | None) -> Iterator[np.ndarray[Any, Any]]:
         """Look through the fetch outputs of builds that are not finished."""
-        for folder in sorted((root / "work").glob("*/fetch")):
+        for folder in sorted((self._root / "work").glob("*/fetch")):
+            if datasets is not None and folder.parent.name not in datasets:
+                continue
             own = folder.parent.name == self._fetching.dataset
             for commit, key in WorkStore(folder.parent).commits("fetch"):
-                if key["settings"]["config"] != self._fetching.fetch:
+                if key["version"] != VERSION or key["settings"]["config"] != self._fetching.fetch:
                     continue
                 is_same = key["settings"]["normalise"] == self._fetching.normalise
                 for name, kind in ((ASKED_FILE, _RAW), (RAW_FILE, _RAW), (IMAGES_FILE, _IMAGE)):
@@ -225,7 +252,7 @@ class KnownImages:
         self._files += [*files, *pictures]
         names = "key, drop_reason IS NULL AS good, attempt, filename, number, picture, picture_row"
         try:
-            with duckdb.connect() as connection:
+            with connect_spilling(self._root / "work") as connection:
                 table: Any = connection.sql(f"SELECT {names} FROM ({query})", params=dict(parameters)).to_arrow_table()
         except duckdb.Error as error:
             for file in (*files, *pictures):
@@ -235,9 +262,9 @@ class KnownImages:
         found["key"], found["good"] = table.column("key").to_numpy(), table.column("good").to_numpy()
         found["attempt"] = table.column("attempt").fill_null(0).to_numpy() if own else 0
         found["kind"], found["own"] = kind, own
-        found["file"] = [numbers[name] for name in table.column("filename").to_pylist()]
+        found["file"] = _numbered(table.column("filename"), numbers)
         found["row"] = table.column("number").to_numpy()
-        found["picture_file"] = [numbers.get(name, -1) for name in table.column("picture").to_pylist()]
+        found["picture_file"] = _numbered(table.column("picture"), numbers)
         found["picture_row"] = table.column("picture_row").fill_null(0).to_numpy()
         return found
 
@@ -328,6 +355,14 @@ def _read_in(row: Row, reader: PieceReader) -> Row:
     return {name: reader.read(value) if isinstance(value, Piece) else value for name, value in row.items()}
 
 
+def _numbered(names: pa.ChunkedArray, numbers: Mapping[str, int]) -> np.ndarray[Any, Any]:
+    """Return the number of each file name; -1 where there is none."""
+    encoded = names.cast(pa.string()).combine_chunks().dictionary_encode()
+    known = np.array([*(numbers[name] for name in encoded.dictionary.to_pylist()), -1], np.int32)
+    found: np.ndarray[Any, Any] = known[encoded.indices.fill_null(len(known) - 1).to_numpy(zero_copy_only=False)]
+    return found
+
+
 def _hashes(urls: pa.Array) -> np.ndarray[Any, Any]:
     import duckdb
 
@@ -350,46 +385,37 @@ def _listed(reasons: Sequence[str] | Mapping[str, Any]) -> str:
     return ", ".join(f"'{reason}'" for reason in reasons)
 
 
-def carried(root: Path, dataset: str, fetched: Sequence[str]) -> Callable[[Path], int] | None:
-    """Return what writes, schema `SPARE`, all that unfinished builds of a dataset know and a snapshot does not.
+def carried(
+    root: Path,
+    fetching: Fetching,
+    published: Sequence[Path],
+    is_meant: Callable[[pa.Table], Sequence[bool]],
+    folder: Path,
+) -> Iterator[Row]:
+    """Yield rows of the schema `SPARE`: what unfinished builds of a dataset know, and a snapshot does not.
 
     Args:
         root: of the catalog.
-        dataset: that was built.
-        fetched: keys of the fetch outputs that the snapshot was made of.
-
-    Returns:
-        A function that fills a file and returns the number of rows; None where there is nothing.
+        fetching: what the snapshot was built by; what was fetched otherwise is no fact of it.
+        published: the snapshot's files of outcomes.
+        is_meant: tells which rows a take-down means: they are left out.
+        folder: for what is read on the way; empty, and removed by the caller.
     """
-    outputs = [
-        commit for commit, _ in WorkStore(root / "work" / dataset).commits("fetch") if commit.folder.name not in fetched
-    ]
-    if not outputs:
-        return None
-
-    def write(path: Path) -> int:
-        seen: set[str] = set()
-        count = 0
-
-        def rows() -> Iterator[Row]:
-            nonlocal count
-            for commit in outputs:
-                for name in (ASKED_FILE, RAW_FILE, IMAGES_FILE):
-                    if name not in commit.files:
-                        continue
-                    with pq.ParquetFile(commit.path(name)) as file:
-                        for group in range(file.num_row_groups):
-                            for row in file.read_row_group(group).to_pylist():
-                                if row["url"] is None or row["url"] in seen:
-                                    continue
-                                seen.add(row["url"])
-                                count += 1
-                                yield _spare_row(row, is_raw=name != IMAGES_FILE)
-
-        write_rows(rows(), SPARE, path)
-        return count
-
-    return write
+    known = KnownImages(root, fetching, snapshots=False, unfinished=[fetching.dataset])
+    told = known.urls()
+    for path in published:
+        table = pq.read_table(path, columns=["canonical_url", "url"])
+        there = pc.coalesce(table.column("canonical_url"), table.column("url"))
+        told = told.filter(pc.invert(pc.is_in(told.column("url"), there)))
+    known.recall(told.column("url").combine_chunks(), told.column("sample_id").to_pylist(), folder)
+    for name in (RAW_FILE, IMAGES_FILE):
+        if not (folder / name).is_file():
+            continue
+        for group in read_groups(folder / name):
+            rows = [_spare_row(row, is_raw=name == RAW_FILE) for row in group]
+            facts = [{key: value for key, value in row.items() if key not in ("bytes", "original")} for row in rows]
+            meant = is_meant(pa.Table.from_pylist(facts, schema=OUTCOMES))
+            yield from (row for row, is_one in zip(rows, meant, strict=True) if not is_one)
 
 
 def _spare_row(row: Row, *, is_raw: bool) -> Row:
@@ -399,6 +425,33 @@ def _spare_row(row: Row, *, is_raw: bool) -> Row:
     found["step"] = None if reason is None else "fetch" if reason in FETCH_REASONS else "normalise"
     if is_raw:
         found["bytes"], found["original"] = None, row["bytes"]
+    return found
+
+
+def still_needed(root: Path, work: WorkStore, dataset: str, *, used: Collection[str] = ()) -> list[Path]:
+    """Return the fetch outputs of a dataset that know an image which no snapshot knows: those of builds to come.
+
+    Args:
+        root: of the catalog.
+        work: step outputs of the dataset.
+        dataset: its name.
+        used: keys of outputs that a snapshot was made of.
+    """
+    indexes: dict[str, KnownImages] = {}
+    found = []
+    for commit, key in work.commits("fetch"):
+        if commit.folder.name in used or key["version"] != VERSION:
+            continue
+        settings = key["settings"]
+        fetching = Fetching(dataset=dataset, attempt=0, fetch=settings["config"], normalise=settings["normalise"])
+        name = digest(settings)
+        if name not in indexes:
+            indexes[name] = KnownImages(root, fetching, unfinished=())
+        names = [name for name in (ASKED_FILE, RAW_FILE, IMAGES_FILE) if name in commit.files]
+        columns = [pq.read_table(commit.path(name), columns=["url"]).column("url") for name in names]
+        urls = pa.chunked_array([chunk for column in columns for chunk in column.chunks], pa.string()).drop_null()
+        if not all(indexes[name].has(urls.combine_chunks())):
+            found.append(commit.folder)
     return found
 
 

@@ -7,7 +7,7 @@ version. An output folder appears in one rename, commit record included.
 import logging
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -91,16 +91,25 @@ class WorkStore:
         if self.folder.is_dir():
             sweep_temporary([self.folder, *(entry for entry in self.folder.iterdir() if entry.is_dir())])
 
-    def empty(self) -> None:
-        """Remove all step outputs: their snapshot is committed, and has what they know."""
+    def empty(self, *, keep: Collection[Path] = ()) -> None:
+        """Remove all step outputs: their snapshot is committed, and has what they know.
+
+        Args:
+            keep: folders of outputs that stay.
+        """
         if not self.folder.is_dir():
             return
-        for step in sorted(entry for entry in self.folder.iterdir() if entry.is_dir()):
-            doomed = _take_away(step)
-            failpoint("work.after_rename", step)
-            shutil.rmtree(doomed, ignore_errors=True)
-            failpoint("work.after_remove", step)
-        shutil.rmtree(self.folder, ignore_errors=True)
+        steps = sorted(entry for entry in self.folder.iterdir() if entry.is_dir())
+        staying = {path.parent for path in keep}
+        doomed = [step for step in steps if step not in staying]
+        doomed += [path for step in steps if step in staying for path in sorted(step.iterdir()) if path not in keep]
+        for folder in doomed:
+            away = _take_away(folder)
+            failpoint("work.after_rename", folder)
+            shutil.rmtree(away, ignore_errors=True)
+            failpoint("work.after_remove", folder)
+        if not keep:
+            shutil.rmtree(self.folder, ignore_errors=True)
 
     def find(self, key: StepKey) -> Commit | None:
         """Return the committed output of a step, or None; what is damaged is not there, and is made again."""

@@ -1,12 +1,13 @@
 """The build of a dataset: upstream files in, a committed and queryable snapshot out, resumable at any moment."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
 from data_catalog.database.catalog import rebuild
-from data_catalog.fetch.outcomes import Fetching, attempt_of, begin_attempt, end_attempt, num_retryable
+from data_catalog.database.story import FETCH_LOGS
+from data_catalog.fetch.outcomes import Fetching, attempt_of, begin_attempt, end_attempt, num_retryable, still_needed
 from data_catalog.images.workers import ImageWorkers
 from data_catalog.settings import what
 from data_catalog.storage.manifest import Snapshot, datasets_folder, find_snapshot, snapshot_names
@@ -19,9 +20,6 @@ from flows.build.publish import WriteDocuments, commit, make_current
 from flows.build.steps import STEPS, Build
 from flows.build.tools import Tools
 from flows.recipe.recipe import Recipe
-
-# Beside the snapshots: how each image was fetched, a file a shard.
-FETCH_LOGS = "fetch-log"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -73,17 +71,18 @@ def build(
         found = find_snapshot(root, recipe.name, inputs.build_key, attempt.number)
     if found is not None:
         make_current(root, found)
-        _end(root, recipe.name, work)  # its build may have been killed before this
+        _end(root, recipe.name, work, used=[])  # its build may have been killed before this
         return Built(snapshot=found, up_to_date=True, seconds_by_step={})
+    fetching = Fetching(
+        dataset=recipe.name, attempt=attempt.number, fetch=what(recipe.fetch), normalise=what(recipe.normalise)
+    )
     with serving(), ImageWorkers(root / "work" / ".hosts") as workers:
         tools = Tools(
             recipe=recipe,
             root=root,
             inputs=inputs,
             workers=workers,
-            fetching=Fetching(
-                dataset=recipe.name, attempt=attempt.number, fetch=what(recipe.fetch), normalise=what(recipe.normalise)
-            ),
+            fetching=fetching,
             log_folder=datasets_folder(root) / recipe.name / FETCH_LOGS,
         )
         _prepare(recipe, inputs.locations, workers, executor)
@@ -91,8 +90,8 @@ def build(
         engine = Engine(STEPS, build, work=work, executor=executor, tools=tools)
         engine.run()
         tools.seal()
-    snapshot = commit(engine, root, write_documents=write_documents)
-    _end(root, recipe.name, work)
+    snapshot = commit(engine, root, fetching, write_documents=write_documents)
+    _end(root, recipe.name, work, used=[output.folder.name for output in engine.commits("fetch")])
     slowest = sorted(engine.seconds.items(), key=lambda item: -item[1])
     return Built(
         snapshot=snapshot,
@@ -102,10 +101,17 @@ def build(
     )
 
 
-def _end(root: Path, dataset: str, work: WorkStore) -> None:
-    """Show the snapshot to readers; remove what it has made superfluous."""
+def _end(root: Path, dataset: str, work: WorkStore, *, used: Sequence[str]) -> None:
+    """Show the snapshot to readers; remove what it has made superfluous.
+
+    Args:
+        root: of the catalog.
+        dataset: that was built.
+        work: its step outputs.
+        used: keys of the fetch outputs that the snapshot was made of, as far as is known.
+    """
     rebuild(root)
-    work.empty()
+    work.empty(keep=still_needed(root, work, dataset, used=used))
     end_attempt(root, dataset)
 
 

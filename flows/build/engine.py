@@ -250,7 +250,17 @@ class Engine:
         self._add([node for node in self._nodes() if self._scope(node) in (MAKES_SHARDS, PER_TEST_SET)])
         while self._waiting:
             self._submit()
-            self._take(*self._ended.get())
+            try:
+                self._take(*self._ended.get())
+            except Exception:
+                self._wait_for_others()  # what they write needs the lock that the caller gives back
+                raise
+
+    def _wait_for_others(self) -> None:
+        """Wait until no call runs any more, whatever becomes of it."""
+        while any(self._running.values()):
+            _, lane, _ = self._ended.get()
+            self._running[lane] -= 1
 
     def commits(self, name: str) -> list[Commit]:
         """Return what a step wrote for each shard or test set, or for all of them; nothing where it did not run."""
@@ -370,9 +380,9 @@ class Engine:
 
     def _take(self, node: _Node, lane: Lane, future: Any) -> None:
         """Take a call's result, and let ready what has waited for it."""
+        self._running[lane] -= 1
         done: Done = future.result()
         step = self.steps[node.step]
-        self._running[lane] -= 1
         self.seconds[step.name] += done.seconds
         self.num_made += not done.commit.reused
         self._commits[step.name][node.item] = done.commit

@@ -5,6 +5,7 @@ key of what follows.
 """
 
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -13,22 +14,36 @@ import pyarrow.parquet as pq
 
 from data_catalog.images.tables import Row, read_groups, write_rows
 from data_catalog.schema import IMAGES
+from data_catalog.settings import HOW
 from data_catalog.storage.shards import save_parquet
 from data_catalog.takedown import Matcher, forget_rows, forgotten_image, of_samples, without_texts
 from data_catalog.tombstones import FORGET, Tombstones
 from flows.build.engine import SHARD, UNCHANGED, Job, count_rows
 
 
-def forget_captions(job: Job, *, tombstones: Tombstones) -> Mapping[str, Any]:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class InForce:
+    """The tombstones of a dataset; in keys they are their digest, which reasons and dates do not change."""
+
+    tombstones: Tombstones = field(metadata=HOW)
+    digest: str | None = None
+
+    @classmethod
+    def of(cls, tombstones: Tombstones) -> "InForce":
+        """Return tombstones with their digest."""
+        return cls(tombstones=tombstones, digest=tombstones.digest)
+
+
+def forget_captions(job: Job, *, in_force: InForce) -> Mapping[str, Any]:
     """Reject the rows that tombstones mean by sample, address or page, and empty their texts.
 
     Lines that ingest could not read stay rejected by it, without their texts where these name what is meant.
 
     Args:
         job: reads `ingest`.
-        tombstones: those of the dataset.
+        in_force: the tombstones of the dataset.
     """
-    matcher = Matcher(tombstones)
+    matcher = Matcher(in_force.tombstones)
     before = pq.read_table(job.shard("ingest"))
     is_meant = matcher.numbers(before.select(["sample_id", "url", "page_url", "step", "drop_reason"])) >= 0
     lines = matcher.lines(before)
@@ -40,16 +55,16 @@ def forget_captions(job: Job, *, tombstones: Tombstones) -> Mapping[str, Any]:
     return counts
 
 
-def forget_images(job: Job, *, tombstones: Tombstones) -> Mapping[str, Any]:
+def forget_images(job: Job, *, in_force: InForce) -> Mapping[str, Any]:
     """Drop the images that tombstones mean by what they turned out to be: by redirect, bytes or look.
 
     Args:
         job: reads `normalise`.
-        tombstones: those of the dataset.
+        in_force: the tombstones of the dataset.
     """
     path = job.shard("normalise")
     table = pq.read_table(path, columns=["final_url", "sha256", "phash", "drop_reason"])
-    is_meant = (Matcher(tombstones).numbers(table) >= 0).tolist()
+    is_meant = (Matcher(in_force.tombstones).numbers(table) >= 0).tolist()
     if not any(is_meant):
         return UNCHANGED
     write_rows(_without(path, is_meant), IMAGES, job.folder / SHARD)

@@ -36,7 +36,8 @@ class Inputs:
         tagger: tells proper nouns, or None: a rule of thumb does.
         translator: the engine, or None where every source speaks the target language.
         reverse: the engine for the way back, or None where the recipe asks for none.
-        build_key: equal keys make equal snapshots, from the same downloads and under the same tombstones.
+        build_key: equal keys make equal snapshots, from the same downloads, attempt and tombstones; those are not
+            in it, since a take-down makes every snapshot obey them.
         tombstones: what must not be in the dataset.
     """
 

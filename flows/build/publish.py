@@ -2,14 +2,19 @@
 
 import os
 import shutil
+import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
+import pyarrow.parquet as pq
+
 from data_catalog.database.catalog import broken_laws, recounted
 from data_catalog.database.lookup import LOOKUP_KIND, write_lookup
-from data_catalog.errors import PipelineError
-from data_catalog.fetch.outcomes import carried
+from data_catalog.errors import PipelineError, ShardError
+from data_catalog.fetch.outcomes import SPARE, Fetching, carried
+from data_catalog.images.tables import write_rows
 from data_catalog.publish import SplitConfig, publish_shard
 from data_catalog.schema import CAPTIONS_VERSION, NATIVE, OUTCOMES_VERSION, PAIRS_VERSION
 from data_catalog.storage.failpoints import failpoint
@@ -27,15 +32,17 @@ from data_catalog.storage.manifest import (
     snapshot_folder,
 )
 from data_catalog.storage.shards import (
+    TEMPORARY_PREFIX,
     digest,
     make_folder,
-    sha256_of,
     sweep_temporary,
     sync,
     write_atomically,
     write_named_atomically,
 )
 from data_catalog.storage.work import Commit
+from data_catalog.takedown import Matcher
+from data_catalog.tombstones import Tombstones
 from flows.build.engine import Engine, Job, Step
 from flows.build.test_sets import TestContents
 from flows.recipe.recipe import Recipe, what_settings
@@ -45,24 +52,33 @@ KINDS = ("pairs", "captions", "images", "spare")
 WriteDocuments = Callable[[Path, Mapping[str, Any]], list[dict[str, Any]]]
 
 
-def publish(job: Job, *, split: SplitConfig) -> Mapping[str, Any]:
+def publish(job: Job, *, split: SplitConfig, image_rows: Sequence[str]) -> Mapping[str, Any]:
     """Write one shard's published files; the snapshot gets them when it is committed.
 
     Args:
         job: reads `deduplicate`, `forget-images` and, where captions are merged, `merge-captions`.
         split: section `[split]`.
+        image_rows: rows of the funnel that drop captions whose images were asked for.
     """
     merged = job.shard("merge-captions") if "merge-captions" in job.inputs else None
-    rows = publish_shard(job.shard("deduplicate"), job.shard("forget-images"), job.folder, config=split, merged=merged)
+    rows = publish_shard(
+        job.shard("deduplicate"),
+        job.shard("forget-images"),
+        job.folder,
+        config=split,
+        image_rows=image_rows,
+        merged=merged,
+    )
     return {"rows": rows}
 
 
-def commit(engine: Engine, root: Path, *, write_documents: WriteDocuments) -> Snapshot:
+def commit(engine: Engine, root: Path, fetching: Fetching, *, write_documents: WriteDocuments) -> Snapshot:
     """Give a snapshot the files that the steps wrote, check the conservation laws on them, and commit it.
 
     Args:
         engine: has run the table.
         root: of the catalog.
+        fetching: what the images were fetched by.
         write_documents: writes what a snapshot says of itself, for people, into its folder; returns the manifest's
             "documents".
 
@@ -73,7 +89,6 @@ def commit(engine: Engine, root: Path, *, write_documents: WriteDocuments) -> Sn
     recipe: Recipe = build.recipe
     published = engine.commits("publish")
     contents = [sorted(commit.files.items()) for commit in published]
-    write_carried = carried(root, recipe.name, [commit.folder.name for commit in engine.commits("fetch")])
     snapshot_id = digest([build.inputs.build_key, build.attempt, contents])[:12]
     same = read_snapshot(root, recipe.name, snapshot_id)
     if same is not None:  # a committed snapshot is never written again
@@ -87,8 +102,8 @@ def commit(engine: Engine, root: Path, *, write_documents: WriteDocuments) -> Sn
     for number, output in enumerate(published):
         for kind, entry in _placed(output, folder, number, there):
             files[kind].append(entry)
-    if write_carried is not None:
-        files["spare"].append(_carried(write_carried, folder))
+    files["spare"] += _carried(root, fetching, folder, files["images"], build.inputs.tombstones)
+    _remove_others(folder, files)
     failpoint("snapshot.after_files", folder)
     files[LOOKUP_KIND] = [write_lookup(folder, files)]
     manifest = {
@@ -134,11 +149,22 @@ def _placed(
         name = f"{stem}-{number:05d}-{output.files[f'{stem}.parquet'][:12]}.parquet"
         path = folder / ("images" if kind == "spare" else kind) / name
         sha256 = output.files[f"{stem}.parquet"]
-        same = there.get(sha256)
-        is_whole = same is not None and same.is_file() and sha256_of(same) == sha256
-        _link(same if same is not None and is_whole else output.path(f"{stem}.parquet"), path)
         more = {"split": stem} if kind == "pairs" else {}
-        yield kind, file_entry(path, folder, rows=rows[stem], shard=number, **more)
+        for source in (there.get(sha256), output.path(f"{stem}.parquet")):
+            if source is None or not source.is_file():
+                continue
+            _link(source, path)
+            entry = file_entry(path, folder, rows=rows[stem], shard=number, **more)
+            if entry["sha256"] == sha256:
+                yield kind, entry
+                break
+            path.unlink()
+        else:
+            shutil.rmtree(output.folder, ignore_errors=True)
+            raise ShardError(
+                f"{output.path(stem)}.parquet is not what was written, and is gone with its folder: run the same "
+                "command again, which makes it anew"
+            )
 
 
 def _link(source: Path, target: Path) -> None:
@@ -158,13 +184,32 @@ def _copy(source: Path, target: Path) -> None:
     shutil.copyfile(source, target)
 
 
-def _carried(write: Callable[[Path], int], folder: Path) -> dict[str, Any]:
-    """Write what unfinished builds of the dataset know, and this one did not ask for; return the manifest's line."""
-    counts: list[int] = []
-    path = write_named_atomically(
-        folder / "images", lambda found: f"spare-carried-{found[:12]}.parquet", lambda path: counts.append(write(path))
-    )
-    return file_entry(path, folder, rows=counts[0])
+def _carried(
+    root: Path, fetching: Fetching, folder: Path, outcomes: Sequence[Mapping[str, Any]], tombstones: Tombstones
+) -> Iterator[dict[str, Any]]:
+    """Write what unfinished builds of the dataset know, and this one did not ask for; yield the manifest's line."""
+    matcher = Matcher(tombstones)
+    published = [folder / entry["path"] for entry in outcomes]
+    with tempfile.TemporaryDirectory(prefix=f"{TEMPORARY_PREFIX}carried-", dir=folder) as scratch:
+        rows = carried(root, fetching, published, lambda table: (matcher.numbers(table) >= 0).tolist(), Path(scratch))
+        first = next(rows, None)
+        if first is None:
+            return
+        path = write_named_atomically(
+            folder / "images",
+            lambda found: f"spare-carried-{found[:12]}.parquet",
+            lambda path: write_rows(chain([first], rows), SPARE, path),
+        )
+    yield file_entry(path, folder, rows=pq.read_metadata(path).num_rows)
+
+
+def _remove_others(folder: Path, files: Mapping[str, Sequence[Mapping[str, Any]]]) -> None:
+    """Remove what a killed build has put into the folder and this one did not: nothing would know of it."""
+    listed = {folder / entry["path"] for entries in files.values() for entry in entries}
+    for kind in ("pairs", "captions", "images"):
+        for path in sorted((folder / kind).glob("*")):
+            if path not in listed:
+                path.unlink()
 
 
 def _facts(engine: Engine, recipe: Recipe) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from cleaning.checks import CHECK_REASONS, CLEAN_REASONS
+from data_catalog.fetch import outcomes
 from data_catalog.fetch.reasons import FETCH_REASONS, NORMALISE_REASONS
 from data_catalog.sources.ingest import ingest
 from data_catalog.sources.rows import MALFORMED_REASONS
@@ -93,6 +94,10 @@ def _checking(build: Build) -> Mapping[str, Any]:
     }
 
 
+def _forgetting(build: Build) -> Mapping[str, Any]:
+    return {"in_force": forget_steps.InForce.of(build.inputs.tombstones)}
+
+
 STEPS = (
     Step(
         name="ingest",
@@ -111,7 +116,7 @@ STEPS = (
         scope=PER_SHARD,
         after=("ingest",),
         when=lambda build: bool(build.inputs.tombstones.tombstones),
-        settings=lambda build: {"tombstones": build.inputs.tombstones},
+        settings=_forgetting,
         run=forget_steps.forget_captions,
         rows={"forget": FunnelRow(meaning="obeying take-downs", reasons=FORGET_STEP["reasons"])},
     ),
@@ -219,7 +224,7 @@ STEPS = (
     ),
     Step(
         name="fetch",
-        version=4,
+        version=outcomes.VERSION,
         meaning="Get the images that the root does not know yet.",
         scope=PER_SHARD,
         after=("check",),
@@ -248,7 +253,7 @@ STEPS = (
         scope=PER_SHARD,
         after=("normalise",),
         when=lambda build: bool(build.inputs.tombstones.tombstones),
-        settings=lambda build: {"tombstones": build.inputs.tombstones},
+        settings=_forgetting,
         run=forget_steps.forget_images,
     ),
     Step(
@@ -312,7 +317,11 @@ STEPS = (
         meaning="Write pairs, captions, outcomes of images and spare pictures.",
         scope=PER_SHARD,
         after=("deduplicate", "forget-images", "merge-captions"),
-        settings=lambda build: {"split": build.recipe.split},
+        settings=lambda build: {"split": build.recipe.split, "image_rows": list(_rows_of("deduplicate"))},
         run=publish,
     ),
 )
+
+
+def _rows_of(name: str) -> Mapping[str, FunnelRow]:
+    return next(step.rows for step in STEPS if step.name == name)

@@ -1,5 +1,6 @@
 """What steps use beside files: engines with their memories, the tagger, processes for images, the root's facts."""
 
+import threading
 from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -50,11 +51,16 @@ class Tools:
         self.tagger, self.workers, self.log_folder = inputs.tagger, workers, log_folder
         self._tagging = (inputs.pack, recipe.check.proper_noun_tagger) if inputs.tagger else None
         self._root, self._fetching = root, fetching
+        self._known: KnownImages | None = None
+        self._looking = threading.Lock()
 
-    @cached_property
+    @property
     def known(self) -> KnownImages:
         """Return what the root knows of images; looked through when the first are to be fetched."""
-        return KnownImages(self._root, self._fetching)
+        with self._looking:  # several shards are fetched at once
+            if self._known is None:
+                self._known = KnownImages(self._root, self._fetching)
+            return self._known
 
     def seal(self) -> None:
         """Let the memories note what they hold: nothing is translated any more."""

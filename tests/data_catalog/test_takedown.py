@@ -227,6 +227,7 @@ def published(folder: Path, shards: Sequence[tuple[list[Row], list[Row]]]) -> Sn
             folder / "images.parquet",
             written,
             config=SplitConfig(**SPLIT),
+            image_rows=("fetch", "normalise", "deduplicate"),
             merged=folder / "merged",
         )
         for stem, count in rows.items():

@@ -14,6 +14,7 @@ from data_catalog.storage.shards import save_parquet
 from data_catalog.storage.work import Commit
 from data_catalog.takedown import STAYING
 from data_catalog.tombstones import Tombstones, new_tombstone
+from flows.build.forget_steps import InForce
 
 TOMBSTONES = Tombstones(
     tombstones=(
@@ -64,7 +65,7 @@ def forget(tmp_path: Path, call_step: Any) -> Forget:
 
     def call(step: str, path: Path, tombstones: Tombstones) -> Commit:
         reads = {"forget": "ingest", "forget-images": "normalise"}[step]
-        found: Commit = call_step(step, tmp_path / "work", {reads: path}, {"tombstones": tombstones})
+        found: Commit = call_step(step, tmp_path / "work", {reads: path}, {"in_force": InForce.of(tombstones)})
         return found
 
     return call

@@ -17,6 +17,7 @@ import pytest
 from PIL import Image
 
 from data_catalog.database.catalog import query
+from data_catalog.errors import ShardError
 from flows.build.execution import LocalExecutor
 from flows.cli import main
 from flows.jobs import BuildReport, build_dataset
@@ -26,14 +27,14 @@ CAPTION = "Un gatto nero dorme sopra una sedia di legno"
 
 
 class Host(ThreadingHTTPServer):
-    """Serves one picture a path, 404 for `/gone`; counts what is asked, and stops answering at `stops_at`."""
+    """Serves one picture a path, 404 for `/gone`; counts what is asked, and answers no more after `stops_after`."""
 
     daemon_threads = True
 
     def __init__(self) -> None:
         super().__init__(("127.0.0.1", 0), _Handler)
         self.hits: Counter[str] = Counter()
-        self.stops_at: str | None = None
+        self.stops_after = 1_000
         self.stopped, self.goes_on = threading.Event(), threading.Event()
 
     def url(self, number: int | str) -> str:
@@ -44,12 +45,12 @@ class _Handler(BaseHTTPRequestHandler):
     server: Host
 
     def do_GET(self) -> None:
-        if self.path == self.server.stops_at:
+        if self.server.hits.total() >= self.server.stops_after:
             self.server.stopped.set()
             self.server.goes_on.wait(60)
         if self.path != "/robots.txt":
             self.server.hits[self.path] += 1
-        number = self.path.strip("/").removesuffix(".jpg")
+        number = self.path.partition("?")[0].strip("/").removesuffix(".jpg")
         status = 200 if number.isdigit() else 404
         buffer = io.BytesIO()
         if status == 200:
@@ -129,15 +130,14 @@ def test_settings_of_captions_duplicates_and_splits_ask_for_no_known_image(
     assert set(host.hits) > asked
     assert set(host.hits.values()) == {1}
     host.hits.clear()
-    changes: dict[str, BuildReport] = {
-        change: build(recipe, root, change)
-        for change in ("clean.min_words=14", "duplicates.images=false", "split.salt='x'", "check.max_words=12")
-    }
+    for change in ("clean.min_words=14", "split.salt='x'", "check.max_words=12"):
+        build(recipe, root, change)
+    switched_off = [f"duplicates.{name}=false" for name in ("images", "near_images", "split_guard")]
+    with_duplicates = build(recipe, root, *switched_off)
     assert not host.hits
-    assert published(changes["duplicates.images=false"]).keys() > published(lower).keys()
+    assert published(with_duplicates).keys() > published(lower).keys()
     # The same as where everything was asked for at once.
-    fresh = build(recipe, tmp_path / "fresh", "duplicates.images=false")
-    assert published(fresh) == published(changes["duplicates.images=false"])
+    assert published(build(recipe, tmp_path / "fresh", *switched_off)) == published(with_duplicates)
 
 
 def test_another_dataset_of_the_root_takes_what_is_known(recipe: Path, host: Host, tmp_path: Path) -> None:
@@ -175,7 +175,7 @@ def test_a_killed_build_loses_nothing_to_another_dataset_or_other_settings(
     recipe: Path, host: Host, tmp_path: Path
 ) -> None:
     root = tmp_path / "catalog"
-    host.stops_at = "/6.jpg"
+    host.stops_after = 8  # in the third shard
     words = [sys.executable, "-m", "flows.cli", "build", str(recipe), "--root", str(root), "--executor", "local"]
     killed = subprocess.Popen(words, start_new_session=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     assert host.stopped.wait(60)
@@ -243,3 +243,58 @@ def test_prune_says_how_many_urls_nothing_else_knows(
     assert main(["prune", "--root", str(root)]) == 0
     said = capsys.readouterr().out
     assert f"with that is gone what is known of {11 - fewer} image URLs" in said
+
+
+def killed(recipe: Path, root: Path, failpoint: str, *overrides: str) -> None:
+    environment = {**os.environ, "VERNACLIP_FAILPOINTS": f"{failpoint}=kill"}
+    words = [sys.executable, "-m", "flows.cli", "build", str(recipe), "--root", str(root), "--executor", "local"]
+    words += [word for override in overrides for word in ("--set", override)]
+    assert subprocess.run(words, check=False, capture_output=True, env=environment).returncode == -signal.SIGKILL
+
+
+def test_a_build_that_is_up_to_date_leaves_what_another_killed_one_fetched(
+    recipe: Path, host: Host, tmp_path: Path
+) -> None:
+    root = tmp_path / "catalog"
+    build(recipe, root)
+    killed(recipe, root, "snapshot.before_files", "fetch.max_bytes=10_000_000")
+    host.hits.clear()
+    assert build(recipe, root).up_to_date
+    build(recipe, root, "fetch.max_bytes=10_000_000")
+    assert not host.hits
+
+
+def test_what_was_fetched_by_other_settings_is_no_fact_of_a_snapshot(recipe: Path, host: Host, tmp_path: Path) -> None:
+    root = tmp_path / "catalog"
+    killed(recipe, root, "snapshot.before_files", "normalise.image_size=48")
+    killed(recipe, root, "snapshot.before_files", "fetch.max_bytes=10_000_000")
+    host.hits.clear()
+    small = build(recipe, root, "clean.min_words=14", "normalise.image_size=32")
+    assert not host.hits
+    small = build(recipe, root, "normalise.image_size=32")
+    assert not host.hits
+    assert {min(row["width"], row["height"]) for row in published(small).values()} == {32}
+    build(recipe, root, "fetch.max_bytes=10_000_000")
+    assert not host.hits
+
+
+def test_a_url_that_several_samples_have_is_asked_for_once(recipe: Path, host: Host, tmp_path: Path) -> None:
+    lines = [f"{host.url(1)}?{number}#{number}\t{CAPTION}, numero {number}" for number in (1, 1, 2)]
+    lines += [f"{host.url(1)}?1#{number}\t{CAPTION} con un cane, numero {number}" for number in (3, 4)]
+    (tmp_path / "pairs.tsv").write_text("url\tcaption\n" + "\n".join(lines) + "\n", encoding="utf-8")
+    build(recipe, tmp_path / "catalog", "build.shard_size=40")
+    assert set(host.hits.values()) <= {1}
+
+
+def test_damage_to_what_is_published_is_noticed(recipe: Path, tmp_path: Path) -> None:
+    root = tmp_path / "catalog"
+    killed(recipe, root, "snapshot.before_files")
+    path = next((root / "work" / "web" / "publish").glob("*/train.parquet"))
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(ShardError, match="is not what was written"):
+        build(recipe, root)
+    whole = build(recipe, root)
+    assert whole.snapshot.verify() == []
+    assert published(whole) == published(build(recipe, tmp_path / "fresh"))

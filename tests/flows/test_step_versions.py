@@ -27,6 +27,7 @@ from data_catalog.storage.work import Commit
 from data_catalog.tombstones import Tombstones, new_tombstone
 from flows.build.duplicates import MARKS_FILE, decisive_settings
 from flows.build.engine import SHARD
+from flows.build.forget_steps import InForce
 from flows.build.screen import Threads
 from flows.build.steps import STEPS
 from flows.build.test_sets import PIXELS_FILE
@@ -211,7 +212,7 @@ def texts_through_steps(call_step: Any, folder: Path) -> dict[str, str]:
 
     reading = {"target_lang": "it", "shard_size": 100, "keep_splits": False}
     ingested = call("ingest", {}, sources={}, files={}, **reading)
-    forgotten = call("forget", {"ingest": ingested}, tombstones=TOMBSTONES)
+    forgotten = call("forget", {"ingest": ingested}, in_force=InForce.of(TOMBSTONES))
     cleaned = call("clean", {"forget": ingested}, config=CleanConfig(), packs=packs)
     translated = call("translate", {"screen": cleaned}, engine="argos:en-it:golden", from_code="en")
     there_and_back = call("round-trip", {"translate": translated}, engine="back")
@@ -336,12 +337,14 @@ def images_through_steps(call_step: Any, folder: Path) -> dict[str, str]:
         )
         other = call_step("deduplicate", work, reads, {"leaks": leaks, "drop_repeated_captions": True})
         snapshot = {"deduplicate": one, "forget-images": images, "merge-captions": into}
-        files = call_step("publish", work, snapshot, {"split": SPLIT})
+        files = call_step(
+            "publish", work, snapshot, {"split": SPLIT, "image_rows": ["fetch", "normalise", "deduplicate"]}
+        )
         found += [duplicates.path(SHARD), duplicates.path(MARKS_FILE)]
         merged.append(into.path(SHARD))
         finished += [one.only_file, other.only_file]
         published += [files.path(name) for name in sorted(files.files)]
-    forgotten = call_step("forget-images", work, {"normalise": images}, {"tombstones": TOMBSTONES})
+    forgotten = call_step("forget-images", work, {"normalise": images}, {"in_force": InForce.of(TOMBSTONES)})
     return {
         "find-duplicates": content(*found),
         "merge-captions": content(*merged),

@@ -44,8 +44,6 @@ def test_what_was_recorded_is_known_to_the_next(tmp_path: Path) -> None:
             "": said("", None),
         }
         assert memory.missing(["a cat", "a dog", "b", "a cat"]) == ["a cat", "b"]
-        assert memory.has_all(["a dog", "one"])
-        assert not memory.has_all(["a dog", "a cat"])
         assert memory.count() == 3
         assert list(memory.rows()) == [("", said("", None)), ("a dog", said("un cane")), ("one", loop)]
     assert first.path == tmp_path / "argos-en-it-abc.sqlite"
@@ -71,7 +69,7 @@ def test_a_memory_of_nothing_is_no_file(tmp_path: Path) -> None:
     memory.record([], [])
     assert memory.known(["a"]) == {}
     assert memory.missing(["b", "a", "b"]) == ["b", "a"]
-    assert (memory.count(), memory.num_bytes(), list(memory.rows()), memory.has_all([])) == (0, 0, [], True)
+    assert (memory.count(), memory.num_bytes(), list(memory.rows())) == (0, 0, [])
     assert not (tmp_path / "memory").exists()
 
 
@@ -171,7 +169,6 @@ def test_memory_is_a_map_that_keeps_first_entries(
         everything = [*asked, *model]
         assert memory.known(asked) == {caption: model[caption] for caption in asked if caption in model}
         assert memory.missing(everything) == [name for name in dict.fromkeys(everything) if name not in model]
-        assert memory.has_all(asked) == all(caption in model for caption in asked)
     assert list(TranslationMemory(folder, "x").rows()) == sorted(model.items())
     assert memory.count() == len(model)
 
