@@ -265,10 +265,15 @@ def files_of(snapshot: Snapshot) -> list[Path]:
     return [snapshot.folder / entry["path"] for kind in kinds for entry in snapshot.manifest["files"].get(kind, [])]
 
 
-def work_files(work: Path) -> list[Path]:
-    """Return the step outputs that have a row a sample, committed ones alone."""
-    paths = sorted(work.rglob("*.parquet"))
-    found = [path for path in paths if not any(part.startswith(".") for part in path.relative_to(work).parts)]
+def work_folders(root: Path) -> list[Path]:
+    """Return the folders of step outputs, each called as the dataset that they are of."""
+    return sorted(path for path in (root / "work").glob("*/") if not path.name.startswith("."))
+
+
+def work_files(folder: Path) -> list[Path]:
+    """Return the step outputs of a dataset that have a row a sample, committed ones alone."""
+    paths = sorted(folder.rglob("*.parquet"))
+    found = [path for path in paths if not any(part.startswith(".") for part in path.relative_to(folder).parts)]
     return [path for path in found if "sample_id" in _schema(path).names]
 
 
@@ -302,7 +307,7 @@ def with_sightings(root: Path, tombstones: Tombstones) -> Tombstones:
         grown = tombstones
         places: list[tuple[Tombstones, Sequence[Path]]] = [
             *((tombstones.of(snapshot.dataset), files_of(snapshot)) for snapshot in all_snapshots(root)),
-            (tombstones, work_files(root / "work")),  # which are of any dataset
+            *((tombstones.of(folder.name), work_files(folder)) for folder in work_folders(root)),
         ]
         for chosen, files in places:
             matcher = Matcher(chosen)
@@ -357,10 +362,12 @@ def texts_of_forgotten_alone(root: Path, tombstones: Tombstones) -> set[str]:
             samples or lines_in(snapshot.caption_files(), matcher)
         ):
             staying += [(path, samples) for path in snapshot.caption_files()]
-    for path in work_files(root / "work"):
-        samples = samples_in([path], Matcher(tombstones))
-        gone.update(*(_texts(path, samples, of_gone=True) if samples else ()))
-        staying += [] if samples else [(path, ())]
+    for folder in work_folders(root):
+        matcher = Matcher(tombstones.of(folder.name))
+        for path in work_files(folder):
+            samples = samples_in([path], matcher)
+            gone.update(*(_texts(path, samples, of_gone=True) if samples else ()))
+            staying += [] if samples else [(path, ())]
     for path, forgotten in staying if gone else ():
         gone.difference_update(*_texts(path, forgotten, of_gone=False))
     return gone

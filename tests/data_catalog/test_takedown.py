@@ -468,9 +468,9 @@ def test_forgetting_twice_is_forgetting_both(before: Snapshot) -> None:
 
 
 def test_texts_that_no_row_that_stays_has_are_those_of_forgotten_rows_alone(tmp_path: Path) -> None:
-    """Of step outputs, whose folders lie at any depth; what is being written has a name with a dot."""
+    """Of step outputs, each of a dataset; what is being written has a name with a dot."""
     for name, rows in {
-        "clean/0a": [caption("web:a", 1), caption("web:b", 2, merged_into="web:a"), caption("web:c", 3)],
+        "web/clean/0a": [caption("web:a", 1), caption("web:b", 2, merged_into="web:a"), caption("web:c", 3)],
         "other/clean/0b": [caption("web:d", 3), caption("web:d", 4, clean_caption="Didascalia 2")],
         "other/clean/.tmp-0c": [caption("web:e", 1)],
     }.items():
@@ -480,3 +480,6 @@ def test_texts_that_no_row_that_stays_has_are_those_of_forgotten_rows_alone(tmp_
     found = Tombstones(tombstones=(new_tombstone("sample", "web:a"),))
     assert texts_of_forgotten_alone(tmp_path, found) == {"Caption 1", "Didascalia 1", "Caption 2"}
     assert texts_of_forgotten_alone(tmp_path, Tombstones()) == set()
+    for dataset, texts in (("web", {"Caption 1", "Didascalia 1", "Caption 2"}), ("other", set())):
+        found = Tombstones(tombstones=(new_tombstone("sample", "web:a", datasets=[dataset]),))
+        assert texts_of_forgotten_alone(tmp_path, found) == texts
