@@ -25,7 +25,7 @@ from data_catalog.storage.shards import (
 
 UPSTREAM = "upstream"
 _GROUP_BYTES = 128 * 1024 * 1024
-_RIGHTS = ("license", "attribution", "page_url")
+RIGHTS = ("license", "attribution", "page_url")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -100,11 +100,13 @@ def publish_shard(
     save_parquet(outcomes, folder / "images.parquet")
     rows = {"captions": table.num_rows, "images": outcomes.num_rows}
     samples = _kept_samples(table, merged, config)
+    merged_rows = (row for rows in samples.values() for row in rows if row["merged_into"])
+    rights = strictest_rights(table.select(["sample_id", *RIGHTS]).to_pylist(), merged_rows)
     rows["spare"] = _write_spare(outcomes, images, samples, folder / "spare.parquet")
     for split in (*SPLITS, MARKED):
         chosen = {sample_id: found for sample_id, found in samples.items() if found[0]["split"] == split}
         if chosen:
-            _write_pairs(chosen, _rights(table, chosen), images, folder / f"{split}.parquet")
+            _write_pairs(chosen, rights, images, folder / f"{split}.parquet")
             rows[split] = len(chosen)
     return {name: count for name, count in rows.items() if name != "spare" or count}
 
@@ -172,15 +174,19 @@ def _merged_rows(path: Path, into: Sequence[str]) -> list[dict[str, Any]]:
     return rows
 
 
-def _rights(table: pa.Table, samples: Mapping[str, list[dict[str, Any]]]) -> dict[str, dict[str, Any]]:
-    """Return licence, attribution and page of the row of each sample whose licence is the strictest.
+def strictest_rights(
+    own: Iterable[Mapping[str, Any]], merged: Iterable[Mapping[str, Any]]
+) -> dict[str, dict[str, Any]]:
+    """Return licence, attribution and page of the row of each sample whose licence is the strictest, else of the first.
 
-    Dropped rows count too; rows of merged duplicates only where they state a licence, for they are of another file.
+    Args:
+        own: caption rows of samples, dropped ones too.
+        merged: rows that are published with the image that they are `merged_into`; they count only where they state a
+            licence, for they are of another file.
     """
-    merged = [row | {"sample_id": name} for name, rows in samples.items() for row in rows if row["merged_into"]]
-    stated = table.select(["sample_id", *_RIGHTS]).to_pylist() + [row for row in merged if row["license"]]
-    stated.sort(key=lambda row: (strictness(row["license"]), *(row[name] is None for name in _RIGHTS[1:])))
-    return {row["sample_id"]: {name: row[name] for name in _RIGHTS} for row in reversed(stated)}
+    stated = [(row["sample_id"], row) for row in own] + [(row["merged_into"], row) for row in merged if row["license"]]
+    stated.sort(key=lambda one: (strictness(one[1]["license"]), *(one[1][name] is None for name in RIGHTS[1:])))
+    return {sample_id: {name: row[name] for name in RIGHTS} for sample_id, row in reversed(stated)}
 
 
 def _write_pairs(

@@ -19,6 +19,7 @@ import pyarrow.parquet as pq
 from data_catalog.database.lookup import LOOKUP_KIND, write_lookup
 from data_catalog.errors import ConfigError
 from data_catalog.images.tables import Row
+from data_catalog.publish import RIGHTS, strictest_rights
 from data_catalog.schema import REJECTED
 from data_catalog.sources.ingest import STEP as INGEST
 from data_catalog.sources.urls import address_key, domains_of, host_key, host_of, readable_host
@@ -264,10 +265,15 @@ def files_of(snapshot: Snapshot) -> list[Path]:
     return [snapshot.folder / entry["path"] for kind in kinds for entry in snapshot.manifest["files"].get(kind, [])]
 
 
-def work_files(work: Path) -> list[Path]:
-    """Return the step outputs that have a row a sample, committed ones alone."""
-    paths = sorted(work.rglob("*.parquet"))
-    found = [path for path in paths if not any(part.startswith(".") for part in path.relative_to(work).parts)]
+def work_folders(root: Path) -> list[Path]:
+    """Return the folders of step outputs, each called as the dataset that they are of."""
+    return sorted(path for path in (root / "work").glob("*/") if not path.name.startswith("."))
+
+
+def work_files(folder: Path) -> list[Path]:
+    """Return the step outputs of a dataset that have a row a sample, committed ones alone."""
+    paths = sorted(folder.rglob("*.parquet"))
+    found = [path for path in paths if not any(part.startswith(".") for part in path.relative_to(folder).parts)]
     return [path for path in found if "sample_id" in _schema(path).names]
 
 
@@ -301,7 +307,7 @@ def with_sightings(root: Path, tombstones: Tombstones) -> Tombstones:
         grown = tombstones
         places: list[tuple[Tombstones, Sequence[Path]]] = [
             *((tombstones.of(snapshot.dataset), files_of(snapshot)) for snapshot in all_snapshots(root)),
-            (tombstones, work_files(root / "work")),  # which are of any dataset
+            *((tombstones.of(folder.name), work_files(folder)) for folder in work_folders(root)),
         ]
         for chosen, files in places:
             matcher = Matcher(chosen)
@@ -356,10 +362,12 @@ def texts_of_forgotten_alone(root: Path, tombstones: Tombstones) -> set[str]:
             samples or lines_in(snapshot.caption_files(), matcher)
         ):
             staying += [(path, samples) for path in snapshot.caption_files()]
-    for path in work_files(root / "work"):
-        samples = samples_in([path], Matcher(tombstones))
-        gone.update(*(_texts(path, samples, of_gone=True) if samples else ()))
-        staying += [] if samples else [(path, ())]
+    for folder in work_folders(root):
+        matcher = Matcher(tombstones.of(folder.name))
+        for path in work_files(folder):
+            samples = samples_in([path], matcher)
+            gone.update(*(_texts(path, samples, of_gone=True) if samples else ()))
+            staying += [] if samples else [(path, ())]
     for path, forgotten in staying if gone else ():
         gone.difference_update(*_texts(path, forgotten, of_gone=False))
     return gone
@@ -407,6 +415,7 @@ class _Rewriting:
         folder: where the new files go.
         samples: those that are forgotten.
         captions: ids of the captions that go: of these samples, and of others that are published with their images.
+        rights: of the samples whose images lose captions, by the rows that stay.
         lines: samples that stand for lines that were never read, and whose texts go.
     """
 
@@ -414,6 +423,7 @@ class _Rewriting:
     folder: Path
     samples: Collection[str]
     captions: pa.Array
+    rights: Mapping[str, Row]
     lines: Collection[str]
 
 
@@ -423,7 +433,8 @@ def rewrite_files(
     """Write the files of a snapshot without some samples into `folder`; return the manifest's lines for them, by kind.
 
     Caption rows of these samples, and those of others that were published with their images, stay as rejected rows
-    without texts. Pairs lose these captions and stay where they are; one without captions goes. Rows of `lines` stay as
+    without texts. Pairs lose these captions and stay where they are, with the rights that the rows that stay give them;
+    one without captions goes. Rows of `lines` stay as
     they are, but for their texts. Files that hold nothing of it are shared with the snapshot as it was.
 
     Raises:
@@ -435,7 +446,10 @@ def rewrite_files(
     tables = [_read(path, ("sample_id", "caption_id", "merged_into")) for path in snapshot.caption_files()]
     gone = [table.column("caption_id").filter(is_gone(table, samples)) for table in tables]
     captions = pa.array([name for column in gone for name in column.to_pylist()], pa.string())
-    task = _Rewriting(old=snapshot, folder=folder, samples=samples, captions=captions, lines=lines)
+    moved = [table.filter(of_samples(table, samples)).column("merged_into").drop_null() for table in tables]
+    losing = {name for column in moved for name in column.to_pylist()}.difference(samples)
+    rights = _rights_left(snapshot, losing, captions) if losing else {}
+    task = _Rewriting(old=snapshot, folder=folder, samples=samples, captions=captions, rights=rights, lines=lines)
     files = {
         kind: [new for entry in old[kind] if (new := _rewritten(task, kind, entry)) is not None]
         for kind in _CHANGES
@@ -444,6 +458,18 @@ def rewrite_files(
     if LOOKUP_KIND in old:
         files[LOOKUP_KIND] = [write_lookup(folder, files)]
     return files
+
+
+def _rights_left(snapshot: Snapshot, losing: Collection[str], captions: pa.Array) -> dict[str, Row]:
+    """Return what a build would publish as the rights of some samples if it had not seen the captions that go."""
+    own: list[Row] = []
+    merged: list[Row] = []
+    for path in snapshot.caption_files():
+        table = _read(path, ("sample_id", "caption_id", "merged_into", *RIGHTS))
+        table = table.filter(pc.invert(pc.is_in(table.column("caption_id"), captions)))
+        own += table.filter(of_samples(table, losing)).to_pylist()
+        merged += table.filter(of_samples(table, losing, "merged_into")).to_pylist()
+    return strictest_rights(own, sorted(merged, key=lambda row: row["sample_id"]))  # ordered as a build merges them
 
 
 def _rewritten(task: _Rewriting, kind: str, entry: Entry) -> Entry | None:
@@ -522,7 +548,7 @@ def _images_left(task: _Rewriting, table: pa.Table) -> pa.Table:
 
 
 def _pairs_left(task: _Rewriting, table: pa.Table) -> pa.Table:
-    """Filter the parallel lists of pairs, then leave out the pairs that have no captions any more."""
+    """Filter the parallel lists of pairs and mend their rights, then leave out the pairs that have no captions left."""
     ids = table.column("caption_ids").combine_chunks()
     stays = pc.invert(pc.is_in(ids.flatten(), task.captions))
     counts = np.bincount(pc.list_parent_indices(ids).filter(stays).to_numpy(), minlength=table.num_rows)
@@ -531,6 +557,11 @@ def _pairs_left(task: _Rewriting, table: pa.Table) -> pa.Table:
         field, values = table.schema.field(name), table.column(name).combine_chunks().flatten().filter(stays)
         lists = pa.ListArray.from_arrays(offsets, values, type=field.type)
         table = table.set_column(table.schema.get_field_index(name), field, lists)
+    samples = table.column("sample_id").to_pylist()
+    for name in RIGHTS:
+        field, before = table.schema.field(name), table.column(name).to_pylist()
+        after = [task.rights.get(one, {name: value})[name] for one, value in zip(samples, before, strict=True)]
+        table = table.set_column(table.schema.get_field_index(name), field, pa.array(after, field.type))
     return table.filter(pa.array(counts > 0))
 
 

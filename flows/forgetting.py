@@ -53,6 +53,7 @@ from data_catalog.takedown import (
     texts_of_forgotten_alone,
     with_sightings,
     work_files,
+    work_folders,
 )
 from data_catalog.tombstones import FORGET, FORGET_STEP, Tombstone, Tombstones, read_tombstones, write_tombstones
 from flows.report.page import report_path, write_report
@@ -189,6 +190,7 @@ def _carry_out(root: Path, tombstones: Tombstones, *, is_resumed: bool) -> TakeD
         rebuild(root)
     _remove_snapshots(root, tombstones, done)
     touched = {one.dataset for one in done.rewritten} | {dataset for dataset, _ in done.removed}
+    sweep_temporary([root / "work"])
     # Nobody can tell what contact sheets show.
     sheets = sorted((root / SEARCHES).rglob("*")) if touched or is_resumed else []
     reports = [report_path(root, name) for name in dataset_names(root) if is_resumed or name in touched]
@@ -198,7 +200,7 @@ def _carry_out(root: Path, tombstones: Tombstones, *, is_resumed: bool) -> TakeD
         "search index": clear_indexes(root, dataset_names(root) if is_resumed else sorted(touched)),
         "kept features folder": clear_features(root) if touched or is_resumed else [],
         "export": clear_exports(root),
-        "step output": clear_work(root / "work", Matcher(tombstones)),
+        "step output": [path for folder in work_folders(root) for path in clear_work(folder, tombstones)],
     }
     for folder in sorted(datasets_folder(root).glob(f"*/{FETCH_LOGS}")):
         done.log_lines += clear_log(folder, Matcher(tombstones.of(folder.parent.name)))
@@ -291,13 +293,18 @@ def _remove_snapshots(root: Path, tombstones: Tombstones, done: TakeDown) -> Non
             done.removed.append((snapshot.dataset, snapshot.snapshot))
 
 
-def clear_work(work: Path, matcher: Matcher) -> list[Path]:
-    """Remove the step outputs that hold images or rows that are meant.
+def clear_work(folder: Path, tombstones: Tombstones) -> list[Path]:
+    """Remove the step outputs of a dataset that hold images or rows that the dataset's tombstones mean.
 
     A build that was under way makes them again, without. Call it with the writer's lock held.
+
+    Args:
+        folder: the dataset's in `work/`.
+        tombstones: those in force, of whichever datasets.
     """
-    sweep_temporary([work, *work.glob("*/"), *work.glob("*/*/")])
-    doomed = {path.parent for path in work_files(work) if is_concerned([path], matcher)}
+    sweep_temporary([folder, *folder.glob("*/")])
+    matcher = Matcher(tombstones.of(folder.name))
+    doomed = {path.parent for path in work_files(folder) if is_concerned([path], matcher)}
     return _remove_folders(doomed)
 
 

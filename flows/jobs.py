@@ -19,7 +19,6 @@ from data_catalog.sample.upstream import draw_upstream
 from data_catalog.storage.disk_errors import disk_errors, nearest_existing
 from data_catalog.storage.lock import writer_lock
 from data_catalog.storage.manifest import Snapshot, require_snapshot
-from data_catalog.takedown import Matcher
 from flows.build import build as core
 from flows.build.execution import Executor
 from flows.forgetting import clear_work, finish_forgetting
@@ -96,7 +95,7 @@ def build_dataset(recipe: Recipe, *, root: Path, executor: Executor, retry_faile
             retry_failed=retry_failed,
         )
         if tombstones.tombstones:
-            clear_work(root / "work", Matcher(tombstones))
+            clear_work(root / "work" / recipe.name, tombstones)
         report = BuildReport(
             snapshot=built.snapshot,
             up_to_date=built.up_to_date,

@@ -215,7 +215,7 @@ def published(folder: Path, shards: Sequence[tuple[list[Row], list[Row]]]) -> Sn
     """A snapshot of some shards; each is sorted as ingest sorts them."""
     files: dict[str, list[Any]] = {"pairs": [], "captions": [], "images": []}
     everything = [row for captions, _ in shards for row in captions]
-    merged = [row for row in everything if row["merged_into"]]
+    merged = sorted((row for row in everything if row["merged_into"]), key=lambda row: row["sample_id"])
     pq.write_table(pa.Table.from_pylist(merged, schema=CAPTIONS), folder / "merged")
     for number, (captions, images) in enumerate(shards):
         save_parquet(pa.Table.from_pylist(in_order(captions), schema=CAPTIONS), folder / "captions.parquet")
@@ -346,6 +346,52 @@ def test_a_pair_that_loses_a_caption_stays_where_it_is(before: Snapshot) -> None
     assert pair["image"] == whole["image"]
 
 
+def stating(row: Row, licence: str | None, author: str, page: str | None = None) -> Row:
+    return row | {"license": licence, "attribution": author, "page_url": page}
+
+
+# Rows that state rights: of x and of what was merged into it, in its own shard and in another.
+X, V = caption("web:x", 1), caption("web:v", 2, merged_into="web:x")
+Y, Z = caption("web:y", 3, merged_into="web:x"), caption("web:z", 4, merged_into="web:x")
+OF_X = [stating(X, "CC0", "Xenia"), stating(dropped("web:x", 5, "clean", "caption_too_short"), "CC BY 4.0", "Xaver")]
+RIGHTS_FIRST = [*OF_X, stating(V, "CC BY-NC 4.0", "Vera"), stating(caption("web:w", 6), "CC BY-NC 4.0", "Jane Doe")]
+RIGHTS_SECOND = [
+    stating(Y, "CC BY-NC 4.0", "Jane Doe", "https://jane.example/y"),
+    stating(Z, "CC BY-SA 4.0", "Zoe"),
+    stating(caption("web:u", 7, merged_into="web:x"), None, "Uta", "https://uta.example/"),
+    stating(caption("web:s", 8, merged_into="web:x"), "CC BY-NC 4.0", "Sam"),
+]
+
+
+@pytest.mark.parametrize(
+    ("samples", "licence", "author"),
+    [
+        ("", "CC BY-NC 4.0", "Jane Doe"),
+        ("y", "CC BY-NC 4.0", "Sam"),
+        ("sy", "CC BY-NC 4.0", "Vera"),
+        ("v", "CC BY-NC 4.0", "Jane Doe"),
+        ("svy", "CC BY-SA 4.0", "Zoe"),
+        ("suvyz", "CC BY 4.0", "Xaver"),
+        ("w", "CC BY-NC 4.0", "Jane Doe"),
+    ],
+)
+def test_a_pair_that_loses_a_caption_has_the_rights_that_it_would_have_been_published_with(
+    tmp_path: Path, samples: str, licence: str, author: str
+) -> None:
+    """Nobody is named for a caption that is gone, and no ban of a row that stays is lifted."""
+    gone = {f"web:{name}" for name in samples}
+    found = []
+    for name, without_them in (("all", set[str]()), ("rest", gone)):
+        (tmp_path / name).mkdir()
+        rows = [[row for row in rows if row["sample_id"] not in without_them] for rows in (RIGHTS_FIRST, RIGHTS_SECOND)]
+        images = [[image(name) for name in sorted({row["sample_id"] for row in of})] for of in rows]
+        found.append(published(tmp_path / name, list(zip(rows, images, strict=True))))
+    after = without(found[0], *gone)
+    assert str(pairs_of(after)) == str(pairs_of(found[1]))  # scores are no numbers
+    pair = pairs_of(after)["web:x"]
+    assert (pair["license"], pair["attribution"]) == (licence, author)
+
+
 def test_captions_that_were_published_with_a_forgotten_image_go_with_it(before: Snapshot) -> None:
     after = without(before, "web:c")
     row = captions_of(after)["web:f#10"]
@@ -423,9 +469,9 @@ def test_forgetting_twice_is_forgetting_both(before: Snapshot) -> None:
 
 
 def test_texts_that_no_row_that_stays_has_are_those_of_forgotten_rows_alone(tmp_path: Path) -> None:
-    """Of step outputs, whose folders lie at any depth; what is being written has a name with a dot."""
+    """Of step outputs, each of a dataset; what is being written has a name with a dot."""
     for name, rows in {
-        "clean/0a": [caption("web:a", 1), caption("web:b", 2, merged_into="web:a"), caption("web:c", 3)],
+        "web/clean/0a": [caption("web:a", 1), caption("web:b", 2, merged_into="web:a"), caption("web:c", 3)],
         "other/clean/0b": [caption("web:d", 3), caption("web:d", 4, clean_caption="Didascalia 2")],
         "other/clean/.tmp-0c": [caption("web:e", 1)],
     }.items():
@@ -435,3 +481,6 @@ def test_texts_that_no_row_that_stays_has_are_those_of_forgotten_rows_alone(tmp_
     found = Tombstones(tombstones=(new_tombstone("sample", "web:a"),))
     assert texts_of_forgotten_alone(tmp_path, found) == {"Caption 1", "Didascalia 1", "Caption 2"}
     assert texts_of_forgotten_alone(tmp_path, Tombstones()) == set()
+    for dataset, texts in (("web", {"Caption 1", "Didascalia 1", "Caption 2"}), ("other", set())):
+        found = Tombstones(tombstones=(new_tombstone("sample", "web:a", datasets=[dataset]),))
+        assert texts_of_forgotten_alone(tmp_path, found) == texts

@@ -417,8 +417,13 @@ def test_by_look_within_a_distance(root: Path) -> None:
 
 
 def test_in_one_dataset_alone(root: Path, recipe_file: Path) -> None:
+    """Step outputs of another, whose build was killed, stay; of both the take-down and later builds."""
     build(recipe_file, root, "name=other")
+    outputs = {path: path.stat().st_mtime_ns for path in (root / "work" / "web").rglob("*")}
+    assert len(outputs) > 20
     forget(root, [new_tombstone("domain", FORGOTTEN, datasets=["other"])])
+    build(recipe_file, root, "name=other", "normalise.image_size=48")
+    assert {path: path.stat().st_mtime_ns for path in (root / "work" / "web").rglob("*")} == outputs
     counts = query(root, "SELECT dataset, count(*) AS n FROM rejects WHERE step = 'forget' GROUP BY ALL").to_pylist()
     assert [row["dataset"] for row in counts] == ["other"]
 

@@ -137,8 +137,10 @@ def test_a_log_that_was_being_written_goes(tmp_path: Path) -> None:
     assert not left.exists()
 
 
-def write_step(root: Path, step: str, rows: list[dict[str, object]], schema: pa.Schema) -> Path:
-    folder = root / "work" / step / "0a1b"
+def write_step(
+    root: Path, step: str, rows: list[dict[str, object]], schema: pa.Schema, *, dataset: str = "web"
+) -> Path:
+    folder = root / "work" / dataset / step / "0a1b"
     folder.mkdir(parents=True)
     pq.write_table(pa.Table.from_pylist(rows, schema=schema), folder / "shard.parquet")
     return folder
@@ -175,5 +177,18 @@ def test_captions_of_a_local_image_go_with_it_though_they_tell_no_look_and_no_ad
     )
     # As after a kill that left the captions alone: what tells the look is gone.
     (doomed[1] / "shard.parquet").unlink()
-    assert clear_work(tmp_path / "work", Matcher(found)) == doomed[:1]
+    assert clear_work(tmp_path / "work" / "web", found) == doomed[:1]
+    assert stays.is_dir()
+
+
+def test_step_outputs_of_a_dataset_that_a_tombstone_is_not_of_stay_and_teach_it_nothing(tmp_path: Path) -> None:
+    rows: list[dict[str, object]] = [{"sample_id": "photos:1", "phash": LOOK, "sha256": "aa"}]
+    others: list[dict[str, object]] = [{"sample_id": "photos:2", "phash": LOOK, "sha256": "bb"}]
+    doomed = write_step(tmp_path, "normalise", rows, IMAGES)
+    stays = write_step(tmp_path, "normalise", others, IMAGES, dataset="other")
+    one = new_tombstone("phash", LOOK, datasets=["web"])
+    found = with_sightings(tmp_path, Tombstones(tombstones=(one,)))
+    assert found.tombstones[0].images == ("aa",)
+    assert clear_work(tmp_path / "work" / "other", found) == []
+    assert clear_work(tmp_path / "work" / "web", found) == [doomed]
     assert stays.is_dir()
