@@ -26,6 +26,8 @@ FORGET_STEP: Mapping[str, Any] = {
     "meaning": "obeying take-downs",
     "rules": [],
     "reasons": {FORGOTTEN: "a take-down asks for the image to be forgotten"},
+    "columns": [],
+    "image_columns": [],
 }
 # Of 64 bits. Pictures that have nothing to do with each other differ in about 32, now and then in fewer than 20.
 MAX_DISTANCE = 12

@@ -1,7 +1,7 @@
 """The story of a sample in words: each caption from its upstream line through every step, then its image."""
 
 import textwrap
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from data_catalog.database.story import FILE, Story
@@ -12,33 +12,6 @@ from flows.tables import cell_text
 
 Row = Mapping[str, Any]
 
-# What each step leaves in a caption row, and in its image's. Whatever the row's head tells is not told again.
-CAPTION_COLUMNS: Mapping[str, Sequence[str]] = {
-    "ingest": (
-        *("upstream_file", "upstream_line", "upstream_split", "url", "path", "source_lang", "source_caption"),
-        *("license", "attribution", "page_url"),
-    ),
-    "clean": (
-        "clean_caption",
-        "detected_source_lang",
-        "detected_source_probability",
-        "source_language_margin",
-    ),
-    "translate": (
-        *("target_lang", "origin", "translator", "caption"),
-        *("translation_score", "translation_truncated", "translation_repetitive"),
-    ),
-    "check": (
-        *("detected_lang", "detected_probability", "language_margin", "length_ratio", "copied_share"),
-        *("repeated_ngrams", "numbers_lost", "numbers_invented", "round_trip_chrf"),
-    ),
-    "deduplicate": ("merged_into", "leaks"),
-}
-HEAD_COLUMNS = ("sample_id", "caption_id", "source", "outcome", "step", "drop_reason", "detail")
-IMAGE_COLUMNS: Mapping[str, Sequence[str]] = {
-    "fetch": ("http_status", "final_url", "robots_tag", "num_bytes", "sha256", "attempt"),
-    "normalise": ("original_format", "original_width", "original_height", "width", "height", "phash"),
-}
 _WIDTH = 116
 
 
@@ -74,10 +47,11 @@ def _source(story: Story) -> Row:
 def _caption(story: Story, row: Row, *, all_rules: bool) -> Iterator[str]:
     kept = row["outcome"] == KEPT
     yield f"caption {cell_text(row['caption_id'])}: {'kept' if kept else 'rejected by ' + cell_text(row['step'])}"
+    columns = story.snapshot.columns()
     for number, step in enumerate(_passed(story, row), start=1):
         rejects = step == row["step"]
         yield f"  {number} {step}: {_verdict(row) if rejects else 'passed'}"
-        yield from _facts("      ", {name: row.get(name) for name in CAPTION_COLUMNS.get(step, ())})
+        yield from _facts("      ", {name: row.get(name) for name in columns.get(step, ())})
         if rejects:
             yield from _facts("      ", {"meaning": _meaning(story, row), "detail": row["detail"]})
         if rejects or all_rules:
@@ -117,7 +91,7 @@ def _image(story: Story, *, all_rules: bool) -> Iterator[str]:
         yield from _facts("  ", {"url": first["url"], "path": first["path"]})
         return
     yield f"image {cell_text(image['url'] or image['path'])}: {_image_end(story)}"
-    for step, names in IMAGE_COLUMNS.items():
+    for step, names in story.snapshot.columns("image_columns").items():
         if step == "normalise" and image["step"] == "fetch":
             return
         rejects = image["step"] == step

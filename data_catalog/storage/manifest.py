@@ -53,6 +53,10 @@ class Snapshot:
             return ""
         return str(entry["meaning"] if reason is None else entry["reasons"].get(reason, ""))
 
+    def columns(self, kind: str = "columns") -> dict[str, list[str]]:
+        """Return the columns that each step fills, by step: of caption rows, or of images ("image_columns")."""
+        return {entry["step"]: list(entry[kind]) for entry in self.manifest["steps"] if entry[kind]}
+
     def rules(self, step: str) -> dict[str, Any]:
         """Return the settings that a step judges by, by section of the recipe."""
         names = [name for entry in self.manifest["steps"] if entry["step"] == step for name in entry["rules"]]

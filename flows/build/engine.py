@@ -101,11 +101,15 @@ class FunnelRow:
         meaning: what is done there, as people read it.
         reasons: for which captions may be dropped there, each with its sentence.
         rules: the sections of a recipe that decide it.
+        columns: of a caption row that are filled until there, and by no row before it: `vernaclip why` tells them.
+        image_columns: the same of an image's outcome.
     """
 
     meaning: str
     reasons: Mapping[str, str] = field(default_factory=dict)
     rules: tuple[str, ...] = ()
+    columns: tuple[str, ...] = ()
+    image_columns: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

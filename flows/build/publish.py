@@ -272,11 +272,18 @@ def _terms(source: SourceSettings) -> dict[str, Any]:
 def face(steps: Sequence[Step]) -> list[dict[str, Any]]:
     """Return what a manifest says of the table, so that a snapshot explains itself: one entry a row of the funnel.
 
-    Each entry has the row's name, its meaning in a few words, the sections of the recipe that it judges by, and its
-    reasons with their sentences.
+    Each entry has the row's name, its meaning in a few words, the sections of the recipe that it judges by, its reasons
+    with their sentences, and the columns that it fills.
     """
     return [
-        {"step": name, "meaning": row.meaning, "rules": list(row.rules), "reasons": dict(row.reasons)}
+        {
+            "step": name,
+            "meaning": row.meaning,
+            "rules": list(row.rules),
+            "reasons": dict(row.reasons),
+            "columns": list(row.columns),
+            "image_columns": list(row.image_columns),
+        }
         for step in steps
         for name, row in step.rows.items()
     ]

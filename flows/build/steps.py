@@ -107,7 +107,17 @@ STEPS = (
         lane=FLOW,
         settings=_reading,
         run=_ingest,
-        rows={"ingest": FunnelRow(meaning="reading the upstream files", reasons=MALFORMED_REASONS, rules=("sources",))},
+        rows={
+            "ingest": FunnelRow(
+                meaning="reading the upstream files",
+                reasons=MALFORMED_REASONS,
+                rules=("sources",),
+                columns=(
+                    *("upstream_file", "upstream_line", "upstream_split", "url", "path", "source_lang"),
+                    *("source_caption", "license", "attribution", "page_url"),
+                ),
+            )
+        },
     ),
     Step(
         name="forget",
@@ -133,6 +143,10 @@ STEPS = (
                 meaning="cleaning captions and judging them as they are upstream",
                 reasons=CLEAN_REASONS,
                 rules=("clean",),
+                columns=(
+                    *("clean_caption", "detected_source_lang", "detected_source_probability"),
+                    "source_language_margin",
+                ),
             )
         },
     ),
@@ -193,7 +207,17 @@ STEPS = (
             "from_code": build.inputs.translator.from_code if build.inputs.translator else None,
         },
         run=captions.translate,
-        rows={"translate": FunnelRow(meaning="translating", reasons=captions.TRANSLATE_REASONS, rules=("translate",))},
+        rows={
+            "translate": FunnelRow(
+                meaning="translating",
+                reasons=captions.TRANSLATE_REASONS,
+                rules=("translate",),
+                columns=(
+                    *("target_lang", "origin", "translator", "caption", "translation_score"),
+                    *("translation_truncated", "translation_repetitive"),
+                ),
+            )
+        },
     ),
     Step(
         name="round-trip",
@@ -219,6 +243,10 @@ STEPS = (
                 meaning="judging the captions in the target language",
                 reasons=CHECK_REASONS | captions.CHECK_LEAK_REASONS,
                 rules=("check",),
+                columns=(
+                    *("detected_lang", "detected_probability", "language_margin", "length_ratio", "copied_share"),
+                    *("repeated_ngrams", "numbers_lost", "numbers_invented", "round_trip_chrf"),
+                ),
             )
         },
     ),
@@ -298,16 +326,19 @@ STEPS = (
                 meaning="getting the images",
                 reasons={name: reason.meaning for name, reason in FETCH_REASONS.items()},
                 rules=("fetch",),
+                image_columns=("http_status", "final_url", "robots_tag", "num_bytes", "sha256", "attempt"),
             ),
             "normalise": FunnelRow(
                 meaning="decoding and resizing the images",
                 reasons={name: reason.meaning for name, reason in NORMALISE_REASONS.items()},
                 rules=("normalise",),
+                image_columns=(*("original_format", "original_width", "original_height", "width", "height", "phash"),),
             ),
             "deduplicate": FunnelRow(
                 meaning="looking for images and captions that are there already",
                 reasons=duplicates.DEDUPLICATE_REASONS,
                 rules=("duplicates", "leaks", "split"),
+                columns=("merged_into", "leaks"),
             ),
         },
     ),
