@@ -298,6 +298,29 @@ def is_concerned(files: Sequence[Path], matcher: Matcher) -> bool:
     return bool(samples_in(files, matcher) or lines_in(files, matcher))
 
 
+def concerned_files(files: Sequence[Path], matcher: Matcher) -> list[Path]:
+    """Return those of a dataset's files that hold anything of what is meant, files of pairs first.
+
+    A pair says it only by the ids of captions that were merged into it, and only the other files tell whose these are:
+    remove files in this order, so that whoever goes on after a kill still finds all.
+    """
+    found, ids = [path for path in files if is_concerned([path], matcher)], set[str]()
+    for path in (path for path in found if "caption_id" in _schema(path).names):
+        table = _read(path, ("sample_id", "caption_id"))
+        ids.update(table.column("caption_id").filter(of_samples(table, samples_in([path], matcher))).to_pylist())
+    pairs = [path for path in files if "caption_ids" in _schema(path).names]
+    captions = pa.array(sorted(ids), pa.string())
+    told = [path for path in pairs if path in found or _names_any(_read(path, ("caption_ids",)), captions)]
+    return [*told, *(path for path in found if path not in pairs)]
+
+
+def _names_any(table: pa.Table, captions: pa.Array) -> bool:
+    """Tell if a table of captions, or of pairs, has any of some captions."""
+    name = next(name for name in ("caption_id", "caption_ids") if name in table.schema.names)
+    ids = table.column(name)
+    return bool(pc.any(pc.is_in(pc.list_flatten(ids) if name == "caption_ids" else ids, captions)).as_py())
+
+
 def with_sightings(root: Path, tombstones: Tombstones) -> Tombstones:
     """Return tombstones that know the bytes and addresses of all their images in a root, and of byte-equal copies.
 
@@ -496,12 +519,9 @@ def _holds_any(task: _Rewriting, path: Path, entry: Entry) -> bool:
     except ConfigError:
         _require_whole(task.old, entry)
         raise
-    captions = next((name for name in ("caption_id", "caption_ids") if name in table.schema.names), None)
-    concerned = pc.any(of_samples(table, {*task.samples, *task.lines})).as_py()
-    if captions is not None and not concerned:
-        ids = table.column(captions)
-        concerned = pc.any(pc.is_in(pc.list_flatten(ids) if captions == "caption_ids" else ids, task.captions)).as_py()
-    return bool(concerned)
+    if pc.any(of_samples(table, {*task.samples, *task.lines})).as_py():
+        return True
+    return table.num_columns > 1 and _names_any(table, task.captions)
 
 
 def _require_whole(snapshot: Snapshot, entry: Entry) -> None:

@@ -44,6 +44,7 @@ from data_catalog.storage.verify import EXPORTS
 from data_catalog.takedown import (
     Matcher,
     all_snapshots,
+    concerned_files,
     files_of,
     is_concerned,
     is_gone,
@@ -304,8 +305,7 @@ def clear_work(folder: Path, tombstones: Tombstones) -> list[Path]:
     """
     sweep_temporary([folder, *folder.glob("*/")])
     matcher = Matcher(tombstones.of(folder.name))
-    doomed = {path.parent for path in work_files(folder) if is_concerned([path], matcher)}
-    return _remove_folders(doomed)
+    return _remove_folders(dict.fromkeys(path.parent for path in concerned_files(work_files(folder), matcher)))
 
 
 def clear_log(folder: Path, matcher: Matcher) -> int:
@@ -330,7 +330,7 @@ def clear_exports(root: Path) -> list[Path]:
     They are looked for in the whole root; where exports go by default those without a record go as well, and links are
     followed: behind one only what has a record goes, since the rest of that disk is somebody's.
     """
-    return _remove_folders(folder for folder in _exports(root, root) if not _stays(root, folder))
+    return _remove_folders(sorted(folder for folder in _exports(root, root) if not _stays(root, folder)))
 
 
 def _exports(root: Path, top: Path) -> Iterator[Path]:
@@ -389,7 +389,7 @@ def clear_features(root: Path) -> list[Path]:
         return []
     for killed in folder.glob(f"{TEMPORARY_PREFIX}removed-*"):  # a removal was
         shutil.rmtree(killed, ignore_errors=True)
-    return _remove_folders(path for path in folder.iterdir() if _FINGERPRINT.fullmatch(path.name))
+    return _remove_folders(sorted(path for path in folder.iterdir() if _FINGERPRINT.fullmatch(path.name)))
 
 
 def clear_files(paths: Iterable[Path]) -> list[Path]:
@@ -403,8 +403,8 @@ def clear_files(paths: Iterable[Path]) -> list[Path]:
 
 
 def _remove_folders(folders: Iterable[Path]) -> list[Path]:
-    """Remove folders, each in one move for its readers; return them, sorted."""
-    found = sorted(folders)
+    """Remove folders in their order, each in one move for its readers; return them."""
+    found = list(folders)
     for folder in [path.resolve() for path in found]:
         doomed = folder.with_name(f"{TEMPORARY_PREFIX}removed-{folder.name}")
         shutil.rmtree(doomed, ignore_errors=True)

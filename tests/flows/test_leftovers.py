@@ -7,7 +7,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from data_catalog.schema import CAPTIONS, IMAGES
+from data_catalog.schema import CAPTIONS, IMAGES, PAIRS
 from data_catalog.sources.urls import address_key
 from data_catalog.storage.integrity import write_checksummed
 from data_catalog.storage.shards import write_json
@@ -192,3 +192,18 @@ def test_step_outputs_of_a_dataset_that_a_tombstone_is_not_of_stay_and_teach_it_
     assert clear_work(tmp_path / "work" / "other", found) == []
     assert clear_work(tmp_path / "work" / "web", found) == [doomed]
     assert stays.is_dir()
+
+
+def test_step_outputs_of_pairs_go_for_captions_that_were_merged_into_them(tmp_path: Path) -> None:
+    """They go first: of what stays after a kill the captions tell whose the pairs' are."""
+    own = REQUIRED | {"caption_id": "own", "sample_id": "web:1", "url": "http://a.net/1.jpg"}
+    other = REQUIRED | {"caption_id": "other", "sample_id": "web:2", "url": "http://b.net/2.jpg"}
+    captions = write_step(tmp_path, "check", [own, other], CAPTIONS)
+    schema = pa.schema([PAIRS.field(name) for name in ("sample_id", "url", "caption_ids")])
+    pair: dict[str, object] = {"sample_id": "web:1", "url": "http://a.net/1.jpg"}
+    pairs = write_step(tmp_path, "publish", [pair | {"caption_ids": ["own", "other"]}], schema)
+    stays = write_step(tmp_path, "spared", [pair | {"caption_ids": ["own"]}], schema)
+    found = Tombstones(tombstones=(new_tombstone("domain", "b.net"),))
+    assert clear_work(tmp_path / "work" / "web", found) == [pairs, captions]
+    assert stays.is_dir()
+    assert clear_work(tmp_path / "work" / "web", found) == []
