@@ -407,7 +407,8 @@ def test_a_tombstone_that_concerns_nothing_costs_nothing(host: Host, root: Path,
 
 
 def test_by_look_within_a_distance(root: Path) -> None:
-    rows = query(root, "SELECT sample_id, phash FROM pairs ORDER BY sample_id").to_pylist()
+    # The first is no look-alike: of these either may stay.
+    rows = query(root, "SELECT sample_id, phash FROM pairs ORDER BY url NOT LIKE '%/0.jpg', sample_id").to_pylist()
     value = int(rows[0]["phash"], 16) ^ 0b101
     done = forget(root, [new_tombstone("phash", f"{value:016x}", distance=1)])
     assert done.rewritten == []
