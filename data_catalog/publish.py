@@ -112,14 +112,14 @@ def publish_shard(
 
 
 def keep_pending(table: pa.Table) -> pa.Table:
-    """The rows that no step rejected become `kept`."""
+    """Turn the rows that no step rejected into `kept` ones."""
     outcome = table.column("outcome")
     kept = pc.if_else(pc.equal(outcome, PENDING), KEPT, outcome)
     return table.set_column(table.schema.get_field_index("outcome"), table.schema.field("outcome"), kept)
 
 
 def _outcomes(captions: pa.Table, images: Path, image_rows: Sequence[str]) -> pa.Table:
-    """Rows of the schema `OUTCOMES`: what became of every image of a shard, without pixels."""
+    """Return rows of the schema `OUTCOMES`: what became of every image of a shard, without pixels."""
     names = [name for name in OUTCOMES.names if name in IMAGES.names]
     came = pc.is_in(captions.column("step"), pa.array([*image_rows, None], pa.string()))
     asked = captions.filter(came).select(["sample_id", "source", "url", "path"]).to_pylist()
@@ -152,7 +152,7 @@ def _write_spare(outcomes: pa.Table, images: Path, published: Container[str], pa
 
 
 def _kept_samples(table: pa.Table, merged: Path | None, config: SplitConfig) -> dict[str, list[dict[str, Any]]]:
-    """Kept caption rows by sample, each with the sample's split, in shard order; those of other samples come last."""
+    """Return kept caption rows by sample, each with its split, in shard order; those of other samples come last."""
     own = pc.and_(pc.equal(table.column("outcome"), KEPT), pc.is_null(table.column("merged_into")))
     samples: dict[str, list[dict[str, Any]]] = {}
     for row in table.filter(own).to_pylist():

@@ -194,7 +194,7 @@ def _by_text(column: pa.Array, numbers: Mapping[str, int]) -> Numbers:
 
 
 def _take(values: Numbers, places: pa.Array) -> Numbers:
-    """The values at some places, -1 where a place is null."""
+    """Return the values at some places, -1 where a place is null."""
     found: Numbers = np.append(values, -1)[pc.fill_null(places, len(values)).to_numpy()]
     return found
 

@@ -75,7 +75,7 @@ class Dropped:
 
     @property
     def is_mark(self) -> bool:
-        """Whether the rows stay, as what a test set has."""
+        """Tell if the rows stay, marked as what a test set has."""
         return self.rule.startswith(_MARKED)
 
     @property
@@ -198,7 +198,7 @@ def _images(table: pa.Table, recipe: Recipe, root: Path, *, translate: bool) -> 
 
 
 def _source(settings: SourceSettings, num_rows: int, seed: int) -> Source:
-    """A source that yields some of its rows; content hashes are for what is kept, and nothing is."""
+    """Return a source that yields some of its rows; content hashes are for what is kept, and nothing is."""
     files = settings.upstream_files()
 
     def read() -> Iterator[SourceRow]:
@@ -266,7 +266,7 @@ def _rule(row: Mapping[str, Any]) -> str:
 
 
 def _examples(rows: Sequence[Mapping[str, Any]], count: int) -> list[tuple[str, str]]:
-    """Captions from all over the rows, each once: upstream's, the translation where that was judged, and the detail."""
+    """Return captions from all over the rows, each once: upstream's, the translation if it was judged, and the detail."""
     distinct = list({row["source_caption"]: row for row in rows}.values())
     chosen = distinct[:: max(1, len(distinct) // max(1, count))][:count]
     return [(_shown(row), row["detail"] or "") for row in chosen]

@@ -52,7 +52,7 @@ class BuildReport:
 
     @property
     def funnel(self) -> list[dict[str, Any]]:
-        """Rows of source, step, read, kept and dropped, in order."""
+        """Return rows of source, step, read, kept and dropped, in order."""
         names = ("source", "step", "read", "kept", "dropped")
         return [{name: row[name] for name in names} for row in self.snapshot.manifest["funnel"]]
 

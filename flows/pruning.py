@@ -124,7 +124,7 @@ def _num_forgotten(root: Path, found: Sequence[Removable]) -> int:
 
 
 def _datasets(root: Path, dataset: str | None) -> list[str]:
-    """Datasets that have anything, also those whose first build was killed."""
+    """Return the datasets that have anything, also those whose first build was killed."""
     there = sorted(path.name for path in datasets_folder(root).glob("*") if path.is_dir())
     if dataset is None:
         return there
@@ -165,7 +165,7 @@ def _removable(root: Path, dataset: str, *, keep: int, needed: Collection[str]) 
 
 
 def needs(root: Path, dataset: str) -> Iterator[Kept]:
-    """What something needs, whatever its age: a snapshot may come twice.
+    """Yield the snapshots that something needs, whatever its age: a snapshot may come twice.
 
     Raises:
         ConfigError: a record that says so is damaged.

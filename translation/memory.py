@@ -1,6 +1,6 @@
 """Translations as recorded facts: what an engine once said of a caption is never asked again.
 
-One SQLite file per engine fingerprint, `<folder>/<fingerprint>.sqlite`. A recorded chunk is one transaction: a process
+One SQLite file per engine fingerprint, `<folder>/<fingerprint>.sqlite`. A recorded window is one transaction: a process
 that is killed leaves all of it or nothing. One process writes at a time, any number may read meanwhile.
 """
 
@@ -29,7 +29,7 @@ FORMAT_VERSION = 1
 CAPTIONS_PER_QUERY = 1_000
 
 # Rows lie in the order of recording and are found by a short hash; the caption itself decides. An index of the captions
-# would have most of its pages rewritten by every chunk: recording a million took three times as long.
+# would have most of its pages rewritten by every window: recording a million took three times as long.
 _TABLES = (
     "CREATE TABLE meta (fingerprint TEXT NOT NULL)",
     """CREATE TABLE translations (
@@ -115,7 +115,7 @@ class TranslationMemory:
         return [caption for caption in distinct if caption not in known]
 
     def record(self, captions: Sequence[str], translations: Sequence[Translation]) -> None:
-        """Record a chunk for good, all of it or nothing; captions that have a translation already keep it.
+        """Record a window of captions for good, all of it or nothing; captions that have a translation already keep it.
 
         Raises:
             ConfigError: the disk is full.
@@ -173,7 +173,7 @@ class TranslationMemory:
         return len(there)
 
     def seal(self) -> None:
-        """Write down the file's sha256 beside it, by which damage shows; the next chunk to be recorded takes it away.
+        """Write down the file's sha256 beside it, by which damage shows; the next window to be recorded takes it away.
 
         Nothing is done where it is written down, where the file is being read (by this process, or another one that
         keeps a log beside the file), or where nothing has been recorded.

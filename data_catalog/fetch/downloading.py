@@ -67,7 +67,7 @@ def download(rows: list[Row], config: FetchConfig, places: Places, pool: ChildPo
 
 
 def reconciled(asked: Iterable[int], outcomes: dict[int, Outcome]) -> dict[int, Outcome]:
-    """The outcomes, with `fetch_lost` for every row that was asked for and has none."""
+    """Return the outcomes, with `fetch_lost` for every row that was asked for and has none."""
     return {**{position: failed("fetch_lost") for position in asked}, **outcomes}
 
 
@@ -140,7 +140,7 @@ def _fetch_once(waiting: dict[int, str], shard: _Shard, begun: dict[int, bool]) 
 
 
 def raw_rows(rows: list[Row], outcomes: dict[int, Outcome], config: FetchConfig, *, attempt: int = 0) -> Iterator[Row]:
-    """Rows of the schema `RAW_IMAGES`, in the order asked; local files are read here.
+    """Yield rows of the schema `RAW_IMAGES`, in the order asked; local files are read here.
 
     Raises:
         PipelineError: a disk fails to read a local file.

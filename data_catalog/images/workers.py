@@ -141,7 +141,7 @@ class ImageWorkers:
 
 @contextmanager
 def _scratch_beside(out: Path) -> Iterator[Path]:
-    """A temporary folder on the disk of `out`; trouble with that disk becomes a `ShardError`."""
+    """Make a temporary folder on the disk of `out`; trouble with that disk becomes a `ShardError`."""
     try:
         with tempfile.TemporaryDirectory(dir=out.parent, prefix=".tmp-images-") as folder:
             yield Path(folder)
@@ -155,7 +155,7 @@ _here_lock = threading.Lock()
 
 
 def _workers_here() -> ImageWorkers:
-    """What calls that come from another process use in this one."""
+    """Return the workers that calls from another process use in this one."""
     with _here_lock:
         if not _here:
             _here.append(ImageWorkers())

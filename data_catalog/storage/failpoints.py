@@ -61,9 +61,9 @@ REGISTRY = {
     "catalog.after_rename": "the new views are in place, which the disk may not know yet",
     "catalog.after_folder_fsync": "the new views are in place for good",
     # translation/memory.py: SQLite
-    "memory.before_record": "a chunk is translated, none of it is recorded",
-    "memory.before_commit": "a chunk's rows are written in a transaction that is still open",
-    "memory.after_commit": "a chunk is recorded for good",
+    "memory.before_record": "a window of captions is translated, none of it is recorded",
+    "memory.before_commit": "a window's rows are written in a transaction that is still open",
+    "memory.after_commit": "a window is recorded for good",
     # translation/memory.py: a take-down, which no build passes
     "forget.before_memory": "translations of forgotten captions are about to be removed",
     "forget.after_memory": "they are removed, and SQLite's log beside the file may hold them still",

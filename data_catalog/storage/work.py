@@ -48,7 +48,7 @@ class StepKey:
 
     @property
     def key(self) -> str:
-        """The name of the step's output folder: 32 hexadecimal digits."""
+        """Return the name of the step's output folder: 32 hexadecimal digits."""
         return digest([self.step, self.version, list(self.inputs), dict(self.settings)])[:32]
 
 
@@ -215,7 +215,7 @@ class WorkStore:
 
 
 def _record(folder: Path) -> Mapping[str, Any] | None:
-    """What a step's folder says of itself; None where it is not there, or not as it was written."""
+    """Return what a step's folder says of itself; None where it is not there, or not as it was written."""
     path = folder / COMMIT_FILE
     if not path.is_file():
         return None

@@ -111,7 +111,7 @@ def decisive_settings(config: DuplicatesConfig) -> dict[str, Any]:
 
 
 def _thumbnails(files: Sequence[Path], count: int, path: Path) -> "Thumbnails":
-    """Thumbnails of all images in the order of `sample_id`, as a file: ten million of them take 2 GB."""
+    """Write thumbnails of all images in the order of `sample_id`, as a file: ten million of them take 2 GB."""
     import numpy as np
 
     from cleaning.duplicates.near_images import parse_thumbnails
@@ -135,7 +135,7 @@ def _test_pixels(
     tests: Sequence[TestContents],
     leaks: LeaksConfig,
 ) -> dict[int, str]:
-    """What of which test set an image is, or looks like, by row number."""
+    """Return, by row number, the image of a test set that an image is or looks like."""
     from cleaning.duplicates.near_images import leak_matches
 
     images = (facts.column("phash").to_numpy(), thumbnails)
@@ -179,7 +179,7 @@ def _judged(
     config: DuplicatesConfig,
     split: SplitConfig,
 ) -> pa.Table:
-    """What is found of images beside those of test sets, which are left out (`drops`), or kept apart like a split."""
+    """Judge the images beside those of test sets, which are left out (`drops`), or kept apart like a split."""
     import numpy as np
 
     sample_ids, hosts = facts.column("sample_id"), facts.column("placeholder_of")
@@ -250,13 +250,13 @@ def merge_captions(job: Job) -> Mapping[str, Any]:
 
 
 def _stays_instead(path: Path) -> pa.Table:
-    """Each duplicate's `sample_id`, and which sample stays in its stead: `duplicate_of`."""
+    """Return each duplicate's `sample_id`, and which sample stays in its stead: `duplicate_of`."""
     table = pq.read_table(path, columns=["sample_id", "duplicate_of"])
     return table.filter(pc.is_valid(table.column("duplicate_of"))).combine_chunks()
 
 
 def _involved(captions: Sequence[Path], stays: pa.Table) -> Iterator[pa.Table]:
-    """Pending captions of duplicates and of what stays in their stead, shard by shard."""
+    """Yield pending captions of duplicates and of what stays in their stead, shard by shard."""
     samples = pa.chunked_array([*stays.column("sample_id").chunks, *stays.column("duplicate_of").chunks], pa.string())
     for path in captions:
         table = pq.read_table(path)
@@ -265,7 +265,7 @@ def _involved(captions: Sequence[Path], stays: pa.Table) -> Iterator[pa.Table]:
 
 
 def _places(table: pa.Table, stays: pa.Table) -> pa.Table:
-    """Of each caption, the image `into` which it goes, whether it `is_moved` there, and its text's `key`."""
+    """Return, for each caption, the image `into` which it goes, whether it `is_moved` there, and its text's `key`."""
     moved_to = stays.column("duplicate_of").take(pc.index_in(table.column("sample_id"), stays.column("sample_id")))
     columns = {
         "into": pc.coalesce(moved_to, table.column("sample_id")),
@@ -277,7 +277,7 @@ def _places(table: pa.Table, stays: pa.Table) -> pa.Table:
 
 
 def _new_captions(ordered: pa.Table) -> Iterator[int]:
-    """Numbers of the moved rows whose caption none before them of the same image has."""
+    """Yield the numbers of the moved rows whose caption none before them of the same image has."""
     image, said = None, set[str]()
     for batch in ordered.to_batches(max_chunksize=_ROWS_PER_BATCH):
         for row in batch.to_pylist():
@@ -289,7 +289,7 @@ def _new_captions(ordered: pa.Table) -> Iterator[int]:
 
 
 def _rows(captions: Sequence[Path], stays: pa.Table, numbers: Sequence[int]) -> pa.Table:
-    """The rows of some numbers among the involved ones, in that order, with `merged_into`."""
+    """Return the rows of some numbers among the involved ones, in that order, with `merged_into`."""
     wanted, start, found = pa.array(numbers, pa.int64()), 0, [CAPTIONS.empty_table()]
     for table in _involved(captions, stays):
         here = pc.is_in(pa.array(range(start, start + table.num_rows)), wanted)
@@ -326,7 +326,7 @@ def deduplicate(job: Job, *, leaks: LeaksConfig, drop_repeated_captions: bool) -
 
 
 def _image_drops(path: Path) -> dict[str, dict[str, Drop]]:
-    """Why images were lost, by step and sample; a reason belongs to one step only."""
+    """Return why images were lost, by step and sample; a reason belongs to one step only."""
     drops: dict[str, dict[str, Drop]] = {"fetch": {}, "normalise": {}}
     for row in pq.read_table(path, columns=["sample_id", "drop_reason", "detail"]).to_pylist():
         if row["drop_reason"]:
@@ -335,20 +335,20 @@ def _image_drops(path: Path) -> dict[str, dict[str, Drop]]:
 
 
 def _without_forgotten_texts(table: pa.Table, drops: Mapping[str, Drop]) -> pa.Table:
-    """All captions of images that turned out to be forgotten lose their texts, whatever dropped them."""
+    """Empty the texts of all captions of images that turned out to be forgotten, whatever dropped them."""
     forgotten = [sample_id for sample_id, drop in drops.items() if drop.reason == FORGOTTEN]
     return without_texts(table, of_samples(table, forgotten)) if forgotten else table
 
 
 def _drops_of(path: Path, captions: pa.Table) -> dict[str, Drop]:
-    """What is found of the samples of a shard, among those of all shards."""
+    """Return the drops of a shard's samples, among those of all shards."""
     found = pq.read_table(path)
     rows = found.filter(pc.is_in(found.column("sample_id"), captions.column("sample_id").unique())).to_pylist()
     return {row["sample_id"]: Drop(row["drop_reason"], row["detail"]) for row in rows}
 
 
 def _moved(table: pa.Table, merged: Path) -> pa.Table:
-    """Captions of duplicates that go to another image say which; the others are repeats of what that one has."""
+    """Mark captions of duplicates that go to another image; the others are repeats of what that one has."""
     found = pq.read_table(merged, columns=["caption_id", "merged_into"])
     found = found.filter(pc.is_in(found.column("caption_id"), table.column("caption_id")))
     into = dict(zip(found.column("caption_id").to_pylist(), found.column("merged_into").to_pylist(), strict=True))
@@ -360,7 +360,7 @@ def _moved(table: pa.Table, merged: Path) -> pa.Table:
 
 
 def _stationary(table: pa.Table) -> list[int]:
-    """Pending rows that are not published with another sample's image."""
+    """Return the pending rows that are not published with another sample's image."""
     return pending_rows(table, pc.is_null(table.column("merged_into")))
 
 

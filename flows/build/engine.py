@@ -131,7 +131,7 @@ class Job:
 
     @property
     def label(self) -> str:
-        """The shard's number as people see it."""
+        """Return the shard's number as people see it."""
         return "" if self.number is None else f"{self.number:05d}"
 
     def one(self, name: str) -> Commit:

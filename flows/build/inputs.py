@@ -171,7 +171,7 @@ def require_originals_in_use(recipe: Recipe) -> None:
 def packs_of_captions(
     recipe: Recipe, named: Mapping[str, LanguagePack], target: LanguagePack
 ) -> dict[str, LanguagePack]:
-    """The packs that judge the recipe's captions: those it names, and of languages that its sources may bring."""
+    """Return the packs that judge captions: those that the recipe names, and of languages that its sources may bring."""
     found = [source.kind.languages(source.config) or frozenset() for source in recipe.sources]
     languages = {recipe.source_language, *named, *(language for languages in found for language in languages)}
     known = {**load_language_packs(), **named}
@@ -179,13 +179,13 @@ def packs_of_captions(
 
 
 def all_function_words(packs: Mapping[str, LanguagePack]) -> frozenset[str]:
-    """The function words of all languages, but those that turn a meaning around: near captions share these."""
+    """Return the function words of all languages, but those that turn a meaning around: near captions share these."""
     words = {word for pack in packs.values() for word in pack.function_words}
     return frozenset(words.difference(*(pack.negations for pack in packs.values())))
 
 
 def _pivot_pack(recipe: Recipe, named: Mapping[str, LanguagePack]) -> dict[str, LanguagePack]:
-    """The pack of the language between, which judges no caption but names the engine's models."""
+    """Return the pack of the language between, which judges no caption but names the engine's models."""
     pivot = recipe.translate.pivot
     return {pivot: language_pack(pivot, named)} if pivot else {}
 
@@ -208,6 +208,6 @@ def _test_images(recipe: Recipe, hashes: FileHashes) -> dict[str, str]:
 
 
 def _locations(recipe: Recipe) -> dict[str, str]:
-    """Where local images are, of the sources that have some."""
+    """Return where local images are, by source."""
     found = {settings.name: settings.kind.images(settings.config) for settings in recipe.sources}
     return {name: str(location) for name, location in found.items() if location is not None}

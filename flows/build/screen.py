@@ -77,7 +77,7 @@ class Threads:
 
 
 def _pending(shards: Sequence[Path], *columns: str) -> Iterator[tuple[int, list[str]]]:
-    """The first of some columns that is filled, of the pending rows, shard by shard."""
+    """Yield, shard by shard, the first of some columns that is filled, for the pending rows."""
     for number, path in enumerate(shards):
         table = pq.read_table(path, columns=[*columns, "outcome"])
         yield number, _first_filled(table, columns, pending_rows(table))
@@ -89,7 +89,7 @@ def _first_filled(table: pa.Table, columns: Sequence[str], rows: Sequence[int]) 
 
 
 def _beyond_cap(labels: Any, shards: Sequence[Path], config: RepeatsConfig) -> Any:
-    """Which captions are of images beyond the cap of their cluster; ids are read of those alone that may be."""
+    """Tell which captions are of images beyond the cap of their cluster; ids are read of those alone that may be."""
     import numpy as np
 
     beyond = np.zeros(len(labels), np.bool_)
@@ -160,7 +160,7 @@ def _drop_repeats(
 
 
 def _first_like(caption: str, said: Sequence[str], likeness: Likeness) -> str | None:
-    """The first of some captions that this one is like."""
+    """Return the first of some captions that this one resembles."""
     key = exact_key(caption) if said else ""
     for other in said:
         other_key = exact_key(other)

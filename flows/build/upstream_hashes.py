@@ -14,7 +14,7 @@ from flows.recipe.sources import TestSetSettings
 
 
 def open_hashes(root: Path) -> FileHashes:
-    """The hashes that a root remembers."""
+    """Open the hashes that a root remembers."""
     return FileHashes(root / "file-hashes.json")
 
 
@@ -30,12 +30,12 @@ def file_entries(test_set: TestSetSettings, hashes: FileHashes) -> list[dict[str
 
 
 def entries_identity(entries: Iterable[Mapping[str, str]]) -> list[list[str]]:
-    """What a test set is read from: contents, and names, by which kinds tell languages and formats; in any order."""
+    """Return what a test set is read from, in any order: contents, and names, which tell languages and formats."""
     return sorted([entry["name"], entry["sha256"]] for entry in entries)
 
 
 def images_digest(test_set: TestSetSettings, hashes: FileHashes) -> str | None:
-    """Of a test set's own images, by name and content; None where the recipe names no place of them.
+    """Hash a test set's own images, by name and content; None where the recipe names no place of them.
 
     Where they lie, how they are packed, and what else lies there make no difference.
 
@@ -53,7 +53,7 @@ def images_digest(test_set: TestSetSettings, hashes: FileHashes) -> str | None:
 
 
 def _image_sha256(images: ImageFiles, folder: Path | None, name: str, hashes: FileHashes) -> str | None:
-    """Of an image's bytes, remembered where it is a file in a folder; None where it is not there, or unreadable."""
+    """Hash an image's bytes, remembered where it is a file in a folder; None where it is not there, or unreadable."""
     try:
         images.size(name)  # which names are no names of anything inside is known there
         return hashes.sha256(folder / name) if folder else hashlib.sha256(images.read(name)).hexdigest()
@@ -62,13 +62,13 @@ def _image_sha256(images: ImageFiles, folder: Path | None, name: str, hashes: Fi
 
 
 def location_digest(location: str, root: Path, hashes: FileHashes) -> str:
-    """Of a location of images; of several, in any order, since which of them holds an image makes no difference."""
+    """Hash a location of images; several, in any order, since which of them holds an image makes no difference."""
     digests = sorted(_place_digest(path, root, hashes) for path in image_locations(location))
     return digests[0] if len(digests) == 1 else digest(digests)
 
 
 def _place_digest(place: Path, root: Path, hashes: FileHashes) -> str:
-    """Of a folder, zip or tar of images; of a folder that holds the root too, the root is no part."""
+    """Hash a folder, zip or tar of images; a root inside the folder is no part of it."""
     if not place.is_dir():
         return hashes.sha256(place)
     upstream = place.absolute().is_relative_to(root.absolute())

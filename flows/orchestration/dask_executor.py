@@ -128,7 +128,7 @@ class DaskExecutor(PrefectExecutor):
         return client
 
     def _entrance(self) -> House:
-        """What workers must agree with; the first step is submitted with the writer's lock held."""
+        """Return what workers must agree with; the first step is submitted with the writer's lock held."""
         if self._house is None:
             write_json(self._mark, {})
             found = versions() if self._address else None  # processes of our own start from the same files
@@ -143,7 +143,7 @@ def _do_there(house: House, call: Callable[[], T]) -> T:
 
 
 def _local_cluster(num_processes: int) -> DaskTaskRunner:
-    """A cluster on this machine, on loopback, closed to all who have not its key, that ends with this process.
+    """Make a cluster on this machine, on loopback, closed to all who have not its key, that ends with this process.
 
     Its workers have no memory limit: Dask would pause one whose memory does not shrink, and the build would wait for
     ever. Memory is bounded where it matters, in the processes that decode images.

@@ -66,7 +66,7 @@ class PrefectExecutor:
         return result
 
     def _task(self, name: str, call: Callable[[], T]) -> Task[[], T]:
-        """A task without parameters: Prefect would look through them, and store what it finds."""
+        """Make a task without parameters: Prefect would look through them, and store what it finds."""
         return Task(
             fn=lambda: call(),  # Prefect takes no other callables than functions
             name=name.split()[0],
