@@ -266,7 +266,7 @@ def _rule(row: Mapping[str, Any]) -> str:
 
 
 def _examples(rows: Sequence[Mapping[str, Any]], count: int) -> list[tuple[str, str]]:
-    """Return captions from all over the rows, each once: upstream's, the translation if it was judged, and the detail."""
+    """Return captions from all over the rows, each once: upstream's, the translation if judged, the detail."""
     distinct = list({row["source_caption"]: row for row in rows}.values())
     chosen = distinct[:: max(1, len(distinct) // max(1, count))][:count]
     return [(_shown(row), row["detail"] or "") for row in chosen]

@@ -171,7 +171,7 @@ def require_originals_in_use(recipe: Recipe) -> None:
 def packs_of_captions(
     recipe: Recipe, named: Mapping[str, LanguagePack], target: LanguagePack
 ) -> dict[str, LanguagePack]:
-    """Return the packs that judge captions: those that the recipe names, and of languages that its sources may bring."""
+    """Return the packs that judge captions: those the recipe names, and of languages that sources may bring."""
     found = [source.kind.languages(source.config) or frozenset() for source in recipe.sources]
     languages = {recipe.source_language, *named, *(language for languages in found for language in languages)}
     known = {**load_language_packs(), **named}
