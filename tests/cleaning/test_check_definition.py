@@ -10,8 +10,9 @@ from cleaning.checks.captions import Length
 from cleaning.checks.definition import TARGET, TEXT, CaptionCheck, Captions, Judge, Section, TextColumns, setting
 from data_catalog.errors import ConfigError
 from data_catalog.language_pack import LanguagePack
+from data_catalog.settings import plain
 from data_catalog.stages import Drop
-from flows.recipe.settings import build, plain
+from flows.recipe.settings import build
 
 
 @dataclass(frozen=True, kw_only=True)
