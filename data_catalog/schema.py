@@ -7,7 +7,7 @@ each published column means stands in `column_docs.py`.
 
 import pyarrow as pa
 
-CAPTIONS_VERSION = 5
+CAPTIONS_VERSION = 4
 PAIRS_VERSION = 4
 OUTCOMES_VERSION = 3
 
@@ -46,7 +46,6 @@ CAPTIONS = pa.schema(
         pa.field("numbers_invented", pa.list_(pa.string())),
         pa.field("language_margin", pa.float32()),
         pa.field("round_trip_chrf", pa.float32()),
-        pa.field("num_words", pa.int32()),
         pa.field("license", pa.string()),
         pa.field("attribution", pa.string()),
         pa.field("page_url", pa.string()),

@@ -79,7 +79,6 @@ CAPTION_COLUMNS: Mapping[str, str] = {
     "numbers_invented": "numbers of the translation that its source lacks",
     "language_margin": "probability of target_lang less that of the likeliest other language",
     "round_trip_chrf": "chrF, 0 to 100, of the translation's translation back against the source",
-    "num_words": "words of the caption in the target language",
     **_RIGHTS,
     "leaks": _LEAKS,
     "merged_into": "the sample whose image the caption is published with, if not its own",

@@ -10,7 +10,6 @@ import pyarrow.parquet as pq
 from cleaning.checks import CheckConfig, CleanConfig, apply_rules, translation_measure
 from cleaning.leaks import LeaksConfig
 from cleaning.text.mending import clean_text
-from cleaning.text.scripts import count_words
 from data_catalog.errors import ShardError
 from data_catalog.language_pack import LanguagePack
 from data_catalog.progress import Progress
@@ -147,19 +146,6 @@ def round_trip(job: Job, *, engine: str) -> Mapping[str, Any]:
     return {}
 
 
-def count_words_of_captions(job: Job) -> Mapping[str, Any]:
-    """Fill `num_words` of every pending row: the words of its caption in the target language; drop none.
-
-    Args:
-        job: reads `round-trip`.
-    """
-    table = pq.read_table(job.shard("round-trip"))
-    rows = pending_rows(table)
-    counts = [count_words(caption) for caption in texts(table, "caption", rows)]
-    save_parquet(set_values(table, "num_words", rows, counts), job.folder / SHARD)
-    return {}
-
-
 def check(
     job: Job,
     *,
@@ -174,7 +160,7 @@ def check(
     """Judge captions in the target language, and translations beside what they translate.
 
     Args:
-        job: reads `count-words` and `test-set`.
+        job: reads `round-trip` and `test-set`.
         config: section `[check]`.
         packs: as `clean` takes them; the target's is among them.
         target: the target language.
@@ -183,7 +169,7 @@ def check(
         source_engine: what told the languages of source captions: what is found of native ones holds still.
         test_sets: names of the recipe's.
     """
-    before = pq.read_table(job.shard("count-words"))
+    before = pq.read_table(job.shard("round-trip"))
     translated = has_original(before)
     measure = translation_measure(packs[target])
     table = apply_measure(before, measure, source="clean_caption", target="caption", where=translated)

@@ -101,7 +101,7 @@ def _forgetting(build: Build) -> Mapping[str, Any]:
 STEPS = (
     Step(
         name="ingest",
-        version=6,
+        version=5,
         meaning="Read the upstream files into shards of caption rows.",
         scope=MAKES_SHARDS,
         lane=FLOW,
@@ -121,7 +121,7 @@ STEPS = (
     ),
     Step(
         name="forget",
-        version=3,
+        version=2,
         meaning="Reject the rows that a take-down means, before anything is asked for.",
         scope=PER_SHARD,
         after=("ingest",),
@@ -132,7 +132,7 @@ STEPS = (
     ),
     Step(
         name="clean",
-        version=7,
+        version=6,
         meaning="Clean the captions as upstream has them, and judge them in their own language.",
         scope=PER_SHARD,
         after=("forget",),
@@ -175,7 +175,7 @@ STEPS = (
     ),
     Step(
         name="screen",
-        version=3,
+        version=2,
         meaning="Drop what test sets hold and captions that others repeat, before they are translated.",
         scope=PER_SHARD,
         after=("clean", "test-set", "find-repeats"),
@@ -197,7 +197,7 @@ STEPS = (
     ),
     Step(
         name="translate",
-        version=5,
+        version=4,
         meaning="Give every caption its text in the target language.",
         scope=PER_SHARD,
         after=("screen",),
@@ -221,7 +221,7 @@ STEPS = (
     ),
     Step(
         name="round-trip",
-        version=4,
+        version=3,
         meaning="Translate translations back, and measure what comes back.",
         scope=PER_SHARD,
         after=("translate",),
@@ -231,19 +231,11 @@ STEPS = (
         run=captions.round_trip,
     ),
     Step(
-        name="count-words",
-        version=1,
-        meaning="Count the words of captions in the target language.",
-        scope=PER_SHARD,
-        after=("round-trip",),
-        run=captions.count_words_of_captions,
-    ),
-    Step(
         name="check",
-        version=7,
+        version=6,
         meaning="Judge captions in the target language, and translations beside their source.",
         scope=PER_SHARD,
-        after=("count-words", "test-set"),
+        after=("round-trip", "test-set"),
         settings=_checking,
         run=captions.check,
         rows={
@@ -253,7 +245,7 @@ STEPS = (
                 rules=("check",),
                 columns=(
                     *("detected_lang", "detected_probability", "language_margin", "length_ratio", "copied_share"),
-                    *("repeated_ngrams", "numbers_lost", "numbers_invented", "round_trip_chrf", "num_words"),
+                    *("repeated_ngrams", "numbers_lost", "numbers_invented", "round_trip_chrf"),
                 ),
             )
         },
@@ -310,7 +302,7 @@ STEPS = (
     ),
     Step(
         name="merge-captions",
-        version=3,
+        version=2,
         meaning="Publish captions of dropped duplicates with the images that stay in their stead.",
         scope=WHOLE,
         after=("check", "find-duplicates"),
@@ -320,7 +312,7 @@ STEPS = (
     ),
     Step(
         name="deduplicate",
-        version=7,
+        version=6,
         meaning="Drop captions whose images did not come or are there already, and captions that repeat others.",
         scope=PER_SHARD,
         after=("check", "forget-images", "find-duplicates", "merge-captions"),
@@ -352,7 +344,7 @@ STEPS = (
     ),
     Step(
         name="publish",
-        version=7,
+        version=6,
         meaning="Write pairs, captions, outcomes of images and spare pictures.",
         scope=PER_SHARD,
         after=("deduplicate", "forget-images", "merge-captions"),

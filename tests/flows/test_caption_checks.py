@@ -62,7 +62,7 @@ def checked(tmp_path: Path, call_step: Any) -> Checked:
             "test_sets": [],
         }
         tools = SimpleNamespace(tagger=None)
-        table = pq.read_table(call_step("check", tmp_path, {"count-words": path}, settings, tools=tools).only_file)
+        table = pq.read_table(call_step("check", tmp_path, {"round-trip": path}, settings, tools=tools).only_file)
         assert table.schema.equals(CAPTIONS)
         found: list[dict[str, Any]] = table.to_pylist()
         return found
