@@ -162,6 +162,7 @@ def test_other_pictures_are_asked_for_unless_originals_were_kept(recipe: Path, h
     assert published(again) == published(build(recipe, tmp_path / "without", small))
 
 
+@pytest.mark.slow
 def test_other_limits_of_fetching_ask_again(recipe: Path, host: Host, tmp_path: Path) -> None:
     build(recipe, tmp_path / "catalog")
     host.hits.clear()
@@ -198,6 +199,7 @@ def test_a_killed_build_loses_nothing_to_another_dataset_or_other_settings(
     assert not host.hits
 
 
+@pytest.mark.slow
 def test_what_only_a_killed_build_knew_goes_into_the_snapshot(recipe: Path, host: Host, tmp_path: Path) -> None:
     root = tmp_path / "catalog"
     environment = {**os.environ, "VERNACLIP_FAILPOINTS": "snapshot.before_files=kill"}
@@ -213,6 +215,7 @@ def test_what_only_a_killed_build_knew_goes_into_the_snapshot(recipe: Path, host
     assert published(everything) == published(build(recipe, tmp_path / "fresh"))
 
 
+@pytest.mark.slow
 def test_two_spellings_of_a_url_are_known_as_one(recipe: Path, host: Host, tmp_path: Path) -> None:
     build(recipe, tmp_path / "catalog")
     text = (tmp_path / "pairs.tsv").read_text(encoding="utf-8")
@@ -222,7 +225,7 @@ def test_two_spellings_of_a_url_are_known_as_one(recipe: Path, host: Host, tmp_p
     assert not host.hits
 
 
-@pytest.mark.parametrize("name", ["pairs", "images"])
+@pytest.mark.parametrize("name", ["pairs", pytest.param("images", marks=pytest.mark.slow)])
 def test_nothing_is_built_on_what_is_damaged(name: str, recipe: Path, tmp_path: Path) -> None:
     first = build(recipe, tmp_path / "catalog")
     for path in sorted((first.snapshot.folder / name).iterdir()):
@@ -286,6 +289,7 @@ def test_a_url_that_several_samples_have_is_asked_for_once(recipe: Path, host: H
     assert set(host.hits.values()) <= {1}
 
 
+@pytest.mark.slow
 def test_damage_to_what_is_published_is_noticed(recipe: Path, tmp_path: Path) -> None:
     root = tmp_path / "catalog"
     killed(recipe, root, "snapshot.before_files")
