@@ -140,7 +140,7 @@ def dry_run(
     require_originals_in_use(recipe)
     with tempfile.TemporaryDirectory(prefix="vernaclip-dry-run-") as folder, ImageWorkers() as workers:
         translator = open_engine(recipe, root) if translate else None
-        build = Build(recipe=recipe, root=root, inputs=_sampled(recipe, num_rows, seed, translator))
+        build = Build(recipe=recipe, inputs=_sampled(recipe, num_rows, seed, translator))
         tools = Tools(
             recipe=recipe,
             root=Path(folder),

@@ -86,7 +86,7 @@ def build(
             log_folder=datasets_folder(root) / recipe.name / FETCH_LOGS,
         )
         _prepare(recipe, inputs.locations, workers, executor)
-        build = Build(recipe=recipe, root=root, inputs=inputs, attempt=attempt.number)
+        build = Build(recipe=recipe, inputs=inputs, attempt=attempt.number)
         engine = Engine(STEPS, build, work=work, executor=executor, tools=tools)
         engine.run()
         tools.seal()

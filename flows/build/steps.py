@@ -6,7 +6,6 @@ from this table. No other list of steps exists: to add one, write its function a
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from cleaning.checks import CHECK_REASONS, CLEAN_REASONS
@@ -29,13 +28,11 @@ class Build:
 
     Args:
         recipe: what to build.
-        root: of the catalog.
         inputs: opened and hashed.
         attempt: how often images that failed were asked for once more.
     """
 
     recipe: Recipe
-    root: Path
     inputs: Inputs
     attempt: int = 0
 

@@ -202,4 +202,6 @@ def _draw_another_sample(trial: Trial, waiting: Sequence[Fault]) -> None:
 
 def all_failpoints() -> list[str]:
     """Names of the failpoints that a build passes."""
-    return [name for name in REGISTRY if not name.startswith("forget.")]
+    return [
+        name for name in REGISTRY if not name.startswith(("attempt.", "forget."))
+    ]  # only --retry-failed and forget do
