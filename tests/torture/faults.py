@@ -201,7 +201,5 @@ def _draw_another_sample(trial: Trial, waiting: Sequence[Fault]) -> None:
 
 
 def all_failpoints() -> list[str]:
-    """Names of the failpoints that a build passes."""
-    return [
-        name for name in REGISTRY if not name.startswith(("attempt.", "forget."))
-    ]  # only --retry-failed and forget do
+    """Return the names of the failpoints that a build passes; others are --retry-failed's and forget's."""
+    return [name for name in REGISTRY if not name.startswith(("attempt.", "forget."))]
