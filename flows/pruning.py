@@ -109,7 +109,7 @@ def _num_forgotten(root: Path, found: Sequence[Removable]) -> int:
     for dataset in dataset_names(root):
         for snapshot in committed_snapshots(root, dataset):
             kinds = snapshot.manifest["files"]
-            paths = [str(snapshot.folder / entry["path"]) for entry in (*kinds["images"], *kinds.get("spare", []))]
+            paths = [str(snapshot.folder / entry["path"]) for entry in (*kinds["images"], *kinds["spare"])]
             files["going" if (dataset, snapshot.snapshot) in gone else "staying"] += paths
     if not files["going"]:
         return 0

@@ -105,9 +105,6 @@ class KnownImages:
         self._facts = facts[is_first]
         self._keys = np.ascontiguousarray(self._facts["key"])
 
-    def __len__(self) -> int:
-        return len(self._facts)
-
     def urls(self) -> pa.Table:
         """Return the canonical `url` and the `sample_id` of every fact, in the order of files and rows."""
         empty = pa.table({"url": pa.array([], pa.string()), "sample_id": pa.array([], pa.string())})
@@ -180,7 +177,7 @@ class KnownImages:
         own = snapshot.dataset == self._fetching.dataset
         outcomes, pairs, spare = (
             [_File(path=snapshot.folder / entry["path"], sha256=entry["sha256"], is_same=is_same) for entry in found]
-            for found in (entries["images"], entries["pairs"], entries.get("spare", []))
+            for found in (entries["images"], entries["pairs"], entries["spare"])
         )
         for file in outcomes:
             file.require_whole()
@@ -219,8 +216,8 @@ class KnownImages:
                     if not file.is_whole():
                         logger.warning("%s is not what was written: its images are asked for again", file.path)
                         continue
-                    step = "'fetch'" if kind == _RAW else f"CASE WHEN drop_reason IN ({_listed(FETCH_REASONS)}) THEN "
-                    step += "" if kind == _RAW else "'fetch' ELSE 'normalise' END"
+                    failed_by = f"CASE WHEN drop_reason IN ({_listed(FETCH_REASONS)}) THEN 'fetch' ELSE 'normalise' END"
+                    step = "'fetch'" if kind == _RAW else failed_by
                     query = f"""
                         SELECT hash(url) AS key, *, filename AS picture, number AS picture_row
                         FROM (SELECT *, {step} AS step FROM {_parquet([file])})
@@ -444,13 +441,13 @@ def still_needed(root: Path, work: WorkStore, dataset: str, *, used: Collection[
             continue
         settings = key["settings"]
         fetching = Fetching(dataset=dataset, attempt=0, fetch=settings["config"], normalise=settings["normalise"])
-        name = digest(settings)
-        if name not in indexes:
-            indexes[name] = KnownImages(root, fetching, unfinished=())
+        known_by = digest(settings)
+        if known_by not in indexes:
+            indexes[known_by] = KnownImages(root, fetching, unfinished=())
         names = [name for name in (ASKED_FILE, RAW_FILE, IMAGES_FILE) if name in commit.files]
         columns = [pq.read_table(commit.path(name), columns=["url"]).column("url") for name in names]
         urls = pa.chunked_array([chunk for column in columns for chunk in column.chunks], pa.string()).drop_null()
-        if not all(indexes[name].has(urls.combine_chunks())):
+        if not all(indexes[known_by].has(urls.combine_chunks())):
             found.append(commit.folder)
     return found
 
