@@ -1,0 +1,488 @@
+"""The one HTTP client: GET from the public web within caps and a deadline, or a failure with a reason.
+
+Everything is checked again at each redirect: scheme, user name, port, and every address of the host. The connection
+goes to an address that was checked, never to a second look-up of the name.
+"""
+
+import http
+import http.client
+import io
+import ipaddress
+import os
+import socket
+import ssl
+import threading
+import time
+import urllib.request
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from concurrent.futures import Future
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from email.message import Message
+from email.utils import parsedate_to_datetime
+from types import SimpleNamespace, TracebackType
+from typing import IO, Any
+from urllib.parse import urlsplit
+
+from data_catalog.fetch.addresses import USUAL_PORTS, Resolver, checked_addresses, resolve
+from data_catalog.fetch.reasons import http_reason
+from data_catalog.fetch.urls import DEFAULT_PORTS, FetchError, Target, parse_url, redirect_target
+
+PIECE_BYTES = 65536
+REDIRECTS = (301, 302, 303, 307, 308)
+# 203 comes from proxies that changed the answer, such as those that shrink images.
+WITH_BODY = (200, 203)
+# All that may come before the body, interim answers included; browsers stop at about as much.
+MAX_HEAD_BYTES = 256 * 1024
+MAX_INTERIM_ANSWERS = 32  # of other statuses than 100, which `http.client` skips by itself
+_LONGEST_DETAIL = 100
+# Servers that choose a format by this header choose one that we read.
+_ACCEPT_IMAGES = "image/jpeg,image/png,image/webp,image/gif,image/*;q=0.8,*/*;q=0.5"
+
+
+class Deadline:
+    """A moment of the monotonic clock by which everything must be done."""
+
+    def __init__(self, seconds: float) -> None:
+        self._end = time.monotonic() + seconds
+
+    def extend(self, seconds: float) -> None:
+        """Leave out time that was spent on waiting for one's turn."""
+        self._end += seconds
+
+    def left(self) -> float:
+        """Return the seconds left, not below zero."""
+        return max(0.0, self._end - time.monotonic())
+
+    def wait_s(self, limit: float) -> float:
+        """Return how long the next wait may take. Raises `TimeoutError` when no time is left."""
+        left = self.left()
+        if left <= 0:
+            raise TimeoutError
+        return min(limit, left)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limits:
+    """What one request may cost and where it may go.
+
+    Args:
+        timeout_s: one connect, or one wait for the next bytes.
+        deadline_s: everything, redirects and body included.
+        max_bytes: of a body.
+        max_redirects: followed for one URL.
+        user_agent: as sent.
+        accept: the Accept header.
+        allow_loopback: this machine may be asked, on any port.
+        ports: that may be asked.
+        proxies: by scheme, as `urllib.request.getproxies` gives them; none by default.
+    """
+
+    timeout_s: float
+    deadline_s: float
+    max_bytes: int
+    max_redirects: int
+    user_agent: str
+    accept: str = _ACCEPT_IMAGES
+    allow_loopback: bool = False
+    ports: Collection[int] = USUAL_PORTS
+    proxies: Mapping[str, str] = field(default_factory=dict)
+
+
+def _nothing(target: Target) -> None:
+    """Do nothing."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Hooks:
+    """What is done on the way of a request; each may wait, or raise whatever is to end the request.
+
+    Args:
+        before_hop: called with the target of each redirect before anything is known of its host.
+        before_connect: called with each target, the first included, when all that is left to do is to connect to it.
+    """
+
+    before_hop: Callable[[Target], None] = _nothing
+    before_connect: Callable[[Target], None] = _nothing
+
+
+_NO_HOOKS = Hooks()
+
+
+class GuardedClient:
+    """Makes guarded requests; safe to use from several threads."""
+
+    def __init__(self, limits: Limits, *, resolver: Resolver = resolve) -> None:
+        self.limits = limits
+        self._resolver = resolver
+        self._tls = ssl.create_default_context()
+
+    def get(
+        self,
+        url: str,
+        *,
+        headers: Mapping[str, str] | None = None,
+        answers: Collection[int] = WITH_BODY,
+        deadline: Deadline | None = None,
+        hooks: Hooks = _NO_HOOKS,
+    ) -> "Response":
+        """GET a URL, following redirects.
+
+        Args:
+            url: an IRI, too.
+            headers: more of them.
+            answers: statuses that are no failure.
+            deadline: by when the body must have been read; None: `Limits.deadline_s` from now.
+            hooks: what else is done on the way.
+
+        Raises:
+            FetchError: there is no such answer; the reason says why, `url` where it happened.
+        """
+        target = parse_url(url)
+        deadline = deadline or Deadline(self.limits.deadline_s)
+        for hop in range(self.limits.max_redirects + 1):
+            if hop:
+                hooks.before_hop(target)
+            with _placed(target):
+                response = self._ask(target, headers or {}, deadline, hooks.before_connect)
+                location = response.headers.get("Location") if response.status in REDIRECTS else None
+                if location is None:
+                    return Response(response, target.url, self.limits.max_bytes, answers)
+                response.close()
+                target = redirect_target(target, location)
+        with _placed(target):
+            raise FetchError("redirects", f"more than {self.limits.max_redirects}")
+
+    def addresses(self, target: Target, resolver: Resolver) -> Sequence[str]:
+        """Return the addresses that may be connected to for a target. Raises `FetchError`."""
+        limits = self.limits
+        return checked_addresses(
+            target, allow_loopback=limits.allow_loopback, resolver=resolver, ports=limits.ports
+        )
+
+    def _ask(
+        self, target: Target, headers: Mapping[str, str], deadline: Deadline, before_connect: Callable[[Target], None]
+    ) -> http.client.HTTPResponse:
+        proxy = self._proxy_of(target)
+        look_up = _in_time(self._resolver, deadline)
+        addresses = self.addresses(target, look_up) if proxy is None else self._proxy_addresses(proxy, target, look_up)
+        before_connect(target)
+        connection = _Connection(target, addresses, self._tls, deadline, self.limits.timeout_s)
+        if proxy is not None:
+            connection.go_through(proxy)
+        ours = {"User-Agent": self.limits.user_agent, "Accept": self.limits.accept, "Connection": "close"}
+        path = target.url if proxy is not None and target.scheme == "http" else target.path
+        try:
+            # `http.client` adds Host and `Accept-Encoding: identity` itself.
+            connection.request("GET", path, headers={**ours, **headers})
+            response = connection.getresponse()
+        except (OSError, http.client.HTTPException) as error:
+            connection.close()
+            raise failure_of(error) from error
+        connection.head_is_over()
+        return response
+
+    def _proxy_of(self, target: Target) -> tuple[str, int] | None:
+        """Return host and port of the proxy for a target; this machine is asked without one."""
+        proxies = self.limits.proxies
+        url = proxies.get(target.scheme)
+        if not url or is_this_machine(target.host) or urllib.request.proxy_bypass_environment(target.host, proxies):  # type: ignore[arg-type]
+            return None
+        parts = urlsplit(url if "//" in url else f"//{url}")
+        return parts.hostname or "", parts.port or DEFAULT_PORTS[parts.scheme or "http"]
+
+    def _proxy_addresses(self, proxy: tuple[str, int], target: Target, look_up: Resolver) -> Sequence[str]:
+        """Return the proxy's addresses: it looks names up by itself, so only a target that is an address is checked."""
+        try:
+            self.addresses(target, _numeric)
+        except FetchError as error:
+            if error.reason != "dns":
+                raise
+        try:
+            return look_up(*proxy)
+        except OSError as error:
+            raise FetchError("dns", f"no address for the proxy {proxy[0]}") from error
+
+
+def is_this_machine(host: str) -> bool:
+    """Tell whether a host, by its name alone, is this machine; 0.0.0.0 connects to it as well."""
+    try:
+        address = ipaddress.ip_address(host)
+    except ValueError:
+        return host == "localhost"
+    address = getattr(address, "ipv4_mapped", None) or address
+    return address.is_loopback or address.is_unspecified
+
+
+def _numeric(host: str, port: int) -> list[str]:
+    """Return the address that a host is, without asking anybody. Raises `OSError` for a name."""
+    return [str(entry[4][0]) for entry in socket.getaddrinfo(host, port, flags=socket.AI_NUMERICHOST)]
+
+
+# The system's resolver gives up sooner.
+_LONGEST_LOOK_UP_S = 120.0
+
+
+def _in_time(resolver: Resolver, deadline: Deadline) -> Resolver:
+    """Return a resolver that raises `OSError` at the deadline: the system's own cannot be given a time-out.
+
+    A look-up that hangs goes on in a thread of its own, which ends with the process.
+    """
+
+    def look_up(host: str, port: int) -> Sequence[str]:
+        with suppress(ValueError):
+            ipaddress.ip_address(host)
+            return resolver(host, port)  # an address needs no thread
+        answer: Future[Sequence[str]] = Future()
+
+        def ask() -> None:
+            try:
+                answer.set_result(resolver(host, port))
+            except BaseException as error:  # noqa: BLE001  it is raised again where the answer is awaited
+                answer.set_exception(error)
+
+        threading.Thread(target=ask, daemon=True).start()
+        return answer.result(min(deadline.left(), _LONGEST_LOOK_UP_S))
+
+    return look_up
+
+
+@contextmanager
+def _placed(target: Target) -> Iterator[None]:
+    """Note at which URL a failure happened."""
+    try:
+        yield
+    except FetchError as error:
+        error.url = target.url
+        raise
+
+
+class _FinalResponse(http.client.HTTPResponse):
+    """An answer after those that come before it: `http.client` takes a 102 or a 103 for the last word."""
+
+    def begin(self) -> None:
+        """Read heads up to one that is no interim answer (RFC 9110, 15.2); nobody asked for a 101.
+
+        Raises:
+            http.client.HTTPException: too many come before it, or it is not HTTP.
+        """
+        for _ in range(MAX_INTERIM_ANSWERS + 1):
+            super().begin()
+            if self.status not in range(100, 200) or self.status == http.HTTPStatus.SWITCHING_PROTOCOLS:
+                return
+            self.headers = self.msg = None  # type: ignore[assignment]  # as before the first head was read
+        raise http.client.HTTPException(f"more than {MAX_INTERIM_ANSWERS} interim answers")
+
+
+class _Connection(http.client.HTTPConnection):
+    """A connection to addresses that were checked, in the name of the host that they were checked for."""
+
+    response_class = _FinalResponse
+
+    def __init__(
+        self, target: Target, addresses: Sequence[str], tls: ssl.SSLContext, deadline: Deadline, timeout: float
+    ) -> None:
+        super().__init__(target.host, target.port)
+        self.default_port = DEFAULT_PORTS[target.scheme]  # decides whether the Host header names the port
+        self._tls = tls if target.scheme == "https" else None
+        self._server = (target.host, target.port)
+        self._addresses = addresses
+        self._deadline = deadline
+        self._wait_s = timeout
+        self._stream: _TimedStream | None = None
+
+    def go_through(self, proxy: tuple[str, int]) -> None:
+        """Connect to a proxy, which tunnels https and is asked for the whole URL of http."""
+        if self._tls is not None:
+            self.set_tunnel(*self._server)
+        self._server = proxy
+
+    def connect(self) -> None:
+        """Connect to the first address that answers, and shake hands in the host's name."""
+        raw = self._connected()
+        self._speak(raw)
+        if self._tls is None:
+            return
+        try:
+            if self._tunnel_host:  # type: ignore[attr-defined]
+                self._tunnel()  # type: ignore[attr-defined]
+            raw.settimeout(self._deadline.wait_s(self._wait_s))
+            # Certificates do not have the dot that may end a name.
+            self._speak(self._tls.wrap_socket(raw, server_hostname=self.host.rstrip(".")))
+        except BaseException:
+            raw.close()
+            raise
+
+    def head_is_over(self) -> None:
+        """Go on to the body, which has a cap of its own."""
+        assert self._stream is not None
+        self._stream.head_bytes = None
+
+    def close(self) -> None:
+        """Close the socket; `http.client` lets go of it by itself while a response still reads from it."""
+        super().close()
+        if self._stream is not None:
+            self._stream.close()
+
+    def _speak(self, raw: socket.socket) -> None:
+        stream = self._stream = _TimedStream(raw, self._deadline, self._wait_s)
+        # As much of a socket as `http.client` uses.
+        self.sock: Any = SimpleNamespace(
+            sendall=stream.sendall, makefile=lambda mode: io.BufferedReader(stream, PIECE_BYTES), close=lambda: None
+        )
+
+    def _connected(self) -> socket.socket:
+        for last, address in enumerate(self._addresses, start=1 - len(self._addresses)):
+            try:
+                return socket.create_connection((address, self._server[1]), self._deadline.wait_s(self._wait_s))
+            except OSError:
+                if last == 0:
+                    raise
+        raise FetchError("dns", f"no address for {self._server[0]}")
+
+
+class _TimedStream(io.RawIOBase):
+    """A socket of which no single wait is longer than the time-out and the deadline allow; its head has a cap."""
+
+    def __init__(self, raw: socket.socket, deadline: Deadline, timeout: float) -> None:
+        self._raw = raw
+        self._deadline = deadline
+        self._wait_s = timeout
+        self.head_bytes: int | None = 0
+
+    def readable(self) -> bool:
+        return True
+
+    def sendall(self, data: bytes) -> None:
+        """Send bytes, as a socket does."""
+        self._raw.settimeout(self._deadline.wait_s(self._wait_s))
+        self._raw.sendall(data)
+
+    def readinto(self, buffer: Any) -> int:
+        """Read what comes next, as a raw stream does. Raises `LineTooLong` where the head has no end."""
+        self._raw.settimeout(self._deadline.wait_s(self._wait_s))
+        count = self._raw.recv_into(buffer)
+        if self.head_bytes is not None:
+            self.head_bytes += count
+            if self.head_bytes > MAX_HEAD_BYTES:
+                raise http.client.LineTooLong("all headers")
+        return count
+
+    def close(self) -> None:
+        """Close the socket."""
+        if not self.closed:
+            self._raw.close()
+        super().close()
+
+
+class Response:
+    """An answer with a body, which is read within the byte cap and the deadline.
+
+    Raises:
+        FetchError: the reason of a status that is none of `answers`.
+    """
+
+    def __init__(
+        self, response: http.client.HTTPResponse, url: str, max_bytes: int, answers: Collection[int] = WITH_BODY
+    ) -> None:
+        self.headers: Message = response.headers
+        self.status = response.status
+        self.url = url
+        self.length = response.length  # announced; None where nobody says
+        self._response = response
+        self._max_bytes = max_bytes
+        if self.status not in answers:
+            response.close()
+            raise self._failure(http_reason(self.status), f"HTTP {self.status}")
+
+    def __enter__(self) -> "Response":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._response.close()
+
+    def copy_to(self, sink: IO[bytes]) -> None:
+        """Write the whole body to a file.
+
+        Raises:
+            FetchError: `empty_body`, `truncated_body`, `too_large`, `timeout`.
+            OSError: the file cannot be written.
+        """
+        if self.length is not None and self.length > self._max_bytes:
+            raise self._failure("too_large", f"{self.length} bytes announced"[:_LONGEST_DETAIL])
+        count = 0
+        for piece in self.pieces():
+            sink.write(piece)
+            count += len(piece)
+            if count > self._max_bytes:
+                raise self._failure("too_large", f"more than {self._max_bytes} bytes")
+        if not count:
+            raise self._failure("empty_body")
+
+    def read_start(self, num_bytes: int) -> bytes:
+        """Return the first bytes of the body, at most so many. Raises `FetchError`: `truncated_body`, `timeout`."""
+        body = b""
+        for piece in self.pieces():
+            body += piece
+            if len(body) >= num_bytes:
+                break
+        return body[:num_bytes]
+
+    def pieces(self) -> Iterator[bytes]:
+        """Yield the body piece by piece, as long as the caller wants it.
+
+        Raises:
+            FetchError: `truncated_body` (an empty body that announced bytes included), `timeout`.
+        """
+        count = 0
+        while piece := self._next_piece():
+            count += len(piece)
+            yield piece
+        if self.length is not None and count < self.length:
+            raise self._failure("truncated_body", f"{count} of {self.length} bytes"[:_LONGEST_DETAIL])
+
+    def _next_piece(self) -> bytes:
+        try:
+            # Not `read`, which takes a chunk of size -1 for all that ever comes.
+            return self._response.read1(PIECE_BYTES)
+        except TimeoutError as error:
+            raise self._failure("timeout", "not all of the body in time") from error
+        except (OSError, http.client.HTTPException) as error:
+            raise self._failure("truncated_body", "the connection broke off") from error
+
+    def _failure(self, reason: str, detail: str | None = None) -> FetchError:
+        wait_s = retry_after_s(self.headers.get("Retry-After"))
+        error = FetchError(reason, detail, http_status=self.status, retry_after_s=wait_s)
+        error.url = self.url
+        return error
+
+
+def failure_of(error: OSError | http.client.HTTPException) -> FetchError:
+    """Return what a failed connection or a missing answer is called, in words that do not vary from run to run."""
+    if isinstance(error, TimeoutError):
+        return FetchError("timeout", "no answer in time")
+    if isinstance(error, (ssl.SSLEOFError, ssl.SSLZeroReturnError)):
+        return FetchError("connect", "closed in the TLS handshake")
+    if isinstance(error, ssl.SSLError):
+        return FetchError("tls", getattr(error, "verify_message", None) or error.reason or "handshake failed")
+    if isinstance(error, http.client.HTTPException) and not isinstance(error, OSError):
+        return FetchError("not_http", type(error).__name__)
+    text = os.strerror(error.errno) if isinstance(error, OSError) and error.errno else "closed without an answer"
+    return FetchError("connect", text)
+
+
+def retry_after_s(header: str | None, now: datetime | None = None) -> float | None:
+    """Return the seconds that a Retry-After header asks for, by number or by date; None if it makes no sense."""
+    text = (header or "").strip()
+    if text.isascii() and text.isdigit():
+        return float(text[:12])
+    try:
+        asked: datetime = parsedate_to_datetime(text)
+    except (ValueError, OverflowError):  # of zones and years beyond all measure
+        return None
+    asked = asked if asked.tzinfo else asked.replace(tzinfo=UTC)
+    wait_s: float = (asked - (now or datetime.now(UTC))).total_seconds()
+    return max(0.0, wait_s)
