@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import Any
 
-from data_catalog.downloads.fetching import ALGORITHMS, Checksum, Expected, check_url
+from data_catalog.downloads.download import ALGORITHMS, Expected, check_url
 from data_catalog.errors import ConfigError
 from data_catalog.sources.registry import SOURCE_KINDS
 
@@ -21,48 +21,32 @@ class UpstreamFile:
     Args:
         paths: where it goes, below the folder of all data, with slashes; for an archive, where its members go, each
             the one with the last part of the path.
-        is_archive: whether members are taken out of it.
-        url: "" where no program can get it.
-        expected: size and checksum of what comes from the URL.
-        by_hand: what a person has to do, where there is no URL.
     """
 
     paths: tuple[str, ...]
-    is_archive: bool = False
-    url: str = ""
-    expected: Expected
-    by_hand: str = ""
+    is_archive: bool = False  # members are taken out of it
+    url: str = ""  # "" where no program can get it
+    expected: Expected  # of what comes from the URL
+    by_hand: str = ""  # what a person has to do, where there is no URL
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class UpstreamSource:
-    """A dataset's files, under one licence.
+    """A dataset's files, under one licence."""
 
-    Args:
-        name: what the user calls it.
-        kind: of the source that reads the files, see `SOURCE_KINDS`.
-        title: what it is, in a few words.
-        licence: the name by which a user accepts the terms.
-        terms: one sentence of them.
-        page: URL of the page that has them.
-        recorded_in: the public source of URLs, sizes and checksums.
-        images: folder below the folder of all data that a person fills, "" where images come by URL.
-        files: what there is to get.
-    """
-
-    name: str
-    kind: str
+    name: str  # what the user calls it
+    kind: str  # of the source that reads the files, see `SOURCE_KINDS`
     title: str
-    licence: str
-    terms: str
-    page: str
-    recorded_in: str
-    images: str
+    licence: str  # the name by which a user accepts the terms
+    terms: str  # one sentence of them
+    page: str  # URL of the page that has them
+    recorded_in: str  # the public source of URLs, sizes and checksums
+    images: str  # folder below the folder of all data that a person fills, "" where images come by URL
     files: tuple[UpstreamFile, ...]
 
 
 def parse_registry(document: Mapping[str, Any], *, named: str) -> dict[str, UpstreamSource]:
-    """The sources of a registry, by name.
+    """Return the sources of a registry, by name.
 
     Args:
         document: one table a source, with its files in a list of tables.
@@ -87,29 +71,40 @@ def _source(name: str, values: Any, where: str) -> UpstreamSource:
     texts = {key: _text(values, key, where) for key in _SOURCE_TEXTS}
     if texts["kind"] not in SOURCE_KINDS:
         raise ConfigError(f"{where}: the kind {texts['kind']!r} is none of {', '.join(SOURCE_KINDS)}")
-    files = values.get("files")
-    if not isinstance(files, list) or not files:
-        raise ConfigError(f"{where} has no files")
     images = _path(_text(values, "images", where), where) if "images" in values else ""
-    found = tuple(_file(entry, f"{where}, file {number}") for number, entry in enumerate(files, start=1))
-    return UpstreamSource(name=name, images=images, files=found, **texts)
+    entries = _list(values, "files", f"{where} has no files")
+    files = tuple(_file(entry, f"{where}, file {number}") for number, entry in enumerate(entries, start=1))
+    return UpstreamSource(name=name, images=images, files=files, **texts)
 
 
 def _file(values: Any, where: str) -> UpstreamFile:
     _require_keys(values, _FILE_KEYS, where)
     if ("file" in values) == ("members" in values) or ("url" in values) == ("by_hand" in values):
         raise ConfigError(f"{where} must have either file or members, and either url or by_hand")
-    expected = Expected(num_bytes=_num_bytes(values, where), checksum=_checksum(values, where))
-    found = UpstreamFile(
-        paths=_paths(values, where),
-        is_archive="members" in values,
-        url=_text(values, "url", where) if "url" in values else "",
-        by_hand=_text(values, "by_hand", where) if "by_hand" in values else "",
-        expected=expected,
-    )
-    if found.url:
-        check_url(found.url, plain_http=expected.plain_http)
-    return found
+    if "file" in values:
+        members = [_text(values, "file", where)]
+    else:
+        members = _list(values, "members", f"{where}: members must be a list of paths")
+    paths = tuple(_path(member, where) for member in members)
+    if len({PurePosixPath(path).name for path in paths}) != len(paths):
+        raise ConfigError(f"{where}: two members have the same last part")
+    expected = _expected(values, where)
+    texts = {key: _text(values, key, where) for key in ("url", "by_hand") if key in values}
+    if "url" in texts:
+        check_url(texts["url"], plain_http=expected.plain_http)
+    return UpstreamFile(paths=paths, is_archive="members" in values, expected=expected, **texts)
+
+
+def _expected(values: Mapping[str, Any], where: str) -> Expected:
+    num_bytes = values.get("num_bytes")
+    if num_bytes is not None and (type(num_bytes) is not int or num_bytes < 1):
+        raise ConfigError(f"{where}: num_bytes must be a whole number from 1 on, or left out")
+    named = [algorithm for algorithm in ALGORITHMS if algorithm in values]
+    if len(named) > 1:
+        raise ConfigError(f"{where} has both {' and '.join(named)}: give one")
+    if not named:
+        return Expected(num_bytes=num_bytes)
+    return Expected(num_bytes=num_bytes, algorithm=named[0], hexdigest=_text(values, named[0], where).lower())
 
 
 def _require_keys(values: Any, known: tuple[str, ...], where: str) -> None:
@@ -127,36 +122,16 @@ def _text(values: Mapping[str, Any], key: str, where: str) -> str:
     return found
 
 
-def _paths(values: Mapping[str, Any], where: str) -> tuple[str, ...]:
-    if "file" in values:
-        return (_path(_text(values, "file", where), where),)
-    members = values["members"]
-    if not isinstance(members, list) or not members or not all(isinstance(member, str) for member in members):
-        raise ConfigError(f"{where}: members must be a list of paths")
-    paths = tuple(_path(member, where) for member in members)
-    if len({PurePosixPath(path).name for path in paths}) != len(paths):
-        raise ConfigError(f"{where}: two members have the same last part")
-    return paths
-
-
-def _path(text: str, where: str) -> str:
-    parts = text.split("/")
-    if not text.isprintable() or "\\" in text or any(part in ("", ".", "..") or part.startswith(".") for part in parts):
-        raise ConfigError(f"{where}: {text!r} is no path inside the folder of the data")
-    return text
-
-
-def _num_bytes(values: Mapping[str, Any], where: str) -> int | None:
-    found = values.get("num_bytes")
-    if found is not None and (not isinstance(found, int) or isinstance(found, bool) or found < 1):
-        raise ConfigError(f"{where}: num_bytes must be a whole number from 1 on, or left out")
+def _list(values: Mapping[str, Any], key: str, otherwise: str) -> list[Any]:
+    found = values.get(key)
+    if not isinstance(found, list) or not found:
+        raise ConfigError(otherwise)
     return found
 
 
-def _checksum(values: Mapping[str, Any], where: str) -> Checksum | None:
-    named = [algorithm for algorithm in ALGORITHMS if algorithm in values]
-    if not named:
-        return None
-    if len(named) > 1:
-        raise ConfigError(f"{where} has both {' and '.join(named)}: give one")
-    return Checksum(algorithm=named[0], hexdigest=_text(values, named[0], where).lower())
+def _path(text: Any, where: str) -> str:
+    is_path = isinstance(text, str) and text.isprintable() and "\\" not in text
+    # A part that starts with a dot is hidden, or leads elsewhere; an empty one starts at the root.
+    if not is_path or any(not part or part.startswith(".") for part in text.split("/")):
+        raise ConfigError(f"{where}: {text!r} is no path inside the folder of the data")
+    return str(text)

@@ -4,6 +4,7 @@ Everything is checked again at each redirect: scheme, user name, port, and every
 goes to an address that was checked, never to a second look-up of the name.
 """
 
+import base64
 import http
 import http.client
 import io
@@ -23,7 +24,7 @@ from email.message import Message
 from email.utils import parsedate_to_datetime
 from types import SimpleNamespace, TracebackType
 from typing import IO, Any
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
 from data_catalog.fetch.addresses import USUAL_PORTS, Resolver, checked_addresses, resolve
 from data_catalog.fetch.reasons import http_reason
@@ -132,7 +133,7 @@ class GuardedClient:
         Args:
             url: an IRI, too.
             headers: more of them.
-            answers: statuses that are no failure.
+            answers: statuses that are no failure; a redirect that is one of them is not followed.
             deadline: by when the body must have been read; None: `Limits.deadline_s` from now.
             hooks: what else is done on the way.
 
@@ -147,7 +148,7 @@ class GuardedClient:
             with _placed(target):
                 response = self._ask(target, headers or {}, deadline, hooks.before_connect)
                 location = response.headers.get("Location") if response.status in REDIRECTS else None
-                if location is None:
+                if location is None or response.status in answers:
                     return Response(response, target.url, self.limits.max_bytes, answers)
                 response.close()
                 target = redirect_target(target, location)
@@ -157,9 +158,7 @@ class GuardedClient:
     def addresses(self, target: Target, resolver: Resolver) -> Sequence[str]:
         """Return the addresses that may be connected to for a target. Raises `FetchError`."""
         limits = self.limits
-        return checked_addresses(
-            target, allow_loopback=limits.allow_loopback, resolver=resolver, ports=limits.ports
-        )
+        return checked_addresses(target, allow_loopback=limits.allow_loopback, resolver=resolver, ports=limits.ports)
 
     def _ask(
         self, target: Target, headers: Mapping[str, str], deadline: Deadline, before_connect: Callable[[Target], None]
@@ -172,27 +171,29 @@ class GuardedClient:
         if proxy is not None:
             connection.go_through(proxy)
         ours = {"User-Agent": self.limits.user_agent, "Accept": self.limits.accept, "Connection": "close"}
-        path = target.url if proxy is not None and target.scheme == "http" else target.path
+        path = target.path
+        if proxy is not None and target.scheme == "http":
+            path, ours = target.url, {**ours, **proxy.headers}
         try:
             # `http.client` adds Host and `Accept-Encoding: identity` itself.
             connection.request("GET", path, headers={**ours, **headers})
             response = connection.getresponse()
         except (OSError, http.client.HTTPException) as error:
-            connection.close()
+            connection.give_up()
             raise failure_of(error) from error
         connection.head_is_over()
         return response
 
-    def _proxy_of(self, target: Target) -> tuple[str, int] | None:
-        """Return host and port of the proxy for a target; this machine is asked without one."""
-        proxies = self.limits.proxies
-        url = proxies.get(target.scheme)
-        if not url or is_this_machine(target.host) or urllib.request.proxy_bypass_environment(target.host, proxies):  # type: ignore[arg-type]
+    def _proxy_of(self, target: Target) -> "_Proxy | None":
+        """Return the proxy for a target; this machine is asked without one."""
+        proxies = dict(self.limits.proxies)
+        url, place = proxies.get(target.scheme), urlsplit(target.url).netloc
+        bypass = urllib.request.proxy_bypass_environment  # type: ignore[attr-defined]
+        if not url or is_this_machine(target.host) or bypass(place, proxies):
             return None
-        parts = urlsplit(url if "//" in url else f"//{url}")
-        return parts.hostname or "", parts.port or DEFAULT_PORTS[parts.scheme or "http"]
+        return _Proxy.at(url)
 
-    def _proxy_addresses(self, proxy: tuple[str, int], target: Target, look_up: Resolver) -> Sequence[str]:
+    def _proxy_addresses(self, proxy: "_Proxy", target: Target, look_up: Resolver) -> Sequence[str]:
         """Return the proxy's addresses: it looks names up by itself, so only a target that is an address is checked."""
         try:
             self.addresses(target, _numeric)
@@ -200,9 +201,32 @@ class GuardedClient:
             if error.reason != "dns":
                 raise
         try:
-            return look_up(*proxy)
+            return look_up(proxy.host, proxy.port)
         except OSError as error:
-            raise FetchError("dns", f"no address for the proxy {proxy[0]}") from error
+            raise FetchError("dns", f"no address for the proxy {proxy.host}") from error
+
+
+@dataclass(frozen=True, slots=True)
+class _Proxy:
+    """Where a proxy is, and the headers that it wants."""
+
+    host: str
+    port: int
+    headers: dict[str, str]
+
+    @classmethod
+    def at(cls, url: str) -> "_Proxy":
+        """Return the proxy that a URL, or "host:port", names, with the login in it. Raises `FetchError`."""
+        try:
+            parts = urlsplit(url if "//" in url else f"//{url}")
+            host, port = parts.hostname or "", parts.port or DEFAULT_PORTS.get(parts.scheme, 80)
+        except ValueError as error:
+            raise FetchError("connect", "the proxy's address is no URL") from error
+        headers = {}
+        if parts.username and parts.password:
+            login = f"{unquote(parts.username)}:{unquote(parts.password)}"
+            headers["Proxy-Authorization"] = f"Basic {base64.b64encode(login.encode()).decode()}"
+        return cls(host, port, headers)
 
 
 def is_this_machine(host: str) -> bool:
@@ -292,20 +316,21 @@ class _Connection(http.client.HTTPConnection):
         self._wait_s = timeout
         self._stream: _TimedStream | None = None
 
-    def go_through(self, proxy: tuple[str, int]) -> None:
+    def go_through(self, proxy: _Proxy) -> None:
         """Connect to a proxy, which tunnels https and is asked for the whole URL of http."""
         if self._tls is not None:
-            self.set_tunnel(*self._server)
-        self._server = proxy
+            self.set_tunnel(*self._server, headers=proxy.headers)
+        self._server = (proxy.host, proxy.port)
 
     def connect(self) -> None:
         """Connect to the first address that answers, and shake hands in the host's name."""
         raw = self._connected()
-        self._speak(raw)
         if self._tls is None:
+            self._speak(raw)
             return
         try:
             if self._tunnel_host:  # type: ignore[attr-defined]
+                self._speak(raw.dup())  # `http.client` closes what it read the proxy's answer from
                 self._tunnel()  # type: ignore[attr-defined]
             raw.settimeout(self._deadline.wait_s(self._wait_s))
             # Certificates do not have the dot that may end a name.
@@ -319,9 +344,9 @@ class _Connection(http.client.HTTPConnection):
         assert self._stream is not None
         self._stream.head_bytes = None
 
-    def close(self) -> None:
-        """Close the socket; `http.client` lets go of it by itself while a response still reads from it."""
-        super().close()
+    def give_up(self) -> None:
+        """Close the socket, which `close` leaves to the response that still reads from it."""
+        self.close()
         if self._stream is not None:
             self._stream.close()
 
@@ -402,6 +427,10 @@ class Response:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Leave the rest of the body unread."""
         self._response.close()
 
     def copy_to(self, sink: IO[bytes]) -> None:

@@ -12,7 +12,7 @@ from flows.commands.output import say
 from flows.tables import plain_table
 
 if TYPE_CHECKING:
-    from data_catalog.downloads.obtaining import Download, Obtained, Order
+    from data_catalog.downloads.obtaining import Obtained, Order, RecordedFile
     from data_catalog.downloads.registry import UpstreamFile, UpstreamSource
 
 Registry = dict[str, "UpstreamSource"]
@@ -76,11 +76,11 @@ def _list(registry: Registry, folder: Path) -> None:
 
 
 def _file_rows(
-    source: "UpstreamSource", file: "UpstreamFile", folder: Path, record: "dict[str, Download]"
+    source: "UpstreamSource", file: "UpstreamFile", folder: Path, record: "dict[str, RecordedFile]"
 ) -> list[dict[str, object]]:
     from data_catalog.downloads.obtaining import State, partial_of, state_of
 
-    checksum, num_bytes = file.expected.checksum, file.expected.num_bytes
+    num_bytes = file.expected.num_bytes
     come = partial_of(file, folder).num_bytes if file.url else 0
     rows: list[dict[str, object]] = []
     for path in file.paths:
@@ -92,7 +92,7 @@ def _file_rows(
                 "source": source.name,
                 "file": path,
                 "download MB": size if path == file.paths[0] else "the same",
-                "published checksum": checksum.algorithm if checksum is not None else "none",
+                "published checksum": file.expected.algorithm or "none",
                 f"in {folder}": here,
             }
         )
@@ -108,7 +108,7 @@ def _tell_terms(source: "UpstreamSource") -> None:
 
 
 def _get(source: "UpstreamSource", files: "Sequence[UpstreamFile]", options: Namespace) -> None:
-    from data_catalog.downloads.fetching import DownloadConfig
+    from data_catalog.downloads.download import DownloadConfig
     from data_catalog.downloads.obtaining import Order, is_pending, obtaining, require_space
 
     accepted = _folded(options.accept or "") == _folded(source.licence)

@@ -17,7 +17,7 @@ SHA256_START = 12
 
 def install(options: Namespace) -> None:
     """Install a package where Argos Translate looks for packages, from a file or from the Argos index."""
-    from data_catalog.downloads.fetching import DownloadConfig
+    from data_catalog.downloads.download import DownloadConfig
     from translation.packages.install import install_file, install_from_index
     from translation.packages.package import default_packages_dir
 
@@ -71,7 +71,7 @@ def _installed_row(package: "Package") -> dict[str, object]:
 
 
 def _index_rows(packages: list["Package"], private_hosts: list[str]) -> list[dict[str, object]]:
-    from data_catalog.downloads.fetching import DownloadConfig
+    from data_catalog.downloads.download import DownloadConfig
     from translation.packages.index import index_url, read_index, usable_links
 
     index = index_url()

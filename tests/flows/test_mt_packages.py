@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from data_catalog.downloads import fetching
+from data_catalog.downloads import download
 from flows.cli import main
 from flows.doctor import diagnose
 from translation.packages.package import read_package
@@ -112,7 +112,7 @@ def test_a_private_index_is_asked_only_where_the_user_allows_it(
     system = socket.getaddrinfo
     here = {"mirror.example": "127.0.0.1"}
     monkeypatch.setattr(socket, "getaddrinfo", lambda host, *args, **more: system(here.get(host, host), *args, **more))
-    monkeypatch.setattr(fetching.time, "sleep", lambda seconds: None)
+    monkeypatch.setattr(download.time, "sleep", lambda seconds: None)
     monkeypatch.delenv("https_proxy", raising=False)
     with ThreadingHTTPServer(("127.0.0.1", 0), _Quiet) as server:  # which speaks no TLS: it is met, and no more
         threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()

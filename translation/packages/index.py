@@ -11,7 +11,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from data_catalog.downloads.fetching import DownloadConfig, check_url, fetch_small
+from data_catalog.downloads.download import DownloadConfig, check_url, fetch_small
 from data_catalog.errors import ConfigError, TransientError
 from translation.packages.package import CODE, VERSION, argos_data_dir, version_key
 

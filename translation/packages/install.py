@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
-from data_catalog.downloads.fetching import DownloadConfig, PartialFile, download
+from data_catalog.downloads.download import DownloadConfig, PartialFile, download
 from data_catalog.errors import ConfigError, TransientError
 from data_catalog.storage.lock import writer_lock
 from data_catalog.storage.shards import digest, sweep_temporary

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from data_catalog.downloads.fetching import DownloadConfig
+from data_catalog.downloads.download import DownloadConfig
 from data_catalog.downloads.obtaining import Obtained, Order, obtain, obtaining
 from data_catalog.downloads.registry import UpstreamSource, parse_registry
 

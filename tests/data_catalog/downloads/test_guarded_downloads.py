@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from data_catalog.downloads.fetching import DownloadConfig, fetch_small
+from data_catalog.downloads.download import DownloadConfig, fetch_small
 from data_catalog.downloads.obtaining import Order, obtain, obtaining
 from data_catalog.downloads.registry import UpstreamSource
 from data_catalog.errors import ConfigError, TransientError

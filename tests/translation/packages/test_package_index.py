@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from data_catalog.downloads.fetching import check_url
+from data_catalog.downloads.download import check_url
 from data_catalog.errors import ConfigError
 from translation.packages.index import IndexEntry, choose, index_url, parse_index, usable_links
 

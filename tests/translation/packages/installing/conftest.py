@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from data_catalog.downloads.fetching import DownloadConfig
+from data_catalog.downloads.download import DownloadConfig
 from translation.packages import archive
 from translation.packages.install import Installation, install_from_index
 
