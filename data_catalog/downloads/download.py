@@ -288,11 +288,14 @@ def _append(response: Response, partial: PartialFile, config: DownloadConfig) ->
 def _pieces(response: Response, url: str, config: DownloadConfig, come: int = 0) -> Iterator[bytes]:
     """Yield the body of an answer, behind the bytes that have come. Raises `ConfigError` and `TransientError`."""
     total = come + (response.length or 0)
+    too_large = ConfigError(f"{url} has more than {config.max_bytes:,} bytes, and is not downloaded")
+    if total > config.max_bytes:
+        raise too_large
     try:
         for piece in response.pieces():
             come += len(piece)
-            if max(come, total) > config.max_bytes:
-                raise ConfigError(f"{url} has more than {config.max_bytes:,} bytes, and is not downloaded")
+            if come > config.max_bytes:
+                raise too_large
             yield piece
     except FetchError as error:
         why = f"after {come:,} of {total:,} bytes" if error.__cause__ is None else f"({_words(error)})"
@@ -407,18 +410,14 @@ def _failure_of(url: str, error: FetchError) -> ConfigError | TransientError:
         return ConfigError(
             f"{error.url} is not asked: {why}; if it is a mirror that you trust, allow it by --private-host {host}"
         )
-    text = f"{url} cannot be reached ({_words(error)})"
     is_final = isinstance(error.__cause__, ssl.SSLCertVerificationError)
-    return ConfigError(text) if is_final else TransientError(text)
+    return (ConfigError if is_final else TransientError)(f"{url} cannot be reached ({_words(error)})")
 
 
 def _refused(url: str, status: int) -> ConfigError | TransientError:
-    text = f"{url} answers HTTP {status}"
-    if status == TOO_MANY_REQUESTS or status >= 500:
-        return TransientError(text)
-    if 300 <= status < 400:
-        return ConfigError(f"{text}, a redirect that is not followed")
-    return ConfigError(f"{text}, without a file" if 200 <= status < 300 else text)
+    is_busy = status == TOO_MANY_REQUESTS or status >= 500
+    hint = {2: ", without a file", 3: ", a redirect that is not followed"}.get(status // 100, "")
+    return (TransientError if is_busy else ConfigError)(f"{url} answers HTTP {status}{hint}")
 
 
 def _words(error: FetchError) -> str:

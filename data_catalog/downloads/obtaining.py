@@ -59,11 +59,7 @@ class RecordedFile:
 
 
 def read_record(folder: Path) -> dict[str, RecordedFile]:
-    """Return what a folder's record says, by path below the folder, with slashes; {} where there is no record.
-
-    Raises:
-        ConfigError: the record cannot be read.
-    """
+    """Return what a folder's record says, by path with slashes; {} where there is none. Raises `ConfigError`."""
     path = folder / RECORD
     kinds = {"num_bytes": int, "licence_accepted": bool}
     try:
@@ -108,15 +104,12 @@ def files_there(files: Sequence[UpstreamFile], folder: Path) -> list[Path]:
 
 
 def check_readable(source: UpstreamSource, files: Sequence[Path], *, images: Path) -> None:
-    """Let the kind of source that will read the files look at them, as it does before a build.
+    """Let the kind of source that will read files look at them, wherever they are, as it does before a build.
 
-    Args:
-        source: whose files they are.
-        files: existing files, in any place.
-        images: folder or zip that the kind looks at too, if it wants local images.
+    A kind that wants local images looks at the folder or zip `images` too.
 
     Raises:
-        ConfigError: they are not what the kind reads, or the images are not there.
+        ConfigError: the files are not what the kind reads, or the images are not there.
     """
     kind = SOURCE_KINDS[source.kind]
     settings: dict[str, Any] = {"files": tuple(str(file.absolute()) for file in files)}
@@ -149,11 +142,7 @@ class Obtained:
 
 @contextmanager
 def obtaining(folder: Path) -> Iterator[None]:
-    """Hold the right to write below the folder of all data.
-
-    Raises:
-        ConfigError: another process holds it, or it can be no folder.
-    """
+    """Hold the right to write below the folder of all data. Raises `ConfigError` where another process holds it."""
     with writer_lock(folder / DOWNLOADS):
         yield
 
@@ -257,7 +246,7 @@ def _unpacked(file: UpstreamFile, missing: Sequence[str], came: Path, staging: P
         return {file.paths[0]: came}
     staged = {path: staging / PurePosixPath(path).name for path in missing}
     try:
-        unpack_members(came, [place.name for place in staged.values()], staging)
+        _unpack_members(came, [place.name for place in staged.values()], staging)
     except ConfigError as error:
         raise ConfigError(f"{file.url} gave an archive that cannot be used: {error}") from error
     return staged
@@ -319,29 +308,15 @@ class _Member:
 
 
 # What the readers and their decompressors say of bytes that are none of theirs; bz2 says OSError.
-_DAMAGE = (
-    zipfile.BadZipFile,
-    tarfile.TarError,
-    zlib.error,
-    lzma.LZMAError,
-    EOFError,
-    NotImplementedError,
-    RuntimeError,
-    OSError,
-)
+_DAMAGE = (zipfile.BadZipFile, tarfile.TarError, zlib.error, lzma.LZMAError, EOFError, RuntimeError, OSError)
 
 
-def unpack_members(archive: Path, names: Sequence[str], folder: Path) -> None:
+def _unpack_members(archive: Path, names: Sequence[str], folder: Path) -> None:
     """Write the members called `names`, in whatever folders of the archive, to files of these names in `folder`.
 
-    Args:
-        archive: a zip file, or a tar file, plain or compressed.
-        names: last parts of the members' names.
-        folder: an existing folder.
-
     Raises:
-        ConfigError: it is no archive, or damaged; a member is missing, there twice, too large, a link, encrypted or
-            under a name that leaves the archive; or the disk is full.
+        ConfigError: it is no zip or tar file, or damaged; a member is missing, there twice, too large, a link,
+            encrypted or under a name that leaves the archive; or the disk is full.
     """
     found: dict[str, list[_Member]] = {name: [] for name in names}
     try:

@@ -1,13 +1,19 @@
 """A download asks the public internet, this machine where the user names it, and private hosts that the user allows."""
 
+import base64
+import contextlib
 import hashlib
 import socket
+import ssl
+import threading
 from collections.abc import Callable
 from dataclasses import replace
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
 import pytest
+import trustme
 
 from data_catalog.downloads.download import DownloadConfig, fetch_small
 from data_catalog.downloads.obtaining import Order, obtain, obtaining
@@ -166,3 +172,69 @@ def test_a_proxy_is_asked_for_no_address_that_is_private(
         with pytest.raises(ConfigError, match="is not on the public internet"):
             get(entry | {"url": url})
     assert upstream.requests == []
+
+
+LOGIN = "Basic " + base64.b64encode(b"me:p@ss").decode()
+
+
+def test_a_proxy_gets_its_login_and_no_host_that_it_is_not_for(
+    upstream: Any, entry: dict[str, Any], captions: bytes, get: Get, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    upstream.files["http://upstream.example/p"] = captions
+    monkeypatch.setenv("http_proxy", upstream.url("").replace("//", "//me:p%40ss@"))
+    assert get(entry | {"url": "http://upstream.example/p"})[0].came
+    assert upstream.headers_of("http://upstream.example/p")[0]["Proxy-Authorization"] == LOGIN
+    mirror = named(upstream, "mirror.example")
+    monkeypatch.setenv("no_proxy", mirror.removeprefix("http://").removesuffix("/p"))  # a host and its port
+    (folder / PLACE).unlink()
+    assert get(entry | {"url": mirror}, replace(CONFIG, private_hosts=("mirror.example",)))[0].came
+    assert "Proxy-Authorization" not in upstream.headers_of("/p")[0]
+
+
+def _pass_on(source: socket.socket, sink: socket.socket) -> None:
+    with contextlib.suppress(OSError):  # the other side has hung up
+        while piece := source.recv(2**16):
+            sink.sendall(piece)
+
+
+class _Tunnels(BaseHTTPRequestHandler):
+    """A proxy that knows one place for every name."""
+
+    def do_CONNECT(self) -> None:
+        self.server.asked.append((self.path, self.headers.get("Proxy-Authorization")))  # type: ignore[attr-defined]
+        if self.path.startswith("closed."):
+            return self.send_error(403)
+        self.send_response(200)
+        self.end_headers()
+        with socket.create_connection(self.server.place) as there:  # type: ignore[attr-defined]
+            threading.Thread(target=_pass_on, args=(self.connection, there), daemon=True).start()
+            _pass_on(there, self.connection)
+        return None
+
+    def log_message(self, *args: object) -> None:
+        """Silence."""
+
+
+def test_https_is_tunnelled_through_a_proxy(
+    upstream: Any, entry: dict[str, Any], captions: bytes, get: Get, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    authority = trustme.CA()
+    authority.cert_pem.write_to_path(str(tmp_path / "ca.pem"))
+    tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    authority.issue_cert("upstream.example").configure_cert(tls)
+    upstream.socket = tls.wrap_socket(upstream.socket, server_side=True)
+    with ThreadingHTTPServer(("127.0.0.1", 0), _Tunnels) as proxy:
+        proxy.asked, proxy.place = [], upstream.server_address  # type: ignore[attr-defined]
+        threading.Thread(target=proxy.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
+        monkeypatch.setenv("https_proxy", f"http://me:p%40ss@127.0.0.1:{proxy.server_address[1]}")
+        with pytest.raises(ConfigError, match=r"cannot be reached.*CERTIFICATE_VERIFY_FAILED"):
+            get(entry | {"url": "https://upstream.example/p"})
+        monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "ca.pem"))
+        assert get(entry | {"url": "https://upstream.example/p"})[0].came
+        with pytest.raises(TransientError, match=r"closed.*cannot be reached.*Tunnel connection failed: 403"):
+            get(entry | {"url": "https://closed.example/p", "file": "cc3m/other.tsv"})
+        assert proxy.asked[1:] == [("upstream.example:443", LOGIN), ("closed.example:443", LOGIN)]  # type: ignore[attr-defined]
+        proxy.shutdown()
+    (headers,) = upstream.headers_of("/p")
+    assert headers["Host"] == "upstream.example"
+    assert "Proxy-Authorization" not in headers
