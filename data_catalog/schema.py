@@ -9,7 +9,7 @@ import pyarrow as pa
 
 CAPTIONS_VERSION = 4
 PAIRS_VERSION = 4
-OUTCOMES_VERSION = 3
+OUTCOMES_VERSION = 4
 
 PENDING, KEPT, REJECTED = "pending", "kept", "rejected"
 
@@ -61,6 +61,21 @@ CAPTIONS = pa.schema(
 )
 
 
+# What the Content-Usage of an answer and of its host's robots.txt say, raw; null where neither says anything. It has
+# no time, so that a resumed build writes the same bytes: the fetch log has it.
+CONTENT_USAGE = pa.field(
+    "content_usage",
+    pa.list_(
+        pa.struct(
+            [
+                pa.field("value", pa.string()),
+                pa.field("where", pa.string()),  # "header" or "robots.txt"
+                pa.field("draft", pa.string()),  # by which it was read
+            ]
+        )
+    ),
+)
+
 # What fetching brings: one row per sample asked for, in the order asked.
 RAW_IMAGES = pa.schema(
     [
@@ -70,6 +85,7 @@ RAW_IMAGES = pa.schema(
         pa.field("http_status", pa.int32()),
         pa.field("final_url", pa.string()),  # after redirects, and of the thumbnail where one was asked for
         pa.field("robots_tag", pa.string()),  # X-Robots-Tag and TDM-Reservation, joined by "; "
+        CONTENT_USAGE,
         pa.field("num_bytes", pa.int64()),  # of what came
         pa.field("sha256", pa.string()),  # of the bytes as they came, hexadecimal
         pa.field("url", pa.string()),  # canonical; null of local images, and where it cannot be asked for
@@ -98,6 +114,7 @@ IMAGES = pa.schema(
         pa.field("http_status", pa.int32()),
         pa.field("final_url", pa.string()),
         pa.field("robots_tag", pa.string()),
+        CONTENT_USAGE,
         pa.field("num_bytes", pa.int64()),
         pa.field("url", pa.string()),
         pa.field("attempt", pa.int32()),
@@ -117,6 +134,7 @@ OUTCOMES = pa.schema(
         pa.field("http_status", pa.int32()),
         pa.field("final_url", pa.string()),
         pa.field("robots_tag", pa.string()),
+        CONTENT_USAGE,
         pa.field("num_bytes", pa.int64()),
         pa.field("sha256", pa.string()),
         pa.field("original_format", pa.string()),

@@ -128,7 +128,9 @@ def _requests(story: Story) -> Iterator[str]:
     for row in story.requests:
         seconds = f"{row['asking_s'] or 0:.1f} s in requests and {row['waiting_s'] or 0:.1f} s between them"
         tries = f"{row['tries']} {'try' if row['tries'] == 1 else 'tries'}"
-        yield from _facts("      ", {"asked": f"{tries}, {seconds}: {row['drop_reason'] or 'bytes came'}"})
+        asked_at = row.get("asked_at")  # older logs have none
+        began = f"first at {asked_at:%Y-%m-%d %H:%M:%S} UTC, " if asked_at else ""
+        yield from _facts("      ", {"asked": f"{tries}, {began}{seconds}: {row['drop_reason'] or 'bytes came'}"})
 
 
 def _rules(indent: str, story: Story, step: str, row: Row) -> Iterator[str]:
@@ -141,7 +143,9 @@ def _rules(indent: str, story: Story, step: str, row: Row) -> Iterator[str]:
 
 
 def _setting(value: object) -> str:
-    """A setting among others: lists in brackets, and a text of nothing as `""`."""
+    """A setting among others: lists in brackets, tables in braces, and a text of nothing as `""`."""
+    if isinstance(value, Mapping):
+        return f"{{{', '.join(f'{name} = {_setting(item)}' for name, item in value.items())}}}"
     if isinstance(value, list | tuple):
         return f"[{_value(value)}]"
     return _value(value) or '""'
@@ -164,6 +168,9 @@ def _facts(indent: str, facts: Row) -> Iterator[str]:
 
 
 def _value(value: object) -> str:
+    if isinstance(value, Mapping):  # what it says, and then what is known of it
+        first, *others = map(_value, value.values())
+        return f"{first} ({', '.join(others)})" if others else first
     if isinstance(value, list | tuple):
         return ", ".join(_value(item) for item in value)
     if isinstance(value, int) and not isinstance(value, bool):

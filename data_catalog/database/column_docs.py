@@ -45,6 +45,7 @@ _ANSWER = {
     "http_status": "of the last answer; null where none came, and for local files",
     "final_url": "the address after redirects, and of the thumbnail where one was asked for",
     "robots_tag": 'the X-Robots-Tag and TDM-Reservation headers of the answer, joined by "; "',
+    "content_usage": "what Content-Usage says: value as sent, where (header or robots.txt), draft that it was read by",
 }
 _PLACE = {
     "url": "address of the image, as upstream has it; of url and path one is set, malformed rows aside",

@@ -29,7 +29,8 @@ IMAGES = """
            CASE WHEN p.sample_id IS NULL AND c.num_kept = 0 THEN c.drop_reason END AS drop_reason,
            CASE WHEN p.sample_id IS NULL AND o.drop_reason = c.drop_reason THEN o.detail END AS detail,
            o.sample_id IS NOT NULL AS asked_for, coalesce(o.drop_reason IN (RETRYABLE), false) AS retryable,
-           o.http_status, o.final_url, o.robots_tag, o.num_bytes AS original_bytes, o.original_format, o.phash
+           o.http_status, o.final_url, o.robots_tag, o.content_usage,
+           o.num_bytes AS original_bytes, o.original_format, o.phash
     FROM (
         SELECT dataset, snapshot, sample_id, any_value(source) AS source, any_value(url) AS url,
                any_value(path) AS path, SPLITS[max(list_position(SPLITS, upstream_split))] AS upstream_split,
@@ -194,7 +195,8 @@ def _sql_type(kind: pa.DataType) -> str:
     if pa.types.is_list(kind):
         return f"{_sql_type(kind.value_type)}[]"
     if pa.types.is_struct(kind):
-        return f"STRUCT({', '.join(f'{field.name} {_sql_type(field.type)}' for field in kind)})"
+        fields = (f'"{field.name}" {_sql_type(field.type)}' for field in kind)  # "where" is a word of SQL
+        return f"STRUCT({', '.join(fields)})"
     return {
         "string": "VARCHAR",
         "binary": "BLOB",

@@ -39,7 +39,7 @@ SIGNALS: Mapping[str, str] = MappingProxyType(
     }
 )
 
-# Longer statements are no statements: a server may send megabytes of headers.
+# What is longer is not parsed, and says nothing: a server may send megabytes of headers.
 _LONGEST_STATEMENT = 64 * 1024
 _LONGEST_RECORD = 1000
 _MOST_RECORDS = 10
@@ -139,7 +139,7 @@ class Stated:
 
     @property
     def content_usage(self) -> list[dict[str, str]] | None:
-        """The statements as the column `content_usage` has them; None if there are none."""
+        """Return the statements as the column `content_usage` has them; None if there are none."""
         return [{"value": each.value, "where": each.where, "draft": each.draft} for each in self.usages] or None
 
 
@@ -148,7 +148,7 @@ def stated(headers: Message, robots: Iterable[Usage] = ()) -> Stated:
 
     Args:
         headers: of the answer.
-        robots: `RobotsTxt.content_usage` of the path that was asked for.
+        robots: `RobotsTxt.content_usage` of each path that was asked for on the way to the answer.
     """
     tags = [str(value) for value in headers.get_all("X-Robots-Tag", [])]
     reserved = ",".join(map(str, headers.get_all("TDM-Reservation", []))).split(",")
@@ -156,10 +156,9 @@ def stated(headers: Message, robots: Iterable[Usage] = ()) -> Stated:
     # An empty line among several would make all of them unreadable.
     lines = [text for value in headers.get_all("Content-Usage", []) if (text := _unfolded(str(value)))]
     usages = [_usage(", ".join(lines), HEADER)] if lines else []
-    usages += robots
     # What denies comes first, so that a server that says a thousand things is still heard.
-    usages.sort(key=lambda usage: -len(usage.denied))
-    return Stated(robots_tags=tuple(tags), usages=tuple(usages[:_MOST_RECORDS]))
+    distinct = sorted(dict.fromkeys([*usages, *robots]), key=lambda usage: -len(usage.denied))
+    return Stated(robots_tags=tuple(tags), usages=tuple(distinct[:_MOST_RECORDS]))
 
 
 def _unfolded(value: str) -> str:
@@ -221,7 +220,7 @@ class RobotsTxt:
 
     @property
     def crawl_delay(self) -> float:
-        """Seconds between two requests; 0 if the file asks for none."""
+        """Return the seconds between two requests that the file asks for; 0 if it asks for none."""
         return self._rules.crawl_delay("*") or 0.0
 
     def content_usage(self, path: str) -> tuple[Usage, ...]:

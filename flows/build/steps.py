@@ -264,7 +264,7 @@ STEPS = (
     ),
     Step(
         name="normalise",
-        version=5,
+        version=6,
         meaning="Decode images, turn them upright, resize and re-encode them.",
         scope=PER_SHARD,
         after=("fetch",),
@@ -273,7 +273,7 @@ STEPS = (
     ),
     Step(
         name="forget-images",
-        version=3,
+        version=4,
         meaning="Leave out images that a take-down means by what they turned out to be.",
         scope=PER_SHARD,
         after=("normalise",),
@@ -323,7 +323,15 @@ STEPS = (
                 meaning="getting the images",
                 reasons={name: reason.meaning for name, reason in FETCH_REASONS.items()},
                 rules=("fetch",),
-                image_columns=("http_status", "final_url", "robots_tag", "num_bytes", "sha256", "attempt"),
+                image_columns=(
+                    "http_status",
+                    "final_url",
+                    "robots_tag",
+                    "content_usage",
+                    "num_bytes",
+                    "sha256",
+                    "attempt",
+                ),
             ),
             "normalise": FunnelRow(
                 meaning="decoding and resizing the images",
@@ -341,7 +349,7 @@ STEPS = (
     ),
     Step(
         name="publish",
-        version=6,
+        version=7,
         meaning="Write pairs, captions, outcomes of images and spare pictures.",
         scope=PER_SHARD,
         after=("deduplicate", "forget-images", "merge-captions"),

@@ -3,6 +3,7 @@
 import json
 from argparse import Namespace
 from collections.abc import Iterator, Sequence
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -96,8 +97,13 @@ def _say_json(identity: str, stories: Sequence[Story], tombstone: Tombstone | No
     if tombstone is not None:
         forgotten = {name: getattr(tombstone, name) for name in ("kind", "value", "datasets", "reason", "date")}
     answer = {"id": identity, "forgotten": forgotten, "stories": [story_values(story) for story in stories]}
-    text = json.dumps(answer, ensure_ascii=False, indent=1, default=bytes.hex)
+    text = json.dumps(answer, ensure_ascii=False, indent=1, default=_json_value)
     say("\n".join(escaped_json(line) for line in text.split("\n")))
+
+
+def _json_value(value: Any) -> str:
+    """Return what JSON has no type for as a text."""
+    return value.isoformat() if isinstance(value, datetime) else bytes.hex(value)
 
 
 def _not_there(snapshots: Sequence[Snapshot], identity: str) -> str:

@@ -1,0 +1,94 @@
+"""What servers said about the use of an image is told with its story, and so is the time when they were asked."""
+
+import json
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import duckdb
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from data_catalog.database.story import Story
+from data_catalog.database.views import view_texts
+from data_catalog.schema import OUTCOMES
+from data_catalog.storage.manifest import Snapshot
+from flows.build.steps import STEPS
+from flows.commands import why
+from flows.story_text import story_lines
+
+SAID = [
+    {"value": "train-ai=n", "where": "robots.txt", "draft": "draft-a-01, draft-b-02"},
+    {"value": "search=y", "where": "header", "draft": "draft-a-01, draft-b-02"},
+]
+COLUMNS = next(list(row.image_columns) for step in STEPS for name, row in step.rows.items() if name == "fetch")
+
+
+def story(folder: Path) -> Story:
+    """An image that its host does not want trained on, in a snapshot of nothing else."""
+    image = {
+        "sample_id": "web:1",
+        "source": "web",
+        "url": "http://example.org/1.jpg",
+        "step": "fetch",
+        "drop_reason": "content_usage",
+        "detail": "robots.txt: train-ai=n",
+        "http_status": 200,
+        "content_usage": SAID,
+    }
+    pq.write_table(pa.Table.from_pylist([image], OUTCOMES), folder / "images.parquet")
+    entry: dict[str, Any] = {"meaning": "", "columns": [], "rules": ["fetch"], "reasons": {}}
+    manifest: dict[str, Any] = {
+        "files": {"pairs": [], "captions": [], "images": [{"path": "images.parquet"}]},
+        "steps": [{**entry, "step": "fetch", "image_columns": COLUMNS}],
+        "sources": {"web": {}},
+        "funnel": [],
+        "target_lang": "it",
+        "translator": "native",
+        "settings": {"fetch": {"consent": {"ignore": []}, "timeout_s": 10.0}},
+    }
+    return Story(
+        snapshot=Snapshot(dataset="one", snapshot="0123456789ab", folder=folder, manifest=manifest),
+        sample_id="web:1",
+        shard=0,
+        captions=[
+            dict.fromkeys(("url", "path", "merged_into", "detail"))
+            | {"caption_id": "web:1#1", "source": "web", "outcome": "rejected", "step": "fetch", "file": "captions"}
+            | {"drop_reason": "content_usage"}
+        ],
+        image=image,
+        pairs={},
+        guests=[],
+        requests=[
+            {"tries": 2, "asking_s": 0.3, "waiting_s": 1.0, "drop_reason": "content_usage"}
+            | {"asked_at": datetime(2026, 11, 27, 20, 0, 1, tzinfo=UTC)},
+            {"tries": 1, "asking_s": 0.3, "waiting_s": 0.0, "drop_reason": None},
+        ],
+    )
+
+
+def test_a_story_tells_what_was_said_where_and_when_it_was_asked(tmp_path: Path) -> None:
+    lines = [line.strip() for line in story_lines(story(tmp_path), asked="web:1")]
+    text = " ".join(lines)
+    assert (
+        "content_usage: train-ai=n (robots.txt, draft-a-01, draft-b-02), search=y (header, draft-a-01, draft-" in text
+    )
+    assert "asked: 2 tries, first at 2026-11-27 20:00:01 UTC, 0.3 s in requests and 1.0 s between them: " in text
+    assert "asked: 1 try, 0.3 s in requests and 0.0 s between them: bytes came" in text, "as older logs have it"
+    assert "rules of fetch: consent = {ignore = []}, timeout_s = 10" in text
+
+
+def test_json_has_it_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    why._say_json("web:1", [story(tmp_path)], None)
+    told = json.loads(capsys.readouterr().out)["stories"][0]
+    assert told["image"]["content_usage"] == SAID
+    assert told["requests"][0]["asked_at"] == "2026-11-27T20:00:01+00:00"
+
+
+def test_a_query_finds_it(tmp_path: Path) -> None:
+    connection = duckdb.connect()
+    for name, text in view_texts([story(tmp_path).snapshot]).items():
+        connection.execute(f"CREATE VIEW {name} AS {text}")
+    query = """SELECT u.value, u."where" FROM (SELECT unnest(content_usage) AS u FROM image_outcomes) ORDER BY 1"""
+    assert connection.sql(query).fetchall() == [("search=y", "header"), ("train-ai=n", "robots.txt")]
