@@ -27,8 +27,7 @@ import pyarrow.parquet as pq
 from loopback_server import LoopbackServer, serving
 from photographs import write_photographs
 
-from data_catalog.fetch.fetch import FetchConfig
-from data_catalog.fetch.hosts import HostLimits
+from data_catalog.fetch.config import FetchConfig, HostLimits
 from data_catalog.images.normalise import NormaliseConfig, normalise_image
 from data_catalog.images.workers import ImageWorkers
 

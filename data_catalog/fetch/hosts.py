@@ -1,135 +1,111 @@
-"""How each host is asked by all processes of a build: rate, concurrency, turns, waits that it asks for."""
+"""Limits by host, kept by all processes of a build: how many ask at once, when the next may begin, who wants to rest.
 
-import random
+A slot on a host is a byte of one file that a process has locked: what a killed process held is free at once, since no
+lock outlives its process. When a host was last asked, and until when it wants to be left alone, stands in SQLite.
+"""
+
+import fcntl
+import os
 import sqlite3
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
-from datetime import UTC, datetime
-from email.utils import parsedate_to_datetime
+from collections import deque
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from hashlib import blake2b
 from pathlib import Path
+from typing import Any
 
-from data_catalog.errors import ConfigError, ShardError
-from data_catalog.fetch.connection import Deadline
-from data_catalog.fetch.ledger import HostLedger, Lease
+from data_catalog.errors import ShardError
+from data_catalog.fetch.client import Deadline
+from data_catalog.fetch.config import MAX_REQUESTS_PER_S, HostPace, group_of
 from data_catalog.fetch.urls import FetchError, Target
-from data_catalog.settings import require_between
 from data_catalog.storage.disk_errors import raise_if_disk_fails
 
-_MOST_REQUESTS_PER_S = 10_000
+HOSTS_FILE, SLOTS_FILE = "hosts.sqlite", "slots"
+# A row of which nothing has been asked yet is asked later rather than let its thread wait for longer.
+WAIT_S = 10.0
+# In one try, for its turn on all hosts, beside its deadline; more than the longest Crawl-delay that is heeded.
+PATIENCE_S = 90.0
 # Intervals are so much longer: a host counts requests when they come, and some are 50 ms longer on the way than others.
 _MARGIN = 1.05
-# How often a thread that a redirect has led to a busy host looks whether there is a place.
+# How often a thread looks whether another process has given up a slot; one's own threads are told at once.
 _POLL_S = 0.05
+# A server that says a year means its operator's slip, or never; somebody may ask it again after a month.
+_LONGEST_REST_S = 30 * 24 * 3600.0
+_TABLES = (
+    "CREATE TABLE IF NOT EXISTS hosts (name TEXT PRIMARY KEY, last REAL, until REAL, "
+    "reason TEXT, detail TEXT, status INTEGER)",
+    "CREATE TABLE IF NOT EXISTS robots (origin TEXT PRIMARY KEY, time REAL, body TEXT)",
+)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class HostPace:
-    """How fast a host, or a domain with all hosts below it, is asked.
+class LaterError(Exception):
+    """A row is to be asked later, after `wait_s` seconds: nothing of it is lost."""
 
-    Args:
-        concurrency: requests under way at once.
-        requests_per_s: requests begun a second, evenly spaced, redirects and robots.txt included; 0: no limit.
-    """
-
-    concurrency: int = 8
-    requests_per_s: float = 20.0
-
-    @property
-    def interval_s(self) -> float:
-        """Seconds between the beginnings of two requests."""
-        return 1 / self.requests_per_s if self.requests_per_s else 0.0
+    def __init__(self, wait_s: float) -> None:
+        super().__init__("later")
+        self.wait_s = wait_s
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class HostLimits:
-    """What a recipe says of a host, or of a domain with all hosts below it; what it leaves out stays as it is.
+@dataclass(slots=True)
+class _Line:
+    """The threads of this process that want a host, in the order in which they came, and the slots that it holds."""
 
-    Args:
-        concurrency: requests under way at once.
-        requests_per_s: requests begun a second, evenly spaced, redirects and robots.txt included; 0: no limit.
-    """
-
-    concurrency: int | None = None
-    requests_per_s: float | None = None
-
-    def __post_init__(self) -> None:
-        """Raise `ConfigError`, naming the field, if a value is out of range."""
-        if self.concurrency is not None:
-            require_between("fetch.hosts.*.concurrency", self.concurrency, 1, 256)
-        if self.requests_per_s is not None:
-            require_between("fetch.hosts.*.requests_per_s", self.requests_per_s, 0, _MOST_REQUESTS_PER_S)
-
-    def over(self, pace: HostPace) -> HostPace:
-        """A pace with the fields that are given here."""
-        return HostPace(
-            concurrency=pace.concurrency if self.concurrency is None else self.concurrency,
-            requests_per_s=pace.requests_per_s if self.requests_per_s is None else self.requests_per_s,
-        )
+    changed: threading.Condition = field(default_factory=threading.Condition)
+    waiting: deque[object] = field(default_factory=deque)
+    taken: set[int] = field(default_factory=set)
 
 
-# What operators ask for: Wikimedia's robot policy for media allows two connections and 25 Mbit/s.
-KNOWN_HOSTS: Mapping[str, HostPace] = {
-    "upload.wikimedia.org": HostPace(concurrency=2, requests_per_s=10),
-    "thumb.wikimedia.org": HostPace(concurrency=2, requests_per_s=10),
-    "staticflickr.com": HostPace(concurrency=8, requests_per_s=20),
-    "images.cocodataset.org": HostPace(concurrency=16, requests_per_s=50),
-}
+class Hosts:
+    """The limits of all hosts, as one process keeps them together with all others that share a folder.
 
-
-def named_paces(hosts: Mapping[str, HostLimits], default: HostPace) -> Mapping[str, HostPace]:
-    """The known hosts and those that a recipe names; what it leaves out is as known of the host, or as by default."""
-    known = {name: KNOWN_HOSTS.get(group_of(name, KNOWN_HOSTS), default) for name in hosts}
-    return {**KNOWN_HOSTS, **{name: limits.over(known[name]) for name, limits in hosts.items()}}
-
-
-def group_of(host: str, named: Mapping[str, HostPace]) -> str:
-    """The longest name among `named` that is the host or a domain above it, else the host itself.
-
-    A limit that is named for a domain holds for all its hosts together.
-    """
-    host = host.lower().rstrip(".")
-    labels = host.split(".")
-    domains = (".".join(labels[start:]) for start in range(len(labels)))
-    return next((domain for domain in domains if domain in named), host)
-
-
-def check_host_names(names: Iterator[str]) -> None:
-    """Raise `ConfigError` unless all are names of hosts: no scheme, no port, no path."""
-    for name in names:
-        if not name or name != name.lower().strip(". ") or set(name) & set("/:@*"):
-            raise ConfigError(f"fetch.hosts names {name!r}: a host or domain such as example.org is wanted")
-
-
-class HostClock:
-    """The limits of the hosts that one process asks, and the waits that keep them.
+    Safe to use from several threads. Moments are of the clock on the wall, the only one that outlives a restart.
 
     Args:
-        ledger: shared with all other processes of the build.
+        folder: made if it is not there.
         named: limits by host or domain.
         default: limits of every other host.
+
+    Raises:
+        ShardError: here and in every method: the folder cannot be used.
     """
 
-    def __init__(self, ledger: HostLedger, named: Mapping[str, HostPace], default: HostPace) -> None:
-        self.ledger = ledger
+    def __init__(self, folder: Path, named: Mapping[str, HostPace], default: HostPace) -> None:
+        self._path = folder / HOSTS_FILE
         self._named = named
         self._default = default
         self._delays: dict[str, float] = {}
+        self._lines: dict[str, _Line] = {}
         self._lock = threading.Lock()
+        folder.mkdir(parents=True, exist_ok=True)
+        self._slots = os.open(folder / SLOTS_FILE, os.O_RDWR | os.O_CREAT, 0o600)
+        with self._usable():
+            self._connection = sqlite3.connect(self._path, timeout=60.0, isolation_level=None, check_same_thread=False)
+            # What is lost where the machine, and not only the process, stops is not missed.
+            self._connection.execute("PRAGMA synchronous = OFF")
+            self._connection.execute("PRAGMA journal_mode = WAL")
+            for table in _TABLES:
+                self._connection.execute(table)
+
+    def close(self) -> None:
+        """Give all slots back."""
+        with self._lock:
+            self._connection.close()
+            os.close(self._slots)
 
     def group_of(self, host: str) -> str:
-        """The group whose limits hold for a host."""
+        """Return the group whose limits hold for a host."""
         return group_of(host, self._named)
 
-    def limits_of(self, group: str) -> HostPace:
-        """The limits of a group; a robots.txt may have made them stricter."""
+    def pace_of(self, group: str) -> HostPace:
+        """Return the limits of a group; a robots.txt may have made them stricter."""
         limits = self._named.get(group, self._default)
-        with self._lock:
-            delay_s = self._delays.get(group, 0.0)
+        delay_s = self._delays.get(group, 0.0)
         if delay_s <= limits.interval_s:
             return limits
-        return HostPace(concurrency=limits.concurrency, requests_per_s=min(_MOST_REQUESTS_PER_S, 1 / delay_s))
+        return HostPace(concurrency=limits.concurrency, requests_per_s=min(MAX_REQUESTS_PER_S, 1 / delay_s))
 
     def slow_down(self, group: str, delay_s: float) -> None:
         """Keep at least so many seconds between two requests, as a Crawl-delay asks.
@@ -139,186 +115,186 @@ class HostClock:
         with self._lock:
             self._delays[group] = max(delay_s, self._delays.get(group, 0.0))
 
-    def may_go_on(self, group: str) -> bool:
-        """Whether a lease that ends now may serve another request at once: the host has no rate, and no pause."""
-        return not self.limits_of(group).interval_s and self.ledger.may_hand_over(group)
+    def take_slot(self, group: str, longest_s: float) -> int | None:
+        """Wait for the right to be one of those that ask a host, first come, first served.
 
-    def try_start(self, group: str, *, urgent: bool = False) -> Lease | float:
-        """See `HostLedger.try_start`."""
-        limits = self.limits_of(group)
-        interval_s = _MARGIN * limits.interval_s
-        return self.ledger.try_start(group, concurrency=limits.concurrency, interval_s=interval_s, urgent=urgent)
-
-    def wait_to_start(self, group: str, longest_s: float) -> Lease | None:
-        """Wait for a lease, holding none; None if that takes too long, without waiting where it is known before."""
+        Returns:
+            The number of the slot, for `give_slot`; None if that takes longer than `longest_s`.
+        """
         end = time.monotonic() + longest_s
-        while True:
-            found = self.try_start(group, urgent=True)
-            if isinstance(found, Lease):
-                return found
-            if found > end - time.monotonic():
-                return None
-            time.sleep(max(found, _POLL_S))
+        with self._lock:
+            line = self._lines.setdefault(group, _Line())
+        ticket = object()
+        with line.changed:
+            line.waiting.append(ticket)
+            try:
+                while line.waiting[0] is not ticket or (slot := self._free_slot(group, line)) is None:
+                    left = end - time.monotonic()
+                    if left <= 0:
+                        return None
+                    others = line.waiting[0] is ticket and len(line.taken) < self.pace_of(group).concurrency
+                    line.changed.wait(min(left, _POLL_S) if others else left)
+                return slot
+            finally:
+                line.waiting.remove(ticket)
+                line.changed.notify_all()
 
-    def wait_for(self, host: str, longest_s: float, *, sets_rate: bool = False) -> float | None:
-        """Wait for the moment of a request to a host one has a lease on; to be called right before the request.
+    def give_slot(self, group: str, slot: int) -> None:
+        """Let others ask the host."""
+        line = self._lines[group]
+        with line.changed:
+            fcntl.lockf(self._slots, fcntl.LOCK_UN, 1, _byte_of(group, slot))
+            line.taken.discard(slot)
+            line.changed.notify_all()
+
+    def wait_to_begin(self, group: str, longest_s: float, *, sets_rate: bool = False) -> float:
+        """Wait for the moment of a request to a host one has a slot on; to be called right before the request.
 
         Args:
-            host: its name.
-            longest_s: see below.
+            group: the host's.
+            longest_s: nothing is reserved if it takes longer.
             sets_rate: its answer may give a rate to a host that has none, and then counts as a request before.
 
         Returns:
-            Seconds that it took; None if it would take longer than `longest_s`.
+            Seconds that it took.
+
+        Raises:
+            LaterError: it would take longer.
         """
-        group = self.group_of(host)
-        interval_s = _MARGIN * self.limits_of(group).interval_s
-        if not (interval_s or sets_rate) and not self.ledger.is_paused(group):
-            return 0.0
+        interval_s = _MARGIN * self.pace_of(group).interval_s
         waited_s = 0.0
         while True:
-            wait_s = self.ledger.reserve(group, interval_s=interval_s, longest_s=longest_s - waited_s)
-            if wait_s is None:
-                return None
+            wait_s = self._reserve(group, interval_s, longest_s - waited_s, counts=sets_rate or interval_s > 0)
+            if not wait_s:
+                return waited_s
             time.sleep(wait_s)
             waited_s += wait_s
-            if not wait_s or not self.ledger.is_paused(group):  # others may have been told to wait meanwhile
+            if self._rest_s(group) <= 0:  # others may have been told to wait meanwhile
                 return waited_s
 
+    def _reserve(self, group: str, interval_s: float, longest_s: float, *, counts: bool) -> float:
+        """Return the seconds until the next moment that is an interval after the last request, and in no pause."""
+        if not counts:
+            wait_s = self._rest_s(group)
+            if wait_s > longest_s:
+                raise LaterError(wait_s)
+            return max(0.0, wait_s)
+        with self._usable(), self._connection as connection:
+            connection.execute("BEGIN IMMEDIATE")
+            now = time.time()
+            row = connection.execute("SELECT last, until FROM hosts WHERE name = ?", (group,)).fetchone()
+            last, until = row or (0.0, 0.0)
+            if last > now + PATIENCE_S + interval_s:
+                last = 0.0  # the clock was set back: nobody reserves that long before
+            start = max(now, until, last + interval_s)
+            if start - now > longest_s:
+                raise LaterError(start - now)
+            query = (
+                "INSERT INTO hosts (name, last, until) VALUES (?1, ?2, 0) ON CONFLICT (name) DO UPDATE SET last = ?2"
+            )
+            connection.execute(query, (group, start))
+            return float(start - now)
 
-MAX_BACKOFF_S = 300.0
+    def rest(self, group: str, failure: FetchError, seconds: float) -> None:
+        """Let nobody ask a host for some time, a month at most: it said so, in the failure of a row."""
+        query = """
+            INSERT INTO hosts (name, last, until, reason, detail, status) VALUES (?1, 0, ?2, ?3, ?4, ?5)
+            ON CONFLICT (name) DO UPDATE SET until = ?2, reason = ?3, detail = ?4, status = ?5 WHERE until < ?2
+        """
+        until = time.time() + min(seconds, _LONGEST_REST_S)
+        with self._usable():
+            self._connection.execute(query, (group, until, failure.reason, failure.detail, failure.http_status))
 
+    def raise_if_resting(self, group: str, longest_s: float) -> None:
+        """Raise what a host said that wants to be left alone for longer than `longest_s`, as a failure of one more row.
 
-def retry_after_s(header: str | None, now: datetime | None = None) -> float | None:
-    """Seconds that a Retry-After header asks for, by number or by date; None if it says nothing that makes sense."""
-    text = (header or "").strip()
-    if text.isascii() and text.isdigit():
-        return float(text[:12])
-    try:
-        asked: datetime = parsedate_to_datetime(text)
-    except (ValueError, OverflowError):  # of zones and years beyond all measure
-        return None
-    asked = asked if asked.tzinfo else asked.replace(tzinfo=UTC)
-    wait_s: float = (asked - (now or datetime.now(UTC))).total_seconds()
-    return max(0.0, wait_s)
+        Raises:
+            FetchError: it does.
+        """
+        row = self._row(group)
+        if row is not None and row[0] > time.time() + longest_s:
+            raise FetchError(row[1], row[2], http_status=row[3])
 
+    def _rest_s(self, group: str) -> float:
+        """Return for how many more seconds a host wants to be left alone."""
+        row = self._row(group)
+        return row[0] - time.time() if row is not None else 0.0
 
-def backoff_s(first_s: float, tries: int, rng: random.Random) -> float:
-    """The wait after so many failed tries: doubled with each, and up to half as much again by chance.
+    def _row(self, group: str) -> Any:
+        query = "SELECT until, reason, detail, status FROM hosts WHERE name = ?"
+        with self._usable():
+            return self._connection.execute(query, (group,)).fetchone()
 
-    Chance keeps rows that failed together from coming back together.
-    """
-    return min(MAX_BACKOFF_S, first_s * 2.0 ** (tries - 1)) * rng.uniform(1.0, 1.5)
+    def robots(self, origin: str, max_age_s: float) -> str | None:
+        """Return the robots.txt of an origin that came not longer ago than `max_age_s`, or None."""
+        query = "SELECT body FROM robots WHERE origin = ? AND time > ?"
+        with self._usable():
+            row = self._connection.execute(query, (origin, time.time() - max_age_s)).fetchone()
+        return None if row is None else str(row[0])
 
+    def keep_robots(self, origin: str, body: str) -> None:
+        """Remember the robots.txt of an origin, for other processes and later runs."""
+        with self._usable():
+            self._connection.execute("INSERT OR REPLACE INTO robots VALUES (?, ?, ?)", (origin, time.time(), body))
 
-# A server that says a year means its operator's slip, or never; somebody may ask it again after a month.
-_LONGEST_S = 30 * 24 * 3600.0
-_TABLE = (
-    "CREATE TABLE IF NOT EXISTS closed (name TEXT PRIMARY KEY, until REAL, reason TEXT, detail TEXT, status INTEGER)"
-)
-
-
-class ClosedHosts:
-    """Until when hosts are closed, by the clock on the wall, and what they said; safe to use from several threads.
-
-    Args:
-        path: of the file, made when it is not there; several processes share it.
-
-    Raises:
-        ShardError: here and in every method: the file can't be used.
-    """
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        self._lock = threading.Lock()
-        try:
-            self._connection = sqlite3.connect(path, timeout=60.0, isolation_level=None, check_same_thread=False)
-            self._connection.execute(_TABLE)
-            self._connection.execute("DELETE FROM closed WHERE until <= ?", (time.time(),))
-        except sqlite3.Error as error:
-            raise self._unusable(error) from error
-
-    def close(self) -> None:
-        """Let go of the file."""
-        with self._lock:
-            self._connection.close()
-
-    def add(self, group: str, failure: FetchError, seconds: float) -> None:
-        """Close a host, or a domain, from now on, for the reason it gave; a month at most."""
-        until = time.time() + min(seconds, _LONGEST_S)
-        values = (group, until, failure.reason, failure.detail, failure.http_status)
-        self._rows("INSERT OR REPLACE INTO closed VALUES (?, ?, ?, ?, ?)", values)
-
-    def failure_of(self, group: str) -> FetchError | None:
-        """What a closed host said, as a failure of one more row; None if it may be asked."""
-        query = "SELECT reason, detail, status FROM closed WHERE name = ? AND until > ?"
-        rows = self._rows(query, (group, time.time()))
-        return FetchError(rows[0][0], rows[0][1], http_status=rows[0][2]) if rows else None
-
-    def _rows(self, query: str, values: tuple[str | float | None, ...]) -> list[tuple[str, str | None, int | None]]:
+    @contextmanager
+    def _usable(self) -> Iterator[None]:
+        """Use the database alone among this process's threads; its own locks keep processes apart."""
         with self._lock:
             try:
-                return self._connection.execute(query, values).fetchall()
+                yield
             except sqlite3.Error as error:
-                raise self._unusable(error) from error
+                raise_if_disk_fails(error, self._path)
+                raise ShardError(
+                    f"images: {self._path} can't be used ({error}); mend the disk, or delete it"
+                ) from error
 
-    def _unusable(self, error: sqlite3.Error) -> ShardError:
-        raise_if_disk_fails(error, self._path)
-        return ShardError(f"images: {self._path} can't be used ({error}); mend the disk, or delete it")
+    def _free_slot(self, group: str, line: _Line) -> int | None:
+        """Take a slot that neither a thread of this process nor another process has."""
+        for slot in range(self.pace_of(group).concurrency):
+            if slot not in line.taken:
+                try:
+                    fcntl.lockf(self._slots, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, _byte_of(group, slot))
+                except (BlockingIOError, PermissionError):
+                    continue
+                line.taken.add(slot)
+                return slot
+        return None
 
 
-# In one try, for its turn on all hosts, beside its deadline; more than the longest Crawl-delay that is heeded.
-PATIENCE_S = 90.0
-# A row of which nothing has been asked yet goes back rather than let a thread wait for longer.
-_SHORT_WAIT_S = 1.0
-
-
-class NotYetError(Exception):
-    """The row's own host may not be asked for a while; nothing that was asked has to be asked again."""
+def _byte_of(group: str, slot: int) -> int:
+    """Return the byte that stands for a slot; locks may lie behind the end of a file, so that it stays empty."""
+    return int.from_bytes(blake2b(group.encode(), digest_size=6).digest()) * 256 + slot
 
 
 class Visit:
-    """Where one try is; to be closed when it ends. Time that it waits for its turn is not taken off its deadline.
+    """Where one try of a row is: the slot that it has, on one host at a time, and how long it has waited.
 
-    Args:
-        clock: when which host may be asked.
-        deadline: of the try.
-        home: the group of the row's own host, on which there is a lease.
-        leave: gives that lease up; called once at most.
+    Time that it waits for its turn is not taken off its deadline. To be closed when the try ends.
     """
 
-    def __init__(self, clock: HostClock, deadline: Deadline, *, home: str, leave: Callable[[], None]) -> None:
+    def __init__(self, hosts: Hosts, deadline: Deadline) -> None:
         self.waited_s = 0.0
-        self._clock = clock
-        self._deadline = deadline
-        self._group: str | None = home
-        self._leave = leave
-        self._lease: Lease | None = None
-        self._has_begun = False
+        self._hosts = hosts
+        self.deadline = deadline
+        self._held: tuple[str, int] | None = None
+        self.has_begun = False
         self._may_go_back = True
 
     def go_to(self, target: Target) -> None:
-        """Have a lease on the target's group, and on no other: none is held while another is waited for.
+        """Have a slot on the target's group, and on no other: none is held while another is waited for.
 
         Raises:
-            FetchError: `timeout`, there is no place.
+            LaterError: there is none, and nothing has been asked that would have to be asked again.
+            FetchError: `timeout`, there is none.
         """
-        self._may_go_back = not self._has_begun
-        group = self._clock.group_of(target.host)
-        if group == self._group:
-            return
-        self._give_up()
-        started = time.monotonic()
-        self._lease = self._clock.wait_to_start(group, PATIENCE_S - self.waited_s)
-        self._leave_out(time.monotonic() - started)
-        if self._lease is None:
-            raise _too_late(target)
-        self._group = group
+        self._may_go_back = not self.has_begun
+        self._go_to(target)
 
     def follow(self, target: Target) -> None:
         """`go_to` on a redirect of a robots.txt, from which there is no way back but to ask for that again."""
-        self.go_to(target)
         self._may_go_back = False
+        self._go_to(target)
 
     def wait_for_robots(self, target: Target) -> None:
         """Wait for the moment of a request for a robots.txt; to be called right before that. Raises as `begin`."""
@@ -328,38 +304,50 @@ class Visit:
         """Wait for the moment of a request for the image; to be called right before it is made.
 
         Raises:
+            LaterError: it does not come soon, and this is the row's first request.
             FetchError: `timeout`, it does not come in time.
-            NotYetError: the row can as well be asked later: this is its first request.
         """
         self._wait(target, sets_rate=False)
-        self._has_begun = True
+        self.has_begun = True
         self._may_go_back = False
 
-    def _wait(self, target: Target, *, sets_rate: bool) -> None:
-        longest_s = _SHORT_WAIT_S if self._may_go_back else PATIENCE_S - self.waited_s
-        waited_s = self._clock.wait_for(target.host, longest_s, sets_rate=sets_rate)
-        if waited_s is None:
-            raise NotYetError if self._may_go_back else _too_late(target)
-        self._leave_out(waited_s)
-
     def close(self) -> None:
-        """Give up the lease, unless it is the first one, which is not ours."""
-        if self._lease is not None:
-            lease, self._lease = self._lease, None
-            self._clock.ledger.end(lease)
+        """Give up the slot."""
+        if self._held is not None:
+            held, self._held = self._held, None
+            self._hosts.give_slot(*held)
 
-    def _give_up(self) -> None:
-        if self._lease is None and self._group is not None:
-            self._leave()
-        self._group = None
+    def _go_to(self, target: Target) -> None:
+        group = self._hosts.group_of(target.host)
+        if self._held is not None and self._held[0] == group:
+            return
         self.close()
+        started = time.monotonic()
+        slot = self._hosts.take_slot(group, self._patience_s)
+        self._leave_out(time.monotonic() - started)
+        if slot is None:
+            self._give_up(target, 0.0)
+        else:
+            self._held = group, slot
+
+    def _wait(self, target: Target, *, sets_rate: bool) -> None:
+        group = self._hosts.group_of(target.host)
+        try:
+            self._leave_out(self._hosts.wait_to_begin(group, self._patience_s, sets_rate=sets_rate))
+        except LaterError as later:
+            self._give_up(target, later.wait_s)
+
+    @property
+    def _patience_s(self) -> float:
+        return max(0.0, (WAIT_S if self._may_go_back else PATIENCE_S) - self.waited_s)
+
+    def _give_up(self, target: Target, wait_s: float) -> None:
+        if self._may_go_back:
+            raise LaterError(wait_s)
+        error = FetchError("timeout", "the host may not be asked in time")
+        error.url = target.url
+        raise error
 
     def _leave_out(self, seconds: float) -> None:
         self.waited_s += seconds
-        self._deadline.extend(seconds)
-
-
-def _too_late(target: Target) -> FetchError:
-    error = FetchError("timeout", "the host may not be asked in time")
-    error.url = target.url
-    return error
+        self.deadline.extend(seconds)

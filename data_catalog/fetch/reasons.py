@@ -66,6 +66,7 @@ FETCH_REASONS: dict[str, Reason] = {
     "http_other": Reason("an answer outside 200 to 599", "server"),
     "redirects": Reason("too many redirects", "server"),
     "robots_tag": Reason("the X-Robots-Tag or TDM-Reservation of the answer forbids the use", "opted_out"),
+    "content_usage": Reason("the Content-Usage of the answer or of robots.txt says no to training", "opted_out"),
     "robots_txt": Reason("the host's robots.txt forbids us to ask for the file", "opted_out"),
     "robots_unreachable": Reason(
         "the host's robots.txt can't be had, which counts as forbidden", "server", retryable=True

@@ -10,8 +10,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from data_catalog.fetch.fetch import FetchConfig
-from data_catalog.fetch.hosts import group_of
+from data_catalog.fetch.config import FetchConfig, group_of
 from data_catalog.fetch.outcomes import (
     ASKED_FILE,
     IMAGES_FILE,

@@ -5,8 +5,7 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
-from data_catalog.fetch.fetch import FetchConfig
-from data_catalog.fetch.hosts import HostLimits
+from data_catalog.fetch.config import FetchConfig, HostLimits
 from data_catalog.schema import CAPTIONS, PENDING, REJECTED
 from data_catalog.storage.shards import save_parquet
 from flows.build.engine import Lane

@@ -13,7 +13,7 @@ from cleaning.checks import CheckConfig, CleanConfig
 from cleaning.duplicates.captions import RepeatsConfig
 from cleaning.duplicates.images import DuplicatesConfig
 from cleaning.leaks import LeaksConfig
-from data_catalog.fetch.fetch import FetchConfig
+from data_catalog.fetch.config import FetchConfig
 from data_catalog.fetch.outcomes import Fetching, KnownImages
 from data_catalog.images.normalise import NormaliseConfig
 from data_catalog.images.views import VIEWS
@@ -47,13 +47,13 @@ GOLDENS = {
     "translate": (4, "c14dda2295fe6877"),
     "round-trip": (3, "f7019a8c9d0435f9"),
     "check": (6, "c74282f74eff34fe"),
-    "fetch": (4, "04e45bb48229e90e"),
-    "normalise": (5, "a38bf6f101de6267"),
-    "forget-images": (3, "d20681c604208842"),
+    "fetch": (5, "21498958bdacf3ef"),
+    "normalise": (6, "d3e10c5e7b0dd5f4"),
+    "forget-images": (4, "515545927aa4d307"),
     "find-duplicates": (4, "34a8f8fc11340af4"),
     "merge-captions": (2, "1bb6a24659c2485f"),
     "deduplicate": (6, "afaf4399dc3c844a"),
-    "publish": (6, "ae1c52cc5a45cd66"),
+    "publish": (7, "e85d0c80f33a8841"),
 }
 
 CAPTIONS_OF_LANGUAGES = [

@@ -24,8 +24,7 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from data_catalog.fetch.fetch import FetchConfig
-from data_catalog.fetch.hosts import HostLimits
+from data_catalog.fetch.config import FetchConfig, HostLimits
 from data_catalog.images.workers import ImageWorkers
 
 
@@ -260,7 +259,7 @@ _APART = """
 import json, sys
 from pathlib import Path
 import pyarrow.parquet as pq
-from data_catalog.fetch.fetch import FetchConfig
+from data_catalog.fetch.config import FetchConfig
 from data_catalog.images.normalise import NormaliseConfig
 from data_catalog.images.workers import ImageWorkers
 folder = Path(sys.argv[1])

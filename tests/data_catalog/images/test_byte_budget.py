@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from data_catalog.errors import ConfigError
-from data_catalog.fetch.fetch import FetchConfig
+from data_catalog.fetch.config import FetchConfig
 from data_catalog.images.workers import ImageWorkers
 
 BODY = b"x" * 100_000

@@ -25,8 +25,7 @@ import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 import pyarrow as pa
-from data_catalog.fetch.fetch import FetchConfig
-from data_catalog.fetch.hosts import HostLimits
+from data_catalog.fetch.config import FetchConfig, HostLimits
 from data_catalog.images.normalise import NormaliseConfig
 from data_catalog.images.workers import ImageWorkers
 from data_catalog.storage.work import StepKey, WorkStore

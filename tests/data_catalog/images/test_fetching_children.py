@@ -7,6 +7,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +16,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from data_catalog.errors import ShardError
-from data_catalog.fetch.downloading import FETCH_LOG
-from data_catalog.fetch.fetch import FetchConfig
+from data_catalog.fetch.config import FetchConfig
+from data_catalog.fetch.consent import ConsentConfig
+from data_catalog.fetch.shard import FETCH_LOG
 from data_catalog.images.workers import ImageWorkers
 
 MakeRequests = Callable[..., pa.Table]
@@ -67,8 +69,8 @@ def test_a_row_that_waits_for_its_host_is_not_to_blame_when_the_child_dies(
     waits, kills = make_site(), make_site()
     waits.behaviours["/a"] = lambda it: it.answer(200, b"x") if waits.hits["/a"] > 3 else it.answer(503, b"")
     kills.behaviours["/b"] = lambda it: kill(others)
-    # The one thread asks `waits`, which goes back, and then `kills`, whose name comes later.
-    config = replace(quick, threads=1, retries=9, backoff_s=0.2, respect_robots_txt=False)
+    # The one thread asks `waits`, which is to be asked later, and then `kills`, whose address is the higher one.
+    config = replace(quick, threads=1, retries=9, backoff_s=0.2, consent=ConsentConfig(ignore=("robots.txt",)))
     own_workers.fetch(make_requests(waits.url("/a"), kills.url("/b")), config, tmp_path / "raw")
     assert reasons(tmp_path / "raw") == [None, "fetch_crash"]
     assert kills.hits["/b"] == 3
@@ -147,15 +149,17 @@ def test_the_log_tells_of_tries_and_times(
     assert [row["drop_reason"] for row in rows] == ["http_503", None, "private_address", "bad_url"]
     assert [row["http_status"] for row in rows] == [503, 200, None, None]
     assert [row["tries"] for row in rows] == [3, 1, 1, None]
+    assert [row["asked_at"] is None for row in rows] == [False, False, False, True]
+    assert rows[0]["asked_at"] <= datetime.now(UTC) + timedelta(milliseconds=1)
     assert all(row["asking_s"] >= 0 and row["waiting_s"] >= 0 for row in rows[:3])
 
 
-def test_a_pace_folder_that_vanishes_hangs_nobody(
+def test_a_folder_of_hosts_that_vanishes_hangs_nobody(
     own_workers: ImageWorkers, server: Any, quick: FetchConfig, make_requests: MakeRequests, tmp_path: Path
 ) -> None:
     server.files.update({f"/vanished/{number}": b"x" for number in range(100)})
-    pace = tmp_path / "hosts" / "pace"
-    server.behaviours["/vanished/50"] = lambda it: (pace.rename(tmp_path / "gone"), it.answer(200, b"x"))
+    hosts = tmp_path / "hosts"
+    server.behaviours["/vanished/50"] = lambda it: (hosts.rename(tmp_path / "gone"), it.answer(200, b"x"))
     urls = [server.url(f"/vanished/{number}") for number in range(100)]
     for _ in range(2):
         own_workers.fetch(make_requests(*urls), replace(quick, threads=4), tmp_path / "raw")
@@ -163,11 +167,11 @@ def test_a_pace_folder_that_vanishes_hangs_nobody(
         server.behaviours["/vanished/50"] = lambda it: it.answer(200, b"x")
 
 
-def test_a_robots_file_that_is_none_is_named(
+def test_a_file_of_hosts_that_is_none_is_named(
     own_workers: ImageWorkers, server: Any, quick: FetchConfig, make_requests: MakeRequests, tmp_path: Path
 ) -> None:
-    (tmp_path / "hosts" / "robots.sqlite").write_bytes(b"this is no database" * 100)
-    with pytest.raises(ShardError, match=r"robots\.sqlite can't be used .*delete it"):
+    (tmp_path / "hosts" / "hosts.sqlite").write_bytes(b"this is no database" * 100)
+    with pytest.raises(ShardError, match=r"hosts\.sqlite can't be used .*delete it"):
         own_workers.fetch(make_requests(server.url("/any")), quick, tmp_path / "raw")
 
 
@@ -176,7 +180,7 @@ import resource, sys
 from pathlib import Path
 import pyarrow.parquet as pq
 from data_catalog.errors import ShardError
-from data_catalog.fetch.fetch import FetchConfig
+from data_catalog.fetch.config import FetchConfig
 from data_catalog.images.workers import ImageWorkers
 folder = Path(sys.argv[1])
 resource.setrlimit(resource.RLIMIT_FSIZE, (300_000, 300_000))
@@ -201,7 +205,7 @@ SHARED = """
 import sys
 from pathlib import Path
 import pyarrow.parquet as pq
-from data_catalog.fetch.fetch import FetchConfig
+from data_catalog.fetch.config import FetchConfig
 from data_catalog.images.workers import ImageWorkers
 folder = Path(sys.argv[1])
 with ImageWorkers(folder / "hosts") as workers:

@@ -16,8 +16,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from data_catalog.fetch import addresses
-from data_catalog.fetch.fetch import FetchConfig
-from data_catalog.fetch.guard import GuardedOpener, Limits
+from data_catalog.fetch.client import GuardedClient, Limits
+from data_catalog.fetch.config import FetchConfig
 from data_catalog.fetch.urls import FetchError
 from data_catalog.images.workers import ImageWorkers
 
@@ -142,12 +142,12 @@ def forbidden() -> Iterator[Forbidden]:
         yield Forbidden(port, [first, last, six])
 
 
-def opener(ports: Collection[int]) -> GuardedOpener:
+def client(ports: Collection[int]) -> GuardedClient:
     def resolver(host: str, port: int) -> Sequence[str]:
         return NAMES.get(host) or addresses.resolve(host, port)
 
     limits = Limits(timeout_s=1.0, deadline_s=2.0, max_bytes=1000, max_redirects=2, user_agent="probe/1", ports=ports)
-    return GuardedOpener(limits, resolver=resolver)
+    return GuardedClient(limits, resolver=resolver)
 
 
 def reason_of(open_it: Callable[[], Any]) -> str:
@@ -172,13 +172,13 @@ def test_there_are_as_many_spellings_as_promised() -> None:
 
 @pytest.mark.parametrize("host", SPELLINGS)
 def test_each_spelling_is_refused(host: str, forbidden: Forbidden) -> None:
-    assert reason_of(lambda: opener({forbidden.port}).open(forbidden.url(host))) in REASONS
+    assert reason_of(lambda: client({forbidden.port}).get(forbidden.url(host))) in REASONS
     assert not forbidden.was_reached
 
 
 @pytest.mark.parametrize("host", NAMES)
 def test_each_name_that_leads_here_is_refused(host: str, forbidden: Forbidden) -> None:
-    assert reason_of(lambda: opener({forbidden.port}).open(forbidden.url(host))) == "private_address"
+    assert reason_of(lambda: client({forbidden.port}).get(forbidden.url(host))) == "private_address"
     assert not forbidden.was_reached
 
 
@@ -198,7 +198,7 @@ def test_no_redirect_leads_there(host: str, forbidden: Forbidden, public_site: A
     location = forbidden.url(host).encode().decode("latin-1")
     public_site.behaviours["/away"] = lambda it: it.answer(302, b"", Location=location)
     ports = {forbidden.port, public_site.server_address[1]}
-    assert reason_of(lambda: opener(ports).open(public_site.url("/away"))) in REASONS
+    assert reason_of(lambda: client(ports).get(public_site.url("/away"))) in REASONS
     assert public_site.hits["/away"] == 1
     assert not forbidden.was_reached
 

@@ -1,6 +1,7 @@
 """Whatever bytes a server sends, what comes of it is a body within the cap or a failure with a known reason."""
 
 import contextlib
+import io
 import socket
 import threading
 from collections.abc import Iterator
@@ -10,7 +11,7 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from data_catalog.fetch.guard import GuardedOpener, Limits
+from data_catalog.fetch.client import GuardedClient, Limits
 from data_catalog.fetch.reasons import FETCH_REASONS
 from data_catalog.fetch.urls import FetchError
 
@@ -91,13 +92,14 @@ answers = st.one_of(
 @example(answer=b"HTTP/1.1 302 Found\r\nLocation: http://\xff/\r\n\r\n")
 def test_any_bytes_end_in_a_body_or_a_reason(answer: bytes, echo: Any) -> None:
     echo.answer = answer
+    body = io.BytesIO()
     try:
-        with GuardedOpener(LIMITS, resolver=only_here).open(echo.url) as response:
-            body = response.read()
+        with GuardedClient(LIMITS, resolver=only_here).get(echo.url) as response:
+            response.copy_to(body)
     except FetchError as error:
         outcome: bytes | str = error.reason
     else:
-        outcome = body
+        outcome = body.getvalue()
     assert outcome in FETCH_REASONS if isinstance(outcome, str) else 0 < len(outcome) <= CAP
 
 
@@ -110,6 +112,6 @@ def test_a_resolver_that_hangs_is_left_at_the_deadline() -> None:
 
     limits = Limits(timeout_s=5.0, deadline_s=0.1, max_bytes=CAP, max_redirects=2, user_agent="a/1")
     with pytest.raises(FetchError) as refused:
-        GuardedOpener(limits, resolver=hang).open("http://slow.example/")
+        GuardedClient(limits, resolver=hang).get("http://slow.example/")
     go_on.set()
     assert (refused.value.reason, refused.value.detail) == ("dns", "no answer about slow.example in time")

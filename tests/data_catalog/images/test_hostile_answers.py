@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from data_catalog.fetch.fetch import FetchConfig
+from data_catalog.fetch.config import FetchConfig
 from data_catalog.fetch.reasons import FETCH_REASONS, NORMALISE_REASONS
 
 Outcome = tuple[str | None, str | None]

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from data_catalog.fetch.fetch import FetchConfig
+from data_catalog.fetch.config import FetchConfig
 
 Outcome = tuple[str | None, str | None]
 

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from data_catalog.fetch.fetch import FetchConfig
+from data_catalog.fetch.config import FetchConfig
 from data_catalog.fetch.reasons import NORMALISE_REASONS
 
 GOOD = (None, None)

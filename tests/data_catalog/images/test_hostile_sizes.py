@@ -5,8 +5,7 @@ from typing import Any
 
 import pytest
 
-from data_catalog.fetch.fetch import FetchConfig
-from data_catalog.fetch.hosts import HostLimits
+from data_catalog.fetch.config import FetchConfig, HostLimits
 
 NUM_FILES = 40
 MEMORY_MB = 600

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 import trustme
 
-from data_catalog.fetch.fetch import FetchConfig
+from data_catalog.fetch.config import FetchConfig
 
 Talk = Callable[[socket.socket, bytes], None]
 

@@ -6,17 +6,18 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
 
-from data_catalog.errors import ConfigError
-from data_catalog.fetch.fetch import FetchConfig
-from data_catalog.fetch.hosts import KNOWN_HOSTS, HostClock, HostLimits, HostPace, check_host_names, group_of
-from data_catalog.fetch.ledger import HostLedger, Lease
+from data_catalog.errors import ConfigError, ShardError
+from data_catalog.fetch.config import KNOWN_HOSTS, FetchConfig, HostLimits, HostPace, group_of
+from data_catalog.fetch.hosts import Hosts, LaterError
+from data_catalog.fetch.urls import FetchError
 
 LIMITS = {"example.org": HostPace(), "img.example.org": HostPace()}
 
@@ -66,7 +67,7 @@ def test_what_a_recipe_leaves_out_of_a_host_stays_as_it_is(name: str, limits: Ho
 @pytest.mark.parametrize("name", ["", "http://example.org", "example.org/a", "example.org:80", "*.org", "Example.org"])
 def test_what_is_no_name_of_a_host_is_refused(name: str) -> None:
     with pytest.raises(ConfigError, match="hosts"):
-        check_host_names(iter([name]))
+        FetchConfig(hosts={name: HostLimits()})
 
 
 @pytest.mark.parametrize("limits", [{"concurrency": 0}, {"requests_per_s": -1}, {"requests_per_s": 10_001}])
@@ -75,97 +76,135 @@ def test_limits_out_of_range_are_refused(limits: dict[str, Any]) -> None:
         HostLimits(**limits)
 
 
-@pytest.mark.parametrize("delay_s", [1e-300, 1e-9, 0.02, 60.0])
-def test_any_delay_that_a_host_asks_for_becomes_a_limit(delay_s: float, tmp_path: Path) -> None:
-    clock = HostClock(HostLedger(tmp_path), {}, HostPace(requests_per_s=0))
-    clock.slow_down("a", delay_s)
-    clock.slow_down("a", 1e-301)
-    assert clock.limits_of("a").interval_s == pytest.approx(max(delay_s, 1e-4))
-    assert clock.limits_of("b").interval_s == 0
-    clock.ledger.close()
+ONE = HostPace(concurrency=1, requests_per_s=0)
+HOURLY = HostPace(concurrency=9, requests_per_s=1 / 3600)
+SAID = FetchError("http_503", "HTTP 503", http_status=503)
 
 
-def test_two_holders_share_places_and_pauses(tmp_path: Path) -> None:
-    one, other = HostLedger(tmp_path), HostLedger(tmp_path)
-    lease = one.try_start("a", concurrency=1, interval_s=0)
-    assert isinstance(lease, Lease)
-    assert isinstance(other.try_start("a", concurrency=1, interval_s=0), float)
-    assert isinstance(other.try_start("b", concurrency=1, interval_s=3600), Lease)
-    wait_s = one.try_start("b", concurrency=9, interval_s=0)
-    assert isinstance(wait_s, float)
-    assert 3500 < wait_s <= 3600
-    one.end(lease)
-    other.pause("a", 3600)
-    assert one.reserve("a", interval_s=0, longest_s=10) is None
-    assert (one.reserve("a", interval_s=0, longest_s=4000) or 0) > 3500
-    one.close()
-    other.close()
-
-
-def test_a_wait_that_is_too_long_reserves_nothing(tmp_path: Path) -> None:
-    ledger = HostLedger(tmp_path)
-    assert ledger.reserve("a", interval_s=3600, longest_s=0) == 0
-    assert [ledger.reserve("a", interval_s=3600, longest_s=10) for _ in range(5)] == [None] * 5
-    assert 3500 < (ledger.reserve("a", interval_s=3600, longest_s=4000) or 0) <= 3600
-    ledger.close()
-
-
-def test_what_closes_gives_its_leases_back(tmp_path: Path) -> None:
-    one, other = HostLedger(tmp_path), HostLedger(tmp_path)
-    one.try_start("a", concurrency=1, interval_s=0)
-    one.close()
-    assert isinstance(other.try_start("a", concurrency=1, interval_s=0), Lease)
-    other.close()
-
-
-def test_half_a_file_says_nothing_and_stops_nobody(tmp_path: Path) -> None:
-    ledger = HostLedger(tmp_path)
-    ledger.pause("a", 3600)
-    (file,) = tmp_path.glob("[0-9]*")
-    whole = file.read_bytes()
-    file.write_bytes(whole + b'0, "leases": []}}\n')  # what a longer line left behind
-    assert isinstance(ledger.try_start("a", concurrency=1, interval_s=0), float)
-    file.write_bytes(whole[:9])
-    assert isinstance(ledger.try_start("a", concurrency=1, interval_s=0), Lease)
-    ledger.close()
+@pytest.fixture
+def two(tmp_path: Path) -> Iterator[tuple[Hosts, Hosts]]:
+    """The hosts as two processes keep them: "a" may be asked by one at a time, "b" once an hour."""
+    named = {"a": ONE, "b": HOURLY}
+    with closing(Hosts(tmp_path, named, ONE)) as one, closing(Hosts(tmp_path, named, ONE)) as other:
+        yield one, other
 
 
 HOLD = """
 import sys, time
 from pathlib import Path
-from data_catalog.fetch.ledger import HostLedger
-ledger = HostLedger(Path(sys.argv[1]))
-print(*[ledger.try_start("a", concurrency=2, interval_s=0) for _ in range(2)], flush=True)
+from data_catalog.fetch.config import HostPace
+from data_catalog.fetch.hosts import Hosts
+hosts = Hosts(Path(sys.argv[1]), {}, HostPace(concurrency=2))
+print(*[hosts.take_slot("a", 0) for _ in range(2)], flush=True)
 time.sleep(600)
 """
 
 
-def test_what_a_killed_process_held_is_free_even_before_anybody_has_collected_it(tmp_path: Path) -> None:
-    ledger = HostLedger(tmp_path)
-    with subprocess.Popen([sys.executable, "-c", HOLD, tmp_path], stdout=subprocess.PIPE) as holder:
+@pytest.mark.parametrize("delay_s", [1e-300, 1e-9, 0.02, 60.0])
+def test_any_delay_that_a_host_asks_for_becomes_a_limit(delay_s: float, two: tuple[Hosts, Hosts]) -> None:
+    hosts, _ = two
+    hosts.slow_down("a", delay_s)
+    hosts.slow_down("a", 1e-301)
+    assert hosts.pace_of("a").interval_s == pytest.approx(max(delay_s, 1e-4))
+    assert hosts.pace_of("c").interval_s == 0
+
+
+def test_processes_share_slots_and_a_killed_one_has_none(tmp_path: Path) -> None:
+    with (
+        closing(Hosts(tmp_path, {}, HostPace(concurrency=2))) as hosts,
+        subprocess.Popen([sys.executable, "-c", HOLD, tmp_path], stdout=subprocess.PIPE) as holder,
+    ):
         assert holder.stdout is not None
-        assert holder.stdout.readline().count(b"Lease") == 2
-        assert isinstance(ledger.try_start("a", concurrency=2, interval_s=0), float)
+        assert holder.stdout.readline() == b"0 1\n"
+        assert hosts.take_slot("a", 0) is None
+        assert hosts.take_slot("b", 0) == 0
         os.kill(holder.pid, signal.SIGKILL)
         os.waitid(os.P_PID, holder.pid, os.WEXITED | os.WNOWAIT)  # it has ended, and is a zombie
-        assert isinstance(ledger.try_start("a", concurrency=2, interval_s=0), Lease)
-    ledger.close()
+        assert [hosts.take_slot("a", 0) for _ in range(3)] == [0, 1, None]
+
+
+def test_a_slot_that_is_given_back_goes_to_whoever_has_waited_longest(two: tuple[Hosts, Hosts]) -> None:
+    hosts, _ = two
+    served: list[int] = []
+
+    def want(number: int) -> None:
+        slot = hosts.take_slot("a", 60.0)
+        assert slot == 0
+        served.append(number)
+        hosts.give_slot("a", slot)
+
+    assert hosts.take_slot("a", 0) == 0
+    threads = [threading.Thread(target=want, args=(number,)) for number in range(8)]
+    for number, thread in enumerate(threads):
+        thread.start()
+        while len(hosts._lines["a"].waiting) <= number:
+            time.sleep(0.001)
+    hosts.give_slot("a", 0)
+    for thread in threads:
+        thread.join()
+    assert served == list(range(8))
+
+
+def test_processes_share_moments_and_a_wait_that_is_too_long_reserves_nothing(two: tuple[Hosts, Hosts]) -> None:
+    one, other = two
+    assert one.wait_to_begin("b", 0) == 0
+    for hosts in (one, other, one, other):
+        with pytest.raises(LaterError) as later:
+            hosts.wait_to_begin("b", 10)
+        assert 3600 < later.value.wait_s < 3800
+
+
+def test_a_host_that_wants_a_rest_gets_it_from_all_processes_and_later_runs(
+    two: tuple[Hosts, Hosts], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one, other = two
+    one.rest("a", SAID, 1000.0)
+    one.rest("a", SAID, 10.0)  # a shorter one changes nothing
+    with pytest.raises(LaterError) as later:
+        other.wait_to_begin("a", 10)
+    assert 900 < later.value.wait_s <= 1000
+    other.raise_if_resting("a", 2000.0)
+    with pytest.raises(FetchError) as said:
+        other.raise_if_resting("a", 300.0)
+    assert (said.value.reason, said.value.detail, said.value.http_status) == ("http_503", "HTTP 503", 503)
+    one.rest("c", SAID, 1e300)
+    now = time.time()
+    with closing(Hosts(tmp_path, {}, ONE)) as next_run:
+        monkeypatch.setattr(time, "time", lambda: now + 1001.0)
+        assert next_run.wait_to_begin("a", 0) == 0
+        with pytest.raises(FetchError):
+            next_run.raise_if_resting("c", 300.0)
+        monkeypatch.setattr(time, "time", lambda: now + 40 * 86400.0)
+        next_run.raise_if_resting("c", 300.0)
+
+
+def test_a_clock_that_is_set_back_stops_nobody(two: tuple[Hosts, Hosts], monkeypatch: pytest.MonkeyPatch) -> None:
+    hosts, _ = two
+    assert hosts.wait_to_begin("b", 0) == 0
+    now = time.time()
+    monkeypatch.setattr(time, "time", lambda: now - 30 * 86400.0)
+    assert hosts.wait_to_begin("b", 0) == 0
+
+
+def test_a_file_that_is_no_database_is_named(tmp_path: Path) -> None:
+    (tmp_path / "hosts.sqlite").write_bytes(b"no database" * 1000)
+    with pytest.raises(ShardError, match=r"hosts\.sqlite can't be used .*delete it"):
+        Hosts(tmp_path, {}, ONE)
 
 
 WORK = """
 import sys, urllib.request
-from pathlib import Path
-from data_catalog.fetch.hosts import HostClock, HostPace
-from data_catalog.fetch.ledger import HostLedger
-from data_catalog.fetch.row_queue import RowQueue
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from data_catalog.fetch.config import HostPace
+from data_catalog.fetch.hosts import Hosts
 folder, url, rows = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3])
-limits = HostPace(concurrency=3, requests_per_s=float(sys.argv[4]))
-queue = RowQueue(["a"] * rows, HostClock(HostLedger(folder), {}, limits), stuck_s=60.0, on_wait=lambda: None)
+hosts = Hosts(folder, {}, HostPace(concurrency=3, requests_per_s=float(sys.argv[4])))
 def ask(_):
-    turn = queue.take()
+    slot = hosts.take_slot("a", 600)
+    hosts.wait_to_begin("a", 600)
     urllib.request.urlopen(url).read()
-    queue.finish(turn)
+    hosts.give_slot("a", slot)
 with ThreadPoolExecutor(8) as threads:
     list(threads.map(ask, range(rows)))
 """

@@ -22,8 +22,8 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from data_catalog.errors import ConfigError, ShardError
-from data_catalog.fetch.downloading import reconciled
-from data_catalog.fetch.fetch import FetchConfig
+from data_catalog.fetch.config import FetchConfig
+from data_catalog.fetch.consent import ConsentConfig
 from data_catalog.images.normalise import NormaliseConfig
 from data_catalog.images.workers import ImageWorkers, end_workers_here
 from data_catalog.schema import RAW_IMAGES
@@ -124,7 +124,7 @@ def test_the_robots_tag_can_be_disregarded(
     server: Any, workers: ImageWorkers, quick: FetchConfig, make_requests: MakeRequests, tmp_path: Path
 ) -> None:
     server.behaviours["/noai-asked"] = lambda it: it.answer(200, b"x", X_Robots_Tag="noai")
-    config = replace(quick, respect_robots_tag=False, contact="mailto:someone@example.org")
+    config = replace(quick, consent=ConsentConfig(ignore=("x-robots-tag",)), contact="mailto:someone@example.org")
     workers.fetch(make_requests(server.url("/noai-asked")), config, tmp_path / "raw.parquet")
     assert pq.read_table(tmp_path / "raw.parquet")["bytes"].to_pylist() == [b"x"]
     assert server.seen["/noai-asked"]["User-Agent"] == f"{quick.user_agent} mailto:someone@example.org"
@@ -164,11 +164,6 @@ def test_local_files_need_no_child(
     reasons = [None, "empty_body", "too_large", *["missing_file"] * 4]
     assert [row["drop_reason"] for row in rows] == reasons
     assert rows[0]["bytes"] == b"good"
-
-
-def test_a_row_that_img2dataset_loses_is_accounted_for() -> None:
-    outcomes = reconciled([0, 1, 2], {0: {"reason": None}, 2: {"reason": "dns"}})
-    assert [outcomes[row]["reason"] for row in range(3)] == [None, "fetch_lost", "dns"]
 
 
 def test_the_same_bytes_give_the_same_files(

@@ -1,6 +1,5 @@
-"""What servers ask of robots, and what their answers mean: Retry-After, X-Robots-Tag, thumbnails, placeholders."""
+"""What servers ask of robots, and what their answers mean: Retry-After, thumbnails, placeholders."""
 
-import random
 from datetime import UTC, datetime
 
 import pytest
@@ -8,10 +7,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from data_catalog.errors import ConfigError
-from data_catalog.fetch.fetch import FetchConfig
-from data_catalog.fetch.hosts import MAX_BACKOFF_S, backoff_s, retry_after_s
-from data_catalog.fetch.robots import FORBIDDING, forbids, rules_of
-from data_catalog.fetch.row_opener import is_placeholder
+from data_catalog.fetch.client import retry_after_s
+from data_catalog.fetch.config import FetchConfig
+from data_catalog.fetch.opener import is_placeholder
 from data_catalog.fetch.urls import WIDTHS, parse_url, thumbnail_url
 
 NOW = datetime(2024, 5, 1, 12, 0, 0, tzinfo=UTC)
@@ -56,60 +54,6 @@ def test_retry_after(header: str | None, seconds: float | None) -> None:
 def test_any_retry_after_is_a_wait_or_nothing(header: str) -> None:
     seconds = retry_after_s(header, NOW)
     assert seconds is None or seconds >= 0
-
-
-@given(st.floats(0, MAX_BACKOFF_S), st.integers(1, 21), st.randoms())
-def test_waits_grow_up_to_a_bound(first_s: float, tries: int, rng: random.Random) -> None:
-    wait_s = backoff_s(first_s, tries, rng)
-    assert min(MAX_BACKOFF_S, first_s * 2 ** (tries - 1)) <= wait_s <= 1.5 * MAX_BACKOFF_S
-
-
-@pytest.mark.parametrize(
-    ("headers", "is_forbidden"),
-    [
-        ([], False),
-        ([""], False),
-        (["all"], False),
-        (["nofollow, nosnippet, noarchive, notranslate"], False),
-        *[([directive], True) for directive in sorted(FORBIDDING)],
-        (["NoAI,NoImageAI"], True),
-        (["nofollow,   noml "], True),
-        (["vernaclip: noai"], True),
-        (["VernaClip : nofollow, none"], True),
-        (["otherbot: noai"], False),
-        (["otherbot: noai", "nofollow"], False),
-        (["otherbot: noai", "noindex"], True),
-        (["unavailable_after: 25 Jun 2010 15:00:00 PST"], False),
-        (["unavailable_after: 25 Jun 2010 15:00:00 PST, noai"], True),
-        (["noai, unavailable_after: 25 Jun 2010 15:00:00 PST"], True),
-        (["max-snippet:-1, max-image-preview:large"], False),
-        (["max-snippet:-1, noimageindex"], True),
-        (["vernaclip: max-snippet:-1, noindex"], True),
-        (["noaix, xnoai, no ai"], False),
-        (["noai; noimageai"], True),
-        (["noai noimageai"], True),
-        (["  All ;NoImageAI "], True),
-        (["nofollow\tnoai"], True),
-        (["noai;otherbot: nofollow"], True),
-        (["otherbot: noai; noimageai"], False),
-        (["otherbot: noai noimageai"], False),
-        (["otherbot: noai", "vernaclip: noai"], True),
-        (["otherbot: noai, vernaclip: noai"], True),
-        (["vernaclip: nofollow, otherbot: noai"], False),
-        (["nofollow, otherbot: noai"], False),
-        (["noai: otherbot"], True),
-        (["unavailable_after: Wednesday, 25-Jun-25 15:00:00 UTC"], False),
-        (["unavailable_after: Wed, 25 Jun 2025 15:00:00 GMT; noai"], True),
-        (["unavailable_after: 2025-06-25T15:00:00Z, otherbot: noai"], False),
-        (["max-image-preview: none"], False),
-        (["max-image-preview:none noai"], True),
-        (["tdm-reservation: 1"], True),
-        (["tdm-reservation: 0"], False),
-        (["all", "tdm-reservation: 1"], True),
-    ],
-)
-def test_robots_tag(headers: list[str], is_forbidden: bool) -> None:
-    assert forbids(headers, "vernaclip") is is_forbidden
 
 
 COMMONS = "https://upload.wikimedia.org/wikipedia/commons"
@@ -189,43 +133,7 @@ def test_an_image_that_is_asked_for_by_such_a_name_is_none_though_it_moves() -> 
 
 def test_the_user_agent_names_the_program_and_whom_to_write_to() -> None:
     config = FetchConfig(contact="mailto:someone@example.org")
-    assert config.user_agent_header == "vernaclip/0.1 (image-caption dataset builder) mailto:someone@example.org"
+    assert config.limits().user_agent == "vernaclip/0.1 (image-caption dataset builder) mailto:someone@example.org"
     assert config.robot == "vernaclip"
     with pytest.raises(ConfigError, match=r"fetch\.contact"):
         FetchConfig(contact="someone")
-
-
-@given(st.text(), st.sampled_from(["vernaclip", "my-bot", "x"]))
-def test_any_text_is_a_robots_txt(body: str, robot: str) -> None:
-    rules = rules_of(body, robot)
-    assert rules.can_fetch("http://example.org/a.jpg", robot) in (True, False)
-    delay_s = rules.crawl_delay(robot)
-    assert delay_s is None or delay_s >= 0
-
-
-LINES = [
-    "User-agent: *",
-    "User-agent: vernaclip",
-    "user agent otherbot",
-    "Useragent : ver*",
-    "USER-AGENT: clip # us",
-    "User-agent:",
-    "Disallow: /",
-    "Disallow: /a",
-    "Allow: /a",
-    "Disallow:",
-    "Crawl-delay: 3",
-    "Sitemap: /x",
-    "",
-]
-
-
-@given(st.lists(st.sampled_from(LINES), max_size=12))
-def test_taking_other_robots_out_changes_nothing_for_us(lines: list[str]) -> None:
-    from protego import Protego
-
-    body = "\n".join(lines)
-    whole, ours = Protego.parse(body), rules_of(body, "vernaclip")
-    for url in ("http://example.org/a.jpg", "http://example.org/b.jpg"):
-        assert ours.can_fetch(url, "vernaclip") is whole.can_fetch(url, "vernaclip")
-    assert ours.crawl_delay("vernaclip") == whole.crawl_delay("vernaclip")

@@ -13,19 +13,18 @@ from typing import Any
 from urllib.request import Request
 
 import pyarrow.parquet as pq
-import pytest
 
-from data_catalog.fetch.connection import Deadline
-from data_catalog.fetch.fetch import FetchConfig
-from data_catalog.fetch.guard import GuardedOpener
-from data_catalog.fetch.hosts import ClosedHosts, HostClock, HostLimits, HostPace, Visit
-from data_catalog.fetch.ledger import HostLedger, Lease
-from data_catalog.fetch.row_opener import RowOpener
-from data_catalog.fetch.row_queue import RowQueue
-from data_catalog.fetch.urls import FetchError, parse_url
+from data_catalog.fetch.client import Deadline, GuardedClient
+from data_catalog.fetch.config import FetchConfig, HostLimits, HostPace
+from data_catalog.fetch.consent import ConsentConfig
+from data_catalog.fetch.hosts import Hosts, Visit
+from data_catalog.fetch.opener import Opener
+from data_catalog.fetch.urls import parse_url
 from data_catalog.images.workers import ImageWorkers
 
-CONFIG = FetchConfig(allow_loopback=True, retries=0, host_requests_per_s=0, respect_robots_txt=False)
+CONFIG = FetchConfig(
+    allow_loopback=True, retries=0, host_requests_per_s=0, consent=ConsentConfig(ignore=("robots.txt",))
+)
 
 
 class Log:
@@ -62,7 +61,7 @@ def test_those_who_wait_for_one_robots_txt_do_not_all_begin_when_it_comes(
     site.behaviours["/robots.txt"] = lambda it: (it.server.stopping.wait(1.5), it.answer(404, b""))
     for number in range(10):
         site.behaviours[f"/{number}"] = lambda it: log.answer(it, pictures["plain.jpg"])
-    config = replace(CONFIG, host_requests_per_s=5, respect_robots_txt=True)
+    config = replace(CONFIG, host_requests_per_s=5, consent=ConsentConfig())
     with ImageWorkers(tmp_path / "hosts") as workers:
         urls = [site.url(f"/{number}") for number in range(10)]
         workers.fetch(make_requests(*urls), config, tmp_path / "raw")
@@ -76,6 +75,7 @@ def test_those_who_wait_for_a_slow_resolver_do_not_all_begin_when_it_answers(
 ) -> None:
     site, log = make_site(), Log()
     address, port = site.server_address
+    urls = [f"http://a.example:{port}/{number}" for number in range(10)]
     for number in range(10):
         site.behaviours[f"/{number}"] = lambda it: log.answer(it, pictures["plain.jpg"])
     answered = threading.Event()
@@ -89,21 +89,10 @@ def test_those_who_wait_for_a_slow_resolver_do_not_all_begin_when_it_answers(
         return [address]
 
     config = replace(CONFIG, host_requests_per_s=5)
-    with closing(HostLedger(tmp_path / "pace")) as ledger, closing(ClosedHosts(tmp_path / "closed")) as closed:
-        opener = RowOpener(
-            [f"http://a.example:{port}/{number}" for number in range(10)],
-            config,
-            guarded=GuardedOpener(config.limits(), resolver=look_up),
-            clock=HostClock(ledger, {}, config.default_limits),
-            closed=closed,
-            robots=None,
-            on_begin=lambda row: None,
-            on_back=lambda row: None,
-            on_wait=lambda: None,
-            new_body=io.BytesIO,
-        )
-        turns = [Request(f"http://turn.invalid/#{number}") for number in range(10)]
-        threads = [threading.Thread(target=opener.open, args=(turn,)) for turn in turns]
+    with closing(Hosts(tmp_path, {}, config.default_limits)) as hosts:
+        client = GuardedClient(config.limits(), resolver=look_up)
+        opener = Opener(urls, config, client, hosts, on_begin=lambda url: None, new_body=io.BytesIO)
+        threads = [threading.Thread(target=opener.open, args=(Request(url),)) for url in urls]
         for thread in threads:
             thread.start()
         for thread in threads:
@@ -132,7 +121,7 @@ def test_a_crawl_delay_holds_from_the_first_request_and_for_the_next_shards(
     site.behaviours["/robots.txt"] = lambda it: log.answer(it, rules)
     for number in range(2):
         site.behaviours[f"/{number}"] = lambda it: log.answer(it, pictures["plain.jpg"])
-    config = replace(CONFIG, respect_robots_txt=True)
+    config = replace(CONFIG, consent=ConsentConfig())
     requests = make_requests(*[site.url(f"/{number}") for number in range(2)])
     with ImageWorkers(tmp_path / "hosts") as workers:
         for shard in range(3):
@@ -177,42 +166,26 @@ def test_hosts_that_lead_to_each_other_do_not_hold_each_other_up(
     assert reasons(tmp_path / "raw") == {None: 16}
 
 
-def test_a_try_holds_one_lease_wherever_it_goes_and_none_in_the_end(tmp_path: Path) -> None:
-    with closing(HostLedger(tmp_path)) as ledger, closing(HostLedger(tmp_path)) as other:
-        clock = HostClock(ledger, {}, HostPace(concurrency=1, requests_per_s=0))
-        queue = RowQueue(["a.example"], clock, stuck_s=60.0, on_wait=lambda: None)
-        turn = queue.take()
-        visit = Visit(clock, Deadline(5.0), home="a.example", leave=lambda: queue.leave(turn))
+def test_a_try_has_one_slot_wherever_it_goes_and_none_in_the_end(tmp_path: Path) -> None:
+    pace = HostPace(concurrency=1, requests_per_s=0)
+    with closing(Hosts(tmp_path, {}, pace)) as hosts:
+        visit = Visit(hosts, Deadline(5.0))
 
         def free() -> list[str]:
-            found = {group: other.try_start(group, concurrency=1, interval_s=0) for group in ("a.example", "b.example")}
-            for lease in found.values():
-                if isinstance(lease, Lease):
-                    other.end(lease)
-            return [group for group, lease in found.items() if isinstance(lease, Lease)]
+            slots = {group: hosts.take_slot(group, 0) for group in ("a.example", "b.example")}
+            for group, slot in slots.items():
+                if slot is not None:
+                    hosts.give_slot(group, slot)
+            return [group for group, slot in slots.items() if slot is not None]
 
+        visit.go_to(parse_url("http://a.example/"))
         assert free() == ["b.example"]
         visit.go_to(parse_url("http://b.example/"))
         assert free() == ["a.example"]
         visit.go_to(parse_url("http://a.example/"))
         assert free() == ["b.example"]
         visit.close()
-        queue.finish(turn)
         assert free() == ["a.example", "b.example"]
-
-
-def test_a_host_is_not_handed_on_while_a_row_from_elsewhere_waits_for_it(tmp_path: Path) -> None:
-    with closing(HostLedger(tmp_path)) as ledger, closing(HostLedger(tmp_path)) as other:
-        queue = RowQueue(
-            ["a"] * 2,
-            HostClock(ledger, {}, HostPace(concurrency=1, requests_per_s=0)),
-            stuck_s=60.0,
-            on_wait=lambda: None,
-        )
-        first = queue.take()
-        assert isinstance(other.try_start("a", concurrency=1, interval_s=0, urgent=True), float)
-        queue.finish(first)
-        assert isinstance(other.try_start("a", concurrency=1, interval_s=0, urgent=True), Lease)
 
 
 def test_a_host_that_wants_a_day_is_left_alone_by_later_shards_and_runs(
@@ -237,20 +210,3 @@ def test_a_host_that_wants_a_day_is_left_alone_by_later_shards_and_runs(
     assert len(rows) == 80
     assert {(row["drop_reason"], row["detail"], row["http_status"]) for row in rows} == {("http_429", "HTTP 429", 429)}
     assert [row["final_url"] for row in rows[:40]] == [site.url(f"/{number}") for number in range(40)]
-
-
-def test_a_host_that_was_closed_is_asked_when_its_time_is_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    said = FetchError("http_503", "HTTP 503", http_status=503)
-    with closing(ClosedHosts(tmp_path / "closed")) as one, closing(ClosedHosts(tmp_path / "closed")) as other:
-        one.add("a.example", said, 1000.0)
-        one.add("b.example", said, 1e300)
-        found = other.failure_of("a.example")
-        assert found is not None
-        assert (found.reason, found.detail, found.http_status) == ("http_503", "HTTP 503", 503)
-        assert other.failure_of("c.example") is None
-        now = time.time()
-        monkeypatch.setattr(time, "time", lambda: now + 1001.0)
-        assert other.failure_of("a.example") is None
-        assert other.failure_of("b.example") is not None
-        monkeypatch.setattr(time, "time", lambda: now + 40 * 86400.0)
-        assert other.failure_of("b.example") is None

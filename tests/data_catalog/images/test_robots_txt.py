@@ -8,23 +8,26 @@ from typing import Any
 
 import pytest
 
-from data_catalog.errors import ShardError
-from data_catalog.fetch.connection import Deadline
-from data_catalog.fetch.guard import GuardedOpener, Hooks, Limits
+from data_catalog.fetch.client import Deadline, GuardedClient, Hooks, Limits
+from data_catalog.fetch.config import HostPace
+from data_catalog.fetch.hosts import Hosts
 from data_catalog.fetch.robots import RobotsCache
 from data_catalog.fetch.urls import FetchError, Target, parse_url
 
 LIMITS = Limits(timeout_s=5.0, deadline_s=5.0, max_bytes=100, max_redirects=2, user_agent="a/1", allow_loopback=True)
 
 
+PACE = HostPace(requests_per_s=0)
+
+
 def cache(folder: Path) -> RobotsCache:
-    return RobotsCache(folder / "robots.sqlite", GuardedOpener(LIMITS), "vernaclip")
+    return RobotsCache(Hosts(folder, {}, PACE), GuardedClient(LIMITS), "vernaclip")
 
 
 def check(robots: RobotsCache, url: str, deadline_s: float = 5.0) -> float | str:
     """The delay, or the reason of the failure."""
     try:
-        return robots.check(parse_url(url), Deadline(deadline_s), Hooks())
+        return robots.check(parse_url(url), Deadline(deadline_s), Hooks()).crawl_delay
     except FetchError as error:
         return error.reason
 
@@ -125,19 +128,6 @@ def test_far_more_hosts_than_memory_is_given_to_are_all_right(make_site: Callabl
         assert [check(robots, site.url("/no")) for site in sites] == ["robots_txt"] * 12
         assert [check(robots, site.url("/yes")) for site in sites] == [0.0] * 12
     assert {site.hits["/robots.txt"] for site in sites} == {1}
-
-
-def test_a_file_that_is_deleted_is_made_again_and_one_that_is_none_is_named(
-    make_site: Callable[[], Any], tmp_path: Path
-) -> None:
-    site, other = make_site(), make_site()
-    robots = cache(tmp_path)
-    assert check(robots, site.url("/a")) == 0.0
-    (tmp_path / "robots.sqlite").unlink()
-    assert check(robots, other.url("/a")) == 0.0
-    (tmp_path / "robots.sqlite").write_bytes(b"no database" * 1000)
-    with pytest.raises(ShardError, match=r"robots\.sqlite"):
-        cache(tmp_path)
 
 
 def test_what_comes_before_the_answer_is_not_taken_for_it(make_site: Callable[[], Any], tmp_path: Path) -> None:

@@ -1,13 +1,12 @@
-"""The opener by itself: in whose name it connects, and to where."""
+"""The client by itself: in whose name it connects, and to where."""
 
 import socket
 import threading
 from typing import Any
-from urllib.request import Request
 
 import pytest
 
-from data_catalog.fetch.guard import GuardedOpener, Limits
+from data_catalog.fetch.client import GuardedClient, Limits
 from data_catalog.fetch.urls import FetchError
 
 LIMITS = Limits(
@@ -22,8 +21,8 @@ def loopback(host: str, port: int) -> list[str]:
 def test_the_host_header_names_the_host_and_the_connection_goes_to_the_checked_address(server: Any) -> None:
     server.files["/named"] = b"here"
     port = server.server_address[1]
-    with GuardedOpener(LIMITS, resolver=loopback).open(Request(f"http://pictures.example:{port}/named")) as response:
-        assert response.read() == b"here"
+    with GuardedClient(LIMITS, resolver=loopback).get(f"http://pictures.example:{port}/named") as response:
+        assert response.read_start(100) == b"here"
         assert response.url == f"http://pictures.example:{port}/named"
     assert server.seen["/named"]["Host"] == f"pictures.example:{port}"
     assert server.seen["/named"]["User-Agent"] == "probe/1"
@@ -37,34 +36,34 @@ def test_a_name_is_looked_up_once_for_each_hop_so_that_rebinding_gains_nothing(s
         asked.append(host)
         return ["127.0.0.1"] if len(asked) == 1 else ["10.0.0.1"]
 
-    opener = GuardedOpener(LIMITS, resolver=rebinding)
-    with opener.open(server.url("/rebound").replace("127.0.0.1", "rebinder.example")) as response:
-        assert response.read() == b"here"
+    client = GuardedClient(LIMITS, resolver=rebinding)
+    with client.get(server.url("/rebound").replace("127.0.0.1", "rebinder.example")) as response:
+        assert response.read_start(100) == b"here"
     assert asked == ["rebinder.example"]
 
 
 def test_a_redirect_to_a_name_with_a_private_address_is_refused(server: Any) -> None:
     server.behaviours["/away"] = lambda it: it.answer(302, b"", Location="http://intranet.example/a.jpg")
     addresses = {"127.0.0.1": "127.0.0.1", "intranet.example": "192.168.0.9"}
-    opener = GuardedOpener(LIMITS, resolver=lambda host, port: [addresses[host]])
+    client = GuardedClient(LIMITS, resolver=lambda host, port: [addresses[host]])
     with pytest.raises(FetchError) as refused:
-        opener.open(server.url("/away"))
+        client.get(server.url("/away"))
     assert (refused.value.reason, refused.value.detail) == ("private_address", "192.168.0.9")
 
 
 def test_the_next_address_is_tried_where_the_first_refuses(server: Any) -> None:
     server.files["/second"] = b"here"
-    opener = GuardedOpener(LIMITS, resolver=lambda host, port: ["127.0.0.2", "::1", "127.0.0.1"])
-    with opener.open(server.url("/second")) as response:
-        assert response.read() == b"here"
+    client = GuardedClient(LIMITS, resolver=lambda host, port: ["127.0.0.2", "::1", "127.0.0.1"])
+    with client.get(server.url("/second")) as response:
+        assert response.read_start(100) == b"here"
 
 
 def test_proxies_of_the_environment_are_not_used(server: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     server.files["/direct"] = b"here"
     for name in ("http_proxy", "HTTP_PROXY", "all_proxy"):
         monkeypatch.setenv(name, "http://127.0.0.1:9/")
-    with GuardedOpener(LIMITS).open(server.url("/direct")) as response:
-        assert response.read() == b"here"
+    with GuardedClient(LIMITS).get(server.url("/direct")) as response:
+        assert response.read_start(100) == b"here"
 
 
 def test_tls_asks_for_the_host_by_name() -> None:
@@ -79,12 +78,7 @@ def test_tls_asks_for_the_host_by_name() -> None:
         thread = threading.Thread(target=take_hello, args=(listener,))
         thread.start()
         with pytest.raises(FetchError) as refused:
-            GuardedOpener(LIMITS, resolver=loopback).open(f"https://pictures.example:{listener.getsockname()[1]}/")
+            GuardedClient(LIMITS, resolver=loopback).get(f"https://pictures.example:{listener.getsockname()[1]}/")
         thread.join()
     assert b"pictures.example" in hello[0]
     assert (refused.value.reason, refused.value.detail) == ("connect", "closed in the TLS handshake")
-
-
-def test_nothing_is_ever_sent() -> None:
-    with pytest.raises(ValueError, match="nothing is ever sent"):
-        GuardedOpener(LIMITS).open("http://127.0.0.1/", b"data")  # type: ignore[arg-type]

@@ -1,0 +1,277 @@
+"""The opener that img2dataset's threads call: how a URL is asked, what its answer means, and whether to ask again."""
+
+import logging
+import random
+import re
+import threading
+import time
+import urllib.request
+from collections import Counter, deque
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from email.message import Message
+from types import TracebackType
+from typing import IO
+
+from data_catalog.errors import PipelineError
+from data_catalog.fetch.client import Deadline, GuardedClient, Hooks, Response
+from data_catalog.fetch.config import MAX_BACKOFF_S, FetchConfig
+from data_catalog.fetch.consent import ROBOTS_TXT, Stated, Usage, stated
+from data_catalog.fetch.hosts import PATIENCE_S, Hosts, LaterError, Visit
+from data_catalog.fetch.reasons import is_retryable
+from data_catalog.fetch.robots import RobotsCache
+from data_catalog.fetch.urls import FetchError, Target, parse_url, thumbnail_url
+
+logger = logging.getLogger(__name__)
+
+# Beyond its deadline, for its turn on hosts and for a slow resolver, a request is taken to hang.
+SLACK_S = PATIENCE_S + 60.0
+
+# Names that hosts give to such files. Only a redirect is judged by them: a caption's own image may well be called so.
+_NAMES = re.compile(
+    r"(?:photo|image|img|picture|media|file)[-_]?(?:is[-_])?"
+    r"(?:unavailable|not[-_]?(?:available|found)|missing|removed|deleted|coming[-_]?soon)"
+    r"|(?<![a-z])no[-_]?(?:image|photo|picture|thumb(?:nail)?)(?:[-_]?available)?(?![a-z])"
+    r"|^(?:removed|missing|404)(?:[-_]?(?:image|img|photo|picture|file))?$|^placeholder",
+    re.IGNORECASE,
+)
+
+
+def is_placeholder(url: str, final_url: str) -> bool:
+    """Tell whether asking for `url` led to a file whose name says that it stands for a missing one."""
+    stem = _stem(final_url)
+    return stem != _stem(url) and _NAMES.search(stem) is not None
+
+
+def _stem(url: str) -> str:
+    """Return the file's name: the same before and after a redirect that only goes to HTTPS or to another host."""
+    name = url.partition("?")[0].rpartition("/")[2]
+    return name.rpartition(".")[0] or name
+
+
+@dataclass(slots=True)
+class Asked:
+    """What img2dataset has no place for of a URL: how often it was asked, and what came; of one thread at a time."""
+
+    urls: deque[str]  # what is still to be asked: a thumbnail first, where there is one
+    due: float = 0.0  # to be asked again from that moment of the monotonic clock on; 0: new, or done for good
+    tries: int = 0
+    asked_at: float = 0.0  # the first time, by the clock on the wall
+    asking_s: float = 0.0  # in all tries, waits between and in them left out
+    failure: FetchError | None = None
+    http_status: int | None = None
+    final_url: str | None = None
+    said: Stated = field(default_factory=Stated)  # about use
+    body: IO[bytes] | None = None  # to be closed by whoever takes it
+
+
+class Opener:
+    """Stands in for the opener of `urllib.request`, for the URLs of one shard; safe to use from several threads.
+
+    Args:
+        urls: canonical and distinct.
+        config: limits and manners.
+        client: makes the requests.
+        hosts: keeps the limits of hosts.
+        on_begin: called with a URL when it is asked.
+        new_body: makes a file for one body; many are open at once, and some are large.
+    """
+
+    def __init__(
+        self,
+        urls: Iterable[str],
+        config: FetchConfig,
+        client: GuardedClient,
+        hosts: Hosts,
+        *,
+        on_begin: Callable[[str], None],
+        new_body: Callable[[], IO[bytes]],
+    ) -> None:
+        self.asked = {url: Asked(_candidates(url, config)) for url in urls}
+        self.failure: Exception | None = None
+        self._config = config
+        self._client = client
+        self._hosts = hosts
+        self._robots = None if not config.consent.heeds(ROBOTS_TXT) else RobotsCache(hosts, client, config.robot)
+        self._on_begin = on_begin
+        self._new_body = new_body
+        self._budget = _Budget(config)
+        self._under_way: dict[str, float] = {}
+        self._rng = random.Random()
+
+    def open(self, request: urllib.request.Request, data: None = None, timeout: float | None = None) -> "_Empty":
+        """Ask for a URL. The body stays in `asked`, so that img2dataset holds no large one in memory.
+
+        Raises:
+            FetchError: it failed for good; img2dataset takes down the text as the row's error message.
+            LaterError: it is to be asked again, from `asked[url].due` on.
+        """
+        url = request.full_url
+        asked = self.asked[url]
+        if self.failure is not None:
+            raise self.failure
+        self._under_way[url] = time.monotonic()
+        asked.due, asked.failure = 0.0, None
+        try:
+            self._on_begin(url)
+            asked.body = self._try(asked)
+        except LaterError as later:
+            asked.due = time.monotonic() + later.wait_s
+            raise
+        except FetchError as error:
+            asked.failure = error
+            raise
+        except Exception as error:
+            self.failure = self.failure or error  # trouble of this machine: the shard has failed
+            raise
+        finally:
+            del self._under_way[url]
+        return _Empty()
+
+    def is_stuck(self) -> bool:
+        """Tell whether a request takes longer than any may."""
+        stuck_s = self._config.deadline_s + self._config.timeout_s + SLACK_S
+        return any(time.monotonic() - started > stuck_s for started in list(self._under_way.values()))
+
+    def _try(self, asked: Asked) -> IO[bytes]:
+        """Ask once, for the thumbnail or, where there is none, for the original."""
+        started = time.monotonic()
+        asked.asked_at = asked.asked_at or time.time()
+        asked.tries += 1
+        visit = Visit(self._hosts, Deadline(self._config.deadline_s))
+        try:
+            while True:
+                asked.http_status, asked.final_url, asked.said = None, None, Stated()
+                try:
+                    return self._ask(asked, asked.urls[0], visit)
+                except LaterError:
+                    asked.tries -= 1  # its host could not be asked in time
+                    raise
+                except FetchError as error:
+                    asked.http_status, asked.final_url = error.http_status, error.url
+                    if len(asked.urls) == 1 or error.http_status not in range(400, 500) or error.http_status == 429:
+                        raise self._again(asked, error) from error
+                asked.urls.popleft()  # no thumbnail of that width: the original is smaller
+        except (FetchError, LaterError, OSError, PipelineError):
+            raise
+        except Exception as error:
+            # The one boundary around parsers of what strangers send: an answer that trips one of them costs one row.
+            logger.exception("images: %s", asked.urls[0])
+            raise self._again(asked, FetchError("fetch_lost", type(error).__name__)) from error
+        finally:
+            visit.close()
+            asked.asking_s += time.monotonic() - started - visit.waited_s
+
+    def _ask(self, asked: Asked, url: str, visit: Visit) -> IO[bytes]:
+        of_robots = Hooks(before_hop=visit.follow, before_connect=visit.wait_for_robots)
+        usages: list[Usage] = []
+
+        def before_hop(target: Target) -> None:
+            self._raise_if_closed(target)
+            visit.go_to(target)
+            if self._robots is not None:
+                usages.extend(self._robots.check(target, visit.deadline, of_robots).content_usage(target.path))
+                visit.go_to(target)  # a robots.txt that lies elsewhere has led away
+
+        def before_connect(target: Target) -> None:
+            visit.begin(target)
+            self._raise_if_closed(target)  # it may have said so while we waited
+
+        before_hop(parse_url(url))
+        hooks = Hooks(before_hop=before_hop, before_connect=before_connect)
+        with self._client.get(url, deadline=visit.deadline, hooks=hooks) as response:
+            asked.http_status, asked.final_url = response.status, response.url
+            asked.said = stated(response.headers, usages)
+            refusal = asked.said.refusal(self._config.consent, self._config.robot)
+            if refusal is None and is_placeholder(url, response.url):
+                refusal = "placeholder", response.url[:200]
+            if refusal is not None:
+                error = FetchError(*refusal, http_status=response.status)
+                error.url = response.url
+                raise error
+            return self._body_of(response)
+
+    def _body_of(self, response: Response) -> IO[bytes]:
+        body, group = self._new_body(), self._hosts.group_of(parse_url(response.url).host)
+        try:
+            try:
+                response.copy_to(body)
+            finally:
+                self._budget.spend(group, body.tell())
+        except BaseException:
+            body.close()
+            raise
+        return body
+
+    def _raise_if_closed(self, target: Target) -> None:
+        group = self._hosts.group_of(target.host)
+        try:
+            self._hosts.raise_if_resting(group, self._config.max_wait_s)
+            self._budget.raise_if_spent(group)
+        except FetchError as failure:
+            failure.url = target.url
+            raise
+
+    def _again(self, asked: Asked, failure: FetchError) -> FetchError | LaterError:
+        """Return that a failed URL is to be asked again, or the failure if it is not.
+
+        A host that asks for time gets it from all its rows.
+        """
+        backoff_s = min(MAX_BACKOFF_S, self._config.backoff_s * 2.0 ** (asked.tries - 1))
+        # Chance keeps rows that failed together from coming back together.
+        wait_s = backoff_s * self._rng.uniform(1.0, 1.5)
+        if failure.retry_after_s is not None and failure.http_status in (429, 503):
+            wait_s = max(wait_s, failure.retry_after_s)
+            # A redirect may have led to another host than the URL's own.
+            group = self._hosts.group_of(parse_url(failure.url or asked.urls[0]).host)
+            self._hosts.rest(group, failure, failure.retry_after_s)
+        if is_retryable(failure.reason) and asked.tries <= self._config.retries and wait_s <= self._config.max_wait_s:
+            return LaterError(wait_s)
+        return failure
+
+
+def _candidates(url: str, config: FetchConfig) -> deque[str]:
+    thumbnail = thumbnail_url(url, config.wikimedia_width)
+    return deque([url] if thumbnail is None else [thumbnail, url])
+
+
+class _Budget:
+    """Counts the bytes that come for a shard's images, by group of hosts and in all."""
+
+    def __init__(self, config: FetchConfig) -> None:
+        self._config = config
+        self._lock = threading.Lock()
+        self._spent: Counter[str] = Counter()
+
+    def spend(self, group: str, num_bytes: int) -> None:
+        """Count bytes that came, whatever becomes of them."""
+        with self._lock:
+            self._spent[group] += num_bytes
+
+    def raise_if_spent(self, group: str) -> None:
+        """Raise `FetchError` if nothing more may be asked of a host."""
+        with self._lock:
+            of_host, of_all = self._spent[group], self._spent.total()
+        if of_host >= self._config.max_host_bytes:
+            raise FetchError("byte_budget", f"{self._config.max_host_bytes} bytes of {group}")
+        if of_all >= self._config.max_shard_bytes:
+            raise FetchError("byte_budget", f"{self._config.max_shard_bytes} bytes of the shard")
+
+
+class _Empty:
+    """A response as img2dataset reads it: what has to be judged has been, and the bytes are in `Opener.asked`."""
+
+    def __init__(self) -> None:
+        self.headers = Message()
+
+    def __enter__(self) -> "_Empty":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Nothing is open."""
+
+    def read(self) -> bytes:
+        """Return nothing: img2dataset would hold it in memory, two bodies for each thread."""
+        return b""

@@ -1,0 +1,208 @@
+"""What the opener makes of answers: which URL is asked, whether again, and what happens when something is broken."""
+
+import io
+import time
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import closing
+from dataclasses import replace
+from email.message import Message
+from pathlib import Path
+from typing import IO
+from urllib.request import Request
+
+import pytest
+
+from data_catalog.errors import ConfigError, PipelineError
+from data_catalog.fetch.client import Deadline, GuardedClient, Hooks
+from data_catalog.fetch.config import FetchConfig, HostPace
+from data_catalog.fetch.consent import ConsentConfig
+from data_catalog.fetch.hosts import Hosts, LaterError
+from data_catalog.fetch.opener import Opener
+from data_catalog.fetch.urls import FetchError, parse_url
+
+ORIGINAL = "https://upload.wikimedia.org/wikipedia/commons/a/ab/Cat.jpg"
+THUMBNAIL = "https://upload.wikimedia.org/wikipedia/commons/thumb/a/ab/Cat.jpg/500px-Cat.jpg"
+CONFIG = FetchConfig(consent=ConsentConfig(ignore=("robots.txt",)), backoff_s=0.001)
+
+Answer = bytes | Exception
+
+
+class FakeResponse:
+    status = 200
+
+    def __init__(self, url: str, body: bytes) -> None:
+        self.url = url
+        self.headers = Message()
+        self._body = body
+
+    def __enter__(self) -> "FakeResponse":
+        return self
+
+    def __exit__(self, *args: object) -> None:
+        """Nothing is open."""
+
+    def copy_to(self, sink: IO[bytes]) -> None:
+        sink.write(self._body)
+
+
+class FakeWeb:
+    """Answers by URL: a body, or what is raised; the last answer of a list is given for ever."""
+
+    def __init__(self, answers: dict[str, list[Answer]]) -> None:
+        self.answers = answers
+        self.asked: Counter[str] = Counter()
+
+    def get(self, url: str, *, deadline: Deadline, hooks: Hooks) -> FakeResponse:
+        hooks.before_connect(parse_url(url))
+        answers = self.answers[url]
+        answer = answers[min(self.asked[url], len(answers) - 1)]
+        self.asked[url] += 1
+        if isinstance(answer, FetchError):
+            answer.url = answer.url or url
+        if isinstance(answer, Exception):
+            raise answer
+        return FakeResponse(url, answer)
+
+
+@pytest.fixture
+def hosts(tmp_path: Path) -> Iterator[Hosts]:
+    with closing(Hosts(tmp_path, {}, HostPace(requests_per_s=0))) as found:
+        yield found
+
+
+def opener_of(web: FakeWeb, hosts: Hosts, config: FetchConfig, *urls: str) -> Opener:
+    client: GuardedClient = web  # type: ignore[assignment]
+    return Opener(urls, config, client, hosts, on_begin=lambda url: None, new_body=io.BytesIO)
+
+
+def outcomes(opener: Opener) -> list[bytes | str]:
+    """The body, or the reason, of each URL in order, each asked for as often as it is to be."""
+    return [outcome(opener, url) for url in opener.asked]
+
+
+def outcome(opener: Opener, url: str) -> bytes | str:
+    while True:
+        try:
+            opener.open(Request(url))
+        except LaterError:
+            time.sleep(max(0.0, opener.asked[url].due - time.monotonic()))
+        except FetchError as error:
+            return error.reason
+        else:
+            body = opener.asked[url].body
+            assert isinstance(body, io.BytesIO)
+            return body.getvalue()
+
+
+def http(status: int, retry_after_s: float | None = None) -> FetchError:
+    return FetchError(f"http_{status}", http_status=status, retry_after_s=retry_after_s)
+
+
+@pytest.mark.parametrize(
+    ("thumbnail", "original", "outcome", "asked"),
+    [
+        ([b"small"], [b"large"], b"small", {THUMBNAIL: 1}),
+        ([http(400)], [b"large"], b"large", {THUMBNAIL: 1, ORIGINAL: 1}),
+        ([http(404)], [b"large"], b"large", {THUMBNAIL: 1, ORIGINAL: 1}),
+        ([http(404)], [http(404)], "http_404", {THUMBNAIL: 1, ORIGINAL: 1}),
+        ([http(404)], [http(503), b"large"], b"large", {THUMBNAIL: 1, ORIGINAL: 2}),
+        ([http(429), b"small"], [b"large"], b"small", {THUMBNAIL: 2}),
+        ([http(503)], [b"large"], "http_503", {THUMBNAIL: 2}),
+        ([FetchError("dns")], [b"large"], "dns", {THUMBNAIL: 2}),
+        ([FetchError("too_large")], [b"large"], "too_large", {THUMBNAIL: 1}),
+    ],
+)
+def test_a_thumbnail_is_taken_and_the_original_where_there_is_none(
+    thumbnail: list[Answer], original: list[Answer], outcome: bytes | str, asked: dict[str, int], hosts: Hosts
+) -> None:
+    web = FakeWeb({THUMBNAIL: thumbnail, ORIGINAL: original})
+    assert outcomes(opener_of(web, hosts, replace(CONFIG, retries=1), ORIGINAL)) == [outcome]
+    assert web.asked == asked
+
+
+def test_originals_can_be_asked_for(hosts: Hosts) -> None:
+    web = FakeWeb({ORIGINAL: [b"large"]})
+    assert outcomes(opener_of(web, hosts, replace(CONFIG, wikimedia_width=0), ORIGINAL)) == [b"large"]
+
+
+def test_a_parser_that_trips_over_an_answer_costs_one_row(hosts: Hosts) -> None:
+    web = FakeWeb(
+        {
+            "http://a.example/1": [b"one"],
+            "http://a.example/2": [KeyError("what nobody foresaw")],
+            "http://a.example/3": [ValueError("once only"), b"three"],
+        }
+    )
+    opener = opener_of(web, hosts, replace(CONFIG, retries=1), *web.answers)
+    assert outcomes(opener) == [b"one", "fetch_lost", b"three"]
+    failure = opener.asked["http://a.example/2"].failure
+    assert failure is not None
+    assert failure.detail == "KeyError"
+    assert opener.failure is None
+
+
+@pytest.mark.parametrize(
+    "trouble",
+    [OSError(28, "No space left on device"), ConfigError("No space, says SQLite"), PipelineError("No space: EIO")],
+    ids=repr,
+)
+def test_trouble_of_the_machine_ends_the_shard(trouble: Exception, hosts: Hosts) -> None:
+    urls = ["http://a.example/1", "http://a.example/2"]
+    web = FakeWeb({urls[0]: [trouble], urls[1]: [b"never asked for"]})
+    opener = opener_of(web, hosts, CONFIG, *urls)
+    for url in urls:
+        with pytest.raises(type(trouble), match="No space"):
+            opener.open(Request(url))
+    assert opener.failure is trouble
+    assert web.asked == {urls[0]: 1}
+
+
+def test_a_host_that_wants_more_time_than_there_is_is_given_up(hosts: Hosts) -> None:
+    urls = [f"http://a.example/{number}" for number in range(5)]
+    answers: dict[str, list[Answer]] = {url: [b"x"] for url in urls}
+    answers[urls[0]] = [http(429, retry_after_s=86_400.0)]
+    web = FakeWeb({**answers, "http://b.example/": [b"another host"]})
+    opener = opener_of(web, hosts, CONFIG, *web.answers)
+    assert outcomes(opener) == [*["http_429"] * 5, b"another host"]
+    assert web.asked == {urls[0]: 1, "http://b.example/": 1}
+
+
+def test_a_host_behind_a_redirect_that_wants_time_does_not_hold_up_those_that_lead_to_it(hosts: Hosts) -> None:
+    elsewhere = http(429, retry_after_s=86_400.0)
+    elsewhere.url = "http://b.example/moved"
+    web = FakeWeb(
+        {
+            "http://a.example/0": [elsewhere],
+            "http://a.example/1": [b"here"],
+            "http://b.example/": [b"not asked any more"],
+        }
+    )
+    opener = opener_of(web, hosts, CONFIG, *web.answers)
+    assert outcomes(opener) == ["http_429", b"here", "http_429"]
+    assert web.asked["http://b.example/"] == 0
+    assert opener.asked["http://b.example/"].final_url == "http://b.example/"
+
+
+def test_a_row_whose_host_rests_is_asked_later_and_not_charged_with_a_try(hosts: Hosts) -> None:
+    web = FakeWeb({"http://a.example/0": [http(503, retry_after_s=100.0)], "http://a.example/1": [b"x"]})
+    opener = opener_of(web, hosts, CONFIG, *web.answers)
+    for url in web.answers:
+        started = time.monotonic()
+        with pytest.raises(LaterError):
+            opener.open(Request(url))
+        assert 99 < opener.asked[url].due - started < 101
+    assert [asked.tries for asked in opener.asked.values()] == [1, 0]
+    assert web.asked == {"http://a.example/0": 1}
+
+
+@pytest.mark.parametrize("tries", range(1, 10))
+def test_waits_between_tries_grow_up_to_a_bound(tries: int, hosts: Hosts) -> None:
+    web = FakeWeb({"http://a.example/0": [FetchError("dns")]})
+    opener = opener_of(web, hosts, replace(CONFIG, backoff_s=2.0, retries=20, max_wait_s=1000.0), *web.answers)
+    for number in range(1, tries + 1):
+        started = time.monotonic()
+        with pytest.raises(LaterError):
+            opener.open(Request("http://a.example/0"))
+        least = min(300.0, 2.0**number)
+        assert least <= opener.asked["http://a.example/0"].due - started <= 1.5 * least + 1
