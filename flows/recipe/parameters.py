@@ -15,7 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError, c
 from cleaning.checks.definition import Section
 from data_catalog.errors import ConfigError
 from flows.recipe.recipe import SECTIONS, override_values
-from flows.recipe.settings import OLD_KEYS, unknown_key
+from flows.recipe.settings import OLD_KEYS, section_fields, unknown_key
 
 
 class _RecipeSettings(BaseModel):
@@ -44,7 +44,7 @@ def section_model(name: str, config_type: type) -> type[BaseModel]:
     texts = argument_texts(config_type)
     fields: dict[str, Any] = {
         field.name: (_lenient(hints[field.name]), Field(default=None, description=_description(field, texts)))
-        for field in dataclasses.fields(config_type)
+        for field in section_fields(config_type).values()
     }
     return create_model(name, __config__=ConfigDict(extra="forbid"), __doc__=_summary(config_type), **fields)
 

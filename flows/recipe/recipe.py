@@ -3,7 +3,7 @@
 import re
 import tomllib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,8 @@ from cleaning.duplicates.captions import RepeatsConfig
 from cleaning.duplicates.images import DuplicatesConfig
 from cleaning.leaks import LeaksConfig
 from data_catalog.errors import ConfigError
-from data_catalog.fetch.fetch import FetchConfig
+from data_catalog.fetch.config import FetchConfig
+from data_catalog.fetch.consent import ConsentConfig
 from data_catalog.images.normalise import NormaliseConfig
 from data_catalog.publish import UPSTREAM, SplitConfig
 from data_catalog.sample.config import ScenesConfig, ServeConfig
@@ -104,6 +105,11 @@ class Recipe:
         return self.split.by == UPSTREAM
 
     @property
+    def consent(self) -> ConsentConfig:
+        """Return section `[consent]`."""
+        return self.fetch.consent
+
+    @property
     def source_order(self) -> list[str]:
         """Names of the sources, best first: whose image stays where two are the same."""
         return self.duplicates.source_order([source.name for source in self.sources])
@@ -119,6 +125,7 @@ SECTIONS: dict[str, Any] = {
     "translate": TranslateConfig,
     "check": CheckConfig,
     "fetch": FetchConfig,
+    "consent": ConsentConfig,  # a part of `Recipe.fetch`
     "normalise": NormaliseConfig,
     "duplicates": DuplicatesConfig,
     "split": SplitConfig,
@@ -267,6 +274,9 @@ def _recipe(values: dict[str, Any], *, default_name: str) -> Recipe:
     if "target_language" not in values:
         raise ConfigError('target_language is missing: the recipe must name it, as in target_language = "it"')
     target = values["target_language"]
+    sections = {name: build(kind, values[name], name) for name, kind in SECTIONS.items() if name in values}
+    if "consent" in sections:
+        sections["fetch"] = replace(sections.get("fetch", FetchConfig()), consent=sections.pop("consent"))
     return Recipe(
         name=_dataset_name(values.get("name", default_name)),
         target_language=target,
@@ -275,7 +285,7 @@ def _recipe(values: dict[str, Any], *, default_name: str) -> Recipe:
         language_packs=coerce(tuple[str, ...], values.get("language_packs", ()), "language_packs"),
         sources=read_sources(values.get("sources", {}), target),
         test_sets=read_test_sets(values.get("test_sets", {}), target),
-        **{name: build(kind, values[name], name) for name, kind in SECTIONS.items() if name in values},
+        **sections,
     )
 
 

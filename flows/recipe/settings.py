@@ -13,10 +13,13 @@ T = TypeVar("T")
 
 # Keys that recipes had once: what holds now, and what to do. A key that has another name now says that name here.
 _IMAGES_ARE_KNOWN = "what a root knows of images is never asked again: remove it"
+_CONSENT = "all that servers say about use is heeded: remove it, or, where it was false, set consent.ignore = {}"
 OLD_KEYS: Mapping[str, str] = {
     "build.chunk_size": "captions are translated shard by shard, of build.shard_size samples each: remove it",
     "build.keep_work": _IMAGES_ARE_KNOWN,
     "build.reuse_images": _IMAGES_ARE_KNOWN,
+    "fetch.respect_robots_tag": _CONSENT.format('["tdm-reservation", "x-robots-tag"]'),
+    "fetch.respect_robots_txt": _CONSENT.format('["robots.txt"]'),
 }
 
 
@@ -35,7 +38,7 @@ def build(config_type: type[T], values: Any, path: str, *, elsewhere: Collection
     """
     if not isinstance(values, Mapping):
         raise ConfigError(f"{path} must be a table of settings, got {values!r}")
-    fields = {field.name: field for field in dataclasses.fields(config_type)}  # type: ignore[arg-type]
+    fields = section_fields(config_type)
     for name in values:
         if name not in fields:
             raise unknown_key(f"{path}.{name}", path, {*fields, *elsewhere})
@@ -44,6 +47,19 @@ def build(config_type: type[T], values: Any, path: str, *, elsewhere: Collection
             raise ConfigError(f"{path}.{name} is missing: the recipe, or --set {path}.{name}=..., must give it")
     hints = typing.get_type_hints(config_type)
     return config_type(**{name: coerce(hints[name], value, f"{path}.{name}") for name, value in values.items()})
+
+
+def section_fields(config_type: type) -> dict[str, "dataclasses.Field[Any]"]:
+    """Return the fields of a config dataclass that its section may set, by name.
+
+    A field that is a config dataclass itself is a section of its own.
+    """
+    hints = typing.get_type_hints(config_type)
+    return {
+        field.name: field
+        for field in dataclasses.fields(config_type)
+        if not dataclasses.is_dataclass(typing.cast(object, hints[field.name]))
+    }
 
 
 def unknown_key(key: str, table: str, known: Collection[str]) -> ConfigError:

@@ -1,5 +1,6 @@
 """Recipes: what is wrong is named with its path, before work starts."""
 
+import json
 import re
 from dataclasses import fields
 from pathlib import Path
@@ -7,10 +8,11 @@ from pathlib import Path
 import pytest
 
 from data_catalog.errors import ConfigError
-from data_catalog.fetch.hosts import HostLimits
+from data_catalog.fetch.config import FetchConfig, HostLimits
+from data_catalog.fetch.consent import ConsentConfig
 from data_catalog.sources.registry import SOURCE_KINDS
 from data_catalog.test_sets.registry import TEST_SET_KINDS
-from flows.recipe.parameters import settings_of
+from flows.recipe.parameters import Settings, overrides_of, settings_of
 from flows.recipe.recipe import SECTIONS, load_recipe, recipe_names, recipe_summary, what_settings
 from flows.recipe.settings import OLD_KEYS
 
@@ -61,7 +63,11 @@ def test_a_host_is_named_in_quotes(tmp_path: Path) -> None:
         (["colour=red"], "unknown key colour"),
         (["build.shard_size=-5"], r"build\.shard_size must be positive, got -5"),
         (["build.shard_size=big"], r"build\.shard_size must be a whole number, got 'big'"),
-        (["fetch.respect_robots_tag=1"], r"fetch\.respect_robots_tag must be true or false, got 1"),
+        (["fetch.allow_loopback=1"], r"fetch\.allow_loopback must be true or false, got 1"),
+        (["consent.ignore=noai"], r"consent\.ignore names no signal 'noai': there are robots\.txt, .*train-ai"),
+        (["consent.ignore=[5]"], r"consent\.ignore must be a text, got 5"),
+        (["consent.heed=train-ai"], r"unknown key consent\.heed: consent has ignore"),
+        (["fetch.consent.ignore=train-ai"], r"unknown key fetch\.consent: fetch has .*contact"),
         (["split.val=0.6", "split.test=0.6"], "leave nothing to train on"),
         (["sources.mine.kind=webpages"], r"sources\.mine\.kind is 'webpages': kinds are .*pairs"),
         (["sources.mine.enabled=false"], "every source of the recipe is switched off"),
@@ -88,7 +94,7 @@ def test_what_is_wrong_is_named_with_its_path(tmp_path: Path, overrides: list[st
 
 @pytest.mark.parametrize("key", OLD_KEYS)
 def test_a_key_of_before_is_refused_with_what_holds_now(tmp_path: Path, key: str) -> None:
-    sentence = rf"^{re.escape(key)} is no setting any more: [^:]+: remove it$"
+    sentence = rf"^{re.escape(key)} is no setting any more: [^:]+: remove it($|, or, where it was false, set consent\.)"
     with pytest.raises(ConfigError, match=sentence):
         load_recipe(write(tmp_path, MINIMAL), root=tmp_path, overrides=[f"{key}=true"])
     table, _, name = key.partition(".")
@@ -96,6 +102,30 @@ def test_a_key_of_before_is_refused_with_what_holds_now(tmp_path: Path, key: str
         load_recipe(write(tmp_path, f"{MINIMAL}[{table}]\n{name} = 5\n"), root=tmp_path)
     with pytest.raises(ConfigError, match=sentence):  # as Prefect's form has it
         settings_of([f"{key}=5"])
+
+
+def test_what_an_old_recipe_disregarded_is_said_in_consent(tmp_path: Path) -> None:
+    for key in ("fetch.respect_robots_txt", "fetch.respect_robots_tag"):
+        values = OLD_KEYS[key].partition("set ")[2]
+        ignored = load_recipe(write(tmp_path, MINIMAL), root=tmp_path, overrides=[values]).fetch.consent.ignore
+        assert ignored == {"txt": ("robots.txt",), "tag": ("tdm-reservation", "x-robots-tag")}[key[-3:]]
+
+
+def test_consent_is_a_section_of_its_own_and_a_part_of_how_images_are_fetched(tmp_path: Path) -> None:
+    path = write(tmp_path, f'{MINIMAL}[consent]\nignore = ["x-robots-tag", "train-ai"]\n[fetch]\nthreads = 3\n')
+    recipe = load_recipe(path, root=tmp_path)
+    assert recipe.fetch == FetchConfig(threads=3, consent=ConsentConfig(ignore=("train-ai", "x-robots-tag")))
+    assert recipe.consent == recipe.fetch.consent
+    assert what_settings(recipe)["fetch"]["consent"] == {"ignore": ["train-ai", "x-robots-tag"]}
+    assert recipe.fetch == FetchConfig.from_values(json.loads(json.dumps(recipe.fetch.to_values())))
+    override = 'consent.ignore=["train-ai"]'
+    ignoring = load_recipe(path, root=tmp_path, overrides=[override])
+    assert ignoring.fetch == FetchConfig(threads=3, consent=ConsentConfig(ignore=("train-ai",)))
+    assert what_settings(ignoring) != what_settings(recipe), "other images come"
+    assert overrides_of(settings_of([override])) == ['consent.ignore=["train-ai"]'], "as Prefect's form has it"
+    fields_of_form = Settings.model_json_schema()["$defs"]
+    assert fields_of_form["ConsentSettings"]["properties"]["ignore"]["description"]
+    assert "consent" not in fields_of_form["FetchSettings"]["properties"]
 
 
 def test_no_key_of_before_is_one_of_now() -> None:
