@@ -10,10 +10,9 @@ Work = Callable[[bytes], bytes]
 
 
 def ours() -> Work:
-    from data_catalog.images.normalise import NormaliseConfig, normalise_image
-    from data_catalog.images.normalising import limit_memory
+    from data_catalog.images.normalise import NormaliseConfig, load_decoders, normalise_image
 
-    limit_memory(8 * 1024**3)  # what the decoding child does first
+    load_decoders()  # what the decoding child does first
     config = NormaliseConfig()
     return lambda raw: normalise_image(raw, config).data
 

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from data_catalog.errors import ConfigError
-from data_catalog.images.normalising import cap_memory
+from data_catalog.images.children import cap_memory
 from data_catalog.storage.failpoints import kill_with_parent
 from data_catalog.storage.shards import sha256_of
 from training.model_files import ANY_TEXTS, REMEDY

@@ -1,28 +1,27 @@
-"""Child processes in which images are fetched or decoded, killed where they hang, and lent to one job at a time.
+"""Child processes that fetch or decode images: killed where they hang, lent to one job at a time, and reused.
 
-`python -m data_catalog.images.children fetch|normalise` is the child: jobs come as JSON lines on standard input, events
-go as JSON lines to what was standard output; anything else that is printed goes to standard error. It writes only into
-the folder that a job names, and exits when its input closes.
+`python -m data_catalog.images.children KIND MEMORY_BYTES SOCKET` is the child. Jobs and events are JSON messages on the
+socket; whatever else is printed goes to a log. It writes only into the folder that a job names, and exits when the
+socket closes.
 """
 
 import json
 import logging
 import os
 import queue
-import selectors
+import resource
 import signal
 import subprocess
 import sys
 import tempfile
 import threading
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from multiprocessing.connection import Connection, Pipe
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 from data_catalog.errors import ShardError
-from data_catalog.images.normalising import limit_memory, normalise_rows
 from data_catalog.storage.disk_errors import raise_if_disk_fails
 from data_catalog.storage.failpoints import kill_with_parent
 
@@ -30,53 +29,58 @@ logger = logging.getLogger(__name__)
 
 # Exit status of a child whose address space is used up: what it would do next can't be trusted.
 OUT_OF_MEMORY = 77
+# Of a job that does not come as far as a row: something is wrong with this machine, not with a row.
+MAX_IDLE_DEATHS = 3
+CLOSED = "images: the child processes have been ended; open new ImageWorkers"
+_START_S = 180.0  # imports from a cold disk on a busy machine
+_EXIT_WAIT_S = 5.0
+_TAIL_BYTES = 2000
+_STATM = Path("/proc/self/statm")
 
 Report = Callable[[dict[str, Any]], None]
-Work = Callable[[dict[str, Any], Report], None]
 
 
-def main(arguments: list[str]) -> int:
-    """Serve jobs until standard input closes.
+def main(arguments: list[str]) -> None:
+    """Serve jobs until the socket closes.
 
-    `arguments`: kind of work, then a memory limit for decoding, in bytes (0: none, and no decoders).
+    `arguments`: kind of work, a memory limit for decoding in bytes (0: none, and no decoders), the socket's number.
     """
-    kind, memory_bytes = arguments[0], int(arguments[1])
-    events = _claim_output()
+    kind, memory_bytes, parent = arguments[0], int(arguments[1]), Connection(int(arguments[2]))
     kill_with_parent()
     jobs: queue.SimpleQueue[dict[str, Any]] = queue.SimpleQueue()
-    threading.Thread(target=_read_jobs, args=(jobs,), daemon=True).start()
+    threading.Thread(target=_read_jobs, args=(parent, jobs), daemon=True).start()
     if memory_bytes:
-        limit_memory(memory_bytes)
-
+        _load_decoding()  # first: what libraries reserve differs between machines, and no image is to blame for it
+        cap_memory(memory_bytes)
     if kind == "fetch":
         with suppress(Exception):  # the first job meets it again, and has somebody to tell
             _load_fetching()
-
     one_at_a_time = threading.Lock()
 
     def report(event: dict[str, Any]) -> None:
         with one_at_a_time:
-            events.write(json.dumps(event) + "\n")
-            events.flush()
+            parent.send_bytes(json.dumps(event).encode())
 
     while True:
-        _do(jobs.get(), WORK[kind], report)
+        _do(jobs.get(), _WORK[kind], report)
 
 
-def _claim_output() -> TextIO:
-    """Keep standard output for the protocol, and send whatever libraries print to standard error."""
-    events = os.fdopen(os.dup(1), "w", encoding="utf-8")
-    os.dup2(2, 1)
-    return events
-
-
-def _read_jobs(jobs: "queue.SimpleQueue[dict[str, Any]]") -> None:
-    for line in sys.stdin:
-        jobs.put(json.loads(line))
+def _read_jobs(parent: Connection, jobs: "queue.SimpleQueue[dict[str, Any]]") -> None:
+    with suppress(EOFError, ConnectionError):
+        while True:
+            jobs.put(json.loads(parent.recv_bytes()))
     os._exit(0)  # the parent is gone or done with us, whatever the main thread is at
 
 
-def _do(job: dict[str, Any], work: Work, report: Report) -> None:
+def cap_memory(memory_bytes: int) -> None:
+    """Cap the process's address space at what it has and `memory_bytes` more."""
+    # Elsewhere than on Linux there is no such file, and the limit has no effect.
+    pages = int(_STATM.read_text(encoding="ascii").split()[0]) if _STATM.exists() else 0
+    limit, hard = pages * resource.getpagesize() + memory_bytes, resource.getrlimit(resource.RLIMIT_AS)[1]
+    resource.setrlimit(resource.RLIMIT_AS, (limit if hard == resource.RLIM_INFINITY else min(limit, hard), hard))
+
+
+def _do(job: dict[str, Any], work: Callable[[dict[str, Any], Report], None], report: Report) -> None:
     try:
         work(job, report)
     except MemoryError:
@@ -88,33 +92,42 @@ def _do(job: dict[str, Any], work: Work, report: Report) -> None:
 
 
 def _load_fetching() -> None:
-    from data_catalog.fetch.img2dataset_engine import load_engine
+    from data_catalog.fetch.engine import load_engine
 
     load_engine()
 
 
 def _fetch(job: dict[str, Any], report: Report) -> None:
-    from data_catalog.fetch.fetch import FetchConfig
-    from data_catalog.fetch.img2dataset_engine import fetch_rows
+    from data_catalog.fetch.config import FetchConfig
+    from data_catalog.fetch.engine import fetch_urls
 
     _load_fetching()
     report({"ready": True})
-    fetch_rows(Path(job["folder"]), Path(job["hosts"]), FetchConfig.from_values(job["config"]), report)
+    fetch_urls(Path(job["folder"]), Path(job["hosts"]), FetchConfig.from_values(job["config"]), report)
 
 
-WORK: dict[str, Work] = {"fetch": _fetch, "normalise": normalise_rows}
+def _load_decoding() -> None:
+    os.environ["OPENBLAS_NUM_THREADS"] = "1"  # read when numpy is imported; each thread would reserve memory
+    from data_catalog.images.normalise import load_decoders
 
-_START_S = 180.0  # imports from a cold disk on a busy machine
-# Of a job that does not come as far as a row: something is wrong with this machine, not with a row.
-MAX_IDLE_DEATHS = 3
-_EXIT_WAIT_S = 5.0
-_TAIL_BYTES = 2000
+    load_decoders()
+
+
+def _normalise(job: dict[str, Any], report: Report) -> None:
+    from data_catalog.images.normalise import normalise_rows
+
+    normalise_rows(job, report)
+
+
+_WORK = {"fetch": _fetch, "normalise": _normalise}
 
 
 class ChildDiedError(Exception):
     """A child ended, or had to be killed, before its job was done; the text says how, the same for the same cause."""
 
-    was_ready = False  # it had come as far as the job's rows
+    def __init__(self, cause: str, *, was_ready: bool) -> None:
+        super().__init__(cause)
+        self.was_ready = was_ready  # it had come as far as the job's rows
 
 
 class Child:
@@ -122,25 +135,22 @@ class Child:
 
     def __init__(self, kind: str, memory_bytes: int = 0) -> None:
         self._log = tempfile.TemporaryFile()  # noqa: SIM115  lives as long as the child
-        self._process = subprocess.Popen(
-            # -P: a file in the current folder must not stand in for a module
-            [sys.executable, "-P", "-m", "data_catalog.images.children", kind, str(memory_bytes)],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=self._log,
-            start_new_session=True,
-        )
-        assert self._process.stdin is not None
-        assert self._process.stdout is not None
-        self._jobs = self._process.stdin
-        self._events = self._process.stdout
-        self._selector = selectors.DefaultSelector()
-        self._selector.register(self._events, selectors.EVENT_READ)
-        self._unread = b""
+        self._socket, theirs = Pipe()
+        with theirs:
+            number = theirs.fileno()
+            self._process = subprocess.Popen(
+                # -P: a file in the current folder must not stand in for a module
+                [sys.executable, "-P", "-m", "data_catalog.images.children", kind, str(memory_bytes), str(number)],
+                stdin=subprocess.DEVNULL,
+                stdout=self._log,
+                stderr=self._log,
+                pass_fds=[number],
+                start_new_session=True,
+            )
 
     @property
     def alive(self) -> bool:
-        """True while the process runs."""
+        """Return whether the process runs."""
         return self._process.poll() is None
 
     def run(self, job: dict[str, Any], *, stall_s: float) -> Iterator[dict[str, Any]]:
@@ -151,62 +161,24 @@ class Child:
             ShardError: the child says that the whole job can't be done.
             ConfigError, PipelineError: the disk is full, or fails.
         """
-        try:
-            self._jobs.write(json.dumps(job).encode() + b"\n")
-            self._jobs.flush()
-        except BrokenPipeError as error:
-            raise ChildDiedError(self._cause()) from error
+        event: dict[str, Any] = {}
         is_ready = False
-        while True:
-            try:
-                event = json.loads(self._line(stall_s if is_ready else max(stall_s, _START_S)))
-            except ChildDiedError as error:
-                error.was_ready = is_ready
-                raise
-            if "error" in event:
-                raise_if_disk_fails(OSError(event.get("errno"), event["error"]), Path(job["folder"]))
-                raise ShardError(f"images: the child process can't do the shard: {event['error']}")
-            if "done" in event:
-                return
-            is_ready = True
-            if "row" in event:
-                yield event
-
-    def close(self) -> None:
-        """Ask the child to end by closing its input; kill it, and whatever it started, if it does not."""
-        with suppress(BrokenPipeError):
-            self._jobs.close()
         try:
-            self._process.wait(_EXIT_WAIT_S)
-        except subprocess.TimeoutExpired:
-            self.kill()
-        self._selector.close()
-        self._events.close()
-        self._log.close()
-
-    def kill(self) -> None:
-        """Kill the child's process group and wait for its end."""
-        with suppress(ProcessLookupError):
-            os.killpg(self._process.pid, signal.SIGKILL)
-        self._process.wait()
-
-    def tail(self) -> str:
-        """The end of what the child has printed, for the log."""
-        size = os.fstat(self._log.fileno()).st_size
-        return os.pread(self._log.fileno(), _TAIL_BYTES, max(0, size - _TAIL_BYTES)).decode("utf-8", "replace")
-
-    def _line(self, stall_s: float) -> bytes:
-        end = time.monotonic() + stall_s
-        while b"\n" not in self._unread:
-            if not self._selector.select(max(0.0, end - time.monotonic())):
-                self.kill()
-                raise ChildDiedError(f"silent for {stall_s:g} s")
-            piece = os.read(self._events.fileno(), 65536)
-            if not piece:
-                raise ChildDiedError(self._cause())
-            self._unread += piece
-        line, _, self._unread = self._unread.partition(b"\n")
-        return line
+            self._socket.send_bytes(json.dumps(job).encode())
+            while "done" not in event:
+                patience_s = stall_s if is_ready else max(stall_s, _START_S)
+                if not self._socket.poll(patience_s):
+                    self.kill()
+                    raise ChildDiedError(f"silent for {patience_s:g} s", was_ready=is_ready)
+                event = json.loads(self._socket.recv_bytes())
+                is_ready = True
+                if "error" in event:
+                    raise_if_disk_fails(OSError(event["errno"], event["error"]), Path(job["folder"]))
+                    raise ShardError(f"images: the child process can't do the shard: {event['error']}")
+                if "row" in event:
+                    yield event
+        except (EOFError, ConnectionError) as error:
+            raise ChildDiedError(self._cause(), was_ready=is_ready) from error
 
     def _cause(self) -> str:
         with suppress(subprocess.TimeoutExpired):
@@ -217,8 +189,25 @@ class Child:
             return "out of memory"
         return f"signal {-status}" if status < 0 else f"exit status {status}"
 
+    def kill(self) -> None:
+        """Kill the child's process group and wait for its end."""
+        with suppress(ProcessLookupError):
+            os.killpg(self._process.pid, signal.SIGKILL)
+        self._process.wait()
 
-CLOSED = "images: the child processes have been ended; open new ImageWorkers"
+    def close(self) -> None:
+        """Ask the child to end by closing its socket; kill it, and whatever it started, if it does not."""
+        self._socket.close()
+        try:
+            self._process.wait(_EXIT_WAIT_S)
+        except subprocess.TimeoutExpired:
+            self.kill()
+        self._log.close()
+
+    def tail(self) -> str:
+        """Return the end of what the child has printed, for the log."""
+        size = os.fstat(self._log.fileno()).st_size
+        return os.pread(self._log.fileno(), _TAIL_BYTES, max(0, size - _TAIL_BYTES)).decode("utf-8", "replace")
 
 
 class ChildPool:
@@ -232,7 +221,7 @@ class ChildPool:
 
     @contextmanager
     def lend(self, kind: str, memory_bytes: int = 0) -> Iterator[Child]:
-        """A child for one job; killed if the job fails in any way. Raises `ShardError` after `close`."""
+        """Lend a child for one job; it is killed if the job fails in any way. Raises `ShardError` after `close`."""
         child = self._take(kind, memory_bytes)
         try:
             yield child
@@ -242,15 +231,33 @@ class ChildPool:
             child.close()
             raise
         else:
-            self._give_back(child, kind, memory_bytes)
+            self._keep(child, kind, memory_bytes)
         finally:
             with self._lock:
                 self._lent.discard(child)
 
+    def _take(self, kind: str, memory_bytes: int) -> Child:
+        with self._lock:
+            if self._closed:
+                raise ShardError(CLOSED)
+            idle = self._idle.get((kind, memory_bytes), [])
+            while idle and not idle[-1].alive:
+                idle.pop().close()
+            child = idle.pop() if idle else Child(kind, memory_bytes)
+            self._lent.add(child)
+            return child
+
+    def _keep(self, child: Child, kind: str, memory_bytes: int) -> None:
+        with self._lock:
+            if not self._closed:
+                self._idle.setdefault((kind, memory_bytes), []).append(child)
+                return
+        child.close()
+
     def start(self, kind: str, memory_bytes: int = 0, *, count: int) -> None:
         """Start idle children ahead of their first jobs, without waiting for them."""
         for _ in range(count):
-            self._give_back(Child(kind, memory_bytes), kind, memory_bytes)
+            self._keep(Child(kind, memory_bytes), kind, memory_bytes)
 
     def close(self) -> None:
         """End all children; those still at work are killed, and no other is started."""
@@ -268,31 +275,6 @@ class ChildPool:
         for child in idle:
             child.close()
 
-    def _take(self, kind: str, memory_bytes: int) -> Child:
-        with self._lock:
-            if self._closed:
-                raise ShardError(CLOSED)
-            idle = self._idle.get((kind, memory_bytes), [])
-            child = idle.pop() if idle else None
-        if child is None or not child.alive:
-            if child is not None:
-                child.close()
-            child = Child(kind, memory_bytes)
-        with self._lock:
-            if not self._closed:
-                self._lent.add(child)
-                return child
-        child.kill()
-        child.close()
-        raise ShardError(CLOSED)
-
-    def _give_back(self, child: Child, kind: str, memory_bytes: int) -> None:
-        with self._lock:
-            if not self._closed:
-                self._idle.setdefault((kind, memory_bytes), []).append(child)
-                return
-        child.close()
-
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    main(sys.argv[1:])

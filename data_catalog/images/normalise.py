@@ -1,12 +1,19 @@
 """From bytes off the web to an upright RGB image of bounded size, in sRGB, or a reason why not."""
 
+import ctypes
 import re
 import warnings
+from collections.abc import Callable
 from dataclasses import dataclass, fields
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
+
+import cv2
+from PIL import AvifImagePlugin, Image
+from PIL.ImageFile import ImageFile
 
 from data_catalog.errors import ConfigError
-from data_catalog.images.opening import ImageRejectedError, open_image, rejection_of
+from data_catalog.images.opening import ImageRejectedError, format_of, open_image, rejection_of
 from data_catalog.images.pixels import (
     ENCODE_FORMATS,
     INTERPOLATIONS,
@@ -26,12 +33,9 @@ from data_catalog.images.pixels import (
     upright,
 )
 from data_catalog.settings import require_between
+from data_catalog.storage.failpoints import failpoint
 
-if TYPE_CHECKING:
-    from PIL.ImageFile import ImageFile
-
-__all__ = ["ImageRejectedError", "NormaliseConfig", "NormalisedImage", "normalise_image"]
-
+PICTURES_FILE = "pictures.bin"
 _CHOICES: dict[str, Any] = {
     "resize_mode": RESIZE_MODES,
     "upscale_interpolation": INTERPOLATIONS,
@@ -48,6 +52,10 @@ _BOUNDS: dict[str, tuple[float, float]] = {
     "memory_bytes": (2**26, 2**50),
 }
 _COLOUR = re.compile(r"#[0-9a-fA-F]{6}")
+# glibc's malloc.h: options of mallopt, and the largest threshold that it takes.
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
+_MMAP_THRESHOLD_BYTES = 32 * 1024**2
+_TRIM_THRESHOLD_BYTES = 128 * 1024**2
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -122,10 +130,6 @@ class NormalisedImage:
     phash: str
     thumbnail: bytes
 
-    def facts(self) -> dict[str, Any]:
-        """All fields but the bytes of the file."""
-        return {field.name: getattr(self, field.name) for field in fields(self) if field.name != "data"}
-
 
 def normalise_image(raw: bytes, config: NormaliseConfig) -> NormalisedImage:
     """Decode, turn upright, convert to RGB, resize and encode one image.
@@ -142,15 +146,9 @@ def normalise_image(raw: bytes, config: NormaliseConfig) -> NormalisedImage:
         except (ImageRejectedError, MemoryError):
             raise
         except Exception as error:  # the one boundary around decoders: a broken file may raise anything
-            _raise_if_out_of_memory(error)
+            if isinstance(error, cv2.error) and error.code == cv2.Error.STS_NO_MEM:
+                raise MemoryError(str(error)) from error
             raise rejection_of(error, raw) from error
-
-
-def _raise_if_out_of_memory(error: Exception) -> None:
-    import cv2
-
-    if isinstance(error, cv2.error) and error.code == cv2.Error.STS_NO_MEM:
-        raise MemoryError(str(error)) from error
 
 
 def _normalised(raw: bytes, config: NormaliseConfig) -> NormalisedImage:
@@ -163,7 +161,7 @@ def _normalised(raw: bytes, config: NormaliseConfig) -> NormalisedImage:
     return _result(decoded, opened.format or "", config)
 
 
-def _check_header(image: "ImageFile", config: NormaliseConfig) -> None:
+def _check_header(image: ImageFile, config: NormaliseConfig) -> None:
     """Judge by what the header says, before anything is decoded."""
     short, long = sorted(image.size)
     size = f"{image.width}x{image.height}"
@@ -207,3 +205,51 @@ def _result(decoded: Decoded, original_format: str, config: NormaliseConfig) -> 
         phash=perceptual_hash(miniature),
         thumbnail=thumbnail(whole),
     )
+
+
+def load_decoders() -> None:
+    """Load all that decoding needs, and set this process up to decode one image after another on one core."""
+    import imagehash  # noqa: F401
+    import scipy.fftpack
+    import scipy.sparse  # noqa: F401
+
+    cv2.setNumThreads(1)  # one child a core; and children must not differ in what they give
+    AvifImagePlugin.DEFAULT_MAX_THREADS = 1
+    # Use the pages of one image for the next: to get them anew for each is a quarter of all its cost.
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)  # other C libraries than glibc have none
+    if mallopt is not None:
+        mallopt(_M_MMAP_THRESHOLD, _MMAP_THRESHOLD_BYTES)
+        mallopt(_M_TRIM_THRESHOLD, _TRIM_THRESHOLD_BYTES)
+
+
+def normalise_rows(job: dict[str, Any], report: Callable[[dict[str, Any]], None]) -> None:
+    """Normalise images in a child, in order, and report each before the next is begun.
+
+    The job names the file of raw bytes, `rows` of (row, offset, length) in it, the settings, and the folder in which
+    `PICTURES_FILE` is written.
+    """
+    config = NormaliseConfig(**job["config"])
+    # Some decoders reserve memory as soon as a file is opened; Pillow then refuses twice this number by itself.
+    Image.MAX_IMAGE_PIXELS = max(1, config.max_pixels // 2)
+    pictures = Path(job["folder"], PICTURES_FILE)
+    report({"ready": True})
+    with Path(job["raw"]).open("rb") as source, pictures.open("wb") as sink:
+        for row, offset, length in job["rows"]:
+            source.seek(offset)
+            event, data = _normalise_one(source.read(length), config)
+            failpoint("normalise.before_picture", pictures)
+            start = sink.tell()
+            sink.write(data)
+            sink.flush()
+            failpoint("normalise.after_picture", pictures)
+            report({"row": row, "offset": start, "length": len(data), **event})
+
+
+def _normalise_one(raw: bytes, config: NormaliseConfig) -> tuple[dict[str, Any], bytes]:
+    """Return what to report, and the bytes of the result, if any."""
+    try:
+        image = normalise_image(raw, config)
+    except ImageRejectedError as error:
+        return {"reason": error.reason, "detail": error.detail, "original_format": format_of(raw)}, b""
+    facts = {field.name: getattr(image, field.name) for field in fields(image) if field.name != "data"}
+    return {"reason": None, "detail": None, **facts, "thumbnail": image.thumbnail.hex()}, image.data  # events are JSON

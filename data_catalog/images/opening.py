@@ -2,81 +2,55 @@
 
 import io
 import re
-from typing import TYPE_CHECKING
+
+# The plugins are those that Pillow would else import at the first such file.
+from PIL import AvifImagePlugin, Image, TiffImagePlugin, UnidentifiedImageError, WebPImagePlugin  # noqa: F401
+from PIL.ImageFile import ImageFile
 
 from data_catalog.errors import PipelineError
 
-if TYPE_CHECKING:
-    from PIL.ImageFile import ImageFile
-
-_PREFIXES = (
-    (b"\xff\xd8\xff", "JPEG"),
-    (b"\x89PNG\r\n\x1a\n", "PNG"),
-    (b"GIF87a", "GIF"),
-    (b"GIF89a", "GIF"),
-    (b"BM", "BMP"),
-    (b"II*\0", "TIFF"),
-    (b"MM\0*", "TIFF"),
-    (b"II+\0", "TIFF"),  # BigTIFF
-    (b"MM\0+", "TIFF"),
-    (b"\0\0\1\0", "ICO"),
-    (b"\0\0\2\0", "CUR"),
-    (b"icns", "ICNS"),
-    (b"8BPS", "PSD"),
-    (b"\0\0\0\x0cjP  ", "JPEG 2000"),
-    (b"\xff\x4f\xff\x51", "JPEG 2000"),
-    (b"\xff\x0a", "JPEG XL"),
-    (b"\0\0\0\x0cJXL ", "JPEG XL"),
-    (b"gimp xcf", "XCF"),
-    (b"qoif", "QOI"),
-    (b"DDS ", "DDS"),
-    (b"v/1\1", "OpenEXR"),
-    (b"\x8aMNG\r\n\x1a\n", "MNG"),
-    (b"AT&TFORM", "DjVu"),
-    (b"\xd7\xcd\xc6\x9a", "WMF"),
-    (b"\xc5\xd0\xd3\xc6", "EPS"),
-    (b"%!PS", "PostScript"),
-    (b"%PDF-", "PDF"),
-    (b"FWS", "Flash"),
-    (b"CWS", "Flash"),
-    (b"\x1aE\xdf\xa3", "Matroska video"),
-)
-_BRANDS = {
-    b"avif": "AVIF",
-    b"avis": "AVIF",
-    **dict.fromkeys((b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1"), "HEIF"),
+# How files begin, by the names of their formats.
+_STARTS: dict[str, tuple[bytes, ...]] = {
+    "JPEG": (b"\xff\xd8\xff",),
+    "PNG": (b"\x89PNG\r\n\x1a\n",),
+    "GIF": (b"GIF87a", b"GIF89a"),
+    "BMP": (b"BM",),
+    "TIFF": (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"),  # those with a plus are BigTIFF
+    "ICO": (b"\0\0\1\0",),
+    "CUR": (b"\0\0\2\0",),
+    "ICNS": (b"icns",),
+    "PSD": (b"8BPS",),
+    "JPEG 2000": (b"\0\0\0\x0cjP  ", b"\xff\x4f\xff\x51"),
+    "JPEG XL": (b"\xff\x0a", b"\0\0\0\x0cJXL "),
+    "XCF": (b"gimp xcf",),
+    "QOI": (b"qoif",),
+    "DDS": (b"DDS ",),
+    "OpenEXR": (b"v/1\1",),
+    "MNG": (b"\x8aMNG\r\n\x1a\n",),
+    "DjVu": (b"AT&TFORM",),
+    "WMF": (b"\xd7\xcd\xc6\x9a",),
+    "EPS": (b"\xc5\xd0\xd3\xc6",),
+    "PostScript": (b"%!PS",),
+    "PDF": (b"%PDF-",),
+    "Flash": (b"FWS", b"CWS"),
+    "Matroska video": (b"\x1aE\xdf\xa3",),
 }
-_PACKED = ((b"\x1f\x8b", "gzip"), (b"PK\3\4", "zip"), (b"7z\xbc\xaf\x27\x1c", "7z"), (b"Rar!", "RAR"))
+_HEIF_BRANDS = frozenset((b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1"))
+_PACKED = {"gzip": b"\x1f\x8b", "zip": b"PK\3\4", "7z": b"7z\xbc\xaf\x27\x1c", "RAR": b"Rar!"}
+_WEB_PAGE = (b"<!doctype html", b"<html", b"<head", b"<body")
 
 
 def format_of(raw: bytes) -> str | None:
-    """The name of the image, video or page format that the bytes claim to be, or None."""
+    """Return the name of the image, video or page format that the bytes claim to be, or None."""
     if raw[:4] == b"RIFF":
         return "WEBP" if raw[8:12] == b"WEBP" else "RIFF"
     if raw[4:8] == b"ftyp":
-        return _BRANDS.get(raw[8:12], "ISO media")
-    for prefix, name in _PREFIXES:
-        if raw.startswith(prefix):
+        brand = raw[8:12]
+        return "AVIF" if brand in (b"avif", b"avis") else "HEIF" if brand in _HEIF_BRANDS else "ISO media"
+    for name, starts in _STARTS.items():
+        if raw.startswith(starts):
             return name
-    return "SVG" if b"<svg" in raw[:4096].lower() and not is_html(raw) else None
-
-
-def is_html(raw: bytes) -> bool:
-    """True for bytes that begin like a web page."""
-    start = raw[:1024].lstrip(b"\xef\xbb\xbf \t\r\n").lower()
-    return start.startswith((b"<!doctype html", b"<html", b"<head", b"<body"))
-
-
-def text_kind(raw: bytes) -> str:
-    """A few words for what is no image: "HTML", "gzip", "zip", "text" or "unknown bytes" among them."""
-    if is_html(raw):
-        return "HTML"
-    for prefix, name in _PACKED:
-        if raw.startswith(prefix):
-            return name
-    start = raw[:512]
-    printable = sum(byte >= 32 or byte in b"\t\r\n" for byte in start)
-    return "text" if start and printable == len(start) and b"\x7f" not in start else "unknown bytes"
+    return "SVG" if b"<svg" in raw[:4096].lower() and not _is_html(raw) else None
 
 
 # What Pillow may open. MPO, a JPEG followed by others (stereo cameras), opens as JPEG: its first picture is taken.
@@ -102,16 +76,13 @@ class ImageRejectedError(PipelineError):
         self.detail = detail
 
 
-def open_image(raw: bytes) -> "ImageFile":
+def open_image(raw: bytes) -> ImageFile:
     """Read the header of a file of an allowed format, and nothing else of it.
 
     Raises:
         ImageRejectedError: its kind of pixels is not wanted, or it is a JPEG of too many scans.
         Exception: whatever a decoder raises; see `rejection_of`.
     """
-    # Plugins that Pillow imports on demand only: here, once, instead of at the first such file.
-    from PIL import AvifImagePlugin, Image, TiffImagePlugin, WebPImagePlugin  # noqa: F401
-
     image = Image.open(io.BytesIO(raw), formats=ALLOWED_FORMATS)
     if image.mode not in _ALLOWED_MODES and (image.mode, image.format) != ("I", "PNG"):
         raise ImageRejectedError("format_not_allowed", f"{image.format} of mode {image.mode}")
@@ -134,19 +105,33 @@ def _has_few_scans(jpeg: bytes) -> bool:
 
 
 def rejection_of(error: Exception, raw: bytes) -> ImageRejectedError:
-    """The reason for which a decoder refused a file."""
-    from PIL import Image, UnidentifiedImageError
-
+    """Return the reason for which a decoder refused a file."""
     if isinstance(error, Image.DecompressionBombError):
         found = _PIXELS.search(str(error))
         return ImageRejectedError("too_many_pixels", found.group() if found else None)
     known = format_of(raw)
     if isinstance(error, UnidentifiedImageError):
         if known is None:
-            return ImageRejectedError("not_an_image", text_kind(raw))
+            return ImageRejectedError("not_an_image", _text_kind(raw))
         if known not in ALLOWED_FORMATS:
             return ImageRejectedError("format_not_allowed", known)
         return ImageRejectedError("decode_error", f"{known} with a broken header")
     if "truncated" in str(error).lower() or isinstance(error, EOFError):
         return ImageRejectedError("truncated", known)
     return ImageRejectedError("decode_error", f"{known}: {type(error).__name__}")
+
+
+def _is_html(raw: bytes) -> bool:
+    """Return whether bytes begin like a web page."""
+    return raw[:1024].lstrip(b"\xef\xbb\xbf \t\r\n").lower().startswith(_WEB_PAGE)
+
+
+def _text_kind(raw: bytes) -> str:
+    """Return a few words for what is no image: "HTML", "gzip", "zip", "text" or "unknown bytes" among them."""
+    if _is_html(raw):
+        return "HTML"
+    for name, start in _PACKED.items():
+        if raw.startswith(start):
+            return name
+    is_text = raw and all((byte >= 32 and byte != 127) or byte in b"\t\r\n" for byte in raw[:512])
+    return "text" if is_text else "unknown bytes"

@@ -1,4 +1,7 @@
-"""RGB pixels: from an opened image, resized as img2dataset has it, to the bytes of a file, a hash and a thumbnail."""
+"""RGB pixels: from an opened image, resized as img2dataset has it, to the bytes of a file, a hash and a thumbnail.
+
+Pixels are arrays of bytes of shape (height, width, 3).
+"""
 
 import io
 import logging
@@ -7,13 +10,15 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
+import cv2
+import numpy as np
+from PIL import Image, ImageCms
+
 if TYPE_CHECKING:
     from numpy.typing import NDArray
-    from PIL.Image import Image
-    from PIL.ImageCms import ImageCmsTransform
     from PIL.ImageFile import ImageFile
 
-    Pixels = NDArray[Any]  # of bytes, shape (height, width, 3)
+    Pixels = NDArray[Any]
 
 logger = logging.getLogger(__name__)
 
@@ -27,10 +32,10 @@ class Decoded:
     """A picture as it is stored.
 
     Args:
-        pixels: RGB, shape (height, width, 3).
+        pixels: RGB.
         profile: of these pixels, if they are still to be converted to sRGB.
         orientation: EXIF's, 1 to 8; 1 is upright.
-        size: (width, height) of the original as it is stored, in pixels; a JPEG may have been decoded at a fraction.
+        size: (width, height) of the original as it is stored; a JPEG may have been decoded at a fraction.
     """
 
     pixels: "Pixels"
@@ -40,7 +45,7 @@ class Decoded:
 
     @property
     def upright_size(self) -> tuple[int, int]:
-        """(width, height) of the original after turning."""
+        """Return (width, height) of the original after turning."""
         return self.size[::-1] if self.orientation in _SIDEWAYS else self.size
 
 
@@ -51,11 +56,9 @@ def decode(raw: bytes, image: "ImageFile", matte: tuple[int, int, int], *, fract
         raw: the file's bytes.
         image: those, as `open_image` returns them.
         matte: RGB colour behind what is transparent.
-        fraction: 2, 4 or 8: a JPEG is decoded at a half, a quarter or an eighth; 1: as it is.
-        profiles: whether an embedded colour profile is heeded.
+        fraction: 2, 4 or 8: decode a JPEG at a half, a quarter or an eighth; 1: as it is.
+        profiles: heed an embedded colour profile.
     """
-    import numpy as np
-
     profile = image.info.get("icc_profile") if profiles else None
     if image.format in ("JPEG", "MPO"):
         size = image.size
@@ -73,23 +76,15 @@ def decode(raw: bytes, image: "ImageFile", matte: tuple[int, int, int], *, fract
 
 
 def _plain_jpeg(raw: bytes, fraction: int) -> "Pixels | None":
-    """None if OpenCV finds anything amiss; Pillow then says what, or makes the best of it."""
-    import cv2
-    import numpy as np
-
-    reduced = {
-        1: 0,
-        2: cv2.IMREAD_REDUCED_GRAYSCALE_2,  # a bit of its own: the kind of colour is another's
-        4: cv2.IMREAD_REDUCED_GRAYSCALE_4,
-        8: cv2.IMREAD_REDUCED_GRAYSCALE_8,
-    }
+    """Return None if OpenCV finds anything amiss; Pillow then says what, or makes the best of it."""
+    # A bit of its own: the kind of colour is another's.
+    reduced = {1: 0} | {part: getattr(cv2, f"IMREAD_REDUCED_GRAYSCALE_{part}") for part in (2, 4, 8)}
     flags = reduced[fraction] | cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION
-    found: Pixels | None = cv2.imdecode(np.frombuffer(raw, np.uint8), flags)
-    return found
+    return cv2.imdecode(np.frombuffer(raw, np.uint8), flags)
 
 
 def _orientation(image: "ImageFile") -> int:
-    """By EXIF or XMP; an unreadable block says nothing."""
+    """Return EXIF's or XMP's orientation; an unreadable block says nothing."""
     try:
         found = image.getexif().get(_ORIENTATION_TAG, 1)
     except Exception:  # part of the boundary around decoders; the picture itself is good
@@ -98,52 +93,44 @@ def _orientation(image: "ImageFile") -> int:
     return found if isinstance(found, int) and 1 <= found <= 8 else 1
 
 
-def _rgb(image: "Image", matte: tuple[int, int, int], profile: bytes | None) -> "tuple[Image, bytes | None]":
+def _rgb(image: Image.Image, matte: tuple[int, int, int], profile: bytes | None) -> tuple[Image.Image, bytes | None]:
     """Convert to mode RGB, and return with it the profile that its pixels still have.
 
     The profile of an RGB picture is left to the caller: after shrinking there is less to convert.
     """
-    if image.mode.startswith("I"):
-        return _high_bytes(image).convert("RGB"), None
+    if image.mode.startswith("I"):  # 16-bit grey, which Pillow's own conversion clips instead of scaling
+        grey = np.clip(np.asarray(image), 0, 0xFFFF) >> 8
+        return Image.fromarray(grey.astype(np.uint8)).convert("RGB"), None
     if image.has_transparency_data:
-        return _on_matte(image.convert("RGBA"), matte), profile
+        behind = Image.new("RGBA", image.size, (*matte, 255))
+        return Image.alpha_composite(behind, image.convert("RGBA")).convert("RGB"), profile
     if profile is not None and image.mode in ("L", "CMYK"):
-        return to_srgb(image, profile), None
+        return _to_srgb(image, profile), None
     return image.convert("RGB"), profile
 
 
-def _high_bytes(image: "Image") -> "Image":
-    """16-bit grey as 8-bit grey: Pillow's own conversion clips instead of scaling."""
-    import numpy as np
-    from PIL import Image
-
-    return Image.fromarray((np.clip(np.asarray(image), 0, 0xFFFF) >> 8).astype(np.uint8))
+def converted(pixels: "Pixels", profile: bytes | None) -> "Pixels":
+    """Convert RGB pixels of a profile to sRGB; without a profile they stay as they are."""
+    return pixels if profile is None else np.asarray(_to_srgb(Image.fromarray(pixels), profile))
 
 
-def _on_matte(image: "Image", matte: tuple[int, int, int]) -> "Image":
-    from PIL import Image
-
-    return Image.alpha_composite(Image.new("RGBA", image.size, (*matte, 255)), image).convert("RGB")
-
-
-def to_srgb(image: "Image", profile: bytes) -> "Image":
-    """Mode RGB in sRGB, from mode RGB, L or CMYK; a profile that is broken, or of another mode, is not heeded."""
-    from PIL import ImageCms
-
+def _to_srgb(image: Image.Image, profile: bytes) -> Image.Image:
+    """Convert mode RGB, L or CMYK to RGB in sRGB; a profile that is broken, or of another mode, is not heeded."""
     try:
         transform = _transform(profile, image.mode)
-        converted = None if transform is None else ImageCms.applyTransform(image, transform)
+        found = None if transform is None else ImageCms.applyTransform(image, transform)
     except (OSError, ValueError, TypeError, ImageCms.PyCMSError):
         logger.debug("unusable colour profile", exc_info=True)
-        converted = None
-    return image.convert("RGB") if converted is None else converted
+        found = None
+    return image.convert("RGB") if found is None else found
 
 
 @lru_cache(maxsize=16)
-def _transform(profile: bytes, mode: str) -> "ImageCmsTransform | None":
-    """None where there is nothing to convert. Building costs more than applying, and most images share a profile."""
-    from PIL import ImageCms
+def _transform(profile: bytes, mode: str) -> ImageCms.ImageCmsTransform | None:
+    """Return None where there is nothing to convert.
 
+    Building a transform costs more than applying it, and most images share a profile.
+    """
     opened = ImageCms.ImageCmsProfile(io.BytesIO(profile))
     if opened.profile.xcolor_space.strip() != _PROFILE_SPACES[mode]:
         return None
@@ -159,18 +146,8 @@ def _transform(profile: bytes, mode: str) -> "ImageCmsTransform | None":
     )
 
 
-def converted(pixels: "Pixels", profile: bytes | None) -> "Pixels":
-    """RGB pixels of a profile as sRGB pixels; unchanged without a profile."""
-    import numpy as np
-    from PIL import Image
-
-    return pixels if profile is None else np.asarray(to_srgb(Image.fromarray(pixels), profile))
-
-
 def upright(pixels: "Pixels", orientation: int) -> "Pixels":
-    """Pixels of shape (height, width, 3), turned and mirrored as EXIF's orientation, 1 to 8, wants it."""
-    import numpy as np
-
+    """Turn and mirror pixels as EXIF's orientation, 1 to 8, wants it."""
     across: Any = pixels.transpose(1, 0, 2) if orientation in _SIDEWAYS else pixels
     rows = -1 if orientation in (3, 4, 7, 8) else 1
     columns = -1 if orientation in (2, 3, 6, 7) else 1
@@ -178,16 +155,13 @@ def upright(pixels: "Pixels", orientation: int) -> "Pixels":
 
 
 RESIZE_MODES = ("no", "border", "keep_ratio", "keep_ratio_largest", "center_crop")
-# img2dataset's names, and OpenCV's.
+# By img2dataset's names.
 INTERPOLATIONS = {
-    "nearest": "INTER_NEAREST",
-    "linear": "INTER_LINEAR",
-    "bilinear": "INTER_LINEAR",
-    "cubic": "INTER_CUBIC",
-    "bicubic": "INTER_CUBIC",
-    "area": "INTER_AREA",
-    "lanczos": "INTER_LANCZOS4",
-    "lanczos4": "INTER_LANCZOS4",
+    "nearest": cv2.INTER_NEAREST,
+    **dict.fromkeys(("linear", "bilinear"), cv2.INTER_LINEAR),
+    **dict.fromkeys(("cubic", "bicubic"), cv2.INTER_CUBIC),
+    "area": cv2.INTER_AREA,
+    **dict.fromkeys(("lanczos", "lanczos4"), cv2.INTER_LANCZOS4),
 }
 _BY_SHORTER_SIDE = ("keep_ratio", "center_crop")
 _BORDER_COLOUR = (255, 255, 255)
@@ -199,7 +173,7 @@ _FRACTION_MARGIN = 2
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ResizePlan:
-    """What is to be done to one picture: its size before cropping or padding, in pixels; None: it stays as it is."""
+    """What is to be done to one picture: `width` and `height` are its size before cropping or padding, in pixels."""
 
     width: int
     height: int
@@ -212,7 +186,10 @@ class ResizePlan:
     def of(
         cls, size: tuple[int, int], image_size: int, mode: str, *, only_if_bigger: bool, interpolations: tuple[str, str]
     ) -> "ResizePlan | None":
-        """The plan for a picture of (width, height); `interpolations` are for shrinking and for growing."""
+        """Plan for a picture of (width, height); None: it stays as it is.
+
+        `interpolations` are for shrinking and for growing.
+        """
         side = min(size) if mode in _BY_SHORTER_SIDE else max(size)
         shrinks = side > image_size
         if mode == "no" or (only_if_bigger and not shrinks):
@@ -225,7 +202,7 @@ class ResizePlan:
         )
 
     def fraction(self, size: tuple[int, int]) -> int:
-        """1, 2, 4 or 8: the fraction of its (width, height) at which a JPEG may be decoded, and stay close."""
+        """Return 1, 2, 4 or 8: the fraction of its (width, height) at which a JPEG may be decoded, and stay close."""
         if not self.shrinks or self.interpolation != "area":
             return 1
         times = min(size[0] / self.width, size[1] / self.height) / _FRACTION_MARGIN
@@ -233,46 +210,34 @@ class ResizePlan:
 
 
 def resized(pixels: "Pixels", plan: ResizePlan) -> "Pixels":
-    """The whole picture, shape (height, width, 3), at the plan's size."""
-    import cv2
-
+    """Bring the whole picture to the plan's size."""
     height, width = pixels.shape[:2]
     if (width, height) == (plan.width, plan.height):
         return pixels
     shrinks = plan.width < width and plan.height < height
-    if plan.interpolation == "area" and shrinks and not _is_quick_for_opencv(width, height, plan):
+    # Of whole numbers of pixels OpenCV makes averages in a quick loop of its own.
+    is_quick = (width % plan.width == 0 and height % plan.height == 0) or width * height > _MAX_FLOAT_PIXELS
+    if plan.interpolation == "area" and shrinks and not is_quick:
         return _averaged(pixels, plan.width, plan.height)
-    interpolation = getattr(cv2, INTERPOLATIONS[plan.interpolation])
-    shrunk: Pixels = cv2.resize(pixels, (plan.width, plan.height), interpolation=interpolation)
-    return shrunk
-
-
-def _is_quick_for_opencv(width: int, height: int, plan: ResizePlan) -> bool:
-    """Whole numbers of pixels are a loop of its own there."""
-    return (width % plan.width == 0 and height % plan.height == 0) or width * height > _MAX_FLOAT_PIXELS
+    return cv2.resize(pixels, (plan.width, plan.height), interpolation=INTERPOLATIONS[plan.interpolation])
 
 
 def _averaged(pixels: "Pixels", width: int, height: int) -> "Pixels":
-    """What cv2.INTER_AREA gives, within 1 of 255.
+    """Return what cv2.INTER_AREA gives, within 1 of 255.
 
     Two products with sparse matrices run along whole rows of pixels, which a processor does many at a time.
     """
-    import cv2
-    import numpy as np
-
     rows, columns = pixels.shape[:2]
     lower = _weights(rows, height) @ pixels.reshape(rows, columns * 3).astype(np.float32)
     sideways = cv2.transpose(lower.reshape(height, columns, 3)).reshape(columns, height * 3)
-    both = cv2.convertScaleAbs(_weights(columns, width) @ sideways)
-    averaged: Pixels = cv2.transpose(both.reshape(width, height, 3))
-    return averaged
+    both: Pixels = cv2.convertScaleAbs(_weights(columns, width) @ sideways)
+    return cv2.transpose(both.reshape(width, height, 3))
 
 
 @lru_cache(maxsize=256)
 def _weights(num_before: int, num_after: int) -> Any:
-    """Matrix of shape (num_after, num_before): which share of each new pixel an old one covers; rows add up to 1."""
-    import numpy as np
-    from scipy.sparse import csr_array
+    """Return a matrix (num_after, num_before): which share of a new pixel an old one covers; rows add up to 1."""
+    from scipy.sparse import csr_array  # slow to import, and needed in children only
 
     scale = num_before / num_after
     starts = np.arange(num_after)[:, None] * scale
@@ -285,25 +250,14 @@ def _weights(num_before: int, num_after: int) -> Any:
 
 def finished(pixels: "Pixels", plan: ResizePlan) -> "Pixels":
     """Crop or pad the resized, upright picture where the mode asks for it."""
+    gaps = [plan.image_size - length for length in pixels.shape[:2]]
     if plan.mode == "center_crop":
-        return _cropped(pixels, plan.image_size)
-    return _padded(pixels, plan.image_size) if plan.mode == "border" else pixels
-
-
-def _cropped(pixels: "Pixels", side: int) -> "Pixels":
-    import numpy as np
-
-    top, left = ((length - side) // 2 for length in pixels.shape[:2])
-    return np.ascontiguousarray(pixels[top : top + side, left : left + side])
-
-
-def _padded(pixels: "Pixels", side: int) -> "Pixels":
-    import cv2
-
-    missing = [side - length for length in pixels.shape[:2]]
-    (top, left), (bottom, right) = zip(*((gap // 2, gap - gap // 2) for gap in missing), strict=True)
-    padded: Pixels = cv2.copyMakeBorder(pixels, top, bottom, left, right, cv2.BORDER_CONSTANT, value=_BORDER_COLOUR)
-    return padded
+        top, left = (-gap // 2 for gap in gaps)
+        return np.ascontiguousarray(pixels[top : top + plan.image_size, left : left + plan.image_size])
+    if plan.mode == "border":
+        (top, bottom), (left, right) = ((gap // 2, gap - gap // 2) for gap in gaps)
+        return cv2.copyMakeBorder(pixels, top, bottom, left, right, cv2.BORDER_CONSTANT, value=_BORDER_COLOUR)
+    return pixels
 
 
 ENCODE_FORMATS = ("jpg", "webp", "png")
@@ -317,18 +271,14 @@ THUMBNAIL_BYTES = 3 * THUMBNAIL_SIDE**2
 
 
 def encoded(pixels: "Pixels", encode_format: str, quality: int) -> bytes:
-    """The file's bytes, without any metadata; a JPEG has its colour at half the resolution (4:2:0).
+    """Return the file's bytes, without any metadata; a JPEG has its colour at half the resolution (4:2:0).
 
     That is img2dataset's choice, too: at equal size it is as close to the pixels as full colour at a lower quality, and
     it is quicker to encode and to decode.
     """
-    import cv2
-
+    sampling = (cv2.IMWRITE_JPEG_SAMPLING_FACTOR, cv2.IMWRITE_JPEG_SAMPLING_FACTOR_420)
     options = {
-        "jpg": [
-            *(cv2.IMWRITE_JPEG_QUALITY, quality),
-            *(cv2.IMWRITE_JPEG_SAMPLING_FACTOR, cv2.IMWRITE_JPEG_SAMPLING_FACTOR_420),
-        ],
+        "jpg": [cv2.IMWRITE_JPEG_QUALITY, quality, *sampling],
         "webp": [cv2.IMWRITE_WEBP_QUALITY, quality],
         "png": [cv2.IMWRITE_PNG_COMPRESSION, quality],
     }
@@ -337,34 +287,26 @@ def encoded(pixels: "Pixels", encode_format: str, quality: int) -> bytes:
 
 
 def grey_miniature(pixels: "Pixels") -> "Pixels":
-    """The picture in grey, 32x32: what `perceptual_hash` takes."""
-    import cv2
-
+    """Return the picture in grey, 32x32: what `perceptual_hash` takes."""
     grey = cv2.cvtColor(pixels, cv2.COLOR_RGB2GRAY)
-    small: Pixels = cv2.resize(grey, (_HASH_SIDE, _HASH_SIDE), interpolation=cv2.INTER_AREA)
-    return small
+    return cv2.resize(grey, (_HASH_SIDE, _HASH_SIDE), interpolation=cv2.INTER_AREA)
 
 
 def perceptual_hash(miniature: "Pixels") -> str:
-    """ImageHash's pHash, 64 bits as 16 hexadecimal digits; pictures that look alike differ in few of the bits."""
-    import imagehash
-    import numpy as np
-    from PIL import Image
+    """Return ImageHash's pHash, 64 bits as 16 hexadecimal digits; few bits of it differ in pictures that look alike."""
+    import imagehash  # slow to import
 
     return np.packbits(imagehash.phash(Image.fromarray(miniature)).hash).tobytes().hex()
 
 
 def thumbnail(pixels: "Pixels") -> bytes:
-    """The picture averaged to 8x8 pixels of RGB, row by row: 192 bytes.
+    """Average the picture to 8x8 pixels of RGB, row by row: 192 bytes.
 
     The hash sees brightness alone, and nothing of how strong it is; this sees colours.
     """
-    import cv2
-
-    side = (THUMBNAIL_SIDE, THUMBNAIL_SIDE)
-    return cv2.resize(pixels, side, interpolation=cv2.INTER_AREA).tobytes()
+    return cv2.resize(pixels, (THUMBNAIL_SIDE, THUMBNAIL_SIDE), interpolation=cv2.INTER_AREA).tobytes()
 
 
 def is_one_colour(pixels: "Pixels", miniature: "Pixels") -> bool:
-    """True if every pixel is the same; the miniature of nearly all others says so at once."""
+    """Return whether every pixel is the same; the miniature of nearly all others says so at once."""
     return bool(miniature.min() == miniature.max() and (pixels == pixels[0, 0]).all())

@@ -2,9 +2,9 @@
 
 import os
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
 from typing import Any, BinaryIO
 
 import pyarrow as pa
@@ -15,6 +15,8 @@ from data_catalog.storage.failpoints import failpoint
 ROW_GROUP_ROWS = 100
 ROW_GROUP_BYTES = 16 * 1024 * 1024
 IMAGE_COLUMNS = ("bytes", "original")
+_ANSWER = ("http_status", "final_url", "robots_tag", "content_usage", "piece")
+_TRIES = ("tries", "asked_at", "asking_s", "waiting_s")
 
 Row = dict[str, Any]
 # What a child reports of a row (reason, detail, ...), with `piece`: where its bytes lie, or None.
@@ -30,31 +32,23 @@ class Piece:
     length: int
 
 
-class PieceReader:
+class PieceReader(ExitStack):
     """Reads pieces of few files, each of which is opened once; closes them at its end."""
 
     def __init__(self) -> None:
+        super().__init__()
         self._files: dict[Path, BinaryIO] = {}
 
-    def __enter__(self) -> "PieceReader":
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        for file in self._files.values():
-            file.close()
-
     def read(self, piece: Piece) -> bytes:
-        """The bytes of a piece."""
+        """Return the bytes of a piece."""
         if piece.path not in self._files:
-            self._files[piece.path] = piece.path.open("rb")
+            self._files[piece.path] = self.enter_context(piece.path.open("rb"))
         return os.pread(self._files[piece.path].fileno(), piece.length, piece.offset)
 
 
 def failed(reason: str | None, detail: str | None = None) -> Outcome:
-    """The outcome of a row for which no child was asked, or none answered."""
-    nothing = dict.fromkeys(("http_status", "final_url", "robots_tag", "tries", "asking_s", "waiting_s", "piece"))
+    """Return the outcome of a row for which no child was asked, or none answered."""
+    nothing = dict.fromkeys((*_ANSWER, *_TRIES))
     return {"reason": reason, "detail": detail, **nothing}
 
 
@@ -76,7 +70,7 @@ def write_rows(rows: Iterable[Row], schema: pa.Schema, out: Path) -> None:
 def groups_of(
     rows: Iterable[Row], size: Callable[[Row], int], *, most_rows: int, most_bytes: int
 ) -> Iterator[list[Row]]:
-    """Rows in groups that readers can hold; `size` gives the bytes of a row, and a large row ends its group."""
+    """Yield rows in groups that readers can hold; `size` gives the bytes of a row, and a large row ends its group."""
     group: list[Row] = []
     num_bytes = 0
     for row in rows:
@@ -94,7 +88,7 @@ def _num_bytes(row: Row) -> int:
 
 
 def read_groups(path: Path) -> Iterator[list[Row]]:
-    """The rows of a Parquet file, one row group at a time."""
+    """Yield the rows of a Parquet file, one row group at a time."""
     with pq.ParquetFile(path) as source:
         for index in range(source.num_row_groups):
             yield source.read_row_group(index).to_pylist()

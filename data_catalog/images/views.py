@@ -7,21 +7,19 @@ found by a view of the test image that is mirrored or cropped alike; re-encoding
 import io
 import tempfile
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pyarrow as pa
+from PIL import Image
 
-from data_catalog.fetch.fetch import FetchConfig
+from data_catalog.fetch.config import FetchConfig
 from data_catalog.images.normalise import NormaliseConfig, normalise_image
 from data_catalog.images.pixels import grey_miniature, perceptual_hash, thumbnail
-from data_catalog.images.tables import read_groups, write_rows
+from data_catalog.images.tables import Row, read_groups, write_rows
 from data_catalog.images.workers import ImageWorkers
-
-if TYPE_CHECKING:
-    from data_catalog.images.pixels import Pixels
 
 VIEWS = pa.schema(
     [
@@ -63,7 +61,7 @@ class View:
 
 
 def image_views(raw: bytes) -> list[View]:
-    """All views of an image file, decoded in this process.
+    """Return all views of an image file, decoded in this process.
 
     Raises:
         ImageRejectedError: it is no picture, or has one colour.
@@ -89,49 +87,37 @@ def write_views(location: str, names: Iterable[str], out: Path, workers: ImageWo
     write_rows(_rows(location, iter(names), out.parent, workers), VIEWS, out)
 
 
-def _rows(location: str, names: Iterator[str], folder: Path, workers: ImageWorkers) -> Iterator[dict[str, Any]]:
+def _rows(location: str, names: Iterator[str], folder: Path, workers: ImageWorkers) -> Iterator[Row]:
     while some := list(islice(names, _NAMES_AT_ONCE)):
+        none = pa.nulls(len(some), pa.string())
+        asked = pa.table({"sample_id": some, "url": none, "path": some, "location": [location] * len(some)})
         with tempfile.TemporaryDirectory(dir=folder, prefix=".tmp-views-") as place:
             raw, images = Path(place) / "raw.parquet", Path(place) / "images.parquet"
-            workers.fetch(_requests(location, some), FetchConfig(), raw)
+            workers.fetch(asked, FetchConfig(), raw)
             workers.normalise(raw, _CONFIG, images)
             for row in (row for group in read_groups(images) for row in group):
                 yield from _image_rows(row)
 
 
-def _requests(location: str, names: list[str]) -> pa.Table:
-    none = pa.nulls(len(names), pa.string())
-    paths = pa.array(names, pa.string())
-    return pa.table({"sample_id": paths, "url": none, "path": paths, "location": pa.array([location] * len(names))})
-
-
-def _image_rows(image: dict[str, Any]) -> Iterator[dict[str, Any]]:
+def _image_rows(image: Row) -> Iterator[Row]:
     known = {"name": image["sample_id"], "sha256": image["sha256"], "drop_reason": image["drop_reason"]}
     if image["bytes"] is None:
         yield {**known, "view": None, "phash": None, "thumbnail": None}
-        return
-    for found in _views(image["bytes"]):
-        yield {**known, "view": found.view, "phash": found.phash, "thumbnail": found.thumbnail}
+    else:
+        yield from ({**known, **asdict(view)} for view in _views(image["bytes"]))
 
 
 def _views(png: bytes) -> list[View]:
-    """Views of a file that we wrote ourselves."""
-    import numpy as np
-    from PIL import Image
-
+    """Return the views of a file that we wrote ourselves."""
     whole = np.asarray(Image.open(io.BytesIO(png)))
-    return [
-        _view(name, np.ascontiguousarray(_cut(pixels, cuts)))
-        for prefix, pixels in (("", whole), (_MIRRORED, whole[:, ::-1]))
-        for name, cuts in ((prefix + name, cuts) for name, cuts in _CUTS.items())
-    ]
-
-
-def _cut(pixels: "Pixels", cuts: tuple[int, int, int, int]) -> "Pixels":
-    height, width = pixels.shape[:2]
-    left, top, right, bottom = (round(_CUT * side * cut) for side, cut in zip((width, height) * 2, cuts, strict=True))
-    return pixels[top : height - bottom, left : width - right]
-
-
-def _view(name: str, pixels: "Pixels") -> View:
-    return View(view=name, phash=perceptual_hash(grey_miniature(pixels)), thumbnail=thumbnail(pixels))
+    height, width = whole.shape[:2]
+    found = []
+    for prefix, pixels in (("", whole), (_MIRRORED, whole[:, ::-1])):
+        for name, cuts in _CUTS.items():
+            left, top, right, bottom = (
+                round(_CUT * side * cut) for side, cut in zip((width, height) * 2, cuts, strict=True)
+            )
+            view = np.ascontiguousarray(pixels[top : height - bottom, left : width - right])
+            phash = perceptual_hash(grey_miniature(view))
+            found.append(View(view=prefix + name, phash=phash, thumbnail=thumbnail(view)))
+    return found

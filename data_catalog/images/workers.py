@@ -1,25 +1,30 @@
 """Whole shards of images fetched and normalised in child processes that may die: every row comes out, in order."""
 
+import logging
 import shutil
 import tempfile
 import threading
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
-from types import TracebackType
 
 import pyarrow as pa
 
 from data_catalog.errors import ShardError
-from data_catalog.fetch.downloading import Places, download, raw_rows, write_log
-from data_catalog.fetch.fetch import FetchConfig
-from data_catalog.fetch.img2dataset_engine import PACE_FOLDER
-from data_catalog.images.children import ChildPool
-from data_catalog.images.decoding import image_rows
-from data_catalog.images.normalise import NormaliseConfig
-from data_catalog.images.tables import read_groups, write_rows
+from data_catalog.fetch.config import FetchConfig
+from data_catalog.fetch.shard import download, raw_rows, write_log
+from data_catalog.images.children import MAX_IDLE_DEATHS, ChildDiedError, ChildPool
+from data_catalog.images.normalise import PICTURES_FILE, NormaliseConfig
+from data_catalog.images.tables import Outcome, Piece, PieceReader, Row, failed, read_groups, write_rows
 from data_catalog.schema import IMAGES, RAW_IMAGES
 from data_catalog.storage.disk_errors import raise_if_disk_fails
+
+logger = logging.getLogger(__name__)
+
+_TRIES = 2
+_FACTS = ("width", "height", "original_width", "original_height", "original_format", "phash")
 
 
 class ImageWorkers:
@@ -41,8 +46,6 @@ class ImageWorkers:
         self._pool = ChildPool()
         self._temporary = tempfile.TemporaryDirectory(prefix="vernaclip-hosts-") if hosts is None else None
         self._hosts = hosts or Path(self._temporary.name if self._temporary else "")
-        # Of an earlier run, perhaps before the machine was started anew: its clock says nothing now.
-        shutil.rmtree(self._hosts / PACE_FOLDER, ignore_errors=True)
         self._hosts.mkdir(parents=True, exist_ok=True)
 
     def __reduce__(self) -> tuple[Callable[[], "ImageWorkers"], tuple[()]]:
@@ -52,9 +55,7 @@ class ImageWorkers:
     def __enter__(self) -> "ImageWorkers":
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def close(self) -> None:
@@ -95,7 +96,7 @@ class ImageWorkers:
         """
         rows = requests.select(["sample_id", "url", "path", "location"]).to_pylist()
         with _scratch_beside(out) as folder:
-            outcomes = download(rows, config, Places(folder=folder, hosts=self._hosts), self._pool)
+            outcomes = download(rows, config, folder, self._hosts, self._pool)
             write_rows(raw_rows(rows, outcomes, config, attempt=attempt), RAW_IMAGES, out)
             if log is not None:
                 write_log(rows, outcomes, log)
@@ -132,7 +133,7 @@ class ImageWorkers:
             streams = []
             for number, raw in enumerate(raws):
                 (folder / str(number)).mkdir()
-                streams.append(image_rows(raw, config, folder / str(number), self._pool))
+                streams.append(_image_rows(raw, config, folder / str(number), self._pool))
             if known is not None:
                 streams.append(row for group in read_groups(known) for row in group)
             rows = streams[0] if order is None else (next(streams[number]) for number in order)
@@ -167,3 +168,85 @@ def end_workers_here() -> None:
     with _here_lock:
         for workers in _here:
             workers.end_idle()
+
+
+def _image_rows(raw: Path, config: NormaliseConfig, folder: Path, pool: ChildPool) -> Iterator[Row]:
+    """Yield a row of the schema `IMAGES` for each of `raw`; `folder` holds the bytes of one row group at a time."""
+    for index, group in enumerate(read_groups(raw)):
+        place = folder / str(index)
+        place.mkdir()
+        outcomes = _decode(group, config, place, pool)
+        with PieceReader() as pieces:
+            for position, row in enumerate(group):
+                # A row that came without bytes keeps the reason for that.
+                outcome = outcomes.get(position) or failed(row["drop_reason"], row["detail"])
+                yield _image_row(row, outcome, config, pieces)
+        shutil.rmtree(place)
+
+
+def _image_row(raw: Row, outcome: Outcome, config: NormaliseConfig, pieces: PieceReader) -> Row:
+    is_good = outcome["piece"] is not None
+    return {
+        **{name: raw[name] for name in IMAGES.names if name in RAW_IMAGES.names},
+        **{name: outcome.get(name) for name in _FACTS},
+        "drop_reason": outcome["reason"],
+        "detail": outcome["detail"],
+        "bytes": pieces.read(outcome["piece"]) if is_good else None,
+        "thumbnail": bytes.fromhex(outcome["thumbnail"]) if is_good else None,
+        "original": raw["bytes"] if is_good and config.keep_original else None,
+    }
+
+
+def _decode(group: list[Row], config: NormaliseConfig, folder: Path, pool: ChildPool) -> dict[int, Outcome]:
+    """Return the outcomes of the rows that have bytes, by position; a row that kills its child twice is given up.
+
+    The child works in order and reports each row before it begins the next one: the first row without a report is
+    the one at which a dead child was.
+    """
+    waiting = _spill(group, folder / "raw.bin")
+    outcomes: dict[int, Outcome] = {}
+    deaths: Counter[int | None] = Counter()  # by the row at which the child was; None: it came to none
+    while waiting:
+        place = folder / f"after-{deaths.total()}-deaths"
+        place.mkdir()
+        try:
+            _decode_once(waiting, config, place, pool=pool, outcomes=outcomes)
+        except ChildDiedError as error:
+            waiting = {position: piece for position, piece in waiting.items() if position not in outcomes}
+            suspect = next(iter(waiting), None) if error.was_ready else None
+            deaths[suspect] += 1
+            if deaths[None] == MAX_IDLE_DEATHS:  # no image is to blame
+                raise ShardError(f"images: the decoding process does not come as far as an image: {error}") from error
+            if suspect is not None:
+                logger.warning("images: the decoding process ended (%s) at %s", error, group[suspect]["sample_id"])
+                if deaths[suspect] == _TRIES:
+                    outcomes[suspect] = failed("decode_crash", str(error))
+                    del waiting[suspect]
+        else:
+            break
+    return outcomes
+
+
+def _spill(group: list[Row], path: Path) -> dict[int, Piece]:
+    """Write the rows' bytes one after another into a file that the child can read."""
+    pieces: dict[int, Piece] = {}
+    with path.open("wb") as file:
+        for position, row in enumerate(group):
+            if row["drop_reason"] is None:
+                pieces[position] = Piece(path, file.tell(), len(row["bytes"]))
+                file.write(row["bytes"])
+    return pieces
+
+
+def _decode_once(
+    waiting: dict[int, Piece], config: NormaliseConfig, folder: Path, *, pool: ChildPool, outcomes: dict[int, Outcome]
+) -> None:
+    """Do one job of one child; whatever it finishes is in `outcomes`, even if it dies."""
+    raw = next(iter(waiting.values())).path
+    rows = [(position, piece.offset, piece.length) for position, piece in waiting.items()]
+    # Absolute: the child may have been started in another folder, for another flow on the same Dask worker.
+    job = {"raw": str(raw.absolute()), "folder": str(folder.absolute()), "rows": rows, "config": asdict(config)}
+    with pool.lend("normalise", config.memory_bytes) as child:
+        for event in child.run(job, stall_s=config.timeout_s):
+            piece = None if event["reason"] else Piece(folder / PICTURES_FILE, event["offset"], event["length"])
+            outcomes[event["row"]] = {**event, "piece": piece}
