@@ -18,7 +18,7 @@ CAUSES = {
     "came": "good images",
     "gone": "gone (404, 410, stand-ins)",
     "blocked": "refused (401, 403, 429, ...)",
-    "opted_out": "opted out (robots.txt, X-Robots-Tag)",
+    "opted_out": "opted out (robots.txt, X-Robots-Tag, Content-Usage)",
     "dns": "host without an address",
     "network": "no connection, or not in time",
     "server": "server in trouble (5xx, TLS, not HTTP)",
@@ -167,7 +167,7 @@ def _opted_out(counts: Counter[str], rows: Rows) -> str | None:
         return None
     return (
         f"{_percent(counts, 'opted_out')} of the images belong to hosts that do not want them in a dataset "
-        "(robots.txt, X-Robots-Tag): that is respected."
+        "(robots.txt, X-Robots-Tag, Content-Usage): that is respected."
     )
 
 

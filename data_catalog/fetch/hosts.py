@@ -28,6 +28,7 @@ HOSTS_FILE, SLOTS_FILE = "hosts.sqlite", "slots"
 WAIT_S = 10.0
 # In one try, for its turn on all hosts, beside its deadline; more than the longest Crawl-delay that is heeded.
 PATIENCE_S = 90.0
+_LONGEST_REST_IN_THREAD_S = 1.0
 # Intervals are so much longer: a host counts requests when they come, and some are 50 ms longer on the way than others.
 _MARGIN = 1.05
 # How often a thread looks whether another process has given up a slot; one's own threads are told at once.
@@ -147,12 +148,15 @@ class Hosts:
             line.taken.discard(slot)
             line.changed.notify_all()
 
-    def wait_to_begin(self, group: str, longest_s: float, *, sets_rate: bool = False) -> float:
+    def wait_to_begin(
+        self, group: str, longest_s: float, *, longest_rest_s: float | None = None, sets_rate: bool = False
+    ) -> float:
         """Wait for the moment of a request to a host one has a slot on; to be called right before the request.
 
         Args:
             group: the host's.
             longest_s: nothing is reserved if it takes longer.
+            longest_rest_s: nothing is reserved if the host wants to be left alone for longer; None: as `longest_s`.
             sets_rate: its answer may give a rate to a host that has none, and then counts as a request before.
 
         Returns:
@@ -162,9 +166,13 @@ class Hosts:
             LaterError: it would take longer.
         """
         interval_s = _MARGIN * self.pace_of(group).interval_s
+        longest_rest_s = longest_s if longest_rest_s is None else min(longest_s, longest_rest_s)
         waited_s = 0.0
         while True:
-            wait_s = self._reserve(group, interval_s, longest_s - waited_s, counts=sets_rate or interval_s > 0)
+            if (rest_s := self._rest_s(group)) > longest_rest_s - waited_s:
+                raise LaterError(rest_s)
+            counts = sets_rate or interval_s > 0
+            wait_s = self._reserve(group, interval_s, longest_s - waited_s) if counts else max(0.0, rest_s)
             if not wait_s:
                 return waited_s
             time.sleep(wait_s)
@@ -172,13 +180,8 @@ class Hosts:
             if self._rest_s(group) <= 0:  # others may have been told to wait meanwhile
                 return waited_s
 
-    def _reserve(self, group: str, interval_s: float, longest_s: float, *, counts: bool) -> float:
+    def _reserve(self, group: str, interval_s: float, longest_s: float) -> float:
         """Return the seconds until the next moment that is an interval after the last request, and in no pause."""
-        if not counts:
-            wait_s = self._rest_s(group)
-            if wait_s > longest_s:
-                raise LaterError(wait_s)
-            return max(0.0, wait_s)
         with self._usable(), self._connection as connection:
             connection.execute("BEGIN IMMEDIATE")
             now = time.time()
@@ -333,7 +336,10 @@ class Visit:
     def _wait(self, target: Target, *, sets_rate: bool) -> None:
         group = self._hosts.group_of(target.host)
         try:
-            self._leave_out(self._hosts.wait_to_begin(group, self._patience_s, sets_rate=sets_rate))
+            # Its time is known: meanwhile the thread can ask others.
+            rest_s = _LONGEST_REST_IN_THREAD_S if self._may_go_back else None
+            waited_s = self._hosts.wait_to_begin(group, self._patience_s, longest_rest_s=rest_s, sets_rate=sets_rate)
+            self._leave_out(waited_s)
         except LaterError as later:
             self._give_up(target, later.wait_s)
 

@@ -30,7 +30,7 @@ from data_catalog.storage.work import WorkStore
 logger = logging.getLogger(__name__)
 
 # Of the fetch step, raised when what it writes changes: what an earlier one left in `work/` counts for nothing then.
-VERSION = 4
+VERSION = 5
 # Files of the fetch step: what was asked for now, then what was known, as it came and as it was normalised.
 ASKED_FILE, RAW_FILE, IMAGES_FILE = "asked.parquet", "raw.parquet", "images.parquet"
 # Which of these each image of the shard is in, in order.

@@ -142,7 +142,9 @@ def _unreachable(error: FetchError) -> tuple[FetchError, float]:
     """Return what it means that the file could not be had, and for how many seconds that is remembered."""
     if error.reason in _HOST_FAILURES:
         return error, 0.0
+    # A host that says for how long it wants to be left alone is: nobody comes as far as its robots.txt meanwhile.
+    age_s = _FAILURE_AGE_S if error.retry_after_s is None else 0.0
     failure = FetchError(
         "robots_unreachable", str(error), http_status=error.http_status, retry_after_s=error.retry_after_s
     )
-    return failure, _FAILURE_AGE_S
+    return failure, age_s
