@@ -1,9 +1,7 @@
-"""Local images by name, read in place from folders, zips and tars."""
+"""Images by name, read in place from folders, zips and tars: on this machine's disks, or on an object store."""
 
 import glob
-import hashlib
 import io
-import os
 import posixpath
 import re
 import struct
@@ -12,65 +10,178 @@ import tarfile
 import zipfile
 import zlib
 from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager, suppress
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path, PurePosixPath
 from threading import Lock
 from typing import Any, Generic, NamedTuple, Protocol, TypeVar
 
-from data_catalog.errors import ConfigError
+import fsspec
+from fsspec.core import strip_protocol
+from fsspec.spec import AbstractFileSystem
+
+from data_catalog.errors import ConfigError, TransientError, extra_to_install
+
+_URL = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://(.*)", re.DOTALL)
+# Where images may be, and the extra that it takes. The web is no such place: only the guarded client asks it.
+_EXTRAS = {"file": "", "memory": "", "s3": "s3", "gs": "gs", "gcs": "gs"}
+# What file systems call the version of a file; checksums first, since a copy of a file has the same.
+_VERSIONS = ("md5Hash", "ETag", "etag", "mtime", "LastModified")
+_MAX_KEY_BYTES = 1024  # of S3 and of Google Cloud Storage
+# Read ahead of a store: a picture behind its header, some members of a tar.
+_BLOCK_BYTES = 256 * 1024
+
+
+class Stamp(NamedTuple):
+    """Equal as long as a file is the same; a file system may state no version, and has no inode but on a disk."""
+
+    size: int
+    version: str | None
+    inode: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """A file or folder of a file system of fsspec: this machine's, or an object store."""
+
+    system: AbstractFileSystem
+    path: str
+
+    def __str__(self) -> str:
+        return self.path if self.local else str(self.system.unstrip_protocol(self.path))
+
+    @property
+    def local(self) -> Path | None:
+        """Return the path, if it is one of this machine."""
+        return Path(self.path) if "file" in self.system.protocol else None
+
+    @contextmanager
+    def asking(self) -> Iterator[None]:
+        """Turn what a store's client raises into a `TransientError`: no image is to blame for it.
+
+        What is not there is a FileNotFoundError, as on a disk.
+        """
+        try:
+            yield
+        except Exception as error:
+            if self.local or isinstance(error, FileNotFoundError | UnicodeError):
+                raise
+            raise TransientError(
+                f"images: {self} cannot be read now ({type(error).__name__}: {error}): check the store, the way to it "
+                "and the credentials, then run the same command again"
+            ) from error
+
+    def info(self) -> dict[str, Any] | None:
+        """Return what its file system says of it, or None where there is nothing of that name."""
+        if not self.local and len(self.path.encode("utf-8", "replace")) > _MAX_KEY_BYTES:
+            return None
+        try:
+            with self.asking():
+                found: dict[str, Any] = self.system.info(self.path)
+                return found
+        except (OSError, ValueError):  # also of a name longer than a disk knows, or of another encoding
+            return None
+
+    def stamp(self) -> Stamp:
+        """Return what tells whether a file is still the same.
+
+        Raises:
+            FileNotFoundError: there is no regular file: a pipe or a device would never end.
+        """
+        info = self.info()
+        if info is None or info["type"] != "file":
+            raise FileNotFoundError(f"no file {self}")
+        return _stamp(info)
+
+    def open(self, size: int | None = None) -> "_File":
+        """Open a file; a store that is told the size is not asked for it."""
+        with self.asking():
+            return _File(self, self.system.open(self.path, size=size, block_size=_BLOCK_BYTES))
+
+    def files(self) -> "Iterator[tuple[str, Place, Stamp]]":
+        """Yield the files below a folder, or the file itself: relative name, place and stamp, sorted by name."""
+        with self.asking():
+            info = self.system.info(self.path)
+            found = {self.path: info} if info["type"] == "file" else self.system.find(self.path, detail=True)
+        for path in sorted(found):
+            yield path.removeprefix(self.path), Place(self.system, path), _stamp(found[path])
+
+
+def _stamp(info: Mapping[str, Any]) -> Stamp:
+    version = next((str(info[name]) for name in _VERSIONS if info.get(name) is not None), None)
+    return Stamp(info["size"], version, info.get("ino"))
+
+
+class _File(io.BufferedReader):
+    """An open file of a place, of which no more is read at once than whoever reads it allows."""
+
+    allowed = range(-1, sys.maxsize)
+    refusal = ""
+
+    def __init__(self, place: Place, file: Any) -> None:
+        super().__init__(file)
+        self._place = place
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        """Read bytes; a ValueError says that nothing good would ask for as many."""
+        if size is not None and size not in self.allowed:
+            raise ValueError(self.refusal.format(size))
+        with self._place.asking():
+            return super().read(size)
+
+    def __del__(self) -> None:
+        self.close()  # as a ZipFile does with a file of its own
+
 
 Entry = TypeVar("Entry", bound=Hashable)
 
 _WINDOWS_ROOT = re.compile(r"[A-Za-z]:[\\/]|\\\\")
 
 
-def inner_name(name: str) -> str | None:
-    """The name without "." and empty parts, or None where it is empty, absolute (Windows included) or holds ".."."""
+def _inner_name(name: str) -> str | None:
+    """Return the name without "." and empty parts; None of one that is empty, absolute (also Windows') or has ".."."""
     path = PurePosixPath(name)
     if not path.parts or path.is_absolute() or ".." in path.parts or "\0" in name or _WINDOWS_ROOT.match(name):
         return None
     return str(path)
 
 
-def wanted_name(name: str) -> str:
-    """`inner_name` of a name that is asked for.
+def _wanted_name(name: str) -> str:
+    """Return `_inner_name` of a name that is asked for.
 
     Raises:
         FileNotFoundError: it is no name of anything inside.
     """
-    inner = inner_name(name)
+    inner = _inner_name(name)
     if inner is None:
         raise FileNotFoundError(f"not a name inside the images: {name!r}")
     return inner
 
 
-class MemberNames(Generic[Entry]):
+class _Names(Generic[Entry]):
     """The members of an archive by name, or by the one member that has the name's last parts in another folder.
 
-    Names are exact, upper and lower case included. A member may have several names.
-
-    Args:
-        members: entries by names that `inner_name` has passed.
+    Names are exact, upper and lower case included. A member may have several names, all of which `_inner_name` passed.
     """
 
     def __init__(self, members: Mapping[str, Entry]) -> None:
-        self.members = members
+        self._members = members
         self._by_basename: dict[str, list[str]] = {}
         for name in members:
             self._by_basename.setdefault(name.rpartition("/")[2], []).append(name)
 
     def find(self, name: str) -> Entry:
-        """The entry that a name means.
+        """Return the entry that a name means.
 
         Raises:
             FileNotFoundError: there is none, or more than one.
         """
-        wanted = wanted_name(name)
-        if (exact := self.members.get(wanted)) is not None:
+        wanted = _wanted_name(name)
+        if (exact := self._members.get(wanted)) is not None:
             return exact
         candidates = self._by_basename.get(wanted.rpartition("/")[2], [])
-        matches = {self.members[candidate] for candidate in candidates if _same_tail(candidate, wanted)}
+        matches = {self._members[candidate] for candidate in candidates if _same_tail(candidate, wanted)}
         if len(matches) != 1:
             raise FileNotFoundError(f"{len(matches) or 'no'} members for {name!r}")
         return matches.pop()
@@ -81,6 +192,26 @@ def _same_tail(one: str, other: str) -> bool:
     return f"/{longer}".endswith(f"/{shorter}")
 
 
+class ImageFiles(Protocol):
+    """Images by the names that upstream files give them; may be read from several threads."""
+
+    def read(self, name: str) -> bytes:
+        """Return the bytes of an image.
+
+        Raises:
+            FileNotFoundError: there is none of that name (names that are absolute or hold ".." never are there).
+            OSError: it is there and cannot be read, or changes meanwhile.
+            TransientError: a store cannot be read now.
+        """
+
+    def size(self, name: str) -> int:
+        """Return how many bytes `read` would return, so that a cap can be kept; raises as `read` does."""
+
+    def close(self) -> None:
+        """Let go of what is open, if anything is."""
+        return
+
+
 # Others have no bound on what one read unpacks in memory, and nothing that packs pictures uses them.
 _METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
 # Half a million names and more; in memory they take up to twenty times their bytes.
@@ -89,85 +220,52 @@ _ENCRYPTED, _UTF8 = 0x1, 0x800
 _UNREADABLE = (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError, NotImplementedError, struct.error, ValueError)
 
 
-class ImageZip:
+class _Zip(ImageFiles):
     """Images in a zip, by member name, or by the one member that has the name's last parts in another folder.
 
     Backslashes of Windows tools stand for slashes too; names that are UTF-8 without saying so are read as that too.
-
-    Raises:
-        ConfigError: no whole zip, or one of which no member can be read.
     """
 
-    def __init__(self, path: Path) -> None:
-        self._path = path
+    def __init__(self, place: Place) -> None:
+        self._place = place
         self._lock = Lock()
-        self._file = _DirectoryReader(io.FileIO(path))
+        self._file = place.open()
+        self._file.allowed = range(-1, _MAX_DIRECTORY_BYTES + 1)
+        self._file.refusal = "its directory has {:,} bytes, too many for 1 GB of memory: unpack it"
         try:
             self._zip = zipfile.ZipFile(self._file)
         except _UNREADABLE as error:
             self._file.close()
-            raise ConfigError(f"images names {path}, which is no folder, no tar and no whole zip ({error})") from error
-        self._file.most_bytes = sys.maxsize
+            raise ConfigError(f"images names {place}, which is no folder, no tar and no whole zip ({error})") from error
+        self._file.allowed = range(-1, sys.maxsize)
         infos = [info for info in self._zip.infolist() if not info.filename.endswith("/")]
         if infos and not any(_can_be_read(info) for info in infos):
             self.close()
             raise ConfigError(
-                f"images names {path}, a zip that is encrypted or packed by another method than deflate: pack it again"
+                f"images names {place}, a zip that is encrypted or packed by another method than deflate: pack it again"
             )
-        self._names = MemberNames(_zip_members(infos))
+        self._names = _Names(_zip_members(infos))
 
     def read(self, name: str) -> bytes:
-        """See `ImageFiles.read`; a member that is damaged, encrypted or not as long as stated is an OSError."""
         info = self._names.find(name)
         if not _can_be_read(info):
-            raise OSError(f"{info.filename!r} in {self._path} is encrypted or packed by another method than deflate")
+            raise OSError(f"{info.filename!r} in {self._place} is encrypted or packed by another method than deflate")
         try:
             # A plain read() would unpack a member that is longer than stated whole before it cuts it off.
             with self._lock, self._zip.open(info) as member:
-                body = member.read(info.file_size)
+                body: bytes = member.read(info.file_size)
         except _UNREADABLE as error:
-            raise OSError(f"{info.filename!r} in {self._path} cannot be read: {error}") from error
+            raise OSError(f"{info.filename!r} in {self._place} cannot be read: {error}") from error
         if len(body) != info.file_size:
-            raise OSError(f"{info.filename!r} in {self._path} has {len(body)} bytes instead of {info.file_size}")
+            raise OSError(f"{info.filename!r} in {self._place} has {len(body)} bytes instead of {info.file_size}")
         return body
 
     def size(self, name: str) -> int:
-        """See `ImageFiles.size`; `read` never returns or unpacks more than the zip's directory says."""
         return self._names.find(name).file_size
 
-    def digest(self, names: Iterable[str] | None = None) -> str:
-        """See `ImageFiles.digest`; over names, sizes and the CRC-32 that the zip's directory has of each member."""
-        found = hashlib.sha256()
-        for name in sorted(set(names)) if names is not None else sorted(self._names.members):
-            found.update(f"{name}\0{self._fingerprint(name)}\n".encode("utf-8", "surrogatepass"))
-        return found.hexdigest()
-
     def close(self) -> None:
-        """Close the zip."""
         self._zip.close()
         self._file.close()
-
-    def _fingerprint(self, name: str) -> str:
-        try:
-            info = self._names.find(name)
-        except FileNotFoundError:
-            return "absent"
-        return f"{info.file_size} {info.CRC:08x}"
-
-
-class _DirectoryReader(io.BufferedReader):
-    """A zip of which no directory is read that would not fit the memory of readers."""
-
-    most_bytes = _MAX_DIRECTORY_BYTES
-
-    def read(self, size: int | None = -1, /) -> bytes:
-        """Read bytes, but not as many at once as only such a directory has."""
-        if size is not None and size > self.most_bytes:
-            raise zipfile.BadZipFile(f"its directory has {size:,} bytes, too many for 1 GB of memory: unpack it")
-        return super().read(size)
-
-    def __del__(self) -> None:
-        self.close()  # as a ZipFile does with a file of its own
 
 
 def _can_be_read(info: zipfile.ZipInfo) -> bool:
@@ -175,30 +273,20 @@ def _can_be_read(info: zipfile.ZipInfo) -> bool:
 
 
 def _zip_members(infos: Iterable[zipfile.ZipInfo]) -> dict[str, zipfile.ZipInfo]:
-    """Members by name, the last of a name first; then by other readings of their names, where those are free."""
+    """Return members by name, the last of a name first; then by other readings of their names, where those are free."""
     members: dict[str, zipfile.ZipInfo] = {}
     others: dict[str, zipfile.ZipInfo] = {}
     for info in infos:
-        if (name := inner_name(info.filename)) is None:
+        if (name := _inner_name(info.filename)) is None:
             continue
         members[name] = info
-        for reading in _other_readings(info):
-            if (other := inner_name(reading)) is not None:
-                others[other] = info
+        readings = [] if "/" in info.filename else [info.filename.replace("\\", "/")]
+        if not info.filename.isascii() and not info.flag_bits & _UTF8:
+            with suppress(UnicodeError):
+                readings.append(info.filename.encode("cp437").decode("utf-8"))
+        others |= {other: info for other in map(_inner_name, readings) if other is not None}
     return others | members
 
-
-def _other_readings(info: zipfile.ZipInfo) -> list[str]:
-    readings = [] if "/" in info.filename else [info.filename.replace("\\", "/")]
-    if not info.filename.isascii() and not info.flag_bits & _UTF8:
-        try:
-            readings.append(info.filename.encode("cp437").decode("utf-8"))
-        except UnicodeError:
-            return readings
-    return readings
-
-
-SAMPLED_BYTES = 32 * 1024
 
 # No name or extended attribute comes near this; a header that claims gigabytes would be read whole.
 _MAX_HEADER_BYTES = 2**20
@@ -207,172 +295,88 @@ _DAMAGED = (tarfile.TarError, ValueError, IndexError, OverflowError, RecursionEr
 _MAX_INDEXES = 1024
 
 
-class _Stamp(NamedTuple):
-    """Equal as long as a file is the one that was indexed."""
-
-    size: int
-    mtime_ns: int
-    inode: int
-
-
-class _Place(NamedTuple):
-    """Where a member's bytes lie, and how many there are; `sparse` if holes between them are left out."""
+class _Member(NamedTuple):
+    """Where a member's bytes are, and how many; `sparse` if holes between them are left out."""
 
     offset: int
     size: int
     sparse: tarfile.TarInfo | None
 
 
-def is_tar(head: bytes) -> bool:
-    """Whether the first 512 bytes of a file are a tar header of any dialect."""
-    try:
-        tarfile.TarInfo.frombuf(head[: tarfile.BLOCKSIZE], "utf-8", "surrogateescape")
-    except tarfile.TarError:
-        return False
-    return True
-
-
-class ImageTar:
+class _Tar(ImageFiles):
     """Images in an uncompressed tar, by member name, or by the one member that has the name's last parts elsewhere.
 
     Of members of the same name the last counts. A hard or symbolic link to a regular file of the tar is that file; a
     link to a link, or to anything outside, is not there. The file is opened anew for each read, so that it can be
     told whether it is still the one that was indexed.
-
-    Raises:
-        ConfigError: the tar is damaged or cut off.
     """
 
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        self._stamp = _stamp(path.stat())
-        self._names = _indexed(path.absolute(), self._stamp)
+    def __init__(self, place: Place) -> None:
+        self._place = place
+        self._stamp = place.stamp()
+        self._names = _indexed(place, self._stamp)
 
     def read(self, name: str) -> bytes:
-        """See `ImageFiles.read`."""
-        place = self._names.find(name)
-        with self._unchanged() as file:
-            return _read(file, place)
+        member = self._names.find(name)
+        with self._place.open(self._stamp.size) as file:
+            body = _read(file, member)
+        if self._place.stamp() != self._stamp:
+            raise OSError(f"{self._place} has changed since it was opened")
+        return body
 
     def size(self, name: str) -> int:
-        """See `ImageFiles.size`."""
         return self._names.find(name).size
 
-    def digest(self, names: Iterable[str] | None = None) -> str:
-        """See `ImageFiles.digest`; over names, sizes and the first and last 32 KiB that are stored of each member."""
-        found = hashlib.sha256()
-        with self._unchanged() as file:
-            for name in sorted(set(names)) if names is not None else sorted(self._names.members):
-                found.update(f"{name}\0{self._fingerprint(file, name)}\n".encode("utf-8", "surrogatepass"))
-        return found.hexdigest()
 
-    def close(self) -> None:
-        """Nothing is open."""
-
-    @contextmanager
-    def _unchanged(self) -> Iterator[io.BufferedReader]:
-        """The tar, opened; an OSError if it is another than was indexed, before or after what is done with it."""
-        with self._path.open("rb") as file:
-            self._check(file)
-            yield file
-            self._check(file)
-
-    def _check(self, file: io.BufferedReader) -> None:
-        if _stamp(os.fstat(file.fileno())) != self._stamp:
-            raise OSError(f"{self._path} has changed since it was opened")
-
-    def _fingerprint(self, file: io.BufferedReader, name: str) -> str:
-        try:
-            place = self._names.find(name)
-        except FileNotFoundError:
-            return "absent"
-        stored = _stored_bytes(place)
-        file.seek(place.offset)
-        sampled = file.read(min(SAMPLED_BYTES, stored))
-        tail = max(len(sampled), stored - SAMPLED_BYTES)
-        file.seek(place.offset + tail)
-        sampled += file.read(stored - tail)
-        return f"{place.size} {hashlib.sha256(sampled).hexdigest()}"
-
-
-def _stamp(status: os.stat_result) -> _Stamp:
-    return _Stamp(status.st_size, status.st_mtime_ns, status.st_ino)
-
-
-def _read(file: io.BufferedReader, place: _Place) -> bytes:
-    if place.sparse is None:
-        file.seek(place.offset)
-        return file.read(place.size)
+def _read(file: _File, member: _Member) -> bytes:
+    if member.sparse is None:
+        file.seek(member.offset)
+        return file.read(member.size)
     try:
         with tarfile.open(fileobj=file, mode="r:") as tar:
-            member = tar.extractfile(place.sparse)
-            return member.read(place.size) if member else b""
+            found = tar.extractfile(member.sparse)
+            return found.read(member.size) if found else b""
     except _DAMAGED as error:
-        raise OSError(f"{place.sparse.name!r} cannot be read: {error}") from error
-
-
-def _stored_bytes(place: _Place) -> int:
-    if place.sparse is None:
-        return place.size
-    pieces: Any = place.sparse.sparse  # pairs of start and length; the stubs say bytes
-    return sum(length for _, length in pieces)
+        raise OSError(f"{member.sparse.name!r} cannot be read: {error}") from error
 
 
 @lru_cache(maxsize=_MAX_INDEXES)
-def _indexed(path: Path, stamp: _Stamp) -> MemberNames[_Place]:
-    """The index of a tar, made once a process: shards open their images anew, and headers lie all over the file."""
-    with _HeaderReader(io.FileIO(path)) as file:
+def _indexed(place: Place, stamp: Stamp) -> _Names[_Member]:
+    """Index a tar, once a process: shards open their images anew, and headers are all over the file."""
+    with place.open(stamp.size) as file:
+        file.allowed = range(_MAX_HEADER_BYTES + 1)
+        file.refusal = "a header of {} bytes"
         try:
-            places = _places(file)
+            return _Names(_tar_members(file))
         except _DAMAGED as error:
             raise ConfigError(
-                f"images names {path}, a tar that is damaged or cut off ({error}): get it again"
+                f"images names {place}, a tar that is damaged or cut off ({error}): get it again"
             ) from error
-    return MemberNames(places)
 
 
-class _HeaderReader(io.BufferedReader):
-    """A file of which only headers are read."""
-
-    def read(self, size: int | None = -1, /) -> bytes:
-        """Read bytes, but no header of a size that no header has."""
-        if size is None or not 0 <= size <= _MAX_HEADER_BYTES:
-            raise tarfile.ReadError(f"a header of {size} bytes")
-        return super().read(size)
-
-
-def _places(file: _HeaderReader) -> dict[str, _Place]:
-    """Where every regular file lies, by each name that it can be reached by."""
-    places: dict[str, _Place] = {}
+def _tar_members(file: _File) -> dict[str, _Member]:
+    """Return where every regular file is, by each name that it can be reached by."""
+    members: dict[str, _Member] = {}
     symlinks: dict[str, str] = {}
-    for info in _tar_members(file):
-        if (name := inner_name(info.name)) is None:
+    for info in _headers(file):
+        if (name := _inner_name(info.name)) is None:
             continue
         # Looked up first: a file that is packed twice is the second time a link to its own name.
-        linked = places.get(inner_name(info.linkname) or "") if info.islnk() else None
-        places.pop(name, None)
+        linked = members.get(_inner_name(info.linkname) or "") if info.islnk() else None
+        members.pop(name, None)
         symlinks.pop(name, None)
         if info.isreg():
-            places[name] = _Place(info.offset_data, info.size, info if info.issparse() else None)
+            members[name] = _Member(info.offset_data, info.size, info if info.issparse() else None)
         elif linked is not None:
-            places[name] = linked
+            members[name] = linked
         elif info.issym():
-            symlinks[name] = info.linkname
-    return places | _linked(symlinks, places)
+            target = posixpath.normpath(posixpath.join(posixpath.dirname(name), info.linkname))
+            symlinks[name] = _inner_name(target) or ""
+    return members | {name: members[target] for name, target in symlinks.items() if target in members}
 
 
-def _linked(symlinks: dict[str, str], places: dict[str, _Place]) -> dict[str, _Place]:
-    targets = {name: posixpath.join(posixpath.dirname(name), link) for name, link in symlinks.items()}
-    inside = {name: inner_name(posixpath.normpath(target)) for name, target in targets.items()}
-    return {name: places[target] for name, target in inside.items() if target in places}
-
-
-def _tar_members(file: _HeaderReader) -> Iterator[tarfile.TarInfo]:
-    """The headers of a tar, in order.
-
-    Raises:
-        tarfile.TarError: it does not end with a block of zeros, as a tar that is cut off or damaged does not.
-    """
+def _headers(file: _File) -> Iterator[tarfile.TarInfo]:
+    """Yield the headers of a tar; a TarError says that it does not end with zeros: it is cut off or damaged."""
     end = 0
     with tarfile.open(fileobj=file, mode="r:", encoding="utf-8", errors="surrogateescape") as tar:
         while (info := tar.next()) is not None:
@@ -387,35 +391,54 @@ def _tar_members(file: _HeaderReader) -> Iterator[tarfile.TarInfo]:
         raise tarfile.ReadError(f"no header and no end at byte {end}")
 
 
-_COMPRESSED = {
-    b"\x1f\x8b": "gzip",
-    b"BZh": "bzip2",
-    b"\xfd7zXZ\x00": "xz",
-    b"\x28\xb5\x2f\xfd": "zstandard",
-    b"\x04\x22\x4d\x18": "lz4",
-}
-_HEAD_BYTES = 512
+class _Folder(ImageFiles):
+    """Images in a folder, by exact relative name; symbolic links are followed, wherever they lead."""
 
-
-class ImageFiles(Protocol):
-    """Images by the names that upstream files give them; may be read from several threads."""
+    def __init__(self, folder: Place) -> None:
+        self._folder = folder
 
     def read(self, name: str) -> bytes:
-        """The bytes of an image.
-
-        Raises:
-            FileNotFoundError: there is none of that name (names that are absolute or hold ".." never are there).
-            OSError: it is there and cannot be read, or changes meanwhile.
-        """
+        place = self._place(name)
+        before = place.stamp()
+        with place.open(before.size) as file:
+            body = file.read(before.size + 1)
+        # What a store returns at once is of one version.
+        if len(body) != before.size or (place.local and place.stamp() != before):
+            raise OSError(f"{name!r} in {self._folder} changed while it was read")
+        return body
 
     def size(self, name: str) -> int:
-        """Bytes that `read` would return, so that a cap can be kept; raises as `read` does."""
+        return self._place(name).stamp().size
 
-    def digest(self, names: Iterable[str] | None = None) -> str:
-        """Identity (hexadecimal sha256) of the images called `names`, or of everything there."""
+    def _place(self, name: str) -> Place:
+        return Place(self._folder.system, f"{self._folder.path.rstrip('/')}/{_wanted_name(name)}")
+
+
+class _Several(ImageFiles):
+    """Folders and archives as one; a name that more than one of them has means neither."""
+
+    def __init__(self, opened: Sequence[ImageFiles]) -> None:
+        self._opened = opened
+
+    def read(self, name: str) -> bytes:
+        return self._holder(name).read(name)
+
+    def size(self, name: str) -> int:
+        return self._holder(name).size(name)
 
     def close(self) -> None:
-        """Let go of what is open."""
+        for images in self._opened:
+            images.close()
+
+    def _holder(self, name: str) -> ImageFiles:
+        holders = []
+        for images in self._opened:
+            with suppress(FileNotFoundError):
+                images.size(name)
+                holders.append(images)
+        if len(holders) != 1:
+            raise FileNotFoundError(f"{name!r} is in {len(holders) or 'none'} of {len(self._opened)} places of images")
+        return holders[0]
 
 
 def open_images(location: str) -> ImageFiles:
@@ -423,163 +446,97 @@ def open_images(location: str) -> ImageFiles:
 
     Raises:
         ConfigError: a location is none of those, or damaged.
+        TransientError: a store cannot be read now.
     """
     with ExitStack() as stack:
-        opened = [stack.enter_context(closing(_open(path))) for path in image_locations(location)]
+        opened = [stack.enter_context(closing(_open(place))) for place in image_locations(location)]
         stack.pop_all()
-    return opened[0] if len(opened) == 1 else SeveralImageFiles(opened)
-
-
-def image_locations(location: str) -> list[Path]:
-    """The folders and archives that a setting `images` names: a path, or a glob's matches, sorted.
-
-    Raises:
-        ConfigError: there are none.
-    """
-    path = Path(location).expanduser()
-    if path.exists():  # before globbing: a real name may hold brackets
-        return [path]
-    if not glob.has_magic(location):
-        raise ConfigError(
-            f"images names {path}, which does not exist: give the folder, zip or tar that holds the images"
-        )
-    found = {Path(match).resolve(): Path(match) for match in sorted(glob.glob(str(path), recursive=True))}  # noqa: PTH207  Path.glob takes no absolute one
-    if not found:
-        raise ConfigError(f"images has the pattern {path}, which matches no folder, zip or tar: correct it")
-    return sorted(found.values(), key=str)
+    return opened[0] if len(opened) == 1 else _Several(opened)
 
 
 def check_images(location: str) -> None:
-    """Raise ConfigError unless the location can be opened."""
+    """Raise as `open_images` does unless the location can be opened."""
     open_images(location).close()
 
 
-def _open(path: Path) -> ImageFiles:
+def image_locations(location: str) -> list[Place]:
+    """Return the folders and archives that a setting `images` names: a path or URL, or a glob's matches, sorted.
+
+    Raises:
+        ConfigError: there are none, or it is a URL of another kind than `file`, `s3`, `gs` and `memory`.
+        TransientError: a store cannot be read now.
+    """
+    place = _place(location)
+    if place.info() is not None:  # before globbing: a real name may hold brackets
+        return [place]
+    if not glob.has_magic(location):
+        raise ConfigError(
+            f"images names {place}, which does not exist: give the folder, zip or tar that holds the images"
+        )
+    if place.local:
+        # As it is given: a folder above this one may have brackets in its name.
+        matches = glob.glob(str(Path(location.removeprefix("file://")).expanduser()), recursive=True)  # noqa: PTH207  Path.glob takes no absolute one
+        found = sorted({Path(match).resolve(): str(Path(match).absolute()) for match in sorted(matches)}.values())
+    else:
+        with place.asking():
+            found = sorted(place.system.glob(place.path))
+    if not found:
+        raise ConfigError(f"images has the pattern {place}, which matches no folder, zip or tar: correct it")
+    return [Place(place.system, path) for path in found]
+
+
+def _place(location: str) -> Place:
+    url = _URL.match(location)
+    scheme, rest = (url[1].lower(), url[2]) if url else ("file", location)
+    if scheme not in _EXTRAS:
+        raise ConfigError(
+            f"images names {location}, which is neither a path nor a URL of s3:// or gs://: images on the web are "
+            "fetched from the URLs in a source's files, and from nowhere else"
+        )
+    if scheme == "file":
+        return Place(fsspec.filesystem("file"), str(Path(rest).expanduser().absolute()))
     try:
-        if path.is_dir():
-            return ImageFolder(path)
-        if not path.is_file():
-            raise ConfigError(f"images names {path}, which is no folder and no file")
-        return _open_archive(path)
+        # Without a cache of listings: another build in this process is to see what has changed.
+        system = fsspec.filesystem(scheme, use_listings_cache=False)
+    except ImportError as error:
+        raise ConfigError(
+            f"images names {location}, which takes an extra of vernaclip: {extra_to_install(_EXTRAS[scheme])}"
+        ) from error
+    return Place(system, strip_protocol(f"{scheme}://{rest}"))
+
+
+_COMPRESSED = {
+    b"\x1f\x8b": "gzip",
+    b"BZh": "bzip2",
+    b"\xfd7zXZ\x00": "xz",
+    b"\x28\xb5\x2f\xfd": "zstandard",
+    b"\x04\x22\x4d\x18": "lz4",
+}
+
+
+def _open(place: Place) -> ImageFiles:
+    kind = (place.info() or {}).get("type")
+    if kind == "directory":
+        return _Folder(place)
+    if kind != "file":
+        raise ConfigError(f"images names {place}, which is no folder and no file")
+    try:
+        with place.open() as file:
+            head = file.read(tarfile.BLOCKSIZE)
+        for magic, method in _COMPRESSED.items():
+            if head.startswith(magic):
+                raise ConfigError(
+                    f"images names {place}, which is compressed by {method}: no picture in it can be reached without "
+                    "unpacking all before it; decompress it once and name the .tar"
+                )
+        return _Tar(place) if _is_tar(head) else _Zip(place)
     except OSError as error:
-        raise ConfigError(f"images names {path}, which cannot be opened ({error})") from error
+        raise ConfigError(f"images names {place}, which cannot be opened ({error})") from error
 
 
-def _open_archive(path: Path) -> ImageFiles:
-    with path.open("rb") as file:
-        head = file.read(_HEAD_BYTES)
-    for magic, method in _COMPRESSED.items():
-        if head.startswith(magic):
-            raise ConfigError(
-                f"images names {path}, which is compressed by {method}: no picture in it can be reached without "
-                "unpacking all before it; decompress it once and name the .tar"
-            )
-    return ImageTar(path) if is_tar(head) else ImageZip(path)
-
-
-class ImageFolder:
-    """Images in a folder, by exact relative name; symbolic links are followed, wherever they lead."""
-
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
-
-    def read(self, name: str) -> bytes:
-        """See `ImageFiles.read`."""
-        with self._file(name).open("rb") as file:
-            before = os.fstat(file.fileno())
-            body = file.read(before.st_size + 1)
-            after = os.fstat(file.fileno())
-        if len(body) != before.st_size or after.st_mtime_ns != before.st_mtime_ns:
-            raise OSError(f"{name!r} in {self._folder} changed while it was read")
-        return body
-
-    def size(self, name: str) -> int:
-        """See `ImageFiles.size`."""
-        return self._file(name).stat().st_size
-
-    def digest(self, names: Iterable[str] | None = None) -> str:
-        """See `ImageFiles.digest`.
-
-        Taken over names, sizes and the first and last 32 KiB of each file, hidden files aside: reading 100,000 photos
-        whole would take minutes, and no encoder changes a picture without changing its start or its size.
-        """
-        found = hashlib.sha256()
-        for name in sorted(set(names)) if names is not None else self._names():
-            found.update(f"{name}\0{self._fingerprint(name)}\n".encode("utf-8", "surrogatepass"))
-        return found.hexdigest()
-
-    def close(self) -> None:
-        """Nothing is open."""
-
-    def _file(self, name: str) -> Path:
-        path = self._folder / wanted_name(name)
-        if not _is_file(path):
-            raise FileNotFoundError(f"no file {name!r} in {self._folder}")
-        return path
-
-    def _names(self) -> list[str]:
-        names = []
-        for folder, subfolders, files in os.walk(self._folder):
-            subfolders[:] = [subfolder for subfolder in subfolders if not subfolder.startswith(".")]
-            relative = Path(folder).relative_to(self._folder)
-            names += [(relative / file).as_posix() for file in files if not file.startswith(".")]
-        return sorted(names)
-
-    def _fingerprint(self, name: str) -> str:
-        try:
-            with self._file(name).open("rb") as file:
-                size = os.fstat(file.fileno()).st_size
-                sampled = file.read(SAMPLED_BYTES)
-                file.seek(max(SAMPLED_BYTES, size - SAMPLED_BYTES))
-                sampled += file.read(SAMPLED_BYTES)
-        except OSError:
-            return "absent"
-        return f"{size} {hashlib.sha256(sampled).hexdigest()}"
-
-
-def _is_file(path: Path) -> bool:
-    """Whether it is a regular file: a pipe or a device would never end."""
+def _is_tar(head: bytes) -> bool:
     try:
-        return path.is_file()
-    except OSError:  # a name longer than the file system knows
-        return False
-
-
-class SeveralImageFiles:
-    """Folders and archives as one; a name that more than one of them has means neither."""
-
-    def __init__(self, opened: Sequence[ImageFiles]) -> None:
-        self._opened = opened
-
-    def read(self, name: str) -> bytes:
-        """See `ImageFiles.read`."""
-        return self._holder(name).read(name)
-
-    def size(self, name: str) -> int:
-        """See `ImageFiles.size`."""
-        return self._holder(name).size(name)
-
-    def digest(self, names: Iterable[str] | None = None) -> str:
-        """See `ImageFiles.digest`; over the digests of all, in any order."""
-        wanted = None if names is None else set(names)
-        found = sorted(images.digest(wanted) for images in self._opened)
-        return hashlib.sha256(" ".join(found).encode()).hexdigest()
-
-    def close(self) -> None:
-        """Close them all."""
-        for images in self._opened:
-            images.close()
-
-    def _holder(self, name: str) -> ImageFiles:
-        holders = [images for images in self._opened if _has(images, name)]
-        if len(holders) != 1:
-            raise FileNotFoundError(f"{name!r} is in {len(holders) or 'none'} of {len(self._opened)} places of images")
-        return holders[0]
-
-
-def _has(images: ImageFiles, name: str) -> bool:
-    try:
-        images.size(name)
-    except FileNotFoundError:
+        tarfile.TarInfo.frombuf(head, "utf-8", "surrogateescape")
+    except tarfile.TarError:
         return False
     return True

@@ -6,11 +6,13 @@ from contextlib import closing, suppress
 from pathlib import Path
 
 from data_catalog.errors import ConfigError
-from data_catalog.sources.image_files import ImageFiles, image_locations, open_images
+from data_catalog.sources.image_files import ImageFiles, Place, Stamp, image_locations, open_images
 from data_catalog.storage.file_hashes import FileHashes
 from data_catalog.storage.lock import writer_lock
 from data_catalog.storage.shards import digest
 from flows.recipe.sources import TestSetSettings
+
+_SAMPLED_BYTES = 32 * 1024
 
 
 def open_hashes(root: Path) -> FileHashes:
@@ -47,7 +49,8 @@ def images_digest(test_set: TestSetSettings, hashes: FileHashes) -> str | None:
         return None
     names = test_set.kind.image_names(test_set.config)
     places = image_locations(location)
-    folder = places[0] if len(places) == 1 and places[0].is_dir() else None
+    folder = places[0].local if len(places) == 1 else None
+    folder = folder if folder and folder.is_dir() else None
     with closing(open_images(location)) as images:
         return digest([[name, _image_sha256(images, folder, name, hashes)] for name in sorted(names)])
 
@@ -67,9 +70,24 @@ def location_digest(location: str, root: Path, hashes: FileHashes) -> str:
     return digests[0] if len(digests) == 1 else digest(digests)
 
 
-def _place_digest(place: Path, root: Path, hashes: FileHashes) -> str:
-    """Hash a folder, zip or tar of images; a root inside the folder is no part of it."""
-    if not place.is_dir():
-        return hashes.sha256(place)
-    upstream = place.absolute().is_relative_to(root.absolute())
-    return hashes.folder_digest(place, without=root / "datasets" if upstream else root)
+def _place_digest(place: Place, root: Path, hashes: FileHashes) -> str:
+    """Hash a folder, zip or tar of images; a root inside the folder is no part of it.
+
+    Of what an object store has, names, sizes and the versions that it states are hashed, since to read all of it would
+    be to download it.
+    """
+    path = place.local
+    if path is None:
+        files = place.files()
+        return digest([[name, stamp.size, stamp.version or _sampled(file, stamp)] for name, file, stamp in files])
+    if not path.is_dir():
+        return hashes.sha256(path)
+    return hashes.folder_digest(path, without=root / "datasets" if path.is_relative_to(root.absolute()) else root)
+
+
+def _sampled(file: Place, stamp: Stamp) -> str:
+    """Hash the first and last 32 KiB of a file of which the store states no version."""
+    with file.open(stamp.size) as opened:
+        sampled = opened.read(_SAMPLED_BYTES)
+        opened.seek(max(_SAMPLED_BYTES, stamp.size - _SAMPLED_BYTES))
+        return hashlib.sha256(sampled + opened.read(_SAMPLED_BYTES)).hexdigest()
