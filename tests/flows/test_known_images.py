@@ -4,6 +4,7 @@ import io
 import os
 import random
 import signal
+import ssl
 import subprocess
 import sys
 import threading
@@ -14,6 +15,7 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
+import trustme
 from PIL import Image
 
 from data_catalog.database.catalog import query
@@ -31,14 +33,17 @@ class Host(ThreadingHTTPServer):
 
     daemon_threads = True
 
-    def __init__(self) -> None:
+    def __init__(self, tls: ssl.SSLContext | None = None) -> None:
         super().__init__(("127.0.0.1", 0), _Handler)
+        self.scheme = "https" if tls else "http"
+        if tls is not None:
+            self.socket = tls.wrap_socket(self.socket, server_side=True)
         self.hits: Counter[str] = Counter()
         self.stops_after = 1_000
         self.stopped, self.goes_on = threading.Event(), threading.Event()
 
     def url(self, number: int | str) -> str:
-        return f"http://127.0.0.1:{self.server_address[1]}/{number}.jpg"
+        return f"{self.scheme}://127.0.0.1:{self.server_address[1]}/{number}.jpg"
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -66,8 +71,17 @@ class _Handler(BaseHTTPRequestHandler):
 
 
 @pytest.fixture
-def host() -> Iterator[Host]:
-    with Host() as server:
+def authority() -> trustme.CA:
+    return trustme.CA()
+
+
+@pytest.fixture(params=[False])
+def host(request: pytest.FixtureRequest, authority: trustme.CA) -> Iterator[Host]:
+    """A host that speaks http; by https where a test asks for that."""
+    tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER) if request.param else None
+    if tls is not None:
+        authority.issue_cert("127.0.0.1").configure_cert(tls)
+    with Host(tls) as server:
         threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True).start()
         yield server
         server.goes_on.set()
@@ -302,3 +316,21 @@ def test_damage_to_what_is_published_is_noticed(recipe: Path, tmp_path: Path) ->
     whole = build(recipe, root)
     assert whole.snapshot.verify() == []
     assert published(whole) == published(build(recipe, tmp_path / "fresh"))
+
+
+@pytest.mark.parametrize("host", [True], indirect=True)
+def test_a_build_over_https_believes_a_private_authority_where_the_system_does(
+    recipe: Path,
+    authority: trustme.CA,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert main(["build", str(recipe), "--root", str(tmp_path / "doubts")]) == 1
+    assert "fetch dropped 11 as tls" in capsys.readouterr().err
+    authority.cert_pem.write_to_path(tmp_path / "authority.pem")
+    monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "authority.pem"))
+    assert main(["build", str(recipe), "--root", str(tmp_path / "trusts")]) == 0
+    sql = "SELECT http_status, final_url[:8] AS scheme, count(*) AS n FROM images GROUP BY ALL ORDER BY ALL"
+    rows = query(tmp_path / "trusts", sql).to_pylist()
+    assert [tuple(row.values()) for row in rows] == [(200, "https://", 10), (404, "https://", 1)]
