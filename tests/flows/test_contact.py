@@ -39,4 +39,4 @@ def test_wikimedia_is_not_asked_without_a_contact(recipe: str, tmp_path: Path) -
 def test_with_a_contact_it_is(recipe: str, tmp_path: Path) -> None:
     loaded = load_recipe(recipe, root=tmp_path, overrides=["fetch.contact=someone@example.org"])
     assert open_inputs(loaded, tmp_path, {}).sources[0].name == "wit"
-    assert loaded.fetch.user_agent_header.endswith("someone@example.org")
+    assert loaded.fetch.limits().user_agent.endswith("someone@example.org")

@@ -313,7 +313,7 @@ def test_what_is_known_of_an_answer_is_kept(run: Any, server: Any) -> None:
 
 def test_requests_are_honest(run: Any, server: Any, quick: FetchConfig) -> None:
     headers = server.seen["/plain"]
-    assert headers["User-Agent"] == quick.user_agent_header
+    assert headers["User-Agent"] == quick.limits().user_agent
     assert headers["Accept-Encoding"] == "identity"
     assert headers["Host"] == server.url("").removeprefix("http://")
 

@@ -93,14 +93,21 @@ def test_nobody_waits_longer_than_there_is_time(make_site: Callable[[], Any], tm
 
 def test_a_server_in_trouble_is_left_alone_for_a_while(make_site: Callable[[], Any], tmp_path: Path) -> None:
     site = make_site()
-    site.behaviours["/robots.txt"] = lambda it: it.answer(503, b"", Retry_After="7")
+    site.behaviours["/robots.txt"] = lambda it: it.answer(503, b"")
     robots = cache(tmp_path)
     for _ in range(3):
         with pytest.raises(FetchError) as refused:
             robots.check(parse_url(site.url("/a")), Deadline(5.0), Hooks())
         assert (refused.value.reason, refused.value.http_status) == ("robots_unreachable", 503)
-        assert refused.value.retry_after_s == 7.0
     assert site.hits["/robots.txt"] == 1
+
+
+def test_what_a_server_in_trouble_asks_for_is_told(make_site: Callable[[], Any], tmp_path: Path) -> None:
+    site = make_site()
+    site.behaviours["/robots.txt"] = lambda it: it.answer(503, b"", Retry_After="7")
+    with pytest.raises(FetchError) as refused:
+        cache(tmp_path).check(parse_url(site.url("/a")), Deadline(5.0), Hooks())
+    assert refused.value.retry_after_s == 7.0
 
 
 def test_its_size_does_not_depend_on_the_cap_of_images(make_site: Callable[[], Any], tmp_path: Path) -> None:
