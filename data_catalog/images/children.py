@@ -61,8 +61,16 @@ def main(arguments: list[str]) -> None:
         with one_at_a_time:
             parent.send_bytes(json.dumps(event).encode())
 
+    work = {"fetch": _fetch, "normalise": _normalise}[kind]
     while True:
-        _do(jobs.get(), _WORK[kind], report)
+        try:
+            work(jobs.get(), report)
+        except MemoryError:
+            os._exit(OUT_OF_MEMORY)
+        except Exception as error:  # noqa: BLE001  the process's outermost boundary: the parent decides what it means
+            report({"error": f"{type(error).__name__}: {error}", "errno": getattr(error, "errno", None)})
+        else:
+            report({"done": True})
 
 
 def _read_jobs(parent: Connection, jobs: "queue.SimpleQueue[dict[str, Any]]") -> None:
@@ -78,17 +86,6 @@ def cap_memory(memory_bytes: int) -> None:
     pages = int(_STATM.read_text(encoding="ascii").split()[0]) if _STATM.exists() else 0
     limit, hard = pages * resource.getpagesize() + memory_bytes, resource.getrlimit(resource.RLIMIT_AS)[1]
     resource.setrlimit(resource.RLIMIT_AS, (limit if hard == resource.RLIM_INFINITY else min(limit, hard), hard))
-
-
-def _do(job: dict[str, Any], work: Callable[[dict[str, Any], Report], None], report: Report) -> None:
-    try:
-        work(job, report)
-    except MemoryError:
-        os._exit(OUT_OF_MEMORY)
-    except Exception as error:  # noqa: BLE001  the process's outermost boundary: the parent decides what it means
-        report({"error": f"{type(error).__name__}: {error}", "errno": getattr(error, "errno", None)})
-    else:
-        report({"done": True})
 
 
 def _load_fetching() -> None:
@@ -117,9 +114,6 @@ def _normalise(job: dict[str, Any], report: Report) -> None:
     from data_catalog.images.normalise import normalise_rows
 
     normalise_rows(job, report)
-
-
-_WORK = {"fetch": _fetch, "normalise": _normalise}
 
 
 class ChildDiedError(Exception):
@@ -202,12 +196,11 @@ class Child:
             self._process.wait(_EXIT_WAIT_S)
         except subprocess.TimeoutExpired:
             self.kill()
+        if self._process.returncode and not self._log.closed:
+            size = os.fstat(self._log.fileno()).st_size
+            printed = os.pread(self._log.fileno(), _TAIL_BYTES, max(0, size - _TAIL_BYTES))
+            logger.debug("the child process printed: %s", printed.decode("utf-8", "replace"))
         self._log.close()
-
-    def tail(self) -> str:
-        """Return the end of what the child has printed, for the log."""
-        size = os.fstat(self._log.fileno()).st_size
-        return os.pread(self._log.fileno(), _TAIL_BYTES, max(0, size - _TAIL_BYTES)).decode("utf-8", "replace")
 
 
 class ChildPool:
@@ -227,7 +220,6 @@ class ChildPool:
             yield child
         except BaseException:
             child.kill()
-            logger.debug("the child process printed: %s", child.tail())
             child.close()
             raise
         else:

@@ -5,6 +5,7 @@ import re
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, fields
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,6 @@ from data_catalog.images.pixels import (
     INTERPOLATIONS,
     QUALITY_BOUNDS,
     RESIZE_MODES,
-    Decoded,
     ResizePlan,
     converted,
     decode,
@@ -154,11 +154,35 @@ def normalise_image(raw: bytes, config: NormaliseConfig) -> NormalisedImage:
 def _normalised(raw: bytes, config: NormaliseConfig) -> NormalisedImage:
     opened = open_image(raw)
     _check_header(opened, config)
-    plan = _plan(opened.size, config)
+    plan_of = partial(
+        ResizePlan.of,
+        image_size=config.image_size,
+        mode=config.resize_mode,
+        only_if_bigger=config.resize_only_if_bigger,
+        interpolations=(config.downscale_interpolation, config.upscale_interpolation),
+    )
+    plan = plan_of(opened.size)
     fraction = plan.fraction(opened.size) if plan and config.scaled_decoding else 1
     red, green, blue = bytes.fromhex(config.matte[1:])
     decoded = decode(raw, opened, (red, green, blue), fraction=fraction, profiles=config.colour_profiles)
-    return _result(decoded, opened.format or "", config)
+    plan = plan_of(decoded.size)
+    # Resized first: whatever follows has fewer pixels to go through.
+    small = resized(decoded.pixels, plan) if plan else decoded.pixels
+    whole = upright(converted(small, decoded.profile), decoded.orientation)
+    miniature = grey_miniature(whole)
+    if is_one_colour(decoded.pixels, miniature):
+        raise ImageRejectedError("one_colour", "#" + decoded.pixels[0, 0].tobytes().hex())
+    final = finished(whole, plan) if plan else whole
+    return NormalisedImage(
+        data=encoded(final, config.encode_format, config.encode_quality),
+        width=final.shape[1],
+        height=final.shape[0],
+        original_width=decoded.upright_size[0],
+        original_height=decoded.upright_size[1],
+        original_format=opened.format or "",
+        phash=perceptual_hash(miniature),
+        thumbnail=thumbnail(whole),
+    )
 
 
 def _check_header(image: ImageFile, config: NormaliseConfig) -> None:
@@ -173,38 +197,6 @@ def _check_header(image: ImageFile, config: NormaliseConfig) -> None:
         raise ImageRejectedError("too_small", size)
     if config.animated == "reject" and image.format != "MPO" and getattr(image, "is_animated", False):
         raise ImageRejectedError("animated", image.format)
-
-
-def _plan(size: tuple[int, int], config: NormaliseConfig) -> ResizePlan | None:
-    return ResizePlan.of(
-        size,
-        config.image_size,
-        config.resize_mode,
-        only_if_bigger=config.resize_only_if_bigger,
-        interpolations=(config.downscale_interpolation, config.upscale_interpolation),
-    )
-
-
-def _result(decoded: Decoded, original_format: str, config: NormaliseConfig) -> NormalisedImage:
-    """Resize first: whatever follows has fewer pixels to go through."""
-    plan = _plan(decoded.size, config)
-    small = resized(decoded.pixels, plan) if plan else decoded.pixels
-    whole = upright(converted(small, decoded.profile), decoded.orientation)
-    miniature = grey_miniature(whole)
-    if is_one_colour(decoded.pixels, miniature):
-        raise ImageRejectedError("one_colour", "#" + decoded.pixels[0, 0].tobytes().hex())
-    final = finished(whole, plan) if plan else whole
-    width, height = decoded.upright_size
-    return NormalisedImage(
-        data=encoded(final, config.encode_format, config.encode_quality),
-        width=final.shape[1],
-        height=final.shape[0],
-        original_width=width,
-        original_height=height,
-        original_format=original_format,
-        phash=perceptual_hash(miniature),
-        thumbnail=thumbnail(whole),
-    )
 
 
 def load_decoders() -> None:

@@ -180,16 +180,12 @@ class _Names(Generic[Entry]):
         wanted = _wanted_name(name)
         if (exact := self._members.get(wanted)) is not None:
             return exact
-        candidates = self._by_basename.get(wanted.rpartition("/")[2], [])
-        matches = {self._members[candidate] for candidate in candidates if _same_tail(candidate, wanted)}
+        candidates = (f"/{candidate}" for candidate in self._by_basename.get(wanted.rpartition("/")[2], []))
+        same = (tail for tail in candidates if tail.endswith(f"/{wanted}") or f"/{wanted}".endswith(tail))
+        matches = {self._members[tail[1:]] for tail in same}
         if len(matches) != 1:
             raise FileNotFoundError(f"{len(matches) or 'no'} members for {name!r}")
         return matches.pop()
-
-
-def _same_tail(one: str, other: str) -> bool:
-    shorter, longer = sorted((one, other), key=len)
-    return f"/{longer}".endswith(f"/{shorter}")
 
 
 class ImageFiles(Protocol):
@@ -319,7 +315,11 @@ class _Tar(ImageFiles):
     def read(self, name: str) -> bytes:
         member = self._names.find(name)
         with self._place.open(self._stamp.size) as file:
-            body = _read(file, member)
+            if member.sparse is None:
+                file.seek(member.offset)
+                body = file.read(member.size)
+            else:
+                body = _without_holes(file, member.sparse)
         if self._place.stamp() != self._stamp:
             raise OSError(f"{self._place} has changed since it was opened")
         return body
@@ -328,16 +328,13 @@ class _Tar(ImageFiles):
         return self._names.find(name).size
 
 
-def _read(file: _File, member: _Member) -> bytes:
-    if member.sparse is None:
-        file.seek(member.offset)
-        return file.read(member.size)
+def _without_holes(file: _File, info: tarfile.TarInfo) -> bytes:
     try:
         with tarfile.open(fileobj=file, mode="r:") as tar:
-            found = tar.extractfile(member.sparse)
-            return found.read(member.size) if found else b""
+            found = tar.extractfile(info)
+            return found.read() if found else b""
     except _DAMAGED as error:
-        raise OSError(f"{member.sparse.name!r} cannot be read: {error}") from error
+        raise OSError(f"{info.name!r} cannot be read: {error}") from error
 
 
 @lru_cache(maxsize=_MAX_INDEXES)
@@ -529,14 +526,9 @@ def _open(place: Place) -> ImageFiles:
                     f"images names {place}, which is compressed by {method}: no picture in it can be reached without "
                     "unpacking all before it; decompress it once and name the .tar"
                 )
-        return _Tar(place) if _is_tar(head) else _Zip(place)
+        with suppress(tarfile.TarError):
+            tarfile.TarInfo.frombuf(head, "utf-8", "surrogateescape")  # of any dialect
+            return _Tar(place)
+        return _Zip(place)
     except OSError as error:
         raise ConfigError(f"images names {place}, which cannot be opened ({error})") from error
-
-
-def _is_tar(head: bytes) -> bool:
-    try:
-        tarfile.TarInfo.frombuf(head, "utf-8", "surrogateescape")
-    except tarfile.TarError:
-        return False
-    return True
