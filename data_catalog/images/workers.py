@@ -215,7 +215,7 @@ def _decode(group: list[Row], config: NormaliseConfig, folder: Path, pool: Child
             waiting = {position: piece for position, piece in waiting.items() if position not in outcomes}
             suspect = next(iter(waiting), None) if error.was_ready else None
             deaths[suspect] += 1
-            if deaths[None] == MAX_IDLE_DEATHS:  # no image is to blame
+            if waiting and deaths[None] == MAX_IDLE_DEATHS:  # no image is to blame
                 raise ShardError(f"images: the decoding process does not come as far as an image: {error}") from error
             if suspect is not None:
                 logger.warning("images: the decoding process ended (%s) at %s", error, group[suspect]["sample_id"])

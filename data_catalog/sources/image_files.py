@@ -58,10 +58,7 @@ class Place:
 
     @contextmanager
     def asking(self) -> Iterator[None]:
-        """Turn what a store's client raises into a `TransientError`: no image is to blame for it.
-
-        What is not there is a FileNotFoundError, as on a disk.
-        """
+        """Turn trouble with a store into a `TransientError`, as no image is at fault; but for a file that is not there."""
         try:
             yield
         except Exception as error:
@@ -84,13 +81,9 @@ class Place:
             return None
 
     def stamp(self) -> Stamp:
-        """Return what tells whether a file is still the same.
-
-        Raises:
-            FileNotFoundError: there is no regular file: a pipe or a device would never end.
-        """
+        """Return what tells whether a file is still the same; a FileNotFoundError if there is no regular file."""
         info = self.info()
-        if info is None or info["type"] != "file":
+        if info is None or info["type"] != "file":  # a pipe or a device would never end
             raise FileNotFoundError(f"no file {self}")
         return _stamp(info)
 
@@ -148,11 +141,7 @@ def _inner_name(name: str) -> str | None:
 
 
 def _wanted_name(name: str) -> str:
-    """Return `_inner_name` of a name that is asked for.
-
-    Raises:
-        FileNotFoundError: it is no name of anything inside.
-    """
+    """Return `_inner_name` of a name that is asked for; a FileNotFoundError if that is None."""
     inner = _inner_name(name)
     if inner is None:
         raise FileNotFoundError(f"not a name inside the images: {name!r}")
@@ -172,11 +161,7 @@ class _Names(Generic[Entry]):
             self._by_basename.setdefault(name.rpartition("/")[2], []).append(name)
 
     def find(self, name: str) -> Entry:
-        """Return the entry that a name means.
-
-        Raises:
-            FileNotFoundError: there is none, or more than one.
-        """
+        """Return the entry that a name means; a FileNotFoundError if there is none, or more than one."""
         wanted = _wanted_name(name)
         if (exact := self._members.get(wanted)) is not None:
             return exact

@@ -216,6 +216,19 @@ def test_a_real_name_with_brackets_is_no_glob(tmp_path: Path) -> None:
     images.close()
 
 
+@pytest.mark.parametrize(
+    "location", ["images:1", "./images:1", "im*:1", "~/here [x]/images:1", "~/here*/im*", "file:a"]
+)
+def test_relative_paths(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, location: str) -> None:
+    here = tmp_path / "here [x]"
+    for name in ("images:1", "file:a"):
+        (here / name).mkdir(parents=True)
+        (here / name / "a.jpg").write_bytes(b"A")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.chdir(here)
+    assert open_images(location).read("a.jpg") == b"A"
+
+
 def test_a_glob_is_checked_as_a_whole(tmp_path: Path) -> None:
     location = several(tmp_path)
     (tmp_path / "c" / "images-3.zip").write_bytes(b"cut off")
