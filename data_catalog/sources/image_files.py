@@ -58,7 +58,7 @@ class Place:
 
     @contextmanager
     def asking(self) -> Iterator[None]:
-        """Turn trouble with a store into a `TransientError`, as no image is at fault; but for a file that is not there."""
+        """Turn trouble with a store into a `TransientError`, so that no image is blamed; a missing file stays as it is."""
         try:
             yield
         except Exception as error:
