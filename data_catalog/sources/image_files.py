@@ -58,7 +58,7 @@ class Place:
 
     @contextmanager
     def asking(self) -> Iterator[None]:
-        """Turn trouble with a store into a `TransientError`, so that no image is blamed; a missing file stays as it is."""
+        """Turn trouble with a store, a missing file aside, into a `TransientError`: no image is to blame."""
         try:
             yield
         except Exception as error:
@@ -75,8 +75,7 @@ class Place:
             return None
         try:
             with self.asking():
-                found: dict[str, Any] = self.system.info(self.path)
-                return found
+                return dict(self.system.info(self.path))
         except (OSError, ValueError):  # also of a name longer than a disk knows, or of another encoding
             return None
 
@@ -89,6 +88,8 @@ class Place:
 
     def open(self, size: int | None = None) -> "_File":
         """Open a file; a store that is told the size is not asked for it."""
+        if self.local:  # not by fsspec, which goes to the end of it first: a failing disk is to say so as it is read
+            return _File(self, self.local.open("rb", buffering=0))
         with self.asking():
             return _File(self, self.system.open(self.path, size=size, block_size=_BLOCK_BYTES))
 
@@ -128,7 +129,6 @@ class _File(io.BufferedReader):
 
 
 Entry = TypeVar("Entry", bound=Hashable)
-
 _WINDOWS_ROOT = re.compile(r"[A-Za-z]:[\\/]|\\\\")
 
 
