@@ -11,7 +11,7 @@ import tempfile
 import threading
 import time
 import urllib.request
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import closing
 from functools import partial
@@ -23,7 +23,7 @@ from data_catalog.fetch.client import GuardedClient
 from data_catalog.fetch.config import FetchConfig
 from data_catalog.fetch.hosts import WAIT_S, Hosts
 from data_catalog.fetch.opener import Opener
-from data_catalog.fetch.urls import FetchError, parse_url
+from data_catalog.fetch.urls import FetchError
 from data_catalog.storage.failpoints import failpoint
 
 REQUESTS_FILE = "requests.jsonl"
@@ -35,6 +35,8 @@ _UNWANTED = ("torch", "huggingface_hub")
 # Headers may be megabytes long.
 _LONGEST_TAG = 1000
 _BEAT_S = 5.0
+# What is due so soon is asked with what is due now.
+_SOON_S = 0.25
 
 Report = Callable[[dict[str, Any]], None]
 
@@ -80,103 +82,119 @@ def fetch_urls(folder: Path, hosts_folder: Path, config: FetchConfig, report: Re
             new_body=partial(tempfile.SpooledTemporaryFile, max_size=_BODY_IN_MEMORY, dir=folder),
         )
         urllib.request.install_opener(opener)  # type: ignore[arg-type]  # only `open` is used
-        sink = _Sink(bodies, rows, opener, report)
-        _Rounds(folder, config, hosts, opener, sink).run(list(rows), beat=lambda: report({}))
+        try:
+            _Rounds(folder, config, hosts, opener, _Writer(bodies, rows, opener, report)).run(lambda: report({}))
+        finally:
+            urllib.request.install_opener(None)  # it holds all that is known of the shard
 
 
 class _Rounds:
     """Calls img2dataset until no URL is to be asked later.
 
-    Hosts are interleaved. A host with more URLs than its limits let the threads of all fetch has a pool of its own, as
-    wide as it allows, with rounds of its own: it holds up nobody.
+    Hosts take turns. A host whose URLs would keep too many threads waiting has a pool of its own, with as many threads
+    as it allows and rounds of its own: it holds up nobody.
     """
 
-    def __init__(self, folder: Path, config: FetchConfig, hosts: Hosts, opener: Opener, sink: "_Sink") -> None:
+    def __init__(self, folder: Path, config: FetchConfig, hosts: Hosts, opener: Opener, writer: "_Writer") -> None:
         self._folder = folder
         self._config = config
         self._hosts = hosts
         self._opener = opener
-        self._sink = sink
+        self._writer = writer
         self._numbers = count()
-        self._pools: list[Future[None]] = []
-        self._own: list[tuple[Future[None], int]] = []
+        self._pools: list[tuple[Future[None], int]] = []  # and how many threads each has beside those of `threads`
         self._executor = ThreadPoolExecutor(config.threads + 1)
 
-    def run(self, urls: Sequence[str], *, beat: Callable[[], None]) -> None:
+    def run(self, beat: Callable[[], None]) -> None:
         """Ask for all URLs; calls `beat` every few seconds, unless a request hangs."""
-        by_group: dict[str, list[str]] = {}
-        for url in urls:
-            by_group.setdefault(self._hosts.group_of(parse_url(url).host), []).append(url)
         with self._executor:
-            self._pools.append(self._executor.submit(self._share, by_group))
-            while any(not pool.done() for pool in self._pools):
-                wait(self._pools, timeout=_BEAT_S)
+            self._start(0, self._share, list(self._opener.asked))
+            while any(not pool.done() for pool, _ in self._pools):
+                wait([pool for pool, _ in self._pools], timeout=_BEAT_S)
                 if not self._opener.is_stuck():
                     beat()
-        for pool in self._pools:
-            pool.result()
+        if self._opener.failure is not None:
+            raise self._opener.failure
 
-    def _share(self, by_group: dict[str, list[str]]) -> None:
-        """Ask for the URLs of all hosts in turn; those of hosts that are too slow for that go to pools of their own."""
-        while by_group:
-            total = sum(map(len, by_group.values()))
+    def _start(self, num_threads: int, rounds: Callable[..., None], *arguments: Any) -> None:
+        """Do rounds in a thread; a failure ends those of all others."""
+
+        def act() -> None:
+            try:
+                rounds(*arguments)
+            except Exception as error:  # noqa: BLE001  `run` raises it
+                self._opener.failure = self._opener.failure or error
+
+        self._pools.append((self._executor.submit(act), num_threads))
+
+    def _share(self, urls: list[str]) -> None:
+        """Ask for the URLs of all hosts, but for those of hosts that get a pool of their own."""
+        while urls:
+            by_group: dict[str, list[str]] = {}
+            for url in urls:
+                by_group.setdefault(self._opener.asked[url].group, []).append(url)
+            total = len(urls)
             for group in sorted(by_group, key=lambda name: -len(by_group[name])):
-                width = self._own_width(group, len(by_group[group]), total)
-                if width:
-                    pool = self._executor.submit(self._alone, group, by_group.pop(group), width)
-                    self._pools.append(pool)
-                    self._own.append((pool, width))
-            by_group = self._round(by_group, self._config.threads)
+                num_threads = self._own_threads(group, len(by_group[group]), total)
+                if num_threads:
+                    self._opener.patient.add(group)
+                    self._start(num_threads, self._alone, group, by_group.pop(group), num_threads)
+            urls = self._round(by_group, self._config.threads)
 
-    def _own_width(self, group: str, num_urls: int, total: int) -> int:
+    def _alone(self, group: str, urls: list[str], num_threads: int) -> None:
+        while urls:
+            urls = self._round({group: urls}, min(num_threads, self._most_threads(group, len(urls))))
+
+    def _own_threads(self, group: str, num_urls: int, total: int) -> int:
         """Return how many threads a host gets for itself, 0 if its URLs go with the others'.
 
-        They do where its rate lets them be asked within the time that threads wait for a host, and where it may have
-        as many requests under way as its share of all URLs keeps threads busy.
+        They go with the others' if its rate lets them all be asked within the time that a thread waits for a host,
+        and if its share of all threads is no more than may ask it at once. All pools together have at most as many
+        threads again as `threads`.
         """
         pace, threads = self._hosts.pace_of(group), self._config.threads
-        fits = num_urls * pace.interval_s <= WAIT_S and num_urls * threads <= pace.concurrency * total
-        width = self._width(group, num_urls)
-        taken = sum(own for pool, own in self._own if not pool.done())
-        return 0 if fits or threads == 1 or taken + width > threads else width
+        is_quick = num_urls * pace.interval_s <= WAIT_S
+        is_wide = threads * num_urls / total <= pace.concurrency
+        own = self._most_threads(group, num_urls)
+        has_room = sum(other for pool, other in self._pools if not pool.done()) + own <= threads
+        return own if threads > 1 and has_room and not (is_quick and is_wide) else 0
 
-    def _width(self, group: str, num_urls: int) -> int:
+    def _most_threads(self, group: str, num_urls: int) -> int:
         """Return how many threads a host keeps busy without one of them waiting for too long."""
         pace = self._hosts.pace_of(group)
-        in_time = 1 + int(WAIT_S / pace.interval_s) if pace.interval_s else num_urls
+        in_time = max(1, int(WAIT_S / pace.interval_s)) if pace.interval_s else num_urls
         return min(pace.concurrency, num_urls, in_time)
 
-    def _alone(self, group: str, urls: list[str], width: int) -> None:
-        while urls:
-            urls = self._round({group: urls}, min(width, self._width(group, len(urls)))).get(group, [])
-
-    def _round(self, by_group: dict[str, list[str]], threads: int) -> dict[str, list[str]]:
-        """Ask for all URLs whose time has come, hosts interleaved, and return those that are still to be asked."""
+    def _round(self, by_group: dict[str, list[str]], threads: int) -> list[str]:
+        """Ask for all URLs whose time has come, hosts in turn, and return those that are still to be asked."""
         asked = self._opener.asked
-        soonest = min((asked[url].due for urls in by_group.values() for url in urls), default=0.0)
+        urls = [url for group in by_group.values() for url in group]
+        soonest = min((asked[url].due for url in urls), default=0.0)
         while self._opener.failure is None and (left := soonest - time.monotonic()) > 0:
             time.sleep(min(left, 1.0))
-        now = time.monotonic()
-        ready = [[url for url in urls if asked[url].due <= now] for urls in by_group.values()]
-        turns = sorted((turn, url) for urls in ready for turn, url in enumerate(urls))
-        self._download([url for _, url in turns], threads)
-        later = {group: [url for url in urls if asked[url].due] for group, urls in by_group.items()}
-        return {group: urls for group, urls in later.items() if urls}
+        if self._opener.failure is not None:
+            raise self._opener.failure
+        soon = time.monotonic() + _SOON_S
+        ready = [[url for url in group if asked[url].due <= soon] for group in by_group.values()]
+        turns = [url for _, url in sorted((turn, url) for group in ready for turn, url in enumerate(group))]
+        for url in turns:
+            asked[url].due = 0.0
+        if turns:
+            self._download(turns, threads)
+        return [url for url in urls if asked[url].due]
 
     def _download(self, urls: list[str], threads: int) -> None:
         """Let img2dataset download some URLs; each is reported, or has a moment at which it is due."""
         import pyarrow as pa
         from img2dataset.downloader import Downloader
 
-        if not urls:
-            return
         number = next(self._numbers)
         shard = self._folder / f"shard{number}.feather"
         table = pa.table({"url": pa.array(urls, pa.string())})
         with pa.OSFile(str(shard), "wb") as file, pa.ipc.new_file(file, table.schema) as writer:
             writer.write_table(table)
         downloader = Downloader(
-            sample_writer_class=partial(_Writer, self._sink),
+            sample_writer_class=lambda *_: self._writer,
             resizer=_as_it_came,
             thread_count=min(threads, len(urls)),
             save_caption=False,
@@ -205,8 +223,8 @@ def _as_it_came(stream: BinaryIO, bbox: None) -> tuple[bytes, None, None, None, 
     return b"", None, None, None, None, None
 
 
-class _Sink:
-    """Takes finished rows from all pools: bytes into a file, then the outcome to the parent."""
+class _Writer:
+    """Follows img2dataset's protocol of writers, for all pools: bytes into a file, then the outcome to the parent."""
 
     def __init__(self, bodies: BinaryIO, rows: Mapping[str, int], opener: Opener, report: Report) -> None:
         self._bodies = bodies
@@ -215,19 +233,19 @@ class _Sink:
         self._report = report
         self._lock = threading.Lock()
 
-    def put(self, url: str, status: str, error_message: str | None) -> None:
+    def write(self, img: bytes | None, key: str, caption: None, meta: dict[str, Any]) -> None:
         """Take down a URL with img2dataset's status and error message, and what the opener keeps of it.
 
         Raises:
             OSError: the bytes cannot be written. It ends the shard: img2dataset would only print it.
         """
-        asked = self._opener.asked[url]
+        row, asked = self._rows[meta["url"]], self._opener.asked[meta["url"]]
         if asked.due:
-            self._report({"row": self._rows[url], "back": True})
+            self._report({"row": row, "back": True})
             return
-        failure = asked.failure
-        if failure is None and status != "success":
-            failure = FetchError("fetch_lost", (error_message or "")[:200])  # before the opener was called
+        failure, asked.failure = asked.failure, None  # its traceback holds all that was under way
+        if failure is None and meta["status"] != "success":
+            failure = FetchError("fetch_lost", (meta["error_message"] or "")[:200])  # before the opener was called
         try:
             with self._lock:
                 offset = self._bodies.tell()
@@ -238,7 +256,7 @@ class _Sink:
             raise
         self._report(
             {
-                "row": self._rows[url],
+                "row": row,
                 "reason": failure.reason if failure else None,
                 "detail": failure.detail if failure else None,
                 "http_status": asked.http_status,
@@ -250,9 +268,12 @@ class _Sink:
                 "tries": asked.tries,
                 "asked_at": asked.asked_at,
                 "asking_s": round(asked.asking_s, 3),
-                "waiting_s": round(max(0.0, time.time() - asked.asked_at - asked.asking_s), 3),
+                "waiting_s": round(max(0.0, time.monotonic() - asked.since - asked.asking_s), 3),
             }
         )
+
+    def close(self) -> None:
+        """Do nothing: img2dataset calls it after each round, and the file is closed by its owner."""
 
     def _append(self, body: IO[bytes] | None) -> None:
         if body is not None:
@@ -262,17 +283,3 @@ class _Sink:
                 shutil.copyfileobj(body, self._bodies)
             self._bodies.flush()
             failpoint("fetch.after_body")
-
-
-class _Writer:
-    """Follows img2dataset's protocol of writers, in front of a `_Sink`."""
-
-    def __init__(self, sink: _Sink, *unused: object) -> None:
-        self._sink = sink
-
-    def write(self, img: bytes | None, key: str, caption: None, meta: dict[str, Any]) -> None:
-        """Take down a row."""
-        self._sink.put(meta["url"], meta["status"], meta["error_message"])
-
-    def close(self) -> None:
-        """Do nothing: the file is closed by its owner."""

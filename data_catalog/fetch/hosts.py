@@ -24,30 +24,36 @@ from data_catalog.fetch.urls import FetchError, Target
 from data_catalog.storage.disk_errors import raise_if_disk_fails
 
 HOSTS_FILE, SLOTS_FILE = "hosts.sqlite", "slots"
-# A row of which nothing has been asked yet is asked later rather than let its thread wait for longer.
+# A thread waits so long for a slot on a host, or for its moment; then the URL is asked later.
 WAIT_S = 10.0
-# In one try, for its turn on all hosts, beside its deadline; more than the longest Crawl-delay that is heeded.
+# For its moment, if something has been asked that would have to be asked again, or if the thread is the host's own;
+# more than the longest Crawl-delay that is heeded.
 PATIENCE_S = 90.0
-_LONGEST_REST_IN_THREAD_S = 1.0
+# Where a host wants to be left alone for longer, the thread can ask others meanwhile.
+_LONGEST_REST_S = 1.0
 # Intervals are so much longer: a host counts requests when they come, and some are 50 ms longer on the way than others.
 _MARGIN = 1.05
 # How often a thread looks whether another process has given up a slot; one's own threads are told at once.
 _POLL_S = 0.05
 # A server that says a year means its operator's slip, or never; somebody may ask it again after a month.
-_LONGEST_REST_S = 30 * 24 * 3600.0
+_A_MONTH_S = 30 * 24 * 3600.0
+# Bytes of the file of locks that are no slots: held while tables are made; by a process that waits for a host.
+_MAKING_TABLES = 2**62
+_WAITING = 255
 _TABLES = (
-    "CREATE TABLE IF NOT EXISTS hosts (name TEXT PRIMARY KEY, last REAL, until REAL, "
+    "CREATE TABLE IF NOT EXISTS hosts (name TEXT PRIMARY KEY, last REAL, until REAL, noted REAL, "
     "reason TEXT, detail TEXT, status INTEGER)",
     "CREATE TABLE IF NOT EXISTS robots (origin TEXT PRIMARY KEY, time REAL, body TEXT)",
 )
 
 
 class LaterError(Exception):
-    """A row is to be asked later, after `wait_s` seconds: nothing of it is lost."""
+    """A URL is to be asked later, after `wait_s` seconds, since a host cannot be asked now: nothing of it is lost."""
 
     def __init__(self, wait_s: float) -> None:
         super().__init__("later")
         self.wait_s = wait_s
+        self.group: str | None = None  # of the host that it waits for, where a visit was turned away
 
 
 @dataclass(slots=True)
@@ -57,6 +63,7 @@ class _Line:
     changed: threading.Condition = field(default_factory=threading.Condition)
     waiting: deque[object] = field(default_factory=deque)
     taken: set[int] = field(default_factory=set)
+    left: dict[int, float] = field(default_factory=dict)  # slots that other processes may have first, until when
 
 
 class Hosts:
@@ -84,11 +91,11 @@ class Hosts:
         self._slots = os.open(folder / SLOTS_FILE, os.O_RDWR | os.O_CREAT, 0o600)
         with self._usable():
             self._connection = sqlite3.connect(self._path, timeout=60.0, isolation_level=None, check_same_thread=False)
+            fcntl.lockf(self._slots, fcntl.LOCK_EX, 1, _MAKING_TABLES)  # SQLite waits for nobody at a change to WAL
             # What is lost where the machine, and not only the process, stops is not missed.
-            self._connection.execute("PRAGMA synchronous = OFF")
-            self._connection.execute("PRAGMA journal_mode = WAL")
-            for table in _TABLES:
-                self._connection.execute(table)
+            for statement in ("PRAGMA synchronous = OFF", "PRAGMA journal_mode = WAL", *_TABLES):
+                self._connection.execute(statement)
+            fcntl.lockf(self._slots, fcntl.LOCK_UN, 1, _MAKING_TABLES)
 
     def close(self) -> None:
         """Give all slots back."""
@@ -133,30 +140,43 @@ class Hosts:
                     left = end - time.monotonic()
                     if left <= 0:
                         return None
-                    others = line.waiting[0] is ticket and len(line.taken) < self.pace_of(group).concurrency
-                    line.changed.wait(min(left, _POLL_S) if others else left)
+                    has_turn = line.waiting[0] is ticket and len(line.taken) < self.pace_of(group).concurrency
+                    if has_turn:
+                        fcntl.lockf(self._slots, fcntl.LOCK_SH | fcntl.LOCK_NB, 1, _byte_of(group, _WAITING))
+                    line.changed.wait(min(left, _POLL_S) if has_turn else left)
                 return slot
             finally:
                 line.waiting.remove(ticket)
+                if not line.waiting:
+                    fcntl.lockf(self._slots, fcntl.LOCK_UN, 1, _byte_of(group, _WAITING))
                 line.changed.notify_all()
 
     def give_slot(self, group: str, slot: int) -> None:
-        """Let others ask the host."""
+        """Let others ask the host: threads of this process, unless another process waits for it."""
         line = self._lines[group]
         with line.changed:
             fcntl.lockf(self._slots, fcntl.LOCK_UN, 1, _byte_of(group, slot))
             line.taken.discard(slot)
+            if self._others_wait(group, line):
+                line.left[slot] = time.monotonic() + 2 * _POLL_S
             line.changed.notify_all()
 
-    def wait_to_begin(
-        self, group: str, longest_s: float, *, longest_rest_s: float | None = None, sets_rate: bool = False
-    ) -> float:
+    def _others_wait(self, group: str, line: _Line) -> bool:
+        """Tell whether another process waits for a host."""
+        byte = _byte_of(group, _WAITING)
+        try:
+            fcntl.lockf(self._slots, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, byte)
+        except (BlockingIOError, PermissionError):
+            return True
+        fcntl.lockf(self._slots, fcntl.LOCK_SH if line.waiting else fcntl.LOCK_UN, 1, byte)
+        return False
+
+    def wait_to_begin(self, group: str, longest_s: float, *, sets_rate: bool = False) -> float:
         """Wait for the moment of a request to a host one has a slot on; to be called right before the request.
 
         Args:
             group: the host's.
-            longest_s: nothing is reserved if it takes longer.
-            longest_rest_s: nothing is reserved if the host wants to be left alone for longer; None: as `longest_s`.
+            longest_s: nothing is reserved if it takes longer, or if the host wants to be left alone for a while.
             sets_rate: its answer may give a rate to a host that has none, and then counts as a request before.
 
         Returns:
@@ -166,10 +186,9 @@ class Hosts:
             LaterError: it would take longer.
         """
         interval_s = _MARGIN * self.pace_of(group).interval_s
-        longest_rest_s = longest_s if longest_rest_s is None else min(longest_s, longest_rest_s)
         waited_s = 0.0
         while True:
-            if (rest_s := self._rest_s(group)) > longest_rest_s - waited_s:
+            if (rest_s := self._rest_s(group)) > _LONGEST_REST_S:
                 raise LaterError(rest_s)
             counts = sets_rate or interval_s > 0
             wait_s = self._reserve(group, interval_s, longest_s - waited_s) if counts else max(0.0, rest_s)
@@ -201,12 +220,14 @@ class Hosts:
     def rest(self, group: str, failure: FetchError, seconds: float) -> None:
         """Let nobody ask a host for some time, a month at most: it said so, in the failure of a row."""
         query = """
-            INSERT INTO hosts (name, last, until, reason, detail, status) VALUES (?1, 0, ?2, ?3, ?4, ?5)
-            ON CONFLICT (name) DO UPDATE SET until = ?2, reason = ?3, detail = ?4, status = ?5 WHERE until < ?2
+            INSERT INTO hosts (name, last, until, noted, reason, detail, status) VALUES (?1, 0, ?2, ?3, ?4, ?5, ?6)
+            ON CONFLICT (name) DO UPDATE SET until = ?2, noted = ?3, reason = ?4, detail = ?5, status = ?6
+            WHERE until < ?2 OR noted > ?3
         """
-        until = time.time() + min(seconds, _LONGEST_REST_S)
+        now = time.time()
+        values = (group, now + min(seconds, _A_MONTH_S), now, failure.reason, failure.detail, failure.http_status)
         with self._usable():
-            self._connection.execute(query, (group, until, failure.reason, failure.detail, failure.http_status))
+            self._connection.execute(query, values)
 
     def raise_if_resting(self, group: str, longest_s: float) -> None:
         """Raise what a host said that wants to be left alone for longer than `longest_s`, as a failure of one more row.
@@ -214,19 +235,23 @@ class Hosts:
         Raises:
             FetchError: it does.
         """
-        row = self._row(group)
+        row = self._said(group)
         if row is not None and row[0] > time.time() + longest_s:
             raise FetchError(row[1], row[2], http_status=row[3])
 
     def _rest_s(self, group: str) -> float:
         """Return for how many more seconds a host wants to be left alone."""
-        row = self._row(group)
+        row = self._said(group)
         return row[0] - time.time() if row is not None else 0.0
 
-    def _row(self, group: str) -> Any:
-        query = "SELECT until, reason, detail, status FROM hosts WHERE name = ?"
+    def _said(self, group: str) -> Any:
+        """Return until when a host wants to be left alone, and what it said; None if it does not.
+
+        What was noted in the future was noted before the clock was set back.
+        """
+        query = "SELECT until, reason, detail, status FROM hosts WHERE name = ? AND noted < ?"
         with self._usable():
-            return self._connection.execute(query, (group,)).fetchone()
+            return self._connection.execute(query, (group, time.time() + PATIENCE_S)).fetchone()
 
     def robots(self, origin: str, max_age_s: float) -> str | None:
         """Return the robots.txt of an origin that came not longer ago than `max_age_s`, or None."""
@@ -254,8 +279,9 @@ class Hosts:
 
     def _free_slot(self, group: str, line: _Line) -> int | None:
         """Take a slot that neither a thread of this process nor another process has."""
+        now = time.monotonic()
         for slot in range(self.pace_of(group).concurrency):
-            if slot not in line.taken:
+            if slot not in line.taken and line.left.get(slot, 0.0) <= now:
                 try:
                     fcntl.lockf(self._slots, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, _byte_of(group, slot))
                 except (BlockingIOError, PermissionError):
@@ -271,33 +297,42 @@ def _byte_of(group: str, slot: int) -> int:
 
 
 class Visit:
-    """Where one try of a row is: the slot that it has, on one host at a time, and how long it has waited.
+    """Where one try of a URL is: the slot that it has, on one host at a time, and how long it has waited.
 
     Time that it waits for its turn is not taken off its deadline. To be closed when the try ends.
+
+    Args:
+        hosts: keeps the limits.
+        deadline: of the try.
+        is_patient: no other host's URL waits for the thread.
     """
 
-    def __init__(self, hosts: Hosts, deadline: Deadline) -> None:
+    def __init__(self, hosts: Hosts, deadline: Deadline, *, is_patient: bool = False) -> None:
         self.waited_s = 0.0
-        self._hosts = hosts
         self.deadline = deadline
+        self.has_begun = False  # the image has been asked for
+        self._hosts = hosts
+        self._is_patient = is_patient
         self._held: tuple[str, int] | None = None
-        self.has_begun = False
-        self._may_go_back = True
 
     def go_to(self, target: Target) -> None:
         """Have a slot on the target's group, and on no other: none is held while another is waited for.
 
         Raises:
-            LaterError: there is none, and nothing has been asked that would have to be asked again.
-            FetchError: `timeout`, there is none.
+            LaterError: there is none in time.
         """
-        self._may_go_back = not self.has_begun
-        self._go_to(target)
-
-    def follow(self, target: Target) -> None:
-        """`go_to` on a redirect of a robots.txt, from which there is no way back but to ask for that again."""
-        self._may_go_back = False
-        self._go_to(target)
+        group = self._hosts.group_of(target.host)
+        if self._held is not None and self._held[0] == group:
+            return
+        self.close()
+        started = time.monotonic()
+        slot = self._hosts.take_slot(group, WAIT_S)
+        self._leave_out(time.monotonic() - started)
+        if slot is None:
+            later = LaterError(0.0)
+            later.group = group
+            raise later
+        self._held = group, slot
 
     def wait_for_robots(self, target: Target) -> None:
         """Wait for the moment of a request for a robots.txt; to be called right before that. Raises as `begin`."""
@@ -307,12 +342,10 @@ class Visit:
         """Wait for the moment of a request for the image; to be called right before it is made.
 
         Raises:
-            LaterError: it does not come soon, and this is the row's first request.
-            FetchError: `timeout`, it does not come in time.
+            LaterError: it does not come in time.
         """
         self._wait(target, sets_rate=False)
         self.has_begun = True
-        self._may_go_back = False
 
     def close(self) -> None:
         """Give up the slot."""
@@ -320,39 +353,14 @@ class Visit:
             held, self._held = self._held, None
             self._hosts.give_slot(*held)
 
-    def _go_to(self, target: Target) -> None:
-        group = self._hosts.group_of(target.host)
-        if self._held is not None and self._held[0] == group:
-            return
-        self.close()
-        started = time.monotonic()
-        slot = self._hosts.take_slot(group, self._patience_s)
-        self._leave_out(time.monotonic() - started)
-        if slot is None:
-            self._give_up(target, 0.0)
-        else:
-            self._held = group, slot
-
     def _wait(self, target: Target, *, sets_rate: bool) -> None:
         group = self._hosts.group_of(target.host)
+        longest_s = PATIENCE_S if self._is_patient or self.has_begun else max(0.0, WAIT_S - self.waited_s)
         try:
-            # Its time is known: meanwhile the thread can ask others.
-            rest_s = _LONGEST_REST_IN_THREAD_S if self._may_go_back else None
-            waited_s = self._hosts.wait_to_begin(group, self._patience_s, longest_rest_s=rest_s, sets_rate=sets_rate)
-            self._leave_out(waited_s)
+            self._leave_out(self._hosts.wait_to_begin(group, longest_s, sets_rate=sets_rate))
         except LaterError as later:
-            self._give_up(target, later.wait_s)
-
-    @property
-    def _patience_s(self) -> float:
-        return max(0.0, (WAIT_S if self._may_go_back else PATIENCE_S) - self.waited_s)
-
-    def _give_up(self, target: Target, wait_s: float) -> None:
-        if self._may_go_back:
-            raise LaterError(wait_s)
-        error = FetchError("timeout", "the host may not be asked in time")
-        error.url = target.url
-        raise error
+            later.group = group
+            raise
 
     def _leave_out(self, seconds: float) -> None:
         self.waited_s += seconds

@@ -1,5 +1,6 @@
 """The opener that img2dataset's threads call: how a URL is asked, what its answer means, and whether to ask again."""
 
+import io
 import logging
 import random
 import re
@@ -9,8 +10,6 @@ import urllib.request
 from collections import Counter, deque
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from email.message import Message
-from types import TracebackType
 from typing import IO
 
 from data_catalog.errors import PipelineError
@@ -24,8 +23,10 @@ from data_catalog.fetch.urls import FetchError, Target, parse_url, thumbnail_url
 
 logger = logging.getLogger(__name__)
 
-# Beyond its deadline, for its turn on hosts and for a slow resolver, a request is taken to hang.
-SLACK_S = PATIENCE_S + 60.0
+# Beyond its deadline, for its turns on hosts and for a slow resolver, a request is taken to hang.
+SLACK_S = 3 * PATIENCE_S
+# A redirect may lead to a host that is always busy.
+_MOST_TURNED_AWAY = 20
 
 # Names that hosts give to such files. Only a redirect is judged by them: a caption's own image may well be called so.
 _NAMES = re.compile(
@@ -54,9 +55,12 @@ class Asked:
     """What img2dataset has no place for of a URL: how often it was asked, and what came; of one thread at a time."""
 
     urls: deque[str]  # what is still to be asked: a thumbnail first, where there is one
+    group: str  # of the host that it waits for: its own, or one that a redirect led to
     due: float = 0.0  # to be asked again from that moment of the monotonic clock on; 0: new, or done for good
     tries: int = 0
-    asked_at: float = 0.0  # the first time, by the clock on the wall
+    turned_away: int = 0  # by a host that a redirect led to; no try is counted for it
+    since: float = 0.0  # when it was begun, by the monotonic clock
+    asked_at: float | None = None  # when a host was first asked for it, by the clock on the wall
     asking_s: float = 0.0  # in all tries, waits between and in them left out
     failure: FetchError | None = None
     http_status: int | None = None
@@ -87,8 +91,9 @@ class Opener:
         on_begin: Callable[[str], None],
         new_body: Callable[[], IO[bytes]],
     ) -> None:
-        self.asked = {url: Asked(_candidates(url, config)) for url in urls}
+        self.asked = {url: Asked(_candidates(url, config), hosts.group_of(parse_url(url).host)) for url in urls}
         self.failure: Exception | None = None
+        self.patient: set[str] = set()  # groups of hosts that have threads of their own
         self._config = config
         self._client = client
         self._hosts = hosts
@@ -96,11 +101,16 @@ class Opener:
         self._on_begin = on_begin
         self._new_body = new_body
         self._budget = _Budget(config)
+        self._refusals: Counter[str] = Counter()  # of each group, since it last sent an image
+        self._given_up: dict[str, FetchError] = {}  # groups that refused too often, and what they said last
         self._under_way: dict[str, float] = {}
         self._rng = random.Random()
 
-    def open(self, request: urllib.request.Request, data: None = None, timeout: float | None = None) -> "_Empty":
-        """Ask for a URL. The body stays in `asked`, so that img2dataset holds no large one in memory.
+    def open(self, request: urllib.request.Request, data: None = None, timeout: float | None = None) -> IO[bytes]:
+        """Ask for a URL. The body stays in `asked`: img2dataset would hold it in memory, two for each thread.
+
+        Returns:
+            An empty body.
 
         Raises:
             FetchError: it failed for good; img2dataset takes down the text as the row's error message.
@@ -126,7 +136,7 @@ class Opener:
             raise
         finally:
             del self._under_way[url]
-        return _Empty()
+        return io.BytesIO()
 
     def is_stuck(self) -> bool:
         """Tell whether a request takes longer than any may."""
@@ -136,17 +146,16 @@ class Opener:
     def _try(self, asked: Asked) -> IO[bytes]:
         """Ask once, for the thumbnail or, where there is none, for the original."""
         started = time.monotonic()
-        asked.asked_at = asked.asked_at or time.time()
+        asked.since = asked.since or started
         asked.tries += 1
-        visit = Visit(self._hosts, Deadline(self._config.deadline_s))
+        visit = Visit(self._hosts, Deadline(self._config.deadline_s), is_patient=asked.group in self.patient)
         try:
             while True:
                 asked.http_status, asked.final_url, asked.said = None, None, Stated()
                 try:
                     return self._ask(asked, asked.urls[0], visit)
-                except LaterError:
-                    asked.tries -= 1  # its host could not be asked in time
-                    raise
+                except LaterError as later:
+                    raise self._turned_away(asked, visit, later) from later
                 except FetchError as error:
                     asked.http_status, asked.final_url = error.http_status, error.url
                     if len(asked.urls) == 1 or error.http_status not in range(400, 500) or error.http_status == 429:
@@ -163,19 +172,24 @@ class Opener:
             asked.asking_s += time.monotonic() - started - visit.waited_s
 
     def _ask(self, asked: Asked, url: str, visit: Visit) -> IO[bytes]:
-        of_robots = Hooks(before_hop=visit.follow, before_connect=visit.wait_for_robots)
         usages: list[Usage] = []
+
+        def before_robots(target: Target) -> None:
+            visit.wait_for_robots(target)
+            asked.asked_at = asked.asked_at or time.time()
 
         def before_hop(target: Target) -> None:
             self._raise_if_closed(target)
             visit.go_to(target)
             if self._robots is not None:
+                of_robots = Hooks(before_hop=visit.go_to, before_connect=before_robots)
                 usages.extend(self._robots.check(target, visit.deadline, of_robots).content_usage(target.path))
                 visit.go_to(target)  # a robots.txt that lies elsewhere has led away
 
         def before_connect(target: Target) -> None:
             visit.begin(target)
             self._raise_if_closed(target)  # it may have said so while we waited
+            asked.asked_at = asked.asked_at or time.time()
 
         before_hop(parse_url(url))
         hooks = Hooks(before_hop=before_hop, before_connect=before_connect)
@@ -201,6 +215,7 @@ class Opener:
         except BaseException:
             body.close()
             raise
+        self._refusals.pop(group, None)
         return body
 
     def _raise_if_closed(self, target: Target) -> None:
@@ -208,9 +223,24 @@ class Opener:
         try:
             self._hosts.raise_if_resting(group, self._config.max_wait_s)
             self._budget.raise_if_spent(group)
+            if group in self._given_up:
+                said = self._given_up[group]
+                raise FetchError(said.reason, said.detail, http_status=said.http_status)
         except FetchError as failure:
             failure.url = target.url
             raise
+
+    def _turned_away(self, asked: Asked, visit: Visit, later: LaterError) -> FetchError | LaterError:
+        """Return that a URL is to be asked later, since a host cannot be asked now: its own, or one behind a redirect.
+
+        No try is counted for it; but one that was led to a busy host too often is a failure.
+        """
+        asked.tries -= 1
+        asked.group = later.group or asked.group
+        asked.turned_away += visit.has_begun
+        if asked.turned_away <= _MOST_TURNED_AWAY:
+            return later
+        return FetchError("timeout", "the host may not be asked in time")
 
     def _again(self, asked: Asked, failure: FetchError) -> FetchError | LaterError:
         """Return that a failed URL is to be asked again, or the failure if it is not.
@@ -220,14 +250,17 @@ class Opener:
         backoff_s = min(MAX_BACKOFF_S, self._config.backoff_s * 2.0 ** (asked.tries - 1))
         # Chance keeps rows that failed together from coming back together.
         wait_s = backoff_s * self._rng.uniform(1.0, 1.5)
-        if failure.retry_after_s is not None and failure.http_status in (429, 503):
-            wait_s = max(wait_s, failure.retry_after_s)
+        asked_s = (failure.retry_after_s or 0.0) if failure.http_status in (429, 503) else 0.0
+        if asked_s or failure.http_status == 429:
             # A redirect may have led to another host than the URL's own.
             group = self._hosts.group_of(parse_url(failure.url or asked.urls[0]).host)
-            self._hosts.rest(group, failure, failure.retry_after_s)
-        if is_retryable(failure.reason) and asked.tries <= self._config.retries and wait_s <= self._config.max_wait_s:
-            return LaterError(wait_s)
-        return failure
+            self._refusals[group] += 1
+            # As many in a row as if all that are asked at once had come to the end of their tries.
+            if self._refusals[group] >= (1 + self._config.retries) * self._hosts.pace_of(group).concurrency:
+                self._given_up[group] = failure
+            self._hosts.rest(group, failure, asked_s or min(wait_s, self._config.max_wait_s))
+        may_pass = is_retryable(failure.reason) and asked_s <= self._config.max_wait_s
+        return LaterError(max(wait_s, asked_s)) if may_pass and asked.tries <= self._config.retries else failure
 
 
 def _candidates(url: str, config: FetchConfig) -> deque[str]:
@@ -256,22 +289,3 @@ class _Budget:
             raise FetchError("byte_budget", f"{self._config.max_host_bytes} bytes of {group}")
         if of_all >= self._config.max_shard_bytes:
             raise FetchError("byte_budget", f"{self._config.max_shard_bytes} bytes of the shard")
-
-
-class _Empty:
-    """A response as img2dataset reads it: what has to be judged has been, and the bytes are in `Opener.asked`."""
-
-    def __init__(self) -> None:
-        self.headers = Message()
-
-    def __enter__(self) -> "_Empty":
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        """Nothing is open."""
-
-    def read(self) -> bytes:
-        """Return nothing: img2dataset would hold it in memory, two bodies for each thread."""
-        return b""

@@ -87,10 +87,11 @@ def _fetch_all(waiting: list[str], shard: _Shard) -> list[str]:
         try:
             _fetch_once(waiting, shard, begun)
         except ChildDiedError as error:
+            num_before = len(waiting)
             waiting = [url for url in waiting if url not in shard.outcomes]
             here = [url for url in waiting if begun.get(url)]
             logger.warning("images: the fetching process ended (%s) at %s", error, here)
-            idle_deaths = 0 if begun else idle_deaths + 1
+            idle_deaths = 0 if here or len(waiting) < num_before else idle_deaths + 1
             if idle_deaths == MAX_IDLE_DEATHS:
                 raise ShardError(f"images: the fetching process does not come as far as a row: {error}") from error
             suspects += here

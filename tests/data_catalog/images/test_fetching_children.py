@@ -149,7 +149,7 @@ def test_the_log_tells_of_tries_and_times(
     assert [row["drop_reason"] for row in rows] == ["http_503", None, "private_address", "bad_url"]
     assert [row["http_status"] for row in rows] == [503, 200, None, None]
     assert [row["tries"] for row in rows] == [3, 1, 1, None]
-    assert [row["asked_at"] is None for row in rows] == [False, False, False, True]
+    assert [row["asked_at"] is None for row in rows] == [False, False, True, True]
     assert rows[0]["asked_at"] <= datetime.now(UTC) + timedelta(milliseconds=1)
     assert all(row["asking_s"] >= 0 and row["waiting_s"] >= 0 for row in rows[:3])
 
@@ -192,9 +192,14 @@ with ImageWorkers(folder / "hosts") as workers:
 """
 
 
-def test_a_file_that_cannot_grow_ends_the_shard(server: Any, make_requests: MakeRequests, tmp_path: Path) -> None:
+def test_a_file_that_cannot_grow_ends_the_shard_though_others_wait_for_their_host(
+    server: Any, make_site: Callable[[], Any], make_requests: MakeRequests, tmp_path: Path
+) -> None:
+    resting = make_site()
+    resting.behaviours["/0"] = lambda it: it.answer(503, b"", Retry_After="250")
     server.files.update({f"/large/{number}": bytes(100_000) for number in range(8)})
-    pq.write_table(make_requests(*[server.url(f"/large/{number}") for number in range(8)]), tmp_path / "requests")
+    urls = [resting.url("/0"), *[server.url(f"/large/{number}") for number in range(8)]]
+    pq.write_table(make_requests(*urls), tmp_path / "requests")
     printed = subprocess.run(
         [sys.executable, "-c", FULL, tmp_path], stdout=subprocess.PIPE, check=True, text=True
     ).stdout

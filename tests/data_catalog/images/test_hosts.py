@@ -181,9 +181,70 @@ def test_a_host_that_wants_a_rest_gets_it_from_all_processes_and_later_runs(
 def test_a_clock_that_is_set_back_stops_nobody(two: tuple[Hosts, Hosts], monkeypatch: pytest.MonkeyPatch) -> None:
     hosts, _ = two
     assert hosts.wait_to_begin("b", 0) == 0
+    hosts.rest("c", SAID, 30.0)
     now = time.time()
     monkeypatch.setattr(time, "time", lambda: now - 30 * 86400.0)
     assert hosts.wait_to_begin("b", 0) == 0
+    assert hosts.wait_to_begin("c", 0) == 0
+    hosts.rest("c", SAID, 400.0)
+    with pytest.raises(FetchError):
+        hosts.raise_if_resting("c", 300.0)
+
+
+OPEN = """
+import sys
+from pathlib import Path
+from data_catalog.fetch.config import HostPace
+from data_catalog.fetch.hosts import Hosts
+sys.stdin.readline()
+Hosts(Path(sys.argv[1]), {}, HostPace()).close()
+"""
+
+
+def test_processes_that_begin_at_once_wait_for_each_other(tmp_path: Path) -> None:
+    command = [sys.executable, "-c", OPEN, tmp_path]
+    processes = [subprocess.Popen(command, stdin=subprocess.PIPE) for _ in range(6)]
+    for process in processes:
+        process.communicate(b"now\n")
+    assert [process.returncode for process in processes] == [0] * 6
+
+
+SHARE = """
+import sys, time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from data_catalog.fetch.config import HostPace
+from data_catalog.fetch.hosts import Hosts
+hosts = Hosts(Path(sys.argv[1]), {}, HostPace(concurrency=2))
+print(flush=True)
+sys.stdin.readline()
+end = time.monotonic() + 3
+def work(_):
+    served = 0
+    while time.monotonic() < end:
+        slot = hosts.take_slot("a", 0.5)
+        if slot is not None:
+            time.sleep(0.05)
+            hosts.give_slot("a", slot)
+            served += 1
+    return served
+with ThreadPoolExecutor(6) as threads:
+    print(sum(threads.map(work, range(6))))
+"""
+
+
+def test_no_process_keeps_a_host_for_itself(tmp_path: Path) -> None:
+    command = [sys.executable, "-c", SHARE, tmp_path]
+    processes = [subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) for _ in range(2)]
+    for process in processes:
+        assert process.stdout is not None
+        process.stdout.readline()
+    for process in processes:
+        assert process.stdin is not None
+        process.stdin.write(b"now\n")
+        process.stdin.flush()
+    served = [int(process.communicate()[0]) for process in processes]
+    assert min(served) > 0.2 * sum(served)
 
 
 def test_a_file_that_is_no_database_is_named(tmp_path: Path) -> None:

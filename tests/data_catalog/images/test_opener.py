@@ -14,6 +14,7 @@ from urllib.request import Request
 import pytest
 
 from data_catalog.errors import ConfigError, PipelineError
+from data_catalog.fetch import hosts as limits_of_hosts
 from data_catalog.fetch.client import Deadline, GuardedClient, Hooks
 from data_catalog.fetch.config import FetchConfig, HostPace
 from data_catalog.fetch.consent import ConsentConfig
@@ -51,10 +52,13 @@ class FakeWeb:
 
     def __init__(self, answers: dict[str, list[Answer]]) -> None:
         self.answers = answers
+        self.redirects: dict[str, list[str]] = {}
         self.asked: Counter[str] = Counter()
 
     def get(self, url: str, *, deadline: Deadline, hooks: Hooks) -> FakeResponse:
         hooks.before_connect(parse_url(url))
+        for target in self.redirects.get(url, ()):
+            hooks.before_hop(parse_url(target))
         answers = self.answers[url]
         answer = answers[min(self.asked[url], len(answers) - 1)]
         self.asked[url] += 1
@@ -182,6 +186,39 @@ def test_a_host_behind_a_redirect_that_wants_time_does_not_hold_up_those_that_le
     assert outcomes(opener) == ["http_429", b"here", "http_429"]
     assert web.asked["http://b.example/"] == 0
     assert opener.asked["http://b.example/"].final_url == "http://b.example/"
+
+
+def test_a_redirect_to_a_busy_host_costs_no_try_and_is_no_endless_wait(
+    hosts: Hosts, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(limits_of_hosts, "WAIT_S", 0.01)
+    url = "http://a.example/0"
+    web = FakeWeb({url: [b"x"]})
+    web.redirects[url] = ["http://b.example/0"]
+    for slot in range(hosts.pace_of("b.example").concurrency):
+        assert hosts.take_slot("b.example", 0) == slot
+    opener = opener_of(web, hosts, CONFIG, url)
+    with pytest.raises(LaterError):
+        opener.open(Request(url))
+    assert (opener.asked[url].tries, opener.asked[url].group) == (0, "b.example")
+    assert hosts.take_slot("a.example", 0) == 0  # its own host is held for nobody meanwhile
+    hosts.give_slot("b.example", 0)
+    opener.open(Request(url))
+    hosts.take_slot("b.example", 0)
+    assert outcome(opener_of(web, hosts, CONFIG, url), url) == "timeout"
+
+
+def test_a_host_that_refuses_whatever_is_asked_is_given_up(hosts: Hosts) -> None:
+    urls = [f"http://a.example/{number}" for number in range(200)]
+    web = FakeWeb({url: [http(429, retry_after_s=0.01)] for url in urls})
+    assert outcomes(opener_of(web, hosts, CONFIG, *urls)) == ["http_429"] * 200
+    assert web.asked.total() <= 3 * 8 + 3  # three tries of all that may be asked at once
+
+
+def test_a_long_backoff_is_no_wait_that_a_server_asks_for(hosts: Hosts) -> None:
+    web = FakeWeb({"http://a.example/0": [http(500), b"x"]})
+    opener = opener_of(web, hosts, replace(CONFIG, backoff_s=0.5, max_wait_s=0.1), *web.answers)
+    assert outcomes(opener) == [b"x"]
 
 
 def test_a_row_whose_host_rests_is_asked_later_and_not_charged_with_a_try(hosts: Hosts) -> None:
