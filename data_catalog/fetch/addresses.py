@@ -17,13 +17,13 @@ _NOT_PUBLIC = tuple(map(ipaddress.ip_network, ("192.88.99.0/24", "192.0.0.8/32",
 
 
 def resolve(host: str, port: int) -> list[str]:
-    """The addresses of a host by the system's resolver, in its order, each once."""
+    """Return the addresses of a host by the system's resolver, in its order, each once."""
     found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
     return list(dict.fromkeys(str(entry[4][0]) for entry in found))
 
 
 def is_public(address: Address) -> bool:
-    """True for globally routable unicast; an IPv6 address that carries an IPv4 address is judged by that one too."""
+    """Tell whether an address is globally routable unicast; of IPv6, also the IPv4 address that it carries."""
     if isinstance(address, ipaddress.IPv6Address):
         inner = _embedded(address)
         if inner is not None and not is_public(inner):
@@ -40,7 +40,7 @@ def is_public(address: Address) -> bool:
 
 
 def is_loopback(address: Address) -> bool:
-    """True for 127.0.0.0/8 and ::1, also in their IPv4-mapped form."""
+    """Tell whether an address is in 127.0.0.0/8 or ::1, also in their IPv4-mapped form."""
     if isinstance(address, ipaddress.IPv6Address) and address.ipv4_mapped is not None:
         return address.ipv4_mapped.is_loopback
     return address.is_loopback

@@ -17,19 +17,14 @@ MAX_REQUESTS_PER_S = 10_000
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HostPace:
-    """How fast a host, or a domain with all hosts below it, is asked.
-
-    Args:
-        concurrency: requests under way at once.
-        requests_per_s: requests begun a second, evenly spaced, redirects and robots.txt included; 0: no limit.
-    """
+    """How fast a host, or a domain with all hosts below it, is asked; see `HostLimits`."""
 
     concurrency: int = 8
     requests_per_s: float = 20.0
 
     @property
     def interval_s(self) -> float:
-        """Seconds between the beginnings of two requests."""
+        """Return the seconds between the beginnings of two requests."""
         return 1 / self.requests_per_s if self.requests_per_s else 0.0
 
 
@@ -159,18 +154,18 @@ class FetchConfig:
 
     @property
     def robot(self) -> str:
-        """Our name in robots.txt and X-Robots-Tag."""
+        """Return our name in robots.txt and X-Robots-Tag."""
         return self.user_agent.split("/")[0].split(" ")[0]
 
     @property
     def named_limits(self) -> Mapping[str, HostPace]:
-        """Limits by host or domain: those that operators ask for, and the recipe's, which take precedence."""
+        """Return limits by host or domain: those that operators ask for, and the recipe's, which take precedence."""
         known = {name: KNOWN_HOSTS.get(group_of(name, KNOWN_HOSTS), self.default_limits) for name in self.hosts}
         return {**KNOWN_HOSTS, **{name: limits.over(known[name]) for name, limits in self.hosts.items()}}
 
     @property
     def default_limits(self) -> HostPace:
-        """Limits of every host that is not named."""
+        """Return the limits of every host that is not named."""
         return HostPace(concurrency=self.host_concurrency, requests_per_s=self.host_requests_per_s)
 
     def limits(self) -> Limits:

@@ -1,4 +1,4 @@
-"""What became of the images of a dataset, in one verdict: links that rot, hosts that block, a network in trouble."""
+"""Judge what became of the images of a dataset, in one verdict: links that rot, hosts that block, a network down."""
 
 from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
@@ -47,12 +47,12 @@ class Diagnosis:
     num_retryable: int
 
     def shares(self) -> dict[str, float]:
-        """Share of all images by cause, four digits."""
+        """Return the share of all images by cause, four digits."""
         total = sum(self.counts.values())
         return {cause: round(count / total, 4) for cause, count in self.counts.items()} if total else {}
 
     def rows(self) -> list[dict[str, Any]]:
-        """The counts as a table of what, images and share, in a fixed order; without what did not occur."""
+        """Return the counts as a table of what, images and share, in a fixed order; without what did not occur."""
         shares = self.shares()
         return [
             {"what": text, "images": self.counts[cause], "share": f"{shares[cause]:.1%}"}
@@ -83,7 +83,7 @@ def diagnose(downloads: pa.Table) -> Diagnosis:
 
 
 def cause_of(reason: str | None) -> str:
-    """The cause that a reason is counted under: "came" for None, "other" for one that this version does not know."""
+    """Return the cause that a reason is counted under: "came" for None, "other" for one that is not known."""
     if reason is None:
         return "came"
     known = FETCH_REASONS.get(reason) or NORMALISE_REASONS.get(reason)

@@ -98,17 +98,17 @@ NORMALISE_REASONS: dict[str, Reason] = {
 
 
 def http_reason(status: int) -> str:
-    """The reason of an answer that brings no image."""
+    """Return the reason of an answer that brings no image."""
     if status in HTTP_MEANINGS:
         return f"http_{status}"
     return f"http_{status // 100}xx" if 200 <= status < 600 else "http_other"
 
 
 def image_step(reason: str) -> str:
-    """The step that loses images for a reason: "fetch" or "normalise"."""
+    """Return the step that loses images for a reason: "fetch" or "normalise"."""
     return "fetch" if reason in FETCH_REASONS else "normalise"
 
 
 def is_retryable(reason: str | None) -> bool:
-    """True if a later try may end better; False for None, which is success."""
+    """Tell whether a later try may end better; None stands for success."""
     return reason in FETCH_REASONS and FETCH_REASONS[reason].retryable

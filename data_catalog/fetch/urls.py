@@ -3,6 +3,7 @@
 import ipaddress
 import re
 import socket
+from contextlib import suppress
 from dataclasses import dataclass
 from urllib.parse import quote, unquote, urljoin, urlsplit
 
@@ -57,14 +58,14 @@ class Target:
 
     @property
     def origin(self) -> str:
-        """Scheme, host and, where it is not the usual one, port: what a robots.txt is for."""
+        """Return scheme, host and, where it is not the usual one, port: what a robots.txt is for."""
         host = f"[{self.host}]" if ":" in self.host else self.host
         port = "" if self.port == DEFAULT_PORTS[self.scheme] else f":{self.port}"
         return f"{self.scheme}://{host}{port}"
 
     @property
     def url(self) -> str:
-        """The URL in one canonical spelling."""
+        """Return the URL in one canonical spelling."""
         return self.origin + self.path
 
 
@@ -106,17 +107,11 @@ def parse_url(url: str | None) -> Target:
 
 
 def redirect_target(target: Target, location: str) -> Target:
-    """Where a redirect from `target` leads; `location` is the header as `http.client` gives it (Latin-1)."""
-    try:
+    """Return where a redirect from `target` leads; `location` is the header as `http.client` gives it (Latin-1)."""
+    with suppress(UnicodeError):
         location = location.encode("latin-1").decode("utf-8")
-    except UnicodeError:
-        return parse_url(_join(target, location))
-    return parse_url(_join(target, location))
-
-
-def _join(target: Target, location: str) -> str:
     try:
-        return urljoin(target.url, location)
+        return parse_url(urljoin(target.url, location))
     except ValueError as error:
         raise FetchError("bad_url", "not a URL") from error
 
@@ -141,7 +136,7 @@ def _ascii_host(host: str | None) -> str:
 
 
 def _ipv6_host(host: str) -> str:
-    """The one spelling of an address; zones, which mean something on one machine only, are no part of a public one."""
+    """Return the one spelling of an address; a zone, which means something on one machine only, is refused."""
     try:
         address = ipaddress.IPv6Address(host)
     except ValueError as error:
@@ -173,7 +168,7 @@ def check_width(width: int) -> None:
 
 
 def thumbnail_url(url: str, width: int) -> str | None:
-    """The thumbnail of an original on Wikimedia's servers; None for any other URL, and where there is none.
+    """Return the thumbnail of an original on Wikimedia's servers; None for any other URL, and where there is none.
 
     Args:
         url: canonical, as `urls.parse_url` gives it.
@@ -189,7 +184,7 @@ def thumbnail_url(url: str, width: int) -> str | None:
 
 
 def _affixes(extension: str) -> tuple[str, str]:
-    """What stands before and behind a thumbnail's name: those of drawings and TIFFs are of another format."""
+    """Return what stands before and behind a thumbnail's name: those of drawings and TIFFs are of another format."""
     if extension in ("tif", "tiff"):
         return "lossy-page1-", ".jpg"
     return "", ".png" if extension == "svg" else ""
