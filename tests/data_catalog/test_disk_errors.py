@@ -16,8 +16,8 @@ import pytest
 
 from cleaning.duplicates.minhash import BandFiles
 from data_catalog.errors import ConfigError, PipelineError, ShardError
-from data_catalog.fetch.shard import raw_rows
 from data_catalog.fetch.config import FetchConfig
+from data_catalog.fetch.shard import raw_rows
 from data_catalog.storage.disk_errors import disk_errors, raise_if_disk_fails
 from data_catalog.storage.shards import append_line, make_folder, save_parquet, write_atomically, write_named_atomically
 from data_catalog.storage.work import StepKey, WorkStore
