@@ -12,6 +12,7 @@ import time
 import zlib
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -316,9 +317,10 @@ def _peaks(process: "subprocess.Popen[bytes]") -> tuple[float, float]:
 
 
 def _family(pid: int) -> list[int]:
-    children = [
-        int(child) for path in Path(f"/proc/{pid}/task").glob("*/children") for child in _read_or_nothing(path).split()
-    ]
+    children: list[int] = []
+    with suppress(FileNotFoundError):  # it has ended
+        for path in Path(f"/proc/{pid}/task").glob("*/children"):
+            children += map(int, _read_or_nothing(path).split())
     return [pid, *(member for child in children for member in _family(child))]
 
 
