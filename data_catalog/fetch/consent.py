@@ -232,6 +232,8 @@ class RobotsTxt:
         Args:
             path: with the query, as it is asked for.
         """
+        if not self._usages:
+            return ()
         path = _normal(path, _SAFE_IN_PATH)
         found: dict[Usage, None] = {}
         longest = 0

@@ -15,8 +15,10 @@ from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import closing
 from functools import partial
+from importlib.util import find_spec
 from itertools import count
 from pathlib import Path
+from types import ModuleType
 from typing import IO, Any, BinaryIO
 
 from data_catalog.fetch.client import GuardedClient
@@ -30,8 +32,6 @@ REQUESTS_FILE = "requests.jsonl"
 BODIES_FILE = "bodies.bin"
 # What is larger lies on the disk while it comes: two bodies for each thread may be held at once.
 _BODY_IN_MEMORY = 1024 * 1024
-# img2dataset's dependencies import these where they are, and do without them where they are not: two seconds in three.
-_UNWANTED = ("torch", "huggingface_hub")
 # Headers may be megabytes long.
 _LONGEST_TAG = 1000
 _BEAT_S = 5.0
@@ -42,11 +42,11 @@ Report = Callable[[dict[str, Any]], None]
 
 
 def load_engine() -> None:
-    """Import img2dataset (a second), without the look at the network that one of its dependencies takes."""
-    os.environ["NO_ALBUMENTATIONS_UPDATE"] = "1"
+    """Import img2dataset's downloader alone: the package by itself would load its whole program, a second of it."""
     os.environ["OPENBLAS_NUM_THREADS"] = "1"  # threads that would only be started
-    for name in _UNWANTED:
-        sys.modules.setdefault(name, None)  # type: ignore[arg-type]  # as if it were not installed
+    if "img2dataset" not in sys.modules and (spec := find_spec("img2dataset")):
+        package = sys.modules["img2dataset"] = ModuleType("img2dataset")
+        package.__spec__, package.__path__ = spec, list(spec.submodule_search_locations or ())
     import img2dataset.downloader  # noqa: F401
 
 

@@ -13,6 +13,7 @@ from collections import deque
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import lru_cache
 from hashlib import blake2b
 from pathlib import Path
 from typing import Any
@@ -33,7 +34,8 @@ PATIENCE_S = 90.0
 _LONGEST_REST_S = 1.0
 # Intervals are so much longer: a host counts requests when they come, and some are 50 ms longer on the way than others.
 _MARGIN = 1.05
-# How often a thread looks whether another process has given up a slot; one's own threads are told at once.
+# How often a thread looks whether another process has given up a slot, waits for one, or was told that a host wants to
+# be left alone; one's own threads are told at once.
 _POLL_S = 0.05
 # A server that says a year means its operator's slip, or never; somebody may ask it again after a month.
 _A_MONTH_S = 30 * 24 * 3600.0
@@ -64,6 +66,7 @@ class _Line:
     waiting: deque[object] = field(default_factory=deque)
     taken: set[int] = field(default_factory=set)
     left: dict[int, float] = field(default_factory=dict)  # slots that other processes may have first, until when
+    looked_at: float = 0.0  # when it was looked for other processes that wait
 
 
 class Hosts:
@@ -84,8 +87,10 @@ class Hosts:
         self._path = folder / HOSTS_FILE
         self._named = named
         self._default = default
+        self._groups: dict[str, str] = {}
         self._delays: dict[str, float] = {}
         self._lines: dict[str, _Line] = {}
+        self._known: dict[str, tuple[float, Any]] = {}  # what `_said` found, and until when it may be taken for true
         self._lock = threading.Lock()
         folder.mkdir(parents=True, exist_ok=True)
         self._slots = os.open(folder / SLOTS_FILE, os.O_RDWR | os.O_CREAT, 0o600)
@@ -105,7 +110,9 @@ class Hosts:
 
     def group_of(self, host: str) -> str:
         """Return the group whose limits hold for a host."""
-        return group_of(host, self._named)
+        if host not in self._groups:
+            self._groups[host] = group_of(host, self._named)
+        return self._groups[host]
 
     def pace_of(self, group: str) -> HostPace:
         """Return the limits of a group; a robots.txt may have made them stricter."""
@@ -157,8 +164,11 @@ class Hosts:
         with line.changed:
             fcntl.lockf(self._slots, fcntl.LOCK_UN, 1, _byte_of(group, slot))
             line.taken.discard(slot)
-            if self._others_wait(group, line):
-                line.left[slot] = time.monotonic() + 2 * _POLL_S
+            now = time.monotonic()
+            if now > line.looked_at + _POLL_S:
+                line.looked_at = now
+                if self._others_wait(group, line):
+                    line.left[slot] = now + 2 * _POLL_S
             line.changed.notify_all()
 
     def _others_wait(self, group: str, line: _Line) -> bool:
@@ -228,6 +238,7 @@ class Hosts:
         values = (group, now + min(seconds, _A_MONTH_S), now, failure.reason, failure.detail, failure.http_status)
         with self._usable():
             self._connection.execute(query, values)
+            self._known.pop(group, None)
 
     def raise_if_resting(self, group: str, longest_s: float) -> None:
         """Raise what a host said that wants to be left alone for longer than `longest_s`, as a failure of one more row.
@@ -249,9 +260,15 @@ class Hosts:
 
         What was noted in the future was noted before the clock was set back.
         """
+        now = time.monotonic()
+        known_until, row = self._known.get(group, (0.0, None))
+        if now < known_until:
+            return row
         query = "SELECT until, reason, detail, status FROM hosts WHERE name = ? AND noted < ?"
         with self._usable():
-            return self._connection.execute(query, (group, time.time() + PATIENCE_S)).fetchone()
+            row = self._connection.execute(query, (group, time.time() + PATIENCE_S)).fetchone()
+            self._known[group] = now + _POLL_S, row
+        return row
 
     def robots(self, origin: str, max_age_s: float) -> str | None:
         """Return the robots.txt of an origin that came not longer ago than `max_age_s`, or None."""
@@ -291,6 +308,7 @@ class Hosts:
         return None
 
 
+@lru_cache(maxsize=4096)
 def _byte_of(group: str, slot: int) -> int:
     """Return the byte that stands for a slot; locks may lie behind the end of a file, so that it stays empty."""
     return int.from_bytes(blake2b(group.encode(), digest_size=6).digest()) * 256 + slot

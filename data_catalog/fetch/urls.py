@@ -5,6 +5,7 @@ import re
 import socket
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import lru_cache
 from urllib.parse import quote, unquote, urljoin, urlsplit
 
 from data_catalog.errors import ConfigError, PipelineError
@@ -77,6 +78,7 @@ def askable_url(url: str | None) -> str | None:
         return None
 
 
+@lru_cache(maxsize=4096)  # each URL is taken apart several times on its way
 def parse_url(url: str | None) -> Target:
     """Take a URL or IRI apart; spaces and non-ASCII characters are escaped, the host is put into IDNA form.
 
