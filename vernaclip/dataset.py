@@ -102,7 +102,7 @@ class PairDataset(Dataset[Pair]):
         >>> pairs = vernaclip.open_dataset("catalog", "scenes").arrow()
         >>> pairs.head(2, columns=["sample_id", "captions"]).num_rows
         2
-        >>> duckdb.sql("SELECT max(len(captions)) FROM pairs").fetchone()[0] >= 1
+        >>> duckdb.sql("SELECT max(len(captions)) FROM pairs").fetchall()[0][0] >= 1
         True
 
         Raises:

@@ -144,15 +144,19 @@ def overrides_of(settings: Settings | None) -> list[str]:
 
     >>> overrides_of({"train.steps": 10, "split": {"by": "hash", "val": 0.2}})
     ['train.steps=10', 'split.by="hash"', 'split.val=0.2']
+    >>> overrides_of({"fetch.hosts": {"127.0.0.1": {"concurrency": 4}}})
+    ['fetch.hosts."127.0.0.1".concurrency=4']
     """
     return list(_flattened(settings or {}, ""))
 
 
 def _flattened(settings: Settings, prefix: str) -> Iterator[str]:
     for name, value in settings.items():
+        # Dots separate names at the top, and are part of one, as of a host's, below it.
+        place = f'{prefix}"{name}"' if prefix and "." in name else f"{prefix}{name}"
         if isinstance(value, Mapping):
-            yield from _flattened(value, f"{prefix}{name}.")
+            yield from _flattened(value, f"{place}.")
         else:
             # A JSON value is a TOML value, but for the one control character that JSON lets stand.
             text = json.dumps(value, ensure_ascii=False, default=str).replace("\x7f", "\\u007f")
-            yield f"{prefix}{name}={text}"
+            yield f"{place}={text}"

@@ -58,8 +58,9 @@ class Model:
         import numpy as np
 
         files = dict.fromkeys(Path(image) for image in images if not isinstance(image, Image.Image))
-        rows, reasons = encode_files(self._loaded, list(files)) if files else ({}, {})
-        for path, why in reasons.items():
+        rows, reasons = encode_files(self._loaded, list(files))
+        if reasons:
+            path, why = next(iter(reasons.items()))
             raise ConfigError(f"{path} cannot be read as an image: {why}")
         opened = [image for image in images if isinstance(image, Image.Image)]
         encoded: list[Features] = []
@@ -80,7 +81,7 @@ class Model:
             ConfigError: a text is empty.
         """
         require_texts(texts)
-        for text in self._loaded.tokenizer.too_long(texts):
+        for text in self._loaded.tokenizer.too_long(texts) if texts else ():
             logger.warning("the model does not read the end of the text %r", text)
         return text_features(self._loaded, texts)
 

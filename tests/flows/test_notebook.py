@@ -26,7 +26,8 @@ def test_the_first_steps_run(built: tuple[Path, BuildReport], tmp_path: Path, mo
         monkeypatch.setenv(name, str(tmp_path / name.lower()))
     monkeypatch.setenv("VERNACLIP_ROOT", str(built[0]))
     notebook = nbformat.read(CHECKOUT / "docs" / "notebooks" / "first-steps.ipynb", as_version=4)
-    NotebookClient(notebook, timeout=300, kernel_name="python3", resources={"metadata": {"path": tmp_path}}).execute()
+    place = {"metadata": {"path": str(tmp_path)}}
+    NotebookClient(notebook, timeout=300, kernel_name="python3", resources=place).execute()
     shown = {
         cell["source"].splitlines()[-1]: cell["outputs"][-1]["data"]
         for cell in notebook.cells
@@ -37,4 +38,4 @@ def test_the_first_steps_run(built: tuple[Path, BuildReport], tmp_path: Path, mo
     assert all(0 < loss < 10 for loss in losses)
     assert "image/png" in shown["image"]
     assert "deduplicate" in shown["funnel.to_pandas()"]["text/plain"]
-    assert "scenes" in shown["longest.fetchall()"]["text/plain"] or shown["longest.fetchall()"]["text/plain"] != "[]"
+    assert shown["longest.fetchall()"]["text/plain"].count("('") == 3
