@@ -25,7 +25,7 @@ def test_the_first_steps_run(built: tuple[Path, BuildReport], tmp_path: Path, mo
     for name in ("IPYTHONDIR", "JUPYTER_RUNTIME_DIR", "JUPYTER_CONFIG_DIR", "MPLCONFIGDIR"):
         monkeypatch.setenv(name, str(tmp_path / name.lower()))
     monkeypatch.setenv("VERNACLIP_ROOT", str(built[0]))
-    monkeypatch.setenv("OMP_WAIT_POLICY", "PASSIVE")  # see `let_threads_sleep`: a busy machine takes a third of the time
+    monkeypatch.setenv("OMP_WAIT_POLICY", "PASSIVE")  # see `let_threads_sleep`
     notebook = nbformat.read(CHECKOUT / "docs" / "notebooks" / "first-steps.ipynb", as_version=4)
     place = {"metadata": {"path": str(tmp_path)}}
     NotebookClient(notebook, timeout=300, kernel_name="python3", resources=place).execute()
