@@ -53,7 +53,7 @@ class Model:
         2
 
         Raises:
-            ConfigError: a file is not there, or is no image that can be read.
+            ConfigError: a file is not there, or is no image that can be read; or a Pillow image does not decode.
         """
         import numpy as np
 
@@ -105,7 +105,10 @@ class Model:
 
 def _upright(image: Image.Image) -> Image.Image:
     """Return an opened image as it is seen: turned as its EXIF says, in RGB, on white where it is transparent."""
-    turned = ImageOps.exif_transpose(image)
+    try:
+        turned = ImageOps.exif_transpose(image)
+    except OSError as error:
+        raise ConfigError(f"{image!r} does not decode: {error}") from error
     if turned.has_transparency_data:
         behind = Image.new("RGBA", turned.size, (*WHITE, 255))
         turned = Image.alpha_composite(behind, turned.convert("RGBA"))

@@ -295,6 +295,9 @@ def test_what_a_model_cannot_encode_is_said(tmp_path: Path, caplog: pytest.LogCa
     for path in (tmp_path / "broken.jpg", tmp_path / "absent.jpg"):
         with pytest.raises(ConfigError, match=f"{path.name} cannot be read as an image"):
             model.encode_images(["photo.jpg", path])
+    (tmp_path / "cut.jpg").write_bytes(Path("photo.jpg").read_bytes()[:900])
+    with Image.open(tmp_path / "cut.jpg") as cut, pytest.raises(ConfigError, match="does not decode"):
+        model.encode_images([cut])
     with pytest.raises(ConfigError, match="a text is empty"):
         model.encode_texts(["a red circle", " "])
     with pytest.raises(ConfigError, match="holds no model"):
