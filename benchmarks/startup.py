@@ -1,4 +1,4 @@
-"""How long `vernaclip --help` takes, beside a bare interpreter: python benchmarks/startup.py [--quick]."""
+"""How long `vernaclip --help` and `import vernaclip` take, beside a bare interpreter: python benchmarks/startup.py."""
 
 import argparse
 import statistics
@@ -6,11 +6,12 @@ import subprocess
 import sys
 import time
 
-GOAL_S = 0.5
+GOALS_S = {"vernaclip --help": ("help-startup-seconds", 0.5), "import vernaclip": ("import-seconds", 0.3)}
 COMMANDS = {
     "python -c pass": [sys.executable, "-c", "pass"],
-    "vernaclip --help": [sys.executable, "-m", "flows.cli", "--help"],
-    "vernaclip recipes": [sys.executable, "-m", "flows.cli", "recipes"],
+    "import vernaclip": [sys.executable, "-c", "import vernaclip"],
+    "vernaclip --help": [sys.executable, "-m", "vernaclip", "--help"],
+    "vernaclip recipes": [sys.executable, "-m", "vernaclip", "recipes"],
 }
 
 
@@ -33,10 +34,12 @@ def main() -> int:
     print(f"{'command':<20} {'median s':>9} {'worst s':>9}   ({rounds} rounds, interleaved)")
     for name, found in times.items():
         print(f"{name:<20} {statistics.median(found):>9.3f} {max(found):>9.3f}")
-    value = statistics.median(times["vernaclip --help"])
-    verdict = "ok" if value < GOAL_S else "short"
-    print(f"claim help-startup-seconds {value:.3f} goal <{GOAL_S} {verdict}")
-    return int(verdict == "short")
+    is_short = False
+    for name, (claim, goal) in GOALS_S.items():
+        value = statistics.median(times[name])
+        is_short |= value >= goal
+        print(f"claim {claim} {value:.3f} goal <{goal} {'ok' if value < goal else 'short'}")
+    return int(is_short)
 
 
 if __name__ == "__main__":

@@ -24,7 +24,7 @@ from flows.orchestration.daemons import Daemon, running_pid
 from flows.orchestration.prefect_env import STATE_FOLDER, probe, read_env_block
 from translation.packages.package import default_packages_dir
 
-OUR_PACKAGES = ("flows", "translation", "cleaning", "training", "data_catalog")
+OUR_PACKAGES = ("vernaclip", "flows", "translation", "cleaning", "training", "data_catalog")
 DISTRIBUTION = "vernaclip"
 MIN_FREE_BYTES = 5 << 30
 SERVER_PORT = 4200

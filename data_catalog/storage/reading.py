@@ -93,6 +93,32 @@ def taking_down(root: Path) -> Iterator[None]:
             _taken_down.remove(root)
 
 
+class OpenSnapshot:
+    """A snapshot that a program keeps open for longer than a command takes: it asks before every access."""
+
+    def __init__(self, root: Path, folder: Path) -> None:
+        self._root, self._folder = root.resolve(), folder.resolve()
+        self._state = _state(self._root)
+        _require_finished(self._root)
+        self.require_there()
+
+    def require_there(self) -> None:
+        """Refuse to hand out more of a snapshot that was taken down, or may be at this moment.
+
+        Raises:
+            ConfigError: it is gone, or a take-down has begun and not ended.
+        """
+        state = _state(self._root)
+        if state != self._state:
+            _require_finished(self._root)
+        if not self._folder.is_dir():
+            raise ConfigError(
+                f"{self._folder} was taken down or removed meanwhile, so nothing more of it is handed out: open the "
+                "dataset again"
+            )
+        self._state = state
+
+
 def _require_there() -> None:
     for folder, (root, state) in list((_opened or {}).items()):
         if _state(root) != state:

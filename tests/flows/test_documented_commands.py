@@ -15,7 +15,7 @@ from flows.recipe.recipe import SECTIONS, load_recipe
 
 HOME = Path(__file__).parents[2]
 PAGES = [HOME / "README.md", *sorted((HOME / "docs").glob("*.md"))]
-PACKAGES = ("flows", "translation", "cleaning", "training", "data_catalog")
+PACKAGES = ("vernaclip", "flows", "translation", "cleaning", "training", "data_catalog")
 TEXTS = [path for name in PACKAGES for path in (HOME / name).rglob("*") if path.suffix not in (".pyc", ".argosmodel")]
 
 

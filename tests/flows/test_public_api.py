@@ -1,0 +1,364 @@
+"""The package `vernaclip`: its examples run, its dataset is what was published, and it heeds take-downs."""
+
+import doctest
+import json
+import os
+import pickle
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import tomllib
+from collections.abc import Callable, Iterator, Mapping
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+from PIL import Image
+from torch.utils.data import DataLoader, Subset
+
+import vernaclip
+from data_catalog.database.catalog import rebuild
+from data_catalog.errors import ConfigError, ShardError
+from data_catalog.storage.manifest import require_snapshot
+from flows.cli import main
+from flows.jobs import BuildReport
+from flows.recipe.recipe import find_recipe, override_values
+
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
+
+CHECKOUT = Path(__file__).parents[2]
+MODULES = ("vernaclip", "vernaclip.catalog", "vernaclip.dataset", "vernaclip.jobs", "vernaclip.model")
+SMALL = [
+    *('name="scenes"', "train.model=small.json", "train.steps=3", "train.vocab_size=400", "train.batch_size=16"),
+    *("evaluate.split=val", "evaluate.bootstrap_rounds=50"),
+]
+SMALL_MODEL = {
+    "embed_dim": 32,
+    "custom_text": True,
+    "vision_cfg": {"image_size": 32, "layers": 1, "width": 32, "head_width": 16, "patch_size": 16},
+    "text_cfg": {
+        "context_length": 24,
+        "vocab_size": 400,
+        "width": 32,
+        "heads": 2,
+        "layers": 1,
+        "hf_tokenizer_name": "tokenizer",
+    },
+}
+
+
+def toml_lines(values: Mapping[str, Any], *path: str) -> Iterator[str]:
+    for name, value in values.items():
+        place = (*path, json.dumps(name))
+        if isinstance(value, dict):
+            yield from toml_lines(value, *place)
+        else:
+            yield f"{'.'.join(place)} = {json.dumps(value)}"
+
+
+def merge(values: dict[str, Any], changes: Mapping[str, Any]) -> None:
+    for name, value in changes.items():
+        if isinstance(value, dict):
+            merge(values.setdefault(name, {}), value)
+        else:
+            values[name] = value
+
+
+@pytest.fixture(scope="module")
+def home(
+    built: tuple[Path, BuildReport],
+    english_overrides: list[str],
+    random_clip: Callable[..., Path],
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Path:
+    """A folder as the examples have it: a catalog, a recipe, a model, a photograph, a package."""
+    folder = tmp_path_factory.mktemp("home")
+    shutil.copytree(built[0], folder / "catalog")
+    rebuild(folder / "catalog")  # its views name files by their absolute paths
+    path = find_recipe("scenes")
+    values = tomllib.loads(path.read_text("utf-8").replace("{recipe}", str(path.parent)))
+    merge(values, override_values([*english_overrides, *SMALL]))
+    (folder / "scenes.toml").write_text("\n".join(toml_lines(values)), "utf-8")
+    (folder / "small.json").write_text(json.dumps(SMALL_MODEL), "utf-8")
+    (folder / "scenes-en_it.argosmodel").symlink_to(path.parents[1] / "packages" / "scenes-en_it.argosmodel")
+    shutil.copytree(random_clip(["a red circle", "two blue stars"]), folder / "model")
+    Image.radial_gradient("L").save(folder / "photo.jpg")
+    Image.linear_gradient("L").save(folder / "other.png")
+    before = Path.cwd()
+    os.chdir(folder)
+    try:
+        vernaclip.train("scenes.toml", "catalog")
+    finally:
+        os.chdir(before)
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def _at_home(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(home)
+
+
+@pytest.fixture
+def own_root(home: Path, tmp_path: Path) -> Path:
+    """A copy of the catalog, which a test may change."""
+    shutil.copytree(home / "catalog", tmp_path / "catalog")
+    return tmp_path / "catalog"
+
+
+EXAMPLES = [test for name in MODULES for test in doctest.DocTestFinder().find(import_module(name)) if test.examples]
+
+
+@pytest.mark.parametrize("example", [pytest.param(test, id=test.name) for test in EXAMPLES])
+def test_the_examples_run(example: doctest.DocTest) -> None:
+    told: list[str] = []
+    found = doctest.DocTestRunner().run(example, out=told.append, clear_globs=False)
+    assert found.failed == 0, "".join(told)
+    assert found.attempted == len(example.examples)
+
+
+def test_the_page_of_examples_runs(tmp_path: Path, home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One block after the other, as a reader would paste them."""
+    for path in home.iterdir():
+        copy = shutil.copytree if path.is_dir() else shutil.copy
+        copy(path, tmp_path / path.name)
+    rebuild(tmp_path / "catalog")
+    monkeypatch.chdir(tmp_path)
+    page = (CHECKOUT / "docs" / "api.md").read_text("utf-8")
+    blocks = re.findall(r"^```python\n(.*?)^```$", page, re.MULTILINE | re.DOTALL)
+    assert len(blocks) == 5
+    names: dict[str, Any] = {}
+    for block in blocks:
+        exec(compile(block, "docs/api.md", "exec"), names)
+    assert names["texts"]
+
+
+def test_everything_public_has_an_example_and_a_place() -> None:
+    assert set(vernaclip.__all__) <= set(dir(vernaclip))
+    shown = {test.name.rpartition(".")[2] for test in EXAMPLES}
+    assert {name for name in vernaclip.__all__ if name[0].islower()} <= shown
+    for name in vernaclip.__all__:
+        assert getattr(vernaclip, name)
+    with pytest.raises(AttributeError, match="no attribute 'nothing'"):
+        vernaclip.nothing  # type: ignore[attr-defined]  # noqa: B018
+
+
+def test_importing_it_loads_nothing_else() -> None:
+    code = "import sys; before = set(sys.modules); import vernaclip; print(sorted(set(sys.modules) - before))"
+    found = subprocess.run([sys.executable, "-c", code], cwd=CHECKOUT, capture_output=True, text=True, check=True)
+    assert "vernaclip" in found.stdout
+    assert not [name for name in ("torch", "pyarrow", "numpy", "duckdb", "flows", "training") if name in found.stdout]
+
+
+@pytest.mark.parametrize("split", [None, "train", "val", "test", "marked"])
+def test_a_dataset_is_what_was_published(split: str | None) -> None:
+    snapshot = require_snapshot(Path("catalog"), "scenes")
+    splits = [split] if split else ["train", "val", "test"]
+    rows = [row for name in splits for path in snapshot.pair_files(name) for row in pq.read_table(path).to_pylist()]
+    pairs = vernaclip.open_dataset("catalog", "scenes", split)
+    assert len(pairs) == len(rows) == pairs.arrow().count_rows()
+    assert [pair.captions for pair in pairs] == [row["captions"] for row in rows]
+    assert [image.size for image, _ in pairs] == [(row["width"], row["height"]) for row in rows]
+    facts = [pairs.metadata(index) for index in range(len(pairs))]
+    assert facts == [{name: row[name] for name in row if name not in ("image", "original")} for row in rows]
+    assert pairs.arrow().to_table(columns=["sample_id"])["sample_id"].to_pylist() == [row["sample_id"] for row in rows]
+    with pytest.raises(IndexError, match="out of range"):
+        pairs[len(rows)]
+    if rows:
+        assert pairs[-1].captions == rows[-1]["captions"]
+
+
+@pytest.mark.parametrize("start", ["fork", "spawn"])
+def test_workers_of_a_loader_read_the_same(start: str) -> None:
+    pairs = vernaclip.open_dataset("catalog", "scenes", "train")
+    pairs[0]
+    assert len(pickle.dumps(pairs)) < 20_000
+    loader = DataLoader(pairs, batch_size=7, num_workers=2, collate_fn=list, multiprocessing_context=start)
+    found = [pair for batch in loader for pair in batch]
+    assert [pair.captions for pair in found] == [pair.captions for pair in pairs]
+    assert all(one.image.tobytes() == other.image.tobytes() for one, other in zip(found, pairs, strict=True))
+
+
+def test_a_batch_may_come_in_any_order_and_from_a_part() -> None:
+    pairs = vernaclip.open_dataset("catalog", "scenes", "train")
+    indices = [5, 0, len(pairs) - 1, 5]
+    expected = [pairs[index].captions for index in indices]
+    assert [pair.captions for pair in pairs.__getitems__(indices)] == expected
+    [batch] = DataLoader(Subset(pairs, indices), batch_size=4, collate_fn=list)
+    assert [pair.captions for pair in batch] == expected
+
+
+@pytest.mark.parametrize(
+    ("given", "told"),
+    [
+        ({"name": "nothing"}, "has no dataset 'nothing'"),
+        ({"name": "scenes", "split": "dev"}, "there is no split 'dev': name one of train, val, test, marked"),
+        ({"name": "scenes", "snapshot": "ffffffff"}, "holds no snapshot ffffffff"),
+        ({"name": "scenes", "root": "elsewhere"}, "run `vernaclip build scenes --root elsewhere` first"),
+    ],
+)
+def test_what_is_not_there_is_said(given: dict[str, str], told: str) -> None:
+    with pytest.raises(ConfigError, match=told):
+        vernaclip.open_dataset(**{"root": "catalog", **given})
+
+
+def test_a_snapshot_is_opened_by_its_first_letters() -> None:
+    current = vernaclip.open_dataset("catalog", "scenes")
+    assert vernaclip.open_dataset("catalog", "scenes", snapshot=current.snapshot[:6]).snapshot == current.snapshot
+
+
+def test_a_damaged_shard_is_told(own_root: Path) -> None:
+    pairs = vernaclip.open_dataset(own_root, "scenes", "train")
+    path = require_snapshot(own_root, "scenes").pair_files("train")[0]
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 0xFF
+    path.write_bytes(content)
+    with pytest.raises(ShardError, match="run `vernaclip verify`"):
+        list(pairs)
+
+
+def test_after_a_take_down_nothing_of_it_is_handed_out(own_root: Path) -> None:
+    pairs = vernaclip.open_dataset(own_root, "scenes", "train")
+    gone = str(pairs.metadata(0)["sample_id"])
+    words = ["forget", "--root", str(own_root), "--sample", gone]
+    assert main([*words[:-1], "scenes:nothing-of-that-name"]) == 0
+    assert pairs.metadata(0)["sample_id"] == gone  # something else was taken down
+    assert main(words) == 0
+    for ask in (lambda: pairs[0], lambda: pairs.metadata(0), pairs.arrow):
+        with pytest.raises(ConfigError, match="open the dataset again"):
+            ask()
+    again = vernaclip.open_dataset(own_root, "scenes", "train")
+    assert gone not in again.arrow().to_table(columns=["sample_id"])["sample_id"].to_pylist()
+    assert again.duckdb().sql("SELECT 1 FROM pairs WHERE sample_id = $id", {"id": gone}).num_rows == 0
+
+
+def test_while_a_take_down_is_unfinished_nothing_is_handed_out(own_root: Path) -> None:
+    pairs = vernaclip.open_dataset(own_root, "scenes", "train")
+    words = ["forget", "--root", str(own_root), "--sample", str(pairs.metadata(0)["sample_id"])]
+    environment = {**os.environ, "VERNACLIP_FAILPOINTS": "atomic.after_rename=kill", "PYTHONPATH": str(CHECKOUT)}
+    killed = subprocess.run([sys.executable, "-m", "vernaclip", *words], env=environment, check=False)
+    assert killed.returncode == -signal.SIGKILL
+    asked: list[Callable[[], Any]] = [
+        lambda: pairs[0],
+        pairs.arrow,
+        lambda: pairs.duckdb().sql("FROM pairs"),
+        lambda: vernaclip.open_dataset(own_root, "scenes"),
+        lambda: vernaclip.score("scenes.toml", own_root),
+    ]
+    for ask in asked:
+        with pytest.raises(ConfigError, match="run `vernaclip forget"):
+            ask()
+
+
+@pytest.mark.parametrize("question", ["COPY (SELECT 1) TO 'x.csv'", "SET threads = 1", "FROM read_text('small.json')"])
+def test_a_question_changes_nothing_and_reads_nothing_else(question: str, home: Path) -> None:
+    before = sorted(home.iterdir())
+    catalog = vernaclip.open_dataset("catalog", "scenes").duckdb()
+    with pytest.raises(ConfigError, match="DuckDB refuses the query"):
+        catalog.sql(question)
+    with pytest.raises(ConfigError, match="DuckDB refuses the query"), catalog.batches(question) as batches:
+        list(batches)
+    assert sorted(home.iterdir()) == before
+
+
+def test_images_are_encoded_alike_however_they_are_given(tmp_path: Path) -> None:
+    model = vernaclip.open_model("model")
+    upright = Image.effect_noise((60, 40), 90).convert("RGB")
+    upright.putpixel((0, 0), (255, 0, 0))
+    upright.save(tmp_path / "own.png")
+    sideways, tag = upright.transpose(Image.Transpose.ROTATE_90), Image.Exif()
+    tag[0x0112] = 6  # to be turned by 90 degrees clockwise
+    sideways.save(tmp_path / "sideways.png", exif=tag)
+    with Image.open(tmp_path / "sideways.png") as opened:
+        found = model.encode_images(
+            [upright, tmp_path / "own.png", "photo.jpg", opened, str(tmp_path / "sideways.png")]
+        )
+    assert found.dtype == np.float32
+    np.testing.assert_allclose(np.linalg.norm(found, axis=1), 1, rtol=1e-5)
+    for row in (1, 3, 4):
+        np.testing.assert_allclose(found[row], found[0], atol=1e-5)
+    assert np.abs(found[2] - found[0]).max() > 0.01
+    texts = model.encode_texts(["a red circle", "two blue stars"])
+    cosines = model.similarity([upright, "photo.jpg"], ["a red circle", "two blue stars"])
+    np.testing.assert_allclose(cosines, found[[0, 2]] @ texts.T, atol=1e-5)
+    assert model.similarity([], ["a"]).shape == (0, 1)
+    assert len(model.encode_images([])) == len(model.encode_texts([])) == 0
+
+
+def test_what_a_model_cannot_encode_is_said(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    model = vernaclip.open_model("model")
+    (tmp_path / "broken.jpg").write_bytes(b"\xff\xd8 no image")
+    for path in (tmp_path / "broken.jpg", tmp_path / "absent.jpg"):
+        with pytest.raises(ConfigError, match=f"{path.name} cannot be read as an image"):
+            model.encode_images(["photo.jpg", path])
+    (tmp_path / "cut.jpg").write_bytes(Path("photo.jpg").read_bytes()[:900])
+    with Image.open(tmp_path / "cut.jpg") as cut, pytest.raises(ConfigError, match="does not decode"):
+        model.encode_images([cut])
+    with pytest.raises(ConfigError, match="a text is empty"):
+        model.encode_texts(["a red circle", " "])
+    with pytest.raises(ConfigError, match="holds no model"):
+        vernaclip.open_model(tmp_path)
+    model.encode_texts(["a red circle " * 40])
+    assert "does not read the end of the text" in caplog.text
+
+
+def test_settings_are_those_of_the_recipe(home: Path) -> None:
+    with pytest.raises(ConfigError, match=r"train\.step"):
+        vernaclip.train("scenes.toml", "catalog", settings={"train": {"step": 1}})
+    with pytest.raises(ConfigError, match=r"evaluate\.split must be one of"):
+        vernaclip.score("scenes.toml", Path("catalog"), settings={"evaluate.split": "all"})
+    with pytest.raises(ConfigError, match="there is no recipe 'unheard'"):
+        vernaclip.build("unheard", "catalog")
+    with pytest.raises(ConfigError, match=r"translate\.beam"):
+        vernaclip.translate(["a"], "en", "it", settings={"beam": 2})
+    other = vernaclip.train("scenes.toml", "catalog", settings={"train.seed": 5, "train.augment": ["contrast"]})
+    assert other.folder.parent == home.relative_to(home) / "catalog" / "models" / "scenes"
+    assert json.loads((other.folder / "result.json").read_text("utf-8"))
+
+
+def test_translations_are_remembered(tmp_path: Path) -> None:
+    engine = {"package": "scenes-en_it.argosmodel"}
+    first = vernaclip.translate(["two red stars", ""], "en", "it", settings=engine, memory=tmp_path / "memory")
+    again = vernaclip.translate(["", "two red stars"], "en", "it", settings=engine, memory=tmp_path / "memory")
+    assert first == again[::-1]
+    assert first[0].score is not None
+    assert not first[0].truncated
+
+
+@pytest.mark.parametrize("on_path", [False, True])
+@pytest.mark.parametrize("name", ["training", "flows", "cleaning", "translation", "data_catalog"])
+def test_folders_of_the_users_own_are_not_taken_for_ours(name: str, on_path: bool, tmp_path: Path) -> None:
+    (tmp_path / name).mkdir()
+    (tmp_path / name / "__init__.py").write_text("raise RuntimeError('not ours')", "utf-8")
+    places = [str(tmp_path), str(CHECKOUT)] if on_path else [str(CHECKOUT)]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(places)}
+    command = [sys.executable, "-m", "vernaclip", "recipes"]
+    found = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+    assert (found.returncode, found.stderr) == (0, "")
+    assert "scenes" in found.stdout
+
+
+def test_the_installed_command_runs_beside_such_a_folder(tmp_path: Path) -> None:
+    (tmp_path / "training").mkdir()
+    (tmp_path / "training" / "__init__.py").write_text("raise RuntimeError('not ours')", "utf-8")
+    environment = {**os.environ, "PYTHONPATH": str(CHECKOUT)}
+    command = [str(Path(sys.executable).with_name("vernaclip")), "recipes"]
+    found = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+    assert (found.returncode, found.stderr) == (0, "")
+
+
+def test_children_do_without_what_is_called_like_ours(tmp_path: Path) -> None:
+    (tmp_path / "training").mkdir()
+    code = (
+        "import os, sys\nfrom vernaclip.__main__ import prefer_own_packages\nprefer_own_packages()\n"
+        "print(os.environ['PYTHONPATH'], sys.path[-1])"
+    )
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(tmp_path), str(CHECKOUT)])}
+    found = subprocess.run(
+        [sys.executable, "-P", "-c", code], env=environment, capture_output=True, text=True, check=True
+    )
+    assert found.stdout.split() == [str(CHECKOUT), str(tmp_path)]

@@ -1,0 +1,44 @@
+"""The command line, as `vernaclip` and as `python -m vernaclip`: it runs our packages, not others of the same names."""
+
+import os
+import sys
+from pathlib import Path
+
+_HOME = Path(__file__).resolve().parents[1]
+_PACKAGES = ("cleaning", "data_catalog", "flows", "training", "translation")
+
+
+def main() -> int:
+    """Run one command; return the exit code."""
+    prefer_own_packages()
+    from flows.cli import main as command
+
+    return command()
+
+
+def prefer_own_packages() -> None:
+    """Move what would be taken for our packages to the end of the path: a folder `training` of the user's own.
+
+    Processes that are started from here do without it, since PYTHONPATH comes first in all of them.
+    """
+    folders = [os.path.realpath(entry) for entry in sys.path]
+    if str(_HOME) not in folders:
+        sys.path.append(str(_HOME))
+        folders.append(str(_HOME))
+    own = folders.index(str(_HOME))
+    others = {folder for folder in folders[:own] if _holds_a_name_of_ours(folder)}
+    sys.path.sort(key=lambda entry: os.path.realpath(entry) in others)
+    given = os.environ.get("PYTHONPATH", "")
+    kept = [entry for entry in given.split(os.pathsep) if os.path.realpath(entry) not in others]
+    if given and others:
+        os.environ["PYTHONPATH"] = os.pathsep.join(kept)
+
+
+def _holds_a_name_of_ours(folder: str) -> bool:
+    return any(Path(folder, name).is_dir() or Path(folder, f"{name}.py").is_file() for name in _PACKAGES)
+
+
+if __name__ == "__main__":
+    if not sys.flags.safe_path:
+        del sys.path[0]  # the current folder, which the command `vernaclip` does not look into either
+    sys.exit(main())
