@@ -67,6 +67,16 @@ class ConvertedModel:
         """A special token by its name in CTranslate2's configuration, such as "eos_token"."""
         return str(self.config.get(name) or DEFAULT_TOKENS[name])
 
+    @property
+    def adds_end(self) -> bool:
+        """CTranslate2 adds the end token to a sentence."""
+        return bool(self.config.get("add_source_eos"))
+
+    @property
+    def starts_with_end(self) -> bool:
+        """The decoder starts with the end token, as Marian's does."""
+        return bool(self.config.get("decoder_start_token") == self.token("eos_token"))
+
     def file_hashes(self) -> dict[str, str]:
         """Digests, by name, of the files that decide the translations."""
         vocabularies = [path.name for path in self.folder.glob("*_vocabulary.*")]
