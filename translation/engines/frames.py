@@ -1,7 +1,7 @@
 """What models want around a sentence and in front of its translation, so that they know the languages.
 
 It follows from a model's configuration and vocabulary: its end token, the language that is read, the one that is asked
-for. Converted models and those of `transformers` have the same.
+for. Converted models and those of `transformers` want the same.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -58,11 +58,15 @@ class Frame:
         before: tokens before the sentence.
         after: tokens after it.
         target_prefix: token that the translation begins with, often "".
+        prompt: text in front of the sentence, that the tokenizer reads with it, often "".
+        starts_with_prefix: the decoder starts with the prefix, instead of writing it.
     """
 
     before: tuple[str, ...] = ()
     after: tuple[str, ...] = ()
     target_prefix: str = ""
+    prompt: str = ""
+    starts_with_prefix: bool = False
 
 
 def _opus_frame(model: FramedModel, source: LanguagePack, target: LanguagePack) -> Frame:
@@ -125,6 +129,33 @@ def _nllb_frame(model: FramedModel, source: LanguagePack, target: LanguagePack) 
     return Frame(before=before, after=after, target_prefix=prefix)
 
 
+def _mbart_frame(model: FramedModel, source: LanguagePack, target: LanguagePack) -> Frame:
+    """mBART-50 has the source's language in front; mBART has it behind, and its decoder starts with the target's."""
+
+    def token(pack: LanguagePack) -> str:
+        is_language = LANGUAGES["mbart"].fullmatch
+        fit = sorted(token for token in model.target_vocabulary if is_language(token) and token[:2] == pack.code)
+        return _known(model, fit or [f"{pack.code}_.."], pack)
+
+    before, after, prefix = (token(source),), _end(model), token(target)
+    if str(model.tokenizer_config.get("tokenizer_class")).startswith("MBart50"):
+        return Frame(before=before, after=after, target_prefix=prefix)
+    return Frame(after=after + before, target_prefix=prefix, starts_with_prefix=True)
+
+
+def _t5_frame(model: FramedModel, source: LanguagePack, target: LanguagePack) -> Frame:
+    """T5 is asked in English; MADLAD-400, which is one, by a token such as "<2it>"."""
+    if any(map(LANGUAGES["t5"].fullmatch, model.source_vocabulary)):
+        return Frame(prompt=_known(model, [f"<2{code}>" for code in _codes(target)], target), after=_end(model))
+    for pack in (source, target):
+        if not pack.name:
+            raise ConfigError(
+                f"{model.folder} is a T5 model, which is asked by the English names of languages, and that of "
+                f'{pack.code} is not known: set name, such as name = "Italian", {in_pack_of(pack)}'
+            )
+    return Frame(prompt=f"translate {source.name} to {target.name}:", after=_end(model))
+
+
 def _known(model: FramedModel, tokens: list[str], pack: LanguagePack) -> str:
     """The first of these that the model has.
 
@@ -162,4 +193,6 @@ FRAMES: dict[str, Callable[[FramedModel, LanguagePack, LanguagePack], Frame]] = 
     "opus": _opus_frame,
     "m2m": _m2m_frame,
     "nllb": _nllb_frame,
+    "mbart": _mbart_frame,
+    "t5": _t5_frame,
 }
