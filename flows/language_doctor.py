@@ -203,7 +203,7 @@ def _apertium(language: Language) -> Trait:
 
 
 def _plugins() -> Iterator[Trait]:
-    """Engines of installed packages; which languages they know is for them to say."""
+    """Name the engines of installed packages; which languages they know is for them to say."""
     from translation.engines.plugins import announcements, find_announcement
 
     for name in dict.fromkeys(each.name for each in announcements()):

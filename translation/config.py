@@ -126,7 +126,7 @@ class TranslateConfig:
         _require_plain(self.settings, "translate.settings")
 
     def _require_settings_of_the_engine(self) -> None:
-        """What the engine does not use must be left at its default."""
+        """Refuse settings that the engine would ignore."""
         for setting in fields(self):
             default = {} if setting.default is MISSING else setting.default
             users = USED_BY.get(setting.name)
@@ -160,7 +160,7 @@ class TranslateConfig:
             raise ConfigError("translate.reverse_model is missing: translate.round_trip needs a model for the way back")
 
     def _require_a_command(self) -> None:
-        """A program that is told no languages can go one way only."""
+        """Refuse a command that is none, or that is to go two ways and is told no languages."""
         if not 0 < self.timeout_s < math.inf:
             raise ConfigError(f"translate.timeout_s must be positive, got {self.timeout_s}")
         if self.engine != "command":

@@ -20,31 +20,31 @@ class FramedModel(Protocol):
 
     @property
     def folder(self) -> Path:
-        """Where it is, for messages."""
+        """Return where it is, for messages."""
 
     @property
     def family(self) -> str:
-        """A key of `FRAMES`."""
+        """Return a key of `FRAMES`."""
 
     @property
     def tokenizer_config(self) -> Mapping[str, Any]:
-        """Hugging Face's, empty where there is none."""
+        """Return Hugging Face's, empty where there is none."""
 
     @property
     def source_vocabulary(self) -> Sequence[str]:
-        """Tokens of the encoder."""
+        """Return the tokens of the encoder."""
 
     @property
     def target_vocabulary(self) -> Sequence[str]:
-        """Tokens of the decoder."""
+        """Return the tokens of the decoder."""
 
     @property
     def adds_end(self) -> bool:
-        """The library adds the end token to a sentence."""
+        """Tell whether the library adds the end token to a sentence."""
 
     @property
     def starts_with_end(self) -> bool:
-        """The decoder starts with the end token."""
+        """Tell whether the decoder starts with the end token."""
 
     def token(self, name: str) -> str:
         """Return a special token by its name in configurations, such as "eos_token"."""

@@ -71,12 +71,12 @@ class ConvertedModel:
 
     @property
     def adds_end(self) -> bool:
-        """CTranslate2 adds the end token to a sentence."""
+        """Tell whether CTranslate2 adds the end token to a sentence."""
         return bool(self.config.get("add_source_eos"))
 
     @property
     def starts_with_end(self) -> bool:
-        """The decoder starts with the end token, as Marian's does."""
+        """Tell whether the decoder starts with the end token, as Marian's does."""
         return bool(self.config.get("decoder_start_token") == self.token("eos_token"))
 
     def file_hashes(self) -> dict[str, str]:

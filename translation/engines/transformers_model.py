@@ -129,19 +129,19 @@ class Vocabulary:
 
     @cached_property
     def family(self) -> str:
-        """A key of `FRAMES`; "" for models of one pair that say nothing of languages."""
+        """Return a key of `FRAMES`; "" for models of one pair that say nothing of languages."""
         if self.model_type == "m2m_100":
             return "nllb" if any(map(LANGUAGES["nllb"].fullmatch, self.numbers)) else "m2m"
         return {"marian": "opus", "mbart": "mbart", **dict.fromkeys(_T5, "t5")}.get(self.model_type, "")
 
     @property
     def source_vocabulary(self) -> tuple[str, ...]:
-        """Tokens of the encoder."""
+        """Return the tokens of the encoder."""
         return tuple(self.numbers)
 
     @property
     def target_vocabulary(self) -> tuple[str, ...]:
-        """Tokens of the decoder."""
+        """Return the tokens of the decoder."""
         return tuple(self.numbers)
 
     def token(self, name: str) -> str:
@@ -150,7 +150,7 @@ class Vocabulary:
 
     @cached_property
     def special(self) -> frozenset[int]:
-        """Numbers of the tokens that are no text."""
+        """Return the numbers of the tokens that are no text."""
         is_language = LANGUAGES[self.family].fullmatch if self.family else lambda _: None
         others = (
             number for token, number in self.numbers.items() if is_language(token) or _PLACEHOLDER.fullmatch(token)
@@ -159,12 +159,12 @@ class Vocabulary:
 
     @cached_property
     def blank(self) -> frozenset[int]:
-        """Numbers of the tokens that are nothing but space."""
+        """Return the numbers of the tokens that are nothing but space."""
         return frozenset(number for token, number in self.numbers.items() if not token.strip(_BLANK))
 
     @cached_property
     def alphabet(self) -> frozenset[str] | None:
-        """Every character that the tokens spell; None where some are bytes, or none shows its spaces as text does."""
+        """Return every character that the tokens spell; None where some are bytes, or no token shows a space."""
         texts = [token for token, number in self.numbers.items() if number not in self.special]
         if any(map(_BYTE.fullmatch, texts)) or not any(text.startswith("▁") for text in texts):
             return None
@@ -336,7 +336,7 @@ class TransformersTranslator(SentenceTranslator[int]):
         }
 
     def _num_given(self) -> int:
-        """How many tokens in front of a translation are not the model's choice."""
+        """Return how many tokens in front of a translation are not the model's choice."""
         return 1 + (self._frame.prefix is not None and not self._frame.starts_with_prefix)
 
     def _judged(self, source: list[int], written: list[int], log_probability: float, *, was_cut: bool) -> Decoded:
