@@ -33,7 +33,7 @@ REMEDY = "copy it again from where it is whole, or name another model"
 _HUB_NAME = re.compile(r"[\w.-]+(/[\w.-]+)?(@[\w./-]+)?")
 # What decides translations, in the folder itself; never a pickle, never code.
 _DECIDING = (".json", ".safetensors", ".spm", ".model", ".txt", ".bpe")
-_WEIGHTS = ("model.safetensors", "model.safetensors.index.json")
+_WEIGHTS, _INDEX = "model.safetensors", "model.safetensors.index.json"
 _MOST_LAYERS = 1_000  # a config with more is damaged, and the library would be making them for hours
 # Probabilities of the whole vocabulary that are held at once while translations are scored: 64 MB.
 _SCORED_AT_ONCE = 16_000_000
@@ -83,7 +83,7 @@ def _require_whole(folder: Path, name: str) -> None:
     """Refuse what can be refused before a library reads it."""
     if not (folder / "config.json").is_file():
         raise ConfigError(f"translate.model: {name} has no config.json: {REMEDY}")
-    if not any((folder / weights).is_file() for weights in _WEIGHTS):
+    if not (folder / _WEIGHTS).is_file() and not (folder / _INDEX).is_file():
         raise ConfigError(
             f"translate.model: {name} has no weights in safetensors, and pickles may run code: name a revision that "
             "has some, such as NAME@refs/pr/1 (a pull request on the hub often adds them), or another model"
@@ -93,6 +93,11 @@ def _require_whole(folder: Path, name: str) -> None:
             f"translate.model: {name} is an adapter of another model: name one that they were merged into"
         )
     _require_harmless(read_object(folder / "config.json"), folder / "config.json")
+    parts = read_object(folder / _INDEX).get("weight_map") if (folder / _INDEX).is_file() else {}
+    if not isinstance(parts, dict) or not all(
+        re.fullmatch(r"[\w.-]+\.safetensors", str(part)) for part in parts.values()
+    ):
+        raise ConfigError(f"{folder / _INDEX} names weights that are no safetensors beside it: {REMEDY}")
 
 
 def _require_harmless(settings: Mapping[str, Any], path: Path) -> None:
@@ -100,6 +105,8 @@ def _require_harmless(settings: Mapping[str, Any], path: Path) -> None:
     for name, value in settings.items():
         if "_implementation" in name and value not in (None, "eager", "sdpa"):  # others may be fetched from the hub
             raise ConfigError(f"{path} asks for code that may not be here ({name} = {value!r}): take that line out")
+        if name == "transformers_weights" and value is not None:  # other weights than those that were looked at
+            raise ConfigError(f"{path} names other weights ({name} = {value!r}) than {_WEIGHTS}: {REMEDY}")
         if isinstance(value, Mapping):
             _require_harmless(value, path)
         elif "layers" in name and isinstance(value, int) and value > _MOST_LAYERS:

@@ -282,7 +282,21 @@ def test_a_model_that_says_nothing_of_languages(tmp_path: Path, caplog: pytest.L
 
 def without_safetensors(folder: Path) -> None:
     (folder / "model.safetensors").unlink()
-    (folder / "pytorch_model.bin").write_bytes(b"\x80\x04cos\nsystem\n(S'touch pickled'\ntR.")
+    (folder / "pytorch_model.bin").write_bytes(PICKLE)
+
+
+PICKLE = b"\x80\x04cos\nsystem\n(S'touch pickled'\ntR."
+
+
+def with_an_index_of_pickles(folder: Path) -> None:
+    (folder / "model.safetensors").rename(folder / "kept")
+    (folder / "evil.bin").write_bytes(PICKLE)
+    (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": {"a": "evil.bin"}, "metadata": {}}))
+
+
+def with_other_weights(folder: Path) -> None:
+    (folder / "adapter_model.bin").write_bytes(PICKLE)
+    changed("config.json", transformers_weights="adapter_model.bin")(folder)
 
 
 def changed(name: str, **values: Any) -> Callable[[Path], None]:
@@ -318,6 +332,11 @@ def of_other_weights(folder: Path) -> None:
 
 HOSTILE: dict[str, tuple[Callable[[Path], object], str]] = {
     "pickles": (without_safetensors, "has no weights in safetensors, and pickles may run code: name a revision that"),
+    "an index of pickles": (with_an_index_of_pickles, "names weights that are no safetensors beside it"),
+    "other weights": (
+        with_other_weights,
+        "names other weights (transformers_weights = 'adapter_model.bin') than model.s",
+    ),
     "code": (with_code, "cannot be opened (ValueError:"),
     "a kernel": (changed("config.json", attn_implementation="evil/kernel"), "asks for code that may not be here"),
     "an adapter": (lambda folder: (folder / "adapter_config.json").write_text("{}"), "is an adapter of another model"),
@@ -331,6 +350,10 @@ HOSTILE: dict[str, tuple[Callable[[Path], object], str]] = {
     ),
     "cut weights": (cut("model.safetensors"), "cannot be loaded (SafetensorError"),
     "cut config": (cut("config.json"), "config.json is damaged"),
+    "a deep config": (
+        lambda folder: (folder / "config.json").write_text("[" * 100_000),
+        "config.json is damaged (maximum recursion",
+    ),
     "cut tokenizer": (cut("source.spm"), "cannot be opened ("),
     "no tokenizer": (lambda folder: (folder / "vocab.json").unlink(), "cannot be opened ("),
     "no config": (lambda folder: (folder / "config.json").unlink(), "has no config.json: copy it again"),
@@ -349,6 +372,14 @@ def test_a_hostile_or_damaged_folder(
     assert message in refusal(folder)
     assert not (tmp_path / "ran").exists()
     assert not (tmp_path / "pickled").exists()
+
+
+def test_weights_in_parts(opus: Any, copy_of: CopyOf) -> None:
+    folder = copy_of(opus.original)
+    (folder / "model.safetensors").unlink()
+    opus.network.save_pretrained(folder, max_shard_size="20KB")
+    assert (folder / "model.safetensors.index.json").is_file()
+    assert texts(opened(folder), CAPTIONS) == texts(opened(opus.original), CAPTIONS)
 
 
 def test_names_of_the_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, opus: Any) -> None:
