@@ -133,6 +133,7 @@ def _translation(language: Language) -> Iterator[Trait]:
         return
     yield _argos(language)
     yield _apertium(language)
+    yield from _plugins()
 
 
 def _argos(language: Language) -> Trait:
@@ -152,7 +153,8 @@ def _no_package(code: str) -> Trait:
     install = f"`vernaclip mt install --from {SOURCE} --to {code}`"
     train = (
         f"train one, `vernaclip mt train PAIRS.tsv --from {SOURCE} --to {code} --out {SOURCE}_{code}.argosmodel`, or "
-        "set translate.engine to ctranslate2 (a converted NLLB or OPUS-MT model) or deepl"
+        "set translate.engine to transformers or ctranslate2 (an NLLB or OPUS-MT model), deepl or command "
+        "(docs/engines.md)"
     )
     advice = {
         True: install,
@@ -198,6 +200,24 @@ def _apertium(language: Language) -> Trait:
             advice="install the pair from English, if Apertium has one",
         )
     return Trait(topic="Apertium", found=True, text="a mode from English is installed")
+
+
+def _plugins() -> Iterator[Trait]:
+    """Name the engines of installed packages; which languages they know is for them to say."""
+    from translation.engines.plugins import announcements, find_announcement
+
+    for name in dict.fromkeys(each.name for each in announcements()):
+        try:
+            found = find_announcement(name)
+        except ConfigError as error:
+            yield Trait(
+                topic="engine",
+                found=False,
+                text=str(error).partition(":")[0],
+                cost=f"translate.engine = {name} is refused",
+            )
+        else:
+            yield Trait(topic="engine", found=True, text=f"{found} is installed")
 
 
 def _model_codes(language: Language) -> Trait:

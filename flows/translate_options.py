@@ -43,7 +43,12 @@ def _add_files(files: Group) -> None:
 
 
 def _add_engine(engine: Group) -> None:
-    engine.add_argument("--engine", choices=("argos", "ctranslate2", "deepl", "apertium"), help="default: argos")
+    engine.add_argument(
+        "--engine",
+        metavar="NAME",
+        help="argos (default), ctranslate2, transformers, deepl, apertium, command, or one of a package "
+        "(docs/engines.md)",
+    )
     engine.add_argument(
         "--package",
         action="append",
@@ -51,7 +56,10 @@ def _add_engine(engine: Group) -> None:
         help="argos: .argosmodel file or folder (default: the installed one)",
     )
     engine.add_argument(
-        "--model", action="append", metavar="DIR", help="ctranslate2: folder of a converted model, with its tokenizer"
+        "--model",
+        action="append",
+        metavar="DIR",
+        help="ctranslate2: folder of a converted model, with its tokenizer; transformers: a folder, or a hub's name",
     )
     engine.add_argument(
         "--language-pack",

@@ -193,7 +193,7 @@ def is_shouted(text: str) -> bool:
     return len(words) >= MIN_SHOUTED_WORDS and text.isupper() and all(map(str.isupper, words))
 
 
-def copies(tokens: Sequence[str]) -> int:
+def copies(tokens: Sequence[object]) -> int:
     """How many times in a row the most repeated block of tokens stands back to back: 1 where nothing is repeated."""
     most = 1
     for width in range(1, min(MAX_BLOCK_TOKENS, len(tokens) // 2) + 1):
@@ -204,7 +204,7 @@ def copies(tokens: Sequence[str]) -> int:
     return most
 
 
-def is_repetitive(source: Sequence[str], target: Sequence[str]) -> bool:
+def is_repetitive(source: Sequence[object], target: Sequence[object]) -> bool:
     """Whether a translation loops: it repeats a block at least three times, and more often than its source does."""
     found = copies(target)
     return found >= MIN_COPIES and found > copies(source)

@@ -10,16 +10,20 @@ from data_catalog.errors import ConfigError
 from data_catalog.language_pack import LanguagePack
 from translation.config import TranslateConfig
 from translation.engine import Translator
-from translation.engines import apertium, argos, converted, deepl_engine
+from translation.engines import apertium, argos, command, converted, deepl_engine, transformers_model
 from translation.engines.pivot import PivotTranslator
+from translation.engines.plugins import find_announcement, open_plugin
 
 Opener = Callable[[TranslateConfig, LanguagePack, LanguagePack, Path], Translator]
 
+# Ours, in the order of `config.ENGINES`; packages add theirs by entry points.
 OPENERS: dict[str, Opener] = {
     "argos": argos.open_engine,
     "ctranslate2": converted.open_engine,
+    "transformers": transformers_model.open_engine,
     "deepl": deepl_engine.open_engine,
     "apertium": apertium.open_engine,
+    "command": command.open_engine,
 }
 
 
@@ -31,19 +35,27 @@ def open_translator(config: TranslateConfig, route: Sequence[LanguagePack], *, c
         cache_dir: where packed models are unpacked; it may be removed at any time between runs.
 
     Raises:
-        ConfigError: no model, a damaged one, or one for another pair; no key, no command; a route that goes elsewhere
-            than by way of the pivot.
+        ConfigError: no such engine, no model, a damaged one, or one for another pair; no key, no command; a package
+            whose engine does not work; a route that goes elsewhere than by way of the pivot.
     """
     codes = [pack.code for pack in route]
     between = [config.pivot] if config.pivot else []
     if codes[1:-1] != between or len(codes) < 2:
         shown = " - ".join(codes)
         raise ConfigError(f"the route {shown} does not fit translate.pivot, which is {config.pivot!r}")
+    opener = _opener(config.engine)
     legs = [
-        OPENERS[config.engine](_of_leg(config, number), source, target, cache_dir)
+        opener(_of_leg(config, number), source, target, cache_dir)
         for number, (source, target) in enumerate(pairwise(route))
     ]
     return reduce(PivotTranslator, legs)
+
+
+def _opener(engine: str) -> Opener:
+    announcement = find_announcement(engine)
+    if announcement is None:
+        return OPENERS[engine]
+    return lambda config, source, target, _: open_plugin(announcement, config, source, target)
 
 
 def reverse(config: TranslateConfig) -> TranslateConfig:

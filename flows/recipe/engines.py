@@ -13,6 +13,7 @@ from flows.recipe.recipe import Recipe, override_values
 from flows.recipe.settings import build
 from translation.config import TranslateConfig
 from translation.engine import Translator
+from translation.engines.plugins import find_announcement
 from translation.memory import TranslationMemory
 from translation.registry import open_translator, reverse
 from translation.remembered import RememberingTranslator
@@ -26,8 +27,10 @@ def open_engine(recipe: Recipe, root: Path) -> Translator | None:
     Rows in a third language are rejected with a reason, later, one by one.
 
     Raises:
-        ConfigError: a source is in another language, and no package for it is named or installed.
+        ConfigError: there is no such engine, or a source is in another language, and no package for it is named or
+            installed.
     """
+    require_engine(recipe)
     languages = [source.kind.languages(source.config) for source in recipe.sources]
     known = {language for found in languages if found is not None for language in found}
     if recipe.source_language == recipe.target_language:
@@ -38,6 +41,11 @@ def open_engine(recipe: Recipe, root: Path) -> Translator | None:
         return None
     named = recipe.translate.package or recipe.translate.engine != "argos"
     return _open(recipe, root) if named else _open_if_installed(recipe, root)
+
+
+def require_engine(recipe: Recipe) -> None:
+    """Refuse a name that is no engine's, or that several claim; nothing is opened or imported. Raises ConfigError."""
+    find_announcement(recipe.translate.engine)
 
 
 def open_reverse_engine(recipe: Recipe, root: Path) -> Translator | None:

@@ -28,7 +28,7 @@ def build(config_type: type[T], values: Any, path: str, *, elsewhere: Collection
 
     Args:
         config_type: a dataclass whose fields are str, int, float, bool, Path, tuples of those, None, or mappings of
-            names to those or to further dataclasses.
+            names to those, to anything, or to further dataclasses.
         values: the table.
         path: where the table stands in the recipe, such as "images".
         elsewhere: what else the table may have, which was read from it already: for the error.
@@ -81,6 +81,8 @@ def coerce(kind: Any, value: Any, path: str) -> Any:
     Raises:
         ConfigError: it is of another type.
     """
+    if kind is Any:
+        return value
     origin = typing.get_origin(kind)
     if origin in (typing.Union, types.UnionType):
         if value is None or value == "":

@@ -176,3 +176,22 @@ def test_quiet_tells_only_what_stops_a_build(capsys: pytest.CaptureFixture[str])
     assert capsys.readouterr().out == ""
     assert main(["doctor", "--language", "sw", "--quiet"]) == 1
     assert capsys.readouterr().out.splitlines()[0] == "MISSING  language pack     no pack of sw comes with vernaclip"
+
+
+def test_engines_of_packages_are_listed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for package in ("one", "other", "third"):
+        info = tmp_path / "site" / f"{package}-1.0.dist-info"
+        info.mkdir(parents=True)
+        (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {package}\nVersion: 1.0\n")
+        name = "clash" if package == "third" else package
+        (info / "entry_points.txt").write_text(f"[vernaclip.engines]\n{name} = nowhere:open\n")
+    clashing = tmp_path / "site" / "one-1.0.dist-info" / "entry_points.txt"
+    clashing.write_text(clashing.read_text() + "clash = nowhere:open\n")
+    monkeypatch.syspath_prepend(str(tmp_path / "site"))
+    found = [trait for trait in examine(find_language("it")) if trait.topic == "engine"]
+    assert [(trait.found, trait.text) for trait in found] == [
+        (False, "an engine 'clash' is announced by one and third"),
+        (True, "the engine 'one' of the package one 1.0 is installed"),
+        (True, "the engine 'other' of the package other 1.0 is installed"),
+    ]
+    assert "engine" not in traits("en"), "which needs none"

@@ -40,6 +40,14 @@ def test_lines_from_standard_input_to_standard_output(pipe: Pipe, capsys: pytest
     assert capsys.readouterr().out == "due stelle rosse\r\n\ndue stelle rosse\nDUE STELLE ROSSE\n"
 
 
+def test_a_command_of_ones_own(pipe: Pipe, capsys: pytest.CaptureFixture[str]) -> None:
+    pipe(b"two dogs\n\nthree\x0bdogs\n")
+    program = "import sys; [print(line.upper(), end='', flush=True) for line in sys.stdin]"
+    words = [sys.executable, "-c", program]
+    assert main(["translate", "--from", "en", "--to", "it", "--engine", "command", "--set", f"command={words!r}"]) == 0
+    assert capsys.readouterr().out == "TWO DOGS\n\nTHREE DOGS\n"
+
+
 def test_scores_stand_in_front_of_lines(pipe: Pipe, capsys: pytest.CaptureFixture[str]) -> None:
     pipe(b"two red stars\n\n")
     assert main(["translate", "-", *OPTIONS, "--scores"]) == 0

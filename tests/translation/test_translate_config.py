@@ -22,29 +22,44 @@ OTHER_VALUES: dict[str, Any] = {
     "intra_threads": 2,
     "device": "cpu",
     "max_characters": 7,
+    "command": ("x",),
+    "version": "2",
+    "timeout_s": 7.0,
+    "max_chunk_size": 7,
+    "settings": {"x": 1},
 }
+OF_A_COMMAND = {"command", "version", "timeout_s", "max_chunk_size"}
+DECODING = OTHER_VALUES.keys() - {"package", "model", "max_characters", "settings"} - OF_A_COMMAND
+PLUGIN = "a-package-s"
 TAKEN = {
-    "argos": OTHER_VALUES.keys() - {"model", "max_characters"},
-    "ctranslate2": OTHER_VALUES.keys() - {"package", "max_characters"},
+    "argos": DECODING | {"package"},
+    "ctranslate2": DECODING | {"model"},
+    "transformers": (DECODING | {"model"}) - {"patience", "intra_threads", "inter_threads"},
     "deepl": {"max_characters"},
     "apertium": {"inter_threads"},
+    "command": OF_A_COMMAND,
+    PLUGIN: {"settings"},
 }
 
 
-@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize("engine", [*ENGINES, PLUGIN])
 @pytest.mark.parametrize("name", OTHER_VALUES)
 def test_a_setting_is_used_or_refused(engine: str, name: str) -> None:
     settings = {"engine": engine, name: OTHER_VALUES[name]}
-    if engine == "ctranslate2":
+    if engine in ("ctranslate2", "transformers"):
         settings.setdefault("model", ("x",))
+    if engine == "command":
+        settings.setdefault("command", ("x",))
+    if (engine, name) == ("transformers", "compute_type"):
+        settings[name] = "bfloat16"
     if name in TAKEN[engine]:
-        assert getattr(TranslateConfig(**settings), name) == OTHER_VALUES[name]
+        assert getattr(TranslateConfig(**settings), name) == settings[name]
         return
     with pytest.raises(ConfigError, match=rf"translate\.{name} is for .*'{engine}' would ignore it: leave it out, or"):
         TranslateConfig(**settings)
 
 
-@pytest.mark.parametrize("engine", ["deepl", "apertium"])
+@pytest.mark.parametrize("engine", ["deepl", "apertium", PLUGIN])
 def test_the_advice_unsets_the_setting(engine: str) -> None:
     """Over a recipe that sets what the engine chosen by --set does not use."""
     for name in OTHER_VALUES.keys() - TAKEN[engine]:
@@ -54,6 +69,37 @@ def test_the_advice_unsets_the_setting(engine: str) -> None:
         overrides = [f"translate.engine={engine}", "translate.package=[]", override]
         recipe = load_recipe("scenes", root=Path("root"), overrides=overrides)
         assert recipe.translate == TranslateConfig(engine=engine), override
+
+
+def test_settings_of_a_package_are_a_table_of_plain_values(tmp_path: Path) -> None:
+    file = tmp_path / "mine.toml"
+    file.write_text(
+        f"""target_language = "it"
+        [sources.wit]
+        files = ["x"]
+        [translate]
+        engine = "{PLUGIN}"
+        [translate.settings]
+        words = "{{recipe}}/words.tsv"
+        deep = {{ list = [1, 2.5, true] }}
+        """
+    )
+    found = load_recipe(str(file), root=tmp_path, overrides=["translate.settings.more=x"]).translate
+    assert found.settings == {"words": f"{tmp_path}/words.tsv", "deep": {"list": [1, 2.5, True]}, "more": "x"}
+    with pytest.raises(
+        ConfigError, match=r"translate\.settings\.day must be a text, a number, true or false, or a list"
+    ):
+        load_recipe(str(file), root=tmp_path, overrides=["translate.settings.day=2026-01-01"])
+    with pytest.raises(ConfigError, match=r"translate\.settings must be a table"):
+        load_recipe(str(file), root=tmp_path, overrides=["translate.settings=x"])
+
+
+@pytest.mark.parametrize("name", ["", "Bing", "a:b", "../x", "x" * 41])
+def test_what_no_engine_can_be_called(name: str) -> None:
+    with pytest.raises(
+        ConfigError, match=r"translate\.engine must be one of argos, .*, or an engine of a package, got"
+    ):
+        TranslateConfig(engine=name)
 
 
 def test_an_engine_over_a_recipe_that_sets_a_beam(tmp_path: Path) -> None:
@@ -85,6 +131,8 @@ def test_a_model_for_a_way_back_that_is_not_gone(settings: dict[str, Any]) -> No
     [
         TranslateConfig(engine="deepl", round_trip=True, max_characters=7),
         TranslateConfig(engine="apertium", round_trip=True, pivot="ca", inter_threads=1),
+        TranslateConfig(engine="command", round_trip=True, command=("x", "{from}"), version="2", timeout_s=7.0),
+        TranslateConfig(engine=PLUGIN, round_trip=True, pivot="ca", settings={"x": 1}),
         TranslateConfig(package=("a", "b"), reverse_package=("c", "d"), round_trip=True, pivot="ca", beam_size=1),
     ],
 )

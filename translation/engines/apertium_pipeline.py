@@ -10,14 +10,14 @@ import os
 import re
 import selectors
 import shlex
-import signal
 import subprocess
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import closing, suppress
+from contextlib import closing
 from dataclasses import dataclass
 
 from data_catalog.errors import ShardError
+from translation.engines.child_processes import kill_group
 
 # Of a few hundred texts, each within a second on an idle CPU; or of one text, to the tagger.
 TIMEOUT_S = 600.0
@@ -67,7 +67,7 @@ class Pipeline:
             except subprocess.TimeoutExpired as error:
                 raise _failure(f"did not finish within {self.timeout_s:g} s", error.stderr or b"") from error
             finally:
-                _kill(process)
+                kill_group(process)
         if process.returncode:
             raise _failure(f"ended with code {process.returncode}", errors)
         found = output.decode("utf-8", "replace").split("\0")
@@ -152,7 +152,7 @@ class _Tagger:
 
     def close(self) -> None:
         """End the program."""
-        _kill(self._process)
+        kill_group(self._process)
         self._process.wait()
         self._answering.close()
         self._busy.close()
@@ -195,13 +195,6 @@ class _Tagger:
     def _tail(self) -> bytes:
         size = os.fstat(self._complaints.fileno()).st_size
         return os.pread(self._complaints.fileno(), _TAIL_BYTES, max(0, size - _TAIL_BYTES))
-
-
-def _kill(process: "subprocess.Popen[bytes]") -> None:
-    """Kill whatever runs in a process's group, unless it has ended already."""
-    if process.poll() is None:
-        with suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
 
 
 def _failure(what: str, errors: bytes) -> ShardError:

@@ -1,13 +1,11 @@
 """A CTranslate2 model as a `translation.engine.Translator`: captions in batches, offline, with scores and guards.
 
-The only module that loads `ctranslate2` to translate. Captions share length-sorted batches within a budget of tokens;
-each goes to the model sentence by sentence, prepared by `translation.guards`.
+The only module that loads `ctranslate2` to translate. Sentences share length-sorted batches within a budget of tokens.
 """
 
-import logging
 import sys
-from collections import Counter, deque
-from collections.abc import Callable, Sequence
+from collections import deque
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -16,16 +14,13 @@ from typing import Any, Protocol
 from data_catalog.errors import ConfigError
 from data_catalog.storage.shards import digest
 from translation.config import TranslateConfig, default_batch_tokens
-from translation.engine import Translation
 from translation.engines.cpus import num_cpus
+from translation.engines.sentences import Decoded, SentenceTranslator
 from translation.engines.token_batches import MAX_SOURCE_TOKENS, Tokens, decoding_limit, token_batches
-from translation.guards import Prepared, is_repetitive, prepare, restore
-
-logger = logging.getLogger(__name__)
+from translation.guards import is_repetitive
 
 # Raised whenever the same model and settings give another text or score.
 ENGINE_VERSION = 4
-SECOND_TRY_NGRAM = 3
 # Batches that wait for each worker: the workers never idle, and a chunk of any size holds few results at a time.
 QUEUED_BATCHES_PER_WORKER = 4
 
@@ -70,25 +65,8 @@ class Model:
     max_positions: int = sys.maxsize
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Decoded:
-    """One sentence as the model has it: the sum of its tokens' log-probabilities, and how many they are."""
-
-    text: str
-    log_probability: float
-    num_tokens: int
-    truncated: bool
-    repetitive: bool
-
-
-# Of a sentence in which the tokenizer finds nothing, such as one zero-width character.
-_NOTHING = _Decoded(text="", log_probability=0.0, num_tokens=0, truncated=False, repetitive=False)
-
-
-class CTranslate2Translator:
+class CTranslate2Translator(SentenceTranslator[str]):
     """A `translation.engine.Translator` over one model; the model is loaded at the first translation."""
-
-    max_chunk_size = None
 
     def __init__(self, model: Model, tokenizer: Tokenizer, config: TranslateConfig) -> None:
         self.model, self.config = model, config
@@ -100,58 +78,16 @@ class CTranslate2Translator:
         self._tokenizer = tokenizer
         self._loaded: Any = None
 
-    def translate(self, captions: Sequence[str], on_done: Callable[[int], object] | None = None) -> list[Translation]:
-        """See `Translator.translate`; equal captions, and equal sentences of different captions, are translated once.
+    def encode(self, sentence: str) -> Tokens:
+        """See `SentenceTranslator.encode`."""
+        return self._tokenizer.encode(sentence)
 
-        Raises:
-            ConfigError: the model cannot be loaded.
-        """
-        prepared = {
-            caption: prepare(caption, self.alphabet, language=self.from_code) for caption in dict.fromkeys(captions)
-        }
-        waiting = _Waiting(captions, prepared, on_done or (lambda _: None))
-        sentences = sorted({sentence for item in prepared.values() for sentence in item.sentences})
-        tokens = {sentence: self._tokenizer.encode(sentence) for sentence in sentences}
-        silent = {sentence: _NOTHING for sentence, pieces in tokens.items() if not pieces}
-        waiting.done(list(silent))
-        found = silent | self._decode({text: pieces for text, pieces in tokens.items() if pieces}, waiting.done)
-        translations = {caption: self._joined(item, found) for caption, item in prepared.items()}
-        return [translations[caption] for caption in captions]
-
-    def try_out(self) -> None:
-        """Load the model and let it translate a token.
-
-        Raises:
-            ConfigError: it cannot.
-        """
-        self._decode({"a": ["a"]}, lambda _: None)
-
-    def _joined(self, prepared: Prepared, found: dict[str, _Decoded]) -> Translation:
-        parts = [found[sentence] for sentence in prepared.sentences]
-        num_tokens = sum(part.num_tokens for part in parts)
-        return Translation(
-            text=restore([part.text for part in parts], prepared, language=self.to_code),
-            score=sum(part.log_probability for part in parts) / num_tokens if num_tokens else None,
-            truncated=any(part.truncated for part in parts),
-            repetitive=any(part.repetitive for part in parts),
-        )
-
-    def _decode(self, tokens: dict[str, Tokens], report: Callable[[list[str]], object]) -> dict[str, _Decoded]:
-        """Translate distinct texts; those that loop or never end get a second try that may not repeat itself."""
-        first = self._decode_once(tokens, report)
-        doubtful = {text: tokens[text] for text, found in first.items() if found.truncated or found.repetitive}
-        if not doubtful:
-            return first
-        second = self._decode_once(doubtful, lambda _: None, no_repeat_ngram_size=SECOND_TRY_NGRAM)
-        mended = sum(not (found.truncated or found.repetitive) for found in second.values())
-        logger.info("%d translations looped, %d of them no more at the second try", len(doubtful), mended)
-        # What still loops does so less; only a text that ends is not given up for one that does not.
-        return first | {text: found for text, found in second.items() if first[text].truncated or not found.truncated}
-
-    def _decode_once(
-        self, tokens: dict[str, Tokens], report: Callable[[list[str]], object], **options: Any
-    ) -> dict[str, _Decoded]:
-        found: dict[str, _Decoded] = {}
+    def decode(
+        self, tokens: Mapping[str, Tokens], report: Callable[[list[str]], object], *, no_repeat_ngram_size: int = 0
+    ) -> dict[str, Decoded]:
+        """See `SentenceTranslator.decode`; some batches are under way at once."""
+        options = {"no_repeat_ngram_size": no_repeat_ngram_size} if no_repeat_ngram_size else {}
+        found: dict[str, Decoded] = {}
         queued: deque[tuple[list[str], list[Any]]] = deque()
 
         def take() -> None:
@@ -175,6 +111,14 @@ class CTranslate2Translator:
             take()
         return found
 
+    def try_out(self) -> None:
+        """Load the model and let it translate a token.
+
+        Raises:
+            ConfigError: it cannot.
+        """
+        self.decode({"a": ["a"]}, lambda _: None)
+
     def _submit(self, sources: list[Tokens], options: dict[str, Any]) -> list[Any]:
         prefix = self.model.target_prefix
         futures: list[Any] = self._load().translate_batch(
@@ -192,7 +136,7 @@ class CTranslate2Translator:
         )
         return futures
 
-    def _judge(self, source: Tokens, result: Any) -> _Decoded:
+    def _judge(self, source: Tokens, result: Any) -> Decoded:
         target: Tokens = result.hypotheses[0]
         ended = len(target) < self._max_target_tokens(len(source))
         # CTranslate2 counts the end token, if it came, and the prefix, but adds no probability for the latter.
@@ -201,7 +145,7 @@ class CTranslate2Translator:
         if self.model.target_prefix and target[:1] == [self.model.target_prefix]:
             target = target[1:]
             num_counted -= 1
-        return _Decoded(
+        return Decoded(
             text=self._tokenizer.decode(target),
             log_probability=log_probability,
             num_tokens=num_counted,
@@ -235,26 +179,6 @@ class CTranslate2Translator:
                     f"the model in {self.model.folder} cannot be loaded: {error}{_advice(self.device)}"
                 ) from error
         return self._loaded
-
-
-class _Waiting:
-    """Tells how many captions are done, as the sentences that they wait for come in."""
-
-    def __init__(self, captions: Sequence[str], prepared: dict[str, Prepared], report: Callable[[int], object]) -> None:
-        self._report = report
-        counts = Counter(captions)
-        # A caption is counted as done with the last of its sentences to be asked for; the longest come first.
-        self._by_sentence: Counter[str] = Counter()
-        for caption, item in prepared.items():
-            if item.sentences:
-                self._by_sentence[min(item.sentences, key=lambda sentence: (len(sentence), sentence))] += counts[
-                    caption
-                ]
-        report(sum(counts[caption] for caption, item in prepared.items() if not item.sentences))
-
-    def done(self, sentences: list[str]) -> None:
-        """These sentences are translated."""
-        self._report(sum(self._by_sentence[sentence] for sentence in sentences))
 
 
 def _fingerprint(model: Model, config: TranslateConfig, device: str, max_batch_tokens: int) -> str:

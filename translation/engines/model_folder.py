@@ -34,11 +34,13 @@ FAMILIES = {
 }
 GENERIC_CLASSES = (None, "PreTrainedTokenizerFast", "TokenizersBackend")
 DEFAULT_TOKENS = {"bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>"}  # CTranslate2's
-# How families write languages: ">>ita<<", "__it__", "ita_Latn".
+# How families write languages: ">>ita<<", "__it__", "ita_Latn"; unconverted ones also "it_IT", "<2it>".
 LANGUAGES = {
     "opus": re.compile(r">>\w+<<"),
     "m2m": re.compile(r"__[a-z]{2,3}__"),
     "nllb": re.compile(r"[a-z]{3}_[A-Z][a-z]{3}"),
+    "mbart": re.compile(r"[a-z]{2}_[A-Z]{2}"),
+    "t5": re.compile(r"<2[a-z]{2,3}(_\w+)?>"),
 }
 
 
@@ -67,6 +69,16 @@ class ConvertedModel:
         """A special token by its name in CTranslate2's configuration, such as "eos_token"."""
         return str(self.config.get(name) or DEFAULT_TOKENS[name])
 
+    @property
+    def adds_end(self) -> bool:
+        """Tell whether CTranslate2 adds the end token to a sentence."""
+        return bool(self.config.get("add_source_eos"))
+
+    @property
+    def starts_with_end(self) -> bool:
+        """Tell whether the decoder starts with the end token, as Marian's does."""
+        return bool(self.config.get("decoder_start_token") == self.token("eos_token"))
+
     def file_hashes(self) -> dict[str, str]:
         """Digests, by name, of the files that decide the translations."""
         vocabularies = [path.name for path in self.folder.glob("*_vocabulary.*")]
@@ -81,7 +93,7 @@ def read_model(folder: Path) -> ConvertedModel:
         ConfigError: it is no converted model, or a part of it is missing or damaged.
     """
     _require_converted(folder)
-    tokenizer_config = _read_object(folder / TOKENIZER_CONFIG) if (folder / TOKENIZER_CONFIG).is_file() else {}
+    tokenizer_config = read_object(folder / TOKENIZER_CONFIG) if (folder / TOKENIZER_CONFIG).is_file() else {}
     source_vocabulary, target_vocabulary = _read_vocabularies(folder)
     if tokenizer_config.get("separate_vocabs") and source_vocabulary == target_vocabulary:
         # CTranslate2's converter keeps the source's and would write the translation in its words.
@@ -89,7 +101,7 @@ def read_model(folder: Path) -> ConvertedModel:
     family = _family(folder, tokenizer_config, target_vocabulary)
     return ConvertedModel(
         folder=folder,
-        config=_read_object(folder / "config.json"),
+        config=read_object(folder / "config.json"),
         tokenizer_config=tokenizer_config,
         source_vocabulary=source_vocabulary,
         target_vocabulary=target_vocabulary,
@@ -160,7 +172,8 @@ def _read_vocabulary(folder: Path, name: str) -> tuple[str, ...]:
         raise ConfigError(f"{path} is damaged ({error}): convert the model again") from error
 
 
-def _read_object(path: Path) -> dict[str, Any]:
+def read_object(path: Path) -> dict[str, Any]:
+    """Return the JSON object of a file. Raises ConfigError where it holds none."""
     value = _read_json(path)
     if not isinstance(value, dict):
         raise ConfigError(f"{path} must hold a JSON object: convert or copy it again")
@@ -170,5 +183,5 @@ def _read_object(path: Path) -> dict[str, Any]:
 def _read_json(path: Path) -> Any:
     try:
         return json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ConfigError(f"{path} is damaged ({error}): convert or copy it again") from error

@@ -1,6 +1,6 @@
 """Which texts share a batch, and how long their translations may become."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 
 # Longest translation in tokens: three times the source and ten more, where the source's length is rounded up to a
 # multiple of eight, so that the limit depends on the caption alone, not on its neighbours in the batch.
@@ -10,7 +10,7 @@ MAX_SOURCE_TOKENS = 1024  # CTranslate2's own default: it reads no further
 Tokens = list[str]
 
 
-def token_batches(tokens: dict[str, Tokens], max_batch_tokens: int) -> Iterator[list[str]]:
+def token_batches(tokens: Mapping[str, Sequence[object]], max_batch_tokens: int) -> Iterator[list[str]]:
     """Groups of texts of like length, longest first, whose padded size stays within the budget (one text at least).
 
     All texts of a group have the same `decoding_limit`; the grouping depends on the set of texts, not on their order.

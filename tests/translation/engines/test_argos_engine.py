@@ -15,13 +15,13 @@ from hypothesis import strategies as st
 
 from data_catalog.errors import ConfigError
 from data_catalog.language_pack import LanguagePack
-from translation.config import ENGINES, TranslateConfig
+from translation.config import TranslateConfig
 from translation.engine import Translation, Translator, translate_stream
 from translation.engines.argos import argos_translator
 from translation.engines.ctranslate2_model import CTranslate2Translator
 from translation.engines.token_batches import decoding_limit, token_batches
 from translation.packages.package import Package, install, read_package
-from translation.registry import OPENERS, open_translator
+from translation.registry import open_translator
 from translation.train.convert import save_ctranslate2
 from translation.train.model import ModelShape, TranslationModel
 
@@ -212,8 +212,16 @@ def test_a_damaged_model_is_a_config_error(device: str, advice: str, tiny_packag
         ({"inter_threads": -1}, "translate.inter_threads must not be negative"),
         ({"compute_type": "int4"}, "translate.compute_type must be one of"),
         ({"device": "tpu"}, "translate.device must be one of"),
-        ({"engine": "bing"}, "translate.engine must be one of argos, ctranslate2, deepl, apertium"),
-        ({"model": ("x",)}, "translate.model is for ctranslate2, and the engine 'argos' would ignore it: leave it"),
+        ({"engine": "Bing"}, "translate.engine must be one of argos, ctranslate2, transformers, deepl, apertium, comm"),
+        ({"engine": "transformers"}, "translate.model is missing: name a folder, or a name on the hub"),
+        (
+            {"engine": "transformers", "model": ("x",), "compute_type": "int8"},
+            "translate.compute_type must be one of d",
+        ),
+        (
+            {"model": ("x",)},
+            "translate.model is for ctranslate2 and transformers, and the engine 'argos' would ignore it: leave it",
+        ),
         ({"package": ("x",), "pivot": "ca"}, "translate.package must name 2, one a pair of languages"),
         ({"package": ("x", "y")}, "translate.package must name 1, one a pair of languages"),
         ({"engine": "ctranslate2"}, "translate.model is missing: name the folder of a converted model"),
@@ -224,10 +232,6 @@ def test_a_damaged_model_is_a_config_error(device: str, advice: str, tiny_packag
 def test_wrong_settings_are_named(options: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         TranslateConfig(**options)
-
-
-def test_every_engine_can_be_opened() -> None:
-    assert set(OPENERS) == set(ENGINES)
 
 
 @given(st.dictionaries(st.text(min_size=1), st.integers(1, 60)), st.integers(1, 300))

@@ -1,0 +1,255 @@
+"""Engines of other people's packages: the one in the docs works, and one that does not is named in one sentence."""
+
+import re
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from data_catalog.errors import ConfigError, PipelineError, ShardError, TransientError
+from data_catalog.language_pack import LanguagePack
+from translation.config import ENGINES, TranslateConfig
+from translation.engine import Translation, Translator
+from translation.engines.plugins import CAPTIONS_PER_CALL, announcements, engine_names
+from translation.registry import OPENERS, open_translator, reverse
+
+EN, IT, DE = (LanguagePack(code=code) for code in ("en", "it", "de"))
+DOCS = (Path(__file__).parents[3] / "docs" / "engines.md").read_text(encoding="utf-8")
+EXAMPLE = re.findall(r"```python\n# vernaclip_glossary\.py\n(.*?)```", DOCS, re.DOTALL)[0]
+
+# An engine that works, which tests take apart by replacing what is between the marks.
+GOOD = """
+class Engine:
+    fingerprint = "1"
+    asked = []
+    def translate(self, captions):
+        self.asked.append(captions)
+        return [caption.upper() for caption in captions]
+
+def open_engine(request):
+    global REQUEST
+    REQUEST = request
+    return Engine()
+"""
+
+Install = Callable[..., str]
+
+
+@pytest.fixture
+def install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Install:
+    """`install(source, name="mine", package="mine-engine")`: puts a package with that engine on the path."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+
+    def put(
+        source: str, name: str = "mine", package: str = "mine-engine", entry_points: str = "", metadata: str = ""
+    ) -> str:
+        module = package.replace("-", "_")
+        site = tmp_path / f"site-{package}"
+        info = site / f"{module}-1.5.dist-info"
+        info.mkdir(parents=True)
+        (site / f"{module}.py").write_text(source, encoding="utf-8")
+        (info / "METADATA").write_text(metadata or f"Metadata-Version: 2.1\nName: {package}\nVersion: 1.5\n")
+        (info / "entry_points.txt").write_text(entry_points or f"[vernaclip.engines]\n{name} = {module}:open_engine\n")
+        monkeypatch.delitem(sys.modules, module, raising=False)
+        monkeypatch.syspath_prepend(str(site))
+        return module
+
+    return put
+
+
+def opened(name: str = "mine", target: LanguagePack = IT, **settings: Any) -> Translator:
+    return open_translator(
+        TranslateConfig(engine=name, settings=settings), [EN, target], cache_dir=Path("unused-and-never-made")
+    )
+
+
+def refusal(error: type[PipelineError], name: str = "mine", captions: tuple[str, ...] = ("a", "b")) -> str:
+    """What is said of an engine, at its opening or when it translates; one line."""
+    with pytest.raises(PipelineError) as caught:
+        opened(name).translate(captions)
+    assert type(caught.value) is error
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+def test_the_table_of_ours_is_the_list_of_names() -> None:
+    assert tuple(OPENERS) == ENGINES
+
+
+def test_the_example_of_the_docs_translates(install: Install, tmp_path: Path) -> None:
+    install(EXAMPLE, name="glossary", package="vernaclip-glossary")
+    (tmp_path / "words.tsv").write_text("two\tdue\ndogs\tcani\n", encoding="utf-8")
+    engine = opened("glossary", file=str(tmp_path / "words.tsv"))
+    assert [found.text for found in engine.translate(["two dogs", " ", "two cats"])] == ["due cani", "", "due cats"]
+    assert re.fullmatch(r"glossary:en-it:[0-9a-f]{12}", engine.fingerprint)
+    (tmp_path / "words.tsv").write_text("two\tdue\n", encoding="utf-8")
+    assert opened("glossary", file=str(tmp_path / "words.tsv")).fingerprint != engine.fingerprint
+    with pytest.raises(
+        ConfigError, match=r"'glossary' of the package vernaclip-glossary 1\.5 cannot be opened \(Value"
+    ):
+        opened("glossary", DE, file=str(tmp_path / "words.tsv"))
+    with pytest.raises(ConfigError, match=r"cannot be opened \(KeyError: 'file'\): mend translate\.settings or"):
+        opened("glossary")
+
+
+def test_listing_names_imports_nothing(install: Install) -> None:
+    module = install("raise RuntimeError('imported')", name="lister")
+    assert engine_names() == [*ENGINES, "lister"]
+    assert module not in sys.modules
+    TranslateConfig(engine="lister", settings={"a": 1})
+    assert module not in sys.modules
+
+
+def test_what_the_factory_gets_and_what_the_engine_is_asked(install: Install, tmp_path: Path) -> None:
+    module = install(GOOD)
+    given = {"words": ["x"], "deep": {"n": 1}}
+    engine = opened(**given)
+    told = sys.modules[module].REQUEST
+    assert (told.source, told.target, dict(told.settings)) == (EN, IT, given)
+    assert told.settings["words"] is not given["words"], "an engine cannot change the recipe"
+    assert told.folder == tmp_path / "cache" / "vernaclip" / "engines" / "mine"
+    assert told.folder.is_dir()
+    captions = [f"caption {number}" for number in range(CAPTIONS_PER_CALL + 1)]
+    done: list[int] = []
+    found = engine.translate(["", *captions, captions[0], "\n"], done.append)
+    assert [each.text for each in found] == ["", *(text.upper() for text in (*captions, captions[0])), ""]
+    assert [len(asked) for asked in sys.modules[module].Engine.asked] == [CAPTIONS_PER_CALL, 1]
+    assert sum(done) == len(captions) + 3
+
+
+def test_texts_with_scores_limits_and_the_way_back(install: Install) -> None:
+    install(
+        "import numpy\nclass Engine:\n    fingerprint, max_chunk_size = 'x', 2\n"
+        "    def __init__(self, way): self.way = way\n"
+        "    def translate(self, captions):\n        assert len(captions) <= 2\n"
+        "        return [(f'{self.way}\\n {c}', numpy.float32(-0.5)) if c != 'b' else (c, None) for c in captions]\n"
+        "def open_engine(request): return Engine(request.source.code + request.target.code)\n"
+    )
+    engine = opened()
+    assert engine.max_chunk_size == 2
+    assert engine.translate(["a", "b", "c"]) == [
+        Translation(text="enit a", score=-0.5), Translation(text="b"), Translation(text="enit c", score=-0.5)
+    ]  # fmt: skip
+    config = TranslateConfig(engine="mine", pivot="de", round_trip=True)
+    there = open_translator(config, [EN, DE, IT], cache_dir=Path("unused"))
+    back = open_translator(reverse(config), [IT, DE, EN], cache_dir=Path("unused"))
+    assert there.translate(["a"])[0].text == "deit ende a"
+    assert back.translate(["a"])[0].text == "deen itde a"
+
+
+def test_another_package_is_another_engine(install: Install, monkeypatch: pytest.MonkeyPatch) -> None:
+    install(GOOD, package="first")
+    one = opened().fingerprint
+    monkeypatch.setattr(sys, "path", sys.path[1:])
+    install(GOOD, package="second")
+    assert opened().fingerprint != one
+
+
+TRANSLATE = "        self.asked.append(captions)\n        return [caption.upper() for caption in captions]\n"
+BROKEN_AT_OPENING = {
+    "import no_such_module": r"cannot be imported \(ModuleNotFoundError: No module named 'no_such_module'\)",
+    "raise SystemExit('bye')": r"cannot be imported \(SystemExit: bye\): mend or uninstall mine-engine",
+    "def other(): pass": r"cannot be imported \(AttributeError: module 'mine_engine' has no attribute 'open_engine'\)",
+    "open_engine = 3": r"is no function that opens it, but 3: mend or uninstall mine-engine",
+    "def open_engine(): pass": r"cannot be opened \(TypeError: open_engine\(\) takes 0 positional arguments",
+    "def open_engine(r): return None": r"cannot be opened: its fingerprint must be a text that is not empty, got None",
+    "class E: fingerprint = 7\ndef open_engine(r): return E()": r"fingerprint must be a text that is not empty, got 7",
+    "class E: fingerprint = 'x'\ndef open_engine(r): return E()": r"its factory returned a E, which has no method",
+    "class E:\n    fingerprint, max_chunk_size = 'x', 0\ndef open_engine(r): return E()": r"size must be a pos",
+    "import uuid\nclass E:\n    translate = print\n    fingerprint = property(lambda _: str(uuid.uuid4()))\n"
+    "def open_engine(r): return E()": r"its fingerprint changes from one look to the next",
+    "def open_engine(r): exit()": r"cannot be opened \(SystemExit",
+}
+
+
+@pytest.mark.parametrize("source", BROKEN_AT_OPENING)
+def test_a_package_that_does_not_open(source: str, install: Install) -> None:
+    install(source)
+    told = refusal(ConfigError)
+    assert told.startswith("the engine 'mine' of the package mine-engine 1.5 ")
+    assert re.search(BROKEN_AT_OPENING[source], told)
+
+
+BROKEN_AT_WORK = {
+    "return []": "it returned 0 translations of 2 captions",
+    "return ['x'] * 3": "it returned 3 translations of 2 captions",
+    "return 'ab'": "it returned 'ab', not a list",
+    "return (c for c in captions)": "it returned a generator, not a list",
+    "return None": "it returned None, not a list",
+    "return [b'x', b'y']": "it returned b'x' for the caption 'a', not a text",
+    "return [('x', -1, 2), 'y']": "it returned ('x', -1, 2) for the caption 'a', not a text",
+    "return [('x', 0.5), 'y']": "its score of 'a' is 0.5, not a number of at most 0, or None",
+    "return [('x', float('nan')), 'y']": "its score of 'a' is nan",
+    "return [('x', True), 'y']": "its score of 'a' is True",
+    r"return ['x\0', 'y']": "its translation of 'a' holds a NUL",
+    r"return ['x', '\ud800']": "its translation of 'b' holds half of a surrogate pair",
+    "self.fingerprint = '2'; return captions": "its fingerprint changed while it translated",
+    "captions.clear(); return captions": "it returned 0 translations of 2 captions",
+    "raise ValueError('two\\nlines')": "(ValueError: two lines): mend mine-engine; what was translated is kept",
+    "exit(3)": "(SystemExit: 3)",
+}
+
+
+@pytest.mark.parametrize("body", BROKEN_AT_WORK)
+def test_an_engine_that_does_not_translate(body: str, install: Install) -> None:
+    install(GOOD.replace(TRANSLATE, f"        {body}\n"))
+    told = refusal(ShardError)
+    assert told.startswith("the engine 'mine' of the package mine-engine 1.5 failed")
+    assert BROKEN_AT_WORK[body] in told
+
+
+def test_a_connection_may_come_back(install: Install) -> None:
+    install(GOOD.replace(TRANSLATE, "        raise ConnectionResetError('gone')\n"))
+    assert "failed (ConnectionResetError: gone): it may work at another time" in refusal(TransientError)
+
+
+def test_errors_of_ours_keep_their_class(install: Install) -> None:
+    install(
+        "from data_catalog.errors import ConfigError\n" + GOOD.replace(TRANSLATE, "        raise ConfigError('x')\n")
+    )
+    assert refusal(ConfigError).endswith("1.5 failed: x")
+
+
+def test_nobody_announces_it() -> None:
+    told = refusal(ConfigError, "argoss")
+    assert told.startswith(
+        f"translate.engine must be one of {', '.join(ENGINES)}, got 'argoss'; a package adds another"
+    )
+
+
+def test_names_that_are_taken(install: Install) -> None:
+    install("raise RuntimeError('imported')", package="first")
+    install("raise RuntimeError('imported')", package="second")
+    assert refusal(ConfigError) == "an engine 'mine' is announced by first and second: uninstall all but one"
+    install("raise RuntimeError('imported')", name="argos", package="third")
+    assert refusal(ConfigError, "argos").startswith(
+        "the package third announces an engine 'argos', which is one of ours"
+    )
+
+
+def test_metadata_may_be_anything(
+    install: Install, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    install("", package="shapeless", entry_points="[vernaclip.engines]\nno equals sign\n")
+    install("", package="misnamed", entry_points="[vernaclip.engines]\nÜber Engine = misnamed:open\n")
+    install(GOOD, package="nameless", name="orphan", metadata="\n")
+    (tmp_path / "site-shapeless" / "bytes-1.dist-info").mkdir()
+    (tmp_path / "site-shapeless" / "bytes-1.dist-info" / "entry_points.txt").write_bytes(b"[vernaclip.engines]\n\xff")
+    assert [each.name for each in announcements()] == ["orphan"]
+    assert "the engines of the package shapeless are unknown" in caplog.text
+    assert "the package misnamed announces an engine 'Über Engine', which is no fit name" in caplog.text
+    assert opened("orphan").translate(["a"])[0].text == "A"
+
+
+def test_the_first_of_two_installations_counts(
+    install: Install, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    install(GOOD)
+    older = tmp_path / "older" / "mine_engine-0.1.dist-info"
+    older.mkdir(parents=True)
+    (older / "METADATA").write_text("Metadata-Version: 2.1\nName: mine-engine\nVersion: 0.1\n")
+    (older / "entry_points.txt").write_text("[vernaclip.engines]\nmine = mine_engine:open_engine\n")
+    monkeypatch.setattr(sys, "path", [*sys.path, str(older.parent)])
+    assert [(each.name, each.version) for each in announcements()] == [("mine", "1.5")]

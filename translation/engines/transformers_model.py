@@ -1,0 +1,474 @@
+"""Any sequence-to-sequence model of Hugging Face as an engine: MarianMT, M2M-100, NLLB, mBART, T5 and others.
+
+The only module that loads `transformers` to translate. A model folder is anybody's: weights are read from safetensors
+and nothing else, and no code of a folder runs.
+"""
+
+import logging
+import re
+import sys
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from data_catalog.errors import ConfigError
+from data_catalog.language_pack import LanguagePack
+from data_catalog.storage.shards import digest, sha256_of
+from translation.config import TranslateConfig, default_batch_tokens
+from translation.engines.boundary import opening
+from translation.engines.frames import FRAMES, Frame
+from translation.engines.model_folder import LANGUAGES, TOKENIZER_CONFIG, read_object
+from translation.engines.sentences import Decoded, SentenceTranslator
+from translation.engines.token_batches import MAX_SOURCE_TOKENS, decoding_limit, token_batches
+from translation.guards import is_repetitive
+
+logger = logging.getLogger(__name__)
+
+# Raised whenever the same model and settings give another text or score.
+ENGINE_VERSION = 1
+REMEDY = "copy it again from where it is whole, or name another model"
+_HUB_NAME = re.compile(r"[\w.-]+(/[\w.-]+)?(@[\w./-]+)?")
+# What decides translations, in the folder itself; never a pickle, never code.
+_DECIDING = (".json", ".safetensors", ".spm", ".model", ".txt", ".bpe")
+_WEIGHTS, _INDEX = "model.safetensors", "model.safetensors.index.json"
+_MOST_LAYERS = 1_000  # a config with more is damaged, and the library would be making them for hours
+# Probabilities of the whole vocabulary that are held at once while translations are scored: 64 MB.
+_SCORED_AT_ONCE = 16_000_000
+_T5 = ("t5", "mt5", "umt5", "longt5", "switch_transformers")
+_BYTE = re.compile("<0x[0-9A-F]{2}>")
+_PLACEHOLDER = re.compile(r"madeupword\d+|<extra_id_\d+>")
+_BLANK = "▁Ġ \n\t"  # how vocabularies write spaces
+_MOST_SPARE = 4_096  # numbers behind the vocabulary, which fill up a matrix
+
+
+def open_engine(
+    config: TranslateConfig, source: LanguagePack, target: LanguagePack, cache_dir: Path
+) -> "TransformersTranslator":
+    """Return the engine over the model that `config.model` names; one of the hub is fetched to the hub's own cache.
+
+    Raises:
+        ConfigError: there is no such model, it is damaged, has no safetensors, or knows another pair.
+    """
+    (name,) = config.model
+    folder = _model_folder(name)
+    _require_whole(folder, name)
+    with opening(f"the model {name} cannot be opened", REMEDY):
+        vocabulary = _open_vocabulary(folder)
+        frame = _frame(vocabulary, source, target)
+    return TransformersTranslator(vocabulary, frame, config, from_code=source.code, to_code=target.code)
+
+
+def _model_folder(name: str) -> Path:
+    """Return the folder of a model: its own, or where the hub's files are kept, fetched if need be."""
+    folder = Path(name).expanduser()
+    if folder.is_dir():
+        return folder
+    if name.startswith((".", "/", "~")) or not _HUB_NAME.fullmatch(name):
+        raise ConfigError(f"translate.model: {name} is no folder, and no name of a model")
+    from huggingface_hub import snapshot_download
+
+    repository, _, revision = name.partition("@")
+    patterns = [f"*{suffix}" for suffix in _DECIDING]
+    remedy = "where there is no network, name a folder that it was copied to"
+    with opening(f"translate.model: {name} is no folder, and cannot be had from the hub", remedy):
+        return Path(
+            snapshot_download(repository, revision=revision or None, allow_patterns=patterns, ignore_patterns=["*/*"])
+        )
+
+
+def _require_whole(folder: Path, name: str) -> None:
+    """Refuse what can be refused before a library reads it."""
+    if not (folder / "config.json").is_file():
+        raise ConfigError(f"translate.model: {name} has no config.json: {REMEDY}")
+    if not (folder / _WEIGHTS).is_file() and not (folder / _INDEX).is_file():
+        raise ConfigError(
+            f"translate.model: {name} has no weights in safetensors, and pickles may run code: name a revision that "
+            "has some, such as NAME@refs/pr/1 (a pull request on the hub often adds them), or another model"
+        )
+    if (folder / "adapter_config.json").exists():  # the library would open the model that it names, whichever
+        raise ConfigError(
+            f"translate.model: {name} is an adapter of another model: name one that they were merged into"
+        )
+    _require_harmless(read_object(folder / "config.json"), folder / "config.json")
+    parts = read_object(folder / _INDEX).get("weight_map") if (folder / _INDEX).is_file() else {}
+    if not isinstance(parts, dict) or not all(
+        re.fullmatch(r"[\w.-]+\.safetensors", str(part)) for part in parts.values()
+    ):
+        raise ConfigError(f"{folder / _INDEX} names weights that are no safetensors beside it: {REMEDY}")
+
+
+def _require_harmless(settings: Mapping[str, Any], path: Path) -> None:
+    """Refuse a config.json that has code fetched, or more layers made than any model has."""
+    for name, value in settings.items():
+        if "_implementation" in name and value not in (None, "eager", "sdpa"):  # others may be fetched from the hub
+            raise ConfigError(f"{path} asks for code that may not be here ({name} = {value!r}): take that line out")
+        if name == "transformers_weights" and value is not None:  # other weights than those that were looked at
+            raise ConfigError(f"{path} names other weights ({name} = {value!r}) than {_WEIGHTS}: {REMEDY}")
+        if isinstance(value, Mapping):
+            _require_harmless(value, path)
+        elif "layers" in name and isinstance(value, int) and value > _MOST_LAYERS:
+            raise ConfigError(f"{path} is damaged: no model has {name} = {value!r}: {REMEDY}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Vocabulary:
+    """A model's tokenizer and what is known of its languages; a `translation.engines.frames.FramedModel`.
+
+    Args:
+        folder: of the model.
+        model_type: as its config.json has it.
+        tokenizer: of `transformers`.
+        tokenizer_config: empty where there is none.
+        numbers: of the tokens.
+    """
+
+    folder: Path
+    model_type: str
+    tokenizer: Any
+    tokenizer_config: Mapping[str, Any]
+    numbers: Mapping[str, int]
+
+    adds_end = False
+    starts_with_end = True  # of Marian, the only family that is asked
+
+    @cached_property
+    def family(self) -> str:
+        """Return a key of `FRAMES`; "" for models of one pair that say nothing of languages."""
+        if self.model_type == "m2m_100":
+            return "nllb" if any(map(LANGUAGES["nllb"].fullmatch, self.numbers)) else "m2m"
+        return {"marian": "opus", "mbart": "mbart", **dict.fromkeys(_T5, "t5")}.get(self.model_type, "")
+
+    @property
+    def source_vocabulary(self) -> tuple[str, ...]:
+        """Return the tokens of the encoder."""
+        return tuple(self.numbers)
+
+    @property
+    def target_vocabulary(self) -> tuple[str, ...]:
+        """Return the tokens of the decoder."""
+        return tuple(self.numbers)
+
+    def token(self, name: str) -> str:
+        """Return a special token by its name, such as "eos_token"."""
+        return str(getattr(self.tokenizer, name))
+
+    @cached_property
+    def special(self) -> frozenset[int]:
+        """Return the numbers of the tokens that are no text."""
+        is_language = LANGUAGES[self.family].fullmatch if self.family else lambda _: None
+        others = (
+            number for token, number in self.numbers.items() if is_language(token) or _PLACEHOLDER.fullmatch(token)
+        )
+        return frozenset([*self.tokenizer.all_special_ids, *others])
+
+    @cached_property
+    def blank(self) -> frozenset[int]:
+        """Return the numbers of the tokens that are nothing but space."""
+        return frozenset(number for token, number in self.numbers.items() if not token.strip(_BLANK))
+
+    @cached_property
+    def alphabet(self) -> frozenset[str] | None:
+        """Return every character that the tokens spell; None where some are bytes, or no token shows a space."""
+        texts = [token for token, number in self.numbers.items() if number not in self.special]
+        if any(map(_BYTE.fullmatch, texts)) or not any(text.startswith("▁") for text in texts):
+            return None
+        return frozenset("".join(texts))
+
+    def pieces(self, text: str) -> list[int]:
+        """Return the numbers of a text's tokens, no special ones added."""
+        found: list[int] = self.tokenizer(text, add_special_tokens=False, verbose=False).input_ids
+        return found
+
+    def file_hashes(self) -> dict[str, str]:
+        """Return digests, by name, of the files that decide the translations."""
+        files = sorted(path for path in self.folder.iterdir() if path.suffix in _DECIDING and path.is_file())
+        return {path.name: sha256_of(path) for path in files}
+
+
+def _open_vocabulary(folder: Path) -> Vocabulary:
+    from transformers import AutoConfig, AutoTokenizer
+    from transformers.models.auto.modeling_auto import MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES
+
+    here = {"trust_remote_code": False, "local_files_only": True}
+    model_type = AutoConfig.from_pretrained(folder, **here).model_type
+    if model_type not in MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES:
+        raise ConfigError(f"a model of the kind {model_type} reads no text to write another: name another model")
+    tokenizer = AutoTokenizer.from_pretrained(folder, **here)
+    numbers = tokenizer.get_vocab() | getattr(tokenizer, "lang_token_to_id", {})
+    for name in ("eos_token_id", "unk_token_id"):
+        if not isinstance(getattr(tokenizer, name), int):
+            raise ConfigError(f"its tokenizer has no {name.removesuffix('_id')}: {REMEDY}")
+    return Vocabulary(
+        folder=folder,
+        model_type=model_type,
+        tokenizer=tokenizer,
+        tokenizer_config=read_object(folder / TOKENIZER_CONFIG) if (folder / TOKENIZER_CONFIG).is_file() else {},
+        numbers=numbers,
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _NumberFrame:
+    """What stands around a sentence, in numbers of tokens.
+
+    Args:
+        before: in front of it.
+        after: behind it.
+        prefix: what the translation begins with, if anything.
+        starts_with_prefix: the decoder starts with that, instead of writing it.
+    """
+
+    before: tuple[int, ...]
+    after: tuple[int, ...]
+    prefix: int | None = None
+    starts_with_prefix: bool = False
+
+
+def _frame(vocabulary: Vocabulary, source: LanguagePack, target: LanguagePack) -> _NumberFrame:
+    """Return what the model wants around a sentence, so that it knows the languages.
+
+    Raises:
+        ConfigError: it does not know them.
+    """
+    if not vocabulary.family:
+        logger.warning(
+            "nothing in %s says which languages it translates: %s to %s is taken for granted",
+            vocabulary.folder,
+            source.code,
+            target.code,
+        )
+        return _own_frame(vocabulary)
+    frame: Frame = FRAMES[vocabulary.family](vocabulary, source, target)
+    numbers = vocabulary.numbers
+    return _NumberFrame(
+        before=tuple(vocabulary.pieces(frame.prompt) if frame.prompt else (numbers[token] for token in frame.before)),
+        after=tuple(numbers[token] for token in frame.after),
+        prefix=numbers[frame.target_prefix] if frame.target_prefix else None,
+        starts_with_prefix=frame.starts_with_prefix,
+    )
+
+
+def _own_frame(vocabulary: Vocabulary) -> _NumberFrame:
+    """Return what the tokenizer itself puts around a text."""
+    bare = vocabulary.pieces("a")
+    framed = list(vocabulary.tokenizer("a").input_ids)
+    for start in range(len(framed) - len(bare) + 1):
+        if bare and framed[start : start + len(bare)] == bare:
+            return _NumberFrame(before=tuple(framed[:start]), after=tuple(framed[start + len(bare) :]))
+    raise ConfigError("its tokenizer reads a text otherwise with special tokens than without: name another model")
+
+
+class TransformersTranslator(SentenceTranslator[int]):
+    """A `translation.engine.Translator` over a model of `transformers`; it is loaded at the first translation.
+
+    A score is the model's own of the text that it wrote, without what keeps special tokens out of it.
+    """
+
+    def __init__(
+        self, vocabulary: Vocabulary, frame: _NumberFrame, config: TranslateConfig, *, from_code: str, to_code: str
+    ) -> None:
+        self.from_code, self.to_code, self.alphabet = from_code, to_code, vocabulary.alphabet
+        self._vocabulary, self._frame, self._beam_size = vocabulary, frame, config.beam_size
+        self._device = _resolved_device(config.device)
+        self._type = "float32" if config.compute_type == "default" else config.compute_type
+        self._max_batch_tokens = config.max_batch_tokens or default_batch_tokens(self._device, config.beam_size)
+        what = {
+            "engine": ENGINE_VERSION,
+            "files": vocabulary.file_hashes(),
+            "frame": [frame.before, frame.after, frame.prefix, frame.starts_with_prefix],
+            "libraries": [version("transformers"), version("torch")],
+            "beam_size": config.beam_size,
+            "max_batch_tokens": self._max_batch_tokens,
+            "compute_type": self._type,
+            "device": self._device,
+        }
+        self.fingerprint = f"transformers:{from_code}-{to_code}:{digest(what)[:12]}"
+
+    def encode(self, sentence: str) -> list[int]:
+        """See `SentenceTranslator.encode`; the name of a special token in a caption is an unknown word."""
+        unknown, special = self._vocabulary.tokenizer.unk_token_id, self._vocabulary.special
+        text = [unknown if number in special else number for number in self._vocabulary.pieces(sentence)]
+        is_text = any(number not in self._vocabulary.blank for number in text)
+        return [*self._frame.before, *text, *self._frame.after] if is_text else []
+
+    def decode(
+        self, tokens: Mapping[str, list[int]], report: Callable[[list[str]], object], *, no_repeat_ngram_size: int = 0
+    ) -> dict[str, Decoded]:
+        """See `SentenceTranslator.decode`."""
+        found: dict[str, Decoded] = {}
+        for batch in token_batches(tokens, self._max_batch_tokens):
+            with opening(
+                f"the model in {self._vocabulary.folder} cannot translate",
+                "a smaller translate.max_batch_tokens needs less memory; else name another model",
+            ):
+                found |= self._decoded({text: tokens[text] for text in batch}, no_repeat_ngram_size)
+            report(batch)
+        return found
+
+    def _decoded(self, batch: Mapping[str, list[int]], no_repeat_ngram_size: int) -> dict[str, Decoded]:
+        import torch
+
+        most = self._model.most_positions
+        longest = min(decoding_limit(max(map(len, batch.values()))), most - 1)
+        sources = {text: self._cut(numbers) for text, numbers in batch.items()}
+        with torch.inference_mode():
+            inputs = self._padded(sources.values())
+            written = self._model.generate(inputs, longest, no_repeat_ngram_size)
+            scores = self._model.scores(inputs, written, self._num_given())
+        return {
+            text: self._judged(numbers, row, total, was_cut=len(sources[text]) < len(numbers))
+            for (text, numbers), row, total in zip(batch.items(), written.tolist(), scores, strict=True)
+        }
+
+    def _cut(self, numbers: list[int]) -> list[int]:
+        """Return as much as the model can read of a sentence, with what stands around it."""
+        most = min(MAX_SOURCE_TOKENS, self._model.most_positions)
+        after = numbers[len(numbers) - len(self._frame.after) :]
+        return numbers if len(numbers) <= most else numbers[: most - len(after)] + after
+
+    def _padded(self, sources: Iterable[list[int]]) -> dict[str, Any]:
+        import torch
+
+        rows = list(sources)
+        width = max(map(len, rows))
+        filler = self._model.padding
+        numbers = [row + [filler] * (width - len(row)) for row in rows]
+        mask = [[1] * len(row) + [0] * (width - len(row)) for row in rows]
+        return {
+            "input_ids": torch.tensor(numbers, device=self._device),
+            "attention_mask": torch.tensor(mask, device=self._device),
+        }
+
+    def _num_given(self) -> int:
+        """Return how many tokens in front of a translation are not the model's choice."""
+        return 1 + (self._frame.prefix is not None and not self._frame.starts_with_prefix)
+
+    def _judged(self, source: list[int], written: list[int], log_probability: float, *, was_cut: bool) -> Decoded:
+        target = written[self._num_given() :]
+        ended = self._model.end in target
+        words = target[: target.index(self._model.end)] if ended else target
+        text = [number for number in words if number not in self._vocabulary.special]
+        return Decoded(
+            text=self._vocabulary.tokenizer.decode(text, skip_special_tokens=True, clean_up_tokenization_spaces=False),
+            log_probability=log_probability,
+            num_tokens=len(words) + ended,
+            truncated=was_cut or not ended,
+            repetitive=is_repetitive(source, text),
+        )
+
+    @cached_property
+    def _model(self) -> "_Network":
+        with opening(f"the model in {self._vocabulary.folder} cannot be loaded", REMEDY):
+            return _Network(self._vocabulary, self._frame, self._beam_size, self._type, self._device)
+
+
+class _Network:
+    """The loaded model.
+
+    Attributes:
+        end: number of the token that ends a text.
+        padding: number of the one that fills up a batch.
+        most_positions: tokens beyond which the model cannot read or write.
+    """
+
+    def __init__(
+        self, vocabulary: Vocabulary, frame: _NumberFrame, beam_size: int, compute_type: str, device: str
+    ) -> None:
+        import torch
+        from transformers import AutoModelForSeq2SeqLM, GenerationConfig
+
+        self._module, told = AutoModelForSeq2SeqLM.from_pretrained(
+            vocabulary.folder,
+            use_safetensors=True,
+            trust_remote_code=False,
+            local_files_only=True,
+            output_loading_info=True,
+        )
+        for what, names in (("lacks", told["missing_keys"]), ("has in another shape", told["mismatched_keys"])):
+            if names:
+                raise ConfigError(
+                    f"its weights do not fit its config.json, which {what} {min(map(str, names))}: {REMEDY}"
+                )
+        self._module = self._module.to(device=device, dtype=getattr(torch, compute_type)).eval()
+        self.end = int(vocabulary.tokenizer.eos_token_id)
+        self.padding = _first_number(vocabulary.tokenizer.pad_token_id, self._setting("pad_token_id"), self.end)
+        self.most_positions = int(getattr(self._module.config, "max_position_embeddings", None) or sys.maxsize)
+        start = frame.prefix if frame.starts_with_prefix else self._setting("decoder_start_token_id")
+        forced = None if frame.starts_with_prefix else frame.prefix
+        if forced is None and not vocabulary.family:
+            forced = self._setting("forced_bos_token_id")
+        self._options = {
+            "num_beams": beam_size,
+            "do_sample": False,
+            "decoder_start_token_id": _first_number(start, self._setting("bos_token_id")),
+            "forced_bos_token_id": forced,
+            "bos_token_id": self._setting("bos_token_id"),
+            "eos_token_id": self.end,
+            "pad_token_id": self.padding,
+            "suppress_tokens": self._never_written(vocabulary, {self.end, forced}),
+        }
+        # What a folder says of decoding would be mixed into ours: sampling, penalties, lengths.
+        self._module.generation_config = GenerationConfig()
+
+    def _setting(self, name: str) -> Any:
+        """Return what the folder says of decoding, which stands in one of two files."""
+        found = getattr(self._module.generation_config, name, None)
+        return getattr(self._module.config, name, None) if found is None else found
+
+    def _never_written(self, vocabulary: Vocabulary, but: set[int | None]) -> list[int]:
+        """Return the numbers that are no text: special tokens, and those that only fill up the model's matrix."""
+        size = int(self._module.config.vocab_size)
+        spare = range(max(vocabulary.numbers.values()) + 1, size)
+        return sorted(n for n in {*vocabulary.special, *spare[:_MOST_SPARE]} - but if n is not None and n < size)
+
+    def generate(self, inputs: Mapping[str, Any], longest: int, no_repeat_ngram_size: int) -> Any:
+        """Return the numbers that the model writes, a row a sentence, the decoder's start in front."""
+        from transformers import GenerationConfig
+
+        config = GenerationConfig(
+            **self._options, max_new_tokens=max(1, longest), no_repeat_ngram_size=no_repeat_ngram_size
+        )
+        return self._module.generate(**inputs, generation_config=config)
+
+    def scores(self, inputs: Mapping[str, Any], written: Any, num_given: int) -> list[float]:
+        """Return the sum of the log-probabilities of each row, without what was given, to the end token.
+
+        The rows are read once more, some at a time: while they are written, the probabilities of all hypotheses and
+        steps would have to be held.
+        """
+        size = int(self._module.config.vocab_size)
+        step = max(1, _SCORED_AT_ONCE // (size * written.shape[1]))
+        totals: list[float] = []
+        for start in range(0, len(written), step):
+            rows = slice(start, start + step)
+            totals += self._scores_of({name: values[rows] for name, values in inputs.items()}, written[rows], num_given)
+        return totals
+
+    def _scores_of(self, inputs: Mapping[str, Any], written: Any, num_given: int) -> list[float]:
+        logits = self._module(**inputs, decoder_input_ids=written[:, :-1], use_cache=False).logits
+        chosen = logits.float().log_softmax(-1).gather(-1, written[:, 1:, None])[..., 0]
+        ends = (written[:, 1:] == self.end).int()
+        ends[:, : num_given - 1] = 0
+        counts = (ends.cumsum(-1) - ends) == 0  # to the first end, which counts
+        counts[:, : num_given - 1] = False
+        totals: list[float] = chosen.masked_fill(~counts, 0.0).sum(-1).tolist()
+        return totals
+
+
+def _first_number(*found: object) -> int:
+    """Return the first that is a number. Raises ConfigError where none is."""
+    for number in found:
+        if type(number) is int and number >= 0:
+            return number
+    raise ConfigError(f"neither its config.json nor its generation_config.json says how a translation starts: {REMEDY}")
+
+
+def _resolved_device(device: str) -> str:
+    if device != "auto":
+        return device
+    import torch
+
+    return "cuda" if torch.cuda.is_available() else "cpu"
