@@ -98,7 +98,6 @@ def make_scoreboard(question: Question) -> ScoreboardReport:
         ConfigError: there are no models or no sets, one of them cannot be had, or a model was trained on images of a
             set, unless that is to be reported.
     """
-    make_folder(question.out, "--out")
     let_threads_sleep()
     packs = {**language_packs_of(question.language_packs)}
     if question.recipe is not None:
@@ -111,6 +110,7 @@ def make_scoreboard(question: Question) -> ScoreboardReport:
     own = _split(question, trained)
     if not scored and own is None:
         raise ConfigError("there is nothing to score on: give a recipe with a held-out split, --test-set or --protocol")
+    make_folder(question.out, "--out")
     leaks = question.recipe.leaks if question.recipe is not None else LeaksConfig()
     guards = {name: TrainingImages(model.snapshot, leaks) for name, model in trained.items()}
     test_sets = [*([own] if own else []), *(_guarded(found, guards) for found in scored)]

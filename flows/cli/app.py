@@ -5,7 +5,7 @@ import logging
 import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, is_dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated, Any
@@ -226,9 +226,11 @@ def _usage_text(error: CycloptsError) -> str:
 def _run(call: Call) -> int:
     from data_catalog.errors import PipelineError
     from data_catalog.storage.disk_errors import disk_errors
+    from data_catalog.storage.lock import remove_empty
     from data_catalog.storage.reading import reading
 
     root, debug = call.root, call.talk.debug
+    made = _missing(call)
     try:
         if root is not None:
             from data_catalog.storage.roots import open_root
@@ -238,6 +240,8 @@ def _run(call: Call) -> int:
         with disk_errors((root or Path()) / "catalog"), reading():
             return int(call.command(*call.bound.args, **call.bound.kwargs) or EXIT_OK)
     except PipelineError as error:
+        for folder in made:
+            remove_empty(folder)
         return _fail(f"{error}{_about_root(call, str(error))}", debug=debug)
     except KeyboardInterrupt:
         sys.stderr.write("\ninterrupted: run the same command again to go on\n")
@@ -249,6 +253,14 @@ def _run(call: Call) -> int:
     except Exception as error:  # noqa: BLE001 - the outermost boundary: a defect, told in one line
         text = f"unexpected {type(error).__name__}: {error}; this is a defect: --debug shows where, please report it"
         return _fail(text, debug=debug)
+
+
+def _missing(call: Call) -> list[Path]:
+    """Return the places that a command names and that are not there: one that fails leaves no empty folders there."""
+    values = [call.root]
+    for value in call.bound.arguments.values():
+        values += vars(value).values() if is_dataclass(value) else [value]
+    return [value for value in values if isinstance(value, Path) and not value.exists()]
 
 
 def _about_root(call: Call, text: str) -> str:

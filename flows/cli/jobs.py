@@ -225,10 +225,28 @@ def _require_dask(job: Job) -> None:
 def _through_prefect(name: str, job: Job, more: dict[str, bool]) -> Any:
     from flows.orchestration.in_process import run_flow
 
+    _require_inputs(name, job)
     overrides = list(job.overrides)
     if job.executor == "dask" and job.dask_address is not None:
         overrides.append(f'build.dask_address="{job.dask_address}"')
     return run_flow(FLOW_NAMES[name], job.recipe, root=job.root, overrides=overrides, project=Path.cwd(), **more)
+
+
+def _require_inputs(name: str, job: Job) -> None:
+    """Refuse before Prefect's long start what the job would refuse after it.
+
+    Raises:
+        ConfigError: the recipe is wrong, or nothing was built or trained.
+    """
+    from data_catalog.storage.manifest import require_snapshot
+    from flows.models import current_model
+    from flows.recipe.recipe import load_recipe
+
+    dataset = load_recipe(job.recipe, root=job.root, overrides=job.overrides).name
+    if name == "train":
+        require_snapshot(job.root, dataset)
+    if name == "evaluate":
+        current_model(job.root, dataset)
 
 
 def _require_dry_run(dry: DryRunOptions, *, retry_failed: bool) -> None:

@@ -86,12 +86,13 @@ def scoreboard(
     Args:
         recipe: Whose model is scored, on the held-out images of its dataset and on its test sets.
     """
-    from flows.scoreboard import make_scoreboard
+    from data_catalog.storage.shards import read_json
+    from flows.scoreboard import JSON_FILE, make_scoreboard
 
     with tempfile.TemporaryDirectory(prefix="vernaclip-") as cache:
         report = make_scoreboard(_question(recipe, root, options, Path(cache)))
     if json:
-        say_json({"folder": report.folder, **report.board.to_json()})
+        say_json({"folder": report.folder, **read_json(report.folder / JSON_FILE)})
     else:
         _tell(report)
 
