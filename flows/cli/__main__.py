@@ -5,4 +5,5 @@ import sys
 from flows.cli import main
 
 if __name__ == "__main__":
+    sys.argv[0] = "vernaclip"  # a lock tells others what its holder was called with
     sys.exit(main())

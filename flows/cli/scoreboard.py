@@ -13,7 +13,7 @@ from flows.cli.output import say, say_json
 from flows.tables import plain_table
 
 if TYPE_CHECKING:
-    from flows.scoreboard import Question, ScoreboardReport
+    from flows.scores.scoreboard import Question, ScoreboardReport
     from training.config import EvaluateConfig
 
 
@@ -87,7 +87,7 @@ def scoreboard(
         recipe: Whose model is scored, on the held-out images of its dataset and on its test sets.
     """
     from data_catalog.storage.shards import read_json
-    from flows.scoreboard import JSON_FILE, make_scoreboard
+    from flows.scores.scoreboard import JSON_FILE, make_scoreboard
 
     with tempfile.TemporaryDirectory(prefix="vernaclip-") as cache:
         report = make_scoreboard(_question(recipe, root, options, Path(cache)))
@@ -114,7 +114,7 @@ def _question(name: str | None, root: Path, options: ScoreboardOptions, cache_di
         ConfigError: there is neither a recipe nor a language, or settings are wrong.
     """
     from flows.recipe.recipe import load_recipe
-    from flows.scoreboard import Question
+    from flows.scores.scoreboard import Question
 
     recipe = None if name is None else load_recipe(name, root=root, overrides=options.overrides)
     if recipe is not None and options.language not in (None, recipe.target_language):

@@ -19,7 +19,7 @@ from flows.models import TrainedModel, pair_files
 from flows.recipe.engines import make_folder
 from flows.recipe.language_packs import language_pack, language_packs_of, named_language_packs
 from flows.recipe.recipe import Recipe
-from flows.scored_models import (
+from flows.scores.scored_models import (
     NamedModel,
     contestant,
     english_models,
@@ -29,8 +29,8 @@ from flows.scored_models import (
     require_different,
     trained_model,
 )
-from flows.scored_sets import ScoredSet, named_sets, protocol_sets, recipe_sets, with_language
-from flows.seen_images import SEEN_SPLITS, TrainingImages
+from flows.scores.scored_sets import ScoredSet, named_sets, protocol_sets, recipe_sets, with_language
+from flows.scores.seen_images import SEEN_SPLITS, TrainingImages
 from training.config import EvaluateConfig
 from training.data import seen_in_training, split_to_score
 from training.encoders import PACKAGES

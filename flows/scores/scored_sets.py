@@ -26,7 +26,7 @@ from data_catalog.storage.shards import sha256_of
 from data_catalog.test_sets.registry import TEST_SET_KINDS
 from flows.recipe.recipe import override_values
 from flows.recipe.sources import TestSetSettings, read_test_sets
-from flows.scored_models import at_home
+from flows.scores.scored_models import at_home
 from training.class_names import has_several, read_names, read_templates
 from training.galleries import (
     BARE_TEMPLATE,
