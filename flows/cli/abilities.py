@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from cyclopts import Parameter
 
 from data_catalog.errors import ConfigError
-from flows.cli.options import DEFAULT_ROOT, Number, Root, Split, Words
+from flows.cli.options import DEFAULT_ROOT, Number, Root, Split, Text, Words
 from flows.cli.output import require_own_file, say, say_json
 from flows.cli.sql import short_value
 from flows.tables import plain_table, visible_text
@@ -41,7 +41,7 @@ _DEFAULTS = ShowOptions()
 
 
 def search(
-    text: str,
+    text: Text,
     /,
     *,
     root: Root = DEFAULT_ROOT,
@@ -175,7 +175,7 @@ def _lines(path: Path) -> list[str]:
 
 def localize(
     image: Path,
-    text: str,
+    text: Text,
     /,
     *,
     root: Root = DEFAULT_ROOT,

@@ -12,12 +12,14 @@ from typing import Annotated, Any
 
 from cyclopts import (
     App,
+    CoercionError,
     ConsumeMultipleError,
     CycloptsError,
     Group,
     MissingArgumentError,
     Parameter,
     UnknownCommandError,
+    UnknownOptionError,
     UnusedCliTokensError,
 )
 
@@ -44,7 +46,7 @@ from training.processes import process_rank
 
 EXIT_OK, EXIT_FAILED, EXIT_USAGE, EXIT_INTERRUPTED = 0, 1, 2, 130
 PACKAGES = ("flows", "data_catalog", "translation", "cleaning", "training")
-HELP_FLAGS = ("--help", "-h")
+HELP_FLAGS = frozenset({"--help", "-h"})
 
 DESCRIPTION = (
     "Give any language its own CLIP: translated, cleaned, queryable image-caption data, and a compact open_clip model "
@@ -131,11 +133,13 @@ class Talk:
 
 
 _TALK = Talk()
+# They are taken out before the command's own are read, so that they may be anywhere.
+TALK_WORDS = {"-q": "quiet", "--quiet": "quiet", "-v": "verbose", "--verbose": "verbose", "--debug": "debug"}
 
 
 @app.meta.default
 def _any_command(*words: Annotated[str, Parameter(show=False, allow_leading_hyphen=True)], talk: Talk = _TALK) -> None:
-    """Take the options that every command has; the other words are those of the command."""
+    """Have help and completion show the options of every command; nothing calls it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -176,14 +180,14 @@ def parse(words: Sequence[str]) -> Call:
     Raises:
         CycloptsError: they are no correct usage.
     """
-    command, bound, _ = app.meta.parse_args(words, print_error=False, exit_on_error=False)
-    if command is not _any_command:
-        return Call(command=command, bound=bound)
-    talk = bound.kwargs.get("talk", _TALK)
-    inner = list(bound.args)
-    command, bound, _ = app.parse_args(inner, print_error=False, exit_on_error=False)
-    if getattr(command, "__func__", None) is App.help_print and not set(inner) & set(HELP_FLAGS):
-        raise CycloptsError(msg="A command is missing.", command_chain=[word for word in inner if word[:1] != "-"])
+    end = words.index("--") if "--" in words else len(words)
+    talk = Talk(**{TALK_WORDS[word]: True for word in words[:end] if word in TALK_WORDS})
+    own = [*(word for word in words[:end] if word not in TALK_WORDS), *words[end:]]
+    asks_help = not HELP_FLAGS.isdisjoint(own)
+    parser = app.meta if asks_help else app
+    command, bound, _ = parser.parse_args(own, print_error=False, exit_on_error=False)
+    if getattr(command, "__func__", None) is App.help_print and not asks_help:
+        raise CycloptsError(msg="A command is missing.", command_chain=own)
     return Call(command=command, bound=bound, talk=talk)
 
 
@@ -207,15 +211,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _usage_text(error: CycloptsError) -> str:
     """Return what is wrong in one line, with the nearest name where there is one, and where to read more."""
+    if isinstance(error, CoercionError) and error.token and error.app and "Unknown option" in str(error):
+        options = error.app.assemble_argument_collection()  # `no_option` does not know them
+        error = UnknownOptionError(token=error.token, argument_collection=options, command_chain=error.command_chain)
     error.verbose = False
     chain = " ".join(["vernaclip", *(error.command_chain or ())])
     text = str(error)
     if isinstance(error, MissingArgumentError) and error.argument is not None:
-        name, needs_value = (
-            error.keyword or error.argument.name,
-            error.keyword or isinstance(error, ConsumeMultipleError),
-        )
-        text = f"{name} needs a value." if needs_value else f"{name} is missing."
+        is_there = error.keyword is not None or isinstance(error, ConsumeMultipleError)
+        text = f"{error.keyword or error.argument.name} {'needs a value' if is_there else 'is missing'}."
     if isinstance(error, UnusedCliTokensError):
         text = f"Unknown arguments: {' '.join(error.unused_tokens or ())}."
     if isinstance(error, UnknownCommandError):

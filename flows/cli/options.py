@@ -32,14 +32,14 @@ def word_groups(_: Any, tokens: Sequence[Token]) -> tuple[tuple[str, ...], ...]:
     return tuple(map(tuple, groups))
 
 
-def file_or_dash(_: Any, tokens: Sequence[Token]) -> str:
-    """Read a file's name, or - for standard input, where a mistyped option would pass for one.
+def no_option(_: Any, tokens: Sequence[Token]) -> str:
+    """Read a text that may begin with a hyphen, where a mistyped option would pass for one: - alone, or with spaces.
 
     Raises:
         ValueError: it looks like an option.
     """
     value = tokens[0].value
-    if value.startswith("-") and value != "-":
+    if value.startswith("-") and value != "-" and " " not in value:
         raise ValueError(f"Unknown option: {value}.")
     return value
 
@@ -47,6 +47,7 @@ def file_or_dash(_: Any, tokens: Sequence[Token]) -> str:
 Number = Annotated[int, Parameter(converter=whole_number, metavar="N")]
 OptionalNumber = Annotated[int | None, Parameter(converter=whole_number, metavar="N")]
 Words = tuple[str, ...]
+Text = Annotated[str, Parameter(allow_leading_hyphen=True, converter=no_option)]
 Groups = Annotated[
     tuple[tuple[str, ...], ...], Parameter(converter=word_groups, consume_multiple=1, metavar="NAME KEY=VALUE...")
 ]

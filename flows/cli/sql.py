@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, TextIO
 from cyclopts import Parameter
 
 from data_catalog.errors import ConfigError
-from flows.cli.options import DEFAULT_ROOT, Number, Root
+from flows.cli.options import DEFAULT_ROOT, Number, Root, Text
 from flows.cli.output import require_own_file, say
 from flows.tables import escaped_json, plain_table, spreadsheet_text
 
@@ -45,7 +45,7 @@ class AnswerOptions:
 _DEFAULTS = AnswerOptions()
 
 
-def sql(query: str, /, *, root: Root = DEFAULT_ROOT, options: AnswerOptions = _DEFAULTS) -> None:
+def sql(query: Text, /, *, root: Root = DEFAULT_ROOT, options: AnswerOptions = _DEFAULTS) -> None:
     """Answer an SQL query on the catalog's views, of which `FROM duckdb_views()` says what they hold.
 
     Examples:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from cyclopts import Group, Parameter
 
 from data_catalog.errors import ConfigError
-from flows.cli.options import From, LanguagePacks, To, Words, file_or_dash
+from flows.cli.options import From, LanguagePacks, To, Words, no_option
 
 if TYPE_CHECKING:
     from translation.config import TranslateConfig
@@ -63,7 +63,7 @@ _FILES, _ENGINE = FileOptions(), EngineOptions()
 
 
 def translate(
-    source: Annotated[str | None, Parameter(name="INPUT", allow_leading_hyphen=True, converter=file_or_dash)] = None,
+    source: Annotated[str | None, Parameter(name="INPUT", allow_leading_hyphen=True, converter=no_option)] = None,
     /,
     *,
     from_code: From,

@@ -84,7 +84,10 @@ def test_every_command_and_option_says_what_it_is_for(name: str, capsys: pytest.
         (["build", "scenes", "--no-retry-failed"], "Unknown option: --no-retry-failed"),
         (["export", "scenes"], "--format is missing"),
         (["mt", "evaluate", "a.tsv", "--from", "en", "--to", "it", "--system"], "--system needs a value"),
-        (["translate", "--from", "en", "--to", "it", "--pakage", "a"], "Unknown option: --pakage"),
+        (
+            ["translate", "--from", "en", "--to", "it", "--pakage", "a"],
+            "Unknown option: --pakage. Did you mean --package?",
+        ),
     ],
 )
 def test_wrong_usage_is_one_line_and_exit_2(
