@@ -55,6 +55,12 @@ DESCRIPTION = (
 )
 
 Command = Callable[..., Any]
+PACKAGE_COMMANDS: dict[str, Command] = {
+    "train": mt.train,
+    "evaluate": mt.evaluate,
+    "install": mt.install,
+    "packages": mt.packages,
+}
 MEMORY: dict[str, Command] = {
     "list": mt.list_memories,
     "export": mt.export_translations,
@@ -105,7 +111,12 @@ def _assembled() -> App:
     for title, commands in COMMANDS.items():
         for command in commands:
             top.command(command, group=groups[title], help=_help_of(command))
-    packages = {"train": mt.train, "evaluate": mt.evaluate, "install": mt.install, "packages": mt.packages}
+    packages: dict[str, Command] = {
+        "train": mt.train,
+        "evaluate": mt.evaluate,
+        "install": mt.install,
+        "packages": mt.packages,
+    }
     trained = _family("mt", "Train, evaluate or install translation packages.", packages)
     trained.command(_family("memory", "List, export and import what a catalog remembers of its translations.", MEMORY))
     raters = "Have people rate a sample of translations, as the CLIP-Italian paper did."

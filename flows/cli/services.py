@@ -1,5 +1,6 @@
 """Commands around Prefect and the environment: up, down, doctor."""
 
+import os
 import re
 import textwrap
 from pathlib import Path
@@ -8,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 from cyclopts import Parameter
 
 from data_catalog.errors import ConfigError
-from flows.cli.options import DEFAULT_ROOT, OptionalNumber
+from flows.cli.options import DEFAULT_ROOT, ROOT_VARIABLE, OptionalNumber
 from flows.cli.output import is_quiet, say
 
 if TYPE_CHECKING:
@@ -62,7 +63,7 @@ def doctor(*, fix: bool = False, language: Annotated[str | None, Parameter(metav
         return _examine_language(language)
     from flows.doctor import diagnose, mend
 
-    findings = diagnose(Path.cwd(), DEFAULT_ROOT)
+    findings = diagnose(Path.cwd(), Path(os.environ.get(ROOT_VARIABLE) or DEFAULT_ROOT))
     if fix:
         findings = mend(findings)
     for finding in findings:

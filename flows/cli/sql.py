@@ -57,6 +57,9 @@ def sql(query: Text, /, *, root: Root = DEFAULT_ROOT, options: AnswerOptions = _
     steer a terminal are shown as their codes. In CSV, texts that a spreadsheet would take for formulas (they begin with
     = + - @, a tab or a carriage return) get an apostrophe in front, and control characters but tabs and line ends
     become their codes; --raw leaves texts as they are. JSON and Parquet hold everything as it is.
+
+    Args:
+        query: One statement of DuckDB's SQL.
     """
     import pyarrow as pa
 

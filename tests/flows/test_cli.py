@@ -4,6 +4,7 @@ import csv
 import io
 import json
 import logging
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -11,10 +12,10 @@ from importlib.metadata import version
 from pathlib import Path
 
 import pytest
-from cyclopts import App
+from cyclopts import App, CycloptsError
 
 from flows.cli import main
-from flows.cli.app import app
+from flows.cli.app import app, parse
 from flows.jobs import BuildReport
 
 Built = tuple[Path, BuildReport]
@@ -63,8 +64,9 @@ def test_every_command_and_option_says_what_it_is_for(name: str, capsys: pytest.
     options = COMMANDS[name].assemble_argument_collection(parse_docstring=True)
     shown = [option for option in options if option.show]
     assert [option.name for option in shown if not option.parameter.help] == []
-    names = {each for option in shown for each in option.names}
-    assert {each for each in names if each.startswith(("--no-", "--empty-"))} <= {"--no-split"}
+    assert set(re.findall(r"--(?:no|empty)-[\w-]+", text)) <= {"--no-split"}
+    with pytest.raises(CycloptsError):
+        parse([*name.split(), "--no-quiet"])
 
 
 @pytest.mark.parametrize(
