@@ -25,7 +25,7 @@ MOST_UNREADABLE = 10  # files that are listed; --json has all
 @Parameter(name="*")
 @dataclass(frozen=True, kw_only=True)
 class ShowOptions:
-    """Which model is asked, and where the result goes."""
+    """Options of the model that is asked, and of the place of the result."""
 
     dataset: str | None = None
     """Which dataset's model, where the root holds several."""

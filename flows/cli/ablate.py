@@ -27,7 +27,7 @@ _PACE = 250  # samples a second of a small model on two cores: an order of magni
 @Parameter(name="*")
 @dataclass(frozen=True, kw_only=True)
 class AblateOptions(BuildOptions):
-    """What `ablate` takes beside recipe and root."""
+    """Options of `ablate` beside recipe and root."""
 
     toggles: Annotated[Words, Parameter(name="--toggle", metavar="FILTER")] = ()
     """A filter that one variant has switched the other way; may be given often."""
@@ -89,7 +89,7 @@ def ablate(recipe: str, /, *, root: Root = DEFAULT_ROOT, options: AblateOptions 
 
 @dataclass(frozen=True, slots=True)
 class _CommandJobs:
-    """The jobs, by the executor that the command line names."""
+    """Do the jobs, by the executor that the command line names."""
 
     job: Job
 

@@ -133,7 +133,7 @@ app = _assembled()
 @Parameter(name="*", group=Group("Every command", sort_key=9))
 @dataclass(frozen=True, kw_only=True)
 class Talk:
-    """How much a command says beside its result."""
+    """Options of every command: how much it says beside its result."""
 
     quiet: Annotated[bool, Parameter(alias="-q")] = False
     """Results and what is wrong, and nothing else."""

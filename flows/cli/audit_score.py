@@ -88,7 +88,7 @@ def _say_means(audit: AuditSheet, sheets: Sequence[RatingSheet], rows: Sequence[
 
 
 def _agreement(sheets: Sequence[RatingSheet], rows: Sequence[RatedRow]) -> Agreement | str:
-    """The agreement, or why there is none: a mean is worth telling without it."""
+    """Return the agreement, or why there is none: a mean is worth telling without it."""
     try:
         return gwet_agreement(rating_table(rows, sheets), categories=GRADES, weights=ordinal_weights(len(GRADES)))
     except ConfigError as error:

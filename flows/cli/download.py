@@ -24,7 +24,7 @@ Registry = dict[str, "UpstreamSource"]
 @Parameter(name="*")
 @dataclass(frozen=True, kw_only=True)
 class DownloadOptions:
-    """Which files come, from where, and where they go."""
+    """Options that choose files, where they come from and where they go."""
 
     to: Annotated[Path, Parameter(metavar="DIR")] = Path("data")
     """Folder of all upstream data."""

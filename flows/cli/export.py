@@ -31,7 +31,7 @@ Pixels = Annotated[
 @Parameter(name="*")
 @dataclass(frozen=True, kw_only=True)
 class ExportOptions:
-    """What goes into an export, and where it goes."""
+    """Options of an export of a dataset."""
 
     format: Literal["huggingface", "webdataset", "urls"]
     """What reads it."""
@@ -114,7 +114,7 @@ def _tell_export(report: "ExportReport") -> None:
 @Parameter(name="*")
 @dataclass(frozen=True, kw_only=True)
 class ModelExportOptions:
-    """What is exported of a model, where it goes, and what its card says."""
+    """Options of an export of a model, and of its card."""
 
     model: Annotated[Path | None, Parameter(metavar="FOLDER")] = None
     """A trained model's own folder instead; the card then cannot say what it was trained on."""

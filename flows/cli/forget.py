@@ -24,7 +24,7 @@ _MOST_ROWS = 200
 @Parameter(name="*")
 @dataclass(frozen=True, kw_only=True)
 class ForgetOptions:
-    """What is to be forgotten; the first four are the kinds of tombstones by name."""
+    """Options that name what to forget; the first four are the kinds of tombstones by name."""
 
     url: Annotated[Words, Parameter(metavar="URL")] = ()
     """The image at this address, or that it redirects to, or all images of the page; may be given often."""

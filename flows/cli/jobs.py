@@ -28,7 +28,7 @@ FLOW_NAMES = {"build": "build-dataset", "train": "train-clip", "evaluate": "eval
 @Parameter(name="*")
 @dataclass(frozen=True, kw_only=True)
 class BuildOptions:
-    """What a job that builds takes beside recipe and root."""
+    """Options of a job that builds, beside recipe and root."""
 
     overrides: Overrides = ()
     """Override a setting of the recipe; may be given often."""
@@ -41,7 +41,7 @@ class BuildOptions:
 @Parameter(name="*")
 @dataclass(frozen=True, kw_only=True)
 class ModelOptions:
-    """What a job that builds nothing takes beside recipe and root."""
+    """Options of a job that builds nothing, beside recipe and root."""
 
     overrides: Overrides = ()
     """Override a setting of the recipe; may be given often."""
@@ -53,7 +53,7 @@ class ModelOptions:
 @Parameter(name="*", group=Group("Instead of building", sort_key=1))
 @dataclass(frozen=True, kw_only=True)
 class DryRunOptions:
-    """What says what rules would drop, instead of building; None is what was not given."""
+    """Options of a dry run; None is what was not given."""
 
     dry_run: bool = False
     """Print what the rules would drop of a sample of each source, with examples."""
@@ -71,7 +71,7 @@ class DryRunOptions:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Job:
-    """One job as the command line asks for it."""
+    """A job as the command line asks for it."""
 
     recipe: str
     root: Path

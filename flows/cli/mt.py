@@ -35,7 +35,7 @@ SHA256_START = 12
 @Parameter(name="*")
 @dataclass(frozen=True, kw_only=True)
 class TrainOptions:
-    """How a package is trained."""
+    """Options of the training of a package."""
 
     out: Annotated[Path, Parameter(metavar="FILE.argosmodel")]
     """Where the package goes."""
@@ -105,7 +105,7 @@ def train(
 @Parameter(name="*")
 @dataclass(frozen=True, kw_only=True)
 class EvaluateOptions:
-    """Which systems are scored, and how."""
+    """Options of the systems that are scored."""
 
     systems: Annotated[Groups, Parameter(name="--system")]
     """An engine by any settings of [translate], as package=FILE; or output=FILE, translations; may be given often."""

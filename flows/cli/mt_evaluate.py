@@ -23,7 +23,7 @@ NUM_EXAMPLES = 5
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Evaluation:
-    """What is to be evaluated, as `flows.cli.mt.evaluate` documents it."""
+    """Options of an evaluation, as `flows.cli.mt.evaluate` documents it."""
 
     pairs: Path
     from_code: str

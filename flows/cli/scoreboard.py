@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 @Parameter(name="*")
 @dataclass(frozen=True, kw_only=True)
 class ScoreboardOptions:
-    """What `scoreboard` takes beside recipe and root."""
+    """Options of `scoreboard` beside recipe and root."""
 
     overrides: Overrides = ()
     """Override a setting of the recipe; without one, of [evaluate] only; may be given often."""

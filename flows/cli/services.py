@@ -54,8 +54,7 @@ def doctor(*, fix: bool = False, language: Annotated[str | None, Parameter(metav
 
     Args:
         fix: Mend what can be mended.
-        language: Say instead what this language has and lacks here, and what that costs: a code such as el, or the
-            TOML file of a language pack.
+        language: Say instead what this language has and lacks here: a code such as el, or a language pack's file.
     """
     if language is not None:
         if fix:

@@ -121,8 +121,7 @@ def diff(
     """Say which rows two snapshots of a dataset have or judge differently, and which settings and files differ.
 
     Args:
-        before: The earlier one: a snapshot's id or its first letters, `current`, or `previous`, which was current
-            before.
+        before: The earlier one: a snapshot's id or its first letters, `current`, or `previous`, the one before it.
         after: The later one, named likewise.
         dataset: Of which dataset, where ids do not tell.
         examples: Rows that are shown of each change.
@@ -218,7 +217,7 @@ def _say_changes(changes: "Sequence[Change]") -> None:
 
 
 def _told(change: "Change", columns: Mapping[str, tuple[Any, Any]]) -> Mapping[str, tuple[Any, Any]]:
-    """Of an example the columns that a reader needs: of rows that came, went or ended otherwise, what they say."""
+    """Return the columns of an example that a reader needs: of rows that came or went, those that say what they are."""
     if change.before == change.after:
         return columns
     telling = ("source_caption", "caption", "captions", "detail")

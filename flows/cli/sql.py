@@ -92,7 +92,7 @@ def _require_form(options: AnswerOptions) -> None:
 
 
 def distinct_names(names: Sequence[str]) -> list[str]:
-    """Names of columns, of which no two are alike: a second `a` is `a_1`."""
+    """Return names of columns, of which no two are alike: a second `a` is `a_1`."""
     found: dict[str, None] = {}
     for name in names:
         others = (f"{name}_{number}" for number in count(1))
@@ -157,7 +157,7 @@ def _write_json(file: TextIO, _: "pa.Schema", batches: Batches, *, raw: bool) ->
 
 
 def _json_value(value: object) -> object:
-    """A value as JSON has it: sums, which DuckDB gives as decimals, are numbers; what is no number is null."""
+    """Return a value as JSON has it: sums, which DuckDB gives as decimals, are numbers; what is no number is null."""
     if isinstance(value, dict):
         return {name: _json_value(item) for name, item in value.items()}
     if isinstance(value, list):
@@ -169,7 +169,7 @@ def _json_value(value: object) -> object:
 
 
 def _whole(value: Decimal) -> int | Decimal:
-    """An integer where a type without decimals holds it, such as that of sums."""
+    """Return an integer where a type without decimals holds it, such as that of sums."""
     return int(value) if value.as_tuple().exponent == 0 else value
 
 
@@ -184,7 +184,7 @@ def _told_encoding() -> Iterator[None]:
 
 
 def short_value(value: object) -> object:
-    """A value as a table shows it: the number of bytes in place of them, long texts cut."""
+    """Return a value as a table shows it: the number of bytes in place of them, long texts cut."""
     if isinstance(value, bytes):
         return f"<{len(value):,} bytes>"
     if isinstance(value, Decimal):
@@ -197,7 +197,7 @@ def short_value(value: object) -> object:
 
 
 def plain_value(value: object) -> Any:
-    """A value as text files can hold it: image bytes in hexadecimal digits."""
+    """Return a value as text files can hold it: image bytes in hexadecimal digits."""
     if isinstance(value, bytes):
         return value.hex()
     if isinstance(value, dict):

@@ -16,7 +16,7 @@ _WIDTH = 116
 
 
 def story_lines(story: Story, *, asked: str, all_rules: bool = False) -> Iterator[str]:
-    """A story as lines of plain text, safe for a terminal.
+    """Yield a story as lines of plain text, safe for a terminal.
 
     Args:
         story: what is told.
@@ -60,7 +60,7 @@ def _caption(story: Story, row: Row, *, all_rules: bool) -> Iterator[str]:
 
 
 def _passed(story: Story, row: Row) -> list[str]:
-    """The steps that a row came to: all of them, where it is kept."""
+    """Return the steps that a row came to: all of them, where it is kept."""
     steps = story.snapshot.steps
     if row["step"] is None:
         return steps
@@ -73,7 +73,7 @@ def _verdict(row: Row) -> str:
 
 
 def _end(story: Story, row: Row) -> str:
-    """Where a caption came to, in a sentence."""
+    """Return a sentence on where a caption ended."""
     if row["outcome"] != KEPT:
         return f"not published; the row stands in {row[FILE]}"
     pair = story.pairs.get(row["merged_into"] or story.sample_id)
@@ -134,7 +134,7 @@ def _requests(story: Story) -> Iterator[str]:
 
 
 def _rules(indent: str, story: Story, step: str, row: Row) -> Iterator[str]:
-    """The settings that a step judged by."""
+    """Return the settings that a step judged by."""
     for section, values in story.snapshot.rules(step).items():
         if section == "sources":
             values = values.get(row["source"], {})
@@ -143,7 +143,7 @@ def _rules(indent: str, story: Story, step: str, row: Row) -> Iterator[str]:
 
 
 def _setting(value: object) -> str:
-    """A setting among others: lists in brackets, tables in braces, and a text of nothing as `""`."""
+    """Return a setting among others: lists in brackets, tables in braces, and a text of nothing as `""`."""
     if isinstance(value, Mapping):
         return f"{{{', '.join(f'{name} = {_setting(item)}' for name, item in value.items())}}}"
     if isinstance(value, list | tuple):
@@ -152,7 +152,7 @@ def _setting(value: object) -> str:
 
 
 def _facts(indent: str, facts: Row) -> Iterator[str]:
-    """Names and values, one a line, without those that are null; long ones go on below."""
+    """Yield names and values, one a line, without those that are null; long ones go on below."""
     for name, value in facts.items():
         if value is None or value == []:
             continue
@@ -179,7 +179,7 @@ def _value(value: object) -> str:
 
 
 def story_values(story: Story) -> dict[str, Any]:
-    """A story as JSON values: everything that the text tells, and every column."""
+    """Return a story as JSON values: everything that the text tells, and every column."""
     return {
         "dataset": story.snapshot.dataset,
         "snapshot": story.snapshot.snapshot,

@@ -21,7 +21,7 @@ _OUTPUT = "output="
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class System:
-    """What `--system` names: an engine's settings, or a file of translations."""
+    """A system that `--system` names: an engine's settings, or a file of translations."""
 
     name: str
     engine: TranslateConfig | None = None
@@ -47,7 +47,7 @@ class Route:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Run:
-    """What a system made of the sources; no speed where it was not measured, no fingerprint of a file."""
+    """Translations that a system made of the sources; no speed where it was not measured, no fingerprint of a file."""
 
     system: System
     translations: list[Translation]
@@ -56,7 +56,7 @@ class Run:
 
     @property
     def texts(self) -> list[str]:
-        """The translations, each in one line."""
+        """Return the translations, each in one line."""
         return [" ".join(found.text.splitlines()) for found in self.translations]
 
     @property
@@ -143,7 +143,7 @@ def run_systems(systems: Sequence[System], sources: Sequence[str], route: Route,
 
 
 def _opened(systems: Sequence[System], asked: Route, cache_dir: Path) -> dict[str, Translator]:
-    """Engines by the name of their system."""
+    """Return engines by the name of their system."""
     routes = {
         system.name: route_codes(asked.from_code, system.engine, asked.to_code)
         for system in systems

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 @Parameter(name="*", group=Group("Files", sort_key=1))
 @dataclass(frozen=True, kw_only=True)
 class FileOptions:
-    """Where the translations go, and in which form."""
+    """Options of the input and the output."""
 
     out: Annotated[str | None, Parameter(allow_leading_hyphen=True, metavar="OUTPUT")] = None
     """A file, of INPUT's format, or - for standard output (default)."""
@@ -41,7 +41,7 @@ class FileOptions:
 @Parameter(name="*", group=Group("Engine", sort_key=2))
 @dataclass(frozen=True, kw_only=True)
 class EngineOptions:
-    """What translates."""
+    """Options of the engine."""
 
     engine: Literal["argos", "ctranslate2", "deepl", "apertium"] | None = None
     """Default: argos."""
