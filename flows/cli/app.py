@@ -6,7 +6,6 @@ import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, is_dataclass
-from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -79,6 +78,12 @@ COMMANDS: dict[str, Sequence[Command]] = {
 }
 
 
+def _version() -> str:
+    from importlib.metadata import version
+
+    return version("vernaclip")
+
+
 def _shown_default(value: object) -> str | None:
     return None if value in (None, False, "", (), 0) else str(value)
 
@@ -103,7 +108,7 @@ def _assembled() -> App:
         name="vernaclip",
         help=DESCRIPTION,
         help_format="plaintext",
-        version=lambda: version("vernaclip"),
+        version=_version,
         # As argparse has it: no flag is invented that says the contrary, and of an option given twice the last holds.
         default_parameter=Parameter(negative="", allow_repeating=True, show_default=_shown_default),
     )

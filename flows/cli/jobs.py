@@ -236,17 +236,14 @@ def _require_inputs(name: str, job: Job) -> None:
     """Refuse before Prefect's long start what the job would refuse after it.
 
     Raises:
-        ConfigError: the recipe is wrong, or nothing was built or trained.
+        ConfigError: the recipe is wrong, or nothing was built.
     """
     from data_catalog.storage.manifest import require_snapshot
-    from flows.models import current_model
     from flows.recipe.recipe import load_recipe
 
-    dataset = load_recipe(job.recipe, root=job.root, overrides=job.overrides).name
-    if name == "train":
-        require_snapshot(job.root, dataset)
-    if name == "evaluate":
-        current_model(job.root, dataset)
+    recipe = load_recipe(job.recipe, root=job.root, overrides=job.overrides)
+    if name != "build":
+        require_snapshot(job.root, recipe.name)
 
 
 def _require_dry_run(dry: DryRunOptions, *, retry_failed: bool) -> None:
