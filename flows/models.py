@@ -1,14 +1,17 @@
 """Models of a root: trained from a committed snapshot, found again by dataset, scored."""
 
+from collections.abc import Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 from data_catalog.errors import ConfigError
 from data_catalog.storage.integrity import read_checksummed, record_folder, write_checksummed
 from data_catalog.storage.lock import writer_lock
 from data_catalog.storage.manifest import Snapshot, read_snapshot, require_snapshot
-from data_catalog.storage.shards import write_json
+from data_catalog.storage.shards import read_json, write_json
 from flows.guarded import require_guarded
 from flows.recipe.recipe import Recipe, load_recipe
 from training.data import PairFiles
@@ -17,12 +20,14 @@ from training.evaluation import evaluate
 from training.exports.card_data import SeenData, seen_data
 from training.loop import TrainResult, train
 from training.processes import process_rank
-from training.run import MODEL_FILES, model_and_key
+from training.run import MODEL_FILES, RESULT_FILE, RUN_FILE, model_and_key
 from training.scores import Scores
 
 CURRENT_FILE = "current.json"
 POINTER_REMEDY = "remove it and train again, which finds the trained model"
 SCORES_FILE = "scores-{split}.json"
+# The score by which models are listed: its name, caption mode and images.
+HEADLINE = ("text_to_image_R@5", "distinct", "all")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -188,3 +193,85 @@ def chosen_model(dataset: str | None, folder: Path | None, root: Path) -> Chosen
     name = load_recipe(dataset, root=root).name if dataset.endswith(".toml") else dataset
     model = current_model(root, name)
     return ChosenModel(folder=model.folder, name=f"{name} {model.folder.name}", seen=seen_data(model.snapshot))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ListedModel:
+    """A trained model as `vernaclip models` lists it.
+
+    Args:
+        dataset: whose model it is.
+        folder: where it lies.
+        is_current: the newest of its dataset, which commands take.
+        snapshot: that it was trained on; known of the newest model alone.
+        config: name of its model config.
+        trained: date and time at which its training ended.
+        split: of which the best score is; None where the model was not scored.
+        score: recall at 5 of that split, texts to images, among distinct captions.
+    """
+
+    dataset: str
+    folder: Path
+    is_current: bool
+    snapshot: str | None
+    config: str
+    trained: str
+    split: str | None
+    score: float | None
+
+
+def list_models(root: Path) -> list[ListedModel]:
+    """Return the models below a root whose training has ended, by dataset, the newest last.
+
+    Raises:
+        ConfigError: a record of one of them is damaged.
+    """
+    found = [
+        _listed(result.parent, _pointer(result.parent.parent))
+        for result in sorted((root / "models").glob(f"*/*/{RESULT_FILE}"))
+    ]
+    return sorted(found, key=lambda model: (model.dataset, model.trained))
+
+
+def _pointer(models: Path) -> dict[str, Any]:
+    path = models / CURRENT_FILE
+    return read_checksummed(path, remedy=POINTER_REMEDY) if path.is_file() else {}
+
+
+def _listed(folder: Path, pointer: Mapping[str, Any]) -> ListedModel:
+    is_current = pointer.get("model") == folder.name
+    scores = [
+        (float(score["value"]), path.stem.removeprefix("scores-"))
+        for path in folder.glob(SCORES_FILE.format(split="*"))
+        for score in _record(path)["scores"]
+        if (score["name"], score["captions"], score["images"]) == HEADLINE
+    ]
+    value, split = max(scores, default=(None, None))
+    return ListedModel(
+        dataset=folder.parent.name,
+        folder=folder,
+        is_current=is_current,
+        snapshot=str(pointer["snapshot"]) if is_current else None,
+        config=str(_record(folder / RUN_FILE)["settings"]["model"]),
+        trained=_trained(folder),
+        split=split,
+        score=value,
+    )
+
+
+def _record(path: Path) -> Any:
+    try:
+        return read_json(path)
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"{path} cannot be read ({error}): train the model again, or remove {path.parent}") from error
+
+
+def _trained(folder: Path) -> str:
+    """Return when training ended, by what the run noted, else by the file that it wrote last."""
+    effort = folder / EFFORT_FILE
+    if effort.is_file():
+        last = _record(effort)["attempts"][-1]
+        ended = datetime.fromisoformat(last["started"]) + timedelta(seconds=last["seconds"])
+    else:
+        ended = datetime.fromtimestamp((folder / RESULT_FILE).stat().st_mtime, UTC)
+    return ended.isoformat(timespec="seconds")

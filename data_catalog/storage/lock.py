@@ -7,7 +7,7 @@ import logging
 import os
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from itertools import dropwhile, takewhile
 from pathlib import Path
@@ -26,21 +26,57 @@ TRIES, TRIES_TO_READ, SECONDS_BETWEEN_TRIES = 3, 25, 0.02
 
 @contextmanager
 def writer_lock(root: Path) -> Iterator[None]:
-    """Hold the right to write below `root`.
+    """Hold the right to write below `root`; a root that was made for it goes again if nothing comes to lie in it.
 
     Raises:
         ConfigError: another process holds it; the text names that process.
     """
-    try:
-        root.mkdir(parents=True, exist_ok=True)
-        file = _open(root / LOCK_FILE)
-    except OSError as error:
-        raise ConfigError(f"{root} cannot be a folder to write to: {error.strerror}") from error
-    with file:
-        if not _is_taken(file):
-            raise _held(root, root / LOCK_FILE)
+    made = [folder for folder in (root, *root.parents) if not folder.exists()]
+    with _own_lock(root) as file:
         _sign(file, root / LOCK_FILE)
-        yield
+        try:
+            yield
+        except BaseException:
+            if made:
+                _take_back(root, made)
+            raise
+
+
+def _own_lock(root: Path) -> TextIO:
+    """Return the lock's file, open and locked."""
+    path = root / LOCK_FILE
+    while True:
+        try:
+            root.mkdir(parents=True, exist_ok=True)
+            with ExitStack() as stack:
+                try:
+                    file = stack.enter_context(_open(path))
+                except FileNotFoundError:
+                    continue  # the one who made the root has just taken it back
+                if not _is_taken(file):
+                    raise _held(root, path)
+                if _is_there(file, path):
+                    stack.pop_all()
+                    return file
+        except OSError as error:
+            raise ConfigError(f"{root} cannot be a folder to write to: {error.strerror}") from error
+
+
+def _take_back(root: Path, made: Sequence[Path]) -> None:
+    """Remove folders that an attempt made and left empty, with the lock that this process holds."""
+    remove_empty(root)
+    with suppress(OSError):
+        if [entry.name for entry in root.iterdir()] == [LOCK_FILE]:
+            (root / LOCK_FILE).unlink()
+            for folder in made:
+                folder.rmdir()
+
+
+def remove_empty(folder: Path) -> None:
+    """Remove the folders in and below a folder that hold nothing, itself included."""
+    for inner, _, _ in os.walk(folder, topdown=False):
+        with suppress(OSError):
+            Path(inner).rmdir()
 
 
 @contextmanager

@@ -17,12 +17,12 @@ from flows.report import charts, texts
 from flows.report.captions import listed
 from flows.report.contents import Contents, gather
 from flows.report.texts import language_name
-from flows.report_options import DEFAULT_EXAMPLES
 
 if TYPE_CHECKING:
     from jinja2 import Environment
 
 REPORT_FILE = "report.html"
+DEFAULT_EXAMPLES = 3  # captions of each reason
 # Raised when the page changes: pages of older versions are written again by the next build that finds its snapshot.
 PAGE_VERSION = 3
 _MARK = '<meta name="vernaclip-report" content="{}">'

@@ -1,6 +1,7 @@
 """The writer's lock, between processes."""
 
 import errno
+import fcntl
 import json
 import os
 import re
@@ -8,6 +9,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TextIO
 
 import pytest
 
@@ -120,8 +122,6 @@ def test_a_place_in_a_folder_that_is_not_there_leaves_none(tmp_path: Path) -> No
 
 def test_a_lock_that_its_holder_has_just_removed_is_taken_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Between opening and locking it."""
-    import fcntl
-
     path, flock = tmp_path / f".out{LOCK_FILE}", fcntl.flock
     removed: list[Path] = []
 
@@ -144,8 +144,6 @@ def test_a_lock_that_its_holder_has_just_removed_is_taken_anew(tmp_path: Path, m
 def test_where_no_lock_can_be_there_is_none(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, number: int, is_told: bool
 ) -> None:
-    import fcntl
-
     def lock(file: object, how: int) -> None:
         raise OSError(number, os.strerror(number))
 
@@ -181,3 +179,44 @@ def test_a_link_to_nowhere_in_the_place_of_a_lock_is_told(tmp_path: Path) -> Non
     (tmp_path / ".out.writer-lock").symlink_to(tmp_path / "gone" / "lock")
     with pytest.raises(ConfigError, match="is a link, and nothing is written through it"), place_lock(tmp_path / "out"):
         pass
+
+
+def fail_after(root: Path, *files: str) -> None:
+    with writer_lock(root):
+        (root / "work" / "scenes").mkdir(parents=True)
+        for name in files:
+            (root / name).write_text("work")
+        raise ConfigError("wrong files")
+
+
+def test_a_root_that_was_made_for_nothing_goes_again(tmp_path: Path) -> None:
+    root = tmp_path / "new" / "root"
+    with pytest.raises(ConfigError, match="wrong files"):
+        fail_after(root)
+    assert list(tmp_path.iterdir()) == []
+    root.mkdir(parents=True)
+    with pytest.raises(ConfigError, match="wrong files"):
+        fail_after(root)
+    assert {path.name for path in root.iterdir()} == {LOCK_FILE, "work"}
+
+
+def test_a_root_with_something_in_it_stays(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="wrong files"):
+        fail_after(tmp_path / "root", "finished")
+    assert {path.name for path in (tmp_path / "root").iterdir()} == {LOCK_FILE, "finished"}
+
+
+def test_a_lock_whose_root_was_taken_back_meanwhile_is_taken_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root, lock_file, gone = tmp_path / "root", fcntl.flock, []
+
+    def flock(file: TextIO, how: int) -> None:
+        lock_file(file, how)
+        if not gone:
+            gone.append((root / LOCK_FILE).unlink())
+            root.rmdir()
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+    with writer_lock(root):
+        assert holder_of(root) == f"process {os.getpid()} ({json.loads((root / LOCK_FILE).read_text())['command']})"

@@ -3,13 +3,19 @@
 import csv
 import io
 import json
+import logging
+import re
 import subprocess
 import sys
+from collections.abc import Iterator
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
+from cyclopts import App, CycloptsError
 
 from flows.cli import main
+from flows.cli.app import app, parse
 from flows.jobs import BuildReport
 
 Built = tuple[Path, BuildReport]
@@ -20,20 +26,182 @@ def run(*arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, capture_output=True, text=True, check=False)
 
 
-def test_help_needs_nothing_heavy() -> None:
+def commands(parent: App = app, *words: str) -> Iterator[tuple[str, App]]:
+    """All commands that do something, by the words that call them."""
+    for name in parent:
+        command = parent[name]
+        if not name.startswith("-") and command.default_command is not None:
+            yield " ".join([*words, name]), command
+        elif not name.startswith("-"):
+            yield from commands(command, *words, name)
+
+
+COMMANDS = dict(commands())
+
+
+def test_neither_help_nor_wrong_usage_needs_anything_heavy() -> None:
+    wrong = [[], ["fly"], ["mt", "trian"], ["train"], ["search", "a", "--bogus"]]
+    calls = [["--help"], *([*name.split(), "--help"] for name in COMMANDS), *wrong]
     code = (
-        "import sys; from flows.cli import parser; parser().format_help(); "
-        "print([name for name in ('torch', 'duckdb', 'pyarrow', 'prefect', 'numpy') if name in sys.modules])"
+        "import contextlib, sys\nfrom flows.cli import main\n"
+        f"for words in {calls!r}:\n    with contextlib.suppress(SystemExit): main(words)\n"
+        "names = ('torch', 'duckdb', 'pyarrow', 'prefect', 'numpy', 'pydantic', 'transformers')\n"
+        "print([name for name in names if name in sys.modules])"
     )
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert found.stdout.strip() == "[]"
+    assert found.stdout.splitlines()[-1] == "[]"
 
 
-@pytest.mark.parametrize("arguments", [[], ["fly"], ["build"], ["build", "scenes", "--executor", "magic"]])
-def test_wrong_usage_exits_2(arguments: list[str]) -> None:
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_command_and_option_says_what_it_is_for(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as caught:
+        main([*name.split(), "--help"])
+    assert caught.value.code == 0
+    text = capsys.readouterr().out
+    assert text.startswith(f"Usage: vernaclip {name}")
+    assert text.split("\n\n")[1].endswith((".", "any"))
+    assert "--quiet -q" in text
+    options = COMMANDS[name].assemble_argument_collection(parse_docstring=True)
+    shown = [option for option in options if option.show]
+    assert [option.name for option in shown if not option.parameter.help] == []
+    assert set(re.findall(r"--(?:no|empty)-[\w-]+", text)) <= {"--no-split"}
+    with pytest.raises(CycloptsError):
+        parse([*name.split(), "--no-quiet"])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ([], "vernaclip: A command is missing. `vernaclip --help`"),
+        (["fly"], 'vernaclip: Unknown command "fly". `vernaclip --help`'),
+        (["biuld", "scenes"], 'Did you mean "build"?'),
+        (["mt"], "vernaclip mt: A command is missing. `vernaclip mt --help`"),
+        (["mt", "trian"], 'vernaclip mt: Unknown command "trian". Did you mean "train"?'),
+        (["build"], "vernaclip build: RECIPE is missing. `vernaclip build --help`"),
+        (["build", "scenes", "--executor", "magic"], '"magic" for --executor. Choose from: "prefect", "local", "dask"'),
+        (["build", "scenes", "--exekutor", "local"], "Unknown option: --exekutor. Did you mean --executor?"),
+        (["build", "scenes", "--set"], "--set needs a value"),
+        (["build", "scenes", "--rows", "1.5"], "for --rows: '1.5' is no whole number"),
+        (["build", "scenes", "other"], "Unknown arguments: other."),
+        (["build", "scenes", "--no-retry-failed"], "Unknown option: --no-retry-failed"),
+        (["export", "scenes"], "--format is missing"),
+        (["mt", "evaluate", "a.tsv", "--from", "en", "--to", "it", "--system"], "--system needs a value"),
+        (
+            ["translate", "--from", "en", "--to", "it", "--pakage", "a"],
+            "Unknown option: --pakage. Did you mean --package?",
+        ),
+    ],
+)
+def test_wrong_usage_is_one_line_and_exit_2(
+    arguments: list[str], said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     with pytest.raises(SystemExit) as caught:
         main(arguments)
     assert caught.value.code == 2
+    captured = capsys.readouterr()
+    assert said in captured.err
+    assert (captured.out, captured.err.count("\n")) == ("", 1)
+
+
+def test_the_version_is_that_of_the_package(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as caught:
+        main(["--version"])
+    assert caught.value.code == 0
+    assert capsys.readouterr().out.strip() == version("vernaclip")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "level"),
+    [
+        (["recipes"], "INFO"),
+        (["-q", "recipes"], "WARNING"),
+        (["recipes", "--quiet"], "WARNING"),
+        (["recipes", "-v"], "DEBUG"),
+        (["--verbose", "recipes"], "DEBUG"),
+        (["--debug", "recipes"], "DEBUG"),
+    ],
+)
+def test_every_command_can_say_less_and_more(
+    arguments: list[str], level: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(arguments) == 0
+    assert "italian" in capsys.readouterr().out
+    assert logging.getLevelName(logging.getLogger("flows").level) == level
+
+
+def test_the_last_of_two_roots_holds(built: Built, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["catalog", "--root", str(tmp_path), f"--root={built[0]}"]) == 0
+    assert built[1].snapshot.snapshot in capsys.readouterr().out
+
+
+def test_the_environment_names_the_root(
+    built: Built, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("VERNACLIP_ROOT", str(built[0]))
+    assert main(["catalog", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)[0]["snapshot"] == built[1].snapshot.snapshot
+    assert main(["catalog", "--root", "elsewhere"]) == 1
+    assert capsys.readouterr().err.startswith("vernaclip: elsewhere holds no dataset")
+
+
+@pytest.mark.parametrize(
+    "arguments", [["catalog"], ["report", "photos"], ["sql", "SELECT 1"], ["models"], ["search", "a"], ["prune"]]
+)
+def test_an_error_on_the_default_root_says_that_none_was_given(
+    arguments: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(arguments) == 1
+    assert f"(no --root was given, nor VERNACLIP_ROOT: it is catalog in {tmp_path})" in capsys.readouterr().err
+    assert main([*arguments, "--root", "catalog"]) == 1
+    assert "no --root was given" not in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_error_that_is_not_about_the_root_says_nothing_of_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(["build", "klingon"]) == 1
+    assert "no --root was given" not in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["build", "klingon"],
+        ["build", "klingon", "--executor", "local"],
+        ["build", "missing.toml", "--executor", "local"],
+        ["run", "klingon", "--executor", "local"],
+        ["train", "scenes"],
+        ["train", "scenes", "--executor", "local"],
+        ["evaluate", "scenes"],
+        ["evaluate", "scenes", "--executor", "local"],
+        ["ablate", "klingon"],
+        ["scoreboard", "--language", "it"],
+        ["catalog", "--rebuild"],
+        ["models"],
+        ["report", "photos"],
+        ["export", "photos", "--format", "urls"],
+        ["forget", "--url", "https://example.org/a.jpg"],
+        ["search", "a"],
+        ["audit", "draw", "photos"],
+        ["mt", "memory", "import", "none.parquet"],
+        ["why", "a:1"],
+        ["verify", "--dataset", "photos"],
+        ["sql", "SELECT 1"],
+    ],
+)
+def test_a_start_that_fails_leaves_no_folders(
+    arguments: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    recipe = Path("missing.toml")
+    recipe.write_text('target_language = "en"\n[sources.mscoco]\nfiles = ["none.json"]\n', encoding="utf-8")
+    assert main([*arguments, "--root", "new/root"]) == 1
+    assert capsys.readouterr().err.count("\n") == 1
+    assert list(tmp_path.iterdir()) == [tmp_path / recipe]
 
 
 def test_an_error_is_one_sentence_and_exit_1(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ import pytest
 
 from data_catalog.database.catalog import query, rebuild
 from data_catalog.settings import plain
-from flows.cli import parser
+from flows.cli.app import parse
 from flows.recipe.recipe import SECTIONS, load_recipe
 
 HOME = Path(__file__).parents[2]
@@ -71,8 +71,7 @@ def test_parts_of_recipes_are_taken_as_they_stand(tmp_path: Path, text: str) -> 
 
 @pytest.mark.parametrize("line", COMMANDS)
 def test_command_lines_are_understood(line: str) -> None:
-    options = parser().parse_args(shlex.split(line, comments=True)[1:])
-    assert options.handler
+    assert parse(shlex.split(line, comments=True)[1:]).is_command
 
 
 @pytest.mark.parametrize("text", QUERIES)

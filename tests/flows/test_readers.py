@@ -106,7 +106,7 @@ def test_of_two_writers_one_is_refused_in_a_sentence_that_names_the_other(
         ):
             assert main([*arguments, "--root", str(root)]) == 1, arguments
             told = capsys.readouterr().err.splitlines()[-1]
-            assert f"{root} is being written by process {pid} (cli.py build scenes)" in told, arguments
+            assert f"{root} is being written by process {pid} (vernaclip build scenes)" in told, arguments
             assert told.endswith("): wait until it ends, or stop it")
         assert main(["verify", "--root", str(root)]) == 0, "readers are never refused"
         assert query(root, "SELECT count(*) AS n FROM captions").to_pylist()[0]["n"] > 0

@@ -112,6 +112,8 @@ def test_the_split_of_the_dataset(trained: tuple[Path, list[str]], capsys: pytes
     assert (first["tensors_sha256"], first["origin"]) == (second["tensors_sha256"], second["origin"])
     assert board["packages"]["open_clip_torch"] == version("open_clip_torch")
     assert {entry["difference"]["value"] for entry in board["differences"]} == {0.0}
+    answer = json.loads(told(capsys, [*call, "--json"]))
+    assert answer == {"folder": str(folder), **json.loads((folder / "scoreboard.json").read_text())}
     assert (folder / "scoreboard.md").read_text().startswith("# Scoreboard")
     with Image.open(folder / "scoreboard.png") as picture:
         assert picture.width > 500

@@ -15,8 +15,8 @@ from data_catalog.database.views import view_texts
 from data_catalog.schema import OUTCOMES
 from data_catalog.storage.manifest import Snapshot
 from flows.build.steps import STEPS
-from flows.commands import why
-from flows.story_text import story_lines
+from flows.cli import why
+from flows.cli.story_text import story_lines
 
 SAID = [
     {"value": "train-ai=n", "where": "robots.txt", "draft": "draft-a-01, draft-b-02"},

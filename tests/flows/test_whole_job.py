@@ -5,6 +5,7 @@ import re
 import shutil
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
@@ -98,6 +99,33 @@ def test_scores_say_what_they_were_measured_on(root: Path) -> None:
     gallery = rows(root, "SELECT count(*) AS n FROM pairs WHERE split = 'test'")[0]["n"]
     assert {score["gallery_size"] for score in scores if score["name"].startswith("text_to_image")} == {gallery}
     assert all(score["low"] <= score["value"] <= score["high"] for score in scores)
+
+
+def test_jobs_and_models_answer_as_json(root: Path, arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    def answer(*words: str) -> Any:
+        capsys.readouterr()
+        assert main([*words, "--root", str(root), "--json"]) == 0
+        return json.loads(capsys.readouterr().out)
+
+    snapshot = require_snapshot(root, "scenes")
+    built = answer("build", "scenes", *arguments)
+    assert (built["dataset"], built["snapshot"], built["up_to_date"]) == ("scenes", snapshot.snapshot, True)
+    assert built["pairs"] == snapshot.num_pairs
+    assert built["funnel"][-1]["step"] == "deduplicate"
+    assert sum(row["dropped"] for row in built["drop_reasons"]) == sum(row["dropped"] for row in built["funnel"])
+    dry = answer("build", "scenes", *arguments, "--dry-run", "--rows", "20")
+    assert set(dry["rows"]) == {"wit", "mscoco", "cc3m", "flickr8k"}
+    trained = answer("train", "scenes", *arguments)
+    assert (trained["snapshot"], trained["epochs"]) == (snapshot.snapshot, 1)
+    scored = answer("evaluate", "scenes", *arguments)
+    assert scored["folder"] == trained["folder"]
+    (model,) = answer("models")
+    assert (model["dataset"], model["folder"], model["is_current"]) == ("scenes", trained["folder"], True)
+    assert (model["snapshot"], model["config"], model["split"]) == (snapshot.snapshot, "compact", "test")
+    ours = {"name": "text_to_image_R@5", "captions": "distinct", "images": "all"}
+    assert model["score"] == next(score["value"] for score in scored["scores"] if score.items() >= ours.items())
+    assert main(["models", "--root", str(root)]) == 0
+    assert Path(trained["folder"]).name in capsys.readouterr().out
 
 
 def test_a_copied_root_is_scored_and_mended(

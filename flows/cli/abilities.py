@@ -1,0 +1,274 @@
+"""Commands that show what a model can do: search, classify, localize."""
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+from cyclopts import Parameter
+
+from data_catalog.errors import ConfigError
+from flows.cli.options import DEFAULT_ROOT, Number, Root, Split, Text, Words
+from flows.cli.output import require_own_file, say, say_json
+from flows.cli.sql import short_value
+from flows.tables import plain_table, visible_text
+
+if TYPE_CHECKING:
+    from training.classify import Classification
+    from training.search import SearchResult
+
+NOTHING_CHANGES = "No part of the image changes it: the model does not find the text in it."
+NOTHING_HOT = "Every part of the image fits the text worse than the rest: the model does not find it in any."
+MOST_UNREADABLE = 10  # files that are listed; --json has all
+
+
+@Parameter(name="*")
+@dataclass(frozen=True, kw_only=True)
+class ShowOptions:
+    """Options of the model that is asked, and of the place of the result."""
+
+    dataset: str | None = None
+    """Which dataset's model, where the root holds several."""
+    model: Annotated[Path | None, Parameter(metavar="FOLDER")] = None
+    """A model's folder, instead of one of the root."""
+    out: Annotated[Path | None, Parameter(metavar="FILE.png")] = None
+    """Where the picture goes (default: searches/ in the root; with --model, the working folder)."""
+    json: Annotated[str | None, Parameter(allow_leading_hyphen=True, metavar="FILE")] = None
+    """The result as JSON; - for standard output, and nothing else."""
+
+
+_DEFAULTS = ShowOptions()
+
+
+def search(
+    text: Text,
+    /,
+    *,
+    root: Root = DEFAULT_ROOT,
+    images: Annotated[Path | None, Parameter(metavar="FOLDER")] = None,
+    split: Split | None = None,
+    top: Number = 12,
+    options: ShowOptions = _DEFAULTS,
+) -> None:
+    """Find the images of a dataset, or of a folder, that fit a text, and write them as a contact sheet.
+
+    Examples:
+      vernaclip search "due cerchi rossi" --root demo-catalog
+      vernaclip search "due cerchi rossi" --root demo-catalog --split test --top 5
+      vernaclip search "un cane sulla spiaggia" --images ~/Pictures --root demo-catalog --json hits.json
+      vernaclip search "un cane sulla spiaggia" --images ~/Pictures --model my-model --json -
+
+    The features of a folder's images are kept in it, in .vernaclip, or below the root where it cannot be written to;
+    only files that have changed are encoded again.
+
+    Args:
+        text: In the language of the model.
+        images: Search image files instead of a dataset.
+        split: Only the images of one split of the dataset.
+        top: How many images.
+    """
+    from flows.abilities import chosen_model, search_dataset, search_images
+    from training.contact_sheet import contact_sheet
+
+    out = _picture(root, options, text, read=images)
+    if top < 1:
+        raise ConfigError(f"--top must be at least 1, got {top}")
+    if images is not None and split is not None:
+        raise ConfigError("--split is of a dataset, and --images searches a folder: give one of the two")
+    if images is not None:
+        model = chosen_model(root, options.dataset, options.model)
+        found = search_images(root, images, text, model, num_hits=top)
+    elif options.model is not None:
+        raise ConfigError("--model goes with --images; a dataset is searched by its own model")
+    else:
+        found = search_dataset(root, options.dataset, text, num_hits=top, split=split)
+    contact_sheet(found.hits, out, text)
+    if not _wrote_json(options, {**found.to_json(), "picture": str(out)}):
+        _say_hits(found)
+        say(f"\nContact sheet: {out}")
+
+
+def _say_hits(found: "SearchResult") -> None:
+    rows = [
+        {
+            "rank": hit.rank,
+            "cosine": f"{hit.cosine:.3f}",
+            "file" if hit.path else "sample": hit.name,
+            **({} if hit.path else {"caption": hit.captions[0]}),
+        }
+        for hit in found.hits
+    ]
+    say(plain_table([{name: short_value(value) for name, value in row.items()} for row in rows]))
+    if found.unreadable:
+        say(f"\nFiles that could not be read: {len(found.unreadable):,}")
+        for path, reason in found.unreadable[:MOST_UNREADABLE]:
+            say(visible_text(f"  {path}: {reason}"))
+        if len(found.unreadable) > MOST_UNREADABLE:
+            say(f"  and {len(found.unreadable) - MOST_UNREADABLE:,} more, which --json lists")
+
+
+def classify(
+    image: Path,
+    texts: Words = (),
+    /,
+    *,
+    root: Root = DEFAULT_ROOT,
+    classes: Annotated[Path | None, Parameter(metavar="FILE")] = None,
+    template: str = "{c}",
+    options: ShowOptions = _DEFAULTS,
+) -> None:
+    """Say which of several texts fits an image best, with a picture of the probabilities.
+
+    Examples:
+      vernaclip classify photo.jpg "un gatto" "un cane" "un cavallo" --root demo-catalog
+      vernaclip classify photo.jpg --classes animals.txt --template "una foto di {c}" --root demo-catalog
+
+    Probabilities compare the given texts with each other only: one of them comes out on top even where none fits.
+    Models that were trained with the SigLIP loss judge each text by itself.
+
+    Args:
+        image: The image.
+        texts: Two or more, in the language of the model.
+        classes: More texts, one a line.
+        template: What is made of each text, such as "una foto di {c}".
+    """
+    from flows.abilities import chosen_model
+    from training.bars import bars
+    from training.classify import classify as run
+
+    labels = [*texts, *(_lines(classes) if classes else [])]
+    out = _picture(root, options, f"classify-{image.stem}", read=image)
+    model = chosen_model(root, options.dataset, options.model)
+    found = run(image, labels, model, template=template)
+    bars(found, out)
+    if not _wrote_json(options, {**found.to_json(), "picture": str(out)}):
+        _say_choices(found)
+        say(f"Picture: {out}")
+
+
+def _say_choices(found: "Classification") -> None:
+    from training.classify import SOFTMAX
+
+    rows = [
+        {"rank": choice.rank, "text": short_value(choice.text), "probability": f"{choice.probability:.1%}"}
+        | {"cosine": f"{choice.cosine:.3f}", "note": "its end was left out: too long" if choice.is_cut else ""}
+        for choice in found.choices
+    ]
+    is_noted = any(row["note"] for row in rows)
+    say(plain_table([{name: row[name] for name in row if is_noted or name != "note"} for row in rows]))
+    if found.method == SOFTMAX:
+        say(f"\nProbabilities compare these texts only: softmax of {found.logit_scale:.1f} times the cosine.")
+    else:
+        terms = f"{found.logit_scale:.1f} times the cosine {found.logit_bias or 0.0:+.1f}"
+        say(f"\nEach text is judged by itself, as a SigLIP model is trained to: sigmoid of {terms}.")
+
+
+def _lines(path: Path) -> list[str]:
+    try:
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
+    except OSError as error:
+        raise ConfigError(f"--classes: {path} cannot be read: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"--classes: {path} is not UTF-8 text: {error}") from error
+    return [line.strip() for line in lines if line.strip()]
+
+
+def localize(
+    image: Path,
+    text: Text,
+    /,
+    *,
+    root: Root = DEFAULT_ROOT,
+    method: Literal["both", "cover", "reveal"] = "both",
+    options: ShowOptions = _DEFAULTS,
+) -> None:
+    """Find where in an image a text is, with a heat map over the image.
+
+    Example:
+      vernaclip localize photo.jpg "un gatto" --root demo-catalog
+
+    Squares of the image are covered one after the other, and each is shown alone. Where the cosine of image and text
+    falls most without a part, and rises most by it alone, there the text is. Something is hottest even where the text
+    is not in the image at all.
+
+    Args:
+        image: The image.
+        text: In the language of the model.
+        method: Cover squares, reveal them alone, or both.
+    """
+    from flows.abilities import chosen_model
+    from training.heat_map import heat_map
+    from training.localize import METHODS
+    from training.localize import localize as run
+
+    out = _picture(root, options, f"localize-{image.stem}-{text}", read=image)
+    model = chosen_model(root, options.dataset, options.model)
+    found = run(image, text, model, method=method)
+    heat_map(found, out)
+    if _wrote_json(options, {**found.to_json(), "picture": str(out)}):
+        return
+    say(f"cosine of image and text: {found.cosine:.3f}")
+    if found.hottest:
+        (x, y), size = found.peak, f"{found.width}x{found.height} pixels"
+        say(f"Hottest around x={x:.0f}, y={y:.0f} of {size}: {found.hottest:.3g} ({METHODS[found.method]}).")
+    else:
+        say(NOTHING_HOT if found.changes else NOTHING_CHANGES)
+    say(f"\nHeat map: {out}")
+
+
+def _picture(root: Path, options: ShowOptions, name: str, *, read: Path | None) -> Path:
+    """Return where the picture goes: with a model from elsewhere there may be no root, and none is made for it.
+
+    Args:
+        root: of the catalog.
+        options: of the command.
+        name: what the picture is called.
+        read: the image, or the folder of images, that is looked at.
+
+    Raises:
+        ConfigError: it would take the place of something else, or lie among the images that are searched.
+    """
+    folder = root / "searches" if options.model is None else Path()
+    out = options.out or folder / f"{_file_name(name)}.png"
+    require_own_file(out)
+    nearest = next(parent for parent in out.parents if parent.exists())
+    if not nearest.is_dir():
+        raise ConfigError(f"--out: {nearest} is no folder")
+    if options.out is None and options.model is not None and out.exists():
+        raise ConfigError(f"{out} is there already: say by --out where the picture goes")
+    _refuse_inputs(read, out, "--out")
+    if out.suffix.lower() != ".png":
+        raise ConfigError(f"--out: pictures are PNG files, so {out.name} must end in .png")
+    if options.json not in (None, "-"):
+        written = Path(options.json)
+        require_own_file(written)
+        if written.resolve() == out.resolve():
+            raise ConfigError(f"--json and --out both name {out}: give two files")
+        _refuse_inputs(read, written, "--json")
+    return out
+
+
+def _refuse_inputs(read: Path | None, out: Path, option: str) -> None:
+    if read is None:
+        return
+    if out.resolve() == read.resolve():
+        raise ConfigError(f"{out} is the image itself, which is not overwritten: name another file")
+    if read.is_dir() and out.resolve().is_relative_to(read.resolve()):
+        raise ConfigError(f"{out} would lie among the images that are searched: say by {option} where it goes")
+
+
+def _file_name(text: str) -> str:
+    """Return a text as a file name: its letters and digits, other runs of characters as one dash."""
+    return re.sub(r"\W+", "-", text.lower()).strip("-")[:60] or "search"
+
+
+def _wrote_json(options: ShowOptions, value: dict[str, Any]) -> bool:
+    """Write the result where `--json` says, if it says so; return True if it went to standard output, alone."""
+    from data_catalog.storage.shards import write_json
+
+    if options.json == "-":
+        say_json(value)
+        return True
+    if options.json is not None:
+        write_json(Path(options.json), value)
+    return False

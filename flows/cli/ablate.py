@@ -1,0 +1,176 @@
+"""The command `ablate`: if a recipe's filters help, each switched alone, by models of equal training."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+from cyclopts import Parameter
+
+from flows.cli.jobs import BuildOptions, Job, with_executor
+from flows.cli.options import DEFAULT_ROOT, Number, Root, Words
+from flows.cli.output import say
+from flows.tables import plain_table
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from data_catalog.storage.manifest import Snapshot
+    from flows.ablation import Ablation, AblationConfig, Variant
+    from flows.dry_run import DryRun
+    from flows.recipe.recipe import Recipe
+
+_ROWS = 1000  # of each source, for what a variant would change
+_PACE = 250  # samples a second of a small model on two cores: an order of magnitude
+
+
+@Parameter(name="*")
+@dataclass(frozen=True, kw_only=True)
+class AblateOptions(BuildOptions):
+    """Options of `ablate` beside recipe and root."""
+
+    toggles: Annotated[Words, Parameter(name="--toggle", metavar="FILTER")] = ()
+    """A filter that one variant has switched the other way; may be given often."""
+    lists: Annotated[bool, Parameter(name="--list")] = False
+    """List what can be switched and what it is now, and end."""
+    steps: Number = 0
+    """Optimizer steps of every model (default: as many as the recipe's epochs have on its own dataset)."""
+    seeds: Annotated[Number, Parameter(metavar="K")] = 3
+    """Models of each variant; with one nobody knows what training anew would change."""
+    split: Literal["val", "test"] | None = None
+    """Whose images they are scored on (default: evaluate.split of the recipe)."""
+    dry_run: bool = False
+    """Print the variants, what they change and the cost."""
+
+
+_DEFAULTS = AblateOptions()
+
+
+def ablate(recipe: str, /, *, root: Root = DEFAULT_ROOT, options: AblateOptions = _DEFAULTS) -> None:
+    """Say which filters of a recipe help: models with and without each, of equal training, compared.
+
+    A filter is a switch of [clean], [check], [repeats], [duplicates] or [leaks], as check.proper_noun_check;
+    `cleaning.NAME` finds the one of them that has NAME, `_check` may be left out (cleaning.proper_nouns), A+B switches
+    both at once, and what is neither on nor off is given another value: check.min_words=0.
+
+    Each variant is a dataset of its own in the same root, and none of their images is downloaded twice. All models get
+    the same number of optimizer steps and are scored on the same held-out images, which none of them saw. The same
+    command goes on where it was killed. The table, the record and a plot go to ROOT/ablations.
+
+    Example:
+      vernaclip ablate scenes --toggle clean.language+check.language --toggle cleaning.proper_nouns --steps 200
+
+    Args:
+        recipe: Name of a recipe (see `vernaclip recipes`) or a TOML file.
+    """
+    from flows.ablation import AblationConfig, run_ablation, variants_of
+    from flows.recipe.recipe import load_recipe
+    from flows.recipe.toggles import switches, toggles_of
+
+    loaded = load_recipe(recipe, root=root, overrides=options.overrides)
+    if options.lists:
+        say(
+            plain_table([{"toggle": path, "now": "on" if value else "off"} for path, value in switches(loaded).items()])
+        )
+        return
+    config = AblationConfig(
+        toggles=toggles_of(options.toggles, loaded),
+        steps=options.steps,
+        seeds=options.seeds,
+        split=options.split or "",
+    )
+    variants = variants_of(recipe, root=root, overrides=options.overrides, toggles=config.toggles)
+    if options.dry_run:
+        _tell_plan(loaded, variants, config, root)
+        return
+    job = Job(recipe=recipe, root=root, executor=options.executor, dask_address=options.dask_address)
+    _tell(run_ablation(loaded, variants, config, root=root, jobs=_CommandJobs(job)), root)
+
+
+@dataclass(frozen=True, slots=True)
+class _CommandJobs:
+    """Do the jobs, by the executor that the command line names."""
+
+    job: Job
+
+    def build(self, overrides: Sequence[str]) -> Any:
+        return self._do("build", overrides)
+
+    def train(self, overrides: Sequence[str]) -> Any:
+        return self._do("train", overrides)
+
+    def _do(self, name: str, overrides: Sequence[str]) -> Any:
+        return with_executor(name, replace(self.job, overrides=tuple(overrides)))
+
+
+def _tell(found: "Ablation", root: "Path") -> None:
+    from data_catalog.ablations import FOLDER, RECORD_FILE
+    from flows.ablation import PAGE_FILE, PLOT_FILE
+
+    folder = root / FOLDER / found.key
+    say(f"\nWhich filters help: {found.dataset}, snapshot {found.snapshot}\n")
+    say(plain_table(found.rows()))
+    say()
+    for note in found.notes():
+        say(note)
+    say(f"\n{folder}: {PAGE_FILE} for the dataset's card, {RECORD_FILE}, {PLOT_FILE}")
+
+
+def _tell_plan(recipe: "Recipe", variants: "Sequence[Variant]", config: "AblationConfig", root: "Path") -> None:
+    from flows.ablation import default_steps, sizes_of
+    from flows.dry_run import dry_run
+
+    say(f"\nVariants of {recipe.name}: rows of a sample of each source ({_ROWS:,} at most) that the rules drop\n")
+    judged = [dry_run(variant.recipe, root=root, num_rows=_ROWS, num_examples=0) for variant in variants]
+    dropped = [_num_dropped(found) for found in judged]
+    built = [_built(variant.recipe, root) for variant in variants]
+    say(
+        plain_table(
+            [
+                {
+                    "dataset": variant.recipe.name,
+                    "switched": variant.toggle.label if variant.toggle else "",
+                    "now": _now(variant),
+                    "dropped": count,
+                    "change": count - dropped[0],
+                    "images to train on": sizes_of(there).images if there else "not built yet",
+                }
+                for variant, count, there in zip(variants, dropped, built, strict=True)
+            ]
+        )
+    )
+    say("\nOnly rules that judge captions before their translation are counted, not those on translations and images.")
+    steps = config.steps or (default_steps(recipe.train, sizes_of(built[0]).images) if built[0] else 0)
+    models = len(variants) * config.seeds
+    if not steps:
+        epochs = recipe.train.frozen_epochs + recipe.train.epochs
+        say(
+            f"{models} models, each of as many steps as {epochs} epochs of {variants[0].recipe.name}, once it is built."
+        )
+        return
+    samples = models * steps * recipe.train.batch_size
+    say(
+        f"{models} models of {steps:,} steps of {recipe.train.batch_size} images: {samples:,} images through a model, "
+        f"about {math.ceil(samples / _PACE / 60):,} min at {_PACE} a second."
+    )
+
+
+def _built(recipe: "Recipe", root: "Path") -> "Snapshot | None":
+    """Return the dataset of these settings; None where there is none, or one of others."""
+    from data_catalog.storage.manifest import current_snapshot
+    from data_catalog.storage.shards import digest
+    from flows.recipe.recipe import what_settings
+
+    found = current_snapshot(root, recipe.name)
+    is_of_these = found is not None and digest(found.manifest["settings"]) == digest(what_settings(recipe))
+    return found if is_of_these else None
+
+
+def _now(variant: "Variant") -> str:
+    if variant.toggle is None:
+        return "as the recipe has it"
+    return ", ".join(str(instead).lower() for _, instead in variant.toggle.settings.values())
+
+
+def _num_dropped(found: "DryRun") -> int:
+    return sum(rule.num_rows for rule in found.dropped if not rule.is_mark)

@@ -1,0 +1,309 @@
+"""All commands by name, and the one way into them: wrong usage, errors, exit codes."""
+
+import inspect
+import logging
+import re
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, is_dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+from cyclopts import (
+    App,
+    CoercionError,
+    ConsumeMultipleError,
+    CycloptsError,
+    Group,
+    MissingArgumentError,
+    Parameter,
+    UnknownCommandError,
+    UnknownOptionError,
+    UnusedCliTokensError,
+)
+
+from flows.cli import (
+    abilities,
+    ablate,
+    audit,
+    catalog,
+    download,
+    export,
+    forget,
+    jobs,
+    mt,
+    scoreboard,
+    services,
+    snapshots,
+    sql,
+    translate,
+    why,
+)
+from flows.cli.options import DEFAULT_ROOT, ROOT_VARIABLE
+from flows.tables import visible_text
+from training.processes import process_rank
+
+EXIT_OK, EXIT_FAILED, EXIT_USAGE, EXIT_INTERRUPTED = 0, 1, 2, 130
+PACKAGES = ("flows", "data_catalog", "translation", "cleaning", "training")
+HELP_FLAGS = frozenset({"--help", "-h"})
+
+DESCRIPTION = (
+    "Give any language its own CLIP: translated, cleaned, queryable image-caption data, and a compact open_clip model "
+    "trained and scored on it.\n\n"
+    "exit codes: 0 done; 1 failed, with one sentence that says what to do; 2 wrong usage"
+)
+
+Command = Callable[..., Any]
+PACKAGE_COMMANDS: dict[str, Command] = {
+    "train": mt.train,
+    "evaluate": mt.evaluate,
+    "install": mt.install,
+    "packages": mt.packages,
+}
+MEMORY: dict[str, Command] = {
+    "list": mt.list_memories,
+    "export": mt.export_translations,
+    "import": mt.import_translations,
+}
+# Commands by the title of their group; a family of them has a name, a line of help, and commands of its own.
+COMMANDS: dict[str, Sequence[Command]] = {
+    "Jobs": (jobs.run, jobs.build, jobs.train, jobs.evaluate, ablate.ablate, scoreboard.scoreboard),
+    "Datasets": (
+        *(catalog.catalog, catalog.report, why.why, sql.sql, catalog.recipes, download.download),
+        *(snapshots.snapshots, snapshots.diff, snapshots.verify, snapshots.prune, forget.forget, export.export),
+    ),
+    "Models": (catalog.models, abilities.search, abilities.classify, abilities.localize, export.export_model),
+    "Translation": (translate.translate, mt.scenes_pairs),
+    "Environment": (services.up, services.down, services.doctor),
+}
+
+
+def _version() -> str:
+    from importlib.metadata import version
+
+    return version("vernaclip")
+
+
+def _shown_default(value: object) -> str | None:
+    return None if value in (None, False, "", (), 0) else str(value)
+
+
+def _help_of(command: Command) -> str:
+    """Return what a docstring says before its arguments; lines of a paragraph flow, those of a list stay."""
+    text = (inspect.getdoc(command) or "").partition("\n\nArgs:\n")[0]
+    text = re.sub(r"\n\nExample(s?):\n", r"\n\nexample\1:\n", text)  # a section of that name would not be shown
+    return "\n\n".join(part if "\n  " in part else part.replace("\n", " ") for part in text.split("\n\n"))
+
+
+def _family(name: str, text: str, commands: Mapping[str, Command]) -> App:
+    family = App(name=name, help=text)
+    for word, command in commands.items():
+        family.command(command, name=word, help=_help_of(command))
+    return family
+
+
+def _assembled() -> App:
+    """Return the whole command line."""
+    top = App(
+        name="vernaclip",
+        help=DESCRIPTION,
+        help_format="plaintext",
+        version=_version,
+        # As argparse has it: no flag is invented that says the contrary, and of an option given twice the last holds.
+        default_parameter=Parameter(negative="", allow_repeating=True, show_default=_shown_default),
+    )
+    groups = {title: Group(title, sort_key=place) for place, title in enumerate(COMMANDS)}
+    for title, commands in COMMANDS.items():
+        for command in commands:
+            top.command(command, group=groups[title], help=_help_of(command))
+    packages: dict[str, Command] = {
+        "train": mt.train,
+        "evaluate": mt.evaluate,
+        "install": mt.install,
+        "packages": mt.packages,
+    }
+    trained = _family("mt", "Train, evaluate or install translation packages.", packages)
+    trained.command(_family("memory", "List, export and import what a catalog remembers of its translations.", MEMORY))
+    raters = "Have people rate a sample of translations, as the CLIP-Italian paper did."
+    for family in (trained, _family("audit", raters, {"draw": audit.draw, "score": audit.score})):
+        family.group = (groups["Translation"],)
+        top.command(family)
+    top.register_install_completion_command(help="Install completion of commands and options for your shell.")
+    return top
+
+
+app = _assembled()
+
+
+@Parameter(name="*", group=Group("Every command", sort_key=9))
+@dataclass(frozen=True, kw_only=True)
+class Talk:
+    """Options of every command: how much it says beside its result."""
+
+    quiet: Annotated[bool, Parameter(alias="-q")] = False
+    """Results and what is wrong, and nothing else."""
+    verbose: Annotated[bool, Parameter(alias="-v")] = False
+    """Debug messages, too."""
+    debug: bool = False
+    """Debug messages, and tracebacks of errors."""
+
+
+_TALK = Talk()
+# They are taken out before the command's own are read, so that they may be anywhere.
+TALK_WORDS = {"-q": "quiet", "--quiet": "quiet", "-v": "verbose", "--verbose": "verbose", "--debug": "debug"}
+
+
+@app.meta.default
+def _any_command(*words: Annotated[str, Parameter(show=False, allow_leading_hyphen=True)], talk: Talk = _TALK) -> None:
+    """Have help and completion show the options of every command; nothing calls it."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Call:
+    """A command with its arguments.
+
+    Args:
+        command: what is called.
+        bound: its arguments.
+        talk: how much it says.
+    """
+
+    command: Callable[..., Any]
+    bound: inspect.BoundArguments
+    talk: Talk = _TALK
+
+    @property
+    def root(self) -> Path | None:
+        """Return the root that the command works on; None where it has none."""
+        if "root" not in self.bound.signature.parameters:
+            return None
+        return Path(self.bound.arguments.get("root", DEFAULT_ROOT))
+
+    @property
+    def is_root_default(self) -> bool:
+        """Tell if neither `--root` nor the variable of the environment says where the root is."""
+        return "root" not in self.bound.arguments
+
+    @property
+    def is_command(self) -> bool:
+        """Tell if it is a command of ours, and not the help, the version or the completion."""
+        return self.command.__module__.startswith("flows.")
+
+
+def parse(words: Sequence[str]) -> Call:
+    """Return what words on the command line call.
+
+    Raises:
+        CycloptsError: they are no correct usage.
+    """
+    end = words.index("--") if "--" in words else len(words)
+    talk = Talk(**{TALK_WORDS[word]: True for word in words[:end] if word in TALK_WORDS})
+    own = [*(word for word in words[:end] if word not in TALK_WORDS), *words[end:]]
+    asks_help = not HELP_FLAGS.isdisjoint(own)
+    parser = app.meta if asks_help else app
+    command, bound, _ = parser.parse_args(own, print_error=False, exit_on_error=False)
+    if getattr(command, "__func__", None) is App.help_print and not asks_help:
+        raise CycloptsError(msg="A command is missing.", command_chain=own)
+    return Call(command=command, bound=bound, talk=talk)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; returns the exit code.
+
+    Raises:
+        SystemExit: wrong usage (2), or help that was asked for (0).
+    """
+    try:
+        call = parse(sys.argv[1:] if arguments is None else arguments)
+    except CycloptsError as error:
+        sys.stderr.write(f"{visible_text(_usage_text(error))}\n")
+        raise SystemExit(EXIT_USAGE) from None
+    if not call.is_command:
+        call.command(*call.bound.args, **call.bound.kwargs)
+        raise SystemExit(EXIT_OK)
+    _set_up_logging(call.talk)
+    return _run(call)
+
+
+def _usage_text(error: CycloptsError) -> str:
+    """Return what is wrong in one line, with the nearest name where there is one, and where to read more."""
+    if isinstance(error, CoercionError) and error.token and error.app and "Unknown option" in str(error):
+        options = error.app.assemble_argument_collection()  # `no_option` does not know them
+        error = UnknownOptionError(token=error.token, argument_collection=options, command_chain=error.command_chain)
+    error.verbose = False
+    chain = " ".join(["vernaclip", *(error.command_chain or ())])
+    text = str(error)
+    if isinstance(error, MissingArgumentError) and error.argument is not None:
+        is_there = error.keyword is not None or isinstance(error, ConsumeMultipleError)
+        text = f"{error.keyword or error.argument.name} {'needs a value' if is_there else 'is missing'}."
+    if isinstance(error, UnusedCliTokensError):
+        text = f"Unknown arguments: {' '.join(error.unused_tokens or ())}."
+    if isinstance(error, UnknownCommandError):
+        text = text.partition(" Available commands:")[0]  # a few of many: help has all
+    return f"{chain}: {text} `{chain} --help` says what there is."
+
+
+def _run(call: Call) -> int:
+    from data_catalog.errors import PipelineError
+    from data_catalog.storage.disk_errors import disk_errors
+    from data_catalog.storage.lock import remove_empty
+    from data_catalog.storage.reading import reading
+
+    root, debug = call.root, call.talk.debug
+    made = _missing(call)
+    try:
+        if root is not None:
+            from data_catalog.storage.roots import open_root
+
+            # `sql` writes nothing, and does not read through links.
+            open_root(root, writes=call.command is not sql.sql)
+        with disk_errors((root or Path()) / "catalog"), reading():
+            return int(call.command(*call.bound.args, **call.bound.kwargs) or EXIT_OK)
+    except PipelineError as error:
+        for folder in made:
+            remove_empty(folder)
+        return _fail(f"{error}{_about_root(call, str(error))}", debug=debug)
+    except KeyboardInterrupt:
+        sys.stderr.write("\ninterrupted: run the same command again to go on\n")
+        return EXIT_INTERRUPTED
+    except BrokenPipeError:
+        # The reader of our output (a pager, head) has gone: that is its right.
+        sys.stderr.close()
+        return EXIT_OK
+    except Exception as error:  # noqa: BLE001 - the outermost boundary: a defect, told in one line
+        text = f"unexpected {type(error).__name__}: {error}; this is a defect: --debug shows where, please report it"
+        return _fail(text, debug=debug)
+
+
+def _missing(call: Call) -> list[Path]:
+    """Return the places that a command names and that are not there: one that fails leaves no empty folders there."""
+    values = [call.root]
+    for value in call.bound.arguments.values():
+        values += vars(value).values() if is_dataclass(value) else [value]
+    return [value for value in values if isinstance(value, Path) and not value.exists()]
+
+
+def _about_root(call: Call, text: str) -> str:
+    """Return what to add to an error that speaks of the default root: the user may never have heard of that folder."""
+    if call.root is None or not call.is_root_default:
+        return ""
+    named = re.search(rf"(?<![\w/.-])(?<!vernaclip )(?<!the ){re.escape(str(call.root))}(?![\w.-])", text)
+    if named is None and str(call.root.absolute()) not in text:
+        return ""
+    return f" (no --root was given, nor {ROOT_VARIABLE}: it is {call.root} in {Path.cwd()})"
+
+
+def _fail(text: str, *, debug: bool) -> int:
+    if debug:
+        raise
+    shown = "\n".join(map(visible_text, text.split("\n")))  # it may quote what a dataset or a file name holds
+    sys.stderr.write(f"vernaclip: {shown}\n")
+    return EXIT_FAILED
+
+
+def _set_up_logging(talk: Talk) -> None:
+    is_quiet = talk.quiet or process_rank() > 0
+    level = logging.DEBUG if talk.debug or talk.verbose else logging.WARNING if is_quiet else logging.INFO
+    logging.basicConfig(level=logging.WARNING, stream=sys.stderr, format="%(message)s")
+    for package in PACKAGES:
+        logging.getLogger(package).setLevel(level)

@@ -1,0 +1,103 @@
+"""Commands around the audit of translations by people: audit draw, audit score."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+from cyclopts import Parameter
+
+from data_catalog.errors import ConfigError
+from flows.cli.options import DEFAULT_ROOT, Number, Root
+from flows.cli.output import say
+from flows.tables import plain_table
+
+if TYPE_CHECKING:
+    from translation.audit.draw import Audit
+
+
+def draw(
+    dataset: str,
+    /,
+    *,
+    root: Root = DEFAULT_ROOT,
+    num_rows: Annotated[Number, Parameter(name="--n")] = 100,
+    seed: Number = 1,
+    out: Annotated[Path | None, Parameter(metavar="FOLDER")] = None,
+) -> None:
+    """Draw translated captions, and write a form on which people rate them.
+
+    Args:
+        dataset: Name of a dataset (see `vernaclip catalog`).
+        num_rows: How many captions.
+        seed: Another one draws others.
+        out: Where audit.csv and audit.html go (default: in the root).
+    """
+    from translation.audit.draw import draw_audit
+    from translation.audit.sheets import AUDIT_FILE, FORM_FILE
+
+    drawn = draw_audit(root, dataset, num_rows=num_rows, seed=seed)
+    folder = out or root / "audits" / f"{drawn.dataset}-{drawn.audit_id}"
+    _write(drawn, folder)
+    say(
+        plain_table(
+            [
+                {"stratum": stratum.name, "pairs": stratum.num_pairs, "drawn": stratum.num_drawn}
+                for stratum in drawn.strata
+            ]
+        )
+    )
+    for line in _remarks(drawn, num_rows):
+        say(line)
+    say(f"\nwrote {folder / AUDIT_FILE} and {folder / FORM_FILE}: audit {drawn.audit_id}, {len(drawn.rows):,} pairs")
+    say(f"give each rater {FORM_FILE}, which opens in any browser; keep {AUDIT_FILE} to yourself: it holds the scores")
+
+
+def _write(audit: "Audit", folder: Path) -> None:
+    """Write sheet and form. Ratings belong to one audit: a folder that holds another one is not written to."""
+    from translation.audit.draw import AUDIT_COLUMNS
+    from translation.audit.form import render_form
+    from translation.audit.sheets import AUDIT_FILE, FORM_FILE, sheet_text, write_text
+
+    sheet = sheet_text(AUDIT_COLUMNS, audit.rows)
+    path = folder / AUDIT_FILE
+    try:
+        if path.is_file() and path.read_bytes() != sheet.encode():
+            raise ConfigError(f"{path} is another audit, which may have ratings: give another --out")
+        write_text(folder / FORM_FILE, render_form(audit))
+        write_text(path, sheet)
+    except OSError as error:
+        raise ConfigError(f"--out {folder} cannot be written to: {error.strerror}") from error
+
+
+def _remarks(audit: "Audit", num_rows: int) -> list[str]:
+    lines = []
+    if len(audit.rows) < num_rows:
+        lines.append(
+            f"{len(audit.rows):,} distinct pairs are all that there are, fewer than {num_rows:,}: all are drawn"
+        )
+    num_missed = sum(not stratum.num_drawn for stratum in audit.strata)
+    if num_missed:
+        lines.append(f"{num_missed} strata are without a row: --n {len(audit.strata)} or more gives each one")
+    return lines
+
+
+def score(
+    ratings: Annotated[tuple[Path, ...], Parameter(name="RATINGS.csv")],
+    /,
+    *,
+    sheet: Annotated[Path | None, Parameter(name="--audit", metavar="FILE")] = None,
+    bad_below: Annotated[float, Parameter(metavar="RATING")] = 3.0,
+    max_good_dropped: Annotated[float, Parameter(metavar="SHARE")] = 0.05,
+    worst: Number = 5,
+) -> None:
+    """Say what raters found, and which thresholds follow for a recipe.
+
+    Args:
+        ratings: What the form saved, one file a rater.
+        sheet: What `draw` wrote (default: audit.csv beside the first ratings).
+        bad_below: A lower mean rating is bad.
+        max_good_dropped: Of the rows that are not bad, how many a threshold may cost.
+        worst: How many bad rows are listed.
+    """
+    from flows.cli.audit_score import tell_scores
+
+    tell_scores(ratings, sheet, bad_below=bad_below, max_good_dropped=max_good_dropped, worst=worst)

@@ -1,0 +1,234 @@
+"""`vernaclip download`: annotation files of upstream datasets, listed, got under an accepted licence, checked."""
+
+import tomllib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatch
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+from cyclopts import Parameter
+
+from data_catalog.errors import ConfigError, TransientError
+from flows.cli.options import PrivateHosts
+from flows.cli.output import say
+from flows.tables import plain_table
+
+if TYPE_CHECKING:
+    from data_catalog.downloads.obtaining import Obtained, Order, RecordedFile
+    from data_catalog.downloads.registry import UpstreamFile, UpstreamSource
+
+Registry = dict[str, "UpstreamSource"]
+
+
+@Parameter(name="*")
+@dataclass(frozen=True, kw_only=True)
+class DownloadOptions:
+    """Options that choose files, where they come from and where they go."""
+
+    to: Annotated[Path, Parameter(metavar="DIR")] = Path("data")
+    """Folder of all upstream data."""
+    accept: Annotated[str | None, Parameter(metavar="LICENCE")] = None
+    """Accept the source's licence, by the name that is listed."""
+    only: Annotated[str | None, Parameter(metavar="PATTERN")] = None
+    """Only files whose path or name fits, such as '*-00000-of-*'."""
+    check: bool = False
+    """Compare what is there with the record, and see whether it can be read."""
+    registry: Annotated[Path | None, Parameter(metavar="FILE.toml")] = None
+    """Other URLs, such as a mirror's (default: those that ship)."""
+    private_hosts: PrivateHosts = ()
+
+
+_DEFAULTS = DownloadOptions()
+
+
+def download(source: str | None = None, /, *, options: DownloadOptions = _DEFAULTS) -> None:
+    """List the annotation files of upstream datasets and their licences, or download those of one.
+
+    Examples:
+      vernaclip download
+      vernaclip download wit --to data --accept "CC BY-SA 3.0" --only "*-00000-of-*"
+
+    Files go where the recipes expect them below the folder, which recipes take as --set data=DIR. An interrupted
+    download goes on where it stopped; sizes and checksums are compared with those that are published. What came, from
+    where and under which licence is in downloads.json beside the files.
+
+    Args:
+        source: Whose files; without it, all are listed.
+    """
+    registry = _read_registry(options.registry)
+    if source is None:
+        if options.check or options.accept or options.only:
+            raise ConfigError("--accept, --only and --check need a source: see `vernaclip download` for their names")
+        _list(registry, options.to)
+        return
+    found = registry.get(source)
+    if found is None:
+        raise ConfigError(f"no source is called {source!r}: there are {', '.join(registry)}")
+    files = _chosen(found, options.only)
+    if options.check:
+        _check(found, files, options.to)
+    else:
+        _get(found, files, options)
+
+
+def _read_registry(path: Path | None) -> Registry:
+    from data_catalog.downloads import registry
+
+    shipped = Path(registry.__file__).with_suffix(".toml")
+    try:
+        with (path or shipped).open("rb") as file:
+            document = tomllib.load(file)
+    except (OSError, tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"the registry {path or shipped} cannot be read: {error}") from error
+    return registry.parse_registry(document, named=str(path or "the registry"))
+
+
+def _chosen(source: "UpstreamSource", pattern: str | None) -> "list[UpstreamFile]":
+    """Return the files of which some path, or the last part of one, fits a pattern."""
+    files = [
+        file
+        for file in source.files
+        if pattern is None or any(fnmatch(path, pattern) or fnmatch(Path(path).name, pattern) for path in file.paths)
+    ]
+    if not files:
+        names = ", ".join(path for file in source.files for path in file.paths)
+        raise ConfigError(f"no file of {source.name} fits {pattern!r}: it has {names}")
+    return files
+
+
+def _list(registry: Registry, folder: Path) -> None:
+    from data_catalog.downloads.obtaining import read_record
+
+    record = read_record(folder)
+    rows = []
+    for source in registry.values():
+        for file in source.files:
+            rows += _file_rows(source, file, folder, record)
+    say(plain_table(rows))
+    for source in registry.values():
+        say()
+        _tell_terms(source)
+
+
+def _file_rows(
+    source: "UpstreamSource", file: "UpstreamFile", folder: Path, record: "dict[str, RecordedFile]"
+) -> list[dict[str, object]]:
+    from data_catalog.downloads.obtaining import State, partial_of, state_of
+
+    num_bytes = file.expected.num_bytes
+    come = partial_of(file, folder).num_bytes if file.url else 0
+    rows: list[dict[str, object]] = []
+    for path in file.paths:
+        state = state_of(path, folder, record)
+        here = f"{come:,} bytes" if state is State.MISSING and come else state.value
+        size = "by hand" if not file.url else "unknown" if num_bytes is None else f"{num_bytes / 1e6:,.1f}"
+        rows.append(
+            {
+                "source": source.name,
+                "file": path,
+                "download MB": size if path == file.paths[0] else "the same",
+                "published checksum": file.expected.algorithm or "none",
+                f"in {folder}": here,
+            }
+        )
+    return rows
+
+
+def _tell_terms(source: "UpstreamSource") -> None:
+    say(f"{source.name}: {source.title}")
+    say(f"  licence  {source.licence}")
+    say(f"  terms    {source.terms}")
+    say(f"  page     {source.page}")
+    say(f"  files    as recorded in {source.recorded_in}")
+
+
+def _get(source: "UpstreamSource", files: "Sequence[UpstreamFile]", options: DownloadOptions) -> None:
+    from data_catalog.downloads.download import DownloadConfig
+    from data_catalog.downloads.obtaining import Order, is_pending, obtaining, require_space
+
+    accepted = _folded(options.accept or "") == _folded(source.licence)
+    config = DownloadConfig(private_hosts=tuple(options.private_hosts))
+    order = Order(source=source, folder=options.to, licence_accepted=accepted, config=config)
+    if options.accept and not accepted:
+        raise ConfigError(
+            f'the licence of {source.name} is not called {options.accept!r}: read it, and --accept "{source.licence}"'
+        )
+    if any(is_pending(file, order) for file in files) and not accepted:
+        _tell_terms(source)
+        raise ConfigError(
+            f"nothing is downloaded before the licence of {source.name} is accepted by its name: add "
+            f'--accept "{source.licence}"'
+        )
+    require_space(files, order)
+    with_url = [file for file in files if file.url]
+    if with_url:
+        with obtaining(options.to):
+            for file in with_url:
+                _get_file(file, order)
+    _by_hand(source, [file for file in files if not file.url], order)
+
+
+def _folded(name: str) -> str:
+    return " ".join(name.split()).casefold()
+
+
+def _get_file(file: "UpstreamFile", order: "Order") -> None:
+    from data_catalog.downloads.obtaining import obtain
+
+    try:
+        found = obtain(file, order)
+    except TransientError as error:
+        raise TransientError(f"{error}: run the same command again, and the download goes on") from error
+    for each in found:
+        _tell(each, order)
+
+
+def _tell(obtained: "Obtained", order: "Order") -> None:
+    path, entry = order.folder / obtained.path, obtained.download
+    if entry is None:
+        say(f"kept {path}: it came by other means, and nothing published tells whether it is the same")
+        return
+    verified = f"equal to the published {entry.verified_by}" if entry.verified_by else "no checksum is published"
+    of_archive = ", of the archive that holds it" if entry.archive_sha256 and entry.verified_by else ""
+    say(f"{'came' if obtained.came else 'there already'} {path}: {entry.num_bytes:,} bytes, {verified}{of_archive}")
+    say(f"  sha256 {entry.sha256}")
+
+
+def _by_hand(source: "UpstreamSource", files: "Sequence[UpstreamFile]", order: "Order") -> None:
+    """Say what a person has to fetch, and where it goes; or check what is there, and record it."""
+    from data_catalog.downloads.obtaining import check_readable, files_there, obtaining, record_by_hand
+
+    if not files:
+        return
+    places = [(path, file) for file in files for path in file.paths if not (order.folder / path).is_file()]
+    if places:
+        _tell_terms(source)
+        for path, file in places:
+            say(f"  to do    {order.folder / path}: {file.by_hand}")
+        if source.images:
+            say(f"  to do    {order.folder / source.images}: the images, in a folder or a zip of this name")
+        raise ConfigError(f"{places[0][0]} of {source.name} has to be fetched by hand: do so, and run this again")
+    there = files_there(files, order.folder)
+    check_readable(source, there, images=order.folder / source.images)
+    with obtaining(order.folder):
+        for file in files:
+            record_by_hand(file, order)
+    say(f"there, and it reads as {source.kind}: {', '.join(map(str, there))}")
+
+
+def _check(source: "UpstreamSource", files: "Sequence[UpstreamFile]", folder: Path) -> None:
+    """Compare the files that are there with the record, and let what will read them look at them."""
+    from data_catalog.downloads.obtaining import check_readable, files_there, read_record
+    from data_catalog.storage.shards import sha256_of
+
+    record, there = read_record(folder), files_there(files, folder)
+    if not there:
+        raise ConfigError(f"none of these files of {source.name} is in {folder}: download them first")
+    for path in there:
+        entry = record.get(path.relative_to(folder).as_posix())
+        if entry is not None and sha256_of(path) != entry.sha256:
+            raise ConfigError(f"{path} is not as it came: move it away, and download it again")
+        say(f"{'as it came' if entry is not None else 'not in the record'}: {path}")
+    check_readable(source, there, images=folder / source.images)
+    say(f"all {len(there)} read as {source.kind}")

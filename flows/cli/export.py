@@ -1,0 +1,204 @@
+"""Commands that write what other people's tools read: export of a dataset, export-model of a trained model."""
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+from cyclopts import Parameter
+
+from data_catalog.errors import ConfigError
+from flows.cli.options import DEFAULT_ROOT, Number, Root, Words
+from flows.cli.output import say
+from flows.tables import plain_table
+
+if TYPE_CHECKING:
+    from data_catalog.exports.export import ExportReport
+    from training.exports.model_export import ModelExportReport
+
+EXPORTS = "exports"
+_MEGABYTE = 1_000_000
+
+
+Pixels = Annotated[
+    Literal["licensed", "noncommercial", "all", "none"],
+    Parameter(
+        help="Whose pixels go along: of images under a free licence (licensed), also of those whose licence forbids "
+        "commercial use only, of all of them, whatever the law says where you are, or of none."
+    ),
+]
+
+
+@Parameter(name="*")
+@dataclass(frozen=True, kw_only=True)
+class ExportOptions:
+    """Options of an export of a dataset."""
+
+    format: Literal["huggingface", "webdataset", "urls"]
+    """What reads it."""
+    out: Annotated[Path | None, Parameter(metavar="DIR")] = None
+    """Where it goes (default: exports/DATASET/FORMAT in the root)."""
+    pixels: Pixels = "licensed"
+    allow: Annotated[Words, Parameter(metavar="SOURCE")] = ()
+    """You have the right to pass on the images of this source; may be given several times."""
+    samples_per_shard: Number = 1000
+    """Of tar shards."""
+    captions: Literal["first", "every"] = "first"
+    """Of tar shards: an image is one sample with its first caption, or one for every caption."""
+    published: Annotated[str | None, Parameter(metavar="DATE")] = None
+    """Date of publication for croissant.json, as in 2026-01-31."""
+
+
+def export(dataset: str, /, *, root: Root = DEFAULT_ROOT, options: ExportOptions) -> None:
+    """Write a dataset as a folder that other tools read: Hugging Face, WebDataset, or URLs without pixels.
+
+    formats:
+      huggingface  pair shards with a dataset card: datasets.load_dataset("FOLDER"), and Croissant metadata
+      webdataset   tar shards with sizes.json: for webdataset and open_clip's own trainer
+      urls         addresses, captions and rights in Parquet, no pixels: for img2dataset
+
+    Pixels go along where the row's licence allows it, or the recipe says so of its source ([sources.NAME] licence =
+    "..." or redistribution = true); other images are listed by address in every format. ATTRIBUTION.csv names each
+    one's licence.
+
+    Examples:
+      vernaclip export italian --format huggingface
+      vernaclip export italian --format webdataset --pixels noncommercial --out /data/italian-wds
+      vernaclip export mine --format huggingface --allow photos
+
+    Args:
+        dataset: Name of a dataset (see `vernaclip catalog`).
+    """
+    from data_catalog.exports.export import ExportConfig, export_snapshot
+    from data_catalog.storage.lock import writer_lock
+    from data_catalog.storage.manifest import require_snapshot
+
+    config = ExportConfig(
+        format=options.format,
+        pixels=options.pixels,
+        allowed=options.allow,
+        samples_per_shard=options.samples_per_shard,
+        captions=options.captions,
+        published=options.published,
+    )
+    if not root.is_dir():
+        raise ConfigError(f"{root} does not exist: give the root of a catalog with --root")
+    with writer_lock(root):
+        snapshot = require_snapshot(root, dataset)
+        # `vernaclip forget` removes what lies here and holds what is forgotten.
+        folder = options.out or root / EXPORTS / dataset / options.format
+        report = export_snapshot(snapshot, config, folder)
+    _tell_export(report)
+
+
+def _tell_export(report: "ExportReport") -> None:
+    from data_catalog.storage.manifest import SPLITS
+
+    rows = [
+        {"split": split, "with pixels": report.images.get(split, 0), "listed by URL": report.listed.get(split, 0)}
+        for split in SPLITS
+    ]
+    say(plain_table(rows))
+    if report.withheld:
+        say("\nImages whose pixels are not in it:\n")
+        withheld = [
+            {"source": source, "images": count, "why": reason} for (source, reason), count in report.withheld.items()
+        ]
+        say(plain_table(withheld))
+    for source, count in report.unlisted.items():
+        say(f"{count:,} of {source} are not in it at all: they have no URL")
+    if report.marked:
+        say(f"{report.marked:,} pairs hold something of a test set, and are in no export")
+    say(f"\n{'Up to date' if report.up_to_date else 'Exported'}: {report.folder} (README.md says how it is read)")
+
+
+@Parameter(name="*")
+@dataclass(frozen=True, kw_only=True)
+class ModelExportOptions:
+    """Options of an export of a model, and of its card."""
+
+    model: Annotated[Path | None, Parameter(metavar="FOLDER")] = None
+    """A trained model's own folder instead; the card then cannot say what it was trained on."""
+    formats: Annotated[tuple[Literal["open_clip", "transformers", "onnx", "all"], ...], Parameter(name="--format")]
+    """May be given several times; several formats go into folders of these names in FOLDER."""
+    out: Annotated[Path, Parameter(metavar="FOLDER")]
+    """Where it goes."""
+    force: bool = False
+    """Replace an earlier export of a model that FOLDER holds, with whatever was added to it since."""
+    licence: Annotated[str, Parameter(name="--license", metavar="NAME")] = ""
+    """Licence that the model card states, as the hub spells it, as cc-by-4.0; other: one that it has no word for."""
+    licence_name: Annotated[str, Parameter(name="--license-name", metavar="NAME")] = ""
+    """Of --license other: what it is called."""
+    licence_link: Annotated[str, Parameter(name="--license-link", metavar="URL")] = ""
+    """Of --license other: where its text is, or LICENSE for a file of that name that you add to the export."""
+    scores: Annotated[tuple[Path, ...], Parameter(metavar="scoreboard.json")] = ()
+    """What `vernaclip scoreboard` wrote: its scores of this model go into the card, too; may be given often."""
+    hub_name: Annotated[str | None, Parameter(metavar="OWNER/NAME")] = None
+    """Name under which it goes to the hub; open_clip's config of a Hugging Face text encoder then names it."""
+    dataset_hub_name: Annotated[str | None, Parameter(metavar="OWNER/NAME")] = None
+    """Name of the dataset on the hub, if you published it: the card then links it."""
+
+
+def export_model(
+    dataset: Annotated[str | None, Parameter(name="RECIPE_OR_DATASET")] = None,
+    /,
+    *,
+    root: Root = DEFAULT_ROOT,
+    options: ModelExportOptions,
+) -> None:
+    """Write a trained model as a folder that open_clip, transformers or ONNX Runtime reads, with a model card.
+
+    formats:
+      open_clip     open_clip's hub layout: open_clip.create_model_and_transforms("local-dir:FOLDER")
+      transformers  VisionTextDualEncoderModel, or CLIPModel where the text tower is open_clip's own; no ResNets
+      onnx          image.onnx and text.onnx, for ONNX Runtime; needs, in a checkout: pip install -e '.[onnx]'
+      all           each of them that has an equivalent of the model's architecture
+
+    Each is read back by the library that it is for, and must score as the model does, or nothing is written. README.md
+    in it is a model card: data, settings, scores, limits, time and energy. docs/export-models.md has more.
+
+    Examples:
+      vernaclip export-model scenes --root demo-catalog --format open_clip --out scenes-clip
+      vernaclip export-model italian --format all --out clip-it --license cc-by-4.0
+      vernaclip export-model italian --format open_clip --out clip-it-hub --hub-name somebody/clip-it
+      vernaclip export-model --model catalog/models/italian/0123456789ab --format onnx --out clip-it-onnx
+
+    Args:
+        dataset: Whose newest model: the name of a dataset, or of its recipe, or the recipe's TOML file.
+    """
+    from flows.models import chosen_model
+    from training.exports.model_export import ModelExportConfig
+    from training.exports.model_export import export_model as write_exports
+    from training.threads import let_threads_sleep
+
+    let_threads_sleep()
+    config = ModelExportConfig(
+        formats=options.formats,
+        name="",
+        licence=options.licence,
+        licence_name=options.licence_name,
+        licence_link=options.licence_link,
+        hub_name=options.hub_name,
+        dataset_hub_name=options.dataset_hub_name,
+        scoreboards=options.scores,
+        replace=options.force,
+    )
+    model = chosen_model(dataset, options.model, root)  # of a dataset, whose pairs it counts
+    config = replace(config, name=model.name)
+    _tell_model(write_exports(model.folder, config, options.out, seen=model.seen, root=root))
+
+
+def _tell_model(report: "ModelExportReport") -> None:
+    rows = [
+        {
+            "format": found.format,
+            "MB": round(found.num_bytes / _MEGABYTE, 1),
+            "differs by": f"{found.difference:.1e}",
+            "": "up to date" if found.up_to_date else "exported",
+            "folder": str(found.folder),
+        }
+        for found in report.exports
+    ]
+    say(plain_table(rows))
+    for name, reason in report.refused.items():
+        say(f"{name} has no equivalent of this model, since {reason}")
+    say("\nREADME.md in each is a model card, which says how it is read; edit it before you publish.")

@@ -1,0 +1,432 @@
+"""The main jobs: run, build, train, evaluate; each prints what it came to and what to try next."""
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+from cyclopts import Group, Parameter
+
+from data_catalog.errors import ConfigError
+from flows.cli.options import DEFAULT_ROOT, Json, OptionalNumber, Overrides, Root
+from flows.cli.output import is_quiet, say, say_json
+from flows.tables import cell_text, plain_table
+
+if TYPE_CHECKING:
+    from data_catalog.fetch.diagnosis import Diagnosis
+    from flows.dry_run import DryRun
+    from flows.jobs import BuildReport
+    from flows.models import EvaluateReport, TrainReport
+
+# A funnel says how many; this says why, most frequent first.
+TOP_REASONS = "SELECT source, step, drop_reason, dropped FROM drop_reasons WHERE dataset = '{}' ORDER BY ALL"
+FLOW_NAMES = {"build": "build-dataset", "train": "train-clip", "evaluate": "evaluate-clip"}
+
+
+@Parameter(name="*")
+@dataclass(frozen=True, kw_only=True)
+class BuildOptions:
+    """Options of a job that builds, beside recipe and root."""
+
+    overrides: Overrides = ()
+    """Override a setting of the recipe; may be given often."""
+    executor: Literal["prefect", "local", "dask"] = "prefect"
+    """Through Prefect, or the same steps in threads without it, or through Prefect on Dask (docs/clusters.md)."""
+    dask_address: Annotated[str | None, Parameter(metavar="ADDRESS")] = None
+    """With --executor dask: the scheduler, as tcp://10.0.0.5:8786 (default: the recipe's, else processes here)."""
+
+
+@Parameter(name="*")
+@dataclass(frozen=True, kw_only=True)
+class ModelOptions:
+    """Options of a job that builds nothing, beside recipe and root."""
+
+    overrides: Overrides = ()
+    """Override a setting of the recipe; may be given often."""
+    executor: Literal["prefect", "local"] = "prefect"
+    """Through Prefect, or the same steps without it."""
+    json: Json = False
+
+
+@Parameter(name="*", group=Group("Instead of building", sort_key=1))
+@dataclass(frozen=True, kw_only=True)
+class DryRunOptions:
+    """Options of a dry run; None is what was not given."""
+
+    dry_run: bool = False
+    """Print what the rules would drop of a sample of each source, with examples."""
+    rows: OptionalNumber = None
+    """Rows of each source, 0 for all (default: 1000)."""
+    examples: OptionalNumber = None
+    """Captions shown of each rule and source (default: 3)."""
+    seed: OptionalNumber = None
+    """Another one draws others (default: 1)."""
+    translate: bool = False
+    """Translate the sample as well, and judge the translations."""
+    page: Annotated[Path | None, Parameter(metavar="OUT.html")] = None
+    """Write it as a page, too."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Job:
+    """A job as the command line asks for it."""
+
+    recipe: str
+    root: Path
+    overrides: tuple[str, ...] = ()
+    executor: str = "prefect"
+    dask_address: str | None = None
+    retry_failed: bool = False
+
+
+_BUILD, _MODEL, _DRY_RUN = BuildOptions(), ModelOptions(), DryRunOptions()
+RetryFailed = Annotated[
+    bool,
+    Parameter(help="Of a dataset that is there, ask once more for the images that failed for reasons that may pass."),
+]
+
+
+def run(
+    recipe: str, /, *, root: Root = DEFAULT_ROOT, options: BuildOptions = _BUILD, retry_failed: RetryFailed = False
+) -> None:
+    """Build the dataset of a recipe, train a model on it, evaluate it.
+
+    Args:
+        recipe: Name of a recipe (see `vernaclip recipes`) or a TOML file.
+    """
+    from flows.jobs import require_ready, require_scorable
+    from flows.recipe.recipe import load_recipe
+
+    job = _job(recipe, root, options, retry_failed=retry_failed)
+    loaded = load_recipe(recipe, root=root, overrides=job.overrides)
+    require_ready(loaded, root)
+    _tell_build(with_executor("build", job), job)
+    require_scorable(loaded, root)
+    _tell_training(with_executor("train", job))
+    _tell_scores(with_executor("evaluate", job))
+    _tell_next(job, ("report", "search", "sql", "duckdb", "verify", "up"))
+
+
+def build(
+    recipe: str,
+    /,
+    *,
+    root: Root = DEFAULT_ROOT,
+    options: BuildOptions = _BUILD,
+    retry_failed: RetryFailed = False,
+    json: Json = False,
+    dry: DryRunOptions = _DRY_RUN,
+) -> None:
+    """Build the dataset of a recipe; run it again to go on after an interruption.
+
+    Args:
+        recipe: Name of a recipe (see `vernaclip recipes`) or a TOML file.
+    """
+    job = _job(recipe, root, options, retry_failed=retry_failed)
+    _require_dry_run(dry, retry_failed=retry_failed)
+    if dry.dry_run:
+        _dry_run(job, dry, json=json)
+        return
+    report: BuildReport = with_executor("build", job)
+    if json:
+        say_json(_build_values(report, job))
+        return
+    _tell_build(report, job)
+    _tell_next(job, ("report", "train", "sql", "duckdb"))
+
+
+def train(recipe: str, /, *, root: Root = DEFAULT_ROOT, options: ModelOptions = _MODEL) -> None:
+    """Train the recipe's model on the dataset that was built.
+
+    Args:
+        recipe: Name of a recipe (see `vernaclip recipes`) or a TOML file.
+    """
+    from training.processes import process_rank
+
+    job = _job(recipe, root, options)
+    report: TrainReport = with_executor("train", job)
+    if process_rank():
+        return
+    if options.json:
+        say_json(
+            {"folder": report.folder, "dataset": report.snapshot.dataset}
+            | {name.replace(" ", "_"): value for name, value in report.row().items()}
+        )
+        return
+    _tell_training(report)
+    _tell_next(job, ("evaluate",))
+
+
+def evaluate(recipe: str, /, *, root: Root = DEFAULT_ROOT, options: ModelOptions = _MODEL) -> None:
+    """Score the trained model on the dataset's held-out images.
+
+    Args:
+        recipe: Name of a recipe (see `vernaclip recipes`) or a TOML file.
+    """
+    job = _job(recipe, root, options)
+    report: EvaluateReport = with_executor("evaluate", job)
+    if options.json:
+        say_json({"folder": report.folder, "path": report.path, **report.scores.to_json()})
+        return
+    _tell_scores(report)
+    _tell_next(job, ("search",))
+
+
+def _job(recipe: str, root: Path, options: BuildOptions | ModelOptions, *, retry_failed: bool = False) -> Job:
+    address = options.dask_address if isinstance(options, BuildOptions) else None
+    return Job(
+        recipe=recipe,
+        root=root,
+        overrides=options.overrides,
+        executor=options.executor,
+        dask_address=address,
+        retry_failed=retry_failed,
+    )
+
+
+def with_executor(name: str, job: Job) -> Any:
+    """Do one of the jobs of `flows.jobs` ("build", "train", "evaluate") as the options say; returns its report.
+
+    Only builds have steps for a cluster: the other jobs of a run with `--executor dask` go through Prefect as ever.
+
+    Raises:
+        ConfigError: there is no Dask, or an address is given for another executor.
+    """
+    from training.processes import process_count
+
+    _require_dask(job)
+    if process_count() > 1 and (name != "train" or job.executor != "local"):
+        raise ConfigError("several processes can only train, without Prefect: vernaclip train --executor local")
+    more = {"retry_failed": job.retry_failed} if name == "build" else {}
+    if job.executor == "dask" and name == "build":
+        more["dask"] = True
+    if job.executor != "local":
+        return _through_prefect(name, job, more)
+    from flows import jobs
+    from flows.build.execution import LocalExecutor
+    from flows.ending import ended_by_signals
+
+    with ended_by_signals(), LocalExecutor() as executor:
+        return getattr(jobs, name)(job.recipe, root=job.root, overrides=job.overrides, executor=executor, **more)
+
+
+def _require_dask(job: Job) -> None:
+    if job.executor == "dask":
+        if find_spec("prefect_dask") is None:
+            from data_catalog.errors import extra_to_install
+
+            raise ConfigError(f"--executor dask needs the extra: {extra_to_install('dask')}")
+    elif job.dask_address is not None:
+        raise ConfigError("--dask-address: only with --executor dask")
+
+
+def _through_prefect(name: str, job: Job, more: dict[str, bool]) -> Any:
+    from flows.orchestration.in_process import run_flow
+
+    _require_inputs(name, job)
+    overrides = list(job.overrides)
+    if job.executor == "dask" and job.dask_address is not None:
+        overrides.append(f'build.dask_address="{job.dask_address}"')
+    return run_flow(FLOW_NAMES[name], job.recipe, root=job.root, overrides=overrides, project=Path.cwd(), **more)
+
+
+def _require_inputs(name: str, job: Job) -> None:
+    """Refuse before Prefect's long start what the job would refuse after it.
+
+    Raises:
+        ConfigError: the recipe is wrong, or nothing was built.
+    """
+    from data_catalog.storage.manifest import require_snapshot
+    from flows.recipe.recipe import load_recipe
+
+    recipe = load_recipe(job.recipe, root=job.root, overrides=job.overrides)
+    if name != "build":
+        require_snapshot(job.root, recipe.name)
+
+
+def _require_dry_run(dry: DryRunOptions, *, retry_failed: bool) -> None:
+    """Refuse options of a dry run for a build that is none.
+
+    Raises:
+        ConfigError: one is given, a number is negative, or there can be no such page.
+    """
+    names = ("rows", "examples", "seed", "translate", "page")
+    given = {name: getattr(dry, name) for name in names if getattr(dry, name) not in (None, False)}
+    if given and not dry.dry_run:
+        raise ConfigError(f"{', '.join(f'--{name}' for name in given)}: only with --dry-run")
+    if dry.dry_run and retry_failed:
+        raise ConfigError("--retry-failed: not with --dry-run, which asks for no images")
+    for name in ("rows", "examples"):
+        if (getattr(dry, name) or 0) < 0:
+            raise ConfigError(f"--{name} must not be negative, got {getattr(dry, name)}")
+    if dry.page is not None:
+        _require_writable(dry.page)
+
+
+def _require_writable(page: Path) -> None:
+    if page.is_dir():
+        raise ConfigError(f"--page names the folder {page}: name a file in it, such as {page / 'dry-run.html'}")
+    folder = next(place for place in page.absolute().parents if place.exists())
+    if not folder.is_dir():
+        raise ConfigError(f"--page names {page}, and {folder} is no folder")
+    if not os.access(folder, os.W_OK):
+        raise ConfigError(f"--page names {page}, and nothing can be written into {folder}")
+
+
+def _dry_run(job: Job, dry: DryRunOptions, *, json: bool) -> None:
+    """Judge a sample of each source, and print what each rule drops, with examples."""
+    from flows.dry_run import dry_run, write_page
+    from flows.recipe.recipe import load_recipe
+
+    recipe = load_recipe(job.recipe, root=job.root, overrides=job.overrides)
+    found = dry_run(
+        recipe,
+        root=job.root,
+        num_rows=1000 if dry.rows is None else dry.rows,
+        num_examples=3 if dry.examples is None else dry.examples,
+        seed=1 if dry.seed is None else dry.seed,
+        translate=dry.translate,
+    )
+    if json:
+        say_json(_dry_run_values(found, recipe.name))
+    else:
+        _tell_dry_run(found, recipe.name)
+    if dry.page:
+        write_page(found, dry.page, name=recipe.name)
+        if not json:
+            say(f"\nAs a page: {dry.page}")
+
+
+def _dry_run_values(found: "DryRun", name: str) -> dict[str, Any]:
+    asked, known = found.num_images
+    dropped = [
+        {"source": rule.source, "step": rule.step, "rule": rule.rule, "rows": rule.num_rows}
+        | {"examples": [{"caption": caption, "detail": detail} for caption, detail in rule.examples]}
+        for rule in found.dropped
+    ]
+    rows = {"rows": found.num_rows, "unjudged": found.num_unjudged}
+    return {"dataset": name, **rows, "dropped": dropped, "images": {"asked": asked, "known": known}}
+
+
+def _tell_dry_run(found: "DryRun", name: str) -> None:
+    say(f"\nWhat the rules of {name} would drop\n")
+    say(plain_table(found.rows()))
+    for source, num_rows in found.num_rows.items():
+        unjudged = found.num_unjudged.get(source, 0)
+        said = f"; {unjudged:,} would be translated, and are judged as far as that" if unjudged else ""
+        say(f"\n{source}: {num_rows:,} row{'' if num_rows == 1 else 's'} looked at{said}")
+        for rule in (rule for rule in found.dropped if rule.source == source):
+            say(f"  {rule.rule} ({rule.step})")
+            for caption, detail in rule.examples:
+                say(f"    {cell_text(caption)}" + (f"  [{cell_text(detail)}]" if detail else ""))
+    asked, known = found.num_images
+    say(f"\nImages of the captions that stay: {asked:,} would be asked for, {known:,} are known already.")
+    if any(found.num_unjudged.values()):
+        say("\nTranslations are judged as well with --translate.")
+
+
+def _build_values(report: "BuildReport", job: Job) -> dict[str, Any]:
+    from data_catalog.database.catalog import query
+    from flows.report.page import report_path
+
+    snapshot = report.snapshot
+    return {
+        "dataset": snapshot.dataset,
+        "snapshot": snapshot.snapshot,
+        "folder": snapshot.folder,
+        "up_to_date": report.up_to_date,
+        "seconds": report.seconds,
+        "pairs": snapshot.num_pairs,
+        "funnel": report.funnel,
+        "drop_reasons": query(job.root, TOP_REASONS.format(snapshot.dataset)).to_pylist(),
+        "downloads": {"images": report.downloads.counts, "findings": report.downloads.findings},
+        "report": report_path(job.root, snapshot.dataset),
+    }
+
+
+def _tell_build(report: "BuildReport", job: Job) -> None:
+    from data_catalog.database.catalog import query
+
+    dataset = report.snapshot.dataset
+    say(f"\nFunnel of {dataset}: captions that each step read, kept and dropped\n")
+    say(plain_table(report.funnel))
+    say("\nWhy captions were dropped\n")
+    say(plain_table(query(job.root, TOP_REASONS.format(dataset)).to_pylist()))
+    _tell_downloads(report.downloads)
+    num_pairs = sum(file["rows"] for file in report.snapshot.manifest["files"]["pairs"])
+    if report.up_to_date:
+        say(f"\n{dataset} {report.snapshot.snapshot} is up to date: nothing to do ({report.seconds:.1f} s).")
+    else:
+        say(f"\n{dataset} {report.snapshot.snapshot}: {num_pairs:,} images with captions in {report.seconds:,.0f} s.")
+
+
+def _tell_downloads(downloads: "Diagnosis") -> None:
+    """Print what became of the images that were asked of the web, and what that means."""
+    from textwrap import fill
+
+    if downloads.rows():
+        say("\nWhat became of the images that were asked of the web\n")
+        say(plain_table(downloads.rows()))
+    for finding in downloads.findings:
+        say("\n" + fill(finding, 110))
+
+
+def _tell_training(report: "TrainReport") -> None:
+    result = report.result
+    loss = "" if result.best_val_loss is None else f", validation loss {result.best_val_loss:.3f}"
+    say(f"\nModel: {report.folder}")
+    say(f"{result.num_samples:,} images, {result.epochs} epochs, the best was epoch {result.best_epoch}{loss}")
+
+
+def _tell_scores(report: "EvaluateReport") -> None:
+    say(f"\nScoreboard: retrieval among the images of the {report.scores.split} split\n")
+    say(report.scores.table("distinct"))
+    say(f"\nThese and the other ways to count captions: {report.path}")
+
+
+def _tell_next(job: Job, topics: tuple[str, ...]) -> None:
+    """Print commands that make sense now."""
+    if is_quiet():
+        return
+    say("\nTry next:")
+    for topic in topics:
+        say(f"  {NEXT[topic](job)}")
+
+
+def _report_of(job: Job) -> Path:
+    from flows.report.page import report_path
+
+    return report_path(job.root, _dataset(job))
+
+
+def _dataset(job: Job) -> str:
+    from flows.recipe.recipe import load_recipe
+
+    return load_recipe(job.recipe, root=job.root, overrides=job.overrides).name
+
+
+def _some_caption(job: Job) -> str:
+    """Return a short caption of a held-out image, as an example of a query."""
+    import pyarrow.parquet as pq
+
+    from data_catalog.storage.manifest import require_snapshot
+
+    snapshot = require_snapshot(job.root, _dataset(job))
+    files = [*snapshot.pair_files("test"), *snapshot.pair_files("val")]
+    captions = pq.read_table(files[0], columns=["captions"]).column("captions").to_pylist() if files else []
+    shortest = min((own[0] for own in captions), key=lambda text: (len(text), text), default="...")
+    return str(shortest).replace('"', "'")
+
+
+NEXT: dict[str, Callable[[Job], str]] = {
+    "report": lambda job: f"open {_report_of(job)} in a browser: the report of the build",
+    "train": lambda job: f"vernaclip train {job.recipe} --root {job.root}",
+    "evaluate": lambda job: f"vernaclip evaluate {job.recipe} --root {job.root}",
+    "search": lambda job: f'vernaclip search "{_some_caption(job)}" --root {job.root} --dataset {_dataset(job)}',
+    "sql": lambda job: f'vernaclip sql "SELECT * FROM drop_reasons" --root {job.root}',
+    "duckdb": lambda job: f"duckdb -readonly {job.root}/catalog.duckdb  (any DuckDB opens it: FROM rejects)",
+    "verify": lambda job: f"vernaclip verify --root {job.root}",
+    "up": lambda job: "vernaclip up, then: prefect deployment run build-dataset",
+}

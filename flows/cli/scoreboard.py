@@ -1,0 +1,161 @@
+"""The command `scoreboard`: several models on several sets, as tables on the terminal and as files."""
+
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+from cyclopts import Parameter
+
+from data_catalog.errors import ConfigError
+from flows.cli.options import DEFAULT_ROOT, Groups, Json, KeyValues, LanguagePacks, Overrides, Root
+from flows.cli.output import say, say_json
+from flows.tables import plain_table
+
+if TYPE_CHECKING:
+    from flows.scores.scoreboard import Question, ScoreboardReport
+    from training.config import EvaluateConfig
+
+
+@Parameter(name="*")
+@dataclass(frozen=True, kw_only=True)
+class ScoreboardOptions:
+    """Options of `scoreboard` beside recipe and root."""
+
+    overrides: Overrides = ()
+    """Override a setting of the recipe; without one, of [evaluate] only; may be given often."""
+    language: str | None = None
+    """Of captions and class names, where no recipe is given."""
+    models: Annotated[Groups, Parameter(name="--model")] = ()
+    """A model to score beside the recipe's; may be given often."""
+    english: KeyValues | None = None
+    """An English model as two baselines: asked in the target language as it is, and in translation."""
+    test_sets: Annotated[Groups, Parameter(name="--test-set")] = ()
+    """A set to score on beside the recipe's; may be given often."""
+    protocol: Annotated[KeyValues | None, Parameter(metavar="NAME KEY=VALUE...")] = None
+    """As a paper measured: clip-italian captions=FILE images=DIR imagenet=DIR class_names=FILE."""
+    no_split: bool = False
+    """Leave out the dataset's own held-out images (evaluate.split)."""
+    report_anyway: bool = False
+    """Where a model was trained on images of a set: score all images, and those that are left, side by side."""
+    language_packs: LanguagePacks = ()
+    """TOML file of a language's class names, templates and codes; may be given often."""
+    out: Annotated[Path | None, Parameter(metavar="FOLDER")] = None
+    """Where the files go (default: in the root)."""
+
+
+_DEFAULTS = ScoreboardOptions()
+
+
+def scoreboard(
+    recipe: str | None = None,
+    /,
+    *,
+    root: Root = DEFAULT_ROOT,
+    options: ScoreboardOptions = _DEFAULTS,
+    json: Json = False,
+) -> None:
+    r"""Score models side by side: yours, others', an English one with translated queries; on any test set.
+
+    models, each by one KEY=VALUE:
+      folder=DIR                        a model that was trained here
+      open_clip=MODEL/PRETRAINED|DIR    of open_clip, such as ViT-B-32/openai, or a folder in its hub layout
+      transformers=NAME|DIR             a dual encoder of Hugging Face, such as VisionTextDualEncoder
+      with settings of a translation engine, such as package=it_en.argosmodel or engine=argos, texts are translated
+      into English before the model is asked
+
+    test sets, kind=KIND and its settings as in a recipe's [test_sets.NAME] (docs/test-sets.md), with images=DIR;
+      captions_by=human|machine         who made the captions, where the files do not say
+      captions_in=LANG                  their language, where that is not the one that is scored; or
+      kind=folders images=DIR           one folder of images a class, as ImageNet has them
+      class_names=FILE.json             a list in the order of the sorted folders, or names by folder; default: of
+                                        the language pack; class_names_key=NAME where the file has several
+      templates=FILE.json|bare          likewise; the bare template, {c}, is scored in any case
+
+    Examples:
+      vernaclip scoreboard scenes --root demo-catalog
+      vernaclip scoreboard italian --english open_clip=ViT-B-32/openai package=it_en.argosmodel \
+          --protocol clip-italian captions=captions_ita_devset_unvalidated.json.gz images=val2014 \
+          imagenet=imagenet/val class_names=it_classnames.json
+      vernaclip scoreboard --language it --model theirs transformers=clip-italian/clip-italian \
+          --test-set xtd10 files='["XTD10/*.txt"]' images=coco
+
+    The first model, the recipe's own if there is one, is what the others are compared with. What others' models were
+    trained on is not known here, so their leaks cannot be told.
+
+    Args:
+        recipe: Whose model is scored, on the held-out images of its dataset and on its test sets.
+    """
+    from data_catalog.storage.shards import read_json
+    from flows.scores.scoreboard import JSON_FILE, make_scoreboard
+
+    with tempfile.TemporaryDirectory(prefix="vernaclip-") as cache:
+        report = make_scoreboard(_question(recipe, root, options, Path(cache)))
+    if json:
+        say_json({"folder": report.folder, **read_json(report.folder / JSON_FILE)})
+    else:
+        _tell(report)
+
+
+def _tell(report: "ScoreboardReport") -> None:
+    for section in report.sections:
+        say(f"\n{section.title}\n")
+        if section.rows:
+            say(plain_table(section.rows))
+        for note in section.notes:
+            say(f"  {note}")
+    say(f"\nAs files: {report.folder}")
+
+
+def _question(name: str | None, root: Path, options: ScoreboardOptions, cache_dir: Path) -> "Question":
+    """Return what the options ask for.
+
+    Raises:
+        ConfigError: there is neither a recipe nor a language, or settings are wrong.
+    """
+    from flows.recipe.recipe import load_recipe
+    from flows.scores.scoreboard import Question
+
+    recipe = None if name is None else load_recipe(name, root=root, overrides=options.overrides)
+    if recipe is not None and options.language not in (None, recipe.target_language):
+        raise ConfigError(f"--language {options.language}: the recipe's target language is {recipe.target_language}")
+    language = recipe.target_language if recipe is not None else options.language
+    if language is None:
+        raise ConfigError("--language is missing: without a recipe, it says what captions and class names are in")
+    _require_code(language)
+    return Question(
+        root=root,
+        out=options.out or root / "scoreboards" / (language if recipe is None else recipe.name),
+        cache_dir=cache_dir,
+        language=language,
+        recipe=recipe,
+        evaluate=recipe.evaluate if recipe is not None else _evaluate_config(options),
+        models=options.models,
+        english=options.english,
+        test_sets=options.test_sets,
+        protocol=options.protocol,
+        language_packs=options.language_packs,
+        has_split=not options.no_split,
+        report_anyway=options.report_anyway,
+    )
+
+
+def _require_code(language: str) -> None:
+    from data_catalog.language_pack import LanguagePack
+
+    try:
+        LanguagePack.minimal(language)
+    except ConfigError as error:
+        raise ConfigError(f"--language {language} names no language: {error}") from error
+
+
+def _evaluate_config(options: ScoreboardOptions) -> "EvaluateConfig":
+    from flows.recipe.recipe import override_values
+    from flows.recipe.settings import build
+    from training.config import EvaluateConfig
+
+    values = override_values(options.overrides)
+    others = sorted(set(values) - {"evaluate"})
+    if others:
+        raise ConfigError(f"--set {others[0]}: without a recipe there are the settings of evaluate only")
+    return build(EvaluateConfig, values.get("evaluate", {}), "evaluate")

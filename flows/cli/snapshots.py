@@ -1,0 +1,281 @@
+"""Commands on the snapshots of a catalog: verify, list, compare and remove them."""
+
+import csv
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+from cyclopts import Parameter
+
+from data_catalog.errors import ConfigError
+from flows.cli.options import DEFAULT_ROOT, Number, Root
+from flows.cli.output import say, say_json
+from flows.tables import cell_text, plain_table, spreadsheet_text
+
+if TYPE_CHECKING:
+    from data_catalog.storage.diff import Change, Diff
+    from data_catalog.storage.history import Published
+    from data_catalog.storage.verify import Finding
+    from flows.pruning import Pruned
+
+MAX_CELL = 60
+MAX_GROUPS = 20
+
+Row = dict[str, Any]
+Form = Literal["table", "csv", "json"]
+
+
+def verify(
+    *,
+    root: Root = DEFAULT_ROOT,
+    dataset: str | None = None,
+    snapshot: Annotated[str | None, Parameter(metavar="ID")] = None,
+) -> int:
+    """Check that every byte of the catalog is what was written; exit code 1 if any is damaged.
+
+    Args:
+        dataset: Only the files of this dataset, and its exports.
+        snapshot: Only the files of this snapshot.
+    """
+    from data_catalog.progress import Progress
+    from data_catalog.storage.verify import checks, run_checks
+
+    todo = checks(root, dataset=dataset, snapshot=snapshot)
+    found: list[Finding] = []
+    with Progress("verify", total=len(todo), unit="files") as progress:
+        for findings in run_checks(todo):
+            found += findings
+            progress.advance()
+    for finding in found:
+        say(f"{finding.kind}: {cell_text(finding.text)}")
+    damaged, strays, notes = (_paths(found, kind) for kind in ("damage", "stray", "note"))
+    for folder in _verified(root, dataset, snapshot):
+        is_whole = not any(path.is_relative_to(folder) for path in damaged)
+        say(f"{folder.parent.name} {folder.name}: {'sound' if is_whole else 'damaged'}")
+    more = f"; {len(strays)} stray files, {len(notes)} notes" if strays or notes else ""
+    say(f"{root}: {f'{len(damaged)} damaged' if damaged else 'sound'} ({len(todo)} files looked at{more})")
+    return int(bool(damaged))
+
+
+def _paths(found: "Sequence[Finding]", kind: str) -> list[Path]:
+    return [finding.path for finding in found if finding.kind == kind]
+
+
+def _verified(root: Path, dataset: str | None, snapshot: str | None) -> Iterator[Path]:
+    """Yield the folders of the committed snapshots that were looked at."""
+    from data_catalog.storage.manifest import datasets_folder, snapshot_folder, snapshot_names
+
+    for folder in sorted(datasets_folder(root).glob("*")):
+        if dataset in (None, folder.name):
+            for name in snapshot_names(root, folder.name):
+                if snapshot in (None, name):
+                    yield snapshot_folder(root, folder.name, name)
+
+
+def snapshots(dataset: str | None = None, /, *, root: Root = DEFAULT_ROOT, format: Form = "table") -> None:
+    """List all committed snapshots, oldest first: which is current, when each was published, what it holds.
+
+    Args:
+        dataset: Only this one (default: all).
+        format: How the list is printed.
+    """
+    from data_catalog.storage.history import history
+    from data_catalog.storage.manifest import dataset_names
+
+    there = dataset_names(root)
+    if dataset is not None and dataset not in there:
+        raise ConfigError(f"{root} holds no dataset {dataset!r}: it holds {', '.join(there) or 'none'}")
+    if not there:
+        raise ConfigError(f"{root} holds no dataset: run `vernaclip build RECIPE --root {root}` first")
+    names = there if dataset is None else [dataset]
+    _print([_snapshot_row(each) for name in names for each in history(root, name)], format)
+
+
+def _snapshot_row(published: "Published") -> Row:
+    snapshot = published.snapshot
+    manifest, files = snapshot.manifest, snapshot.manifest["files"]
+    return {
+        "dataset": snapshot.dataset,
+        "snapshot": snapshot.snapshot,
+        "current": published.is_current,
+        "published": published.time,
+        "captions": sum(file["rows"] for file in files["captions"]),
+        "pairs": sum(file["rows"] for file in files["pairs"]),
+        "bytes": sum(file["bytes"] for file in snapshot.entries()),
+        "attempt": manifest["attempt"],
+        "forget_of": manifest.get("forget_of"),
+    }
+
+
+def diff(
+    before: Annotated[str, Parameter(name="A")],
+    after: Annotated[str, Parameter(name="B")],
+    /,
+    *,
+    root: Root = DEFAULT_ROOT,
+    dataset: str | None = None,
+    examples: Number = 3,
+    format: Form = "table",
+) -> None:
+    """Say which rows two snapshots of a dataset have or judge differently, and which settings and files differ.
+
+    Args:
+        before: The earlier one: a snapshot's id or its first letters, `current`, or `previous`, the one before it.
+        after: The later one, named likewise.
+        dataset: Of which dataset, where ids do not tell.
+        examples: Rows that are shown of each change.
+        format: How the differences are printed.
+    """
+    from data_catalog.storage.diff import diff_snapshots
+    from data_catalog.storage.history import resolve
+
+    if examples < 0:
+        raise ConfigError(f"--examples must not be negative, got {examples}")
+    found = diff_snapshots(*resolve(root, [before, after], dataset), num_examples=examples)
+    if format == "json":
+        say_json(_as_json(found), indent=None)
+    elif format == "csv":
+        _print([*_change_rows("captions", found.captions), *_change_rows("images", found.images)], "csv")
+    else:
+        _say_diff(found)
+
+
+def _as_json(found: "Diff") -> Row:
+    return {
+        "dataset": found.before.dataset,
+        "before": found.before.snapshot,
+        "after": found.after.snapshot,
+        "captions": {"same": found.num_same, "changes": [_change_json(change) for change in found.captions]},
+        "images": {"changes": [_change_json(change) for change in found.images]},
+        "settings": [{"name": name, "before": was, "after": now} for name, (was, now) in found.settings.items()],
+        "files": [
+            {"kind": each.kind, "same": each.same, "only_before": each.only_before, "only_after": each.only_after}
+            for each in found.files
+        ],
+    }
+
+
+def _change_json(change: "Change") -> Row:
+    examples = [
+        {"id": example.id, "columns": {name: list(pair) for name, pair in example.columns.items()}}
+        for example in change.examples
+    ]
+    return {**_change_row(change), "examples": examples}
+
+
+def _change_row(change: "Change") -> Row:
+    return {
+        "change": change.change,
+        "source": change.source,
+        "before": change.before,
+        "after": change.after,
+        "rows": change.rows,
+    }
+
+
+def _change_rows(kind: str, changes: "Sequence[Change]") -> list[Row]:
+    return [
+        {"of": kind, **_change_row(change), "examples": " ".join(example.id for example in change.examples)}
+        for change in changes
+    ]
+
+
+def _say_diff(found: "Diff") -> None:
+    say(f"{found.before.dataset}: {found.before.snapshot} -> {found.after.snapshot}")
+    say(f"\n{found.num_same:,} caption rows are the same; {_counted(found.captions)}")
+    _say_changes(found.captions)
+    say(f"\nimages that are published: {_counted(found.images)}")
+    _say_changes(found.images)
+    if found.settings:
+        say("\nwhat the manifests say:")
+        settings = found.settings.items()
+        say(plain_table([{"name": name, "before": _short(was), "after": _short(now)} for name, (was, now) in settings]))
+    say("\nfiles:")
+    names = ("kind", "same", "only_before", "only_after")
+    say(plain_table([{name: getattr(each, name) for name in names} for each in found.files]))
+
+
+def _counted(changes: "Sequence[Change]") -> str:
+    added = sum(change.rows for change in changes if change.before is None)
+    gone = sum(change.rows for change in changes if change.after is None)
+    changed = sum(change.rows for change in changes) - added - gone
+    return f"{added:,} added, {gone:,} gone, {changed:,} changed"
+
+
+def _say_changes(changes: "Sequence[Change]") -> None:
+    if not changes:
+        return
+    say(plain_table([_change_row(change) for change in changes[:MAX_GROUPS]]))
+    if len(changes) > MAX_GROUPS:
+        say(f"... and {len(changes) - MAX_GROUPS} more kinds of change: --format csv or json shows all")
+    for change in changes[:MAX_GROUPS]:
+        for example in change.examples:
+            say(f"  {change.change}: {cell_text(example.id)}")
+            for name, (was, now) in _told(change, example.columns).items():
+                say(f"    {name}: {_short(was)} -> {_short(now)}")
+
+
+def _told(change: "Change", columns: Mapping[str, tuple[Any, Any]]) -> Mapping[str, tuple[Any, Any]]:
+    """Return the columns of an example that a reader needs: of rows that came or went, those that say what they are."""
+    if change.before == change.after:
+        return columns
+    telling = ("source_caption", "caption", "captions", "detail")
+    return {name: columns[name] for name in telling if name in columns}
+
+
+def _short(value: object) -> str:
+    text = "-" if value is None else cell_text(str(value))
+    return text if len(text) <= MAX_CELL else f"{text[: MAX_CELL - 3]}..."
+
+
+def prune(dataset: str | None = None, /, *, root: Root = DEFAULT_ROOT, keep: Number = 1, dry_run: bool = False) -> None:
+    """Remove old snapshots that nothing needs, and what killed builds left of theirs.
+
+    What stays besides: the snapshot that the newest model saw, the one that an interrupted --retry-failed goes on with,
+    and all of a dataset while a model is trained on it. A program that has catalog.duckdb open still sees the views of
+    when it opened it: if their snapshot is removed, its next query says so, and opening the file again helps.
+
+    Args:
+        dataset: Only of this one (default: all).
+        keep: How many of the newest stay, the current one among them.
+        dry_run: Say what would go, and remove nothing.
+    """
+    from flows.pruning import prune as prune_snapshots
+
+    found = prune_snapshots(root, dataset=dataset, keep=keep, dry_run=dry_run)
+    done = "would be removed" if dry_run else "removed"
+    for each in found.removed:
+        what = "" if each.is_finished else " (unfinished, of a build that was killed)"
+        say(f"{done}: {each.dataset} {each.snapshot}{what}")
+    for need in found.kept:
+        say(f"kept: {need.dataset} {need.snapshot}: {need.reason}")
+    goes = "goes" if dry_run else "is gone"
+    for folder in found.exports:
+        say(f"note: {folder} was made of a snapshot that {goes}; it is whole in itself")
+    if found.num_urls:
+        say(f"note: with that {goes} what is known of {found.num_urls:,} image URLs: later builds ask for them again")
+    say(_summary(found, dry_run))
+
+
+def _summary(found: "Pruned", dry_run: bool) -> str:
+    if not found.removed:
+        return "nothing to remove"
+    count = f"{len(found.removed)} snapshot{'s' if len(found.removed) > 1 else ''}"
+    return f"{count}, {found.freed:,} bytes {'would be freed' if dry_run else 'freed'}"
+
+
+def _print(rows: Sequence[Row], form: Form) -> None:
+    if form == "table":
+        say(plain_table(rows))
+    elif form == "json":
+        for row in rows:
+            say_json(row, indent=None)
+    elif rows:
+        writer = csv.DictWriter(sys.stdout, list(rows[0]))
+        writer.writeheader()
+        writer.writerows({name: _csv_cell(value) for name, value in row.items()} for row in rows)
+
+
+def _csv_cell(value: object) -> object:
+    return spreadsheet_text(value) if isinstance(value, str) else value

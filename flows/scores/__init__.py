@@ -1,0 +1,1 @@
+"""A scoreboard of several models on several sets: what `vernaclip scoreboard` makes."""
