@@ -219,10 +219,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
         sys.stderr.write(f"{visible_text(_usage_text(error))}\n")
         raise SystemExit(EXIT_USAGE) from None
     if not call.is_command:
-        call.command(*call.bound.args, **call.bound.kwargs)
+        _show(call)
         raise SystemExit(EXIT_OK)
     _set_up_logging(call.talk)
     return _run(call)
+
+
+def _show(call: Call) -> None:
+    """Show help or version, or install completion."""
+    try:
+        call.command(*call.bound.args, **call.bound.kwargs)
+    except SystemExit:
+        # Rich ends the process where a pager that has seen enough closes its pipe: that is its right.
+        if getattr(call.command, "__func__", None) not in (App.help_print, App.version_print):
+            raise
 
 
 def _usage_text(error: CycloptsError) -> str:

@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 from cyclopts import App, CycloptsError
 
+from data_catalog.progress import Progress
 from flows.cli import main
 from flows.cli.app import app, parse
 from flows.jobs import BuildReport
@@ -299,3 +300,17 @@ def test_several_processes_only_train(
     assert main([*arguments, "--root", str(tmp_path)]) == 1
     assert "several processes can only train, without Prefect" in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(("words", "is_drawn"), [(["recipes"], True), (["recipes", "-q"], False)])
+def test_quiet_commands_draw_no_bars(words: list[str], is_drawn: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Terminal(io.StringIO):
+        def isatty(self) -> bool:
+            return True
+
+    terminal = Terminal()
+    assert main(words) == 0
+    monkeypatch.setattr(sys, "stderr", terminal)
+    with Progress("verify", total=2, unit="files") as progress:
+        progress.advance(2)
+    assert ("verify" in terminal.getvalue()) is is_drawn
