@@ -55,7 +55,7 @@ class LaterError(Exception):
     def __init__(self, wait_s: float) -> None:
         super().__init__("later")
         self.wait_s = wait_s
-        self.group: str | None = None  # of the host that it waits for, where a visit was turned away
+        self.target: Target | None = None  # what is waited for, where a visit was turned away
 
 
 @dataclass(slots=True)
@@ -348,7 +348,7 @@ class Visit:
         self._leave_out(time.monotonic() - started)
         if slot is None:
             later = LaterError(0.0)
-            later.group = group
+            later.target = target
             raise later
         self._held = group, slot
 
@@ -377,7 +377,7 @@ class Visit:
         try:
             self._leave_out(self._hosts.wait_to_begin(group, longest_s, sets_rate=sets_rate))
         except LaterError as later:
-            later.group = group
+            later.target = target
             raise
 
     def _leave_out(self, seconds: float) -> None:

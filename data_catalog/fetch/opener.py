@@ -69,6 +69,10 @@ class Asked:
     body: IO[bytes] | None = None  # to be closed by whoever takes it
 
 
+class _ClosedError(FetchError):
+    """A host is asked no more: nothing is tried again."""
+
+
 class Opener:
     """Stands in for the opener of `urllib.request`, for the URLs of one shard; safe to use from several threads.
 
@@ -153,11 +157,11 @@ class Opener:
             while True:
                 asked.http_status, asked.final_url, asked.said = None, None, Stated()
                 try:
-                    return self._ask(asked, asked.urls[0], visit)
-                except LaterError as later:
-                    raise self._turned_away(asked, visit, later) from later
+                    return self._in_turn(asked, visit)
                 except FetchError as error:
                     asked.http_status, asked.final_url = error.http_status, error.url
+                    if isinstance(error, _ClosedError):
+                        raise
                     if len(asked.urls) == 1 or error.http_status not in range(400, 500) or error.http_status == 429:
                         raise self._again(asked, error) from error
                 asked.urls.popleft()  # no thumbnail of that width: the original is smaller
@@ -170,6 +174,25 @@ class Opener:
         finally:
             visit.close()
             asked.asking_s += time.monotonic() - started - visit.waited_s
+
+    def _in_turn(self, asked: Asked, visit: Visit) -> IO[bytes]:
+        """Ask for the next of a row's URLs, if the host can be asked now: its own, or one that a redirect leads to.
+
+        Raises:
+            LaterError: it cannot; no try is counted for it.
+            FetchError: it failed. It is closed, where it said so meanwhile, or was busy too often behind a redirect.
+        """
+        try:
+            return self._ask(asked, asked.urls[0], visit)
+        except LaterError as later:
+            target = later.target or parse_url(asked.urls[0])
+            self._raise_if_closed(target)
+            asked.tries -= 1
+            asked.group = self._hosts.group_of(target.host)
+            asked.turned_away += visit.has_begun
+            if asked.turned_away > _MOST_TURNED_AWAY:
+                raise _ClosedError("timeout", "the host may not be asked in time") from later
+            raise
 
     def _ask(self, asked: Asked, url: str, visit: Visit) -> IO[bytes]:
         usages: list[Usage] = []
@@ -224,23 +247,11 @@ class Opener:
             self._hosts.raise_if_resting(group, self._config.max_wait_s)
             self._budget.raise_if_spent(group)
             if group in self._given_up:
-                said = self._given_up[group]
-                raise FetchError(said.reason, said.detail, http_status=said.http_status)
-        except FetchError as failure:
+                raise self._given_up[group]
+        except FetchError as said:
+            failure = _ClosedError(said.reason, said.detail, http_status=said.http_status)
             failure.url = target.url
-            raise
-
-    def _turned_away(self, asked: Asked, visit: Visit, later: LaterError) -> FetchError | LaterError:
-        """Return that a URL is to be asked later, since a host cannot be asked now: its own, or one behind a redirect.
-
-        No try is counted for it; but one that was led to a busy host too often is a failure.
-        """
-        asked.tries -= 1
-        asked.group = later.group or asked.group
-        asked.turned_away += visit.has_begun
-        if asked.turned_away <= _MOST_TURNED_AWAY:
-            return later
-        return FetchError("timeout", "the host may not be asked in time")
+            raise failure from None
 
     def _again(self, asked: Asked, failure: FetchError) -> FetchError | LaterError:
         """Return that a failed URL is to be asked again, or the failure if it is not.

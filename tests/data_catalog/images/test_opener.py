@@ -172,6 +172,21 @@ def test_a_host_that_wants_more_time_than_there_is_is_given_up(hosts: Hosts) -> 
     assert web.asked == {urls[0]: 1, "http://b.example/": 1}
 
 
+def test_a_host_that_is_closed_while_a_row_waits_for_it_is_not_waited_for(hosts: Hosts) -> None:
+    web = FakeWeb({"http://a.example/0": [b"x"]})
+    opener = opener_of(web, hosts, CONFIG, *web.answers)
+    before = web.get
+
+    def closed_meanwhile(url: str, *, deadline: Deadline, hooks: Hooks) -> FakeResponse:
+        hosts.rest("a.example", http(429), 86_400.0)  # as another thread is told
+        return before(url, deadline=deadline, hooks=hooks)
+
+    web.get = closed_meanwhile  # type: ignore[method-assign]
+    with pytest.raises(FetchError, match="http_429"):
+        opener.open(Request("http://a.example/0"))
+    assert (opener.asked["http://a.example/0"].due, opener.asked["http://a.example/0"].tries) == (0.0, 1)
+
+
 def test_a_host_behind_a_redirect_that_wants_time_does_not_hold_up_those_that_lead_to_it(hosts: Hosts) -> None:
     elsewhere = http(429, retry_after_s=86_400.0)
     elsewhere.url = "http://b.example/moved"
