@@ -326,11 +326,11 @@ def test_a_build_over_https_believes_a_private_authority_where_the_system_does(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    assert main(["build", str(recipe), "--root", str(tmp_path / "doubts")]) == 1
+    assert main(["build", str(recipe), "--root", str(tmp_path / "doubts"), "--executor", "local"]) == 1
     assert "fetch dropped 11 as tls" in capsys.readouterr().err
     authority.cert_pem.write_to_path(tmp_path / "authority.pem")
     monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "authority.pem"))
-    assert main(["build", str(recipe), "--root", str(tmp_path / "trusts")]) == 0
+    assert main(["build", str(recipe), "--root", str(tmp_path / "trusts"), "--executor", "local"]) == 0
     sql = "SELECT http_status, final_url[:8] AS scheme, count(*) AS n FROM images GROUP BY ALL ORDER BY ALL"
     rows = query(tmp_path / "trusts", sql).to_pylist()
     assert [tuple(row.values()) for row in rows] == [(200, "https://", 10), (404, "https://", 1)]
