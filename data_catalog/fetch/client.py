@@ -208,7 +208,7 @@ class GuardedClient:
 
 @dataclass(frozen=True, slots=True)
 class _Proxy:
-    """Where a proxy is, and the headers that it wants."""
+    """Holds the place of a proxy, and the headers that it wants."""
 
     host: str
     port: int

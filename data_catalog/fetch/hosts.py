@@ -200,8 +200,9 @@ class Hosts:
         while True:
             if (rest_s := self._rest_s(group)) > _LONGEST_REST_S:
                 raise LaterError(rest_s)
-            counts = sets_rate or interval_s > 0
-            wait_s = self._reserve(group, interval_s, longest_s - waited_s) if counts else max(0.0, rest_s)
+            wait_s = max(0.0, rest_s)
+            if sets_rate or interval_s > 0:
+                wait_s = self._reserve(group, interval_s, wait_s, longest_s - waited_s)
             if not wait_s:
                 return waited_s
             time.sleep(wait_s)
@@ -209,16 +210,16 @@ class Hosts:
             if self._rest_s(group) <= 0:  # others may have been told to wait meanwhile
                 return waited_s
 
-    def _reserve(self, group: str, interval_s: float, longest_s: float) -> float:
-        """Return the seconds until the next moment that is an interval after the last request, and in no pause."""
+    def _reserve(self, group: str, interval_s: float, rest_s: float, longest_s: float) -> float:
+        """Return the seconds until the next moment that is an interval after the last request, and after a rest."""
         with self._usable(), self._connection as connection:
             connection.execute("BEGIN IMMEDIATE")
             now = time.time()
-            row = connection.execute("SELECT last, until FROM hosts WHERE name = ?", (group,)).fetchone()
-            last, until = row or (0.0, 0.0)
+            row = connection.execute("SELECT last FROM hosts WHERE name = ?", (group,)).fetchone()
+            last = row[0] if row else 0.0
             if last > now + PATIENCE_S + interval_s:
                 last = 0.0  # the clock was set back: nobody reserves that long before
-            start = max(now, until, last + interval_s)
+            start = max(now + rest_s, last + interval_s)
             if start - now > longest_s:
                 raise LaterError(start - now)
             query = (
@@ -315,7 +316,7 @@ def _byte_of(group: str, slot: int) -> int:
 
 
 class Visit:
-    """Where one try of a URL is: the slot that it has, on one host at a time, and how long it has waited.
+    """Tracks one try of a URL: the slot that it holds, on one host at a time, and how long it has waited.
 
     Time that it waits for its turn is not taken off its deadline. To be closed when the try ends.
 

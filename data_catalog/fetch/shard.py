@@ -69,7 +69,7 @@ def download(rows: list[Row], config: FetchConfig, folder: Path, hosts: Path, po
 
 @dataclass(frozen=True, slots=True)
 class _Shard:
-    """What the jobs for one shard have in common; `outcomes` grows as URLs are done."""
+    """Holds what the jobs for one shard share; `outcomes` grows as URLs are done."""
 
     config: FetchConfig
     folder: Path

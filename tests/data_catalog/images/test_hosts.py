@@ -181,7 +181,8 @@ def test_a_host_that_wants_a_rest_gets_it_from_all_processes_and_later_runs(
 def test_a_clock_that_is_set_back_stops_nobody(two: tuple[Hosts, Hosts], monkeypatch: pytest.MonkeyPatch) -> None:
     hosts, _ = two
     assert hosts.wait_to_begin("b", 0) == 0
-    hosts.rest("c", SAID, 30.0)
+    for group in "bc":  # with a rate, and without
+        hosts.rest(group, SAID, 30.0)
     now = time.time()
     monkeypatch.setattr(time, "time", lambda: now - 30 * 86400.0)
     assert hosts.wait_to_begin("b", 0) == 0
