@@ -52,7 +52,7 @@ def _stem(url: str) -> str:
 
 @dataclass(slots=True)
 class Asked:
-    """Keeps what img2dataset has no place for: how often a URL was asked, and what came; used by one thread at a time."""
+    """Keeps what img2dataset has no place for: how often a URL was asked, what came; of one thread at a time."""
 
     urls: deque[str]  # what is still to be asked: a thumbnail first, where there is one
     group: str  # of the host that it waits for: its own, or one that a redirect led to
