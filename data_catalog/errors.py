@@ -1,9 +1,13 @@
-"""What can go wrong, by what is to be done about it.
+"""What can go wrong, by who must act.
 
 PipelineError
-  + ConfigError      settings or input files are wrong: mend them; raised before work starts
-  + ShardError       one shard could not be done: the run goes on, reports it and exits 1
+  + SettingsError    a setting, an option or a name is wrong: correct the recipe or the command line
+  + InputError       what a setting names is missing or is not what it must be: a file, a server, a package, a program
+  + DamagedError     a file that vernaclip wrote is damaged or gone: do what the sentence says
+  + BusyError        another process holds it: wait for it, or stop it
+  + DiskError        the disk is full or refuses to be read or written: make room, or mend it
   + TransientError   may pass: the only kind that is retried
+  + DefectError      vernaclip broke its own promise: report it
 
 Trouble with a single row is data, not an exception: the row is rejected with a `drop_reason`.
 """
@@ -14,15 +18,39 @@ class PipelineError(Exception):
 
 
 class ConfigError(PipelineError):
-    """A setting or an input file is wrong: found before work starts, never retried."""
+    """Until all raisers say which of the classes below they mean."""
 
 
 class ShardError(PipelineError):
-    """A shard could not be finished; other shards go on."""
+    """Until all raisers say which of the classes below they mean."""
+
+
+class SettingsError(ConfigError, ValueError):
+    """A setting, an option or a name is wrong: found before work starts."""
+
+
+class InputError(ConfigError, ShardError):
+    """What a setting names is missing or is not what it must be: a file, a server, a package, a program, an engine."""
+
+
+class DamagedError(ConfigError, ShardError):
+    """A file that vernaclip wrote is damaged or gone; the text names the remedy."""
+
+
+class BusyError(ConfigError, ShardError):
+    """Another process holds what this one needs."""
+
+
+class DiskError(ConfigError, ShardError):
+    """A disk is full, or refuses to be read or written."""
 
 
 class TransientError(PipelineError):
     """A cause outside the program that may be gone at the next try."""
+
+
+class DefectError(ConfigError, ShardError):
+    """Vernaclip broke its own promise; the text says which, and the user can only report it."""
 
 
 def extra_to_install(extra: str) -> str:
