@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import pyarrow.parquet as pq
 
 from data_catalog.ablations import FOLDER, AblationTable, write_ablation_record
-from data_catalog.errors import ConfigError
+from data_catalog.errors import InputError, SettingsError
 from data_catalog.storage.integrity import read_checksummed, write_checksummed
 from data_catalog.storage.lock import writer_lock
 from data_catalog.storage.manifest import SPLITS, Snapshot, current_snapshot
@@ -234,16 +234,17 @@ def gallery_of(snapshots: Sequence[Snapshot], split: str) -> Gallery:
     Images are told by identity and by the bytes that came; those that look alike are `duplicates.split_guard`'s.
 
     Raises:
-        ConfigError: there is no such split, or it is empty, or one that is trained on.
+        SettingsError: there is no such split, or it is one that is trained on.
+        InputError: it has too few images, or no caption of one image only.
     """
     if split not in SPLITS or split == "train":
-        raise ConfigError(f"--split must be val or test, which no model is trained on, got {split!r}")
+        raise SettingsError(f"--split must be val or test, which no model is trained on, got {split!r}")
     files = snapshots[0].pair_files(split)
     rows = [row for path in files for row in _rows(path, ["sample_id", "sha256", "captions"])]
     ids, hashes = _trained_on(snapshots)
     kept = [place for place, row in enumerate(rows) if row["sample_id"] not in ids and row["sha256"] not in hashes]
     if len(kept) < 2:
-        raise ConfigError(
+        raise InputError(
             f"the {split} split has {len(kept)} images that no variant is trained on, and two at least are needed to "
             f"tell one from another: set split.{split} above 0, or build a larger dataset"
         )
@@ -252,7 +253,7 @@ def gallery_of(snapshots: Sequence[Snapshot], split: str) -> Gallery:
     told = [(text, number) for number, texts in enumerate(captions) for text in texts]
     queries = [query for query, is_chosen in zip(told, chosen, strict=True) if is_chosen]
     if not queries:
-        raise ConfigError(f"no caption of the {split} split belongs to one image only: build a larger dataset")
+        raise InputError(f"no caption of the {split} split belongs to one image only: build a larger dataset")
     return Gallery(
         split=split,
         files=files,
@@ -344,9 +345,9 @@ class AblationConfig:
 
     def __post_init__(self) -> None:
         if self.steps < 0:
-            raise ConfigError(f"--steps must not be negative, got {self.steps}")
+            raise SettingsError(f"--steps must not be negative, got {self.steps}")
         if self.seeds < 1:
-            raise ConfigError(f"--seeds must be at least 1, got {self.seeds}")
+            raise SettingsError(f"--seeds must be at least 1, got {self.seeds}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -368,7 +369,7 @@ def variants_of(recipe: str, *, root: Path, overrides: Sequence[str], toggles: S
     """The recipe as it is, then one variant a toggle; none asks the web for an image whose outcome the root knows.
 
     Raises:
-        ConfigError: a variant's settings do not go together.
+        SettingsError: a variant's settings do not go together.
     """
     name = load_recipe(recipe, root=root, overrides=overrides).name
     found = []
@@ -389,7 +390,7 @@ def run_ablation(
     Killed at any moment, the same call goes on: datasets, steps of datasets, models and ranks that are there stay.
 
     Raises:
-        ConfigError: there is nothing to score on, or a variant has fewer images than a batch.
+        InputError: there is nothing to score on, or a variant has fewer images than a batch.
     """
     require_ready(recipe, root, split=config.split)
     snapshots = [jobs.build(variant.overrides).snapshot for variant in variants]
@@ -473,7 +474,7 @@ def _require_batches(config: TrainConfig, snapshots: Sequence[Snapshot]) -> None
     for snapshot in snapshots:
         images = sizes_of(snapshot).images
         if images < config.batch_size:
-            raise ConfigError(
+            raise InputError(
                 f"{snapshot.dataset} has {images:,} images to train on, fewer than one batch of {config.batch_size}: "
                 "take a smaller train.batch_size, so that all variants have equal steps, or build a larger dataset"
             )

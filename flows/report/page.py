@@ -55,8 +55,7 @@ def write_report(
         Where the page lies.
 
     Raises:
-        ConfigError: the disk is full.
-        PipelineError: the disk fails.
+        DiskError: the disk is full, or fails.
     """
     page = page_of(gather(snapshot, list(runs(root, snapshot.dataset)), num_examples=num_examples))
     content = page.encode(errors="replace")  # a lone surrogate cannot be shown

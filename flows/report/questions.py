@@ -9,7 +9,7 @@ from typing import Any, Self
 
 import pyarrow as pa
 
-from data_catalog.errors import ConfigError
+from data_catalog.errors import DamagedError
 from data_catalog.schema import CAPTIONS, OUTCOMES, PAIRS
 from data_catalog.storage.manifest import Snapshot
 
@@ -73,4 +73,4 @@ class Questions:
             yield
         except duckdb.Error as error:
             name, text = f"{self._snapshot.dataset} {self._snapshot.snapshot}", str(error).partition("\n")[0]
-            raise ConfigError(f"{name} cannot be read ({text}): see `vernaclip verify`") from error
+            raise DamagedError(f"{name} cannot be read ({text}): see `vernaclip verify`") from error

@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from data_catalog.ablations import AblationTable, ablations_of, write_ablation_record
-from data_catalog.errors import ConfigError
+from data_catalog.errors import InputError, PipelineError, SettingsError
 from data_catalog.storage.manifest import Snapshot, require_snapshot
 from flows.ablation import Ablation, AblationConfig, Compared, Sizes, default_steps, gallery_of, write_ablation
 from flows.cli import main
@@ -72,14 +72,14 @@ def test_images_that_any_variant_is_trained_on_are_no_queries(tmp_path: Path) ->
 def test_there_must_be_something_to_score_on(tmp_path: Path) -> None:
     test = [("a", "1", ["una stella"]), ("b", "2", ["una luna"])]
     base = snapshot_of(tmp_path, "base", train=[("x", "9", ["un quadrato"])], test=test)
-    with pytest.raises(ConfigError, match=r"the val split has 0 images .* set split\.val above 0"):
+    with pytest.raises(InputError, match=r"the val split has 0 images .* set split\.val above 0"):
         gallery_of([base], "val")
-    with pytest.raises(ConfigError, match="the test split has 1 images that no variant is trained on"):
+    with pytest.raises(InputError, match="the test split has 1 images that no variant is trained on"):
         gallery_of([base, snapshot_of(tmp_path, "other", train=[("a", "5", ["altro"])])], "test")
-    with pytest.raises(ConfigError, match="must be val or test"):
+    with pytest.raises(SettingsError, match="must be val or test"):
         gallery_of([base], "train")
     same = [("a", "1", ["una stella"]), ("b", "2", ["Una stella."])]
-    with pytest.raises(ConfigError, match="no caption of the test split belongs to one image only"):
+    with pytest.raises(InputError, match="no caption of the test split belongs to one image only"):
         gallery_of([snapshot_of(tmp_path, "same", train=[("x", "9", ["."])], test=same)], "test")
 
 
@@ -87,9 +87,9 @@ def test_steps_are_those_of_the_epochs_unless_they_are_given() -> None:
     assert default_steps(TrainConfig(epochs=3, frozen_epochs=2, batch_size=128), 1000) == 5 * 7
     assert default_steps(TrainConfig(epochs=3, batch_size=128), 100) == 3
     assert default_steps(TrainConfig(steps=7), 1000) == 7
-    with pytest.raises(ConfigError, match="--steps must not be negative"):
+    with pytest.raises(SettingsError, match="--steps must not be negative"):
         AblationConfig(toggles=[], steps=-1)
-    with pytest.raises(ConfigError, match="--seeds must be at least 1"):
+    with pytest.raises(SettingsError, match="--seeds must be at least 1"):
         AblationConfig(toggles=[], seeds=0)
 
 
@@ -171,7 +171,7 @@ def test_report_and_exports_show_the_ablation_of_their_snapshot(root: Path) -> N
     assert "&lt;b&gt;" in page
     record = root / "ablations" / "0123456789ab" / "ablation.json"
     record.write_text(record.read_text().replace('"num_images": 300', '"num_images": 900'))
-    with pytest.raises(ConfigError, match=r"ablation\.json is damaged .* run `vernaclip ablate` again"):
+    with pytest.raises(PipelineError, match=r"ablation\.json is damaged .* run `vernaclip ablate` again"):
         ablations_of(snapshot)
 
 
