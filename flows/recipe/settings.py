@@ -163,7 +163,7 @@ def _in_shape(kind: Any, value: Any) -> Any:
 def _plain(path: str, value: object) -> str:
     """Return a path of Python's as a text; what else JSON has no type for, such as a date of TOML, is no setting."""
     if isinstance(value, os.PathLike):
-        return os.fspath(value)
+        return str(os.fspath(value))
     raise SettingsError(f"{path} holds {value!r}, which no setting is: write it as a text, in quotes")
 
 
