@@ -6,7 +6,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, TypeVar
 
-from data_catalog.errors import ConfigError
+from data_catalog.errors import SettingsError
 
 T = TypeVar("T")
 
@@ -56,6 +56,6 @@ def plain(value: Any) -> Any:
 
 
 def require_between(name: str, value: float, low: float, high: float) -> None:
-    """Raise `ConfigError`, naming the setting, unless low <= value <= high."""
+    """Raise `SettingsError`, naming the setting, unless low <= value <= high."""
     if not low <= value <= high:
-        raise ConfigError(f"{name} must be between {low:g} and {high:g}, got {value:g}")
+        raise SettingsError(f"{name} must be between {low:g} and {high:g}, got {value:g}")
