@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from cleaning.duplicates.near_images import require_likeness
 from cleaning.text.scripts import count_words, fold_case
-from data_catalog.errors import ConfigError
+from data_catalog.errors import SettingsError
 
 ACTIONS = ("drop", "mark")
 
@@ -54,9 +54,9 @@ class LeaksConfig:
 
     def __post_init__(self) -> None:
         if self.action not in ACTIONS:
-            raise ConfigError(f"leaks.action must be one of {', '.join(ACTIONS)}, got {self.action!r}")
+            raise SettingsError(f"leaks.action must be one of {', '.join(ACTIONS)}, got {self.action!r}")
         if self.min_caption_words < 1:
-            raise ConfigError(f"leaks.min_caption_words must be positive, got {self.min_caption_words}")
+            raise SettingsError(f"leaks.min_caption_words must be positive, got {self.min_caption_words}")
         require_likeness("leaks", self.max_distance, self.max_thumbnail_difference)
 
 

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from data_catalog.errors import ConfigError
+from data_catalog.errors import SettingsError
 from data_catalog.settings import HOW, how
 from data_catalog.sources.files import check_text_file, read_lines, upstream_files
 from data_catalog.sources.rows import Origin, refuse
@@ -43,11 +43,11 @@ class PairsTestConfig:
     def __post_init__(self) -> None:
         """Refuse what names no files or no image."""
         if not self.files:
-            raise ConfigError(f"files must name at least one file: {FORMATS}")
+            raise SettingsError(f"files must name at least one file: {FORMATS}")
         if not (self.path_column or self.url_column or self.identity_column):
-            raise ConfigError("one of path_column, url_column and identity_column must be set, to tell the images")
+            raise SettingsError("one of path_column, url_column and identity_column must be set, to tell the images")
         if self.images and not self.path_column:
-            raise ConfigError("images goes with path_column, which says what the images are called")
+            raise SettingsError("images goes with path_column, which says what the images are called")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,7 +67,7 @@ class ListTestConfig:
     def __post_init__(self) -> None:
         """Refuse a test set without files."""
         if not self.files:
-            raise ConfigError(f"files must name at least one file: {_EXPECTED}")
+            raise SettingsError(f"files must name at least one file: {_EXPECTED}")
 
 
 def pairs_rows(config: PairsTestConfig) -> Iterator[TestSetRow]:
