@@ -17,7 +17,7 @@ from data_catalog.storage.shards import write_bytes
 from flows.report import texts
 from flows.report.charts import charts_of
 from flows.report.contents import gather
-from flows.report.questions import Rows
+from flows.report.pictures import Rows
 from flows.report.texts import language_name
 
 if TYPE_CHECKING:
