@@ -9,7 +9,7 @@ from pathlib import Path
 from cleaning.languages.engines import canonical_code
 from cleaning.leaks import LeaksConfig
 from cleaning.seen_images import SEEN_SPLITS, SeenImages
-from data_catalog.errors import DamagedError, PipelineError, SettingsError
+from data_catalog.errors import SettingsError
 from data_catalog.storage.manifest import Snapshot, current_snapshots, require_snapshot
 from data_catalog.storage.reading import open_to_readers
 from data_catalog.storage.roots import KEPT_FEATURES
@@ -166,9 +166,7 @@ def _split(question: Question, trained: Mapping[str, TrainedModel]) -> ScoredSet
     snapshot = own.snapshot if own is not None else require_snapshot(question.root, recipe.name)
     try:
         split = split_to_score(pair_files(snapshot), question.evaluate.split)
-    except DamagedError:
-        raise
-    except PipelineError as error:
+    except SettingsError as error:
         logger.warning("%s itself is not scored: %s", recipe.name, error)
         return None
     images = snapshot.pair_files(split)
@@ -179,7 +177,7 @@ def _split(question: Question, trained: Mapping[str, TrainedModel]) -> ScoredSet
 
 
 def _split_guard(images: Sequence[Path], snapshot: Snapshot, split: str, model: TrainedModel) -> Guard:
-    """What a model has seen of a split; of the val split of its own snapshot it is known that it chose the epoch."""
+    """Return what a model has seen of a split; of the val split of its own snapshot it is known that it chose the epoch."""
     is_own_val = split == "val" and model.snapshot.snapshot == snapshot.snapshot
     splits = ("train",) if is_own_val else SEEN_SPLITS
     trained_on = [path for name in splits for path in model.snapshot.pair_files(name)]

@@ -99,9 +99,9 @@ def protocol_sets(words: Sequence[str] | None, language: str, pack: LanguagePack
     if name not in PROTOCOLS:
         raise SettingsError(f"--protocol {name}: there is {', '.join(sorted(PROTOCOLS))}")
     protocol, values = PROTOCOLS[name], _plain_values(settings)
-    tasks: list[set[str]] = [{"captions", "images"}, {"imagenet", "class_names"}]
-    unknown = sorted(set(values) - set.union(*tasks))
-    if unknown or not any(task <= set(values) for task in tasks):
+    retrieval, zero_shot = {"captions", "images"}, {"imagenet", "class_names"}
+    unknown = sorted(values.keys() - retrieval - zero_shot)
+    if unknown or not (retrieval <= values.keys() or zero_shot <= values.keys()):
         raise SettingsError(
             f"--protocol {name} takes captions=FILE images=DIR for retrieval, imagenet=DIR class_names=FILE for "
             f"zero-shot classification, or all four{f', not {unknown[0]}' if unknown else ''}"
