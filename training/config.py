@@ -1,11 +1,11 @@
 """Settings of training and evaluation; the flows read them from a recipe's `[train]` and `[evaluate]`."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from data_catalog.errors import SettingsError
-from data_catalog.settings import how, what
+from data_catalog.settings import NAME_OR_FILE, how, name_or_path, what
 
 DEVICES = ("auto", "cpu", "cuda")
 # What `training.augment` does to images, by name: "crop", and the others in its order.
@@ -86,10 +86,10 @@ class TrainConfig:
         checkpoint_every_steps: steps between resume states.
     """
 
-    model: str = "compact"
+    model: str = field(default="compact", metadata={"path": NAME_OR_FILE})
     # Where weights are is in no key: what they are is, beside the settings.
-    image_weights: str = how("")
-    text_encoder: str = how("")
+    image_weights: str = name_or_path("")
+    text_encoder: str = name_or_path("")
     lock_image: bool = False
     epochs: int = 10
     frozen_epochs: int = 0

@@ -7,7 +7,7 @@ from dataclasses import MISSING, dataclass, field, fields
 from typing import Any
 
 from data_catalog.errors import SettingsError
-from data_catalog.settings import HOW, how
+from data_catalog.settings import HOW, how, name_or_path
 
 # Ours. Packages add engines of other names (`translation.engines.plugins`), which are looked for when one is opened:
 # whoever trains by a recipe need not have installed what it was translated with.
@@ -84,12 +84,12 @@ class TranslateConfig:
     """
 
     engine: str = "argos"
-    package: tuple[str, ...] = how(())
-    model: tuple[str, ...] = how(())
+    package: tuple[str, ...] = name_or_path(())
+    model: tuple[str, ...] = name_or_path(())
     pivot: str = ""
     round_trip: bool = False
-    reverse_package: tuple[str, ...] = how(())
-    reverse_model: tuple[str, ...] = how(())
+    reverse_package: tuple[str, ...] = name_or_path(())
+    reverse_model: tuple[str, ...] = name_or_path(())
     beam_size: int = 2
     patience: int = 2
     max_batch_tokens: int = 0
