@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from data_catalog.errors import PipelineError
+from data_catalog.errors import BusyError
 
 POLL_S = 0.1
 
@@ -56,11 +56,11 @@ def start(daemon: Daemon, command: Sequence[str], *, environment: Mapping[str, s
         Its process id.
 
     Raises:
-        PipelineError: it is running already.
+        BusyError: it is running already.
     """
     with daemon.lock_path.open("a+", encoding="ascii") as lock, daemon.log_path.open("wb") as log:
         if not try_lock(lock.fileno()):
-            raise PipelineError(f"the {daemon.name} of {daemon.folder.parent} is running already")
+            raise BusyError(f"the {daemon.name} of {daemon.folder.parent} is running already")
         process = subprocess.Popen(
             command,
             env={**os.environ, **environment},

@@ -24,7 +24,7 @@ from distributed.client import ClosedClientError
 from distributed.comm.core import connect
 from prefect_dask.task_runners import DaskTaskRunner
 
-from data_catalog.errors import ConfigError, PipelineError, ShardError
+from data_catalog.errors import InputError
 from data_catalog.images.workers import end_workers_here
 from data_catalog.storage.shards import TEMPORARY_PREFIX, write_json
 from flows.build.execution import RETRY_DELAYS_S, Future
@@ -56,7 +56,7 @@ class DaskExecutor(PrefectExecutor):
         artifacts: what the run shows of its progress.
 
     Raises:
-        ConfigError: `max_workers` is not positive, or no scheduler answers at `address`.
+        InputError: no scheduler answers at `address`.
     """
 
     submits_elsewhere = True
@@ -113,12 +113,12 @@ class DaskExecutor(PrefectExecutor):
         try:
             result: T = self._cluster.client.submit(call, pure=False).result()  # type: ignore[no-untyped-call]
         except KilledWorker as error:
-            raise ShardError(
+            raise InputError(
                 f"{name}: several Dask workers died over it, perhaps for lack of memory: give them more of it, or "
                 "fewer steps at once (--set build.workers=N), and run the same command again"
             ) from error
         except CancelledError as error:
-            raise PipelineError(f"{name}: the Dask cluster is gone: run the same command again") from error
+            raise InputError(f"{name}: the Dask cluster is gone: run the same command again") from error
         return result
 
     def _client(self) -> Client:
@@ -176,7 +176,7 @@ def _require_scheduler(address: str) -> None:
         asyncio.run(asyncio.wait_for(greet(), timeout_s))
     except (OSError, ValueError) as error:
         what = str(error) or "what listens there says nothing that Dask understands"
-        raise ConfigError(
+        raise InputError(
             f"no Dask scheduler answers at {address} ({what}): "
             "start one with `dask scheduler`, or leave build.dask_address out for a cluster on this machine"
         ) from error

@@ -10,7 +10,7 @@ from importlib.metadata import PackageNotFoundError, requires, version
 from importlib.util import find_spec
 from pathlib import Path
 
-from data_catalog.errors import ConfigError
+from data_catalog.errors import InputError
 from data_catalog.storage.shards import digest, sha256_of
 
 _DISTRIBUTION = "vernaclip"
@@ -72,7 +72,7 @@ def enter(house: House) -> None:
     """Make sure, once for each flow, that this process may do its steps, and go to its folder, from another's perhaps.
 
     Raises:
-        ConfigError: this process sees other files, or has other versions; the text says which.
+        InputError: this process sees other files, or has other versions; the text says which.
     """
     if house.mark not in _entered:
         _require_agreement(house)
@@ -84,7 +84,7 @@ def _require_agreement(house: House) -> None:
     here = f"the worker on {platform.node()}"
     if not house.mark.is_file() or not house.folder.is_dir():
         missing = house.folder if house.mark.is_file() else house.mark.parent
-        raise ConfigError(
+        raise InputError(
             f"{here} does not see {missing} as the flow does: put the root, and the folder that the build is started "
             "in, on a file system that all machines share under the same names"
         )
@@ -96,7 +96,7 @@ def _require_same(wanted: Mapping[str, str], here: str) -> None:
     own = versions()
     for name in sorted({*own, *wanted}):
         if own.get(name) != wanted.get(name):
-            raise ConfigError(
+            raise InputError(
                 f"{here} has {name} {own.get(name, 'not at all')}, the flow {wanted.get(name, 'not at all')}: install "
                 "the same on all machines and start the workers again, or the bytes would differ"
             )

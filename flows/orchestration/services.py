@@ -18,7 +18,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from data_catalog.errors import ConfigError, PipelineError
+from data_catalog.errors import BusyError, InputError, SettingsError
 from flows.doctor import SERVER_PORT, port_is_busy, require_sound_environment
 from flows.orchestration import daemons
 from flows.orchestration.daemons import Daemon
@@ -179,8 +179,10 @@ def up(project: Path, *, port: int | None = None, deploy: Deploy = deploy_all) -
         deploy: makes the deployments, given a client and the project's folder.
 
     Raises:
-        ConfigError: the port is taken, the environment breaks Prefect, or a configured server refuses us.
-        PipelineError: a server or worker does not start; the text ends with its last words.
+        BusyError: the port is taken, or another `up` or `down` is at work.
+        SettingsError: a configured server refuses us.
+        InputError: the environment breaks Prefect, or a server or worker does not start; the text ends with its last
+            words.
     """
     require_sound_environment()
     prepare_process()
@@ -253,7 +255,7 @@ def _one_at_a_time(project: Path) -> Iterator[None]:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
-            raise ConfigError(f"another `vernaclip up` or `down` is at work in {project}: wait for it") from error
+            raise BusyError(f"another `vernaclip up` or `down` is at work in {project}: wait for it") from error
         yield
 
 
@@ -277,7 +279,7 @@ def _ensure_server(project: Path, port: int | None) -> tuple[Api, bool, bool]:
 def _accepts(api: Api) -> bool:
     answer = probe(api)
     if answer == "refuses":
-        raise ConfigError(
+        raise SettingsError(
             f"the Prefect server at {api.url} refuses the auth string: set PREFECT_API_AUTH_STRING, "
             "or unset PREFECT_API_URL"
         )
@@ -301,21 +303,21 @@ def _start_server(project: Path, port: int | None, written: Api | None) -> Api:
     if not _wait_until(lambda: probe(api) == "answers", server):
         daemons.kill(server)
         remove_env_block(project)
-        raise PipelineError(f"Prefect's server did not start; the end of {server.log_path}:\n{server.last_words()}")
+        raise InputError(f"Prefect's server did not start; the end of {server.log_path}:\n{server.last_words()}")
     return api
 
 
 def _free_port(port: int | None, written: Api | None) -> int:
     if port is not None:
         if port_is_busy(port):
-            raise ConfigError(f"port {port} is taken by another program: choose another, or stop that program")
+            raise BusyError(f"port {port} is taken by another program: choose another, or stop that program")
         return port
     before = [int(written.port)] if written else []
     candidates: list[int] = [*before, *range(SERVER_PORT, SERVER_PORT + NUM_PORTS)]
     for candidate in candidates:
         if not port_is_busy(candidate):
             return candidate
-    raise ConfigError(f"ports {SERVER_PORT} to {SERVER_PORT + NUM_PORTS - 1} are all taken: give another with --port")
+    raise BusyError(f"ports {SERVER_PORT} to {SERVER_PORT + NUM_PORTS - 1} are all taken: give another with --port")
 
 
 def _wait_until(ready: Callable[[], bool], daemon: Daemon) -> bool:
@@ -357,7 +359,7 @@ def _ensure_worker(project: Path, api: Api, client: "SyncPrefectClient") -> bool
     daemons.start(worker, command, environment=environment, working_dir=project)
     if not _wait_until(lambda: _worker_seen(client, name, began), worker):
         daemons.kill(worker)
-        raise PipelineError(f"the worker did not start; the end of {worker.log_path}:\n{worker.last_words()}")
+        raise InputError(f"the worker did not start; the end of {worker.log_path}:\n{worker.last_words()}")
     return True
 
 

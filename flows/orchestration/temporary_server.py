@@ -18,7 +18,7 @@ from contextlib import contextmanager
 from itertools import count
 from pathlib import Path
 
-from data_catalog.errors import ConfigError, PipelineError
+from data_catalog.errors import InputError, SettingsError
 from flows.orchestration.daemons import try_lock
 from flows.orchestration.prefect_env import (
     Api,
@@ -47,15 +47,15 @@ def use_answering_api(project: Path) -> Api | None:
         The API in use, or None for the temporary server.
 
     Raises:
-        ConfigError: the configured server refuses our auth string.
-        PipelineError: a temporary server does not start.
+        SettingsError: the configured server refuses our auth string.
+        InputError: a temporary server does not start.
     """
     api = configured_api()
     answer = probe(api) if api else "silent"
     if api and answer == "answers":
         return api
     if api and answer == "refuses":
-        raise ConfigError(
+        raise SettingsError(
             f"the Prefect server at {api.url} refuses the auth string: set PREFECT_API_AUTH_STRING, "
             "or unset PREFECT_API_URL"
         )
@@ -84,7 +84,7 @@ def start(folder: Path) -> Api:
         folder: where its database and its log go, beside those of other servers.
 
     Raises:
-        PipelineError: it does not start.
+        InputError: it does not start.
     """
     log_path = folder / "temporary-server.log"
     with _own_database(folder) as (database, lock):
@@ -93,7 +93,7 @@ def start(folder: Path) -> Api:
             if _starts(api, database, lock, log_path):
                 return api
     words = "\n".join(log_path.read_text(encoding="utf-8", errors="replace").splitlines()[-5:])
-    raise PipelineError(
+    raise InputError(
         f"Prefect's temporary server does not start: --executor local does without; the end of {log_path}:\n{words}"
     )
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from data_catalog.errors import PipelineError
+from data_catalog.errors import BusyError
 from flows.orchestration import daemons
 from flows.orchestration.daemons import Daemon
 
@@ -38,7 +38,7 @@ def test_a_daemon_runs_until_it_is_told_to_end(daemon: Daemon) -> None:
 
 def test_there_is_one_at_a_time(daemon: Daemon) -> None:
     pid = start(daemon)
-    with pytest.raises(PipelineError, match="is running already"):
+    with pytest.raises(BusyError, match="is running already"):
         start(daemon)
     assert daemons.running_pid(daemon) == pid
 
