@@ -22,9 +22,8 @@ from flows.build.steps import STEPS
 from flows.doctor import require_sound_environment
 from flows.ending import ended_by_signals
 from flows.jobs import require_ready, require_scorable
-from flows.orchestration.prefect_artifacts import FlowArtifacts
 from flows.orchestration.prefect_env import OUR_LOGGERS
-from flows.orchestration.prefect_executor import PrefectExecutor
+from flows.orchestration.prefect_executor import FlowArtifacts, PrefectExecutor
 from flows.recipe.parameters import Settings, overrides_of
 from flows.recipe.recipe import DEFAULT_ROOT, BuildConfig, load_recipe
 

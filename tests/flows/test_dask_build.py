@@ -23,8 +23,7 @@ from data_catalog.storage.shards import read_json, sha256_of, write_json
 from flows.build.execution import LocalExecutor
 from flows.cli import main
 from flows.jobs import build_dataset
-from flows.orchestration.dask_executor import DaskExecutor
-from flows.orchestration.same_house import House, enter, versions
+from flows.orchestration.dask_executor import DaskExecutor, House, enter, versions
 from flows.recipe.recipe import load_recipe
 
 # In the environment of everything that is started here: what is left of it can be found.

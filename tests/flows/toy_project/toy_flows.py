@@ -13,8 +13,7 @@ from data_catalog.errors import InputError, TransientError
 from data_catalog.images.normalise import NormaliseConfig
 from data_catalog.images.workers import ImageWorkers
 from flows.ending import ended_by_signals
-from flows.orchestration.prefect_artifacts import FlowArtifacts
-from flows.orchestration.prefect_executor import PrefectExecutor
+from flows.orchestration.prefect_executor import FlowArtifacts, PrefectExecutor
 
 tries: dict[str, int] = {}
 running: set[int] = set()
