@@ -8,7 +8,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from cleaning.checks import CheckConfig, CleanConfig, apply_rules, translation_measure
-from cleaning.leaks import LeaksConfig
+from cleaning.leaks import LeaksConfig, judge_captions
 from cleaning.text.mending import clean_text
 from data_catalog.errors import DamagedError
 from data_catalog.language_pack import LanguagePack
@@ -17,8 +17,7 @@ from data_catalog.sources.origins import MACHINE_TRANSLATION, has_original
 from data_catalog.stages import Drop, apply_measure, apply_transform, pending_rows, reject, set_values, texts
 from data_catalog.storage.shards import save_parquet
 from flows.build.engine import SHARD, Job, count_rows
-from flows.build.screen import judge_captions
-from flows.build.test_sets import test_contents
+from flows.build.screen import test_contents
 from translation.engine import STREAM_WINDOW, Translator, translate_stream
 from translation.memory import TranslationMemory
 from translation.remembered import RememberingTranslator

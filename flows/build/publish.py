@@ -10,6 +10,7 @@ from typing import Any
 
 import pyarrow.parquet as pq
 
+from cleaning.leaks import TestContents
 from data_catalog.database.catalog import broken_laws, recounted
 from data_catalog.database.lookup import LOOKUP_KIND, write_lookup
 from data_catalog.errors import DamagedError, DefectError
@@ -44,7 +45,6 @@ from data_catalog.storage.work import Commit
 from data_catalog.takedown import Matcher
 from data_catalog.tombstones import Tombstones
 from flows.build.engine import Engine, Job, Step
-from flows.build.test_sets import TestContents
 from flows.recipe.recipe import Recipe, what_settings
 from flows.recipe.sources import SourceSettings
 

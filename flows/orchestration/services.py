@@ -289,8 +289,9 @@ def _free_port(port: int | None, written: Api | None) -> int:
         if port_is_busy(port):
             raise BusyError(f"port {port} is taken by another program: choose another, or stop that program")
         return port
-    candidates = [int(written.port)] if written else []
-    for candidate in [*candidates, *range(SERVER_PORT, SERVER_PORT + NUM_PORTS)]:
+    candidates: list[int] = [int(written.port)] if written else []
+    candidates += range(SERVER_PORT, SERVER_PORT + NUM_PORTS)
+    for candidate in candidates:
         if not port_is_busy(candidate):
             return candidate
     raise BusyError(f"ports {SERVER_PORT} to {SERVER_PORT + NUM_PORTS - 1} are all taken: give another with --port")

@@ -11,6 +11,7 @@ import socket
 import sys
 import threading
 import time
+from functools import partial
 from itertools import count
 from pathlib import Path
 
@@ -73,7 +74,7 @@ def start(folder: Path) -> Api:
     for _ in range(NUM_TRIES):  # somebody else may take the port meanwhile
         api = Api(url=f"http://{HOST}:{_free_port()}/api", auth_string=new_auth_string())
         server, pipe = _started(api, folder)
-        if daemons.wait_until(lambda api=api: probe(api) == "answers", server, timeout_s=START_TIMEOUT_S):
+        if daemons.wait_until(partial(_is_up, api), server, timeout_s=START_TIMEOUT_S):
             atexit.register(_end, server, pipe)
             return api
         _end(server, pipe)
@@ -103,6 +104,10 @@ def _started(api: Api, folder: Path) -> tuple[Daemon, int]:
             os.close(read)
         return server, pipe
     raise AssertionError  # `count` has no end
+
+
+def _is_up(api: Api) -> bool:
+    return probe(api) == "answers"
 
 
 def _free_port() -> int:
