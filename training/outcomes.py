@@ -74,7 +74,7 @@ def retrieval_outcomes(
         num_dropped: texts that were left out before.
 
     Raises:
-        ConfigError: a feature is no finite number.
+        InputError: a feature is no finite number.
     """
     import numpy as np
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from data_catalog.errors import SettingsError
-from data_catalog.settings import HOW
+from data_catalog.settings import PATH
 
 LANGUAGES = ("en", "it", "de")
 MIN_IMAGES = 40
@@ -75,7 +75,7 @@ class ScenesConfig:
             is to be another than that kind's own.
     """
 
-    folder: Path = field(metadata=HOW)
+    folder: Path = field(metadata=PATH)
     base_url: str
     num_images: int = 6000
     target_language: str = "it"
@@ -105,7 +105,7 @@ class ServeConfig:
         port: fixed in the recipe, since URLs make identities.
     """
 
-    folder: Path
+    folder: Path = field(metadata=PATH)
     port: int
 
     def __post_init__(self) -> None:

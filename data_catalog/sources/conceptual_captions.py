@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from data_catalog.errors import InputError, SettingsError
-from data_catalog.settings import HOW
+from data_catalog.settings import PATH
 from data_catalog.sources.files import Line, check_text_file, excerpt, head_lines, read_lines, upstream_files
 from data_catalog.sources.rows import Origin, SourceRow, admit, refuse
 from data_catalog.sources.urls import is_web_url, url_key
@@ -19,7 +19,7 @@ _SPLIT_IN_NAME = re.compile(r"(train|val)(?:ing|idation)?(?![a-z])", re.IGNORECA
 class ConceptualCaptionsConfig:
     """Which TSV files, plain or gzipped: paths or globs."""
 
-    files: tuple[str, ...] = field(metadata=HOW)
+    files: tuple[str, ...] = field(metadata=PATH)
 
     def __post_init__(self) -> None:
         """Refuse a source without files."""

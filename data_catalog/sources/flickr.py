@@ -14,7 +14,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from data_catalog.errors import InputError, SettingsError
-from data_catalog.settings import HOW
+from data_catalog.settings import PATH
 from data_catalog.sources.delimited import read_records
 from data_catalog.sources.files import Line, Trouble, check_text_file, excerpt, head_lines, read_lines, upstream_files
 from data_catalog.sources.image_files import check_images
@@ -45,8 +45,8 @@ class FlickrConfig:
         images: folder, zip or tar, or a glob of them, in which the image names of the files are found.
     """
 
-    files: tuple[str, ...] = field(metadata=HOW)
-    images: str = field(metadata=HOW)
+    files: tuple[str, ...] = field(metadata=PATH)
+    images: str = field(metadata=PATH)
 
     def __post_init__(self) -> None:
         """Refuse a source without files or images."""

@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from data_catalog.errors import InputError, SettingsError
 from data_catalog.schema import NATIVE
-from data_catalog.settings import HOW, how
+from data_catalog.settings import PATH, path_setting
 from data_catalog.sources.files import Held, upstream_files
 from data_catalog.sources.image_files import check_images
 from data_catalog.sources.json_documents import describe, id_field, missing_id, open_json, records_of, text_field
@@ -41,8 +41,8 @@ class MscocoConfig:
         translator: who translated them.
     """
 
-    files: tuple[str, ...] = field(metadata=HOW)
-    images: str | None = how(None)
+    files: tuple[str, ...] = field(metadata=PATH)
+    images: str | None = path_setting(None)
     origin: str | None = None
     translator: str | None = None
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 
 from data_catalog.errors import SettingsError
 from data_catalog.schema import NATIVE
-from data_catalog.settings import HOW, how
+from data_catalog.settings import PATH, path_setting
 from data_catalog.sources.files import upstream_files
 from data_catalog.sources.image_files import check_images
 from data_catalog.sources.json_documents import describe
@@ -36,11 +36,11 @@ class PairsConfig:
         license_column, attribution_column, page_column, split_column: optional, kept with the row.
     """
 
-    files: tuple[str, ...] = field(metadata=HOW)
+    files: tuple[str, ...] = field(metadata=PATH)
     caption_column: str
     url_column: str | None = None
     path_column: str | None = None
-    images: str | None = how(None)
+    images: str | None = path_setting(None)
     lang: str | None = None
     lang_column: str | None = None
     origin: str = NATIVE

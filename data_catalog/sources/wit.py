@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from data_catalog.errors import InputError, SettingsError
-from data_catalog.settings import HOW
+from data_catalog.settings import PATH
 from data_catalog.sources.delimited import Record, complete_cells, read_records
 from data_catalog.sources.files import Line, check_text_file, read_lines, text_trouble, upstream_files
 from data_catalog.sources.rows import Origin, SourceRow, UnselectedRow, admit, refuse
@@ -37,7 +37,7 @@ class WitConfig:
             the image's own page, often in another language than the page's) and "alt_text".
     """
 
-    files: tuple[str, ...] = field(metadata=HOW)
+    files: tuple[str, ...] = field(metadata=PATH)
     languages: tuple[str, ...] = ()
     caption_kinds: tuple[str, ...] = ("reference",)
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from data_catalog.errors import InputError, SettingsError
-from data_catalog.settings import HOW, how
+from data_catalog.settings import PATH, how, path_setting
 from data_catalog.sources.files import Held, upstream_files
 from data_catalog.sources.json_documents import describe, id_field, missing_id, open_json, records_of, text_field
 from data_catalog.sources.rows import Origin, refuse
@@ -27,8 +27,8 @@ class CocoTestConfig:
         num_images: how many images the set must have; 0 for any number.
     """
 
-    files: tuple[str, ...] = field(metadata=HOW)
-    images: str | None = how(None)
+    files: tuple[str, ...] = field(metadata=PATH)
+    images: str | None = path_setting(None)
     num_images: int = how(0)
 
     def __post_init__(self) -> None:

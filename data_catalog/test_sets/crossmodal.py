@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from data_catalog.errors import InputError, SettingsError
-from data_catalog.settings import HOW, how
+from data_catalog.settings import PATH, how, path_setting
 from data_catalog.sources.files import upstream_files
 from data_catalog.sources.rows import Origin, refuse
 from data_catalog.sources.tables import Wanted, check_table, read_table
@@ -35,9 +35,9 @@ class CrossmodalConfig:
         num_images: how many images the set must have; 0 for any number.
     """
 
-    files: tuple[str, ...] = field(metadata=HOW)
+    files: tuple[str, ...] = field(metadata=PATH)
     languages: tuple[str, ...] = ()
-    images: str | None = how(None)
+    images: str | None = path_setting(None)
     num_images: int = how(3600)
 
     def __post_init__(self) -> None:

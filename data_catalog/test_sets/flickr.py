@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from data_catalog.errors import InputError, SettingsError
-from data_catalog.settings import HOW, how
+from data_catalog.settings import PATH, how, path_setting
 from data_catalog.sources.files import Held, check_text_file, read_lines, upstream_files
 from data_catalog.sources.flickr import FlickrConfig, read_flickr
 from data_catalog.sources.rows import MalformedRow, Origin, UpstreamRow, refuse
@@ -34,9 +34,9 @@ class FlickrTestConfig:
         num_images: how many images the set must have; 0 for any number.
     """
 
-    files: tuple[str, ...] = field(metadata=HOW)
+    files: tuple[str, ...] = field(metadata=PATH)
     splits: tuple[str, ...] = ("test",)
-    images: str | None = how(None)
+    images: str | None = path_setting(None)
     num_images: int = how(0)
 
     def __post_init__(self) -> None:

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from data_catalog.errors import SettingsError
-from data_catalog.settings import HOW, how
+from data_catalog.settings import PATH, how, path_setting
 from data_catalog.sources.files import check_text_file, read_lines, upstream_files
 from data_catalog.sources.rows import Origin, refuse
 from data_catalog.sources.tables import FORMATS, Entry, Wanted, check_table, read_table
@@ -32,12 +32,12 @@ class PairsTestConfig:
         num_images: how many images the set must have; 0 for any number.
     """
 
-    files: tuple[str, ...] = field(metadata=HOW)
+    files: tuple[str, ...] = field(metadata=PATH)
     path_column: str | None = None
     url_column: str | None = None
     identity_column: str | None = None
     caption_column: str | None = None
-    images: str | None = how(None)
+    images: str | None = path_setting(None)
     num_images: int = how(0)
 
     def __post_init__(self) -> None:
@@ -60,8 +60,8 @@ class ListTestConfig:
         num_images: how many images the set must have; 0 for any number.
     """
 
-    files: tuple[str, ...] = field(metadata=HOW)
-    images: str | None = how(None)
+    files: tuple[str, ...] = field(metadata=PATH)
+    images: str | None = path_setting(None)
     num_images: int = how(0)
 
     def __post_init__(self) -> None:

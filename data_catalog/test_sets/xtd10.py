@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from data_catalog.errors import InputError, SettingsError
-from data_catalog.settings import HOW, how
+from data_catalog.settings import PATH, how, path_setting
 from data_catalog.sources.files import Held, Line, check_text_file, read_lines, upstream_files
 from data_catalog.sources.rows import Origin, refuse
 from data_catalog.test_sets.identities import name_identities
@@ -33,9 +33,9 @@ class Xtd10Config:
         num_images: how many images the set must have; 0 for any number.
     """
 
-    files: tuple[str, ...] = field(metadata=HOW)
+    files: tuple[str, ...] = field(metadata=PATH)
     languages: tuple[str, ...] = ()
-    images: str | None = how(None)
+    images: str | None = path_setting(None)
     num_images: int = how(1000)
 
     def __post_init__(self) -> None:
