@@ -14,7 +14,7 @@ from training.kept_features import FeatureStore
 from training.model_outcomes import ALL, outcomes_of
 from training.outcomes import Outcome, differences_of, scores_of
 from training.picture_copies import WatchedReader, copies_note
-from training.scores import Difference, Score
+from training.scores import Score, ScoreDifference
 
 if TYPE_CHECKING:
     from training.config import EvaluateConfig
@@ -108,7 +108,7 @@ class PairedEntry:
     model: str
     first: str
     test_set: str
-    difference: Difference
+    difference: ScoreDifference
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
