@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from data_catalog.errors import ConfigError
+from data_catalog.errors import InputError, SettingsError
 from flows.models import current_model, only_dataset
 from training.search import SearchResult, search
 from training.search_folder import search_folder
@@ -12,10 +12,11 @@ def chosen_model(root: Path, dataset: str | None, model: Path | None) -> Path:
     """The folder of the model that was named, or of the newest one of a dataset, or of the root's only one.
 
     Raises:
-        ConfigError: there is none, or two are named.
+        SettingsError: two are named.
+        PipelineError: there is none; see `current_model`.
     """
     if model is not None and dataset is not None:
-        raise ConfigError("--model names a model, and --dataset another: give one of the two")
+        raise SettingsError("--model names a model, and --dataset another: give one of the two")
     return model if model is not None else current_model(root, dataset or only_dataset(root)).folder
 
 
@@ -28,7 +29,7 @@ def search_dataset(
     hashes = {model.snapshot.folder / entry["path"]: str(entry["sha256"]) for entry in entries}
     files = list(hashes) if split is None else model.snapshot.pair_files(split)
     if not files:
-        raise ConfigError(f"the {split} split has no images: search another one")
+        raise InputError(f"the {split} split has no images: search another one")
     return search(text, files, model.folder, k=num_hits, sha256=hashes.__getitem__)
 
 

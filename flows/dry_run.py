@@ -128,7 +128,7 @@ def dry_run(
         translate: translate what the rules leave, and judge the translations as well.
 
     Raises:
-        ConfigError: as a build does, before work starts.
+        PipelineError: as a build does, before work starts.
     """
     if recipe.scenes is not None:
         draw_upstream(recipe.scenes)

@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 
 from data_catalog.database.catalog import broken_laws, rebuild, recounted
 from data_catalog.database.story import FETCH_LOGS
-from data_catalog.errors import ConfigError, PipelineError
+from data_catalog.errors import DefectError, PipelineError
 from data_catalog.exports.documents import write_documents
 from data_catalog.exports.place import RECORD_FILE, RECORD_KEYS, WITHOUT_EXPORTS
 from data_catalog.sources.ingest import STEP as INGEST
@@ -120,7 +120,8 @@ def forget(root: Path, more: Sequence[Tombstone]) -> TakeDown:
     """Put tombstones in force and remove all that they mean from a root.
 
     Raises:
-        ConfigError: another process writes below `root`, or something there is damaged.
+        BusyError: another process writes below `root`.
+        DamagedError: something there is damaged.
     """
     with writer_lock(root), taking_down(root):
         sweep_removed(root)
@@ -254,7 +255,7 @@ def _rewrite(
     """Commit a snapshot without some samples, and make it the current one.
 
     Raises:
-        PipelineError: a conservation law does not hold; nothing is committed.
+        DefectError: a conservation law does not hold; nothing is committed.
     """
     snapshot_id = digest([old.snapshot, tombstones.digest])[:12]
     same = read_snapshot(root, old.dataset, snapshot_id)
@@ -278,9 +279,7 @@ def _rewrite(
     manifest |= recounted(new)
     broken = broken_laws(new)
     if broken:
-        raise PipelineError(
-            f"the snapshot is not committed, since it breaks: {'; '.join(broken)}. This is a defect: report it"
-        )
+        raise DefectError(f"the snapshot is not committed, since it breaks: {'; '.join(broken)}")
     documents = write_documents(folder, manifest)
     return commit_snapshot(root, {**manifest, "documents": documents})
 
@@ -421,7 +420,7 @@ def models_of(root: Path, removed: Iterable[tuple[str, str]]) -> list[Path]:
     for pointer in sorted((root / "models").glob("*/current.json")):
         try:
             record = read_checksummed(pointer, remedy="remove it and train again, which finds the trained model")
-        except ConfigError as error:
+        except PipelineError as error:
             logger.warning("%s", error)  # what is to be forgotten goes all the same
             continue
         if (pointer.parent.name, record.get("snapshot")) in gone:

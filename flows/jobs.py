@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from data_catalog.database.catalog import download_counts
-from data_catalog.errors import ConfigError
+from data_catalog.errors import DiskError, InputError, SettingsError
 from data_catalog.exports.documents import write_documents
 from data_catalog.fetch.diagnosis import Diagnosis, diagnose
 from data_catalog.publish import UPSTREAM
@@ -77,9 +77,11 @@ def build_dataset(recipe: Recipe, *, root: Path, executor: Executor, retry_faile
         retry_failed: of a dataset that is there, ask once more for the images that failed for reasons that may pass.
 
     Raises:
-        ConfigError: settings or upstream files are wrong, another process writes below `root`, or nothing was kept;
-            a snapshot without pairs does not take the place of one that has some.
-        ShardError: a shard could not be done; run again after mending what it says.
+        SettingsError: settings are wrong.
+        InputError: upstream files are wrong, or nothing was kept; a snapshot without pairs does not take the place of
+            one that has some.
+        BusyError: another process writes below `root`.
+        PipelineError: a step could not be done; run again after mending what it says.
     """
     started = time.monotonic()
     with disk_errors(root / "work"), writer_lock(root):
@@ -149,7 +151,7 @@ def _refuse_nothing(snapshot: Snapshot, current: Snapshot, root: Path) -> None:
             f"snapshot {current.snapshot} stays the current one, and "
             f"`vernaclip diff {current.snapshot} {snapshot.snapshot} --root {root}` shows what became of each"
         )
-    raise ConfigError("; ".join([f"{name} keeps none of {read:,} captions: {' '.join(why) or 'no row came'}", where]))
+    raise InputError("; ".join([f"{name} keeps none of {read:,} captions: {' '.join(why) or 'no row came'}", where]))
 
 
 def train(recipe: str, *, root: Path, overrides: Sequence[str], executor: Executor) -> TrainReport:
@@ -178,13 +180,14 @@ def require_ready(recipe: Recipe, root: Path, *, split: str = "") -> None:
         split: whose images are to be scored; empty: as the recipe says.
 
     Raises:
-        ConfigError: nothing would be held out, no test set be guarded against, there is no such model, or no room.
+        SettingsError: nothing would be held out, no test set be guarded against, or there is no such model.
+        DiskError: there is no room.
     """
     _require_shares(recipe, split or recipe.evaluate.split)
     require_guards(recipe)
     needed, free = require_trainable(recipe.train), shutil.disk_usage(nearest_existing(root)).free
     if free < needed:
-        raise ConfigError(
+        raise SettingsError(
             f"training writes {needed:,} bytes, and {free:,} bytes are free below {root}: free space, or name another "
             "--root"
         )
@@ -200,12 +203,12 @@ def _require_shares(recipe: Recipe, asked: str) -> None:
         return  # which splits upstream fills is known when its rows are read: `require_scorable` looks at them
     shares = {"train": 1.0, "val": recipe.split.val, "test": recipe.split.test}
     if asked and not shares[asked]:
-        raise ConfigError(
+        raise DiskError(
             f"evaluate.split is {asked}, and split.{asked} is 0, so that there would be nothing to score on: set it "
             "above 0, or name another split"
         )
     if not shares["val"] and not shares["test"]:
-        raise ConfigError(
+        raise SettingsError(
             "split.val and split.test are 0, so that there would be nothing to score on: set one above 0, or run "
             "`vernaclip build`, then `vernaclip train`, without `vernaclip evaluate`"
         )

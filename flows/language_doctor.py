@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from data_catalog.errors import ConfigError
+from data_catalog.errors import PipelineError, SettingsError
 from data_catalog.language_pack import LanguagePack
 from flows.recipe.language_packs import available_language_packs, load_language_pack, load_language_packs
 
@@ -66,7 +66,8 @@ def find_language(name: str) -> Language:
     """The language of a code ("el"), or of a pack's file if the name ends in ".toml".
 
     Raises:
-        ConfigError: it is no code, that of a pack we have under another code, or a file that cannot be loaded.
+        SettingsError: it is no code, or that of a pack we have under another code.
+        InputError: a file that cannot be loaded.
     """
     if name.endswith(".toml"):
         return Language(pack=load_language_pack(name), file=Path(name).name, has_pack=True, ships=False)
@@ -74,10 +75,12 @@ def find_language(name: str) -> Language:
     if name in available_language_packs():
         return Language(pack=load_language_pack(name), file=file, has_pack=True, ships=True)
     if len(name) not in ISO_639_LENGTHS:
-        raise ConfigError(f"--language takes an ISO 639 code such as el, or a language pack's TOML file, got {name!r}")
+        raise SettingsError(
+            f"--language takes an ISO 639 code such as el, or a language pack's TOML file, got {name!r}"
+        )
     for pack in load_language_packs().values():
         if pack.iso639_3 == name:
-            raise ConfigError(f"{pack.name} is called {pack.code} here: use --language {pack.code}")
+            raise SettingsError(f"{pack.name} is called {pack.code} here: use --language {pack.code}")
     return Language(pack=LanguagePack.minimal(name), file=file, has_pack=False, ships=False)
 
 
@@ -89,7 +92,7 @@ def examine(language: Language) -> list[Trait]:
     """Everything that a language has and lacks, in the order in which a build comes to it.
 
     Raises:
-        ConfigError: what lies on this machine cannot be read.
+        PipelineError: what lies on this machine cannot be read.
     """
     return [
         _pack(language),
@@ -142,7 +145,7 @@ def _argos(language: Language) -> Trait:
     code = language.pack.argos or language.pack.code
     try:
         package = find(SOURCE, code, default_packages_dir())
-    except ConfigError:
+    except PipelineError:
         return _no_package(code)
     text = f"the package {package.pair} {package.package_version} is installed"
     return Trait(topic="translation", found=True, text=text)
@@ -176,7 +179,7 @@ def _offered(code: str) -> tuple[bool | None, str]:
 
     try:
         entries = read_stored_index()
-    except ConfigError as error:
+    except PipelineError as error:
         return None, str(error)
     if entries is None:
         return None, "Argos' index is not stored here, so that nothing is known of what it offers"
@@ -191,7 +194,7 @@ def _apertium(language: Language) -> Trait:
     source = load_language_pack(SOURCE)
     try:
         open_engine(TranslateConfig(engine="apertium"), source, language.pack, Path())
-    except ConfigError as error:
+    except PipelineError as error:
         return Trait(
             topic="Apertium",
             found=False,
@@ -209,7 +212,7 @@ def _plugins() -> Iterator[Trait]:
     for name in dict.fromkeys(each.name for each in announcements()):
         try:
             found = find_announcement(name)
-        except ConfigError as error:
+        except PipelineError as error:
             yield Trait(
                 topic="engine",
                 found=False,

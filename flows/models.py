@@ -7,7 +7,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-from data_catalog.errors import ConfigError
+from data_catalog.errors import DamagedError, InputError, SettingsError
 from data_catalog.storage.integrity import read_checksummed, record_folder, write_checksummed
 from data_catalog.storage.lock import writer_lock
 from data_catalog.storage.manifest import Snapshot, read_snapshot, require_snapshot
@@ -70,14 +70,14 @@ def train_model(recipe: Recipe, root: Path) -> TrainReport:
     Of several processes that train together one writes, and has the lock.
 
     Raises:
-        ConfigError: nothing was built, a shard is damaged, the splits overlap, or the dataset was not guarded against
-            a test set.
+        InputError: nothing was built, the splits overlap, or the dataset was not guarded against a test set.
+        DamagedError: a shard is damaged.
     """
     snapshot = require_snapshot(root, recipe.name)
     require_guarded(snapshot, recipe)
     problems = snapshot.verify()
     if problems:
-        raise ConfigError(f"the dataset is damaged: {problems[0]}; remove {snapshot.folder} and build it again")
+        raise DamagedError(f"the dataset is damaged: {problems[0]}; remove {snapshot.folder} and build it again")
     files = pair_files(snapshot)
     entries = snapshot.manifest["files"]["pairs"]
     hashes = {snapshot.folder / entry["path"]: str(entry["sha256"]) for entry in entries}
@@ -96,7 +96,7 @@ def named_snapshot(root: Path, dataset: str) -> str | None:
     """The id of the snapshot that the newest model of a dataset was trained on; None where none was trained.
 
     Raises:
-        ConfigError: the pointer to that model is damaged.
+        DamagedError: the pointer to that model is damaged.
     """
     pointer = root / "models" / dataset / CURRENT_FILE
     if not pointer.is_file():
@@ -117,17 +117,18 @@ def current_model(root: Path, dataset: str) -> TrainedModel:
     """The newest trained model of a dataset.
 
     Raises:
-        ConfigError: none was trained, or the snapshot that it saw is gone.
+        InputError: none was trained.
+        DamagedError: the snapshot that it saw is gone.
     """
     pointer = root / "models" / dataset / CURRENT_FILE
     if not pointer.is_file():
-        raise ConfigError(f"{root} holds no model of {dataset!r}: run `vernaclip train {dataset} --root {root}` first")
+        raise InputError(f"{root} holds no model of {dataset!r}: run `vernaclip train {dataset} --root {root}` first")
     found = read_checksummed(pointer, remedy=POINTER_REMEDY)
     if not all(isinstance(found.get(name), str) for name in ("model", "snapshot")):
-        raise ConfigError(f"{pointer} is damaged (it names no model or no snapshot): {POINTER_REMEDY}")
+        raise DamagedError(f"{pointer} is damaged (it names no model or no snapshot): {POINTER_REMEDY}")
     snapshot = read_snapshot(root, dataset, found["snapshot"])
     if snapshot is None:
-        raise ConfigError(f"the snapshot {found['snapshot']} that the model of {dataset!r} saw is gone: train again")
+        raise DamagedError(f"the snapshot {found['snapshot']} that the model of {dataset!r} saw is gone: train again")
     return TrainedModel(folder=pointer.parent / found["model"], snapshot=snapshot)
 
 
@@ -135,7 +136,7 @@ def evaluate_model(recipe: Recipe, root: Path) -> EvaluateReport:
     """Score the newest model of the recipe's dataset on a held-out split of the snapshot that it was trained on.
 
     Raises:
-        ConfigError: nothing was trained or held out.
+        InputError: nothing was trained or held out.
     """
     model = current_model(root, recipe.name)
     scores = evaluate(pair_files(model.snapshot), model.folder, recipe.evaluate)
@@ -148,13 +149,14 @@ def only_dataset(root: Path) -> str:
     """Name of the one dataset of a root that has a model.
 
     Raises:
-        ConfigError: there is none, or there are several.
+        InputError: there is none.
+        SettingsError: there are several.
     """
     names = sorted(pointer.parent.name for pointer in (root / "models").glob(f"*/{CURRENT_FILE}"))
     if not names:
-        raise ConfigError(f"{root} holds no trained model: run `vernaclip run RECIPE --root {root}` first")
+        raise InputError(f"{root} holds no trained model: run `vernaclip run RECIPE --root {root}` first")
     if len(names) > 1:
-        raise ConfigError(f"{root} holds models of {', '.join(names)}: say which with --dataset")
+        raise SettingsError(f"{root} holds models of {', '.join(names)}: say which with --dataset")
     return names[0]
 
 
@@ -181,15 +183,16 @@ def chosen_model(dataset: str | None, folder: Path | None, root: Path) -> Chosen
         folder: of a model, instead.
 
     Raises:
-        ConfigError: both are given, or neither; or there is no such model.
+        SettingsError: both are given, or neither.
+        InputError: there is no such model.
     """
     if (dataset is None) == (folder is None):
-        raise ConfigError("name one model: a dataset or recipe whose newest it is, or its folder with --model")
+        raise SettingsError("name one model: a dataset or recipe whose newest it is, or its folder with --model")
     if folder is not None:
         return ChosenModel(folder=folder, name=folder.resolve().name, seen=None)
     assert dataset is not None
     if not root.is_dir():
-        raise ConfigError(f"{root} does not exist: give the root of a catalog with --root")
+        raise InputError(f"{root} does not exist: give the root of a catalog with --root")
     name = load_recipe(dataset, root=root).name if dataset.endswith(".toml") else dataset
     model = current_model(root, name)
     return ChosenModel(folder=model.folder, name=f"{name} {model.folder.name}", seen=seen_data(model.snapshot))
@@ -224,7 +227,7 @@ def list_models(root: Path) -> list[ListedModel]:
     """Return the models below a root whose training has ended, by dataset, the newest last.
 
     Raises:
-        ConfigError: a record of one of them is damaged.
+        DamagedError: a record of one of them is damaged.
     """
     found = [
         _listed(result.parent, _pointer(result.parent.parent))
@@ -263,7 +266,9 @@ def _record(path: Path) -> Any:
     try:
         return read_json(path)
     except (OSError, ValueError) as error:
-        raise ConfigError(f"{path} cannot be read ({error}): train the model again, or remove {path.parent}") from error
+        raise DamagedError(
+            f"{path} cannot be read ({error}): train the model again, or remove {path.parent}"
+        ) from error
 
 
 def _trained(folder: Path) -> str:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from cyclopts import Parameter
 
-from data_catalog.errors import ConfigError
+from data_catalog.errors import InputError, SettingsError
 from flows.cli.options import DEFAULT_ROOT, Number, Root, Split, Text, Words
 from flows.cli.output import require_own_file, say, say_json
 from flows.cli.sql import short_value
@@ -72,14 +72,14 @@ def search(
 
     out = _picture(root, options, text, read=images)
     if top < 1:
-        raise ConfigError(f"--top must be at least 1, got {top}")
+        raise SettingsError(f"--top must be at least 1, got {top}")
     if images is not None and split is not None:
-        raise ConfigError("--split is of a dataset, and --images searches a folder: give one of the two")
+        raise SettingsError("--split is of a dataset, and --images searches a folder: give one of the two")
     if images is not None:
         model = chosen_model(root, options.dataset, options.model)
         found = search_images(root, images, text, model, num_hits=top)
     elif options.model is not None:
-        raise ConfigError("--model goes with --images; a dataset is searched by its own model")
+        raise SettingsError("--model goes with --images; a dataset is searched by its own model")
     else:
         found = search_dataset(root, options.dataset, text, num_hits=top, split=split)
     contact_sheet(found.hits, out, text)
@@ -167,9 +167,9 @@ def _lines(path: Path) -> list[str]:
     try:
         lines = path.read_text(encoding="utf-8-sig").splitlines()
     except OSError as error:
-        raise ConfigError(f"--classes: {path} cannot be read: {error.strerror}") from error
+        raise InputError(f"--classes: {path} cannot be read: {error.strerror}") from error
     except UnicodeDecodeError as error:
-        raise ConfigError(f"--classes: {path} is not UTF-8 text: {error}") from error
+        raise InputError(f"--classes: {path} is not UTF-8 text: {error}") from error
     return [line.strip() for line in lines if line.strip()]
 
 
@@ -226,24 +226,24 @@ def _picture(root: Path, options: ShowOptions, name: str, *, read: Path | None) 
         read: the image, or the folder of images, that is looked at.
 
     Raises:
-        ConfigError: it would take the place of something else, or lie among the images that are searched.
+        SettingsError: it would take the place of something else, or lie among the images that are searched.
     """
     folder = root / "searches" if options.model is None else Path()
     out = options.out or folder / f"{_file_name(name)}.png"
     require_own_file(out)
     nearest = next(parent for parent in out.parents if parent.exists())
     if not nearest.is_dir():
-        raise ConfigError(f"--out: {nearest} is no folder")
+        raise SettingsError(f"--out: {nearest} is no folder")
     if options.out is None and options.model is not None and out.exists():
-        raise ConfigError(f"{out} is there already: say by --out where the picture goes")
+        raise SettingsError(f"{out} is there already: say by --out where the picture goes")
     _refuse_inputs(read, out, "--out")
     if out.suffix.lower() != ".png":
-        raise ConfigError(f"--out: pictures are PNG files, so {out.name} must end in .png")
+        raise SettingsError(f"--out: pictures are PNG files, so {out.name} must end in .png")
     if options.json not in (None, "-"):
         written = Path(options.json)
         require_own_file(written)
         if written.resolve() == out.resolve():
-            raise ConfigError(f"--json and --out both name {out}: give two files")
+            raise SettingsError(f"--json and --out both name {out}: give two files")
         _refuse_inputs(read, written, "--json")
     return out
 
@@ -252,9 +252,9 @@ def _refuse_inputs(read: Path | None, out: Path, option: str) -> None:
     if read is None:
         return
     if out.resolve() == read.resolve():
-        raise ConfigError(f"{out} is the image itself, which is not overwritten: name another file")
+        raise SettingsError(f"{out} is the image itself, which is not overwritten: name another file")
     if read.is_dir() and out.resolve().is_relative_to(read.resolve()):
-        raise ConfigError(f"{out} would lie among the images that are searched: say by {option} where it goes")
+        raise SettingsError(f"{out} would lie among the images that are searched: say by {option} where it goes")
 
 
 def _file_name(text: str) -> str:

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 
-from data_catalog.errors import ConfigError
+from data_catalog.errors import DiskError, SettingsError
 from flows.cli.options import DEFAULT_ROOT, Number, Root
 from flows.cli.output import say
 from flows.tables import plain_table
@@ -61,11 +61,11 @@ def _write(audit: "Audit", folder: Path) -> None:
     path = folder / AUDIT_FILE
     try:
         if path.is_file() and path.read_bytes() != sheet.encode():
-            raise ConfigError(f"{path} is another audit, which may have ratings: give another --out")
+            raise SettingsError(f"{path} is another audit, which may have ratings: give another --out")
         write_text(folder / FORM_FILE, render_form(audit))
         write_text(path, sheet)
     except OSError as error:
-        raise ConfigError(f"--out {folder} cannot be written to: {error.strerror}") from error
+        raise DiskError(f"--out {folder} cannot be written to: {error.strerror}") from error
 
 
 def _remarks(audit: "Audit", num_rows: int) -> list[str]:

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from data_catalog.errors import ConfigError
+from data_catalog.errors import InputError, PipelineError, SettingsError
 from flows.cli.output import say
 from flows.tables import cell_text, plain_table
 from translation.audit.agreement import Agreement, gwet_agreement, ordinal_weights
@@ -42,15 +42,15 @@ def tell_scores(
         worst: how many rows are listed.
 
     Raises:
-        ConfigError: an option is out of bounds, or a file is missing or not what it should be; see `read_audit` and
+        PipelineError: an option is out of bounds, or a file is missing or not what it should be; see `read_audit` and
             `read_ratings`.
     """
     if not GRADES[0] < bad_below <= GRADES[-1]:
-        raise ConfigError(f"--bad-below {bad_below:g} is no rating above 1 and up to 4: 3 is the default")
+        raise SettingsError(f"--bad-below {bad_below:g} is no rating above 1 and up to 4: 3 is the default")
     if not 0 <= max_good_dropped < 1:
-        raise ConfigError(f"--max-good-dropped {max_good_dropped:g} is no share of 0 or more and below 1")
+        raise SettingsError(f"--max-good-dropped {max_good_dropped:g} is no share of 0 or more and below 1")
     if worst < 0:
-        raise ConfigError(f"--worst {worst} is negative: 0 lists no rows")
+        raise SettingsError(f"--worst {worst} is negative: 0 lists no rows")
     audit = read_audit(sheet or _beside(ratings[0]))
     sheets = read_ratings(ratings, audit)
     rows = rated_rows(audit, sheets)
@@ -65,7 +65,7 @@ def tell_scores(
 def _beside(ratings: Path) -> Path:
     path = ratings.parent / AUDIT_FILE
     if not path.is_file():
-        raise ConfigError(f"{path} is no file: put the audit's CSV beside {ratings}, or name it with --audit")
+        raise InputError(f"{path} is no file: put the audit's CSV beside {ratings}, or name it with --audit")
     return path
 
 
@@ -91,7 +91,7 @@ def _agreement(sheets: Sequence[RatingSheet], rows: Sequence[RatedRow]) -> Agree
     """Return the agreement, or why there is none: a mean is worth telling without it."""
     try:
         return gwet_agreement(rating_table(rows, sheets), categories=GRADES, weights=ordinal_weights(len(GRADES)))
-    except ConfigError as error:
+    except PipelineError as error:
         return f"no AC1: {error}"
 
 

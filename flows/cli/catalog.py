@@ -7,7 +7,7 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from data_catalog.errors import ConfigError
+from data_catalog.errors import DamagedError, InputError, SettingsError
 from flows.cli.options import DEFAULT_ROOT, Json, Number, Root
 from flows.cli.output import require_own_file, say, say_json
 from flows.tables import plain_table
@@ -30,14 +30,14 @@ def catalog(*, root: Root = DEFAULT_ROOT, rebuild: bool = False, json: Json = Fa
 
     snapshots = list(current_snapshots(root))
     if not snapshots:
-        raise ConfigError(f"{root} holds no dataset: run `vernaclip build RECIPE --root {root}` first")
+        raise InputError(f"{root} holds no dataset: run `vernaclip build RECIPE --root {root}` first")
     if rebuild:
         with writer_lock(root):
             path = write_catalog(root)
         if not json:
             say(f"rebuilt {path}\n")
     if not catalog_path(root).is_file():
-        raise ConfigError(f"{root} holds no catalog: `vernaclip catalog --rebuild --root {root}` writes it")
+        raise DamagedError(f"{root} holds no catalog: `vernaclip catalog --rebuild --root {root}` writes it")
     found = overview(root, snapshots)
     if json:
         say_json(found)
@@ -55,7 +55,7 @@ def models(*, root: Root = DEFAULT_ROOT, json: Json = False) -> None:
 
     found = list_models(root)
     if not found:
-        raise ConfigError(f"{root} holds no trained model: run `vernaclip run RECIPE --root {root}` first")
+        raise InputError(f"{root} holds no trained model: run `vernaclip run RECIPE --root {root}` first")
     if json:
         say_json([asdict(model) for model in found])
         return
@@ -102,9 +102,9 @@ def report(
     from flows.report.page import write_report
 
     if not 0 <= examples <= MAX_EXAMPLES:
-        raise ConfigError(f"--examples must be from 0 to {MAX_EXAMPLES}, got {examples}")
+        raise SettingsError(f"--examples must be from 0 to {MAX_EXAMPLES}, got {examples}")
     if out is not None and out.is_dir():
-        raise ConfigError(f"--out names the folder {out}: name a file in it, such as {out}/report.html")
+        raise SettingsError(f"--out names the folder {out}: name a file in it, such as {out}/report.html")
     if out is not None:
         require_own_file(out)
     require_snapshot(root, dataset)  # before a lock makes the root

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 
-from data_catalog.errors import ConfigError, TransientError
+from data_catalog.errors import DamagedError, InputError, SettingsError, TransientError
 from flows.cli.options import PrivateHosts
 from flows.cli.output import say
 from flows.tables import plain_table
@@ -59,12 +59,12 @@ def download(source: str | None = None, /, *, options: DownloadOptions = _DEFAUL
     registry = _read_registry(options.registry)
     if source is None:
         if options.check or options.accept or options.only:
-            raise ConfigError("--accept, --only and --check need a source: see `vernaclip download` for their names")
+            raise SettingsError("--accept, --only and --check need a source: see `vernaclip download` for their names")
         _list(registry, options.to)
         return
     found = registry.get(source)
     if found is None:
-        raise ConfigError(f"no source is called {source!r}: there are {', '.join(registry)}")
+        raise SettingsError(f"no source is called {source!r}: there are {', '.join(registry)}")
     files = _chosen(found, options.only)
     if options.check:
         _check(found, files, options.to)
@@ -80,7 +80,7 @@ def _read_registry(path: Path | None) -> Registry:
         with (path or shipped).open("rb") as file:
             document = tomllib.load(file)
     except (OSError, tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ConfigError(f"the registry {path or shipped} cannot be read: {error}") from error
+        raise InputError(f"the registry {path or shipped} cannot be read: {error}") from error
     return registry.parse_registry(document, named=str(path or "the registry"))
 
 
@@ -93,7 +93,7 @@ def _chosen(source: "UpstreamSource", pattern: str | None) -> "list[UpstreamFile
     ]
     if not files:
         names = ", ".join(path for file in source.files for path in file.paths)
-        raise ConfigError(f"no file of {source.name} fits {pattern!r}: it has {names}")
+        raise SettingsError(f"no file of {source.name} fits {pattern!r}: it has {names}")
     return files
 
 
@@ -151,12 +151,12 @@ def _get(source: "UpstreamSource", files: "Sequence[UpstreamFile]", options: Dow
     config = DownloadConfig(private_hosts=tuple(options.private_hosts))
     order = Order(source=source, folder=options.to, licence_accepted=accepted, config=config)
     if options.accept and not accepted:
-        raise ConfigError(
+        raise SettingsError(
             f'the licence of {source.name} is not called {options.accept!r}: read it, and --accept "{source.licence}"'
         )
     if any(is_pending(file, order) for file in files) and not accepted:
         _tell_terms(source)
-        raise ConfigError(
+        raise SettingsError(
             f"nothing is downloaded before the licence of {source.name} is accepted by its name: add "
             f'--accept "{source.licence}"'
         )
@@ -208,7 +208,7 @@ def _by_hand(source: "UpstreamSource", files: "Sequence[UpstreamFile]", order: "
             say(f"  to do    {order.folder / path}: {file.by_hand}")
         if source.images:
             say(f"  to do    {order.folder / source.images}: the images, in a folder or a zip of this name")
-        raise ConfigError(f"{places[0][0]} of {source.name} has to be fetched by hand: do so, and run this again")
+        raise InputError(f"{places[0][0]} of {source.name} has to be fetched by hand: do so, and run this again")
     there = files_there(files, order.folder)
     check_readable(source, there, images=order.folder / source.images)
     with obtaining(order.folder):
@@ -224,11 +224,11 @@ def _check(source: "UpstreamSource", files: "Sequence[UpstreamFile]", folder: Pa
 
     record, there = read_record(folder), files_there(files, folder)
     if not there:
-        raise ConfigError(f"none of these files of {source.name} is in {folder}: download them first")
+        raise InputError(f"none of these files of {source.name} is in {folder}: download them first")
     for path in there:
         entry = record.get(path.relative_to(folder).as_posix())
         if entry is not None and sha256_of(path) != entry.sha256:
-            raise ConfigError(f"{path} is not as it came: move it away, and download it again")
+            raise DamagedError(f"{path} is not as it came: move it away, and download it again")
         say(f"{'as it came' if entry is not None else 'not in the record'}: {path}")
     check_readable(source, there, images=folder / source.images)
     say(f"all {len(there)} read as {source.kind}")

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from cyclopts import Parameter
 
-from data_catalog.errors import ConfigError
+from data_catalog.errors import InputError
 from flows.cli.options import DEFAULT_ROOT, Number, Root, Words
 from flows.cli.output import say
 from flows.tables import plain_table
@@ -81,7 +81,7 @@ def export(dataset: str, /, *, root: Root = DEFAULT_ROOT, options: ExportOptions
         published=options.published,
     )
     if not root.is_dir():
-        raise ConfigError(f"{root} does not exist: give the root of a catalog with --root")
+        raise InputError(f"{root} does not exist: give the root of a catalog with --root")
     with writer_lock(root):
         snapshot = require_snapshot(root, dataset)
         # `vernaclip forget` removes what lies here and holds what is forgotten.

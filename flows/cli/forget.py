@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 
-from data_catalog.errors import ConfigError
+from data_catalog.errors import InputError, SettingsError
 from flows.cli.options import DEFAULT_ROOT, Number, Root, Words
 from flows.cli.output import say
 from flows.tables import plain_table
@@ -68,10 +68,10 @@ def forget(
         return
     tombstones = _tombstones(root, options)
     if not root.is_dir():
-        raise ConfigError(f"{root} is no folder: --root names the one that `vernaclip build` wrote to")
+        raise InputError(f"{root} is no folder: --root names the one that `vernaclip build` wrote to")
     unknown = sorted(set(options.dataset) - set(dataset_names(root)))
     if unknown:
-        raise ConfigError(
+        raise InputError(
             f"{root} has no dataset {unknown[0]!r}: name one that it has (`vernaclip catalog`), or leave "
             "--dataset out, which holds for later ones as well"
         )
@@ -86,7 +86,7 @@ def _tombstones(root: Path, options: ForgetOptions) -> "list[Tombstone]":
     """Return the tombstones that the options ask for.
 
     Raises:
-        ConfigError: a value is none of its kind; or there is none, and no take-down that waits to be ended.
+        SettingsError: a value is none of its kind; or there is none, and no take-down that waits to be ended.
     """
     from data_catalog.tombstones import KINDS, new_tombstone, read_tombstones
 
@@ -99,9 +99,9 @@ def _tombstones(root: Path, options: ForgetOptions) -> "list[Tombstone]":
         for value in getattr(options, kind)
     ]
     if not found and not read_tombstones(root).is_unfinished:
-        raise ConfigError("say what is to be forgotten: --url, --domain, --sample or --phash; --list lists what was")
+        raise SettingsError("say what is to be forgotten: --url, --domain, --sample or --phash; --list lists what was")
     if options.distance and not options.phash:
-        raise ConfigError("--distance goes with --phash")
+        raise SettingsError("--distance goes with --phash")
     return found
 
 

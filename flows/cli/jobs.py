@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from cyclopts import Group, Parameter
 
-from data_catalog.errors import ConfigError
+from data_catalog.errors import DiskError, InputError, SettingsError
 from flows.cli.options import DEFAULT_ROOT, Json, OptionalNumber, Overrides, Root
 from flows.cli.output import is_quiet, say, say_json
 from flows.tables import cell_text, plain_table
@@ -192,13 +192,14 @@ def with_executor(name: str, job: Job) -> Any:
     Only builds have steps for a cluster: the other jobs of a run with `--executor dask` go through Prefect as ever.
 
     Raises:
-        ConfigError: there is no Dask, or an address is given for another executor.
+        SettingsError: several processes are to do more than train, or an address is given for another executor.
+        InputError: there is no Dask.
     """
     from training.processes import process_count
 
     _require_dask(job)
     if process_count() > 1 and (name != "train" or job.executor != "local"):
-        raise ConfigError("several processes can only train, without Prefect: vernaclip train --executor local")
+        raise SettingsError("several processes can only train, without Prefect: vernaclip train --executor local")
     more = {"retry_failed": job.retry_failed} if name == "build" else {}
     if job.executor == "dask" and name == "build":
         more["dask"] = True
@@ -217,9 +218,9 @@ def _require_dask(job: Job) -> None:
         if find_spec("prefect_dask") is None:
             from data_catalog.errors import extra_to_install
 
-            raise ConfigError(f"--executor dask needs the extra: {extra_to_install('dask')}")
+            raise InputError(f"--executor dask needs the extra: {extra_to_install('dask')}")
     elif job.dask_address is not None:
-        raise ConfigError("--dask-address: only with --executor dask")
+        raise SettingsError("--dask-address: only with --executor dask")
 
 
 def _through_prefect(name: str, job: Job, more: dict[str, bool]) -> Any:
@@ -236,7 +237,7 @@ def _require_inputs(name: str, job: Job) -> None:
     """Refuse before Prefect's long start what the job would refuse after it.
 
     Raises:
-        ConfigError: the recipe is wrong, or nothing was built.
+        PipelineError: the recipe is wrong, or nothing was built.
     """
     from data_catalog.storage.manifest import require_snapshot
     from flows.recipe.recipe import load_recipe
@@ -250,29 +251,30 @@ def _require_dry_run(dry: DryRunOptions, *, retry_failed: bool) -> None:
     """Refuse options of a dry run for a build that is none.
 
     Raises:
-        ConfigError: one is given, a number is negative, or there can be no such page.
+        SettingsError: one is given, or a number is negative.
+        PipelineError: there can be no such page.
     """
     names = ("rows", "examples", "seed", "translate", "page")
     given = {name: getattr(dry, name) for name in names if getattr(dry, name) not in (None, False)}
     if given and not dry.dry_run:
-        raise ConfigError(f"{', '.join(f'--{name}' for name in given)}: only with --dry-run")
+        raise SettingsError(f"{', '.join(f'--{name}' for name in given)}: only with --dry-run")
     if dry.dry_run and retry_failed:
-        raise ConfigError("--retry-failed: not with --dry-run, which asks for no images")
+        raise SettingsError("--retry-failed: not with --dry-run, which asks for no images")
     for name in ("rows", "examples"):
         if (getattr(dry, name) or 0) < 0:
-            raise ConfigError(f"--{name} must not be negative, got {getattr(dry, name)}")
+            raise SettingsError(f"--{name} must not be negative, got {getattr(dry, name)}")
     if dry.page is not None:
         _require_writable(dry.page)
 
 
 def _require_writable(page: Path) -> None:
     if page.is_dir():
-        raise ConfigError(f"--page names the folder {page}: name a file in it, such as {page / 'dry-run.html'}")
+        raise SettingsError(f"--page names the folder {page}: name a file in it, such as {page / 'dry-run.html'}")
     folder = next(place for place in page.absolute().parents if place.exists())
     if not folder.is_dir():
-        raise ConfigError(f"--page names {page}, and {folder} is no folder")
+        raise SettingsError(f"--page names {page}, and {folder} is no folder")
     if not os.access(folder, os.W_OK):
-        raise ConfigError(f"--page names {page}, and nothing can be written into {folder}")
+        raise DiskError(f"--page names {page}, and nothing can be written into {folder}")
 
 
 def _dry_run(job: Job, dry: DryRunOptions, *, json: bool) -> None:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from cyclopts import Parameter
 
-from data_catalog.errors import ConfigError
+from data_catalog.errors import InputError, SettingsError
 from flows.cli.options import (
     DEFAULT_ROOT,
     From,
@@ -77,7 +77,7 @@ def train(
 
     overrides = override_values(options.overrides)
     if options.continued and (fixed := sorted(overrides.keys() & set(SIZES))):
-        raise ConfigError(
+        raise SettingsError(
             f"--set {', '.join(fixed)}: {options.continued} is continued, whose sizes stay: leave that out"
         )
     settings = PRESETS[options.preset] | overrides
@@ -184,7 +184,7 @@ def install(
         config = DownloadConfig(private_hosts=private_hosts)
         _tell(install_from_index(from_code, to_code, packages_dir, sha256=sha256, config=config))
     else:
-        raise ConfigError("give either FILE, or both --from and --to to install from the Argos index")
+        raise SettingsError("give either FILE, or both --from and --to to install from the Argos index")
 
 
 def _tell(installation: "Installation") -> None:
@@ -290,7 +290,7 @@ def export_translations(
     found = {each.fingerprint: each for each in _memories(root)}
     if fingerprint not in found:
         there = ", ".join(found) or "no memory"
-        raise ConfigError(f"{root} has no memory of the engine {fingerprint!r}: it has {there}")
+        raise InputError(f"{root} has no memory of the engine {fingerprint!r}: it has {there}")
     num_rows = export_memory(found[fingerprint], file, overwrite=force)
     say(f"wrote {num_rows:,} translations to {file}")
 
@@ -300,7 +300,7 @@ def _memories(root: Path) -> "list[TranslationMemory]":
     from translation.memory import memories
 
     if not root.is_dir():
-        raise ConfigError(f"{root} does not exist: give the root of a build with --root")
+        raise InputError(f"{root} does not exist: give the root of a build with --root")
     open_to_readers(root, [])
     return memories(root / MEMORY_FOLDER)
 

@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from data_catalog.errors import ConfigError
+from data_catalog.errors import SettingsError
 from data_catalog.settings import plain
 from data_catalog.storage.shards import sha256_of, write_bytes, write_json
 from flows.cli.output import say
@@ -40,7 +40,7 @@ def evaluate(options: Evaluation) -> None:
     """Translate the sources with every system, score what comes out, and show it.
 
     Raises:
-        ConfigError: files, systems or settings are wrong; all is looked at before any work.
+        PipelineError: files, systems or settings are wrong; all is looked at before any work.
     """
     systems = named_systems(options.systems)
     pairs = read_test_pairs(options.pairs)
@@ -71,9 +71,9 @@ def _check_out(out: Path, options: Evaluation, systems: Sequence[System]) -> Non
         if not file.exists():
             continue
         if not file.is_file() or any(read.exists() and file.samefile(read) for read in inputs):
-            raise ConfigError(f"{file} cannot be replaced, as it is read or no file: name another folder (--out)")
+            raise SettingsError(f"{file} cannot be replaced, as it is read or no file: name another folder (--out)")
         if not options.force:
-            raise ConfigError(f"{file} exists: name another folder (--out), or replace it with --force")
+            raise SettingsError(f"{file} exists: name another folder (--out), or replace it with --force")
 
 
 def _file_name(system: System) -> str:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from cyclopts import Parameter
 
-from data_catalog.errors import ConfigError
+from data_catalog.errors import InputError, SettingsError
 from flows.cli.options import DEFAULT_ROOT, Number, Root
 from flows.cli.output import say, say_json
 from flows.tables import cell_text, plain_table, spreadsheet_text
@@ -85,9 +85,9 @@ def snapshots(dataset: str | None = None, /, *, root: Root = DEFAULT_ROOT, forma
 
     there = dataset_names(root)
     if dataset is not None and dataset not in there:
-        raise ConfigError(f"{root} holds no dataset {dataset!r}: it holds {', '.join(there) or 'none'}")
+        raise InputError(f"{root} holds no dataset {dataset!r}: it holds {', '.join(there) or 'none'}")
     if not there:
-        raise ConfigError(f"{root} holds no dataset: run `vernaclip build RECIPE --root {root}` first")
+        raise InputError(f"{root} holds no dataset: run `vernaclip build RECIPE --root {root}` first")
     names = there if dataset is None else [dataset]
     _print([_snapshot_row(each) for name in names for each in history(root, name)], format)
 
@@ -131,7 +131,7 @@ def diff(
     from data_catalog.storage.history import resolve
 
     if examples < 0:
-        raise ConfigError(f"--examples must not be negative, got {examples}")
+        raise SettingsError(f"--examples must not be negative, got {examples}")
     found = diff_snapshots(*resolve(root, [before, after], dataset), num_examples=examples)
     if format == "json":
         say_json(_as_json(found), indent=None)

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, TextIO
 
 from cyclopts import Parameter
 
-from data_catalog.errors import ConfigError
+from data_catalog.errors import SettingsError
 from flows.cli.options import DEFAULT_ROOT, Number, Root, Text
 from flows.cli.output import require_own_file, say
 from flows.tables import escaped_json, plain_table, spreadsheet_text
@@ -82,11 +82,11 @@ def sql(query: Text, /, *, root: Root = DEFAULT_ROOT, options: AnswerOptions = _
 
 def _require_form(options: AnswerOptions) -> None:
     if options.format == "table" and options.out:
-        raise ConfigError("a table is for the terminal: give --format csv, json or parquet with --out")
+        raise SettingsError("a table is for the terminal: give --format csv, json or parquet with --out")
     if options.format == "parquet" and not options.out:
-        raise ConfigError("Parquet is for a file: give --out FILE with it")
+        raise SettingsError("Parquet is for a file: give --out FILE with it")
     if options.max_rows < 1:
-        raise ConfigError(f"--max-rows must be 1 or more, got {options.max_rows}")
+        raise SettingsError(f"--max-rows must be 1 or more, got {options.max_rows}")
     if options.out:
         require_own_file(options.out)
 
@@ -180,7 +180,7 @@ def _told_encoding() -> Iterator[None]:
         yield
     except UnicodeEncodeError as error:
         letter = ascii(error.object[error.start])
-        raise ConfigError(f"the encoding {error.encoding} has no {letter}: set PYTHONIOENCODING=utf-8") from error
+        raise SettingsError(f"the encoding {error.encoding} has no {letter}: set PYTHONIOENCODING=utf-8") from error
 
 
 def short_value(value: object) -> object:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from statistics import mean
 
-from data_catalog.errors import ConfigError
+from data_catalog.errors import PipelineError, SettingsError
 from data_catalog.progress import Progress
 from flows.recipe.engines import is_paid, one_way_config, packs_of, remembering, route_codes, setting_values
 from translation.config import TranslateConfig
@@ -77,47 +77,47 @@ def named_systems(named: Sequence[Sequence[str]]) -> list[System]:
     """Systems as `--system NAME KEY=VALUE ...` names them.
 
     Raises:
-        ConfigError: a name is missing, unfit for a file or given twice; settings are missing, wrong or none of ours.
+        SettingsError: a name is missing, unfit for a file or given twice; settings are missing, wrong or none of ours.
     """
     systems = [_system(name, words) for name, *words in named]
     names: dict[str, str] = {}
     for system in systems:
         key = system.name.casefold()  # some disks tell no capitals from small letters
         if key in names:
-            raise ConfigError(f"--system {system.name}: {names[key]} is there already: name one of them otherwise")
+            raise SettingsError(f"--system {system.name}: {names[key]} is there already: name one of them otherwise")
         names[key] = system.name
     return systems
 
 
 def _system(name: str, words: Sequence[str]) -> System:
     if not _NAME.fullmatch(name):
-        raise ConfigError(
+        raise SettingsError(
             f"--system {name}: a system's name comes first, of up to {MAX_NAME_LETTERS} letters, digits, '.', '+', '-' "
             "and '_', as in --system mine package=FILE"
         )
     _check_words(name, words)
     outputs = [word.removeprefix(_OUTPUT) for word in words if word.startswith(_OUTPUT)]
     if outputs and len(words) > 1:
-        raise ConfigError(f"--system {name}: {_OUTPUT}FILE stands alone; its translations are there already")
+        raise SettingsError(f"--system {name}: {_OUTPUT}FILE stands alone; its translations are there already")
     if outputs:
         return System(name=name, output=Path(outputs[0]))
     try:
         return System(name=name, engine=one_way_config(setting_values(words)))
-    except ConfigError as error:
-        raise ConfigError(f"--system {name}: {error}") from error
+    except PipelineError as error:
+        raise type(error)(f"--system {name}: {error}") from error
 
 
 def _check_words(name: str, words: Sequence[str]) -> None:
     if not words:
-        raise ConfigError(f"--system {name} says nothing of it: give engine=argos for the package that is installed")
+        raise SettingsError(f"--system {name} says nothing of it: give engine=argos for the package that is installed")
     for word in words:
         _, equals, value = word.partition("=")
         if not equals:
-            raise ConfigError(
+            raise SettingsError(
                 f"--system {name}: {word} is no KEY=VALUE, such as package=FILE; PAIRS.tsv stands before the options"
             )
         if not value:
-            raise ConfigError(f"--system {name}: {word} names nothing: write its value behind the =")
+            raise SettingsError(f"--system {name}: {word} names nothing: write its value behind the =")
 
 
 def run_systems(systems: Sequence[System], sources: Sequence[str], route: Route, *, cache_dir: Path) -> list[Run]:
@@ -130,7 +130,7 @@ def run_systems(systems: Sequence[System], sources: Sequence[str], route: Route,
         cache_dir: where packed models are unpacked.
 
     Raises:
-        ConfigError: an engine or a file cannot be used; all are opened before any translates.
+        PipelineError: an engine or a file cannot be used; all are opened before any translates.
         TransientError: an engine cannot work just now.
     """
     engines = _opened(systems, route, cache_dir)
@@ -158,8 +158,8 @@ def _opened(systems: Sequence[System], asked: Route, cache_dir: Path) -> dict[st
         route = [packs[code] for code in routes[system.name]]
         try:
             engine = open_translator(system.engine, route, cache_dir=cache_dir)
-        except ConfigError as error:
-            raise ConfigError(f"--system {system.name}: {error}") from error
+        except PipelineError as error:
+            raise type(error)(f"--system {system.name}: {error}") from error
         # What is not paid for is never taken from a memory: its speed is asked for.
         engines[system.name] = remembering(engine, asked.memory) if is_paid(engine) else engine
     return engines

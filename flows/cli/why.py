@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
 
-from data_catalog.errors import ConfigError
+from data_catalog.errors import InputError
 from flows.cli.options import DEFAULT_ROOT, Json, Root
 from flows.cli.output import say, say_json
 from flows.tables import cell_text
@@ -58,7 +58,7 @@ def why(
     elif stories or tombstone:
         say("\n".join(_lines(identity, stories, tombstone, all_rules=rules)))
     if not stories and not tombstone:
-        raise ConfigError(_not_there(snapshots, identity))
+        raise InputError(_not_there(snapshots, identity))
 
 
 def _snapshots(root: Path, dataset: str | None, snapshot: str | None) -> "list[Snapshot]":
@@ -76,11 +76,11 @@ def _snapshots(root: Path, dataset: str | None, snapshot: str | None) -> "list[S
         chosen = [found for found in known if found.snapshot.startswith(snapshot)]
         if not chosen:
             there = ", ".join(f"{found.snapshot} of {found.dataset}" for found in known) or "none"
-            raise ConfigError(f"{root} holds no snapshot {cell_text(snapshot)!r}: there are {there}")
+            raise InputError(f"{root} holds no snapshot {cell_text(snapshot)!r}: there are {there}")
         return chosen
     found = [require_snapshot(root, dataset)] if dataset else list(current_snapshots(root))
     if not found:
-        raise ConfigError(f"{root} holds no dataset: run `vernaclip build RECIPE --root {root}` first")
+        raise InputError(f"{root} holds no dataset: run `vernaclip build RECIPE --root {root}` first")
     return found
 
 

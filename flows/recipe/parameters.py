@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError, create_model
 
 from cleaning.checks.definition import Section
-from data_catalog.errors import ConfigError
+from data_catalog.errors import SettingsError
 from flows.recipe.recipe import SECTIONS, override_values
 from flows.recipe.settings import OLD_KEYS, section_fields, unknown_key
 
@@ -112,7 +112,7 @@ def settings_of(overrides: Sequence[str]) -> Settings:
     """Settings given as `section.key=value`, as on the command line.
 
     Raises:
-        ConfigError: not of that form, an unknown section or key, or a wrong type.
+        SettingsError: not of that form, an unknown section or key, or a wrong type.
     """
     try:
         return Settings.model_validate(override_values(overrides))
@@ -121,7 +121,7 @@ def settings_of(overrides: Sequence[str]) -> Settings:
         path = ".".join(map(str, first["loc"]))
         if path in OLD_KEYS:
             raise unknown_key(path, "", ()) from error
-        raise ConfigError(f"{path}: {first['msg']}") from error
+        raise SettingsError(f"{path}: {first['msg']}") from error
 
 
 def overrides_of(settings: Settings) -> list[str]:

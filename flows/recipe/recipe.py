@@ -12,7 +12,7 @@ from cleaning.checks import CheckConfig, CleanConfig
 from cleaning.duplicates.captions import RepeatsConfig
 from cleaning.duplicates.images import DuplicatesConfig
 from cleaning.leaks import LeaksConfig
-from data_catalog.errors import ConfigError
+from data_catalog.errors import InputError, SettingsError
 from data_catalog.fetch.config import FetchConfig
 from data_catalog.fetch.consent import ConsentConfig
 from data_catalog.images.normalise import NormaliseConfig
@@ -58,7 +58,7 @@ class BuildConfig:
     def __post_init__(self) -> None:
         for name in ("shard_size", "workers", "fetch_workers"):
             if getattr(self, name) < 1:
-                raise ConfigError(f"build.{name} must be positive, got {getattr(self, name)}")
+                raise SettingsError(f"build.{name} must be positive, got {getattr(self, name)}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -177,13 +177,13 @@ def load_recipe(recipe: str, *, root: Path, overrides: Sequence[str] = ()) -> Re
     catalog's root, the folder of the recipe file and the recipe's `data` setting.
 
     Raises:
-        ConfigError: no such recipe, broken TOML, an unknown key, or a value that is not allowed.
+        PipelineError: no such recipe, broken TOML, an unknown key, or a value that is not allowed.
     """
     path = find_recipe(recipe)
     try:
         values = tomllib.loads(path.read_text(encoding="utf-8"))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path} is not TOML: {error}") from error
+        raise SettingsError(f"{path} is not TOML: {error}") from error
     for override in overrides:
         _apply_override(values, override)
     places = {"root": str(root), "recipe": str(path.parent)}
@@ -206,15 +206,16 @@ def find_recipe(recipe: str) -> Path:
     """Path of a recipe, given its name or its file.
 
     Raises:
-        ConfigError: there is none.
+        SettingsError: there is no recipe of this name.
+        InputError: there is no such file.
     """
     if recipe.endswith(".toml") or "/" in recipe:
         if not Path(recipe).is_file():
-            raise ConfigError(f"there is no recipe file {recipe}")
+            raise InputError(f"there is no recipe file {recipe}")
         return Path(recipe)
     path = _recipes_folder() / f"{recipe}.toml"
     if not path.is_file():
-        raise ConfigError(f"there is no recipe {recipe!r}: name one of {', '.join(recipe_names())}, or give a file")
+        raise SettingsError(f"there is no recipe {recipe!r}: name one of {', '.join(recipe_names())}, or give a file")
     return path
 
 
@@ -226,7 +227,7 @@ def override_values(overrides: Sequence[str]) -> dict[str, Any]:
     """`section.key=value` texts as nested tables, not yet checked.
 
     Raises:
-        ConfigError: a text is not of that form.
+        SettingsError: a text is not of that form.
     """
     values: dict[str, Any] = {}
     for override in overrides:
@@ -239,11 +240,11 @@ def _apply_override(values: dict[str, Any], override: str) -> None:
     *tables, name = _KEYS.findall(path.strip()) or [""]
     tables, name = [table.strip('"') for table in tables], name.strip('"')
     if not equals or not name or _KEYS.sub("", path.strip()).strip("."):
-        raise ConfigError(f"--set takes section.key=value, got {override!r}")
+        raise SettingsError(f"--set takes section.key=value, got {override!r}")
     for table in tables:
         values = values.setdefault(table, {})
         if not isinstance(values, dict):
-            raise ConfigError(f"--set {path}: {table} is not a section")
+            raise SettingsError(f"--set {path}: {table} is not a section")
     values[name] = _toml_value(text)
 
 
@@ -270,9 +271,9 @@ def _recipe(values: dict[str, Any], *, default_name: str) -> Recipe:
         if name not in known:
             raise unknown_key(name, "a recipe", known)
         if name in TEXTS and not isinstance(value, str):
-            raise ConfigError(f"{name} must be a text, got {value!r}")
+            raise SettingsError(f"{name} must be a text, got {value!r}")
     if "target_language" not in values:
-        raise ConfigError('target_language is missing: the recipe must name it, as in target_language = "it"')
+        raise SettingsError('target_language is missing: the recipe must name it, as in target_language = "it"')
     target = values["target_language"]
     sections = {name: build(kind, values[name], name) for name, kind in SECTIONS.items() if name in values}
     if "consent" in sections:
@@ -291,5 +292,5 @@ def _recipe(values: dict[str, Any], *, default_name: str) -> Recipe:
 
 def _dataset_name(name: str) -> str:
     if not name.replace("-", "").replace("_", "").isalnum():
-        raise ConfigError(f"name must be letters, digits, - and _ (it names a folder), got {name!r}")
+        raise SettingsError(f"name must be letters, digits, - and _ (it names a folder), got {name!r}")
     return name

@@ -7,7 +7,7 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
-from data_catalog.errors import ConfigError
+from data_catalog.errors import SettingsError
 
 T = TypeVar("T")
 
@@ -34,17 +34,17 @@ def build(config_type: type[T], values: Any, path: str, *, elsewhere: Collection
         elsewhere: what else the table may have, which was read from it already: for the error.
 
     Raises:
-        ConfigError: an unknown or missing key, a wrong type, or a value that the dataclass refuses.
+        SettingsError: an unknown or missing key, a wrong type, or a value that the dataclass refuses.
     """
     if not isinstance(values, Mapping):
-        raise ConfigError(f"{path} must be a table of settings, got {values!r}")
+        raise SettingsError(f"{path} must be a table of settings, got {values!r}")
     fields = section_fields(config_type)
     for name in values:
         if name not in fields:
             raise unknown_key(f"{path}.{name}", path, {*fields, *elsewhere})
     for name, field in fields.items():
         if name not in values and field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING:
-            raise ConfigError(f"{path}.{name} is missing: the recipe, or --set {path}.{name}=..., must give it")
+            raise SettingsError(f"{path}.{name} is missing: the recipe, or --set {path}.{name}=..., must give it")
     hints = typing.get_type_hints(config_type)
     return config_type(**{name: coerce(hints[name], value, f"{path}.{name}") for name, value in values.items()})
 
@@ -62,7 +62,7 @@ def section_fields(config_type: type) -> dict[str, "dataclasses.Field[Any]"]:
     }
 
 
-def unknown_key(key: str, table: str, known: Collection[str]) -> ConfigError:
+def unknown_key(key: str, table: str, known: Collection[str]) -> SettingsError:
     """Return the error for a key that a recipe may not have, or not any more.
 
     Args:
@@ -71,15 +71,15 @@ def unknown_key(key: str, table: str, known: Collection[str]) -> ConfigError:
         known: keys that may stand there.
     """
     if key in OLD_KEYS:
-        return ConfigError(f"{key} is no setting any more: {OLD_KEYS[key]}")
-    return ConfigError(f"unknown key {key}: {table} has {', '.join(sorted(known))}")
+        return SettingsError(f"{key} is no setting any more: {OLD_KEYS[key]}")
+    return SettingsError(f"unknown key {key}: {table} has {', '.join(sorted(known))}")
 
 
 def coerce(kind: Any, value: Any, path: str) -> Any:
     """`value` as the annotated type `kind`.
 
     Raises:
-        ConfigError: it is of another type.
+        SettingsError: it is of another type.
     """
     if kind is Any:
         return value
@@ -90,7 +90,7 @@ def coerce(kind: Any, value: Any, path: str) -> Any:
         return coerce(next(option for option in typing.get_args(kind) if option is not type(None)), value, path)
     if origin is not None and issubclass(origin, Mapping):
         if not isinstance(value, Mapping):
-            raise ConfigError(f"{path} must be a table, got {value!r}")
+            raise SettingsError(f"{path} must be a table, got {value!r}")
         item_type = typing.get_args(kind)[1]
         read = build if dataclasses.is_dataclass(item_type) else coerce
         return {name: read(item_type, item, f"{path}.{name}") for name, item in value.items()}
@@ -102,7 +102,7 @@ def coerce(kind: Any, value: Any, path: str) -> Any:
     if kind is Path and isinstance(value, str):
         return Path(value)
     if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
-        raise ConfigError(f"{path} must be {_NAMES.get(kind, kind.__name__)}, got {value!r}")
+        raise SettingsError(f"{path} must be {_NAMES.get(kind, kind.__name__)}, got {value!r}")
     return value
 
 

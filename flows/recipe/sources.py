@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Generic, TypeVar
 
-from data_catalog.errors import ConfigError
+from data_catalog.errors import PipelineError, SettingsError
 from data_catalog.exports.rights import SourceRights
 from data_catalog.language_pack import LanguagePack
 from data_catalog.settings import what
@@ -32,12 +32,12 @@ class StatedCaptions:
     def __post_init__(self) -> None:
         """Refuse other makers, and what is no code of a language."""
         if self.captions_by not in (None, HUMAN, MACHINE):
-            raise ConfigError(f"captions_by must be {HUMAN} or {MACHINE}, got {self.captions_by!r}")
+            raise SettingsError(f"captions_by must be {HUMAN} or {MACHINE}, got {self.captions_by!r}")
         if self.captions_in is not None:
             try:
                 LanguagePack.minimal(self.captions_in)
-            except ConfigError as error:
-                raise ConfigError(f"captions_in names no language: {error}") from error
+            except PipelineError as error:
+                raise type(error)(f"captions_in names no language: {error}") from error
 
 
 _RIGHTS, _STATED = (
@@ -58,7 +58,7 @@ class _TableSettings(Generic[Kind]):
     config: Any
 
     def check(self) -> None:
-        """Raise ConfigError, which names the table, where what it names cannot be read."""
+        """Raise an error that names the table, where what it names cannot be read."""
         with _naming(f"{self.SECTION}.{self.name}"):
             self.kind.check(self.config)
 
@@ -66,7 +66,7 @@ class _TableSettings(Generic[Kind]):
         """The files that it names.
 
         Raises:
-            ConfigError: as `check` does.
+            PipelineError: as `check` does.
         """
         with _naming(f"{self.SECTION}.{self.name}"):
             return self.kind.upstream_files(self.config)
@@ -107,18 +107,18 @@ def _naming(path: str) -> Iterator[None]:
     """Say which table of the recipe an error is about, and how to do without it."""
     try:
         yield
-    except ConfigError as error:
-        raise ConfigError(f"{path}: {error}. To do without it: --set {path}.enabled=false") from error
+    except PipelineError as error:
+        raise type(error)(f"{path}: {error}. To do without it: --set {path}.enabled=false") from error
 
 
 def read_sources(tables: Any, target: str) -> tuple[SourceSettings, ...]:
     """The sources that are not switched off, in the recipe's order.
 
     Raises:
-        ConfigError: there is none, or one is wrong; the text names the setting.
+        SettingsError: there is none, or one is wrong; the text names the setting.
     """
     if not isinstance(tables, Mapping) or not tables:
-        raise ConfigError("a recipe needs at least one [sources.NAME] table")
+        raise SettingsError("a recipe needs at least one [sources.NAME] table")
     said, tables = _split_off(tables, _RIGHTS)
     rights = {name: build(SourceRights, table, f"sources.{name}") for name, table in said.items()}
     chosen = [
@@ -126,7 +126,7 @@ def read_sources(tables: Any, target: str) -> tuple[SourceSettings, ...]:
         for name, kind, config in _read_tables("sources", tables, SOURCE_KINDS, target)
     ]
     if not chosen:
-        raise ConfigError("every source of the recipe is switched off by `enabled = false`")
+        raise SettingsError("every source of the recipe is switched off by `enabled = false`")
     return tuple(chosen)
 
 
@@ -143,10 +143,10 @@ def read_test_sets(tables: Any, target: str) -> tuple[TestSetSettings, ...]:
     """The test sets that are not switched off, by name; there may be none.
 
     Raises:
-        ConfigError: one is wrong; the text names the setting.
+        SettingsError: one is wrong; the text names the setting.
     """
     if not isinstance(tables, Mapping):
-        raise ConfigError(f"test_sets must be tables [test_sets.NAME], got {tables!r}")
+        raise SettingsError(f"test_sets must be tables [test_sets.NAME], got {tables!r}")
     said, tables = _split_off(tables, _STATED)
     found = sorted(_read_tables("test_sets", tables, TEST_SET_KINDS, target), key=lambda table: table[0])
     return tuple(
@@ -163,7 +163,9 @@ def read_test_sets(tables: Any, target: str) -> tuple[TestSetSettings, ...]:
 def _stated(said: dict[str, Any], config: Any, path: str) -> StatedCaptions:
     stated: StatedCaptions = _built(StatedCaptions, said, path)
     if stated.captions_in is not None and hasattr(config, "languages"):
-        raise ConfigError(f"{path}.captions_in: the files tell the languages of captions, and languages which are read")
+        raise SettingsError(
+            f"{path}.captions_in: the files tell the languages of captions, and languages which are read"
+        )
     return stated
 
 
@@ -176,15 +178,15 @@ def _read_tables(
     for name, table in tables.items():
         path = f"{section}.{name}"
         if not isinstance(table, Mapping):
-            raise ConfigError(f"{path} must be a table of settings, got {table!r}")
+            raise SettingsError(f"{path} must be a table of settings, got {table!r}")
         if not name.replace("_", "").isalnum():
-            raise ConfigError(f"{path}: a name must be letters, digits and _ (it is part of ids)")
+            raise SettingsError(f"{path}: a name must be letters, digits and _ (it is part of ids)")
         settings = dict(table)
         kind = settings.pop("kind", name)
         if not coerce(bool, settings.pop("enabled", True), f"{path}.enabled"):
             continue
         if not isinstance(kind, str) or kind not in kinds:
-            raise ConfigError(f"{path}.kind is {kind!r}: kinds are {', '.join(sorted(kinds))}")
+            raise SettingsError(f"{path}.kind is {kind!r}: kinds are {', '.join(sorted(kinds))}")
         found.append((name, kind, _config(kinds[kind].config_type, settings, target, path, elsewhere)))
     return found
 
@@ -199,5 +201,5 @@ def _config(config_type: type, settings: dict[str, Any], target: str, path: str,
 def _built(config_type: type, settings: dict[str, Any], path: str, elsewhere: Set[str] = frozenset()) -> Any:
     try:
         return build(config_type, settings, path, elsewhere=elsewhere)
-    except ConfigError as error:
-        raise ConfigError(str(error) if path in str(error) else f"{path}: {error}") from error
+    except PipelineError as error:
+        raise type(error)(str(error) if path in str(error) else f"{path}: {error}") from error

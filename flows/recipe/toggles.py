@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from cleaning.checks.definition import Section
-from data_catalog.errors import ConfigError
+from data_catalog.errors import SettingsError
 from data_catalog.storage.shards import digest
 from flows.recipe.parameters import overrides_of, settings_of
 from flows.recipe.recipe import SECTIONS as RECIPE_SECTIONS
@@ -77,17 +77,19 @@ def toggle_of(text: str, recipe: Recipe) -> Toggle:
     """The toggle that a text names: paths, each with `=VALUE` where it is neither on nor off, joined by `+`.
 
     Raises:
-        ConfigError: no such setting, or several; one that is neither on nor off without a value; or nothing changes.
+        SettingsError: no such setting, or several; one that is neither on nor off without a value; or nothing changes.
     """
     settings: dict[str, tuple[Any, Any]] = {}
     for part in re.split(r"\+\s*(?=[a-z_])", text.strip()):
         path, now, instead = _switched(part.strip(), recipe)
         if path in settings:
-            raise ConfigError(f"--toggle {text}: {path} is named twice")
+            raise SettingsError(f"--toggle {text}: {path} is named twice")
         settings[path] = now, instead
     switched = {now for now, _ in settings.values() if isinstance(now, bool)}
     if len(switched) > 1:
-        raise ConfigError(f"--toggle {text}: one of them is on and another off, so neither with nor without says which")
+        raise SettingsError(
+            f"--toggle {text}: one of them is on and another off, so neither with nor without says which"
+        )
     return Toggle(settings=settings)
 
 
@@ -95,16 +97,16 @@ def toggles_of(texts: Sequence[str], recipe: Recipe) -> list[Toggle]:
     """All toggles of a command line.
 
     Raises:
-        ConfigError: as `toggle_of`, or two of them are the same, or there are none.
+        SettingsError: as `toggle_of`, or two of them are the same, or there are none.
     """
     if not texts:
-        raise ConfigError(
+        raise SettingsError(
             "--toggle says which filter is switched, and may be given often: --list shows which there are"
         )
     toggles = [toggle_of(text, recipe) for text in texts]
     for number, toggle in enumerate(toggles):
         if toggle in toggles[:number]:
-            raise ConfigError(f"--toggle {toggle.label} is given twice")
+            raise SettingsError(f"--toggle {toggle.label} is given twice")
     return toggles
 
 
@@ -118,9 +120,9 @@ def _switched(part: str, recipe: Recipe) -> tuple[str, Any, Any]:
     elif isinstance(now, bool):
         instead = not now
     else:
-        raise ConfigError(f"{path} is neither on nor off: say what it is to be instead, as in --toggle {path}=VALUE")
+        raise SettingsError(f"{path} is neither on nor off: say what it is to be instead, as in --toggle {path}=VALUE")
     if instead == now:
-        raise ConfigError(f"--toggle {part} changes nothing: in the recipe {path} is {_shown(now)} already")
+        raise SettingsError(f"--toggle {part} changes nothing: in the recipe {path} is {_shown(now)} already")
     return path, now, instead
 
 
@@ -130,11 +132,11 @@ def _path(name: str, recipe: Recipe) -> str:
     sections = SECTIONS if not dot or section == ANY_SECTION else (section,)
     found = [path for each in sections for path in _spelt(each, setting) if path in known]
     if not found:
-        raise ConfigError(f"there is no {name!r} to toggle: there are {', '.join(switches(recipe))}")
+        raise SettingsError(f"there is no {name!r} to toggle: there are {', '.join(switches(recipe))}")
     if len(found) > 1:
-        raise ConfigError(f"{name!r} may be {' or '.join(found)}: name one, or all at once as {'+'.join(found)}")
+        raise SettingsError(f"{name!r} may be {' or '.join(found)}: name one, or all at once as {'+'.join(found)}")
     if found[0] in NEVER:
-        raise ConfigError(f"{found[0]} can't be toggled: {NEVER[found[0]]}")
+        raise SettingsError(f"{found[0]} can't be toggled: {NEVER[found[0]]}")
     return found[0]
 
 
@@ -158,7 +160,7 @@ def _all_settings(recipe: Recipe) -> Iterator[tuple[str, Any]]:
 
 
 def _read(path: str, value: str) -> Any:
-    """A value as the setting has it. Raises `ConfigError` where it is of another type."""
+    """A value as the setting has it. Raises `SettingsError` where it is of another type."""
     section, name = path.split(".")
     given = override_values([f"{path}={value}"])[section][name]
     return coerce(typing.get_type_hints(RECIPE_SECTIONS[section])[name], given, path)
