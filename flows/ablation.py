@@ -15,7 +15,6 @@ from data_catalog.storage.lock import writer_lock
 from data_catalog.storage.manifest import SPLITS, Snapshot, current_snapshot
 from data_catalog.storage.shards import digest, sha256_of, write_bytes
 from flows.jobs import require_ready
-from flows.models import pair_files
 from flows.recipe.recipe import Recipe, load_recipe
 from flows.recipe.toggles import Toggle
 from flows.report.page import write_report
@@ -38,13 +37,13 @@ from training.config import TrainConfig
 from training.data import split_to_score
 from training.evaluation import chosen_captions
 from training.forest_plot import write_forest_plot
+from training.trained_models import pair_files
 
 if TYPE_CHECKING:
     import numpy as np
 
     Integers = np.ndarray[Any, np.dtype[np.int64]]
-    from flows.jobs import BuildReport
-    from flows.models import TrainReport
+    from flows.jobs import BuildReport, TrainReport
     from training.ablation import Floats
 
 logger = logging.getLogger(__name__)

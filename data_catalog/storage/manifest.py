@@ -20,6 +20,8 @@ from data_catalog.storage.shards import sha256_of
 MANIFEST_FORMAT = 2
 MANIFEST_FILE = "manifest.json"
 CURRENT_FILE = "current.json"
+MODELS = "models"
+TRAIN_AGAIN = "train again, which finds the trained model"  # where the pointer to a model is damaged or gone
 # Folders beside the snapshots have other names: `fetch-log`, and temporary ones.
 _SNAPSHOT_NAME = re.compile(r"[0-9a-f]{8,64}")
 SPLITS = ("train", "val", "test")
@@ -238,6 +240,16 @@ def current_snapshots(root: Path) -> Iterator[Snapshot]:
         found = current_snapshot(root, name)
         if found is not None:
             yield found
+
+
+def model_pointer(root: Path, dataset: str) -> dict[str, Any]:
+    """Return what a root says of the newest model of a dataset: its folder and the snapshot that it saw, if it says so.
+
+    Raises:
+        DamagedError: the pointer is damaged.
+    """
+    path = root / MODELS / dataset / CURRENT_FILE
+    return read_checksummed(path, remedy=f"remove it and {TRAIN_AGAIN}") if path.is_file() else {}
 
 
 def file_entry(path: Path, folder: Path, *, rows: int, **more: Any) -> dict[str, Any]:

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from cyclopts import Parameter
 
 from data_catalog.errors import InputError, SettingsError
+from data_catalog.plain_text import plain_table, visible_text
 from flows.cli.options import DEFAULT_ROOT, Number, Root, Split, Text, Words
 from flows.cli.output import require_own_file, say, say_json
 from flows.cli.sql import short_value
-from flows.tables import plain_table, visible_text
 
 if TYPE_CHECKING:
     from training.classify import Classification
@@ -67,8 +67,9 @@ def search(
         split: Only the images of one split of the dataset.
         top: How many images.
     """
-    from flows.abilities import chosen_model, search_dataset, search_images
     from training.contact_sheet import contact_sheet
+    from training.search import search_dataset
+    from training.search_folder import search_folder
 
     out = _picture(root, options, text, read=images)
     if top < 1:
@@ -76,8 +77,8 @@ def search(
     if images is not None and split is not None:
         raise SettingsError("--split is of a dataset, and --images searches a folder: give one of the two")
     if images is not None:
-        model = chosen_model(root, options.dataset, options.model)
-        found = search_images(root, images, text, model, num_hits=top)
+        keeps = root if root.is_dir() else None  # what a folder cannot keep
+        found = search_folder(text, images, _chosen_model(root, options), k=top, root=keeps)
     elif options.model is not None:
         raise SettingsError("--model goes with --images; a dataset is searched by its own model")
     else:
@@ -132,14 +133,12 @@ def classify(
         classes: More texts, one a line.
         template: What is made of each text, such as "una foto di {c}".
     """
-    from flows.abilities import chosen_model
     from training.bars import bars
     from training.classify import classify as run
 
     labels = [*texts, *(_lines(classes) if classes else [])]
     out = _picture(root, options, f"classify-{image.stem}", read=image)
-    model = chosen_model(root, options.dataset, options.model)
-    found = run(image, labels, model, template=template)
+    found = run(image, labels, _chosen_model(root, options), template=template)
     bars(found, out)
     if not _wrote_json(options, {**found.to_json(), "picture": str(out)}):
         _say_choices(found)
@@ -196,14 +195,12 @@ def localize(
         text: In the language of the model.
         method: Cover squares, reveal them alone, or both.
     """
-    from flows.abilities import chosen_model
     from training.heat_map import heat_map
     from training.localize import METHODS
     from training.localize import localize as run
 
     out = _picture(root, options, f"localize-{image.stem}-{text}", read=image)
-    model = chosen_model(root, options.dataset, options.model)
-    found = run(image, text, model, method=method)
+    found = run(image, text, _chosen_model(root, options), method=method)
     heat_map(found, out)
     if _wrote_json(options, {**found.to_json(), "picture": str(out)}):
         return
@@ -214,6 +211,17 @@ def localize(
     else:
         say(NOTHING_HOT if found.changes else NOTHING_CHANGES)
     say(f"\nHeat map: {out}")
+
+
+def _chosen_model(root: Path, options: ShowOptions) -> Path:
+    """Return the folder of the model that is named, or of the newest one of a dataset, or of the root's only one."""
+    from training.trained_models import current_model, only_dataset
+
+    if options.model is None:
+        return current_model(root, options.dataset or only_dataset(root)).folder
+    if options.dataset is not None:
+        raise SettingsError("--model names a model, and --dataset another: give one of the two")
+    return options.model
 
 
 def _picture(root: Path, options: ShowOptions, name: str, *, read: Path | None) -> Path:

@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from cyclopts import Parameter
 
+from data_catalog.plain_text import plain_table
 from flows.cli.jobs import BuildOptions, Job, with_executor
 from flows.cli.options import DEFAULT_ROOT, Number, Root, Words
 from flows.cli.output import say
-from flows.tables import plain_table
 
 if TYPE_CHECKING:
     from pathlib import Path

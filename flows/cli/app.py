@@ -23,6 +23,7 @@ from cyclopts import (
     UnusedCliTokensError,
 )
 
+from data_catalog.plain_text import visible_text
 from flows.cli import (
     abilities,
     ablate,
@@ -41,7 +42,6 @@ from flows.cli import (
     why,
 )
 from flows.cli.options import DEFAULT_ROOT, ROOT_VARIABLE
-from flows.tables import visible_text
 from training.processes import process_rank
 
 EXIT_OK, EXIT_FAILED, EXIT_USAGE, EXIT_INTERRUPTED = 0, 1, 2, 130

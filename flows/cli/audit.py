@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING, Annotated
 from cyclopts import Parameter
 
 from data_catalog.errors import DiskError, SettingsError
+from data_catalog.plain_text import plain_table
 from flows.cli.options import DEFAULT_ROOT, Number, Root
 from flows.cli.output import say
-from flows.tables import plain_table
 
 if TYPE_CHECKING:
     from translation.audit.draw import Audit
@@ -37,14 +37,8 @@ def draw(
     drawn = draw_audit(root, dataset, num_rows=num_rows, seed=seed)
     folder = out or root / "audits" / f"{drawn.dataset}-{drawn.audit_id}"
     _write(drawn, folder)
-    say(
-        plain_table(
-            [
-                {"stratum": stratum.name, "pairs": stratum.num_pairs, "drawn": stratum.num_drawn}
-                for stratum in drawn.strata
-            ]
-        )
-    )
+    rows = [{"stratum": found.name, "pairs": found.num_pairs, "drawn": found.num_drawn} for found in drawn.strata]
+    say(plain_table(rows))
     for line in _remarks(drawn, num_rows):
         say(line)
     say(f"\nwrote {folder / AUDIT_FILE} and {folder / FORM_FILE}: audit {drawn.audit_id}, {len(drawn.rows):,} pairs")
@@ -98,6 +92,7 @@ def score(
         max_good_dropped: Of the rows that are not bad, how many a threshold may cost.
         worst: How many bad rows are listed.
     """
-    from flows.cli.audit_score import tell_scores
+    from translation.audit.report import audit_report
 
-    tell_scores(ratings, sheet, bad_below=bad_below, max_good_dropped=max_good_dropped, worst=worst)
+    for line in audit_report(ratings, sheet, bad_below=bad_below, max_good_dropped=max_good_dropped, worst=worst):
+        say(line)

@@ -8,9 +8,9 @@ from typing import Annotated
 from cyclopts import Parameter
 
 from data_catalog.errors import DamagedError, InputError, SettingsError
+from data_catalog.plain_text import plain_table
 from flows.cli.options import DEFAULT_ROOT, Json, Number, Root
 from flows.cli.output import require_own_file, say, say_json
-from flows.tables import plain_table
 
 # Of each reason: with more, the page would be a list of the dataset.
 MAX_EXAMPLES = 50
@@ -24,9 +24,9 @@ def catalog(*, root: Root = DEFAULT_ROOT, rebuild: bool = False, json: Json = Fa
     """
     from data_catalog.database.catalog import catalog_path
     from data_catalog.database.catalog import rebuild as write_catalog
+    from data_catalog.overview import overview, overview_lines
     from data_catalog.storage.lock import writer_lock
     from data_catalog.storage.manifest import current_snapshots
-    from flows.overview import overview, overview_lines
 
     snapshots = list(current_snapshots(root))
     if not snapshots:
@@ -51,7 +51,7 @@ def models(*, root: Root = DEFAULT_ROOT, json: Json = False) -> None:
     The score is recall at 5 of texts to images among distinct captions, as `vernaclip evaluate` shows it; of the
     snapshot only the newest model of each dataset has a record.
     """
-    from flows.models import list_models
+    from training.trained_models import list_models
 
     found = list_models(root)
     if not found:

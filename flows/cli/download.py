@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Annotated
 from cyclopts import Parameter
 
 from data_catalog.errors import DamagedError, InputError, SettingsError, TransientError
+from data_catalog.plain_text import plain_table
 from flows.cli.options import PrivateHosts
 from flows.cli.output import say
-from flows.tables import plain_table
 
 if TYPE_CHECKING:
     from data_catalog.downloads.obtaining import Obtained, Order, RecordedFile

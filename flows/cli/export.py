@@ -1,18 +1,19 @@
 """Commands that write what other people's tools read: export of a dataset, export-model of a trained model."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 from cyclopts import Parameter
 
-from data_catalog.errors import InputError
+from data_catalog.errors import InputError, SettingsError
+from data_catalog.plain_text import plain_table
 from flows.cli.options import DEFAULT_ROOT, Number, Root, Words
 from flows.cli.output import say
-from flows.tables import plain_table
 
 if TYPE_CHECKING:
     from data_catalog.exports.export import ExportReport
+    from data_catalog.storage.manifest import Snapshot
     from training.exports.model_export import ModelExportReport
 
 EXPORTS = "exports"
@@ -165,15 +166,16 @@ def export_model(
     Args:
         dataset: Whose newest model: the name of a dataset, or of its recipe, or the recipe's TOML file.
     """
-    from flows.models import chosen_model
+    from training.exports.card_data import seen_data
     from training.exports.model_export import ModelExportConfig
     from training.exports.model_export import export_model as write_exports
     from training.threads import let_threads_sleep
 
     let_threads_sleep()
+    folder, snapshot = _chosen_model(dataset, options.model, root)
     config = ModelExportConfig(
         formats=options.formats,
-        name="",
+        name=f"{snapshot.dataset} {folder.name}" if snapshot else folder.resolve().name,
         licence=options.licence,
         licence_name=options.licence_name,
         licence_link=options.licence_link,
@@ -182,9 +184,24 @@ def export_model(
         scoreboards=options.scores,
         replace=options.force,
     )
-    model = chosen_model(dataset, options.model, root)  # of a dataset, whose pairs it counts
-    config = replace(config, name=model.name)
-    _tell_model(write_exports(model.folder, config, options.out, seen=model.seen, root=root))
+    seen = seen_data(snapshot) if snapshot else None
+    _tell_model(write_exports(folder, config, options.out, seen=seen, root=root))
+
+
+def _chosen_model(dataset: str | None, folder: Path | None, root: Path) -> "tuple[Path, Snapshot | None]":
+    """Return the folder of the model that is named, and the snapshot that it saw; of a folder alone nobody knows it."""
+    from flows.recipe.recipe import load_recipe
+    from training.trained_models import current_model
+
+    if (dataset is None) == (folder is None):
+        raise SettingsError("name one model: a dataset or recipe whose newest it is, or its folder with --model")
+    if folder is not None:
+        return folder, None
+    assert dataset is not None
+    if not root.is_dir():
+        raise InputError(f"{root} does not exist: give the root of a catalog with --root")
+    model = current_model(root, load_recipe(dataset, root=root).name if dataset.endswith(".toml") else dataset)
+    return model.folder, model.snapshot
 
 
 def _tell_model(report: "ModelExportReport") -> None:

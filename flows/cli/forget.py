@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, Annotated
 from cyclopts import Parameter
 
 from data_catalog.errors import InputError, SettingsError
+from data_catalog.plain_text import plain_table
 from flows.cli.options import DEFAULT_ROOT, Number, Root, Words
 from flows.cli.output import say
-from flows.tables import plain_table
 
 if TYPE_CHECKING:
+    from data_catalog.forgetting import Concerned, TakeDown
     from data_catalog.tombstones import Tombstone
-    from flows.forgetting import Concerned, TakeDown
 
 # Of a dry run; there may be millions.
 _MOST_ROWS = 200
@@ -58,9 +58,9 @@ def forget(
         dry_run: List what is meant, and change nothing.
         lists: List what was forgotten so far.
     """
+    from data_catalog.forgetting import concerned
     from data_catalog.storage.manifest import dataset_names
     from data_catalog.tombstones import read_tombstones
-    from flows.forgetting import concerned
     from flows.forgetting import forget as take_down
 
     if lists:

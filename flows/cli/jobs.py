@@ -10,15 +10,14 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from cyclopts import Group, Parameter
 
 from data_catalog.errors import DiskError, InputError, SettingsError
+from data_catalog.plain_text import cell_text, plain_table
 from flows.cli.options import DEFAULT_ROOT, Json, OptionalNumber, Overrides, Root
 from flows.cli.output import is_quiet, say, say_json
-from flows.tables import cell_text, plain_table
 
 if TYPE_CHECKING:
     from data_catalog.fetch.diagnosis import Diagnosis
     from flows.dry_run import DryRun
-    from flows.jobs import BuildReport
-    from flows.models import EvaluateReport, TrainReport
+    from flows.jobs import BuildReport, EvaluateReport, TrainReport
 
 # A funnel says how many; this says why, most frequent first.
 TOP_REASONS = "SELECT source, step, drop_reason, dropped FROM drop_reasons WHERE dataset = '{}' ORDER BY ALL"

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from cyclopts import Parameter
 
 from data_catalog.errors import InputError, SettingsError
+from data_catalog.plain_text import plain_table
 from flows.cli.options import (
     DEFAULT_ROOT,
     From,
@@ -21,7 +22,6 @@ from flows.cli.options import (
     Words,
 )
 from flows.cli.output import say
-from flows.tables import plain_table
 
 if TYPE_CHECKING:
     from translation.memory import TranslationMemory
@@ -145,10 +145,9 @@ def evaluate(
     Args:
         pairs: Source text, tab, reference; one pair a line.
     """
-    from flows.cli.mt_evaluate import Evaluation
     from flows.cli.mt_evaluate import evaluate as run
 
-    run(Evaluation(pairs=pairs, from_code=from_code, to_code=to_code, **vars(options)))
+    run(pairs, from_code, to_code, options)
 
 
 def install(

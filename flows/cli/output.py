@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from data_catalog.errors import SettingsError
-from flows.tables import escaped_json
+from data_catalog.plain_text import escaped_json
 
 
 def require_own_file(out: Path) -> None:

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Annotated
 from cyclopts import Parameter
 
 from data_catalog.errors import PipelineError, SettingsError
+from data_catalog.plain_text import plain_table
 from flows.cli.options import DEFAULT_ROOT, Groups, Json, KeyValues, LanguagePacks, Overrides, Root
 from flows.cli.output import say, say_json
-from flows.tables import plain_table
 
 if TYPE_CHECKING:
     from flows.scores.scoreboard import Question, ScoreboardReport

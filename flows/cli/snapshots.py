@@ -9,15 +9,15 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from cyclopts import Parameter
 
 from data_catalog.errors import InputError, SettingsError
+from data_catalog.plain_text import cell_text, plain_table, spreadsheet_text
 from flows.cli.options import DEFAULT_ROOT, Number, Root
 from flows.cli.output import say, say_json
-from flows.tables import cell_text, plain_table, spreadsheet_text
 
 if TYPE_CHECKING:
     from data_catalog.storage.diff import Change, Diff
     from data_catalog.storage.history import Published
+    from data_catalog.storage.pruning import Pruned
     from data_catalog.storage.verify import Finding
-    from flows.pruning import Pruned
 
 MAX_CELL = 60
 MAX_GROUPS = 20
@@ -241,7 +241,7 @@ def prune(dataset: str | None = None, /, *, root: Root = DEFAULT_ROOT, keep: Num
         keep: How many of the newest stay, the current one among them.
         dry_run: Say what would go, and remove nothing.
     """
-    from flows.pruning import prune as prune_snapshots
+    from data_catalog.storage.pruning import prune as prune_snapshots
 
     found = prune_snapshots(root, dataset=dataset, keep=keep, dry_run=dry_run)
     done = "would be removed" if dry_run else "removed"

@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, TextIO
 from cyclopts import Parameter
 
 from data_catalog.errors import SettingsError
+from data_catalog.plain_text import escaped_json, plain_table, spreadsheet_text
 from flows.cli.options import DEFAULT_ROOT, Number, Root, Text
 from flows.cli.output import require_own_file, say
-from flows.tables import escaped_json, plain_table, spreadsheet_text
 
 if TYPE_CHECKING:
     import pyarrow as pa

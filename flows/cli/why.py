@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 from cyclopts import Parameter
 
 from data_catalog.errors import InputError
+from data_catalog.plain_text import cell_text
 from flows.cli.options import DEFAULT_ROOT, Json, Root
 from flows.cli.output import say, say_json
-from flows.tables import cell_text
 
 if TYPE_CHECKING:
     from data_catalog.database.story import Story
@@ -101,7 +101,7 @@ def _tombstone(root: Path, identity: str, stories: "Sequence[Story]") -> "Tombst
 def _lines(
     identity: str, stories: "Sequence[Story]", tombstone: "Tombstone | None", *, all_rules: bool
 ) -> Iterator[str]:
-    from flows.cli.story_text import story_lines
+    from data_catalog.database.story_text import story_lines
 
     if tombstone is not None:
         yield _forgotten(identity, tombstone)
@@ -126,7 +126,7 @@ def _forgotten(identity: str, tombstone: "Tombstone") -> str:
 
 
 def _say_json(identity: str, stories: "Sequence[Story]", tombstone: "Tombstone | None") -> None:
-    from flows.cli.story_text import story_values
+    from data_catalog.database.story_text import story_values
 
     forgotten: dict[str, Any] | None = None
     if tombstone is not None:

@@ -17,7 +17,7 @@ from uuid import UUID
 from httpx import HTTPError
 from prefect.artifacts import create_progress_artifact, create_table_artifact, update_progress_artifact
 
-from flows.tables import markdown_safe
+from data_catalog.plain_text import markdown_safe
 
 logger = logging.getLogger(__name__)
 

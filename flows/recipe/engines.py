@@ -1,12 +1,11 @@
 """Translation engines: the one that a recipe needs, and those that the options of a command name."""
 
 import logging
-import os
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from data_catalog.errors import DiskError, PipelineError, SettingsError
+from data_catalog.errors import PipelineError, SettingsError
 from data_catalog.language_pack import LanguagePack
 from flows.recipe.language_packs import language_pack, language_packs_of, named_language_packs, target_language_pack
 from flows.recipe.recipe import Recipe, override_values
@@ -14,9 +13,7 @@ from flows.recipe.settings import build
 from translation.config import TranslateConfig
 from translation.engine import Translator
 from translation.engines.plugins import find_announcement
-from translation.memory import TranslationMemory
 from translation.registry import open_translator, reverse
-from translation.remembered import RememberingTranslator
 
 logger = logging.getLogger(__name__)
 
@@ -134,40 +131,3 @@ def packs_of(codes: Iterable[str], files: Sequence[str]) -> dict[str, LanguagePa
             "pack's code, or leave it out"
         )
     return {code: language_pack(code, named) for code in passed}
-
-
-def is_paid(engine: Translator) -> bool:
-    """Whether what it translates is lost money if the run stops before it is kept."""
-    return engine.max_chunk_size is not None
-
-
-def remembering(engine: Translator, memory: Path | None) -> Translator:
-    """The engine, asked only for what the folder `memory` does not hold; without one, the engine itself.
-
-    Raises:
-        SettingsError: a paid engine without a memory.
-        DiskError: a folder that cannot be written to.
-    """
-    if memory is None and is_paid(engine):
-        name = engine.fingerprint.partition(":")[0]
-        raise SettingsError(
-            f"what {name} translates is paid for, and lost if the run stops: give --memory DIR, which keeps it"
-        )
-    if memory is None:
-        return engine
-    make_folder(memory, "--memory")
-    return RememberingTranslator(engine, TranslationMemory(memory, engine.fingerprint))
-
-
-def make_folder(folder: Path, option: str) -> None:
-    """Make a folder for results before the work that gives them.
-
-    Raises:
-        DiskError: it cannot be made, or not be written to.
-    """
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise DiskError(f"{option} {folder} is no folder and cannot be made one: {error.strerror}") from error
-    if not os.access(folder, os.W_OK | os.X_OK):
-        raise DiskError(f"{option} {folder} is a folder that may not be written to: name another")

@@ -17,8 +17,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from data_catalog.database.catalog import query, rebuild
+from data_catalog.plain_text import spreadsheet_text
 from flows.cli import main
-from flows.tables import spreadsheet_text
 
 Capture = pytest.CaptureFixture[str]
 

@@ -10,15 +10,16 @@ from data_catalog.storage.history import freed_bytes, history, remove_snapshot, 
 from data_catalog.storage.integrity import read_checksummed
 from data_catalog.storage.lock import holder_of, writer_lock
 from data_catalog.storage.manifest import (
+    MODELS,
     committed_snapshots,
     current_snapshot_name,
     dataset_names,
     datasets_folder,
     is_snapshot_name,
+    model_pointer,
     snapshot_names,
 )
 from data_catalog.storage.verify import EXPORT_RECORD, EXPORTS
-from flows.models import named_snapshot
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -172,10 +173,10 @@ def needs(root: Path, dataset: str) -> Iterator[Kept]:
     Raises:
         DamagedError: a record that says so is damaged.
     """
-    model = named_snapshot(root, dataset)
-    if model is not None:
-        yield Kept(dataset=dataset, snapshot=model, reason="the newest model was trained on it")
-    training = holder_of(root / "models" / dataset)
+    model = model_pointer(root, dataset)
+    if model:
+        yield Kept(dataset=dataset, snapshot=str(model.get("snapshot")), reason="the newest model was trained on it")
+    training = holder_of(root / MODELS / dataset)
     if training is not None:
         for name in snapshot_names(root, dataset):
             yield Kept(dataset=dataset, snapshot=name, reason=f"{training} may be training on it")
