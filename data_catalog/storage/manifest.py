@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from data_catalog.errors import ConfigError
+from data_catalog.errors import ConfigError, InputError
 from data_catalog.storage.failpoints import failpoint
 from data_catalog.storage.integrity import file_problem, read_checksummed, write_checksummed
 from data_catalog.storage.reading import open_to_readers
@@ -205,6 +205,20 @@ def committed_snapshots(root: Path, dataset: str) -> Iterator[Snapshot]:
 def dataset_names(root: Path) -> list[str]:
     """Datasets of a root of which something was published, sorted."""
     return sorted(path.parent.name for path in datasets_folder(root).glob(f"*/{CURRENT_FILE}"))
+
+
+def require_datasets(root: Path, dataset: str | None = None) -> list[str]:
+    """Return the dataset that is named, or all datasets of a root.
+
+    Raises:
+        InputError: nothing was published, or nothing under that name.
+    """
+    there = dataset_names(root)
+    if dataset is not None and dataset not in there:
+        raise InputError(f"{root} holds no dataset {dataset!r}: it holds {', '.join(there) or 'none'}")
+    if not there:
+        raise InputError(f"{root} holds no dataset: run `vernaclip build RECIPE --root {root}` first")
+    return there if dataset is None else [dataset]
 
 
 def find_snapshot(root: Path, dataset: str, build_key: str, attempt: int) -> Snapshot | None:

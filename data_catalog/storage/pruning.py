@@ -19,6 +19,7 @@ from data_catalog.storage.manifest import (
     model_pointer,
     snapshot_names,
 )
+from data_catalog.storage.roots import require_root
 from data_catalog.storage.verify import EXPORT_RECORD, EXPORTS
 
 
@@ -79,8 +80,7 @@ def prune(root: Path, *, dataset: str | None, keep: int, dry_run: bool) -> Prune
     """
     if keep < 1:
         raise SettingsError(f"--keep must be at least 1, got {keep}: the current snapshot always stays")
-    if not root.is_dir():
-        raise InputError(f"{root} does not exist: give the root of a catalog with --root")
+    require_root(root)
     with writer_lock(root):
         names = _datasets(root, dataset)
         kept = [need for name in names for need in needs(root, name)]

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
-from data_catalog.errors import ConfigError
+from data_catalog.errors import ConfigError, InputError
 from data_catalog.storage.integrity import CHECKSUM, content_problem
 from data_catalog.storage.manifest import MANIFEST_FILE, MANIFEST_FORMAT, datasets_folder, other_format
 from data_catalog.storage.shards import TEMPORARY_PREFIX
@@ -25,6 +25,16 @@ _WRITTEN = (
 
 # One space deep in a manifest, where only its own keys are.
 _FORMAT = re.compile(rb'\n "format": ([^,\n]{1,40})')
+
+
+def require_root(root: Path) -> None:
+    """Refuse a root that is not there.
+
+    Raises:
+        InputError: it is no folder.
+    """
+    if not root.is_dir():
+        raise InputError(f"{root} does not exist: give the root of a catalog with --root")
 
 
 def open_root(root: Path, *, writes: bool) -> None:

@@ -239,9 +239,6 @@ def _picture(root: Path, options: ShowOptions, name: str, *, read: Path | None) 
     folder = root / "searches" if options.model is None else Path()
     out = options.out or folder / f"{_file_name(name)}.png"
     require_own_file(out)
-    nearest = next(parent for parent in out.parents if parent.exists())
-    if not nearest.is_dir():
-        raise SettingsError(f"--out: {nearest} is no folder")
     if options.out is None and options.model is not None and out.exists():
         raise SettingsError(f"{out} is there already: say by --out where the picture goes")
     _refuse_inputs(read, out, "--out")
@@ -249,7 +246,7 @@ def _picture(root: Path, options: ShowOptions, name: str, *, read: Path | None) 
         raise SettingsError(f"--out: pictures are PNG files, so {out.name} must end in .png")
     if options.json not in (None, "-"):
         written = Path(options.json)
-        require_own_file(written)
+        require_own_file(written, "--json")
         if written.resolve() == out.resolve():
             raise SettingsError(f"--json and --out both name {out}: give two files")
         _refuse_inputs(read, written, "--json")

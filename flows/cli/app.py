@@ -123,13 +123,7 @@ def _assembled() -> App:
     for title, commands in COMMANDS.items():
         for command in commands:
             top.command(command, group=groups[title], help=_help_of(command))
-    packages: dict[str, Command] = {
-        "train": mt.train,
-        "evaluate": mt.evaluate,
-        "install": mt.install,
-        "packages": mt.packages,
-    }
-    trained = _family("mt", "Train, evaluate or install translation packages.", packages)
+    trained = _family("mt", "Train, evaluate or install translation packages.", PACKAGE_COMMANDS)
     trained.command(_family("memory", "List, export and import what a catalog remembers of its translations.", MEMORY))
     raters = "Have people rate a sample of translations, as the CLIP-Italian paper did."
     for family in (trained, _family("audit", raters, {"draw": audit.draw, "score": audit.score})):

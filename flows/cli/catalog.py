@@ -26,11 +26,9 @@ def catalog(*, root: Root = DEFAULT_ROOT, rebuild: bool = False, json: Json = Fa
     from data_catalog.database.catalog import rebuild as write_catalog
     from data_catalog.overview import overview, overview_lines
     from data_catalog.storage.lock import writer_lock
-    from data_catalog.storage.manifest import current_snapshots
+    from data_catalog.storage.manifest import require_datasets, require_snapshot
 
-    snapshots = list(current_snapshots(root))
-    if not snapshots:
-        raise InputError(f"{root} holds no dataset: run `vernaclip build RECIPE --root {root}` first")
+    snapshots = [require_snapshot(root, name) for name in require_datasets(root)]
     if rebuild:
         with writer_lock(root):
             path = write_catalog(root)
@@ -103,8 +101,6 @@ def report(
 
     if not 0 <= examples <= MAX_EXAMPLES:
         raise SettingsError(f"--examples must be from 0 to {MAX_EXAMPLES}, got {examples}")
-    if out is not None and out.is_dir():
-        raise SettingsError(f"--out names the folder {out}: name a file in it, such as {out}/report.html")
     if out is not None:
         require_own_file(out)
     require_snapshot(root, dataset)  # before a lock makes the root

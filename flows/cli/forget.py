@@ -60,6 +60,7 @@ def forget(
     """
     from data_catalog.forgetting import concerned
     from data_catalog.storage.manifest import dataset_names
+    from data_catalog.storage.roots import require_root
     from data_catalog.tombstones import read_tombstones
     from flows.forgetting import forget as take_down
 
@@ -67,8 +68,7 @@ def forget(
         _list(root)
         return
     tombstones = _tombstones(root, options)
-    if not root.is_dir():
-        raise InputError(f"{root} is no folder: --root names the one that `vernaclip build` wrote to")
+    require_root(root)
     unknown = sorted(set(options.dataset) - set(dataset_names(root)))
     if unknown:
         raise InputError(

@@ -1,6 +1,5 @@
 """The main jobs: run, build, train, evaluate; each prints what it came to and what to try next."""
 
-import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -9,10 +8,10 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from cyclopts import Group, Parameter
 
-from data_catalog.errors import DiskError, InputError, SettingsError
+from data_catalog.errors import InputError, SettingsError
 from data_catalog.plain_text import cell_text, plain_table
 from flows.cli.options import DEFAULT_ROOT, Json, OptionalNumber, Overrides, Root
-from flows.cli.output import is_quiet, say, say_json
+from flows.cli.output import is_quiet, require_own_file, say, say_json
 
 if TYPE_CHECKING:
     from data_catalog.fetch.diagnosis import Diagnosis
@@ -174,15 +173,8 @@ def evaluate(recipe: str, /, *, root: Root = DEFAULT_ROOT, options: ModelOptions
 
 
 def _job(recipe: str, root: Path, options: BuildOptions | ModelOptions, *, retry_failed: bool = False) -> Job:
-    address = options.dask_address if isinstance(options, BuildOptions) else None
-    return Job(
-        recipe=recipe,
-        root=root,
-        overrides=options.overrides,
-        executor=options.executor,
-        dask_address=address,
-        retry_failed=retry_failed,
-    )
+    values = {name: value for name, value in vars(options).items() if name != "json"}
+    return Job(recipe=recipe, root=root, retry_failed=retry_failed, **values)
 
 
 def with_executor(name: str, job: Job) -> Any:
@@ -263,17 +255,7 @@ def _require_dry_run(dry: DryRunOptions, *, retry_failed: bool) -> None:
         if (getattr(dry, name) or 0) < 0:
             raise SettingsError(f"--{name} must not be negative, got {getattr(dry, name)}")
     if dry.page is not None:
-        _require_writable(dry.page)
-
-
-def _require_writable(page: Path) -> None:
-    if page.is_dir():
-        raise SettingsError(f"--page names the folder {page}: name a file in it, such as {page / 'dry-run.html'}")
-    folder = next(place for place in page.absolute().parents if place.exists())
-    if not folder.is_dir():
-        raise SettingsError(f"--page names {page}, and {folder} is no folder")
-    if not os.access(folder, os.W_OK):
-        raise DiskError(f"--page names {page}, and nothing can be written into {folder}")
+        require_own_file(dry.page, "--page")
 
 
 def _dry_run(job: Job, dry: DryRunOptions, *, json: bool) -> None:

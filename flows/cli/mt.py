@@ -296,10 +296,10 @@ def export_translations(
 
 def _memories(root: Path) -> "list[TranslationMemory]":
     from data_catalog.storage.reading import open_to_readers
+    from data_catalog.storage.roots import require_root
     from translation.memory import memories
 
-    if not root.is_dir():
-        raise InputError(f"{root} does not exist: give the root of a build with --root")
+    require_root(root)
     open_to_readers(root, [])
     return memories(root / MEMORY_FOLDER)
 

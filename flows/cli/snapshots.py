@@ -3,12 +3,13 @@
 import csv
 import sys
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from cyclopts import Parameter
 
-from data_catalog.errors import InputError, SettingsError
+from data_catalog.errors import SettingsError
 from data_catalog.plain_text import cell_text, plain_table, spreadsheet_text
 from flows.cli.options import DEFAULT_ROOT, Number, Root
 from flows.cli.output import say, say_json
@@ -81,14 +82,9 @@ def snapshots(dataset: str | None = None, /, *, root: Root = DEFAULT_ROOT, forma
         format: How the list is printed.
     """
     from data_catalog.storage.history import history
-    from data_catalog.storage.manifest import dataset_names
+    from data_catalog.storage.manifest import require_datasets
 
-    there = dataset_names(root)
-    if dataset is not None and dataset not in there:
-        raise InputError(f"{root} holds no dataset {dataset!r}: it holds {', '.join(there) or 'none'}")
-    if not there:
-        raise InputError(f"{root} holds no dataset: run `vernaclip build RECIPE --root {root}` first")
-    names = there if dataset is None else [dataset]
+    names = require_datasets(root, dataset)
     _print([_snapshot_row(each) for name in names for each in history(root, name)], format)
 
 
@@ -146,32 +142,15 @@ def _as_json(found: "Diff") -> Row:
         "dataset": found.before.dataset,
         "before": found.before.snapshot,
         "after": found.after.snapshot,
-        "captions": {"same": found.num_same, "changes": [_change_json(change) for change in found.captions]},
-        "images": {"changes": [_change_json(change) for change in found.images]},
+        "captions": {"same": found.num_same, "changes": [asdict(change) for change in found.captions]},
+        "images": {"changes": [asdict(change) for change in found.images]},
         "settings": [{"name": name, "before": was, "after": now} for name, (was, now) in found.settings.items()],
-        "files": [
-            {"kind": each.kind, "same": each.same, "only_before": each.only_before, "only_after": each.only_after}
-            for each in found.files
-        ],
+        "files": [asdict(each) for each in found.files],
     }
-
-
-def _change_json(change: "Change") -> Row:
-    examples = [
-        {"id": example.id, "columns": {name: list(pair) for name, pair in example.columns.items()}}
-        for example in change.examples
-    ]
-    return {**_change_row(change), "examples": examples}
 
 
 def _change_row(change: "Change") -> Row:
-    return {
-        "change": change.change,
-        "source": change.source,
-        "before": change.before,
-        "after": change.after,
-        "rows": change.rows,
-    }
+    return {name: getattr(change, name) for name in ("change", "source", "before", "after", "rows")}
 
 
 def _change_rows(kind: str, changes: "Sequence[Change]") -> list[Row]:
@@ -192,8 +171,7 @@ def _say_diff(found: "Diff") -> None:
         settings = found.settings.items()
         say(plain_table([{"name": name, "before": _short(was), "after": _short(now)} for name, (was, now) in settings]))
     say("\nfiles:")
-    names = ("kind", "same", "only_before", "only_after")
-    say(plain_table([{name: getattr(each, name) for name in names} for each in found.files]))
+    say(plain_table([asdict(each) for each in found.files]))
 
 
 def _counted(changes: "Sequence[Change]") -> str:

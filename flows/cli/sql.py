@@ -5,19 +5,18 @@ import json
 import math
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from decimal import Decimal
 from itertools import count, islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, TextIO
+from typing import TYPE_CHECKING, Annotated, Literal, TextIO
 
 from cyclopts import Parameter
 
 from data_catalog.errors import SettingsError
 from data_catalog.plain_text import escaped_json, plain_table, spreadsheet_text
 from flows.cli.options import DEFAULT_ROOT, Number, Root, Text
-from flows.cli.output import require_own_file, say
+from flows.cli.output import require_own_file, say, speaking
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -134,7 +133,7 @@ def _write_text(options: AnswerOptions, schema: "pa.Schema", batches: Batches) -
 def _write_csv(file: TextIO, schema: "pa.Schema", batches: Batches, *, raw: bool) -> None:
     text: Callable[[str], str] = str if raw else spreadsheet_text
     writer = csv.writer(file)
-    with _told_encoding():
+    with speaking():
         writer.writerow([text(name) for name in schema.names])
         for batch in batches:
             columns = [column.to_pylist() for column in batch.columns]
@@ -142,26 +141,29 @@ def _write_csv(file: TextIO, schema: "pa.Schema", batches: Batches, *, raw: bool
 
 
 def _csv_cell(value: object, text: Callable[[str], str]) -> object:
-    value = plain_value(value)
+    if isinstance(value, bytes):
+        value = value.hex()
     if isinstance(value, list | dict):
-        value = json.dumps(value, ensure_ascii=False, default=str)
+        value = json.dumps(_json_value(value), ensure_ascii=False, default=str)
     return text(value) if isinstance(value, str) else value
 
 
 def _write_json(file: TextIO, _: "pa.Schema", batches: Batches, *, raw: bool) -> None:
-    with _told_encoding():
+    with speaking():
         for batch in batches:
             for row in batch.to_pylist():
-                line = json.dumps(_json_value(plain_value(row)), ensure_ascii=False, default=str)
+                line = json.dumps(_json_value(row), ensure_ascii=False, default=str)
                 file.write((line if raw else escaped_json(line)) + "\n")
 
 
 def _json_value(value: object) -> object:
-    """Return a value as JSON has it: sums, which DuckDB gives as decimals, are numbers; what is no number is null."""
+    """Return a value as JSON has it: bytes in hexadecimal, decimals as numbers, and null for what is no number."""
     if isinstance(value, dict):
         return {name: _json_value(item) for name, item in value.items()}
     if isinstance(value, list):
         return [_json_value(item) for item in value]
+    if isinstance(value, bytes):
+        return value.hex()
     if isinstance(value, Decimal):
         value = _whole(value)
         return float(value) if isinstance(value, Decimal) else value
@@ -171,16 +173,6 @@ def _json_value(value: object) -> object:
 def _whole(value: Decimal) -> int | Decimal:
     """Return an integer where a type without decimals holds it, such as that of sums."""
     return int(value) if value.as_tuple().exponent == 0 else value
-
-
-@contextmanager
-def _told_encoding() -> Iterator[None]:
-    """Say in a sentence that the terminal's encoding lacks a letter."""
-    try:
-        yield
-    except UnicodeEncodeError as error:
-        letter = ascii(error.object[error.start])
-        raise SettingsError(f"the encoding {error.encoding} has no {letter}: set PYTHONIOENCODING=utf-8") from error
 
 
 def short_value(value: object) -> object:
@@ -194,12 +186,3 @@ def short_value(value: object) -> object:
     if isinstance(value, list | dict | str) and len(str(value)) > MAX_CELL:
         return str(value)[: MAX_CELL - 3] + "..."
     return value
-
-
-def plain_value(value: object) -> Any:
-    """Return a value as text files can hold it: image bytes in hexadecimal digits."""
-    if isinstance(value, bytes):
-        return value.hex()
-    if isinstance(value, dict):
-        return {name: plain_value(item) for name, item in value.items()}
-    return [plain_value(item) for item in value] if isinstance(value, list) else value

@@ -19,7 +19,7 @@ logger = logging.getLogger(__name__)
 
 
 def open_engine(recipe: Recipe, root: Path) -> Translator | None:
-    """The engine that translates the recipe's foreign captions, or None where there are none that it could translate.
+    """Return the engine that translates the recipe's foreign captions; None where it could translate none.
 
     Rows in a third language are rejected with a reason, later, one by one.
 
@@ -27,22 +27,19 @@ def open_engine(recipe: Recipe, root: Path) -> Translator | None:
         PipelineError: there is no such engine, or a source is in another language, and no package for it is named or
             installed.
     """
-    require_engine(recipe)
+    find_announcement(recipe.translate.engine)  # also where it will have nothing to do
     languages = [source.kind.languages(source.config) for source in recipe.sources]
     known = {language for found in languages if found is not None for language in found}
-    if recipe.source_language == recipe.target_language:
+    if recipe.source_language == recipe.target_language or not (recipe.source_language in known or None in languages):
         return None
-    if recipe.source_language in known:
-        return _open(recipe, root)
-    if None not in languages:
+    try:
+        return open_translator(recipe.translate, _route(recipe), cache_dir=root / "packages")
+    except PipelineError as error:
+        if recipe.source_language in known or recipe.translate.package or recipe.translate.engine != "argos":
+            raise
+        # The rows of some source say their language themselves: foreign ones may never come.
+        logger.warning("rows in other languages than %s will be rejected: %s", recipe.target_language, error)
         return None
-    named = recipe.translate.package or recipe.translate.engine != "argos"
-    return _open(recipe, root) if named else _open_if_installed(recipe, root)
-
-
-def require_engine(recipe: Recipe) -> None:
-    """Refuse a name that is no engine's, or that several claim; nothing is opened or imported."""
-    find_announcement(recipe.translate.engine)
 
 
 def open_reverse_engine(recipe: Recipe, root: Path) -> Translator | None:
@@ -57,25 +54,12 @@ def open_reverse_engine(recipe: Recipe, root: Path) -> Translator | None:
     return open_translator(reverse(recipe.translate), route, cache_dir=root / "packages")
 
 
-def _open(recipe: Recipe, root: Path) -> Translator:
-    return open_translator(recipe.translate, _route(recipe), cache_dir=root / "packages")
-
-
 def _route(recipe: Recipe) -> list[LanguagePack]:
     """Language packs from the source language to the target, by way of the pivot if there is one."""
     named = named_language_packs(recipe)
     languages = [recipe.source_language, recipe.translate.pivot]
     passed = [language_pack(language, named) for language in languages if language]
     return [*passed, target_language_pack(recipe, named)]
-
-
-def _open_if_installed(recipe: Recipe, root: Path) -> Translator | None:
-    """For sources whose rows say their language themselves: foreign rows may never come."""
-    try:
-        return _open(recipe, root)
-    except PipelineError as error:
-        logger.warning("rows in other languages than %s will be rejected: %s", recipe.target_language, error)
-        return None
 
 
 def setting_values(overrides: Sequence[str]) -> dict[str, Any]:

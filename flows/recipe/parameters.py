@@ -98,13 +98,7 @@ else:
     Settings = create_model(
         "Settings",
         __base__=_RecipeSettings,
-        **{
-            name: (
-                section_model(f"{name.capitalize()}Settings", kind) | None,
-                Field(default=None, description=_summary(kind)),
-            )
-            for name, kind in SECTIONS.items()
-        },
+        **{name: _section(name, kind) for name, kind in SECTIONS.items()},
     )
 
 

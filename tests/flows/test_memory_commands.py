@@ -38,7 +38,7 @@ def test_a_root_that_is_not_there_is_an_error(
     tmp_path: Path, command: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["mt", "memory", *command, "--root", str(tmp_path / "nowhere")]) == 1
-    assert "nowhere does not exist: give the root of a build" in capsys.readouterr().err
+    assert "nowhere does not exist: give the root of a catalog" in capsys.readouterr().err
     assert not (tmp_path / "nowhere").exists()
 
 
