@@ -8,10 +8,9 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from cyclopts import Parameter
 
 from data_catalog.errors import InputError, SettingsError
-from data_catalog.plain_text import plain_table, visible_text
+from data_catalog.plain_text import visible_text
 from flows.cli.options import DEFAULT_ROOT, Number, Root, Split, Text, Words
-from flows.cli.output import require_own_file, say, say_json
-from flows.cli.sql import short_value
+from flows.cli.output import require_own_file, say, say_json, say_table
 
 if TYPE_CHECKING:
     from training.classify import Classification
@@ -90,6 +89,8 @@ def search(
 
 
 def _say_hits(found: "SearchResult") -> None:
+    from data_catalog.database.answer_files import short_value
+
     rows = [
         {
             "rank": hit.rank,
@@ -99,7 +100,7 @@ def _say_hits(found: "SearchResult") -> None:
         }
         for hit in found.hits
     ]
-    say(plain_table([{name: short_value(value) for name, value in row.items()} for row in rows]))
+    say_table([{name: short_value(value) for name, value in row.items()} for row in rows])
     if found.unreadable:
         say(f"\nFiles that could not be read: {len(found.unreadable):,}")
         for path, reason in found.unreadable[:MOST_UNREADABLE]:
@@ -146,6 +147,7 @@ def classify(
 
 
 def _say_choices(found: "Classification") -> None:
+    from data_catalog.database.answer_files import short_value
     from training.classify import SOFTMAX
 
     rows = [
@@ -154,7 +156,7 @@ def _say_choices(found: "Classification") -> None:
         for choice in found.choices
     ]
     is_noted = any(row["note"] for row in rows)
-    say(plain_table([{name: row[name] for name in row if is_noted or name != "note"} for row in rows]))
+    say_table([{name: row[name] for name in row if is_noted or name != "note"} for row in rows])
     if found.method == SOFTMAX:
         say(f"\nProbabilities compare these texts only: softmax of {found.logit_scale:.1f} times the cosine.")
     else:

@@ -7,10 +7,9 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from cyclopts import Parameter
 
-from data_catalog.plain_text import plain_table
 from flows.cli.jobs import BuildOptions, Job, with_executor
 from flows.cli.options import DEFAULT_ROOT, Number, Root, Words
-from flows.cli.output import say
+from flows.cli.output import say, say_table
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -69,17 +68,11 @@ def ablate(recipe: str, /, *, root: Root = DEFAULT_ROOT, options: AblateOptions 
 
     loaded = load_recipe(recipe, root=root, overrides=options.overrides)
     if options.lists:
-        say(
-            plain_table([{"toggle": path, "now": "on" if value else "off"} for path, value in switches(loaded).items()])
-        )
+        say_table([{"toggle": path, "now": "on" if value else "off"} for path, value in switches(loaded).items()])
         return
-    config = AblationConfig(
-        toggles=toggles_of(options.toggles, loaded),
-        steps=options.steps,
-        seeds=options.seeds,
-        split=options.split or "",
-    )
-    variants = variants_of(recipe, root=root, overrides=options.overrides, toggles=config.toggles)
+    toggles = toggles_of(options.toggles, loaded)
+    config = AblationConfig(toggles=toggles, steps=options.steps, seeds=options.seeds, split=options.split or "")
+    variants = variants_of(recipe, root=root, overrides=options.overrides, toggles=toggles)
     if options.dry_run:
         _tell_plan(loaded, variants, config, root)
         return
@@ -109,7 +102,7 @@ def _tell(found: "Ablation", root: "Path") -> None:
 
     folder = root / FOLDER / found.key
     say(f"\nWhich filters help: {found.dataset}, snapshot {found.snapshot}\n")
-    say(plain_table(found.rows()))
+    say_table(found.rows())
     say()
     for note in found.notes():
         say(note)
@@ -124,20 +117,18 @@ def _tell_plan(recipe: "Recipe", variants: "Sequence[Variant]", config: "Ablatio
     judged = [dry_run(variant.recipe, root=root, num_rows=_ROWS, num_examples=0) for variant in variants]
     dropped = [_num_dropped(found) for found in judged]
     built = [_built(variant.recipe, root) for variant in variants]
-    say(
-        plain_table(
-            [
-                {
-                    "dataset": variant.recipe.name,
-                    "switched": variant.toggle.label if variant.toggle else "",
-                    "now": _now(variant),
-                    "dropped": count,
-                    "change": count - dropped[0],
-                    "images to train on": sizes_of(there).images if there else "not built yet",
-                }
-                for variant, count, there in zip(variants, dropped, built, strict=True)
-            ]
-        )
+    say_table(
+        [
+            {
+                "dataset": variant.recipe.name,
+                "switched": variant.toggle.label if variant.toggle else "",
+                "now": _now(variant),
+                "dropped": count,
+                "change": count - dropped[0],
+                "images to train on": sizes_of(there).images if there else "not built yet",
+            }
+            for variant, count, there in zip(variants, dropped, built, strict=True)
+        ]
     )
     say("\nOnly rules that judge captions before their translation are counted, not those on translations and images.")
     steps = config.steps or (default_steps(recipe.train, sizes_of(built[0]).images) if built[0] else 0)

@@ -6,9 +6,8 @@ from typing import TYPE_CHECKING, Annotated
 from cyclopts import Parameter
 
 from data_catalog.errors import DiskError, SettingsError
-from data_catalog.plain_text import plain_table
 from flows.cli.options import DEFAULT_ROOT, Number, Root
-from flows.cli.output import say
+from flows.cli.output import say, say_table
 
 if TYPE_CHECKING:
     from translation.audit.draw import Audit
@@ -38,7 +37,7 @@ def draw(
     folder = out or root / "audits" / f"{drawn.dataset}-{drawn.audit_id}"
     _write(drawn, folder)
     rows = [{"stratum": found.name, "pairs": found.num_pairs, "drawn": found.num_drawn} for found in drawn.strata]
-    say(plain_table(rows))
+    say_table(rows)
     for line in _remarks(drawn, num_rows):
         say(line)
     say(f"\nwrote {folder / AUDIT_FILE} and {folder / FORM_FILE}: audit {drawn.audit_id}, {len(drawn.rows):,} pairs")

@@ -8,9 +8,8 @@ from typing import Annotated
 from cyclopts import Parameter
 
 from data_catalog.errors import DamagedError, InputError, SettingsError
-from data_catalog.plain_text import plain_table
 from flows.cli.options import DEFAULT_ROOT, Json, Number, Root
-from flows.cli.output import require_own_file, say, say_json
+from flows.cli.output import require_own_file, say, say_json, say_table
 
 # Of each reason: with more, the page would be a list of the dataset.
 MAX_EXAMPLES = 50
@@ -70,14 +69,14 @@ def models(*, root: Root = DEFAULT_ROOT, json: Json = False) -> None:
         }
         for model in found
     ]
-    say(plain_table(rows))
+    say_table(rows)
 
 
 def recipes() -> None:
     """List the recipes that come with vernaclip."""
     from flows.recipe.recipe import recipe_names, recipe_summary
 
-    say(plain_table([{"recipe": name, "what it does": recipe_summary(name)} for name in recipe_names()]))
+    say_table([{"recipe": name, "what it does": recipe_summary(name)} for name in recipe_names()])
 
 
 def report(

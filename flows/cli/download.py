@@ -1,6 +1,5 @@
 """`vernaclip download`: annotation files of upstream datasets, listed, got under an accepted licence, checked."""
 
-import tomllib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatch
@@ -10,9 +9,8 @@ from typing import TYPE_CHECKING, Annotated
 from cyclopts import Parameter
 
 from data_catalog.errors import DamagedError, InputError, SettingsError, TransientError
-from data_catalog.plain_text import plain_table
 from flows.cli.options import PrivateHosts
-from flows.cli.output import say
+from flows.cli.output import say, say_table
 
 if TYPE_CHECKING:
     from data_catalog.downloads.obtaining import Obtained, Order, RecordedFile
@@ -56,7 +54,9 @@ def download(source: str | None = None, /, *, options: DownloadOptions = _DEFAUL
     Args:
         source: Whose files; without it, all are listed.
     """
-    registry = _read_registry(options.registry)
+    from data_catalog.downloads.registry import read_registry
+
+    registry = read_registry(options.registry)
     if source is None:
         if options.check or options.accept or options.only:
             raise SettingsError("--accept, --only and --check need a source: see `vernaclip download` for their names")
@@ -70,18 +70,6 @@ def download(source: str | None = None, /, *, options: DownloadOptions = _DEFAUL
         _check(found, files, options.to)
     else:
         _get(found, files, options)
-
-
-def _read_registry(path: Path | None) -> Registry:
-    from data_catalog.downloads import registry
-
-    shipped = Path(registry.__file__).with_suffix(".toml")
-    try:
-        with (path or shipped).open("rb") as file:
-            document = tomllib.load(file)
-    except (OSError, tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise InputError(f"the registry {path or shipped} cannot be read: {error}") from error
-    return registry.parse_registry(document, named=str(path or "the registry"))
 
 
 def _chosen(source: "UpstreamSource", pattern: str | None) -> "list[UpstreamFile]":
@@ -105,7 +93,7 @@ def _list(registry: Registry, folder: Path) -> None:
     for source in registry.values():
         for file in source.files:
             rows += _file_rows(source, file, folder, record)
-    say(plain_table(rows))
+    say_table(rows)
     for source in registry.values():
         say()
         _tell_terms(source)

@@ -7,9 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from cyclopts import Parameter
 
 from data_catalog.errors import SettingsError
-from data_catalog.plain_text import plain_table
 from flows.cli.options import DEFAULT_ROOT, Number, Root, Words
-from flows.cli.output import say
+from flows.cli.output import say, say_table
 
 if TYPE_CHECKING:
     from data_catalog.exports.export import ExportReport
@@ -91,13 +90,13 @@ def _tell_export(report: "ExportReport") -> None:
         {"split": split, "with pixels": report.images.get(split, 0), "listed by URL": report.listed.get(split, 0)}
         for split in SPLITS
     ]
-    say(plain_table(rows))
+    say_table(rows)
     if report.withheld:
         say("\nImages whose pixels are not in it:\n")
         withheld = [
             {"source": source, "images": count, "why": reason} for (source, reason), count in report.withheld.items()
         ]
-        say(plain_table(withheld))
+        say_table(withheld)
     for source, count in report.unlisted.items():
         say(f"{count:,} of {source} are not in it at all: they have no URL")
     if report.marked:
@@ -200,7 +199,7 @@ def _tell_model(report: "ModelExportReport") -> None:
         }
         for found in report.exports
     ]
-    say(plain_table(rows))
+    say_table(rows)
     for name, reason in report.refused.items():
         say(f"{name} has no equivalent of this model, since {reason}")
     say("\nREADME.md in each is a model card, which says how it is read; edit it before you publish.")

@@ -9,9 +9,8 @@ from typing import TYPE_CHECKING, Annotated
 from cyclopts import Parameter
 
 from data_catalog.errors import InputError, SettingsError
-from data_catalog.plain_text import plain_table
 from flows.cli.options import DEFAULT_ROOT, Number, Root, Words
-from flows.cli.output import say
+from flows.cli.output import say, say_table
 
 if TYPE_CHECKING:
     from data_catalog.forgetting import Concerned, TakeDown
@@ -123,7 +122,7 @@ def _list(root: Path) -> None:
         }
         for one in found.tombstones
     ]
-    say(plain_table(rows))
+    say_table(rows)
     if found.is_unfinished:
         say(f"\nThe last take-down was interrupted: `vernaclip forget --root {root}`, or a build, ends it.")
 
@@ -141,7 +140,7 @@ def _say_concerned(found: "Sequence[Concerned]") -> None:
         for one in found
     ]
     if rows:
-        say(plain_table(rows[:_MOST_ROWS]))
+        say_table(rows[:_MOST_ROWS])
     if len(rows) > _MOST_ROWS:
         say(f"and {len(rows) - _MOST_ROWS:,} more")
     say(f"{_counted(len(rows), 'image')} would be forgotten; nothing was changed")

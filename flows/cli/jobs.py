@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from cyclopts import Group, Parameter
 
 from data_catalog.errors import InputError, SettingsError
-from data_catalog.plain_text import cell_text, plain_table
+from data_catalog.plain_text import cell_text
 from flows.cli.options import DEFAULT_ROOT, Json, OptionalNumber, Overrides, Root
-from flows.cli.output import is_quiet, require_own_file, say, say_json
+from flows.cli.output import is_quiet, require_own_file, say, say_json, say_table
 
 if TYPE_CHECKING:
     from data_catalog.fetch.diagnosis import Diagnosis
@@ -295,7 +295,7 @@ def _dry_run_values(found: "DryRun", name: str) -> dict[str, Any]:
 
 def _tell_dry_run(found: "DryRun", name: str) -> None:
     say(f"\nWhat the rules of {name} would drop\n")
-    say(plain_table(found.rows()))
+    say_table(found.rows())
     for source, num_rows in found.num_rows.items():
         unjudged = found.num_unjudged.get(source, 0)
         said = f"; {unjudged:,} would be translated, and are judged as far as that" if unjudged else ""
@@ -334,9 +334,9 @@ def _tell_build(report: "BuildReport", job: Job) -> None:
 
     dataset = report.snapshot.dataset
     say(f"\nFunnel of {dataset}: captions that each step read, kept and dropped\n")
-    say(plain_table(report.funnel))
+    say_table(report.funnel)
     say("\nWhy captions were dropped\n")
-    say(plain_table(query(job.root, TOP_REASONS.format(dataset)).to_pylist()))
+    say_table(query(job.root, TOP_REASONS.format(dataset)).to_pylist())
     _tell_downloads(report.downloads)
     num_pairs = sum(file["rows"] for file in report.snapshot.manifest["files"]["pairs"])
     if report.up_to_date:
@@ -351,7 +351,7 @@ def _tell_downloads(downloads: "Diagnosis") -> None:
 
     if downloads.rows():
         say("\nWhat became of the images that were asked of the web\n")
-        say(plain_table(downloads.rows()))
+        say_table(downloads.rows())
     for finding in downloads.findings:
         say("\n" + fill(finding, 110))
 

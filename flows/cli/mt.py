@@ -21,7 +21,7 @@ from flows.cli.options import (
     To,
     Words,
 )
-from flows.cli.output import say
+from flows.cli.output import say, say_table
 
 if TYPE_CHECKING:
     from translation.memory import TranslationMemory
@@ -95,9 +95,9 @@ def train(
         source_check=source_check,
         target_check=target_check,
     )
-    say(plain_table([{"measure": name, "value": value} for name, value in asdict(report).items() if name != "dropped"]))
+    say_table([{"measure": name, "value": value} for name, value in asdict(report).items() if name != "dropped"])
     if report.dropped:
-        say(plain_table([{"dropped because": reason, "lines": count} for reason, count in report.dropped.items()]))
+        say_table([{"dropped because": reason, "lines": count} for reason, count in report.dropped.items()])
     say(f"the curve is in {training_folder(options.out) / REPORT_FILE}; the folder keeps what --continue needs")
     say(f"wrote {options.out}; use it with `vernaclip mt install {options.out}`, or name it in a recipe")
 
@@ -214,7 +214,7 @@ def packages(
     there = installed_in(default_packages_dir())
     rows = [_installed_row(package) for package in there] if installed else _index_rows(there, private_hosts)
     chosen = [row for row in rows if _fits(str(row["pair"]), from_code, to_code)]
-    say(plain_table(sorted(chosen, key=lambda row: str(row["pair"]))))
+    say_table(sorted(chosen, key=lambda row: str(row["pair"])))
 
 
 def _installed_row(package: "Package") -> dict[str, object]:

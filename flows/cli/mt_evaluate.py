@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from data_catalog.errors import PipelineError, SettingsError
-from data_catalog.plain_text import cell_text, plain_table
+from data_catalog.plain_text import cell_text
 from data_catalog.storage.disk_errors import make_writable_folder
 from data_catalog.storage.shards import sha256_of, write_bytes, write_json
-from flows.cli.output import say
+from flows.cli.output import say, say_table
 from flows.recipe.engines import one_way_config, packs_of, route_codes, setting_values
 from translation.config import TranslateConfig
 from translation.engine import Translator, is_paid
@@ -160,9 +160,9 @@ def _file_name(system: System) -> str:
 def _show(runs: Sequence[Run], comparison: Comparison, pairs: Sequence[Pair]) -> None:
     say(f"{len(pairs):,} pairs, {num_cpus()} CPUs")
     say()
-    say(plain_table(quality_rows(runs, comparison)))
+    say_table(quality_rows(runs, comparison))
     say()
-    say(plain_table(effort_rows(runs)))
+    say_table(effort_rows(runs))
     if len(runs) > 1:
         _show_differences(runs[0], runs[1], pairs)
     say()

@@ -4,14 +4,14 @@ import json
 import logging
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 from data_catalog.errors import DiskError, SettingsError
-from data_catalog.plain_text import escaped_json
+from data_catalog.plain_text import escaped_json, plain_table
 
 
 def require_own_file(out: Path, option: str = "--out") -> None:
@@ -54,6 +54,11 @@ def speaking() -> Iterator[None]:
             f"the encoding of this terminal, or of the file that the output goes to, is {error.encoding} and has no "
             f"{letter}: set PYTHONIOENCODING=utf-8"
         ) from error
+
+
+def say_table(rows: Sequence[Mapping[str, object]]) -> None:
+    """Write rows with equal keys as a table."""
+    say(plain_table(rows))
 
 
 def say_json(value: Any, *, indent: int | None = 1) -> None:

@@ -8,9 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 from cyclopts import Parameter
 
 from data_catalog.errors import PipelineError, SettingsError
-from data_catalog.plain_text import plain_table
 from flows.cli.options import DEFAULT_ROOT, Groups, Json, KeyValues, LanguagePacks, Overrides, Root
-from flows.cli.output import say, say_json
+from flows.cli.output import say, say_json, say_table
 
 if TYPE_CHECKING:
     from flows.scores.scoreboard import Question, ScoreboardReport
@@ -101,7 +100,7 @@ def _tell(report: "ScoreboardReport") -> None:
     for section in report.sections:
         say(f"\n{section.title}\n")
         if section.rows:
-            say(plain_table(section.rows))
+            say_table(section.rows)
         for note in section.notes:
             say(f"  {note}")
     say(f"\nAs files: {report.folder}")

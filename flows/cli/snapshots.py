@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from cyclopts import Parameter
 
 from data_catalog.errors import SettingsError
-from data_catalog.plain_text import cell_text, plain_table, spreadsheet_text
+from data_catalog.plain_text import cell_text, spreadsheet_text
 from flows.cli.options import DEFAULT_ROOT, Number, Root
-from flows.cli.output import say, say_json
+from flows.cli.output import say, say_json, say_table
 
 if TYPE_CHECKING:
     from data_catalog.storage.diff import Change, Diff
@@ -169,9 +169,9 @@ def _say_diff(found: "Diff") -> None:
     if found.settings:
         say("\nwhat the manifests say:")
         settings = found.settings.items()
-        say(plain_table([{"name": name, "before": _short(was), "after": _short(now)} for name, (was, now) in settings]))
+        say_table([{"name": name, "before": _short(was), "after": _short(now)} for name, (was, now) in settings])
     say("\nfiles:")
-    say(plain_table([asdict(each) for each in found.files]))
+    say_table([asdict(each) for each in found.files])
 
 
 def _counted(changes: "Sequence[Change]") -> str:
@@ -184,7 +184,7 @@ def _counted(changes: "Sequence[Change]") -> str:
 def _say_changes(changes: "Sequence[Change]") -> None:
     if not changes:
         return
-    say(plain_table([_change_row(change) for change in changes[:MAX_GROUPS]]))
+    say_table([_change_row(change) for change in changes[:MAX_GROUPS]])
     if len(changes) > MAX_GROUPS:
         say(f"... and {len(changes) - MAX_GROUPS} more kinds of change: --format csv or json shows all")
     for change in changes[:MAX_GROUPS]:
@@ -245,7 +245,7 @@ def _summary(found: "Pruned", dry_run: bool) -> str:
 
 def _print(rows: Sequence[Row], form: Form) -> None:
     if form == "table":
-        say(plain_table(rows))
+        say_table(rows)
     elif form == "json":
         for row in rows:
             say_json(row, indent=None)
