@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 
 from data_catalog.database.catalog import broken_laws, rebuild, recounted
 from data_catalog.database.story import FETCH_LOGS
-from data_catalog.errors import DefectError, PipelineError
+from data_catalog.errors import DamagedError, DefectError
 from data_catalog.exports.documents import write_documents
 from data_catalog.exports.place import RECORD_FILE, RECORD_KEYS, WITHOUT_EXPORTS
 from data_catalog.overview import REPORT_FILE
@@ -434,7 +434,7 @@ def models_of(root: Path, removed: Iterable[tuple[str, str]]) -> list[Path]:
     for pointer in sorted((root / MODELS).glob(f"*/{CURRENT_FILE}")):
         try:
             record = model_pointer(root, pointer.parent.name)
-        except PipelineError as error:
+        except DamagedError as error:
             logger.warning("%s", error)  # what is to be forgotten goes all the same
             continue
         if (pointer.parent.name, record.get("snapshot")) in gone:

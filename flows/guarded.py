@@ -4,7 +4,7 @@ import logging
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from data_catalog.errors import InputError, PipelineError, SettingsError
+from data_catalog.errors import InputError, SettingsError
 from data_catalog.storage.file_hashes import FileHashes
 from data_catalog.storage.manifest import Snapshot
 from flows.build.upstream_hashes import entries_identity, file_entries, images_digest, open_hashes, save_hashes
@@ -69,7 +69,7 @@ def _is_another(
         return True
     try:
         files = file_entries(test_set, hashes)
-    except PipelineError as error:
+    except InputError as error:
         logger.warning("test set %s is taken for the one that was guarded against: %s", test_set.name, error)
         return False
     return entries_identity(files) != entries_identity(entry["files"])
@@ -87,7 +87,7 @@ def _image_problems(test_set: TestSetSettings, entry: Mapping[str, Any], hashes:
         return
     try:
         now = images_digest(test_set, hashes)
-    except PipelineError as error:
+    except InputError as error:
         logger.warning("the images of test set %s are taken for those looked at: %s", test_set.name, error)
         return
     if now != entry["images"]:

@@ -2,7 +2,7 @@
 
 import shutil
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import partial
@@ -28,7 +28,7 @@ from flows.build import build as core
 from flows.build.execution import Executor
 from flows.forgetting import finish_forgetting
 from flows.guarded import require_guarded, require_guards
-from flows.recipe.recipe import Recipe, load_recipe
+from flows.recipe.recipe import Overrides, Recipe, load_recipe
 from flows.report.page import refresh_report, report_path
 from training.data import split_to_score
 from training.effort import EFFORT_FILE
@@ -96,7 +96,7 @@ class EvaluateReport:
 
 
 def build(
-    recipe: str, *, root: Path, overrides: Sequence[str], executor: Executor, retry_failed: bool = False
+    recipe: str, *, root: Path, overrides: Overrides, executor: Executor, retry_failed: bool = False
 ) -> BuildReport:
     """Build the dataset of a recipe (a name or a file) below `root`; see `build_dataset`."""
     loaded = load_recipe(recipe, root=root, overrides=overrides)
@@ -192,7 +192,7 @@ def _refuse_nothing(snapshot: Snapshot, current: Snapshot, root: Path) -> None:
     raise InputError("; ".join([f"{name} keeps none of {read:,} captions: {' '.join(why) or 'no row came'}", where]))
 
 
-def train(recipe: str, *, root: Path, overrides: Sequence[str], executor: Executor) -> TrainReport:
+def train(recipe: str, *, root: Path, overrides: Overrides, executor: Executor) -> TrainReport:
     """Train the recipe's model on the dataset that was built below `root`."""
     loaded = load_recipe(recipe, root=root, overrides=overrides)
     report = executor.run("train", partial(train_model, loaded, root))
@@ -200,7 +200,7 @@ def train(recipe: str, *, root: Path, overrides: Sequence[str], executor: Execut
     return report
 
 
-def evaluate(recipe: str, *, root: Path, overrides: Sequence[str], executor: Executor) -> EvaluateReport:
+def evaluate(recipe: str, *, root: Path, overrides: Overrides, executor: Executor) -> EvaluateReport:
     """Score the newest model of the recipe's dataset on its held-out images, and show the scoreboard."""
     loaded = load_recipe(recipe, root=root, overrides=overrides)
     report = executor.run("evaluate", partial(evaluate_model, loaded, root))

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from data_catalog.errors import PipelineError, SettingsError
+from data_catalog.errors import DamagedError, InputError, SettingsError
 from data_catalog.language_pack import LanguagePack
 from flows.recipe.language_packs import available_language_packs, load_language_pack, load_language_packs
 
@@ -145,7 +145,7 @@ def _argos(language: Language) -> Trait:
     code = language.pack.argos or language.pack.code
     try:
         package = find(SOURCE, code, default_packages_dir())
-    except PipelineError:
+    except (InputError, DamagedError):
         offered, remark = _offered(code)
     else:
         return Trait("translation", f"the package {package.pair} {package.package_version} is installed")
@@ -170,7 +170,7 @@ def _offered(code: str) -> tuple[bool | None, str]:
 
     try:
         entries = read_stored_index()
-    except PipelineError as error:
+    except InputError as error:
         return None, str(error)
     if entries is None:
         return None, "Argos' index is not stored here, so that nothing is known of what it offers"
@@ -185,7 +185,7 @@ def _apertium(language: Language) -> Trait:
     source = load_language_pack(SOURCE)
     try:
         open_engine(TranslateConfig(engine="apertium"), source, language.pack, Path())
-    except PipelineError as error:
+    except InputError as error:
         return Trait(
             "Apertium",
             re.split("[;:]", str(error))[0],
@@ -202,7 +202,7 @@ def _plugins() -> Iterator[Trait]:
     for name in dict.fromkeys(each.name for each in announcements()):
         try:
             found = find_announcement(name)
-        except PipelineError as error:
+        except InputError as error:
             yield Trait("engine", str(error).partition(":")[0], f"translate.engine = {name} is refused")
         else:
             yield Trait("engine", f"{found} is installed")

@@ -99,8 +99,8 @@ def _system(name: str, words: Sequence[str]) -> System:
         return System(name=name, output=Path(outputs[0]))
     try:
         return System(name=name, engine=one_way_config(setting_values(words)))
-    except PipelineError as error:
-        raise type(error)(f"--system {name}: {error}") from error
+    except SettingsError as error:
+        raise SettingsError(f"--system {name}: {error}") from error
 
 
 def _check_words(name: str, words: Sequence[str]) -> None:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 
-from data_catalog.errors import PipelineError, SettingsError
+from data_catalog.errors import SettingsError
 from flows.cli.options import DEFAULT_ROOT, Groups, Json, KeyValues, LanguagePacks, Overrides, Root
 from flows.cli.output import say, say_json, say_table
 
@@ -144,17 +144,17 @@ def _require_code(language: str) -> None:
 
     try:
         LanguagePack.minimal(language)
-    except PipelineError as error:
-        raise type(error)(f"--language {language} names no language: {error}") from error
+    except SettingsError as error:
+        raise SettingsError(f"--language {language} names no language: {error}") from error
 
 
 def _evaluate_config(options: ScoreboardOptions) -> "EvaluateConfig":
     from flows.recipe.recipe import override_values
-    from flows.recipe.settings import build
+    from flows.recipe.settings import read
     from training.config import EvaluateConfig
 
     values = override_values(options.overrides)
     others = sorted(set(values) - {"evaluate"})
     if others:
         raise SettingsError(f"--set {others[0]}: without a recipe there are the settings of evaluate only")
-    return build(EvaluateConfig, values.get("evaluate", {}), "evaluate")
+    return read(EvaluateConfig, values.get("evaluate", {}), "evaluate")

@@ -5,11 +5,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from data_catalog.errors import PipelineError, SettingsError
+from data_catalog.errors import InputError, SettingsError
 from data_catalog.language_pack import LanguagePack
 from flows.recipe.language_packs import language_pack, language_packs_of, named_language_packs, target_language_pack
-from flows.recipe.recipe import Recipe, override_values
-from flows.recipe.settings import build
+from flows.recipe.recipe import Overrides, Recipe, override_values
+from flows.recipe.settings import read
 from translation.config import TranslateConfig
 from translation.engine import Translator
 from translation.engines.plugins import find_announcement
@@ -24,8 +24,8 @@ def open_engine(recipe: Recipe, root: Path) -> Translator | None:
     Rows in a third language are rejected with a reason, later, one by one.
 
     Raises:
-        PipelineError: there is no such engine, or a source is in another language, and no package for it is named or
-            installed.
+        SettingsError: there is no such engine.
+        InputError: a source is in another language, and no package for it is named or installed.
     """
     find_announcement(recipe.translate.engine)  # also where it will have nothing to do
     languages = [source.kind.languages(source.config) for source in recipe.sources]
@@ -34,7 +34,7 @@ def open_engine(recipe: Recipe, root: Path) -> Translator | None:
         return None
     try:
         return open_translator(recipe.translate, _route(recipe), cache_dir=root / "packages")
-    except PipelineError as error:
+    except (SettingsError, InputError) as error:
         if recipe.source_language in known or recipe.translate.package or recipe.translate.engine != "argos":
             raise
         # The rows of some source say their language themselves: foreign ones may never come.
@@ -46,7 +46,7 @@ def open_reverse_engine(recipe: Recipe, root: Path) -> Translator | None:
     """The engine for the way back, if the recipe asks for round trips.
 
     Raises:
-        PipelineError: it cannot be opened.
+        InputError: it cannot be opened.
     """
     if not recipe.translate.round_trip:
         return None
@@ -62,13 +62,15 @@ def _route(recipe: Recipe) -> list[LanguagePack]:
     return [*passed, target_language_pack(recipe, named)]
 
 
-def setting_values(overrides: Sequence[str]) -> dict[str, Any]:
-    """KEY=VALUE texts, whose keys may be a recipe's, such as "translate.beam_size", as a table that is not yet checked.
+def setting_values(overrides: Overrides) -> dict[str, Any]:
+    """Return overrides of an engine's settings as a table, not yet checked; "translate." before a key may be left out.
 
     Raises:
-        SettingsError: a text is not of that form.
+        SettingsError: a text is not `key=value`.
     """
-    return override_values([override.removeprefix("translate.") for override in overrides])
+    values = override_values(overrides)
+    named = values.pop("translate", {})
+    return {**values, **named}
 
 
 def one_way_config(values: Mapping[str, Any]) -> TranslateConfig:
@@ -80,7 +82,7 @@ def one_way_config(values: Mapping[str, Any]) -> TranslateConfig:
     for name in values:
         if name == "round_trip" or name.startswith("reverse_"):
             raise SettingsError(f"translate.{name} is a setting of recipes: this command translates one way only")
-    return build(TranslateConfig, values, "translate")
+    return read(TranslateConfig, values, "translate")
 
 
 def route_codes(from_code: str, config: TranslateConfig, to_code: str) -> list[str]:
@@ -96,15 +98,15 @@ def route_codes(from_code: str, config: TranslateConfig, to_code: str) -> list[s
 def _checked_code(code: str, setting: str) -> str:
     try:
         return LanguagePack.minimal(code).code
-    except PipelineError as error:
-        raise type(error)(f"{setting} {code} names no language: {error}") from error
+    except SettingsError as error:
+        raise SettingsError(f"{setting} {code} names no language: {error}") from error
 
 
 def packs_of(codes: Iterable[str], files: Sequence[str]) -> dict[str, LanguagePack]:
     """The language pack of each code: the one in `files`, else the one that ships, else one of nothing but its code.
 
     Raises:
-        PipelineError: a file is no language pack, or is of none of these languages.
+        SettingsError: a file is no language pack, or is of none of these languages.
     """
     named = language_packs_of(files)
     passed = list(dict.fromkeys(codes))

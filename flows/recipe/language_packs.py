@@ -11,7 +11,7 @@ from data_catalog.errors import InputError, SettingsError
 from data_catalog.language_pack import LanguagePack
 from data_catalog.stages import Check
 from flows.recipe.recipe import Recipe
-from flows.recipe.settings import build
+from flows.recipe.settings import read
 
 logger = logging.getLogger(__name__)
 
@@ -32,7 +32,7 @@ def language_packs_of(files: Sequence[str]) -> dict[str, LanguagePack]:
     """The packs in files of the user's, by code.
 
     Raises:
-        PipelineError: one cannot be loaded, or two are of the same language.
+        PipelineError: one cannot be loaded; SettingsError: two are of the same language.
     """
     packs: dict[str, LanguagePack] = {}
     places: dict[str, str] = {}
@@ -48,7 +48,7 @@ def named_language_packs(recipe: Recipe) -> dict[str, LanguagePack]:
     """The packs in files that a recipe names, by code.
 
     Raises:
-        PipelineError: see `language_packs_of`; or `language_pack` is of another language than the target.
+        SettingsError: see `language_packs_of`; or `language_pack` is of another language than the target.
     """
     target = recipe.language_pack
     if target and (code := load_language_pack(target).code) != recipe.target_language:
@@ -79,8 +79,8 @@ def load_language_pack(name: str) -> LanguagePack:
     """The language pack of a code ("it"), or of a file if the name ends in ".toml".
 
     Raises:
-        SettingsError: there is no such pack, an unknown key, a wrong type.
-        InputError: the file cannot be read, or is not TOML.
+        SettingsError: no such pack, an unknown key, a wrong type.
+        InputError: no such file, or it is not TOML.
     """
     path = Path(name) if name.endswith(".toml") else _SHIPPED / f"{name}.toml"
     if path.suffix == ".toml" and not name.endswith(".toml") and name not in available_language_packs():
@@ -94,7 +94,7 @@ def load_language_pack(name: str) -> LanguagePack:
         raise InputError(f"cannot read the language pack {path}: {error.strerror}") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise InputError(f"the language pack {path} is not TOML: {error}") from error
-    return build(LanguagePack, values, str(path.name))
+    return read(LanguagePack, values, str(path.name))
 
 
 def column_language(pack: LanguagePack) -> Check | None:

@@ -1,6 +1,6 @@
 """The tables of a recipe that name upstream files: `[sources.NAME]` and `[test_sets.NAME]`, each of its kind."""
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,20 +13,17 @@ from data_catalog.settings import what
 from data_catalog.sources.origins import HUMAN, MACHINE
 from data_catalog.sources.registry import SOURCE_KINDS, SourceKind
 from data_catalog.test_sets.registry import TEST_SET_KINDS, TestSetKind
-from flows.recipe.settings import build, coerce, section_fields
+from flows.recipe.settings import read, read_value, section_fields
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StatedCaptions:
-    """What whoever names a test set says of its captions: it is told beside scores, and is no part of any dataset.
-
-    Args:
-        captions_by: who made them, "human" or "machine", where the files do not say.
-        captions_in: code of their language, where that is not the one that models are scored in.
-    """
+    """What whoever names a test set says of its captions: it is told beside scores, and is no part of any dataset."""
 
     captions_by: str | None = None
+    """Who made them, "human" or "machine", where the files do not say."""
     captions_in: str | None = None
+    """Code of their language, where that is not the one that models are scored in."""
 
     def __post_init__(self) -> None:
         """Refuse other makers, and what is no code of a language."""
@@ -35,11 +32,10 @@ class StatedCaptions:
         if self.captions_in is not None:
             try:
                 LanguagePack.minimal(self.captions_in)
-            except PipelineError as error:
-                raise type(error)(f"captions_in names no language: {error}") from error
+            except SettingsError as error:
+                raise SettingsError(f"captions_in names no language: {error}") from error
 
 
-T = TypeVar("T")
 Kind = TypeVar("Kind", SourceKind, TestSetKind)
 Stated = TypeVar("Stated", SourceRights, StatedCaptions)
 
@@ -55,7 +51,7 @@ class _TableSettings(Generic[Kind]):
     config: Any
 
     def check(self) -> None:
-        """Raise an error that names the table, where what it names cannot be read."""
+        """Raise the error, which names the table, where what it names cannot be read."""
         with _naming(f"{self.SECTION}.{self.name}"):
             self.kind.check(self.config)
 
@@ -155,20 +151,13 @@ def _read_tables(
             raise SettingsError(f"{path}: a name must be letters, digits and _ (it is part of ids)")
         settings = dict(table)
         may_state = section_fields(stated_type)
-        stated = _built(stated_type, {key: settings.pop(key) for key in may_state if key in settings}, path)
+        stated = read(stated_type, {key: settings.pop(key) for key in may_state if key in settings}, path)
         kind = settings.pop("kind", name)
-        if not coerce(bool, settings.pop("enabled", True), f"{path}.enabled"):
+        if not read_value(bool, settings.pop("enabled", True), f"{path}.enabled"):
             continue
         if not isinstance(kind, str) or kind not in kinds:
             raise SettingsError(f"{path}.kind is {kind!r}: kinds are {', '.join(sorted(kinds))}")
         config_type = kinds[kind].config_type
         if "languages" in section_fields(config_type):
             settings.setdefault("languages", [target])
-        yield name, kinds[kind], _built(config_type, settings, path, elsewhere=may_state), stated
-
-
-def _built(config_type: type[T], settings: dict[str, Any], path: str, *, elsewhere: Collection[str] = ()) -> T:
-    try:
-        return build(config_type, settings, path, elsewhere=elsewhere)
-    except PipelineError as error:
-        raise type(error)(str(error) if path in str(error) else f"{path}: {error}") from error
+        yield name, kinds[kind], read(config_type, settings, path, elsewhere=may_state), stated

@@ -1,6 +1,7 @@
 """Filters of a recipe that an ablation switches: which settings there are, by what names, and what a switch changes."""
 
 import dataclasses
+import json
 import re
 import typing
 from collections.abc import Iterator, Mapping, Sequence
@@ -10,10 +11,9 @@ from typing import Any
 from cleaning.checks.definition import Section
 from data_catalog.errors import SettingsError
 from data_catalog.storage.shards import digest
-from flows.recipe.parameters import overrides_of, settings_of
 from flows.recipe.recipe import SECTIONS as RECIPE_SECTIONS
 from flows.recipe.recipe import Recipe, override_values
-from flows.recipe.settings import coerce
+from flows.recipe.settings import read_value
 
 SECTIONS = ("clean", "check", "repeats", "duplicates", "leaks")
 ANY_SECTION = "cleaning"  # stands for whichever of them has the setting
@@ -47,12 +47,8 @@ class Toggle:
 
     @property
     def overrides(self) -> list[str]:
-        """What makes a recipe the variant, as `--set` takes it."""
-        values: dict[str, Any] = {}
-        for path, (_, instead) in self.settings.items():
-            section, name = path.split(".")
-            values.setdefault(section, {})[name] = list(instead) if isinstance(instead, tuple) else instead
-        return overrides_of(settings_of([]).model_validate(values))
+        """Return what makes a recipe the variant, as `--set` takes it: a JSON value is a TOML value."""
+        return [f"{path}={json.dumps(instead)}" for path, (_, instead) in self.settings.items()]
 
     @property
     def slug(self) -> str:
@@ -163,7 +159,7 @@ def _read(path: str, value: str) -> Any:
     """A value as the setting has it. Raises `SettingsError` where it is of another type."""
     section, name = path.split(".")
     given = override_values([f"{path}={value}"])[section][name]
-    return coerce(typing.get_type_hints(RECIPE_SECTIONS[section])[name], given, path)
+    return read_value(typing.get_type_hints(RECIPE_SECTIONS[section])[name], given, path)
 
 
 def _shown(value: Any) -> str:

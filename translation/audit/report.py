@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from data_catalog.errors import InputError, PipelineError, SettingsError
+from data_catalog.errors import InputError, SettingsError
 from data_catalog.plain_text import cell_text, plain_table
 from translation.audit.agreement import Agreement, gwet_agreement, ordinal_weights
 from translation.audit.ratings import GRADES, NUMBER_COLUMNS, AuditSheet, RatingSheet, read_audit, read_ratings
@@ -88,7 +88,7 @@ def _agreement(sheets: Sequence[RatingSheet], rows: Sequence[RatedRow]) -> Agree
     """Return the agreement, or why there is none: a mean is worth telling without it."""
     try:
         return gwet_agreement(rating_table(rows, sheets), categories=GRADES, weights=ordinal_weights(len(GRADES)))
-    except PipelineError as error:
+    except InputError as error:
         return f"no AC1: {error}"
 
 
