@@ -3,6 +3,7 @@
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
+from fnmatch import fnmatch
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -44,6 +45,23 @@ class UpstreamSource:
     recorded_in: str  # the public source of URLs, sizes and checksums
     images: str  # folder below the folder of all data that a person fills, "" where images come by URL
     files: tuple[UpstreamFile, ...]
+
+    def files_like(self, pattern: str | None) -> list[UpstreamFile]:
+        """Return the files of which some path, or the last part of one, fits a pattern; None fits all.
+
+        Raises:
+            SettingsError: it fits none.
+        """
+        found = [
+            file
+            for file in self.files
+            if pattern is None
+            or any(fnmatch(path, pattern) or fnmatch(Path(path).name, pattern) for path in file.paths)
+        ]
+        if not found:
+            names = ", ".join(path for file in self.files for path in file.paths)
+            raise SettingsError(f"no file of {self.name} fits {pattern!r}: it has {names}")
+        return found
 
 
 def read_registry(path: Path | None = None) -> dict[str, UpstreamSource]:

@@ -50,6 +50,22 @@ class Published:
     is_current: bool
     time: str | None
 
+    def row(self) -> dict[str, Any]:
+        """Return what `vernaclip snapshots` lists of it."""
+        snapshot = self.snapshot
+        manifest, files = snapshot.manifest, snapshot.manifest["files"]
+        return {
+            "dataset": snapshot.dataset,
+            "snapshot": snapshot.snapshot,
+            "current": self.is_current,
+            "published": self.time,
+            "captions": sum(file["rows"] for file in files["captions"]),
+            "pairs": sum(file["rows"] for file in files["pairs"]),
+            "bytes": sum(file["bytes"] for file in snapshot.entries()),
+            "attempt": manifest["attempt"],
+            "forget_of": manifest.get("forget_of"),
+        }
+
 
 def runs(root: Path, dataset: str) -> Iterator[Mapping[str, Any]]:
     """The lines of a dataset's run log, oldest first; damaged ones, of which `vernaclip verify` tells, are left out."""

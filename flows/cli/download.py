@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from fnmatch import fnmatch
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -13,7 +12,7 @@ from flows.cli.options import PrivateHosts
 from flows.cli.output import say, say_table
 
 if TYPE_CHECKING:
-    from data_catalog.downloads.obtaining import Obtained, Order, RecordedFile
+    from data_catalog.downloads.obtaining import Obtained, Order
     from data_catalog.downloads.registry import UpstreamFile, UpstreamSource
 
 Registry = dict[str, "UpstreamSource"]
@@ -65,62 +64,21 @@ def download(source: str | None = None, /, *, options: DownloadOptions = _DEFAUL
     found = registry.get(source)
     if found is None:
         raise SettingsError(f"no source is called {source!r}: there are {', '.join(registry)}")
-    files = _chosen(found, options.only)
+    files = found.files_like(options.only)
     if options.check:
         _check(found, files, options.to)
     else:
         _get(found, files, options)
 
 
-def _chosen(source: "UpstreamSource", pattern: str | None) -> "list[UpstreamFile]":
-    """Return the files of which some path, or the last part of one, fits a pattern."""
-    files = [
-        file
-        for file in source.files
-        if pattern is None or any(fnmatch(path, pattern) or fnmatch(Path(path).name, pattern) for path in file.paths)
-    ]
-    if not files:
-        names = ", ".join(path for file in source.files for path in file.paths)
-        raise SettingsError(f"no file of {source.name} fits {pattern!r}: it has {names}")
-    return files
-
-
 def _list(registry: Registry, folder: Path) -> None:
-    from data_catalog.downloads.obtaining import read_record
+    from data_catalog.downloads.obtaining import file_rows, read_record
 
     record = read_record(folder)
-    rows = []
-    for source in registry.values():
-        for file in source.files:
-            rows += _file_rows(source, file, folder, record)
-    say_table(rows)
+    say_table([row for source in registry.values() for row in file_rows(source, folder, record)])
     for source in registry.values():
         say()
         _tell_terms(source)
-
-
-def _file_rows(
-    source: "UpstreamSource", file: "UpstreamFile", folder: Path, record: "dict[str, RecordedFile]"
-) -> list[dict[str, object]]:
-    from data_catalog.downloads.obtaining import State, partial_of, state_of
-
-    num_bytes = file.expected.num_bytes
-    come = partial_of(file, folder).num_bytes if file.url else 0
-    rows: list[dict[str, object]] = []
-    for path in file.paths:
-        state = state_of(path, folder, record)
-        here = f"{come:,} bytes" if state is State.MISSING and come else state.value
-        size = "by hand" if not file.url else "unknown" if num_bytes is None else f"{num_bytes / 1e6:,.1f}"
-        rows.append(
-            {
-                "source": source.name,
-                "file": path,
-                "download MB": size if path == file.paths[0] else "the same",
-                "published checksum": file.expected.algorithm or "none",
-                f"in {folder}": here,
-            }
-        )
-    return rows
 
 
 def _tell_terms(source: "UpstreamSource") -> None:

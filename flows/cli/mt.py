@@ -26,10 +26,8 @@ from flows.cli.output import say, say_table
 if TYPE_CHECKING:
     from translation.memory import TranslationMemory
     from translation.packages.install import Installation
-    from translation.packages.package import Package
 
 MEMORY_FOLDER = "memory"
-SHA256_START = 12
 
 
 @Parameter(name="*")
@@ -208,56 +206,12 @@ def packages(
     Args:
         installed: List what is installed; no network is used.
     """
-    from translation.packages.package import default_packages_dir
-    from translation.packages.package import installed as installed_in
-
-    there = installed_in(default_packages_dir())
-    rows = [_installed_row(package) for package in there] if installed else _index_rows(there, private_hosts)
-    chosen = [row for row in rows if _fits(str(row["pair"]), from_code, to_code)]
-    say_table(sorted(chosen, key=lambda row: str(row["pair"])))
-
-
-def _installed_row(package: "Package") -> dict[str, object]:
-    from translation.packages.origin import read_source
-
-    source = read_source(package.folder)
-    return {
-        "pair": package.pair,
-        "version": package.package_version,
-        "MB": round(_num_bytes(package.folder) / 1e6, 1),
-        "sha256": package.sha256[:SHA256_START],
-        "folder": str(package.folder),
-        "from": source.url if source is not None else "",
-    }
-
-
-def _index_rows(packages: list["Package"], private_hosts: Words) -> list[dict[str, object]]:
     from data_catalog.downloads.download import DownloadConfig
-    from translation.packages.index import index_url, read_index, usable_links
+    from translation.packages.listing import index_rows, installed_rows
 
-    index = index_url()
-    versions: dict[str, list[str]] = {}
-    for package in packages:
-        versions.setdefault(package.pair, []).append(package.package_version)
-    return [
-        {
-            "pair": entry.pair,
-            "version": entry.package_version,
-            "installed": ", ".join(versions.get(entry.pair, [])),
-            "link": next(iter(usable_links(entry.links, index)), ""),
-        }
-        for entry in read_index(index, DownloadConfig(private_hosts=private_hosts))
-        if entry.is_readable
-    ]
-
-
-def _num_bytes(folder: Path) -> int:
-    return sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
-
-
-def _fits(pair: str, from_code: str | None, to_code: str | None) -> bool:
-    source, _, target = pair.partition("-")
-    return from_code in (None, source) and to_code in (None, target)
+    rows = installed_rows() if installed else index_rows(DownloadConfig(private_hosts=private_hosts))
+    ends = [(row, str(row["pair"]).partition("-")) for row in rows]
+    say_table([row for row, (own, _, to) in ends if from_code in (None, own) and to_code in (None, to)])
 
 
 def list_memories(*, root: Root = DEFAULT_ROOT) -> None:

@@ -16,7 +16,6 @@ from flows.cli.output import say, say_json, say_table
 
 if TYPE_CHECKING:
     from data_catalog.storage.diff import Change, Diff
-    from data_catalog.storage.history import Published
     from data_catalog.storage.pruning import Pruned
     from data_catalog.storage.verify import Finding
 
@@ -85,23 +84,7 @@ def snapshots(dataset: str | None = None, /, *, root: Root = DEFAULT_ROOT, forma
     from data_catalog.storage.manifest import require_datasets
 
     names = require_datasets(root, dataset)
-    _print([_snapshot_row(each) for name in names for each in history(root, name)], format)
-
-
-def _snapshot_row(published: "Published") -> Row:
-    snapshot = published.snapshot
-    manifest, files = snapshot.manifest, snapshot.manifest["files"]
-    return {
-        "dataset": snapshot.dataset,
-        "snapshot": snapshot.snapshot,
-        "current": published.is_current,
-        "published": published.time,
-        "captions": sum(file["rows"] for file in files["captions"]),
-        "pairs": sum(file["rows"] for file in files["pairs"]),
-        "bytes": sum(file["bytes"] for file in snapshot.entries()),
-        "attempt": manifest["attempt"],
-        "forget_of": manifest.get("forget_of"),
-    }
+    _print([each.row() for name in names for each in history(root, name)], format)
 
 
 def diff(
@@ -130,32 +113,16 @@ def diff(
         raise SettingsError(f"--examples must not be negative, got {examples}")
     found = diff_snapshots(*resolve(root, [before, after], dataset), num_examples=examples)
     if format == "json":
-        say_json(_as_json(found), indent=None)
+        say_json(found.to_json(), indent=None)
     elif format == "csv":
         _print([*_change_rows("captions", found.captions), *_change_rows("images", found.images)], "csv")
     else:
         _say_diff(found)
 
 
-def _as_json(found: "Diff") -> Row:
-    return {
-        "dataset": found.before.dataset,
-        "before": found.before.snapshot,
-        "after": found.after.snapshot,
-        "captions": {"same": found.num_same, "changes": [asdict(change) for change in found.captions]},
-        "images": {"changes": [asdict(change) for change in found.images]},
-        "settings": [{"name": name, "before": was, "after": now} for name, (was, now) in found.settings.items()],
-        "files": [asdict(each) for each in found.files],
-    }
-
-
-def _change_row(change: "Change") -> Row:
-    return {name: getattr(change, name) for name in ("change", "source", "before", "after", "rows")}
-
-
 def _change_rows(kind: str, changes: "Sequence[Change]") -> list[Row]:
     return [
-        {"of": kind, **_change_row(change), "examples": " ".join(example.id for example in change.examples)}
+        {"of": kind, **change.row(), "examples": " ".join(example.id for example in change.examples)}
         for change in changes
     ]
 
@@ -184,7 +151,7 @@ def _counted(changes: "Sequence[Change]") -> str:
 def _say_changes(changes: "Sequence[Change]") -> None:
     if not changes:
         return
-    say_table([_change_row(change) for change in changes[:MAX_GROUPS]])
+    say_table([change.row() for change in changes[:MAX_GROUPS]])
     if len(changes) > MAX_GROUPS:
         say(f"... and {len(changes) - MAX_GROUPS} more kinds of change: --format csv or json shows all")
     for change in changes[:MAX_GROUPS]:
