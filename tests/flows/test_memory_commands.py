@@ -89,5 +89,5 @@ def test_importing_waits_for_no_other_writer_and_exporting_needs_none(
     file = tmp_path / "memory.parquet"
     with writer_lock(root):
         assert main(["mt", "memory", "export", ENGINE, str(file), "--root", str(root)]) == 0
-        assert main(["mt", "memory", "import", str(file), "--root", str(root)]) == 1
+        assert main(["mt", "memory", "import", str(file), "--root", str(root)]) == 75
     assert "is being written by process" in capsys.readouterr().err
