@@ -4,11 +4,11 @@ Nothing is downloaded, and nothing that is missing is an error but the language 
 """
 
 import re
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from data_catalog.errors import ConfigError
+from data_catalog.errors import ConfigError, SettingsError
 from data_catalog.language_pack import LanguagePack
 from flows.recipe.language_packs import available_language_packs, load_language_pack, load_language_packs
 
@@ -26,6 +26,7 @@ class Trait:
         cost: what comes of it that it is missing, "" if it is not.
         advice: what to do about that, "" if there is nothing to do.
         needed: no build can start without it.
+        for_translations: it matters only where captions are translated.
     """
 
     topic: str
@@ -34,6 +35,7 @@ class Trait:
     cost: str = ""
     advice: str = ""
     needed: bool = False
+    for_translations: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -74,10 +76,15 @@ def find_language(name: str) -> Language:
     if name in available_language_packs():
         return Language(pack=load_language_pack(name), file=file, has_pack=True, ships=True)
     if len(name) not in ISO_639_LENGTHS:
-        raise ConfigError(f"--language takes an ISO 639 code such as el, or a language pack's TOML file, got {name!r}")
-    for pack in load_language_packs().values():
-        if pack.iso639_3 == name:
-            raise ConfigError(f"{pack.name} is called {pack.code} here: use --language {pack.code}")
+        raise SettingsError(
+            f"--language takes an ISO 639 code such as el, or a language pack's TOML file, got {name!r}"
+        )
+    from cleaning.languages.engines import language_names
+
+    shipped = {pack.code: (pack.name, pack.iso639_3) for pack in load_language_packs().values()}
+    for code, (title, iso639_3) in {**language_names(), **shipped}.items():
+        if iso639_3 == name:
+            raise SettingsError(f"{title} is called {code} here: use --language {code}")
     return Language(pack=LanguagePack.minimal(name), file=file, has_pack=False, ships=False)
 
 
@@ -93,18 +100,21 @@ def examine(language: Language) -> list[Trait]:
     """
     return [
         _pack(language),
-        *_translation(language),
-        _model_codes(language),
+        *_for_translations(_translation(language)),
+        *_for_translations([_model_codes(language)]),
         _language_check(language),
         _proper_nouns(language),
-        _shared_words(language),
-        _tens(language),
+        *_for_translations([_shared_words(language), _tens(language)]),
         _letters(language),
         _text_encoder(language),
         _zero_shot(language),
         _test_sets(language),
         _rights(language),
     ]
+
+
+def _for_translations(traits: Iterable[Trait]) -> Iterator[Trait]:
+    return (replace(trait, for_translations=True) for trait in traits)
 
 
 def _pack(language: Language) -> Trait:
@@ -120,7 +130,8 @@ def _pack(language: Language) -> Trait:
         text=f"no pack of {language.pack.code} comes with vernaclip",
         cost=f"{language.pack.code} cannot be a recipe's target_language; captions in it are read, cleaned and "
         "translated into other languages all the same",
-        advice=f'write {language.file}, of which the line code = "{language.pack.code}" is enough to start with '
+        advice=f"`vernaclip init NAME --language {language.pack.code}` writes {language.file} and a recipe; or write "
+        f'{language.file}, of which the line code = "{language.pack.code}" is enough to start with '
         f'(docs/languages.md), name it in the recipe, language_pack = "{language.file}", and examine it with '
         f"`vernaclip doctor --language {language.file}`",
         needed=True,

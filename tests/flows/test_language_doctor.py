@@ -105,7 +105,7 @@ def test_an_installed_package_is_found(data: Path) -> None:
     assert not traits("el")["translation"].found
     install(data, ("en", "el"))
     assert traits("el")["translation"] == Trait(
-        topic="translation", found=True, text="the package en-el 1.2 is installed"
+        topic="translation", found=True, text="the package en-el 1.2 is installed", for_translations=True
     )
 
 
