@@ -7,7 +7,7 @@ from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from data_catalog.errors import ConfigError
+from data_catalog.errors import InputError, SettingsError
 from data_catalog.storage.lock import writer_lock
 from data_catalog.storage.shards import digest, sha256_of
 from training.data import RowGroup, read_rows, row_groups
@@ -107,8 +107,9 @@ def search(
         sha256: content hash of a file, where the caller knows hashes already.
 
     Raises:
-        ConfigError: an empty query, no images, or no trained model.
-        ShardError: a shard cannot be read.
+        SettingsError: an empty query.
+        InputError: no images, or no trained model.
+        DamagedError: a shard cannot be read, or the model's files are damaged.
     """
     check_query(query, k)
     loaded = open_model(model)
@@ -117,7 +118,7 @@ def search(
     else:
         kept = _computed(loaded, files)
     if not len(kept.features):
-        raise ConfigError("there are no images to search: build the dataset first")
+        raise InputError("there are no images to search: build the dataset first")
     found = nearest(kept.features, query_features(loaded, query), k)
     hits = _hits(_groups(files, kept.facts), found)
     return SearchResult(query=query, hits=hits, num_images=len(kept.features), model_sha256=loaded.sha256)
@@ -127,11 +128,11 @@ def check_query(query: str, k: int) -> None:
     """Refuse a query that says nothing, and a result that is empty.
 
     Raises:
-        ConfigError: says which of the two.
+        SettingsError: says which of the two.
     """
     require_texts([query])
     if k < 1:
-        raise ConfigError(f"k must be positive, got {k}")
+        raise SettingsError(f"k must be positive, got {k}")
 
 
 def query_features(model: LoadedModel, query: str) -> "Features":

@@ -52,7 +52,8 @@ class Translator(Protocol):
         `on_done` is told, now and then, how many more captions are done.
 
         Raises:
-            ConfigError: the engine cannot work as it is set up, or refuses to.
+            SettingsError: the engine cannot work as it is set up.
+            InputError: it refuses to work, or answers what is no translation.
             TransientError: it cannot work just now.
         """
 

@@ -1,6 +1,5 @@
 """The jobs of the command line as functions: build, train, score, translate."""
 
-import json
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -38,14 +37,14 @@ def build(recipe: Place, root: Place, *, settings: Settings | None = None, retry
         retry_failed: ask once more for the images that failed for reasons that may pass.
 
     Raises:
-        ConfigError: settings or upstream files are wrong, another process writes below the root, or nothing was kept.
-        ShardError: a shard could not be done.
+        PipelineError: of the class that says who must act: settings or upstream files are wrong, another process writes
+            below the root, a disk is full, or nothing was kept.
     """
     with _job(root) as (place, executor):
         return jobs.build(
             fspath(recipe),
             root=place,
-            overrides=overrides_of(settings),
+            overrides=settings or {},
             executor=executor,
             retry_failed=retry_failed,
         )
@@ -64,10 +63,11 @@ def train(recipe: Place, root: Place, *, settings: Settings | None = None) -> Tr
         settings: that differ from the recipe's; docs/training.md lists those of `train`.
 
     Raises:
-        ConfigError: nothing was built, or the dataset is damaged or was not guarded against a test set.
+        InputError: nothing was built, or the dataset was not guarded against a test set.
+        DamagedError: the dataset is damaged.
     """
     with _job(root) as (place, executor):
-        return jobs.train(fspath(recipe), root=place, overrides=overrides_of(settings), executor=executor)
+        return jobs.train(fspath(recipe), root=place, overrides=settings or {}, executor=executor)
 
 
 def score(recipe: Place, root: Place, *, settings: Settings | None = None) -> EvaluateReport:
@@ -85,10 +85,10 @@ def score(recipe: Place, root: Place, *, settings: Settings | None = None) -> Ev
         settings: that differ from the recipe's, as {"evaluate.split": "val"}.
 
     Raises:
-        ConfigError: nothing was trained or held out.
+        InputError: nothing was trained or held out.
     """
     with _job(root) as (place, executor):
-        return jobs.evaluate(fspath(recipe), root=place, overrides=overrides_of(settings), executor=executor)
+        return jobs.evaluate(fspath(recipe), root=place, overrides=settings or {}, executor=executor)
 
 
 def translate(
@@ -119,10 +119,11 @@ def translate(
         memory: folder that records translations, and is never asked twice; paid engines want one.
 
     Raises:
-        ConfigError: there is no such language or package, or a setting is wrong.
+        SettingsError: there is no such language, or a setting is wrong.
+        InputError: there is no such package.
         TransientError: the engine cannot work just now.
     """
-    config = one_way_config(setting_values(overrides_of(settings)))
+    config = one_way_config(setting_values(settings or {}))
     codes = route_codes(source, config, target)
     packs = packs_of(codes, [fspath(path) for path in language_packs])
     with tempfile.TemporaryDirectory(prefix="vernaclip-") as cache:
@@ -137,26 +138,3 @@ def _job(root: Place) -> Iterator[tuple[Path, LocalExecutor]]:
     open_root(place, writes=True)
     with disk_errors(place / "catalog"), reading(), LocalExecutor() as executor:
         yield place, executor
-
-
-def overrides_of(settings: Settings | None) -> list[str]:
-    """Return settings as the command line's `--set` has them, values as in TOML.
-
-    >>> overrides_of({"train.steps": 10, "split": {"by": "hash", "val": 0.2}})
-    ['train.steps=10', 'split.by="hash"', 'split.val=0.2']
-    >>> overrides_of({"fetch.hosts": {"127.0.0.1": {"concurrency": 4}}})
-    ['fetch.hosts."127.0.0.1".concurrency=4']
-    """
-    return list(_flattened(settings or {}, ""))
-
-
-def _flattened(settings: Settings, prefix: str) -> Iterator[str]:
-    for name, value in settings.items():
-        # Dots separate names at the top, and are part of one, as of a host's, below it.
-        place = f'{prefix}"{name}"' if prefix and "." in name else f"{prefix}{name}"
-        if isinstance(value, Mapping):
-            yield from _flattened(value, f"{place}.")
-        else:
-            # A JSON value is a TOML value, but for the one control character that JSON lets stand.
-            text = json.dumps(value, ensure_ascii=False, default=str).replace("\x7f", "\\u007f")
-            yield f"{place}={text}"

@@ -7,12 +7,14 @@ import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
-from data_catalog.errors import ConfigError
+from data_catalog.errors import DamagedError
 from data_catalog.schema import CAPTIONS, PAIRS
+from data_catalog.storage.disk_errors import raise_if_disk_fails
 from data_catalog.storage.manifest import Snapshot
 
 if TYPE_CHECKING:
@@ -155,7 +157,8 @@ def diff_snapshots(before: Snapshot, after: Snapshot, *, num_examples: int) -> D
     """Compare two snapshots, and show so many rows of each change.
 
     Raises:
-        ConfigError: a file is missing or damaged, or the disk of temporary files is full.
+        DamagedError: a file is missing or damaged.
+        DiskError: the disk of temporary files is full.
     """
     captions, images = (_changes(before, after, table, num_examples) for table in (_CAPTIONS, _IMAGES))
     num_rows = sum(int(file["rows"]) for file in after.manifest["files"]["captions"])
@@ -223,8 +226,9 @@ def _connection() -> "Iterator[DuckDBPyConnection]":
         try:
             yield connection
         except duckdb.Error as error:
+            raise_if_disk_fails(error, Path(folder) / "spilled")
             text = str(error).partition("\n")[0]
-            raise ConfigError(f"the snapshots cannot be compared ({text}): see `vernaclip verify`") from error
+            raise DamagedError(f"the snapshots cannot be compared ({text}): see `vernaclip verify`") from error
 
 
 def _query(rows: _Rows) -> str:

@@ -14,7 +14,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from data_catalog.errors import ConfigError
+from data_catalog.errors import SettingsError
 from data_catalog.storage.integrity import line_problem
 from data_catalog.storage.manifest import (
     MANIFEST_FILE,
@@ -62,7 +62,7 @@ def history(root: Path, dataset: str) -> list[Published]:
     """All committed snapshots of a dataset, oldest first.
 
     Raises:
-        ConfigError: a manifest, or the pointer to the current snapshot, is damaged.
+        DamagedError: a manifest, or the pointer to the current snapshot, is damaged.
     """
     current = current_snapshot_name(root, dataset)
     first: dict[str, tuple[str, int]] = {}
@@ -106,7 +106,8 @@ def resolve(root: Path, names: Sequence[str], dataset: str | None) -> list[Snaps
         dataset: whose; None: of the one that has them all.
 
     Raises:
-        ConfigError: there is no such snapshot, or there are several.
+        SettingsError: there is no such snapshot, or there are several.
+        DamagedError: its manifest, or the pointer to the current snapshot, is damaged.
     """
     candidates = dataset_names(root) if dataset is None else [dataset]
     matches = {name: [_matching(root, name, given) for given in names] for name in candidates}
@@ -114,13 +115,13 @@ def resolve(root: Path, names: Sequence[str], dataset: str | None) -> list[Snaps
     told = " and ".join(dict.fromkeys(names))
     if not whole:
         where = root if dataset is None else f"{dataset} in {root}"
-        raise ConfigError(f"{where} holds no snapshot {told}: `vernaclip snapshots` lists what is there")
+        raise SettingsError(f"{where} holds no snapshot {told}: `vernaclip snapshots` lists what is there")
     if len(whole) > 1:
-        raise ConfigError(f"{told} may be of {' or '.join(whole)}: say which with --dataset")
+        raise SettingsError(f"{told} may be of {' or '.join(whole)}: say which with --dataset")
     [(name, found)] = whole.items()
     for given, ids in zip(names, found, strict=True):
         if len(ids) > 1:
-            raise ConfigError(f"{given} may be {' or '.join(ids)}: give more of its letters")
+            raise SettingsError(f"{given} may be {' or '.join(ids)}: give more of its letters")
     return [_required(root, name, ids[0]) for ids in found]
 
 
@@ -136,7 +137,7 @@ def _matching(root: Path, dataset: str, given: str) -> list[str]:
 def _required(root: Path, dataset: str, name: str) -> Snapshot:
     found = read_snapshot(root, dataset, name)
     if found is None:
-        raise ConfigError(f"snapshot {name} of {dataset} is gone: `vernaclip snapshots` lists what is there")
+        raise SettingsError(f"snapshot {name} of {dataset} is gone: `vernaclip snapshots` lists what is there")
     return found
 
 
@@ -151,10 +152,10 @@ def remove_snapshot(root: Path, dataset: str, snapshot: str) -> int:
         as nothing.
 
     Raises:
-        ConfigError: it is the dataset's current snapshot.
+        SettingsError: it is the dataset's current snapshot.
     """
     if current_snapshot_name(root, dataset) == snapshot:
-        raise ConfigError(
+        raise SettingsError(
             f"{snapshot} is the current snapshot of {dataset} and is not removed: build another one first"
         )
     folder = snapshot_folder(root, dataset, snapshot)

@@ -13,7 +13,7 @@ from itertools import islice
 from pathlib import Path
 from random import Random
 from tempfile import TemporaryDirectory
-from typing import NamedTuple
+from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
 import pyarrow as pa
@@ -40,8 +40,9 @@ from flows.language_doctor import SOURCE, Language, Trait, examine, find_languag
 MAX_ROWS = 1_000_000  # no more are looked at
 _ROWS_FOR_COLUMNS, _CAPTIONS_FOR_LANGUAGE, _IMAGES_TRIED = 500, 1_000, 60
 _MOST_NAMED = 3
-_SAMPLES_SEEN = 60_000  # by training on few images: some minutes on two cores
-_FEW_IMAGES, _FEW_TO_TRAIN = 100, 10_000
+_SAMPLES_SEEN = 40_000  # by training on few images: some minutes on two cores
+# With fewer, val would hold too few to tell which epoch's weights are best: it would choose nearly untrained ones.
+_FEW_IMAGES = 1_000
 
 
 class Line(NamedTuple):
@@ -262,7 +263,7 @@ def _columns(
     """Find out which column is what; also return what is in doubt."""
     image, is_web, others = _image_column(samples, probe, opened)
     doubts = [f'"{other}" may name images, too: if so, change path_column or url_column' for other in others]
-    facts: dict[str, str] = {}
+    facts: dict[str, Any] = {}
     for column, values in samples.items():
         for name, (names, fits) in _FACTS.items():
             if _key(column) not in names or name in facts or column == image:
@@ -278,8 +279,8 @@ def _columns(
         f'"{caption}" is translated from it'
         for other in others
     ]
-    chosen = {"url_column": image, "path_column": None} if is_web else {"path_column": image}
-    return replace(probe, caption_column=caption, **chosen, **facts), doubts
+    web, path = (image, None) if is_web else (None, image)
+    return replace(probe, caption_column=caption, url_column=web, path_column=path, **facts), doubts
 
 
 def _key(column: str) -> str:
@@ -520,7 +521,7 @@ target_language = "{spoken.pack.code}"
 
 def _pairs_tables(look: _Look, spoken: Language) -> str:
     """Return the sections of a recipe for somebody's own pairs, with the settings that suit so many."""
-    config, share = look.config, _held_out(look.num_images)
+    config, (val, test) = look.config, _held_out(look.num_images)
     images = f"# Addresses of images on the web.\nurl_column = {_toml(config.url_column or '')}\n"
     if config.path_column:
         images = f"""# The folder, zip or tar of the images, and the column with their names inside it.
@@ -537,11 +538,22 @@ source_language = "{look.source_language}"
 """
     splits = "# by: upstream keeps the splits of your column, hash ignores them.\n" if config.split_column else ""
     share_short = look.num_short / len(look.captions)
-    num_train = look.num_images * (1 - 2 * share)
+    num_train = look.num_images * (1 - val - test)
     if look.keeps_splits:
         num_train = look.num_images * look.splits["train"] / look.splits.total()
     batch_size = next((size for size in (128, 64, 32, 16, 8) if size * 4 <= num_train), 4)
-    few = "" if num_train >= _FEW_TO_TRAIN else " From so few images it learns these, and little of the world."
+    epochs = min(60, max(10, int(_SAMPLES_SEEN // max(1, num_train))))
+    seen = f"{num_train:,.0f} images"
+    length = f"""# Times that each of {seen} is seen; it ends sooner once val gets no better for so many epochs.
+epochs = {epochs}
+patience = 5
+"""
+    if look.num_images < _FEW_IMAGES:
+        length = f"""# Optimizer steps: each of {seen} is seen some {epochs} times. From so few a model learns these, and
+# little of the world: it finds among them, and scores are low. Of a thousand and more give val a share, 0.05, and name
+# epochs in the place of steps.
+steps = {max(1, round(epochs * num_train / batch_size))}
+"""
     return f"""\
 {translation}
 [sources.pairs]
@@ -573,30 +585,29 @@ min_words = {1 if share_short > 0.05 else 2}
 near_images = true
 merge_captions = false
 
-# Shares of the images that are held out: val decides which epoch's weights are kept, test gives the scores. They are
-# rough where these are few.
+# Shares of the images that are held out: val tells which epoch's weights are best, test gives the scores.
 {splits}[split]
 by = "{"upstream" if look.keeps_splits else "hash"}"
-val = {share}
-test = {share}
+val = {val}
+test = {test}
 
 # A small model that learns from random weights, without a download, on a processor: some 250 images a second on two
-# cores.{few} docs/training.md has larger ones.
+# cores. docs/training.md has larger ones, that start from pretrained towers.
 [train]
 model = "compact"
-# Times that each of the {round(num_train):,} images is seen; it ends sooner once val gets no better for so many epochs.
-epochs = {min(60, max(10, int(_SAMPLES_SEEN // max(1, num_train))))}
-patience = 20
-# Images that are told from each other at a time: many make a better model, but an epoch needs several batches.
+{length}# Images that are told from each other at a time: many make a better model, but an epoch needs several batches.
 batch_size = {batch_size}
 # Changes that leave captions true; flips and hues would falsify left, right and colours.
 augment = ["caption_safe"]
 """
 
 
-def _held_out(num_images: int) -> float:
-    """Return the share of val, and of test: some five hundred images, where there are enough."""
-    return 0.2 if num_images < _FEW_IMAGES else round(min(0.1, max(0.01, 500 / num_images)), 2)
+def _held_out(num_images: int) -> tuple[float, float]:
+    """Return the shares of val and test: some five hundred images each, where there are enough."""
+    if num_images < _FEW_IMAGES:
+        return 0.0, 0.1 if num_images >= 100 else 0.2
+    share = round(min(0.1, max(0.01, 500 / num_images)), 2)
+    return share, share
 
 
 def _public_tables(spoken: Language) -> str:

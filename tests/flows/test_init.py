@@ -207,8 +207,16 @@ def test_what_is_missing_or_unfit_is_counted_before_a_build() -> None:
     assert "a build will drop too_small 1" in told
 
 
-@pytest.mark.parametrize(("num_images", "batch_size", "epochs", "share"), [(12, 4, 60, 0.2), (3_000, 128, 25, 0.1)])
-def test_settings_suit_the_number_of_images(num_images: int, batch_size: int, epochs: int, share: float) -> None:
+@pytest.mark.parametrize(
+    ("num_images", "train", "split"),
+    [
+        (12, {"batch_size": 4, "steps": 144}, (0.0, 0.2)),  # 60 times 9.6 images
+        (200, {"batch_size": 32, "steps": 338}, (0.0, 0.1)),
+        (3_000, {"batch_size": 128, "steps": 0, "epochs": 16, "patience": 5}, (0.1, 0.1)),
+        (20_000, {"batch_size": 128, "epochs": 10}, (0.03, 0.03)),
+    ],
+)
+def test_settings_suit_the_number_of_images(num_images: int, train: dict[str, int], split: tuple[float, float]) -> None:
     table(
         "mine.csv",
         ("url", lambda n: f"https://photos.example.org/{n}.jpg"),
@@ -216,8 +224,8 @@ def test_settings_suit_the_number_of_images(num_images: int, batch_size: int, ep
         num_rows=num_images,
     )
     made = recipe(start("mine", "uk", pairs="mine.csv"))
-    assert (made.train.batch_size, made.train.epochs) == (batch_size, epochs)
-    assert (made.split.val, made.split.test) == (share, share)
+    assert {setting: getattr(made.train, setting) for setting in train} == train
+    assert (made.split.val, made.split.test) == split
     assert made.clean.min_words == made.check.min_words == 2
 
 

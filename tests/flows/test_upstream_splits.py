@@ -11,12 +11,11 @@ import pytest
 from PIL import Image
 
 from data_catalog.database.catalog import query
-from data_catalog.errors import ConfigError
+from data_catalog.errors import ConfigError, SettingsError
 from flows.build.execution import LocalExecutor
 from flows.cli import main
 from flows.dry_run import dry_run
 from flows.jobs import BuildReport, build_dataset, require_ready
-from flows.recipe.parameters import overrides_of, settings_of
 from flows.recipe.recipe import Recipe, load_recipe
 
 # File name, what upstream calls its split, caption.
@@ -259,9 +258,9 @@ def test_who_does_not_say_what_becomes_of_stated_splits_is_asked_before_work_sta
     save(tmp_path / "photos", "0.jpg", 0)
     recipe = recipe_of(tmp_path, source(tmp_path))
     wanted = r'^source photos states splits: say \[split\] by = "upstream" to keep them, or "hash" to ignore them$'
-    with pytest.raises(ConfigError, match=wanted):
+    with pytest.raises(SettingsError, match=wanted):
         build(tmp_path, source(tmp_path))
-    with pytest.raises(ConfigError, match=wanted):
+    with pytest.raises(SettingsError, match=wanted):
         dry_run(recipe, root=tmp_path / "catalog")
     assert not list((tmp_path / "catalog").rglob("*.parquet"))
     assert main(["build", str(tmp_path / "own.toml"), "--root", str(tmp_path / "catalog"), "--executor", "local"]) == 1
@@ -276,14 +275,14 @@ def test_all_sources_that_state_splits_are_named(tmp_path: Path) -> None:
         + pairs_source(tmp_path, "mine", rows_of(["x"]), more="")
         + coco(tmp_path).replace("sources.photos", "sources.coco")
     )
-    with pytest.raises(ConfigError, match=r"^sources photos, coco state splits: say "):
+    with pytest.raises(SettingsError, match=r"^sources photos, coco state splits: say "):
         build(tmp_path, sources)
 
 
 def test_who_wants_upstreams_splits_where_no_source_states_any_is_told(tmp_path: Path) -> None:
     save(tmp_path / "photos", "0.jpg", 0)
     source = pairs_source(tmp_path, "own", rows_of(["test"]), more="")
-    with pytest.raises(ConfigError, match=r'^split.by is "upstream" and no source states splits: '):
+    with pytest.raises(SettingsError, match=r'^split.by is "upstream" and no source states splits: '):
         build(tmp_path, source, UPSTREAM)
     build(tmp_path, source)
     assert set(outcomes(tmp_path).values()) <= {"train", "val"}
@@ -309,12 +308,10 @@ def test_another_list_is_another_dataset(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("by", ["upstream", "hash"])
-def test_the_setting_goes_through_toml_overrides_and_parameters(tmp_path: Path, by: str) -> None:
+def test_the_setting_is_the_same_in_toml_and_in_overrides(tmp_path: Path, by: str) -> None:
     source = pairs_source(tmp_path, "own", rows_of(["test"]))
     said = recipe_of(tmp_path, f'{source}\n[split]\nby = "{by}"\n')
-    parameters = settings_of([f"split.by={by}"]).model_dump(mode="json", exclude_unset=True)
-    overrides = overrides_of(settings_of([]).model_validate(parameters))
-    assert said.split == recipe_of(tmp_path, source, *overrides).split
+    assert said.split == recipe_of(tmp_path, source, f"split.by={by}").split
     assert said.split.by == by
     with pytest.raises(ConfigError, match=r"split\.by must be \"upstream\" or \"hash\", got 'karpathy'"):
         recipe_of(tmp_path, source, "split.by=karpathy")
