@@ -544,14 +544,14 @@ source_language = "{look.source_language}"
     batch_size = next((size for size in (128, 64, 32, 16, 8) if size * 4 <= num_train), 4)
     epochs = min(60, max(10, int(_SAMPLES_SEEN // max(1, num_train))))
     seen = f"{num_train:,.0f} images"
-    length = f"""# Times that each of {seen} is seen; it ends sooner once val gets no better for so many epochs.
+    length = f"""# Times that each of {seen} is seen, and after how many of them without better scores on val it ends sooner.
 epochs = {epochs}
 patience = 5
 """
     if look.num_images < _FEW_IMAGES:
-        length = f"""# Optimizer steps: each of {seen} is seen some {epochs} times. From so few a model learns these, and
-# little of the world: it finds among them, and scores are low. Of a thousand and more give val a share, 0.05, and name
-# epochs in the place of steps.
+        length = f"""# Optimizer steps: each of {seen} is seen some {epochs} times. From so few a model learns these,
+# and little of the world: it finds among them, and scores are low. With a thousand or more give val a share, 0.05, and
+# set epochs, not steps.
 steps = {max(1, round(epochs * num_train / batch_size))}
 """
     return f"""\
