@@ -358,9 +358,9 @@ def _as_stored(threshold: float) -> float:
 
 @dataclass(frozen=True, kw_only=True)
 class CleanConfig(OnlyEmoji, Boilerplate, Length, Language, Section):
-    """Mending of source captions (`cleaning.text.mending.clean_text`), and the checks that then judge them.
+    """Mending of source captions, and the checks that then judge them.
 
-    Control characters, Unicode's composed form and white space are always seen to. A loop is too long as well, and a
+    `cleaning.text.mending.clean_text` mends. Control characters, Unicode's composed form and white space are always seen to. A loop is too long as well, and a
     file name is one word: the check that names the cause best goes first.
     """
 
