@@ -14,9 +14,18 @@ from data_catalog.errors import DamagedError
 from data_catalog.language_pack import LanguagePack
 from data_catalog.progress import Progress
 from data_catalog.sources.origins import MACHINE_TRANSLATION, has_original
-from data_catalog.stages import Drop, apply_measure, apply_transform, pending_rows, reject, set_values, texts
+from data_catalog.stages import (
+    Drop,
+    apply_measure,
+    apply_transform,
+    count_rows,
+    pending_rows,
+    reject,
+    set_values,
+    texts,
+)
 from data_catalog.storage.shards import save_parquet
-from flows.build.engine import SHARD, Job, count_rows
+from flows.build.engine import SHARD, Job
 from flows.build.screen import test_contents
 from translation.engine import STREAM_WINDOW, Translator, translate_stream
 from translation.memory import TranslationMemory

@@ -24,10 +24,10 @@ from cleaning.duplicates.captions import (
 )
 from cleaning.leaks import LeaksConfig, TestContents, judge_captions, judge_identities, write_test_set
 from data_catalog.settings import how
-from data_catalog.stages import pending_rows
+from data_catalog.stages import count_rows, pending_rows
 from data_catalog.storage.shards import save_parquet
 from data_catalog.test_sets.registry import TEST_SET_KINDS
-from flows.build.engine import SHARD, Job, count_rows
+from flows.build.engine import SHARD, Job
 
 logger = logging.getLogger(__name__)
 
