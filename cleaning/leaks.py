@@ -28,7 +28,7 @@ from cleaning.duplicates.near_images import (
 )
 from cleaning.text.scripts import count_words, fold_case
 from data_catalog.database.sorting import samples_of_bytes
-from data_catalog.errors import ConfigError
+from data_catalog.errors import SettingsError
 from data_catalog.images.views import VIEWS, write_views
 from data_catalog.images.workers import ImageWorkers
 from data_catalog.stages import Drop, pending_rows, reject, set_values, texts
@@ -80,9 +80,9 @@ class LeaksConfig:
 
     def __post_init__(self) -> None:
         if self.action not in ACTIONS:
-            raise ConfigError(f"leaks.action must be one of {', '.join(ACTIONS)}, got {self.action!r}")
+            raise SettingsError(f"leaks.action must be one of {', '.join(ACTIONS)}, got {self.action!r}")
         if self.min_caption_words < 1:
-            raise ConfigError(f"leaks.min_caption_words must be positive, got {self.min_caption_words}")
+            raise SettingsError(f"leaks.min_caption_words must be positive, got {self.min_caption_words}")
         require_likeness("leaks", self.max_distance, self.max_thumbnail_difference)
 
 

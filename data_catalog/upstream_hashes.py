@@ -6,7 +6,7 @@ from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any
 
-from data_catalog.errors import PipelineError
+from data_catalog.errors import BusyError, DiskError, InputError
 from data_catalog.sources.image_files import ImageFiles, Place, Stamp, image_locations, open_images
 from data_catalog.storage.file_hashes import FileHashes
 from data_catalog.storage.lock import writer_lock
@@ -23,7 +23,7 @@ def open_hashes(root: Path) -> FileHashes:
 
 def save_hashes(hashes: FileHashes, root: Path) -> None:
     """Remember what was learnt, unless the root cannot be written to now: then it is learnt again another time."""
-    with suppress(PipelineError, OSError), writer_lock(root):
+    with suppress(BusyError, DiskError, InputError, OSError), writer_lock(root):
         hashes.save()
 
 

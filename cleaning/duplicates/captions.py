@@ -19,7 +19,7 @@ import pyarrow.parquet as pq
 from cleaning.duplicates.minhash import BandFiles
 from cleaning.duplicates.similarity import Likeness
 from cleaning.text.scripts import exact_key
-from data_catalog.errors import ConfigError
+from data_catalog.errors import SettingsError
 from data_catalog.stages import Drop, pending_rows, reject, texts
 from data_catalog.storage.shards import save_parquet, unit_interval
 
@@ -61,9 +61,9 @@ class RepeatsConfig:
 
     def __post_init__(self) -> None:
         if not 0 < self.min_similarity <= 1:
-            raise ConfigError(f"repeats.min_similarity must be above 0, and at most 1, got {self.min_similarity}")
+            raise SettingsError(f"repeats.min_similarity must be above 0, and at most 1, got {self.min_similarity}")
         if self.max_images_per_caption < 1:
-            raise ConfigError(f"repeats.max_images_per_caption must be positive, got {self.max_images_per_caption}")
+            raise SettingsError(f"repeats.max_images_per_caption must be positive, got {self.max_images_per_caption}")
 
 
 def cluster_captions(
