@@ -18,6 +18,7 @@ import pyarrow as pa
 from cleaning.checks.taggers import Tagger
 from data_catalog.errors import SettingsError
 from data_catalog.language_pack import LanguagePack
+from data_catalog.settings import require_bounds
 from data_catalog.sources.origins import has_original
 from data_catalog.stages import ColumnCheck, Drop, pending_rows, reject, set_values
 
@@ -181,12 +182,16 @@ class Section:
     section: ClassVar[str]
     columns: ClassVar[TextColumns]
 
-    order: tuple[str, ...] = setting((), "checks by name that go first; the others follow in their usual order")
+    order: tuple[str, ...] = setting((), "Checks, by name, that go first. The others follow in their usual order.")
 
     def __post_init__(self) -> None:
         """Raise SettingsError naming the field that is out of bounds."""
         for each in fields(self):
-            _require(getattr(self, each.name), each.metadata, f"{self.section}.{each.name}")
+            path = f"{self.section}.{each.name}"
+            require_bounds(getattr(self, each.name), each.metadata, path)
+            if "among" in each.metadata:
+                value = getattr(self, each.name)
+                _require_names(value if isinstance(value, tuple) else (value,), each.metadata["among"], path)
         _require_names(self.order, [check.name for check in self.check_types()], f"{self.section}.order")
         for check in self.checks():
             check.require(self.section)
@@ -240,22 +245,6 @@ class Section:
         )
         bound = (check.rule(captions) for check in self.checks() if getattr(check, check.switch()))
         return [rule for rule in bound if rule is not None]
-
-
-def _require(value: Any, bounds: Mapping[str, Any], path: str) -> None:
-    """Raise SettingsError unless a setting is within the bounds of its field; NaN is within none."""
-    ge, gt, le = (bounds.get(name) for name in ("ge", "gt", "le"))
-    is_within = (ge is None or value >= ge) and (gt is None or value > gt) and (le is None or value <= le)
-    if not is_within:
-        if gt is not None:
-            wanted = f"be above {gt}" if le is None else f"be in ({gt}, {le}]"
-        elif le is not None:
-            wanted = f"be at most {le}" if ge is None else f"be between {ge} and {le}"
-        else:
-            wanted = f"be at least {ge}" if ge else "not be negative"
-        raise SettingsError(f"{path} must {wanted}, got {value}")
-    if "among" in bounds:
-        _require_names(value if isinstance(value, tuple) else (value,), bounds["among"], path)
 
 
 def _require_names(given: Sequence[str], known: Collection[str], path: str) -> None:

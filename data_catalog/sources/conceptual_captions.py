@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from data_catalog.errors import InputError, SettingsError
-from data_catalog.settings import HOW
+from data_catalog.settings import PATH
 from data_catalog.sources.files import Line, check_text_file, excerpt, head_lines, read_lines, upstream_files
 from data_catalog.sources.rows import Origin, SourceRow, admit, refuse
 from data_catalog.sources.urls import is_web_url, url_key
@@ -17,9 +17,10 @@ _SPLIT_IN_NAME = re.compile(r"(train|val)(?:ing|idation)?(?![a-z])", re.IGNORECA
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ConceptualCaptionsConfig:
-    """Which TSV files, plain or gzipped: paths or globs."""
+    """Files of Conceptual Captions."""
 
-    files: tuple[str, ...] = field(metadata=HOW)
+    files: tuple[str, ...] = field(metadata=PATH)
+    """Paths or globs of TSV files, plain or gzipped."""
 
     def __post_init__(self) -> None:
         """Refuse a source without files."""

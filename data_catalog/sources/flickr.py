@@ -14,7 +14,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from data_catalog.errors import InputError, SettingsError
-from data_catalog.settings import HOW
+from data_catalog.settings import PATH
 from data_catalog.sources.delimited import read_records
 from data_catalog.sources.files import Line, Trouble, check_text_file, excerpt, head_lines, read_lines, upstream_files
 from data_catalog.sources.image_files import check_images
@@ -38,15 +38,12 @@ _LISTED = re.compile(r"Flickr_8k\.(.*)Images\.txt")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FlickrConfig:
-    """Which captions files, and the folder, zip or tar that holds their images.
+    """Captions files of Flickr8k or Flickr30k, and where their images are."""
 
-    Args:
-        files: paths or globs, plain or gzipped; Flickr8k's lists of splits are found beside them.
-        images: folder, zip or tar, or a glob of them, in which the image names of the files are found.
-    """
-
-    files: tuple[str, ...] = field(metadata=HOW)
-    images: str = field(metadata=HOW)
+    files: tuple[str, ...] = field(metadata=PATH)
+    """Paths or globs of captions files, plain or gzipped. Flickr8k's lists of splits are found beside them."""
+    images: str = field(metadata=PATH)
+    """Folder, zip or tar, or a glob of them, in which the image names of the files are found."""
 
     def __post_init__(self) -> None:
         """Refuse a source without files or images."""

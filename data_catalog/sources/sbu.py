@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from data_catalog.errors import InputError, SettingsError
-from data_catalog.settings import HOW
+from data_catalog.settings import PATH
 from data_catalog.sources.files import Line, check_text_file, read_lines, upstream_files
 from data_catalog.sources.json_documents import JsonList, describe, open_json
 from data_catalog.sources.rows import Origin, SourceRow, admit, refuse
@@ -22,9 +22,11 @@ _EXPECTED = f"{_EXPECTED_JSON}, or two text files: one of URLs, one of captions,
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SbuConfig:
-    """Either JSON files, or exactly one list of URLs and one list of captions (in any order); plain or gzipped."""
+    """Files of SBU Captions."""
 
-    files: tuple[str, ...] = field(metadata=HOW)
+    files: tuple[str, ...] = field(metadata=PATH)
+    """Paths or globs, plain or gzipped: JSON files, or exactly one list of URLs and one list of captions, in any
+    order."""
 
     def __post_init__(self) -> None:
         """Refuse a source without files."""

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from data_catalog.errors import InputError, SettingsError
-from data_catalog.settings import HOW
+from data_catalog.settings import PATH
 from data_catalog.sources.delimited import Record, complete_cells, read_records
 from data_catalog.sources.files import Line, check_text_file, read_lines, text_trouble, upstream_files
 from data_catalog.sources.rows import Origin, SourceRow, UnselectedRow, admit, refuse
@@ -28,18 +28,16 @@ _RENAMED_LANGS = {"iw": "he", "in": "id", "ji": "yi"}
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WitConfig:
-    """Which rows of which WIT files.
+    """Files of WIT, and the rows that are taken of them."""
 
-    Args:
-        files: paths or globs of TSV files, plain or gzipped.
-        languages: ISO 639-1 codes of the pages wanted; the recipe's target language where a recipe sets none.
-        caption_kinds: any of "reference" (the caption under the image on the page), "attribution" (the description on
-            the image's own page, often in another language than the page's) and "alt_text".
-    """
-
-    files: tuple[str, ...] = field(metadata=HOW)
+    files: tuple[str, ...] = field(metadata=PATH)
+    """Paths or globs of TSV files, plain or gzipped."""
     languages: tuple[str, ...] = ()
+    """ISO 639-1 codes of the pages that are wanted. Left out, it is the recipe's target language."""
     caption_kinds: tuple[str, ...] = ("reference",)
+    """Kinds of captions that are read: "reference" (the caption under the image on the page, which the paper took),
+    "attribution" (the description on the image's own page, often in another language than the page's) and
+    "alt_text"."""
 
     def __post_init__(self) -> None:
         """Refuse settings that select nothing."""

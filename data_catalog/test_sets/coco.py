@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from data_catalog.errors import InputError, SettingsError
-from data_catalog.settings import HOW, how
+from data_catalog.settings import PATH, how, path_setting
 from data_catalog.sources.files import Held, upstream_files
 from data_catalog.sources.json_documents import describe, id_field, missing_id, open_json, records_of, text_field
 from data_catalog.sources.rows import Origin, refuse
@@ -19,17 +19,15 @@ _URL_FIELDS = ("coco_url", "flickr_url", "url")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CocoTestConfig:
-    """Which files hold the test set: all of their images are test images.
+    """Files that hold the test set: all of their images are test images."""
 
-    Args:
-        files: paths or globs of JSON files, plain or gzipped; one without `annotations` has images without captions.
-        images: folder, zip or tar, or a glob of them, that holds the images by `file_name`, if they are here.
-        num_images: how many images the set must have; 0 for any number.
-    """
-
-    files: tuple[str, ...] = field(metadata=HOW)
-    images: str | None = how(None)
+    files: tuple[str, ...] = field(metadata=PATH)
+    """Paths or globs of JSON files, plain or gzipped. One without `annotations` has images without captions."""
+    images: str | None = path_setting(None)
+    """Folder, zip or tar of the images, or a glob of them, if they are here, named as `file_name` says. Without it the
+    set guards by identity and caption only."""
     num_images: int = how(0)
+    """Images that the set must have; with another number the build is refused before it starts. 0 takes any number."""
 
     def __post_init__(self) -> None:
         """Refuse a test set without files."""

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from data_catalog.errors import InputError, SettingsError
-from data_catalog.settings import HOW, how
+from data_catalog.settings import PATH, how, path_setting
 from data_catalog.sources.files import upstream_files
 from data_catalog.sources.json_documents import open_json
 from data_catalog.sources.karpathy import KarpathyCaption, check_karpathy, karpathy_captions
@@ -19,19 +19,17 @@ SPLITS = ("test", "val", "train")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class KarpathyTestConfig:
-    """Which splits of which files are test images.
+    """Files of Karpathy's splits, and the splits that are test images."""
 
-    Args:
-        files: paths or globs of JSON files, plain or gzipped.
-        splits: any of "test", "val" and "train"; MSCOCO's "restval" is of "train".
-        images: folder, zip or tar, or a glob of them, that holds the images by `filename`, if they are here.
-        num_images: how many images the set must have; 0 for any number.
-    """
-
-    files: tuple[str, ...] = field(metadata=HOW)
+    files: tuple[str, ...] = field(metadata=PATH)
+    """Paths or globs of JSON files, plain or gzipped."""
     splits: tuple[str, ...] = ("test",)
-    images: str | None = how(None)
+    """Splits that are test images: "test", "val" and "train". MSCOCO's "restval" is of "train"."""
+    images: str | None = path_setting(None)
+    """Folder, zip or tar of the images, or a glob of them, if they are here, named as `filename` says. Without it the
+    set guards by identity and caption only."""
     num_images: int = how(0)
+    """Images that the set must have; with another number the build is refused before it starts. 0 takes any number."""
 
     def __post_init__(self) -> None:
         """Refuse a test set without files or splits."""

@@ -26,9 +26,8 @@ from flows.build.steps import STEPS
 from flows.doctor import require_sound_environment
 from flows.ending import ended_by_signals
 from flows.jobs import require_ready, require_scorable
-from flows.orchestration.prefect_artifacts import FlowArtifacts
 from flows.orchestration.prefect_env import OUR_LOGGERS
-from flows.orchestration.prefect_executor import PrefectExecutor
+from flows.orchestration.prefect_executor import FlowArtifacts, PrefectExecutor
 from flows.recipe.recipe import DEFAULT_ROOT, SECTIONS, BuildConfig, Dataset, load_recipe
 from flows.recipe.settings import schema
 

@@ -10,11 +10,10 @@ from cleaning.languages.engines import canonical_code
 from cleaning.leaks import LeaksConfig
 from cleaning.seen_images import SEEN_SPLITS, SeenImages
 from data_catalog.errors import SettingsError
+from data_catalog.storage.disk_errors import make_writable_folder
 from data_catalog.storage.manifest import Snapshot, current_snapshots, require_snapshot
 from data_catalog.storage.reading import open_to_readers
 from data_catalog.storage.roots import KEPT_FEATURES
-from flows.models import TrainedModel, pair_files
-from flows.recipe.engines import make_folder
 from flows.recipe.language_packs import language_pack, language_packs_of, named_language_packs
 from flows.recipe.recipe import Recipe
 from flows.scores.scored_models import (
@@ -24,7 +23,6 @@ from flows.scores.scored_models import (
     named_models,
     own_models,
     require_different,
-    trained_model,
 )
 from flows.scores.scored_sets import ScoredSet, named_sets, protocol_sets, recipe_sets, with_language
 from training.config import EvaluateConfig
@@ -34,6 +32,7 @@ from training.scoreboard import refuse_seen, score_models
 from training.scoreboard_files import write_scoreboard
 from training.scoreboard_tables import Section
 from training.threads import let_threads_sleep
+from training.trained_models import TrainedModel, model_of_folder, pair_files
 
 logger = logging.getLogger(__name__)
 
@@ -94,7 +93,10 @@ def make_scoreboard(question: Question) -> list[Section]:
         raise SettingsError(
             "there is no model to score: train the recipe's, or give --model NAME open_clip=... or alike"
         )
-    known = {model.name: trained_model(model, question.root) for model in models}
+    known = {
+        model.name: model_of_folder(Path(model.source), question.root) if model.kind != "transformers" else None
+        for model in models
+    }
     trained = {name: model for name, model in known.items() if model is not None}
     contestants = [contestant(model, language, packs, question.cache_dir, known[model.name]) for model in models]
     pack = language_pack(language, packs)
@@ -109,7 +111,7 @@ def make_scoreboard(question: Question) -> list[Section]:
         raise SettingsError(
             "there is nothing to score on: give a recipe with a held-out split, --test-set or --protocol"
         )
-    make_folder(question.out, "--out")
+    make_writable_folder(question.out, "--out")
     leaks = recipe.leaks if recipe is not None else LeaksConfig()
     seen = {name: SeenImages(model.snapshot, leaks) for name, model in trained.items()}
     found = [*([split] if split is not None else []), *(_guarded(each, seen) for each in scored)]
@@ -177,7 +179,7 @@ def _split(question: Question, trained: Mapping[str, TrainedModel]) -> ScoredSet
 
 
 def _split_guard(images: Sequence[Path], snapshot: Snapshot, split: str, model: TrainedModel) -> Guard:
-    """Return what a model has seen of a split; of the val split of its own snapshot it is known that it chose the epoch."""
+    """Return what a model has seen of a split; of its own snapshot's val split it is known that it chose the epoch."""
     is_own_val = split == "val" and model.snapshot.snapshot == snapshot.snapshot
     splits = ("train",) if is_own_val else SEEN_SPLITS
     trained_on = [path for name in splits for path in model.snapshot.pair_files(name)]

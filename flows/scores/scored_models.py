@@ -1,6 +1,5 @@
 """Models as `vernaclip scoreboard` names them: the recipe's own, others' by KEY=VALUE, and what they are asked in."""
 
-import logging
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -9,20 +8,16 @@ from typing import Any
 
 from data_catalog.errors import PipelineError, SettingsError
 from data_catalog.language_pack import LanguagePack
-from data_catalog.storage.shards import sha256_of
-from flows.models import CURRENT_FILE, TrainedModel, current_model
 from flows.recipe.engines import one_way_config, setting_values
 from flows.recipe.language_packs import language_pack
 from flows.recipe.recipe import Recipe
 from training.encoder_openers import OPENERS, check_source
 from training.encoders import Encoder, rewording
-from training.model import WEIGHTS_FILE
 from training.scoreboard import UNKNOWN, Contestant
 from training.scoreboard_tables import CHANCE
+from training.trained_models import TrainedModel, newest_model
 from translation.config import TranslateConfig
 from translation.registry import open_translator, reverse
-
-logger = logging.getLogger(__name__)
 
 ENGLISH = "en"
 _NAME = re.compile(r"\w[\w.+-]{0,39}")
@@ -85,7 +80,7 @@ def own_models(recipe: Recipe | None, root: Path) -> list[NamedModel]:
     Raises:
         DamagedError: it is damaged, or its snapshot is gone.
     """
-    found = _newest_model(root, recipe.name) if recipe is not None else None
+    found = newest_model(root, recipe.name) if recipe is not None else None
     if recipe is None or found is None:
         return []
     return [NamedModel(name=recipe.name, kind="folder", source=str(found.folder))]
@@ -132,43 +127,6 @@ def contestant(
         return rewording(opener(model.source, model.name), reword, model.name)
 
     return Contestant(name=model.name, open=opened, trained_on=known)
-
-
-def trained_model(model: NamedModel, root: Path) -> TrainedModel | None:
-    """Return what a folder is known to have been trained on: it is the newest model of a dataset, or has its weights.
-
-    Args:
-        model: whose folder may be in any root.
-        root: whose newest models it may be a copy or an export of.
-
-    Raises:
-        DamagedError: it is a newest model, and is damaged, or its snapshot is gone.
-    """
-    folder = Path(model.source).resolve()
-    if model.kind == "transformers" or not folder.is_dir():
-        return None
-    if len(folder.parents) >= 3 and folder.parents[1].name == "models":
-        found = _newest_model(folder.parents[2], folder.parent.name)
-        if found is not None and found.folder.resolve() == folder:
-            return found
-    copies = [(file, file.stat().st_size) for file in sorted(folder.glob("*.safetensors")) if file.is_file()]
-    for pointer in sorted((root / "models").glob(f"*/{CURRENT_FILE}")):
-        try:
-            own = current_model(root, pointer.parent.name)
-        except PipelineError as error:
-            logger.warning("whether %s is a copy of a model of %s is not known: %s", folder, pointer.parent.name, error)
-            continue
-        weights = own.folder / WEIGHTS_FILE
-        size = weights.stat().st_size if weights.is_file() else None
-        alike = [file for file, its_size in copies if its_size == size]
-        if alike and sha256_of(weights) in map(sha256_of, alike):
-            return own
-    return None
-
-
-def _newest_model(root: Path, dataset: str) -> TrainedModel | None:
-    """Return the newest model of a dataset; None where none was trained."""
-    return current_model(root, dataset) if (root / "models" / dataset / CURRENT_FILE).is_file() else None
 
 
 def require_different(names: Sequence[str], option: str) -> None:
