@@ -1,8 +1,7 @@
 """What the page of a snapshot says, section by section: rows from its files, as the templates take them."""
 
-import json
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from itertools import chain, zip_longest
 from operator import itemgetter
 from typing import Any
@@ -233,7 +232,6 @@ def gather(snapshot: Snapshot, runs: Sequence[Mapping[str, Any]], *, num_example
             "twins": twins(ask),
             "leaks": ask(LEAKS),
             "licences": ask(LICENCES),
-            "settings": dict(_settings(snapshot.manifest["settings"])),
             "files": _files(snapshot.manifest),
             # Those that came to this snapshot and did something, the latest first.
             "runs": [
@@ -320,23 +318,6 @@ def _scores(ask: Ask, engines: Rows) -> dict[str, Any] | None:
         **bins,
         "counts": {name: {row["bin"]: row["num_captions"] for row in rows} for name, rows in counts.items()},
     }
-
-
-def _settings(settings: Mapping[str, Any]) -> Iterator[tuple[str, dict[str, str]]]:
-    """Yield what was asked for: by section, the recipe's own first, names and values as a recipe has them."""
-    sections = {name: values for name, values in settings.items() if isinstance(values, Mapping)}
-    own = {name: value for name, value in settings.items() if name not in sections}
-    for name, values in sorted({**sections, "": own}.items()):
-        if flat := dict(_flat(values)):
-            yield name, flat
-
-
-def _flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
-    for name, value in sorted(values.items()):
-        if isinstance(value, Mapping):
-            yield from _flat(value, f"{prefix}{name}.")
-        else:
-            yield f"{prefix}{name}", json.dumps(value, ensure_ascii=False)
 
 
 def _files(manifest: Mapping[str, Any]) -> Rows:

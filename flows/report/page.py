@@ -1,6 +1,7 @@
 """Write the page of a build: one file of HTML that needs nothing else, loads nothing and runs nothing."""
 
 import functools
+import json
 import re
 from collections import defaultdict
 from collections.abc import Mapping
@@ -100,6 +101,7 @@ def _environment() -> "Environment":
         undefined=StrictUndefined,
     )
     environment.filters["language_name"] = language_name
+    environment.filters["json"] = functools.partial(json.dumps, ensure_ascii=False)
     environment.filters |= {name: getattr(texts, name) for name in _FILTERS}
     return environment
 
