@@ -132,11 +132,12 @@ def _wanted(config: PairsConfig) -> Wanted:
     return Wanted(
         required=[image_column, config.caption_column, *(name for name in optional if name)],
         image_column=image_column,
-        is_image=is_web_url if config.url_column else _is_image_name,
+        is_image=is_web_url if config.url_column else is_image_name,
     )
 
 
-def _is_image_name(text: str) -> bool:
+def is_image_name(text: str) -> bool:
+    """Return whether a text ends like the name of an image file."""
     return text.lower().endswith(_IMAGE_SUFFIXES)
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 
-from data_catalog.errors import ConfigError
+from data_catalog.errors import SettingsError
 from flows.cli.options import DEFAULT_ROOT, ROOT_VARIABLE, OptionalNumber
 from flows.cli.output import is_quiet, say
 
@@ -58,7 +58,7 @@ def doctor(*, fix: bool = False, language: Annotated[str | None, Parameter(metav
     """
     if language is not None:
         if fix:
-            raise ConfigError("--fix mends the environment, not a language: leave out --fix or --language")
+            raise SettingsError("--fix mends the environment, not a language: leave out --fix or --language")
         return _examine_language(language)
     from flows.doctor import diagnose, mend
 
@@ -82,13 +82,14 @@ def _examine_language(name: str) -> int:
         say(f"{language.title}\n")
     for trait in traits:
         if not is_quiet() or (trait.needed and not trait.found):
-            say(_trait_text(trait))
+            say(trait_text(trait))
     if not is_quiet():
         say(f"\n{sum(trait.found for trait in traits)} of {len(traits)} found")
     return int(any(trait.needed and not trait.found for trait in traits))
 
 
-def _trait_text(trait: "Trait") -> str:
+def trait_text(trait: "Trait") -> str:
+    """Return what a language has or lacks, with costs and advice, in lines for a terminal."""
     state = "found" if trait.found else "MISSING" if trait.needed else "missing"
     lines = [(state, trait.topic, trait.text)]
     lines += [("", label, text) for label, text in (("  costs", trait.cost), ("  to do", trait.advice)) if text]
