@@ -93,7 +93,7 @@ def deploy_all(client: "SyncPrefectClient", project: Path) -> list[str]:
 
     ensure_work_pool(client)
     ensure_automation(client, FLOWS)
-    made = [(flow, flow, {}) for flow in FLOWS]
+    made: list[tuple[str, str, dict[str, str]]] = [(flow, flow, {}) for flow in FLOWS]
     made += [(BUILD_FLOW, recipe, {"recipe": recipe}) for recipe in recipe_names()]
     for flow, name, parameters in made:
         deploy(client, FLOWS[flow], name=name, parameters=parameters, project=project.resolve())
