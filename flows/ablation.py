@@ -118,9 +118,8 @@ def run_ablation(
     key = digest([_what(recipe, config, steps), [snapshot.snapshot for snapshot in snapshots]])[:12]
     seeds = [recipe.train.seed + number for number in range(config.seeds)]
     # What each variant has to train on, file by file.
-    data = [
-        [pair_hashes(snapshot)[path] for path in mine.train] for snapshot, mine in zip(snapshots, files, strict=True)
-    ]
+    hashes = [mine.hashes(pair_hashes(snapshot).__getitem__) for mine, snapshot in zip(files, snapshots, strict=True)]
+    data = [mine["train"] for mine in hashes]
     models = _trained(variants, seeds, steps, do, is_same=[mine == data[0] for mine in data])
     ranks = [
         [model_ranks(model, gallery, root / FOLDER / key, batch_size=recipe.evaluate.batch_size) for model in mine]
