@@ -11,16 +11,20 @@ from data_catalog.language_pack import LanguagePack
 from data_catalog.sources.image_files import open_images
 from data_catalog.sources.mscoco import origin_by_name
 from data_catalog.sources.origins import HUMAN, MACHINE, MACHINE_TRANSLATION
+from data_catalog.storage.manifest import Snapshot
 from data_catalog.storage.shards import sha256_of
 from data_catalog.test_sets.registry import TestSetKind
 from training.class_names import read_names, read_templates
-from training.data import RowGroup, read_rows, row_groups
+from training.data import RowGroup, read_rows, row_groups, seen_in_training
 from training.encode_files import IMAGE_SUFFIXES
 from training.images import encoded_images
+from training.trained_models import TrainedModel
 
 UNSTATED = "unstated"
+VALIDATED = "the epoch whose weights were kept was chosen on these images, which flatters the model"
 PLACEHOLDER = "{c}"
 BARE, BARE_TEMPLATE = "bare", PLACEHOLDER
+FOLDER_SETTINGS = {"images", "class_names", "class_names_key", "templates", "templates_key"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -175,6 +179,29 @@ def pairs_gallery(name: str, paths: Sequence[Path]) -> Gallery:
     )
 
 
+def held_out_gallery(
+    name: str, snapshot: Snapshot, split: str, trained: Mapping[str, TrainedModel], *, own: TrainedModel | None
+) -> Gallery:
+    """Return the images of a split of a snapshot, with what each model has seen of them.
+
+    Args:
+        name: under which scores stand.
+        trained: models by name.
+        own: that of them which the dataset is there for.
+    """
+    images, guards = snapshot.pair_files(split), {}
+    for model_name, model in trained.items():
+        # Validation chooses the epoch that is kept; of its own snapshot that is known, and told in a note.
+        is_own_val = split == "val" and model.snapshot.snapshot == snapshot.snapshot
+        splits = ("train",) if is_own_val else ("train", "val")
+        trained_on = [path for each in splits for path in model.snapshot.pair_files(each)]
+        seen = {place: Seen(why=why, is_sure=True) for place, why in seen_in_training(images, trained_on).items()}
+        guards[model_name] = Guard(seen=seen, ways=("sample id", "bytes"))
+    gallery = pairs_gallery(name, images)
+    notes = (VALIDATED,) if split == "val" and own is not None else ()
+    return replace(gallery, guards=guards, notes=(*gallery.notes, *notes))
+
+
 class _ShardReader:
     """Images of pair shards by id, with two row groups in memory, which is what threads that read in order ask for."""
 
@@ -198,7 +225,7 @@ _PEOPLES = frozenset({"xtd10", "karpathy", "flickr8k", "flickr30k", "crossmodal3
 
 def captioned_gallery(
     name: str, kind: TestSetKind, config: Any, *, captions_by: str | None = None, notes: Sequence[str] = ()
-) -> tuple[Gallery, list[frozenset[str]]] | None:
+) -> tuple[Gallery, list[frozenset[str]]]:
     """Read a test set of captioned images, which has a place of its images.
 
     Args:
@@ -209,7 +236,7 @@ def captioned_gallery(
         notes: to be said of the set beside its numbers.
 
     Returns:
-        It, and all that each of its images is known by; None where it has no captions.
+        It, which may have no captions, and all that each of its images is known by.
 
     Raises:
         InputError: it cannot be read.
@@ -220,8 +247,6 @@ def captioned_gallery(
         for place, image in enumerate(found)
         for text, file in zip(image.captions, image.caption_files, strict=True)
     ]
-    if not texts:
-        return None
     makers = [captions_by or _maker(kind.kind, file) for _, _, file in texts]
     gallery = Gallery(
         name=name,
@@ -280,9 +305,15 @@ def named_images(name: str, settings: Mapping[str, str], pack: LanguagePack) -> 
         pack: has the class names and templates that no file is named for.
 
     Raises:
-        SettingsError: there are no class names, or a file has several and none is named.
+        SettingsError: a setting is unknown or missing, or a file has several lists and none is named.
         InputError: files cannot be read, or do not go together.
     """
+    unknown = sorted(settings.keys() - FOLDER_SETTINGS)
+    if unknown or "images" not in settings:
+        raise SettingsError(
+            f"{unknown[0] if unknown else 'images'}: a set of folders takes images=DIR, class_names=FILE.json and "
+            f"templates=FILE.json (or {BARE}), with class_names_key and templates_key where a file has several"
+        )
     names: Sequence[str] | Mapping[str, str] = pack.class_names
     if "class_names" in settings:
         names = read_names(Path(settings["class_names"]), settings.get("class_names_key"))

@@ -1,10 +1,16 @@
 """Published protocols by name: which set, which measures, and the numbers that were published with them."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
-from data_catalog.errors import InputError
-from training.galleries import Gallery, LabelledImages
+from data_catalog.errors import InputError, SettingsError
+from data_catalog.language_pack import LanguagePack
+from data_catalog.test_sets.registry import TEST_SET_KINDS
+from training.class_names import has_several
+from training.galleries import BARE, Gallery, LabelledImages, captioned_gallery, named_images
+
+IMAGENET = "imagenet1k"  # the key of ImageNet's names in files that have several lists
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -73,27 +79,47 @@ CLIP_ITALIAN = Protocol(
 PROTOCOLS = {protocol.name: protocol for protocol in (CLIP_ITALIAN,)}
 
 
-def require_gallery(protocol: Protocol, found: Gallery | LabelledImages) -> None:
-    """Make sure that a gallery is the protocol's: ranks in another one cannot be compared.
+def protocol_sets(
+    protocol: Protocol, settings: Mapping[str, str], pack: LanguagePack
+) -> Iterator[tuple[Gallery | LabelledImages, Sequence[frozenset[str]]]]:
+    """Yield the sets of a protocol, one task or both, with all that each of their images is known by.
+
+    Args:
+        settings: `captions` and `images` for retrieval, `imagenet` and `class_names` for zero-shot classification.
+        pack: of the language.
 
     Raises:
-        InputError: it has another number of images or captions.
+        SettingsError: these are not all settings of a task.
+        InputError: files are not those it is about: ranks in another gallery cannot be compared.
     """
-    num_captions = len(found.captions) if isinstance(found, Gallery) else 0
-    if (len(found.images), num_captions) != (protocol.num_images, protocol.num_captions):
-        raise InputError(
-            f"the protocol {protocol.name} has {protocol.num_images:,} images and {protocol.num_captions:,} captions, "
-            f"these files have {len(found.images):,} and {num_captions:,}: give MSCOCO-IT's "
-            "captions_ita_devset_unvalidated.json.gz alone"
+    retrieval, zero_shot = {"captions", "images"}, {"imagenet", "class_names"}
+    unknown = sorted(settings.keys() - retrieval - zero_shot)
+    if unknown or not (retrieval <= settings.keys() or zero_shot <= settings.keys()):
+        raise SettingsError(
+            f"--protocol {protocol.name} takes captions=FILE images=DIR for retrieval, imagenet=DIR class_names=FILE "
+            f"for zero-shot classification, or all four{f', not {unknown[0]}' if unknown else ''}"
         )
-
-
-def require_classes(protocol: Protocol, found: Gallery | LabelledImages) -> None:
-    """Make sure that there are as many classes as the protocol has.
-
-    Raises:
-        InputError: there are not.
-    """
-    num_classes = len(found.class_names) if isinstance(found, LabelledImages) else 0
-    if num_classes != protocol.num_classes:
-        raise InputError(f"the protocol {protocol.name} has {protocol.num_classes:,} classes, here are {num_classes:,}")
+    prefix = protocol.name.replace("-", "_")
+    if "captions" in settings:
+        kind = TEST_SET_KINDS["mscoco_it"]
+        config = kind.config_type(files=(settings["captions"],), images=settings["images"])
+        kind.check(config)
+        gallery, identities = captioned_gallery(f"{prefix}_retrieval", kind, config)
+        if (len(gallery.images), len(gallery.captions)) != (protocol.num_images, protocol.num_captions):
+            raise InputError(
+                f"the protocol {protocol.name} has {protocol.num_images:,} images and {protocol.num_captions:,} "
+                f"captions, these files have {len(gallery.images):,} and {len(gallery.captions):,}: give MSCOCO-IT's "
+                "captions_ita_devset_unvalidated.json.gz alone"
+            )
+        yield gallery, identities
+    if "imagenet" in settings:
+        folders = {"images": settings["imagenet"], "class_names": settings["class_names"], "templates": BARE}
+        if has_several(Path(settings["class_names"])):
+            folders["class_names_key"] = IMAGENET
+        classes = named_images(f"{prefix}_imagenet", folders, pack)
+        if len(classes.class_names) != protocol.num_classes:
+            raise InputError(
+                f"the protocol {protocol.name} has {protocol.num_classes:,} classes, here are "
+                f"{len(classes.class_names):,}"
+            )
+        yield classes, [frozenset()] * len(classes.images)

@@ -18,7 +18,6 @@ from data_catalog.storage.shards import write_bytes
 from flows.report import texts
 from flows.report.charts import charts_of
 from flows.report.contents import gather
-from flows.report.pictures import Rows
 from flows.report.texts import language_name
 
 if TYPE_CHECKING:
@@ -30,8 +29,6 @@ DEFAULT_EXAMPLES = 3  # captions of each reason
 PAGE_VERSION = 3
 _MARK = '<meta name="vernaclip-report" content="{}">'
 _FILTERS = ("text", "caption", "linked", "plain", "number", "percent", "size", "duration", "decimal")
-# Of many languages, licences ... the page lists the most frequent ones.
-_MAX_LISTED = 12
 
 
 def report_path(root: Path, dataset: str) -> Path:
@@ -124,18 +121,11 @@ def _page(contents: Mapping[str, Any], snapshot: Snapshot) -> str:
             language=language_name(snapshot.manifest["target_lang"]),
             language_name=language_name,
             meaning_of=snapshot.meaning,
-            listed=_listed,
             anchor=_anchor,
             native=NATIVE,
             origins=ORIGINS,
         )
     )
-
-
-def _listed(rows: Rows, *sums: str, limit: int = _MAX_LISTED) -> tuple[Rows, dict[str, int] | None]:
-    """Return the first rows of a table, and the sums of some columns of the others, with their number as `rows`."""
-    rest = {"rows": len(rows) - limit, **{name: sum(row[name] for row in rows[limit:]) for name in sums}}
-    return rows[:limit], rest if len(rows) > limit else None
 
 
 def _anchor(*parts: object) -> str:

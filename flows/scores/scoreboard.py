@@ -8,10 +8,10 @@ from pathlib import Path
 
 from cleaning.languages.engines import canonical_code
 from cleaning.leaks import LeaksConfig
-from cleaning.seen_images import SEEN_SPLITS, SeenImages
+from cleaning.seen_images import SeenImages
 from data_catalog.errors import SettingsError
 from data_catalog.storage.disk_errors import make_writable_folder
-from data_catalog.storage.manifest import Snapshot, current_snapshots, require_snapshot
+from data_catalog.storage.manifest import current_snapshots, require_snapshot
 from data_catalog.storage.reading import open_to_readers
 from data_catalog.storage.roots import KEPT_FEATURES
 from flows.recipe.language_packs import language_pack, language_packs_of, named_language_packs
@@ -24,10 +24,10 @@ from flows.scores.scored_models import (
     own_models,
     require_different,
 )
-from flows.scores.scored_sets import ScoredSet, named_sets, protocol_sets, recipe_sets, with_language
+from flows.scores.scored_sets import ScoredSet, named_sets, recipe_sets, sets_of_protocol, with_language
 from training.config import EvaluateConfig
-from training.data import seen_in_training, split_to_score
-from training.galleries import Guard, Seen, pairs_gallery
+from training.data import split_to_score
+from training.galleries import Guard, Seen, held_out_gallery
 from training.scoreboard import refuse_seen, score_models
 from training.scoreboard_files import write_scoreboard
 from training.scoreboard_tables import Section
@@ -35,8 +35,6 @@ from training.threads import let_threads_sleep
 from training.trained_models import TrainedModel, model_of_folder, pair_files
 
 logger = logging.getLogger(__name__)
-
-VALIDATED = "the epoch whose weights were kept was chosen on these images, which flatters the model"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -103,7 +101,7 @@ def make_scoreboard(question: Question) -> list[Section]:
     scored = [
         *(recipe_sets(recipe.test_sets, language) if recipe is not None else []),
         *named_sets(question.test_sets, language, pack),
-        *protocol_sets(question.protocol, language, pack),
+        *sets_of_protocol(question.protocol, pack),
     ]
     _require_translatable(scored, models, language)  # before images are looked at
     split = _split(question, trained)
@@ -171,17 +169,5 @@ def _split(question: Question, trained: Mapping[str, TrainedModel]) -> ScoredSet
     except SettingsError as error:
         logger.warning("%s itself is not scored: %s", recipe.name, error)
         return None
-    images = snapshot.pair_files(split)
-    gallery = pairs_gallery(f"{recipe.name} {split}", images)
-    guards = {name: _split_guard(images, snapshot, split, model) for name, model in trained.items()}
-    notes = (VALIDATED,) if split == "val" and own is not None else ()
-    return ScoredSet(test_set=replace(gallery, guards=guards, notes=(*gallery.notes, *notes)), identities=())
-
-
-def _split_guard(images: Sequence[Path], snapshot: Snapshot, split: str, model: TrainedModel) -> Guard:
-    """Return what a model has seen of a split; of its own snapshot's val split it is known that it chose the epoch."""
-    is_own_val = split == "val" and model.snapshot.snapshot == snapshot.snapshot
-    splits = ("train",) if is_own_val else SEEN_SPLITS
-    trained_on = [path for name in splits for path in model.snapshot.pair_files(name)]
-    seen = {place: Seen(why=why, is_sure=True) for place, why in seen_in_training(images, trained_on).items()}
-    return Guard(seen=seen, ways=("sample id", "bytes"))
+    name = f"{recipe.name} {split}"
+    return ScoredSet(test_set=held_out_gallery(name, snapshot, split, trained, own=own), identities=())

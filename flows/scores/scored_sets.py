@@ -3,7 +3,6 @@
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 from cleaning.languages.engines import canonical_code
@@ -14,16 +13,20 @@ from data_catalog.test_sets.registry import TEST_SET_KINDS
 from flows.recipe.recipe import override_values
 from flows.recipe.sources import TestSetSettings, read_test_sets
 from flows.scores.scored_models import at_home
-from training.class_names import has_several
-from training.galleries import BARE, Gallery, LabelledImages, TextLanguage, captioned_gallery, named_images
-from training.protocols import PROTOCOLS, Protocol, require_classes, require_gallery
+from training.galleries import (
+    FOLDER_SETTINGS,
+    Gallery,
+    LabelledImages,
+    TextLanguage,
+    captioned_gallery,
+    named_images,
+)
+from training.protocols import PROTOCOLS, Protocol, protocol_sets
 
 logger = logging.getLogger(__name__)
 
 FOLDERS = "folders"
-IMAGENET = "imagenet1k"  # the key of ImageNet's names in files that have several lists
 _PLACES = {"imagenet", "class_names", "templates", "images"}
-_FOLDER_SETTINGS = {"images", "class_names", "class_names_key", "templates", "templates_key"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -86,7 +89,7 @@ def named_sets(named: Sequence[Sequence[str]], language: str, pack: LanguagePack
     return found
 
 
-def protocol_sets(words: Sequence[str] | None, language: str, pack: LanguagePack) -> list[ScoredSet]:
+def sets_of_protocol(words: Sequence[str] | None, pack: LanguagePack) -> list[ScoredSet]:
     """Return the sets of `--protocol NAME captions=FILE images=DIR imagenet=DIR class_names=FILE`: one task or both.
 
     Raises:
@@ -98,29 +101,9 @@ def protocol_sets(words: Sequence[str] | None, language: str, pack: LanguagePack
     name, *settings = words
     if name not in PROTOCOLS:
         raise SettingsError(f"--protocol {name}: there is {', '.join(sorted(PROTOCOLS))}")
-    protocol, values = PROTOCOLS[name], _plain_values(settings)
-    retrieval, zero_shot = {"captions", "images"}, {"imagenet", "class_names"}
-    unknown = sorted(values.keys() - retrieval - zero_shot)
-    if unknown or not (retrieval <= values.keys() or zero_shot <= values.keys()):
-        raise SettingsError(
-            f"--protocol {name} takes captions=FILE images=DIR for retrieval, imagenet=DIR class_names=FILE for "
-            f"zero-shot classification, or all four{f', not {unknown[0]}' if unknown else ''}"
-        )
-    found, prefix = [], name.replace("-", "_")
-    if "captions" in values:
-        coco = {"kind": "mscoco_it", "files": [values["captions"]], "images": values["images"]}
-        gallery = _named(f"{prefix}_retrieval", coco, language, pack)
-        require_gallery(protocol, gallery.test_set)
-        found.append(replace(gallery, protocol=protocol))
-    if "imagenet" in values:
-        folders = {"kind": FOLDERS, "images": values["imagenet"], "templates": BARE}
-        folders["class_names"] = values["class_names"]
-        if has_several(Path(values["class_names"])):
-            folders["class_names_key"] = IMAGENET
-        classes = _named(f"{prefix}_imagenet", folders, language, pack)
-        require_classes(protocol, classes.test_set)
-        found.append(replace(classes, protocol=protocol))
-    return found
+    protocol = PROTOCOLS[name]
+    found = protocol_sets(protocol, _plain_values(settings), pack)
+    return [ScoredSet(test_set=test_set, identities=known, protocol=protocol) for test_set, known in found]
 
 
 def _plain_values(words: Sequence[str]) -> dict[str, Any]:
@@ -130,7 +113,7 @@ def _plain_values(words: Sequence[str]) -> dict[str, Any]:
         SettingsError: a text is not of that form, or a value is no text, where one is needed.
     """
     values = override_values(words)
-    for key in {"kind", "imagenet", *_FOLDER_SETTINGS} & values.keys():
+    for key in {"kind", "imagenet", *FOLDER_SETTINGS} & values.keys():
         if not isinstance(values[key], str):
             raise SettingsError(f"{key} must be a text, got {values[key]!r}")
     return values | {key: at_home(values[key], key) for key in _PLACES & values.keys()}
@@ -140,7 +123,8 @@ def _named(name: str, values: dict[str, Any], language: str, pack: LanguagePack)
     if not name.replace("_", "").isalnum():
         raise SettingsError("a name must be letters, digits and _")
     if values.get("kind") == FOLDERS:
-        return _labelled(name, values, pack)
+        found = named_images(name, {key: value for key, value in values.items() if key != "kind"}, pack)
+        return ScoredSet(test_set=found, identities=[frozenset()] * len(found.images))
     kind = values.get("kind", name)
     if kind not in TEST_SET_KINDS:
         problem = f"kind is {kind!r}" if "kind" in values else "kind=... is missing"
@@ -151,21 +135,10 @@ def _named(name: str, values: dict[str, Any], language: str, pack: LanguagePack)
     if test_set.kind.images(test_set.config) is None:
         raise SettingsError("images=... is missing: without pixels there is nothing to score")
     test_set.kind.check(test_set.config)
-    found = _captioned(test_set, language)
-    if found is None:
+    scored = _captioned(test_set, language)
+    if scored is None:
         raise InputError("it has no captions: it can guard training data, but not be scored on")
-    return found
-
-
-def _labelled(name: str, values: dict[str, str], pack: LanguagePack) -> ScoredSet:
-    unknown = sorted(values.keys() - _FOLDER_SETTINGS - {"kind"})
-    if unknown or "images" not in values:
-        raise SettingsError(
-            f"{unknown[0] if unknown else 'images'}: a set of folders takes images=DIR, class_names=FILE.json and "
-            f"templates=FILE.json (or {BARE}), with class_names_key and templates_key where a file has several"
-        )
-    found = named_images(name, values, pack)
-    return ScoredSet(test_set=found, identities=[frozenset()] * len(found.images))
+    return scored
 
 
 def _captioned(test_set: TestSetSettings, language: str) -> ScoredSet | None:
@@ -178,9 +151,8 @@ def _captioned(test_set: TestSetSettings, language: str) -> ScoredSet | None:
         notes.append(f"of captions in {', '.join(languages)} those in {language} count")
     stated = test_set.captions
     found = captioned_gallery(test_set.name, test_set.kind, config, captions_by=stated.captions_by, notes=notes)
-    if found is None:
-        return None
-    return ScoredSet(test_set=found[0], identities=found[1], stated=stated.captions_in or _chosen_language(config))
+    language_of = stated.captions_in or _chosen_language(config)
+    return ScoredSet(test_set=found[0], identities=found[1], stated=language_of) if found[0].captions else None
 
 
 def _chosen_language(config: Any) -> str | None:
