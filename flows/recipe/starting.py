@@ -544,7 +544,7 @@ source_language = "{look.source_language}"
     batch_size = next((size for size in (128, 64, 32, 16, 8) if size * 4 <= num_train), 4)
     epochs = min(60, max(10, int(_SAMPLES_SEEN // max(1, num_train))))
     seen = f"{num_train:,.0f} images"
-    length = f"""# Times that each of {seen} is seen, and after how many of them without better scores on val it ends sooner.
+    length = f"""# Times that each of {seen} is seen, and after how many without a better loss on val it ends sooner.
 epochs = {epochs}
 patience = 5
 """
