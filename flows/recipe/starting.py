@@ -116,7 +116,10 @@ def _language(name: str, language: str) -> tuple[Language, str, bool]:
         return spoken, "" if spoken.ships else _written_path(language), False
     file = f"{code}.toml" if name != code else f"{code}-language.toml"
     if Path(file).exists():
-        spoken = find_language(file)
+        try:
+            spoken = find_language(file)
+        except PipelineError as error:
+            raise SettingsError(f"{file} is there already, and is no language pack of {code} ({error})") from error
         if spoken.pack.code != code:
             raise SettingsError(f"{file} is there already, a language pack of {spoken.pack.code}: move it away")
         return spoken, file, False

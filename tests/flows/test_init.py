@@ -330,6 +330,11 @@ WRONG: dict[str, tuple[type[PipelineError], Callable[[], Sequence[str]], str]] =
         ],
         'the column "url" holds addresses of the web: leave it out',
     ),
+    "a recipe where a pack should be": (
+        SettingsError,
+        lambda: ["x", "--language", "sq"],
+        "sq.toml is there already, and is no language pack of sq",
+    ),
     "a pack of another language": (
         SettingsError,
         lambda: ["x", "--language", "sw"],
@@ -345,6 +350,7 @@ def test_what_is_wrong_is_one_sentence_and_nothing_is_written(
     kind, words, told = WRONG[case]
     Path("there.toml").write_text("mine", encoding="utf-8")
     Path("sw.toml").write_text('code = "sv"', encoding="utf-8")
+    Path("sq.toml").write_text('target_language = "sq"', encoding="utf-8")
     Path("data").mkdir()
     arguments = list(words())
     arguments += [] if "--language" in arguments else ["--language", "uk"]
