@@ -23,8 +23,7 @@ from data_folder import add_data_option
 from data_catalog.database.catalog import query
 from data_catalog.errors import PipelineError
 from flows.build.execution import LocalExecutor
-from flows.jobs import build_dataset
-from flows.models import train_model
+from flows.jobs import build_dataset, train_model
 from flows.recipe.recipe import load_recipe
 
 CAPTIONS = ("coco/captions_train2017.json", "coco/annotations/captions_train2017.json")

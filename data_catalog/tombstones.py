@@ -246,3 +246,14 @@ def write_tombstones(root: Path, tombstones: Tombstones) -> None:
 
 def _plain(value: Any) -> Any:
     return list(value) if isinstance(value, tuple) else value
+
+
+def find_tombstone(root: Path, identity: str, sample_ids: Iterable[str]) -> Tombstone | None:
+    """Return the take-down that means an id, an address or a hash, or one of the samples that it leads to."""
+    tombstones = read_tombstones(root)
+    identity = identity.strip()
+    named = {"url": identity} if is_web_url(identity) else {"sample_id": identity}
+    hashed = (one for one in tombstones.tombstones if identity.lower() in one.images)
+    found = tombstones.match(**named) or next(hashed, None)
+    of_samples = (tombstones.match(sample_id=sample_id) for sample_id in sample_ids)
+    return found or next((one for one in of_samples if one is not None), None)

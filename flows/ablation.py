@@ -12,7 +12,6 @@ from data_catalog.storage.lock import writer_lock
 from data_catalog.storage.manifest import Snapshot, current_snapshot
 from data_catalog.storage.shards import digest
 from flows.jobs import require_ready
-from flows.models import pair_files
 from flows.recipe.recipe import Recipe, load_recipe
 from flows.recipe.toggles import Toggle
 from flows.report.page import write_report
@@ -33,6 +32,7 @@ from training.ablation import (
 )
 from training.config import TrainConfig
 from training.data import split_to_score
+from training.trained_models import pair_files
 
 logger = logging.getLogger(__name__)
 

@@ -36,11 +36,12 @@ from flows.build.execution import LocalExecutor
 from flows.build.inputs import Inputs, packs_of_captions, require_originals_in_use, require_split_choice
 from flows.build.steps import STEPS, Build
 from flows.build.tools import Tools
-from flows.recipe.engines import open_engine, require_engine
+from flows.recipe.engines import open_engine
 from flows.recipe.language_packs import named_language_packs, target_language_pack
 from flows.recipe.recipe import Recipe
 from flows.recipe.sources import SourceSettings, source_settings
 from translation.engine import Translator
+from translation.engines.plugins import find_announcement
 
 # A sample is drawn from so many times as many rows, the first of the files.
 _POOL_FACTOR = 10
@@ -128,7 +129,7 @@ def dry_run(
         translate: translate what the rules leave, and judge the translations as well.
 
     Raises:
-        ConfigError: as a build does, before work starts.
+        PipelineError: as a build does, before work starts.
     """
     if recipe.scenes is not None:
         draw_upstream(recipe.scenes)
@@ -138,7 +139,7 @@ def dry_run(
         test_set.check()
     require_split_choice(recipe)
     require_originals_in_use(recipe)
-    require_engine(recipe)
+    find_announcement(recipe.translate.engine)
     with tempfile.TemporaryDirectory(prefix="vernaclip-dry-run-") as folder, ImageWorkers() as workers:
         translator = open_engine(recipe, root) if translate else None
         build = Build(recipe=recipe, inputs=_sampled(recipe, num_rows, seed, translator))

@@ -16,6 +16,7 @@ from training.features import image_features, text_features
 from training.model import LoadedModel
 from training.model_folder import open_model, require_texts
 from training.nearest import nearest
+from training.trained_models import current_model, only_dataset, pair_hashes
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -122,6 +123,26 @@ def search(
     found = nearest(kept.features, query_features(loaded, query), k)
     hits = _hits(_groups(files, kept.facts), found)
     return SearchResult(query=query, hits=hits, num_images=len(kept.features), model_sha256=loaded.sha256)
+
+
+def search_dataset(
+    root: Path, dataset: str | None, text: str, *, num_hits: int, split: str | None = None
+) -> SearchResult:
+    """Return the images of a dataset, or of one of its splits, that fit a text best, by its newest model.
+
+    Args:
+        root: of a catalog.
+        dataset: whose images; None: of the only dataset that has a model.
+
+    Raises:
+        InputError: there is no such model, or the split has no images.
+    """
+    model = current_model(root, dataset or only_dataset(root))
+    hashes = pair_hashes(model.snapshot)
+    files = list(hashes) if split is None else model.snapshot.pair_files(split)
+    if not files:
+        raise InputError(f"the {split} split has no images: search another one")
+    return search(text, files, model.folder, k=num_hits, sha256=hashes.__getitem__)
 
 
 def check_query(query: str, k: int) -> None:

@@ -12,11 +12,11 @@ from data_catalog.storage.reading import reading
 from data_catalog.storage.roots import open_root
 from flows import jobs
 from flows.build.execution import LocalExecutor
-from flows.jobs import BuildReport
-from flows.models import EvaluateReport, TrainReport
-from flows.recipe.engines import one_way_config, packs_of, remembering, route_codes, setting_values
+from flows.jobs import BuildReport, EvaluateReport, TrainReport
+from flows.recipe.engines import one_way_config, packs_of, route_codes, setting_values
 from translation.engine import Translation, translate_stream
 from translation.registry import open_translator
+from translation.remembered import remembering
 
 Place = str | PathLike[str]
 Settings = Mapping[str, Any]

@@ -98,6 +98,23 @@ def partial_of(file: UpstreamFile, folder: Path) -> PartialFile:
     return PartialFile((folder / file.paths[0]).parent / DOWNLOADS / f"{digest(file.url)[:16]}.part", file.url)
 
 
+def file_rows(source: UpstreamSource, folder: Path, record: Mapping[str, RecordedFile]) -> Iterator[dict[str, object]]:
+    """Yield a row for each path of a source: how large the download is, how it is checked, what is in the folder."""
+    for file in source.files:
+        num_bytes = file.expected.num_bytes
+        size = "by hand" if not file.url else "unknown" if num_bytes is None else f"{num_bytes / 1e6:,.1f}"
+        come = partial_of(file, folder).num_bytes if file.url else 0
+        for path in file.paths:
+            state = state_of(path, folder, record)
+            yield {
+                "source": source.name,
+                "file": path,
+                "download MB": size if path == file.paths[0] else "the same",
+                "published checksum": file.expected.algorithm or "none",
+                f"in {folder}": f"{come:,} bytes" if state is State.MISSING and come else state.value,
+            }
+
+
 def files_there(files: Sequence[UpstreamFile], folder: Path) -> list[Path]:
     """Return the files that are in the folder, whoever put them there."""
     return [folder / path for file in files for path in file.paths if (folder / path).is_file()]

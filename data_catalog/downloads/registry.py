@@ -1,12 +1,14 @@
 """What upstream offers: the sources, their files, and the terms that a user accepts by name; read from plain values."""
 
+import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import PurePosixPath
+from fnmatch import fnmatch
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from data_catalog.downloads.download import ALGORITHMS, Expected, check_url
-from data_catalog.errors import SettingsError
+from data_catalog.errors import InputError, SettingsError
 from data_catalog.sources.registry import SOURCE_KINDS
 
 _SOURCE_TEXTS = ("kind", "title", "licence", "terms", "page", "recorded_in")
@@ -43,6 +45,38 @@ class UpstreamSource:
     recorded_in: str  # the public source of URLs, sizes and checksums
     images: str  # folder below the folder of all data that a person fills, "" where images come by URL
     files: tuple[UpstreamFile, ...]
+
+    def files_like(self, pattern: str | None) -> list[UpstreamFile]:
+        """Return the files of which some path, or the last part of one, fits a pattern; None fits all.
+
+        Raises:
+            SettingsError: it fits none.
+        """
+        found = [
+            file
+            for file in self.files
+            if pattern is None
+            or any(fnmatch(path, pattern) or fnmatch(Path(path).name, pattern) for path in file.paths)
+        ]
+        if not found:
+            names = ", ".join(path for file in self.files for path in file.paths)
+            raise SettingsError(f"no file of {self.name} fits {pattern!r}: it has {names}")
+        return found
+
+
+def read_registry(path: Path | None = None) -> dict[str, UpstreamSource]:
+    """Return the sources of a registry's TOML file, by name; None: of the one that ships.
+
+    Raises:
+        InputError: it cannot be read, or is not TOML.
+        SettingsError: something in it is no setting, or wrong.
+    """
+    shipped = Path(__file__).with_suffix(".toml")
+    try:
+        document = tomllib.loads((path or shipped).read_text(encoding="utf-8"))
+    except (OSError, tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise InputError(f"the registry {path or shipped} cannot be read: {error}") from error
+    return parse_registry(document, named=str(path or "the registry"))
 
 
 def parse_registry(document: Mapping[str, Any], *, named: str) -> dict[str, UpstreamSource]:

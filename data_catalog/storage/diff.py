@@ -6,7 +6,7 @@ Rows are held against each other by a FULL JOIN in DuckDB, within bounded memory
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -118,6 +118,10 @@ class Change:
     rows: int
     examples: tuple[Example, ...]
 
+    def row(self) -> dict[str, Any]:
+        """Return the change without its examples."""
+        return {name: getattr(self, name) for name in ("change", "source", "before", "after", "rows")}
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FileCounts:
@@ -151,6 +155,18 @@ class Diff:
     images: tuple[Change, ...]
     settings: Mapping[str, tuple[Any, Any]]
     files: tuple[FileCounts, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        """Return all of it as JSON values."""
+        return {
+            "dataset": self.before.dataset,
+            "before": self.before.snapshot,
+            "after": self.after.snapshot,
+            "captions": {"same": self.num_same, "changes": [asdict(change) for change in self.captions]},
+            "images": {"changes": [asdict(change) for change in self.images]},
+            "settings": [{"name": name, "before": was, "after": now} for name, (was, now) in self.settings.items()],
+            "files": [asdict(each) for each in self.files],
+        }
 
 
 def diff_snapshots(before: Snapshot, after: Snapshot, *, num_examples: int) -> Diff:

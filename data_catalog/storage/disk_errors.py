@@ -86,3 +86,17 @@ def nearest_existing(path: Path) -> Path:
     while not path.exists():
         path = path.parent
     return path
+
+
+def make_writable_folder(folder: Path, option: str) -> None:
+    """Make a folder for results before the work that gives them.
+
+    Raises:
+        DiskError: it cannot be made, or not be written to.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise DiskError(f"{option} {folder} is no folder and cannot be made one: {error.strerror}") from error
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise DiskError(f"{option} {folder} is a folder that may not be written to: name another")

@@ -5,6 +5,7 @@ A snapshot goes at once for readers, and all of it in the end, whatever is kille
 
 import json
 import logging
+import platform
 import shutil
 import stat
 from collections import Counter
@@ -15,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from data_catalog.errors import SettingsError
-from data_catalog.storage.integrity import line_problem
+from data_catalog.storage.integrity import checksummed_line, line_problem, record_problem, recorded
 from data_catalog.storage.manifest import (
     MANIFEST_FILE,
     Snapshot,
@@ -27,11 +28,11 @@ from data_catalog.storage.manifest import (
     snapshot_folder,
     snapshot_names,
 )
-from data_catalog.storage.shards import TEMPORARY_PREFIX, sweep_temporary, sync
+from data_catalog.storage.shards import TEMPORARY_PREFIX, append_line, sweep_temporary, sync
 
 logger = logging.getLogger(__name__)
 
-RUN_LOG = "runs.jsonl"
+RUN_LOG = "runs.jsonl"  # what happened when, and where: beside the snapshots, never in them
 CURRENT, PREVIOUS = "current", "previous"
 
 
@@ -49,6 +50,22 @@ class Published:
     is_current: bool
     time: str | None
 
+    def row(self) -> dict[str, Any]:
+        """Return what `vernaclip snapshots` lists of it."""
+        snapshot = self.snapshot
+        manifest, files = snapshot.manifest, snapshot.manifest["files"]
+        return {
+            "dataset": snapshot.dataset,
+            "snapshot": snapshot.snapshot,
+            "current": self.is_current,
+            "published": self.time,
+            "captions": sum(file["rows"] for file in files["captions"]),
+            "pairs": sum(file["rows"] for file in files["pairs"]),
+            "bytes": sum(file["bytes"] for file in snapshot.entries()),
+            "attempt": manifest["attempt"],
+            "forget_of": manifest.get("forget_of"),
+        }
+
 
 def runs(root: Path, dataset: str) -> Iterator[Mapping[str, Any]]:
     """The lines of a dataset's run log, oldest first; damaged ones, of which `vernaclip verify` tells, are left out."""
@@ -56,6 +73,17 @@ def runs(root: Path, dataset: str) -> Iterator[Mapping[str, Any]]:
     for line in path.read_bytes().splitlines() if path.is_file() else ():
         if line_problem(line) is None:
             yield json.loads(line)
+
+
+def append_run(root: Path, dataset: str, **facts: Any) -> None:
+    """Add one line to a dataset's run log: the time, the machine, and the given facts (JSON values)."""
+    line = {"time": datetime.now(UTC).isoformat(timespec="seconds"), "host": platform.node(), **facts}
+    path = datasets_folder(root) / dataset / RUN_LOG
+    problem = record_problem(path)
+    if problem is not None:
+        logger.warning("%s is not what was written (%s): lines of earlier runs may be lost", path, problem)
+    with recorded(path):
+        append_line(path, checksummed_line(line))
 
 
 def history(root: Path, dataset: str) -> list[Published]:

@@ -20,6 +20,8 @@ from data_catalog.storage.shards import sha256_of
 MANIFEST_FORMAT = 2
 MANIFEST_FILE = "manifest.json"
 CURRENT_FILE = "current.json"
+MODELS = "models"
+TRAIN_AGAIN = "train again, which finds the trained model"  # where the pointer to a model is damaged or gone
 # Folders beside the snapshots have other names: `fetch-log`, and temporary ones.
 _SNAPSHOT_NAME = re.compile(r"[0-9a-f]{8,64}")
 SPLITS = ("train", "val", "test")
@@ -205,6 +207,20 @@ def dataset_names(root: Path) -> list[str]:
     return sorted(path.parent.name for path in datasets_folder(root).glob(f"*/{CURRENT_FILE}"))
 
 
+def require_datasets(root: Path, dataset: str | None = None) -> list[str]:
+    """Return the dataset that is named, or all datasets of a root.
+
+    Raises:
+        InputError: nothing was published, or nothing under that name.
+    """
+    there = dataset_names(root)
+    if dataset is not None and dataset not in there:
+        raise InputError(f"{root} holds no dataset {dataset!r}: it holds {', '.join(there) or 'none'}")
+    if not there:
+        raise InputError(f"{root} holds no dataset: run `vernaclip build RECIPE --root {root}` first")
+    return there if dataset is None else [dataset]
+
+
 def find_snapshot(root: Path, dataset: str, build_key: str, attempt: int) -> Snapshot | None:
     """Return the committed snapshot of a build, and of an attempt at its images; None if there is none.
 
@@ -239,6 +255,16 @@ def current_snapshots(root: Path) -> Iterator[Snapshot]:
         found = current_snapshot(root, name)
         if found is not None:
             yield found
+
+
+def model_pointer(root: Path, dataset: str) -> dict[str, Any]:
+    """Return what a root says of the newest model of a dataset: its folder and the snapshot that it saw, if it says so.
+
+    Raises:
+        DamagedError: the pointer is damaged.
+    """
+    path = root / MODELS / dataset / CURRENT_FILE
+    return read_checksummed(path, remedy=f"remove it and {TRAIN_AGAIN}") if path.is_file() else {}
 
 
 def file_entry(path: Path, folder: Path, *, rows: int, **more: Any) -> dict[str, Any]:

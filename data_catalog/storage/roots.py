@@ -27,6 +27,16 @@ _WRITTEN = (
 _FORMAT = re.compile(rb'\n "format": ([^,\n]{1,40})')
 
 
+def require_root(root: Path) -> None:
+    """Refuse a root that is not there.
+
+    Raises:
+        InputError: it is no folder.
+    """
+    if not root.is_dir():
+        raise InputError(f"{root} does not exist: give the root of a catalog with --root")
+
+
 def open_root(root: Path, *, writes: bool) -> None:
     """Refuse a root that no command may work on; every command that has one passes here first, and nothing is touched.
 

@@ -29,11 +29,14 @@ from data_catalog.storage.lock import holder_of
 from data_catalog.storage.manifest import (
     CURRENT_FILE,
     MANIFEST_FILE,
+    MODELS,
+    TRAIN_AGAIN,
     current_snapshot,
     current_snapshot_name,
     dataset_names,
     datasets_folder,
     is_snapshot_name,
+    model_pointer,
     read_snapshot,
     snapshot_names,
 )
@@ -41,7 +44,6 @@ from data_catalog.storage.shards import TEMPORARY_PREFIX
 
 EXPORTS = "exports"
 EXPORT_RECORD = "export.json"
-MODELS = "models"
 PACKAGES = "packages"
 # In a model's folder, when it is trained.
 RESULT = "result.json"
@@ -350,20 +352,19 @@ def _unfinished(root: Path, folder: Path) -> list[Finding]:
 
 def _model_checks(folder: Path) -> list[Check]:
     """Check the models of a dataset, and what says which is the newest."""
-    return [partial(_model_pointer, folder / CURRENT_FILE), *_of_each(_folders(folder), _trained_checks)]
+    return [partial(_pointer_to_model, folder / CURRENT_FILE), *_of_each(_folders(folder), _trained_checks)]
 
 
-def _model_pointer(path: Path) -> list[Finding]:
-    remedy = "train again, which finds the trained model"
+def _pointer_to_model(path: Path) -> list[Finding]:
     if not path.is_file():
         is_trained = any(path.parent.glob(f"*/{FOLDER_RECORD}"))
-        return _missing(path, f"{path} is missing: {remedy}", needed=path, root=path.parent) if is_trained else []
+        return _missing(path, f"{path} is missing: {TRAIN_AGAIN}", needed=path, root=path.parent) if is_trained else []
     try:
-        name = str(read_checksummed(path, remedy=f"remove it and {remedy}").get("model"))
+        name = str(model_pointer(path.parents[2], path.parent.name).get("model"))
     except DamagedError as error:
         return _damage(path, str(error))
     if not any((path.parent / name / file).is_file() for file in (FOLDER_RECORD, RESULT)):
-        return _damage(path, f"{path} names the model {name}, which is not there: remove it and {remedy}")
+        return _damage(path, f"{path} names the model {name}, which is not there: remove it and {TRAIN_AGAIN}")
     return []
 
 

@@ -9,8 +9,7 @@ from cyclopts import Parameter
 
 from flows.cli.jobs import BuildOptions, Job, with_executor
 from flows.cli.options import DEFAULT_ROOT, Number, Root, Words
-from flows.cli.output import say
-from flows.tables import plain_table
+from flows.cli.output import say, say_table
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -70,17 +69,11 @@ def ablate(recipe: str, /, *, root: Root = DEFAULT_ROOT, options: AblateOptions 
 
     loaded = load_recipe(recipe, root=root, overrides=options.overrides)
     if options.lists:
-        say(
-            plain_table([{"toggle": path, "now": "on" if value else "off"} for path, value in switches(loaded).items()])
-        )
+        say_table([{"toggle": path, "now": "on" if value else "off"} for path, value in switches(loaded).items()])
         return
-    config = AblationConfig(
-        toggles=toggles_of(options.toggles, loaded),
-        steps=options.steps,
-        seeds=options.seeds,
-        split=options.split or "",
-    )
-    variants = variants_of(recipe, root=root, overrides=options.overrides, toggles=config.toggles)
+    toggles = toggles_of(options.toggles, loaded)
+    config = AblationConfig(toggles=toggles, steps=options.steps, seeds=options.seeds, split=options.split or "")
+    variants = variants_of(recipe, root=root, overrides=options.overrides, toggles=toggles)
     if options.dry_run:
         _tell_plan(loaded, variants, config, root)
         return
@@ -98,7 +91,7 @@ def _tell(found: "Ablation", root: "Path") -> None:
 
     folder = root / FOLDER / found.key
     say(f"\nWhich filters help: {found.dataset}, snapshot {found.snapshot}\n")
-    say(plain_table(found.rows()))
+    say_table(found.rows())
     say()
     for note in found.notes():
         say(note)
@@ -107,28 +100,26 @@ def _tell(found: "Ablation", root: "Path") -> None:
 
 def _tell_plan(recipe: "Recipe", variants: "Sequence[Variant]", config: "AblationConfig", root: "Path") -> None:
     from flows.dry_run import dry_run
-    from flows.models import pair_files
     from training.ablation import default_steps, sizes_of
+    from training.trained_models import pair_files
 
     say(f"\nVariants of {recipe.name}: rows of a sample of each source ({_ROWS:,} at most) that the rules drop\n")
     judged = [dry_run(variant.recipe, root=root, num_rows=_ROWS, num_examples=0) for variant in variants]
     dropped = [_num_dropped(found) for found in judged]
     built = [_built(variant.recipe, root) for variant in variants]
     images = [sizes_of(pair_files(there))["images"] if there else None for there in built]
-    say(
-        plain_table(
-            [
-                {
-                    "dataset": variant.recipe.name,
-                    "switched": variant.toggle.label if variant.toggle else "",
-                    "now": _now(variant),
-                    "dropped": drops,
-                    "change": drops - dropped[0],
-                    "images to train on": "not built yet" if count is None else count,
-                }
-                for variant, drops, count in zip(variants, dropped, images, strict=True)
-            ]
-        )
+    say_table(
+        [
+            {
+                "dataset": variant.recipe.name,
+                "switched": variant.toggle.label if variant.toggle else "",
+                "now": _now(variant),
+                "dropped": drops,
+                "change": drops - dropped[0],
+                "images to train on": "not built yet" if count is None else count,
+            }
+            for variant, drops, count in zip(variants, dropped, images, strict=True)
+        ]
     )
     say("\nOnly rules that judge captions before their translation are counted, not those on translations and images.")
     steps = config.steps or (default_steps(recipe.train, images[0]) if images[0] else 0)

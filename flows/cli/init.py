@@ -4,8 +4,8 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
+from data_catalog.plain_text import visible_text
 from flows.cli.output import is_quiet, say
-from flows.tables import visible_text
 
 
 def init(

@@ -24,8 +24,8 @@ from prefect.client.schemas.objects import State, TaskRun
 from prefect.task_runners import ThreadPoolTaskRunner
 
 from data_catalog.errors import TransientError
+from data_catalog.plain_text import markdown_safe
 from flows.build.execution import MOST_THREADS, RETRY_DELAYS_S, Future
-from flows.tables import markdown_safe
 
 logger = logging.getLogger(__name__)
 

@@ -36,6 +36,7 @@ from data_catalog.sources.urls import is_web_url
 from data_catalog.storage.manifest import SPLITS
 from data_catalog.storage.shards import write_bytes
 from flows.language_doctor import SOURCE, Language, Trait, examine, find_language
+from flows.recipe.recipe import Recipe
 
 MAX_ROWS = 1_000_000  # no more are looked at
 _ROWS_FOR_COLUMNS, _CAPTIONS_FOR_LANGUAGE, _IMAGES_TRIED = 500, 1_000, 60
@@ -84,8 +85,7 @@ def start(name: str, language: str, *, pairs: str | None = None, images: str | N
     """
     name = name.removesuffix(".toml")
     recipe = Path(f"{name}.toml")
-    if not name.replace("-", "").replace("_", "").isalnum():
-        raise SettingsError(f"NAME must be letters, digits, - and _ (it names a folder), got {name!r}")
+    _ = Recipe(name=name, target_language=language, sources=())  # refuses a name that names no folder
     if recipe.exists():
         raise SettingsError(f"{recipe} is there already, and is not overwritten: give another NAME, or move it away")
     if images is not None and pairs is None:

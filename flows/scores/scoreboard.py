@@ -11,12 +11,11 @@ from cleaning.languages.engines import canonical_code
 from cleaning.leaks import LeaksConfig
 from data_catalog.errors import DamagedError, PipelineError, SettingsError
 from data_catalog.language_pack import LanguagePack
+from data_catalog.storage.disk_errors import make_writable_folder
 from data_catalog.storage.manifest import Snapshot, current_snapshots, require_snapshot
 from data_catalog.storage.reading import open_to_readers
 from data_catalog.storage.roots import KEPT_FEATURES
 from data_catalog.storage.shards import write_bytes, write_json
-from flows.models import TrainedModel, pair_files
-from flows.recipe.engines import make_folder
 from flows.recipe.language_packs import language_pack, language_packs_of, named_language_packs
 from flows.recipe.recipe import Recipe
 from flows.scores.scored_models import (
@@ -40,6 +39,7 @@ from training.scoreboard import Contestant, Scoreboard, refuse_seen, score_model
 from training.scoreboard_plot import write_scoreboard_plot
 from training.scoreboard_tables import Section, markdown, sections
 from training.threads import let_threads_sleep
+from training.trained_models import TrainedModel, pair_files
 
 logger = logging.getLogger(__name__)
 
@@ -112,7 +112,7 @@ def make_scoreboard(question: Question) -> ScoreboardReport:
         raise SettingsError(
             "there is nothing to score on: give a recipe with a held-out split, --test-set or --protocol"
         )
-    make_folder(question.out, "--out")
+    make_writable_folder(question.out, "--out")
     leaks = question.recipe.leaks if question.recipe is not None else LeaksConfig()
     guards = {name: TrainingImages(model.snapshot, leaks) for name, model in trained.items()}
     test_sets = [*([own] if own else []), *(_guarded(found, guards) for found in scored)]

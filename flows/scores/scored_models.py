@@ -9,8 +9,8 @@ from typing import Any
 
 from data_catalog.errors import PipelineError, SettingsError
 from data_catalog.language_pack import LanguagePack
+from data_catalog.storage.manifest import CURRENT_FILE
 from data_catalog.storage.shards import sha256_of
-from flows.models import CURRENT_FILE, TrainedModel, current_model
 from flows.recipe.engines import one_way_config, setting_values
 from flows.recipe.language_packs import language_pack
 from flows.recipe.recipe import Recipe
@@ -19,6 +19,7 @@ from training.encoders import Encoder, rewording
 from training.model import WEIGHTS_FILE
 from training.scoreboard import Contestant
 from training.scoreboard_tables import CHANCE
+from training.trained_models import TrainedModel, current_model
 from translation.config import TranslateConfig
 from translation.engine import Translator
 from translation.registry import open_translator, reverse

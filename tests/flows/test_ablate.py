@@ -21,7 +21,6 @@ from data_catalog.storage.manifest import Snapshot, require_snapshot
 from flows.ablation import AblationConfig
 from flows.cli import main
 from flows.jobs import BuildReport
-from flows.models import pair_files
 from flows.report.page import report_path, write_report
 from training.ablation import (
     METRICS,
@@ -33,6 +32,7 @@ from training.ablation import (
     write_ablation,
 )
 from training.config import TrainConfig
+from training.trained_models import pair_files
 
 TINY: dict[str, Any] = {
     "embed_dim": 16,

@@ -271,7 +271,7 @@ def no_folder() -> Iterator[str]:
 
 
 WRONG: dict[str, tuple[type[PipelineError], Callable[[], Sequence[str]], str]] = {
-    "no name": (SettingsError, lambda: ["a/b"], "NAME must be letters, digits, - and _"),
+    "no name": (SettingsError, lambda: ["a/b"], "name must be letters, digits, - and _"),
     "a recipe that is there": (SettingsError, lambda: ["there"], "there.toml is there already, and is not overwritten"),
     "no code": (SettingsError, lambda: ["x", "--language", "ukrainian"], "takes an ISO 639 code such as el"),
     "another code": (SettingsError, lambda: ["x", "--language", "ukr"], "Ukrainian is called uk here"),

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from data_catalog.downloads.download import DownloadConfig, check_url, fetch_small
-from data_catalog.errors import InputError, PipelineError
+from data_catalog.errors import InputError, SettingsError, TransientError
 from translation.packages.package import CODE, VERSION, argos_data_dir, version_key
 
 logger = logging.getLogger(__name__)
@@ -67,7 +67,7 @@ def read_index(url: str, config: DownloadConfig = DEFAULT_CONFIG) -> list[IndexE
     """
     try:
         content = fetch_small(url, replace(config, max_bytes=MAX_INDEX_BYTES))
-    except PipelineError as error:
+    except (SettingsError, InputError, TransientError) as error:
         raise InputError(
             f"the index of Argos packages cannot be had: {error}; with no network, get the .argosmodel file on another "
             f"machine, from a link in {url}, and install it here with `vernaclip mt install FILE`"
@@ -191,7 +191,7 @@ def usable_links(links: Iterable[str], index: str) -> list[str]:
     for link in links:
         try:
             check_url(link, referrer=index)
-        except PipelineError as error:
+        except InputError as error:
             level = logging.DEBUG if link.startswith("ipfs:") else logging.WARNING
             logger.log(level, "left out: %s", error)
         else:

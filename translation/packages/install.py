@@ -8,7 +8,7 @@ from functools import partial
 from pathlib import Path
 
 from data_catalog.downloads.download import DownloadConfig, PartialFile, download
-from data_catalog.errors import DiskError, InputError, PipelineError
+from data_catalog.errors import InputError, TransientError
 from data_catalog.storage.lock import writer_lock
 from data_catalog.storage.shards import digest, sweep_temporary
 from translation.config import TranslateConfig
@@ -118,9 +118,9 @@ def _install_any(order: _Order) -> Installation:
     for link in usable_links(order.entry.links, order.index):
         try:
             return _install_link(link, order)
-        except (packages.PlaceTakenError, DiskError):
+        except packages.PlaceTakenError:
             raise  # by whatever link it comes
-        except PipelineError as error:
+        except (InputError, TransientError) as error:
             faults.append(str(error) if link in str(error) else f"{link}: {error}")
             logger.warning("%s is not installed from %s: %s", what, link, error)
     reasons = "; ".join(faults) or f"https is needed, and the index has {', '.join(map(repr, order.entry.links))}"

@@ -5,7 +5,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from data_catalog.errors import InputError, PipelineError, SettingsError
+from data_catalog.errors import DamagedError, InputError, SettingsError
 from data_catalog.storage.integrity import read_checksummed, write_checksummed
 from data_catalog.storage.shards import sha256_of
 
@@ -40,7 +40,7 @@ def read_source(folder: Path) -> PackageSource | None:
     path = folder / RECORD
     try:
         return _source_of(read_checksummed(path, remedy="it is ignored")) if path.exists() else None
-    except (PipelineError, TypeError) as error:
+    except (DamagedError, TypeError) as error:
         logger.warning("%s is ignored, since it cannot be read: %s", path, error)
         return None
 
