@@ -412,14 +412,21 @@ def _tell_languages(look: _Look, pack: LanguagePack) -> None:
     if look.config.lang_column:
         others = Counter({lang: count for lang, count in look.languages.items() if lang != pack.code})
         look.source_language = others.most_common(1)[0][0] if others else None
-    elif code is not None:
-        captions = look.sampled_captions
-        drops = wrong_language(language_identifier(code, candidates=[SOURCE])(captions), captions)
+        return
+    captions = look.sampled_captions
+    verdicts = language_identifier(code or SOURCE, candidates=[SOURCE])(captions)
+    if code is not None:
+        drops = wrong_language(verdicts, captions)
         look.foreign = Counter((drop.detail or "").split()[0] for drop in drops if drop)
         for language, count in look.foreign.most_common(1):
             if count > len(captions) / 2:
                 look.source_language = language
                 look.config = replace(look.config, lang=language)
+    for language, count in Counter(verdict.language for verdict in verdicts).most_common(1):
+        if count > len(captions) / 2 and language not in (None, canonical_code(code or ""), look.source_language):
+            look.doubts.append(
+                f'"{look.config.caption_column}" reads like {language}: is --language {pack.code} right?'
+            )
 
 
 # --- What there is to tell ------------------------------------------------------------------------------------------
