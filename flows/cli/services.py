@@ -33,7 +33,7 @@ def up(*, port: OptionalNumber = None) -> None:
     say(f"pages:  {services.api.url.removesuffix('/api')} (they ask once for the auth string that .env holds)")
     say("deployments, for `prefect deployment run` in this folder (build-dataset alone will do for the first):")
     for deployment in services.deployments:
-        say(f"  {deployment.full_name}")
+        say(f"  {deployment}")
     say("after a crash: vernaclip up again, then prefect flow-run retry ID (prefect flow-run ls shows runs and IDs)")
 
 
