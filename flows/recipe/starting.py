@@ -422,10 +422,10 @@ def _tell_languages(look: _Look, pack: LanguagePack) -> None:
             if count > len(captions) / 2:
                 look.source_language = language
                 look.config = replace(look.config, lang=language)
-    for language, count in Counter(verdict.language for verdict in verdicts).most_common(1):
-        if count > len(captions) / 2 and language not in (None, canonical_code(code or ""), look.source_language):
+    for likeliest, count in Counter(verdict.language for verdict in verdicts).most_common(1):
+        if count > len(captions) / 2 and likeliest not in (None, canonical_code(code or ""), look.source_language):
             look.doubts.append(
-                f'"{look.config.caption_column}" reads like {language}: is --language {pack.code} right?'
+                f'"{look.config.caption_column}" reads like {likeliest}: is --language {pack.code} right?'
             )
 
 
