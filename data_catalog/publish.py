@@ -65,20 +65,17 @@ RIGHTS = ("license", "attribution", "page_url")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SplitConfig:
-    """Which samples are held out: those that upstream holds out, and shares drawn by a hash of each sample's identity.
-
-    Args:
-        by: "upstream" keeps the splits that sources state, and draws where they state none; "hash" draws all; none:
-            like "hash", where no source states any.
-        val: share of the validation split (the paper: 0.05).
-        test: share of the test split.
-        salt: another text draws another split.
-    """
+    """Samples that are held out: those of upstream, and shares drawn by a hash of each sample's identity."""
 
     by: str | None = None
+    """Basis of the splits: "upstream" keeps those that sources state, and draws where they state none; "hash" draws
+    all. Left out, it is like "hash"; it is needed where a source states any."""
     val: float = 0.05
+    """Share of images to validate on, from 0 to below 1. The paper's is 0.05."""
     test: float = 0.0
+    """Share of images to test on, from 0 to below 1."""
     salt: str = "vernaclip"
+    """Text that goes into the hash. Another one draws another split."""
 
     def __post_init__(self) -> None:
         if self.by not in (None, UPSTREAM, "hash"):

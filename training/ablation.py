@@ -309,20 +309,24 @@ def compare(
     found: list[Compared] = []
     for number, each in enumerate(filters, start=1):
         with_it, without = (number, 0) if each.adds else (0, number)
-        differences = {
-            metric: difference(
-                mine[with_it],
-                mine[without],
-                gallery.clusters(metric),
-                # The same models do not differ by chance either.
-                SeedNoise(variance=0.0, degrees=0) if data[number] == data[0] else noise[metric],
-                rounds=ROUNDS,
-                seed=seed,
+        # The same models do not differ by chance either.
+        chance = dict.fromkeys(noise, SeedNoise(variance=0.0, degrees=0)) if data[number] == data[0] else noise
+        found.append(
+            Compared(
+                label=each.label,
+                overrides=each.overrides,
+                with_it=with_it,
+                without=without,
+                differences={
+                    metric: difference(
+                        of[with_it], of[without], gallery.clusters(metric), chance[metric], rounds=ROUNDS, seed=seed
+                    )
+                    for metric, of in values.items()
+                },
+                p_value=1.0,
+                verdict=SAME,
             )
-            for metric, mine in values.items()
-        }
-        told = {"label": each.label, "overrides": each.overrides, "with_it": with_it, "without": without}
-        found.append(Compared(**told, differences=differences, p_value=1.0, verdict=SAME))
+        )
     asked = [number for number, mine in enumerate(data[1:]) if mine != data[0]]
     corrected = holm([found[number].differences[PRIMARY].p_value for number in asked])
     for number, p_value in zip(asked, corrected, strict=True):

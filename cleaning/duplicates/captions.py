@@ -43,21 +43,17 @@ Rows = npt.NDArray[np.int64]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RepeatsConfig:
-    """Captions that are nearly the same (`cluster_captions`), judged before they are translated.
-
-    Args:
-        near_captions: drop captions that are nearly the same as an earlier one of the same image.
-        min_similarity: from which on two captions are nearly the same, above 0, at most 1
-            (`cluster_captions`).
-        common_captions: of captions that are said too often ("a photo of"), drop those beyond, by a hash of their
-            images' ids.
-        max_images_per_caption: so many images may have a caption, or nearly that one.
-    """
+    """Captions that say nearly the same, judged before they are translated."""
 
     near_captions: bool = True
+    """Drop captions that are nearly the same as an earlier one of the same image."""
     min_similarity: float = 0.85
+    """Similarity from which on two captions are nearly the same, above 0 and at most 1. Tried from 0.8 to 0.95."""
     common_captions: bool = True
+    """Drop captions that are said too often ("a photo of"), beyond `max_images_per_caption`. A hash of the images' ids
+    decides which ones stay."""
     max_images_per_caption: int = 1000
+    """Most images that may have the same caption, or nearly the same, over all sources."""
 
     def __post_init__(self) -> None:
         if not 0 < self.min_similarity <= 1:
