@@ -72,7 +72,7 @@ def _named(name: str) -> Any:
 
 
 def full_name(name: str, flows: Sequence[str]) -> str:
-    """FLOW/DEPLOYMENT for a bare deployment name, given the flows that have such a deployment.
+    """Return FLOW/DEPLOYMENT for a bare deployment name, given the flows that have such a deployment.
 
     Without any it is NAME/NAME, which Prefect then reports as not found.
 

@@ -282,7 +282,7 @@ def _one_at_a_time(project: Path) -> Iterator[None]:
 
 
 def _ensure_server(project: Path, port: int | None) -> tuple[Api, bool, bool]:
-    """An API that answers; whether its server is ours; whether it was started now."""
+    """Return an API that answers; whether its server is ours; whether it was started now."""
     written = read_env_block(project)
     server = _server(project)
     running = daemons.running_pid(server) is not None
@@ -333,7 +333,7 @@ def _free_port(port: int | None, written: Api | None) -> int:
 
 @contextmanager
 def _client(api: Api) -> "Iterator[SyncPrefectClient]":
-    """A client of this API, whatever this process's settings name."""
+    """Yield a client of this API, whatever this process's settings name."""
     from prefect.client.orchestration import get_client
     from prefect.settings import PREFECT_API_AUTH_STRING, PREFECT_API_KEY, PREFECT_API_URL, temporary_settings
 
@@ -343,7 +343,7 @@ def _client(api: Api) -> "Iterator[SyncPrefectClient]":
 
 
 def _ensure_worker(project: Path, api: Api, client: "SyncPrefectClient") -> bool:
-    """A worker of this server; True if it was started now. One that knows another address is replaced."""
+    """Start a worker of this server, or replace one that knows another address; False if it was there."""
     worker = _worker(project)
     address = worker.folder / "worker.api"
     if daemons.running_pid(worker) is not None:
@@ -373,7 +373,7 @@ def _worker_seen(client: "SyncPrefectClient", name: str, since: datetime) -> boo
 
 
 def active_runs(client: "SyncPrefectClient") -> "list[FlowRun]":
-    """Runs of our work pool that have begun and not ended."""
+    """Return runs of our work pool that have begun and not ended."""
     from prefect.client.schemas.filters import FlowRunFilter, WorkPoolFilter
 
     begun = {"state": {"type": {"any_": ["RUNNING", "PENDING", "CANCELLING"]}}}
@@ -435,13 +435,13 @@ def _may_begin(run: "FlowRun") -> bool:
 
 
 def process_of(run: "FlowRun") -> int | None:
-    """The process id of a run on this machine, or None where it has none (any more)."""
+    """Return the process id of a run on this machine, or None where it has none (any more)."""
     text = run.infrastructure_pid or ""
     return int(text) if text.isdigit() and _does(int(text), run) else None
 
 
 def _does(pid: int, run: "FlowRun") -> bool:
-    """Whether a process does a run: its id alone may belong to another one by now, even to one of Prefect's."""
+    """Tell if a process does a run: its id alone may belong to another one by now, even to one of Prefect's."""
     if Path("/proc/self/environ").is_file():
         try:
             environment = Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
