@@ -147,17 +147,8 @@ def require_split_choice(recipe: Recipe) -> None:
     Raises:
         SettingsError: says which sources, and what to say.
     """
-    if recipe.split.by not in (None, UPSTREAM):
-        return
-    stating = [source.name for source in recipe.sources if source.kind.states_splits(source.config)]
-    if stating and recipe.split.by is None:
-        names = f"sources {', '.join(stating)} state" if len(stating) > 1 else f"source {stating[0]} states"
-        raise SettingsError(f'{names} splits: say [split] by = "upstream" to keep them, or "hash" to ignore them')
-    if recipe.split.by == UPSTREAM and not stating:
-        raise SettingsError(
-            'split.by is "upstream" and no source states splits: name their column (split_column), put their lists '
-            'beside the captions, or say "hash"'
-        )
+    if recipe.split.by in (None, UPSTREAM):
+        recipe.split.require_choice([each.name for each in recipe.sources if each.kind.states_splits(each.config)])
 
 
 def require_originals_in_use(recipe: Recipe) -> None:
@@ -167,13 +158,8 @@ def require_originals_in_use(recipe: Recipe) -> None:
         SettingsError: names the source.
     """
     for source in recipe.sources:
-        config = source.config
-        if isinstance(config, PairsConfig) and config.source_caption_column and config.lang != recipe.target_language:
-            raise SettingsError(
-                f"sources.{source.name} has its captions in {config.lang}, which a build translates to "
-                f"{recipe.target_language}: originals go beside captions in {recipe.target_language} only, so name "
-                f"{config.source_caption_column} as caption_column, or leave source_caption_column out"
-            )
+        if isinstance(source.config, PairsConfig):
+            source.config.require_use(source.name, recipe.target_language)
 
 
 def packs_of_captions(
@@ -184,12 +170,6 @@ def packs_of_captions(
     languages = {recipe.source_language, *named, *(language for languages in found for language in languages)}
     known = {**load_language_packs(), **named}
     return {code: known[code] for code in sorted(languages & known.keys())} | {recipe.target_language: target}
-
-
-def all_function_words(packs: Mapping[str, LanguagePack]) -> frozenset[str]:
-    """Return the function words of all languages, but those that turn a meaning around: near captions share these."""
-    words = {word for pack in packs.values() for word in pack.function_words}
-    return frozenset(words.difference(*(pack.negations for pack in packs.values())))
 
 
 def _pivot_pack(recipe: Recipe, named: Mapping[str, LanguagePack]) -> dict[str, LanguagePack]:

@@ -11,12 +11,13 @@ from typing import Any
 from cleaning.checks import CHECK_REASONS, CLEAN_REASONS
 from data_catalog.fetch import outcomes
 from data_catalog.fetch.reasons import FETCH_REASONS, NORMALISE_REASONS
+from data_catalog.language_pack import all_function_words
 from data_catalog.sources.ingest import ingest
 from data_catalog.sources.rows import MALFORMED_REASONS
 from data_catalog.tombstones import FORGET_STEP, InForce
 from flows.build import captions, duplicates, images, screen
 from flows.build.engine import FLOW, MAKES_SHARDS, MODEL, PER_SHARD, PER_TEST_SET, WHOLE, FunnelRow, Job, Step
-from flows.build.inputs import Inputs, all_function_words
+from flows.build.inputs import Inputs
 from flows.build.publish import publish
 from flows.recipe.recipe import Recipe
 from flows.recipe.sources import TestSetSettings, source_settings
