@@ -24,7 +24,7 @@ from data_catalog.fetch.urls import askable_url
 from data_catalog.images.workers import ImageWorkers
 from data_catalog.sample.upstream import draw_upstream
 from data_catalog.schema import PENDING, REJECTED
-from data_catalog.settings import what
+from data_catalog.settings import values_at, what
 from data_catalog.sources.ingest import Source
 from data_catalog.sources.rows import SourceRow, UnselectedRow
 from data_catalog.storage.shards import write_bytes
@@ -38,8 +38,9 @@ from flows.build.steps import STEPS, Build
 from flows.build.tools import Tools
 from flows.recipe.engines import open_engine, require_engine
 from flows.recipe.language_packs import named_language_packs, target_language_pack
-from flows.recipe.recipe import Recipe
+from flows.recipe.recipe import Recipe, what_settings
 from flows.recipe.sources import SourceSettings, source_settings
+from flows.tables import decided_text
 from translation.engine import Translator
 
 # A sample is drawn from so many times as many rows, the first of the files.
@@ -47,7 +48,8 @@ _POOL_FACTOR = 10
 _MARKED = "marked: "
 # The steps that judge captions: no image is asked for.
 _JUDGING = STEPS[: [step.name for step in STEPS].index("check") + 1]
-_ORDER = [row for step in STEPS for row in step.rows]
+_REASONS = {name: row.reasons for step in STEPS for name, row in step.rows.items()}
+_ORDER = list(_REASONS)
 # Reasons whose detail names one of several rules within a check.
 _NAMED = {
     reason
@@ -64,6 +66,7 @@ class Dropped:
     Args:
         rule: the reason, and the name of the rule within it where it has several; after "marked: " where the rows stay.
         num_rows: how many rows it would drop, or mark.
+        decided_by: the settings that decide the reason, by path.
         examples: some of their captions, as upstream has them, each with what the rule says of it.
     """
 
@@ -71,6 +74,7 @@ class Dropped:
     step: str
     rule: str
     num_rows: int
+    decided_by: Mapping[str, Any]
     examples: Sequence[tuple[str, str]]
 
     @property
@@ -81,7 +85,7 @@ class Dropped:
     @property
     def reason(self) -> str:
         """Return the reason without the name of the rule."""
-        return self.rule.removeprefix(_MARKED).split(":")[0]
+        return _reason(self.rule)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -239,8 +243,16 @@ def _summary(
         else:
             for step, rule, detail in _marks(row, num_screened):
                 found.setdefault((row["source"], step, rule), []).append({**row, "detail": detail})
+    settings = what_settings(recipe)
     dropped = [
-        Dropped(source=source, step=step, rule=rule, num_rows=len(rows), examples=_examples(rows, num_examples))
+        Dropped(
+            source=source,
+            step=step,
+            rule=rule,
+            num_rows=len(rows),
+            decided_by=values_at(_REASONS[step][_reason(rule)].settings, settings),
+            examples=_examples(rows, num_examples),
+        )
         for (source, step, rule), rows in found.items()
     ]
     dropped.sort(key=lambda rule: (order.index(rule.source), _ORDER.index(rule.step), -rule.num_rows, rule.rule))
@@ -259,6 +271,10 @@ def _marks(row: Mapping[str, Any], num_screened: int) -> Iterator[tuple[str, str
         reason, detail = mark.split(" ", 1)
         told.setdefault(("screen" if place < num_screened else "check", f"{_MARKED}{reason}"), detail)
     yield from ((step, rule, detail) for (step, rule), detail in told.items())
+
+
+def _reason(rule: str) -> str:
+    return rule.removeprefix(_MARKED).split(":")[0]
 
 
 def _rule(row: Mapping[str, Any]) -> str:
@@ -288,9 +304,9 @@ def _page(run: DryRun, name: str) -> str:
     from jinja2 import Environment, StrictUndefined
 
     environment = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=StrictUndefined)
+    environment.filters["decided"] = decided_text
     template = (files("flows") / "pages" / "dry_run.html").read_text(encoding="utf-8")
-    rows = [row for step in STEPS for row in step.rows.values()]
-    meanings = {reason: text for row in rows for reason, text in row.reasons.items()}
+    meanings = {reason: said.meaning for reasons in _REASONS.values() for reason, said in reasons.items()}
     sources = [
         {
             "name": source,

@@ -48,6 +48,14 @@ def cell_text(value: object) -> str:
     return visible_text(str(value))
 
 
+def decided_text(settings: Mapping[str, object]) -> str:
+    """Return the settings that decide a reason, such as `clean.min_words = 3`; of lists and tables only the names."""
+    return ", ".join(
+        path if value is None or isinstance(value, list | Mapping) else f"{path} = {cell_text(value)}"
+        for path, value in settings.items()
+    )
+
+
 def visible_text(text: str) -> str:
     r"""A text that does nothing to a terminal: what steers one is shown as its code, such as `\x1b` or `\u202e`.
 

@@ -59,10 +59,11 @@ class Length(
         'fewest words: "l\'albero" is two, "don\'t" one; in scripts without spaces a word is two ideographs, or four '
         "letters of Thai, Lao, Khmer, Burmese",
         ge=0,
+        decides="caption_too_short",
     )
-    min_chars: int = setting(3, "fewest characters (code points)", ge=0)
-    max_words: int = setting(100, "most words")
-    max_chars: int = setting(1000, "most characters")
+    min_chars: int = setting(3, "fewest characters (code points)", ge=0, decides="caption_too_short")
+    max_words: int = setting(100, "most words", decides="caption_too_long")
+    max_chars: int = setting(1000, "most characters", decides="caption_too_long")
 
     def require(self, section: str) -> None:
         """Raise ConfigError for bounds that no caption meets."""

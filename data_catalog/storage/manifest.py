@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from data_catalog.errors import ConfigError
+from data_catalog.settings import values_at
 from data_catalog.storage.failpoints import failpoint
 from data_catalog.storage.integrity import file_problem, read_checksummed, write_checksummed
 from data_catalog.storage.reading import open_to_readers
@@ -52,6 +53,12 @@ class Snapshot:
         if entry is None:
             return ""
         return str(entry["meaning"] if reason is None else entry["reasons"].get(reason, ""))
+
+    def decided_by(self, step: str, reason: str) -> dict[str, Any]:
+        """Return the settings that decide a reason of a step, by path; None is the value of one that is not noted."""
+        # Builds of before say of no reason what decides it.
+        entry: Mapping[str, Any] = next((entry for entry in self.manifest["steps"] if entry["step"] == step), {})
+        return values_at(entry.get("decided_by", {}).get(reason, ()), self.manifest["settings"])
 
     def columns(self, kind: str = "columns") -> dict[str, list[str]]:
         """Return the columns that each step fills, by step: of caption rows, or of images ("image_columns")."""

@@ -273,14 +273,15 @@ def face(steps: Sequence[Step]) -> list[dict[str, Any]]:
     """Return what a manifest says of the table, so that a snapshot explains itself: one entry a row of the funnel.
 
     Each entry has the row's name, its meaning in a few words, the sections of the recipe that it judges by, its reasons
-    with their sentences, and the columns that it fills.
+    with their sentences, the settings that decide them, and the columns that it fills.
     """
     return [
         {
             "step": name,
             "meaning": row.meaning,
             "rules": list(row.rules),
-            "reasons": dict(row.reasons),
+            "reasons": {reason: said.meaning for reason, said in row.reasons.items()},
+            "decided_by": {reason: list(said.settings) for reason, said in row.reasons.items() if said.settings},
             "columns": list(row.columns),
             "image_columns": list(row.image_columns),
         }

@@ -17,6 +17,7 @@ from cleaning.duplicates.captions import RepeatsConfig, cap_captions, cluster_ca
 from cleaning.duplicates.similarity import Likeness
 from cleaning.leaks import LeaksConfig
 from cleaning.text.scripts import exact_key
+from data_catalog.reasons import Reason
 from data_catalog.settings import how
 from data_catalog.stages import Drop, pending_rows, reject, set_values, texts
 from data_catalog.storage.shards import save_parquet
@@ -25,10 +26,21 @@ from flows.build.engine import SHARD, Job, count_rows
 from flows.build.test_sets import TestContents, test_contents
 
 SCREEN_REASONS = {
-    "test_image": "the image is, by its identity, one of a test set of the recipe",
-    "test_caption": "the caption is, but for punctuation and case, one of a test set of the recipe",
-    "near_duplicate_caption": "an earlier caption of the same image says the same in nearly the same letters",
-    "common_caption": "more images than the recipe allows have this caption, or nearly this one",
+    "test_image": Reason(
+        "the image is, by its identity, one of a test set of the recipe", settings=("leaks.by_identity", "leaks.action")
+    ),
+    "test_caption": Reason(
+        "the caption is, but for punctuation and case, one of a test set of the recipe",
+        settings=("leaks.by_caption", "leaks.min_caption_words", "leaks.action"),
+    ),
+    "near_duplicate_caption": Reason(
+        "an earlier caption of the same image says the same in nearly the same letters",
+        settings=("repeats.min_similarity",),
+    ),
+    "common_caption": Reason(
+        "more images than the recipe allows have this caption, or nearly this one",
+        settings=("repeats.max_images_per_caption",),
+    ),
 }
 _MAX_DETAIL = 120  # characters
 # What captions of one image repeat: a translation that upstream has, else the caption that is translated later.

@@ -13,7 +13,7 @@ from data_catalog.fetch import outcomes
 from data_catalog.fetch.reasons import FETCH_REASONS, NORMALISE_REASONS
 from data_catalog.sources.ingest import ingest
 from data_catalog.sources.rows import MALFORMED_REASONS
-from data_catalog.tombstones import FORGET_STEP
+from data_catalog.tombstones import FORGET_REASONS
 from flows.build import captions, duplicates, forget_steps, images, screen, test_sets
 from flows.build.engine import FLOW, MAKES_SHARDS, MODEL, PER_SHARD, PER_TEST_SET, WHOLE, FunnelRow, Job, Step
 from flows.build.inputs import Inputs, all_function_words
@@ -125,7 +125,7 @@ STEPS = (
         when=lambda build: bool(build.inputs.tombstones.tombstones),
         settings=_forgetting,
         run=forget_steps.forget_captions,
-        rows={"forget": FunnelRow(meaning="obeying take-downs", reasons=FORGET_STEP["reasons"])},
+        rows={"forget": FunnelRow(meaning="obeying take-downs", reasons=FORGET_REASONS)},
     ),
     Step(
         name="clean",
@@ -321,7 +321,7 @@ STEPS = (
         rows={
             "fetch": FunnelRow(
                 meaning="getting the images",
-                reasons={name: reason.meaning for name, reason in FETCH_REASONS.items()},
+                reasons=FETCH_REASONS,
                 rules=("fetch",),
                 image_columns=(
                     "http_status",
@@ -335,7 +335,7 @@ STEPS = (
             ),
             "normalise": FunnelRow(
                 meaning="decoding and resizing the images",
-                reasons={name: reason.meaning for name, reason in NORMALISE_REASONS.items()},
+                reasons=NORMALISE_REASONS,
                 rules=("normalise",),
                 image_columns=(*("original_format", "original_width", "original_height", "width", "height", "phash"),),
             ),

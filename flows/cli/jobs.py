@@ -12,7 +12,7 @@ from cyclopts import Group, Parameter
 from data_catalog.errors import ConfigError
 from flows.cli.options import DEFAULT_ROOT, Json, OptionalNumber, Overrides, Root
 from flows.cli.output import is_quiet, say, say_json
-from flows.tables import cell_text, plain_table
+from flows.tables import cell_text, decided_text, plain_table
 
 if TYPE_CHECKING:
     from data_catalog.fetch.diagnosis import Diagnosis
@@ -303,6 +303,7 @@ def _dry_run_values(found: "DryRun", name: str) -> dict[str, Any]:
     asked, known = found.num_images
     dropped = [
         {"source": rule.source, "step": rule.step, "rule": rule.rule, "rows": rule.num_rows}
+        | {"decided_by": rule.decided_by}
         | {"examples": [{"caption": caption, "detail": detail} for caption, detail in rule.examples]}
         for rule in found.dropped
     ]
@@ -318,7 +319,7 @@ def _tell_dry_run(found: "DryRun", name: str) -> None:
         said = f"; {unjudged:,} would be translated, and are judged as far as that" if unjudged else ""
         say(f"\n{source}: {num_rows:,} row{'' if num_rows == 1 else 's'} looked at{said}")
         for rule in (rule for rule in found.dropped if rule.source == source):
-            say(f"  {rule.rule} ({rule.step})")
+            say(f"  {rule.rule} ({'; '.join(filter(None, [rule.step, decided_text(rule.decided_by)]))})")
             for caption, detail in rule.examples:
                 say(f"    {cell_text(caption)}" + (f"  [{cell_text(detail)}]" if detail else ""))
     asked, known = found.num_images

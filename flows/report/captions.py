@@ -10,6 +10,7 @@ from typing import Any
 from data_catalog.sources.origins import HAS_ORIGINAL
 from data_catalog.storage.manifest import Snapshot
 from flows.report.questions import Questions
+from flows.tables import decided_text
 
 Rows = list[dict[str, Any]]
 
@@ -104,11 +105,12 @@ TRANSLATIONS = """
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DroppedFor:
-    """All rows that were dropped at a step for one reason, with some of them as examples."""
+    """All rows that were dropped at a step for one reason, with what decides it, and some of them as examples."""
 
     step: str
     reason: str
     meaning: str
+    decided_by: str
     num_rows: int
     by_source: Mapping[str, int]
     examples: Rows
@@ -175,15 +177,12 @@ def dropped_for(ask: Questions, snapshot: Snapshot, *, num_examples: int) -> lis
     groups: defaultdict[tuple[str, str], Rows] = defaultdict(list)
     for row in ask.rows(REASONS.format(num_examples=max(1, num_examples))):
         groups[row["step"], row["drop_reason"]].append(row)
-    found = [
-        _dropped_for(step, reason, snapshot.meaning(step, reason), rows, num_examples)
-        for (step, reason), rows in groups.items()
-    ]
+    found = [_dropped_for(snapshot, step, reason, rows, num_examples) for (step, reason), rows in groups.items()]
     place = {step: number for number, step in enumerate(snapshot.steps)}
     return sorted(found, key=lambda drop: (place.get(drop.step, len(place)), -drop.num_rows, drop.reason))
 
 
-def _dropped_for(step: str, reason: str, meaning: str, rows: Rows, num_examples: int) -> DroppedFor:
+def _dropped_for(snapshot: Snapshot, step: str, reason: str, rows: Rows, num_examples: int) -> DroppedFor:
     by_source = {row["source"]: row["dropped"] for row in rows}
     # One of each source in turn, so that no source hides the others.
     turns = zip_longest(*(row["examples"] for row in rows))
@@ -191,7 +190,8 @@ def _dropped_for(step: str, reason: str, meaning: str, rows: Rows, num_examples:
     return DroppedFor(
         step=step,
         reason=reason,
-        meaning=meaning,
+        meaning=snapshot.meaning(step, reason),
+        decided_by=decided_text(snapshot.decided_by(step, reason)),
         num_rows=sum(by_source.values()),
         by_source=by_source,
         examples=examples[:num_examples],

@@ -17,7 +17,9 @@ from cleaning.duplicates.images import DuplicatesConfig
 from cleaning.leaks import LeaksConfig
 from cleaning.text.mending import clean_text
 from data_catalog.publish import SplitConfig
+from data_catalog.sources.registry import SOURCE_KINDS
 from flows.build.steps import STEPS
+from flows.recipe.recipe import SECTIONS
 
 REASONS = {name: row.reasons for step in STEPS for name, row in step.rows.items()}
 
@@ -90,9 +92,13 @@ def shown(default: Any, among: Collection[str] | None) -> str:
 
 def reasons_by_step() -> str:
     rows = [
-        f"| `{name}` | {step} | {text} |" for step, found in REASONS_BY_STEP.items() for name, text in found.items()
+        f"| `{name}` | {step} | {reason.meaning} | {', '.join(f'`{path}`' for path in reason.settings)} |".replace(
+            "|  |", "| |"
+        )
+        for step, found in REASONS_BY_STEP.items()
+        for name, reason in found.items()
     ]
-    return "\n".join(["", "| reason | step | meaning |", "|---|---|---|", *rows, "", ""])
+    return "\n".join(["", "| reason | step | meaning | decided by |", "|---|---|---|---|", *rows, "", ""])
 
 
 def rewritten(page: str) -> str:
@@ -114,6 +120,14 @@ def test_checks_settings_and_reasons_stand_there_as_the_code_has_them() -> None:
     assert set(CHECK_REASONS) < set(REASONS["check"])
 
 
+def test_what_decides_a_reason_is_a_setting_of_recipes() -> None:
+    sections = {name: {field.name for field in dataclasses.fields(config)} for name, config in SECTIONS.items()}
+    named = {path for found in REASONS.values() for reason in found.values() for path in reason.settings}
+    kinds = {field.name for kind in SOURCE_KINDS.values() for field in dataclasses.fields(kind.config_type)}
+    paths = {f"{section}.{name}" for section, names in sections.items() for name in names}
+    assert named - paths - {f"sources.*.{name}" for name in kinds} == {"target_language", "source_language"}
+
+
 @pytest.mark.parametrize("name", MENDING)
 def test_what_mends_is_on_by_default_and_has_its_row(name: str) -> None:
     assert getattr(CleanConfig(), name) is True
@@ -122,7 +136,7 @@ def test_what_mends_is_on_by_default_and_has_its_row(name: str) -> None:
 
 @pytest.mark.parametrize("name", sorted(REASONS["deduplicate"].keys() - {"duplicate_caption"}))
 def test_the_page_about_images_has_what_drops_them(name: str) -> None:
-    assert [f"`{name}`", "deduplicate", "", REASONS["deduplicate"][name]] in rows(IMAGES)
+    assert [f"`{name}`", "deduplicate", "", REASONS["deduplicate"][name].meaning] in rows(IMAGES)
 
 
 @pytest.mark.parametrize(("page", "path", "default"), SETTINGS, ids=[path for _, path, _ in SETTINGS])
