@@ -19,6 +19,22 @@ def how(default: T) -> T:
     return dataclasses.field(default=default, metadata=HOW)
 
 
+# Metadata of a field that says where something is: relative paths in a recipe file are relative to its folder. One that
+# may also be a name, as of a model, is a path if there is such a file.
+FILE, NAME_OR_FILE = "file", "name or file"
+PATH: Mapping[str, object] = MappingProxyType({**HOW, "path": FILE})
+
+
+def path_setting(default: T) -> T:
+    """Return a `how` field with a default that says where a file or a folder is, or several."""
+    return dataclasses.field(default=default, metadata=PATH)
+
+
+def name_or_path(default: T) -> T:
+    """Return a `how` field with a default that is a path, or the name of something that is had elsewhere."""
+    return dataclasses.field(default=default, metadata={**HOW, "path": NAME_OR_FILE})
+
+
 def what(config: Any) -> dict[str, Any]:
     """Return the settings of a config dataclass that decide what comes out, as JSON values: all but `how` fields."""
     return {

@@ -2,7 +2,7 @@
 
 import shutil
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import partial
@@ -25,7 +25,7 @@ from flows.forgetting import clear_work, finish_forgetting
 from flows.guarded import require_guards
 from flows.models import EvaluateReport, TrainReport, evaluate_model, pair_files, train_model
 from flows.overview import ranked_reasons
-from flows.recipe.recipe import Recipe, load_recipe
+from flows.recipe.recipe import Overrides, Recipe, load_recipe
 from flows.report.page import refresh_report, report_path
 from flows.run_log import append_run
 from training.data import split_to_score
@@ -58,7 +58,7 @@ class BuildReport:
 
 
 def build(
-    recipe: str, *, root: Path, overrides: Sequence[str], executor: Executor, retry_failed: bool = False
+    recipe: str, *, root: Path, overrides: Overrides, executor: Executor, retry_failed: bool = False
 ) -> BuildReport:
     """Build the dataset of a recipe (a name or a file) below `root`; see `build_dataset`."""
     loaded = load_recipe(recipe, root=root, overrides=overrides)
@@ -152,7 +152,7 @@ def _refuse_nothing(snapshot: Snapshot, current: Snapshot, root: Path) -> None:
     raise ConfigError("; ".join([f"{name} keeps none of {read:,} captions: {' '.join(why) or 'no row came'}", where]))
 
 
-def train(recipe: str, *, root: Path, overrides: Sequence[str], executor: Executor) -> TrainReport:
+def train(recipe: str, *, root: Path, overrides: Overrides, executor: Executor) -> TrainReport:
     """Train the recipe's model on the dataset that was built below `root`."""
     loaded = load_recipe(recipe, root=root, overrides=overrides)
     report = executor.run("train", partial(train_model, loaded, root))
@@ -160,7 +160,7 @@ def train(recipe: str, *, root: Path, overrides: Sequence[str], executor: Execut
     return report
 
 
-def evaluate(recipe: str, *, root: Path, overrides: Sequence[str], executor: Executor) -> EvaluateReport:
+def evaluate(recipe: str, *, root: Path, overrides: Overrides, executor: Executor) -> EvaluateReport:
     """Score the newest model of the recipe's dataset on its held-out images, and show the scoreboard."""
     loaded = load_recipe(recipe, root=root, overrides=overrides)
     report = executor.run("evaluate", partial(evaluate_model, loaded, root))

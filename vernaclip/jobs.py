@@ -1,6 +1,5 @@
 """The jobs of the command line as functions: build, train, score, translate."""
 
-import json
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -45,7 +44,7 @@ def build(recipe: Place, root: Place, *, settings: Settings | None = None, retry
         return jobs.build(
             fspath(recipe),
             root=place,
-            overrides=overrides_of(settings),
+            overrides=settings or {},
             executor=executor,
             retry_failed=retry_failed,
         )
@@ -67,7 +66,7 @@ def train(recipe: Place, root: Place, *, settings: Settings | None = None) -> Tr
         ConfigError: nothing was built, or the dataset is damaged or was not guarded against a test set.
     """
     with _job(root) as (place, executor):
-        return jobs.train(fspath(recipe), root=place, overrides=overrides_of(settings), executor=executor)
+        return jobs.train(fspath(recipe), root=place, overrides=settings or {}, executor=executor)
 
 
 def score(recipe: Place, root: Place, *, settings: Settings | None = None) -> EvaluateReport:
@@ -88,7 +87,7 @@ def score(recipe: Place, root: Place, *, settings: Settings | None = None) -> Ev
         ConfigError: nothing was trained or held out.
     """
     with _job(root) as (place, executor):
-        return jobs.evaluate(fspath(recipe), root=place, overrides=overrides_of(settings), executor=executor)
+        return jobs.evaluate(fspath(recipe), root=place, overrides=settings or {}, executor=executor)
 
 
 def translate(
@@ -122,7 +121,7 @@ def translate(
         ConfigError: there is no such language or package, or a setting is wrong.
         TransientError: the engine cannot work just now.
     """
-    config = one_way_config(setting_values(overrides_of(settings)))
+    config = one_way_config(setting_values(settings or {}))
     codes = route_codes(source, config, target)
     packs = packs_of(codes, [fspath(path) for path in language_packs])
     with tempfile.TemporaryDirectory(prefix="vernaclip-") as cache:
@@ -137,26 +136,3 @@ def _job(root: Place) -> Iterator[tuple[Path, LocalExecutor]]:
     open_root(place, writes=True)
     with disk_errors(place / "catalog"), reading(), LocalExecutor() as executor:
         yield place, executor
-
-
-def overrides_of(settings: Settings | None) -> list[str]:
-    """Return settings as the command line's `--set` has them, values as in TOML.
-
-    >>> overrides_of({"train.steps": 10, "split": {"by": "hash", "val": 0.2}})
-    ['train.steps=10', 'split.by="hash"', 'split.val=0.2']
-    >>> overrides_of({"fetch.hosts": {"127.0.0.1": {"concurrency": 4}}})
-    ['fetch.hosts."127.0.0.1".concurrency=4']
-    """
-    return list(_flattened(settings or {}, ""))
-
-
-def _flattened(settings: Settings, prefix: str) -> Iterator[str]:
-    for name, value in settings.items():
-        # Dots separate names at the top, and are part of one, as of a host's, below it.
-        place = f'{prefix}"{name}"' if prefix and "." in name else f"{prefix}{name}"
-        if isinstance(value, Mapping):
-            yield from _flattened(value, f"{place}.")
-        else:
-            # A JSON value is a TOML value, but for the one control character that JSON lets stand.
-            text = json.dumps(value, ensure_ascii=False, default=str).replace("\x7f", "\\u007f")
-            yield f"{place}={text}"

@@ -70,7 +70,7 @@ def train(
     """
     from flows.recipe.language_packs import column_language, language_pack
     from flows.recipe.recipe import override_values
-    from flows.recipe.settings import build
+    from flows.recipe.settings import read
     from translation.train.config import PRESETS, TrainPackageConfig
     from translation.train.folder import REPORT_FILE, SIZES, training_folder
     from translation.train.package import train_package
@@ -81,7 +81,7 @@ def train(
             f"--set {', '.join(fixed)}: {options.continued} is continued, whose sizes stay: leave that out"
         )
     settings = PRESETS[options.preset] | overrides
-    config = build(TrainPackageConfig, settings, "mt_train")
+    config = read(TrainPackageConfig, settings, "mt_train")
     packs = [language_pack(code) if config.check_languages else None for code in (from_code, to_code)]
     source_check, target_check = (column_language(pack) if pack else None for pack in packs)
     report = train_package(

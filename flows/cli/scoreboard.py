@@ -151,11 +151,11 @@ def _require_code(language: str) -> None:
 
 def _evaluate_config(options: ScoreboardOptions) -> "EvaluateConfig":
     from flows.recipe.recipe import override_values
-    from flows.recipe.settings import build
+    from flows.recipe.settings import read
     from training.config import EvaluateConfig
 
     values = override_values(options.overrides)
     others = sorted(set(values) - {"evaluate"})
     if others:
         raise ConfigError(f"--set {others[0]}: without a recipe there are the settings of evaluate only")
-    return build(EvaluateConfig, values.get("evaluate", {}), "evaluate")
+    return read(EvaluateConfig, values.get("evaluate", {}), "evaluate")

@@ -4,14 +4,16 @@ Deployed, they are what `prefect deployment run build-dataset -p recipe=italian`
 Prefect; what each job does is in `flows.jobs`, without it.
 """
 
+import json
 import logging
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar
 
 from prefect import Flow, flow
+from pydantic import WithJsonSchema
 
 from data_catalog.progress import watched
 from data_catalog.storage.reading import reading
@@ -25,14 +27,35 @@ from flows.jobs import require_ready, require_scorable
 from flows.orchestration.prefect_artifacts import FlowArtifacts
 from flows.orchestration.prefect_env import OUR_LOGGERS
 from flows.orchestration.prefect_executor import PrefectExecutor
-from flows.recipe.parameters import Settings, overrides_of
-from flows.recipe.recipe import DEFAULT_ROOT, BuildConfig, load_recipe
+from flows.recipe.recipe import DEFAULT_ROOT, SECTIONS, BuildConfig, Dataset, load_recipe
+from flows.recipe.settings import schema
 
 T = TypeVar("T")
 
 DEFAULT_RECIPE = "scenes"
 ROOT = str(DEFAULT_ROOT)
 RUN_NAME = "{recipe} in {root}"
+
+
+def _form(config_type: type) -> dict[str, Any]:
+    """Return what Prefect's form offers for a table of settings: what is left out stays as the recipe has it."""
+    found = schema(config_type)
+    for field in found["properties"].values():
+        if "default" in field:  # the form would fill it in, over what the recipe says
+            field["description"] += f" (default: {json.dumps(field.pop('default'))})"
+    return {name: value for name, value in found.items() if name != "required"}
+
+
+_TABLES = {"type": "object", "additionalProperties": {"type": "object"}}
+_FORM = _form(Dataset)
+_FORM["title"] = "Settings"
+_FORM["properties"] |= {
+    "sources": {**_TABLES, "title": "Sources", "description": "Settings of each source, by its name."},
+    "test_sets": {**_TABLES, "title": "Test sets", "description": "Settings of each test set, by its name."},
+    **{name: {**_form(kind), "title": name} for name, kind in SECTIONS.items()},
+}
+# Prefect's server refuses what the form does not allow before anything is scheduled; `load_recipe` checks the rest.
+Settings = Annotated[Any, WithJsonSchema(_FORM)]
 
 # What progress goes through; each counts as much as any other.
 BUILD_PHASES = tuple(step.name for step in STEPS)
@@ -44,7 +67,7 @@ EVALUATE_PHASES = ("evaluate",)
 def build_dataset(
     recipe: str = DEFAULT_RECIPE,
     root: str = ROOT,
-    settings: Settings = Settings(),  # noqa: B008
+    settings: Settings = None,
     retry_failed: bool = False,
     dask: bool = False,
 ) -> Any:
@@ -62,7 +85,7 @@ def build_dataset(
 
 
 @flow(name="train-clip", flow_run_name=RUN_NAME, persist_result=False)
-def train_clip(recipe: str = DEFAULT_RECIPE, root: str = ROOT, settings: Settings = Settings()) -> Any:  # noqa: B008
+def train_clip(recipe: str = DEFAULT_RECIPE, root: str = ROOT, settings: Settings = None) -> Any:
     """Train the model of a recipe on the dataset that was built.
 
     Args:
@@ -75,7 +98,7 @@ def train_clip(recipe: str = DEFAULT_RECIPE, root: str = ROOT, settings: Setting
 
 
 @flow(name="evaluate-clip", flow_run_name=RUN_NAME, persist_result=False)
-def evaluate_clip(recipe: str = DEFAULT_RECIPE, root: str = ROOT, settings: Settings = Settings()) -> Any:  # noqa: B008
+def evaluate_clip(recipe: str = DEFAULT_RECIPE, root: str = ROOT, settings: Settings = None) -> Any:
     """Score the trained model of a recipe on the dataset's held-out images.
 
     Args:
@@ -88,7 +111,7 @@ def evaluate_clip(recipe: str = DEFAULT_RECIPE, root: str = ROOT, settings: Sett
 
 
 @flow(name="build-and-train", flow_run_name=RUN_NAME, persist_result=False)
-def build_and_train(recipe: str = DEFAULT_RECIPE, root: str = ROOT, settings: Settings = Settings()) -> Any:  # noqa: B008
+def build_and_train(recipe: str = DEFAULT_RECIPE, root: str = ROOT, settings: Settings = None) -> Any:
     """Build the dataset of a recipe, train its model, score it.
 
     Args:
@@ -98,7 +121,7 @@ def build_and_train(recipe: str = DEFAULT_RECIPE, root: str = ROOT, settings: Se
     """
     phases = (*BUILD_PHASES, *TRAIN_PHASES, *EVALUATE_PHASES)
     with _executor("build-and-train", phases, recipe, root, settings) as executor:
-        loaded = load_recipe(recipe, root=Path(root), overrides=overrides_of(settings))
+        loaded = load_recipe(recipe, root=Path(root), overrides=settings or {})
         require_ready(loaded, Path(root))
         built = _do(runs.build, recipe, root, settings, executor)
         require_scorable(loaded, Path(root))
@@ -111,7 +134,7 @@ FLOWS: dict[str, Flow[..., Any]] = {
 
 
 def _do(job: Callable[..., T], recipe: str, root: str, settings: Settings, executor: Executor) -> T:
-    return job(recipe, root=Path(root), overrides=overrides_of(settings), executor=executor)
+    return job(recipe, root=Path(root), overrides=settings or {}, executor=executor)
 
 
 @contextmanager
@@ -122,7 +145,7 @@ def _executor(
     require_sound_environment()
     _let_our_logs_through()
     open_root(Path(root), writes=True)
-    loaded = load_recipe(recipe, root=Path(root), overrides=overrides_of(settings))
+    loaded = load_recipe(recipe, root=Path(root), overrides=settings or {})
     artifacts = FlowArtifacts(f"progress-{name}-{loaded.name}", phases)
 
     def watch(label: str, done: int, total: int) -> None:

@@ -6,11 +6,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from data_catalog.errors import ConfigError
+from data_catalog.errors import DiskError, InputError, SettingsError
 from data_catalog.language_pack import LanguagePack
 from flows.recipe.language_packs import language_pack, language_packs_of, named_language_packs, target_language_pack
-from flows.recipe.recipe import Recipe, override_values
-from flows.recipe.settings import build
+from flows.recipe.recipe import Overrides, Recipe, override_values
+from flows.recipe.settings import read
 from translation.config import TranslateConfig
 from translation.engine import Translator
 from translation.engines.plugins import find_announcement
@@ -27,8 +27,8 @@ def open_engine(recipe: Recipe, root: Path) -> Translator | None:
     Rows in a third language are rejected with a reason, later, one by one.
 
     Raises:
-        ConfigError: there is no such engine, or a source is in another language, and no package for it is named or
-            installed.
+        SettingsError: there is no such engine.
+        InputError: a source is in another language, and no package for it is named or installed.
     """
     require_engine(recipe)
     languages = [source.kind.languages(source.config) for source in recipe.sources]
@@ -44,7 +44,7 @@ def open_engine(recipe: Recipe, root: Path) -> Translator | None:
 
 
 def require_engine(recipe: Recipe) -> None:
-    """Refuse a name that is no engine's, or that several claim; nothing is opened or imported. Raises ConfigError."""
+    """Refuse a name that is no engine's, or that several claim; nothing is opened or imported. Raises SettingsError."""
     find_announcement(recipe.translate.engine)
 
 
@@ -52,7 +52,7 @@ def open_reverse_engine(recipe: Recipe, root: Path) -> Translator | None:
     """The engine for the way back, if the recipe asks for round trips.
 
     Raises:
-        ConfigError: it cannot be opened.
+        InputError: it cannot be opened.
     """
     if not recipe.translate.round_trip:
         return None
@@ -76,37 +76,39 @@ def _open_if_installed(recipe: Recipe, root: Path) -> Translator | None:
     """For sources whose rows say their language themselves: foreign rows may never come."""
     try:
         return _open(recipe, root)
-    except ConfigError as error:
+    except (SettingsError, InputError) as error:
         logger.warning("rows in other languages than %s will be rejected: %s", recipe.target_language, error)
         return None
 
 
-def setting_values(overrides: Sequence[str]) -> dict[str, Any]:
-    """KEY=VALUE texts, whose keys may be a recipe's, such as "translate.beam_size", as a table that is not yet checked.
+def setting_values(overrides: Overrides) -> dict[str, Any]:
+    """Return overrides of an engine's settings as a table, not yet checked; "translate." before a key may be left out.
 
     Raises:
-        ConfigError: a text is not of that form.
+        SettingsError: a text is not `key=value`.
     """
-    return override_values([override.removeprefix("translate.") for override in overrides])
+    values = override_values(overrides)
+    named = values.pop("translate", {})
+    return {**values, **named}
 
 
 def one_way_config(values: Mapping[str, Any]) -> TranslateConfig:
     """Settings of an engine that translates one way.
 
     Raises:
-        ConfigError: a setting is unknown or wrong, or is about the way back.
+        SettingsError: a setting is unknown or wrong, or is about the way back.
     """
     for name in values:
         if name == "round_trip" or name.startswith("reverse_"):
-            raise ConfigError(f"translate.{name} is a setting of recipes: this command translates one way only")
-    return build(TranslateConfig, values, "translate")
+            raise SettingsError(f"translate.{name} is a setting of recipes: this command translates one way only")
+    return read(TranslateConfig, values, "translate")
 
 
 def route_codes(from_code: str, config: TranslateConfig, to_code: str) -> list[str]:
     """The languages that an engine passes, first and last as `--from` and `--to` name them.
 
     Raises:
-        ConfigError: one is no code.
+        SettingsError: one is no code.
     """
     stops = {"--from": from_code, "translate.pivot": config.pivot, "--to": to_code}
     return [_checked_code(code, setting) for setting, code in stops.items() if code]
@@ -115,21 +117,21 @@ def route_codes(from_code: str, config: TranslateConfig, to_code: str) -> list[s
 def _checked_code(code: str, setting: str) -> str:
     try:
         return LanguagePack.minimal(code).code
-    except ConfigError as error:
-        raise ConfigError(f"{setting} {code} names no language: {error}") from error
+    except SettingsError as error:
+        raise SettingsError(f"{setting} {code} names no language: {error}") from error
 
 
 def packs_of(codes: Iterable[str], files: Sequence[str]) -> dict[str, LanguagePack]:
     """The language pack of each code: the one in `files`, else the one that ships, else one of nothing but its code.
 
     Raises:
-        ConfigError: a file is no language pack, or is of none of these languages.
+        SettingsError: a file is no language pack, or is of none of these languages.
     """
     named = language_packs_of(files)
     passed = list(dict.fromkeys(codes))
     unused = sorted(named.keys() - set(passed))
     if unused:
-        raise ConfigError(
+        raise SettingsError(
             f"--language-pack is given for {', '.join(unused)}, but {' - '.join(passed)} is translated: correct the "
             "pack's code, or leave it out"
         )
@@ -145,11 +147,12 @@ def remembering(engine: Translator, memory: Path | None) -> Translator:
     """The engine, asked only for what the folder `memory` does not hold; without one, the engine itself.
 
     Raises:
-        ConfigError: a paid engine without a memory, or a folder that cannot be written to.
+        SettingsError: a paid engine without a memory.
+        DiskError: the folder cannot be written to.
     """
     if memory is None and is_paid(engine):
         name = engine.fingerprint.partition(":")[0]
-        raise ConfigError(
+        raise SettingsError(
             f"what {name} translates is paid for, and lost if the run stops: give --memory DIR, which keeps it"
         )
     if memory is None:
@@ -162,11 +165,11 @@ def make_folder(folder: Path, option: str) -> None:
     """Make a folder for results before the work that gives them.
 
     Raises:
-        ConfigError: it cannot be made, or not be written to.
+        DiskError: it cannot be made, or not be written to.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise ConfigError(f"{option} {folder} is no folder and cannot be made one: {error.strerror}") from error
+        raise DiskError(f"{option} {folder} is no folder and cannot be made one: {error.strerror}") from error
     if not os.access(folder, os.W_OK | os.X_OK):
-        raise ConfigError(f"{option} {folder} is a folder that may not be written to: name another")
+        raise DiskError(f"{option} {folder} is a folder that may not be written to: name another")

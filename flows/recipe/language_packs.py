@@ -7,11 +7,11 @@ from pathlib import Path
 from types import MappingProxyType
 
 from cleaning.languages.identification import caption_language, detectable_code
-from data_catalog.errors import ConfigError
+from data_catalog.errors import InputError, SettingsError
 from data_catalog.language_pack import LanguagePack
 from data_catalog.stages import Check
 from flows.recipe.recipe import Recipe
-from flows.recipe.settings import build
+from flows.recipe.settings import read
 
 logger = logging.getLogger(__name__)
 
@@ -32,14 +32,14 @@ def language_packs_of(files: Sequence[str]) -> dict[str, LanguagePack]:
     """The packs in files of the user's, by code.
 
     Raises:
-        ConfigError: one cannot be loaded, or two are of the same language.
+        PipelineError: one cannot be loaded; SettingsError: two are of the same language.
     """
     packs: dict[str, LanguagePack] = {}
     places: dict[str, str] = {}
     for file in dict.fromkeys(files):
         pack = load_language_pack(file)
         if pack.code in packs:
-            raise ConfigError(f"{places[pack.code]} and {file} are both language packs of {pack.code}: name one")
+            raise SettingsError(f"{places[pack.code]} and {file} are both language packs of {pack.code}: name one")
         packs[pack.code], places[pack.code] = pack, file
     return packs
 
@@ -48,11 +48,11 @@ def named_language_packs(recipe: Recipe) -> dict[str, LanguagePack]:
     """The packs in files that a recipe names, by code.
 
     Raises:
-        ConfigError: see `language_packs_of`; or `language_pack` is of another language than the target.
+        SettingsError: see `language_packs_of`; or `language_pack` is of another language than the target.
     """
     target = recipe.language_pack
     if target and (code := load_language_pack(target).code) != recipe.target_language:
-        raise ConfigError(
+        raise SettingsError(
             f"the language pack {target} is of {code}, but target_language is {recipe.target_language}: correct one of "
             "them, or name packs of other languages in language_packs"
         )
@@ -63,7 +63,7 @@ def target_language_pack(recipe: Recipe, named: Mapping[str, LanguagePack]) -> L
     """The pack of a recipe's target language: the one that is named, else the one that ships.
 
     Raises:
-        ConfigError: there is neither.
+        SettingsError: there is neither.
     """
     return named.get(recipe.target_language) or load_language_pack(recipe.target_language)
 
@@ -79,21 +79,22 @@ def load_language_pack(name: str) -> LanguagePack:
     """The language pack of a code ("it"), or of a file if the name ends in ".toml".
 
     Raises:
-        ConfigError: no such pack or file, not TOML, an unknown key, a wrong type.
+        SettingsError: no such pack, an unknown key, a wrong type.
+        InputError: no such file, or it is not TOML.
     """
     path = Path(name) if name.endswith(".toml") else _SHIPPED / f"{name}.toml"
     if path.suffix == ".toml" and not name.endswith(".toml") and name not in available_language_packs():
-        raise ConfigError(
+        raise SettingsError(
             f"there is no language pack {name!r}: use one of {', '.join(available_language_packs())}, "
             'or write one and name its file in the recipe, language_pack = "xx.toml"'
         )
     try:
         values = tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
-        raise ConfigError(f"cannot read the language pack {path}: {error.strerror}") from error
+        raise InputError(f"cannot read the language pack {path}: {error.strerror}") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ConfigError(f"the language pack {path} is not TOML: {error}") from error
-    return build(LanguagePack, values, str(path.name))
+        raise InputError(f"the language pack {path} is not TOML: {error}") from error
+    return read(LanguagePack, values, str(path.name))
 
 
 def column_language(pack: LanguagePack) -> Check | None:

@@ -3,7 +3,7 @@
 import re
 import tomllib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -12,14 +12,16 @@ from cleaning.checks import CheckConfig, CleanConfig
 from cleaning.duplicates.captions import RepeatsConfig
 from cleaning.duplicates.images import DuplicatesConfig
 from cleaning.leaks import LeaksConfig
-from data_catalog.errors import ConfigError
+from data_catalog.errors import InputError, SettingsError
 from data_catalog.fetch.config import FetchConfig
 from data_catalog.fetch.consent import ConsentConfig
 from data_catalog.images.normalise import NormaliseConfig
 from data_catalog.publish import UPSTREAM, SplitConfig
 from data_catalog.sample.config import ScenesConfig, ServeConfig
-from data_catalog.settings import how, what
-from flows.recipe.settings import build, coerce, unknown_key
+from data_catalog.settings import NAME_OR_FILE, how, path_setting, what
+from data_catalog.sources.registry import SOURCE_KINDS
+from data_catalog.test_sets.registry import TEST_SET_KINDS
+from flows.recipe.settings import read, section_fields, unknown_key
 from flows.recipe.sources import (
     SourceSettings,
     TestSetSettings,
@@ -37,48 +39,54 @@ DEFAULT_ROOT = Path("catalog")
 _KEYS = re.compile(r'"[^"]+"|[^."]+')
 
 
+# Settings that differ from a recipe's: `section.key=value` texts, or a table by section, or by dotted path.
+Overrides = Sequence[str] | Mapping[str, Any]
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BuildConfig:
-    """How a dataset is cut into shards and worked on.
-
-    Args:
-        shard_size: samples a shard, about.
-        workers: steps that run at the same time on the processor.
-        fetch_workers: shards whose images are fetched at the same time, from many hosts; each slow host that a source
-            has all its images on is asked beside them.
-        dask_address: scheduler of the Dask cluster that does the steps with `--executor dask`, such as
-            tcp://10.0.0.5:8786; none: as many processes of this machine as there are workers.
-    """
+    """How a dataset is cut into shards and worked on."""
 
     shard_size: int = 5_000
+    """Samples a shard, about."""
     workers: int = how(4)
+    """Steps that run at the same time on the processor."""
     fetch_workers: int = how(2)
+    """Shards whose images are fetched at the same time, from many hosts; each slow host that a source has all its
+    images on is asked beside them."""
     dask_address: str | None = how(None)
+    """Scheduler of the Dask cluster that does the steps with `--executor dask`, such as tcp://10.0.0.5:8786; without
+    one, as many processes of this machine as there are workers."""
 
     def __post_init__(self) -> None:
+        """Refuse what does no work."""
         for name in ("shard_size", "workers", "fetch_workers"):
             if getattr(self, name) < 1:
-                raise ConfigError(f"build.{name} must be positive, got {getattr(self, name)}")
+                raise SettingsError(f"build.{name} must be positive, got {getattr(self, name)}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Recipe:
-    """A complete, validated run.
+class Dataset:
+    """Which dataset it is: what a recipe says before its sections."""
 
-    Args:
-        name: the dataset's name, and its folder's.
-        target_language: ISO 639-1 code of the language that captions end in.
-        source_language: language that the engine translates from.
-        language_pack: TOML file of a pack of the target language that does not come with vernaclip.
-        language_packs: files of further packs: of the source language, the pivot, or captions that are read.
-        test_sets: what the model will be measured on, so that nothing of it may be trained on.
-    """
-
-    name: str
+    name: str = ""
+    """Name of the dataset, and of its folder; the recipe file's, where it is not given."""
     target_language: str
+    """ISO 639-1 code of the language that captions end in."""
     source_language: str = "en"
-    language_pack: str | None = None
-    language_packs: tuple[str, ...] = ()
+    """Code of the language that the engine translates from."""
+    language_pack: str | None = path_setting(None)
+    """TOML file of a pack of the target language that does not come with vernaclip."""
+    language_packs: tuple[str, ...] = path_setting(())
+    """Files of further packs: of the source language, the pivot, or captions that are read."""
+    data: str = path_setting("data")
+    """Folder of the upstream files: `{data}` in other settings."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Recipe(Dataset):
+    """A complete, validated run: one field a section, and what `Dataset` says."""
+
     sources: tuple[SourceSettings, ...]
     test_sets: tuple[TestSetSettings, ...] = ()
     scenes: ScenesConfig | None = None
@@ -97,6 +105,9 @@ class Recipe:
     evaluate: EvaluateConfig = field(default_factory=EvaluateConfig)
 
     def __post_init__(self) -> None:
+        """Refuse a name that names no folder, and an order of sources that are none."""
+        if not self.name.replace("-", "").replace("_", "").isalnum():
+            raise SettingsError(f"name must be letters, digits, - and _ (it names a folder), got {self.name!r}")
         _ = self.source_order
 
     @property
@@ -145,7 +156,6 @@ _WHAT_SECTIONS = (
     "duplicates",
     "split",
 )
-TEXTS = ("name", "target_language", "source_language", "language_pack", "data")
 
 
 def what_settings(recipe: Recipe) -> dict[str, Any]:
@@ -170,25 +180,29 @@ def what_settings(recipe: Recipe) -> dict[str, Any]:
     return settings
 
 
-def load_recipe(recipe: str, *, root: Path, overrides: Sequence[str] = ()) -> Recipe:
-    """Read a recipe by name or file and apply `section.key=value` overrides.
+def load_recipe(recipe: str, *, root: Path, overrides: Overrides = ()) -> Recipe:
+    """Read a recipe by name or file, with overrides.
 
-    Relative paths are relative to the current folder. `{root}`, `{recipe}` and `{data}` in texts stand for the
-    catalog's root, the folder of the recipe file and the recipe's `data` setting.
+    Relative paths in a recipe file are relative to its folder; those of a recipe that comes with vernaclip, and of
+    overrides, to the current one. `{root}`, `{recipe}` and `{data}` in texts mean the catalog's root, the folder of the
+    recipe file and the recipe's `data` setting.
 
     Raises:
-        ConfigError: no such recipe, broken TOML, an unknown key, or a value that is not allowed.
+        SettingsError: no such recipe, broken TOML, an unknown key, or a value that is not allowed.
     """
-    path = find_recipe(recipe)
+    file = find_recipe(recipe)
     try:
-        values = tomllib.loads(path.read_text(encoding="utf-8"))
+        values = tomllib.loads(file.read_text(encoding="utf-8"))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path} is not TOML: {error}") from error
-    for override in overrides:
-        _apply_override(values, override)
-    places = {"root": str(root), "recipe": str(path.parent)}
+        raise SettingsError(f"{file} is not TOML: {error}") from error
+    except OSError as error:
+        raise InputError(f"cannot read the recipe {file}: {error.strerror}") from error
+    if is_file(recipe):
+        values = _beside(values, file.parent.absolute())
+    _merge(values, override_values(overrides), ())
+    places = {"root": str(root), "recipe": str(file.parent)}
     places["data"] = str(_substitute(values.get("data", "data"), places))
-    return _recipe(_substitute(values, places), default_name=path.stem)
+    return _recipe(_substitute(values, places), default_name=file.stem)
 
 
 def recipe_names() -> list[str]:
@@ -206,45 +220,71 @@ def find_recipe(recipe: str) -> Path:
     """Path of a recipe, given its name or its file.
 
     Raises:
-        ConfigError: there is none.
+        SettingsError: there is none.
     """
-    if recipe.endswith(".toml") or "/" in recipe:
+    if is_file(recipe):
         if not Path(recipe).is_file():
-            raise ConfigError(f"there is no recipe file {recipe}")
+            raise SettingsError(f"there is no recipe file {recipe}")
         return Path(recipe)
     path = _recipes_folder() / f"{recipe}.toml"
     if not path.is_file():
-        raise ConfigError(f"there is no recipe {recipe!r}: name one of {', '.join(recipe_names())}, or give a file")
+        raise SettingsError(f"there is no recipe {recipe!r}: name one of {', '.join(recipe_names())}, or give a file")
     return path
+
+
+def is_file(recipe: str) -> bool:
+    """Tell if a recipe is given by its file, not by the name of one that comes with vernaclip."""
+    return recipe.endswith(".toml") or "/" in recipe
 
 
 def _recipes_folder() -> Path:
     return Path(str(files("flows") / "recipes"))
 
 
-def override_values(overrides: Sequence[str]) -> dict[str, Any]:
-    """`section.key=value` texts as nested tables, not yet checked.
+def override_values(overrides: Overrides) -> dict[str, Any]:
+    """Return overrides as nested tables, not yet checked.
+
+    >>> override_values(["train.steps=10", 'fetch.hosts."example.org".concurrency=4'])
+    {'train': {'steps': 10}, 'fetch': {'hosts': {'example.org': {'concurrency': 4}}}}
+    >>> override_values({"train.steps": 10, "split": {"by": "hash"}})
+    {'train': {'steps': 10}, 'split': {'by': 'hash'}}
 
     Raises:
-        ConfigError: a text is not of that form.
+        SettingsError: a text is not of that form.
     """
     values: dict[str, Any] = {}
+    if isinstance(overrides, Mapping):
+        for place, value in overrides.items():
+            *tables, name = place.split(".")
+            for table in reversed([*tables, name]):
+                value = {table: value}
+            _merge(values, value, ())
+        return values
     for override in overrides:
-        _apply_override(values, override)
+        place, equals, text = override.partition("=")
+        *tables, name = _KEYS.findall(place.strip()) or [""]
+        if not equals or not name.strip('"') or _KEYS.sub("", place.strip()).strip("."):
+            raise SettingsError(f"--set takes section.key=value, got {override!r}")
+        value = _toml_value(text)
+        for table in reversed([*tables, name]):
+            value = {table.strip('"'): value}
+        _merge(values, value, ())
     return values
 
 
-def _apply_override(values: dict[str, Any], override: str) -> None:
-    path, equals, text = override.partition("=")
-    *tables, name = _KEYS.findall(path.strip()) or [""]
-    tables, name = [table.strip('"') for table in tables], name.strip('"')
-    if not equals or not name or _KEYS.sub("", path.strip()).strip("."):
-        raise ConfigError(f"--set takes section.key=value, got {override!r}")
-    for table in tables:
-        values = values.setdefault(table, {})
-        if not isinstance(values, dict):
-            raise ConfigError(f"--set {path}: {table} is not a section")
-    values[name] = _toml_value(text)
+def _merge(values: dict[str, Any], others: Mapping[str, Any], path: tuple[str, ...]) -> None:
+    """Write values over others, table by table."""
+    for name, value in others.items():
+        place = (*path, name)
+        if isinstance(value, Mapping) and name in values:
+            if not isinstance(values[name], dict):
+                raise SettingsError(f"{'.'.join(place)} is not a section: it is {values[name]!r} in the recipe")
+            _merge(values[name], value, place)
+        elif isinstance(value, Mapping):
+            values[name] = {}
+            _merge(values[name], value, place)
+        else:
+            values[name] = value
 
 
 def _toml_value(text: str) -> Any:
@@ -264,32 +304,53 @@ def _substitute(value: Any, places: Mapping[str, str]) -> Any:
     return [_substitute(item, places) for item in value] if isinstance(value, list) else value
 
 
+def _beside(values: Mapping[str, Any], folder: Path) -> dict[str, Any]:
+    """Return a recipe file's values with the relative paths among them below the folder of the file."""
+    found: dict[str, Any] = _absolute(values, Dataset, folder)
+    for name, kind in SECTIONS.items():
+        if name in found:
+            found[name] = _absolute(found[name], kind, folder)
+    for section, kinds in (("sources", SOURCE_KINDS), ("test_sets", TEST_SET_KINDS)):
+        for name, table in dict(found.get(section) or {}).items() if isinstance(found.get(section), Mapping) else ():
+            kind = table.get("kind", name) if isinstance(table, Mapping) else None
+            if isinstance(kind, str) and kind in kinds:
+                found[section] = {**found[section], name: _absolute(table, kinds[kind].config_type, folder)}
+    return found
+
+
+def _absolute(table: Any, config_type: type, folder: Path) -> Any:
+    if not isinstance(table, Mapping):
+        return table
+    fields = section_fields(config_type)
+    return {
+        name: _placed(value, fields[name].metadata.get("path"), folder) if name in fields else value
+        for name, value in table.items()
+    }
+
+
+def _placed(value: Any, mark: str | None, folder: Path) -> Any:
+    """Return a path, or each of a list, below a folder; a name that is no file there is left as it is."""
+    if isinstance(value, list):
+        return [_placed(item, mark, folder) for item in value]
+    if not isinstance(value, str) or not value or mark is None or value.startswith("{") or "://" in value:
+        return value
+    return value if mark == NAME_OR_FILE and not (folder / value).exists() else str(folder / value)
+
+
 def _recipe(values: dict[str, Any], *, default_name: str) -> Recipe:
-    known = {*SECTIONS, *TEXTS, "language_packs", "sources", "test_sets"}
-    for name, value in values.items():
-        if name not in known:
-            raise unknown_key(name, "a recipe", known)
-        if name in TEXTS and not isinstance(value, str):
-            raise ConfigError(f"{name} must be a text, got {value!r}")
+    general = section_fields(Dataset)
+    for name in values:
+        if name not in {*general, *SECTIONS, "sources", "test_sets"}:
+            raise unknown_key(name, "a recipe", {*general, *SECTIONS, "sources", "test_sets"})
     if "target_language" not in values:
-        raise ConfigError('target_language is missing: the recipe must name it, as in target_language = "it"')
-    target = values["target_language"]
-    sections = {name: build(kind, values[name], name) for name, kind in SECTIONS.items() if name in values}
+        raise SettingsError('target_language is missing: the recipe must name it, as in target_language = "it"')
+    dataset = read(Dataset, {name: value for name, value in values.items() if name in general}, "")
+    sections = {name: read(kind, values[name], name) for name, kind in SECTIONS.items() if name in values}
     if "consent" in sections:
         sections["fetch"] = replace(sections.get("fetch", FetchConfig()), consent=sections.pop("consent"))
     return Recipe(
-        name=_dataset_name(values.get("name", default_name)),
-        target_language=target,
-        source_language=values.get("source_language", "en"),
-        language_pack=values.get("language_pack"),
-        language_packs=coerce(tuple[str, ...], values.get("language_packs", ()), "language_packs"),
-        sources=read_sources(values.get("sources", {}), target),
-        test_sets=read_test_sets(values.get("test_sets", {}), target),
+        **{**asdict(dataset), "name": dataset.name or default_name},
+        sources=read_sources(values.get("sources", {}), dataset.target_language),
+        test_sets=read_test_sets(values.get("test_sets", {}), dataset.target_language),
         **sections,
     )
-
-
-def _dataset_name(name: str) -> str:
-    if not name.replace("-", "").replace("_", "").isalnum():
-        raise ConfigError(f"name must be letters, digits, - and _ (it names a folder), got {name!r}")
-    return name

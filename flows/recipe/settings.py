@@ -1,13 +1,19 @@
-"""Plain values from TOML to typed, validated dataclasses: unknown keys and wrong types are errors with their path."""
+"""Read settings: plain values of TOML, `--set`, Prefect or Python become config dataclasses, or one sentence."""
 
 import dataclasses
+import difflib
+import functools
+import json
+import os
 import types
 import typing
-from collections.abc import Collection, Mapping
-from pathlib import Path
+from collections.abc import Collection, Iterator, Mapping
 from typing import Any, TypeVar
 
-from data_catalog.errors import ConfigError
+from pydantic import TypeAdapter, ValidationError
+
+from cleaning.checks.definition import Section
+from data_catalog.errors import SettingsError
 
 T = TypeVar("T")
 
@@ -21,89 +27,157 @@ OLD_KEYS: Mapping[str, str] = {
     "fetch.respect_robots_tag": _CONSENT.format('["tdm-reservation", "x-robots-tag"]'),
     "fetch.respect_robots_txt": _CONSENT.format('["robots.txt"]'),
 }
+_MOST_KEYS = 12  # of a table that an error lists
+_WANTED = {
+    "string_type": "a text",
+    "path_type": "a path",
+    "int_type": "a whole number",
+    "float_type": "a number",
+    "finite_number": "a finite number",
+    "bool_type": "true or false",
+    "dict_type": "a table",
+    "mapping_type": "a table",
+    "dataclass_type": "a table of settings",
+}
 
 
-def build(config_type: type[T], values: Any, path: str, *, elsewhere: Collection[str] = ()) -> T:
-    """An instance of a config dataclass from a TOML table.
+def read(config_type: type[T], values: Any, path: str, *, elsewhere: Collection[str] = ()) -> T:
+    """Return a table of values as an instance of a config dataclass.
+
+    Types are strict: no text is taken for a number. One item does for a list of one, and an empty text for nothing.
 
     Args:
-        config_type: a dataclass whose fields are str, int, float, bool, Path, tuples of those, None, or mappings of
-            names to those, to anything, or to further dataclasses.
-        values: the table.
-        path: where the table stands in the recipe, such as "images".
-        elsewhere: what else the table may have, which was read from it already: for the error.
+        config_type: its attribute docstrings say what its fields mean.
+        values: the table, of JSON values.
+        path: where the table is in the recipe, such as "normalise".
+        elsewhere: other keys that the table may have: for the error.
 
     Raises:
-        ConfigError: an unknown or missing key, a wrong type, or a value that the dataclass refuses.
+        SettingsError: an unknown or missing key, a wrong type, or a value that the dataclass refuses.
     """
     if not isinstance(values, Mapping):
-        raise ConfigError(f"{path} must be a table of settings, got {values!r}")
-    fields = section_fields(config_type)
+        raise SettingsError(f"{path} must be a table of settings, got {values!r}")
+    known = section_fields(config_type)
     for name in values:
-        if name not in fields:
-            raise unknown_key(f"{path}.{name}", path, {*fields, *elsewhere})
-    for name, field in fields.items():
-        if name not in values and field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING:
-            raise ConfigError(f"{path}.{name} is missing: the recipe, or --set {path}.{name}=..., must give it")
-    hints = typing.get_type_hints(config_type)
-    return config_type(**{name: coerce(hints[name], value, f"{path}.{name}") for name, value in values.items()})
+        if name not in known:
+            raise unknown_key(f"{path}.{name}", path, {*known, *elsewhere})
+    result: T = read_value(config_type, values, path)
+    return result
 
 
-def section_fields(config_type: type) -> dict[str, "dataclasses.Field[Any]"]:
-    """Return the fields of a config dataclass that its section may set, by name.
+def read_value(kind: Any, value: Any, path: str) -> Any:
+    """Return a value as the annotated type `kind`.
 
-    A field that is a config dataclass itself is a section of its own.
+    Raises:
+        SettingsError: it is of another type, or refused.
+    """
+    adapter = _adapter(kind)
+    text = json.dumps(_in_shape(kind, value), default=functools.partial(_plain, path))
+    try:
+        return adapter.validate_json(text, strict=True)
+    except ValidationError as error:
+        raise _sentence(error, kind, path) from error
+
+
+def section_fields(config_type: type) -> "dict[str, dataclasses.Field[Any]]":
+    """Return the fields of a config dataclass that its table may set, by name, as a reader wants them.
+
+    A field that is a config dataclass itself is a table of its own.
     """
     hints = typing.get_type_hints(config_type)
-    return {
-        field.name: field
-        for field in dataclasses.fields(config_type)
-        if not dataclasses.is_dataclass(typing.cast(object, hints[field.name]))
-    }
+    found = config_type.settings() if issubclass(config_type, Section) else dataclasses.fields(config_type)  # type: ignore[arg-type]
+    return {each.name: each for each in found if not dataclasses.is_dataclass(hints[each.name])}
 
 
-def unknown_key(key: str, table: str, known: Collection[str]) -> ConfigError:
+def schema(config_type: type) -> dict[str, Any]:
+    """Return the JSON schema of a config dataclass, complete in itself, with what each field means."""
+    found = _adapter(config_type).json_schema()
+    parts = found.pop("$defs", {})
+
+    def complete(value: Any) -> Any:
+        if isinstance(value, list):
+            return [complete(item) for item in value]
+        if not isinstance(value, dict):
+            return value
+        name = value.get("$ref", "").removeprefix("#/$defs/")
+        return complete(parts[name]) if name else {key: complete(item) for key, item in value.items()}
+
+    found = complete(found)
+    named = found["properties"]
+    meanings = config_type.descriptions() if issubclass(config_type, Section) else {}
+    fields = {name: named[name] for name in section_fields(config_type)}
+    for name, field in fields.items():
+        field["description"] = " ".join(meanings.get(name, field.get("description", "")).split())
+    return {**found, "properties": fields}
+
+
+def unknown_key(key: str, table: str, known: Collection[str]) -> SettingsError:
     """Return the error for a key that a recipe may not have, or not any more.
 
     Args:
         key: with its path.
-        table: what it stands in.
-        known: keys that may stand there.
+        table: what it is in.
+        known: keys that may be there.
     """
     if key in OLD_KEYS:
-        return ConfigError(f"{key} is no setting any more: {OLD_KEYS[key]}")
-    return ConfigError(f"unknown key {key}: {table} has {', '.join(sorted(known))}")
+        return SettingsError(f"{key} is no setting any more: {OLD_KEYS[key]}")
+    near = difflib.get_close_matches(key.rpartition(".")[2], known, n=3)
+    hint = f"did you mean {' or '.join(near)}? " if near else ""
+    listed = f"{table} has {', '.join(sorted(known))}"
+    return SettingsError(f"unknown key {key}: {hint}{'' if near and len(known) > _MOST_KEYS else listed}".rstrip())
 
 
-def coerce(kind: Any, value: Any, path: str) -> Any:
-    """`value` as the annotated type `kind`.
+@functools.cache
+def _adapter(kind: Any) -> TypeAdapter[Any]:
+    """Return what validates a type; the packages that define config dataclasses know nothing of pydantic."""
+    for each in _dataclasses_of(kind):
+        config = {"extra": "forbid", "allow_inf_nan": False, "use_attribute_docstrings": True}
+        each.__pydantic_config__ = config  # type: ignore[attr-defined]
+    return TypeAdapter(kind)
 
-    Raises:
-        ConfigError: it is of another type.
-    """
-    if kind is Any:
-        return value
-    origin = typing.get_origin(kind)
+
+def _dataclasses_of(kind: Any) -> Iterator[type]:
+    if dataclasses.is_dataclass(kind) and isinstance(kind, type):
+        yield kind
+        for hint in typing.get_type_hints(kind).values():
+            yield from _dataclasses_of(hint)
+    for argument in typing.get_args(kind):
+        yield from _dataclasses_of(argument)
+
+
+def _in_shape(kind: Any, value: Any) -> Any:
+    """Return a value as its type has it: one item as a list of one, an empty text as nothing where that is allowed."""
+    origin, arguments = typing.get_origin(kind), typing.get_args(kind)
     if origin in (typing.Union, types.UnionType):
-        if value is None or value == "":
-            return None
-        return coerce(next(option for option in typing.get_args(kind) if option is not type(None)), value, path)
-    if origin is not None and issubclass(origin, Mapping):
-        if not isinstance(value, Mapping):
-            raise ConfigError(f"{path} must be a table, got {value!r}")
-        item_type = typing.get_args(kind)[1]
-        read = build if dataclasses.is_dataclass(item_type) else coerce
-        return {name: read(item_type, item, f"{path}.{name}") for name, item in value.items()}
+        some = next(option for option in arguments if option is not type(None))
+        return None if value is None or value == "" else _in_shape(some, value)
     if origin is tuple:
-        items = value if isinstance(value, list | tuple) else [value]
-        return tuple(coerce(typing.get_args(kind)[0], item, path) for item in items)
-    if kind is float and isinstance(value, int) and not isinstance(value, bool):
-        return float(value)
-    if kind is Path and isinstance(value, str):
-        return Path(value)
-    if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
-        raise ConfigError(f"{path} must be {_NAMES.get(kind, kind.__name__)}, got {value!r}")
-    return value
+        return value if isinstance(value, list | tuple) else [value]
+    if not isinstance(value, Mapping):
+        return value
+    hints = typing.get_type_hints(kind) if dataclasses.is_dataclass(kind) else {}
+    item = arguments[1] if origin is not None and len(arguments) > 1 else Any
+    return {name: _in_shape(hints.get(name, item), each) for name, each in value.items()}
 
 
-_NAMES = {str: "a text", int: "a whole number", float: "a number", bool: "true or false", Path: "a path"}
+def _plain(path: str, value: object) -> str:
+    """Return a path of Python's as a text; what else JSON has no type for, such as a date of TOML, is no setting."""
+    if isinstance(value, os.PathLike):
+        return os.fspath(value)
+    raise SettingsError(f"{path} holds {value!r}, which no setting is: write it as a text, in quotes")
+
+
+def _sentence(error: ValidationError, kind: Any, path: str) -> SettingsError:
+    """Return the first of the things that are wrong, with its path and what would be right."""
+    first = error.errors()[0]
+    place = ".".join(filter(None, [path, *(part for part in first["loc"] if isinstance(part, str))]))
+    refused = first.get("ctx", {}).get("error")
+    if isinstance(refused, ValueError):  # what the dataclass itself raised
+        return SettingsError(str(refused) if path in str(refused) else f"{path}: {refused}")
+    if first["type"] == "missing":
+        return SettingsError(f"{place} is missing: the recipe, or --set {place}=..., must give it")
+    if first["type"] == "unexpected_keyword_argument":
+        return SettingsError(f"unknown key {place}")
+    wanted = _WANTED.get(first["type"])
+    said = f"must be {wanted}" if wanted else f"is wrong ({first['msg']})"
+    return SettingsError(f"{place} {said}, got {first['input']!r}")

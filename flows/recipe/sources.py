@@ -7,37 +7,34 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Generic, TypeVar
 
-from data_catalog.errors import ConfigError
+from data_catalog.errors import PipelineError, SettingsError
 from data_catalog.exports.rights import SourceRights
 from data_catalog.language_pack import LanguagePack
 from data_catalog.settings import what
 from data_catalog.sources.origins import HUMAN, MACHINE
 from data_catalog.sources.registry import SOURCE_KINDS, SourceKind
 from data_catalog.test_sets.registry import TEST_SET_KINDS, TestSetKind
-from flows.recipe.settings import build, coerce
+from flows.recipe.settings import read, read_value
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StatedCaptions:
-    """What whoever names a test set says of its captions: it is told beside scores, and is no part of any dataset.
-
-    Args:
-        captions_by: who made them, "human" or "machine", where the files do not say.
-        captions_in: code of their language, where that is not the one that models are scored in.
-    """
+    """What whoever names a test set says of its captions: it is told beside scores, and is no part of any dataset."""
 
     captions_by: str | None = None
+    """Who made them, "human" or "machine", where the files do not say."""
     captions_in: str | None = None
+    """Code of their language, where that is not the one that models are scored in."""
 
     def __post_init__(self) -> None:
         """Refuse other makers, and what is no code of a language."""
         if self.captions_by not in (None, HUMAN, MACHINE):
-            raise ConfigError(f"captions_by must be {HUMAN} or {MACHINE}, got {self.captions_by!r}")
+            raise SettingsError(f"captions_by must be {HUMAN} or {MACHINE}, got {self.captions_by!r}")
         if self.captions_in is not None:
             try:
                 LanguagePack.minimal(self.captions_in)
-            except ConfigError as error:
-                raise ConfigError(f"captions_in names no language: {error}") from error
+            except SettingsError as error:
+                raise SettingsError(f"captions_in names no language: {error}") from error
 
 
 _RIGHTS, _STATED = (
@@ -58,7 +55,7 @@ class _TableSettings(Generic[Kind]):
     config: Any
 
     def check(self) -> None:
-        """Raise ConfigError, which names the table, where what it names cannot be read."""
+        """Raise the error, which names the table, where what it names cannot be read."""
         with _naming(f"{self.SECTION}.{self.name}"):
             self.kind.check(self.config)
 
@@ -66,7 +63,7 @@ class _TableSettings(Generic[Kind]):
         """The files that it names.
 
         Raises:
-            ConfigError: as `check` does.
+            PipelineError: as `check` does.
         """
         with _naming(f"{self.SECTION}.{self.name}"):
             return self.kind.upstream_files(self.config)
@@ -107,26 +104,26 @@ def _naming(path: str) -> Iterator[None]:
     """Say which table of the recipe an error is about, and how to do without it."""
     try:
         yield
-    except ConfigError as error:
-        raise ConfigError(f"{path}: {error}. To do without it: --set {path}.enabled=false") from error
+    except PipelineError as error:
+        raise type(error)(f"{path}: {error}. To do without it: --set {path}.enabled=false") from error
 
 
 def read_sources(tables: Any, target: str) -> tuple[SourceSettings, ...]:
     """The sources that are not switched off, in the recipe's order.
 
     Raises:
-        ConfigError: there is none, or one is wrong; the text names the setting.
+        SettingsError: there is none, or one is wrong; the text names the setting.
     """
     if not isinstance(tables, Mapping) or not tables:
-        raise ConfigError("a recipe needs at least one [sources.NAME] table")
+        raise SettingsError("a recipe needs at least one [sources.NAME] table")
     said, tables = _split_off(tables, _RIGHTS)
-    rights = {name: build(SourceRights, table, f"sources.{name}") for name, table in said.items()}
+    rights = {name: read(SourceRights, table, f"sources.{name}") for name, table in said.items()}
     chosen = [
         SourceSettings(name=name, kind=SOURCE_KINDS[kind], config=config, rights=rights[name])
         for name, kind, config in _read_tables("sources", tables, SOURCE_KINDS, target)
     ]
     if not chosen:
-        raise ConfigError("every source of the recipe is switched off by `enabled = false`")
+        raise SettingsError("every source of the recipe is switched off by `enabled = false`")
     return tuple(chosen)
 
 
@@ -143,10 +140,10 @@ def read_test_sets(tables: Any, target: str) -> tuple[TestSetSettings, ...]:
     """The test sets that are not switched off, by name; there may be none.
 
     Raises:
-        ConfigError: one is wrong; the text names the setting.
+        SettingsError: one is wrong; the text names the setting.
     """
     if not isinstance(tables, Mapping):
-        raise ConfigError(f"test_sets must be tables [test_sets.NAME], got {tables!r}")
+        raise SettingsError(f"test_sets must be tables [test_sets.NAME], got {tables!r}")
     said, tables = _split_off(tables, _STATED)
     found = sorted(_read_tables("test_sets", tables, TEST_SET_KINDS, target), key=lambda table: table[0])
     return tuple(
@@ -161,9 +158,11 @@ def read_test_sets(tables: Any, target: str) -> tuple[TestSetSettings, ...]:
 
 
 def _stated(said: dict[str, Any], config: Any, path: str) -> StatedCaptions:
-    stated: StatedCaptions = _built(StatedCaptions, said, path)
+    stated = read(StatedCaptions, said, path)
     if stated.captions_in is not None and hasattr(config, "languages"):
-        raise ConfigError(f"{path}.captions_in: the files tell the languages of captions, and languages which are read")
+        raise SettingsError(
+            f"{path}.captions_in: the files tell the languages of captions, and languages which are read"
+        )
     return stated
 
 
@@ -176,15 +175,15 @@ def _read_tables(
     for name, table in tables.items():
         path = f"{section}.{name}"
         if not isinstance(table, Mapping):
-            raise ConfigError(f"{path} must be a table of settings, got {table!r}")
+            raise SettingsError(f"{path} must be a table of settings, got {table!r}")
         if not name.replace("_", "").isalnum():
-            raise ConfigError(f"{path}: a name must be letters, digits and _ (it is part of ids)")
+            raise SettingsError(f"{path}: a name must be letters, digits and _ (it is part of ids)")
         settings = dict(table)
         kind = settings.pop("kind", name)
-        if not coerce(bool, settings.pop("enabled", True), f"{path}.enabled"):
+        if not read_value(bool, settings.pop("enabled", True), f"{path}.enabled"):
             continue
         if not isinstance(kind, str) or kind not in kinds:
-            raise ConfigError(f"{path}.kind is {kind!r}: kinds are {', '.join(sorted(kinds))}")
+            raise SettingsError(f"{path}.kind is {kind!r}: kinds are {', '.join(sorted(kinds))}")
         found.append((name, kind, _config(kinds[kind].config_type, settings, target, path, elsewhere)))
     return found
 
@@ -193,11 +192,4 @@ def _config(config_type: type, settings: dict[str, Any], target: str, path: str,
     names = {field.name for field in dataclasses.fields(config_type)}
     if "languages" in names:
         settings.setdefault("languages", [target])
-    return _built(config_type, settings, path, elsewhere)
-
-
-def _built(config_type: type, settings: dict[str, Any], path: str, elsewhere: Set[str] = frozenset()) -> Any:
-    try:
-        return build(config_type, settings, path, elsewhere=elsewhere)
-    except ConfigError as error:
-        raise ConfigError(str(error) if path in str(error) else f"{path}: {error}") from error
+    return read(config_type, settings, path, elsewhere=elsewhere)

@@ -1,6 +1,7 @@
 """Filters of a recipe that an ablation switches: which settings there are, by what names, and what a switch changes."""
 
 import dataclasses
+import json
 import re
 import typing
 from collections.abc import Iterator, Mapping, Sequence
@@ -8,12 +9,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from cleaning.checks.definition import Section
-from data_catalog.errors import ConfigError
+from data_catalog.errors import SettingsError
 from data_catalog.storage.shards import digest
-from flows.recipe.parameters import overrides_of, settings_of
 from flows.recipe.recipe import SECTIONS as RECIPE_SECTIONS
 from flows.recipe.recipe import Recipe, override_values
-from flows.recipe.settings import coerce
+from flows.recipe.settings import read_value
 
 SECTIONS = ("clean", "check", "repeats", "duplicates", "leaks")
 ANY_SECTION = "cleaning"  # stands for whichever of them has the setting
@@ -47,12 +47,8 @@ class Toggle:
 
     @property
     def overrides(self) -> list[str]:
-        """What makes a recipe the variant, as `--set` takes it."""
-        values: dict[str, Any] = {}
-        for path, (_, instead) in self.settings.items():
-            section, name = path.split(".")
-            values.setdefault(section, {})[name] = list(instead) if isinstance(instead, tuple) else instead
-        return overrides_of(settings_of([]).model_validate(values))
+        """Return what makes a recipe the variant, as `--set` takes it: a JSON value is a TOML value."""
+        return [f"{path}={json.dumps(instead)}" for path, (_, instead) in self.settings.items()]
 
     @property
     def slug(self) -> str:
@@ -77,17 +73,19 @@ def toggle_of(text: str, recipe: Recipe) -> Toggle:
     """The toggle that a text names: paths, each with `=VALUE` where it is neither on nor off, joined by `+`.
 
     Raises:
-        ConfigError: no such setting, or several; one that is neither on nor off without a value; or nothing changes.
+        SettingsError: no such setting, or several; one that is neither on nor off without a value; or nothing changes.
     """
     settings: dict[str, tuple[Any, Any]] = {}
     for part in re.split(r"\+\s*(?=[a-z_])", text.strip()):
         path, now, instead = _switched(part.strip(), recipe)
         if path in settings:
-            raise ConfigError(f"--toggle {text}: {path} is named twice")
+            raise SettingsError(f"--toggle {text}: {path} is named twice")
         settings[path] = now, instead
     switched = {now for now, _ in settings.values() if isinstance(now, bool)}
     if len(switched) > 1:
-        raise ConfigError(f"--toggle {text}: one of them is on and another off, so neither with nor without says which")
+        raise SettingsError(
+            f"--toggle {text}: one of them is on and another off, so neither with nor without says which"
+        )
     return Toggle(settings=settings)
 
 
@@ -95,16 +93,16 @@ def toggles_of(texts: Sequence[str], recipe: Recipe) -> list[Toggle]:
     """All toggles of a command line.
 
     Raises:
-        ConfigError: as `toggle_of`, or two of them are the same, or there are none.
+        SettingsError: as `toggle_of`, or two of them are the same, or there are none.
     """
     if not texts:
-        raise ConfigError(
+        raise SettingsError(
             "--toggle says which filter is switched, and may be given often: --list shows which there are"
         )
     toggles = [toggle_of(text, recipe) for text in texts]
     for number, toggle in enumerate(toggles):
         if toggle in toggles[:number]:
-            raise ConfigError(f"--toggle {toggle.label} is given twice")
+            raise SettingsError(f"--toggle {toggle.label} is given twice")
     return toggles
 
 
@@ -118,9 +116,9 @@ def _switched(part: str, recipe: Recipe) -> tuple[str, Any, Any]:
     elif isinstance(now, bool):
         instead = not now
     else:
-        raise ConfigError(f"{path} is neither on nor off: say what it is to be instead, as in --toggle {path}=VALUE")
+        raise SettingsError(f"{path} is neither on nor off: say what it is to be instead, as in --toggle {path}=VALUE")
     if instead == now:
-        raise ConfigError(f"--toggle {part} changes nothing: in the recipe {path} is {_shown(now)} already")
+        raise SettingsError(f"--toggle {part} changes nothing: in the recipe {path} is {_shown(now)} already")
     return path, now, instead
 
 
@@ -130,11 +128,11 @@ def _path(name: str, recipe: Recipe) -> str:
     sections = SECTIONS if not dot or section == ANY_SECTION else (section,)
     found = [path for each in sections for path in _spelt(each, setting) if path in known]
     if not found:
-        raise ConfigError(f"there is no {name!r} to toggle: there are {', '.join(switches(recipe))}")
+        raise SettingsError(f"there is no {name!r} to toggle: there are {', '.join(switches(recipe))}")
     if len(found) > 1:
-        raise ConfigError(f"{name!r} may be {' or '.join(found)}: name one, or all at once as {'+'.join(found)}")
+        raise SettingsError(f"{name!r} may be {' or '.join(found)}: name one, or all at once as {'+'.join(found)}")
     if found[0] in NEVER:
-        raise ConfigError(f"{found[0]} can't be toggled: {NEVER[found[0]]}")
+        raise SettingsError(f"{found[0]} can't be toggled: {NEVER[found[0]]}")
     return found[0]
 
 
@@ -158,10 +156,10 @@ def _all_settings(recipe: Recipe) -> Iterator[tuple[str, Any]]:
 
 
 def _read(path: str, value: str) -> Any:
-    """A value as the setting has it. Raises `ConfigError` where it is of another type."""
+    """A value as the setting has it. Raises `SettingsError` where it is of another type."""
     section, name = path.split(".")
     given = override_values([f"{path}={value}"])[section][name]
-    return coerce(typing.get_type_hints(RECIPE_SECTIONS[section])[name], given, path)
+    return read_value(typing.get_type_hints(RECIPE_SECTIONS[section])[name], given, path)
 
 
 def _shown(value: Any) -> str:

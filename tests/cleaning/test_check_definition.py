@@ -12,7 +12,7 @@ from data_catalog.errors import ConfigError
 from data_catalog.language_pack import LanguagePack
 from data_catalog.settings import plain
 from data_catalog.stages import Drop
-from flows.recipe.settings import build
+from flows.recipe.settings import read
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,10 +49,10 @@ ITALIAN = LanguagePack.minimal("it")
 
 
 def test_a_section_has_the_settings_of_its_checks() -> None:
-    config = build(ExampleConfig, {"max_signs": 0, "order": ["native"], "min_words": 1}, "example")
+    config = read(ExampleConfig, {"max_signs": 0, "order": ["native"], "min_words": 1}, "example")
     assert config.max_signs == 0
     assert [rule.name for rule in config.rules(ITALIAN)] == ["native", "shouting", "length"]
-    assert build(ExampleConfig, plain(config), "example") == config
+    assert read(ExampleConfig, plain(config), "example") == config
     assert [field.name for field in ExampleConfig.settings()][:3] == ["shouting_check", "max_signs", "native_check"]
     assert ExampleConfig.descriptions()["shouting_check"] == "Drop captions with too many signs of exclamation."
 

@@ -24,8 +24,7 @@ from flows.build.execution import LocalExecutor
 from flows.jobs import build_dataset
 from flows.orchestration.deployments import SILENCE_S
 from flows.orchestration.prefect_env import HEARTBEAT_S, Api, read_env_block
-from flows.recipe.parameters import settings_of
-from flows.recipe.recipe import load_recipe
+from flows.recipe.recipe import load_recipe, override_values
 from flows.tables import plain_table
 
 Commits = dict[str, tuple[int, int]]
@@ -106,7 +105,7 @@ class Lab:
 
     def start(self, root: str, **variables: str) -> "Run":
         """Start the build below `root` through the deployment, as a user does."""
-        settings = settings_of(self.overrides).model_dump_json(exclude_unset=True)
+        settings = json.dumps(override_values(self.overrides))
         more = [part for name, value in variables.items() for part in ("--job-variable", f"env.{name}={value}")]
         parameters = ["--param", f'root="{root}"', "--param", f"settings={settings}"]
         self.prefect("deployment", "run", "build-dataset/scenes", *parameters, *more)

@@ -2,19 +2,21 @@
 
 import json
 import re
-from dataclasses import fields
+from dataclasses import dataclass, fields
 from pathlib import Path
+from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from data_catalog.errors import ConfigError
+from data_catalog.errors import SettingsError
 from data_catalog.fetch.config import FetchConfig, HostLimits
 from data_catalog.fetch.consent import ConsentConfig
 from data_catalog.sources.registry import SOURCE_KINDS
 from data_catalog.test_sets.registry import TEST_SET_KINDS
-from flows.recipe.parameters import Settings, overrides_of, settings_of
-from flows.recipe.recipe import SECTIONS, load_recipe, recipe_names, recipe_summary, what_settings
-from flows.recipe.settings import OLD_KEYS
+from flows.recipe.recipe import SECTIONS, load_recipe, override_values, recipe_names, recipe_summary, what_settings
+from flows.recipe.settings import OLD_KEYS, read, schema
 
 MINIMAL = """
 target_language = "en"
@@ -59,7 +61,10 @@ def test_a_host_is_named_in_quotes(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
-        (["clean.min_wrods=3"], r"unknown key clean\.min_wrods: clean has .*min_words"),
+        (["clean.min_wrods=3"], r"unknown key clean\.min_wrods: did you mean min_words"),
+        (["trian.steps=3"], r"unknown key trian: did you mean train"),
+        (["split.val=nan"], r"split\.val must be a finite number, got nan"),
+        (["split.val=2026-11-27"], r"split holds datetime\.date\(2026, 11, 27\), which no setting is"),
         (["colour=red"], "unknown key colour"),
         (["build.shard_size=-5"], r"build\.shard_size must be positive, got -5"),
         (["build.shard_size=big"], r"build\.shard_size must be a whole number, got 'big'"),
@@ -88,20 +93,18 @@ def test_a_host_is_named_in_quotes(tmp_path: Path) -> None:
     ],
 )
 def test_what_is_wrong_is_named_with_its_path(tmp_path: Path, overrides: list[str], message: str) -> None:
-    with pytest.raises(ConfigError, match=message):
+    with pytest.raises(SettingsError, match=message):
         load_recipe(write(tmp_path, MINIMAL), root=tmp_path, overrides=overrides)
 
 
 @pytest.mark.parametrize("key", OLD_KEYS)
 def test_a_key_of_before_is_refused_with_what_holds_now(tmp_path: Path, key: str) -> None:
     sentence = rf"^{re.escape(key)} is no setting any more: [^:]+: remove it($|, or, where it was false, set consent\.)"
-    with pytest.raises(ConfigError, match=sentence):
+    with pytest.raises(SettingsError, match=sentence):
         load_recipe(write(tmp_path, MINIMAL), root=tmp_path, overrides=[f"{key}=true"])
     table, _, name = key.partition(".")
-    with pytest.raises(ConfigError, match=sentence):
+    with pytest.raises(SettingsError, match=sentence):
         load_recipe(write(tmp_path, f"{MINIMAL}[{table}]\n{name} = 5\n"), root=tmp_path)
-    with pytest.raises(ConfigError, match=sentence):  # as Prefect's form has it
-        settings_of([f"{key}=5"])
 
 
 def test_what_an_old_recipe_disregarded_is_said_in_consent(tmp_path: Path) -> None:
@@ -122,10 +125,8 @@ def test_consent_is_a_section_of_its_own_and_a_part_of_how_images_are_fetched(tm
     ignoring = load_recipe(path, root=tmp_path, overrides=[override])
     assert ignoring.fetch == FetchConfig(threads=3, consent=ConsentConfig(ignore=("train-ai",)))
     assert what_settings(ignoring) != what_settings(recipe), "other images come"
-    assert overrides_of(settings_of([override])) == ['consent.ignore=["train-ai"]'], "as Prefect's form has it"
-    fields_of_form = Settings.model_json_schema()["$defs"]
-    assert fields_of_form["ConsentSettings"]["properties"]["ignore"]["description"]
-    assert "consent" not in fields_of_form["FetchSettings"]["properties"]
+    assert "consent" not in schema(FetchConfig)["properties"]
+    assert schema(ConsentConfig)["properties"]["ignore"]["description"]
 
 
 def test_no_key_of_before_is_one_of_now() -> None:
@@ -134,18 +135,18 @@ def test_no_key_of_before_is_one_of_now() -> None:
 
 
 def test_a_missing_key_is_named(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="target_language is missing"):
+    with pytest.raises(SettingsError, match="target_language is missing"):
         load_recipe(write(tmp_path, MINIMAL.replace('target_language = "en"', "")), root=tmp_path)
-    with pytest.raises(ConfigError, match=r"sources\.mine\.caption_column is missing"):
+    with pytest.raises(SettingsError, match=r"sources\.mine\.caption_column is missing"):
         load_recipe(write(tmp_path, MINIMAL.replace('caption_column = "caption"', "")), root=tmp_path)
 
 
 def test_broken_toml_and_missing_recipes_are_named(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="is not TOML"):
+    with pytest.raises(SettingsError, match="is not TOML"):
         load_recipe(write(tmp_path, "target_language = "), root=tmp_path)
-    with pytest.raises(ConfigError, match=r"there is no recipe 'klingon': name one of .*scenes"):
+    with pytest.raises(SettingsError, match=r"there is no recipe 'klingon': name one of .*scenes"):
         load_recipe("klingon", root=tmp_path)
-    with pytest.raises(ConfigError, match="there is no recipe file"):
+    with pytest.raises(SettingsError, match="there is no recipe file"):
         load_recipe(str(tmp_path / "absent.toml"), root=tmp_path)
 
 
@@ -179,5 +180,99 @@ def test_a_file_that_is_missing_is_told_with_its_table_and_how_to_do_without(tmp
         path.write_text(f'{head}\n[{section}.own]\nkind = "{kind}"\nfiles = ["no.json"]', "utf-8")
         table = getattr(load_recipe(str(path), root=tmp_path), section)[-1]
         for ask in (table.check, table.upstream_files):
-            with pytest.raises(ConfigError, match=rf"{section}\.own: .*no\.json.*--set {section}\.own\.enabled=false"):
+            with pytest.raises(
+                SettingsError, match=rf"{section}\.own: .*no\.json.*--set {section}\.own\.enabled=false"
+            ):
                 ask()
+
+
+def test_paths_of_a_recipe_file_are_relative_to_it_and_those_of_overrides_to_the_current_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mine" / "mymodel").mkdir(parents=True)
+    text = """
+target_language = "en"
+data = "files"
+language_packs = ["el.toml", "/packs/el.toml"]
+[sources.mine]
+kind = "pairs"
+files = ["a.tsv", "{data}/*.csv", "{root}/b.tsv"]
+path_column = "image"
+images = "photos"
+caption_column = "caption"
+lang = "en"
+[sources.store]
+kind = "pairs"
+files = ["a.tsv"]
+path_column = "image"
+images = "s3://bucket/photos"
+caption_column = "caption"
+lang = "en"
+[test_sets.dev]
+kind = "list"
+files = ["dev.txt"]
+[translate]
+engine = "ctranslate2"
+model = ["mymodel"]
+reverse_model = ["org/theirs"]
+round_trip = true
+[train]
+text_encoder = "dbmdz/bert-base-italian-xxl-cased"
+"""
+    write(tmp_path / "mine", text)
+    folder = str(tmp_path / "mine")
+    recipe = load_recipe("mine/mine.toml", root=Path("catalog"))
+    assert recipe.language_packs == (f"{folder}/el.toml", "/packs/el.toml")
+    assert recipe.sources[0].config.files == (f"{folder}/a.tsv", f"{folder}/files/*.csv", "catalog/b.tsv")
+    assert [source.config.images for source in recipe.sources] == [f"{folder}/photos", "s3://bucket/photos"]
+    assert recipe.test_sets[0].config.files == (f"{folder}/dev.txt",)
+    assert recipe.translate.model == (f"{folder}/mymodel",), "a name that is a folder beside the recipe"
+    assert recipe.translate.reverse_model == ("org/theirs",), "a name on the hub"
+    assert recipe.train.text_encoder == "dbmdz/bert-base-italian-xxl-cased"
+    moved = load_recipe("mine/mine.toml", root=Path("catalog"), overrides=["data=here", "sources.mine.files={data}/c"])
+    assert moved.sources[0].config.files == ("here/c",)
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        ["build.workers=3", "train.steps=50", 'fetch.hosts."example.org".concurrency=3'],
+        {"build.workers": 3, "train": {"steps": 50}, "fetch.hosts": {"example.org": {"concurrency": 3}}},
+        {"build": {"workers": 3}, "train": {"steps": 50}, "fetch": {"hosts": {"example.org": {"concurrency": 3}}}},
+    ],
+)
+def test_settings_are_the_same_as_texts_and_as_tables(tmp_path: Path, overrides: Any) -> None:
+    recipe = load_recipe(write(tmp_path, MINIMAL), root=tmp_path, overrides=overrides)
+    assert (recipe.build.workers, recipe.train.steps) == (3, 50)
+    assert recipe.fetch.hosts == {"example.org": HostLimits(concurrency=3)}
+
+
+@given(st.text(alphabet=st.characters(codec="utf-8", exclude_categories=("Cs",))))
+def test_any_text_of_python_or_of_a_form_survives(text: str) -> None:
+    assert override_values({"data": text}) == {"data": text}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KettleConfig:
+    """How water is boiled."""
+
+    temperature_c: float = 96.0
+    """Temperature at which it is
+    poured."""
+    places: tuple[Path, ...] = ()
+    """Where kettles are."""
+    maker: str | None = None
+
+
+def test_a_dataclass_says_what_its_fields_mean() -> None:
+    properties = schema(KettleConfig)["properties"]
+    assert properties["temperature_c"]["description"] == "Temperature at which it is poured."
+    assert properties["temperature_c"]["default"] == 96.0
+    assert read(KettleConfig, {"places": "a", "maker": ""}, "kettle") == KettleConfig(places=(Path("a"),))
+
+
+@pytest.mark.parametrize("value", ["96", True, [96]])
+def test_no_number_is_guessed(value: object) -> None:
+    with pytest.raises(SettingsError, match=r"kettle\.temperature_c must be a number, got "):
+        read(KettleConfig, {"temperature_c": value}, "kettle")

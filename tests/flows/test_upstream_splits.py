@@ -16,7 +16,6 @@ from flows.build.execution import LocalExecutor
 from flows.cli import main
 from flows.dry_run import dry_run
 from flows.jobs import BuildReport, build_dataset, require_ready
-from flows.recipe.parameters import overrides_of, settings_of
 from flows.recipe.recipe import Recipe, load_recipe
 
 # File name, what upstream calls its split, caption.
@@ -309,12 +308,10 @@ def test_another_list_is_another_dataset(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("by", ["upstream", "hash"])
-def test_the_setting_goes_through_toml_overrides_and_parameters(tmp_path: Path, by: str) -> None:
+def test_the_setting_is_the_same_in_toml_and_in_overrides(tmp_path: Path, by: str) -> None:
     source = pairs_source(tmp_path, "own", rows_of(["test"]))
     said = recipe_of(tmp_path, f'{source}\n[split]\nby = "{by}"\n')
-    parameters = settings_of([f"split.by={by}"]).model_dump(mode="json", exclude_unset=True)
-    overrides = overrides_of(settings_of([]).model_validate(parameters))
-    assert said.split == recipe_of(tmp_path, source, *overrides).split
+    assert said.split == recipe_of(tmp_path, source, f"split.by={by}").split
     assert said.split.by == by
     with pytest.raises(ConfigError, match=r"split\.by must be \"upstream\" or \"hash\", got 'karpathy'"):
         recipe_of(tmp_path, source, "split.by=karpathy")

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from cleaning.checks import CheckConfig
 from data_catalog.language_pack import LanguagePack
-from flows.recipe.settings import build
+from flows.recipe.settings import read
 from translation.audit.ratings import NUMBER_COLUMNS, AuditRow
 from translation.audit.summary import RatedRow
 from translation.audit.thresholds import Verdict, judge_columns, rating_bands, recipe_lines
@@ -148,7 +148,7 @@ def test_proposals_are_settings_that_the_checks_obey() -> None:
     }
     lines = recipe_lines(found)
     assert lines[0] == "[check]"
-    config = build(CheckConfig, tomllib.loads("\n".join(lines))["check"], "check")
+    config = read(CheckConfig, tomllib.loads("\n".join(lines))["check"], "check")
     table = pa.table(
         {name: pa.array(column, pa.float32()) for name, column in stored.items()}
         | {"clean_caption": ["a" * 300] * len(rows), "caption": ["b" * 300] * len(rows)}
