@@ -7,10 +7,10 @@ import random
 import tempfile
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from importlib.resources import files
-from itertools import islice
+from itertools import islice, repeat
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,7 @@ from data_catalog.sample.upstream import draw_upstream
 from data_catalog.schema import PENDING, REJECTED
 from data_catalog.settings import values_at, what
 from data_catalog.sources.ingest import Source
+from data_catalog.sources.limit import ALL_ROWS, BEYOND_LIMIT
 from data_catalog.sources.rows import SourceRow, UnselectedRow
 from data_catalog.storage.shards import write_bytes
 from data_catalog.storage.work import WorkStore
@@ -97,6 +98,7 @@ class DryRun:
         dropped: by source in the recipe's order, then by step, then the most frequent first.
         num_unjudged: rows that would be translated first, and of which nobody knows, by source.
         captions: every row, schema `CAPTIONS`.
+        num_beyond: rows that are beyond the limit of their source, by source.
         num_images: of the captions that stay, how many a build would ask the web for, and how many the root knows.
     """
 
@@ -104,6 +106,7 @@ class DryRun:
     dropped: Sequence[Dropped]
     num_unjudged: dict[str, int]
     captions: pa.Table
+    num_beyond: Mapping[str, int] = field(default_factory=dict)
     num_images: tuple[int, int] = (0, 0)
 
     def rows(self) -> list[dict[str, object]]:
@@ -159,9 +162,11 @@ def dry_run(
             engine.run()
         table = pa.concat_tables([pq.read_table(output.only_file) for output in engine.outputs("check")])
         screened = [pq.read_table(output.only_file, columns=["leaks"]) for output in engine.outputs("screen")]
+        counted = engine.commits("ingest")[0].facts["sources"]
         marks = [len(found or ()) for each in screened for found in each.column("leaks").to_pylist()]
     found = _summary(table, marks, recipe, num_examples, translate=translate)
-    return replace(found, num_images=_images(table, recipe, root, translate=translate))
+    beyond = {name: counts["unselected"].get(BEYOND_LIMIT, 0) for name, counts in counted.items()}
+    return replace(found, num_beyond=beyond, num_images=_images(table, recipe, root, translate=translate))
 
 
 def _sampled(recipe: Recipe, num_rows: int, seed: int, translator: Translator | None) -> Inputs:
@@ -205,23 +210,26 @@ def _images(table: pa.Table, recipe: Recipe, root: Path, *, translate: bool) -> 
 def _source(settings: SourceSettings, num_rows: int, seed: int) -> Source:
     """Return a source that yields some of its rows; content hashes are for what is kept, and nothing is."""
     files = settings.upstream_files()
-
-    def read() -> Iterator[SourceRow]:
-        selected = (row for row in settings.kind.read(settings.config) if not isinstance(row, UnselectedRow))
-        return _drawn(selected, num_rows, seed) if num_rows else selected
-
-    return Source(
+    source = Source(
         name=settings.name,
         files=files,
         file_hashes=[str(file) for file in files],
         settings=source_settings(settings),
         origin=partial(settings.kind.origin, settings.config),
-        read=read,
+        read=lambda: settings.kind.read(settings.config),
+        limit=settings.limit,
     )
+    if not num_rows:
+        return source
+    return replace(source, read=lambda: _drawn(source, num_rows, seed), limit=ALL_ROWS)
 
 
-def _drawn(rows: Iterator[SourceRow], num_rows: int, seed: int) -> Iterator[SourceRow]:
-    pool = list(islice(rows, _POOL_FACTOR * num_rows))
+def _drawn(source: Source, num_rows: int, seed: int) -> Iterator[SourceRow]:
+    """Yield the rows of a sample; first, where a limit draws from all rows, what it leaves out."""
+    drawn = source.draw()
+    yield from repeat(UnselectedRow(reason=BEYOND_LIMIT), drawn.num_rows - drawn.num_drawn if drawn else 0)
+    selected = (row for row in source.rows(drawn) if not isinstance(row, UnselectedRow))
+    pool = list(islice(selected, _POOL_FACTOR * num_rows))
     chosen = random.Random(seed).sample(range(len(pool)), min(num_rows, len(pool)))
     yield from (pool[place] for place in sorted(chosen))
 
@@ -313,6 +321,7 @@ def _page(run: DryRun, name: str) -> str:
             "num_rows": num_rows,
             "num_dropped": sum(rule.num_rows for rule in run.dropped if rule.source == source and not rule.is_mark),
             "num_unjudged": run.num_unjudged.get(source, 0),
+            "num_beyond": run.num_beyond.get(source, 0),
             "rules": [rule for rule in run.dropped if rule.source == source],
         }
         for source, num_rows in run.num_rows.items()

@@ -59,7 +59,7 @@ class MalformedRow:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class UnselectedRow:
-    """A row that the recipe does not ask for: counted, not stored. `reason` is "language" or "caption_kind"."""
+    """A row that is not asked for: counted, not stored. `reason` is "language", "caption_kind" or "limit"."""
 
     reason: str
 

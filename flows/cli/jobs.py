@@ -307,7 +307,7 @@ def _dry_run_values(found: "DryRun", name: str) -> dict[str, Any]:
         | {"examples": [{"caption": caption, "detail": detail} for caption, detail in rule.examples]}
         for rule in found.dropped
     ]
-    rows = {"rows": found.num_rows, "unjudged": found.num_unjudged}
+    rows = {"rows": found.num_rows, "unjudged": found.num_unjudged, "beyond_limit": found.num_beyond}
     return {"dataset": name, **rows, "dropped": dropped, "images": {"asked": asked, "known": known}}
 
 
@@ -317,6 +317,8 @@ def _tell_dry_run(found: "DryRun", name: str) -> None:
     for source, num_rows in found.num_rows.items():
         unjudged = found.num_unjudged.get(source, 0)
         said = f"; {unjudged:,} would be translated, and are judged as far as that" if unjudged else ""
+        beyond = found.num_beyond.get(source, 0)
+        said += f"; {beyond:,} are beyond its limit" if beyond else ""
         say(f"\n{source}: {num_rows:,} row{'' if num_rows == 1 else 's'} looked at{said}")
         for rule in (rule for rule in found.dropped if rule.source == source):
             say(f"  {rule.rule} ({'; '.join(filter(None, [rule.step, decided_text(rule.decided_by)]))})")

@@ -11,6 +11,7 @@ from data_catalog.errors import PipelineError, SettingsError
 from data_catalog.exports.rights import SourceRights
 from data_catalog.language_pack import LanguagePack
 from data_catalog.settings import what
+from data_catalog.sources.limit import RowLimit
 from data_catalog.sources.origins import HUMAN, MACHINE
 from data_catalog.sources.registry import SOURCE_KINDS, SourceKind
 from data_catalog.test_sets.registry import TEST_SET_KINDS, TestSetKind
@@ -37,8 +38,8 @@ class StatedCaptions:
                 raise SettingsError(f"captions_in names no language: {error}") from error
 
 
-_RIGHTS, _STATED = (
-    frozenset(field.name for field in dataclasses.fields(config)) for config in (SourceRights, StatedCaptions)
+_RIGHTS, _LIMIT, _STATED = (
+    frozenset(field.name for field in dataclasses.fields(config)) for config in (SourceRights, RowLimit, StatedCaptions)
 )
 
 Kind = TypeVar("Kind", SourceKind, TestSetKind)
@@ -76,6 +77,7 @@ class SourceSettings(_TableSettings[SourceKind]):
     SECTION = "sources"
 
     rights: SourceRights
+    limit: RowLimit
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -90,7 +92,8 @@ class TestSetSettings(_TableSettings[TestSetKind]):
 def source_settings(source: SourceSettings) -> dict[str, Any]:
     """Return the settings that decide what comes of a source; that images are local is one, their place is not."""
     images = source.kind.images(source.config)
-    return {"kind": source.kind.kind, "local_images": images is not None, **what(source.config)}
+    stated = source.limit.stated()
+    return {"kind": source.kind.kind, "local_images": images is not None, **what(source.config), **stated}
 
 
 def test_set_settings(test_set: TestSetSettings) -> dict[str, Any]:
@@ -118,8 +121,10 @@ def read_sources(tables: Any, target: str) -> tuple[SourceSettings, ...]:
         raise SettingsError("a recipe needs at least one [sources.NAME] table")
     said, tables = _split_off(tables, _RIGHTS)
     rights = {name: read(SourceRights, table, f"sources.{name}") for name, table in said.items()}
+    said, tables = _split_off(tables, _LIMIT)
+    limits = {name: read(RowLimit, table, f"sources.{name}") for name, table in said.items()}
     chosen = [
-        SourceSettings(name=name, kind=SOURCE_KINDS[kind], config=config, rights=rights[name])
+        SourceSettings(name=name, kind=SOURCE_KINDS[kind], config=config, rights=rights[name], limit=limits[name])
         for name, kind, config in _read_tables("sources", tables, SOURCE_KINDS, target)
     ]
     if not chosen:
@@ -171,7 +176,7 @@ def _read_tables(
 ) -> list[tuple[str, str, Any]]:
     """Name, kind and config of each table that is not switched off."""
     found = []
-    elsewhere = {SourceSettings.SECTION: _RIGHTS, TestSetSettings.SECTION: _STATED}[section]
+    elsewhere = {SourceSettings.SECTION: _RIGHTS | _LIMIT, TestSetSettings.SECTION: _STATED}[section]
     for name, table in tables.items():
         path = f"{section}.{name}"
         if not isinstance(table, Mapping):

@@ -1,5 +1,6 @@
 """`vernaclip build --dry-run` says what the rules would drop, and neither builds nor asks anybody for anything."""
 
+import json
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -165,3 +166,12 @@ def test_options_that_do_not_go_together_are_refused_before_any_work(tmp_path: P
     assert f"--page names the folder {tmp_path}" in dry_run("--page", str(tmp_path))[2]
     inside = tmp_path / "en.tsv" / "page.html"
     assert f"--page names {inside}, and {tmp_path / 'en.tsv'} is no folder" in dry_run("--page", str(inside))[2]
+
+
+@pytest.mark.parametrize("rows", ["0", "5"])
+def test_what_a_limit_leaves_out_is_said(dry_run: Dry, rows: str) -> None:
+    _, out, _ = dry_run("--rows", rows, "--set", "sources.it.limit=20")
+    assert f"it: {'20' if rows == '0' else '5'} rows looked at; 26 are beyond its limit" in out
+    assert "en: 1 row looked at; 1 would be translated, and are judged as far as that\n" in out
+    values = json.loads(dry_run("--rows", rows, "--json", "--set", "sources.it.limit=20")[1])
+    assert values["beyond_limit"] == {"it": 26, "en": 0}
