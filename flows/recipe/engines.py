@@ -60,6 +60,17 @@ def open_reverse_engine(recipe: Recipe, root: Path) -> Translator | None:
     return open_translator(reverse(recipe.translate), route, cache_dir=root / "packages")
 
 
+def open_recipes_engine(recipe: Recipe, root: Path) -> Translator:
+    """The recipe's engine, whatever its sources are in.
+
+    Raises:
+        SettingsError: there is no such engine.
+        InputError: it cannot be opened.
+    """
+    require_engine(recipe)
+    return _open(recipe, root)
+
+
 def _open(recipe: Recipe, root: Path) -> Translator:
     return open_translator(recipe.translate, _route(recipe), cache_dir=root / "packages")
 

@@ -105,10 +105,12 @@ class Recipe(Dataset):
     evaluate: EvaluateConfig = field(default_factory=EvaluateConfig)
 
     def __post_init__(self) -> None:
-        """Refuse a name that names no folder, and an order of sources that are none."""
+        """Refuse a name that names no folder, an order of sources that are none, and test sets in a third language."""
         if not self.name.replace("-", "").replace("_", "").isalnum():
             raise SettingsError(f"name must be letters, digits, - and _ (it names a folder), got {self.name!r}")
         _ = self.source_order
+        for test_set in self.test_sets:
+            test_set.require_translatable(self.source_language, self.target_language)
 
     @property
     def keeps_splits(self) -> bool:

@@ -26,6 +26,8 @@ class StatedCaptions:
     """Who made them, "human" or "machine", where the files do not say."""
     captions_in: str | None = None
     """Code of their language, where that is not the one that models are scored in."""
+    translate: bool = False
+    """Translate them with the recipe's engine, to score models in the target language."""
 
     def __post_init__(self) -> None:
         """Refuse other makers, and what is no code of a language."""
@@ -87,6 +89,23 @@ class TestSetSettings(_TableSettings[TestSetKind]):
     SECTION = "test_sets"
 
     captions: StatedCaptions = StatedCaptions()
+
+    def require_translatable(self, source: str, target: str) -> None:
+        """Refuse to translate captions from another language than the one that the recipe's engine translates.
+
+        Raises:
+            SettingsError: they are, or the recipe translates nothing; says what to do.
+        """
+        path = f"test_sets.{self.name}.translate"
+        if self.captions.translate and source == target:
+            raise SettingsError(f"{path}: the recipe translates nothing, since its source_language is {target}, too")
+        files = getattr(self.config, "languages", None)
+        if self.captions.translate and source not in (files or (self.captions.captions_in,)):
+            said = "captions_in" if files is None else "languages"
+            raise SettingsError(
+                f"{path}: the recipe's engine translates from {source}, and the set does not say that it has captions "
+                f"in it: say so with {said}, where it has"
+            )
 
 
 def source_settings(source: SourceSettings) -> dict[str, Any]:

@@ -31,6 +31,7 @@ from flows.scores.scored_models import (
 )
 from flows.scores.scored_sets import ScoredSet, named_sets, protocol_sets, recipe_sets, with_language
 from flows.scores.seen_images import SEEN_SPLITS, TrainingImages
+from flows.scores.translated_captions import CaptionTranslator
 from training.config import EvaluateConfig
 from training.data import seen_in_training, split_to_score
 from training.encoders import PACKAGES
@@ -160,9 +161,11 @@ def _contestants(
 
 
 def _sets(question: Question, pack: LanguagePack) -> list[ScoredSet]:
+    translator = CaptionTranslator(recipe=question.recipe, root=question.root)
+    own = question.recipe.test_sets if question.recipe is not None else ()
     return [
-        *(recipe_sets(question.recipe.test_sets, question.language) if question.recipe is not None else []),
-        *named_sets(question.test_sets, question.language, pack),
+        *recipe_sets(own, question.language, translator),
+        *named_sets(question.test_sets, question.language, pack, translator),
         *protocol_sets(question.protocol, question.language, pack),
     ]
 

@@ -21,12 +21,13 @@ from data_catalog.errors import ConfigError
 from data_catalog.language_pack import LanguagePack
 from data_catalog.sources.image_files import open_images
 from data_catalog.sources.mscoco import origin_by_name
-from data_catalog.sources.origins import HUMAN
+from data_catalog.sources.origins import HUMAN, MACHINE, MACHINE_TRANSLATION
 from data_catalog.storage.shards import sha256_of
 from data_catalog.test_sets.registry import TEST_SET_KINDS
 from flows.recipe.recipe import override_values
 from flows.recipe.sources import TestSetSettings, read_test_sets
 from flows.scores.scored_models import at_home
+from flows.scores.translated_captions import CaptionTranslator
 from training.class_names import has_several, read_names, read_templates
 from training.galleries import (
     BARE_TEMPLATE,
@@ -66,12 +67,13 @@ class ScoredSet:
     stated: str | None = None
 
 
-def recipe_sets(test_sets: Sequence[TestSetSettings], language: str) -> list[ScoredSet]:
+def recipe_sets(test_sets: Sequence[TestSetSettings], language: str, translator: CaptionTranslator) -> list[ScoredSet]:
     """The test sets of a recipe whose images are here, with captions; others are logged.
 
     Args:
         test_sets: of the recipe.
         language: of captions that are scored, where files have several.
+        translator: of captions that are to be translated.
 
     Raises:
         ConfigError: one cannot be read.
@@ -82,7 +84,7 @@ def recipe_sets(test_sets: Sequence[TestSetSettings], language: str) -> list[Sco
             logger.warning("test set %s is not scored: the recipe names no place of its images", test_set.name)
             continue
         test_set.check()
-        scored = _captioned(test_set, language)
+        scored = _captioned(test_set, language, translator)
         if scored is None:
             logger.warning("test set %s is not scored: it has no captions, and guards training alone", test_set.name)
         else:
@@ -90,12 +92,15 @@ def recipe_sets(test_sets: Sequence[TestSetSettings], language: str) -> list[Sco
     return found
 
 
-def named_sets(named: Sequence[Sequence[str]], language: str, pack: LanguagePack) -> list[ScoredSet]:
+def named_sets(
+    named: Sequence[Sequence[str]], language: str, pack: LanguagePack, translator: CaptionTranslator
+) -> list[ScoredSet]:
     """Sets as `--test-set NAME KEY=VALUE ...` names them.
 
     Args:
         language: of captions that are looked for, where files have several.
         pack: has class names and templates.
+        translator: of captions that are to be translated.
 
     Raises:
         ConfigError: settings are wrong, no images are named, or files cannot be read.
@@ -103,7 +108,7 @@ def named_sets(named: Sequence[Sequence[str]], language: str, pack: LanguagePack
     found = []
     for name, *words in named:
         try:
-            found.append(_named(name, _plain_values(words), language, pack))
+            found.append(_named(name, _plain_values(words), language, pack, translator))
         except ConfigError as error:
             raise ConfigError(f"--test-set {name}: {error}") from error
     return found
@@ -165,7 +170,9 @@ def _plain_values(words: Sequence[str]) -> dict[str, Any]:
     return values | {key: at_home(values[key], key) for key in _PLACES & values.keys()}
 
 
-def _named(name: str, values: dict[str, Any], language: str, pack: LanguagePack) -> ScoredSet:
+def _named(
+    name: str, values: dict[str, Any], language: str, pack: LanguagePack, translator: CaptionTranslator | None = None
+) -> ScoredSet:
     if not name.replace("_", "").isalnum():
         raise ConfigError("a name must be letters, digits and _")
     if values.get("kind") == FOLDERS:
@@ -180,15 +187,20 @@ def _named(name: str, values: dict[str, Any], language: str, pack: LanguagePack)
     if test_set.kind.images(test_set.config) is None:
         raise ConfigError("images=... is missing: without pixels there is nothing to score")
     test_set.kind.check(test_set.config)
-    found = _captioned(test_set, language)
+    found = _captioned(test_set, language, translator)
     if found is None:
         raise ConfigError("it has no captions: it can guard training data, but not be scored on")
     return found
 
 
-def _captioned(test_set: TestSetSettings, language: str) -> ScoredSet | None:
+def _captioned(
+    test_set: TestSetSettings, language: str, translator: CaptionTranslator | None = None
+) -> ScoredSet | None:
     """A test set of captioned images; who made a caption is told by its settings, or by its kind and its file."""
-    config, notes = _in_one_language(test_set.config, language)
+    if not test_set.captions.translate:
+        translator = None
+    spoken = language if translator is None else translator.require(test_set).source_language
+    config, notes = _in_one_language(test_set.config, spoken)
     found = list(test_set.kind.read(config))
     texts = [(place, text, file) for place, image in enumerate(found) for text, file in _told(image)]
     if not texts:
@@ -196,6 +208,15 @@ def _captioned(test_set: TestSetSettings, language: str) -> ScoredSet | None:
     location = test_set.kind.images(config)
     assert location is not None
     makers = [test_set.captions.captions_by or _maker(test_set.kind.kind, file) for _, _, file in texts]
+    makers_said, stated = makers_note(makers), test_set.captions.captions_in or _chosen_language(config)
+    if translator is not None:
+        translations = translator.translated([text for _, text, _ in texts])
+        texts = [(place, text, file) for (place, _, file), text in zip(texts, translations, strict=True) if text]
+        num_lost = len(makers) - len(texts)
+        lost = f"; {num_lost:,} have no translation and are left out" if num_lost else ""
+        by = f"({MACHINE_TRANSLATION}) from {spoken} by {translator.engine.fingerprint}"
+        makers_said = f"all captions are translated by a machine {by}{lost}; of the originals, {makers_said}"
+        makers, stated = [MACHINE] * len(texts), None
     gallery = Gallery(
         name=test_set.name,
         images=[image.name for image in found],
@@ -203,11 +224,10 @@ def _captioned(test_set: TestSetSettings, language: str) -> ScoredSet | None:
         captions=[text for _, text, _ in texts],
         owners=[place for place, _, _ in texts],
         made_by=makers,
-        notes=(makers_note(makers), *notes),
+        notes=(makers_said, *notes),
         files=_hashes(test_set.kind.upstream_files(config)),
     )
     identities = [image.identities for image in found]
-    stated = test_set.captions.captions_in or _chosen_language(config)
     return ScoredSet(test_set=gallery, identities=identities, stated=stated)
 
 

@@ -1,0 +1,64 @@
+"""Captions of test sets in the language that models are scored in, where a recipe has them translated for that."""
+
+import functools
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from data_catalog.errors import SettingsError
+from data_catalog.storage.lock import writer_lock
+from flows.build.captions import record_missing
+from flows.recipe.engines import open_recipes_engine
+from flows.recipe.recipe import Recipe
+from flows.recipe.sources import TestSetSettings
+from translation.engine import Translator
+from translation.memory import TranslationMemory
+
+
+@dataclass(frozen=True, kw_only=True)
+class CaptionTranslator:
+    """The recipe's engine, opened when the first captions are to be translated, and the translations of its root.
+
+    Args:
+        recipe: None: none is scored, so that there is no engine.
+        root: of the catalog.
+    """
+
+    recipe: Recipe | None
+    root: Path
+
+    def require(self, test_set: TestSetSettings) -> Recipe:
+        """Return the recipe.
+
+        Raises:
+            SettingsError: there is none, or its engine does not translate the set's captions.
+        """
+        if self.recipe is None:
+            raise SettingsError("translate is true, and no recipe says by which engine: name one, or leave it out")
+        test_set.require_translatable(self.recipe.source_language, self.recipe.target_language)
+        return self.recipe
+
+    @functools.cached_property
+    def engine(self) -> Translator:
+        """The engine.
+
+        Raises:
+            InputError: it cannot be opened.
+        """
+        assert self.recipe is not None
+        return open_recipes_engine(self.recipe, self.root)
+
+    def translated(self, captions: Sequence[str]) -> list[str]:
+        """Return the translations, which are recorded; an empty one where the engine has none.
+
+        Raises:
+            InputError: the engine cannot be opened, or does not work.
+            BusyError: a build of the root may be recording translations, too.
+        """
+        memory = TranslationMemory(self.root / "memory", self.engine.fingerprint)
+        memory.require_whole()
+        with writer_lock(self.root):
+            record_missing(captions, self.engine, memory)
+            found = memory.columns(captions).captions
+            memory.seal()
+        return [text or "" for text in found]
