@@ -58,8 +58,8 @@ def questions(root: Path) -> dict[str, Callable[[], object]]:
     from data_catalog.database.catalog import query
     from data_catalog.database.story import find_stories
     from data_catalog.near_misses import near_misses
+    from data_catalog.overview import overview
     from data_catalog.storage.manifest import current_snapshots
-    from flows.overview import overview
 
     def why(identity: str, is_there: bool) -> None:
         snapshots = list(current_snapshots(root))

@@ -20,7 +20,7 @@ import open_clip
 import torch
 from PIL import Image
 
-from flows.tables import plain_table
+from data_catalog.plain_text import plain_table
 from training.encoders import Encoder, encode_images, encode_texts
 from training.kept_features import FeatureStore
 from training.tensor_hashes import tensors_sha256

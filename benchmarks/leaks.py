@@ -21,10 +21,9 @@ from typing import Any
 from data_folder import add_data_option
 
 from data_catalog.database.catalog import query
-from data_catalog.errors import ConfigError
+from data_catalog.errors import PipelineError
 from flows.build.execution import LocalExecutor
-from flows.jobs import build_dataset
-from flows.models import train_model
+from flows.jobs import build_dataset, train_model
 from flows.recipe.recipe import load_recipe
 
 CAPTIONS = ("coco/captions_train2017.json", "coco/annotations/captions_train2017.json")
@@ -163,7 +162,7 @@ def refusal(path: Path, root: Path) -> str | None:
     """What training says of the dataset, or None if it would train on it."""
     try:
         train_model(load_recipe(str(path), root=root, overrides=["train.epochs=1"]), root)
-    except ConfigError as error:
+    except PipelineError as error:
         return str(error)
     return None
 

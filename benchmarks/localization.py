@@ -18,14 +18,13 @@ from typing import Any
 
 import numpy as np
 
+from data_catalog.plain_text import plain_table
 from data_catalog.sample import italian
 from data_catalog.sample.drawing import encode, paint, place
 from data_catalog.sample.scene import Scene, random_scene
 from flows.build.execution import LocalExecutor
-from flows.jobs import build_dataset
-from flows.models import train_model
+from flows.jobs import build_dataset, train_model
 from flows.recipe.recipe import load_recipe
-from flows.tables import plain_table
 from training.bootstrap import bootstrap_interval
 from training.encode_files import picture_features
 from training.features import text_features

@@ -17,7 +17,7 @@ from dataclasses import replace
 import torch
 import torch.nn.functional as F
 
-from flows.tables import plain_table
+from data_catalog.plain_text import plain_table
 from translation.train.batches import IGNORED, Batch, epoch_batches, to_batch
 from translation.train.config import PRESETS, TrainPackageConfig
 from translation.train.loop import MAX_GRADIENT_NORM, train_step

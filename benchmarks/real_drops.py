@@ -28,9 +28,9 @@ import pyarrow as pa
 from data_folder import add_data_option
 from real_captions import judge
 
+from data_catalog.plain_text import plain_table
 from data_catalog.schema import REJECTED
 from flows.dry_run import Dropped, DryRun, write_page
-from flows.tables import plain_table
 
 CHECKED = Path(__file__).resolve().parent / "data" / "real_drops_checked.tsv"
 QUICK_ROWS = 200

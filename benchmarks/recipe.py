@@ -17,15 +17,15 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
+from data_catalog.plain_text import plain_table
 from data_catalog.storage.manifest import current_snapshot_name, require_snapshot
 from flows.build.execution import LocalExecutor
 from flows.jobs import build_dataset
-from flows.models import pair_files
 from flows.recipe.recipe import load_recipe
-from flows.tables import plain_table
 from training.config import EvaluateConfig, TrainConfig
 from training.evaluation import evaluate
 from training.loop import train
+from training.trained_models import pair_files
 
 METRIC = "text_to_image_MRR@10"
 BASE: Mapping[str, Any] = {"precision": "bf16", "augment": (), "lr": 1e-3}

@@ -26,14 +26,13 @@ from known_scenes import ATTRIBUTES, WORDS, Foils, drawn_samples, fitting, pictu
 from quality_pictures import Found, write_curve, write_sheet
 
 from data_catalog.images.normalise import NormaliseConfig, normalise_image
+from data_catalog.plain_text import plain_table
 from data_catalog.sample.samples import Sample
 from data_catalog.sample.scene import Scene
 from data_catalog.storage.manifest import current_snapshot_name, require_snapshot
 from flows.build.execution import LocalExecutor
 from flows.jobs import build_dataset
-from flows.models import pair_files
 from flows.recipe.recipe import Recipe, load_recipe
-from flows.tables import plain_table
 from training.bootstrap import bootstrap_interval
 from training.data import PairFiles, read_captions, read_rows, row_groups
 from training.evaluation import chosen_captions, wording
@@ -43,6 +42,7 @@ from training.loop import train
 from training.metrics import TIE_TOLERANCE, recalls, text_to_image_ranks
 from training.model import LoadedModel, load_model, normalise_pixels
 from training.run import METRICS_FILE
+from training.trained_models import pair_files
 
 SIZES = ("scenes.num_images=20000", "split.test=0.08", "split.val=0.03")
 RUN = ("train.model=compact-96", "train.epochs=32")

@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 
-from flows.tables import plain_table
+from data_catalog.plain_text import plain_table
 from training.nearest import nearest
 
 K, DIM = 10, 512

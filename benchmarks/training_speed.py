@@ -29,7 +29,7 @@ sys.path.append(sys.path.pop(0))
 from recipe import build
 from training_contestants import OURS, THEIRS, Told, run_apart
 
-from flows.tables import plain_table
+from data_catalog.plain_text import plain_table
 from training.config import TrainConfig
 from training.data import read_captions
 from training.model import read_model_config

@@ -1,20 +1,46 @@
-"""Captions that stand in a test set, found again among millions whatever became of their punctuation and case.
+"""What a test set holds, found again among millions: its images by identity and look, its captions by their letters.
 
-A caption is compared by the 64-bit BLAKE2b digest of its key. Ten million captions against 150,000 keys have one chance
-in twelve million of a single false hit: 1e7 * 1.5e5 / 2**64.
+A caption is compared, whatever became of its punctuation and case, by the 64-bit BLAKE2b digest of its key. Ten million
+captions against 150,000 keys have one chance in twelve million of a single false hit: 1e7 * 1.5e5 / 2**64.
 """
 
+import functools
 import hashlib
+import logging
 import re
 import unicodedata
-from collections.abc import Container, Iterable, Sequence
+from collections.abc import Collection, Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
-from cleaning.duplicates.near_images import require_likeness
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from cleaning.duplicates.hamming import Hashes
+from cleaning.duplicates.near_images import (
+    Thumbnails,
+    leak_matches,
+    parse_hashes,
+    parse_thumbnails,
+    require_likeness,
+)
 from cleaning.text.scripts import count_words, fold_case
-from data_catalog.errors import ConfigError
+from data_catalog.database.sorting import samples_of_bytes
+from data_catalog.errors import SettingsError
+from data_catalog.images.views import VIEWS, write_views
+from data_catalog.images.workers import ImageWorkers
+from data_catalog.stages import Drop, pending_rows, reject, set_values, texts
+from data_catalog.storage.shards import save_parquet
+from data_catalog.storage.work import Commit
+from data_catalog.test_sets.identities import canonical_identities
+from data_catalog.test_sets.images import TestImage
+
+logger = logging.getLogger(__name__)
 
 ACTIONS = ("drop", "mark")
+IDENTITIES_FILE, CAPTIONS_FILE, PIXELS_FILE = "identities.parquet", "captions.parquet", "pixels.parquet"
 
 _DIGEST_BYTES = 8
 _KEPT_ASCII = "0123456789abcdefghijklmnopqrstuvwxyz"
@@ -54,9 +80,9 @@ class LeaksConfig:
 
     def __post_init__(self) -> None:
         if self.action not in ACTIONS:
-            raise ConfigError(f"leaks.action must be one of {', '.join(ACTIONS)}, got {self.action!r}")
+            raise SettingsError(f"leaks.action must be one of {', '.join(ACTIONS)}, got {self.action!r}")
         if self.min_caption_words < 1:
-            raise ConfigError(f"leaks.min_caption_words must be positive, got {self.min_caption_words}")
+            raise SettingsError(f"leaks.min_caption_words must be positive, got {self.min_caption_words}")
         require_likeness("leaks", self.max_distance, self.max_thumbnail_difference)
 
 
@@ -114,3 +140,213 @@ def caption_digests(texts: Iterable[str], *, min_words: int) -> frozenset[int]:
 def leaking_captions(texts: Sequence[str], digests: Container[int]) -> list[bool]:
     """For each text, whether a test set has it: `digests` are those of `caption_digests`."""
     return [caption_digest(text) in digests for text in texts]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TestViews:
+    """How the images of a test set look, whole and in part, as they are and mirrored: one entry a view.
+
+    Args:
+        hashes: perceptual hashes, uint64.
+        thumbnails: uint8 of shape (views, 192).
+        names: the image of each view.
+        names_by_sha256: images by the hash of their bytes.
+    """
+
+    hashes: Hashes
+    thumbnails: Thumbnails
+    names: Sequence[str]
+    names_by_sha256: Mapping[str, str]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TestContents:
+    """What a test set holds, as committed; read from disk when it is first asked for.
+
+    Args:
+        name: the recipe's name for it.
+        commit: of what `write_test_set` wrote.
+    """
+
+    name: str
+    commit: Commit
+
+    @property
+    def identities(self) -> frozenset[str]:
+        """Return all that its images are known by."""
+        return _identities(self.commit.path(IDENTITIES_FILE))
+
+    def has_captions(self, captions: Sequence[str]) -> list[bool]:
+        """Tell, for each caption, whether the set has it, punctuation and case aside."""
+        return leaking_captions(captions, _digests(self.commit.path(CAPTIONS_FILE)))
+
+    def views(self) -> TestViews:
+        """Return the views of its images; none, where their pixels are not there."""
+        return _views(self.commit.path(PIXELS_FILE))
+
+    def entry(self, leaks: LeaksConfig) -> dict[str, Any]:
+        """Return what the set holds, and by what a build was guarded against it, for the manifest."""
+        facts = self.commit.facts
+        ways = {
+            "identity": leaks.by_identity and facts["num_identities"] > 0,
+            "caption": leaks.by_caption and facts["num_captions"] > 0,
+            "pixels": leaks.by_pixels and facts["num_hashed"] > 0,
+        }
+        return {**facts, "action": leaks.action, "guarded_by": [way for way, is_used in ways.items() if is_used]}
+
+
+def write_test_set(
+    found: Sequence[TestImage], folder: Path, *, min_words: int, pixels: tuple[str, ImageWorkers] | None
+) -> dict[str, int]:
+    """Write what a test set holds, for `TestContents` to read, and hash its images where they are there.
+
+    Args:
+        found: its images.
+        folder: gets the files.
+        min_words: captions of fewer words are left out.
+        pixels: where its images are, and what decodes them; None: they are not looked at, or it has none.
+
+    Returns:
+        How many images, identities, captions and hashed images there are.
+    """
+    captions = caption_digests((caption for image in found for caption in image.captions), min_words=min_words)
+    identities = sorted((identity, image.name) for image in found for identity in image.identities)
+    columns = [pa.array([row[place] for row in identities], pa.string()) for place in (0, 1)]
+    save_parquet(pa.table(columns, names=["identity", "name"]), folder / IDENTITIES_FILE)
+    save_parquet(pa.table({"digest": pa.array(sorted(captions), pa.uint64())}), folder / CAPTIONS_FILE)
+    if pixels is None:
+        save_parquet(VIEWS.empty_table(), folder / PIXELS_FILE)
+    else:
+        location, workers = pixels
+        write_views(location, [image.name for image in found], folder / PIXELS_FILE, workers)
+    return {
+        "num_images": len(found),
+        "num_identities": len(identities),
+        "num_captions": len(captions),
+        "num_hashed": len(_seen(folder / PIXELS_FILE).column("name").unique()),
+    }
+
+
+def _seen(path: Path) -> pa.Table:
+    """Return the views of the images that could be decoded."""
+    table = pq.read_table(path)
+    return table.filter(pc.is_null(table.column("drop_reason")))
+
+
+@functools.lru_cache(maxsize=64)
+def _identities(path: Path) -> frozenset[str]:
+    return frozenset(pq.read_table(path).column("identity").to_pylist())
+
+
+@functools.lru_cache(maxsize=64)
+def _digests(path: Path) -> frozenset[int]:
+    return frozenset(pq.read_table(path).column("digest").to_pylist())
+
+
+@functools.lru_cache(maxsize=64)
+def _views(path: Path) -> TestViews:
+    seen = _seen(path)
+    names = seen.column("name").to_pylist()
+    return TestViews(
+        hashes=parse_hashes(seen.column("phash")),
+        thumbnails=parse_thumbnails(seen.column("thumbnail")),
+        names=names,
+        names_by_sha256=dict(zip(seen.column("sha256").to_pylist(), names, strict=True)),
+    )
+
+
+def judge_identities(
+    table: pa.Table, tests: Sequence[TestContents], leaks: LeaksConfig, *, kinds: Mapping[str, str], step: str
+) -> pa.Table:
+    """Drop or mark, in the name of `step`, the pending rows whose image is, by its identity, one of a test set.
+
+    `kinds` are those of the sources.
+    """
+    rows = pending_rows(table)
+    names = ("sample_id", "source", "url", "path", "page_url")
+    cells = zip(*(texts(table, name, rows) for name in names), strict=True)
+    found = {}
+    for sample_id, source, url, path, page_url in cells:
+        if sample_id not in found:
+            identities = canonical_identities(
+                source_kind=kinds[source], sample_id=sample_id, url=url, path=path, page_url=page_url
+            )
+            found[sample_id] = _test_with_image(tests, identities)
+    drops = [found[sample_id] for sample_id in texts(table, "sample_id", rows)]
+    return drop_or_mark(table, rows, drops, leaks, step=step)
+
+
+def _test_with_image(tests: Sequence[TestContents], identities: Collection[str]) -> Drop | None:
+    for test in tests:
+        shared = test.identities.intersection(identities)
+        if shared:
+            return Drop("test_image", f"{test.name}: {min(shared)}")
+    return None
+
+
+def judge_captions(
+    table: pa.Table,
+    tests: Sequence[TestContents],
+    leaks: LeaksConfig,
+    *,
+    column: str,
+    step: str,
+    where: pa.Array | None = None,
+) -> pa.Table:
+    """Drop or mark, in the name of `step`, the pending rows whose text in `column` is a caption of a test set.
+
+    `where`, if given, is true of the rows to look at.
+    """
+    for test in tests:
+        rows = pending_rows(table, where)
+        found = test.has_captions(texts(table, column, rows))
+        drops = [Drop("test_caption", test.name) if is_there else None for is_there in found]
+        table = drop_or_mark(table, rows, drops, leaks, step=step)
+    return table
+
+
+def drop_or_mark(
+    table: pa.Table, rows: list[int], drops: Sequence[Drop | None], leaks: LeaksConfig, *, step: str
+) -> pa.Table:
+    """Reject the rows that have a `Drop`, or write what it says into their `leaks`."""
+    if leaks.action == "drop":
+        return reject(table, rows, drops, step=step)
+    marked = [(row, drop) for row, drop in zip(rows, drops, strict=True) if drop is not None]
+    known = table.column("leaks").to_pylist()
+    marks = [[*(known[row] or []), f"{drop.reason} {drop.detail}"] for row, drop in marked]
+    return set_values(table, "leaks", [row for row, _ in marked], marks)
+
+
+def pixel_leaks(
+    files: Sequence[Path],
+    facts: pa.Table,
+    thumbnails: Thumbnails,
+    tests: Sequence[TestContents],
+    leaks: LeaksConfig,
+) -> dict[int, str]:
+    """Return, by row number, the image of a test set that an image is or looks like.
+
+    Args:
+        files: normalised images of all shards.
+        facts: of them; see `data_catalog.database.sorting.image_facts`.
+        thumbnails: one a row.
+        tests: the test sets.
+        leaks: limits of what looks alike.
+    """
+    images = (facts.column("phash").to_numpy(), thumbnails)
+    found: dict[int, str] = {}
+    for test in tests:
+        views = test.views()
+        same = samples_of_bytes(files, pa.array(list(views.names_by_sha256), pa.string()))
+        rows = pc.index_in(same.column("sample_id"), facts.column("sample_id"))
+        for row, sha256 in zip(rows.to_pylist(), same.column("sha256").to_pylist(), strict=True):
+            found.setdefault(row, f"{test.name}: {views.names_by_sha256[sha256]}")
+        alike = leak_matches(
+            images,
+            (views.hashes, views.thumbnails),
+            max_distance=leaks.max_distance,
+            max_difference=leaks.max_thumbnail_difference,
+        )
+        for row, view in alike.tolist():
+            found.setdefault(row, f"{test.name}: {views.names[view]}")
+    return found

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from data_catalog.errors import ConfigError
+from data_catalog.errors import DamagedError
 from data_catalog.storage.integrity import read_checksummed, write_checksummed
 from data_catalog.storage.manifest import Snapshot
 
@@ -39,7 +39,7 @@ def ablations_of(snapshot: Snapshot) -> list[AblationTable]:
     """The ablations of a snapshot that its root has, by key.
 
     Raises:
-        ConfigError: a record is damaged.
+        DamagedError: a record is damaged.
     """
     root = snapshot.folder.parents[2]
     found = [_table(path, snapshot) for path in sorted((root / FOLDER).glob(f"*/{RECORD_FILE}"))]
@@ -55,4 +55,4 @@ def _table(path: Path, snapshot: Snapshot) -> AblationTable | None:
     try:
         return AblationTable(key=record["key"], **record["table"])
     except (KeyError, TypeError) as error:
-        raise ConfigError(f"{path} is damaged (it has no table): {remedy}") from error
+        raise DamagedError(f"{path} is damaged (it has no table): {remedy}") from error

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from data_catalog.errors import ConfigError
+from data_catalog.errors import SettingsError
 
 MIN_SHARED_LETTERS = 4  # shorter words are the same in many languages by chance: "a", "in", "die", "hat", "no"
 
@@ -67,22 +67,22 @@ class LanguagePack:
         return cls(code=code)
 
     def __post_init__(self) -> None:
-        """Raise ConfigError for values that would silently disable a check."""
+        """Raise SettingsError for values that would silently disable a check."""
         if not (self.code.isascii() and self.code.isalpha() and self.code.islower()):
-            raise ConfigError(f"code must be lower-case ASCII letters such as 'it', got {self.code!r}")
+            raise SettingsError(f"code must be lower-case ASCII letters such as 'it', got {self.code!r}")
         for word in self.function_words:
             if not word.isalpha() or word != word.lower():
-                raise ConfigError(f"function_words must be lower-case letters without apostrophe, got {word!r}")
+                raise SettingsError(f"function_words must be lower-case letters without apostrophe, got {word!r}")
         for word in set(self.negations).difference(self.function_words):
-            raise ConfigError(f"negations must be among function_words, got {word!r}")
+            raise SettingsError(f"negations must be among function_words, got {word!r}")
         for word in self.common_nouns:
             if not word.isalpha() or word != word.lower():
-                raise ConfigError(f"common_nouns must be lower-case letters, got {word!r}")
+                raise SettingsError(f"common_nouns must be lower-case letters, got {word!r}")
         if len(self.tens) not in (0, 8):
-            raise ConfigError(f"tens must be eight texts, for twenty to ninety, got {len(self.tens)}")
+            raise SettingsError(f"tens must be eight texts, for twenty to ninety, got {len(self.tens)}")
         for word in self.shared_words:
             if len(word) < MIN_SHARED_LETTERS or word != word.lower():
-                raise ConfigError(f"shared_words must be lower-case words of four letters or more, got {word!r}")
+                raise SettingsError(f"shared_words must be lower-case words of four letters or more, got {word!r}")
         for template in self.prompt_templates:
             if template.count("{c}") != 1:
-                raise ConfigError(f"prompt_templates must each hold {{c}} once, got {template!r}")
+                raise SettingsError(f"prompt_templates must each hold {{c}} once, got {template!r}")

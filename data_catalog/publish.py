@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from data_catalog.errors import ConfigError, PipelineError
+from data_catalog.errors import DefectError, SettingsError
 from data_catalog.exports.rights import strictness
 from data_catalog.fetch.outcomes import SPARE
 from data_catalog.fetch.reasons import image_step
@@ -47,12 +47,12 @@ class SplitConfig:
 
     def __post_init__(self) -> None:
         if self.by not in (None, UPSTREAM, "hash"):
-            raise ConfigError(f'split.by must be "upstream" or "hash", got {self.by!r}')
+            raise SettingsError(f'split.by must be "upstream" or "hash", got {self.by!r}')
         for name, share in (("val", self.val), ("test", self.test)):
             if not 0 <= share < 1:
-                raise ConfigError(f"split.{name} must be at least 0 and below 1, got {share}")
+                raise SettingsError(f"split.{name} must be at least 0 and below 1, got {share}")
         if self.val + self.test >= 1:
-            raise ConfigError("split.val and split.test together leave nothing to train on")
+            raise SettingsError("split.val and split.test together leave nothing to train on")
 
 
 def split_of(sample_id: str, config: SplitConfig, stated: Iterable[str | None] = ()) -> str:
@@ -209,9 +209,7 @@ def _good_images(images: Path, wanted: Container[str]) -> Iterator[dict[str, Any
             if row["drop_reason"] is not None or row["sample_id"] not in wanted:
                 continue
             if row["bytes"] is None:
-                raise PipelineError(
-                    f"the image of {row['sample_id']} is good and not there. This is a defect: report it"
-                )
+                raise DefectError(f"the image of {row['sample_id']} is good and not there. This is a defect: report it")
             yield row
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, TypeVar
 
-from data_catalog.errors import ConfigError
+from data_catalog.errors import SettingsError
 
 T = TypeVar("T")
 
@@ -67,6 +67,20 @@ def _value_at(names: Sequence[str], settings: Any) -> Any:
 
 
 def require_between(name: str, value: float, low: float, high: float) -> None:
-    """Raise `ConfigError`, naming the setting, unless low <= value <= high."""
+    """Raise `SettingsError`, naming the setting, unless low <= value <= high."""
     if not low <= value <= high:
-        raise ConfigError(f"{name} must be between {low:g} and {high:g}, got {value:g}")
+        raise SettingsError(f"{name} must be between {low:g} and {high:g}, got {value:g}")
+
+
+def require_bounds(value: Any, bounds: Mapping[str, Any], path: str) -> None:
+    """Raise SettingsError unless a setting is within the bounds of its field; NaN is within none."""
+    ge, gt, le = (bounds.get(name) for name in ("ge", "gt", "le"))
+    is_within = (ge is None or value >= ge) and (gt is None or value > gt) and (le is None or value <= le)
+    if not is_within:
+        if gt is not None:
+            wanted = f"be above {gt}" if le is None else f"be in ({gt}, {le}]"
+        elif le is not None:
+            wanted = f"be at most {le}" if ge is None else f"be between {ge} and {le}"
+        else:
+            wanted = f"be at least {ge}" if ge else "not be negative"
+        raise SettingsError(f"{path} must {wanted}, got {value}")

@@ -17,7 +17,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from data_catalog.database.lookup import LOOKUP_KIND, write_lookup
-from data_catalog.errors import ConfigError
+from data_catalog.errors import DamagedError
 from data_catalog.images.tables import Row
 from data_catalog.publish import RIGHTS, strictest_rights
 from data_catalog.schema import REJECTED
@@ -253,7 +253,7 @@ def all_snapshots(root: Path) -> Iterator[Snapshot]:
     """Yield every committed snapshot of a root, by dataset and id.
 
     Raises:
-        ConfigError: a manifest is damaged.
+        DamagedError: a manifest is damaged.
     """
     for folder in sorted(path for path in datasets_folder(root).glob("*") if path.is_dir()):
         yield from committed_snapshots(root, folder.name)
@@ -421,9 +421,9 @@ def _read(path: Path, columns: Sequence[str] = COLUMNS) -> pa.Table:
         raise _damaged(path) from error
 
 
-def _damaged(path: Path) -> ConfigError:
+def _damaged(path: Path) -> DamagedError:
     in_snapshot = path.parent.name in ("captions", "images", "pairs")
-    return ConfigError(
+    return DamagedError(
         f"{path} is missing or damaged, so that nobody knows whether it holds what is to be forgotten: remove the "
         f"folder {path.parents[1] if in_snapshot else path.parent} and run the same command again"
     )
@@ -461,7 +461,7 @@ def rewrite_files(
     they are, but for their texts. Files that hold nothing of it are shared with the snapshot as it was.
 
     Raises:
-        ConfigError: a file that is to be read is not what was written.
+        DamagedError: a file that is to be read is not what was written.
     """
     old: Mapping[str, Sequence[Entry]] = snapshot.manifest["files"]
     for entry in (entry for kind in ("captions", "images") for entry in old.get(kind, [])):
@@ -516,7 +516,7 @@ def _rewritten(task: _Rewriting, kind: str, entry: Entry) -> Entry | None:
 def _holds_any(task: _Rewriting, path: Path, entry: Entry) -> bool:
     try:
         table = _read(path, ("sample_id", "caption_id", "caption_ids"))
-    except ConfigError:
+    except DamagedError:
         _require_whole(task.old, entry)
         raise
     if pc.any(of_samples(table, {*task.samples, *task.lines})).as_py():
@@ -528,7 +528,7 @@ def _require_whole(snapshot: Snapshot, entry: Entry) -> None:
     """Refuse to read a damaged file: what is written anew has a new sha256, which would hide any damage."""
     problem = file_problem(snapshot.folder / entry["path"], entry["sha256"])
     if problem is not None:
-        raise ConfigError(
+        raise DamagedError(
             f"{problem}: restore it from a copy, or remove the folder {snapshot.folder}; then run the same command "
             "again, since the take-down is in force but not ended"
         )

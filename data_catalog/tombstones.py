@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from data_catalog.errors import ConfigError
+from data_catalog.errors import DamagedError, InputError, SettingsError
 from data_catalog.reasons import Reason
 from data_catalog.sources.urls import address_key, canonical_url, domains_of, host_of, is_web_url
 from data_catalog.storage.integrity import read_checksummed, write_checksummed
@@ -143,10 +143,10 @@ def new_tombstone(
     """A tombstone with its value in its one spelling.
 
     Raises:
-        ConfigError: the value is none of its kind.
+        SettingsError: the value is none of its kind.
     """
     if not 0 <= distance <= MAX_DISTANCE:
-        raise ConfigError(
+        raise SettingsError(
             f"--distance must be between 0 and {MAX_DISTANCE}, got {distance}: hashes that differ more are of pictures "
             "that have nothing in common"
         )
@@ -162,7 +162,7 @@ def new_tombstone(
 
 def _url(value: str) -> str:
     if not is_web_url(value.strip()) or host_of(value) is None:
-        raise ConfigError(f"--url {value!r} is no address: it starts with http:// or https:// and names a host")
+        raise SettingsError(f"--url {value!r} is no address: it starts with http:// or https:// and names a host")
     return canonical_url(value)
 
 
@@ -171,12 +171,14 @@ def _domain(value: str) -> str:
     name = value.strip().removeprefix("*.")
     host = host_of(f"http://{name}/")
     if host is None or set("/:@?#") & set(name.removeprefix("[").removesuffix("]")) - ({":"} if "[" in name else set()):
-        raise ConfigError(f"--domain {value!r} is no host name: give it alone, as in --domain example.org")
+        raise SettingsError(f"--domain {value!r} is no host name: give it alone, as in --domain example.org")
     is_name = ":" not in host
     if is_name and not all(_LABEL.fullmatch(label) for label in host.split(".")):
-        raise ConfigError(f"--domain {value!r} is no host name: give it alone, as in --domain example.org")
+        raise SettingsError(f"--domain {value!r} is no host name: give it alone, as in --domain example.org")
     if is_name and _is_suffix(host):
-        raise ConfigError(f"--domain {value!r} would forget every host whose name ends in it: name one, as example.org")
+        raise SettingsError(
+            f"--domain {value!r} would forget every host whose name ends in it: name one, as example.org"
+        )
     return host
 
 
@@ -191,14 +193,14 @@ def _is_suffix(host: str) -> bool:
 def _sample(value: str) -> str:
     source, colon, key = value.strip().partition(":")
     if not (source and colon and key):
-        raise ConfigError(f"--sample {value!r} is no sample: its name has the form SOURCE:ID, as in mscoco:391895")
+        raise SettingsError(f"--sample {value!r} is no sample: its name has the form SOURCE:ID, as in mscoco:391895")
     return value.strip()
 
 
 def _phash(value: str) -> str:
     found = value.strip().lower()
     if not _PHASH.fullmatch(found):
-        raise ConfigError(f"--phash {value!r} is no perceptual hash: it has 16 hexadecimal digits")
+        raise SettingsError(f"--phash {value!r} is no perceptual hash: it has 16 hexadecimal digits")
     return found
 
 
@@ -209,19 +211,20 @@ def read_tombstones(root: Path) -> Tombstones:
     """The tombstones of a root; none where nothing was ever forgotten.
 
     Raises:
-        ConfigError: their file is damaged, or of a later version.
+        DamagedError: their file is damaged.
+        InputError: it is of a later version.
     """
     path = root / TOMBSTONES_FILE
     if not path.is_file():
         return Tombstones()
     content = read_checksummed(path, remedy=_REMEDY)
     if content.get("format") != FORMAT:
-        raise ConfigError(f"{path} has format {content.get('format')}, this version reads {FORMAT}: use a newer one")
+        raise InputError(f"{path} has format {content.get('format')}, this version reads {FORMAT}: use a newer one")
     try:
         found = tuple(_tombstone(one) for one in content["tombstones"])
         return Tombstones(tombstones=found, is_unfinished=bool(content["unfinished"]))
     except (KeyError, TypeError) as error:
-        raise ConfigError(f"{path} is damaged (it holds no tombstones): {_REMEDY}") from error
+        raise DamagedError(f"{path} is damaged (it holds no tombstones): {_REMEDY}") from error
 
 
 def _tombstone(content: Mapping[str, Any]) -> Tombstone:
@@ -245,3 +248,14 @@ def write_tombstones(root: Path, tombstones: Tombstones) -> None:
 
 def _plain(value: Any) -> Any:
     return list(value) if isinstance(value, tuple) else value
+
+
+def find_tombstone(root: Path, identity: str, sample_ids: Iterable[str]) -> Tombstone | None:
+    """Return the take-down that means an id, an address or a hash, or one of the samples that it leads to."""
+    tombstones = read_tombstones(root)
+    identity = identity.strip()
+    named = {"url": identity} if is_web_url(identity) else {"sample_id": identity}
+    hashed = (one for one in tombstones.tombstones if identity.lower() in one.images)
+    found = tombstones.match(**named) or next(hashed, None)
+    of_samples = (tombstones.match(sample_id=sample_id) for sample_id in sample_ids)
+    return found or next((one for one in of_samples if one is not None), None)

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Literal
 
 from data_catalog.database import walls
-from data_catalog.errors import ConfigError, PipelineError
+from data_catalog.errors import DiskError, InputError
 from data_catalog.storage.disk_errors import nearest_existing
 from flows.orchestration.daemons import Daemon, running_pid
 from flows.orchestration.prefect_env import STATE_FOLDER, probe, read_env_block
@@ -56,10 +56,10 @@ def require_sound_environment() -> None:
     """Refuse to start where the environment is known to break Prefect: some milliseconds, called before every flow.
 
     Raises:
-        ConfigError: the `dataclasses` backport is installed.
+        InputError: the `dataclasses` backport is installed.
     """
     if backport_folder() is not None:
-        raise ConfigError(f"{BACKPORT}: run `vernaclip doctor --fix`")
+        raise InputError(f"{BACKPORT}: run `vernaclip doctor --fix`")
 
 
 def backport_folder() -> Path | None:
@@ -108,7 +108,7 @@ def mend(findings: list[Finding]) -> list[Finding]:
     """Put right what can be put right; returns the findings that are left for a person.
 
     Raises:
-        PipelineError: mending failed.
+        DiskError: mending failed.
     """
     for finding in findings:
         if finding.mend is not None:
@@ -133,7 +133,7 @@ def remove_backport() -> None:
     """Uninstall the `dataclasses` backport, by pip where pip knows of it, else by deleting its one file.
 
     Raises:
-        PipelineError: it is still there.
+        DiskError: it is still there.
     """
     command = [sys.executable, "-m", "pip", "uninstall", "--yes", "--quiet", "dataclasses"]
     subprocess.run(command, check=False, capture_output=True)
@@ -143,7 +143,7 @@ def remove_backport() -> None:
     try:
         (folder / "dataclasses.py").unlink()
     except OSError as error:
-        raise PipelineError(f"{folder / 'dataclasses.py'} cannot be removed ({error}): remove it by hand") from error
+        raise DiskError(f"{folder / 'dataclasses.py'} cannot be removed ({error}): remove it by hand") from error
 
 
 def _dependencies() -> Iterator[Finding]:

@@ -22,6 +22,7 @@ from cleaning.checks import CheckConfig, CleanConfig
 from data_catalog.fetch.outcomes import Fetching, KnownImages, attempt_of
 from data_catalog.fetch.urls import askable_url
 from data_catalog.images.workers import ImageWorkers
+from data_catalog.plain_text import decided_text
 from data_catalog.sample.upstream import draw_upstream
 from data_catalog.schema import PENDING, REJECTED
 from data_catalog.settings import values_at, what
@@ -37,12 +38,12 @@ from flows.build.execution import LocalExecutor
 from flows.build.inputs import Inputs, packs_of_captions, require_originals_in_use, require_split_choice
 from flows.build.steps import STEPS, Build
 from flows.build.tools import Tools
-from flows.recipe.engines import open_engine, require_engine
+from flows.recipe.engines import open_engine
 from flows.recipe.language_packs import named_language_packs, target_language_pack
 from flows.recipe.recipe import Recipe, what_settings
 from flows.recipe.sources import SourceSettings, source_settings
-from flows.tables import decided_text
 from translation.engine import Translator
+from translation.engines.plugins import find_announcement
 
 # A sample is drawn from so many times as many rows, the first of the files.
 _POOL_FACTOR = 10
@@ -135,7 +136,7 @@ def dry_run(
         translate: translate what the rules leave, and judge the translations as well.
 
     Raises:
-        ConfigError: as a build does, before work starts.
+        PipelineError: as a build does, before work starts.
     """
     if recipe.scenes is not None:
         draw_upstream(recipe.scenes)
@@ -145,7 +146,7 @@ def dry_run(
         test_set.check()
     require_split_choice(recipe)
     require_originals_in_use(recipe)
-    require_engine(recipe)
+    find_announcement(recipe.translate.engine)
     with tempfile.TemporaryDirectory(prefix="vernaclip-dry-run-") as folder, ImageWorkers() as workers:
         translator = open_engine(recipe, root) if translate else None
         build = Build(recipe=recipe, inputs=_sampled(recipe, num_rows, seed, translator))

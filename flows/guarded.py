@@ -4,7 +4,7 @@ import logging
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from data_catalog.errors import ConfigError
+from data_catalog.errors import InputError, SettingsError
 from data_catalog.storage.file_hashes import FileHashes
 from data_catalog.storage.manifest import Snapshot
 from flows.build.upstream_hashes import entries_identity, file_entries, images_digest, open_hashes, save_hashes
@@ -18,11 +18,11 @@ def require_guards(recipe: Recipe) -> None:
     """Refuse a recipe with a test set whose switches would have nothing of it looked for.
 
     Raises:
-        ConfigError: they are all off.
+        SettingsError: they are all off.
     """
     leaks = recipe.leaks
     if recipe.test_sets and not (leaks.by_identity or leaks.by_caption or leaks.by_pixels):
-        raise ConfigError(
+        raise SettingsError(
             f"nothing of test set {recipe.test_sets[0].name} would be looked for, and no model be trained on what may "
             "hold it: set one of leaks.by_identity, leaks.by_caption and leaks.by_pixels to true, or take it out"
         )
@@ -32,14 +32,14 @@ def require_guarded(snapshot: Snapshot, recipe: Recipe) -> None:
     """Refuse a snapshot that was not guarded against a test set that the recipe, or the snapshot itself, declares.
 
     Raises:
-        ConfigError: says which test sets, and why.
+        InputError: says which test sets, and why.
     """
     root = snapshot.folder.parents[2]
     hashes = open_hashes(root)
     problems = list(_problems(snapshot.manifest, recipe, hashes))
     save_hashes(hashes, root)
     if problems:
-        raise ConfigError(
+        raise InputError(
             f"{snapshot.dataset} (snapshot {snapshot.snapshot}) may hold what the model is to be measured on: "
             f"{'; '.join(problems)}. Build it again with this recipe, or take the test set out of it"
         )
@@ -69,7 +69,7 @@ def _is_another(
         return True
     try:
         files = file_entries(test_set, hashes)
-    except ConfigError as error:
+    except InputError as error:
         logger.warning("test set %s is taken for the one that was guarded against: %s", test_set.name, error)
         return False
     return entries_identity(files) != entries_identity(entry["files"])
@@ -87,7 +87,7 @@ def _image_problems(test_set: TestSetSettings, entry: Mapping[str, Any], hashes:
         return
     try:
         now = images_digest(test_set, hashes)
-    except ConfigError as error:
+    except InputError as error:
         logger.warning("the images of test set %s are taken for those looked at: %s", test_set.name, error)
         return
     if now != entry["images"]:

@@ -10,26 +10,35 @@ from pathlib import Path
 from typing import Any
 
 from data_catalog.database.catalog import download_counts
-from data_catalog.errors import ConfigError
+from data_catalog.errors import DamagedError, DiskError, InputError, SettingsError
 from data_catalog.exports.documents import write_documents
 from data_catalog.fetch.diagnosis import Diagnosis, diagnose
+from data_catalog.forgetting import clear_work
+from data_catalog.overview import ranked_reasons
 from data_catalog.publish import UPSTREAM
 from data_catalog.sample.server import serve
 from data_catalog.sample.upstream import draw_upstream
 from data_catalog.storage.disk_errors import disk_errors, nearest_existing
+from data_catalog.storage.history import append_run
+from data_catalog.storage.integrity import record_folder, write_checksummed
 from data_catalog.storage.lock import writer_lock
-from data_catalog.storage.manifest import Snapshot, require_snapshot
+from data_catalog.storage.manifest import CURRENT_FILE, Snapshot, require_snapshot
+from data_catalog.storage.shards import write_json
 from flows.build import build as core
 from flows.build.execution import Executor
-from flows.forgetting import clear_work, finish_forgetting
-from flows.guarded import require_guards
-from flows.models import EvaluateReport, TrainReport, evaluate_model, pair_files, train_model
-from flows.overview import ranked_reasons
+from flows.forgetting import finish_forgetting
+from flows.guarded import require_guarded, require_guards
 from flows.recipe.recipe import Overrides, Recipe, load_recipe
 from flows.report.page import refresh_report, report_path
-from flows.run_log import append_run
 from training.data import split_to_score
-from training.run import require_trainable
+from training.effort import EFFORT_FILE
+from training.evaluation import evaluate as score
+from training.loop import TrainResult
+from training.loop import train as fit
+from training.processes import process_rank
+from training.run import MODEL_FILES, model_and_key, require_trainable
+from training.scores import Scores
+from training.trained_models import SCORES_FILE, current_model, pair_files, pair_hashes
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,6 +66,35 @@ class BuildReport:
         return [{name: row[name] for name in names} for row in self.snapshot.manifest["funnel"]]
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainReport:
+    """A trained model: its folder, the snapshot that it saw, and what the run made."""
+
+    folder: Path
+    snapshot: Snapshot
+    result: TrainResult
+
+    def row(self) -> dict[str, object]:
+        """Return the model in one row of a table."""
+        return {
+            "model": self.folder.name,
+            "snapshot": self.snapshot.snapshot,
+            "images": self.result.num_samples,
+            "epochs": self.result.epochs,
+            "best epoch": self.result.best_epoch,
+            "validation loss": self.result.best_val_loss,
+        }
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EvaluateReport:
+    """Scores of a model on held-out images, and where they are kept."""
+
+    folder: Path
+    path: Path
+    scores: Scores
+
+
 def build(
     recipe: str, *, root: Path, overrides: Overrides, executor: Executor, retry_failed: bool = False
 ) -> BuildReport:
@@ -77,9 +115,11 @@ def build_dataset(recipe: Recipe, *, root: Path, executor: Executor, retry_faile
         retry_failed: of a dataset that is there, ask once more for the images that failed for reasons that may pass.
 
     Raises:
-        ConfigError: settings or upstream files are wrong, another process writes below `root`, or nothing was kept;
-            a snapshot without pairs does not take the place of one that has some.
-        ShardError: a shard could not be done; run again after mending what it says.
+        SettingsError: settings are wrong.
+        InputError: upstream files are wrong, or nothing was kept; a snapshot without pairs does not take the place of
+            one that has some.
+        BusyError: another process writes below `root`.
+        PipelineError: a step could not be done; run again after mending what it says.
     """
     started = time.monotonic()
     with disk_errors(root / "work"), writer_lock(root):
@@ -149,7 +189,7 @@ def _refuse_nothing(snapshot: Snapshot, current: Snapshot, root: Path) -> None:
             f"snapshot {current.snapshot} stays the current one, and "
             f"`vernaclip diff {current.snapshot} {snapshot.snapshot} --root {root}` shows what became of each"
         )
-    raise ConfigError("; ".join([f"{name} keeps none of {read:,} captions: {' '.join(why) or 'no row came'}", where]))
+    raise InputError("; ".join([f"{name} keeps none of {read:,} captions: {' '.join(why) or 'no row came'}", where]))
 
 
 def train(recipe: str, *, root: Path, overrides: Overrides, executor: Executor) -> TrainReport:
@@ -170,6 +210,46 @@ def evaluate(recipe: str, *, root: Path, overrides: Overrides, executor: Executo
     return report
 
 
+def train_model(recipe: Recipe, root: Path) -> TrainReport:
+    """Train the recipe's model on the dataset's current snapshot, or go on with an interrupted run, or find it done.
+
+    Of several processes that train together one writes, and has the lock.
+
+    Raises:
+        InputError: nothing was built, the splits overlap, or the dataset was not guarded against a test set.
+        DamagedError: a shard is damaged.
+    """
+    snapshot = require_snapshot(root, recipe.name)
+    require_guarded(snapshot, recipe)
+    problems = snapshot.verify()
+    if problems:
+        raise DamagedError(f"the dataset is damaged: {problems[0]}; remove {snapshot.folder} and build it again")
+    files = pair_files(snapshot)
+    hashes = pair_hashes(snapshot)
+    _, key = model_and_key(recipe.train, files.hashes(hashes.__getitem__))
+    models = root / "models" / recipe.name
+    writes = process_rank() == 0
+    with writer_lock(models) if writes else nullcontext():
+        result = fit(files, recipe.train, models / key[:12], sha256=hashes.__getitem__)
+        if writes:
+            record_folder(models / key[:12], (*MODEL_FILES, EFFORT_FILE))
+            write_checksummed(models / CURRENT_FILE, {"model": key[:12], "snapshot": snapshot.snapshot})
+    return TrainReport(folder=models / key[:12], snapshot=snapshot, result=result)
+
+
+def evaluate_model(recipe: Recipe, root: Path) -> EvaluateReport:
+    """Score the newest model of the recipe's dataset on a held-out split of the snapshot that it was trained on.
+
+    Raises:
+        InputError: nothing was trained or held out.
+    """
+    model = current_model(root, recipe.name)
+    scores = score(pair_files(model.snapshot), model.folder, recipe.evaluate)
+    path = model.folder / SCORES_FILE.format(split=scores.split)
+    write_json(path, scores.to_json())
+    return EvaluateReport(folder=model.folder, path=path, scores=scores)
+
+
 def require_ready(recipe: Recipe, root: Path, *, split: str = "") -> None:
     """Refuse a recipe that can be built, and that training or scoring would refuse then.
 
@@ -178,13 +258,14 @@ def require_ready(recipe: Recipe, root: Path, *, split: str = "") -> None:
         split: whose images are to be scored; empty: as the recipe says.
 
     Raises:
-        ConfigError: nothing would be held out, no test set be guarded against, there is no such model, or no room.
+        SettingsError: nothing would be held out, no test set be guarded against, or there is no such model.
+        DiskError: there is no room.
     """
     _require_shares(recipe, split or recipe.evaluate.split)
     require_guards(recipe)
     needed, free = require_trainable(recipe.train), shutil.disk_usage(nearest_existing(root)).free
     if free < needed:
-        raise ConfigError(
+        raise SettingsError(
             f"training writes {needed:,} bytes, and {free:,} bytes are free below {root}: free space, or name another "
             "--root"
         )
@@ -200,12 +281,12 @@ def _require_shares(recipe: Recipe, asked: str) -> None:
         return  # which splits upstream fills is known when its rows are read: `require_scorable` looks at them
     shares = {"train": 1.0, "val": recipe.split.val, "test": recipe.split.test}
     if asked and not shares[asked]:
-        raise ConfigError(
+        raise DiskError(
             f"evaluate.split is {asked}, and split.{asked} is 0, so that there would be nothing to score on: set it "
             "above 0, or name another split"
         )
     if not shares["val"] and not shares["test"]:
-        raise ConfigError(
+        raise SettingsError(
             "split.val and split.test are 0, so that there would be nothing to score on: set one above 0, or run "
             "`vernaclip build`, then `vernaclip train`, without `vernaclip evaluate`"
         )

@@ -8,20 +8,19 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from data_catalog.errors import ConfigError
+from data_catalog.errors import DamagedError, InputError, SettingsError
 from data_catalog.language_pack import LanguagePack
 from flows.recipe.language_packs import available_language_packs, load_language_pack, load_language_packs
 
 ISO_639_LENGTHS = (2, 3)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True)
 class Trait:
     """One thing that a language has here, or lacks.
 
     Args:
         topic: what it is about, in a word or two.
-        found: whether it is there.
         text: what was found or is missing.
         cost: what comes of it that it is missing, "" if it is not.
         advice: what to do about that, "" if there is nothing to do.
@@ -29,11 +28,15 @@ class Trait:
     """
 
     topic: str
-    found: bool
     text: str
     cost: str = ""
     advice: str = ""
     needed: bool = False
+
+    @property
+    def found(self) -> bool:
+        """Tell if it is there: only what is missing costs something."""
+        return not self.cost
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,7 +69,8 @@ def find_language(name: str) -> Language:
     """The language of a code ("el"), or of a pack's file if the name ends in ".toml".
 
     Raises:
-        ConfigError: it is no code, that of a pack we have under another code, or a file that cannot be loaded.
+        SettingsError: it is no code, or that of a pack we have under another code.
+        InputError: a file that cannot be loaded.
     """
     if name.endswith(".toml"):
         return Language(pack=load_language_pack(name), file=Path(name).name, has_pack=True, ships=False)
@@ -74,10 +78,12 @@ def find_language(name: str) -> Language:
     if name in available_language_packs():
         return Language(pack=load_language_pack(name), file=file, has_pack=True, ships=True)
     if len(name) not in ISO_639_LENGTHS:
-        raise ConfigError(f"--language takes an ISO 639 code such as el, or a language pack's TOML file, got {name!r}")
+        raise SettingsError(
+            f"--language takes an ISO 639 code such as el, or a language pack's TOML file, got {name!r}"
+        )
     for pack in load_language_packs().values():
         if pack.iso639_3 == name:
-            raise ConfigError(f"{pack.name} is called {pack.code} here: use --language {pack.code}")
+            raise SettingsError(f"{pack.name} is called {pack.code} here: use --language {pack.code}")
     return Language(pack=LanguagePack.minimal(name), file=file, has_pack=False, ships=False)
 
 
@@ -89,7 +95,7 @@ def examine(language: Language) -> list[Trait]:
     """Everything that a language has and lacks, in the order in which a build comes to it.
 
     Raises:
-        ConfigError: what lies on this machine cannot be read.
+        PipelineError: what lies on this machine cannot be read.
     """
     return [
         _pack(language),
@@ -109,27 +115,24 @@ def examine(language: Language) -> list[Trait]:
 
 def _pack(language: Language) -> Trait:
     if language.ships:
-        return Trait(topic="language pack", found=True, text=f"{language.file} comes with vernaclip")
+        return Trait("language pack", f"{language.file} comes with vernaclip")
     if language.has_pack:
-        return Trait(
-            topic="language pack", found=True, text=f"{language.file} is a pack; recipes name it as language_pack"
-        )
+        return Trait("language pack", f"{language.file} is a pack; recipes name it as language_pack")
+    code, file = language.pack.code, language.file
     return Trait(
-        topic="language pack",
-        found=False,
-        text=f"no pack of {language.pack.code} comes with vernaclip",
-        cost=f"{language.pack.code} cannot be a recipe's target_language; captions in it are read, cleaned and "
-        "translated into other languages all the same",
-        advice=f'write {language.file}, of which the line code = "{language.pack.code}" is enough to start with '
-        f'(docs/languages.md), name it in the recipe, language_pack = "{language.file}", and examine it with '
-        f"`vernaclip doctor --language {language.file}`",
+        "language pack",
+        f"no pack of {code} comes with vernaclip",
+        f"{code} cannot be a recipe's target_language; captions in it are read, cleaned and translated into other "
+        "languages all the same",
+        f'write {file}, of which the line code = "{code}" is enough to start with (docs/languages.md), name it in the '
+        f'recipe, language_pack = "{file}", and examine it with `vernaclip doctor --language {file}`',
         needed=True,
     )
 
 
 def _translation(language: Language) -> Iterator[Trait]:
     if language.pack.code == SOURCE:
-        yield Trait(topic="translation", found=True, text="not needed: most captions are English already")
+        yield Trait("translation", "not needed: most captions are English already")
         return
     yield _argos(language)
     yield _apertium(language)
@@ -142,41 +145,32 @@ def _argos(language: Language) -> Trait:
     code = language.pack.argos or language.pack.code
     try:
         package = find(SOURCE, code, default_packages_dir())
-    except ConfigError:
-        return _no_package(code)
-    text = f"the package {package.pair} {package.package_version} is installed"
-    return Trait(topic="translation", found=True, text=text)
-
-
-def _no_package(code: str) -> Trait:
-    offered, remark = _offered(code)
+    except (InputError, DamagedError):
+        offered, remark = _offered(code)
+    else:
+        return Trait("translation", f"the package {package.pair} {package.package_version} is installed")
     install = f"`vernaclip mt install --from {SOURCE} --to {code}`"
     train = (
         f"train one, `vernaclip mt train PAIRS.tsv --from {SOURCE} --to {code} --out {SOURCE}_{code}.argosmodel`, or "
         "set translate.engine to transformers or ctranslate2 (an NLLB or OPUS-MT model), deepl or command "
         "(docs/engines.md)"
     )
-    advice = {
-        True: install,
-        False: train,
-        None: f"{install}, if `vernaclip mt packages --to {code}` lists it; else {train}",
-    }
+    unknown = f"{install}, if `vernaclip mt packages --to {code}` lists it; else {train}"
     return Trait(
-        topic="translation",
-        found=False,
-        text=f"no Argos package from English is installed; {remark}",
-        cost="the default engine cannot translate English captions, and only native ones make a dataset",
-        advice=advice[offered],
+        "translation",
+        f"no Argos package from English is installed; {remark}",
+        "the default engine cannot translate English captions, and only native ones make a dataset",
+        unknown if offered is None else install if offered else train,
     )
 
 
 def _offered(code: str) -> tuple[bool | None, str]:
-    """Whether the stored index offers a package, None where there is none that can be read, and what to say of it."""
+    """Tell if the stored index offers a package, None where there is none that can be read, and what to say of it."""
     from translation.packages.index import read_stored_index
 
     try:
         entries = read_stored_index()
-    except ConfigError as error:
+    except InputError as error:
         return None, str(error)
     if entries is None:
         return None, "Argos' index is not stored here, so that nothing is known of what it offers"
@@ -191,46 +185,40 @@ def _apertium(language: Language) -> Trait:
     source = load_language_pack(SOURCE)
     try:
         open_engine(TranslateConfig(engine="apertium"), source, language.pack, Path())
-    except ConfigError as error:
+    except InputError as error:
         return Trait(
-            topic="Apertium",
-            found=False,
-            text=re.split("[;:]", str(error))[0],
-            cost="no translation by rules: worse than a good package's, but all that some small languages have",
-            advice="install the pair from English, if Apertium has one",
+            "Apertium",
+            re.split("[;:]", str(error))[0],
+            "no translation by rules: worse than a good package's, but all that some small languages have",
+            "install the pair from English, if Apertium has one",
         )
-    return Trait(topic="Apertium", found=True, text="a mode from English is installed")
+    return Trait("Apertium", "a mode from English is installed")
 
 
 def _plugins() -> Iterator[Trait]:
-    """Name the engines of installed packages; which languages they know is for them to say."""
+    """Yield the engines of installed packages; which languages they know is for them to say."""
     from translation.engines.plugins import announcements, find_announcement
 
     for name in dict.fromkeys(each.name for each in announcements()):
         try:
             found = find_announcement(name)
-        except ConfigError as error:
-            yield Trait(
-                topic="engine",
-                found=False,
-                text=str(error).partition(":")[0],
-                cost=f"translate.engine = {name} is refused",
-            )
+        except InputError as error:
+            yield Trait("engine", str(error).partition(":")[0], f"translate.engine = {name} is refused")
         else:
-            yield Trait(topic="engine", found=True, text=f"{found} is installed")
+            yield Trait("engine", f"{found} is installed")
 
 
 def _model_codes(language: Language) -> Trait:
     codes = {"iso639_3": language.pack.iso639_3, "flores": language.pack.flores}
     missing = [name for name, code in codes.items() if code is None]
     if not missing:
-        return Trait(topic="codes", found=True, text=", ".join(f"{name} {code}" for name, code in codes.items()))
+        return Trait("codes", ", ".join(f"{name} {code}" for name, code in codes.items()))
+    names = " and ".join(missing)
     return Trait(
-        topic="codes",
-        found=False,
-        text=f"{' and '.join(missing)} {'is' if len(missing) == 1 else 'are'} not set",
-        cost="NLLB models (flores) and Apertium's modes (iso639_3) may not be found",
-        advice=language.set_in_pack(" and ".join(missing)),
+        "codes",
+        f"{names} {'is' if len(missing) == 1 else 'are'} not set",
+        "NLLB models (flores) and Apertium's modes (iso639_3) may not be found",
+        language.set_in_pack(names),
     )
 
 
@@ -240,16 +228,14 @@ def _language_check(language: Language) -> Trait:
     code = detectable_code(language.pack, "cascade")
     if code is not None:
         confusions = ", ".join(language.pack.confusions)
-        text = f"fastText and lingua tell {code}" + (f"; it is mistaken for {confusions}" if confusions else "")
-        return Trait(topic="language check", found=True, text=text)
-    code = language.pack.langdetect or language.pack.code
+        mistaken = f"; it is mistaken for {confusions}" if confusions else ""
+        return Trait("language check", f"fastText and lingua tell {code}{mistaken}")
     return Trait(
-        topic="language check",
-        found=False,
-        text=f"no engine tells {code}",
-        cost="captions and translations in other languages stay in, and the columns that tell languages are empty",
-        advice=f"{language.set_in_pack('langdetect')}, if it has another code: {', '.join(detectable_languages())}; "
-        "else choose sources that are in one language, and look at samples of the result",
+        "language check",
+        f"no engine tells {language.pack.langdetect or language.pack.code}",
+        "captions and translations in other languages stay in, and the columns that tell languages are empty",
+        f"{language.set_in_pack('langdetect')}, if it has another code: {', '.join(detectable_languages())}; else "
+        "choose sources that are in one language, and look at samples of the result",
     )
 
 
@@ -259,23 +245,16 @@ def _proper_nouns(language: Language) -> Trait:
     pack = language.pack
     tagger = find_tagger(pack, "auto")
     if tagger is not None:
-        return Trait(topic="proper nouns", found=True, text=f"tagged by {tagger.name}")
-    better = f"; better with spaCy's {pack.spacy}, which is not installed" if pack.spacy else ""
+        return Trait("proper nouns", f"tagged by {tagger.name}")
     if pack.function_words and not pack.capitalises_nouns:
-        text = f"told by capitals, with {len(pack.function_words)} function words{better}"
-        return Trait(topic="proper nouns", found=True, text=text)
+        better = f"; better with spaCy's {pack.spacy}, which is not installed" if pack.spacy else ""
+        return Trait("proper nouns", f"told by capitals, with {len(pack.function_words)} function words{better}")
     cost = "captions that are little but names stay in (the paper drops a tenth of WIT for it)"
     install = f"pip install spacy, and its model {pack.spacy}" if pack.spacy else "install a model of spaCy or Stanza"
     if pack.capitalises_nouns:
-        text = "capitals tell nothing, where every noun has one"
-        return Trait(topic="proper nouns", found=False, text=text, cost=cost, advice=install)
-    return Trait(
-        topic="proper nouns",
-        found=False,
-        text="the pack lists no function words",
-        cost=cost,
-        advice=f"{language.set_in_pack('function_words')}, or {install}",
-    )
+        return Trait("proper nouns", "capitals tell nothing, where every noun has one", cost, install)
+    advice = f"{language.set_in_pack('function_words')}, or {install}"
+    return Trait("proper nouns", "the pack lists no function words", cost, advice)
 
 
 def _shared_words(language: Language) -> Trait:
@@ -283,29 +262,26 @@ def _shared_words(language: Language) -> Trait:
 
     config = CheckConfig()
     if language.pack.code == SOURCE:
-        return Trait(topic="copied words", found=True, text="not needed: English is what is translated from")
+        return Trait("copied words", "not needed: English is what is translated from")
     if language.pack.shared_words:
-        text = f"{len(language.pack.shared_words)} words that English shares are known"
-        return Trait(topic="copied words", found=True, text=text)
+        return Trait("copied words", f"{len(language.pack.shared_words)} words that English shares are known")
     return Trait(
-        topic="copied words",
-        found=False,
-        text="the pack lists no words that English spells alike",
-        cost=f"translations stay in that leave up to {config.max_copied_share_unlisted:.0%} of their words in English, "
+        "copied words",
+        "the pack lists no words that English spells alike",
+        f"translations stay in that leave up to {config.max_copied_share_unlisted:.0%} of their words in English, "
         f"instead of {config.max_copied_share:.0%}",
-        advice=language.set_in_pack("shared_words"),
+        language.set_in_pack("shared_words"),
     )
 
 
 def _tens(language: Language) -> Trait:
     if language.pack.tens:
-        return Trait(topic="numbers in words", found=True, text=f"known by {', '.join(language.pack.tens)}")
+        return Trait("numbers in words", f"known by {', '.join(language.pack.tens)}")
     return Trait(
-        topic="numbers in words",
-        found=False,
-        text="the pack does not say how 20 to 90 are called",
-        cost="good translations that spell out such a number are dropped as numbers_lost",
-        advice=language.set_in_pack("tens"),
+        "numbers in words",
+        "the pack does not say how 20 to 90 are called",
+        "good translations that spell out such a number are dropped as numbers_lost",
+        language.set_in_pack("tens"),
     )
 
 
@@ -315,73 +291,67 @@ def _letters(language: Language) -> Trait:
     texts = language.pack.function_words or language.pack.tens
     if not texts:
         return Trait(
-            topic="letters",
-            found=False,
-            text="which ones are needed is not known without words of the language",
-            cost="contact sheets may show empty boxes",
-            advice=language.set_in_pack("function_words"),
+            "letters",
+            "which ones are needed is not known without words of the language",
+            "contact sheets may show empty boxes",
+            language.set_in_pack("function_words"),
         )
     lettering = lettering_for(texts)
     lacking = sorted({char for word in texts for char in word if not lettering.has(char)})
     if not lacking:
-        return Trait(topic="letters", found=True, text="contact sheets can show them")
+        return Trait("letters", "contact sheets can show them")
     return Trait(
-        topic="letters",
-        found=False,
-        text=f"no typeface here has {' '.join(lacking[:8])}{' ...' if len(lacking) > 8 else ''}",
-        cost="contact sheets show empty boxes instead",
-        advice="install a typeface, such as Debian's fonts-dejavu-core or fonts-noto-core",
+        "letters",
+        f"no typeface here has {' '.join(lacking[:8])}{' ...' if len(lacking) > 8 else ''}",
+        "contact sheets show empty boxes instead",
+        "install a typeface, such as Debian's fonts-dejavu-core or fonts-noto-core",
     )
 
 
 def _text_encoder(language: Language) -> Trait:
-    if language.pack.text_encoder:
-        text = f"{language.pack.text_encoder} is recommended, for train.model=italian and train.text_encoder"
-        return Trait(topic="text encoder", found=True, text=text)
+    found = language.pack.text_encoder
+    if found:
+        return Trait("text encoder", f"{found} is recommended, for train.model=italian and train.text_encoder")
     return Trait(
-        topic="text encoder",
-        found=False,
-        text="the pack recommends none",
-        cost="`train.model=italian` wants train.text_encoder; `compact` learns its text tower from the captions alone",
-        advice=language.set_in_pack("text_encoder"),
+        "text encoder",
+        "the pack recommends none",
+        "`train.model=italian` wants train.text_encoder; `compact` learns its text tower from the captions alone",
+        language.set_in_pack("text_encoder"),
     )
 
 
 def _zero_shot(language: Language) -> Trait:
     pack = language.pack
     have = f"{len(pack.prompt_templates)} prompt templates and {len(pack.class_names):,} of {NUM_CLASSES:,} class names"
-    if pack.prompt_templates and len(pack.class_names) == NUM_CLASSES:
-        return Trait(topic="zero-shot", found=True, text=f"{have}: `vernaclip scoreboard` reads them")
     missing = [] if pack.prompt_templates else ["prompt_templates"]
     missing += [] if len(pack.class_names) == NUM_CLASSES else ["class_names"]
+    if not missing:
+        return Trait("zero-shot", f"{have}: `vernaclip scoreboard` reads them")
     return Trait(
-        topic="zero-shot",
-        found=False,
-        text=f"the pack has {have} of ImageNet",
-        cost="zero-shot classification wants class_names=FILE.json and templates=FILE.json of `vernaclip scoreboard`",
-        advice=language.set_in_pack(" and ".join(missing)),
+        "zero-shot",
+        f"the pack has {have} of ImageNet",
+        "zero-shot classification wants class_names=FILE.json and templates=FILE.json of `vernaclip scoreboard`",
+        language.set_in_pack(" and ".join(missing)),
     )
 
 
 def _test_sets(language: Language) -> Trait:
     if language.pack.test_sets:
-        return Trait(topic="test sets", found=True, text="; ".join(language.pack.test_sets))
+        return Trait("test sets", "; ".join(language.pack.test_sets))
     return Trait(
-        topic="test sets",
-        found=False,
-        text="the pack names none",
-        cost="a model can be scored on your own held-out images alone, and compared with no published one",
-        advice=language.set_in_pack("test_sets"),
+        "test sets",
+        "the pack names none",
+        "a model can be scored on your own held-out images alone, and compared with no published one",
+        language.set_in_pack("test_sets"),
     )
 
 
 def _rights(language: Language) -> Trait:
     if language.pack.license_notes:
-        return Trait(topic="rights", found=True, text=language.pack.license_notes)
+        return Trait("rights", language.pack.license_notes)
     return Trait(
-        topic="rights",
-        found=False,
-        text="the pack says nothing of rights",
-        cost="you must look up yourself what sources, test sets and models allow",
-        advice=language.set_in_pack("license_notes"),
+        "rights",
+        "the pack says nothing of rights",
+        "you must look up yourself what sources, test sets and models allow",
+        language.set_in_pack("license_notes"),
     )

@@ -22,7 +22,7 @@ def bars(found: Classification, out: Path) -> None:
     """Write a classification as a PNG, with `MOST_BARS` texts at most.
 
     Raises:
-        ConfigError: the image cannot be read any more.
+        InputError: the image cannot be read any more.
     """
     from PIL import Image, ImageDraw
 

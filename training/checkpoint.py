@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from data_catalog.errors import ConfigError
+from data_catalog.errors import DamagedError, SettingsError
 from data_catalog.storage.shards import save_tensors, tensors_below
 from training.device import generator_states, set_generator_states
 from training.model_files import REMEDY, one_line, require_fitting
@@ -60,7 +60,7 @@ def load_weights(module: Any, path: Path) -> None:
     """Put written weights back into a model of the same architecture.
 
     Raises:
-        ConfigError: the file is broken, or of another model.
+        DamagedError: the file is broken, or of another model.
     """
     from safetensors import SafetensorError
     from safetensors.torch import load_file
@@ -68,7 +68,7 @@ def load_weights(module: Any, path: Path) -> None:
     try:
         tensors = load_file(path)
     except (OSError, SafetensorError) as error:
-        raise ConfigError(f"{path} is broken ({one_line(error)}): {REMEDY}") from error
+        raise DamagedError(f"{path} is broken ({one_line(error)}): {REMEDY}") from error
     require_fitting(module, tensors, path)
     module.load_state_dict(tensors, strict=True)
 
@@ -94,13 +94,14 @@ def load_state(path: Path, *, key: str, module: Any, optimizer: Any) -> RunState
     """Put a resume state back into model, optimizer and torch's generator; None if there is no file.
 
     Raises:
-        ConfigError: the file is broken, or belongs to another run, or to a model that libraries made otherwise.
+        SettingsError: the file belongs to another run.
+        DamagedError: it is broken, or of a model that libraries made otherwise.
     """
     if not path.is_file():
         return None
     tensors, metadata = _load(path)
     if metadata.pop("key", "") != key:
-        raise ConfigError(f"{path} belongs to a run with other settings or data: train into another folder")
+        raise SettingsError(f"{path} belongs to a run with other settings or data: train into another folder")
     try:
         module.load_state_dict(tensors_below("model.", tensors), strict=True)
         moments = _moments(tensors_below("optimizer.", tensors), optimizer)
@@ -109,7 +110,7 @@ def load_state(path: Path, *, key: str, module: Any, optimizer: Any) -> RunState
         return RunState(**metadata)
     except (RuntimeError, LookupError, TypeError, ValueError) as error:
         told = " ".join(str(error).split())[:200]
-        raise ConfigError(
+        raise DamagedError(
             f"{path} does not fit the run ({told}): go on with the versions of torch, open_clip and transformers that "
             "wrote it, or remove it to train from the start"
         ) from error
@@ -142,4 +143,4 @@ def _load(path: Path) -> tuple[dict[str, "torch.Tensor"], dict[str, Any]]:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 -- not a dict
             return tensors, json.loads(file.metadata()[_METADATA_KEY])
     except (SafetensorError, KeyError, TypeError, ValueError) as error:
-        raise ConfigError(f"{path} is no resume state ({error}): remove it to train from the start") from error
+        raise DamagedError(f"{path} is no resume state ({error}): remove it to train from the start") from error

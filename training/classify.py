@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from data_catalog.errors import ConfigError
+from data_catalog.errors import DamagedError, SettingsError
 from training.encode_files import picture_features, read_picture
 from training.features import text_features
 from training.images import squashed
@@ -81,8 +81,10 @@ def classify(
         template: what is made of each, with `PLACEHOLDER` where it goes: "una foto di {c}".
 
     Raises:
-        ConfigError: fewer than two labels, one twice, two that the model reads alike, an empty one, no placeholder, no
-            image, or no model.
+        SettingsError: fewer than two labels, one twice, two that the model reads alike, an empty one, or no
+            placeholder.
+        InputError: no image, or no model.
+        DamagedError: the model's files are damaged.
     """
     texts = _texts(labels, template)
     loaded = open_model(model)
@@ -117,13 +119,13 @@ def classify(
 def _texts(labels: Sequence[str], template: str) -> list[str]:
     require_texts(labels)
     if PLACEHOLDER not in template:
-        raise ConfigError(f"the template {template!r} has no {PLACEHOLDER}, where the classes go")
+        raise SettingsError(f"the template {template!r} has no {PLACEHOLDER}, where the classes go")
     if len(labels) < 2:
-        raise ConfigError("one text is always chosen, with probability 1: give two or more to compare")
+        raise SettingsError("one text is always chosen, with probability 1: give two or more to compare")
     stripped = Counter(" ".join(label.split()) for label in labels)
     twice = [label for label, count in stripped.items() if count > 1]
     if twice:
-        raise ConfigError(f"the text {twice[0]!r} is there {stripped[twice[0]]} times: give each once")
+        raise SettingsError(f"the text {twice[0]!r} is there {stripped[twice[0]]} times: give each once")
     return [template.replace(PLACEHOLDER, label) for label in labels]
 
 
@@ -137,7 +139,7 @@ def _require_told_apart(
         if other != place:
             is_cut = texts[other] in too_long or texts[place] in too_long
             why = "the end of a text that is too long is left out" if is_cut else "it sees no such difference"
-            raise ConfigError(
+            raise SettingsError(
                 f"the model reads {_quoted(labels[other])} and {_quoted(labels[place])} as one text ({why}), and "
                 "would split its probability between them: give one of the two, or word them otherwise"
             )
@@ -153,7 +155,7 @@ def _cosines(model: LoadedModel, pixels: "Pixels", texts: Sequence[str]) -> "Flo
     image = picture_features(model, np.stack([pixels]))[0]
     found: Floats = text_features(model, texts).astype(np.float64) @ image
     if not np.isfinite(found).all():
-        raise ConfigError(f"the model's features are not finite: {WEIGHTS_FILE} is broken, so train it again")
+        raise DamagedError(f"the model's features are not finite: {WEIGHTS_FILE} is broken, so train it again")
     return found
 
 

@@ -1,11 +1,11 @@
 """Settings of training and evaluation; the flows read them from a recipe's `[train]` and `[evaluate]`."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
-from data_catalog.errors import ConfigError
-from data_catalog.settings import how, what
+from data_catalog.errors import SettingsError
+from data_catalog.settings import NAME_OR_FILE, how, name_or_path, what
 
 DEVICES = ("auto", "cpu", "cuda")
 # What `training.augment` does to images, by name: "crop", and the others in its order.
@@ -86,10 +86,10 @@ class TrainConfig:
         checkpoint_every_steps: steps between resume states.
     """
 
-    model: str = "compact"
+    model: str = field(default="compact", metadata={"path": NAME_OR_FILE})
     # Where weights are is in no key: what they are is, beside the settings.
-    image_weights: str = how("")
-    text_encoder: str = how("")
+    image_weights: str = name_or_path("")
+    text_encoder: str = name_or_path("")
     lock_image: bool = False
     epochs: int = 10
     frozen_epochs: int = 0
@@ -120,7 +120,7 @@ class TrainConfig:
     def __post_init__(self) -> None:
         for name in ("epochs", "lr", "shuffle_window", "checkpoint_every_steps"):
             if not 0 < getattr(self, name) < math.inf:
-                raise ConfigError(f"train.{name} must be positive, got {getattr(self, name)}")
+                raise SettingsError(f"train.{name} must be positive, got {getattr(self, name)}")
         not_negative = (
             "frozen_epochs",
             "steps",
@@ -133,28 +133,28 @@ class TrainConfig:
         )
         for name in (*not_negative, "seed", "num_threads", "cache_max_bytes"):
             if not 0 <= getattr(self, name) < math.inf:
-                raise ConfigError(f"train.{name} must not be negative, got {getattr(self, name)}")
+                raise SettingsError(f"train.{name} must not be negative, got {getattr(self, name)}")
         if self.batch_size < 2:
-            raise ConfigError(
+            raise SettingsError(
                 f"train.batch_size must be at least 2 (each image is told from others), got {self.batch_size}"
             )
         if self.vocab_size < 300:
-            raise ConfigError(
+            raise SettingsError(
                 f"train.vocab_size must be at least 300 (256 bytes and a few words), got {self.vocab_size}"
             )
         if not 0 <= self.warmup_ratio <= 1:
-            raise ConfigError(f"train.warmup_ratio must be from 0 to 1, got {self.warmup_ratio}")
+            raise SettingsError(f"train.warmup_ratio must be from 0 to 1, got {self.warmup_ratio}")
         if self.logit_scale != 0 and not 1 <= self.logit_scale <= 100:
-            raise ConfigError(
+            raise SettingsError(
                 f"train.logit_scale must be 0, for a learned one, or from 1 to 100, got {self.logit_scale}"
             )
         unknown = sorted(self.augmentations - set(AUGMENTATIONS))
         if unknown:
             known = ", ".join((*AUGMENTATIONS, *AUGMENTATION_SETS))
-            raise ConfigError(f"train.augment must name some of {known}, got {unknown[0]!r}")
+            raise SettingsError(f"train.augment must name some of {known}, got {unknown[0]!r}")
         for name, choices in CHOICES.items():
             if getattr(self, name) not in choices:
-                raise ConfigError(f"train.{name} must be one of {', '.join(choices)}, got {getattr(self, name)!r}")
+                raise SettingsError(f"train.{name} must be one of {', '.join(choices)}, got {getattr(self, name)!r}")
 
     @property
     def augmentations(self) -> frozenset[str]:
@@ -193,9 +193,9 @@ class EvaluateConfig:
 
     def __post_init__(self) -> None:
         if self.split not in ("", *SPLITS):
-            raise ConfigError(f"evaluate.split must be one of {', '.join(SPLITS)}, got {self.split!r}")
+            raise SettingsError(f"evaluate.split must be one of {', '.join(SPLITS)}, got {self.split!r}")
         for name in ("batch_size", "bootstrap_rounds"):
             if getattr(self, name) < 1:
-                raise ConfigError(f"evaluate.{name} must be positive, got {getattr(self, name)}")
+                raise SettingsError(f"evaluate.{name} must be positive, got {getattr(self, name)}")
         if self.seed < 0:
-            raise ConfigError(f"evaluate.seed must not be negative, got {self.seed}")
+            raise SettingsError(f"evaluate.seed must not be negative, got {self.seed}")

@@ -31,7 +31,7 @@ def contact_sheet(hits: Sequence[Hit], out: Path, title: str) -> None:
     """Write the result of a search as a PNG, `COLUMNS` images a row, `MOST_IMAGES` at most.
 
     Raises:
-        ConfigError: a file that was found cannot be read any more.
+        InputError: a file that was found cannot be read any more.
         OSError: an image of a shard does not decode, or the sheet cannot be written.
     """
     from PIL import Image, ImageDraw

@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from data_catalog.errors import ConfigError, ShardError
+from data_catalog.errors import DamagedError, InputError, SettingsError
 from data_catalog.storage.shards import sha256_of
 
 if TYPE_CHECKING:
@@ -52,7 +52,7 @@ def row_groups(paths: Sequence[Path]) -> list[RowGroup]:
     """All row groups of pair shards, in order.
 
     Raises:
-        ShardError: a file is missing or is no Parquet.
+        DamagedError: a file is missing or is no Parquet.
     """
     groups = []
     for path in paths:
@@ -70,11 +70,11 @@ def read_captions(paths: Sequence[Path]) -> pa.ChunkedArray:
     """Captions of every sample, one list a sample, in the order of the files.
 
     Raises:
-        ConfigError: a sample has no caption.
+        DamagedError: a sample has no caption.
     """
     column = _read_column(paths, "captions", pa.list_(pa.string()))
     if any(len(captions) == 0 for captions in column):
-        raise ConfigError("a pair shard holds a sample without captions: build the dataset again")
+        raise DamagedError("a pair shard holds a sample without captions: build the dataset again")
     return column
 
 
@@ -89,14 +89,14 @@ def _open(path: Path) -> pq.ParquetFile:
     try:
         return pq.ParquetFile(path, page_checksum_verification=True)
     except (FileNotFoundError, pa.ArrowInvalid) as error:
-        raise ShardError(f"{path} cannot be read as a pair shard ({error}): run `vernaclip verify`") from error
+        raise DamagedError(f"{path} cannot be read as a pair shard ({error}): run `vernaclip verify`") from error
 
 
 def refuse_leaks(files: PairFiles) -> None:
     """Make sure that no image is in two splits, by identity or by the bytes it came from.
 
     Raises:
-        ConfigError: one is; a training set that contains a test image is refused.
+        InputError: one is; a training set that contains a test image is refused.
     """
     for column in ("sample_id", "sha256"):
         seen: dict[Any, str] = {}
@@ -104,7 +104,7 @@ def refuse_leaks(files: PairFiles) -> None:
             for value in _read_column(files.of(split), column).to_pylist():
                 first = seen.setdefault(value, split)
                 if first != split:
-                    raise ConfigError(
+                    raise InputError(
                         f"{column} {value} is in both the {first} and the {split} split: "
                         f"a training set that contains a test image is refused, so build the dataset again"
                     )
@@ -129,10 +129,10 @@ def refuse_a_lone_image(files: PairFiles) -> None:
     """Make sure that there is something to validate on, if anything.
 
     Raises:
-        ConfigError: the val split is of one image: it would always be found, and the first epoch's weights be kept.
+        SettingsError: the val split is of one image: it would always be found, and the first epoch's weights be kept.
     """
     if sum(group.num_rows for group in row_groups(files.val)) == 1:
-        raise ConfigError(
+        raise SettingsError(
             "the val split has one image, which has no other to be told from: hold out more, by a higher split.val or, "
             'where split.by is "upstream", by stating val of more images'
         )
@@ -142,13 +142,13 @@ def split_to_score(files: PairFiles, asked: str) -> str:
     """Return the split whose images are scored: the one that is asked for, or test where it has images, else val.
 
     Raises:
-        ConfigError: it has none.
+        SettingsError: it has none.
     """
     for split in [asked] if asked else ["test", "val"]:
         if any(group.num_rows for group in row_groups(files.of(split))):
             return split
     none = f"the {asked} split has no images" if asked else "neither the test nor the val split has images"
-    raise ConfigError(
+    raise SettingsError(
         f"{none}, so that there is nothing to score on: set split.{asked or 'val'} higher and build again, or name "
         'another split by evaluate.split; where split.by is "upstream", shares draw only from images without a stated '
         'split, so state it of more images, or say "hash"'

@@ -3,7 +3,7 @@
 import os
 from typing import TYPE_CHECKING
 
-from data_catalog.errors import ConfigError
+from data_catalog.errors import InputError
 
 if TYPE_CHECKING:
     import torch
@@ -13,7 +13,7 @@ def chosen_device(name: str) -> "torch.device":
     """The device that a setting stands for: "auto" takes a GPU where torch sees one; each process has its own.
 
     Raises:
-        ConfigError: "cuda" is asked for, and torch sees none.
+        InputError: "cuda" is asked for, and torch sees none.
     """
     import torch
 
@@ -22,7 +22,7 @@ def chosen_device(name: str) -> "torch.device":
     number = int(os.environ.get("LOCAL_RANK", "0"))
     if number >= torch.cuda.device_count():
         seen = torch.cuda.device_count()
-        raise ConfigError(
+        raise InputError(
             f"train.device is {name}, and torch sees {seen} GPU{'' if seen == 1 else 's'}, one a process: "
             "install a CUDA build of torch, start fewer processes, or set train.device to cpu"
         )

@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from data_catalog.errors import ConfigError
+from data_catalog.errors import DamagedError
 from data_catalog.storage.shards import read_json, write_json
 from training.energy import EnergyMeter, rapl_counters
 from training.nvml import gpu_counters
@@ -57,7 +57,7 @@ class EffortLog:
         """Begin to measure.
 
         Raises:
-            ConfigError: the file is damaged.
+            DamagedError: the file is damaged.
         """
         self._path, self._before = path, read_attempts(path)
         self._began, self._started = time.monotonic(), _now()
@@ -90,7 +90,7 @@ def read_attempts(path: Path) -> tuple[Attempt, ...]:
     """All attempts of a run; none where nothing was noted.
 
     Raises:
-        ConfigError: the file is damaged.
+        DamagedError: the file is damaged.
     """
     if not path.is_file():
         return ()
@@ -100,7 +100,7 @@ def read_attempts(path: Path) -> tuple[Attempt, ...]:
             raise TypeError("attempts is no list")
         return tuple(_attempt(found) for found in attempts)
     except (OSError, ValueError, RecursionError, LookupError, TypeError, AttributeError) as error:
-        raise ConfigError(
+        raise DamagedError(
             f"{path} is damaged ({type(error).__name__}): remove it, and what was spent up to now is not known"
         ) from error
 

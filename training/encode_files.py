@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from data_catalog.errors import ConfigError
+from data_catalog.errors import InputError
 from data_catalog.fetch.reasons import NORMALISE_REASONS
 from data_catalog.images.opening import ImageRejectedError, open_image, rejection_of
 from data_catalog.images.pixels import converted, decode, upright
@@ -53,12 +53,12 @@ def read_picture(path: Path, image_size: int) -> Picture:
     """Decode an image file for a model that takes squares of `image_size` pixels.
 
     Raises:
-        ConfigError: there is no such file, or it is no image that can be read; says why.
+        InputError: there is no such file, or it is no image that can be read; says why.
     """
     with quiet_decoders():
         found = _picture(path, image_size)
     if isinstance(found, str):
-        raise ConfigError(f"{path} cannot be read as an image: {found}")
+        raise InputError(f"{path} cannot be read as an image: {found}")
     return found
 
 

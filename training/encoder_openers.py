@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from data_catalog.errors import ConfigError
+from data_catalog.errors import InputError, SettingsError
 from data_catalog.storage.shards import sha256_of
 from training.encoders import Encoder
 from training.loading_errors import OTHERS_REMEDY, loading
@@ -37,7 +37,8 @@ def open_model_folder(folder: Path, name: str) -> Encoder:
     """A model that was trained here.
 
     Raises:
-        ConfigError: the folder holds none, or one that sees pictures otherwise.
+        InputError: the folder holds none, or one that sees pictures otherwise.
+        DamagedError: a file of it is missing or damaged.
     """
     import torch
 
@@ -73,7 +74,8 @@ def open_open_clip(source: str, name: str) -> Encoder:
     """A model of open_clip: "MODEL/PRETRAINED" by its names, or a folder in hub layout.
 
     Raises:
-        ConfigError: there is no such model, or its weights cannot be had.
+        SettingsError: there is no such model.
+        InputError: its weights cannot be had, or a file of it is damaged.
     """
     import open_clip
 
@@ -81,7 +83,7 @@ def open_open_clip(source: str, name: str) -> Encoder:
     if not Path(source).is_dir():
         model_name, _, pretrained = source.partition("/")
         if model_name not in open_clip.list_models() or not pretrained:
-            raise ConfigError(
+            raise SettingsError(
                 f"open_clip={source} is no folder, and no MODEL/PRETRAINED of open_clip, such as ViT-B-32/openai"
             )
     known = open_clip.get_pretrained_cfg(model_name, pretrained) if pretrained else {}
@@ -121,7 +123,7 @@ def open_transformers(source: str, name: str) -> Encoder:
     Nothing but weights is taken from it: a model that brings code of its own is refused.
 
     Raises:
-        ConfigError: it cannot be had, is no dual encoder of one space, lacks weights, or wants more of an image than
+        InputError: it cannot be had, is no dual encoder of one space, lacks weights, or wants more of an image than
             its pixels.
     """
     from transformers import AutoModel, AutoProcessor
@@ -140,7 +142,7 @@ def open_transformers(source: str, name: str) -> Encoder:
     _require_all_weights(told, names_of(Path(source), WEIGHT_FILES) if Path(source).is_dir() else what)
     towers = ("get_image_features", "get_text_features")
     if not (all(hasattr(module, tower) for tower in towers) and hasattr(processor, "image_processor")):
-        raise ConfigError(f"{what} is a {type(module).__name__}, which does not have two towers")
+        raise InputError(f"{what} is a {type(module).__name__}, which does not have two towers")
     # Newer releases leave weights in the half precision that they were saved in, whose features are full of ties.
     module.float().eval()
     with loading(what, source, (*_PROCESSORS, *_TOKENIZER)):
@@ -170,10 +172,10 @@ def _require_all_weights(told: Mapping[str, Any], where: str) -> None:
     """Refuse weights that are not there, and those that are and would stay unread: a config of another model."""
     if told["missing_keys"]:
         name = min(told["missing_keys"])
-        raise ConfigError(f"{where} lacks weights, such as {name}, that its config.json asks for: {OTHERS_REMEDY}")
+        raise InputError(f"{where} lacks weights, such as {name}, that its config.json asks for: {OTHERS_REMEDY}")
     left = [name for name in told["unexpected_keys"] if not _NOT_READ.search(name)]
     if left:
-        raise ConfigError(
+        raise InputError(
             f"{where} has weights, such as {min(left)!r}, that the model of its config.json has no place for: "
             f"{OTHERS_REMEDY}"
         )
@@ -186,9 +188,9 @@ def _image_preparation(processor: Any, what: str) -> "Callable[[Image], torch.Te
         processor.image_processor(images=Image.new("RGB", size), return_tensors="pt") for size in ((64, 64), (96, 64))
     )
     if set(made) != {"pixel_values"}:
-        raise ConfigError(f"{what} wants more of an image than its pixels ({', '.join(sorted(made))}): not known here")
+        raise InputError(f"{what} wants more of an image than its pixels ({', '.join(sorted(made))}): not known here")
     if made["pixel_values"].shape != wide["pixel_values"].shape:
-        raise ConfigError(f"{what} makes pictures of different sizes of images that have other shapes: not known here")
+        raise InputError(f"{what} makes pictures of different sizes of images that have other shapes: not known here")
 
     def prepare(image: "Image.Image") -> "torch.Tensor":
         found: torch.Tensor = processor.image_processor(images=image, return_tensors="pt")["pixel_values"][0]
@@ -213,13 +215,13 @@ def check_source(kind: str, source: str, option: str) -> None:
     """Refuse, before any work, a model that cannot be there.
 
     Raises:
-        ConfigError: a folder that does not exist, or that is no name of a model either.
+        InputError: a folder that does not exist, or that is no name of a model either.
     """
     if Path(source).is_dir():
         return
     is_path = kind == "folder" or source.startswith((".", "/", "~")) or not _HUB_NAME.fullmatch(source)
     if is_path:
-        raise ConfigError(f"{option}: {kind}={source} is no folder")
+        raise InputError(f"{option}: {kind}={source} is no folder")
 
 
 OPENERS: dict[str, Callable[[str, str], Encoder]] = {
@@ -246,7 +248,7 @@ def _tried(encoder: Encoder, what: str, source: str, names: Sequence[str]) -> En
         texts = encoder.encode_texts(ANY_TEXTS)
     shapes = [tuple(image.shape), tuple(texts.shape)]
     if shapes != [(1, image.shape[-1]), (len(ANY_TEXTS), image.shape[-1])]:
-        raise ConfigError(
+        raise InputError(
             f"{what} makes features of shape {shapes[0]} of a picture and {shapes[1]} of two texts: it does not map "
             "both into one space, a vector each"
         )

@@ -24,8 +24,9 @@ def evaluate(files: PairFiles, model_dir: Path, config: EvaluateConfig) -> Score
     """Score a model on the images of one split, which is the gallery.
 
     Raises:
-        ConfigError: no trained model, no images in the split, or splits that overlap.
-        ShardError: a shard cannot be read.
+        SettingsError: no images in the split.
+        InputError: no trained model, or splits that overlap.
+        DamagedError: a shard cannot be read, or the model's files are damaged.
     """
     let_threads_sleep()
     split = split_to_score(files, config.split)

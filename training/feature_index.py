@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from data_catalog.errors import ConfigError
+from data_catalog.errors import DamagedError
 from data_catalog.storage.integrity import read_checksummed, write_checksummed
 from data_catalog.storage.shards import sha256_of, sweep_temporary, write_named_atomically
 
@@ -47,7 +47,7 @@ def read_features(folder: Path) -> KeptFeatures | None:
             return None
         path = folder / str(found["features"])
         problem = _problem(path)
-    except ConfigError as error:
+    except DamagedError as error:
         logger.warning("%s", error)
         return None
     if problem is not None:
@@ -68,7 +68,7 @@ def keep_features(folder: Path, features: "Features", facts: Mapping[str, Any]) 
     """Write an index in the place of the one that is there. Call it with the folder's writer lock held.
 
     Raises:
-        ConfigError: the disk is full.
+        DiskError: the disk is full.
         OSError: the folder cannot be written to.
     """
     sweep_temporary([folder], files_only=True)

@@ -7,7 +7,7 @@ from typing import Any
 
 from data_catalog.charts import COLOURS, SERIES
 from data_catalog.storage.shards import write_bytes
-from training.ablation import Difference
+from training.scores import Difference
 
 _MARKERS = "osD^v"
 _MAX_LINE = 34  # letters of a label before it is broken

@@ -47,7 +47,7 @@ class FeatureStore:
         """Keep rows.
 
         Raises:
-            ConfigError: the disk is full.
+            DiskError: the disk is full.
         """
         if self._rows is None:
             self._rows = self._allocated(tuple(rows.shape[1:]))

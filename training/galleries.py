@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from data_catalog.errors import ConfigError
+from data_catalog.errors import InputError, SettingsError
 from data_catalog.sources.origins import HUMAN, MACHINE, MACHINE_TRANSLATION
 from training.data import RowGroup, read_rows, row_groups
 from training.encode_files import IMAGE_SUFFIXES
@@ -142,14 +142,14 @@ def pairs_gallery(name: str, paths: Sequence[Path]) -> Gallery:
     """The images of pair shards, by their ids.
 
     Raises:
-        ConfigError: there are none.
-        ShardError: a shard cannot be read.
+        SettingsError: there are none.
+        DamagedError: a shard cannot be read.
     """
     groups = row_groups(paths)
     columns = ["sample_id", "captions", "origins"]
     rows = [row for group in groups for row in read_rows(group, columns).to_pylist()]
     if not rows:
-        raise ConfigError(f"{name} has no images: hold some out (split.test above 0) and build again")
+        raise SettingsError(f"{name} has no images: hold some out (split.test above 0) and build again")
     ids = [str(row["sample_id"]) for row in rows]
     places: dict[str, tuple[int, int]] = {}
     for number, group in enumerate(groups):
@@ -189,17 +189,17 @@ def folders_of_classes(folder: Path) -> dict[str, list[str]]:
     """Images of an ImageNet-style folder, one folder a class, sorted: names relative to it by name of their class.
 
     Raises:
-        ConfigError: it is no folder, or has no folders with images in it.
+        InputError: it is no folder, or has no folders with images in it.
     """
     if not folder.is_dir():
-        raise ConfigError(f"images names {folder}, which is no folder: name one that has a folder of images a class")
+        raise InputError(f"images names {folder}, which is no folder: name one that has a folder of images a class")
     found = {}
     for place in sorted(entry for entry in folder.iterdir() if entry.is_dir() and not entry.name.startswith(".")):
         files = sorted(file for file in place.rglob("*") if _is_image(file))
         if files:
             found[place.name] = [file.relative_to(folder).as_posix() for file in files]
     if not found:
-        raise ConfigError(f"{folder} has no folders with images in them: expected one folder a class")
+        raise InputError(f"{folder} has no folders with images in them: expected one folder a class")
     return found
 
 
@@ -221,7 +221,7 @@ def labelled_images(
         templates: texts with `{c}` in them.
 
     Raises:
-        ConfigError: names and folders do not go together, or a template has no `{c}`.
+        InputError: names and folders do not go together, or a template has no `{c}`.
     """
     found = folders_of_classes(folder)
     _require_templates(templates)
@@ -245,15 +245,15 @@ def _names_of(
     if isinstance(class_names, Mapping):
         missing = sorted(set(found) - set(class_names))
         if missing:
-            raise ConfigError(f"the class names have none for the folder {missing[0]} of {folder}: add it")
+            raise InputError(f"the class names have none for the folder {missing[0]} of {folder}: add it")
         return dict(class_names)
     if len(class_names) != len(found):
-        raise ConfigError(
+        raise InputError(
             f"{len(class_names):,} class names for {len(found):,} folders of images in {folder}: names that are a list "
             "go by the sorted folders, one each; name all, or give a table of names by folder"
         )
     if all(label.isdecimal() for label in found) and sorted(found) != sorted(found, key=int):
-        raise ConfigError(
+        raise InputError(
             f"the folders of {folder} are numbers, whose order as words is another one: give a table of names by folder"
         )
     return dict(zip(found, class_names, strict=True))
@@ -271,7 +271,7 @@ def _shared_names(names: Sequence[str]) -> list[str]:
 
 def _require_templates(templates: Sequence[str]) -> None:
     if not templates:
-        raise ConfigError("there are no templates: give at least the bare one, {c}")
+        raise InputError("there are no templates: give at least the bare one, {c}")
     for template in templates:
         if PLACEHOLDER not in template:
-            raise ConfigError(f"the template {template!r} has no {PLACEHOLDER}, where the class name goes")
+            raise InputError(f"the template {template!r} has no {PLACEHOLDER}, where the class name goes")

@@ -28,7 +28,7 @@ def heat_map(found: Localization, out: Path) -> None:
     """Write a localization as a PNG: the hotter, the more the text speaks of the place.
 
     Raises:
-        ConfigError: the image cannot be read any more.
+        InputError: the image cannot be read any more.
     """
     from PIL import Image, ImageDraw
 

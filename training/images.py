@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
-from data_catalog.errors import ShardError
+from data_catalog.errors import DamagedError
 from training.data import RowGroup, read_rows
 
 if TYPE_CHECKING:
@@ -41,14 +41,14 @@ def decode_all(encoded: Sequence[bytes], image_size: int, pool: ThreadPoolExecut
     """Encoded images, decoded by the pool's threads: uint8, shape (images, image_size, image_size, 3).
 
     Raises:
-        ShardError: an image does not decode.
+        DamagedError: an image does not decode.
     """
     import numpy as np
 
     try:
         return np.stack(list(pool.map(lambda data: decode(data, image_size), encoded)))
     except (OSError, TypeError) as error:
-        raise ShardError(f"an image of a pair shard does not decode ({error}): run `vernaclip verify`") from error
+        raise DamagedError(f"an image of a pair shard does not decode ({error}): run `vernaclip verify`") from error
 
 
 def encoded_images(group: RowGroup) -> list[bytes]:

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from data_catalog.errors import ConfigError
+from data_catalog.errors import DiskError
 from data_catalog.progress import Progress
 from data_catalog.storage.disk_errors import raise_if_disk_fails
 from data_catalog.storage.shards import digest, sha256_of, write_named_atomically
@@ -65,7 +65,7 @@ class FeatureStore:
         """As `encoders.encode_images`, but only images of which nothing is kept are encoded.
 
         Raises:
-            ConfigError: the disk is full, or files in the folder cannot be read or written.
+            DiskError: the disk is full, or files in the folder cannot be read or written.
         """
         import numpy as np
 
@@ -94,7 +94,7 @@ class FeatureStore:
         """As `encoders.encode_texts`, in the same way; texts are kept as they are asked, put in other words or not.
 
         Raises:
-            ConfigError: the disk is full, or files in the folder cannot be read or written.
+            DiskError: the disk is full, or files in the folder cannot be read or written.
         """
         words = self._encoder.reword(texts) if self._encoder.reword else texts
         digests = [hashlib.sha256(word.encode("utf-8", "surrogatepass")).digest() for word in words]
@@ -155,7 +155,7 @@ def _files_of(place: Path) -> Iterator[None]:
         yield
     except OSError as error:
         raise_if_disk_fails(error, place)
-        raise ConfigError(
+        raise DiskError(
             f"features of test sets cannot be kept in {place} ({error.strerror or error}): give yourself the right "
             f"to read and write there, or remove {place.parent}, and they are made anew"
         ) from error

@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from data_catalog.errors import ConfigError
+from data_catalog.errors import InputError
 from training.model_files import names_of, one_line, opening
 
 OTHERS_REMEDY = (
@@ -23,10 +23,10 @@ def loading(what: str, source: str, names: Sequence[str]) -> Iterator[None]:
         names: of the files.
 
     Raises:
-        ConfigError: they are damaged, would run code, or cannot be had.
+        InputError: they are damaged, would run code, or cannot be had.
     """
     if Path(source).is_dir():
-        with opening(names_of(Path(source), names), remedy=OTHERS_REMEDY), _refusing_code(what):
+        with opening(names_of(Path(source), names), remedy=OTHERS_REMEDY, kind=InputError), _refusing_code(what):
             yield
     else:
         with _fetching(what):
@@ -40,7 +40,7 @@ def _refusing_code(what: str) -> Iterator[None]:
     try:
         yield
     except UnpicklingError as error:
-        raise ConfigError(f"{what} holds more than weights, which to read would run code: it is refused") from error
+        raise InputError(f"{what} holds more than weights, which to read would run code: it is refused") from error
 
 
 @contextmanager
@@ -51,16 +51,16 @@ def _fetching(what: str) -> Iterator[None]:
         with _refusing_code(what):
             yield
     except RuntimeError as error:  # open_clip's, of weights that do not fit as of those that cannot be fetched
-        raise ConfigError(
+        raise InputError(
             f"{what} cannot be loaded ({one_line(error)}): its weights do not fit its config, or cannot be had; where "
             "there is no network, name a folder that it was copied to"
         ) from error
     except (TypeError, AssertionError, AttributeError, ImportError) as error:  # what constructors say of odd configs
-        raise ConfigError(
+        raise InputError(
             f"{what} cannot be loaded ({type(error).__name__}: {one_line(error)}): its config is damaged, or of "
             "another release, or needs a package that is not installed"
         ) from error
     except (OSError, ValueError, LookupError, SafetensorError) as error:
-        raise ConfigError(
+        raise InputError(
             f"{what} cannot be had ({one_line(error)}): copy it to a folder where there is a network, and name that"
         ) from error

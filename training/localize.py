@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from data_catalog.errors import ConfigError
+from data_catalog.errors import DamagedError, SettingsError
 from training.encode_files import BATCH_SIZE, picture_features, read_picture
 from training.images import squashed
 from training.model import WEIGHTS_FILE, LoadedModel
@@ -114,13 +114,15 @@ def localize(image: Path, text: str, model: LoadedModel | Path, *, method: str =
         method: one of `METHODS`.
 
     Raises:
-        ConfigError: an empty text, no such method, no image that can be read, or no model.
+        SettingsError: an empty text, or no such method.
+        InputError: no image that can be read, or no model.
+        DamagedError: the model's files are damaged.
     """
     import numpy as np
 
     require_texts([text])
     if method not in METHODS:
-        raise ConfigError(f"the method must be one of {', '.join(METHODS)}, got {method!r}")
+        raise SettingsError(f"the method must be one of {', '.join(METHODS)}, got {method!r}")
     loaded = open_model(model)
     picture = read_picture(image, loaded.image_size)
     pixels = squashed(picture.image, loaded.image_size)
@@ -129,7 +131,7 @@ def localize(image: Path, text: str, model: LoadedModel | Path, *, method: str =
     whole = float(picture_features(loaded, np.stack([pixels]))[0] @ wanted)
     heat, num_masks = _heat(loaded, pixels, wanted, masks, method=method, whole=whole)
     if not np.isfinite(heat).all():
-        raise ConfigError(f"the model's features are not finite: {WEIGHTS_FILE} is broken, so train it again")
+        raise DamagedError(f"the model's features are not finite: {WEIGHTS_FILE} is broken, so train it again")
     return Localization(
         image=image,
         text=text,

@@ -15,7 +15,7 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from data_catalog.errors import ConfigError, PipelineError
+from data_catalog.errors import DamagedError, SettingsError
 from data_catalog.progress import Progress
 from data_catalog.storage.shards import read_json, sha256_of, write_bytes, write_json
 from training.checkpoint import STATE_FILE, load_weights, save_weights
@@ -95,11 +95,10 @@ def train(
         sha256: content hash of a file, where the caller knows hashes already.
 
     Raises:
-        ConfigError: splits overlap, there is nothing to train on, one image alone to validate on, the folder holds
-            another run, or a finished one without its weights, or the processes do not train the same.
-        ShardError: a shard cannot be read.
-        PipelineError: the loss is no number any more, or another process ended; the best weights and the last resume
-            state stay.
+        SettingsError: one image alone to validate on, the folder holds another run, the processes do not train the
+            same, or the loss is no number any more; the best weights and the last resume state stay.
+        InputError: splits overlap, there is nothing to train on, or another process ended.
+        DamagedError: a shard or the resume state cannot be read, or the weights of a finished run are gone.
     """
     model_config, key = model_and_key(config, files.hashes(sha256))
     refuse_uneven_shares(config)
@@ -128,7 +127,7 @@ def train(
 def _found(out: Path) -> TrainResult:
     """The result of a run that is finished; what is left of its resume state goes."""
     if not (out / WEIGHTS_FILE).is_file():
-        raise ConfigError(f"{out} is trained, and its {WEIGHTS_FILE} is gone: remove the folder to train it again")
+        raise DamagedError(f"{out} is trained, and its {WEIGHTS_FILE} is gone: remove the folder to train it again")
     logger.info("%s is trained already", out)
     if process_rank() == 0:
         shutil.rmtree((out / STATE_FILE).parent, ignore_errors=True)
@@ -221,10 +220,10 @@ def _train_step(run: Run, encoders: Encoders, images: "torch.Tensor", texts: "to
     return float(loss.item())
 
 
-def _diverged(run: Run, step: int, what: str) -> PipelineError:
+def _diverged(run: Run, step: int, what: str) -> SettingsError:
     best = run.state.best_epoch
     kept = f"the weights of epoch {best} are in {run.out / WEIGHTS_FILE}" if best else "no epoch was finished"
-    return PipelineError(
+    return SettingsError(
         f"training stops at step {step} of epoch {run.state.epoch + 1}, since {what}: {kept}; "
         "take a lower train.lr, a longer train.warmup_steps, or train.precision fp32"
     )

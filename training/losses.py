@@ -6,7 +6,7 @@ from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from data_catalog.errors import ConfigError
+from data_catalog.errors import SettingsError
 from training.config import TrainConfig
 from training.device import generator_states, set_generator_states
 from training.processes import add_up_gradients, gathered
@@ -180,10 +180,10 @@ def refuse_batch_statistics(module: Any) -> None:
     """Make sure that a model can go through a batch in pieces.
 
     Raises:
-        ConfigError: it normalises by statistics of the batch, which a piece has others of.
+        SettingsError: it normalises by statistics of the batch, which a piece has others of.
     """
     if any(True for _ in _batch_norms(module)):
-        raise ConfigError(
+        raise SettingsError(
             "train.microbatch is for models without batch normalisation, which would see the pieces only: "
             "set it to 0, or take a model with a vision transformer"
         )

@@ -7,7 +7,7 @@ that one whose features have collapsed scores 0 and not 1.
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from data_catalog.errors import ConfigError
+from data_catalog.errors import InputError
 
 if TYPE_CHECKING:
     import numpy as np
@@ -30,7 +30,7 @@ def text_to_image_ranks(text_features: "Features", image_features: "Features", o
         owners: the image of each caption, shape (captions,).
 
     Raises:
-        ConfigError: a feature is no finite number.
+        InputError: a feature is no finite number.
     """
     import numpy as np
 
@@ -58,7 +58,7 @@ def image_to_text_ranks(image_features: "Features", text_features: "Features", o
         One rank for each image that owns a caption, in the order of the images.
 
     Raises:
-        ConfigError: a feature is no finite number.
+        InputError: a feature is no finite number.
     """
     import numpy as np
 
@@ -79,13 +79,13 @@ def refuse_not_finite(*features: "Features") -> None:
     """Make sure that features can be compared at all: NaN is neither larger nor smaller than anything.
 
     Raises:
-        ConfigError: one is NaN or infinite.
+        InputError: one is NaN or infinite.
     """
     import numpy as np
 
     for matrix in features:
         if not np.isfinite(matrix).all():
-            raise ConfigError("the model's features hold NaN or infinity: nothing can be scored by them")
+            raise InputError("the model's features hold NaN or infinity: nothing can be scored by them")
 
 
 def _joined(ranks: "Sequence[Integers]") -> "Integers":

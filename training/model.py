@@ -11,7 +11,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from data_catalog.errors import ConfigError
+from data_catalog.errors import DamagedError, InputError, SettingsError
 from data_catalog.storage.shards import read_json, write_json
 from training.checkpoint import load_weights
 from training.model_files import (
@@ -66,25 +66,26 @@ def read_model_config(model: str) -> dict[str, Any]:
     """The open_clip model config by name ("compact") or JSON file.
 
     Raises:
-        ConfigError: there is none, or it isn't one.
+        SettingsError: there is none of that name.
+        InputError: the file isn't one.
     """
     path = Path(model) if model.endswith(".json") else Path(str(files("training") / "model_configs" / f"{model}.json"))
     if not path.is_file():
-        raise ConfigError(
+        raise SettingsError(
             f"there is no model config {model!r}: name one of {', '.join(model_names())}, or give a JSON file"
         )
     try:
         config = read_json(path)
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path} is not JSON: {error}") from error
+        raise InputError(f"{path} is not JSON: {error}") from error
     missing = sorted(_missing_keys(config))
     if missing:
-        raise ConfigError(f"{path} is no open_clip model config: {', '.join(missing)} is missing")
+        raise InputError(f"{path} is no open_clip model config: {', '.join(missing)} is missing")
     text, image_size = config["text_cfg"], config["vision_cfg"]["image_size"]
     if type(image_size) is not int or image_size < 1:
-        raise ConfigError(f"{path}: vision_cfg.image_size must be one number, of pixels, got {image_size!r}")
+        raise InputError(f"{path}: vision_cfg.image_size must be one number, of pixels, got {image_size!r}")
     if config.get("custom_text") is not True or ("hf_model_name" not in text and not _is_causal(text)):
-        raise ConfigError(
+        raise InputError(
             f"{path}: it must say custom_text, and its text tower be of Hugging Face, or causal with pool_type argmax"
         )
     return dict(config)
@@ -123,12 +124,12 @@ def create_model(model_config: dict[str, Any], folder: Path) -> Any:
         folder: where the config of a Hugging Face text encoder lies; nothing is fetched.
 
     Raises:
-        ConfigError: open_clip refuses the config.
+        InputError: open_clip refuses the config.
     """
     try:
         return _make(model_config, folder)
     except (TypeError, AssertionError, ValueError, LookupError, RuntimeError, ArithmeticError) as error:
-        raise ConfigError(f"open_clip makes no model of the model config: {one_line(error)}") from error
+        raise InputError(f"open_clip makes no model of the model config: {one_line(error)}") from error
 
 
 def _make(model_config: dict[str, Any], folder: Path) -> Any:
@@ -165,14 +166,14 @@ def load_model(folder: Path) -> LoadedModel:
     """Read a model folder, or its export to open_clip, strictly: every weight must be there, and none besides.
 
     Raises:
-        ConfigError: the folder holds no model, or a file of it is missing or damaged, or its weights do not fit its
-            config; the file is named.
+        InputError: the folder holds no model, or a tokenizer that takes too much.
+        DamagedError: a file of it is missing or damaged, or its weights do not fit its config; the file is named.
     """
     from data_catalog.storage.shards import sha256_of
 
     config_path, weights_path = folder / OPEN_CLIP_CONFIG_FILE, _weights_path(folder)
     if not (config_path.exists() or weights_path.exists()):
-        raise ConfigError(f"{folder} holds no trained model: train one first, or name another folder")
+        raise InputError(f"{folder} holds no trained model: train one first, or name another folder")
     model_config = read_open_clip_config(config_path)
     require_file(weights_path)
     has_encoder = "hf_model_name" in model_config["text_cfg"]
@@ -217,14 +218,14 @@ def _try(model: LoadedModel, folder: Path, deciding: Sequence[str]) -> None:
         with opening(names_of(folder, [*deciding, TOKENIZER_FILE, TOKENIZER_CONFIG_FILE])):
             texts = model.module.encode_text(model.tokenizer(ANY_TEXTS))
     if texts.shape != (len(ANY_TEXTS), dim):
-        raise ConfigError(f"{folder / OPEN_CLIP_CONFIG_FILE} makes features of images and texts that differ in size")
+        raise DamagedError(f"{folder / OPEN_CLIP_CONFIG_FILE} makes features of images and texts that differ in size")
 
 
 def require_encoding(module: Any, tokenizer: "SavedTokenizer", *, image_size: int, model: str) -> None:
     """Make sure that a model encodes an image, and a text as long as its context, alike; it is as before afterwards.
 
     Raises:
-        ConfigError: it does not, since sizes in its config do not go together.
+        InputError: it does not, since sizes in its config do not go together.
     """
     import torch
 
@@ -235,11 +236,11 @@ def require_encoding(module: Any, tokenizer: "SavedTokenizer", *, image_size: in
             image = module.encode_image(torch.zeros(1, 3, image_size, image_size))
             text = module.encode_text(tokenizer(["a " * tokenizer.context_length]))
     except (RuntimeError, IndexError, AssertionError, ValueError) as error:
-        raise ConfigError(f"sizes in the model config {model} do not go together: {one_line(error)}") from error
+        raise InputError(f"sizes in the model config {model} do not go together: {one_line(error)}") from error
     finally:
         module.train(was_training)
     if image.shape != text.shape:
-        raise ConfigError(f"the model config {model} makes features of images and texts that differ in size")
+        raise InputError(f"the model config {model} makes features of images and texts that differ in size")
 
 
 def normalise_pixels(pixels: "torch.Tensor") -> "torch.Tensor":

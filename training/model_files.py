@@ -5,7 +5,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from data_catalog.errors import ConfigError, PipelineError
+from data_catalog.errors import DamagedError, InputError, PipelineError
 from data_catalog.storage.disk_errors import raise_if_disk_fails
 from data_catalog.storage.shards import read_json
 
@@ -29,34 +29,34 @@ def require_file(path: Path) -> None:
     """Make sure that a file of a model is there.
 
     Raises:
-        ConfigError: it is not, or is something else; says which.
+        DamagedError: it is not, or is something else; says which.
     """
     try:
         if path.is_file():
             return
         kind = "a folder" if path.is_dir() else "a link to nothing" if path.is_symlink() else None
     except OSError as error:
-        raise ConfigError(f"{path} cannot be read ({error.strerror}): {REMEDY}") from error
+        raise DamagedError(f"{path} cannot be read ({error.strerror}): {REMEDY}") from error
     told = f"is {kind}, where a file of the model should be" if kind else "is missing"
-    raise ConfigError(f"{path} {told}: {REMEDY}")
+    raise DamagedError(f"{path} {told}: {REMEDY}")
 
 
 def read_object(path: Path, *, remedy: str = REMEDY) -> dict[str, Any]:
     """A file of a model that holds a JSON object.
 
     Raises:
-        ConfigError: it is missing, cannot be read, or holds something else.
+        DamagedError: it is missing, cannot be read, or holds something else.
     """
     require_file(path)
     try:
         found = read_json(path)
     except OSError as error:
         raise_if_disk_fails(error, path)
-        raise ConfigError(f"{path} cannot be read ({error.strerror}): {remedy}") from error
+        raise DamagedError(f"{path} cannot be read ({error.strerror}): {remedy}") from error
     except (ValueError, RecursionError) as error:  # no JSON, no UTF-8, or brackets in brackets in brackets
-        raise ConfigError(f"{path} is damaged ({one_line(error)}): {remedy}") from error
+        raise DamagedError(f"{path} is damaged ({one_line(error)}): {remedy}") from error
     if not isinstance(found, dict):
-        raise ConfigError(f"{path} is damaged (it is no JSON object): {remedy}")
+        raise DamagedError(f"{path} is damaged (it is no JSON object): {remedy}")
     return found
 
 
@@ -64,14 +64,14 @@ def read_open_clip_config(path: Path) -> dict[str, Any]:
     """The `model_cfg` of an `open_clip_config.json`, with all that is needed to make and feed the model.
 
     Raises:
-        ConfigError: the file is damaged, or something of that is missing or no such value.
+        DamagedError: the file is damaged, or something of that is missing or no such value.
     """
     config = read_object(path).get("model_cfg")
     if not isinstance(config, dict):
-        raise ConfigError(f"{path} is no open_clip config, since it has no model_cfg: {REMEDY}")
+        raise DamagedError(f"{path} is no open_clip config, since it has no model_cfg: {REMEDY}")
     text, vision = (config.get(name) for name in ("text_cfg", "vision_cfg"))
     if not isinstance(text, dict) or not isinstance(vision, dict):
-        raise ConfigError(f"{path} is no open_clip config, since model_cfg has no text_cfg or no vision_cfg: {REMEDY}")
+        raise DamagedError(f"{path} is no open_clip config, since model_cfg has no text_cfg or no vision_cfg: {REMEDY}")
     sizes = {
         "embed_dim": config.get("embed_dim"),
         "text_cfg.context_length": text.get("context_length"),
@@ -79,23 +79,30 @@ def read_open_clip_config(path: Path) -> dict[str, Any]:
     }
     for name, value in sizes.items():
         if type(value) is not int or value < 1:
-            raise ConfigError(f"{path}: model_cfg.{name} must be a positive number, got {value!r}: {REMEDY}")
+            raise DamagedError(f"{path}: model_cfg.{name} must be a positive number, got {value!r}: {REMEDY}")
     if config.get("custom_text") is not True:  # open_clip would make another text tower, with weights of other names
-        raise ConfigError(f"{path}: model_cfg.custom_text must be true, got {config.get('custom_text')!r}: {REMEDY}")
+        raise DamagedError(f"{path}: model_cfg.custom_text must be true, got {config.get('custom_text')!r}: {REMEDY}")
     require_few_layers(path, config)
     return config
 
 
 def require_whole(folder: Path, names: Iterable[str], *, first: str) -> None:
-    """Make sure that those of a folder's files that are there can be read, whatever they say.
+    """Make sure that those files of a folder of others that are there can be read, whatever they say.
 
     Args:
         names: of files that hold JSON objects.
         first: of them the one without which the folder is nothing.
 
     Raises:
-        ConfigError: it is missing, or one of them, or a file of tensors, is damaged; or there are no weights at all.
+        InputError: it is missing, or one of them, or a file of tensors, is damaged; or there are no weights at all.
     """
+    try:
+        _require_whole(folder, names, first)
+    except DamagedError as error:  # of a model of others
+        raise InputError(str(error)) from error
+
+
+def _require_whole(folder: Path, names: Iterable[str], first: str) -> None:
     from safetensors import SafetensorError, safe_open
 
     require_file(folder / first)
@@ -105,39 +112,39 @@ def require_whole(folder: Path, names: Iterable[str], *, first: str) -> None:
             if path.name in _TOWERS:  # in a tokenizer's vocabulary "layers" is a word, and its number a token
                 require_few_layers(path, found)
     if not any(path.suffix in _WEIGHTS for path in folder.iterdir()):
-        raise ConfigError(f"{folder} holds no file of weights, such as model.safetensors: {REMEDY}")
+        raise InputError(f"{folder} holds no file of weights, such as model.safetensors: {REMEDY}")
     for path in sorted(folder.glob("*.safetensors")):
         require_file(path)
         try:
             with safe_open(path, framework="pt"):
                 pass
         except (OSError, SafetensorError) as error:
-            raise ConfigError(f"{path} is broken ({one_line(error)}): {REMEDY}") from error
+            raise DamagedError(f"{path} is broken ({one_line(error)}): {REMEDY}") from error
 
 
 def require_few_layers(path: Path, settings: Mapping[str, Any]) -> None:
     """Make sure that of a config, or of a table in it, a model can be made in a lifetime.
 
     Raises:
-        ConfigError: it has more layers than any.
+        DamagedError: it has more layers than any.
     """
     for name, value in settings.items():
         if isinstance(value, dict):
             require_few_layers(path, value)
         counts = value if isinstance(value, list) else [value]
         if name in _LAYERS and any(isinstance(count, int) and count > _MOST_LAYERS for count in counts):
-            raise ConfigError(f"{path} is damaged: no model has {name} = {value!r}: {REMEDY}")
+            raise DamagedError(f"{path} is damaged: no model has {name} = {value!r}: {REMEDY}")
 
 
 def require_fitting(module: Any, tensors: "Mapping[str, torch.Tensor]", path: Path) -> None:
     """Make sure that the tensors of a file are a model's, all of them and no others, each of its shape and kind.
 
     Raises:
-        ConfigError: says what is missing, left over, or of another shape.
+        DamagedError: says what is missing, left over, or of another shape.
     """
     problem = misfits(module.state_dict(), tensors)
     if problem:
-        raise ConfigError(f"{path} does not fit {_DECIDING}: {problem}: {REMEDY}")
+        raise DamagedError(f"{path} does not fit {_DECIDING}: {problem}: {REMEDY}")
 
 
 def misfits(wanted: "Mapping[str, torch.Tensor]", found: "Mapping[str, torch.Tensor]") -> str:
@@ -164,7 +171,7 @@ def named_tensors(names: Sequence[str]) -> str:
 
 
 @contextmanager
-def opening(files: str, *, remedy: str = REMEDY) -> Iterator[None]:
+def opening(files: str, *, remedy: str = REMEDY, kind: type[PipelineError] = DamagedError) -> Iterator[None]:
     """While inside, whatever libraries make of damaged files is told in a sentence that names the files.
 
     The boundary around open_clip, transformers and tokenizers: they take a config at its word, so that a wrong value
@@ -172,9 +179,7 @@ def opening(files: str, *, remedy: str = REMEDY) -> Iterator[None]:
 
     Args:
         files: which it may be, in words.
-
-    Raises:
-        ConfigError: something was raised that was not meant for the user.
+        kind: what is raised where something was raised that was not meant for the user.
     """
     try:
         yield
@@ -185,7 +190,7 @@ def opening(files: str, *, remedy: str = REMEDY) -> Iterator[None]:
             raise
         if isinstance(error, Exception):
             raise_if_disk_fails(error, Path(files))
-        raise ConfigError(f"{files} cannot be opened ({one_line(error)}): {remedy}") from error
+        raise kind(f"{files} cannot be opened ({one_line(error)}): {remedy}") from error
 
 
 def one_line(error: BaseException) -> str:

@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from data_catalog.errors import ConfigError
+from data_catalog.errors import InputError
 from data_catalog.sources.origins import HUMAN, MACHINE
 from training.encoders import Encoder, encode_images, encode_texts
 from training.evaluation import WORDING_MODES, chosen_captions
@@ -33,13 +33,13 @@ def outcomes_of(
         and the places of its images that are there and decode.
 
     Raises:
-        ConfigError: none is, or none that has a caption, or features are no numbers.
+        InputError: none is, or none that has a caption, or features are no numbers.
     """
     of_catalog = isinstance(test_set, Gallery) and test_set.of_catalog
     model = _Model(encoder=encoder, batch_size=batch_size, store=None if of_catalog else store)
     images, places = model.images(test_set)
     if not len(places):
-        raise ConfigError(f"none of the {len(test_set.images):,} images of {test_set.name} is there and decodes")
+        raise InputError(f"none of the {len(test_set.images):,} images of {test_set.name} is there and decodes")
     seen = {place for guard in test_set.guards.values() for place in guard.seen}.intersection(places.tolist())
     subsets = {ALL: _among(places, set())} | ({LEAK_FREE: _among(places, seen)} if seen else {})
     subsets = {name: rows for name, rows in subsets.items() if len(rows)}
@@ -47,7 +47,7 @@ def outcomes_of(
     made = _retrieval(encoded, test_set) if isinstance(test_set, Gallery) else _zero_shot(encoded, test_set)
     found = list(made)
     if not found:
-        raise ConfigError(f"no image of {test_set.name} that has a caption is there and decodes")
+        raise InputError(f"no image of {test_set.name} that has a caption is there and decodes")
     return found, places
 
 

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from data_catalog.errors import ConfigError
+from data_catalog.errors import DamagedError, DefectError, SettingsError
 
 if TYPE_CHECKING:
     import numpy as np
@@ -48,7 +48,9 @@ def nearest(features: "Features", queries: "Features", k: int) -> Neighbours:
         queries: unit rows, float32, shape (queries, dim).
 
     Raises:
-        ConfigError: `k` is below 1, the shapes do not fit, or a number is not finite.
+        SettingsError: `k` is below 1.
+        DamagedError: a number is not finite.
+        DefectError: the shapes do not fit.
     """
     import numpy as np
 
@@ -67,11 +69,11 @@ def _check(features: "Features", queries: "Features", k: int) -> None:
     import numpy as np
 
     if k < 1:
-        raise ConfigError(f"k must be positive, got {k}")
+        raise SettingsError(f"k must be positive, got {k}")
     if features.ndim != 2 or queries.ndim != 2 or (len(features) and features.shape[1] != queries.shape[1]):
-        raise ConfigError(f"features of shape {features.shape} cannot be searched by queries of shape {queries.shape}")
+        raise DefectError(f"features of shape {features.shape} cannot be searched by queries of shape {queries.shape}")
     if not np.isfinite(queries).all():
-        raise ConfigError("the features of a query are not finite: the model is broken")
+        raise DamagedError("the features of a query are not finite: the model is broken")
 
 
 def _nearest(features: "Features", queries: "Features", k: int) -> "tuple[Integers, Floats]":
@@ -121,7 +123,7 @@ def _candidates(
     # A number that is not finite spoils the product of its row with any query: one column shows them all.
     if not np.isfinite(products[0]).all():
         row = start + int(np.flatnonzero(~np.isfinite(products[0]))[0])
-        raise ConfigError(f"the features of image number {row} are not finite: the model is broken, or the index is")
+        raise DamagedError(f"the features of image number {row} are not finite: the model is broken, or the index is")
     passing = products >= _lowered(floors)
     if k < len(block) and np.count_nonzero(passing) > 4 * k * len(queries):
         # What is among the k best of all is among those of its block.

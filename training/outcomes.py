@@ -14,7 +14,7 @@ from training.bootstrap import (
     share_interval,
 )
 from training.metrics import PER_QUERY, chance_level, chance_median_rank, image_to_text_ranks, text_to_image_ranks
-from training.scores import Difference, Score
+from training.scores import Score, ScoreDifference
 
 if TYPE_CHECKING:
     from training.config import EvaluateConfig
@@ -74,7 +74,7 @@ def retrieval_outcomes(
         num_dropped: texts that were left out before.
 
     Raises:
-        ConfigError: a feature is no finite number.
+        InputError: a feature is no finite number.
     """
     import numpy as np
 
@@ -118,7 +118,7 @@ def scores_of(outcome: Outcome, config: "EvaluateConfig") -> Iterator[Score]:
         )
 
 
-def differences_of(first: Outcome, other: Outcome, config: "EvaluateConfig") -> Iterator[Difference]:
+def differences_of(first: Outcome, other: Outcome, config: "EvaluateConfig") -> Iterator[ScoreDifference]:
     """By how much another model's outcome on the same queries lies above the first one's, by paired bootstrap."""
     how = {"rounds": config.bootstrap_rounds, "seed": config.seed}
     for measure in first.measures:
@@ -129,7 +129,7 @@ def differences_of(first: Outcome, other: Outcome, config: "EvaluateConfig") -> 
             deltas = per_query(other, measure) - per_query(first, measure)
             value = float(deltas.mean()) if len(deltas) else 0.0
             low, high = share_interval(deltas, first.clusters, least=-1.0, **how)
-        yield Difference(
+        yield ScoreDifference(
             name=f"{first.way}_{measure}", captions=first.captions, images=first.images, value=value, low=low, high=high
         )
 

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from data_catalog.errors import ConfigError
+from data_catalog.errors import SettingsError
 
 if TYPE_CHECKING:
     import torch
@@ -19,7 +19,7 @@ def choose_trained(module: Any, *, frozen: bool, fixed_scale: bool, lock_image: 
     """Set which parameters get gradients, and the mode of both towers: a frozen one keeps its batch statistics.
 
     Raises:
-        ConfigError: a tower is to be frozen that has no projection.
+        SettingsError: a tower is to be frozen that has no projection.
     """
     for parameter in module.parameters():
         parameter.requires_grad_(not frozen)
@@ -29,7 +29,7 @@ def choose_trained(module: Any, *, frozen: bool, fixed_scale: bool, lock_image: 
             tower.eval()
             found = list(_projections(tower, attributes))
             if not found:
-                raise ConfigError(
+                raise SettingsError(
                     f"the {name} tower has no projection to train while it is frozen: set train.frozen_epochs to 0"
                 )
             for parameter in found:

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from data_catalog.errors import ConfigError
+from data_catalog.errors import InputError, SettingsError
 from data_catalog.storage.shards import sha256_of, write_json
 from training.config import TrainConfig
 from training.model import ENCODER_CONFIG_FILE
@@ -31,12 +31,12 @@ def with_text_encoder(model_config: dict[str, Any], config: TrainConfig) -> dict
     """The model config with the text encoder that the settings name, if they do.
 
     Raises:
-        ConfigError: they name one, and the model's text tower is not of Hugging Face.
+        SettingsError: they name one, and the model's text tower is not of Hugging Face.
     """
     if not config.text_encoder:
         return model_config
     if "hf_model_name" not in model_config["text_cfg"]:
-        raise ConfigError(f"train.text_encoder is for models with a Hugging Face text tower, {config.model} has none")
+        raise SettingsError(f"train.text_encoder is for models with a Hugging Face text tower, {config.model} has none")
     names = {"hf_model_name": config.text_encoder, "hf_tokenizer_name": config.text_encoder}
     return {**model_config, "text_cfg": {**model_config["text_cfg"], **names}}
 
@@ -45,7 +45,7 @@ def identity_of_weights(model_config: Mapping[str, Any], config: TrainConfig) ->
     """What stands for the weights in a run's key: content of local files, names of what a hub has.
 
     Raises:
-        ConfigError: a local file is missing.
+        InputError: a local file is missing.
     """
     found: dict[str, Any] = {}
     text = model_config["text_cfg"].get("hf_model_name")
@@ -66,7 +66,7 @@ def load_image_tower(module: Any, model_config: Mapping[str, Any], config: Train
     """Put the weights of an image tower into a model, if there are any to start from.
 
     Raises:
-        ConfigError: they cannot be had, are no weights, or do not fit the tower to the last one.
+        InputError: they cannot be had, are no weights, or do not fit the tower to the last one.
     """
     if not config.image_weights and "image_weights" not in model_config:
         return
@@ -81,7 +81,7 @@ def load_image_tower(module: Any, model_config: Mapping[str, Any], config: Train
         if name in found or not name.endswith(".num_batches_tracked")
     }
     if told := misfits(wanted, found):
-        raise ConfigError(f"{path} does not fit the model's image tower: {told}")
+        raise InputError(f"{path} does not fit the model's image tower: {told}")
     module.visual.load_state_dict(found, strict=True)
     logger.info("image tower: %s", path)
 
@@ -90,7 +90,7 @@ def load_text_encoder(module: Any, model_config: Mapping[str, Any]) -> None:
     """Put the weights of a Hugging Face encoder into a model's text tower; its projection stays random.
 
     Raises:
-        ConfigError: it cannot be had, is not whole, lacks weights, or has others.
+        InputError: it cannot be had, is not whole, lacks weights, or has others.
     """
     from transformers import AutoModel
 
@@ -101,16 +101,16 @@ def load_text_encoder(module: Any, model_config: Mapping[str, Any]) -> None:
         encoder, told = AutoModel.from_pretrained(source, **how, **pooling)
     mismatched = sorted(found[0] for found in told["mismatched_keys"])
     if mismatched:
-        raise ConfigError(
+        raise InputError(
             f"the text encoder {source} has weights of another shape than its config.json says: "
             f"{named_tensors(mismatched)}"
         )
     missing = sorted(told["missing_keys"])
     if missing:
-        raise ConfigError(f"the text encoder {source} lacks weights of its own architecture: {named_tensors(missing)}")
+        raise InputError(f"the text encoder {source} lacks weights of its own architecture: {named_tensors(missing)}")
     left = sorted(name for name in told["unexpected_keys"] if not name.startswith(_HEADS))
     if left:
-        raise ConfigError(f"the text encoder {source} has weights that its architecture has not: {named_tensors(left)}")
+        raise InputError(f"the text encoder {source} has weights that its architecture has not: {named_tensors(left)}")
     module.text.transformer.load_state_dict(encoder.state_dict(), strict=True)
     logger.info("text encoder: %s", source)
 
@@ -119,7 +119,7 @@ def save_encoder_config(model_config: Mapping[str, Any], folder: Path) -> None:
     """Write the architecture of a Hugging Face text encoder, without which the model cannot be made again.
 
     Raises:
-        ConfigError: it cannot be had.
+        InputError: it cannot be had.
     """
     from transformers import AutoConfig
 
@@ -134,7 +134,7 @@ def _fetching(source: str) -> Iterator[None]:
     try:
         yield
     except (OSError, ValueError) as error:
-        raise ConfigError(
+        raise InputError(
             f"the text encoder {source} cannot be had ({_first_line(error)}): it is neither a folder nor within reach "
             "on the hub; copy it to a folder where there is a network, and give that by train.text_encoder"
         ) from error
@@ -146,11 +146,11 @@ def _from_hub(model_config: Mapping[str, Any]) -> Path:
     wanted = model_config["image_weights"]
     known = get_pretrained_cfg(wanted["model"], wanted["pretrained"])
     if not known:
-        raise ConfigError(f"open_clip knows no weights {wanted['pretrained']!r} of {wanted['model']!r}")
+        raise InputError(f"open_clip knows no weights {wanted['pretrained']!r} of {wanted['model']!r}")
     try:
         return Path(download_pretrained(known))
     except (OSError, ValueError) as error:
-        raise ConfigError(
+        raise InputError(
             f"the weights {wanted['pretrained']} of {wanted['model']} cannot be had ({_first_line(error)}): copy them "
             "where there is a network, and give the file by train.image_weights"
         ) from error
@@ -159,7 +159,7 @@ def _from_hub(model_config: Mapping[str, Any]) -> Path:
 def _weights_file(path: Path) -> Path:
     found = path if path.is_file() else next((path / name for name in WEIGHT_FILES if (path / name).is_file()), None)
     if found is None:
-        raise ConfigError(f"train.image_weights: {path} is no file of weights, nor a folder with one")
+        raise InputError(f"train.image_weights: {path} is no file of weights, nor a folder with one")
     return found
 
 
@@ -171,7 +171,7 @@ def _read_weights(path: Path) -> "dict[str, torch.Tensor]":
         with _reading(str(path)):
             return dict(load_state_dict(str(path), device="cpu", weights_only=True))
     except OSError as error:
-        raise ConfigError(f"{path} is no whole file of weights: {_first_line(error)}") from error
+        raise InputError(f"{path} is no whole file of weights: {_first_line(error)}") from error
 
 
 @contextmanager
@@ -184,9 +184,9 @@ def _reading(what: str) -> Iterator[None]:
     try:
         yield
     except UnpicklingError as error:
-        raise ConfigError(f"{what} holds more than weights, which to read would run code: it is refused") from error
+        raise InputError(f"{what} holds more than weights, which to read would run code: it is refused") from error
     except (SafetensorError, RuntimeError, EOFError, AttributeError) as error:
-        raise ConfigError(f"{what} is no whole file of weights: {_first_line(error)}") from error
+        raise InputError(f"{what} is no whole file of weights: {_first_line(error)}") from error
 
 
 def _first_line(error: BaseException) -> str:

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from data_catalog.errors import ConfigError, PipelineError
+from data_catalog.errors import InputError, SettingsError
 
 if TYPE_CHECKING:
     import torch
@@ -40,8 +40,8 @@ def process_group(device: "torch.device") -> Iterator[None]:
         device: of this process.
 
     Raises:
-        ConfigError: `torchrun` did not start them, though WORLD_SIZE says that there are several.
-        PipelineError: another process ended, or is out of reach.
+        SettingsError: `torchrun` did not start them, though WORLD_SIZE says that there are several.
+        InputError: another process ended, or is out of reach.
     """
     if process_count() == 1:
         yield
@@ -52,7 +52,7 @@ def process_group(device: "torch.device") -> Iterator[None]:
         # Numbers and objects go by gloo; tensors go by what their device has.
         dist.init_process_group("cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo")
     except ValueError as error:
-        raise ConfigError(
+        raise SettingsError(
             f"WORLD_SIZE is {process_count()}, and the processes cannot find each other ({error}): start them by "
             "torchrun, or unset WORLD_SIZE to train by one"
         ) from error
@@ -60,7 +60,7 @@ def process_group(device: "torch.device") -> Iterator[None]:
         yield
     except RuntimeError as error:
         if isinstance(error, dist.DistError) or "gloo" in str(error):
-            raise PipelineError(
+            raise InputError(
                 "another of the processes that train together has ended, or is out of reach: see what it said, then "
                 "start all again, which go on from the last resume state"
             ) from error
@@ -73,10 +73,10 @@ def refuse_another(what: str, value: object) -> None:
     """Make sure that all processes have the same; each would train a model of its own, and nobody would notice.
 
     Raises:
-        ConfigError: this one has another value than the first.
+        SettingsError: this one has another value than the first.
     """
     if of_first(value) != value:
-        raise ConfigError(
+        raise SettingsError(
             f"process {process_rank()} has another {what} than the first: start all with the same settings and files, "
             "and a folder that all of them see"
         )

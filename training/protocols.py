@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from data_catalog.errors import ConfigError
+from data_catalog.errors import InputError
 from training.galleries import Gallery, LabelledImages
 
 
@@ -77,11 +77,11 @@ def require_gallery(protocol: Protocol, found: Gallery | LabelledImages) -> None
     """Make sure that a gallery is the protocol's: ranks in another one cannot be compared.
 
     Raises:
-        ConfigError: it has another number of images or captions.
+        InputError: it has another number of images or captions.
     """
     num_captions = len(found.captions) if isinstance(found, Gallery) else 0
     if (len(found.images), num_captions) != (protocol.num_images, protocol.num_captions):
-        raise ConfigError(
+        raise InputError(
             f"the protocol {protocol.name} has {protocol.num_images:,} images and {protocol.num_captions:,} captions, "
             f"these files have {len(found.images):,} and {num_captions:,}: give MSCOCO-IT's "
             "captions_ita_devset_unvalidated.json.gz alone"
@@ -92,10 +92,8 @@ def require_classes(protocol: Protocol, found: Gallery | LabelledImages) -> None
     """Make sure that there are as many classes as the protocol has.
 
     Raises:
-        ConfigError: there are not.
+        InputError: there are not.
     """
     num_classes = len(found.class_names) if isinstance(found, LabelledImages) else 0
     if num_classes != protocol.num_classes:
-        raise ConfigError(
-            f"the protocol {protocol.name} has {protocol.num_classes:,} classes, here are {num_classes:,}"
-        )
+        raise InputError(f"the protocol {protocol.name} has {protocol.num_classes:,} classes, here are {num_classes:,}")

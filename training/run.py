@@ -6,7 +6,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
-from data_catalog.errors import ConfigError
+from data_catalog.errors import InputError, SettingsError
 from data_catalog.storage.shards import digest, read_json, sweep_temporary, write_json
 from training.batches import TrainSplit, open_train_split
 from training.checkpoint import STATE_FILE, RunState, load_state, save_state
@@ -105,7 +105,8 @@ def model_and_key(config: TrainConfig, shards: dict[str, list[str]]) -> tuple[di
         shards: sha256 of the pair shards by split.
 
     Raises:
-        ConfigError: there is no such model config, or no such weights to start from.
+        SettingsError: there is no such model config.
+        InputError: there are no such weights to start from.
     """
     model_config = read_model_config(config.model)
     weights = identity_of_weights(with_text_encoder(model_config, config), config)
@@ -133,7 +134,7 @@ def claim_folder(out: Path, key: str, config: TrainConfig) -> None:
     if not path.is_file():
         write_json(path, {"key": key, "settings": config.what()})
     elif read_json(path)["key"] != key:
-        raise ConfigError(f"{out} holds a run with other settings or other data: train into another folder")
+        raise SettingsError(f"{out} holds a run with other settings or other data: train into another folder")
 
 
 def start_run(
@@ -183,18 +184,20 @@ def refuse_uneven_shares(config: TrainConfig) -> None:
     """Make sure that each process gets as much of a batch.
 
     Raises:
-        ConfigError: the batch size is no multiple of their number.
+        SettingsError: the batch size is no multiple of their number.
     """
     count = process_count()
     if config.batch_size % count:
-        raise ConfigError(f"train.batch_size {config.batch_size} can't be shared by {count} processes: take a multiple")
+        raise SettingsError(
+            f"train.batch_size {config.batch_size} can't be shared by {count} processes: take a multiple"
+        )
 
 
 def _batch_size(config: TrainConfig, num_samples: int) -> int:
     """Images a step, of all processes: as many as asked for, or all there are; each process has as many."""
     count = process_count()
     if num_samples < 2 * count:
-        raise ConfigError("the train split has fewer than two samples for each process: build a larger dataset")
+        raise InputError("the train split has fewer than two samples for each process: build a larger dataset")
     return min(config.batch_size, num_samples // count * count)
 
 
@@ -205,7 +208,8 @@ def require_trainable(config: TrainConfig) -> int:
         The bytes that a run writes at least: its best weights, and a resume state of weights and two moments.
 
     Raises:
-        ConfigError: one of them cannot be had, or they do not go together.
+        SettingsError: they do not go together, or there is no such model.
+        InputError: one of them cannot be had, or is not what it must be.
     """
     let_threads_sleep()
     model_config, _ = model_and_key(config, {})

@@ -7,14 +7,14 @@ from operator import itemgetter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from data_catalog.errors import ConfigError
+from data_catalog.errors import InputError
 from training.encoders import Encoder
 from training.galleries import Gallery, Guard, LabelledImages, TextLanguage
 from training.kept_features import FeatureStore
 from training.model_outcomes import ALL, outcomes_of
 from training.outcomes import Outcome, differences_of, scores_of
 from training.picture_copies import WatchedReader, copies_note
-from training.scores import Difference, Score
+from training.scores import Score, ScoreDifference
 
 if TYPE_CHECKING:
     from training.config import EvaluateConfig
@@ -108,7 +108,7 @@ class PairedEntry:
     model: str
     first: str
     test_set: str
-    difference: Difference
+    difference: ScoreDifference
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -150,7 +150,7 @@ def refuse_seen(sets: Sequence[Gallery | LabelledImages], models: Sequence[Conte
     """Make sure that no model was trained on an image of a set.
 
     Raises:
-        ConfigError: one was, as far as is known; says on how many, and which the first ones are.
+        InputError: one was, as far as is known; says on how many, and which the first ones are.
     """
     names = {model.name for model in models}
     for test_set in sets:
@@ -159,7 +159,7 @@ def refuse_seen(sets: Sequence[Gallery | LabelledImages], models: Sequence[Conte
             if sure and model in names:
                 named = list(sure.items())[:_NAMED_LEAKS]
                 first = "; ".join(f"{test_set.images[place]}: {why}" for place, why in named)
-                raise ConfigError(
+                raise InputError(
                     f"{len(sure):,} of the {len(test_set.images):,} images of {test_set.name} are among those that "
                     f"{model} was trained on ({first}): its numbers would be of its memory. With --report-anyway all "
                     "images and those that are left are scored side by side"
@@ -182,7 +182,7 @@ def score_models(
         kept: where features are kept between runs, if they are.
 
     Raises:
-        ConfigError: a model cannot be had, makes features that are no numbers, or none of a set's images is there.
+        InputError: a model cannot be had, makes features that are no numbers, or none of a set's images is there.
     """
     found: dict[tuple[str, str], list[Outcome]] = {}
     facts: list[ModelFacts] = []

@@ -8,7 +8,7 @@ from data_catalog.exports.markdown import bullets, one_line, table
 from training.model_outcomes import LEAK_FREE
 from training.protocols import Protocol, Published
 from training.scoreboard import Entry, Scoreboard, SetFacts
-from training.scores import CAPTION_MODES, IMAGE_CHOICES, Difference, Score
+from training.scores import CAPTION_MODES, IMAGE_CHOICES, Score, ScoreDifference
 
 CHANCE = "chance"
 _OPENING = re.compile(r"[&<>|`*\\]|(?<!\w)_|_(?!\w)|\](?=\()")
@@ -234,7 +234,7 @@ def _used(choices: Mapping[tuple[str, str, str, str], None]) -> set[str]:
     return {measure for _, _, _, way in choices for measure in _COMPARED[way]}
 
 
-def _difference(delta: Difference) -> str:
+def _difference(delta: ScoreDifference) -> str:
     return f"{delta.value:+.4f} [{delta.low:+.4f}, {delta.high:+.4f}]"
 
 

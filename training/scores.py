@@ -56,23 +56,20 @@ class Score:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Difference:
-    """By how much one model's number lies above another's, on the same queries.
+    """By how much one model's number lies above another's, on the same queries, with its 95 % interval."""
 
-    Args:
-        name: of the score.
-        captions: of the score.
-        images: of the score.
-        value: the other's minus the first's.
-        low: lower end of the 95 % interval, by paired bootstrap.
-        high: its upper end.
-    """
+    value: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ScoreDifference(Difference):
+    """A difference of two scores of that name, over these captions and images, by paired bootstrap."""
 
     name: str
     captions: str
     images: str
-    value: float
-    low: float
-    high: float
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -7,7 +7,7 @@ from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from data_catalog.errors import ConfigError
+from data_catalog.errors import InputError, SettingsError
 from data_catalog.storage.lock import writer_lock
 from data_catalog.storage.shards import digest, sha256_of
 from training.data import RowGroup, read_rows, row_groups
@@ -16,6 +16,7 @@ from training.features import image_features, text_features
 from training.model import LoadedModel
 from training.model_folder import open_model, require_texts
 from training.nearest import nearest
+from training.trained_models import current_model, only_dataset, pair_hashes
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -107,8 +108,9 @@ def search(
         sha256: content hash of a file, where the caller knows hashes already.
 
     Raises:
-        ConfigError: an empty query, no images, or no trained model.
-        ShardError: a shard cannot be read.
+        SettingsError: an empty query.
+        InputError: no images, or no trained model.
+        DamagedError: a shard cannot be read, or the model's files are damaged.
     """
     check_query(query, k)
     loaded = open_model(model)
@@ -117,21 +119,41 @@ def search(
     else:
         kept = _computed(loaded, files)
     if not len(kept.features):
-        raise ConfigError("there are no images to search: build the dataset first")
+        raise InputError("there are no images to search: build the dataset first")
     found = nearest(kept.features, query_features(loaded, query), k)
     hits = _hits(_groups(files, kept.facts), found)
     return SearchResult(query=query, hits=hits, num_images=len(kept.features), model_sha256=loaded.sha256)
+
+
+def search_dataset(
+    root: Path, dataset: str | None, text: str, *, num_hits: int, split: str | None = None
+) -> SearchResult:
+    """Return the images of a dataset, or of one of its splits, that fit a text best, by its newest model.
+
+    Args:
+        root: of a catalog.
+        dataset: whose images; None: of the only dataset that has a model.
+
+    Raises:
+        InputError: there is no such model, or the split has no images.
+    """
+    model = current_model(root, dataset or only_dataset(root))
+    hashes = pair_hashes(model.snapshot)
+    files = list(hashes) if split is None else model.snapshot.pair_files(split)
+    if not files:
+        raise InputError(f"the {split} split has no images: search another one")
+    return search(text, files, model.folder, k=num_hits, sha256=hashes.__getitem__)
 
 
 def check_query(query: str, k: int) -> None:
     """Refuse a query that says nothing, and a result that is empty.
 
     Raises:
-        ConfigError: says which of the two.
+        SettingsError: says which of the two.
     """
     require_texts([query])
     if k < 1:
-        raise ConfigError(f"k must be positive, got {k}")
+        raise SettingsError(f"k must be positive, got {k}")
 
 
 def query_features(model: LoadedModel, query: str) -> "Features":

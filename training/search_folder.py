@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from data_catalog.errors import ConfigError
+from data_catalog.errors import InputError
 from data_catalog.storage.lock import writer_lock
 from data_catalog.storage.shards import digest
 from training.encode_files import IMAGE_SUFFIXES, encode_files
@@ -56,20 +56,22 @@ def search_folder(
         root: below which the index goes if the folder cannot be written to; None for an index in memory then.
 
     Raises:
-        ConfigError: an empty query, no such folder, no image that can be read, or no trained model.
+        SettingsError: an empty query.
+        InputError: no such folder, no image that can be read, or no trained model.
+        DamagedError: the model's files are damaged.
     """
     check_query(query, k)
     if not folder.is_dir():
-        raise ConfigError(f"{folder} is no folder")
+        raise InputError(f"{folder} is no folder")
     files, nameless = _image_files(folder)
     if not files:
-        raise ConfigError(f"{folder} holds no image files ({', '.join(sorted(IMAGE_SUFFIXES))})")
+        raise InputError(f"{folder} holds no image files ({', '.join(sorted(IMAGE_SUFFIXES))})")
     loaded = open_model(model)
     kept = _up_to_date(loaded, folder, files, _index_place(folder, loaded, root))
     names = [name for name, *_ in kept.facts["files"]]
     unreadable = (*nameless, *((folder / name, str(told[-1])) for name, told in sorted(kept.facts["broken"].items())))
     if not names:
-        raise ConfigError(f"none of the {len(files):,} image files of {folder} can be read: {unreadable[0][1]}")
+        raise InputError(f"none of the {len(files):,} image files of {folder} can be read: {unreadable[0][1]}")
     found = nearest(kept.features, query_features(loaded, query), k)
     hits = tuple(
         Hit(rank=rank, cosine=float(cosine), name=names[index], path=folder / names[index])

@@ -11,7 +11,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
-from data_catalog.errors import ConfigError
+from data_catalog.errors import DamagedError, InputError
 from data_catalog.storage.shards import read_json, write_atomically, write_bytes, write_json
 from training.tokenizer_limits import refuse_endless, try_tokenizer
 
@@ -78,7 +78,7 @@ def copy_tokenizer(source: str, folder: Path) -> None:
     """Write the two files of a tokenizer of others, by folder or by name on the Hugging Face hub.
 
     Raises:
-        ConfigError: it cannot be had, or is not one of the `tokenizers` library.
+        InputError: it cannot be had, or is not one of the `tokenizers` library.
     """
     from transformers import AutoTokenizer
 
@@ -86,13 +86,13 @@ def copy_tokenizer(source: str, folder: Path) -> None:
     try:
         found = AutoTokenizer.from_pretrained(source)
     except (OSError, ValueError) as error:
-        raise ConfigError(f"the tokenizer {source} cannot be had: {str(error).splitlines()[0]}") from error
+        raise InputError(f"the tokenizer {source} cannot be had: {str(error).splitlines()[0]}") from error
     files = set(found.vocab_files_names.values())
     if Path(source).is_dir() and not any((Path(source) / name).is_file() for name in files):
         # transformers makes one that knows no word then, and says nothing.
-        raise ConfigError(f"the tokenizer {source} is not there: the folder has none of {', '.join(sorted(files))}")
+        raise InputError(f"the tokenizer {source} is not there: the folder has none of {', '.join(sorted(files))}")
     if not found.is_fast:
-        raise ConfigError(
+        raise InputError(
             f"the tokenizer {source} has no tokenizer.json, which transformers' convert_slow_tokenizer makes"
         )
     refuse_endless(found.backend_tokenizer, f"{TOKENIZER_FILE} of the tokenizer {source}")
@@ -121,12 +121,12 @@ class SavedTokenizer:
         """Token ids of the texts; of a text that is too long its end is left out.
 
         Raises:
-            ConfigError: the text tower does not know one of them.
+            DamagedError: the text tower does not know one of them.
         """
         ids: torch.Tensor = self.inner(list(texts))
         highest = int(ids.max())
         if self.vocab_size is not None and highest >= self.vocab_size:
-            raise ConfigError(
+            raise DamagedError(
                 f"{TOKENIZER_FILE} or {TOKENIZER_CONFIG_FILE} is another model's: it makes a token {highest} where the "
                 f"text tower knows {self.vocab_size}; copy the folder again from where it is whole"
             )
@@ -152,7 +152,7 @@ def load_tokenizer(folder: Path, *, context_length: int, vocab_size: int | None 
         vocab_size: tokens that the text tower knows, where that is known.
 
     Raises:
-        ConfigError: it takes too much to open, or makes texts endless.
+        InputError: it takes too much to open, or makes texts endless.
     """
     from open_clip.tokenizer import HFTokenizer
 

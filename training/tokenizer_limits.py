@@ -16,7 +16,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from data_catalog.errors import ConfigError
+from data_catalog.errors import InputError
 from data_catalog.images.children import cap_memory
 from data_catalog.storage.failpoints import kill_with_parent
 from data_catalog.storage.shards import sha256_of
@@ -51,12 +51,12 @@ def refuse_endless(tokenizer: Any, source: str) -> None:
         source: what the message calls it.
 
     Raises:
-        ConfigError: it may be made more than `MOST_GROWTH` times as long.
+        InputError: it may be made more than `MOST_GROWTH` times as long.
     """
     parts = (tokenizer.normalizer, tokenizer.pre_tokenizer, tokenizer.post_processor)
     growth = math.prod(_growth(json.loads(part.__getstate__())) for part in parts if part is not None)
     if growth > MOST_GROWTH:
-        raise ConfigError(
+        raise InputError(
             f"{source} is refused: it may make a text more than {MOST_GROWTH:,} times as long, which no good tokenizer "
             f"does: {REMEDY}"
         )
@@ -101,7 +101,7 @@ def try_tokenizer(path: Path) -> None:
     One that is damaged passes: whoever opens it here says so.
 
     Raises:
-        ConfigError: it takes too much, or makes texts endless.
+        InputError: it takes too much, or makes texts endless.
     """
     if path.is_file():
         _try_once(path, sha256_of(path))
@@ -123,10 +123,10 @@ def _try_once(path: Path, sha256: str) -> None:
         if child.returncode == 0:
             return
         if child.returncode == _REFUSED:
-            raise ConfigError(child.stdout.strip())
+            raise InputError(child.stdout.strip())
         if child.returncode not in (_OUT_OF_MEMORY, -signal.SIGABRT, -signal.SIGKILL):
-            raise ConfigError(f"{path} is refused: it ends its process ({child.returncode}): {REMEDY}")
-    raise ConfigError(
+            raise InputError(f"{path} is refused: it ends its process ({child.returncode}): {REMEDY}")
+    raise InputError(
         f"{path} is refused: to open it takes more than {MEMORY_BYTES // 2**30} GB of memory or {DEADLINE_S} s, which "
         f"no good tokenizer does: {REMEDY}"
     )
@@ -142,7 +142,7 @@ def main(path: str) -> int:
         tokenizer = Tokenizer.from_file(path)
         refuse_endless(tokenizer, path)
         tokenizer.encode_batch(list(ANY_TEXTS))
-    except ConfigError as error:
+    except InputError as error:
         sys.stdout.write(str(error))
         return _REFUSED
     except MemoryError:

@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from dataclasses import MISSING, dataclass, field, fields
 from typing import Any
 
-from data_catalog.errors import ConfigError
-from data_catalog.settings import HOW, how
+from data_catalog.errors import SettingsError
+from data_catalog.settings import HOW, how, name_or_path
 
 # Ours. Packages add engines of other names (`translation.engines.plugins`), which are looked for when one is opened:
 # whoever trains by a recipe need not have installed what it was translated with.
@@ -84,12 +84,12 @@ class TranslateConfig:
     """
 
     engine: str = "argos"
-    package: tuple[str, ...] = how(())
-    model: tuple[str, ...] = how(())
+    package: tuple[str, ...] = name_or_path(())
+    model: tuple[str, ...] = name_or_path(())
     pivot: str = ""
     round_trip: bool = False
-    reverse_package: tuple[str, ...] = how(())
-    reverse_model: tuple[str, ...] = how(())
+    reverse_package: tuple[str, ...] = name_or_path(())
+    reverse_model: tuple[str, ...] = name_or_path(())
     beam_size: int = 2
     patience: int = 2
     max_batch_tokens: int = 0
@@ -105,21 +105,23 @@ class TranslateConfig:
     settings: Mapping[str, Any] = field(default_factory=dict, metadata=HOW)
 
     def __post_init__(self) -> None:
-        """Raise ConfigError for values that cannot work."""
+        """Raise SettingsError for values that cannot work."""
         for name in ("beam_size", "patience", "intra_threads", "max_characters"):
             if getattr(self, name) < 1:
-                raise ConfigError(f"translate.{name} must be positive, got {getattr(self, name)}")
+                raise SettingsError(f"translate.{name} must be positive, got {getattr(self, name)}")
         for name in ("inter_threads", "max_batch_tokens", "max_chunk_size"):
             if getattr(self, name) < 0:
-                raise ConfigError(f"translate.{name} must not be negative, got {getattr(self, name)}")
+                raise SettingsError(f"translate.{name} must not be negative, got {getattr(self, name)}")
         if not re.fullmatch(ENGINE_NAME, self.engine):
-            raise ConfigError(
+            raise SettingsError(
                 f"translate.engine must be one of {', '.join(ENGINES)}, or an engine of a package, got {self.engine!r}"
             )
         compute_types = TORCH_COMPUTE_TYPES if self.engine == "transformers" else COMPUTE_TYPES
         for name, allowed in (("compute_type", compute_types), ("device", DEVICES)):
             if getattr(self, name) not in allowed:
-                raise ConfigError(f"translate.{name} must be one of {', '.join(allowed)}, got {getattr(self, name)!r}")
+                raise SettingsError(
+                    f"translate.{name} must be one of {', '.join(allowed)}, got {getattr(self, name)!r}"
+                )
         self._require_settings_of_the_engine()
         self._require_models_of_the_route()
         self._require_a_command()
@@ -134,7 +136,7 @@ class TranslateConfig:
             if not is_used and getattr(self, setting.name) != default:
                 shown = {"()": "[]", "{}": "{}", "''": '""'}.get(repr(default), default)
                 of = " and ".join(users or ("engines of packages",))
-                raise ConfigError(
+                raise SettingsError(
                     f"translate.{setting.name} is for {of}, and the engine {self.engine!r} would ignore it: leave "
                     f"it out, or --set translate.{setting.name}={shown}"
                 )
@@ -145,41 +147,43 @@ class TranslateConfig:
         for name in ("package", "model", "reverse_package", "reverse_model"):
             given = getattr(self, name)
             if given and len(given) != most:
-                raise ConfigError(f"translate.{name} must name {most}, one a pair of languages, got {given}")
+                raise SettingsError(f"translate.{name} must name {most}, one a pair of languages, got {given}")
             if given and name.startswith("reverse_") and not self.round_trip:
-                raise ConfigError(
+                raise SettingsError(
                     f"translate.{name} is for the way back, which the engine {self.engine!r} does not go: set "
                     f"translate.round_trip = true, or leave {name} out (--set translate.{name}=[])"
                 )
         if self.engine == "deepl" and self.pivot:
-            raise ConfigError("translate.pivot is not for the engine 'deepl', which translates every pair directly")
+            raise SettingsError("translate.pivot is not for the engine 'deepl', which translates every pair directly")
         if self.engine in _OF_NAMED_MODELS and not self.model:
             what = {"ctranslate2": "the folder of a converted model", "transformers": "a folder, or a name on the hub"}
-            raise ConfigError(f"translate.model is missing: name {what[self.engine]}")
+            raise SettingsError(f"translate.model is missing: name {what[self.engine]}")
         if self.engine in _OF_NAMED_MODELS and self.round_trip and not self.reverse_model:
-            raise ConfigError("translate.reverse_model is missing: translate.round_trip needs a model for the way back")
+            raise SettingsError(
+                "translate.reverse_model is missing: translate.round_trip needs a model for the way back"
+            )
 
     def _require_a_command(self) -> None:
         """Refuse a command that is none, or that is to go two ways and is told no languages."""
         if not 0 < self.timeout_s < math.inf:
-            raise ConfigError(f"translate.timeout_s must be positive, got {self.timeout_s}")
+            raise SettingsError(f"translate.timeout_s must be positive, got {self.timeout_s}")
         if self.engine != "command":
             return
         if not self.command or not self.command[0] or any("\0" in word for word in self.command):
-            raise ConfigError(
+            raise SettingsError(
                 'translate.command is missing: give the program and its arguments, such as ["python3", "mine.py"]'
             )
         is_told = any(FROM in word or TO in word for word in self.command)
         for name in ("pivot", "round_trip"):
             if getattr(self, name) and not is_told:
-                raise ConfigError(
+                raise SettingsError(
                     f"translate.{name} asks the command for more than one pair of languages: let a word of "
                     f'translate.command say which, such as "--to={TO}"'
                 )
 
 
 def _require_plain(value: object, path: str) -> None:
-    """Raise ConfigError for what no recipe can hold: anything but texts, numbers, true and false, lists and tables."""
+    """Refuse what no recipe can hold: anything but texts, numbers, true and false, lists and tables."""
     if isinstance(value, Mapping):
         for name, item in value.items():
             _require_plain(item, f"{path}.{name}")
@@ -187,7 +191,9 @@ def _require_plain(value: object, path: str) -> None:
         for number, item in enumerate(value):
             _require_plain(item, f"{path}[{number}]")
     elif not isinstance(value, str | int | float) or (isinstance(value, float) and not math.isfinite(value)):
-        raise ConfigError(f"{path} must be a text, a number, true or false, or a list or table of these, got {value!r}")
+        raise SettingsError(
+            f"{path} must be a text, a number, true or false, or a list or table of these, got {value!r}"
+        )
 
 
 def default_batch_tokens(device: str, beam_size: int) -> int:

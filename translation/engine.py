@@ -52,7 +52,8 @@ class Translator(Protocol):
         `on_done` is told, now and then, how many more captions are done.
 
         Raises:
-            ConfigError: the engine cannot work as it is set up, or refuses to.
+            SettingsError: the engine cannot work as it is set up.
+            InputError: it refuses to work, or answers what is no translation.
             TransientError: it cannot work just now.
         """
 
@@ -69,3 +70,8 @@ def translate_stream(
     size = min(window, translator.max_chunk_size or window)
     while part := list(islice(remaining, size)):
         yield from translator.translate(part, on_done)
+
+
+def is_paid(engine: Translator) -> bool:
+    """Tell if what an engine translates is lost money if the run stops before it is kept."""
+    return engine.max_chunk_size is not None

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from data_catalog.errors import ConfigError
+from data_catalog.errors import InputError
 from data_catalog.sources.files import Line, check_text_file, read_lines
 from translation.engine import Translation, Translator, translate_stream
 from translation.scores import sentence_chrf
@@ -24,10 +24,10 @@ def read_test_pairs(path: Path) -> list[Pair]:
     None is left out: scores of different pairs cannot be compared.
 
     Raises:
-        ConfigError: the file is missing, is no text, or has lines that are no pair, which are named.
+        InputError: the file is missing, is no text, or has lines that are no pair, which are named.
     """
     if not path.is_file():
-        raise ConfigError(f"{path} is no file: give {EXPECTED}")
+        raise InputError(f"{path} is no file: give {EXPECTED}")
     check_text_file(path, expected=EXPECTED)
     pairs, faults = [], []
     for line in read_lines(path):
@@ -40,7 +40,7 @@ def read_test_pairs(path: Path) -> list[Pair]:
     if faults:
         more = f"; and {len(faults) - MAX_NAMED_LINES:,} more" if len(faults) > MAX_NAMED_LINES else ""
         named = "; ".join(faults[:MAX_NAMED_LINES])
-        raise ConfigError(f"{path} has lines that are no pair; correct or remove them: {named}{more}")
+        raise InputError(f"{path} has lines that are no pair; correct or remove them: {named}{more}")
     return pairs
 
 
@@ -63,20 +63,20 @@ def read_translations(path: Path, *, num_lines: int) -> list[Translation]:
         num_lines: how many there must be.
 
     Raises:
-        ConfigError: the file is missing or is no text, or a line holds more than a text, or there are more or fewer.
+        InputError: the file is missing or is no text, or a line holds more than a text, or there are more or fewer.
     """
     if not path.is_file():
-        raise ConfigError(f"{path} is no file: give a file of translations, one a line")
+        raise InputError(f"{path} is no file: give a file of translations, one a line")
     check_text_file(path, expected="translations, one a line")
     texts = []
     for line in read_lines(path):
         if line.trouble is not None:
-            raise ConfigError(f"{path}, line {line.number}: {line.trouble.detail}; correct that line")
+            raise InputError(f"{path}, line {line.number}: {line.trouble.detail}; correct that line")
         if "\t" in line.text:
-            raise ConfigError(f"{path}, line {line.number}: it has a tab: leave nothing but the translation in a line")
+            raise InputError(f"{path}, line {line.number}: it has a tab: leave nothing but the translation in a line")
         texts.append(line.text.strip())
     if len(texts) != num_lines:
-        raise ConfigError(f"{path} has {len(texts):,} lines for {num_lines:,} pairs: give one translation a line")
+        raise InputError(f"{path} has {len(texts):,} lines for {num_lines:,} pairs: give one translation a line")
     return [Translation(text=text) for text in texts]
 
 
@@ -103,8 +103,7 @@ def translate_timed(
     """One translation per source, in the same order, and how long that took once a few were translated already.
 
     Raises:
-        ConfigError: see `Translator.translate`.
-        TransientError: see `Translator.translate`.
+        PipelineError: see `Translator.translate`.
     """
     translator.translate(sources[:NUM_WARM_UP])
     started, cpu_started = time.perf_counter(), _cpu_seconds()

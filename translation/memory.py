@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 from zlib import crc32
 
-from data_catalog.errors import ConfigError, TransientError
+from data_catalog.errors import DamagedError, TransientError
 from data_catalog.storage.disk_errors import disk_errors
 from data_catalog.storage.failpoints import failpoint
 from data_catalog.storage.integrity import is_recorded, record_problem, take_record_away, write_record
@@ -76,8 +76,8 @@ class TranslationMemory:
         fingerprint: of the engine, see `Translator.fingerprint`.
 
     Raises:
-        ConfigError: the folder's place is taken by a file, or the engine's file is damaged, another engine's, or cannot
-            be opened; so do all methods.
+        DamagedError: the engine's file is damaged, or another engine's; so do all methods.
+        DiskError: the folder's place is taken by a file, or the engine's file cannot be opened; so do all methods.
         TransientError: another process keeps the file locked; so do all methods.
     """
 
@@ -118,7 +118,7 @@ class TranslationMemory:
         """Record a window of captions for good, all of it or nothing; captions that have a translation already keep it.
 
         Raises:
-            ConfigError: the disk is full.
+            DiskError: the disk is full.
         """
         rows = [
             (crc32(caption.encode()), caption, found.text, found.score, found.truncated, found.repetitive)
@@ -190,11 +190,11 @@ class TranslationMemory:
         """Make sure that the file is what was sealed, if it was.
 
         Raises:
-            ConfigError: it is damaged.
+            DamagedError: it is damaged.
         """
         problem = record_problem(self.path)
         if problem is not None:
-            raise ConfigError(damaged(self.path, problem))
+            raise DamagedError(damaged(self.path, problem))
 
     def _log(self) -> Path:
         """Where SQLite keeps what is not merged yet."""
@@ -239,7 +239,9 @@ class TranslationMemory:
     def _has_tables(self, connection: sqlite3.Connection) -> bool:
         found = _fingerprint(connection, self.path)
         if found not in (None, self.fingerprint):
-            raise ConfigError(f"{self.path} holds the translations of {found}, not of {self.fingerprint}: move it away")
+            raise DamagedError(
+                f"{self.path} holds the translations of {found}, not of {self.fingerprint}: move it away"
+            )
         return found is not None
 
 
@@ -247,7 +249,7 @@ def memories(folder: Path) -> list[TranslationMemory]:
     """The memories in a folder, sorted by file name; those in which nothing was recorded yet are left out.
 
     Raises:
-        ConfigError: one is damaged.
+        DamagedError: one is damaged.
     """
     found: list[TranslationMemory] = []
     for path in sorted(folder.glob(f"*{FILE_SUFFIX}")):
@@ -264,7 +266,7 @@ def _fingerprint(connection: sqlite3.Connection, path: Path) -> str | None:
     if version == 0 and not connection.execute("SELECT 1 FROM sqlite_master LIMIT 1").fetchall():
         return None
     if version != FORMAT_VERSION:
-        raise ConfigError(
+        raise DamagedError(
             f"{path} is no translation memory of format {FORMAT_VERSION}: move it away, and its captions are translated"
             " again"
         )

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
 
-from data_catalog.errors import ConfigError, PipelineError, TransientError
+from data_catalog.errors import DamagedError, DiskError, PipelineError, TransientError
 from data_catalog.storage.disk_errors import raise_if_disk_fails
 from data_catalog.storage.shards import make_folder
 
@@ -16,16 +16,16 @@ def require_no_file(folder: Path) -> None:
     """Make sure that `folder` is one or can become one, as far as its place goes."""
     there = next(place for place in (folder, *folder.absolute().parents) if place.exists())
     if not there.is_dir():
-        raise ConfigError(f"{folder} cannot be the folder of the translation memories: {there} is a file, move it away")
+        raise DiskError(f"{folder} cannot be the folder of the translation memories: {there} is a file, move it away")
 
 
 def make_memory_folder(folder: Path) -> None:
-    """Make the folder of the memories. Raises `ConfigError` where that is impossible or the disk is full."""
+    """Make the folder of the memories. Raises `DiskError` where that is impossible or the disk is full."""
     try:
         make_folder(folder)
     except OSError as error:
         raise_if_disk_fails(error, folder)
-        raise ConfigError(f"{folder} cannot be the folder of the translation memories: {error.strerror}") from error
+        raise DiskError(f"{folder} cannot be the folder of the translation memories: {error.strerror}") from error
 
 
 @contextmanager
@@ -33,7 +33,8 @@ def open_memory(path: Path, *, create: bool = False) -> Iterator[sqlite3.Connect
     """A connection of its own for each use: none is shared by threads, inherited by children or left open.
 
     Raises:
-        ConfigError: the file is damaged or cannot be opened; the disk is full.
+        DamagedError: the file is damaged.
+        DiskError: it cannot be opened, or the disk is full.
         TransientError: it is locked.
     """
     uri = f"{path.absolute().as_uri()}?mode={'rwc' if create else 'rw'}"
@@ -51,10 +52,10 @@ def _told(error: sqlite3.DatabaseError, path: Path) -> PipelineError:
     if code in (sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR):
         raise_if_disk_fails(error, path)
     if code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
-        return ConfigError(damaged(path, error))
+        return DamagedError(damaged(path, error))
     if code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
         return TransientError(f"the translation memory {path} is locked by another process ({error})")
-    return ConfigError(f"the translation memory {path} cannot be read or written: {error}")
+    return DiskError(f"the translation memory {path} cannot be read or written: {error}")
 
 
 def damaged(path: Path, problem: object) -> str:

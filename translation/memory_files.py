@@ -12,7 +12,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from data_catalog.errors import ConfigError
+from data_catalog.errors import DiskError, InputError, SettingsError
 from data_catalog.storage.shards import write_atomically
 from translation.engine import Translation
 from translation.memory import TranslationMemory
@@ -78,7 +78,9 @@ def export_memory(memory: TranslationMemory, path: Path, *, overwrite: bool = Fa
         The number of rows.
 
     Raises:
-        ConfigError: the memory is damaged, the file is there already or cannot be written, or the disk is full.
+        SettingsError: the file is there already.
+        DamagedError: the memory is damaged.
+        DiskError: the file cannot be written, or the disk is full.
     """
     _require_place(path, overwrite)
     metadata = {VERSION_KEY: FILE_VERSION, FINGERPRINT_KEY: memory.fingerprint}
@@ -104,20 +106,20 @@ def export_memory(memory: TranslationMemory, path: Path, *, overwrite: bool = Fa
 
 def _require_place(path: Path, overwrite: bool) -> None:
     if path.is_dir():
-        raise ConfigError(f"{path} is a folder: give the path of the file to write")
+        raise SettingsError(f"{path} is a folder: give the path of the file to write")
     if path.exists() and not overwrite:
-        raise ConfigError(f"{path} exists already: give another path, or say --force to replace it")
+        raise SettingsError(f"{path} exists already: give another path, or say --force to replace it")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise ConfigError(f"{path.parent} cannot be a folder to write to: {error.strerror}") from error
+        raise DiskError(f"{path.parent} cannot be a folder to write to: {error.strerror}") from error
 
 
 def read_export(path: Path) -> ExportedMemory:
     """Check an exported file from the first row to the last; nothing is written.
 
     Raises:
-        ConfigError: the file is missing, damaged, or no exported memory.
+        InputError: the file is missing, damaged, or no exported memory.
     """
     with _told(path):
         file = pq.ParquetFile(path, page_checksum_verification=True)
@@ -133,7 +135,8 @@ def import_memory(exported: ExportedMemory, folder: Path) -> Imported:
     Call it with the writer's lock of the root held. If it is interrupted, call it again.
 
     Raises:
-        ConfigError: the file is damaged now, or the folder cannot be written.
+        InputError: the file is damaged now.
+        DiskError: the folder cannot be written.
     """
     with _told(exported.path):
         file = pq.ParquetFile(exported.path, page_checksum_verification=True)
@@ -150,16 +153,16 @@ def _fingerprint(schema: pa.Schema, path: Path) -> str:
     """Whose translations an exported file holds."""
     metadata = schema.metadata or {}
     if FINGERPRINT_KEY not in metadata or not schema.equals(MEMORY_ROWS):
-        raise ConfigError(f"{path} is no exported translation memory: write one with `vernaclip mt memory export`")
+        raise InputError(f"{path} is no exported translation memory: write one with `vernaclip mt memory export`")
     version = metadata.get(VERSION_KEY, b"")
     if version != FILE_VERSION.encode():
-        raise ConfigError(
+        raise InputError(
             f"{path} is an exported memory of version {version.decode(errors='replace')!r}, this vernaclip reads "
             f"{FILE_VERSION!r}"
         )
     fingerprint = str(metadata[FINGERPRINT_KEY].decode(errors="replace"))
     if not _FINGERPRINT.fullmatch(fingerprint):
-        raise ConfigError(f"{path} names no engine, but {fingerprint[:80]!r}: have it exported again")
+        raise InputError(f"{path} names no engine, but {fingerprint[:80]!r}: have it exported again")
     return fingerprint
 
 
@@ -179,7 +182,7 @@ def _groups(file: pq.ParquetFile, path: Path) -> Iterator[Entries]:
 def _require_scores(found: Sequence[Translation], path: Path) -> None:
     for each in found:
         if each.score is not None and not (math.isfinite(each.score) and each.score <= 0):
-            raise ConfigError(f"{path} holds the score {each.score}, which is no log probability: export it again")
+            raise InputError(f"{path} holds the score {each.score}, which is no log probability: export it again")
 
 
 @contextmanager
@@ -188,9 +191,9 @@ def _told(path: Path) -> Iterator[None]:
     try:
         yield
     except (pa.ArrowException, OSError) as error:
-        raise ConfigError(f"{path} is missing, damaged or no Parquet file: {error}") from error
+        raise InputError(f"{path} is missing, damaged or no Parquet file: {error}") from error
     except UnicodeDecodeError as error:
-        raise ConfigError(f"{path} holds a text that is not UTF-8 ({error}): export it again") from error
+        raise InputError(f"{path} holds a text that is not UTF-8 ({error}): export it again") from error
 
 
 def _merge(memory: TranslationMemory, entries: Entries) -> Counter[str]:

@@ -6,7 +6,7 @@ from functools import reduce
 from itertools import pairwise
 from pathlib import Path
 
-from data_catalog.errors import ConfigError
+from data_catalog.errors import SettingsError
 from data_catalog.language_pack import LanguagePack
 from translation.config import TranslateConfig
 from translation.engine import Translator
@@ -35,14 +35,15 @@ def open_translator(config: TranslateConfig, route: Sequence[LanguagePack], *, c
         cache_dir: where packed models are unpacked; it may be removed at any time between runs.
 
     Raises:
-        ConfigError: no such engine, no model, a damaged one, or one for another pair; no key, no command; a package
-            whose engine does not work; a route that goes elsewhere than by way of the pivot.
+        SettingsError: no such engine; no key; a route that goes elsewhere than by way of the pivot.
+        InputError: no model, a damaged one, or one for another pair; no command; a package whose engine does not work.
+        DamagedError: a package that is not as it was installed or unpacked.
     """
     codes = [pack.code for pack in route]
     between = [config.pivot] if config.pivot else []
     if codes[1:-1] != between or len(codes) < 2:
         shown = " - ".join(codes)
-        raise ConfigError(f"the route {shown} does not fit translate.pivot, which is {config.pivot!r}")
+        raise SettingsError(f"the route {shown} does not fit translate.pivot, which is {config.pivot!r}")
     opener = _opener(config.engine)
     legs = [
         opener(_of_leg(config, number), source, target, cache_dir)

@@ -1,8 +1,11 @@
 """An engine that is asked only for what no run before has recorded."""
 
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
-from translation.engine import Translation, Translator
+from data_catalog.errors import SettingsError
+from data_catalog.storage.disk_errors import make_writable_folder
+from translation.engine import Translation, Translator, is_paid
 from translation.memory import TranslationMemory
 
 
@@ -25,3 +28,21 @@ class RememberingTranslator:
             self._memory.record(missing, found)
             known.update(zip(missing, found, strict=True))
         return [known[caption] for caption in captions]
+
+
+def remembering(engine: Translator, memory: Path | None) -> Translator:
+    """Return the engine, asked only for what the folder `memory` does not hold; without one, the engine itself.
+
+    Raises:
+        SettingsError: a paid engine without a memory.
+        DiskError: a folder that cannot be written to.
+    """
+    if memory is None and is_paid(engine):
+        name = engine.fingerprint.partition(":")[0]
+        raise SettingsError(
+            f"what {name} translates is paid for, and lost if the run stops: give --memory DIR, which keeps it"
+        )
+    if memory is None:
+        return engine
+    make_writable_folder(memory, "--memory")
+    return RememberingTranslator(engine, TranslationMemory(memory, engine.fingerprint))

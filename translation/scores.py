@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
-from data_catalog.errors import ConfigError
+from data_catalog.errors import InputError
 
 DEFAULT_TOKENIZER = "13a"
 # How BLEU finds words where spaces do not tell. sacrebleu's own choice for Japanese and Korean needs MeCab and its
@@ -85,7 +85,7 @@ def compare(systems: Mapping[str, Sequence[str]], references: Sequence[str], *, 
         tokenizer: one of `TOKENIZERS`, of BLEU.
 
     Raises:
-        ConfigError: see `check_comparable`.
+        InputError: see `check_comparable`.
     """
     for hypotheses in systems.values():
         _require_pairs(hypotheses, references)
@@ -105,10 +105,10 @@ def check_comparable(num_texts: int, tokenizer: str) -> None:
     """Find out whether `compare` will work before there is anything to compare.
 
     Raises:
-        ConfigError: more texts than `MAX_COMPARED`, or the tokenizer is not installed.
+        InputError: more texts than `MAX_COMPARED`, or the tokenizer is not installed.
     """
     if num_texts > MAX_COMPARED:
-        raise ConfigError(
+        raise InputError(
             f"{num_texts:,} pairs are more than the bootstrap can hold in memory: give {MAX_COMPARED:,} at most"
         )
     _bleu(tokenizer)
@@ -148,6 +148,6 @@ def _bleu(tokenizer: str) -> Any:
         # Its warning of texts that look tokenized, which captions may, tells how to call Python.
         return BLEU(tokenize=tokenizer, force=True)
     except RuntimeError as error:
-        raise ConfigError(
+        raise InputError(
             f"BLEU's tokenizer {tokenizer} is missing: pip install 'sacrebleu[{tokenizer[:2]}]', or choose another"
         ) from error

@@ -46,7 +46,8 @@ class Catalog:
             parameters: values of what the question names as `$name`.
 
         Raises:
-            ConfigError: there is no catalog, or DuckDB refuses the question.
+            InputError: there is no catalog.
+            SettingsError: DuckDB refuses the question.
         """
         open_root(self.root, writes=False)
         with reading():
@@ -62,7 +63,7 @@ class Catalog:
         True
 
         Raises:
-            ConfigError: see `sql`; also on the way, where DuckDB cannot go on.
+            PipelineError: see `sql`; also on the way, where DuckDB cannot go on.
         """
         open_root(self.root, writes=False)
         with reading(), answer(self.root, question, parameters) as (_, found):

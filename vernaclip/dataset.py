@@ -13,7 +13,7 @@ import pyarrow.dataset
 from PIL import Image
 from torch.utils.data import Dataset
 
-from data_catalog.errors import ConfigError, ShardError
+from data_catalog.errors import DamagedError, SettingsError
 from data_catalog.schema import PAIRS
 from data_catalog.storage.history import resolve
 from data_catalog.storage.manifest import MARKED, SPLITS, Snapshot, require_snapshot
@@ -64,7 +64,7 @@ class PairDataset(Dataset[Pair]):
             with Image.open(BytesIO(row["image"]["bytes"])) as image:
                 return Pair(image.convert("RGB"), row["captions"])
         except OSError as error:
-            raise ShardError(
+            raise DamagedError(
                 f"image {index} of {self.name} does not decode ({error}): run `vernaclip verify`"
             ) from error
 
@@ -106,7 +106,7 @@ class PairDataset(Dataset[Pair]):
         True
 
         Raises:
-            ConfigError: the snapshot was taken down. A handle that you have is not called back.
+            DamagedError: the snapshot was taken down. A handle that you have is not called back.
         """
         self._open.require_there()
         if not self._paths:
@@ -130,8 +130,8 @@ class PairDataset(Dataset[Pair]):
 
         Raises:
             IndexError: there are fewer pairs.
-            ConfigError: the snapshot was taken down since it was opened.
-            ShardError: a shard cannot be read.
+            DamagedError: the snapshot was taken down since it was opened.
+            DamagedError: a shard cannot be read.
         """
         place = index + len(self) if index < 0 else index
         if not 0 <= place < len(self):
@@ -148,9 +148,9 @@ class PairDataset(Dataset[Pair]):
             group = self._groups[number]
             try:
                 table = read_rows(group, columns)
-            except (ShardError, OSError, pa.ArrowInvalid) as error:
+            except (DamagedError, OSError, pa.ArrowInvalid) as error:
                 self._open.require_there()  # a take-down may be why
-                raise ShardError(f"{group.path} cannot be read ({error}): run `vernaclip verify`") from error
+                raise DamagedError(f"{group.path} cannot be read ({error}): run `vernaclip verify`") from error
         # Put back last: the dict's order is the order of use.
         self._cache[number, columns] = table
         while len(self._cache) > _MOST_CACHED:
@@ -184,13 +184,13 @@ def open_dataset(
         snapshot: an id, its first letters, or "previous"; None takes the current one.
 
     Raises:
-        ConfigError: there is no such dataset, snapshot or split, or a take-down is unfinished.
-        ShardError: a file is missing or damaged.
+        SettingsError: there is no such dataset, snapshot or split.
+        DamagedError: a file is missing or damaged, or a take-down is unfinished.
     """
     folder = Path(root)
     open_root(folder, writes=False)
     known = (*SPLITS, MARKED)
     if split is not None and split not in known:
-        raise ConfigError(f"there is no split {split!r}: name one of {', '.join(known)}")
+        raise SettingsError(f"there is no split {split!r}: name one of {', '.join(known)}")
     found = require_snapshot(folder, name) if snapshot is None else resolve(folder, [snapshot], name)[0]
     return PairDataset(folder, found, SPLITS if split is None else (split,))

@@ -12,11 +12,11 @@ from data_catalog.storage.reading import reading
 from data_catalog.storage.roots import open_root
 from flows import jobs
 from flows.build.execution import LocalExecutor
-from flows.jobs import BuildReport
-from flows.models import EvaluateReport, TrainReport
-from flows.recipe.engines import one_way_config, packs_of, remembering, route_codes, setting_values
+from flows.jobs import BuildReport, EvaluateReport, TrainReport
+from flows.recipe.engines import one_way_config, packs_of, route_codes, setting_values
 from translation.engine import Translation, translate_stream
 from translation.registry import open_translator
+from translation.remembered import remembering
 
 Place = str | PathLike[str]
 Settings = Mapping[str, Any]
@@ -37,8 +37,8 @@ def build(recipe: Place, root: Place, *, settings: Settings | None = None, retry
         retry_failed: ask once more for the images that failed for reasons that may pass.
 
     Raises:
-        ConfigError: settings or upstream files are wrong, another process writes below the root, or nothing was kept.
-        ShardError: a shard could not be done.
+        PipelineError: of the class that says who must act: settings or upstream files are wrong, another process writes
+            below the root, a disk is full, or nothing was kept.
     """
     with _job(root) as (place, executor):
         return jobs.build(
@@ -63,7 +63,8 @@ def train(recipe: Place, root: Place, *, settings: Settings | None = None) -> Tr
         settings: that differ from the recipe's; docs/training.md lists those of `train`.
 
     Raises:
-        ConfigError: nothing was built, or the dataset is damaged or was not guarded against a test set.
+        InputError: nothing was built, or the dataset was not guarded against a test set.
+        DamagedError: the dataset is damaged.
     """
     with _job(root) as (place, executor):
         return jobs.train(fspath(recipe), root=place, overrides=settings or {}, executor=executor)
@@ -84,7 +85,7 @@ def score(recipe: Place, root: Place, *, settings: Settings | None = None) -> Ev
         settings: that differ from the recipe's, as {"evaluate.split": "val"}.
 
     Raises:
-        ConfigError: nothing was trained or held out.
+        InputError: nothing was trained or held out.
     """
     with _job(root) as (place, executor):
         return jobs.evaluate(fspath(recipe), root=place, overrides=settings or {}, executor=executor)
@@ -118,7 +119,8 @@ def translate(
         memory: folder that records translations, and is never asked twice; paid engines want one.
 
     Raises:
-        ConfigError: there is no such language or package, or a setting is wrong.
+        SettingsError: there is no such language, or a setting is wrong.
+        InputError: there is no such package.
         TransientError: the engine cannot work just now.
     """
     config = one_way_config(setting_values(settings or {}))

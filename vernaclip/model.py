@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from PIL import Image, ImageOps
 
-from data_catalog.errors import ConfigError
+from data_catalog.errors import InputError
 from training.encode_files import BATCH_SIZE, WHITE, encode_files, picture_features
 from training.features import stacked, text_features
 from training.images import squashed
@@ -53,7 +53,7 @@ class Model:
         2
 
         Raises:
-            ConfigError: a file is not there, or is no image that can be read; or a Pillow image does not decode.
+            InputError: a file is not there, or is no image that can be read; or a Pillow image does not decode.
         """
         import numpy as np
 
@@ -61,7 +61,7 @@ class Model:
         rows, reasons = encode_files(self._loaded, list(files))
         if reasons:
             path, why = next(iter(reasons.items()))
-            raise ConfigError(f"{path} cannot be read as an image: {why}")
+            raise InputError(f"{path} cannot be read as an image: {why}")
         opened = [image for image in images if isinstance(image, Image.Image)]
         encoded: list[Features] = []
         for start in range(0, len(opened), BATCH_SIZE):
@@ -78,7 +78,7 @@ class Model:
         2
 
         Raises:
-            ConfigError: a text is empty.
+            SettingsError: a text is empty.
         """
         require_texts(texts)
         for text in self._loaded.tokenizer.too_long(texts) if texts else ():
@@ -93,7 +93,7 @@ class Model:
         (1, 2)
 
         Raises:
-            ConfigError: see `encode_images` and `encode_texts`.
+            PipelineError: see `encode_images` and `encode_texts`.
         """
         import numpy as np
 
@@ -108,7 +108,7 @@ def _upright(image: Image.Image) -> Image.Image:
     try:
         turned = ImageOps.exif_transpose(image)
     except OSError as error:
-        raise ConfigError(f"{image!r} does not decode: {error}") from error
+        raise InputError(f"{image!r} does not decode: {error}") from error
     if turned.has_transparency_data:
         behind = Image.new("RGBA", turned.size, (*WHITE, 255))
         turned = Image.alpha_composite(behind, turned.convert("RGBA"))
@@ -126,6 +126,6 @@ def open_model(folder: str | PathLike[str]) -> Model:
         folder: such as `ROOT/models/DATASET/ID`, which `train` prints and returns.
 
     Raises:
-        ConfigError: the folder holds no such model, or one that prepares images in another way.
+        InputError: the folder holds no such model, or one that prepares images in another way.
     """
     return Model(load_model(Path(folder)))

@@ -28,7 +28,7 @@ from cleaning.checks.language import Language
 from cleaning.checks.proper_nouns import ProperNouns
 from cleaning.checks.translation_quality import comparable_letters
 from cleaning.text.scripts import count_words, exact_key
-from data_catalog.errors import ConfigError
+from data_catalog.errors import SettingsError
 from data_catalog.stages import Drop
 
 _MAX_DETAIL = 60  # characters
@@ -66,13 +66,13 @@ class Length(
     max_chars: int = setting(1000, "most characters", decides="caption_too_long")
 
     def require(self, section: str) -> None:
-        """Raise ConfigError for bounds that no caption meets."""
+        """Raise SettingsError for bounds that no caption meets."""
         for unit, least, most in (
             ("words", self.min_words, self.max_words),
             ("chars", self.min_chars, self.max_chars),
         ):
             if most < max(1, least):
-                raise ConfigError(f"{section}.max_{unit} must be at least {max(1, least)}, got {most}")
+                raise SettingsError(f"{section}.max_{unit} must be at least {max(1, least)}, got {most}")
 
     def bind(self, captions: Captions) -> Judge:
         """Judge a text."""

@@ -16,9 +16,10 @@ from typing import Any, ClassVar, TypeVar, cast
 import pyarrow as pa
 
 from cleaning.checks.taggers import Tagger
-from data_catalog.errors import ConfigError
+from data_catalog.errors import SettingsError
 from data_catalog.language_pack import LanguagePack
 from data_catalog.reasons import Reason
+from data_catalog.settings import require_bounds
 from data_catalog.sources.origins import has_original
 from data_catalog.stages import ColumnCheck, Drop, pending_rows, reject, set_values
 
@@ -159,7 +160,7 @@ class CaptionCheck:
         return self.rule_on(captions, row_by_row(self.bind(captions)))
 
     def require(self, section: str) -> None:
-        """Raise ConfigError where settings that are right by themselves do not go together."""
+        """Raise SettingsError where settings that are right by themselves do not go together."""
 
     def rule_on(self, captions: Captions, check: ColumnCheck) -> Rule:
         """Return the rule that has `check` judge tables of the columns of `reads`, in their order."""
@@ -193,9 +194,13 @@ class Section:
     order: tuple[str, ...] = setting((), "checks by name that go first; the others follow in their usual order")
 
     def __post_init__(self) -> None:
-        """Raise ConfigError naming the field that is out of bounds."""
+        """Raise SettingsError naming the field that is out of bounds."""
         for each in fields(self):
-            _require(getattr(self, each.name), each.metadata, f"{self.section}.{each.name}")
+            path = f"{self.section}.{each.name}"
+            require_bounds(getattr(self, each.name), each.metadata, path)
+            if "among" in each.metadata:
+                value = getattr(self, each.name)
+                _require_names(value if isinstance(value, tuple) else (value,), each.metadata["among"], path)
         _require_names(self.order, [check.name for check in self.check_types()], f"{self.section}.order")
         for check in self.checks():
             check.require(self.section)
@@ -255,28 +260,12 @@ class Section:
         return [rule for rule in bound if rule is not None]
 
 
-def _require(value: Any, bounds: Mapping[str, Any], path: str) -> None:
-    """Raise ConfigError unless a setting is within the bounds of its field; NaN is within none."""
-    ge, gt, le = (bounds.get(name) for name in ("ge", "gt", "le"))
-    is_within = (ge is None or value >= ge) and (gt is None or value > gt) and (le is None or value <= le)
-    if not is_within:
-        if gt is not None:
-            wanted = f"be above {gt}" if le is None else f"be in ({gt}, {le}]"
-        elif le is not None:
-            wanted = f"be at most {le}" if ge is None else f"be between {ge} and {le}"
-        else:
-            wanted = f"be at least {ge}" if ge else "not be negative"
-        raise ConfigError(f"{path} must {wanted}, got {value}")
-    if "among" in bounds:
-        _require_names(value if isinstance(value, tuple) else (value,), bounds["among"], path)
-
-
 def _require_names(given: Sequence[str], known: Collection[str], path: str) -> None:
     for name in given:
         if name not in known:
-            raise ConfigError(f"{path} names {name!r}: there are {', '.join(known)}")
+            raise SettingsError(f"{path} names {name!r}: there are {', '.join(known)}")
     if len(set(given)) < len(given):
-        raise ConfigError(f"{path} names one of {', '.join(given)} twice")
+        raise SettingsError(f"{path} names one of {', '.join(given)} twice")
 
 
 def row_by_row(judge: Judge) -> ColumnCheck:

@@ -50,7 +50,7 @@ class ProperNouns(
         """Return the tagger to bind the check with: None where it needs none.
 
         Raises:
-            ConfigError: as `cleaning.checks.taggers.find_tagger` does.
+            SettingsError, InputError: as `cleaning.checks.taggers.find_tagger` does.
         """
         return find_tagger(pack, self.proper_noun_tagger) if self.proper_noun_check else None
 

@@ -13,7 +13,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from data_catalog.errors import ConfigError
+from data_catalog.errors import InputError, SettingsError
 from data_catalog.language_pack import LanguagePack
 
 if TYPE_CHECKING:
@@ -71,7 +71,7 @@ def open_spacy(pack: LanguagePack) -> SpacyTagger | None:
     """The tagger by the model that the pack names, loaded once a process; None where that or spaCy is not installed.
 
     Raises:
-        ConfigError: the model is installed and cannot be loaded, or tags no proper nouns.
+        InputError: the model is installed and cannot be loaded, or tags no proper nouns.
     """
     if pack.spacy is None or importlib.util.find_spec("spacy") is None:
         return None
@@ -103,10 +103,10 @@ def _load_spacy(model: str, version: str) -> SpacyTagger:
     try:
         nlp = spacy.load(model, exclude=_SPACY_NOT_NEEDED)
     except (OSError, ValueError) as error:
-        raise ConfigError(f"spaCy's model {model} {version} cannot be loaded: {error}") from error
+        raise InputError(f"spaCy's model {model} {version} cannot be loaded: {error}") from error
     if not {"morphologizer", "tagger"} & set(nlp.pipe_names):
         parts = ", ".join(nlp.pipe_names) or "nothing"
-        raise ConfigError(f"spaCy's model {model} {version} tags no proper nouns: it holds {parts}")
+        raise InputError(f"spaCy's model {model} {version} tags no proper nouns: it holds {parts}")
     nlp.max_length = sys.maxsize  # the limit is for parsers and entity recognisers
     return SpacyTagger(nlp, f"spacy:{model} {version}")
 
@@ -151,7 +151,7 @@ def open_stanza(pack: LanguagePack) -> StanzaTagger | None:
     They are looked for in the folder that STANZA_RESOURCES_DIR names, else in `~/stanza_resources`, as Stanza does.
 
     Raises:
-        ConfigError: they are there and cannot be loaded.
+        InputError: they are there and cannot be loaded.
     """
     if importlib.util.find_spec("stanza") is None or not _stanza_lists(pack.code):
         return None
@@ -180,7 +180,7 @@ def _stanza_lists(code: str) -> bool:
     try:
         return code in json.loads(path.read_bytes())
     except (ValueError, TypeError) as error:
-        raise ConfigError(f"{path} is not the list of models that Stanza writes: {error}") from error
+        raise InputError(f"{path} is not the list of models that Stanza writes: {error}") from error
 
 
 @functools.cache
@@ -199,7 +199,7 @@ def _load_stanza(code: str, folder: Path) -> StanzaTagger | None:
     except FileNotFoundError:  # resources.json lists all languages, downloaded or not
         return None
     except (OSError, ValueError, RuntimeError, KeyError, pickle.UnpicklingError) as error:
-        raise ConfigError(f"Stanza's models for {code!r} in {folder} cannot be loaded: {error}") from error
+        raise InputError(f"Stanza's models for {code!r} in {folder} cannot be loaded: {error}") from error
     packages = {processor: specs[0].package for processor, specs in pipeline.load_list}
     return StanzaTagger(pipeline, f"stanza:{code} {packages['pos']} {_models_digest(pipeline.config)}")
 
@@ -230,17 +230,18 @@ def find_tagger(pack: LanguagePack, choice: str) -> Tagger | None:
         choice: one of `TAGGER_CHOICES`; "auto" is the first engine that has a model installed, else None.
 
     Raises:
-        ConfigError: the choice is unknown; the engine of choice has no model for the language, with what to install;
-            or a model is installed and cannot be loaded, or tags no proper nouns.
+        SettingsError: the choice is unknown.
+        InputError: the engine of choice has no model for the language, with what to install; or a model is installed
+            and cannot be loaded, or tags no proper nouns.
     """
     if choice not in TAGGER_CHOICES:
-        raise ConfigError(f"a proper-noun tagger is one of {', '.join(TAGGER_CHOICES)}, got {choice!r}")
+        raise SettingsError(f"a proper-noun tagger is one of {', '.join(TAGGER_CHOICES)}, got {choice!r}")
     if choice == "heuristic":
         return None
     if choice != "auto":
         open_tagger, what_to_install = _ENGINES[choice]
         if (tagger := open_tagger(pack)) is None:
-            raise ConfigError(f"{choice} cannot tag {pack.code!r} here: {what_to_install(pack)}")
+            raise InputError(f"{choice} cannot tag {pack.code!r} here: {what_to_install(pack)}")
         return tagger
     found = (open_tagger(pack) for open_tagger, _ in _ENGINES.values())
     return next((tagger for tagger in found if tagger is not None), None)

@@ -4,18 +4,22 @@ import hashlib
 import itertools
 import os
 import tempfile
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
 
 from cleaning.duplicates.minhash import BandFiles
 from cleaning.duplicates.similarity import Likeness
 from cleaning.text.scripts import exact_key
-from data_catalog.errors import ConfigError
-from data_catalog.stages import Drop
+from data_catalog.errors import SettingsError
+from data_catalog.stages import Drop, pending_rows, reject, texts
 from data_catalog.storage.shards import unit_interval
 
 DIGEST = np.dtype([("first", "<u8"), ("second", "<u8")])
@@ -24,6 +28,9 @@ PAIRS_PER_BATCH = 100_000
 MAX_BYTES_AT_ONCE = 32 * 1024 * 1024
 # So many new pairs are kept, or a quarter of the old ones, before those that connect nothing new are thrown away.
 MAX_NEW_PAIRS = 20_000
+MAX_DETAIL = 120  # characters of a caption that another repeats
+# What captions of one image repeat: a translation that upstream has, else the caption that is translated later.
+SAID = ("caption", "clean_caption")
 # A caption is compared with so many first captions of those that it hangs together with, and those of its neighbours.
 MAX_LEADERS = 16
 CAP_SALT = "captions of a cluster"
@@ -51,9 +58,9 @@ class RepeatsConfig:
 
     def __post_init__(self) -> None:
         if not 0 < self.min_similarity <= 1:
-            raise ConfigError(f"repeats.min_similarity must be above 0, and at most 1, got {self.min_similarity}")
+            raise SettingsError(f"repeats.min_similarity must be above 0, and at most 1, got {self.min_similarity}")
         if self.max_images_per_caption < 1:
-            raise ConfigError(f"repeats.max_images_per_caption must be positive, got {self.max_images_per_caption}")
+            raise SettingsError(f"repeats.max_images_per_caption must be positive, got {self.max_images_per_caption}")
 
 
 def cluster_captions(
@@ -170,6 +177,60 @@ def duplicate_captions(sample_ids: Sequence[str], captions: Sequence[str]) -> li
         verdicts.append(Drop("duplicate_caption") if key in seen else None)
         seen.add(key)
     return verdicts
+
+
+def first_filled(table: pa.Table, columns: Sequence[str], rows: Sequence[int]) -> list[str]:
+    """Return the first of some columns that is filled, for some rows."""
+    found: list[str] = pc.coalesce(*map(table.column, columns)).take(pa.array(rows, pa.int64())).to_pylist()
+    return found
+
+
+def drop_repeats(
+    table: pa.Table,
+    labels: Mapping[int, Mapping[str, Any]],
+    config: RepeatsConfig,
+    function_words: Collection[str] | None,
+    *,
+    step: str,
+) -> pa.Table:
+    """Drop near duplicates of captions of the same image that stay, and captions beyond the cap.
+
+    Two captions of a cluster are both like its first, which may be another image's, and need not be like each other.
+
+    Args:
+        table: caption rows of one shard.
+        labels: the `cluster` of each pending row, and whether it `is_beyond_cap`, by its number.
+        config: what is dropped.
+        function_words: see `cluster_captions`.
+        step: in whose name.
+    """
+    likeness = Likeness(config.min_similarity, function_words)
+    rows = pending_rows(table)
+    staying: dict[tuple[str, int], list[str]] = defaultdict(list)
+    verdicts: list[Drop | None] = []
+    for row, sample_id, caption in zip(
+        rows, texts(table, "sample_id", rows), first_filled(table, SAID, rows), strict=True
+    ):
+        said = staying[sample_id, labels[row]["cluster"]]
+        like = _first_like(caption, said, likeness) if config.near_captions else None
+        if like is not None:
+            verdicts.append(Drop("near_duplicate_caption", f"like: {like}"[:MAX_DETAIL]))
+        elif config.common_captions and labels[row]["is_beyond_cap"]:
+            verdicts.append(Drop("common_caption", f"more than {config.max_images_per_caption} images have its like"))
+        else:
+            verdicts.append(None)
+            said.append(caption)
+    return reject(table, rows, verdicts, step=step)
+
+
+def _first_like(caption: str, said: Sequence[str], likeness: Likeness) -> str | None:
+    """Return the first of some captions that this one resembles."""
+    key = exact_key(caption) if said else ""
+    for other in said:
+        other_key = exact_key(other)
+        if other_key == key or likeness.alike(other_key, key):
+            return other
+    return None
 
 
 class CaptionStore:

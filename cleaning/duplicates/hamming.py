@@ -13,7 +13,7 @@ from itertools import combinations, pairwise
 import numpy as np
 from numpy.typing import NDArray
 
-from data_catalog.errors import ConfigError
+from data_catalog.errors import SettingsError
 
 Hashes = NDArray[np.uint64]
 Rows = NDArray[np.int64]
@@ -35,9 +35,9 @@ _MAX_KEY_BITS = 24  # of a table of references, which has an entry for each key
 
 
 def require_distance(max_distance: int) -> None:
-    """Raise ConfigError unless the distance is between 0 and 16 bits."""
+    """Raise SettingsError unless the distance is between 0 and 16 bits."""
     if not 0 <= max_distance <= MAX_DISTANCE:
-        raise ConfigError(f"a distance of hashes must be between 0 and {MAX_DISTANCE} bits, got {max_distance}")
+        raise SettingsError(f"a distance of hashes must be between 0 and {MAX_DISTANCE} bits, got {max_distance}")
 
 
 def dealt(hashes: Hashes) -> Hashes:

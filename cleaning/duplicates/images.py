@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from cleaning.duplicates.hamming import Hashes
 from cleaning.duplicates.near_images import Looks, Thumbnails, first_alike, first_staying, require_likeness
-from data_catalog.errors import ConfigError
+from data_catalog.errors import SettingsError
 
 Ints = NDArray[np.int64]
 Flags = NDArray[np.bool_]
@@ -55,21 +55,21 @@ class DuplicatesConfig:
     def __post_init__(self) -> None:
         require_likeness("duplicates", self.max_distance, self.max_thumbnail_difference)
         if self.placeholder_urls < 0 or self.placeholder_urls == 1:
-            raise ConfigError(f"duplicates.placeholder_urls must be 0, or at least 2, got {self.placeholder_urls}")
+            raise SettingsError(f"duplicates.placeholder_urls must be 0, or at least 2, got {self.placeholder_urls}")
         for name in self.keep:
             if name not in IMAGE_CRITERIA:
-                raise ConfigError(f"duplicates.keep names {name!r}: there are {', '.join(IMAGE_CRITERIA)}")
+                raise SettingsError(f"duplicates.keep names {name!r}: there are {', '.join(IMAGE_CRITERIA)}")
         if len(set(self.keep)) < len(self.keep):
-            raise ConfigError("duplicates.keep names a criterion twice")
+            raise SettingsError("duplicates.keep names a criterion twice")
 
     def source_order(self, names: Sequence[str]) -> list[str]:
         """The names of a recipe's sources, the best first.
 
         Raises:
-            ConfigError: `sources` names others, or not all of them, or one twice.
+            SettingsError: `sources` names others, or not all of them, or one twice.
         """
         if self.sources and sorted(self.sources) != sorted(names):
-            raise ConfigError(
+            raise SettingsError(
                 f"duplicates.sources must name each source of the recipe once ({', '.join(names)}), got "
                 f"{', '.join(self.sources)}"
             )

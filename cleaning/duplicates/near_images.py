@@ -24,7 +24,7 @@ from cleaning.duplicates.hamming import (
     products,
     require_distance,
 )
-from data_catalog.errors import ConfigError
+from data_catalog.errors import SettingsError
 
 Thumbnails = NDArray[np.uint8]  # of shape (num_rows, 192): 8 x 8 pixels of RGB; a np.memmap will do
 
@@ -45,11 +45,11 @@ _MORE_PAIRS = 1 << 17
 
 
 def require_likeness(section: str, max_distance: int, max_difference: float) -> None:
-    """Raise ConfigError for limits of a section of a recipe that `Looks` cannot have."""
+    """Raise SettingsError for limits of a section of a recipe that `Looks` cannot have."""
     if not 0 <= max_distance <= MAX_DISTANCE:
-        raise ConfigError(f"{section}.max_distance must be between 0 and {MAX_DISTANCE}, got {max_distance}")
+        raise SettingsError(f"{section}.max_distance must be between 0 and {MAX_DISTANCE}, got {max_distance}")
     if not max_difference >= 0:
-        raise ConfigError(f"{section}.max_thumbnail_difference must not be negative, got {max_difference}")
+        raise SettingsError(f"{section}.max_thumbnail_difference must not be negative, got {max_difference}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,7 +63,7 @@ class Looks:
         max_difference: most that `thumbnail_distance` may say.
 
     Raises:
-        ConfigError: the distance is not between 0 and 16.
+        SettingsError: the distance is not between 0 and 16.
     """
 
     hashes: Hashes
@@ -132,7 +132,7 @@ def leak_matches(
         max_difference: most that `thumbnail_distance` may say.
 
     Raises:
-        ConfigError: the distance is not between 0 and 16.
+        SettingsError: the distance is not between 0 and 16.
     """
     require_distance(max_distance)
     mine, theirs = HashGroups.of(images[0]), HashGroups.of(references[0])

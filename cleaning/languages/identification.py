@@ -24,7 +24,7 @@ from cleaning.languages.engines import (
     other_names,
 )
 from cleaning.text.scripts import count_letters
-from data_catalog.errors import ConfigError
+from data_catalog.errors import SettingsError
 from data_catalog.language_pack import LanguagePack
 from data_catalog.stages import Check, Drop
 
@@ -181,14 +181,14 @@ def language_identifier(expected: str, *, candidates: Collection[str] = (), engi
         engine: a key of `ENGINES`.
 
     Raises:
-        ConfigError: there is no such engine; it does not know `expected`; or none knows one of the candidates.
+        SettingsError: there is no such engine; it does not know `expected`; or none knows one of the candidates.
     """
     if engine not in ENGINES:
-        raise ConfigError(f"no engine {engine!r} tells languages: use one of {', '.join(ENGINES)}")
+        raise SettingsError(f"no engine {engine!r} tells languages: use one of {', '.join(ENGINES)}")
     _require_known(expected, engine)
     for candidate in candidates:
         if candidate not in (known := detectable_languages()):
-            raise ConfigError(f"no engine tells the language {candidate!r}; known are {', '.join(known)}")
+            raise SettingsError(f"no engine tells the language {candidate!r}; known are {', '.join(known)}")
     language = canonical_code(expected)
     chosen = Candidates(language, frozenset(map(canonical_code, (*candidates, *COMMON_LANGUAGES, language))))
     return functools.partial(_identify, judge=ENGINES[engine].judge, candidates=chosen)
@@ -199,7 +199,7 @@ def _require_known(expected: str, engine: str) -> None:
         return
     able = [name for name, other in ENGINES.items() if canonical_code(expected) in other.languages()]
     advice = f"use {' or '.join(able)}" if able else "no engine does"
-    raise ConfigError(f"the engine {engine!r} does not know the language {expected!r}; {advice}")
+    raise SettingsError(f"the engine {engine!r} does not know the language {expected!r}; {advice}")
 
 
 def _identify(
@@ -281,7 +281,7 @@ def caption_language(
 ) -> Check:
     """Drop captions that are surely in another language than `expected`: `wrong_language` of what the engine finds.
 
-    Raises ConfigError as `language_identifier` does, of which the `confusions` are the candidates.
+    Raises SettingsError as `language_identifier` does, of which the `confusions` are the candidates.
     """
     identify = language_identifier(expected, candidates=confusions, engine=engine)
 

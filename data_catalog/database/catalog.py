@@ -18,7 +18,7 @@ import pyarrow as pa
 from data_catalog.database.laws import CONSERVATION
 from data_catalog.database.views import FUNNEL_COLUMNS, comment_texts, counted_text, literal, view_texts
 from data_catalog.database.walls import refuse_all_but_one_question, restrict_thread
-from data_catalog.errors import ConfigError, ShardError
+from data_catalog.errors import DamagedError, InputError, SettingsError
 from data_catalog.storage.disk_errors import disk_errors
 from data_catalog.storage.failpoints import failpoint
 from data_catalog.storage.integrity import recorded
@@ -90,7 +90,7 @@ def broken_laws(snapshot: Snapshot) -> list[str]:
     """Return the conservation laws that a snapshot, committed or about to be, does not hold.
 
     Raises:
-        ShardError: one of its files is missing or damaged.
+        DamagedError: one of its files is missing or damaged.
     """
     with _views_of(snapshot) as connection:
         connection.execute(f"CREATE VIEW counted AS {counted_text(snapshot)}")
@@ -101,7 +101,7 @@ def recounted(snapshot: Snapshot) -> dict[str, list[dict[str, Any]]]:
     """Return what a manifest notes as `funnel` and `drop_reasons`, counted on the caption rows of a snapshot.
 
     Raises:
-        ShardError: one of its files is missing or damaged.
+        DamagedError: one of its files is missing or damaged.
     """
     columns = {"funnel": ", ".join(FUNNEL_COLUMNS), "drop_reasons": "source, step, drop_reason, dropped"}
     with _views_of(snapshot) as connection:
@@ -124,7 +124,7 @@ def _views_of(snapshot: Snapshot) -> Iterator[Any]:
                 connection.execute(f"CREATE VIEW {name} AS {query}")
             yield connection
     except duckdb.IOException as error:
-        raise ShardError(f"a shard cannot be read ({error}): `vernaclip verify` says which") from error
+        raise DamagedError(f"a shard cannot be read ({error}): `vernaclip verify` says which") from error
 
 
 def query(root: Path, sql: str, parameters: Mapping[str, Any] | None = None) -> pa.Table:
@@ -136,7 +136,9 @@ def query(root: Path, sql: str, parameters: Mapping[str, Any] | None = None) -> 
         parameters: values of what the question names as `$name`.
 
     Raises:
-        ConfigError: there is no catalog, or DuckDB refuses the query.
+        InputError: there is no catalog.
+        DamagedError: the catalog cannot be read.
+        SettingsError: DuckDB refuses the query.
     """
     with answer(root, sql, parameters) as (schema, batches):
         return pa.Table.from_batches(batches, schema)
@@ -151,7 +153,7 @@ def answer(
 
     path = catalog_path(root)
     if not path.is_file():
-        raise ConfigError(f"{root} holds no catalog: run `vernaclip build RECIPE --root {root}` first")
+        raise InputError(f"{root} holds no catalog: run `vernaclip build RECIPE --root {root}` first")
     open_to_readers(root, [snapshot.folder for snapshot in current_snapshots(root)])
     try:
         with (
@@ -164,17 +166,17 @@ def answer(
             reader = wait(lambda: connection.sql(sql, params=parameters).arrow(_ROWS_PER_BATCH))
             yield reader.schema, _batches(reader, wait)
     except duckdb.IOException as error:
-        raise ConfigError(
+        raise DamagedError(
             f"DuckDB cannot read the catalog ({error}): if it is damaged or the root has moved, "
             f"`vernaclip catalog --rebuild --root {root}` mends it"
         ) from error
     except duckdb.PermissionException as error:
-        raise ConfigError(
+        raise SettingsError(
             f"DuckDB refuses the query: {error}. A root that was copied or moved wants `vernaclip catalog --rebuild "
             f"--root {root}` first"
         ) from error
     except duckdb.Error as error:
-        raise ConfigError(f"DuckDB refuses the query: {error}") from error
+        raise SettingsError(f"DuckDB refuses the query: {error}") from error
 
 
 def _wait(connection: Any, thread: ThreadPoolExecutor, ask: Callable[[], Any]) -> Any:
@@ -193,7 +195,7 @@ def _batches(reader: pa.RecordBatchReader, wait: Callable[[Callable[[], Any]], A
         try:
             batch = wait(lambda: next(batches, None))
         except (OSError, pa.ArrowException) as error:
-            raise ConfigError(f"DuckDB cannot finish the query: {error}") from error
+            raise SettingsError(f"DuckDB cannot finish the query: {error}") from error
         if batch is None:
             return
         yield batch
@@ -236,7 +238,7 @@ def _open(path: Path, scratch: Path) -> Any:
     except duckdb.IOException:
         raise
     except duckdb.Error as error:
-        raise ConfigError(
+        raise DamagedError(
             f"{path} is damaged ({error}): `vernaclip catalog --rebuild --root {path.parent}` writes it anew"
         ) from error
 

@@ -86,7 +86,7 @@ def shards_with(path: Path, texts: Sequence[str]) -> list[int]:
     """The shards that may hold any of some ids or addresses, by the look-up file of a snapshot; sorted.
 
     Raises:
-        ConfigError: the file is damaged or missing.
+        DamagedError: the file is damaged or missing.
     """
     keys = {lookup_key(text) for text in texts}
     found: set[int] = set()

@@ -13,7 +13,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from data_catalog.errors import ConfigError
+from data_catalog.errors import InputError, SettingsError
 
 _EXPLAIN = re.compile(r"\A\s*EXPLAIN\s+(?:ANALYZE\s+)?(?=[A-Za-z])", re.IGNORECASE)
 _QUESTIONS = ("SELECT_NODE", "SET_OPERATION_NODE", "CTE_NODE", "RECURSIVE_CTE_NODE")
@@ -47,32 +47,32 @@ def refuse_all_but_one_question(connection: Any, sql: str) -> None:
     """Refuse what does anything but read, at any depth: DuckDB 2 takes a COPY inside of a WITH.
 
     Raises:
-        ConfigError: the text holds no statement, several, or one that is not a question through and through.
+        SettingsError: the text holds no statement, several, or one that is not a question through and through.
         duckdb.Error: the text is no SQL.
     """
     try:
         sql.encode()
     except UnicodeEncodeError as error:
-        raise ConfigError("DuckDB refuses the query: it is not UTF-8") from error
+        raise SettingsError("DuckDB refuses the query: it is not UTF-8") from error
     # In full, since a catalog may have a function of this name.
     asked = connection.execute("SELECT system.main.json_serialize_sql(?)", [_EXPLAIN.sub("", sql)])
     [[text]] = asked.fetchall()
     try:
         tree = json.loads(text, object_hook=_refuse_what_may_write)
     except RecursionError as error:
-        raise ConfigError("DuckDB refuses the query: it is nested too deeply") from error
+        raise SettingsError("DuckDB refuses the query: it is nested too deeply") from error
     if tree.get("error_type") == "parser":
         connection.extract_statements(sql)  # raises, and shows the place
     if tree["error"] or len(tree["statements"]) != 1:
-        raise ConfigError(f"DuckDB refuses the query: {_ONE_QUESTION}")
+        raise SettingsError(f"DuckDB refuses the query: {_ONE_QUESTION}")
 
 
 def _refuse_what_may_write(part: dict[str, Any]) -> dict[str, Any]:
     kind = str(part.get("type"))
     if ("cte_map" in part or kind.endswith("_NODE")) and kind not in _QUESTIONS:
-        raise ConfigError(f"DuckDB refuses the query: a part of it is no question ({kind})")
+        raise SettingsError(f"DuckDB refuses the query: a part of it is no question ({kind})")
     if kind == "TABLE_FUNCTION" and (name := part["function"]["function_name"].lower()) not in _TABLE_FUNCTIONS.split():
-        raise ConfigError(f"DuckDB refuses the query: {name} is none of the table functions that only read")
+        raise SettingsError(f"DuckDB refuses the query: {name} is none of the table functions that only read")
     return part
 
 
@@ -93,7 +93,7 @@ def restrict_thread(readable: Iterable[Path], writable: Iterable[Path]) -> None:
         writable: folders in which anything may be done.
 
     Raises:
-        ConfigError: the kernel has Landlock and refuses to apply it.
+        InputError: the kernel has Landlock and refuses to apply it.
     """
     version = landlock_version()
     if version == 0:
@@ -112,7 +112,7 @@ def restrict_thread(readable: Iterable[Path], writable: Iterable[Path]) -> None:
         finally:
             os.close(ruleset)
     except OSError as error:
-        raise ConfigError(
+        raise InputError(
             f"the kernel does not let a query be kept from writing ({error}): see `man landlock`"
         ) from error
 

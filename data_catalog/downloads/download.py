@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 from urllib.parse import SplitResult, quote, urljoin, urlsplit
 from urllib.request import getproxies
 
-from data_catalog.errors import ConfigError, TransientError
+from data_catalog.errors import InputError, PipelineError, SettingsError, TransientError
 from data_catalog.fetch.addresses import Resolver, checked_addresses
 from data_catalog.fetch.client import REDIRECTS, GuardedClient, Limits, Response, is_this_machine
 from data_catalog.fetch.urls import FetchError, Target, parse_url
@@ -47,7 +47,7 @@ class DownloadConfig:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Expected:
-    """What is known of a file before it comes. Raises `ConfigError` for a checksum that no algorithm gives."""
+    """What is known of a file before it comes. Raises `SettingsError` for a checksum that no algorithm gives."""
 
     num_bytes: int | None = None  # None where nobody says
     algorithm: str = ""  # one of `ALGORITHMS`, "" where no checksum is published
@@ -56,7 +56,7 @@ class Expected:
     def __post_init__(self) -> None:
         length = ALGORITHMS.get(self.algorithm, 0)
         if len(self.hexdigest) != length or set(self.hexdigest) - set("0123456789abcdef"):
-            raise ConfigError(f"{self.hexdigest!r} is no {self.algorithm}: give its {length} hexadecimal digits")
+            raise SettingsError(f"{self.hexdigest!r} is no {self.algorithm}: give its {length} hexadecimal digits")
 
     @property
     def plain_http(self) -> bool:
@@ -64,10 +64,10 @@ class Expected:
         return self.algorithm == "sha256"
 
     def require_checksum(self, path: Path, *, named: str) -> None:
-        """Raise ConfigError unless the file `path` has the checksum, if any; `named` is what the message calls it."""
+        """Raise InputError unless the file `path` has the checksum, if any; `named` is what the message calls it."""
         found = self._checksum_of(path) if self.algorithm else ""
         if found != self.hexdigest:
-            raise ConfigError(f"the {self.algorithm} of {named} is {found}, not {self.hexdigest}")
+            raise InputError(f"the {self.algorithm} of {named} is {found}, not {self.hexdigest}")
 
     def _checksum_of(self, path: Path) -> str:
         if self.algorithm == "sha256":
@@ -89,21 +89,23 @@ def check_url(url: str, *, referrer: str = "", plain_http: bool = False) -> None
         plain_http: http is good enough, since the sha256 of what must come is known.
 
     Raises:
-        ConfigError: it may not be asked.
+        SettingsError: it may not be asked, and the user gave it.
+        InputError: it may not be asked, and `referrer` led to it.
     """
-    parts = _parts(url)
+    refusal = InputError if referrer else SettingsError
+    parts = _parts(url, refusal)
     if "@" in parts.netloc:
-        raise ConfigError(f"a URL of {parts.hostname} holds a user name or a password: leave them out")
-    led_by = _parts(referrer) if referrer else parts
+        raise refusal(f"a URL of {parts.hostname} holds a user name or a password: leave them out")
+    led_by = _parts(referrer, refusal) if referrer else parts
     is_here = is_this_machine(parts.hostname or "")
     if is_here and led_by.netloc != parts.netloc:
-        raise ConfigError(f"{url} is on this machine, and {referrer} may not lead there")
+        raise InputError(f"{url} is on this machine, and {referrer} may not lead there")
     http_is_safe = is_here or (plain_http and led_by.hostname == parts.hostname)
     if parts.scheme != "https" and not (parts.scheme == "http" and http_is_safe):
-        raise ConfigError(f"{url} is not asked: only https is safe from strangers on the way")
+        raise refusal(f"{url} is not asked: only https is safe from strangers on the way")
 
 
-def _parts(url: str) -> SplitResult:
+def _parts(url: str, refusal: type[PipelineError]) -> SplitResult:
     try:
         if not url.isascii() or not url.isprintable() or " " in url:
             raise ValueError("it holds characters that no URL has")
@@ -111,7 +113,7 @@ def _parts(url: str) -> SplitResult:
         if not parts.hostname or parts.port == 0:
             raise ValueError("it names no host")
     except ValueError as error:
-        raise ConfigError(f"{url!r} is no URL to download from: {error}") from error
+        raise refusal(f"{url!r} is no URL to download from: {error}") from error
     return parts
 
 
@@ -200,7 +202,8 @@ def fetch_small(url: str, config: DownloadConfig) -> bytes:
     """Return the content of a small file.
 
     Raises:
-        ConfigError: the server refuses it, it is larger than `config.max_bytes`, or the URL may not be asked.
+        SettingsError: the URL may not be asked.
+        InputError: the server refuses it, it leads to what may not be asked, or it is larger than `config.max_bytes`.
         TransientError: it could not be had, after all tries.
     """
 
@@ -234,8 +237,10 @@ def download(
         True if the file is there now; False if the server still has the version of `known_etag`.
 
     Raises:
-        ConfigError: the server refuses it, it is too large or another file than expected, the disk is full, or the
-            URL may not be asked.
+        SettingsError: the URL may not be asked.
+        InputError: the server refuses it, it leads to what may not be asked, or it is too large or another file than
+            expected.
+        DiskError: the disk is full, or fails.
         TransientError: it could not be had, after all tries; the next call goes on.
     """
     expected = expected or Expected()
@@ -250,7 +255,7 @@ def download(
             if partial.total is not None and expected.num_bytes not in (None, partial.total):
                 announced = f"{partial.url} has {partial.total:,} bytes and not {expected.num_bytes:,}"
                 partial.remove()
-                raise ConfigError(f"{announced}: another file is there now, and it is not downloaded")
+                raise InputError(f"{announced}: another file is there now, and it is not downloaded")
             _append(response, partial, config)
         total = partial.total or expected.num_bytes
         if total not in (None, partial.num_bytes):
@@ -286,9 +291,9 @@ def _append(response: Response, partial: PartialFile, config: DownloadConfig) ->
 
 
 def _pieces(response: Response, url: str, config: DownloadConfig, come: int = 0) -> Iterator[bytes]:
-    """Yield the body of an answer, behind the bytes that have come. Raises `ConfigError` and `TransientError`."""
+    """Yield the body of an answer, behind the bytes that have come. Raises `InputError` and `TransientError`."""
     total = come + (response.length or 0)
-    too_large = ConfigError(f"{url} has more than {config.max_bytes:,} bytes, and is not downloaded")
+    too_large = InputError(f"{url} has more than {config.max_bytes:,} bytes, and is not downloaded")
     if total > config.max_bytes:
         raise too_large
     try:
@@ -305,11 +310,11 @@ def _pieces(response: Response, url: str, config: DownloadConfig, come: int = 0)
 def _require_expected(partial: PartialFile, expected: Expected) -> None:
     try:
         if expected.num_bytes not in (None, partial.num_bytes):
-            raise ConfigError(f"{partial.url} gave {partial.num_bytes:,} bytes and not {expected.num_bytes:,}")
+            raise InputError(f"{partial.url} gave {partial.num_bytes:,} bytes and not {expected.num_bytes:,}")
         expected.require_checksum(partial.path, named=f"what {partial.url} gave")
-    except ConfigError as error:
+    except InputError as error:
         partial.remove()
-        raise ConfigError(
+        raise InputError(
             f"{error}: the file is removed; run the same command again, and if the same comes, upstream has changed it"
         ) from error
 
@@ -336,7 +341,7 @@ def _open(
             error.url = error.url or place
             raise _failure_of(url, error) from error
         except ValueError as error:  # a header that cannot be sent, by a version that makes no sense
-            raise ConfigError(f"{url} cannot be reached ({error})") from error
+            raise InputError(f"{url} cannot be reached ({error})") from error
         if response.status not in REDIRECTS:
             return response
         response.close()
@@ -352,7 +357,7 @@ def _led_to(place: str, location: str | None) -> str:
         url = urljoin(place, quote(location, safe=string.punctuation, encoding="latin-1")) if location else ""
         return url if urlsplit(url).hostname else ""
     except ValueError as error:
-        raise ConfigError(f"{place} cannot be reached ({error})") from error
+        raise InputError(f"{place} cannot be reached ({error})") from error
 
 
 class _Client(GuardedClient):
@@ -391,15 +396,17 @@ def _host_name(text: str) -> str:
             raise FetchError("bad_url", "more than a host")
         return parse_url(f"http://[{name}]/" if ":" in name else f"http://{name}/").host
     except FetchError as error:
-        raise ConfigError(f"--private-host takes the name or the address of a host, got {text!r}") from error
+        raise SettingsError(f"--private-host takes the name or the address of a host, got {text!r}") from error
 
 
-def _failure_of(url: str, error: FetchError) -> ConfigError | TransientError:
+def _failure_of(url: str, error: FetchError) -> PipelineError:
     """Return what is said of a URL when it, or `error.url`, which it led to, gave no answer, or none that helps."""
     if error.http_status is not None:
         return _refused(url, error.http_status)
     if error.reason == "bad_url":
-        return ConfigError(f"{error.url!r} is no URL to download from ({error.detail})")
+        return (SettingsError if error.url == url else InputError)(
+            f"{error.url!r} is no URL to download from ({error.detail})"
+        )
     if error.reason == "dns":
         return TransientError(f"{error.url} cannot be reached ({error.detail})")
     if error.reason in ("port", "private_address"):
@@ -407,17 +414,17 @@ def _failure_of(url: str, error: FetchError) -> ConfigError | TransientError:
         why = f"{host} is at {error.detail}, which is not on the public internet"
         if error.reason == "port":
             why = f"port {error.detail} is neither 80 nor 443"
-        return ConfigError(
+        return SettingsError(
             f"{error.url} is not asked: {why}; if it is a mirror that you trust, allow it by --private-host {host}"
         )
     is_final = isinstance(error.__cause__, ssl.SSLCertVerificationError)
-    return (ConfigError if is_final else TransientError)(f"{url} cannot be reached ({_words(error)})")
+    return (InputError if is_final else TransientError)(f"{url} cannot be reached ({_words(error)})")
 
 
-def _refused(url: str, status: int) -> ConfigError | TransientError:
+def _refused(url: str, status: int) -> PipelineError:
     is_busy = status == TOO_MANY_REQUESTS or status >= 500
     hint = {2: ", without a file", 3: ", a redirect that is not followed"}.get(status // 100, "")
-    return (TransientError if is_busy else ConfigError)(f"{url} answers HTTP {status}{hint}")
+    return (TransientError if is_busy else InputError)(f"{url} answers HTTP {status}{hint}")
 
 
 def _words(error: FetchError) -> str:

@@ -20,7 +20,7 @@ from typing import IO, Any
 
 from data_catalog.downloads.download import DownloadConfig, PartialFile, download
 from data_catalog.downloads.registry import UpstreamFile, UpstreamSource
-from data_catalog.errors import ConfigError
+from data_catalog.errors import DamagedError, DiskError, InputError
 from data_catalog.sources.registry import SOURCE_KINDS
 from data_catalog.storage.disk_errors import nearest_existing, raise_if_disk_fails
 from data_catalog.storage.lock import writer_lock
@@ -59,7 +59,7 @@ class RecordedFile:
 
 
 def read_record(folder: Path) -> dict[str, RecordedFile]:
-    """Return what a folder's record says, by path with slashes; {} where there is none. Raises `ConfigError`."""
+    """Return what a folder's record says, by path with slashes; {} where there is none. Raises `DamagedError`."""
     path = folder / RECORD
     kinds = {"num_bytes": int, "licence_accepted": bool}
     try:
@@ -71,7 +71,7 @@ def read_record(folder: Path) -> dict[str, RecordedFile]:
     except FileNotFoundError:
         return {}
     except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
-        raise ConfigError(f"{path} is damaged ({error}): move it away, and the files are compared anew") from error
+        raise DamagedError(f"{path} is damaged ({error}): move it away, and the files are compared anew") from error
 
 
 class State(Enum):
@@ -98,6 +98,23 @@ def partial_of(file: UpstreamFile, folder: Path) -> PartialFile:
     return PartialFile((folder / file.paths[0]).parent / DOWNLOADS / f"{digest(file.url)[:16]}.part", file.url)
 
 
+def file_rows(source: UpstreamSource, folder: Path, record: Mapping[str, RecordedFile]) -> Iterator[dict[str, object]]:
+    """Yield a row for each path of a source: how large the download is, how it is checked, what is in the folder."""
+    for file in source.files:
+        num_bytes = file.expected.num_bytes
+        size = "by hand" if not file.url else "unknown" if num_bytes is None else f"{num_bytes / 1e6:,.1f}"
+        come = partial_of(file, folder).num_bytes if file.url else 0
+        for path in file.paths:
+            state = state_of(path, folder, record)
+            yield {
+                "source": source.name,
+                "file": path,
+                "download MB": size if path == file.paths[0] else "the same",
+                "published checksum": file.expected.algorithm or "none",
+                f"in {folder}": f"{come:,} bytes" if state is State.MISSING and come else state.value,
+            }
+
+
 def files_there(files: Sequence[UpstreamFile], folder: Path) -> list[Path]:
     """Return the files that are in the folder, whoever put them there."""
     return [folder / path for file in files for path in file.paths if (folder / path).is_file()]
@@ -109,7 +126,7 @@ def check_readable(source: UpstreamSource, files: Sequence[Path], *, images: Pat
     A kind that wants local images looks at the folder or zip `images` too.
 
     Raises:
-        ConfigError: the files are not what the kind reads, or the images are not there.
+        InputError: the files are not what the kind reads, or the images are not there.
     """
     kind = SOURCE_KINDS[source.kind]
     settings: dict[str, Any] = {"files": tuple(str(file.absolute()) for file in files)}
@@ -142,23 +159,23 @@ class Obtained:
 
 @contextmanager
 def obtaining(folder: Path) -> Iterator[None]:
-    """Hold the right to write below the folder of all data. Raises `ConfigError` where another process holds it."""
+    """Hold the right to write below the folder of all data. Raises `BusyError` where another process holds it."""
     with writer_lock(folder / DOWNLOADS):
         yield
 
 
 def is_pending(file: UpstreamFile, order: Order) -> bool:
-    """Tell whether something of the file is to be downloaded. Raises `ConfigError` where a file has changed since."""
+    """Tell whether something of the file is to be downloaded. Raises `DamagedError` where a file has changed since."""
     return bool(file.url and _missing(file, order))
 
 
 def require_space(files: Sequence[UpstreamFile], order: Order) -> None:
-    """Raise ConfigError unless the disk has room for what is pending, as far as its size is known."""
+    """Raise DiskError unless the disk has room for what is pending, as far as its size is known."""
     pending = [file for file in files if is_pending(file, order)]
     needed = sum((file.expected.num_bytes or 0) - partial_of(file, order.folder).num_bytes for file in pending)
     free = shutil.disk_usage(nearest_existing(order.folder)).free
     if needed > free:
-        raise ConfigError(
+        raise DiskError(
             f"{order.source.name} needs {needed:,} more bytes, and the disk of {order.folder} has {free:,}: free "
             "space, name another folder by --to, or fewer files by --only"
         )
@@ -171,8 +188,10 @@ def obtain(file: UpstreamFile, order: Order) -> list[Obtained]:
     error, and one that nothing can be compared with is left as it is.
 
     Raises:
-        ConfigError: the file cannot be had (see `download`), is not what its source reads, has changed since it came,
-            or another one is in its place.
+        InputError: the file cannot be had (see `download`), is not what its source reads, or another one is in its
+            place.
+        DamagedError: the file has changed since it came.
+        DiskError: the disk is full, or fails.
         TransientError: it could not be had now; the next call goes on where this one stopped.
     """
     missing = _missing(file, order)
@@ -197,7 +216,7 @@ def _missing(file: UpstreamFile, order: Order) -> list[str]:
     states = {path: state_of(path, order.folder, record) for path in file.paths}
     for path, state in states.items():
         if state is State.CHANGED:
-            raise ConfigError(
+            raise DamagedError(
                 f"{order.folder / path} is not as it came, it had {record[path].num_bytes:,} bytes: move it away, and "
                 "it is downloaded again"
             )
@@ -212,14 +231,14 @@ def _compare_unrecorded(file: UpstreamFile, order: Order) -> None:
     place = order.folder / path
     try:
         file.expected.require_checksum(place, named=str(place))
-    except ConfigError as error:
-        raise ConfigError(f"{error}: it is another file than the published one; move it away") from error
+    except InputError as error:
+        raise InputError(f"{error}: it is another file than the published one; move it away") from error
     _record(file, {path: place}, order)
 
 
 def _obtain_missing(file: UpstreamFile, missing: Sequence[str], order: Order) -> None:
     if not file.url:
-        raise ConfigError(f"{order.folder / missing[0]} is not there, and no program can get it: {file.by_hand}")
+        raise InputError(f"{order.folder / missing[0]} is not there, and no program can get it: {file.by_hand}")
     partial = partial_of(file, order.folder)
     on_its_way = partial.path.parent
     on_its_way.mkdir(parents=True, exist_ok=True)
@@ -230,7 +249,7 @@ def _obtain_missing(file: UpstreamFile, missing: Sequence[str], order: Order) ->
         try:
             staged = _unpacked(file, missing, partial.path, Path(staging))
             _require_readable(file, staged, order)
-        except ConfigError:
+        except InputError:
             if not file.expected.algorithm:
                 partial.remove()  # else it is the published one, and would come again as it is
             raise
@@ -247,8 +266,8 @@ def _unpacked(file: UpstreamFile, missing: Sequence[str], came: Path, staging: P
     staged = {path: staging / PurePosixPath(path).name for path in missing}
     try:
         _unpack_members(came, [place.name for place in staged.values()], staging)
-    except ConfigError as error:
-        raise ConfigError(f"{file.url} gave an archive that cannot be used: {error}") from error
+    except InputError as error:
+        raise InputError(f"{file.url} gave an archive that cannot be used: {error}") from error
     return staged
 
 
@@ -260,8 +279,8 @@ def _require_readable(file: UpstreamFile, staged: Mapping[str, Path], order: Ord
     try:
         # Images are a matter of their own: a person puts them there, before or after. Any folder stands for them.
         check_readable(order.source, files, images=files[0].parent)
-    except ConfigError as error:
-        raise ConfigError(
+    except InputError as error:
+        raise InputError(
             f"what {file.url} gave is not what {order.source.name} reads, and is removed: {error}"
         ) from error
 
@@ -315,24 +334,25 @@ def _unpack_members(archive: Path, names: Sequence[str], folder: Path) -> None:
     """Write the members called `names`, in whatever folders of the archive, to files of these names in `folder`.
 
     Raises:
-        ConfigError: it is no zip or tar file, or damaged; a member is missing, there twice, too large, a link,
-            encrypted or under a name that leaves the archive; or the disk is full.
+        InputError: it is no zip or tar file, or damaged; a member is missing, there twice, too large, a link,
+            encrypted or under a name that leaves the archive.
+        DiskError: the disk is full, or fails.
     """
     found: dict[str, list[_Member]] = {name: [] for name in names}
     try:
         with _members(archive) as members:
             for number, member in enumerate(members, start=1):
                 if number > MAX_MEMBERS:
-                    raise ConfigError(f"{archive} has more than {MAX_MEMBERS:,} members")
+                    raise InputError(f"{archive} has more than {MAX_MEMBERS:,} members")
                 found.get(member.name.rsplit("/", 1)[-1], []).append(member)
             for name, called in found.items():
                 if len(called) != 1:
-                    raise ConfigError(f"{archive} has {len(called) or 'no'} members called {name}: one is needed")
+                    raise InputError(f"{archive} has {len(called) or 'no'} members called {name}: one is needed")
                 _unpack(archive, called[0], folder / name)
     except _DAMAGE as error:
         if isinstance(error, OSError):
             raise_if_disk_fails(error, folder / names[0])
-        raise ConfigError(f"{archive} is damaged or no archive ({error})") from error
+        raise InputError(f"{archive} is damaged or no archive ({error})") from error
 
 
 @contextmanager
@@ -362,11 +382,11 @@ def _members(path: Path) -> Iterator[Iterator[_Member]]:
 def _unpack(archive: Path, member: _Member, place: Path) -> None:
     name = member.name
     if name.startswith("/") or "\\" in name or ".." in name.split("/"):
-        raise ConfigError(f"{archive} holds the unsafe name {name!r}: it is no archive to be trusted")
+        raise InputError(f"{archive} holds the unsafe name {name!r}: it is no archive to be trusted")
     if not member.is_file:
-        raise ConfigError(f"{archive} holds {name!r}, which is a link or a device")
+        raise InputError(f"{archive} holds {name!r}, which is a link or a device")
     if member.num_bytes > MAX_MEMBER_BYTES:
-        raise ConfigError(f"{archive} holds {name!r} of {member.num_bytes:,} bytes, more than {MAX_MEMBER_BYTES:,}")
+        raise InputError(f"{archive} holds {name!r} of {member.num_bytes:,} bytes, more than {MAX_MEMBER_BYTES:,}")
     packed = member.open()
     assert packed is not None  # a regular file has bytes
     # Both readers stop at the announced size, and zipfile then compares the checksum: no header can fill the disk.

@@ -1,12 +1,14 @@
 """What upstream offers: the sources, their files, and the terms that a user accepts by name; read from plain values."""
 
+import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import PurePosixPath
+from fnmatch import fnmatch
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from data_catalog.downloads.download import ALGORITHMS, Expected, check_url
-from data_catalog.errors import ConfigError
+from data_catalog.errors import InputError, SettingsError
 from data_catalog.sources.registry import SOURCE_KINDS
 
 _SOURCE_TEXTS = ("kind", "title", "licence", "terms", "page", "recorded_in")
@@ -44,6 +46,38 @@ class UpstreamSource:
     images: str  # folder below the folder of all data that a person fills, "" where images come by URL
     files: tuple[UpstreamFile, ...]
 
+    def files_like(self, pattern: str | None) -> list[UpstreamFile]:
+        """Return the files of which some path, or the last part of one, fits a pattern; None fits all.
+
+        Raises:
+            SettingsError: it fits none.
+        """
+        found = [
+            file
+            for file in self.files
+            if pattern is None
+            or any(fnmatch(path, pattern) or fnmatch(Path(path).name, pattern) for path in file.paths)
+        ]
+        if not found:
+            names = ", ".join(path for file in self.files for path in file.paths)
+            raise SettingsError(f"no file of {self.name} fits {pattern!r}: it has {names}")
+        return found
+
+
+def read_registry(path: Path | None = None) -> dict[str, UpstreamSource]:
+    """Return the sources of a registry's TOML file, by name; None: of the one that ships.
+
+    Raises:
+        InputError: it cannot be read, or is not TOML.
+        SettingsError: something in it is no setting, or wrong.
+    """
+    shipped = Path(__file__).with_suffix(".toml")
+    try:
+        document = tomllib.loads((path or shipped).read_text(encoding="utf-8"))
+    except (OSError, tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise InputError(f"the registry {path or shipped} cannot be read: {error}") from error
+    return parse_registry(document, named=str(path or "the registry"))
+
 
 def parse_registry(document: Mapping[str, Any], *, named: str) -> dict[str, UpstreamSource]:
     """Return the sources of a registry, by name.
@@ -53,16 +87,16 @@ def parse_registry(document: Mapping[str, Any], *, named: str) -> dict[str, Upst
         named: what messages call the registry.
 
     Raises:
-        ConfigError: an unknown, missing or wrong value; a path that leaves the folder of all data, or is there twice;
+        SettingsError: an unknown, missing or wrong value; a path that leaves the folder of all data, or is there twice;
             a URL that may not be asked: http needs a sha256 beside it.
     """
     sources = {name: _source(name, values, f"{named}: {name}") for name, values in document.items()}
     if not sources:
-        raise ConfigError(f"{named} lists no sources")
+        raise SettingsError(f"{named} lists no sources")
     paths = [path for source in sources.values() for file in source.files for path in file.paths]
     twice = sorted({path for path in paths if paths.count(path) > 1})
     if twice:
-        raise ConfigError(f"{named} puts two files at {twice[0]}")
+        raise SettingsError(f"{named} puts two files at {twice[0]}")
     return sources
 
 
@@ -70,7 +104,7 @@ def _source(name: str, values: Any, where: str) -> UpstreamSource:
     _require_keys(values, _SOURCE_KEYS, where)
     texts = {key: _text(values, key, where) for key in _SOURCE_TEXTS}
     if texts["kind"] not in SOURCE_KINDS:
-        raise ConfigError(f"{where}: the kind {texts['kind']!r} is none of {', '.join(SOURCE_KINDS)}")
+        raise SettingsError(f"{where}: the kind {texts['kind']!r} is none of {', '.join(SOURCE_KINDS)}")
     images = _path(_text(values, "images", where), where) if "images" in values else ""
     entries = _list(values, "files", f"{where} has no files")
     files = tuple(_file(entry, f"{where}, file {number}") for number, entry in enumerate(entries, start=1))
@@ -80,14 +114,14 @@ def _source(name: str, values: Any, where: str) -> UpstreamSource:
 def _file(values: Any, where: str) -> UpstreamFile:
     _require_keys(values, _FILE_KEYS, where)
     if ("file" in values) == ("members" in values) or ("url" in values) == ("by_hand" in values):
-        raise ConfigError(f"{where} must have either file or members, and either url or by_hand")
+        raise SettingsError(f"{where} must have either file or members, and either url or by_hand")
     if "file" in values:
         members = [_text(values, "file", where)]
     else:
         members = _list(values, "members", f"{where}: members must be a list of paths")
     paths = tuple(_path(member, where) for member in members)
     if len({PurePosixPath(path).name for path in paths}) != len(paths):
-        raise ConfigError(f"{where}: two members have the same last part")
+        raise SettingsError(f"{where}: two members have the same last part")
     expected = _expected(values, where)
     texts = {key: _text(values, key, where) for key in ("url", "by_hand") if key in values}
     if "url" in texts:
@@ -98,10 +132,10 @@ def _file(values: Any, where: str) -> UpstreamFile:
 def _expected(values: Mapping[str, Any], where: str) -> Expected:
     num_bytes = values.get("num_bytes")
     if num_bytes is not None and (type(num_bytes) is not int or num_bytes < 1):
-        raise ConfigError(f"{where}: num_bytes must be a whole number from 1 on, or left out")
+        raise SettingsError(f"{where}: num_bytes must be a whole number from 1 on, or left out")
     named = [algorithm for algorithm in ALGORITHMS if algorithm in values]
     if len(named) > 1:
-        raise ConfigError(f"{where} has both {' and '.join(named)}: give one")
+        raise SettingsError(f"{where} has both {' and '.join(named)}: give one")
     if not named:
         return Expected(num_bytes=num_bytes)
     return Expected(num_bytes=num_bytes, algorithm=named[0], hexdigest=_text(values, named[0], where).lower())
@@ -109,23 +143,23 @@ def _expected(values: Mapping[str, Any], where: str) -> Expected:
 
 def _require_keys(values: Any, known: tuple[str, ...], where: str) -> None:
     if not isinstance(values, Mapping):
-        raise ConfigError(f"{where} must be a table")
+        raise SettingsError(f"{where} must be a table")
     unknown = sorted(set(values) - set(known))
     if unknown:
-        raise ConfigError(f"{where} has the unknown key {unknown[0]}: it may have {', '.join(known)}")
+        raise SettingsError(f"{where} has the unknown key {unknown[0]}: it may have {', '.join(known)}")
 
 
 def _text(values: Mapping[str, Any], key: str, where: str) -> str:
     found = values.get(key)
     if not isinstance(found, str) or not found.strip() or not found.isprintable():
-        raise ConfigError(f"{where} needs {key}, one line of text")
+        raise SettingsError(f"{where} needs {key}, one line of text")
     return found
 
 
 def _list(values: Mapping[str, Any], key: str, otherwise: str) -> list[Any]:
     found = values.get(key)
     if not isinstance(found, list) or not found:
-        raise ConfigError(otherwise)
+        raise SettingsError(otherwise)
     return found
 
 
@@ -133,5 +167,5 @@ def _path(text: Any, where: str) -> str:
     is_path = isinstance(text, str) and text.isprintable() and "\\" not in text
     # A part that starts with a dot is hidden, or leads elsewhere; an empty one starts at the root.
     if not is_path or any(not part or part.startswith(".") for part in text.split("/")):
-        raise ConfigError(f"{where}: {text!r} is no path inside the folder of the data")
+        raise SettingsError(f"{where}: {text!r} is no path inside the folder of the data")
     return str(text)

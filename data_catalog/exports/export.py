@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from data_catalog.ablations import ablations_of
-from data_catalog.errors import ConfigError
+from data_catalog.errors import SettingsError
 from data_catalog.exports import FORMATS, HUGGINGFACE, URLS, WEBDATASET
 from data_catalog.exports.card import DataConfig, SplitFiles
 from data_catalog.exports.counts import COUNTED_COLUMNS, PairCounts
@@ -71,11 +71,11 @@ class ExportConfig:
     def __post_init__(self) -> None:
         for name, allowed in (("format", FORMATS), ("pixels", POLICIES), ("captions", CAPTIONS)):
             if getattr(self, name) not in allowed:
-                raise ConfigError(f"{name} must be one of {', '.join(allowed)}, got {getattr(self, name)!r}")
+                raise SettingsError(f"{name} must be one of {', '.join(allowed)}, got {getattr(self, name)!r}")
         if self.samples_per_shard < 1:
-            raise ConfigError(f"samples_per_shard must be positive, got {self.samples_per_shard}")
+            raise SettingsError(f"samples_per_shard must be positive, got {self.samples_per_shard}")
         if self.published is not None and not _is_date(self.published):
-            raise ConfigError(f"published must be a date such as 2026-01-31, got {self.published!r}")
+            raise SettingsError(f"published must be a date such as 2026-01-31, got {self.published!r}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -134,9 +134,11 @@ def export_snapshot(snapshot: Snapshot, config: ExportConfig, folder: Path) -> E
     """Write an export of a snapshot to `folder`, or find that it is there; call it with the writer's lock held.
 
     Raises:
-        ConfigError: the folder cannot be one of ours or holds what somebody else put there, a source that is allowed is
-            none of the snapshot's, another process exports to that folder, the disk is full, or it would hold no image.
-        PipelineError: a shard is not what was written.
+        SettingsError: the folder cannot be one of ours or holds what somebody else put there, a source that is allowed
+            is none of the snapshot's, or the export would hold no image.
+        BusyError: another process exports to that folder.
+        DiskError: the disk is full, or nothing can be written there.
+        DamagedError: a shard is not what was written.
     """
     _check_allowed(snapshot, config)
     place = place_of(folder, root=snapshot.folder.parents[2])
@@ -158,7 +160,7 @@ def _check_allowed(snapshot: Snapshot, config: ExportConfig) -> None:
     unknown = sorted(set(config.allowed) - set(snapshot.manifest["sources"]))
     if unknown:
         names = ", ".join(sorted(snapshot.manifest["sources"]))
-        raise ConfigError(f"{snapshot.dataset} has no source {', '.join(unknown)}: its sources are {names}")
+        raise SettingsError(f"{snapshot.dataset} has no source {', '.join(unknown)}: its sources are {names}")
 
 
 def _identity(snapshot: Snapshot, config: ExportConfig) -> dict[str, Any]:
@@ -237,7 +239,7 @@ def _refuse_empty(snapshot: Snapshot, config: ExportConfig, counts: Mapping[str,
         source, reason, count = max(counts["withheld"], key=itemgetter(2))
         why = f"{count:,} of {source} stay{'s' * (count == 1)} away, since {reason}: {switch_for(reason, source)}"
         why += f"; --pixels none exports the {listed:,} that have an address as a list" if listed else ""
-    raise ConfigError(f"the export of {snapshot.dataset} would hold no image: {why}")
+    raise SettingsError(f"the export of {snapshot.dataset} would hold no image: {why}")
 
 
 def _sink(config: ExportConfig, folder: Path) -> Sink:

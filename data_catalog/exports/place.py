@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from data_catalog.errors import ConfigError
+from data_catalog.errors import DamagedError, DiskError, SettingsError
 from data_catalog.exports.croissant import FILE as CROISSANT_FILE
 from data_catalog.exports.documents import CARD_FILE, TEXT_FILE
 from data_catalog.storage.disk_errors import disk_errors, raise_if_disk_fails
@@ -29,7 +29,8 @@ def place_of(folder: Path, root: Path) -> Path:
     """The folder as the disk has it.
 
     Raises:
-        ConfigError: no folder there can be replaced, or it is one of a root's own.
+        SettingsError: no folder there can be replaced, or it is one of a root's own.
+        DiskError: the disk knows no such place.
     """
     with _as_place(folder):
         place = folder.resolve()
@@ -44,7 +45,8 @@ def exporting_to(place: Path) -> Iterator[None]:
     """Be the only one that exports to a place, which is whole then, also if a killed export had moved it away.
 
     Raises:
-        ConfigError: another process exports to it, which is named; or nothing can be written there.
+        BusyError: another process exports to it, which is named.
+        DiskError: nothing can be written there.
     """
     with place_lock(place):
         with _as_place(place):
@@ -58,17 +60,17 @@ def _as_place(folder: Path) -> Iterator[None]:
         yield
     except (OSError, RuntimeError) as error:  # the latter of links in a circle
         raise_if_disk_fails(error, folder)
-        raise ConfigError(f"{folder} cannot be an export's folder: {error}") from error
+        raise DiskError(f"{folder} cannot be an export's folder: {error}") from error
 
 
 def _require_replaceable(folder: Path, place: Path, root: Path) -> None:
     if Path.cwd().is_relative_to(place):
-        raise ConfigError(f"an export replaces its folder, and cannot go into the current one: {_ELSEWHERE}")
+        raise SettingsError(f"an export replaces its folder, and cannot go into the current one: {_ELSEWHERE}")
     if place.is_mount():
-        raise ConfigError(f"{folder} is where a disk is mounted, which nothing can replace: name a folder in it")
+        raise SettingsError(f"{folder} is where a disk is mounted, which nothing can replace: name a folder in it")
     for name in sorted(WITHOUT_EXPORTS):
         if place.is_relative_to((root / name).resolve()):
-            raise ConfigError(f"{folder} lies in {root / name}, which is not for exports: {_ELSEWHERE}")
+            raise SettingsError(f"{folder} lies in {root / name}, which is not for exports: {_ELSEWHERE}")
 
 
 def _mend(place: Path) -> None:
@@ -84,7 +86,7 @@ def _mend(place: Path) -> None:
 def _is_export(folder: Path) -> bool:
     try:
         record = record_of(folder)
-    except ConfigError:
+    except (DamagedError, SettingsError):
         return False
     return record is not None and is_whole(folder, record)
 
@@ -100,7 +102,8 @@ def record_of(place: Path) -> dict[str, Any] | None:
     """The record of an export that is there, or None where there is none.
 
     Raises:
-        ConfigError: the folder holds something else.
+        SettingsError: the folder holds something else.
+        DamagedError: the record of the export is damaged.
     """
     if not place.exists() or (place.is_dir() and not any(place.iterdir())):
         return None
@@ -110,7 +113,7 @@ def record_of(place: Path) -> dict[str, Any] | None:
         remedy = f"if {place} is an export, remove it and export again; if not, {_ELSEWHERE}"
         record = read_checksummed(path, remedy=remedy)
     if record is None or not record.keys() >= RECORD_KEYS:
-        raise ConfigError(f"{place} is there and is no export of ours: {_ELSEWHERE}")
+        raise SettingsError(f"{place} is there and is no export of ours: {_ELSEWHERE}")
     return record
 
 
@@ -124,14 +127,14 @@ def require_nothing_of_others(place: Path, record: Mapping[str, Any]) -> None:
     """Refuse to replace an export to which somebody added a file or in which somebody edited a document.
 
     Raises:
-        ConfigError: there is such a file; it is named.
+        SettingsError: there is such a file; it is named.
     """
     files: Mapping[str, str] = record["files"]
     for path in _files(place):
         name = path.relative_to(place).as_posix()
         is_ours = name in files or name == RECORD_FILE
         if not is_ours or (name in _EDITED and sha256_of(path) != files[name]):
-            raise ConfigError(
+            raise SettingsError(
                 f"{path} was added or edited by somebody, and would go with the export that it is in: move it away, or "
                 f"{_ELSEWHERE}"
             )
@@ -149,8 +152,7 @@ def replacing(place: Path) -> Iterator[Path]:
     Call it within `exporting_to`. Killed between the two renames it leaves no export; that puts the old one back.
 
     Raises:
-        ConfigError: nothing can be written there, or the disk is full.
-        PipelineError: the disk fails.
+        DiskError: nothing can be written there, or the disk is full or fails.
     """
     temporary, old = _beside(place)
     with disk_errors(place):
@@ -175,4 +177,4 @@ def _make(folder: Path) -> None:
         make_folder(folder)
     except OSError as error:
         raise_if_disk_fails(error, folder)
-        raise ConfigError(f"{folder.parent} cannot be a folder to write to: {error.strerror}") from error
+        raise DiskError(f"{folder.parent} cannot be a folder to write to: {error.strerror}") from error

@@ -15,7 +15,7 @@ from typing import Any, Protocol
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from data_catalog.errors import PipelineError
+from data_catalog.errors import DamagedError
 from data_catalog.exports.card import DataConfig, SplitFiles
 from data_catalog.exports.rights import Policy
 from data_catalog.storage.integrity import file_problem
@@ -57,7 +57,7 @@ def judged_shards(snapshot: Snapshot, policy: Policy, split: str) -> Iterator[Ju
     """The shards of a split in order, each held against its sha256 first.
 
     Raises:
-        PipelineError: a shard is not what was written.
+        DamagedError: a shard is not what was written.
     """
     for entry in snapshot.manifest["files"]["pairs"]:
         if entry["split"] != split:
@@ -65,7 +65,7 @@ def judged_shards(snapshot: Snapshot, policy: Policy, split: str) -> Iterator[Ju
         path = snapshot.folder / entry["path"]
         problem = file_problem(path, entry["sha256"])
         if problem is not None:
-            raise PipelineError(f"{problem}: nothing is exported; `vernaclip verify` lists all that is damaged")
+            raise DamagedError(f"{problem}: nothing is exported; `vernaclip verify` lists all that is damaged")
         names = [name for name in pq.read_schema(path).names if name not in PIXEL_COLUMNS]
         rows = pq.read_table(path, columns=names)
         asked = rows.select(["source", "license", "attribution", "page_url"]).to_pylist()

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from data_catalog.errors import ConfigError
+from data_catalog.errors import SettingsError
 from data_catalog.fetch.addresses import USUAL_PORTS
 from data_catalog.fetch.client import Limits
 from data_catalog.fetch.consent import ConsentConfig
@@ -41,7 +41,7 @@ class HostLimits:
     requests_per_s: float | None = None
 
     def __post_init__(self) -> None:
-        """Raise `ConfigError`, naming the field, if a value is out of range."""
+        """Raise `SettingsError`, naming the field, if a value is out of range."""
         if self.concurrency is not None:
             require_between("fetch.hosts.*.concurrency", self.concurrency, 1, 256)
         if self.requests_per_s is not None:
@@ -126,20 +126,20 @@ class FetchConfig:
     wikimedia_width: int = 500
 
     def __post_init__(self) -> None:
-        """Raise `ConfigError`, naming the field, if a value is out of range."""
+        """Raise `SettingsError`, naming the field, if a value is out of range."""
         for name, (low, high) in _BOUNDS.items():
             require_between(f"fetch.{name}", getattr(self, name), low, high)
         for host in self.hosts:
             if not host or host != host.lower().strip(". ") or set(host) & set("/:@*"):
-                raise ConfigError(f"fetch.hosts names {host!r}: a host or domain such as example.org is wanted")
+                raise SettingsError(f"fetch.hosts names {host!r}: a host or domain such as example.org is wanted")
         check_width(self.wikimedia_width)
         for port in self.ports:
             require_between("fetch.ports", port, 1, 65535)
         for name, text in (("user_agent", self.user_agent), ("contact", self.contact)):
             if text is not None and (not text.strip() or not text.isascii() or not text.isprintable()):
-                raise ConfigError(f"fetch.{name} must be printable ASCII, got {text!r}")
+                raise SettingsError(f"fetch.{name} must be printable ASCII, got {text!r}")
         if self.contact is not None and "@" not in self.contact and "://" not in self.contact:
-            raise ConfigError(f"fetch.contact must be a mail address or a URL, got {self.contact!r}")
+            raise SettingsError(f"fetch.contact must be a mail address or a URL, got {self.contact!r}")
 
     @classmethod
     def from_values(cls, values: Mapping[str, Any]) -> "FetchConfig":

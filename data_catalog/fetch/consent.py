@@ -10,7 +10,7 @@ from email.message import Message
 from types import MappingProxyType
 from urllib.parse import quote
 
-from data_catalog.errors import ConfigError
+from data_catalog.errors import SettingsError
 
 # The drafts of the IETF's working group AIPREF that this module follows, both of 19 August 2026: how a statement of
 # preference is attached to a file, and which words it is made of. Read their newest versions before changing a label.
@@ -58,10 +58,10 @@ class ConsentConfig:
     ignore: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        """Raise `ConfigError` if a signal is unknown. Sort the names, so that their order changes no key."""
+        """Raise `SettingsError` if a signal is unknown. Sort the names, so that their order changes no key."""
         for name in self.ignore:
             if name not in SIGNALS:
-                raise ConfigError(f"consent.ignore names no signal {name!r}: there are {', '.join(SIGNALS)}")
+                raise SettingsError(f"consent.ignore names no signal {name!r}: there are {', '.join(SIGNALS)}")
         object.__setattr__(self, "ignore", tuple(sorted(set(self.ignore))))
 
     def heeds(self, signal: str) -> bool:

@@ -18,7 +18,7 @@ from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
-from data_catalog.errors import ShardError
+from data_catalog.errors import DamagedError
 from data_catalog.fetch.client import Deadline
 from data_catalog.fetch.config import MAX_REQUESTS_PER_S, HostPace, group_of
 from data_catalog.fetch.urls import FetchError, Target
@@ -80,7 +80,7 @@ class Hosts:
         default: limits of every other host.
 
     Raises:
-        ShardError: here and in every method: the folder cannot be used.
+        DamagedError, DiskError: here and in every method: the folder cannot be used.
     """
 
     def __init__(self, folder: Path, named: Mapping[str, HostPace], default: HostPace) -> None:
@@ -291,7 +291,7 @@ class Hosts:
                 yield
             except sqlite3.Error as error:
                 raise_if_disk_fails(error, self._path)
-                raise ShardError(
+                raise DamagedError(
                     f"images: {self._path} can't be used ({error}); mend the disk, or delete it"
                 ) from error
 

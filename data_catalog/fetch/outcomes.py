@@ -17,7 +17,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from data_catalog.database.sorting import connect_spilling
-from data_catalog.errors import ConfigError
+from data_catalog.errors import DamagedError
 from data_catalog.fetch.reasons import FETCH_REASONS, is_retryable
 from data_catalog.images.tables import Piece, PieceReader, Row, read_groups, write_rows
 from data_catalog.schema import IMAGES, OUTCOMES, RAW_IMAGES
@@ -90,7 +90,7 @@ class KnownImages:
             unfinished: datasets whose unfinished builds are looked through; None: all.
 
         Raises:
-            ConfigError: a snapshot's file of outcomes is damaged.
+            DamagedError: a snapshot's file of outcomes is damaged.
         """
         self._root, self._fetching = root, fetching
         self._files: list[_File] = []
@@ -131,7 +131,7 @@ class KnownImages:
             For each image, `IN_RAW`, `IN_IMAGES`, or None: nothing is known.
 
         Raises:
-            ConfigError: a snapshot's file is damaged.
+            DamagedError: a snapshot's file is damaged.
         """
         facts = [None if place is None else self._facts[place] for place in self._places(urls)]
         rows = self._rows(facts)
@@ -254,7 +254,7 @@ class KnownImages:
         except duckdb.Error as error:
             for file in (*files, *pictures):
                 file.require_whole()
-            raise ConfigError(f"{files[0].path.parent} cannot be read ({error}): see `vernaclip verify`") from error
+            raise DamagedError(f"{files[0].path.parent} cannot be read ({error}): see `vernaclip verify`") from error
         found = np.zeros(table.num_rows, _FACTS)
         found["key"], found["good"] = table.column("key").to_numpy(), table.column("good").to_numpy()
         found["attempt"] = table.column("attempt").fill_null(0).to_numpy() if own else 0
@@ -322,7 +322,7 @@ class _File:
 
     def require_whole(self) -> None:
         if not self.is_whole():
-            raise ConfigError(
+            raise DamagedError(
                 f"{self.path} is missing or damaged, so that nothing can be built on it: see `vernaclip verify`; "
                 f"without the folder {self.path.parents[1]} its images are asked for again"
             )
@@ -474,7 +474,7 @@ def attempt_of(root: Path, dataset: str) -> Attempt:
     """Return a dataset's attempt.
 
     Raises:
-        ConfigError: its record is damaged.
+        DamagedError: its record is damaged.
     """
     path = attempts_path(root, dataset)
     remedy = "remove it, and attempts are counted from the snapshots"
@@ -487,7 +487,7 @@ def begin_attempt(root: Path, dataset: str) -> Attempt:
     """Record that images which failed are to be asked for once more; one that did not end goes on under its number.
 
     Raises:
-        ConfigError: as `attempt_of` does.
+        DamagedError: as `attempt_of` does.
     """
     attempt = attempt_of(root, dataset)
     if not attempt.is_under_way:
@@ -513,7 +513,7 @@ def num_retryable(snapshot: Snapshot) -> int:
     """Count the images of a snapshot that are missing for reasons that may have passed.
 
     Raises:
-        ConfigError: the snapshot is damaged.
+        DamagedError: the snapshot is damaged.
     """
     count = 0
     for entry in snapshot.manifest["files"]["images"]:

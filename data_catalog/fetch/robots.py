@@ -62,7 +62,7 @@ class RobotsCache:
         Raises:
             FetchError: `robots_txt` (it may not), `robots_unreachable` (the file cannot be had, though the host is
                 there), or why the host cannot be reached at all.
-            ShardError: the file of hosts cannot be used.
+            DamagedError, DiskError: the file of hosts cannot be used.
         """
         rules = self._rules(target, deadline, hooks)
         if isinstance(rules, RobotsTxt) and not rules.allows(target.url):

@@ -14,7 +14,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from data_catalog.errors import ShardError
+from data_catalog.errors import InputError
 from data_catalog.fetch.config import FetchConfig
 from data_catalog.fetch.engine import BODIES_FILE, REQUESTS_FILE
 from data_catalog.fetch.opener import SLACK_S
@@ -45,7 +45,7 @@ def download(rows: list[Row], config: FetchConfig, folder: Path, hosts: Path, po
         An outcome for each of the rows, by position in `rows`.
 
     Raises:
-        ShardError: the child dies before it comes as far as a row.
+        InputError: the child dies before it comes as far as a row.
     """
     outcomes: dict[int, Outcome] = {}
     by_url: dict[str, list[int]] = {}
@@ -93,7 +93,7 @@ def _fetch_all(waiting: list[str], shard: _Shard) -> list[str]:
             logger.warning("images: the fetching process ended (%s) at %s", error, here)
             idle_deaths = 0 if here or len(waiting) < num_before else idle_deaths + 1
             if idle_deaths == MAX_IDLE_DEATHS:
-                raise ShardError(f"images: the fetching process does not come as far as a row: {error}") from error
+                raise InputError(f"images: the fetching process does not come as far as a row: {error}") from error
             suspects += here
             waiting = [url for url in waiting if not begun.get(url)]
         else:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from urllib.parse import quote, unquote, urljoin, urlsplit
 
-from data_catalog.errors import ConfigError, PipelineError
+from data_catalog.errors import PipelineError, SettingsError
 
 DEFAULT_PORTS = {"http": 80, "https": 443}
 
@@ -161,10 +161,10 @@ _LONGEST_NAME_BYTES = 165
 
 
 def check_width(width: int) -> None:
-    """Raise `ConfigError` unless Wikimedia serves thumbnails of that width; 0 stands for originals."""
+    """Raise `SettingsError` unless Wikimedia serves thumbnails of that width; 0 stands for originals."""
     if width and width not in WIDTHS:
         served = ", ".join(map(str, WIDTHS))
-        raise ConfigError(
+        raise SettingsError(
             f"fetch.wikimedia_width must be 0 (originals) or a width that is served ({served}), got {width}"
         )
 

@@ -21,7 +21,7 @@ from multiprocessing.connection import Connection, Pipe
 from pathlib import Path
 from typing import Any
 
-from data_catalog.errors import ShardError
+from data_catalog.errors import DamagedError, DefectError, DiskError, PipelineError
 from data_catalog.storage.disk_errors import raise_if_disk_fails
 from data_catalog.storage.failpoints import kill_with_parent
 
@@ -32,6 +32,7 @@ OUT_OF_MEMORY = 77
 # Of a job that does not come as far as a row: something is wrong with this machine, not with a row.
 MAX_IDLE_DEATHS = 3
 CLOSED = "images: the child processes have been ended; open new ImageWorkers"
+_KINDS: dict[str, type[PipelineError]] = {kind.__name__: kind for kind in (DamagedError, DiskError)}
 _START_S = 180.0  # imports from a cold disk on a busy machine
 _EXIT_WAIT_S = 5.0
 _TAIL_BYTES = 2000
@@ -68,7 +69,8 @@ def main(arguments: list[str]) -> None:
         except MemoryError:
             os._exit(OUT_OF_MEMORY)
         except Exception as error:  # noqa: BLE001  the process's outermost boundary: the parent decides what it means
-            report({"error": f"{type(error).__name__}: {error}", "errno": getattr(error, "errno", None)})
+            kind = type(error).__name__
+            report({"error": f"{kind}: {error}", "kind": kind, "errno": getattr(error, "errno", None)})
         else:
             report({"done": True})
 
@@ -152,8 +154,9 @@ class Child:
 
         Raises:
             ChildDiedError: the child ended, or was silent for `stall_s` seconds and has been killed.
-            ShardError: the child says that the whole job can't be done.
-            ConfigError, PipelineError: the disk is full, or fails.
+            DiskError: the disk is full, or fails.
+            DamagedError: a file that the child reads is damaged.
+            DefectError: the child can't do the whole job for another reason.
         """
         event: dict[str, Any] = {}
         is_ready = False
@@ -168,7 +171,9 @@ class Child:
                 is_ready = True
                 if "error" in event:
                     raise_if_disk_fails(OSError(event["errno"], event["error"]), Path(job["folder"]))
-                    raise ShardError(f"images: the child process can't do the shard: {event['error']}")
+                    refused = DefectError if event["errno"] is None else DiskError
+                    kind = _KINDS.get(event["kind"], refused)
+                    raise kind(f"images: the child process can't do the shard: {event['error']}")
                 if "row" in event:
                     yield event
         except (EOFError, ConnectionError) as error:
@@ -214,7 +219,7 @@ class ChildPool:
 
     @contextmanager
     def lend(self, kind: str, memory_bytes: int = 0) -> Iterator[Child]:
-        """Lend a child for one job; it is killed if the job fails in any way. Raises `ShardError` after `close`."""
+        """Lend a child for one job; it is killed if the job fails in any way. Raises `DefectError` after `close`."""
         child = self._take(kind, memory_bytes)
         try:
             yield child
@@ -231,7 +236,7 @@ class ChildPool:
     def _take(self, kind: str, memory_bytes: int) -> Child:
         with self._lock:
             if self._closed:
-                raise ShardError(CLOSED)
+                raise DefectError(CLOSED)
             idle = self._idle.get((kind, memory_bytes), [])
             while idle and not idle[-1].alive:
                 idle.pop().close()

@@ -13,7 +13,7 @@ import cv2
 from PIL import AvifImagePlugin, Image
 from PIL.ImageFile import ImageFile
 
-from data_catalog.errors import ConfigError
+from data_catalog.errors import SettingsError
 from data_catalog.images.opening import ImageRejectedError, format_of, open_image, rejection_of
 from data_catalog.images.pixels import (
     ENCODE_FORMATS,
@@ -102,15 +102,17 @@ class NormaliseConfig:
     memory_bytes: int = 2 * 1024**3
 
     def __post_init__(self) -> None:
-        """Raise `ConfigError`, naming the field, if a value is out of range."""
+        """Raise `SettingsError`, naming the field, if a value is out of range."""
         for name, (low, high) in _BOUNDS.items():
             require_between(f"normalise.{name}", getattr(self, name), low, high)
         for name, choices in _CHOICES.items():
             if getattr(self, name) not in choices:
-                raise ConfigError(f"normalise.{name} must be one of {', '.join(choices)}, got {getattr(self, name)!r}")
+                raise SettingsError(
+                    f"normalise.{name} must be one of {', '.join(choices)}, got {getattr(self, name)!r}"
+                )
         require_between("normalise.encode_quality", self.encode_quality, *QUALITY_BOUNDS[self.encode_format])
         if not _COLOUR.fullmatch(self.matte):
-            raise ConfigError(f'normalise.matte must be a colour such as "#ffffff", got {self.matte!r}')
+            raise SettingsError(f'normalise.matte must be a colour such as "#ffffff", got {self.matte!r}')
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -81,8 +81,8 @@ def write_views(location: str, names: Iterable[str], out: Path, workers: ImageWo
         workers: read and decode.
 
     Raises:
-        ConfigError: the location can't be opened.
-        ShardError: the child process can't work at all, or the disk is full.
+        InputError: the location can't be opened, or the child process can't work at all.
+        DiskError: the disk is full, or fails.
     """
     write_rows(_rows(location, iter(names), out.parent, workers), VIEWS, out)
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from data_catalog.errors import ShardError
+from data_catalog.errors import DiskError, InputError
 from data_catalog.fetch.config import FetchConfig
 from data_catalog.fetch.shard import download, raw_rows, write_log
 from data_catalog.images.children import MAX_IDLE_DEATHS, ChildDiedError, ChildPool
@@ -92,7 +92,9 @@ class ImageWorkers:
             log: where tries and latencies are written to, schema `FETCH_LOG`.
 
         Raises:
-            ShardError: img2dataset can't work at all, or the disk is full.
+            InputError: the child process can't work at all.
+            DefectError: img2dataset gives up on all of it.
+            DiskError: the disk is full, or fails.
         """
         rows = requests.select(["sample_id", "url", "path", "location"]).to_pylist()
         with _scratch_beside(out) as folder:
@@ -107,7 +109,8 @@ class ImageWorkers:
         A row that was not fetched keeps its reason. `out` is a new file; its folder holds the temporary files, too.
 
         Raises:
-            ShardError: the child process can't work at all, or the disk is full.
+            InputError: the child process can't work at all.
+            DiskError: the disk is full, or fails.
         """
         self.normalise_in_order([raw], config, out)
 
@@ -142,13 +145,13 @@ class ImageWorkers:
 
 @contextmanager
 def _scratch_beside(out: Path) -> Iterator[Path]:
-    """Make a temporary folder on the disk of `out`; trouble with that disk becomes a `ShardError`."""
+    """Make a temporary folder on the disk of `out`; trouble with that disk becomes a `DiskError`."""
     try:
         with tempfile.TemporaryDirectory(dir=out.parent, prefix=".tmp-images-") as folder:
             yield Path(folder)
     except OSError as error:
         raise_if_disk_fails(error, out)
-        raise ShardError(f"images: {out.name} cannot be written ({error}); mend that and run again") from error
+        raise DiskError(f"images: {out.name} cannot be written ({error}); mend that and run again") from error
 
 
 _here: list[ImageWorkers] = []
@@ -216,7 +219,7 @@ def _decode(group: list[Row], config: NormaliseConfig, folder: Path, pool: Child
             suspect = next(iter(waiting), None) if error.was_ready else None
             deaths[suspect] += 1
             if waiting and deaths[None] == MAX_IDLE_DEATHS:  # no image is to blame
-                raise ShardError(f"images: the decoding process does not come as far as an image: {error}") from error
+                raise InputError(f"images: the decoding process does not come as far as an image: {error}") from error
             if suspect is not None:
                 logger.warning("images: the decoding process ended (%s) at %s", error, group[suspect]["sample_id"])
                 if deaths[suspect] == _TRIES:

@@ -4,8 +4,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from data_catalog.errors import ConfigError
-from data_catalog.settings import HOW
+from data_catalog.errors import SettingsError
+from data_catalog.settings import PATH
 
 LANGUAGES = ("en", "it", "de")
 MIN_IMAGES = 40
@@ -75,7 +75,7 @@ class ScenesConfig:
             is to be another than that kind's own.
     """
 
-    folder: Path = field(metadata=HOW)
+    folder: Path = field(metadata=PATH)
     base_url: str
     num_images: int = 6000
     target_language: str = "it"
@@ -84,14 +84,14 @@ class ScenesConfig:
 
     def __post_init__(self) -> None:
         if self.num_images < MIN_IMAGES:
-            raise ConfigError(f"scenes.num_images must be at least {MIN_IMAGES}, got {self.num_images}")
+            raise SettingsError(f"scenes.num_images must be at least {MIN_IMAGES}, got {self.num_images}")
         if self.target_language not in LANGUAGES:
-            raise ConfigError(
+            raise SettingsError(
                 f"scenes.target_language must be one of {', '.join(LANGUAGES)}, got {self.target_language}"
             )
         require_rates(self.fault_rates)
         if not self.base_url.startswith(("http://", "https://")) or self.base_url.endswith("/"):
-            raise ConfigError(
+            raise SettingsError(
                 f"scenes.base_url must be http(s)://host:port without a slash at its end, got {self.base_url}"
             )
 
@@ -105,29 +105,30 @@ class ServeConfig:
         port: fixed in the recipe, since URLs make identities.
     """
 
-    folder: Path
+    folder: Path = field(metadata=PATH)
     port: int
 
     def __post_init__(self) -> None:
         if not 1 <= self.port <= 65535:
-            raise ConfigError(f"serve.port must be from 1 to 65535, got {self.port}")
+            raise SettingsError(f"serve.port must be from 1 to 65535, got {self.port}")
 
 
 def require_rates(rates: Mapping[str, float]) -> None:
     """Make sure that rates in the place of those of `FAULTS` can be had.
 
     Raises:
-        ConfigError: there is no such fault, a rate is no share, or more than half of a source's images would have one.
+        SettingsError: there is no such fault, a rate is no share, or more than half of a source's images would have
+            one.
     """
     for kind, rate in rates.items():
         if kind not in FAULTS:
-            raise ConfigError(f"scenes.fault_rates names {kind!r}: there are {', '.join(FAULTS)}")
+            raise SettingsError(f"scenes.fault_rates names {kind!r}: there are {', '.join(FAULTS)}")
         if not 0 <= rate <= MOST_FAULTY:
-            raise ConfigError(f"scenes.fault_rates.{kind} must be between 0 and {MOST_FAULTY}, got {rate}")
+            raise SettingsError(f"scenes.fault_rates.{kind} must be between 0 and {MOST_FAULTY}, got {rate}")
     for source in SOURCES if rates else ():
         total = sum(rates.get(kind, fault.rate) for kind, fault in FAULTS.items() if source in fault.sources)
         if total > MOST_FAULTY:
-            raise ConfigError(
+            raise SettingsError(
                 f"scenes.fault_rates would give {total:.1%} of the images of {source} a fault, with the rates of the "
                 f"kinds that they do not name: at most {MOST_FAULTY:.0%} may have one"
             )

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from random import Random
 
-from data_catalog.errors import ConfigError
+from data_catalog.errors import DiskError, SettingsError
 from data_catalog.sample import english, german, italian
 from data_catalog.sample.config import LANGUAGES
 from data_catalog.sample.scene import Scene, pick, random_scene, shuffled
@@ -66,7 +66,7 @@ def random_wording(scene: Scene, rng: Random, *, styles: Sequence[str] = STYLES)
 def caption(scene: Scene, lang: str, wording: Wording) -> str:
     """The exact caption of `scene` in `lang`, one of `LANGUAGES`."""
     if lang not in _RENDER:
-        raise ConfigError(f"scenes have captions in {', '.join(LANGUAGES)}, not in {lang}")
+        raise SettingsError(f"scenes have captions in {', '.join(LANGUAGES)}, not in {lang}")
     return _styled(_RENDER[lang](scene, wording.template, wording.synonym), lang, wording.style)
 
 
@@ -102,13 +102,14 @@ def write_pairs(path: Path, *, seed: int, num_pairs: int, lang: str = "it") -> N
     """Write parallel pairs to `path` as UTF-8 TSV: English, tab, the caption in `lang`, one pair a line, no header.
 
     Raises:
-        ConfigError: no captions in `lang`, no pairs asked for, or the file cannot be written.
+        SettingsError: no captions in `lang`, or no pairs asked for.
+        DiskError: the file cannot be written.
     """
     others = [known for known in LANGUAGES if known != "en"]
     if lang not in others:
-        raise ConfigError(f"the sample's grammar pairs English with {' or '.join(others)}, not with {lang}")
+        raise SettingsError(f"the sample's grammar pairs English with {' or '.join(others)}, not with {lang}")
     if num_pairs < 1:
-        raise ConfigError(f"the number of pairs must be at least 1, got {num_pairs}")
+        raise SettingsError(f"the number of pairs must be at least 1, got {num_pairs}")
 
     def write(target: Path) -> None:
         with target.open("w", encoding="utf-8", newline="\n") as file:
@@ -118,4 +119,4 @@ def write_pairs(path: Path, *, seed: int, num_pairs: int, lang: str = "it") -> N
     try:
         write_atomically(path, write)
     except OSError as error:
-        raise ConfigError(f"{path} cannot be written: {error.strerror}") from error
+        raise DiskError(f"{path} cannot be written: {error.strerror}") from error

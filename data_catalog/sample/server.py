@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
-from data_catalog.errors import ConfigError
+from data_catalog.errors import BusyError, InputError, SettingsError
 
 logger = logging.getLogger(__name__)
 
@@ -50,19 +50,21 @@ def serve(folder: Path, port: int, *, host: str = "127.0.0.1") -> Iterator[str]:
         host: a loopback IPv4 address.
 
     Raises:
-        ConfigError: the port is taken, the host is not loopback, the folder is absent, or its rules are no rules.
+        SettingsError: the host is not loopback.
+        InputError: the folder is absent, or its rules are no rules.
+        BusyError: the port is taken.
     """
     if not _is_loopback(host):
-        raise ConfigError(
+        raise SettingsError(
             f"serve: {host} is not a loopback address: files are served to this machine only, use 127.0.0.1"
         )
     if not folder.is_dir():
-        raise ConfigError(f"serve.folder {folder} is not a folder: make it first, or correct the path")
+        raise InputError(f"serve.folder {folder} is not a folder: make it first, or correct the path")
     rules = _read_rules(folder / RULES_FILE)
     try:
         server = _FolderServer((host, port), folder.resolve(), rules)
     except (OSError, OverflowError) as error:
-        raise ConfigError(
+        raise BusyError(
             f"serve.port {port} on {host} cannot be used ({error}): stop the program that holds it, or set another port"
         ) from error
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05}, name="serve", daemon=True)
@@ -88,9 +90,9 @@ def _read_rules(path: Path) -> dict[str, dict[str, Any]]:
     try:
         rules = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
-        raise ConfigError(f"{path} is not JSON ({error}): mend it or remove it") from error
+        raise InputError(f"{path} is not JSON ({error}): mend it or remove it") from error
     if not isinstance(rules, dict) or not all(isinstance(r, dict) and r.keys() <= _RULE_KEYS for r in rules.values()):
-        raise ConfigError(f"{path} must be an object of rules by path, each with keys among {sorted(_RULE_KEYS)}")
+        raise InputError(f"{path} must be an object of rules by path, each with keys among {sorted(_RULE_KEYS)}")
     return rules
 
 

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from data_catalog.errors import ConfigError
+from data_catalog.errors import SettingsError
 from data_catalog.progress import Progress
 from data_catalog.sample.config import CC3M, COCO, FLICKR8K, SOURCES, WIT, ScenesConfig
 from data_catalog.sample.english_files import write_cc3m, write_coco, write_flickr8k
@@ -41,7 +41,9 @@ def draw_upstream(config: ScenesConfig) -> bool:
         Whether anything was drawn.
 
     Raises:
-        ConfigError: the folder holds something else, another process is at it, or the disk is full.
+        SettingsError: the folder holds something else.
+        BusyError: another process is at it.
+        DiskError: the disk is full, or nothing can be written there.
     """
     key = _key(config)
     workshop = _workshop(config.folder)
@@ -94,7 +96,7 @@ def _committed_key(folder: Path) -> str | None:
 def _check_replaceable(folder: Path) -> None:
     """Never replace what this module did not make."""
     if folder.is_dir() and any(folder.iterdir()) and not (folder / COMMIT_FILE).is_file():
-        raise ConfigError(f"scenes.folder {folder} holds something that is not a sample: name another folder")
+        raise SettingsError(f"scenes.folder {folder} holds something that is not a sample: name another folder")
 
 
 def _workshop(folder: Path) -> Path:

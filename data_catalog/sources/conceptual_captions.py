@@ -6,8 +6,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
-from data_catalog.errors import ConfigError
-from data_catalog.settings import HOW
+from data_catalog.errors import InputError, SettingsError
+from data_catalog.settings import PATH
 from data_catalog.sources.files import Line, check_text_file, excerpt, head_lines, read_lines, upstream_files
 from data_catalog.sources.rows import Origin, SourceRow, admit, refuse
 from data_catalog.sources.urls import is_web_url, url_key
@@ -19,12 +19,12 @@ _SPLIT_IN_NAME = re.compile(r"(train|val)(?:ing|idation)?(?![a-z])", re.IGNORECA
 class ConceptualCaptionsConfig:
     """Which TSV files, plain or gzipped: paths or globs."""
 
-    files: tuple[str, ...] = field(metadata=HOW)
+    files: tuple[str, ...] = field(metadata=PATH)
 
     def __post_init__(self) -> None:
         """Refuse a source without files."""
         if not self.files:
-            raise ConfigError("files must name at least one Conceptual Captions TSV")
+            raise SettingsError("files must name at least one Conceptual Captions TSV")
 
 
 class _Columns(NamedTuple):
@@ -44,12 +44,12 @@ _CC12M = _Columns("cc12m", caption=1, url=0)
 
 
 def check_cc3m(config: ConceptualCaptionsConfig) -> None:
-    """Raise ConfigError unless every file is readable to its end and its first rows are `caption<TAB>url`."""
+    """Raise InputError unless every file is readable to its end and its first rows are `caption<TAB>url`."""
     _check(config, _CC3M, _CC12M)
 
 
 def check_cc12m(config: ConceptualCaptionsConfig) -> None:
-    """Raise ConfigError unless every file is readable to its end and its first rows are `url<TAB>caption`."""
+    """Raise InputError unless every file is readable to its end and its first rows are `url<TAB>caption`."""
     _check(config, _CC12M, _CC3M)
 
 
@@ -69,18 +69,18 @@ def _check(config: ConceptualCaptionsConfig, columns: _Columns, other: _Columns)
         check_text_file(path, expected=expected)
         lines = [line for line in head_lines(path) if line.text]
         if not lines:
-            raise ConfigError(f"{path} has only blank lines: expected {expected}")
+            raise InputError(f"{path} has only blank lines: expected {expected}")
         rows = [cells for line in lines if len(cells := line.text.split("\t")) == 2]
         if not rows:
             found = f"line {lines[0].number}: {excerpt(lines[0].text)[:200]}"
-            raise ConfigError(f"{path} has no two columns ({found}): expected {expected}")
+            raise InputError(f"{path} has no two columns ({found}): expected {expected}")
         in_place, swapped = (
             sum(is_web_url(cells[place].strip()) for cells in rows) for place in (columns.url, other.url)
         )
         if swapped > in_place:
-            raise ConfigError(f"{path} is {other.layout}: that is {other.kind}; expected {expected}")
+            raise InputError(f"{path} is {other.layout}: that is {other.kind}; expected {expected}")
         if not in_place:
-            raise ConfigError(f"{path} has no URL where one belongs in its first {len(rows)} rows: expected {expected}")
+            raise InputError(f"{path} has no URL where one belongs in its first {len(rows)} rows: expected {expected}")
 
 
 def _read(config: ConceptualCaptionsConfig, columns: _Columns) -> Iterator[SourceRow]:

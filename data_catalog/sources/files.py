@@ -12,7 +12,7 @@ from itertools import islice
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
-from data_catalog.errors import ConfigError
+from data_catalog.errors import InputError
 
 # No upstream file has a line near this; without a cap one missing newline would load gigabytes.
 MAX_LINE_BYTES = 4 * 2**20
@@ -70,7 +70,7 @@ def upstream_files(config: HasFiles) -> list[Path]:
     """The files that a source config names: globs expanded, duplicates dropped, sorted by path.
 
     Raises:
-        ConfigError: a file is missing, a glob matches nothing, or a folder was given.
+        InputError: a file is missing, a glob matches nothing, or a folder was given.
     """
     found: dict[Path, Path] = {}
     for pattern in config.files:
@@ -82,15 +82,15 @@ def upstream_files(config: HasFiles) -> list[Path]:
 def _expand(pattern: str) -> list[Path]:
     path = Path(pattern).expanduser()
     if path.is_dir():
-        raise ConfigError(f"files names the folder {path}: name the files in it, such as {path / '*'}")
+        raise InputError(f"files names the folder {path}: name the files in it, such as {path / '*'}")
     if path.is_file():  # before globbing: a real name may hold brackets
         return [path]
     if not glob.has_magic(pattern):
-        raise ConfigError(f"files names {path}, which does not exist: correct the path or download the file")
+        raise InputError(f"files names {path}, which does not exist: correct the path or download the file")
     matches = [Path(match) for match in glob.glob(str(path), recursive=True)]  # noqa: PTH207  Path.glob takes no absolute one
     matches = [match for match in matches if match.is_file()]
     if not matches:
-        raise ConfigError(f"files has the pattern {path}, which matches no file: correct it or download the files")
+        raise InputError(f"files has the pattern {path}, which matches no file: correct it or download the files")
     return matches
 
 
@@ -108,13 +108,13 @@ def _head(path: Path, num_bytes: int) -> bytes:
 
 @contextmanager
 def naming_damage(path: Path) -> Iterator[None]:
-    """Turn what gzip raises on a damaged file into a ConfigError that names the file."""
+    """Turn what gzip raises on a damaged file into an InputError that names the file."""
     try:
         yield
     except EOFError as error:
-        raise ConfigError(f"{path} is a truncated gzip file: download it again") from error
+        raise InputError(f"{path} is a truncated gzip file: download it again") from error
     except _DAMAGED_GZIP as error:
-        raise ConfigError(f"{path} is a damaged gzip file ({error}): download it again") from error
+        raise InputError(f"{path} is a damaged gzip file ({error}): download it again") from error
 
 
 def check_text_file(path: Path, *, expected: str) -> None:
@@ -125,7 +125,7 @@ def check_text_file(path: Path, *, expected: str) -> None:
         expected: what the reader wants, for the message ("a WIT TSV").
 
     Raises:
-        ConfigError: naming the file, what was expected and what was found.
+        InputError: naming the file, what was expected and what was found.
     """
     try:
         with naming_damage(path), open_bytes(path) as file:
@@ -133,12 +133,12 @@ def check_text_file(path: Path, *, expected: str) -> None:
             if isinstance(file, gzip.GzipFile):
                 _read_to_end(file)
     except PermissionError as error:
-        raise ConfigError(f"{path} cannot be read: permission denied") from error
+        raise InputError(f"{path} cannot be read: permission denied") from error
     if not head:
-        raise ConfigError(f"{path} is empty: expected {expected}")
+        raise InputError(f"{path} is empty: expected {expected}")
     for magic, what in _FOREIGN_MAGIC.items():
         if head.startswith(magic):
-            raise ConfigError(f"{path} is {what}; expected {expected}")
+            raise InputError(f"{path} is {what}; expected {expected}")
 
 
 def _read_to_end(file: BufferedReader | gzip.GzipFile) -> None:
@@ -236,8 +236,8 @@ class Held:
         """Count one more record with the texts that are kept of it.
 
         Raises:
-            ConfigError: it is too much.
+            InputError: it is too much.
         """
         self._num_bytes += _RECORD_BYTES + sum(map(sys.getsizeof, texts))
         if self._num_bytes > MAX_HELD_BYTES:
-            raise ConfigError(f"{self._name} has too many records to be read within 1 GB of memory: split it")
+            raise InputError(f"{self._name} has too many records to be read within 1 GB of memory: split it")

@@ -13,8 +13,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from data_catalog.errors import ConfigError
-from data_catalog.settings import HOW
+from data_catalog.errors import InputError, SettingsError
+from data_catalog.settings import PATH
 from data_catalog.sources.delimited import read_records
 from data_catalog.sources.files import Line, Trouble, check_text_file, excerpt, head_lines, read_lines, upstream_files
 from data_catalog.sources.image_files import check_images
@@ -45,19 +45,19 @@ class FlickrConfig:
         images: folder, zip or tar, or a glob of them, in which the image names of the files are found.
     """
 
-    files: tuple[str, ...] = field(metadata=HOW)
-    images: str = field(metadata=HOW)
+    files: tuple[str, ...] = field(metadata=PATH)
+    images: str = field(metadata=PATH)
 
     def __post_init__(self) -> None:
         """Refuse a source without files or images."""
         if not self.files:
-            raise ConfigError("files must name at least one captions file of Flickr8k or Flickr30k")
+            raise SettingsError("files must name at least one captions file of Flickr8k or Flickr30k")
         if not self.images:
-            raise ConfigError("images must name the folder, zip or tar that holds the images")
+            raise SettingsError("images must name the folder, zip or tar that holds the images")
 
 
 def check_flickr(config: FlickrConfig) -> None:
-    """Raise ConfigError unless every file is whole and of a known format, and `images` can be opened."""
+    """Raise InputError unless every file is whole and of a known format, and `images` can be opened."""
     check_images(config.images)
     _listed_splits(config)
     for path in _captions_files(config):
@@ -66,7 +66,7 @@ def check_flickr(config: FlickrConfig) -> None:
         if reader is _read_karpathy:
             check_karpathy(path, open_json(path, expected=_EXPECTED), expected=_EXPECTED)
         elif reader is _read_captions and next(_read_captions(path), None) is None:
-            raise ConfigError(f"{path} has a header and no rows: expected {_EXPECTED}")
+            raise InputError(f"{path} has a header and no rows: expected {_EXPECTED}")
 
 
 def read_flickr(config: FlickrConfig) -> Iterator[SourceRow]:
@@ -87,7 +87,7 @@ def flickr_files(config: FlickrConfig) -> list[Path]:
 def _captions_files(config: FlickrConfig) -> list[Path]:
     found = [path for path in upstream_files(config) if not _LISTED.fullmatch(path.name)]
     if not found:
-        raise ConfigError(f"files names lists of splits and no captions: add {_EXPECTED}")
+        raise InputError(f"files names lists of splits and no captions: add {_EXPECTED}")
     return found
 
 
@@ -102,7 +102,7 @@ def _listed_splits(config: FlickrConfig) -> dict[str, str | None]:
                     continue
                 split, other = found.setdefault(_stem(name), (listed[1], path))
                 if split != listed[1]:
-                    raise ConfigError(f"{name} stands in {other} and in {path}: take it out of one of them")
+                    raise InputError(f"{name} stands in {other} and in {path}: take it out of one of them")
     return {photo: usual_split(split) for photo, (split, _) in found.items()}
 
 
@@ -118,7 +118,7 @@ def _reader_for(path: Path) -> Callable[[Path], Iterator[SourceRow]]:
         return _read_captions
     if any(_TOKEN.fullmatch(line.text) for line in lines):
         return _read_tokens
-    raise ConfigError(f"{path} is not {_EXPECTED}: its first line is {excerpt(first)[:200]!r}")
+    raise InputError(f"{path} is not {_EXPECTED}: its first line is {excerpt(first)[:200]!r}")
 
 
 def _read_tokens(path: Path) -> Iterator[SourceRow]:

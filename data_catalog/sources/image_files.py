@@ -21,7 +21,7 @@ import fsspec
 from fsspec.core import strip_protocol
 from fsspec.spec import AbstractFileSystem
 
-from data_catalog.errors import ConfigError, TransientError, extra_to_install
+from data_catalog.errors import InputError, SettingsError, TransientError, extra_to_install
 
 _URL = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://(.*)", re.DOTALL)
 # Where images may be, and the extra that it takes. The web is no such place: only the guarded client asks it.
@@ -217,12 +217,12 @@ class _Zip(ImageFiles):
             self._zip = zipfile.ZipFile(self._file)
         except _UNREADABLE as error:
             self._file.close()
-            raise ConfigError(f"images names {place}, which is no folder, no tar and no whole zip ({error})") from error
+            raise InputError(f"images names {place}, which is no folder, no tar and no whole zip ({error})") from error
         self._file.allowed = range(-1, sys.maxsize)
         infos = [info for info in self._zip.infolist() if not info.filename.endswith("/")]
         if infos and not any(_can_be_read(info) for info in infos):
             self.close()
-            raise ConfigError(
+            raise InputError(
                 f"images names {place}, a zip that is encrypted or packed by another method than deflate: pack it again"
             )
         self._names = _Names(_zip_members(infos))
@@ -331,7 +331,7 @@ def _indexed(place: Place, stamp: Stamp) -> _Names[_Member]:
         try:
             return _Names(_tar_members(file))
         except _DAMAGED as error:
-            raise ConfigError(
+            raise InputError(
                 f"images names {place}, a tar that is damaged or cut off ({error}): get it again"
             ) from error
 
@@ -427,7 +427,8 @@ def open_images(location: str) -> ImageFiles:
     """Open a folder, a zip or an uncompressed tar of images, or all that a glob matches as one.
 
     Raises:
-        ConfigError: a location is none of those, or damaged.
+        InputError: a location is none of those, or damaged.
+        SettingsError: as `image_locations` does.
         TransientError: a store cannot be read now.
     """
     with ExitStack() as stack:
@@ -445,14 +446,15 @@ def image_locations(location: str) -> list[Place]:
     """Return the folders and archives that a setting `images` names: a path or URL, or a glob's matches, sorted.
 
     Raises:
-        ConfigError: there are none, or it is a URL of another kind than `file`, `s3`, `gs` and `memory`.
+        InputError: there are none, or what reads such a URL is not installed.
+        SettingsError: it is a URL of another kind than `file`, `s3`, `gs` and `memory`.
         TransientError: a store cannot be read now.
     """
     place = _place(location)
     if place.info() is not None:  # before globbing: a real name may hold brackets
         return [place]
     if not glob.has_magic(location):
-        raise ConfigError(
+        raise InputError(
             f"images names {place}, which does not exist: give the folder, zip or tar that holds the images"
         )
     if place.local:
@@ -463,7 +465,7 @@ def image_locations(location: str) -> list[Place]:
         with place.asking():
             found = sorted(place.system.glob(place.path))
     if not found:
-        raise ConfigError(f"images has the pattern {place}, which matches no folder, zip or tar: correct it")
+        raise InputError(f"images has the pattern {place}, which matches no folder, zip or tar: correct it")
     return [Place(place.system, path) for path in found]
 
 
@@ -471,7 +473,7 @@ def _place(location: str) -> Place:
     url = _URL.match(location)
     scheme, rest = (url[1].lower(), url[2]) if url else ("file", location)
     if scheme not in _EXTRAS:
-        raise ConfigError(
+        raise SettingsError(
             f"images names {location}, which is neither a path nor a URL of s3:// or gs://: images on the web are "
             "fetched from the URLs in a source's files, and from nowhere else"
         )
@@ -481,7 +483,7 @@ def _place(location: str) -> Place:
         # Without a cache of listings: another build in this process is to see what has changed.
         system = fsspec.filesystem(scheme, use_listings_cache=False)
     except ImportError as error:
-        raise ConfigError(
+        raise InputError(
             f"images names {location}, which takes an extra of vernaclip: {extra_to_install(_EXTRAS[scheme])}"
         ) from error
     return Place(system, strip_protocol(f"{scheme}://{rest}"))
@@ -501,13 +503,13 @@ def _open(place: Place) -> ImageFiles:
     if kind == "directory":
         return _Folder(place)
     if kind != "file":
-        raise ConfigError(f"images names {place}, which is no folder and no file")
+        raise InputError(f"images names {place}, which is no folder and no file")
     try:
         with place.open() as file:
             head = file.read(tarfile.BLOCKSIZE)
         for magic, method in _COMPRESSED.items():
             if head.startswith(magic):
-                raise ConfigError(
+                raise InputError(
                     f"images names {place}, which is compressed by {method}: no picture in it can be reached without "
                     "unpacking all before it; decompress it once and name the .tar"
                 )
@@ -516,4 +518,4 @@ def _open(place: Place) -> ImageFiles:
             return _Tar(place)
         return _Zip(place)
     except OSError as error:
-        raise ConfigError(f"images names {place}, which cannot be opened ({error})") from error
+        raise InputError(f"images names {place}, which cannot be opened ({error})") from error

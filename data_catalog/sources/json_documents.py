@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
-from data_catalog.errors import ConfigError
+from data_catalog.errors import InputError
 from data_catalog.sources.files import check_text_file, naming_damage, open_bytes
 
 # Of one record; the largest that we know have some thousands. Parsed, characters take up to fifty bytes each.
@@ -135,7 +135,7 @@ def open_json(path: Path, *, expected: str) -> object:
     Other members of the object are None. Any other document is returned as it is.
 
     Raises:
-        ConfigError: the file is empty, another format, cut off or no JSON, repeats a name in an object, or has a value
+        InputError: the file is empty, another format, cut off or no JSON, repeats a name in an object, or has a value
             larger than fits the memory of readers; naming what was expected.
     """
     check_text_file(path, expected=expected)
@@ -187,18 +187,18 @@ def _opened(path: Path, expected: str) -> Iterator[_Text]:
         try:
             yield text
         except UnicodeDecodeError as error:
-            raise ConfigError(f"{path} is not UTF-8: expected {expected}") from error
+            raise InputError(f"{path} is not UTF-8: expected {expected}") from error
         except json.JSONDecodeError as error:
             is_cut = error.msg.startswith("Unterminated") or not error.doc[error.pos + 1 :].strip()
             what = "ends too early" if is_cut and error.msg != _MORE_TEXT else "is no valid JSON"
             near = error.doc[max(0, error.pos - 20) : error.pos + 20]
-            raise ConfigError(
+            raise InputError(
                 f"{path} {what} ({error.msg} near {near!r}): expected {expected}; download it again"
             ) from error
         except RecursionError as error:
-            raise ConfigError(f"{path} nests too deeply to be {expected}") from error
+            raise InputError(f"{path} nests too deeply to be {expected}") from error
         except ValueError as error:
-            raise ConfigError(f"{path} cannot be read ({error}): expected {expected}") from error
+            raise InputError(f"{path} cannot be read ({error}): expected {expected}") from error
 
 
 _MAX_ID_CHARS = 200

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
-from data_catalog.errors import ConfigError
+from data_catalog.errors import InputError
 from data_catalog.sources.json_documents import describe, id_field, records_of, text_field
 
 _SPLITS = {"restval": "train"}
@@ -27,13 +27,13 @@ class KarpathyCaption(NamedTuple):
 
 
 def check_karpathy(path: Path, document: object, *, expected: str) -> None:
-    """Raise ConfigError unless some image of the document has a file name and sentences."""
+    """Raise InputError unless some image of the document has a file name and sentences."""
     images = records_of(document.get("images")) if isinstance(document, dict) else None
     if not images:
-        raise ConfigError(f"{path} is {describe(document)} and lists no images: expected {expected}")
+        raise InputError(f"{path} is {describe(document)} and lists no images: expected {expected}")
     if not any("filename" in image and records_of(image.get("sentences")) for image in images):
         found = f"keys: {images.first_names}"
-        raise ConfigError(f"{path} has images without 'filename' and 'sentences' ({found}): expected {expected}")
+        raise InputError(f"{path} has images without 'filename' and 'sentences' ({found}): expected {expected}")
 
 
 def karpathy_captions(document: Mapping[str, object]) -> Iterator[KarpathyCaption]:

@@ -9,9 +9,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
-from data_catalog.errors import ConfigError
+from data_catalog.errors import InputError, SettingsError
 from data_catalog.schema import NATIVE
-from data_catalog.settings import HOW, how
+from data_catalog.settings import PATH, path_setting
 from data_catalog.sources.files import Held, upstream_files
 from data_catalog.sources.image_files import check_images
 from data_catalog.sources.json_documents import describe, id_field, missing_id, open_json, records_of, text_field
@@ -41,15 +41,15 @@ class MscocoConfig:
         translator: who translated them.
     """
 
-    files: tuple[str, ...] = field(metadata=HOW)
-    images: str | None = how(None)
+    files: tuple[str, ...] = field(metadata=PATH)
+    images: str | None = path_setting(None)
     origin: str | None = None
     translator: str | None = None
 
     def __post_init__(self) -> None:
         """Refuse a source without files."""
         if not self.files:
-            raise ConfigError("files must name at least one COCO captions JSON")
+            raise SettingsError("files must name at least one COCO captions JSON")
         _ = mscoco_origin(self)
 
 
@@ -64,7 +64,7 @@ class _Image(NamedTuple):
 
 
 def check_mscoco(config: MscocoConfig) -> None:
-    """Raise ConfigError unless every file is whole and of a known shape, and `images`, if given, can be opened."""
+    """Raise InputError unless every file is whole and of a known shape, and `images`, if given, can be opened."""
     if config.images is not None:
         check_images(config.images)
     for path in upstream_files(config):
@@ -85,7 +85,7 @@ def mscoco_origin(config: MscocoConfig, upstream_file: str = "") -> CaptionOrigi
     """Return who made captions of MSCOCO: the people who wrote them, unless the settings say otherwise.
 
     Raises:
-        ConfigError: the settings contradict themselves.
+        SettingsError: the settings contradict themselves.
     """
     return CaptionOrigin(origin=config.origin or NATIVE, translator=config.translator)
 
@@ -115,16 +115,16 @@ def _read(config: MscocoConfig, lang: str) -> Iterator[SourceRow]:
 def _load(path: Path) -> Mapping[str, object]:
     document = open_json(path, expected=_EXPECTED)
     if not isinstance(document, dict) or records_of(document.get("images")) is None:
-        raise ConfigError(f"{path} is {describe(document)}: expected {_EXPECTED}")
+        raise InputError(f"{path} is {describe(document)}: expected {_EXPECTED}")
     if "annotations" not in document:
         check_karpathy(path, document, expected=_EXPECTED)
         return document
     annotations = records_of(document["annotations"])
     if not annotations:
-        raise ConfigError(f"{path} has no annotations: expected {_EXPECTED}")
+        raise InputError(f"{path} has no annotations: expected {_EXPECTED}")
     if not any("caption" in annotation for annotation in annotations):
         found = f"keys: {annotations.first_names}"
-        raise ConfigError(f"{path} has annotations without captions ({found}): expected {_EXPECTED}")
+        raise InputError(f"{path} has annotations without captions ({found}): expected {_EXPECTED}")
     return document
 
 
@@ -166,7 +166,7 @@ def _licences(path: Path, document: Mapping[str, object]) -> dict[str, str | Non
     for entry in records_of(document.get("licenses")) or ():
         licence_id = id_field(entry, "id")
         if licence_id in licences:
-            raise ConfigError(f"{path} has several licences with the id {licence_id}: correct it or download it again")
+            raise InputError(f"{path} has several licences with the id {licence_id}: correct it or download it again")
         if licence_id is not None:
             licences[licence_id] = _licence_text(entry)
             held.add(licence_id, licences[licence_id])

@@ -7,7 +7,7 @@ from difflib import get_close_matches
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from data_catalog.errors import ConfigError
+from data_catalog.errors import SettingsError
 from data_catalog.schema import NATIVE
 
 HUMAN_TRANSLATION, MACHINE_TRANSLATION = "human_translation", "machine_translation"
@@ -51,11 +51,11 @@ class CaptionOrigin:
             *others, last = ORIGINS
             near = get_close_matches(self.origin, ORIGINS, n=1, cutoff=0.4)
             hint = f"; did you mean {near[0]}?" if near else ""
-            raise ConfigError(f"origin must be {', '.join(others)} or {last}, got {self.origin!r}{hint}")
+            raise SettingsError(f"origin must be {', '.join(others)} or {last}, got {self.origin!r}{hint}")
         if (self.translator or "").strip().lower() == NATIVE:
-            raise ConfigError(f"translator is {self.translator!r}, the word for captions that nobody translated")
+            raise SettingsError(f"translator is {self.translator!r}, the word for captions that nobody translated")
         if self.translator and self.origin == NATIVE:
-            raise ConfigError(
+            raise SettingsError(
                 f"translator is {self.translator!r}, but nobody translated captions whose origin is {NATIVE}: set "
                 f"origin to {HUMAN_TRANSLATION}, {MACHINE_TRANSLATION} or {CORRECTED}, or leave translator out"
             )

@@ -3,9 +3,9 @@
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-from data_catalog.errors import ConfigError
+from data_catalog.errors import SettingsError
 from data_catalog.schema import NATIVE
-from data_catalog.settings import HOW, how
+from data_catalog.settings import PATH, path_setting
 from data_catalog.sources.files import upstream_files
 from data_catalog.sources.image_files import check_images
 from data_catalog.sources.json_documents import describe
@@ -36,11 +36,11 @@ class PairsConfig:
         license_column, attribution_column, page_column, split_column: optional, kept with the row.
     """
 
-    files: tuple[str, ...] = field(metadata=HOW)
+    files: tuple[str, ...] = field(metadata=PATH)
     caption_column: str
     url_column: str | None = None
     path_column: str | None = None
-    images: str | None = how(None)
+    images: str | None = path_setting(None)
     lang: str | None = None
     lang_column: str | None = None
     origin: str = NATIVE
@@ -55,34 +55,34 @@ class PairsConfig:
     def __post_init__(self) -> None:
         """Refuse what names no files, no image or no language."""
         if not self.files:
-            raise ConfigError(f"files must name at least one file: {FORMATS}")
+            raise SettingsError(f"files must name at least one file: {FORMATS}")
         if not self.caption_column:
-            raise ConfigError("caption_column must name a column")
+            raise SettingsError("caption_column must name a column")
         if bool(self.url_column) == bool(self.path_column):
-            raise ConfigError("exactly one of url_column and path_column must be set")
+            raise SettingsError("exactly one of url_column and path_column must be set")
         if not self.lang and not self.lang_column:
-            raise ConfigError('lang or lang_column must be set, as in lang = "en"')
+            raise SettingsError('lang or lang_column must be set, as in lang = "en"')
         if self.images and self.url_column:
-            raise ConfigError("images goes with path_column; with url_column images come from the web")
+            raise SettingsError("images goes with path_column; with url_column images come from the web")
         _ = pairs_origin(self)
         self._check_original()
 
     def _check_original(self) -> None:
         """Refuse half of what is to be said of originals, and originals of what is no translation."""
         if bool(self.source_caption_column) != bool(self.source_lang):
-            raise ConfigError("source_caption_column and source_lang, the language in that column, go together")
+            raise SettingsError("source_caption_column and source_lang, the language in that column, go together")
         if not self.source_caption_column:
             return
         if self.origin == NATIVE:
-            raise ConfigError(
+            raise SettingsError(
                 'source_caption_column is of translations: set origin, as in origin = "human_translation"'
             )
         if self.lang_column or self.lang == self.source_lang:
-            raise ConfigError("source_caption_column needs lang, another than source_lang, and no lang_column")
+            raise SettingsError("source_caption_column needs lang, another than source_lang, and no lang_column")
 
 
 def check_pairs(config: PairsConfig) -> None:
-    """Raise ConfigError unless every file is whole and has the columns, and local images can be opened."""
+    """Raise InputError unless every file is whole and has the columns, and local images can be opened."""
     wanted = _wanted(config)
     for path in upstream_files(config):
         check_table(path, wanted)
@@ -103,7 +103,7 @@ def pairs_images(config: PairsConfig) -> str | None:
     """The folder, zip or tar of local images, or a glob of them; None where images come by URL.
 
     Raises:
-        ConfigError: `images` is not set and the files lie in several folders.
+        SettingsError: `images` is not set and the files lie in several folders.
     """
     if config.url_column:
         return None
@@ -111,7 +111,7 @@ def pairs_images(config: PairsConfig) -> str | None:
         return config.images
     folders = {path.parent for path in upstream_files(config)}
     if len(folders) > 1:
-        raise ConfigError(f"images must be set, for the files lie in {len(folders)} folders")
+        raise SettingsError(f"images must be set, for the files lie in {len(folders)} folders")
     return str(folders.pop())
 
 
@@ -172,7 +172,7 @@ def pairs_origin(config: PairsConfig, upstream_file: str = "") -> CaptionOrigin:
     """Return what the settings say of who made the captions.
 
     Raises:
-        ConfigError: that contradicts itself.
+        SettingsError: that contradicts itself.
     """
     return CaptionOrigin(origin=config.origin, translator=config.translator)
 

@@ -58,7 +58,7 @@ class SourceKind:
     Args:
         kind: its name.
         config_type: the frozen dataclass of its settings; all functions take an instance of it.
-        check: raises ConfigError, before work starts, if files are missing, empty, damaged or of another kind.
+        check: raises InputError, before work starts, if files are missing, empty, damaged or of another kind.
         read: yields one outcome for each upstream row, streaming.
         licence: what upstream says of the dataset as a whole; a row's own licence is in the row.
         languages: which languages its captions can be in, or None where only the rows tell.

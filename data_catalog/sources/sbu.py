@@ -9,8 +9,8 @@ from itertools import zip_longest
 from pathlib import Path
 from typing import NamedTuple
 
-from data_catalog.errors import ConfigError
-from data_catalog.settings import HOW
+from data_catalog.errors import InputError, SettingsError
+from data_catalog.settings import PATH
 from data_catalog.sources.files import Line, check_text_file, read_lines, upstream_files
 from data_catalog.sources.json_documents import JsonList, describe, open_json
 from data_catalog.sources.rows import Origin, SourceRow, admit, refuse
@@ -24,12 +24,12 @@ _EXPECTED = f"{_EXPECTED_JSON}, or two text files: one of URLs, one of captions,
 class SbuConfig:
     """Either JSON files, or exactly one list of URLs and one list of captions (in any order); plain or gzipped."""
 
-    files: tuple[str, ...] = field(metadata=HOW)
+    files: tuple[str, ...] = field(metadata=PATH)
 
     def __post_init__(self) -> None:
         """Refuse a source without files."""
         if not self.files:
-            raise ConfigError("files must name SBU's JSON, or its list of URLs and its list of captions")
+            raise SettingsError("files must name SBU's JSON, or its list of URLs and its list of captions")
 
 
 class _Lists(NamedTuple):
@@ -41,7 +41,7 @@ class _Lists(NamedTuple):
 
 
 def check_sbu(config: SbuConfig) -> None:
-    """Raise ConfigError unless the files are whole, of a known shape, and their lists equally long."""
+    """Raise InputError unless the files are whole, of a known shape, and their lists equally long."""
     paths = upstream_files(config)
     for path in paths:
         check_text_file(path, expected=_EXPECTED)
@@ -53,7 +53,7 @@ def check_sbu(config: SbuConfig) -> None:
     (num_urls, last_url), (num_captions, last_caption) = _count_lines(urls), _count_lines(captions)
     if num_urls != num_captions and last_url != last_caption:  # a blank line at the end is no misalignment
         counts = f"{urls} has {num_urls} lines and {captions} has {num_captions}"
-        raise ConfigError(f"{counts}: expected one caption a URL; download both again")
+        raise InputError(f"{counts}: expected one caption a URL; download both again")
 
 
 def read_sbu(config: SbuConfig) -> Iterator[SourceRow]:
@@ -69,7 +69,7 @@ def read_sbu(config: SbuConfig) -> Iterator[SourceRow]:
 def _are_json(paths: list[Path]) -> bool:
     starts = [_first_text(path).startswith("{") for path in paths]
     if any(starts) and not all(starts):
-        raise ConfigError(f"files mixes JSON with other files ({', '.join(map(str, paths))}): expected {_EXPECTED}")
+        raise InputError(f"files mixes JSON with other files ({', '.join(map(str, paths))}): expected {_EXPECTED}")
     return all(starts)
 
 
@@ -81,7 +81,7 @@ def _text_files(paths: list[Path]) -> tuple[Path, Path]:
     urls = [path for path in paths if is_web_url(_first_text(path))]
     captions = [path for path in paths if path not in urls]
     if len(urls) != 1 or len(captions) != 1:
-        raise ConfigError(
+        raise InputError(
             f"files has {len(urls)} list(s) of URLs and {len(captions)} other file(s) "
             f"({', '.join(map(str, paths))}): expected {_EXPECTED}"
         )
@@ -128,14 +128,14 @@ def _row(origin: Origin, url: str, caption: str, user: str | None) -> SourceRow:
 def _load_lists(path: Path) -> _Lists:
     document = open_json(path, expected=_EXPECTED_JSON)
     if not isinstance(document, dict):
-        raise ConfigError(f"{path} is {describe(document)}: expected {_EXPECTED_JSON}")
+        raise InputError(f"{path} is {describe(document)}: expected {_EXPECTED_JSON}")
     urls, captions, users = (document.get(name) for name in ("image_urls", "captions", "user_ids"))
     if not isinstance(urls, JsonList) or not isinstance(captions, JsonList):
-        raise ConfigError(f"{path} is {describe(document)}: expected {_EXPECTED_JSON}")
+        raise InputError(f"{path} is {describe(document)}: expected {_EXPECTED_JSON}")
     users = users if isinstance(users, JsonList) else [None] * len(urls)
     if not urls or not len(urls) == len(captions) == len(users):
         counts = f"{len(urls)} URLs, {len(captions)} captions and {len(users)} users"
-        raise ConfigError(f"{path} has {counts}: expected {_EXPECTED_JSON}")
+        raise InputError(f"{path} has {counts}: expected {_EXPECTED_JSON}")
     return _Lists(urls, captions, users)
 
 

@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from data_catalog.errors import ConfigError, PipelineError
+from data_catalog.errors import DefectError, InputError
 from data_catalog.sources.delimited import complete_cells, read_records
 from data_catalog.sources.files import MAX_TEXT_CHARS, Line, Trouble, check_text_file, head_lines, read_lines
 from data_catalog.sources.json_documents import describe, parse_json
@@ -35,7 +35,7 @@ def read_texts(path: Path, columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
     """Yield text columns of a Parquet file in small batches, with a column `TOO_LONG`.
 
     Raises:
-        ConfigError: it is no whole Parquet file, or cannot be unpacked within the memory of readers.
+        InputError: it is no whole Parquet file, or cannot be unpacked within the memory of readers.
     """
     child = subprocess.Popen(
         [sys.executable, "-P", "-m", "data_catalog.sources.tables", str(path), *columns],
@@ -63,13 +63,13 @@ def _batches(child: "subprocess.Popen[bytes]") -> Iterator[pa.RecordBatch]:
 
 def _require_success(path: Path, status: int, told: str) -> None:
     if status == _UNREADABLE:
-        raise ConfigError(f"{path} is no whole Parquet file ({told})")
+        raise InputError(f"{path} is no whole Parquet file ({told})")
     if status == _OUT_OF_MEMORY or status < 0:
-        raise ConfigError(
+        raise InputError(
             f"{path} cannot be unpacked within 1 GB of memory: write it anew with smaller values, pages and row groups"
         )
     if status:
-        raise PipelineError(f"{path} could not be read ({told[-500:]}). This is a defect: report it")
+        raise DefectError(f"{path} could not be read ({told[-500:]}). This is a defect: report it")
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -148,21 +148,21 @@ class Wanted:
 
 
 def check_table(path: Path, wanted: Wanted) -> None:
-    """Raise ConfigError unless a file is whole, of the format its name says, and has the columns and a row."""
+    """Raise InputError unless a file is whole, of the format its name says, and has the columns and a row."""
     suffix = _suffix(path)
     if suffix != ".parquet":
         check_text_file(path, expected=f"a {suffix[1:]} file with the columns {', '.join(wanted.required)}")
     columns = _COLUMNS[suffix](path)
     missing = [name for name in wanted.required if name not in columns]
     if missing:
-        raise ConfigError(
+        raise InputError(
             f"{path} has no text column {', '.join(missing)}: its text columns are {', '.join(columns) or '(none)'}"
         )
     repeated = [name for name in wanted.required if columns.count(name) > 1]
     if repeated:
-        raise ConfigError(f"{path} has the column {', '.join(repeated)} more than once: rename all but one")
+        raise InputError(f"{path} has the column {', '.join(repeated)} more than once: rename all but one")
     if next(read_table(path, wanted), None) is None:
-        raise ConfigError(f"{path} has columns and no rows")
+        raise InputError(f"{path} has columns and no rows")
 
 
 def read_table(path: Path, wanted: Wanted) -> Iterator[Entry]:
@@ -177,7 +177,7 @@ def _suffix(path: Path) -> str:
     name = path.name.lower()
     suffix = Path(name.removesuffix(".gz")).suffix
     if suffix not in _COLUMNS or (suffix == ".parquet" and name.endswith(".gz")):
-        raise ConfigError(f"{path} has a name of no known format: expected {FORMATS}")
+        raise InputError(f"{path} has a name of no known format: expected {FORMATS}")
     return suffix
 
 
@@ -255,7 +255,7 @@ def _open_parquet(path: Path) -> Iterator[pq.ParquetFile]:
         with pq.ParquetFile(path) as file:
             yield file
     except (pa.ArrowInvalid, OSError) as error:
-        raise ConfigError(f"{path} is no whole Parquet file ({error})") from error
+        raise InputError(f"{path} is no whole Parquet file ({error})") from error
 
 
 def _parquet_columns(path: Path) -> list[str]:

@@ -9,8 +9,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from data_catalog.errors import ConfigError
-from data_catalog.settings import HOW
+from data_catalog.errors import InputError, SettingsError
+from data_catalog.settings import PATH
 from data_catalog.sources.delimited import Record, complete_cells, read_records
 from data_catalog.sources.files import Line, check_text_file, read_lines, text_trouble, upstream_files
 from data_catalog.sources.rows import Origin, SourceRow, UnselectedRow, admit, refuse
@@ -37,17 +37,19 @@ class WitConfig:
             the image's own page, often in another language than the page's) and "alt_text".
     """
 
-    files: tuple[str, ...] = field(metadata=HOW)
+    files: tuple[str, ...] = field(metadata=PATH)
     languages: tuple[str, ...] = ()
     caption_kinds: tuple[str, ...] = ("reference",)
 
     def __post_init__(self) -> None:
         """Refuse settings that select nothing."""
         if not self.files:
-            raise ConfigError("files must name at least one WIT TSV")
+            raise SettingsError("files must name at least one WIT TSV")
         unknown = [kind for kind in self.caption_kinds if kind not in _CAPTION_COLUMNS]
         if unknown or not self.caption_kinds:
-            raise ConfigError(f"caption_kinds must be some of {', '.join(_CAPTION_COLUMNS)}, got {self.caption_kinds}")
+            raise SettingsError(
+                f"caption_kinds must be some of {', '.join(_CAPTION_COLUMNS)}, got {self.caption_kinds}"
+            )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,15 +70,18 @@ class _Layout:
 
 
 def check_wit(config: WitConfig) -> None:
-    """Raise ConfigError unless every file is readable to its end, has the columns needed and at least one row."""
+    """Raise InputError unless every file is readable to its end, has the columns needed and at least one row.
+
+    SettingsError says that the settings name no language.
+    """
     if not config.languages:
-        raise ConfigError("languages must name at least one language, such as ['it']")
+        raise SettingsError("languages must name at least one language, such as ['it']")
     for path in upstream_files(config):
         check_text_file(path, expected=_EXPECTED)
         lines = read_lines(path)
         _read_header(path, lines, config)
         if not any(line.text for line in lines):
-            raise ConfigError(f"{path} has a header and no rows: expected {_EXPECTED}")
+            raise InputError(f"{path} has a header and no rows: expected {_EXPECTED}")
 
 
 def read_wit(config: WitConfig) -> Iterator[SourceRow]:
@@ -100,7 +105,7 @@ def _read_header(path: Path, lines: Iterator[Line], config: WitConfig) -> _Layou
     missing = [name for name in ("language", "image_url", *captions.values()) if columns.count(name) != 1]
     if missing:
         found = ", ".join(columns)[:500]
-        raise ConfigError(
+        raise InputError(
             f"{path} is not {_EXPECTED}: no single column {', '.join(missing)} among those found ({found})"
         )
     places = {name: place for place, name in enumerate(columns)}

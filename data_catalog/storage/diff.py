@@ -6,13 +6,15 @@ Rows are held against each other by a FULL JOIN in DuckDB, within bounded memory
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
-from data_catalog.errors import ConfigError
+from data_catalog.errors import DamagedError
 from data_catalog.schema import CAPTIONS, PAIRS
+from data_catalog.storage.disk_errors import raise_if_disk_fails
 from data_catalog.storage.manifest import Snapshot
 
 if TYPE_CHECKING:
@@ -116,6 +118,10 @@ class Change:
     rows: int
     examples: tuple[Example, ...]
 
+    def row(self) -> dict[str, Any]:
+        """Return the change without its examples."""
+        return {name: getattr(self, name) for name in ("change", "source", "before", "after", "rows")}
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FileCounts:
@@ -150,12 +156,25 @@ class Diff:
     settings: Mapping[str, tuple[Any, Any]]
     files: tuple[FileCounts, ...]
 
+    def to_json(self) -> dict[str, Any]:
+        """Return all of it as JSON values."""
+        return {
+            "dataset": self.before.dataset,
+            "before": self.before.snapshot,
+            "after": self.after.snapshot,
+            "captions": {"same": self.num_same, "changes": [asdict(change) for change in self.captions]},
+            "images": {"changes": [asdict(change) for change in self.images]},
+            "settings": [{"name": name, "before": was, "after": now} for name, (was, now) in self.settings.items()],
+            "files": [asdict(each) for each in self.files],
+        }
+
 
 def diff_snapshots(before: Snapshot, after: Snapshot, *, num_examples: int) -> Diff:
     """Compare two snapshots, and show so many rows of each change.
 
     Raises:
-        ConfigError: a file is missing or damaged, or the disk of temporary files is full.
+        DamagedError: a file is missing or damaged.
+        DiskError: the disk of temporary files is full.
     """
     captions, images = (_changes(before, after, table, num_examples) for table in (_CAPTIONS, _IMAGES))
     num_rows = sum(int(file["rows"]) for file in after.manifest["files"]["captions"])
@@ -223,8 +242,9 @@ def _connection() -> "Iterator[DuckDBPyConnection]":
         try:
             yield connection
         except duckdb.Error as error:
+            raise_if_disk_fails(error, Path(folder) / "spilled")
             text = str(error).partition("\n")[0]
-            raise ConfigError(f"the snapshots cannot be compared ({text}): see `vernaclip verify`") from error
+            raise DamagedError(f"the snapshots cannot be compared ({text}): see `vernaclip verify`") from error
 
 
 def _query(rows: _Rows) -> str:

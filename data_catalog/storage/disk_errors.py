@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from itertools import takewhile
 from pathlib import Path
 
-from data_catalog.errors import ConfigError, PipelineError
+from data_catalog.errors import DiskError, PipelineError
 
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 # What pyarrow, DuckDB and SQLite say, where they give no number.
@@ -38,16 +38,15 @@ def raise_if_disk_fails(error: Exception, path: Path) -> None:
         path: what was being written.
 
     Raises:
-        ConfigError: the disk, or the user's share of it, is full.
-        PipelineError: the disk could not read or write.
+        DiskError: the disk, or the user's share of it, is full, or could not read or write.
     """
     is_vague = getattr(error, "errno", None) is None and _says(error, (), _FAILED_TEXTS)
     if _says(error, _FULL, _FULL_TEXTS) or (is_vague and _has_no_room(path.parent)):
-        raise ConfigError(
+        raise DiskError(
             f"the disk that holds {_folder(error, path)} is full: free space and run the same command again"
         ) from error
     if _says(error, (errno.EIO,), _FAILED_TEXTS):
-        raise PipelineError(
+        raise DiskError(
             f"the disk failed at {_place(error, path)} (input/output error): check the disk, then run the same command "
             "again, which goes on with what was finished"
         ) from error
@@ -87,3 +86,17 @@ def nearest_existing(path: Path) -> Path:
     while not path.exists():
         path = path.parent
     return path
+
+
+def make_writable_folder(folder: Path, option: str) -> None:
+    """Make a folder for results before the work that gives them.
+
+    Raises:
+        DiskError: it cannot be made, or not be written to.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise DiskError(f"{option} {folder} is no folder and cannot be made one: {error.strerror}") from error
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise DiskError(f"{option} {folder} is a folder that may not be written to: name another")

@@ -15,7 +15,7 @@ import threading
 from dataclasses import dataclass
 from pathlib import Path
 
-from data_catalog.errors import ConfigError
+from data_catalog.errors import SettingsError
 
 VARIABLE = "VERNACLIP_FAILPOINTS"
 
@@ -105,7 +105,7 @@ def failpoint(name: str, path: Path | None = None) -> None:
 
     Raises:
         OSError: ENOSPC, EDQUOT or EIO, if that is what is to happen here.
-        ConfigError: the environment arms something that is no failpoint.
+        SettingsError: the environment arms something that is no failpoint.
     """
     if _armed is None:
         _read_environment()
@@ -123,18 +123,20 @@ def parse(text: str) -> dict[str, tuple[int, str]]:
     """What `VERNACLIP_FAILPOINTS` arms: the passage and the action, by failpoint.
 
     Raises:
-        ConfigError: the text is of another form, or names no failpoint or no action.
+        SettingsError: the text is of another form, or names no failpoint or no action.
     """
     found: dict[str, tuple[int, str]] = {}
     for part in filter(None, (part.strip() for part in text.split(","))):
         place, equals, action = part.partition("=")
         name, colon, passage = place.partition(":")
         if not equals or (colon and not (passage.isascii() and passage.isdigit() and int(passage))):
-            raise ConfigError(f"{VARIABLE} takes NAME:PASSAGE=ACTION, such as commit.after_rename:3=kill, got {part!r}")
+            raise SettingsError(
+                f"{VARIABLE} takes NAME:PASSAGE=ACTION, such as commit.after_rename:3=kill, got {part!r}"
+            )
         if name not in REGISTRY:
-            raise ConfigError(f"{VARIABLE} names {name!r}, which is none of {', '.join(REGISTRY)}")
+            raise SettingsError(f"{VARIABLE} names {name!r}, which is none of {', '.join(REGISTRY)}")
         if action not in (KILL, STOP, *ERRORS):
-            raise ConfigError(f"{VARIABLE}: {action!r} is none of {', '.join((KILL, STOP, *ERRORS))}")
+            raise SettingsError(f"{VARIABLE}: {action!r} is none of {', '.join((KILL, STOP, *ERRORS))}")
         found[name] = (int(passage or 1), action)
     return found
 

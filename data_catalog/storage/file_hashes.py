@@ -5,7 +5,7 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
-from data_catalog.errors import ConfigError
+from data_catalog.errors import DamagedError
 from data_catalog.storage.integrity import read_checksummed, write_checksummed
 from data_catalog.storage.shards import digest, sha256_of
 
@@ -26,7 +26,7 @@ def _remembered(store: Path) -> dict[str, list[object]]:
     """What was learnt earlier; nothing where that is damaged, since all of it can be learnt again."""
     try:
         return read_checksummed(store, remedy="upstream files are read once more") if store.is_file() else {}
-    except ConfigError as error:
+    except DamagedError as error:
         logger.warning("%s", error)
         return {}
 

@@ -5,6 +5,7 @@ A snapshot goes at once for readers, and all of it in the end, whatever is kille
 
 import json
 import logging
+import platform
 import shutil
 import stat
 from collections import Counter
@@ -14,8 +15,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from data_catalog.errors import ConfigError
-from data_catalog.storage.integrity import line_problem
+from data_catalog.errors import SettingsError
+from data_catalog.storage.integrity import checksummed_line, line_problem, record_problem, recorded
 from data_catalog.storage.manifest import (
     MANIFEST_FILE,
     Snapshot,
@@ -27,11 +28,11 @@ from data_catalog.storage.manifest import (
     snapshot_folder,
     snapshot_names,
 )
-from data_catalog.storage.shards import TEMPORARY_PREFIX, sweep_temporary, sync
+from data_catalog.storage.shards import TEMPORARY_PREFIX, append_line, sweep_temporary, sync
 
 logger = logging.getLogger(__name__)
 
-RUN_LOG = "runs.jsonl"
+RUN_LOG = "runs.jsonl"  # what happened when, and where: beside the snapshots, never in them
 CURRENT, PREVIOUS = "current", "previous"
 
 
@@ -49,6 +50,22 @@ class Published:
     is_current: bool
     time: str | None
 
+    def row(self) -> dict[str, Any]:
+        """Return what `vernaclip snapshots` lists of it."""
+        snapshot = self.snapshot
+        manifest, files = snapshot.manifest, snapshot.manifest["files"]
+        return {
+            "dataset": snapshot.dataset,
+            "snapshot": snapshot.snapshot,
+            "current": self.is_current,
+            "published": self.time,
+            "captions": sum(file["rows"] for file in files["captions"]),
+            "pairs": sum(file["rows"] for file in files["pairs"]),
+            "bytes": sum(file["bytes"] for file in snapshot.entries()),
+            "attempt": manifest["attempt"],
+            "forget_of": manifest.get("forget_of"),
+        }
+
 
 def runs(root: Path, dataset: str) -> Iterator[Mapping[str, Any]]:
     """The lines of a dataset's run log, oldest first; damaged ones, of which `vernaclip verify` tells, are left out."""
@@ -58,11 +75,22 @@ def runs(root: Path, dataset: str) -> Iterator[Mapping[str, Any]]:
             yield json.loads(line)
 
 
+def append_run(root: Path, dataset: str, **facts: Any) -> None:
+    """Add one line to a dataset's run log: the time, the machine, and the given facts (JSON values)."""
+    line = {"time": datetime.now(UTC).isoformat(timespec="seconds"), "host": platform.node(), **facts}
+    path = datasets_folder(root) / dataset / RUN_LOG
+    problem = record_problem(path)
+    if problem is not None:
+        logger.warning("%s is not what was written (%s): lines of earlier runs may be lost", path, problem)
+    with recorded(path):
+        append_line(path, checksummed_line(line))
+
+
 def history(root: Path, dataset: str) -> list[Published]:
     """All committed snapshots of a dataset, oldest first.
 
     Raises:
-        ConfigError: a manifest, or the pointer to the current snapshot, is damaged.
+        DamagedError: a manifest, or the pointer to the current snapshot, is damaged.
     """
     current = current_snapshot_name(root, dataset)
     first: dict[str, tuple[str, int]] = {}
@@ -106,7 +134,8 @@ def resolve(root: Path, names: Sequence[str], dataset: str | None) -> list[Snaps
         dataset: whose; None: of the one that has them all.
 
     Raises:
-        ConfigError: there is no such snapshot, or there are several.
+        SettingsError: there is no such snapshot, or there are several.
+        DamagedError: its manifest, or the pointer to the current snapshot, is damaged.
     """
     candidates = dataset_names(root) if dataset is None else [dataset]
     matches = {name: [_matching(root, name, given) for given in names] for name in candidates}
@@ -114,13 +143,13 @@ def resolve(root: Path, names: Sequence[str], dataset: str | None) -> list[Snaps
     told = " and ".join(dict.fromkeys(names))
     if not whole:
         where = root if dataset is None else f"{dataset} in {root}"
-        raise ConfigError(f"{where} holds no snapshot {told}: `vernaclip snapshots` lists what is there")
+        raise SettingsError(f"{where} holds no snapshot {told}: `vernaclip snapshots` lists what is there")
     if len(whole) > 1:
-        raise ConfigError(f"{told} may be of {' or '.join(whole)}: say which with --dataset")
+        raise SettingsError(f"{told} may be of {' or '.join(whole)}: say which with --dataset")
     [(name, found)] = whole.items()
     for given, ids in zip(names, found, strict=True):
         if len(ids) > 1:
-            raise ConfigError(f"{given} may be {' or '.join(ids)}: give more of its letters")
+            raise SettingsError(f"{given} may be {' or '.join(ids)}: give more of its letters")
     return [_required(root, name, ids[0]) for ids in found]
 
 
@@ -136,7 +165,7 @@ def _matching(root: Path, dataset: str, given: str) -> list[str]:
 def _required(root: Path, dataset: str, name: str) -> Snapshot:
     found = read_snapshot(root, dataset, name)
     if found is None:
-        raise ConfigError(f"snapshot {name} of {dataset} is gone: `vernaclip snapshots` lists what is there")
+        raise SettingsError(f"snapshot {name} of {dataset} is gone: `vernaclip snapshots` lists what is there")
     return found
 
 
@@ -151,10 +180,10 @@ def remove_snapshot(root: Path, dataset: str, snapshot: str) -> int:
         as nothing.
 
     Raises:
-        ConfigError: it is the dataset's current snapshot.
+        SettingsError: it is the dataset's current snapshot.
     """
     if current_snapshot_name(root, dataset) == snapshot:
-        raise ConfigError(
+        raise SettingsError(
             f"{snapshot} is the current snapshot of {dataset} and is not removed: build another one first"
         )
     folder = snapshot_folder(root, dataset, snapshot)

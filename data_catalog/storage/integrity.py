@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from data_catalog.errors import ConfigError
+from data_catalog.errors import DamagedError
 from data_catalog.storage.shards import json_bytes, sha256_of, sync, write_atomically, write_json
 
 CHECKSUM = "checksum"
@@ -41,15 +41,15 @@ def read_checksummed(path: Path, *, remedy: str) -> dict[str, Any]:
         remedy: what a user can do if it is damaged, such as "restore it from a copy".
 
     Raises:
-        ConfigError: it is damaged, or cannot be read.
+        DamagedError: it is damaged, or cannot be read.
     """
     try:
         content = path.read_bytes()
     except OSError as error:
-        raise ConfigError(f"{path} cannot be read ({error.strerror}): {remedy}") from error
+        raise DamagedError(f"{path} cannot be read ({error.strerror}): {remedy}") from error
     problem = content_problem(content)
     if problem is not None:
-        raise ConfigError(f"{path} is damaged ({problem}): {remedy}")
+        raise DamagedError(f"{path} is damaged ({problem}): {remedy}")
     value: dict[str, Any] = json.loads(content)
     value.pop(CHECKSUM, None)
     return value
@@ -85,11 +85,11 @@ def read_record(path: Path, *, remedy: str) -> dict[str, str]:
     """Return the sha256 of every file that a record vouches for, by its place beside the record.
 
     Raises:
-        ConfigError: the record is damaged, cannot be read, or lists no files.
+        DamagedError: the record is damaged, cannot be read, or lists no files.
     """
     files = read_checksummed(path, remedy=remedy).get("files")
     if not isinstance(files, dict) or not all(isinstance(found, str) for found in files.values()):
-        raise ConfigError(f"{path} is damaged (it lists no files): {remedy}")
+        raise DamagedError(f"{path} is damaged (it lists no files): {remedy}")
     return files
 
 

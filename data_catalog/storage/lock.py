@@ -13,7 +13,7 @@ from itertools import dropwhile, takewhile
 from pathlib import Path
 from typing import TextIO
 
-from data_catalog.errors import ConfigError
+from data_catalog.errors import BusyError, DiskError, InputError
 from data_catalog.storage.disk_errors import disk_errors
 
 logger = logging.getLogger(__name__)
@@ -29,7 +29,9 @@ def writer_lock(root: Path) -> Iterator[None]:
     """Hold the right to write below `root`; a root that was made for it goes again if nothing comes to lie in it.
 
     Raises:
-        ConfigError: another process holds it; the text names that process.
+        BusyError: another process holds it; the text names that process.
+        DiskError: nothing can be written there.
+        InputError: a link is in the place of the lock.
     """
     made = [folder for folder in (root, *root.parents) if not folder.exists()]
     with _own_lock(root) as file:
@@ -59,7 +61,7 @@ def _own_lock(root: Path) -> TextIO:
                     stack.pop_all()
                     return file
         except OSError as error:
-            raise ConfigError(f"{root} cannot be a folder to write to: {error.strerror}") from error
+            raise DiskError(f"{root} cannot be a folder to write to: {error.strerror}") from error
 
 
 def _take_back(root: Path, made: Sequence[Path]) -> None:
@@ -87,7 +89,9 @@ def place_lock(place: Path) -> Iterator[None]:
     locked.
 
     Raises:
-        ConfigError: another process holds it, and is named; or nothing can be written beside the place.
+        BusyError: another process holds it, and is named, or another user may.
+        DiskError: nothing can be written beside the place.
+        InputError: a link is in the place of the lock.
     """
     path = place.with_name(f".{place.name}{LOCK_FILE}")
     made = [folder for folder in place.parents if not folder.exists()]
@@ -136,7 +140,7 @@ def _lock_beside(place: Path, path: Path) -> TextIO | None:
                 return None
             if error.errno in _READ_ONLY:
                 return None
-            raise ConfigError(f"{path.parent} cannot be a folder to write to: {error.strerror}") from error
+            raise DiskError(f"{path.parent} cannot be a folder to write to: {error.strerror}") from error
 
 
 def _open(path: Path) -> TextIO:
@@ -146,7 +150,7 @@ def _open(path: Path) -> TextIO:
     except OSError as error:
         if error.errno != errno.ELOOP or not path.is_symlink():
             raise
-        raise ConfigError(f"{path} is a link, and nothing is written through it: remove it") from error
+        raise InputError(f"{path} is a link, and nothing is written through it: remove it") from error
     return open(descriptor, "a+", encoding="utf-8")  # noqa: PTH123  a path would be followed
 
 
@@ -161,7 +165,7 @@ def _require_left_behind(place: Path, path: Path) -> None:
     except FileNotFoundError:
         return
     except OSError as error:
-        raise ConfigError(
+        raise BusyError(
             f"{place} cannot be locked, since {path} is another user's ({error.strerror}): remove it if nobody is at it"
         ) from error
 
@@ -180,8 +184,8 @@ def _sign(file: TextIO, path: Path) -> None:
         file.flush()
 
 
-def _held(place: Path, path: Path) -> ConfigError:
-    return ConfigError(f"{place} is being written by {_holder(path)}: wait until it ends, or stop it")
+def _held(place: Path, path: Path) -> BusyError:
+    return BusyError(f"{place} is being written by {_holder(path)}: wait until it ends, or stop it")
 
 
 def _is_taken(file: TextIO) -> bool:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from data_catalog.errors import ConfigError
+from data_catalog.errors import DamagedError, InputError
 from data_catalog.settings import values_at
 from data_catalog.storage.failpoints import failpoint
 from data_catalog.storage.integrity import file_problem, read_checksummed, write_checksummed
@@ -21,6 +21,8 @@ from data_catalog.storage.shards import sha256_of
 MANIFEST_FORMAT = 2
 MANIFEST_FILE = "manifest.json"
 CURRENT_FILE = "current.json"
+MODELS = "models"
+TRAIN_AGAIN = "train again, which finds the trained model"  # where the pointer to a model is damaged or gone
 # Folders beside the snapshots have other names: `fetch-log`, and temporary ones.
 _SNAPSHOT_NAME = re.compile(r"[0-9a-f]{8,64}")
 SPLITS = ("train", "val", "test")
@@ -102,9 +104,9 @@ def datasets_folder(root: Path) -> Path:
     return root / "datasets"
 
 
-def other_format(root: Path, found: object) -> ConfigError:
+def other_format(root: Path, found: object) -> InputError:
     """Return the error that refuses a root whose snapshots are of another format."""
-    return ConfigError(
+    return InputError(
         f"{root} is of format {found}, and this version reads and writes format {MANIFEST_FORMAT}: build into a new "
         "--root, or go on with the version that made it"
     )
@@ -143,8 +145,8 @@ def read_snapshot(root: Path, dataset: str, snapshot: str) -> Snapshot | None:
     """A committed snapshot, or None.
 
     Raises:
-        ConfigError: its manifest is damaged, or of a format that this version does not read; or a take-down is
-            unfinished.
+        DamagedError: its manifest is damaged, or a take-down is unfinished.
+        InputError: its manifest is of a format that this version does not read.
     """
     folder = snapshot_folder(root, dataset, snapshot)
     open_to_readers(root, [folder])
@@ -155,7 +157,7 @@ def read_snapshot(root: Path, dataset: str, snapshot: str) -> Snapshot | None:
     if manifest.get("format") != MANIFEST_FORMAT:
         raise other_format(root, manifest.get("format"))
     if (manifest.get("dataset"), manifest.get("snapshot")) != (dataset, snapshot):
-        raise ConfigError(
+        raise DamagedError(
             f"{path} is not the manifest of snapshot {snapshot} of {dataset}: restore it from a copy, or remove the "
             f"folder {folder} and build again"
         )
@@ -166,21 +168,21 @@ def current_snapshot(root: Path, dataset: str) -> Snapshot | None:
     """The newest snapshot of a dataset, or None where nothing was published.
 
     Raises:
-        ConfigError: the pointer to it, or its manifest, is damaged.
+        DamagedError: the pointer to it, or its manifest, is damaged.
     """
     name = current_snapshot_name(root, dataset)
     return None if name is None else read_snapshot(root, dataset, name)
 
 
 def current_snapshot_name(root: Path, dataset: str) -> str | None:
-    """The id of a dataset's newest snapshot, or None. Raises `ConfigError` where the pointer to it is damaged."""
+    """The id of a dataset's newest snapshot, or None. Raises `DamagedError` where the pointer to it is damaged."""
     pointer = current_path(root, dataset)
     if not pointer.is_file():
         return None
     remedy = "restore it from a copy, or remove it and build again"
     found = read_checksummed(pointer, remedy=remedy).get("snapshot")
     if not isinstance(found, str) or not is_snapshot_name(found):
-        raise ConfigError(f"{pointer} is damaged (it names no snapshot): {remedy}")
+        raise DamagedError(f"{pointer} is damaged (it names no snapshot): {remedy}")
     return found
 
 
@@ -199,7 +201,7 @@ def committed_snapshots(root: Path, dataset: str) -> Iterator[Snapshot]:
     """All committed snapshots of a dataset, by id.
 
     Raises:
-        ConfigError: a manifest is damaged.
+        DamagedError: a manifest is damaged.
     """
     for name in snapshot_names(root, dataset):
         found = read_snapshot(root, dataset, name)
@@ -212,11 +214,25 @@ def dataset_names(root: Path) -> list[str]:
     return sorted(path.parent.name for path in datasets_folder(root).glob(f"*/{CURRENT_FILE}"))
 
 
+def require_datasets(root: Path, dataset: str | None = None) -> list[str]:
+    """Return the dataset that is named, or all datasets of a root.
+
+    Raises:
+        InputError: nothing was published, or nothing under that name.
+    """
+    there = dataset_names(root)
+    if dataset is not None and dataset not in there:
+        raise InputError(f"{root} holds no dataset {dataset!r}: it holds {', '.join(there) or 'none'}")
+    if not there:
+        raise InputError(f"{root} holds no dataset: run `vernaclip build RECIPE --root {root}` first")
+    return there if dataset is None else [dataset]
+
+
 def find_snapshot(root: Path, dataset: str, build_key: str, attempt: int) -> Snapshot | None:
     """Return the committed snapshot of a build, and of an attempt at its images; None if there is none.
 
     Raises:
-        ConfigError: a manifest of the dataset is damaged.
+        DamagedError: a manifest of the dataset is damaged.
     """
     same = [
         found
@@ -231,11 +247,12 @@ def require_snapshot(root: Path, dataset: str) -> Snapshot:
     """The newest snapshot of a dataset.
 
     Raises:
-        ConfigError: nothing was published under that name.
+        InputError: nothing was published under that name.
+        DamagedError: the pointer to the newest snapshot, or its manifest, is damaged.
     """
     found = current_snapshot(root, dataset)
     if found is None:
-        raise ConfigError(f"{root} has no dataset {dataset!r}: run `vernaclip build {dataset} --root {root}` first")
+        raise InputError(f"{root} has no dataset {dataset!r}: run `vernaclip build {dataset} --root {root}` first")
     return found
 
 
@@ -245,6 +262,16 @@ def current_snapshots(root: Path) -> Iterator[Snapshot]:
         found = current_snapshot(root, name)
         if found is not None:
             yield found
+
+
+def model_pointer(root: Path, dataset: str) -> dict[str, Any]:
+    """Return what a root says of the newest model of a dataset: its folder and the snapshot that it saw, if it says so.
+
+    Raises:
+        DamagedError: the pointer is damaged.
+    """
+    path = root / MODELS / dataset / CURRENT_FILE
+    return read_checksummed(path, remedy=f"remove it and {TRAIN_AGAIN}") if path.is_file() else {}
 
 
 def file_entry(path: Path, folder: Path, *, rows: int, **more: Any) -> dict[str, Any]:

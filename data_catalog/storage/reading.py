@@ -14,7 +14,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
-from data_catalog.errors import ConfigError
+from data_catalog.errors import DamagedError
 
 logger = logging.getLogger(__name__)
 
@@ -35,7 +35,7 @@ def reading() -> Iterator[None]:
     """Note from here on which snapshots are opened: around one command, or one flow.
 
     Raises:
-        ConfigError: something failed after a take-down had removed what was opened, which is why.
+        DamagedError: something failed after a take-down had removed what was opened, which is why.
     """
     global _opened
     before, _opened = _opened, {}
@@ -52,7 +52,7 @@ def open_to_readers(root: Path, folders: Iterable[Path]) -> None:
     """Note that the snapshots in some folders of a root are read.
 
     Raises:
-        ConfigError: a take-down is unfinished there, or has removed what was opened before.
+        DamagedError: a take-down is unfinished there, or has removed what was opened before.
     """
     root = root.resolve()
     if root in _taken_down:
@@ -70,7 +70,7 @@ def putting_in_place() -> Iterator[None]:
     """Hold take-downs off while something that may hold what was read gets its place.
 
     Raises:
-        ConfigError: a take-down has removed what was read, or was killed before its end.
+        DamagedError: a take-down has removed what was read, or was killed before its end.
     """
     with ExitStack() as stack:
         for root in {root for root, _ in (_opened or {}).values()}:
@@ -106,13 +106,13 @@ class OpenSnapshot:
         """Refuse to hand out more of a snapshot that was taken down, or may be at this moment.
 
         Raises:
-            ConfigError: it is gone, or a take-down has begun and not ended.
+            DamagedError: it is gone, or a take-down has begun and not ended.
         """
         state = _state(self._root)
         if state != self._state:
             _require_finished(self._root)
         if not self._folder.is_dir():
-            raise ConfigError(
+            raise DamagedError(
                 f"{self._folder} was taken down or removed meanwhile, so nothing more of it is handed out: open the "
                 "dataset again"
             )
@@ -124,7 +124,7 @@ def _require_there() -> None:
         if _state(root) != state:
             _require_finished(root)
             if not folder.is_dir():
-                raise ConfigError(
+                raise DamagedError(
                     f"what was read in {root} was taken down meanwhile, so nothing is made of it: run the same command "
                     "again"
                 )
@@ -137,11 +137,11 @@ def _require_finished(root: Path) -> None:
     except (FileNotFoundError, NotADirectoryError):
         return
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise ConfigError(
+        raise DamagedError(
             f"{path} cannot be read, so that nobody knows what is forgotten: put a copy of it in its place"
         ) from error
     if is_unfinished:
-        raise ConfigError(
+        raise DamagedError(
             f"a take-down in {root} has begun and not ended, so nothing is handed out: run `vernaclip forget --root "
             f"{root}`, which ends it"
         )

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
-from data_catalog.errors import ConfigError
+from data_catalog.errors import InputError, SettingsError
 from data_catalog.storage.integrity import CHECKSUM, content_problem
 from data_catalog.storage.manifest import MANIFEST_FILE, MANIFEST_FORMAT, datasets_folder, other_format
 from data_catalog.storage.shards import TEMPORARY_PREFIX
@@ -27,6 +27,16 @@ _WRITTEN = (
 _FORMAT = re.compile(rb'\n "format": ([^,\n]{1,40})')
 
 
+def require_root(root: Path) -> None:
+    """Refuse a root that is not there.
+
+    Raises:
+        InputError: it is no folder.
+    """
+    if not root.is_dir():
+        raise InputError(f"{root} does not exist: give the root of a catalog with --root")
+
+
 def open_root(root: Path, *, writes: bool) -> None:
     """Refuse a root that no command may work on; every command that has one passes here first, and nothing is touched.
 
@@ -35,13 +45,14 @@ def open_root(root: Path, *, writes: bool) -> None:
         writes: whether the command writes or removes anything, or reads through links.
 
     Raises:
-        ConfigError: DuckDB does not read its path as it is, its snapshots are of another format, or there is a link
-            where commands write. The root itself, and what is above it, may be a link.
+        SettingsError: DuckDB does not read its path as it is.
+        InputError: its snapshots are of another format, or there is a link where commands write. The root itself, and
+            what is above it, may be a link.
     """
     _require_readable_path(root)
     _require_own_format(root)
     for link in _links(root) if writes else ():
-        raise ConfigError(
+        raise InputError(
             f"{link} is a link to {link.readlink()}, and nothing is written or removed through a link: put what it "
             "leads to in its place, or move the whole root, which may be a link"
         )
@@ -51,11 +62,11 @@ def _require_readable_path(root: Path) -> None:
     path = str(root.absolute())
     wrong = next((char for char in _NOT_FOR_DUCKDB if char in f"{path}{root.resolve()}"), None)
     if wrong is not None:
-        raise ConfigError(f"{path} has a {wrong} in it, and DuckDB reads such paths wrongly: name another --root")
+        raise SettingsError(f"{path} has a {wrong} in it, and DuckDB reads such paths wrongly: name another --root")
     try:
         path.encode()
     except UnicodeEncodeError as error:
-        raise ConfigError(f"{path!r} is not UTF-8, and DuckDB cannot read such paths: name another --root") from error
+        raise SettingsError(f"{path!r} is not UTF-8, and DuckDB cannot read such paths: name another --root") from error
 
 
 def _require_own_format(root: Path) -> None:

@@ -13,7 +13,7 @@ from uuid import uuid4
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from data_catalog.errors import ConfigError
+from data_catalog.errors import DamagedError, SettingsError
 from data_catalog.storage.disk_errors import disk_errors
 from data_catalog.storage.failpoints import failpoint
 from data_catalog.storage.reading import putting_in_place
@@ -68,11 +68,11 @@ def write_atomically(path: Path, write: Callable[[Path], None]) -> str:
         The sha256 of the file.
 
     Raises:
-        ConfigError: the disk is full, or a folder, a pipe or a device has that name.
-        PipelineError: the disk fails.
+        DiskError: the disk is full, or fails.
+        SettingsError: a folder, a pipe or a device has that name.
     """
     if path.exists() and not path.is_file():
-        raise ConfigError(f"{path} is no file, so no file can take its place: give another name")
+        raise SettingsError(f"{path} is no file, so no file can take its place: give another name")
     return _write_new(path, write, lambda _: path)[1]
 
 
@@ -128,8 +128,7 @@ def append_line(path: Path, line: str) -> None:
     """Add one line to a log, for good; what a killed process left of its last line becomes a line of its own.
 
     Raises:
-        ConfigError: the disk is full.
-        PipelineError: the disk fails.
+        DiskError: the disk is full, or fails.
     """
     with disk_errors(path):
         make_folder(path.parent)
@@ -183,19 +182,19 @@ def damage_told(path: Path) -> Iterator[None]:
     """While a Parquet file is read, say in a sentence that it is damaged or missing.
 
     Raises:
-        ConfigError: it is.
+        DamagedError: it is.
     """
     try:
         yield
     except (OSError, pa.ArrowException) as error:
-        raise ConfigError(f"{path} cannot be read ({error}): `vernaclip verify` lists all that is damaged") from error
+        raise DamagedError(f"{path} cannot be read ({error}): `vernaclip verify` lists all that is damaged") from error
 
 
 def read_columns(path: Path, names: Sequence[str] | None) -> pa.Table:
     """Return columns of a file; `read_table`, as any scalar of Arrow, would load pandas, which takes longer.
 
     Raises:
-        ConfigError: the file is damaged or missing.
+        DamagedError: the file is damaged or missing.
     """
     with damage_told(path), pq.ParquetFile(path) as file:
         return file.read(columns=None if names is None else list(names))
@@ -205,7 +204,7 @@ def column_names(path: Path) -> list[str]:
     """Return the names of the columns that a file has.
 
     Raises:
-        ConfigError: the file is damaged or missing.
+        DamagedError: the file is damaged or missing.
     """
     with damage_told(path):
         names: list[str] = pq.read_schema(path).names
@@ -224,7 +223,7 @@ def save_tensors(tensors: Mapping[str, "torch.Tensor"], path: Path, metadata: di
         metadata: one entry only, since safetensors writes several in random order.
 
     Raises:
-        ConfigError: the disk is full.
+        DiskError: the disk is full.
     """
     from safetensors.torch import save
 

@@ -11,7 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import Literal
 
-from data_catalog.errors import ConfigError
+from data_catalog.errors import DamagedError, InputError, PipelineError, SettingsError
 from data_catalog.exports import FORMATS
 from data_catalog.storage.history import RUN_LOG, runs
 from data_catalog.storage.integrity import (
@@ -29,11 +29,14 @@ from data_catalog.storage.lock import holder_of
 from data_catalog.storage.manifest import (
     CURRENT_FILE,
     MANIFEST_FILE,
+    MODELS,
+    TRAIN_AGAIN,
     current_snapshot,
     current_snapshot_name,
     dataset_names,
     datasets_folder,
     is_snapshot_name,
+    model_pointer,
     read_snapshot,
     snapshot_names,
 )
@@ -41,7 +44,6 @@ from data_catalog.storage.shards import TEMPORARY_PREFIX
 
 EXPORTS = "exports"
 EXPORT_RECORD = "export.json"
-MODELS = "models"
 PACKAGES = "packages"
 # In a model's folder, when it is trained.
 RESULT = "result.json"
@@ -95,15 +97,15 @@ def checks(root: Path, *, dataset: str | None = None, snapshot: str | None = Non
         snapshot: look at the files of this snapshot only.
 
     Raises:
-        ConfigError: there is nothing of that name.
+        SettingsError: there is nothing of that name.
     """
     folders = sorted(path for path in datasets_folder(root).glob("*") if path.is_dir() and dataset in (None, path.name))
     if not folders:
-        raise ConfigError(f"{root} holds no dataset {dataset or ''}".rstrip() + ": see `vernaclip catalog`")
+        raise SettingsError(f"{root} holds no dataset {dataset or ''}".rstrip() + ": see `vernaclip catalog`")
     if snapshot is not None:
         chosen = [folder / snapshot for folder in folders if (folder / snapshot).is_dir()]
         if not chosen:
-            raise ConfigError(f"{root} holds no snapshot {snapshot}: see `vernaclip snapshots`")
+            raise SettingsError(f"{root} holds no snapshot {snapshot}: see `vernaclip snapshots`")
         return _of_each(chosen, partial(_snapshot_checks, root))
     found = _of_each(folders, partial(_dataset_checks, root))
     exports = partial(_below, look=partial(_export_checks, root))
@@ -168,12 +170,12 @@ def _document(path: Path, remedy: str) -> list[Finding]:
     """Report on a document, if it is there."""
     try:
         read_checksummed(path, remedy=remedy)
-    except ConfigError as error:
+    except DamagedError as error:
         return _refused(path, error)
     return []
 
 
-def _refused(path: Path, error: ConfigError) -> list[Finding]:
+def _refused(path: Path, error: PipelineError) -> list[Finding]:
     """Report why a document is refused, as damage unless it was removed a moment ago."""
     return [] if isinstance(error.__cause__, FileNotFoundError) else _damage(path, str(error))
 
@@ -184,7 +186,7 @@ def _vouched_checks(
     """Check a record, every file that it vouches for, and with `other` its folder for files that it does not."""
     try:
         files = read()
-    except ConfigError as error:
+    except (DamagedError, InputError) as error:
         refused = _refused(record, error)
         return [lambda: refused]
     found: list[Check] = [partial(_vouched, record, name, sha256, remedy) for name, sha256 in files.items()]
@@ -250,7 +252,7 @@ def _lost_tombstones(root: Path) -> list[Finding]:
     for name in dataset_names(root) if not path.exists() else ():
         try:
             snapshot = current_snapshot(root, name)
-        except ConfigError:
+        except (DamagedError, InputError):
             continue  # of the pointer or the manifest is told elsewhere
         if snapshot is not None and snapshot.manifest["tombstones"]["digest"] is not None:
             return _damage(path, f"{path} is missing, and {name} was made under what it held: {DOCUMENTS[TOMBSTONES]}")
@@ -290,7 +292,7 @@ def _pointer(root: Path, dataset: str) -> list[Finding]:
     path = datasets_folder(root) / dataset / CURRENT_FILE
     try:
         name = current_snapshot_name(root, dataset)
-    except ConfigError as error:
+    except DamagedError as error:
         return _damage(path, str(error))
     if name is None and snapshot_names(root, dataset):
         text = f"{path} is missing: it was removed, or a build was killed a moment before it wrote it; build again"
@@ -350,20 +352,19 @@ def _unfinished(root: Path, folder: Path) -> list[Finding]:
 
 def _model_checks(folder: Path) -> list[Check]:
     """Check the models of a dataset, and what says which is the newest."""
-    return [partial(_model_pointer, folder / CURRENT_FILE), *_of_each(_folders(folder), _trained_checks)]
+    return [partial(_pointer_to_model, folder / CURRENT_FILE), *_of_each(_folders(folder), _trained_checks)]
 
 
-def _model_pointer(path: Path) -> list[Finding]:
-    remedy = "train again, which finds the trained model"
+def _pointer_to_model(path: Path) -> list[Finding]:
     if not path.is_file():
         is_trained = any(path.parent.glob(f"*/{FOLDER_RECORD}"))
-        return _missing(path, f"{path} is missing: {remedy}", needed=path, root=path.parent) if is_trained else []
+        return _missing(path, f"{path} is missing: {TRAIN_AGAIN}", needed=path, root=path.parent) if is_trained else []
     try:
-        name = str(read_checksummed(path, remedy=f"remove it and {remedy}").get("model"))
-    except ConfigError as error:
+        name = str(model_pointer(path.parents[2], path.parent.name).get("model"))
+    except DamagedError as error:
         return _damage(path, str(error))
     if not any((path.parent / name / file).is_file() for file in (FOLDER_RECORD, RESULT)):
-        return _damage(path, f"{path} names the model {name}, which is not there: remove it and {remedy}")
+        return _damage(path, f"{path} names the model {name}, which is not there: remove it and {TRAIN_AGAIN}")
     return []
 
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from data_catalog.errors import ConfigError, ShardError
+from data_catalog.errors import DamagedError
 from data_catalog.storage.disk_errors import disk_errors
 from data_catalog.storage.failpoints import failpoint
 from data_catalog.storage.integrity import read_checksummed, write_checksummed
@@ -137,9 +137,8 @@ class WorkStore:
             reads: outputs that it reads; those that another run wrote are looked at first.
 
         Raises:
-            ConfigError: the disk is full.
-            PipelineError: the disk fails.
-            ShardError: what the step would read is not what an earlier run wrote.
+            DiskError: the disk is full, or fails.
+            DamagedError: what the step would read is not what an earlier run wrote.
         """
         found = self.find(key)
         if found is not None:
@@ -168,7 +167,7 @@ class WorkStore:
         The process that wrote them knows what it wrote. Parquet does not notice the bits of an image that have changed.
 
         Raises:
-            ShardError: they are not.
+            DamagedError: they are not.
         """
         if not commit.reused:
             return
@@ -181,7 +180,7 @@ class WorkStore:
             if not is_whole:
                 if path.parent.is_dir():
                     shutil.rmtree(_take_away(path.parent), ignore_errors=True)
-                raise ShardError(
+                raise DamagedError(
                     f"{path} is not what was written, and is gone with its folder: run the same command again, "
                     "which makes it anew"
                 )
@@ -222,7 +221,7 @@ def _record(folder: Path) -> Mapping[str, Any] | None:
     again = "the step is done again"
     try:
         content = read_checksummed(path, remedy=again)
-    except ConfigError as error:
+    except DamagedError as error:
         logger.warning("%s", error)
         return None
     if not {"files", "facts"} <= content.keys():

@@ -4,8 +4,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from data_catalog.errors import ConfigError
-from data_catalog.settings import HOW, how
+from data_catalog.errors import InputError, SettingsError
+from data_catalog.settings import PATH, how, path_setting
 from data_catalog.sources.files import Held, upstream_files
 from data_catalog.sources.json_documents import describe, id_field, missing_id, open_json, records_of, text_field
 from data_catalog.sources.rows import Origin, refuse
@@ -27,14 +27,14 @@ class CocoTestConfig:
         num_images: how many images the set must have; 0 for any number.
     """
 
-    files: tuple[str, ...] = field(metadata=HOW)
-    images: str | None = how(None)
+    files: tuple[str, ...] = field(metadata=PATH)
+    images: str | None = path_setting(None)
     num_images: int = how(0)
 
     def __post_init__(self) -> None:
         """Refuse a test set without files."""
         if not self.files:
-            raise ConfigError("files must name at least one COCO captions JSON")
+            raise SettingsError("files must name at least one COCO captions JSON")
 
 
 def coco_rows(config: CocoTestConfig) -> Iterator[TestSetRow]:
@@ -52,10 +52,10 @@ def coco_rows(config: CocoTestConfig) -> Iterator[TestSetRow]:
 def _load(path: Path) -> Mapping[str, object]:
     document = open_json(path, expected=_EXPECTED)
     if not isinstance(document, dict) or not records_of(document.get("images")):
-        raise ConfigError(f"{path} is {describe(document)} and lists no images: expected {_EXPECTED}")
+        raise InputError(f"{path} is {describe(document)} and lists no images: expected {_EXPECTED}")
     annotations = records_of(document.get("annotations", []))
     if annotations is None or (annotations and not any("caption" in one for one in annotations)):
-        raise ConfigError(f"{path} has annotations without captions: expected {_EXPECTED}")
+        raise InputError(f"{path} has annotations without captions: expected {_EXPECTED}")
     return document
 
 
@@ -70,7 +70,7 @@ def _image_rows(
     identities = name_identities(name).union(*(url_identities(url) for url in urls if url))
     held.add(name, *identities)
     if names.setdefault(image_id, (name, identities))[0] != name:
-        raise ConfigError(
+        raise InputError(
             f"{origin.upstream_file} has several images with the id {image_id}: correct it or download it again"
         )
     yield from sightings(origin, name, identities, [])

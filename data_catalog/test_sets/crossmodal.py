@@ -10,8 +10,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from data_catalog.errors import ConfigError
-from data_catalog.settings import HOW, how
+from data_catalog.errors import InputError, SettingsError
+from data_catalog.settings import PATH, how, path_setting
 from data_catalog.sources.files import upstream_files
 from data_catalog.sources.rows import Origin, refuse
 from data_catalog.sources.tables import Wanted, check_table, read_table
@@ -35,15 +35,15 @@ class CrossmodalConfig:
         num_images: how many images the set must have; 0 for any number.
     """
 
-    files: tuple[str, ...] = field(metadata=HOW)
+    files: tuple[str, ...] = field(metadata=PATH)
     languages: tuple[str, ...] = ()
-    images: str | None = how(None)
+    images: str | None = path_setting(None)
     num_images: int = how(3600)
 
     def __post_init__(self) -> None:
         """Refuse a test set without files."""
         if not self.files:
-            raise ConfigError("files must name Crossmodal-3600's captions.jsonl")
+            raise SettingsError("files must name Crossmodal-3600's captions.jsonl")
 
 
 def crossmodal_rows(config: CrossmodalConfig) -> Iterator[TestSetRow]:
@@ -52,13 +52,13 @@ def crossmodal_rows(config: CrossmodalConfig) -> Iterator[TestSetRow]:
     tables = [path for path in paths if path.name.lower().removesuffix(".gz").endswith(".csv")]
     captions = [path for path in paths if path not in tables]
     if not captions:
-        raise ConfigError(f"files has no captions.jsonl, only {', '.join(map(str, tables))}")
+        raise InputError(f"files has no captions.jsonl, only {', '.join(map(str, tables))}")
     seen: set[str] = set()
     languages: set[str] = set()
     for path in captions:
         yield from _captions_rows(path, config.languages, seen, languages)
     if missing := sorted({*config.languages} - languages):
-        raise ConfigError(f"no image has captions in {', '.join(missing)}: found are {', '.join(sorted(languages))}")
+        raise InputError(f"no image has captions in {', '.join(missing)}: found are {', '.join(sorted(languages))}")
     for path in tables:
         yield from _attribution_rows(path, seen)
 

@@ -9,8 +9,8 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from data_catalog.errors import ConfigError
-from data_catalog.settings import HOW, how
+from data_catalog.errors import InputError, SettingsError
+from data_catalog.settings import PATH, how, path_setting
 from data_catalog.sources.files import Held, check_text_file, read_lines, upstream_files
 from data_catalog.sources.flickr import FlickrConfig, read_flickr
 from data_catalog.sources.rows import MalformedRow, Origin, UpstreamRow, refuse
@@ -34,15 +34,15 @@ class FlickrTestConfig:
         num_images: how many images the set must have; 0 for any number.
     """
 
-    files: tuple[str, ...] = field(metadata=HOW)
+    files: tuple[str, ...] = field(metadata=PATH)
     splits: tuple[str, ...] = ("test",)
-    images: str | None = how(None)
+    images: str | None = path_setting(None)
     num_images: int = how(0)
 
     def __post_init__(self) -> None:
         """Refuse a test set without files or splits."""
         if not self.files:
-            raise ConfigError(f"files must name at least one file: {_EXPECTED}")
+            raise SettingsError(f"files must name at least one file: {_EXPECTED}")
         require_splits(self.splits)
 
 
@@ -57,7 +57,7 @@ def flickr_rows(config: FlickrTestConfig) -> Iterator[TestSetRow]:
         kind.append(path)
     if captions and not lists:
         names = ", ".join(map(str, captions))
-        raise ConfigError(f"files has captions ({names}) and nothing that tells the test images: add their list")
+        raise InputError(f"files has captions ({names}) and nothing that tells the test images: add their list")
     for path in documents:
         yield from karpathy_split_rows(path, config.splits)
     if lists:

@@ -4,8 +4,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from data_catalog.errors import ConfigError
-from data_catalog.settings import HOW, how
+from data_catalog.errors import InputError, SettingsError
+from data_catalog.settings import PATH, how, path_setting
 from data_catalog.sources.files import upstream_files
 from data_catalog.sources.json_documents import open_json
 from data_catalog.sources.karpathy import KarpathyCaption, check_karpathy, karpathy_captions
@@ -28,22 +28,22 @@ class KarpathyTestConfig:
         num_images: how many images the set must have; 0 for any number.
     """
 
-    files: tuple[str, ...] = field(metadata=HOW)
+    files: tuple[str, ...] = field(metadata=PATH)
     splits: tuple[str, ...] = ("test",)
-    images: str | None = how(None)
+    images: str | None = path_setting(None)
     num_images: int = how(0)
 
     def __post_init__(self) -> None:
         """Refuse a test set without files or splits."""
         if not self.files:
-            raise ConfigError(f"files must name {_EXPECTED}")
+            raise SettingsError(f"files must name {_EXPECTED}")
         require_splits(self.splits)
 
 
 def require_splits(splits: tuple[str, ...]) -> None:
-    """Raise ConfigError unless some splits are named, and none that Karpathy has not."""
+    """Raise SettingsError unless some splits are named, and none that Karpathy has not."""
     if not splits or not set(splits) <= set(SPLITS):
-        raise ConfigError(f"splits must be some of {', '.join(SPLITS)}, got {splits}")
+        raise SettingsError(f"splits must be some of {', '.join(SPLITS)}, got {splits}")
 
 
 def karpathy_rows(config: KarpathyTestConfig) -> Iterator[TestSetRow]:
@@ -56,7 +56,7 @@ def karpathy_split_rows(path: Path, splits: tuple[str, ...]) -> Iterator[TestSet
     """The same of one file.
 
     Raises:
-        ConfigError: the file is damaged, no file of Karpathy's, or has no image in one of the splits.
+        InputError: the file is damaged, no file of Karpathy's, or has no image in one of the splits.
     """
     document = open_json(path, expected=_EXPECTED)
     check_karpathy(path, document, expected=_EXPECTED)
@@ -69,7 +69,7 @@ def karpathy_split_rows(path: Path, splits: tuple[str, ...]) -> Iterator[TestSet
             yield from sightings(origin, caption.filename, _identities(caption), [caption.text])
     if missing := sorted(set(splits) - found):
         has = ", ".join(sorted(split for split in found if split)) or "none"
-        raise ConfigError(f"{path} has no image of the split {', '.join(missing)}: it has {has}")
+        raise InputError(f"{path} has no image of the split {', '.join(missing)}: it has {has}")
 
 
 def _identities(caption: KarpathyCaption) -> frozenset[str]:

@@ -4,8 +4,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from data_catalog.errors import ConfigError
-from data_catalog.settings import HOW, how
+from data_catalog.errors import SettingsError
+from data_catalog.settings import PATH, how, path_setting
 from data_catalog.sources.files import check_text_file, read_lines, upstream_files
 from data_catalog.sources.rows import Origin, refuse
 from data_catalog.sources.tables import FORMATS, Entry, Wanted, check_table, read_table
@@ -32,22 +32,22 @@ class PairsTestConfig:
         num_images: how many images the set must have; 0 for any number.
     """
 
-    files: tuple[str, ...] = field(metadata=HOW)
+    files: tuple[str, ...] = field(metadata=PATH)
     path_column: str | None = None
     url_column: str | None = None
     identity_column: str | None = None
     caption_column: str | None = None
-    images: str | None = how(None)
+    images: str | None = path_setting(None)
     num_images: int = how(0)
 
     def __post_init__(self) -> None:
         """Refuse what names no files or no image."""
         if not self.files:
-            raise ConfigError(f"files must name at least one file: {FORMATS}")
+            raise SettingsError(f"files must name at least one file: {FORMATS}")
         if not (self.path_column or self.url_column or self.identity_column):
-            raise ConfigError("one of path_column, url_column and identity_column must be set, to tell the images")
+            raise SettingsError("one of path_column, url_column and identity_column must be set, to tell the images")
         if self.images and not self.path_column:
-            raise ConfigError("images goes with path_column, which says what the images are called")
+            raise SettingsError("images goes with path_column, which says what the images are called")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,14 +60,14 @@ class ListTestConfig:
         num_images: how many images the set must have; 0 for any number.
     """
 
-    files: tuple[str, ...] = field(metadata=HOW)
-    images: str | None = how(None)
+    files: tuple[str, ...] = field(metadata=PATH)
+    images: str | None = path_setting(None)
     num_images: int = how(0)
 
     def __post_init__(self) -> None:
         """Refuse a test set without files."""
         if not self.files:
-            raise ConfigError(f"files must name at least one file: {_EXPECTED}")
+            raise SettingsError(f"files must name at least one file: {_EXPECTED}")
 
 
 def pairs_rows(config: PairsTestConfig) -> Iterator[TestSetRow]:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from data_catalog.errors import ConfigError
+from data_catalog.errors import InputError
 from data_catalog.sources import files
 from data_catalog.sources.image_files import check_images
 from data_catalog.test_sets import coco, crossmodal, flickr, karpathy, own, xtd10
@@ -31,7 +31,7 @@ class TestSetKind:
     Args:
         kind: its name.
         config_type: the frozen dataclass of its settings; all functions take an instance of it.
-        rows: yields what each row says of an image; raises ConfigError where a file as a whole is damaged.
+        rows: yields what each row says of an image; raises InputError where a file as a whole is damaged.
         licence: what upstream says of the set.
         images: folder, zip or tar of the test images, or a glob of them, or None where they are not here.
         upstream_files: the files that rows are read from, sorted, without images.
@@ -48,7 +48,7 @@ class TestSetKind:
         """Read the set and let go of it: what passes here can be read.
 
         Raises:
-            ConfigError: files are missing, empty, damaged, of another kind or not as many images as the settings say,
+            InputError: files are missing, empty, damaged, of another kind or not as many images as the settings say,
                 or `images` cannot be opened.
         """
         location = self.images(config)
@@ -60,25 +60,25 @@ class TestSetKind:
         """All images of the set, and the rows that could not be read.
 
         Raises:
-            ConfigError: as `check` does; a set is all of it or nothing.
+            InputError: as `check` does; a set is all of it or nothing.
         """
         gathered = gather(self.rows(config))
         names = ", ".join(config.files)
         if not gathered.images:
             first = f" ({_described(gathered, 0)})" if gathered.malformed else ""
-            raise ConfigError(f"the {self.kind} test set has no image in {names}{first}: name its files")
+            raise InputError(f"the {self.kind} test set has no image in {names}{first}: name its files")
         if config.num_images and len(gathered.images) != config.num_images:
             counts = (
                 f"{len(gathered.images)} images, not {config.num_images}, with {len(gathered.malformed)} broken rows"
             )
-            raise ConfigError(f"the {self.kind} test set has {counts}, in {names}: get whole files, or set num_images")
+            raise InputError(f"the {self.kind} test set has {counts}, in {names}: get whole files, or set num_images")
         return gathered
 
     def image_names(self, config: Any) -> frozenset[str]:
         """By which names the pixels of its images are found, however many images there should be.
 
         Raises:
-            ConfigError: files are missing, empty or damaged.
+            InputError: files are missing, empty or damaged.
         """
         return frozenset(image.name for image in gather(self.rows(config)).images)
 
@@ -86,7 +86,7 @@ class TestSetKind:
         """Yield the images in the order of the files, after a warning for each row that could not be read.
 
         Raises:
-            ConfigError: as `load` does, before the first image.
+            InputError: as `load` does, before the first image.
         """
         gathered = self.load(config)
         for place in range(min(len(gathered.malformed), _LOGGED_ROWS)):

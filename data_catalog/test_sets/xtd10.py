@@ -9,8 +9,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from data_catalog.errors import ConfigError
-from data_catalog.settings import HOW, how
+from data_catalog.errors import InputError, SettingsError
+from data_catalog.settings import PATH, how, path_setting
 from data_catalog.sources.files import Held, Line, check_text_file, read_lines, upstream_files
 from data_catalog.sources.rows import Origin, refuse
 from data_catalog.test_sets.identities import name_identities
@@ -33,15 +33,15 @@ class Xtd10Config:
         num_images: how many images the set must have; 0 for any number.
     """
 
-    files: tuple[str, ...] = field(metadata=HOW)
+    files: tuple[str, ...] = field(metadata=PATH)
     languages: tuple[str, ...] = ()
-    images: str | None = how(None)
+    images: str | None = path_setting(None)
     num_images: int = how(1000)
 
     def __post_init__(self) -> None:
         """Refuse a test set without files."""
         if not self.files:
-            raise ConfigError("files must name XTD10's test_image_names.txt and its lists of captions")
+            raise SettingsError("files must name XTD10's test_image_names.txt and its lists of captions")
 
 
 def xtd10_rows(config: Xtd10Config) -> Iterator[TestSetRow]:
@@ -56,7 +56,7 @@ def xtd10_rows(config: Xtd10Config) -> Iterator[TestSetRow]:
             captions = captions[: len(names)] if not any(line.text for line in captions[len(names) :]) else captions
         if len(captions) != len(names):
             counts = f"{len(captions)} captions in {path}, {len(names)} images in {names_path}"
-            raise ConfigError(f"{counts}: expected one caption an image; download both again")
+            raise InputError(f"{counts}: expected one caption an image; download both again")
         for name, caption in zip(names, captions, strict=True):
             yield from _rows(path, name, caption, [caption.text])
 
@@ -72,14 +72,12 @@ def _sorted_out(config: Xtd10Config) -> tuple[Path, list[Path]]:
         elif _lists_names(path):
             names.append(path)
         else:
-            raise ConfigError(f"{path} is not {_EXPECTED}")
+            raise InputError(f"{path} is not {_EXPECTED}")
     if len(names) != 1:
-        raise ConfigError(f"files has {len(names)} lists of image names: expected one, {_EXPECTED}")
+        raise InputError(f"files has {len(names)} lists of image names: expected one, {_EXPECTED}")
     missing = sorted({*config.languages} - {*captions.values()})
     if missing:
-        raise ConfigError(
-            f"files has no list of captions in {', '.join(missing)}: add it, or leave it out of languages"
-        )
+        raise InputError(f"files has no list of captions in {', '.join(missing)}: add it, or leave it out of languages")
     wanted = config.languages or tuple(captions.values())
     return names[0], [path for path, language in captions.items() if language in wanted]
 

@@ -59,8 +59,8 @@ def build(
         retry_failed: ask once more for the images that failed for reasons that may have passed.
 
     Raises:
-        ConfigError: settings or upstream files are wrong.
-        ShardError: a shard could not be done; run again after mending what it says.
+        SettingsError, InputError: settings or upstream files are wrong.
+        PipelineError: a shard could not be done; run again after mending what it says.
     """
     work = _swept_work(root, recipe.name)
     inputs = open_inputs(recipe, root, {step.name: step.version for step in STEPS})

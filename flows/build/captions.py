@@ -8,9 +8,9 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from cleaning.checks import CheckConfig, CleanConfig, apply_rules, translation_measure
-from cleaning.leaks import LeaksConfig
+from cleaning.leaks import LeaksConfig, judge_captions
 from cleaning.text.mending import clean_text
-from data_catalog.errors import ShardError
+from data_catalog.errors import DamagedError
 from data_catalog.language_pack import LanguagePack
 from data_catalog.progress import Progress
 from data_catalog.reasons import Reason
@@ -18,8 +18,7 @@ from data_catalog.sources.origins import MACHINE_TRANSLATION, has_original
 from data_catalog.stages import Drop, apply_measure, apply_transform, pending_rows, reject, set_values, texts
 from data_catalog.storage.shards import save_parquet
 from flows.build.engine import SHARD, Job, count_rows
-from flows.build.screen import judge_captions
-from flows.build.test_sets import test_contents
+from flows.build.screen import test_contents
 from translation.engine import STREAM_WINDOW, Translator, translate_stream
 from translation.memory import TranslationMemory
 from translation.remembered import RememberingTranslator
@@ -80,8 +79,8 @@ def translate(job: Job, *, engine: str | None, from_code: str | None) -> Mapping
         from_code: the language that it reads.
 
     Raises:
-        ConfigError: the engine cannot work.
-        ShardError: the memory lost a caption that was just recorded.
+        InputError: the engine cannot work.
+        DamagedError: the memory lost a caption that was just recorded.
     """
     before = pq.read_table(job.shard("screen"))
     own = pending_rows(before, pc.invert(has_original(before)))
@@ -102,7 +101,7 @@ def _translated(table: pa.Table, job: Job, from_code: str) -> pa.Table:
     found = memory.columns(captions)
     if None in found.captions:
         lost = captions[found.captions.index(None)]
-        raise ShardError(f"shard {job.label}: the translation memory lost {lost!r}: run the same command again")
+        raise DamagedError(f"shard {job.label}: the translation memory lost {lost!r}: run the same command again")
     table = set_values(table, "caption", rows, found.captions)
     table = set_values(table, "origin", rows, [MACHINE_TRANSLATION] * len(rows))
     table = set_values(table, "translator", rows, [memory.fingerprint] * len(rows))

@@ -1,37 +1,28 @@
 """The steps that see what became of images: find duplicates over all shards, merge their captions, deduplicate."""
 
-import os
-from collections.abc import Iterator, Mapping, Sequence
-from itertools import chain
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from cleaning.duplicates.captions import duplicate_captions
-from cleaning.duplicates.images import DuplicatesConfig, Images, Verdict, judge_images
-from cleaning.leaks import LeaksConfig
-from cleaning.text.scripts import exact_key
-from data_catalog.database.sorting import image_facts, samples_of_bytes, thumbnails_in_order
+from cleaning.duplicates.images import DuplicatesConfig
+from cleaning.duplicates.samples import judged_samples, leaking_samples, merged_captions, write_thumbnails
+from cleaning.leaks import LeaksConfig, drop_or_mark, pixel_leaks
+from data_catalog.database.sorting import image_facts
 from data_catalog.fetch.reasons import image_step
-from data_catalog.images.pixels import THUMBNAIL_BYTES
-from data_catalog.publish import UPSTREAM, SplitConfig, split_of
+from data_catalog.publish import SplitConfig
 from data_catalog.reasons import Reason
-from data_catalog.schema import CAPTIONS, PENDING
 from data_catalog.settings import plain
 from data_catalog.stages import Drop, pending_rows, reject, set_values, texts
-from data_catalog.storage.manifest import MARKED
 from data_catalog.storage.shards import save_parquet
 from data_catalog.takedown import of_samples, without_texts
 from data_catalog.tombstones import FORGOTTEN
 from flows.build.engine import SHARD, Job, count_rows
-from flows.build.screen import drop_or_mark
-from flows.build.test_sets import TestContents, test_contents
-
-if TYPE_CHECKING:
-    from cleaning.duplicates.near_images import Thumbnails
+from flows.build.screen import test_contents
 
 DEDUPLICATE_REASONS = {
     "test_pixels": Reason(
@@ -58,25 +49,9 @@ DEDUPLICATE_REASONS = {
         "an earlier caption of the same image says the same", settings=("duplicates.captions",)
     ),
 }
-_ROWS_PER_BATCH = 50_000
-# Captions of the image that stays come first, so that they decide what is a repeat.
-_ORDER = [(name, "ascending") for name in ("into", "is_moved", "sample_id", "row")]
-# Least guarded first: where images that look the same are in several splits, those of the last one stay.
-# What upstream holds out is more guarded than what a hash does: it stays as it was published.
-_SPLIT_ORDER = ("train", "val", "test", "upstream's val", "upstream's test", MARKED)
 MARKS_FILE = "marks.parquet"
 # Settings of duplicates that decide nothing about images, or, the order of sources, are resolved elsewhere.
 _NOT_DECISIVE = ("captions", "merge_captions", "sources")
-
-# What is not to be published as a pair of its own, by sample.
-_FOUND = pa.schema(
-    [
-        pa.field("sample_id", pa.string(), nullable=False),
-        pa.field("drop_reason", pa.string(), nullable=False),
-        pa.field("detail", pa.string(), nullable=False),
-        pa.field("duplicate_of", pa.string()),  # the sample that stays in its stead
-    ]
-)
 
 
 def find_duplicates(
@@ -110,12 +85,12 @@ def find_duplicates(
         keep=duplicates.keep,
         stand_in_urls=duplicates.placeholder_urls,
     )
-    thumbnails = _thumbnails(files, facts.num_rows, job.folder / "thumbnails")
+    thumbnails = write_thumbnails(files, facts.num_rows, job.folder / "thumbnails")
     tests = test_contents(job, test_sets)
-    leaking = _test_pixels(files, facts, thumbnails, tests, leaks) if leaks.by_pixels else {}
-    leaks_found = _leaks(facts, leaking)
+    leaking = pixel_leaks(files, facts, thumbnails, tests, leaks) if leaks.by_pixels else {}
+    leaks_found = leaking_samples(facts, leaking)
     drops = leaks.action == "drop"
-    judged = _judged(facts, thumbnails, leaking, drops=drops, config=duplicates, split=split)
+    judged = judged_samples(facts, thumbnails, leaking, drops=drops, config=duplicates, split=split)
     found = pa.concat_tables([judged, leaks_found]) if drops else judged
     save_parquet(found.sort_by("sample_id"), job.folder / SHARD)
     (job.folder / "thumbnails").unlink()
@@ -128,195 +103,15 @@ def decisive_settings(config: DuplicatesConfig) -> dict[str, Any]:
     return {name: value for name, value in plain(config).items() if name not in _NOT_DECISIVE}
 
 
-def _thumbnails(files: Sequence[Path], count: int, path: Path) -> "Thumbnails":
-    """Write thumbnails of all images in the order of `sample_id`, as a file: ten million of them take 2 GB."""
-    import numpy as np
-
-    from cleaning.duplicates.near_images import parse_thumbnails
-
-    with path.open("wb") as file:  # a page of a map that the full disk has no room for would kill the process
-        os.posix_fallocate(file.fileno(), 0, max(1, count * THUMBNAIL_BYTES))
-    if count == 0:
-        return np.zeros((0, THUMBNAIL_BYTES), np.uint8)
-    pixels = np.memmap(path, np.uint8, "r+", shape=(count, THUMBNAIL_BYTES))
-    start = 0
-    for batch in thumbnails_in_order(files):
-        pixels[start : start + len(batch)] = parse_thumbnails(batch)
-        start += len(batch)
-    return pixels
-
-
-def _test_pixels(
-    files: Sequence[Path],
-    facts: pa.Table,
-    thumbnails: "Thumbnails",
-    tests: Sequence[TestContents],
-    leaks: LeaksConfig,
-) -> dict[int, str]:
-    """Return, by row number, the image of a test set that an image is or looks like."""
-    from cleaning.duplicates.near_images import leak_matches
-
-    images = (facts.column("phash").to_numpy(), thumbnails)
-    found: dict[int, str] = {}
-    for test in tests:
-        views = test.views()
-        same = samples_of_bytes(files, pa.array(list(views.names_by_sha256), pa.string()))
-        rows = pc.index_in(same.column("sample_id"), facts.column("sample_id"))
-        for row, sha256 in zip(rows.to_pylist(), same.column("sha256").to_pylist(), strict=True):
-            found.setdefault(row, f"{test.name}: {views.names_by_sha256[sha256]}")
-        alike = leak_matches(
-            images,
-            (views.hashes, views.thumbnails),
-            max_distance=leaks.max_distance,
-            max_difference=leaks.max_thumbnail_difference,
-        )
-        for row, view in alike.tolist():
-            found.setdefault(row, f"{test.name}: {views.names[view]}")
-    return found
-
-
-def _leaks(facts: pa.Table, leaking: Mapping[int, str]) -> pa.Table:
-    rows = sorted(leaking)
-    sample_ids = facts.column("sample_id").take(pa.array(rows, pa.int64())).to_pylist()
-    return _found(sample_ids, [Drop("test_pixels", leaking[row]) for row in rows], [None] * len(rows))
-
-
-def _found(sample_ids: Sequence[str], drops: Sequence[Drop], duplicate_of: Sequence[str | None]) -> pa.Table:
-    columns = [sample_ids, [drop.reason for drop in drops], [drop.detail for drop in drops], duplicate_of]
-    return pa.table(
-        [pa.array(values, field.type) for values, field in zip(columns, _FOUND, strict=True)], schema=_FOUND
-    )
-
-
-def _judged(
-    facts: pa.Table,
-    thumbnails: "Thumbnails",
-    leaking: Mapping[int, str],
-    *,
-    drops: bool,
-    config: DuplicatesConfig,
-    split: SplitConfig,
-) -> pa.Table:
-    """Judge the images beside those of test sets, which are left out (`drops`), or kept apart like a split."""
-    import numpy as np
-
-    sample_ids, hosts = facts.column("sample_id"), facts.column("placeholder_of")
-    is_leaking = np.zeros(facts.num_rows, np.bool_)
-    is_leaking[list(leaking)] = True
-    marked = facts.column("is_marked").to_numpy() | (is_leaking & (not drops))
-    stated = zip(sample_ids.to_pylist(), facts.column("stated_split").to_pylist(), strict=True)
-    levels = np.array([_SPLIT_ORDER.index(_guarded_as(*sample, split)) for sample in stated], np.int64)
-    images = Images(
-        same_bytes=facts.column("same_bytes").to_numpy(),
-        hashes=facts.column("phash").to_numpy(),
-        preference=facts.column("preference").to_numpy(),
-        split=np.where(marked, _SPLIT_ORDER.index(MARKED), levels),
-        placeholder=pc.is_valid(hosts).to_numpy(),
-        left_out=is_leaking & drops,
-        thumbnails=thumbnails,
-    )
-    verdicts, account = judge_images(images, config)
-    rows = np.flatnonzero(verdicts)
-    told = zip(
-        verdicts[rows].tolist(),
-        sample_ids.take(pa.array(account[rows])).to_pylist(),
-        hosts.take(pa.array(account[rows])).to_pylist(),
-        (_SPLIT_ORDER[level] for level in images.split[account[rows]].tolist()),
-        (verdicts[account[rows]] == Verdict.KEEP).tolist(),
-        strict=True,
-    )
-    found, others = [], []
-    for verdict, other, host, where, is_there in told:
-        found.append(_drop(Verdict(verdict), other, host, where))
-        others.append(other if is_there and verdict in (Verdict.DUPLICATE, Verdict.NEAR_DUPLICATE) else None)
-    return _found(sample_ids.take(pa.array(rows)).to_pylist(), found, others)
-
-
-def _guarded_as(sample_id: str, stated: str | None, config: SplitConfig) -> str:
-    """Return which of `_SPLIT_ORDER` a sample is in."""
-    split = split_of(sample_id, config, [stated])
-    return f"upstream's {split}" if config.by == UPSTREAM and stated in ("val", "test") else split
-
-
-def _drop(verdict: Verdict, other: str, host: str | None, split: str) -> Drop:
-    if verdict == Verdict.PLACEHOLDER:
-        return Drop("placeholder_image", f"the same bytes at many addresses of {host}")
-    if verdict == Verdict.SPLIT_LEAK:
-        return Drop("split_leak", f"looks like {other} of {split}")
-    if verdict == Verdict.DUPLICATE:
-        return Drop("duplicate_image", f"same as {other}")
-    return Drop("near_duplicate_image", f"looks like {other}")
-
-
 def merge_captions(job: Job) -> Mapping[str, Any]:
-    """Gather, over all shards, the captions of dropped duplicates that say what their images' other captions do not.
-
-    Its file has the schema `CAPTIONS`: rows with `merged_into`, by that. What is held in memory is what is written,
-    and the text of the captions that it is compared with.
+    """Gather the captions of dropped duplicates that go to another image: rows with `merged_into`, by that.
 
     Args:
         job: reads `check` and `find-duplicates`.
     """
-    captions, stays = job.shards("check"), _stays_instead(job.one("find-duplicates").path(SHARD))
-    groups = pa.concat_tables(
-        _places(table, stays) for table in chain([CAPTIONS.empty_table()], _involved(captions, stays))
-    )
-    order = groups.append_column("row", pa.array(range(groups.num_rows))).sort_by(_ORDER)
-    merged = _rows(captions, stays, list(_new_captions(order)))
+    merged = merged_captions(job.shards("check"), job.one("find-duplicates").path(SHARD))
     save_parquet(merged, job.folder / SHARD)
     return {"num_captions": merged.num_rows}
-
-
-def _stays_instead(path: Path) -> pa.Table:
-    """Return each duplicate's `sample_id`, and which sample stays in its stead: `duplicate_of`."""
-    table = pq.read_table(path, columns=["sample_id", "duplicate_of"])
-    return table.filter(pc.is_valid(table.column("duplicate_of"))).combine_chunks()
-
-
-def _involved(captions: Sequence[Path], stays: pa.Table) -> Iterator[pa.Table]:
-    """Yield pending captions of duplicates and of what stays in their stead, shard by shard."""
-    samples = pa.chunked_array([*stays.column("sample_id").chunks, *stays.column("duplicate_of").chunks], pa.string())
-    for path in captions:
-        table = pq.read_table(path)
-        chosen = pc.and_(pc.equal(table.column("outcome"), PENDING), pc.is_in(table.column("sample_id"), samples))
-        yield table.filter(chosen)
-
-
-def _places(table: pa.Table, stays: pa.Table) -> pa.Table:
-    """Return, for each caption, the image `into` which it goes, whether it `is_moved` there, and its text's `key`."""
-    moved_to = stays.column("duplicate_of").take(pc.index_in(table.column("sample_id"), stays.column("sample_id")))
-    columns = {
-        "into": pc.coalesce(moved_to, table.column("sample_id")),
-        "is_moved": pc.cast(pc.is_valid(moved_to), pa.int8()),
-        "sample_id": table.column("sample_id"),
-        "key": pa.array(map(exact_key, table.column("caption").to_pylist()), pa.string()),
-    }
-    return pa.table(columns)
-
-
-def _new_captions(ordered: pa.Table) -> Iterator[int]:
-    """Yield the numbers of the moved rows whose caption none before them of the same image has."""
-    image, said = None, set[str]()
-    for batch in ordered.to_batches(max_chunksize=_ROWS_PER_BATCH):
-        for row in batch.to_pylist():
-            if row["into"] != image:
-                image, said = row["into"], set()
-            if row["is_moved"] and row["key"] not in said:
-                yield row["row"]
-            said.add(row["key"])
-
-
-def _rows(captions: Sequence[Path], stays: pa.Table, numbers: Sequence[int]) -> pa.Table:
-    """Return the rows of some numbers among the involved ones, in that order, with `merged_into`."""
-    wanted, start, found = pa.array(numbers, pa.int64()), 0, [CAPTIONS.empty_table()]
-    for table in _involved(captions, stays):
-        here = pc.is_in(pa.array(range(start, start + table.num_rows)), wanted)
-        start += table.num_rows
-        chosen = table.filter(here)
-        into = stays.column("duplicate_of").take(pc.index_in(chosen.column("sample_id"), stays.column("sample_id")))
-        found.append(chosen.set_column(CAPTIONS.get_field_index("merged_into"), CAPTIONS.field("merged_into"), into))
-    ascending = pc.sort_indices(wanted)  # the rows are found in the order of their numbers
-    return pa.concat_tables(found).take(pc.sort_indices(ascending))
 
 
 def deduplicate(job: Job, *, leaks: LeaksConfig, drop_repeated_captions: bool) -> Mapping[str, Any]:

@@ -12,7 +12,7 @@ from types import TracebackType
 from typing import Any, Protocol, Self, TypeVar
 
 from data_catalog.errors import TransientError
-from flows.tables import plain_table
+from data_catalog.plain_text import plain_table
 
 logger = logging.getLogger(__name__)
 

@@ -6,7 +6,7 @@ from functools import partial
 from pathlib import Path
 
 from cleaning.checks.taggers import Tagger
-from data_catalog.errors import ConfigError
+from data_catalog.errors import SettingsError
 from data_catalog.language_pack import LanguagePack
 from data_catalog.publish import UPSTREAM
 from data_catalog.settings import plain
@@ -73,7 +73,8 @@ def open_inputs(recipe: Recipe, root: Path, versions: Mapping[str, int]) -> Inpu
         versions: of the steps, by name.
 
     Raises:
-        ConfigError: a file is missing, empty or of another kind; no pack; no engine for the languages.
+        SettingsError: what the recipe says does not go together, or is not said.
+        InputError: a file is missing, empty or of another kind; no pack; no engine for the languages.
     """
     named = named_language_packs(recipe)
     pack = target_language_pack(recipe, named)
@@ -127,7 +128,7 @@ def open_inputs(recipe: Recipe, root: Path, versions: Mapping[str, int]) -> Inpu
 
 def _require_contact(source: SourceSettings, recipe: Recipe) -> None:
     if source.kind.operator is not None and recipe.fetch.contact is None:
-        raise ConfigError(
+        raise SettingsError(
             f"sources.{source.name} asks the servers of {source.kind.operator} for its images, which refuse robots "
             "that do not say whom to write to: give a mail address or a page, --set fetch.contact=you@example.org"
         )
@@ -137,16 +138,16 @@ def require_split_choice(recipe: Recipe) -> None:
     """Refuse a recipe that does not say what becomes of the splits that its sources state, or keeps what none states.
 
     Raises:
-        ConfigError: says which sources, and what to say.
+        SettingsError: says which sources, and what to say.
     """
     if recipe.split.by not in (None, UPSTREAM):
         return
     stating = [source.name for source in recipe.sources if source.kind.states_splits(source.config)]
     if stating and recipe.split.by is None:
         names = f"sources {', '.join(stating)} state" if len(stating) > 1 else f"source {stating[0]} states"
-        raise ConfigError(f'{names} splits: say [split] by = "upstream" to keep them, or "hash" to ignore them')
+        raise SettingsError(f'{names} splits: say [split] by = "upstream" to keep them, or "hash" to ignore them')
     if recipe.split.by == UPSTREAM and not stating:
-        raise ConfigError(
+        raise SettingsError(
             'split.by is "upstream" and no source states splits: name their column (split_column), put their lists '
             'beside the captions, or say "hash"'
         )
@@ -156,12 +157,12 @@ def require_originals_in_use(recipe: Recipe) -> None:
     """Refuse originals of captions that are themselves to be translated: they would be read and dropped.
 
     Raises:
-        ConfigError: names the source.
+        SettingsError: names the source.
     """
     for source in recipe.sources:
         config = source.config
         if isinstance(config, PairsConfig) and config.source_caption_column and config.lang != recipe.target_language:
-            raise ConfigError(
+            raise SettingsError(
                 f"sources.{source.name} has its captions in {config.lang}, which a build translates to "
                 f"{recipe.target_language}: originals go beside captions in {recipe.target_language} only, so name "
                 f"{config.source_caption_column} as caption_column, or leave source_caption_column out"

@@ -10,9 +10,10 @@ from typing import Any
 
 import pyarrow.parquet as pq
 
+from cleaning.leaks import TestContents
 from data_catalog.database.catalog import broken_laws, recounted
 from data_catalog.database.lookup import LOOKUP_KIND, write_lookup
-from data_catalog.errors import PipelineError, ShardError
+from data_catalog.errors import DamagedError, DefectError
 from data_catalog.fetch.outcomes import SPARE, Fetching, carried
 from data_catalog.images.tables import write_rows
 from data_catalog.publish import SplitConfig, publish_shard
@@ -44,7 +45,6 @@ from data_catalog.storage.work import Commit
 from data_catalog.takedown import Matcher
 from data_catalog.tombstones import Tombstones
 from flows.build.engine import Engine, Job, Step
-from flows.build.test_sets import TestContents
 from flows.recipe.recipe import Recipe, what_settings
 from flows.recipe.sources import SourceSettings
 
@@ -83,7 +83,8 @@ def commit(engine: Engine, root: Path, fetching: Fetching, *, write_documents: W
             "documents".
 
     Raises:
-        PipelineError: a law does not hold; nothing is committed.
+        DefectError: a law does not hold; nothing is committed.
+        DamagedError: what a step wrote is not what it was; run again.
     """
     build = engine.build
     recipe: Recipe = build.recipe
@@ -161,7 +162,7 @@ def _placed(
             path.unlink()
         else:
             shutil.rmtree(output.folder, ignore_errors=True)
-            raise ShardError(
+            raise DamagedError(
                 f"{output.path(stem)}.parquet is not what was written, and is gone with its folder: run the same "
                 "command again, which makes it anew"
             )
@@ -321,6 +322,6 @@ _NOTHING = {"read": 0, "kept": 0, "dropped": 0}
 def _check_laws(snapshot: Snapshot) -> None:
     broken = broken_laws(snapshot)
     if broken:
-        raise PipelineError(
+        raise DefectError(
             f"the snapshot is not committed, since it breaks: {'; '.join(broken)}. This is a defect: report it"
         )

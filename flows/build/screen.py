@@ -1,29 +1,36 @@
-"""The steps between cleaning and translating: captions of test sets and their images go, and so do repeated captions.
+"""The steps that read test sets, and drop between cleaning and translating what these hold and what is repeated.
 
 What costs little drops before what costs much: nothing that goes here is translated, and no image of it is fetched.
 """
 
-from collections import defaultdict
+import logging
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from cleaning.duplicates.captions import RepeatsConfig, cap_captions, cluster_captions, crowded_rows
-from cleaning.duplicates.similarity import Likeness
-from cleaning.leaks import LeaksConfig
-from cleaning.text.scripts import exact_key
+from cleaning.duplicates.captions import (
+    SAID,
+    RepeatsConfig,
+    cap_captions,
+    cluster_captions,
+    crowded_rows,
+    drop_repeats,
+    first_filled,
+)
+from cleaning.leaks import LeaksConfig, TestContents, judge_captions, judge_identities, write_test_set
 from data_catalog.reasons import Reason
 from data_catalog.settings import how
-from data_catalog.stages import Drop, pending_rows, reject, set_values, texts
+from data_catalog.stages import pending_rows
 from data_catalog.storage.shards import save_parquet
-from data_catalog.test_sets.identities import canonical_identities
+from data_catalog.test_sets.registry import TEST_SET_KINDS
 from flows.build.engine import SHARD, Job, count_rows
-from flows.build.test_sets import TestContents, test_contents
+
+logger = logging.getLogger(__name__)
 
 SCREEN_REASONS = {
     "test_image": Reason(
@@ -42,11 +49,43 @@ SCREEN_REASONS = {
         settings=("repeats.max_images_per_caption",),
     ),
 }
-_MAX_DETAIL = 120  # characters
-# What captions of one image repeat: a translation that upstream has, else the caption that is translated later.
-_SAID = ("caption", "clean_caption")
 
 _LABELS = pa.schema([pa.field("cluster", pa.int64()), pa.field("is_beyond_cap", pa.bool_())])
+
+
+def test_contents(job: Job, names: Sequence[str]) -> list[TestContents]:
+    """Return the recipe's test sets, of which a job reads `test-set`."""
+    return [TestContents(name=name, commit=commit) for name, commit in zip(names, job.all("test-set"), strict=True)]
+
+
+def read_test_set(
+    job: Job, *, name: str, kind: str, config: Any, files: Sequence[Sequence[str]], images: str | None, min_words: int
+) -> Mapping[str, Any]:
+    """Read a test set and hash its images, where they are there.
+
+    Args:
+        job: reads no step.
+        name: the recipe's name for it.
+        kind: of its files.
+        config: of that kind.
+        files: name and sha256 of each of them.
+        images: content hash of its images; None: they are not looked at, or it has none.
+        min_words: captions of fewer words are left out.
+    """
+    reads = TEST_SET_KINDS[kind]
+    found = list(reads.read(config))
+    location = reads.images(config) if images else None
+    pixels = (location, job.tools.workers) if location is not None else None
+    facts = write_test_set(found, job.folder, min_words=min_words, pixels=pixels)
+    if location is not None and facts["num_hashed"] < len(found):
+        logger.warning(
+            "%s of %s images of test set %s are not in %s, or no pictures: training images are not compared with them",
+            f"{len(found) - facts['num_hashed']:,}",
+            f"{len(found):,}",
+            name,
+            location,
+        )
+    return facts
 
 
 def find_repeats(
@@ -65,7 +104,7 @@ def find_repeats(
     """
     shards = job.shards("clean")
     labels = cluster_captions(
-        lambda: (texts for _, texts in _pending(shards, *_SAID)),
+        lambda: (texts for _, texts in _pending(shards, *SAID)),
         similarity=config.min_similarity,
         scratch=job.folder / "scratch",
         function_words=function_words or None,
@@ -92,18 +131,11 @@ def _pending(shards: Sequence[Path], *columns: str) -> Iterator[tuple[int, list[
     """Yield, shard by shard, the first of some columns that is filled, for the pending rows."""
     for number, path in enumerate(shards):
         table = pq.read_table(path, columns=[*columns, "outcome"])
-        yield number, _first_filled(table, columns, pending_rows(table))
-
-
-def _first_filled(table: pa.Table, columns: Sequence[str], rows: Sequence[int]) -> list[str]:
-    found: list[str] = pc.coalesce(*map(table.column, columns)).take(pa.array(rows, pa.int64())).to_pylist()
-    return found
+        yield number, first_filled(table, columns, pending_rows(table))
 
 
 def _beyond_cap(labels: Any, shards: Sequence[Path], config: RepeatsConfig) -> Any:
     """Tell which captions are of images beyond the cap of their cluster; ids are read of those alone that may be."""
-    import numpy as np
-
     beyond = np.zeros(len(labels), np.bool_)
     crowded = crowded_rows(labels, config.max_images_per_caption)
     if len(crowded):
@@ -135,105 +167,12 @@ def screen(
     before = pq.read_table(job.shard("clean"))
     table, tests = before, test_contents(job, test_sets)
     if leaks.by_identity:
-        table = _judge_images(table, tests, kinds, leaks)
+        table = judge_identities(table, tests, leaks, kinds=kinds, step="screen")
     if leaks.by_caption:
         table = judge_captions(table, tests, leaks, column="clean_caption", step="screen")
     if "find-repeats" in job.inputs:
         labels = pq.read_table(job.shard("find-repeats")).to_pylist()
         by_row = dict(zip(pending_rows(before), labels, strict=True))
-        table = _drop_repeats(table, by_row, config, Likeness(config.min_similarity, function_words or None))
+        table = drop_repeats(table, by_row, config, function_words or None, step="screen")
     save_parquet(table, job.folder / SHARD)
     return {"counts": {"screen": count_rows(before, table)}}
-
-
-def _drop_repeats(
-    table: pa.Table, labels: Mapping[int, Mapping[str, Any]], config: RepeatsConfig, likeness: Likeness
-) -> pa.Table:
-    """Drop near duplicates of captions of the same image that stay, and captions beyond the cap; `labels` by row.
-
-    Two captions of a cluster are both like its first, which may be another image's, and need not be like each other.
-    """
-    rows = pending_rows(table)
-    staying: dict[tuple[str, int], list[str]] = defaultdict(list)
-    verdicts: list[Drop | None] = []
-    for row, sample_id, caption in zip(
-        rows, texts(table, "sample_id", rows), _first_filled(table, _SAID, rows), strict=True
-    ):
-        said = staying[sample_id, labels[row]["cluster"]]
-        like = _first_like(caption, said, likeness) if config.near_captions else None
-        if like is not None:
-            verdicts.append(Drop("near_duplicate_caption", f"like: {like}"[:_MAX_DETAIL]))
-        elif config.common_captions and labels[row]["is_beyond_cap"]:
-            verdicts.append(Drop("common_caption", f"more than {config.max_images_per_caption} images have its like"))
-        else:
-            verdicts.append(None)
-            said.append(caption)
-    return reject(table, rows, verdicts, step="screen")
-
-
-def _first_like(caption: str, said: Sequence[str], likeness: Likeness) -> str | None:
-    """Return the first of some captions that this one resembles."""
-    key = exact_key(caption) if said else ""
-    for other in said:
-        other_key = exact_key(other)
-        if other_key == key or likeness.alike(other_key, key):
-            return other
-    return None
-
-
-def _judge_images(
-    table: pa.Table, tests: Sequence[TestContents], kinds: Mapping[str, str], leaks: LeaksConfig
-) -> pa.Table:
-    rows = pending_rows(table)
-    names = ("sample_id", "source", "url", "path", "page_url")
-    cells = zip(*(texts(table, name, rows) for name in names), strict=True)
-    found = {}
-    for sample_id, source, url, path, page_url in cells:
-        if sample_id not in found:
-            identities = canonical_identities(
-                source_kind=kinds[source], sample_id=sample_id, url=url, path=path, page_url=page_url
-            )
-            found[sample_id] = _test_with_image(tests, identities)
-    drops = [found[sample_id] for sample_id in texts(table, "sample_id", rows)]
-    return drop_or_mark(table, rows, drops, leaks, step="screen")
-
-
-def _test_with_image(tests: Sequence[TestContents], identities: Collection[str]) -> Drop | None:
-    for test in tests:
-        shared = test.identities.intersection(identities)
-        if shared:
-            return Drop("test_image", f"{test.name}: {min(shared)}")
-    return None
-
-
-def judge_captions(
-    table: pa.Table,
-    tests: Sequence[TestContents],
-    leaks: LeaksConfig,
-    *,
-    column: str,
-    step: str,
-    where: pa.Array | None = None,
-) -> pa.Table:
-    """Drop or mark, in the name of `step`, the pending rows whose text in `column` is a caption of a test set.
-
-    `where`, if given, is true of the rows to look at.
-    """
-    for test in tests:
-        rows = pending_rows(table, where)
-        found = test.has_captions(texts(table, column, rows))
-        drops = [Drop("test_caption", test.name) if is_there else None for is_there in found]
-        table = drop_or_mark(table, rows, drops, leaks, step=step)
-    return table
-
-
-def drop_or_mark(
-    table: pa.Table, rows: list[int], drops: Sequence[Drop | None], leaks: LeaksConfig, *, step: str
-) -> pa.Table:
-    """Reject the rows that have a `Drop`, or write what it says into their `leaks`."""
-    if leaks.action == "drop":
-        return reject(table, rows, drops, step=step)
-    marked = [(row, drop) for row, drop in zip(rows, drops, strict=True) if drop is not None]
-    known = table.column("leaks").to_pylist()
-    marks = [[*(known[row] or []), f"{drop.reason} {drop.detail}"] for row, drop in marked]
-    return set_values(table, "leaks", [row for row, _ in marked], marks)

@@ -14,7 +14,7 @@ from data_catalog.fetch.reasons import FETCH_REASONS, NORMALISE_REASONS
 from data_catalog.sources.ingest import ingest
 from data_catalog.sources.rows import MALFORMED_REASONS
 from data_catalog.tombstones import FORGET_REASONS
-from flows.build import captions, duplicates, forget_steps, images, screen, test_sets
+from flows.build import captions, duplicates, forget_steps, images, screen
 from flows.build.engine import FLOW, MAKES_SHARDS, MODEL, PER_SHARD, PER_TEST_SET, WHOLE, FunnelRow, Job, Step
 from flows.build.inputs import Inputs, all_function_words
 from flows.build.publish import publish
@@ -153,7 +153,7 @@ STEPS = (
         meaning="Read a test set and hash its images.",
         scope=PER_TEST_SET,
         settings=_test_set,
-        run=test_sets.read_test_set,
+        run=screen.read_test_set,
     ),
     Step(
         name="find-repeats",

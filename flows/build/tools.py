@@ -41,7 +41,7 @@ class Tools:
             log_folder: where tries and latencies of fetching go.
 
         Raises:
-            ConfigError: a memory is damaged.
+            DamagedError: a memory is damaged.
         """
         self.sources: Sequence[Source] = inputs.sources
         self.locations: Mapping[str, str] = inputs.locations

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Mapping
 from contextlib import closing, suppress
 from pathlib import Path
 
-from data_catalog.errors import ConfigError
+from data_catalog.errors import PipelineError
 from data_catalog.sources.image_files import ImageFiles, Place, Stamp, image_locations, open_images
 from data_catalog.storage.file_hashes import FileHashes
 from data_catalog.storage.lock import writer_lock
@@ -22,7 +22,7 @@ def open_hashes(root: Path) -> FileHashes:
 
 def save_hashes(hashes: FileHashes, root: Path) -> None:
     """Remember what was learnt, unless the root cannot be written to now: then it is learnt again another time."""
-    with suppress(ConfigError, OSError), writer_lock(root):
+    with suppress(PipelineError, OSError), writer_lock(root):
         hashes.save()
 
 
@@ -42,7 +42,7 @@ def images_digest(test_set: TestSetSettings, hashes: FileHashes) -> str | None:
     Where they lie, how they are packed, and what else lies there make no difference.
 
     Raises:
-        ConfigError: the set's files or the place of its images are gone or damaged.
+        InputError: the set's files or the place of its images are gone or damaged.
     """
     location = test_set.kind.images(test_set.config)
     if location is None:

@@ -7,11 +7,10 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from cyclopts import Parameter
 
-from data_catalog.errors import ConfigError
+from data_catalog.errors import InputError, SettingsError
+from data_catalog.plain_text import visible_text
 from flows.cli.options import DEFAULT_ROOT, Number, Root, Split, Text, Words
-from flows.cli.output import require_own_file, say, say_json
-from flows.cli.sql import short_value
-from flows.tables import plain_table, visible_text
+from flows.cli.output import require_own_file, say, say_json, say_table
 
 if TYPE_CHECKING:
     from training.classify import Classification
@@ -67,19 +66,20 @@ def search(
         split: Only the images of one split of the dataset.
         top: How many images.
     """
-    from flows.abilities import chosen_model, search_dataset, search_images
     from training.contact_sheet import contact_sheet
+    from training.search import search_dataset
+    from training.search_folder import search_folder
 
     out = _picture(root, options, text, read=images)
     if top < 1:
-        raise ConfigError(f"--top must be at least 1, got {top}")
+        raise SettingsError(f"--top must be at least 1, got {top}")
     if images is not None and split is not None:
-        raise ConfigError("--split is of a dataset, and --images searches a folder: give one of the two")
+        raise SettingsError("--split is of a dataset, and --images searches a folder: give one of the two")
     if images is not None:
-        model = chosen_model(root, options.dataset, options.model)
-        found = search_images(root, images, text, model, num_hits=top)
+        keeps = root if root.is_dir() else None  # what a folder cannot keep
+        found = search_folder(text, images, _chosen_model(root, options), k=top, root=keeps)
     elif options.model is not None:
-        raise ConfigError("--model goes with --images; a dataset is searched by its own model")
+        raise SettingsError("--model goes with --images; a dataset is searched by its own model")
     else:
         found = search_dataset(root, options.dataset, text, num_hits=top, split=split)
     contact_sheet(found.hits, out, text)
@@ -89,6 +89,8 @@ def search(
 
 
 def _say_hits(found: "SearchResult") -> None:
+    from data_catalog.database.answer_files import short_value
+
     rows = [
         {
             "rank": hit.rank,
@@ -98,7 +100,7 @@ def _say_hits(found: "SearchResult") -> None:
         }
         for hit in found.hits
     ]
-    say(plain_table([{name: short_value(value) for name, value in row.items()} for row in rows]))
+    say_table([{name: short_value(value) for name, value in row.items()} for row in rows])
     if found.unreadable:
         say(f"\nFiles that could not be read: {len(found.unreadable):,}")
         for path, reason in found.unreadable[:MOST_UNREADABLE]:
@@ -132,14 +134,12 @@ def classify(
         classes: More texts, one a line.
         template: What is made of each text, such as "una foto di {c}".
     """
-    from flows.abilities import chosen_model
     from training.bars import bars
     from training.classify import classify as run
 
     labels = [*texts, *(_lines(classes) if classes else [])]
     out = _picture(root, options, f"classify-{image.stem}", read=image)
-    model = chosen_model(root, options.dataset, options.model)
-    found = run(image, labels, model, template=template)
+    found = run(image, labels, _chosen_model(root, options), template=template)
     bars(found, out)
     if not _wrote_json(options, {**found.to_json(), "picture": str(out)}):
         _say_choices(found)
@@ -147,6 +147,7 @@ def classify(
 
 
 def _say_choices(found: "Classification") -> None:
+    from data_catalog.database.answer_files import short_value
     from training.classify import SOFTMAX
 
     rows = [
@@ -155,7 +156,7 @@ def _say_choices(found: "Classification") -> None:
         for choice in found.choices
     ]
     is_noted = any(row["note"] for row in rows)
-    say(plain_table([{name: row[name] for name in row if is_noted or name != "note"} for row in rows]))
+    say_table([{name: row[name] for name in row if is_noted or name != "note"} for row in rows])
     if found.method == SOFTMAX:
         say(f"\nProbabilities compare these texts only: softmax of {found.logit_scale:.1f} times the cosine.")
     else:
@@ -167,9 +168,9 @@ def _lines(path: Path) -> list[str]:
     try:
         lines = path.read_text(encoding="utf-8-sig").splitlines()
     except OSError as error:
-        raise ConfigError(f"--classes: {path} cannot be read: {error.strerror}") from error
+        raise InputError(f"--classes: {path} cannot be read: {error.strerror}") from error
     except UnicodeDecodeError as error:
-        raise ConfigError(f"--classes: {path} is not UTF-8 text: {error}") from error
+        raise InputError(f"--classes: {path} is not UTF-8 text: {error}") from error
     return [line.strip() for line in lines if line.strip()]
 
 
@@ -196,14 +197,12 @@ def localize(
         text: In the language of the model.
         method: Cover squares, reveal them alone, or both.
     """
-    from flows.abilities import chosen_model
     from training.heat_map import heat_map
     from training.localize import METHODS
     from training.localize import localize as run
 
     out = _picture(root, options, f"localize-{image.stem}-{text}", read=image)
-    model = chosen_model(root, options.dataset, options.model)
-    found = run(image, text, model, method=method)
+    found = run(image, text, _chosen_model(root, options), method=method)
     heat_map(found, out)
     if _wrote_json(options, {**found.to_json(), "picture": str(out)}):
         return
@@ -216,6 +215,17 @@ def localize(
     say(f"\nHeat map: {out}")
 
 
+def _chosen_model(root: Path, options: ShowOptions) -> Path:
+    """Return the folder of the model that is named, or of the newest one of a dataset, or of the root's only one."""
+    from training.trained_models import current_model, only_dataset
+
+    if options.model is None:
+        return current_model(root, options.dataset or only_dataset(root)).folder
+    if options.dataset is not None:
+        raise SettingsError("--model names a model, and --dataset another: give one of the two")
+    return options.model
+
+
 def _picture(root: Path, options: ShowOptions, name: str, *, read: Path | None) -> Path:
     """Return where the picture goes: with a model from elsewhere there may be no root, and none is made for it.
 
@@ -226,24 +236,21 @@ def _picture(root: Path, options: ShowOptions, name: str, *, read: Path | None) 
         read: the image, or the folder of images, that is looked at.
 
     Raises:
-        ConfigError: it would take the place of something else, or lie among the images that are searched.
+        SettingsError: it would take the place of something else, or lie among the images that are searched.
     """
     folder = root / "searches" if options.model is None else Path()
     out = options.out or folder / f"{_file_name(name)}.png"
     require_own_file(out)
-    nearest = next(parent for parent in out.parents if parent.exists())
-    if not nearest.is_dir():
-        raise ConfigError(f"--out: {nearest} is no folder")
     if options.out is None and options.model is not None and out.exists():
-        raise ConfigError(f"{out} is there already: say by --out where the picture goes")
+        raise SettingsError(f"{out} is there already: say by --out where the picture goes")
     _refuse_inputs(read, out, "--out")
     if out.suffix.lower() != ".png":
-        raise ConfigError(f"--out: pictures are PNG files, so {out.name} must end in .png")
+        raise SettingsError(f"--out: pictures are PNG files, so {out.name} must end in .png")
     if options.json not in (None, "-"):
         written = Path(options.json)
-        require_own_file(written)
+        require_own_file(written, "--json")
         if written.resolve() == out.resolve():
-            raise ConfigError(f"--json and --out both name {out}: give two files")
+            raise SettingsError(f"--json and --out both name {out}: give two files")
         _refuse_inputs(read, written, "--json")
     return out
 
@@ -252,9 +259,9 @@ def _refuse_inputs(read: Path | None, out: Path, option: str) -> None:
     if read is None:
         return
     if out.resolve() == read.resolve():
-        raise ConfigError(f"{out} is the image itself, which is not overwritten: name another file")
+        raise SettingsError(f"{out} is the image itself, which is not overwritten: name another file")
     if read.is_dir() and out.resolve().is_relative_to(read.resolve()):
-        raise ConfigError(f"{out} would lie among the images that are searched: say by {option} where it goes")
+        raise SettingsError(f"{out} would lie among the images that are searched: say by {option} where it goes")
 
 
 def _file_name(text: str) -> str:

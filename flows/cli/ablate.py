@@ -9,16 +9,16 @@ from cyclopts import Parameter
 
 from flows.cli.jobs import BuildOptions, Job, with_executor
 from flows.cli.options import DEFAULT_ROOT, Number, Root, Words
-from flows.cli.output import say
-from flows.tables import plain_table
+from flows.cli.output import say, say_table
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from data_catalog.storage.manifest import Snapshot
-    from flows.ablation import Ablation, AblationConfig, Variant
+    from flows.ablation import AblationConfig, Variant
     from flows.dry_run import DryRun
     from flows.recipe.recipe import Recipe
+    from training.ablation import Ablation
 
 _ROWS = 1000  # of each source, for what a variant would change
 _PACE = 250  # samples a second of a small model on two cores: an order of magnitude
@@ -69,47 +69,29 @@ def ablate(recipe: str, /, *, root: Root = DEFAULT_ROOT, options: AblateOptions 
 
     loaded = load_recipe(recipe, root=root, overrides=options.overrides)
     if options.lists:
-        say(
-            plain_table([{"toggle": path, "now": "on" if value else "off"} for path, value in switches(loaded).items()])
-        )
+        say_table([{"toggle": path, "now": "on" if value else "off"} for path, value in switches(loaded).items()])
         return
-    config = AblationConfig(
-        toggles=toggles_of(options.toggles, loaded),
-        steps=options.steps,
-        seeds=options.seeds,
-        split=options.split or "",
-    )
-    variants = variants_of(recipe, root=root, overrides=options.overrides, toggles=config.toggles)
+    toggles = toggles_of(options.toggles, loaded)
+    config = AblationConfig(toggles=toggles, steps=options.steps, seeds=options.seeds, split=options.split or "")
+    variants = variants_of(recipe, root=root, overrides=options.overrides, toggles=toggles)
     if options.dry_run:
         _tell_plan(loaded, variants, config, root)
         return
     job = Job(recipe=recipe, root=root, executor=options.executor, dask_address=options.dask_address)
-    _tell(run_ablation(loaded, variants, config, root=root, jobs=_CommandJobs(job)), root)
 
+    def do(name: str, overrides: Sequence[str]) -> Any:
+        return with_executor(name, replace(job, overrides=tuple(overrides)))
 
-@dataclass(frozen=True, slots=True)
-class _CommandJobs:
-    """Do the jobs, by the executor that the command line names."""
-
-    job: Job
-
-    def build(self, overrides: Sequence[str]) -> Any:
-        return self._do("build", overrides)
-
-    def train(self, overrides: Sequence[str]) -> Any:
-        return self._do("train", overrides)
-
-    def _do(self, name: str, overrides: Sequence[str]) -> Any:
-        return with_executor(name, replace(self.job, overrides=tuple(overrides)))
+    _tell(run_ablation(loaded, variants, config, root=root, do=do), root)
 
 
 def _tell(found: "Ablation", root: "Path") -> None:
     from data_catalog.ablations import FOLDER, RECORD_FILE
-    from flows.ablation import PAGE_FILE, PLOT_FILE
+    from training.ablation import PAGE_FILE, PLOT_FILE
 
     folder = root / FOLDER / found.key
     say(f"\nWhich filters help: {found.dataset}, snapshot {found.snapshot}\n")
-    say(plain_table(found.rows()))
+    say_table(found.rows())
     say()
     for note in found.notes():
         say(note)
@@ -117,30 +99,30 @@ def _tell(found: "Ablation", root: "Path") -> None:
 
 
 def _tell_plan(recipe: "Recipe", variants: "Sequence[Variant]", config: "AblationConfig", root: "Path") -> None:
-    from flows.ablation import default_steps, sizes_of
     from flows.dry_run import dry_run
+    from training.ablation import default_steps, sizes_of
+    from training.trained_models import pair_files
 
     say(f"\nVariants of {recipe.name}: rows of a sample of each source ({_ROWS:,} at most) that the rules drop\n")
     judged = [dry_run(variant.recipe, root=root, num_rows=_ROWS, num_examples=0) for variant in variants]
     dropped = [_num_dropped(found) for found in judged]
     built = [_built(variant.recipe, root) for variant in variants]
-    say(
-        plain_table(
-            [
-                {
-                    "dataset": variant.recipe.name,
-                    "switched": variant.toggle.label if variant.toggle else "",
-                    "now": _now(variant),
-                    "dropped": count,
-                    "change": count - dropped[0],
-                    "images to train on": sizes_of(there).images if there else "not built yet",
-                }
-                for variant, count, there in zip(variants, dropped, built, strict=True)
-            ]
-        )
+    images = [sizes_of(pair_files(there))["images"] if there else None for there in built]
+    say_table(
+        [
+            {
+                "dataset": variant.recipe.name,
+                "switched": variant.toggle.label if variant.toggle else "",
+                "now": _now(variant),
+                "dropped": drops,
+                "change": drops - dropped[0],
+                "images to train on": "not built yet" if count is None else count,
+            }
+            for variant, drops, count in zip(variants, dropped, images, strict=True)
+        ]
     )
     say("\nOnly rules that judge captions before their translation are counted, not those on translations and images.")
-    steps = config.steps or (default_steps(recipe.train, sizes_of(built[0]).images) if built[0] else 0)
+    steps = config.steps or (default_steps(recipe.train, images[0]) if images[0] else 0)
     models = len(variants) * config.seeds
     if not steps:
         epochs = recipe.train.frozen_epochs + recipe.train.epochs

@@ -4,6 +4,7 @@ import inspect
 import logging
 import re
 import sys
+import traceback
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, is_dataclass
 from pathlib import Path
@@ -22,6 +23,7 @@ from cyclopts import (
     UnusedCliTokensError,
 )
 
+from data_catalog.plain_text import visible_text
 from flows.cli import (
     abilities,
     ablate,
@@ -40,17 +42,22 @@ from flows.cli import (
     why,
 )
 from flows.cli.options import DEFAULT_ROOT, ROOT_VARIABLE
-from flows.tables import visible_text
 from training.processes import process_rank
 
 EXIT_OK, EXIT_FAILED, EXIT_USAGE, EXIT_INTERRUPTED = 0, 1, 2, 130
+EXIT_DEFECT, EXIT_LATER = 70, 75  # EX_SOFTWARE and EX_TEMPFAIL of sysexits.h
+HOW_TO_REPORT = (
+    "This is a defect of vernaclip. Please report it to whoever gave you this copy: send the lines above, the command, "
+    "and what `vernaclip doctor` prints."
+)
 PACKAGES = ("flows", "data_catalog", "translation", "cleaning", "training")
 HELP_FLAGS = frozenset({"--help", "-h"})
 
 DESCRIPTION = (
     "Give any language its own CLIP: translated, cleaned, queryable image-caption data, and a compact open_clip model "
     "trained and scored on it.\n\n"
-    "exit codes: 0 done; 1 failed, with one sentence that says what to do; 2 wrong usage"
+    "exit codes: 0 done; 1 failed, with one sentence that says what to do; 2 wrong usage; 70 a defect of vernaclip, to "
+    "be reported; 75 failed, and the same command may work later"
 )
 
 Command = Callable[..., Any]
@@ -116,13 +123,7 @@ def _assembled() -> App:
     for title, commands in COMMANDS.items():
         for command in commands:
             top.command(command, group=groups[title], help=_help_of(command))
-    packages: dict[str, Command] = {
-        "train": mt.train,
-        "evaluate": mt.evaluate,
-        "install": mt.install,
-        "packages": mt.packages,
-    }
-    trained = _family("mt", "Train, evaluate or install translation packages.", packages)
+    trained = _family("mt", "Train, evaluate or install translation packages.", PACKAGE_COMMANDS)
     trained.command(_family("memory", "List, export and import what a catalog remembers of its translations.", MEMORY))
     raters = "Have people rate a sample of translations, as the CLIP-Italian paper did."
     for family in (trained, _family("audit", raters, {"draw": audit.draw, "score": audit.score})):
@@ -254,13 +255,12 @@ def _usage_text(error: CycloptsError) -> str:
 
 
 def _run(call: Call) -> int:
-    from data_catalog.errors import PipelineError
+    from data_catalog.errors import BusyError, DefectError, PipelineError, TransientError
     from data_catalog.storage.disk_errors import disk_errors
     from data_catalog.storage.lock import remove_empty
     from data_catalog.storage.reading import reading
 
-    root, debug = call.root, call.talk.debug
-    made = _missing(call)
+    root, made = call.root, _missing(call)
     try:
         if root is not None:
             from data_catalog.storage.roots import open_root
@@ -272,7 +272,13 @@ def _run(call: Call) -> int:
     except PipelineError as error:
         for folder in made:
             remove_empty(folder)
-        return _fail(f"{error}{_about_root(call, str(error))}", debug=debug)
+        text = f"{error}{_about_root(call, str(error))}"
+        if isinstance(error, DefectError):
+            return _fail_by_defect(text)
+        if call.talk.debug:
+            _write_error(traceback.format_exc())
+        _write_error(f"vernaclip: {text}\n")
+        return EXIT_LATER if isinstance(error, BusyError | TransientError) else EXIT_FAILED
     except KeyboardInterrupt:
         sys.stderr.write("\ninterrupted: run the same command again to go on\n")
         return EXIT_INTERRUPTED
@@ -280,9 +286,8 @@ def _run(call: Call) -> int:
         # The reader of our output (a pager, head) has gone: that is its right.
         sys.stderr.close()
         return EXIT_OK
-    except Exception as error:  # noqa: BLE001 - the outermost boundary: a defect, told in one line
-        text = f"unexpected {type(error).__name__}: {error}; this is a defect: --debug shows where, please report it"
-        return _fail(text, debug=debug)
+    except Exception as error:  # noqa: BLE001 - the outermost boundary: what nobody thought of is a defect
+        return _fail_by_defect(f"unexpected {type(error).__name__}: {error}")
 
 
 def _missing(call: Call) -> list[Path]:
@@ -303,12 +308,14 @@ def _about_root(call: Call, text: str) -> str:
     return f" (no --root was given, nor {ROOT_VARIABLE}: it is {call.root} in {Path.cwd()})"
 
 
-def _fail(text: str, *, debug: bool) -> int:
-    if debug:
-        raise
-    shown = "\n".join(map(visible_text, text.split("\n")))  # it may quote what a dataset or a file name holds
-    sys.stderr.write(f"vernaclip: {shown}\n")
-    return EXIT_FAILED
+def _fail_by_defect(text: str) -> int:
+    _write_error(f"{traceback.format_exc()}vernaclip: {text}\n{HOW_TO_REPORT}\n")
+    return EXIT_DEFECT
+
+
+def _write_error(text: str) -> None:
+    """Write lines to standard error; they may quote what a dataset or a file name holds."""
+    sys.stderr.write("\n".join(map(visible_text, text.split("\n"))))
 
 
 def _set_up_logging(talk: Talk) -> None:

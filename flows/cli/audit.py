@@ -5,10 +5,9 @@ from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 
-from data_catalog.errors import ConfigError
+from data_catalog.errors import DiskError, SettingsError
 from flows.cli.options import DEFAULT_ROOT, Number, Root
-from flows.cli.output import say
-from flows.tables import plain_table
+from flows.cli.output import say, say_table
 
 if TYPE_CHECKING:
     from translation.audit.draw import Audit
@@ -37,14 +36,8 @@ def draw(
     drawn = draw_audit(root, dataset, num_rows=num_rows, seed=seed)
     folder = out or root / "audits" / f"{drawn.dataset}-{drawn.audit_id}"
     _write(drawn, folder)
-    say(
-        plain_table(
-            [
-                {"stratum": stratum.name, "pairs": stratum.num_pairs, "drawn": stratum.num_drawn}
-                for stratum in drawn.strata
-            ]
-        )
-    )
+    rows = [{"stratum": found.name, "pairs": found.num_pairs, "drawn": found.num_drawn} for found in drawn.strata]
+    say_table(rows)
     for line in _remarks(drawn, num_rows):
         say(line)
     say(f"\nwrote {folder / AUDIT_FILE} and {folder / FORM_FILE}: audit {drawn.audit_id}, {len(drawn.rows):,} pairs")
@@ -61,11 +54,11 @@ def _write(audit: "Audit", folder: Path) -> None:
     path = folder / AUDIT_FILE
     try:
         if path.is_file() and path.read_bytes() != sheet.encode():
-            raise ConfigError(f"{path} is another audit, which may have ratings: give another --out")
+            raise SettingsError(f"{path} is another audit, which may have ratings: give another --out")
         write_text(folder / FORM_FILE, render_form(audit))
         write_text(path, sheet)
     except OSError as error:
-        raise ConfigError(f"--out {folder} cannot be written to: {error.strerror}") from error
+        raise DiskError(f"--out {folder} cannot be written to: {error.strerror}") from error
 
 
 def _remarks(audit: "Audit", num_rows: int) -> list[str]:
@@ -98,6 +91,7 @@ def score(
         max_good_dropped: Of the rows that are not bad, how many a threshold may cost.
         worst: How many bad rows are listed.
     """
-    from flows.cli.audit_score import tell_scores
+    from translation.audit.report import audit_report
 
-    tell_scores(ratings, sheet, bad_below=bad_below, max_good_dropped=max_good_dropped, worst=worst)
+    for line in audit_report(ratings, sheet, bad_below=bad_below, max_good_dropped=max_good_dropped, worst=worst):
+        say(line)

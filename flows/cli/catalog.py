@@ -7,10 +7,9 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from data_catalog.errors import ConfigError
+from data_catalog.errors import DamagedError, InputError, SettingsError
 from flows.cli.options import DEFAULT_ROOT, Json, Number, Root
-from flows.cli.output import require_own_file, say, say_json
-from flows.tables import plain_table
+from flows.cli.output import require_own_file, say, say_json, say_table
 
 # Of each reason: with more, the page would be a list of the dataset.
 MAX_EXAMPLES = 50
@@ -24,20 +23,18 @@ def catalog(*, root: Root = DEFAULT_ROOT, rebuild: bool = False, json: Json = Fa
     """
     from data_catalog.database.catalog import catalog_path
     from data_catalog.database.catalog import rebuild as write_catalog
+    from data_catalog.overview import overview, overview_lines
     from data_catalog.storage.lock import writer_lock
-    from data_catalog.storage.manifest import current_snapshots
-    from flows.overview import overview, overview_lines
+    from data_catalog.storage.manifest import require_datasets, require_snapshot
 
-    snapshots = list(current_snapshots(root))
-    if not snapshots:
-        raise ConfigError(f"{root} holds no dataset: run `vernaclip build RECIPE --root {root}` first")
+    snapshots = [require_snapshot(root, name) for name in require_datasets(root)]
     if rebuild:
         with writer_lock(root):
             path = write_catalog(root)
         if not json:
             say(f"rebuilt {path}\n")
     if not catalog_path(root).is_file():
-        raise ConfigError(f"{root} holds no catalog: `vernaclip catalog --rebuild --root {root}` writes it")
+        raise DamagedError(f"{root} holds no catalog: `vernaclip catalog --rebuild --root {root}` writes it")
     found = overview(root, snapshots)
     if json:
         say_json(found)
@@ -51,11 +48,11 @@ def models(*, root: Root = DEFAULT_ROOT, json: Json = False) -> None:
     The score is recall at 5 of texts to images among distinct captions, as `vernaclip evaluate` shows it; of the
     snapshot only the newest model of each dataset has a record.
     """
-    from flows.models import list_models
+    from training.trained_models import list_models
 
     found = list_models(root)
     if not found:
-        raise ConfigError(f"{root} holds no trained model: run `vernaclip run RECIPE --root {root}` first")
+        raise InputError(f"{root} holds no trained model: run `vernaclip run RECIPE --root {root}` first")
     if json:
         say_json([asdict(model) for model in found])
         return
@@ -72,14 +69,14 @@ def models(*, root: Root = DEFAULT_ROOT, json: Json = False) -> None:
         }
         for model in found
     ]
-    say(plain_table(rows))
+    say_table(rows)
 
 
 def recipes() -> None:
     """List the recipes that come with vernaclip."""
     from flows.recipe.recipe import recipe_names, recipe_summary
 
-    say(plain_table([{"recipe": name, "what it does": recipe_summary(name)} for name in recipe_names()]))
+    say_table([{"recipe": name, "what it does": recipe_summary(name)} for name in recipe_names()])
 
 
 def report(
@@ -102,9 +99,7 @@ def report(
     from flows.report.page import write_report
 
     if not 0 <= examples <= MAX_EXAMPLES:
-        raise ConfigError(f"--examples must be from 0 to {MAX_EXAMPLES}, got {examples}")
-    if out is not None and out.is_dir():
-        raise ConfigError(f"--out names the folder {out}: name a file in it, such as {out}/report.html")
+        raise SettingsError(f"--examples must be from 0 to {MAX_EXAMPLES}, got {examples}")
     if out is not None:
         require_own_file(out)
     require_snapshot(root, dataset)  # before a lock makes the root

@@ -1,21 +1,18 @@
 """`vernaclip download`: annotation files of upstream datasets, listed, got under an accepted licence, checked."""
 
-import tomllib
 from collections.abc import Sequence
 from dataclasses import dataclass
-from fnmatch import fnmatch
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 
-from data_catalog.errors import ConfigError, TransientError
+from data_catalog.errors import DamagedError, InputError, SettingsError, TransientError
 from flows.cli.options import PrivateHosts
-from flows.cli.output import say
-from flows.tables import plain_table
+from flows.cli.output import say, say_table
 
 if TYPE_CHECKING:
-    from data_catalog.downloads.obtaining import Obtained, Order, RecordedFile
+    from data_catalog.downloads.obtaining import Obtained, Order
     from data_catalog.downloads.registry import UpstreamFile, UpstreamSource
 
 Registry = dict[str, "UpstreamSource"]
@@ -56,83 +53,32 @@ def download(source: str | None = None, /, *, options: DownloadOptions = _DEFAUL
     Args:
         source: Whose files; without it, all are listed.
     """
-    registry = _read_registry(options.registry)
+    from data_catalog.downloads.registry import read_registry
+
+    registry = read_registry(options.registry)
     if source is None:
         if options.check or options.accept or options.only:
-            raise ConfigError("--accept, --only and --check need a source: see `vernaclip download` for their names")
+            raise SettingsError("--accept, --only and --check need a source: see `vernaclip download` for their names")
         _list(registry, options.to)
         return
     found = registry.get(source)
     if found is None:
-        raise ConfigError(f"no source is called {source!r}: there are {', '.join(registry)}")
-    files = _chosen(found, options.only)
+        raise SettingsError(f"no source is called {source!r}: there are {', '.join(registry)}")
+    files = found.files_like(options.only)
     if options.check:
         _check(found, files, options.to)
     else:
         _get(found, files, options)
 
 
-def _read_registry(path: Path | None) -> Registry:
-    from data_catalog.downloads import registry
-
-    shipped = Path(registry.__file__).with_suffix(".toml")
-    try:
-        with (path or shipped).open("rb") as file:
-            document = tomllib.load(file)
-    except (OSError, tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ConfigError(f"the registry {path or shipped} cannot be read: {error}") from error
-    return registry.parse_registry(document, named=str(path or "the registry"))
-
-
-def _chosen(source: "UpstreamSource", pattern: str | None) -> "list[UpstreamFile]":
-    """Return the files of which some path, or the last part of one, fits a pattern."""
-    files = [
-        file
-        for file in source.files
-        if pattern is None or any(fnmatch(path, pattern) or fnmatch(Path(path).name, pattern) for path in file.paths)
-    ]
-    if not files:
-        names = ", ".join(path for file in source.files for path in file.paths)
-        raise ConfigError(f"no file of {source.name} fits {pattern!r}: it has {names}")
-    return files
-
-
 def _list(registry: Registry, folder: Path) -> None:
-    from data_catalog.downloads.obtaining import read_record
+    from data_catalog.downloads.obtaining import file_rows, read_record
 
     record = read_record(folder)
-    rows = []
-    for source in registry.values():
-        for file in source.files:
-            rows += _file_rows(source, file, folder, record)
-    say(plain_table(rows))
+    say_table([row for source in registry.values() for row in file_rows(source, folder, record)])
     for source in registry.values():
         say()
         _tell_terms(source)
-
-
-def _file_rows(
-    source: "UpstreamSource", file: "UpstreamFile", folder: Path, record: "dict[str, RecordedFile]"
-) -> list[dict[str, object]]:
-    from data_catalog.downloads.obtaining import State, partial_of, state_of
-
-    num_bytes = file.expected.num_bytes
-    come = partial_of(file, folder).num_bytes if file.url else 0
-    rows: list[dict[str, object]] = []
-    for path in file.paths:
-        state = state_of(path, folder, record)
-        here = f"{come:,} bytes" if state is State.MISSING and come else state.value
-        size = "by hand" if not file.url else "unknown" if num_bytes is None else f"{num_bytes / 1e6:,.1f}"
-        rows.append(
-            {
-                "source": source.name,
-                "file": path,
-                "download MB": size if path == file.paths[0] else "the same",
-                "published checksum": file.expected.algorithm or "none",
-                f"in {folder}": here,
-            }
-        )
-    return rows
 
 
 def _tell_terms(source: "UpstreamSource") -> None:
@@ -151,12 +97,12 @@ def _get(source: "UpstreamSource", files: "Sequence[UpstreamFile]", options: Dow
     config = DownloadConfig(private_hosts=tuple(options.private_hosts))
     order = Order(source=source, folder=options.to, licence_accepted=accepted, config=config)
     if options.accept and not accepted:
-        raise ConfigError(
+        raise SettingsError(
             f'the licence of {source.name} is not called {options.accept!r}: read it, and --accept "{source.licence}"'
         )
     if any(is_pending(file, order) for file in files) and not accepted:
         _tell_terms(source)
-        raise ConfigError(
+        raise SettingsError(
             f"nothing is downloaded before the licence of {source.name} is accepted by its name: add "
             f'--accept "{source.licence}"'
         )
@@ -208,7 +154,7 @@ def _by_hand(source: "UpstreamSource", files: "Sequence[UpstreamFile]", order: "
             say(f"  to do    {order.folder / path}: {file.by_hand}")
         if source.images:
             say(f"  to do    {order.folder / source.images}: the images, in a folder or a zip of this name")
-        raise ConfigError(f"{places[0][0]} of {source.name} has to be fetched by hand: do so, and run this again")
+        raise InputError(f"{places[0][0]} of {source.name} has to be fetched by hand: do so, and run this again")
     there = files_there(files, order.folder)
     check_readable(source, there, images=order.folder / source.images)
     with obtaining(order.folder):
@@ -224,11 +170,11 @@ def _check(source: "UpstreamSource", files: "Sequence[UpstreamFile]", folder: Pa
 
     record, there = read_record(folder), files_there(files, folder)
     if not there:
-        raise ConfigError(f"none of these files of {source.name} is in {folder}: download them first")
+        raise InputError(f"none of these files of {source.name} is in {folder}: download them first")
     for path in there:
         entry = record.get(path.relative_to(folder).as_posix())
         if entry is not None and sha256_of(path) != entry.sha256:
-            raise ConfigError(f"{path} is not as it came: move it away, and download it again")
+            raise DamagedError(f"{path} is not as it came: move it away, and download it again")
         say(f"{'as it came' if entry is not None else 'not in the record'}: {path}")
     check_readable(source, there, images=folder / source.images)
     say(f"all {len(there)} read as {source.kind}")

@@ -1,21 +1,20 @@
 """Commands that write what other people's tools read: export of a dataset, export-model of a trained model."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 from cyclopts import Parameter
 
-from data_catalog.errors import ConfigError
+from data_catalog.errors import SettingsError
 from flows.cli.options import DEFAULT_ROOT, Number, Root, Words
-from flows.cli.output import say
-from flows.tables import plain_table
+from flows.cli.output import say, say_table
 
 if TYPE_CHECKING:
     from data_catalog.exports.export import ExportReport
+    from data_catalog.storage.manifest import Snapshot
     from training.exports.model_export import ModelExportReport
 
-EXPORTS = "exports"
 _MEGABYTE = 1_000_000
 
 
@@ -38,7 +37,7 @@ class ExportOptions:
     out: Annotated[Path | None, Parameter(metavar="DIR")] = None
     """Where it goes (default: exports/DATASET/FORMAT in the root)."""
     pixels: Pixels = "licensed"
-    allow: Annotated[Words, Parameter(metavar="SOURCE")] = ()
+    allowed: Annotated[Words, Parameter(name="--allow", metavar="SOURCE")] = ()
     """You have the right to pass on the images of this source; may be given several times."""
     samples_per_shard: Number = 1000
     """Of tar shards."""
@@ -71,17 +70,11 @@ def export(dataset: str, /, *, root: Root = DEFAULT_ROOT, options: ExportOptions
     from data_catalog.exports.export import ExportConfig, export_snapshot
     from data_catalog.storage.lock import writer_lock
     from data_catalog.storage.manifest import require_snapshot
+    from data_catalog.storage.roots import require_root
+    from data_catalog.storage.verify import EXPORTS
 
-    config = ExportConfig(
-        format=options.format,
-        pixels=options.pixels,
-        allowed=options.allow,
-        samples_per_shard=options.samples_per_shard,
-        captions=options.captions,
-        published=options.published,
-    )
-    if not root.is_dir():
-        raise ConfigError(f"{root} does not exist: give the root of a catalog with --root")
+    config = ExportConfig(**{name: value for name, value in vars(options).items() if name != "out"})
+    require_root(root)
     with writer_lock(root):
         snapshot = require_snapshot(root, dataset)
         # `vernaclip forget` removes what lies here and holds what is forgotten.
@@ -97,13 +90,13 @@ def _tell_export(report: "ExportReport") -> None:
         {"split": split, "with pixels": report.images.get(split, 0), "listed by URL": report.listed.get(split, 0)}
         for split in SPLITS
     ]
-    say(plain_table(rows))
+    say_table(rows)
     if report.withheld:
         say("\nImages whose pixels are not in it:\n")
         withheld = [
             {"source": source, "images": count, "why": reason} for (source, reason), count in report.withheld.items()
         ]
-        say(plain_table(withheld))
+        say_table(withheld)
     for source, count in report.unlisted.items():
         say(f"{count:,} of {source} are not in it at all: they have no URL")
     if report.marked:
@@ -122,7 +115,7 @@ class ModelExportOptions:
     """May be given several times; several formats go into folders of these names in FOLDER."""
     out: Annotated[Path, Parameter(metavar="FOLDER")]
     """Where it goes."""
-    force: bool = False
+    replace: Annotated[bool, Parameter(name="--force")] = False
     """Replace an earlier export of a model that FOLDER holds, with whatever was added to it since."""
     licence: Annotated[str, Parameter(name="--license", metavar="NAME")] = ""
     """Licence that the model card states, as the hub spells it, as cc-by-4.0; other: one that it has no word for."""
@@ -130,7 +123,7 @@ class ModelExportOptions:
     """Of --license other: what it is called."""
     licence_link: Annotated[str, Parameter(name="--license-link", metavar="URL")] = ""
     """Of --license other: where its text is, or LICENSE for a file of that name that you add to the export."""
-    scores: Annotated[tuple[Path, ...], Parameter(metavar="scoreboard.json")] = ()
+    scoreboards: Annotated[tuple[Path, ...], Parameter(name="--scores", metavar="scoreboard.json")] = ()
     """What `vernaclip scoreboard` wrote: its scores of this model go into the card, too; may be given often."""
     hub_name: Annotated[str | None, Parameter(metavar="OWNER/NAME")] = None
     """Name under which it goes to the hub; open_clip's config of a Hugging Face text encoder then names it."""
@@ -165,26 +158,34 @@ def export_model(
     Args:
         dataset: Whose newest model: the name of a dataset, or of its recipe, or the recipe's TOML file.
     """
-    from flows.models import chosen_model
+    from training.exports.card_data import seen_data
     from training.exports.model_export import ModelExportConfig
     from training.exports.model_export import export_model as write_exports
     from training.threads import let_threads_sleep
 
     let_threads_sleep()
-    config = ModelExportConfig(
-        formats=options.formats,
-        name="",
-        licence=options.licence,
-        licence_name=options.licence_name,
-        licence_link=options.licence_link,
-        hub_name=options.hub_name,
-        dataset_hub_name=options.dataset_hub_name,
-        scoreboards=options.scores,
-        replace=options.force,
-    )
-    model = chosen_model(dataset, options.model, root)  # of a dataset, whose pairs it counts
-    config = replace(config, name=model.name)
-    _tell_model(write_exports(model.folder, config, options.out, seen=model.seen, root=root))
+    folder, snapshot = _chosen_model(dataset, options.model, root)
+    name = f"{snapshot.dataset} {folder.name}" if snapshot else folder.resolve().name
+    stated = {name: value for name, value in vars(options).items() if name not in ("model", "out")}
+    config = ModelExportConfig(name=name, **stated)
+    seen = seen_data(snapshot) if snapshot else None
+    _tell_model(write_exports(folder, config, options.out, seen=seen, root=root))
+
+
+def _chosen_model(dataset: str | None, folder: Path | None, root: Path) -> "tuple[Path, Snapshot | None]":
+    """Return the folder of the model that is named, and the snapshot that it saw; of a folder alone nobody knows it."""
+    from data_catalog.storage.roots import require_root
+    from flows.recipe.recipe import load_recipe
+    from training.trained_models import current_model
+
+    if (dataset is None) == (folder is None):
+        raise SettingsError("name one model: a dataset or recipe whose newest it is, or its folder with --model")
+    if folder is not None:
+        return folder, None
+    assert dataset is not None
+    require_root(root)
+    model = current_model(root, load_recipe(dataset, root=root).name if dataset.endswith(".toml") else dataset)
+    return model.folder, model.snapshot
 
 
 def _tell_model(report: "ModelExportReport") -> None:
@@ -198,7 +199,7 @@ def _tell_model(report: "ModelExportReport") -> None:
         }
         for found in report.exports
     ]
-    say(plain_table(rows))
+    say_table(rows)
     for name, reason in report.refused.items():
         say(f"{name} has no equivalent of this model, since {reason}")
     say("\nREADME.md in each is a model card, which says how it is read; edit it before you publish.")

@@ -8,14 +8,13 @@ from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 
-from data_catalog.errors import ConfigError
+from data_catalog.errors import InputError, SettingsError
 from flows.cli.options import DEFAULT_ROOT, Number, Root, Words
-from flows.cli.output import say
-from flows.tables import plain_table
+from flows.cli.output import say, say_table
 
 if TYPE_CHECKING:
+    from data_catalog.forgetting import Concerned, TakeDown
     from data_catalog.tombstones import Tombstone
-    from flows.forgetting import Concerned, TakeDown
 
 # Of a dry run; there may be millions.
 _MOST_ROWS = 200
@@ -58,20 +57,20 @@ def forget(
         dry_run: List what is meant, and change nothing.
         lists: List what was forgotten so far.
     """
+    from data_catalog.forgetting import concerned
     from data_catalog.storage.manifest import dataset_names
+    from data_catalog.storage.roots import require_root
     from data_catalog.tombstones import read_tombstones
-    from flows.forgetting import concerned
     from flows.forgetting import forget as take_down
 
     if lists:
         _list(root)
         return
     tombstones = _tombstones(root, options)
-    if not root.is_dir():
-        raise ConfigError(f"{root} is no folder: --root names the one that `vernaclip build` wrote to")
+    require_root(root)
     unknown = sorted(set(options.dataset) - set(dataset_names(root)))
     if unknown:
-        raise ConfigError(
+        raise InputError(
             f"{root} has no dataset {unknown[0]!r}: name one that it has (`vernaclip catalog`), or leave "
             "--dataset out, which holds for later ones as well"
         )
@@ -86,7 +85,7 @@ def _tombstones(root: Path, options: ForgetOptions) -> "list[Tombstone]":
     """Return the tombstones that the options ask for.
 
     Raises:
-        ConfigError: a value is none of its kind; or there is none, and no take-down that waits to be ended.
+        SettingsError: a value is none of its kind; or there is none, and no take-down that waits to be ended.
     """
     from data_catalog.tombstones import KINDS, new_tombstone, read_tombstones
 
@@ -99,9 +98,9 @@ def _tombstones(root: Path, options: ForgetOptions) -> "list[Tombstone]":
         for value in getattr(options, kind)
     ]
     if not found and not read_tombstones(root).is_unfinished:
-        raise ConfigError("say what is to be forgotten: --url, --domain, --sample or --phash; --list lists what was")
+        raise SettingsError("say what is to be forgotten: --url, --domain, --sample or --phash; --list lists what was")
     if options.distance and not options.phash:
-        raise ConfigError("--distance goes with --phash")
+        raise SettingsError("--distance goes with --phash")
     return found
 
 
@@ -123,7 +122,7 @@ def _list(root: Path) -> None:
         }
         for one in found.tombstones
     ]
-    say(plain_table(rows))
+    say_table(rows)
     if found.is_unfinished:
         say(f"\nThe last take-down was interrupted: `vernaclip forget --root {root}`, or a build, ends it.")
 
@@ -141,7 +140,7 @@ def _say_concerned(found: "Sequence[Concerned]") -> None:
         for one in found
     ]
     if rows:
-        say(plain_table(rows[:_MOST_ROWS]))
+        say_table(rows[:_MOST_ROWS])
     if len(rows) > _MOST_ROWS:
         say(f"and {len(rows) - _MOST_ROWS:,} more")
     say(f"{_counted(len(rows), 'image')} would be forgotten; nothing was changed")

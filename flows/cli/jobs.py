@@ -1,6 +1,5 @@
 """The main jobs: run, build, train, evaluate; each prints what it came to and what to try next."""
 
-import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -9,16 +8,15 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from cyclopts import Group, Parameter
 
-from data_catalog.errors import ConfigError
+from data_catalog.errors import InputError, SettingsError
+from data_catalog.plain_text import cell_text, decided_text
 from flows.cli.options import DEFAULT_ROOT, Json, OptionalNumber, Overrides, Root
-from flows.cli.output import is_quiet, say, say_json
-from flows.tables import cell_text, decided_text, plain_table
+from flows.cli.output import is_quiet, require_own_file, say, say_json, say_table
 
 if TYPE_CHECKING:
     from data_catalog.fetch.diagnosis import Diagnosis
     from flows.dry_run import DryRun
-    from flows.jobs import BuildReport
-    from flows.models import EvaluateReport, TrainReport
+    from flows.jobs import BuildReport, EvaluateReport, TrainReport
 
 # A funnel says how many; this says why, most frequent first.
 TOP_REASONS = "SELECT source, step, drop_reason, dropped FROM drop_reasons WHERE dataset = '{}' ORDER BY ALL"
@@ -175,15 +173,8 @@ def evaluate(recipe: str, /, *, root: Root = DEFAULT_ROOT, options: ModelOptions
 
 
 def _job(recipe: str, root: Path, options: BuildOptions | ModelOptions, *, retry_failed: bool = False) -> Job:
-    address = options.dask_address if isinstance(options, BuildOptions) else None
-    return Job(
-        recipe=recipe,
-        root=root,
-        overrides=options.overrides,
-        executor=options.executor,
-        dask_address=address,
-        retry_failed=retry_failed,
-    )
+    values = {name: value for name, value in vars(options).items() if name != "json"}
+    return Job(recipe=recipe, root=root, retry_failed=retry_failed, **values)
 
 
 def with_executor(name: str, job: Job) -> Any:
@@ -192,13 +183,14 @@ def with_executor(name: str, job: Job) -> Any:
     Only builds have steps for a cluster: the other jobs of a run with `--executor dask` go through Prefect as ever.
 
     Raises:
-        ConfigError: there is no Dask, or an address is given for another executor.
+        SettingsError: several processes are to do more than train, or an address is given for another executor.
+        InputError: there is no Dask.
     """
     from training.processes import process_count
 
     _require_dask(job)
     if process_count() > 1 and (name != "train" or job.executor != "local"):
-        raise ConfigError("several processes can only train, without Prefect: vernaclip train --executor local")
+        raise SettingsError("several processes can only train, without Prefect: vernaclip train --executor local")
     more = {"retry_failed": job.retry_failed} if name == "build" else {}
     if job.executor == "dask" and name == "build":
         more["dask"] = True
@@ -217,9 +209,9 @@ def _require_dask(job: Job) -> None:
         if find_spec("prefect_dask") is None:
             from data_catalog.errors import extra_to_install
 
-            raise ConfigError(f"--executor dask needs the extra: {extra_to_install('dask')}")
+            raise InputError(f"--executor dask needs the extra: {extra_to_install('dask')}")
     elif job.dask_address is not None:
-        raise ConfigError("--dask-address: only with --executor dask")
+        raise SettingsError("--dask-address: only with --executor dask")
 
 
 def _through_prefect(name: str, job: Job, more: dict[str, bool]) -> Any:
@@ -236,7 +228,7 @@ def _require_inputs(name: str, job: Job) -> None:
     """Refuse before Prefect's long start what the job would refuse after it.
 
     Raises:
-        ConfigError: the recipe is wrong, or nothing was built.
+        PipelineError: the recipe is wrong, or nothing was built.
     """
     from data_catalog.storage.manifest import require_snapshot
     from flows.recipe.recipe import load_recipe
@@ -250,29 +242,20 @@ def _require_dry_run(dry: DryRunOptions, *, retry_failed: bool) -> None:
     """Refuse options of a dry run for a build that is none.
 
     Raises:
-        ConfigError: one is given, a number is negative, or there can be no such page.
+        SettingsError: one is given, or a number is negative.
+        PipelineError: there can be no such page.
     """
     names = ("rows", "examples", "seed", "translate", "page")
     given = {name: getattr(dry, name) for name in names if getattr(dry, name) not in (None, False)}
     if given and not dry.dry_run:
-        raise ConfigError(f"{', '.join(f'--{name}' for name in given)}: only with --dry-run")
+        raise SettingsError(f"{', '.join(f'--{name}' for name in given)}: only with --dry-run")
     if dry.dry_run and retry_failed:
-        raise ConfigError("--retry-failed: not with --dry-run, which asks for no images")
+        raise SettingsError("--retry-failed: not with --dry-run, which asks for no images")
     for name in ("rows", "examples"):
         if (getattr(dry, name) or 0) < 0:
-            raise ConfigError(f"--{name} must not be negative, got {getattr(dry, name)}")
+            raise SettingsError(f"--{name} must not be negative, got {getattr(dry, name)}")
     if dry.page is not None:
-        _require_writable(dry.page)
-
-
-def _require_writable(page: Path) -> None:
-    if page.is_dir():
-        raise ConfigError(f"--page names the folder {page}: name a file in it, such as {page / 'dry-run.html'}")
-    folder = next(place for place in page.absolute().parents if place.exists())
-    if not folder.is_dir():
-        raise ConfigError(f"--page names {page}, and {folder} is no folder")
-    if not os.access(folder, os.W_OK):
-        raise ConfigError(f"--page names {page}, and nothing can be written into {folder}")
+        require_own_file(dry.page, "--page")
 
 
 def _dry_run(job: Job, dry: DryRunOptions, *, json: bool) -> None:
@@ -313,7 +296,7 @@ def _dry_run_values(found: "DryRun", name: str) -> dict[str, Any]:
 
 def _tell_dry_run(found: "DryRun", name: str) -> None:
     say(f"\nWhat the rules of {name} would drop\n")
-    say(plain_table(found.rows()))
+    say_table(found.rows())
     for source, num_rows in found.num_rows.items():
         unjudged = found.num_unjudged.get(source, 0)
         said = f"; {unjudged:,} would be translated, and are judged as far as that" if unjudged else ""
@@ -354,9 +337,9 @@ def _tell_build(report: "BuildReport", job: Job) -> None:
 
     dataset = report.snapshot.dataset
     say(f"\nFunnel of {dataset}: captions that each step read, kept and dropped\n")
-    say(plain_table(report.funnel))
+    say_table(report.funnel)
     say("\nWhy captions were dropped\n")
-    say(plain_table(query(job.root, TOP_REASONS.format(dataset)).to_pylist()))
+    say_table(query(job.root, TOP_REASONS.format(dataset)).to_pylist())
     _tell_downloads(report.downloads)
     num_pairs = sum(file["rows"] for file in report.snapshot.manifest["files"]["pairs"])
     if report.up_to_date:
@@ -371,7 +354,7 @@ def _tell_downloads(downloads: "Diagnosis") -> None:
 
     if downloads.rows():
         say("\nWhat became of the images that were asked of the web\n")
-        say(plain_table(downloads.rows()))
+        say_table(downloads.rows())
     for finding in downloads.findings:
         say("\n" + fill(finding, 110))
 

@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from cyclopts import Parameter
 
-from data_catalog.errors import ConfigError
+from data_catalog.errors import InputError, SettingsError
+from data_catalog.plain_text import plain_table
 from flows.cli.options import (
     DEFAULT_ROOT,
     From,
@@ -20,16 +21,13 @@ from flows.cli.options import (
     To,
     Words,
 )
-from flows.cli.output import say
-from flows.tables import plain_table
+from flows.cli.output import say, say_table
 
 if TYPE_CHECKING:
     from translation.memory import TranslationMemory
     from translation.packages.install import Installation
-    from translation.packages.package import Package
 
 MEMORY_FOLDER = "memory"
-SHA256_START = 12
 
 
 @Parameter(name="*")
@@ -77,7 +75,7 @@ def train(
 
     overrides = override_values(options.overrides)
     if options.continued and (fixed := sorted(overrides.keys() & set(SIZES))):
-        raise ConfigError(
+        raise SettingsError(
             f"--set {', '.join(fixed)}: {options.continued} is continued, whose sizes stay: leave that out"
         )
     settings = PRESETS[options.preset] | overrides
@@ -95,9 +93,9 @@ def train(
         source_check=source_check,
         target_check=target_check,
     )
-    say(plain_table([{"measure": name, "value": value} for name, value in asdict(report).items() if name != "dropped"]))
+    say_table([{"measure": name, "value": value} for name, value in asdict(report).items() if name != "dropped"])
     if report.dropped:
-        say(plain_table([{"dropped because": reason, "lines": count} for reason, count in report.dropped.items()]))
+        say_table([{"dropped because": reason, "lines": count} for reason, count in report.dropped.items()])
     say(f"the curve is in {training_folder(options.out) / REPORT_FILE}; the folder keeps what --continue needs")
     say(f"wrote {options.out}; use it with `vernaclip mt install {options.out}`, or name it in a recipe")
 
@@ -145,10 +143,9 @@ def evaluate(
     Args:
         pairs: Source text, tab, reference; one pair a line.
     """
-    from flows.cli.mt_evaluate import Evaluation
     from flows.cli.mt_evaluate import evaluate as run
 
-    run(Evaluation(pairs=pairs, from_code=from_code, to_code=to_code, **vars(options)))
+    run(pairs, from_code, to_code, options)
 
 
 def install(
@@ -184,7 +181,7 @@ def install(
         config = DownloadConfig(private_hosts=private_hosts)
         _tell(install_from_index(from_code, to_code, packages_dir, sha256=sha256, config=config))
     else:
-        raise ConfigError("give either FILE, or both --from and --to to install from the Argos index")
+        raise SettingsError("give either FILE, or both --from and --to to install from the Argos index")
 
 
 def _tell(installation: "Installation") -> None:
@@ -209,56 +206,12 @@ def packages(
     Args:
         installed: List what is installed; no network is used.
     """
-    from translation.packages.package import default_packages_dir
-    from translation.packages.package import installed as installed_in
-
-    there = installed_in(default_packages_dir())
-    rows = [_installed_row(package) for package in there] if installed else _index_rows(there, private_hosts)
-    chosen = [row for row in rows if _fits(str(row["pair"]), from_code, to_code)]
-    say(plain_table(sorted(chosen, key=lambda row: str(row["pair"]))))
-
-
-def _installed_row(package: "Package") -> dict[str, object]:
-    from translation.packages.origin import read_source
-
-    source = read_source(package.folder)
-    return {
-        "pair": package.pair,
-        "version": package.package_version,
-        "MB": round(_num_bytes(package.folder) / 1e6, 1),
-        "sha256": package.sha256[:SHA256_START],
-        "folder": str(package.folder),
-        "from": source.url if source is not None else "",
-    }
-
-
-def _index_rows(packages: list["Package"], private_hosts: Words) -> list[dict[str, object]]:
     from data_catalog.downloads.download import DownloadConfig
-    from translation.packages.index import index_url, read_index, usable_links
+    from translation.packages.listing import index_rows, installed_rows
 
-    index = index_url()
-    versions: dict[str, list[str]] = {}
-    for package in packages:
-        versions.setdefault(package.pair, []).append(package.package_version)
-    return [
-        {
-            "pair": entry.pair,
-            "version": entry.package_version,
-            "installed": ", ".join(versions.get(entry.pair, [])),
-            "link": next(iter(usable_links(entry.links, index)), ""),
-        }
-        for entry in read_index(index, DownloadConfig(private_hosts=private_hosts))
-        if entry.is_readable
-    ]
-
-
-def _num_bytes(folder: Path) -> int:
-    return sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
-
-
-def _fits(pair: str, from_code: str | None, to_code: str | None) -> bool:
-    source, _, target = pair.partition("-")
-    return from_code in (None, source) and to_code in (None, target)
+    rows = installed_rows() if installed else index_rows(DownloadConfig(private_hosts=private_hosts))
+    ends = [(row, str(row["pair"]).partition("-")) for row in rows]
+    say_table([row for row, (own, _, to) in ends if from_code in (None, own) and to_code in (None, to)])
 
 
 def list_memories(*, root: Root = DEFAULT_ROOT) -> None:
@@ -290,17 +243,17 @@ def export_translations(
     found = {each.fingerprint: each for each in _memories(root)}
     if fingerprint not in found:
         there = ", ".join(found) or "no memory"
-        raise ConfigError(f"{root} has no memory of the engine {fingerprint!r}: it has {there}")
+        raise InputError(f"{root} has no memory of the engine {fingerprint!r}: it has {there}")
     num_rows = export_memory(found[fingerprint], file, overwrite=force)
     say(f"wrote {num_rows:,} translations to {file}")
 
 
 def _memories(root: Path) -> "list[TranslationMemory]":
     from data_catalog.storage.reading import open_to_readers
+    from data_catalog.storage.roots import require_root
     from translation.memory import memories
 
-    if not root.is_dir():
-        raise ConfigError(f"{root} does not exist: give the root of a build with --root")
+    require_root(root)
     open_to_readers(root, [])
     return memories(root / MEMORY_FOLDER)
 

@@ -7,10 +7,9 @@ from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 
-from data_catalog.errors import ConfigError
+from data_catalog.errors import SettingsError
 from flows.cli.options import DEFAULT_ROOT, Groups, Json, KeyValues, LanguagePacks, Overrides, Root
-from flows.cli.output import say, say_json
-from flows.tables import plain_table
+from flows.cli.output import say, say_json, say_table
 
 if TYPE_CHECKING:
     from flows.scores.scoreboard import Question, ScoreboardReport
@@ -102,7 +101,7 @@ def _tell(report: "ScoreboardReport") -> None:
     for section in report.sections:
         say(f"\n{section.title}\n")
         if section.rows:
-            say(plain_table(section.rows))
+            say_table(section.rows)
         for note in section.notes:
             say(f"  {note}")
     say(f"\nAs files: {report.folder}")
@@ -112,17 +111,17 @@ def _question(name: str | None, root: Path, options: ScoreboardOptions, cache_di
     """Return what the options ask for.
 
     Raises:
-        ConfigError: there is neither a recipe nor a language, or settings are wrong.
+        PipelineError: there is neither a recipe nor a language, or settings are wrong.
     """
     from flows.recipe.recipe import load_recipe
     from flows.scores.scoreboard import Question
 
     recipe = None if name is None else load_recipe(name, root=root, overrides=options.overrides)
     if recipe is not None and options.language not in (None, recipe.target_language):
-        raise ConfigError(f"--language {options.language}: the recipe's target language is {recipe.target_language}")
+        raise SettingsError(f"--language {options.language}: the recipe's target language is {recipe.target_language}")
     language = recipe.target_language if recipe is not None else options.language
     if language is None:
-        raise ConfigError("--language is missing: without a recipe, it says what captions and class names are in")
+        raise SettingsError("--language is missing: without a recipe, it says what captions and class names are in")
     _require_code(language)
     return Question(
         root=root,
@@ -146,8 +145,8 @@ def _require_code(language: str) -> None:
 
     try:
         LanguagePack.minimal(language)
-    except ConfigError as error:
-        raise ConfigError(f"--language {language} names no language: {error}") from error
+    except SettingsError as error:
+        raise SettingsError(f"--language {language} names no language: {error}") from error
 
 
 def _evaluate_config(options: ScoreboardOptions) -> "EvaluateConfig":
@@ -158,5 +157,5 @@ def _evaluate_config(options: ScoreboardOptions) -> "EvaluateConfig":
     values = override_values(options.overrides)
     others = sorted(set(values) - {"evaluate"})
     if others:
-        raise ConfigError(f"--set {others[0]}: without a recipe there are the settings of evaluate only")
+        raise SettingsError(f"--set {others[0]}: without a recipe there are the settings of evaluate only")
     return read(EvaluateConfig, values.get("evaluate", {}), "evaluate")

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 
-from data_catalog.errors import ConfigError
+from data_catalog.errors import SettingsError
 from flows.cli.options import DEFAULT_ROOT, ROOT_VARIABLE, OptionalNumber
 from flows.cli.output import is_quiet, say
 
@@ -58,7 +58,7 @@ def doctor(*, fix: bool = False, language: Annotated[str | None, Parameter(metav
     """
     if language is not None:
         if fix:
-            raise ConfigError("--fix mends the environment, not a language: leave out --fix or --language")
+            raise SettingsError("--fix mends the environment, not a language: leave out --fix or --language")
         return _examine_language(language)
     from flows.doctor import diagnose, mend
 

@@ -3,21 +3,21 @@
 import csv
 import sys
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from cyclopts import Parameter
 
-from data_catalog.errors import ConfigError
+from data_catalog.errors import SettingsError
+from data_catalog.plain_text import cell_text, spreadsheet_text
 from flows.cli.options import DEFAULT_ROOT, Number, Root
-from flows.cli.output import say, say_json
-from flows.tables import cell_text, plain_table, spreadsheet_text
+from flows.cli.output import say, say_json, say_table
 
 if TYPE_CHECKING:
     from data_catalog.storage.diff import Change, Diff
-    from data_catalog.storage.history import Published
+    from data_catalog.storage.pruning import Pruned
     from data_catalog.storage.verify import Finding
-    from flows.pruning import Pruned
 
 MAX_CELL = 60
 MAX_GROUPS = 20
@@ -81,31 +81,10 @@ def snapshots(dataset: str | None = None, /, *, root: Root = DEFAULT_ROOT, forma
         format: How the list is printed.
     """
     from data_catalog.storage.history import history
-    from data_catalog.storage.manifest import dataset_names
+    from data_catalog.storage.manifest import require_datasets
 
-    there = dataset_names(root)
-    if dataset is not None and dataset not in there:
-        raise ConfigError(f"{root} holds no dataset {dataset!r}: it holds {', '.join(there) or 'none'}")
-    if not there:
-        raise ConfigError(f"{root} holds no dataset: run `vernaclip build RECIPE --root {root}` first")
-    names = there if dataset is None else [dataset]
-    _print([_snapshot_row(each) for name in names for each in history(root, name)], format)
-
-
-def _snapshot_row(published: "Published") -> Row:
-    snapshot = published.snapshot
-    manifest, files = snapshot.manifest, snapshot.manifest["files"]
-    return {
-        "dataset": snapshot.dataset,
-        "snapshot": snapshot.snapshot,
-        "current": published.is_current,
-        "published": published.time,
-        "captions": sum(file["rows"] for file in files["captions"]),
-        "pairs": sum(file["rows"] for file in files["pairs"]),
-        "bytes": sum(file["bytes"] for file in snapshot.entries()),
-        "attempt": manifest["attempt"],
-        "forget_of": manifest.get("forget_of"),
-    }
+    names = require_datasets(root, dataset)
+    _print([each.row() for name in names for each in history(root, name)], format)
 
 
 def diff(
@@ -131,52 +110,19 @@ def diff(
     from data_catalog.storage.history import resolve
 
     if examples < 0:
-        raise ConfigError(f"--examples must not be negative, got {examples}")
+        raise SettingsError(f"--examples must not be negative, got {examples}")
     found = diff_snapshots(*resolve(root, [before, after], dataset), num_examples=examples)
     if format == "json":
-        say_json(_as_json(found), indent=None)
+        say_json(found.to_json(), indent=None)
     elif format == "csv":
         _print([*_change_rows("captions", found.captions), *_change_rows("images", found.images)], "csv")
     else:
         _say_diff(found)
 
 
-def _as_json(found: "Diff") -> Row:
-    return {
-        "dataset": found.before.dataset,
-        "before": found.before.snapshot,
-        "after": found.after.snapshot,
-        "captions": {"same": found.num_same, "changes": [_change_json(change) for change in found.captions]},
-        "images": {"changes": [_change_json(change) for change in found.images]},
-        "settings": [{"name": name, "before": was, "after": now} for name, (was, now) in found.settings.items()],
-        "files": [
-            {"kind": each.kind, "same": each.same, "only_before": each.only_before, "only_after": each.only_after}
-            for each in found.files
-        ],
-    }
-
-
-def _change_json(change: "Change") -> Row:
-    examples = [
-        {"id": example.id, "columns": {name: list(pair) for name, pair in example.columns.items()}}
-        for example in change.examples
-    ]
-    return {**_change_row(change), "examples": examples}
-
-
-def _change_row(change: "Change") -> Row:
-    return {
-        "change": change.change,
-        "source": change.source,
-        "before": change.before,
-        "after": change.after,
-        "rows": change.rows,
-    }
-
-
 def _change_rows(kind: str, changes: "Sequence[Change]") -> list[Row]:
     return [
-        {"of": kind, **_change_row(change), "examples": " ".join(example.id for example in change.examples)}
+        {"of": kind, **change.row(), "examples": " ".join(example.id for example in change.examples)}
         for change in changes
     ]
 
@@ -190,10 +136,9 @@ def _say_diff(found: "Diff") -> None:
     if found.settings:
         say("\nwhat the manifests say:")
         settings = found.settings.items()
-        say(plain_table([{"name": name, "before": _short(was), "after": _short(now)} for name, (was, now) in settings]))
+        say_table([{"name": name, "before": _short(was), "after": _short(now)} for name, (was, now) in settings])
     say("\nfiles:")
-    names = ("kind", "same", "only_before", "only_after")
-    say(plain_table([{name: getattr(each, name) for name in names} for each in found.files]))
+    say_table([asdict(each) for each in found.files])
 
 
 def _counted(changes: "Sequence[Change]") -> str:
@@ -206,7 +151,7 @@ def _counted(changes: "Sequence[Change]") -> str:
 def _say_changes(changes: "Sequence[Change]") -> None:
     if not changes:
         return
-    say(plain_table([_change_row(change) for change in changes[:MAX_GROUPS]]))
+    say_table([change.row() for change in changes[:MAX_GROUPS]])
     if len(changes) > MAX_GROUPS:
         say(f"... and {len(changes) - MAX_GROUPS} more kinds of change: --format csv or json shows all")
     for change in changes[:MAX_GROUPS]:
@@ -241,7 +186,7 @@ def prune(dataset: str | None = None, /, *, root: Root = DEFAULT_ROOT, keep: Num
         keep: How many of the newest stay, the current one among them.
         dry_run: Say what would go, and remove nothing.
     """
-    from flows.pruning import prune as prune_snapshots
+    from data_catalog.storage.pruning import prune as prune_snapshots
 
     found = prune_snapshots(root, dataset=dataset, keep=keep, dry_run=dry_run)
     done = "would be removed" if dry_run else "removed"
@@ -267,7 +212,7 @@ def _summary(found: "Pruned", dry_run: bool) -> str:
 
 def _print(rows: Sequence[Row], form: Form) -> None:
     if form == "table":
-        say(plain_table(rows))
+        say_table(rows)
     elif form == "json":
         for row in rows:
             say_json(row, indent=None)

@@ -1,30 +1,21 @@
 """The command that answers SQL queries, as a table or in forms that other programs read."""
 
-import csv
-import json
-import math
 import sys
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
-from decimal import Decimal
-from itertools import count, islice
+from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, TextIO
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from cyclopts import Parameter
 
-from data_catalog.errors import ConfigError
+from data_catalog.errors import SettingsError
 from flows.cli.options import DEFAULT_ROOT, Number, Root, Text
-from flows.cli.output import require_own_file, say
-from flows.tables import escaped_json, plain_table, spreadsheet_text
+from flows.cli.output import require_own_file, say, say_table, speaking
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
-# Long texts and image bytes would make a table unreadable; the other forms have everything.
-MAX_CELL = 60
-Batches = Iterator["pa.RecordBatch"]
+    from data_catalog.database.answer_files import Batches
 
 
 @Parameter(name="*")
@@ -63,6 +54,7 @@ def sql(query: Text, /, *, root: Root = DEFAULT_ROOT, options: AnswerOptions = _
     """
     import pyarrow as pa
 
+    from data_catalog.database.answer_files import distinct_names, write_parquet
     from data_catalog.database.catalog import answer
     from data_catalog.storage.shards import write_atomically
     from flows.ending import interrupted_by_sigterm
@@ -75,131 +67,44 @@ def sql(query: Text, /, *, root: Root = DEFAULT_ROOT, options: AnswerOptions = _
         if options.format == "table":
             _print_table(batches, options.max_rows)
         elif options.out is not None and options.format == "parquet":
-            write_atomically(options.out, lambda path: _write_parquet(path, schema, batches))
+            write_atomically(options.out, lambda path: write_parquet(path, schema, batches))
         else:
             _write_text(options, schema, batches)
 
 
 def _require_form(options: AnswerOptions) -> None:
     if options.format == "table" and options.out:
-        raise ConfigError("a table is for the terminal: give --format csv, json or parquet with --out")
+        raise SettingsError("a table is for the terminal: give --format csv, json or parquet with --out")
     if options.format == "parquet" and not options.out:
-        raise ConfigError("Parquet is for a file: give --out FILE with it")
+        raise SettingsError("Parquet is for a file: give --out FILE with it")
     if options.max_rows < 1:
-        raise ConfigError(f"--max-rows must be 1 or more, got {options.max_rows}")
+        raise SettingsError(f"--max-rows must be 1 or more, got {options.max_rows}")
     if options.out:
         require_own_file(options.out)
 
 
-def distinct_names(names: Sequence[str]) -> list[str]:
-    """Return names of columns, of which no two are alike: a second `a` is `a_1`."""
-    found: dict[str, None] = {}
-    for name in names:
-        others = (f"{name}_{number}" for number in count(1))
-        found[name if name not in found else next(other for other in others if other not in found)] = None
-    return list(found)
+def _print_table(batches: "Batches", max_rows: int) -> None:
+    from data_catalog.database.answer_files import short_value
 
-
-def _print_table(batches: Batches, max_rows: int) -> None:
     rows = (row for batch in batches for row in batch.to_pylist())
     shown = list(islice(rows, max_rows))
-    say(plain_table([{name: short_value(value) for name, value in row.items()} for row in shown]))
+    say_table([{name: short_value(value) for name, value in row.items()} for row in shown])
     if next(rows, None) is not None:
         say(f"... and more: these are the first {max_rows:,} rows (--max-rows N; --format csv has all)")
 
 
-def _write_parquet(path: Path, schema: "pa.Schema", batches: Batches) -> None:
-    import pyarrow.parquet as pq
-
-    with pq.ParquetWriter(path, schema, compression="zstd") as writer:
-        for batch in batches:
-            writer.write_batch(batch)
-
-
-def _write_text(options: AnswerOptions, schema: "pa.Schema", batches: Batches) -> None:
+def _write_text(options: AnswerOptions, schema: "pa.Schema", batches: "Batches") -> None:
+    from data_catalog.database.answer_files import write_csv, write_json_lines
     from data_catalog.storage.shards import write_atomically
 
-    write = _write_csv if options.format == "csv" else _write_json
+    write = write_csv if options.format == "csv" else write_json_lines
     if options.out is None:
-        write(sys.stdout, schema, batches, raw=options.raw)
+        with speaking():
+            write(sys.stdout, schema, batches, raw=options.raw)
         return
 
     def to_file(path: Path) -> None:
-        with path.open("w", encoding="utf-8", newline="") as file:
+        with path.open("w", encoding="utf-8", newline="") as file, speaking():
             write(file, schema, batches, raw=options.raw)
 
     write_atomically(options.out, to_file)
-
-
-def _write_csv(file: TextIO, schema: "pa.Schema", batches: Batches, *, raw: bool) -> None:
-    text: Callable[[str], str] = str if raw else spreadsheet_text
-    writer = csv.writer(file)
-    with _told_encoding():
-        writer.writerow([text(name) for name in schema.names])
-        for batch in batches:
-            columns = [column.to_pylist() for column in batch.columns]
-            writer.writerows([_csv_cell(value, text) for value in row] for row in zip(*columns, strict=True))
-
-
-def _csv_cell(value: object, text: Callable[[str], str]) -> object:
-    value = plain_value(value)
-    if isinstance(value, list | dict):
-        value = json.dumps(value, ensure_ascii=False, default=str)
-    return text(value) if isinstance(value, str) else value
-
-
-def _write_json(file: TextIO, _: "pa.Schema", batches: Batches, *, raw: bool) -> None:
-    with _told_encoding():
-        for batch in batches:
-            for row in batch.to_pylist():
-                line = json.dumps(_json_value(plain_value(row)), ensure_ascii=False, default=str)
-                file.write((line if raw else escaped_json(line)) + "\n")
-
-
-def _json_value(value: object) -> object:
-    """Return a value as JSON has it: sums, which DuckDB gives as decimals, are numbers; what is no number is null."""
-    if isinstance(value, dict):
-        return {name: _json_value(item) for name, item in value.items()}
-    if isinstance(value, list):
-        return [_json_value(item) for item in value]
-    if isinstance(value, Decimal):
-        value = _whole(value)
-        return float(value) if isinstance(value, Decimal) else value
-    return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
-def _whole(value: Decimal) -> int | Decimal:
-    """Return an integer where a type without decimals holds it, such as that of sums."""
-    return int(value) if value.as_tuple().exponent == 0 else value
-
-
-@contextmanager
-def _told_encoding() -> Iterator[None]:
-    """Say in a sentence that the terminal's encoding lacks a letter."""
-    try:
-        yield
-    except UnicodeEncodeError as error:
-        letter = ascii(error.object[error.start])
-        raise ConfigError(f"the encoding {error.encoding} has no {letter}: set PYTHONIOENCODING=utf-8") from error
-
-
-def short_value(value: object) -> object:
-    """Return a value as a table shows it: the number of bytes in place of them, long texts cut."""
-    if isinstance(value, bytes):
-        return f"<{len(value):,} bytes>"
-    if isinstance(value, Decimal):
-        return _whole(value)
-    if isinstance(value, dict):
-        value = {name: short_value(item) for name, item in value.items()}
-    if isinstance(value, list | dict | str) and len(str(value)) > MAX_CELL:
-        return str(value)[: MAX_CELL - 3] + "..."
-    return value
-
-
-def plain_value(value: object) -> Any:
-    """Return a value as text files can hold it: image bytes in hexadecimal digits."""
-    if isinstance(value, bytes):
-        return value.hex()
-    if isinstance(value, dict):
-        return {name: plain_value(item) for name, item in value.items()}
-    return [plain_value(item) for item in value] if isinstance(value, list) else value

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from cyclopts import Group, Parameter
 
-from data_catalog.errors import ConfigError
+from data_catalog.errors import SettingsError
 from flows.cli.options import From, LanguagePacks, To, Words, no_option
 
 if TYPE_CHECKING:
@@ -101,7 +101,7 @@ def _caption_files(name: str | None, to_code: str, options: FileOptions) -> "Cap
     """Return input, output, format and columns as the options name them.
 
     Raises:
-        ConfigError: they cannot be read or written, or columns are named for lines, which have none.
+        PipelineError: they cannot be read or written, or columns are named for lines, which have none.
     """
     from translation.files.caption_files import CaptionFiles, format_of
     from translation.files.columns import Columns
@@ -109,7 +109,7 @@ def _caption_files(name: str | None, to_code: str, options: FileOptions) -> "Cap
     source, target = (None if each in (None, "-") else Path(each) for each in (name, options.out))
     named = options.format or ("lines" if source is None else format_of(source))
     if named == "lines" and (options.column or options.write_column):
-        raise ConfigError("lines have no columns: leave --column and --write-column out, or give --format")
+        raise SettingsError("lines have no columns: leave --column and --write-column out, or give --format")
     column = options.column or "caption"
     columns = Columns(read=column, write=options.write_column or f"{column}_{to_code}", scores=options.scores)
     return CaptionFiles(source=source, target=target, format=named, columns=columns, overwrite=options.force)
@@ -119,7 +119,7 @@ def _translate_config(options: EngineOptions) -> "TranslateConfig":
     """Return the settings of the engine, from options and `--set`.
 
     Raises:
-        ConfigError: a setting is unknown or wrong, is given twice, or is about the way back, which is not gone here.
+        SettingsError: a setting is unknown or wrong, is given twice, or is about the way back, which is not gone here.
     """
     from flows.recipe.engines import one_way_config, setting_values
 
@@ -127,15 +127,16 @@ def _translate_config(options: EngineOptions) -> "TranslateConfig":
     named = {"engine": options.engine, "package": list(options.package), "model": list(options.model)}
     for name, given in {**named, "pivot": options.pivot}.items():
         if given and name in values:
-            raise ConfigError(f"translate.{name} is given twice, as --{name} and as --set {name}=...")
+            raise SettingsError(f"translate.{name} is given twice, as --{name} and as --set {name}=...")
         if given:
             values[name] = given
     return one_way_config(values)
 
 
 def _opened(from_code: str, to_code: str, options: EngineOptions, cache_dir: Path) -> "Translator":
-    from flows.recipe.engines import packs_of, remembering, route_codes
+    from flows.recipe.engines import packs_of, route_codes
     from translation.registry import open_translator
+    from translation.remembered import remembering
 
     config = _translate_config(options)
     codes = route_codes(from_code, config, to_code)

@@ -6,10 +6,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
 
-from data_catalog.errors import ConfigError
+from data_catalog.errors import InputError
+from data_catalog.plain_text import cell_text
 from flows.cli.options import DEFAULT_ROOT, Json, Root
 from flows.cli.output import say, say_json
-from flows.tables import cell_text
 
 if TYPE_CHECKING:
     from data_catalog.database.story import Story
@@ -18,8 +18,6 @@ if TYPE_CHECKING:
 
 # An address may be that of many samples, as that of a picture that stands for missing ones.
 MOST_STORIES = 10
-# Of an id that is not there, so much is said again.
-MOST_CHARACTERS = 200
 
 
 def why(
@@ -49,59 +47,39 @@ def why(
         rules: Tell the settings of every step, not only where it dropped.
     """
     from data_catalog.database.story import find_stories
+    from data_catalog.near_misses import not_there
+    from data_catalog.tombstones import find_tombstone
 
     snapshots = _snapshots(root, dataset, snapshot)
     stories = [story for found in snapshots for story in find_stories(found, identity)]
-    tombstone = _tombstone(root, identity, stories)
+    tombstone = find_tombstone(root, identity, [story.sample_id for story in stories])
     if json:
         _say_json(identity, stories, tombstone)
     elif stories or tombstone:
         say("\n".join(_lines(identity, stories, tombstone, all_rules=rules)))
     if not stories and not tombstone:
-        raise ConfigError(_not_there(snapshots, identity))
+        raise InputError(not_there(snapshots, identity))
 
 
 def _snapshots(root: Path, dataset: str | None, snapshot: str | None) -> "list[Snapshot]":
     """Return where to look: the newest snapshot of every dataset, or those that are asked for."""
-    from data_catalog.storage.manifest import (
-        committed_snapshots,
-        current_snapshots,
-        datasets_folder,
-        require_snapshot,
-    )
+    from data_catalog.storage.manifest import committed_snapshots, require_datasets, require_snapshot
 
-    if snapshot is not None:
-        names = [dataset] if dataset else [path.name for path in sorted(datasets_folder(root).glob("*"))]
-        known = [found for name in names for found in committed_snapshots(root, name)]
-        chosen = [found for found in known if found.snapshot.startswith(snapshot)]
-        if not chosen:
-            there = ", ".join(f"{found.snapshot} of {found.dataset}" for found in known) or "none"
-            raise ConfigError(f"{root} holds no snapshot {cell_text(snapshot)!r}: there are {there}")
-        return chosen
-    found = [require_snapshot(root, dataset)] if dataset else list(current_snapshots(root))
-    if not found:
-        raise ConfigError(f"{root} holds no dataset: run `vernaclip build RECIPE --root {root}` first")
-    return found
-
-
-def _tombstone(root: Path, identity: str, stories: "Sequence[Story]") -> "Tombstone | None":
-    """Return the take-down that means an id, or a sample that it leads to."""
-    from data_catalog.sources.urls import is_web_url
-    from data_catalog.tombstones import read_tombstones
-
-    tombstones = read_tombstones(root)
-    identity = identity.strip()
-    named = {"url": identity} if is_web_url(identity) else {"sample_id": identity}
-    hashed = (one for one in tombstones.tombstones if identity.lower() in one.images)
-    found = tombstones.match(**named) or next(hashed, None)
-    of_samples = (tombstones.match(sample_id=story.sample_id) for story in stories)
-    return found or next((one for one in of_samples if one is not None), None)
+    names = require_datasets(root, dataset)
+    if snapshot is None:
+        return [require_snapshot(root, name) for name in names]
+    known = [found for name in names for found in committed_snapshots(root, name)]
+    chosen = [found for found in known if found.snapshot.startswith(snapshot)]
+    if not chosen:
+        there = ", ".join(f"{found.snapshot} of {found.dataset}" for found in known)
+        raise InputError(f"{root} holds no snapshot {cell_text(snapshot)!r}: there are {there}")
+    return chosen
 
 
 def _lines(
     identity: str, stories: "Sequence[Story]", tombstone: "Tombstone | None", *, all_rules: bool
 ) -> Iterator[str]:
-    from flows.cli.story_text import story_lines
+    from data_catalog.database.story_text import story_lines
 
     if tombstone is not None:
         yield _forgotten(identity, tombstone)
@@ -126,31 +104,9 @@ def _forgotten(identity: str, tombstone: "Tombstone") -> str:
 
 
 def _say_json(identity: str, stories: "Sequence[Story]", tombstone: "Tombstone | None") -> None:
-    from flows.cli.story_text import story_values
+    from data_catalog.database.story_text import story_values
 
     forgotten: dict[str, Any] | None = None
     if tombstone is not None:
         forgotten = {name: getattr(tombstone, name) for name in ("kind", "value", "datasets", "reason", "date")}
     say_json({"id": identity, "forgotten": forgotten, "stories": [story_values(story) for story in stories]})
-
-
-def _not_there(snapshots: "Sequence[Snapshot]", identity: str) -> str:
-    """Return one sentence for an id that is nowhere, with what may have been meant."""
-    from data_catalog.near_misses import example_id, near_misses
-
-    places = ", ".join(f"{found.dataset} {found.snapshot}" for found in snapshots)
-    shown = identity if len(identity) <= MOST_CHARACTERS else f"{identity[:MOST_CHARACTERS]}..."
-    text = f"nothing in {places} is called '{cell_text(shown)}'"
-    near = near_misses(snapshots, identity)
-    if near:
-        return f"{text}: did you mean {' or '.join(cell_text(name) for name in near)}?"
-    examples = [name for name in map(example_id, snapshots) if name is not None]
-    looks = f" (a sample_id looks like {cell_text(examples[0])})" if examples else ""
-    unselected = sum(sum(one["unselected"].values()) for one in _sources(snapshots))
-    counted = f"; {unselected:,} upstream rows were not selected, and are counted only" if unselected else ""
-    return f"{text}: give a sample_id, a caption_id, an image's URL or the sha256 of its bytes{looks}{counted}"
-
-
-def _sources(snapshots: "Sequence[Snapshot]") -> Iterator[Any]:
-    for snapshot in snapshots:
-        yield from snapshot.manifest["sources"].values()

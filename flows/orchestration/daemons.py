@@ -10,11 +10,11 @@ import signal
 import subprocess
 import time
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from data_catalog.errors import PipelineError
+from data_catalog.errors import BusyError
 
 POLL_S = 0.1
 
@@ -43,7 +43,14 @@ class Daemon:
         return "\n".join(self.log_path.read_text(encoding="utf-8", errors="replace").splitlines()[-num_lines:])
 
 
-def start(daemon: Daemon, command: Sequence[str], *, environment: Mapping[str, str], working_dir: Path) -> int:
+def start(
+    daemon: Daemon,
+    command: Sequence[str],
+    *,
+    environment: Mapping[str, str],
+    working_dir: Path,
+    stdin: int = subprocess.DEVNULL,
+) -> int:
     """Start a daemon in a session of its own, so that no Ctrl-C or closed terminal reaches it.
 
     Args:
@@ -51,26 +58,28 @@ def start(daemon: Daemon, command: Sequence[str], *, environment: Mapping[str, s
         command: program and arguments.
         environment: its variables, on top of ours.
         working_dir: its current folder.
+        stdin: a descriptor that it reads.
 
     Returns:
         Its process id.
 
     Raises:
-        PipelineError: it is running already.
+        BusyError: it is running already.
     """
-    with daemon.lock_path.open("a+", encoding="ascii") as lock, daemon.log_path.open("wb") as log:
+    with daemon.lock_path.open("a+", encoding="ascii") as lock:
         if not try_lock(lock.fileno()):
-            raise PipelineError(f"the {daemon.name} of {daemon.folder.parent} is running already")
-        process = subprocess.Popen(
-            command,
-            env={**os.environ, **environment},
-            cwd=working_dir,
-            stdin=subprocess.DEVNULL,
-            stdout=log,
-            stderr=subprocess.STDOUT,
-            pass_fds=(lock.fileno(),),
-            start_new_session=True,
-        )
+            raise BusyError(f"the {daemon.name} of {daemon.folder.parent} is running already")
+        with daemon.log_path.open("wb") as log:
+            process = subprocess.Popen(
+                command,
+                env={**os.environ, **environment},
+                cwd=working_dir,
+                stdin=stdin,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                pass_fds=(lock.fileno(),),
+                start_new_session=True,
+            )
         lock.truncate(0)
         lock.write(f"{process.pid}\n")
         pid = process.pid
@@ -100,9 +109,23 @@ def try_lock(descriptor: int) -> bool:
     return True
 
 
-def terminate(daemon: Daemon) -> None:
-    """Ask a daemon, if it runs, to end in its own time (SIGTERM)."""
-    _signal(daemon, signal.SIGTERM)
+def wait_until(ready: Callable[[], bool], daemon: Daemon, *, timeout_s: float) -> bool:
+    """Wait until something is so; False if the daemon has ended, or after `timeout_s`."""
+    deadline = time.monotonic() + timeout_s
+    while time.monotonic() < deadline and running_pid(daemon) is not None:
+        if ready():
+            return True
+        time.sleep(POLL_S)
+    return False
+
+
+def end(daemon: Daemon, *, timeout_s: float) -> None:
+    """Ask a daemon, if it runs, to end in its own time (SIGTERM); after `timeout_s` it is killed."""
+    pid = running_pid(daemon)
+    if pid is not None:
+        os.kill(pid, signal.SIGTERM)
+        if not wait_for_end(daemon, timeout_s=timeout_s):
+            kill(daemon)
 
 
 def kill(daemon: Daemon) -> None:
@@ -113,17 +136,7 @@ def kill(daemon: Daemon) -> None:
         wait_for_end(daemon, timeout_s=10)
 
 
-def _signal(daemon: Daemon, number: int) -> None:
-    pid = running_pid(daemon)
-    if pid is not None:
-        os.kill(pid, number)
-
-
 def wait_for_end(daemon: Daemon, *, timeout_s: float) -> bool:
     """Wait until a daemon has ended; False if it still runs after `timeout_s`."""
-    deadline = time.monotonic() + timeout_s
-    while running_pid(daemon) is not None:
-        if time.monotonic() > deadline:
-            return False
-        time.sleep(POLL_S)
-    return True
+    wait_until(lambda: False, daemon, timeout_s=timeout_s)
+    return running_pid(daemon) is None

@@ -8,10 +8,16 @@ flow's Prefect server, which as a rule listens on loopback only; and each worker
 """
 
 import asyncio
+import functools
 import logging
-from collections.abc import Callable, Iterator, Sequence
+import os
+import platform
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass
 from functools import partial
+from importlib.metadata import PackageNotFoundError, requires, version
 from pathlib import Path
 from types import TracebackType
 from typing import Self, TypeVar
@@ -22,21 +28,23 @@ from dask.utils import parse_timedelta
 from distributed import CancelledError, Client, KilledWorker, Security
 from distributed.client import ClosedClientError
 from distributed.comm.core import connect
+from packaging.requirements import Requirement
 from prefect_dask.task_runners import DaskTaskRunner
 
-from data_catalog.errors import ConfigError, PipelineError, ShardError
+from data_catalog.errors import InputError
 from data_catalog.images.workers import end_workers_here
-from data_catalog.storage.shards import TEMPORARY_PREFIX, write_json
+from data_catalog.storage.shards import TEMPORARY_PREFIX, digest, sha256_of, write_json
 from flows.build.execution import RETRY_DELAYS_S, Future
-from flows.orchestration.prefect_artifacts import FlowArtifacts
 from flows.orchestration.prefect_env import OUR_LOGGERS
-from flows.orchestration.prefect_executor import PrefectExecutor
-from flows.orchestration.same_house import House, enter, versions
+from flows.orchestration.prefect_executor import FlowArtifacts, PrefectExecutor
 
 logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
+_DISTRIBUTION = "vernaclip"
+_PACKAGES = ("flows", "translation", "cleaning", "data_catalog")
+_CODE = "vernaclip's own code"
 # Calls on a cluster that is there, each with a thread that waits for it; how many workers it has may change.
 _MOST_WAITING = 256
 # What a client says where the scheduler or the workers are gone.
@@ -44,6 +52,78 @@ _GONE = (OSError, RuntimeError, ClosedClientError)
 # On a busy machine a worker that died may take longer to come back than Dask waits for it by itself (15 s): it would be
 # taken off the cluster for good, and a build without workers would wait for ever.
 _PATIENCE = {"distributed.deploy.lost-worker-timeout": "1 day"}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class House:
+    """Where a flow runs, as far as whoever does its steps must agree with it.
+
+    Args:
+        folder: the flow's current folder, to which a recipe's paths are relative.
+        mark: a file below the root that this flow alone has made; absolute.
+        versions: see `versions`; None where they cannot differ.
+    """
+
+    folder: Path
+    mark: Path
+    versions: Mapping[str, str] | None
+
+
+@functools.lru_cache(maxsize=1)
+def versions() -> Mapping[str, str]:
+    """What the bytes that this process writes depend on: the kind of machine, Python, our code, packages, by name."""
+    found = {"the kind of machine": platform.machine(), "Python": sys.version.split()[0], _CODE: _code_digest()}
+    for requirement in requires(_DISTRIBUTION) or []:
+        if "extra ==" not in requirement:
+            name = Requirement(requirement).name
+            try:
+                found[name] = version(name)
+            except PackageNotFoundError:
+                continue
+    return found
+
+
+def _code_digest() -> str:
+    base = Path(__file__).parents[2]
+    files = (path for package in _PACKAGES for path in (base / package).rglob("*.py"))
+    return digest({path.relative_to(base).as_posix(): sha256_of(path) for path in files})[:12]
+
+
+# Marks of the flows whose steps this process does.
+_entered: set[Path] = set()
+
+
+def enter(house: House) -> None:
+    """Make sure, once for each flow, that this process may do its steps, and go to its folder, from another's perhaps.
+
+    Raises:
+        InputError: this process sees other files, or has other versions; the text says which.
+    """
+    if house.mark not in _entered:
+        here = f"the worker on {platform.node()}"
+        _require_same_files(house, here)
+        _require_same_versions(house.versions or {}, here)
+        _entered.add(house.mark)
+    os.chdir(house.folder)
+
+
+def _require_same_files(house: House, here: str) -> None:
+    if not house.mark.is_file() or not house.folder.is_dir():
+        missing = house.folder if house.mark.is_file() else house.mark.parent
+        raise InputError(
+            f"{here} does not see {missing} as the flow does: put the root, and the folder that the build is started "
+            "in, on a file system that all machines share under the same names"
+        )
+
+
+def _require_same_versions(wanted: Mapping[str, str], here: str) -> None:
+    own = versions() if wanted else {}
+    for name in sorted({*own, *wanted}):
+        if own.get(name) != wanted.get(name):
+            raise InputError(
+                f"{here} has {name} {own.get(name, 'not at all')}, the flow {wanted.get(name, 'not at all')}: install "
+                "the same on all machines and start the workers again, or the bytes would differ"
+            )
 
 
 class DaskExecutor(PrefectExecutor):
@@ -56,7 +136,7 @@ class DaskExecutor(PrefectExecutor):
         artifacts: what the run shows of its progress.
 
     Raises:
-        ConfigError: `max_workers` is not positive, or no scheduler answers at `address`.
+        InputError: no scheduler answers at `address`.
     """
 
     submits_elsewhere = True
@@ -113,12 +193,12 @@ class DaskExecutor(PrefectExecutor):
         try:
             result: T = self._cluster.client.submit(call, pure=False).result()  # type: ignore[no-untyped-call]
         except KilledWorker as error:
-            raise ShardError(
+            raise InputError(
                 f"{name}: several Dask workers died over it, perhaps for lack of memory: give them more of it, or "
                 "fewer steps at once (--set build.workers=N), and run the same command again"
             ) from error
         except CancelledError as error:
-            raise PipelineError(f"{name}: the Dask cluster is gone: run the same command again") from error
+            raise InputError(f"{name}: the Dask cluster is gone: run the same command again") from error
         return result
 
     def _client(self) -> Client:
@@ -176,7 +256,7 @@ def _require_scheduler(address: str) -> None:
         asyncio.run(asyncio.wait_for(greet(), timeout_s))
     except (OSError, ValueError) as error:
         what = str(error) or "what listens there says nothing that Dask understands"
-        raise ConfigError(
+        raise InputError(
             f"no Dask scheduler answers at {address} ({what}): "
             "start one with `dask scheduler`, or leave build.dask_address out for a cluster on this machine"
         ) from error

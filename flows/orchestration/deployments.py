@@ -5,6 +5,7 @@ So `prefect deployment run build-dataset` is unique (our plugin fills in the flo
 """
 
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -123,18 +124,12 @@ def deploy_all(client: "SyncPrefectClient", project: Path) -> list[Deployment]:
 def ensure_work_pool(client: "SyncPrefectClient") -> None:
     """Create the work pool, of processes on this machine, unless it is there."""
     from prefect.client.schemas.actions import WorkPoolCreate
-    from prefect.exceptions import ObjectAlreadyExists, ObjectNotFound
+    from prefect.exceptions import ObjectAlreadyExists
     from prefect.workers.process import ProcessWorker
 
-    try:
-        client.read_work_pool(WORK_POOL)
-    except ObjectNotFound:
-        template = ProcessWorker.get_default_base_job_template()
-        pool = WorkPoolCreate(name=WORK_POOL, type=ProcessWorker.type, base_job_template=template)
-        try:
-            client.create_work_pool(pool)
-        except ObjectAlreadyExists:
-            return  # made by somebody else since we looked
+    template = ProcessWorker.get_default_base_job_template()
+    with suppress(ObjectAlreadyExists):
+        client.create_work_pool(WorkPoolCreate(name=WORK_POOL, type=ProcessWorker.type, base_job_template=template))
 
 
 def deploy(client: "SyncPrefectClient", flow: "Flow[..., Any]", *, name: str, parameters: Any, project: Path) -> None:

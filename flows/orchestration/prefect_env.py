@@ -8,6 +8,7 @@ import base64
 import http.client
 import logging
 import os
+import re
 import secrets
 import tempfile
 import urllib.error
@@ -18,14 +19,18 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
+from data_catalog.errors import SettingsError
+
 logger = logging.getLogger(__name__)
 
 # In the project's folder, ignored by git: the server's database, process ids and logs.
 STATE_FOLDER = ".vernaclip"
 ENV_FILE = ".env"
 _BEGIN, _END = "# >>> written by `vernaclip up`, removed by `vernaclip down`", "# <<< vernaclip"
+_ENV_BLOCK = re.compile(rf"^{re.escape(_BEGIN)}\n.*?(?:^{re.escape(_END)}\n?|\Z)", re.MULTILINE | re.DOTALL)
 PROBE_TIMEOUT_S = 3.0
-LOOPBACK = ("127.0.0.1", "localhost")
+HOST = "127.0.0.1"  # where servers of ours listen
+LOOPBACK = (HOST, "localhost")
 
 # Bare deployment names work in a folder that is not a checkout, too: its pyproject.toml does not switch the plugin on.
 PLUGIN_ENVIRONMENT = {"PREFECT_PLUGINS_ENABLED": "true", "PREFECT_PLUGINS_ALLOW": "vernaclip"}
@@ -147,6 +152,23 @@ def probe(api: Api) -> Answer:
     return "refuses" if status in (401, 403) else "answers"
 
 
+def answers(api: Api, *, otherwise: str) -> bool:
+    """Tell whether an API that the settings name answers; warn of a silent one, with what is done `otherwise`.
+
+    Raises:
+        SettingsError: it refuses our auth string.
+    """
+    answer = probe(api)
+    if answer == "refuses":
+        raise SettingsError(
+            f"the Prefect server at {api.url} refuses the auth string: set PREFECT_API_AUTH_STRING, "
+            "or unset PREFECT_API_URL"
+        )
+    if answer == "silent":
+        logger.warning("no Prefect server answers at %s: %s", api.url, otherwise)
+    return answer == "answers"
+
+
 def _authorization(api: Api) -> dict[str, str]:
     if api.auth_string:
         return {"Authorization": "Basic " + base64.b64encode(api.auth_string.encode()).decode()}
@@ -170,9 +192,8 @@ def _status(url: str, headers: Mapping[str, str]) -> int | None:
 
 def read_env_block(project: Path) -> Api | None:
     """The API that `vernaclip up` wrote into the project's `.env`, or None."""
-    lines = _env_block(_env_text(project))
-    values = dict(line.split("=", 1) for line in lines if "=" in line and not line.startswith("#"))
-    values = {name: value.strip("'") for name, value in values.items()}
+    block = _ENV_BLOCK.search(_env_text(project))
+    values = dict(re.findall(r"^(\w+)='?(.*?)'?$", block[0], re.MULTILINE)) if block else {}
     url = values.get("PREFECT_API_URL")
     return Api(url=url, auth_string=values.get("PREFECT_API_AUTH_STRING")) if url else None
 
@@ -180,19 +201,18 @@ def read_env_block(project: Path) -> Api | None:
 def write_env_block(project: Path, api: Api) -> None:
     """Put the API into the project's `.env` (mode 600), where plain `prefect` finds it; other lines stay."""
     values = {**api.environment(), **PLUGIN_ENVIRONMENT}
-    _replace_env(project, [_BEGIN, *(f"{name}='{value}'" for name, value in values.items()), _END])
+    lines = [_BEGIN, *(f"{name}='{value}'" for name, value in values.items()), _END]
+    _replace_env_block(project, "".join(f"{line}\n" for line in lines))
 
 
 def remove_env_block(project: Path) -> None:
     """Take our lines out of the project's `.env`, and the file away if nothing else was in it."""
-    if _env_block(_env_text(project)):
-        _replace_env(project, [])
+    if _ENV_BLOCK.search(_env_text(project)):
+        _replace_env_block(project, "")
 
 
-def _replace_env(project: Path, block: list[str]) -> None:
-    text = _env_text(project)
-    old = "\n".join(_env_block(text))
-    rest = text.replace(old + "\n", "").replace(old, "") if old else text
+def _replace_env_block(project: Path, block: str) -> None:
+    rest = _ENV_BLOCK.sub("", _env_text(project))
     if rest and not rest.endswith("\n"):
         rest += "\n"
     path = project / ENV_FILE
@@ -201,20 +221,10 @@ def _replace_env(project: Path, block: list[str]) -> None:
         return
     # A temporary file of mode 600 from its first moment: the secret is never readable by others.
     with tempfile.NamedTemporaryFile("w", encoding="utf-8", dir=project, prefix=".env-", delete=False) as file:
-        file.write(rest + "".join(line + "\n" for line in block))
+        file.write(rest + block)
     Path(file.name).replace(path)
 
 
 def _env_text(project: Path) -> str:
     path = project / ENV_FILE
     return path.read_text(encoding="utf-8") if path.is_file() else ""
-
-
-def _env_block(text: str) -> list[str]:
-    """Our lines of an `.env`, marks included; [] without them."""
-    lines = text.splitlines()
-    if _BEGIN not in lines:
-        return []
-    begin = lines.index(_BEGIN)
-    end = lines.index(_END, begin) if _END in lines[begin:] else len(lines) - 1
-    return lines[begin : end + 1]

@@ -8,13 +8,15 @@ import json
 import logging
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from functools import partial
+from functools import partial, wraps
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, ParamSpec, TypeVar
 
 from prefect import Flow, flow
+from prefect.states import Failed
 from pydantic import WithJsonSchema
 
+from data_catalog.errors import PipelineError
 from data_catalog.progress import watched
 from data_catalog.storage.reading import reading
 from data_catalog.storage.roots import open_root
@@ -24,12 +26,12 @@ from flows.build.steps import STEPS
 from flows.doctor import require_sound_environment
 from flows.ending import ended_by_signals
 from flows.jobs import require_ready, require_scorable
-from flows.orchestration.prefect_artifacts import FlowArtifacts
 from flows.orchestration.prefect_env import OUR_LOGGERS
-from flows.orchestration.prefect_executor import PrefectExecutor
+from flows.orchestration.prefect_executor import FlowArtifacts, PrefectExecutor
 from flows.recipe.recipe import DEFAULT_ROOT, SECTIONS, BuildConfig, Dataset, load_recipe
 from flows.recipe.settings import schema
 
+P = ParamSpec("P")
 T = TypeVar("T")
 
 DEFAULT_RECIPE = "scenes"
@@ -63,7 +65,21 @@ TRAIN_PHASES = ("train",)
 EVALUATE_PHASES = ("evaluate",)
 
 
+def _ends_in_a_sentence(job: Callable[P, Any]) -> Callable[P, Any]:
+    """Let a run that fails for a reason that we know say that sentence, and nothing else, on its page in Prefect."""
+
+    @wraps(job)
+    def run(*args: P.args, **kwargs: P.kwargs) -> Any:
+        try:
+            return job(*args, **kwargs)
+        except PipelineError as error:
+            return Failed(message=str(error), data=error)  # whoever called the flow in this process gets the error
+
+    return run
+
+
 @flow(name="build-dataset", flow_run_name=RUN_NAME, persist_result=False)
+@_ends_in_a_sentence
 def build_dataset(
     recipe: str = DEFAULT_RECIPE,
     root: str = ROOT,
@@ -85,6 +101,7 @@ def build_dataset(
 
 
 @flow(name="train-clip", flow_run_name=RUN_NAME, persist_result=False)
+@_ends_in_a_sentence
 def train_clip(recipe: str = DEFAULT_RECIPE, root: str = ROOT, settings: Settings = None) -> Any:
     """Train the model of a recipe on the dataset that was built.
 
@@ -98,6 +115,7 @@ def train_clip(recipe: str = DEFAULT_RECIPE, root: str = ROOT, settings: Setting
 
 
 @flow(name="evaluate-clip", flow_run_name=RUN_NAME, persist_result=False)
+@_ends_in_a_sentence
 def evaluate_clip(recipe: str = DEFAULT_RECIPE, root: str = ROOT, settings: Settings = None) -> Any:
     """Score the trained model of a recipe on the dataset's held-out images.
 
@@ -111,6 +129,7 @@ def evaluate_clip(recipe: str = DEFAULT_RECIPE, root: str = ROOT, settings: Sett
 
 
 @flow(name="build-and-train", flow_run_name=RUN_NAME, persist_result=False)
+@_ends_in_a_sentence
 def build_and_train(recipe: str = DEFAULT_RECIPE, root: str = ROOT, settings: Settings = None) -> Any:
     """Build the dataset of a recipe, train its model, score it.
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from prefect.plugins import SetupResult, register_hook
 
-from data_catalog.errors import ConfigError
+from data_catalog.errors import SettingsError
 from flows.orchestration.prefect_env import no_proxy
 
 if TYPE_CHECKING:
@@ -77,9 +77,9 @@ def full_name(name: str, flows: Sequence[str]) -> str:
     Without any it is NAME/NAME, which Prefect then reports as not found.
 
     Raises:
-        ConfigError: several flows have one.
+        SettingsError: several flows have one.
     """
     if len(flows) > 1:
         choices = ", ".join(sorted(f"{flow}/{name}" for flow in flows))
-        raise ConfigError(f"several flows have a deployment {name!r}: name one of {choices}")
+        raise SettingsError(f"several flows have a deployment {name!r}: name one of {choices}")
     return f"{flows[0] if flows else name}/{name}"

@@ -3,7 +3,6 @@
 `up` may be given any number of times, after any crash: it starts what does not run, and says so.
 """
 
-import fcntl
 import logging
 import os
 import re
@@ -18,13 +17,15 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from data_catalog.errors import ConfigError, PipelineError
+from data_catalog.errors import BusyError, InputError
 from flows.doctor import SERVER_PORT, port_is_busy, require_sound_environment
 from flows.orchestration import daemons
 from flows.orchestration.daemons import Daemon
 from flows.orchestration.deployments import WORK_POOL, Deployment, deploy_all
 from flows.orchestration.prefect_env import (
+    HOST,
     Api,
+    answers,
     configured_api,
     new_auth_string,
     prefect_environment,
@@ -74,12 +75,8 @@ def set_paused(client: "SyncPrefectClient", paused: bool) -> None:
 
 def wait_for_runs(client: "SyncPrefectClient") -> None:
     """Wait until no run that has a process is left, however long that takes."""
-    _until(lambda: [run for run in active_runs(client) if process_of(run) is not None])
-
-
-def _until(left: "Callable[[], list[FlowRun]]") -> None:
     said = float("-inf")
-    while runs := left():
+    while runs := [run for run in active_runs(client) if process_of(run) is not None]:
         if time.monotonic() - said >= SECONDS_BETWEEN_LINES:
             said = time.monotonic()
             names = ", ".join(run.name for run in runs)
@@ -138,10 +135,9 @@ def _does(pid: int, run: "FlowRun") -> bool:
     return "prefect" in listed.stdout
 
 
-HOST = "127.0.0.1"
 NUM_PORTS = 100
 START_TIMEOUT_S = 120.0
-POLL_S = 0.25
+END_TIMEOUT_S = 20.0
 
 # One run at a time: runs write the same catalog and use all processors; later ones wait in order.
 MAX_RUNS = 1
@@ -179,8 +175,10 @@ def up(project: Path, *, port: int | None = None, deploy: Deploy = deploy_all) -
         deploy: makes the deployments, given a client and the project's folder.
 
     Raises:
-        ConfigError: the port is taken, the environment breaks Prefect, or a configured server refuses us.
-        PipelineError: a server or worker does not start; the text ends with its last words.
+        BusyError: the port is taken, or another `up` or `down` is at work.
+        SettingsError: a configured server refuses us.
+        InputError: the environment breaks Prefect, or a server or worker does not start; the text ends with its last
+            words.
     """
     require_sound_environment()
     prepare_process()
@@ -211,10 +209,10 @@ def down(project: Path, *, now: bool = False) -> tuple[str, ...]:
         worker, server = _worker(project), _server(project)
         if daemons.running_pid(worker) is not None:
             _end_runs(project, now=now)
-            _end(worker)
+            daemons.end(worker, timeout_s=END_TIMEOUT_S)
             stopped.append("worker")
         if daemons.running_pid(server) is not None:
-            _end(server)
+            daemons.end(server, timeout_s=END_TIMEOUT_S)
             stopped.append("server")
         remove_env_block(project)
     return tuple(stopped)
@@ -233,12 +231,6 @@ def _end_runs(project: Path, *, now: bool) -> None:
             wait_for_runs(client)
 
 
-def _end(daemon: Daemon) -> None:
-    daemons.terminate(daemon)
-    if not daemons.wait_for_end(daemon, timeout_s=20):
-        daemons.kill(daemon)
-
-
 def _server(project: Path) -> Daemon:
     return Daemon(name="server", folder=state_folder(project))
 
@@ -250,10 +242,8 @@ def _worker(project: Path) -> Daemon:
 @contextmanager
 def _one_at_a_time(project: Path) -> Iterator[None]:
     with (state_folder(project) / "up.lock").open("a", encoding="ascii") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise ConfigError(f"another `vernaclip up` or `down` is at work in {project}: wait for it") from error
+        if not daemons.try_lock(lock.fileno()):
+            raise BusyError(f"another `vernaclip up` or `down` is at work in {project}: wait for it")
         yield
 
 
@@ -262,28 +252,17 @@ def _ensure_server(project: Path, port: int | None) -> tuple[Api, bool, bool]:
     written = read_env_block(project)
     server = _server(project)
     running = daemons.running_pid(server) is not None
-    if running and written is not None and _wait_until(lambda: probe(written) != "silent", server):
+    if running and written is not None:
+        daemons.wait_until(lambda: probe(written) != "silent", server, timeout_s=START_TIMEOUT_S)
         if probe(written) == "answers":
             return written, True, False
     elif not running:
         configured = configured_api()
-        if configured is not None and configured != written and _accepts(configured):
+        if configured not in (None, written) and answers(configured, otherwise="starting one here"):
             return configured, False, False
     # A server of ours that nobody can talk to any more (its address or auth string is lost) makes room for a new one.
     daemons.kill(server)
     return _start_server(project, port, written), True, True
-
-
-def _accepts(api: Api) -> bool:
-    answer = probe(api)
-    if answer == "refuses":
-        raise ConfigError(
-            f"the Prefect server at {api.url} refuses the auth string: set PREFECT_API_AUTH_STRING, "
-            "or unset PREFECT_API_URL"
-        )
-    if answer == "silent":
-        logger.warning("no Prefect server answers at %s, which the settings name: starting one here", api.url)
-    return answer == "answers"
 
 
 def _start_server(project: Path, port: int | None, written: Api | None) -> Api:
@@ -298,34 +277,24 @@ def _start_server(project: Path, port: int | None, written: Api | None) -> Api:
     command = [sys.executable, "-m", "prefect", "server", "start", "--host", HOST, "--port", api.port]
     daemons.start(server, [*command, "--analytics-off"], environment=environment, working_dir=project)
     logger.info("starting Prefect's server on %s", api.ui_url)
-    if not _wait_until(lambda: probe(api) == "answers", server):
+    if not daemons.wait_until(lambda: probe(api) == "answers", server, timeout_s=START_TIMEOUT_S):
         daemons.kill(server)
         remove_env_block(project)
-        raise PipelineError(f"Prefect's server did not start; the end of {server.log_path}:\n{server.last_words()}")
+        raise InputError(f"Prefect's server did not start; the end of {server.log_path}:\n{server.last_words()}")
     return api
 
 
 def _free_port(port: int | None, written: Api | None) -> int:
     if port is not None:
         if port_is_busy(port):
-            raise ConfigError(f"port {port} is taken by another program: choose another, or stop that program")
+            raise BusyError(f"port {port} is taken by another program: choose another, or stop that program")
         return port
-    before = [int(written.port)] if written else []
-    candidates: list[int] = [*before, *range(SERVER_PORT, SERVER_PORT + NUM_PORTS)]
+    candidates: list[int] = [int(written.port)] if written else []
+    candidates += range(SERVER_PORT, SERVER_PORT + NUM_PORTS)
     for candidate in candidates:
         if not port_is_busy(candidate):
             return candidate
-    raise ConfigError(f"ports {SERVER_PORT} to {SERVER_PORT + NUM_PORTS - 1} are all taken: give another with --port")
-
-
-def _wait_until(ready: Callable[[], bool], daemon: Daemon) -> bool:
-    """Wait until something is so; False if the daemon has ended, or after a while."""
-    deadline = time.monotonic() + START_TIMEOUT_S
-    while time.monotonic() < deadline and daemons.running_pid(daemon) is not None:
-        if ready():
-            return True
-        time.sleep(POLL_S)
-    return False
+    raise BusyError(f"ports {SERVER_PORT} to {SERVER_PORT + NUM_PORTS - 1} are all taken: give another with --port")
 
 
 @contextmanager
@@ -355,9 +324,9 @@ def _ensure_worker(project: Path, api: Api, client: "SyncPrefectClient") -> bool
     environment = {**prefect_environment(), **api.environment(), **WORKER_ENVIRONMENT}
     began = datetime.now(UTC)
     daemons.start(worker, command, environment=environment, working_dir=project)
-    if not _wait_until(lambda: _worker_seen(client, name, began), worker):
+    if not daemons.wait_until(lambda: _worker_seen(client, name, began), worker, timeout_s=START_TIMEOUT_S):
         daemons.kill(worker)
-        raise PipelineError(f"the worker did not start; the end of {worker.log_path}:\n{worker.last_words()}")
+        raise InputError(f"the worker did not start; the end of {worker.log_path}:\n{worker.last_words()}")
     return True
 
 

@@ -5,23 +5,23 @@ a session of its own, and ends when the pipe from its parent closes, however the
 """
 
 import atexit
-import logging
 import os
 import signal
 import socket
-import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from functools import partial
 from itertools import count
 from pathlib import Path
 
-from data_catalog.errors import ConfigError, PipelineError
-from flows.orchestration.daemons import try_lock
+from data_catalog.errors import BusyError, InputError
+from flows.orchestration import daemons
+from flows.orchestration.daemons import Daemon
 from flows.orchestration.prefect_env import (
+    HOST,
     Api,
+    answers,
     configured_api,
     new_auth_string,
     probe,
@@ -29,13 +29,9 @@ from flows.orchestration.prefect_env import (
     state_folder,
 )
 
-logger = logging.getLogger(__name__)
-
-HOST = "127.0.0.1"
 NUM_TRIES = 3
 START_TIMEOUT_S = 90.0
 END_TIMEOUT_S = 5.0
-POLL_S = 0.1
 
 
 def use_answering_api(project: Path) -> Api | None:
@@ -47,23 +43,12 @@ def use_answering_api(project: Path) -> Api | None:
         The API in use, or None for the temporary server.
 
     Raises:
-        ConfigError: the configured server refuses our auth string.
-        PipelineError: a temporary server does not start.
+        SettingsError: the configured server refuses our auth string.
+        InputError: a temporary server does not start.
     """
     api = configured_api()
-    answer = probe(api) if api else "silent"
-    if api and answer == "answers":
+    if api and answers(api, otherwise="this run uses a temporary one (`vernaclip up` starts a lasting one)"):
         return api
-    if api and answer == "refuses":
-        raise ConfigError(
-            f"the Prefect server at {api.url} refuses the auth string: set PREFECT_API_AUTH_STRING, "
-            "or unset PREFECT_API_URL"
-        )
-    if api:
-        logger.warning(
-            "no Prefect server answers at %s: this run uses a temporary one (`vernaclip up` starts a lasting one)",
-            api.url,
-        )
     _use(start(state_folder(project)))
     return None
 
@@ -84,59 +69,45 @@ def start(folder: Path) -> Api:
         folder: where its database and its log go, beside those of other servers.
 
     Raises:
-        PipelineError: it does not start.
+        InputError: it does not start.
     """
-    log_path = folder / "temporary-server.log"
-    with _own_database(folder) as (database, lock):
-        for _ in range(NUM_TRIES):
-            api = Api(url=f"http://{HOST}:{_free_port()}/api", auth_string=new_auth_string())
-            if _starts(api, database, lock, log_path):
-                return api
-    words = "\n".join(log_path.read_text(encoding="utf-8", errors="replace").splitlines()[-5:])
-    raise PipelineError(
-        f"Prefect's temporary server does not start: --executor local does without; the end of {log_path}:\n{words}"
+    for _ in range(NUM_TRIES):  # somebody else may take the port meanwhile
+        api = Api(url=f"http://{HOST}:{_free_port()}/api", auth_string=new_auth_string())
+        server, pipe = _started(api, folder)
+        if daemons.wait_until(partial(_is_up, api), server, timeout_s=START_TIMEOUT_S):
+            atexit.register(_end, server, pipe)
+            return api
+        _end(server, pipe)
+    raise InputError(
+        "Prefect's temporary server does not start: --executor local does without; the end of "
+        f"{server.log_path}:\n{server.last_words()}"
     )
 
 
-@contextmanager
-def _own_database(folder: Path) -> Iterator[tuple[Path, int]]:
-    """Yield a database that no other server uses, and the descriptor of its lock, which the server inherits.
+def _started(api: Api, folder: Path) -> tuple[Daemon, int]:
+    """Start a server with a database that no other one uses; return it, and the pipe that it lives by.
 
-    It stays for the next temporary server, since making a new one takes Prefect longer than all else that it starts.
+    The database stays for the next temporary server, since making a new one takes Prefect longer than all else that it
+    starts.
     """
+    command = [sys.executable, "-m", "flows.orchestration.temporary_server", api.port]
     for number in count(1):
-        with (folder / f"temporary-{number}.lock").open("a", encoding="ascii") as lock:
-            if try_lock(lock.fileno()):
-                yield folder / f"temporary-{number}.db", lock.fileno()
-                return
+        server = Daemon(name=f"temporary-{number}", folder=folder)
+        environment = server_environment(api, folder / f"{server.name}.db")
+        read, pipe = os.pipe()
+        try:
+            daemons.start(server, command, environment=environment, working_dir=Path.cwd(), stdin=read)
+        except BusyError:
+            os.close(pipe)
+            continue
+        finally:
+            os.close(read)
+        return server, pipe
+    raise AssertionError  # `count` has no end
 
 
-def _starts(api: Api, database: Path, lock: int, log_path: Path) -> bool:
-    """Start a server; False if it ended by itself, as where somebody else took the port meanwhile."""
-    with log_path.open("wb") as log:
-        process = subprocess.Popen(
-            [
-                sys.executable,
-                "-P",
-                "-m",
-                "flows.orchestration.temporary_server",
-                api.port,
-            ],  # -P: whatever lies in this folder
-            env={**os.environ, **server_environment(api, database)},
-            stdin=subprocess.PIPE,
-            stdout=log,
-            stderr=subprocess.STDOUT,
-            pass_fds=(lock,),
-            start_new_session=True,
-        )
-    deadline = time.monotonic() + START_TIMEOUT_S
-    while process.poll() is None and time.monotonic() < deadline:
-        if probe(api) == "answers":
-            atexit.register(_end, process)
-            return True
-        time.sleep(POLL_S)
-    _end(process)
-    return False
+def _is_up(api: Api) -> bool:
+    return probe(api) == "answers"
 
 
 def _free_port() -> int:
@@ -145,14 +116,10 @@ def _free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def _end(process: "subprocess.Popen[bytes]") -> None:
-    if process.stdin is not None:
-        process.stdin.close()
-    try:
-        process.wait(timeout=END_TIMEOUT_S)
-    except subprocess.TimeoutExpired:
-        process.kill()
-        process.wait()
+def _end(server: Daemon, pipe: int) -> None:
+    os.close(pipe)
+    if not daemons.wait_for_end(server, timeout_s=END_TIMEOUT_S):
+        daemons.kill(server)
 
 
 def serve(port: int) -> None:

@@ -1,12 +1,11 @@
 """Translation engines: the one that a recipe needs, and those that the options of a command name."""
 
 import logging
-import os
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from data_catalog.errors import DiskError, InputError, SettingsError
+from data_catalog.errors import InputError, SettingsError
 from data_catalog.language_pack import LanguagePack
 from flows.recipe.language_packs import language_pack, language_packs_of, named_language_packs, target_language_pack
 from flows.recipe.recipe import Overrides, Recipe, override_values
@@ -14,15 +13,13 @@ from flows.recipe.settings import read
 from translation.config import TranslateConfig
 from translation.engine import Translator
 from translation.engines.plugins import find_announcement
-from translation.memory import TranslationMemory
 from translation.registry import open_translator, reverse
-from translation.remembered import RememberingTranslator
 
 logger = logging.getLogger(__name__)
 
 
 def open_engine(recipe: Recipe, root: Path) -> Translator | None:
-    """The engine that translates the recipe's foreign captions, or None where there are none that it could translate.
+    """Return the engine that translates the recipe's foreign captions; None where it could translate none.
 
     Rows in a third language are rejected with a reason, later, one by one.
 
@@ -30,22 +27,19 @@ def open_engine(recipe: Recipe, root: Path) -> Translator | None:
         SettingsError: there is no such engine.
         InputError: a source is in another language, and no package for it is named or installed.
     """
-    require_engine(recipe)
+    find_announcement(recipe.translate.engine)  # also where it will have nothing to do
     languages = [source.kind.languages(source.config) for source in recipe.sources]
     known = {language for found in languages if found is not None for language in found}
-    if recipe.source_language == recipe.target_language:
+    if recipe.source_language == recipe.target_language or not (recipe.source_language in known or None in languages):
         return None
-    if recipe.source_language in known:
-        return _open(recipe, root)
-    if None not in languages:
+    try:
+        return open_translator(recipe.translate, _route(recipe), cache_dir=root / "packages")
+    except (SettingsError, InputError) as error:
+        if recipe.source_language in known or recipe.translate.package or recipe.translate.engine != "argos":
+            raise
+        # The rows of some source say their language themselves: foreign ones may never come.
+        logger.warning("rows in other languages than %s will be rejected: %s", recipe.target_language, error)
         return None
-    named = recipe.translate.package or recipe.translate.engine != "argos"
-    return _open(recipe, root) if named else _open_if_installed(recipe, root)
-
-
-def require_engine(recipe: Recipe) -> None:
-    """Refuse a name that is no engine's, or that several claim; nothing is opened or imported. Raises SettingsError."""
-    find_announcement(recipe.translate.engine)
 
 
 def open_reverse_engine(recipe: Recipe, root: Path) -> Translator | None:
@@ -61,17 +55,13 @@ def open_reverse_engine(recipe: Recipe, root: Path) -> Translator | None:
 
 
 def open_recipes_engine(recipe: Recipe, root: Path) -> Translator:
-    """The recipe's engine, whatever its sources are in.
+    """Return the recipe's engine, whatever its sources are in.
 
     Raises:
         SettingsError: there is no such engine.
         InputError: it cannot be opened.
     """
-    require_engine(recipe)
-    return _open(recipe, root)
-
-
-def _open(recipe: Recipe, root: Path) -> Translator:
+    find_announcement(recipe.translate.engine)
     return open_translator(recipe.translate, _route(recipe), cache_dir=root / "packages")
 
 
@@ -81,15 +71,6 @@ def _route(recipe: Recipe) -> list[LanguagePack]:
     languages = [recipe.source_language, recipe.translate.pivot]
     passed = [language_pack(language, named) for language in languages if language]
     return [*passed, target_language_pack(recipe, named)]
-
-
-def _open_if_installed(recipe: Recipe, root: Path) -> Translator | None:
-    """For sources whose rows say their language themselves: foreign rows may never come."""
-    try:
-        return _open(recipe, root)
-    except (SettingsError, InputError) as error:
-        logger.warning("rows in other languages than %s will be rejected: %s", recipe.target_language, error)
-        return None
 
 
 def setting_values(overrides: Overrides) -> dict[str, Any]:
@@ -147,40 +128,3 @@ def packs_of(codes: Iterable[str], files: Sequence[str]) -> dict[str, LanguagePa
             "pack's code, or leave it out"
         )
     return {code: language_pack(code, named) for code in passed}
-
-
-def is_paid(engine: Translator) -> bool:
-    """Whether what it translates is lost money if the run stops before it is kept."""
-    return engine.max_chunk_size is not None
-
-
-def remembering(engine: Translator, memory: Path | None) -> Translator:
-    """The engine, asked only for what the folder `memory` does not hold; without one, the engine itself.
-
-    Raises:
-        SettingsError: a paid engine without a memory.
-        DiskError: the folder cannot be written to.
-    """
-    if memory is None and is_paid(engine):
-        name = engine.fingerprint.partition(":")[0]
-        raise SettingsError(
-            f"what {name} translates is paid for, and lost if the run stops: give --memory DIR, which keeps it"
-        )
-    if memory is None:
-        return engine
-    make_folder(memory, "--memory")
-    return RememberingTranslator(engine, TranslationMemory(memory, engine.fingerprint))
-
-
-def make_folder(folder: Path, option: str) -> None:
-    """Make a folder for results before the work that gives them.
-
-    Raises:
-        DiskError: it cannot be made, or not be written to.
-    """
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise DiskError(f"{option} {folder} is no folder and cannot be made one: {error.strerror}") from error
-    if not os.access(folder, os.W_OK | os.X_OK):
-        raise DiskError(f"{option} {folder} is a folder that may not be written to: name another")

@@ -257,21 +257,22 @@ def override_values(overrides: Overrides) -> dict[str, Any]:
     values: dict[str, Any] = {}
     if isinstance(overrides, Mapping):
         for place, value in overrides.items():
-            *tables, name = place.split(".")
-            for table in reversed([*tables, name]):
-                value = {table: value}
-            _merge(values, value, ())
+            _merge(values, _nested(place.split("."), value), ())
         return values
     for override in overrides:
         place, equals, text = override.partition("=")
         *tables, name = _KEYS.findall(place.strip()) or [""]
         if not equals or not name.strip('"') or _KEYS.sub("", place.strip()).strip("."):
             raise SettingsError(f"--set takes section.key=value, got {override!r}")
-        value = _toml_value(text)
-        for table in reversed([*tables, name]):
-            value = {table.strip('"'): value}
-        _merge(values, value, ())
+        _merge(values, _nested([key.strip('"') for key in (*tables, name)], _toml_value(text)), ())
     return values
+
+
+def _nested(place: Sequence[str], value: Any) -> dict[str, Any]:
+    for name in reversed(place):
+        value = {name: value}
+    nested: dict[str, Any] = value
+    return nested
 
 
 def _merge(values: dict[str, Any], others: Mapping[str, Any], path: tuple[str, ...]) -> None:

@@ -14,6 +14,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from cleaning.checks.definition import Section
 from data_catalog.errors import SettingsError
+from data_catalog.settings import require_bounds
 
 T = TypeVar("T")
 
@@ -28,6 +29,7 @@ OLD_KEYS: Mapping[str, str] = {
     "fetch.respect_robots_txt": _CONSENT.format('["robots.txt"]'),
 }
 _MOST_KEYS = 12  # of a table that an error lists
+_BOUNDS = {"greater_than", "greater_than_equal", "less_than", "less_than_equal"}
 _WANTED = {
     "string_type": "a text",
     "path_type": "a path",
@@ -163,7 +165,7 @@ def _in_shape(kind: Any, value: Any) -> Any:
 def _plain(path: str, value: object) -> str:
     """Return a path of Python's as a text; what else JSON has no type for, such as a date of TOML, is no setting."""
     if isinstance(value, os.PathLike):
-        return os.fspath(value)
+        return str(os.fspath(value))
     raise SettingsError(f"{path} holds {value!r}, which no setting is: write it as a text, in quotes")
 
 
@@ -178,6 +180,12 @@ def _sentence(error: ValidationError, kind: Any, path: str) -> SettingsError:
         return SettingsError(f"{place} is missing: the recipe, or --set {place}=..., must give it")
     if first["type"] == "unexpected_keyword_argument":
         return SettingsError(f"unknown key {place}")
+    if first["type"] in _BOUNDS:
+        field = section_fields(kind)[str(first["loc"][-1])]
+        try:
+            require_bounds(first["input"], field.metadata, place)
+        except SettingsError as out_of_bounds:
+            return out_of_bounds
     wanted = _WANTED.get(first["type"])
     said = f"must be {wanted}" if wanted else f"is wrong ({first['msg']})"
     return SettingsError(f"{place} {said}, got {first['input']!r}")

@@ -1,7 +1,6 @@
 """The tables of a recipe that name upstream files: `[sources.NAME]` and `[test_sets.NAME]`, each of its kind."""
 
-import dataclasses
-from collections.abc import Iterator, Mapping, Set
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +14,7 @@ from data_catalog.sources.limit import RowLimit
 from data_catalog.sources.origins import HUMAN, MACHINE
 from data_catalog.sources.registry import SOURCE_KINDS, SourceKind
 from data_catalog.test_sets.registry import TEST_SET_KINDS, TestSetKind
-from flows.recipe.settings import read, read_value
+from flows.recipe.settings import read, read_value, section_fields
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,10 +38,6 @@ class StatedCaptions:
             except SettingsError as error:
                 raise SettingsError(f"captions_in names no language: {error}") from error
 
-
-_RIGHTS, _LIMIT, _STATED = (
-    frozenset(field.name for field in dataclasses.fields(config)) for config in (SourceRights, RowLimit, StatedCaptions)
-)
 
 Kind = TypeVar("Kind", SourceKind, TestSetKind)
 
@@ -131,71 +126,46 @@ def _naming(path: str) -> Iterator[None]:
 
 
 def read_sources(tables: Any, target: str) -> tuple[SourceSettings, ...]:
-    """The sources that are not switched off, in the recipe's order.
+    """Return the sources that are not switched off, in the recipe's order.
 
     Raises:
         SettingsError: there is none, or one is wrong; the text names the setting.
     """
     if not isinstance(tables, Mapping) or not tables:
         raise SettingsError("a recipe needs at least one [sources.NAME] table")
-    said, tables = _split_off(tables, _RIGHTS)
-    rights = {name: read(SourceRights, table, f"sources.{name}") for name, table in said.items()}
-    said, tables = _split_off(tables, _LIMIT)
-    limits = {name: read(RowLimit, table, f"sources.{name}") for name, table in said.items()}
     chosen = [
-        SourceSettings(name=name, kind=SOURCE_KINDS[kind], config=config, rights=rights[name], limit=limits[name])
-        for name, kind, config in _read_tables("sources", tables, SOURCE_KINDS, target)
+        SourceSettings(name=name, kind=kind, config=config, rights=rights, limit=limit)
+        for name, kind, config, (rights, limit) in _read_tables(
+            "sources", tables, SOURCE_KINDS, target, (SourceRights, RowLimit)
+        )
     ]
     if not chosen:
         raise SettingsError("every source of the recipe is switched off by `enabled = false`")
     return tuple(chosen)
 
 
-def _split_off(tables: Mapping[str, Any], keys: Set[str]) -> tuple[dict[str, dict[str, Any]], dict[str, Any]]:
-    """What the tables say under some keys, which tables of any kind may have, and the tables without it."""
-    said, others = {}, {}
-    for name, table in tables.items():
-        said[name] = {key: table[key] for key in keys if key in table} if isinstance(table, Mapping) else {}
-        others[name] = {key: value for key, value in table.items() if key not in keys} if said[name] else table
-    return said, others
-
-
 def read_test_sets(tables: Any, target: str) -> tuple[TestSetSettings, ...]:
-    """The test sets that are not switched off, by name; there may be none.
+    """Return the test sets that are not switched off, by name; there may be none.
 
     Raises:
         SettingsError: one is wrong; the text names the setting.
     """
     if not isinstance(tables, Mapping):
         raise SettingsError(f"test_sets must be tables [test_sets.NAME], got {tables!r}")
-    said, tables = _split_off(tables, _STATED)
-    found = sorted(_read_tables("test_sets", tables, TEST_SET_KINDS, target), key=lambda table: table[0])
-    return tuple(
-        TestSetSettings(
-            name=name,
-            kind=TEST_SET_KINDS[kind],
-            config=config,
-            captions=_stated(said[name], config, f"test_sets.{name}"),
-        )
-        for name, kind, config in found
-    )
-
-
-def _stated(said: dict[str, Any], config: Any, path: str) -> StatedCaptions:
-    stated = read(StatedCaptions, said, path)
-    if stated.captions_in is not None and hasattr(config, "languages"):
-        raise SettingsError(
-            f"{path}.captions_in: the files tell the languages of captions, and languages which are read"
-        )
-    return stated
+    found = []
+    for name, kind, config, (stated,) in _read_tables("test_sets", tables, TEST_SET_KINDS, target, (StatedCaptions,)):
+        if stated.captions_in is not None and hasattr(config, "languages"):
+            raise SettingsError(
+                f"test_sets.{name}.captions_in: the files tell the languages of captions, and languages which are read"
+            )
+        found.append(TestSetSettings(name=name, kind=kind, config=config, captions=stated))
+    return tuple(sorted(found, key=lambda test_set: test_set.name))
 
 
 def _read_tables(
-    section: str, tables: Mapping[str, Any], kinds: Mapping[str, Any], target: str
-) -> list[tuple[str, str, Any]]:
-    """Name, kind and config of each table that is not switched off."""
-    found = []
-    elsewhere = {SourceSettings.SECTION: _RIGHTS | _LIMIT, TestSetSettings.SECTION: _STATED}[section]
+    section: str, tables: Mapping[str, Any], kinds: Mapping[str, Kind], target: str, stated_types: tuple[type, ...]
+) -> Iterator[tuple[str, Kind, Any, tuple[Any, ...]]]:
+    """Yield name, kind, config, and what tables of any kind may state, of each table that is not switched off."""
     for name, table in tables.items():
         path = f"{section}.{name}"
         if not isinstance(table, Mapping):
@@ -203,17 +173,17 @@ def _read_tables(
         if not name.replace("_", "").isalnum():
             raise SettingsError(f"{path}: a name must be letters, digits and _ (it is part of ids)")
         settings = dict(table)
+        may_state = [key for stated_type in stated_types for key in section_fields(stated_type)]
+        stated: tuple[Any, ...] = tuple(
+            read(each, {key: settings.pop(key) for key in section_fields(each) if key in settings}, path)
+            for each in stated_types
+        )
         kind = settings.pop("kind", name)
         if not read_value(bool, settings.pop("enabled", True), f"{path}.enabled"):
             continue
         if not isinstance(kind, str) or kind not in kinds:
             raise SettingsError(f"{path}.kind is {kind!r}: kinds are {', '.join(sorted(kinds))}")
-        found.append((name, kind, _config(kinds[kind].config_type, settings, target, path, elsewhere)))
-    return found
-
-
-def _config(config_type: type, settings: dict[str, Any], target: str, path: str, elsewhere: Set[str]) -> Any:
-    names = {field.name for field in dataclasses.fields(config_type)}
-    if "languages" in names:
-        settings.setdefault("languages", [target])
-    return read(config_type, settings, path, elsewhere=elsewhere)
+        config_type = kinds[kind].config_type
+        if "languages" in section_fields(config_type):
+            settings.setdefault("languages", [target])
+        yield name, kinds[kind], read(config_type, settings, path, elsewhere=may_state), stated

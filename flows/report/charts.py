@@ -1,33 +1,70 @@
 """The charts of the page: how many captions come through, and how long, sure and large what came is."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from data_catalog.charts import COLOURS, SERIES, SIZE, chart_label, svg_chart
+from flows.report.questions import Rows
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
+    Floats = np.ndarray[Any, np.dtype[np.float64]]
+
 # Share of captions beyond which the tail of a distribution is drawn as one last bar.
 _TAIL = 0.995
 _MAX_BARS = 60
+_MAX_SERIES = len(SERIES)
+# Points between the rows of the stream over which it narrows.
+_STEPS_OF_CURVE = 24
+_ASPECTS = {0.25: "1:4", 0.5: "1:2", 2 / 3: "2:3", 1.0: "1:1", 1.5: "3:2", 2.0: "2:1", 4.0: "4:1"}
+_KIBIBYTES = {2.0**power: f"{2.0 ** (power - 10):,g}" for power in range(4, 28)}
 
 
-def length_chart(name: str, series: Mapping[str, Mapping[int, int]], *, unit: str) -> str:
-    """Distributions of lengths over each other.
+def charts_of(contents: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """Yield the charts of what `gather` found, by name; those that have nothing to show are left out."""
+    if contents["num_read"]:
+        yield "stream", _stream_chart(contents["steps"], contents["funnel"])
+        yield "losses", _losses_chart(contents["funnel"])
+    for unit in ("characters", "words"):
+        rows = [row for row in contents["lengths"] if row["unit"] == unit]
+        if rows:
+            yield unit, _length_chart(unit, rows)
+    if contents["per_image"]:
+        yield "per_image", _per_image_chart(contents["per_image"])
+    if contents["scores"]:
+        yield "scores", _score_chart(**contents["scores"])
+    if contents["sizes"]:
+        yield "sizes", _size_chart(contents["sizes"])
+        aspects: Counter[int] = Counter()
+        for row in contents["sizes"]:
+            aspects[row["aspect"]] += row["num_images"]
+        yield "aspects", _octave_chart("Images by aspect ratio", aspects, 8, _ASPECTS, "width : height")
+    if contents["file_sizes"]:
+        sizes = {row["octave"]: row["num_images"] for row in contents["file_sizes"]}
+        yield "file_sizes", _octave_chart("Images by size of their files", sizes, 4, _KIBIBYTES, "kibibytes")
+
+
+def _length_chart(unit: str, rows: Rows) -> str:
+    """Draw distributions of lengths over each other.
 
     Args:
-        name: what is shown.
-        series: by label, number of captions by length; one at least, none empty.
         unit: of the lengths.
+        rows: `what`, `length` and `num_captions`, at least one.
     """
+    series: dict[str, dict[int, int]] = {}
+    for row in rows:
+        series.setdefault(row["what"], {})[row["length"]] = row["num_captions"]
     last = max(_tail(counts) for counts in series.values())
     width = max(1, math.ceil((last + 1) / _MAX_BARS))
     edges = [edge - 0.5 for edge in range(0, last + 2 * width, width)]
     last_bar = (len(edges) - 2) * width
-    has_tail = any(value >= last_bar + width for counts in series.values() for value in counts)
+    has_tail = any(row["length"] >= last_bar + width for row in rows)
 
     from matplotlib.ticker import MaxNLocator
 
@@ -45,11 +82,12 @@ def length_chart(name: str, series: Mapping[str, Mapping[int, int]], *, unit: st
         if len(series) > 1:
             figure.legend(loc="outside upper left", ncols=2, frameon=False)
 
-    return svg_chart(name, draw)
+    return svg_chart(f"Lengths of captions in {unit}", draw)
 
 
-def bars_chart(name: str, counts: Mapping[int, int], *, labels: tuple[str, str]) -> str:
-    """A bar for each whole number, such as captions of an image; the last one stands for all above as well."""
+def _per_image_chart(rows: Rows) -> str:
+    """Draw a bar for each number of captions of an image; the last one stands for all above as well."""
+    counts = {row["num_captions"]: row["num_images"] for row in rows}
     last = min(_tail(counts), min(counts) + 20)
     bars = {value: count for value, count in counts.items() if value < last}
     bars[last] = sum(count for value, count in counts.items() if value >= last)
@@ -61,14 +99,14 @@ def bars_chart(name: str, counts: Mapping[int, int], *, labels: tuple[str, str])
         ticks = list(bars) if len(bars) <= 12 else list(bars)[:: math.ceil(len(bars) / 12)]
         axes.set_xticks(ticks, [f"{tick}+" if has_tail and tick == last else str(tick) for tick in ticks])
         axes.grid(visible=False, axis="x")
-        axes.set_xlabel(labels[0])
-        _counts(axes, labels[1])
+        axes.set_xlabel("captions of an image")
+        _counts(axes, "images")
 
-    return svg_chart(name, draw)
+    return svg_chart("Captions of an image", draw)
 
 
-def score_chart(counts: Mapping[str, Mapping[int, int]], *, low: float, width: float) -> str:
-    """How sure engines were of their translations.
+def _score_chart(counts: Mapping[str, Mapping[int, int]], low: float, width: float) -> str:
+    """Draw how sure engines were of their translations.
 
     Args:
         counts: by engine, number of captions by bin; one engine at least, none empty.
@@ -89,36 +127,27 @@ def score_chart(counts: Mapping[str, Mapping[int, int]], *, low: float, width: f
     return svg_chart("Captions by translation score", draw)
 
 
-def size_chart(points: Sequence[tuple[float, float, int]]) -> str:
-    """Widths and heights of images as they came: larger dots are more images.
-
-    Args:
-        points: width and height in pixels, number of images; one at least.
-    """
-    widths, heights, counts = zip(*points, strict=True)
-    most = max(counts)
+def _size_chart(rows: Rows) -> str:
+    """Draw widths and heights of images as they came: larger dots are more images."""
+    most = max(row["num_images"] for row in rows)
 
     def draw(figure: "Figure") -> None:
         axes = figure.subplots()
-        areas = [4 + 120 * count / most for count in counts]
+        areas = [4 + 120 * row["num_images"] / most for row in rows]
+        widths, heights = ([row[side] for row in rows] for side in ("width", "height"))
         axes.scatter(widths, heights, s=areas, color=COLOURS["first"], alpha=0.55, linewidths=0)
-        for axis, values in ((axes.xaxis, widths), (axes.yaxis, heights)):
-            _octaves(axes, axis, min(values), max(values))
+        for axis, values, scale in ((axes.xaxis, widths, axes.set_xscale), (axes.yaxis, heights, axes.set_yscale)):
+            if max(values) >= 3 * min(values):
+                scale("log", base=2)
+                axis.set_major_formatter("{x:,g}")
         axes.set_xlabel("width in pixels")
         axes.set_ylabel("height in pixels")
 
     return svg_chart("Widths and heights of images as they came", draw)
 
 
-def octave_chart(
-    name: str,
-    counts: Mapping[int, int],
-    *,
-    per_octave: int,
-    labels: Mapping[float, str],
-    axis: str,
-) -> str:
-    """A histogram over a logarithmic axis.
+def _octave_chart(name: str, counts: Mapping[int, int], per_octave: int, labels: Mapping[float, str], axis: str) -> str:
+    """Draw a histogram of images over a logarithmic axis.
 
     Args:
         name: what is shown.
@@ -165,17 +194,8 @@ def _short(value: float) -> str:
     return f"{value:,g}"
 
 
-def _octaves(axes: "Axes", axis: Any, low: float, high: float) -> None:
-    """A logarithmic axis, where sizes differ that much, with marks that people use."""
-    if high < 3 * low:
-        return
-    scale = axes.set_xscale if axis is axes.xaxis else axes.set_yscale
-    scale("log", base=2)
-    axis.set_major_formatter("{x:,g}")
-
-
 def _tail(counts: Mapping[int, int]) -> int:
-    """The value up to which nearly all are."""
+    """Return the value up to which nearly all are."""
     most, total = _TAIL * sum(counts.values()), 0
     for value in sorted(counts):
         total += counts[value]
@@ -184,35 +204,30 @@ def _tail(counts: Mapping[int, int]) -> int:
     return max(counts)
 
 
-MAX_SERIES = len(SERIES)
-# Points between the rows of the stream over which it narrows.
-_STEPS_OF_CURVE = 24
-
-
-def stream_chart(steps: Sequence[str], kept: Mapping[str, Sequence[int]]) -> str:
-    """Captions of each source after each step, as a stream from the top down that narrows where they are dropped.
+def _stream_chart(steps: Sequence[str], funnel: Mapping[str, Rows]) -> str:
+    """Draw captions of each source as a stream from the top down that narrows where steps drop them.
 
     Args:
         steps: names, in order.
-        kept: by source, rows read and then rows that each step kept: one number more than there are steps.
+        funnel: by source, its rows of these steps.
     """
+    kept = {source: [rows[0]["read"], *(row["kept"] for row in rows)] for source, rows in funnel.items()}
     series = {source: [*values, values[-1]] for source, values in _few_series(kept).items()}
     rows_of = ["read", *steps, "kept"]
+    places = np.arange((len(rows_of) - 1) * _STEPS_OF_CURVE + 1) / _STEPS_OF_CURVE
 
     def draw(figure: "Figure") -> None:
         axes = figure.subplots()
         _bare(axes)
-        totals = [sum(values) for values in zip(*series.values(), strict=True)]
-        left = [-total / 2 for total in totals]
+        totals = np.sum(list(series.values()), axis=0)
+        left = -totals / 2
         for number, (source, values) in enumerate(series.items()):
-            right = [start + value for start, value in zip(left, values, strict=True)]
-            rows, smooth_left, smooth_right = _smooth(left, right)
-            colour = COLOURS[SERIES[number % MAX_SERIES]]
+            right = left + values
             axes.fill_betweenx(
-                rows,
-                smooth_left,
-                smooth_right,
-                facecolor=colour,
+                places,
+                _smooth(left, places),
+                _smooth(right, places),
+                facecolor=COLOURS[SERIES[number % _MAX_SERIES]],
                 edgecolor=COLOURS["card"],
                 linewidth=1.5,
                 label=chart_label(source),
@@ -228,14 +243,14 @@ def stream_chart(steps: Sequence[str], kept: Mapping[str, Sequence[int]]) -> str
     return svg_chart("Captions of each source after each step", draw, size=(SIZE[0], 4.6))
 
 
-def losses_chart(dropped: Mapping[str, Mapping[str, int]], kept: Mapping[str, int]) -> str:
-    """Draw how many of a hundred captions of each source are kept, and which steps lose the others.
-
-    Args:
-        dropped: rows by source and step, in the order of the steps.
-        kept: rows by source.
-    """
-    sources = list(kept)[:MAX_SERIES]
+def _losses_chart(funnel: Mapping[str, Rows]) -> str:
+    """Draw how many of a hundred captions of each source are kept, and which steps lose the others."""
+    sources = list(funnel)[:_MAX_SERIES]
+    steps = zip(*(funnel[source] for source in sources), strict=True)
+    lost = {rows[0]["step"]: [row["dropped"] for row in rows] for rows in steps}
+    parts: dict[str, Sequence[int]] = {"kept": [funnel[source][-1]["kept"] for source in sources]}
+    parts |= _few_series({step: values for step, values in lost.items() if any(values)}, _MAX_SERIES - 1)
+    totals = [max(1, sum(values)) for values in zip(*parts.values(), strict=True)]
 
     def draw(figure: "Figure") -> None:
         axes = figure.subplots()
@@ -244,11 +259,6 @@ def losses_chart(dropped: Mapping[str, Mapping[str, int]], kept: Mapping[str, in
         axes.set_xticks(range(0, 101, 25))
         axes.xaxis.set_major_formatter("{x:g}%")
         left = [0.0] * len(sources)
-        lost = {step: [dropped[source][step] for source in sources] for step in dropped[sources[0]]}
-        lost = {step: values for step, values in lost.items() if any(values)}
-        parts: dict[str, Sequence[int]] = {"kept": [kept[source] for source in sources]}
-        parts |= _few_series(lost, MAX_SERIES - 1)
-        totals = [max(1, sum(values)) for values in zip(*parts.values(), strict=True)]
         for (label, values), colour in zip(parts.items(), SERIES, strict=False):
             widths = [100 * value / total for value, total in zip(values, totals, strict=True)]
             axes.barh(range(len(sources)), widths, left=left, height=0.62, color=COLOURS[colour], label=label)
@@ -258,10 +268,11 @@ def losses_chart(dropped: Mapping[str, Mapping[str, int]], kept: Mapping[str, in
         axes.set_xlim(0, 100)
         figure.legend(loc="outside upper left", ncols=3, frameon=False, handlelength=1)
 
-    return svg_chart("Share of each source's captions kept and lost, by step", draw, size=(SIZE[0], _height(sources)))
+    height = 1.1 + 0.42 * max(2, len(sources))
+    return svg_chart("Share of each source's captions kept and lost, by step", draw, size=(SIZE[0], height))
 
 
-def _few_series(series: Mapping[str, Sequence[int]], most: int = MAX_SERIES) -> dict[str, Sequence[int]]:
+def _few_series(series: Mapping[str, Sequence[int]], most: int = _MAX_SERIES) -> dict[str, Sequence[int]]:
     """Return no more series than there are colours: the largest, and one for the others together."""
     if len(series) <= most:
         return dict(series)
@@ -271,18 +282,12 @@ def _few_series(series: Mapping[str, Sequence[int]], most: int = MAX_SERIES) -> 
     return {**few, f"{len(rest)} others": [sum(values) for values in zip(*rest, strict=True)]}
 
 
-def _smooth(left: Sequence[float], right: Sequence[float]) -> tuple[list[float], list[float], list[float]]:
-    """The edges of a band at the whole numbers, and between them along a curve that is level at both ends."""
-    rows: list[float] = []
-    edges: tuple[list[float], list[float]] = ([], [])
-    for row in range(len(left) - 1):
-        for point in range(_STEPS_OF_CURVE):
-            part = point / _STEPS_OF_CURVE
-            eased = part * part * (3 - 2 * part)
-            rows.append(row + part)
-            for edge, side in zip(edges, (left, right), strict=True):
-                edge.append(side[row] + (side[row + 1] - side[row]) * eased)
-    return [*rows, float(len(left) - 1)], [*edges[0], left[-1]], [*edges[1], right[-1]]
+def _smooth(edge: "Floats", places: "Floats") -> "Floats":
+    """Return an edge, known at the whole numbers, along a curve that is level at each of them."""
+    before = np.minimum(places.astype(np.int64), len(edge) - 2)
+    part = places - before
+    found: Floats = edge[before] + (edge[before + 1] - edge[before]) * part * part * (3 - 2 * part)
+    return found
 
 
 def _bare(axes: "Axes") -> None:
@@ -291,7 +296,3 @@ def _bare(axes: "Axes") -> None:
     axes.tick_params(axis="y", length=0)
     for side in ("left", "bottom"):
         axes.spines[side].set_visible(False)
-
-
-def _height(rows: Sequence[object]) -> float:
-    return 1.1 + 0.42 * max(2, len(rows))

@@ -1,168 +1,202 @@
-"""Everything that the page of a snapshot shows, gathered from its files, its manifest and the run log."""
+"""What the page of a snapshot says, section by section: rows from its files, as the templates take them."""
 
 import json
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import chain, zip_longest
+from operator import itemgetter
 from typing import Any
 
-from data_catalog.ablations import AblationTable, ablations_of
-from data_catalog.fetch.diagnosis import Diagnosis
+import pyarrow as pa
+
+from data_catalog.ablations import ablations_of
+from data_catalog.fetch.diagnosis import diagnose
+from data_catalog.plain_text import decided_text
 from data_catalog.schema import NATIVE
-from data_catalog.sources.origins import ORIGINS
+from data_catalog.sources.origins import HAS_ORIGINAL, ORIGINS
 from data_catalog.storage.manifest import MARKED, SPLITS, Snapshot
-from flows.report import captions, images
-from flows.report.questions import Questions
+from flows.report.pictures import gallery, twins
+from flows.report.questions import Ask, Rows, questions
 
-Rows = list[dict[str, Any]]
+# Samples and scores are shown of the engines of most captions.
+_MAX_ENGINES = 4
+# Samples of translations are drawn from this many equal parts of an engine's captions, worst scores to best.
+_SCORE_PARTS = 5
+_SCORE_BINS = 40
+_LEAST_BIN = 0.0001
+_LONGEST = 2000  # words or characters: longer captions count as so long
+
+# Captions by what upstream says; by what the language finder says of them as they came, and in the target language.
+LANGUAGES = """
+    SELECT source_lang AS language, count(*) AS num_captions, count(*) FILTER (outcome = 'kept') AS num_kept,
+           count(*) FILTER (drop_reason = 'wrong_language') AS num_wrong
+    FROM captions GROUP BY ALL ORDER BY num_captions DESC, language
+"""
+
+FOUND_LANGUAGES = f"""
+    SELECT side, said, found, count(*) AS num_captions, count(*) FILTER (outcome = 'kept') AS num_kept
+    FROM (
+        SELECT 'upstream' AS side, source_lang AS said, detected_source_lang AS found, outcome FROM captions
+        UNION ALL
+        SELECT 'translated', target_lang, detected_lang, outcome FROM captions WHERE {HAS_ORIGINAL}
+    ) WHERE found <> '' GROUP BY ALL ORDER BY side DESC, num_captions DESC, said, found
+"""
+
+# Of kept captions, of which translated ones are two things. Cleaning leaves one blank between words, so blanks count
+# words.
+LENGTHS = f"""
+    WITH texts AS (
+        SELECT 0 AS place, 'before translation' AS what, clean_caption AS text
+        FROM captions WHERE outcome = 'kept' AND {HAS_ORIGINAL}
+        UNION ALL
+        SELECT if({HAS_ORIGINAL}, 1, 2), if({HAS_ORIGINAL}, 'translated', 'as upstream has them'), caption
+        FROM captions WHERE outcome = 'kept'
+    )
+    SELECT unit, place, what, least($longest, length) AS length, count(*) AS num_captions
+    FROM (
+        SELECT 'characters' AS unit, place, what, length(text) AS length FROM texts
+        UNION ALL
+        SELECT 'words', place, what, length(text) - length(replace(text, ' ', '')) + 1 FROM texts
+    ) WHERE length IS NOT NULL GROUP BY ALL ORDER BY ALL
+"""
+
+REASONS = """
+    SELECT step, drop_reason, source, count(*) AS dropped, min_by(
+        {{caption_id: caption_id, source: source, source_caption: source_caption, source_lang: source_lang,
+          caption: caption, target_lang: target_lang, detail: detail, place: coalesce(url, path), file: upstream_file,
+          line: upstream_line}},
+        md5_number_lower(caption_id), {num_examples}
+    ) AS examples
+    FROM captions WHERE outcome = 'rejected' GROUP BY ALL ORDER BY dropped DESC, source
+"""
+
+ENGINES = f"""
+    SELECT translator, origin, source_lang, target_lang, {HAS_ORIGINAL} AS has_original, count(*) AS num_captions,
+           count(*) FILTER (outcome = 'kept') AS num_kept, avg(translation_score) AS mean_score,
+           quantile_cont(translation_score, {[part / _SCORE_PARTS for part in range(1, _SCORE_PARTS)]})
+               FILTER (outcome = 'kept') AS cuts,
+           quantile_cont(translation_score, [0.005, 0.995]) AS ends,
+           count(*) FILTER (translation_truncated) AS num_truncated,
+           count(*) FILTER (translation_repetitive) AS num_repetitive,
+           count(*) FILTER (len(numbers_lost) > 0 OR len(numbers_invented) > 0) AS num_numbers,
+           avg(length_ratio) AS mean_length_ratio, avg(round_trip_chrf) AS mean_round_trip_chrf
+    FROM captions WHERE caption IS NOT NULL GROUP BY ALL
+    ORDER BY num_captions DESC, translator, origin, source_lang, target_lang
+"""
+
+SCORES = """
+    SELECT greatest(0, least($last, floor((translation_score - $low) / $width)))::INTEGER AS bin,
+           count(*) AS num_captions
+    FROM captions WHERE translator = $translator AND translation_score IS NOT NULL GROUP BY ALL ORDER BY bin
+"""
+
+# With what is noteworthy of a translation that was kept all the same.
+TRANSLATIONS = """
+    SELECT unnest(example)
+    FROM (
+        SELECT unnest(min_by(
+            {{caption_id: caption_id, source_caption: clean_caption, source_lang: source_lang, caption: caption,
+              target_lang: target_lang, score: translation_score, flags: [
+                  if(translation_truncated, 'truncated', NULL), if(translation_repetitive, 'repetitive', NULL),
+                  'numbers lost: ' || nullif(array_to_string(numbers_lost, ', '), ''),
+                  'numbers invented: ' || nullif(array_to_string(numbers_invented, ', '), ''),
+                  if(detected_lang <> target_lang, 'looks like ' || nullif(detected_lang, ''), NULL)]}},
+            md5_number_lower(caption_id), {num_examples}
+        )) AS example
+        FROM captions
+        WHERE outcome = 'kept' AND translator IS NOT DISTINCT FROM $translator AND origin IS NOT DISTINCT FROM $origin
+              AND source_lang IS NOT DISTINCT FROM $source_lang
+        GROUP BY CASE WHEN translation_score IS NOT NULL
+                      THEN len(list_filter($cuts::DOUBLE[], lambda cut: translation_score > cut)) END
+    ) ORDER BY example.score NULLS LAST, example.caption_id
+"""
+
+PUBLISHED = """
+    SELECT source, split, count(*) AS num_images, sum(len(captions))::BIGINT AS num_captions
+    FROM pairs GROUP BY ALL ORDER BY ALL
+"""
+
+LICENCES = """
+    SELECT source, license, count(*) AS num_images, count(attribution) AS num_attributed,
+           count(page_url) AS num_with_page
+    FROM pairs GROUP BY ALL ORDER BY source, num_images DESC, license
+"""
+
+PER_IMAGE = "SELECT len(captions) AS num_captions, count(*) AS num_images FROM pairs GROUP BY ALL ORDER BY ALL"
+
+# Sizes as the images came are in eighths of an octave: a cloud of few points, however many the images are.
+SIZES = """
+    SELECT octaves.width - octaves.height AS aspect, avg(original_width) AS width, avg(original_height) AS height,
+           count(*) AS num_images
+    FROM (
+        SELECT original_width, original_height, {'width': round(8 * log2(original_width))::INTEGER,
+               'height': round(8 * log2(original_height))::INTEGER} AS octaves
+        FROM pairs WHERE least(original_width, original_height) > 0
+    ) GROUP BY octaves ORDER BY octaves
+"""
+
+# As they came, 5 %, 50 % and 95 % of the images are no larger; the shortest and longest side as they are published.
+SIDES = """
+    SELECT quantile_disc(original_width, [0.05, 0.5, 0.95]) AS widths,
+           quantile_disc(original_height, [0.05, 0.5, 0.95]) AS heights,
+           min(least(width, height)) AS shortest, max(greatest(width, height)) AS longest
+    FROM pairs
+"""
+
+# In quarters of an octave.
+BYTES = """
+    SELECT round(4 * log2(num_bytes))::INTEGER AS octave, count(*) AS num_images
+    FROM image_outcomes WHERE drop_reason IS NULL AND num_bytes > 0 GROUP BY ALL ORDER BY octave
+"""
+
+FORMATS = """
+    SELECT original_format, count(*) AS num_images, sum(num_bytes)::BIGINT AS num_bytes
+    FROM image_outcomes WHERE drop_reason IS NULL GROUP BY ALL ORDER BY num_images DESC, original_format
+"""
+
+DUPLICATES = """
+    SELECT drop_reason, count(*) AS num_captions, count(DISTINCT sample_id) AS num_images
+    FROM captions WHERE step = 'deduplicate' GROUP BY ALL ORDER BY num_images DESC, drop_reason
+"""
+
+MERGED = """
+    SELECT count(*) AS num_captions, count(DISTINCT sample_id) AS num_images FROM captions WHERE merged_into IS NOT NULL
+"""
+
+ASKED = """
+    SELECT lower(regexp_extract(url, '^[a-zA-Z]+://([^/?#]+)', 1)) AS host, drop_reason, count(*) AS num_images
+    FROM image_outcomes WHERE url IS NOT NULL GROUP BY ALL ORDER BY num_images DESC, host, drop_reason
+"""
+
+_ASKED_COLUMNS = pa.schema({"host": pa.string(), "drop_reason": pa.string(), "num_images": pa.int64()})
+
+HOSTS = f"""
+    SELECT host AS name, sum(num_images)::BIGINT AS num_asked,
+           coalesce(sum(num_images) FILTER (drop_reason IS NULL), 0)::BIGINT AS num_came,
+           list({{'reason': drop_reason, 'num_images': num_images}} ORDER BY num_images DESC, drop_reason)
+               FILTER (drop_reason IS NOT NULL) AS reasons
+    FROM ({ASKED}) GROUP BY host ORDER BY num_asked DESC, name
+"""
+
+LOST = """
+    SELECT step, drop_reason, url IS NOT NULL AS is_remote, count(*) AS num_images
+    FROM image_outcomes WHERE drop_reason IS NOT NULL GROUP BY ALL ORDER BY num_images DESC, drop_reason
+"""
+
+LEAKS = """
+    SELECT test_set, source, reason, outcome, count(DISTINCT sample_id) AS num_images, count(*) AS num_captions
+    FROM (
+        SELECT sample_id, source, split_part(detail, ': ', 1) AS test_set, drop_reason AS reason, 'dropped' AS outcome
+        FROM captions WHERE drop_reason IN ('test_image', 'test_caption', 'test_pixels')
+        UNION ALL
+        SELECT sample_id, source, split_part(substr(mark, instr(mark, ' ') + 1), ': ', 1), split_part(mark, ' ', 1),
+               'marked'
+        FROM (SELECT sample_id, source, unnest(leaks) AS mark FROM captions)
+    ) GROUP BY ALL ORDER BY ALL
+"""
 
 
-def settings(manifest: Mapping[str, Any]) -> dict[str, dict[str, str]]:
-    """What was asked for: by section, names and values as a recipe has them."""
-    sections: dict[str, dict[str, str]] = {}
-    for section, values in sorted(manifest["settings"].items()):
-        if isinstance(values, Mapping):
-            sections[section] = dict(_flat(values))
-        else:
-            sections.setdefault("", {})[section] = _value(values)
-    return {name: values for name, values in sorted(sections.items()) if values}
-
-
-def _flat(values: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:
-    found: list[tuple[str, str]] = []
-    for name, value in sorted(values.items()):
-        if isinstance(value, Mapping):
-            found += _flat(value, f"{prefix}{name}.")
-        else:
-            found.append((f"{prefix}{name}", _value(value)))
-    return found
-
-
-def _value(value: Any) -> str:
-    return json.dumps(value, ensure_ascii=False)
-
-
-def files(snapshot: Snapshot) -> Rows:
-    """Number, rows and bytes of a snapshot's files by what they hold; pairs by split."""
-    counts: dict[str, Counter[str]] = {}
-    documents = {"documents": snapshot.manifest.get("documents", [])}
-    for kind, entries in [*sorted(snapshot.manifest["files"].items()), *documents.items()]:
-        for entry in entries:
-            name = f"{kind}, {entry['split']}" if "split" in entry else kind
-            counts.setdefault(name, Counter()).update(files=1, rows=entry.get("rows", 0), bytes=entry["bytes"])
-    return [{"what": name, **count} for name, count in counts.items()]
-
-
-def runs_of(snapshot: Snapshot, runs: Sequence[Mapping[str, Any]]) -> Rows:
-    """Lines of the run log that came to this snapshot and did something, the latest first."""
-    mine = [run for run in runs if run.get("snapshot") == snapshot.snapshot and run.get("num_steps")]
-    return [dict(run) for run in reversed(mine)]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Funnel:
-    """Captions by source and step.
-
-    Args:
-        steps: in order, without those that read nothing of any source.
-        read: captions that were selected, by source.
-        kept: captions that each step kept, by source and step.
-        dropped: captions that each step dropped, by source and step.
-    """
-
-    steps: tuple[str, ...]
-    read: Mapping[str, int]
-    kept: Mapping[str, Mapping[str, int]]
-    dropped: Mapping[str, Mapping[str, int]]
-
-    @property
-    def num_read(self) -> int:
-        """Captions of all sources."""
-        return sum(self.read.values())
-
-    @property
-    def published(self) -> dict[str, int]:
-        """Captions that came through, by source."""
-        return {source: by_step[self.steps[-1]] for source, by_step in self.kept.items()}
-
-    @property
-    def num_published(self) -> int:
-        """Captions of all sources that came through."""
-        return sum(self.published.values())
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Contents:
-    """What the page shows, section by section; see the functions that gather each part."""
-
-    snapshot: Snapshot
-    funnel: Funnel
-    counts: images.Counts
-    languages: Rows
-    found_languages: Rows
-    lengths: Mapping[str, Mapping[str, Mapping[int, int]]]
-    dropped: Sequence[captions.DroppedFor]
-    engines: Sequence[captions.Engine]
-    scores: captions.Scores | None
-    file_sizes: Mapping[int, int]
-    formats: Rows
-    gallery: Sequence[images.Picture]
-    diagnosis: Diagnosis
-    hosts: Sequence[images.Host]
-    lost_images: Rows
-    duplicates: Rows
-    merged: Mapping[str, int]
-    twins: Sequence[images.Twins]
-    leaks: Rows
-    settings: Mapping[str, Mapping[str, str]]
-    files: Rows
-    runs: Rows
-    ablations: Sequence[AblationTable] = ()
-
-    @property
-    def split_names(self) -> list[str]:
-        """Splits that have images, in the usual order."""
-        found = {row["split"] for row in self.counts.splits}
-        return [split for split in (*SPLITS, MARKED) if split in found]
-
-    @property
-    def by_source(self) -> dict[str, dict[str, Any]]:
-        """Published images and captions of each source, and images of each of its splits."""
-        found: dict[str, dict[str, Any]] = {}
-        for row in self.counts.splits:
-            one = found.setdefault(row["source"], {"num_images": 0, "num_captions": 0, "splits": {}})
-            one["num_images"] += row["num_images"]
-            one["num_captions"] += row["num_captions"]
-            one["splits"][row["split"]] = row["num_images"]
-        return found
-
-    @property
-    def ours(self) -> list[captions.Engine]:
-        """What was translated while the dataset was built."""
-        engine = self.snapshot.manifest["translator"]
-        return [found for found in self.engines if found.facts["translator"] == engine != NATIVE]
-
-    @property
-    def makers(self) -> dict[str, int]:
-        """How many kept captions upstream had in the dataset's language, by who made them."""
-        found: Counter[str] = Counter()
-        for engine in self.engines:
-            if engine not in self.ours:
-                found[ORIGINS[engine.facts["origin"]]] += engine.facts["num_kept"]
-        return dict(found.most_common())
-
-    @property
-    def num_images(self) -> int:
-        """Published images."""
-        return sum(row["num_images"] for row in self.counts.splits)
-
-    @property
-    def num_bytes(self) -> int:
-        """Bytes of all files of the snapshot that hold rows."""
-        return sum(row["bytes"] for row in self.files)
-
-
-def gather(snapshot: Snapshot, runs: Sequence[Mapping[str, Any]], *, num_examples: int) -> Contents:
+def gather(snapshot: Snapshot, runs: Sequence[Mapping[str, Any]], *, num_examples: int) -> dict[str, Any]:
     """Read a snapshot for its page.
 
     Args:
@@ -170,48 +204,147 @@ def gather(snapshot: Snapshot, runs: Sequence[Mapping[str, Any]], *, num_example
         runs: lines of the dataset's run log.
         num_examples: captions shown for each reason, and translations for each part of an engine's scores.
     """
-    with Questions(snapshot) as ask:
-        funnel = read_funnel(snapshot.manifest)
-        engines = captions.engines(ask, num_examples=num_examples)
-        languages, found_languages = captions.languages(ask)
-        diagnosis, hosts = images.downloads(ask)
-        return Contents(
-            snapshot=snapshot,
-            funnel=funnel,
-            counts=images.counts(ask),
-            languages=languages,
-            found_languages=found_languages,
-            lengths=captions.lengths(ask),
-            dropped=captions.dropped_for(ask, snapshot, num_examples=num_examples),
-            engines=engines,
-            scores=captions.scores(ask, engines),
-            file_sizes={row["value"]: row["num_images"] for row in ask.rows(images.BYTES)},
-            formats=ask.rows(images.FORMATS),
-            gallery=images.gallery(ask),
-            diagnosis=diagnosis,
-            hosts=hosts,
-            lost_images=ask.rows(images.LOST),
-            duplicates=ask.rows(images.DUPLICATES),
-            merged=ask.rows(images.MERGED)[0],
-            twins=images.twins(ask),
-            leaks=ask.rows(images.LEAKS),
-            settings=settings(snapshot.manifest),
-            files=files(snapshot),
-            runs=runs_of(snapshot, runs),
-            ablations=ablations_of(snapshot),
+    with questions(snapshot) as ask:
+        translators = _engines(ask, num_examples)
+        published = ask(PUBLISHED)
+        return {
+            **_funnel(snapshot.manifest),
+            "published": published,
+            "num_images": sum(row["num_images"] for row in published),
+            "split_names": [name for name in (*SPLITS, MARKED) if name in {row["split"] for row in published}],
+            "languages": ask(LANGUAGES),
+            "found_languages": ask(FOUND_LANGUAGES),
+            "lengths": ask(LENGTHS, longest=_LONGEST),
+            "per_image": ask(PER_IMAGE),
+            "reasons": _reasons(ask, snapshot, num_examples),
+            "engines": translators,
+            **_makers(translators, snapshot.manifest["translator"]),
+            "scores": _scores(ask, translators),
+            "sizes": ask(SIZES),
+            "sides": ask(SIDES)[0],
+            "file_sizes": ask(BYTES),
+            "formats": ask(FORMATS),
+            "gallery": gallery(ask),
+            "diagnosis": diagnose(pa.Table.from_pylist(ask(ASKED), _ASKED_COLUMNS)),
+            "hosts": ask(HOSTS),
+            "lost_images": ask(LOST),
+            "duplicates": ask(DUPLICATES),
+            "merged": ask(MERGED)[0],
+            "twins": twins(ask),
+            "leaks": ask(LEAKS),
+            "licences": ask(LICENCES),
+            "settings": dict(_settings(snapshot.manifest["settings"])),
+            "files": _files(snapshot.manifest),
+            # Those that came to this snapshot and did something, the latest first.
+            "runs": [
+                run for run in reversed(runs) if run.get("snapshot") == snapshot.snapshot and run.get("num_steps")
+            ],
+            "ablations": ablations_of(snapshot),
+        }
+
+
+def _funnel(manifest: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the rows of the funnel by source, and of all sources together, in the order of the steps."""
+    funnel: dict[str, Rows] = {source: [] for source in sorted({row["source"] for row in manifest["funnel"]})}
+    total: dict[str, Counter[str]] = {}
+    for row in sorted(manifest["funnel"], key=itemgetter("step_number")):
+        funnel[row["source"]].append(row)
+        counts = {name: row[name] for name in ("read", "kept", "dropped")}
+        total.setdefault(row["step"], Counter()).update(counts)
+    rows = list(total.values())
+    read, kept = (rows[0]["read"], rows[-1]["kept"]) if rows else (0, 0)
+    return {"funnel": funnel, "steps": list(total), "total": rows, "num_read": read, "num_captions": kept}
+
+
+def _reasons(ask: Ask, snapshot: Snapshot, num_examples: int) -> Rows:
+    """Return why rows were dropped, by step in the order of the funnel, most frequent reasons of a step first."""
+    groups: dict[tuple[str, str], Rows] = {}
+    for row in ask(REASONS.format(num_examples=max(1, num_examples))):
+        groups.setdefault((row["step"], row["drop_reason"]), []).append(row)
+    found = []
+    for (step, reason), rows in groups.items():
+        # One of each source in turn, so that no source hides the others.
+        turns = chain.from_iterable(zip_longest(*(row["examples"] for row in rows)))
+        found.append(
+            {
+                "step": step,
+                "reason": reason,
+                "meaning": snapshot.meaning(step, reason),
+                "decided_by": decided_text(snapshot.decided_by(step, reason)),
+                "num_rows": sum(row["dropped"] for row in rows),
+                "by_source": {row["source"]: row["dropped"] for row in rows},
+                "examples": [example for example in turns if example is not None][:num_examples],
+            }
         )
+    place = {step: number for number, step in enumerate(snapshot.steps)}
+    return sorted(found, key=lambda row: (place.get(row["step"], len(place)), -row["num_rows"], row["reason"]))
 
 
-def read_funnel(manifest: Mapping[str, Any]) -> Funnel:
-    """The funnel of a manifest, by source and step."""
-    rows = sorted(manifest["funnel"], key=lambda row: row["step_number"])
-    steps = dict.fromkeys(row["step"] for row in rows)
-    sources = sorted({row["source"] for row in rows})
-    found = {(row["source"], row["step"]): row for row in rows}
-    first = next(iter(steps), "")
-    return Funnel(
-        steps=tuple(steps),
-        read={source: found[source, first]["read"] for source in sources},
-        kept={source: {step: found[source, step]["kept"] for step in steps} for source in sources},
-        dropped={source: {step: found[source, step]["dropped"] for step in steps} for source in sources},
-    )
+def _engines(ask: Ask, num_examples: int) -> Rows:
+    """Return who translated how much, and how surely, with samples; what nobody translated is of `native`."""
+    found = ask(ENGINES)
+    sampled = _first([row for row in found if row["has_original"]])
+    for row in found:
+        asked = {name: row[name] for name in ("translator", "origin", "source_lang")}
+        has_samples = num_examples and row["has_original"] and row["translator"] in sampled
+        sql = TRANSLATIONS.format(num_examples=num_examples)
+        row["samples"] = ask(sql, cuts=row["cuts"] or [], **asked) if has_samples else []
+    return found
+
+
+def _first(engines: Rows) -> list[str]:
+    return list(dict.fromkeys(row["translator"] for row in engines))[:_MAX_ENGINES]
+
+
+def _makers(engines: Rows, engine: str) -> dict[str, Any]:
+    """Return what was translated while the dataset was built, and who made how many of the other kept captions."""
+    ours = [row for row in engines if row["translator"] == engine != NATIVE]
+    makers: Counter[str] = Counter()
+    for row in engines:
+        if row not in ours:
+            makers[ORIGINS[row["origin"]]] += row["num_kept"]
+    return {"ours": ours, "makers": dict(makers.most_common())}
+
+
+def _scores(ask: Ask, engines: Rows) -> dict[str, Any] | None:
+    """Return number of captions by engine and bin of translation scores; None where no engine tells any.
+
+    The first bin begins at `low`, and captions with lower scores, few, are in it as well.
+    """
+    scored = [row for row in engines if row["ends"]]
+    if not scored:
+        return None
+    low, high = min(row["ends"][0] for row in scored), max(row["ends"][1] for row in scored)
+    bins = {"low": low, "width": max((high - low) / _SCORE_BINS, _LEAST_BIN)}
+    counts = {name: ask(SCORES, translator=name, last=_SCORE_BINS - 1, **bins) for name in _first(scored)}
+    return {
+        **bins,
+        "counts": {name: {row["bin"]: row["num_captions"] for row in rows} for name, rows in counts.items()},
+    }
+
+
+def _settings(settings: Mapping[str, Any]) -> Iterator[tuple[str, dict[str, str]]]:
+    """Yield what was asked for: by section, the recipe's own first, names and values as a recipe has them."""
+    sections = {name: values for name, values in settings.items() if isinstance(values, Mapping)}
+    own = {name: value for name, value in settings.items() if name not in sections}
+    for name, values in sorted({**sections, "": own}.items()):
+        if flat := dict(_flat(values)):
+            yield name, flat
+
+
+def _flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
+    for name, value in sorted(values.items()):
+        if isinstance(value, Mapping):
+            yield from _flat(value, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}", json.dumps(value, ensure_ascii=False)
+
+
+def _files(manifest: Mapping[str, Any]) -> Rows:
+    """Return number, rows and bytes of a snapshot's files by what they hold; pairs by split."""
+    counts: dict[str, Counter[str]] = {}
+    for kind, entries in [*sorted(manifest["files"].items()), ("documents", manifest.get("documents", []))]:
+        for entry in entries:
+            name = f"{kind}, {entry['split']}" if "split" in entry else kind
+            counts.setdefault(name, Counter()).update(files=1, rows=entry.get("rows", 0), bytes=entry["bytes"])
+    return [{"what": name, **count} for name, count in counts.items()]

@@ -2,7 +2,8 @@
 
 import functools
 import re
-from collections import Counter
+from collections import defaultdict
+from collections.abc import Mapping
 from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,9 +14,10 @@ from data_catalog.storage.history import runs
 from data_catalog.storage.integrity import recorded
 from data_catalog.storage.manifest import Snapshot, datasets_folder
 from data_catalog.storage.shards import write_bytes
-from flows.report import charts, texts
-from flows.report.captions import listed
-from flows.report.contents import Contents, gather
+from flows.report import texts
+from flows.report.charts import charts_of
+from flows.report.contents import gather
+from flows.report.questions import Rows
 from flows.report.texts import language_name
 
 if TYPE_CHECKING:
@@ -27,16 +29,12 @@ DEFAULT_EXAMPLES = 3  # captions of each reason
 PAGE_VERSION = 3
 _MARK = '<meta name="vernaclip-report" content="{}">'
 _FILTERS = ("text", "caption", "linked", "plain", "number", "percent", "size", "duration", "decimal")
-_CHARTS = (
-    *("stream", "losses", "words", "characters", "per_image", "scores"),
-    *("sizes", "aspects", "file_sizes"),
-)
-_ASPECTS = {0.25: "1:4", 0.5: "1:2", 2 / 3: "2:3", 1.0: "1:1", 1.5: "3:2", 2.0: "2:1", 4.0: "4:1"}
-_KILOBYTES = {2.0**power: f"{2.0 ** (power - 10):,g}" for power in range(4, 28)}
+# Of many languages, licences ... the page lists the most frequent ones.
+_MAX_LISTED = 12
 
 
 def report_path(root: Path, dataset: str) -> Path:
-    """Where the page of a dataset's current snapshot lies."""
+    """Return where the page of a dataset's current snapshot lies."""
     return datasets_folder(root) / dataset / REPORT_FILE
 
 
@@ -55,11 +53,10 @@ def write_report(
         Where the page lies.
 
     Raises:
-        ConfigError: the disk is full.
-        PipelineError: the disk fails.
+        DiskError: the disk is full, or fails.
     """
-    page = page_of(gather(snapshot, list(runs(root, snapshot.dataset)), num_examples=num_examples))
-    content = page.encode(errors="replace")  # a lone surrogate cannot be shown
+    contents = gather(snapshot, list(runs(root, snapshot.dataset)), num_examples=num_examples)
+    content = _page(contents, snapshot).encode(errors="replace")  # a lone surrogate cannot be shown
     if out is not None:
         write_bytes(out, content)
         return out
@@ -78,7 +75,7 @@ def refresh_report(root: Path, snapshot: Snapshot, *, has_run: bool) -> Path:
 
 
 def _is_of(path: Path, snapshot: Snapshot) -> bool:
-    """Whether a page is there and of this snapshot and version."""
+    """Tell whether a page is there and of this snapshot and version."""
     try:
         with path.open("rb") as file:
             return _mark(snapshot).encode() in file.read(2000)
@@ -92,7 +89,7 @@ def _mark(snapshot: Snapshot) -> str:
 
 @functools.cache
 def _environment() -> "Environment":
-    """Templates, which are parsed once in a process."""
+    """Return the templates, which are parsed once in a process."""
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
     environment = Environment(
@@ -107,8 +104,8 @@ def _environment() -> "Environment":
     return environment
 
 
-def page_of(contents: Contents) -> str:
-    """The page as HTML: the same for the same contents."""
+def _page(contents: Mapping[str, Any], snapshot: Snapshot) -> str:
+    """Return the page as HTML: the same for the same contents."""
     from markupsafe import Markup
 
     style = (files("flows.report") / "templates" / "report.css").read_text(encoding="utf-8")
@@ -116,18 +113,16 @@ def page_of(contents: Contents) -> str:
         _environment()
         .get_template("report.html")
         .render(
-            it=contents,
-            funnel=contents.funnel,
-            manifest=contents.snapshot.manifest,
+            **contents,
+            manifest=snapshot.manifest,
             # Ours, not the dataset's: mark, style and charts are markup.
-            mark=Markup(_mark(contents.snapshot)),  # noqa: S704
+            mark=Markup(_mark(snapshot)),  # noqa: S704
             style=Markup(style),  # noqa: S704
-            charts={**dict.fromkeys(_CHARTS), **{name: Markup(chart) for name, chart in _charts(contents).items()}},  # noqa: S704
-            language=language_name(contents.snapshot.manifest["target_lang"]),
+            charts=defaultdict(lambda: None, {name: Markup(chart) for name, chart in charts_of(contents)}),  # noqa: S704
+            language=language_name(snapshot.manifest["target_lang"]),
             language_name=language_name,
-            latest_run=contents.runs[0] if contents.runs else None,
-            meaning_of=contents.snapshot.meaning,
-            listed=listed,
+            meaning_of=snapshot.meaning,
+            listed=_listed,
             anchor=_anchor,
             native=NATIVE,
             origins=ORIGINS,
@@ -135,54 +130,12 @@ def page_of(contents: Contents) -> str:
     )
 
 
-def _charts(contents: Contents) -> dict[str, str]:
-    """The charts by name; those that have nothing to show are left out."""
-    found: dict[str, str] = {}
-    funnel = contents.funnel
-    if funnel.num_read:
-        kept = {
-            source: [funnel.read[source], *(funnel.kept[source][step] for step in funnel.steps)]
-            for source in funnel.read
-        }
-        found["stream"] = charts.stream_chart(funnel.steps, kept)
-        found["losses"] = charts.losses_chart(funnel.dropped, funnel.published)
-    for unit, series in contents.lengths.items():
-        if series:
-            found[unit] = charts.length_chart(f"Lengths of captions in {unit}", series, unit=unit)
-    if contents.counts.per_image:
-        labels = ("captions of an image", "images")
-        found["per_image"] = charts.bars_chart("Captions of an image", contents.counts.per_image, labels=labels)
-    if contents.scores is not None:
-        scores = contents.scores
-        found["scores"] = charts.score_chart(scores.counts, low=scores.low, width=scores.width)
-    return found | _image_charts(contents)
-
-
-def _image_charts(contents: Contents) -> dict[str, str]:
-    found: dict[str, str] = {}
-    sizes = contents.counts.sizes
-    if sizes:
-        points = [(row["mean_width"], row["mean_height"], row["num_images"]) for row in sizes]
-        found["sizes"] = charts.size_chart(points)
-        aspects = _aspects(sizes)
-        found["aspects"] = charts.octave_chart(
-            "Images by aspect ratio", aspects, per_octave=8, labels=_ASPECTS, axis="width : height"
-        )
-    if contents.file_sizes:
-        found["file_sizes"] = charts.octave_chart(
-            "Images by size of their files", contents.file_sizes, per_octave=4, labels=_KILOBYTES, axis="kibibytes"
-        )
-    return found
-
-
-def _aspects(sizes: list[dict[str, Any]]) -> dict[int, int]:
-    """Images by aspect ratio, in eighths of an octave, which are what the sizes are given in."""
-    found: Counter[int] = Counter()
-    for row in sizes:
-        found[row["width"] - row["height"]] += row["num_images"]
-    return found
+def _listed(rows: Rows, *sums: str, limit: int = _MAX_LISTED) -> tuple[Rows, dict[str, int] | None]:
+    """Return the first rows of a table, and the sums of some columns of the others, with their number as `rows`."""
+    rest = {"rows": len(rows) - limit, **{name: sum(row[name] for row in rows[limit:]) for name in sums}}
+    return rows[:limit], rest if len(rows) > limit else None
 
 
 def _anchor(*parts: object) -> str:
-    """A name within the page for a section about something of the dataset."""
+    """Return a name within the page for a section about something of the dataset."""
     return re.sub(r"[^a-z0-9]+", "-", "-".join(map(str, parts)).lower()).strip("-")

@@ -20,12 +20,12 @@ _LANGUAGE = re.compile(r"[A-Za-z]{2,3}(-[A-Za-z0-9]{2,8})*")
 
 
 def text(value: object) -> Markup:
-    """A text as an isolated element, cut if it is very long; nothing for None."""
+    """Return a text as an isolated element, cut if it is very long; nothing for None."""
     return Markup("") if value is None else Markup("<bdi>{}</bdi>").format(_visible(str(value)))
 
 
 def caption(value: object, language: object = None) -> Markup:
-    """The same of a caption in a language, which is left unsaid if it is no language code."""
+    """Return a caption likewise, in its language, which is left unsaid if it is no language code."""
     if value is None:
         return Markup("")
     code = str(language) if language and _LANGUAGE.fullmatch(str(language)) else ""
@@ -33,7 +33,7 @@ def caption(value: object, language: object = None) -> Markup:
 
 
 def linked(value: object) -> Markup:
-    """A text in which web addresses are links; other addresses stay text."""
+    """Return a text in which web addresses are links; other addresses stay text."""
     if value is None:
         return Markup("")
     shown, parts, end = str(value)[:MAX_TEXT], [], 0
@@ -45,7 +45,7 @@ def linked(value: object) -> Markup:
 
 
 def plain(value: object, limit: int = MAX_TEXT) -> str:
-    """A text for an attribute, such as what an image shows: on one line, without what cannot be seen."""
+    """Return a text for an attribute, such as what an image shows: on one line, without what cannot be seen."""
     found = " ".join(_SPECIAL.sub(" ", str(value)).split())
     return found if len(found) <= limit else f"{found[: limit - 1]}…"
 
@@ -61,7 +61,7 @@ def _link(url: str) -> Markup:
 
 
 def _visible(value: str, *, limit: int = MAX_TEXT) -> Markup:
-    """Escaped text with a name in place of each character that would not be seen."""
+    """Return escaped text with a name in place of each character that would not be seen."""
     shown = value[: max(limit, 0)]
     parts, end = [], 0
     for match in _SPECIAL.finditer(shown):
@@ -80,17 +80,17 @@ def _named(char: str) -> Markup:
 
 
 def number(value: Any) -> str:
-    """A count with separators, nothing for None."""
+    """Return a count with separators, nothing for None."""
     return "" if value is None else f"{value:,}"
 
 
 def decimal(value: float | None, digits: int) -> str:
-    """A number with a true minus, a dash for None."""
+    """Return a number with a true minus, a dash for None."""
     return "–" if value is None else f"{value:,.{digits}f}".replace("-", "−")
 
 
 def percent(part: float, whole: float, digits: int = 1) -> str:
-    """A share; what is not nothing is never shown as nothing, and what is not all never as all."""
+    """Return a share; what is not nothing is never shown as nothing, and what is not all never as all."""
     share = part / whole if whole else 0.0
     least = 10.0 ** -(digits + 2)
     if 0 < share < least:
@@ -99,7 +99,7 @@ def percent(part: float, whole: float, digits: int = 1) -> str:
 
 
 def size(num_bytes: float) -> str:
-    """A number of bytes in the unit that suits it."""
+    """Return a number of bytes in the unit that suits it."""
     for unit in ("bytes", "kB", "MB", "GB"):
         if num_bytes < 1000:
             return f"{num_bytes:,.0f} {unit}" if unit == "bytes" or num_bytes >= 100 else f"{num_bytes:.1f} {unit}"
@@ -108,7 +108,7 @@ def size(num_bytes: float) -> str:
 
 
 def duration(seconds: float) -> str:
-    """A time span for people: "8.2 s", "3 min 20 s", "2 h 5 min"."""
+    """Return a time span for people: "8.2 s", "3 min 20 s", "2 h 5 min"."""
     if seconds < 60:
         return f"{seconds:.1f} s"
     minutes, rest = divmod(round(seconds), 60)
@@ -116,68 +116,22 @@ def duration(seconds: float) -> str:
 
 
 # The languages that language finders know and that may have no pack here.
-_NAMES = {
-    "af": "Afrikaans",
-    "ar": "Arabic",
-    "bg": "Bulgarian",
-    "bn": "Bengali",
-    "ca": "Catalan",
-    "cs": "Czech",
-    "cy": "Welsh",
-    "da": "Danish",
-    "de": "German",
-    "el": "Greek",
-    "en": "English",
-    "es": "Spanish",
-    "et": "Estonian",
-    "eu": "Basque",
-    "fa": "Persian",
-    "fi": "Finnish",
-    "fr": "French",
-    "gl": "Galician",
-    "gu": "Gujarati",
-    "he": "Hebrew",
-    "hi": "Hindi",
-    "hr": "Croatian",
-    "hu": "Hungarian",
-    "id": "Indonesian",
-    "it": "Italian",
-    "ja": "Japanese",
-    "kn": "Kannada",
-    "ko": "Korean",
-    "lt": "Lithuanian",
-    "lv": "Latvian",
-    "mk": "Macedonian",
-    "ml": "Malayalam",
-    "mr": "Marathi",
-    "ne": "Nepali",
-    "nl": "Dutch",
-    "no": "Norwegian",
-    "pa": "Punjabi",
-    "pl": "Polish",
-    "pt": "Portuguese",
-    "ro": "Romanian",
-    "ru": "Russian",
-    "sk": "Slovak",
-    "sl": "Slovenian",
-    "so": "Somali",
-    "sq": "Albanian",
-    "sv": "Swedish",
-    "sw": "Swahili",
-    "ta": "Tamil",
-    "te": "Telugu",
-    "th": "Thai",
-    "tl": "Tagalog",
-    "tr": "Turkish",
-    "uk": "Ukrainian",
-    "ur": "Urdu",
-    "vi": "Vietnamese",
-    "zh": "Chinese",
-}
+_NAMES: dict[str, str] = dict(
+    re.findall(
+        r"(\w+) (\w+)",
+        "af Afrikaans, ar Arabic, bg Bulgarian, bn Bengali, ca Catalan, cs Czech, cy Welsh, da Danish, de German, "
+        "el Greek, en English, es Spanish, et Estonian, eu Basque, fa Persian, fi Finnish, fr French, gl Galician, "
+        "gu Gujarati, he Hebrew, hi Hindi, hr Croatian, hu Hungarian, id Indonesian, it Italian, ja Japanese, "
+        "kn Kannada, ko Korean, lt Lithuanian, lv Latvian, mk Macedonian, ml Malayalam, mr Marathi, ne Nepali, "
+        "nl Dutch, no Norwegian, pa Punjabi, pl Polish, pt Portuguese, ro Romanian, ru Russian, sk Slovak, "
+        "sl Slovenian, so Somali, sq Albanian, sv Swedish, sw Swahili, ta Tamil, te Telugu, th Thai, tl Tagalog, "
+        "tr Turkish, uk Ukrainian, ur Urdu, vi Vietnamese, zh Chinese",
+    )
+)
 
 
 def language_name(code: str | None) -> str:
-    """The English name of a language; its code where no name is known here."""
+    """Return the English name of a language; its code where no name is known here."""
     if code is None:
         return "no language given"
     if code in available_language_packs():

@@ -9,14 +9,13 @@ from pathlib import Path
 
 from cleaning.languages.engines import canonical_code
 from cleaning.leaks import LeaksConfig
-from data_catalog.errors import ConfigError
+from data_catalog.errors import DamagedError, PipelineError, SettingsError
 from data_catalog.language_pack import LanguagePack
+from data_catalog.storage.disk_errors import make_writable_folder
 from data_catalog.storage.manifest import Snapshot, current_snapshots, require_snapshot
 from data_catalog.storage.reading import open_to_readers
 from data_catalog.storage.roots import KEPT_FEATURES
 from data_catalog.storage.shards import write_bytes, write_json
-from flows.models import TrainedModel, pair_files
-from flows.recipe.engines import make_folder
 from flows.recipe.language_packs import language_pack, language_packs_of, named_language_packs
 from flows.recipe.recipe import Recipe
 from flows.scores.scored_models import (
@@ -41,6 +40,7 @@ from training.scoreboard import Contestant, Scoreboard, refuse_seen, score_model
 from training.scoreboard_plot import write_scoreboard_plot
 from training.scoreboard_tables import Section, markdown, sections
 from training.threads import let_threads_sleep
+from training.trained_models import TrainedModel, pair_files
 
 logger = logging.getLogger(__name__)
 
@@ -96,8 +96,8 @@ def make_scoreboard(question: Question) -> ScoreboardReport:
     """Score all models on all sets, and write `scoreboard.json`, `scoreboard.md` and `scoreboard.png`.
 
     Raises:
-        ConfigError: there are no models or no sets, one of them cannot be had, or a model was trained on images of a
-            set, unless that is to be reported.
+        SettingsError: there are no models or no sets.
+        InputError: one of them cannot be had, or a model was trained on images of a set, unless that is to be reported.
     """
     let_threads_sleep()
     packs = {**language_packs_of(question.language_packs)}
@@ -110,8 +110,10 @@ def make_scoreboard(question: Question) -> ScoreboardReport:
     _require_translatable(scored, named, question.language)  # before images are looked at
     own = _split(question, trained)
     if not scored and own is None:
-        raise ConfigError("there is nothing to score on: give a recipe with a held-out split, --test-set or --protocol")
-    make_folder(question.out, "--out")
+        raise SettingsError(
+            "there is nothing to score on: give a recipe with a held-out split, --test-set or --protocol"
+        )
+    make_writable_folder(question.out, "--out")
     leaks = question.recipe.leaks if question.recipe is not None else LeaksConfig()
     guards = {name: TrainingImages(model.snapshot, leaks) for name, model in trained.items()}
     test_sets = [*([own] if own else []), *(_guarded(found, guards) for found in scored)]
@@ -155,7 +157,9 @@ def _contestants(
     ]
     models = [*own, *others]
     if not models:
-        raise ConfigError("there is no model to score: train the recipe's, or give --model NAME open_clip=... or alike")
+        raise SettingsError(
+            "there is no model to score: train the recipe's, or give --model NAME open_clip=... or alike"
+        )
     require_different([model.name for model in models], "the model")
     return models
 
@@ -182,7 +186,7 @@ def _require_translatable(test_sets: Sequence[ScoredSet], named: Sequence[NamedM
     asked = [model.name for model in named if model.translate is not None]
     for found in test_sets:
         if asked and found.stated is not None and canonical_code(found.stated) != canonical_code(language):
-            raise ConfigError(
+            raise SettingsError(
                 f"the captions of {found.test_set.name} are in {found.stated}, as stated, and what {asked[0]} is asked "
                 f"is translated from {language}: leave one of them out, and score it with --language {found.stated}"
             )
@@ -205,7 +209,9 @@ def _split(question: Question, trained: Mapping[str, TrainedModel]) -> ScoredSet
     snapshot = own.snapshot if own is not None else require_snapshot(question.root, recipe.name)
     try:
         split = split_to_score(pair_files(snapshot), question.evaluate.split)
-    except ConfigError as error:
+    except DamagedError:
+        raise
+    except PipelineError as error:
         logger.warning("%s itself is not scored: %s", recipe.name, error)
         return None
     images = snapshot.pair_files(split)

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from data_catalog.errors import ConfigError
+from data_catalog.errors import PipelineError, SettingsError
 from data_catalog.language_pack import LanguagePack
+from data_catalog.storage.manifest import CURRENT_FILE
 from data_catalog.storage.shards import sha256_of
-from flows.models import CURRENT_FILE, TrainedModel, current_model
 from flows.recipe.engines import one_way_config, setting_values
 from flows.recipe.language_packs import language_pack
 from flows.recipe.recipe import Recipe
@@ -19,6 +19,7 @@ from training.encoders import Encoder, rewording
 from training.model import WEIGHTS_FILE
 from training.scoreboard import Contestant
 from training.scoreboard_tables import CHANCE
+from training.trained_models import TrainedModel, current_model
 from translation.config import TranslateConfig
 from translation.engine import Translator
 from translation.registry import open_translator, reverse
@@ -50,7 +51,7 @@ def named_models(named: Sequence[Sequence[str]]) -> list[NamedModel]:
     """Models as `--model NAME KEY=VALUE ...` names them; any settings of an engine mean that texts are translated.
 
     Raises:
-        ConfigError: a name is missing, unfit or given twice, or settings are wrong.
+        SettingsError: a name is missing, unfit or given twice, or settings are wrong.
     """
     models = []
     for name, *words in named:
@@ -66,14 +67,14 @@ def english_models(words: Sequence[str] | None, recipe: Recipe | None) -> list[N
     """The two baselines of an English model: asked in the target language as it is, and in its translation.
 
     Raises:
-        ConfigError: settings are wrong, or nothing says what translates into English.
+        SettingsError: settings are wrong, or nothing says what translates into English.
     """
     if not words:
         return []
     kind, source, rest = _source(words, "--english")
     translate = _translate_config(rest, "--english") if rest else _way_back(recipe)
     if translate is None:
-        raise ConfigError(
+        raise SettingsError(
             "--english asks the model in English, too: name what translates into it, such as package=FILE or "
             "engine=argos, or give the model by --model to ask it in the target language alone"
         )
@@ -97,14 +98,15 @@ def contestant(
         trained: what it was trained on, where that is known.
 
     Raises:
-        ConfigError: nothing translates from the language, or it is English.
+        SettingsError: nothing translates from the language, or it is English.
+        InputError: what translates is not there.
     """
     opener = OPENERS[model.kind]
     known = {"trained_on": _told(trained)} if trained is not None else {}
     if model.translate is None:
         return Contestant(name=model.name, open=lambda: opener(model.source, model.name), **known)
     if language == ENGLISH:
-        raise ConfigError(
+        raise SettingsError(
             f"the texts that {model.name} is asked are in English already: give the model by --model, without settings "
             "of an engine that translates them"
         )
@@ -131,7 +133,7 @@ def trained_model(model: NamedModel, root: Path) -> TrainedModel | None:
         root: whose newest models it may be a copy or an export of.
 
     Raises:
-        ConfigError: it is a newest model, and is damaged, or its snapshot is gone.
+        DamagedError: it is a newest model, and is damaged, or its snapshot is gone.
     """
     folder = Path(model.source).resolve()
     if model.kind == "transformers" or not folder.is_dir():
@@ -150,7 +152,7 @@ def _copied_model(folder: Path, root: Path) -> TrainedModel | None:
     for pointer in sorted((root / "models").glob(f"*/{CURRENT_FILE}")):
         try:
             own = current_model(root, pointer.parent.name)
-        except ConfigError as error:
+        except PipelineError as error:
             logger.warning("whether %s is a copy of a model of %s is not known: %s", folder, pointer.parent.name, error)
             continue
         weights = own.folder / WEIGHTS_FILE
@@ -168,7 +170,7 @@ def own_model(root: Path, dataset: str) -> TrainedModel | None:
     """The newest model of a dataset; None where none was trained.
 
     Raises:
-        ConfigError: it is damaged, or its snapshot is gone.
+        DamagedError: it is damaged, or its snapshot is gone.
     """
     return current_model(root, dataset) if (root / "models" / dataset / CURRENT_FILE).is_file() else None
 
@@ -177,12 +179,12 @@ def require_different(names: Sequence[str], option: str) -> None:
     """Refuse names that are given twice."""
     for name in names:
         if names.count(name) > 1:
-            raise ConfigError(f"{option} {name} is given twice: name one of them otherwise")
+            raise SettingsError(f"{option} {name} is given twice: name one of them otherwise")
 
 
 def _check_name(name: str, option: str) -> None:
     if not _NAME.fullmatch(name) or name == CHANCE:
-        raise ConfigError(
+        raise SettingsError(
             f"{option} {name}: a name comes first, of up to 40 letters, digits, '.', '+', '-' and '_', other than "
             f"chance, as in {option} mine KEY=VALUE"
         )
@@ -192,7 +194,7 @@ def _source(words: Sequence[str], option: str) -> tuple[str, str, list[str]]:
     """Which opener, what it opens, and the words that say something else."""
     sources = [word.partition("=") for word in words if word.partition("=")[0] in OPENERS]
     if len(sources) != 1 or not sources[0][2]:
-        raise ConfigError(f"{option}: name the model by one of {', '.join(f'{kind}=...' for kind in OPENERS)}")
+        raise SettingsError(f"{option}: name the model by one of {', '.join(f'{kind}=...' for kind in OPENERS)}")
     kind, _, source = sources[0]
     source = at_home(source, option)
     check_source(kind, source, option)
@@ -203,19 +205,19 @@ def at_home(place: str, option: str) -> str:
     """A path, its "~" put into words, which no shell does behind a "="; any other text as it is.
 
     Raises:
-        ConfigError: it is the home of nobody.
+        SettingsError: it is the home of nobody.
     """
     try:
         return str(Path(place).expanduser()) if place.startswith("~") else place
     except RuntimeError as error:
-        raise ConfigError(f"{option}: {place} is in the home of a user who is not known here") from error
+        raise SettingsError(f"{option}: {place} is in the home of a user who is not known here") from error
 
 
 def _translate_config(words: Sequence[str], option: str) -> TranslateConfig:
     try:
         return one_way_config(setting_values(words))
-    except ConfigError as error:
-        raise ConfigError(f"{option}: {error}") from error
+    except PipelineError as error:
+        raise type(error)(f"{option}: {error}") from error
 
 
 def _way_back(recipe: Recipe | None) -> TranslateConfig | None:

@@ -17,7 +17,7 @@ from cleaning.languages.identification import (
     wrong_language,
 )
 from cleaning.text.scripts import count_letters
-from data_catalog.errors import ConfigError
+from data_catalog.errors import InputError, PipelineError, SettingsError
 from data_catalog.language_pack import LanguagePack
 from data_catalog.sources.image_files import open_images
 from data_catalog.sources.mscoco import origin_by_name
@@ -76,7 +76,7 @@ def recipe_sets(test_sets: Sequence[TestSetSettings], language: str, translator:
         translator: of captions that are to be translated.
 
     Raises:
-        ConfigError: one cannot be read.
+        InputError: one cannot be read.
     """
     found = []
     for test_set in test_sets:
@@ -103,14 +103,15 @@ def named_sets(
         translator: of captions that are to be translated.
 
     Raises:
-        ConfigError: settings are wrong, no images are named, or files cannot be read.
+        SettingsError: settings are wrong, or no images are named.
+        InputError: files cannot be read, or have no captions.
     """
     found = []
     for name, *words in named:
         try:
             found.append(_named(name, _plain_values(words), language, pack, translator))
-        except ConfigError as error:
-            raise ConfigError(f"--test-set {name}: {error}") from error
+        except PipelineError as error:
+            raise type(error)(f"--test-set {name}: {error}") from error
     return found
 
 
@@ -118,18 +119,19 @@ def protocol_sets(words: Sequence[str] | None, language: str, pack: LanguagePack
     """The sets of `--protocol NAME captions=FILE images=DIR imagenet=DIR class_names=FILE`: one task or both.
 
     Raises:
-        ConfigError: there is no such protocol, or files are not those it is about.
+        SettingsError: there is no such protocol.
+        InputError: files are not those it is about.
     """
     if not words:
         return []
     name, *settings = words
     if name not in PROTOCOLS:
-        raise ConfigError(f"--protocol {name}: there is {', '.join(sorted(PROTOCOLS))}")
+        raise SettingsError(f"--protocol {name}: there is {', '.join(sorted(PROTOCOLS))}")
     protocol, values = PROTOCOLS[name], _plain_values(settings)
     known = {"captions", "images", "imagenet", "class_names"}
     unknown = sorted(set(values) - known)
     if unknown or not ({"captions", "images"} <= set(values) or {"imagenet", "class_names"} <= set(values)):
-        raise ConfigError(
+        raise SettingsError(
             f"--protocol {name} takes captions=FILE images=DIR for retrieval, imagenet=DIR class_names=FILE for "
             f"zero-shot classification, or all four{f', not {unknown[0]}' if unknown else ''}"
         )
@@ -161,12 +163,12 @@ def _plain_values(words: Sequence[str]) -> dict[str, Any]:
     """KEY=VALUE texts as a table; what may be a list of files is left to those who read it.
 
     Raises:
-        ConfigError: a text is not of that form, or a value is no text, where one is needed.
+        SettingsError: a text is not of that form, or a value is no text, where one is needed.
     """
     values = override_values(words)
     for key in ("kind", "images", "imagenet", "class_names", "class_names_key", "templates", "templates_key"):
         if not isinstance(values.get(key, ""), str):
-            raise ConfigError(f"{key} must be a text, got {values[key]!r}")
+            raise SettingsError(f"{key} must be a text, got {values[key]!r}")
     return values | {key: at_home(values[key], key) for key in _PLACES & values.keys()}
 
 
@@ -174,22 +176,22 @@ def _named(
     name: str, values: dict[str, Any], language: str, pack: LanguagePack, translator: CaptionTranslator | None = None
 ) -> ScoredSet:
     if not name.replace("_", "").isalnum():
-        raise ConfigError("a name must be letters, digits and _")
+        raise SettingsError("a name must be letters, digits and _")
     if values.get("kind") == FOLDERS:
         return _labelled(name, values, pack)
     kind = values.get("kind", name)
     if kind not in TEST_SET_KINDS:
         problem = f"kind is {kind!r}" if "kind" in values else "kind=... is missing"
-        raise ConfigError(f"{problem}: kinds are {', '.join(sorted([*TEST_SET_KINDS, FOLDERS]))}")
+        raise SettingsError(f"{problem}: kinds are {', '.join(sorted([*TEST_SET_KINDS, FOLDERS]))}")
     (test_set,) = read_test_sets({name: values}, language) or (None,)
     if test_set is None:
-        raise ConfigError("it is switched off by enabled=false: leave it out")
+        raise SettingsError("it is switched off by enabled=false: leave it out")
     if test_set.kind.images(test_set.config) is None:
-        raise ConfigError("images=... is missing: without pixels there is nothing to score")
+        raise SettingsError("images=... is missing: without pixels there is nothing to score")
     test_set.kind.check(test_set.config)
     found = _captioned(test_set, language, translator)
     if found is None:
-        raise ConfigError("it has no captions: it can guard training data, but not be scored on")
+        raise InputError("it has no captions: it can guard training data, but not be scored on")
     return found
 
 
@@ -265,7 +267,7 @@ def _labelled(name: str, values: Mapping[str, str], pack: LanguagePack) -> Score
     known = {"kind", "images", "class_names", "class_names_key", "templates", "templates_key"}
     unknown = sorted(set(values) - known)
     if unknown or "images" not in values:
-        raise ConfigError(
+        raise SettingsError(
             f"{unknown[0] if unknown else 'images'}: a set of folders takes images=DIR, class_names=FILE.json and "
             f"templates=FILE.json (or {BARE}), with class_names_key and templates_key where a file has several"
         )
@@ -280,7 +282,9 @@ def _class_names(values: Mapping[str, str], pack: LanguagePack) -> Sequence[str]
     if "class_names" in values:
         return read_names(Path(values["class_names"]), values.get("class_names_key"))
     if not pack.class_names:
-        raise ConfigError(f"class_names=FILE.json is missing, and the language pack of {pack.code} has no class names")
+        raise SettingsError(
+            f"class_names=FILE.json is missing, and the language pack of {pack.code} has no class names"
+        )
     return pack.class_names
 
 

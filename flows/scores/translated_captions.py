@@ -6,13 +6,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from data_catalog.errors import SettingsError
+from data_catalog.progress import Progress
 from data_catalog.storage.lock import writer_lock
-from flows.build.captions import record_missing
 from flows.recipe.engines import open_recipes_engine
 from flows.recipe.recipe import Recipe
 from flows.recipe.sources import TestSetSettings
-from translation.engine import Translator
+from translation.engine import Translator, translate_stream
 from translation.memory import TranslationMemory
+from translation.remembered import RememberingTranslator
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,7 +59,8 @@ class CaptionTranslator:
         memory = TranslationMemory(self.root / "memory", self.engine.fingerprint)
         memory.require_whole()
         with writer_lock(self.root):
-            record_missing(captions, self.engine, memory)
-            found = memory.columns(captions).captions
+            with Progress("translate test set", total=len(captions), unit="captions") as progress:
+                remembering = RememberingTranslator(self.engine, memory)
+                found = [each.text for each in translate_stream(remembering, captions, progress.advance)]
             memory.seal()
-        return [text or "" for text in found]
+        return found

@@ -15,7 +15,7 @@ import pyarrow as pa
 import pytest
 
 from cleaning.duplicates.minhash import BandFiles
-from data_catalog.errors import ConfigError, PipelineError, ShardError
+from data_catalog.errors import ConfigError, DiskError, PipelineError, ShardError
 from data_catalog.fetch.config import FetchConfig
 from data_catalog.fetch.shard import raw_rows
 from data_catalog.storage.disk_errors import disk_errors, raise_if_disk_fails
@@ -48,9 +48,8 @@ def test_a_full_disk_is_told_of(error: Exception) -> None:
     "error", [OSError(errno.EIO, "Input/output error"), sqlite3.OperationalError("disk I/O error")], ids=repr
 )
 def test_a_disk_that_fails_is_told_of(error: Exception) -> None:
-    with pytest.raises(PipelineError, match=r"the disk failed at /catalog/work/x.parquet .*: check the disk") as caught:
+    with pytest.raises(DiskError, match=r"the disk failed at /catalog/work/x.parquet .*: check the disk"):
         raise_if_disk_fails(error, PLACE)
-    assert not isinstance(caught.value, ConfigError)
 
 
 def test_the_file_that_the_error_names_is_told_unless_it_is_a_temporary_one() -> None:

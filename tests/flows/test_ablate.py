@@ -16,14 +16,23 @@ import pyarrow.parquet as pq
 import pytest
 
 from data_catalog.ablations import AblationTable, ablations_of, write_ablation_record
-from data_catalog.errors import ConfigError
+from data_catalog.errors import InputError, PipelineError, SettingsError
 from data_catalog.storage.manifest import Snapshot, require_snapshot
-from flows.ablation import Ablation, AblationConfig, Compared, Sizes, default_steps, gallery_of, write_ablation
+from flows.ablation import AblationConfig
 from flows.cli import main
 from flows.jobs import BuildReport
 from flows.report.page import report_path, write_report
-from training.ablation import METRICS, Difference
+from training.ablation import (
+    METRICS,
+    Ablation,
+    Compared,
+    PairedDifference,
+    default_steps,
+    gallery_of,
+    write_ablation,
+)
 from training.config import TrainConfig
+from training.trained_models import pair_files
 
 TINY: dict[str, Any] = {
     "embed_dim": 16,
@@ -55,47 +64,49 @@ def snapshot_of(folder: Path, name: str, **splits: Sequence[Row]) -> Snapshot:
 def test_images_that_any_variant_is_trained_on_are_no_queries(tmp_path: Path) -> None:
     test = [("a", "1", ["una stella", "Un cuore!"]), ("b", "2", ["una luna"]), ("c", "3", ["un cuore", "tre cerchi"])]
     base = snapshot_of(tmp_path, "base", train=[("x", "9", ["un quadrato"])], test=[*test, ("d", "4", ["un anello"])])
-    alone = gallery_of([base], "test")
+    alone = gallery_of([pair_files(base)], "test")
     assert alone.sample_ids == ("a", "b", "c", "d")
     assert alone.texts == ("una stella", "una luna", "tre cerchi", "un anello")  # a heart is in two of them
     assert (alone.owners, alone.num_left_out) == ((0, 1, 2, 3), 0)
     by_id = snapshot_of(tmp_path, "by-id", train=[("b", "77", ["altro"])])
     by_bytes = snapshot_of(tmp_path, "by-bytes", train=[("y", "3", ["altro"])])
-    found = gallery_of([base, by_id, by_bytes], "test")
+    found = gallery_of([pair_files(base), pair_files(by_id), pair_files(by_bytes)], "test")
     assert (found.sample_ids, found.kept, found.num_left_out) == (("a", "d"), (0, 3), 2)
     assert found.texts == ("una stella", "Un cuore!", "un anello")  # now it is in one
-    assert found.clusters("text_to_image").tolist() == [0, 0, 1]
-    assert found.clusters("image_to_text").tolist() == [0, 1]
+    assert found.clusters("text_to_image_R@1").tolist() == [0, 0, 1]
+    assert found.clusters("image_to_text_R@1").tolist() == [0, 1]
     assert found.identity != alone.identity
 
 
 def test_there_must_be_something_to_score_on(tmp_path: Path) -> None:
     test = [("a", "1", ["una stella"]), ("b", "2", ["una luna"])]
     base = snapshot_of(tmp_path, "base", train=[("x", "9", ["un quadrato"])], test=test)
-    with pytest.raises(ConfigError, match=r"the val split has 0 images .* set split\.val above 0"):
-        gallery_of([base], "val")
-    with pytest.raises(ConfigError, match="the test split has 1 images that no variant is trained on"):
-        gallery_of([base, snapshot_of(tmp_path, "other", train=[("a", "5", ["altro"])])], "test")
-    with pytest.raises(ConfigError, match="must be val or test"):
-        gallery_of([base], "train")
+    with pytest.raises(InputError, match=r"the val split has 0 images .* set split\.val above 0"):
+        gallery_of([pair_files(base)], "val")
+    with pytest.raises(InputError, match="the test split has 1 images that no variant is trained on"):
+        gallery_of(
+            [pair_files(base), pair_files(snapshot_of(tmp_path, "other", train=[("a", "5", ["altro"])]))], "test"
+        )
+    with pytest.raises(SettingsError, match="must be val or test"):
+        gallery_of([pair_files(base)], "train")
     same = [("a", "1", ["una stella"]), ("b", "2", ["Una stella."])]
-    with pytest.raises(ConfigError, match="no caption of the test split belongs to one image only"):
-        gallery_of([snapshot_of(tmp_path, "same", train=[("x", "9", ["."])], test=same)], "test")
+    with pytest.raises(InputError, match="no caption of the test split belongs to one image only"):
+        gallery_of([pair_files(snapshot_of(tmp_path, "same", train=[("x", "9", ["."])], test=same))], "test")
 
 
 def test_steps_are_those_of_the_epochs_unless_they_are_given() -> None:
     assert default_steps(TrainConfig(epochs=3, frozen_epochs=2, batch_size=128), 1000) == 5 * 7
     assert default_steps(TrainConfig(epochs=3, batch_size=128), 100) == 3
     assert default_steps(TrainConfig(steps=7), 1000) == 7
-    with pytest.raises(ConfigError, match="--steps must not be negative"):
+    with pytest.raises(SettingsError, match="--steps must not be negative"):
         AblationConfig(toggles=[], steps=-1)
-    with pytest.raises(ConfigError, match="--seeds must be at least 1"):
+    with pytest.raises(SettingsError, match="--seeds must be at least 1"):
         AblationConfig(toggles=[], seeds=0)
 
 
 def found_of(snapshot: Snapshot, *, seeds: tuple[int, ...] = (0, 1, 2)) -> Ablation:
     """What an ablation of one filter may find."""
-    found = Difference(value=0.08, low=0.05, high=0.11, p_value=0.0002)
+    found = PairedDifference(value=0.08, low=0.05, high=0.11, p_value=0.0002)
     differences = dict.fromkeys(METRICS, found)
     return Ablation(
         key="0123456789ab",
@@ -111,7 +122,7 @@ def found_of(snapshot: Snapshot, *, seeds: tuple[int, ...] = (0, 1, 2)) -> Ablat
         noise=dict.fromkeys(METRICS, 0.01),
         degrees=2 * (len(seeds) - 1),
         scores={metric: [0.34, 0.26] for metric in METRICS},
-        sizes=[Sizes(images=1900, captions=5300), Sizes(images=2100, captions=5700)],
+        sizes=[{"images": 1900, "captions": 5300}, {"images": 2100, "captions": 5700}],
         snapshots=["scenes-ablation 1", "scenes-ablation-without 2"],
         models=[["models/a"], ["models/b"]],
         compared=[
@@ -130,13 +141,15 @@ def found_of(snapshot: Snapshot, *, seeds: tuple[int, ...] = (0, 1, 2)) -> Ablat
 
 def test_the_page_is_ready_for_a_card(tmp_path: Path) -> None:
     snapshot = snapshot_of(tmp_path, "scenes", train=[("x", "9", ["."])])
-    page = found_of(snapshot).page()
+    write_ablation(found_of(snapshot), tmp_path / "three")
+    page = (tmp_path / "three" / "ablation.md").read_text()
     assert "| 1,900 (-200) | 5,300 (-400) | 0.340 | 0.260 | +0.080 (+0.050 to +0.110) |" in page
     assert "| < 0.001 | helps |" in page
     assert "200 optimizer steps of 64 images, whatever the number of images; 3 seeds" in page
     assert "300 images of the test split, without 2 that a variant was trained on, and 900 captions" in page
     assert "moves one model's score by 0.010 (standard deviation, 4 degrees of freedom)" in page
-    alone = found_of(snapshot, seeds=(0,)).page()
+    write_ablation(found_of(snapshot, seeds=(0,)), tmp_path / "one")
+    alone = (tmp_path / "one" / "ablation.md").read_text()
     assert "With one seed nobody knows" in alone
     assert "degrees of freedom" not in alone
 
@@ -171,7 +184,7 @@ def test_report_and_exports_show_the_ablation_of_their_snapshot(root: Path) -> N
     assert "&lt;b&gt;" in page
     record = root / "ablations" / "0123456789ab" / "ablation.json"
     record.write_text(record.read_text().replace('"num_images": 300', '"num_images": 900'))
-    with pytest.raises(ConfigError, match=r"ablation\.json is damaged .* run `vernaclip ablate` again"):
+    with pytest.raises(PipelineError, match=r"ablation\.json is damaged .* run `vernaclip ablate` again"):
         ablations_of(snapshot)
 
 

@@ -12,6 +12,7 @@ import pytest
 
 from data_catalog.database.catalog import query, rebuild
 from data_catalog.errors import ConfigError
+from data_catalog.storage.history import append_run
 from data_catalog.storage.integrity import record_folder, recorded, write_checksummed
 from data_catalog.storage.lock import writer_lock
 from data_catalog.storage.manifest import commit_snapshot, current_snapshot, find_snapshot, point_to, require_snapshot
@@ -21,7 +22,6 @@ from flows.build.execution import LocalExecutor
 from flows.cli import main
 from flows.jobs import BuildReport, build_dataset
 from flows.recipe.recipe import Recipe
-from flows.run_log import append_run
 from translation.engine import Translation
 from translation.memory import TranslationMemory
 from translation.packages.package import open_package

@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 from cyclopts import App, CycloptsError
 
+from data_catalog.errors import BusyError, DefectError, InputError, TransientError
 from data_catalog.progress import Progress
 from flows.cli import main
 from flows.cli.app import app, parse
@@ -212,6 +213,32 @@ def test_an_error_is_one_sentence_and_exit_1(tmp_path: Path) -> None:
     assert "there is no recipe 'klingon'" in found.stderr
     assert "Traceback" not in found.stderr
     assert "Traceback" in run("--debug", "build", "klingon", "--root", str(tmp_path), "--executor", "local").stderr
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [
+        (BusyError("another build is at work here"), 75),
+        (TransientError("the index does not answer"), 75),
+        (InputError("there is no such file"), 1),
+        (DefectError("the snapshot breaks a law"), 70),
+        (KeyError("nobody thought of it"), 70),
+    ],
+)
+def test_exit_codes_tell_who_must_act_and_only_defects_show_where(
+    error: Exception, code: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fail(_: Path) -> list[str]:
+        raise error
+
+    monkeypatch.setattr("data_catalog.storage.manifest.dataset_names", fail)
+    for flags in ([], ["--debug"]):
+        assert main([*flags, "snapshots", "--root", str(tmp_path)]) == code
+        lines = capsys.readouterr().err.splitlines()
+        assert any(line.startswith("Traceback") for line in lines) == (code == 70 or bool(flags))
+        told = [number for number, line in enumerate(lines) if line.startswith("vernaclip: ") and str(error) in line]
+        assert told == [len(lines) - (2 if code == 70 else 1)]
+        assert ("`vernaclip doctor`" in lines[-1]) == (code == 70)
 
 
 def test_sql_answers_in_three_formats(built: Built, capsys: pytest.CaptureFixture[str]) -> None:

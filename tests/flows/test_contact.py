@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from data_catalog.errors import ConfigError
+from data_catalog.errors import SettingsError
 from flows.build.inputs import open_inputs
 from flows.recipe.recipe import load_recipe
 
@@ -32,7 +32,7 @@ def recipe(tmp_path: Path) -> str:
 
 
 def test_wikimedia_is_not_asked_without_a_contact(recipe: str, tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"sources\.wit asks the servers of Wikimedia.*fetch\.contact"):
+    with pytest.raises(SettingsError, match=r"sources\.wit asks the servers of Wikimedia.*fetch\.contact"):
         open_inputs(load_recipe(recipe, root=tmp_path), tmp_path, {})
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from data_catalog.errors import ConfigError
-from flows.models import current_model
+from training.trained_models import current_model
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", "{}", '{"model": "x"}', '{"model": 3, "snapshot": "y"}', "\udcff"])

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from data_catalog.errors import PipelineError
+from data_catalog.errors import BusyError
 from flows.orchestration import daemons
 from flows.orchestration.daemons import Daemon
 
@@ -31,14 +31,21 @@ def test_a_daemon_runs_until_it_is_told_to_end(daemon: Daemon) -> None:
     pid = start(daemon)
     assert daemons.running_pid(daemon) == pid
     assert os.getsid(pid) == pid
-    daemons.terminate(daemon)
-    assert daemons.wait_for_end(daemon, timeout_s=10)
+    daemons.end(daemon, timeout_s=10)
+    assert daemons.running_pid(daemon) is None
+
+
+def test_one_that_does_not_listen_is_killed(daemon: Daemon) -> None:
+    deaf = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print(flush=True); time.sleep(60)"
+    daemons.start(daemon, [sys.executable, "-c", deaf], environment={}, working_dir=daemon.folder)
+    assert daemons.wait_until(lambda: daemon.log_path.read_text(encoding="utf-8") != "", daemon, timeout_s=20)
+    daemons.end(daemon, timeout_s=0.2)
     assert daemons.running_pid(daemon) is None
 
 
 def test_there_is_one_at_a_time(daemon: Daemon) -> None:
     pid = start(daemon)
-    with pytest.raises(PipelineError, match="is running already"):
+    with pytest.raises(BusyError, match="is running already"):
         start(daemon)
     assert daemons.running_pid(daemon) == pid
 

@@ -18,13 +18,12 @@ import dask
 import pytest
 from PIL import Image
 
-from data_catalog.errors import ConfigError
+from data_catalog.errors import InputError
 from data_catalog.storage.shards import read_json, sha256_of, write_json
 from flows.build.execution import LocalExecutor
 from flows.cli import main
 from flows.jobs import build_dataset
-from flows.orchestration.dask_executor import DaskExecutor
-from flows.orchestration.same_house import House, enter, versions
+from flows.orchestration.dask_executor import DaskExecutor, House, enter, versions
 from flows.recipe.recipe import load_recipe
 
 # In the environment of everything that is started here: what is left of it can be found.
@@ -32,7 +31,7 @@ MARK = "VERNACLIP_TEST_OF_DASK"
 
 STEPS = """
 import logging, os, signal
-from data_catalog.errors import ShardError, TransientError
+from data_catalog.errors import InputError, TransientError
 
 def square(number):
     logging.getLogger("flows.toy").warning("squaring %d", number)
@@ -46,7 +45,7 @@ def flaky(folder):
     return os.getpid()
 
 def broken():
-    raise ShardError("broken")
+    raise InputError("broken")
 
 def deadly():
     os.kill(os.getpid(), signal.SIGKILL)
@@ -255,7 +254,7 @@ def test_steps_end_on_a_cluster_as_in_threads(project: Project) -> None:
     assert found == {
         "squares": [0, 1, 4],
         "flaky": True,
-        "broken": "ShardError: broken",
+        "broken": "InputError: broken",
         "here": True,
         "not elsewhere": True,
         "called": True,
@@ -266,7 +265,7 @@ def test_steps_end_on_a_cluster_as_in_threads(project: Project) -> None:
 @pytest.mark.slow
 def test_a_step_that_kills_its_workers_is_given_up_in_a_sentence_and_others_go_on(project: Project) -> None:
     (error, after), _ = drive(project, "deadly")
-    assert error.startswith("ShardError: deadly 00007: several Dask workers died over it, perhaps for lack of memory")
+    assert error.startswith("InputError: deadly 00007: several Dask workers died over it, perhaps for lack of memory")
     assert after == 9
 
 
@@ -278,15 +277,15 @@ def house(place: Path, **changes: Any) -> House:
 def test_a_worker_of_another_kind_is_refused_in_a_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     enter(house(tmp_path))
-    with pytest.raises(ConfigError, match=r"does not see .*/elsewhere as the flow does"):
+    with pytest.raises(InputError, match=r"does not see .*/elsewhere as the flow does"):
         enter(house(tmp_path, mark=tmp_path / "elsewhere" / "mark"))
-    with pytest.raises(ConfigError, match=r"does not see .*/gone as the flow does"):
+    with pytest.raises(InputError, match=r"does not see .*/gone as the flow does"):
         enter(house(tmp_path, mark=write(tmp_path / "new"), folder=tmp_path / "gone", versions=None))
     other = {**versions(), "pyarrow": "1.0"}
-    with pytest.raises(ConfigError, match=r"has pyarrow [\d.]+, the flow 1\.0: install the same"):
+    with pytest.raises(InputError, match=r"has pyarrow [\d.]+, the flow 1\.0: install the same"):
         enter(house(tmp_path, mark=write(tmp_path / "third"), versions=other))
     lacking = {name: version for name, version in versions().items() if name != "Python"}
-    with pytest.raises(ConfigError, match="the flow not at all"):
+    with pytest.raises(InputError, match="the flow not at all"):
         enter(house(tmp_path, mark=write(tmp_path / "fourth"), versions=lacking))
 
 
@@ -311,7 +310,7 @@ def test_an_address_where_no_scheduler_answers_is_refused_soon(tmp_path: Path) -
         other.bind(("127.0.0.1", 0))
         other.listen()  # and says nothing, or not what a scheduler says
         for address in (f"tcp://127.0.0.1:{other.getsockname()[1]}", "tcp://127.0.0.1:9", "nonsense"):
-            with pytest.raises(ConfigError, match=f"no Dask scheduler answers at {address} "):
+            with pytest.raises(InputError, match=f"no Dask scheduler answers at {address} "):
                 DaskExecutor(1, root=tmp_path, address=address).__enter__()
 
 

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from data_catalog.errors import ShardError
+from data_catalog.errors import InputError, PipelineError
 from data_catalog.storage.work import Commit, WorkStore
 from flows.build.engine import (
     CPU,
@@ -122,7 +122,7 @@ def write(job: Job, *, name: str, word: Any = None) -> Mapping[str, Any]:
     label = f"{name} {job.label}".strip()
     job.tools.begin(label)
     if word == f"fail at {job.label}":
-        raise ShardError(f"{label} failed")
+        raise InputError(f"{label} failed")
     inputs = {step: [read(commit) for commit in job.all(step)] for step in job.inputs}
     (job.folder / SHARD).write_text(json.dumps([name, word, inputs]))
     job.tools.end(label)
@@ -340,14 +340,14 @@ def test_an_error_ends_the_run_after_what_runs(tmp_path: Path) -> None:
     toys = Toys(words={"first": "fail at 00001"}, workers=2)
     journal = Waiting()
     threading.Timer(0.2, opened.set).start()
-    with pytest.raises(ShardError, match="first 00001 failed"):
+    with pytest.raises(InputError, match="first 00001 failed"):
         run(table, tmp_path, toys, journal=journal)
     assert "end first 00000" in journal.lines
     assert journal.begun("last") == []
     assert not list(tmp_path.rglob(".tmp*"))
     # What ran when the other one failed is done, and is not done again.
     again = Journal()
-    with pytest.raises(ShardError, match="first 00001 failed"):
+    with pytest.raises(InputError, match="first 00001 failed"):
         run(table, tmp_path, toys, journal=again)
     assert "first 00000" not in again.begun("first")
 
@@ -369,7 +369,7 @@ def test_what_an_earlier_run_wrote_and_is_damaged_is_noticed_before_it_is_read(t
     damaged = whole.engine.commits("first")[1].only_file
     damaged.write_bytes(b"")
     changed, journal = Toys(words={"last": "new"}), Journal()
-    with pytest.raises(ShardError, match=r"is not what was written, and is gone .*: run the same command again"):
+    with pytest.raises(PipelineError, match=r"is not what was written, and is gone .*: run the same command again"):
         run(table, tmp_path, changed, journal=journal)
     assert "last 00001" not in journal.begun("last")
     again = run(table, tmp_path, changed)

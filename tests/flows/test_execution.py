@@ -1,12 +1,14 @@
 """Calls in threads without Prefect."""
 
+import pickle
 import threading
 from collections.abc import Callable
 from functools import partial
 
 import pytest
 
-from data_catalog.errors import ShardError, TransientError
+from data_catalog import errors
+from data_catalog.errors import InputError, PipelineError, TransientError
 from flows.build.execution import LocalExecutor
 
 
@@ -39,7 +41,7 @@ def test_whoever_asked_is_told_of_what_is_done_and_of_what_failed() -> None:
     told: list[str] = []
     with LocalExecutor() as executor:
         executor.submit("fine", lambda: 1).add_done_callback(lambda _: told.append("fine"))
-        executor.submit("broken", failing(1, ShardError("broken"))).add_done_callback(lambda _: told.append("broken"))
+        executor.submit("broken", failing(1, InputError("broken"))).add_done_callback(lambda _: told.append("broken"))
     assert sorted(told) == ["broken", "fine"]
 
 
@@ -49,8 +51,16 @@ def test_transient_errors_are_retried_and_others_are_not() -> None:
         assert executor.run("flaky 2", failing(2, TransientError("again"))) == 3
         with pytest.raises(TransientError, match="again"):
             executor.run("flaky 3", failing(3, TransientError("again")))
-        with pytest.raises(ShardError, match="broken"):
-            executor.submit("broken", failing(1, ShardError("broken"))).result()
+        with pytest.raises(InputError, match="broken"):
+            executor.submit("broken", failing(1, InputError("broken"))).result()
+
+
+@pytest.mark.parametrize(
+    "kind", [kind for kind in vars(errors).values() if isinstance(kind, type) and issubclass(kind, PipelineError)]
+)
+def test_an_error_of_another_process_keeps_its_class_and_text(kind: type[PipelineError]) -> None:
+    found = pickle.loads(pickle.dumps(kind("a sentence")))
+    assert (type(found), str(found)) == (kind, "a sentence")
 
 
 def test_leaving_waits_for_what_runs_also_after_an_error() -> None:
@@ -66,8 +76,8 @@ def test_leaving_waits_for_what_runs_also_after_an_error() -> None:
             executor.submit("slow", slow)
             assert begun.wait(60)
             threading.Timer(0.1, opened.set).start()
-            raise ShardError("stop")
+            raise InputError("stop")
 
-    with pytest.raises(ShardError, match="stop"):
+    with pytest.raises(InputError, match="stop"):
         run()
     assert ended.is_set()

@@ -104,9 +104,7 @@ def test_an_installed_package_is_found(data: Path) -> None:
     install(data, ("el", "en"))
     assert not traits("el")["translation"].found
     install(data, ("en", "el"))
-    assert traits("el")["translation"] == Trait(
-        topic="translation", found=True, text="the package en-el 1.2 is installed"
-    )
+    assert traits("el")["translation"] == Trait("translation", "the package en-el 1.2 is installed")
 
 
 def test_the_code_of_a_pack_in_argos_counts(data: Path, tmp_path: Path) -> None:

@@ -13,8 +13,7 @@ from data_catalog.errors import ConfigError
 from data_catalog.storage.manifest import current_snapshot
 from flows.build.execution import LocalExecutor
 from flows.guarded import require_guarded
-from flows.jobs import BuildReport, build_dataset
-from flows.models import train_model
+from flows.jobs import BuildReport, build_dataset, train_model
 from flows.recipe.recipe import load_recipe
 
 Row = tuple[str, str]

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from data_catalog.errors import ConfigError
+from data_catalog.errors import SettingsError
 
 
 @pytest.fixture(scope="module")
@@ -25,7 +25,7 @@ def test_one_flow_is_filled_in(plugin: ModuleType, flows: Sequence[str], expecte
 
 
 def test_several_flows_are_listed(plugin: ModuleType) -> None:
-    with pytest.raises(ConfigError, match="name one of a/twin, b/twin"):
+    with pytest.raises(SettingsError, match="name one of a/twin, b/twin"):
         plugin.full_name("twin", ["b", "a"])
 
 

@@ -104,7 +104,7 @@ def test_of_two_writers_one_is_refused_in_a_sentence_that_names_the_other(
             ["catalog", "--rebuild"],
             ["forget", "--domain", "example.org"],
         ):
-            assert main([*arguments, "--root", str(root)]) == 1, arguments
+            assert main([*arguments, "--root", str(root)]) == 75, arguments
             told = capsys.readouterr().err.splitlines()[-1]
             assert f"{root} is being written by process {pid} (vernaclip build scenes)" in told, arguments
             assert told.endswith("): wait until it ends, or stop it")

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from data_catalog.errors import SettingsError
+from data_catalog.errors import InputError, SettingsError
 from data_catalog.fetch.config import FetchConfig, HostLimits
 from data_catalog.fetch.consent import ConsentConfig
 from data_catalog.sources.registry import SOURCE_KINDS
@@ -180,9 +180,7 @@ def test_a_file_that_is_missing_is_told_with_its_table_and_how_to_do_without(tmp
         path.write_text(f'{head}\n[{section}.own]\nkind = "{kind}"\nfiles = ["no.json"]', "utf-8")
         table = getattr(load_recipe(str(path), root=tmp_path), section)[-1]
         for ask in (table.check, table.upstream_files):
-            with pytest.raises(
-                SettingsError, match=rf"{section}\.own: .*no\.json.*--set {section}\.own\.enabled=false"
-            ):
+            with pytest.raises(InputError, match=rf"{section}\.own: .*no\.json.*--set {section}\.own\.enabled=false"):
                 ask()
 
 

@@ -26,7 +26,7 @@ from flows.jobs import BuildReport, build_dataset
 from flows.recipe.recipe import Recipe
 from flows.report.contents import gather
 from flows.report.page import refresh_report, report_path, write_report
-from flows.report.questions import Questions
+from flows.report.questions import questions
 from flows.report.texts import caption, decimal, duration, linked, percent, plain, size, text
 
 VOID = {"meta", "img", "br", "link", "input", "hr", "path", "use", "rect"}
@@ -238,8 +238,8 @@ def test_a_damaged_file_is_named(
 
 
 def test_what_does_not_fit_the_memory_is_written_nowhere_near_and_removed(built: tuple[Path, BuildReport]) -> None:
-    with Questions(built[1].snapshot) as ask:
-        place = Path(ask.rows("SELECT current_setting('temp_directory') AS place")[0]["place"])
+    with questions(built[1].snapshot) as ask:
+        place = Path(ask("SELECT current_setting('temp_directory') AS place")[0]["place"])
         assert place.is_dir()
         assert not place.is_relative_to(Path.cwd())
         assert not place.is_relative_to(built[0])
@@ -379,8 +379,8 @@ def test_sizes_stand_where_the_images_have_them(tmp_path: Path) -> None:
     rows = [_caption(1), _caption(2), _caption(3)]
     sizes = ((96, 97), (98, 97), (200, 100))  # the first two are in one eighth of an octave
     pairs = [_pair(row, original_width=w, original_height=h) for row, (w, h) in zip(rows, sizes, strict=True)]
-    found = gather(_snapshot(tmp_path, rows, pairs), [], num_examples=0).counts.sizes
-    assert {(size["mean_width"], size["mean_height"], size["num_images"]) for size in found} == {
+    found = gather(_snapshot(tmp_path, rows, pairs), [], num_examples=0)["sizes"]
+    assert {(size["width"], size["height"], size["num_images"]) for size in found} == {
         (97.0, 97.0, 2),
         (200.0, 100.0, 1),
     }

@@ -1,6 +1,6 @@
 """One number and one line for a whole run."""
 
-from flows.orchestration.prefect_artifacts import RunProgress
+from flows.orchestration.prefect_executor import RunProgress
 
 
 def test_each_phase_is_an_equal_part_of_the_whole() -> None:

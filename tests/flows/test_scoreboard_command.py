@@ -16,9 +16,9 @@ from PIL import Image
 from data_catalog.storage.manifest import commit_snapshot, require_snapshot
 from data_catalog.storage.shards import sha256_of
 from flows.cli import main
-from flows.jobs import BuildReport
-from flows.models import pair_files, train_model
+from flows.jobs import BuildReport, train_model
 from flows.recipe.recipe import Recipe
+from training.trained_models import pair_files
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
 

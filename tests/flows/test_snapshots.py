@@ -17,7 +17,7 @@ import pytest
 from data_catalog.database.catalog import query, rebuild
 from data_catalog.errors import ConfigError
 from data_catalog.storage.diff import Change, diff_snapshots
-from data_catalog.storage.history import history, remove_snapshot, resolve
+from data_catalog.storage.history import append_run, history, remove_snapshot, resolve
 from data_catalog.storage.integrity import record_folder, write_checksummed
 from data_catalog.storage.lock import writer_lock
 from data_catalog.storage.manifest import (
@@ -32,7 +32,6 @@ from data_catalog.storage.manifest import (
 from data_catalog.storage.verify import verify
 from flows.cli import main
 from flows.jobs import BuildReport
-from flows.run_log import append_run
 
 Row = dict[str, Any]
 

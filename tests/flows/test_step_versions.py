@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 from cleaning.checks import CheckConfig, CleanConfig
 from cleaning.duplicates.captions import RepeatsConfig
 from cleaning.duplicates.images import DuplicatesConfig
-from cleaning.leaks import LeaksConfig
+from cleaning.leaks import PIXELS_FILE, LeaksConfig
 from data_catalog.fetch.config import FetchConfig
 from data_catalog.fetch.outcomes import Fetching, KnownImages
 from data_catalog.images.normalise import NormaliseConfig
@@ -30,7 +30,6 @@ from flows.build.engine import SHARD
 from flows.build.forget_steps import InForce
 from flows.build.screen import Threads
 from flows.build.steps import STEPS
-from flows.build.test_sets import PIXELS_FILE
 from flows.recipe.language_packs import load_language_packs
 from flows.recipe.sources import read_test_sets
 from translation.engine import Translation

@@ -11,12 +11,12 @@ import pyarrow.parquet as pq
 import pytest
 
 from data_catalog.database.story import Story
+from data_catalog.database.story_text import story_lines, story_values
 from data_catalog.database.views import view_texts
 from data_catalog.schema import OUTCOMES
 from data_catalog.storage.manifest import Snapshot
 from flows.build.steps import STEPS
 from flows.cli import why
-from flows.cli.story_text import story_lines, story_values
 
 SAID = [
     {"value": "train-ai=n", "where": "robots.txt", "draft": "draft-a-01, draft-b-02"},

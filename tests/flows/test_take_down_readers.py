@@ -19,8 +19,7 @@ from data_catalog.storage.failpoints import REGISTRY
 from data_catalog.storage.manifest import require_snapshot
 from data_catalog.tombstones import read_tombstones
 from flows.cli import main
-from flows.jobs import BuildReport
-from flows.models import train_model
+from flows.jobs import BuildReport, train_model
 from flows.recipe.recipe import Recipe
 from translation.engine import Translation
 from translation.memory import TranslationMemory

@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from data_catalog.errors import ShardError, TransientError
+from data_catalog.errors import DamagedError, TransientError
 from data_catalog.sample.grammar import write_pairs
 from data_catalog.schema import CAPTIONS, PENDING, REJECTED
 from data_catalog.storage.shards import save_parquet, sha256_of
@@ -271,7 +271,7 @@ def test_a_lost_translation_is_named(tmp_path: Path, call_step: Any) -> None:
             super().record(captions[:1], translations[:1])
 
     forgetful = Root(call_step, tmp_path, memory=Forgetful)
-    with pytest.raises(ShardError, match="shard 00000: the translation memory lost 'b': run the same command again"):
+    with pytest.raises(DamagedError, match="shard 00000: the translation memory lost 'b': run the same command again"):
         forgetful.translate(write_shards(tmp_path, [["a", "b"]]), UpperCase())
 
 

@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from data_catalog.database.catalog import query
-from data_catalog.errors import ConfigError
+from data_catalog.errors import ConfigError, SettingsError
 from flows.build.execution import LocalExecutor
 from flows.cli import main
 from flows.dry_run import dry_run
@@ -258,9 +258,9 @@ def test_who_does_not_say_what_becomes_of_stated_splits_is_asked_before_work_sta
     save(tmp_path / "photos", "0.jpg", 0)
     recipe = recipe_of(tmp_path, source(tmp_path))
     wanted = r'^source photos states splits: say \[split\] by = "upstream" to keep them, or "hash" to ignore them$'
-    with pytest.raises(ConfigError, match=wanted):
+    with pytest.raises(SettingsError, match=wanted):
         build(tmp_path, source(tmp_path))
-    with pytest.raises(ConfigError, match=wanted):
+    with pytest.raises(SettingsError, match=wanted):
         dry_run(recipe, root=tmp_path / "catalog")
     assert not list((tmp_path / "catalog").rglob("*.parquet"))
     assert main(["build", str(tmp_path / "own.toml"), "--root", str(tmp_path / "catalog"), "--executor", "local"]) == 1
@@ -275,14 +275,14 @@ def test_all_sources_that_state_splits_are_named(tmp_path: Path) -> None:
         + pairs_source(tmp_path, "mine", rows_of(["x"]), more="")
         + coco(tmp_path).replace("sources.photos", "sources.coco")
     )
-    with pytest.raises(ConfigError, match=r"^sources photos, coco state splits: say "):
+    with pytest.raises(SettingsError, match=r"^sources photos, coco state splits: say "):
         build(tmp_path, sources)
 
 
 def test_who_wants_upstreams_splits_where_no_source_states_any_is_told(tmp_path: Path) -> None:
     save(tmp_path / "photos", "0.jpg", 0)
     source = pairs_source(tmp_path, "own", rows_of(["test"]), more="")
-    with pytest.raises(ConfigError, match=r'^split.by is "upstream" and no source states splits: '):
+    with pytest.raises(SettingsError, match=r'^split.by is "upstream" and no source states splits: '):
         build(tmp_path, source, UPSTREAM)
     build(tmp_path, source)
     assert set(outcomes(tmp_path).values()) <= {"train", "val"}

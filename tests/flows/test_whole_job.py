@@ -275,7 +275,7 @@ def test_an_image_is_classified(root: Path, photos: Path, capsys: pytest.Capture
         (["search", "un cane", "--images", "{photos}", "--out", "{photos}/1.jpg"], "are searched: say by --out"),
         (["search", "un cane", "--images", "{photos}", "--json", "{photos}/1.jpg"], "are searched: say by --json"),
         (["search", "un cane", "--out", "o.png", "--json", "o.png"], "both name o.png"),
-        (["search", "un cane", "--json", "{photos}"], "is no file of its own"),
+        (["search", "un cane", "--json", "{photos}"], "names the folder"),
     ],
 )
 def test_what_is_read_is_never_written_over(
@@ -319,7 +319,7 @@ def test_a_text_is_found_in_an_image(
         (["search", "uno", "--images", "PHOTOS", "--model", "m", "--dataset", "scenes"], "give one of the two"),
         (["search", "uno", "--images", "PHOTOS", "--split", "test"], "--split is of a dataset"),
         (["search", "uno", "--images", "gone"], "gone is no folder"),
-        (["search", "uno", "--out", "PHOTOS"], "is no file of its own"),
+        (["search", "uno", "--out", "PHOTOS"], "names the folder"),
         (["search", "uno", "--out", "PHOTOS/0.jpg/sheet.png"], "0.jpg is no folder"),
         (["search", "uno", "--top", "0"], "--top must be at least 1"),
         (["search", "uno", "--out", "sheet.jpg"], "sheet.jpg must end in .png"),

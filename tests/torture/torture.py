@@ -20,8 +20,8 @@ from faults import Outcome, Series, all_failpoints, failpoint_errors, failpoint_
 from full_disk import small_disks
 from trials import Trial
 
+from data_catalog.plain_text import plain_table
 from flows.recipe.recipe import find_recipe
-from flows.tables import plain_table
 
 NUM_IMAGES = 44
 SMALL = (

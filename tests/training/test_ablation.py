@@ -11,17 +11,17 @@ from training.ablation import (
     HURTS,
     METRICS,
     UNKNOWN,
-    Difference,
+    PairedDifference,
     SeedNoise,
     difference,
     holm,
-    ranks_of,
     seed_noise,
     values_of,
     verdict,
 )
 from training.bootstrap import bootstrap_interval
 from training.forest_plot import write_forest_plot
+from training.outcomes import retrieval_outcomes
 
 QUIET = SeedNoise(variance=0.0, degrees=0)
 
@@ -97,7 +97,8 @@ def test_intervals_hold_the_truth_about_as_often_as_they_say(seeds: int) -> None
 def test_values_are_those_of_the_ranks() -> None:
     images = np.eye(3, dtype=np.float32)
     texts = np.array([[1, 0, 0], [0.9, 0.1, 0], [0, 1, 0], [0.9, 0, 0.1]], dtype=np.float32)
-    ranks = ranks_of(images, texts, np.array([0, 0, 1, 2]))
+    outcomes = retrieval_outcomes(images, texts, np.array([0, 0, 1, 2]), captions="all")
+    ranks = {outcome.way: outcome.ranks for outcome in outcomes}
     assert ranks["text_to_image"].tolist() == [1, 1, 1, 2]
     assert ranks["image_to_text"].tolist() == [1, 1, 1]
     found = {metric: values_of([ranks, ranks], metric) for metric in METRICS}
@@ -124,12 +125,12 @@ def test_holm_corrects_step_by_step() -> None:
     ],
 )
 def test_verdicts(value: float, p_value: float, degrees: int, num_images: int, expected: str) -> None:
-    found = Difference(value=value, low=value - 0.01, high=value + 0.01, p_value=p_value)
+    found = PairedDifference(value=value, low=value - 0.01, high=value + 0.01, p_value=p_value)
     assert verdict(found, p_value, SeedNoise(variance=0.1, degrees=degrees), num_images=num_images) == expected
 
 
 def test_the_plot_has_a_row_for_each_filter(tmp_path: Path) -> None:
-    found = Difference(value=0.1, low=-0.1, high=0.3, p_value=0.2)
+    found = PairedDifference(value=0.1, low=-0.1, high=0.3, p_value=0.2)
     sizes = []
     for count in (1, 4):
         labels = ["clean.language_check + check.language_check $x_$"] * count

@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from data_catalog.errors import ConfigError
+from data_catalog.errors import DamagedError, InputError
 from data_catalog.exports.counts import PairCounts, count_pairs
 from data_catalog.storage.manifest import SPLITS, Snapshot
 from data_catalog.storage.shards import read_json
@@ -74,7 +74,8 @@ def card_data(folder: Path, seen: SeenData | None, *, model_sha256: str, scorebo
         scoreboards: `scoreboard.json` files.
 
     Raises:
-        ConfigError: a file of scores, or of time and energy, is damaged, or a scoreboard has no score of these weights.
+        InputError: a scoreboard is none, or has no score of these weights.
+        DamagedError: a file of scores, or of time and energy, is damaged.
     """
     language = str(seen.manifest["target_lang"]) if seen is not None else None
     scores = [replace(_scores(path, model_sha256), language=language) for path in sorted(folder.glob(SCORE_FILES))]
@@ -89,12 +90,12 @@ def _of_scoreboard(path: Path, model_sha256: str) -> list[SetScores]:
         # A model whose queries are translated has more behind that in its origin.
         ours = [str(model["name"]) for model in board["models"] if model["origin"].endswith(_weights(model_sha256))]
         if not ours:
-            raise ConfigError(f"{path} has no score of these weights ({model_sha256[:12]}): score this model first")
+            raise InputError(f"{path} has no score of these weights ({model_sha256[:12]}): score this model first")
         return [_of_set(facts, board["entries"], ours[0]) for facts in board["sets"]]
     except OSError as error:
-        raise ConfigError(f"{path} cannot be read: {error.strerror}") from error
+        raise InputError(f"{path} cannot be read: {error.strerror}") from error
     except (ValueError, RecursionError, LookupError, TypeError, AttributeError) as error:
-        raise ConfigError(f"{path} is no scoreboard.json ({type(error).__name__}: {error})") from error
+        raise InputError(f"{path} is no scoreboard.json ({type(error).__name__}: {error})") from error
 
 
 def _weights(model_sha256: str) -> str:
@@ -140,7 +141,7 @@ def _scores(path: Path, model_sha256: str) -> SetScores:
         is_of_these = found["model_sha256"] == model_sha256
         return SetScores(name=str(found["split"]), is_split=True, scores=scores, of_these_weights=is_of_these)
     except (OSError, ValueError, RecursionError, LookupError, TypeError, AttributeError) as error:
-        raise ConfigError(
+        raise DamagedError(
             f"{path} is no file of scores ({type(error).__name__}: {error}): remove it, and evaluate the model again"
         ) from error
 

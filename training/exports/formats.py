@@ -37,9 +37,9 @@ class ModelFormat:
 
     Args:
         why_not: what of an architecture it has no equivalent for, in words; None if it has all.
-        require: raises ConfigError where what it needs is not installed.
+        require: raises InputError where what it needs is not installed.
         write: fills a folder, but for the card.
-        check: reads the folder back and compares; returns the largest difference, or raises PipelineError.
+        check: reads the folder back and compares; returns the largest difference, or raises DefectError.
         card: what the card says of it.
     """
 

@@ -4,7 +4,7 @@ import difflib
 import re
 from importlib.resources import files
 
-from data_catalog.errors import ConfigError
+from data_catalog.errors import SettingsError
 
 OTHER = "other"
 LIST_FILE = "hub_licences.txt"  # a list that no package has which we depend on
@@ -27,23 +27,29 @@ def require_hub_licence(licence: str, *, name: str = "", link: str = "") -> None
         link: to the text of that; "" for none.
 
     Raises:
-        ConfigError: the hub knows no such licence, or name and link do not go with it.
+        SettingsError: the hub knows no such licence, or name and link do not go with it.
     """
     if licence and licence not in (known := hub_licences()):
         near = difflib.get_close_matches(licence.lower(), known, n=3)
         meant = f"did you mean {' or '.join(near)}? If it is none of the hub's" if near else "if it is none of those"
-        raise ConfigError(
+        raise SettingsError(
             f"the hub knows no licence {licence!r} (https://huggingface.co/docs/hub/repositories-licenses): {meant}, "
             f"say --license {OTHER} --license-name NAME"
         )
     if licence == OTHER and not name:
-        raise ConfigError(f"--license {OTHER} wants the licence's own name: say --license-name, such as my-licence-1.0")
+        raise SettingsError(
+            f"--license {OTHER} wants the licence's own name: say --license-name, such as my-licence-1.0"
+        )
     if licence != OTHER and (name or link):
-        raise ConfigError(f"--license-name and --license-link go with --license {OTHER}, for what the hub has no word")
+        raise SettingsError(
+            f"--license-name and --license-link go with --license {OTHER}, for what the hub has no word"
+        )
     if name and not _NAME.fullmatch(name):
-        raise ConfigError(f"--license-name is letters, digits, '.', '-' and '_', such as my-licence-1.0, got {name!r}")
+        raise SettingsError(
+            f"--license-name is letters, digits, '.', '-' and '_', such as my-licence-1.0, got {name!r}"
+        )
     if link and not _LINK.fullmatch(link):
-        raise ConfigError(
+        raise SettingsError(
             "--license-link is an address (https://...), or LICENSE or LICENSE.md for a file of that name that you add "
             f"to the export, got {link!r}"
         )

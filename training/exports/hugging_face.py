@@ -67,7 +67,7 @@ def check_hugging_face(trained: TrainedFolder, probe: Probe, folder: Path) -> fl
     """Read the folder back by transformers, and compare; returns the largest difference.
 
     Raises:
-        PipelineError: it scores otherwise.
+        DefectError: it scores otherwise.
     """
     import torch
     import transformers

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from data_catalog.errors import ConfigError
+from data_catalog.errors import SettingsError
 from data_catalog.exports.place import RECORD_FILE, exporting_to, is_whole, place_of, record_of, replacing
 from data_catalog.progress import Progress
 from data_catalog.storage.integrity import write_checksummed
@@ -61,12 +61,12 @@ class ModelExportConfig:
         known = (*MODEL_FORMATS, ALL)
         unknown = [name for name in self.formats if name not in known]
         if unknown or not self.formats:
-            raise ConfigError(f"format must be some of {', '.join(known)}, got {', '.join(unknown) or 'none'}")
+            raise SettingsError(f"format must be some of {', '.join(known)}, got {', '.join(unknown) or 'none'}")
         if ALL in self.formats and len(self.formats) > 1:
-            raise ConfigError(f"the format {ALL} stands for every one: name it alone")
+            raise SettingsError(f"the format {ALL} stands for every one: name it alone")
         for name in (self.hub_name, self.dataset_hub_name):
             if name is not None and not _is_hub_name(name):
-                raise ConfigError(f"a name on the hub is OWNER/NAME, got {name!r}")
+                raise SettingsError(f"a name on the hub is OWNER/NAME, got {name!r}")
         require_hub_licence(self.licence, name=self.licence_name, link=self.licence_link)
 
     def publication(self) -> Publication:
@@ -124,10 +124,12 @@ def export_model(
         root: of the catalog; its own folders hold no exports.
 
     Raises:
-        ConfigError: the model is not finished or damaged, a format has no equivalent of its architecture or needs what
-            is not installed, or a folder holds something else, or an earlier export that may not be replaced, or
-            another process exports to it.
-        PipelineError: an export scores otherwise than the model.
+        SettingsError: a format has no equivalent of the model's architecture, or a folder holds something else, or an
+            earlier export that may not be replaced.
+        InputError: the model is not finished, or a format needs what is not installed.
+        DamagedError: the model is damaged.
+        BusyError: another process exports to a folder.
+        DefectError: an export scores otherwise than the model.
     """
     trained = open_trained(model)
     refused = _refused(trained, config)
@@ -137,7 +139,7 @@ def export_model(
     is_one = len(_wanted(config)) == 1
     places = {name: _place(out if is_one else out / name, model, root) for name in formats}
     if seen is None and any(place.is_relative_to(root.resolve()) for place in places.values()):
-        raise ConfigError(
+        raise SettingsError(
             f"{out} lies in the catalog {root}, where `vernaclip forget` removes exports of which nobody can tell what "
             "they were made of, as of a model by its folder: name another place with --out"
         )
@@ -165,14 +167,14 @@ def _refused(trained: TrainedFolder, config: ModelExportConfig) -> dict[str, str
         others = ", ".join(
             other for other in MODEL_FORMATS if MODEL_FORMATS[other].why_not(trained.model_config) is None
         )
-        raise ConfigError(f"the format {name} has no equivalent of this model, since {reason}: export it to {others}")
+        raise SettingsError(f"the format {name} has no equivalent of this model, since {reason}: export it to {others}")
     return refused
 
 
 def _place(folder: Path, model: Path, root: Path) -> Path:
     place = place_of(folder, root)
     if place.is_relative_to(model.resolve()) or model.resolve().is_relative_to(place):
-        raise ConfigError(
+        raise SettingsError(
             f"{folder} and the model's own folder {model} lie in one another: name another place with --out"
         )
     return place
@@ -198,14 +200,14 @@ class _Job:
         """Make sure that the place is free, holds this very export, or one that may be replaced.
 
         Raises:
-            ConfigError: it does not.
+            SettingsError: it does not.
         """
         found = record_of(self.place)
         if found is not None and found.get("kind") != _KIND:
-            raise ConfigError(f"{self.place} holds an export of a dataset: name another place with --out")
+            raise SettingsError(f"{self.place} holds an export of a dataset: name another place with --out")
         if found is None or self.config.replace or self._is_this(found):
             return
-        raise ConfigError(
+        raise SettingsError(
             f"{self.place} holds an export of another model, or one made otherwise: replace it with --force, or name "
             "another place with --out"
         )

@@ -10,7 +10,7 @@ from io import StringIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from data_catalog.errors import ConfigError, extra_to_install
+from data_catalog.errors import InputError, extra_to_install
 from data_catalog.storage.shards import TEMPORARY_PREFIX
 from training.exports.probe import TEXTS, Probe, quiet_libraries, require_same_ids, require_same_scores
 from training.exports.processors import write_image_processor, write_tokenizer
@@ -30,11 +30,11 @@ def require_onnx() -> None:
     """Make sure that what writes and runs graphs is installed.
 
     Raises:
-        ConfigError: it is not.
+        InputError: it is not.
     """
     missing = [name for name in ("onnx", "onnxruntime", "onnxscript") if find_spec(name) is None]
     if missing:
-        raise ConfigError(f"the format onnx needs {', '.join(missing)}: {extra_to_install('onnx')}")
+        raise InputError(f"the format onnx needs {', '.join(missing)}: {extra_to_install('onnx')}")
 
 
 def write_onnx(trained: TrainedFolder, folder: Path) -> None:
@@ -147,7 +147,7 @@ def check_onnx(trained: TrainedFolder, probe: Probe, folder: Path) -> float:
     """Run the graphs by onnxruntime, one by one and all at once, and compare; returns the largest difference.
 
     Raises:
-        PipelineError: they score otherwise.
+        DefectError: they score otherwise.
     """
     import numpy as np
     from onnxruntime import InferenceSession

@@ -56,7 +56,7 @@ def check_open_clip(probe: Probe, folder: Path) -> float:
     """Read the folder back by open_clip, and compare; returns the largest difference.
 
     Raises:
-        PipelineError: it scores otherwise.
+        DefectError: it scores otherwise.
     """
     import open_clip
     import torch

@@ -5,7 +5,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from data_catalog.errors import PipelineError
+from data_catalog.errors import DefectError
 from training.exports.source import TrainedFolder
 
 if TYPE_CHECKING:
@@ -65,11 +65,11 @@ def require_same_ids(probe: Probe, ids: Sequence[Sequence[int]], what: str) -> N
     """Make sure that an export's tokenizer says what ours does.
 
     Raises:
-        PipelineError: it does not.
+        DefectError: it does not.
     """
     for text, ours, theirs in zip(TEXTS, probe.ids.tolist(), ids, strict=True):
         if ours != list(theirs):
-            raise PipelineError(
+            raise DefectError(
                 f"{what}: its tokenizer reads {text[:40]!r} otherwise than the model's, so that it would score "
                 "otherwise: nothing is written"
             )
@@ -79,7 +79,7 @@ def require_same_scores(probe: Probe, image_features: "Floats", text_features: "
     """Make sure that an export scores as ours does; returns by how much its numbers differ at most.
 
     Raises:
-        PipelineError: it does not, to `TOLERANCE`.
+        DefectError: it does not, to `TOLERANCE`.
     """
     import numpy as np
 
@@ -88,7 +88,7 @@ def require_same_scores(probe: Probe, image_features: "Floats", text_features: "
     # NaN comes through numpy's maximum, and is not within anything.
     worst = float(np.max([np.abs(a - b).max() if a.shape == b.shape else np.inf for a, b in pairs]))
     if not worst <= TOLERANCE:
-        raise PipelineError(
+        raise DefectError(
             f"{what}: it scores otherwise than the model (by {worst:.2g}, where {TOLERANCE:g} is allowed): nothing is "
             "written"
         )

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, get_args, get_type_hints
 
-from data_catalog.errors import ConfigError
+from data_catalog.errors import DamagedError, InputError
 from data_catalog.storage.integrity import FOLDER_RECORD, file_problem, read_record
 from data_catalog.storage.shards import sha256_of
 from training.loop import TrainResult
@@ -64,15 +64,16 @@ def open_trained(folder: Path) -> TrainedFolder:
     """Read a model folder, and make sure that it is what training wrote.
 
     Raises:
-        ConfigError: it holds no model whose training was finished, or a file is missing, damaged or another's.
+        InputError: it holds no model whose training was finished.
+        DamagedError: a file is missing, damaged or another's.
     """
     for name in (OPEN_CLIP_CONFIG_FILE, WEIGHTS_FILE, RUN_FILE, RESULT_FILE):
         if not (folder / name).is_file():
-            raise ConfigError(f"{folder} holds no finished model, since it has no {name}: {_REMEDY}")
+            raise InputError(f"{folder} holds no finished model, since it has no {name}: {_REMEDY}")
     _require_as_written(folder)
     result = _result(folder / RESULT_FILE)
     if sha256_of(folder / WEIGHTS_FILE) != result.model_sha256:
-        raise ConfigError(f"{folder / WEIGHTS_FILE} is not what {RESULT_FILE} says that training wrote: {_REMEDY}")
+        raise DamagedError(f"{folder / WEIGHTS_FILE} is not what {RESULT_FILE} says that training wrote: {_REMEDY}")
     return TrainedFolder(
         folder=folder,
         model_config=read_open_clip_config(folder / OPEN_CLIP_CONFIG_FILE),
@@ -90,7 +91,7 @@ def _require_as_written(folder: Path) -> None:
     for name, sha256 in read_record(record, remedy=_REMEDY).items():
         problem = file_problem(folder / name, sha256)
         if problem is not None:
-            raise ConfigError(f"{problem}: {_REMEDY}")
+            raise DamagedError(f"{problem}: {_REMEDY}")
 
 
 def _result(path: Path) -> TrainResult:
@@ -102,7 +103,7 @@ def _result(path: Path) -> TrainResult:
                 raise TypeError(f"{name} is {value!r}")
         return TrainResult(**values)
     except (TypeError, KeyError) as error:
-        raise ConfigError(f"{path} is damaged ({error}): {_REMEDY}") from error
+        raise DamagedError(f"{path} is damaged ({error}): {_REMEDY}") from error
 
 
 def _also_whole(kind: Any) -> Any:
@@ -113,5 +114,5 @@ def _also_whole(kind: Any) -> Any:
 def _run(path: Path) -> dict[str, Any]:
     found = read_object(path, remedy=_REMEDY)
     if not isinstance(found.get("key"), str) or not isinstance(found.get("settings"), dict):
-        raise ConfigError(f"{path} is damaged (it has no key or no settings of a run): {_REMEDY}")
+        raise DamagedError(f"{path} is damaged (it has no key or no settings of a run): {_REMEDY}")
     return found

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from data_catalog.errors import ConfigError
+from data_catalog.errors import InputError
 
 if TYPE_CHECKING:
     import numpy as np
@@ -66,17 +66,17 @@ def gwet_agreement(
         weights: how far each pair of categories agrees, 0 to 1, symmetric; shape (categories, categories).
 
     Raises:
-        ConfigError: fewer than two raters, or fewer than two items that two of them rated.
+        InputError: fewer than two raters, or fewer than two items that two of them rated.
     """
     import numpy as np
 
     if any(len(row) < 2 for row in ratings):
-        raise ConfigError("agreement is between raters: give the ratings of at least two")
+        raise InputError("agreement is between raters: give the ratings of at least two")
     counts = _counts(ratings, categories)
     counts = counts[counts.sum(axis=1) > 0]
     shared = counts.sum(axis=1) >= 2
     if shared.sum() < 2:
-        raise ConfigError(
+        raise InputError(
             f"agreement needs two items or more that two raters have both rated, and there are {shared.sum()}: "
             "have more items rated"
         )

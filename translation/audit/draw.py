@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from data_catalog.database.catalog import query
-from data_catalog.errors import ConfigError
+from data_catalog.errors import InputError, SettingsError
 from data_catalog.schema import KEPT
 from data_catalog.sources.origins import HAS_ORIGINAL
 from data_catalog.storage.manifest import require_snapshot
@@ -108,14 +108,15 @@ def draw_audit(root: Path, dataset: str, *, num_rows: int, seed: int) -> Audit:
     """Draw `num_rows` distinct pairs, or all where there are fewer, from a dataset's current snapshot.
 
     Raises:
-        ConfigError: there is no such dataset, it has no translated captions, or `num_rows` is not positive.
+        SettingsError: `num_rows` is not positive.
+        InputError: there is no such dataset, or it has no translated captions.
     """
     if num_rows < 1:
-        raise ConfigError(f"an audit of {num_rows} rows rates nothing: give --n 1 or more")
+        raise SettingsError(f"an audit of {num_rows} rows rates nothing: give --n 1 or more")
     require_snapshot(root, dataset)
     candidates = query(root, _CANDIDATES, {"dataset": dataset, "seed": str(seed), "num_rows": num_rows}).to_pylist()
     if not candidates:
-        raise ConfigError(
+        raise InputError(
             f"dataset {dataset!r} of {root} has no translated captions that were kept, with originals: none to audit"
         )
     sizes = {row["stratum"]: row["stratum_size"] for row in candidates}

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-from data_catalog.errors import ConfigError
+from data_catalog.errors import InputError
 from data_catalog.sources.delimited import complete_cells, read_records
 from data_catalog.sources.files import check_text_file, read_lines
 from translation.audit.sheets import RATING_COLUMNS, plain_cell
@@ -86,7 +86,7 @@ def read_audit(path: Path) -> AuditSheet:
     """Read what `vernaclip audit draw` wrote.
 
     Raises:
-        ConfigError: the file is missing, no CSV of an audit, empty, or holds a row twice or a number that is none.
+        InputError: the file is missing, no CSV of an audit, empty, or holds a row twice or a number that is none.
     """
     rows = _read_sheet(path, _AUDIT_COLUMNS, what="an audit's CSV")
     audit_id = _only_one(rows, "audit_id", path)
@@ -98,7 +98,7 @@ def read_ratings(paths: Sequence[Path], audit: AuditSheet) -> list[RatingSheet]:
     """Read what the rating form saved, one file a rater; a row that a file lacks was not rated.
 
     Raises:
-        ConfigError: a file is missing, no CSV of ratings, of another audit, without a rating, or by the same rater as
+        InputError: a file is missing, no CSV of ratings, of another audit, without a rating, or by the same rater as
             another; or a row is unknown, stands twice, or has a rating other than 1, 2, 3, 4 or nothing.
     """
     known = {row.row_id for row in audit.rows}
@@ -107,7 +107,7 @@ def read_ratings(paths: Sequence[Path], audit: AuditSheet) -> list[RatingSheet]:
         sheet = _rating_sheet(path, audit.audit_id, known)
         name = sheet.rater.casefold()
         if name in sheets:
-            raise ConfigError(
+            raise InputError(
                 f"{sheets[name][0]} and {path} are both by {sheet.rater!r}: give one file a rater, or correct the name"
             )
         sheets[name] = (path, sheet)
@@ -118,15 +118,15 @@ def _rating_sheet(path: Path, audit_id: str, known: set[str]) -> RatingSheet:
     rows = _read_sheet(path, RATING_COLUMNS, what="ratings as the form saves them")
     found = _only_one(rows, "audit_id", path)
     if found != audit_id:
-        raise ConfigError(f"{path} rates audit {found}, and this is audit {audit_id}: give the files of one audit")
+        raise InputError(f"{path} rates audit {found}, and this is audit {audit_id}: give the files of one audit")
     rater = _only_one(rows, "rater", path)
     places = _places(rows)
     for row_id, row in places.items():
         if row_id not in known:
-            raise ConfigError(f"{row.where}: the audit has no row {row_id!r}: undo the change to its row_id")
+            raise InputError(f"{row.where}: the audit has no row {row_id!r}: undo the change to its row_id")
     grades = {row_id: _GRADES[_rating(row)] for row_id, row in places.items() if _rating(row)}
     if not grades:
-        raise ConfigError(f"{path} has no rating yet: leave it out, or have it filled in")
+        raise InputError(f"{path} has no rating yet: leave it out, or have it filled in")
     comments = {row_id: comment for row_id, row in places.items() if (comment := row.cells["comment"].strip())}
     return RatingSheet(rater=rater, grades=grades, comments=comments)
 
@@ -134,7 +134,7 @@ def _rating_sheet(path: Path, audit_id: str, known: set[str]) -> RatingSheet:
 def _rating(row: _Row) -> str:
     rating = row.cells["rating"].strip()
     if rating and rating not in _GRADES:
-        raise ConfigError(f"{row.where}: the rating {rating!r} is none of 1, 2, 3 and 4: correct it or leave it empty")
+        raise InputError(f"{row.where}: the rating {rating!r} is none of 1, 2, 3 and 4: correct it or leave it empty")
     return rating
 
 
@@ -142,7 +142,7 @@ def _audit_row(row: _Row) -> AuditRow:
     cells = row.cells
     weight = _number(row, "weight")
     if weight is None or weight <= 0:
-        raise ConfigError(f"{row.where}: the weight {cells['weight']!r} is not above 0: undo the change to that row")
+        raise InputError(f"{row.where}: the weight {cells['weight']!r} is not above 0: undo the change to that row")
     return AuditRow(
         row_id=cells["row_id"].strip(),
         source_text=cells["source_text"],
@@ -164,7 +164,7 @@ def _number(row: _Row, column: str) -> float | None:
     except ValueError:
         number = math.nan
     if not math.isfinite(number):
-        raise ConfigError(f"{row.where}: {column} is {cell!r}, which is no number: undo the change to that row")
+        raise InputError(f"{row.where}: {column} is {cell!r}, which is no number: undo the change to that row")
     return number
 
 
@@ -172,15 +172,15 @@ def _places(rows: Sequence[_Row]) -> dict[str, _Row]:
     """Rows by their row_id, in order.
 
     Raises:
-        ConfigError: one has none, or two have the same.
+        InputError: one has none, or two have the same.
     """
     places: dict[str, _Row] = {}
     for row in rows:
         row_id = row.cells["row_id"].strip()
         if not row_id:
-            raise ConfigError(f"{row.where}: the row_id is empty: undo the change to that row")
+            raise InputError(f"{row.where}: the row_id is empty: undo the change to that row")
         if row_id in places:
-            raise ConfigError(f"{row.where}: row {row_id!r} stands there already, at {places[row_id].where}: keep one")
+            raise InputError(f"{row.where}: row {row_id!r} stands there already, at {places[row_id].where}: keep one")
         places[row_id] = row
     return places
 
@@ -189,13 +189,13 @@ def _only_one(rows: Sequence[_Row], column: str, path: Path) -> str:
     """The value that a column has in all rows.
 
     Raises:
-        ConfigError: it is empty, or not the same everywhere.
+        InputError: it is empty, or not the same everywhere.
     """
     values = list(dict.fromkeys(row.cells[column].strip() for row in rows))
     if len(values) > 1:
-        raise ConfigError(f"{path} has more than one {column}: {', '.join(map(repr, values[:3]))}; give one file each")
+        raise InputError(f"{path} has more than one {column}: {', '.join(map(repr, values[:3]))}; give one file each")
     if not values[0]:
-        raise ConfigError(f"{path} has no {column}: write one into that column")
+        raise InputError(f"{path} has no {column}: write one into that column")
     return values[0]
 
 
@@ -203,10 +203,10 @@ def _read_sheet(path: Path, required: Sequence[str], *, what: str) -> list[_Row]
     """All records of a CSV file, delimited by comma, semicolon or tab; rows of empty cells are none.
 
     Raises:
-        ConfigError: the file is missing, empty, no UTF-8, broken, or lacks a column.
+        InputError: the file is missing, empty, no UTF-8, broken, or lacks a column.
     """
     if not path.is_file():
-        raise ConfigError(f"{path} is no file: expected {what}")
+        raise InputError(f"{path} is no file: expected {what}")
     check_text_file(path, expected=what)
     lines = read_lines(path)
     header = next((line.text for line in lines if line.text), "")
@@ -216,21 +216,21 @@ def _read_sheet(path: Path, required: Sequence[str], *, what: str) -> list[_Row]
     rows = []
     for record in read_records(lines, delimiter=delimiter, num_cells=len(columns), starts_row=lambda cells: False):
         if record.trouble:
-            raise ConfigError(
+            raise InputError(
                 f"{path}, line {record.line}: {record.trouble.detail}: save the sheet as CSV in UTF-8 again"
             )
         if any(cell.strip() for cell in record.cells):
             cells = dict(zip(columns, map(plain_cell, record.cells), strict=True))
             rows.append(_Row(f"{path}, line {record.line}", cells))
     if not rows:
-        raise ConfigError(f"{path} has columns and no rows: expected {what}")
+        raise InputError(f"{path} has columns and no rows: expected {what}")
     return rows
 
 
 def _check_columns(path: Path, columns: Sequence[str], required: Sequence[str], *, what: str) -> None:
     missing = [name for name in required if name not in columns]
     if missing:
-        raise ConfigError(f"{path} has no column {', '.join(missing)}: expected {what}, with {', '.join(required)}")
+        raise InputError(f"{path} has no column {', '.join(missing)}: expected {what}, with {', '.join(required)}")
     repeated = [name for name in (*required, *NUMBER_COLUMNS) if columns.count(name) > 1]
     if repeated:
-        raise ConfigError(f"{path} has the column {', '.join(repeated)} more than once: remove all but one")
+        raise InputError(f"{path} has the column {', '.join(repeated)} more than once: remove all but one")

@@ -49,6 +49,6 @@ def write_text(path: Path, text: str) -> None:
     """Write a file in UTF-8, atomically and byte for byte.
 
     Raises:
-        ConfigError: the disk is full.
+        DiskError: the disk is full.
     """
     write_bytes(path, text.encode())

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 
-from data_catalog.errors import ConfigError, ShardError
+from data_catalog.errors import InputError
 from data_catalog.language_pack import LanguagePack
 from data_catalog.storage.shards import digest, sha256_of
 from translation.config import TranslateConfig
@@ -68,7 +68,7 @@ class ApertiumTranslator:
         """See `Translator.translate`; equal captions are translated once.
 
         Raises:
-            ShardError: a program failed or hung, or texts are missing.
+            InputError: a program failed or hung, or texts are missing.
         """
         counts = Counter(captions)
         parts = list(_parts(list(counts)))
@@ -106,11 +106,11 @@ def open_engine(
     """The engine over the installed mode for these languages; nothing is cached.
 
     Raises:
-        ConfigError: Apertium is not installed, or has no such mode.
+        InputError: Apertium is not installed, or has no such mode.
     """
     command = shutil.which("apertium")
     if command is None:
-        raise ConfigError(
+        raise InputError(
             "the command `apertium` was not found: install Debian's packages apertium and, for each pair of languages, "
             "one such as apertium-eng-cat"
         )
@@ -155,11 +155,11 @@ def from_stream(record: str, number: int) -> str:
     """The translation of `to_stream(sentence, number)`, as text.
 
     Raises:
-        ShardError: it is not that sentence's.
+        InputError: it is not that sentence's.
     """
     signature = _signature(number)
     if record.count(signature) != 1:
-        raise ShardError(f"Apertium mixed up its texts: the {number + 1}th came back as {record!r}")
+        raise InputError(f"Apertium mixed up its texts: the {number + 1}th came back as {record!r}")
     text = record.replace(signature, "").removesuffix(_FULL_STOP)
     return _ESCAPED.sub(lambda found: found[1] or found[2], text)
 
@@ -192,7 +192,7 @@ def _mode_file(folder: Path, source: LanguagePack, target: LanguagePack) -> Path
     have = f"from {source.code} there are {', '.join(fitting)}" if fitting else f"from {source.code} there is none"
     nameless = [pack for pack in (source, target) if pack.iso639_3 is None]
     first = "".join(f"set iso639_3 {in_pack_of(pack)}, " for pack in nameless)
-    raise ConfigError(
+    raise InputError(
         f"Apertium has no mode {names[0]}; {have}: {first}install its package, such as Debian's apertium-{names[0]}, "
         "or name a language between the two as translate.pivot"
     )
@@ -217,7 +217,7 @@ def _printed(command: Sequence[str], environment: dict[str, str]) -> str:
             command, env=environment, capture_output=True, check=True, timeout=_PROBE_TIMEOUT_S, text=True
         )
     except (OSError, subprocess.SubprocessError) as error:
-        raise ConfigError(f"Apertium does not work: `{' '.join(command)}` failed ({error}); install it anew") from error
+        raise InputError(f"Apertium does not work: `{' '.join(command)}` failed ({error}); install it anew") from error
     return done.stdout.strip()
 
 
@@ -225,12 +225,12 @@ def _program_files(script: str, environment: dict[str, str]) -> dict[str, Path]:
     """Where the programs of a script are, by their names without folders.
 
     Raises:
-        ConfigError: one is missing: not every package of a pair depends on all the programs that its modes call.
+        InputError: one is missing: not every package of a pair depends on all the programs that its modes call.
     """
     found = {name: shutil.which(name, path=environment["PATH"]) for name in programs(script)}
     missing = sorted(name for name, file in found.items() if file is None)
     if missing:
-        raise ConfigError(
+        raise InputError(
             f"Apertium lacks the program {', '.join(missing)}: install what has it, such as Debian's packages cg3, "
             "apertium-lex-tools, apertium-separable or apertium-anaphora"
         )
@@ -247,4 +247,4 @@ def _sha256(file: Path) -> str:
     try:
         return sha256_of(file)
     except OSError as error:
-        raise ConfigError(f"Apertium does not work: {error.filename} cannot be read; install it anew") from error
+        raise InputError(f"Apertium does not work: {error.filename} cannot be read; install it anew") from error

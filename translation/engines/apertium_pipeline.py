@@ -16,7 +16,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 
-from data_catalog.errors import ShardError
+from data_catalog.errors import InputError
 from translation.engines.child_processes import kill_group
 
 # Of a few hundred texts, each within a second on an idle CPU; or of one text, to the tagger.
@@ -44,7 +44,7 @@ class Pipeline:
         """What comes out for each text, in the same order; texts in Apertium's stream format, ended by a blank.
 
         Raises:
-            ShardError: a program failed, hung, or did not give one text for each.
+            InputError: a program failed, hung, or did not give one text for each.
         """
         found = list(texts)
         for stages in _segments(self.script):
@@ -143,7 +143,7 @@ class _Tagger:
         """Answers to the first texts, at least one, all given in the state in which the tagger started.
 
         Raises:
-            ShardError: the program ended or hung.
+            InputError: the program ended or hung.
         """
         for text in texts:
             yield self._answer(text.encode("utf-8", "replace") + b"\0")
@@ -185,7 +185,7 @@ class _Tagger:
             raise self._ended()
         return data
 
-    def _ended(self) -> ShardError:
+    def _ended(self) -> InputError:
         return _failure(f"ended with code {self._process.wait(self._timeout_s)}", self._tail())
 
     def _complained(self) -> bool:
@@ -197,6 +197,6 @@ class _Tagger:
         return os.pread(self._complaints.fileno(), _TAIL_BYTES, max(0, size - _TAIL_BYTES))
 
 
-def _failure(what: str, errors: bytes) -> ShardError:
+def _failure(what: str, errors: bytes) -> InputError:
     last = errors.decode("utf-8", "replace").strip().rpartition("\n")[2]
-    return ShardError(f"Apertium {what}" + (f": {last}" if last else ""))
+    return InputError(f"Apertium {what}" + (f": {last}" if last else ""))

@@ -8,7 +8,7 @@ takes the tokenizers; they are free of side effects.
 from pathlib import Path
 from typing import Any
 
-from data_catalog.errors import ConfigError
+from data_catalog.errors import InputError
 from data_catalog.language_pack import LanguagePack
 from translation.config import TranslateConfig
 from translation.engines.ctranslate2_model import CTranslate2Translator, Model
@@ -25,7 +25,7 @@ def open_engine(
     """The engine over the package that the settings name, or the newest installed one that fits.
 
     Raises:
-        ConfigError: no package, a damaged one, or one for another pair.
+        InputError: no package, a damaged one, or one for another pair.
     """
     from_code, to_code = source.argos or source.code, target.argos or target.code
     if not config.package:
@@ -63,7 +63,7 @@ class ArgosTokenizer:
             self.alphabet = _alphabet(package)
         except (RuntimeError, ValueError, OSError, SystemExit) as error:  # the latter of a BPE model
             path = package.tokenizer_path
-            raise ConfigError(f"{path} cannot be loaded ({error}): install the package again") from error
+            raise InputError(f"{path} cannot be loaded ({error}): install the package again") from error
 
     def encode(self, text: str) -> Tokens:
         """Pieces, without special tokens: Argos packages want none."""

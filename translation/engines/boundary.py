@@ -3,52 +3,66 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from data_catalog.errors import ConfigError, PipelineError, ShardError, TransientError
+from data_catalog.errors import (
+    BusyError,
+    DamagedError,
+    DefectError,
+    DiskError,
+    InputError,
+    PipelineError,
+    SettingsError,
+    TransientError,
+)
 
 _PANIC = "PanicException"  # how Rust code ends, such as that of tokenizers; no `Exception`
+_OURS = (SettingsError, InputError, DamagedError, BusyError, DiskError, TransientError, DefectError)
 _MAY_PASS = (ConnectionError, TimeoutError)
 _LONGEST = 300
 
 
 @contextmanager
 def opening(what: str, remedy: str) -> Iterator[None]:
-    """Turn whatever is raised inside into a ConfigError: `what` (what was said): `remedy`.
-
-    An error of ours keeps its words, behind `what`.
-    """
-    try:
-        yield
-    except PipelineError as error:
-        raise ConfigError(f"{what}: {error}") from error
-    except BaseException as error:
-        if not _is_of_others(error):
-            raise
-        raise ConfigError(f"{what} ({one_line(error)}): {remedy}") from error
-
-
-@contextmanager
-def working(what: str, remedy: str) -> Iterator[None]:
-    """Turn whatever is raised inside into a ShardError, or into a TransientError where a connection failed.
+    """Turn whatever is raised inside into an InputError: `what` (what was said): `remedy`.
 
     An error of ours keeps its class and its words, behind `what`.
     """
     try:
         yield
     except PipelineError as error:
-        kinds = (kind for kind in (TransientError, ConfigError) if isinstance(error, kind))
-        raise next(kinds, ShardError)(f"{what}: {error}") from error
+        raise _class_of(error)(f"{what}: {error}") from error
+    except BaseException as error:
+        if not _is_of_others(error):
+            raise
+        raise InputError(f"{what} ({one_line(error)}): {remedy}") from error
+
+
+@contextmanager
+def working(what: str, remedy: str) -> Iterator[None]:
+    """Turn whatever is raised inside into an InputError, or into a TransientError where a connection failed.
+
+    An error of ours keeps its class and its words, behind `what`.
+    """
+    try:
+        yield
+    except PipelineError as error:
+        raise _class_of(error)(f"{what}: {error}") from error
     except _MAY_PASS as error:
         raise TransientError(f"{what} ({one_line(error)}): it may work at another time") from error
     except BaseException as error:
         if not _is_of_others(error):
             raise
-        raise ShardError(f"{what} ({one_line(error)}): {remedy}") from error
+        raise InputError(f"{what} ({one_line(error)}): {remedy}") from error
 
 
 def one_line(error: BaseException) -> str:
     """Return what an error says, behind the name of its class, in one line that is not endless."""
     told = " ".join(f"{type(error).__name__}: {error}".split()).removesuffix(":")
     return told if len(told) <= _LONGEST else f"{told[:_LONGEST]}..."
+
+
+def _class_of(error: PipelineError) -> type[PipelineError]:
+    """Return which of our classes an error is of; a package's own subclass may want other arguments than a text."""
+    return next((kind for kind in _OURS if isinstance(error, kind)), InputError)
 
 
 def _is_of_others(error: BaseException) -> bool:

@@ -16,7 +16,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from data_catalog.errors import ConfigError, ShardError
+from data_catalog.errors import InputError
 from data_catalog.language_pack import LanguagePack
 from data_catalog.storage.shards import digest, sha256_of
 from translation.config import FROM, TO, TranslateConfig
@@ -45,7 +45,7 @@ def open_engine(
     """Return the engine over the program that the settings name; it is started at the first translation.
 
     Raises:
-        ConfigError: there is no such program, or a file of the command cannot be read.
+        InputError: there is no such program, or a file of the command cannot be read.
     """
     codes = {FROM: source.code, TO: target.code}
     words = [_with_codes(word, codes) for word in config.command]
@@ -54,7 +54,7 @@ def open_engine(
         hint = (
             f'; arguments are words of their own: ["{words[0].split()[0]}", ...]' if len(words[0].split()) > 1 else ""
         )
-        raise ConfigError(f"translate.command: there is no program {words[0]!r} that can be run{hint}")
+        raise InputError(f"translate.command: there is no program {words[0]!r} that can be run{hint}")
     what = {
         "engine": ENGINE_VERSION,
         "program": _with_content(program),
@@ -89,8 +89,8 @@ class CommandTranslator:
         """See `Translator.translate`.
 
         Raises:
-            ConfigError: the program cannot be started.
-            ShardError: it hangs, dies twice, or does not write one line of UTF-8 for each caption.
+            InputError: the program cannot be started, hangs, dies twice, or does not write one line of UTF-8 for each
+                caption.
         """
         try:
             return self._translated(captions, on_done or (lambda _: None))
@@ -121,7 +121,7 @@ class CommandTranslator:
             try:
                 answers = self._running().answers(batch)
             except _EndedError as error:
-                raise ShardError(f"{error}, for the second time") from error
+                raise InputError(f"{error}, for the second time") from error
         return [_text(answer, line) for answer, line in zip(answers, batch, strict=True)]
 
     def _running(self) -> "_Program":
@@ -159,7 +159,7 @@ class _Program:
                 bufsize=0,
             )
         except OSError as error:
-            raise ConfigError(f"translate.command: {command[0]} cannot be started: {error.strerror}") from error
+            raise InputError(f"translate.command: {command[0]} cannot be started: {error.strerror}") from error
         assert process.stdin is not None
         assert process.stdout is not None
         assert process.stderr is not None
@@ -181,7 +181,7 @@ class _Program:
 
         Raises:
             _EndedError: it ended before it had written them.
-            ShardError: it hung, and was killed; or it wrote more.
+            InputError: it hung, and was killed; or it wrote more.
         """
         self._lines, self._partial = [], bytearray()
         unsent = memoryview("".join(f"{line}\n" for line in batch).encode("utf-8", "replace"))
@@ -210,7 +210,7 @@ class _Program:
         """Tell whether the program lives and writes nothing for some time.
 
         Raises:
-            ShardError: it writes.
+            InputError: it writes.
         """
         self._lines, self._partial = [], bytearray()
         deadline = time.monotonic() + seconds
@@ -269,9 +269,9 @@ class _Program:
         except subprocess.TimeoutExpired:
             return None
 
-    def _refusal(self, what: str) -> ShardError:
+    def _refusal(self, what: str) -> InputError:
         """Return the error that says what it did; whoever raises it ends the program."""
-        return ShardError(self._said(what))
+        return InputError(self._said(what))
 
     def _said(self, what: str) -> str:
         """Say what it did, with the end of what it complained of."""
@@ -301,13 +301,13 @@ def as_line(caption: str) -> str:
 
 
 def _text(answer: bytes, line: str) -> str:
-    """Return a line of a program as text, its white space as single spaces. Raises ShardError where it is none."""
+    """Return a line of a program as text, its white space as single spaces. Raises InputError where it is none."""
     try:
         text = answer.decode("utf-8")
     except UnicodeDecodeError as error:
-        raise ShardError(f"the command's translation of {line[:_SHOWN]!r} is no UTF-8: {answer[:_SHOWN]!r}") from error
+        raise InputError(f"the command's translation of {line[:_SHOWN]!r} is no UTF-8: {answer[:_SHOWN]!r}") from error
     if problem := text_problem(text):
-        raise ShardError(f"the command's translation of {line[:_SHOWN]!r} holds {problem}: {text[:_SHOWN]!r}")
+        raise InputError(f"the command's translation of {line[:_SHOWN]!r} holds {problem}: {text[:_SHOWN]!r}")
     return " ".join(text.split())
 
 
@@ -323,4 +323,4 @@ def _with_content(word: str) -> Any:
     try:
         return [path.name, sha256_of(path)] if path.is_file() else word
     except OSError as error:
-        raise ConfigError(f"translate.command: {path} cannot be read: {error.strerror}") from error
+        raise InputError(f"translate.command: {path} cannot be read: {error.strerror}") from error

@@ -22,7 +22,8 @@ def open_engine(
     """The engine over the folder that `config.model` names; nothing is written to `cache_dir`.
 
     Raises:
-        ConfigError: it is no converted model, a part of it is missing or damaged, or it knows another pair.
+        SettingsError: a code of a language, which the model needs, is not known.
+        InputError: it is no converted model, a part of it is missing or damaged, or it knows another pair.
     """
     (folder,) = config.model
     converted = read_model(Path(folder).expanduser())

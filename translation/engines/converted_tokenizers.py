@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from data_catalog.errors import ConfigError
+from data_catalog.errors import InputError
 from translation.engines.token_batches import Tokens
 
 SPACE = "▁"  # how sentencepiece writes it
@@ -106,7 +106,7 @@ def _sentencepiece(path: Path) -> Any:
     try:
         return SentencePieceProcessor(model_file=str(path))
     except RuntimeError as error:
-        raise ConfigError(f"{path} is no whole sentencepiece model: copy it from the original again") from error
+        raise InputError(f"{path} is no whole sentencepiece model: copy it from the original again") from error
 
 
 def _tokenizers(path: Path) -> Any:
@@ -115,9 +115,9 @@ def _tokenizers(path: Path) -> Any:
     try:
         tokenizer = Tokenizer.from_file(str(path))
     except Exception as error:  # the library raises nothing narrower
-        raise ConfigError(f"{path} is damaged ({error}): copy it from the original again") from error
+        raise InputError(f"{path} is damaged ({error}): copy it from the original again") from error
     if tokenizer.decoder is None:
-        raise ConfigError(f"{path} has no decoder: copy it from the original again")
+        raise InputError(f"{path} has no decoder: copy it from the original again")
     # A file that was saved in the middle of a training has both, and captions would be cut or filled up.
     tokenizer.no_truncation()
     tokenizer.no_padding()

@@ -11,7 +11,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Protocol
 
-from data_catalog.errors import ConfigError
+from data_catalog.errors import InputError
 from data_catalog.storage.shards import digest
 from translation.config import TranslateConfig, default_batch_tokens
 from translation.engines.cpus import num_cpus
@@ -95,7 +95,7 @@ class CTranslate2Translator(SentenceTranslator[str]):
             try:
                 results = [future.result() for future in futures]
             except (RuntimeError, ValueError) as error:
-                raise ConfigError(
+                raise InputError(
                     f"CTranslate2 cannot translate with {self.model.folder}: {error}; a smaller "
                     f"translate.max_batch_tokens needs less memory{_advice(self.device)}"
                 ) from error
@@ -115,7 +115,7 @@ class CTranslate2Translator(SentenceTranslator[str]):
         """Load the model and let it translate a token.
 
         Raises:
-            ConfigError: it cannot.
+            InputError: it cannot.
         """
         self.decode({"a": ["a"]}, lambda _: None)
 
@@ -175,7 +175,7 @@ class CTranslate2Translator(SentenceTranslator[str]):
                     intra_threads=self.config.intra_threads,
                 )
             except (RuntimeError, ValueError) as error:
-                raise ConfigError(
+                raise InputError(
                     f"the model in {self.model.folder} cannot be loaded: {error}{_advice(self.device)}"
                 ) from error
         return self._loaded

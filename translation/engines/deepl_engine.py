@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from data_catalog.errors import ConfigError, PipelineError, ShardError, TransientError, extra_to_install
+from data_catalog.errors import InputError, PipelineError, SettingsError, TransientError, extra_to_install
 from data_catalog.language_pack import LanguagePack
 from data_catalog.storage.shards import digest
 from translation.config import TranslateConfig
@@ -58,18 +58,19 @@ def open_engine(config: TranslateConfig, source: LanguagePack, target: LanguageP
         cache_dir: not used, nothing is unpacked.
 
     Raises:
-        ConfigError: the client is not installed or knows not both languages, there is no key, or the server that is
-            named would be sent the key in the clear.
+        SettingsError: the client knows not both languages, there is no key, or the server that is named would be sent
+            the key in the clear.
+        InputError: the client is not installed.
     """
     try:
         import deepl
     except ImportError as error:
-        raise ConfigError(f"the engine 'deepl' needs DeepL's client: {extra_to_install('deepl')}") from error
+        raise InputError(f"the engine 'deepl' needs DeepL's client: {extra_to_install('deepl')}") from error
     source_code, target_code = deepl_code(source).partition("-")[0], deepl_code(target)
     known = {value.upper() for name, value in vars(deepl.Language).items() if name.isupper()}
     for pack, code, possible in ((source, source_code, known), (target, target_code, known - SOURCES_ONLY)):
         if code not in possible:
-            raise ConfigError(
+            raise SettingsError(
                 f"DeepL's client cannot translate {'from' if pack is source else 'to'} {code!r}: set `deepl`, to "
                 f"DeepL's code, {in_pack_of(pack)}, or take another engine"
             )
@@ -123,9 +124,9 @@ class DeepLEngine:
         """See `Translator.translate`; equal captions are sent once, and what DeepL cannot take not at all.
 
         Raises:
-            ConfigError: the captions would pass `max_characters` (then none is sent), the account's characters are
-                used up, the key or the request is refused, or the server does not answer as DeepL does.
-            ShardError: a request is too large for the server.
+            SettingsError: the captions would pass `max_characters` (then none is sent), or the key is refused.
+            InputError: the account's characters are used up, the request is refused, or too large for the server, or
+                the server does not answer as DeepL does.
             TransientError: DeepL is overloaded or cannot be reached, after the client's retries.
         """
         report = on_done or (lambda _: None)
@@ -142,7 +143,7 @@ class DeepLEngine:
     def _require_allowance(self, captions: list[str]) -> None:
         needed = _num_characters(captions)
         if self.num_characters + needed > self.max_characters:
-            raise ConfigError(
+            raise SettingsError(
                 f"{self.num_characters:,} characters were sent to DeepL, the next {len(captions)} captions need "
                 f"{needed:,}, and translate.max_characters is {self.max_characters:,}: raise it and run again; what "
                 "was translated is kept"
@@ -162,11 +163,11 @@ class DeepLEngine:
             raise _refused(error) from error
         except (AttributeError, TypeError, ValueError) as error:  # the client trusts the form of replies
             self.num_characters += num_characters
-            raise ConfigError(f"{STRANGE_REPLY}: {error}") from error
+            raise InputError(f"{STRANGE_REPLY}: {error}") from error
         self.num_characters += max(num_characters, sum(result.billed_characters for result in results))
         translated = [result.text for result in results]
         if len(translated) != len(texts) or not all(isinstance(text, str) for text in translated):
-            raise ConfigError(f"{STRANGE_REPLY}: {len(texts)} texts asked, {len(translated)} in the reply")
+            raise InputError(f"{STRANGE_REPLY}: {len(texts)} texts asked, {len(translated)} in the reply")
         return translated
 
 
@@ -205,32 +206,32 @@ def _refused(error: Any) -> PipelineError:
     """What a `deepl.DeepLException` means, by the status of DeepL's answer."""
     status = error.http_status_code or 0
     if status in (401, 403):
-        return ConfigError(f"DeepL refuses the key in the environment variable {KEY_VARIABLE}: mend it")
+        return SettingsError(f"DeepL refuses the key in the environment variable {KEY_VARIABLE}: mend it")
     if status == 456:
-        return ConfigError(
+        return InputError(
             "the characters of your DeepL account are used up: raise its limit or run again in its next period; what "
             "was translated is kept"
         )
     if status == 429 or status >= 500:
         return TransientError(f"DeepL cannot translate just now (status {status}): {error}")
     if status == 413:
-        return ShardError(f"DeepL finds a request too large: {error}")
-    return ConfigError(f"DeepL refuses the request: {error}")
+        return InputError(f"DeepL finds a request too large: {error}")
+    return InputError(f"DeepL refuses the request: {error}")
 
 
 def _without_answer(error: Any) -> PipelineError:
     if error.should_retry:
         return TransientError(f"DeepL does not answer: {error}")
-    return ConfigError(f"DeepL cannot be asked, check {SERVER_VARIABLE} and your proxy: {error}")
+    return InputError(f"DeepL cannot be asked, check {SERVER_VARIABLE} and your proxy: {error}")
 
 
 def _auth_key() -> str:
     key = os.environ.get(KEY_VARIABLE, "").strip()
     if not key:
-        raise ConfigError(f"the engine 'deepl' needs a key: set the environment variable {KEY_VARIABLE}")
+        raise SettingsError(f"the engine 'deepl' needs a key: set the environment variable {KEY_VARIABLE}")
     if not (key.isascii() and key.isprintable() and " " not in key):
         # It would not fit an HTTP header, and the errors of the client quote headers.
-        raise ConfigError(f"the environment variable {KEY_VARIABLE} holds no key of DeepL: mend it")
+        raise SettingsError(f"the environment variable {KEY_VARIABLE} holds no key of DeepL: mend it")
     return key
 
 
@@ -242,7 +243,7 @@ def _server_url() -> str | None:
     try:
         parts = urlsplit(url)
     except ValueError as error:
-        raise ConfigError(f"{SERVER_VARIABLE} is not a URL: {error}") from error
+        raise SettingsError(f"{SERVER_VARIABLE} is not a URL: {error}") from error
     if parts.hostname and (parts.scheme == "https" or (parts.scheme == "http" and parts.hostname in LOOPBACK_HOSTS)):
         return url.rstrip("/") + "/"
-    raise ConfigError(f"{SERVER_VARIABLE} must be an https address, since the key is sent to it, got {url!r}")
+    raise SettingsError(f"{SERVER_VARIABLE} must be an https address, since the key is sent to it, got {url!r}")

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from data_catalog.errors import ConfigError
+from data_catalog.errors import InputError, SettingsError
 from data_catalog.language_pack import LanguagePack
 from translation.engines.model_folder import LANGUAGES
 from translation.engines.pack_advice import in_pack_of
@@ -87,7 +87,7 @@ def _target_token(model: FramedModel, target: LanguagePack) -> tuple[str, ...]:
             return (f">>{code}<<",)
     # Models of one target may have such tokens in their vocabulary, too.
     if known and model.tokenizer_config.get("target_lang") not in _codes(target):
-        raise ConfigError(
+        raise InputError(
             f"{model.folder} has no token for {target.code} ({', '.join(_codes(target))}), it has "
             f"{_listed(known)}: name another model, or set iso639_3 {in_pack_of(target)}"
         )
@@ -95,11 +95,11 @@ def _target_token(model: FramedModel, target: LanguagePack) -> tuple[str, ...]:
 
 
 def _require_languages(model: FramedModel, source: LanguagePack, target: LanguagePack | None) -> None:
-    """Raise ConfigError where the tokenizer's configuration names others; a group, such as "roa", may be read."""
+    """Raise InputError where the tokenizer's configuration names others; a group, such as "roa", may be read."""
     for name, pack, lengths in (("source_lang", source, (2,)), ("target_lang", target, (2, 3))):
         given = model.tokenizer_config.get(name)
         if pack and isinstance(given, str) and given.islower() and len(given) in lengths and given not in _codes(pack):
-            raise ConfigError(
+            raise InputError(
                 f"{model.folder} has {name} = {given!r} in tokenizer_config.json, but {pack.code} is needed: name "
                 f"another model, or, if that is the same language, set iso639_3 {in_pack_of(pack)}"
             )
@@ -117,7 +117,7 @@ def _nllb_frame(model: FramedModel, source: LanguagePack, target: LanguagePack) 
 
     def token(pack: LanguagePack) -> str:
         if pack.flores is None:
-            raise ConfigError(
+            raise SettingsError(
                 f"{model.folder} is an NLLB model, and no FLORES code of {pack.code} is known: set flores, such as "
                 f'flores = "ita_Latn", {in_pack_of(pack)}'
             )
@@ -149,7 +149,7 @@ def _t5_frame(model: FramedModel, source: LanguagePack, target: LanguagePack) ->
         return Frame(prompt=_known(model, [f"<2{code}>" for code in _codes(target)], target), after=_end(model))
     for pack in (source, target):
         if not pack.name:
-            raise ConfigError(
+            raise SettingsError(
                 f"{model.folder} is a T5 model, which is asked by the English names of languages, and that of "
                 f'{pack.code} is not known: set name, such as name = "Italian", {in_pack_of(pack)}'
             )
@@ -160,14 +160,14 @@ def _known(model: FramedModel, tokens: list[str], pack: LanguagePack) -> str:
     """The first of these that the model has.
 
     Raises:
-        ConfigError: it has none.
+        InputError: it has none.
     """
     vocabulary = {*model.source_vocabulary} & {*model.target_vocabulary}
     for token in tokens:
         if token in vocabulary:
             return token
     known = sorted(filter(LANGUAGES[model.family].fullmatch, vocabulary))
-    raise ConfigError(
+    raise InputError(
         f"{model.folder} has no token for {pack.code} ({', '.join(tokens)}), it has {_listed(known)}: name another "
         f"model, or correct the codes {in_pack_of(pack)}; none at all: convert or copy it again"
     )

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
-from data_catalog.errors import ConfigError
+from data_catalog.errors import InputError
 
 # The layout since CTranslate2 3.0, as `ctranslate2.specs.ModelSpec` writes it: version, name and revision of the
 # specification, then each variable as name, dimensions, type, size in bytes and the bytes, then pairs of names for the
@@ -21,13 +21,13 @@ def max_positions(path: Path) -> int | None:
     CTranslate2 stops with an error at the first token beyond, and knows of no setting that tells it to cut.
 
     Raises:
-        ConfigError: the file is cut off, or no model of CTranslate2 3.0 or later.
+        InputError: the file is cut off, or no model of CTranslate2 3.0 or later.
     """
     try:
         with path.open("rb") as file:
             lengths = [shape[0] for name, shape in _variables(file) if name.endswith(POSITIONS)]
     except (EOFError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path} is damaged, or no CTranslate2 model: convert or copy it again") from error
+        raise InputError(f"{path} is damaged, or no CTranslate2 model: convert or copy it again") from error
     return min(lengths, default=None)
 
 
@@ -35,7 +35,7 @@ def _variables(file: BinaryIO) -> Iterator[tuple[str, tuple[int, ...]]]:
     """Names and shapes, as they come."""
     (layout,) = _read(file, "<I")
     if layout != LAYOUT:
-        raise ConfigError(f"{file.name} has layout {layout}, {LAYOUT} is needed: convert the model with CTranslate2 4")
+        raise InputError(f"{file.name} has layout {layout}, {LAYOUT} is needed: convert the model with CTranslate2 4")
     _read_text(file)
     _, num_variables = _read(file, "<II")
     for _ in range(num_variables):

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from data_catalog.errors import ConfigError
+from data_catalog.errors import InputError
 from data_catalog.storage.shards import sha256_of
 
 # Tokenizer files by family of models: alternatives, the preferred one first.
@@ -90,14 +90,14 @@ def read_model(folder: Path) -> ConvertedModel:
     """Check a folder and read what is small in it.
 
     Raises:
-        ConfigError: it is no converted model, or a part of it is missing or damaged.
+        InputError: it is no converted model, or a part of it is missing or damaged.
     """
     _require_converted(folder)
     tokenizer_config = read_object(folder / TOKENIZER_CONFIG) if (folder / TOKENIZER_CONFIG).is_file() else {}
     source_vocabulary, target_vocabulary = _read_vocabularies(folder)
     if tokenizer_config.get("separate_vocabs") and source_vocabulary == target_vocabulary:
         # CTranslate2's converter keeps the source's and would write the translation in its words.
-        raise ConfigError(f"{folder} lost the vocabulary of its target when it was converted: name another model")
+        raise InputError(f"{folder} lost the vocabulary of its target when it was converted: name another model")
     family = _family(folder, tokenizer_config, target_vocabulary)
     return ConvertedModel(
         folder=folder,
@@ -112,15 +112,13 @@ def read_model(folder: Path) -> ConvertedModel:
 
 def _require_converted(folder: Path) -> None:
     if not folder.is_dir():
-        raise ConfigError(f"translate.model: {folder} is no folder: name the folder of a converted model")
+        raise InputError(f"translate.model: {folder} is no folder: name the folder of a converted model")
     if not (folder / "model.bin").is_file():
         if any(any(folder.glob(name)) for name in ("pytorch_model*", "model*.safetensors", "tf_model*")):
-            raise ConfigError(
-                f"{folder} is not converted yet: run `{_converter_command(folder)}` and name {folder}-ct2"
-            )
-        raise ConfigError(f"{folder} has no model.bin: name the folder that a converter of CTranslate2 wrote")
+            raise InputError(f"{folder} is not converted yet: run `{_converter_command(folder)}` and name {folder}-ct2")
+        raise InputError(f"{folder} has no model.bin: name the folder that a converter of CTranslate2 wrote")
     if not (folder / "config.json").is_file():
-        raise ConfigError(f"{folder} has no config.json: convert the model with CTranslate2 3.0 or later")
+        raise InputError(f"{folder} has no config.json: convert the model with CTranslate2 3.0 or later")
 
 
 def _converter_command(folder: Path) -> str:
@@ -134,7 +132,7 @@ def _family(folder: Path, tokenizer_config: dict[str, Any], vocabulary: Sequence
     if str(name) in FAMILIES:
         return FAMILIES[str(name)]
     if name not in GENERIC_CLASSES:
-        raise ConfigError(f"{folder} has a {name}: only OPUS-MT (Marian), M2M-100, NLLB and OpenNMT models can be used")
+        raise InputError(f"{folder} has a {name}: only OPUS-MT (Marian), M2M-100, NLLB and OpenNMT models can be used")
     for family in ("nllb", "m2m"):
         if any(map(LANGUAGES[family].fullmatch, vocabulary)):
             return family
@@ -146,7 +144,7 @@ def _tokenizer_paths(folder: Path, family: str) -> tuple[Path, ...]:
         if all((folder / name).is_file() for name in names):
             return tuple(folder / name for name in names)
     wanted = ", or ".join(" and ".join(names) for names in TOKENIZERS[family])
-    raise ConfigError(f"{folder} has no tokenizer: copy {wanted} from the original model into it")
+    raise InputError(f"{folder} has no tokenizer: copy {wanted} from the original model into it")
 
 
 def _read_vocabularies(folder: Path) -> tuple[tuple[str, ...], tuple[str, ...]]:
@@ -154,7 +152,7 @@ def _read_vocabularies(folder: Path) -> tuple[tuple[str, ...], tuple[str, ...]]:
         found = [_read_vocabulary(folder, name) for name in names]
         if all(found):
             return found[0], found[-1]
-    raise ConfigError(f"{folder} lacks the model's vocabulary, such as shared_vocabulary.json: convert the model again")
+    raise InputError(f"{folder} lacks the model's vocabulary, such as shared_vocabulary.json: convert the model again")
 
 
 def _read_vocabulary(folder: Path, name: str) -> tuple[str, ...]:
@@ -163,20 +161,20 @@ def _read_vocabulary(folder: Path, name: str) -> tuple[str, ...]:
     if path.is_file():
         tokens = _read_json(path)
         if not isinstance(tokens, list) or not all(isinstance(token, str) for token in tokens):
-            raise ConfigError(f"{path} must hold a list of tokens: convert the model again")
+            raise InputError(f"{path} must hold a list of tokens: convert the model again")
         return tuple(tokens)
     path = folder / f"{name}.txt"
     try:
         return tuple(path.read_text(encoding="utf-8").rstrip("\n").split("\n")) if path.is_file() else ()
     except ValueError as error:
-        raise ConfigError(f"{path} is damaged ({error}): convert the model again") from error
+        raise InputError(f"{path} is damaged ({error}): convert the model again") from error
 
 
 def read_object(path: Path) -> dict[str, Any]:
-    """Return the JSON object of a file. Raises ConfigError where it holds none."""
+    """Return the JSON object of a file. Raises InputError where it holds none."""
     value = _read_json(path)
     if not isinstance(value, dict):
-        raise ConfigError(f"{path} must hold a JSON object: convert or copy it again")
+        raise InputError(f"{path} must hold a JSON object: convert or copy it again")
     return value
 
 
@@ -184,4 +182,4 @@ def _read_json(path: Path) -> Any:
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except (ValueError, RecursionError) as error:
-        raise ConfigError(f"{path} is damaged ({error}): convert or copy it again") from error
+        raise InputError(f"{path} is damaged ({error}): convert or copy it again") from error

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 
-from data_catalog.errors import ConfigError
+from data_catalog.errors import DefectError
 from data_catalog.storage.shards import digest
 from translation.engine import Translation, Translator
 
@@ -14,9 +14,9 @@ class PivotTranslator:
     """
 
     def __init__(self, first: Translator, second: Translator) -> None:
-        """Raises ConfigError where the second does not read what the first one writes."""
+        """Raises DefectError where the second does not read what the first one writes."""
         if first.to_code != second.from_code:
-            raise ConfigError(
+            raise DefectError(
                 f"no pivot: {first.fingerprint} writes {first.to_code}, {second.fingerprint} reads {second.from_code}"
             )
         self.from_code, self.to_code = first.from_code, second.to_code

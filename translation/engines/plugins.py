@@ -18,12 +18,12 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Protocol
 
-from data_catalog.errors import ConfigError, ShardError
+from data_catalog.errors import DiskError, InputError, SettingsError
 from data_catalog.language_pack import LanguagePack
 from data_catalog.storage.shards import digest
 from translation.config import ENGINE_NAME, ENGINES, TranslateConfig
 from translation.engine import Translation
-from translation.engines.boundary import opening, working
+from translation.engines.boundary import one_line, opening, working
 
 logger = logging.getLogger(__name__)
 
@@ -119,19 +119,20 @@ def find_announcement(name: str) -> Announcement | None:
     """Return the announcement of an engine, None where it is one of ours.
 
     Raises:
-        ConfigError: nobody announces it, or a package does that may not: of several packages no one is chosen.
+        SettingsError: nobody announces it.
+        InputError: a package does that may not: of several packages no one is chosen.
     """
     found = [each for each in announcements() if each.name == name]
     packages = " and ".join(each.package for each in found)
     if found and name in ENGINES:
-        raise ConfigError(
+        raise InputError(
             f"the package {packages} announces an engine {name!r}, which is one of ours: uninstall it, or let it take "
             "another name"
         )
     if len(found) > 1:
-        raise ConfigError(f"an engine {name!r} is announced by {packages}: uninstall all but one")
+        raise InputError(f"an engine {name!r} is announced by {packages}: uninstall all but one")
     if not found and name not in ENGINES:
-        raise ConfigError(
+        raise SettingsError(
             f"translate.engine must be one of {', '.join(engine_names())}, got {name!r}; a package adds another by the "
             f"entry point group {GROUP} (docs/engines.md)"
         )
@@ -144,13 +145,14 @@ def open_plugin(
     """Import a package and let it open its engine.
 
     Raises:
-        ConfigError: the package cannot be imported, refuses, or returns no engine; names the package.
+        InputError: the package cannot be imported, refuses, or returns no engine; names the package.
+        DiskError: the engine's folder cannot be made.
     """
     mend = f"mend or uninstall {announcement.package}"
     with opening(f"{announcement} cannot be imported", mend):
         factory = announcement.entry_point.load()
     if not callable(factory):
-        raise ConfigError(f"{announcement} is no function that opens it, but {_shown(factory)}: {mend}")
+        raise InputError(f"{announcement} is no function that opens it, but {_shown(factory)}: {mend}")
     request = EngineRequest(
         source=source,
         target=target,
@@ -169,15 +171,15 @@ class PluginTranslator:
     """
 
     def __init__(self, engine: PluginEngine, announcement: Announcement, *, from_code: str, to_code: str) -> None:
-        """Check what can be checked of an engine. Raises ConfigError."""
+        """Check what can be checked of an engine. Raises InputError."""
         self.from_code, self.to_code = from_code, to_code
         self._engine, self._announcement = engine, announcement
         self._said = _fingerprint_of(engine)
         self.max_chunk_size = _chunk_size_of(engine)
         if not callable(getattr(engine, "translate", None)):
-            raise ConfigError(f"its factory returned {_shown(engine)}, which has no method `translate`")
+            raise InputError(f"its factory returned {_shown(engine)}, which has no method `translate`")
         if self._fingerprint_now() != self._said:
-            raise ConfigError(f"its fingerprint changes from one look to the next, now {_shown(self._said)}")
+            raise InputError(f"its fingerprint changes from one look to the next, now {_shown(self._said)}")
         what = {"protocol": PROTOCOL_VERSION, "package": announcement.package, "fingerprint": self._said}
         self.fingerprint = f"{announcement.name}:{from_code}-{to_code}:{digest(what)[:12]}"
 
@@ -185,7 +187,7 @@ class PluginTranslator:
         """See `Translator.translate`.
 
         Raises:
-            ShardError: the engine fails, or its answer is no translation for each caption; names the package.
+            InputError: the engine fails, or its answer is no translation for each caption; names the package.
         """
         report = on_done or (lambda _: None)
         counts = Counter(captions)
@@ -203,11 +205,11 @@ class PluginTranslator:
         with working(f"{self._announcement} failed", f"mend {self._announcement.package}; what was translated is kept"):
             answers = self._engine.translate(list(captions))
             if not isinstance(answers, list | tuple):
-                raise ShardError(f"it returned {_shown(answers)}, not a list")
+                raise InputError(f"it returned {_shown(answers)}, not a list")
             if len(answers) != len(captions):
-                raise ShardError(f"it returned {len(answers):,} translations of {len(captions):,} captions")
+                raise InputError(f"it returned {len(answers):,} translations of {len(captions):,} captions")
             if self._fingerprint_now() != self._said:
-                raise ShardError("its fingerprint changed while it translated")
+                raise InputError("its fingerprint changed while it translated")
             return [_translation(answer, caption) for answer, caption in zip(answers, captions, strict=True)]
 
     def _fingerprint_now(self) -> object:
@@ -222,31 +224,31 @@ def text_problem(text: str) -> str | None:
 
 
 def _translation(answer: object, caption: str) -> Translation:
-    """Return one answer as we keep it, its white space as single spaces. Raises ShardError where it is none."""
+    """Return one answer as we keep it, its white space as single spaces. Raises InputError where it is none."""
     text, score = answer if isinstance(answer, tuple) and len(answer) == 2 else (answer, None)
     if not isinstance(text, str):
-        raise ShardError(f"it returned {_shown(answer)} for the caption {_shown(caption)}, not a text (and a score)")
+        raise InputError(f"it returned {_shown(answer)} for the caption {_shown(caption)}, not a text (and a score)")
     if problem := text_problem(text):
-        raise ShardError(f"its translation of {_shown(caption)} holds {problem}")
+        raise InputError(f"its translation of {_shown(caption)} holds {problem}")
     if score is None:
         return Translation(text=" ".join(text.split()))
     number = math.nan if isinstance(score, bool) or not isinstance(score, Real) else float(score)
     if not -math.inf < number <= 0:  # nor is a NaN
-        raise ShardError(f"its score of {_shown(caption)} is {_shown(score)}, not a number of at most 0, or None")
+        raise InputError(f"its score of {_shown(caption)} is {_shown(score)}, not a number of at most 0, or None")
     return Translation(text=" ".join(text.split()), score=number)
 
 
 def _fingerprint_of(engine: PluginEngine) -> str:
     found = getattr(engine, "fingerprint", None)
     if not isinstance(found, str) or not found.strip():
-        raise ConfigError(f"its fingerprint must be a text that is not empty, got {_shown(found)}")
+        raise InputError(f"its fingerprint must be a text that is not empty, got {_shown(found)}")
     return found
 
 
 def _chunk_size_of(engine: PluginEngine) -> int | None:
     found = getattr(engine, "max_chunk_size", None)
     if found is not None and (type(found) is not int or found < 1):
-        raise ConfigError(f"its max_chunk_size must be a positive number or None, got {_shown(found)}")
+        raise InputError(f"its max_chunk_size must be a positive number or None, got {_shown(found)}")
     return found
 
 
@@ -256,11 +258,15 @@ def _shown(value: object) -> str:
 
 
 def _folder(name: str) -> Path:
-    """Return the engine's own folder below the user's cache, made if need be. Raises ConfigError."""
+    """Return the engine's own folder below the user's cache, made if need be. Raises DiskError."""
     cache = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     folder = Path(cache) / "vernaclip" / "engines" / name
-    with opening(f"the folder {folder} of the engine {name!r} cannot be made", "free its place"):
+    try:
         folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise DiskError(
+            f"the folder {folder} of the engine {name!r} cannot be made ({one_line(error)}): free its place"
+        ) from error
     return folder
 
 

@@ -72,7 +72,7 @@ class SentenceTranslator(ABC, Generic[Token]):
         """See `Translator.translate`; equal captions, and equal sentences of different captions, are translated once.
 
         Raises:
-            ConfigError: the model cannot be loaded.
+            InputError: the model cannot be loaded.
         """
         prepared = {
             caption: prepare(caption, self.alphabet, language=self.from_code) for caption in dict.fromkeys(captions)

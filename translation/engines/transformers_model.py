@@ -14,7 +14,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from data_catalog.errors import ConfigError
+from data_catalog.errors import InputError
 from data_catalog.language_pack import LanguagePack
 from data_catalog.storage.shards import digest, sha256_of
 from translation.config import TranslateConfig, default_batch_tokens
@@ -50,7 +50,8 @@ def open_engine(
     """Return the engine over the model that `config.model` names; one of the hub is fetched to the hub's own cache.
 
     Raises:
-        ConfigError: there is no such model, it is damaged, has no safetensors, or knows another pair.
+        SettingsError: a code of a language, which the model needs, is not known.
+        InputError: there is no such model, it is damaged, has no safetensors, or knows another pair.
     """
     (name,) = config.model
     folder = _model_folder(name)
@@ -67,7 +68,7 @@ def _model_folder(name: str) -> Path:
     if folder.is_dir():
         return folder
     if name.startswith((".", "/", "~")) or not _HUB_NAME.fullmatch(name):
-        raise ConfigError(f"translate.model: {name} is no folder, and no name of a model")
+        raise InputError(f"translate.model: {name} is no folder, and no name of a model")
     from huggingface_hub import snapshot_download
 
     repository, _, revision = name.partition("@")
@@ -82,35 +83,33 @@ def _model_folder(name: str) -> Path:
 def _require_whole(folder: Path, name: str) -> None:
     """Refuse what can be refused before a library reads it."""
     if not (folder / "config.json").is_file():
-        raise ConfigError(f"translate.model: {name} has no config.json: {REMEDY}")
+        raise InputError(f"translate.model: {name} has no config.json: {REMEDY}")
     if not (folder / _WEIGHTS).is_file() and not (folder / _INDEX).is_file():
-        raise ConfigError(
+        raise InputError(
             f"translate.model: {name} has no weights in safetensors, and pickles may run code: name a revision that "
             "has some, such as NAME@refs/pr/1 (a pull request on the hub often adds them), or another model"
         )
     if (folder / "adapter_config.json").exists():  # the library would open the model that it names, whichever
-        raise ConfigError(
-            f"translate.model: {name} is an adapter of another model: name one that they were merged into"
-        )
+        raise InputError(f"translate.model: {name} is an adapter of another model: name one that they were merged into")
     _require_harmless(read_object(folder / "config.json"), folder / "config.json")
     parts = read_object(folder / _INDEX).get("weight_map") if (folder / _INDEX).is_file() else {}
     if not isinstance(parts, dict) or not all(
         re.fullmatch(r"[\w.-]+\.safetensors", str(part)) for part in parts.values()
     ):
-        raise ConfigError(f"{folder / _INDEX} names weights that are no safetensors beside it: {REMEDY}")
+        raise InputError(f"{folder / _INDEX} names weights that are no safetensors beside it: {REMEDY}")
 
 
 def _require_harmless(settings: Mapping[str, Any], path: Path) -> None:
     """Refuse a config.json that has code fetched, or more layers made than any model has."""
     for name, value in settings.items():
         if "_implementation" in name and value not in (None, "eager", "sdpa"):  # others may be fetched from the hub
-            raise ConfigError(f"{path} asks for code that may not be here ({name} = {value!r}): take that line out")
+            raise InputError(f"{path} asks for code that may not be here ({name} = {value!r}): take that line out")
         if name == "transformers_weights" and value is not None:  # other weights than those that were looked at
-            raise ConfigError(f"{path} names other weights ({name} = {value!r}) than {_WEIGHTS}: {REMEDY}")
+            raise InputError(f"{path} names other weights ({name} = {value!r}) than {_WEIGHTS}: {REMEDY}")
         if isinstance(value, Mapping):
             _require_harmless(value, path)
         elif "layers" in name and isinstance(value, int) and value > _MOST_LAYERS:
-            raise ConfigError(f"{path} is damaged: no model has {name} = {value!r}: {REMEDY}")
+            raise InputError(f"{path} is damaged: no model has {name} = {value!r}: {REMEDY}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -195,12 +194,12 @@ def _open_vocabulary(folder: Path) -> Vocabulary:
     here = {"trust_remote_code": False, "local_files_only": True}
     model_type = AutoConfig.from_pretrained(folder, **here).model_type
     if model_type not in MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES:
-        raise ConfigError(f"a model of the kind {model_type} reads no text to write another: name another model")
+        raise InputError(f"a model of the kind {model_type} reads no text to write another: name another model")
     tokenizer = AutoTokenizer.from_pretrained(folder, **here)
     numbers = tokenizer.get_vocab() | getattr(tokenizer, "lang_token_to_id", {})
     for name in ("eos_token_id", "unk_token_id"):
         if not isinstance(getattr(tokenizer, name), int):
-            raise ConfigError(f"its tokenizer has no {name.removesuffix('_id')}: {REMEDY}")
+            raise InputError(f"its tokenizer has no {name.removesuffix('_id')}: {REMEDY}")
     return Vocabulary(
         folder=folder,
         model_type=model_type,
@@ -231,7 +230,7 @@ def _frame(vocabulary: Vocabulary, source: LanguagePack, target: LanguagePack) -
     """Return what the model wants around a sentence, so that it knows the languages.
 
     Raises:
-        ConfigError: it does not know them.
+        InputError: it does not know them.
     """
     if not vocabulary.family:
         logger.warning(
@@ -258,7 +257,7 @@ def _own_frame(vocabulary: Vocabulary) -> _NumberFrame:
     for start in range(len(framed) - len(bare) + 1):
         if bare and framed[start : start + len(bare)] == bare:
             return _NumberFrame(before=tuple(framed[:start]), after=tuple(framed[start + len(bare) :]))
-    raise ConfigError("its tokenizer reads a text otherwise with special tokens than without: name another model")
+    raise InputError("its tokenizer reads a text otherwise with special tokens than without: name another model")
 
 
 class TransformersTranslator(SentenceTranslator[int]):
@@ -389,7 +388,7 @@ class _Network:
         )
         for what, names in (("lacks", told["missing_keys"]), ("has in another shape", told["mismatched_keys"])):
             if names:
-                raise ConfigError(
+                raise InputError(
                     f"its weights do not fit its config.json, which {what} {min(map(str, names))}: {REMEDY}"
                 )
         self._module = self._module.to(device=device, dtype=getattr(torch, compute_type)).eval()
@@ -459,11 +458,11 @@ class _Network:
 
 
 def _first_number(*found: object) -> int:
-    """Return the first that is a number. Raises ConfigError where none is."""
+    """Return the first that is a number. Raises InputError where none is."""
     for number in found:
         if type(number) is int and number >= 0:
             return number
-    raise ConfigError(f"neither its config.json nor its generation_config.json says how a translation starts: {REMEDY}")
+    raise InputError(f"neither its config.json nor its generation_config.json says how a translation starts: {REMEDY}")
 
 
 def _resolved_device(device: str) -> str:

@@ -11,7 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import BinaryIO
 
-from data_catalog.errors import ConfigError
+from data_catalog.errors import InputError, SettingsError
 from data_catalog.sources.files import naming_damage, open_bytes
 from data_catalog.storage.shards import write_atomically
 from translation.engine import STREAM_WINDOW, Translator, translate_stream
@@ -48,18 +48,18 @@ class CaptionFiles:
         """Refuse what cannot be read or must not be written.
 
         Raises:
-            ConfigError: the input is missing, or a pipe of Parquet; the output exists, is the input, or has a name of
-                another format.
+            SettingsError: a pipe of Parquet; the output exists, is the input, or has a name of another format.
+            InputError: the input is missing.
         """
         if self.source is not None and (self.source.is_dir() or not self.source.exists()):
-            raise ConfigError(f"there is no file {self.source} to translate")
+            raise InputError(f"there is no file {self.source} to translate")
         if self.format == "parquet" and (self.target is None or self.source is None or not self.source.is_file()):
-            raise ConfigError("Parquet is read from a file and written to one: name INPUT and --out")
+            raise SettingsError("Parquet is read from a file and written to one: name INPUT and --out")
         if self.target is not None:
             _check_target(self.target, self.source, overwrite=self.overwrite)
             named = format_of(self.target) if _suffix(self.target) else self.format
             if named != self.format and named != "lines":
-                raise ConfigError(
+                raise SettingsError(
                     f"{self.target} is named as {named}, but the output is of the input's format, {self.format}"
                 )
 
@@ -73,11 +73,11 @@ def format_of(path: Path) -> str:
     """The format that a file's name tells: by ".csv", ".tsv" or ".parquet", and lines for all others.
 
     Raises:
-        ConfigError: the name is of JSON.
+        InputError: the name is of JSON.
     """
     suffix = _suffix(path)
     if suffix in _UNREAD:
-        raise ConfigError(f"{path}: JSON is not translated; make it CSV or Parquet, or lines of text")
+        raise InputError(f"{path}: JSON is not translated; make it CSV or Parquet, or lines of text")
     return suffix[1:] if suffix[1:] in FORMATS else "lines"
 
 
@@ -87,15 +87,15 @@ def _suffix(path: Path) -> str:
 
 def _check_target(target: Path, source: Path | None, *, overwrite: bool) -> None:
     if not target.parent.is_dir() or not os.access(target.parent, os.W_OK):
-        raise ConfigError(f"{target} cannot be written: {target.parent} must be a folder that may be written to")
+        raise SettingsError(f"{target} cannot be written: {target.parent} must be a folder that may be written to")
     if not target.exists():
         return
     if source is not None and target.samefile(source):
-        raise ConfigError(f"{target} is the input: name another file (--out)")
+        raise SettingsError(f"{target} is the input: name another file (--out)")
     if not target.is_file():
-        raise ConfigError(f"{target} is no file: name another one (--out), or leave it out for standard output")
+        raise SettingsError(f"{target} is no file: name another one (--out), or leave it out for standard output")
     if not overwrite:
-        raise ConfigError(f"{target} exists: name another file (--out), or replace it with --force")
+        raise SettingsError(f"{target} exists: name another file (--out), or replace it with --force")
 
 
 def count_rows(files: CaptionFiles) -> int | None:
@@ -104,7 +104,8 @@ def count_rows(files: CaptionFiles) -> int | None:
     A file of text is read to its end, so that a broken row stops the command before any work, not after hours.
 
     Raises:
-        ConfigError: a row cannot be read, or a column is missing.
+        SettingsError: a column is missing.
+        InputError: a row cannot be read.
     """
     if files.format == "parquet":
         assert files.source is not None
@@ -129,8 +130,10 @@ def translate_files(
         on_done: is told, now and then, how many more rows are done.
 
     Raises:
-        ConfigError: a row cannot be read, a column is missing, the disk is full, or as the engine does.
-        TransientError: as the engine does.
+        SettingsError: a column is missing.
+        InputError: a row cannot be read.
+        DiskError: the disk is full.
+        PipelineError: as the engine does.
     """
     stream = partial(translate_stream, translator, on_done=on_done, window=window)
     if files.target is None:
@@ -184,6 +187,6 @@ def _opened(files: CaptionFiles) -> Iterator[BinaryFile]:
     try:
         file: BinaryFile = open_bytes(files.source) if files.source.is_file() else files.source.open("rb")
     except PermissionError as error:
-        raise ConfigError(f"{files.source} cannot be read: permission denied") from error
+        raise InputError(f"{files.source} cannot be read: permission denied") from error
     with naming_damage(files.source), file:
         yield file

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from data_catalog.errors import ConfigError
+from data_catalog.errors import InputError, SettingsError
 from translation.engine import Translation
 
 Values = tuple[str | float | bool | None, ...]
@@ -43,13 +43,14 @@ class Columns:
             table: what errors call it.
 
         Raises:
-            ConfigError: it is not there, or more than once; or a new column would be a second one of its name.
+            SettingsError: it is not there, or a new column would be a second one of its name.
+            InputError: it is there more than once.
         """
         if self.read not in existing:
-            raise ConfigError(f"{table} has no column {self.read!r}: name one of {', '.join(existing)} (--column)")
+            raise SettingsError(f"{table} has no column {self.read!r}: name one of {', '.join(existing)} (--column)")
         if existing.count(self.read) > 1:
-            raise ConfigError(f"{table} has the column {self.read!r} more than once: rename all but one")
+            raise InputError(f"{table} has the column {self.read!r} more than once: rename all but one")
         for name in self.added:
             if name in existing:
-                raise ConfigError(f"{table} has a column {name!r} already: choose another name (--write-column)")
+                raise SettingsError(f"{table} has a column {name!r} already: choose another name (--write-column)")
         return existing.index(self.read)

@@ -8,7 +8,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from data_catalog.errors import ConfigError
+from data_catalog.errors import InputError, SettingsError
 from data_catalog.storage.shards import ROWS_PER_GROUP
 from translation.files.columns import Columns, Values
 from translation.files.text_tables import Stream
@@ -27,7 +27,7 @@ def count_rows(path: Path) -> int:
     """How many rows a file has, as it says itself.
 
     Raises:
-        ConfigError: it is no whole Parquet file.
+        InputError: it is no whole Parquet file.
     """
     with _open(path) as file:
         rows: int = file.metadata.num_rows
@@ -38,19 +38,23 @@ def check_columns(path: Path, columns: Columns) -> None:
     """Make sure that the column of captions can be read and the new ones written.
 
     Raises:
-        ConfigError: it is not there or holds no text, a new one is there already, or this is no whole Parquet file.
+        SettingsError: it is not there or holds no text, or a new one is there already.
+        InputError: this is no whole Parquet file.
     """
     schema = _schema(path)
     kind = schema.field(columns.place_among(schema.names, str(path))).type
     if not _holds_text(kind):
-        raise ConfigError(f"{path}: the column {columns.read!r} holds {kind} instead of text: name another (--column)")
+        raise SettingsError(
+            f"{path}: the column {columns.read!r} holds {kind} instead of text: name another (--column)"
+        )
 
 
 def translate_parquet(path: Path, out: Path, stream: Stream, columns: Columns) -> None:
     """Write a file anew with translations beside its captions, row group by row group; null stays null.
 
     Raises:
-        ConfigError: as `check_columns` or the engine does; or a caption is not UTF-8.
+        InputError: a caption is not UTF-8.
+        PipelineError: as `check_columns` or the engine does.
     """
     check_columns(path, columns)
     translations = stream(caption or "" for caption in _captions(path, columns.read))
@@ -83,7 +87,7 @@ def _captions(path: Path, column: str) -> Iterator[str | None]:
                 captions = batch.column(0).to_pylist()
             except UnicodeDecodeError as error:
                 rows = f"rows {done + 1:,} to {done + batch.num_rows:,}"
-                raise ConfigError(f"{path}, {rows}: the column {column!r} holds text that is not UTF-8") from error
+                raise InputError(f"{path}, {rows}: the column {column!r} holds text that is not UTF-8") from error
             done += batch.num_rows
             yield from captions
 
@@ -111,7 +115,7 @@ def _open(path: Path) -> Iterator[pq.ParquetFile]:
         with pq.ParquetFile(path, pre_buffer=False, buffer_size=BUFFER_BYTES) as file:
             yield file
     except (pa.ArrowInvalid, OSError) as error:
-        raise ConfigError(f"{path} is no whole Parquet file ({error})") from error
+        raise InputError(f"{path} is no whole Parquet file ({error})") from error
 
 
 def _holds_text(kind: pa.DataType) -> bool:

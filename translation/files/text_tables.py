@@ -11,7 +11,7 @@ from io import BufferedReader
 from itertools import tee
 from typing import NamedTuple, Protocol, TextIO
 
-from data_catalog.errors import ConfigError
+from data_catalog.errors import InputError
 from data_catalog.sources.delimited import complete_cells, read_records
 from data_catalog.sources.files import BOM, Line, Trouble, lines_of
 from translation.engine import Translation
@@ -43,7 +43,7 @@ class TextTable(Protocol):
         """All rows, once.
 
         Raises:
-            ConfigError: a row that cannot be read, with its line number.
+            InputError: a row that cannot be read, with its line number.
         """
 
     @property
@@ -58,7 +58,7 @@ def translate_rows(table: TextTable, out: TextIO, stream: Stream) -> None:
     """Write every row of a table with its translation, in order; held in memory is what `stream` looks ahead.
 
     Raises:
-        ConfigError: as the table or the engine does.
+        PipelineError: as the table or the engine does.
     """
     out.write(table.head)
     rows, ahead = tee(table.rows())
@@ -102,7 +102,8 @@ class Delimited:
         columns: what is read and written.
 
     Raises:
-        ConfigError: no header, or one without the column, or with one of the new ones.
+        SettingsError: a header without the column, or with one of the new ones.
+        InputError: no header.
     """
 
     def __init__(self, file: BinaryFile, name: str, *, delimiter: str, columns: Columns) -> None:
@@ -110,7 +111,7 @@ class Delimited:
         self._lines, self._name, self._delimiter, self._columns = lines_of(file), name, delimiter, columns
         blank, header = _skip_blank(self._lines)
         if header is None:
-            raise ConfigError(f"{name} is empty: expected a first line with the names of its columns")
+            raise InputError(f"{name} is empty: expected a first line with the names of its columns")
         _refuse(name, header.number, header.trouble)
         existing = [cell.strip() for cell in complete_cells(header.text, delimiter=delimiter)]
         self._place, self._num_cells = columns.place_among(existing, name), len(existing)
@@ -168,7 +169,7 @@ def _noted(lines: Iterable[Line], used: list[Line]) -> Iterator[Line]:
 
 def _refuse(name: str, number: int, trouble: Trouble | None) -> None:
     if trouble is not None:
-        raise ConfigError(f"{name}, line {number}: {trouble.detail}; correct that line and run the same command again")
+        raise InputError(f"{name}, line {number}: {trouble.detail}; correct that line and run the same command again")
 
 
 def _cell(value: str | float | bool | None) -> str:

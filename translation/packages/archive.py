@@ -7,7 +7,7 @@ import zipfile
 import zlib
 from pathlib import Path, PurePosixPath
 
-from data_catalog.errors import ConfigError
+from data_catalog.errors import InputError
 from data_catalog.storage.disk_errors import raise_if_disk_fails
 from data_catalog.storage.integrity import FOLDER_RECORD, write_checksummed
 
@@ -27,7 +27,7 @@ def check_archive(path: Path) -> str:
     """Name of the archive's one top folder, if its list of members is harmless.
 
     Raises:
-        ConfigError: no zip file, too large, or a member that could land outside its own folder.
+        InputError: no zip file, too large, or a member that could land outside its own folder.
     """
     with _open(path) as archive:
         return _check_members(path, archive.infolist())
@@ -37,7 +37,8 @@ def extract(path: Path, folder: Path) -> Path:
     """Unpack a checked archive below `folder`, with a record of its files; returns the package's own folder.
 
     Raises:
-        ConfigError: as `check_archive`, a member that is damaged or cannot be written, or a full disk.
+        InputError: as `check_archive`, or a member that is damaged or cannot be written.
+        DiskError: the disk is full.
     """
     with _open(path) as archive:
         top = _check_members(path, archive.infolist())
@@ -47,7 +48,7 @@ def extract(path: Path, folder: Path) -> Path:
         except DAMAGE as error:
             if isinstance(error, OSError):
                 raise_if_disk_fails(error, folder)
-            raise ConfigError(f"{path} is damaged or cannot be unpacked ({error}): get the package again") from error
+            raise InputError(f"{path} is damaged or cannot be unpacked ({error}): get the package again") from error
     write_checksummed(folder / FOLDER_RECORD, {"files": found})
     return folder / top
 
@@ -66,11 +67,11 @@ def pack(folder: Path, path: Path, *, top: str) -> None:
 
 def _open(path: Path) -> zipfile.ZipFile:
     if not path.is_file():
-        raise ConfigError(f"{path} is no file: give the path of an .argosmodel package")
+        raise InputError(f"{path} is no file: give the path of an .argosmodel package")
     try:
         return zipfile.ZipFile(path)
     except DAMAGE as error:
-        raise ConfigError(f"{path} is no Argos package, which is a zip file ({error}): get it again") from error
+        raise InputError(f"{path} is no Argos package, which is a zip file ({error}): get it again") from error
 
 
 def _check_members(path: Path, members: list[zipfile.ZipInfo]) -> str:
@@ -83,7 +84,7 @@ def _check_members(path: Path, members: list[zipfile.ZipInfo]) -> str:
     if not fault and len(tops) != 1:
         fault = f"must hold one top folder, has {len(tops)}"
     if fault:
-        raise ConfigError(f"{path} {fault}: it is no Argos package to be trusted")
+        raise InputError(f"{path} {fault}: it is no Argos package to be trusted")
     return tops[0]
 
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from data_catalog.downloads.download import DownloadConfig, check_url, fetch_small
-from data_catalog.errors import ConfigError, TransientError
+from data_catalog.errors import InputError, SettingsError, TransientError
 from translation.packages.package import CODE, VERSION, argos_data_dir, version_key
 
 logger = logging.getLogger(__name__)
@@ -63,12 +63,12 @@ def read_index(url: str, config: DownloadConfig = DEFAULT_CONFIG) -> list[IndexE
     """Everything that an index offers to translate with.
 
     Raises:
-        ConfigError: it cannot be had, or is no index; the text says how to do without.
+        InputError: it cannot be had, or is no index; the text says how to do without.
     """
     try:
         content = fetch_small(url, replace(config, max_bytes=MAX_INDEX_BYTES))
-    except (TransientError, ConfigError) as error:
-        raise ConfigError(
+    except (SettingsError, InputError, TransientError) as error:
+        raise InputError(
             f"the index of Argos packages cannot be had: {error}; with no network, get the .argosmodel file on another "
             f"machine, from a link in {url}, and install it here with `vernaclip mt install FILE`"
         ) from error
@@ -79,7 +79,7 @@ def read_stored_index() -> list[IndexEntry] | None:
     """The index as Argos Translate itself fetched it last, without asking the network; None where it never did.
 
     Raises:
-        ConfigError: the stored file is no index.
+        InputError: the stored file is no index.
     """
     path = argos_data_dir() / STORED_INDEX
     try:
@@ -87,25 +87,25 @@ def read_stored_index() -> list[IndexEntry] | None:
     except FileNotFoundError:
         return None
     except OSError as error:
-        raise ConfigError(f"cannot read the stored index {path}: {error.strerror}") from error
+        raise InputError(f"cannot read the stored index {path}: {error.strerror}") from error
     try:
         return parse_index(content, str(path))
-    except ConfigError as error:
-        raise ConfigError(f"the stored index {path} is damaged: remove it") from error
+    except InputError as error:
+        raise InputError(f"the stored index {path} is damaged: remove it") from error
 
 
 def parse_index(content: bytes, url: str) -> list[IndexEntry]:
     """The entries of an index file; unknown fields are ignored, broken entries left out with a warning.
 
     Raises:
-        ConfigError: it is no JSON list.
+        InputError: it is no JSON list.
     """
     try:
         records = json.loads(content)
     except (ValueError, RecursionError) as error:
-        raise ConfigError(f"{url} is no index of packages ({error}): correct ARGOS_PACKAGE_INDEX") from error
+        raise InputError(f"{url} is no index of packages ({error}): correct ARGOS_PACKAGE_INDEX") from error
     if not isinstance(records, list):
-        raise ConfigError(f"{url} is no index of packages, which is a JSON list: correct ARGOS_PACKAGE_INDEX")
+        raise InputError(f"{url} is no index of packages, which is a JSON list: correct ARGOS_PACKAGE_INDEX")
     entries, faults = [], []
     for number, record in enumerate(records, start=1):
         if isinstance(record, dict) and record.get("type") not in (None, "translate"):
@@ -155,18 +155,18 @@ def choose(entries: Sequence[IndexEntry], from_code: str, to_code: str) -> Index
     """The newest entry for a pair of languages that can be read; a way through a third language is never taken.
 
     Raises:
-        ConfigError: there is none; the text names what there is instead.
+        InputError: there is none; the text names what there is instead.
     """
     fitting = [entry for entry in entries if (entry.from_code, entry.to_code) == (from_code, to_code)]
     readable = [entry for entry in fitting if entry.is_readable]
     if readable:
         return max(readable, key=lambda entry: (version_key(entry.package_version), version_key(entry.argos_version)))
     if fitting:
-        raise ConfigError(
+        raise InputError(
             f"the index offers {from_code}-{to_code} only in the format of Argos {fitting[0].argos_version}, too new "
             "for this vernaclip: look for a newer one"
         )
-    raise ConfigError(_instead_of(entries, from_code, to_code))
+    raise InputError(_instead_of(entries, from_code, to_code))
 
 
 def _instead_of(entries: Sequence[IndexEntry], from_code: str, to_code: str) -> str:
@@ -191,7 +191,7 @@ def usable_links(links: Iterable[str], index: str) -> list[str]:
     for link in links:
         try:
             check_url(link, referrer=index)
-        except ConfigError as error:
+        except InputError as error:
             level = logging.DEBUG if link.startswith("ipfs:") else logging.WARNING
             logger.log(level, "left out: %s", error)
         else:

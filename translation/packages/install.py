@@ -8,7 +8,7 @@ from functools import partial
 from pathlib import Path
 
 from data_catalog.downloads.download import DownloadConfig, PartialFile, download
-from data_catalog.errors import ConfigError, TransientError
+from data_catalog.errors import InputError, TransientError
 from data_catalog.storage.lock import writer_lock
 from data_catalog.storage.shards import digest, sweep_temporary
 from translation.config import TranslateConfig
@@ -62,8 +62,10 @@ def install_file(path: Path, packages_dir: Path, *, sha256: str = "") -> Install
         sha256: that the file must have, in hexadecimal; "" for any.
 
     Raises:
-        ConfigError: the file is no good package, its sha256 is another, another package has its place, or another
-            process installs.
+        SettingsError: `sha256` is none.
+        InputError: the file is no good package, its sha256 is another, or another package has its place.
+        BusyError: another process installs.
+        DiskError: the disk is full, or refuses to be written.
     """
     expected = sha256 and check_sha256_text(sha256)
     archive.check_archive(path)
@@ -87,8 +89,11 @@ def install_from_index(
         config: what the download may cost.
 
     Raises:
-        ConfigError: the index cannot be had or offers no such package, no link gives a good one, or another package
+        SettingsError: `sha256` is none.
+        InputError: the index cannot be had or offers no such package, no link gives a good one, or another package
             has its place.
+        BusyError: another process installs.
+        DiskError: the disk is full, or refuses to be written.
     """
     expected = sha256 and check_sha256_text(sha256)
     index = index_url()
@@ -115,11 +120,11 @@ def _install_any(order: _Order) -> Installation:
             return _install_link(link, order)
         except packages.PlaceTakenError:
             raise  # by whatever link it comes
-        except (ConfigError, TransientError) as error:
+        except (InputError, TransientError) as error:
             faults.append(str(error) if link in str(error) else f"{link}: {error}")
             logger.warning("%s is not installed from %s: %s", what, link, error)
     reasons = "; ".join(faults) or f"https is needed, and the index has {', '.join(map(repr, order.entry.links))}"
-    raise ConfigError(
+    raise InputError(
         f"no link of the index gives {what} ({reasons}): run the same command again later, or get the file on another "
         "machine and install it here with `vernaclip mt install FILE`"
     )
@@ -132,7 +137,7 @@ def _install_link(link: str, order: _Order) -> Installation:
     if not download(partial, order.config, referrer=order.index, known_etag=etag):
         assert known is not None  # only its version need not come
         if order.sha256 not in ("", known.source.file_sha256):
-            raise ConfigError(f"the sha256 of the installed file is {known.source.file_sha256}, not {order.sha256}")
+            raise InputError(f"the sha256 of the installed file is {known.source.file_sha256}, not {order.sha256}")
         return known
     try:
         return _install_download(partial, known, order)
@@ -180,8 +185,8 @@ def _require_loadable(path: Path, package: packages.Package) -> None:
 
     try:
         argos_translator(package, TranslateConfig(device="cpu")).try_out()
-    except ConfigError as error:
-        raise ConfigError(f"{path} holds no package that can be used: {error}") from error
+    except InputError as error:
+        raise InputError(f"{path} holds no package that can be used: {error}") from error
 
 
 def _installed_from(url: str, packages_dir: Path) -> Installation | None:
@@ -199,6 +204,6 @@ def _installed_from(url: str, packages_dir: Path) -> Installation | None:
 def _whole_package(folder: Path) -> packages.Package | None:
     try:
         return packages.read_package(folder)
-    except ConfigError as error:
+    except InputError as error:
         logger.warning("not used: %s", error)
         return None

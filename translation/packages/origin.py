@@ -5,7 +5,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from data_catalog.errors import ConfigError
+from data_catalog.errors import DamagedError, InputError, SettingsError
 from data_catalog.storage.integrity import read_checksummed, write_checksummed
 from data_catalog.storage.shards import sha256_of
 
@@ -40,7 +40,7 @@ def read_source(folder: Path) -> PackageSource | None:
     path = folder / RECORD
     try:
         return _source_of(read_checksummed(path, remedy="it is ignored")) if path.exists() else None
-    except (ConfigError, TypeError) as error:
+    except (DamagedError, TypeError) as error:
         logger.warning("%s is ignored, since it cannot be read: %s", path, error)
         return None
 
@@ -61,11 +61,11 @@ def check_sha256_text(text: str) -> str:
     """A sha256 as people write it, in lower case.
 
     Raises:
-        ConfigError: it is not 64 hexadecimal digits.
+        SettingsError: it is not 64 hexadecimal digits.
     """
     found = text.strip().lower()
     if len(found) != 64 or set(found) - set("0123456789abcdef"):
-        raise ConfigError(f"{text!r} is no sha256: give its 64 hexadecimal digits")
+        raise SettingsError(f"{text!r} is no sha256: give its 64 hexadecimal digits")
     return found
 
 
@@ -73,9 +73,9 @@ def require_sha256(path: Path, expected: str) -> str:
     """The sha256 of a file, which must be `expected` unless that is "".
 
     Raises:
-        ConfigError: it is another.
+        InputError: it is another.
     """
     found = sha256_of(path)
     if expected and found != expected:
-        raise ConfigError(f"the sha256 of the file is {found}, not {expected}: it is not installed")
+        raise InputError(f"the sha256 of the file is {found}, not {expected}: it is not installed")
     return found

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from data_catalog.errors import ConfigError
+from data_catalog.errors import DamagedError, DiskError, InputError
 from data_catalog.storage.disk_errors import raise_if_disk_fails
 from data_catalog.storage.integrity import read_checksummed
 from data_catalog.storage.shards import TEMPORARY_PREFIX, digest, sha256_of, sync
@@ -36,7 +36,7 @@ VERSION = re.compile(r"[0-9A-Za-z.+-]{1,32}", re.ASCII)
 REQUIRED_TEXTS = {"from_code": CODE, "to_code": CODE, "package_version": VERSION, "argos_version": VERSION}
 
 
-class PlaceTakenError(ConfigError):
+class PlaceTakenError(InputError):
     """Another package is installed in the folder that this one names."""
 
 
@@ -87,12 +87,14 @@ def open_package(path: Path, cache_dir: Path) -> Package:
     """The package at `path`: an installed folder, or an `.argosmodel` file, which is unpacked below `cache_dir` once.
 
     Raises:
-        ConfigError: it is neither, not whole, or not as it was installed or unpacked.
+        InputError: it is neither, or not whole.
+        DamagedError: it is not as it was installed or unpacked.
+        DiskError: it cannot be unpacked below `cache_dir`.
     """
     if path.is_dir():
         return _as_installed(read_package(path))
     if not path.is_file():
-        raise ConfigError(f"{path} does not exist: give an .argosmodel file or an installed package's folder")
+        raise InputError(f"{path} does not exist: give an .argosmodel file or an installed package's folder")
     home = cache_dir / sha256_of(path)[:16]
     if not home.is_dir():
         with _unpacked(path, cache_dir) as package:
@@ -106,7 +108,7 @@ def _require_as_unpacked(home: Path) -> None:
 
     for check in unpacked_checks(home):
         for finding in check():
-            raise ConfigError(finding.text)
+            raise DamagedError(finding.text)
 
 
 def _as_installed(package: Package) -> Package:
@@ -114,7 +116,7 @@ def _as_installed(package: Package) -> Package:
     folder, remedy = package.folder, f"remove the folder {package.folder}, and install the package again"
     record = folder / RECORD
     if record.exists() and read_checksummed(record, remedy=remedy).get("package_sha256") not in ("", package.sha256):
-        raise ConfigError(f"{folder} is not what was installed, as {RECORD} in it says: {remedy}")
+        raise DamagedError(f"{folder} is not what was installed, as {RECORD} in it says: {remedy}")
     return package
 
 
@@ -134,11 +136,12 @@ def install(
         path: the file.
         packages_dir: the folder of installed packages.
         pair: languages that it must translate, from and to; None for any.
-        check: raises ConfigError for a package that shall not be put in its place.
+        check: raises InputError for a package that shall not be put in its place.
 
     Raises:
-        ConfigError: the file is no good package, or one for another pair.
+        InputError: the file is no good package, or one for another pair.
         PlaceTakenError: another package has its place.
+        DiskError: it cannot be unpacked.
     """
     home = packages_dir / archive.check_archive(path)
     with _unpacked(path, packages_dir.parent / DOWNLOADS) as package:
@@ -160,13 +163,14 @@ def find(from_code: str, to_code: str, packages_dir: Path) -> Package:
     """The newest installed package for a pair of languages.
 
     Raises:
-        ConfigError: there is none, or it is not what was installed.
+        InputError: there is none.
+        DamagedError: it is not what was installed.
     """
     fitting = [
         package for package in installed(packages_dir) if (package.from_code, package.to_code) == (from_code, to_code)
     ]
     if not fitting:
-        raise ConfigError(
+        raise InputError(
             f"no Argos package translates {from_code} to {to_code} in {packages_dir}: install one with `vernaclip mt "
             f"install --from {from_code} --to {to_code}`, or from a file with `vernaclip mt install FILE`, or train "
             "one with `vernaclip mt train`"
@@ -182,15 +186,15 @@ def installed(packages_dir: Path) -> list[Package]:
     for folder in sorted(path for path in packages_dir.iterdir() if path.is_dir()):
         try:
             packages.append(read_package(folder))
-        except ConfigError as error:
+        except InputError as error:
             logger.warning("not used: %s", error)
     return packages
 
 
 def require_pair(package: Package, from_code: str, to_code: str, *, named: Path) -> None:
-    """Raise ConfigError unless the package translates `from_code` to `to_code`; `named` is what the user gave."""
+    """Raise InputError unless the package translates `from_code` to `to_code`; `named` is what the user gave."""
     if (package.from_code, package.to_code) != (from_code, to_code):
-        raise ConfigError(
+        raise InputError(
             f"the package in {named} translates {package.from_code} to {package.to_code}, "
             f"but {from_code} to {to_code} is needed: name another package"
         )
@@ -200,14 +204,14 @@ def read_package(folder: Path) -> Package:
     """Check an unpacked package and read its metadata.
 
     Raises:
-        ConfigError: a part is missing, or the metadata cannot be used.
+        InputError: a part is missing, or the metadata cannot be used.
     """
     metadata = _read_metadata(folder)
     missing = [name for name in _model_files(folder) if not (folder / name).is_file()]
     if not any((folder / name).is_file() for name in TOKENIZERS):
         missing.append(" or ".join(TOKENIZERS))
     if missing:
-        raise ConfigError(f"{folder} is no whole Argos package, it lacks {', '.join(missing)}: install it again")
+        raise InputError(f"{folder} is no whole Argos package, it lacks {', '.join(missing)}: install it again")
     return Package(
         folder=folder,
         from_code=metadata["from_code"],
@@ -244,16 +248,16 @@ def _read_metadata(folder: Path) -> dict[str, Any]:
     try:
         metadata = json.loads(path.read_text(encoding="utf-8"))
     except (FileNotFoundError, IsADirectoryError) as error:
-        raise ConfigError(f"{folder} is no Argos package, it has no metadata.json: remove that folder") from error
+        raise InputError(f"{folder} is no Argos package, it has no metadata.json: remove that folder") from error
     except (ValueError, RecursionError) as error:
-        raise ConfigError(f"{path} is damaged ({error}): install the package again") from error
+        raise InputError(f"{path} is damaged ({error}): install the package again") from error
     if not isinstance(metadata, dict):
-        raise ConfigError(f"{path} must hold a JSON object: install the package again")
+        raise InputError(f"{path} must hold a JSON object: install the package again")
     for name, pattern in REQUIRED_TEXTS.items():
         if not isinstance(metadata.get(name), str) or not pattern.fullmatch(metadata[name]):
-            raise ConfigError(f"{path} has no usable {name}: it is no package that translates")
+            raise InputError(f"{path} has no usable {name}: it is no package that translates")
     if not isinstance(metadata.get("target_prefix", ""), str):
-        raise ConfigError(f"{path}: target_prefix must be a text")
+        raise InputError(f"{path}: target_prefix must be a text")
     return metadata
 
 
@@ -279,12 +283,12 @@ def _unpacked(path: Path, parent: Path) -> Iterator[Package]:
 def _read_unpacked(path: Path, folder: Path) -> Package:
     try:
         return read_package(folder)
-    except ConfigError as error:
-        raise ConfigError(f"{path} holds no package that can be used: {error}") from error
+    except InputError as error:
+        raise InputError(f"{path} holds no package that can be used: {error}") from error
 
 
-def _not_unpacked(path: Path, parent: Path, error: OSError) -> ConfigError:
-    return ConfigError(f"{path} cannot be unpacked below {parent}: {error}")
+def _not_unpacked(path: Path, parent: Path, error: OSError) -> DiskError:
+    return DiskError(f"{path} cannot be unpacked below {parent}: {error}")
 
 
 def _remove_record(folder: Path) -> None:

@@ -4,7 +4,7 @@ import math
 import re
 from dataclasses import dataclass
 
-from data_catalog.errors import ConfigError
+from data_catalog.errors import SettingsError
 
 PRECISIONS = ("fp32", "bf16")
 _VERSION = re.compile(r"[0-9A-Za-z][0-9A-Za-z.+-]{0,49}")  # part of a folder's name
@@ -88,24 +88,24 @@ class TrainPackageConfig:
     threads: int = 1
 
     def __post_init__(self) -> None:
-        """Raise ConfigError for values that cannot work."""
+        """Raise SettingsError for values that cannot work."""
         self._require_positive()
         for name in ("dropout", "label_smoothing", "average_decay"):
             if not 0 <= getattr(self, name) < 1:
-                raise ConfigError(f"mt_train.{name} must be at least 0 and below 1, got {getattr(self, name)}")
+                raise SettingsError(f"mt_train.{name} must be at least 0 and below 1, got {getattr(self, name)}")
         if self.embed_dim % (2 * self.num_heads) or self.embed_dim < 4:
-            raise ConfigError(
+            raise SettingsError(
                 f"mt_train.embed_dim must be a multiple of twice num_heads ({2 * self.num_heads}), got {self.embed_dim}"
             )
         for name in ("threads", "weight_decay", "warmup_steps", "early_stop"):
             if not 0 <= getattr(self, name) < math.inf:
-                raise ConfigError(f"mt_train.{name} must be finite and not negative, got {getattr(self, name)}")
+                raise SettingsError(f"mt_train.{name} must be finite and not negative, got {getattr(self, name)}")
         if self.precision not in PRECISIONS:
-            raise ConfigError(f"mt_train.precision must be one of {', '.join(PRECISIONS)}, got {self.precision!r}")
+            raise SettingsError(f"mt_train.precision must be one of {', '.join(PRECISIONS)}, got {self.precision!r}")
         if self.seed not in _SEEDS:
-            raise ConfigError(f"mt_train.seed must be at least -2^63 and below 2^64, got {self.seed}")
+            raise SettingsError(f"mt_train.seed must be at least -2^63 and below 2^64, got {self.seed}")
         if not _VERSION.fullmatch(self.package_version):
-            raise ConfigError(
+            raise SettingsError(
                 f"mt_train.package_version must be letters and digits with . + - between, got {self.package_version!r}"
             )
 
@@ -114,4 +114,4 @@ class TrainPackageConfig:
         counts = ("num_steps", "batch_tokens", "lr", "num_held_out", "validate_every_steps")
         for name in sizes + counts:
             if not 0 < getattr(self, name) < math.inf:
-                raise ConfigError(f"mt_train.{name} must be finite and positive, got {getattr(self, name)}")
+                raise SettingsError(f"mt_train.{name} must be finite and positive, got {getattr(self, name)}")

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
-from data_catalog.errors import ConfigError
+from data_catalog.errors import DamagedError, InputError, SettingsError
 from data_catalog.storage.shards import digest, read_json, write_bytes, write_json
 from translation.train.config import TrainPackageConfig
 from translation.train.pairs import Pair, ParallelCaptions
@@ -92,14 +92,14 @@ def begin(folder: Path, sources: Sources, config: TrainPackageConfig, data: Para
     Another training that has come to no state yet is replaced: settings that turn out not to work can be corrected.
 
     Raises:
-        ConfigError: the folder holds another training.
+        SettingsError: the folder holds another training.
     """
     key = training_key(sources, config, data)
     path = folder / RUN_FILE
     if path.is_file() and _read_run(path).key == key:
         return key
     if (folder / STATE_FILE).is_file():
-        raise ConfigError(f"{folder} holds a training with other settings, pairs or libraries: {REMEDY}")
+        raise SettingsError(f"{folder} holds a training with other settings, pairs or libraries: {REMEDY}")
     (folder / VOCABULARY_FILE).unlink(missing_ok=True)  # of the other one, and before the record of this one
     write_json(path, {"key": key, "sources": asdict(sources), "config": asdict(config)})
     return key
@@ -115,17 +115,17 @@ def read_held_out(folder: Path) -> list[Pair]:
     """The held-out pairs as they were given to `save_held_out`.
 
     Raises:
-        ConfigError: the file is damaged.
+        DamagedError: the file is damaged.
     """
     path = folder / HELD_OUT_FILE
     try:
         # Of bytes: a text file would take carriage returns, which texts may hold, for ends of lines.
         lines = path.read_bytes().decode("utf-8").split("\n")
     except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path} cannot be read ({error}): get the folder of that training again") from error
+        raise DamagedError(f"{path} cannot be read ({error}): get the folder of that training again") from error
     pairs = [line.split("\t") for line in lines[:-1]]
     if not pairs or lines[-1] or any(len(fields) != 2 for fields in pairs):
-        raise ConfigError(f"{path} is damaged, and without it nobody knows what was held out: get the folder again")
+        raise DamagedError(f"{path} is damaged, and without it nobody knows what was held out: get the folder again")
     return [(source, target) for source, target in pairs]
 
 
@@ -136,21 +136,22 @@ def open_earlier(package: Path, *, from_code: str, to_code: str) -> Earlier:
         package: the `.argosmodel` that the training wrote.
 
     Raises:
-        ConfigError: it is not there, unfinished perhaps; or its folder is gone, damaged or of other languages.
+        InputError: it is not there, unfinished perhaps; or its folder is gone, or of other languages.
+        DamagedError: its folder is damaged.
     """
     if not package.is_file():
-        raise ConfigError(f"{package} cannot be continued, for it is no file: give a package whose training has ended")
+        raise InputError(f"{package} cannot be continued, for it is no file: give a package whose training has ended")
     folder = training_folder(package)
     files = [folder / name for name in (RUN_FILE, WEIGHTS_FILE, VOCABULARY_FILE, HELD_OUT_FILE)]
     missing = [path.name for path in files if not path.is_file()]
     if missing:
-        raise ConfigError(
+        raise InputError(
             f"{package} cannot be continued: {folder}, which `mt train` writes beside a package, lacks "
             f"{', '.join(missing)}"
         )
     run = _read_run(folder / RUN_FILE)
     if (run.from_code, run.to_code) != (from_code, to_code):
-        raise ConfigError(f"{package} translates {run.from_code} to {run.to_code}, not {from_code} to {to_code}")
+        raise InputError(f"{package} translates {run.from_code} to {run.to_code}, not {from_code} to {to_code}")
     return Earlier(folder=folder, key=run.key, sizes=run.sizes, held_out=read_held_out(folder))
 
 
@@ -172,4 +173,6 @@ def _read_run(path: Path) -> _Run:
             sizes={name: run["config"][name] for name in SIZES},
         )
     except (ValueError, KeyError, TypeError) as error:
-        raise ConfigError(f"{path} is no record of a training ({error}): remove {path.parent} to train anew") from error
+        raise DamagedError(
+            f"{path} is no record of a training ({error}): remove {path.parent} to train anew"
+        ) from error

@@ -4,7 +4,7 @@ import re
 from collections import Counter
 from collections.abc import Sequence
 
-from data_catalog.errors import ConfigError
+from data_catalog.errors import InputError
 from data_catalog.stages import Check
 
 SAMPLE = 1000
@@ -31,7 +31,7 @@ def wrong_language(texts: Sequence[str], check: Check, *, column: str) -> list[b
         column: what the texts are, for the message.
 
     Raises:
-        ConfigError: nearly all of the sample is in another language.
+        InputError: nearly all of the sample is in another language.
     """
     common = _common_words(texts[:SAMPLE], check, column)
     suspects = [index for index, text in enumerate(texts) if _share(_words(text), common) < MIN_COMMON]
@@ -46,7 +46,7 @@ def _common_words(sample: Sequence[str], check: Check, column: str) -> set[str]:
     details = Counter(verdict.detail for verdict in verdicts if verdict is not None)
     num_wrong = details.total()
     if num_wrong > MAX_WRONG * len(sample):
-        raise ConfigError(
+        raise InputError(
             f"{num_wrong:,} of {len(sample):,} {column} texts are in another language than they should be "
             f"({details.most_common(1)[0][0]}): swap the columns, or correct the codes of the languages"
         )

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.optim.swa_utils import AveragedModel
 
-from data_catalog.errors import ConfigError
+from data_catalog.errors import SettingsError
 from data_catalog.progress import Progress
 from translation.train.batches import IGNORED, Batch, TokenPair, epoch_batches, grouped, to_batch, width
 from translation.train.config import TrainPackageConfig
@@ -91,7 +91,7 @@ def train_model(
         The curve; the weights of its best point are in `files.best`.
 
     Raises:
-        ConfigError: the loss has ceased to be a number.
+        SettingsError: the loss has ceased to be a number.
     """
     average = AveragedModel(model, avg_fn=_averaging(config.average_decay))
     averaged = cast(TranslationModel, average.module)
@@ -191,8 +191,8 @@ def _finished(state: TrainState, config: TrainPackageConfig) -> bool:
     return 0 < config.early_stop <= state.stale_validations()
 
 
-def _diverged(state: TrainState, files: Files) -> ConfigError:
-    return ConfigError(
+def _diverged(state: TrainState, files: Files) -> SettingsError:
+    return SettingsError(
         f"training has diverged, the loss of step {state.step + 1} is no number: remove {files.state.parent} and train "
         "anew with a lower lr or more warmup_steps"
     )

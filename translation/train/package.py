@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from data_catalog.errors import ConfigError
+from data_catalog.errors import SettingsError
 from data_catalog.stages import Check
 from data_catalog.storage.lock import writer_lock
 from data_catalog.storage.shards import sha256_of, sweep_temporary, write_atomically, write_bytes
@@ -54,7 +54,10 @@ def train_package(
         target_check: the same of targets.
 
     Raises:
-        ConfigError: the codes, the name or the pairs cannot be used; another process trains there.
+        SettingsError: the codes or the name cannot be used, or training has diverged.
+        InputError: the pairs cannot be used, nor what is continued.
+        DamagedError: the training's own folder is damaged.
+        BusyError: another process trains there.
     """
     _check_arguments(from_code, to_code, out)
     config = _counted(config)
@@ -126,20 +129,20 @@ def _counted(config: TrainPackageConfig) -> TrainPackageConfig:
 def _check_arguments(from_code: str, to_code: str, out: Path) -> None:
     for code in (from_code, to_code):
         if not LANGUAGE_CODE.fullmatch(code):
-            raise ConfigError(f"{code!r} is no ISO 639 code: give two or three lower-case letters, such as it")
+            raise SettingsError(f"{code!r} is no ISO 639 code: give two or three lower-case letters, such as it")
     if from_code == to_code:
-        raise ConfigError(f"the package would translate {from_code} to itself: give two different languages")
+        raise SettingsError(f"the package would translate {from_code} to itself: give two different languages")
     if out.suffix != SUFFIX:
-        raise ConfigError(f"the package's name must end in {SUFFIX}, got {out.name}")
+        raise SettingsError(f"the package's name must end in {SUFFIX}, got {out.name}")
     if out.is_dir():
-        raise ConfigError(f"{out} is a folder: give the name of a file with --out")
+        raise SettingsError(f"{out} is a folder: give the name of a file with --out")
 
 
 def _check_continued(continued: Path, held_out: Path | None, out: Path) -> None:
     if continued.resolve() == out.resolve():
-        raise ConfigError(f"{out} is the package to continue from: give another name with --out")
+        raise SettingsError(f"{out} is the package to continue from: give another name with --out")
     if held_out:
-        raise ConfigError(
+        raise SettingsError(
             f"{held_out}: what continues from {continued} is scored on the pairs held out then, since it may have been "
             "trained on any others: leave out --held-out"
         )

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from data_catalog.errors import ConfigError
+from data_catalog.errors import InputError
 from data_catalog.sources.files import Line, check_text_file, excerpt, read_lines
 from data_catalog.stages import Check
 from data_catalog.storage.shards import order_key
@@ -118,7 +118,7 @@ def read_pairs(
         target_check: the same of targets.
 
     Raises:
-        ConfigError: a file is missing, empty, damaged or no text; nearly all of a column is in another language; or
+        InputError: a file is missing, empty, damaged or no text; nearly all of a column is in another language; or
             there are fewer than 10 usable pairs for each one held out, or none.
     """
     files = [paths] if isinstance(paths, Path) else list(paths)
@@ -135,7 +135,7 @@ def read_pairs(
     seen = {_plain(source) for source, _ in validation}
     training = drops.part(lines[own:], (_plain(line.source) in seen for line in lines[own:]), "held_out")
     if not training:
-        raise ConfigError(f"no pair is left to train on, for all sources of {_names(files)} are held out: give others")
+        raise InputError(f"no pair is left to train on, for all sources of {_names(files)} are held out: give others")
     return ParallelCaptions(
         training=[line.pair for line in training],
         held_out=validation,
@@ -147,11 +147,9 @@ def read_pairs(
 def _require_enough(files: list[Path], num_pairs: int, num_held_out: int, drops: _Drops) -> None:
     found = f"{num_pairs:,} usable pairs in {_names(files)} (lines dropped: {drops})"
     if num_pairs == 0:
-        raise ConfigError(f"{found}: give UTF-8 lines of source<TAB>target")
+        raise InputError(f"{found}: give UTF-8 lines of source<TAB>target")
     if num_pairs < 10 * num_held_out:
-        raise ConfigError(
-            f"{found}, too few to hold {num_held_out:,} out: give 10 times as many, or lower num_held_out"
-        )
+        raise InputError(f"{found}, too few to hold {num_held_out:,} out: give 10 times as many, or lower num_held_out")
 
 
 def _names(files: list[Path]) -> str:
@@ -161,7 +159,7 @@ def _names(files: list[Path]) -> str:
 def _aligned_lines(path: Path, drops: _Drops) -> list[PairLine]:
     """The lines of a file that are good by themselves and in step with each other."""
     if not path.is_file():
-        raise ConfigError(f"{path} is no file: give a UTF-8 file of source<TAB>target lines")
+        raise InputError(f"{path} is no file: give a UTF-8 file of source<TAB>target lines")
     check_text_file(path, expected="UTF-8 lines of source<TAB>target")
     lines = []
     for raw in read_lines(path):

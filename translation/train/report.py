@@ -52,7 +52,7 @@ def write_report(path: Path, content: ReportContent) -> None:
         path: in the folder of the training.
 
     Raises:
-        ConfigError: the disk is full.
+        DiskError: the disk is full.
     """
     page = _page(content, package_name=path.parent.name.removesuffix(SUFFIX))
     write_bytes(path, page.encode())

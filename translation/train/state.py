@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from data_catalog.errors import ConfigError
+from data_catalog.errors import DamagedError, SettingsError
 from data_catalog.storage.shards import save_tensors, tensors_below
 
 if TYPE_CHECKING:
@@ -80,7 +80,7 @@ def load_weights(module: Any, path: Path) -> None:
     """Put weights back, strictly.
 
     Raises:
-        ConfigError: the file is missing, broken, or of another network.
+        DamagedError: the file is missing, broken, or of another network.
     """
     from safetensors import SafetensorError
     from safetensors.torch import load_file
@@ -88,7 +88,7 @@ def load_weights(module: Any, path: Path) -> None:
     try:
         module.load_state_dict(load_file(path), strict=True)
     except (OSError, SafetensorError, RuntimeError) as error:
-        raise ConfigError(f"{path} does not hold this network's weights: {error}") from error
+        raise DamagedError(f"{path} does not hold this network's weights: {error}") from error
 
 
 def save_state(path: Path, *, key: str, networks: Mapping[str, Any], optimizer: Any, state: TrainState) -> None:
@@ -115,7 +115,8 @@ def load_state(path: Path, *, key: str, networks: Mapping[str, Any], optimizer: 
     """Put a state back into networks, optimizer and torch's generator; a fresh state if there is no file.
 
     Raises:
-        ConfigError: the file is broken, or belongs to another training.
+        SettingsError: the file belongs to another training.
+        DamagedError: it is broken.
     """
     import torch
     from safetensors import SafetensorError, safe_open
@@ -130,9 +131,9 @@ def load_state(path: Path, *, key: str, networks: Mapping[str, Any], optimizer: 
         metadata["curve"] = [CurvePoint(**point) for point in metadata["curve"]]
         state = TrainState(**metadata)
     except (SafetensorError, KeyError, TypeError, ValueError) as error:
-        raise ConfigError(f"{path} is no training state ({error}): remove {path.parent} to train anew") from error
+        raise DamagedError(f"{path} is no training state ({error}): remove {path.parent} to train anew") from error
     if found_key != key:
-        raise ConfigError(f"{path.parent} holds a training with other settings, pairs or libraries: {REMEDY}")
+        raise SettingsError(f"{path.parent} holds a training with other settings, pairs or libraries: {REMEDY}")
     for name, module in networks.items():
         module.load_state_dict(tensors_below(f"{name}/", tensors), strict=True)
     moments: dict[int, dict[str, Any]] = {}

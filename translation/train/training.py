@@ -69,7 +69,9 @@ class Training:
         """Train, or go on, to the end; returns the network with the weights of its best validation, and the curve.
 
         Raises:
-            ConfigError: the folder holds another training, or the vocabulary's size does not fit the pairs.
+            SettingsError: the folder holds another training, the vocabulary's size does not fit the pairs, or training
+                has diverged.
+            DamagedError: what is in the folder cannot be read.
         """
         import torch
 

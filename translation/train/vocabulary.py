@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from data_catalog.errors import ConfigError
+from data_catalog.errors import SettingsError
 
 # sentencepiece's own names and ids, which CTranslate2 must know too.
 UNKNOWN, START, END = "<unk>", "<s>", "</s>"
@@ -16,7 +16,7 @@ def train_vocabulary(texts: Iterable[str], path: Path, *, size: int) -> None:
     """Train a unigram model of at most `size` pieces on the distinct texts and write it to `path`.
 
     Raises:
-        ConfigError: `size` is smaller than the text's alphabet.
+        SettingsError: `size` is smaller than the text's alphabet.
     """
     import sentencepiece
 
@@ -33,7 +33,7 @@ def train_vocabulary(texts: Iterable[str], path: Path, *, size: int) -> None:
             minloglevel=2,
         )
     except RuntimeError as error:
-        raise ConfigError(
+        raise SettingsError(
             f"vocabulary_size {size} does not fit the parallel captions, which need a piece a character at least: "
             f"raise it (sentencepiece says: {error})"
         ) from error

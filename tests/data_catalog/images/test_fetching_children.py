@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from data_catalog.errors import ShardError
+from data_catalog.errors import DamagedError
 from data_catalog.fetch.config import FetchConfig
 from data_catalog.fetch.consent import ConsentConfig
 from data_catalog.fetch.shard import FETCH_LOG
@@ -171,7 +171,7 @@ def test_a_file_of_hosts_that_is_none_is_named(
     own_workers: ImageWorkers, server: Any, quick: FetchConfig, make_requests: MakeRequests, tmp_path: Path
 ) -> None:
     (tmp_path / "hosts" / "hosts.sqlite").write_bytes(b"this is no database" * 100)
-    with pytest.raises(ShardError, match=r"hosts\.sqlite can't be used .*delete it"):
+    with pytest.raises(DamagedError, match=r"hosts\.sqlite can't be used .*delete it"):
         own_workers.fetch(make_requests(server.url("/any")), quick, tmp_path / "raw")
 
 
@@ -179,7 +179,7 @@ FULL = """
 import resource, sys
 from pathlib import Path
 import pyarrow.parquet as pq
-from data_catalog.errors import ShardError
+from data_catalog.errors import DiskError
 from data_catalog.fetch.config import FetchConfig
 from data_catalog.images.workers import ImageWorkers
 folder = Path(sys.argv[1])
@@ -187,7 +187,7 @@ resource.setrlimit(resource.RLIMIT_FSIZE, (300_000, 300_000))
 with ImageWorkers(folder / "hosts") as workers:
     try:
         workers.fetch(pq.read_table(folder / "requests"), FetchConfig(allow_loopback=True), folder / "raw")
-    except ShardError as error:
+    except DiskError as error:
         print(error)
 """
 

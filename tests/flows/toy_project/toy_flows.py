@@ -9,12 +9,11 @@ from pathlib import Path
 
 from prefect import flow
 
-from data_catalog.errors import ShardError, TransientError
+from data_catalog.errors import InputError, TransientError
 from data_catalog.images.normalise import NormaliseConfig
 from data_catalog.images.workers import ImageWorkers
 from flows.ending import ended_by_signals
-from flows.orchestration.prefect_artifacts import FlowArtifacts
-from flows.orchestration.prefect_executor import PrefectExecutor
+from flows.orchestration.prefect_executor import FlowArtifacts, PrefectExecutor
 
 tries: dict[str, int] = {}
 running: set[int] = set()
@@ -49,8 +48,8 @@ def toy(word: str = "tree") -> None:
         assert max(most) > 1
         assert executor.submit("flaky 1", partial(failing, "flaky", 2, TransientError("again"))).result() == 3
         try:
-            executor.submit("broken", partial(failing, "broken", 1, ShardError("broken"))).result()
-        except ShardError:
+            executor.submit("broken", partial(failing, "broken", 1, InputError("broken"))).result()
+        except InputError:
             assert tries["broken"] == 1
         assert executor.run("here", partial(step, 3)) == 3
         executor.progress("count", done=1, total=2)

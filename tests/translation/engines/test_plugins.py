@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from data_catalog.errors import ConfigError, PipelineError, ShardError, TransientError
+from data_catalog.errors import InputError, PipelineError, SettingsError, TransientError
 from data_catalog.language_pack import LanguagePack
 from translation.config import ENGINES, TranslateConfig
 from translation.engine import Translation, Translator
@@ -86,11 +86,9 @@ def test_the_example_of_the_docs_translates(install: Install, tmp_path: Path) ->
     assert re.fullmatch(r"glossary:en-it:[0-9a-f]{12}", engine.fingerprint)
     (tmp_path / "words.tsv").write_text("two\tdue\n", encoding="utf-8")
     assert opened("glossary", file=str(tmp_path / "words.tsv")).fingerprint != engine.fingerprint
-    with pytest.raises(
-        ConfigError, match=r"'glossary' of the package vernaclip-glossary 1\.5 cannot be opened \(Value"
-    ):
+    with pytest.raises(InputError, match=r"'glossary' of the package vernaclip-glossary 1\.5 cannot be opened \(Value"):
         opened("glossary", DE, file=str(tmp_path / "words.tsv"))
-    with pytest.raises(ConfigError, match=r"cannot be opened \(KeyError: 'file'\): mend translate\.settings or"):
+    with pytest.raises(InputError, match=r"cannot be opened \(KeyError: 'file'\): mend translate\.settings or"):
         opened("glossary")
 
 
@@ -167,7 +165,7 @@ BROKEN_AT_OPENING = {
 @pytest.mark.parametrize("source", BROKEN_AT_OPENING)
 def test_a_package_that_does_not_open(source: str, install: Install) -> None:
     install(source)
-    told = refusal(ConfigError)
+    told = refusal(InputError)
     assert told.startswith("the engine 'mine' of the package mine-engine 1.5 ")
     assert re.search(BROKEN_AT_OPENING[source], told)
 
@@ -195,7 +193,7 @@ BROKEN_AT_WORK = {
 @pytest.mark.parametrize("body", BROKEN_AT_WORK)
 def test_an_engine_that_does_not_translate(body: str, install: Install) -> None:
     install(GOOD.replace(TRANSLATE, f"        {body}\n"))
-    told = refusal(ShardError)
+    told = refusal(InputError)
     assert told.startswith("the engine 'mine' of the package mine-engine 1.5 failed")
     assert BROKEN_AT_WORK[body] in told
 
@@ -207,13 +205,23 @@ def test_a_connection_may_come_back(install: Install) -> None:
 
 def test_errors_of_ours_keep_their_class(install: Install) -> None:
     install(
-        "from data_catalog.errors import ConfigError\n" + GOOD.replace(TRANSLATE, "        raise ConfigError('x')\n")
+        "from data_catalog.errors import SettingsError\n"
+        + GOOD.replace(TRANSLATE, "        raise SettingsError('x')\n")
     )
-    assert refusal(ConfigError).endswith("1.5 failed: x")
+    assert refusal(SettingsError).endswith("1.5 failed: x")
+
+
+def test_a_class_of_a_package_s_own_counts_as_the_one_of_ours_that_it_is(install: Install) -> None:
+    own = "class Own(TransientError):\n    def __init__(self, a, b):\n        super().__init__(a + b)\n\n"
+    install(
+        f"from data_catalog.errors import TransientError\n{own}"
+        + GOOD.replace(TRANSLATE, "        raise Own('x', 'y')\n")
+    )
+    assert refusal(TransientError).endswith("1.5 failed: xy")
 
 
 def test_nobody_announces_it() -> None:
-    told = refusal(ConfigError, "argoss")
+    told = refusal(SettingsError, "argoss")
     assert told.startswith(
         f"translate.engine must be one of {', '.join(ENGINES)}, got 'argoss'; a package adds another"
     )
@@ -222,9 +230,9 @@ def test_nobody_announces_it() -> None:
 def test_names_that_are_taken(install: Install) -> None:
     install("raise RuntimeError('imported')", package="first")
     install("raise RuntimeError('imported')", package="second")
-    assert refusal(ConfigError) == "an engine 'mine' is announced by first and second: uninstall all but one"
+    assert refusal(InputError) == "an engine 'mine' is announced by first and second: uninstall all but one"
     install("raise RuntimeError('imported')", name="argos", package="third")
-    assert refusal(ConfigError, "argos").startswith(
+    assert refusal(InputError, "argos").startswith(
         "the package third announces an engine 'argos', which is one of ours"
     )
 

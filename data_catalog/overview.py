@@ -5,13 +5,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from data_catalog.plain_text import cell_text, plain_table
 from data_catalog.schema import NATIVE
 from data_catalog.storage.integrity import read_checksummed
 from data_catalog.storage.manifest import MARKED, SPLITS, Snapshot, snapshot_names
-from flows.tables import cell_text, plain_table
+from data_catalog.storage.verify import EXPORT_RECORD, EXPORTS
 
 REPORT_FILE = "report.html"
-EXPORTS_FOLDER, EXPORT_RECORD = "exports", "export.json"
 # How many of the most frequent reasons are told.
 MOST_REASONS = 5
 _MEGABYTE = 1_000_000
@@ -64,7 +64,7 @@ def _source(manifest: Mapping[str, Any], source: str) -> dict[str, Any]:
 
 def _exports(root: Path, snapshot: Snapshot) -> Iterator[dict[str, Any]]:
     """The exports of a dataset, and of which of its snapshots they are."""
-    for record in sorted((root / EXPORTS_FOLDER / snapshot.dataset).glob(f"*/{EXPORT_RECORD}")):
+    for record in sorted((root / EXPORTS / snapshot.dataset).glob(f"*/{EXPORT_RECORD}")):
         found = read_checksummed(record, remedy="remove its folder and export again")
         yield {"format": found["format"], "snapshot": found["snapshot"], "folder": str(record.parent)}
 

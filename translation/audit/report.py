@@ -1,16 +1,14 @@
-"""What `audit score` prints: what raters say of a sample, beside the paper's numbers, and what follows for a recipe."""
+"""What raters say of a sample, as text: beside the paper's numbers, with the thresholds that follow for a recipe."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from data_catalog.errors import ConfigError
-from flows.cli.output import say
-from flows.tables import cell_text, plain_table
+from data_catalog.errors import InputError, SettingsError
+from data_catalog.plain_text import cell_text, plain_table
 from translation.audit.agreement import Agreement, gwet_agreement, ordinal_weights
 from translation.audit.ratings import GRADES, NUMBER_COLUMNS, AuditSheet, RatingSheet, read_audit, read_ratings
 from translation.audit.sheets import AUDIT_FILE
 from translation.audit.summary import (
-    GradeCount,
     MeanRating,
     RatedRow,
     all_grades,
@@ -29,10 +27,10 @@ PAPER_MEAN, PAPER_AGREEMENT = 3.78, 0.858
 PAPER = "the paper: 3 raters, 100 captions that DeepL translated into Italian (Bianchi et al., 2021)"
 
 
-def tell_scores(
+def audit_report(
     ratings: Sequence[Path], sheet: Path | None, *, bad_below: float, max_good_dropped: float, worst: int
-) -> None:
-    """Print means, agreement, grades, what quality columns tell, proposed thresholds, and the worst rows.
+) -> Iterator[str]:
+    """Yield means, agreement, grades, what quality columns tell, proposed thresholds, and the worst rows, as lines.
 
     Args:
         ratings: what the form saved, one file a rater.
@@ -42,37 +40,36 @@ def tell_scores(
         worst: how many rows are listed.
 
     Raises:
-        ConfigError: an option is out of bounds, or a file is missing or not what it should be; see `read_audit` and
-            `read_ratings`.
+        SettingsError: an option is out of bounds.
+        PipelineError: a file is missing or not what it should be; see `read_audit` and `read_ratings`.
     """
     if not GRADES[0] < bad_below <= GRADES[-1]:
-        raise ConfigError(f"--bad-below {bad_below:g} is no rating above 1 and up to 4: 3 is the default")
+        raise SettingsError(f"--bad-below {bad_below:g} is no rating above 1 and up to 4: 3 is the default")
     if not 0 <= max_good_dropped < 1:
-        raise ConfigError(f"--max-good-dropped {max_good_dropped:g} is no share of 0 or more and below 1")
+        raise SettingsError(f"--max-good-dropped {max_good_dropped:g} is no share of 0 or more and below 1")
     if worst < 0:
-        raise ConfigError(f"--worst {worst} is negative: 0 lists no rows")
+        raise SettingsError(f"--worst {worst} is negative: 0 lists no rows")
     audit = read_audit(sheet or _beside(ratings[0]))
     sheets = read_ratings(ratings, audit)
     rows = rated_rows(audit, sheets)
-    _say_means(audit, sheets, rows)
-    _say_grades(audit, sheets)
-    _say_sources(rows)
-    _say_columns(rows, bad_below, max_good_dropped)
-    _say_rows("lowest ratings", worst_rows(rows, worst))
-    _say_rows("ratings furthest apart", disputed_rows(rows, worst))
+    yield from _means(audit, sheets, rows)
+    yield from ("", plain_table(_grade_rows(audit, sheets)))
+    yield from ("", plain_table(_source_rows(rows)))
+    yield from _columns(rows, bad_below, max_good_dropped)
+    yield from _listed("lowest ratings", worst_rows(rows, worst))
+    yield from _listed("ratings furthest apart", disputed_rows(rows, worst))
 
 
 def _beside(ratings: Path) -> Path:
     path = ratings.parent / AUDIT_FILE
     if not path.is_file():
-        raise ConfigError(f"{path} is no file: put the audit's CSV beside {ratings}, or name it with --audit")
+        raise InputError(f"{path} is no file: put the audit's CSV beside {ratings}, or name it with --audit")
     return path
 
 
-def _say_means(audit: AuditSheet, sheets: Sequence[RatingSheet], rows: Sequence[RatedRow]) -> None:
-    total = all_grades(grade_counts(audit, sheets))
-    num_missing = len(audit.rows) * len(sheets) - total.num_ratings
-    say(
+def _means(audit: AuditSheet, sheets: Sequence[RatingSheet], rows: Sequence[RatedRow]) -> Iterator[str]:
+    num_missing = len(audit.rows) * len(sheets) - all_grades(grade_counts(audit, sheets)).num_ratings
+    yield (
         f"audit {cell_text(audit.audit_id)}: {len(audit.rows):,} rows, of which {len(rows):,} are rated, by "
         f"{len(sheets)} {'rater' if len(sheets) == 1 else 'raters'}; ratings missing: {num_missing:,}\n"
     )
@@ -82,16 +79,16 @@ def _say_means(audit: AuditSheet, sheets: Sequence[RatingSheet], rows: Sequence[
         ("mean rating, estimate for the dataset", _mean(mean_rating(rows, weighted=True)), ""),
         ("Gwet's AC1, ordinal weights", _coefficient(agreement), f"{PAPER_AGREEMENT}"),
     ]
-    say(plain_table([{"": name, "here (95 % interval)": here, "the paper": paper} for name, here, paper in cells]))
-    say(agreement if isinstance(agreement, str) else _agreement_note(agreement))
-    say(PAPER)
+    yield plain_table([{"": name, "here (95 % interval)": here, "the paper": paper} for name, here, paper in cells])
+    yield agreement if isinstance(agreement, str) else _agreement_note(agreement)
+    yield PAPER
 
 
 def _agreement(sheets: Sequence[RatingSheet], rows: Sequence[RatedRow]) -> Agreement | str:
     """Return the agreement, or why there is none: a mean is worth telling without it."""
     try:
         return gwet_agreement(rating_table(rows, sheets), categories=GRADES, weights=ordinal_weights(len(GRADES)))
-    except ConfigError as error:
+    except InputError as error:
         return f"no AC1: {error}"
 
 
@@ -116,49 +113,48 @@ def _with_interval(value: float, interval: tuple[float, float] | None, *, digits
     return f"{value:.{digits}f} ({interval[0]:.{digits}f} to {interval[1]:.{digits}f})"
 
 
-def _say_grades(audit: AuditSheet, sheets: Sequence[RatingSheet]) -> None:
+def _grade_rows(audit: AuditSheet, sheets: Sequence[RatingSheet]) -> list[dict[str, object]]:
     by_rater = grade_counts(audit, sheets)
-    lines = [_grades(name, found) for name, found in by_rater.items()]
-    say("\n" + plain_table([*lines, _grades("(all)", all_grades(by_rater))]))
+    return [
+        {
+            "rater": name,
+            "ratings": found.num_ratings,
+            "missing": found.num_rows - found.num_ratings,
+            "mean": f"{found.mean:.2f}",
+            **{f"rated {grade}": f"{found.share(grade):.0%}" for grade in GRADES},
+        }
+        for name, found in {**by_rater, "(all)": all_grades(by_rater)}.items()
+    ]
 
 
-def _grades(name: str, found: GradeCount) -> dict[str, object]:
-    return {
-        "rater": name,
-        "ratings": found.num_ratings,
-        "missing": found.num_rows - found.num_ratings,
-        "mean": f"{found.mean:.2f}",
-        **{f"rated {grade}": f"{found.share(grade):.0%}" for grade in GRADES},
-    }
-
-
-def _say_sources(rows: Sequence[RatedRow]) -> None:
-    lines = [
+def _source_rows(rows: Sequence[RatedRow]) -> list[dict[str, object]]:
+    return [
         {"source": source, "rated rows": len(found), "mean rating (95 % interval)": _mean(mean_rating(found))}
         for source, found in rows_by_source(rows).items()
     ]
-    say("\n" + plain_table(lines))
 
 
-def _say_columns(rows: Sequence[RatedRow], bad_below: float, max_good_dropped: float) -> None:
+def _columns(rows: Sequence[RatedRow], bad_below: float, max_good_dropped: float) -> Iterator[str]:
     verdicts = judge_columns(rows, bad_below=bad_below, max_good_dropped=max_good_dropped)
     if not verdicts:
-        say("\nthe audit has no quality columns with numbers: no threshold can be fitted")
+        yield "\nthe audit has no quality columns with numbers: no threshold can be fitted"
         return
     num_bad = sum(row.mean < bad_below for row in rows)
-    say(f"\nhow well quality columns tell the {num_bad:,} bad rows (mean rating below {bad_below:g}) from the others")
-    say(plain_table([_verdict(verdict) for verdict in verdicts]))
-    say("AUC: 1 tells all bad rows, 0.5 is chance; rates are those of rows left out of the fit; 95 % intervals")
+    yield f"\nhow well quality columns tell the {num_bad:,} bad rows (mean rating below {bad_below:g}) from the others"
+    yield plain_table([_verdict(verdict) for verdict in verdicts])
+    yield "AUC: 1 tells all bad rows, 0.5 is chance; rates are those of rows left out of the fit; 95 % intervals"
     settings = recipe_lines(verdicts)
     if settings:
         price = f"each dropping at most {max_good_dropped:.0%} of the others where it was fitted"
-        say(f"\nthresholds for a recipe, {price}\n" + "\n".join(settings))
-    _say_bands(rows)
+        yield from (f"\nthresholds for a recipe, {price}", *settings)
+    bands = _band_rows(rows)
+    if bands:
+        yield from ("\nmean rating by quarters of each column that varies", plain_table(bands))
 
 
-def _say_bands(rows: Sequence[RatedRow]) -> None:
+def _band_rows(rows: Sequence[RatedRow]) -> list[dict[str, object]]:
     bands = {column: rating_bands(rows, column) for column in NUMBER_COLUMNS}
-    lines = [
+    return [
         {
             "column": column,
             "from": _bound(band.lowest),
@@ -170,8 +166,6 @@ def _say_bands(rows: Sequence[RatedRow]) -> None:
         if len(found) > 1  # one band is the mean of all
         for band in found
     ]
-    if lines:
-        say("\nmean rating by quarters of each column that varies\n" + plain_table(lines))
 
 
 def _bound(value: float) -> str:
@@ -196,13 +190,12 @@ def _rate(rate: Rate) -> str:
     return f"{rate.count} of {rate.num_rows} ({low:.0%} to {high:.0%})"
 
 
-def _say_rows(title: str, rows: Sequence[RatedRow]) -> None:
-    if not rows:
-        return
-    say(f"\n{title}")
+def _listed(title: str, rows: Sequence[RatedRow]) -> Iterator[str]:
+    if rows:
+        yield f"\n{title}"
     for row in rows:
         grades = ", ".join(f"{cell_text(rater)} {grade}" for rater, grade in row.grades.items())
-        say(f"  {cell_text(row.row.row_id)}  {cell_text(row.row.source)}  mean {row.mean:.2f}  ({grades})")
-        say(f"    {cell_text(row.row.source_text)}\n    {cell_text(row.row.text)}")
+        yield f"  {cell_text(row.row.row_id)}  {cell_text(row.row.source)}  mean {row.mean:.2f}  ({grades})"
+        yield f"    {cell_text(row.row.source_text)}\n    {cell_text(row.row.text)}"
         for rater, comment in row.comments.items():
-            say(f"    {cell_text(rater)}: {cell_text(comment)}")
+            yield f"    {cell_text(rater)}: {cell_text(comment)}"

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flows.tables import cell_text, escaped_json, markdown_safe, plain_table, text_width, visible_text
+from data_catalog.plain_text import cell_text, escaped_json, markdown_safe, plain_table, text_width, visible_text
 
 
 def test_numbers_stand_right_and_texts_left() -> None:

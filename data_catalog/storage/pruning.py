@@ -5,20 +5,22 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from data_catalog.database.catalog import rebuild
-from data_catalog.errors import ConfigError
+from data_catalog.errors import InputError, SettingsError
 from data_catalog.storage.history import freed_bytes, history, remove_snapshot, sweep_removed
 from data_catalog.storage.integrity import read_checksummed
 from data_catalog.storage.lock import holder_of, writer_lock
 from data_catalog.storage.manifest import (
+    MODELS,
     committed_snapshots,
     current_snapshot_name,
     dataset_names,
     datasets_folder,
     is_snapshot_name,
+    model_pointer,
     snapshot_names,
 )
+from data_catalog.storage.roots import require_root
 from data_catalog.storage.verify import EXPORT_RECORD, EXPORTS
-from flows.models import named_snapshot
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,12 +74,13 @@ def prune(root: Path, *, dataset: str | None, keep: int, dry_run: bool) -> Prune
     The current snapshot stays, and so do the newest `keep` and whatever `needs` finds.
 
     Raises:
-        ConfigError: there is no such dataset, a manifest is damaged, or another process writes below `root`.
+        InputError: there is no such dataset.
+        DamagedError: a manifest is damaged.
+        BusyError: another process writes below `root`.
     """
     if keep < 1:
-        raise ConfigError(f"--keep must be at least 1, got {keep}: the current snapshot always stays")
-    if not root.is_dir():
-        raise ConfigError(f"{root} does not exist: give the root of a catalog with --root")
+        raise SettingsError(f"--keep must be at least 1, got {keep}: the current snapshot always stays")
+    require_root(root)
     with writer_lock(root):
         names = _datasets(root, dataset)
         kept = [need for name in names for need in needs(root, name)]
@@ -129,7 +132,7 @@ def _datasets(root: Path, dataset: str | None) -> list[str]:
     if dataset is None:
         return there
     if dataset not in there:
-        raise ConfigError(f"{root} holds no dataset {dataset!r}: it holds {', '.join(there) or 'none'}")
+        raise InputError(f"{root} holds no dataset {dataset!r}: it holds {', '.join(there) or 'none'}")
     return [dataset]
 
 
@@ -143,7 +146,7 @@ def _removable(root: Path, dataset: str, *, keep: int, needed: Collection[str]) 
         needed: ids of those that stay whatever their age.
 
     Raises:
-        ConfigError: a manifest is damaged.
+        DamagedError: a manifest is damaged.
     """
     found = history(root, dataset)
     newest = [published.snapshot.snapshot for published in reversed(found) if not published.is_current]
@@ -168,12 +171,12 @@ def needs(root: Path, dataset: str) -> Iterator[Kept]:
     """Yield the snapshots that something needs, whatever its age: a snapshot may come twice.
 
     Raises:
-        ConfigError: a record that says so is damaged.
+        DamagedError: a record that says so is damaged.
     """
-    model = named_snapshot(root, dataset)
-    if model is not None:
-        yield Kept(dataset=dataset, snapshot=model, reason="the newest model was trained on it")
-    training = holder_of(root / "models" / dataset)
+    model = model_pointer(root, dataset)
+    if model:
+        yield Kept(dataset=dataset, snapshot=str(model.get("snapshot")), reason="the newest model was trained on it")
+    training = holder_of(root / MODELS / dataset)
     if training is not None:
         for name in snapshot_names(root, dataset):
             yield Kept(dataset=dataset, snapshot=name, reason=f"{training} may be training on it")

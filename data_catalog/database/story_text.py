@@ -6,9 +6,9 @@ from typing import Any
 
 from data_catalog.database.story import FILE, Story
 from data_catalog.fetch.reasons import is_retryable
+from data_catalog.plain_text import cell_text, decided_text
 from data_catalog.schema import KEPT
 from data_catalog.storage.manifest import MARKED
-from flows.tables import cell_text, decided_text
 
 Row = Mapping[str, Any]
 
