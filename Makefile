@@ -1,6 +1,7 @@
 # make demo    the whole job on the sample that ships: build, train, evaluate (five to ten minutes)
 # make test    the test suite
 # make check   what CI runs: style, types, import directions, tests
+# make docs    the pages of docs/ that are written from the code: recipes, cleaning, architecture, catalog
 # make real    slower proofs on real upstream samples, where they are present
 # make bench   all benchmarks, quick
 # make torture builds killed at 200 random moments and at every failpoint, full and failing disks (20 minutes)
@@ -13,7 +14,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 OLDEST_DUCKDB := $(VENV)/duckdb-1.4
 
-.PHONY: demo test check lint real bench torture crash-matrix setup clean
+.PHONY: demo test check lint docs real bench torture crash-matrix setup clean
 .DEFAULT_GOAL := help
 
 help:
@@ -45,6 +46,13 @@ lint: $(READY)
 	$(BIN)/lint-imports
 
 check: lint test
+
+# Tests compare these pages with the code; run as programs, they write them.
+docs: $(READY)
+	$(BIN)/python tests/flows/test_recipe_docs.py
+	$(BIN)/python tests/flows/test_architecture_docs.py
+	$(BIN)/python tests/cleaning/test_cleaning_docs.py
+	$(BIN)/python tests/data_catalog/test_catalog_docs.py
 
 real: $(READY)
 	$(BIN)/pytest -m "real_data or slow" --override-ini "addopts=--import-mode=importlib --strict-markers --strict-config"

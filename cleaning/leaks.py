@@ -56,27 +56,25 @@ _UNWRITTEN = frozenset((*_HEBREW_POINTS, *_ARABIC_SIGNS, _TATWEEL))
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LeaksConfig:
-    """What is done with images and captions of the recipe's test sets.
-
-    Args:
-        action: "drop" them; or "mark" them: their pairs are published apart, in no split.
-        by_identity: look for images by their identity: COCO's, Flickr's, Wikimedia's and Open Images' numbers and
-            names, and addresses.
-        by_caption: look for captions, whatever their punctuation and case.
-        by_pixels: look for images of the test sets whose pixels are there, by their bytes and by how they look.
-        min_caption_words: captions of fewer words are shared by chance, and count for nothing.
-        max_distance: an image looks like one of a test set, or like its mirror image or a part of it, if the
-            perceptual hashes differ in at most so many of 64 bits,
-        max_thumbnail_difference: and the thumbnails by at most so much.
-    """
+    """Images and captions of the recipe's test sets: how they are found, and what is done with them."""
 
     action: str = "drop"
+    """Treatment of what a test set holds: "drop" it, or "mark" it, so that its pairs are published apart, in no
+    split."""
     by_identity: bool = True
+    """Look for images by their identity: numbers and names of COCO, Flickr, Wikimedia and Open Images, and
+    addresses."""
     by_caption: bool = True
+    """Look for captions, whatever their punctuation and case."""
     by_pixels: bool = True
+    """Look for images by their bytes and by how they look, where the pixels of a test set are here."""
     min_caption_words: int = 4
+    """Fewest words of a caption that is looked for. Shorter captions are shared by chance, and count for nothing."""
     max_distance: int = 8
+    """Most bits, of 64, in which the perceptual hash of an image may differ from that of a test image that it looks
+    like, of its mirror image or of a part of it."""
     max_thumbnail_difference: float = 0.25
+    """Largest difference of their thumbnails of 8 by 8 pixels: 0 for equal ones, 1 for unlike ones."""
 
     def __post_init__(self) -> None:
         if self.action not in ACTIONS:

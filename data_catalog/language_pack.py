@@ -9,57 +9,55 @@ MIN_SHARED_LETTERS = 4  # shorter words are the same in many languages by chance
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LanguagePack:
-    """A language's codes, word lists and recommendations; everything but `code` may be missing.
-
-    Args:
-        code: ISO 639-1 code, lower case ("it"); the `source_lang` and `target_lang` of rows.
-        iso639_3: its ISO 639-3 code ("ita"), by which Apertium names its modes, or None.
-        name: English name of the language.
-        argos: its code in Argos packages; None: no package is known.
-        deepl: its code as a target of DeepL, variant included ("PT-BR"); None: the usual one.
-        langdetect: its code in langdetect ("zh-cn"); None: the same as `code`. Other engines know it by `code`.
-        spacy: a spaCy model that tags proper nouns, or None.
-        flores: its code in FLORES-200 and NLLB ("ita_Latn"), or None.
-        confusions: codes of languages that short captions of this one are often mistaken for; lingua chooses among
-            these, beside the commonest ones, and they need more letters to be believed.
-        function_words: lower-case articles, prepositions, conjunctions and the like, without apostrophe ("dell");
-            the proper-noun check does not count them as words of content.
-        negations: those of the function words that turn a meaning around ("not", "without"): captions that differ in
-            them are no near-duplicates.
-        common_nouns: lower-case nouns that often stand before a name ("piazza", "museum"): at the start of a caption
-            their capital makes no name of them.
-        tens: eight lower-case texts, parts of the words for 20 to 29, 30 to 39 ... 90 to 99 ("vent", "trent" ...): a
-            number of the source that the translation spells out is then not taken for lost.
-        shared_words: lower-case words of four letters or more that English spells alike ("hotel", "zebra"): where a
-            translation has them, it has not copied them.
-        capitalises_nouns: common nouns have a capital (German): capitals then say nothing of proper nouns.
-        text_encoder: Hugging Face name of the recommended pretrained text encoder, or None.
-        prompt_templates: zero-shot prompts with one "{c}" for the class name, in the language.
-        class_names: ImageNet's 1,000 class names in the language, in the order of its indices; may be empty.
-        test_sets: names of public test sets in the language.
-        license_notes: what to know of the rights in the above.
-    """
+    """A language's codes, word lists and recommendations; everything but `code` may be missing."""
 
     code: str
+    """ISO 639-1 code, in lower case ("it"): the `source_lang` and `target_lang` of rows."""
     iso639_3: str | None = None
+    """ISO 639-3 code ("ita"), by which Apertium names its modes."""
     name: str = ""
+    """English name of the language."""
     argos: str | None = None
+    """Code of the language in Argos packages. Left out, no package is known."""
     deepl: str | None = None
+    """Code of the language as a target of DeepL, variant included ("PT-BR"). Left out, it is the usual one."""
     langdetect: str | None = None
+    """Code of the language in langdetect ("zh-cn"). Left out, it is the same as `code`, by which other engines know
+    it."""
     spacy: str | None = None
+    """Name of a spaCy model that tags proper nouns."""
     flores: str | None = None
+    """Code of the language in FLORES-200 and NLLB ("ita_Latn")."""
     confusions: tuple[str, ...] = ()
+    """Codes of languages that short captions of this one are often mistaken for. lingua chooses among these, beside the
+    commonest ones, and they need more letters to be believed."""
     function_words: tuple[str, ...] = ()
+    """Articles, prepositions, conjunctions and the like, in lower case, without apostrophe ("dell"). The proper-noun
+    check does not count them as words of content."""
     negations: tuple[str, ...] = ()
+    """Function words that turn a meaning around ("not", "without"): captions that differ in them are no
+    near-duplicates. They stand in `function_words` too."""
     common_nouns: tuple[str, ...] = ()
+    """Nouns that often stand before a name ("piazza", "museum"), in lower case. At the start of a caption their capital
+    makes no name of them."""
     shared_words: tuple[str, ...] = ()
+    """Words of four letters or more that English spells alike ("hotel", "zebra"), in lower case. A translation that has
+    them has not copied them."""
     tens: tuple[str, ...] = ()
+    """Parts of the words for 20 to 29, 30 to 39 ... 90 to 99 ("vent", "trent" ...): eight texts in lower case, or none.
+    A number of the source that the translation spells out is then not taken for lost."""
     capitalises_nouns: bool = False
+    """True where common nouns have a capital, as in German: capitals then say nothing of proper nouns."""
     text_encoder: str | None = None
+    """Hugging Face name of the recommended pretrained text encoder."""
     prompt_templates: tuple[str, ...] = ()
+    """Zero-shot prompts in the language, each with one "{c}" for the class name."""
     class_names: tuple[str, ...] = ()
+    """Names of ImageNet's 1,000 classes in the language, in the order of its indices. Left out, there are none."""
     test_sets: tuple[str, ...] = ()
+    """Names of public test sets in the language."""
     license_notes: str = ""
+    """Notes on the rights in the above."""
 
     @classmethod
     def minimal(cls, code: str) -> "LanguagePack":

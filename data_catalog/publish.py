@@ -1,7 +1,10 @@
-"""One shard of finished captions and images to published pair and caption files of a snapshot."""
+"""Finished captions and images to published files, shard by shard, and these into a snapshot's folder."""
 
-from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
+import shutil
+import tempfile
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -9,41 +12,52 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from data_catalog.errors import DefectError, SettingsError
+from data_catalog.errors import DamagedError, DefectError, SettingsError
 from data_catalog.exports.rights import strictness
-from data_catalog.fetch.outcomes import SPARE
+from data_catalog.fetch.outcomes import SPARE, Fetching, carried
 from data_catalog.fetch.reasons import image_step
 from data_catalog.images.tables import groups_of, read_groups, write_rows
 from data_catalog.schema import IMAGES, KEPT, OUTCOMES, PAIRS, PENDING
-from data_catalog.storage.manifest import MARKED, SPLITS
+from data_catalog.storage.failpoints import failpoint
+from data_catalog.storage.manifest import (
+    MARKED,
+    SPLITS,
+    Snapshot,
+    committed_snapshots,
+    current_snapshot,
+    file_entry,
+    point_to,
+)
 from data_catalog.storage.shards import (
     IMAGE_ROWS_PER_GROUP,
+    TEMPORARY_PREFIX,
+    link_file,
     open_image_writer,
     save_parquet,
     unit_interval,
+    write_named_atomically,
 )
+from data_catalog.storage.work import Commit
 
 UPSTREAM = "upstream"
+KINDS = ("pairs", "captions", "images", "spare")
 _GROUP_BYTES = 128 * 1024 * 1024
 RIGHTS = ("license", "attribution", "page_url")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SplitConfig:
-    """Which samples are held out: those that upstream holds out, and shares drawn by a hash of each sample's identity.
-
-    Args:
-        by: "upstream" keeps the splits that sources state, and draws where they state none; "hash" draws all; none:
-            like "hash", where no source states any.
-        val: share of the validation split (the paper: 0.05).
-        test: share of the test split.
-        salt: another text draws another split.
-    """
+    """Samples that are held out: those of upstream, and shares drawn by a hash of each sample's identity."""
 
     by: str | None = None
+    """Basis of the splits: "upstream" keeps those that sources state, and draws where they state none; "hash" draws
+    all. Left out, it is like "hash"; it is needed where a source states any."""
     val: float = 0.05
+    """Share of images to validate on, from 0 to below 1. The paper's is 0.05."""
     test: float = 0.0
+    """Share of images to test on, from 0 to below 1."""
     salt: str = "vernaclip"
+    """Text that goes into the hash. Another one draws another split."""
 
     def __post_init__(self) -> None:
         if self.by not in (None, UPSTREAM, "hash"):
@@ -234,3 +248,97 @@ def _pair(rows: list[dict[str, Any]], image: dict[str, Any]) -> dict[str, Any]:
         "scores": [row["translation_score"] for row in rows],
         "leaks": sorted({mark for row in rows for mark in row["leaks"] or ()}) or None,
     }
+
+
+def place_files(root: Path, dataset: str, folder: Path, outputs: Sequence[Commit]) -> dict[str, list[dict[str, Any]]]:
+    """Put what `publish_shard` wrote, shard by shard, into a snapshot's folder; return the manifest's "files".
+
+    What is the same in a snapshot that is there takes no room.
+
+    Raises:
+        DamagedError: a file is not what was written; it is gone with its step's output.
+    """
+    there = {
+        entry["sha256"]: snapshot.folder / entry["path"]
+        for snapshot in committed_snapshots(root, dataset)
+        for entry in snapshot.entries()
+    }
+    files: dict[str, list[dict[str, Any]]] = {kind: [] for kind in KINDS}
+    for number, output in enumerate(outputs):
+        for kind, entry in _placed(output, folder, number, there):
+            files[kind].append(entry)
+    return files
+
+
+def _placed(
+    output: Commit, folder: Path, number: int, there: Mapping[str, Path]
+) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Put a shard's published files into a snapshot's folder; yield the manifest's kinds and lines of them."""
+    rows = output.facts["rows"]
+    for stem in ("captions", "images", "spare", *SPLITS, MARKED):
+        if stem not in rows:
+            continue
+        kind = stem if stem in KINDS else "pairs"
+        name = f"{stem}-{number:05d}-{output.files[f'{stem}.parquet'][:12]}.parquet"
+        path = folder / ("images" if kind == "spare" else kind) / name
+        sha256 = output.files[f"{stem}.parquet"]
+        more = {"split": stem} if kind == "pairs" else {}
+        for source in (there.get(sha256), output.path(f"{stem}.parquet")):
+            if source is None or not source.is_file():
+                continue
+            if not path.is_file():
+                link_file(source, path)
+                failpoint("snapshot.after_link", path)
+            entry = file_entry(path, folder, rows=rows[stem], shard=number, **more)
+            if entry["sha256"] == sha256:
+                yield kind, entry
+                break
+            path.unlink()
+        else:
+            shutil.rmtree(output.folder, ignore_errors=True)
+            raise DamagedError(
+                f"{output.path(stem)}.parquet is not what was written, and is gone with its folder: run the same "
+                "command again, which makes it anew"
+            )
+
+
+def write_carried(
+    root: Path, fetching: Fetching, published: Sequence[Path], folder: Path, is_gone: Callable[[pa.Table], list[bool]]
+) -> Iterator[dict[str, Any]]:
+    """Write what unfinished builds of the dataset know, and this one did not ask for; yield the manifest's line.
+
+    Args:
+        root: of the catalog.
+        fetching: what the images were fetched by.
+        published: outcomes of images that the snapshot has.
+        folder: the snapshot's.
+        is_gone: tells which rows of some outcomes a take-down means.
+    """
+    with tempfile.TemporaryDirectory(prefix=f"{TEMPORARY_PREFIX}carried-", dir=folder) as scratch:
+        rows = carried(root, fetching, published, is_gone, Path(scratch))
+        first = next(rows, None)
+        if first is None:
+            return
+        path = write_named_atomically(
+            folder / "images",
+            lambda found: f"spare-carried-{found[:12]}.parquet",
+            lambda path: write_rows(chain([first], rows), SPARE, path),
+        )
+    yield file_entry(path, folder, rows=pq.read_metadata(path).num_rows)
+
+
+def remove_others(folder: Path, files: Mapping[str, Sequence[Mapping[str, Any]]]) -> None:
+    """Remove what a killed build has put into the folder and this one did not: nothing would know of it."""
+    listed = {folder / entry["path"] for entries in files.values() for entry in entries}
+    for kind in ("pairs", "captions", "images"):
+        for path in sorted((folder / kind).glob("*")):
+            if path not in listed:
+                path.unlink()
+
+
+def make_current(root: Path, snapshot: Snapshot) -> Snapshot:
+    """Make what was built the dataset's current snapshot, unless it has no pairs and the current one has some."""
+    current = None if snapshot.num_pairs else current_snapshot(root, snapshot.dataset)
+    if current is None or not current.num_pairs:
+        point_to(root, snapshot.dataset, snapshot.snapshot)
+    return snapshot

@@ -93,3 +93,23 @@ def set_values(table: pa.Table, column: str, rows: Sequence[int], values: Sequen
     places[rows] = len(old) + np.arange(len(news))
     cells = pa.chunked_array([*old.chunks, news], field.type).take(pa.array(places))
     return table.set_column(where, field, cells.combine_chunks())
+
+
+def count_rows(before: pa.Table, after: pa.Table) -> dict[str, dict[str, int]]:
+    """Count, by source, the pending rows that a step read, kept and dropped: on its input and its output apart."""
+    read, kept = _by_source(before, pending=True), _by_source(after, pending=True)
+    rejected, rejected_before = _by_source(after, pending=False), _by_source(before, pending=False)
+    return {
+        source: {
+            "read": read.get(source, 0),
+            "kept": kept.get(source, 0),
+            "dropped": rejected.get(source, 0) - rejected_before.get(source, 0),
+        }
+        for source in sorted(before.column("source").unique().to_pylist())
+    }
+
+
+def _by_source(table: pa.Table, *, pending: bool) -> dict[str, int]:
+    is_pending = pc.equal(table.column("outcome"), PENDING)
+    found = pc.value_counts(table.column("source").filter(is_pending if pending else pc.invert(is_pending)))
+    return dict(zip(found.field("values").to_pylist(), found.field("counts").to_pylist(), strict=True))

@@ -1,8 +1,6 @@
 """Take-down: which rows tombstones mean, what is left of one, where a root has them, and snapshots without them."""
 
-import os
 import re
-import shutil
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -31,7 +29,7 @@ from data_catalog.storage.manifest import (
     datasets_folder,
     file_entry,
 )
-from data_catalog.storage.shards import make_folder, open_image_writer, save_parquet, sync, write_named_atomically
+from data_catalog.storage.shards import link_file, open_image_writer, save_parquet, write_named_atomically
 from data_catalog.tombstones import FORGET, FORGOTTEN, Tombstone, Tombstones
 
 Entry = dict[str, Any]
@@ -535,15 +533,9 @@ def _require_whole(snapshot: Snapshot, entry: Entry) -> None:
 
 
 def _link(path: Path, target: Path) -> None:
-    """Put the same file in the new folder, without taking space where the disk can do that."""
-    make_folder(target.parent)
+    """Put the same file in the new folder."""
     target.unlink(missing_ok=True)
-    try:
-        os.link(path, target)
-    except OSError:
-        shutil.copy2(path, target)
-        sync(target)
-    sync(target.parent)
+    link_file(path, target)
 
 
 def _write_table(path: Path, change: Callable[[pa.Table], pa.Table], target: Path) -> None:

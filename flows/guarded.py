@@ -7,7 +7,7 @@ from typing import Any
 from data_catalog.errors import InputError, SettingsError
 from data_catalog.storage.file_hashes import FileHashes
 from data_catalog.storage.manifest import Snapshot
-from flows.build.upstream_hashes import entries_identity, file_entries, images_digest, open_hashes, save_hashes
+from data_catalog.upstream_hashes import entries_identity, file_entries, images_digest, open_hashes, save_hashes
 from flows.recipe.recipe import Recipe
 from flows.recipe.sources import TestSetSettings, test_set_settings
 
@@ -68,7 +68,7 @@ def _is_another(
     if any(now[name] != settings[name] for name in now if name != "has_images"):
         return True
     try:
-        files = file_entries(test_set, hashes)
+        files = file_entries(test_set.upstream_files(), hashes)
     except InputError as error:
         logger.warning("test set %s is taken for the one that was guarded against: %s", test_set.name, error)
         return False
@@ -86,7 +86,7 @@ def _image_problems(test_set: TestSetSettings, entry: Mapping[str, Any], hashes:
         yield f"none of the images of test set {test_set.name} was found, or was a picture, when it was built"
         return
     try:
-        now = images_digest(test_set, hashes)
+        now = images_digest(test_set.kind, test_set.config, hashes)
     except InputError as error:
         logger.warning("the images of test set %s are taken for those looked at: %s", test_set.name, error)
         return

@@ -4,8 +4,8 @@ Nothing is downloaded, and nothing that is missing is an error but the language 
 """
 
 import re
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from data_catalog.errors import DamagedError, InputError, SettingsError
@@ -25,6 +25,7 @@ class Trait:
         cost: what comes of it that it is missing, "" if it is not.
         advice: what to do about that, "" if there is nothing to do.
         needed: no build can start without it.
+        for_translations: it matters only where captions are translated.
     """
 
     topic: str
@@ -32,6 +33,7 @@ class Trait:
     cost: str = ""
     advice: str = ""
     needed: bool = False
+    for_translations: bool = False
 
     @property
     def found(self) -> bool:
@@ -81,9 +83,12 @@ def find_language(name: str) -> Language:
         raise SettingsError(
             f"--language takes an ISO 639 code such as el, or a language pack's TOML file, got {name!r}"
         )
-    for pack in load_language_packs().values():
-        if pack.iso639_3 == name:
-            raise SettingsError(f"{pack.name} is called {pack.code} here: use --language {pack.code}")
+    from cleaning.languages.engines import language_names
+
+    shipped = {pack.code: (pack.name, pack.iso639_3) for pack in load_language_packs().values()}
+    for code, (title, iso639_3) in {**language_names(), **shipped}.items():
+        if iso639_3 == name:
+            raise SettingsError(f"{title} is called {code} here: use --language {code}")
     return Language(pack=LanguagePack.minimal(name), file=file, has_pack=False, ships=False)
 
 
@@ -99,18 +104,21 @@ def examine(language: Language) -> list[Trait]:
     """
     return [
         _pack(language),
-        *_translation(language),
-        _model_codes(language),
+        *_for_translations(_translation(language)),
+        *_for_translations([_model_codes(language)]),
         _language_check(language),
         _proper_nouns(language),
-        _shared_words(language),
-        _tens(language),
+        *_for_translations([_shared_words(language), _tens(language)]),
         _letters(language),
         _text_encoder(language),
         _zero_shot(language),
         _test_sets(language),
         _rights(language),
     ]
+
+
+def _for_translations(traits: Iterable[Trait]) -> Iterator[Trait]:
+    return (replace(trait, for_translations=True) for trait in traits)
 
 
 def _pack(language: Language) -> Trait:
@@ -124,8 +132,9 @@ def _pack(language: Language) -> Trait:
         f"no pack of {code} comes with vernaclip",
         f"{code} cannot be a recipe's target_language; captions in it are read, cleaned and translated into other "
         "languages all the same",
-        f'write {file}, of which the line code = "{code}" is enough to start with (docs/languages.md), name it in the '
-        f'recipe, language_pack = "{file}", and examine it with `vernaclip doctor --language {file}`',
+        f"`vernaclip init NAME --language {code}` writes {file} and a recipe; or write {file}, of which the line "
+        f'code = "{code}" is enough to start with (docs/languages.md), name it in the recipe, '
+        f'language_pack = "{file}", and examine it with `vernaclip doctor --language {file}`',
         needed=True,
     )
 

@@ -39,83 +39,83 @@ CHOICES = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrainConfig:
-    """How a model is trained.
-
-    Args:
-        model: name of a model config that comes with vernaclip ("compact"), or the path of such a JSON file.
-        image_weights: file or folder of weights that the image tower starts from; empty takes what the model config
-            names of open_clip's, or random ones.
-        text_encoder: folder, or name on the Hugging Face hub, of the text encoder; empty takes the model config's.
-        lock_image: whether the image tower stays as it is, projection included, all along, as LiT does
-            (https://arxiv.org/abs/2111.07991): for a strong tower, few data, or little time.
-        epochs: passes over the train split with all weights trained.
-        frozen_epochs: most passes before those in which both towers are frozen and only their projections into the
-            common space are trained; 0 for none. It ends sooner once the validation loss stops improving, and goes on
-            from the best weights.
-        steps: optimizer steps of the run in the place of epochs, whatever the number of images: exactly so many, the
-            last weights are kept, and `patience` counts for nothing; where there are frozen epochs the steps are shared
-            out as the epochs are. 0 goes by epochs.
-        patience: epochs without a better validation loss after which either phase ends; 0 goes through all of them,
-            but for the frozen ones, which then end at the first.
-        batch_size: images a step; a last, smaller batch of an epoch is left out.
-        microbatch: images that go through the towers at a time, where memory is short; the loss is of the whole batch
-            all the same, and a step takes a third longer. 0 takes the batch at once.
-        optimizer: "adamw", or the paper's "adabelief".
-        lr: learning rate at its peak; in each phase a cosine takes it down to 0.
-        weight_decay: of weights with two dimensions or more.
-        warmup_steps: steps of each phase until the peak; 0 goes by `warmup_ratio`.
-        warmup_ratio: the same, as a share of the phase's steps.
-        max_grad_norm: gradients are clipped to this norm, all together; 0 leaves them as they are.
-        agc: adaptive gradient clipping: most that a gradient may be, in norms of the weights of its unit; 0 for off,
-            0.01 in the paper.
-        loss: "clip", which has each image find its caption among all of the batch and each caption its image, or
-            "siglip", which asks of each image and caption whether they belong together.
-        logit_scale: what similarities are multiplied with, fixed; 0 has it learned. 20 in the paper.
-        captions: which of an image's captions an epoch takes: "random", or always the "first".
-        seed: of initial weights, order, captions and augmentation.
-        precision: "fp32", or "bf16" for autocast (faster where the processor has bfloat16 instructions).
-        augment: what is done to images at random, by name: "crop" (to 90-100 % of the area), and those of
-            `training.augment`; "caption_safe" and "paper" stand for several. Flips make left right, and hues change
-            colours that captions name.
-        vocab_size: most tokens that the tokenizer may learn.
-        shuffle_window: samples that are shuffled together, at least one row group; bounds memory beside the cache.
-        device: "cpu", "cuda", or "auto" for a GPU where there is one. On a GPU sums come in no fixed order, so there a
-            run that goes on may differ in its last digits.
-        num_threads: of the processor; 0 takes all that there are.
-        cache_max_bytes: decoded images are kept in memory if they all fit in this, else decoded in each epoch.
-        checkpoint_every_steps: steps between resume states.
-    """
+    """Settings of training: model, phases, optimizer, data."""
 
     model: str = field(default="compact", metadata={"path": NAME_OR_FILE})
+    """Name of a model config that comes with vernaclip ("compact", "compact-96", "italian", "lit"), or path of a JSON
+    file of that form."""
     # Where weights are is in no key: what they are is, beside the settings.
     image_weights: str = name_or_path("")
+    """File or folder of weights that the image tower starts from. Empty takes those of open_clip that the model config
+    names, or random ones."""
     text_encoder: str = name_or_path("")
+    """Folder, or name on the Hugging Face hub, of the text encoder. Empty takes the model config's."""
     lock_image: bool = False
+    """Keep the image tower as it is all along, projection included, as LiT does (https://arxiv.org/abs/2111.07991).
+    Good for a strong tower, few data, or little time."""
     epochs: int = 10
+    """Passes over the train split with all weights trained."""
     frozen_epochs: int = 0
+    """Most passes before `epochs`, in which both towers are frozen and only their projections into the common space are
+    trained. The phase ends sooner once the validation loss stops improving, and the run goes on from the best weights.
+    0 leaves it out."""
     steps: int = 0
+    """Optimizer steps of the run in the place of epochs, whatever the number of images: exactly so many, the last
+    weights are kept, and `patience` counts for nothing. Frozen epochs get their share of them. 0 goes by epochs."""
     patience: int = 0
+    """Epochs without a better validation loss after which either phase ends. 0 goes through all of them, but for the
+    frozen ones, which then end at the first."""
     batch_size: int = 128
+    """Images a step, at least 2; 128 in the paper. A last, smaller batch of an epoch is left out."""
     microbatch: int = 0
+    """Images that go through the towers at a time, where memory is short. The loss is of the whole batch all the same,
+    and a step takes a third longer. 0 takes the batch at once."""
     optimizer: str = "adamw"
+    """Optimizer: "adamw", or "adabelief", which is the paper's."""
     lr: float = 1e-3
+    """Learning rate at its peak. In each phase a cosine takes it down to 0."""
     weight_decay: float = 0.1
+    """Weight decay, of weights with two dimensions or more."""
     warmup_steps: int = 50
+    """Steps of each phase until the learning rate is at its peak. 0 goes by `warmup_ratio`."""
     warmup_ratio: float = 0.0
+    """Share of each phase's steps until the learning rate is at its peak, 0 to 1. It counts where `warmup_steps` is
+    0."""
     max_grad_norm: float = 1.0
+    """Norm to which all gradients together are clipped. 0 leaves them as they are."""
     agc: float = 0.0
+    """Adaptive gradient clipping: most that a gradient may be, in norms of the weights of its unit. 0 switches it off;
+    0.01 in the paper."""
     loss: str = "clip"
+    """Loss: "clip" has each image find its caption among all of the batch, and each caption its image; "siglip" asks of
+    each image and caption whether they belong together."""
     logit_scale: float = 0.0
+    """Factor of similarities, fixed, 1 to 100; 20 in the paper. 0 has it learned."""
     captions: str = "random"
+    """Caption of each image that an epoch takes: a "random" one, or always the "first"."""
     seed: int = 0
+    """Seed of initial weights, order, captions and augmentation."""
     precision: str = "fp32"
+    """Precision of the towers: "fp32", or "bf16" for autocast, which is faster where the processor has bfloat16
+    instructions."""
     augment: tuple[str, ...] = ("crop",)
+    """Augmentations of images, drawn at random: "crop" (to 90-100 % of the area), "hue", "brightness", "contrast",
+    "flip", "affine", "tilt", "perspective", "autocontrast", "equalize"; "caption_safe" and "paper" stand for several.
+    Flips make left right, and hues change colours that captions name."""
     vocab_size: int = 2048
+    """Most tokens that the tokenizer may learn, at least 300."""
     shuffle_window: int = 20_000
+    """Samples that are shuffled together, at least one row group. It bounds the memory beside the cache."""
     device: str = how("auto")
+    """Device that trains: "cpu", "cuda", or "auto" for a GPU where there is one. On a GPU sums come in no fixed order,
+    so that a run that goes on there may differ in its last digits."""
     num_threads: int = how(0)
+    """Threads of the processor. 0 takes all that there are."""
     cache_max_bytes: int = how(2 << 30)
+    """Bytes of memory for decoded images. They are kept if all fit, else decoded in each epoch. The default is 2
+    GiB."""
     checkpoint_every_steps: int = how(200)
+    """Steps between the states that a killed run goes on from."""
 
     def __post_init__(self) -> None:
         for name in ("epochs", "lr", "shuffle_window", "checkpoint_every_steps"):
@@ -177,19 +177,17 @@ class TrainConfig:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EvaluateConfig:
-    """How a trained model is scored.
-
-    Args:
-        split: whose images are the gallery; empty: "test" where it has images, else "val".
-        batch_size: images or captions encoded at a time.
-        bootstrap_rounds: resamplings of the gallery's images, for the 95 % intervals.
-        seed: of the resampling.
-    """
+    """Settings of scoring: gallery, intervals."""
 
     split: str = ""
+    """Split whose images are the gallery: "train", "val" or "test". Empty takes "test" where it has images, else
+    "val"."""
     batch_size: int = 128
+    """Images or captions that are encoded at a time."""
     bootstrap_rounds: int = 1000
+    """Resamplings of the gallery's images, for the 95 % intervals."""
     seed: int = 0
+    """Seed of the resampling."""
 
     def __post_init__(self) -> None:
         if self.split not in ("", *SPLITS):

@@ -42,67 +42,67 @@ MOST_TOKENS = {"cpu": 2_048, "cuda": 32_768}
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TranslateConfig:
-    """Which engine translates, and how.
+    """Settings of translation: the engine, its models, its speed.
 
     Settings that the engine does not use (`USED_BY`) must have their defaults: none is ignored in silence. The engine's
     fingerprint holds what decides texts and scores: the content of the packages or models, the pivot, and `beam_size`,
     `patience`, `max_batch_tokens`, `compute_type`, `intra_threads` and `device`. `round_trip` and `reverse_*` are not
     in it, which are about the way back, nor are `inter_threads`, `max_characters`, `timeout_s` and `max_chunk_size`,
     which change no text. What of `settings` counts is for the package to say.
-
-    Args:
-        engine: "argos" (an Argos Translate package), "ctranslate2" (a converted OPUS-MT, M2M or NLLB model),
-            "transformers" (any sequence-to-sequence model of Hugging Face), "deepl" (its service; the key is in the
-            environment), "apertium" (its command), "command" (a program of yours), or the name of an engine that an
-            installed package announces.
-        package: argos: an `.argosmodel` file or the folder of an installed package; none: the newest installed one that
-            fits. With a pivot, two.
-        model: ctranslate2: the folder of the converted model, tokenizer included. transformers: a folder, or a name on
-            the hub such as "facebook/nllb-200-distilled-600M", if need be with "@" and a revision. With a pivot, two.
-        pivot: language through which the engine goes, such as "ca" for English to Catalan to Italian; "" for none.
-        round_trip: translate the results back as well, and compare them with their sources (`round_trip_chrf`).
-        reverse_package: like `package`, for the way back.
-        reverse_model: like `model`, for the way back.
-        beam_size: hypotheses kept while decoding; Argos Translate takes 4. The defaults of this and `patience` follow
-            from `benchmarks/translation_quality.py`, whose numbers are in docs/translation.md.
-        patience: decoding ends when this many times `beam_size` hypotheses have ended. Argos Translate's is 1: then two
-            poor hypotheses that end early can keep the good one from being found, the more so the smaller the beam.
-        max_batch_tokens: padded source tokens of a batch; 0 for what suits device and beam (`default_batch_tokens`).
-        compute_type: of CTranslate2; "default" is what the model was stored in. transformers: "float32" (the default),
-            "float16" or "bfloat16".
-        inter_threads: batches translated at the same time, 0 for one per CPU.
-        intra_threads: threads that share a batch.
-        device: "cpu", "cuda", or "auto" for a GPU where there is one.
-        max_characters: deepl: most characters of captions that one run may send each way; it is paid by them.
-        command: command: the program and its arguments, a text each, such as ["python3", "mine.py"]; it reads one
-            caption a line and writes one translation a line, flushed. "{from}" and "{to}" in a word stand for the codes
-            of the languages.
-        version: command: any text; another one has everything translated anew, as other files of the command have.
-        timeout_s: command: seconds that the program may take for 100 captions before it is killed.
-        max_chunk_size: command: most captions that a crash may lose, and so be paid for twice; 0: 20,000.
-        settings: engines of packages: their own settings, a table.
     """
 
     engine: str = "argos"
+    """Engine that translates: "argos" (an Argos Translate package), "ctranslate2" (a converted OPUS-MT, M2M or NLLB
+    model), "transformers" (any sequence-to-sequence model of Hugging Face), "deepl" (its service; the key is in the
+    environment), "apertium" (its command), "command" (a program of yours), or the name of an engine that an installed
+    package announces."""
     package: tuple[str, ...] = name_or_path(())
+    """Package of argos: an `.argosmodel` file or the folder of an installed package; two with a pivot. Empty takes the
+    newest installed one that fits."""
     model: tuple[str, ...] = name_or_path(())
+    """Model of ctranslate2: the folder of the converted model, tokenizer included. Of transformers: a folder, or a name
+    on the hub such as "facebook/nllb-200-distilled-600M", if need be with "@" and a revision. Two with a pivot."""
     pivot: str = ""
+    """Code of a language through which the engine goes, such as "ca" for English to Catalan to Italian. Empty goes
+    straight."""
     round_trip: bool = False
+    """Translate the results back as well, and compare them with their sources (`round_trip_chrf`)."""
     reverse_package: tuple[str, ...] = name_or_path(())
+    """Package of argos for the way back, like `package`."""
     reverse_model: tuple[str, ...] = name_or_path(())
+    """Model of ctranslate2 or transformers for the way back, like `model`."""
     beam_size: int = 2
+    """Hypotheses kept while decoding; Argos Translate takes 4. The defaults of this and `patience` follow from
+    `benchmarks/translation_quality.py`, whose numbers are in docs/translation.md."""
     patience: int = 2
+    """Factor of `beam_size`: decoding ends when so many hypotheses have ended. Argos Translate's is 1: then two poor
+    hypotheses that end early can keep the good one from being found, the more so the smaller the beam."""
     max_batch_tokens: int = 0
+    """Padded source tokens of a batch. 0 takes what suits device and beam."""
     compute_type: str = "default"
+    """Number type of CTranslate2: "default" (what the model was stored in), "auto", "int8", "int8_float32", "int16",
+    "float32", "int8_float16", "float16" or "bfloat16". Of transformers: "float32" (the default), "float16" or
+    "bfloat16"."""
     inter_threads: int = how(0)
+    """Batches that are translated at the same time. 0 takes one for each CPU."""
     intra_threads: int = 1
+    """Threads that share a batch."""
     device: str = "auto"
+    """Device that translates: "cpu", "cuda", or "auto" for a GPU where there is one."""
     max_characters: int = how(500_000)
+    """Most characters of captions that deepl may be sent in one run, each way. It is paid by them."""
     command: tuple[str, ...] = how(())
+    """Program of the engine command, and its arguments, a text each. It reads one caption a line and writes one
+    translation a line, flushed. "{from}" and "{to}" in a word stand for the codes of the languages."""
     version: str = how("")
+    """Version of the command, any text. Another one has everything translated anew, as other files of the command
+    have."""
     timeout_s: float = how(600.0)
+    """Seconds that the command may take for 100 captions before it is killed."""
     max_chunk_size: int = how(0)
+    """Most captions of the command that a crash may lose, and so be paid for twice. 0 takes 20,000."""
     settings: Mapping[str, Any] = field(default_factory=dict, metadata=HOW)
+    """Settings of an engine that a package brings, a table. The package says what they are."""
 
     def __post_init__(self) -> None:
         """Raise SettingsError for values that cannot work."""

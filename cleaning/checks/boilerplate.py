@@ -354,7 +354,7 @@ class Boilerplate(
     boilerplate: bool = setting(True)
     boilerplate_rules: tuple[str, ...] = setting(
         BOILERPLATE_RULES,
-        "which rules of the next table, in the order in which they are tried",
+        "Rules of boilerplate that count, in the order in which they are tried.",
         among=_RULES,
     )
 

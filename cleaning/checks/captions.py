@@ -56,14 +56,14 @@ class Length(
     length_check: bool = setting(True)
     min_words: int = setting(
         2,
-        'fewest words: "l\'albero" is two, "don\'t" one; in scripts without spaces a word is two ideographs, or four '
-        "letters of Thai, Lao, Khmer, Burmese",
+        'Fewest words of a caption: "l\'albero" is two, "don\'t" one. In scripts without spaces a word is two '
+        "ideographs, or four letters of Thai, Lao, Khmer, Burmese.",
         ge=0,
         decides="caption_too_short",
     )
-    min_chars: int = setting(3, "fewest characters (code points)", ge=0, decides="caption_too_short")
-    max_words: int = setting(100, "most words", decides="caption_too_long")
-    max_chars: int = setting(1000, "most characters", decides="caption_too_long")
+    min_chars: int = setting(3, "Fewest characters (code points) of a caption.", ge=0, decides="caption_too_short")
+    max_words: int = setting(100, "Most words of a caption.", decides="caption_too_long")
+    max_chars: int = setting(1000, "Most characters of a caption.", decides="caption_too_long")
 
     def require(self, section: str) -> None:
         """Raise SettingsError for bounds that no caption meets."""
@@ -163,9 +163,11 @@ class CopiedWords(
 
     copied_words_check: bool = setting(True)
     max_copied_share: float = setting(
-        0.15, "largest share of such words, 0 to 1, where the pack lists `shared_words`", ge=0, le=1
+        0.15, "Largest share of copied words, 0 to 1, where the pack lists `shared_words`.", ge=0, le=1
     )
-    max_copied_share_unlisted: float = setting(0.4, "the same, where it lists none", ge=0, le=1)
+    max_copied_share_unlisted: float = setting(
+        0.4, "Largest share of copied words, 0 to 1, where the pack lists none.", ge=0, le=1
+    )
 
     def bind(self, captions: Captions) -> Judge:
         """Judge a share by what the language has in common with the source's."""
@@ -184,7 +186,7 @@ class Repetition(
 
     repetition_check: bool = setting(True)
     max_repetitions: int = setting(
-        2, "how often the same words may stand back to back, where the source repeats less", ge=1
+        2, "Times that the same words may stand back to back, where the source repeats less.", ge=1
     )
 
     def bind(self, captions: Captions) -> Judge:
@@ -242,14 +244,10 @@ class LengthRatio(
     """
 
     length_ratio_check: bool = setting(True)
-    min_length_ratio: float = setting(0.5, "least letters of the translation per letter of the source", ge=0, le=1)
-    max_length_ratio: float = setting(2.5, "most letters of the translation per letter of the source", ge=1)
-    shorter_slack_letters: int = setting(
-        20, "so many letters less than the source are never held against a translation", ge=0
-    )
-    longer_slack_letters: int = setting(
-        30, "so many letters more than the source are never held against a translation", ge=0
-    )
+    min_length_ratio: float = setting(0.5, "Fewest letters of the translation per letter of the source.", ge=0, le=1)
+    max_length_ratio: float = setting(2.5, "Most letters of the translation per letter of the source.", ge=1)
+    shorter_slack_letters: int = setting(20, "Letters that a translation may always be shorter than its source.", ge=0)
+    longer_slack_letters: int = setting(30, "Letters that a translation may always be longer than its source.", ge=0)
 
     def bind(self, captions: Captions) -> Judge:
         """Judge a ratio beside the source's length."""
@@ -318,8 +316,8 @@ class Score(
     score_check: bool = setting(True)
     min_translation_score: float = setting(
         -1.0,
-        "least mean log-probability of a token, in nats; every model has a scale of its own "
-        "([translation.md](translation.md))",
+        "Least mean log-probability of a token, in nats. Every model has a scale of its own "
+        "([translation.md](translation.md)).",
         le=0,
     )
 
@@ -344,7 +342,7 @@ class RoundTrip(
 
     round_trip_check: bool = setting(True)
     min_round_trip_chrf: float = setting(
-        10.0, "least chrF, 0 to 100, of the translation back against the source", ge=0, le=100
+        10.0, "Least chrF, 0 to 100, of the translation back against the source.", ge=0, le=100
     )
 
     def bind(self, captions: Captions) -> Judge:
@@ -361,19 +359,19 @@ def _as_stored(threshold: float) -> float:
 
 @dataclass(frozen=True, kw_only=True)
 class CleanConfig(OnlyEmoji, Boilerplate, Length, Language, Section):
-    """How source captions are rewritten (`cleaning.text.mending.clean_text`) and then judged, check by check.
+    """Mending of source captions, and the checks that then judge them.
 
-    Control characters, Unicode's composed form and white space are always seen to. A loop is too long as well, and a
+    `cleaning.text.mending.clean_text` mends. Control characters, Unicode's composed form and white space are always seen to. A loop is too long as well, and a
     file name is one word: the check that names the cause best goes first.
     """
 
     section: ClassVar[str] = "clean"
     columns: ClassVar[TextColumns] = SOURCE
 
-    fix_encoding: bool = setting(True, "undo mojibake")
-    strip_markup: bool = setting(True, "remove HTML tags and resolve entities")
-    straighten_apostrophes: bool = setting(True, 'write "l’albero" as "l\'albero"')
-    strip_suffixes: bool = setting(True, "take off what stock sites and agencies hang on captions")
+    fix_encoding: bool = setting(True, "Undo mojibake.")
+    strip_markup: bool = setting(True, "Remove HTML tags and resolve entities.")
+    straighten_apostrophes: bool = setting(True, 'Write "l’albero" as "l\'albero".')
+    strip_suffixes: bool = setting(True, "Take off what stock sites and agencies hang on captions.")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -394,7 +392,7 @@ class CheckConfig(
     Language,
     Section,
 ):
-    """How captions in the target language are judged, and translations beside their source, check by check.
+    """Checks of captions in the target language, and of translations beside their source.
 
     The defaults follow from `benchmarks/translation_checks.py`: together they find nine in ten of the labelled defects,
     fluent texts about something else aside, and drop one in 28 of the labelled good translations, which were chosen to

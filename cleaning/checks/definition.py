@@ -191,7 +191,7 @@ class Section:
     section: ClassVar[str]
     columns: ClassVar[TextColumns]
 
-    order: tuple[str, ...] = setting((), "checks by name that go first; the others follow in their usual order")
+    order: tuple[str, ...] = setting((), "Checks, by name, that go first. The others follow in their usual order.")
 
     def __post_init__(self) -> None:
         """Raise SettingsError naming the field that is out of bounds."""

@@ -35,15 +35,15 @@ class Language(
 
     language_check: bool = setting(True)
     language_engine: str = setting(
-        "cascade", "what tells the language: `cascade`, `fast`, `lingua` or `langdetect`", among=tuple(ENGINES)
+        "cascade", "Engine that tells the language: `cascade`, `fast`, `lingua` or `langdetect`.", among=tuple(ENGINES)
     )
     min_language_probability: float = setting(
-        0.1, "a caption is kept if its language has at least this much", ge=0, le=1
+        0.1, "Probability of its language, 0 to 1, from which on a caption is kept.", ge=0, le=1
     )
     min_other_probability: float = setting(
-        0.5, "a caption is dropped only if another language has at least this much", ge=0, le=1
+        0.5, "Probability of another language, 0 to 1, from which on a caption may be dropped.", ge=0, le=1
     )
-    min_language_letters: int = setting(15, "a caption with fewer letters is not checked for its language", ge=0)
+    min_language_letters: int = setting(15, "Fewest letters of a caption that is checked for its language.", ge=0)
 
     def rule(self, captions: Captions) -> Rule | None:
         """Return the check, or None where the engine does not know the language."""

@@ -38,12 +38,15 @@ class ProperNouns(
     proper_noun_check: bool = setting(True)
     proper_noun_tagger: str = setting(
         "auto",
-        "what tells names: `auto` (spaCy, then Stanza, where there is a model of the language, else the rule of "
-        "thumb), `spacy`, `stanza` or `heuristic`",
+        "Tagger that tells names: `auto` (spaCy, then Stanza, where there is a model of the language, else the rule of "
+        "thumb), `spacy`, `stanza` or `heuristic`.",
         among=TAGGER_CHOICES,
     )
     max_proper_noun_share: float = setting(
-        0.8, "share of names among words from which on a caption is dropped; the paper's", gt=0, le=1
+        0.8,
+        "Share of names among words, above 0 and at most 1, from which on a caption is dropped. 0.8 in the paper.",
+        gt=0,
+        le=1,
     )
 
     def find_tagger(self, pack: LanguagePack) -> Tagger | None:

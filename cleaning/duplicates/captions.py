@@ -14,13 +14,14 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
+import pyarrow.parquet as pq
 
 from cleaning.duplicates.minhash import BandFiles
 from cleaning.duplicates.similarity import Likeness
 from cleaning.text.scripts import exact_key
 from data_catalog.errors import SettingsError
 from data_catalog.stages import Drop, pending_rows, reject, texts
-from data_catalog.storage.shards import unit_interval
+from data_catalog.storage.shards import save_parquet, unit_interval
 
 DIGEST = np.dtype([("first", "<u8"), ("second", "<u8")])
 CAPTIONS_PER_BATCH = 50_000
@@ -28,33 +29,31 @@ PAIRS_PER_BATCH = 100_000
 MAX_BYTES_AT_ONCE = 32 * 1024 * 1024
 # So many new pairs are kept, or a quarter of the old ones, before those that connect nothing new are thrown away.
 MAX_NEW_PAIRS = 20_000
-MAX_DETAIL = 120  # characters of a caption that another repeats
+_MAX_DETAIL = 120  # characters of a caption that another repeats
 # What captions of one image repeat: a translation that upstream has, else the caption that is translated later.
-SAID = ("caption", "clean_caption")
+_SAID = ("caption", "clean_caption")
 # A caption is compared with so many first captions of those that it hangs together with, and those of its neighbours.
 MAX_LEADERS = 16
 CAP_SALT = "captions of a cluster"
+
+_LABELS = pa.schema([pa.field("cluster", pa.int64()), pa.field("is_beyond_cap", pa.bool_())])
 
 Rows = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RepeatsConfig:
-    """Captions that are nearly the same (`cluster_captions`), judged before they are translated.
-
-    Args:
-        near_captions: drop captions that are nearly the same as an earlier one of the same image.
-        min_similarity: from which on two captions are nearly the same, above 0, at most 1
-            (`cluster_captions`).
-        common_captions: of captions that are said too often ("a photo of"), drop those beyond, by a hash of their
-            images' ids.
-        max_images_per_caption: so many images may have a caption, or nearly that one.
-    """
+    """Captions that say nearly the same, judged before they are translated."""
 
     near_captions: bool = True
+    """Drop captions that are nearly the same as an earlier one of the same image."""
     min_similarity: float = 0.85
+    """Similarity from which on two captions are nearly the same, above 0 and at most 1. Tried from 0.8 to 0.95."""
     common_captions: bool = True
+    """Drop captions that are said too often ("a photo of"), beyond `max_images_per_caption`. A hash of the images' ids
+    decides which ones stay."""
     max_images_per_caption: int = 1000
+    """Most images that may have the same caption, or nearly the same."""
 
     def __post_init__(self) -> None:
         if not 0 < self.min_similarity <= 1:
@@ -179,7 +178,65 @@ def duplicate_captions(sample_ids: Sequence[str], captions: Sequence[str]) -> li
     return verdicts
 
 
-def first_filled(table: pa.Table, columns: Sequence[str], rows: Sequence[int]) -> list[str]:
+def label_repeats(
+    shards: Sequence[Path],
+    folder: Path,
+    config: RepeatsConfig,
+    *,
+    function_words: Collection[str] | None,
+    threads: int = 1,
+) -> dict[str, int]:
+    """Label, over all shards, captions that are nearly the same, and those that too many images have.
+
+    The files are `00000.parquet`, ..., by shard: a row for each pending caption, in order, with the `cluster` of
+    similar ones and whether it `is_beyond_cap`.
+
+    Args:
+        shards: caption rows.
+        folder: empty; gets the files.
+        config: what is similar, and how many are too many.
+        function_words: see `cluster_captions`.
+        threads: the result does not depend on them.
+
+    Returns:
+        How many captions there are, and how many of them are beyond the cap.
+    """
+    labels = cluster_captions(
+        lambda: (said for _, said in _pending(shards, *_SAID)),
+        similarity=config.min_similarity,
+        scratch=folder / "scratch",
+        function_words=function_words,
+        threads=threads,
+    )
+    (folder / "scratch").rmdir()
+    beyond = _beyond_cap(labels, shards, config)
+    start = 0
+    for number, ids in _pending(shards, "caption_id"):
+        columns = [pa.array(values[start : start + len(ids)]) for values in (labels, beyond)]
+        save_parquet(pa.Table.from_arrays(columns, schema=_LABELS), folder / f"{number:05d}.parquet")
+        start += len(ids)
+    return {"num_captions": start, "num_beyond_cap": int(beyond.sum())}
+
+
+def _beyond_cap(labels: Rows, shards: Sequence[Path], config: RepeatsConfig) -> npt.NDArray[np.bool_]:
+    """Tell which captions are of images beyond the cap of their cluster; ids are read of those alone that may be."""
+    beyond = np.zeros(len(labels), np.bool_)
+    crowded = crowded_rows(labels, config.max_images_per_caption)
+    if len(crowded):
+        ids = pa.chunked_array([pa.array(found, pa.string()) for _, found in _pending(shards, "sample_id")])
+        identities = ids.take(pa.array(crowded)).to_pylist()
+        beyond[crowded] = cap_captions(labels[crowded], identities, cap=config.max_images_per_caption)
+    return beyond
+
+
+def _pending(shards: Sequence[Path], *columns: str) -> Iterator[tuple[int, list[str]]]:
+    """Yield, shard by shard, the first of some columns that is filled, for the pending rows."""
+    for number, path in enumerate(shards):
+        table = pq.read_table(path, columns=[*columns, "outcome"])
+        yield number, _first_filled(table, columns, pending_rows(table))
+
+
+def _first_filled(table: pa.Table, columns: Sequence[str], rows: Sequence[int]) -> list[str]:
     """Return the first of some columns that is filled, for some rows."""
     found: list[str] = pc.coalesce(*map(table.column, columns)).take(pa.array(rows, pa.int64())).to_pylist()
     return found
@@ -209,12 +266,12 @@ def drop_repeats(
     staying: dict[tuple[str, int], list[str]] = defaultdict(list)
     verdicts: list[Drop | None] = []
     for row, sample_id, caption in zip(
-        rows, texts(table, "sample_id", rows), first_filled(table, SAID, rows), strict=True
+        rows, texts(table, "sample_id", rows), _first_filled(table, _SAID, rows), strict=True
     ):
         said = staying[sample_id, labels[row]["cluster"]]
         like = _first_like(caption, said, likeness) if config.near_captions else None
         if like is not None:
-            verdicts.append(Drop("near_duplicate_caption", f"like: {like}"[:MAX_DETAIL]))
+            verdicts.append(Drop("near_duplicate_caption", f"like: {like}"[:_MAX_DETAIL]))
         elif config.common_captions and labels[row]["is_beyond_cap"]:
             verdicts.append(Drop("common_caption", f"more than {config.max_images_per_caption} images have its like"))
         else:

@@ -23,34 +23,33 @@ IMAGE_CRITERIA = ("source", "resolution", "captions")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DuplicatesConfig:
-    """Images that are the same or look it, over all sources, and what stands for images that are gone.
-
-    Args:
-        images: of several samples whose images have the same bytes, keep one.
-        near_images: of several samples whose images look the same, keep one.
-        max_distance: two images look the same if their perceptual hashes differ in at most so many of 64 bits,
-        max_thumbnail_difference: and their thumbnails by at most so much (`near_images.thumbnail_distance`).
-        keep: what decides which sample stays, first things first: the better "source", the highest "resolution" before
-            resizing, the most "captions"; then the lowest id.
-        sources: all sources of the recipe, the best first; left out: in the order of the recipe.
-        merge_captions: publish the captions of the dropped samples with the image that stays.
-        split_guard: where images that look the same are in several splits, drop those of train (and of val, where test
-            has one), even if `images` or `near_images` are off.
-        captions: drop captions that an earlier one of the same image says already (`cleaning.text.scripts.exact_key`).
-        placeholder_urls: so many addresses of one host that bring the same bytes bring no picture of anything; 0: any
-            number may.
-    """
+    """Images that are the same or look it, over all sources, and what stands for images that are gone."""
 
     images: bool = True
+    """Keep one of several samples whose images have the same bytes."""
     near_images: bool = True
+    """Keep one of several samples whose images look the same."""
     max_distance: int = 6
+    """Most bits, of 64, in which the perceptual hashes (`phash`) of two images that look the same differ."""
     max_thumbnail_difference: float = 0.2
+    """Largest difference of the thumbnails of two images that look the same: 0 for equal ones, 1 for unlike ones. They
+    have 8 by 8 pixels, and see colours, which the hashes do not."""
     keep: tuple[str, ...] = IMAGE_CRITERIA
+    """Criteria that decide which sample stays, first things first: the better "source", the highest "resolution" before
+    resizing, the most "captions"; then the lowest id."""
     sources: tuple[str, ...] = ()
+    """Names of all sources of the recipe, the best first. Empty takes them in the order of the recipe."""
     merge_captions: bool = False
+    """Publish the captions of the dropped samples with the image that stays."""
     split_guard: bool = True
+    """Keep images that look the same out of several splits: those of train are dropped (and of val, where test has
+    one), even if `images` or `near_images` are off."""
     captions: bool = True
+    """Drop captions that an earlier one of the same image says already, but for case, width, white space and final
+    punctuation."""
     placeholder_urls: int = 10
+    """Addresses of one host that must bring the same bytes for these to be a placeholder, a picture of nothing: at
+    least 2. 0 lets any number of them bring the same."""
 
     def __post_init__(self) -> None:
         require_likeness("duplicates", self.max_distance, self.max_thumbnail_difference)

@@ -146,6 +146,12 @@ def _codes() -> Mapping[str, Any]:
 
 
 @functools.cache
+def language_names() -> Mapping[str, tuple[str, str]]:
+    """Return the English name and the ISO 639-3 code of the languages that lingua knows, by ISO 639-1 code."""
+    return {code: (language.name.title(), language.iso_code_639_3.name.lower()) for code, language in _codes().items()}
+
+
+@functools.cache
 def _detector(languages: frozenset[str]) -> Any:
     """A detector of the languages; models are loaded when a text needs them, and shared by all detectors."""
     from lingua import LanguageDetectorBuilder

@@ -138,15 +138,12 @@ NO_CREDIT = "the licence asks for credit, and the row names neither author nor p
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SourceRights:
-    """What a recipe says of the images of a source.
-
-    Args:
-        licence: of the images whose rows state none, such as "CC-BY-4.0".
-        redistribution: true: all its images may be passed on; false: none may; left out: their licences decide.
-    """
+    """Rights in the images of a source, as the recipe states them."""
 
     licence: str | None = None
+    """Licence of the images whose rows state none, such as "CC-BY-4.0"."""
     redistribution: bool | None = None
+    """Right to pass the images on in exports: true for all, false for none. Left out, their licences decide."""
 
     def stated(self) -> dict[str, Any]:
         """What is said, for the manifest; empty where nothing is."""

@@ -2,8 +2,6 @@
 
 import hashlib
 import json
-import os
-import shutil
 import tarfile
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -20,7 +18,7 @@ from data_catalog.exports.card import DataConfig, SplitFiles
 from data_catalog.exports.rights import Policy
 from data_catalog.storage.integrity import file_problem
 from data_catalog.storage.manifest import Snapshot
-from data_catalog.storage.shards import open_image_writer, sha256_of, write_json
+from data_catalog.storage.shards import link_file, open_image_writer, sha256_of, write_json
 
 PIXEL_COLUMNS = ("image", "original")
 
@@ -212,7 +210,7 @@ class ParquetSink:
         path.parent.mkdir(exist_ok=True)
         self.schema = pq.read_schema(shard.path)
         if rows == len(shard.reasons):
-            _link_or_copy(shard.path, path)
+            link_file(shard.path, path)
             found = shard.entry["sha256"]
         else:
             with open_image_writer(path, self.schema) as writer:
@@ -238,14 +236,6 @@ class ParquetSink:
             for split in rows
         }
         return DataConfig(name="default", splits=splits, schema=self.schema)
-
-
-def _link_or_copy(source: Path, target: Path) -> None:
-    """The same file under another name, or a copy where the disk cannot do that."""
-    try:
-        os.link(source, target)
-    except OSError:
-        shutil.copyfile(source, target)
 
 
 class TarSink:

@@ -30,15 +30,13 @@ class HostPace:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HostLimits:
-    """What a recipe says of a host, or of a domain with all hosts below it; what it leaves out stays as it is.
-
-    Args:
-        concurrency: requests under way at once.
-        requests_per_s: requests begun a second, evenly spaced, redirects and robots.txt included; 0: no limit.
-    """
+    """Limits of one host, or of a domain with all hosts below it; what is left out stays as it is."""
 
     concurrency: int | None = None
+    """Requests to the host that are under way at once."""
     requests_per_s: float | None = None
+    """Requests to the host that begin in each second, evenly spaced, redirects and robots.txt included. 0 sets no
+    limit."""
 
     def __post_init__(self) -> None:
         """Raise `SettingsError`, naming the field, if a value is out of range."""
@@ -77,53 +75,57 @@ def group_of(host: str, named: Mapping[str, HostPace]) -> str:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FetchConfig:
-    """How images are fetched.
-
-    Args:
-        timeout_s: of one connect, and of one wait for the next bytes.
-        deadline_s: of one try in all: robots.txt, redirects and body.
-        max_bytes: larger files are rejected; holds for local files too.
-        max_host_bytes: of all images of one shard from one host, or a domain named in `hosts`, what is thrown away
-            included; what is under way when they are spent comes to its end, and nothing more is asked.
-        max_shard_bytes: likewise, from all hosts.
-        max_redirects: followed for one image.
-        retries: further tries after a failure that may pass (`reasons.is_retryable`).
-        backoff_s: wait before the first further try, doubled for each next one, with some chance in it.
-        max_wait_s: longest wait that a server may ask for with Retry-After; one that asks for more is given up.
-        threads: images of one shard that are fetched at once; a host that has more images than its limits let these
-            fetch gets threads of its own beside them, as many as its `concurrency`, and all such hosts as many again.
-        host_concurrency: requests to one host at once, by all shards together.
-        host_requests_per_s: requests to one host a second, by all shards together; 0: no limit.
-        hosts: other limits for hosts, or for domains with all their hosts, by name; what is left out is as it comes
-            with us for that host, or as for every host.
-        ports: that may be asked.
-        user_agent: name of the program; its first word, up to the slash, is the name that robots.txt and X-Robots-Tag
-            may address.
-        contact: URL or mail address that servers' operators may write to; some hosts refuse clients without one.
-        allow_loopback: also fetch from this machine, on any port; other private addresses stay refused.
-        consent: section `[consent]`: what is heeded of what servers say about use.
-        wikimedia_width: width in pixels of the thumbnails that are taken for Wikimedia's originals; 0: originals.
-    """
+    """Settings of fetching images: hosts, limits, pace, and who is asking."""
 
     timeout_s: float = how(10.0)
+    """Seconds that one connection, and one wait for the next bytes, may take."""
     deadline_s: float = how(60.0)
+    """Seconds that one try may take in all: robots.txt, redirects and body."""
     max_bytes: int = 32 * 1024 * 1024
+    """Bytes of the largest image file that is taken; larger ones are rejected. It holds for local files too. The
+    default is 32 MiB."""
     max_host_bytes: int = 16 * 1024**3
+    """Bytes that one shard may take from one host, or from a domain named in `hosts`, what is thrown away included.
+    When they are spent, what is under way comes to its end, nothing more is asked, and the rows that are left end as
+    `byte_budget`; which ones depends on the order in which they came. The default is 16 GiB."""
     max_shard_bytes: int = 32 * 1024**3
+    """Bytes that one shard may take from all hosts, counted in the same way. The default is 32 GiB."""
     max_redirects: int = 5
+    """Redirects that are followed for one image."""
     retries: int = how(2)
+    """Further tries, within the build, after a failure that may pass. `--retry-failed` tries again later."""
     backoff_s: float = how(1.0)
+    """Seconds before the first further try. The wait doubles for each next one, with some chance in it."""
     max_wait_s: float = how(300.0)
+    """Longest wait in seconds that a server may ask for with Retry-After. A host that asks for more is given up until
+    its time is over."""
     threads: int = how(32)
+    """Images of one shard that are fetched at once. A host that has more images than its limits let these threads fetch
+    gets threads of its own beside them, as many as its `concurrency`; all such hosts together get at most as many
+    again."""
     host_concurrency: int = how(8)
+    """Requests to one host that are under way at once, by all shards together."""
     host_requests_per_s: float = how(20.0)
+    """Requests to one host that begin in each second, by all shards together: evenly spaced, with 5 % to spare so that
+    no second sees more, redirects and robots.txt included. 0 sets no limit."""
     hosts: Mapping[str, HostLimits] = field(default_factory=dict, metadata=HOW)
+    """Other limits for hosts, or for domains with all their hosts together, by name. What is left out is as vernaclip
+    has it for that host (Wikimedia, Flickr and COCO come with limits), else as for every host."""
     ports: tuple[int, ...] = tuple(sorted(USUAL_PORTS))
+    """Ports that may be asked."""
     user_agent: str = "vernaclip/0.1 (image-caption dataset builder)"
+    """Name of the program in requests. Its first word, up to the slash, is the name that robots.txt and X-Robots-Tag
+    may address."""
     contact: str | None = how(None)
+    """URL or mail address that operators of servers may write to. Some hosts refuse clients without one, and sources on
+    Wikimedia or Flickr are not asked without it."""
     allow_loopback: bool = False
+    """Fetch from this machine too, on any port, as samples and tests do. Other private addresses stay refused."""
     consent: ConsentConfig = field(default_factory=ConsentConfig)
+    """Section `[consent]`: what is heeded of what servers say about use."""
     wikimedia_width: int = 500
+    """Width in pixels of the thumbnails that are taken in the place of Wikimedia's originals, one of those that it
+    serves. 0 takes originals."""
 
     def __post_init__(self) -> None:
         """Raise `SettingsError`, naming the field, if a value is out of range."""

@@ -48,14 +48,11 @@ _LONGEST_DETAIL = 200
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ConsentConfig:
-    """Which signals of servers are heeded.
-
-    Args:
-        ignore: signals that are not heeded, at your responsibility: robots.txt, x-robots-tag, tdm-reservation, or a
-            label of Content-Usage, train-ai.
-    """
+    """Signals of servers about the use of their files, and which of them are heeded."""
 
     ignore: tuple[str, ...] = ()
+    """Signals that are not heeded, at your responsibility: "robots.txt", "x-robots-tag", "tdm-reservation", or
+    "train-ai", which is a label of Content-Usage."""
 
     def __post_init__(self) -> None:
         """Raise `SettingsError` if a signal is unknown. Sort the names, so that their order changes no key."""

@@ -60,46 +60,45 @@ _TRIM_THRESHOLD_BYTES = 128 * 1024**2
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NormaliseConfig:
-    """What becomes of images, and what one of them may cost; resizing and encoding are named as img2dataset names them.
-
-    Args:
-        image_size: side of the result, in pixels; which side, `resize_mode` says.
-        resize_mode: "keep_ratio" (the shorter side), "keep_ratio_largest" (the longer one), "center_crop" (the shorter
-            one, then a square out of the middle), "border" (the longer one, then a white border to a square), "no".
-        resize_only_if_bigger: smaller images stay as they are, without crop and border.
-        upscale_interpolation: nearest, linear, cubic, area or lanczos.
-        downscale_interpolation: likewise.
-        encode_format: jpg (colour at half the resolution), webp or png.
-        encode_quality: 1 to 100; of png the compression, 0 to 9.
-        min_image_size: of the original's shorter side, in pixels.
-        max_aspect_ratio: of the original, longer side divided by shorter side.
-        max_pixels: of the original, by its header.
-        animated: what becomes of files with more than one frame or page: "reject", or "first" for the first one.
-        matte: the colour behind what is transparent.
-        colour_profiles: convert to sRGB what has another profile; one that is broken is not heeded.
-        scaled_decoding: decode a JPEG at a half, a quarter or an eighth if twice the wanted size is left.
-        keep_original: keep the bytes as they came, too.
-        timeout_s: for one image; a decoder that takes longer is killed.
-        memory_bytes: address space of the decoding process, in addition to its libraries.
-    """
+    """What becomes of images, and what one may cost; resizing and encoding are named as in img2dataset."""
 
     image_size: int = 256
+    """Side of the result, in pixels; `resize_mode` says which side."""
     resize_mode: str = "keep_ratio"
+    """Way of resizing to `image_size`: "keep_ratio" (the shorter side), "keep_ratio_largest" (the longer one),
+    "center_crop" (the shorter one, then a square out of the middle), "border" (the longer one, then a white border to a
+    square), or "no"."""
     resize_only_if_bigger: bool = True
+    """Leave smaller images as they are, without crop and border."""
     upscale_interpolation: str = "lanczos"
+    """Interpolation of images that are made larger: "nearest", "linear", "cubic", "area" or "lanczos"."""
     downscale_interpolation: str = "area"
+    """Interpolation of images that are made smaller: "nearest", "linear", "cubic", "area" or "lanczos"."""
     encode_format: str = "jpg"
+    """Format of the result: "jpg" (colour at half the resolution), "webp" or "png"."""
     encode_quality: int = 95
+    """Quality of the result, 1 to 100; of png the compression, 0 to 9."""
     min_image_size: int = 32
+    """Fewest pixels of an original's shorter side. Smaller images are rejected."""
     max_aspect_ratio: float = 5.0
+    """Largest ratio of an original's longer side to its shorter side. Longer strips are rejected."""
     max_pixels: int = 64_000_000
+    """Most pixels of an original, by its header. Larger images are rejected before they are decoded."""
     animated: str = "reject"
+    """Treatment of files with more than one frame or page: "reject", or "first" to take the first one."""
     matte: str = "#ffffff"
+    """Colour behind what is transparent, such as "#ffffff" for white."""
     colour_profiles: bool = True
+    """Convert images with another colour profile to sRGB. A broken profile is not heeded."""
     scaled_decoding: bool = True
+    """Decode a JPEG at a half, a quarter or an eighth of its size if twice the wanted size is left, which is faster."""
     keep_original: bool = False
+    """Keep the bytes as they came too, in the column `original` of the pairs. Images then need not be asked for again
+    when other settings of this section change."""
     timeout_s: float = 60.0
+    """Seconds that one image may take. A decoder that takes longer is killed, which costs that image."""
     memory_bytes: int = 2 * 1024**3
+    """Bytes of address space that the decoding process may use, in addition to its libraries. The default is 2 GiB."""
 
     def __post_init__(self) -> None:
         """Raise `SettingsError`, naming the field, if a value is out of range."""

@@ -63,24 +63,22 @@ FAULTS = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ScenesConfig:
-    """What to draw.
-
-    Args:
-        folder: of the sample; it must be absent, or an earlier sample, which is replaced if it differs.
-        base_url: where `<folder>/www` will be served, such as "http://127.0.0.1:8765"; it is part of every image's URL.
-        num_images: of all four datasets together.
-        target_language: of the native captions (the WIT file): "it", "de" or "en".
-        seed: of everything random.
-        fault_rates: share of the images of those datasets that have a fault, by its kind (`FAULTS`), where it
-            is to be another than that kind's own.
-    """
+    """Drawing of the sample that ships: how many images, with which faults."""
 
     folder: Path = field(metadata=PATH)
+    """Folder of the sample. It must be absent, or hold an earlier sample, which is replaced if it differs."""
     base_url: str
+    """Address at which `<folder>/www` will be served, such as "http://127.0.0.1:8765". It is part of the URL of every
+    image."""
     num_images: int = 6000
+    """Images of all four datasets together, at least 40."""
     target_language: str = "it"
+    """Language of the native captions (the WIT file): "it", "de" or "en"."""
     seed: int = 1
+    """Seed of everything random. Another one draws another sample."""
     fault_rates: Mapping[str, float] = field(default_factory=dict)
+    """Shares of images that have a fault, by its kind (`dead_link`, `tiny_image` ...), where it is to be another than
+    that kind's own. The share is of the datasets that have the fault, and is at most 0.5."""
 
     def __post_init__(self) -> None:
         if self.num_images < MIN_IMAGES:
@@ -98,15 +96,12 @@ class ScenesConfig:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ServeConfig:
-    """What is served while a build runs.
-
-    Args:
-        folder: its files, at the paths of their URLs; it may be made by the run itself.
-        port: fixed in the recipe, since URLs make identities.
-    """
+    """Folder that this machine serves while a build runs."""
 
     folder: Path = field(metadata=PATH)
+    """Folder whose files are served at the paths of their URLs. The run itself may make it."""
     port: int
+    """Port on this machine. It is fixed in the recipe, since URLs make identities."""
 
     def __post_init__(self) -> None:
         if not 1 <= self.port <= 65535:

@@ -17,9 +17,10 @@ _SPLIT_IN_NAME = re.compile(r"(train|val)(?:ing|idation)?(?![a-z])", re.IGNORECA
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ConceptualCaptionsConfig:
-    """Which TSV files, plain or gzipped: paths or globs."""
+    """Files of Conceptual Captions."""
 
     files: tuple[str, ...] = field(metadata=PATH)
+    """Paths or globs of TSV files, plain or gzipped."""
 
     def __post_init__(self) -> None:
         """Refuse a source without files."""

@@ -38,15 +38,12 @@ _LISTED = re.compile(r"Flickr_8k\.(.*)Images\.txt")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FlickrConfig:
-    """Which captions files, and the folder, zip or tar that holds their images.
-
-    Args:
-        files: paths or globs, plain or gzipped; Flickr8k's lists of splits are found beside them.
-        images: folder, zip or tar, or a glob of them, in which the image names of the files are found.
-    """
+    """Captions files of Flickr8k or Flickr30k, and where their images are."""
 
     files: tuple[str, ...] = field(metadata=PATH)
+    """Paths or globs of captions files, plain or gzipped. Flickr8k's lists of splits are found beside them."""
     images: str = field(metadata=PATH)
+    """Folder, zip or tar, or a glob of them, in which the image names of the files are found."""
 
     def __post_init__(self) -> None:
         """Refuse a source without files or images."""

@@ -14,13 +14,13 @@ BEYOND_LIMIT = "limit"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RowLimit:
-    """How many rows of a source are read: the same ones in whatever order its files have them."""
+    """Number of rows of a source that are read: the same ones, in whatever order its files have them."""
 
     limit: int = 0
-    """At most so many of the rows that the other settings select, those that cannot be read among them, drawn at random
-    with all captions of an image or none; a larger limit draws these and others; 0: all."""
+    """Most rows of the source, drawn at random from those that the other settings select: all captions of an image or
+    none. A row that cannot be read counts. A larger limit draws the same rows and others; 0: all rows."""
     limit_seed: int = 0
-    """Another one draws other rows."""
+    """Seed of the drawing of rows: another one draws others."""
 
     def __post_init__(self) -> None:
         """Refuse a negative limit."""

@@ -31,20 +31,18 @@ _BARE_NAME = re.compile(r"\d{12}\.jpg")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MscocoConfig:
-    """Which captions files, and where the images are.
-
-    Args:
-        files: paths or globs of JSON files, plain or gzipped.
-        images: folder, zip or tar, or a glob of them, that holds the images by `file_name`; none means by URL.
-        origin: who made the captions, a key of `data_catalog.sources.origins.ORIGINS`, where it is not as the kind of
-            source says; of MSCOCO-IT the files' names do.
-        translator: who translated them.
-    """
+    """Captions files of MSCOCO, and where the images are."""
 
     files: tuple[str, ...] = field(metadata=PATH)
+    """Paths or globs of JSON files, plain or gzipped."""
     images: str | None = path_setting(None)
+    """Folder, zip or tar of the images, or a glob of them, which holds them by `file_name`. Left out, they come by
+    URL."""
     origin: str | None = None
+    """Makers of the captions, where it is not as the kind of source says: "native", "human_translation",
+    "machine_translation" or "machine_translation_corrected". Of MSCOCO-IT the names of the files say it."""
     translator: str | None = None
+    """Name of who translated the captions, or of what did."""
 
     def __post_init__(self) -> None:
         """Refuse a source without files."""

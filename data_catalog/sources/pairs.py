@@ -19,38 +19,42 @@ _IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".t
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PairsConfig:
-    """Which files, and what their columns are called.
-
-    Args:
-        files: paths or globs; the format is told by the name's suffix.
-        caption_column: holds the captions.
-        url_column: holds URLs of images; exactly one of this and `path_column` is set.
-        path_column: holds names of images inside `images`.
-        images: folder, zip or tar of the images, or a glob of them; by default the folder in which the files lie.
-        lang: ISO 639-1 code of the captions; where `lang_column` is set too, of those without one there.
-        lang_column: holds a code for each caption.
-        origin: who made the captions: a key of `data_catalog.sources.origins.ORIGINS`.
-        translator: who translated them.
-        source_caption_column: holds what they are translations of; a cell may be empty.
-        source_lang: ISO 639-1 code of that.
-        license_column, attribution_column, page_column, split_column: optional, kept with the row.
-    """
+    """Tables of your own pairs, and what their columns are called."""
 
     files: tuple[str, ...] = field(metadata=PATH)
+    """Paths or globs of CSV, TSV, JSON Lines or Parquet files. The name's suffix tells the format."""
     caption_column: str
+    """Column of the captions."""
     url_column: str | None = None
+    """Column of the images' URLs. Exactly one of this and `path_column` is set."""
     path_column: str | None = None
+    """Column of the images' names inside `images`."""
     images: str | None = path_setting(None)
+    """Folder, zip or tar of the images, or a glob of them. Left out, it is the folder that the files are in."""
     lang: str | None = None
+    """ISO 639-1 code of the captions; where `lang_column` is set too, of those without a code there. One of the two is
+    needed."""
     lang_column: str | None = None
+    """Column of a code for each caption."""
     origin: str = NATIVE
+    """Makers of the captions: "native", "human_translation", "machine_translation" or
+    "machine_translation_corrected"."""
     translator: str | None = None
+    """Name of who translated the captions, or of what did."""
     source_caption_column: str | None = None
+    """Column of the captions that these are translations of; a cell may be empty. Translations are then judged beside
+    them."""
     source_lang: str | None = None
+    """ISO 639-1 code of the captions in `source_caption_column`. The two go together."""
     license_column: str | None = None
+    """Column of the images' licences, kept with the row."""
     attribution_column: str | None = None
+    """Column of those who are to be credited for the images, kept with the row."""
     page_column: str | None = None
+    """Column of the pages that the images are on, kept with the row."""
     split_column: str | None = None
+    """Column of the splits (train, val, test) that the files state, kept with the row. `split.by` then says whether
+    they hold."""
 
     def __post_init__(self) -> None:
         """Refuse what names no files, no image or no language."""
@@ -128,11 +132,12 @@ def _wanted(config: PairsConfig) -> Wanted:
     return Wanted(
         required=[image_column, config.caption_column, *(name for name in optional if name)],
         image_column=image_column,
-        is_image=is_web_url if config.url_column else _is_image_name,
+        is_image=is_web_url if config.url_column else is_image_name,
     )
 
 
-def _is_image_name(text: str) -> bool:
+def is_image_name(text: str) -> bool:
+    """Return whether a text ends like the name of an image file."""
     return text.lower().endswith(_IMAGE_SUFFIXES)
 
 

@@ -22,9 +22,11 @@ _EXPECTED = f"{_EXPECTED_JSON}, or two text files: one of URLs, one of captions,
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SbuConfig:
-    """Either JSON files, or exactly one list of URLs and one list of captions (in any order); plain or gzipped."""
+    """Files of SBU Captions."""
 
     files: tuple[str, ...] = field(metadata=PATH)
+    """Paths or globs, plain or gzipped: JSON files, or exactly one list of URLs and one list of captions, in any
+    order."""
 
     def __post_init__(self) -> None:
         """Refuse a source without files."""

@@ -147,12 +147,21 @@ class Wanted:
     is_image: Callable[[str], bool]
 
 
-def check_table(path: Path, wanted: Wanted) -> None:
-    """Raise InputError unless a file is whole, of the format its name says, and has the columns and a row."""
+def text_columns(path: Path, expected: str = "a line of column names") -> list[str]:
+    """Return the columns of a file that hold text, in its order.
+
+    Raises:
+        InputError: it is not whole, or not of the format that its name says.
+    """
     suffix = _suffix(path)
     if suffix != ".parquet":
-        check_text_file(path, expected=f"a {suffix[1:]} file with the columns {', '.join(wanted.required)}")
-    columns = _COLUMNS[suffix](path)
+        check_text_file(path, expected=f"a {suffix[1:]} file with {expected}")
+    return _COLUMNS[suffix](path)
+
+
+def check_table(path: Path, wanted: Wanted) -> None:
+    """Raise InputError unless a file is whole, of the format its name says, and has the columns and a row."""
+    columns = text_columns(path, "the columns " + ", ".join(wanted.required))
     missing = [name for name in wanted.required if name not in columns]
     if missing:
         raise InputError(

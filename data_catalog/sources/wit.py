@@ -28,18 +28,16 @@ _RENAMED_LANGS = {"iw": "he", "in": "id", "ji": "yi"}
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WitConfig:
-    """Which rows of which WIT files.
-
-    Args:
-        files: paths or globs of TSV files, plain or gzipped.
-        languages: ISO 639-1 codes of the pages wanted; the recipe's target language where a recipe sets none.
-        caption_kinds: any of "reference" (the caption under the image on the page), "attribution" (the description on
-            the image's own page, often in another language than the page's) and "alt_text".
-    """
+    """Files of WIT, and the rows that are taken of them."""
 
     files: tuple[str, ...] = field(metadata=PATH)
+    """Paths or globs of TSV files, plain or gzipped."""
     languages: tuple[str, ...] = ()
+    """ISO 639-1 codes of the pages that are wanted. Left out, it is the recipe's target language."""
     caption_kinds: tuple[str, ...] = ("reference",)
+    """Kinds of captions that are read: "reference" (the caption under the image on the page, which the paper took),
+    "attribution" (the description on the image's own page, often in another language than the page's) and
+    "alt_text"."""
 
     def __post_init__(self) -> None:
         """Refuse settings that select nothing."""

@@ -3,9 +3,11 @@
 import hashlib
 import json
 import os
+import shutil
 import stat
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
@@ -270,3 +272,13 @@ def sweep_temporary(folders: Iterable[Path], *, files_only: bool = False) -> Non
                     shutil.rmtree(leftover)
             else:
                 leftover.unlink(missing_ok=True)
+
+
+def link_file(source: Path, target: Path) -> None:
+    """Give a file a second name, so that it is not written twice; or a copy, where the disk knows no second names."""
+    make_folder(target.parent)
+    try:
+        os.link(source, target)
+    except OSError:
+        write_atomically(target, partial(shutil.copyfile, source))
+    sync(target.parent)

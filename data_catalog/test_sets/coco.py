@@ -19,17 +19,15 @@ _URL_FIELDS = ("coco_url", "flickr_url", "url")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CocoTestConfig:
-    """Which files hold the test set: all of their images are test images.
-
-    Args:
-        files: paths or globs of JSON files, plain or gzipped; one without `annotations` has images without captions.
-        images: folder, zip or tar, or a glob of them, that holds the images by `file_name`, if they are here.
-        num_images: how many images the set must have; 0 for any number.
-    """
+    """Files that hold the test set: all of their images are test images."""
 
     files: tuple[str, ...] = field(metadata=PATH)
+    """Paths or globs of JSON files, plain or gzipped. One without `annotations` has images without captions."""
     images: str | None = path_setting(None)
+    """Folder, zip or tar of the images, or a glob of them, if they are here, named as `file_name` says. Without it the
+    set guards by identity and caption only."""
     num_images: int = how(0)
+    """Images that the set must have; with another number the build is refused before it starts. 0 takes any number."""
 
     def __post_init__(self) -> None:
         """Refuse a test set without files."""

@@ -25,20 +25,19 @@ _URL_COLUMNS = ("OriginalURL", "OriginalLandingURL")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CrossmodalConfig:
-    """Which files, which languages, and where the images are.
-
-    Args:
-        files: paths or globs: captions.jsonl, and perhaps the CSV of attributions (columns ImageID, OriginalURL,
-            OriginalLandingURL); plain or gzipped.
-        languages: as the file has them ("it", "quz"); none means all.
-        images: folder, zip or tar, or a glob of them, that holds the images as `<key>.jpg`, if they are here.
-        num_images: how many images the set must have; 0 for any number.
-    """
+    """Files of Crossmodal-3600, languages, and where the images are."""
 
     files: tuple[str, ...] = field(metadata=PATH)
+    """Paths or globs, plain or gzipped, of captions.jsonl, and perhaps of the CSV of attributions (columns ImageID,
+    OriginalURL, OriginalLandingURL)."""
     languages: tuple[str, ...] = ()
+    """Codes of the languages that are read, as the file has them ("it", "quz"). Left out of a recipe, it is the target
+    language; an empty list takes all."""
     images: str | None = path_setting(None)
+    """Folder, zip or tar of the images, or a glob of them, if they are here, named `<key>.jpg`. Without it the set
+    guards by identity and caption only."""
     num_images: int = how(3600)
+    """Images that the set must have; with another number the build is refused before it starts. 0 takes any number."""
 
     def __post_init__(self) -> None:
         """Refuse a test set without files."""

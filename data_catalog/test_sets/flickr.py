@@ -24,20 +24,18 @@ _LISTED = re.compile(r"\d+(?:_[0-9a-f]+)?(?:\.jpe?g)?", re.IGNORECASE)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FlickrTestConfig:
-    """Which files tell the test images and their captions.
-
-    Args:
-        files: paths or globs, plain or gzipped: lists of test images and captions files, or Karpathy's JSON. Without
-            captions files the images of the lists have no captions.
-        splits: of Karpathy's JSON: any of "test", "val" and "train".
-        images: folder, zip or tar, or a glob of them, that holds the images, if they are here.
-        num_images: how many images the set must have; 0 for any number.
-    """
+    """Files that tell the test images and their captions."""
 
     files: tuple[str, ...] = field(metadata=PATH)
+    """Paths or globs, plain or gzipped, of lists of test images and captions files, or of Karpathy's JSON. Without
+    captions files the images of the lists have no captions."""
     splits: tuple[str, ...] = ("test",)
+    """Splits of Karpathy's JSON that are test images: "test", "val" and "train"."""
     images: str | None = path_setting(None)
+    """Folder, zip or tar of the images, or a glob of them, if they are here. Without it the set guards by identity and
+    caption only."""
     num_images: int = how(0)
+    """Images that the set must have; with another number the build is refused before it starts. 0 takes any number."""
 
     def __post_init__(self) -> None:
         """Refuse a test set without files or splits."""

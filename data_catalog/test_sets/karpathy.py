@@ -19,19 +19,17 @@ SPLITS = ("test", "val", "train")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class KarpathyTestConfig:
-    """Which splits of which files are test images.
-
-    Args:
-        files: paths or globs of JSON files, plain or gzipped.
-        splits: any of "test", "val" and "train"; MSCOCO's "restval" is of "train".
-        images: folder, zip or tar, or a glob of them, that holds the images by `filename`, if they are here.
-        num_images: how many images the set must have; 0 for any number.
-    """
+    """Files of Karpathy's splits, and the splits that are test images."""
 
     files: tuple[str, ...] = field(metadata=PATH)
+    """Paths or globs of JSON files, plain or gzipped."""
     splits: tuple[str, ...] = ("test",)
+    """Splits that are test images: "test", "val" and "train". MSCOCO's "restval" is of "train"."""
     images: str | None = path_setting(None)
+    """Folder, zip or tar of the images, or a glob of them, if they are here, named as `filename` says. Without it the
+    set guards by identity and caption only."""
     num_images: int = how(0)
+    """Images that the set must have; with another number the build is refused before it starts. 0 takes any number."""
 
     def __post_init__(self) -> None:
         """Refuse a test set without files or splits."""

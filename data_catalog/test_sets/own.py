@@ -20,25 +20,23 @@ _EXPECTED = "a list of file names, URLs or identities such as coco:391895, one a
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PairsTestConfig:
-    """Which tables, and what their columns are called; at least one column tells the image.
-
-    Args:
-        files: paths or globs; the format is told by the name's suffix.
-        path_column: holds names of images inside `images`.
-        url_column: holds URLs of images.
-        identity_column: holds identities such as "coco:391895", parted by spaces.
-        caption_column: holds the captions; of JSON Lines also lists of them.
-        images: folder, zip or tar of the images, or a glob of them, if they are here.
-        num_images: how many images the set must have; 0 for any number.
-    """
+    """Tables of your own test set, and what their columns are called; at least one column tells the image."""
 
     files: tuple[str, ...] = field(metadata=PATH)
+    """Paths or globs of CSV, TSV, JSON Lines or Parquet files. The name's suffix tells the format."""
     path_column: str | None = None
+    """Column of the images' names inside `images`."""
     url_column: str | None = None
+    """Column of the images' URLs."""
     identity_column: str | None = None
+    """Column of identities such as "coco:391895", parted by spaces."""
     caption_column: str | None = None
+    """Column of the captions; of JSON Lines also of lists of them."""
     images: str | None = path_setting(None)
+    """Folder, zip or tar of the images, or a glob of them, if they are here. Without it the set guards by identity and
+    caption only."""
     num_images: int = how(0)
+    """Images that the set must have; with another number the build is refused before it starts. 0 takes any number."""
 
     def __post_init__(self) -> None:
         """Refuse what names no files or no image."""
@@ -52,17 +50,15 @@ class PairsTestConfig:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ListTestConfig:
-    """Which lists hold the test images.
-
-    Args:
-        files: paths or globs of text files, plain or gzipped: a file name, a URL or an identity in each line.
-        images: folder, zip or tar of the images, or a glob of them, if they are here.
-        num_images: how many images the set must have; 0 for any number.
-    """
+    """Lists that hold the test images."""
 
     files: tuple[str, ...] = field(metadata=PATH)
+    """Paths or globs of text files, plain or gzipped: a file name, a URL or an identity in each line."""
     images: str | None = path_setting(None)
+    """Folder, zip or tar of the images, or a glob of them, if they are here. Without it the set guards by identity and
+    caption only."""
     num_images: int = how(0)
+    """Images that the set must have; with another number the build is refused before it starts. 0 takes any number."""
 
     def __post_init__(self) -> None:
         """Refuse a test set without files."""

@@ -24,19 +24,18 @@ _RENAMED_LANGS = {"jp": "ja"}
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Xtd10Config:
-    """Which lists, and where the images are.
-
-    Args:
-        files: paths or globs: the one list of image names, and lists of captions.
-        languages: ISO 639-1 codes; lists of other languages are left out; none means all.
-        images: folder, zip or tar, or a glob of them, that holds the images, if they are here.
-        num_images: how many images the set must have; 0 for any number.
-    """
+    """Lists of XTD10, and where the images are."""
 
     files: tuple[str, ...] = field(metadata=PATH)
+    """Paths or globs of the one list of image names, and of lists of captions."""
     languages: tuple[str, ...] = ()
+    """ISO 639-1 codes of the lists that are read. Left out of a recipe, it is the target language; an empty list takes
+    all."""
     images: str | None = path_setting(None)
+    """Folder, zip or tar of the images, or a glob of them, if they are here. Without it the set guards by identity and
+    caption only."""
     num_images: int = how(1000)
+    """Images that the set must have; with another number the build is refused before it starts. 0 takes any number."""
 
     def __post_init__(self) -> None:
         """Refuse a test set without files."""

@@ -1,7 +1,7 @@
 """The steps that judge texts: clean, translate, round-trip and check, each a shard of caption rows in and one out."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, cast
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -15,13 +15,21 @@ from data_catalog.language_pack import LanguagePack
 from data_catalog.progress import Progress
 from data_catalog.reasons import Reason
 from data_catalog.sources.origins import MACHINE_TRANSLATION, has_original
-from data_catalog.stages import Drop, apply_measure, apply_transform, pending_rows, reject, set_values, texts
+from data_catalog.stages import (
+    Drop,
+    apply_measure,
+    apply_transform,
+    count_rows,
+    pending_rows,
+    reject,
+    set_values,
+    texts,
+)
 from data_catalog.storage.shards import save_parquet
-from flows.build.engine import SHARD, Job, count_rows
+from flows.build.engine import SHARD, Job
 from flows.build.screen import test_contents
-from translation.engine import STREAM_WINDOW, Translator, translate_stream
-from translation.memory import TranslationMemory
-from translation.remembered import RememberingTranslator
+from translation.engine import STREAM_WINDOW, Translator
+from translation.memory import Columns, TranslationMemory
 from translation.scores import sentence_chrf
 
 NOT_SERVED = "language_not_served"
@@ -32,8 +40,6 @@ TRANSLATE_REASONS = {
     ),
     "translation_empty": Reason("the engine returned no text"),
 }
-
-
 CHECK_LEAK_REASONS = {
     "test_caption": Reason(
         "the translation is, but for punctuation and case, a caption of a test set of the recipe",
@@ -94,14 +100,11 @@ def translate(job: Job, *, engine: str | None, from_code: str | None) -> Mapping
 
 
 def _translated(table: pa.Table, job: Job, from_code: str) -> pa.Table:
-    rows = foreign_rows(table, from_code)
-    captions = texts(table, "clean_caption", rows)
-    translator, memory = job.tools.translator, job.tools.memory
-    record_missing(captions, translator, memory)
-    found = memory.columns(captions)
-    if None in found.captions:
-        lost = captions[found.captions.index(None)]
-        raise DamagedError(f"shard {job.label}: the translation memory lost {lost!r}: run the same command again")
+    """Translate the pending rows that the engine can and must translate."""
+    foreign = pc.and_(has_original(table), pc.equal(table.column("source_lang"), from_code))
+    rows = pending_rows(table, pc.and_(foreign, pc.is_null(table.column("caption"))))
+    memory = job.tools.memory
+    found = _remembered(texts(table, "clean_caption", rows), job.tools.translator, memory, job, title="translate")
     table = set_values(table, "caption", rows, found.captions)
     table = set_values(table, "origin", rows, [MACHINE_TRANSLATION] * len(rows))
     table = set_values(table, "translator", rows, [memory.fingerprint] * len(rows))
@@ -112,23 +115,25 @@ def _translated(table: pa.Table, job: Job, from_code: str) -> pa.Table:
     return reject(table, rows, empty, step="translate")
 
 
-def foreign_rows(table: pa.Table, from_code: str) -> list[int]:
-    """Return the indices of pending rows that the engine can and must translate."""
-    foreign = pc.and_(has_original(table), pc.equal(table.column("source_lang"), from_code))
-    return pending_rows(table, pc.and_(foreign, pc.is_null(table.column("caption"))))
+def _remembered(
+    captions: Sequence[str], translator: Translator, memory: TranslationMemory, job: Job, *, title: str
+) -> Columns:
+    """Return what the memory holds of some captions, after it has recorded what it lacked.
 
-
-def record_missing(captions: Sequence[str], translator: Translator, memory: TranslationMemory) -> None:
-    """Translate the distinct captions that the memory lacks, window by window from the front, and record each window.
-
-    A window is `STREAM_WINDOW` captions, or as many as the engine may lose at a crash.
+    The distinct captions that it lacks are translated window by window from the front. A window is `STREAM_WINDOW`
+    captions, or as many as the engine may lose at a crash.
     """
     missing = memory.missing(captions)
     size = min(STREAM_WINDOW, translator.max_chunk_size or STREAM_WINDOW)
-    with Progress("translate", total=len(missing), unit="captions") as progress:
+    with Progress(title, total=len(missing), unit="captions") as progress:
         for start in range(0, len(missing), size):
             window = missing[start : start + size]
             memory.record(window, translator.translate(window, progress.advance))
+    found = memory.columns(captions)
+    if None in found.captions:
+        lost = captions[found.captions.index(None)]
+        raise DamagedError(f"shard {job.label}: the translation memory lost {lost!r}: run the same command again")
+    return found
 
 
 def round_trip(job: Job, *, engine: str) -> Mapping[str, Any]:
@@ -139,15 +144,13 @@ def round_trip(job: Job, *, engine: str) -> Mapping[str, Any]:
         engine: fingerprint of the engine from the target language to the source's.
     """
     table = pq.read_table(job.shard("translate"))
-    reverse = job.tools.reverse
+    reverse, memory = job.tools.reverse, job.tools.reverse_memory
     from_there = pc.equal(table.column("source_lang"), reverse.to_code)
     rows = pending_rows(table, pc.and_(has_original(table), from_there))
-    captions = texts(table, "caption", rows)
-    with Progress("translate back", total=len(captions), unit="captions") as progress:
-        remembering = RememberingTranslator(reverse, job.tools.reverse_memory)
-        back = list(translate_stream(remembering, captions, progress.advance))
+    back = _remembered(texts(table, "caption", rows), reverse, memory, job, title="translate back")
     sources = texts(table, "clean_caption", rows)
-    scores = [sentence_chrf(found.text, source) for found, source in zip(back, sources, strict=True)]
+    found = zip(cast("list[str]", back.captions), sources, strict=True)
+    scores = [sentence_chrf(text, source) for text, source in found]
     save_parquet(set_values(table, "round_trip_chrf", rows, scores), job.folder / SHARD)
     return {}
 

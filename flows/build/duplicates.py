@@ -17,11 +17,11 @@ from data_catalog.fetch.reasons import image_step
 from data_catalog.publish import SplitConfig
 from data_catalog.reasons import Reason
 from data_catalog.settings import plain
-from data_catalog.stages import Drop, pending_rows, reject, set_values, texts
+from data_catalog.stages import Drop, count_rows, pending_rows, reject, set_values, texts
 from data_catalog.storage.shards import save_parquet
 from data_catalog.takedown import of_samples, without_texts
 from data_catalog.tombstones import FORGOTTEN
-from flows.build.engine import SHARD, Job, count_rows
+from flows.build.engine import SHARD, Job
 from flows.build.screen import test_contents
 
 DEDUPLICATE_REASONS = {

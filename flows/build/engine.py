@@ -13,13 +13,9 @@ from dataclasses import dataclass, field
 from enum import Enum
 from pathlib import Path
 from queue import SimpleQueue
-from typing import Any
-
-import pyarrow as pa
-import pyarrow.compute as pc
+from typing import Any, NamedTuple
 
 from data_catalog.reasons import Reason
-from data_catalog.schema import PENDING
 from data_catalog.settings import plain, what
 from data_catalog.storage.work import Commit, StepKey, WorkStore
 from flows.build.execution import Executor
@@ -159,7 +155,6 @@ class Job:
 class Call:
     """One call of a step, which can be sent to another process: it looks whether it is done before it does it."""
 
-    name: str
     key: StepKey
     work: WorkStore
     run: Callable[..., Mapping[str, Any]]
@@ -204,15 +199,14 @@ def call_of(
         settings={name: _decisive(value) for name, value in settings.items()},
     )
     job = Job(folder=Path(), inputs=inputs, number=number, tools=tools)
-    return Call(name=step.name, key=key, work=work, run=step.run, job=job, settings=settings)
+    return Call(key=key, work=work, run=step.run, job=job, settings=settings)
 
 
-@dataclass(frozen=True, slots=True)
-class _Node:
-    """One call that is to be made: a step's number in the table, and of which shard or test set."""
+class _Node(NamedTuple):
+    """One call that is to be made: of which shard or test set, and the step's number in the table."""
 
-    step: int
     item: int
+    step: int
 
 
 class Engine:
@@ -239,10 +233,10 @@ class Engine:
         self.seconds: defaultdict[str, float] = defaultdict(float)
         self._by_name = {step.name: number for number, step in enumerate(steps)}
         self._commits: defaultdict[str, dict[int, Commit]] = defaultdict(dict)  # as they were written
-        self._outputs: defaultdict[str, dict[int, Commit]] = defaultdict(dict)  # as readers get them
+        self._outputs: dict[_Node, Commit] = {}  # as readers get them
         self._waiting: dict[_Node, int] = {}  # how many calls each one waits for
         self._readers: defaultdict[_Node, list[_Node]] = defaultdict(list)
-        self._ready: defaultdict[Lane, list[tuple[int, int]]] = defaultdict(list)  # heaps of shard and step
+        self._ready: defaultdict[Lane, list[_Node]] = defaultdict(list)  # heaps
         self._running: defaultdict[Lane, int] = defaultdict(int)
         self._next: defaultdict[int, int] = defaultdict(int)  # by step, the first shard that did not begin
         self._ended: SimpleQueue[tuple[_Node, Lane, Any]] = SimpleQueue()
@@ -273,16 +267,23 @@ class Engine:
 
     def outputs(self, name: str) -> list[Commit]:
         """Return what readers of a step get, for each shard in order."""
-        return [self._output(name, number) for number in range(self.num_shards)]
+        step = self._present(name)
+        assert step is not None
+        number, is_whole = self._by_name[step.name], step.scope is not PER_SHARD
+        shards = range(self.num_shards)
+        return [_own(self._outputs[_Node(0 if is_whole else item, number)], item) for item in shards]
 
     def _scope(self, node: _Node) -> Scope:
         return self.steps[node.step].scope
 
+    def _count(self, scope: Scope) -> int:
+        """Return how many calls a step of a scope has."""
+        return {PER_SHARD: self.num_shards, PER_TEST_SET: len(self.build.test_sets)}.get(scope, 1)
+
     def _nodes(self) -> Iterator[_Node]:
-        counts = {MAKES_SHARDS: 1, WHOLE: 1, PER_SHARD: self.num_shards, PER_TEST_SET: len(self.build.test_sets)}
         for number, step in enumerate(self.steps):
             if step.when(self.build):
-                yield from (_Node(number, item) for item in range(counts[step.scope]))
+                yield from (_Node(item, number) for item in range(self._count(step.scope)))
 
     def _add(self, nodes: Sequence[_Node]) -> None:
         """Let calls wait for what they read and has not ended."""
@@ -299,11 +300,10 @@ class Engine:
         step = self._present(name)
         if step is None:
             return []
-        number, scope = self._by_name[step.name], step.scope
-        if scope is PER_SHARD and self._scope(node) is PER_SHARD:
-            return [_Node(number, node.item)]
-        counts = {PER_SHARD: self.num_shards, PER_TEST_SET: len(self.build.test_sets)}
-        return [_Node(number, item) for item in range(counts.get(scope, 1))]
+        number = self._by_name[step.name]
+        if step.scope is PER_SHARD and self._scope(node) is PER_SHARD:
+            return [_Node(node.item, number)]
+        return [_Node(item, number) for item in range(self._count(step.scope))]
 
     def _present(self, name: str) -> Step | None:
         """Return the step whose output stands for that of `name` in this build."""
@@ -315,42 +315,36 @@ class Engine:
     def _let_ready(self, node: _Node) -> None:
         lane = self.steps[node.step].lane
         if not isinstance(lane, Lane):
-            read = self._inputs(node)[self.steps[node.step].after[0]]
-            assert isinstance(read, Commit)
+            read = self._first_input(node)
             self.work.require_whole(read)
             lane = lane(self.build, read.only_file)
-        heapq.heappush(self._ready[lane], (node.item, node.step))
+        heapq.heappush(self._ready[lane], node)
 
     def _submit(self) -> None:
         """Submit what is ready and has room in its lane, the earliest shards first."""
         for lane, ready in self._ready.items():
             elsewhere = self.executor.most_elsewhere if lane.elsewhere else None
             width = lane.width or elsewhere or self.build.workers
-            while ready and self._running[lane] < width and self._is_next(lane, ready[0]):
-                item, step = heapq.heappop(ready)
+            while ready and self._running[lane] < width:
+                item, step = ready[0]
+                if lane.in_order and item > self._next[step]:
+                    break
                 self._next[step] = max(self._next[step], item + 1)
                 self._running[lane] += 1
-                self._start(_Node(step, item), lane)
-
-    def _is_next(self, lane: Lane, ready: tuple[int, int]) -> bool:
-        item, step = ready
-        return not lane.in_order or item <= self._next[step]
+                self._start(heapq.heappop(ready), lane)
 
     def _start(self, node: _Node, lane: Lane) -> None:
-        step, item = self.steps[node.step], ""
+        step, label, of = self.steps[node.step], "", ()
         if step.scope is PER_SHARD:
-            item = f" {node.item:05d}"
+            label = f" {node.item:05d}"
         elif step.scope is PER_TEST_SET:
-            item = f" {self.build.test_sets[node.item].name}"
-        future = self.executor.submit(f"{step.name}{item}", self._call(node), elsewhere=lane.elsewhere)
-        future.add_done_callback(lambda found: self._ended.put((node, lane, found)))
-
-    def _call(self, node: _Node) -> Call:
-        step = self.steps[node.step]
-        of = (self.build.test_sets[node.item],) if step.scope is PER_TEST_SET else ()
-        settings = step.settings(self.build, *of)
+            of = (self.build.test_sets[node.item],)
+            label = f" {of[0].name}"
         number = node.item if step.scope is PER_SHARD else None
-        return call_of(step, self._inputs(node), settings, work=self.work, number=number, tools=self.tools)
+        settings = step.settings(self.build, *of)
+        call = call_of(step, self._inputs(node), settings, work=self.work, number=number, tools=self.tools)
+        future = self.executor.submit(f"{step.name}{label}", call, elsewhere=lane.elsewhere)
+        future.add_done_callback(lambda found: self._ended.put((node, lane, found)))
 
     def _inputs(self, node: _Node) -> dict[str, Commit | tuple[Commit, ...]]:
         found: dict[str, Commit | tuple[Commit, ...]] = {}
@@ -358,30 +352,19 @@ class Engine:
             step = self._present(name)
             if step is None:
                 continue
+            outputs = [self._outputs[read] for read in self._reads(name, node)]
             if self._scope(node) is PER_SHARD and step.scope is not PER_TEST_SET:
-                found[name] = self._output(name, node.item)
-            elif step.scope is PER_SHARD:
-                found[name] = tuple(self.outputs(name))
+                found[name] = _own(outputs[0], node.item)
             elif step.scope is MAKES_SHARDS:
-                found[name] = tuple(self._own(self._outputs[step.name][0], item) for item in range(self.num_shards))
-            elif step.scope is PER_TEST_SET:
-                found[name] = tuple(self.commits(step.name))
+                found[name] = tuple(_own(outputs[0], item) for item in range(self.num_shards))
             else:
-                found[name] = self._outputs[step.name][0]
+                found[name] = outputs[0] if step.scope is WHOLE else tuple(outputs)
         return found
 
-    def _output(self, name: str, item: int) -> Commit:
-        step = self._present(name)
-        assert step is not None
-        if step.scope is PER_SHARD:
-            return self._outputs[step.name][item]
-        return self._own(self._outputs[step.name][0], item)
-
-    @staticmethod
-    def _own(commit: Commit, item: int) -> Commit:
-        """Return a shard's own file of an output that has one a shard; only that file is in its readers' keys."""
-        own = f"{item:05d}.parquet"
-        return dataclasses.replace(commit, files={own: commit.files[own]}) if own in commit.files else commit
+    def _first_input(self, node: _Node) -> Commit:
+        found = self._inputs(node)[self.steps[node.step].after[0]]
+        assert isinstance(found, Commit)
+        return found
 
     def _take(self, node: _Node, lane: Lane, future: Any) -> None:
         """Take a call's result, and let ready what has waited for it."""
@@ -392,7 +375,7 @@ class Engine:
         self.num_made += not done.commit.reused
         self._commits[step.name][node.item] = done.commit
         is_unchanged = done.commit.facts.get("unchanged", False)
-        self._outputs[step.name][node.item] = self._read_instead(step, node) if is_unchanged else done.commit
+        self._outputs[node] = self._first_input(node) if is_unchanged else done.commit
         del self._waiting[node]
         if step.scope is MAKES_SHARDS:
             self.num_shards = done.commit.facts["num_shards"]
@@ -401,13 +384,13 @@ class Engine:
             self._waiting[reader] -= 1
             if not self._waiting[reader]:
                 self._let_ready(reader)
-        total = {PER_SHARD: self.num_shards, PER_TEST_SET: len(self.build.test_sets)}.get(step.scope, 1)
-        self.executor.progress(step.name, done=len(self._commits[step.name]), total=total)
+        self.executor.progress(step.name, done=len(self._commits[step.name]), total=self._count(step.scope))
 
-    def _read_instead(self, step: Step, node: _Node) -> Commit:
-        found = self._inputs(node)[step.after[0]]
-        assert isinstance(found, Commit)
-        return found
+
+def _own(commit: Commit, item: int) -> Commit:
+    """Return a shard's own file of an output that has one a shard; only that file is in its readers' keys."""
+    own = f"{item:05d}.parquet"
+    return dataclasses.replace(commit, files={own: commit.files[own]}) if own in commit.files else commit
 
 
 def _commits(found: Commit | tuple[Commit, ...]) -> tuple[Commit, ...]:
@@ -417,23 +400,3 @@ def _commits(found: Commit | tuple[Commit, ...]) -> tuple[Commit, ...]:
 def _decisive(value: Any) -> Any:
     """Return a setting as JSON values, without what decides only how a run goes."""
     return what(value) if dataclasses.is_dataclass(value) and not isinstance(value, type) else plain(value)
-
-
-def count_rows(before: pa.Table, after: pa.Table) -> dict[str, dict[str, int]]:
-    """Count, by source, the pending rows that a step read, kept and dropped: on its input and its output apart."""
-    read, kept = _by_source(before, pending=True), _by_source(after, pending=True)
-    rejected, rejected_before = _by_source(after, pending=False), _by_source(before, pending=False)
-    return {
-        source: {
-            "read": read.get(source, 0),
-            "kept": kept.get(source, 0),
-            "dropped": rejected.get(source, 0) - rejected_before.get(source, 0),
-        }
-        for source in sorted(before.column("source").unique().to_pylist())
-    }
-
-
-def _by_source(table: pa.Table, *, pending: bool) -> dict[str, int]:
-    is_pending = pc.equal(table.column("outcome"), PENDING)
-    found = pc.value_counts(table.column("source").filter(is_pending if pending else pc.invert(is_pending)))
-    return dict(zip(found.field("values").to_pylist(), found.field("counts").to_pylist(), strict=True))

@@ -15,10 +15,11 @@ import pyarrow.parquet as pq
 from data_catalog.images.tables import Row, read_groups, write_rows
 from data_catalog.schema import IMAGES
 from data_catalog.settings import HOW
+from data_catalog.stages import count_rows
 from data_catalog.storage.shards import save_parquet
 from data_catalog.takedown import Matcher, forget_rows, forgotten_image, of_samples, without_texts
 from data_catalog.tombstones import FORGET, Tombstones
-from flows.build.engine import SHARD, UNCHANGED, Job, count_rows
+from flows.build.engine import SHARD, UNCHANGED, Job
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

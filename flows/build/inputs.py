@@ -15,7 +15,7 @@ from data_catalog.sources.pairs import PairsConfig
 from data_catalog.storage.file_hashes import FileHashes
 from data_catalog.storage.shards import digest
 from data_catalog.tombstones import Tombstones, read_tombstones
-from flows.build.upstream_hashes import entries_identity, file_entries, images_digest, location_digest, open_hashes
+from data_catalog.upstream_hashes import entries_identity, file_entries, images_digest, location_digest, open_hashes
 from flows.recipe.engines import open_engine, open_reverse_engine
 from flows.recipe.language_packs import language_pack, load_language_packs, named_language_packs, target_language_pack
 from flows.recipe.recipe import Recipe, what_settings
@@ -92,7 +92,7 @@ def open_inputs(recipe: Recipe, root: Path, versions: Mapping[str, int]) -> Inpu
     sources = [_source(settings, hashes) for settings in recipe.sources]
     locations = _locations(recipe)
     location_digests = {location: location_digest(location, root, hashes) for location in locations.values()}
-    test_files = {test_set.name: file_entries(test_set, hashes) for test_set in recipe.test_sets}
+    test_files = {test_set.name: file_entries(test_set.upstream_files(), hashes) for test_set in recipe.test_sets}
     test_images = _test_images(recipe, hashes)
     hashes.save()
     packs = packs_of_captions(recipe, named, pack)
@@ -205,7 +205,7 @@ def _source(settings: SourceSettings, hashes: FileHashes) -> Source:
 
 
 def _test_images(recipe: Recipe, hashes: FileHashes) -> dict[str, str]:
-    found = {test_set.name: images_digest(test_set, hashes) for test_set in recipe.test_sets}
+    found = {test_set.name: images_digest(test_set.kind, test_set.config, hashes) for test_set in recipe.test_sets}
     return {name: images for name, images in found.items() if images is not None}
 
 

@@ -1,54 +1,26 @@
 """From finished shards to a committed snapshot: published files, the funnel, the manifest, the laws it must hold."""
 
-import os
-import shutil
-import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from itertools import chain
 from pathlib import Path
 from typing import Any
 
-import pyarrow.parquet as pq
+import pyarrow as pa
 
 from cleaning.leaks import TestContents
 from data_catalog.database.catalog import broken_laws, recounted
 from data_catalog.database.lookup import LOOKUP_KIND, write_lookup
-from data_catalog.errors import DamagedError, DefectError
-from data_catalog.fetch.outcomes import SPARE, Fetching, carried
-from data_catalog.images.tables import write_rows
-from data_catalog.publish import SplitConfig, publish_shard
+from data_catalog.errors import DefectError
+from data_catalog.fetch.outcomes import Fetching
+from data_catalog.publish import SplitConfig, make_current, place_files, publish_shard, remove_others, write_carried
 from data_catalog.schema import CAPTIONS_VERSION, NATIVE, OUTCOMES_VERSION, PAIRS_VERSION
 from data_catalog.storage.failpoints import failpoint
-from data_catalog.storage.manifest import (
-    MANIFEST_FORMAT,
-    MARKED,
-    SPLITS,
-    Snapshot,
-    commit_snapshot,
-    committed_snapshots,
-    current_snapshot,
-    file_entry,
-    point_to,
-    read_snapshot,
-    snapshot_folder,
-)
-from data_catalog.storage.shards import (
-    TEMPORARY_PREFIX,
-    digest,
-    make_folder,
-    sweep_temporary,
-    sync,
-    write_atomically,
-    write_named_atomically,
-)
-from data_catalog.storage.work import Commit
+from data_catalog.storage.manifest import MANIFEST_FORMAT, Snapshot, commit_snapshot, read_snapshot, snapshot_folder
+from data_catalog.storage.shards import digest, sweep_temporary
 from data_catalog.takedown import Matcher
-from data_catalog.tombstones import Tombstones
 from flows.build.engine import Engine, Job, Step
 from flows.recipe.recipe import Recipe, what_settings
 from flows.recipe.sources import SourceSettings
 
-KINDS = ("pairs", "captions", "images", "spare")
 WriteDocuments = Callable[[Path, Mapping[str, Any]], list[dict[str, Any]]]
 
 
@@ -98,13 +70,16 @@ def commit(engine: Engine, root: Path, fetching: Fetching, *, write_documents: W
     if folder.is_dir():
         sweep_temporary([folder, *(folder / kind for kind in ("pairs", "captions", "images", LOOKUP_KIND))])
     failpoint("snapshot.before_files", folder)
-    files: dict[str, list[Any]] = {kind: [] for kind in KINDS}
-    there = _files_there(root, recipe.name)
-    for number, output in enumerate(published):
-        for kind, entry in _placed(output, folder, number, there):
-            files[kind].append(entry)
-    files["spare"] += _carried(root, fetching, folder, files["images"], build.inputs.tombstones)
-    _remove_others(folder, files)
+    files = place_files(root, recipe.name, folder, published)
+    outcomes = [folder / entry["path"] for entry in files["images"]]
+    matcher = Matcher(build.inputs.tombstones)
+
+    def is_gone(rows: pa.Table) -> list[bool]:
+        found: list[bool] = (matcher.numbers(rows) >= 0).tolist()
+        return found
+
+    files["spare"] += write_carried(root, fetching, outcomes, folder, is_gone)
+    remove_others(folder, files)
     failpoint("snapshot.after_files", folder)
     files[LOOKUP_KIND] = [write_lookup(folder, files)]
     manifest = {
@@ -119,98 +94,6 @@ def commit(engine: Engine, root: Path, fetching: Fetching, *, write_documents: W
     manifest["drop_reasons"] = recounted(snapshot)["drop_reasons"]
     documents = write_documents(folder, manifest)
     return make_current(root, commit_snapshot(root, {**manifest, "documents": documents}, is_current=False))
-
-
-def make_current(root: Path, snapshot: Snapshot) -> Snapshot:
-    """Make what was built the dataset's current snapshot, unless it has no pairs and the current one has some."""
-    current = None if snapshot.num_pairs else current_snapshot(root, snapshot.dataset)
-    if current is None or not current.num_pairs:
-        point_to(root, snapshot.dataset, snapshot.snapshot)
-    return snapshot
-
-
-def _files_there(root: Path, dataset: str) -> dict[str, Path]:
-    """Return the files of the dataset's snapshots by their sha256: what is the same in a new one takes no room."""
-    return {
-        entry["sha256"]: snapshot.folder / entry["path"]
-        for snapshot in committed_snapshots(root, dataset)
-        for entry in snapshot.entries()
-    }
-
-
-def _placed(
-    output: Commit, folder: Path, number: int, there: Mapping[str, Path]
-) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Put a shard's published files into a snapshot's folder; yield the manifest's kinds and lines of them."""
-    rows = output.facts["rows"]
-    for stem in ("captions", "images", "spare", *SPLITS, MARKED):
-        if stem not in rows:
-            continue
-        kind = stem if stem in KINDS else "pairs"
-        name = f"{stem}-{number:05d}-{output.files[f'{stem}.parquet'][:12]}.parquet"
-        path = folder / ("images" if kind == "spare" else kind) / name
-        sha256 = output.files[f"{stem}.parquet"]
-        more = {"split": stem} if kind == "pairs" else {}
-        for source in (there.get(sha256), output.path(f"{stem}.parquet")):
-            if source is None or not source.is_file():
-                continue
-            _link(source, path)
-            entry = file_entry(path, folder, rows=rows[stem], shard=number, **more)
-            if entry["sha256"] == sha256:
-                yield kind, entry
-                break
-            path.unlink()
-        else:
-            shutil.rmtree(output.folder, ignore_errors=True)
-            raise DamagedError(
-                f"{output.path(stem)}.parquet is not what was written, and is gone with its folder: run the same "
-                "command again, which makes it anew"
-            )
-
-
-def _link(source: Path, target: Path) -> None:
-    """Give a file a second name, so that it is not written twice; or a copy, where the disk knows no second names."""
-    if target.is_file():
-        return
-    make_folder(target.parent)
-    try:
-        os.link(source, target)
-    except OSError:
-        write_atomically(target, lambda temporary: _copy(source, temporary))
-    failpoint("snapshot.after_link", target)
-    sync(target.parent)
-
-
-def _copy(source: Path, target: Path) -> None:
-    shutil.copyfile(source, target)
-
-
-def _carried(
-    root: Path, fetching: Fetching, folder: Path, outcomes: Sequence[Mapping[str, Any]], tombstones: Tombstones
-) -> Iterator[dict[str, Any]]:
-    """Write what unfinished builds of the dataset know, and this one did not ask for; yield the manifest's line."""
-    matcher = Matcher(tombstones)
-    published = [folder / entry["path"] for entry in outcomes]
-    with tempfile.TemporaryDirectory(prefix=f"{TEMPORARY_PREFIX}carried-", dir=folder) as scratch:
-        rows = carried(root, fetching, published, lambda table: (matcher.numbers(table) >= 0).tolist(), Path(scratch))
-        first = next(rows, None)
-        if first is None:
-            return
-        path = write_named_atomically(
-            folder / "images",
-            lambda found: f"spare-carried-{found[:12]}.parquet",
-            lambda path: write_rows(chain([first], rows), SPARE, path),
-        )
-    yield file_entry(path, folder, rows=pq.read_metadata(path).num_rows)
-
-
-def _remove_others(folder: Path, files: Mapping[str, Sequence[Mapping[str, Any]]]) -> None:
-    """Remove what a killed build has put into the folder and this one did not: nothing would know of it."""
-    listed = {folder / entry["path"] for entries in files.values() for entry in entries}
-    for kind in ("pairs", "captions", "images"):
-        for path in sorted((folder / kind).glob("*")):
-            if path not in listed:
-                path.unlink()
 
 
 def _facts(engine: Engine, recipe: Recipe) -> dict[str, Any]:

@@ -4,31 +4,20 @@ What costs little drops before what costs much: nothing that goes here is transl
 """
 
 import logging
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-import numpy as np
-import pyarrow as pa
 import pyarrow.parquet as pq
 
-from cleaning.duplicates.captions import (
-    SAID,
-    RepeatsConfig,
-    cap_captions,
-    cluster_captions,
-    crowded_rows,
-    drop_repeats,
-    first_filled,
-)
+from cleaning.duplicates.captions import RepeatsConfig, drop_repeats, label_repeats
 from cleaning.leaks import LeaksConfig, TestContents, judge_captions, judge_identities, write_test_set
 from data_catalog.reasons import Reason
 from data_catalog.settings import how
-from data_catalog.stages import pending_rows
+from data_catalog.stages import count_rows, pending_rows
 from data_catalog.storage.shards import save_parquet
 from data_catalog.test_sets.registry import TEST_SET_KINDS
-from flows.build.engine import SHARD, Job, count_rows
+from flows.build.engine import SHARD, Job
 
 logger = logging.getLogger(__name__)
 
@@ -49,8 +38,6 @@ SCREEN_REASONS = {
         settings=("repeats.max_images_per_caption",),
     ),
 }
-
-_LABELS = pa.schema([pa.field("cluster", pa.int64()), pa.field("is_beyond_cap", pa.bool_())])
 
 
 def test_contents(job: Job, names: Sequence[str]) -> list[TestContents]:
@@ -88,38 +75,6 @@ def read_test_set(
     return facts
 
 
-def find_repeats(
-    job: Job, *, config: RepeatsConfig, function_words: Collection[str], threads: "Threads"
-) -> Mapping[str, Any]:
-    """Find, over all shards, captions that are nearly the same, and those that too many images have.
-
-    Its files are `00000.parquet`, ..., by shard: a row for each pending caption, in order, with the `cluster` of
-    similar ones and whether it `is_beyond_cap`.
-
-    Args:
-        job: reads `clean`.
-        config: section `[repeats]`.
-        function_words: of the captions' languages; see `cleaning.duplicates.captions.cluster_captions`.
-        threads: the result does not depend on them.
-    """
-    shards = job.shards("clean")
-    labels = cluster_captions(
-        lambda: (texts for _, texts in _pending(shards, *SAID)),
-        similarity=config.min_similarity,
-        scratch=job.folder / "scratch",
-        function_words=function_words or None,
-        threads=threads.count,
-    )
-    (job.folder / "scratch").rmdir()
-    beyond = _beyond_cap(labels, shards, config)
-    start = 0
-    for number, ids in _pending(shards, "caption_id"):
-        columns = [pa.array(values[start : start + len(ids)]) for values in (labels, beyond)]
-        save_parquet(pa.Table.from_arrays(columns, schema=_LABELS), job.folder / f"{number:05d}.parquet")
-        start += len(ids)
-    return {"num_captions": start, "num_beyond_cap": int(beyond.sum())}
-
-
 @dataclass(frozen=True, slots=True)
 class Threads:
     """How many threads a step may use: no part of what it makes."""
@@ -127,22 +82,20 @@ class Threads:
     count: int = how(1)
 
 
-def _pending(shards: Sequence[Path], *columns: str) -> Iterator[tuple[int, list[str]]]:
-    """Yield, shard by shard, the first of some columns that is filled, for the pending rows."""
-    for number, path in enumerate(shards):
-        table = pq.read_table(path, columns=[*columns, "outcome"])
-        yield number, first_filled(table, columns, pending_rows(table))
+def find_repeats(
+    job: Job, *, config: RepeatsConfig, function_words: Collection[str], threads: Threads
+) -> Mapping[str, Any]:
+    """Find, over all shards, captions that are nearly the same, and those that too many images have.
 
-
-def _beyond_cap(labels: Any, shards: Sequence[Path], config: RepeatsConfig) -> Any:
-    """Tell which captions are of images beyond the cap of their cluster; ids are read of those alone that may be."""
-    beyond = np.zeros(len(labels), np.bool_)
-    crowded = crowded_rows(labels, config.max_images_per_caption)
-    if len(crowded):
-        ids = pa.chunked_array([pa.array(found, pa.string()) for _, found in _pending(shards, "sample_id")])
-        identities = ids.take(pa.array(crowded)).to_pylist()
-        beyond[crowded] = cap_captions(labels[crowded], identities, cap=config.max_images_per_caption)
-    return beyond
+    Args:
+        job: reads `clean`.
+        config: section `[repeats]`.
+        function_words: of the captions' languages; see `cleaning.duplicates.captions.cluster_captions`.
+        threads: the result does not depend on them.
+    """
+    return label_repeats(
+        job.shards("clean"), job.folder, config, function_words=function_words or None, threads=threads.count
+    )
 
 
 def screen(

@@ -32,6 +32,7 @@ from flows.cli import (
     download,
     export,
     forget,
+    init,
     jobs,
     mt,
     scoreboard,
@@ -74,7 +75,7 @@ MEMORY: dict[str, Command] = {
 }
 # Commands by the title of their group; a family of them has a name, a line of help, and commands of its own.
 COMMANDS: dict[str, Sequence[Command]] = {
-    "Jobs": (jobs.run, jobs.build, jobs.train, jobs.evaluate, ablate.ablate, scoreboard.scoreboard),
+    "Jobs": (init.init, jobs.run, jobs.build, jobs.train, jobs.evaluate, ablate.ablate, scoreboard.scoreboard),
     "Datasets": (
         *(catalog.catalog, catalog.report, why.why, sql.sql, catalog.recipes, download.download),
         *(snapshots.snapshots, snapshots.diff, snapshots.verify, snapshots.prune, forget.forget, export.export),

@@ -82,13 +82,14 @@ def _examine_language(name: str) -> int:
         say(f"{language.title}\n")
     for trait in traits:
         if not is_quiet() or (trait.needed and not trait.found):
-            say(_trait_text(trait))
+            say(trait_text(trait))
     if not is_quiet():
         say(f"\n{sum(trait.found for trait in traits)} of {len(traits)} found")
     return int(any(trait.needed and not trait.found for trait in traits))
 
 
-def _trait_text(trait: "Trait") -> str:
+def trait_text(trait: "Trait") -> str:
+    """Return what a language has or lacks, with costs and advice, in lines for a terminal."""
     state = "found" if trait.found else "MISSING" if trait.needed else "missing"
     lines = [(state, trait.topic, trait.text)]
     lines += [("", label, text) for label, text in (("  costs", trait.cost), ("  to do", trait.advice)) if text]

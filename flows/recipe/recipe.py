@@ -45,18 +45,18 @@ Overrides = Sequence[str] | Mapping[str, Any]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BuildConfig:
-    """How a dataset is cut into shards and worked on."""
+    """Shards of a dataset, and how many of them are worked on at once."""
 
     shard_size: int = 5_000
-    """Samples a shard, about."""
+    """Samples a shard, about. A step works on one shard at a time."""
     workers: int = how(4)
     """Steps that run at the same time on the processor."""
     fetch_workers: int = how(2)
     """Shards whose images are fetched at the same time, from many hosts; each slow host that a source has all its
     images on is asked beside them."""
     dask_address: str | None = how(None)
-    """Scheduler of the Dask cluster that does the steps with `--executor dask`, such as tcp://10.0.0.5:8786; without
-    one, as many processes of this machine as there are workers."""
+    """Scheduler of the Dask cluster that does the steps with `--executor dask`, such as tcp://10.0.0.5:8786. Without
+    one, as many processes of this machine as there are workers do them."""
 
     def __post_init__(self) -> None:
         """Refuse what does no work."""
@@ -67,18 +67,18 @@ class BuildConfig:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Dataset:
-    """Which dataset it is: what a recipe says before its sections."""
+    """Name, languages and files of the dataset: what a recipe says before its sections."""
 
     name: str = ""
-    """Name of the dataset, and of its folder; the recipe file's, where it is not given."""
+    """Name of the dataset, and of its folder: letters, digits, - and _. Left out, it is the recipe file's."""
     target_language: str
     """ISO 639-1 code of the language that captions end in."""
     source_language: str = "en"
-    """Code of the language that the engine translates from."""
+    """ISO 639-1 code of the language that the engine translates from."""
     language_pack: str | None = path_setting(None)
-    """TOML file of a pack of the target language that does not come with vernaclip."""
+    """TOML file with the pack of a target language that does not come with vernaclip."""
     language_packs: tuple[str, ...] = path_setting(())
-    """Files of further packs: of the source language, the pivot, or captions that are read."""
+    """TOML files of further packs: of the source language, the pivot, or captions that are read."""
     data: str = path_setting("data")
     """Folder of the upstream files: `{data}` in other settings."""
 

@@ -19,14 +19,14 @@ from flows.recipe.settings import read, read_value, section_fields
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StatedCaptions:
-    """What whoever names a test set says of its captions: it is told beside scores, and is no part of any dataset."""
+    """Makers and language of a test set's captions: they are told beside scores, and are no part of any dataset."""
 
     captions_by: str | None = None
-    """Who made them, "human" or "machine", where the files do not say."""
+    """Makers of the captions, where the files do not say: "human" or "machine"."""
     captions_in: str | None = None
-    """Code of their language, where that is not the one that models are scored in."""
+    """ISO 639-1 code of the language of the captions, where that is not the one that models are scored in."""
     translate: bool = False
-    """Translate them with the recipe's engine, to score models in the target language."""
+    """Translate the captions with the recipe's engine, to score models in the target language."""
 
     def __post_init__(self) -> None:
         """Refuse other makers, and what is no code of a language."""

@@ -104,7 +104,8 @@ def test_an_installed_package_is_found(data: Path) -> None:
     install(data, ("el", "en"))
     assert not traits("el")["translation"].found
     install(data, ("en", "el"))
-    assert traits("el")["translation"] == Trait("translation", "the package en-el 1.2 is installed")
+    translation = traits("el")["translation"]
+    assert translation == Trait("translation", "the package en-el 1.2 is installed", for_translations=True)
 
 
 def test_the_code_of_a_pack_in_argos_counts(data: Path, tmp_path: Path) -> None:

@@ -46,46 +46,55 @@ PRESETS: dict[str, dict[str, int | float | str]] = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrainPackageConfig:
-    """How a package is trained; the defaults suit captions of a small world and two cores.
-
-    Args:
-        vocabulary_size: most pieces of the joint vocabulary.
-        batch_tokens: padded positions of a batch (rows times the widest row).
-        lr: peak learning rate, reached after `warmup_steps`; it falls to nothing over half a cosine by `num_steps`.
-        average_decay: share of the averaged weights that stays at a step; the averaged weights are what is scored
-            and packed. 0 takes the weights as they are.
-        num_held_out: pairs kept for validation, where no file of them is given.
-        validate_every_steps: how often the held-out pairs are translated and a state to resume from is written.
-        early_stop: validations in a row without a better chrF after which training ends; 0 never does.
-        precision: "fp32", or "bf16" for autocast (faster where the processor has bfloat16 instructions).
-        check_languages: drop pairs that are clearly in other languages, where the languages can be told.
-        license: what the package's card says of the rights in it, such as an SPDX identifier.
-        threads: of torch. The order of its sums, and so the package's bytes, depend on it; 0 takes torch's own number.
-    """
+    """Settings of training a package; the defaults suit captions of a small world and two cores."""
 
     vocabulary_size: int = 1000
+    """Most pieces of the joint vocabulary."""
     embed_dim: int = 128
+    """Width of the model: a multiple of twice `num_heads`."""
     num_heads: int = 4
+    """Attention heads of each layer."""
     ffn_dim: int = 512
+    """Width of the feed-forward part of each layer."""
     num_encoder_layers: int = 3
+    """Layers of the encoder."""
     num_decoder_layers: int = 2
+    """Layers of the decoder. Fewer translate faster."""
     dropout: float = 0.1
+    """Share of activations that training drops, from 0 to below 1."""
     label_smoothing: float = 0.1
+    """Share of each target token's probability that is spread over all others, from 0 to below 1."""
     num_steps: int = 2000
+    """Most steps of the optimizer."""
     warmup_steps: int = 200
+    """Steps until the learning rate is at its peak."""
     batch_tokens: int = 2048
+    """Padded positions of a batch: rows times the widest row."""
     lr: float = 2e-3
+    """Learning rate at its peak, after `warmup_steps`. It falls to nothing over half a cosine by `num_steps`."""
     weight_decay: float = 0.01
+    """Weight decay."""
     average_decay: float = 0.99
+    """Share of the averaged weights that stays at a step, from 0 to below 1. The averaged weights are what is scored
+    and packed; 0 takes the weights as they are."""
     num_held_out: int = 1000
+    """Pairs that are kept for validation, where no file of them is given."""
     validate_every_steps: int = 200
+    """Steps between two validations: the held-out pairs are translated, and a state to resume from is written."""
     early_stop: int = 10
+    """Validations in a row without a better chrF after which training ends. 0 never ends it."""
     precision: str = "fp32"
+    """Precision: "fp32", or "bf16" for autocast, which is faster where the processor has bfloat16 instructions."""
     check_languages: bool = True
+    """Drop pairs that are clearly in other languages, where the languages can be told."""
     seed: int = 1
+    """Seed of initial weights, order and dropout."""
     package_version: str = "1.0"
+    """Version of the package: letters and digits with . + - between."""
     license: str = "not stated"
+    """Licence that the package's card states, such as an SPDX identifier."""
     threads: int = 1
+    """Threads of torch. The order of its sums, and so the package's bytes, depend on it. 0 takes torch's own number."""
 
     def __post_init__(self) -> None:
         """Raise SettingsError for values that cannot work."""

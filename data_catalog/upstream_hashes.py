@@ -4,13 +4,14 @@ import hashlib
 from collections.abc import Iterable, Mapping
 from contextlib import closing, suppress
 from pathlib import Path
+from typing import Any
 
-from data_catalog.errors import PipelineError
+from data_catalog.errors import BusyError, DiskError, InputError
 from data_catalog.sources.image_files import ImageFiles, Place, Stamp, image_locations, open_images
 from data_catalog.storage.file_hashes import FileHashes
 from data_catalog.storage.lock import writer_lock
 from data_catalog.storage.shards import digest
-from flows.recipe.sources import TestSetSettings
+from data_catalog.test_sets.registry import TestSetKind
 
 _SAMPLED_BYTES = 32 * 1024
 
@@ -22,13 +23,13 @@ def open_hashes(root: Path) -> FileHashes:
 
 def save_hashes(hashes: FileHashes, root: Path) -> None:
     """Remember what was learnt, unless the root cannot be written to now: then it is learnt again another time."""
-    with suppress(PipelineError, OSError), writer_lock(root):
+    with suppress(BusyError, DiskError, InputError, OSError), writer_lock(root):
         hashes.save()
 
 
-def file_entries(test_set: TestSetSettings, hashes: FileHashes) -> list[dict[str, str]]:
-    """Name and sha256 of each file of a test set, in the order in which they are read."""
-    return [{"name": file.name, "sha256": hashes.sha256(file)} for file in test_set.upstream_files()]
+def file_entries(files: Iterable[Path], hashes: FileHashes) -> list[dict[str, str]]:
+    """Return the name and the sha256 of each file, in the order in which they are read."""
+    return [{"name": file.name, "sha256": hashes.sha256(file)} for file in files]
 
 
 def entries_identity(entries: Iterable[Mapping[str, str]]) -> list[list[str]]:
@@ -36,18 +37,18 @@ def entries_identity(entries: Iterable[Mapping[str, str]]) -> list[list[str]]:
     return sorted([entry["name"], entry["sha256"]] for entry in entries)
 
 
-def images_digest(test_set: TestSetSettings, hashes: FileHashes) -> str | None:
-    """Hash a test set's own images, by name and content; None where the recipe names no place of them.
+def images_digest(kind: TestSetKind, config: Any, hashes: FileHashes) -> str | None:
+    """Hash a test set's own images, by name and content; None where its settings name no place of them.
 
     Where they lie, how they are packed, and what else lies there make no difference.
 
     Raises:
         InputError: the set's files or the place of its images are gone or damaged.
     """
-    location = test_set.kind.images(test_set.config)
+    location = kind.images(config)
     if location is None:
         return None
-    names = test_set.kind.image_names(test_set.config)
+    names = kind.image_names(config)
     places = image_locations(location)
     folder = places[0].local if len(places) == 1 else None
     folder = folder if folder and folder.is_dir() else None

@@ -1,0 +1,691 @@
+"""A first recipe for a language: look at somebody's pairs, choose settings for so few or so many, write all of it down.
+
+The files are read by the reader that a build reads them with, and some images go through its decoder.
+"""
+
+import json
+import shlex
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
+from dataclasses import dataclass, field, replace
+from itertools import islice
+from pathlib import Path
+from random import Random
+from tempfile import TemporaryDirectory
+from typing import Any, NamedTuple
+from urllib.parse import urlsplit
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from cleaning.languages.engines import canonical_code, language_names
+from cleaning.languages.identification import detectable_code, language_identifier, wrong_language
+from cleaning.text.scripts import count_words
+from data_catalog.errors import InputError, PipelineError, SettingsError
+from data_catalog.fetch.config import FetchConfig
+from data_catalog.images.normalise import NormaliseConfig
+from data_catalog.images.workers import ImageWorkers
+from data_catalog.language_pack import LanguagePack
+from data_catalog.sources.files import text_trouble, upstream_files
+from data_catalog.sources.image_files import ImageFiles, open_images
+from data_catalog.sources.pairs import PairsConfig, check_pairs, is_image_name, read_pairs
+from data_catalog.sources.rows import MalformedRow, UpstreamRow, usual_split
+from data_catalog.sources.tables import Wanted, read_table, text_columns
+from data_catalog.sources.urls import is_web_url
+from data_catalog.storage.manifest import SPLITS
+from data_catalog.storage.shards import write_bytes
+from flows.language_doctor import SOURCE, Language, Trait, examine, find_language
+
+MAX_ROWS = 1_000_000  # no more are looked at
+_ROWS_FOR_COLUMNS, _CAPTIONS_FOR_LANGUAGE, _IMAGES_TRIED = 500, 1_000, 60
+_MOST_NAMED = 3
+_SAMPLES_SEEN = 40_000  # by training on few images: some minutes on two cores
+# With fewer, val would hold too few to tell which epoch's weights are best: it would choose nearly untrained ones.
+_FEW_IMAGES = 1_000
+
+
+class Line(NamedTuple):
+    """One thing to tell: a topic or a command, and what there is to say of it."""
+
+    topic: str
+    text: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Started:
+    """What was written, and what there is to tell of it.
+
+    Args:
+        files: the recipe, and the language pack where there was none.
+        found: what the files hold.
+        lacking: what the language has not got here, with what that costs.
+        commands: what to type next, in order.
+    """
+
+    files: Sequence[Path]
+    found: Sequence[Line]
+    lacking: Sequence[Trait]
+    commands: Sequence[Line]
+
+
+def start(name: str, language: str, *, pairs: str | None = None, images: str | None = None) -> Started:
+    """Write a recipe `NAME.toml` into the working folder, and a language pack where none ships and none is there.
+
+    Args:
+        name: of the dataset.
+        language: a code, or the file of a language pack.
+        pairs: file of images and captions, or a glob; without it the recipe translates public English sources.
+        images: folder, zip or tar of the images, where the file names their files.
+
+    Raises:
+        SettingsError: no such name or language, or the recipe is there already.
+        InputError: a file cannot be read, has no captions or no images, or none of its images is there.
+    """
+    name = name.removesuffix(".toml")
+    recipe = Path(f"{name}.toml")
+    if not name.replace("-", "").replace("_", "").isalnum():
+        raise SettingsError(f"NAME must be letters, digits, - and _ (it names a folder), got {name!r}")
+    if recipe.exists():
+        raise SettingsError(f"{recipe} is there already, and is not overwritten: give another NAME, or move it away")
+    if images is not None and pairs is None:
+        raise SettingsError("--images goes with --pairs, a table of images and captions: give it, too")
+    spoken, pack_file, is_new = _language(name, language)
+    look = _look(pairs, images, spoken.pack) if pairs is not None else None
+    source = look.source_language if look else SOURCE if spoken.pack.code != SOURCE else None
+    found = list(_found(look, spoken)) if look else []
+    text = _head(name, spoken, pack_file) + (_pairs_tables(look, spoken) if look else _public_tables(spoken))
+    if is_new:
+        write_bytes(Path(pack_file), _pack_text(spoken).encode())
+        spoken = find_language(pack_file)
+        found.append(Line("language", f"no pack of {spoken.title} ships: {pack_file} is a small one, yours to fill"))
+    write_bytes(recipe, text.encode())
+    return Started(
+        files=[recipe, *([Path(pack_file)] if is_new else [])],
+        found=found,
+        lacking=[trait for trait in examine(spoken) if not trait.found and (source or not trait.for_translations)],
+        commands=list(_commands(name, look, spoken.pack.code, source)),
+    )
+
+
+def _language(name: str, language: str) -> tuple[Language, str, bool]:
+    """Return the language, its pack's file, empty where that ships, and whether the file is to be written."""
+    spoken = find_language(language)
+    code = spoken.pack.code
+    if spoken.has_pack:
+        return spoken, "" if spoken.ships else _written_path(language), False
+    file = f"{code}.toml" if name != code else f"{code}-language.toml"
+    if Path(file).exists():
+        spoken = find_language(file)
+        if spoken.pack.code != code:
+            raise SettingsError(f"{file} is there already, a language pack of {spoken.pack.code}: move it away")
+        return spoken, file, False
+    title, iso639_3 = language_names().get(code, ("", None))
+    return replace(spoken, file=file, pack=replace(spoken.pack, name=title, iso639_3=iso639_3)), file, True
+
+
+# --- What the files hold --------------------------------------------------------------------------------------------
+
+Samples = Mapping[str, Sequence[str]]  # texts of the first rows, by column
+# Usual names of columns; of captions the likeliest first.
+_CAPTION_NAMES = ("caption", "captions", "text", "description", "sentence", "title", "alt", "alt_text")
+_IMAGE_NAMES = frozenset(("image", "img", "photo", "picture", "file", "filename", "path", "url"))
+_FACTS: Mapping[str, tuple[frozenset[str], Callable[[str], bool]]] = {
+    "lang_column": (
+        frozenset(("lang", "language", "locale", "lang_code", "language_code")),
+        lambda text: len(text) in (2, 3) and text.isascii() and text.isalpha(),
+    ),
+    "split_column": (
+        frozenset(("split", "subset", "partition", "set", "fold")),
+        lambda text: usual_split(text) in SPLITS,
+    ),
+    "license_column": (frozenset(("license", "licence", "rights")), bool),
+    "attribution_column": (frozenset(("attribution", "author", "photographer", "credit", "creator", "artist")), bool),
+    "page_column": (frozenset(("page", "page_url", "landing_url", "source_url")), is_web_url),
+}
+
+
+@dataclass(slots=True, kw_only=True)
+class _Look:
+    """What was found in the files of pairs.
+
+    Args:
+        config: how a recipe names them.
+        where: folder, zip or tar of the images.
+        doubts: columns that may have been meant instead, and those that could not be taken.
+        num_short: captions of a single word.
+        images: names or addresses, each once.
+        languages, splits: those that the rows state, by number of captions.
+        foreign: of some captions, those surely in another language; None: no engine knows the language.
+        missing: names of images that are not there.
+        tried: what became of some images in the decoder: reasons, "" for good ones.
+        sides: shorter sides of the good ones, in pixels.
+        source_language: what is to be translated; None: nothing is.
+    """
+
+    config: PairsConfig
+    where: str
+    doubts: list[str]
+    num_rows: int = 0
+    malformed: Counter[str] = field(default_factory=Counter)
+    captions: list[str] = field(default_factory=list)
+    num_short: int = 0
+    images: dict[str, None] = field(default_factory=dict)
+    languages: Counter[str] = field(default_factory=Counter)
+    foreign: Counter[str] | None = None
+    splits: Counter[str] = field(default_factory=Counter)
+    missing: list[str] = field(default_factory=list)
+    num_bytes: int = 0
+    tried: Counter[str] = field(default_factory=Counter)
+    sides: list[int] = field(default_factory=list)
+    source_language: str | None = None
+
+    @property
+    def num_images(self) -> int:
+        """Count the images that a build can hope for."""
+        return len(self.images) - len(self.missing)
+
+    @property
+    def keeps_splits(self) -> bool:
+        """Tell if the rows hold out images themselves."""
+        return bool(self.splits["train"] and (self.splits["val"] or self.splits["test"]))
+
+    @property
+    def sampled_captions(self) -> list[str]:
+        """Draw captions of which the languages are told."""
+        return Random(0).sample(self.captions, min(len(self.captions), _CAPTIONS_FOR_LANGUAGE))
+
+
+@contextmanager
+def _option(name: str) -> Iterator[None]:
+    """Say which option an error is about."""
+    try:
+        yield
+    except PipelineError as error:
+        raise type(error)(f"{name}: {error}") from error
+
+
+def _look(pairs: str, images: str | None, pack: LanguagePack) -> _Look:
+    """Read the files of pairs, find which column is what, then look at the images."""
+    probe = PairsConfig(files=(pairs,), caption_column="?", path_column="?", images=images, lang=pack.code)
+    with _option("--pairs"):
+        file = upstream_files(probe)[0]
+        samples = _samples(file)
+    where = images or str(file.parent)
+    with _option("--images"):
+        opened = open_images(where)
+    with closing(opened):
+        config, doubts = _columns(samples, probe, pack, opened)
+        look = _Look(config=config, where=where, doubts=doubts)
+        with _option("--pairs"):
+            check_pairs(config)
+            _read_rows(look)
+        if config.path_column:
+            with _option("--images"):
+                _find_images(look, opened)
+            _try_images(look)
+    _tell_languages(look, pack)
+    return look
+
+
+def _samples(path: Path) -> dict[str, list[str]]:
+    """Return the columns of a file with the texts of its first rows. Raises InputError if it is no table of UTF-8."""
+    try:
+        columns = text_columns(path)
+    except OSError as error:
+        raise InputError(f"{path} cannot be read: {error.strerror}") from error
+    trouble = next((found.detail for column in columns if (found := text_trouble(column))), None)
+    if len(columns) < 2 and not trouble:
+        raise InputError(
+            f"{path} has {_counted(len(columns), 'column')} of text ({', '.join(columns)}), and pairs need one of "
+            "images and one of captions: the columns of a .csv are parted by commas, those of a .tsv by tabs"
+        )
+    wanted = Wanted(required=columns, image_column=columns[0], is_image=lambda text: False)
+    entries = list(islice(read_table(path, wanted), _ROWS_FOR_COLUMNS))
+    if not entries:
+        raise InputError(f"{path} has columns and no rows")
+    bad = [entry for entry in entries if entry.trouble and entry.trouble.reason == "bad_encoding"]
+    if trouble or len(bad) > len(entries) / 2:
+        raise InputError(
+            f"{path} is not UTF-8 ({trouble or f'the first such line is {bad[0].line}'}): save it anew as UTF-8, or "
+            f"convert it, as in `iconv -f WINDOWS-1251 -t UTF-8 {shlex.quote(str(path))} > utf8{path.suffix}`"
+        )
+    cells = {column: [entry.values.get(column) for entry in entries] for column in columns}
+    return {
+        column: [value.strip() for value in values if isinstance(value, str) and value.strip()]
+        for column, values in cells.items()
+    }
+
+
+def _columns(
+    samples: Samples, probe: PairsConfig, pack: LanguagePack, opened: ImageFiles
+) -> tuple[PairsConfig, list[str]]:
+    """Find out which column is what; also return what is in doubt."""
+    image, is_web, others = _image_column(samples, probe, opened)
+    doubts = [f'"{other}" may name images, too: if so, change path_column or url_column' for other in others]
+    facts: dict[str, Any] = {}
+    for column, values in samples.items():
+        for name, (names, fits) in _FACTS.items():
+            if _key(column) not in names or name in facts or column == image:
+                continue
+            if name == "lang_column" and pack.code not in values:
+                doubts.append(f'"{column}" has no code {pack.code}, so no languages of captions were read from it')
+            elif _share(values, fits) >= 0.9:
+                facts[name] = column
+    rest = {column: values for column, values in samples.items() if column not in (image, *facts.values())}
+    caption, others = _caption_column(rest, image, probe, pack)
+    doubts += [
+        f'"{other}" may hold captions, too: if so, change caption_column, or name it as source_caption_column if '
+        f'"{caption}" is translated from it'
+        for other in others
+    ]
+    web, path = (image, None) if is_web else (None, image)
+    return replace(probe, caption_column=caption, url_column=web, path_column=path, **facts), doubts
+
+
+def _key(column: str) -> str:
+    return column.strip().casefold().replace(" ", "_").replace("-", "_")
+
+
+def _share(values: Sequence[str], fits: Callable[[str], bool]) -> float:
+    return sum(map(fits, values)) / len(values) if values else 0.0
+
+
+def _image_column(samples: Samples, probe: PairsConfig, opened: ImageFiles) -> tuple[str, bool, list[str]]:
+    """Return the column of images, whether it holds addresses, and other columns that may be it.
+
+    One whose files are there goes before one that only looks like it, and that before one of addresses.
+    """
+    ranks: dict[str, tuple[bool, bool, bool, bool]] = {}
+    for column, values in samples.items():
+        is_web = _share(values, is_web_url) >= 0.5
+        is_there = not is_web and _share(values[:50], lambda name: _size(opened, name) is not None) >= 0.5
+        looks = _share(values, lambda text: is_image_name(text.partition("?")[0])) >= 0.5
+        if is_there or is_web or looks:
+            named = not _IMAGE_NAMES.isdisjoint(_key(column).split("_"))
+            ranks[column] = (is_there, looks and not is_web, looks, named)
+    if not ranks:
+        raise InputError(
+            f"--pairs: {probe.files[0]} has no column of images: none of {', '.join(samples)} holds names of files "
+            "such as photo.jpg, or addresses of the web"
+        )
+    best = max(ranks, key=lambda column: ranks[column])
+    is_web = _share(samples[best], is_web_url) >= 0.5
+    if is_web and probe.images:
+        raise SettingsError(
+            f'--images goes with names of files, and the column "{best}" holds addresses of the web: leave it out'
+        )
+    return best, is_web, [column for column in ranks if column != best]
+
+
+def _size(opened: ImageFiles, name: str) -> int | None:
+    try:
+        return opened.size(name)
+    except OSError:
+        return None
+
+
+def _caption_column(samples: Samples, image: str, probe: PairsConfig, pack: LanguagePack) -> tuple[str, list[str]]:
+    """Return the column of captions, and others that may be it: the language counts first, then the column's name."""
+    code = detectable_code(pack, "cascade")
+    identify = language_identifier(code, candidates=[SOURCE]) if code else None
+    ranks: dict[str, tuple[bool, bool, int, float]] = {}
+    for column, values in samples.items():
+        if _share(values, _is_text) < 0.5:
+            continue
+        verdicts = identify(values[:200]) if identify else []
+        num_spoken = sum(verdict.language == canonical_code(code or "") for verdict in verdicts)
+        key = _key(column)
+        place = _CAPTION_NAMES.index(key) if key in _CAPTION_NAMES else len(_CAPTION_NAMES)
+        num_words = sum(map(count_words, values)) / len(values)
+        ranks[column] = (num_spoken * 2 > len(verdicts), pack.code in key.split("_"), -place, num_words)
+    if not ranks:
+        raise InputError(
+            f'--pairs: {probe.files[0]} has no column of captions: beside "{image}", none of its columns '
+            f"({', '.join(samples) or 'there is no other'}) holds texts"
+        )
+    best = max(ranks, key=lambda column: ranks[column])
+    likely = [column for column, rank in ranks.items() if rank[1] or rank[2] > -len(_CAPTION_NAMES) or rank[3] >= 2]
+    return best, [column for column in likely if column != best]
+
+
+def _is_text(text: str) -> bool:
+    return any(map(str.isalpha, text)) and not is_web_url(text) and not is_image_name(text)
+
+
+def _read_rows(look: _Look) -> None:
+    """Read the rows as a build would, and count what is in them."""
+    for row in islice(read_pairs(look.config), MAX_ROWS):
+        look.num_rows += 1
+        if isinstance(row, MalformedRow):
+            look.malformed[row.reason] += 1
+        elif isinstance(row, UpstreamRow):
+            look.captions.append(row.caption.strip())
+            look.num_short += count_words(row.caption) < 2
+            look.images[row.url or row.path or ""] = None
+            look.languages[row.lang] += 1
+            look.splits.update([row.split] if row.split else [])
+    if not look.captions:
+        raise InputError(f"no row of {look.config.files[0]} is a pair of image and caption: {_counts(look.malformed)}")
+
+
+def _find_images(look: _Look, opened: ImageFiles) -> None:
+    """See which images are there. Raises InputError if none is."""
+    for name in look.images:
+        size = _size(opened, name)
+        look.num_bytes += size or 0
+        look.missing += [name] if size is None else []
+    if look.num_images:
+        return
+    first, column, above = look.missing[0], look.config.path_column, Path(look.where).parent
+    advice = f'give the folder, zip or tar in which the names of column "{column}" are, --images DIR'
+    if Path(first).is_absolute():
+        advice = f'names in column "{column}" must be relative to it, and are absolute'
+    elif (above / first).is_file():
+        advice = f'names in column "{column}" begin one folder above: --images {shlex.quote(str(above))}'
+    raise InputError(f"none of {_counted(len(look.images), 'image')}, such as {first}, is in {look.where}: {advice}")
+
+
+def _try_images(look: _Look) -> None:
+    """Decode some of the images as a build does, in a process of its own."""
+    there = list(look.images.keys() - set(look.missing))
+    some = Random(0).sample(sorted(there), min(len(there), _IMAGES_TRIED))
+    schema = pa.schema([(name, pa.string()) for name in ("sample_id", "url", "path", "location")])
+    asked = pa.Table.from_pylist(
+        [{"sample_id": name, "url": None, "path": name, "location": look.where} for name in some], schema=schema
+    )
+    with TemporaryDirectory(prefix="vernaclip-init-") as folder, ImageWorkers() as workers:
+        raw, normalised = Path(folder, "raw.parquet"), Path(folder, "normalised.parquet")
+        workers.fetch(asked, FetchConfig(), raw)
+        workers.normalise(raw, NormaliseConfig(), normalised)
+        facts = pq.read_table(normalised, columns=["drop_reason", "original_width", "original_height"]).to_pylist()
+    look.tried = Counter(row["drop_reason"] or "" for row in facts)
+    look.sides = [min(row["original_width"], row["original_height"]) for row in facts if row["drop_reason"] is None]
+
+
+def _tell_languages(look: _Look, pack: LanguagePack) -> None:
+    """Find out what is to be translated: most of the captions, some of them, or none."""
+    code = detectable_code(pack, "cascade")
+    if look.config.lang_column:
+        others = Counter({lang: count for lang, count in look.languages.items() if lang != pack.code})
+        look.source_language = others.most_common(1)[0][0] if others else None
+    elif code is not None:
+        captions = look.sampled_captions
+        drops = wrong_language(language_identifier(code, candidates=[SOURCE])(captions), captions)
+        look.foreign = Counter((drop.detail or "").split()[0] for drop in drops if drop)
+        for language, count in look.foreign.most_common(1):
+            if count > len(captions) / 2:
+                look.source_language = language
+                look.config = replace(look.config, lang=language)
+
+
+# --- What there is to tell ------------------------------------------------------------------------------------------
+
+
+def _counted(number: int, noun: str) -> str:
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
+
+
+def _some(texts: Sequence[str]) -> str:
+    return ", ".join([*texts[:_MOST_NAMED], *(["..."] if len(texts) > _MOST_NAMED else [])])
+
+
+def _counts(counter: Counter[str]) -> str:
+    return _some([f"{name} {count:,}" for name, count in counter.most_common()])
+
+
+def _found(look: _Look, spoken: Language) -> Iterator[Line]:
+    config, num_captions = look.config, len(look.captions)
+    rows = f"{look.num_rows:,} rows{' (no more were looked at)' if look.num_rows == MAX_ROWS else ''}: "
+    rows += f"{_counted(num_captions, 'caption')} of {_counted(len(look.images), 'image')}"
+    if look.malformed:
+        rows += f"; {look.malformed.total():,} are no pairs, and will be rejected: {_counts(look.malformed)}"
+    yield Line("pairs", rows)
+    if config.url_column:
+        hosts = Counter(urlsplit(url).hostname or "" for url in look.images)
+        asked = f"addresses on {_counted(len(hosts), 'host')} ({_counts(hosts)}), which a build asks for them"
+        yield Line("images", f'column "{config.url_column}": {asked}')
+    else:
+        there = f"{look.num_images:,} of {len(look.images):,} are in {look.where}, {look.num_bytes / 1e6:,.1f} MB"
+        there += f"; missing: {_some(look.missing)}" if look.missing else ""
+        yield Line("images", f'column "{config.path_column}": {there}')
+        bad = Counter({reason: count for reason, count in look.tried.items() if reason})
+        tried = f"of {look.tried.total()} decoded for a try {look.tried['']} are good"
+        tried += f", with {min(look.sides)} to {max(look.sides)} pixels on the shorter side" if look.sides else ""
+        yield Line("", tried + (f"; a build will drop {_counts(bad)}" if bad else ""))
+    if config.lang_column:
+        spoken_in = f'languages by column "{config.lang_column}": {_counts(look.languages)}'
+    elif look.foreign is None:
+        spoken_in = f"taken to be {spoken.title}, a language that no engine here can tell"
+    else:
+        num_told, num_foreign = len(look.sampled_captions), look.foreign.total()
+        spoken_in = f"of {num_told:,}, {num_told - num_foreign:,} may be {spoken.title}"
+        spoken_in += f", {num_foreign:,} surely are in another language: {_counts(look.foreign)}" if num_foreign else ""
+    short = f"{look.num_short:,} of {num_captions:,} are a single word"
+    yield Line("captions", f'column "{config.caption_column}": {spoken_in}; {short}')
+    if config.split_column:
+        what = "kept" if look.keeps_splits else "not kept: there must be train, and val or test"
+        yield Line("splits", f'column "{config.split_column}": {_counts(look.splits)}; {what}')
+    for doubt in look.doubts:
+        yield Line("in doubt", f"column {doubt}")
+
+
+def _commands(name: str, look: _Look | None, code: str, source: str | None) -> Iterator[Line]:
+    contact = "" if look and look.config.path_column else " --set fetch.contact=you@example.org"
+    if look is None:
+        yield Line("vernaclip download", "lists sources, files, sizes, licences")
+        yield Line('vernaclip download wit --accept "CC BY-SA 3.0" --only "*-00000-of-*"', f"captions in {code}")
+        yield Line('vernaclip download mscoco --accept "CC BY 4.0"', "captions in English")
+        yield Line('vernaclip download cc3m --accept "Conceptual Captions terms"', "more of them")
+    if source:
+        yield Line(f"vernaclip mt install --from {source} --to {code}", "once: what translates (docs/engines.md)")
+    yield Line(f"vernaclip build {name}.toml --dry-run{contact}", "what the rules would drop, with examples")
+    yield Line(f"vernaclip run {name}.toml{contact}", "dataset, model, scores; interrupted, it goes on where it was")
+    yield Line(f"vernaclip report {name}", "the dataset's page, for a browser")
+    if look:
+        long = [caption for caption in look.captions if count_words(caption) > 1] or look.captions
+        query = shlex.quote(min(long, key=lambda text: (len(text), text)))
+        yield Line(f"vernaclip search {query} --dataset {name}", "the images that fit a text, in one picture")
+
+
+# --- What is written ------------------------------------------------------------------------------------------------
+
+
+def _written_path(place: str) -> str:
+    """Return a path as the recipe has it: relative to the working folder, where the recipe goes, or absolute."""
+    path = Path(place).expanduser()
+    if "://" in place or (not path.is_absolute() and ".." not in path.parts):
+        return place
+    path, here = path.resolve(), Path.cwd().resolve()
+    return str(path.relative_to(here) if path.is_relative_to(here) else path)
+
+
+def _toml(value: str) -> str:
+    return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
+
+
+def _head(name: str, spoken: Language, pack_file: str) -> str:
+    pack = f"# What is known of it, in a file of yours.\nlanguage_pack = {_toml(pack_file)}\n" if pack_file else ""
+    return f"""\
+# {name}: a CLIP in {spoken.title}.
+#
+# Each line may be changed; settings that are left out have defaults: docs/cleaning.md (captions), docs/images.md,
+# docs/translation.md, docs/test-sets.md, docs/training.md. After a change type the same command again: what does not
+# depend on it is not done twice. Paths are relative to the folder of this file.
+
+# The language that captions end in, and that the model is asked in.
+target_language = "{spoken.pack.code}"
+{pack}
+"""
+
+
+def _pairs_tables(look: _Look, spoken: Language) -> str:
+    """Return the sections of a recipe for somebody's own pairs, with the settings that suit so many."""
+    config, (val, test) = look.config, _held_out(look.num_images)
+    images = f"# Addresses of images on the web.\nurl_column = {_toml(config.url_column or '')}\n"
+    if config.path_column:
+        images = f"""# The folder, zip or tar of the images, and the column with their names inside it.
+images = {_toml(_written_path(look.where))}
+path_column = {_toml(config.path_column)}
+"""
+    named = [(name, getattr(config, name)) for name in _FACTS if getattr(config, name)]
+    facts = "".join(f"{name} = {_toml(column)}\n" for name, column in named)
+    translation = f"# Nothing is translated: the captions are {spoken.title}.\n"
+    if look.source_language:
+        translation = f"""# Captions in this language are translated, by a package (vernaclip mt install) or another
+# engine (docs/engines.md); those in a third one are rejected.
+source_language = "{look.source_language}"
+"""
+    splits = "# by: upstream keeps the splits of your column, hash ignores them.\n" if config.split_column else ""
+    share_short = look.num_short / len(look.captions)
+    num_train = look.num_images * (1 - val - test)
+    if look.keeps_splits:
+        num_train = look.num_images * look.splits["train"] / look.splits.total()
+    batch_size = next((size for size in (128, 64, 32, 16, 8) if size * 4 <= num_train), 4)
+    epochs = min(60, max(10, int(_SAMPLES_SEEN // max(1, num_train))))
+    seen = f"{num_train:,.0f} images"
+    length = f"""# Times that each of {seen} is seen, and after how many without better scores on val it ends sooner.
+epochs = {epochs}
+patience = 5
+"""
+    if look.num_images < _FEW_IMAGES:
+        length = f"""# Optimizer steps: each of {seen} is seen some {epochs} times. From so few a model learns these,
+# and little of the world: it finds among them, and scores are low. With a thousand or more give val a share, 0.05, and
+# set epochs, not steps.
+steps = {max(1, round(epochs * num_train / batch_size))}
+"""
+    return f"""\
+{translation}
+[sources.pairs]
+kind = "pairs"
+# One file or several, or a pattern such as "captions-*.csv".
+files = [{_toml(_written_path(config.files[0]))}]
+{images}# The column of captions, and their language.
+caption_column = {_toml(config.caption_column)}
+lang = "{config.lang}"
+{facts}# Who made the captions: native, human_translation, machine_translation or machine_translation_corrected.
+origin = "native"
+# Exports hold images whose licence allows it. If one is that of all:
+# licence = "CC-BY-4.0"
+
+# Hosts of images on the web are told whom to write to; some refuse robots that do not say so.
+# [fetch]
+# contact = "you@example.org"
+
+# Captions of fewer words are dropped, as read and as published: {share_short:.0%} are a single word.
+[clean]
+min_words = {1 if share_short > 0.05 else 2}
+
+[check]
+min_words = {1 if share_short > 0.05 else 2}
+
+# Of images that look the same one is kept, or the model would be scored on what it has seen; true for merge_captions
+# publishes the captions of the others with it.
+[duplicates]
+near_images = true
+merge_captions = false
+
+# Shares of the images that are held out: val tells which epoch's weights are best, test gives the scores.
+{splits}[split]
+by = "{"upstream" if look.keeps_splits else "hash"}"
+val = {val}
+test = {test}
+
+# A small model that learns from random weights, without a download, on a processor: some 250 images a second on two
+# cores. docs/training.md has larger ones, that start from pretrained towers.
+[train]
+model = "compact"
+{length}# Images that are told from each other at a time: many make a better model, but an epoch needs several batches.
+batch_size = {batch_size}
+# Changes that leave captions true; flips and hues would falsify left, right and colours.
+augment = ["caption_safe"]
+"""
+
+
+def _held_out(num_images: int) -> tuple[float, float]:
+    """Return the shares of val and test: some five hundred images each, where there are enough."""
+    if num_images < _FEW_IMAGES:
+        return 0.0, 0.1 if num_images >= 100 else 0.2
+    share = round(min(0.1, max(0.01, 500 / num_images)), 2)
+    return share, share
+
+
+def _public_tables(spoken: Language) -> str:
+    """Return the sections of a recipe for public sources: captions in the language, and English ones."""
+    how = "in English" if spoken.pack.code == SOURCE else "translated from English"
+    return f"""\
+# The folder that `vernaclip download` fills. What you do not have is switched off: enabled = false.
+data = "data"
+
+# Captions of Wikipedia in the language.
+[sources.wit]
+files = ["{{data}}/wit/wit_v1.train.all-*.tsv.gz"]
+
+# MSCOCO, {how}; images come from the web, or out of a folder or zip: images = "train2017.zip"
+[sources.mscoco]
+files = ["{{data}}/coco/annotations/captions_train2017.json"]
+
+# Conceptual Captions, {how}; a part of their images is gone.
+[sources.cc3m]
+files = ["{{data}}/cc3m/Train_GCC-training.tsv"]
+
+# Flickr30k, {how}; it is got by a form.
+[sources.flickr30k]
+enabled = false
+files = ["{{data}}/flickr30k/results.csv"]
+images = "{{data}}/flickr30k/flickr30k-images"
+
+# Wikimedia and Flickr refuse robots that do not say whom to write to.
+# [fetch]
+# contact = "you@example.org"
+
+# What translates: a package (vernaclip mt install), or another engine (docs/engines.md).
+[translate]
+engine = "argos"
+
+# Shares of the images that are held out: val decides which epoch's weights are kept, test gives the scores.
+[split]
+by = "hash"
+val = 0.02
+test = 0.02
+
+# A small model that learns from random weights; docs/training.md has larger ones, and pretrained ones.
+[train]
+model = "compact"
+epochs = 10
+batch_size = 128
+augment = ["caption_safe"]
+"""
+
+
+def _pack_text(spoken: Language) -> str:
+    """Return a language pack of little but the code, with what else may be in it as comments."""
+    pack = spoken.pack
+    known = f'name = "{pack.name}"\niso639_3 = "{pack.iso639_3}"\n' if pack.name else '# name = "Italian"\n'
+    return f"""\
+# A language pack: what is known of {spoken.title}. `vernaclip doctor --language {spoken.file}` says what each
+# thing that is missing costs, docs/languages.md how to come by it. Examples are Italian: write your own in their place.
+
+code = "{pack.code}"
+{known}
+# Articles, prepositions, conjunctions, pronouns: captions that are little but names are then dropped.
+# function_words = ["il", "la", "un", "di", "con", "su", "senza", "non", "è"]
+# Those of them in which captions that are nearly the same may not differ.
+# negations = ["senza", "non"]
+# Nouns that stand before names: "Piazza Garibaldi" is then not two names.
+# common_nouns = ["piazza", "museo"]
+# Common nouns have capitals, as in German, so that these tell no names; a model of spaCy may.
+# capitalises_nouns = true
+# spacy = "it_core_news_sm"
+# Languages that short captions are mistaken for.
+# confusions = ["es", "pt"]
+# Of translations from English: words that are the same there, and what the words for 20 to 90 begin with.
+# shared_words = ["pizza", "hotel"]
+# tens = ["vent", "trent", "quarant", "cinquant", "sessant", "settant", "ottant", "novant"]
+# The language's codes, where engines have other ones.
+# flores = "ita_Latn"
+# langdetect = "it"
+# For classification, and for larger models: prompts, and a text encoder of Hugging Face.
+# prompt_templates = ["una foto di {{c}}"]
+# text_encoder = "dbmdz/bert-base-italian-xxl-cased"
+"""

@@ -1,0 +1,360 @@
+"""`vernaclip init`: what it finds in somebody's files, what it writes, and that this builds as it stands."""
+
+import csv
+import json
+import random
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from PIL import Image
+
+from data_catalog.database.catalog import query
+from data_catalog.errors import InputError, PipelineError, SettingsError
+from data_catalog.sources.pairs import PairsConfig
+from flows.build.execution import LocalExecutor
+from flows.cli import main
+from flows.jobs import build_dataset
+from flows.recipe.language_packs import load_language_pack
+from flows.recipe.recipe import Recipe, load_recipe
+from flows.recipe.starting import Started, start
+
+NUM_IMAGES = 12
+CAPTIONS = (
+    "Рудий кіт спить на старому дивані",
+    "Дві дівчинки грають у м'яч біля школи",
+    "Червоний трамвай їде вулицею міста",
+    "Кошик зі стиглими яблуками на столі",
+    "Чорний собака біжить по снігу",
+    "Соняшник.",
+)
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The working folder, with a folder of twelve images and none of Argos Translate's packages."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "data"))
+    monkeypatch.delenv("ARGOS_PACKAGES_DIR", raising=False)
+    Path("photos").mkdir()
+    for number in range(NUM_IMAGES):
+        noise = random.Random(number).randbytes(96 * 96 * 3)
+        Image.frombytes("RGB", (96, 96), noise).save(f"photos/{number}.png")
+    return tmp_path
+
+
+def name(number: int) -> str:
+    return f"{number}.png"
+
+
+def caption(number: int) -> str:
+    """A caption of each image, no two the same."""
+    return CAPTIONS[number % len(CAPTIONS)].replace(" на ", f" {number} на ").replace(" біля ", f" {number} біля ")
+
+
+def table(path: str, *columns: tuple[str, Callable[[int], str]], num_rows: int = NUM_IMAGES) -> str:
+    """Write a CSV file of columns, each with what makes its cells; return its path."""
+    with Path(path).open("w", encoding="utf-8", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow([head for head, _ in columns])
+        writer.writerows([cell(number) for _, cell in columns] for number in range(num_rows))
+    return path
+
+
+def own(path: str = "captions.csv") -> str:
+    return table(path, ("image", name), ("caption", caption))
+
+
+def recipe(started: Started) -> Recipe:
+    return load_recipe(str(started.files[0]), root=Path("catalog"))
+
+
+def source(started: Started) -> PairsConfig:
+    config = recipe(started).sources[0].config
+    assert isinstance(config, PairsConfig)
+    return config
+
+
+def texts(started: Started) -> str:
+    return "\n".join(f"{line.topic}: {line.text}" for line in started.found)
+
+
+def test_own_pairs_become_a_recipe_that_builds(capsys: pytest.CaptureFixture[str]) -> None:
+    own()
+    assert main(["init", "garden", "--language", "uk", "--pairs", "captions.csv", "--images", "photos"]) == 0
+    out = capsys.readouterr().out
+    assert "12 rows: 12 captions of 12 images" in out
+    assert "12 of 12 are in photos" in out
+    assert "of 12, 12 may be Ukrainian (uk); 2 of 12 are a single word" in out
+    assert "captions that are little but names stay in" in out
+    assert "mt install" not in out, "native captions need no translation"
+    assert load_language_pack("uk.toml").name == "Ukrainian"
+    made = load_recipe("garden.toml", root=Path("catalog"))
+    assert (made.name, made.target_language, made.language_pack is None) == ("garden", "uk", False)
+    with LocalExecutor() as executor:
+        build_dataset(made, root=Path("catalog"), executor=executor)
+    kept = query(Path("catalog"), "SELECT count(*) AS n FROM captions WHERE outcome = 'kept'").to_pylist()
+    assert kept == [{"n": NUM_IMAGES}]
+
+
+def test_what_is_to_be_typed_next_is_understood() -> None:
+    import shlex
+
+    from flows.cli.app import parse
+
+    own()
+    for started in (start("a", "uk", pairs="captions.csv", images="photos"), start("b", "uk")):
+        for command in started.commands:
+            assert parse(shlex.split(command.topic)[1:]).is_command
+
+
+Columns = Sequence[tuple[str, Callable[[int], str]]]
+COLUMNS: dict[str, tuple[Columns, dict[str, str | None], str]] = {
+    "the language tells captions from originals": (
+        [("english", lambda n: f"A red cat sleeps on the old sofa {n}"), ("file", name), ("ukrainian", caption)],
+        {"path_column": "file", "caption_column": "ukrainian", "lang": "uk"},
+        'in doubt: column "english" may hold captions, too',
+    ),
+    "the name tells captions from other texts": (
+        [("img", name), ("alt", caption), ("caption", caption)],
+        {"path_column": "img", "caption_column": "caption"},
+        'column "alt" may hold captions, too',
+    ),
+    "facts beside captions": (
+        [
+            ("id", str),
+            ("photo", name),
+            ("text", caption),
+            ("Photographer", lambda n: "Олена Коваль"),
+            ("licence", lambda n: "CC BY 4.0"),
+            ("lang", lambda n: "uk"),
+            ("split", lambda n: ("train", "dev", "test")[n % 3]),
+        ],
+        {
+            "path_column": "photo",
+            "caption_column": "text",
+            "license_column": "licence",
+            "attribution_column": "Photographer",
+            "lang_column": "lang",
+            "split_column": "split",
+        },
+        'splits: column "split": train 4, val 4, test 4; kept',
+    ),
+    "a column of other languages' names is left alone": (
+        [("image", name), ("caption", caption), ("language", lambda n: "Ukrainian")],
+        {"lang_column": None, "lang": "uk"},
+        '"language" has no code uk',
+    ),
+    "files that are there go before others": (
+        [("thumbnail", lambda n: f"small/{n}.png"), ("original", name), ("caption", caption)],
+        {"path_column": "original"},
+        'column "thumbnail" may name images, too',
+    ),
+    "captions that are surely in another language are translated": (
+        [("image", name), ("caption", lambda n: f"A brown dog runs along the beach beside {n} children")],
+        {"caption_column": "caption", "lang": "en"},
+        "may be Ukrainian (uk), 12 surely are in another language: en 12",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", COLUMNS)
+def test_columns_are_told_by_what_they_hold(case: str) -> None:
+    columns, expected, told = COLUMNS[case]
+    started = start("mine", "uk", pairs=table("mine.csv", *columns), images="photos")
+    found = source(started)
+    assert {column: getattr(found, column) for column in expected} == expected
+    assert told in texts(started)
+    is_translated = found.lang == "en"
+    assert any("mt install --from en --to uk" in line.topic for line in started.commands) is is_translated
+    assert any(trait.topic == "translation" for trait in started.lacking) is is_translated
+    assert recipe(started).split.by == ("upstream" if found.split_column else "hash")
+
+
+def test_addresses_of_images_are_asked_by_the_build_alone() -> None:
+    table("web.csv", ("url", lambda n: f"https://photos.example.org/{n}.jpg"), ("caption", caption))
+    started = start("web", "uk", pairs="web.csv")
+    assert (source(started).url_column, source(started).images) == ("url", None)
+    assert "1 host (photos.example.org 12)" in texts(started)
+
+
+@pytest.mark.parametrize("suffix", [".tsv", ".jsonl", ".parquet"])
+def test_every_format_of_pairs_is_looked_at(suffix: str) -> None:
+    rows = [{"image": name(number), "caption": caption(number)} for number in range(NUM_IMAGES)]
+    path = Path(f"pairs{suffix}")
+    if suffix == ".parquet":
+        pq.write_table(pa.Table.from_pylist(rows), path)
+    elif suffix == ".jsonl":
+        path.write_text("\n".join(json.dumps(row) for row in rows), encoding="utf-8")
+    else:
+        lines = ["image\tcaption", *("\t".join(row.values()) for row in rows)]
+        path.write_text("\n".join(lines), encoding="utf-8")
+    started = start("mine", "uk", pairs=str(path), images="photos")
+    assert "12 rows: 12 captions of 12 images" in texts(started)
+    assert source(started).caption_column == "caption"
+
+
+def test_what_is_missing_or_unfit_is_counted_before_a_build() -> None:
+    Path("photos/0.png").unlink()
+    Image.new("RGB", (20, 20), "red").save("photos/1.png")
+    table("mine.csv", ("image", name), ("caption", lambda n: "" if n == 2 else caption(n)))
+    told = texts(start("mine", "uk", pairs="mine.csv", images="photos"))
+    assert "12 rows: 11 captions of 11 images; 1 are no pairs, and will be rejected: caption_missing 1" in told
+    assert "10 of 11 are in photos" in told
+    assert "missing: 0.png" in told
+    assert "a build will drop too_small 1" in told
+
+
+@pytest.mark.parametrize(
+    ("num_images", "train", "split"),
+    [
+        (12, {"batch_size": 4, "steps": 144}, (0.0, 0.2)),  # 60 times 9.6 images
+        (200, {"batch_size": 32, "steps": 338}, (0.0, 0.1)),
+        (3_000, {"batch_size": 128, "steps": 0, "epochs": 16, "patience": 5}, (0.1, 0.1)),
+        (20_000, {"batch_size": 128, "epochs": 10}, (0.03, 0.03)),
+    ],
+)
+def test_settings_suit_the_number_of_images(num_images: int, train: dict[str, int], split: tuple[float, float]) -> None:
+    table(
+        "mine.csv",
+        ("url", lambda n: f"https://photos.example.org/{n}.jpg"),
+        ("caption", lambda n: f"Чорний собака біжить по снігу {n}"),
+        num_rows=num_images,
+    )
+    made = recipe(start("mine", "uk", pairs="mine.csv"))
+    assert {setting: getattr(made.train, setting) for setting in train} == train
+    assert (made.split.val, made.split.test) == split
+    assert made.clean.min_words == made.check.min_words == 2
+
+
+def test_without_pairs_public_sources_are_translated() -> None:
+    started = start("public", "uk")
+    made = recipe(started)
+    assert [each.name for each in made.sources] == ["wit", "mscoco", "cc3m"]
+    assert made.sources[0].config.languages == ("uk",)
+    assert {trait.topic for trait in started.lacking} >= {"translation", "proper nouns"}
+    commands = [line.topic for line in started.commands]
+    assert "vernaclip download" in commands
+    assert "vernaclip mt install --from en --to uk" in commands
+
+
+def test_a_pack_that_ships_or_is_there_is_used() -> None:
+    assert recipe(start("one", "it")).language_pack is None
+    assert not Path("it.toml").exists()
+    Path("uk.toml").write_text('code = "uk"\nfunction_words = ["на", "у"]\n', encoding="utf-8")
+    started = start("two", "uk")
+    assert started.files == [Path("two.toml")]
+    assert "proper nouns" not in {trait.topic for trait in started.lacking}
+
+
+def test_a_dataset_with_the_name_of_its_language_has_its_pack_beside_it() -> None:
+    started = start("sw", "sw")
+    assert started.files == [Path("sw.toml"), Path("sw-language.toml")]
+    assert load_language_pack("sw-language.toml").code == "sw"
+    assert recipe(started).target_language == "sw"
+
+
+def pairs_of(content: bytes, path: str = "captions.csv") -> list[str]:
+    Path(path).write_bytes(content)
+    return ["--pairs", path, "--images", "photos"]
+
+
+def elsewhere() -> list[str]:
+    """Images by names that begin with their folder's."""
+    return ["--pairs", table("captions.csv", ("image", lambda n: f"photos/{n}.png"), ("caption", caption))]
+
+
+def no_folder() -> Iterator[str]:
+    yield from ("--pairs", own(), "--images", "nowhere")
+
+
+WRONG: dict[str, tuple[type[PipelineError], Callable[[], Sequence[str]], str]] = {
+    "no name": (SettingsError, lambda: ["a/b"], "NAME must be letters, digits, - and _"),
+    "a recipe that is there": (SettingsError, lambda: ["there"], "there.toml is there already, and is not overwritten"),
+    "no code": (SettingsError, lambda: ["x", "--language", "ukrainian"], "takes an ISO 639 code such as el"),
+    "another code": (SettingsError, lambda: ["x", "--language", "ukr"], "Ukrainian is called uk here"),
+    "images of nothing": (SettingsError, lambda: ["x", "--images", "photos"], "--images goes with --pairs"),
+    "no file": (InputError, lambda: ["x", "--pairs", "no.csv"], "--pairs: files names no.csv, which does not exist"),
+    "another format": (
+        InputError,
+        lambda: ["x", *pairs_of(b"a,b\n1,2\n", "captions.txt")],
+        "captions.txt has a name of no known format",
+    ),
+    "an empty file": (InputError, lambda: ["x", *pairs_of(b"")], "captions.csv is empty"),
+    "columns and no rows": (InputError, lambda: ["x", *pairs_of(b"image,caption\n")], "has columns and no rows"),
+    "semicolons": (
+        InputError,
+        lambda: ["x", *pairs_of("image;caption\n0.png;Кіт спить\n".encode())],
+        "has 1 column of text (image;caption)",
+    ),
+    "another encoding": (
+        InputError,
+        lambda: ["x", *pairs_of("image,caption\n0.png,Кіт спить\n".encode("cp1251"))],
+        "captions.csv is not UTF-8 (the first such line is 2): save it anew as UTF-8, or convert it",
+    ),
+    "another encoding of names": (
+        InputError,
+        lambda: ["x", *pairs_of("image,підпис\n0.png,a b\n".encode("cp1251"))],
+        "captions.csv is not UTF-8",
+    ),
+    "UTF-16": (InputError, lambda: ["x", *pairs_of("image,caption\n".encode("utf-16"))], "UTF-16: convert it"),
+    "no captions": (
+        InputError,
+        lambda: ["x", "--pairs", table("c.csv", ("image", name), ("width", str)), "--images", "photos"],
+        'has no column of captions: beside "image", none of its columns (width)',
+    ),
+    "no images": (
+        InputError,
+        lambda: ["x", "--pairs", table("c.csv", ("n", str), ("caption", caption)), "--images", "photos"],
+        "has no column of images: none of n, caption holds names of files",
+    ),
+    "no folder": (InputError, lambda: ["x", *no_folder()], "--images: images names"),
+    "another folder": (
+        InputError,
+        lambda: ["x", "--pairs", own(), "--images", "data"],
+        "--images: none of 12 images, such as 0.png, is in data: give the folder",
+    ),
+    "a folder too deep": (
+        InputError,
+        lambda: ["x", *elsewhere(), "--images", "photos"],
+        'is in photos: names in column "image" begin one folder above: --images .',
+    ),
+    "images for addresses": (
+        SettingsError,
+        lambda: [
+            "x",
+            *("--pairs", table("c.csv", ("url", lambda n: f"https://example.org/{n}"), ("caption", caption))),
+            *("--images", "photos"),
+        ],
+        'the column "url" holds addresses of the web: leave it out',
+    ),
+    "a pack of another language": (
+        SettingsError,
+        lambda: ["x", "--language", "sw"],
+        "sw.toml is there already, a language pack of sv",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", WRONG)
+def test_what_is_wrong_is_one_sentence_and_nothing_is_written(
+    case: str, folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    kind, words, told = WRONG[case]
+    Path("there.toml").write_text("mine", encoding="utf-8")
+    Path("sw.toml").write_text('code = "sv"', encoding="utf-8")
+    Path("data").mkdir()
+    arguments = list(words())
+    arguments += [] if "--language" in arguments else ["--language", "uk"]
+    before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    assert main(["init", *arguments]) == 1
+    (error,) = capsys.readouterr().err.splitlines()
+    assert told in error
+    assert "defect" not in error
+    assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == before
+    options = dict(zip(arguments[1::2], arguments[2::2], strict=True))
+    with pytest.raises(PipelineError) as caught:
+        start(arguments[0], options["--language"], pairs=options.get("--pairs"), images=options.get("--images"))
+    assert issubclass(kind, type(caught.value)), "until all raisers say what they mean some raise the base"
