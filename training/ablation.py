@@ -321,8 +321,17 @@ def compare(
             )
             for metric, mine in values.items()
         }
-        told = {"label": each.label, "overrides": each.overrides, "with_it": with_it, "without": without}
-        found.append(Compared(**told, differences=differences, p_value=1.0, verdict=SAME))
+        found.append(
+            Compared(
+                label=each.label,
+                overrides=each.overrides,
+                with_it=with_it,
+                without=without,
+                differences=differences,
+                p_value=1.0,
+                verdict=SAME,
+            )
+        )
     asked = [number for number, mine in enumerate(data[1:]) if mine != data[0]]
     corrected = holm([found[number].differences[PRIMARY].p_value for number in asked])
     for number, p_value in zip(asked, corrected, strict=True):
