@@ -1,6 +1,7 @@
 """Rows as text that people read: aligned columns for a terminal, cells that stay plain text in a browser."""
 
 import re
+import shlex
 import unicodedata
 from collections.abc import Mapping, Sequence
 
@@ -54,6 +55,11 @@ def decided_text(settings: Mapping[str, object]) -> str:
         path if value is None or isinstance(value, list | Mapping) else f"{path} = {cell_text(value)}"
         for path, value in settings.items()
     )
+
+
+def command(*words: object) -> str:
+    """Return a command of ours as it can be typed into a shell."""
+    return shlex.join(["vernaclip", *map(str, words)])
 
 
 def visible_text(text: str) -> str:

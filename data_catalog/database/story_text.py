@@ -109,7 +109,7 @@ def _image(story: Story, *, all_rules: bool) -> Iterator[str]:
 
 
 def _loss(story: Story, image: Row) -> Row:
-    again = "yes: vernaclip build --retry-failed" if is_retryable(image["drop_reason"]) else "no, this is final"
+    again = "yes: vernaclip build RECIPE --retry-failed" if is_retryable(image["drop_reason"]) else "no, this is final"
     return {"meaning": _meaning(story, image), "detail": image["detail"], "can be tried again": again}
 
 

@@ -1,5 +1,6 @@
 """The main jobs: run, build, train, evaluate; each prints what it came to and what to try next."""
 
+import shlex
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -9,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from cyclopts import Group, Parameter
 
 from data_catalog.errors import InputError, SettingsError
-from data_catalog.plain_text import cell_text, decided_text
+from data_catalog.plain_text import cell_text, command, decided_text
 from flows.cli.options import DEFAULT_ROOT, Json, OptionalNumber, Overrides, Root
 from flows.cli.output import is_quiet, require_own_file, say, say_json, say_table
 
@@ -235,7 +236,7 @@ def _require_inputs(name: str, job: Job) -> None:
 
     recipe = load_recipe(job.recipe, root=job.root, overrides=job.overrides)
     if name != "build":
-        require_snapshot(job.root, recipe.name)
+        require_snapshot(job.root, recipe.name, recipe=recipe.called)
 
 
 def _require_dry_run(dry: DryRunOptions, *, retry_failed: bool) -> None:
@@ -403,16 +404,20 @@ def _some_caption(job: Job) -> str:
     files = [*snapshot.pair_files("test"), *snapshot.pair_files("val")]
     captions = pq.read_table(files[0], columns=["captions"]).column("captions").to_pylist() if files else []
     shortest = min((own[0] for own in captions), key=lambda text: (len(text), text), default="...")
-    return str(shortest).replace('"', "'")
+    return str(shortest)
+
+
+def _duckdb(job: Job) -> str:
+    return shlex.join(["duckdb", "-readonly", str(job.root / "catalog.duckdb")])
 
 
 NEXT: dict[str, Callable[[Job], str]] = {
     "report": lambda job: f"open {_report_of(job)} in a browser: the report of the build",
-    "train": lambda job: f"vernaclip train {job.recipe} --root {job.root}",
-    "evaluate": lambda job: f"vernaclip evaluate {job.recipe} --root {job.root}",
-    "search": lambda job: f'vernaclip search "{_some_caption(job)}" --root {job.root} --dataset {_dataset(job)}',
-    "sql": lambda job: f'vernaclip sql "SELECT * FROM drop_reasons" --root {job.root}',
-    "duckdb": lambda job: f"duckdb -readonly {job.root}/catalog.duckdb  (any DuckDB opens it: FROM rejects)",
-    "verify": lambda job: f"vernaclip verify --root {job.root}",
+    "train": lambda job: command("train", job.recipe, "--root", job.root),
+    "evaluate": lambda job: command("evaluate", job.recipe, "--root", job.root),
+    "search": lambda job: command("search", _some_caption(job), "--root", job.root, "--dataset", _dataset(job)),
+    "sql": lambda job: command("sql", "SELECT * FROM drop_reasons", "--root", job.root),
+    "duckdb": lambda job: f"{_duckdb(job)}  (any DuckDB opens it: FROM rejects)",
+    "verify": lambda job: command("verify", "--root", job.root),
     "up": lambda job: "vernaclip up, then: prefect deployment run build-dataset",
 }

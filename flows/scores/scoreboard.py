@@ -206,7 +206,7 @@ def _split(question: Question, trained: Mapping[str, TrainedModel]) -> ScoredSet
     if recipe is None or not question.has_split:
         return None
     own = trained.get(recipe.name)
-    snapshot = own.snapshot if own is not None else require_snapshot(question.root, recipe.name)
+    snapshot = own.snapshot if own is not None else require_snapshot(question.root, recipe.name, recipe=recipe.called)
     try:
         split = split_to_score(pair_files(snapshot), question.evaluate.split)
     except DamagedError:

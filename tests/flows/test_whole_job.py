@@ -135,7 +135,7 @@ def test_a_copied_root_is_scored_and_mended(
     copy = tmp_path / "copy"
     shutil.copytree(root, copy, ignore=shutil.ignore_patterns("work"))
     assert main(["evaluate", "scenes", "--root", str(copy), *arguments]) == 0
-    assert 'vernaclip search "' in capsys.readouterr().out
+    assert "vernaclip search '" in capsys.readouterr().out
     assert main(["sql", "SELECT count(*) FROM pairs", "--root", str(copy)]) == 1
     assert f"`vernaclip catalog --rebuild --root {copy}` first" in capsys.readouterr().err
     assert main(["catalog", "--rebuild", "--root", str(copy)]) == 0
