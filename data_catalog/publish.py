@@ -12,28 +12,45 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from data_catalog.database.catalog import broken_laws, recounted
+from data_catalog.database.lookup import LOOKUP_KIND, write_lookup
 from data_catalog.errors import DamagedError, DefectError, SettingsError
 from data_catalog.exports.rights import strictness
 from data_catalog.fetch.outcomes import SPARE, Fetching, carried
 from data_catalog.fetch.reasons import image_step
 from data_catalog.images.tables import groups_of, read_groups, write_rows
-from data_catalog.schema import IMAGES, KEPT, OUTCOMES, PAIRS, PENDING
+from data_catalog.schema import (
+    CAPTIONS_VERSION,
+    IMAGES,
+    KEPT,
+    OUTCOMES,
+    OUTCOMES_VERSION,
+    PAIRS,
+    PAIRS_VERSION,
+    PENDING,
+)
 from data_catalog.storage.failpoints import failpoint
 from data_catalog.storage.manifest import (
+    MANIFEST_FORMAT,
     MARKED,
     SPLITS,
     Snapshot,
+    commit_snapshot,
     committed_snapshots,
     current_snapshot,
     file_entry,
     point_to,
+    read_snapshot,
+    snapshot_folder,
 )
 from data_catalog.storage.shards import (
     IMAGE_ROWS_PER_GROUP,
     TEMPORARY_PREFIX,
+    digest,
     link_file,
     open_image_writer,
     save_parquet,
+    sweep_temporary,
     unit_interval,
     write_named_atomically,
 )
@@ -41,6 +58,7 @@ from data_catalog.storage.work import Commit
 
 UPSTREAM = "upstream"
 KINDS = ("pairs", "captions", "images", "spare")
+WriteDocuments = Callable[[Path, Mapping[str, Any]], list[dict[str, Any]]]
 _GROUP_BYTES = 128 * 1024 * 1024
 RIGHTS = ("license", "attribution", "page_url")
 
@@ -250,13 +268,66 @@ def _pair(rows: list[dict[str, Any]], image: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def place_files(root: Path, dataset: str, folder: Path, outputs: Sequence[Commit]) -> dict[str, list[dict[str, Any]]]:
+def write_snapshot(
+    root: Path,
+    facts: Mapping[str, Any],
+    outputs: Sequence[Commit],
+    *,
+    carry: Callable[[Path, Sequence[Path]], Iterable[dict[str, Any]]],
+    write_documents: WriteDocuments,
+) -> Snapshot:
+    """Give a snapshot its files, check the conservation laws on them, and commit it.
+
+    Args:
+        root: of the catalog.
+        facts: what the manifest says of the build: "dataset", "build_key", "attempt" and others.
+        outputs: of `publish_shard`, shard by shard.
+        carry: writes further pictures for later builds, given the snapshot's folder and the outcomes of images that
+            are in it; returns their lines of the manifest.
+        write_documents: writes what a snapshot says of itself, for people, into its folder; returns the manifest's
+            "documents".
+
+    Raises:
+        DefectError: a law does not hold; nothing is committed.
+        DamagedError: a file is not what was written; it is gone with its step's output.
+    """
+    dataset = facts["dataset"]
+    contents = [sorted(commit.files.items()) for commit in outputs]
+    snapshot_id = digest([facts["build_key"], facts["attempt"], contents])[:12]
+    same = read_snapshot(root, dataset, snapshot_id)
+    if same is not None:  # a committed snapshot is never written again
+        return make_current(root, same)
+    folder = snapshot_folder(root, dataset, snapshot_id)
+    if folder.is_dir():
+        sweep_temporary([folder, *(folder / kind for kind in ("pairs", "captions", "images", LOOKUP_KIND))])
+    failpoint("snapshot.before_files", folder)
+    files = _place_files(root, dataset, folder, outputs)
+    files["spare"] += carry(folder, [folder / entry["path"] for entry in files["images"]])
+    _remove_others(folder, files)
+    failpoint("snapshot.after_files", folder)
+    files[LOOKUP_KIND] = [write_lookup(folder, files)]
+    manifest = {
+        "format": MANIFEST_FORMAT,
+        "schemas": {"captions": CAPTIONS_VERSION, "pairs": PAIRS_VERSION, "images": OUTCOMES_VERSION},
+        **facts,
+        "snapshot": snapshot_id,
+        "files": files,
+    }
+    snapshot = Snapshot(dataset=dataset, snapshot=snapshot_id, folder=folder, manifest=manifest)
+    broken = broken_laws(snapshot)
+    if broken:
+        raise DefectError(
+            f"the snapshot is not committed, since it breaks: {'; '.join(broken)}. This is a defect: report it"
+        )
+    manifest["drop_reasons"] = recounted(snapshot)["drop_reasons"]
+    documents = write_documents(folder, manifest)
+    return make_current(root, commit_snapshot(root, {**manifest, "documents": documents}, is_current=False))
+
+
+def _place_files(root: Path, dataset: str, folder: Path, outputs: Sequence[Commit]) -> dict[str, list[dict[str, Any]]]:
     """Put what `publish_shard` wrote, shard by shard, into a snapshot's folder; return the manifest's "files".
 
     What is the same in a snapshot that is there takes no room.
-
-    Raises:
-        DamagedError: a file is not what was written; it is gone with its step's output.
     """
     there = {
         entry["sha256"]: snapshot.folder / entry["path"]
@@ -303,15 +374,20 @@ def _placed(
 
 
 def write_carried(
-    root: Path, fetching: Fetching, published: Sequence[Path], folder: Path, is_gone: Callable[[pa.Table], list[bool]]
+    root: Path,
+    fetching: Fetching,
+    folder: Path,
+    published: Sequence[Path],
+    *,
+    is_gone: Callable[[pa.Table], list[bool]],
 ) -> Iterator[dict[str, Any]]:
     """Write what unfinished builds of the dataset know, and this one did not ask for; yield the manifest's line.
 
     Args:
         root: of the catalog.
         fetching: what the images were fetched by.
-        published: outcomes of images that the snapshot has.
         folder: the snapshot's.
+        published: outcomes of images that the snapshot has.
         is_gone: tells which rows of some outcomes a take-down means.
     """
     with tempfile.TemporaryDirectory(prefix=f"{TEMPORARY_PREFIX}carried-", dir=folder) as scratch:
@@ -327,7 +403,7 @@ def write_carried(
     yield file_entry(path, folder, rows=pq.read_metadata(path).num_rows)
 
 
-def remove_others(folder: Path, files: Mapping[str, Sequence[Mapping[str, Any]]]) -> None:
+def _remove_others(folder: Path, files: Mapping[str, Sequence[Mapping[str, Any]]]) -> None:
     """Remove what a killed build has put into the folder and this one did not: nothing would know of it."""
     listed = {folder / entry["path"] for entries in files.values() for entry in entries}
     for kind in ("pairs", "captions", "images"):

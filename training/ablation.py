@@ -309,25 +309,20 @@ def compare(
     found: list[Compared] = []
     for number, each in enumerate(filters, start=1):
         with_it, without = (number, 0) if each.adds else (0, number)
-        differences = {
-            metric: difference(
-                mine[with_it],
-                mine[without],
-                gallery.clusters(metric),
-                # The same models do not differ by chance either.
-                SeedNoise(variance=0.0, degrees=0) if data[number] == data[0] else noise[metric],
-                rounds=ROUNDS,
-                seed=seed,
-            )
-            for metric, mine in values.items()
-        }
+        # The same models do not differ by chance either.
+        chance = dict.fromkeys(noise, SeedNoise(variance=0.0, degrees=0)) if data[number] == data[0] else noise
         found.append(
             Compared(
                 label=each.label,
                 overrides=each.overrides,
                 with_it=with_it,
                 without=without,
-                differences=differences,
+                differences={
+                    metric: difference(
+                        of[with_it], of[without], gallery.clusters(metric), chance[metric], rounds=ROUNDS, seed=seed
+                    )
+                    for metric, of in values.items()
+                },
                 p_value=1.0,
                 verdict=SAME,
             )

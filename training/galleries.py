@@ -1,19 +1,26 @@
 """What models are scored on: images with captions, of pair shards or of anybody's files, and images with classes."""
 
 import threading
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 from data_catalog.errors import InputError, SettingsError
+from data_catalog.language_pack import LanguagePack
+from data_catalog.sources.image_files import open_images
+from data_catalog.sources.mscoco import origin_by_name
 from data_catalog.sources.origins import HUMAN, MACHINE, MACHINE_TRANSLATION
+from data_catalog.storage.shards import sha256_of
+from data_catalog.test_sets.registry import TestSetKind
+from training.class_names import read_names, read_templates
 from training.data import RowGroup, read_rows, row_groups
 from training.encode_files import IMAGE_SUFFIXES
 from training.images import encoded_images
 
 UNSTATED = "unstated"
 PLACEHOLDER = "{c}"
-BARE_TEMPLATE = PLACEHOLDER
+BARE, BARE_TEMPLATE = "bare", PLACEHOLDER
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -185,6 +192,60 @@ class _ShardReader:
             return self._held[number][row]
 
 
+# Kinds of test sets whose files hold what people wrote; what others hold, their files do not say.
+_PEOPLES = frozenset({"xtd10", "karpathy", "flickr8k", "flickr30k", "crossmodal3600"})
+
+
+def captioned_gallery(
+    name: str, kind: TestSetKind, config: Any, *, captions_by: str | None = None, notes: Sequence[str] = ()
+) -> tuple[Gallery, list[frozenset[str]]] | None:
+    """Read a test set of captioned images, which has a place of its images.
+
+    Args:
+        name: under which scores stand.
+        kind: of the set's files.
+        config: of that kind.
+        captions_by: who made the captions; None: its kind and its files say it, or nobody.
+        notes: to be said of the set beside its numbers.
+
+    Returns:
+        It, and all that each of its images is known by; None where it has no captions.
+
+    Raises:
+        InputError: it cannot be read.
+    """
+    found = list(kind.read(config))
+    texts = [
+        (place, text, file)
+        for place, image in enumerate(found)
+        for text, file in zip(image.captions, image.caption_files, strict=True)
+    ]
+    if not texts:
+        return None
+    makers = [captions_by or _maker(kind.kind, file) for _, _, file in texts]
+    gallery = Gallery(
+        name=name,
+        images=[image.name for image in found],
+        read=open_images(str(kind.images(config))).read,
+        captions=[text for _, text, _ in texts],
+        owners=[place for place, _, _ in texts],
+        made_by=makers,
+        notes=(makers_note(makers), *notes),
+        files=_hashes(kind.upstream_files(config)),
+    )
+    return gallery, [image.identities for image in found]
+
+
+def _maker(kind: str, file: str) -> str:
+    if kind == "mscoco_it":
+        return maker_of(origin_by_name(file).origin)
+    return HUMAN if kind in _PEOPLES else UNSTATED
+
+
+def _hashes(files: Iterable[Path]) -> tuple[dict[str, str], ...]:
+    return tuple({"name": file.name, "sha256": sha256_of(file)} for file in files)
+
+
 def folders_of_classes(folder: Path) -> dict[str, list[str]]:
     """Images of an ImageNet-style folder, one folder a class, sorted: names relative to it by name of their class.
 
@@ -206,6 +267,36 @@ def folders_of_classes(folder: Path) -> dict[str, list[str]]:
 def _is_image(file: Path) -> bool:
     is_there = file.is_file() or file.is_symlink()  # of a link to nothing it is said that it is not there
     return is_there and file.suffix.lower() in IMAGE_SUFFIXES and not file.name.startswith(".")
+
+
+def named_images(name: str, settings: Mapping[str, str], pack: LanguagePack) -> LabelledImages:
+    """Read an ImageNet-style folder, as settings name it, its class names and templates.
+
+    The bare template is always scored; others are those of a file, or of the language pack.
+
+    Args:
+        name: under which scores stand.
+        settings: `images`; and `class_names`, `templates` (or "bare") with `class_names_key` and `templates_key`.
+        pack: has the class names and templates that no file is named for.
+
+    Raises:
+        SettingsError: there are no class names, or a file has several and none is named.
+        InputError: files cannot be read, or do not go together.
+    """
+    names: Sequence[str] | Mapping[str, str] = pack.class_names
+    if "class_names" in settings:
+        names = read_names(Path(settings["class_names"]), settings.get("class_names_key"))
+    if not names:
+        raise SettingsError(
+            f"class_names=FILE.json is missing, and the language pack of {pack.code} has no class names"
+        )
+    templates: Sequence[str] = pack.prompt_templates or (BARE_TEMPLATE,)
+    if settings.get("templates") == BARE:
+        templates = (BARE_TEMPLATE,)
+    elif "templates" in settings:
+        templates = read_templates(Path(settings["templates"]), settings.get("templates_key"))
+    files = [Path(settings[key]) for key in ("class_names", "templates") if settings.get(key, BARE) != BARE]
+    return replace(labelled_images(name, Path(settings["images"]), names, templates), files=_hashes(files))
 
 
 def labelled_images(

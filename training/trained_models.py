@@ -1,18 +1,22 @@
 """Trained models of a root: found by their dataset, listed; each dataset's newest is the one that commands take."""
 
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-from data_catalog.errors import DamagedError, InputError, SettingsError
+from data_catalog.errors import DamagedError, InputError, PipelineError, SettingsError
 from data_catalog.plain_text import command
 from data_catalog.storage.manifest import CURRENT_FILE, MODELS, TRAIN_AGAIN, Snapshot, model_pointer, read_snapshot
-from data_catalog.storage.shards import read_json
+from data_catalog.storage.shards import read_json, sha256_of
 from training.data import PairFiles
 from training.effort import EFFORT_FILE
+from training.model import WEIGHTS_FILE
 from training.run import RESULT_FILE, RUN_FILE
+
+logger = logging.getLogger(__name__)
 
 SCORES_FILE = "scores-{split}.json"
 # The score by which models are listed: its name, caption mode and images.
@@ -61,6 +65,43 @@ def current_model(root: Path, dataset: str, *, recipe: str = "RECIPE") -> Traine
     if snapshot is None:
         raise DamagedError(f"the snapshot {found['snapshot']} that the model of {dataset!r} saw is gone: train again")
     return TrainedModel(folder=pointer.parent / found["model"], snapshot=snapshot)
+
+
+def newest_model(root: Path, dataset: str) -> TrainedModel | None:
+    """Return the same; None where none was trained."""
+    return current_model(root, dataset) if (root / MODELS / dataset / CURRENT_FILE).is_file() else None
+
+
+def model_of_folder(folder: Path, root: Path) -> TrainedModel | None:
+    """Return the newest model of a dataset that a folder is, or has the weights of; None where it is not known.
+
+    Args:
+        folder: in any root, or anywhere.
+        root: whose newest models it may be a copy or an export of.
+
+    Raises:
+        DamagedError: it is a newest model, and is damaged, or its snapshot is gone.
+    """
+    folder = folder.resolve()
+    if not folder.is_dir():
+        return None
+    if len(folder.parents) >= 3 and folder.parents[1].name == MODELS:
+        found = newest_model(folder.parents[2], folder.parent.name)
+        if found is not None and found.folder.resolve() == folder:
+            return found
+    copies = [(file, file.stat().st_size) for file in sorted(folder.glob("*.safetensors")) if file.is_file()]
+    for pointer in sorted((root / MODELS).glob(f"*/{CURRENT_FILE}")):
+        try:
+            own = current_model(root, pointer.parent.name)
+        except PipelineError as error:
+            logger.warning("whether %s is a copy of a model of %s is not known: %s", folder, pointer.parent.name, error)
+            continue
+        weights = own.folder / WEIGHTS_FILE
+        size = weights.stat().st_size if weights.is_file() else None
+        alike = [file for file, its_size in copies if its_size == size]
+        if alike and sha256_of(weights) in map(sha256_of, alike):
+            return own
+    return None
 
 
 def only_dataset(root: Path) -> str:

@@ -361,8 +361,8 @@ def _as_stored(threshold: float) -> float:
 class CleanConfig(OnlyEmoji, Boilerplate, Length, Language, Section):
     """Mending of source captions, and the checks that then judge them.
 
-    `cleaning.text.mending.clean_text` mends. Control characters, Unicode's composed form and white space are always seen to. A loop is too long as well, and a
-    file name is one word: the check that names the cause best goes first.
+    `cleaning.text.mending.clean_text` mends; control characters, Unicode's composed form and white space are always
+    seen to. A loop is too long as well, and a file name is one word: the check that names the cause best goes first.
     """
 
     section: ClassVar[str] = "clean"

@@ -53,7 +53,7 @@ class RepeatsConfig:
     """Drop captions that are said too often ("a photo of"), beyond `max_images_per_caption`. A hash of the images' ids
     decides which ones stay."""
     max_images_per_caption: int = 1000
-    """Most images that may have the same caption, or nearly the same."""
+    """Most images that may have the same caption, or nearly the same, over all sources."""
 
     def __post_init__(self) -> None:
         if not 0 < self.min_similarity <= 1:

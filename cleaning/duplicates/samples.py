@@ -10,6 +10,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from cleaning.duplicates.captions import duplicate_captions
 from cleaning.duplicates.images import DuplicatesConfig, Images, Verdict, judge_images
 from cleaning.duplicates.near_images import Thumbnails, parse_thumbnails
 from cleaning.text.scripts import exact_key
@@ -17,7 +18,7 @@ from data_catalog.database.sorting import thumbnails_in_order
 from data_catalog.images.pixels import THUMBNAIL_BYTES
 from data_catalog.publish import UPSTREAM, SplitConfig, split_of
 from data_catalog.schema import CAPTIONS, PENDING
-from data_catalog.stages import Drop
+from data_catalog.stages import Drop, pending_rows, reject, set_values, texts
 from data_catalog.storage.manifest import MARKED
 
 _ROWS_PER_BATCH = 50_000
@@ -201,3 +202,45 @@ def _rows(captions: Sequence[Path], stays: pa.Table, numbers: Sequence[int]) -> 
         found.append(chosen.set_column(CAPTIONS.get_field_index("merged_into"), CAPTIONS.field("merged_into"), into))
     ascending = pc.sort_indices(wanted)  # the rows are found in the order of their numbers
     return pa.concat_tables(found).take(pc.sort_indices(ascending))
+
+
+def drops_of(path: Path, captions: pa.Table) -> dict[str, Drop]:
+    """Return the drops of a shard's samples, among those of all shards: a table of the schema `FOUND`."""
+    found = pq.read_table(path)
+    rows = found.filter(pc.is_in(found.column("sample_id"), captions.column("sample_id").unique())).to_pylist()
+    return {row["sample_id"]: Drop(row["drop_reason"], row["detail"]) for row in rows}
+
+
+def move_captions(table: pa.Table, merged: Path) -> pa.Table:
+    """Mark captions of duplicates that go to another image; the others are repeats of what that one has.
+
+    Args:
+        table: caption rows of one shard.
+        merged: `merged_captions`, as a file.
+    """
+    found = pq.read_table(merged, columns=["caption_id", "merged_into"])
+    found = found.filter(pc.is_in(found.column("caption_id"), table.column("caption_id")))
+    into = dict(zip(found.column("caption_id").to_pylist(), found.column("merged_into").to_pylist(), strict=True))
+    rows = pending_rows(table)
+    chosen = [
+        (row, into[name]) for row, name in zip(rows, texts(table, "caption_id", rows), strict=True) if name in into
+    ]
+    return set_values(table, "merged_into", [row for row, _ in chosen], [sample_id for _, sample_id in chosen])
+
+
+def _stationary(table: pa.Table) -> list[int]:
+    """Return the pending rows that are not published with another sample's image."""
+    return pending_rows(table, pc.is_null(table.column("merged_into")))
+
+
+def reject_samples(table: pa.Table, drops: Mapping[str, Drop], *, step: str) -> pa.Table:
+    """Reject, in the name of `step`, the pending rows of some samples, but what goes to another image."""
+    rows = _stationary(table)
+    return reject(table, rows, [drops.get(sample_id) for sample_id in texts(table, "sample_id", rows)], step=step)
+
+
+def reject_repeated_captions(table: pa.Table, *, step: str) -> pa.Table:
+    """Reject, in the name of `step`, captions that an earlier one of the same image says already."""
+    rows = _stationary(table)
+    verdicts = duplicate_captions(texts(table, "sample_id", rows), texts(table, "caption", rows))
+    return reject(table, rows, verdicts, step=step)

@@ -1,8 +1,10 @@
 """How images are fetched: the settings of `[fetch]`, with what each of them may be."""
 
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
+from urllib.parse import urlsplit
 
 from data_catalog.errors import SettingsError
 from data_catalog.fetch.addresses import USUAL_PORTS
@@ -197,3 +199,24 @@ _BOUNDS: Mapping[str, tuple[float, float]] = {
     "host_concurrency": (1, 256),
     "host_requests_per_s": (0, MAX_REQUESTS_PER_S),
 }
+
+
+def slow_host(urls: Collection[str], config: FetchConfig) -> str | None:
+    """Return the host, or group of them, that at least half of a shard's URLs are on, if it is slow; None without one.
+
+    A host is slow here if its limits are tighter than what one shard would ask of it.
+    """
+    hosts = Counter(group_of(urlsplit(url).hostname or "", config.named_limits) for url in urls if _is_plain(url))
+    if not hosts:
+        return None
+    ((host, count),) = hosts.most_common(1)
+    limits = config.named_limits.get(host, config.default_limits)
+    is_slow = limits.requests_per_s > 0 or limits.concurrency < config.threads
+    return host if is_slow and 2 * count >= len(urls) else None
+
+
+def _is_plain(url: str) -> bool:
+    try:
+        return urlsplit(url).hostname is not None
+    except ValueError:
+        return False

@@ -10,8 +10,10 @@ from contextlib import ExitStack, closing
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from data_catalog.errors import InputError
@@ -21,6 +23,7 @@ from data_catalog.fetch.opener import SLACK_S
 from data_catalog.fetch.urls import FetchError, askable_url, parse_url
 from data_catalog.images.children import MAX_IDLE_DEATHS, ChildDiedError, ChildPool
 from data_catalog.images.tables import Outcome, Piece, PieceReader, Row, failed
+from data_catalog.schema import PENDING
 from data_catalog.sources.image_files import ImageFiles, open_images
 from data_catalog.storage.disk_errors import raise_if_disk_fails
 from data_catalog.storage.integrity import write_recorded
@@ -205,3 +208,15 @@ def _line(row: Row, outcome: Outcome) -> Row:
         **facts,
         "asked_at": asked_at,
     }
+
+
+def image_requests(table: pa.Table, locations: Mapping[str, str]) -> pa.Table:
+    """Return one row a sample that has a pending caption: `sample_id, url, path, location`, in shard order."""
+    rows = table.filter(pc.equal(table.column("outcome"), PENDING)).select(["sample_id", "source", "url", "path"])
+    samples: dict[str, dict[str, Any]] = {}
+    for row in rows.to_pylist():
+        source = row.pop("source")
+        location = locations.get(source) if row["path"] is not None else None
+        samples.setdefault(row["sample_id"], {**row, "location": location})
+    names = ("sample_id", "url", "path", "location")
+    return pa.Table.from_pylist(list(samples.values()), schema=pa.schema([(name, pa.string()) for name in names]))

@@ -1,23 +1,29 @@
 """The steps that see what became of images: find duplicates over all shards, merge their captions, deduplicate."""
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from cleaning.duplicates.captions import duplicate_captions
 from cleaning.duplicates.images import DuplicatesConfig
-from cleaning.duplicates.samples import judged_samples, leaking_samples, merged_captions, write_thumbnails
+from cleaning.duplicates.samples import (
+    drops_of,
+    judged_samples,
+    leaking_samples,
+    merged_captions,
+    move_captions,
+    reject_repeated_captions,
+    reject_samples,
+    write_thumbnails,
+)
 from cleaning.leaks import LeaksConfig, drop_or_mark, pixel_leaks
 from data_catalog.database.sorting import image_facts
 from data_catalog.fetch.reasons import image_step
 from data_catalog.publish import SplitConfig
 from data_catalog.reasons import Reason
 from data_catalog.settings import plain
-from data_catalog.stages import Drop, count_rows, pending_rows, reject, set_values, texts
+from data_catalog.stages import Drop, count_rows, pending_rows, texts
 from data_catalog.storage.shards import save_parquet
 from data_catalog.takedown import of_samples, without_texts
 from data_catalog.tombstones import FORGOTTEN
@@ -124,27 +130,21 @@ def deduplicate(job: Job, *, leaks: LeaksConfig, drop_repeated_captions: bool) -
         drop_repeated_captions: of one image.
     """
     before = pq.read_table(job.shard("check"))
-    drops = _image_drops(job.shard("forget-images"))
+    drops: dict[str, dict[str, Drop]] = {"fetch": {}, "normalise": {}}
+    for row in pq.read_table(job.shard("forget-images"), columns=["sample_id", "drop_reason", "detail"]).to_pylist():
+        if row["drop_reason"]:  # a reason belongs to one step only
+            drops[image_step(row["drop_reason"])][row["sample_id"]] = Drop(row["drop_reason"], row["detail"])
     found = job.one("find-duplicates")
-    fetched = _reject_samples(before, drops["fetch"], step="fetch")
-    normalised = _reject_samples(fetched, drops["normalise"], step="normalise")
-    table = _moved(normalised, job.shard("merge-captions")) if "merge-captions" in job.inputs else normalised
-    table = _mark_samples(table, _drops_of(found.path(MARKS_FILE), before), leaks)
-    table = _reject_samples(table, _drops_of(found.path(SHARD), before), step="deduplicate")
-    table = _reject_repeated_captions(table) if drop_repeated_captions else table
+    fetched = reject_samples(before, drops["fetch"], step="fetch")
+    normalised = reject_samples(fetched, drops["normalise"], step="normalise")
+    table = move_captions(normalised, job.shard("merge-captions")) if "merge-captions" in job.inputs else normalised
+    table = _mark_samples(table, drops_of(found.path(MARKS_FILE), before), leaks)
+    table = reject_samples(table, drops_of(found.path(SHARD), before), step="deduplicate")
+    table = reject_repeated_captions(table, step="deduplicate") if drop_repeated_captions else table
     table = _without_forgotten_texts(table, drops["normalise"])
     save_parquet(table, job.folder / SHARD)
     stages = {"fetch": (before, fetched), "normalise": (fetched, normalised), "deduplicate": (normalised, table)}
     return {"counts": {row: count_rows(*tables) for row, tables in stages.items()}}
-
-
-def _image_drops(path: Path) -> dict[str, dict[str, Drop]]:
-    """Return why images were lost, by step and sample; a reason belongs to one step only."""
-    drops: dict[str, dict[str, Drop]] = {"fetch": {}, "normalise": {}}
-    for row in pq.read_table(path, columns=["sample_id", "drop_reason", "detail"]).to_pylist():
-        if row["drop_reason"]:
-            drops[image_step(row["drop_reason"])][row["sample_id"]] = Drop(row["drop_reason"], row["detail"])
-    return drops
 
 
 def _without_forgotten_texts(table: pa.Table, drops: Mapping[str, Drop]) -> pa.Table:
@@ -153,42 +153,7 @@ def _without_forgotten_texts(table: pa.Table, drops: Mapping[str, Drop]) -> pa.T
     return without_texts(table, of_samples(table, forgotten)) if forgotten else table
 
 
-def _drops_of(path: Path, captions: pa.Table) -> dict[str, Drop]:
-    """Return the drops of a shard's samples, among those of all shards."""
-    found = pq.read_table(path)
-    rows = found.filter(pc.is_in(found.column("sample_id"), captions.column("sample_id").unique())).to_pylist()
-    return {row["sample_id"]: Drop(row["drop_reason"], row["detail"]) for row in rows}
-
-
-def _moved(table: pa.Table, merged: Path) -> pa.Table:
-    """Mark captions of duplicates that go to another image; the others are repeats of what that one has."""
-    found = pq.read_table(merged, columns=["caption_id", "merged_into"])
-    found = found.filter(pc.is_in(found.column("caption_id"), table.column("caption_id")))
-    into = dict(zip(found.column("caption_id").to_pylist(), found.column("merged_into").to_pylist(), strict=True))
-    rows = pending_rows(table)
-    chosen = [
-        (row, into[name]) for row, name in zip(rows, texts(table, "caption_id", rows), strict=True) if name in into
-    ]
-    return set_values(table, "merged_into", [row for row, _ in chosen], [sample_id for _, sample_id in chosen])
-
-
-def _stationary(table: pa.Table) -> list[int]:
-    """Return the pending rows that are not published with another sample's image."""
-    return pending_rows(table, pc.is_null(table.column("merged_into")))
-
-
-def _reject_samples(table: pa.Table, drops: Mapping[str, Drop], *, step: str) -> pa.Table:
-    rows = _stationary(table)
-    return reject(table, rows, [drops.get(sample_id) for sample_id in texts(table, "sample_id", rows)], step=step)
-
-
 def _mark_samples(table: pa.Table, marks: Mapping[str, Drop], leaks: LeaksConfig) -> pa.Table:
     rows = pending_rows(table)
     found = [marks.get(sample_id) for sample_id in texts(table, "sample_id", rows)]
     return drop_or_mark(table, rows, found, leaks, step="deduplicate") if marks else table
-
-
-def _reject_repeated_captions(table: pa.Table) -> pa.Table:
-    rows = _stationary(table)
-    verdicts = duplicate_captions(texts(table, "sample_id", rows), texts(table, "caption", rows))
-    return reject(table, rows, verdicts, step="deduplicate")

@@ -334,7 +334,8 @@ class Engine:
                 self._start(heapq.heappop(ready), lane)
 
     def _start(self, node: _Node, lane: Lane) -> None:
-        step, label, of = self.steps[node.step], "", ()
+        step, label = self.steps[node.step], ""
+        of: tuple[Any, ...] = ()
         if step.scope is PER_SHARD:
             label = f" {node.item:05d}"
         elif step.scope is PER_TEST_SET:

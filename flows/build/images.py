@@ -1,23 +1,16 @@
 """The steps that bring images: fetch what the root does not know yet, normalise it, and leave out what is forgotten."""
 
-from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from data_catalog.fetch.config import FetchConfig, group_of
-from data_catalog.fetch.outcomes import (
-    ASKED_FILE,
-    IMAGES_FILE,
-    IN_ASKED,
-    ORDER_FILE,
-    RAW_FILE,
-)
+from data_catalog.fetch.config import FetchConfig, slow_host
+from data_catalog.fetch.outcomes import ASKED_FILE, IMAGES_FILE, IN_ASKED, ORDER_FILE, RAW_FILE
+from data_catalog.fetch.shard import image_requests
 from data_catalog.fetch.urls import askable_url
 from data_catalog.images.normalise import NormaliseConfig
 from data_catalog.schema import PENDING
@@ -60,8 +53,6 @@ def fetch(
 def fetch_lane(config: FetchConfig, width: int, captions: Path) -> Lane:
     """Return where a shard's images are fetched: one by one with all others of a slow host that most of them are on.
 
-    A host is slow here if its limits are tighter than what one shard would ask of it.
-
     Args:
         config: section `[fetch]`.
         width: shards that are fetched at once, from many hosts.
@@ -69,30 +60,8 @@ def fetch_lane(config: FetchConfig, width: int, captions: Path) -> Lane:
     """
     table = pq.read_table(captions, columns=["outcome", "url"])
     urls = table.filter(pc.equal(table.column("outcome"), PENDING)).column("url").drop_null().unique().to_pylist()
-    hosts = Counter(group_of(urlsplit(url).hostname or "", config.named_limits) for url in urls if _is_plain(url))
-    host, count = hosts.most_common(1)[0] if hosts else ("", 0)
-    limits = config.named_limits.get(host, config.default_limits)
-    slow = limits.requests_per_s > 0 or limits.concurrency < config.threads
-    return Lane(f"fetch-{host}") if slow and 2 * count >= len(urls) and count else Lane("fetch", width)
-
-
-def _is_plain(url: str) -> bool:
-    try:
-        return urlsplit(url).hostname is not None
-    except ValueError:
-        return False
-
-
-def image_requests(table: pa.Table, locations: Mapping[str, str]) -> pa.Table:
-    """Return one row a sample that has a pending caption: `sample_id, url, path, location`, in shard order."""
-    rows = table.filter(pc.equal(table.column("outcome"), PENDING)).select(["sample_id", "source", "url", "path"])
-    samples: dict[str, dict[str, Any]] = {}
-    for row in rows.to_pylist():
-        source = row.pop("source")
-        location = locations.get(source) if row["path"] is not None else None
-        samples.setdefault(row["sample_id"], {**row, "location": location})
-    names = ("sample_id", "url", "path", "location")
-    return pa.Table.from_pylist(list(samples.values()), schema=pa.schema([(name, pa.string()) for name in names]))
+    host = slow_host(urls, config)
+    return Lane("fetch", width) if host is None else Lane(f"fetch-{host}")
 
 
 def normalise(job: Job, *, config: NormaliseConfig) -> Mapping[str, Any]:
@@ -102,13 +71,14 @@ def normalise(job: Job, *, config: NormaliseConfig) -> Mapping[str, Any]:
         job: reads `fetch`.
         config: section `[normalise]`.
     """
-    fetched = job.one("fetch")
-    raws = [fetched.path(name) for name in (ASKED_FILE, RAW_FILE) if name in fetched.files]
-    known = fetched.path(IMAGES_FILE) if IMAGES_FILE in fetched.files else None
+    fetched, files = job.one("fetch"), (ASKED_FILE, RAW_FILE, IMAGES_FILE)
+    there = [name for name in files if name in fetched.files]
     order = pq.read_table(fetched.path(ORDER_FILE)).column("file").to_pylist()
-    there = [name for name in (ASKED_FILE, RAW_FILE, IMAGES_FILE) if name in fetched.files]
-    numbers = [there.index(name) if name in there else -1 for name in (ASKED_FILE, RAW_FILE, IMAGES_FILE)]
     job.tools.workers.normalise_in_order(
-        raws, config, job.folder / SHARD, known=known, order=[numbers[place] for place in order]
+        [fetched.path(name) for name in there if name != IMAGES_FILE],
+        config,
+        job.folder / SHARD,
+        known=fetched.path(IMAGES_FILE) if IMAGES_FILE in there else None,
+        order=[there.index(files[place]) for place in order],
     )
     return {}

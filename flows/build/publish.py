@@ -1,27 +1,19 @@
-"""From finished shards to a committed snapshot: published files, the funnel, the manifest, the laws it must hold."""
+"""From finished shards to a committed snapshot: published files, and what the manifest says of the build."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
-
 from cleaning.leaks import TestContents
-from data_catalog.database.catalog import broken_laws, recounted
-from data_catalog.database.lookup import LOOKUP_KIND, write_lookup
-from data_catalog.errors import DefectError
 from data_catalog.fetch.outcomes import Fetching
-from data_catalog.publish import SplitConfig, make_current, place_files, publish_shard, remove_others, write_carried
-from data_catalog.schema import CAPTIONS_VERSION, NATIVE, OUTCOMES_VERSION, PAIRS_VERSION
-from data_catalog.storage.failpoints import failpoint
-from data_catalog.storage.manifest import MANIFEST_FORMAT, Snapshot, commit_snapshot, read_snapshot, snapshot_folder
-from data_catalog.storage.shards import digest, sweep_temporary
+from data_catalog.publish import SplitConfig, WriteDocuments, publish_shard, write_carried, write_snapshot
+from data_catalog.schema import NATIVE
+from data_catalog.storage.manifest import Snapshot
 from data_catalog.takedown import Matcher
 from flows.build.engine import Engine, Job, Step
 from flows.recipe.recipe import Recipe, what_settings
 from flows.recipe.sources import SourceSettings
-
-WriteDocuments = Callable[[Path, Mapping[str, Any]], list[dict[str, Any]]]
 
 
 def publish(job: Job, *, split: SplitConfig, image_rows: Sequence[str]) -> Mapping[str, Any]:
@@ -51,57 +43,26 @@ def commit(engine: Engine, root: Path, fetching: Fetching, *, write_documents: W
         engine: has run the table.
         root: of the catalog.
         fetching: what the images were fetched by.
-        write_documents: writes what a snapshot says of itself, for people, into its folder; returns the manifest's
-            "documents".
+        write_documents: see `data_catalog.publish.write_snapshot`.
 
     Raises:
         DefectError: a law does not hold; nothing is committed.
         DamagedError: what a step wrote is not what it was; run again.
     """
-    build = engine.build
-    recipe: Recipe = build.recipe
-    published = engine.commits("publish")
-    contents = [sorted(commit.files.items()) for commit in published]
-    snapshot_id = digest([build.inputs.build_key, build.attempt, contents])[:12]
-    same = read_snapshot(root, recipe.name, snapshot_id)
-    if same is not None:  # a committed snapshot is never written again
-        return make_current(root, same)
-    folder = snapshot_folder(root, recipe.name, snapshot_id)
-    if folder.is_dir():
-        sweep_temporary([folder, *(folder / kind for kind in ("pairs", "captions", "images", LOOKUP_KIND))])
-    failpoint("snapshot.before_files", folder)
-    files = place_files(root, recipe.name, folder, published)
-    outcomes = [folder / entry["path"] for entry in files["images"]]
-    matcher = Matcher(build.inputs.tombstones)
-
-    def is_gone(rows: pa.Table) -> list[bool]:
-        found: list[bool] = (matcher.numbers(rows) >= 0).tolist()
-        return found
-
-    files["spare"] += write_carried(root, fetching, outcomes, folder, is_gone)
-    remove_others(folder, files)
-    failpoint("snapshot.after_files", folder)
-    files[LOOKUP_KIND] = [write_lookup(folder, files)]
-    manifest = {
-        **_facts(engine, recipe),
-        "snapshot": snapshot_id,
-        "steps": face([step for step in engine.steps if step.when(build)]),
-        "funnel": funnel(engine),
-        "files": files,
-    }
-    snapshot = Snapshot(dataset=recipe.name, snapshot=snapshot_id, folder=folder, manifest=manifest)
-    _check_laws(snapshot)
-    manifest["drop_reasons"] = recounted(snapshot)["drop_reasons"]
-    documents = write_documents(folder, manifest)
-    return make_current(root, commit_snapshot(root, {**manifest, "documents": documents}, is_current=False))
+    matcher = Matcher(engine.build.inputs.tombstones)
+    return write_snapshot(
+        root,
+        _facts(engine, engine.build.recipe),
+        engine.commits("publish"),
+        carry=partial(write_carried, root, fetching, is_gone=lambda rows: (matcher.numbers(rows) >= 0).tolist()),
+        write_documents=write_documents,
+    )
 
 
 def _facts(engine: Engine, recipe: Recipe) -> dict[str, Any]:
     """Return what a manifest says of a build, whatever came of it."""
     build, inputs = engine.build, engine.build.inputs
     return {
-        "format": MANIFEST_FORMAT,
-        "schemas": {"captions": CAPTIONS_VERSION, "pairs": PAIRS_VERSION, "images": OUTCOMES_VERSION},
         "dataset": recipe.name,
         "build_key": inputs.build_key,
         "attempt": build.attempt,
@@ -111,6 +72,8 @@ def _facts(engine: Engine, recipe: Recipe) -> dict[str, Any]:
         "translator": inputs.translator.fingerprint if inputs.translator else NATIVE,
         "sources": _source_entries(recipe, inputs.sources, engine.commits("ingest")[0].facts["sources"]),
         "test_sets": dict(_test_set_entries(engine, recipe)),
+        "steps": face([step for step in engine.steps if step.when(build)]),
+        "funnel": funnel(engine),
     }
 
 
@@ -200,11 +163,3 @@ def funnel(engine: Engine) -> list[dict[str, Any]]:
 
 
 _NOTHING = {"read": 0, "kept": 0, "dropped": 0}
-
-
-def _check_laws(snapshot: Snapshot) -> None:
-    broken = broken_laws(snapshot)
-    if broken:
-        raise DefectError(
-            f"the snapshot is not committed, since it breaks: {'; '.join(broken)}. This is a defect: report it"
-        )

@@ -12,7 +12,7 @@ from flows.cli.options import DEFAULT_ROOT, Groups, Json, KeyValues, LanguagePac
 from flows.cli.output import say, say_json, say_table
 
 if TYPE_CHECKING:
-    from flows.scores.scoreboard import Question, ScoreboardReport
+    from flows.scores.scoreboard import Question
     from training.config import EvaluateConfig
 
 
@@ -87,24 +87,22 @@ def scoreboard(
         recipe: Whose model is scored, on the held-out images of its dataset and on its test sets.
     """
     from data_catalog.storage.shards import read_json
-    from flows.scores.scoreboard import JSON_FILE, make_scoreboard
+    from flows.scores.scoreboard import make_scoreboard
+    from training.scoreboard_files import JSON_FILE
 
     with tempfile.TemporaryDirectory(prefix="vernaclip-") as cache:
-        report = make_scoreboard(_question(recipe, root, options, Path(cache)))
+        question = _question(recipe, root, options, Path(cache))
+        sections = make_scoreboard(question)
     if json:
-        say_json({"folder": report.folder, **read_json(report.folder / JSON_FILE)})
-    else:
-        _tell(report)
-
-
-def _tell(report: "ScoreboardReport") -> None:
-    for section in report.sections:
+        say_json({"folder": question.out, **read_json(question.out / JSON_FILE)})
+        return
+    for section in sections:
         say(f"\n{section.title}\n")
         if section.rows:
             say_table(section.rows)
         for note in section.notes:
             say(f"  {note}")
-    say(f"\nAs files: {report.folder}")
+    say(f"\nAs files: {question.out}")
 
 
 def _question(name: str | None, root: Path, options: ScoreboardOptions, cache_dir: Path) -> "Question":

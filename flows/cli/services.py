@@ -30,10 +30,12 @@ def up(*, port: OptionalNumber = None) -> None:
     services = start_services(Path.cwd(), port=port)
     for name in ("server", "worker"):
         say(f"{name}: {'started' if name in services.started else 'was up already'}")
-    say(f"pages:  {services.api.url.removesuffix('/api')} (they ask once for the auth string that .env holds)")
+    say(f"pages:  {services.api.url.removesuffix('/api')}")
+    say("login:  paste, once a browser, the text between the quotes behind PREFECT_API_AUTH_STRING in .env; to see it:")
+    say("        grep PREFECT_API_AUTH_STRING .env")
     say("deployments, for `prefect deployment run` in this folder (build-dataset alone will do for the first):")
     for deployment in services.deployments:
-        say(f"  {deployment.full_name}")
+        say(f"  {deployment}")
     say("after a crash: vernaclip up again, then prefect flow-run retry ID (prefect flow-run ls shows runs and IDs)")
 
 

@@ -4,9 +4,8 @@ So `prefect deployment run build-dataset` is unique (our plugin fills in the flo
 `build-dataset/italian` has it filled in.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from contextlib import suppress
-from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -81,44 +80,24 @@ WORK_POOL = "vernaclip"
 BUILD_FLOW = "build-dataset"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Deployment:
-    """A flow, the name that it is deployed under, and the parameters that are filled in."""
-
-    flow: str
-    name: str
-    parameters: dict[str, Any]
-
-    @property
-    def full_name(self) -> str:
-        """As Prefect writes it: FLOW/DEPLOYMENT."""
-        return f"{self.flow}/{self.name}"
-
-
-def deployments() -> Iterator[Deployment]:
-    """Every deployment that `vernaclip up` makes."""
-    from flows.orchestration.prefect_flows import FLOWS
-    from flows.recipe.recipe import recipe_names
-
-    for flow in FLOWS:
-        yield Deployment(flow=flow, name=flow, parameters={})
-    for recipe in recipe_names():
-        yield Deployment(flow=BUILD_FLOW, name=recipe, parameters={"recipe": recipe})
-
-
-def deploy_all(client: "SyncPrefectClient", project: Path) -> list[Deployment]:
+def deploy_all(client: "SyncPrefectClient", project: Path) -> list[str]:
     """Create or renew all that the server needs to know; runs will have `project` as their current folder.
 
     That is the work pool, the deployments, and the automation that finds runs without a heartbeat.
+
+    Returns:
+        The deployments as Prefect writes them: FLOW/DEPLOYMENT.
     """
     from flows.orchestration.prefect_flows import FLOWS
+    from flows.recipe.recipe import recipe_names
 
     ensure_work_pool(client)
     ensure_automation(client, FLOWS)
-    made = list(deployments())
-    for each in made:
-        deploy(client, FLOWS[each.flow], name=each.name, parameters=each.parameters, project=project.resolve())
-    return made
+    made: list[tuple[str, str, dict[str, str]]] = [(flow, flow, {}) for flow in FLOWS]
+    made += [(BUILD_FLOW, recipe, {"recipe": recipe}) for recipe in recipe_names()]
+    for flow, name, parameters in made:
+        deploy(client, FLOWS[flow], name=name, parameters=parameters, project=project.resolve())
+    return [f"{flow}/{name}" for flow, name, _ in made]
 
 
 def ensure_work_pool(client: "SyncPrefectClient") -> None:

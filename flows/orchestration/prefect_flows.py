@@ -16,7 +16,7 @@ from prefect import Flow, flow
 from prefect.states import Failed
 from pydantic import WithJsonSchema
 
-from data_catalog.errors import PipelineError
+from data_catalog.errors import DefectError, PipelineError
 from data_catalog.progress import watched
 from data_catalog.storage.reading import reading
 from data_catalog.storage.roots import open_root
@@ -70,12 +70,21 @@ def _ends_in_a_sentence(job: Callable[P, Any]) -> Callable[P, Any]:
 
     @wraps(job)
     def run(*args: P.args, **kwargs: P.kwargs) -> Any:
+        logging.getLogger("prefect.flow_runs").addFilter(_without_traceback)
         try:
             return job(*args, **kwargs)
         except PipelineError as error:
             return Failed(message=str(error), data=error)  # whoever called the flow in this process gets the error
 
     return run
+
+
+def _without_traceback(record: logging.LogRecord) -> bool:
+    """Take the traceback off what Prefect's engine logs of an error that we know: a defect keeps it."""
+    error = record.exc_info[1] if record.exc_info else None
+    if isinstance(error, PipelineError) and not isinstance(error, DefectError):
+        record.msg, record.args, record.exc_info = str(error), (), None
+    return True
 
 
 @flow(name="build-dataset", flow_run_name=RUN_NAME, persist_result=False)

@@ -21,7 +21,7 @@ from data_catalog.errors import BusyError, InputError
 from flows.doctor import SERVER_PORT, port_is_busy, require_sound_environment
 from flows.orchestration import daemons
 from flows.orchestration.daemons import Daemon
-from flows.orchestration.deployments import WORK_POOL, Deployment, deploy_all
+from flows.orchestration.deployments import WORK_POOL, deploy_all
 from flows.orchestration.prefect_env import (
     HOST,
     Api,
@@ -154,16 +154,16 @@ class Services:
         api: where the server is, and the auth string that its pages ask for.
         started: what was not running: "server", "worker", both or nothing.
         ours: whether the server is one that `up` started, and `down` stops.
-        deployments: all that can be run by name.
+        deployments: all that can be run by name: FLOW/DEPLOYMENT.
     """
 
     api: Api
     started: tuple[str, ...]
     ours: bool
-    deployments: tuple[Deployment, ...]
+    deployments: tuple[str, ...]
 
 
-Deploy = Callable[["SyncPrefectClient", Path], Sequence[Deployment]]
+Deploy = Callable[["SyncPrefectClient", Path], Sequence[str]]
 
 
 def up(project: Path, *, port: int | None = None, deploy: Deploy = deploy_all) -> Services:

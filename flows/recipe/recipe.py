@@ -34,6 +34,7 @@ from training.config import EvaluateConfig, TrainConfig
 from translation.config import TranslateConfig
 
 DEFAULT_ROOT = Path("catalog")
+DATA = "data"
 
 # The parts of a setting's path; one that holds dots, such as a host's name, stands in quotes.
 _KEYS = re.compile(r'"[^"]+"|[^."]+')
@@ -79,7 +80,7 @@ class Dataset:
     """TOML file with the pack of a target language that does not come with vernaclip."""
     language_packs: tuple[str, ...] = path_setting(())
     """TOML files of further packs: of the source language, the pivot, or captions that are read."""
-    data: str = path_setting("data")
+    data: str = path_setting(DATA)
     """Folder of the upstream files: `{data}` in other settings."""
 
 
@@ -205,7 +206,7 @@ def load_recipe(recipe: str, *, root: Path, overrides: Overrides = ()) -> Recipe
         values = _beside(values, file.parent.absolute())
     _merge(values, override_values(overrides), ())
     places = {"root": str(root), "recipe": str(file.parent)}
-    places["data"] = str(_substitute(values.get("data", "data"), places))
+    places["data"] = str(_substitute(values.get("data", DATA), places))
     return _recipe(_substitute(values, places), called=recipe, default_name=file.stem)
 
 
@@ -311,7 +312,7 @@ def _substitute(value: Any, places: Mapping[str, str]) -> Any:
 
 def _beside(values: Mapping[str, Any], folder: Path) -> dict[str, Any]:
     """Return a recipe file's values with the relative paths among them below the folder of the file."""
-    found: dict[str, Any] = _absolute(values, Dataset, folder)
+    found: dict[str, Any] = _absolute({"data": DATA, **values}, Dataset, folder)
     for name, kind in SECTIONS.items():
         if name in found:
             found[name] = _absolute(found[name], kind, folder)
@@ -337,7 +338,7 @@ def _placed(value: Any, mark: str | None, folder: Path) -> Any:
     """Return a path, or each of a list, below a folder; a name that is no file there is left as it is."""
     if isinstance(value, list):
         return [_placed(item, mark, folder) for item in value]
-    if not isinstance(value, str) or not value or mark is None or value.startswith("{") or "://" in value:
+    if not isinstance(value, str) or not value or mark is None or value.startswith(("{", "~")) or "://" in value:
         return value
     return value if mark == NAME_OR_FILE and not (folder / value).exists() else str(folder / value)
 

@@ -1,22 +1,19 @@
 """What the page of a snapshot says, section by section: rows from its files, as the templates take them."""
 
-import json
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from itertools import chain, zip_longest
 from operator import itemgetter
 from typing import Any
 
-import pyarrow as pa
-
 from data_catalog.ablations import ablations_of
+from data_catalog.database.questions import questions
 from data_catalog.fetch.diagnosis import diagnose
 from data_catalog.plain_text import decided_text
 from data_catalog.schema import NATIVE
 from data_catalog.sources.origins import HAS_ORIGINAL, ORIGINS
 from data_catalog.storage.manifest import MARKED, SPLITS, Snapshot
-from flows.report.pictures import gallery, twins
-from flows.report.questions import Ask, Rows, questions
+from flows.report.pictures import Ask, Rows, gallery, twins
 
 # Samples and scores are shown of the engines of most captions.
 _MAX_ENGINES = 4
@@ -168,8 +165,6 @@ ASKED = """
     FROM image_outcomes WHERE url IS NOT NULL GROUP BY ALL ORDER BY num_images DESC, host, drop_reason
 """
 
-_ASKED_COLUMNS = pa.schema({"host": pa.string(), "drop_reason": pa.string(), "num_images": pa.int64()})
-
 HOSTS = f"""
     SELECT host AS name, sum(num_images)::BIGINT AS num_asked,
            coalesce(sum(num_images) FILTER (drop_reason IS NULL), 0)::BIGINT AS num_came,
@@ -204,7 +199,12 @@ def gather(snapshot: Snapshot, runs: Sequence[Mapping[str, Any]], *, num_example
         runs: lines of the dataset's run log.
         num_examples: captions shown for each reason, and translations for each part of an engine's scores.
     """
-    with questions(snapshot) as ask:
+    with questions(snapshot) as table:
+
+        def ask(sql: str, **parameters: Any) -> Rows:
+            found: Rows = table(sql, **parameters).to_pylist()
+            return found
+
         translators = _engines(ask, num_examples)
         published = ask(PUBLISHED)
         return {
@@ -225,7 +225,7 @@ def gather(snapshot: Snapshot, runs: Sequence[Mapping[str, Any]], *, num_example
             "file_sizes": ask(BYTES),
             "formats": ask(FORMATS),
             "gallery": gallery(ask),
-            "diagnosis": diagnose(pa.Table.from_pylist(ask(ASKED), _ASKED_COLUMNS)),
+            "diagnosis": diagnose(table(ASKED)),
             "hosts": ask(HOSTS),
             "lost_images": ask(LOST),
             "duplicates": ask(DUPLICATES),
@@ -233,7 +233,6 @@ def gather(snapshot: Snapshot, runs: Sequence[Mapping[str, Any]], *, num_example
             "twins": twins(ask),
             "leaks": ask(LEAKS),
             "licences": ask(LICENCES),
-            "settings": dict(_settings(snapshot.manifest["settings"])),
             "files": _files(snapshot.manifest),
             # Those that came to this snapshot and did something, the latest first.
             "runs": [
@@ -321,23 +320,6 @@ def _scores(ask: Ask, engines: Rows) -> dict[str, Any] | None:
         **bins,
         "counts": {name: {row["bin"]: row["num_captions"] for row in rows} for name, rows in counts.items()},
     }
-
-
-def _settings(settings: Mapping[str, Any]) -> Iterator[tuple[str, dict[str, str]]]:
-    """Yield what was asked for: by section, the recipe's own first, names and values as a recipe has them."""
-    sections = {name: values for name, values in settings.items() if isinstance(values, Mapping)}
-    own = {name: value for name, value in settings.items() if name not in sections}
-    for name, values in sorted({**sections, "": own}.items()):
-        if flat := dict(_flat(values)):
-            yield name, flat
-
-
-def _flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
-    for name, value in sorted(values.items()):
-        if isinstance(value, Mapping):
-            yield from _flat(value, f"{prefix}{name}.")
-        else:
-            yield f"{prefix}{name}", json.dumps(value, ensure_ascii=False)
 
 
 def _files(manifest: Mapping[str, Any]) -> Rows:

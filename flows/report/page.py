@@ -1,6 +1,7 @@
 """Write the page of a build: one file of HTML that needs nothing else, loads nothing and runs nothing."""
 
 import functools
+import json
 import re
 from collections import defaultdict
 from collections.abc import Mapping
@@ -17,7 +18,7 @@ from data_catalog.storage.shards import write_bytes
 from flows.report import texts
 from flows.report.charts import charts_of
 from flows.report.contents import gather
-from flows.report.questions import Rows
+from flows.report.pictures import Rows
 from flows.report.texts import language_name
 
 if TYPE_CHECKING:
@@ -100,6 +101,7 @@ def _environment() -> "Environment":
         undefined=StrictUndefined,
     )
     environment.filters["language_name"] = language_name
+    environment.filters["json"] = functools.partial(json.dumps, ensure_ascii=False)
     environment.filters |= {name: getattr(texts, name) for name in _FILTERS}
     return environment
 

@@ -2,12 +2,15 @@
 
 import base64
 import io
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
-
-from flows.report.questions import Ask, Rows
 
 if TYPE_CHECKING:
     from PIL.Image import Image
+
+Rows = list[dict[str, Any]]
+# Answers SQL, with its parameters by name, in one dict a row.
+Ask = Callable[..., Rows]
 
 _SIDE = 160
 _QUALITY = 60

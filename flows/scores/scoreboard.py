@@ -3,19 +3,17 @@
 import logging
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
-from importlib.metadata import version
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from cleaning.languages.engines import canonical_code
 from cleaning.leaks import LeaksConfig
-from data_catalog.errors import DamagedError, PipelineError, SettingsError
-from data_catalog.language_pack import LanguagePack
+from cleaning.seen_images import SEEN_SPLITS, SeenImages
+from data_catalog.errors import SettingsError
 from data_catalog.storage.disk_errors import make_writable_folder
 from data_catalog.storage.manifest import Snapshot, current_snapshots, require_snapshot
 from data_catalog.storage.reading import open_to_readers
 from data_catalog.storage.roots import KEPT_FEATURES
-from data_catalog.storage.shards import write_bytes, write_json
 from flows.recipe.language_packs import language_pack, language_packs_of, named_language_packs
 from flows.recipe.recipe import Recipe
 from flows.scores.scored_models import (
@@ -23,29 +21,23 @@ from flows.scores.scored_models import (
     contestant,
     english_models,
     named_models,
-    own_contestant,
-    own_model,
+    own_models,
     require_different,
-    trained_model,
 )
 from flows.scores.scored_sets import ScoredSet, named_sets, protocol_sets, recipe_sets, with_language
-from flows.scores.seen_images import SEEN_SPLITS, TrainingImages
 from flows.scores.translated_captions import CaptionTranslator
 from training.config import EvaluateConfig
 from training.data import seen_in_training, split_to_score
-from training.encoders import PACKAGES
 from training.galleries import Guard, Seen, pairs_gallery
-from training.protocols import Protocol
-from training.scoreboard import Contestant, Scoreboard, refuse_seen, score_models
-from training.scoreboard_plot import write_scoreboard_plot
-from training.scoreboard_tables import Section, markdown, sections
+from training.scoreboard import refuse_seen, score_models
+from training.scoreboard_files import write_scoreboard
+from training.scoreboard_tables import Section
 from training.threads import let_threads_sleep
-from training.trained_models import TrainedModel, pair_files
+from training.trained_models import TrainedModel, model_of_folder, pair_files
 
 logger = logging.getLogger(__name__)
 
 VALIDATED = "the epoch whose weights were kept was chosen on these images, which flatters the model"
-JSON_FILE, MARKDOWN_FILE, PLOT_FILE = "scoreboard.json", "scoreboard.md", "scoreboard.png"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -83,16 +75,7 @@ class Question:
     report_anyway: bool = False
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ScoreboardReport:
-    """A scoreboard, as tables and in files."""
-
-    board: Scoreboard
-    sections: Sequence[Section]
-    folder: Path
-
-
-def make_scoreboard(question: Question) -> ScoreboardReport:
+def make_scoreboard(question: Question) -> list[Section]:
     """Score all models on all sets, and write `scoreboard.json`, `scoreboard.md` and `scoreboard.png`.
 
     Raises:
@@ -100,85 +83,68 @@ def make_scoreboard(question: Question) -> ScoreboardReport:
         InputError: one of them cannot be had, or a model was trained on images of a set, unless that is to be reported.
     """
     let_threads_sleep()
-    packs = {**language_packs_of(question.language_packs)}
-    if question.recipe is not None:
-        packs = {**named_language_packs(question.recipe), **packs}
-    named = [*named_models(question.models), *english_models(question.english, question.recipe)]
-    trained = _trained_models(question, named)
-    models = _contestants(question, named, trained, packs)
-    scored = _sets(question, language_pack(question.language, packs))
-    _require_translatable(scored, named, question.language)  # before images are looked at
-    own = _split(question, trained)
-    if not scored and own is None:
+    recipe, language = question.recipe, question.language
+    packs = language_packs_of(question.language_packs)
+    if recipe is not None:
+        packs = {**named_language_packs(recipe), **packs}
+    others = [*named_models(question.models), *english_models(question.english, recipe)]
+    require_different([*([recipe.name] if recipe is not None else []), *(model.name for model in others)], "--model")
+    models = [*own_models(recipe, question.root), *others]
+    if not models:
+        raise SettingsError(
+            "there is no model to score: train the recipe's, or give --model NAME open_clip=... or alike"
+        )
+    known = {
+        model.name: model_of_folder(Path(model.source), question.root) if model.kind != "transformers" else None
+        for model in models
+    }
+    trained = {name: model for name, model in known.items() if model is not None}
+    contestants = [contestant(model, language, packs, question.cache_dir, known[model.name]) for model in models]
+    pack = language_pack(language, packs)
+    translator = CaptionTranslator(recipe=recipe, root=question.root)
+    scored = [
+        *(recipe_sets(recipe.test_sets, language, translator) if recipe is not None else []),
+        *named_sets(question.test_sets, language, pack, translator),
+        *protocol_sets(question.protocol, language, pack),
+    ]
+    _require_translatable(scored, models, language)  # before images are looked at
+    split = _split(question, trained)
+    if not scored and split is None:
         raise SettingsError(
             "there is nothing to score on: give a recipe with a held-out split, --test-set or --protocol"
         )
     make_writable_folder(question.out, "--out")
-    leaks = question.recipe.leaks if question.recipe is not None else LeaksConfig()
-    guards = {name: TrainingImages(model.snapshot, leaks) for name, model in trained.items()}
-    test_sets = [*([own] if own else []), *(_guarded(found, guards) for found in scored)]
-    require_different([found.test_set.name for found in test_sets], "the set")
-    test_sets = [_with_language(found, question.language, packs) for found in test_sets]
+    leaks = recipe.leaks if recipe is not None else LeaksConfig()
+    seen = {name: SeenImages(model.snapshot, leaks) for name, model in trained.items()}
+    found = [*([split] if split is not None else []), *(_guarded(each, seen) for each in scored)]
+    require_different([each.test_set.name for each in found], "the set")
+    sets = [
+        with_language(each.test_set, language, language_pack(each.stated or language, packs), each.stated)
+        for each in found
+    ]
     if not question.report_anyway:
-        refuse_seen([found.test_set for found in test_sets], models)
-    kept = _features_folder(question)
-    board = score_models(models, [found.test_set for found in test_sets], question.evaluate, kept=kept)
-    protocols = {found.test_set.name: found.protocol for found in test_sets if found.protocol is not None}
-    return _written(board, protocols, question.out)
+        refuse_seen(sets, contestants)
+    board = score_models(contestants, sets, question.evaluate, kept=_features_folder(question))
+    protocols = {each.test_set.name: each.protocol for each in found if each.protocol is not None}
+    return write_scoreboard(board, protocols, question.out)
 
 
 def _features_folder(question: Question) -> Path:
-    """In the root, where other scoreboards find them; with this one where there is none, or it is others' to write."""
+    """Return a folder in the root, where other scoreboards find it; with this one where others write the root."""
     kept = question.root / KEPT_FEATURES
     open_to_readers(question.root, [snapshot.folder for snapshot in current_snapshots(question.root)])
     is_ours = os.access(kept if kept.exists() else question.root, os.W_OK | os.X_OK)
     return kept if is_ours else question.out / KEPT_FEATURES
 
 
-def _trained_models(question: Question, named: Sequence[NamedModel]) -> dict[str, TrainedModel]:
-    """By name, the models of which it is known what they were trained on: the recipe's own first."""
-    found: dict[str, TrainedModel] = {}
-    if question.recipe is not None:
-        require_different([question.recipe.name, *(model.name for model in named)], "--model")
-        own = own_model(question.root, question.recipe.name)
-        found |= {question.recipe.name: own} if own is not None else {}
-    known = {model.name: trained_model(model, question.root) for model in named}
-    return found | {name: model for name, model in known.items() if model is not None}
-
-
-def _contestants(
-    question: Question, named: Sequence[NamedModel], trained: dict[str, TrainedModel], packs: dict[str, LanguagePack]
-) -> list[Contestant]:
-    """All models, the recipe's own first."""
-    recipe = question.recipe
-    own = [own_contestant(trained[recipe.name], recipe.name)] if recipe is not None and recipe.name in trained else []
-    others = [
-        contestant(model, question.language, packs, question.cache_dir, trained.get(model.name)) for model in named
-    ]
-    models = [*own, *others]
-    if not models:
-        raise SettingsError(
-            "there is no model to score: train the recipe's, or give --model NAME open_clip=... or alike"
-        )
-    require_different([model.name for model in models], "the model")
-    return models
-
-
-def _sets(question: Question, pack: LanguagePack) -> list[ScoredSet]:
-    translator = CaptionTranslator(recipe=question.recipe, root=question.root)
-    own = question.recipe.test_sets if question.recipe is not None else ()
-    return [
-        *recipe_sets(own, question.language, translator),
-        *named_sets(question.test_sets, question.language, pack, translator),
-        *protocol_sets(question.protocol, question.language, pack),
-    ]
-
-
-def _guarded(found: ScoredSet, guards: Mapping[str, TrainingImages]) -> ScoredSet:
-    """The set, with what each model that was trained here has seen of it."""
-    test_set = found.test_set
-    seen = {name: images.guard(test_set.images, found.identities, test_set.read) for name, images in guards.items()}
-    return replace(found, test_set=replace(test_set, guards=seen))
+def _guarded(found: ScoredSet, trained_on: Mapping[str, SeenImages]) -> ScoredSet:
+    """Return the set, with what each model that was trained here has seen of it."""
+    test_set, guards = found.test_set, {}
+    for name, images in trained_on.items():
+        seen, ways = images.among(test_set.images, found.identities, test_set.read)
+        told = {place: Seen(why=why, is_sure=is_sure) for place, (why, is_sure) in seen.items()}
+        guards[name] = Guard(seen=told, ways=ways)
+    return replace(found, test_set=replace(test_set, guards=guards))
 
 
 def _require_translatable(test_sets: Sequence[ScoredSet], named: Sequence[NamedModel], language: str) -> None:
@@ -190,11 +156,6 @@ def _require_translatable(test_sets: Sequence[ScoredSet], named: Sequence[NamedM
                 f"the captions of {found.test_set.name} are in {found.stated}, as stated, and what {asked[0]} is asked "
                 f"is translated from {language}: leave one of them out, and score it with --language {found.stated}"
             )
-
-
-def _with_language(found: ScoredSet, asked: str, packs: Mapping[str, LanguagePack]) -> ScoredSet:
-    pack = language_pack(found.stated or asked, packs)
-    return replace(found, test_set=with_language(found.test_set, asked, pack, found.stated))
 
 
 def _split(question: Question, trained: Mapping[str, TrainedModel]) -> ScoredSet | None:
@@ -209,9 +170,7 @@ def _split(question: Question, trained: Mapping[str, TrainedModel]) -> ScoredSet
     snapshot = own.snapshot if own is not None else require_snapshot(question.root, recipe.name, recipe=recipe.called)
     try:
         split = split_to_score(pair_files(snapshot), question.evaluate.split)
-    except DamagedError:
-        raise
-    except PipelineError as error:
+    except SettingsError as error:
         logger.warning("%s itself is not scored: %s", recipe.name, error)
         return None
     images = snapshot.pair_files(split)
@@ -222,21 +181,9 @@ def _split(question: Question, trained: Mapping[str, TrainedModel]) -> ScoredSet
 
 
 def _split_guard(images: Sequence[Path], snapshot: Snapshot, split: str, model: TrainedModel) -> Guard:
-    """What a model has seen of a split; of the val split of its own snapshot it is known that it chose the epoch."""
+    """Return what a model has seen of a split; of its own snapshot's val split it is known that it chose the epoch."""
     is_own_val = split == "val" and model.snapshot.snapshot == snapshot.snapshot
     splits = ("train",) if is_own_val else SEEN_SPLITS
     trained_on = [path for name in splits for path in model.snapshot.pair_files(name)]
     seen = {place: Seen(why=why, is_sure=True) for place, why in seen_in_training(images, trained_on).items()}
     return Guard(seen=seen, ways=("sample id", "bytes"))
-
-
-def _written(board: Scoreboard, protocols: dict[str, Protocol], folder: Path) -> ScoreboardReport:
-    found = sections(board, protocols)
-    used = {name: asdict(protocol) for name, protocol in protocols.items()}
-    made_with = {name: version(name) for name in PACKAGES}
-    told = {"vernaclip": version("vernaclip"), "packages": made_with, **board.to_json(), "protocols": used}
-    write_json(folder / JSON_FILE, told)
-    text = markdown(found)
-    write_bytes(folder / MARKDOWN_FILE, text.encode())
-    write_scoreboard_plot(board, folder / PLOT_FILE)
-    return ScoreboardReport(board=board, sections=found, folder=folder)

@@ -1,16 +1,17 @@
 """Captions of test sets in the language that models are scored in, where a recipe has them translated for that."""
 
 import functools
-from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from data_catalog.errors import SettingsError
 from data_catalog.progress import Progress
+from data_catalog.sources.origins import MACHINE, MACHINE_TRANSLATION
 from data_catalog.storage.lock import writer_lock
 from flows.recipe.engines import open_recipes_engine
 from flows.recipe.recipe import Recipe
 from flows.recipe.sources import TestSetSettings
+from training.galleries import Gallery
 from translation.engine import Translator, translate_stream
 from translation.memory import TranslationMemory
 from translation.remembered import RememberingTranslator
@@ -49,18 +50,29 @@ class CaptionTranslator:
         assert self.recipe is not None
         return open_recipes_engine(self.recipe, self.root)
 
-    def translated(self, captions: Sequence[str]) -> list[str]:
-        """Return the translations, which are recorded; an empty one where the engine has none.
+    def translated(self, gallery: Gallery) -> Gallery:
+        """Return a set with its captions translated, and what is to be said of that; translations are recorded.
 
         Raises:
             InputError: the engine cannot be opened, or does not work.
             BusyError: a build of the root may be recording translations, too.
         """
-        memory = TranslationMemory(self.root / "memory", self.engine.fingerprint)
+        engine = self.engine
+        memory = TranslationMemory(self.root / "memory", engine.fingerprint)
         memory.require_whole()
         with writer_lock(self.root):
-            with Progress("translate test set", total=len(captions), unit="captions") as progress:
-                remembering = RememberingTranslator(self.engine, memory)
-                found = [each.text for each in translate_stream(remembering, captions, progress.advance)]
+            with Progress("translate test set", total=len(gallery.captions), unit="captions") as progress:
+                found = translate_stream(RememberingTranslator(engine, memory), gallery.captions, progress.advance)
+                told = [(each.text, owner) for each, owner in zip(found, gallery.owners, strict=True) if each.text]
             memory.seal()
-        return found
+        num_lost = len(gallery.captions) - len(told)
+        lost = f"; {num_lost:,} have no translation and are left out" if num_lost else ""
+        by = f"({MACHINE_TRANSLATION}) from {engine.from_code} by {engine.fingerprint}"
+        of_originals, *others = gallery.notes
+        return replace(
+            gallery,
+            captions=[text for text, _ in told],
+            owners=[owner for _, owner in told],
+            made_by=[MACHINE] * len(told),
+            notes=(f"all captions are translated by a machine {by}{lost}; of the originals, {of_originals}", *others),
+        )

@@ -1,22 +1,15 @@
-"""docs/cleaning.md says of checks, settings and reasons what the code says; run as a program, this writes them."""
+"""docs/cleaning.md says of checks and reasons what the code says; run as a program, this writes them."""
 
 import dataclasses
-import json
 import re
-from collections.abc import Collection
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from cleaning.checks import CHECK_REASONS, CLEAN_REASONS, CheckConfig, CleanConfig
 from cleaning.checks.boilerplate import BOILERPLATE_RULES, boilerplate_rule
 from cleaning.checks.definition import TEXT, Section
-from cleaning.duplicates.captions import RepeatsConfig
-from cleaning.duplicates.images import DuplicatesConfig
-from cleaning.leaks import LeaksConfig
 from cleaning.text.mending import clean_text
-from data_catalog.publish import SplitConfig
 from data_catalog.sources.registry import SOURCE_KINDS
 from flows.build.steps import STEPS
 from flows.recipe.recipe import SECTIONS
@@ -25,19 +18,7 @@ REASONS = {name: row.reasons for step in STEPS for name, row in step.rows.items(
 
 DOCS = Path(__file__).parents[2] / "docs"
 PAGE = (DOCS / "cleaning.md").read_text(encoding="utf-8")
-TEST_SETS = (DOCS / "test-sets.md").read_text(encoding="utf-8")
 IMAGES = (DOCS / "images.md").read_text(encoding="utf-8")
-
-SETTINGS: list[tuple[str, str, Any]] = [
-    (page, f"{section}.{field.name}", getattr(config, field.name))
-    for page, section, config in (
-        (PAGE, "repeats", RepeatsConfig()),
-        (PAGE, "duplicates", DuplicatesConfig()),
-        (PAGE, "split", SplitConfig()),
-        (TEST_SETS, "leaks", LeaksConfig()),
-    )
-    for field in dataclasses.fields(config)
-]
 
 
 def rows(page: str) -> list[list[str]]:
@@ -69,25 +50,14 @@ REASONS_BY_STEP = {
 
 
 def checks_of(config: type[Section]) -> str:
-    """A table of a section's checks, and one of their settings."""
+    """A table of a section's checks; docs/recipes.md has their settings."""
     lines = ["", "| check | switch | drops | reads | reason |", "|---|---|---|---|---|"]
     for check in config.check_types():
         switch, drops = f"`{config.section}.{check.switch()}`", check.drops().removeprefix("Drop ").removesuffix(".")
         reads = ", ".join("the caption" if name == TEXT else f"`{name}`" for name in check.reads)
         reasons = ", ".join(f"`{name}`" for name in check.reasons)
         lines.append(f"| `{check.name}` | {switch} | {drops} | {reads} | {reasons} |")
-    lines += ["", "| setting | default | |", "|---|---|---|"]
-    for field in config.settings():
-        if field.name not in MENDING:
-            default, meaning = shown(field.default, field.metadata.get("among")), field.metadata.get("description", "")
-            lines.append(f"| `{config.section}.{field.name}` | {default} | {meaning} |".replace("|  |", "| |"))
     return "\n".join([*lines, "", ""])
-
-
-def shown(default: Any, among: Collection[str] | None) -> str:
-    if isinstance(default, tuple) and default in ((), tuple(among or ())):
-        return "all" if default else "none"
-    return f"`{json.dumps(default)}`"
 
 
 def reasons_by_step() -> str:
@@ -114,7 +84,7 @@ def rewritten(page: str) -> str:
     return page
 
 
-def test_checks_settings_and_reasons_stand_there_as_the_code_has_them() -> None:
+def test_checks_and_reasons_stand_there_as_the_code_has_them() -> None:
     """Where they do not, run this file as a program."""
     assert rewritten(PAGE) == PAGE
     assert set(CHECK_REASONS) < set(REASONS["check"])
@@ -137,12 +107,6 @@ def test_what_mends_is_on_by_default_and_has_its_row(name: str) -> None:
 @pytest.mark.parametrize("name", sorted(REASONS["deduplicate"].keys() - {"duplicate_caption"}))
 def test_the_page_about_images_has_what_drops_them(name: str) -> None:
     assert [f"`{name}`", "deduplicate", "", REASONS["deduplicate"][name].meaning] in rows(IMAGES)
-
-
-@pytest.mark.parametrize(("page", "path", "default"), SETTINGS, ids=[path for _, path, _ in SETTINGS])
-def test_every_setting_has_its_row_and_default(page: str, path: str, default: Any) -> None:
-    told = next((row[1] for row in rows(page) if row[0] == f"`{path}`"), None)
-    assert told == ("none" if path == "split.by" else f"`{json.dumps(default)}`")
 
 
 def test_rules_of_boilerplate_are_listed_in_their_order() -> None:

@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from data_catalog.ablations import AblationTable, ablations_of, write_ablation_record
-from data_catalog.errors import InputError, PipelineError, SettingsError
+from data_catalog.errors import DamagedError, InputError, SettingsError
 from data_catalog.storage.manifest import Snapshot, require_snapshot
 from flows.ablation import AblationConfig
 from flows.cli import main
@@ -184,7 +184,7 @@ def test_report_and_exports_show_the_ablation_of_their_snapshot(root: Path) -> N
     assert "&lt;b&gt;" in page
     record = root / "ablations" / "0123456789ab" / "ablation.json"
     record.write_text(record.read_text().replace('"num_images": 300', '"num_images": 900'))
-    with pytest.raises(PipelineError, match=r"ablation\.json is damaged .* run `vernaclip ablate` again"):
+    with pytest.raises(DamagedError, match=r"ablation\.json is damaged .* run `vernaclip ablate` again"):
         ablations_of(snapshot)
 
 

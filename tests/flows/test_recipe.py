@@ -195,7 +195,7 @@ data = "files"
 language_packs = ["el.toml", "/packs/el.toml"]
 [sources.mine]
 kind = "pairs"
-files = ["a.tsv", "{data}/*.csv", "{root}/b.tsv"]
+files = ["a.tsv", "{data}/*.csv", "{root}/b.tsv", "~/c.tsv"]
 path_column = "image"
 images = "photos"
 caption_column = "caption"
@@ -222,12 +222,14 @@ text_encoder = "dbmdz/bert-base-italian-xxl-cased"
     folder = str(tmp_path / "mine")
     recipe = load_recipe("mine/mine.toml", root=Path("catalog"))
     assert recipe.language_packs == (f"{folder}/el.toml", "/packs/el.toml")
-    assert recipe.sources[0].config.files == (f"{folder}/a.tsv", f"{folder}/files/*.csv", "catalog/b.tsv")
+    assert recipe.sources[0].config.files == (f"{folder}/a.tsv", f"{folder}/files/*.csv", "catalog/b.tsv", "~/c.tsv")
     assert [source.config.images for source in recipe.sources] == [f"{folder}/photos", "s3://bucket/photos"]
     assert recipe.test_sets[0].config.files == (f"{folder}/dev.txt",)
     assert recipe.translate.model == (f"{folder}/mymodel",), "a name that is a folder beside the recipe"
     assert recipe.translate.reverse_model == ("org/theirs",), "a name on the hub"
     assert recipe.train.text_encoder == "dbmdz/bert-base-italian-xxl-cased"
+    write(tmp_path / "mine", text.replace('data = "files"', ""))
+    assert load_recipe("mine/mine.toml", root=Path("catalog")).sources[0].config.files[1] == f"{folder}/data/*.csv"
     moved = load_recipe("mine/mine.toml", root=Path("catalog"), overrides=["data=here", "sources.mine.files={data}/c"])
     assert moved.sources[0].config.files == ("here/c",)
 

@@ -15,6 +15,7 @@ import pytest
 from PIL import Image
 
 from data_catalog.database.catalog import query, rebuild
+from data_catalog.database.questions import questions
 from data_catalog.schema import CAPTIONS, OUTCOMES, PAIRS
 from data_catalog.storage.history import runs
 from data_catalog.storage.manifest import MANIFEST_FORMAT, Snapshot, commit_snapshot, file_entry, require_snapshot
@@ -26,7 +27,6 @@ from flows.jobs import BuildReport, build_dataset
 from flows.recipe.recipe import Recipe
 from flows.report.contents import gather
 from flows.report.page import refresh_report, report_path, write_report
-from flows.report.questions import questions
 from flows.report.texts import caption, decimal, duration, linked, percent, plain, size, text
 
 VOID = {"meta", "img", "br", "link", "input", "hr", "path", "use", "rect"}
@@ -239,7 +239,7 @@ def test_a_damaged_file_is_named(
 
 def test_what_does_not_fit_the_memory_is_written_nowhere_near_and_removed(built: tuple[Path, BuildReport]) -> None:
     with questions(built[1].snapshot) as ask:
-        place = Path(ask("SELECT current_setting('temp_directory') AS place")[0]["place"])
+        place = Path(ask("SELECT current_setting('temp_directory') AS place").to_pylist()[0]["place"])
         assert place.is_dir()
         assert not place.is_relative_to(Path.cwd())
         assert not place.is_relative_to(built[0])

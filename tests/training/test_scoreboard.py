@@ -19,7 +19,7 @@ from training.encoders import Encoder
 from training.galleries import Gallery, Guard, LabelledImages, Seen, labelled_images, pairs_gallery
 from training.protocols import CLIP_ITALIAN
 from training.scoreboard import Contestant, Scoreboard, refuse_seen, score_models
-from training.scoreboard_plot import write_scoreboard_plot
+from training.scoreboard_files import write_scoreboard_plot
 from training.scoreboard_tables import markdown, sections
 
 COLOURS = {"rosso": (255, 0, 0), "verde": (0, 255, 0), "blu": (0, 0, 255), "giallo": (255, 255, 0)}

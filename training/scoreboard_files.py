@@ -1,15 +1,21 @@
-"""A scoreboard as a picture: a panel for each set and task, a dot with its 95 % interval for each model."""
+"""A scoreboard as files: JSON, Markdown, and a picture with a panel for each set and task."""
 
 import io
+from collections.abc import Mapping
+from dataclasses import asdict
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 from data_catalog.charts import COLOURS, SERIES, picture_label
-from data_catalog.storage.shards import write_bytes
+from data_catalog.storage.shards import write_bytes, write_json
+from training.encoders import PACKAGES
+from training.protocols import Protocol
 from training.scoreboard import Scoreboard
-from training.scoreboard_tables import told_entries
+from training.scoreboard_tables import Section, markdown, sections, told_entries
 from training.scores import Score
 
+JSON_FILE, MARKDOWN_FILE, PLOT_FILE = "scoreboard.json", "scoreboard.md", "scoreboard.png"
 # What a panel shows of each task.
 SHOWN = {"retrieval": "text_to_image_R@1", "zero-shot": "zero_shot_accuracy@1"}
 _TITLES = {"retrieval": "text to image, R@1", "zero-shot": "zero-shot accuracy@1"}
@@ -22,8 +28,23 @@ _STYLE: dict[Any, Any] = {
 }
 
 
+def write_scoreboard(board: Scoreboard, protocols: Mapping[str, Protocol], folder: Path) -> list[Section]:
+    """Write `scoreboard.json`, `scoreboard.md` and `scoreboard.png`; return what the second one shows.
+
+    Args:
+        protocols: by name of the set that is scored by it.
+    """
+    found = sections(board, protocols)
+    made_with = {name: version(name) for name in PACKAGES}
+    told = {"vernaclip": version("vernaclip"), "packages": made_with, **board.to_json()}
+    write_json(folder / JSON_FILE, {**told, "protocols": {name: asdict(used) for name, used in protocols.items()}})
+    write_bytes(folder / MARKDOWN_FILE, markdown(found).encode())
+    write_scoreboard_plot(board, folder / PLOT_FILE)
+    return found
+
+
 def write_scoreboard_plot(board: Scoreboard, path: Path) -> None:
-    """Draw a PNG with a panel for each set, one above the other."""
+    """Draw a PNG with a panel for each set, one above the other, and a dot with its 95 % interval for each model."""
     from matplotlib import rc_context
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure

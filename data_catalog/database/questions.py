@@ -1,4 +1,4 @@
-"""Questions on one snapshot, all on one connection: SQL in, plain rows out."""
+"""Questions on one snapshot, all on one connection, which needs no catalog file: SQL in, rows out."""
 
 import tempfile
 from collections.abc import Callable, Iterator
@@ -11,8 +11,7 @@ from data_catalog.errors import DamagedError
 from data_catalog.schema import CAPTIONS, OUTCOMES, PAIRS
 from data_catalog.storage.manifest import Snapshot
 
-Rows = list[dict[str, Any]]
-Ask = Callable[..., Rows]
+Ask = Callable[..., pa.Table]
 
 # Rows of any question are few: what is counted or drawn is done while files are read.
 _MEMORY = "2GB"
@@ -20,10 +19,10 @@ _MEMORY = "2GB"
 
 @contextmanager
 def questions(snapshot: Snapshot) -> Iterator[Ask]:
-    """Open a function that answers SQL, with its parameters by name, in one dict a row.
+    """Open a function that answers SQL, with its parameters by name, in a table.
 
     `captions`, `pairs` and `image_outcomes` are those of the snapshot, with their `filename`: it reads the files that
-    the manifest lists, so it needs no catalog file, and sees no other snapshot.
+    the manifest lists, and sees no other snapshot.
 
     Raises:
         DamagedError: a file of the snapshot is damaged or missing: DuckDB says which.
@@ -36,13 +35,12 @@ def questions(snapshot: Snapshot) -> Iterator[Ask]:
         "image_outcomes": (OUTCOMES, snapshot.image_files()),
     }
 
-    def ask(sql: str, **parameters: Any) -> Rows:
-        found: Rows = connection.sql(sql, params=parameters or None).to_arrow_table().to_pylist()
-        return found
+    def ask(sql: str, **parameters: Any) -> pa.Table:
+        return connection.sql(sql, params=parameters or None).to_arrow_table()
 
     # What does not fit the memory goes into a folder of its own, and not to whatever the current folder is.
     with (
-        tempfile.TemporaryDirectory(prefix="vernaclip-report-") as scratch,
+        tempfile.TemporaryDirectory(prefix="vernaclip-sql-") as scratch,
         duckdb.connect(config={"temp_directory": scratch, "memory_limit": _MEMORY}) as connection,
     ):
         try:
