@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from data_catalog.errors import DamagedError, InputError, SettingsError
+from data_catalog.reasons import Reason
 from data_catalog.settings import HOW
 from data_catalog.sources.urls import address_key, canonical_url, domains_of, host_of, is_web_url
 from data_catalog.storage.integrity import read_checksummed, write_checksummed
@@ -21,12 +22,13 @@ FORMAT = 1
 KINDS = ("url", "domain", "sample", "phash")
 # The step that drops rows which a tombstone concerns, and the reason that they, and images without a row, are given.
 FORGET, FORGOTTEN = "forget", "forgotten"
+FORGET_REASONS = {FORGOTTEN: Reason("a take-down asks for the image to be forgotten")}
 # What a manifest says of the step, see `steps` there.
 FORGET_STEP: Mapping[str, Any] = {
     "step": FORGET,
     "meaning": "obeying take-downs",
     "rules": [],
-    "reasons": {FORGOTTEN: "a take-down asks for the image to be forgotten"},
+    "reasons": {name: reason.meaning for name, reason in FORGET_REASONS.items()},
     "columns": [],
     "image_columns": [],
 }

@@ -17,6 +17,7 @@ from cleaning.text.mending import clean_text
 from data_catalog.errors import DamagedError
 from data_catalog.language_pack import LanguagePack
 from data_catalog.progress import Progress
+from data_catalog.reasons import Reason
 from data_catalog.sources.origins import MACHINE_TRANSLATION, has_original
 from data_catalog.stages import (
     Drop,
@@ -39,11 +40,17 @@ from translation.scores import sentence_chrf
 
 NOT_SERVED = "language_not_served"
 TRANSLATE_REASONS = {
-    NOT_SERVED: "the caption's language is neither the target language nor the one the engine translates",
-    "translation_empty": "the engine returned no text",
+    NOT_SERVED: Reason(
+        "the caption's language is neither the target language nor the one the engine translates",
+        settings=("target_language", "source_language"),
+    ),
+    "translation_empty": Reason("the engine returned no text"),
 }
 CHECK_LEAK_REASONS = {
-    "test_caption": "the translation is, but for punctuation and case, a caption of a test set of the recipe",
+    "test_caption": Reason(
+        "the translation is, but for punctuation and case, a caption of a test set of the recipe",
+        settings=("leaks.by_caption", "leaks.min_caption_words", "leaks.action"),
+    ),
 }
 
 

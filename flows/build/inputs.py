@@ -187,6 +187,7 @@ def _source(settings: SourceSettings, hashes: FileHashes) -> Source:
         settings=source_settings(settings),
         origin=partial(settings.kind.origin, settings.config),
         read=lambda: settings.kind.read(settings.config),
+        limit=settings.limit,
     )
 
 

@@ -9,7 +9,6 @@ from cleaning.leaks import TestContents
 from data_catalog.fetch.outcomes import Fetching
 from data_catalog.publish import SplitConfig, WriteDocuments, publish_shard, write_carried, write_snapshot
 from data_catalog.schema import NATIVE
-from data_catalog.settings import plain
 from data_catalog.sources.ingest import Source
 from data_catalog.storage.manifest import Snapshot
 from data_catalog.takedown import Matcher
@@ -117,9 +116,21 @@ def face(steps: Sequence[Step]) -> list[dict[str, Any]]:
     """Return what a manifest says of the table, so that a snapshot explains itself: one entry a row of the funnel.
 
     Each entry has the row's name, its meaning in a few words, the sections of the recipe that it judges by, its reasons
-    with their sentences, and the columns that it fills.
+    with their sentences, the settings that decide them, and the columns that it fills.
     """
-    return [{"step": name, **plain(row)} for step in steps for name, row in step.rows.items()]
+    return [
+        {
+            "step": name,
+            "meaning": row.meaning,
+            "rules": list(row.rules),
+            "reasons": {reason: said.meaning for reason, said in row.reasons.items()},
+            "decided_by": {reason: list(said.settings) for reason, said in row.reasons.items() if said.settings},
+            "columns": list(row.columns),
+            "image_columns": list(row.image_columns),
+        }
+        for step in steps
+        for name, row in step.rows.items()
+    ]
 
 
 def funnel(engine: Engine) -> list[dict[str, Any]]:

@@ -14,7 +14,7 @@ from data_catalog.fetch.reasons import FETCH_REASONS, NORMALISE_REASONS
 from data_catalog.language_pack import all_function_words
 from data_catalog.sources.ingest import ingest
 from data_catalog.sources.rows import MALFORMED_REASONS
-from data_catalog.tombstones import FORGET_STEP, InForce
+from data_catalog.tombstones import FORGET_REASONS, InForce
 from flows.build import captions, duplicates, images, screen
 from flows.build.engine import FLOW, MAKES_SHARDS, MODEL, PER_SHARD, PER_TEST_SET, WHOLE, FunnelRow, Job, Step
 from flows.build.inputs import Inputs
@@ -126,7 +126,7 @@ STEPS = (
         when=lambda build: bool(build.inputs.tombstones.tombstones),
         settings=_forgetting,
         run=captions.forget_captions,
-        rows={"forget": FunnelRow(meaning="obeying take-downs", reasons=FORGET_STEP["reasons"])},
+        rows={"forget": FunnelRow(meaning="obeying take-downs", reasons=FORGET_REASONS)},
     ),
     Step(
         name="clean",
@@ -322,7 +322,7 @@ STEPS = (
         rows={
             "fetch": FunnelRow(
                 meaning="getting the images",
-                reasons={name: reason.meaning for name, reason in FETCH_REASONS.items()},
+                reasons=FETCH_REASONS,
                 rules=("fetch",),
                 image_columns=(
                     "http_status",
@@ -336,7 +336,7 @@ STEPS = (
             ),
             "normalise": FunnelRow(
                 meaning="decoding and resizing the images",
-                reasons={name: reason.meaning for name, reason in NORMALISE_REASONS.items()},
+                reasons=NORMALISE_REASONS,
                 rules=("normalise",),
                 image_columns=(*("original_format", "original_width", "original_height", "width", "height", "phash"),),
             ),

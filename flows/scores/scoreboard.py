@@ -25,6 +25,7 @@ from flows.scores.scored_models import (
     require_different,
 )
 from flows.scores.scored_sets import ScoredSet, named_sets, protocol_sets, recipe_sets, with_language
+from flows.scores.translated_captions import CaptionTranslator
 from training.config import EvaluateConfig
 from training.data import seen_in_training, split_to_score
 from training.galleries import Guard, Seen, pairs_gallery
@@ -100,9 +101,10 @@ def make_scoreboard(question: Question) -> list[Section]:
     trained = {name: model for name, model in known.items() if model is not None}
     contestants = [contestant(model, language, packs, question.cache_dir, known[model.name]) for model in models]
     pack = language_pack(language, packs)
+    translator = CaptionTranslator(recipe=recipe, root=question.root)
     scored = [
-        *(recipe_sets(recipe.test_sets, language) if recipe is not None else []),
-        *named_sets(question.test_sets, language, pack),
+        *(recipe_sets(recipe.test_sets, language, translator) if recipe is not None else []),
+        *named_sets(question.test_sets, language, pack, translator),
         *protocol_sets(question.protocol, language, pack),
     ]
     _require_translatable(scored, models, language)  # before images are looked at
@@ -165,7 +167,7 @@ def _split(question: Question, trained: Mapping[str, TrainedModel]) -> ScoredSet
     if recipe is None or not question.has_split:
         return None
     own = trained.get(recipe.name)
-    snapshot = own.snapshot if own is not None else require_snapshot(question.root, recipe.name)
+    snapshot = own.snapshot if own is not None else require_snapshot(question.root, recipe.name, recipe=recipe.called)
     try:
         split = split_to_score(pair_files(snapshot), question.evaluate.split)
     except SettingsError as error:
