@@ -1,6 +1,7 @@
 """Rows as text that people read: aligned columns for a terminal, cells that stay plain text in a browser."""
 
 import re
+import shlex
 import unicodedata
 from collections.abc import Mapping, Sequence
 
@@ -46,6 +47,19 @@ def cell_text(value: object) -> str:
     if isinstance(value, float):
         return f"{value:.4g}"
     return visible_text(str(value))
+
+
+def decided_text(settings: Mapping[str, object]) -> str:
+    """Return the settings that decide a reason, such as `clean.min_words = 3`; of lists and tables only the names."""
+    return ", ".join(
+        path if value is None or isinstance(value, list | Mapping) else f"{path} = {cell_text(value)}"
+        for path, value in settings.items()
+    )
+
+
+def command(*words: object) -> str:
+    """Return a command of ours as it can be typed into a shell."""
+    return shlex.join(["vernaclip", *map(str, words)])
 
 
 def visible_text(text: str) -> str:

@@ -1,7 +1,7 @@
 """Settings: config dataclasses as plain values, and fields that decide how a run goes but not what it makes."""
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, TypeVar
@@ -53,6 +53,17 @@ def plain(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [plain(item) for item in value]
     return str(value) if isinstance(value, Path) else value
+
+
+def values_at(paths: Iterable[str], settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the values of settings by path, such as `clean.min_words`; None for what is not among the settings."""
+    return {path: _value_at(path.split("."), settings) for path in paths}
+
+
+def _value_at(names: Sequence[str], settings: Any) -> Any:
+    for name in names:
+        settings = settings.get(name) if isinstance(settings, Mapping) else None
+    return settings
 
 
 def require_between(name: str, value: float, low: float, high: float) -> None:

@@ -7,10 +7,10 @@ import random
 import tempfile
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from importlib.resources import files
-from itertools import islice
+from itertools import islice, repeat
 from pathlib import Path
 from typing import Any
 
@@ -22,10 +22,12 @@ from cleaning.checks import CheckConfig, CleanConfig
 from data_catalog.fetch.outcomes import Fetching, KnownImages, attempt_of
 from data_catalog.fetch.urls import askable_url
 from data_catalog.images.workers import ImageWorkers
+from data_catalog.plain_text import decided_text
 from data_catalog.sample.upstream import draw_upstream
 from data_catalog.schema import PENDING, REJECTED
-from data_catalog.settings import what
+from data_catalog.settings import values_at, what
 from data_catalog.sources.ingest import Source
+from data_catalog.sources.limit import ALL_ROWS, BEYOND_LIMIT
 from data_catalog.sources.rows import SourceRow, UnselectedRow
 from data_catalog.storage.shards import write_bytes
 from data_catalog.storage.work import WorkStore
@@ -33,12 +35,11 @@ from data_catalog.tombstones import Tombstones
 from flows.build.captions import NOT_SERVED
 from flows.build.engine import Engine
 from flows.build.execution import LocalExecutor
-from flows.build.inputs import Inputs, packs_of_captions, require_originals_in_use, require_split_choice
+from flows.build.inputs import Inputs, Tools, packs_of_captions, require_originals_in_use, require_split_choice
 from flows.build.steps import STEPS, Build
-from flows.build.tools import Tools
 from flows.recipe.engines import open_engine
 from flows.recipe.language_packs import named_language_packs, target_language_pack
-from flows.recipe.recipe import Recipe
+from flows.recipe.recipe import Recipe, what_settings
 from flows.recipe.sources import SourceSettings, source_settings
 from translation.engine import Translator
 from translation.engines.plugins import find_announcement
@@ -48,7 +49,8 @@ _POOL_FACTOR = 10
 _MARKED = "marked: "
 # The steps that judge captions: no image is asked for.
 _JUDGING = STEPS[: [step.name for step in STEPS].index("check") + 1]
-_ORDER = [row for step in STEPS for row in step.rows]
+_REASONS = {name: row.reasons for step in STEPS for name, row in step.rows.items()}
+_ORDER = list(_REASONS)
 # Reasons whose detail names one of several rules within a check.
 _NAMED = {
     reason
@@ -65,6 +67,7 @@ class Dropped:
     Args:
         rule: the reason, and the name of the rule within it where it has several; after "marked: " where the rows stay.
         num_rows: how many rows it would drop, or mark.
+        decided_by: the settings that decide the reason, by path.
         examples: some of their captions, as upstream has them, each with what the rule says of it.
     """
 
@@ -72,6 +75,7 @@ class Dropped:
     step: str
     rule: str
     num_rows: int
+    decided_by: Mapping[str, Any]
     examples: Sequence[tuple[str, str]]
 
     @property
@@ -82,7 +86,7 @@ class Dropped:
     @property
     def reason(self) -> str:
         """Return the reason without the name of the rule."""
-        return self.rule.removeprefix(_MARKED).split(":")[0]
+        return _reason(self.rule)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -94,6 +98,7 @@ class DryRun:
         dropped: by source in the recipe's order, then by step, then the most frequent first.
         num_unjudged: rows that would be translated first, and of which nobody knows, by source.
         captions: every row, schema `CAPTIONS`.
+        num_beyond: rows that are beyond the limit of their source, by source.
         num_images: of the captions that stay, how many a build would ask the web for, and how many the root knows.
     """
 
@@ -101,6 +106,7 @@ class DryRun:
     dropped: Sequence[Dropped]
     num_unjudged: dict[str, int]
     captions: pa.Table
+    num_beyond: Mapping[str, int] = field(default_factory=dict)
     num_images: tuple[int, int] = (0, 0)
 
     def rows(self) -> list[dict[str, object]]:
@@ -156,9 +162,11 @@ def dry_run(
             engine.run()
         table = pa.concat_tables([pq.read_table(output.only_file) for output in engine.outputs("check")])
         screened = [pq.read_table(output.only_file, columns=["leaks"]) for output in engine.outputs("screen")]
+        counted = engine.commits("ingest")[0].facts["sources"]
         marks = [len(found or ()) for each in screened for found in each.column("leaks").to_pylist()]
     found = _summary(table, marks, recipe, num_examples, translate=translate)
-    return replace(found, num_images=_images(table, recipe, root, translate=translate))
+    beyond = {name: counts["unselected"].get(BEYOND_LIMIT, 0) for name, counts in counted.items()}
+    return replace(found, num_beyond=beyond, num_images=_images(table, recipe, root, translate=translate))
 
 
 def _sampled(recipe: Recipe, num_rows: int, seed: int, translator: Translator | None) -> Inputs:
@@ -202,23 +210,26 @@ def _images(table: pa.Table, recipe: Recipe, root: Path, *, translate: bool) -> 
 def _source(settings: SourceSettings, num_rows: int, seed: int) -> Source:
     """Return a source that yields some of its rows; content hashes are for what is kept, and nothing is."""
     files = settings.upstream_files()
-
-    def read() -> Iterator[SourceRow]:
-        selected = (row for row in settings.kind.read(settings.config) if not isinstance(row, UnselectedRow))
-        return _drawn(selected, num_rows, seed) if num_rows else selected
-
-    return Source(
+    source = Source(
         name=settings.name,
         files=files,
         file_hashes=[str(file) for file in files],
         settings=source_settings(settings),
         origin=partial(settings.kind.origin, settings.config),
-        read=read,
+        read=lambda: settings.kind.read(settings.config),
+        limit=settings.limit,
     )
+    if not num_rows:
+        return source
+    return replace(source, read=lambda: _drawn(source, num_rows, seed), limit=ALL_ROWS)
 
 
-def _drawn(rows: Iterator[SourceRow], num_rows: int, seed: int) -> Iterator[SourceRow]:
-    pool = list(islice(rows, _POOL_FACTOR * num_rows))
+def _drawn(source: Source, num_rows: int, seed: int) -> Iterator[SourceRow]:
+    """Yield the rows of a sample; first, where a limit draws from all rows, what it leaves out."""
+    drawn = source.draw()
+    yield from repeat(UnselectedRow(reason=BEYOND_LIMIT), drawn.num_rows - drawn.num_drawn if drawn else 0)
+    selected = (row for row in source.rows(drawn) if not isinstance(row, UnselectedRow))
+    pool = list(islice(selected, _POOL_FACTOR * num_rows))
     chosen = random.Random(seed).sample(range(len(pool)), min(num_rows, len(pool)))
     yield from (pool[place] for place in sorted(chosen))
 
@@ -240,8 +251,16 @@ def _summary(
         else:
             for step, rule, detail in _marks(row, num_screened):
                 found.setdefault((row["source"], step, rule), []).append({**row, "detail": detail})
+    settings = what_settings(recipe)
     dropped = [
-        Dropped(source=source, step=step, rule=rule, num_rows=len(rows), examples=_examples(rows, num_examples))
+        Dropped(
+            source=source,
+            step=step,
+            rule=rule,
+            num_rows=len(rows),
+            decided_by=values_at(_REASONS[step][_reason(rule)].settings, settings),
+            examples=_examples(rows, num_examples),
+        )
         for (source, step, rule), rows in found.items()
     ]
     dropped.sort(key=lambda rule: (order.index(rule.source), _ORDER.index(rule.step), -rule.num_rows, rule.rule))
@@ -260,6 +279,10 @@ def _marks(row: Mapping[str, Any], num_screened: int) -> Iterator[tuple[str, str
         reason, detail = mark.split(" ", 1)
         told.setdefault(("screen" if place < num_screened else "check", f"{_MARKED}{reason}"), detail)
     yield from ((step, rule, detail) for (step, rule), detail in told.items())
+
+
+def _reason(rule: str) -> str:
+    return rule.removeprefix(_MARKED).split(":")[0]
 
 
 def _rule(row: Mapping[str, Any]) -> str:
@@ -289,15 +312,16 @@ def _page(run: DryRun, name: str) -> str:
     from jinja2 import Environment, StrictUndefined
 
     environment = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=StrictUndefined)
+    environment.filters["decided"] = decided_text
     template = (files("flows") / "pages" / "dry_run.html").read_text(encoding="utf-8")
-    rows = [row for step in STEPS for row in step.rows.values()]
-    meanings = {reason: text for row in rows for reason, text in row.reasons.items()}
+    meanings = {reason: said.meaning for reasons in _REASONS.values() for reason, said in reasons.items()}
     sources = [
         {
             "name": source,
             "num_rows": num_rows,
             "num_dropped": sum(rule.num_rows for rule in run.dropped if rule.source == source and not rule.is_mark),
             "num_unjudged": run.num_unjudged.get(source, 0),
+            "num_beyond": run.num_beyond.get(source, 0),
             "rules": [rule for rule in run.dropped if rule.source == source],
         }
         for source, num_rows in run.num_rows.items()

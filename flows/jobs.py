@@ -15,6 +15,7 @@ from data_catalog.exports.documents import write_documents
 from data_catalog.fetch.diagnosis import Diagnosis, diagnose
 from data_catalog.forgetting import clear_work
 from data_catalog.overview import ranked_reasons
+from data_catalog.plain_text import command
 from data_catalog.publish import UPSTREAM
 from data_catalog.sample.server import serve
 from data_catalog.sample.upstream import draw_upstream
@@ -144,7 +145,7 @@ def build_dataset(recipe: Recipe, *, root: Path, executor: Executor, retry_faile
             downloads=diagnose(download_counts(root, recipe.name)),
         )
         _log(report, root, recipe.name, built.seconds_by_step)
-        current = require_snapshot(root, recipe.name)
+        current = require_snapshot(root, recipe.name, recipe=recipe.called)
         refresh_report(root, current, has_run=report.num_steps > 0)
     _show(report, recipe.name, executor)
     _refuse_nothing(report.snapshot, current, root)
@@ -187,7 +188,7 @@ def _refuse_nothing(snapshot: Snapshot, current: Snapshot, root: Path) -> None:
     if current.snapshot != snapshot.snapshot:
         where = (
             f"snapshot {current.snapshot} stays the current one, and "
-            f"`vernaclip diff {current.snapshot} {snapshot.snapshot} --root {root}` shows what became of each"
+            f"`{command('diff', current.snapshot, snapshot.snapshot, '--root', root)}` shows what became of each"
         )
     raise InputError("; ".join([f"{name} keeps none of {read:,} captions: {' '.join(why) or 'no row came'}", where]))
 
@@ -219,7 +220,7 @@ def train_model(recipe: Recipe, root: Path) -> TrainReport:
         InputError: nothing was built, the splits overlap, or the dataset was not guarded against a test set.
         DamagedError: a shard is damaged.
     """
-    snapshot = require_snapshot(root, recipe.name)
+    snapshot = require_snapshot(root, recipe.name, recipe=recipe.called)
     require_guarded(snapshot, recipe)
     problems = snapshot.verify()
     if problems:
@@ -243,7 +244,7 @@ def evaluate_model(recipe: Recipe, root: Path) -> EvaluateReport:
     Raises:
         InputError: nothing was trained or held out.
     """
-    model = current_model(root, recipe.name)
+    model = current_model(root, recipe.name, recipe=recipe.called)
     scores = score(pair_files(model.snapshot), model.folder, recipe.evaluate)
     path = model.folder / SCORES_FILE.format(split=scores.split)
     write_json(path, scores.to_json())
@@ -273,7 +274,7 @@ def require_ready(recipe: Recipe, root: Path, *, split: str = "") -> None:
 
 def require_scorable(recipe: Recipe, root: Path) -> None:
     """Refuse to train a model that is to be scored, where the dataset that was built holds out no images."""
-    split_to_score(pair_files(require_snapshot(root, recipe.name)), recipe.evaluate.split)
+    split_to_score(pair_files(require_snapshot(root, recipe.name, recipe=recipe.called)), recipe.evaluate.split)
 
 
 def _require_shares(recipe: Recipe, asked: str) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from data_catalog.errors import DamagedError, InputError, SettingsError
 from data_catalog.language_pack import LanguagePack
+from data_catalog.plain_text import command
 from flows.recipe.language_packs import available_language_packs, load_language_pack, load_language_packs
 
 ISO_639_LENGTHS = (2, 3)
@@ -134,7 +135,7 @@ def _pack(language: Language) -> Trait:
         "languages all the same",
         f"`vernaclip init NAME --language {code}` writes {file} and a recipe; or write {file}, of which the line "
         f'code = "{code}" is enough to start with (docs/languages.md), name it in the recipe, '
-        f'language_pack = "{file}", and examine it with `vernaclip doctor --language {file}`',
+        f'language_pack = "{file}", and examine it with `{command("doctor", "--language", file)}`',
         needed=True,
     )
 

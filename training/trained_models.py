@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from data_catalog.errors import DamagedError, InputError, PipelineError, SettingsError
+from data_catalog.plain_text import command
 from data_catalog.storage.manifest import CURRENT_FILE, MODELS, TRAIN_AGAIN, Snapshot, model_pointer, read_snapshot
 from data_catalog.storage.shards import read_json, sha256_of
 from training.data import PairFiles
@@ -40,8 +41,13 @@ class TrainedModel:
     snapshot: Snapshot
 
 
-def current_model(root: Path, dataset: str) -> TrainedModel:
+def current_model(root: Path, dataset: str, *, recipe: str = "RECIPE") -> TrainedModel:
     """Return the newest trained model of a dataset.
+
+    Args:
+        root: of the catalog.
+        dataset: its name.
+        recipe: what was typed to name the recipe, where one was: for the error.
 
     Raises:
         InputError: none was trained.
@@ -49,7 +55,9 @@ def current_model(root: Path, dataset: str) -> TrainedModel:
     """
     pointer = root / MODELS / dataset / CURRENT_FILE
     if not pointer.is_file():
-        raise InputError(f"{root} holds no model of {dataset!r}: run `vernaclip train {dataset} --root {root}` first")
+        raise InputError(
+            f"{root} holds no model of {dataset!r}: run `{command('train', recipe, '--root', root)}` first"
+        )
     found = model_pointer(root, dataset)
     if not all(isinstance(found.get(name), str) for name in ("model", "snapshot")):
         raise DamagedError(f"{pointer} is damaged (it names no model or no snapshot): remove it and {TRAIN_AGAIN}")
@@ -105,7 +113,7 @@ def only_dataset(root: Path) -> str:
     """
     names = sorted(pointer.parent.name for pointer in (root / MODELS).glob(f"*/{CURRENT_FILE}"))
     if not names:
-        raise InputError(f"{root} holds no trained model: run `vernaclip run RECIPE --root {root}` first")
+        raise InputError(f"{root} holds no trained model: run `{command('run', 'RECIPE', '--root', root)}` first")
     if len(names) > 1:
         raise SettingsError(f"{root} holds models of {', '.join(names)}: say which with --dataset")
     return names[0]

@@ -59,10 +59,11 @@ class Length(
         'Fewest words of a caption: "l\'albero" is two, "don\'t" one. In scripts without spaces a word is two '
         "ideographs, or four letters of Thai, Lao, Khmer, Burmese.",
         ge=0,
+        decides="caption_too_short",
     )
-    min_chars: int = setting(3, "Fewest characters (code points) of a caption.", ge=0)
-    max_words: int = setting(100, "Most words of a caption.")
-    max_chars: int = setting(1000, "Most characters of a caption.")
+    min_chars: int = setting(3, "Fewest characters (code points) of a caption.", ge=0, decides="caption_too_short")
+    max_words: int = setting(100, "Most words of a caption.", decides="caption_too_long")
+    max_chars: int = setting(1000, "Most characters of a caption.", decides="caption_too_long")
 
     def require(self, section: str) -> None:
         """Raise SettingsError for bounds that no caption meets."""

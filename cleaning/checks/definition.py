@@ -18,6 +18,7 @@ import pyarrow as pa
 from cleaning.checks.taggers import Tagger
 from data_catalog.errors import SettingsError
 from data_catalog.language_pack import LanguagePack
+from data_catalog.reasons import Reason
 from data_catalog.settings import require_bounds
 from data_catalog.sources.origins import has_original
 from data_catalog.stages import ColumnCheck, Drop, pending_rows, reject, set_values
@@ -41,14 +42,16 @@ def setting(
     gt: float | None = None,
     le: float | None = None,
     among: Collection[str] | None = None,
+    decides: str | None = None,
 ) -> T:
     """Return a dataclass field that carries its description and its bounds (in its metadata, by pydantic's names).
 
     Args:
         description: None for a check's switch, which the check's own docstring describes.
         among: the names that it may have, or each of them if it is a tuple.
+        decides: the one reason of its check that it decides, where there are several.
     """
-    known = {"description": description, "ge": ge, "gt": gt, "le": le, "among": among}
+    known = {"description": description, "ge": ge, "gt": gt, "le": le, "among": among, "decides": decides}
     return field(default=default, metadata={name: value for name, value in known.items() if value is not None})
 
 
@@ -170,6 +173,12 @@ class CaptionCheck:
         return fields(cast(Any, cls))[0].name
 
     @classmethod
+    def decided_by(cls, reason: str) -> list[str]:
+        """Return the settings that decide a reason: the switch, only where there is nothing else to set."""
+        others = fields(cast(Any, cls))[1:]
+        return [each.name for each in others if each.metadata.get("decides", reason) == reason] or [cls.switch()]
+
+    @classmethod
     def drops(cls) -> str:
         """Return what the check drops, in a sentence."""
         return (inspect.getdoc(cls) or "").partition("\n")[0]
@@ -202,9 +211,13 @@ class Section:
         return tuple(base for base in cls.__bases__ if issubclass(base, CaptionCheck))
 
     @classmethod
-    def all_reasons(cls) -> dict[str, str]:
-        """Return what the section's checks drop captions for, each reason with its sentence."""
-        return {reason: meaning for check in cls.check_types() for reason, meaning in check.reasons.items()}
+    def all_reasons(cls) -> dict[str, Reason]:
+        """Return what the section's checks drop captions for, each reason with its sentence and its settings."""
+        return {
+            reason: Reason(meaning, settings=tuple(f"{cls.section}.{name}" for name in check.decided_by(reason)))
+            for check in cls.check_types()
+            for reason, meaning in check.reasons.items()
+        }
 
     @classmethod
     def settings(cls) -> "list[Field[Any]]":

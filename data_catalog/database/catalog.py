@@ -19,6 +19,7 @@ from data_catalog.database.laws import CONSERVATION
 from data_catalog.database.views import FUNNEL_COLUMNS, comment_texts, counted_text, literal, view_texts
 from data_catalog.database.walls import refuse_all_but_one_question, restrict_thread
 from data_catalog.errors import DamagedError, InputError, SettingsError
+from data_catalog.plain_text import command
 from data_catalog.storage.disk_errors import disk_errors
 from data_catalog.storage.failpoints import failpoint
 from data_catalog.storage.integrity import recorded
@@ -153,7 +154,7 @@ def answer(
 
     path = catalog_path(root)
     if not path.is_file():
-        raise InputError(f"{root} holds no catalog: run `vernaclip build RECIPE --root {root}` first")
+        raise InputError(f"{root} holds no catalog: run `{command('build', 'RECIPE', '--root', root)}` first")
     open_to_readers(root, [snapshot.folder for snapshot in current_snapshots(root)])
     try:
         with (
@@ -168,12 +169,12 @@ def answer(
     except duckdb.IOException as error:
         raise DamagedError(
             f"DuckDB cannot read the catalog ({error}): if it is damaged or the root has moved, "
-            f"`vernaclip catalog --rebuild --root {root}` mends it"
+            f"`{command('catalog', '--rebuild', '--root', root)}` mends it"
         ) from error
     except duckdb.PermissionException as error:
         raise SettingsError(
-            f"DuckDB refuses the query: {error}. A root that was copied or moved wants `vernaclip catalog --rebuild "
-            f"--root {root}` first"
+            f"DuckDB refuses the query: {error}. A root that was copied or moved wants "
+            f"`{command('catalog', '--rebuild', '--root', root)}` first"
         ) from error
     except duckdb.Error as error:
         raise SettingsError(f"DuckDB refuses the query: {error}") from error
@@ -239,7 +240,7 @@ def _open(path: Path, scratch: Path) -> Any:
         raise
     except duckdb.Error as error:
         raise DamagedError(
-            f"{path} is damaged ({error}): `vernaclip catalog --rebuild --root {path.parent}` writes it anew"
+            f"{path} is damaged ({error}): `{command('catalog', '--rebuild', '--root', path.parent)}` writes it anew"
         ) from error
 
 

@@ -6,7 +6,7 @@ from typing import Any
 
 from data_catalog.database.story import FILE, Story
 from data_catalog.fetch.reasons import is_retryable
-from data_catalog.plain_text import cell_text
+from data_catalog.plain_text import cell_text, decided_text
 from data_catalog.schema import KEPT
 from data_catalog.storage.manifest import MARKED
 
@@ -50,7 +50,7 @@ def _caption(story: Story, row: Row, *, all_rules: bool) -> Iterator[str]:
     columns = story.snapshot.columns()
     for number, step in enumerate(_passed(story, row), start=1):
         rejects = step == row["step"]
-        yield f"  {number} {step}: {_verdict(row) if rejects else 'passed'}"
+        yield f"  {number} {step}: {_verdict(story, row) if rejects else 'passed'}"
         yield from _facts("      ", {name: row.get(name) for name in columns.get(step, ())})
         if rejects:
             yield from _facts("      ", {"meaning": _meaning(story, row), "detail": row["detail"]})
@@ -68,8 +68,9 @@ def _passed(story: Story, row: Row) -> list[str]:
     return [*steps[: steps.index(row["step"])], row["step"]] if row["step"] in steps else [row["step"]]
 
 
-def _verdict(row: Row) -> str:
-    return f"REJECTED, {cell_text(row['drop_reason'])}"
+def _verdict(story: Story, row: Row) -> str:
+    settings = decided_text(story.snapshot.decided_by(row["step"], row["drop_reason"]))
+    return f"REJECTED, {cell_text(row['drop_reason'])}" + (f" ({settings})" if settings else "")
 
 
 def _end(story: Story, row: Row) -> str:
@@ -95,7 +96,7 @@ def _image(story: Story, *, all_rules: bool) -> Iterator[str]:
         if step == "normalise" and image["step"] == "fetch":
             return
         rejects = image["step"] == step
-        yield f"  {step}: {_verdict(image) if rejects else 'good'}"
+        yield f"  {step}: {_verdict(story, image) if rejects else 'good'}"
         yield from _facts("      ", {name: image.get(name) for name in names})
         if step == "fetch":
             yield from _requests(story)
@@ -108,7 +109,7 @@ def _image(story: Story, *, all_rules: bool) -> Iterator[str]:
 
 
 def _loss(story: Story, image: Row) -> Row:
-    again = "yes: vernaclip build --retry-failed" if is_retryable(image["drop_reason"]) else "no, this is final"
+    again = "yes: vernaclip build RECIPE --retry-failed" if is_retryable(image["drop_reason"]) else "no, this is final"
     return {"meaning": _meaning(story, image), "detail": image["detail"], "can be tried again": again}
 
 
@@ -186,8 +187,8 @@ def story_values(story: Story) -> dict[str, Any]:
         "sample_id": story.sample_id,
         "source": {"name": story.captions[0]["source"], **_source_facts(story)},
         "steps": [_step_values(story, step) for step in story.snapshot.steps],
-        "captions": [{**row, "meaning": _meaning(story, row)} for row in story.captions],
-        "image": None if story.image is None else {**story.image, "meaning": _meaning(story, story.image)},
+        "captions": [_explained(story, row) for row in story.captions],
+        "image": None if story.image is None else _explained(story, story.image),
         "requests": story.requests,
         "pairs": list(story.pairs.values()),
         "captions_of_others": story.guests,
@@ -201,6 +202,12 @@ def _source_facts(story: Story) -> dict[str, Any]:
 
 def _step_values(story: Story, step: str) -> dict[str, Any]:
     return {"step": step, "meaning": story.snapshot.meaning(step), "rules": story.snapshot.rules(step)}
+
+
+def _explained(story: Story, row: Row) -> dict[str, Any]:
+    reason = row["drop_reason"]
+    settings = story.snapshot.decided_by(row["step"], reason) if reason else {}
+    return {**row, "meaning": _meaning(story, row), "decided_by": settings}
 
 
 def _meaning(story: Story, row: Row) -> str | None:

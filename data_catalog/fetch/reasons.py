@@ -5,6 +5,8 @@ A reason is *retryable* if a later try may end better; all others are final, and
 
 from dataclasses import dataclass
 
+from data_catalog.reasons import Reason
+
 HTTP_MEANINGS = {
     400: "the server does not understand the request",
     401: "the server wants a login",
@@ -28,10 +30,9 @@ RETRYABLE_STATUSES = frozenset({408, 425, 429, 500, 502, 503, 504})
 
 
 @dataclass(frozen=True, slots=True)
-class Reason:
-    """What a reason means, whether a later try may end better, and the cause that the diagnosis counts it under."""
+class ImageReason(Reason):
+    """Besides: the cause that the diagnosis counts it under, and whether a later try may end better."""
 
-    meaning: str
     cause: str
     retryable: bool = False
 
@@ -42,58 +43,109 @@ def _http_cause(status: int) -> str:
     return "server" if status >= 500 or status == 408 else "blocked"
 
 
-FETCH_REASONS: dict[str, Reason] = {
-    "bad_url": Reason("no URL, or one without a usable host", "url"),
-    "scheme": Reason("a URL of another scheme than http and https", "url"),
-    "userinfo": Reason("a URL with a user name or password in it", "url"),
-    "port": Reason("a port other than 80 and 443, on a host that is not this machine", "url"),
-    "private_address": Reason("the host, or one that it redirects to, is not on the public internet", "url"),
-    "dns": Reason("the host has no address", "dns", retryable=True),
-    "connect": Reason("no connection, or one that was closed before any answer", "network", retryable=True),
-    "tls": Reason("the server's certificate or its TLS is not valid", "server"),
-    "timeout": Reason("no answer, or not all of it, in time", "network", retryable=True),
-    "not_http": Reason("the answer is not HTTP", "server"),
+FETCH_REASONS: dict[str, ImageReason] = {
+    "bad_url": ImageReason("no URL, or one without a usable host", "url"),
+    "scheme": ImageReason("a URL of another scheme than http and https", "url"),
+    "userinfo": ImageReason("a URL with a user name or password in it", "url"),
+    "port": ImageReason(
+        "a port other than 80 and 443, on a host that is not this machine",
+        "url",
+        settings=("fetch.ports", "fetch.allow_loopback"),
+    ),
+    "private_address": ImageReason(
+        "the host, or one that it redirects to, is not on the public internet",
+        "url",
+        settings=("fetch.allow_loopback",),
+    ),
+    "dns": ImageReason("the host has no address", "dns", retryable=True),
+    "connect": ImageReason("no connection, or one that was closed before any answer", "network", retryable=True),
+    "tls": ImageReason("the server's certificate or its TLS is not valid", "server"),
+    "timeout": ImageReason(
+        "no answer, or not all of it, in time",
+        "network",
+        retryable=True,
+        settings=("fetch.timeout_s", "fetch.deadline_s"),
+    ),
+    "not_http": ImageReason("the answer is not HTTP", "server"),
     **{
-        f"http_{status}": Reason(
-            f"HTTP {status}: {meaning}", _http_cause(status), retryable=status in RETRYABLE_STATUSES
+        f"http_{status}": ImageReason(
+            f"HTTP {status}: {meaning}",
+            _http_cause(status),
+            retryable=status in RETRYABLE_STATUSES,
+            settings=("fetch.max_wait_s",) if status in (429, 503) else (),
         )
         for status, meaning in HTTP_MEANINGS.items()
     },
-    "http_2xx": Reason("another answer of success, but without an image, such as HTTP 204", "server"),
-    "http_3xx": Reason("a redirect that leads nowhere, or another answer between 300 and 399", "server"),
-    "http_4xx": Reason("another answer between 400 and 499", "blocked"),
-    "http_5xx": Reason("another answer between 500 and 599, such as a proxy's own", "server", retryable=True),
-    "http_other": Reason("an answer outside 200 to 599", "server"),
-    "redirects": Reason("too many redirects", "server"),
-    "robots_tag": Reason("the X-Robots-Tag or TDM-Reservation of the answer forbids the use", "opted_out"),
-    "content_usage": Reason("the Content-Usage of the answer or of robots.txt says no to training", "opted_out"),
-    "robots_txt": Reason("the host's robots.txt forbids us to ask for the file", "opted_out"),
-    "robots_unreachable": Reason(
-        "the host's robots.txt can't be had, which counts as forbidden", "server", retryable=True
+    "http_2xx": ImageReason("another answer of success, but without an image, such as HTTP 204", "server"),
+    "http_3xx": ImageReason("a redirect that leads nowhere, or another answer between 300 and 399", "server"),
+    "http_4xx": ImageReason("another answer between 400 and 499", "blocked"),
+    "http_5xx": ImageReason("another answer between 500 and 599, such as a proxy's own", "server", retryable=True),
+    "http_other": ImageReason("an answer outside 200 to 599", "server"),
+    "redirects": ImageReason("too many redirects", "server", settings=("fetch.max_redirects",)),
+    "robots_tag": ImageReason(
+        "the X-Robots-Tag or TDM-Reservation of the answer forbids the use", "opted_out", settings=("consent.ignore",)
     ),
-    "too_large": Reason("more bytes than the cap", "unsuitable"),
-    "byte_budget": Reason("the host, or all hosts together, had sent as much for the shard as they may", "unsuitable"),
-    "empty_body": Reason("an answer, or a local file, without a single byte", "server"),
-    "truncated_body": Reason("the connection broke off before the announced end", "network", retryable=True),
-    "placeholder": Reason("a picture that stands for one that is gone", "gone"),
-    "missing_file": Reason("the local folder or archive has no such file, or it can't be read", "missing"),
-    "fetch_lost": Reason("img2dataset returned no outcome for the row", "crash", retryable=True),
-    "fetch_crash": Reason("the fetching process died or hung, twice, before the row was done", "crash", retryable=True),
+    "content_usage": ImageReason(
+        "the Content-Usage of the answer or of robots.txt says no to training",
+        "opted_out",
+        settings=("consent.ignore",),
+    ),
+    "robots_txt": ImageReason(
+        "the host's robots.txt forbids us to ask for the file", "opted_out", settings=("consent.ignore",)
+    ),
+    "robots_unreachable": ImageReason(
+        "the host's robots.txt can't be had, which counts as forbidden",
+        "server",
+        retryable=True,
+        settings=("consent.ignore",),
+    ),
+    "too_large": ImageReason("more bytes than the cap", "unsuitable", settings=("fetch.max_bytes",)),
+    "byte_budget": ImageReason(
+        "the host, or all hosts together, had sent as much for the shard as they may",
+        "unsuitable",
+        settings=("fetch.max_host_bytes", "fetch.max_shard_bytes"),
+    ),
+    "empty_body": ImageReason("an answer, or a local file, without a single byte", "server"),
+    "truncated_body": ImageReason("the connection broke off before the announced end", "network", retryable=True),
+    "placeholder": ImageReason("a picture that stands for one that is gone", "gone"),
+    "missing_file": ImageReason("the local folder or archive has no such file, or it can't be read", "missing"),
+    "fetch_lost": ImageReason("img2dataset returned no outcome for the row", "crash", retryable=True),
+    "fetch_crash": ImageReason(
+        "the fetching process died or hung, twice, before the row was done", "crash", retryable=True
+    ),
 }
 
-NORMALISE_REASONS: dict[str, Reason] = {
-    "not_an_image": Reason("the bytes are no image: a web page, text, noise", "not_an_image"),
-    "format_not_allowed": Reason("an image of a format, or of a kind of pixels, that is not on the list", "unsuitable"),
-    "too_many_pixels": Reason("the header announces more pixels than the cap; nothing was decoded", "unsuitable"),
-    "too_many_scans": Reason("a JPEG of more than 100 scans, each over all pixels; nothing was decoded", "unsuitable"),
-    "too_small": Reason("the shorter side has fewer pixels than the minimum", "unsuitable"),
-    "aspect": Reason("the longer side is too many times the shorter one", "unsuitable"),
-    "animated": Reason("more than one frame or page", "unsuitable"),
-    "one_colour": Reason("every pixel has the same colour", "unsuitable"),
-    "truncated": Reason("the file ends before the image does", "broken"),
-    "decode_error": Reason("the decoder says that the file is broken", "broken"),
-    "forgotten": Reason("the image was to be forgotten: by its bytes, its look or where it was found", "opted_out"),
-    "decode_crash": Reason("the decoder died, hung or ran out of memory, twice, in its own process", "broken"),
+NORMALISE_REASONS: dict[str, ImageReason] = {
+    "not_an_image": ImageReason("the bytes are no image: a web page, text, noise", "not_an_image"),
+    "format_not_allowed": ImageReason(
+        "an image of a format, or of a kind of pixels, that is not on the list", "unsuitable"
+    ),
+    "too_many_pixels": ImageReason(
+        "the header announces more pixels than the cap; nothing was decoded",
+        "unsuitable",
+        settings=("normalise.max_pixels",),
+    ),
+    "too_many_scans": ImageReason(
+        "a JPEG of more than 100 scans, each over all pixels; nothing was decoded", "unsuitable"
+    ),
+    "too_small": ImageReason(
+        "the shorter side has fewer pixels than the minimum", "unsuitable", settings=("normalise.min_image_size",)
+    ),
+    "aspect": ImageReason(
+        "the longer side is too many times the shorter one", "unsuitable", settings=("normalise.max_aspect_ratio",)
+    ),
+    "animated": ImageReason("more than one frame or page", "unsuitable", settings=("normalise.animated",)),
+    "one_colour": ImageReason("every pixel has the same colour", "unsuitable"),
+    "truncated": ImageReason("the file ends before the image does", "broken"),
+    "decode_error": ImageReason("the decoder says that the file is broken", "broken"),
+    "forgotten": ImageReason(
+        "the image was to be forgotten: by its bytes, its look or where it was found", "opted_out"
+    ),
+    "decode_crash": ImageReason(
+        "the decoder died, hung or ran out of memory, twice, in its own process",
+        "broken",
+        settings=("normalise.timeout_s", "normalise.memory_bytes"),
+    ),
 }
 
 

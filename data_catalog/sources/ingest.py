@@ -1,5 +1,6 @@
 """Upstream rows to shards of caption rows: selection counted, malformed rows kept as rejects, nothing lost."""
 
+import logging
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -12,16 +13,20 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from data_catalog.database.sorting import count_samples, sorted_rows
+from data_catalog.errors import SettingsError
 from data_catalog.images.tables import groups_of
 from data_catalog.progress import Progress
 from data_catalog.schema import CAPTIONS, NATIVE, PENDING, REJECTED
 from data_catalog.sources.files import excerpt
+from data_catalog.sources.limit import ALL_ROWS, BEYOND_LIMIT, Drawn, RowLimit
 from data_catalog.sources.origins import CaptionOrigin
 from data_catalog.sources.rows import MalformedRow, SourceRow, UnselectedRow, UpstreamRow
 from data_catalog.stages import Drop, pending_rows, reject, texts
 from data_catalog.storage.failpoints import failpoint
 from data_catalog.storage.manifest import SPLITS
 from data_catalog.storage.shards import order_key, save_parquet, shard_of
+
+logger = logging.getLogger(__name__)
 
 STEP = "ingest"
 ROWS_PER_STAGED_BATCH = 20_000
@@ -43,6 +48,7 @@ class Source:
         settings: the settings that decide which rows are selected and what they say.
         read: opens the files and yields their rows.
         origin: who made the captions of a file, given its path as rows name it.
+        limit: how many of the rows are wanted.
     """
 
     name: str
@@ -51,6 +57,33 @@ class Source:
     settings: Mapping[str, Any]
     read: Callable[[], Iterator[SourceRow]]
     origin: Callable[[str], CaptionOrigin] = lambda upstream_file: CaptionOrigin()
+    limit: RowLimit = ALL_ROWS
+
+    def draw(self) -> Drawn | None:
+        """Read all rows, and return which of their samples are within the limit; None, unread, where there is none.
+
+        Raises:
+            SettingsError: not even one image's captions are within the limit.
+        """
+        if not self.limit.limit:
+            return None
+        base = _common_folder(self.files)
+        selected = (row for row in self.read() if not isinstance(row, UnselectedRow))
+        drawn = self.limit.draw(_sample_id(row, self.name, base) for row in selected)
+        told = f"sources.{self.name}.limit = {self.limit.limit}"
+        if drawn.num_rows and not drawn.num_drawn:
+            raise SettingsError(f"{told} is less than the captions of one image: set a larger one")
+        logger.info("%s: %s of %s rows are drawn", told, f"{drawn.num_drawn:,}", f"{drawn.num_rows:,}")
+        return drawn
+
+    def rows(self, drawn: Drawn | None) -> Iterator[SourceRow]:
+        """Yield the rows; those that were not drawn, of a source with a limit, as unselected ones."""
+        base = _common_folder(self.files)
+        for row in self.read():
+            if drawn is None or isinstance(row, UnselectedRow) or _sample_id(row, self.name, base) in drawn:
+                yield row
+            else:
+                yield UnselectedRow(reason=BEYOND_LIMIT)
 
 
 @dataclass(slots=True)
@@ -115,7 +148,7 @@ def _num_chars(record: Mapping[str, Any]) -> int:
 
 
 def _records(source: Source, base: str, target_lang: str, counts: _Counts) -> Iterator[dict[str, Any]]:
-    for row in source.read():
+    for row in source.rows(source.draw()):
         if isinstance(row, UnselectedRow):
             counts.unselected[row.reason] += 1
             continue
@@ -127,8 +160,15 @@ def _records(source: Source, base: str, target_lang: str, counts: _Counts) -> It
             yield _record(row, source, base, target_lang)
 
 
+def _sample_id(row: UpstreamRow | MalformedRow, source: str, base: str) -> str:
+    """Return the id of a row's sample; a row that tells none is a sample by itself, by where it stands."""
+    if isinstance(row, UpstreamRow):
+        return f"{source}:{row.sample_key}"
+    return f"{source}:malformed-{order_key(f'{_relative(row.upstream_file, base)}:{row.upstream_line}')}"
+
+
 def _record(row: UpstreamRow, source: Source, base: str, target_lang: str) -> dict[str, Any]:
-    sample_id = f"{source.name}:{row.sample_key}"
+    sample_id = _sample_id(row, source.name, base)
     return {
         "sample_id": sample_id,
         "caption_id": f"{sample_id}#{row.caption_key or order_key(row.caption)[:12]}",
@@ -161,15 +201,14 @@ def _texts(row: UpstreamRow, source: Source, target_lang: str) -> dict[str, str 
 
 
 def _malformed_record(row: MalformedRow, source: str, base: str, target_lang: str) -> dict[str, Any]:
-    file = _relative(row.upstream_file, base)
-    sample_id = f"{source}:malformed-{order_key(f'{file}:{row.upstream_line}')}"
+    sample_id = _sample_id(row, source, base)
     return {
         "sample_id": sample_id,
         "caption_id": f"{sample_id}#{row.reason}",
         "source": source,
         "source_caption": row.raw,
         "target_lang": target_lang,
-        "upstream_file": file,
+        "upstream_file": _relative(row.upstream_file, base),
         "upstream_line": row.upstream_line,
         "outcome": REJECTED,
         "step": STEP,

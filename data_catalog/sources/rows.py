@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from data_catalog.reasons import Reason
 from data_catalog.sources.files import MAX_TEXT_CHARS, excerpt, text_trouble
 from data_catalog.sources.urls import is_web_url
 
@@ -58,7 +59,7 @@ class MalformedRow:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class UnselectedRow:
-    """A row that the recipe does not ask for: counted, not stored. `reason` is "language" or "caption_kind"."""
+    """A row that is not asked for: counted, not stored. `reason` is "language", "caption_kind" or "limit"."""
 
     reason: str
 
@@ -66,12 +67,15 @@ class UnselectedRow:
 SourceRow = UpstreamRow | MalformedRow | UnselectedRow
 
 MALFORMED_REASONS = {
-    "malformed_row": "the row could not be parsed: wrong number of fields, a missing field or a broken quote",
-    "bad_encoding": "the row holds bytes that are not UTF-8, or a NUL",
-    "caption_missing": "the row has no caption",
-    "image_missing": "the row names no image (no URL, no path, or an id that no image has)",
-    "lang_missing": "the row has no language, and the recipe gives none",
-    "unknown_split": "upstream states a split of the image that is neither train, val nor test, and is to be kept",
+    "malformed_row": Reason("the row could not be parsed: wrong number of fields, a missing field or a broken quote"),
+    "bad_encoding": Reason("the row holds bytes that are not UTF-8, or a NUL"),
+    "caption_missing": Reason("the row has no caption"),
+    "image_missing": Reason("the row names no image (no URL, no path, or an id that no image has)"),
+    "lang_missing": Reason("the row has no language, and the recipe gives none", settings=("sources.*.lang",)),
+    "unknown_split": Reason(
+        "upstream states a split of the image that is neither train, val nor test, and is to be kept",
+        settings=("split.by",),
+    ),
 }
 
 _SPLIT_NAMES = {

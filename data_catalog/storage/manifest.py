@@ -11,6 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from data_catalog.errors import DamagedError, InputError
+from data_catalog.plain_text import command
+from data_catalog.settings import values_at
 from data_catalog.storage.failpoints import failpoint
 from data_catalog.storage.integrity import file_problem, read_checksummed, write_checksummed
 from data_catalog.storage.reading import open_to_readers
@@ -54,6 +56,12 @@ class Snapshot:
         if entry is None:
             return ""
         return str(entry["meaning"] if reason is None else entry["reasons"].get(reason, ""))
+
+    def decided_by(self, step: str, reason: str) -> dict[str, Any]:
+        """Return the settings that decide a reason of a step, by path; None is the value of one that is not noted."""
+        # Builds of before say of no reason what decides it.
+        entry: Mapping[str, Any] = next((entry for entry in self.manifest["steps"] if entry["step"] == step), {})
+        return values_at(entry.get("decided_by", {}).get(reason, ()), self.manifest["settings"])
 
     def columns(self, kind: str = "columns") -> dict[str, list[str]]:
         """Return the columns that each step fills, by step: of caption rows, or of images ("image_columns")."""
@@ -217,7 +225,7 @@ def require_datasets(root: Path, dataset: str | None = None) -> list[str]:
     if dataset is not None and dataset not in there:
         raise InputError(f"{root} holds no dataset {dataset!r}: it holds {', '.join(there) or 'none'}")
     if not there:
-        raise InputError(f"{root} holds no dataset: run `vernaclip build RECIPE --root {root}` first")
+        raise InputError(f"{root} holds no dataset: run `{command('build', 'RECIPE', '--root', root)}` first")
     return there if dataset is None else [dataset]
 
 
@@ -236,8 +244,13 @@ def find_snapshot(root: Path, dataset: str, build_key: str, attempt: int) -> Sna
     return next((found for found in same if found.snapshot == current), same[0] if same else None)
 
 
-def require_snapshot(root: Path, dataset: str) -> Snapshot:
+def require_snapshot(root: Path, dataset: str, *, recipe: str = "RECIPE") -> Snapshot:
     """The newest snapshot of a dataset.
+
+    Args:
+        root: of the catalog.
+        dataset: its name.
+        recipe: what was typed to name the recipe, where one was: for the error.
 
     Raises:
         InputError: nothing was published under that name.
@@ -245,7 +258,7 @@ def require_snapshot(root: Path, dataset: str) -> Snapshot:
     """
     found = current_snapshot(root, dataset)
     if found is None:
-        raise InputError(f"{root} has no dataset {dataset!r}: run `vernaclip build {dataset} --root {root}` first")
+        raise InputError(f"{root} has no dataset {dataset!r}: run `{command('build', recipe, '--root', root)}` first")
     return found
 
 

@@ -15,6 +15,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from data_catalog.errors import DamagedError
+from data_catalog.plain_text import command
 
 logger = logging.getLogger(__name__)
 
@@ -142,8 +143,8 @@ def _require_finished(root: Path) -> None:
         ) from error
     if is_unfinished:
         raise DamagedError(
-            f"a take-down in {root} has begun and not ended, so nothing is handed out: run `vernaclip forget --root "
-            f"{root}`, which ends it"
+            f"a take-down in {root} has begun and not ended, so nothing is handed out: run "
+            f"`{command('forget', '--root', root)}`, which ends it"
         )
 
 

@@ -1,4 +1,8 @@
-"""The steps that judge texts: clean, translate, round-trip and check, each a shard of caption rows in and one out."""
+"""The steps that judge texts: forget, clean, translate, round-trip and check, each a shard of caption rows in and out.
+
+Where a shard has nothing of what is forgotten it goes on as it is, so that tombstones that do not concern it change no
+key of what follows.
+"""
 
 from collections.abc import Mapping, Sequence
 from typing import Any, cast
@@ -13,6 +17,7 @@ from cleaning.text.mending import clean_text
 from data_catalog.errors import DamagedError
 from data_catalog.language_pack import LanguagePack
 from data_catalog.progress import Progress
+from data_catalog.reasons import Reason
 from data_catalog.sources.origins import MACHINE_TRANSLATION, has_original
 from data_catalog.stages import (
     Drop,
@@ -25,7 +30,9 @@ from data_catalog.stages import (
     texts,
 )
 from data_catalog.storage.shards import save_parquet
-from flows.build.engine import SHARD, Job
+from data_catalog.takedown import Matcher, forget_rows, of_samples, without_texts
+from data_catalog.tombstones import FORGET, InForce
+from flows.build.engine import SHARD, UNCHANGED, Job
 from flows.build.screen import test_contents
 from translation.engine import STREAM_WINDOW, Translator
 from translation.memory import Columns, TranslationMemory
@@ -33,11 +40,17 @@ from translation.scores import sentence_chrf
 
 NOT_SERVED = "language_not_served"
 TRANSLATE_REASONS = {
-    NOT_SERVED: "the caption's language is neither the target language nor the one the engine translates",
-    "translation_empty": "the engine returned no text",
+    NOT_SERVED: Reason(
+        "the caption's language is neither the target language nor the one the engine translates",
+        settings=("target_language", "source_language"),
+    ),
+    "translation_empty": Reason("the engine returned no text"),
 }
 CHECK_LEAK_REASONS = {
-    "test_caption": "the translation is, but for punctuation and case, a caption of a test set of the recipe",
+    "test_caption": Reason(
+        "the translation is, but for punctuation and case, a caption of a test set of the recipe",
+        settings=("leaks.by_caption", "leaks.min_caption_words", "leaks.action"),
+    ),
 }
 
 
@@ -45,6 +58,27 @@ def write_captions(job: Job, step: str, before: pa.Table, after: pa.Table) -> di
     """Write a step's caption rows, and return how many it dropped."""
     save_parquet(after, job.folder / SHARD)
     return {"counts": {step: count_rows(before, after)}}
+
+
+def forget_captions(job: Job, *, in_force: InForce) -> Mapping[str, Any]:
+    """Reject the rows that tombstones mean by sample, address or page, and empty their texts.
+
+    Lines that ingest could not read stay rejected by it, without their texts where these name what is meant.
+
+    Args:
+        job: reads `ingest`.
+        in_force: the tombstones of the dataset.
+    """
+    matcher = Matcher(in_force.tombstones)
+    before = pq.read_table(job.shard("ingest"))
+    is_meant = matcher.numbers(before.select(["sample_id", "url", "page_url", "step", "drop_reason"])) >= 0
+    lines = matcher.lines(before)
+    after = without_texts(forget_rows(before, pa.array(is_meant)), of_samples(before, lines))
+    counts = {"counts": {FORGET: count_rows(before, after)}}
+    if not is_meant.any() and not lines:
+        return UNCHANGED | counts
+    save_parquet(after, job.folder / SHARD)
+    return counts
 
 
 def clean(job: Job, *, config: CleanConfig, packs: Mapping[str, LanguagePack]) -> Mapping[str, Any]:

@@ -21,6 +21,7 @@ from cleaning.leaks import LeaksConfig, drop_or_mark, pixel_leaks
 from data_catalog.database.sorting import image_facts
 from data_catalog.fetch.reasons import image_step
 from data_catalog.publish import SplitConfig
+from data_catalog.reasons import Reason
 from data_catalog.settings import plain
 from data_catalog.stages import Drop, count_rows, pending_rows, texts
 from data_catalog.storage.shards import save_parquet
@@ -30,12 +31,29 @@ from flows.build.engine import SHARD, Job
 from flows.build.screen import test_contents
 
 DEDUPLICATE_REASONS = {
-    "test_pixels": "the image looks like one of a test set of the recipe",
-    "split_leak": "an image of a split that is held out looks the same",
-    "placeholder_image": "the host answers many addresses with the same bytes: they stand for images that are gone",
-    "duplicate_image": "another sample, one that is to be preferred, has an image of the same bytes",
-    "near_duplicate_image": "another sample, one that is to be preferred, has an image that looks the same",
-    "duplicate_caption": "an earlier caption of the same image says the same",
+    "test_pixels": Reason(
+        "the image looks like one of a test set of the recipe",
+        settings=("leaks.max_distance", "leaks.max_thumbnail_difference", "leaks.action"),
+    ),
+    "split_leak": Reason(
+        "an image of a split that is held out looks the same",
+        settings=("duplicates.split_guard", "duplicates.max_distance", "duplicates.max_thumbnail_difference"),
+    ),
+    "placeholder_image": Reason(
+        "the host answers many addresses with the same bytes: they stand for images that are gone",
+        settings=("duplicates.placeholder_urls",),
+    ),
+    "duplicate_image": Reason(
+        "another sample, one that is to be preferred, has an image of the same bytes",
+        settings=("duplicates.images", "duplicates.keep"),
+    ),
+    "near_duplicate_image": Reason(
+        "another sample, one that is to be preferred, has an image that looks the same",
+        settings=("duplicates.max_distance", "duplicates.max_thumbnail_difference", "duplicates.keep"),
+    ),
+    "duplicate_caption": Reason(
+        "an earlier caption of the same image says the same", settings=("duplicates.captions",)
+    ),
 }
 MARKS_FILE = "marks.parquet"
 # Settings of duplicates that decide nothing about images, or, the order of sources, are resolved elsewhere.

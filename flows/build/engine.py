@@ -15,6 +15,7 @@ from pathlib import Path
 from queue import SimpleQueue
 from typing import Any, NamedTuple
 
+from data_catalog.reasons import Reason
 from data_catalog.settings import plain, what
 from data_catalog.storage.work import Commit, StepKey, WorkStore
 from flows.build.execution import Executor
@@ -95,14 +96,14 @@ class FunnelRow:
 
     Args:
         meaning: what is done there, as people read it.
-        reasons: for which captions may be dropped there, each with its sentence.
+        reasons: for which captions may be dropped there, each with its sentence and settings.
         rules: the sections of a recipe that decide it.
         columns: of a caption row that are filled until there, and by no row before it: `vernaclip why` tells them.
         image_columns: the same of an image's outcome.
     """
 
     meaning: str
-    reasons: Mapping[str, str] = field(default_factory=dict)
+    reasons: Mapping[str, Reason] = field(default_factory=dict)
     rules: tuple[str, ...] = ()
     columns: tuple[str, ...] = ()
     image_columns: tuple[str, ...] = ()

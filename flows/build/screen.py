@@ -12,6 +12,7 @@ import pyarrow.parquet as pq
 
 from cleaning.duplicates.captions import RepeatsConfig, drop_repeats, label_repeats
 from cleaning.leaks import LeaksConfig, TestContents, judge_captions, judge_identities, write_test_set
+from data_catalog.reasons import Reason
 from data_catalog.settings import how
 from data_catalog.stages import count_rows, pending_rows
 from data_catalog.storage.shards import save_parquet
@@ -21,10 +22,21 @@ from flows.build.engine import SHARD, Job
 logger = logging.getLogger(__name__)
 
 SCREEN_REASONS = {
-    "test_image": "the image is, by its identity, one of a test set of the recipe",
-    "test_caption": "the caption is, but for punctuation and case, one of a test set of the recipe",
-    "near_duplicate_caption": "an earlier caption of the same image says the same in nearly the same letters",
-    "common_caption": "more images than the recipe allows have this caption, or nearly this one",
+    "test_image": Reason(
+        "the image is, by its identity, one of a test set of the recipe", settings=("leaks.by_identity", "leaks.action")
+    ),
+    "test_caption": Reason(
+        "the caption is, but for punctuation and case, one of a test set of the recipe",
+        settings=("leaks.by_caption", "leaks.min_caption_words", "leaks.action"),
+    ),
+    "near_duplicate_caption": Reason(
+        "an earlier caption of the same image says the same in nearly the same letters",
+        settings=("repeats.min_similarity",),
+    ),
+    "common_caption": Reason(
+        "more images than the recipe allows have this caption, or nearly this one",
+        settings=("repeats.max_images_per_caption",),
+    ),
 }
 
 

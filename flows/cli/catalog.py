@@ -8,6 +8,7 @@ from typing import Annotated
 from cyclopts import Parameter
 
 from data_catalog.errors import DamagedError, InputError, SettingsError
+from data_catalog.plain_text import command
 from flows.cli.options import DEFAULT_ROOT, Json, Number, Root
 from flows.cli.output import require_own_file, say, say_json, say_table
 
@@ -34,7 +35,7 @@ def catalog(*, root: Root = DEFAULT_ROOT, rebuild: bool = False, json: Json = Fa
         if not json:
             say(f"rebuilt {path}\n")
     if not catalog_path(root).is_file():
-        raise DamagedError(f"{root} holds no catalog: `vernaclip catalog --rebuild --root {root}` writes it")
+        raise DamagedError(f"{root} holds no catalog: `{command('catalog', '--rebuild', '--root', root)}` writes it")
     found = overview(root, snapshots)
     if json:
         say_json(found)
@@ -52,7 +53,7 @@ def models(*, root: Root = DEFAULT_ROOT, json: Json = False) -> None:
 
     found = list_models(root)
     if not found:
-        raise InputError(f"{root} holds no trained model: run `vernaclip run RECIPE --root {root}` first")
+        raise InputError(f"{root} holds no trained model: run `{command('run', 'RECIPE', '--root', root)}` first")
     if json:
         say_json([asdict(model) for model in found])
         return

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 from cyclopts import Parameter
 
 from data_catalog.errors import InputError, SettingsError
+from data_catalog.plain_text import command
 from flows.cli.options import DEFAULT_ROOT, Number, Root, Words
 from flows.cli.output import say, say_table
 
@@ -124,7 +125,7 @@ def _list(root: Path) -> None:
     ]
     say_table(rows)
     if found.is_unfinished:
-        say(f"\nThe last take-down was interrupted: `vernaclip forget --root {root}`, or a build, ends it.")
+        say(f"\nThe last take-down was interrupted: `{command('forget', '--root', root)}`, or a build, ends it.")
 
 
 def _say_concerned(found: "Sequence[Concerned]") -> None:

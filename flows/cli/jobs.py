@@ -1,5 +1,6 @@
 """The main jobs: run, build, train, evaluate; each prints what it came to and what to try next."""
 
+import shlex
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -9,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from cyclopts import Group, Parameter
 
 from data_catalog.errors import InputError, SettingsError
-from data_catalog.plain_text import cell_text
+from data_catalog.plain_text import cell_text, command, decided_text
 from flows.cli.options import DEFAULT_ROOT, Json, OptionalNumber, Overrides, Root
 from flows.cli.output import is_quiet, require_own_file, say, say_json, say_table
 
@@ -235,7 +236,7 @@ def _require_inputs(name: str, job: Job) -> None:
 
     recipe = load_recipe(job.recipe, root=job.root, overrides=job.overrides)
     if name != "build":
-        require_snapshot(job.root, recipe.name)
+        require_snapshot(job.root, recipe.name, recipe=recipe.called)
 
 
 def _require_dry_run(dry: DryRunOptions, *, retry_failed: bool) -> None:
@@ -286,10 +287,11 @@ def _dry_run_values(found: "DryRun", name: str) -> dict[str, Any]:
     asked, known = found.num_images
     dropped = [
         {"source": rule.source, "step": rule.step, "rule": rule.rule, "rows": rule.num_rows}
+        | {"decided_by": rule.decided_by}
         | {"examples": [{"caption": caption, "detail": detail} for caption, detail in rule.examples]}
         for rule in found.dropped
     ]
-    rows = {"rows": found.num_rows, "unjudged": found.num_unjudged}
+    rows = {"rows": found.num_rows, "unjudged": found.num_unjudged, "beyond_limit": found.num_beyond}
     return {"dataset": name, **rows, "dropped": dropped, "images": {"asked": asked, "known": known}}
 
 
@@ -299,9 +301,11 @@ def _tell_dry_run(found: "DryRun", name: str) -> None:
     for source, num_rows in found.num_rows.items():
         unjudged = found.num_unjudged.get(source, 0)
         said = f"; {unjudged:,} would be translated, and are judged as far as that" if unjudged else ""
+        beyond = found.num_beyond.get(source, 0)
+        said += f"; {beyond:,} are beyond its limit" if beyond else ""
         say(f"\n{source}: {num_rows:,} row{'' if num_rows == 1 else 's'} looked at{said}")
         for rule in (rule for rule in found.dropped if rule.source == source):
-            say(f"  {rule.rule} ({rule.step})")
+            say(f"  {rule.rule} ({'; '.join(filter(None, [rule.step, decided_text(rule.decided_by)]))})")
             for caption, detail in rule.examples:
                 say(f"    {cell_text(caption)}" + (f"  [{cell_text(detail)}]" if detail else ""))
     asked, known = found.num_images
@@ -400,16 +404,20 @@ def _some_caption(job: Job) -> str:
     files = [*snapshot.pair_files("test"), *snapshot.pair_files("val")]
     captions = pq.read_table(files[0], columns=["captions"]).column("captions").to_pylist() if files else []
     shortest = min((own[0] for own in captions), key=lambda text: (len(text), text), default="...")
-    return str(shortest).replace('"', "'")
+    return str(shortest)
+
+
+def _duckdb(job: Job) -> str:
+    return shlex.join(["duckdb", "-readonly", str(job.root / "catalog.duckdb")])
 
 
 NEXT: dict[str, Callable[[Job], str]] = {
     "report": lambda job: f"open {_report_of(job)} in a browser: the report of the build",
-    "train": lambda job: f"vernaclip train {job.recipe} --root {job.root}",
-    "evaluate": lambda job: f"vernaclip evaluate {job.recipe} --root {job.root}",
-    "search": lambda job: f'vernaclip search "{_some_caption(job)}" --root {job.root} --dataset {_dataset(job)}',
-    "sql": lambda job: f'vernaclip sql "SELECT * FROM drop_reasons" --root {job.root}',
-    "duckdb": lambda job: f"duckdb -readonly {job.root}/catalog.duckdb  (any DuckDB opens it: FROM rejects)",
-    "verify": lambda job: f"vernaclip verify --root {job.root}",
+    "train": lambda job: command("train", job.recipe, "--root", job.root),
+    "evaluate": lambda job: command("evaluate", job.recipe, "--root", job.root),
+    "search": lambda job: command("search", _some_caption(job), "--root", job.root, "--dataset", _dataset(job)),
+    "sql": lambda job: command("sql", "SELECT * FROM drop_reasons", "--root", job.root),
+    "duckdb": lambda job: f"{_duckdb(job)}  (any DuckDB opens it: FROM rejects)",
+    "verify": lambda job: command("verify", "--root", job.root),
     "up": lambda job: "vernaclip up, then: prefect deployment run build-dataset",
 }

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from cyclopts import Parameter
 
 from data_catalog.errors import InputError, SettingsError
-from data_catalog.plain_text import plain_table
+from data_catalog.plain_text import command, plain_table
 from flows.cli.options import (
     DEFAULT_ROOT,
     From,
@@ -97,7 +97,7 @@ def train(
     if report.dropped:
         say_table([{"dropped because": reason, "lines": count} for reason, count in report.dropped.items()])
     say(f"the curve is in {training_folder(options.out) / REPORT_FILE}; the folder keeps what --continue needs")
-    say(f"wrote {options.out}; use it with `vernaclip mt install {options.out}`, or name it in a recipe")
+    say(f"wrote {options.out}; use it with `{command('mt', 'install', options.out)}`, or name it in a recipe")
 
 
 @Parameter(name="*")

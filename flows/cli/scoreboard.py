@@ -65,7 +65,8 @@ def scoreboard(
 
     test sets, kind=KIND and its settings as in a recipe's [test_sets.NAME] (docs/test-sets.md), with images=DIR;
       captions_by=human|machine         who made the captions, where the files do not say
-      captions_in=LANG                  their language, where that is not the one that is scored; or
+      captions_in=LANG                  their language, where that is not the one that is scored
+      translate=true                    translate them from that language with the recipe's engine; or
       kind=folders images=DIR           one folder of images a class, as ImageNet has them
       class_names=FILE.json             a list in the order of the sorted folders, or names by folder; default: of
                                         the language pack; class_names_key=NAME where the file has several

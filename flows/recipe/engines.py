@@ -54,6 +54,17 @@ def open_reverse_engine(recipe: Recipe, root: Path) -> Translator | None:
     return open_translator(reverse(recipe.translate), route, cache_dir=root / "packages")
 
 
+def open_recipes_engine(recipe: Recipe, root: Path) -> Translator:
+    """Return the recipe's engine, whatever its sources are in.
+
+    Raises:
+        SettingsError: there is no such engine.
+        InputError: it cannot be opened.
+    """
+    find_announcement(recipe.translate.engine)
+    return open_translator(recipe.translate, _route(recipe), cache_dir=root / "packages")
+
+
 def _route(recipe: Recipe) -> list[LanguagePack]:
     """Language packs from the source language to the target, by way of the pivot if there is one."""
     named = named_language_packs(recipe)

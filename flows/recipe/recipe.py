@@ -88,6 +88,8 @@ class Dataset:
 class Recipe(Dataset):
     """A complete, validated run: one field a section, and what `Dataset` says."""
 
+    called: str = ""
+    """What was typed to name the recipe, for hints: a name or a file."""
     sources: tuple[SourceSettings, ...]
     test_sets: tuple[TestSetSettings, ...] = ()
     scenes: ScenesConfig | None = None
@@ -106,10 +108,12 @@ class Recipe(Dataset):
     evaluate: EvaluateConfig = field(default_factory=EvaluateConfig)
 
     def __post_init__(self) -> None:
-        """Refuse a name that names no folder, and an order of sources that are none."""
+        """Refuse a name that names no folder, an order of sources that are none, and test sets in a third language."""
         if not self.name.replace("-", "").replace("_", "").isalnum():
             raise SettingsError(f"name must be letters, digits, - and _ (it names a folder), got {self.name!r}")
         _ = self.source_order
+        for test_set in self.test_sets:
+            test_set.require_translatable(self.source_language, self.target_language)
 
     @property
     def keeps_splits(self) -> bool:
@@ -203,7 +207,7 @@ def load_recipe(recipe: str, *, root: Path, overrides: Overrides = ()) -> Recipe
     _merge(values, override_values(overrides), ())
     places = {"root": str(root), "recipe": str(file.parent)}
     places["data"] = str(_substitute(values.get("data", DATA), places))
-    return _recipe(_substitute(values, places), default_name=file.stem)
+    return _recipe(_substitute(values, places), called=recipe, default_name=file.stem)
 
 
 def recipe_names() -> list[str]:
@@ -339,7 +343,7 @@ def _placed(value: Any, mark: str | None, folder: Path) -> Any:
     return value if mark == NAME_OR_FILE and not (folder / value).exists() else str(folder / value)
 
 
-def _recipe(values: dict[str, Any], *, default_name: str) -> Recipe:
+def _recipe(values: dict[str, Any], *, called: str, default_name: str) -> Recipe:
     general = section_fields(Dataset)
     for name in values:
         if name not in {*general, *SECTIONS, "sources", "test_sets"}:
@@ -352,6 +356,7 @@ def _recipe(values: dict[str, Any], *, default_name: str) -> Recipe:
         sections["fetch"] = replace(sections.get("fetch", FetchConfig()), consent=sections.pop("consent"))
     return Recipe(
         **{**asdict(dataset), "name": dataset.name or default_name},
+        called=called,
         sources=read_sources(values.get("sources", {}), dataset.target_language),
         test_sets=read_test_sets(values.get("test_sets", {}), dataset.target_language),
         **sections,

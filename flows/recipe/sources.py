@@ -10,6 +10,7 @@ from data_catalog.errors import PipelineError, SettingsError
 from data_catalog.exports.rights import SourceRights
 from data_catalog.language_pack import LanguagePack
 from data_catalog.settings import what
+from data_catalog.sources.limit import RowLimit
 from data_catalog.sources.origins import HUMAN, MACHINE
 from data_catalog.sources.registry import SOURCE_KINDS, SourceKind
 from data_catalog.test_sets.registry import TEST_SET_KINDS, TestSetKind
@@ -24,6 +25,8 @@ class StatedCaptions:
     """Makers of the captions, where the files do not say: "human" or "machine"."""
     captions_in: str | None = None
     """ISO 639-1 code of the language of the captions, where that is not the one that models are scored in."""
+    translate: bool = False
+    """Translate the captions with the recipe's engine, to score models in the target language."""
 
     def __post_init__(self) -> None:
         """Refuse other makers, and what is no code of a language."""
@@ -37,7 +40,6 @@ class StatedCaptions:
 
 
 Kind = TypeVar("Kind", SourceKind, TestSetKind)
-Stated = TypeVar("Stated", SourceRights, StatedCaptions)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,6 +74,7 @@ class SourceSettings(_TableSettings[SourceKind]):
     SECTION = "sources"
 
     rights: SourceRights
+    limit: RowLimit
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -82,11 +85,29 @@ class TestSetSettings(_TableSettings[TestSetKind]):
 
     captions: StatedCaptions = StatedCaptions()
 
+    def require_translatable(self, source: str, target: str) -> None:
+        """Refuse to translate captions from another language than the one that the recipe's engine translates.
+
+        Raises:
+            SettingsError: they are, or the recipe translates nothing; says what to do.
+        """
+        path = f"test_sets.{self.name}.translate"
+        if self.captions.translate and source == target:
+            raise SettingsError(f"{path}: the recipe translates nothing, since its source_language is {target}, too")
+        files = getattr(self.config, "languages", None)
+        if self.captions.translate and source not in (files or (self.captions.captions_in,)):
+            said = "captions_in" if files is None else "languages"
+            raise SettingsError(
+                f"{path}: the recipe's engine translates from {source}, and the set does not say that it has captions "
+                f"in it: say so with {said}, where it has"
+            )
+
 
 def source_settings(source: SourceSettings) -> dict[str, Any]:
     """Return the settings that decide what comes of a source; that images are local is one, their place is not."""
     images = source.kind.images(source.config)
-    return {"kind": source.kind.kind, "local_images": images is not None, **what(source.config)}
+    stated = source.limit.stated()
+    return {"kind": source.kind.kind, "local_images": images is not None, **what(source.config), **stated}
 
 
 def test_set_settings(test_set: TestSetSettings) -> dict[str, Any]:
@@ -113,8 +134,10 @@ def read_sources(tables: Any, target: str) -> tuple[SourceSettings, ...]:
     if not isinstance(tables, Mapping) or not tables:
         raise SettingsError("a recipe needs at least one [sources.NAME] table")
     chosen = [
-        SourceSettings(name=name, kind=kind, config=config, rights=rights)
-        for name, kind, config, rights in _read_tables("sources", tables, SOURCE_KINDS, target, SourceRights)
+        SourceSettings(name=name, kind=kind, config=config, rights=rights, limit=limit)
+        for name, kind, config, (rights, limit) in _read_tables(
+            "sources", tables, SOURCE_KINDS, target, (SourceRights, RowLimit)
+        )
     ]
     if not chosen:
         raise SettingsError("every source of the recipe is switched off by `enabled = false`")
@@ -130,7 +153,7 @@ def read_test_sets(tables: Any, target: str) -> tuple[TestSetSettings, ...]:
     if not isinstance(tables, Mapping):
         raise SettingsError(f"test_sets must be tables [test_sets.NAME], got {tables!r}")
     found = []
-    for name, kind, config, stated in _read_tables("test_sets", tables, TEST_SET_KINDS, target, StatedCaptions):
+    for name, kind, config, (stated,) in _read_tables("test_sets", tables, TEST_SET_KINDS, target, (StatedCaptions,)):
         if stated.captions_in is not None and hasattr(config, "languages"):
             raise SettingsError(
                 f"test_sets.{name}.captions_in: the files tell the languages of captions, and languages which are read"
@@ -140,8 +163,8 @@ def read_test_sets(tables: Any, target: str) -> tuple[TestSetSettings, ...]:
 
 
 def _read_tables(
-    section: str, tables: Mapping[str, Any], kinds: Mapping[str, Kind], target: str, stated_type: type[Stated]
-) -> Iterator[tuple[str, Kind, Any, Stated]]:
+    section: str, tables: Mapping[str, Any], kinds: Mapping[str, Kind], target: str, stated_types: tuple[type, ...]
+) -> Iterator[tuple[str, Kind, Any, tuple[Any, ...]]]:
     """Yield name, kind, config, and what tables of any kind may state, of each table that is not switched off."""
     for name, table in tables.items():
         path = f"{section}.{name}"
@@ -150,8 +173,11 @@ def _read_tables(
         if not name.replace("_", "").isalnum():
             raise SettingsError(f"{path}: a name must be letters, digits and _ (it is part of ids)")
         settings = dict(table)
-        may_state = section_fields(stated_type)
-        stated = read(stated_type, {key: settings.pop(key) for key in may_state if key in settings}, path)
+        may_state = [key for stated_type in stated_types for key in section_fields(stated_type)]
+        stated: tuple[Any, ...] = tuple(
+            read(each, {key: settings.pop(key) for key in section_fields(each) if key in settings}, path)
+            for each in stated_types
+        )
         kind = settings.pop("kind", name)
         if not read_value(bool, settings.pop("enabled", True), f"{path}.enabled"):
             continue

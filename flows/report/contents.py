@@ -9,6 +9,7 @@ from typing import Any
 from data_catalog.ablations import ablations_of
 from data_catalog.database.questions import questions
 from data_catalog.fetch.diagnosis import diagnose
+from data_catalog.plain_text import decided_text
 from data_catalog.schema import NATIVE
 from data_catalog.sources.origins import HAS_ORIGINAL, ORIGINS
 from data_catalog.storage.manifest import MARKED, SPLITS, Snapshot
@@ -276,6 +277,7 @@ def _reasons(ask: Ask, snapshot: Snapshot, num_examples: int) -> Rows:
                 "step": step,
                 "reason": reason,
                 "meaning": snapshot.meaning(step, reason),
+                "decided_by": decided_text(snapshot.decided_by(step, reason)),
                 "num_rows": sum(row["dropped"] for row in rows),
                 "by_source": {row["source"]: row["dropped"] for row in rows},
                 "examples": [example for example in turns if example is not None][:num_examples],

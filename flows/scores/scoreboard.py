@@ -25,6 +25,7 @@ from flows.scores.scored_models import (
     require_different,
 )
 from flows.scores.scored_sets import ScoredSet, named_sets, recipe_sets, sets_of_protocol, with_language
+from flows.scores.translated_captions import CaptionTranslator
 from training.config import EvaluateConfig
 from training.data import split_to_score
 from training.galleries import Guard, Seen, held_out_gallery
@@ -98,9 +99,10 @@ def make_scoreboard(question: Question) -> list[Section]:
     trained = {name: model for name, model in known.items() if model is not None}
     contestants = [contestant(model, language, packs, question.cache_dir, known[model.name]) for model in models]
     pack = language_pack(language, packs)
+    translator = CaptionTranslator(recipe=recipe, root=question.root)
     scored = [
-        *(recipe_sets(recipe.test_sets, language) if recipe is not None else []),
-        *named_sets(question.test_sets, language, pack),
+        *(recipe_sets(recipe.test_sets, language, translator) if recipe is not None else []),
+        *named_sets(question.test_sets, language, pack, translator),
         *sets_of_protocol(question.protocol, pack),
     ]
     _require_translatable(scored, models, language)  # before images are looked at
@@ -163,7 +165,7 @@ def _split(question: Question, trained: Mapping[str, TrainedModel]) -> ScoredSet
     if recipe is None or not question.has_split:
         return None
     own = trained.get(recipe.name)
-    snapshot = own.snapshot if own is not None else require_snapshot(question.root, recipe.name)
+    snapshot = own.snapshot if own is not None else require_snapshot(question.root, recipe.name, recipe=recipe.called)
     try:
         split = split_to_score(pair_files(snapshot), question.evaluate.split)
     except SettingsError as error:

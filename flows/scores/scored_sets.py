@@ -13,6 +13,7 @@ from data_catalog.test_sets.registry import TEST_SET_KINDS
 from flows.recipe.recipe import override_values
 from flows.recipe.sources import TestSetSettings, read_test_sets
 from flows.scores.scored_models import at_home
+from flows.scores.translated_captions import CaptionTranslator
 from training.galleries import (
     FOLDER_SETTINGS,
     Gallery,
@@ -45,12 +46,13 @@ class ScoredSet:
     stated: str | None = None
 
 
-def recipe_sets(test_sets: Sequence[TestSetSettings], language: str) -> list[ScoredSet]:
+def recipe_sets(test_sets: Sequence[TestSetSettings], language: str, translator: CaptionTranslator) -> list[ScoredSet]:
     """Return the test sets of a recipe whose images are here, with captions; others are logged.
 
     Args:
         test_sets: of the recipe.
         language: of captions that are scored, where files have several.
+        translator: of captions that are to be translated.
 
     Raises:
         InputError: one cannot be read.
@@ -61,7 +63,7 @@ def recipe_sets(test_sets: Sequence[TestSetSettings], language: str) -> list[Sco
             logger.warning("test set %s is not scored: the recipe names no place of its images", test_set.name)
             continue
         test_set.check()
-        scored = _captioned(test_set, language)
+        scored = _captioned(test_set, language, translator)
         if scored is None:
             logger.warning("test set %s is not scored: it has no captions, and guards training alone", test_set.name)
         else:
@@ -69,12 +71,15 @@ def recipe_sets(test_sets: Sequence[TestSetSettings], language: str) -> list[Sco
     return found
 
 
-def named_sets(named: Sequence[Sequence[str]], language: str, pack: LanguagePack) -> list[ScoredSet]:
+def named_sets(
+    named: Sequence[Sequence[str]], language: str, pack: LanguagePack, translator: CaptionTranslator
+) -> list[ScoredSet]:
     """Return sets as `--test-set NAME KEY=VALUE ...` names them.
 
     Args:
         language: of captions that are looked for, where files have several.
         pack: has class names and templates.
+        translator: of captions that are to be translated.
 
     Raises:
         SettingsError: settings are wrong, or no images are named.
@@ -83,7 +88,7 @@ def named_sets(named: Sequence[Sequence[str]], language: str, pack: LanguagePack
     found = []
     for name, *words in named:
         try:
-            found.append(_named(name, _plain_values(words), language, pack))
+            found.append(_named(name, _plain_values(words), language, pack, translator))
         except PipelineError as error:
             raise type(error)(f"--test-set {name}: {error}") from error
     return found
@@ -119,7 +124,9 @@ def _plain_values(words: Sequence[str]) -> dict[str, Any]:
     return values | {key: at_home(values[key], key) for key in _PLACES & values.keys()}
 
 
-def _named(name: str, values: dict[str, Any], language: str, pack: LanguagePack) -> ScoredSet:
+def _named(
+    name: str, values: dict[str, Any], language: str, pack: LanguagePack, translator: CaptionTranslator
+) -> ScoredSet:
     if not name.replace("_", "").isalnum():
         raise SettingsError("a name must be letters, digits and _")
     if values.get("kind") == FOLDERS:
@@ -135,24 +142,30 @@ def _named(name: str, values: dict[str, Any], language: str, pack: LanguagePack)
     if test_set.kind.images(test_set.config) is None:
         raise SettingsError("images=... is missing: without pixels there is nothing to score")
     test_set.kind.check(test_set.config)
-    scored = _captioned(test_set, language)
+    scored = _captioned(test_set, language, translator)
     if scored is None:
         raise InputError("it has no captions: it can guard training data, but not be scored on")
     return scored
 
 
-def _captioned(test_set: TestSetSettings, language: str) -> ScoredSet | None:
-    """Read a test set of captioned images; of several languages that alone which models are scored in."""
-    config, notes = test_set.config, []
+def _captioned(test_set: TestSetSettings, language: str, translator: CaptionTranslator) -> ScoredSet | None:
+    """Read a test set of captioned images; of several languages that alone which is scored, or translated."""
+    config, notes, stated = test_set.config, [], test_set.captions
+    if stated.translate:
+        language = translator.require(test_set).source_language
     languages: Sequence[str] = getattr(config, "languages", ())
     same = [code for code in languages if canonical_code(code) == canonical_code(language)]
     if same and len(languages) > 1:
         config = replace(config, languages=tuple(same))
         notes.append(f"of captions in {', '.join(languages)} those in {language} count")
-    stated = test_set.captions
-    found = captioned_gallery(test_set.name, test_set.kind, config, captions_by=stated.captions_by, notes=notes)
-    language_of = stated.captions_in or _chosen_language(config)
-    return ScoredSet(test_set=found[0], identities=found[1], stated=language_of) if found[0].captions else None
+    gallery, identities = captioned_gallery(
+        test_set.name, test_set.kind, config, captions_by=stated.captions_by, notes=notes
+    )
+    if not gallery.captions:
+        return None
+    if stated.translate:
+        return ScoredSet(test_set=translator.translated(gallery), identities=identities)
+    return ScoredSet(test_set=gallery, identities=identities, stated=stated.captions_in or _chosen_language(config))
 
 
 def _chosen_language(config: Any) -> str | None:

@@ -6,7 +6,7 @@ from typing import Any, ClassVar
 
 import pytest
 
-from cleaning.checks.captions import Length
+from cleaning.checks.captions import CleanConfig, Length
 from cleaning.checks.definition import TARGET, TEXT, CaptionCheck, Captions, Judge, Section, TextColumns, setting
 from data_catalog.errors import ConfigError
 from data_catalog.language_pack import LanguagePack
@@ -59,6 +59,14 @@ def test_a_section_has_the_settings_of_its_checks() -> None:
 
 def test_a_section_has_the_reasons_of_its_checks_in_their_order() -> None:
     assert list(ExampleConfig.all_reasons())[:3] == ["shouted", "foreign", "caption_empty"]
+
+
+def test_a_reason_names_the_settings_that_decide_it() -> None:
+    found = {name: reason.settings for name, reason in CleanConfig.all_reasons().items()}
+    assert found["caption_too_short"] == ("clean.min_words", "clean.min_chars")
+    assert found["caption_too_long"] == ("clean.max_words", "clean.max_chars")
+    assert found["caption_empty"] == ("clean.length_check",), "nothing else can be set"
+    assert found["caption_boilerplate"] == ("clean.boilerplate_rules",)
 
 
 def test_checks_judge_the_columns_that_they_read(reasons: Callable[..., list[str | None]]) -> None:

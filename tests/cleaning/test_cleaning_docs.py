@@ -1,5 +1,6 @@
 """docs/cleaning.md says of checks and reasons what the code says; run as a program, this writes them."""
 
+import dataclasses
 import re
 from pathlib import Path
 
@@ -9,7 +10,9 @@ from cleaning.checks import CHECK_REASONS, CLEAN_REASONS, CheckConfig, CleanConf
 from cleaning.checks.boilerplate import BOILERPLATE_RULES, boilerplate_rule
 from cleaning.checks.definition import TEXT, Section
 from cleaning.text.mending import clean_text
+from data_catalog.sources.registry import SOURCE_KINDS
 from flows.build.steps import STEPS
+from flows.recipe.recipe import SECTIONS
 
 REASONS = {name: row.reasons for step in STEPS for name, row in step.rows.items()}
 
@@ -59,9 +62,13 @@ def checks_of(config: type[Section]) -> str:
 
 def reasons_by_step() -> str:
     rows = [
-        f"| `{name}` | {step} | {text} |" for step, found in REASONS_BY_STEP.items() for name, text in found.items()
+        f"| `{name}` | {step} | {reason.meaning} | {', '.join(f'`{path}`' for path in reason.settings)} |".replace(
+            "|  |", "| |"
+        )
+        for step, found in REASONS_BY_STEP.items()
+        for name, reason in found.items()
     ]
-    return "\n".join(["", "| reason | step | meaning |", "|---|---|---|", *rows, "", ""])
+    return "\n".join(["", "| reason | step | meaning | decided by |", "|---|---|---|---|", *rows, "", ""])
 
 
 def rewritten(page: str) -> str:
@@ -83,6 +90,14 @@ def test_checks_and_reasons_stand_there_as_the_code_has_them() -> None:
     assert set(CHECK_REASONS) < set(REASONS["check"])
 
 
+def test_what_decides_a_reason_is_a_setting_of_recipes() -> None:
+    sections = {name: {field.name for field in dataclasses.fields(config)} for name, config in SECTIONS.items()}
+    named = {path for found in REASONS.values() for reason in found.values() for path in reason.settings}
+    kinds = {field.name for kind in SOURCE_KINDS.values() for field in dataclasses.fields(kind.config_type)}
+    paths = {f"{section}.{name}" for section, names in sections.items() for name in names}
+    assert named - paths - {f"sources.*.{name}" for name in kinds} == {"target_language", "source_language"}
+
+
 @pytest.mark.parametrize("name", MENDING)
 def test_what_mends_is_on_by_default_and_has_its_row(name: str) -> None:
     assert getattr(CleanConfig(), name) is True
@@ -91,7 +106,7 @@ def test_what_mends_is_on_by_default_and_has_its_row(name: str) -> None:
 
 @pytest.mark.parametrize("name", sorted(REASONS["deduplicate"].keys() - {"duplicate_caption"}))
 def test_the_page_about_images_has_what_drops_them(name: str) -> None:
-    assert [f"`{name}`", "deduplicate", "", REASONS["deduplicate"][name]] in rows(IMAGES)
+    assert [f"`{name}`", "deduplicate", "", REASONS["deduplicate"][name].meaning] in rows(IMAGES)
 
 
 def test_rules_of_boilerplate_are_listed_in_their_order() -> None:

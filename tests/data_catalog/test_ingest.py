@@ -6,20 +6,26 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from data_catalog.errors import SettingsError
 from data_catalog.schema import CAPTIONS
 from data_catalog.sources.ingest import Source, ingest
+from data_catalog.sources.limit import ALL_ROWS, RowLimit
 from data_catalog.sources.rows import MalformedRow, SourceRow, UnselectedRow, UpstreamRow
 from data_catalog.storage.shards import sha256_of
 
 
-def source(rows: Sequence[SourceRow], folder: Path, *, name: str = "pairs", content_hash: str = "h") -> Source:
+def source(
+    rows: Sequence[SourceRow], folder: Path, *, name: str = "pairs", content_hash: str = "h", limit: RowLimit = ALL_ROWS
+) -> Source:
     def read() -> Iterator[SourceRow]:
         return iter(rows)
 
-    return Source(name=name, files=[folder / "a.tsv"], file_hashes=[content_hash], settings={}, read=read)
+    files = [folder / "a.tsv"]
+    return Source(name=name, files=files, file_hashes=[content_hash], settings={}, read=read, limit=limit)
 
 
 def row(sample: str, caption: str, line: int, folder: Path, *, key: str | None = None) -> UpstreamRow:
@@ -108,3 +114,61 @@ def test_the_order_of_reading_does_not_matter(tmp_path: Path, found: list[tuple[
         contents.append(list(map(sha256_of, shards)))
         assert sum(pq.read_metadata(path).num_rows for path in shards) == len(rows)
     assert contents[0] == contents[1]
+
+
+def limited(rows: Sequence[SourceRow], folder: Path, *, shard_size: int = 3, **limit: int) -> tuple[pa.Table, Any]:
+    """The rows that a limit leaves, and the counts of the source."""
+    shards, counts = ingested(folder, [source(rows, folder.parent, limit=RowLimit(**limit))], shard_size=shard_size)
+    return read_all(shards), counts["pairs"]
+
+
+@given(
+    captions=st.lists(st.integers(1, 5), min_size=1, max_size=12),
+    num_malformed=st.integers(0, 3),
+    limits=st.tuples(st.integers(5, 70), st.integers(5, 70)).map(sorted),
+    shuffle=st.randoms(use_true_random=False),
+)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=15, deadline=None)
+def test_a_limit_draws_whole_samples_whatever_the_order(
+    tmp_path_factory: pytest.TempPathFactory, captions: Any, num_malformed: int, limits: Any, shuffle: Any
+) -> None:
+    folder = tmp_path_factory.mktemp("limit")
+    file = str(folder / "a.tsv")
+    rows: list[SourceRow] = [
+        row(f"s{sample}", f"caption {number}", 10 * sample + number, folder)
+        for sample, count in enumerate(captions)
+        for number in range(count)
+    ]
+    rows += [
+        MalformedRow(upstream_file=file, upstream_line=1000 + number, reason="malformed_row", detail="")
+        for number in range(num_malformed)
+    ]
+    fewer, counts = limited(rows, folder / "fewer", limit=limits[0])
+    assert fewer.num_rows == counts["selected"] <= limits[0]
+    assert counts["selected"] + counts["unselected"].get("limit", 0) == len(rows)
+    samples = fewer.column("sample_id").to_pylist()
+    assert all(samples.count(f"pairs:s{sample}") in (0, count) for sample, count in enumerate(captions))
+    more, _ = limited(rows, folder / "more", limit=limits[1])
+    assert set(fewer.column("caption_id").to_pylist()) <= set(more.column("caption_id").to_pylist())
+    assert more.num_rows == len(rows) or more.num_rows > limits[1] - 5, "no image is left out that has room"
+    shuffle.shuffle(rows)
+    again, _ = limited(rows, folder / "again", shard_size=7, limit=limits[0])
+    assert sorted(again.column("caption_id").to_pylist()) == sorted(fewer.column("caption_id").to_pylist())
+
+
+def test_another_seed_draws_other_rows_and_rows_that_are_not_asked_for_do_not_count(tmp_path: Path) -> None:
+    rows = [row(str(number), "a dog", number, tmp_path) for number in range(200)]
+    unasked = [UnselectedRow(reason="language")] * 50
+    found = {}
+    for seed in (0, 1, 2):
+        table, counts = limited([*unasked, *rows], tmp_path / f"work{seed}", limit=20, limit_seed=seed)
+        assert counts == {"selected": 20, "malformed": 0, "unselected": {"language": 50, "limit": 180}}
+        found[seed] = frozenset(table.column("sample_id").to_pylist())
+    assert len(set(found.values())) == 3
+    assert len(found[0] & found[1]) < 10, "the seeds have nothing to do with each other"
+
+
+def test_a_limit_below_the_captions_of_an_image_is_refused(tmp_path: Path) -> None:
+    rows = [row("1", f"caption {number}", number, tmp_path) for number in range(5)]
+    with pytest.raises(SettingsError, match=r"sources\.pairs\.limit = 4 is less than the captions of one image"):
+        limited(rows, tmp_path / "work", limit=4)

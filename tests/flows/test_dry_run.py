@@ -1,5 +1,6 @@
 """`vernaclip build --dry-run` says what the rules would drop, and neither builds nor asks anybody for anything."""
 
+import json
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -78,7 +79,7 @@ def test_a_sample_is_drawn_by_its_seed(dry_run: Dry) -> None:
 def test_rules_may_be_ordered_and_switched(dry_run: Dry) -> None:
     _, out, _ = dry_run("--rows", "0", "--set", 'clean.order=["length"]', "--set", "check.proper_noun_check=false")
     assert "mostly_proper_nouns" not in out
-    assert "caption_too_short (clean)\n    IMG_2041.jpg  [1 word]" in out
+    assert "caption_too_short (clean; clean.min_words = 2, clean.min_chars = 3)\n    IMG_2041.jpg  [1 word]" in out
 
 
 def test_the_page_escapes_what_captions_hold(tmp_path: Path, dry_run: Dry) -> None:
@@ -88,7 +89,7 @@ def test_the_page_escapes_what_captions_hold(tmp_path: Path, dry_run: Dry) -> No
     text = page.read_text("utf-8")
     assert "&lt;b&gt;Ein kleiner Hund" in text
     assert "<b>Ein" not in text
-    assert "the caption is surely in another language than its row says" in text
+    assert "the caption is surely in another language than its row says (<code>clean.language_engine = cascade," in text
 
 
 def test_translating_needs_an_engine(dry_run: Dry) -> None:
@@ -138,12 +139,15 @@ def write_test_set(tmp_path: Path) -> None:
 def test_what_would_be_marked_is_told_as_what_would_be_dropped(tmp_path: Path, dry_run: Dry) -> None:
     write_test_set(tmp_path)
     _, dropped, _ = dry_run("--rows", "0", "--set", "repeats.near_captions=false")
-    assert "  test_image (screen)\n    Un cane corre sulla spiaggia numero 7  [held: url:example.org/7.jpg]" in dropped
+    decided = "(screen; leaks.by_identity = true, leaks.action = drop)"
+    example = "\n    Un cane corre sulla spiaggia numero 7  [held: url:example.org/7.jpg]"
+    assert f"  test_image {decided}{example}" in dropped
     page = tmp_path / "page.html"
     action = ("--set", "leaks.action=mark", "--set", "repeats.near_captions=false", "--page", str(page))
     _, marked, _ = dry_run("--rows", "0", *action)
-    assert "  marked: test_image (screen)\n    Un cane corre sulla spiaggia numero 7  [held: url:" in marked
-    assert "  marked: test_caption (screen)\n    Un cane corre sulla spiaggia numero 12  [held]" in marked
+    assert f"  marked: test_image {decided.replace('drop', 'mark')}{example}" in marked
+    decided = "(screen; leaks.by_caption = true, leaks.min_caption_words = 4, leaks.action = mark)"
+    assert f"  marked: test_caption {decided}\n    Un cane corre sulla spiaggia numero 12  [held]" in marked
     text = page.read_text("utf-8")
     assert "the image is, by its identity, one of a test set of the recipe" in text
     assert "marked: test_caption" not in dropped
@@ -162,3 +166,12 @@ def test_options_that_do_not_go_together_are_refused_before_any_work(tmp_path: P
     assert f"--page names the folder {tmp_path}" in dry_run("--page", str(tmp_path))[2]
     inside = tmp_path / "en.tsv" / "page.html"
     assert f"--page names {inside}, and {tmp_path / 'en.tsv'} is no folder" in dry_run("--page", str(inside))[2]
+
+
+@pytest.mark.parametrize("rows", ["0", "5"])
+def test_what_a_limit_leaves_out_is_said(dry_run: Dry, rows: str) -> None:
+    _, out, _ = dry_run("--rows", rows, "--set", "sources.it.limit=20")
+    assert f"it: {'20' if rows == '0' else '5'} rows looked at; 26 are beyond its limit" in out
+    assert "en: 1 row looked at; 1 would be translated, and are judged as far as that\n" in out
+    values = json.loads(dry_run("--rows", rows, "--json", "--set", "sources.it.limit=20")[1])
+    assert values["beyond_limit"] == {"it": 26, "en": 0}

@@ -198,7 +198,7 @@ def test_a_batch_may_come_in_any_order_and_from_a_part() -> None:
         ({"name": "nothing"}, "has no dataset 'nothing'"),
         ({"name": "scenes", "split": "dev"}, "there is no split 'dev': name one of train, val, test, marked"),
         ({"name": "scenes", "snapshot": "ffffffff"}, "holds no snapshot ffffffff"),
-        ({"name": "scenes", "root": "elsewhere"}, "run `vernaclip build scenes --root elsewhere` first"),
+        ({"name": "scenes", "root": "elsewhere"}, "run `vernaclip build RECIPE --root elsewhere` first"),
     ],
 )
 def test_what_is_not_there_is_said(given: dict[str, str], told: str) -> None:

@@ -276,3 +276,21 @@ def test_a_dataclass_says_what_its_fields_mean() -> None:
 def test_no_number_is_guessed(value: object) -> None:
     with pytest.raises(SettingsError, match=r"kettle\.temperature_c must be a number, got "):
         read(KettleConfig, {"temperature_c": value}, "kettle")
+
+
+def test_a_limit_of_a_source_is_in_keys_and_manifests_only_where_there_is_one(tmp_path: Path) -> None:
+    file = write(tmp_path, MINIMAL)
+    source = load_recipe(file, root=tmp_path).sources[0].name
+
+    def settings_with(*overrides: str) -> dict[str, Any]:
+        overrides = tuple(f"sources.{source}.{override}" for override in overrides)
+        found: dict[str, Any] = what_settings(load_recipe(file, root=tmp_path, overrides=overrides))["sources"][source]
+        return found
+
+    assert "limit" not in settings_with()
+    assert settings_with("limit=0", "limit_seed=3") == settings_with()
+    assert settings_with("limit=10") == {**settings_with(), "limit": 10, "limit_seed": 0}
+    with pytest.raises(SettingsError, match=rf"sources\.{source}: limit must not be negative, got -1"):
+        settings_with("limit=-1")
+    with pytest.raises(SettingsError, match=rf"sources\.{source}\.limits: did you mean limit"):
+        settings_with("limits=1")

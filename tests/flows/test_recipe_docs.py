@@ -13,6 +13,7 @@ from data_catalog.exports.rights import SourceRights
 from data_catalog.fetch.config import HostLimits
 from data_catalog.language_pack import LanguagePack
 from data_catalog.settings import NAME_OR_FILE
+from data_catalog.sources.limit import RowLimit
 from data_catalog.sources.registry import SOURCE_KINDS
 from data_catalog.test_sets.registry import TEST_SET_KINDS
 from flows.recipe.recipe import SECTIONS, Dataset, load_recipe
@@ -58,6 +59,7 @@ EXAMPLES: Mapping[str, str] = {
     "evaluate.split": '"val"',
     "sources.*.licence": '"CC-BY-4.0"',
     "sources.*.redistribution": "true",
+    "sources.*.limit": "10000",
     "sources.wit.files": '["{data}/wit/*.tsv.gz"]',
     "sources.wit.languages": '["it", "en"]',
     "sources.mscoco.files": '["{data}/mscoco/captions_train2014.json"]',
@@ -167,6 +169,7 @@ def tables() -> Iterator[tuple[str, type, str]]:
         if name == "fetch":
             yield '`[fetch.hosts."NAME"]`', HostLimits, "fetch.hosts.*"
     yield "`[sources.NAME]` of every kind", SourceRights, "sources.*"
+    yield "`[sources.NAME]` of every kind, in part", RowLimit, "sources.*"
     yield from of_kinds("sources", {name: kind.config_type for name, kind in SOURCE_KINDS.items()})
     yield "`[test_sets.NAME]` of every kind", StatedCaptions, "test_sets.*"
     yield from of_kinds("test_sets", {name: kind.config_type for name, kind in TEST_SET_KINDS.items()})

@@ -142,6 +142,8 @@ def test_the_numbers_are_those_of_the_catalog(page: Page, built: tuple[Path, Bui
     counts_of_reasons = "SELECT step, drop_reason, sum(dropped)::INT AS n FROM drop_reasons GROUP BY ALL"
     for row in query(root, counts_of_reasons).to_pylist():
         assert f"{row['step']} {row['drop_reason']} {row['n']:,} " in page.text
+    assert "an earlier caption of the same image says the same in nearly the same letters (repeats." in page.text
+    assert page.text.count("repeats.min_similarity = 0.85") == 2, "in the table, and above the examples"
 
 
 def test_the_gallery_shows_every_source_and_split(page: Page, built: tuple[Path, BuildReport]) -> None:

@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from data_catalog.database.story import Story
-from data_catalog.database.story_text import story_lines
+from data_catalog.database.story_text import story_lines, story_values
 from data_catalog.database.views import view_texts
 from data_catalog.schema import OUTCOMES
 from data_catalog.storage.manifest import Snapshot
@@ -76,6 +76,7 @@ def test_a_story_tells_what_was_said_where_and_when_it_was_asked(tmp_path: Path)
     )
     assert "asked: 2 tries, first at 2026-11-27 20:00:01 UTC, 0.3 s in requests and 1.0 s between them: " in text
     assert "asked: 1 try, 0.3 s in requests and 0.0 s between them: bytes came" in text, "as older logs have it"
+    assert "fetch: REJECTED, content_usage" in lines, "older snapshots do not note what decides a reason"
     assert "rules of fetch: consent = {ignore = []}, timeout_s = 10" in text
 
 
@@ -92,3 +93,14 @@ def test_a_query_finds_it(tmp_path: Path) -> None:
         connection.execute(f"CREATE VIEW {name} AS {text}")
     query = """SELECT u.value, u."where" FROM (SELECT unnest(content_usage) AS u FROM image_outcomes) ORDER BY 1"""
     assert connection.sql(query).fetchall() == [("search=y", "header"), ("train-ai=n", "robots.txt")]
+
+
+def test_a_reason_names_the_settings_that_decide_it_and_their_values(tmp_path: Path) -> None:
+    told = story(tmp_path)
+    settings = ["consent.ignore", "fetch.timeout_s", "fetch.consent"]
+    told.snapshot.manifest["steps"][0]["decided_by"] = {"content_usage": settings}
+    decided = "content_usage (consent.ignore, fetch.timeout_s = 10, fetch.consent)"
+    assert f"  fetch: REJECTED, {decided}" in list(story_lines(told, asked="web:1"))
+    values = story_values(told)
+    named: dict[str, Any] = {"consent.ignore": None, "fetch.timeout_s": 10.0, "fetch.consent": {"ignore": []}}
+    assert values["image"]["decided_by"] == values["captions"][0]["decided_by"] == named

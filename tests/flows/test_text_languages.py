@@ -2,7 +2,9 @@
 
 import json
 import logging
+import re
 import shutil
+import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from random import Random
@@ -285,6 +287,78 @@ def test_stated_captions_are_not_translated_from_another_language(
     assert main([*call, *karpathy_set(tmp_path, ENGLISH), "captions_in=en"]) == 1
     error = capsys.readouterr().err
     assert "flickr are in en, as stated, and what english-translated is asked is translated from it" in error
+
+
+PROGRAM = """
+import pathlib, sys
+known = dict(zip(ENGLISH, ITALIAN))
+for caption in sys.stdin:
+    with pathlib.Path("asked").open("a") as log:
+        log.write("x")
+    print(known[caption.strip()], flush=True)
+"""
+
+
+def translating_recipe(folder: Path, *said: str) -> list[str]:
+    """The call of `scoreboard` for a recipe whose engine, a program, knows five captions."""
+    program = folder / "translate.py"
+    program.write_text(f"{ENGLISH = }\n{ITALIAN = }\n{PROGRAM}", "utf-8")
+    engine = ["[translate]", 'engine = "command"', f"command = {json.dumps([sys.executable, str(program)])}"]
+    _, _, kind, file, images = karpathy_set(folder, ENGLISH)
+    held = [f"{key} = {json.dumps(value)}" for key, value in (word.split("=", 1) for word in (kind, file, images))]
+    recipe = folder / "own.toml"
+    recipe.write_text("\n".join([RECIPE, *engine, "[test_sets.held]", *held, *said]), "utf-8")
+    return ["scoreboard", str(recipe), "--root", str(folder / "root"), "--no-split"]
+
+
+def test_a_test_set_in_another_language_is_translated_where_that_is_asked_for(
+    random_clip: Callable[..., Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    call = translating_recipe(tmp_path, 'captions_in = "en"', "translate = true")
+    call += ["--model", "random", f"folder={random_clip(ITALIAN)}", "--set", "evaluate.bootstrap_rounds=10"]
+    for _ in range(2):
+        capsys.readouterr()
+        assert main(call) == 0
+        out = capsys.readouterr().out
+        (facts,) = json.loads((tmp_path / "root" / "scoreboards" / "own" / "scoreboard.json").read_text())["sets"]
+        note = next(note for note in facts["notes"] if "machine" in note)
+        assert "all captions are translated by a machine (machine_translation) from en by command:" in note
+        assert "of the originals, all captions are native, or written or validated by people" in note
+        assert out.count(note) == 1
+        assert facts["language"] == {"asked": "it", "stated": None, "looks_like": {}, "num_judged": 5}
+        assert "another language" not in out
+    assert Path("asked").read_text() == "xxxxx", "the root keeps translations"
+
+
+@pytest.mark.parametrize(
+    ("said", "error"),
+    [
+        (("translate = true",), r"test_sets\.held\.translate: .* translates from en, .*: say so with captions_in"),
+        (('captions_in = "es"', "translate = true"), r"test_sets\.held\.translate: .* translates from en, "),
+        (('translate = "yes"',), r"test_sets\.held\.translate must be true or false"),
+    ],
+)
+def test_what_no_engine_translates_is_refused_before_any_work(
+    said: Sequence[str], error: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([*translating_recipe(tmp_path, *said), "--model", "x", "folder=gone"]) == 1
+    assert re.search(error, capsys.readouterr().err)
+    assert not (tmp_path / "root").exists()
+
+
+def test_captions_are_not_translated_where_nothing_is(
+    random_clip: Callable[..., Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    call = translating_recipe(tmp_path, 'captions_in = "en"', "translate = true")
+    assert main([*call, "--set", "target_language=en", "--set", "sources.own.lang=en"]) == 1
+    assert "the recipe translates nothing, since its source_language is en, too" in capsys.readouterr().err
+    words = [*karpathy_set(tmp_path, ENGLISH), "captions_in=en", "translate=true"]
+    assert main(["scoreboard", "--language", "it", "--model", "x", f"folder={random_clip(ITALIAN)}", *words]) == 1
+    assert "no recipe says by which engine" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

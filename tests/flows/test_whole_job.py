@@ -14,6 +14,7 @@ from PIL import Image
 from data_catalog.database.catalog import query
 from data_catalog.storage.manifest import require_snapshot
 from flows.cli import main
+from training.trained_models import current_model
 
 
 @pytest.fixture(scope="module")
@@ -135,7 +136,7 @@ def test_a_copied_root_is_scored_and_mended(
     copy = tmp_path / "copy"
     shutil.copytree(root, copy, ignore=shutil.ignore_patterns("work"))
     assert main(["evaluate", "scenes", "--root", str(copy), *arguments]) == 0
-    assert 'vernaclip search "' in capsys.readouterr().out
+    assert "vernaclip search '" in capsys.readouterr().out
     assert main(["sql", "SELECT count(*) FROM pairs", "--root", str(copy)]) == 1
     assert f"`vernaclip catalog --rebuild --root {copy}` first" in capsys.readouterr().err
     assert main(["catalog", "--rebuild", "--root", str(copy)]) == 0
@@ -361,6 +362,16 @@ def test_captions_that_were_translated_once_are_remembered(
     assert {path.name: path.read_bytes() for path in (root / "memory").iterdir()} == memory
     assert main(["build", "scenes", "--root", str(root), *arguments]) == 0
     assert require_snapshot(root, "scenes").snapshot == before, "an older snapshot of the same build is found again"
+
+
+def test_a_model_is_trained_where_the_engine_is_gone(root: Path, arguments: list[str], tmp_path: Path) -> None:
+    copy = tmp_path / "copy"
+    shutil.copytree(root, copy)
+    shutil.rmtree(copy / "packages")
+    gone = [*arguments, "--set", f"translate.package={tmp_path / 'gone.argosmodel'}", "--set", "train.seed=1"]
+    assert main(["train", "scenes", "--root", str(copy), *gone]) == 0
+    assert main(["evaluate", "scenes", "--root", str(copy), *gone]) == 0
+    assert current_model(copy, "scenes").folder.name != current_model(root, "scenes").folder.name
 
 
 def test_a_package_for_another_pair_is_refused_before_work_starts(

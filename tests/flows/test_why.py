@@ -65,10 +65,16 @@ def test_a_rejected_caption_is_told_from_its_line_to_its_reason(built: Built, ca
     assert f"      upstream_file: {row['upstream_file']}" in own
     assert f"      upstream_line: {row['upstream_line']}" in own
     assert [line.split(":")[0].split()[1] for line in own if line[2:3].isdigit()] == ["ingest", "clean", "screen"]
-    assert "  3 screen: REJECTED, near_duplicate_caption" in own
+    assert "  3 screen: REJECTED, near_duplicate_caption (repeats.min_similarity = 0.85)" in own
     assert any("an earlier caption of the same image says the same" in line for line in own)
     assert any(line.startswith("      rules of repeats: ") and "min_similarity = 0.85" in line for line in own)
     assert own[-1].startswith("  = not published; the row stands in captions/captions-")
+    story = stories(root, row["caption_id"], capsys)[0]
+    decided = {caption["caption_id"]: caption["decided_by"] for caption in story["captions"]}
+    assert decided[row["caption_id"]] == {"repeats.min_similarity": 0.85}
+    assert [found for found in decided.values() if not found] == [{}] * sum(
+        caption["outcome"] == "kept" for caption in story["captions"]
+    )
     # The caption that was asked for stands first.
     assert next(line for line in lines if line.startswith("caption ")) == lines[start]
 
