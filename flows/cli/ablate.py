@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from cyclopts import Parameter
 
 from flows.cli.jobs import BuildOptions, Job, with_executor
-from flows.cli.options import DEFAULT_ROOT, Number, Root, Words
+from flows.cli.options import DEFAULT_ROOT, Number, RecipeName, Root, Words
 from flows.cli.output import say, say_table
 
 if TYPE_CHECKING:
@@ -46,7 +46,7 @@ class AblateOptions(BuildOptions):
 _DEFAULTS = AblateOptions()
 
 
-def ablate(recipe: str, /, *, root: Root = DEFAULT_ROOT, options: AblateOptions = _DEFAULTS) -> None:
+def ablate(recipe: RecipeName, /, *, root: Root = DEFAULT_ROOT, options: AblateOptions = _DEFAULTS) -> None:
     """Say which filters of a recipe help: models with and without each, of equal training, compared.
 
     A filter is a switch of [clean], [check], [repeats], [duplicates] or [leaks], as check.proper_noun_check;
@@ -59,9 +59,6 @@ def ablate(recipe: str, /, *, root: Root = DEFAULT_ROOT, options: AblateOptions 
 
     Example:
       vernaclip ablate scenes --toggle clean.language+check.language --toggle cleaning.proper_nouns --steps 200
-
-    Args:
-        recipe: Name of a recipe (see `vernaclip recipes`) or a TOML file.
     """
     from flows.ablation import AblationConfig, run_ablation, variants_of
     from flows.recipe.recipe import load_recipe

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 from cyclopts import Parameter
 
 from data_catalog.errors import DiskError, SettingsError
-from flows.cli.options import DEFAULT_ROOT, Number, Root
+from flows.cli.options import DEFAULT_ROOT, DatasetName, Number, Root
 from flows.cli.output import say, say_table
 
 if TYPE_CHECKING:
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 def draw(
-    dataset: str,
+    dataset: DatasetName,
     /,
     *,
     root: Root = DEFAULT_ROOT,
@@ -25,7 +25,6 @@ def draw(
     """Draw translated captions, and write a form on which people rate them.
 
     Args:
-        dataset: Name of a dataset (see `vernaclip catalog`).
         num_rows: How many captions.
         seed: Another one draws others.
         out: Where audit.csv and audit.html go (default: in the root).

@@ -9,7 +9,7 @@ from cyclopts import Parameter
 
 from data_catalog.errors import DamagedError, InputError, SettingsError
 from data_catalog.plain_text import command
-from flows.cli.options import DEFAULT_ROOT, Json, Number, Root
+from flows.cli.options import DEFAULT_ROOT, DatasetName, Json, Number, Root
 from flows.cli.output import require_own_file, say, say_json, say_table
 
 # Of each reason: with more, the page would be a list of the dataset.
@@ -81,7 +81,7 @@ def recipes() -> None:
 
 
 def report(
-    dataset: str,
+    dataset: DatasetName,
     /,
     *,
     root: Root = DEFAULT_ROOT,
@@ -91,7 +91,6 @@ def report(
     """Write the page of a dataset: what is in it, with pictures, and what became of the rest.
 
     Args:
-        dataset: Name of a dataset (see `vernaclip catalog`).
         out: Where the page goes (default: report.html of the dataset).
         examples: Captions shown for each reason, at most 50.
     """

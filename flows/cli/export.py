@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from cyclopts import Parameter
 
 from data_catalog.errors import SettingsError
-from flows.cli.options import DEFAULT_ROOT, Number, Root, Words
+from flows.cli.options import DEFAULT_ROOT, DatasetName, Number, Root, Words
 from flows.cli.output import say, say_table
 
 if TYPE_CHECKING:
@@ -47,7 +47,7 @@ class ExportOptions:
     """Date of publication for croissant.json, as in 2026-01-31."""
 
 
-def export(dataset: str, /, *, root: Root = DEFAULT_ROOT, options: ExportOptions) -> None:
+def export(dataset: DatasetName, /, *, root: Root = DEFAULT_ROOT, options: ExportOptions) -> None:
     """Write a dataset as a folder that other tools read: Hugging Face, WebDataset, or URLs without pixels.
 
     formats:
@@ -63,9 +63,6 @@ def export(dataset: str, /, *, root: Root = DEFAULT_ROOT, options: ExportOptions
       vernaclip export italian --format huggingface
       vernaclip export italian --format webdataset --pixels noncommercial --out /data/italian-wds
       vernaclip export mine --format huggingface --allow photos
-
-    Args:
-        dataset: Name of a dataset (see `vernaclip catalog`).
     """
     from data_catalog.exports.export import ExportConfig, export_snapshot
     from data_catalog.storage.lock import writer_lock

@@ -11,7 +11,7 @@ from cyclopts import Group, Parameter
 
 from data_catalog.errors import InputError, SettingsError
 from data_catalog.plain_text import cell_text, command, decided_text
-from flows.cli.options import DEFAULT_ROOT, Json, OptionalNumber, Overrides, Root
+from flows.cli.options import DEFAULT_ROOT, Json, OptionalNumber, Overrides, RecipeName, Root
 from flows.cli.output import is_quiet, require_own_file, say, say_json, say_table
 
 if TYPE_CHECKING:
@@ -88,13 +88,14 @@ RetryFailed = Annotated[
 
 
 def run(
-    recipe: str, /, *, root: Root = DEFAULT_ROOT, options: BuildOptions = _BUILD, retry_failed: RetryFailed = False
+    recipe: RecipeName,
+    /,
+    *,
+    root: Root = DEFAULT_ROOT,
+    options: BuildOptions = _BUILD,
+    retry_failed: RetryFailed = False,
 ) -> None:
-    """Build the dataset of a recipe, train a model on it, evaluate it.
-
-    Args:
-        recipe: Name of a recipe (see `vernaclip recipes`) or a TOML file.
-    """
+    """Build the dataset of a recipe, train a model on it, evaluate it."""
     from flows.jobs import require_ready, require_scorable
     from flows.recipe.recipe import load_recipe
 
@@ -109,7 +110,7 @@ def run(
 
 
 def build(
-    recipe: str,
+    recipe: RecipeName,
     /,
     *,
     root: Root = DEFAULT_ROOT,
@@ -118,11 +119,7 @@ def build(
     json: Json = False,
     dry: DryRunOptions = _DRY_RUN,
 ) -> None:
-    """Build the dataset of a recipe; run it again to go on after an interruption.
-
-    Args:
-        recipe: Name of a recipe (see `vernaclip recipes`) or a TOML file.
-    """
+    """Build the dataset of a recipe; run it again to go on after an interruption."""
     job = _job(recipe, root, options, retry_failed=retry_failed)
     _require_dry_run(dry, retry_failed=retry_failed)
     if dry.dry_run:
@@ -136,12 +133,8 @@ def build(
     _tell_next(job, ("report", "train", "sql", "duckdb"))
 
 
-def train(recipe: str, /, *, root: Root = DEFAULT_ROOT, options: ModelOptions = _MODEL) -> None:
-    """Train the recipe's model on the dataset that was built.
-
-    Args:
-        recipe: Name of a recipe (see `vernaclip recipes`) or a TOML file.
-    """
+def train(recipe: RecipeName, /, *, root: Root = DEFAULT_ROOT, options: ModelOptions = _MODEL) -> None:
+    """Train the recipe's model on the dataset that was built."""
     from training.processes import process_rank
 
     job = _job(recipe, root, options)
@@ -158,12 +151,8 @@ def train(recipe: str, /, *, root: Root = DEFAULT_ROOT, options: ModelOptions = 
     _tell_next(job, ("evaluate",))
 
 
-def evaluate(recipe: str, /, *, root: Root = DEFAULT_ROOT, options: ModelOptions = _MODEL) -> None:
-    """Score the trained model on the dataset's held-out images.
-
-    Args:
-        recipe: Name of a recipe (see `vernaclip recipes`) or a TOML file.
-    """
+def evaluate(recipe: RecipeName, /, *, root: Root = DEFAULT_ROOT, options: ModelOptions = _MODEL) -> None:
+    """Score the trained model on the dataset's held-out images."""
     job = _job(recipe, root, options)
     report: EvaluateReport = with_executor("evaluate", job)
     if options.json:

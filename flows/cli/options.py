@@ -53,6 +53,8 @@ Groups = Annotated[
 ]
 KeyValues = Annotated[Words, Parameter(consume_multiple=1, metavar="KEY=VALUE...")]
 
+RecipeName = Annotated[str, Parameter(help="Name of a recipe (see `vernaclip recipes`) or a TOML file.")]
+DatasetName = Annotated[str, Parameter(help="Name of a dataset (see `vernaclip catalog`).")]
 Root = Annotated[Path, Parameter(env_var=ROOT_VARIABLE, metavar="DIR", help="Folder of the catalog.")]
 Json = Annotated[bool, Parameter(help="Print the same as JSON, and nothing else.")]
 Overrides = Annotated[Words, Parameter(name="--set", metavar="SECTION.KEY=VALUE")]
