@@ -3,10 +3,11 @@
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from data_catalog.errors import SettingsError
+from data_catalog.errors import DamagedError, SettingsError
+from data_catalog.progress import Progress
 from data_catalog.storage.disk_errors import make_writable_folder
-from translation.engine import Translation, Translator, is_paid
-from translation.memory import TranslationMemory
+from translation.engine import STREAM_WINDOW, Translation, Translator, is_paid
+from translation.memory import Columns, TranslationMemory
 
 
 class RememberingTranslator:
@@ -46,3 +47,42 @@ def remembering(engine: Translator, memory: Path | None) -> Translator:
         return engine
     make_writable_folder(memory, "--memory")
     return RememberingTranslator(engine, TranslationMemory(memory, engine.fingerprint))
+
+
+def remembered(
+    captions: Sequence[str],
+    engine: Translator,
+    memory: TranslationMemory,
+    *,
+    title: str,
+    where: str,
+    window: int = STREAM_WINDOW,
+) -> Columns:
+    """Return what the memory holds of some captions, after it has recorded what it lacked.
+
+    The distinct captions that it lacks are translated window by window from the front, each recorded at once: a killed
+    run goes on with the windows that were left.
+
+    Args:
+        captions: with repeats.
+        engine: whose memory it is.
+        memory: of translations.
+        title: what the progress bar says.
+        where: the captions are from, as an error says it.
+        window: most captions of one; fewer where the engine may lose no more at a crash.
+
+    Raises:
+        InputError: the engine cannot work.
+        DamagedError: the memory lost a caption that was just recorded.
+    """
+    missing = memory.missing(captions)
+    size = min(window, engine.max_chunk_size or window)
+    with Progress(title, total=len(missing), unit="captions") as progress:
+        for start in range(0, len(missing), size):
+            part = missing[start : start + size]
+            memory.record(part, engine.translate(part, progress.advance))
+    found = memory.columns(captions)
+    if None in found.captions:
+        lost = captions[found.captions.index(None)]
+        raise DamagedError(f"{where}: the translation memory lost {lost!r}: run the same command again")
+    return found

@@ -14,9 +14,7 @@ import pyarrow.parquet as pq
 from cleaning.checks import CheckConfig, CleanConfig, apply_rules, translation_measure
 from cleaning.leaks import LeaksConfig, judge_captions
 from cleaning.text.mending import clean_text
-from data_catalog.errors import DamagedError
 from data_catalog.language_pack import LanguagePack
-from data_catalog.progress import Progress
 from data_catalog.reasons import Reason
 from data_catalog.sources.origins import MACHINE_TRANSLATION, has_original
 from data_catalog.stages import (
@@ -34,8 +32,8 @@ from data_catalog.takedown import Matcher, forget_rows, of_samples, without_text
 from data_catalog.tombstones import FORGET, InForce
 from flows.build.engine import SHARD, UNCHANGED, Job
 from flows.build.screen import test_contents
-from translation.engine import STREAM_WINDOW, Translator
-from translation.memory import Columns, TranslationMemory
+from translation.engine import STREAM_WINDOW
+from translation.remembered import remembered
 from translation.scores import sentence_chrf
 
 NOT_SERVED = "language_not_served"
@@ -130,8 +128,8 @@ def _translated(table: pa.Table, job: Job, from_code: str) -> pa.Table:
     """Translate the pending rows that the engine can and must translate."""
     foreign = pc.and_(has_original(table), pc.equal(table.column("source_lang"), from_code))
     rows = pending_rows(table, pc.and_(foreign, pc.is_null(table.column("caption"))))
-    memory = job.tools.memory
-    found = _remembered(texts(table, "clean_caption", rows), job.tools.translator, memory, job, title="translate")
+    captions, memory, where = texts(table, "clean_caption", rows), job.tools.memory, f"shard {job.label}"
+    found = remembered(captions, job.tools.translator, memory, title="translate", where=where, window=STREAM_WINDOW)
     table = set_values(table, "caption", rows, found.captions)
     table = set_values(table, "origin", rows, [MACHINE_TRANSLATION] * len(rows))
     table = set_values(table, "translator", rows, [memory.fingerprint] * len(rows))
@@ -140,27 +138,6 @@ def _translated(table: pa.Table, job: Job, from_code: str) -> pa.Table:
     table = set_values(table, "translation_repetitive", rows, found.repetitive)
     empty = [None if text else Drop("translation_empty") for text in found.captions]
     return reject(table, rows, empty, step="translate")
-
-
-def _remembered(
-    captions: Sequence[str], translator: Translator, memory: TranslationMemory, job: Job, *, title: str
-) -> Columns:
-    """Return what the memory holds of some captions, after it has recorded what it lacked.
-
-    The distinct captions that it lacks are translated window by window from the front. A window is `STREAM_WINDOW`
-    captions, or as many as the engine may lose at a crash.
-    """
-    missing = memory.missing(captions)
-    size = min(STREAM_WINDOW, translator.max_chunk_size or STREAM_WINDOW)
-    with Progress(title, total=len(missing), unit="captions") as progress:
-        for start in range(0, len(missing), size):
-            window = missing[start : start + size]
-            memory.record(window, translator.translate(window, progress.advance))
-    found = memory.columns(captions)
-    if None in found.captions:
-        lost = captions[found.captions.index(None)]
-        raise DamagedError(f"shard {job.label}: the translation memory lost {lost!r}: run the same command again")
-    return found
 
 
 def round_trip(job: Job, *, engine: str) -> Mapping[str, Any]:
@@ -174,7 +151,8 @@ def round_trip(job: Job, *, engine: str) -> Mapping[str, Any]:
     reverse, memory = job.tools.reverse, job.tools.reverse_memory
     from_there = pc.equal(table.column("source_lang"), reverse.to_code)
     rows = pending_rows(table, pc.and_(has_original(table), from_there))
-    back = _remembered(texts(table, "caption", rows), reverse, memory, job, title="translate back")
+    captions, where = texts(table, "caption", rows), f"shard {job.label}"
+    back = remembered(captions, reverse, memory, title="translate back", where=where, window=STREAM_WINDOW)
     sources = texts(table, "clean_caption", rows)
     found = zip(cast("list[str]", back.captions), sources, strict=True)
     scores = [sentence_chrf(text, source) for text, source in found]
