@@ -119,7 +119,7 @@ def judge_captions(work: Any, shards: Sequence[Any], seconds: dict[str, float]) 
     from cleaning.checks import CheckConfig, CleanConfig
     from cleaning.duplicates.captions import RepeatsConfig
     from cleaning.leaks import LeaksConfig
-    from flows.build.inputs import all_function_words
+    from data_catalog.language_pack import all_function_words
     from flows.build.screen import Threads
     from flows.recipe.language_packs import language_pack
 

@@ -1,5 +1,6 @@
 """What the pipeline knows of one language: pure data, read from `flows/languages/*.toml`."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from data_catalog.errors import SettingsError
@@ -84,3 +85,9 @@ class LanguagePack:
         for template in self.prompt_templates:
             if template.count("{c}") != 1:
                 raise SettingsError(f"prompt_templates must each hold {{c}} once, got {template!r}")
+
+
+def all_function_words(packs: Mapping[str, LanguagePack]) -> frozenset[str]:
+    """Return the function words of all languages, but those that turn a meaning around: near captions share these."""
+    words = {word for pack in packs.values() for word in pack.function_words}
+    return frozenset(words.difference(*(pack.negations for pack in packs.values())))

@@ -86,6 +86,24 @@ class SplitConfig:
         if self.val + self.test >= 1:
             raise SettingsError("split.val and split.test together leave nothing to train on")
 
+    def require_choice(self, stating: Sequence[str]) -> None:
+        """Refuse settings that do not say what becomes of splits that some sources state, or keep what none states.
+
+        Args:
+            stating: names of the sources that state splits.
+
+        Raises:
+            SettingsError: says which sources, and what to say.
+        """
+        if stating and self.by is None:
+            names = f"sources {', '.join(stating)} state" if len(stating) > 1 else f"source {stating[0]} states"
+            raise SettingsError(f'{names} splits: say [split] by = "upstream" to keep them, or "hash" to ignore them')
+        if self.by == UPSTREAM and not stating:
+            raise SettingsError(
+                'split.by is "upstream" and no source states splits: name their column (split_column), put their lists '
+                'beside the captions, or say "hash"'
+            )
+
 
 def split_of(sample_id: str, config: SplitConfig, stated: Iterable[str | None] = ()) -> str:
     """Return the split of a sample, always the same for the same identity, statements, shares and salt.

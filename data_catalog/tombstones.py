@@ -6,12 +6,13 @@ which copies are known. It holds no bytes, no captions and no addresses but thos
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from data_catalog.errors import DamagedError, InputError, SettingsError
 from data_catalog.reasons import Reason
+from data_catalog.settings import HOW
 from data_catalog.sources.urls import address_key, canonical_url, domains_of, host_of, is_web_url
 from data_catalog.storage.integrity import read_checksummed, write_checksummed
 from data_catalog.storage.reading import TOMBSTONES_FILE
@@ -124,6 +125,19 @@ class Tombstones:
             if host is not None and one.kind == "domain" and one.value in domains_of(host):
                 return one
         return None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class InForce:
+    """The tombstones of a dataset; in keys they are their digest, which reasons and dates do not change."""
+
+    tombstones: Tombstones = field(metadata=HOW)
+    digest: str | None = None
+
+    @classmethod
+    def of(cls, tombstones: Tombstones) -> "InForce":
+        """Return tombstones with their digest."""
+        return cls(tombstones=tombstones, digest=tombstones.digest)
 
 
 def _merged(old: Tombstone, new: Tombstone) -> Tombstone:

@@ -32,7 +32,7 @@ from training.ablation import (
 )
 from training.config import TrainConfig
 from training.data import split_to_score
-from training.trained_models import pair_files
+from training.trained_models import pair_files, pair_hashes
 
 logger = logging.getLogger(__name__)
 
@@ -117,7 +117,9 @@ def run_ablation(
     steps = config.steps or default_steps(recipe.train, sizes[0]["images"])
     key = digest([_what(recipe, config, steps), [snapshot.snapshot for snapshot in snapshots]])[:12]
     seeds = [recipe.train.seed + number for number in range(config.seeds)]
-    data = [_train_hashes(snapshot) for snapshot in snapshots]
+    # What each variant has to train on, file by file.
+    hashes = [mine.hashes(pair_hashes(snapshot).__getitem__) for mine, snapshot in zip(files, snapshots, strict=True)]
+    data = [mine["train"] for mine in hashes]
     models = _trained(variants, seeds, steps, do, is_same=[mine == data[0] for mine in data])
     ranks = [
         [model_ranks(model, gallery, root / FOLDER / key, batch_size=recipe.evaluate.batch_size) for model in mine]
@@ -174,11 +176,6 @@ def _require_batches(config: TrainConfig, snapshots: Sequence[Snapshot], num_ima
                 f"{snapshot.dataset} has {images:,} images to train on, fewer than one batch of {config.batch_size}: "
                 "take a smaller train.batch_size, so that all variants have equal steps, or build a larger dataset"
             )
-
-
-def _train_hashes(snapshot: Snapshot) -> list[str]:
-    """Return what a snapshot has to train on, file by file."""
-    return [str(entry["sha256"]) for entry in snapshot.manifest["files"]["pairs"] if entry["split"] == "train"]
 
 
 def _trained(

@@ -35,9 +35,8 @@ from data_catalog.tombstones import Tombstones
 from flows.build.captions import NOT_SERVED
 from flows.build.engine import Engine
 from flows.build.execution import LocalExecutor
-from flows.build.inputs import Inputs, packs_of_captions, require_originals_in_use, require_split_choice
+from flows.build.inputs import Inputs, Tools, packs_of_captions, require_originals_in_use, require_split_choice
 from flows.build.steps import STEPS, Build
-from flows.build.tools import Tools
 from flows.recipe.engines import open_engine
 from flows.recipe.language_packs import named_language_packs, target_language_pack
 from flows.recipe.recipe import Recipe, what_settings

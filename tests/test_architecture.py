@@ -31,7 +31,6 @@ def test_importing_what_a_build_needs_loads_nothing_heavy() -> None:
         "training.",
         "translation.train.",
         "flows.orchestration.prefect",
-        "flows.orchestration.deployments",
         "flows.orchestration.dask_executor",
     )
     names = [name for name in module_names() if not name.startswith(inner)]

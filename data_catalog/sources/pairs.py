@@ -71,6 +71,19 @@ class PairsConfig:
         _ = pairs_origin(self)
         self._check_original()
 
+    def require_use(self, source: str, target_lang: str) -> None:
+        """Refuse originals of captions that are themselves to be translated: they would be read and dropped.
+
+        Raises:
+            SettingsError: names the source.
+        """
+        if self.source_caption_column and self.lang != target_lang:
+            raise SettingsError(
+                f"sources.{source} has its captions in {self.lang}, which a build translates to {target_lang}: "
+                f"originals go beside captions in {target_lang} only, so name {self.source_caption_column} as "
+                "caption_column, or leave source_caption_column out"
+            )
+
     def _check_original(self) -> None:
         """Refuse half of what is to be said of originals, and originals of what is no translation."""
         if bool(self.source_caption_column) != bool(self.source_lang):

@@ -16,10 +16,9 @@ from data_catalog.storage.shards import sweep_temporary
 from data_catalog.storage.work import WorkStore
 from flows.build.engine import Engine
 from flows.build.execution import Executor
-from flows.build.inputs import open_inputs
+from flows.build.inputs import Tools, open_inputs
 from flows.build.publish import commit
 from flows.build.steps import STEPS, Build
-from flows.build.tools import Tools
 from flows.recipe.recipe import Recipe
 
 

@@ -1,4 +1,8 @@
-"""The steps that judge texts: clean, translate, round-trip and check, each a shard of caption rows in and one out."""
+"""The steps that judge texts: forget, clean, translate, round-trip and check, each a shard of caption rows in and out.
+
+Where a shard has nothing of what is forgotten it goes on as it is, so that tombstones that do not concern it change no
+key of what follows.
+"""
 
 from collections.abc import Mapping, Sequence
 from typing import Any, cast
@@ -26,7 +30,9 @@ from data_catalog.stages import (
     texts,
 )
 from data_catalog.storage.shards import save_parquet
-from flows.build.engine import SHARD, Job
+from data_catalog.takedown import Matcher, forget_rows, of_samples, without_texts
+from data_catalog.tombstones import FORGET, InForce
+from flows.build.engine import SHARD, UNCHANGED, Job
 from flows.build.screen import test_contents
 from translation.engine import STREAM_WINDOW, Translator
 from translation.memory import Columns, TranslationMemory
@@ -52,6 +58,27 @@ def write_captions(job: Job, step: str, before: pa.Table, after: pa.Table) -> di
     """Write a step's caption rows, and return how many it dropped."""
     save_parquet(after, job.folder / SHARD)
     return {"counts": {step: count_rows(before, after)}}
+
+
+def forget_captions(job: Job, *, in_force: InForce) -> Mapping[str, Any]:
+    """Reject the rows that tombstones mean by sample, address or page, and empty their texts.
+
+    Lines that ingest could not read stay rejected by it, without their texts where these name what is meant.
+
+    Args:
+        job: reads `ingest`.
+        in_force: the tombstones of the dataset.
+    """
+    matcher = Matcher(in_force.tombstones)
+    before = pq.read_table(job.shard("ingest"))
+    is_meant = matcher.numbers(before.select(["sample_id", "url", "page_url", "step", "drop_reason"])) >= 0
+    lines = matcher.lines(before)
+    after = without_texts(forget_rows(before, pa.array(is_meant)), of_samples(before, lines))
+    counts = {"counts": {FORGET: count_rows(before, after)}}
+    if not is_meant.any() and not lines:
+        return UNCHANGED | counts
+    save_parquet(after, job.folder / SHARD)
+    return counts
 
 
 def clean(job: Job, *, config: CleanConfig, packs: Mapping[str, LanguagePack]) -> Mapping[str, Any]:

@@ -1,6 +1,6 @@
 """The steps that bring images: fetch what the root does not know yet, normalise it, and leave out what is forgotten."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +13,12 @@ from data_catalog.fetch.outcomes import ASKED_FILE, IMAGES_FILE, IN_ASKED, ORDER
 from data_catalog.fetch.shard import image_requests
 from data_catalog.fetch.urls import askable_url
 from data_catalog.images.normalise import NormaliseConfig
-from data_catalog.schema import PENDING
+from data_catalog.images.tables import Row, read_groups, write_rows
+from data_catalog.schema import IMAGES, PENDING
 from data_catalog.storage.shards import digest, save_parquet
-from flows.build.engine import SHARD, Job, Lane
+from data_catalog.takedown import Matcher, forgotten_image
+from data_catalog.tombstones import InForce
+from flows.build.engine import SHARD, UNCHANGED, Job, Lane
 
 
 def fetch(
@@ -82,3 +85,25 @@ def normalise(job: Job, *, config: NormaliseConfig) -> Mapping[str, Any]:
         order=[there.index(files[place]) for place in order],
     )
     return {}
+
+
+def forget_images(job: Job, *, in_force: InForce) -> Mapping[str, Any]:
+    """Drop the images that tombstones mean by what they turned out to be: by redirect, bytes or look.
+
+    Args:
+        job: reads `normalise`.
+        in_force: the tombstones of the dataset.
+    """
+    path = job.shard("normalise")
+    table = pq.read_table(path, columns=["final_url", "sha256", "phash", "drop_reason"])
+    is_meant = (Matcher(in_force.tombstones).numbers(table) >= 0).tolist()
+    if not any(is_meant):
+        return UNCHANGED
+    write_rows(_without(path, is_meant), IMAGES, job.folder / SHARD)
+    return {"num_forgotten": sum(is_meant)}
+
+
+def _without(path: Path, is_meant: list[bool]) -> Iterator[Row]:
+    rows = (row for group in read_groups(path) for row in group)
+    for row, meant in zip(rows, is_meant, strict=True):
+        yield forgotten_image(row) if meant else row

@@ -1,12 +1,16 @@
-"""What a build depends on: opened, checked and hashed before any work starts."""
+"""What a build depends on, opened, checked and hashed before any work starts; and the tools that its steps use."""
 
-from collections.abc import Mapping, Sequence
+import threading
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
+from typing import Any
 
-from cleaning.checks.taggers import Tagger
+from cleaning.checks.taggers import Tagger, find_tagger
 from data_catalog.errors import SettingsError
+from data_catalog.fetch.outcomes import Fetching, KnownImages
+from data_catalog.images.workers import ImageWorkers
 from data_catalog.language_pack import LanguagePack
 from data_catalog.publish import UPSTREAM
 from data_catalog.settings import plain
@@ -21,6 +25,7 @@ from flows.recipe.language_packs import language_pack, load_language_packs, name
 from flows.recipe.recipe import Recipe, what_settings
 from flows.recipe.sources import SourceSettings, source_settings
 from translation.engine import Translator
+from translation.memory import TranslationMemory
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -90,10 +95,12 @@ def open_inputs(recipe: Recipe, root: Path, versions: Mapping[str, int]) -> Inpu
     reverse = open_reverse_engine(recipe, root) if translator else None
     hashes = open_hashes(root)
     sources = [_source(settings, hashes) for settings in recipe.sources]
-    locations = _locations(recipe)
+    places = {source.name: source.kind.images(source.config) for source in recipe.sources}
+    locations = {name: str(location) for name, location in places.items() if location is not None}
     location_digests = {location: location_digest(location, root, hashes) for location in locations.values()}
     test_files = {test_set.name: file_entries(test_set.upstream_files(), hashes) for test_set in recipe.test_sets}
-    test_images = _test_images(recipe, hashes)
+    digests = {each.name: images_digest(each.kind, each.config, hashes) for each in recipe.test_sets}
+    test_images = {name: found for name, found in digests.items() if found is not None}
     hashes.save()
     packs = packs_of_captions(recipe, named, pack)
     build_key = digest(
@@ -140,17 +147,8 @@ def require_split_choice(recipe: Recipe) -> None:
     Raises:
         SettingsError: says which sources, and what to say.
     """
-    if recipe.split.by not in (None, UPSTREAM):
-        return
-    stating = [source.name for source in recipe.sources if source.kind.states_splits(source.config)]
-    if stating and recipe.split.by is None:
-        names = f"sources {', '.join(stating)} state" if len(stating) > 1 else f"source {stating[0]} states"
-        raise SettingsError(f'{names} splits: say [split] by = "upstream" to keep them, or "hash" to ignore them')
-    if recipe.split.by == UPSTREAM and not stating:
-        raise SettingsError(
-            'split.by is "upstream" and no source states splits: name their column (split_column), put their lists '
-            'beside the captions, or say "hash"'
-        )
+    if recipe.split.by in (None, UPSTREAM):
+        recipe.split.require_choice([each.name for each in recipe.sources if each.kind.states_splits(each.config)])
 
 
 def require_originals_in_use(recipe: Recipe) -> None:
@@ -160,13 +158,8 @@ def require_originals_in_use(recipe: Recipe) -> None:
         SettingsError: names the source.
     """
     for source in recipe.sources:
-        config = source.config
-        if isinstance(config, PairsConfig) and config.source_caption_column and config.lang != recipe.target_language:
-            raise SettingsError(
-                f"sources.{source.name} has its captions in {config.lang}, which a build translates to "
-                f"{recipe.target_language}: originals go beside captions in {recipe.target_language} only, so name "
-                f"{config.source_caption_column} as caption_column, or leave source_caption_column out"
-            )
+        if isinstance(source.config, PairsConfig):
+            source.config.require_use(source.name, recipe.target_language)
 
 
 def packs_of_captions(
@@ -177,12 +170,6 @@ def packs_of_captions(
     languages = {recipe.source_language, *named, *(language for languages in found for language in languages)}
     known = {**load_language_packs(), **named}
     return {code: known[code] for code in sorted(languages & known.keys())} | {recipe.target_language: target}
-
-
-def all_function_words(packs: Mapping[str, LanguagePack]) -> frozenset[str]:
-    """Return the function words of all languages, but those that turn a meaning around: near captions share these."""
-    words = {word for pack in packs.values() for word in pack.function_words}
-    return frozenset(words.difference(*(pack.negations for pack in packs.values())))
 
 
 def _pivot_pack(recipe: Recipe, named: Mapping[str, LanguagePack]) -> dict[str, LanguagePack]:
@@ -204,12 +191,76 @@ def _source(settings: SourceSettings, hashes: FileHashes) -> Source:
     )
 
 
-def _test_images(recipe: Recipe, hashes: FileHashes) -> dict[str, str]:
-    found = {test_set.name: images_digest(test_set.kind, test_set.config, hashes) for test_set in recipe.test_sets}
-    return {name: images for name, images in found.items() if images is not None}
+class Tools:
+    """The tools of one build, in the flow's process; sent to another one they are what steps on the processor use."""
+
+    def __init__(
+        self,
+        *,
+        recipe: Recipe,
+        root: Path,
+        inputs: Inputs,
+        workers: ImageWorkers,
+        fetching: Fetching,
+        log_folder: Path,
+    ) -> None:
+        """Open the memories of the engines.
+
+        Args:
+            recipe: what is built.
+            root: of the catalog.
+            inputs: of the build.
+            workers: child processes for images.
+            fetching: decides which outcomes that the root knows hold.
+            log_folder: where tries and latencies of fetching go.
+
+        Raises:
+            DamagedError: a memory is damaged.
+        """
+        self.sources: Sequence[Source] = inputs.sources
+        self.locations: Mapping[str, str] = inputs.locations
+        self.translator, self.reverse = inputs.translator, inputs.reverse
+        self.memory = _memory(root, inputs.translator)
+        self.reverse_memory = _memory(root, inputs.reverse)
+        self.tagger, self.workers, self.log_folder = inputs.tagger, workers, log_folder
+        self._tagging = (inputs.pack, recipe.check.proper_noun_tagger) if inputs.tagger else None
+        self._root, self._fetching = root, fetching
+        self._known: KnownImages | None = None
+        self._looking = threading.Lock()
+
+    @property
+    def known(self) -> KnownImages:
+        """Return what the root knows of images; looked through when the first are to be fetched."""
+        with self._looking:  # several shards are fetched at once
+            if self._known is None:
+                self._known = KnownImages(self._root, self._fetching)
+            return self._known
+
+    def seal(self) -> None:
+        """Let the memories note what they hold: nothing is translated any more."""
+        for memory in (self.memory, self.reverse_memory):
+            if memory is not None:
+                memory.seal()
+
+    def __reduce__(self) -> tuple[Callable[..., "ToolsElsewhere"], tuple[Any, ...]]:
+        return ToolsElsewhere, (self.workers, self._tagging)
 
 
-def _locations(recipe: Recipe) -> dict[str, str]:
-    """Return where local images are, by source."""
-    found = {settings.name: settings.kind.images(settings.config) for settings in recipe.sources}
-    return {name: str(location) for name, location in found.items() if location is not None}
+class ToolsElsewhere:
+    """What steps on the processor use in another process."""
+
+    def __init__(self, workers: ImageWorkers, tagging: tuple[LanguagePack, str] | None) -> None:
+        self.workers, self._tagging = workers, tagging
+
+    @cached_property
+    def tagger(self) -> Tagger | None:
+        """Return what tells proper nouns, found by name as in the flow's process."""
+        return find_tagger(*self._tagging) if self._tagging else None
+
+
+def _memory(root: Path, engine: Translator | None) -> TranslationMemory | None:
+    if engine is None:
+        return None
+    memory = TranslationMemory(root / "memory", engine.fingerprint)
+    memory.require_whole()
+    return memory

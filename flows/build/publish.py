@@ -9,6 +9,8 @@ from cleaning.leaks import TestContents
 from data_catalog.fetch.outcomes import Fetching
 from data_catalog.publish import SplitConfig, WriteDocuments, publish_shard, write_carried, write_snapshot
 from data_catalog.schema import NATIVE
+from data_catalog.settings import plain
+from data_catalog.sources.ingest import Source
 from data_catalog.storage.manifest import Snapshot
 from data_catalog.takedown import Matcher
 from flows.build.engine import Engine, Job, Step
@@ -91,22 +93,17 @@ def _test_set_entries(engine: Engine, recipe: Recipe) -> Iterator[tuple[str, dic
         )
 
 
-def _source_entries(recipe: Recipe, sources: Sequence[Any], counts: Mapping[str, Any]) -> dict[str, Any]:
+def _source_entries(recipe: Recipe, sources: Sequence[Source], counts: Mapping[str, Any]) -> dict[str, Any]:
     settings = {source.name: source for source in recipe.sources}
-    return {
-        source.name: {
+    found = {}
+    for source in sources:
+        files = sorted(zip((file.name for file in source.files), source.file_hashes, strict=True))
+        found[source.name] = {
             **counts[source.name],
-            "files": sorted(
-                (
-                    {"name": file.name, "sha256": found}
-                    for file, found in zip(source.files, source.file_hashes, strict=True)
-                ),
-                key=lambda entry: (entry["name"], entry["sha256"]),
-            ),
+            "files": [{"name": name, "sha256": sha256} for name, sha256 in files],
             **_terms(settings[source.name]),
         }
-        for source in sources
-    }
+    return found
 
 
 def _terms(source: SourceSettings) -> dict[str, Any]:
@@ -125,12 +122,9 @@ def face(steps: Sequence[Step]) -> list[dict[str, Any]]:
     return [
         {
             "step": name,
-            "meaning": row.meaning,
-            "rules": list(row.rules),
+            **plain(row),
             "reasons": {reason: said.meaning for reason, said in row.reasons.items()},
             "decided_by": {reason: list(said.settings) for reason, said in row.reasons.items() if said.settings},
-            "columns": list(row.columns),
-            "image_columns": list(row.image_columns),
         }
         for step in steps
         for name, row in step.rows.items()
@@ -148,13 +142,13 @@ def funnel(engine: Engine) -> list[dict[str, Any]]:
         }
         for source, found in sources.items()
     }
-    rows = [name for step in engine.steps if step.when(engine.build) for name in step.rows]
     for output in (output for step in engine.steps for output in engine.commits(step.name)):
         for name, by_source in output.facts.get("counts", {}).items():
             for source, counts in by_source.items():
-                total = totals.setdefault((source, name), {"read": 0, "kept": 0, "dropped": 0})
+                total = totals.setdefault((source, name), dict(_NOTHING))
                 for count, number in counts.items():
                     total[count] += number
+    rows = [name for step in engine.steps if step.when(engine.build) for name in step.rows]
     return [
         {"source": source, "step_number": number, "step": name, **totals.get((source, name), _NOTHING)}
         for source in sorted(sources)

@@ -11,12 +11,13 @@ from typing import Any
 from cleaning.checks import CHECK_REASONS, CLEAN_REASONS
 from data_catalog.fetch import outcomes
 from data_catalog.fetch.reasons import FETCH_REASONS, NORMALISE_REASONS
+from data_catalog.language_pack import all_function_words
 from data_catalog.sources.ingest import ingest
 from data_catalog.sources.rows import MALFORMED_REASONS
-from data_catalog.tombstones import FORGET_REASONS
-from flows.build import captions, duplicates, forget_steps, images, screen
+from data_catalog.tombstones import FORGET_REASONS, InForce
+from flows.build import captions, duplicates, images, screen
 from flows.build.engine import FLOW, MAKES_SHARDS, MODEL, PER_SHARD, PER_TEST_SET, WHOLE, FunnelRow, Job, Step
-from flows.build.inputs import Inputs, all_function_words
+from flows.build.inputs import Inputs
 from flows.build.publish import publish
 from flows.recipe.recipe import Recipe
 from flows.recipe.sources import TestSetSettings, source_settings
@@ -92,7 +93,7 @@ def _checking(build: Build) -> Mapping[str, Any]:
 
 
 def _forgetting(build: Build) -> Mapping[str, Any]:
-    return {"in_force": forget_steps.InForce.of(build.inputs.tombstones)}
+    return {"in_force": InForce.of(build.inputs.tombstones)}
 
 
 STEPS = (
@@ -124,7 +125,7 @@ STEPS = (
         after=("ingest",),
         when=lambda build: bool(build.inputs.tombstones.tombstones),
         settings=_forgetting,
-        run=forget_steps.forget_captions,
+        run=captions.forget_captions,
         rows={"forget": FunnelRow(meaning="obeying take-downs", reasons=FORGET_REASONS)},
     ),
     Step(
@@ -279,7 +280,7 @@ STEPS = (
         after=("normalise",),
         when=lambda build: bool(build.inputs.tombstones.tombstones),
         settings=_forgetting,
-        run=forget_steps.forget_images,
+        run=images.forget_images,
     ),
     Step(
         name="find-duplicates",

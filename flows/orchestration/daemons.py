@@ -28,16 +28,16 @@ class Daemon:
 
     @property
     def lock_path(self) -> Path:
-        """The file that the process keeps locked."""
+        """Return the file that the process keeps locked."""
         return self.folder / f"{self.name}.pid"
 
     @property
     def log_path(self) -> Path:
-        """Where what it prints goes."""
+        """Return the file that its output goes to."""
         return self.folder / f"{self.name}.log"
 
     def last_words(self, num_lines: int = 5) -> str:
-        """The last lines that it printed, for an error message."""
+        """Return the last lines that it printed, for an error message."""
         if not self.log_path.is_file():
             return ""
         return "\n".join(self.log_path.read_text(encoding="utf-8", errors="replace").splitlines()[-num_lines:])
@@ -90,7 +90,7 @@ def start(
 
 
 def running_pid(daemon: Daemon) -> int | None:
-    """The process id of a daemon that runs now, or None."""
+    """Return the process id of a daemon that runs now, or None."""
     if not daemon.lock_path.is_file():
         return None
     with daemon.lock_path.open("r", encoding="ascii") as lock:

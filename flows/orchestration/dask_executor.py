@@ -71,7 +71,7 @@ class House:
 
 @functools.lru_cache(maxsize=1)
 def versions() -> Mapping[str, str]:
-    """What the bytes that this process writes depend on: the kind of machine, Python, our code, packages, by name."""
+    """Return, by name, what the bytes that this process writes depend on: machine, Python, our code, packages."""
     found = {"the kind of machine": platform.machine(), "Python": sys.version.split()[0], _CODE: _code_digest()}
     for requirement in requires(_DISTRIBUTION) or []:
         if "extra ==" not in requirement:

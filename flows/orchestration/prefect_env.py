@@ -53,16 +53,16 @@ class Api:
 
     @property
     def ui_url(self) -> str:
-        """Where a browser finds the server's pages."""
+        """Return the URL of the server's pages."""
         return self.url.removesuffix("/api")
 
     @property
     def port(self) -> str:
-        """The port of a server of ours, whose URL names one."""
+        """Return the port of a server of ours, whose URL names one."""
         return self.ui_url.rpartition(":")[2]
 
     def environment(self) -> dict[str, str]:
-        """The variables by which a Prefect process finds this API."""
+        """Return the variables by which a Prefect process finds this API."""
         found = {"PREFECT_API_URL": self.url, "PREFECT_API_AUTH_STRING": self.auth_string, "PREFECT_API_KEY": self.key}
         return {name: value for name, value in found.items() if value is not None}
 
@@ -95,7 +95,7 @@ def server_environment(api: Api, database: Path) -> dict[str, str]:
 
 
 def prefect_environment() -> dict[str, str]:
-    """What every Prefect process of ours should have in its environment, unless the user has set it.
+    """Return what every Prefect process of ours should have in its environment, unless the user has set it.
 
     Nothing is reported to anybody, and our log lines reach Prefect's runs.
     """
@@ -112,14 +112,14 @@ def prefect_environment() -> dict[str, str]:
 
 
 def no_proxy() -> str:
-    """The environment variable of this name, and our own machine, to which the way leads through no proxy."""
+    """Return the environment variable of this name, with our own machine in it."""
     hosts = os.environ.get("no_proxy") or os.environ.get("NO_PROXY") or ""
     found = [host.strip() for host in hosts.split(",") if host.strip()]
     return hosts if "*" in found else ",".join(dict.fromkeys([*found, *LOOPBACK]))
 
 
 def state_folder(project: Path) -> Path:
-    """The folder of the project's server and worker, made where it is missing, readable by nobody else."""
+    """Return the folder of the project's server and worker; make it where it is missing, readable by nobody else."""
     folder = project.resolve() / STATE_FOLDER
     folder.mkdir(mode=0o700, exist_ok=True)
     return folder
@@ -134,7 +134,7 @@ def prepare_process() -> None:
 
 
 def configured_api() -> Api | None:
-    """The API that Prefect's settings name in the current folder, or None where they name none."""
+    """Return the API that Prefect's settings name in the current folder, or None where they name none."""
     from prefect.settings import get_current_settings
 
     api = get_current_settings().api
@@ -145,7 +145,7 @@ def configured_api() -> Api | None:
 
 
 def probe(api: Api) -> Answer:
-    """Whether an API answers, refuses our auth string, or is silent (nothing listens, or something else does)."""
+    """Tell if an API answers, refuses our auth string, or is silent (nothing listens, or something else does)."""
     if _status(f"{api.url}/health", {}) != 200:
         return "silent"
     status = _status(f"{api.url}/admin/version", _authorization(api))
@@ -176,7 +176,7 @@ def _authorization(api: Api) -> dict[str, str]:
 
 
 def _status(url: str, headers: Mapping[str, str]) -> int | None:
-    """HTTP status of a GET, or None where there is no HTTP answer; no proxy stands between us and our own machine."""
+    """Return the HTTP status of a GET, or None without an HTTP answer; our own machine is asked without a proxy."""
     try:
         host = urllib.parse.urlsplit(url).hostname
         proxies = urllib.request.ProxyHandler({} if host in (*LOOPBACK, "::1") else None)
@@ -191,7 +191,7 @@ def _status(url: str, headers: Mapping[str, str]) -> int | None:
 
 
 def read_env_block(project: Path) -> Api | None:
-    """The API that `vernaclip up` wrote into the project's `.env`, or None."""
+    """Return the API that `vernaclip up` wrote into the project's `.env`, or None."""
     block = _ENV_BLOCK.search(_env_text(project))
     values = dict(re.findall(r"^(\w+)='?(.*?)'?$", block[0], re.MULTILINE)) if block else {}
     url = values.get("PREFECT_API_URL")

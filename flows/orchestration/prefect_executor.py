@@ -53,7 +53,7 @@ class RunProgress:
 
     @property
     def text(self) -> str:
-        """The phases under way with their counts, or the last one that is done."""
+        """Return the phases under way with their counts, or the last one that is done."""
         under_way = [f"{name}: {done:,} of {total:,}" for name, (done, total) in self._seen.items() if done < total]
         if under_way:
             return ", ".join(under_way)
@@ -105,7 +105,7 @@ class FlowArtifacts:
             self._progress.note(phase, done=done, total=total)
 
     def _state(self) -> tuple[float, str]:
-        """Percent done, and what is under way."""
+        """Return percent done, and what is under way."""
         with self._lock:
             percent, text = self._progress.percent, self._progress.text
         if self._ending == "done":
@@ -152,7 +152,7 @@ def _never_fatal(what: str) -> Iterator[None]:
 
 
 def artifact_key(text: str) -> str:
-    """`text` as Prefect wants artifact keys: lower-case letters, digits and dashes."""
+    """Return `text` as Prefect wants artifact keys: lower-case letters, digits and dashes."""
     return re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-") or "artifact"
 
 

@@ -66,13 +66,13 @@ async def _full_name_async(client: Any, name: str) -> str:
 
 
 def _named(name: str) -> Any:
-    from prefect.client.schemas.filters import DeploymentFilter, DeploymentFilterName
+    from prefect.client.schemas.filters import DeploymentFilter
 
-    return DeploymentFilter(name=DeploymentFilterName(any_=[name]))
+    return DeploymentFilter.model_validate({"name": {"any_": [name]}})
 
 
 def full_name(name: str, flows: Sequence[str]) -> str:
-    """FLOW/DEPLOYMENT for a bare deployment name, given the flows that have such a deployment.
+    """Return FLOW/DEPLOYMENT for a bare deployment name, given the flows that have such a deployment.
 
     Without any it is NAME/NAME, which Prefect then reports as not found.
 

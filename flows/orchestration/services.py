@@ -1,6 +1,9 @@
 """`vernaclip up` and `down`: Prefect's server, a worker and our deployments, on this machine only.
 
-`up` may be given any number of times, after any crash: it starts what does not run, and says so.
+`up` may be given any number of times, after any crash: it starts what does not run, and says so. It deploys each flow
+under its own name, so that `prefect deployment run build-dataset` is unique (our plugin fills in the flow) and takes
+the recipe as a parameter; and the dataset's flow once more under each recipe's name: `build-dataset/italian` has it
+filled in.
 """
 
 import logging
@@ -10,18 +13,17 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from data_catalog.errors import BusyError, InputError
 from flows.doctor import SERVER_PORT, port_is_busy, require_sound_environment
 from flows.orchestration import daemons
 from flows.orchestration.daemons import Daemon
-from flows.orchestration.deployments import WORK_POOL, deploy_all
 from flows.orchestration.prefect_env import (
     HOST,
     Api,
@@ -39,102 +41,14 @@ from flows.orchestration.prefect_env import (
 )
 
 if TYPE_CHECKING:
+    from prefect import Flow
     from prefect.client.orchestration import SyncPrefectClient
     from prefect.client.schemas.objects import FlowRun
+    from prefect.events.schemas.automations import AutomationCore
 
 logger = logging.getLogger(__name__)
 
-RUNS_POLL_S = 0.5
-SECONDS_BETWEEN_LINES = 15.0
-
-
-def active_runs(client: "SyncPrefectClient") -> "list[FlowRun]":
-    """Runs of our work pool that have begun and not ended."""
-    from prefect.client.schemas.filters import (
-        FlowRunFilter,
-        FlowRunFilterState,
-        FlowRunFilterStateType,
-        WorkPoolFilter,
-        WorkPoolFilterName,
-    )
-    from prefect.client.schemas.objects import StateType
-
-    begun = [StateType.RUNNING, StateType.PENDING, StateType.CANCELLING]
-    return client.read_flow_runs(
-        flow_run_filter=FlowRunFilter(state=FlowRunFilterState(type=FlowRunFilterStateType(any_=begun))),
-        work_pool_filter=WorkPoolFilter(name=WorkPoolFilterName(any_=[WORK_POOL])),
-    )
-
-
-def set_paused(client: "SyncPrefectClient", paused: bool) -> None:
-    """Let workers begin no more runs, or let them again."""
-    from prefect.client.schemas.actions import WorkPoolUpdate
-
-    client.update_work_pool(WORK_POOL, WorkPoolUpdate(is_paused=paused))
-
-
-def wait_for_runs(client: "SyncPrefectClient") -> None:
-    """Wait until no run that has a process is left, however long that takes."""
-    said = float("-inf")
-    while runs := [run for run in active_runs(client) if process_of(run) is not None]:
-        if time.monotonic() - said >= SECONDS_BETWEEN_LINES:
-            said = time.monotonic()
-            names = ", ".join(run.name for run in runs)
-            logger.info("waiting for %s to end (`vernaclip down --now` kills it)", names)
-        time.sleep(RUNS_POLL_S)
-
-
-def kill_runs(client: "SyncPrefectClient") -> None:
-    """Kill the processes of all active runs; each leads a process group of its own."""
-    for run in active_runs(client):
-        pid = process_of(run)
-        if pid is not None:
-            with suppress(ProcessLookupError):  # it has ended meanwhile
-                os.killpg(pid, signal.SIGKILL)
-            logger.warning("killed the run %s", run.name)
-
-
-def give_up_lost_runs(client: "SyncPrefectClient", *, has_worker: bool) -> None:
-    """Mark as crashed the active runs whose process is gone.
-
-    Args:
-        has_worker: a worker is at work: then runs that have no process yet may just be about to get one.
-    """
-    from prefect.states import Crashed
-
-    for run in active_runs(client):
-        pid = process_of(run)
-        if pid is None and not (has_worker and _may_begin(run)):
-            client.set_flow_run_state(run.id, Crashed(message="its process is gone"), force=True)
-            logger.warning(
-                "the run %s has lost its process: `prefect flow-run retry %s` goes on with it", run.name, run.id
-            )
-        elif pid is not None and not has_worker:
-            logger.warning("the run %s goes on in process %d, though its worker is gone", run.name, pid)
-
-
-def _may_begin(run: "FlowRun") -> bool:
-    return run.state is None or run.state.is_pending() or not run.infrastructure_pid
-
-
-def process_of(run: "FlowRun") -> int | None:
-    """The process id of a run on this machine, or None where it has none (any more)."""
-    text = run.infrastructure_pid or ""
-    return int(text) if text.isdigit() and _does(int(text), run) else None
-
-
-def _does(pid: int, run: "FlowRun") -> bool:
-    """Whether a process does a run: its id alone may belong to another one by now, even to one of Prefect's."""
-    if Path("/proc/self/environ").is_file():
-        try:
-            environment = Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
-        except (FileNotFoundError, ProcessLookupError, PermissionError):
-            return False
-        return f"PREFECT__FLOW_RUN_ID={run.id}".encode() in environment
-    listed = subprocess.run(["ps", "-p", str(pid), "-o", "command="], check=False, capture_output=True, text=True)
-    return "prefect" in listed.stdout
-
-
+WORK_POOL = "vernaclip"
 NUM_PORTS = 100
 START_TIMEOUT_S = 120.0
 END_TIMEOUT_S = 20.0
@@ -144,6 +58,126 @@ MAX_RUNS = 1
 
 # Prefect's default, 10 s, would let a person wait for nothing: the server is on the same machine.
 WORKER_ENVIRONMENT = {"PREFECT_LOGGING_LEVEL": "INFO", "PREFECT_WORKER_QUERY_SECONDS": "3"}
+RUNS_POLL_S = 0.5
+SECONDS_BETWEEN_LINES = 15.0
+
+AUTOMATION = "vernaclip: runs without a heartbeat have crashed"
+
+# Silence after which a run counts as dead: three heartbeats may be lost, or one C call may keep all other threads out
+# for a minute and a half. `vernaclip up` finds dead runs of this machine at once, so nobody has to wait for this.
+SILENCE_S = 120
+
+_HEARTBEAT = "prefect.flow-run.heartbeat"
+_ENDS = ("Completed", "Failed", "Cancelled", "Crashed")
+
+
+def ensure_automation(client: "SyncPrefectClient", flows: Iterable[str]) -> None:
+    """Make the automation, or bring it up to date; one that a user has switched off stays off.
+
+    Args:
+        client: of the server.
+        flows: names of our flows, whose runs it looks at, deployed or not: others on the same server are none of its
+            business.
+    """
+    wanted = _automation(flows)
+    found = client.read_automations_by_name(AUTOMATION)
+    if not found:
+        client.create_automation(wanted)
+        return
+    first, *more = found
+    for each in more:
+        client.delete_automation(each.id)
+    # Not without need: a changed automation forgets which runs it was waiting for.
+    if _meaning(first) != _meaning(wanted):
+        client.update_automation(first.id, wanted.model_copy(update={"enabled": first.enabled}))
+
+
+def _meaning(automation: "AutomationCore") -> dict[str, Any]:
+    # As Python values: in JSON its sets are lists, whose order is of chance.
+    return automation.model_dump(include={"trigger", "actions"}, exclude={"trigger": {"id"}})
+
+
+def _automation(flows: Iterable[str]) -> "AutomationCore":
+    from prefect.client.schemas.objects import StateType
+    from prefect.events.actions import ChangeFlowRunState
+    from prefect.events.schemas.automations import AutomationCore, EventTrigger, Posture
+
+    trigger = EventTrigger(
+        after={_HEARTBEAT},
+        expect={_HEARTBEAT, *(f"prefect.flow-run.{state}" for state in _ENDS)},
+        match={"prefect.resource.id": ["prefect.flow-run.*"]},
+        match_related={"prefect.resource.role": "flow", "prefect.resource.name": sorted(flows)},
+        for_each={"prefect.resource.id"},
+        posture=Posture.Proactive,
+        threshold=1,
+        within=timedelta(seconds=SILENCE_S),
+    )
+    message = f"no heartbeat for {SILENCE_S} s: its process is gone"
+    return AutomationCore(
+        name=AUTOMATION,
+        description="Made by `vernaclip up`.",
+        enabled=True,
+        trigger=trigger,
+        actions=[ChangeFlowRunState(state=StateType.CRASHED, name=None, message=message, force=False)],
+    )
+
+
+def deploy_all(client: "SyncPrefectClient", project: Path) -> list[str]:
+    """Create or renew all that the server needs to know; runs will have `project` as their current folder.
+
+    That is the work pool, the deployments, and the automation that finds runs without a heartbeat.
+
+    Returns:
+        The deployments as Prefect writes them: FLOW/DEPLOYMENT.
+    """
+    from flows.orchestration.prefect_flows import FLOWS
+    from flows.recipe.recipe import recipe_names
+
+    ensure_work_pool(client)
+    ensure_automation(client, FLOWS)
+    made: list[tuple[str, str, dict[str, str]]] = [(flow, flow, {}) for flow in FLOWS]
+    made += [("build-dataset", recipe, {"recipe": recipe}) for recipe in recipe_names()]
+    for flow, name, parameters in made:
+        deploy(client, FLOWS[flow], name=name, parameters=parameters, project=project.resolve())
+    return [f"{flow}/{name}" for flow, name, _ in made]
+
+
+def ensure_work_pool(client: "SyncPrefectClient") -> None:
+    """Create the work pool, of processes on this machine, unless it is there."""
+    from prefect.client.schemas.actions import WorkPoolCreate
+    from prefect.exceptions import ObjectAlreadyExists
+    from prefect.workers.process import ProcessWorker
+
+    template = ProcessWorker.get_default_base_job_template()
+    with suppress(ObjectAlreadyExists):
+        client.create_work_pool(WorkPoolCreate(name=WORK_POOL, type=ProcessWorker.type, base_job_template=template))
+
+
+def deploy(client: "SyncPrefectClient", flow: "Flow[..., Any]", *, name: str, parameters: Any, project: Path) -> None:
+    """Create a deployment of a flow on our work pool, or renew it.
+
+    Args:
+        client: of the server.
+        flow: a function of an importable module.
+        name: of the deployment.
+        parameters: those that differ from the flow's own defaults.
+        project: absolute path of the current folder of its runs.
+    """
+    from prefect.utilities.callables import parameter_schema
+
+    client.create_deployment(
+        flow_id=client.create_flow_from_name(flow.name),
+        name=name,
+        description=flow.description,
+        parameters=parameters,
+        # Of a misspelt parameter the server says so at once; the run would crash.
+        parameter_openapi_schema={**parameter_schema(flow.fn).model_dump(), "additionalProperties": False},
+        enforce_parameter_schema=True,
+        work_pool_name=WORK_POOL,
+        # A module, not a file: Prefect would put the file's folder on the path, in front of packages of other names.
+        entrypoint=f"{flow.fn.__module__}.{flow.fn.__name__}",
+        pull_steps=[{"prefect.deployments.steps.set_working_directory": {"directory": str(project)}}],
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -248,7 +282,7 @@ def _one_at_a_time(project: Path) -> Iterator[None]:
 
 
 def _ensure_server(project: Path, port: int | None) -> tuple[Api, bool, bool]:
-    """An API that answers; whether its server is ours; whether it was started now."""
+    """Return an API that answers; whether its server is ours; whether it was started now."""
     written = read_env_block(project)
     server = _server(project)
     running = daemons.running_pid(server) is not None
@@ -299,7 +333,7 @@ def _free_port(port: int | None, written: Api | None) -> int:
 
 @contextmanager
 def _client(api: Api) -> "Iterator[SyncPrefectClient]":
-    """A client of this API, whatever this process's settings name."""
+    """Yield a client of this API, whatever this process's settings name."""
     from prefect.client.orchestration import get_client
     from prefect.settings import PREFECT_API_AUTH_STRING, PREFECT_API_KEY, PREFECT_API_URL, temporary_settings
 
@@ -309,7 +343,7 @@ def _client(api: Api) -> "Iterator[SyncPrefectClient]":
 
 
 def _ensure_worker(project: Path, api: Api, client: "SyncPrefectClient") -> bool:
-    """A worker of this server; True if it was started now. One that knows another address is replaced."""
+    """Start a worker of this server, or replace one that knows another address; False if it was there."""
     worker = _worker(project)
     address = worker.folder / "worker.api"
     if daemons.running_pid(worker) is not None:
@@ -336,3 +370,83 @@ def _worker_seen(client: "SyncPrefectClient", name: str, since: datetime) -> boo
         worker.name == name and worker.last_heartbeat_time is not None and worker.last_heartbeat_time >= since
         for worker in workers
     )
+
+
+def active_runs(client: "SyncPrefectClient") -> "list[FlowRun]":
+    """Return runs of our work pool that have begun and not ended."""
+    from prefect.client.schemas.filters import FlowRunFilter, WorkPoolFilter
+
+    begun = {"state": {"type": {"any_": ["RUNNING", "PENDING", "CANCELLING"]}}}
+    return client.read_flow_runs(
+        flow_run_filter=FlowRunFilter.model_validate(begun),
+        work_pool_filter=WorkPoolFilter.model_validate({"name": {"any_": [WORK_POOL]}}),
+    )
+
+
+def set_paused(client: "SyncPrefectClient", paused: bool) -> None:
+    """Let workers begin no more runs, or let them again."""
+    from prefect.client.schemas.actions import WorkPoolUpdate
+
+    client.update_work_pool(WORK_POOL, WorkPoolUpdate(is_paused=paused))
+
+
+def wait_for_runs(client: "SyncPrefectClient") -> None:
+    """Wait until no run that has a process is left, however long that takes."""
+    said = float("-inf")
+    while runs := [run for run in active_runs(client) if process_of(run) is not None]:
+        if time.monotonic() - said >= SECONDS_BETWEEN_LINES:
+            said = time.monotonic()
+            names = ", ".join(run.name for run in runs)
+            logger.info("waiting for %s to end (`vernaclip down --now` kills it)", names)
+        time.sleep(RUNS_POLL_S)
+
+
+def kill_runs(client: "SyncPrefectClient") -> None:
+    """Kill the processes of all active runs; each leads a process group of its own."""
+    for run in active_runs(client):
+        pid = process_of(run)
+        if pid is not None:
+            with suppress(ProcessLookupError):  # it has ended meanwhile
+                os.killpg(pid, signal.SIGKILL)
+            logger.warning("killed the run %s", run.name)
+
+
+def give_up_lost_runs(client: "SyncPrefectClient", *, has_worker: bool) -> None:
+    """Mark as crashed the active runs whose process is gone.
+
+    Args:
+        has_worker: a worker is at work: then runs that have no process yet may just be about to get one.
+    """
+    from prefect.states import Crashed
+
+    for run in active_runs(client):
+        pid = process_of(run)
+        if pid is None and not (has_worker and _may_begin(run)):
+            client.set_flow_run_state(run.id, Crashed(message="its process is gone"), force=True)
+            logger.warning(
+                "the run %s has lost its process: `prefect flow-run retry %s` goes on with it", run.name, run.id
+            )
+        elif pid is not None and not has_worker:
+            logger.warning("the run %s goes on in process %d, though its worker is gone", run.name, pid)
+
+
+def _may_begin(run: "FlowRun") -> bool:
+    return run.state is None or run.state.is_pending() or not run.infrastructure_pid
+
+
+def process_of(run: "FlowRun") -> int | None:
+    """Return the process id of a run on this machine, or None where it has none (any more)."""
+    text = run.infrastructure_pid or ""
+    return int(text) if text.isdigit() and _does(int(text), run) else None
+
+
+def _does(pid: int, run: "FlowRun") -> bool:
+    """Tell if a process does a run: its id alone may belong to another one by now, even to one of Prefect's."""
+    if Path("/proc/self/environ").is_file():
+        try:
+            environment = Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
+        except (FileNotFoundError, ProcessLookupError, PermissionError):
+            return False
+        return f"PREFECT__FLOW_RUN_ID={run.id}".encode() in environment
+    listed = subprocess.run(["ps", "-p", str(pid), "-o", "command="], check=False, capture_output=True, text=True)
+    return "prefect" in listed.stdout

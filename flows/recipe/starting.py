@@ -36,6 +36,7 @@ from data_catalog.sources.urls import is_web_url
 from data_catalog.storage.manifest import SPLITS
 from data_catalog.storage.shards import write_bytes
 from flows.language_doctor import SOURCE, Language, Trait, examine, find_language
+from flows.recipe.recipe import Recipe
 
 MAX_ROWS = 1_000_000  # no more are looked at
 _ROWS_FOR_COLUMNS, _CAPTIONS_FOR_LANGUAGE, _IMAGES_TRIED = 500, 1_000, 60
@@ -84,8 +85,7 @@ def start(name: str, language: str, *, pairs: str | None = None, images: str | N
     """
     name = name.removesuffix(".toml")
     recipe = Path(f"{name}.toml")
-    if not name.replace("-", "").replace("_", "").isalnum():
-        raise SettingsError(f"NAME must be letters, digits, - and _ (it names a folder), got {name!r}")
+    _ = Recipe(name=name, target_language=language, sources=())  # refuses a name that names no folder
     if recipe.exists():
         raise SettingsError(f"{recipe} is there already, and is not overwritten: give another NAME, or move it away")
     if images is not None and pairs is None:
@@ -116,7 +116,10 @@ def _language(name: str, language: str) -> tuple[Language, str, bool]:
         return spoken, "" if spoken.ships else _written_path(language), False
     file = f"{code}.toml" if name != code else f"{code}-language.toml"
     if Path(file).exists():
-        spoken = find_language(file)
+        try:
+            spoken = find_language(file)
+        except PipelineError as error:
+            raise SettingsError(f"{file} is there already, and is no language pack of {code} ({error})") from error
         if spoken.pack.code != code:
             raise SettingsError(f"{file} is there already, a language pack of {spoken.pack.code}: move it away")
         return spoken, file, False
@@ -409,14 +412,21 @@ def _tell_languages(look: _Look, pack: LanguagePack) -> None:
     if look.config.lang_column:
         others = Counter({lang: count for lang, count in look.languages.items() if lang != pack.code})
         look.source_language = others.most_common(1)[0][0] if others else None
-    elif code is not None:
-        captions = look.sampled_captions
-        drops = wrong_language(language_identifier(code, candidates=[SOURCE])(captions), captions)
+        return
+    captions = look.sampled_captions
+    verdicts = language_identifier(code or SOURCE, candidates=[SOURCE])(captions)
+    if code is not None:
+        drops = wrong_language(verdicts, captions)
         look.foreign = Counter((drop.detail or "").split()[0] for drop in drops if drop)
         for language, count in look.foreign.most_common(1):
             if count > len(captions) / 2:
                 look.source_language = language
                 look.config = replace(look.config, lang=language)
+    for likeliest, count in Counter(verdict.language for verdict in verdicts).most_common(1):
+        if count > len(captions) / 2 and likeliest not in (None, canonical_code(code or ""), look.source_language):
+            look.doubts.append(
+                f'"{look.config.caption_column}" reads like {likeliest}: is --language {pack.code} right?'
+            )
 
 
 # --- What there is to tell ------------------------------------------------------------------------------------------
@@ -544,7 +554,7 @@ source_language = "{look.source_language}"
     batch_size = next((size for size in (128, 64, 32, 16, 8) if size * 4 <= num_train), 4)
     epochs = min(60, max(10, int(_SAMPLES_SEEN // max(1, num_train))))
     seen = f"{num_train:,.0f} images"
-    length = f"""# Times that each of {seen} is seen, and after how many without better scores on val it ends sooner.
+    length = f"""# Times that each of {seen} is seen, and after how many without a better loss on val it ends sooner.
 epochs = {epochs}
 patience = 5
 """

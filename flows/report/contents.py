@@ -49,12 +49,14 @@ LENGTHS = f"""
         SELECT if({HAS_ORIGINAL}, 1, 2), if({HAS_ORIGINAL}, 'translated', 'as upstream has them'), caption
         FROM captions WHERE outcome = 'kept'
     )
-    SELECT unit, place, what, least($longest, length) AS length, count(*) AS num_captions
+    SELECT if(GROUPING(words) = 0, 'words', 'characters') AS unit, place, what,
+           coalesce(words, characters) AS length, count(*) AS num_captions
     FROM (
-        SELECT 'characters' AS unit, place, what, length(text) AS length FROM texts
-        UNION ALL
-        SELECT 'words', place, what, length(text) - length(replace(text, ' ', '')) + 1 FROM texts
-    ) WHERE length IS NOT NULL GROUP BY ALL ORDER BY ALL
+        SELECT place, what, least($longest, length(text)) AS characters,
+               least($longest, length(text) - length(replace(text, ' ', '')) + 1) AS words
+        FROM texts
+    ) GROUP BY GROUPING SETS ((place, what, characters), (place, what, words))
+    HAVING coalesce(words, characters) IS NOT NULL ORDER BY ALL
 """
 
 REASONS = """
@@ -89,23 +91,29 @@ SCORES = """
 
 # With what is noteworthy of a translation that was kept all the same.
 TRANSLATIONS = """
-    SELECT unnest(example)
+    SELECT caption_id, source_caption, source_lang, caption, target_lang, score, [
+        if(truncated, 'truncated', NULL), if(repetitive, 'repetitive', NULL),
+        'numbers lost: ' || nullif(array_to_string(lost, ', '), ''),
+        'numbers invented: ' || nullif(array_to_string(invented, ', '), ''),
+        if(found <> target_lang, 'looks like ' || nullif(found, ''), NULL)
+    ] AS flags
     FROM (
-        SELECT unnest(min_by(
-            {{caption_id: caption_id, source_caption: clean_caption, source_lang: source_lang, caption: caption,
-              target_lang: target_lang, score: translation_score, flags: [
-                  if(translation_truncated, 'truncated', NULL), if(translation_repetitive, 'repetitive', NULL),
-                  'numbers lost: ' || nullif(array_to_string(numbers_lost, ', '), ''),
-                  'numbers invented: ' || nullif(array_to_string(numbers_invented, ', '), ''),
-                  if(detected_lang <> target_lang, 'looks like ' || nullif(detected_lang, ''), NULL)]}},
-            md5_number_lower(caption_id), {num_examples}
-        )) AS example
-        FROM captions
-        WHERE outcome = 'kept' AND translator IS NOT DISTINCT FROM $translator AND origin IS NOT DISTINCT FROM $origin
-              AND source_lang IS NOT DISTINCT FROM $source_lang
-        GROUP BY CASE WHEN translation_score IS NOT NULL
-                      THEN len(list_filter($cuts::DOUBLE[], lambda cut: translation_score > cut)) END
-    ) ORDER BY example.score NULLS LAST, example.caption_id
+        SELECT unnest(examples, max_depth := 2)
+        FROM (
+            SELECT min_by(
+                {{caption_id: caption_id, source_caption: clean_caption, source_lang: source_lang, caption: caption,
+                  target_lang: target_lang, score: translation_score, truncated: translation_truncated,
+                  repetitive: translation_repetitive, lost: numbers_lost, invented: numbers_invented,
+                  found: detected_lang}},
+                md5_number_lower(caption_id), {num_examples}
+            ) AS examples
+            FROM captions
+            WHERE outcome = 'kept' AND translator IS NOT DISTINCT FROM $translator
+                  AND origin IS NOT DISTINCT FROM $origin AND source_lang IS NOT DISTINCT FROM $source_lang
+            GROUP BY CASE WHEN translation_score IS NOT NULL
+                          THEN len(list_filter($cuts::DOUBLE[], lambda cut: translation_score > cut)) END
+        )
+    ) ORDER BY score NULLS LAST, caption_id
 """
 
 PUBLISHED = """

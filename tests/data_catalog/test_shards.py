@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from data_catalog.errors import ConfigError
 from data_catalog.storage.shards import (
     digest,
+    link_file,
     order_key,
     read_json,
     save_parquet,
@@ -114,3 +115,18 @@ def test_sweeping_removes_what_killed_processes_left_and_nothing_else(tmp_path: 
     (tmp_path / "kept").touch()
     sweep_temporary([tmp_path])
     assert [entry.name for entry in tmp_path.iterdir()] == ["kept"]
+
+
+@pytest.mark.parametrize("can_link", [True, False])
+def test_a_file_gets_a_second_name_or_a_copy(can_link: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError("no second names on this disk")
+
+    source, target = tmp_path / "a.parquet", tmp_path / "new" / "b.parquet"
+    source.write_bytes(b"bytes")
+    if not can_link:
+        monkeypatch.setattr("os.link", refuse)
+    link_file(source, target)
+    assert target.read_bytes() == b"bytes"
+    assert target.samefile(source) == can_link
+    assert [path.name for path in target.parent.iterdir()] == ["b.parquet"]

@@ -23,8 +23,8 @@ from data_catalog.plain_text import plain_table
 from data_catalog.storage.manifest import require_snapshot
 from flows.build.execution import LocalExecutor
 from flows.jobs import build_dataset
-from flows.orchestration.deployments import SILENCE_S
 from flows.orchestration.prefect_env import HEARTBEAT_S, Api, read_env_block
+from flows.orchestration.services import SILENCE_S
 from flows.recipe.recipe import load_recipe, override_values
 
 Commits = dict[str, tuple[int, int]]

@@ -13,8 +13,7 @@ from data_catalog.schema import CAPTIONS, IMAGES, PENDING
 from data_catalog.storage.shards import save_parquet
 from data_catalog.storage.work import Commit
 from data_catalog.takedown import STAYING
-from data_catalog.tombstones import Tombstones, new_tombstone
-from flows.build.forget_steps import InForce
+from data_catalog.tombstones import InForce, Tombstones, new_tombstone
 
 TOMBSTONES = Tombstones(
     tombstones=(

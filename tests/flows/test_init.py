@@ -180,6 +180,12 @@ def test_addresses_of_images_are_asked_by_the_build_alone() -> None:
     assert "1 host (photos.example.org 12)" in texts(started)
 
 
+@pytest.mark.parametrize("code", ["ua", "ru"])
+def test_captions_that_read_like_another_language_are_in_doubt(code: str) -> None:
+    started = start("mine", code, pairs=own(), images="photos")
+    assert f'column "caption" reads like uk: is --language {code} right?' in texts(started)
+
+
 @pytest.mark.parametrize("suffix", [".tsv", ".jsonl", ".parquet"])
 def test_every_format_of_pairs_is_looked_at(suffix: str) -> None:
     rows = [{"image": name(number), "caption": caption(number)} for number in range(NUM_IMAGES)]
@@ -271,7 +277,7 @@ def no_folder() -> Iterator[str]:
 
 
 WRONG: dict[str, tuple[type[PipelineError], Callable[[], Sequence[str]], str]] = {
-    "no name": (SettingsError, lambda: ["a/b"], "NAME must be letters, digits, - and _"),
+    "no name": (SettingsError, lambda: ["a/b"], "name must be letters, digits, - and _"),
     "a recipe that is there": (SettingsError, lambda: ["there"], "there.toml is there already, and is not overwritten"),
     "no code": (SettingsError, lambda: ["x", "--language", "ukrainian"], "takes an ISO 639 code such as el"),
     "another code": (SettingsError, lambda: ["x", "--language", "ukr"], "Ukrainian is called uk here"),
@@ -330,6 +336,11 @@ WRONG: dict[str, tuple[type[PipelineError], Callable[[], Sequence[str]], str]] =
         ],
         'the column "url" holds addresses of the web: leave it out',
     ),
+    "a recipe where a pack should be": (
+        SettingsError,
+        lambda: ["x", "--language", "sq"],
+        "sq.toml is there already, and is no language pack of sq",
+    ),
     "a pack of another language": (
         SettingsError,
         lambda: ["x", "--language", "sw"],
@@ -345,6 +356,7 @@ def test_what_is_wrong_is_one_sentence_and_nothing_is_written(
     kind, words, told = WRONG[case]
     Path("there.toml").write_text("mine", encoding="utf-8")
     Path("sw.toml").write_text('code = "sv"', encoding="utf-8")
+    Path("sq.toml").write_text('target_language = "sq"', encoding="utf-8")
     Path("data").mkdir()
     arguments = list(words())
     arguments += [] if "--language" in arguments else ["--language", "uk"]
@@ -355,6 +367,5 @@ def test_what_is_wrong_is_one_sentence_and_nothing_is_written(
     assert "defect" not in error
     assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == before
     options = dict(zip(arguments[1::2], arguments[2::2], strict=True))
-    with pytest.raises(PipelineError) as caught:
+    with pytest.raises(kind):
         start(arguments[0], options["--language"], pairs=options.get("--pairs"), images=options.get("--images"))
-    assert issubclass(kind, type(caught.value)), "until all raisers say what they mean some raise the base"

@@ -6,8 +6,7 @@ import pytest
 from cleaning.duplicates.captions import cluster_captions
 from cleaning.languages.identification import detectable_languages
 from data_catalog.errors import ConfigError
-from data_catalog.language_pack import LanguagePack
-from flows.build.inputs import all_function_words
+from data_catalog.language_pack import LanguagePack, all_function_words
 from flows.recipe.language_packs import available_language_packs, load_language_pack, load_language_packs
 
 

@@ -93,13 +93,14 @@ def test_flows_that_are_deployed_refuse_what_the_command_line_does(tmp_path: Pat
 
     (tmp_path / "work").symlink_to(tmp_path)
     write_checksummed(tmp_path / "old" / "datasets" / "scenes" / "0123456789ab" / "manifest.json", {"format": 1})
+    refusals = {
+        tmp_path / "old": "is of format 1, and this version",
+        tmp_path / "a?b": "DuckDB reads such paths wrongly",
+        tmp_path: "nothing is written or removed through a link",
+    }
     for flow in FLOWS.values():
-        with pytest.raises(ConfigError, match="is of format 1, and this version"):
-            flow.fn(root=str(tmp_path / "old"))
-        with pytest.raises(ConfigError, match="DuckDB reads such paths wrongly"):
-            flow.fn(root=str(tmp_path / "a?b"))
-        with pytest.raises(ConfigError, match="nothing is written or removed through a link"):
-            flow.fn(root=str(tmp_path))
+        for root, sentence in refusals.items():
+            assert sentence in flow.fn(root=str(root)).message  # its run ends in a failed state
 
 
 def test_any_other_path_works_to_the_end(tmp_path: Path, english_overrides: list[str], capsys: Capture) -> None:

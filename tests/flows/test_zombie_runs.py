@@ -8,7 +8,7 @@ from uuid import uuid4
 import pytest
 from prefect.events.schemas.automations import Automation, AutomationCore
 
-from flows.orchestration.deployments import ensure_automation
+from flows.orchestration.services import ensure_automation
 
 
 class Server:

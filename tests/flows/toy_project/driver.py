@@ -6,8 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from data_catalog.errors import PipelineError
-from flows.orchestration.deployments import deploy, ensure_automation, ensure_work_pool
-from flows.orchestration.services import down, up
+from flows.orchestration.services import deploy, down, ensure_automation, ensure_work_pool, up
 
 
 def deploy_toys(client: Any, project: Path) -> tuple[()]:
