@@ -9,7 +9,6 @@ from cleaning.leaks import TestContents
 from data_catalog.fetch.outcomes import Fetching
 from data_catalog.publish import SplitConfig, WriteDocuments, publish_shard, write_carried, write_snapshot
 from data_catalog.schema import NATIVE
-from data_catalog.settings import plain
 from data_catalog.sources.ingest import Source
 from data_catalog.storage.manifest import Snapshot
 from data_catalog.takedown import Matcher
