@@ -121,9 +121,12 @@ def face(steps: Sequence[Step]) -> list[dict[str, Any]]:
     return [
         {
             "step": name,
-            **plain(row),
+            "meaning": row.meaning,
+            "rules": list(row.rules),
             "reasons": {reason: said.meaning for reason, said in row.reasons.items()},
             "decided_by": {reason: list(said.settings) for reason, said in row.reasons.items() if said.settings},
+            "columns": list(row.columns),
+            "image_columns": list(row.image_columns),
         }
         for step in steps
         for name, row in step.rows.items()
