@@ -30,7 +30,7 @@ DEFAULT_EXAMPLES = 3  # captions of each reason
 PAGE_VERSION = 3
 _MARK = '<meta name="vernaclip-report" content="{}">'
 _FILTERS = ("text", "caption", "linked", "plain", "number", "percent", "size", "duration", "decimal")
-# Of many languages, licences ... the page lists the most frequent ones.
+# Of many languages, licenses ... the page lists the most frequent ones.
 _MAX_LISTED = 12
 
 
