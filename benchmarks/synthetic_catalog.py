@@ -123,7 +123,7 @@ def write_catalog(root: Path, *, rows: int, shards: int, dataset: str = "synthet
 
 def source_entry(found: Sequence[Mapping[str, Any]], name: str) -> dict[str, Any]:
     selected = sum(shard["captions"][0]["rows"] for shard in found if shard["source"] == name)
-    return {"selected": selected, "malformed": 0, "unselected": {}, "files": [], "licence": f"as {name} says"}
+    return {"selected": selected, "malformed": 0, "unselected": {}, "files": [], "license": f"as {name} says"}
 
 
 def source_of(shard: int, shards: int) -> str:

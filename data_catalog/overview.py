@@ -58,7 +58,7 @@ def _source(manifest: Mapping[str, Any], source: str) -> dict[str, Any]:
         "source": source,
         "captions": steps[0]["read"] if steps else 0,
         "kept": steps[-1]["kept"] if steps else 0,
-        "licence": facts.get("licence"),
+        "license": facts.get("license"),
     }
 
 
@@ -98,7 +98,7 @@ def _source_rows(sources: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
             "captions": source["captions"],
             "kept": source["kept"],
             "share": _share(source["kept"], source["captions"]),
-            "licence": source["licence"],
+            "license": source["license"],
         }
         for source in sources
     ]

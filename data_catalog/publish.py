@@ -227,12 +227,12 @@ def _merged_rows(path: Path, into: Sequence[str]) -> list[dict[str, Any]]:
 def strictest_rights(
     own: Iterable[Mapping[str, Any]], merged: Iterable[Mapping[str, Any]]
 ) -> dict[str, dict[str, Any]]:
-    """Return licence, attribution and page of the row of each sample whose licence is the strictest, else of the first.
+    """Return license, attribution and page of the row of each sample whose license is the strictest, else of the first.
 
     Args:
         own: caption rows of samples, dropped ones too.
         merged: rows that are published with the image that they are `merged_into`; they count only where they state a
-            licence, for they are of another file.
+            license, for they are of another file.
     """
     stated = [(row["sample_id"], row) for row in own] + [(row["merged_into"], row) for row in merged if row["license"]]
     stated.sort(key=lambda one: (strictness(one[1]["license"]), *(one[1][name] is None for name in RIGHTS[1:])))

@@ -1,7 +1,7 @@
 """What writes on our pictures, and in which colours: lines of text that fit into a width, in any language's letters."""
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from training.fonts import Lettering
 
@@ -21,14 +21,20 @@ class Pen:
     draw: "ImageDraw"
     lettering: Lettering
 
-    def write(self, x: int, y: int, text: str, size: int, *, grey: bool = False, anchor: str = "la") -> None:
-        """Write one line; `anchor` is Pillow's: "la" is left and top, "ra" right and top."""
-        font, fill = self.lettering.font(size), GREY if grey else INK
-        self.draw.text((x, y), self.lettering.legible(text), font=font, fill=fill, anchor=anchor)
+    def write(
+        self, x: int, y: int, text: str, size: int, *, grey: bool = False, anchor: Literal["la", "ra", "lm"] = "la"
+    ) -> None:
+        """Write one line; `anchor` is Pillow's: left ("l") or right ("r"), and top ("a") or middle ("m")."""
+        left = x - self.width(text, size) if anchor == "ra" else x
+        ascent, descent = self.lettering.font(size).getmetrics()
+        baseline = y + (ascent if anchor.endswith("a") else (ascent - descent) / 2)
+        for part, font in self.lettering.runs(text, size):
+            self.draw.text((left, baseline), part, font=font, fill=GREY if grey else INK, anchor="ls")
+            left += self.draw.textlength(part, font=font)
 
     def width(self, text: str, size: int) -> float:
         """Pixels that a line takes."""
-        return self.draw.textlength(self.lettering.legible(text), font=self.lettering.font(size))
+        return sum(self.draw.textlength(part, font=font) for part, font in self.lettering.runs(text, size))
 
     def fitted(self, text: str, size: int, width: int) -> str:
         """The text, or as much of its start as fits into `width` pixels with an ellipsis."""

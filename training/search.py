@@ -42,7 +42,7 @@ class Hit:
         path: of a file; None for a sample.
         image: encoded, as the shard holds it; empty for a file.
         captions: all captions of a sample.
-        split: of a sample, as its address, page, licence and attribution, where its source tells them.
+        split: of a sample, as its address, page, license and attribution, where its source tells them.
     """
 
     rank: int

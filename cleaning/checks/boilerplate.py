@@ -138,7 +138,7 @@ _RIGHTS: Final = "|".join(
         _RIGHTS_CATALAN,
     ]
 )
-_LICENCE: Final = (
+_LICENSE: Final = (
     r"(?:cc[- ]by(?:[- ](?:sa|nc|nd))*(?:[ -][\d.]+)?|creative commons\b.{0,80}|cc0|gfdl|"
     r"gnu free documentation license|"
     r"pd-\w+(?:-\w+)?|(?:in (?:the )?)?public domain|pubblico dominio|domaine public|gemeinfrei|dominio público|"
@@ -157,7 +157,7 @@ _TEMPLATE: Final = r"\{\{\s*(?:information|self|own|pd|cc|gfdl|artwork|photograp
 MAINTENANCE: Final = (
     rf"(?s:{_OWN_WORK}|no machine-readable (?:author|source) provided\b.*|{_MOVED}\b.{{0,20}}{_WIKI}\b[^:]{{0,120}}|"
     r"(?:the )?original uploader was\b[^:]{0,120}|l'autore del caricamento originale\b[^:]{0,120}|"
-    rf"{_MOVED_TO_COMMONS}[^:]{{0,120}}|{_THIS_FILE}(?:,? which)? (?:{_RIGHTS}).{{0,400}}|{_LICENCE}|{_POINTER}|"
+    rf"{_MOVED_TO_COMMONS}[^:]{{0,120}}|{_THIS_FILE}(?:,? which)? (?:{_RIGHTS}).{{0,400}}|{_LICENSE}|{_POINTER}|"
     rf"{_TEMPLATE})"
 )
 

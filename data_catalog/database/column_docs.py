@@ -27,7 +27,7 @@ _IDENTITY = {
     "source": "name of the source in the recipe, such as wit or mscoco",
 }
 _RIGHTS = {
-    "license": "the image's licence, as upstream states it; null: it states none",
+    "license": "the image's license, as upstream states it; null: it states none",
     "attribution": "whom to credit for the image, as upstream states it",
     "page_url": "the page that upstream says the image stands on",
 }

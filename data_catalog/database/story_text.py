@@ -39,7 +39,7 @@ def _source(story: Story) -> Row:
     kept = sum(row["outcome"] == KEPT for row in story.captions)
     return {
         "source": first["source"],
-        "licence of the source": facts.get("licence"),
+        "license of the source": facts.get("license"),
         "captions": f"{len(story.captions)}, of which {kept} {'is' if kept == 1 else 'are'} kept",
     }
 
@@ -197,7 +197,7 @@ def story_values(story: Story) -> dict[str, Any]:
 
 def _source_facts(story: Story) -> dict[str, Any]:
     facts = story.snapshot.manifest["sources"].get(story.captions[0]["source"], {})
-    return {name: facts.get(name) for name in ("licence", "files", "selected", "malformed", "unselected")}
+    return {name: facts.get(name) for name in ("license", "files", "selected", "malformed", "unselected")}
 
 
 def _step_values(story: Story, step: str) -> dict[str, Any]:

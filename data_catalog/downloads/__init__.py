@@ -1,1 +1,1 @@
-"""Files from the web: what upstream offers under which licence, and one guarded, resumable, verified way to get it."""
+"""Files from the web: what upstream offers under which license, and one guarded, resumable, verified way to get it."""

@@ -53,15 +53,15 @@ class RecordedFile:
     sha256: str  # of the file as it was when it came
     archive_sha256: str  # of the archive that it is a member of, "" for none
     verified_by: str  # algorithm of the published checksum that it, or its archive, was compared with; "" for none
-    licence: str  # its name
-    licence_accepted: bool  # by name, here; a person who filled in a form did so there
+    license: str  # its name
+    license_accepted: bool  # by name, here; a person who filled in a form did so there
     recorded_at: str  # date and time of day, UTC, ISO 8601
 
 
 def read_record(folder: Path) -> dict[str, RecordedFile]:
     """Return what a folder's record says, by path with slashes; {} where there is none. Raises `DamagedError`."""
     path = folder / RECORD
-    kinds = {"num_bytes": int, "licence_accepted": bool}
+    kinds = {"num_bytes": int, "license_accepted": bool}
     try:
         record = {name: RecordedFile(**values) for name, values in read_json(path)["files"].items()}
         for name, file in record.items():
@@ -144,7 +144,7 @@ class Order:
 
     source: UpstreamSource
     folder: Path  # of all data; the paths of the files are below it
-    licence_accepted: bool  # by its name
+    license_accepted: bool  # by its name
     config: DownloadConfig = DEFAULT_CONFIG  # its `max_bytes` gives way to the size that the registry knows
 
 
@@ -310,8 +310,8 @@ def _record(file: UpstreamFile, places: Mapping[str, Path], order: Order, archiv
             sha256=known or sha256_of(place),
             archive_sha256=archive_sha256,
             verified_by=expected.algorithm,
-            licence=order.source.licence,
-            licence_accepted=order.licence_accepted,
+            license=order.source.license,
+            license_accepted=order.license_accepted,
             recorded_at=datetime.now(UTC).isoformat(timespec="seconds"),
         )
     files = {path: asdict(entry) for path, entry in record.items()}

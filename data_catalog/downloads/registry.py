@@ -11,7 +11,7 @@ from data_catalog.downloads.download import ALGORITHMS, Expected, check_url
 from data_catalog.errors import InputError, SettingsError
 from data_catalog.sources.registry import SOURCE_KINDS
 
-_SOURCE_TEXTS = ("kind", "title", "licence", "terms", "page", "recorded_in")
+_SOURCE_TEXTS = ("kind", "title", "license", "terms", "page", "recorded_in")
 _SOURCE_KEYS = (*_SOURCE_TEXTS, "images", "files")
 _FILE_KEYS = ("file", "members", "url", "num_bytes", "by_hand", *ALGORITHMS)
 
@@ -34,12 +34,12 @@ class UpstreamFile:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class UpstreamSource:
-    """A dataset's files, under one licence."""
+    """A dataset's files, under one license."""
 
     name: str  # what the user calls it
     kind: str  # of the source that reads the files, see `SOURCE_KINDS`
     title: str
-    licence: str  # the name by which a user accepts the terms
+    license: str  # the name by which a user accepts the terms
     terms: str  # one sentence of them
     page: str  # URL of the page that has them
     recorded_in: str  # the public source of URLs, sizes and checksums

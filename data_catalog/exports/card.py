@@ -148,8 +148,8 @@ _UPSTREAM = {
 
 
 def upstream_paper(manifest: Mapping[str, Any], source: str) -> str | None:
-    """The paper of a source's dataset; a source whose licence the recipe states only borrows the dataset's format."""
-    if "licence" in manifest["sources"][source].get("rights", {}):
+    """The paper of a source's dataset; a source whose license the recipe states only borrows the dataset's format."""
+    if "license" in manifest["sources"][source].get("rights", {}):
         return None
     return _UPSTREAM.get(manifest["settings"]["sources"][source]["kind"])
 
@@ -268,13 +268,13 @@ def _in_order(counts: PairCounts, splits: Sequence[str]) -> list[tuple[str, int]
 def _sources(manifest: Mapping[str, Any], parts: CardParts) -> str:
     told, rows = parts.counts + parts.listed, []
     for name, entry in sorted(manifest["sources"].items()):
-        stated = sum(count for (source, text), count in told.licences.items() if source == name and text)
+        stated = sum(count for (source, text), count in told.licenses.items() if source == name and text)
         images = [counts.of_source(counts.images, name) for counts in (parts.counts, parts.listed)]
         kind = manifest["settings"]["sources"][name]["kind"]
         shown = images if parts.listed.images else images[:1]
-        rows.append([markdown_text(name), f"`{kind}`", markdown_text(entry["licence"]), *shown, stated])
+        rows.append([markdown_text(name), f"`{kind}`", markdown_text(entry["license"]), *shown, stated])
     columns = ["images", "listed"] if parts.listed.images else ["images"]
-    listed = table(["source", "format", "terms", *columns, "with a licence of their own"], rows)
+    listed = table(["source", "format", "terms", *columns, "with a license of their own"], rows)
     return f"{TERMS}\n\n{listed}"
 
 
@@ -356,11 +356,11 @@ def _json(value: Any) -> str:
     return json.dumps(value, indent=1, sort_keys=True, ensure_ascii=True)
 
 
-TERMS = """The terms are upstream's own words about each dataset as a whole. An image may have a licence of its own, in
+TERMS = """The terms are upstream's own words about each dataset as a whole. An image may have a license of its own, in
 its row's `license`, with `attribution` and `page_url`; those hold for the image, whatever the dataset says. Who passes
 images or captions on is bound by both. Nobody has checked that upstream states them rightly."""
 
-WITHHELD = """Their pixels are not passed on, since no licence is known that allows it or the export was not to hold
+WITHHELD = """Their pixels are not passed on, since no license is known that allows it or the export was not to hold
 them. Those that have an address on the web are listed with captions and address, to be fetched by whoever may."""
 
 MAKING = """Upstream files were read, captions cleaned, translated where they were in another language, and checked;

@@ -1,4 +1,4 @@
-"""What published pairs hold, counted: images and captions by source and split, licences, languages, makers."""
+"""What published pairs hold, counted: images and captions by source and split, licenses, languages, makers."""
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -19,13 +19,13 @@ COUNTED_COLUMNS = ("source", "split", "license", "source_langs", "translators", 
 class PairCounts:
     """Counts of published pairs.
 
-    `images` and `captions` go by source and split, `licences` by source and the row's text, `languages` by source,
+    `images` and `captions` go by source and split, `licenses` by source and the row's text, `languages` by source,
     `origins` by source, origin and translator.
     """
 
     images: Counter[tuple[str, str]] = field(default_factory=Counter)
     captions: Counter[tuple[str, str]] = field(default_factory=Counter)
-    licences: Counter[tuple[str, str | None]] = field(default_factory=Counter)
+    licenses: Counter[tuple[str, str | None]] = field(default_factory=Counter)
     languages: Counter[tuple[str, str | None]] = field(default_factory=Counter)
     origins: Counter[tuple[str, str, str | None]] = field(default_factory=Counter)
 
@@ -39,7 +39,7 @@ class PairCounts:
             self.images[row["source"], row["split"]] += row["count_all"]
             self.captions[row["source"], row["split"]] += row["num_captions_sum"]
         for row in _groups(counted, ["source", "license"], [([], "count_all")]):
-            self.licences[row["source"], row["license"]] += row["count_all"]
+            self.licenses[row["source"], row["license"]] += row["count_all"]
         for row in _groups(_flattened(table, "source_langs"), ["source", "source_langs"], [([], "count_all")]):
             self.languages[row["source"], row["source_langs"]] += row["count_all"]
         made = ["source", "origins", "translators"]
@@ -51,7 +51,7 @@ class PairCounts:
         return PairCounts(
             images=self.images + other.images,
             captions=self.captions + other.captions,
-            licences=self.licences + other.licences,
+            licenses=self.licenses + other.licenses,
             languages=self.languages + other.languages,
             origins=self.origins + other.origins,
         )

@@ -81,7 +81,7 @@ def croissant_text(
         schema: of their rows; None where there are no files.
         published: the date of publication, as ISO 8601 has it, where somebody publishes it.
     """
-    sources = {name: entry["licence"] for name, entry in sorted(manifest["sources"].items())}
+    sources = {name: entry["license"] for name, entry in sorted(manifest["sources"].items())}
     value = {
         "@context": _CONTEXT,
         "@type": "sc:Dataset",
@@ -90,7 +90,7 @@ def croissant_text(
         "description": _description(manifest),
         "version": f"1.0.0+{manifest['snapshot']}",
         **({"datePublished": published} if published else {}),
-        "license": [f"{name}: {licence}" for name, licence in sources.items()],
+        "license": [f"{name}: {license}" for name, license in sources.items()],
         "citeAs": METHOD,
         "inLanguage": [manifest["target_lang"]],
         "keywords": ["image-text pairs", "CLIP", "captions"],

@@ -25,7 +25,7 @@ _NEEDED = ["sample_id", "source", "split", "license", "attribution", "page_url",
 
 _HEAD = """# Attribution
 
-ATTRIBUTION.csv has a line for each image: its licence, whom to credit and where it is from, in upstream's words.
+ATTRIBUTION.csv has a line for each image: its license, whom to credit and where it is from, in upstream's words.
 `pixels` says whether the image itself is here (`yes`), or why it is only listed. A cell that a spreadsheet would take
 for a formula has an apostrophe in front.
 
@@ -62,7 +62,7 @@ class AttributionWriter:
             row["source"],
             row["split"],
             reason or "yes",
-            self._policy.licence(row),
+            self._policy.license(row),
             row["attribution"],
             row["page_url"],
             row["url"],
@@ -72,7 +72,7 @@ class AttributionWriter:
 def attribution_text(manifest: Mapping[str, Any]) -> str:
     """ATTRIBUTION.md: the terms of each source."""
     rows = [
-        [markdown_text(name), markdown_text(entry["licence"]), upstream_paper(manifest, name) or ""]
+        [markdown_text(name), markdown_text(entry["license"]), upstream_paper(manifest, name) or ""]
         for name, entry in sorted(manifest["sources"].items())
     ]
     return f"{_HEAD}\n\n{table(['source', 'terms', 'paper'], rows)}\n"

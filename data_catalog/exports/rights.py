@@ -1,4 +1,4 @@
-"""Which images an export may hold: by the row's licence, the recipe's word on its source, and the user's."""
+"""Which images an export may hold: by the row's license, the recipe's word on its source, and the user's."""
 
 import re
 from collections.abc import Mapping
@@ -10,8 +10,8 @@ FREE, NONCOMMERCIAL, FORBIDDEN = "free", "noncommercial", "forbidden"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Licence:
-    """What a licence allows.
+class License:
+    """What a license allows.
 
     Args:
         name: as SPDX has it, without the version.
@@ -24,16 +24,16 @@ class Licence:
     credit: bool = True
 
 
-_PUBLIC_DOMAIN = Licence(name="public domain", passing_on=FREE, credit=False)
-_CC0 = Licence(name="CC0", passing_on=FREE, credit=False)
+_PUBLIC_DOMAIN = License(name="public domain", passing_on=FREE, credit=False)
+_CC0 = License(name="CC0", passing_on=FREE, credit=False)
 # Making an image smaller is an adaptation to some courts, so that "no derivatives" is taken at its word.
 _CREATIVE_COMMONS = {
-    "by": Licence(name="CC-BY", passing_on=FREE),
-    "by-sa": Licence(name="CC-BY-SA", passing_on=FREE),
-    "by-nc": Licence(name="CC-BY-NC", passing_on=NONCOMMERCIAL),
-    "by-nc-sa": Licence(name="CC-BY-NC-SA", passing_on=NONCOMMERCIAL),
-    "by-nd": Licence(name="CC-BY-ND", passing_on=FORBIDDEN),
-    "by-nc-nd": Licence(name="CC-BY-NC-ND", passing_on=FORBIDDEN),
+    "by": License(name="CC-BY", passing_on=FREE),
+    "by-sa": License(name="CC-BY-SA", passing_on=FREE),
+    "by-nc": License(name="CC-BY-NC", passing_on=NONCOMMERCIAL),
+    "by-nc-sa": License(name="CC-BY-NC-SA", passing_on=NONCOMMERCIAL),
+    "by-nd": License(name="CC-BY-ND", passing_on=FORBIDDEN),
+    "by-nc-nd": License(name="CC-BY-NC-ND", passing_on=FORBIDDEN),
 }
 _NAMES = {
     "cc0": _CC0,
@@ -45,9 +45,9 @@ _NAMES = {
     "pdm": _PUBLIC_DOMAIN,
     "no known copyright restrictions": _PUBLIC_DOMAIN,
     "united states government work": _PUBLIC_DOMAIN,
-    "mit": Licence(name="MIT", passing_on=FREE),
-    "apache": Licence(name="Apache-2.0", passing_on=FREE),
-    "all rights reserved": Licence(name="all rights reserved", passing_on=FORBIDDEN),
+    "mit": License(name="MIT", passing_on=FREE),
+    "apache": License(name="Apache-2.0", passing_on=FREE),
+    "all rights reserved": License(name="all rights reserved", passing_on=FORBIDDEN),
 }
 _URLS = {
     "creativecommons.org/publicdomain/zero": _CC0,
@@ -56,7 +56,7 @@ _URLS = {
     "www.flickr.com/commons/usage": _PUBLIC_DOMAIN,
     "usa.gov/copyright.shtml": _PUBLIC_DOMAIN,
     "www.usa.gov/copyright.shtml": _PUBLIC_DOMAIN,
-    **{f"creativecommons.org/licenses/{kind}": licence for kind, licence in _CREATIVE_COMMONS.items()},
+    **{f"creativecommons.org/licenses/{kind}": license for kind, license in _CREATIVE_COMMONS.items()},
 }
 # Two letters behind a version are the country that it was adapted to, unless they are a term out of its place.
 _COUNTRY = r"(?!nc|nd|sa)[a-z]{2}"
@@ -74,8 +74,8 @@ _WORDS = {
 }
 
 
-def read_licence(text: str | None) -> Licence | None:
-    """The licence that a text names, or None where it names none that we know.
+def read_license(text: str | None) -> License | None:
+    """The license that a text names, or None where it names none that we know.
 
     Of "NAME (URL)", as MSCOCO's rows have it, both must name the same one.
     """
@@ -92,25 +92,25 @@ def strictness(text: str | None) -> tuple[int, bool, bool]:
 
     Silence comes between what is free and what is not: no ban that a row states is lifted by one that says nothing.
     """
-    licence = read_licence(text)
-    if licence is None:
+    license = read_license(text)
+    if license is None:
         return (1 if text and text.strip() else 3, False, False)
-    place = {FORBIDDEN: 0, NONCOMMERCIAL: 2, FREE: 4}[licence.passing_on]
-    return (place, not licence.credit, not licence.name.endswith("SA"))
+    place = {FORBIDDEN: 0, NONCOMMERCIAL: 2, FREE: 4}[license.passing_on]
+    return (place, not license.credit, not license.name.endswith("SA"))
 
 
-def _by_url(url: str) -> Licence | None:
+def _by_url(url: str) -> License | None:
     found = _URL.fullmatch(url)
     return _URLS.get(found["place"]) if found else None
 
 
-def _by_name(name: str) -> Licence | None:
+def _by_name(name: str) -> License | None:
     plain = re.sub(r"[\s_-]+", " ", name)
     plain = _VERSION.sub("", plain).replace(" licence", " license")
     return _NAMES.get(plain.removesuffix(" license")) or _creative_commons(plain)
 
 
-def _creative_commons(name: str) -> Licence | None:
+def _creative_commons(name: str) -> License | None:
     """Of "cc by sa", "creative commons attribution share alike", Flickr's "attribution noncommercial license"."""
     spelled = name.removeprefix("creative commons ").removeprefix("cc ")
     if spelled == name and not name.endswith(" license"):  # "Attribution" asks for credit, and may forbid all else
@@ -122,32 +122,32 @@ def _creative_commons(name: str) -> Licence | None:
     return _CREATIVE_COMMONS.get("-".join(parts))
 
 
-# What the user asks for. LICENSED is free licences only; WITH_NONCOMMERCIAL those too that forbid trade.
+# What the user asks for. LICENSED is free licenses only; WITH_NONCOMMERCIAL those too that forbid trade.
 LICENSED, WITH_NONCOMMERCIAL, ALL, NONE = "licensed", "noncommercial", "all", "none"
 POLICIES = (LICENSED, WITH_NONCOMMERCIAL, ALL, NONE)
 
 # Why the pixels of a row stay away.
 NOT_ASKED = "the export was asked for without pixels"
 SOURCE_FORBIDS = "the recipe says that the source's images are not passed on"
-NO_LICENCE = "no licence is stated"
-UNKNOWN_LICENCE = "the licence is none that we know"
-TRADE_FORBIDDEN = "the licence forbids commercial use"
-COPIES_FORBIDDEN = "the licence forbids resized copies"
-NO_CREDIT = "the licence asks for credit, and the row names neither author nor page"
+NO_LICENSE = "no license is stated"
+UNKNOWN_LICENSE = "the license is none that we know"
+TRADE_FORBIDDEN = "the license forbids commercial use"
+COPIES_FORBIDDEN = "the license forbids resized copies"
+NO_CREDIT = "the license asks for credit, and the row names neither author nor page"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SourceRights:
     """Rights in the images of a source, as the recipe states them."""
 
-    licence: str | None = None
-    """Licence of the images whose rows state none, such as "CC-BY-4.0"."""
+    license: str | None = None
+    """License of the images whose rows state none, such as "CC-BY-4.0"."""
     redistribution: bool | None = None
-    """Right to pass the images on in exports: true for all, false for none. Left out, their licences decide."""
+    """Right to pass the images on in exports: true for all, false for none. Left out, their licenses decide."""
 
     def stated(self) -> dict[str, Any]:
         """What is said, for the manifest; empty where nothing is."""
-        values = {"licence": self.licence, "redistribution": self.redistribution}
+        values = {"license": self.license, "redistribution": self.redistribution}
         return {name: value for name, value in values.items() if value is not None}
 
 
@@ -165,10 +165,10 @@ class Policy:
     sources: Mapping[str, SourceRights]
     allowed: frozenset[str] = frozenset()
 
-    def licence(self, row: Mapping[str, Any]) -> str | None:
-        """The words of the licence that holds for a row's image: its own, or the recipe's for the source."""
+    def license(self, row: Mapping[str, Any]) -> str | None:
+        """The words of the license that holds for a row's image: its own, or the recipe's for the source."""
         own: str | None = row["license"] if _says_something(row["license"]) else None
-        return own or self._rights(row).licence
+        return own or self._rights(row).license
 
     def why_not(self, row: Mapping[str, Any]) -> str | None:
         """Why the pixels of a row stay away, or None if they go along.
@@ -183,25 +183,25 @@ class Policy:
             return SOURCE_FORBIDS
         if self.pixels == ALL or rights.redistribution or row["source"] in self.allowed:
             return None
-        if not self.licence(row):
-            return NO_LICENCE
-        # Whoever states one licence for a whole source is who is credited, by the source's name.
+        if not self.license(row):
+            return NO_LICENSE
+        # Whoever states one license for a whole source is who is credited, by the source's name.
         names_somebody = _says_something(row["attribution"]) or _says_something(row["page_url"])
         credited = names_somebody or not _says_something(row["license"])
-        return self._forbidden_by(_known_licence(self.licence(row)), credited=credited)
+        return self._forbidden_by(_known_license(self.license(row)), credited=credited)
 
     def _rights(self, row: Mapping[str, Any]) -> SourceRights:
         return self.sources.get(row["source"], _NOTHING_SAID)
 
-    def _forbidden_by(self, licence: Licence | None, *, credited: bool) -> str | None:
-        if licence is None:
-            return UNKNOWN_LICENCE
-        if licence.passing_on == FORBIDDEN:
+    def _forbidden_by(self, license: License | None, *, credited: bool) -> str | None:
+        if license is None:
+            return UNKNOWN_LICENSE
+        if license.passing_on == FORBIDDEN:
             return COPIES_FORBIDDEN
-        if licence.passing_on == NONCOMMERCIAL and self.pixels != WITH_NONCOMMERCIAL:
+        if license.passing_on == NONCOMMERCIAL and self.pixels != WITH_NONCOMMERCIAL:
             return TRADE_FORBIDDEN
-        assert licence.passing_on in (FREE, NONCOMMERCIAL)
-        return NO_CREDIT if licence.credit and not credited else None
+        assert license.passing_on in (FREE, NONCOMMERCIAL)
+        return NO_CREDIT if license.credit and not credited else None
 
 
 def switch_for(reason: str, source: str) -> str:
@@ -219,7 +219,7 @@ def _says_something(text: str | None) -> bool:
 
 
 _NOTHING_SAID = SourceRights()
-_known_licence = lru_cache(maxsize=4096)(read_licence)
+_known_license = lru_cache(maxsize=4096)(read_license)
 
 
 def policy_of(manifest: Mapping[str, Any], pixels: str, allowed: frozenset[str] = frozenset()) -> Policy:

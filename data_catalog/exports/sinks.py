@@ -161,7 +161,7 @@ class LinkWriter:
             "caption": row["captions"][0],
             "width": row["original_width"],
             "height": row["original_height"],
-            "license": self._policy.licence(row),
+            "license": self._policy.license(row),
             **{name: row[name] for name in _COPIED},
         }
 

@@ -1,6 +1,6 @@
 """MSCOCO captions: the JSON of 2014 and 2017, MSCOCO-IT's Italian captions in the same shape, and Karpathy's splits.
 
-Images of MSCOCO have licences of their own, by a table in the JSON; the licence of the row is that of its image.
+Images of MSCOCO have licenses of their own, by a table in the JSON; the license of the row is that of its image.
 """
 
 import re
@@ -66,7 +66,7 @@ def check_mscoco(config: MscocoConfig) -> None:
     if config.images is not None:
         check_images(config.images)
     for path in upstream_files(config):
-        _licences(path, _load(path))
+        _licenses(path, _load(path))
 
 
 def read_mscoco(config: MscocoConfig) -> Iterator[SourceRow]:
@@ -145,11 +145,11 @@ class _Names:
 def _read_annotations(
     path: Path, document: Mapping[str, object], lang: str, names: _Names, *, local: bool
 ) -> Iterator[SourceRow]:
-    licences, held = _licences(path, document), Held(path)
+    licenses, held = _licenses(path, document), Held(path)
     images: dict[str, _Image | None] = {}
     for entry in records_of(document["images"]) or ():
         if (image_id := id_field(entry, "id")) is not None:
-            image = _image(path, entry, licences, local=local)
+            image = _image(path, entry, licenses, local=local)
             held.add(image.url, image.path, image.page_url)
             is_one = names.agree(image_id, text_field(entry, "file_name") or image.url)
             images[image_id] = image if is_one and images.get(image_id, image) == image else None
@@ -157,18 +157,18 @@ def _read_annotations(
         yield _row(Origin(str(path), number, repr(annotation)), annotation, images, lang)
 
 
-def _licences(path: Path, document: Mapping[str, object]) -> dict[str, str | None]:
-    """Return the words of each licence by its id; one without id is no image's."""
-    licences: dict[str, str | None] = {}
+def _licenses(path: Path, document: Mapping[str, object]) -> dict[str, str | None]:
+    """Return the words of each license by its id; one without id is no image's."""
+    licenses: dict[str, str | None] = {}
     held = Held(path)
     for entry in records_of(document.get("licenses")) or ():
-        licence_id = id_field(entry, "id")
-        if licence_id in licences:
-            raise InputError(f"{path} has several licences with the id {licence_id}: correct it or download it again")
-        if licence_id is not None:
-            licences[licence_id] = _licence_text(entry)
-            held.add(licence_id, licences[licence_id])
-    return licences
+        license_id = id_field(entry, "id")
+        if license_id in licenses:
+            raise InputError(f"{path} has several licenses with the id {license_id}: correct it or download it again")
+        if license_id is not None:
+            licenses[license_id] = _license_text(entry)
+            held.add(license_id, licenses[license_id])
+    return licenses
 
 
 def _row(origin: Origin, annotation: Mapping[str, object], images: Mapping[str, _Image | None], lang: str) -> SourceRow:
@@ -191,7 +191,7 @@ def _row(origin: Origin, annotation: Mapping[str, object], images: Mapping[str, 
     )
 
 
-def _image(path: Path, entry: Mapping[str, object], licences: Mapping[str, str | None], *, local: bool) -> _Image:
+def _image(path: Path, entry: Mapping[str, object], licenses: Mapping[str, str | None], *, local: bool) -> _Image:
     name, coco_url = text_field(entry, "file_name"), text_field(entry, "coco_url")
     if coco_url is not None and _DEAD_HOST in coco_url:
         coco_url = None
@@ -200,7 +200,7 @@ def _image(path: Path, entry: Mapping[str, object], licences: Mapping[str, str |
         url=None if local else coco_url or _image_url(name, place),
         path=name if local else None,
         split=place[0] if place else None,
-        license=licences.get(id_field(entry, "license") or ""),
+        license=licenses.get(id_field(entry, "license") or ""),
         page_url=flickr_page(text_field(entry, "flickr_url") or text_field(entry, "url")),
     )
 
@@ -222,7 +222,7 @@ def _image_url(name: str | None, place: tuple[str, str] | None) -> str | None:
     return None
 
 
-def _licence_text(entry: Mapping[str, object]) -> str | None:
+def _license_text(entry: Mapping[str, object]) -> str | None:
     name, url = text_field(entry, "name"), text_field(entry, "url")
     return f"{name} ({url})" if name and url else name or url
 

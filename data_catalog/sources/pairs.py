@@ -47,7 +47,7 @@ class PairsConfig:
     source_lang: str | None = None
     """ISO 639-1 code of the captions in `source_caption_column`. The two go together."""
     license_column: str | None = None
-    """Column of the images' licences, kept with the row."""
+    """Column of the images' licenses, kept with the row."""
     attribution_column: str | None = None
     """Column of those who are to be credited for the images, kept with the row."""
     page_column: str | None = None

@@ -60,7 +60,7 @@ class SourceKind:
         config_type: the frozen dataclass of its settings; all functions take an instance of it.
         check: raises InputError, before work starts, if files are missing, empty, damaged or of another kind.
         read: yields one outcome for each upstream row, streaming.
-        licence: what upstream says of the dataset as a whole; a row's own licence is in the row.
+        license: what upstream says of the dataset as a whole; a row's own license is in the row.
         languages: which languages its captions can be in, or None where only the rows tell.
         origin: who made the captions of a file, given the settings and the file's path.
         images: folder, zip or tar of local images, or a glob of them, or None where images come by URL.
@@ -73,7 +73,7 @@ class SourceKind:
     config_type: type
     check: Callable[[Any], None]
     read: Callable[[Any], Iterator[SourceRow]]
-    licence: str
+    license: str
     languages: Callable[[Any], frozenset[str] | None] = _english
     origin: Callable[[Any, str], CaptionOrigin] = _native
     images: Callable[[Any], str | None] = _no_images
@@ -82,8 +82,8 @@ class SourceKind:
     operator: str | None = None
 
 
-_COCO_LICENCE = "captions CC BY 4.0 (COCO Consortium); each image under its own licence on Flickr"
-_FLICKR_LICENCE = "research and education only; images belong to their owners on Flickr"
+_COCO_LICENSE = "captions CC BY 4.0 (COCO Consortium); each image under its own license on Flickr"
+_FLICKR_LICENSE = "research and education only; images belong to their owners on Flickr"
 
 _KINDS = (
     SourceKind(
@@ -91,7 +91,7 @@ _KINDS = (
         config_type=wit.WitConfig,
         check=wit.check_wit,
         read=wit.read_wit,
-        licence="text CC BY-SA 3.0 (Wikipedia, through WIT); each image under its own licence on Wikimedia Commons",
+        license="text CC BY-SA 3.0 (Wikipedia, through WIT); each image under its own license on Wikimedia Commons",
         languages=_selected,
         operator="Wikimedia",
     ),
@@ -101,7 +101,7 @@ _KINDS = (
         check=mscoco.check_mscoco,
         read=mscoco.read_mscoco,
         states_splits=_splits_of_rows(mscoco.read_mscoco),
-        licence=_COCO_LICENCE,
+        license=_COCO_LICENSE,
         origin=mscoco.mscoco_origin,
         images=_images_setting,
     ),
@@ -111,7 +111,7 @@ _KINDS = (
         check=mscoco.check_mscoco,
         read=mscoco.read_mscoco_it,
         states_splits=_splits_of_rows(mscoco.read_mscoco_it),
-        licence=f"MSCOCO-IT: research only; after MSCOCO, {_COCO_LICENCE}",
+        license=f"MSCOCO-IT: research only; after MSCOCO, {_COCO_LICENSE}",
         languages=_italian,
         origin=mscoco.mscoco_it_origin,
         images=_images_setting,
@@ -121,14 +121,14 @@ _KINDS = (
         config_type=conceptual_captions.ConceptualCaptionsConfig,
         check=conceptual_captions.check_cc3m,
         read=conceptual_captions.read_cc3m,
-        licence="free for any purpose, credit to Google LLC appreciated, no warranty; images belong to third parties",
+        license="free for any purpose, credit to Google LLC appreciated, no warranty; images belong to third parties",
     ),
     SourceKind(
         kind="cc12m",
         config_type=conceptual_captions.ConceptualCaptionsConfig,
         check=conceptual_captions.check_cc12m,
         read=conceptual_captions.read_cc12m,
-        licence="free for any purpose, credit to Google LLC appreciated, no warranty; images belong to third parties",
+        license="free for any purpose, credit to Google LLC appreciated, no warranty; images belong to third parties",
     ),
     SourceKind(
         kind="flickr8k",
@@ -137,7 +137,7 @@ _KINDS = (
         read=flickr.read_flickr,
         upstream_files=flickr.flickr_files,
         states_splits=_splits_of_rows(flickr.read_flickr),
-        licence=_FLICKR_LICENCE,
+        license=_FLICKR_LICENSE,
         images=_images_setting,
     ),
     SourceKind(
@@ -147,7 +147,7 @@ _KINDS = (
         read=flickr.read_flickr,
         upstream_files=flickr.flickr_files,
         states_splits=_splits_of_rows(flickr.read_flickr),
-        licence=_FLICKR_LICENCE,
+        license=_FLICKR_LICENSE,
         images=_images_setting,
     ),
     SourceKind(
@@ -155,7 +155,7 @@ _KINDS = (
         config_type=sbu.SbuConfig,
         check=sbu.check_sbu,
         read=sbu.read_sbu,
-        licence="none stated for the captions; images belong to their owners on Flickr",
+        license="none stated for the captions; images belong to their owners on Flickr",
         operator="Flickr",
     ),
     SourceKind(
@@ -163,7 +163,7 @@ _KINDS = (
         config_type=pairs.PairsConfig,
         check=pairs.check_pairs,
         read=pairs.read_pairs,
-        licence="not stated: the files are the user's own",
+        license="not stated: the files are the user's own",
         languages=pairs.pairs_languages,
         origin=pairs.pairs_origin,
         states_splits=lambda config: bool(config.split_column),

@@ -167,7 +167,7 @@ def _normalise(text: str, plain: frozenset[str]) -> str:
 
 
 def flickr_page(image_url: str | None) -> str | None:
-    """The page of a photo (photographer, licence), from the URL of its file on Flickr; None for any other URL."""
+    """The page of a photo (photographer, license), from the URL of its file on Flickr; None for any other URL."""
     found = _FLICKR_PHOTO.match(image_url) if image_url else None
     return f"https://www.flickr.com/photo.gne?id={found.group(1)}" if found else None
 

@@ -19,7 +19,7 @@ from data_catalog.storage.reading import open_to_readers
 from data_catalog.storage.shards import sha256_of
 
 # Raised whenever this version could not read what another one wrote below a root, or the other way round.
-MANIFEST_FORMAT = 2
+MANIFEST_FORMAT = 3
 MANIFEST_FILE = "manifest.json"
 CURRENT_FILE = "current.json"
 MODELS = "models"

@@ -15,8 +15,8 @@ from data_catalog.test_sets.images import GatheredImages, TestImage, TestSetRow,
 logger = logging.getLogger(__name__)
 
 _LOGGED_ROWS = 20
-_COCO_LICENCE = "captions CC BY 4.0 (COCO Consortium); each image under its own licence on Flickr"
-_FLICKR_LICENCE = "research and education only; images belong to their owners on Flickr"
+_COCO_LICENSE = "captions CC BY 4.0 (COCO Consortium); each image under its own license on Flickr"
+_FLICKR_LICENSE = "research and education only; images belong to their owners on Flickr"
 
 
 def _images_setting(config: Any) -> str | None:
@@ -32,7 +32,7 @@ class TestSetKind:
         kind: its name.
         config_type: the frozen dataclass of its settings; all functions take an instance of it.
         rows: yields what each row says of an image; raises InputError where a file as a whole is damaged.
-        licence: what upstream says of the set.
+        license: what upstream says of the set.
         images: folder, zip or tar of the test images, or a glob of them, or None where they are not here.
         upstream_files: the files that rows are read from, sorted, without images.
     """
@@ -40,7 +40,7 @@ class TestSetKind:
     kind: str
     config_type: type
     rows: Callable[[Any], Iterator[TestSetRow]]
-    licence: str
+    license: str
     images: Callable[[Any], str | None] = _images_setting
     upstream_files: Callable[[Any], list[Path]] = files.upstream_files
 
@@ -111,42 +111,42 @@ _KINDS = (
         kind="mscoco_it",
         config_type=coco.CocoTestConfig,
         rows=coco.coco_rows,
-        licence=f"MSCOCO-IT: research only; after MSCOCO, {_COCO_LICENCE}",
+        license=f"MSCOCO-IT: research only; after MSCOCO, {_COCO_LICENSE}",
     ),
-    TestSetKind(kind="coco", config_type=coco.CocoTestConfig, rows=coco.coco_rows, licence=_COCO_LICENCE),
+    TestSetKind(kind="coco", config_type=coco.CocoTestConfig, rows=coco.coco_rows, license=_COCO_LICENSE),
     TestSetKind(
         kind="xtd10",
         config_type=xtd10.Xtd10Config,
         rows=xtd10.xtd10_rows,
-        licence="Adobe research licence, non-commercial: read LICENSE.md there; images as MSCOCO's",
+        license="Adobe research license, non-commercial: read LICENSE.md there; images as MSCOCO's",
     ),
     TestSetKind(
         kind="karpathy",
         config_type=karpathy.KarpathyTestConfig,
         rows=karpathy.karpathy_rows,
-        licence="none stated for the splits; captions and images as MSCOCO's, Flickr8k's and Flickr30k's",
+        license="none stated for the splits; captions and images as MSCOCO's, Flickr8k's and Flickr30k's",
     ),
-    TestSetKind(kind="flickr8k", config_type=flickr.FlickrTestConfig, rows=flickr.flickr_rows, licence=_FLICKR_LICENCE),
+    TestSetKind(kind="flickr8k", config_type=flickr.FlickrTestConfig, rows=flickr.flickr_rows, license=_FLICKR_LICENSE),
     TestSetKind(
-        kind="flickr30k", config_type=flickr.FlickrTestConfig, rows=flickr.flickr_rows, licence=_FLICKR_LICENCE
+        kind="flickr30k", config_type=flickr.FlickrTestConfig, rows=flickr.flickr_rows, license=_FLICKR_LICENSE
     ),
     TestSetKind(
         kind="crossmodal3600",
         config_type=crossmodal.CrossmodalConfig,
         rows=crossmodal.crossmodal_rows,
-        licence="captions CC BY 4.0 (Google); images CC BY 2.0, as their owners on Flickr say",
+        license="captions CC BY 4.0 (Google); images CC BY 2.0, as their owners on Flickr say",
     ),
     TestSetKind(
         kind="pairs",
         config_type=own.PairsTestConfig,
         rows=own.pairs_rows,
-        licence="not stated: the files are the user's own",
+        license="not stated: the files are the user's own",
     ),
     TestSetKind(
         kind="list",
         config_type=own.ListTestConfig,
         rows=own.list_rows,
-        licence="not stated: the files are the user's own",
+        license="not stated: the files are the user's own",
     ),
 )
 

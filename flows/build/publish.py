@@ -108,8 +108,8 @@ def _source_entries(recipe: Recipe, sources: Sequence[Source], counts: Mapping[s
 def _terms(source: SourceSettings) -> dict[str, Any]:
     """Return under which terms a source is: the recipe's own words, or else what upstream says of the dataset."""
     stated = source.rights.stated()
-    licence = source.rights.licence or source.kind.licence
-    return {"licence": licence, "rights": stated} if stated else {"licence": licence}
+    license = source.rights.license or source.kind.license
+    return {"license": license, "rights": stated} if stated else {"license": license}
 
 
 def face(steps: Sequence[Step]) -> list[dict[str, Any]]:

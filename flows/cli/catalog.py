@@ -17,7 +17,7 @@ MAX_EXAMPLES = 50
 
 
 def catalog(*, root: Root = DEFAULT_ROOT, rebuild: bool = False, json: Json = False) -> None:
-    """Say what a root holds: datasets, rows kept and dropped, splits, sources, licences, exports.
+    """Say what a root holds: datasets, rows kept and dropped, splits, sources, licenses, exports.
 
     Args:
         rebuild: Write catalog.duckdb anew, as after moving the root.

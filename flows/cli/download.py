@@ -1,4 +1,4 @@
-"""`vernaclip download`: annotation files of upstream datasets, listed, got under an accepted licence, checked."""
+"""`vernaclip download`: annotation files of upstream datasets, listed, got under an accepted license, checked."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -25,8 +25,8 @@ class DownloadOptions:
 
     to: Annotated[Path, Parameter(metavar="DIR")] = Path("data")
     """Folder of all upstream data."""
-    accept: Annotated[str | None, Parameter(metavar="LICENCE")] = None
-    """Accept the source's licence, by the name that is listed."""
+    accept: Annotated[str | None, Parameter(metavar="LICENSE")] = None
+    """Accept the source's license, by the name that is listed."""
     only: Annotated[str | None, Parameter(metavar="PATTERN")] = None
     """Only files whose path or name fits, such as '*-00000-of-*'."""
     check: bool = False
@@ -40,7 +40,7 @@ _DEFAULTS = DownloadOptions()
 
 
 def download(source: str | None = None, /, *, options: DownloadOptions = _DEFAULTS) -> None:
-    """List the annotation files of upstream datasets and their licences, or download those of one.
+    """List the annotation files of upstream datasets and their licenses, or download those of one.
 
     Examples:
       vernaclip download
@@ -48,7 +48,7 @@ def download(source: str | None = None, /, *, options: DownloadOptions = _DEFAUL
 
     Files go where the recipes expect them below the folder, which recipes take as --set data=DIR. An interrupted
     download goes on where it stopped; sizes and checksums are compared with those that are published. What came, from
-    where and under which licence is in downloads.json beside the files.
+    where and under which license is in downloads.json beside the files.
 
     Args:
         source: Whose files; without it, all are listed.
@@ -83,7 +83,7 @@ def _list(registry: Registry, folder: Path) -> None:
 
 def _tell_terms(source: "UpstreamSource") -> None:
     say(f"{source.name}: {source.title}")
-    say(f"  licence  {source.licence}")
+    say(f"  license  {source.license}")
     say(f"  terms    {source.terms}")
     say(f"  page     {source.page}")
     say(f"  files    as recorded in {source.recorded_in}")
@@ -93,18 +93,18 @@ def _get(source: "UpstreamSource", files: "Sequence[UpstreamFile]", options: Dow
     from data_catalog.downloads.download import DownloadConfig
     from data_catalog.downloads.obtaining import Order, is_pending, obtaining, require_space
 
-    accepted = _folded(options.accept or "") == _folded(source.licence)
+    accepted = _folded(options.accept or "") == _folded(source.license)
     config = DownloadConfig(private_hosts=tuple(options.private_hosts))
-    order = Order(source=source, folder=options.to, licence_accepted=accepted, config=config)
+    order = Order(source=source, folder=options.to, license_accepted=accepted, config=config)
     if options.accept and not accepted:
         raise SettingsError(
-            f'the licence of {source.name} is not called {options.accept!r}: read it, and --accept "{source.licence}"'
+            f'the license of {source.name} is not called {options.accept!r}: read it, and --accept "{source.license}"'
         )
     if any(is_pending(file, order) for file in files) and not accepted:
         _tell_terms(source)
         raise SettingsError(
-            f"nothing is downloaded before the licence of {source.name} is accepted by its name: add "
-            f'--accept "{source.licence}"'
+            f"nothing is downloaded before the license of {source.name} is accepted by its name: add "
+            f'--accept "{source.license}"'
         )
     require_space(files, order)
     with_url = [file for file in files if file.url]

@@ -21,7 +21,7 @@ _MEGABYTE = 1_000_000
 Pixels = Annotated[
     Literal["licensed", "noncommercial", "all", "none"],
     Parameter(
-        help="Whose pixels go along: of images under a free licence (licensed), also of those whose licence forbids "
+        help="Whose pixels go along: of images under a free license (licensed), also of those whose license forbids "
         "commercial use only, of all of them, whatever the law says where you are, or of none."
     ),
 ]
@@ -55,9 +55,9 @@ def export(dataset: DatasetName, /, *, root: Root = DEFAULT_ROOT, options: Expor
       webdataset   tar shards with sizes.json: for webdataset and open_clip's own trainer
       urls         addresses, captions and rights in Parquet, no pixels: for img2dataset
 
-    Pixels go along where the row's licence allows it, or the recipe says so of its source ([sources.NAME] licence =
+    Pixels go along where the row's license allows it, or the recipe says so of its source ([sources.NAME] license =
     "..." or redistribution = true); other images are listed by address in every format. ATTRIBUTION.csv names each
-    one's licence.
+    one's license.
 
     Examples:
       vernaclip export italian --format huggingface
@@ -114,11 +114,11 @@ class ModelExportOptions:
     """Where it goes."""
     replace: Annotated[bool, Parameter(name="--force")] = False
     """Replace an earlier export of a model that FOLDER holds, with whatever was added to it since."""
-    licence: Annotated[str, Parameter(name="--license", metavar="NAME")] = ""
-    """Licence that the model card states, as the hub spells it, as cc-by-4.0; other: one that it has no word for."""
-    licence_name: Annotated[str, Parameter(name="--license-name", metavar="NAME")] = ""
+    license: Annotated[str, Parameter(name="--license", metavar="NAME")] = ""
+    """License that the model card states, as the hub spells it, as cc-by-4.0; other: one that it has no word for."""
+    license_name: Annotated[str, Parameter(name="--license-name", metavar="NAME")] = ""
     """Of --license other: what it is called."""
-    licence_link: Annotated[str, Parameter(name="--license-link", metavar="URL")] = ""
+    license_link: Annotated[str, Parameter(name="--license-link", metavar="URL")] = ""
     """Of --license other: where its text is, or LICENSE for a file of that name that you add to the export."""
     scoreboards: Annotated[tuple[Path, ...], Parameter(name="--scores", metavar="scoreboard.json")] = ()
     """What `vernaclip scoreboard` wrote: its scores of this model go into the card, too; may be given often."""

@@ -8,6 +8,7 @@ import os
 import types
 import typing
 from collections.abc import Collection, Iterator, Mapping
+from fnmatch import fnmatchcase
 from typing import Any, TypeVar
 
 from pydantic import TypeAdapter, ValidationError
@@ -18,7 +19,8 @@ from data_catalog.settings import require_bounds
 
 T = TypeVar("T")
 
-# Keys that recipes had once: what holds now, and what to do. A key that has another name now says that name here.
+# Keys that recipes had once ("*" is any name): what holds now, and what to do. A key that has another name now says
+# that name here.
 _IMAGES_ARE_KNOWN = "what a root knows of images is never asked again: remove it"
 _CONSENT = "all that servers say about use is heeded: remove it, or, where it was false, set consent.ignore = {}"
 OLD_KEYS: Mapping[str, str] = {
@@ -26,6 +28,7 @@ OLD_KEYS: Mapping[str, str] = {
     "build.keep_work": _IMAGES_ARE_KNOWN,
     "build.reuse_images": _IMAGES_ARE_KNOWN,
     "fetch.respect_robots_tag": _CONSENT.format('["tdm-reservation", "x-robots-tag"]'),
+    "sources.*.licence": "it is called license",
     "fetch.respect_robots_txt": _CONSENT.format('["robots.txt"]'),
 }
 _MOST_KEYS = 12  # of a table that an error lists
@@ -121,8 +124,9 @@ def unknown_key(key: str, table: str, known: Collection[str]) -> SettingsError:
         table: what it is in.
         known: keys that may be there.
     """
-    if key in OLD_KEYS:
-        return SettingsError(f"{key} is no setting any more: {OLD_KEYS[key]}")
+    old = next((meaning for pattern, meaning in OLD_KEYS.items() if fnmatchcase(key, pattern)), None)
+    if old is not None:
+        return SettingsError(f"{key} is no setting any more: {old}")
     near = difflib.get_close_matches(key.rpartition(".")[2], known, n=3)
     hint = f"did you mean {' or '.join(near)}? " if near else ""
     listed = f"{table} has {', '.join(sorted(known))}"

@@ -483,7 +483,7 @@ def _found(look: _Look, spoken: Language) -> Iterator[Line]:
 def _commands(name: str, look: _Look | None, code: str, source: str | None) -> Iterator[Line]:
     contact = "" if look and look.config.path_column else " --set fetch.contact=you@example.org"
     if look is None:
-        yield Line("vernaclip download", "lists sources, files, sizes, licences")
+        yield Line("vernaclip download", "lists sources, files, sizes, licenses")
         yield Line('vernaclip download wit --accept "CC BY-SA 3.0" --only "*-00000-of-*"', f"captions in {code}")
         yield Line('vernaclip download mscoco --accept "CC BY 4.0"', "captions in English")
         yield Line('vernaclip download cc3m --accept "Conceptual Captions terms"', "more of them")
@@ -575,8 +575,8 @@ caption_column = {_toml(config.caption_column)}
 lang = "{config.lang}"
 {facts}# Who made the captions: native, human_translation, machine_translation or machine_translation_corrected.
 origin = "native"
-# Exports hold images whose licence allows it. If one is that of all:
-# licence = "CC-BY-4.0"
+# Exports hold images whose license allows it. If one is that of all:
+# license = "CC-BY-4.0"
 
 # Hosts of images on the web are told whom to write to; some refuse robots that do not say so.
 # [fetch]

@@ -121,7 +121,7 @@ PUBLISHED = """
     FROM pairs GROUP BY ALL ORDER BY ALL
 """
 
-LICENCES = """
+LICENSES = """
     SELECT source, license, count(*) AS num_images, count(attribution) AS num_attributed,
            count(page_url) AS num_with_page
     FROM pairs GROUP BY ALL ORDER BY source, num_images DESC, license
@@ -240,7 +240,7 @@ def gather(snapshot: Snapshot, runs: Sequence[Mapping[str, Any]], *, num_example
             "merged": ask(MERGED)[0],
             "twins": twins(ask),
             "leaks": ask(LEAKS),
-            "licences": ask(LICENCES),
+            "licenses": ask(LICENSES),
             "files": _files(snapshot.manifest),
             # Those that came to this snapshot and did something, the latest first.
             "runs": [

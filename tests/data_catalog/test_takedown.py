@@ -346,8 +346,8 @@ def test_a_pair_that_loses_a_caption_stays_where_it_is(before: Snapshot) -> None
     assert pair["image"] == whole["image"]
 
 
-def stating(row: Row, licence: str | None, author: str, page: str | None = None) -> Row:
-    return row | {"license": licence, "attribution": author, "page_url": page}
+def stating(row: Row, license: str | None, author: str, page: str | None = None) -> Row:
+    return row | {"license": license, "attribution": author, "page_url": page}
 
 
 # Rows that state rights: of x and of what was merged into it, in its own shard and in another.
@@ -364,7 +364,7 @@ RIGHTS_SECOND = [
 
 
 @pytest.mark.parametrize(
-    ("samples", "licence", "author"),
+    ("samples", "license", "author"),
     [
         ("", "CC BY-NC 4.0", "Jane Doe"),
         ("y", "CC BY-NC 4.0", "Sam"),
@@ -376,7 +376,7 @@ RIGHTS_SECOND = [
     ],
 )
 def test_a_pair_that_loses_a_caption_has_the_rights_that_it_would_have_been_published_with(
-    tmp_path: Path, samples: str, licence: str, author: str
+    tmp_path: Path, samples: str, license: str, author: str
 ) -> None:
     """Nobody is named for a caption that is gone, and no ban of a row that stays is lifted."""
     gone = {f"web:{name}" for name in samples}
@@ -389,7 +389,7 @@ def test_a_pair_that_loses_a_caption_has_the_rights_that_it_would_have_been_publ
     after = without(found[0], *gone)
     assert str(pairs_of(after)) == str(pairs_of(found[1]))  # scores are no numbers
     pair = pairs_of(after)["web:x"]
-    assert (pair["license"], pair["attribution"]) == (licence, author)
+    assert (pair["license"], pair["attribution"]) == (license, author)
 
 
 def test_captions_that_were_published_with_a_forgotten_image_go_with_it(before: Snapshot) -> None:

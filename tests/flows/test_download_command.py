@@ -17,7 +17,7 @@ from flows.cli import main
 
 CAPTIONS = b"a dog\thttps://example.org/1.jpg\na cat\thttps://example.org/2.jpg\n"
 RESULTS = "image_name| comment_number| comment\n1.jpg| 0| A dog .\n"
-LICENCE = "Some Licence 1.0"
+LICENSE = "Some License 1.0"
 
 
 class _Quiet(SimpleHTTPRequestHandler):
@@ -26,7 +26,7 @@ class _Quiet(SimpleHTTPRequestHandler):
 
 
 def _table(name: str, kind: str, **more: str) -> str:
-    texts = {"kind": kind, "title": f"All of {name}", "licence": LICENCE, "terms": "Do as you like."}
+    texts = {"kind": kind, "title": f"All of {name}", "license": LICENSE, "terms": "Do as you like."}
     texts |= {"page": "https://example.org/terms", "recorded_in": "a test"} | more
     return f"[{name}]\n" + "".join(f"{key} = {json.dumps(value)}\n" for key, value in texts.items())
 
@@ -67,7 +67,7 @@ def arguments(registry: Path, folder: Path) -> list[str]:
     return ["--to", str(folder), "--registry", str(registry)]
 
 
-def test_nothing_comes_before_the_licence_is_accepted_by_its_name(
+def test_nothing_comes_before_the_license_is_accepted_by_its_name(
     arguments: list[str], folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["download", "cc", *arguments]) == 1
@@ -75,9 +75,9 @@ def test_nothing_comes_before_the_licence_is_accepted_by_its_name(
     assert "terms    Do as you like." in out
     assert "https://example.org/terms" in out
     assert error.count("\n") == 1
-    assert f'add --accept "{LICENCE}"' in error
+    assert f'add --accept "{LICENSE}"' in error
     assert main(["download", "cc", "--accept", "yes", *arguments]) == 1
-    assert "the licence of cc is not called 'yes'" in capsys.readouterr().err
+    assert "the license of cc is not called 'yes'" in capsys.readouterr().err
     assert not folder.exists()
 
 
@@ -85,7 +85,7 @@ def test_files_come_and_the_command_says_what_is_known_of_them(
     arguments: list[str], folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     for news in ("came", "there already"):
-        assert main(["download", "cc", "--accept", LICENCE.lower(), *arguments]) == 0
+        assert main(["download", "cc", "--accept", LICENSE.lower(), *arguments]) == 0
         val = gzip.compress(CAPTIONS, mtime=0)
         assert capsys.readouterr().out.splitlines() == [
             f"{news} {folder / 'cc/train.tsv'}: {len(CAPTIONS)} bytes, equal to the published sha256",
@@ -98,8 +98,8 @@ def test_files_come_and_the_command_says_what_is_known_of_them(
         "cc/train.tsv": hashlib.sha256(CAPTIONS).hexdigest(),
         "cc/val.tsv": hashlib.sha256(val).hexdigest(),
     }
-    assert {(entry["source"], entry["licence"], entry["licence_accepted"]) for entry in record.values()} == {
-        ("cc", LICENCE, True)
+    assert {(entry["source"], entry["license"], entry["license_accepted"]) for entry in record.values()} == {
+        ("cc", LICENSE, True)
     }
     assert main(["download", "cc", *arguments]) == 0  # nothing is left to accept anything for
 
@@ -116,7 +116,7 @@ def test_a_private_host_is_asked_only_where_the_user_allows_it(
     here = {"mirror.example": "127.0.0.1"}
     monkeypatch.setattr(socket, "getaddrinfo", lambda host, *args, **more: system(here.get(host, host), *args, **more))
     monkeypatch.delenv("http_proxy", raising=False)
-    command = ["download", "cc", "--accept", LICENCE, "--only", "train*", *arguments]
+    command = ["download", "cc", "--accept", LICENSE, "--only", "train*", *arguments]
     assert main(command) == 1
     assert "allow it by --private-host mirror.example" in capsys.readouterr().err
     assert not (folder / "cc" / "train.tsv").exists()
@@ -125,17 +125,17 @@ def test_a_private_host_is_asked_only_where_the_user_allows_it(
 
 
 def test_single_files_by_pattern(arguments: list[str], folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["download", "cc", "--accept", LICENCE, "--only", "val*", *arguments]) == 0
+    assert main(["download", "cc", "--accept", LICENSE, "--only", "val*", *arguments]) == 0
     assert [path.name for path in (folder / "cc").glob("[!.]*")] == ["val.tsv"]
     capsys.readouterr()
-    assert main(["download", "cc", "--accept", LICENCE, "--only", "test*", *arguments]) == 1
+    assert main(["download", "cc", "--accept", LICENSE, "--only", "test*", *arguments]) == 1
     assert "no file of cc fits 'test*': it has cc/train.tsv, cc/val.tsv" in capsys.readouterr().err
 
 
 def test_the_list_says_what_is_there(arguments: list[str], folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (folder / "photos").mkdir(parents=True)
     (folder / "photos" / "results.csv").write_text(RESULTS, encoding="utf-8")
-    assert main(["download", "cc", "--accept", LICENCE, "--only", "val*", *arguments]) == 0
+    assert main(["download", "cc", "--accept", LICENSE, "--only", "val*", *arguments]) == 0
     capsys.readouterr()
     assert main(["download", *arguments]) == 0
     lines = capsys.readouterr().out.splitlines()
@@ -144,7 +144,7 @@ def test_the_list_says_what_is_there(arguments: list[str], folder: Path, capsys:
         ["cc", "cc/val.tsv", "unknown", "none", "yes"],
         ["photos", "photos/results.csv", "by", "hand", "none", "yes,", "by", "other", "means"],
     ]
-    assert lines.count(f"  licence  {LICENCE}") == 2
+    assert lines.count(f"  license  {LICENSE}") == 2
 
 
 def test_a_source_with_a_form_says_what_to_fetch_and_then_checks_it(
@@ -170,14 +170,14 @@ def test_a_source_with_a_form_says_what_to_fetch_and_then_checks_it(
     assert main(["download", "photos", *arguments]) == 0
     assert capsys.readouterr().out == f"there, and it reads as flickr30k: {place}\n"
     entry = json.loads((folder / "downloads.json").read_text(encoding="utf-8"))["files"]["photos/results.csv"]
-    assert (entry["url"], entry["licence_accepted"]) == ("", False)
+    assert (entry["url"], entry["license_accepted"]) == ("", False)
     assert entry["sha256"] == hashlib.sha256(RESULTS.encode()).hexdigest()
 
 
 def test_check_finds_what_has_changed(arguments: list[str], folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["download", "cc", "--check", *arguments]) == 1
     assert "none of these files of cc is in" in capsys.readouterr().err
-    assert main(["download", "cc", "--accept", LICENCE, *arguments]) == 0
+    assert main(["download", "cc", "--accept", LICENSE, *arguments]) == 0
     assert main(["download", "cc", "--check", *arguments]) == 0
     assert capsys.readouterr().out.endswith("all 2 read as cc3m\n")
     (folder / "cc" / "train.tsv").write_bytes(CAPTIONS.replace(b"dog", b"god"))
@@ -189,7 +189,7 @@ def test_check_finds_what_has_changed(arguments: list[str], folder: Path, capsys
     ("words", "message"),
     [
         (["wot"], "no source is called 'wot': there are cc, photos"),
-        (["--accept", LICENCE], "--accept, --only and --check need a source"),
+        (["--accept", LICENSE], "--accept, --only and --check need a source"),
         (["--check"], "--accept, --only and --check need a source"),
     ],
 )

@@ -58,7 +58,7 @@ def test_metadata_names_the_sha256_of_every_pair_shard(snapshot: Snapshot) -> No
 
 
 def test_the_samples_own_rights_are_in_manifest_and_card(snapshot: Snapshot) -> None:
-    assert {name: entry["licence"] for name, entry in snapshot.manifest["sources"].items()} == dict.fromkeys(
+    assert {name: entry["license"] for name, entry in snapshot.manifest["sources"].items()} == dict.fromkeys(
         ("wit", "mscoco", "cc3m", "flickr8k"), "CC0-1.0"
     )
     assert "Srinivasan" not in (snapshot.folder / "README.md").read_text(), "these only borrow the format of WIT"
@@ -108,13 +108,13 @@ def test_a_full_disk_or_a_kill_leaves_no_half_export(failpoint: str, returncode:
 
 
 def test_rights_of_a_source_are_settings_of_every_kind(tmp_path: Path) -> None:
-    free = ['sources.wit.licence="CC-BY-4.0"', "sources.wit.redistribution=false"]
+    free = ['sources.wit.license="CC-BY-4.0"', "sources.wit.redistribution=false"]
     recipe = load_recipe("italian", root=tmp_path, overrides=free)
-    stated = {"licence": "CC-BY-4.0", "redistribution": False}
+    stated = {"license": "CC-BY-4.0", "redistribution": False}
     assert {source.name: source.rights.stated() for source in recipe.sources}["wit"] == stated
     assert what_settings(recipe)["rights"] == {"wit": stated}
     assert "rights" not in what_settings(load_recipe("italian", root=tmp_path)), "as before there were any"
     with pytest.raises(ConfigError, match=r"sources\.wit\.redistribution must be true or false, got 'yes'"):
         load_recipe("italian", root=tmp_path, overrides=["sources.wit.redistribution=yes"])
-    with pytest.raises(ConfigError, match=r"sources\.wit\.licence must be a text, got 4"):
-        load_recipe("italian", root=tmp_path, overrides=["sources.wit.licence=4"])
+    with pytest.raises(ConfigError, match=r"sources\.wit\.license must be a text, got 4"):
+        load_recipe("italian", root=tmp_path, overrides=["sources.wit.license=4"])

@@ -1,4 +1,4 @@
-"""Of several upstream rows of one image the strictest licence decides, and its row tells whom to credit, and where."""
+"""Of several upstream rows of one image the strictest license decides, and its row tells whom to credit, and where."""
 
 import csv
 from collections.abc import Mapping
@@ -54,7 +54,7 @@ CAPTIONS = (
 )
 TOO_SHORT = "A dog"  # a row that is dropped for its caption is still a row of the image
 ARR, BY, BY_SA, NC = "All rights reserved", "CC BY 4.0", "CC BY-SA 4.0", "CC BY-NC 4.0"
-# What each row of an image says (licence, attribution, page), and which of them is published.
+# What each row of an image says (license, attribution, page), and which of them is published.
 IMAGES: dict[str, tuple[list[tuple[str, str, str]], int | None]] = {
     "forbidden": ([("CC0", "Anna", ""), (BY, "Bea", ""), (ARR, "", "")], 2),
     "noncommercial": ([(BY, "Anna", "https://a.example/"), (NC, "", "https://b.example/")], 1),
@@ -74,16 +74,16 @@ def write_rows(path: Path, rows: list[tuple[str, ...]]) -> None:
 
 @pytest.fixture(scope="module")
 def published(tmp_path_factory: pytest.TempPathFactory) -> Mapping[str, dict[str, Any]]:
-    """Licence, attribution and page of each published image, by its name."""
+    """License, attribution and page of each published image, by its name."""
     folder = tmp_path_factory.mktemp("rights")
     (folder / "images").mkdir()
     rows = []
     for number, (name, (stated, _)) in enumerate(IMAGES.items()):
         image = Image.effect_noise((64, 64), 20 + 10 * number).convert("RGB")
         image.save(folder / "images" / f"{name}.png")
-        for caption, (licence, attribution, page) in zip(CAPTIONS, stated, strict=False):
+        for caption, (license, attribution, page) in zip(CAPTIONS, stated, strict=False):
             caption, page = (TOO_SHORT, "") if page == TOO_SHORT else (f"{caption} number {number}", page)
-            rows.append((f"{name}.png", caption, licence, attribution, page))
+            rows.append((f"{name}.png", caption, license, attribution, page))
     same = Image.effect_noise((64, 64), 150).convert("RGB")
     for name in ("here", "there", "also-here", "also-there"):
         same.rotate(0 if "also" in name else 90).save(folder / "images" / f"{name}.png")
@@ -105,14 +105,14 @@ def published(tmp_path_factory: pytest.TempPathFactory) -> Mapping[str, dict[str
 @pytest.mark.parametrize("name", IMAGES)
 def test_the_strictest_row_of_an_image_tells_its_rights(published: Mapping[str, dict[str, Any]], name: str) -> None:
     stated, chosen = IMAGES[name]
-    licence, attribution, page = stated[chosen or 0]
-    expected = {"license": licence, "attribution": attribution, "page_url": "" if page == TOO_SHORT else page}
+    license, attribution, page = stated[chosen or 0]
+    expected = {"license": license, "attribution": attribution, "page_url": "" if page == TOO_SHORT else page}
     assert published[name] == {field: value or None for field, value in expected.items()}
 
 
-def test_a_stricter_licence_of_a_duplicate_that_is_merged_decides(published: Mapping[str, dict[str, Any]]) -> None:
+def test_a_stricter_license_of_a_duplicate_that_is_merged_decides(published: Mapping[str, dict[str, Any]]) -> None:
     assert published["here"] == {"license": ARR, "attribution": "Cleo", "page_url": None}
 
 
-def test_a_duplicate_that_states_no_licence_takes_none_away(published: Mapping[str, dict[str, Any]]) -> None:
+def test_a_duplicate_that_states_no_license_takes_none_away(published: Mapping[str, dict[str, Any]]) -> None:
     assert published["also-here"] == {"license": BY, "attribution": "Bea", "page_url": None}

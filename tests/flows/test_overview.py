@@ -53,7 +53,7 @@ def test_numbers_are_those_of_the_rows(built: Built, capsys: Capture) -> None:
     text = told(built[0], capsys)
     rows, kept = (sum(row[name] for row in counted) for name in ("captions", "kept"))
     assert f"captions  {rows:,}, of which {kept:,} are kept ({kept / rows:.1%})" in text
-    assert all(source["licence"] in text for source in found["sources"])
+    assert all(source["license"] in text for source in found["sources"])
 
 
 def test_what_lies_beside_a_snapshot_is_named(root: Path, capsys: Capture) -> None:

@@ -57,7 +57,7 @@ EXAMPLES: Mapping[str, str] = {
     "train.image_weights": '"/weights/vit-b-32-openai"',
     "train.text_encoder": '"dbmdz/bert-base-italian-xxl-cased"',
     "evaluate.split": '"val"',
-    "sources.*.licence": '"CC-BY-4.0"',
+    "sources.*.license": '"CC-BY-4.0"',
     "sources.*.redistribution": "true",
     "sources.*.limit": "10000",
     "sources.wit.files": '["{data}/wit/*.tsv.gz"]',

@@ -330,7 +330,7 @@ def _snapshot(
         "documents": [],
         "target_lang": "it",
         "translator": "native",
-        "sources": {source: {"files": [], "licence": None, "unselected": {}} for source in sources},
+        "sources": {source: {"files": [], "license": None, "unselected": {}} for source in sources},
         "test_sets": {},
         "steps": face([step for step in STEPS if step.name != "forget"]),
         "funnel": funnel,
@@ -451,7 +451,7 @@ def test_nothing_that_a_dataset_says_is_markup(tmp_path: Path) -> None:
         pairs,
         [_outcome(row, original_format=row["source"]) for row in kept],
         sources={
-            attack: {"files": [{"name": attack, "sha256": attack}], "licence": attack, "unselected": {attack: 3}}
+            attack: {"files": [{"name": attack, "sha256": attack}], "license": attack, "unselected": {attack: 3}}
             for attack in ATTACKS
         },
         test_sets={attack: {} for attack in ATTACKS},

@@ -102,13 +102,50 @@ def test_the_scoreboard_says_what_each_number_was_measured_on() -> None:
 
 
 def test_a_sheet_is_written_in_a_font_that_has_the_letters() -> None:
-    assert lettering_for(["due cerchi rossi"]) == Lettering(PILLOWS_OWN)
-    plain = Lettering(PILLOWS_OWN)
+    assert lettering_for(["due cerchi rossi"]) == Lettering((PILLOWS_OWN,))
+    plain = Lettering((PILLOWS_OWN,))
     assert plain.has("e")
     assert not plain.has("è")
     assert plain.legible("c'è già, là: più") == "c'e gia, la: piu"
+    assert plain.legible("두 고양이") == "두 고양이"
     chosen = lettering_for(["c'è già"])
     assert chosen.has("è") or chosen == plain
+
+
+MIXED = ["Due gatti, perché è già sera", "δύο γάτες", "два кота", "犬が砂浜を走る", "كلب صغير يلعب"]
+
+
+def test_a_sheet_has_one_typeface_and_others_for_what_it_lacks() -> None:
+    """Whatever a line says: the typefaces are those of the sheet."""
+    chosen = lettering_for(MIXED)
+    assert len(set(chosen.names)) == len(chosen.names)
+    for text in MIXED:
+        for part, font in chosen.runs(text, 15):
+            name = next(name for name in chosen.names if Lettering((name,)).font(15) is font)
+            earlier = chosen.names[: chosen.names.index(name)]
+            assert not any(Lettering((other,)).has(part[0]) for other in earlier), (text, part, name)
+        shown = "".join(part for part, _ in chosen.runs(text, 15))
+        assert sorted(shown) == sorted(chosen.legible(text)), "nothing is lost between the parts"
+    assert [part for part, _ in lettering_for(["due gatti"]).runs("due gatti", 15)] == ["due gatti"]
+
+
+def test_what_no_line_needs_is_not_in_a_sheet() -> None:
+    mixed, alone = lettering_for(MIXED), lettering_for(["perché è già sera"])
+    assert len(alone.names) <= len(mixed.names)
+    assert alone.names[0] == lettering_for(["è", "perché già sera"]).names[0], "lines do not choose for themselves"
+
+
+def test_lines_end_where_they_are_aligned() -> None:
+    from PIL import Image, ImageDraw
+
+    for text in MIXED:
+        sheet = Image.new("RGB", (400, 60), (255, 255, 255))
+        pen = Pen(ImageDraw.Draw(sheet), lettering_for(MIXED))
+        pen.write(390, 10, text, 20, anchor="ra")
+        left, top, right, bottom = Image.eval(sheet.convert("L"), lambda value: 255 - value).getbbox() or (0,) * 4
+        assert 380 <= right <= 394
+        assert right - left <= pen.width(text, 20) + 6
+        assert 8 <= top < bottom <= 46
 
 
 def test_a_sheet_without_hits_says_so(tmp_path_factory: pytest.TempPathFactory) -> None:

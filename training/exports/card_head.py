@@ -24,16 +24,16 @@ class Publication:
 
     Args:
         name: of the model.
-        licence: in the hub's spelling; "" states none.
-        licence_name: of one that the hub has no word for.
-        licence_link: to the text of that.
+        license: in the hub's spelling; "" states none.
+        license_name: of one that the hub has no word for.
+        license_link: to the text of that.
         dataset_hub_name: under which the dataset that it was trained on lies on the hub; None where it does not.
     """
 
     name: str
-    licence: str = ""
-    licence_name: str = ""
-    licence_link: str = ""
+    license: str = ""
+    license_name: str = ""
+    license_link: str = ""
     dataset_hub_name: str | None = None
 
 
@@ -47,9 +47,9 @@ def card_head(publication: Publication, *, library: str, data: CardData) -> str:
     if data.seen is not None:
         lines += ["language:", f"- {scalar(data.seen.manifest['target_lang'])}"]
     stated = {
-        "license": publication.licence,
-        "license_name": publication.licence_name,
-        "license_link": publication.licence_link,
+        "license": publication.license,
+        "license_name": publication.license_name,
+        "license_link": publication.license_link,
     }
     lines += [f"{key}: {scalar(value)}" for key, value in stated.items() if value]
     lines += [f"library_name: {library}", "pipeline_tag: zero-shot-image-classification"]

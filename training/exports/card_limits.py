@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 from data_catalog.exports.counts import PairCounts
 from data_catalog.exports.markdown import bullets, markdown_text, table
-from data_catalog.exports.rights import FORBIDDEN, NONCOMMERCIAL, read_licence
+from data_catalog.exports.rights import FORBIDDEN, NONCOMMERCIAL, read_license
 from training.exports import card_texts
 from training.exports.card_data import CardData, SeenData, scored
 from training.exports.source import TrainedFolder
@@ -26,10 +26,10 @@ def data_section(seen: SeenData | None, hub_name: str | None = None) -> str:
     rows: list[list[object]] = []
     for name, entry in sorted(manifest["sources"].items()):
         pairs = [f"{_of(counts, name, 'images'):,} / {_of(counts, name, 'captions'):,}" for counts in _counts(seen)]
-        rows.append([markdown_text(name), markdown_text(entry["licence"]), *pairs])
+        rows.append([markdown_text(name), markdown_text(entry["license"]), *pairs])
     listed = table(["source", "upstream's terms", *(f"{split}, images / captions" for split in seen.splits)], rows)
     head = f"The dataset {markdown_text(manifest['dataset'])}, snapshot {markdown_text(manifest['snapshot'])}{on_hub}."
-    return f"{head} {_translation(seen)} Only the train split was trained on.\n\n{listed}\n\n{_licences(seen)}"
+    return f"{head} {_translation(seen)} Only the train split was trained on.\n\n{listed}\n\n{_licenses(seen)}"
 
 
 def _counts(seen: SeenData) -> list[PairCounts]:
@@ -48,23 +48,23 @@ def _translation(seen: SeenData) -> str:
     return f"Of {captions:,} captions to train on, machine translation made {train.makers()}"
 
 
-def _licences(seen: SeenData) -> str:
-    """What the licences of single images, where rows state one, allow."""
+def _licenses(seen: SeenData) -> str:
+    """What the licenses of single images, where rows state one, allow."""
     told = {"forbid trade": 0, "forbid changed copies": 0, "are none that we know": 0, "state none": 0}
-    for (_, text), count in seen.splits["train"].licences.items():
-        licence = read_licence(text)
+    for (_, text), count in seen.splits["train"].licenses.items():
+        license = read_license(text)
         if not (text and text.strip()):
             told["state none"] += count
-        elif licence is None:
+        elif license is None:
             told["are none that we know"] += count
-        elif licence.passing_on == NONCOMMERCIAL:
+        elif license.passing_on == NONCOMMERCIAL:
             told["forbid trade"] += count
-        elif licence.passing_on == FORBIDDEN:
+        elif license.passing_on == FORBIDDEN:
             told["forbid changed copies"] += count
-    total = sum(seen.splits["train"].licences.values())
+    total = sum(seen.splits["train"].licenses.values())
     parts = [f"{count:,} {what}" for what, count in told.items() if count]
-    found = f"{', '.join(parts)}; what is left is free" if parts else "all are free, as far as their licences say"
-    return f"Of {total:,} images to train on {found}. Whether licences bind a model is for courts."
+    found = f"{', '.join(parts)}; what is left is free" if parts else "all are free, as far as their licenses say"
+    return f"Of {total:,} images to train on {found}. Whether licenses bind a model is for courts."
 
 
 def limits_section(data: CardData, trained: TrainedFolder) -> str:

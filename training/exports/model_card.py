@@ -55,12 +55,12 @@ def model_card(trained: TrainedFolder, data: CardData, told: CardFormat, publica
 
 def _introduction(trained: TrainedFolder, data: CardData, publication: Publication) -> str:
     of = f" for the language `{markdown_text(data.seen.manifest['target_lang'])}`" if data.seen is not None else ""
-    licence = markdown_text(publication.licence_name or publication.licence)
-    link = f" ({markdown_text(publication.licence_link)})" if publication.licence_link else ""
+    license = markdown_text(publication.license_name or publication.license)
+    link = f" ({markdown_text(publication.license_link)})" if publication.license_link else ""
     terms = (
-        f"Whoever published it states the licence {licence}{link}."
-        if licence
-        else "No licence is stated: who publishes it decides, within the terms of what it was trained on."
+        f"Whoever published it states the license {license}{link}."
+        if license
+        else "No license is stated: who publishes it decides, within the terms of what it was trained on."
     )
     return (
         f"A CLIP model{of}: pictures and texts as points in one space, trained by vernaclip after the method of "

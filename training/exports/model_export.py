@@ -18,7 +18,7 @@ from data_catalog.storage.shards import digest, sha256_of, write_bytes
 from training.exports.card_data import CardData, SeenData, card_data
 from training.exports.card_head import Publication
 from training.exports.formats import MODEL_FORMATS, Target
-from training.exports.hub_licences import require_hub_licence
+from training.exports.hub_licenses import require_hub_license
 from training.exports.model_card import model_card
 from training.exports.probe import Probe, make_probe
 from training.exports.source import TrainedFolder, open_trained
@@ -38,9 +38,9 @@ class ModelExportConfig:
     Args:
         formats: some of `MODEL_FORMATS`, or `ALL` alone for every one that the architecture has an equivalent in.
         name: of the model, in its card.
-        licence: that the user states for it, in the hub's spelling; "" for none.
-        licence_name: of one that the hub has no word for, where `licence` is "other".
-        licence_link: to the text of that; "" for none.
+        license: that the user states for it, in the hub's spelling; "" for none.
+        license_name: of one that the hub has no word for, where `license` is "other".
+        license_link: to the text of that; "" for none.
         hub_name: under which it goes to the Hugging Face hub, such as "somebody/clip-it"; None for disk only.
         dataset_hub_name: under which the dataset that it was trained on lies there; None where it does not.
         scoreboards: `scoreboard.json` files, whose scores of the model go into its card.
@@ -49,9 +49,9 @@ class ModelExportConfig:
 
     formats: tuple[str, ...]
     name: str
-    licence: str = ""
-    licence_name: str = ""
-    licence_link: str = ""
+    license: str = ""
+    license_name: str = ""
+    license_link: str = ""
     hub_name: str | None = None
     dataset_hub_name: str | None = None
     scoreboards: tuple[Path, ...] = ()
@@ -67,15 +67,15 @@ class ModelExportConfig:
         for name in (self.hub_name, self.dataset_hub_name):
             if name is not None and not _is_hub_name(name):
                 raise SettingsError(f"a name on the hub is OWNER/NAME, got {name!r}")
-        require_hub_licence(self.licence, name=self.licence_name, link=self.licence_link)
+        require_hub_license(self.license, name=self.license_name, link=self.license_link)
 
     def publication(self) -> Publication:
         """What the card says of it that nothing here can know."""
         return Publication(
             name=self.name,
-            licence=self.licence,
-            licence_name=self.licence_name,
-            licence_link=self.licence_link,
+            license=self.license,
+            license_name=self.license_name,
+            license_link=self.license_link,
             dataset_hub_name=self.dataset_hub_name,
         )
 

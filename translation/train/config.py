@@ -92,7 +92,7 @@ class TrainPackageConfig:
     package_version: str = "1.0"
     """Version of the package: letters and digits with . + - between."""
     license: str = "not stated"
-    """Licence that the package's card states, such as an SPDX identifier."""
+    """License that the package's card states, such as an SPDX identifier."""
     threads: int = 1
     """Threads of torch. The order of its sums, and so the package's bytes, depend on it. 0 takes torch's own number."""
 

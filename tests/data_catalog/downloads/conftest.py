@@ -17,9 +17,9 @@ from data_catalog.downloads.registry import UpstreamSource, parse_registry
 CONFIG = DownloadConfig(timeout_s=5.0, num_tries=3, backoff_s=0.0)
 TERMS = {
     "title": "Some captions",
-    "licence": "Some Licence 1.0",
+    "license": "Some License 1.0",
     "terms": "Do as you like.",
-    "page": "https://example.org/licence",
+    "page": "https://example.org/license",
     "recorded_in": "a test",
 }
 
@@ -126,7 +126,7 @@ def get(folder: Path) -> Callable[[UpstreamSource], list[Obtained]]:
     """Gets all files of a source, impatiently."""
 
     def act(source: UpstreamSource) -> list[Obtained]:
-        order = Order(source=source, folder=folder, licence_accepted=True, config=CONFIG)
+        order = Order(source=source, folder=folder, license_accepted=True, config=CONFIG)
         with obtaining(folder):
             return [each for file in source.files for each in obtain(file, order)]
 

@@ -65,8 +65,8 @@ def test_sources_that_cannot_be_meant_are_refused(source: MakeSource) -> None:
         source()
     with pytest.raises(ConfigError, match="the kind 'laion' is none of wit, mscoco"):
         source(FILE, kind="laion")
-    with pytest.raises(ConfigError, match="needs licence, one line of text"):
-        source(FILE, licence="")
+    with pytest.raises(ConfigError, match="needs license, one line of text"):
+        source(FILE, license="")
     with pytest.raises(ConfigError, match="registry lists no sources"):
         parse_registry({}, named="registry")
 

@@ -63,7 +63,7 @@ def get(source: Callable[..., UpstreamSource], folder: Path) -> Get:
     def act(entry: dict[str, Any], config: DownloadConfig = CONFIG) -> Any:
         found = source(entry)
         with obtaining(folder):
-            return obtain(found.files[0], Order(source=found, folder=folder, licence_accepted=True, config=config))
+            return obtain(found.files[0], Order(source=found, folder=folder, license_accepted=True, config=config))
 
     return act
 

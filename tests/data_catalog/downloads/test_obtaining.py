@@ -47,7 +47,7 @@ def test_a_file_comes_is_verified_and_recorded(
     record = read_record(folder)[PLACE]
     assert obtained.download == record
     assert (record.url, record.sha256, record.num_bytes) == (upstream.url("/p"), sha256(captions), len(captions))
-    assert (record.licence, record.licence_accepted, record.verified_by) == ("Some Licence 1.0", True, "sha256")
+    assert (record.license, record.license_accepted, record.verified_by) == ("Some License 1.0", True, "sha256")
     assert record.recorded_at.endswith("+00:00")
     assert tree(folder) == [PLACE, "downloads.json"]
     (again,) = get(source(entry))
@@ -182,7 +182,7 @@ def test_what_came_by_other_means_is_compared_or_kept(
 
 def test_a_full_disk_is_told_before_work_starts(source: MakeSource, entry: dict[str, Any], folder: Path) -> None:
     huge = source(entry | {"num_bytes": 10**18})
-    order = Order(source=huge, folder=folder, licence_accepted=True)
+    order = Order(source=huge, folder=folder, license_accepted=True)
     with pytest.raises(ConfigError, match=r"needs 1,000,000,000,000,000,000 more bytes, and the disk of"):
         require_space(huge.files, order)
     assert not folder.exists()

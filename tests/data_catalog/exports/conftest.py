@@ -131,8 +131,8 @@ def manifest(pairs: list[dict[str, Any]]) -> dict[str, Any]:
         "translator": "argos 1",
         "settings": {"sources": {"photos": {"kind": "cc3m"}, "mine": {"kind": "pairs"}}, "split": {"by": "hash"}},
         "sources": {
-            "photos": {"licence": "images belong to <b>third parties</b>"},
-            "mine": {"licence": "CC-BY-4.0", "rights": {"licence": "CC-BY-4.0"}},
+            "photos": {"license": "images belong to <b>third parties</b>"},
+            "mine": {"license": "CC-BY-4.0", "rights": {"license": "CC-BY-4.0"}},
         },
         "test_sets": {},
         "steps": [{"step": "ingest", "meaning": "reading", "rules": [], "reasons": {}}],

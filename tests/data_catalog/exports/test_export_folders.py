@@ -51,8 +51,8 @@ def test_whole_shards_are_linked_and_others_hold_what_may_go(snapshot: Snapshot,
     assert report.withheld == {
         ("photos", rights.NO_CREDIT): 1,
         ("photos", rights.TRADE_FORBIDDEN): 1,
-        ("photos", rights.NO_LICENCE): 2,
-        ("photos", rights.UNKNOWN_LICENCE): 1,
+        ("photos", rights.NO_LICENSE): 2,
+        ("photos", rights.UNKNOWN_LICENSE): 1,
         ("photos", rights.COPIES_FORBIDDEN): 1,
     }
     ours = next(path for path in snapshot.pair_files("train") if "train-00000" in path.name)
@@ -154,9 +154,9 @@ def test_wrong_wishes_are_told(snapshot: Snapshot, tmp_path: Path) -> None:
         (
             {},
             {},
-            r"1 of photos stays away, since no licence is stated: --allow photos .*; --pixels none exports the 1 that",
+            r"1 of photos stays away, since no license is stated: --allow photos .*; --pixels none exports the 1 that",
         ),
-        ({"url": None}, {"format": "webdataset"}, r".*no licence is stated: --allow photos lets them go along, if you"),
+        ({"url": None}, {"format": "webdataset"}, r".*no license is stated: --allow photos lets them go along, if you"),
         ({"license": "CC BY-NC 4.0", "page_url": "https://a.example"}, {}, r".*--pixels noncommercial lets them"),
         (
             {"url": None},
@@ -182,7 +182,7 @@ def test_an_export_without_images_is_refused_and_the_switch_is_named(
         export_snapshot(snapshot, config, tmp_path / "out")
     before = tree(tmp_path / "out")
     shards = {} if row is None else {(0, "train"): [make_pair("held", 1, **row)]}
-    sources = {"photos": {"licence": "?"}, "mine": {"licence": "?", "rights": {"redistribution": False}}}
+    sources = {"photos": {"license": "?"}, "mine": {"license": "?", "rights": {"redistribution": False}}}
     snapshot = make_snapshot(tmp_path / "catalog", shards, sources=sources, tombstones={"digest": "another"})
     for _ in range(2):
         with pytest.raises(ConfigError, match=f"the export of cani would hold no image: {told}"):
@@ -298,7 +298,7 @@ def test_the_card_says_what_an_honest_card_says(snapshot: Snapshot, tmp_path: Pa
         "vernaclip forget",
         "arXiv:2108.08688",
         "Conceptual Captions",
-        "| photos | no licence is stated | 2 |",
+        "| photos | no license is stated | 2 |",
         "| `ingest` | 30 | 28 | 2 |",
         "No test set was guarded",
     ):
@@ -322,11 +322,11 @@ def test_the_card_of_a_list_counts_what_is_listed(snapshot: Snapshot, tmp_path: 
         assert text in body
 
 
-@pytest.mark.parametrize(("rights", "is_cited"), [({"redistribution": False}, True), ({"licence": "CC0"}, False)])
-def test_an_upstream_dataset_is_cited_unless_the_recipe_states_its_licence(
+@pytest.mark.parametrize(("rights", "is_cited"), [({"redistribution": False}, True), ({"license": "CC0"}, False)])
+def test_an_upstream_dataset_is_cited_unless_the_recipe_states_its_license(
     make_snapshot: Make, tmp_path: Path, rights: dict[str, object], *, is_cited: bool
 ) -> None:
-    sources = {"photos": {"licence": "CC0", "rights": rights}, "mine": {"licence": "ours"}}
+    sources = {"photos": {"license": "CC0", "rights": rights}, "mine": {"license": "ours"}}
     export_snapshot(make_snapshot(tmp_path / "a", sources=sources), ExportConfig(format="urls"), tmp_path / "out")
     for name in ("README.md", "ATTRIBUTION.md"):
         assert ("Conceptual Captions" in (tmp_path / "out" / name).read_text()) is is_cited

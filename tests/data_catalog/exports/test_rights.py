@@ -8,8 +8,8 @@ from data_catalog.exports import rights
 from data_catalog.exports.rights import Policy, SourceRights
 
 
-def row(licence: str | None = None, *, attribution: str | None = None, page_url: str | None = None) -> dict[str, Any]:
-    return {"source": "photos", "license": licence, "attribution": attribution, "page_url": page_url}
+def row(license: str | None = None, *, attribution: str | None = None, page_url: str | None = None) -> dict[str, Any]:
+    return {"source": "photos", "license": license, "attribution": attribution, "page_url": page_url}
 
 
 def why_not(pixels: str, asked: dict[str, Any], said: SourceRights | None = None, *allowed: str) -> str | None:
@@ -25,15 +25,15 @@ def why_not(pixels: str, asked: dict[str, Any], said: SourceRights | None = None
         (row("CC BY 4.0", page_url="https://photos.example/1"), None, None),
         (row("CC BY 4.0"), rights.NO_CREDIT, rights.NO_CREDIT),
         (row("CC BY 4.0", attribution=" ", page_url="\t"), rights.NO_CREDIT, rights.NO_CREDIT),
-        (row("  "), rights.NO_LICENCE, rights.NO_LICENCE),
+        (row("  "), rights.NO_LICENSE, rights.NO_LICENSE),
         (row("CC BY-NC 4.0", attribution="A. Bianchi"), rights.TRADE_FORBIDDEN, None),
         (row("CC BY-NC 4.0"), rights.TRADE_FORBIDDEN, rights.NO_CREDIT),
         (row("CC BY-ND 4.0", attribution="A. Bianchi"), rights.COPIES_FORBIDDEN, rights.COPIES_FORBIDDEN),
-        (row("mine"), rights.UNKNOWN_LICENCE, rights.UNKNOWN_LICENCE),
-        (row(), rights.NO_LICENCE, rights.NO_LICENCE),
+        (row("mine"), rights.UNKNOWN_LICENSE, rights.UNKNOWN_LICENSE),
+        (row(), rights.NO_LICENSE, rights.NO_LICENSE),
     ],
 )
-def test_licences_decide_where_nobody_says_more(
+def test_licenses_decide_where_nobody_says_more(
     asked: dict[str, Any], licensed: str | None, noncommercial: str | None
 ) -> None:
     assert why_not("licensed", asked) == licensed
@@ -42,12 +42,12 @@ def test_licences_decide_where_nobody_says_more(
     assert why_not("none", asked) == rights.NOT_ASKED
 
 
-def test_a_recipes_licence_holds_where_the_row_states_none() -> None:
-    free = SourceRights(licence="CC-BY-4.0")
+def test_a_recipes_license_holds_where_the_row_states_none() -> None:
+    free = SourceRights(license="CC-BY-4.0")
     assert why_not("licensed", row(), free) is None, "whoever states it is who is credited"
     assert why_not("licensed", row(" "), free) is None
     assert why_not("licensed", row("All rights reserved"), free) == rights.COPIES_FORBIDDEN
-    assert why_not("licensed", row(), SourceRights(licence="ours")) == rights.UNKNOWN_LICENCE
+    assert why_not("licensed", row(), SourceRights(license="ours")) == rights.UNKNOWN_LICENSE
 
 
 def test_a_recipe_may_let_all_images_of_a_source_go_or_none() -> None:
@@ -58,5 +58,5 @@ def test_a_recipe_may_let_all_images_of_a_source_go_or_none() -> None:
 
 def test_the_user_may_vouch_for_a_source_but_not_against_the_recipe() -> None:
     assert why_not("licensed", row(), None, "photos") is None
-    assert why_not("licensed", row(), None, "others") == rights.NO_LICENCE
+    assert why_not("licensed", row(), None, "others") == rights.NO_LICENSE
     assert why_not("licensed", row(), SourceRights(redistribution=False), "photos") == rights.SOURCE_FORBIDS

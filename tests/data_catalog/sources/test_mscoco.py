@@ -1,4 +1,4 @@
-"""MSCOCO and MSCOCO-IT: ids of every spelling, URLs, licences, splits, and JSON that is something else."""
+"""MSCOCO and MSCOCO-IT: ids of every spelling, URLs, licenses, splits, and JSON that is something else."""
 
 import gzip
 import json
@@ -58,18 +58,18 @@ def test_a_caption_of_2017(tmp_path: Path) -> None:
     assert (row.path, row.upstream_line, row.caption) == (None, 1, CAPTION["caption"])
 
 
-@pytest.mark.parametrize("licence", [None, "none", 3.0, True])
-def test_a_licence_without_id_applies_to_nothing(tmp_path: Path, licence: Any) -> None:
-    content = document(annotations=[CAPTION], license=licence)
+@pytest.mark.parametrize("license", [None, "none", 3.0, True])
+def test_a_license_without_id_applies_to_nothing(tmp_path: Path, license: Any) -> None:
+    content = document(annotations=[CAPTION], license=license)
     nameless: list[dict[str, Any]] = [{"name": "CC0"}, {"id": None, "name": "CC0"}, {"id": True, "name": "CC0"}]
     content["licenses"] += nameless
     assert only(read(tmp_path, content)).license is None
 
 
-def test_two_licences_with_one_id_are_a_config_error(tmp_path: Path) -> None:
+def test_two_licenses_with_one_id_are_a_config_error(tmp_path: Path) -> None:
     content = document(annotations=[CAPTION])
     content["licenses"].append({"id": "3", "name": "Attribution License"})
-    with pytest.raises(ConfigError, match=r"captions\.json has several licences with the id 3"):
+    with pytest.raises(ConfigError, match=r"captions\.json has several licenses with the id 3"):
         read(tmp_path, content)
 
 

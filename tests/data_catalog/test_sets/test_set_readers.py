@@ -459,7 +459,7 @@ def test_settings_that_name_nothing(tmp_path: Path) -> None:
             kind.config_type(files=(), **settings)
         with pytest.raises(ConfigError, match="does not exist"):
             kind.check(kind.config_type(files=(str(tmp_path / "none"),), **settings))
-        assert kind.licence
+        assert kind.license
         assert registry.TEST_SET_KINDS[kind.kind] is kind
     assert "to tell the images" in refusal(tmp_path, "pairs", {"a.csv": "text\na"}, caption_column="text")
     assert "no text column file" in refusal(tmp_path, "pairs", {"a.csv": "text\na"}, path_column="file")

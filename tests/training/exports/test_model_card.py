@@ -27,19 +27,19 @@ HOSTILE = "<script>alert(1)</script> [x](http://evil.example) | `a` \u202e --- \
 LOADING = "Ask."
 
 
-def seen(name: str = "scenes", licence: str = "CC0-1.0", **more: Any) -> SeenData:
+def seen(name: str = "scenes", license: str = "CC0-1.0", **more: Any) -> SeenData:
     """Three images to train on, one of them with two captions; one caption is translated."""
     train = PairCounts()
     train.images["photos", "train"] = 3
     train.captions["photos", "train"] = 4
     made = {("photos", "native", "native"): 3, ("photos", "machine_translation", "argos:en-it:1"): 1}
     train.origins.update(made)
-    train.licences.update({("photos", "CC BY-NC 2.0"): 1, ("photos", None): 1, ("photos", "CC BY 4.0"): 1})
+    train.licenses.update({("photos", "CC BY-NC 2.0"): 1, ("photos", None): 1, ("photos", "CC BY 4.0"): 1})
     manifest = {
         "dataset": name,
         "snapshot": "eca29e9fc2f8",
         "target_lang": "it",
-        "sources": {"photos": {"licence": licence}},
+        "sources": {"photos": {"license": license}},
         "settings": {"sources": {"photos": {"kind": "mscoco"}}},
         "test_sets": {"xtd10": {}},
         **more,
@@ -96,7 +96,7 @@ def test_a_card_says_what_was_seen_how_it_scores_and_what_it_cost(model: Path) -
     sha256 = json.loads((model / "result.json").read_text())["model_sha256"]
     write_scores(model, "test", sha256, new_column=[1])
     write_scores(model, "val", "0" * 64, value=0.99)
-    text = card(model, seen(), licence="cc-by-4.0")
+    text = card(model, seen(), license="cc-by-4.0")
     for part in (
         "The dataset scenes, snapshot eca29e9fc2f8. Of 4 captions to train on, machine translation made 1 (25.0%).",
         "| photos | CC0-1.0 | 3 / 4 | 0 / 0 | 0 / 0 |",
@@ -144,7 +144,7 @@ def test_the_hub_reads_its_head(model: Path) -> None:
 
     sha256 = json.loads((model / "result.json").read_text())["model_sha256"]
     write_scores(model, "test", sha256)
-    data = ModelCard(card(model, seen(), licence="cc-by-4.0")).data
+    data = ModelCard(card(model, seen(), license="cc-by-4.0")).data
     assert (data.language, data.license, data.library_name) == (["it"], "cc-by-4.0", "open_clip")
     (result,) = data.eval_results
     assert (result.dataset_name, result.dataset_split) == ("scenes, test split", "test")
@@ -174,12 +174,12 @@ def test_a_dataset_is_linked_by_its_name_on_the_hub_alone(model: Path) -> None:
     assert "Whoever published it names somebody/scenes-it on the hub" in MarkdownIt().render(text)
 
 
-def test_a_licence_that_the_hub_has_no_word_for(model: Path) -> None:
-    stated = {"licence": "other", "licence_name": "mine-1.0", "licence_link": "https://example.org/mine"}
+def test_a_license_that_the_hub_has_no_word_for(model: Path) -> None:
+    stated = {"license": "other", "license_name": "mine-1.0", "license_link": "https://example.org/mine"}
     text = card(model, None, **stated)
     found = head(text)
     assert [found[key] for key in ("license", "license_name", "license_link")] == list(stated.values())
-    assert "states the licence mine-1.0 (https" in text
+    assert "states the license mine-1.0 (https" in text
 
 
 def test_leaks_of_a_scoreboard_are_told_and_do_not_lead(model: Path, tmp_path: Path) -> None:
@@ -322,7 +322,7 @@ def test_a_card_of_a_folder_alone_claims_nothing(model: Path) -> None:
     assert "Nobody told: it was exported from its folder alone" in text
     assert "Nobody has scored it" in text
     assert "Not known: `effort.json`, where training notes it, was removed" in text
-    assert "No licence is stated" in text
+    assert "No license is stated" in text
 
 
 def test_what_datasets_and_recipes_say_is_shown_and_does_nothing(model: Path) -> None:
@@ -331,8 +331,8 @@ def test_what_datasets_and_recipes_say_is_shown_and_does_nothing(model: Path) ->
     run = json.loads((model / "run.json").read_text())
     run["settings"]["model"] = f"```\n{HOSTILE}"
     (model / "run.json").write_text(json.dumps(run))
-    told = seen(name=HOSTILE, licence=HOSTILE, target_lang=HOSTILE, snapshot=HOSTILE)
-    text = card(model, told, name=HOSTILE, licence_name=HOSTILE, licence_link=HOSTILE, dataset_hub_name=HOSTILE)
+    told = seen(name=HOSTILE, license=HOSTILE, target_lang=HOSTILE, snapshot=HOSTILE)
+    text = card(model, told, name=HOSTILE, license_name=HOSTILE, license_link=HOSTILE, dataset_hub_name=HOSTILE)
     found = head(text)
     assert [found["license_name"], found["license_link"], *found["datasets"]] == [HOSTILE] * 3
     html = MarkdownIt("commonmark", {"html": True}).enable("table").render(text.split("---\n", 2)[2])

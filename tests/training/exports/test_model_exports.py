@@ -321,15 +321,15 @@ def test_only_earlier_exports_of_models_are_replaced_and_only_by_force(compact: 
     assert not exported(compact, out, "open_clip").exports[0].up_to_date
     assert exported(compact, out, "open_clip").exports[0].up_to_date
     with pytest.raises(ConfigError, match=r"holds an export of another model, or one made otherwise: .* --force"):
-        exported(compact, out, "open_clip", licence="mit")
+        exported(compact, out, "open_clip", license="mit")
     assert "license" not in (out / "README.md").read_text()
     (out / "mine.txt").write_text("mine")
-    exported(compact, out, "open_clip", licence="mit", replace=True)
+    exported(compact, out, "open_clip", license="mit", replace=True)
     assert 'license: "mit"' in (out / "README.md").read_text()
     assert not (out / "mine.txt").exists()
     (out / "open_clip_model.safetensors").write_bytes(b"cut off")
     with pytest.raises(ConfigError, match="holds an export of another model"):
-        exported(compact, out, "open_clip", licence="mit")
+        exported(compact, out, "open_clip", license="mit")
 
 
 def test_a_place_that_another_export_writes_to_is_left_alone(compact: Path, tmp_path: Path) -> None:
@@ -367,8 +367,8 @@ def test_the_models_own_folder_is_no_place(compact: Path, tmp_path: Path) -> Non
         export_model(compact, config, tmp_path / "models" / "mine", seen=None, root=tmp_path)
 
 
-def licensed(licence: str, **more: str) -> dict[str, Any]:
-    return {"formats": ("onnx",), "licence": licence, **more}
+def licensed(license: str, **more: str) -> dict[str, Any]:
+    return {"formats": ("onnx",), "license": license, **more}
 
 
 @pytest.mark.parametrize(
@@ -384,15 +384,15 @@ def licensed(licence: str, **more: str) -> dict[str, Any]:
         ({"formats": ("onnx",), "hub_name": f"somebody/{'x' * 97}"}, "a name on the hub is OWNER/NAME"),
         ({"formats": ("onnx",), "hub_name": "somebody/clip-it\n"}, "a name on the hub is OWNER/NAME"),
         ({"formats": ("onnx",), "dataset_hub_name": "scenes"}, "a name on the hub is OWNER/NAME, got 'scenes'"),
-        (licensed("CC-BY-4.0"), "no licence 'CC-BY-4.0' .*: did you mean cc-by-4.0 or .* --license other"),
+        (licensed("CC-BY-4.0"), "no license 'CC-BY-4.0' .*: did you mean cc-by-4.0 or .* --license other"),
         (licensed("apache2"), "did you mean apache-2.0"),
         (licensed("mine, all mine"), "if it is none of those, say --license other --license-name NAME"),
-        (licensed(" mit"), "no licence ' mit' .*: did you mean mit"),
-        (licensed("other"), "--license other wants the licence's own name"),
-        (licensed("other", licence_name="my licence"), "--license-name is letters, digits, .* got 'my licence'"),
-        (licensed("other", licence_name="mine", licence_link="LICENCE"), "--license-link is an address"),
-        (licensed("mit", licence_name="mine"), "--license-name and --license-link go with --license other"),
-        (licensed("", licence_link="LICENSE"), "--license-name and --license-link go with --license other"),
+        (licensed(" mit"), "no license ' mit' .*: did you mean mit"),
+        (licensed("other"), "--license other wants the license's own name"),
+        (licensed("other", license_name="my license"), "--license-name is letters, digits, .* got 'my license'"),
+        (licensed("other", license_name="mine", license_link="LICENCE"), "--license-link is an address"),
+        (licensed("mit", license_name="mine"), "--license-name and --license-link go with --license other"),
+        (licensed("", license_link="LICENSE"), "--license-name and --license-link go with --license other"),
     ],
 )
 def test_wrong_wishes_are_named(wish: dict[str, Any], message: str) -> None:
@@ -400,13 +400,13 @@ def test_wrong_wishes_are_named(wish: dict[str, Any], message: str) -> None:
         ModelExportConfig(name="small", **wish)
 
 
-def test_names_on_the_hub_and_licences_that_it_takes() -> None:
+def test_names_on_the_hub_and_licenses_that_it_takes() -> None:
     for name in ("somebody/clip-it", "a_b/C.d-1_2", "0/x"):
         ModelExportConfig(name="small", formats=("onnx",), hub_name=name, dataset_hub_name=name)
-    for licence in ("", "mit", "cc-by-nc-sa-4.0", "openrail++", "unknown"):
-        ModelExportConfig(name="small", **licensed(licence))
+    for license in ("", "mit", "cc-by-nc-sa-4.0", "openrail++", "unknown"):
+        ModelExportConfig(name="small", **licensed(license))
     for link in ("", "LICENSE", "LICENSE.md", "https://example.org/mine"):
-        ModelExportConfig(name="small", **licensed("other", licence_name="mine-1.0", licence_link=link))
+        ModelExportConfig(name="small", **licensed("other", license_name="mine-1.0", license_link=link))
 
 
 def test_what_onnx_needs_is_said_before_anything_is_written(

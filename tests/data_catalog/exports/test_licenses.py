@@ -1,8 +1,8 @@
-"""Licences as upstream spells them, and what is no licence."""
+"""Licenses as upstream spells them, and what is no license."""
 
 import pytest
 
-from data_catalog.exports.rights import FORBIDDEN, FREE, NONCOMMERCIAL, read_licence
+from data_catalog.exports.rights import FORBIDDEN, FREE, NONCOMMERCIAL, read_license
 
 COCO = "http://creativecommons.org/licenses"
 
@@ -36,8 +36,8 @@ COCO = "http://creativecommons.org/licenses"
         ("All rights reserved", "all rights reserved", FORBIDDEN),
     ],
 )
-def test_licences_are_told_by_name_and_address(text: str, name: str, passing_on: str) -> None:
-    found = read_licence(text)
+def test_licenses_are_told_by_name_and_address(text: str, name: str, passing_on: str) -> None:
+    found = read_license(text)
     assert found is not None
     assert (found.name, found.passing_on) == (name, passing_on)
 
@@ -70,10 +70,10 @@ def test_licences_are_told_by_name_and_address(text: str, name: str, passing_on:
         "© A. Bianchi",
     ],
 )
-def test_whatever_else_stands_there_is_no_licence(text: str | None) -> None:
-    assert read_licence(text) is None
+def test_whatever_else_stands_there_is_no_license(text: str | None) -> None:
+    assert read_license(text) is None
 
 
-def test_only_some_licences_ask_for_credit() -> None:
-    asks = {text: licence.credit for text in ("CC0", "CC BY 4.0", "public domain") if (licence := read_licence(text))}
+def test_only_some_licenses_ask_for_credit() -> None:
+    asks = {text: license.credit for text in ("CC0", "CC BY 4.0", "public domain") if (license := read_license(text))}
     assert asks == {"CC0": False, "CC BY 4.0": True, "public domain": False}
