@@ -8,13 +8,13 @@ from typing import Any
 
 from data_catalog.ablations import FOLDER
 from data_catalog.errors import InputError, SettingsError
+from data_catalog.report.page import write_report
 from data_catalog.storage.lock import writer_lock
 from data_catalog.storage.manifest import Snapshot, current_snapshot
 from data_catalog.storage.shards import digest
 from flows.jobs import require_ready
 from flows.recipe.recipe import Recipe, load_recipe
 from flows.recipe.toggles import Toggle
-from flows.report.page import write_report
 from training.ablation import (
     METRICS,
     PRIMARY,

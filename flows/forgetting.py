@@ -5,8 +5,8 @@ from functools import partial
 from pathlib import Path
 
 from data_catalog import forgetting
+from data_catalog.report.page import write_report
 from data_catalog.tombstones import Tombstone, Tombstones
-from flows.report.page import write_report
 from translation.memory import memories
 
 

@@ -17,6 +17,7 @@ from data_catalog.forgetting import clear_work
 from data_catalog.overview import ranked_reasons
 from data_catalog.plain_text import command
 from data_catalog.publish import UPSTREAM
+from data_catalog.report.page import refresh_report, report_path
 from data_catalog.sample.server import serve
 from data_catalog.sample.upstream import draw_upstream
 from data_catalog.storage.disk_errors import disk_errors, nearest_existing
@@ -30,7 +31,6 @@ from flows.build.execution import Executor
 from flows.forgetting import finish_forgetting
 from flows.guarded import require_guarded, require_guards
 from flows.recipe.recipe import Overrides, Recipe, load_recipe
-from flows.report.page import refresh_report, report_path
 from training.data import split_to_score
 from training.effort import EFFORT_FILE
 from training.evaluation import evaluate as score

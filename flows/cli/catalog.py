@@ -94,9 +94,9 @@ def report(
         out: Where the page goes (default: report.html of the dataset).
         examples: Captions shown for each reason, at most 50.
     """
+    from data_catalog.report.page import write_report
     from data_catalog.storage.lock import writer_lock
     from data_catalog.storage.manifest import require_snapshot
-    from flows.report.page import write_report
 
     if not 0 <= examples <= MAX_EXAMPLES:
         raise SettingsError(f"--examples must be from 0 to {MAX_EXAMPLES}, got {examples}")

@@ -305,7 +305,7 @@ def _tell_dry_run(found: "DryRun", name: str) -> None:
 
 def _build_values(report: "BuildReport", job: Job) -> dict[str, Any]:
     from data_catalog.database.catalog import query
-    from flows.report.page import report_path
+    from data_catalog.report.page import report_path
 
     snapshot = report.snapshot
     return {
@@ -372,7 +372,7 @@ def _tell_next(job: Job, topics: tuple[str, ...]) -> None:
 
 
 def _report_of(job: Job) -> Path:
-    from flows.report.page import report_path
+    from data_catalog.report.page import report_path
 
     return report_path(job.root, _dataset(job))
 

@@ -17,11 +17,11 @@ import pytest
 
 from data_catalog.ablations import AblationTable, ablations_of, write_ablation_record
 from data_catalog.errors import DamagedError, InputError, SettingsError
+from data_catalog.report.page import report_path, write_report
 from data_catalog.storage.manifest import Snapshot, require_snapshot
 from flows.ablation import AblationConfig
 from flows.cli import main
 from flows.jobs import BuildReport
-from flows.report.page import report_path, write_report
 from training.ablation import (
     METRICS,
     Ablation,

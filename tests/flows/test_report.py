@@ -16,6 +16,9 @@ from PIL import Image
 
 from data_catalog.database.catalog import query, rebuild
 from data_catalog.database.questions import questions
+from data_catalog.report.contents import gather
+from data_catalog.report.page import refresh_report, report_path, write_report
+from data_catalog.report.texts import caption, decimal, duration, linked, percent, plain, size, text
 from data_catalog.schema import CAPTIONS, OUTCOMES, PAIRS
 from data_catalog.storage.history import runs
 from data_catalog.storage.manifest import MANIFEST_FORMAT, Snapshot, commit_snapshot, file_entry, require_snapshot
@@ -25,9 +28,6 @@ from flows.build.steps import STEPS
 from flows.cli import main
 from flows.jobs import BuildReport, build_dataset
 from flows.recipe.recipe import Recipe
-from flows.report.contents import gather
-from flows.report.page import refresh_report, report_path, write_report
-from flows.report.texts import caption, decimal, duration, linked, percent, plain, size, text
 
 VOID = {"meta", "img", "br", "link", "input", "hr", "path", "use", "rect"}
 CELLS = {"td", "th", "dt", "dd", "li", "p"}

@@ -7,8 +7,6 @@ from urllib.parse import urlsplit
 
 from markupsafe import Markup, escape
 
-from flows.recipe.language_packs import available_language_packs, load_language_pack
-
 MAX_TEXT = 400
 # Invisible characters that change how others are read; joiners belong to many scripts, and stay.
 _INVISIBLE = re.compile(
@@ -132,8 +130,4 @@ _NAMES: dict[str, str] = dict(
 
 def language_name(code: str | None) -> str:
     """Return the English name of a language; its code where no name is known here."""
-    if code is None:
-        return "no language given"
-    if code in available_language_packs():
-        return load_language_pack(code).name or code
-    return _NAMES.get(code, code)
+    return "no language given" if code is None else _NAMES.get(code, code)

@@ -9,16 +9,16 @@ from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from data_catalog.report import texts
+from data_catalog.report.charts import charts_of
+from data_catalog.report.contents import gather
+from data_catalog.report.texts import language_name
 from data_catalog.schema import NATIVE
 from data_catalog.sources.origins import ORIGINS
 from data_catalog.storage.history import runs
 from data_catalog.storage.integrity import recorded
 from data_catalog.storage.manifest import Snapshot, datasets_folder
 from data_catalog.storage.shards import write_bytes
-from flows.report import texts
-from flows.report.charts import charts_of
-from flows.report.contents import gather
-from flows.report.texts import language_name
 
 if TYPE_CHECKING:
     from jinja2 import Environment
@@ -91,7 +91,7 @@ def _environment() -> "Environment":
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
     environment = Environment(
-        loader=PackageLoader("flows.report"),
+        loader=PackageLoader("data_catalog.report"),
         autoescape=True,
         trim_blocks=True,
         lstrip_blocks=True,
@@ -107,7 +107,7 @@ def _page(contents: Mapping[str, Any], snapshot: Snapshot) -> str:
     """Return the page as HTML: the same for the same contents."""
     from markupsafe import Markup
 
-    style = (files("flows.report") / "templates" / "report.css").read_text(encoding="utf-8")
+    style = (files("data_catalog.report") / "templates" / "report.css").read_text(encoding="utf-8")
     return (
         _environment()
         .get_template("report.html")

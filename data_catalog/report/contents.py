@@ -10,10 +10,10 @@ from data_catalog.ablations import ablations_of
 from data_catalog.database.questions import questions
 from data_catalog.fetch.diagnosis import diagnose
 from data_catalog.plain_text import decided_text
+from data_catalog.report.pictures import Ask, Rows, gallery, twins
 from data_catalog.schema import NATIVE
 from data_catalog.sources.origins import HAS_ORIGINAL, ORIGINS
 from data_catalog.storage.manifest import MARKED, SPLITS, Snapshot
-from flows.report.pictures import Ask, Rows, gallery, twins
 
 # Samples and scores are shown of the engines of most captions.
 _MAX_ENGINES = 4
