@@ -10,9 +10,8 @@ from data_catalog.errors import InputError, SettingsError
 from data_catalog.plain_text import command, plain_table
 from flows.cli.options import (
     DEFAULT_ROOT,
+    EvaluateOptions,
     From,
-    Groups,
-    LanguagePacks,
     MaybeFrom,
     MaybeTo,
     Number,
@@ -98,25 +97,6 @@ def train(
         say_table([{"dropped because": reason, "lines": count} for reason, count in report.dropped.items()])
     say(f"the curve is in {training_folder(options.out) / REPORT_FILE}; the folder keeps what --continue needs")
     say(f"wrote {options.out}; use it with `{command('mt', 'install', options.out)}`, or name it in a recipe")
-
-
-@Parameter(name="*")
-@dataclass(frozen=True, kw_only=True)
-class EvaluateOptions:
-    """Options of the systems that are scored."""
-
-    systems: Annotated[Groups, Parameter(name="--system")]
-    """An engine by any settings of [translate], as package=FILE; or output=FILE, translations; may be given often."""
-    language_packs: LanguagePacks = ()
-    """TOML file of a language's codes, for --from, --to or a pivot; may be given often."""
-    memory: Annotated[Path | None, Parameter(metavar="DIR")] = None
-    """Keep here what a paid engine translates; its speed is not measured."""
-    tokenize: Literal["13a", "intl", "zh", "char", "ja-mecab", "ko-mecab"] | None = None
-    """sacrebleu's tokenizer for BLEU (default: 13a; zh for zh; char for ja, ko, th, lo, km and my)."""
-    out: Annotated[Path | None, Parameter(metavar="FOLDER")] = None
-    """Write scores.json, and NAME.txt with what each engine made."""
-    force: bool = False
-    """Replace what FOLDER holds of an earlier evaluation."""
 
 
 def evaluate(

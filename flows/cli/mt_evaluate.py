@@ -4,12 +4,12 @@ import re
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from data_catalog.errors import PipelineError, SettingsError
 from data_catalog.plain_text import cell_text
 from data_catalog.storage.disk_errors import make_writable_folder
 from data_catalog.storage.shards import sha256_of, write_bytes, write_json
+from flows.cli.options import EvaluateOptions
 from flows.cli.output import say, say_table
 from flows.recipe.engines import one_way_config, packs_of, route_codes, setting_values
 from translation.config import TranslateConfig
@@ -21,9 +21,6 @@ from translation.remembered import remembering
 from translation.scores import Comparison, bleu_tokenizer, check_comparable, compare
 from translation.systems import Run, System, effort_rows, quality_rows, run_json, run_systems
 
-if TYPE_CHECKING:
-    from flows.cli.mt import EvaluateOptions
-
 SCORES = "scores.json"
 NUM_EXAMPLES = 5
 MAX_NAME_LETTERS = 60  # of four bytes at most, in the name of a file
@@ -31,7 +28,7 @@ _NAME = re.compile(rf"\w[\w.+-]{{0,{MAX_NAME_LETTERS - 1}}}")
 _OUTPUT = "output="
 
 
-def evaluate(pairs_file: Path, from_code: str, to_code: str, options: "EvaluateOptions") -> None:
+def evaluate(pairs_file: Path, from_code: str, to_code: str, options: EvaluateOptions) -> None:
     """Translate the sources with every system, score what comes out, and show it.
 
     Raises:
@@ -117,7 +114,7 @@ def _check_words(name: str, words: Sequence[str]) -> None:
 
 
 def _opened(
-    systems: Sequence[System], asked: tuple[str, str], options: "EvaluateOptions", cache_dir: Path
+    systems: Sequence[System], asked: tuple[str, str], options: EvaluateOptions, cache_dir: Path
 ) -> dict[str, Translator]:
     """Return engines by the name of their system."""
     from_code, to_code = asked

@@ -1,6 +1,7 @@
 """Options that several commands take, each with its type and help; the help of a command is its docstring."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -72,3 +73,22 @@ PrivateHosts = Annotated[
     ),
 ]
 Split = Literal["train", "val", "test"]
+
+
+@Parameter(name="*")
+@dataclass(frozen=True, kw_only=True)
+class EvaluateOptions:
+    """Options of `mt evaluate`: the systems that are scored."""
+
+    systems: Annotated[Groups, Parameter(name="--system")]
+    """An engine by any settings of [translate], as package=FILE; or output=FILE, translations; may be given often."""
+    language_packs: LanguagePacks = ()
+    """TOML file of a language's codes, for --from, --to or a pivot; may be given often."""
+    memory: Annotated[Path | None, Parameter(metavar="DIR")] = None
+    """Keep here what a paid engine translates; its speed is not measured."""
+    tokenize: Literal["13a", "intl", "zh", "char", "ja-mecab", "ko-mecab"] | None = None
+    """sacrebleu's tokenizer for BLEU (default: 13a; zh for zh; char for ja, ko, th, lo, km and my)."""
+    out: Annotated[Path | None, Parameter(metavar="FOLDER")] = None
+    """Write scores.json, and NAME.txt with what each engine made."""
+    force: bool = False
+    """Replace what FOLDER holds of an earlier evaluation."""
