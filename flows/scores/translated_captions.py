@@ -5,16 +5,15 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from data_catalog.errors import SettingsError
-from data_catalog.progress import Progress
 from data_catalog.sources.origins import MACHINE, MACHINE_TRANSLATION
 from data_catalog.storage.lock import writer_lock
 from flows.recipe.engines import open_recipes_engine
 from flows.recipe.recipe import Recipe
 from flows.recipe.sources import TestSetSettings
 from training.galleries import Gallery
-from translation.engine import Translator, translate_stream
+from translation.engine import Translator
 from translation.memory import TranslationMemory
-from translation.remembered import RememberingTranslator
+from translation.remembered import remembered
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,10 +60,10 @@ class CaptionTranslator:
         memory = TranslationMemory(self.root / "memory", engine.fingerprint)
         memory.require_whole()
         with writer_lock(self.root):
-            with Progress("translate test set", total=len(gallery.captions), unit="captions") as progress:
-                found = translate_stream(RememberingTranslator(engine, memory), gallery.captions, progress.advance)
-                told = [(each.text, owner) for each, owner in zip(found, gallery.owners, strict=True) if each.text]
+            where = f"test set {gallery.name}"
+            found = remembered(gallery.captions, engine, memory, title=f"translate {where}", where=where)
             memory.seal()
+        told = [(text, owner) for text, owner in zip(found.captions, gallery.owners, strict=True) if text]
         num_lost = len(gallery.captions) - len(told)
         lost = f"; {num_lost:,} have no translation and are left out" if num_lost else ""
         by = f"({MACHINE_TRANSLATION}) from {engine.from_code} by {engine.fingerprint}"
