@@ -59,7 +59,7 @@ def test_the_backport_is_refused_and_removed(packages: Path) -> None:
         from flows.doctor import diagnose, mend, require_sound_environment
         try:
             require_sound_environment()
-        except ConfigError as error:
+        except InputError as error:
             print("refused:", error)
         findings = [finding for finding in diagnose(Path("."), Path("catalog")) if "backport" in finding.text]
         print(len(findings), mend(findings))
