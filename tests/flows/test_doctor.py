@@ -55,7 +55,7 @@ def test_the_backport_is_refused_and_removed(packages: Path) -> None:
     printed = run(
         """
         from pathlib import Path
-        from data_catalog.errors import ConfigError
+        from data_catalog.errors import InputError
         from flows.doctor import diagnose, mend, require_sound_environment
         try:
             require_sound_environment()

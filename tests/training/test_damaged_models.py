@@ -405,7 +405,7 @@ _LIMITED = """
 import resource, sys
 from pathlib import Path
 import torch, open_clip.tokenizer, transformers
-from data_catalog.errors import ConfigError
+from data_catalog.errors import PipelineError
 from training.model import load_model
 load_model(Path(sys.argv[1]))
 pages = int(Path("/proc/self/statm").read_text().split()[0])

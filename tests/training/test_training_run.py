@@ -261,9 +261,7 @@ def test_bad_settings_are_named(setting: str, value: Any, message: str) -> None:
 
 
 def test_bad_models_are_named(tmp_path: Path) -> None:
-    with pytest.raises(
-        SettingsError, match=r"no model config 'enormous': name one of compact, compact-96, italian, lit"
-    ):
+    with pytest.raises(SettingsError, match=r"no model config 'enormous': name one of compact, .*lit"):
         read_model_config("enormous")
     path = tmp_path / "model.json"
     for text, message in [

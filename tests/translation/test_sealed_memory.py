@@ -43,9 +43,7 @@ def test_damage_that_sqlite_does_not_see_is_seen(memory: TranslationMemory) -> N
     memory.path.write_bytes(content[:place] + b"un bane" + content[place + 7 :])
     with closing(sqlite3.connect(memory.path)) as connection:
         assert connection.execute("PRAGMA integrity_check").fetchone()[0] == "ok"
-    with pytest.raises(
-        DamagedError, match=r"x\.sqlite is damaged .*: remove it, and its captions are translated again"
-    ):
+    with pytest.raises(DamagedError, match=r"x\.sqlite is damaged .*: remove it, and its captions are translated"):
         memory.require_whole()
 
 

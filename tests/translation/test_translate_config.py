@@ -55,9 +55,7 @@ def test_a_setting_is_used_or_refused(engine: str, name: str) -> None:
     if name in TAKEN[engine]:
         assert getattr(TranslateConfig(**settings), name) == settings[name]
         return
-    with pytest.raises(
-        SettingsError, match=rf"translate\.{name} is for .*'{engine}' would ignore it: leave it out, or"
-    ):
+    with pytest.raises(SettingsError, match=rf"translate\.{name} is for .*'{engine}' would ignore it: leave it out"):
         TranslateConfig(**settings)
 
 
@@ -123,9 +121,7 @@ def test_recipes_that_ship_load(name: str, tmp_path: Path) -> None:
     "settings", [{"reverse_package": ("x",)}, {"engine": "ctranslate2", "model": ("y",), "reverse_model": ("x",)}]
 )
 def test_a_model_for_a_way_back_that_is_not_gone(settings: dict[str, Any]) -> None:
-    with pytest.raises(
-        SettingsError, match=r"translate\.reverse_\w+ is for the way back, .*round_trip = true, or leave"
-    ):
+    with pytest.raises(SettingsError, match=r"translate\.reverse_\w+ is for the way back, .*round_trip = true"):
         TranslateConfig(**settings)
     assert reverse(TranslateConfig(**settings, round_trip=True)).round_trip is False
 

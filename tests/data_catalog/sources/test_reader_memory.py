@@ -22,7 +22,7 @@ GB_BYTES = 2**30
 READ = """
 import collections, json, resource, sys
 resource.setrlimit(resource.RLIMIT_AS, (4 * 2**30,) * 2)
-from data_catalog.errors import ConfigError
+from data_catalog.errors import InputError
 from data_catalog.sources.registry import SOURCE_KINDS
 from data_catalog.test_sets.registry import TEST_SET_KINDS
 

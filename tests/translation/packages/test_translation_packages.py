@@ -19,6 +19,7 @@ from translation.engines.argos import open_engine
 from translation.packages import archive
 from translation.packages.package import (
     Package,
+    PlaceTakenError,
     default_packages_dir,
     find,
     install,
