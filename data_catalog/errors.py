@@ -17,31 +17,23 @@ class PipelineError(Exception):
     """Base of every error that vernaclip raises on purpose; its text is one sentence that says what to do."""
 
 
-class ConfigError(PipelineError):
-    """Until all raisers say which of the classes below they mean."""
-
-
-class ShardError(PipelineError):
-    """Until all raisers say which of the classes below they mean."""
-
-
-class SettingsError(ConfigError, ValueError):
+class SettingsError(PipelineError, ValueError):
     """A setting, an option or a name is wrong: found before work starts."""
 
 
-class InputError(ConfigError, ShardError):
+class InputError(PipelineError):
     """What a setting names is missing or is not what it must be: a file, a server, a package, a program, an engine."""
 
 
-class DamagedError(ConfigError, ShardError):
+class DamagedError(PipelineError):
     """A file that vernaclip wrote is damaged or gone; the text names the remedy."""
 
 
-class BusyError(ConfigError, ShardError):
+class BusyError(PipelineError):
     """Another process holds what this one needs."""
 
 
-class DiskError(ConfigError, ShardError):
+class DiskError(PipelineError):
     """A disk is full, or refuses to be read or written."""
 
 
@@ -49,7 +41,7 @@ class TransientError(PipelineError):
     """A cause outside the program that may be gone at the next try."""
 
 
-class DefectError(ConfigError, ShardError):
+class DefectError(PipelineError):
     """Vernaclip broke its own promise; the text says which, and the user can only report it."""
 
 

@@ -76,10 +76,9 @@ def read_value(kind: Any, value: Any, path: str) -> Any:
     Raises:
         SettingsError: it is of another type, or refused.
     """
-    adapter = _adapter(kind)
-    text = json.dumps(_in_shape(kind, value), default=functools.partial(_plain, path))
+    text = json.dumps(_in_shape(kind, value, path))
     try:
-        return adapter.validate_json(text, strict=True)
+        return _adapter(kind).validate_json(text, strict=True)
     except ValidationError as error:
         raise _sentence(error, kind, path) from error
 
@@ -151,26 +150,32 @@ def _dataclasses_of(kind: Any) -> Iterator[type]:
         yield from _dataclasses_of(argument)
 
 
-def _in_shape(kind: Any, value: Any) -> Any:
-    """Return a value as its type has it: one item as a list of one, an empty text as nothing where that is allowed."""
+def _in_shape(kind: Any, value: Any, path: str) -> Any:
+    """Return a value in JSON and as its type has it: one item as a list of one, an empty text as nothing if it may be.
+
+    Raises:
+        SettingsError: JSON has no such value, as of a date.
+    """
     origin, arguments = typing.get_origin(kind), typing.get_args(kind)
     if origin in (typing.Union, types.UnionType):
         some = next(option for option in arguments if option is not type(None))
-        return None if value is None or value == "" else _in_shape(some, value)
+        return None if value is None or value == "" else _in_shape(some, value, path)
+    if isinstance(value, list | tuple):
+        return [_in_shape(Any, item, path) for item in value]
     if origin is tuple:
-        return value if isinstance(value, list | tuple) else [value]
-    if not isinstance(value, Mapping):
-        return value
-    hints = typing.get_type_hints(kind) if dataclasses.is_dataclass(kind) else {}
-    item = arguments[1] if origin is not None and len(arguments) > 1 else Any
-    return {name: _in_shape(hints.get(name, item), each) for name, each in value.items()}
-
-
-def _plain(path: str, value: object) -> str:
-    """Return a path of Python's as a text; what else JSON has no type for, such as a date of TOML, is no setting."""
+        return [_in_shape(Any, value, path)]
+    if isinstance(value, Mapping):
+        hints = typing.get_type_hints(kind) if dataclasses.is_dataclass(kind) else {}
+        of_items = arguments[1] if origin is not None and len(arguments) > 1 else Any
+        return {
+            name: _in_shape(hints.get(name, of_items), item, f"{path}.{name}".removeprefix("."))
+            for name, item in value.items()
+        }
     if isinstance(value, os.PathLike):
-        return str(os.fspath(value))
-    raise SettingsError(f"{path} holds {value!r}, which no setting is: write it as a text, in quotes")
+        return os.fspath(value)
+    if value is None or isinstance(value, str | int | float):
+        return value
+    raise SettingsError(f"{path} is {value!r}, which no setting can be: write it as a text, in quotes")
 
 
 def _sentence(error: ValidationError, kind: Any, path: str) -> SettingsError:

@@ -8,7 +8,7 @@ import pytest
 
 from cleaning.checks.captions import CleanConfig, Length
 from cleaning.checks.definition import TARGET, TEXT, CaptionCheck, Captions, Judge, Section, TextColumns, setting
-from data_catalog.errors import ConfigError
+from data_catalog.errors import SettingsError
 from data_catalog.language_pack import LanguagePack
 from data_catalog.settings import plain
 from data_catalog.stages import Drop
@@ -87,5 +87,5 @@ def test_checks_judge_the_columns_that_they_read(reasons: Callable[..., list[str
     ],
 )
 def test_settings_out_of_bounds_are_named(values: dict[str, Any], message: str) -> None:
-    with pytest.raises(ConfigError, match=message):
+    with pytest.raises(SettingsError, match=message):
         ExampleConfig(**values)

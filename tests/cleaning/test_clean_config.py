@@ -6,7 +6,7 @@ import pytest
 
 from cleaning.checks import CheckConfig, CleanConfig, translation_measure
 from cleaning.checks.definition import Section
-from data_catalog.errors import ConfigError
+from data_catalog.errors import SettingsError
 from data_catalog.language_pack import LanguagePack
 from flows.recipe.language_packs import load_language_pack
 
@@ -119,5 +119,5 @@ def test_a_minimal_pack_of_a_known_language_is_checked(reasons: Reasons) -> None
     ],
 )
 def test_bad_values_are_named(config_type: Any, values: dict[str, Any], name: str) -> None:
-    with pytest.raises(ConfigError, match=name.replace(".", r"\.")):
+    with pytest.raises(SettingsError, match=name.replace(".", r"\.")):
         config_type(**values)

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from cleaning.duplicates.images import DuplicatesConfig, Images, Verdict, judge_images
 from cleaning.duplicates.near_images import thumbnail_distance
-from data_catalog.errors import ConfigError
+from data_catalog.errors import SettingsError
 
 TRAIN, VAL, TEST = 0, 1, 2
 Rows = list[dict[str, Any]]
@@ -261,5 +261,5 @@ def test_the_order_of_rows_does_not_matter(
     ],
 )
 def test_bad_settings_are_named(settings: dict[str, Any], name: str) -> None:
-    with pytest.raises(ConfigError, match=name):
+    with pytest.raises(SettingsError, match=name):
         DuplicatesConfig(**settings)

@@ -9,7 +9,7 @@ from cleaning.languages.identification import (
     language_identifier,
     wrong_language,
 )
-from data_catalog.errors import ConfigError
+from data_catalog.errors import SettingsError
 from data_catalog.stages import Drop
 
 ITALIAN = "un uomo in bicicletta attraversa la strada davanti al mercato"
@@ -177,11 +177,11 @@ def test_unknown_names_are_refused() -> None:
     assert {"it", "en", "de", "zh", "zh-cn", "no", "nb", "eu", "gl"} <= set(detectable_languages())
     assert "gl" not in detectable_languages("lingua")
     assert {"zh-cn", "zh-tw"} <= set(detectable_languages("langdetect"))
-    with pytest.raises(ConfigError, match=r"no engine 'cld3' .* cascade, fast, lingua, langdetect"):
+    with pytest.raises(SettingsError, match=r"no engine 'cld3' .* cascade, fast, lingua, langdetect"):
         language_identifier("it", engine="cld3")
-    with pytest.raises(ConfigError, match=r"'lingua' does not know the language 'gl'; use cascade or fast"):
+    with pytest.raises(SettingsError, match=r"'lingua' does not know the language 'gl'; use cascade or fast"):
         language_identifier("gl", engine="lingua")
-    with pytest.raises(ConfigError, match=r"does not know the language 'xx'; no engine does"):
+    with pytest.raises(SettingsError, match=r"does not know the language 'xx'; no engine does"):
         caption_language("xx")
-    with pytest.raises(ConfigError, match=r"no engine tells the language 'xx'; known are .*it"):
+    with pytest.raises(SettingsError, match=r"no engine tells the language 'xx'; known are .*it"):
         language_identifier("it", candidates=["xx"])

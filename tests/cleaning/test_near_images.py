@@ -25,7 +25,7 @@ from cleaning.duplicates.near_images import (
     thumbnail_distance,
 )
 from cleaning.leaks import LeaksConfig
-from data_catalog.errors import ConfigError
+from data_catalog.errors import SettingsError
 from data_catalog.images.normalise import NormaliseConfig, NormalisedImage, normalise_image
 from data_catalog.images.views import image_views
 from data_catalog.sample.drawing import encode, paint, place
@@ -189,10 +189,10 @@ def test_large_inputs_find_what_was_planted() -> None:
 @pytest.mark.parametrize("max_distance", [-1, 17])
 def test_distances_out_of_bounds_are_refused(max_distance: int) -> None:
     none = np.empty(0, np.uint64)
-    with pytest.raises(ConfigError, match="between 0 and 16"):
+    with pytest.raises(SettingsError, match="between 0 and 16"):
         looks_of(none, max_distance=max_distance)
     nothing = (none, np.zeros((0, 192), np.uint8))
-    with pytest.raises(ConfigError, match="between 0 and 16"):
+    with pytest.raises(SettingsError, match="between 0 and 16"):
         leak_matches(nothing, nothing, max_distance=max_distance, max_difference=0.2)
 
 

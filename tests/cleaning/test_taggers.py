@@ -12,7 +12,7 @@ import pytest
 
 from cleaning.checks.proper_nouns import tagged_proper_nouns
 from cleaning.checks.taggers import Tagger, find_tagger, tagged_share
-from data_catalog.errors import ConfigError
+from data_catalog.errors import InputError, SettingsError
 from data_catalog.language_pack import LanguagePack
 
 FRENCH = LanguagePack(code="fr", spacy="fr_core_news_sm")
@@ -111,13 +111,13 @@ def test_without_a_model_auto_means_the_heuristic_and_a_choice_says_what_to_inst
     assert find_tagger(ITALIAN, "auto") is None
     assert find_tagger(LanguagePack(code="it"), "auto") is None
     assert find_tagger(FRENCH, "heuristic") is None
-    with pytest.raises(ConfigError, match=r"spacy cannot tag 'it' here: .*-m spacy download a_model_that_is_not"):
+    with pytest.raises(InputError, match=r"spacy cannot tag 'it' here: .*-m spacy download a_model_that_is_not"):
         find_tagger(ITALIAN, "spacy")
-    with pytest.raises(ConfigError, match="the language pack names no model in `spacy`"):
+    with pytest.raises(InputError, match="the language pack names no model in `spacy`"):
         find_tagger(LanguagePack(code="it"), "spacy")
-    with pytest.raises(ConfigError, match=r"none has no models for it: .*stanza\.download\('it'"):
+    with pytest.raises(InputError, match=r"none has no models for it: .*stanza\.download\('it'"):
         find_tagger(ITALIAN, "stanza")
-    with pytest.raises(ConfigError, match="one of auto, spacy, stanza, heuristic, got 'nltk'"):
+    with pytest.raises(SettingsError, match="one of auto, spacy, stanza, heuristic, got 'nltk'"):
         find_tagger(FRENCH, "nltk")
 
 
@@ -144,14 +144,14 @@ def installed_model(folder: Path, name: str) -> Path:
 def test_a_model_that_tags_nothing_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     installed_model(tmp_path, "fr_blank_test")
     monkeypatch.syspath_prepend(tmp_path)
-    with pytest.raises(ConfigError, match=r"fr_blank_test 1\.0\.0 tags no proper nouns: it holds nothing"):
+    with pytest.raises(InputError, match=r"fr_blank_test 1\.0\.0 tags no proper nouns: it holds nothing"):
         find_tagger(LanguagePack(code="fr", spacy="fr_blank_test"), "auto")
 
 
 def test_a_model_that_is_damaged_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     installed_model(tmp_path, "fr_damaged_test").joinpath("config.cfg").unlink()
     monkeypatch.syspath_prepend(tmp_path)
-    with pytest.raises(ConfigError, match=r"fr_damaged_test 1\.0\.0 cannot be loaded"):
+    with pytest.raises(InputError, match=r"fr_damaged_test 1\.0\.0 cannot be loaded"):
         find_tagger(LanguagePack(code="fr", spacy="fr_damaged_test"), "spacy")
 
 
@@ -265,7 +265,7 @@ def test_a_language_that_stanza_knows_and_has_no_files_of_is_absent(
     monkeypatch.setenv("STANZA_RESOURCES_DIR", str(stanza_models))
     for code in ("de", "fi"):
         assert find_tagger(LanguagePack(code=code), "auto") is None
-        with pytest.raises(ConfigError, match=f"stanza cannot tag '{code}' here"):
+        with pytest.raises(InputError, match=f"stanza cannot tag '{code}' here"):
             find_tagger(LanguagePack(code=code), "stanza")
 
 
@@ -277,5 +277,5 @@ def test_damaged_files_of_stanza_are_refused(
     subprocess.run(["cp", "-r", stanza_models, copy], check=True)
     copy.joinpath(damaged).write_bytes(b"not what it was")
     monkeypatch.setenv("STANZA_RESOURCES_DIR", str(copy))
-    with pytest.raises(ConfigError, match=r"cannot be loaded|not the list of models"):
+    with pytest.raises(InputError, match=r"cannot be loaded|not the list of models"):
         find_tagger(ITALIAN, "auto")

@@ -15,7 +15,7 @@ import pyarrow as pa
 import pytest
 
 from cleaning.duplicates.minhash import BandFiles
-from data_catalog.errors import ConfigError, DiskError, PipelineError, ShardError
+from data_catalog.errors import DamagedError, DiskError, PipelineError
 from data_catalog.fetch.config import FetchConfig
 from data_catalog.fetch.shard import raw_rows
 from data_catalog.storage.disk_errors import disk_errors, raise_if_disk_fails
@@ -40,7 +40,7 @@ PLACE = Path("/catalog/work/x.parquet")
     ids=lambda error: type(error).__name__,
 )
 def test_a_full_disk_is_told_of(error: Exception) -> None:
-    with pytest.raises(ConfigError, match="the disk that holds /catalog/work is full: free space and run the same"):
+    with pytest.raises(DiskError, match="the disk that holds /catalog/work is full: free space and run the same"):
         raise_if_disk_fails(error, PLACE)
 
 
@@ -61,7 +61,7 @@ def test_the_file_that_the_error_names_is_told_unless_it_is_a_temporary_one() ->
 
 def test_the_folder_of_the_file_that_the_error_names_is_told() -> None:
     for named in ("/other/x", "/other/.tmp-1/y/x"):
-        with pytest.raises(ConfigError, match="the disk that holds /other is full"):
+        with pytest.raises(DiskError, match="the disk that holds /other is full"):
             raise_if_disk_fails(OSError(errno.ENOSPC, "No space left on device", named), PLACE)
 
 
@@ -76,7 +76,7 @@ def test_a_local_image_that_the_disk_cannot_read_is_no_missing_one(tmp_path: Pat
     "error",
     [
         OSError(errno.EACCES, "Permission denied"),
-        ShardError("the translation memory lost 'No space left on device'"),
+        DamagedError("the translation memory lost 'No space left on device'"),
         ValueError("a caption said: No space left on device"),
     ],
     ids=repr,
@@ -108,7 +108,7 @@ def noise(num_rows: int) -> pa.Table:
 
 def test_parquet_on_a_small_disk(small_disk: Path) -> None:
     table = noise(2000)
-    with pytest.raises(ConfigError, match=f"the disk that holds {small_disk} is full"):
+    with pytest.raises(DiskError, match=f"the disk that holds {small_disk} is full"):
         write_atomically(small_disk / "x.parquet", lambda path: save_parquet(table, path))
     assert list(small_disk.iterdir()) == []
 
@@ -120,7 +120,7 @@ def test_a_step_on_a_small_disk(small_disk: Path) -> None:
 
     work = WorkStore(small_disk / "work")
     key = StepKey(step="clean", version=1, inputs=("a",))
-    with pytest.raises(ConfigError, match=f"the disk that holds {small_disk}/work/clean is full"):
+    with pytest.raises(DiskError, match=f"the disk that holds {small_disk}/work/clean is full"):
         work.run(key, produce)
     assert work.find(key) is None
     assert list((small_disk / "work" / "clean").iterdir()) == []
@@ -133,7 +133,7 @@ def test_a_translation_memory_on_a_small_disk(small_disk: Path) -> None:
     captions = [f"{number} {'word ' * 50}" for number in range(1000)]
     found = [Translation(text=caption, score=0.0, truncated=False, repetitive=False) for caption in captions]
     memory.record(captions[:5], found[:5])
-    with pytest.raises(ConfigError, match=f"the disk that holds {small_disk} is full"):
+    with pytest.raises(DiskError, match=f"the disk that holds {small_disk} is full"):
         memory.record(captions, found)
     assert memory.missing(captions[:6]) == captions[5:6]
     for path in small_disk.iterdir():
@@ -148,7 +148,7 @@ def test_a_memory_that_has_no_room_for_its_log_is_on_a_full_disk(small_disk: Pat
     with filler.open("wb", buffering=0) as file, suppress(OSError):
         while file.write(b"x" * 4096):
             pass
-    with pytest.raises(ConfigError, match=f"the disk that holds {small_disk} is full"):
+    with pytest.raises(DiskError, match=f"the disk that holds {small_disk} is full"):
         memory.record(["two"], [found])
     filler.unlink()
     memory.record(["two"], [found])

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from data_catalog.errors import ConfigError
+from data_catalog.errors import SettingsError
 from data_catalog.storage import failpoints
 from data_catalog.storage.failpoints import REGISTRY, VARIABLE, failpoint, parse
 from data_catalog.storage.shards import read_json, write_json
@@ -87,7 +87,7 @@ def test_a_process_is_killed_at_the_passage_that_is_armed() -> None:
 )
 def test_a_slip_in_the_variable_is_told(text: str, problem: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(VARIABLE, text)
-    with pytest.raises(ConfigError, match=problem):
+    with pytest.raises(SettingsError, match=problem):
         failpoint("atomic.before_write")
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from data_catalog.errors import ConfigError
+from data_catalog.errors import DamagedError
 from data_catalog.storage.integrity import (
     checksummed_line,
     content_problem,
@@ -80,19 +80,19 @@ def test_every_cut_and_added_byte_shows(tmp_path: Path) -> None:
 def test_what_is_no_document_is_a_sentence(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "document.json"
     path.write_bytes(content)
-    with pytest.raises(ConfigError, match=r"document\.json is damaged \(.*\): restore it from a copy$"):
+    with pytest.raises(DamagedError, match=r"document\.json is damaged \(.*\): restore it from a copy$"):
         read_checksummed(path, remedy="restore it from a copy")
 
 
 def test_a_document_without_a_checksum_is_damaged(tmp_path: Path) -> None:
     path = tmp_path / "document.json"
     write_json(path, {"snapshot": "abc"})
-    with pytest.raises(ConfigError, match=r"is damaged \(its checksum is missing.*\): restore it"):
+    with pytest.raises(DamagedError, match=r"is damaged \(its checksum is missing.*\): restore it"):
         read_checksummed(path, remedy="restore it")
 
 
 def test_what_cannot_be_opened_is_a_sentence(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"cannot be read \(No such file or directory\): restore it"):
+    with pytest.raises(DamagedError, match=r"cannot be read \(No such file or directory\): restore it"):
         read_checksummed(tmp_path / "none.json", remedy="restore it")
 
 
@@ -147,5 +147,5 @@ def test_a_process_that_dies_meanwhile_leaves_no_record(file: Path) -> None:
 def test_a_document_that_lists_no_files_is_no_record(tmp_path: Path, value: dict[str, object]) -> None:
     path = tmp_path / "files.json"
     write_checksummed(path, value)
-    with pytest.raises(ConfigError, match=r"files\.json is damaged \(it lists no files\): train again"):
+    with pytest.raises(DamagedError, match=r"files\.json is damaged \(it lists no files\): train again"):
         read_record(path, remedy="train again")

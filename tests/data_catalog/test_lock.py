@@ -13,7 +13,7 @@ from typing import TextIO
 
 import pytest
 
-from data_catalog.errors import ConfigError
+from data_catalog.errors import BusyError, DiskError, InputError
 from data_catalog.storage.lock import LOCK_FILE, holder_of, place_lock, writer_lock
 
 # Takes the lock as `writer_lock` does, and signs once it is asked for (a line of its input), if ever.
@@ -50,7 +50,7 @@ def dead_process() -> int:
 def test_who_has_just_taken_the_lock_is_named_not_who_had_it_before(tmp_path: Path, holder: int) -> None:
     (tmp_path / LOCK_FILE).write_text(json.dumps({"pid": dead_process(), "command": "before"}), encoding="utf-8")
     with (
-        pytest.raises(ConfigError, match=rf"written by process {holder} \(vernaclip build slow\)"),
+        pytest.raises(BusyError, match=rf"written by process {holder} \(vernaclip build slow\)"),
         writer_lock(tmp_path),
     ):
         pass
@@ -62,7 +62,7 @@ def test_who_has_just_taken_the_lock_is_named_not_who_had_it_before(tmp_path: Pa
 def test_whoever_does_not_sign_is_another_process(tmp_path: Path, holder: int, text: str) -> None:
     (tmp_path / LOCK_FILE).write_text(text, encoding="utf-8", errors="surrogateescape")
     with (
-        pytest.raises(ConfigError, match="is being written by another process: wait until it ends"),
+        pytest.raises(BusyError, match="is being written by another process: wait until it ends"),
         writer_lock(tmp_path),
     ):
         pass
@@ -98,7 +98,7 @@ def test_a_place_has_one_writer_and_a_killed_one_holds_nobody_up(tmp_path: Path)
         assert process.stdout is not None
         assert process.stdout.readline() == "held\n"
         told = rf"out is being written by process {process.pid} \(vernaclip build slow\): wait until it ends"
-        with pytest.raises(ConfigError, match=told), place_lock(tmp_path / "out"):
+        with pytest.raises(BusyError, match=told), place_lock(tmp_path / "out"):
             pass
         with place_lock(tmp_path / "other"):
             pass
@@ -116,7 +116,7 @@ def test_a_place_in_a_folder_that_is_not_there_leaves_none(tmp_path: Path) -> No
     with place_lock(tmp_path / "a/b/out"):
         (tmp_path / "a/mine").write_text("mine")
     assert [path.name for path in (tmp_path / "a").iterdir()] == ["mine"]
-    with pytest.raises(ConfigError, match="mine cannot be a folder to write to"), place_lock(tmp_path / "a/mine/out"):
+    with pytest.raises(DiskError, match="mine cannot be a folder to write to"), place_lock(tmp_path / "a/mine/out"):
         pass
 
 
@@ -134,7 +134,7 @@ def test_a_lock_that_its_holder_has_just_removed_is_taken_anew(tmp_path: Path, m
     monkeypatch.setattr(fcntl, "flock", lock)
     with place_lock(tmp_path / "out"):
         assert path.exists()
-        with pytest.raises(ConfigError, match="out is being written by process"), place_lock(tmp_path / "out"):
+        with pytest.raises(BusyError, match="out is being written by process"), place_lock(tmp_path / "out"):
             pass
 
 
@@ -166,7 +166,7 @@ def test_the_lock_of_another_user_is_one(tmp_path: Path, monkeypatch: pytest.Mon
 
     with place_lock(place):
         monkeypatch.setattr(os, "open", open_as_another)
-        with pytest.raises(ConfigError, match="out is being written by process"), place_lock(place):
+        with pytest.raises(BusyError, match="out is being written by process"), place_lock(place):
             pass
         assert path.exists()
     path.write_bytes(b"")  # of one that was killed
@@ -177,7 +177,7 @@ def test_the_lock_of_another_user_is_one(tmp_path: Path, monkeypatch: pytest.Mon
 
 def test_a_link_to_nowhere_in_the_place_of_a_lock_is_told(tmp_path: Path) -> None:
     (tmp_path / ".out.writer-lock").symlink_to(tmp_path / "gone" / "lock")
-    with pytest.raises(ConfigError, match="is a link, and nothing is written through it"), place_lock(tmp_path / "out"):
+    with pytest.raises(InputError, match="is a link, and nothing is written through it"), place_lock(tmp_path / "out"):
         pass
 
 
@@ -186,22 +186,22 @@ def fail_after(root: Path, *files: str) -> None:
         (root / "work" / "scenes").mkdir(parents=True)
         for name in files:
             (root / name).write_text("work")
-        raise ConfigError("wrong files")
+        raise InputError("wrong files")
 
 
 def test_a_root_that_was_made_for_nothing_goes_again(tmp_path: Path) -> None:
     root = tmp_path / "new" / "root"
-    with pytest.raises(ConfigError, match="wrong files"):
+    with pytest.raises(InputError, match="wrong files"):
         fail_after(root)
     assert list(tmp_path.iterdir()) == []
     root.mkdir(parents=True)
-    with pytest.raises(ConfigError, match="wrong files"):
+    with pytest.raises(InputError, match="wrong files"):
         fail_after(root)
     assert {path.name for path in root.iterdir()} == {LOCK_FILE, "work"}
 
 
 def test_a_root_with_something_in_it_stays(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="wrong files"):
+    with pytest.raises(InputError, match="wrong files"):
         fail_after(tmp_path / "root", "finished")
     assert {path.name for path in (tmp_path / "root").iterdir()} == {LOCK_FILE, "finished"}
 

@@ -6,7 +6,7 @@ from random import Random
 
 import pytest
 
-from data_catalog.errors import ConfigError
+from data_catalog.errors import SettingsError
 from data_catalog.sample.grammar import (
     STYLES,
     Wording,
@@ -277,7 +277,7 @@ def test_write_pairs_is_a_byte_stable_tsv(tmp_path: Path) -> None:
 
 
 def test_unknown_language_is_a_config_error() -> None:
-    with pytest.raises(ConfigError, match="not in fr"):
+    with pytest.raises(SettingsError, match="not in fr"):
         caption(many_scenes(1)[0], "fr", Wording(template="plain"))
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from data_catalog.errors import ConfigError
+from data_catalog.errors import BusyError, InputError, SettingsError
 from data_catalog.sample.config import ServeConfig
 from data_catalog.sample.server import serve
 
@@ -141,27 +141,27 @@ def test_it_ends_while_a_connection_is_open(folder: Path) -> None:
 def test_a_busy_port_is_a_config_error(folder: Path) -> None:
     with serve(folder, 0) as url:
         port = int(url.rsplit(":", 1)[1])
-        with pytest.raises(ConfigError, match=rf"serve\.port {port} .*set another port"), serve(folder, port):
+        with pytest.raises(BusyError, match=rf"serve\.port {port} .*set another port"), serve(folder, port):
             raise AssertionError("never reached")
         assert ask(url, "/a/one.jpg")[0] == 200
 
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "192.0.2.1", "", "example.org", "::"])
 def test_only_loopback(folder: Path, host: str) -> None:
-    with pytest.raises(ConfigError, match="not a loopback address"), serve(folder, 0, host=host):
+    with pytest.raises(SettingsError, match="not a loopback address"), serve(folder, 0, host=host):
         raise AssertionError("never reached")
 
 
 def test_bad_folder_and_bad_rules(folder: Path) -> None:
-    with pytest.raises(ConfigError, match="is not a folder"), serve(folder / "absent", 0):
+    with pytest.raises(InputError, match="is not a folder"), serve(folder / "absent", 0):
         raise AssertionError("never reached")
     for text in ("{", "[]", '{"/a": {"colour": "red"}}', '{"/a": 1}'):
         (folder / ".rules.json").write_text(text)
-        with pytest.raises(ConfigError, match=r"\.rules\.json"), serve(folder, 0):
+        with pytest.raises(InputError, match=r"\.rules\.json"), serve(folder, 0):
             raise AssertionError("never reached")
 
 
 @pytest.mark.parametrize("port", [0, -1, 65536])
 def test_a_recipe_names_a_real_port(port: int) -> None:
-    with pytest.raises(ConfigError, match=r"serve\.port"):
+    with pytest.raises(SettingsError, match=r"serve\.port"):
         ServeConfig(folder=Path("www"), port=port)

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from data_catalog.errors import ConfigError
+from data_catalog.errors import SettingsError
 from data_catalog.sample.config import FAULTS, ScenesConfig
 from data_catalog.sample.grammar import parallel_pairs
 from data_catalog.sample.samples import plan
@@ -148,7 +148,7 @@ def test_killed_halfway_it_is_drawn_anew(tmp_path: Path, files_before_kill: int)
 def test_a_folder_of_something_else_is_left_alone(tmp_path: Path) -> None:
     (tmp_path / "photos").mkdir()
     (tmp_path / "photos" / "mine.jpg").write_bytes(b"mine")
-    with pytest.raises(ConfigError, match="not a sample"):
+    with pytest.raises(SettingsError, match="not a sample"):
         draw_upstream(small(tmp_path / "photos"))
     assert (tmp_path / "photos" / "mine.jpg").read_bytes() == b"mine"
 
@@ -167,7 +167,7 @@ def test_a_folder_of_something_else_is_left_alone(tmp_path: Path) -> None:
     ],
 )
 def test_bad_settings(tmp_path: Path, changes: dict[str, Any], message: str) -> None:
-    with pytest.raises(ConfigError, match=message):
+    with pytest.raises(SettingsError, match=message):
         small(tmp_path, **changes)
 
 

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from data_catalog.errors import ConfigError
+from data_catalog.errors import DiskError, SettingsError
 from data_catalog.storage.shards import (
     digest,
     link_file,
@@ -44,7 +44,7 @@ def test_a_failed_write_leaves_the_old_file_and_no_debris(tmp_path: Path) -> Non
 def test_what_is_no_file_is_not_replaced(tmp_path: Path, name: str) -> None:
     (tmp_path / "folder").mkdir()
     os.mkfifo(tmp_path / "pipe")
-    with pytest.raises(ConfigError, match=f"{name} is no file"):
+    with pytest.raises(SettingsError, match=f"{name} is no file"):
         write_json(tmp_path / name, {})
     assert sorted(path.name for path in tmp_path.iterdir()) == ["folder", "pipe"]
 
@@ -53,7 +53,7 @@ def test_a_full_disk_says_what_to_do(tmp_path: Path) -> None:
     def full(temporary: Path) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    with pytest.raises(ConfigError, match="is full: free space"):
+    with pytest.raises(DiskError, match="is full: free space"):
         write_atomically(tmp_path / "a", full)
     assert list(tmp_path.iterdir()) == []
 

@@ -9,7 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from data_catalog.database.catalog import broken_laws, recounted
-from data_catalog.errors import ConfigError
+from data_catalog.errors import DamagedError
 from data_catalog.publish import SplitConfig, publish_shard
 from data_catalog.schema import CAPTIONS, IMAGES
 from data_catalog.sources.urls import address_key
@@ -452,7 +452,7 @@ def test_damage_is_not_hidden_under_a_new_sha256(before: Snapshot, kind: str) ->
         content = bytearray(path.read_bytes())
         content[len(content) // 3] ^= 1
         path.write_bytes(content)
-    with pytest.raises(ConfigError, match=r"sha256 differs.*restore it from a copy"):
+    with pytest.raises(DamagedError, match=r"sha256 differs.*restore it from a copy"):
         rewrite_files(before, before.folder.with_name("after"), ["web:a"])
 
 

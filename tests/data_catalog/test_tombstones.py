@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from data_catalog.errors import ConfigError
+from data_catalog.errors import DamagedError, SettingsError
 from data_catalog.sources.urls import address_key
 from data_catalog.tombstones import Tombstones, new_tombstone, read_tombstones, write_tombstones
 
@@ -72,13 +72,13 @@ def test_a_value_has_one_spelling(kind: str, given: str, value: str) -> None:
     ],
 )
 def test_what_is_no_such_value_is_refused_with_the_option_it_belongs_to(kind: str, given: str) -> None:
-    with pytest.raises(ConfigError, match=f"--{kind} "):
+    with pytest.raises(SettingsError, match=f"--{kind} "):
         new_tombstone(kind, given)
 
 
 @pytest.mark.parametrize("distance", [-1, 13])
 def test_hashes_that_differ_much_say_nothing(distance: int) -> None:
-    with pytest.raises(ConfigError, match="--distance must be between 0 and 12"):
+    with pytest.raises(SettingsError, match="--distance must be between 0 and 12"):
         new_tombstone("phash", "00ff00ff33cc33cc", distance=distance)
 
 
@@ -173,5 +173,5 @@ def test_the_wider_distance_and_the_newer_reason_hold() -> None:
 @pytest.mark.parametrize("damage", [b"", b"{}", b"[]", b'{"format": 1}', b"\xff", b'{"format": 2, "tombstones": []}'])
 def test_a_damaged_file_is_never_taken_for_none(tmp_path: Path, damage: bytes) -> None:
     (tmp_path / "forgotten.json").write_bytes(damage)
-    with pytest.raises(ConfigError, match=r"forgotten\.json"):
+    with pytest.raises(DamagedError, match=r"forgotten\.json"):
         read_tombstones(tmp_path)

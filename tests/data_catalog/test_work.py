@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from data_catalog.errors import ConfigError, ShardError
+from data_catalog.errors import BusyError, DamagedError
 from data_catalog.storage.lock import writer_lock
 from data_catalog.storage.work import StepKey, WorkStore
 
@@ -142,7 +142,7 @@ def test_what_an_earlier_run_wrote_is_looked_at_before_a_step_reads_it(tmp_path:
     else:
         made.path("x.txt").unlink()
     for _ in range(2):  # whoever else reads it is told as well
-        with pytest.raises(ShardError, match=r"x\.txt is not what was written, .*run the same command again"):
+        with pytest.raises(DamagedError, match=r"x\.txt is not what was written, .*run the same command again"):
             work.run(following, refuse, reads=[found])
     again = WorkStore(tmp_path)
     again.run(key(), produce)
@@ -160,7 +160,7 @@ def test_two_shards_of_equal_content_share_an_output(tmp_path: Path) -> None:
 def test_the_second_writer_fails_fast_and_names_the_first(tmp_path: Path) -> None:
     import os
 
-    with writer_lock(tmp_path), pytest.raises(ConfigError, match=rf"process {os.getpid()} "), writer_lock(tmp_path):
+    with writer_lock(tmp_path), pytest.raises(BusyError, match=rf"process {os.getpid()} "), writer_lock(tmp_path):
         raise AssertionError("two writers")
     with writer_lock(tmp_path):
         assert True

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from data_catalog.database.catalog import query, rebuild
-from data_catalog.errors import ConfigError
+from data_catalog.errors import DamagedError
 from data_catalog.storage.history import append_run
 from data_catalog.storage.integrity import record_folder, recorded, write_checksummed
 from data_catalog.storage.lock import writer_lock
@@ -190,7 +190,7 @@ def test_every_bit_of_the_manifest_and_of_the_pointer_counts(root: Path) -> None
     for path in (snapshot.folder / "manifest.json", snapshot.folder.parent / "current.json"):
         size = path.stat().st_size
         for place in range(size) if size < 300 else draw.sample(range(size), 300):
-            with flipped(path, place, draw.randrange(8)), pytest.raises(ConfigError, match=r"is damaged .*restore it"):
+            with flipped(path, place, draw.randrange(8)), pytest.raises(DamagedError, match=r"is damaged .*restore it"):
                 current_snapshot(root, "scenes")
 
 
@@ -200,9 +200,9 @@ def test_commands_that_meet_a_damaged_manifest_say_so(
     snapshot = require_snapshot(root, "scenes")
     manifest = snapshot.folder / "manifest.json"
     with flipped(manifest, manifest.stat().st_size // 2, 3):
-        with pytest.raises(ConfigError, match=r"restore it from a copy, or remove the folder .* and build again"):
+        with pytest.raises(DamagedError, match=r"restore it from a copy, or remove the folder .* and build again"):
             find_snapshot(root, "scenes", "any", 0)
-        with pytest.raises(ConfigError, match=r"manifest\.json is damaged"), LocalExecutor() as executor:
+        with pytest.raises(DamagedError, match=r"manifest\.json is damaged"), LocalExecutor() as executor:
             build_dataset(english_recipe(root), root=root, executor=executor)
         for arguments in (
             ["verify"],

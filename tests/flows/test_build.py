@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from data_catalog.database.catalog import query, rebuild
-from data_catalog.errors import ConfigError
+from data_catalog.errors import BusyError
 from data_catalog.storage.manifest import current_snapshot
 from data_catalog.storage.shards import read_json, sha256_of
 from flows.build.execution import LocalExecutor
@@ -182,7 +182,7 @@ def test_a_busy_port_is_an_error_before_work_starts(english_recipe: EnglishRecip
     with socket.create_server(("127.0.0.1", 0)) as server, LocalExecutor() as executor:
         busy = server.getsockname()[1]
         recipe = english_recipe(tmp_path, f"serve.port={busy}")
-        with pytest.raises(ConfigError, match=str(busy)):
+        with pytest.raises(BusyError, match=str(busy)):
             build_dataset(recipe, root=tmp_path, executor=executor)
     assert current_snapshot(tmp_path, "scenes") is None
 

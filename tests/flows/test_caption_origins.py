@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from data_catalog.database.catalog import query
-from data_catalog.errors import ConfigError
+from data_catalog.errors import SettingsError
 from data_catalog.storage.manifest import require_snapshot
 from flows.cli import main
 from flows.recipe.recipe import load_recipe
@@ -272,7 +272,7 @@ def test_settings_that_contradict_each_other_are_refused_in_a_sentence(
     upstream: Path, settings: dict[str, str], said: str
 ) -> None:
     overrides = [f'sources.foto.{name}="{value}"' for name, value in settings.items()]
-    with pytest.raises(ConfigError, match=re.escape(said)) as error:
+    with pytest.raises(SettingsError, match=re.escape(said)) as error:
         load_recipe(str(upstream / "origini.toml"), root=upstream, overrides=overrides)
     assert "sources.foto" in str(error.value)
     assert "\n" not in str(error.value)

@@ -55,11 +55,11 @@ def test_the_backport_is_refused_and_removed(packages: Path) -> None:
     printed = run(
         """
         from pathlib import Path
-        from data_catalog.errors import ConfigError
+        from data_catalog.errors import InputError
         from flows.doctor import diagnose, mend, require_sound_environment
         try:
             require_sound_environment()
-        except ConfigError as error:
+        except InputError as error:
             print("refused:", error)
         findings = [finding for finding in diagnose(Path("."), Path("catalog")) if "backport" in finding.text]
         print(len(findings), mend(findings))

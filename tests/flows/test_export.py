@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from data_catalog.database.catalog import rebuild
-from data_catalog.errors import ConfigError
+from data_catalog.errors import SettingsError
 from data_catalog.exports.documents import write_documents
 from data_catalog.storage.manifest import Snapshot, require_snapshot
 from flows.cli import main
@@ -114,7 +114,7 @@ def test_rights_of_a_source_are_settings_of_every_kind(tmp_path: Path) -> None:
     assert {source.name: source.rights.stated() for source in recipe.sources}["wit"] == stated
     assert what_settings(recipe)["rights"] == {"wit": stated}
     assert "rights" not in what_settings(load_recipe("italian", root=tmp_path)), "as before there were any"
-    with pytest.raises(ConfigError, match=r"sources\.wit\.redistribution must be true or false, got 'yes'"):
+    with pytest.raises(SettingsError, match=r"sources\.wit\.redistribution must be true or false, got 'yes'"):
         load_recipe("italian", root=tmp_path, overrides=["sources.wit.redistribution=yes"])
-    with pytest.raises(ConfigError, match=r"sources\.wit\.license must be a text, got 4"):
+    with pytest.raises(SettingsError, match=r"sources\.wit\.license must be a text, got 4"):
         load_recipe("italian", root=tmp_path, overrides=["sources.wit.license=4"])

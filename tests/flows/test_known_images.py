@@ -19,7 +19,7 @@ import trustme
 from PIL import Image
 
 from data_catalog.database.catalog import query
-from data_catalog.errors import ShardError
+from data_catalog.errors import DamagedError
 from flows.build.execution import LocalExecutor
 from flows.cli import main
 from flows.jobs import BuildReport, build_dataset
@@ -311,7 +311,7 @@ def test_damage_to_what_is_published_is_noticed(recipe: Path, tmp_path: Path) ->
     content = bytearray(path.read_bytes())
     content[len(content) // 2] ^= 1
     path.write_bytes(content)
-    with pytest.raises(ShardError, match="is not what was written"):
+    with pytest.raises(DamagedError, match="is not what was written"):
         build(recipe, root)
     whole = build(recipe, root)
     assert whole.snapshot.verify() == []

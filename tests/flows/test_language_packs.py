@@ -5,7 +5,7 @@ import pytest
 
 from cleaning.duplicates.captions import cluster_captions
 from cleaning.languages.identification import detectable_languages
-from data_catalog.errors import ConfigError
+from data_catalog.errors import PipelineError, SettingsError
 from data_catalog.language_pack import LanguagePack, all_function_words
 from flows.recipe.language_packs import available_language_packs, load_language_pack, load_language_packs
 
@@ -33,9 +33,9 @@ def test_packs_of_other_languages_than_english_are_whole() -> None:
 
 
 def test_no_pack_of_that_language() -> None:
-    with pytest.raises(ConfigError, match="no language pack 'xx': use one of ca, de, el, en, it"):
+    with pytest.raises(SettingsError, match="no language pack 'xx': use one of ca, de, el, en, it"):
         load_language_pack("xx")
-    with pytest.raises(ConfigError, match="no language pack"):
+    with pytest.raises(SettingsError, match="no language pack"):
         load_language_pack("../languages/it")
 
 
@@ -67,7 +67,7 @@ def test_a_broken_pack(tmp_path: Path, content: bytes | None, message: str) -> N
     path = tmp_path / "eu.toml"
     if content is not None:
         path.write_bytes(content)
-    with pytest.raises(ConfigError, match=message.replace("{", "\\{").replace(".", "\\.")):
+    with pytest.raises(PipelineError, match=message.replace("{", "\\{").replace(".", "\\.")):
         load_language_pack(str(path))
 
 

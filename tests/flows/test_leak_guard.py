@@ -9,7 +9,7 @@ import pytest
 from PIL import Image, ImageFilter, ImageOps
 
 from data_catalog.database.catalog import query
-from data_catalog.errors import ConfigError
+from data_catalog.errors import InputError, SettingsError
 from data_catalog.storage.manifest import current_snapshot
 from flows.build.execution import LocalExecutor
 from flows.guarded import require_guarded
@@ -211,11 +211,11 @@ def test_training_refuses_what_was_not_guarded(tmp_path: Path, build: Build, pla
     recipe = tmp_path / "guarded.toml"
     recipe.write_text(recipe.read_text("utf-8") + held, encoding="utf-8")
     root = tmp_path / "catalog"
-    with pytest.raises(ConfigError, match="it was built without test set held"):
+    with pytest.raises(InputError, match="it was built without test set held"):
         train_model(load_recipe(str(recipe), root=root), root)
     build(own, "split.val=0.3", more=held)
     (tmp_path / "held.tsv").write_text("image\tcaption\ntest9.jpg\tQualcosa di molto diverso da prima\n", "utf-8")
-    with pytest.raises(ConfigError, match="test set held was another one when it was built"):
+    with pytest.raises(InputError, match="test set held was another one when it was built"):
         train_model(load_recipe(str(recipe), root=root), root)
     (tmp_path / "held.tsv").unlink()
     snapshot = current_snapshot(root, "guarded")
@@ -224,16 +224,16 @@ def test_training_refuses_what_was_not_guarded(tmp_path: Path, build: Build, pla
     held_out(tmp_path, HELD, images=True)
     off = [f"leaks.by_{way}=false" for way in ("identity", "caption", "pixels")]
     build(own, "split.val=0.3", *off, more=held)
-    with pytest.raises(ConfigError, match="nothing of test set held was looked for"):
+    with pytest.raises(InputError, match="nothing of test set held was looked for"):
         train_model(load_recipe(str(recipe), root=root), root)
 
 
 def test_a_test_set_that_cannot_be_read_is_an_error_before_work_starts(
     tmp_path: Path, build: Build, planted: list[Row]
 ) -> None:
-    with pytest.raises(ConfigError, match="columns and no rows"):
+    with pytest.raises(InputError, match="columns and no rows"):
         build(planted, more=held_out(tmp_path, [], images=True))
-    with pytest.raises(ConfigError, match=r"test_sets\.held\.kind is 'nothing'"):
+    with pytest.raises(SettingsError, match=r"test_sets\.held\.kind is 'nothing'"):
         build(planted, more=held_out(tmp_path, HELD, images=True).replace('"pairs"', '"nothing"'))
 
 

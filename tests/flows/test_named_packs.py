@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from data_catalog.errors import ConfigError
+from data_catalog.errors import InputError, SettingsError
 from flows.build.inputs import open_inputs
 from flows.cli import main
 from flows.recipe.engines import open_engine, open_reverse_engine
@@ -71,7 +71,7 @@ def test_the_source_and_the_pivot_have_packs_too(folder: Path) -> None:
 def test_a_pack_of_a_file_wins_over_one_that_ships(folder: Path) -> None:
     (folder / "it.toml").write_text('code = "it"\niso639_3 = "xyz"\n', encoding="utf-8")
     files = f'language_packs=["{folder}/fr.toml", "{folder}/it.toml"]'
-    with pytest.raises(ConfigError, match="no mode fra-xyz"):
+    with pytest.raises(InputError, match="no mode fra-xyz"):
         open_engine(recipe_in(folder, files, 'translate.pivot=""'), folder / "root")
     inputs = open_inputs(recipe_in(folder, f"language_packs={folder}/it.toml", *TO_FRENCH), folder, {})
     assert inputs.packs["it"].iso639_3 == "xyz"
@@ -108,18 +108,18 @@ def test_the_targets_pack_may_stand_in_either_key(folder: Path) -> None:
     reading = ("target_language=fr", "source_language=fr", 'translate.pivot=""')
     expected = open_inputs(recipe_in(folder, *reading, f"language_pack={folder}/fr.toml"), folder / "root", {}).pack
     assert open_inputs(recipe_in(folder, *reading), folder / "root", {}).pack == expected
-    with pytest.raises(ConfigError, match=r"there is no language pack 'fr'.*language_pack = "):
+    with pytest.raises(SettingsError, match=r"there is no language pack 'fr'.*language_pack = "):
         open_inputs(recipe_in(folder, *reading, "language_packs=[]"), folder / "root", {})
 
 
 def test_packs_that_contradict_each_other_or_the_recipe(folder: Path) -> None:
     (folder / "other.toml").write_text('code = "fr"\n', encoding="utf-8")
     twice = f'language_packs=["{folder}/fr.toml", "{folder}/other.toml"]'
-    with pytest.raises(ConfigError, match=r"fr\.toml and .*other\.toml are both language packs of fr: name one"):
+    with pytest.raises(SettingsError, match=r"fr\.toml and .*other\.toml are both language packs of fr: name one"):
         open_inputs(recipe_in(folder, twice), folder / "root", {})
-    with pytest.raises(ConfigError, match=r"fr\.toml is of fr, but target_language is it"):
+    with pytest.raises(SettingsError, match=r"fr\.toml is of fr, but target_language is it"):
         open_inputs(recipe_in(folder, f"language_pack={folder}/fr.toml"), folder / "root", {})
-    with pytest.raises(ConfigError, match="cannot read the language pack"):
+    with pytest.raises(InputError, match="cannot read the language pack"):
         open_inputs(recipe_in(folder, "language_packs=absent.toml"), folder / "root", {})
 
 

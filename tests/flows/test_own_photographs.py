@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from PIL import Image, ImageDraw
 
+from data_catalog.errors import SettingsError
 from data_catalog.storage.manifest import dataset_names, require_snapshot, snapshot_names
 from flows.cli import main
 
@@ -216,11 +217,10 @@ def test_a_build_that_keeps_nothing_does_not_take_the_place_of_one_that_does(
 def test_the_flow_of_all_three_says_it_before_the_build_too(
     call: Call, recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from data_catalog.errors import ConfigError
     from flows.orchestration.in_process import run_flow
 
     monkeypatch.chdir(tmp_path)
     given: dict[str, Any] = {"root": tmp_path / "catalog", "project": tmp_path}
-    with pytest.raises(ConfigError, match="nothing to score on"):
+    with pytest.raises(SettingsError, match="nothing to score on"):
         run_flow("build-and-train", str(recipe), overrides=["split.val=0"], **given)
     assert dataset_names(tmp_path / "catalog") == []

@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from data_catalog.errors import ConfigError
+from data_catalog.errors import InputError
 from data_catalog.storage.manifest import require_snapshot
 from flows import models
 from flows.cli import main
@@ -96,7 +96,7 @@ def test_training_needs_no_engine(
     """The package is not installed in this process; a build says so, and training gets as far as its loop."""
 
     def begun(*_: object, **__: object) -> None:
-        raise ConfigError("training has begun")
+        raise InputError("training has begun")
 
     monkeypatch.setattr(models, "train", begun)
     options = [str(folder / "dogs.toml"), "--root", str(catalog), "--executor", "local"]

@@ -23,7 +23,7 @@ from torch.utils.data import DataLoader, Subset
 
 import vernaclip
 from data_catalog.database.catalog import rebuild
-from data_catalog.errors import ConfigError, ShardError
+from data_catalog.errors import DamagedError, InputError, PipelineError, SettingsError
 from data_catalog.storage.manifest import require_snapshot
 from flows.cli import main
 from flows.jobs import BuildReport
@@ -202,7 +202,7 @@ def test_a_batch_may_come_in_any_order_and_from_a_part() -> None:
     ],
 )
 def test_what_is_not_there_is_said(given: dict[str, str], told: str) -> None:
-    with pytest.raises(ConfigError, match=told):
+    with pytest.raises(PipelineError, match=told):
         vernaclip.open_dataset(**{"root": "catalog", **given})
 
 
@@ -217,7 +217,7 @@ def test_a_damaged_shard_is_told(own_root: Path) -> None:
     content = bytearray(path.read_bytes())
     content[len(content) // 2] ^= 0xFF
     path.write_bytes(content)
-    with pytest.raises(ShardError, match="run `vernaclip verify`"):
+    with pytest.raises(DamagedError, match="run `vernaclip verify`"):
         list(pairs)
 
 
@@ -229,7 +229,7 @@ def test_after_a_take_down_nothing_of_it_is_handed_out(own_root: Path) -> None:
     assert pairs.metadata(0)["sample_id"] == gone  # something else was taken down
     assert main(words) == 0
     for ask in (lambda: pairs[0], lambda: pairs.metadata(0), pairs.arrow):
-        with pytest.raises(ConfigError, match="open the dataset again"):
+        with pytest.raises(DamagedError, match="open the dataset again"):
             ask()
     again = vernaclip.open_dataset(own_root, "scenes", "train")
     assert gone not in again.arrow().to_table(columns=["sample_id"])["sample_id"].to_pylist()
@@ -250,7 +250,7 @@ def test_while_a_take_down_is_unfinished_nothing_is_handed_out(own_root: Path) -
         lambda: vernaclip.score("scenes.toml", own_root),
     ]
     for ask in asked:
-        with pytest.raises(ConfigError, match="run `vernaclip forget"):
+        with pytest.raises(DamagedError, match="run `vernaclip forget"):
             ask()
 
 
@@ -258,9 +258,9 @@ def test_while_a_take_down_is_unfinished_nothing_is_handed_out(own_root: Path) -
 def test_a_question_changes_nothing_and_reads_nothing_else(question: str, home: Path) -> None:
     before = sorted(home.iterdir())
     catalog = vernaclip.open_dataset("catalog", "scenes").duckdb()
-    with pytest.raises(ConfigError, match="DuckDB refuses the query"):
+    with pytest.raises(SettingsError, match="DuckDB refuses the query"):
         catalog.sql(question)
-    with pytest.raises(ConfigError, match="DuckDB refuses the query"), catalog.batches(question) as batches:
+    with pytest.raises(SettingsError, match="DuckDB refuses the query"), catalog.batches(question) as batches:
         list(batches)
     assert sorted(home.iterdir()) == before
 
@@ -293,27 +293,27 @@ def test_what_a_model_cannot_encode_is_said(tmp_path: Path, caplog: pytest.LogCa
     model = vernaclip.open_model("model")
     (tmp_path / "broken.jpg").write_bytes(b"\xff\xd8 no image")
     for path in (tmp_path / "broken.jpg", tmp_path / "absent.jpg"):
-        with pytest.raises(ConfigError, match=f"{path.name} cannot be read as an image"):
+        with pytest.raises(InputError, match=f"{path.name} cannot be read as an image"):
             model.encode_images(["photo.jpg", path])
     (tmp_path / "cut.jpg").write_bytes(Path("photo.jpg").read_bytes()[:900])
-    with Image.open(tmp_path / "cut.jpg") as cut, pytest.raises(ConfigError, match="does not decode"):
+    with Image.open(tmp_path / "cut.jpg") as cut, pytest.raises(InputError, match="does not decode"):
         model.encode_images([cut])
-    with pytest.raises(ConfigError, match="a text is empty"):
+    with pytest.raises(SettingsError, match="a text is empty"):
         model.encode_texts(["a red circle", " "])
-    with pytest.raises(ConfigError, match="holds no model"):
+    with pytest.raises(InputError, match="holds no model"):
         vernaclip.open_model(tmp_path)
     model.encode_texts(["a red circle " * 40])
     assert "does not read the end of the text" in caplog.text
 
 
 def test_settings_are_those_of_the_recipe(home: Path) -> None:
-    with pytest.raises(ConfigError, match=r"train\.step"):
+    with pytest.raises(SettingsError, match=r"train\.step"):
         vernaclip.train("scenes.toml", "catalog", settings={"train": {"step": 1}})
-    with pytest.raises(ConfigError, match=r"evaluate\.split must be one of"):
+    with pytest.raises(SettingsError, match=r"evaluate\.split must be one of"):
         vernaclip.score("scenes.toml", Path("catalog"), settings={"evaluate.split": "all"})
-    with pytest.raises(ConfigError, match="there is no recipe 'unheard'"):
+    with pytest.raises(SettingsError, match="there is no recipe 'unheard'"):
         vernaclip.build("unheard", "catalog")
-    with pytest.raises(ConfigError, match=r"translate\.beam"):
+    with pytest.raises(SettingsError, match=r"translate\.beam"):
         vernaclip.translate(["a"], "en", "it", settings={"beam": 2})
     other = vernaclip.train("scenes.toml", "catalog", settings={"train.seed": 5, "train.augment": ["contrast"]})
     assert other.folder.parent == home.relative_to(home) / "catalog" / "models" / "scenes"

@@ -11,7 +11,7 @@ import pytest
 from PIL import Image, ImageChops, ImageOps, ImageStat
 
 from data_catalog.database.catalog import query
-from data_catalog.errors import ConfigError
+from data_catalog.errors import InputError
 from data_catalog.sample.server import serve
 from data_catalog.storage.manifest import require_snapshot
 from flows.build.execution import LocalExecutor
@@ -108,7 +108,7 @@ def test_every_unreachable_image_of_cc3m_is_rejected_with_a_cause(
         deadline_s = 5.0
         threads = 64
     """
-    with pytest.raises(ConfigError, match="cc3m keeps none of"):
+    with pytest.raises(InputError, match="cc3m keeps none of"):
         build(tmp_path, recipe)
     root = tmp_path / "catalog"
     assert one(root, "SELECT count(*) AS n FROM captions") == {"n": num_rows}
@@ -135,7 +135,7 @@ def test_the_traps_of_wit_lose_no_other_row(shared_data: Path, tmp_path: Path) -
         timeout_s = 2.0
         deadline_s = 3.0
     """
-    with pytest.raises(ConfigError, match="wit keeps none of"):
+    with pytest.raises(InputError, match="wit keeps none of"):
         build(tmp_path, recipe, f"data={shared_data}")
     source = require_snapshot(tmp_path / "catalog", "wit").manifest["sources"]["wit"]
     malformed = query(tmp_path / "catalog", "SELECT upstream_file, drop_reason FROM rejects WHERE step = 'ingest'")

@@ -64,7 +64,7 @@ def test_a_host_is_named_in_quotes(tmp_path: Path) -> None:
         (["clean.min_wrods=3"], r"unknown key clean\.min_wrods: did you mean min_words"),
         (["trian.steps=3"], r"unknown key trian: did you mean train"),
         (["split.val=nan"], r"split\.val must be a finite number, got nan"),
-        (["split.val=2026-11-27"], r"split holds datetime\.date\(2026, 11, 27\), which no setting is"),
+        (["split.val=2026-11-27"], r"split\.val is datetime\.date\(2026, 11, 27\), which no setting can be"),
         (["colour=red"], "unknown key colour"),
         (["build.shard_size=-5"], r"build\.shard_size must be positive, got -5"),
         (["build.shard_size=big"], r"build\.shard_size must be a whole number, got 'big'"),

@@ -17,7 +17,7 @@ import pytest
 from PIL import Image
 
 from data_catalog.database.catalog import query
-from data_catalog.errors import ConfigError
+from data_catalog.errors import DamagedError, InputError
 from data_catalog.storage.shards import sha256_of
 from flows.build.execution import LocalExecutor
 from flows.jobs import BuildReport, build_dataset
@@ -314,7 +314,7 @@ def test_nothing_is_built_on_a_damaged_snapshot(
     for path in sorted(first.snapshot.folder.glob(pattern)):
         damage(path)
     host.trouble = {}
-    with pytest.raises(ConfigError, match=r"damaged.*vernaclip verify"):
+    with pytest.raises(DamagedError, match=r"damaged.*vernaclip verify"):
         build(retry_failed=True)
 
 
@@ -353,6 +353,6 @@ def test_one_picture_at_many_addresses_of_a_host_stands_for_none(
     build: Build, make_pairs: MakePairs, tmp_path: Path
 ) -> None:
     make_pairs([f"/7.jpg?{number}" for number in range(10)])
-    with pytest.raises(ConfigError, match="keeps none of 10 captions: deduplicate dropped 10 as placeholder_image"):
+    with pytest.raises(InputError, match="keeps none of 10 captions: deduplicate dropped 10 as placeholder_image"):
         build()
     assert set(outcomes(tmp_path / "catalog").values()) == {"placeholder_image"}

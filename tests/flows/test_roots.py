@@ -9,7 +9,7 @@ import pyarrow as pa
 import pytest
 
 from data_catalog.database.catalog import query
-from data_catalog.errors import ConfigError
+from data_catalog.errors import InputError
 from data_catalog.storage.integrity import read_checksummed, write_checksummed
 from data_catalog.storage.lock import LOCK_FILE, place_lock, writer_lock
 from data_catalog.storage.manifest import MANIFEST_FORMAT, require_snapshot
@@ -145,7 +145,7 @@ def test_a_root_of_another_format_is_refused_and_no_byte_of_it_changes(
             assert (code, error.count("\n")) == (1, 1), (arguments, error)
             assert f"{root} is of format {number}, and this version reads and writes format {MANIFEST_FORMAT}" in error
             assert "build into a new --root" in error
-        with pytest.raises(ConfigError, match=f"is of format {number}"):
+        with pytest.raises(InputError, match=f"is of format {number}"):
             require_snapshot(root, "scenes")
         assert state(root) == before
     of_format(root, MANIFEST_FORMAT)
@@ -224,7 +224,7 @@ def test_a_lock_is_never_written_through_a_link(tmp_path: Path, lock: Lock, *, t
     (tmp_path / "out").mkdir()
     path = tmp_path / "out" / LOCK_FILE if lock is writer_lock else tmp_path / f".out{LOCK_FILE}"
     path.symlink_to(file)
-    with pytest.raises(ConfigError, match=f"{path} is a link, and nothing is written"), lock(tmp_path / "out"):
+    with pytest.raises(InputError, match=f"{path} is a link, and nothing is written"), lock(tmp_path / "out"):
         pass
     assert file.exists() is there
     assert not there or file.read_text(encoding="utf-8") == "years of work"

@@ -223,11 +223,11 @@ def test_a_wrong_recipe_is_refused_before_prefect_is_loaded(tmp_path: Path) -> N
         """
         import sys
         from pathlib import Path
-        from data_catalog.errors import ConfigError
+        from data_catalog.errors import SettingsError
         from flows.orchestration.in_process import run_flow
         try:
             run_flow("build-dataset", "scenes", root=Path("c"), overrides=["build.workers=-1"], project=Path.cwd())
-        except ConfigError as error:
+        except SettingsError as error:
             print(error, "prefect" in sys.modules)
         """
     )

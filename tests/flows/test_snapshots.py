@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from data_catalog.database.catalog import query, rebuild
-from data_catalog.errors import ConfigError
+from data_catalog.errors import DamagedError, SettingsError
 from data_catalog.storage.diff import Change, diff_snapshots
 from data_catalog.storage.history import append_run, history, remove_snapshot, resolve
 from data_catalog.storage.integrity import record_folder, write_checksummed
@@ -154,7 +154,7 @@ def test_a_damaged_file_is_a_sentence(root: Path) -> None:
     before = require_snapshot(root, "scenes")
     after = publish(root, "0123456789ab", captions=lambda rows: rows[:-1])
     after.caption_files()[0].write_bytes(b"PAR1 no PAR1")
-    with pytest.raises(ConfigError, match=r"the snapshots cannot be compared .*: see `vernaclip verify`"):
+    with pytest.raises(DamagedError, match=r"the snapshots cannot be compared .*: see `vernaclip verify`"):
         diff_snapshots(before, after, num_examples=1)
 
 
@@ -195,11 +195,11 @@ def test_snapshots_are_named_by_first_letters_and_by_place(root: Path) -> None:
     point_to(root, "scenes", first)
     append_run(root, "scenes", snapshot=first)
     assert named("current", "previous") == [first, "0123ffffffff"]
-    with pytest.raises(ConfigError, match="0123 may be 0123456789ab or 0123ffffffff: give more"):
+    with pytest.raises(SettingsError, match="0123 may be 0123456789ab or 0123ffffffff: give more"):
         named("0123")
-    with pytest.raises(ConfigError, match="holds no snapshot zz: `vernaclip snapshots`"):
+    with pytest.raises(SettingsError, match="holds no snapshot zz: `vernaclip snapshots`"):
         named("zz")
-    with pytest.raises(ConfigError, match="holds no snapshot current"):
+    with pytest.raises(SettingsError, match="holds no snapshot current"):
         resolve(root, ["current"], "nothing")
 
 
@@ -307,6 +307,6 @@ def test_views_of_a_killed_build_do_not_name_what_is_pruned(root: Path) -> None:
 
 def test_the_current_snapshot_is_never_removed(root: Path) -> None:
     name = require_snapshot(root, "scenes").snapshot
-    with pytest.raises(ConfigError, match=f"{name} is the current snapshot of scenes"):
+    with pytest.raises(SettingsError, match=f"{name} is the current snapshot of scenes"):
         remove_snapshot(root, "scenes", name)
     assert remove_snapshot(root, "scenes", "0123456789ab") == 0

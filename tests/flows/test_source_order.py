@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from data_catalog.database import sorting
-from data_catalog.errors import ConfigError
+from data_catalog.errors import SettingsError
 from data_catalog.sources import ingest
 from data_catalog.storage.shards import sha256_of
 from flows.build.execution import LocalExecutor
@@ -47,7 +47,7 @@ def test_an_order_that_is_said_holds_whatever_the_order_of_the_sections(tmp_path
 
 @pytest.mark.parametrize("sources", ['["wit","mscoco","cc3m"]', '["wit","wit","mscoco","cc3m","flickr8k"]', '["wti"]'])
 def test_an_order_names_every_source_once(sources: str, tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"duplicates.sources must name each source .*wit, mscoco, cc3m, flickr8k"):
+    with pytest.raises(SettingsError, match=r"duplicates.sources must name each source .*wit, mscoco, cc3m, flickr8k"):
         load_recipe("scenes", root=tmp_path, overrides=[f"duplicates.sources={sources}"])
 
 

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from data_catalog.errors import ConfigError
+from data_catalog.errors import SettingsError
 from data_catalog.language_pack import LanguagePack
 from flows.cli import main
 from flows.recipe.language_packs import language_pack
@@ -375,14 +375,14 @@ def test_captions_are_not_translated_where_nothing_is(
 def test_what_a_recipe_says_wrong_of_captions(said: str, error: str, tmp_path: Path) -> None:
     recipe = tmp_path / "own.toml"
     recipe.write_text(f'{RECIPE}[test_sets.karpathy]\nfiles = ["gone.json"]\n{said}', "utf-8")
-    with pytest.raises(ConfigError, match=error):
+    with pytest.raises(SettingsError, match=error):
         load_recipe(str(recipe), root=tmp_path)
 
 
 def test_files_that_tell_their_languages_need_nobody_to_state_one(tmp_path: Path) -> None:
     recipe = tmp_path / "own.toml"
     recipe.write_text(f'{RECIPE}[test_sets.xtd10]\nfiles = ["gone.txt"]\ncaptions_in = "en"', "utf-8")
-    with pytest.raises(ConfigError, match=r"test_sets\.xtd10\.captions_in: the files tell the languages"):
+    with pytest.raises(SettingsError, match=r"test_sets\.xtd10\.captions_in: the files tell the languages"):
         load_recipe(str(recipe), root=tmp_path)
     (held,) = load_recipe(str(recipe), root=tmp_path, overrides=["test_sets.xtd10.captions_in="]).test_sets
     assert held.captions.captions_in is None

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from data_catalog.errors import ConfigError
+from data_catalog.errors import SettingsError
 from flows.ablation import variants_of
 from flows.recipe.recipe import Recipe, load_recipe
 from flows.recipe.toggles import switches, toggle_of, toggles_of
@@ -66,14 +66,14 @@ def test_names_find_settings(recipe: Recipe, text: str, settings: dict[str, tupl
     ],
 )
 def test_what_cannot_be_switched_is_said(recipe: Recipe, text: str, message: str) -> None:
-    with pytest.raises(ConfigError, match=re.escape(message)):
+    with pytest.raises(SettingsError, match=re.escape(message)):
         toggle_of(text, recipe)
 
 
 def test_toggles_are_some_and_different(recipe: Recipe) -> None:
-    with pytest.raises(ConfigError, match="--list shows which there are"):
+    with pytest.raises(SettingsError, match="--list shows which there are"):
         toggles_of([], recipe)
-    with pytest.raises(ConfigError, match=r"check\.proper_noun_check is given twice"):
+    with pytest.raises(SettingsError, match=r"check\.proper_noun_check is given twice"):
         toggles_of(["proper_nouns", "check.proper_noun_check"], recipe)
 
 
@@ -96,7 +96,7 @@ def test_a_filter_that_the_recipe_lacks_is_added(recipe: Recipe) -> None:
     assert toggle_of("common_captions", recipe).adds
     assert toggle_of("common_captions", recipe).slug == "with-repeats-common_captions"
     assert not toggle_of("near_captions", recipe).adds
-    with pytest.raises(ConfigError, match="one of them is on and another off"):
+    with pytest.raises(SettingsError, match="one of them is on and another off"):
         toggle_of("near_captions+common_captions", recipe)
 
 
@@ -110,6 +110,6 @@ def test_names_of_datasets_are_names_of_folders(recipe: Recipe) -> None:
 
 def test_a_value_that_the_recipe_refuses_is_refused_before_any_work(tmp_path: Path, recipe: Recipe) -> None:
     toggle = toggle_of("check.max_proper_noun_share=7.0", recipe)
-    with pytest.raises(ConfigError, match=re.escape("check.max_proper_noun_share must be in (0, 1], got 7.0")):
+    with pytest.raises(SettingsError, match=re.escape("check.max_proper_noun_share must be in (0, 1], got 7.0")):
         variants_of("scenes", root=tmp_path, overrides=[], toggles=[toggle])
     assert list(tmp_path.iterdir()) == []

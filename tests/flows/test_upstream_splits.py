@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from data_catalog.database.catalog import query
-from data_catalog.errors import ConfigError, SettingsError
+from data_catalog.errors import InputError, PipelineError, SettingsError
 from flows.build.execution import LocalExecutor
 from flows.cli import main
 from flows.dry_run import dry_run
@@ -111,7 +111,7 @@ def test_splits_of_upstream_are_scored_whatever_the_shares_of_others(tmp_path: P
     source = pairs_source(tmp_path, "own", rows_of(["test", "train"]))
     settings = ["split.val=0", "split.test=0", f'evaluate.split="{split}"']
     require_ready(recipe_of(tmp_path, source, UPSTREAM, *settings), tmp_path)
-    with pytest.raises(ConfigError, match="nothing to score on"):
+    with pytest.raises(PipelineError, match="nothing to score on"):
         require_ready(recipe_of(tmp_path, source, HASH, *settings), tmp_path)
 
 
@@ -292,7 +292,7 @@ def test_a_photograph_in_two_lists_is_an_error(tmp_path: Path) -> None:
     source = flickr8k(tmp_path)
     save(tmp_path / "photos", "0.jpg", 0)
     (tmp_path / "Flickr_8k.trainImages.txt").write_text("0.jpg\n3.jpg\n", encoding="utf-8")
-    with pytest.raises(ConfigError, match=r"3\.jpg stands in .*testImages\.txt and in .*trainImages\.txt"):
+    with pytest.raises(InputError, match=r"3\.jpg stands in .*testImages\.txt and in .*trainImages\.txt"):
         build(tmp_path, source, UPSTREAM)
 
 
@@ -313,7 +313,7 @@ def test_the_setting_is_the_same_in_toml_and_in_overrides(tmp_path: Path, by: st
     said = recipe_of(tmp_path, f'{source}\n[split]\nby = "{by}"\n')
     assert said.split == recipe_of(tmp_path, source, f"split.by={by}").split
     assert said.split.by == by
-    with pytest.raises(ConfigError, match=r"split\.by must be \"upstream\" or \"hash\", got 'karpathy'"):
+    with pytest.raises(SettingsError, match=r"split\.by must be \"upstream\" or \"hash\", got 'karpathy'"):
         recipe_of(tmp_path, source, "split.by=karpathy")
 
 

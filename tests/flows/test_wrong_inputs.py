@@ -95,7 +95,7 @@ WRONG = {
     "nothing to train on": setting("split={val=0.5,test=0.5}", SettingsError, "together leave nothing to train on"),
     "a batch of one": setting("train.batch_size=1", SettingsError, r"train\.batch_size must be at least 2"),
     "a date": setting(
-        "split.by=2026-11-27", SettingsError, r"split holds datetime\.date\(2026, 11, 27\), which no setting is"
+        "split.by=2026-11-27", SettingsError, r"split\.by is datetime\.date\(2026, 11, 27\), which no setting can be"
     ),
     # Ports and hosts.
     "a port that is none": setting("fetch.ports=[70000]", SettingsError, r"fetch\.ports must be between 1 and 65535"),

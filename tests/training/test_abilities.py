@@ -11,7 +11,7 @@ import pytest
 import torch
 from PIL import Image
 
-from data_catalog.errors import ConfigError
+from data_catalog.errors import DamagedError, InputError, SettingsError
 from training.bars import bars
 from training.classify import Classification, classify
 from training.encode_files import read_picture
@@ -126,7 +126,7 @@ def test_the_template_makes_the_text(flag: Path) -> None:
     ],
 )
 def test_classes_that_make_no_sense(flag: Path, labels: list[str], template: str, said: str) -> None:
-    with pytest.raises(ConfigError, match=said):
+    with pytest.raises(SettingsError, match=said):
         classify(flag, labels, colour_model(), template=template)
 
 
@@ -146,7 +146,7 @@ def test_classes_that_make_no_sense(flag: Path, labels: list[str], template: str
 def test_texts_that_are_the_same_to_the_model_share_nothing_unseen(
     flag: Path, make_model: Callable[..., Path], labels: list[str], both: str, why: str
 ) -> None:
-    with pytest.raises(ConfigError, match="would split its probability between them: give one of the two") as caught:
+    with pytest.raises(SettingsError, match="would split its probability between them: give one of the two") as caught:
         classify(flag, labels, make_model(seed=3))
     assert both in str(caught.value)
     assert why in str(caught.value)
@@ -220,7 +220,7 @@ def test_squares_are_covered_and_shown_on_the_mean_colour(tmp_path: Path, monkey
         assert corners == pytest.approx([in_red, *[in_green] * 3], abs=1e-4)
         assert found.num_masks == {"cover": 4, "reveal": 5, "both": 9}[method]
         assert in_red > 0 > in_green
-    with pytest.raises(ConfigError, match="one of both, cover, reveal"):
+    with pytest.raises(SettingsError, match="one of both, cover, reveal"):
         localize(path, "rosso", model, method="strips")
 
 
@@ -296,16 +296,16 @@ def test_images_that_are_none(tmp_path: Path, name: str) -> None:
         lambda path: classify(path, ["rosso", "blu"], colour_model()),
         lambda path: localize(path, "blu", colour_model()),
     ):
-        with pytest.raises(ConfigError, match="cannot be read as an image"):
+        with pytest.raises(InputError, match="cannot be read as an image"):
             run(tmp_path / name)
 
 
 def test_a_broken_model_is_told(flag: Path) -> None:
     model = colour_model()
     model.module.encode_image = lambda images, normalize: torch.full((len(images), 3), torch.nan)
-    with pytest.raises(ConfigError, match="not finite"):
+    with pytest.raises(DamagedError, match="not finite"):
         classify(flag, ["rosso", "blu"], model)
-    with pytest.raises(ConfigError, match="not finite"):
+    with pytest.raises(DamagedError, match="not finite"):
         localize(flag, "rosso", model)
 
 

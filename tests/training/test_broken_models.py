@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from data_catalog.errors import ConfigError
+from data_catalog.errors import PipelineError
 from training.encoder_openers import open_model_folder, open_open_clip
 from training.model import OPEN_CLIP_CONFIG_FILE as CONFIG_FILE
 
@@ -59,7 +59,7 @@ def broken(random_clip: Callable[..., Path], tmp_path: Path) -> Callable[[Damage
 def test_a_damaged_model_is_a_sentence(damage: Damage, broken: Callable[[Damage], Path]) -> None:
     folder = broken(damage)
     for opened in (lambda: open_model_folder(folder, "ours"), lambda: open_open_clip(str(folder), "theirs")):
-        with pytest.raises(ConfigError) as error:
+        with pytest.raises(PipelineError) as error:
             opened()
         assert "\n" not in str(error.value)
 
@@ -77,6 +77,6 @@ def test_a_model_that_sees_pictures_otherwise_is_not_scored_as_ours(
 ) -> None:
     folder = broken(edited(change))
     said = r"no preprocess_cfg|another way than here \(.*\): .* reads it as open_clip=DIR"
-    with pytest.raises(ConfigError, match=said):
+    with pytest.raises(PipelineError, match=said):
         open_model_folder(folder, "ours")
     assert open_open_clip(str(folder), "theirs").tensors_sha256

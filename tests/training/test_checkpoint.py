@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from data_catalog.errors import ConfigError
+from data_catalog.errors import DamagedError, SettingsError
 from training.checkpoint import RunState, load_state, save_state
 from training.config import TrainConfig
 from training.optimisation import make_optimizer, optimizer_step
@@ -51,8 +51,8 @@ def test_a_state_that_does_not_fit_is_refused_in_a_sentence(tmp_path: Path) -> N
     path = tmp_path / "state"
     module, other = torch.nn.Linear(2, 3), torch.nn.Linear(2, 3, bias=False)
     save_state(path, key="k", module=module, optimizer=make_optimizer(module, config), state=RunState())
-    with pytest.raises(ConfigError, match=r"does not fit the run \(.*bias.*\): go on with the versions") as caught:
+    with pytest.raises(DamagedError, match=r"does not fit the run \(.*bias.*\): go on with the versions") as caught:
         load_state(path, key="k", module=other, optimizer=make_optimizer(other, config))
     assert "\n" not in str(caught.value)
-    with pytest.raises(ConfigError, match="belongs to a run with other settings or data"):
+    with pytest.raises(SettingsError, match="belongs to a run with other settings or data"):
         load_state(path, key="another", module=module, optimizer=make_optimizer(module, config))

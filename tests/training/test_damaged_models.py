@@ -16,7 +16,7 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 from transformers import PreTrainedTokenizerFast, VisionTextDualEncoderModel, VisionTextDualEncoderProcessor
 
-from data_catalog.errors import ConfigError
+from data_catalog.errors import DamagedError, PipelineError
 from training.classify import classify
 from training.encoder_openers import open_model_folder, open_open_clip, open_transformers
 from training.model import load_model
@@ -139,7 +139,7 @@ ENCODER_VALUES: list[tuple[str, Damage, str]] = [
 
 def require_told(opener: Callable[[], Any], name: str, told: str) -> None:
     """One sentence that names the file and says what to do."""
-    with pytest.raises(ConfigError, match=told) as caught:
+    with pytest.raises(PipelineError, match=told) as caught:
         opener()
     text = str(caught.value)
     assert name in text, text
@@ -229,7 +229,7 @@ def test_every_opener_tells_of_it(own_text: Path, photo: Path, damaged: Callable
 def test_weights_that_are_no_numbers(own_text: Path, photo: Path, damaged: Callable[..., Path]) -> None:
     name = "text.text_projection"
     folder = damaged(own_text, WEIGHTS, tensors(lambda found, _: found.update({name: found[name] * float("nan")})))
-    with pytest.raises(ConfigError, match=r"not finite: model\.safetensors is broken"):
+    with pytest.raises(DamagedError, match=r"not finite: model\.safetensors is broken"):
         classify(photo, ["un", "due"], folder)
 
 
@@ -405,7 +405,7 @@ _LIMITED = """
 import resource, sys
 from pathlib import Path
 import torch, open_clip.tokenizer, transformers
-from data_catalog.errors import ConfigError
+from data_catalog.errors import PipelineError
 from training.model import load_model
 load_model(Path(sys.argv[1]))
 pages = int(Path("/proc/self/statm").read_text().split()[0])
@@ -413,7 +413,7 @@ resource.setrlimit(resource.RLIMIT_AS, (pages * resource.getpagesize() + 2**30,)
 for folder in sys.argv[2:]:
     try:
         load_model(Path(folder))
-    except ConfigError as error:
+    except PipelineError as error:
         print(error)
 """
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from data_catalog.errors import ConfigError
+from data_catalog.errors import DamagedError
 from training.effort import EFFORT_FILE, EffortLog, read_attempts
 from training.energy import EnergyMeter, rapl_counters
 from training.nvml import gpu_counters
@@ -72,5 +72,5 @@ def test_attempts_add_up_and_a_damaged_file_is_named(tmp_path: Path) -> None:
     assert all(found.seconds >= 0 and found.hardware[0] for found in attempts)
     assert all(found.joules or found.not_measured for found in attempts)
     path.write_text('{"attempts": [{"seconds": 1}]}')
-    with pytest.raises(ConfigError, match=r"effort\.json is damaged .* remove it"):
+    with pytest.raises(DamagedError, match=r"effort\.json is damaged .* remove it"):
         read_attempts(path)

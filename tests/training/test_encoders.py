@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from data_catalog.errors import ConfigError
+from data_catalog.errors import DamagedError, InputError, SettingsError
 from training.encode_files import quiet_decoders
 from training.encoder_openers import open_model_folder, open_open_clip, open_transformers
 from training.encoders import Encoder, decoded, encode_images, encode_texts, rewording
@@ -100,7 +100,7 @@ def test_features_of_every_patch_and_word_are_no_vectors_of_one_space(tmp_path: 
     BertTokenizerFast(str(tmp_path / "vocab.txt"), model_max_length=16).save_pretrained(tmp_path)
     side = {"height": 32, "width": 32}
     FlavaImageProcessor(size=side, crop_size=side).save_pretrained(tmp_path)
-    with pytest.raises(ConfigError, match=r"features of shape \(1, 5, 32\) of a picture .* into one space"):
+    with pytest.raises(InputError, match=r"features of shape \(1, 5, 32\) of a picture .* into one space"):
         open_transformers(str(tmp_path), "theirs")
 
 
@@ -179,7 +179,7 @@ def test_pictures_of_different_sizes_are_refused(dual_encoder: Path, tmp_path: P
             config = json.loads((folder / name).read_text())
             config.get("image_processor", config)["do_resize"] = False
             (folder / name).write_text(json.dumps(config))
-    with pytest.raises(ConfigError, match="pictures of different sizes"):
+    with pytest.raises(InputError, match="pictures of different sizes"):
         open_transformers(str(folder), "theirs")
 
 
@@ -220,7 +220,7 @@ def test_code_of_a_model_is_never_run(dual_encoder: Path, tmp_path: Path, monkey
     (folder / "evil.py").write_text(f"open({str(mark)!r}, 'w').close()")
     monkeypatch.setattr("builtins.input", lambda *_: "y")
     with pytest.raises(
-        ConfigError,
+        InputError,
         match=r"remote/config\.json, .* cannot be opened \(.* contains custom code",
     ):
         open_transformers(str(folder), "theirs")
@@ -239,7 +239,7 @@ def test_weights_of_openai_have_their_own_activation(monkeypatch: pytest.MonkeyP
 
     monkeypatch.setattr(open_clip, "create_model_and_transforms", create)
     for source, is_quick in (("ViT-B-32/openai", True), ("ViT-B-32/laion2b_s34b_b79k", False)):
-        with pytest.raises(ConfigError, match="cannot be had"):
+        with pytest.raises(InputError, match="cannot be had"):
             open_open_clip(source, "theirs")
         assert asked["force_quick_gelu"] is is_quick
         assert asked["weights_only"] is True
@@ -253,7 +253,7 @@ def test_a_dual_encoder_that_lacks_weights_is_refused(dual_encoder: Path, tmp_pa
     tensors = load_file(folder / "model.safetensors")
     del tensors["text_projection.weight"]
     save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
-    with pytest.raises(ConfigError, match=r"lacks weights, such as text_projection.weight"):
+    with pytest.raises(InputError, match=r"lacks weights, such as text_projection.weight"):
         open_transformers(str(folder), "theirs")
 
 
@@ -273,7 +273,7 @@ def test_a_pickle_with_more_than_weights_in_it_is_refused(random_clip: Callable[
     (folder / "model.safetensors").unlink()
     mark = tmp_path / "mark"
     (folder / "open_clip_pytorch_model.bin").write_bytes(pickle.dumps({"visual.proj": Bomb(mark)}, protocol=2))
-    with pytest.raises(ConfigError, match=r"holds more than weights, .* it is refused"):
+    with pytest.raises(InputError, match=r"holds more than weights, .* it is refused"):
         open_open_clip(str(folder), "theirs")
     assert not mark.exists()
 
@@ -282,24 +282,24 @@ def test_a_folder_without_weights_is_refused(random_clip: Callable[..., Path], t
     folder = tmp_path / "bare"
     shutil.copytree(random_clip(TEXTS), folder)
     (folder / "model.safetensors").unlink()
-    with pytest.raises(ConfigError, match=r"bare holds no file of weights, such as model\.safetensors"):
+    with pytest.raises(InputError, match=r"bare holds no file of weights, such as model\.safetensors"):
         open_open_clip(str(folder), "theirs")
-    with pytest.raises(ConfigError, match=r"model\.safetensors is missing"):
+    with pytest.raises(DamagedError, match=r"model\.safetensors is missing"):
         open_model_folder(folder, "ours")
 
 
 @pytest.mark.parametrize("source", ["ViT-B-32", "ViT-B-33/openai", "nowhere/at/all"])
 def test_open_clip_has_no_such_model(source: str) -> None:
-    with pytest.raises(ConfigError, match="no MODEL/PRETRAINED of open_clip"):
+    with pytest.raises(SettingsError, match="no MODEL/PRETRAINED of open_clip"):
         open_open_clip(source, "theirs")
 
 
 def test_what_is_no_dual_encoder_is_refused(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text(json.dumps({"model_type": "no-such-model"}))
-    with pytest.raises(ConfigError, match="holds no file of weights"):
+    with pytest.raises(InputError, match="holds no file of weights"):
         open_transformers(str(tmp_path), "theirs")
     (tmp_path / "pytorch_model.bin").write_bytes(b"")
-    with pytest.raises(ConfigError, match="cannot be opened"):
+    with pytest.raises(InputError, match="cannot be opened"):
         open_transformers(str(tmp_path), "theirs")
 
 

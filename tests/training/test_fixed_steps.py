@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from data_catalog.errors import ConfigError
+from data_catalog.errors import SettingsError
 from training.config import TrainConfig
 from training.data import PairFiles
 from training.loop import train
@@ -134,5 +134,5 @@ OLD_KEY = "19d5d6cd1ab1aef90b2a9985a762ca0a131d1831f07b1e3682f13c3e2d89d51d"
 
 
 def test_negative_steps_are_refused() -> None:
-    with pytest.raises(ConfigError, match=r"train\.steps must not be negative, got -1"):
+    with pytest.raises(SettingsError, match=r"train\.steps must not be negative, got -1"):
         TrainConfig(steps=-1)

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from data_catalog.errors import ConfigError
+from data_catalog.errors import DiskError
 from training.config import TrainConfig
 from training.data import PairFiles
 from training.frozen import FeatureStore, projected, without
@@ -172,5 +172,5 @@ def test_a_disk_without_room_for_them_is_told_of(tmp_path: Path, monkeypatch: py
 
     monkeypatch.setattr("os.posix_fallocate", full)
     store = FeatureStore(10, tmp_path)
-    with pytest.raises(ConfigError, match=r"the disk that holds .* is full"):
+    with pytest.raises(DiskError, match=r"the disk that holds .* is full"):
         store.put(np.array([0]), torch.zeros((1, 4)))

@@ -9,7 +9,7 @@ from scipy.stats import binomtest, norm
 from torchmetrics.classification import MulticlassAccuracy
 from torchmetrics.functional.retrieval import retrieval_hit_rate, retrieval_reciprocal_rank
 
-from data_catalog.errors import ConfigError
+from data_catalog.errors import InputError
 from training.bootstrap import bootstrap_interval, median_draws, median_interval, median_rank, share_interval
 from training.metrics import (
     chance_median_rank,
@@ -69,9 +69,9 @@ def test_features_that_are_no_numbers_are_refused(broken: float) -> None:
     bad = np.eye(3)
     bad[1, 1] = broken
     for images, texts in ((good, bad), (bad, good)):
-        with pytest.raises(ConfigError, match="NaN or infinity"):
+        with pytest.raises(InputError, match="NaN or infinity"):
             text_to_image_ranks(texts, images, np.arange(3))
-        with pytest.raises(ConfigError, match="NaN or infinity"):
+        with pytest.raises(InputError, match="NaN or infinity"):
             image_to_text_ranks(images, texts, np.arange(3))
 
 

@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 
 import training.kept_features as kept_features
-from data_catalog.errors import ConfigError
+from data_catalog.errors import DiskError
 from training.encoders import Encoder, encode_images, encode_texts, rewording
 from training.kept_features import FeatureStore, fingerprint
 
@@ -218,7 +218,7 @@ def test_what_is_in_the_way_is_a_sentence(
 ) -> None:
     folder = tmp_path / "kept-features"
     in_the_way(folder)
-    with pytest.raises(ConfigError, match=rf"cannot be kept in {folder}/\w+ \(.*\): .* or remove {folder}, and they"):
+    with pytest.raises(DiskError, match=rf"cannot be kept in {folder}/\w+ \(.*\): .* or remove {folder}, and they"):
         FeatureStore(Model().encoder, folder).images(NAMES, read_of(files))
 
 

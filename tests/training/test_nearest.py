@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from data_catalog.errors import ConfigError
+from data_catalog.errors import DamagedError, PipelineError
 from training.nearest import QUERIES_AT_A_TIME, nearest
 
 Matrix = Any
@@ -101,14 +101,14 @@ def test_nothing_to_find_and_nothing_to_look_for() -> None:
 def test_numbers_that_are_none_are_refused(number: float) -> None:
     features, queries = drawn(70_000, 8, seed=15), drawn(3, 8, seed=16)
     features[69_000, 3] = number
-    with pytest.raises(ConfigError, match="image number 69000 are not finite"):
+    with pytest.raises(DamagedError, match="image number 69000 are not finite"):
         nearest(features, queries, 5)
     queries[1, 0] = number
-    with pytest.raises(ConfigError, match="features of a query are not finite"):
+    with pytest.raises(DamagedError, match="features of a query are not finite"):
         nearest(features[:10], queries, 5)
 
 
 @pytest.mark.parametrize(("features", "queries", "k"), [((5, 8), (2, 7), 1), ((5, 8), (8,), 1), ((5, 8), (2, 8), 0)])
 def test_what_does_not_fit_is_refused(features: tuple[int, ...], queries: tuple[int, ...], k: int) -> None:
-    with pytest.raises(ConfigError, match=r"cannot be searched|k must be positive"):
+    with pytest.raises(PipelineError, match=r"cannot be searched|k must be positive"):
         nearest(np.zeros(features, dtype=np.float32), np.zeros(queries, dtype=np.float32), k)

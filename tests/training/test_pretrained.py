@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from data_catalog.errors import ConfigError
+from data_catalog.errors import InputError, SettingsError
 from training.config import EvaluateConfig, TrainConfig
 from training.data import PairFiles
 from training.effort import EFFORT_FILE
@@ -167,7 +167,7 @@ def test_image_weights_that_do_not_fit_are_refused_in_a_sentence(
     kind: str, message: str, square_files: PairFiles, config: TrainConfig, clip: Path, tmp_path: Path
 ) -> None:
     broken = replace(config, image_weights=str(broken_image_weights(tmp_path, clip, kind)))
-    with pytest.raises(ConfigError, match=message) as caught:
+    with pytest.raises(InputError, match=message) as caught:
         train(square_files, broken, tmp_path / "run")
     assert "\n" not in str(caught.value)
 
@@ -187,7 +187,7 @@ def test_image_weights_that_do_not_fit_are_refused_by_the_names_of_their_tensors
     kept |= {name: torch.zeros((3, 7), dtype=torch.int64) for name in reshaped}
     kept |= {f"visual.left{number}": torch.zeros(2) for number in range(4)}
     save_file(kept, tmp_path / "weights.safetensors")
-    with pytest.raises(ConfigError) as caught:
+    with pytest.raises(InputError) as caught:
         train(square_files, replace(config, image_weights=str(tmp_path / "weights.safetensors")), tmp_path / "run")
     told = str(caught.value).partition("does not fit the model's image tower: ")[2]
     assert all(repr(name.removeprefix("visual.")) in told for name in (*missing[:3], *reshaped[:3]))
@@ -210,7 +210,7 @@ def test_an_encoder_that_lacks_weights_is_refused(
     weights = load_file(encoder / "model.safetensors")
     del weights["encoder.layer.1.output.dense.weight"]
     save_file(weights, tmp_path / "encoder" / "model.safetensors", metadata={"format": "pt"})
-    with pytest.raises(ConfigError, match=r"lacks weights .* 'encoder\.layer\.1\.output\.dense\.weight"):
+    with pytest.raises(InputError, match=r"lacks weights .* 'encoder\.layer\.1\.output\.dense\.weight"):
         train(square_files, replace(config, text_encoder=str(tmp_path / "encoder")), tmp_path / "run")
 
 
@@ -242,7 +242,7 @@ def test_an_encoder_that_is_not_whole_is_refused_in_a_sentence(
     else:
         for name in ("tokenizer.json", "tokenizer_config.json"):
             (folder / name).unlink()
-    with pytest.raises(ConfigError, match=message) as caught:
+    with pytest.raises(InputError, match=message) as caught:
         train(square_files, replace(config, text_encoder=str(folder)), tmp_path / "run")
     assert "\n" not in str(caught.value)
 
@@ -251,9 +251,9 @@ def test_what_is_not_within_reach_is_said_at_once(
     square_files: PairFiles, config: TrainConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)  # HF_HUB_OFFLINE is read at import only
-    with pytest.raises(ConfigError, match=r"the text encoder nobody/has-this cannot be had .* train\.text_encoder"):
+    with pytest.raises(InputError, match=r"the text encoder nobody/has-this cannot be had .* train\.text_encoder"):
         train(square_files, replace(config, text_encoder="nobody/has-this"), tmp_path / "run")
-    with pytest.raises(ConfigError, match=r"train\.text_encoder is for models with a Hugging Face text tower"):
+    with pytest.raises(SettingsError, match=r"train\.text_encoder is for models with a Hugging Face text tower"):
         model_and_key(TrainConfig(text_encoder="x"), SHARDS)
 
 
@@ -265,5 +265,5 @@ def test_a_context_longer_than_the_encoders_positions_is_refused_whatever_the_da
     found = json.loads(model_file.read_text())
     found["text_cfg"]["context_length"] = 200
     (tmp_path / "long.json").write_text(json.dumps(found))
-    with pytest.raises(ConfigError, match=r"sizes in the model config .*long\.json do not go together"):
+    with pytest.raises(InputError, match=r"sizes in the model config .*long\.json do not go together"):
         require_trainable(replace(config, model=str(tmp_path / "long.json")))

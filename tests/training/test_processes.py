@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from data_catalog.errors import ConfigError, PipelineError
+from data_catalog.errors import PipelineError, SettingsError
 from training.batches import epoch_draws, open_train_split
 from training.config import TrainConfig
 from training.data import PairFiles
@@ -118,7 +118,7 @@ def test_a_batch_that_processes_cannot_share_is_refused(
 ) -> None:
     """Before they look for each other."""
     monkeypatch.setenv("WORLD_SIZE", "2")
-    with pytest.raises(ConfigError, match=r"train\.batch_size 15 can't be shared by 2 processes"):
+    with pytest.raises(SettingsError, match=r"train\.batch_size 15 can't be shared by 2 processes"):
         train(square_files, replace(config, batch_size=15), tmp_path / "run")
 
 
@@ -128,7 +128,7 @@ def test_processes_that_do_not_train_the_same_are_refused(monkeypatch: pytest.Mo
     monkeypatch.setattr("training.processes.of_first", lambda _: "of the first")
     monkeypatch.setenv("WORLD_SIZE", "2")
     monkeypatch.setenv("RANK", "1")
-    with pytest.raises(ConfigError, match="process 1 has another key than the first: start all with the same settings"):
+    with pytest.raises(SettingsError, match="process 1 has another key than the first: start all"):
         refuse_another("key", "mine")
 
 
@@ -141,7 +141,7 @@ def test_processes_that_torchrun_did_not_start_are_told(monkeypatch: pytest.Monk
     for name in ("MASTER_ADDR", "MASTER_PORT"):
         monkeypatch.delenv(name, raising=False)
     with (
-        pytest.raises(ConfigError, match=r"WORLD_SIZE is 2, .* start them by torchrun"),
+        pytest.raises(SettingsError, match=r"WORLD_SIZE is 2, .* start them by torchrun"),
         process_group(torch.device("cpu")),
     ):
         pass

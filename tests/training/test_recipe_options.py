@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from data_catalog.errors import ConfigError, PipelineError
+from data_catalog.errors import InputError, PipelineError, SettingsError
 from training.checkpoint import STATE_FILE
 from training.config import TrainConfig
 from training.data import PairFiles
@@ -186,7 +186,7 @@ def test_a_batch_in_pieces_has_the_gradients_of_the_whole(loss: str, locked: boo
 def test_batch_statistics_are_not_of_pieces(square_files: PairFiles, config: TrainConfig, tmp_path: Path) -> None:
     model = tmp_path / "resnet.json"
     model.write_text(json.dumps(RESNET))
-    with pytest.raises(ConfigError, match=r"train\.microbatch is for models without batch normalisation"):
+    with pytest.raises(SettingsError, match=r"train\.microbatch is for models without batch normalisation"):
         train(square_files, replace(config, model=str(model), microbatch=8), tmp_path / "run")
 
 
@@ -304,7 +304,7 @@ def test_a_loss_that_is_no_number_stops_the_run_and_keeps_the_best_weights(
     ],
 )
 def test_bad_settings_are_named(setting: str, value: Any, message: str) -> None:
-    with pytest.raises(ConfigError, match=message):
+    with pytest.raises(SettingsError, match=message):
         TrainConfig(**{setting: value})
 
 
@@ -328,5 +328,5 @@ def test_a_gpu_that_is_not_there_is_told_of(square_files: PairFiles, config: Tra
 
     if torch.cuda.is_available():
         pytest.skip("there is one")
-    with pytest.raises(ConfigError, match=r"train\.device is cuda, and torch sees 0 GPUs"):
+    with pytest.raises(InputError, match=r"train\.device is cuda, and torch sees 0 GPUs"):
         train(square_files, replace(config, device="cuda"), tmp_path / "run")

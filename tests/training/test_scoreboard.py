@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 
 from data_catalog.charts import picture_label
-from data_catalog.errors import ConfigError
+from data_catalog.errors import InputError, PipelineError, SettingsError
 from training.class_names import read_names, read_templates
 from training.config import EvaluateConfig
 from training.encoders import Encoder
@@ -114,7 +114,7 @@ def guard(*places: int, alike: Sequence[int] = ()) -> Guard:
 def test_a_set_that_was_trained_on_is_refused_or_told_twice() -> None:
     seen = replace(GALLERY, guards={"ours": guard(0), "mine": guard(4)})
     models = [knower("ours"), knower("mine"), knower("theirs")]
-    with pytest.raises(ConfigError, match=r"1 of the 7 images of colours .* trained on \(rosso: the same bytes"):
+    with pytest.raises(InputError, match=r"1 of the 7 images of colours .* trained on \(rosso: the same bytes"):
         refuse_seen([seen], models)
     refuse_seen([seen], [knower("theirs")])
     board = score_models(models, [seen], CONFIG)
@@ -250,20 +250,20 @@ def test_few_images_have_no_interval_to_speak_of() -> None:
 
 def test_captions_whose_images_are_all_gone_are_refused() -> None:
     uncaptioned = replace(GALLERY, captions=["non c'è"], owners=[1], made_by=["human"])
-    with pytest.raises(ConfigError, match="no image of colours that has a caption is there"):
+    with pytest.raises(InputError, match="no image of colours that has a caption is there"):
         score_models([knower("all")], [uncaptioned], CONFIG)
 
 
 def test_features_that_are_no_numbers_are_refused() -> None:
     broken = knower("broken")
     encoder = replace(broken.open(), encode_texts=lambda texts: torch.full((len(texts), 4), torch.nan))
-    with pytest.raises(ConfigError, match="NaN"):
+    with pytest.raises(InputError, match="NaN"):
         score_models([replace(broken, open=lambda: encoder)], [GALLERY], CONFIG)
 
 
 def test_a_set_without_a_single_picture_is_refused() -> None:
     nothing = replace(GALLERY, images=["gone"] * 7)
-    with pytest.raises(ConfigError, match="none of the 7 images of colours"):
+    with pytest.raises(InputError, match="none of the 7 images of colours"):
         score_models([knower("all")], [nothing], CONFIG)
 
 
@@ -321,7 +321,7 @@ def test_numbered_folders_do_not_take_a_list(tmp_path: Path) -> None:
         (tmp_path / str(number)).mkdir()
         (tmp_path / str(number) / "a.png").write_bytes(png("rosso"))
         (tmp_path / str(number) / "._a.png").write_bytes(b"of another system")
-    with pytest.raises(ConfigError, match="whose order as words is another one"):
+    with pytest.raises(InputError, match="whose order as words is another one"):
         labelled_images("numbers", tmp_path, [str(number) for number in range(11)], ["{c}"])
     found = labelled_images("numbers", tmp_path, {str(number): f"c{number}" for number in range(11)}, ["{c}"])
     assert len(found.images) == 11
@@ -345,7 +345,7 @@ def test_classes_with_one_name_count_wrong_and_are_told(folders: Path) -> None:
     ],
 )
 def test_names_that_do_not_fit(folders: Path, names: Sequence[str], templates: list[str], error: str) -> None:
-    with pytest.raises(ConfigError, match=error):
+    with pytest.raises(InputError, match=error):
         labelled_images("shades", folders, names, templates)
 
 
@@ -361,9 +361,9 @@ def test_files_that_are_no_pictures_for_us_are_counted(folders: Path) -> None:
 
 
 def test_folders_without_images_are_no_classes(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="no folders with images"):
+    with pytest.raises(InputError, match="no folders with images"):
         labelled_images("none", tmp_path, WORDS, ["{c}"])
-    with pytest.raises(ConfigError, match="which is no folder"):
+    with pytest.raises(InputError, match="which is no folder"):
         labelled_images("none", tmp_path / "gone", WORDS, ["{c}"])
 
 
@@ -386,12 +386,12 @@ def test_names_in_files(tmp_path: Path, document: object, key: str | None, found
     path = tmp_path / "names.json"
     path.write_text(json.dumps(document))
     if isinstance(found, str):
-        with pytest.raises(ConfigError, match=found):
+        with pytest.raises(PipelineError, match=found):
             read_names(path, key)
     else:
         assert read_names(path, key) == found
     path.write_text("{")
-    with pytest.raises(ConfigError, match="cannot be read as JSON"):
+    with pytest.raises(InputError, match="cannot be read as JSON"):
         read_templates(path, key)
 
 
@@ -403,7 +403,7 @@ def test_the_files_of_imagenet_in_italian(shared_data: Path) -> None:
     assert (len(names), len(templates)) == (1000, 49)
     assert all("{c}" in template for template in templates)
     assert len(read_names(folder / "en_classnames.json", "imagenet1k")) == 1000
-    with pytest.raises(ConfigError, match="say which"):
+    with pytest.raises(SettingsError, match="say which"):
         read_names(folder / "en_classnames.json", None)
 
 
@@ -421,7 +421,7 @@ def test_pair_shards_are_a_gallery(make_shard: Callable[..., Path], pair_row: Ca
     assert [gallery.read(name) for name in reversed(gallery.images)] == [png(colour) for colour in reversed(WORDS)]
     board = score_models([knower("all")], [gallery], CONFIG)
     assert board.get("all", "own test", "text_to_image_R@1").value == 1
-    with pytest.raises(ConfigError, match="nothing has no images"):
+    with pytest.raises(SettingsError, match="nothing has no images"):
         pairs_gallery("nothing", [])
 
 

@@ -14,7 +14,7 @@ from PIL import Image
 
 import training.data as data
 import training.search_folder as search_folder_module
-from data_catalog.errors import ConfigError
+from data_catalog.errors import DamagedError, InputError, PipelineError, SettingsError
 from training.contact_sheet import contact_sheet
 from training.data import PairFiles
 from training.encode_files import read_picture
@@ -118,9 +118,9 @@ def test_a_loaded_model_keeps_nothing(square_files: PairFiles, model: Path) -> N
 def test_queries_that_make_no_sense(
     square_files: PairFiles, model: Path, photos: Path, query: str, k: int, said: str
 ) -> None:
-    with pytest.raises(ConfigError, match=said):
+    with pytest.raises(SettingsError, match=said):
         search(query, square_files.test, model, k=k)
-    with pytest.raises(ConfigError, match=said):
+    with pytest.raises(SettingsError, match=said):
         search_folder(query, photos, model, k=k)
 
 
@@ -242,14 +242,14 @@ def test_a_name_that_is_no_text_is_listed(photos: Path, model: Path) -> None:
 
 
 def test_folders_with_nothing_to_search(tmp_path: Path, model: Path) -> None:
-    with pytest.raises(ConfigError, match="is no folder"):
+    with pytest.raises(InputError, match="is no folder"):
         search_folder(QUERY, tmp_path / "gone", model)
     (tmp_path / "photos").mkdir()
-    with pytest.raises(ConfigError, match="holds no image files"):
+    with pytest.raises(InputError, match="holds no image files"):
         search_folder(QUERY, tmp_path / "photos", model)
     (tmp_path / "photos" / "a.jpg").write_bytes(b"no image")
     for _ in range(2):
-        with pytest.raises(ConfigError, match=r"none of the 1 image files.*no image"):
+        with pytest.raises(InputError, match=r"none of the 1 image files.*no image"):
             search_folder(QUERY, tmp_path / "photos", model)
 
 
@@ -295,7 +295,7 @@ def test_a_sheet_of_files_shows_their_paths(photos: Path, model: Path, tmp_path:
     with Image.open(tmp_path / "sheet.png") as sheet:
         assert sheet.height > 10 * 300
     found.hits[0].path.unlink()  # type: ignore[union-attr]
-    with pytest.raises(ConfigError, match="there is no such file"):
+    with pytest.raises(InputError, match="there is no such file"):
         contact_sheet(found.hits, tmp_path / "sheet.png", "uno")
 
 
@@ -309,11 +309,11 @@ def test_models_that_are_none(photos: Path, model: Path, tmp_path: Path) -> None
     }
     for said, text in cases.items():
         config.write_text(text)
-        with pytest.raises(ConfigError, match=said):
+        with pytest.raises(PipelineError, match=said):
             search_folder(QUERY, photos, model)
     config.write_text(json.dumps(whole))
     (model / "tokenizer.json").unlink()
-    with pytest.raises(ConfigError, match=r"tokenizer\.json is missing"):
+    with pytest.raises(DamagedError, match=r"tokenizer\.json is missing"):
         search_folder(QUERY, photos, model)
-    with pytest.raises(ConfigError, match="holds no model"):
+    with pytest.raises(InputError, match="holds no model"):
         search_folder(QUERY, photos, tmp_path)

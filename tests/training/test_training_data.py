@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from data_catalog.errors import ConfigError, ShardError
+from data_catalog.errors import DamagedError, InputError
 from training.data import (
     Captions,
     PairFiles,
@@ -102,13 +102,13 @@ def test_a_shard_that_does_not_decode_is_named(make_shard: MakeShard, square_row
     reader = ImageReader(
         row_groups([make_shard("broken", rows)]), image_size=32, num_threads=1, cache_max_bytes=1 << 20, window=10
     )
-    with pytest.raises(ShardError, match="does not decode"):
+    with pytest.raises(DamagedError, match="does not decode"):
         reader.read(np.array([[0, 0], [0, 1]]))
     reader.close()
-    with pytest.raises(ShardError, match=r"absent\.parquet cannot be read"):
+    with pytest.raises(DamagedError, match=r"absent\.parquet cannot be read"):
         row_groups([tmp_path / "absent.parquet"])
     (tmp_path / "torn.parquet").write_bytes(b"PAR1 and no more")
-    with pytest.raises(ShardError, match="cannot be read as a pair shard"):
+    with pytest.raises(DamagedError, match="cannot be read as a pair shard"):
         read_captions([tmp_path / "torn.parquet"])
 
 
@@ -124,12 +124,12 @@ def test_a_training_set_that_contains_a_held_out_image_is_refused(
     rows = square_rows(other, 4, seed=9)
     rows[2][column] = square_rows("train", 5, seed=1)[3][column]
     leaking = {"train": square_files.train, other: (make_shard("leak", rows),)}
-    with pytest.raises(ConfigError, match=f"{column} .* is in both the train and the {other} split"):
+    with pytest.raises(InputError, match=f"{column} .* is in both the train and the {other} split"):
         refuse_leaks(PairFiles(**leaking))
 
 
 def test_a_sample_without_captions_is_refused(make_shard: MakeShard, square_rows: Any) -> None:
     rows = square_rows("train", 3, seed=0)
     rows[1]["captions"] = []
-    with pytest.raises(ConfigError, match="without captions"):
+    with pytest.raises(DamagedError, match="without captions"):
         read_captions([make_shard("mute", rows)])

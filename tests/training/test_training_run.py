@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from data_catalog.errors import ConfigError
+from data_catalog.errors import DamagedError, InputError, SettingsError
 from training.checkpoint import STATE_FILE
 from training.config import EvaluateConfig, TrainConfig
 from training.contact_sheet import contact_sheet
@@ -152,15 +152,15 @@ def test_the_cache_and_the_number_of_checkpoints_change_nothing(
 
 
 def test_a_folder_of_another_run_is_refused(trained: Path, square_files: PairFiles, config: TrainConfig) -> None:
-    with pytest.raises(ConfigError, match="other settings or other data"):
+    with pytest.raises(SettingsError, match="other settings or other data"):
         train(square_files, replace(config, seed=1), trained)
-    with pytest.raises(ConfigError, match="other settings or other data"):
+    with pytest.raises(SettingsError, match="other settings or other data"):
         train(replace(square_files, train=square_files.train[:1]), config, trained)
 
 
 def test_nothing_is_trained_on_a_test_image(square_files: PairFiles, config: TrainConfig, tmp_path: Path) -> None:
     leaking = replace(square_files, train=(*square_files.train, *square_files.test))
-    with pytest.raises(ConfigError, match="a training set that contains a test image is refused"):
+    with pytest.raises(InputError, match="a training set that contains a test image is refused"):
         train(leaking, config, tmp_path / "run")
     assert not (tmp_path / "run/model.safetensors").exists()
 
@@ -170,9 +170,9 @@ def test_without_a_validation_split_the_last_weights_are_kept(
 ) -> None:
     result = train(replace(square_files, val=(), test=()), replace(config, epochs=2, precision="bf16"), tmp_path / "r")
     assert (result.best_epoch, result.best_val_loss) == (2, None)
-    with pytest.raises(ConfigError, match=r"neither the test nor the val split has images, .* set split\.val higher"):
+    with pytest.raises(SettingsError, match=r"neither the test nor the val split has images, .* set split\.val higher"):
         evaluate(replace(square_files, val=(), test=()), tmp_path / "r", EvaluateConfig())
-    with pytest.raises(ConfigError, match=r"the test split has no images"):
+    with pytest.raises(SettingsError, match=r"the test split has no images"):
         evaluate(replace(square_files, test=()), tmp_path / "r", EvaluateConfig(split="test"))
     scored = [
         evaluate(files, tmp_path / "r", EvaluateConfig(bootstrap_rounds=2)).split
@@ -190,7 +190,7 @@ def test_one_image_is_nothing_to_validate_on(
 ) -> None:
     """Its loss would be 0 from the first epoch on, and patience end the run there."""
     lone = make_shard("lone", square_rows("val", 1, seed=2))
-    with pytest.raises(ConfigError, match=r"the val split has one image, .* hold out more"):
+    with pytest.raises(SettingsError, match=r"the val split has one image, .* hold out more"):
         train(replace(square_files, val=(lone,)), config, tmp_path / "run")
 
 
@@ -205,31 +205,31 @@ def test_a_finished_run_without_its_weights_is_not_called_trained(
     assert train(square_files, config, out).steps == 36
     assert not (out / STATE_FILE).parent.exists()
     (out / "model.safetensors").unlink()
-    with pytest.raises(ConfigError, match=r"its model\.safetensors is gone: remove the folder to train it again"):
+    with pytest.raises(DamagedError, match=r"its model\.safetensors is gone: remove the folder to train it again"):
         train(square_files, config, out)
 
 
 def test_weights_that_do_not_fit_are_refused(trained: Path, tmp_path: Path) -> None:
     from safetensors.torch import load_file, save_file
 
-    with pytest.raises(ConfigError, match="holds no trained model"):
+    with pytest.raises(InputError, match="holds no trained model"):
         load_model(tmp_path)
     for name in ("open_clip_config.json", "tokenizer.json", "tokenizer_config.json"):
         (tmp_path / name).write_bytes((trained / name).read_bytes())
     weights = load_file(trained / "model.safetensors")
     del weights["text.text_projection"]
     save_file(weights, tmp_path / "model.safetensors")
-    with pytest.raises(ConfigError, match="does not fit"):
+    with pytest.raises(DamagedError, match="does not fit"):
         load_model(tmp_path)
     (tmp_path / "model.safetensors").write_bytes(b"\x80\x04pickle")
-    with pytest.raises(ConfigError, match="is broken"):
+    with pytest.raises(DamagedError, match="is broken"):
         load_model(tmp_path)
 
 
 def test_a_broken_resume_state_is_named(square_files: PairFiles, config: TrainConfig, tmp_path: Path) -> None:
     (tmp_path / STATE_FILE).parent.mkdir()
     (tmp_path / STATE_FILE).write_bytes(b"\x80\x04pickle, not safetensors")
-    with pytest.raises(ConfigError, match="is no resume state"):
+    with pytest.raises(DamagedError, match="is no resume state"):
         train(square_files, config, tmp_path)
 
 
@@ -256,12 +256,12 @@ def test_the_rate_rises_then_falls_to_nothing(config: TrainConfig) -> None:
     ],
 )
 def test_bad_settings_are_named(setting: str, value: Any, message: str) -> None:
-    with pytest.raises(ConfigError, match=message):
+    with pytest.raises(SettingsError, match=message):
         TrainConfig(**{setting: value})
 
 
 def test_bad_models_are_named(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"no model config 'enormous': name one of compact, compact-96, italian, lit"):
+    with pytest.raises(SettingsError, match=r"no model config 'enormous': name one of compact, .*lit"):
         read_model_config("enormous")
     path = tmp_path / "model.json"
     for text, message in [
@@ -279,7 +279,7 @@ def test_bad_models_are_named(tmp_path: Path) -> None:
         (json.dumps({**SMALL, "text_cfg": {**SMALL["text_cfg"], "pool_type": "last"}}), "pool_type argmax"),
     ]:
         path.write_text(text)
-        with pytest.raises(ConfigError, match=message):
+        with pytest.raises(InputError, match=message):
             read_model_config(str(path))
 
 
@@ -294,12 +294,12 @@ def test_a_model_that_open_clip_refuses_is_refused(
         ({"layers": 1, "width": 64, "patch_size": 0}, "division"),
     ):
         path.write_text(json.dumps({**SMALL, "vision_cfg": {"image_size": 32, **wrong}}))
-        with pytest.raises(ConfigError, match=message):
+        with pytest.raises(InputError, match=message):
             train(square_files, replace(config, model=str(path)), tmp_path / message)
 
 
 def test_nothing_to_train_on_is_said(square_files: PairFiles, config: TrainConfig, tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="the train split has fewer than two samples"):
+    with pytest.raises(InputError, match="the train split has fewer than two samples"):
         train(replace(square_files, train=()), config, tmp_path / "run")
 
 
@@ -309,7 +309,7 @@ def test_a_resume_state_that_is_cut_off_is_named(
     kill_while_training(square_files, config, tmp_path / "run")
     state = tmp_path / "run" / STATE_FILE
     state.write_bytes(state.read_bytes()[:-1000])
-    with pytest.raises(ConfigError, match=r"is no resume state .* remove it to train from the start"):
+    with pytest.raises(DamagedError, match=r"is no resume state .* remove it to train from the start"):
         train(square_files, config, tmp_path / "run")
 
 

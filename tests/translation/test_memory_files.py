@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from data_catalog.errors import ConfigError
+from data_catalog.errors import DiskError, InputError, SettingsError
 from translation import memory_files
 from translation.engine import Translation
 from translation.memory import TranslationMemory
@@ -125,14 +125,14 @@ def wrong_files(folder: Path) -> list[tuple[Path, str]]:
 
 def test_other_files_are_refused(tmp_path: Path) -> None:
     for file, said_of_it in wrong_files(tmp_path):
-        with pytest.raises(ConfigError, match=rf"{re.escape(file.name)} .*{said_of_it}"):
+        with pytest.raises(InputError, match=rf"{re.escape(file.name)} .*{said_of_it}"):
             read_export(file)
 
 
 def test_an_export_replaces_nothing_unless_told_to(tmp_path: Path) -> None:
     memory, path = memory_of(tmp_path / "memory", {"a": said("1")}), tmp_path / "thesis.parquet"
     path.write_text("years of work")
-    with pytest.raises(ConfigError, match=r"thesis\.parquet exists already.*--force"):
+    with pytest.raises(SettingsError, match=r"thesis\.parquet exists already.*--force"):
         export_memory(memory, path)
     assert path.read_text() == "years of work"
     assert export_memory(memory, path, overwrite=True) == 1
@@ -142,9 +142,9 @@ def test_an_export_replaces_nothing_unless_told_to(tmp_path: Path) -> None:
 def test_an_export_to_an_impossible_place_is_a_config_error(tmp_path: Path) -> None:
     memory = memory_of(tmp_path / "memory", {"a": said("1")})
     (tmp_path / "file").write_text("")
-    with pytest.raises(ConfigError, match="is a folder: give the path of the file"):
+    with pytest.raises(SettingsError, match="is a folder: give the path of the file"):
         export_memory(memory, tmp_path, overwrite=True)
-    with pytest.raises(ConfigError, match="file cannot be a folder to write to"):
+    with pytest.raises(DiskError, match="file cannot be a folder to write to"):
         export_memory(memory, tmp_path / "file" / "out.parquet")
 
 

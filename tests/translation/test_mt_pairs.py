@@ -10,7 +10,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from cleaning.languages.identification import caption_language
-from data_catalog.errors import ConfigError
+from data_catalog.errors import InputError
 from data_catalog.sample.grammar import write_pairs
 from translation.train.pairs import DROP_REASONS, MAX_EXAMPLES, Pair, ParallelCaptions, read_pairs
 
@@ -161,14 +161,12 @@ def test_every_line_is_used_or_dropped_for_a_reason(tmp_path: Path, lines: list[
 def test_too_few_pairs_are_config_errors_that_say_what_was_dropped(tmp_path: Path) -> None:
     path = tmp_path / "pairs.tsv"
     path.write_bytes(GOOD + b"one field\n")
-    with pytest.raises(
-        ConfigError, match=r"40 usable pairs in .*pairs\.tsv \(lines dropped: wrong_fields 1\), too few"
-    ):
+    with pytest.raises(InputError, match=r"40 usable pairs in .*pairs\.tsv \(lines dropped: wrong_fields 1\), too few"):
         read_pairs(path, num_held_out=5)
-    with pytest.raises(ConfigError, match="no pair is left to train on"):
+    with pytest.raises(InputError, match="no pair is left to train on"):
         read_pairs(path, num_held_out=0, held_out=read_pairs(path, num_held_out=0).training)
     path.write_bytes(b"source;target\n")
-    with pytest.raises(ConfigError, match=r"0 usable pairs in .* give UTF-8 lines of source<TAB>target"):
+    with pytest.raises(InputError, match=r"0 usable pairs in .* give UTF-8 lines of source<TAB>target"):
         read_pairs(path, num_held_out=0)
 
 
@@ -189,7 +187,7 @@ def test_files_that_cannot_be_read_are_config_errors(tmp_path: Path, content: by
     good.write_bytes(GOOD)
     if content is not None:
         path.write_bytes(content)
-    with pytest.raises(ConfigError, match=message):
+    with pytest.raises(InputError, match=message):
         read_pairs([good, path], num_held_out=1)
 
 
@@ -211,7 +209,7 @@ def test_a_stretch_out_of_step_is_found(
 
 def test_a_file_wholly_out_of_step_leaves_nothing(tmp_path: Path, scenes: list[Pair]) -> None:
     shifted = [(scenes[index][0], scenes[index - 1][1]) for index in range(len(scenes))]
-    with pytest.raises(ConfigError, match=r"0 usable pairs .*misaligned \d"):
+    with pytest.raises(InputError, match=r"0 usable pairs .*misaligned \d"):
         read_pairs(write_tsv(tmp_path / "pairs.tsv", shifted), num_held_out=10)
 
 
@@ -246,7 +244,7 @@ def test_swapped_columns_are_a_config_error(tmp_path: Path) -> None:
         for number in range(60)
     ]
     path = write_tsv(tmp_path / "pairs.tsv", pairs)
-    with pytest.raises(ConfigError, match=r"60 of 60 source texts are in another language .*\(it 0\.9\d\): swap"):
+    with pytest.raises(InputError, match=r"60 of 60 source texts are in another language .*\(it 0\.9\d\): swap"):
         read_pairs(path, num_held_out=1, source_check=caption_language("en"), target_check=caption_language("it"))
     assert len(read_pairs(path, num_held_out=0).training) == 60
 

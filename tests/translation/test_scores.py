@@ -5,7 +5,7 @@ from importlib.util import find_spec
 import pytest
 import sacrebleu
 
-from data_catalog.errors import ConfigError
+from data_catalog.errors import InputError
 from translation.scores import compare, corpus_bleu, corpus_chrf, sentence_chrf
 
 
@@ -89,11 +89,11 @@ def test_nothing_is_scored_against_references_of_another_number(hypotheses: list
 
 def test_more_texts_than_fit_into_memory_are_refused() -> None:
     many = ["a"] * 20_001
-    with pytest.raises(ConfigError, match=r"20,001 pairs are more than the bootstrap can hold.*give 20,000 at most"):
+    with pytest.raises(InputError, match=r"20,001 pairs are more than the bootstrap can hold.*give 20,000 at most"):
         compare({"mine": many}, many, tokenizer="13a")
 
 
 @pytest.mark.skipif(find_spec("MeCab") is not None, reason="MeCab is installed here")
 def test_a_tokenizer_that_is_not_installed_is_named() -> None:
-    with pytest.raises(ConfigError, match=r"tokenizer ja-mecab is missing: pip install 'sacrebleu\[ja\]'"):
+    with pytest.raises(InputError, match=r"tokenizer ja-mecab is missing: pip install 'sacrebleu\[ja\]'"):
         compare({"mine": ["a"]}, ["a"], tokenizer="ja-mecab")

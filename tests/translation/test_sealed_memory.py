@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from data_catalog.errors import ConfigError
+from data_catalog.errors import DamagedError
 from data_catalog.storage.integrity import is_recorded, record_problem
 from translation.engine import Translation
 from translation.memory import TranslationMemory
@@ -43,7 +43,7 @@ def test_damage_that_sqlite_does_not_see_is_seen(memory: TranslationMemory) -> N
     memory.path.write_bytes(content[:place] + b"un bane" + content[place + 7 :])
     with closing(sqlite3.connect(memory.path)) as connection:
         assert connection.execute("PRAGMA integrity_check").fetchone()[0] == "ok"
-    with pytest.raises(ConfigError, match=r"x\.sqlite is damaged .*: remove it, and its captions are translated again"):
+    with pytest.raises(DamagedError, match=r"x\.sqlite is damaged .*: remove it, and its captions are translated"):
         memory.require_whole()
 
 

@@ -16,7 +16,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from data_catalog.errors import ConfigError, TransientError
+from data_catalog.errors import DamagedError, DiskError, TransientError
 from data_catalog.storage.integrity import is_recorded
 from translation import memory_database
 from translation.engine import Translation
@@ -53,14 +53,14 @@ def test_what_was_recorded_is_known_to_the_next(tmp_path: Path) -> None:
 @pytest.mark.parametrize("folder", ["taken", "taken/memory", "taken/deep/memory"])
 def test_a_file_in_the_folder_s_place_is_refused_before_anything_is_translated(tmp_path: Path, folder: str) -> None:
     (tmp_path / "taken").write_text("a file")
-    with pytest.raises(ConfigError, match=r"cannot be the folder of the translation memories: .*taken is a file"):
+    with pytest.raises(DiskError, match=r"cannot be the folder of the translation memories: .*taken is a file"):
         TranslationMemory(tmp_path / folder, "x")
 
 
 def test_a_file_that_takes_the_folder_s_place_later_is_named(tmp_path: Path) -> None:
     memory = TranslationMemory(tmp_path / "taken", "x")
     (tmp_path / "taken").write_text("a file")
-    with pytest.raises(ConfigError, match=r"taken cannot be the folder of the translation memories: File exists"):
+    with pytest.raises(DiskError, match=r"taken cannot be the folder of the translation memories: File exists"):
         memory.record(["a"], [said("b")])
 
 
@@ -85,7 +85,7 @@ def test_engines_do_not_share_translations(tmp_path: Path) -> None:
 
 def test_engines_whose_files_have_one_name_are_told_apart(tmp_path: Path) -> None:
     TranslationMemory(tmp_path, "a:b").record(["c"], [said("d")])
-    with pytest.raises(ConfigError, match=r"a-b\.sqlite holds the translations of a:b, not of a/b: move it away"):
+    with pytest.raises(DamagedError, match=r"a-b\.sqlite holds the translations of a:b, not of a/b: move it away"):
         TranslationMemory(tmp_path, "a/b")
 
 
@@ -253,28 +253,28 @@ def test_damage_is_named(damage: Any, tmp_path: Path) -> None:
     memory = TranslationMemory(tmp_path, "x")
     memory.record(captions, [said(caption.title()) for caption in captions])
     damage(memory.path)
-    with pytest.raises(ConfigError, match=r"x\.sqlite is damaged \(.*\): remove it, and its captions are translated"):
+    with pytest.raises(DamagedError, match=r"x\.sqlite is damaged \(.*\): remove it, and its captions are translated"):
         TranslationMemory(tmp_path, "x").known(captions)
 
 
 def test_a_damaged_header_is_found_before_work_starts(tmp_path: Path) -> None:
     (tmp_path / "x.sqlite").write_text("something else, longer than the header of a file of SQLite's" * 9)
-    with pytest.raises(ConfigError, match="is damaged"):
+    with pytest.raises(DamagedError, match="is damaged"):
         TranslationMemory(tmp_path, "x")
-    with pytest.raises(ConfigError, match="is damaged"):
+    with pytest.raises(DamagedError, match="is damaged"):
         memories(tmp_path)
 
 
 def test_other_databases_are_left_alone(tmp_path: Path) -> None:
     with closing(sqlite3.connect(tmp_path / "x.sqlite")) as other:
         other.execute("CREATE TABLE t (a)")
-    with pytest.raises(ConfigError, match="is no translation memory of format 1: move it away"):
+    with pytest.raises(DamagedError, match="is no translation memory of format 1: move it away"):
         TranslationMemory(tmp_path, "x")
 
 
 def test_a_folder_in_the_way_is_named(tmp_path: Path) -> None:
     (tmp_path / "x.sqlite").mkdir()
-    with pytest.raises(ConfigError, match=r"x\.sqlite cannot be read or written: unable to open"):
+    with pytest.raises(DiskError, match=r"x\.sqlite cannot be read or written: unable to open"):
         TranslationMemory(tmp_path, "x")
 
 
@@ -291,7 +291,7 @@ def test_a_full_disk_is_named_and_loses_nothing(tmp_path: Path, monkeypatch: pyt
     captions = [f"caption {number}" for number in range(5_000)]
     with monkeypatch.context() as patch:
         patch.setattr(sqlite3, "connect", connect_to_a_full_disk)
-        with pytest.raises(ConfigError, match=r"the disk that holds .* is full: free space and run the same command"):
+        with pytest.raises(DiskError, match=r"the disk that holds .* is full: free space and run the same command"):
             memory.record(captions, [said("2")] * len(captions))
     assert list(TranslationMemory(tmp_path, "x").rows()) == [("a", said("1"))]
 

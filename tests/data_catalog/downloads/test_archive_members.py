@@ -14,7 +14,7 @@ import pytest
 
 from data_catalog.downloads import obtaining
 from data_catalog.downloads.registry import UpstreamSource
-from data_catalog.errors import ConfigError
+from data_catalog.errors import InputError
 
 MakeSource = Callable[..., UpstreamSource]
 Get = Callable[[UpstreamSource], list[Any]]
@@ -102,7 +102,7 @@ def test_a_member_that_is_missing_comes_again_and_the_others_stay(
 def test_archives_that_cannot_be_trusted_leave_nothing_behind(
     source: MakeSource, entry: Any, folder: Path, get: Get, archive: bytes, message: str
 ) -> None:
-    with pytest.raises(ConfigError, match=message):
+    with pytest.raises(InputError, match=message):
         get(source(entry(archive, VAL)))
     assert not (folder / VAL).exists()
     assert not (folder / "downloads.json").exists()
@@ -112,7 +112,7 @@ def test_a_member_within_the_archive_that_is_too_large_is_refused(
     source: MakeSource, entry: Any, get: Get, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(obtaining, "MAX_MEMBER_BYTES", 1_000)
-    with pytest.raises(ConfigError, match="of 1,001 bytes, more than 1,000"):
+    with pytest.raises(InputError, match="of 1,001 bytes, more than 1,000"):
         get(source(entry(zip_of({"captions_val2014.json": bytes(1_001)}), VAL)))
 
 
@@ -121,7 +121,7 @@ def test_without_a_checksum_the_members_must_be_readable(
 ) -> None:
     unknown = entry(zip_of({"captions_train2014.json": b"{}"}), TRAIN)
     del unknown["sha256"]
-    with pytest.raises(ConfigError, match="is not what some reads"):
+    with pytest.raises(InputError, match="is not what some reads"):
         get(source(unknown, kind="mscoco"))
     unknown = entry(zip_of({"captions_train2014.json": CAPTIONS}), TRAIN)
     del unknown["sha256"]
@@ -135,7 +135,7 @@ def test_an_archive_that_came_whole_is_not_asked_for_again(
     published, unknown = entry(archive, VAL), entry(archive, VAL)
     del unknown["sha256"]
     for known, num_requests in ((published, 1), (published, 1), (unknown, 1), (unknown, 2)):
-        with pytest.raises(ConfigError, match="has no members called captions_val2014"):
+        with pytest.raises(InputError, match="has no members called captions_val2014"):
             get(source(known))
         assert len(upstream.requests) == num_requests
     assert get(source(entry(archive, TRAIN)))[0].came

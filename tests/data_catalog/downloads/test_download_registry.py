@@ -10,7 +10,7 @@ import pytest
 
 from data_catalog.downloads import registry
 from data_catalog.downloads.registry import UpstreamSource, parse_registry
-from data_catalog.errors import ConfigError
+from data_catalog.errors import SettingsError
 
 SHA256 = "0" * 64
 FILE = {"file": "a/b.tsv", "url": "https://example.org/b.tsv"}
@@ -54,20 +54,20 @@ def shipped() -> dict[str, UpstreamSource]:
     ],
 )
 def test_files_that_cannot_be_meant_are_refused(source: MakeSource, entry: Any, message: str) -> None:
-    with pytest.raises(ConfigError, match=message):
+    with pytest.raises(SettingsError, match=message):
         source(entry)
 
 
 def test_sources_that_cannot_be_meant_are_refused(source: MakeSource) -> None:
-    with pytest.raises(ConfigError, match=r"registry puts two files at a/b\.tsv"):
+    with pytest.raises(SettingsError, match=r"registry puts two files at a/b\.tsv"):
         source(FILE, FILE)
-    with pytest.raises(ConfigError, match="registry: some has no files"):
+    with pytest.raises(SettingsError, match="registry: some has no files"):
         source()
-    with pytest.raises(ConfigError, match="the kind 'laion' is none of wit, mscoco"):
+    with pytest.raises(SettingsError, match="the kind 'laion' is none of wit, mscoco"):
         source(FILE, kind="laion")
-    with pytest.raises(ConfigError, match="needs license, one line of text"):
+    with pytest.raises(SettingsError, match="needs license, one line of text"):
         source(FILE, license="")
-    with pytest.raises(ConfigError, match="registry lists no sources"):
+    with pytest.raises(SettingsError, match="registry lists no sources"):
         parse_registry({}, named="registry")
 
 

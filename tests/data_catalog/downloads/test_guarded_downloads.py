@@ -18,7 +18,7 @@ import trustme
 from data_catalog.downloads.download import DownloadConfig, fetch_small
 from data_catalog.downloads.obtaining import Order, obtain, obtaining
 from data_catalog.downloads.registry import UpstreamSource
-from data_catalog.errors import ConfigError, TransientError
+from data_catalog.errors import InputError, PipelineError, SettingsError, TransientError
 
 CONFIG = DownloadConfig(timeout_s=2.0, num_tries=1)
 PLACE = "cc3m/train.tsv"
@@ -92,21 +92,21 @@ def test_private_addresses_are_refused_named_or_by_redirect(
     upstream: Any, entry: dict[str, Any], get: Get, url: str, where: str
 ) -> None:
     message = rf"is not asked: \S+ is at {where}, which is not on the public internet.*--private-host"
-    with pytest.raises(ConfigError, match=message) as refused:
+    with pytest.raises(SettingsError, match=message) as refused:
         get(entry | {"url": url})
     assert "\n" not in str(refused.value)
     upstream.faults["/p"] = [upstream.status(302, Location=url)]
-    with pytest.raises(ConfigError, match=message):
+    with pytest.raises(SettingsError, match=message):
         get(entry)
     upstream.faults["/p"] = [upstream.status(302, Location=url)]
-    with pytest.raises(ConfigError, match=message):
+    with pytest.raises(SettingsError, match=message):
         fetch_small(upstream.url("/p"), CONFIG)
 
 
 def test_a_name_that_leads_here_is_refused_before_anything_is_asked(
     upstream: Any, entry: dict[str, Any], get: Get
 ) -> None:
-    with pytest.raises(ConfigError, match=r"mirror\.example:\d+/p is not asked: port"):
+    with pytest.raises(SettingsError, match=r"mirror\.example:\d+/p is not asked: port"):
         get(entry | {"url": named(upstream, "mirror.example")})
     assert upstream.requests == []
 
@@ -119,14 +119,14 @@ def test_no_redirect_leads_to_another_server_of_this_machine(
         other.settimeout(0)
         url = f"http://{place}:{other.getsockname()[1]}/p"
         upstream.faults["/p"] = [upstream.status(302, Location=url)]
-        with pytest.raises(ConfigError, match=r"is on this machine, and .* may not lead there"):
+        with pytest.raises(InputError, match=r"is on this machine, and .* may not lead there"):
             get(entry)
         with pytest.raises(BlockingIOError):
             other.accept()
 
 
 def test_other_ports_of_the_internet_are_refused(entry: dict[str, Any], get: Get) -> None:
-    with pytest.raises(ConfigError, match=r"is not asked: port 22 is neither 80 nor 443.*--private-host"):
+    with pytest.raises(SettingsError, match=r"is not asked: port 22 is neither 80 nor 443.*--private-host"):
         get(entry | {"url": "https://93.184.216.34:22/p"})
 
 
@@ -147,7 +147,7 @@ def test_a_private_host_that_the_user_allows_is_asked_and_gone_on_with(
 
 @pytest.mark.parametrize("name", ["https://mirror.example", "mirror.example/data", "mirror.example:8443", "u@m", ""])
 def test_what_is_no_host_is_refused_as_one(name: str, entry: dict[str, Any], get: Get) -> None:
-    with pytest.raises(ConfigError, match="--private-host takes the name or the address of a host, got"):
+    with pytest.raises(SettingsError, match="--private-host takes the name or the address of a host, got"):
         get(entry, replace(CONFIG, private_hosts=(name,)))
 
 
@@ -158,7 +158,7 @@ def test_an_allowed_host_may_lead_to_no_other_private_place(upstream: Any, entry
         upstream.url("/p"): "is on this machine",
     }.items():
         upstream.faults["/p"] = [upstream.status(302, Location=url)]
-        with pytest.raises(ConfigError, match=message):
+        with pytest.raises(PipelineError, match=message):
             get(entry | {"url": named(upstream, "mirror.example")}, allowed)
     assert len(upstream.requests) == 2
 
@@ -169,7 +169,7 @@ def test_a_proxy_is_asked_for_no_address_that_is_private(
     for name in ("http_proxy", "https_proxy"):
         monkeypatch.setenv(name, upstream.url(""))
     for url in ("http://10.0.0.1/p", "https://[fd00::1]/p", "http://2130706433/p"):
-        with pytest.raises(ConfigError, match="is not on the public internet"):
+        with pytest.raises(SettingsError, match="is not on the public internet"):
             get(entry | {"url": url})
     assert upstream.requests == []
 
@@ -227,7 +227,7 @@ def test_https_is_tunnelled_through_a_proxy(
         proxy.asked, proxy.place = [], upstream.server_address  # type: ignore[attr-defined]
         threading.Thread(target=proxy.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
         monkeypatch.setenv("https_proxy", f"http://me:p%40ss@127.0.0.1:{proxy.server_address[1]}")
-        with pytest.raises(ConfigError, match=r"cannot be reached.*CERTIFICATE_VERIFY_FAILED"):
+        with pytest.raises(InputError, match=r"cannot be reached.*CERTIFICATE_VERIFY_FAILED"):
             get(entry | {"url": "https://upstream.example/p"})
         monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "ca.pem"))
         assert get(entry | {"url": "https://upstream.example/p"})[0].came

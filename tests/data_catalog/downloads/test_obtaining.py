@@ -11,7 +11,7 @@ import pytest
 
 from data_catalog.downloads.obtaining import Order, read_record, require_space
 from data_catalog.downloads.registry import UpstreamSource
-from data_catalog.errors import ConfigError, TransientError
+from data_catalog.errors import DamagedError, DiskError, InputError, SettingsError, TransientError
 
 MakeSource = Callable[..., UpstreamSource]
 Get = Callable[[UpstreamSource], list[Any]]
@@ -81,7 +81,7 @@ def test_another_file_is_removed_so_that_the_next_run_starts_anew(
     upstream: Any, source: MakeSource, entry: dict[str, Any], captions: bytes, folder: Path, get: Get
 ) -> None:
     upstream.files["/p"] = b"x" * len(captions)
-    with pytest.raises(ConfigError, match=rf"sha256 of what .*/p gave is \w+, not {sha256(captions)}.*is removed"):
+    with pytest.raises(InputError, match=rf"sha256 of what .*/p gave is \w+, not {sha256(captions)}.*is removed"):
         get(source(entry))
     assert tree(folder) == []
     upstream.files["/p"] = captions
@@ -93,7 +93,7 @@ def test_another_size_is_refused_before_it_comes(
     upstream: Any, source: MakeSource, entry: dict[str, Any], captions: bytes, folder: Path, get: Get
 ) -> None:
     upstream.files["/p"] = captions + b"one more\thttps://example.org/more.jpg\n"
-    with pytest.raises(ConfigError, match=r"has [\d,]+ bytes and not [\d,]+: another file is there now"):
+    with pytest.raises(InputError, match=r"has [\d,]+ bytes and not [\d,]+: another file is there now"):
         get(source(entry))
     assert tree(folder) == []
 
@@ -104,7 +104,7 @@ def test_a_damaged_record_is_told_and_nothing_is_asked(
     folder.mkdir()
     for text in ("{}", "[", '{"files": {"p": {"url": 1}}}'):
         (folder / "downloads.json").write_text(text, encoding="utf-8")
-        with pytest.raises(ConfigError, match=r"downloads\.json is damaged .*: move it away"):
+        with pytest.raises(DamagedError, match=r"downloads\.json is damaged .*: move it away"):
             get(source(entry))
     assert upstream.requests == []
 
@@ -118,7 +118,7 @@ def test_plain_http_is_asked_where_a_sha256_vouches(
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("http_proxy", upstream.url(""))  # which is asked for the whole URL
     upstream.faults[url] = [upstream.status(302, Location="http://elsewhere.example/p")]
-    with pytest.raises(ConfigError, match=r"http://elsewhere\.example/p is not asked: only https"):
+    with pytest.raises(InputError, match=r"http://elsewhere\.example/p is not asked: only https"):
         get(source(entry | {"url": url}))
     assert get(source(entry | {"url": url}))[0].came
     assert [path for path, _ in upstream.requests] == [url, url]
@@ -126,7 +126,7 @@ def test_plain_http_is_asked_where_a_sha256_vouches(
 
 @pytest.mark.parametrize("checksum", [{}, {"md5": "0" * 32}, {"git_blob": "0" * 40}])
 def test_plain_http_is_refused_without_a_sha256(source: MakeSource, checksum: dict[str, str]) -> None:
-    with pytest.raises(ConfigError, match=r"http://example\.org/p is not asked: only https"):
+    with pytest.raises(SettingsError, match=r"http://example\.org/p is not asked: only https"):
         source({"file": PLACE, "url": "http://example.org/p", **checksum})
 
 
@@ -143,7 +143,7 @@ def test_other_checksums_are_compared(
     assert (obtained.download.verified_by, obtained.download.sha256) == (algorithm, sha256(captions))
     (folder / PLACE).unlink()
     upstream.files["/p"] = captions[:-1] + b" "
-    with pytest.raises(ConfigError, match=f"the {algorithm} of what .* gave is"):
+    with pytest.raises(InputError, match=f"the {algorithm} of what .* gave is"):
         get(source(known))
 
 
@@ -152,7 +152,7 @@ def test_without_a_checksum_a_page_that_says_sorry_is_no_file(
 ) -> None:
     upstream.files["/p"] = b"<!DOCTYPE html><title>Sign in to this network</title>"
     unknown = source({"file": PLACE, "url": upstream.url("/p")})
-    with pytest.raises(ConfigError, match=r"is not what some reads, and is removed: .*expected a cc3m TSV"):
+    with pytest.raises(InputError, match=r"is not what some reads, and is removed: .*expected a cc3m TSV"):
         get(unknown)
     assert tree(folder) == []
     upstream.files["/p"] = captions
@@ -166,7 +166,7 @@ def test_what_came_by_other_means_is_compared_or_kept(
     place = folder / PLACE
     place.parent.mkdir(parents=True)
     place.write_bytes(b"mine")
-    with pytest.raises(ConfigError, match="it is another file than the published one; move it away"):
+    with pytest.raises(InputError, match="it is another file than the published one; move it away"):
         get(source(entry))
     unknown = source({"file": PLACE, "url": upstream.url("/p")})
     assert [(each.came, each.download) for each in get(unknown)] == [(False, None)]
@@ -175,7 +175,7 @@ def test_what_came_by_other_means_is_compared_or_kept(
     (obtained,) = get(source(entry))
     assert (obtained.came, obtained.download.sha256) == (False, sha256(captions))
     place.write_bytes(b"changed")
-    with pytest.raises(ConfigError, match="is not as it came"):
+    with pytest.raises(DamagedError, match="is not as it came"):
         get(source(entry))
     assert upstream.requests == []
 
@@ -183,7 +183,7 @@ def test_what_came_by_other_means_is_compared_or_kept(
 def test_a_full_disk_is_told_before_work_starts(source: MakeSource, entry: dict[str, Any], folder: Path) -> None:
     huge = source(entry | {"num_bytes": 10**18})
     order = Order(source=huge, folder=folder, license_accepted=True)
-    with pytest.raises(ConfigError, match=r"needs 1,000,000,000,000,000,000 more bytes, and the disk of"):
+    with pytest.raises(DiskError, match=r"needs 1,000,000,000,000,000,000 more bytes, and the disk of"):
         require_space(huge.files, order)
     assert not folder.exists()
 

@@ -16,7 +16,7 @@ import yaml
 from markdown_it import MarkdownIt
 from PIL import Image
 
-from data_catalog.errors import ConfigError, PipelineError
+from data_catalog.errors import PipelineError, SettingsError
 from data_catalog.exports import rights
 from data_catalog.exports.export import ExportConfig, export_snapshot
 from data_catalog.exports.sinks import sample_key
@@ -141,9 +141,9 @@ def test_wrong_wishes_are_told(snapshot: Snapshot, tmp_path: Path) -> None:
         ({"format": "webdataset", "samples_per_shard": 0}, "samples_per_shard must be positive, got 0"),
         ({"format": "huggingface", "published": "31.1.2026"}, "published must be a date such as 2026-01-31"),
     ):
-        with pytest.raises(ConfigError, match=text):
+        with pytest.raises(SettingsError, match=text):
             ExportConfig(**wrong)  # type: ignore[arg-type]
-    with pytest.raises(ConfigError, match="cani has no source birds: its sources are mine, photos"):
+    with pytest.raises(SettingsError, match="cani has no source birds: its sources are mine, photos"):
         export_snapshot(snapshot, ExportConfig(format="urls", allowed=("birds",)), tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
@@ -185,7 +185,7 @@ def test_an_export_without_images_is_refused_and_the_switch_is_named(
     sources = {"photos": {"license": "?"}, "mine": {"license": "?", "rights": {"redistribution": False}}}
     snapshot = make_snapshot(tmp_path / "catalog", shards, sources=sources, tombstones={"digest": "another"})
     for _ in range(2):
-        with pytest.raises(ConfigError, match=f"the export of cani would hold no image: {told}"):
+        with pytest.raises(SettingsError, match=f"the export of cani would hold no image: {told}"):
             export_snapshot(snapshot, config, tmp_path / "out")
     assert tree(tmp_path / "out") == before, "an earlier export stays"
 

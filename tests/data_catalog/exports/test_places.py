@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from data_catalog.errors import ConfigError, PipelineError
+from data_catalog.errors import BusyError, DamagedError, DiskError, PipelineError, SettingsError
 from data_catalog.exports.export import ExportConfig, export_snapshot
 from data_catalog.storage.integrity import write_checksummed
 from data_catalog.storage.lock import place_lock
@@ -27,10 +27,10 @@ def export(snapshot: Snapshot, tmp_path: Path) -> Path:
 def test_a_folder_of_somebody_elses_is_never_replaced(snapshot: Snapshot, tmp_path: Path) -> None:
     (tmp_path / "out").mkdir()
     (tmp_path / "out/thesis.tex").write_text("years of work")
-    with pytest.raises(ConfigError, match=NO_EXPORT):
+    with pytest.raises(SettingsError, match=NO_EXPORT):
         export_snapshot(snapshot, ExportConfig(format="urls"), tmp_path / "out")
     (tmp_path / "file").write_text("a file")
-    with pytest.raises(ConfigError, match="is there and is no export of ours"):
+    with pytest.raises(SettingsError, match="is there and is no export of ours"):
         export_snapshot(snapshot, ExportConfig(format="urls"), tmp_path / "file")
     assert (tmp_path / "out/thesis.tex").read_text() == "years of work"
 
@@ -40,10 +40,10 @@ def test_nor_is_one_that_has_a_file_of_the_records_name(snapshot: Snapshot, tmp_
     (tmp_path / "out").mkdir()
     (tmp_path / "out/export.json").write_text(text)
     (tmp_path / "out/thesis.tex").write_text("years of work")
-    with pytest.raises(ConfigError, match=r"if .*out is an export, remove it and export again; if not, name another"):
+    with pytest.raises(DamagedError, match=r"if .*out is an export, remove it and export again; if not, name another"):
         export_snapshot(snapshot, URLS, tmp_path / "out")
     write_checksummed(tmp_path / "out/export.json", {"hits": [], "dataset": "mine"})
-    with pytest.raises(ConfigError, match=NO_EXPORT):
+    with pytest.raises(SettingsError, match=NO_EXPORT):
         export_snapshot(snapshot, URLS, tmp_path / "out")
     assert (tmp_path / "out/thesis.tex").read_text() == "years of work"
 
@@ -54,7 +54,7 @@ def test_what_somebody_added_or_edited_is_never_replaced(export: Path, snapshot:
     path = export / name
     path.parent.mkdir(exist_ok=True)
     path.write_text("write to me@example.org")
-    with pytest.raises(ConfigError, match=f"{path} was added or edited by somebody.*: move it away, or name another"):
+    with pytest.raises(SettingsError, match=f"{path} was added or edited by somebody.*: move it away, or name another"):
         export_snapshot(snapshot, ExportConfig(format="huggingface"), export)
     assert path.read_text() == "write to me@example.org"
     path.unlink()
@@ -66,7 +66,7 @@ def test_what_somebody_added_or_edited_is_never_replaced(export: Path, snapshot:
 def test_none_goes_where_a_root_keeps_its_own(snapshot: Snapshot, tmp_path: Path, place: str) -> None:
     root = tmp_path / "catalog"
     (root / "link").symlink_to(root / "datasets")
-    with pytest.raises(ConfigError, match="which is not for exports: name another place with --out"):
+    with pytest.raises(SettingsError, match="which is not for exports: name another place with --out"):
         export_snapshot(snapshot, URLS, root / place)
     assert not (root / place / "README.md").exists()
     assert not export_snapshot(snapshot, URLS, root / "mine").up_to_date
@@ -75,18 +75,18 @@ def test_none_goes_where_a_root_keeps_its_own(snapshot: Snapshot, tmp_path: Path
 def test_none_goes_where_nothing_can_be_replaced_or_written(
     snapshot: Snapshot, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with pytest.raises(ConfigError, match="/proc is where a disk is mounted, which nothing can replace"):
+    with pytest.raises(SettingsError, match="/proc is where a disk is mounted, which nothing can replace"):
         export_snapshot(snapshot, URLS, Path("/proc"))
     (tmp_path / "file").write_text("a file")
-    with pytest.raises(ConfigError, match=f"{tmp_path}/file cannot be a folder to write to: "):
+    with pytest.raises(DiskError, match=f"{tmp_path}/file cannot be a folder to write to: "):
         export_snapshot(snapshot, URLS, tmp_path / "file" / "out")
     (tmp_path / "loop").symlink_to(tmp_path / "loop")
     for name in ("loop/out", "x" * 250):
-        with pytest.raises(ConfigError, match=f"{tmp_path}/{name} cannot be an export's folder: "):
+        with pytest.raises(DiskError, match=f"{tmp_path}/{name} cannot be an export's folder: "):
             export_snapshot(snapshot, URLS, tmp_path / name)
     export_snapshot(snapshot, URLS, tmp_path / "out")
     monkeypatch.chdir(tmp_path / "out/links")
-    with pytest.raises(ConfigError, match="cannot go into the current one"):
+    with pytest.raises(SettingsError, match="cannot go into the current one"):
         export_snapshot(snapshot, ExportConfig(format="urls", published="2026-01-31"), tmp_path / "out")
 
 
@@ -101,7 +101,7 @@ def test_where_an_export_goes_may_be_said_in_any_way(
     for name in ("there", "here/a/c"):
         assert (tmp_path / name / "export.json").is_file()
     assert (tmp_path / "link").is_symlink()
-    with pytest.raises(ConfigError, match="cannot go into the current one: name another place with --out"):
+    with pytest.raises(SettingsError, match="cannot go into the current one: name another place with --out"):
         export_snapshot(snapshot, ExportConfig(format="urls"), Path())
 
 
@@ -157,7 +157,7 @@ def test_two_exports_to_one_place_do_not_harm_each_other(export: Path, snapshot:
     with place_lock(export):
         for settings in (URLS, ExportConfig(format="webdataset")):
             with pytest.raises(
-                ConfigError, match=rf"out is being written by process {os.getpid()} \(.*\): wait until it"
+                BusyError, match=rf"out is being written by process {os.getpid()} \(.*\): wait until it"
             ):
                 export_snapshot(snapshot, settings, export)
         assert (half / "train-000000.tar").read_bytes() == b"half"

@@ -9,7 +9,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from protego import Protego
 
-from data_catalog.errors import ConfigError
+from data_catalog.errors import SettingsError
 from data_catalog.fetch.consent import (
     ATTACH_DRAFT,
     FORBIDDING,
@@ -51,7 +51,7 @@ def usages(body: str, path: str = "/a.jpg", robot: str = "vernaclip") -> list[st
 
 def test_an_unknown_signal_is_refused_with_those_there_are() -> None:
     known = "robots.txt, x-robots-tag, tdm-reservation, train-ai"
-    with pytest.raises(ConfigError, match=rf"consent\.ignore names no signal 'Robots\.txt': there are {known}"):
+    with pytest.raises(SettingsError, match=rf"consent\.ignore names no signal 'Robots\.txt': there are {known}"):
         ConsentConfig(ignore=("Robots.txt",))
     assert ", ".join(SIGNALS) == known
     assert ConsentConfig(ignore=("train-ai", "robots.txt", "train-ai")).ignore == ("robots.txt", "train-ai")

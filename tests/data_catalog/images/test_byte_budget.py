@@ -9,7 +9,7 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 
-from data_catalog.errors import ConfigError
+from data_catalog.errors import SettingsError
 from data_catalog.fetch.config import FetchConfig
 from data_catalog.images.workers import ImageWorkers
 
@@ -77,5 +77,5 @@ def test_many_hosts_share_what_a_shard_may_bring(
 
 def test_budgets_are_at_least_a_byte() -> None:
     for name in ("max_host_bytes", "max_shard_bytes"):
-        with pytest.raises(ConfigError, match=rf"fetch\.{name} must be between"):
+        with pytest.raises(SettingsError, match=rf"fetch\.{name} must be between"):
             FetchConfig(**{name: 0})

@@ -14,7 +14,7 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 
-from data_catalog.errors import ConfigError, ShardError
+from data_catalog.errors import DamagedError, SettingsError
 from data_catalog.fetch.config import KNOWN_HOSTS, FetchConfig, HostLimits, HostPace, group_of
 from data_catalog.fetch.hosts import Hosts, LaterError
 from data_catalog.fetch.urls import FetchError
@@ -66,13 +66,13 @@ def test_what_a_recipe_leaves_out_of_a_host_stays_as_it_is(name: str, limits: Ho
 
 @pytest.mark.parametrize("name", ["", "http://example.org", "example.org/a", "example.org:80", "*.org", "Example.org"])
 def test_what_is_no_name_of_a_host_is_refused(name: str) -> None:
-    with pytest.raises(ConfigError, match="hosts"):
+    with pytest.raises(SettingsError, match="hosts"):
         FetchConfig(hosts={name: HostLimits()})
 
 
 @pytest.mark.parametrize("limits", [{"concurrency": 0}, {"requests_per_s": -1}, {"requests_per_s": 10_001}])
 def test_limits_out_of_range_are_refused(limits: dict[str, Any]) -> None:
-    with pytest.raises(ConfigError, match="hosts"):
+    with pytest.raises(SettingsError, match="hosts"):
         HostLimits(**limits)
 
 
@@ -250,7 +250,7 @@ def test_no_process_keeps_a_host_for_itself(tmp_path: Path) -> None:
 
 def test_a_file_that_is_no_database_is_named(tmp_path: Path) -> None:
     (tmp_path / "hosts.sqlite").write_bytes(b"no database" * 1000)
-    with pytest.raises(ShardError, match=r"hosts\.sqlite can't be used .*delete it"):
+    with pytest.raises(DamagedError, match=r"hosts\.sqlite can't be used .*delete it"):
         Hosts(tmp_path, {}, ONE)
 
 

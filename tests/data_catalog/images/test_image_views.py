@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from data_catalog.errors import ConfigError
+from data_catalog.errors import InputError
 from data_catalog.images.normalise import NormaliseConfig, normalise_image
 from data_catalog.images.opening import ImageRejectedError
 from data_catalog.images.tables import write_rows
@@ -165,7 +165,7 @@ def test_more_names_than_are_read_at_once(workers: ImageWorkers, file_of: FileOf
 
 
 def test_a_location_that_is_not_there_is_an_error(workers: ImageWorkers, tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="does not exist"):
+    with pytest.raises(InputError, match="does not exist"):
         write_views(str(tmp_path / "none"), ["a.jpg"], tmp_path / "views.parquet", workers)
 
 

@@ -21,7 +21,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from data_catalog.errors import ConfigError, ShardError
+from data_catalog.errors import DefectError, DiskError, SettingsError
 from data_catalog.fetch.config import FetchConfig
 from data_catalog.fetch.consent import ConsentConfig
 from data_catalog.images.normalise import NormaliseConfig
@@ -252,7 +252,7 @@ def test_children_end_with_the_context(own_workers: ImageWorkers, pictures: dict
         own_workers.normalise(raw, SMALL, tmp_path / "images.parquet")
         assert len(children("normalise")) == len(others) + 1
     assert children("normalise") == others
-    with pytest.raises(ShardError, match="ended"):
+    with pytest.raises(DefectError, match="ended"):
         own_workers.normalise(raw, SMALL, tmp_path / "images.parquet")
 
 
@@ -320,7 +320,7 @@ def test_threads_have_a_child_each(workers: ImageWorkers, pictures: dict[str, by
 def test_a_full_or_absent_disk_is_a_shard_error(
     workers: ImageWorkers, quick: FetchConfig, make_requests: MakeRequests, tmp_path: Path
 ) -> None:
-    with pytest.raises(ShardError, match="cannot be written"):
+    with pytest.raises(DiskError, match="cannot be written"):
         workers.fetch(make_requests(None), quick, tmp_path / "absent" / "raw.parquet")
 
 
@@ -340,7 +340,7 @@ def test_a_full_or_absent_disk_is_a_shard_error(
     ],
 )
 def test_settings_out_of_range_name_their_field(settings_type: Any, field: str, value: object) -> None:
-    with pytest.raises(ConfigError, match=rf"\w+\.{field} must be"):
+    with pytest.raises(SettingsError, match=rf"\w+\.{field} must be"):
         settings_type(**{field: value})
 
 

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from data_catalog.errors import ConfigError
+from data_catalog.errors import SettingsError
 from data_catalog.fetch.client import retry_after_s
 from data_catalog.fetch.config import FetchConfig
 from data_catalog.fetch.opener import is_placeholder
@@ -99,7 +99,7 @@ def test_thumbnails(url: str, thumbnail: str | None) -> None:
 
 def test_only_widths_that_are_served_are_settings() -> None:
     assert {FetchConfig(wikimedia_width=width).wikimedia_width for width in (0, *WIDTHS)} == {0, *WIDTHS}
-    with pytest.raises(ConfigError, match="wikimedia_width"):
+    with pytest.raises(SettingsError, match="wikimedia_width"):
         FetchConfig(wikimedia_width=300)
 
 
@@ -135,5 +135,5 @@ def test_the_user_agent_names_the_program_and_whom_to_write_to() -> None:
     config = FetchConfig(contact="mailto:someone@example.org")
     assert config.limits().user_agent == "vernaclip/0.1 (image-caption dataset builder) mailto:someone@example.org"
     assert config.robot == "vernaclip"
-    with pytest.raises(ConfigError, match=r"fetch\.contact"):
+    with pytest.raises(SettingsError, match=r"fetch\.contact"):
         FetchConfig(contact="someone")

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from data_catalog.errors import ConfigError
+from data_catalog.errors import SettingsError
 from data_catalog.fetch.reasons import NORMALISE_REASONS
 from data_catalog.images.normalise import ImageRejectedError, NormaliseConfig, NormalisedImage, normalise_image
 
@@ -148,12 +148,12 @@ def test_settings_decide(pictures: dict[str, bytes]) -> None:
     ],
 )
 def test_wrong_settings_are_refused_by_name(field: str, value: Any) -> None:
-    with pytest.raises(ConfigError, match=rf"normalise\.{field} must be"):
+    with pytest.raises(SettingsError, match=rf"normalise\.{field} must be"):
         NormaliseConfig(**{field: value})
 
 
 def test_png_has_a_compression_instead_of_a_quality() -> None:
-    with pytest.raises(ConfigError, match=r"normalise\.encode_quality must be between 0 and 9"):
+    with pytest.raises(SettingsError, match=r"normalise\.encode_quality must be between 0 and 9"):
         NormaliseConfig(encode_format="png")
 
 

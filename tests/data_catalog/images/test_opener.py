@@ -13,7 +13,7 @@ from urllib.request import Request
 
 import pytest
 
-from data_catalog.errors import ConfigError, PipelineError
+from data_catalog.errors import DiskError, PipelineError
 from data_catalog.fetch import hosts as limits_of_hosts
 from data_catalog.fetch.client import Deadline, GuardedClient, Hooks
 from data_catalog.fetch.config import FetchConfig, HostPace
@@ -148,7 +148,7 @@ def test_a_parser_that_trips_over_an_answer_costs_one_row(hosts: Hosts) -> None:
 
 @pytest.mark.parametrize(
     "trouble",
-    [OSError(28, "No space left on device"), ConfigError("No space, says SQLite"), PipelineError("No space: EIO")],
+    [OSError(28, "No space left on device"), DiskError("No space, says SQLite"), PipelineError("No space: EIO")],
     ids=repr,
 )
 def test_trouble_of_the_machine_ends_the_shard(trouble: Exception, hosts: Hosts) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from data_catalog.errors import ConfigError
+from data_catalog.errors import InputError, SettingsError
 from data_catalog.sources.registry import SOURCE_KINDS
 from data_catalog.sources.rows import MalformedRow, SourceRow, UpstreamRow
 
@@ -84,12 +84,12 @@ def test_a_bad_line_costs_itself(tmp_path: Path, line: bytes, reason: str) -> No
     ],
 )
 def test_wrong_files(tmp_path: Path, kind: str, content: str | bytes, found: str) -> None:
-    with pytest.raises(ConfigError, match=found):
+    with pytest.raises(InputError, match=found):
         read(tmp_path, kind, content)
 
 
 def test_files_are_required() -> None:
-    with pytest.raises(ConfigError, match="files must name"):
+    with pytest.raises(SettingsError, match="files must name"):
         SOURCE_KINDS["cc3m"].config_type(files=())
 
 

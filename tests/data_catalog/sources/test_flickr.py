@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from data_catalog.errors import ConfigError
+from data_catalog.errors import InputError, SettingsError
 from data_catalog.sources.registry import SOURCE_KINDS
 from data_catalog.sources.rows import MalformedRow, SourceRow, UpstreamRow
 
@@ -135,16 +135,16 @@ def test_karpathy(tmp_path: Path) -> None:
     ],
 )
 def test_wrong_flickr_files(tmp_path: Path, content: str | bytes, found: str) -> None:
-    with pytest.raises(ConfigError, match=found):
+    with pytest.raises(InputError, match=found):
         read(tmp_path, "flickr30k", content)
 
 
 def test_images_must_be_there(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="images names"):
+    with pytest.raises(InputError, match="images names"):
         read(tmp_path, "flickr8k", "a.jpg#0\ttext\n", images=str(tmp_path / "none"))
-    with pytest.raises(ConfigError, match="no whole zip"):
+    with pytest.raises(InputError, match="no whole zip"):
         read(tmp_path, "flickr8k", "a.jpg#0\ttext\n", images=str(tmp_path / "file0"))
-    with pytest.raises(ConfigError, match="images must name"):
+    with pytest.raises(SettingsError, match="images must name"):
         read(tmp_path, "flickr8k", "a.jpg#0\ttext\n", images="")
 
 
@@ -201,7 +201,7 @@ def test_sbu_json(tmp_path: Path) -> None:
     ],
 )
 def test_wrong_sbu_files(tmp_path: Path, contents: list[str], found: str) -> None:
-    with pytest.raises(ConfigError, match=found):
+    with pytest.raises(InputError, match=found):
         read(tmp_path, "sbu", *contents)
 
 

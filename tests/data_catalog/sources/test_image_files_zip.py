@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from data_catalog.errors import ConfigError
+from data_catalog.errors import InputError
 from data_catalog.sources.image_files import ImageFiles, open_images
 
 MIB = 2**20
@@ -86,7 +86,7 @@ def test_a_bomb_that_says_it_is_small_is_not_unpacked(tmp_path: Path) -> None:
 @pytest.mark.parametrize("method", [zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
 def test_methods_that_unpack_without_bound_are_refused(tmp_path: Path, method: int) -> None:
     path = packed(tmp_path / "images.zip", {"a.jpg": b"A"}, method)
-    with pytest.raises(ConfigError, match="another method than deflate: pack it again"):
+    with pytest.raises(InputError, match="another method than deflate: pack it again"):
         opened(path)
     with zipfile.ZipFile(path, "a", zipfile.ZIP_STORED) as file:
         file.writestr("b.jpg", b"B")
@@ -103,7 +103,7 @@ def test_an_encrypted_zip_is_refused(tmp_path: Path) -> None:
     content[6] |= 1
     content[content.index(b"PK\x01\x02") + 8] |= 1
     path.write_bytes(content)
-    with pytest.raises(ConfigError, match="encrypted"):
+    with pytest.raises(InputError, match="encrypted"):
         opened(path)
 
 
@@ -152,14 +152,14 @@ def test_damage_anywhere_is_one_of_two_errors(tmp_path: Path) -> None:
             damaged[draw.randrange(len(damaged))] = draw.randrange(256)
         (tmp_path / "damaged.zip").write_bytes(damaged)
         outcomes.append(_outcome(tmp_path / "damaged.zip"))
-    assert set(outcomes) == {"ConfigError", "OSError", "FileNotFoundError", "whole"}
+    assert set(outcomes) == {"InputError", "OSError", "FileNotFoundError", "whole"}
 
 
 def _outcome(path: Path) -> str:
     try:
         images = opened(path)
-    except ConfigError:
-        return "ConfigError"
+    except InputError:
+        return "InputError"
     try:
         for number in range(4):
             assert images.read(f"d/è{number}.jpg") == bytes([number]) * 500

@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from data_catalog.errors import ConfigError, TransientError
+from data_catalog.errors import InputError, SettingsError, TransientError
 from data_catalog.fetch.config import FetchConfig
 from data_catalog.images.workers import ImageWorkers
 from data_catalog.sources.image_files import image_locations, open_images
@@ -81,7 +81,7 @@ def test_what_is_not_there_or_no_archive_is_a_config_error(store: fsspec.Abstrac
         "cut.zip": "no folder, no tar and no whole zip",
         "packed.tar": "compressed by gzip",
     }.items():
-        with pytest.raises(ConfigError, match=sentence):
+        with pytest.raises(InputError, match=sentence):
             open_images(f"memory://bucket/{name}")
 
 
@@ -89,13 +89,13 @@ def test_what_is_not_there_or_no_archive_is_a_config_error(store: fsspec.Abstrac
     "url", ["http://h/i.zip", "HTTPS://h/i", "ftp://h/i", "ssh://h/i", "zip://a::s3://b/c", "hf://x"]
 )
 def test_other_urls_are_refused(url: str) -> None:
-    with pytest.raises(ConfigError, match=r"neither a path nor a URL of s3:// or gs://"):
+    with pytest.raises(SettingsError, match=r"neither a path nor a URL of s3:// or gs://"):
         open_images(url)
 
 
 def test_a_chain_of_urls_is_a_name_like_any_other(store: fsspec.AbstractFileSystem) -> None:
     for location in ("simplecache::memory://bucket/folder", "memory://bucket/a.jpg::http://127.0.0.1/"):
-        with pytest.raises(ConfigError, match="does not exist"):
+        with pytest.raises(InputError, match="does not exist"):
             open_images(location)
 
 
@@ -109,7 +109,7 @@ def test_a_file_url_is_a_path(tmp_path: Path) -> None:
 @pytest.mark.parametrize(("url", "client", "extra"), [("s3://b/i", "s3fs", "s3"), ("gcs://b/i", "gcsfs", "gs")])
 def test_a_client_that_is_missing_is_named(url: str, client: str, extra: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, client, None)
-    with pytest.raises(ConfigError, match=rf"takes an extra of vernaclip: run `pip install -e '\.\[{extra}\]'`"):
+    with pytest.raises(InputError, match=rf"takes an extra of vernaclip: run `pip install -e '\.\[{extra}\]'`"):
         open_images(url)
 
 

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from data_catalog.errors import ConfigError
+from data_catalog.errors import InputError
 from data_catalog.sources import json_documents
 from data_catalog.sources.json_documents import JsonList, open_json
 
@@ -97,7 +97,7 @@ def test_what_is_no_object_comes_as_it_is(tmp_path: Path, content: bytes, found:
     ],
 )
 def test_a_broken_document_is_a_config_error(tmp_path: Path, content: bytes, found: str) -> None:
-    with pytest.raises(ConfigError, match=found) as caught:
+    with pytest.raises(InputError, match=found) as caught:
         open_json(write(tmp_path, content), expected="a COCO JSON")
     assert "captions.json" in str(caught.value)
     assert len(str(caught.value)) < 1000

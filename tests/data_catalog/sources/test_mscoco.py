@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from data_catalog.errors import ConfigError
+from data_catalog.errors import InputError
 from data_catalog.sources.mscoco import MscocoConfig, check_mscoco, read_mscoco, read_mscoco_it
 from data_catalog.sources.rows import MalformedRow, SourceRow, UpstreamRow
 
@@ -66,10 +66,10 @@ def test_a_license_without_id_applies_to_nothing(tmp_path: Path, license: Any) -
     assert only(read(tmp_path, content)).license is None
 
 
-def test_two_licenses_with_one_id_are_a_config_error(tmp_path: Path) -> None:
+def test_two_licenses_with_one_id_are_refused(tmp_path: Path) -> None:
     content = document(annotations=[CAPTION])
     content["licenses"].append({"id": "3", "name": "Attribution License"})
-    with pytest.raises(ConfigError, match=r"captions\.json has several licenses with the id 3"):
+    with pytest.raises(InputError, match=r"captions\.json has several licenses with the id 3"):
         read(tmp_path, content)
 
 
@@ -158,7 +158,7 @@ def test_a_number_of_thousands_of_digits_costs_its_row(tmp_path: Path) -> None:
 def test_a_name_that_stands_twice_is_a_config_error(tmp_path: Path, repeat: Callable[[str], str], found: str) -> None:
     text = json.dumps(document(annotations=[CAPTION]))
     assert repeat(text) != text
-    with pytest.raises(ConfigError, match=found):
+    with pytest.raises(InputError, match=found):
         read(tmp_path, repeat(text).encode())
 
 
@@ -230,12 +230,12 @@ def test_repeated_annotations_are_all_there(tmp_path: Path) -> None:
     ],
 )
 def test_wrong_files(tmp_path: Path, content: Any, found: str) -> None:
-    with pytest.raises(ConfigError, match=found):
+    with pytest.raises(InputError, match=found):
         read(tmp_path, content)
 
 
 def test_missing_images_are_a_config_error(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"images names .*nowhere"):
+    with pytest.raises(InputError, match=r"images names .*nowhere"):
         read(tmp_path, document(annotations=[CAPTION]), images=str(tmp_path / "nowhere"))
 
 

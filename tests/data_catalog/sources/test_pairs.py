@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from data_catalog.errors import ConfigError
+from data_catalog.errors import InputError, SettingsError
 from data_catalog.sources.pairs import PairsConfig, check_pairs, pairs_images, read_pairs
 from data_catalog.sources.rows import MalformedRow, SourceRow, UpstreamRow
 
@@ -198,7 +198,7 @@ def test_files_of_several_folders_need_images(tmp_path: Path) -> None:
         (tmp_path / folder).mkdir()
         (tmp_path / folder / "p.csv").write_text("image,text\na.jpg,un gatto\n")
     config = PairsConfig(files=(str(tmp_path / "*" / "p.csv"),), caption_column="text", path_column="image", lang="it")
-    with pytest.raises(ConfigError, match="2 folders"):
+    with pytest.raises(SettingsError, match="2 folders"):
         check_pairs(config)
 
 
@@ -222,7 +222,7 @@ def test_files_of_several_folders_need_images(tmp_path: Path) -> None:
     ],
 )
 def test_wrong_files(tmp_path: Path, name: str, content: bytes, found: str) -> None:
-    with pytest.raises(ConfigError, match=found) as caught:
+    with pytest.raises(InputError, match=found) as caught:
         read(tmp_path, name, content, **SIMPLE)
     assert name in str(caught.value)
 
@@ -239,7 +239,7 @@ def test_wrong_files(tmp_path: Path, name: str, content: bytes, found: str) -> N
     ],
 )
 def test_settings_that_make_no_sense(options: dict[str, Any], found: str) -> None:
-    with pytest.raises(ConfigError, match=found):
+    with pytest.raises(SettingsError, match=found):
         PairsConfig(**({"files": ("x.csv",), "caption_column": "text"} | SIMPLE | options))
 
 

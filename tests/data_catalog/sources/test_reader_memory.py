@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from data_catalog.errors import ConfigError
+from data_catalog.errors import InputError
 from data_catalog.sources import files as source_files
 from data_catalog.sources.registry import SOURCE_KINDS
 from data_catalog.test_sets.registry import TEST_SET_KINDS
@@ -22,7 +22,7 @@ GB_BYTES = 2**30
 READ = """
 import collections, json, resource, sys
 resource.setrlimit(resource.RLIMIT_AS, (4 * 2**30,) * 2)
-from data_catalog.errors import ConfigError
+from data_catalog.errors import InputError
 from data_catalog.sources.registry import SOURCE_KINDS
 from data_catalog.test_sets.registry import TEST_SET_KINDS
 
@@ -38,7 +38,7 @@ try:
     else:
         test_set = TEST_SET_KINDS[kind.removeprefix("test set ")]
         found["images"] = len(test_set.load(test_set.config_type(**options)).images)
-except ConfigError as error:
+except InputError as error:
     refused = str(error)
 [own] = [line.split()[1] for line in open("/proc/self/status") if line.startswith("VmHWM")]
 peak = int(own) + resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss
@@ -163,7 +163,7 @@ def test_more_records_than_a_reader_may_hold_are_refused(
     kinds: dict[str, Any] = {**TEST_SET_KINDS, **SOURCE_KINDS}
     config = kinds[kind].config_type(files=files)
     act = TEST_SET_KINDS[kind].load if kind in TEST_SET_KINDS else lambda config: list(SOURCE_KINDS[kind].read(config))
-    with pytest.raises(ConfigError, match="too many records to be read within 1 GB of memory: split it"):
+    with pytest.raises(InputError, match="too many records to be read within 1 GB of memory: split it"):
         act(config)
 
 

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from data_catalog.errors import ConfigError
+from data_catalog.errors import InputError
 from data_catalog.sources import files
 from data_catalog.sources.files import check_text_file, excerpt, read_lines, text_trouble, upstream_files
 
@@ -43,7 +43,7 @@ def write(folder: Path, content: bytes, name: str = "file.txt") -> Path:
 )
 def test_wrong_file_is_a_config_error(tmp_path: Path, content: bytes, found: str) -> None:
     path = write(tmp_path, content)
-    with pytest.raises(ConfigError, match=found) as caught:
+    with pytest.raises(InputError, match=found) as caught:
         check_text_file(path, expected="a WIT TSV")
     assert str(path) in str(caught.value)
     assert "expected a WIT TSV" in str(caught.value) or "download it again" in str(caught.value)
@@ -79,7 +79,7 @@ def test_a_real_name_with_brackets_is_no_glob(tmp_path: Path) -> None:
     ("name", "found"), [("nothing.tsv", "does not exist"), ("*.none", "matches no file"), (".", "folder")]
 )
 def test_missing_files_are_named(tmp_path: Path, name: str, found: str) -> None:
-    with pytest.raises(ConfigError, match=found):
+    with pytest.raises(InputError, match=found):
         upstream_files(Named((str(tmp_path / name),)))
 
 
@@ -130,7 +130,7 @@ def test_an_endless_line_is_cut_and_the_next_is_read(tmp_path: Path, monkeypatch
 
 def test_a_gzip_that_breaks_while_it_is_read_is_named(tmp_path: Path) -> None:
     path = write(tmp_path, gzip.compress(b"row\n" * 100_000)[:-20])
-    with pytest.raises(ConfigError, match=r"file\.txt is a truncated gzip"):
+    with pytest.raises(InputError, match=r"file\.txt is a truncated gzip"):
         list(read_lines(path))
 
 

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from data_catalog.errors import ConfigError
+from data_catalog.errors import InputError, SettingsError
 from data_catalog.sources.rows import MalformedRow, SourceRow, UnselectedRow, UpstreamRow
 from data_catalog.sources.wit import WitConfig, check_wit, read_wit
 
@@ -179,7 +179,7 @@ def test_many_files_plain_and_gzipped_in_sorted_order(tmp_path: Path) -> None:
     ],
 )
 def test_wrong_files(tmp_path: Path, content: str, found: str) -> None:
-    with pytest.raises(ConfigError, match=found):
+    with pytest.raises(InputError, match=found):
         read(tmp_path, content)
 
 
@@ -192,7 +192,7 @@ def test_wrong_files(tmp_path: Path, content: str, found: str) -> None:
     ],
 )
 def test_settings_that_select_nothing(tmp_path: Path, options: dict[str, tuple[str, ...]], found: str) -> None:
-    with pytest.raises(ConfigError, match=found):
+    with pytest.raises(SettingsError, match=found):
         read(tmp_path, tsv(row()), **options)
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from data_catalog.errors import ConfigError
+from data_catalog.errors import InputError, PipelineError, SettingsError
 from data_catalog.test_sets import images, registry
 
 LONG = "parola " * 1_430  # 10,010 characters
@@ -43,7 +43,7 @@ def reasons(gathered: images.GatheredImages) -> list[tuple[int, str]]:
 
 
 def refusal(folder: Path, kind: str, contents: dict[str, Any], **options: Any) -> str:
-    with pytest.raises(ConfigError) as caught:
+    with pytest.raises(PipelineError) as caught:
         load(folder, kind, contents, **options)
     return str(caught.value)
 
@@ -131,10 +131,10 @@ def test_ids_of_another_set_in_the_same_form_are_no_ids_of_mscoco(tmp_path: Path
 )
 def test_coco_files_that_are_damaged_or_something_else(tmp_path: Path, content: Any, message: str) -> None:
     whole = coco([IMAGE_9], [{"image_id": 9, "caption": "Un cane"}])
-    with pytest.raises(ConfigError, match=message):
+    with pytest.raises(InputError, match=message):
         load(tmp_path, "mscoco_it", {"a.json": content})
     # One damaged file spoils the set: it is all of it or nothing.
-    with pytest.raises(ConfigError, match=message):
+    with pytest.raises(InputError, match=message):
         load(tmp_path, "mscoco_it", {"a.json": whole, "b.json": content})
 
 
@@ -455,9 +455,9 @@ def test_a_list_of_ones_own(tmp_path: Path) -> None:
 def test_settings_that_name_nothing(tmp_path: Path) -> None:
     for kind in registry.TEST_SET_KINDS.values():
         settings = {"path_column": "a"} if kind.kind == "pairs" else {}
-        with pytest.raises(ConfigError, match="files must name"):
+        with pytest.raises(SettingsError, match="files must name"):
             kind.config_type(files=(), **settings)
-        with pytest.raises(ConfigError, match="does not exist"):
+        with pytest.raises(InputError, match="does not exist"):
             kind.check(kind.config_type(files=(str(tmp_path / "none"),), **settings))
         assert kind.license
         assert registry.TEST_SET_KINDS[kind.kind] is kind
@@ -480,7 +480,7 @@ def test_images_of_a_test_set_are_found_by_their_names(tmp_path: Path) -> None:
     kind.check(config)
     assert kind.images(config) == str(tmp_path)
     assert [image.name for image in kind.read(config)] == ["città.png"]
-    with pytest.raises(ConfigError, match="images names"):
+    with pytest.raises(InputError, match="images names"):
         kind.check(kind.config_type(files=files, images=str(tmp_path / "none")))
 
 

@@ -10,7 +10,7 @@ import pytest
 import yaml
 from markdown_it import MarkdownIt
 
-from data_catalog.errors import ConfigError
+from data_catalog.errors import DamagedError, InputError
 from data_catalog.exports.counts import PairCounts
 from training.effort import EFFORT_FILE, Attempt
 from training.encoder_openers import open_model_folder
@@ -215,7 +215,7 @@ def test_leaks_of_a_scoreboard_are_told_and_do_not_lead(model: Path, tmp_path: P
 @pytest.mark.parametrize("damage", ['{"attempts": {}}', '{"attempts": [{"seconds": "12"}]}', "[]"])
 def test_a_damaged_account_of_what_was_spent_is_told(model: Path, damage: str) -> None:
     (model / EFFORT_FILE).write_text(damage)
-    with pytest.raises(ConfigError, match="is damaged"):
+    with pytest.raises(DamagedError, match="is damaged"):
         card(model, None)
 
 
@@ -229,12 +229,12 @@ def test_scores_of_a_scoreboard_are_told_of_these_weights_alone(model: Path, tmp
     assert text.count(row) == 1
     assert "xtd10:\n" in text
     assert "- Captions human: captions that people wrote or validated, or that are native." in text
-    with pytest.raises(ConfigError, match="has no score of these weights"):
+    with pytest.raises(InputError, match="has no score of these weights"):
         card_data(model, None, model_sha256=sha256, scoreboards=[scoreboard(path, "vernaclip x, weights ffffffffffff")])
     path.write_text("[]")
-    with pytest.raises(ConfigError, match=r"scoreboard\.json is no scoreboard\.json"):
+    with pytest.raises(InputError, match=r"scoreboard\.json is no scoreboard\.json"):
         card_data(model, None, model_sha256=sha256, scoreboards=[path])
-    with pytest.raises(ConfigError, match="cannot be read"):
+    with pytest.raises(InputError, match="cannot be read"):
         card_data(model, None, model_sha256=sha256, scoreboards=[tmp_path / "none.json"])
 
 
@@ -311,7 +311,7 @@ def test_a_scoreboard_of_no_language_is_none(language: object, model: Path, tmp_
     sha256 = json.loads((model / "result.json").read_text())["model_sha256"]
     path = scoreboard(tmp_path / "scoreboard.json", open_model_folder(model, "ours").origin)
     in_language(path, language)
-    with pytest.raises(ConfigError, match=r"is no scoreboard\.json"):
+    with pytest.raises(InputError, match=r"is no scoreboard\.json"):
         card_data(model, None, model_sha256=sha256, scoreboards=[path])
 
 

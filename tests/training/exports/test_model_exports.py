@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from data_catalog.errors import ConfigError, PipelineError
+from data_catalog.errors import BusyError, InputError, PipelineError, SettingsError
 from data_catalog.storage.lock import place_lock
 from training.exports.formats import MODEL_FORMATS
 from training.exports.hugging_face import why_no_hugging_face
@@ -158,7 +158,7 @@ def test_compact_goes_to_open_clip_and_says_why_not_to_transformers(
     told = json.loads((tmp_path / "out" / "tokenizer_config.json").read_text())
     assert told["add_prefix_space"], "or transformers 4 would read the first word otherwise"
     reason = "no equivalent of this model, since its image tower is a ResNet: export it to open_clip, onnx"
-    with pytest.raises(ConfigError, match=reason):
+    with pytest.raises(SettingsError, match=reason):
         exported(compact, tmp_path / "two", "open_clip", "transformers")
     assert not (tmp_path / "two").exists()
 
@@ -303,7 +303,7 @@ def test_a_damaged_model_is_refused_in_a_sentence(damage: str, message: str, com
             "another tokenizer": ("tokenizer.json", whole("tokenizer.json", model={})),
         }[damage]
         (model / name).write_text(text)
-    with pytest.raises(ConfigError, match=message) as caught:
+    with pytest.raises(PipelineError, match=message) as caught:
         exported(model, tmp_path / "out", "open_clip")
     assert "\n" not in str(caught.value)
     assert not (tmp_path / "out").exists()
@@ -314,13 +314,13 @@ def test_only_earlier_exports_of_models_are_replaced_and_only_by_force(compact: 
     out.mkdir()
     (out / "mine.txt").write_text("mine")
     for replace in (False, True):
-        with pytest.raises(ConfigError, match="is there and is no export of ours"):
+        with pytest.raises(SettingsError, match="is there and is no export of ours"):
             exported(compact, out, "open_clip", replace=replace)
     assert [path.name for path in out.iterdir()] == ["mine.txt"]
     (out / "mine.txt").unlink()
     assert not exported(compact, out, "open_clip").exports[0].up_to_date
     assert exported(compact, out, "open_clip").exports[0].up_to_date
-    with pytest.raises(ConfigError, match=r"holds an export of another model, or one made otherwise: .* --force"):
+    with pytest.raises(SettingsError, match=r"holds an export of another model, or one made otherwise: .* --force"):
         exported(compact, out, "open_clip", license="mit")
     assert "license:" not in (out / "README.md").read_text()
     (out / "mine.txt").write_text("mine")
@@ -328,7 +328,7 @@ def test_only_earlier_exports_of_models_are_replaced_and_only_by_force(compact: 
     assert 'license: "mit"' in (out / "README.md").read_text()
     assert not (out / "mine.txt").exists()
     (out / "open_clip_model.safetensors").write_bytes(b"cut off")
-    with pytest.raises(ConfigError, match="holds an export of another model"):
+    with pytest.raises(SettingsError, match="holds an export of another model"):
         exported(compact, out, "open_clip", license="mit")
 
 
@@ -337,7 +337,7 @@ def test_a_place_that_another_export_writes_to_is_left_alone(compact: Path, tmp_
     half.mkdir(parents=True)
     with place_lock(tmp_path / "out" / "onnx"):
         with pytest.raises(
-            ConfigError, match=rf"onnx is being written by process {os.getpid()} \(.*: wait until it ends"
+            BusyError, match=rf"onnx is being written by process {os.getpid()} \(.*: wait until it ends"
         ):
             exported(compact, tmp_path / "out", "all")
         assert [path.name for path in sorted((tmp_path / "out").iterdir())] == [".onnx.writer-lock", ".tmp-new-onnx"]
@@ -350,20 +350,20 @@ def test_an_export_of_a_dataset_is_never_replaced(compact: Path, tmp_path: Path)
 
     record = {"dataset": "scenes", "snapshot": "0" * 8, "format": "urls", "files": {}, "bytes": {}}
     write_checksummed(tmp_path / "out" / "export.json", record)
-    with pytest.raises(ConfigError, match="holds an export of a dataset"):
+    with pytest.raises(SettingsError, match="holds an export of a dataset"):
         exported(compact, tmp_path / "out", "open_clip", replace=True)
 
 
 def test_the_models_own_folder_is_no_place(compact: Path, tmp_path: Path) -> None:
     for out in (compact / "exports", compact.parent):
-        with pytest.raises(ConfigError, match="lie in one another"):
+        with pytest.raises(SettingsError, match="lie in one another"):
             exported(compact, out, "open_clip")
-    with pytest.raises(ConfigError, match=r"is there and is no export of ours|lie in one another"):
+    with pytest.raises(SettingsError, match=r"is there and is no export of ours|lie in one another"):
         exported(compact, compact, "open_clip")
     config = ModelExportConfig(formats=("open_clip",), name="small")
-    with pytest.raises(ConfigError, match="where `vernaclip forget` removes exports of which nobody can tell"):
+    with pytest.raises(SettingsError, match="where `vernaclip forget` removes exports of which nobody can tell"):
         export_model(compact, config, tmp_path / "mine", seen=None, root=tmp_path)
-    with pytest.raises(ConfigError, match="which is not for exports"):
+    with pytest.raises(SettingsError, match="which is not for exports"):
         export_model(compact, config, tmp_path / "models" / "mine", seen=None, root=tmp_path)
 
 
@@ -396,7 +396,7 @@ def licensed(license: str, **more: str) -> dict[str, Any]:
     ],
 )
 def test_wrong_wishes_are_named(wish: dict[str, Any], message: str) -> None:
-    with pytest.raises(ConfigError, match=message):
+    with pytest.raises(SettingsError, match=message):
         ModelExportConfig(name="small", **wish)
 
 
@@ -413,9 +413,7 @@ def test_what_onnx_needs_is_said_before_anything_is_written(
     compact: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "onnxscript", None)
-    with pytest.raises(
-        ConfigError, match=r"the format onnx needs onnxscript: run `pip install -e '\.\[onnx\]'` in the"
-    ):
+    with pytest.raises(InputError, match=r"the format onnx needs onnxscript: run `pip install -e '\.\[onnx\]'` in the"):
         exported(compact, tmp_path / "out", "open_clip", "onnx")
     assert not (tmp_path / "out").exists()
 

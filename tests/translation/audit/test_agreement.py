@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from data_catalog.errors import ConfigError
+from data_catalog.errors import InputError
 from translation.audit.agreement import Agreement, gwet_agreement, ordinal_weights
 
 Ratings = list[list[int | None]]
@@ -191,7 +191,7 @@ def test_utter_disagreement_is_negative() -> None:
     ],
 )
 def test_what_cannot_be_compared_is_an_error(ratings: Ratings, message: str) -> None:
-    with pytest.raises(ConfigError, match=message):
+    with pytest.raises(InputError, match=message):
         ordinal(ratings)
 
 

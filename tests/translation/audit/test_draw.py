@@ -17,7 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from data_catalog.database.catalog import rebuild
-from data_catalog.errors import ConfigError
+from data_catalog.errors import InputError
 from data_catalog.schema import CAPTIONS, KEPT, NATIVE, REJECTED
 from data_catalog.storage.integrity import read_checksummed, write_checksummed
 from data_catalog.storage.manifest import MANIFEST_FORMAT, commit_snapshot, file_entry, snapshot_folder
@@ -182,7 +182,7 @@ def test_a_name_cannot_speak_sql(build: Callable[..., Path]) -> None:
     copytree(root / "datasets" / "captions", root / "datasets" / name)
     for path in (root / "datasets" / name).glob("*/manifest.json"):
         write_checksummed(path, {**read_checksummed(path, remedy=""), "dataset": name})
-    with pytest.raises(ConfigError, match="has no translated captions"):  # it is not in the catalog's views
+    with pytest.raises(InputError, match="has no translated captions"):  # it is not in the catalog's views
         draw_audit(root, name, num_rows=5, seed=1)
 
 

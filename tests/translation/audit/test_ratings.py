@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from data_catalog.errors import ConfigError
+from data_catalog.errors import InputError
 from translation.audit.ratings import AuditSheet, RatingSheet, read_audit, read_ratings
 from translation.audit.sheets import RATING_COLUMNS, sheet_text, write_text
 
@@ -96,7 +96,7 @@ def test_what_spreadsheets_save_is_read(change: Callable[[str], str], audit: Aud
     ],
 )
 def test_what_does_not_fit_is_named(text: str | bytes, message: str, audit: AuditSheet, tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=message):
+    with pytest.raises(InputError, match=message):
         read_text(text, audit, tmp_path)
 
 
@@ -107,13 +107,13 @@ def test_two_files_by_one_rater_are_refused(
     first = write_ratings("Ann", [4, None, None])
     again = tmp_path / "again.csv"
     again.write_text(f"{HEADER}{ID},r1,4,,{second}\n", encoding="utf-8")
-    with pytest.raises(ConfigError, match=r"ratings-Ann.csv and .*again.csv are both by"):
+    with pytest.raises(InputError, match=r"ratings-Ann.csv and .*again.csv are both by"):
         read_ratings([first, again], audit)
 
 
 @pytest.mark.parametrize("name", ["nowhere.csv", ""])
 def test_a_path_that_is_no_file_is_named(name: str, audit: AuditSheet, tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="is no file: expected ratings"):
+    with pytest.raises(InputError, match="is no file: expected ratings"):
         read_ratings([tmp_path / name], audit)
 
 
@@ -132,14 +132,12 @@ def test_a_path_that_is_no_file_is_named(name: str, audit: AuditSheet, tmp_path:
 def test_an_audit_that_was_changed_is_refused(
     columns: dict[str, list[object]], message: str, write_audit: Write
 ) -> None:
-    with pytest.raises(ConfigError, match=message):
+    with pytest.raises(InputError, match=message):
         read_audit(write_audit(3, **columns))
 
 
 def test_ratings_are_no_audit(write_ratings: Write) -> None:
-    with pytest.raises(
-        ConfigError, match="has no column source_text, text, source, stratum, weight: expected an audit"
-    ):
+    with pytest.raises(InputError, match="has no column source_text, text, source, stratum, weight: expected an audit"):
         read_audit(write_ratings("Ann", [4]))
 
 
@@ -163,7 +161,7 @@ def test_any_sheet_comes_back(rows: list[tuple[str, str]], tmp_path_factory: pyt
     )
     audit = read_audit(folder / "audit.csv")
     if not any(grade for grade, _ in rows):
-        with pytest.raises(ConfigError, match="has no rating yet"):
+        with pytest.raises(InputError, match="has no rating yet"):
             read_ratings([folder / "ratings.csv"], audit)
         return
     (found,) = read_ratings([folder / "ratings.csv"], audit)

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from data_catalog.errors import ConfigError
+from data_catalog.errors import InputError
 from data_catalog.language_pack import LanguagePack
 from translation.config import TranslateConfig
 from translation.engines.apertium import (
@@ -185,7 +185,7 @@ def test_another_program_is_another_engine(
 
 @real_apertium
 def test_a_mode_that_is_not_installed(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"no mode eng-ita; from en there are eng-cat.*translate\.pivot"):
+    with pytest.raises(InputError, match=r"no mode eng-ita; from en there are eng-cat.*translate\.pivot"):
         open_engine(CONFIG, EN, IT, tmp_path)
 
 

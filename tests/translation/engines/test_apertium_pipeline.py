@@ -9,7 +9,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from data_catalog.errors import ConfigError, ShardError
+from data_catalog.errors import InputError
 from data_catalog.language_pack import LanguagePack
 from translation.config import TranslateConfig
 from translation.engines.apertium import PART_SIZE, ApertiumTranslator, Mode, from_stream, open_engine, to_stream
@@ -52,7 +52,7 @@ def test_any_text_survives_the_stream_format(text: str, number: int) -> None:
     record = to_stream(text, number)
     assert from_stream(record, number) == text
     assert not re.search(r"(?<!\\)[\^$/@<>{}]", record.replace("\\\\", ""))
-    with pytest.raises(ShardError, match="mixed up"):
+    with pytest.raises(InputError, match="mixed up"):
         from_stream(record, number + 1)
 
 
@@ -94,7 +94,7 @@ def test_progress_counts_each_caption_once() -> None:
 )
 def test_programs_that_fail(script: str, message: str, tmp_path: Path) -> None:
     program(tmp_path / "apertium-tagger", "read -r -d '' text; echo broken model >&2; exit 4")
-    with pytest.raises(ShardError, match=message):
+    with pytest.raises(InputError, match=message):
         engine_of(script, path=tmp_path).translate(["a", "b", "c"])
 
 
@@ -105,7 +105,7 @@ def test_programs_that_hang_are_killed(stage: str, tmp_path: Path) -> None:
     reader = os.open(alive, os.O_RDONLY | os.O_NONBLOCK)
     hang = f"exec 9>{alive}; echo thinking >&9; echo still thinking >&2; sleep 1000; true"
     program(tmp_path / "apertium-tagger", hang)
-    with pytest.raises(ShardError, match=r"(was silent for|did not finish within) 1 s: still thinking"):
+    with pytest.raises(InputError, match=r"(was silent for|did not finish within) 1 s: still thinking"):
         engine_of(f"cat | {stage.format(hang=hang)} | cat", timeout_s=1.0, path=tmp_path).translate(["a"])
     os.set_blocking(reader, True)
     assert os.read(reader, 100) == b"thinking\n"
@@ -154,7 +154,7 @@ def test_which_tagger_keeps_a_state(stage: str, expected: bool) -> None:
 
 def test_opening_without_the_command(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
-    with pytest.raises(ConfigError, match=r"packages apertium and.* such as apertium-eng-cat"):
+    with pytest.raises(InputError, match=r"packages apertium and.* such as apertium-eng-cat"):
         open_engine(CONFIG, EN, CA, tmp_path)
 
 
@@ -171,11 +171,9 @@ def test_which_mode_is_taken(source: LanguagePack, mode: str, monkeypatch: pytes
     installed(tmp_path, **{name: f"sed -z s/^/{name}=/" for name in ("eng_cat", "en_ca", "es_ca", "oc_ca")})
     target = LanguagePack(code="ca") if source.code == "oc" else CA
     assert texts(open_engine(CONFIG, source, target, tmp_path), ["x"]) == [f"{mode.replace('-', '_')}=x"]
-    with pytest.raises(
-        ConfigError, match=r"from de there is none: set iso639_3.* --language-pack de\.toml .*, install"
-    ):
+    with pytest.raises(InputError, match=r"from de there is none: set iso639_3.* --language-pack de\.toml .*, install"):
         open_engine(CONFIG, LanguagePack(code="de"), target, tmp_path)
-    with pytest.raises(ConfigError, match="no mode cat-eng; from ca there is none: install its package"):
+    with pytest.raises(InputError, match="no mode cat-eng; from ca there is none: install its package"):
         open_engine(CONFIG, CA, EN, tmp_path)
 
 
@@ -213,11 +211,11 @@ def test_fingerprint_follows_the_programs(monkeypatch: pytest.MonkeyPatch, tmp_p
 def test_a_damaged_installation(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     installed(tmp_path, eng_cat="cat '/no/such.bin'")
     monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}{os.pathsep}{os.environ['PATH']}")
-    with pytest.raises(ConfigError, match=r"Apertium does not work: .*such\.bin"):
+    with pytest.raises(InputError, match=r"Apertium does not work: .*such\.bin"):
         open_engine(CONFIG, EN, CA, tmp_path)
     program(tmp_path / "bin" / "apertium-wblank-mode", "echo \"cat | cg-none 'x' | lrx-none | cat\"")
-    with pytest.raises(ConfigError, match="lacks the program cg-none, lrx-none: install what has it"):
+    with pytest.raises(InputError, match="lacks the program cg-none, lrx-none: install what has it"):
         open_engine(CONFIG, EN, CA, tmp_path)
     program(tmp_path / "bin" / "apertium-wblank-mode", "exit 1")
-    with pytest.raises(ConfigError, match="Apertium does not work: `apertium-wblank-mode"):
+    with pytest.raises(InputError, match="Apertium does not work: `apertium-wblank-mode"):
         open_engine(CONFIG, EN, CA, tmp_path)

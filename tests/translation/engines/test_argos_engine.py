@@ -13,7 +13,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from data_catalog.errors import ConfigError
+from data_catalog.errors import InputError, SettingsError
 from data_catalog.language_pack import LanguagePack
 from translation.config import TranslateConfig
 from translation.engine import Translation, Translator, translate_stream
@@ -156,7 +156,7 @@ def test_nothing_touches_the_network(tiny_argosmodel: Path, tmp_path: Path, monk
 
 def test_a_package_for_another_pair_is_refused(tiny_argosmodel: Path, tmp_path: Path) -> None:
     config = TranslateConfig(package=(str(tiny_argosmodel),))
-    with pytest.raises(ConfigError, match="translates en to it, but en to de is needed"):
+    with pytest.raises(InputError, match="translates en to it, but en to de is needed"):
         open_translator(config, [ROUTE[0], LanguagePack(code="de")], cache_dir=tmp_path)
 
 
@@ -164,7 +164,7 @@ def test_installed_packages_are_found(
     tiny_argosmodel: Path, tiny_package: Package, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("ARGOS_PACKAGES_DIR", str(tmp_path / "packages"))
-    with pytest.raises(ConfigError, match=r"no Argos package translates en to it in .*packages: install one"):
+    with pytest.raises(InputError, match=r"no Argos package translates en to it in .*packages: install one"):
         open_translator(TranslateConfig(), ROUTE, cache_dir=tmp_path)
     install(tiny_argosmodel, tmp_path / "packages")
     engine = open_translator(TranslateConfig(), ROUTE, cache_dir=tmp_path)
@@ -199,7 +199,7 @@ def test_a_damaged_model_is_a_config_error(device: str, advice: str, tiny_packag
     torn = replace(tiny_package, folder=model.parent)
     (model.parent / "sentencepiece.model").write_bytes((tiny_package.folder / "sentencepiece.model").read_bytes())
     engine = argos_translator(torn, TranslateConfig(inter_threads=1, device=device))
-    with pytest.raises(ConfigError, match=f"cannot be loaded: {advice}") as caught:
+    with pytest.raises(InputError, match=f"cannot be loaded: {advice}") as caught:
         engine.translate(["two red circles"])
     assert ("device" in str(caught.value)) == bool(advice)
 
@@ -230,7 +230,7 @@ def test_a_damaged_model_is_a_config_error(device: str, advice: str, tiny_packag
     ],
 )
 def test_wrong_settings_are_named(options: dict[str, Any], message: str) -> None:
-    with pytest.raises(ConfigError, match=message):
+    with pytest.raises(SettingsError, match=message):
         TranslateConfig(**options)
 
 

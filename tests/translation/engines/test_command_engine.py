@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from data_catalog.errors import ConfigError, ShardError
+from data_catalog.errors import InputError, PipelineError
 from data_catalog.language_pack import LanguagePack
 from translation.config import TranslateConfig
 from translation.engines import command as command_module
@@ -41,7 +41,7 @@ def texts(engine: CommandTranslator, captions: list[str]) -> list[str]:
 
 
 def refusal(engine: CommandTranslator, captions: list[str] | None = None) -> str:
-    with pytest.raises(ShardError) as caught:
+    with pytest.raises(InputError) as caught:
         engine.translate(captions or ["a", "b", "c"])
     assert "\n" not in str(caught.value)
     return str(caught.value)
@@ -229,7 +229,7 @@ def test_the_way_back_knows_its_languages(tmp_path: Path) -> None:
     ],
 )
 def test_what_is_wrong_is_said_before_work(settings: dict[str, Any], message: str, tmp_path: Path) -> None:
-    with pytest.raises(ConfigError) as caught:
+    with pytest.raises(PipelineError) as caught:
         open_translator(TranslateConfig(engine="command", **settings), [EN, IT], cache_dir=tmp_path)
     assert message in str(caught.value)
 
@@ -240,7 +240,7 @@ def test_a_file_that_is_no_program(tmp_path: Path) -> None:
     broken.chmod(0o755)
     config = TranslateConfig(engine="command", command=(str(broken),))
     engine = open_translator(config, [EN, IT], cache_dir=tmp_path)
-    with pytest.raises(ConfigError, match="mine cannot be started: No such file"):
+    with pytest.raises(InputError, match="mine cannot be started: No such file"):
         engine.translate(["a"])
 
 

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from data_catalog.errors import ConfigError, PipelineError, ShardError, TransientError
+from data_catalog.errors import InputError, PipelineError, SettingsError, TransientError
 from data_catalog.language_pack import LanguagePack
 from translation.config import TranslateConfig
 from translation.engine import Translation, translate_stream
@@ -117,7 +117,7 @@ def test_nothing_is_sent_beyond_the_cap_and_the_error_says_what_to_raise(deepl_s
     translator.translate(["a dog"])
     translator.translate(["", "🐶" * 5])  # five code points, whatever they weigh
     with pytest.raises(
-        ConfigError, match=r"^10 characters were sent .* 2 captions need 3, .*max_characters is 10: raise"
+        SettingsError, match=r"^10 characters were sent .* 2 captions need 3, .*max_characters is 10: raise"
     ):
         translator.translate(["a", "", "b?", "a"])
     assert translator.num_characters == deepl_server.num_billed == 10
@@ -136,7 +136,7 @@ def test_what_was_paid_for_before_a_stop_is_kept(deepl_server: Any, tmp_path: Pa
 
     if stop == "quota":
         deepl_server.character_limit = total // 2
-    with pytest.raises(ConfigError, match=r"what was translated is kept$"):
+    with pytest.raises(PipelineError, match=r"what was translated is kept$"):
         run(total // 2 if stop == "cap" else total)
     assert memory.count() == 100
     deepl_server.character_limit = total
@@ -179,13 +179,13 @@ def test_results_of_a_chunk_that_failed_half_way_are_not_paid_for_twice(deepl_se
 @pytest.mark.parametrize(
     ("status", "error", "message"),
     [
-        (400, ConfigError, "refuses the request: Bad request, message: trouble 400"),
-        (401, ConfigError, "the key in the environment variable DEEPL_AUTH_KEY"),
-        (403, ConfigError, "the key in the environment variable DEEPL_AUTH_KEY"),
-        (404, ConfigError, "trouble 404"),
-        (413, ShardError, "trouble 413"),
+        (400, InputError, "refuses the request: Bad request, message: trouble 400"),
+        (401, SettingsError, "the key in the environment variable DEEPL_AUTH_KEY"),
+        (403, SettingsError, "the key in the environment variable DEEPL_AUTH_KEY"),
+        (404, InputError, "trouble 404"),
+        (413, InputError, "trouble 413"),
         (429, TransientError, "status 429"),
-        (456, ConfigError, "used up.*what was translated is kept"),
+        (456, InputError, "used up.*what was translated is kept"),
         (500, TransientError, "status 500"),
         (503, TransientError, "status 503"),
         (504, TransientError, "status 504"),
@@ -205,7 +205,7 @@ def test_refusals_say_what_to_do_and_cost_nothing(
 
 def test_a_wrong_key_is_refused(deepl_server: Any) -> None:
     deepl_server.key = "another key"
-    with pytest.raises(ConfigError, match="DEEPL_AUTH_KEY"):
+    with pytest.raises(SettingsError, match="DEEPL_AUTH_KEY"):
         engine().translate(["a dog"])
 
 
@@ -233,7 +233,7 @@ def test_a_request_without_an_answer_is_transient_and_counts_as_paid(
     with pytest.raises(TransientError, match="does not answer"):
         translator.translate(["a dog"])
     assert translator.num_characters == 5
-    with pytest.raises(ConfigError, match="max_characters"):
+    with pytest.raises(TransientError, match="max_characters"):
         translator.translate(["a dog"])
 
 
@@ -265,5 +265,5 @@ def test_a_strange_reply_is_an_error_never_a_misaligned_translation(
     deepl_server: Any, distort: Callable[[Any], Any]
 ) -> None:
     deepl_server.distort = distort
-    with pytest.raises(ConfigError, match="does not answer as DeepL does, check DEEPL_SERVER_URL"):
+    with pytest.raises(InputError, match="does not answer as DeepL does, check DEEPL_SERVER_URL"):
         engine().translate(["a dog", "a cat"])

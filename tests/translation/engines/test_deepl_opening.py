@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from data_catalog.errors import ConfigError, PipelineError
+from data_catalog.errors import InputError, PipelineError, SettingsError
 from data_catalog.language_pack import LanguagePack
 from translation.config import TranslateConfig
 from translation.engines.deepl_engine import DeepLEngine, deepl_code, open_engine
@@ -35,14 +35,14 @@ def test_no_key_is_an_error_that_names_the_variable(
     monkeypatch.delenv("DEEPL_AUTH_KEY", raising=False)
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
-    with pytest.raises(ConfigError, match="set the environment variable DEEPL_AUTH_KEY"):
+    with pytest.raises(SettingsError, match="set the environment variable DEEPL_AUTH_KEY"):
         opened()
 
 
 @pytest.mark.parametrize("key", ["s3cret\r\nX-Header: s3cret", "s3cret s3cret", "s3crêt", "s3cret\x7f"])
 def test_what_cannot_be_a_key_is_refused_unseen(monkeypatch: pytest.MonkeyPatch, key: str) -> None:
     monkeypatch.setenv("DEEPL_AUTH_KEY", key)
-    with pytest.raises(ConfigError, match="DEEPL_AUTH_KEY holds no key") as raised:
+    with pytest.raises(SettingsError, match="DEEPL_AUTH_KEY holds no key") as raised:
         opened()
     assert "s3cr" not in "".join(traceback.format_exception(raised.value))
 
@@ -54,14 +54,14 @@ def test_blanks_around_the_key_do_no_harm(deepl_server: Any, monkeypatch: pytest
 
 def test_without_the_client_the_error_says_how_to_install_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "deepl", None)
-    with pytest.raises(ConfigError, match=r"pip install -e '\.\[deepl\]'"):
+    with pytest.raises(InputError, match=r"pip install -e '\.\[deepl\]'"):
         opened()
 
 
 @pytest.mark.parametrize("url", ["http://example.org", "ftp://127.0.0.1", "api.deepl.com", "https://", "http://[::1"])
 def test_the_key_is_not_sent_in_the_clear(deepl_server: Any, monkeypatch: pytest.MonkeyPatch, url: str) -> None:
     monkeypatch.setenv("DEEPL_SERVER_URL", url)
-    with pytest.raises(ConfigError, match="DEEPL_SERVER_URL"):
+    with pytest.raises(SettingsError, match="DEEPL_SERVER_URL"):
         opened()
 
 
@@ -100,7 +100,7 @@ def test_languages_are_called_as_deepl_calls_them(deepl_server: Any, pack: Langu
 def test_a_language_that_deepl_lacks_is_found_before_work(
     deepl_server: Any, source: LanguagePack, target: LanguagePack, message: str
 ) -> None:
-    with pytest.raises(ConfigError, match=message):
+    with pytest.raises(SettingsError, match=message):
         opened(source, target)
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from data_catalog.errors import ConfigError
+from data_catalog.errors import DefectError, SettingsError
 from data_catalog.language_pack import LanguagePack
 from translation.config import TranslateConfig
 from translation.engine import Translation, Translator, translate_stream
@@ -117,7 +117,7 @@ def test_the_fingerprint_names_the_way_and_follows_both_engines() -> None:
 
 
 def test_engines_that_do_not_meet() -> None:
-    with pytest.raises(ConfigError, match=r"marking:ca-it:1 writes it, marking:en-ca:1 reads en"):
+    with pytest.raises(DefectError, match=r"marking:ca-it:1 writes it, marking:en-ca:1 reads en"):
         PivotTranslator(SECOND, FIRST)
 
 
@@ -126,7 +126,7 @@ def test_engines_that_do_not_meet() -> None:
     [("ca", [EN, IT]), ("ca", [EN, IT, CA]), ("", [EN, CA, IT]), ("ca", [EN, CA, CA, IT]), ("", [EN])],
 )
 def test_a_route_that_does_not_fit_the_pivot(pivot: str, route: list[LanguagePack], tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"the route en.* does not fit translate\.pivot"):
+    with pytest.raises(SettingsError, match=r"the route en.* does not fit translate\.pivot"):
         open_translator(TranslateConfig(engine="apertium", pivot=pivot), route, cache_dir=tmp_path)
 
 

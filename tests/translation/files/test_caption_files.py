@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from data_catalog.errors import ConfigError, TransientError
+from data_catalog.errors import InputError, PipelineError, SettingsError, TransientError
 from translation.engine import Translation, translate_stream
 from translation.files.caption_files import CaptionFiles, count_rows, format_of, translate_files
 from translation.files.columns import Columns
@@ -79,9 +79,9 @@ def test_broken_input_is_refused_before_anything_is_translated(
     source = tmp_path / name
     source.write_bytes(content)
     files = CaptionFiles(source=source, target=tmp_path / "out", format=format_of(source), columns=COLUMNS)
-    with pytest.raises(ConfigError, match=message):
+    with pytest.raises(PipelineError, match=message):
         count_rows(files)
-    with pytest.raises(ConfigError, match=message):
+    with pytest.raises(PipelineError, match=message):
         translate_files(files, shouter())
     assert list(tmp_path.iterdir()) == [source]
 
@@ -119,10 +119,10 @@ def test_files_that_must_not_be_written(tmp_path: Path) -> None:
         (tmp_path / "out.parquet", "is named as parquet"),
         (tmp_path / "out.json", "JSON is not translated"),
     ]:
-        with pytest.raises(ConfigError, match=message):
+        with pytest.raises(PipelineError, match=message):
             files(target)
     (tmp_path / "out.txt").write_text("precious", encoding="utf-8")
-    with pytest.raises(ConfigError, match=r"out.txt exists: .* --force"):
+    with pytest.raises(SettingsError, match=r"out.txt exists: .* --force"):
         files(tmp_path / "out.txt", overwrite=False)
 
 
@@ -132,9 +132,9 @@ def test_input_that_cannot_be_read(tmp_path: Path) -> None:
         (tmp_path, "lines", "there is no file"),
         (None, "parquet", "Parquet is read from a file"),
     ]:
-        with pytest.raises(ConfigError, match=message):
+        with pytest.raises(PipelineError, match=message):
             CaptionFiles(source=source, target=tmp_path / "out", format=kind, columns=COLUMNS)
-    with pytest.raises(ConfigError, match="JSON is not translated"):
+    with pytest.raises(InputError, match="JSON is not translated"):
         format_of(Path("captions.jsonl.gz"))
     assert [format_of(Path(name)) for name in ("a.TSV.gz", "a.parquet", "val.en.gz", "a")] == [
         "tsv",

@@ -7,7 +7,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from data_catalog.errors import ConfigError
+from data_catalog.errors import InputError, SettingsError
 
 Translated = Callable[..., Path]  # the fixture of the same name
 ADDED = ["caption_it", "caption_it_score", "caption_it_truncated", "caption_it_repetitive"]
@@ -108,12 +108,12 @@ def test_parquet_without_the_column_is_refused(
     tmp_path: Path, table: dict[str, object], message: str, translated: Translated
 ) -> None:
     pq.write_table(pa.table(table), tmp_path / "in.parquet")
-    with pytest.raises(ConfigError, match=message):
+    with pytest.raises(SettingsError, match=message):
         translated(tmp_path / "in.parquet")
 
 
 def test_parquet_text_that_is_not_utf8_is_refused(tmp_path: Path, translated: Translated) -> None:
     captions = pa.array([b"fine", b"caf\xe9"]).view(pa.string())
     pq.write_table(pa.table({"caption": captions}), tmp_path / "in.parquet")
-    with pytest.raises(ConfigError, match="rows 1 to 2: the column 'caption' holds text that is not UTF-8"):
+    with pytest.raises(InputError, match="rows 1 to 2: the column 'caption' holds text that is not UTF-8"):
         translated(tmp_path / "in.parquet")

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from data_catalog.errors import ConfigError
+from data_catalog.errors import DamagedError
 from data_catalog.language_pack import LanguagePack
 from flows.cli import main
 from translation.config import TranslateConfig
@@ -63,7 +63,7 @@ def test_an_unpacked_package_that_was_altered_is_not_used(tmp_path: Path, change
     open_engine(config, EN, IT, tmp_path)
     folder = open_package(SCENES, tmp_path).folder
     change(folder)
-    with pytest.raises(ConfigError, match=f"{folder.parent}.*: remove the folder {folder.parent}, and it is unpacked"):
+    with pytest.raises(DamagedError, match=f"{folder.parent}.*: remove the folder {folder.parent}, and it is unpacked"):
         open_engine(config, EN, IT, tmp_path)
     shutil.rmtree(folder.parent)
     assert open_engine(config, EN, IT, tmp_path).translate(["a red star"])[0].text
@@ -80,7 +80,7 @@ def test_an_installed_package_that_was_altered_is_not_used(
     config = TranslateConfig(package=(str(folder),)) if by_folder else TranslateConfig()
     open_engine(config, EN, IT, tmp_path / "cache")
     change(folder)
-    with pytest.raises(ConfigError, match=f"{folder}.* remove the folder {folder}, and install the package again"):
+    with pytest.raises(DamagedError, match=f"{folder}.* remove the folder {folder}, and install the package again"):
         open_engine(config, EN, IT, tmp_path / "cache")
 
 

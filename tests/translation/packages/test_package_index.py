@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from data_catalog.downloads.download import check_url
-from data_catalog.errors import ConfigError
+from data_catalog.errors import InputError
 from translation.packages.index import IndexEntry, choose, index_url, parse_index, usable_links
 
 URL = "https://example.org/index.json"
@@ -88,7 +88,7 @@ def test_a_broken_entry_is_left_out_and_named(broken: object, caplog: pytest.Log
     [b"", b"{}", b"null", b"[", b"<!DOCTYPE html><title>Welcome</title>", b"\xff\xfe\x00", b"[" * 100_000, b'"a"'],
 )
 def test_what_is_no_index_is_a_config_error(content: bytes) -> None:
-    with pytest.raises(ConfigError, match=r"example\.org/index\.json is no index of packages"):
+    with pytest.raises(InputError, match=r"example\.org/index\.json is no index of packages"):
         parse_index(content, URL)
 
 
@@ -113,25 +113,25 @@ def test_the_newest_readable_version_is_chosen() -> None:
 
 
 def test_a_format_that_is_too_new_is_named() -> None:
-    with pytest.raises(ConfigError, match=r"only in the format of Argos 2\.1, too new"):
+    with pytest.raises(InputError, match=r"only in the format of Argos 2\.1, too new"):
         choose([entry("en-it", "1.0", "2.1")], "en", "it")
 
 
 def test_two_legs_are_named_and_never_taken() -> None:
     entries = [entry("ca-en"), entry("en-it"), entry("ca-es"), entry("es-it")]
-    with pytest.raises(ConfigError, match="only ca-en and en-it") as caught:
+    with pytest.raises(InputError, match="only ca-en and en-it") as caught:
         choose(entries, "ca", "it")
     assert "`vernaclip mt install --from ca --to en` and `vernaclip mt install --from en --to it`" in str(caught.value)
     assert 'set translate.pivot = "en"' in str(caught.value)
-    with pytest.raises(ConfigError, match="only ca-es and es-it"):
+    with pytest.raises(InputError, match="only ca-es and es-it"):
         choose(entries[2:], "ca", "it")
 
 
 def test_a_missing_pair_says_what_there_is() -> None:
     entries = [entry("en-de"), entry("en-fr"), entry("en-it", "1.0", "2.0")]
-    with pytest.raises(ConfigError, match="no package from en to sw; from en it offers only de, fr: see"):
+    with pytest.raises(InputError, match="no package from en to sw; from en it offers only de, fr: see"):
         choose(entries, "en", "sw")
-    with pytest.raises(ConfigError, match=r"no package from it to en; nothing from it at all.*vernaclip mt train"):
+    with pytest.raises(InputError, match=r"no package from it to en; nothing from it at all.*vernaclip mt train"):
         choose(entries, "it", "en")
 
 
@@ -187,6 +187,6 @@ def test_links_that_may_not_be_asked_are_left_out(link: str, caplog: pytest.LogC
 def test_a_url_is_safe_or_refused(url: str) -> None:
     try:
         check_url(url, referrer=URL)
-    except ConfigError:
+    except InputError:
         return
     assert url.lower().startswith("https://")

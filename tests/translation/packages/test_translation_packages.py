@@ -12,13 +12,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from data_catalog.errors import ConfigError
+from data_catalog.errors import DiskError, InputError
 from data_catalog.language_pack import LanguagePack
 from translation.config import TranslateConfig
 from translation.engines.argos import open_engine
 from translation.packages import archive
 from translation.packages.package import (
     Package,
+    PlaceTakenError,
     default_packages_dir,
     find,
     install,
@@ -71,7 +72,7 @@ def test_install_is_repeatable_and_overwrites_nothing(tmp_path: Path) -> None:
     home = install(path, packages)
     assert install(path, packages) == home
     other = packed(tmp_path, package_version="2.0")
-    with pytest.raises(ConfigError, match="holds another package: remove that folder first"):
+    with pytest.raises(PlaceTakenError, match="holds another package: remove that folder first"):
         install(other, packages)
     assert read_package(home).package_version == "1.0"
     assert [entry.name for entry in packages.iterdir()] == ["en_it"]
@@ -88,7 +89,7 @@ def test_find_takes_the_newest_of_the_pair(tmp_path: Path, caplog: pytest.LogCap
     (tmp_path / "stray").mkdir()
     assert find("en", "it", tmp_path).folder == tmp_path / "b"
     assert "stray is no Argos package, it has no metadata.json" in caplog.text
-    with pytest.raises(ConfigError, match="no Argos package translates it to en"):
+    with pytest.raises(InputError, match="no Argos package translates it to en"):
         find("it", "en", tmp_path)
     assert installed(tmp_path / "absent") == []
 
@@ -96,16 +97,16 @@ def test_find_takes_the_newest_of_the_pair(tmp_path: Path, caplog: pytest.LogCap
 def test_the_pair_is_checked(tmp_path: Path) -> None:
     package = read_package(write_package(tmp_path / "p"))
     require_pair(package, "en", "it", named=package.folder)
-    with pytest.raises(ConfigError, match="translates en to it, but fr to it is needed"):
+    with pytest.raises(InputError, match="translates en to it, but fr to it is needed"):
         require_pair(package, "fr", "it", named=package.folder)
 
 
 def test_a_packed_file_of_another_pair_is_named(tmp_path: Path) -> None:
     path = packed(tmp_path)
-    with pytest.raises(ConfigError, match=f"the package in {path} translates en to it, but fr to it is needed"):
+    with pytest.raises(InputError, match=f"the package in {path} translates en to it, but fr to it is needed"):
         install(path, tmp_path / "packages", pair=("fr", "it"))
     config = TranslateConfig(package=(str(path),))
-    with pytest.raises(ConfigError, match=f"the package in {path} translates en to it, but fr to it is needed"):
+    with pytest.raises(InputError, match=f"the package in {path} translates en to it, but fr to it is needed"):
         open_engine(config, LanguagePack(code="fr"), LanguagePack(code="it"), tmp_path / "cache")
 
 
@@ -122,7 +123,7 @@ def test_sha256_is_of_what_decides_the_text(tmp_path: Path) -> None:
 def test_a_missing_part_is_named(tmp_path: Path, name: str) -> None:
     folder = write_package(tmp_path / "p")
     (folder / name).unlink()
-    with pytest.raises(ConfigError, match=name):
+    with pytest.raises(InputError, match=name):
         read_package(folder)
 
 
@@ -130,7 +131,7 @@ def test_a_missing_part_is_named(tmp_path: Path, name: str) -> None:
 def test_bad_metadata_is_a_config_error(tmp_path: Path, text: str) -> None:
     folder = write_package(tmp_path / "p")
     (folder / "metadata.json").write_bytes(text.encode("utf-8", "surrogatepass"))
-    with pytest.raises(ConfigError, match=r"metadata\.json"):
+    with pytest.raises(InputError, match=r"metadata\.json"):
         read_package(folder)
 
 
@@ -171,7 +172,7 @@ def test_hostile_archives_write_nothing(
         for info, data in members:
             file.writestr(info, data)
     for act in (lambda: install(path, tmp_path / "packages"), lambda: open_package(path, tmp_path / "cache")):
-        with pytest.raises(ConfigError, match=message):
+        with pytest.raises(InputError, match=message):
             act()
     left = {entry.name for entry in tmp_path.iterdir()}
     assert left <= {"hostile.argosmodel", "cache"}
@@ -184,7 +185,7 @@ def test_a_member_may_not_come_twice(tmp_path: Path) -> None:
     with zipfile.ZipFile(path, "w") as file:
         file.writestr("p/a", "1")
         file.writestr("p/a", "2")
-    with pytest.raises(ConfigError, match="same member twice"):
+    with pytest.raises(InputError, match="same member twice"):
         archive.check_archive(path)
 
 
@@ -199,7 +200,7 @@ def _flip_a_byte(data: bytes) -> bytes:
 def test_damaged_archives_are_config_errors(tmp_path: Path, damage: Callable[[bytes], bytes]) -> None:
     path = packed(tmp_path)
     path.write_bytes(damage(path.read_bytes()))
-    with pytest.raises(ConfigError, match=r"get (it|the package) again"):
+    with pytest.raises(InputError, match=r"get (it|the package) again"):
         install(path, tmp_path / "packages")
     assert not (tmp_path / "packages").exists()
 
@@ -212,7 +213,7 @@ def test_a_corrupt_block_is_a_config_error(tmp_path: Path, method: int) -> None:
     data = bytearray(path.read_bytes())
     data[50:70] = b"\xff" * 20  # behind the member's header
     path.write_bytes(data)
-    with pytest.raises(ConfigError, match="get the package again"):
+    with pytest.raises(InputError, match="get the package again"):
         install(path, tmp_path / "packages")
 
 
@@ -229,7 +230,7 @@ def test_whatever_byte_is_wrong_the_error_is_ours(
     data = bytearray(path.read_bytes())
     data[where % len(data)] = value
     path.write_bytes(data)
-    with contextlib.suppress(ConfigError):
+    with contextlib.suppress(InputError):
         install(path, folder / "packages")
     assert not list(folder.rglob(".tmp-*"))
 
@@ -238,28 +239,28 @@ def test_a_folder_in_the_place_of_a_file_is_a_config_error(tmp_path: Path) -> No
     path = tmp_path / "p.argosmodel"
     with zipfile.ZipFile(path, "w") as file:
         file.writestr("p/metadata.json/a", "1")
-    with pytest.raises(ConfigError, match=rf"{path} holds no package that can be used: .* has no metadata"):
+    with pytest.raises(InputError, match=rf"{path} holds no package that can be used: .* has no metadata"):
         install(path, tmp_path / "packages")
 
 
 def test_deep_metadata_is_a_config_error(tmp_path: Path) -> None:
     folder = write_package(tmp_path / "p")
     (folder / "metadata.json").write_text("[" * 100_000)
-    with pytest.raises(ConfigError, match="is damaged"):
+    with pytest.raises(InputError, match="is damaged"):
         read_package(folder)
 
 
 def test_a_place_that_cannot_be_written_is_a_config_error(tmp_path: Path) -> None:
     path = packed(tmp_path)
     (tmp_path / "taken").write_text("a file")
-    with pytest.raises(ConfigError, match="cannot be unpacked below"):
+    with pytest.raises(DiskError, match="cannot be unpacked below"):
         install(path, tmp_path / "taken" / "packages")
 
 
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"absent\.argosmodel"):
+    with pytest.raises(InputError, match=r"absent\.argosmodel"):
         open_package(tmp_path / "absent.argosmodel", tmp_path)
-    with pytest.raises(ConfigError, match=r"absent\.argosmodel is no file"):
+    with pytest.raises(InputError, match=r"absent\.argosmodel is no file"):
         install(tmp_path / "absent.argosmodel", tmp_path)
 
 

@@ -13,7 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from cleaning.languages.identification import caption_language
-from data_catalog.errors import ConfigError
+from data_catalog.errors import DamagedError, InputError, SettingsError
 from flows.cli import main
 from translation.packages.package import open_package
 from translation.train.config import TrainPackageConfig
@@ -89,14 +89,14 @@ def test_pairs_held_out_with_odd_signs_stay_held_out(tiny_argosmodel: Path, tmp_
 @pytest.mark.parametrize("content", [b"", b"a dog\tun cane", b"a dog\n", b"a\tb\tc\n", b"caff\xe8\tcoffee\n"])
 def test_damaged_held_out_pairs_are_told(tiny_argosmodel: Path, tmp_path: Path, content: bytes) -> None:
     package = finished(tmp_path, content, tiny_argosmodel)
-    with pytest.raises(ConfigError, match=rf"{HELD_OUT_FILE} (is damaged|cannot be read).*get the folder"):
+    with pytest.raises(DamagedError, match=rf"{HELD_OUT_FILE} (is damaged|cannot be read).*get the folder"):
         open_earlier(package, from_code="en", to_code="it")
 
 
 def test_an_unfinished_training_is_not_continued(tiny_argosmodel: Path, tmp_path: Path) -> None:
     package = finished(tmp_path, b"a dog\tun cane\n", tiny_argosmodel)
     package.unlink()
-    with pytest.raises(ConfigError, match="give a package whose training has ended"):
+    with pytest.raises(InputError, match="give a package whose training has ended"):
         open_earlier(package, from_code="en", to_code="it")
 
 
@@ -115,7 +115,7 @@ def test_every_text_that_is_trained_on_has_pieces(tiny_argosmodel: Path, tmp_pat
 
 def test_settings_can_be_corrected_until_there_is_a_state(tiny_tsv: Path, tmp_path: Path) -> None:
     out = tmp_path / "en_it.argosmodel"
-    with pytest.raises(ConfigError, match="vocabulary_size 20 does not fit"):
+    with pytest.raises(SettingsError, match="vocabulary_size 20 does not fit"):
         train(tiny_tsv, out, replace(QUICK, vocabulary_size=20))
     train(tiny_tsv, out, replace(QUICK, vocabulary_size=100))
     (training_folder(out) / STATE_FILE).unlink()  # as if killed before
@@ -127,14 +127,14 @@ def test_a_training_does_not_go_on_with_other_pairs_of_the_same_file(tiny_tsv: P
     german = [f"Ein großer Hund und eine kleine Katze auf der Wiese {n}\tdue cani sul prato {n}" for n in range(9)]
     pairs.write_text(tiny_tsv.read_text(encoding="utf-8") + "\n".join(german), encoding="utf-8")
     train(pairs, out)
-    with pytest.raises(ConfigError, match="holds a training with other settings, pairs or libraries"):
+    with pytest.raises(SettingsError, match="holds a training with other settings, pairs or libraries"):
         train(pairs, out, source_check=caption_language("en"))
 
 
 def test_a_diverging_training_is_told_and_has_a_page(tiny_tsv: Path, tmp_path: Path) -> None:
     out = tmp_path / "en_it.argosmodel"
     with pytest.raises(
-        ConfigError, match=r"diverged, the loss of step \d+ is no number: remove .*\.training and train"
+        SettingsError, match=r"diverged, the loss of step \d+ is no number: remove .*\.training and train"
     ):
         train(tiny_tsv, out, replace(QUICK, lr=1e30, warmup_steps=0, num_steps=20, validate_every_steps=20))
     assert not out.exists()
@@ -151,7 +151,7 @@ def test_the_number_of_threads_is_counted_and_written_down(tiny_tsv: Path, tmp_p
 
 def test_a_folder_is_no_place_for_a_package(tiny_tsv: Path, tmp_path: Path) -> None:
     (tmp_path / "en_it.argosmodel").mkdir()
-    with pytest.raises(ConfigError, match="is a folder: give the name of a file"):
+    with pytest.raises(SettingsError, match="is a folder: give the name of a file"):
         train(tiny_tsv, tmp_path / "en_it.argosmodel")
     assert [path.name for path in tmp_path.iterdir()] == ["en_it.argosmodel"]
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from data_catalog.errors import ConfigError
+from data_catalog.errors import DamagedError, PipelineError, SettingsError
 from translation.packages.package import open_package
 from translation.train.config import TrainPackageConfig
 from translation.train.folder import HELD_OUT_FILE, SIZES, VOCABULARY_FILE, WEIGHTS_FILE, training_folder
@@ -118,7 +118,7 @@ def test_other_settings_do_not_go_on_from_there(tiny_tsv: Path, tmp_path: Path) 
     out = tmp_path / "en_it.argosmodel"
     train_package([tiny_tsv], from_code="en", to_code="it", out=out, config=replace(QUICK, num_steps=6))
     packed = out.read_bytes()
-    with pytest.raises(ConfigError, match=r"en_it\.argosmodel\.training holds a training with other settings"):
+    with pytest.raises(SettingsError, match=r"en_it\.argosmodel\.training holds a training with other settings"):
         train_package([tiny_tsv], from_code="en", to_code="it", out=out, config=QUICK)
     assert out.read_bytes() == packed
 
@@ -129,7 +129,7 @@ def test_a_broken_training_folder_is_told(tiny_tsv: Path, tmp_path: Path, name: 
     config = replace(QUICK, num_steps=6)
     train_package([tiny_tsv], from_code="en", to_code="it", out=out, config=config)
     (training_folder(out) / name).write_bytes(b"{}")
-    with pytest.raises(ConfigError, match=r"is no (record of a training|training state).*remove .* to train anew"):
+    with pytest.raises(DamagedError, match=r"is no (record of a training|training state).*remove .* to train anew"):
         train_package([tiny_tsv], from_code="en", to_code="it", out=out, config=config)
 
 
@@ -164,7 +164,7 @@ def test_what_cannot_be_continued_is_told(tiny_argosmodel: Path, tiny_tsv: Path,
 
     def fault(**given: object) -> str:
         arguments = {"from_code": "en", "to_code": "it", "out": out, "config": QUICK, "continued": tiny_argosmodel}
-        with pytest.raises(ConfigError) as caught:
+        with pytest.raises(PipelineError) as caught:
             train_package([tiny_tsv], **(arguments | given))  # type: ignore[arg-type]
         return str(caught.value)
 

@@ -10,7 +10,7 @@ import ctranslate2
 import pytest
 import torch
 
-from data_catalog.errors import ConfigError
+from data_catalog.errors import SettingsError
 from translation.train.batches import epoch_batches, grouped, to_batch
 from translation.train.config import TrainPackageConfig
 from translation.train.convert import save_ctranslate2
@@ -182,7 +182,7 @@ def test_wrong_arguments_are_config_errors(
     tiny_tsv: Path, tmp_path: Path, arguments: dict[str, object], message: str
 ) -> None:
     given = {"from_code": "en", "to_code": "it", "out": tmp_path / "en_it.argosmodel", "config": QUICK} | arguments
-    with pytest.raises(ConfigError, match=message):
+    with pytest.raises(SettingsError, match=message):
         train_package([tiny_tsv], **given)  # type: ignore[arg-type]
     assert not list(tmp_path.glob("*.argosmodel"))
 
@@ -205,5 +205,5 @@ def test_wrong_arguments_are_config_errors(
     ],
 )
 def test_wrong_settings_name_the_field(name: str, value: float | str) -> None:
-    with pytest.raises(ConfigError, match=rf"mt_train\.{name}"):
+    with pytest.raises(SettingsError, match=rf"mt_train\.{name}"):
         TrainPackageConfig(**{"num_heads": 4, name: value})  # type: ignore[arg-type]

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from data_catalog.errors import ConfigError
+from data_catalog.errors import InputError, PipelineError
 from data_catalog.language_pack import LanguagePack
 from translation.config import TranslateConfig
 from translation.engines.converted import open_engine
@@ -29,7 +29,7 @@ def opened(folder: Path, source: LanguagePack = ENGLISH, target: LanguagePack = 
 
 
 def refusal(folder: Path, source: LanguagePack = ENGLISH, target: LanguagePack = ITALIAN) -> str:
-    with pytest.raises(ConfigError) as error:
+    with pytest.raises(PipelineError) as error:
         opened(folder, source, target)
     return str(error.value)
 
@@ -186,5 +186,5 @@ def test_a_model_that_is_cut_off_anywhere_is_refused(
     content = (m2m.folder / "model.bin").read_bytes()
     path = tmp_path_factory.mktemp("cut") / "model.bin"
     path.write_bytes(content[: int(share * len(content))])
-    with pytest.raises(ConfigError, match=r"model\.bin is damaged"):
+    with pytest.raises(InputError, match=r"model\.bin is damaged"):
         max_positions(path)

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 
-from data_catalog.errors import ConfigError
+from data_catalog.errors import PipelineError
 from data_catalog.language_pack import LanguagePack
 from translation.config import TranslateConfig
 from translation.engines.transformers_model import TransformersTranslator
@@ -61,7 +61,7 @@ def texts(engine: TransformersTranslator, captions: list[str]) -> list[str]:
 
 
 def refusal(folder: Path | str, target: LanguagePack = ITALIAN, **options: Any) -> str:
-    with pytest.raises(ConfigError) as caught:
+    with pytest.raises(PipelineError) as caught:
         opened(folder, target, **options).translate(["two red circles"])
     assert "\n" not in str(caught.value)
     return str(caught.value)

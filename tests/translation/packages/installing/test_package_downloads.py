@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from data_catalog.errors import ConfigError
+from data_catalog.errors import BusyError, InputError
 from data_catalog.storage.lock import writer_lock
 from translation.packages.index import read_index
 from translation.packages.install import Installation
@@ -34,7 +34,7 @@ def test_a_cut_download_goes_on_where_it_stopped(server: Any, install: Install) 
 
 def test_the_next_run_goes_on_where_the_last_one_gave_up(server: Any, install: Install) -> None:
     server.faults["/p"] = [server.cut(300_000), server.status(500), server.status(502)]
-    with pytest.raises(ConfigError, match=r"answers HTTP 502.*run the same command again later"):
+    with pytest.raises(InputError, match=r"answers HTTP 502.*run the same command again later"):
         install()
     assert install(sha256=server.sha256).changed
     assert server.headers_of("/p")[3]["Range"] == "bytes=300000-"
@@ -84,7 +84,7 @@ def test_kill_minus_9_in_the_middle_loses_nothing(server: Any, install: Install,
     with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT) as process:
         assert halted.wait(30)
         (partial,) = _parts_with_bytes(packages_dir)
-        with pytest.raises(ConfigError, match=f"is being written by process {process.pid} "):
+        with pytest.raises(BusyError, match=f"is being written by process {process.pid} "):
             install()
         process.kill()
     go_on.set()
@@ -121,10 +121,10 @@ def test_the_next_link_is_tried(server: Any, install: Install, caplog: pytest.Lo
 
 def test_when_no_link_helps_the_error_says_what_to_do(server: Any, install: Install, packages_dir: Path) -> None:
     server.offer("ipfs://Qm", "http://example.org/p")
-    with pytest.raises(ConfigError, match=r"https is needed.*'ipfs://Qm'.*`vernaclip mt install FILE`"):
+    with pytest.raises(InputError, match=r"https is needed.*'ipfs://Qm'.*`vernaclip mt install FILE`"):
         install()
     server.offer(server.url("/gone"))
-    with pytest.raises(ConfigError, match=r"gives en-it 1\.0 .*/gone answers HTTP 404.*`vernaclip mt install FILE`"):
+    with pytest.raises(InputError, match=r"gives en-it 1\.0 .*/gone answers HTTP 404.*`vernaclip mt install FILE`"):
         install()
     assert len(server.headers_of("/gone")) == 1  # 404 will stay
     assert not packages_dir.exists()
@@ -146,7 +146,7 @@ def test_redirects_to_bad_places_are_refused(
 ) -> None:
     server.faults["/p"] = [server.status(302, Location=target)]
     server.faults["/loop"] = [server.status(302, Location="/loop")] * 20
-    with pytest.raises(ConfigError, match=message):
+    with pytest.raises(InputError, match=message):
         install()
     assert not packages_dir.exists()
 
@@ -160,7 +160,7 @@ def test_a_redirect_to_a_good_place_is_followed(server: Any, install: Install) -
 
 def test_too_much_is_not_downloaded(server: Any, install: Install) -> None:
     small = replace(server.config, max_bytes=500_000)
-    with pytest.raises(ConfigError, match="has more than 500,000 bytes"):
+    with pytest.raises(InputError, match="has more than 500,000 bytes"):
         install(config=small)
 
     def unannounced(handler: Any) -> None:
@@ -169,12 +169,12 @@ def test_too_much_is_not_downloaded(server: Any, install: Install) -> None:
         handler.wfile.write(server.content)
 
     server.faults["/p"] = [unannounced]
-    with pytest.raises(ConfigError, match="has more than 500,000 bytes"):
+    with pytest.raises(InputError, match="has more than 500,000 bytes"):
         install(config=small)
 
 
 def test_one_at_a_time(server: Any, install: Install, packages_dir: Path) -> None:
-    with writer_lock(packages_dir.parent / DOWNLOADS), pytest.raises(ConfigError, match="is being written by process"):
+    with writer_lock(packages_dir.parent / DOWNLOADS), pytest.raises(BusyError, match="is being written by process"):
         install()
 
 
@@ -186,11 +186,11 @@ def test_an_index_that_cannot_be_had_says_how_to_do_without(
     with socket.socket() as closed:
         closed.bind(("127.0.0.1", 0))
         monkeypatch.setenv("ARGOS_PACKAGE_INDEX", f"http://127.0.0.1:{closed.getsockname()[1]}")
-        with pytest.raises(ConfigError, match=r"cannot be had.*on another machine.*`vernaclip mt install FILE`"):
+        with pytest.raises(InputError, match=r"cannot be had.*on another machine.*`vernaclip mt install FILE`"):
             install()
     monkeypatch.setenv("ARGOS_PACKAGE_INDEX", "http://example.org/")
-    with pytest.raises(ConfigError, match="only https is safe"):
+    with pytest.raises(InputError, match="only https is safe"):
         install()
     monkeypatch.setenv("ARGOS_PACKAGE_INDEX", server.url("/elsewhere"))
-    with pytest.raises(ConfigError, match="answers HTTP 404"):
+    with pytest.raises(InputError, match="answers HTTP 404"):
         install()

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from data_catalog.errors import ConfigError
+from data_catalog.errors import BusyError, InputError, SettingsError
 from data_catalog.storage.lock import writer_lock
 from translation.config import TranslateConfig
 from translation.engines.argos import argos_translator
@@ -65,7 +65,7 @@ def test_installing_twice_changes_nothing_and_downloads_once(server: Any, instal
     assert tree(packages_dir) == before
     assert (second.changed, second.package, second.source) == (False, first.package, first.source)
     assert server.headers_of("/p")[1]["If-None-Match"] == first.source.etag
-    with pytest.raises(ConfigError, match=f"the sha256 of the installed file is {server.sha256}, not {'0' * 64}"):
+    with pytest.raises(InputError, match=f"the sha256 of the installed file is {server.sha256}, not {'0' * 64}"):
         install(sha256="0" * 64)
 
 
@@ -154,7 +154,7 @@ with mock.patch({function!r}, lambda *_: os.kill(os.getpid(), signal.SIGKILL)):
 
 
 def test_files_install_one_at_a_time(packages_dir: Path) -> None:
-    with writer_lock(packages_dir.parent / DOWNLOADS), pytest.raises(ConfigError, match="is being written by process"):
+    with writer_lock(packages_dir.parent / DOWNLOADS), pytest.raises(BusyError, match="is being written by process"):
         install_file(SCENES, packages_dir)
     assert not packages_dir.exists()
 
@@ -175,17 +175,17 @@ def test_what_is_no_sha256_is_refused_before_any_work(
         lambda: install(sha256=sha256),
         lambda: install_file(SCENES, packages_dir, sha256=sha256),
     ):
-        with pytest.raises(ConfigError, match="is no sha256: give its 64 hexadecimal digits"):
+        with pytest.raises(SettingsError, match="is no sha256: give its 64 hexadecimal digits"):
             act()
     assert server.requests == []
 
 
 def test_a_wrong_sha256_installs_nothing(server: Any, install: Install, packages_dir: Path) -> None:
     with pytest.raises(
-        ConfigError, match=f"the sha256 of the file is {server.sha256}, not {'0' * 64}: it is not installed"
+        InputError, match=f"the sha256 of the file is {server.sha256}, not {'0' * 64}: it is not installed"
     ):
         install(sha256="0" * 64)
-    with pytest.raises(ConfigError, match="it is not installed"):
+    with pytest.raises(InputError, match="it is not installed"):
         install_file(SCENES, packages_dir, sha256="0" * 64)
     assert not packages_dir.exists()
 
@@ -194,7 +194,7 @@ def test_a_package_for_another_pair_is_refused(
     server: Any, install: Install, packages_dir: Path, repacked: Repack
 ) -> None:
     server.files["/p"] = repacked("german", to_code="de").read_bytes()
-    with pytest.raises(ConfigError, match="translates en to de, but en to it is needed"):
+    with pytest.raises(InputError, match="translates en to de, but en to it is needed"):
         install()
     assert not packages_dir.exists()
 
