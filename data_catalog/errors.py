@@ -45,6 +45,9 @@ class DefectError(PipelineError):
     """Vernaclip broke its own promise; the text says which, and the user can only report it."""
 
 
+KINDS = (SettingsError, InputError, DamagedError, BusyError, DiskError, TransientError, DefectError)
+
+
 def extra_to_install(extra: str) -> str:
     """Say how an extra of vernaclip is installed: from a checkout, since no package of that name is published."""
     return f"run `pip install -e '.[{extra}]'` in the checkout of vernaclip"

@@ -91,3 +91,15 @@ def all_function_words(packs: Mapping[str, LanguagePack]) -> frozenset[str]:
     """Return the function words of all languages, but those that turn a meaning around: near captions share these."""
     words = {word for pack in packs.values() for word in pack.function_words}
     return frozenset(words.difference(*(pack.negations for pack in packs.values())))
+
+
+def require_language(code: str, where: str) -> str:
+    """Return a code of a language, or refuse it, naming the setting or option that it is given by.
+
+    Raises:
+        SettingsError: it is none.
+    """
+    try:
+        return LanguagePack.minimal(code).code
+    except SettingsError as error:
+        raise SettingsError(f"{where} {code} names no language: {error}") from error

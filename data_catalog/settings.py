@@ -20,8 +20,8 @@ def how(default: T) -> T:
 
 
 # Metadata of a field that says where something is: relative paths in a recipe file are relative to its folder. One that
-# may also be a name, as of a model, is a path if there is such a file.
-FILE, NAME_OR_FILE = "file", "name or file"
+# may also be a name, as of a package, is a path if there is such a file; of a model config, if it ends in .json.
+FILE, NAME_OR_FILE, NAME_OR_JSON = "file", "name or file", "name or .json file"
 PATH: Mapping[str, object] = MappingProxyType({**HOW, "path": FILE})
 
 

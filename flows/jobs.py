@@ -266,7 +266,7 @@ def require_ready(recipe: Recipe, root: Path, *, split: str = "") -> None:
     require_guards(recipe)
     needed, free = require_trainable(recipe.train), shutil.disk_usage(nearest_existing(root)).free
     if free < needed:
-        raise SettingsError(
+        raise DiskError(
             f"training writes {needed:,} bytes, and {free:,} bytes are free below {root}: free space, or name another "
             "--root"
         )
@@ -282,7 +282,7 @@ def _require_shares(recipe: Recipe, asked: str) -> None:
         return  # which splits upstream fills is known when its rows are read: `require_scorable` looks at them
     shares = {"train": 1.0, "val": recipe.split.val, "test": recipe.split.test}
     if asked and not shares[asked]:
-        raise DiskError(
+        raise SettingsError(
             f"evaluate.split is {asked}, and split.{asked} is 0, so that there would be nothing to score on: set it "
             "above 0, or name another split"
         )

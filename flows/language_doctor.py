@@ -10,7 +10,7 @@ from pathlib import Path
 
 from data_catalog.errors import DamagedError, InputError, SettingsError
 from data_catalog.language_pack import LanguagePack
-from data_catalog.plain_text import command
+from data_catalog.plain_text import command, visible_text
 from flows.recipe.language_packs import available_language_packs, load_language_pack, load_language_packs
 
 ISO_639_LENGTHS = (2, 3)
@@ -61,7 +61,8 @@ class Language:
     @property
     def title(self) -> str:
         """Name and code, as "Greek (el)"."""
-        return f"{self.pack.name} ({self.pack.code})" if self.pack.name else self.pack.code
+        name = visible_text(" ".join(self.pack.name.split()))
+        return f"{name} ({self.pack.code})" if name else self.pack.code
 
     def set_in_pack(self, field: str) -> str:
         """Advice to set a field of the pack."""

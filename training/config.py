@@ -2,10 +2,11 @@
 
 import math
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from data_catalog.errors import SettingsError
-from data_catalog.settings import NAME_OR_FILE, how, name_or_path, what
+from data_catalog.settings import NAME_OR_JSON, how, name_or_path, what
 
 DEVICES = ("auto", "cpu", "cuda")
 # What `training.augment` does to images, by name: "crop", and the others in its order.
@@ -41,7 +42,7 @@ CHOICES = {
 class TrainConfig:
     """Settings of training: model, phases, optimizer, data."""
 
-    model: str = field(default="compact", metadata={"path": NAME_OR_FILE})
+    model: str = field(default="compact", metadata={"path": NAME_OR_JSON})
     """Name of a model config that comes with vernaclip ("compact", "compact-96", "italian", "lit"), or path of a JSON
     file of that form."""
     # Where weights are is in no key: what they are is, beside the settings.
@@ -165,6 +166,7 @@ class TrainConfig:
     def what(self) -> dict[str, Any]:
         """The settings that decide what the model becomes; a run by epochs has the key that it always had."""
         settings = what(self)
+        settings["model"] = Path(self.model).name  # what the file holds is hashed beside, wherever it is
         if not self.steps:
             del settings["steps"]
         return settings

@@ -21,7 +21,7 @@ from multiprocessing.connection import Connection, Pipe
 from pathlib import Path
 from typing import Any
 
-from data_catalog.errors import DamagedError, DefectError, DiskError, PipelineError
+from data_catalog.errors import KINDS, DefectError, DiskError, InputError, PipelineError
 from data_catalog.storage.disk_errors import raise_if_disk_fails
 from data_catalog.storage.failpoints import kill_with_parent
 
@@ -32,7 +32,9 @@ OUT_OF_MEMORY = 77
 # Of a job that does not come as far as a row: something is wrong with this machine, not with a row.
 MAX_IDLE_DEATHS = 3
 CLOSED = "images: the child processes have been ended; open new ImageWorkers"
-_KINDS: dict[str, type[PipelineError]] = {kind.__name__: kind for kind in (DamagedError, DiskError)}
+_KINDS: dict[str, type[PipelineError]] = {kind.__name__: kind for kind in KINDS}
+# A library that is not there or does not fit, or a machine without threads.
+_KINDS |= dict.fromkeys(("ImportError", "ModuleNotFoundError", "RuntimeError"), InputError)
 _START_S = 180.0  # imports from a cold disk on a busy machine
 _EXIT_WAIT_S = 5.0
 _TAIL_BYTES = 2000

@@ -5,8 +5,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from data_catalog.errors import InputError, SettingsError
-from data_catalog.language_pack import LanguagePack
+from data_catalog.errors import DamagedError, InputError, SettingsError
+from data_catalog.language_pack import LanguagePack, require_language
 from flows.recipe.language_packs import language_pack, language_packs_of, named_language_packs, target_language_pack
 from flows.recipe.recipe import Overrides, Recipe, override_values
 from flows.recipe.settings import read
@@ -34,7 +34,7 @@ def open_engine(recipe: Recipe, root: Path) -> Translator | None:
         return None
     try:
         return open_translator(recipe.translate, _route(recipe), cache_dir=root / "packages")
-    except (SettingsError, InputError) as error:
+    except (DamagedError, InputError, SettingsError) as error:
         if recipe.source_language in known or recipe.translate.package or recipe.translate.engine != "argos":
             raise
         # The rows of some source say their language themselves: foreign ones may never come.
@@ -81,6 +81,8 @@ def setting_values(overrides: Overrides) -> dict[str, Any]:
     """
     values = override_values(overrides)
     named = values.pop("translate", {})
+    if not isinstance(named, Mapping):
+        raise SettingsError(f"translate must be a table of settings, got {named!r}")
     return {**values, **named}
 
 
@@ -103,14 +105,7 @@ def route_codes(from_code: str, config: TranslateConfig, to_code: str) -> list[s
         SettingsError: one is no code.
     """
     stops = {"--from": from_code, "translate.pivot": config.pivot, "--to": to_code}
-    return [_checked_code(code, setting) for setting, code in stops.items() if code]
-
-
-def _checked_code(code: str, setting: str) -> str:
-    try:
-        return LanguagePack.minimal(code).code
-    except SettingsError as error:
-        raise SettingsError(f"{setting} {code} names no language: {error}") from error
+    return [require_language(code, setting) for setting, code in stops.items() if code]
 
 
 def packs_of(codes: Iterable[str], files: Sequence[str]) -> dict[str, LanguagePack]:

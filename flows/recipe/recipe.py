@@ -4,6 +4,7 @@ import re
 import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from glob import escape, has_magic
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -16,9 +17,10 @@ from data_catalog.errors import InputError, SettingsError
 from data_catalog.fetch.config import FetchConfig
 from data_catalog.fetch.consent import ConsentConfig
 from data_catalog.images.normalise import NormaliseConfig
+from data_catalog.language_pack import require_language
 from data_catalog.publish import UPSTREAM, SplitConfig
 from data_catalog.sample.config import ScenesConfig, ServeConfig
-from data_catalog.settings import NAME_OR_FILE, how, path_setting, what
+from data_catalog.settings import NAME_OR_FILE, NAME_OR_JSON, how, path_setting, what
 from data_catalog.sources.registry import SOURCE_KINDS
 from data_catalog.test_sets.registry import TEST_SET_KINDS
 from flows.recipe.settings import read, section_fields, unknown_key
@@ -198,7 +200,7 @@ def load_recipe(recipe: str, *, root: Path, overrides: Overrides = ()) -> Recipe
     file = find_recipe(recipe)
     try:
         values = tomllib.loads(file.read_text(encoding="utf-8"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except (ValueError, RecursionError) as error:  # TOML's and Unicode's, and numbers of thousands of digits
         raise SettingsError(f"{file} is not TOML: {error}") from error
     except OSError as error:
         raise InputError(f"cannot read the recipe {file}: {error.strerror}") from error
@@ -296,7 +298,7 @@ def _merge(values: dict[str, Any], others: Mapping[str, Any], path: tuple[str, .
 def _toml_value(text: str) -> Any:
     try:
         return tomllib.loads(f"value = {text}")["value"]
-    except tomllib.TOMLDecodeError:
+    except (ValueError, RecursionError):
         return text
 
 
@@ -307,7 +309,7 @@ def _substitute(value: Any, places: Mapping[str, str]) -> Any:
         return value
     if isinstance(value, dict):
         return {name: _substitute(item, places) for name, item in value.items()}
-    return [_substitute(item, places) for item in value] if isinstance(value, list) else value
+    return [_substitute(item, places) for item in value] if isinstance(value, list | tuple) else value
 
 
 def _beside(values: Mapping[str, Any], folder: Path) -> dict[str, Any]:
@@ -340,7 +342,11 @@ def _placed(value: Any, mark: str | None, folder: Path) -> Any:
         return [_placed(item, mark, folder) for item in value]
     if not isinstance(value, str) or not value or mark is None or value.startswith(("{", "~")) or "://" in value:
         return value
-    return value if mark == NAME_OR_FILE and not (folder / value).exists() else str(folder / value)
+    is_there = (folder / value).exists()
+    if (mark == NAME_OR_FILE and not is_there) or (mark == NAME_OR_JSON and not value.endswith(".json")):
+        return value
+    # The folder's own name is no pattern.
+    return str((folder if is_there else Path(escape(str(folder)))) / value) if has_magic(value) else str(folder / value)
 
 
 def _recipe(values: dict[str, Any], *, called: str, default_name: str) -> Recipe:
@@ -351,6 +357,8 @@ def _recipe(values: dict[str, Any], *, called: str, default_name: str) -> Recipe
     if "target_language" not in values:
         raise SettingsError('target_language is missing: the recipe must name it, as in target_language = "it"')
     dataset = read(Dataset, {name: value for name, value in values.items() if name in general}, "")
+    for name in ("target_language", "source_language"):
+        require_language(getattr(dataset, name), name)
     sections = {name: read(kind, values[name], name) for name, kind in SECTIONS.items() if name in values}
     if "consent" in sections:
         sections["fetch"] = replace(sections.get("fetch", FetchConfig()), consent=sections.pop("consent"))

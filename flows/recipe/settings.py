@@ -7,7 +7,7 @@ import json
 import os
 import types
 import typing
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from fnmatch import fnmatchcase
 from typing import Any, TypeVar
 
@@ -31,6 +31,7 @@ OLD_KEYS: Mapping[str, str] = {
     "sources.*.licence": "it is called license",
     "fetch.respect_robots_txt": _CONSENT.format('["robots.txt"]'),
 }
+_MOST_BITS = 63  # of a whole number
 _MOST_KEYS = 12  # of a table that an error lists
 _BOUNDS = {"greater_than", "greater_than_equal", "less_than", "less_than_equal"}
 _WANTED = {
@@ -172,10 +173,21 @@ def _in_shape(kind: Any, value: Any, path: str) -> Any:
             for name, item in value.items()
         }
     if isinstance(value, os.PathLike):
-        return os.fspath(value)
+        value = os.fspath(value)
+    if isinstance(value, str) and not value.isascii() and any("\ud800" <= letter <= "\udfff" for letter in value):
+        raise SettingsError(f"{path} is {value!r}, which is no text in UTF-8: rename the file or folder, or correct it")
+    if isinstance(value, int) and value.bit_length() > _MOST_BITS:
+        raise SettingsError(f"{path} is a number of {value.bit_length()} bits, which no setting can be")
     if value is None or isinstance(value, str | int | float):
         return value
     raise SettingsError(f"{path} is {value!r}, which no setting can be: write it as a text, in quotes")
+
+
+def _type_at(kind: Any, place: Iterable[int | str]) -> Any:
+    """Return the type of what is at a place within a type."""
+    for name in place:
+        kind = typing.get_type_hints(kind)[str(name)] if dataclasses.is_dataclass(kind) else typing.get_args(kind)[-1]
+    return kind
 
 
 def _sentence(error: ValidationError, kind: Any, path: str) -> SettingsError:
@@ -188,7 +200,8 @@ def _sentence(error: ValidationError, kind: Any, path: str) -> SettingsError:
     if first["type"] == "missing":
         return SettingsError(f"{place} is missing: the recipe, or --set {place}=..., must give it")
     if first["type"] == "unexpected_keyword_argument":
-        return SettingsError(f"unknown key {place}")
+        table, known = place.rpartition(".")[0], section_fields(_type_at(kind, first["loc"][:-1]))
+        return unknown_key(place, table, known)
     if first["type"] in _BOUNDS:
         field = section_fields(kind)[str(first["loc"][-1])]
         try:

@@ -86,6 +86,9 @@ def start(name: str, language: str, *, pairs: str | None = None, images: str | N
     name = name.removesuffix(".toml")
     recipe = Path(f"{name}.toml")
     _ = Recipe(name=name, target_language=language, sources=())  # refuses a name that names no folder
+    for option, place in (("--pairs", pairs), ("--images", images)):
+        if place is not None and any("\ud800" <= letter <= "\udfff" for letter in place):
+            raise SettingsError(f"{option} {place!r} is no text in UTF-8, and a recipe is: rename it")
     if recipe.exists():
         raise SettingsError(f"{recipe} is there already, and is not overwritten: give another NAME, or move it away")
     if images is not None and pairs is None:
@@ -406,11 +409,17 @@ def _try_images(look: _Look) -> None:
     look.sides = [min(row["original_width"], row["original_height"]) for row in facts if row["drop_reason"] is None]
 
 
+def _is_code(text: str) -> bool:
+    return text.isascii() and text.isalpha() and text.islower()
+
+
 def _tell_languages(look: _Look, pack: LanguagePack) -> None:
     """Find out what is to be translated: most of the captions, some of them, or none."""
     code = detectable_code(pack, "cascade")
     if look.config.lang_column:
-        others = Counter({lang: count for lang, count in look.languages.items() if lang != pack.code})
+        others = Counter(
+            {lang: look.languages[lang] for lang in look.languages if _is_code(lang) and lang != pack.code}
+        )
         look.source_language = others.most_common(1)[0][0] if others else None
         return
     captions = look.sampled_captions

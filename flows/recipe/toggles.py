@@ -125,7 +125,7 @@ def _switched(part: str, recipe: Recipe) -> tuple[str, Any, Any]:
 def _path(name: str, recipe: Recipe) -> str:
     known = _settings(recipe)
     section, dot, setting = name.rpartition(".")
-    sections = SECTIONS if not dot or section == ANY_SECTION else (section,)
+    sections = SECTIONS if not dot or section == ANY_SECTION else (section,) * (section in SECTIONS)
     found = [path for each in sections for path in _spelt(each, setting) if path in known]
     if not found:
         raise SettingsError(f"there is no {name!r} to toggle: there are {', '.join(switches(recipe))}")

@@ -15,6 +15,7 @@ from data_catalog.fetch.config import FetchConfig, HostLimits
 from data_catalog.fetch.consent import ConsentConfig
 from data_catalog.sources.registry import SOURCE_KINDS
 from data_catalog.test_sets.registry import TEST_SET_KINDS
+from flows.recipe.engines import setting_values
 from flows.recipe.recipe import SECTIONS, load_recipe, override_values, recipe_names, recipe_summary, what_settings
 from flows.recipe.settings import OLD_KEYS, read, schema
 
@@ -89,6 +90,15 @@ def test_a_host_is_named_in_quotes(tmp_path: Path) -> None:
         (['fetch.hosts."http://example.org".concurrency=1'], "fetch.hosts names 'http://example.org'"),
         (['fetch.hosts."example.org".concurrency=0'], r"concurrency must be between 1"),
         (['fetch.hosts."example.org.concurrency=1'], "--set takes section.key=value"),
+        (
+            ['fetch.hosts."example.org".concurrencyy=4'],
+            r"example\.org\.concurrencyy: did you mean concurrency",
+        ),
+        (["train.steps=" + "9" * 5000], r"train\.steps must be a whole number, got '9999"),
+        (["train.steps=0x" + "f" * 9000], r"train\.steps is a number of 36000 bits"),
+        (["fetch.contact=" + "[" * 20_000], r"fetch\.contact must be"),
+        (["data=caf\udce9"], r"data is 'caf\\udce9', which is no text in UTF-8"),
+        (["target_language="], r"target_language  names no language"),
         (["fetch.hosts=example.org"], r"fetch\.hosts must be a table"),
     ],
 )
@@ -302,3 +312,23 @@ def test_a_limit_of_a_source_is_in_keys_and_manifests_only_where_there_is_one(tm
         settings_with("limit=-1")
     with pytest.raises(SettingsError, match=rf"sources\.{source}\.limits: did you mean limit"):
         settings_with("limits=1")
+
+
+def test_the_folder_of_a_recipe_is_no_pattern_and_no_model(tmp_path: Path) -> None:
+    folder = tmp_path / "d [2024]"
+    (folder / "compact").mkdir(parents=True)
+    (folder / "a-1.tsv").write_text("url\tcaption\nhttp://example.org/1.jpg\tA red box\n", "utf-8")
+    (folder / "mine.json").write_text("{}", "utf-8")
+    path = write(folder, MINIMAL.replace("{recipe}/pairs.tsv", "a-*.tsv") + '[train]\nmodel = "compact"\n')
+    recipe = load_recipe(path, root=tmp_path)
+    assert [file.name for file in recipe.sources[0].upstream_files()] == ["a-1.tsv"]
+    assert recipe.train.model == "compact", "the model that ships, not the folder"
+    write(folder, MINIMAL + '[train]\nmodel = "mine.json"\n')
+    own = load_recipe(path, root=tmp_path).train
+    assert own.model == f"{folder}/mine.json"
+    assert own.what()["model"] == "mine.json", "a project that moves has the same models"
+
+
+def test_overrides_of_an_engine_are_a_table() -> None:
+    with pytest.raises(SettingsError, match="translate must be a table of settings, got 3"):
+        setting_values(["translate=3"])

@@ -12,7 +12,7 @@ import pytest
 from data_catalog.exports.rights import SourceRights
 from data_catalog.fetch.config import HostLimits
 from data_catalog.language_pack import LanguagePack
-from data_catalog.settings import NAME_OR_FILE
+from data_catalog.settings import FILE
 from data_catalog.sources.limit import RowLimit
 from data_catalog.sources.registry import SOURCE_KINDS
 from data_catalog.test_sets.registry import TEST_SET_KINDS
@@ -192,7 +192,7 @@ def type_of(field: Mapping[str, Any], place: str | None) -> str:
     if kind == "array":
         return f"list of {type_of(options[0]['items'], place)}s".replace("name or", "names or")
     if kind == "string" and place:
-        return "name or path" if place == NAME_OR_FILE else "path"
+        return "path" if place == FILE else "name or path"
     names = {"integer": "whole number", "boolean": "true or false", "string": "text", "object": "table"}
     return names.get(kind, str(kind))
 

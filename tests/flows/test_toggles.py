@@ -113,3 +113,8 @@ def test_a_value_that_the_recipe_refuses_is_refused_before_any_work(tmp_path: Pa
     with pytest.raises(SettingsError, match=re.escape("check.max_proper_noun_share must be in (0, 1], got 7.0")):
         variants_of("scenes", root=tmp_path, overrides=[], toggles=[toggle])
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_mistyped_section_is_refused(recipe: Recipe) -> None:
+    with pytest.raises(SettingsError, match=r"there is no 'clena\.min_words' to toggle"):
+        toggle_of("clena.min_words=3", recipe)

@@ -113,8 +113,6 @@ def _text_tower(trained: TrainedFolder) -> str:
 
 def _training(trained: TrainedFolder) -> str:
     result, settings = trained.result, dict(trained.run.get("settings", {}))
-    if str(settings.get("model", "")).endswith(".json"):
-        settings["model"] = Path(str(settings["model"])).name
     loss = "" if result.best_val_loss is None else f", validation loss {result.best_val_loss:.4f}"
     told = (
         f"Images: {result.num_samples:,}. Epochs: {result.epochs}, of which {result.frozen_epochs} with frozen towers. "

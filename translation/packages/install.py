@@ -8,7 +8,7 @@ from functools import partial
 from pathlib import Path
 
 from data_catalog.downloads.download import DownloadConfig, PartialFile, download
-from data_catalog.errors import InputError, TransientError
+from data_catalog.errors import InputError, SettingsError, TransientError
 from data_catalog.storage.lock import writer_lock
 from data_catalog.storage.shards import digest, sweep_temporary
 from translation.config import TranslateConfig
@@ -120,7 +120,7 @@ def _install_any(order: _Order) -> Installation:
             return _install_link(link, order)
         except packages.PlaceTakenError:
             raise  # by whatever link it comes
-        except (InputError, TransientError) as error:
+        except (InputError, SettingsError, TransientError) as error:
             faults.append(str(error) if link in str(error) else f"{link}: {error}")
             logger.warning("%s is not installed from %s: %s", what, link, error)
     reasons = "; ".join(faults) or f"https is needed, and the index has {', '.join(map(repr, order.entry.links))}"

@@ -233,7 +233,7 @@ def test_a_request_without_an_answer_is_transient_and_counts_as_paid(
     with pytest.raises(TransientError, match="does not answer"):
         translator.translate(["a dog"])
     assert translator.num_characters == 5
-    with pytest.raises(TransientError, match="max_characters"):
+    with pytest.raises(SettingsError, match="max_characters"):
         translator.translate(["a dog"])
 
 
