@@ -21,9 +21,8 @@ import torch
 from PIL import Image
 
 from data_catalog.plain_text import plain_table
-from training.encoders import Encoder, encode_images, encode_texts
-from training.kept_features import FeatureStore
-from training.tensor_hashes import tensors_sha256
+from training.scores.encoders import Encoder, encode_images, encode_texts, tensors_sha256
+from training.scores.kept_features import FeatureStore
 from training.threads import let_threads_sleep
 
 # Images, as many captions, and rounds.

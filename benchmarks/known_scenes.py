@@ -19,7 +19,7 @@ from data_catalog.sample.samples import Sample, plan, url_of
 from data_catalog.sample.scene import BACKGROUNDS, COLOURS, SHAPES, Group, Scene, pick
 from data_catalog.sample.upstream import COMMIT_FILE
 from data_catalog.storage.shards import read_json
-from training.evaluation import wording
+from training.scores.evaluation import wording
 
 _MIRRORED = {"above": "below", "below": "above", "left": "right", "right": "left"}
 ATTRIBUTES = ("colour", "count", "position", "size", "shape")

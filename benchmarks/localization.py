@@ -1,7 +1,7 @@
 """How often the hottest place is on what a text names: python benchmarks/localization.py [--quick] [--model FOLDER].
 
 Scenes with two or three groups of shapes are drawn anew; the text names one of the groups, and its shapes' boxes are
-known. Chance is the boxes' share of the picture. The three methods of `training.localize` stand beside the one of
+known. Chance is the boxes' share of the picture. The three methods of `training.use.localize` stand beside the one of
 CLIP-Italian's demo (strips left visible on grey), each on the same pictures. Without --model the `scenes` recipe is
 built and trained for it, which takes ten minutes; with --quick so small that it says nothing, and nothing is claimed.
 """
@@ -25,13 +25,12 @@ from data_catalog.sample.scene import Scene, random_scene
 from flows.build.execution import LocalExecutor
 from flows.jobs import build_dataset, train_model
 from flows.recipe.recipe import load_recipe
-from training.bootstrap import bootstrap_interval
-from training.encode_files import picture_features
-from training.features import text_features
-from training.images import decode
-from training.localize import GRID, METHODS, localize
-from training.model import LoadedModel
-from training.model_folder import open_model
+from training.data.features import text_features
+from training.data.image_files import picture_features
+from training.data.images import decode
+from training.scores.bootstrap import bootstrap_interval
+from training.towers.model import LoadedModel, open_model
+from training.use.localize import GRID, METHODS, localize
 
 NUM_TEXTS = {"quick": 6, "full": 150}
 QUICK_RECIPE = ("scenes.num_images=300", "split.test=0.2", "split.val=0.1", "train.epochs=1")
@@ -83,7 +82,7 @@ def questions() -> Iterator[Question]:
 
 
 def demo_peak(model: LoadedModel, image: bytes, text: str) -> tuple[float, float]:
-    """Where the demo's map is largest: its algorithm, told in `training.localize`, on the model's square."""
+    """Where the demo's map is largest: its algorithm, told in `training.use.localize`, on the model's square."""
     pixels = decode(image, model.image_size)
     cell_of = np.arange(model.image_size) * STRIP_CELLS // model.image_size
     spans = [(i, j) for i in range(STRIP_CELLS) for j in range(i + 1, STRIP_CELLS + 1)]

@@ -9,7 +9,7 @@ from typing import Any
 from PIL import Image, ImageDraw
 
 from data_catalog.charts import COLOURS
-from training.fonts import lettering_for
+from training.use.fonts import lettering_for
 
 THUMBNAIL, GAP, MARGIN, LABEL = 148, 14, 28, 34
 PAPER, INK, SOFT, RIGHT = "#ffffff", COLOURS["ink"], COLOURS["soft"], COLOURS["third"]

@@ -33,15 +33,15 @@ from data_catalog.storage.manifest import current_snapshot_name, require_snapsho
 from flows.build.execution import LocalExecutor
 from flows.jobs import build_dataset
 from flows.recipe.recipe import Recipe, load_recipe
-from training.bootstrap import bootstrap_interval
-from training.data import PairFiles, read_captions, read_rows, row_groups
-from training.evaluation import chosen_captions, wording
-from training.features import image_features, text_features
-from training.images import decode, encoded_images
-from training.loop import train
-from training.metrics import TIE_TOLERANCE, recalls, text_to_image_ranks
-from training.model import LoadedModel, load_model, normalise_pixels
-from training.run import METRICS_FILE
+from training.data.features import image_features, text_features
+from training.data.images import decode, encoded_images
+from training.data.pairs import PairFiles, read_captions, read_rows, row_groups
+from training.fit.loop import train
+from training.fit.run import METRICS_FILE
+from training.scores.bootstrap import bootstrap_interval
+from training.scores.evaluation import chosen_captions, wording
+from training.scores.metrics import TIE_TOLERANCE, recalls, text_to_image_ranks
+from training.towers.model import LoadedModel, load_model, normalise_pixels
 from training.trained_models import pair_files
 
 SIZES = ("scenes.num_images=20000", "split.test=0.08", "split.val=0.03")

@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 
 from data_catalog.plain_text import plain_table
-from training.nearest import nearest
+from training.use.nearest import nearest
 
 K, DIM = 10, 512
 MANY, CHECKED = 1000, 50  # queries; those whose answers are compared

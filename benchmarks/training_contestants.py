@@ -22,7 +22,7 @@ OURS, THEIRS = "vernaclip", "open_clip_train"
 # Both trainers and their libraries import much only when they first need it.
 WARM_UP = (
     *("numpy", "PIL.Image", "pyarrow.parquet", "timm.optim", "timm.utils.agc", "torchvision.transforms.v2"),
-    *("transformers.models.auto.tokenization_auto", "open_clip_train.main", "training.loop", "training.loss_plot"),
+    *("transformers.models.auto.tokenization_auto", "open_clip_train.main", "training.fit.loop"),
 )
 _OUR_EPOCH = re.compile(r"epoch (\d+): train loss")
 _OUR_WAITING = re.compile(r"([\d.]+) ?% of the time waiting for data")
@@ -99,8 +99,8 @@ def tell() -> None:
 def train_ours(job: Mapping[str, Any], folder: Path) -> Told:
     """Ours: `job` has the pair shards of the train split and the settings; nothing is held out."""
     from training.config import TrainConfig
-    from training.data import PairFiles
-    from training.loop import train
+    from training.data.pairs import PairFiles
+    from training.fit.loop import train
 
     marks, log = Marks(), logging.getLogger("training")
     log.addHandler(marks)

@@ -31,9 +31,9 @@ from training_contestants import OURS, THEIRS, Told, run_apart
 
 from data_catalog.plain_text import plain_table
 from training.config import TrainConfig
-from training.data import read_captions
-from training.model import read_model_config
-from training.tokenizer import save_tokenizer, train_tokenizer
+from training.data.pairs import read_captions
+from training.towers.model import read_model_config
+from training.towers.tokenizer import save_tokenizer, train_tokenizer
 
 BATCH_SIZE, VIT_BATCH_SIZE, THEIR_WORKERS = 128, 256, 2
 # Images drawn, rounds, epochs of a run (with all weights), epochs with frozen towers. With 400 images open_clip_train's

@@ -15,7 +15,9 @@ from data_catalog.storage.shards import digest
 from flows.jobs import require_ready
 from flows.recipe.recipe import Recipe, load_recipe
 from flows.recipe.toggles import Toggle
-from training.ablation import (
+from training.config import TrainConfig
+from training.data.pairs import split_to_score
+from training.scores.ablation import (
     METRICS,
     PRIMARY,
     ROUNDS,
@@ -30,8 +32,6 @@ from training.ablation import (
     values_of,
     write_ablation,
 )
-from training.config import TrainConfig
-from training.data import split_to_score
 from training.trained_models import pair_files, pair_hashes
 
 logger = logging.getLogger(__name__)

@@ -31,14 +31,14 @@ from flows.build.execution import Executor
 from flows.forgetting import finish_forgetting
 from flows.guarded import require_guarded, require_guards
 from flows.recipe.recipe import Overrides, Recipe, load_recipe
-from training.data import split_to_score
-from training.effort import EFFORT_FILE
-from training.evaluation import evaluate as score
-from training.loop import TrainResult
-from training.loop import train as fit
+from training.data.pairs import split_to_score
+from training.fit.effort import EFFORT_FILE
+from training.fit.loop import TrainResult
+from training.fit.loop import train as fit
+from training.fit.run import MODEL_FILES, model_and_key, require_trainable
 from training.processes import process_rank
-from training.run import MODEL_FILES, model_and_key, require_trainable
-from training.scores import Scores
+from training.scores.evaluation import evaluate as score
+from training.scores.score import Scores
 from training.trained_models import SCORES_FILE, current_model, pair_files, pair_hashes
 
 

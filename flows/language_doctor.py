@@ -297,7 +297,7 @@ def _tens(language: Language) -> Trait:
 
 
 def _letters(language: Language) -> Trait:
-    from training.fonts import lettering_for
+    from training.use.fonts import lettering_for
 
     texts = language.pack.function_words or language.pack.tens
     if not texts:

@@ -9,7 +9,7 @@ from data_catalog.errors import SettingsError
 from data_catalog.settings import NAME_OR_JSON, how, name_or_path, what
 
 DEVICES = ("auto", "cpu", "cuda")
-# What `training.augment` does to images, by name: "crop", and the others in its order.
+# What `training.data.augment` does to images, by name: "crop", and the others in its order.
 AUGMENTATIONS = (
     "crop",
     "hue",

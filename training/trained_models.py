@@ -11,10 +11,10 @@ from data_catalog.errors import DamagedError, InputError, PipelineError, Setting
 from data_catalog.plain_text import command
 from data_catalog.storage.manifest import CURRENT_FILE, MODELS, TRAIN_AGAIN, Snapshot, model_pointer, read_snapshot
 from data_catalog.storage.shards import read_json, sha256_of
-from training.data import PairFiles
-from training.effort import EFFORT_FILE
-from training.model import WEIGHTS_FILE
-from training.run import RESULT_FILE, RUN_FILE
+from training.data.pairs import PairFiles
+from training.fit.effort import EFFORT_FILE
+from training.fit.run import RESULT_FILE, RUN_FILE
+from training.towers.model import WEIGHTS_FILE
 
 logger = logging.getLogger(__name__)
 

@@ -19,7 +19,7 @@ from data_catalog.storage.history import resolve
 from data_catalog.storage.manifest import MARKED, SPLITS, Snapshot, require_snapshot
 from data_catalog.storage.reading import OpenSnapshot
 from data_catalog.storage.roots import open_root
-from training.data import read_rows, row_groups
+from training.data.pairs import read_rows, row_groups
 from vernaclip.catalog import Catalog
 
 # A row group has at most 100 images and 16 MiB.

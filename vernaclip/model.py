@@ -9,15 +9,14 @@ from typing import TYPE_CHECKING
 from PIL import Image, ImageOps
 
 from data_catalog.errors import InputError
-from training.encode_files import BATCH_SIZE, WHITE, encode_files, picture_features
-from training.features import stacked, text_features
-from training.images import squashed
-from training.model import LoadedModel
-from training.model_folder import open_model as load_model
-from training.model_folder import require_texts
+from training.data.features import stacked, text_features
+from training.data.image_files import BATCH_SIZE, WHITE, encode_files, picture_features
+from training.data.images import squashed
+from training.towers.model import LoadedModel, require_texts
+from training.towers.model import open_model as load_model
 
 if TYPE_CHECKING:
-    from training.features import Features
+    from training.data.features import Features
 
     Picture = Image.Image | str | PathLike[str]
 

@@ -13,8 +13,8 @@ from flows.cli.options import DEFAULT_ROOT, Number, Root, Split, Text, Words
 from flows.cli.output import require_own_file, say, say_json, say_table
 
 if TYPE_CHECKING:
-    from training.classify import Classification
-    from training.search import SearchResult
+    from training.use.classify import Classification
+    from training.use.search import SearchResult
 
 NOTHING_CHANGES = "No part of the image changes it: the model does not find the text in it."
 NOTHING_HOT = "Every part of the image fits the text worse than the rest: the model does not find it in any."
@@ -66,9 +66,9 @@ def search(
         split: Only the images of one split of the dataset.
         top: How many images.
     """
-    from training.contact_sheet import contact_sheet
-    from training.search import search_dataset
-    from training.search_folder import search_folder
+    from training.use.pictures import contact_sheet
+    from training.use.search import search_dataset
+    from training.use.search_folder import search_folder
 
     out = _picture(root, options, text, read=images)
     if top < 1:
@@ -134,8 +134,8 @@ def classify(
         classes: More texts, one a line.
         template: What is made of each text, such as "una foto di {c}".
     """
-    from training.bars import bars
-    from training.classify import classify as run
+    from training.use.classify import classify as run
+    from training.use.pictures import bars
 
     labels = [*texts, *(_lines(classes) if classes else [])]
     out = _picture(root, options, f"classify-{image.stem}", read=image)
@@ -148,7 +148,7 @@ def classify(
 
 def _say_choices(found: "Classification") -> None:
     from data_catalog.database.answer_files import short_value
-    from training.classify import SOFTMAX
+    from training.use.classify import SOFTMAX
 
     rows = [
         {"rank": choice.rank, "text": short_value(choice.text), "probability": f"{choice.probability:.1%}"}
@@ -197,9 +197,9 @@ def localize(
         text: In the language of the model.
         method: Cover squares, reveal them alone, or both.
     """
-    from training.heat_map import heat_map
-    from training.localize import METHODS
-    from training.localize import localize as run
+    from training.use.localize import METHODS
+    from training.use.localize import localize as run
+    from training.use.pictures import heat_map
 
     out = _picture(root, options, f"localize-{image.stem}-{text}", read=image)
     found = run(image, text, _chosen_model(root, options), method=method)

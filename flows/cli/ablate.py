@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from flows.ablation import AblationConfig, Variant
     from flows.dry_run import DryRun
     from flows.recipe.recipe import Recipe
-    from training.ablation import Ablation
+    from training.scores.ablation import Ablation
 
 _ROWS = 1000  # of each source, for what a variant would change
 _PACE = 250  # samples a second of a small model on two cores: an order of magnitude
@@ -84,7 +84,7 @@ def ablate(recipe: RecipeName, /, *, root: Root = DEFAULT_ROOT, options: AblateO
 
 def _tell(found: "Ablation", root: "Path") -> None:
     from data_catalog.ablations import FOLDER, RECORD_FILE
-    from training.ablation import PAGE_FILE, PLOT_FILE
+    from training.scores.ablation import PAGE_FILE, PLOT_FILE
 
     folder = root / FOLDER / found.key
     say(f"\nWhich filters help: {found.dataset}, snapshot {found.snapshot}\n")
@@ -97,7 +97,7 @@ def _tell(found: "Ablation", root: "Path") -> None:
 
 def _tell_plan(recipe: "Recipe", variants: "Sequence[Variant]", config: "AblationConfig", root: "Path") -> None:
     from flows.dry_run import dry_run
-    from training.ablation import default_steps, sizes_of
+    from training.scores.ablation import default_steps, sizes_of
     from training.trained_models import pair_files
 
     say(f"\nVariants of {recipe.name}: rows of a sample of each source ({_ROWS:,} at most) that the rules drop\n")

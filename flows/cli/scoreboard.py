@@ -88,7 +88,7 @@ def scoreboard(
     """
     from data_catalog.storage.shards import read_json
     from flows.scores.scoreboard import make_scoreboard
-    from training.scoreboard_files import JSON_FILE
+    from training.scores.scoreboard_files import JSON_FILE
 
     with tempfile.TemporaryDirectory(prefix="vernaclip-") as cache:
         question = _question(recipe, root, options, Path(cache))

@@ -27,11 +27,11 @@ from flows.scores.scored_models import (
 from flows.scores.scored_sets import ScoredSet, named_sets, recipe_sets, sets_of_protocol, with_language
 from flows.scores.translated_captions import CaptionTranslator
 from training.config import EvaluateConfig
-from training.data import split_to_score
-from training.galleries import Guard, Seen, held_out_gallery
-from training.scoreboard import refuse_seen, score_models
-from training.scoreboard_files import write_scoreboard
-from training.scoreboard_tables import Section
+from training.data.pairs import split_to_score
+from training.scores.galleries import Guard, Seen, held_out_gallery
+from training.scores.scoreboard import refuse_seen, score_models
+from training.scores.scoreboard_files import write_scoreboard
+from training.scores.scoreboard_tables import Section
 from training.threads import let_threads_sleep
 from training.trained_models import TrainedModel, model_of_folder, pair_files
 

@@ -14,7 +14,7 @@ from flows.recipe.recipe import override_values
 from flows.recipe.sources import TestSetSettings, read_test_sets
 from flows.scores.scored_models import at_home
 from flows.scores.translated_captions import CaptionTranslator
-from training.galleries import (
+from training.scores.galleries import (
     FOLDER_SETTINGS,
     Gallery,
     LabelledImages,
@@ -22,7 +22,7 @@ from training.galleries import (
     captioned_gallery,
     named_images,
 )
-from training.protocols import PROTOCOLS, Protocol, protocol_sets
+from training.scores.protocols import PROTOCOLS, Protocol, protocol_sets
 
 logger = logging.getLogger(__name__)
 

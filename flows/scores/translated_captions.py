@@ -10,7 +10,7 @@ from data_catalog.storage.lock import writer_lock
 from flows.recipe.engines import open_recipes_engine
 from flows.recipe.recipe import Recipe
 from flows.recipe.sources import TestSetSettings
-from training.galleries import Gallery
+from training.scores.galleries import Gallery
 from translation.engine import Translator
 from translation.memory import TranslationMemory
 from translation.remembered import remembered

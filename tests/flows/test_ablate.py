@@ -22,7 +22,8 @@ from data_catalog.storage.manifest import Snapshot, require_snapshot
 from flows.ablation import AblationConfig
 from flows.cli import main
 from flows.jobs import BuildReport
-from training.ablation import (
+from training.config import TrainConfig
+from training.scores.ablation import (
     METRICS,
     Ablation,
     Compared,
@@ -31,7 +32,6 @@ from training.ablation import (
     gallery_of,
     write_ablation,
 )
-from training.config import TrainConfig
 from training.trained_models import pair_files
 
 TINY: dict[str, Any] = {

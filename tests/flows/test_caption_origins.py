@@ -18,7 +18,7 @@ from flows.cli import main
 from flows.recipe.recipe import load_recipe
 from training.exports.card_data import seen_data
 from training.exports.card_limits import data_section
-from training.galleries import pairs_gallery
+from training.scores.galleries import pairs_gallery
 
 Capture = pytest.CaptureFixture[str]
 

@@ -19,7 +19,7 @@ from flows.cli import main
 from flows.recipe.language_packs import language_pack
 from flows.recipe.recipe import load_recipe
 from flows.scores.scored_sets import with_language
-from training.galleries import Gallery, LabelledImages, TextLanguage
+from training.scores.galleries import Gallery, LabelledImages, TextLanguage
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
 

@@ -19,10 +19,10 @@ from PIL import Image, ImageDraw
 
 from data_catalog.schema import NATIVE, PAIRS
 from data_catalog.storage.shards import open_image_writer
-from training.checkpoint import STATE_FILE
 from training.config import TrainConfig
-from training.data import PairFiles
-from training.model import read_model_config
+from training.data.pairs import PairFiles
+from training.fit.checkpoint import STATE_FILE
+from training.towers.model import read_model_config
 
 COLOURS = {
     "rosso": (220, 30, 30),
@@ -135,8 +135,8 @@ def kill_while_training() -> Callable[..., None]:
         call = (
             "from pathlib import Path, PosixPath\n"
             "from training.config import TrainConfig\n"
-            "from training.data import PairFiles\n"
-            "from training.loop import train\n"
+            "from training.data.pairs import PairFiles\n"
+            "from training.fit.loop import train\n"
             f"train({files!r}, TrainConfig(**{asdict(config)!r}), Path({str(out)!r}))"
         )
         child = subprocess.Popen([sys.executable, "-W", "ignore", "-c", call])
@@ -171,9 +171,9 @@ def make_model(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
     """`make_model(seed=..., bias=...)`: a whole model of random weights, of SigLIP's kind with a bias."""
     import torch
 
-    from training.checkpoint import save_weights
-    from training.model import create_model, write_model_config
-    from training.tokenizer import save_tokenizer, train_tokenizer
+    from training.fit.checkpoint import save_weights
+    from training.towers.model import create_model, write_model_config
+    from training.towers.tokenizer import save_tokenizer, train_tokenizer
 
     captions = [f"un quadrato {colour} {side}" for colour in COLOURS for side in SIDES]
     tokenizer = train_tokenizer(captions, vocab_size=300)

@@ -12,12 +12,11 @@ import torch
 from PIL import Image
 
 from data_catalog.errors import DamagedError, InputError, SettingsError
-from training.bars import bars
-from training.classify import Classification, classify
-from training.encode_files import read_picture
-from training.heat_map import heat_map
-from training.localize import GRID, METHODS, localize, mean_where_covered, square_masks
-from training.model import PREPROCESSING, LoadedModel, load_model
+from training.data.image_files import read_picture
+from training.towers.model import PREPROCESSING, LoadedModel, load_model
+from training.use.classify import Classification, classify
+from training.use.localize import GRID, METHODS, localize, mean_where_covered, square_masks
+from training.use.pictures import bars, heat_map
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
 WORDS = {"rosso": (1.0, 0.0, 0.0), "verde": (0.0, 1.0, 0.0), "blu": (0.0, 0.0, 1.0), "grigio": (1.0, 1.0, 1.0)}
@@ -203,7 +202,7 @@ def test_what_is_in_the_middle_is_hot_in_the_middle(tmp_path: Path) -> None:
 
 
 def test_squares_are_covered_and_shown_on_the_mean_colour(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("training.localize.SQUARES", ((8, 8),))
+    monkeypatch.setattr("training.use.localize.SQUARES", ((8, 8),))
     image = Image.new("RGB", (64, 64), (0, 100, 0))
     image.paste((100, 0, 0), (0, 0, 32, 32))
     image.save(tmp_path / "quarters.png")
@@ -312,7 +311,7 @@ def test_a_broken_model_is_told(flag: Path) -> None:
 def test_whole_models_say_which_texts_are_cut(
     flag: Path, make_model: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("training.localize.SQUARES", ((8, 8),))
+    monkeypatch.setattr("training.use.localize.SQUARES", ((8, 8),))
     model = load_model(make_model(bias=-3.0))
     long = "un quadrato verde " * 10
     found = classify(flag, ["un quadrato rosso", long], model)

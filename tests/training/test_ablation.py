@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from training.ablation import (
+from training.scores.ablation import (
     HELPS,
     HURTS,
     METRICS,
@@ -19,9 +19,9 @@ from training.ablation import (
     values_of,
     verdict,
 )
-from training.bootstrap import bootstrap_interval
-from training.forest_plot import write_forest_plot
-from training.outcomes import retrieval_outcomes
+from training.scores.bootstrap import bootstrap_interval
+from training.scores.forest_plot import write_forest_plot
+from training.scores.outcomes import retrieval_outcomes
 
 QUIET = SeedNoise(variance=0.0, degrees=0)
 

@@ -6,8 +6,8 @@ from typing import Any
 import pytest
 import torch
 
-from training.augment import CHANGES, changed_images
 from training.config import AUGMENTATION_SETS, AUGMENTATIONS, TrainConfig
+from training.data.augment import CHANGES, changed_images
 
 
 @pytest.fixture(scope="module")

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from data_catalog.errors import PipelineError
-from training.encoder_openers import open_model_folder, open_open_clip
-from training.model import OPEN_CLIP_CONFIG_FILE as CONFIG_FILE
+from training.scores.encoder_openers import open_model_folder, open_open_clip
+from training.towers.model import OPEN_CLIP_CONFIG_FILE as CONFIG_FILE
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
 

@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 
 from data_catalog.errors import DamagedError, SettingsError
-from training.checkpoint import RunState, load_state, save_state
 from training.config import TrainConfig
-from training.optimisation import make_optimizer, optimizer_step
+from training.fit.checkpoint import RunState, load_state, save_state
+from training.fit.optimisation import make_optimizer, optimizer_step
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
 

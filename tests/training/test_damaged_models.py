@@ -17,10 +17,10 @@ from safetensors.torch import load_file, save_file
 from transformers import PreTrainedTokenizerFast, VisionTextDualEncoderModel, VisionTextDualEncoderProcessor
 
 from data_catalog.errors import DamagedError, PipelineError
-from training.classify import classify
-from training.encoder_openers import open_model_folder, open_open_clip, open_transformers
-from training.model import load_model
-from training.tokenizer import copy_tokenizer
+from training.scores.encoder_openers import open_model_folder, open_open_clip, open_transformers
+from training.towers.model import load_model
+from training.towers.tokenizer import copy_tokenizer
+from training.use.classify import classify
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
 Damage = Callable[[Path], None]
@@ -162,8 +162,8 @@ def own_text(make_model: Callable[..., Path]) -> Path:
 @pytest.fixture(scope="module")
 def with_encoder(model_file: Path, encoder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A model with a text encoder of Hugging Face, of random weights."""
-    from training.checkpoint import save_weights
-    from training.model import create_model, write_model_config
+    from training.fit.checkpoint import save_weights
+    from training.towers.model import create_model, write_model_config
 
     folder = tmp_path_factory.mktemp("with-encoder") / "model"
     shutil.copytree(encoder, folder, ignore=shutil.ignore_patterns("*.safetensors"))
@@ -406,7 +406,7 @@ import resource, sys
 from pathlib import Path
 import torch, open_clip.tokenizer, transformers
 from data_catalog.errors import PipelineError
-from training.model import load_model
+from training.towers.model import load_model
 load_model(Path(sys.argv[1]))
 pages = int(Path("/proc/self/statm").read_text().split()[0])
 resource.setrlimit(resource.RLIMIT_AS, (pages * resource.getpagesize() + 2**30,) * 2)

@@ -5,9 +5,8 @@ from pathlib import Path
 import pytest
 
 from data_catalog.errors import DamagedError
-from training.effort import EFFORT_FILE, EffortLog, read_attempts
-from training.energy import EnergyMeter, rapl_counters
-from training.nvml import gpu_counters
+from training.fit.effort import EFFORT_FILE, EffortLog, read_attempts
+from training.fit.energy import EnergyMeter, gpu_counters, rapl_counters
 
 WRAPS_AT = 262_143_328_850
 

@@ -10,9 +10,9 @@ import pytest
 
 from data_catalog.errors import SettingsError
 from training.config import TrainConfig
-from training.data import PairFiles
-from training.loop import train
-from training.run import run_key
+from training.data.pairs import PairFiles
+from training.fit.loop import train
+from training.fit.run import run_key
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
 

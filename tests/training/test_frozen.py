@@ -14,11 +14,11 @@ import pytest
 
 from data_catalog.errors import DiskError
 from training.config import TrainConfig
-from training.data import PairFiles
-from training.frozen import FeatureStore, projected, without
-from training.loop import train
-from training.model import create_model
-from training.phases import kept_parts
+from training.data.pairs import PairFiles
+from training.fit.frozen import FeatureStore, projected, without
+from training.fit.loop import train
+from training.fit.phases import kept_parts
+from training.towers.model import create_model
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
 
@@ -85,7 +85,7 @@ def test_training_is_the_same_as_without_keeping(
     train(square_files, config, tmp_path / "kept")
     assert "encode images by the frozen tower: 144 of 144" in caplog.text
     assert "encode captions by the frozen tower" in caplog.text
-    monkeypatch.setattr("training.inputs.kept_parts", lambda *_, **__: (None, None))
+    monkeypatch.setattr("training.fit.inputs.kept_parts", lambda *_, **__: (None, None))
     train(square_files, config, tmp_path / "anew")
     kept, anew = (
         [json.loads(line) for line in (tmp_path / name / "metrics.jsonl").read_text().splitlines()]

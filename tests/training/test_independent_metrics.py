@@ -10,8 +10,8 @@ from torchmetrics.classification import MulticlassAccuracy
 from torchmetrics.functional.retrieval import retrieval_hit_rate, retrieval_reciprocal_rank
 
 from data_catalog.errors import InputError
-from training.bootstrap import bootstrap_interval, median_draws, median_interval, median_rank, share_interval
-from training.metrics import (
+from training.scores.bootstrap import bootstrap_interval, median_draws, median_interval, median_rank, share_interval
+from training.scores.metrics import (
     chance_median_rank,
     image_to_text_ranks,
     recalls,

@@ -11,10 +11,10 @@ import pytest
 import torch
 from PIL import Image
 
-import training.kept_features as kept_features
+import training.scores.kept_features as kept_features
 from data_catalog.errors import DiskError
-from training.encoders import Encoder, encode_images, encode_texts, rewording
-from training.kept_features import FeatureStore, fingerprint
+from training.scores.encoders import Encoder, encode_images, encode_texts, rewording
+from training.scores.kept_features import FeatureStore, fingerprint
 
 NAMES = ["a", "b", "gone", "same as a", "broken", "c"]
 

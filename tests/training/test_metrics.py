@@ -5,8 +5,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from training.bootstrap import bootstrap_interval
-from training.metrics import (
+from training.scores.bootstrap import bootstrap_interval
+from training.scores.metrics import (
     chance_level,
     image_to_text_ranks,
     recalls,

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from training.prefetch import Prefetched
+from training.data.batches import Prefetched
 
 
 def test_all_come_once_in_order() -> None:

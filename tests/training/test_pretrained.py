@@ -11,12 +11,12 @@ import pytest
 
 from data_catalog.errors import InputError, SettingsError
 from training.config import EvaluateConfig, TrainConfig
-from training.data import PairFiles
-from training.effort import EFFORT_FILE
-from training.evaluation import evaluate
-from training.loop import train
-from training.model import load_model, read_model_config
-from training.run import MODEL_FILES, model_and_key, require_trainable
+from training.data.pairs import PairFiles
+from training.fit.effort import EFFORT_FILE
+from training.fit.loop import train
+from training.fit.run import MODEL_FILES, model_and_key, require_trainable
+from training.scores.evaluation import evaluate
+from training.towers.model import load_model, read_model_config
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
 
@@ -91,8 +91,8 @@ def test_both_towers_start_from_the_weights_given(
     import torch
     from safetensors.torch import load_file
 
-    from training.model import create_model
-    from training.pretrained import load_image_tower, load_text_encoder, save_encoder_config, with_text_encoder
+    from training.towers.model import create_model
+    from training.towers.pretrained import load_image_tower, load_text_encoder, save_encoder_config, with_text_encoder
 
     model_config = with_text_encoder(read_model_config(config.model), config)
     save_encoder_config(model_config, tmp_path)

@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 
 from data_catalog.errors import PipelineError, SettingsError
-from training.batches import epoch_draws, open_train_split
 from training.config import TrainConfig
-from training.data import PairFiles
-from training.loop import train
+from training.data.batches import epoch_draws, open_train_split
+from training.data.pairs import PairFiles
+from training.fit.loop import train
 from training.processes import process_group, process_rank, refuse_another
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
@@ -57,8 +57,8 @@ def together(files: PairFiles, config: TrainConfig, out: Path, *, count: int = 2
         "import logging\n"
         "from pathlib import Path, PosixPath\n"
         "from training.config import TrainConfig\n"
-        "from training.data import PairFiles\n"
-        "from training.loop import train\n"
+        "from training.data.pairs import PairFiles\n"
+        "from training.fit.loop import train\n"
         "logging.basicConfig(level=logging.INFO)\n"
         f"train({files!r}, TrainConfig(**{asdict(config)!r}), Path({str(out)!r}))\n"
     )
@@ -165,7 +165,7 @@ def test_the_end_of_another_process_is_told_in_a_sentence(monkeypatch: pytest.Mo
 def test_each_process_has_dropout_of_its_own() -> None:
     import torch
 
-    from training.device import draw_otherwise
+    from training.fit.device import draw_otherwise
 
     drawn = []
     with torch.random.fork_rng(devices=[]):

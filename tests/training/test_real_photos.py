@@ -12,10 +12,10 @@ import pytest
 
 from flows.recipe.recipe import load_recipe
 from training.config import EvaluateConfig, TrainConfig
-from training.data import PairFiles
-from training.evaluation import evaluate
-from training.loop import train
-from training.model import load_model, read_model_config
+from training.data.pairs import PairFiles
+from training.fit.loop import train
+from training.scores.evaluation import evaluate
+from training.towers.model import load_model, read_model_config
 
 MakeShard = Callable[[str, Sequence[dict[str, Any]]], Path]
 PairRow = Callable[..., dict[str, Any]]

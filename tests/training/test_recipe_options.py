@@ -11,14 +11,14 @@ from typing import Any
 import pytest
 
 from data_catalog.errors import InputError, PipelineError, SettingsError
-from training.checkpoint import STATE_FILE
 from training.config import TrainConfig
-from training.data import PairFiles
-from training.loop import train
-from training.losses import Encoders, backward, with_loss_constants
-from training.model import create_model, load_model
-from training.optimisation import make_optimizer, optimizer_step
-from training.phases import choose_trained
+from training.data.pairs import PairFiles
+from training.fit.checkpoint import STATE_FILE
+from training.fit.loop import train
+from training.fit.losses import Encoders, backward, with_loss_constants
+from training.fit.optimisation import make_optimizer, optimizer_step
+from training.fit.phases import choose_trained
+from training.towers.model import create_model, load_model
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
 

@@ -13,14 +13,14 @@ from PIL import Image
 
 from data_catalog.charts import picture_label
 from data_catalog.errors import InputError, PipelineError, SettingsError
-from training.class_names import read_names, read_templates
 from training.config import EvaluateConfig
-from training.encoders import Encoder
-from training.galleries import Gallery, Guard, LabelledImages, Seen, labelled_images, pairs_gallery
-from training.protocols import CLIP_ITALIAN
-from training.scoreboard import Contestant, Scoreboard, refuse_seen, score_models
-from training.scoreboard_files import write_scoreboard_plot
-from training.scoreboard_tables import markdown, sections
+from training.scores.class_names import read_names, read_templates
+from training.scores.encoders import Encoder
+from training.scores.galleries import Gallery, Guard, LabelledImages, Seen, labelled_images, pairs_gallery
+from training.scores.protocols import CLIP_ITALIAN
+from training.scores.scoreboard import Contestant, Scoreboard, refuse_seen, score_models
+from training.scores.scoreboard_files import write_scoreboard_plot
+from training.scores.scoreboard_tables import markdown, sections
 
 COLOURS = {"rosso": (255, 0, 0), "verde": (0, 255, 0), "blu": (0, 0, 255), "giallo": (255, 255, 0)}
 WORDS = list(COLOURS)

@@ -6,11 +6,10 @@ import numpy as np
 import pytest
 
 from training.config import EvaluateConfig
-from training.contact_sheet import contact_sheet
-from training.evaluation import chosen_captions, retrieval_scores, wording
-from training.fonts import PILLOWS_OWN, Lettering, lettering_for
-from training.pen import Pen
-from training.scores import Scores
+from training.scores.evaluation import chosen_captions, retrieval_scores, wording
+from training.scores.score import Scores
+from training.use.fonts import PILLOWS_OWN, Lettering, lettering_for
+from training.use.pictures import Pen, contact_sheet
 
 CAPTIONS = [
     ["Un cerchio rosso.", "un disco rosso"],

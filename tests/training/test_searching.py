@@ -12,16 +12,16 @@ import numpy as np
 import pytest
 from PIL import Image
 
-import training.data as data
-import training.search_folder as search_folder_module
+import training.data.pairs as data
+import training.use.search_folder as search_folder_module
 from data_catalog.errors import DamagedError, InputError, PipelineError, SettingsError
-from training.contact_sheet import contact_sheet
-from training.data import PairFiles
-from training.encode_files import read_picture
-from training.features import image_features, text_features
-from training.model import load_model
-from training.search import SearchResult, search
-from training.search_folder import search_folder
+from training.data.features import image_features, text_features
+from training.data.image_files import read_picture
+from training.data.pairs import PairFiles
+from training.towers.model import load_model
+from training.use.pictures import contact_sheet
+from training.use.search import SearchResult, search
+from training.use.search_folder import search_folder
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
 QUERY = "un quadrato verde in basso"
@@ -176,7 +176,7 @@ def test_only_files_that_changed_are_encoded_again(
 def test_what_an_interrupted_search_has_read_is_not_read_again(
     photos: Path, model: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr("training.search_folder.PORTION", 15)
+    monkeypatch.setattr("training.use.search_folder.PORTION", 15)
     real, portions = search_folder_module.encode_files, iter(range(3))
 
     def interrupted(loaded: Any, paths: Any) -> Any:

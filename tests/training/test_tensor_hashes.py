@@ -8,7 +8,7 @@ from collections import OrderedDict
 import pytest
 import torch
 
-from training.tensor_hashes import tensors_sha256
+from training.scores.encoders import tensors_sha256
 
 A = torch.arange(6, dtype=torch.float32)
 TENSORS = {"a": A.reshape(2, 3), "b": torch.tensor(4.6)}

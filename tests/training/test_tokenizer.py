@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from training.tokenizer import END, START, TOKENIZER_FILE, load_tokenizer, save_tokenizer, train_tokenizer
+from training.towers.tokenizer import END, START, TOKENIZER_FILE, load_tokenizer, save_tokenizer, train_tokenizer
 
 CAPTIONS = [
     "Due cerchi rossi sopra un quadrato blu",

@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from data_catalog.errors import DamagedError, InputError
-from training.data import (
+from training.data.images import ImageReader, decode
+from training.data.pairs import (
     Captions,
     PairFiles,
     batches_of,
@@ -24,7 +25,6 @@ from training.data import (
     refuse_leaks,
     row_groups,
 )
-from training.images import ImageReader, decode
 
 MakeShard = Callable[[str, Sequence[dict[str, Any]]], Path]
 
@@ -86,7 +86,7 @@ def test_pixels_are_those_of_open_clips_own_preprocessing() -> None:
     import torch
     from open_clip.transform import PreprocessCfg, image_transform_v2
 
-    from training.model import PREPROCESSING, normalise_pixels
+    from training.towers.model import PREPROCESSING, normalise_pixels
 
     noise = np.random.default_rng(0).integers(0, 255, (50, 90, 3), dtype=np.uint8)
     buffer = io.BytesIO()

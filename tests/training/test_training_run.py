@@ -12,17 +12,17 @@ import pytest
 from PIL import Image
 
 from data_catalog.errors import DamagedError, InputError, SettingsError
-from training.checkpoint import STATE_FILE
 from training.config import EvaluateConfig, TrainConfig
-from training.contact_sheet import contact_sheet
-from training.data import PairFiles, read_captions
-from training.effort import EFFORT_FILE, read_attempts
-from training.evaluation import evaluate
-from training.loop import TrainResult, train
-from training.model import load_model, read_model_config
-from training.optimisation import learning_rate
-from training.run import run_key
-from training.search import search
+from training.data.pairs import PairFiles, read_captions
+from training.fit.checkpoint import STATE_FILE
+from training.fit.effort import EFFORT_FILE, read_attempts
+from training.fit.loop import TrainResult, train
+from training.fit.optimisation import learning_rate
+from training.fit.run import run_key
+from training.scores.evaluation import evaluate
+from training.towers.model import load_model, read_model_config
+from training.use.pictures import contact_sheet
+from training.use.search import search
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
 

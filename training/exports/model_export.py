@@ -3,10 +3,12 @@
 As with a dataset, `export.json`, written last, says what an export was made from, and the sha256 of every file.
 """
 
+import difflib
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
+from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +20,6 @@ from data_catalog.storage.shards import digest, sha256_of, write_bytes
 from training.exports.card_data import CardData, SeenData, card_data
 from training.exports.card_head import Publication
 from training.exports.formats import MODEL_FORMATS, Target
-from training.exports.hub_licenses import require_hub_license
 from training.exports.model_card import model_card
 from training.exports.probe import Probe, make_probe
 from training.exports.source import TrainedFolder, open_trained
@@ -29,6 +30,10 @@ CARD_FILE = "README.md"
 _HUB_PART = r"(?=[^/]{1,96}(?:/|\Z))[A-Za-z0-9_]+(?:[.-][A-Za-z0-9_]+)*"
 _HUB_NAME = re.compile(f"{_HUB_PART}/{_HUB_PART}")
 _KIND = "model"  # which records of datasets do not say
+OTHER = "other"  # a license of which the hub has no name
+LIST_FILE = "hub_licenses.txt"  # a list that no package has which we depend on
+_LICENSE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,95}")
+_LICENSE_LINK = re.compile(r"LICENSE|LICENSE\.md|https?://[^\s\"'<>]+")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -266,4 +271,47 @@ class _Job:
             num_bytes=sum(record["bytes"].values()),
             up_to_date=up_to_date,
             difference=float(record["difference"]),
+        )
+
+
+def hub_licenses() -> list[str]:
+    """The identifiers that the hub takes."""
+    text = (files("training.exports") / LIST_FILE).read_text(encoding="utf-8")
+    return [line for line in text.splitlines() if not line.startswith("#")]
+
+
+def require_hub_license(license: str, *, name: str = "", link: str = "") -> None:
+    """Refuse what the hub would.
+
+    Args:
+        license: in the hub's spelling; "" where none is stated.
+        name: of a license that the hub does not know, which goes with `other` and with nothing else.
+        link: to the text of that; "" for none.
+
+    Raises:
+        SettingsError: the hub knows no such license, or name and link do not go with it.
+    """
+    if license and license not in (known := hub_licenses()):
+        near = difflib.get_close_matches(license.lower(), known, n=3)
+        meant = f"did you mean {' or '.join(near)}? If it is none of the hub's" if near else "if it is none of those"
+        raise SettingsError(
+            f"the hub knows no license {license!r} (https://huggingface.co/docs/hub/repositories-licenses): {meant}, "
+            f"say --license {OTHER} --license-name NAME"
+        )
+    if license == OTHER and not name:
+        raise SettingsError(
+            f"--license {OTHER} wants the license's own name: say --license-name, such as my-license-1.0"
+        )
+    if license != OTHER and (name or link):
+        raise SettingsError(
+            f"--license-name and --license-link go with --license {OTHER}, for what the hub has no word"
+        )
+    if name and not _LICENSE_NAME.fullmatch(name):
+        raise SettingsError(
+            f"--license-name is letters, digits, '.', '-' and '_', such as my-license-1.0, got {name!r}"
+        )
+    if link and not _LICENSE_LINK.fullmatch(link):
+        raise SettingsError(
+            "--license-link is an address (https://...), or LICENSE or LICENSE.md for a file of that name that you add "
+            f"to the export, got {link!r}"
         )

@@ -15,7 +15,7 @@ from data_catalog.storage.shards import TEMPORARY_PREFIX
 from training.exports.probe import TEXTS, Probe, quiet_libraries, require_same_ids, require_same_scores
 from training.exports.processors import write_image_processor, write_tokenizer
 from training.exports.source import TrainedFolder
-from training.tokenizer import TOKENIZER_FILE
+from training.towers.tokenizer import TOKENIZER_FILE
 
 if TYPE_CHECKING:
     import torch

@@ -14,8 +14,14 @@ from data_catalog.storage.shards import read_json, write_atomically, write_json
 from training.exports.probe import TEXTS, Probe, quiet_libraries, require_same_scores
 from training.exports.processors import prefix_setting
 from training.exports.source import TrainedFolder
-from training.model import ENCODER_CONFIG_FILE, HUB_WEIGHTS_FILE, OPEN_CLIP_CONFIG_FILE, PREPROCESSING, WEIGHTS_FILE
-from training.tokenizer import TOKENIZER_CONFIG_FILE, TOKENIZER_FILE
+from training.towers.model import (
+    ENCODER_CONFIG_FILE,
+    HUB_WEIGHTS_FILE,
+    OPEN_CLIP_CONFIG_FILE,
+    PREPROCESSING,
+    WEIGHTS_FILE,
+)
+from training.towers.tokenizer import TOKENIZER_CONFIG_FILE, TOKENIZER_FILE
 
 
 def write_open_clip(trained: TrainedFolder, folder: Path, *, place: Path, hub_name: str | None) -> None:

@@ -5,8 +5,8 @@ from typing import TYPE_CHECKING, Any
 
 from data_catalog.storage.shards import read_json, write_atomically, write_json
 from training.exports.source import TrainedFolder
-from training.model import PREPROCESSING
-from training.tokenizer import TOKENIZER_CONFIG_FILE, TOKENIZER_FILE
+from training.towers.model import PREPROCESSING
+from training.towers.tokenizer import TOKENIZER_CONFIG_FILE, TOKENIZER_FILE
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer

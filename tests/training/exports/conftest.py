@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from training.config import TrainConfig
-from training.data import PairFiles
-from training.loop import train
+from training.data.pairs import PairFiles
+from training.fit.loop import train
 
 OWN_TEXT = {"context_length": 24, "width": 64, "heads": 2, "layers": 2, "hf_tokenizer_name": "tokenizer"}
 VISION = {

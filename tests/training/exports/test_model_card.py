@@ -12,14 +12,13 @@ from markdown_it import MarkdownIt
 
 from data_catalog.errors import DamagedError, InputError
 from data_catalog.exports.counts import PairCounts
-from training.effort import EFFORT_FILE, Attempt
-from training.encoder_openers import open_model_folder
-from training.exports.card_cost import cost_section, duration
 from training.exports.card_data import SeenData, card_data
 from training.exports.card_head import Publication
 from training.exports.card_limits import limits_section
-from training.exports.model_card import CardFormat, model_card
+from training.exports.model_card import CardFormat, cost_section, duration, model_card
 from training.exports.source import open_trained
+from training.fit.effort import EFFORT_FILE, Attempt
+from training.scores.encoder_openers import open_model_folder
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
 
@@ -66,8 +65,8 @@ def card(
 
 def scoreboard(path: Path, origin: str) -> Path:
     """As `vernaclip scoreboard` writes it, by its own classes."""
-    from training.scoreboard import Entry, ModelFacts, Scoreboard, SetFacts
-    from training.scores import Score
+    from training.scores.score import Score
+    from training.scores.scoreboard import Entry, ModelFacts, Scoreboard, SetFacts
 
     models = [ModelFacts(name="ours", origin=origin, trained_on="y")]
     models += [ModelFacts(name="theirs", origin="open_clip RN50", trained_on="unknown")]

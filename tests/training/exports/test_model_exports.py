@@ -14,14 +14,13 @@ from PIL import Image
 
 from data_catalog.errors import BusyError, InputError, PipelineError, SettingsError
 from data_catalog.storage.lock import place_lock
+from training.data.images import decode
 from training.exports.formats import MODEL_FORMATS
 from training.exports.hugging_face import why_no_hugging_face
 from training.exports.model_export import ModelExportConfig, export_model
 from training.exports.probe import make_probe, require_same_ids, require_same_scores
 from training.exports.source import open_trained
-from training.images import decode
-from training.model import load_model, normalise_pixels, read_model_config
-from training.model_folder import open_model
+from training.towers.model import load_model, normalise_pixels, open_model, read_model_config
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
 
@@ -268,7 +267,7 @@ def test_nothing_is_left_of_an_export_that_fails(compact: Path, tmp_path: Path) 
 )
 def test_a_damaged_model_is_refused_in_a_sentence(damage: str, message: str, compact: Path, tmp_path: Path) -> None:
     from data_catalog.storage.integrity import record_folder
-    from training.run import MODEL_FILES
+    from training.fit.run import MODEL_FILES
 
     model = tmp_path / "model"
     shutil.copytree(compact, model)

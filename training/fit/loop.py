@@ -1,0 +1,382 @@
+"""Trains a CLIP model on pair shards: projections alone, then all weights; the best validation loss is kept.
+
+Losses, models and the tokenizer's wrapper are open_clip's, optimizers torch's and timm's; the loop is ours, so that a
+run that was killed goes on bit for bit where its last resume state was written.
+"""
+
+import io
+import json
+import logging
+import math
+import shutil
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from data_catalog.charts import COLOURS
+from data_catalog.errors import DamagedError, SettingsError
+from data_catalog.progress import Progress
+from data_catalog.storage.shards import read_json, sha256_of, write_bytes, write_json
+from training.config import TrainConfig
+from training.data.batches import Prefetched, held_out_batches
+from training.data.pairs import PairFiles, refuse_a_lone_image, refuse_leaks
+from training.fit.checkpoint import STATE_FILE, load_weights, save_weights
+from training.fit.device import chosen_device
+from training.fit.inputs import PhaseInputs
+from training.fit.losses import Encoders, backward, contrastive_loss, unit_features_in_pieces
+from training.fit.optimisation import learning_rate, optimizer_step
+from training.fit.phases import choose_trained
+from training.fit.run import (
+    LOSS_PLOT_FILE,
+    METRICS_FILE,
+    RESULT_FILE,
+    Run,
+    claim_folder,
+    close_run,
+    model_and_key,
+    refuse_uneven_shares,
+    save_run,
+    start_run,
+)
+from training.processes import (
+    of_first,
+    process_group,
+    process_rank,
+    refuse_another,
+    share_statistics,
+    wait_for_all,
+)
+from training.scores.metrics import text_to_image_ranks
+from training.threads import deterministic_torch
+from training.towers.model import WEIGHTS_FILE
+
+if TYPE_CHECKING:
+    import torch
+
+    from training.fit.losses import Features
+    from training.fit.run import Run
+
+GALLERY = 1000  # at most; the scores of a finished model are of whole splits
+
+
+@dataclass(frozen=True, slots=True)
+class Validation:
+    """Results on the validation split, one caption an image, in fp32.
+
+    Args:
+        loss: mean contrastive loss, in batches as large as training's.
+        recall: share of captions whose image is the first found among the gallery; nobody looks whether a caption fits
+            several images.
+        gallery: images in it.
+    """
+
+    loss: float
+    recall: float
+    gallery: int
+
+
+def validate(run: "Run") -> Validation | None:
+    """Score a run's model as it is; None without a validation split."""
+    import numpy as np
+    import torch
+
+    run.module.eval()
+    encoders, losses = Encoders.whole(run.module), []
+    features: list[Features] = []
+    batches = held_out_batches(
+        run.files.val,
+        run.tokenizer,
+        image_size=run.image_size,
+        batch_size=run.batch_size,
+        num_threads=run.num_threads,
+    )
+    with torch.no_grad():
+        for images, token_ids in batches:
+            inputs = images.to(run.device), token_ids.to(run.device)
+            found = unit_features_in_pieces(encoders, *inputs, size=run.config.microbatch)
+            losses.append((float(contrastive_loss(run.module, *found, loss=run.config.loss).item()), len(images)))
+            if len(features) * run.batch_size < GALLERY:
+                features.append(found)
+    if not losses:
+        return None
+    image_features, text_features = (torch.cat(parts)[:GALLERY].cpu().numpy() for parts in zip(*features, strict=True))
+    ranks = text_to_image_ranks(text_features, image_features, np.arange(len(image_features)))
+    return Validation(
+        loss=sum(loss * count for loss, count in losses) / sum(count for _, count in losses),
+        recall=float((ranks == 1).mean()),
+        gallery=len(image_features),
+    )
+
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainResult:
+    """What a finished run made.
+
+    Args:
+        key: what it was made of.
+        model_sha256: of `model.safetensors`.
+        num_samples: images of the train split.
+        epochs: that were gone through, those with frozen towers included.
+        frozen_epochs: of those.
+        best_epoch: whose weights were kept, 1-based; the last one where `train.steps` says how long a run is.
+        best_val_loss: of those weights; None without a validation split; then the last epoch's weights are kept.
+    """
+
+    key: str
+    model_sha256: str
+    num_samples: int
+    epochs: int
+    frozen_epochs: int
+    steps: int
+    best_epoch: int
+    best_val_loss: float | None
+
+
+def train(
+    files: PairFiles, config: TrainConfig, out: Path, *, sha256: Callable[[Path], str] = sha256_of
+) -> TrainResult:
+    """Train a model into a folder, or go on with a run that was interrupted, or return what a finished one made.
+
+    The folder gets `model.safetensors` (best weights), `open_clip_config.json`, the tokenizer's two files, `run.json`,
+    `metrics.jsonl` (one line an epoch), `loss.png`, `effort.json`, `result.json` at the end, and `last/` until then.
+    Where `torchrun` started several processes they train together, into one folder that all of them see.
+
+    Args:
+        sha256: content hash of a file, where the caller knows hashes already.
+
+    Raises:
+        SettingsError: one image alone to validate on, the folder holds another run, the processes do not train the
+            same, or the loss is no number any more; the best weights and the last resume state stay.
+        InputError: splits overlap, there is nothing to train on, or another process ended.
+        DamagedError: a shard or the resume state cannot be read, or the weights of a finished run are gone.
+    """
+    model_config, key = model_and_key(config, files.hashes(sha256))
+    refuse_uneven_shares(config)
+    device = chosen_device(config.device)
+    with process_group(device):
+        refuse_another("key (settings, weights to start from, or data)", key)
+        if process_rank() == 0:
+            claim_folder(out, key, config)
+        wait_for_all()
+        if (out / RESULT_FILE).is_file():
+            return _found(out)
+        refuse_leaks(files)
+        refuse_a_lone_image(files)
+        with deterministic_torch(seed=config.seed, num_threads=config.num_threads, device=device) as num_threads:
+            run = start_run(
+                files, config, out, key=key, model_config=model_config, num_threads=num_threads, device=device
+            )
+            try:
+                refuse_another("resume state", (run.state.epoch, run.state.step))
+                _go(run)
+            finally:
+                close_run(run)
+        return _finish(run)
+
+
+def _found(out: Path) -> TrainResult:
+    """The result of a run that is finished; what is left of its resume state goes."""
+    if not (out / WEIGHTS_FILE).is_file():
+        raise DamagedError(f"{out} is trained, and its {WEIGHTS_FILE} is gone: remove the folder to train it again")
+    logger.info("%s is trained already", out)
+    if process_rank() == 0:
+        shutil.rmtree((out / STATE_FILE).parent, ignore_errors=True)
+    return TrainResult(**read_json(out / RESULT_FILE))
+
+
+def _go(run: Run) -> None:
+    """All that is left: the phase in which the towers are frozen, then the one in which all weights train."""
+    config, steps = run.config, run.config.steps
+    if run.state.is_frozen:
+        total = config.frozen_steps if steps else config.frozen_epochs * run.steps_per_epoch
+        _train_phase(run, "train projections", total, patience=math.inf if steps else config.patience or 1)
+        _unfreeze(run)
+    total = steps - run.state.phase_step if steps else config.epochs * run.steps_per_epoch
+    _train_phase(run, "train", total, patience=math.inf if steps else config.patience or config.epochs)
+
+
+def _unfreeze(run: Run) -> None:
+    """Begin the second phase with an optimizer that has seen nothing yet; by epochs, at the best weights so far."""
+    state = run.state
+    if not run.config.steps:
+        load_weights(run.module, run.out / WEIGHTS_FILE)
+    run.optimizer.state.clear()
+    state.is_frozen, state.stale_epochs = False, 0
+    state.phase_epoch, state.phase_step = state.epoch, state.step
+    save_run(run)
+
+
+def _train_phase(run: Run, name: str, total: int, *, patience: float) -> None:
+    """So many steps, or epochs until so many in a row had no better validation loss."""
+    state = run.state
+    _set_mode(run)  # first of all: what is frozen must not take statistics of what goes through it
+    inputs = PhaseInputs(run)
+    with Progress(name, total=total, unit="steps", initial=state.step - state.phase_step) as progress:
+        while (run.num_left(total) or run.is_epoch_over(total)) and state.stale_epochs < patience:
+            _set_mode(run)
+            inputs.prepare(state.epoch)
+            pace = _train_epoch(run, inputs, progress, total)
+            if run.is_epoch_over(total):
+                _end_epoch(run, pace)
+
+
+def _set_mode(run: Run) -> None:
+    choose_trained(
+        run.module,
+        frozen=run.state.is_frozen,
+        fixed_scale=run.config.logit_scale > 0,
+        lock_image=run.config.lock_image,
+    )
+
+
+def _train_epoch(run: Run, inputs: PhaseInputs, progress: Progress, total: int) -> str:
+    """The steps of an epoch that are left; returns how fast they went, in words."""
+    state, config = run.state, run.config
+    first, started = state.step, time.monotonic()
+    batches_left = inputs.batches(state.epoch, skip=first - state.epoch * run.steps_per_epoch)
+    prefetched = Prefetched(islice(batches_left, run.num_left(total)))
+    with prefetched as batches:
+        for images, texts in batches:
+            lr = learning_rate(state.step - state.phase_step, config=config, total=total)
+            loss = _train_step(run, inputs.encoders, images, texts, lr)
+            state.step += 1
+            state.loss_sum += loss
+            progress.advance(1, epoch=state.epoch + 1, loss=f"{loss:.3f}")
+            if state.step % config.checkpoint_every_steps == 0:
+                save_run(run)
+    seconds = time.monotonic() - started
+    rate = (state.step - first) * run.batch_size / seconds
+    return f"{rate:,.0f} samples/s, {prefetched.waited_s / seconds:.1%} of the time waiting for data"
+
+
+def _train_step(run: Run, encoders: Encoders, images: "torch.Tensor", texts: "torch.Tensor", lr: float) -> float:
+    """One optimizer step; returns the loss."""
+    config = run.config
+    loss = backward(
+        run.module,
+        encoders,
+        images.to(run.device),
+        texts.to(run.device),
+        loss=config.loss,
+        precision=config.precision,
+        microbatch=config.microbatch,
+    )
+    try:
+        if not math.isfinite(loss.item()):
+            raise FloatingPointError(f"the loss is {loss.item()}")
+        optimizer_step(run.optimizer, run.module, lr=lr, config=config)
+    except FloatingPointError as error:
+        raise _diverged(run, run.state.step + 1, str(error)) from error
+    return float(loss.item())
+
+
+def _diverged(run: Run, step: int, what: str) -> SettingsError:
+    best = run.state.best_epoch
+    kept = f"the weights of epoch {best} are in {run.out / WEIGHTS_FILE}" if best else "no epoch was finished"
+    return SettingsError(
+        f"training stops at step {step} of epoch {run.state.epoch + 1}, since {what}: {kept}; "
+        "take a lower train.lr, a longer train.warmup_steps, or train.precision fp32"
+    )
+
+
+def _end_epoch(run: Run, pace: str) -> None:
+    """Validate, keep the weights if they are the best, write metrics and the resume state."""
+    state = run.state
+    share_statistics(run.module)
+    val = of_first(validate(run))
+    if val is not None and not math.isfinite(val.loss):
+        raise _diverged(run, state.step, f"the validation loss is {val.loss}")
+    state.stale_epochs += 1
+    is_best = run.config.steps > 0 or state.best_val_loss is None or val is None or val.loss < state.best_val_loss
+    if is_best:
+        state.best_epoch, state.best_val_loss, state.stale_epochs = state.epoch + 1, val.loss if val else None, 0
+    state.history.append(
+        {
+            "epoch": state.epoch + 1,
+            "frozen": state.is_frozen,
+            "step": state.step,
+            "samples_seen": state.step * run.batch_size,
+            "train_loss": state.loss_sum / (state.step - state.epoch * run.steps_per_epoch),
+            "val_loss": val.loss if val else None,
+            "val_recall@1": val.recall if val else None,
+            "val_gallery": val.gallery if val else 0,
+            "logit_scale": float(run.module.logit_scale.exp().item()),
+        }
+    )
+    state.epoch, state.loss_sum = state.epoch + 1, 0.0
+    if process_rank() == 0:
+        _write_epoch(run, is_best=is_best)
+    held_out = f", validation loss {val.loss:.3f}, R@1 of {val.gallery:,} {val.recall:.3f}" if val else ""
+    logger.info("epoch %d: train loss %.3f%s, %s", state.epoch, state.history[-1]["train_loss"], held_out, pace)
+    wait_for_all()
+
+
+def _write_epoch(run: Run, *, is_best: bool) -> None:
+    if is_best:
+        save_weights(run.module, run.out / WEIGHTS_FILE)
+    lines = "".join(json.dumps(line) + "\n" for line in run.state.history)
+    write_bytes(run.out / METRICS_FILE, lines.encode())
+    write_loss_plot(run.state.history, run.state.best_epoch, run.out / LOSS_PLOT_FILE)
+    save_run(run)
+
+
+def _finish(run: Run) -> TrainResult:
+    """Write the result, which makes the run a finished one, and remove the resume state."""
+    if process_rank() == 0:
+        _write_result(run)
+    wait_for_all()
+    return TrainResult(**read_json(run.out / RESULT_FILE))
+
+
+def _write_result(run: Run) -> None:
+    result = TrainResult(
+        key=run.key,
+        model_sha256=sha256_of(run.out / WEIGHTS_FILE),
+        num_samples=len(run.split.captions),
+        epochs=run.state.epoch,
+        frozen_epochs=run.state.phase_epoch,
+        steps=run.state.step,
+        best_epoch=run.state.best_epoch,
+        best_val_loss=run.state.best_val_loss,
+    )
+    write_json(run.out / RESULT_FILE, asdict(result))
+    shutil.rmtree((run.out / STATE_FILE).parent, ignore_errors=True)
+
+
+def write_loss_plot(history: Sequence[Mapping[str, Any]], best_epoch: int, path: Path) -> None:
+    """Draw a PNG from the lines of `metrics.jsonl`, at least one."""
+    from matplotlib import rc_context
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    with rc_context({"font.size": 10, "axes.spines.top": False, "axes.spines.right": False, "axes.grid": True}):
+        figure = Figure(figsize=(8, 4.5), dpi=120, layout="constrained")
+        FigureCanvasAgg(figure)
+        axes = figure.add_subplot(xlabel="step", ylabel="contrastive loss")
+        _draw(axes, history, best_epoch)
+        buffer = io.BytesIO()
+        figure.savefig(buffer, format="png", metadata={"Software": None})
+    write_bytes(path, buffer.getvalue())
+
+
+def _draw(axes: Any, history: Sequence[Mapping[str, Any]], best_epoch: int) -> None:
+    steps = [line["step"] for line in history]
+    axes.plot(steps, [line["train_loss"] for line in history], ".-", color=COLOURS["first"], label="train")
+    validated = [line for line in history if line["val_loss"] is not None]
+    if validated:
+        points = [line["step"] for line in validated], [line["val_loss"] for line in validated]
+        axes.plot(*points, ".-", color=COLOURS["second"], label="validation")
+        best = history[best_epoch - 1]
+        label = f"kept: epoch {best_epoch}, {best['val_loss']:.3f}"
+        axes.plot([best["step"]], [best["val_loss"]], "o", markersize=9, fillstyle="none", color="black", label=label)
+    frozen = [line["step"] for line in history if line["frozen"]]
+    if frozen and frozen[-1] != steps[-1]:
+        axes.axvline(frozen[-1], linestyle="--", color=COLOURS["soft"], label="towers unfrozen")
+    axes.grid(color=COLOURS["line"], linewidth=0.6)
+    axes.legend(frameon=False)

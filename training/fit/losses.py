@@ -1,0 +1,195 @@
+"""Contrastive losses of a batch, by open_clip, whole or in pieces, and the constants that each starts from."""
+
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from data_catalog.errors import SettingsError
+from training.config import TrainConfig
+from training.fit.device import generator_states, set_generator_states
+from training.processes import add_up_gradients, gathered
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    import torch
+
+    Encode = Callable[[torch.Tensor], torch.Tensor]
+    Features = tuple[torch.Tensor, torch.Tensor]
+
+# Where SigLIP starts, by its paper: most pairs do not belong together, and the bias says so from the first step.
+SIGLIP_START = {"init_logit_scale": math.log(10), "init_logit_bias": -10.0}
+
+
+def with_loss_constants(model_config: dict[str, Any], config: TrainConfig) -> dict[str, Any]:
+    """A model config that starts as the loss wants it, with the logit scale that the settings fix, if they do."""
+    found = dict(model_config)
+    if config.loss == "siglip":
+        is_ready = "init_logit_bias" in found  # it is made for this loss, with constants of its own
+        found = found if is_ready else {**found, **SIGLIP_START}
+    if config.logit_scale:
+        found["init_logit_scale"] = math.log(config.logit_scale)
+    return found
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Encoders:
+    """What makes features, shape (batch, dim) and of any length, of the two towers' inputs."""
+
+    image: "Encode"
+    text: "Encode"
+
+    @classmethod
+    def whole(cls, module: Any) -> "Encoders":
+        """Both towers, of images and token ids."""
+        return cls(image=lambda images: encode_images(module, images), text=module.encode_text)
+
+
+def encode_images(module: Any, images: "torch.Tensor") -> "torch.Tensor":
+    """Features of normalised images, shape (batch, 3, height, width)."""
+    import torch
+
+    found: torch.Tensor = module.encode_image(images.contiguous(memory_format=torch.channels_last))
+    return found
+
+
+@contextmanager
+def autocast(precision: str, device: "torch.device") -> Iterator[None]:
+    """Compute, while inside, in "bf16" where that is good enough, or all in "fp32"."""
+    import torch
+    from torch.nn.attention import SDPBackend, sdpa_kernel
+
+    is_half = precision == "bf16"
+    # On processors the fused attention's backward pass makes a whole step up to 1.8 times as long in bfloat16.
+    attention = sdpa_kernel(SDPBackend.MATH) if is_half and device.type == "cpu" else nullcontext()
+    with torch.autocast(device.type, torch.bfloat16, enabled=is_half), attention:
+        yield
+
+
+def unit_features(
+    encoders: Encoders, images: "torch.Tensor", texts: "torch.Tensor", *, precision: str = "fp32"
+) -> "Features":
+    """Features of a batch's images and texts, of length 1, in fp32 whatever the towers compute in."""
+    from torch.nn import functional as F
+
+    with autocast(precision, images.device):
+        image_features, text_features = encoders.image(images), encoders.text(texts)
+    return F.normalize(image_features.float(), dim=-1), F.normalize(text_features.float(), dim=-1)
+
+
+def unit_features_in_pieces(
+    encoders: Encoders, images: "torch.Tensor", texts: "torch.Tensor", *, size: int
+) -> "Features":
+    """The same, in fp32, of so many images and texts at a time, where memory is short; 0 takes all."""
+    import torch
+
+    size = size or len(images)
+    pieces = [slice(start, start + size) for start in range(0, len(images), size)]
+    image_parts, text_parts = zip(
+        *(unit_features(encoders, images[piece], texts[piece]) for piece in pieces), strict=True
+    )
+    return torch.cat(image_parts), torch.cat(text_parts)
+
+
+def contrastive_loss(
+    module: Any, image_features: "torch.Tensor", text_features: "torch.Tensor", *, loss: str
+) -> "torch.Tensor":
+    """The loss of a batch's unit features, a scalar.
+
+    Args:
+        module: whose logit scale, and bias, there are.
+        loss: "clip" (https://arxiv.org/abs/2103.00020) or "siglip" (https://arxiv.org/abs/2303.15343).
+    """
+    from open_clip.loss import ClipLoss, SigLipLoss
+
+    features = image_features, text_features, module.logit_scale.exp()
+    found: torch.Tensor = SigLipLoss()(*features, module.logit_bias) if loss == "siglip" else ClipLoss()(*features)
+    return found
+
+
+def backward(
+    module: Any,
+    encoders: Encoders,
+    images: "torch.Tensor",
+    texts: "torch.Tensor",
+    *,
+    loss: str,
+    precision: str,
+    microbatch: int,
+) -> "torch.Tensor":
+    """The loss of a batch, with gradients added to the module's parameters: each image is told from all others.
+
+    In pieces, both towers go through the batch twice: first for the features of all, then, with the gradient of the
+    loss by each feature known, piece by piece for the gradients of the weights (https://arxiv.org/abs/2101.06983).
+    Of several processes each has a slice of the batch, and all end with the gradients of the whole.
+
+    Args:
+        precision: of both towers: "fp32", or "bf16" for autocast; the loss itself is always fp32.
+        microbatch: images that go through the towers at a time; 0 takes all.
+    """
+    if not microbatch or microbatch >= len(images):
+        found = contrastive_loss(
+            module, *map(gathered, unit_features(encoders, images, texts, precision=precision)), loss=loss
+        )
+        if math.isfinite(found.item()):
+            found.backward()  # type: ignore[no-untyped-call]
+    else:
+        found = _backward_in_pieces(
+            module, encoders, images, texts, loss=loss, precision=precision, microbatch=microbatch
+        )
+    # The logit scale and bias have the whole batch's gradient in each process.
+    add_up_gradients([*module.visual.parameters(), *module.text.parameters()])
+    return found
+
+
+def _backward_in_pieces(
+    module: Any,
+    encoders: Encoders,
+    images: "torch.Tensor",
+    texts: "torch.Tensor",
+    *,
+    loss: str,
+    precision: str,
+    microbatch: int,
+) -> "torch.Tensor":
+    import torch
+
+    pieces = [slice(start, start + microbatch) for start in range(0, len(images), microbatch)]
+    generators, features = [], []
+    with torch.no_grad():
+        for piece in pieces:
+            generators.append(generator_states(images.device))  # for the same dropout the second time
+            features.append(unit_features(encoders, images[piece], texts[piece], precision=precision))
+    whole = [torch.cat(parts).requires_grad_() for parts in zip(*features, strict=True)]
+    found = contrastive_loss(module, *map(gathered, whole), loss=loss)
+    if not math.isfinite(found.item()):
+        return found
+    found.backward()  # type: ignore[no-untyped-call]
+    for piece, generator in zip(pieces, generators, strict=True):
+        set_generator_states(generator)
+        again = unit_features(encoders, images[piece], texts[piece], precision=precision)
+        gradients = [features.grad[piece] for features in whole if features.grad is not None]
+        trained = [pair for pair in zip(again, gradients, strict=True) if pair[0].requires_grad]
+        torch.autograd.backward([part for part, _ in trained], [gradient for _, gradient in trained])
+    return found
+
+
+def refuse_batch_statistics(module: Any) -> None:
+    """Make sure that a model can go through a batch in pieces.
+
+    Raises:
+        SettingsError: it normalises by statistics of the batch, which a piece has others of.
+    """
+    if any(True for _ in _batch_norms(module)):
+        raise SettingsError(
+            "train.microbatch is for models without batch normalisation, which would see the pieces only: "
+            "set it to 0, or take a model with a vision transformer"
+        )
+
+
+def _batch_norms(module: Any) -> Iterator[Any]:
+    from torch.nn.modules.batchnorm import _BatchNorm
+
+    return (part for part in module.modules() if isinstance(part, _BatchNorm))

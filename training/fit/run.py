@@ -1,0 +1,273 @@
+"""One training run's folder and what is loaded for it: data, tokenizer, model, optimizer, and how far it is."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Any
+
+from data_catalog.errors import InputError, SettingsError
+from data_catalog.storage.shards import digest, read_json, sweep_temporary, write_json
+from training.config import TrainConfig
+from training.data.batches import TrainSplit, open_train_split
+from training.data.pairs import PairFiles
+from training.fit.checkpoint import STATE_FILE, RunState, load_state, save_state
+from training.fit.device import chosen_device, draw_otherwise
+from training.fit.effort import EFFORT_FILE, EffortLog
+from training.fit.losses import refuse_batch_statistics, with_loss_constants
+from training.fit.optimisation import make_optimizer
+from training.processes import process_count, process_rank
+from training.threads import let_threads_sleep
+from training.towers.model import (
+    ENCODER_CONFIG_FILE,
+    OPEN_CLIP_CONFIG_FILE,
+    WEIGHTS_FILE,
+    create_model,
+    read_model_config,
+    require_encoding,
+    write_model_config,
+)
+from training.towers.pretrained import (
+    identity_of_weights,
+    load_image_tower,
+    load_text_encoder,
+    save_encoder_config,
+    with_text_encoder,
+)
+from training.towers.tokenizer import (
+    TOKENIZER_CONFIG_FILE,
+    TOKENIZER_FILE,
+    copy_tokenizer,
+    load_tokenizer,
+    save_tokenizer,
+    train_tokenizer,
+)
+
+if TYPE_CHECKING:
+    import torch
+
+    from training.towers.tokenizer import SavedTokenizer, Tokenize
+
+RUN_FILE = "run.json"
+RESULT_FILE = "result.json"
+METRICS_FILE = "metrics.jsonl"
+LOSS_PLOT_FILE = "loss.png"
+# What a trained model's folder has, which nothing changes any more.
+MODEL_FILES = (
+    *(WEIGHTS_FILE, OPEN_CLIP_CONFIG_FILE, TOKENIZER_FILE, TOKENIZER_CONFIG_FILE),
+    *(ENCODER_CONFIG_FILE, RUN_FILE, METRICS_FILE, LOSS_PLOT_FILE, RESULT_FILE),
+)
+
+TRAIN_VERSION = 3  # raised when the same settings and data would give another model
+
+
+@dataclass(slots=True, kw_only=True)
+class Run:
+    """A run under way."""
+
+    config: TrainConfig
+    files: PairFiles
+    out: Path
+    key: str
+    image_size: int
+    batch_size: int
+    num_threads: int
+    device: "torch.device"
+    split: TrainSplit
+    tokenizer: "Tokenize"
+    module: Any
+    optimizer: Any
+    state: RunState
+    effort: EffortLog | None
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Full batches of the train split."""
+        return self.split.num_batches(self.batch_size)
+
+    def num_left(self, total: int) -> int:
+        """Steps that are to be done of the phase under way, which has `total`."""
+        return total - (self.state.step - self.state.phase_step)
+
+    def is_epoch_over(self, total: int) -> bool:
+        """Whether the epoch under way is to be ended: it was gone through, or the run was, before the epoch's end.
+
+        An epoch in whose middle the towers are unfrozen goes on in the next phase.
+        """
+        done = self.state.step - self.state.epoch * self.steps_per_epoch
+        return done > 0 and (done == self.steps_per_epoch or not (self.state.is_frozen or self.num_left(total)))
+
+
+def model_and_key(config: TrainConfig, shards: dict[str, list[str]]) -> tuple[dict[str, Any], str]:
+    """The model config that the settings name, and the key of a run.
+
+    Args:
+        shards: sha256 of the pair shards by split.
+
+    Raises:
+        SettingsError: there is no such model config.
+        InputError: there are no such weights to start from.
+    """
+    model_config = read_model_config(config.model)
+    weights = identity_of_weights(with_text_encoder(model_config, config), config)
+    return model_config, run_key(config, model_config, weights, shards)
+
+
+def run_key(
+    config: TrainConfig, model_config: dict[str, Any], weights: dict[str, Any], shards: dict[str, list[str]]
+) -> str:
+    """Return one hexadecimal sha256 of what a run is made of: settings, architecture, weights to start from, shards.
+
+    Args:
+        model_config: the open_clip model config that `config.model` stands for.
+        weights: `identity_of_weights`.
+        shards: sha256 of the pair shards by split.
+    """
+    made_of = {"settings": config.what(), "model": model_config, "weights": weights, "shards": shards}
+    return digest({"version": TRAIN_VERSION, **made_of})
+
+
+def claim_folder(out: Path, key: str, config: TrainConfig) -> None:
+    """Make the folder this run's, or make sure that it is."""
+    sweep_temporary([out, (out / STATE_FILE).parent])
+    path = out / RUN_FILE
+    if not path.is_file():
+        write_json(path, {"key": key, "settings": config.what()})
+    elif read_json(path)["key"] != key:
+        raise SettingsError(f"{out} holds a run with other settings or other data: train into another folder")
+
+
+def start_run(
+    files: PairFiles,
+    config: TrainConfig,
+    out: Path,
+    *,
+    key: str,
+    model_config: dict[str, Any],
+    num_threads: int,
+    device: "torch.device",
+) -> Run:
+    """Data, tokenizer, model and optimizer, as they were at the last resume state if there is one.
+
+    The first of several processes notes what it all costs.
+    """
+    image_size = int(model_config["vision_cfg"]["image_size"])
+    split = open_train_split(files.train, config, image_size=image_size, num_threads=num_threads)
+    batch_size = _batch_size(config, len(split.captions))
+    tokenizer, module = _start_from(model_config, config, out, (text.as_py() for text in split.captions.flat))
+    module = module.to(device)
+    optimizer = make_optimizer(module, config)
+    state = load_state(out / STATE_FILE, key=key, module=module, optimizer=optimizer)
+    if state is None:
+        state = RunState(is_frozen=config.frozen_epochs > 0)
+    if process_rank() > 0:
+        draw_otherwise(config.seed, process_rank(), state.step)
+    return Run(
+        config=config,
+        files=files,
+        out=out,
+        key=key,
+        image_size=image_size,
+        batch_size=batch_size,
+        num_threads=num_threads,
+        device=device,
+        split=split,
+        tokenizer=tokenizer,
+        module=module,
+        optimizer=optimizer,
+        state=state,
+        effort=EffortLog(out / EFFORT_FILE, device, step=state.step) if process_rank() == 0 else None,
+    )
+
+
+def refuse_uneven_shares(config: TrainConfig) -> None:
+    """Make sure that each process gets as much of a batch.
+
+    Raises:
+        SettingsError: the batch size is no multiple of their number.
+    """
+    count = process_count()
+    if config.batch_size % count:
+        raise SettingsError(
+            f"train.batch_size {config.batch_size} can't be shared by {count} processes: take a multiple"
+        )
+
+
+def _batch_size(config: TrainConfig, num_samples: int) -> int:
+    """Images a step, of all processes: as many as asked for, or all there are; each process has as many."""
+    count = process_count()
+    if num_samples < 2 * count:
+        raise InputError("the train split has fewer than two samples for each process: build a larger dataset")
+    return min(config.batch_size, num_samples // count * count)
+
+
+def require_trainable(config: TrainConfig) -> int:
+    """Refuse settings that training would refuse whatever the data: model, weights, tokenizer, device, batch.
+
+    Returns:
+        The bytes that a run writes at least: its best weights, and a resume state of weights and two moments.
+
+    Raises:
+        SettingsError: they do not go together, or there is no such model.
+        InputError: one of them cannot be had, or is not what it must be.
+    """
+    let_threads_sleep()
+    model_config, _ = model_and_key(config, {})
+    refuse_uneven_shares(config)
+    chosen_device(config.device)
+    with TemporaryDirectory(prefix="vernaclip-") as folder:
+        _, module = _start_from(model_config, config, Path(folder), ())
+    return 4 * sum(int(tensor.nbytes) for tensor in module.state_dict().values())
+
+
+def _start_from(
+    model_config: dict[str, Any], config: TrainConfig, out: Path, captions: Iterable[str]
+) -> "tuple[SavedTokenizer, Any]":
+    """Return the tokenizer and the model that training starts from; the folder gets their files, but for weights."""
+    model_config = with_text_encoder(with_loss_constants(model_config, config), config)
+    tokenizer = _write_tokenizer(captions, config, out, model_config)
+    write_model_config(out, model_config)
+    module = _initial_model(model_config, config, out)
+    require_encoding(module, tokenizer, image_size=int(model_config["vision_cfg"]["image_size"]), model=config.model)
+    return tokenizer, module
+
+
+def _write_tokenizer(
+    captions: Iterable[str], config: TrainConfig, out: Path, model_config: dict[str, Any]
+) -> "SavedTokenizer":
+    """Write the text encoder's tokenizer, or train one where the tower has none; notes its size in the model config."""
+    text = model_config["text_cfg"]
+    if "hf_model_name" in text:
+        save_encoder_config(model_config, out)
+        copy_tokenizer(text["hf_tokenizer_name"], out)
+    else:
+        tokenizer = train_tokenizer(captions, vocab_size=config.vocab_size)
+        save_tokenizer(tokenizer, out, context_length=text["context_length"])
+        text["vocab_size"] = tokenizer.get_vocab_size()
+    return load_tokenizer(out, context_length=text["context_length"])
+
+
+def _initial_model(model_config: dict[str, Any], config: TrainConfig, out: Path) -> Any:
+    """The model that training starts from: random weights, but for those of others."""
+    module = create_model(model_config, out)
+    if config.microbatch:
+        refuse_batch_statistics(module)
+    load_image_tower(module, model_config, config)
+    if "hf_model_name" in model_config["text_cfg"]:
+        load_text_encoder(module, model_config)
+    return module
+
+
+def save_run(run: Run) -> None:
+    """Write the resume state of a run, which is the same in all processes."""
+    if run.effort is not None:
+        run.effort.note(run.state.step)
+    if process_rank() == 0:
+        save_state(run.out / STATE_FILE, key=run.key, module=run.module, optimizer=run.optimizer, state=run.state)
+
+
+def close_run(run: Run) -> None:
+    """Let threads go."""
+    run.split.images.close()
+    if run.effort is not None:
+        run.effort.close()

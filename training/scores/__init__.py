@@ -1,0 +1,1 @@
+"""Scores: metrics, galleries, models of anybody, scoreboards, ablations."""

@@ -1,0 +1,435 @@
+"""An ablation: models with and without some filters, of several seeds each, paired on the same queries."""
+
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from data_catalog.ablations import AblationTable, write_ablation_record
+from data_catalog.errors import InputError, SettingsError
+from data_catalog.exports.markdown import bullets, table
+from data_catalog.storage.integrity import read_checksummed, write_checksummed
+from data_catalog.storage.shards import digest, sha256_of, write_bytes
+from training.config import TrainConfig
+from training.data.pairs import PairFiles, read_captions, read_rows, row_groups, seen_in_training
+from training.scores.bootstrap import interval_of, mean_draws
+from training.scores.evaluation import chosen_captions
+from training.scores.forest_plot import write_forest_plot
+from training.scores.metrics import PER_QUERY
+from training.scores.outcomes import retrieval_outcomes
+from training.scores.score import Difference
+from training.towers.model import WEIGHTS_FILE
+
+if TYPE_CHECKING:
+    from training.scores.metrics import Floats, Integers
+
+logger = logging.getLogger(__name__)
+
+# What is compared: a direction, and a mean over its queries; the first one is what verdicts go by.
+METRICS = ("text_to_image_MRR@10", "text_to_image_R@1", "image_to_text_R@1")
+PRIMARY = METRICS[0]
+CAPTIONS = "distinct"  # a caption that fits two images of the gallery finds either by chance
+ROUNDS = 10_000
+LEVEL = 0.05
+FEW_IMAGES = 30
+HELPS, HURTS, UNKNOWN = "helps", "hurts", "can't be told"
+SAME = "changes no row to train on"
+PAGE_FILE, PLOT_FILE = "ablation.md", "ablation.png"
+
+
+def default_steps(config: TrainConfig, num_images: int) -> int:
+    """Return the recipe's own steps, or as many as its epochs have on a dataset of so many images."""
+    return config.steps or (config.frozen_epochs + config.epochs) * (num_images // min(config.batch_size, num_images))
+
+
+def sizes_of(files: PairFiles) -> dict[str, int]:
+    """Count the `images` and `captions` of the train split."""
+    counts = [len(captions) for captions in read_captions(files.train)]
+    return {"images": len(counts), "captions": sum(counts)}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Gallery:
+    """Held-out images of the recipe as it is, none of which a variant was trained on, and their captions.
+
+    Args:
+        files: pair shards of the split.
+        kept: places of the gallery's images among those of the files.
+        sample_ids: of these.
+        texts: captions that belong to one image of the gallery only.
+        owners: the image of each.
+        num_left_out: images of the split that some variant was trained on.
+    """
+
+    split: str
+    files: tuple[Path, ...]
+    kept: tuple[int, ...]
+    sample_ids: tuple[str, ...]
+    texts: tuple[str, ...]
+    owners: tuple[int, ...]
+    num_left_out: int
+
+    @property
+    def identity(self) -> str:
+        """Hash of the queries and of the images that are asked for."""
+        return digest([list(self.sample_ids), list(self.texts), list(self.owners)])
+
+    def clusters(self, metric: str) -> "Integers":
+        """Return the image of each query."""
+        owners = np.array(self.owners, dtype=np.int64)
+        return owners if metric.startswith("text_to_image") else np.unique(owners)
+
+
+def gallery_of(variants: Sequence[PairFiles], split: str) -> Gallery:
+    """Return the queries of a split of the first variant, without images that any of them has to train on.
+
+    Images are told by identity and by the bytes that came; those that look alike are `duplicates.split_guard`'s.
+
+    Raises:
+        SettingsError: the split is one that is trained on.
+        InputError: it has too few images, or no caption of one image only.
+    """
+    if split not in ("val", "test"):
+        raise SettingsError(f"--split must be val or test, which no model is trained on, got {split!r}")
+    files = variants[0].of(split)
+    rows = [row for group in row_groups(files) for row in read_rows(group, ["sample_id", "captions"]).to_pylist()]
+    seen = seen_in_training(files, [path for variant in variants for path in variant.train])
+    kept = [place for place in range(len(rows)) if place not in seen]
+    if len(kept) < 2:
+        raise InputError(
+            f"the {split} split has {len(kept)} images that no variant is trained on, and two at least are needed to "
+            f"tell one from another: set split.{split} above 0, or build a larger dataset"
+        )
+    captions = [list(rows[place]["captions"]) for place in kept]
+    told = [(text, number) for number, texts in enumerate(captions) for text in texts]
+    chosen = chosen_captions(captions, CAPTIONS)
+    queries = [query for query, is_chosen in zip(told, chosen, strict=True) if is_chosen]
+    if not queries:
+        raise InputError(f"no caption of the {split} split belongs to one image only: build a larger dataset")
+    return Gallery(
+        split=split,
+        files=files,
+        kept=tuple(kept),
+        sample_ids=tuple(rows[place]["sample_id"] for place in kept),
+        texts=tuple(text for text, _ in queries),
+        owners=tuple(owner for _, owner in queries),
+        num_left_out=len(seen),
+    )
+
+
+def model_ranks(model_dir: Path, gallery: Gallery, folder: Path, *, batch_size: int) -> "dict[str, Integers]":
+    """Return the ranks of one model, by direction, one a query; from the disk if they are there."""
+    key = digest([sha256_of(model_dir / WEIGHTS_FILE), gallery.identity])
+    path = folder / "ranks" / f"{key[:16]}.json"
+    if not path.is_file():
+        found = _ranks(model_dir, gallery, batch_size=batch_size)
+        write_checksummed(path, {way: ranks.tolist() for way, ranks in found.items()})
+        logger.info("scored %s on %d images", model_dir, len(gallery.kept))
+    told = read_checksummed(path, remedy="remove it, and the model is scored again")
+    return {way: np.array(ranks, dtype=np.int64) for way, ranks in told.items()}
+
+
+def _ranks(model_dir: Path, gallery: Gallery, *, batch_size: int) -> "dict[str, Integers]":
+    from training.data.features import image_features, text_features
+    from training.threads import let_threads_sleep
+    from training.towers.model import load_model
+
+    let_threads_sleep()
+    model = load_model(model_dir)
+    images = image_features(model, gallery.files, batch_size=batch_size)[list(gallery.kept)]
+    texts = text_features(model, gallery.texts, batch_size=batch_size)
+    outcomes = retrieval_outcomes(images, texts, np.array(gallery.owners, dtype=np.int64), captions=CAPTIONS)
+    return {outcome.way: outcome.ranks for outcome in outcomes}
+
+
+def values_of(ranks: "Sequence[Mapping[str, Integers]]", metric: str) -> "Floats":
+    """Return one metric's value of each query, of one variant's models: shape (seeds, queries)."""
+    way, _, measure = metric.rpartition("_")
+    name, k = measure.split("@")
+    return np.stack([PER_QUERY[name](each[way], int(k)) for each in ranks])
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PairedDifference(Difference):
+    """A difference, and how likely one as large is where there is none.
+
+    Args:
+        p_value: two-sided.
+    """
+
+    p_value: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SeedNoise:
+    """What chance does to a model's mean, beside what it does to all variants of the same seed.
+
+    Args:
+        variance: of one model's mean, pooled over all variants.
+        degrees: of freedom; 0 where there is one seed, or one variant, so that nothing is known of it.
+    """
+
+    variance: float
+    degrees: int
+
+
+def seed_noise(variants: "Sequence[Floats]") -> SeedNoise:
+    """The spread that neither variant nor seed explain, as in a randomised block design.
+
+    One seed gives all variants the same first weights, which decide much of how far a short training comes: a seed is
+    a block, and what it does to all of them alike is no noise of their differences.
+
+    Args:
+        variants: of each its values, shape (seeds, queries), of the same seeds in the same order.
+    """
+    means = np.stack([values.mean(axis=1) for values in variants])
+    left = means - means.mean(axis=0) - means.mean(axis=1, keepdims=True) + means.mean()
+    degrees = (means.shape[0] - 1) * (means.shape[1] - 1)
+    return SeedNoise(variance=float(np.square(left).sum()) / degrees if degrees else 0.0, degrees=degrees)
+
+
+def difference(
+    with_it: "Floats", without: "Floats", clusters: "Integers", noise: SeedNoise, *, rounds: int, seed: int
+) -> PairedDifference:
+    """Return the mean of `with_it` less mean of `without`, paired by query and by seed.
+
+    Its interval holds two kinds of chance. Other test images: whole images are drawn again, since captions of one are
+    not independent. Other seeds: to each such draw a Student's t is added, as wide as the differences of the seeds
+    differ; a bootstrap of two or three seeds would say far too little.
+
+    Args:
+        with_it: values, shape (seeds, queries).
+        without: likewise, of the same seeds.
+        clusters: the image of each query, shape (queries,).
+        noise: of all variants; where nothing is known of it, it counts for nothing.
+        rounds: draws.
+    """
+    paired = with_it - without
+    draws = mean_draws(paired.mean(axis=0), clusters, rounds=rounds, seed=seed)
+    if noise.degrees:
+        scale = np.sqrt(noise.variance * 2 / len(paired))
+        draws = draws + scale * np.random.default_rng([seed, 1]).standard_t(noise.degrees, rounds)
+    low, high = interval_of(draws)
+    tail = min(int((draws <= 0).sum()), int((draws >= 0).sum()))
+    return PairedDifference(
+        value=float(paired.mean()),
+        low=low,
+        high=high,
+        p_value=min(1.0, 2 * (tail + 1) / (rounds + 1)),
+    )
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """p-values for several questions at once, by Holm's step-down (https://www.jstor.org/stable/4615733)."""
+    order = sorted(range(len(p_values)), key=lambda index: p_values[index])
+    adjusted, largest = [0.0] * len(p_values), 0.0
+    for place, index in enumerate(order):
+        largest = max(largest, min(1.0, (len(p_values) - place) * p_values[index]))
+        adjusted[index] = largest
+    return adjusted
+
+
+def verdict(found: PairedDifference, p_value: float, noise: SeedNoise, *, num_images: int) -> str:
+    """What a difference says of a filter: with one seed nothing, since training anew may say otherwise.
+
+    Args:
+        p_value: corrected for the number of filters.
+        num_images: test images; a bootstrap of fewer than `FEW_IMAGES` errs too often.
+    """
+    if num_images < FEW_IMAGES or not noise.degrees or p_value >= LEVEL or found.value == 0:
+        return UNKNOWN
+    return HELPS if found.value > 0 else HURTS
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Compared:
+    """One filter.
+
+    Args:
+        overrides: what switches it, as `--set` takes it.
+        with_it: number of the variant that has the filter; 0 is the recipe as it is.
+        without: of the one that lacks it.
+        differences: with it less without it, by metric.
+        p_value: of the first metric, corrected for the number of filters.
+    """
+
+    label: str
+    overrides: tuple[str, ...]
+    with_it: int
+    without: int
+    differences: Mapping[str, PairedDifference]
+    p_value: float
+    verdict: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Filter:
+    """What one variant switches.
+
+    Args:
+        overrides: what switches it, as `--set` takes it.
+        adds: whether the recipe lacks it, so that it is the variant that has it.
+    """
+
+    label: str
+    overrides: tuple[str, ...]
+    adds: bool
+
+
+def noise_of(values: "Mapping[str, Sequence[Floats]]", data: Sequence[Any]) -> dict[str, SeedNoise]:
+    """Return the noise of each metric.
+
+    Args:
+        values: of each variant, by metric, shape (seeds, queries).
+        data: what each variant's models were trained on: models of equal data are the same ones, and say nothing of
+            chance a second time.
+    """
+    others = [number for number, mine in enumerate(data) if mine not in data[:number]]
+    return {metric: seed_noise([found[number] for number in others]) for metric, found in values.items()}
+
+
+def compare(
+    filters: Sequence[Filter],
+    values: "Mapping[str, Sequence[Floats]]",
+    gallery: Gallery,
+    noise: Mapping[str, SeedNoise],
+    *,
+    data: Sequence[Any],
+    seed: int,
+) -> list[Compared]:
+    """Say what filters do, each beside the recipe as it is; verdicts go by the first metric, corrected for all.
+
+    Args:
+        filters: of the variants after the first, which is the recipe as it is.
+        values: as `noise_of` takes them, and `data` too.
+    """
+    found: list[Compared] = []
+    for number, each in enumerate(filters, start=1):
+        with_it, without = (number, 0) if each.adds else (0, number)
+        # The same models do not differ by chance either.
+        chance = dict.fromkeys(noise, SeedNoise(variance=0.0, degrees=0)) if data[number] == data[0] else noise
+        found.append(
+            Compared(
+                label=each.label,
+                overrides=each.overrides,
+                with_it=with_it,
+                without=without,
+                differences={
+                    metric: difference(
+                        of[with_it], of[without], gallery.clusters(metric), chance[metric], rounds=ROUNDS, seed=seed
+                    )
+                    for metric, of in values.items()
+                },
+                p_value=1.0,
+                verdict=SAME,
+            )
+        )
+    asked = [number for number, mine in enumerate(data[1:]) if mine != data[0]]
+    corrected = holm([found[number].differences[PRIMARY].p_value for number in asked])
+    for number, p_value in zip(asked, corrected, strict=True):
+        said = verdict(found[number].differences[PRIMARY], p_value, noise[PRIMARY], num_images=len(gallery.sample_ids))
+        found[number] = replace(found[number], p_value=p_value, verdict=said)
+    return found
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ablation:
+    """All that was found.
+
+    Args:
+        snapshot: of the recipe as it is; the dataset of that name has the same one if it was built from the same.
+        num_left_out: images of the split that some variant was trained on.
+        noise: standard deviation of one model's score, beside what its seed does to all variants, by metric.
+        degrees: of freedom of that.
+        scores: mean over the seeds, by metric, of each variant.
+        sizes: images and captions that each variant's models were trained on.
+        snapshots: dataset and snapshot of each variant, the recipe as it is first.
+        models: folders below the root, of each variant by seed.
+    """
+
+    key: str
+    dataset: str
+    snapshot: str
+    split: str
+    num_images: int
+    num_queries: int
+    num_left_out: int
+    steps: int
+    batch_size: int
+    seeds: tuple[int, ...]
+    noise: Mapping[str, float]
+    degrees: int
+    scores: Mapping[str, Sequence[float]]
+    sizes: Sequence[Mapping[str, int]]
+    snapshots: Sequence[str]
+    models: Sequence[Sequence[str]]
+    compared: Sequence[Compared]
+
+    def rows(self) -> list[dict[str, str]]:
+        """Return one row a filter, for a table."""
+        return [self._row(each) for each in self.compared]
+
+    def _row(self, each: Compared) -> dict[str, str]:
+        with_it, without = self.sizes[each.with_it], self.sizes[each.without]
+        scores = self.scores[PRIMARY]
+        row = {
+            "filter": each.label,
+            "images to train on": f"{with_it['images']:,} ({with_it['images'] - without['images']:+,})",
+            "captions": f"{with_it['captions']:,} ({with_it['captions'] - without['captions']:+,})",
+            "with": f"{scores[each.with_it]:.3f}",
+            "without": f"{scores[each.without]:.3f}",
+        }
+        for metric, found in each.differences.items():
+            row[_short(metric)] = f"{found.value:+.3f} ({found.low:+.3f} to {found.high:+.3f})"
+        return {**row, "p": f"{each.p_value:.2g}" if each.p_value >= 0.001 else "< 0.001", "verdict": each.verdict}
+
+    def notes(self) -> list[str]:
+        """Say what the numbers were measured on and what the columns mean, one sentence or two each."""
+        left_out = f", without {self.num_left_out:,} that a variant was trained on" if self.num_left_out else ""
+        count = len(self.seeds)
+        notes = [
+            f"Each model: {self.steps:,} optimizer steps of {self.batch_size} images, whatever the number of images; "
+            f"{count} seed{'s' if count > 1 else ''} of each variant.",
+            f"Scored on the same {self.num_images:,} images of the {self.split} split{left_out}, and "
+            f"{self.num_queries:,} captions that belong to one of them.",
+            f'"with" and "without" are {_short(PRIMARY)}; then come differences, with the filter less without it, and '
+            "their 95 % intervals, not corrected. Numbers in brackets: what the filter changes.",
+        ]
+        if self.num_images < FEW_IMAGES:
+            notes.append(f"Of fewer than {FEW_IMAGES} test images nothing is said: intervals of so few are too short.")
+        if count > 1 and not self.degrees:
+            return notes  # no filter changes a row
+        if count > 1:
+            return [
+                *notes,
+                "Intervals hold the choice of test images and of seeds. Models of one seed start from the same weights "
+                "and are compared with one another; what is left of chance moves one model's score by "
+                f"{self.noise[PRIMARY]:.3f} (standard deviation, {self.degrees} degrees of freedom).",
+                f"p and verdict: {_short(PRIMARY)}, corrected by Holm's method for all filters that change a row.",
+            ]
+        return [
+            *notes,
+            "With one seed nobody knows how far training anew would move these numbers: the intervals hold the choice "
+            "of test images alone, and no filter is said to help or to hurt. Take --seeds 3.",
+        ]
+
+
+def _short(metric: str) -> str:
+    return metric.replace("_", " ", 3)
+
+
+def write_ablation(found: Ablation, folder: Path) -> None:
+    """Write the record, the page, which is ready for a card, and the plot into a folder; the record comes last."""
+    rows, notes = found.rows(), found.notes()
+    shown = AblationTable(key=found.key, columns=list(rows[0]), rows=[list(row.values()) for row in rows], notes=notes)
+    title = f"# Which filters help: {found.dataset}, snapshot {found.snapshot}"
+    plot = f"![Differences and their intervals]({PLOT_FILE})"
+    page = "\n\n".join([title, table(shown.columns, shown.rows), bullets(notes), plot])
+    write_bytes(folder / PAGE_FILE, f"{page}\n".encode())
+    labels = [each.label for each in found.compared]
+    series = {_short(metric): [each.differences[metric] for each in found.compared] for metric in METRICS}
+    write_forest_plot(labels, series, folder / PLOT_FILE)
+    write_ablation_record(folder, asdict(found), shown)

@@ -1,0 +1,125 @@
+"""Published protocols by name: which set, which measures, and the numbers that were published with them."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from data_catalog.errors import InputError, SettingsError
+from data_catalog.language_pack import LanguagePack
+from data_catalog.test_sets.registry import TEST_SET_KINDS
+from training.scores.class_names import has_several
+from training.scores.galleries import BARE, Gallery, LabelledImages, captioned_gallery, named_images
+
+IMAGENET = "imagenet1k"  # the key of ImageNet's names in files that have several lists
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Published:
+    """Numbers of one table of a paper.
+
+    Args:
+        way: "text_to_image" or "zero_shot".
+        captions: the caption mode that they are of.
+        measures: names of the columns.
+        values: by model, one a measure.
+    """
+
+    way: str
+    captions: str
+    measures: tuple[str, ...]
+    values: Mapping[str, tuple[float, ...]]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Protocol:
+    """A way to measure that others have measured by.
+
+    Args:
+        name: by which it is asked for.
+        source: where it is described.
+        num_images: of the retrieval gallery.
+        num_captions: queries, each asking for its image.
+        num_classes: of the zero-shot task.
+        num_class_images: likewise.
+        retrieval: what was published of the first.
+        zero_shot: of the second.
+    """
+
+    name: str
+    source: str
+    num_images: int
+    num_captions: int
+    num_classes: int
+    num_class_images: int
+    retrieval: Published
+    zero_shot: Published
+
+
+CLIP_ITALIAN = Protocol(
+    name="clip-italian",
+    source="Bianchi et al., Contrastive Language-Image Pre-training for the Italian Language, 2021, arXiv 2108.08688",
+    num_images=1_696,
+    num_captions=8_486,
+    num_classes=1_000,
+    num_class_images=50_000,
+    retrieval=Published(
+        way="text_to_image",
+        captions="all",
+        measures=("MRR@1", "MRR@5", "MRR@10"),
+        values={"CLIP-Italian": (0.3797, 0.5039, 0.5204), "mCLIP": (0.2874, 0.3957, 0.4129)},
+    ),
+    zero_shot=Published(
+        way="zero_shot",
+        captions="bare",
+        measures=("accuracy@1", "accuracy@5", "accuracy@10", "accuracy@100"),
+        values={"CLIP-Italian": (0.2211, 0.4369, 0.5255, 0.8108), "mCLIP": (0.2015, 0.3657, 0.4291, 0.6711)},
+    ),
+)
+
+PROTOCOLS = {protocol.name: protocol for protocol in (CLIP_ITALIAN,)}
+
+
+def protocol_sets(
+    protocol: Protocol, settings: Mapping[str, str], pack: LanguagePack
+) -> Iterator[tuple[Gallery | LabelledImages, Sequence[frozenset[str]]]]:
+    """Yield the sets of a protocol, one task or both, with all that each of their images is known by.
+
+    Args:
+        settings: `captions` and `images` for retrieval, `imagenet` and `class_names` for zero-shot classification.
+        pack: of the language.
+
+    Raises:
+        SettingsError: these are not all settings of a task.
+        InputError: files are not those it is about: ranks in another gallery cannot be compared.
+    """
+    retrieval, zero_shot = {"captions", "images"}, {"imagenet", "class_names"}
+    unknown = sorted(settings.keys() - retrieval - zero_shot)
+    if unknown or not (retrieval <= settings.keys() or zero_shot <= settings.keys()):
+        raise SettingsError(
+            f"--protocol {protocol.name} takes captions=FILE images=DIR for retrieval, imagenet=DIR class_names=FILE "
+            f"for zero-shot classification, or all four{f', not {unknown[0]}' if unknown else ''}"
+        )
+    prefix = protocol.name.replace("-", "_")
+    if "captions" in settings:
+        kind = TEST_SET_KINDS["mscoco_it"]
+        config = kind.config_type(files=(settings["captions"],), images=settings["images"])
+        kind.check(config)
+        gallery, identities = captioned_gallery(f"{prefix}_retrieval", kind, config)
+        if (len(gallery.images), len(gallery.captions)) != (protocol.num_images, protocol.num_captions):
+            raise InputError(
+                f"the protocol {protocol.name} has {protocol.num_images:,} images and {protocol.num_captions:,} "
+                f"captions, these files have {len(gallery.images):,} and {len(gallery.captions):,}: give MSCOCO-IT's "
+                "captions_ita_devset_unvalidated.json.gz alone"
+            )
+        yield gallery, identities
+    if "imagenet" in settings:
+        folders = {"images": settings["imagenet"], "class_names": settings["class_names"], "templates": BARE}
+        if has_several(Path(settings["class_names"])):
+            folders["class_names_key"] = IMAGENET
+        classes = named_images(f"{prefix}_imagenet", folders, pack)
+        if len(classes.class_names) != protocol.num_classes:
+            raise InputError(
+                f"the protocol {protocol.name} has {protocol.num_classes:,} classes, here are "
+                f"{len(classes.class_names):,}"
+            )
+        yield classes, [frozenset()] * len(classes.images)

@@ -1,0 +1,1 @@
+"""Models: their configs, files, pretrained weights and tokenizers."""

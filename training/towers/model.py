@@ -1,0 +1,297 @@
+"""Model folders: an open_clip model config, the model it describes, its weights in safetensors, its preprocessing.
+
+A finished folder opens with open_clip alone: `open_clip.create_model_and_transforms("local-dir:FOLDER")`.
+"""
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from copy import deepcopy
+from dataclasses import dataclass
+from importlib.resources import files
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from data_catalog.errors import DamagedError, InputError, SettingsError
+from data_catalog.storage.shards import read_json, write_json
+from training.fit.checkpoint import load_weights
+from training.threads import let_threads_sleep
+from training.towers.model_files import (
+    ANY_TEXTS,
+    REMEDY,
+    names_of,
+    one_line,
+    opening,
+    read_object,
+    read_open_clip_config,
+    require_few_layers,
+    require_file,
+)
+from training.towers.tokenizer import TOKENIZER_CONFIG_FILE, TOKENIZER_FILE, load_tokenizer
+
+if TYPE_CHECKING:
+    import torch
+
+    from training.towers.tokenizer import SavedTokenizer
+
+OPEN_CLIP_CONFIG_FILE = "open_clip_config.json"
+ENCODER_CONFIG_FILE = "config.json"  # of a text encoder of Hugging Face
+WEIGHTS_FILE = "model.safetensors"
+HUB_WEIGHTS_FILE = "open_clip_model.safetensors"  # as open_clip's hub layout calls them, and an export of ours
+
+_CONFIGS = Path(str(files("training.towers") / "model_configs"))
+
+# Squashing keeps everything that a caption may speak of, where cropping would cut off what stands at the edge.
+PREPROCESSING: dict[str, Any] = {
+    "mean": [0.48145466, 0.4578275, 0.40821073],
+    "std": [0.26862954, 0.26130258, 0.27577711],
+    "interpolation": "bicubic",
+    "resize_mode": "squash",
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LoadedModel:
+    """A model ready to encode, on the processor, in evaluation mode.
+
+    Args:
+        module: the open_clip model.
+        tokenizer: texts to int64 token ids of shape (texts, length of the longest).
+        image_size: side of the square images that it takes, in pixels.
+        sha256: of the weights file.
+    """
+
+    module: Any
+    tokenizer: "SavedTokenizer"
+    image_size: int
+    sha256: str
+
+
+def read_model_config(model: str) -> dict[str, Any]:
+    """The open_clip model config by name ("compact") or JSON file.
+
+    Raises:
+        SettingsError: there is none of that name.
+        InputError: the file isn't one.
+    """
+    path = Path(model) if model.endswith(".json") else _CONFIGS / f"{model}.json"
+    if not path.is_file():
+        raise SettingsError(
+            f"there is no model config {model!r}: name one of {', '.join(model_names())}, or give a JSON file"
+        )
+    try:
+        config = read_json(path)
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise InputError(f"{path} is not JSON: {error}") from error
+    missing = sorted(_missing_keys(config))
+    if missing:
+        raise InputError(f"{path} is no open_clip model config: {', '.join(missing)} is missing")
+    text, image_size = config["text_cfg"], config["vision_cfg"]["image_size"]
+    if type(image_size) is not int or image_size < 1:
+        raise InputError(f"{path}: vision_cfg.image_size must be one number, of pixels, got {image_size!r}")
+    if config.get("custom_text") is not True or ("hf_model_name" not in text and not _is_causal(text)):
+        raise InputError(
+            f"{path}: it must say custom_text, and its text tower be of Hugging Face, or causal with pool_type argmax"
+        )
+    return dict(config)
+
+
+def _missing_keys(config: Any) -> Iterator[str]:
+    if not isinstance(config, dict):
+        yield from ("embed_dim", "text_cfg", "vision_cfg")
+        return
+    # open_clip takes a tokenizer of its own, in silence, where none is named.
+    wanted = {"vision_cfg": ("image_size",), "text_cfg": ("context_length", "hf_tokenizer_name")}
+    yield from {"embed_dim", *wanted} - config.keys()
+    for table, names in wanted.items():
+        found = config.get(table, {})
+        if table in config:
+            yield from (f"{table}.{name}" for name in names if not isinstance(found, dict) or name not in found)
+
+
+def _is_causal(text_config: Mapping[str, Any]) -> bool:
+    return not {"no_causal_mask", "embed_cls"} & set(text_config) and text_config.get("pool_type", "argmax") == "argmax"
+
+
+def model_names() -> list[str]:
+    """Names of the model configs that come with vernaclip."""
+    return sorted(path.stem for path in _CONFIGS.glob("*.json"))
+
+
+def create_model(model_config: dict[str, Any], folder: Path) -> Any:
+    """An open_clip model with random weights, drawn from torch's global generator.
+
+    open_clip's own text tower also takes ids shorter than the context length: it cuts the positions to fit, not the
+    mask.
+
+    Args:
+        folder: where the config of a Hugging Face text encoder lies; nothing is fetched.
+
+    Raises:
+        InputError: open_clip refuses the config.
+    """
+    try:
+        return _make(model_config, folder)
+    except (TypeError, AssertionError, ValueError, LookupError, RuntimeError, ArithmeticError) as error:
+        raise InputError(f"open_clip makes no model of the model config: {one_line(error)}") from error
+
+
+def _make(model_config: dict[str, Any], folder: Path) -> Any:
+    import torch
+    from open_clip.model import CustomTextCLIP
+
+    settings = deepcopy(model_config)
+    for name in ("custom_text", "image_weights"):
+        settings.pop(name, None)
+    has_encoder = "hf_model_name" in settings["text_cfg"]
+    if has_encoder:
+        settings["text_cfg"] |= {"hf_model_name": str(folder), "hf_model_pretrained": False}
+    module = CustomTextCLIP(**settings)
+    if not has_encoder:
+        module.text.transformer.register_forward_pre_hook(_fit_mask, with_kwargs=True)
+    return module.to(memory_format=torch.channels_last)  # convolutions on processors are about twice as fast so
+
+
+def _fit_mask(_module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    length = args[0].shape[1]
+    return args, {**kwargs, "attn_mask": kwargs["attn_mask"][:length, :length]}
+
+
+def write_model_config(folder: Path, model_config: dict[str, Any]) -> None:
+    """Write `open_clip_config.json`, which tells open_clip the model and how its images are prepared."""
+    size = model_config["vision_cfg"]["image_size"]
+    written = {name: value for name, value in model_config.items() if name != "image_weights"}
+    write_json(
+        folder / OPEN_CLIP_CONFIG_FILE, {"model_cfg": written, "preprocess_cfg": {"size": size, **PREPROCESSING}}
+    )
+
+
+def load_model(folder: Path) -> LoadedModel:
+    """Read a model folder, or its export to open_clip, strictly: every weight must be there, and none besides.
+
+    Raises:
+        InputError: the folder holds no model, or a tokenizer that takes too much.
+        DamagedError: a file of it is missing or damaged, or its weights do not fit its config; the file is named.
+    """
+    from data_catalog.storage.shards import sha256_of
+
+    config_path, weights_path = folder / OPEN_CLIP_CONFIG_FILE, _weights_path(folder)
+    if not (config_path.exists() or weights_path.exists()):
+        raise InputError(f"{folder} holds no trained model: train one first, or name another folder")
+    model_config = read_open_clip_config(config_path)
+    require_file(weights_path)
+    has_encoder = "hf_model_name" in model_config["text_cfg"]
+    deciding = [*([ENCODER_CONFIG_FILE] if has_encoder else []), OPEN_CLIP_CONFIG_FILE]
+    if has_encoder:
+        require_few_layers(folder / ENCODER_CONFIG_FILE, read_object(folder / ENCODER_CONFIG_FILE))
+    for name in (TOKENIZER_FILE, TOKENIZER_CONFIG_FILE):
+        read_object(folder / name)
+    with opening(names_of(folder, deciding)):
+        module = _make(model_config, folder)
+    load_weights(module, weights_path)
+    with opening(names_of(folder, [TOKENIZER_FILE, TOKENIZER_CONFIG_FILE])):
+        text = module.text
+        known = text.config.vocab_size if has_encoder else text.vocab_size
+        length = model_config["text_cfg"]["context_length"]
+        tokenizer = load_tokenizer(folder, context_length=length, vocab_size=known)
+        tokenizer.too_long(ANY_TEXTS)
+        tokenizer(ANY_TEXTS)
+    found = LoadedModel(
+        module=module.eval(),
+        tokenizer=tokenizer,
+        image_size=model_config["vision_cfg"]["image_size"],
+        sha256=sha256_of(weights_path),
+    )
+    _try(found, folder, deciding)
+    return found
+
+
+def _weights_path(folder: Path) -> Path:
+    ours, hub = folder / WEIGHTS_FILE, folder / HUB_WEIGHTS_FILE
+    return hub if hub.exists() and not ours.exists() else ours
+
+
+def _try(model: LoadedModel, folder: Path, deciding: Sequence[str]) -> None:
+    """Encode an image and texts, since some wrong values of a config show only then."""
+    import torch
+
+    side = model.image_size
+    with torch.no_grad():
+        with opening(names_of(folder, [OPEN_CLIP_CONFIG_FILE])):
+            dim = model.module.encode_image(torch.zeros(1, 3, side, side)).shape[-1]
+        with opening(names_of(folder, [*deciding, TOKENIZER_FILE, TOKENIZER_CONFIG_FILE])):
+            texts = model.module.encode_text(model.tokenizer(ANY_TEXTS))
+    if texts.shape != (len(ANY_TEXTS), dim):
+        raise DamagedError(f"{folder / OPEN_CLIP_CONFIG_FILE} makes features of images and texts that differ in size")
+
+
+def require_encoding(module: Any, tokenizer: "SavedTokenizer", *, image_size: int, model: str) -> None:
+    """Make sure that a model encodes an image, and a text as long as its context, alike; it is as before afterwards.
+
+    Raises:
+        InputError: it does not, since sizes in its config do not go together.
+    """
+    import torch
+
+    was_training = module.training
+    module.eval()
+    try:
+        with torch.no_grad():
+            image = module.encode_image(torch.zeros(1, 3, image_size, image_size))
+            text = module.encode_text(tokenizer(["a " * tokenizer.context_length]))
+    except (RuntimeError, IndexError, AssertionError, ValueError) as error:
+        raise InputError(f"sizes in the model config {model} do not go together: {one_line(error)}") from error
+    finally:
+        module.train(was_training)
+    if image.shape != text.shape:
+        raise InputError(f"the model config {model} makes features of images and texts that differ in size")
+
+
+def normalise_pixels(pixels: "torch.Tensor") -> "torch.Tensor":
+    """uint8 images (batch, height, width, 3) to normalised floats (batch, 3, height, width)."""
+    import torch
+
+    mean = torch.tensor(PREPROCESSING["mean"]).view(1, 3, 1, 1)
+    std = torch.tensor(PREPROCESSING["std"]).view(1, 3, 1, 1)
+    return (pixels.permute(0, 3, 1, 2).float() / 255 - mean) / std
+
+
+def open_model(model: LoadedModel | Path) -> LoadedModel:
+    """A loaded model as it is, or the one of a folder in open_clip's hub layout with weights in safetensors.
+
+    Raises:
+        InputError: the folder holds no such model, or its images are prepared in another way.
+        DamagedError: a file of it is missing or damaged.
+    """
+    if isinstance(model, LoadedModel):
+        return model
+    let_threads_sleep()
+    _check_preprocessing(model)
+    return load_model(model)
+
+
+def _check_preprocessing(folder: Path) -> None:
+    path = folder / OPEN_CLIP_CONFIG_FILE
+    if not path.exists() and not path.is_symlink():
+        raise InputError(f"{folder} holds no model: there is no {OPEN_CLIP_CONFIG_FILE} in it")
+    preparing = read_object(path).get("preprocess_cfg")
+    if not isinstance(preparing, dict):
+        raise DamagedError(f"{path} is no open_clip config of a model, since it has no preprocess_cfg: {REMEDY}")
+    other = [name for name, value in PREPROCESSING.items() if preparing.get(name) != value]
+    if other:
+        raise InputError(
+            f"{path} says that images are prepared in another way than here ({', '.join(other)}): its features would "
+            "mean nothing; `vernaclip scoreboard` reads it as open_clip=DIR"
+        )
+
+
+def require_texts(texts: Sequence[str]) -> None:
+    """Refuse texts that say nothing.
+
+    Raises:
+        SettingsError: one is empty, or is no text that can be encoded.
+    """
+    for text in texts:
+        if not text.strip():
+            raise SettingsError("a text is empty: say what to look for")
+        if not text.isprintable() and any("\ud800" <= letter <= "\udfff" for letter in text):
+            raise SettingsError("a text is not valid Unicode: give it in the terminal's encoding")

@@ -1,0 +1,177 @@
+"""Which of several texts says best what is in an image: zero-shot classification with one's own classes."""
+
+import logging
+from collections import Counter
+from collections.abc import Collection, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from data_catalog.errors import DamagedError, SettingsError
+from training.data.features import text_features
+from training.data.image_files import picture_features, read_picture
+from training.data.images import squashed
+from training.towers.model import WEIGHTS_FILE, LoadedModel, open_model, require_texts
+
+if TYPE_CHECKING:
+    from training.data.images import Pixels
+    from training.use.nearest import Floats
+
+logger = logging.getLogger(__name__)
+
+SOFTMAX, SIGMOID = "softmax", "sigmoid"
+PLACEHOLDER = "{c}"
+_LONGEST_QUOTED = 80
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Choice:
+    """A class and how likely it is.
+
+    Args:
+        rank: from 1.
+        label: the class as it was given.
+        text: what the model read: the template with the class in it.
+        cosine: of the features of image and text.
+        probability: see `Classification.method`.
+        is_cut: whether the text has more tokens than the model reads, so that its end was left out.
+    """
+
+    rank: int
+    label: str
+    text: str
+    cosine: float
+    probability: float
+    is_cut: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Classification:
+    """The classes of an image, most likely first.
+
+    Args:
+        method: "softmax": probabilities compare the given texts with each other, and add up to 1; or, of a model that
+            was trained to judge each text by itself (SigLIP), "sigmoid".
+        logit_scale: what cosines are multiplied with, as the model has learned it.
+        logit_bias: what a sigmoid adds; None for softmax.
+        model_sha256: of the model's weights.
+    """
+
+    image: Path
+    choices: tuple[Choice, ...]
+    method: str
+    logit_scale: float
+    logit_bias: float | None
+    model_sha256: str
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values, for a JSON file."""
+        return {**asdict(self), "image": str(self.image), "choices": [asdict(choice) for choice in self.choices]}
+
+
+def classify(
+    image: Path, labels: Sequence[str], model: LoadedModel | Path, *, template: str = PLACEHOLDER
+) -> Classification:
+    """How well each of several texts fits an image file, as probabilities.
+
+    Args:
+        labels: two or more texts, or names of classes for the template.
+        model: a folder, or a loaded model.
+        template: what is made of each, with `PLACEHOLDER` where it goes: "una foto di {c}".
+
+    Raises:
+        SettingsError: fewer than two labels, one twice, two that the model reads alike, an empty one, or no
+            placeholder.
+        InputError: no image, or no model.
+        DamagedError: the model's files are damaged.
+    """
+    texts = _texts(labels, template)
+    loaded = open_model(model)
+    too_long = set(loaded.tokenizer.too_long(texts))
+    _require_told_apart(loaded, labels, texts, too_long)
+    picture = read_picture(image, loaded.image_size)
+    cosines = _cosines(loaded, squashed(picture.image, loaded.image_size), texts)
+    method, scale, bias = _logit_terms(loaded)
+    probabilities = _probabilities(cosines * scale + (bias or 0.0), method)
+    order = sorted(range(len(texts)), key=lambda index: (-cosines[index], index))
+    choices = tuple(
+        Choice(
+            rank=rank,
+            label=labels[index],
+            text=texts[index],
+            cosine=float(cosines[index]),
+            probability=float(probabilities[index]),
+            is_cut=texts[index] in too_long,
+        )
+        for rank, index in enumerate(order, start=1)
+    )
+    return Classification(
+        image=image,
+        choices=choices,
+        method=method,
+        logit_scale=scale,
+        logit_bias=bias,
+        model_sha256=loaded.sha256,
+    )
+
+
+def _texts(labels: Sequence[str], template: str) -> list[str]:
+    require_texts(labels)
+    if PLACEHOLDER not in template:
+        raise SettingsError(f"the template {template!r} has no {PLACEHOLDER}, where the classes go")
+    if len(labels) < 2:
+        raise SettingsError("one text is always chosen, with probability 1: give two or more to compare")
+    stripped = Counter(" ".join(label.split()) for label in labels)
+    twice = [label for label, count in stripped.items() if count > 1]
+    if twice:
+        raise SettingsError(f"the text {twice[0]!r} is there {stripped[twice[0]]} times: give each once")
+    return [template.replace(PLACEHOLDER, label) for label in labels]
+
+
+def _require_told_apart(
+    model: LoadedModel, labels: Sequence[str], texts: Sequence[str], too_long: Collection[str]
+) -> None:
+    """Refuse two texts that are the same tokens: they would share, unseen, the probability of one."""
+    first: dict[tuple[int, ...], int] = {}
+    for place, ids in enumerate(model.tokenizer(texts).tolist()):
+        other = first.setdefault(tuple(ids), place)
+        if other != place:
+            is_cut = texts[other] in too_long or texts[place] in too_long
+            why = "the end of a text that is too long is left out" if is_cut else "it sees no such difference"
+            raise SettingsError(
+                f"the model reads {_quoted(labels[other])} and {_quoted(labels[place])} as one text ({why}), and "
+                "would split its probability between them: give one of the two, or word them otherwise"
+            )
+
+
+def _quoted(label: str) -> str:
+    return repr(label if len(label) <= _LONGEST_QUOTED else f"{label[:_LONGEST_QUOTED]}...")
+
+
+def _cosines(model: LoadedModel, pixels: "Pixels", texts: Sequence[str]) -> "Floats":
+    import numpy as np
+
+    image = picture_features(model, np.stack([pixels]))[0]
+    found: Floats = text_features(model, texts).astype(np.float64) @ image
+    if not np.isfinite(found).all():
+        raise DamagedError(f"the model's features are not finite: {WEIGHTS_FILE} is broken, so train it again")
+    return found
+
+
+def _logit_terms(model: LoadedModel) -> tuple[str, float, float | None]:
+    """Method, scale and bias, as the model was trained with them."""
+    scale = float(model.module.logit_scale.exp().item())
+    if model.module.logit_bias is None:
+        return SOFTMAX, scale, None
+    return SIGMOID, scale, float(model.module.logit_bias.item())
+
+
+def _probabilities(logits: "Floats", method: str) -> "Floats":
+    import numpy as np
+
+    if method == SIGMOID:
+        found: Floats = 0.5 * (1 + np.tanh(0.5 * logits))  # which overflows nowhere
+    else:
+        weights = np.exp(logits - logits.max())
+        found = weights / weights.sum()
+    return found
