@@ -7,7 +7,7 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from data_catalog.database.catalog import download_counts
 from data_catalog.errors import DamagedError, DiskError, InputError, SettingsError
@@ -32,14 +32,13 @@ from flows.forgetting import finish_forgetting
 from flows.guarded import require_guarded, require_guards
 from flows.recipe.recipe import Overrides, Recipe, load_recipe
 from training.data.pairs import split_to_score
-from training.fit.effort import EFFORT_FILE
-from training.fit.loop import TrainResult
-from training.fit.loop import train as fit
-from training.fit.run import MODEL_FILES, model_and_key, require_trainable
 from training.processes import process_rank
 from training.scores.evaluation import evaluate as score
 from training.scores.score import Scores
-from training.trained_models import SCORES_FILE, current_model, pair_files, pair_hashes
+from training.trained_models import EFFORT_FILE, SCORES_FILE, current_model, pair_files, pair_hashes
+
+if TYPE_CHECKING:
+    from training.fit.loop import TrainResult
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -73,7 +72,7 @@ class TrainReport:
 
     folder: Path
     snapshot: Snapshot
-    result: TrainResult
+    result: "TrainResult"
 
     def row(self) -> dict[str, object]:
         """Return the model in one row of a table."""
@@ -225,6 +224,9 @@ def train_model(recipe: Recipe, root: Path) -> TrainReport:
     problems = snapshot.verify()
     if problems:
         raise DamagedError(f"the dataset is damaged: {problems[0]}; remove {snapshot.folder} and build it again")
+    from training.fit.loop import train as fit
+    from training.fit.run import MODEL_FILES, model_and_key
+
     files = pair_files(snapshot)
     hashes = pair_hashes(snapshot)
     _, key = model_and_key(recipe.train, files.hashes(hashes.__getitem__))
@@ -264,6 +266,8 @@ def require_ready(recipe: Recipe, root: Path, *, split: str = "") -> None:
     """
     _require_shares(recipe, split or recipe.evaluate.split)
     require_guards(recipe)
+    from training.fit.run import require_trainable
+
     needed, free = require_trainable(recipe.train), shutil.disk_usage(nearest_existing(root)).free
     if free < needed:
         raise DiskError(

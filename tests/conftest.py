@@ -56,8 +56,8 @@ def random_clip(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]
     def make(captions: Sequence[str], seed: int = 0) -> Path:
         import torch
 
-        from training.fit.checkpoint import save_weights
         from training.towers.model import WEIGHTS_FILE, create_model, write_model_config
+        from training.towers.model_files import save_weights
         from training.towers.tokenizer import save_tokenizer, train_tokenizer
 
         folder = tmp_path_factory.mktemp("clip")

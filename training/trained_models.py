@@ -12,12 +12,14 @@ from data_catalog.plain_text import command
 from data_catalog.storage.manifest import CURRENT_FILE, MODELS, TRAIN_AGAIN, Snapshot, model_pointer, read_snapshot
 from data_catalog.storage.shards import read_json, sha256_of
 from training.data.pairs import PairFiles
-from training.fit.effort import EFFORT_FILE
-from training.fit.run import RESULT_FILE, RUN_FILE
 from training.towers.model import WEIGHTS_FILE
 
 logger = logging.getLogger(__name__)
 
+# What a run leaves beside its weights: what it was made of, what it came to, what it cost.
+RUN_FILE = "run.json"
+RESULT_FILE = "result.json"
+EFFORT_FILE = "effort.json"
 SCORES_FILE = "scores-{split}.json"
 # The score by which models are listed: its name, caption mode and images.
 HEADLINE = ("text_to_image_R@5", "distinct", "all")

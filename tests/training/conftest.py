@@ -171,8 +171,8 @@ def make_model(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
     """`make_model(seed=..., bias=...)`: a whole model of random weights, of SigLIP's kind with a bias."""
     import torch
 
-    from training.fit.checkpoint import save_weights
     from training.towers.model import create_model, write_model_config
+    from training.towers.model_files import save_weights
     from training.towers.tokenizer import save_tokenizer, train_tokenizer
 
     captions = [f"un quadrato {colour} {side}" for colour in COLOURS for side in SIDES]

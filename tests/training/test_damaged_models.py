@@ -162,8 +162,8 @@ def own_text(make_model: Callable[..., Path]) -> Path:
 @pytest.fixture(scope="module")
 def with_encoder(model_file: Path, encoder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A model with a text encoder of Hugging Face, of random weights."""
-    from training.fit.checkpoint import save_weights
     from training.towers.model import create_model, write_model_config
+    from training.towers.model_files import save_weights
 
     folder = tmp_path_factory.mktemp("with-encoder") / "model"
     shutil.copytree(encoder, folder, ignore=shutil.ignore_patterns("*.safetensors"))

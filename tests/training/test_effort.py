@@ -5,8 +5,9 @@ from pathlib import Path
 import pytest
 
 from data_catalog.errors import DamagedError
-from training.fit.effort import EFFORT_FILE, EffortLog, read_attempts
+from training.fit.effort import EffortLog, read_attempts
 from training.fit.energy import EnergyMeter, gpu_counters, rapl_counters
+from training.trained_models import EFFORT_FILE
 
 WRAPS_AT = 262_143_328_850
 

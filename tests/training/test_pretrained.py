@@ -12,11 +12,11 @@ import pytest
 from data_catalog.errors import InputError, SettingsError
 from training.config import EvaluateConfig, TrainConfig
 from training.data.pairs import PairFiles
-from training.fit.effort import EFFORT_FILE
 from training.fit.loop import train
 from training.fit.run import MODEL_FILES, model_and_key, require_trainable
 from training.scores.evaluation import evaluate
 from training.towers.model import load_model, read_model_config
+from training.trained_models import EFFORT_FILE
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
 

@@ -6,62 +6,56 @@ middle, or with another number of threads, must make the same images. What happe
 
 from collections.abc import Callable, Collection
 from concurrent.futures import Executor
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-if TYPE_CHECKING:
-    import numpy as np
-    import torch
+import numpy as np
+import torch
+from torch.nn import functional as F
+from torchvision.transforms import InterpolationMode
+from torchvision.transforms.v2 import functional
 
-    Change = Callable[[torch.Tensor, np.random.Generator], torch.Tensor]
+Change = Callable[[torch.Tensor, np.random.Generator], torch.Tensor]
 
 LEAST_AREA = 0.9
 GREY = [127.0]
 
 
-def hue(image: "torch.Tensor", draws: "np.random.Generator") -> "torch.Tensor":
+def hue(image: torch.Tensor, draws: np.random.Generator) -> torch.Tensor:
     """Turn the hue by at most a tenth of the circle: red becomes orange or pink."""
-    from torchvision.transforms.v2 import functional
-
     found: torch.Tensor = functional.adjust_hue(image, draws.uniform(-0.1, 0.1))
     return found
 
 
-def brightness(image: "torch.Tensor", draws: "np.random.Generator") -> "torch.Tensor":
+def brightness(image: torch.Tensor, draws: np.random.Generator) -> torch.Tensor:
     """Make it up to a fifth brighter or darker."""
-    from torchvision.transforms.v2 import functional
-
     found: torch.Tensor = functional.adjust_brightness(image, draws.uniform(0.8, 1.2))
     return found
 
 
-def contrast(image: "torch.Tensor", draws: "np.random.Generator") -> "torch.Tensor":
+def contrast(image: torch.Tensor, draws: np.random.Generator) -> torch.Tensor:
     """Make its contrast up to a fifth stronger or weaker."""
-    from torchvision.transforms.v2 import functional
-
     found: torch.Tensor = functional.adjust_contrast(image, draws.uniform(0.8, 1.2))
     return found
 
 
-def flip(image: "torch.Tensor", draws: "np.random.Generator") -> "torch.Tensor":
+def flip(image: torch.Tensor, draws: np.random.Generator) -> torch.Tensor:
     """Mirror half of the images: left becomes right."""
     return image.flip(-1) if draws.random() < 0.5 else image
 
 
-def affine(image: "torch.Tensor", draws: "np.random.Generator") -> "torch.Tensor":
+def affine(image: torch.Tensor, draws: np.random.Generator) -> torch.Tensor:
     """Turn by at most 15 degrees, shift by a tenth of each side, scale by a fifth, shear by 15 degrees each way."""
     return _affine(image, draws, degrees=15, shift=0.1, scale=0.2, shear=15)
 
 
-def tilt(image: "torch.Tensor", draws: "np.random.Generator") -> "torch.Tensor":
+def tilt(image: torch.Tensor, draws: np.random.Generator) -> torch.Tensor:
     """Turn by at most 5 degrees, shift by a twentieth of each side, scale by a tenth."""
     return _affine(image, draws, degrees=5, shift=0.05, scale=0.1, shear=0)
 
 
 def _affine(
-    image: "torch.Tensor", draws: "np.random.Generator", *, degrees: float, shift: float, scale: float, shear: float
-) -> "torch.Tensor":
-    from torchvision.transforms import InterpolationMode
-    from torchvision.transforms.v2 import functional
+    image: torch.Tensor, draws: np.random.Generator, *, degrees: float, shift: float, scale: float, shear: float
+) -> torch.Tensor:
 
     height, width = image.shape[-2:]
     found: torch.Tensor = functional.affine(
@@ -76,11 +70,8 @@ def _affine(
     return found
 
 
-def perspective(image: "torch.Tensor", draws: "np.random.Generator") -> "torch.Tensor":
+def perspective(image: torch.Tensor, draws: np.random.Generator) -> torch.Tensor:
     """See three of ten images from the side: each corner moves inwards by at most 0.15 of each side."""
-    from torchvision.transforms import InterpolationMode
-    from torchvision.transforms.v2 import functional
-
     if draws.random() >= 0.3:
         return image
     height, width = image.shape[-2:]
@@ -98,21 +89,17 @@ def perspective(image: "torch.Tensor", draws: "np.random.Generator") -> "torch.T
     return found
 
 
-def autocontrast(image: "torch.Tensor", draws: "np.random.Generator") -> "torch.Tensor":
+def autocontrast(image: torch.Tensor, draws: np.random.Generator) -> torch.Tensor:
     """Stretch each colour of three of ten images over all its values."""
-    from torchvision.transforms.v2 import functional
-
     return functional.autocontrast(image) if draws.random() < 0.3 else image
 
 
-def equalize(image: "torch.Tensor", draws: "np.random.Generator") -> "torch.Tensor":
+def equalize(image: torch.Tensor, draws: np.random.Generator) -> torch.Tensor:
     """Make all values of each colour alike frequent in three of ten images: a grey sky may become blue."""
-    from torchvision.transforms.v2 import functional
-
     return functional.equalize(image) if draws.random() < 0.3 else image
 
 
-CHANGES: "dict[str, Change]" = {
+CHANGES: dict[str, Change] = {
     "hue": hue,
     "brightness": brightness,
     "contrast": contrast,
@@ -126,8 +113,8 @@ CHANGES: "dict[str, Change]" = {
 
 
 def changed_images(
-    pixels: "torch.Tensor", names: Collection[str], pool: Executor, *, seed: int, step: int, first: int = 0
-) -> "torch.Tensor":
+    pixels: torch.Tensor, names: Collection[str], pool: Executor, *, seed: int, step: int, first: int = 0
+) -> torch.Tensor:
     """Each image with the named changes, in the order of this module, whatever theirs; crops are another function.
 
     Args:
@@ -137,9 +124,6 @@ def changed_images(
         seed: of the run; with `step` and the place in the batch it decides what is drawn.
         first: place of the first of these images in the whole batch.
     """
-    import numpy as np
-    import torch
-
     changes = [change for name, change in CHANGES.items() if name in names]
     if not changes:
         return pixels
@@ -154,7 +138,7 @@ def changed_images(
     return torch.stack(list(pool.map(change_one, range(len(pixels)))))
 
 
-def random_crops(images: "torch.Tensor", *, seed: int, step: int, first: int = 0) -> "torch.Tensor":
+def random_crops(images: torch.Tensor, *, seed: int, step: int, first: int = 0) -> torch.Tensor:
     """Crop each image to 90-100 % of its area at a random place and scale it back up, bilinearly.
 
     Args:
@@ -162,10 +146,6 @@ def random_crops(images: "torch.Tensor", *, seed: int, step: int, first: int = 0
         seed: of the run; with `step` and the place in the batch it decides the crops.
         first: place of the first of these images in the whole batch.
     """
-    import numpy as np
-    import torch
-    from torch.nn import functional as F
-
     generator = np.random.Generator(np.random.Philox(key=[seed + (2 << 32), step]))
     drawn = generator.random((first + images.shape[0], 3))[first:]
     sides = np.sqrt(LEAST_AREA + (1 - LEAST_AREA) * drawn[:, 0])

@@ -7,29 +7,36 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Generic, TypeVar
+from typing import Generic, TypeVar
 
+import numpy as np
 import pyarrow as pa
+import torch
 
 from training.config import TrainConfig
 from training.data.augment import changed_images, random_crops
 from training.data.images import ImageReader, decoded_groups
-from training.data.pairs import Captions, RowGroup, batches_of, caption_draws, epoch_order, read_captions, row_groups
+from training.data.pairs import (
+    Captions,
+    Integers,
+    Places,
+    RowGroup,
+    batches_of,
+    caption_draws,
+    epoch_order,
+    read_captions,
+    row_groups,
+)
 from training.processes import process_count, process_rank
 from training.towers.model import normalise_pixels
-
-if TYPE_CHECKING:
-    import torch
-
-    from training.data.pairs import Integers, Places
-    from training.towers.tokenizer import Tokenize
+from training.towers.tokenizer import Tokenize
 
 T = TypeVar("T")
 
 AHEAD = 3  # batches; more only take memory
 _LOOK_S = 0.1  # how often the thread looks whether anybody still wants its batches
 
-Batch = tuple["torch.Tensor", "torch.Tensor"]
+Batch = tuple[torch.Tensor, torch.Tensor]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,7 +49,7 @@ class TrainSplit:
 
     groups: Sequence[RowGroup]
     captions: Captions
-    starts: "Integers"
+    starts: Integers
     images: ImageReader
 
     def num_batches(self, batch_size: int) -> int:
@@ -64,15 +71,13 @@ class Draw:
 
     step: int
     first: int
-    samples: "Integers"
-    places: "Places"
-    captions: "Integers"
+    samples: Integers
+    places: Places
+    captions: Integers
 
 
 def open_train_split(paths: Sequence[Path], config: TrainConfig, *, image_size: int, num_threads: int) -> TrainSplit:
     """Read the captions of the train split and make its images ready for reading."""
-    import numpy as np
-
     groups = row_groups(paths)
     reader = ImageReader(
         groups,
@@ -87,7 +92,7 @@ def open_train_split(paths: Sequence[Path], config: TrainConfig, *, image_size: 
 
 def epoch_draws(
     split: TrainSplit, config: TrainConfig, *, epoch: int, batch_size: int, skip: int = 0
-) -> "Iterator[Draw]":
+) -> Iterator[Draw]:
     """The batches of an epoch but for the first `skip`; of several processes each gets another slice of every batch."""
     sizes = [group.num_rows for group in split.groups]
     windows = epoch_order(sizes, seed=config.seed, epoch=epoch, window=config.shuffle_window)
@@ -102,19 +107,16 @@ def epoch_draws(
         yield Draw(step=step + number, first=first, samples=samples, places=places, captions=chosen[samples])
 
 
-def places_of(split: TrainSplit, samples: "Integers") -> "Places":
+def places_of(split: TrainSplit, samples: Integers) -> Places:
     """Row group and row of samples by index, shape (samples, 2)."""
-    import numpy as np
-
     groups = np.searchsorted(split.starts, samples, side="right") - 1
     return np.stack([groups, samples - split.starts[groups]], axis=1)
 
 
-def image_inputs(split: TrainSplit, config: TrainConfig) -> "Callable[[Draw], torch.Tensor]":
+def image_inputs(split: TrainSplit, config: TrainConfig) -> Callable[[Draw], torch.Tensor]:
     """What reads a batch's images, augmented and normalised: floats, shape (images, 3, size, size)."""
-    import torch
 
-    def read(draw: Draw) -> "torch.Tensor":
+    def read(draw: Draw) -> torch.Tensor:
         pixels = torch.from_numpy(split.images.read(draw.places))
         names, drawn = config.augmentations, {"seed": config.seed, "step": draw.step, "first": draw.first}
         images = normalise_pixels(changed_images(pixels, names, split.images.pool, **drawn))
@@ -123,21 +125,19 @@ def image_inputs(split: TrainSplit, config: TrainConfig) -> "Callable[[Draw], to
     return read
 
 
-def text_inputs(split: TrainSplit, tokenizer: "Tokenize") -> "Callable[[Draw], torch.Tensor]":
+def text_inputs(split: TrainSplit, tokenizer: Tokenize) -> Callable[[Draw], torch.Tensor]:
     """What tokenizes a batch's captions: ids, shape (images, length)."""
     return lambda draw: tokenizer(split.captions.texts(draw.captions))
 
 
 def held_out_batches(
-    paths: Sequence[Path], tokenizer: "Tokenize", *, image_size: int, batch_size: int, num_threads: int
+    paths: Sequence[Path], tokenizer: Tokenize, *, image_size: int, batch_size: int, num_threads: int
 ) -> Iterator[Batch]:
     """All samples of a held-out split, in order, each with its first caption; the last batch may be smaller.
 
     Yields:
         Normalised floats, shape (batch, 3, size, size), and ids, shape (batch, length).
     """
-    import torch
-
     groups, captions, start = row_groups(paths), read_captions(paths), 0
     rest: list[torch.Tensor] = []
     for pixels in decoded_groups(groups, image_size, num_threads=num_threads):
@@ -149,8 +149,7 @@ def held_out_batches(
         yield _held_out(rest, tokenizer, captions, start)
 
 
-def _held_out(images: "list[torch.Tensor]", tokenizer: "Tokenize", captions: pa.ChunkedArray, start: int) -> Batch:
-    import torch
+def _held_out(images: list[torch.Tensor], tokenizer: Tokenize, captions: pa.ChunkedArray, start: int) -> Batch:
 
     texts = [texts[0] for texts in captions.slice(start, len(images)).to_pylist()]
     return normalise_pixels(torch.stack(images)), tokenizer(texts)

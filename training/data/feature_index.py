@@ -5,14 +5,14 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import numpy as np
 
 from data_catalog.errors import DamagedError
 from data_catalog.storage.integrity import read_checksummed, write_checksummed
 from data_catalog.storage.shards import sha256_of, sweep_temporary, write_named_atomically
-
-if TYPE_CHECKING:
-    from training.data.features import Features
+from training.data.features import Features
 
 logger = logging.getLogger(__name__)
 
@@ -30,14 +30,12 @@ class KeptFeatures:
         facts: what they are of, as it was given.
     """
 
-    features: "Features"
+    features: Features
     facts: dict[str, Any]
 
 
 def read_features(folder: Path) -> KeptFeatures | None:
     """An index, every byte of it as written; None if there is none, or a damaged one, which is told in the log."""
-    import numpy as np
-
     record = folder / RECORD_FILE
     if not record.is_file():
         return None
@@ -64,7 +62,7 @@ def _problem(path: Path) -> str | None:
         return str(error.strerror)
 
 
-def keep_features(folder: Path, features: "Features", facts: Mapping[str, Any]) -> None:
+def keep_features(folder: Path, features: Features, facts: Mapping[str, Any]) -> None:
     """Write an index in the place of the one that is there. Call it with the folder's writer lock held.
 
     Raises:
@@ -80,8 +78,7 @@ def keep_features(folder: Path, features: "Features", facts: Mapping[str, Any]) 
     logger.info("kept the features of %d images in %s", len(features), folder)
 
 
-def _save(features: "Features", path: Path) -> None:
-    import numpy as np
+def _save(features: Features, path: Path) -> None:
 
     # As `np.save`, which says nothing where the end of the file meets a full disk.
     with path.open("wb") as file:

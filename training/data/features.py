@@ -4,22 +4,20 @@ import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import numpy as np
 
 from data_catalog.progress import Progress
 from training.data.images import decoded_groups
 from training.data.pairs import row_groups
 from training.towers.model import LoadedModel, normalise_pixels
 
-if TYPE_CHECKING:
-    import numpy as np
-
-    Features = np.ndarray[Any, np.dtype[np.float32]]
+Features = np.ndarray[Any, np.dtype[np.float32]]
 
 
-def image_features(model: LoadedModel, paths: Sequence[Path], *, batch_size: int = 128) -> "Features":
+def image_features(model: LoadedModel, paths: Sequence[Path], *, batch_size: int = 128) -> Features:
     """Features of every image of pair shards, in their order: shape (images, dim), rows of length 1."""
-    import numpy as np
     import torch
 
     groups = row_groups(paths)
@@ -36,10 +34,8 @@ def image_features(model: LoadedModel, paths: Sequence[Path], *, batch_size: int
     return np.concatenate(found) if found else np.empty((0, 0), dtype=np.float32)
 
 
-def text_features(model: LoadedModel, texts: Sequence[str], *, batch_size: int = 128) -> "Features":
+def text_features(model: LoadedModel, texts: Sequence[str], *, batch_size: int = 128) -> Features:
     """Features of texts: shape (texts, dim), rows of length 1."""
-    import numpy as np
-
     with _encoding():
         found = [
             model.module.encode_text(model.tokenizer(texts[start : start + batch_size]), normalize=True).numpy()
@@ -57,8 +53,6 @@ def _encoding() -> Iterator[int]:
         yield len(os.sched_getaffinity(0))
 
 
-def stacked(rows: "Sequence[Features]") -> "Features":
+def stacked(rows: Sequence[Features]) -> Features:
     """Rows as a matrix, which of none has no columns either."""
-    import numpy as np
-
     return np.stack(rows) if rows else np.empty((0, 0), dtype=np.float32)

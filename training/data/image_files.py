@@ -7,22 +7,19 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+
+import numpy as np
+from PIL import Image
+from PIL.ImageFile import ImageFile
 
 from data_catalog.errors import InputError
 from data_catalog.fetch.reasons import NORMALISE_REASONS
 from data_catalog.images.opening import ImageRejectedError, open_image, rejection_of
 from data_catalog.images.pixels import converted, decode, upright
 from data_catalog.progress import Progress
-from training.data.images import squashed
+from training.data.features import Features
+from training.data.images import Pixels, squashed
 from training.towers.model import LoadedModel, normalise_pixels
-
-if TYPE_CHECKING:
-    from PIL.Image import Image
-    from PIL.ImageFile import ImageFile
-
-    from training.data.features import Features
-    from training.data.images import Pixels
 
 # HEIC is on the list to be named among what cannot be read, since phones write it.
 IMAGE_SUFFIXES = frozenset(
@@ -44,7 +41,7 @@ class Picture:
         height: likewise.
     """
 
-    image: "Image"
+    image: Image.Image
     width: int
     height: int
 
@@ -62,9 +59,8 @@ def read_picture(path: Path, image_size: int) -> Picture:
     return found
 
 
-def picture_features(model: LoadedModel, pixels: "Pixels") -> "Features":
+def picture_features(model: LoadedModel, pixels: Pixels) -> Features:
     """Features of images at the model's size: uint8 (images, size, size, 3) to unit rows (images, dim)."""
-    import numpy as np
     import torch
 
     with torch.no_grad():
@@ -77,10 +73,8 @@ def picture_features(model: LoadedModel, pixels: "Pixels") -> "Features":
     return np.concatenate(found) if found else np.empty((0, 0), dtype=np.float32)
 
 
-def encode_files(model: LoadedModel, paths: Sequence[Path]) -> "tuple[dict[Path, Features], dict[Path, str]]":
+def encode_files(model: LoadedModel, paths: Sequence[Path]) -> tuple[dict[Path, Features], dict[Path, str]]:
     """Features of image files, and of those that cannot be read the reason why not; each path is in one of the two."""
-    import numpy as np
-
     features: dict[Path, Features] = {}
     reasons: dict[Path, str] = {}
     with Progress("encode images", total=len(paths), unit="images") as progress:
@@ -94,10 +88,10 @@ def encode_files(model: LoadedModel, paths: Sequence[Path]) -> "tuple[dict[Path,
     return features, reasons
 
 
-def _decoded(paths: Sequence[Path], image_size: int) -> "Iterator[tuple[Sequence[Path], list[Pixels | str]]]":
+def _decoded(paths: Sequence[Path], image_size: int) -> Iterator[tuple[Sequence[Path], list[Pixels | str]]]:
     """Files by the batch, each as pixels at the model's size, or the reason why not."""
 
-    def pixels_of(path: Path) -> "Pixels | str":
+    def pixels_of(path: Path) -> Pixels | str:
         found = _picture(path, image_size)
         return found if isinstance(found, str) else squashed(found.image, image_size)
 
@@ -148,8 +142,6 @@ def picture_or_reason(raw: bytes, image_size: int) -> Picture | str:
 
 
 def _picture_of(raw: bytes, image_size: int) -> Picture:
-    from PIL import Image
-
     if not raw:
         raise ImageRejectedError("not_an_image", "an empty file")
     opened = open_image(raw)
@@ -160,10 +152,8 @@ def _picture_of(raw: bytes, image_size: int) -> Picture:
     return Picture(Image.fromarray(pixels), width, height)
 
 
-def _refuse_bombs(opened: "ImageFile") -> None:
+def _refuse_bombs(opened: ImageFile) -> None:
     """By Pillow's own limit, at which it only warns; at twice as much it refuses to open a file at all."""
-    from PIL import Image
-
     limit, num_pixels = Image.MAX_IMAGE_PIXELS, opened.width * opened.height
     if limit is not None and num_pixels > limit:
         raise ImageRejectedError("too_many_pixels", f"{num_pixels:,} pixels, of {limit:,}")

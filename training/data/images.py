@@ -3,48 +3,38 @@
 import io
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import numpy as np
+from PIL import Image
 
 from data_catalog.errors import DamagedError
-from training.data.pairs import RowGroup, read_rows
+from training.data.pairs import Places, RowGroup, read_rows
 
-if TYPE_CHECKING:
-    import numpy as np
-    from PIL.Image import Image
-
-    from training.data.pairs import Places
-
-    Pixels = np.ndarray[Any, np.dtype[np.uint8]]
+Pixels = np.ndarray[Any, np.dtype[np.uint8]]
 
 
-def decode(data: bytes, image_size: int) -> "Pixels":
+def decode(data: bytes, image_size: int) -> Pixels:
     """One encoded image as uint8 of shape (image_size, image_size, 3), squashed to the square by a bicubic filter.
 
     Raises:
         OSError: Pillow cannot decode it.
     """
-    from PIL import Image
-
     with Image.open(io.BytesIO(data)) as image:
         return squashed(image.convert("RGB"), image_size)
 
 
-def squashed(image: "Image", image_size: int) -> "Pixels":
+def squashed(image: Image.Image, image_size: int) -> Pixels:
     """An RGB image as `decode` returns it."""
-    import numpy as np
-    from PIL import Image
-
     return np.asarray(image.resize((image_size, image_size), Image.Resampling.BICUBIC))
 
 
-def decode_all(encoded: Sequence[bytes], image_size: int, pool: ThreadPoolExecutor) -> "Pixels":
+def decode_all(encoded: Sequence[bytes], image_size: int, pool: ThreadPoolExecutor) -> Pixels:
     """Encoded images, decoded by the pool's threads: uint8, shape (images, image_size, image_size, 3).
 
     Raises:
         DamagedError: an image does not decode.
     """
-    import numpy as np
-
     try:
         return np.stack(list(pool.map(lambda data: decode(data, image_size), encoded)))
     except (OSError, TypeError) as error:
@@ -56,7 +46,7 @@ def encoded_images(group: RowGroup) -> list[bytes]:
     return [image["bytes"] for image in read_rows(group, ["image"]).column("image").to_pylist()]
 
 
-def decoded_groups(groups: Sequence[RowGroup], image_size: int, *, num_threads: int) -> "Iterator[Pixels]":
+def decoded_groups(groups: Sequence[RowGroup], image_size: int, *, num_threads: int) -> Iterator[Pixels]:
     """The images of each row group in turn; one group is in memory at a time."""
     with ThreadPoolExecutor(max_workers=num_threads) as pool:
         for group in groups:
@@ -86,10 +76,8 @@ class ImageReader:
         self._decoded: dict[int, Pixels] = {}
         self._encoded: dict[int, list[bytes]] = {}
 
-    def read(self, places: "Places") -> "Pixels":
+    def read(self, places: Places) -> Pixels:
         """Images at (row group, row), an array of shape (images, 2): uint8, (images, image_size, image_size, 3)."""
-        import numpy as np
-
         wanted = places.tolist()
         if self._decoded_fit:
             return np.stack([self._decoded_group(group)[row] for group, row in wanted])
@@ -97,7 +85,7 @@ class ImageReader:
         self._forget()
         return found
 
-    def _decoded_group(self, group: int) -> "Pixels":
+    def _decoded_group(self, group: int) -> Pixels:
         if group not in self._decoded:
             self._decoded[group] = decode_all(encoded_images(self._groups[group]), self._image_size, self.pool)
         return self._decoded[group]

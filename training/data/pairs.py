@@ -3,8 +3,9 @@
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
@@ -12,12 +13,9 @@ import pyarrow.parquet as pq
 from data_catalog.errors import DamagedError, InputError, SettingsError
 from data_catalog.storage.shards import sha256_of
 
-if TYPE_CHECKING:
-    import numpy as np
-
-    Integers = np.ndarray[Any, np.dtype[np.int64]]
-    Floats = np.ndarray[Any, np.dtype[np.float64]]
-    Places = Integers
+Integers = np.ndarray[Any, np.dtype[np.int64]]
+Floats = np.ndarray[Any, np.dtype[np.float64]]
+Places = Integers
 
 SPLITS = ("train", "val", "test")
 
@@ -155,7 +153,7 @@ def split_to_score(files: PairFiles, asked: str) -> str:
     )
 
 
-def epoch_order(sizes: Sequence[int], *, seed: int, epoch: int, window: int) -> "list[Places]":
+def epoch_order(sizes: Sequence[int], *, seed: int, epoch: int, window: int) -> list[Places]:
     """The shuffled order of one epoch, in windows that fit in memory.
 
     Row groups are shuffled, then gathered into windows of at least `window` samples, and samples are shuffled inside
@@ -168,8 +166,6 @@ def epoch_order(sizes: Sequence[int], *, seed: int, epoch: int, window: int) -> 
         Windows, each an int64 array of shape (samples, 2) of row groups and rows within them; together they hold each
         sample once.
     """
-    import numpy as np
-
     generator = np.random.Generator(np.random.Philox(key=[seed, epoch]))
     windows: list[list[int]] = [[]]
     for group in generator.permutation(len(sizes)).tolist():
@@ -179,18 +175,15 @@ def epoch_order(sizes: Sequence[int], *, seed: int, epoch: int, window: int) -> 
     return [generator.permutation(_places(groups, sizes)) for groups in windows]
 
 
-def _places(groups: Sequence[int], sizes: Sequence[int]) -> "Places":
-    import numpy as np
+def _places(groups: Sequence[int], sizes: Sequence[int]) -> Places:
 
     counts = [sizes[group] for group in groups]
     rows = [np.arange(count, dtype=np.int64) for count in counts]
     return np.stack([np.repeat(np.array(groups, dtype=np.int64), counts), np.concatenate(rows)], axis=1)
 
 
-def batches_of(windows: "Sequence[Places]", batch_size: int) -> "Iterator[Places]":
+def batches_of(windows: Sequence[Places], batch_size: int) -> Iterator[Places]:
     """Full batches, in order, across the borders of windows; the rest at the end is left out."""
-    import numpy as np
-
     rest = np.empty((0, 2), dtype=np.int64)
     for window in windows:
         places = np.concatenate([rest, window])
@@ -200,10 +193,8 @@ def batches_of(windows: "Sequence[Places]", batch_size: int) -> "Iterator[Places
         rest = places[full:]
 
 
-def caption_draws(num_samples: int, *, seed: int, epoch: int) -> "Floats":
+def caption_draws(num_samples: int, *, seed: int, epoch: int) -> Floats:
     """One number in [0, 1) a sample: which of its captions this epoch takes. Depends on the arguments only."""
-    import numpy as np
-
     return np.random.Generator(np.random.Philox(key=[seed + (1 << 32), epoch])).random(num_samples)
 
 
@@ -217,14 +208,12 @@ class Captions:
     """
 
     flat: pa.ChunkedArray
-    starts: "Integers"
-    counts: "Integers"
+    starts: Integers
+    counts: Integers
 
     @classmethod
     def of(cls, lists: pa.ChunkedArray) -> "Captions":
         """From one list a sample, none of them empty."""
-        import numpy as np
-
         counts = pc.list_value_length(lists).to_numpy().astype(np.int64)
         starts = np.cumsum(counts) - counts
         # In one piece, and with 64 bits for places in it: taking from many pieces copies them all.
@@ -235,12 +224,10 @@ class Captions:
         """Samples."""
         return len(self.starts)
 
-    def chosen(self, draws: "Floats") -> "Integers":
+    def chosen(self, draws: Floats) -> Integers:
         """Index of the caption that a number in [0, 1) stands for, for each sample."""
-        import numpy as np
-
         return self.starts + (draws * self.counts).astype(np.int64)
 
-    def texts(self, indices: "Integers") -> list[str]:
+    def texts(self, indices: Integers) -> list[str]:
         """Captions by index."""
         return [str(text) for text in self.flat.take(pa.array(indices)).to_pylist()]

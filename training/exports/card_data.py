@@ -9,7 +9,8 @@ from data_catalog.errors import DamagedError, InputError
 from data_catalog.exports.counts import PairCounts, count_pairs
 from data_catalog.storage.manifest import SPLITS, Snapshot
 from data_catalog.storage.shards import read_json
-from training.fit.effort import EFFORT_FILE, Attempt, read_attempts
+from training.fit.effort import Attempt, read_attempts
+from training.trained_models import EFFORT_FILE
 
 SCORE_FILES = "scores-*.json"
 _SCORE_KEYS = ("name", "captions", "value", "low", "high", "gallery_size", "num_queries")

@@ -5,12 +5,11 @@ and projections as (in, out) where torch's layers have (out, in).
 """
 
 from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-if TYPE_CHECKING:
-    import torch
+import torch
 
-    Tensors = dict[str, torch.Tensor]
+Tensors = dict[str, torch.Tensor]
 
 _VISION_KEYS = frozenset({"image_size", "layers", "width", "head_width", "patch_size", "mlp_ratio", "patch_dropout"})
 _TEXT_KEYS = frozenset({"context_length", "vocab_size", "width", "heads", "layers", "mlp_ratio", "hf_tokenizer_name"})
@@ -80,7 +79,7 @@ def _sizes(told: Mapping[str, Any], *, heads: int, quick_gelu: bool) -> dict[str
     }
 
 
-def clip_vision_tensors(tower: "Tensors") -> "Tensors":
+def clip_vision_tensors(tower: Tensors) -> Tensors:
     """An image tower's tensors, but for its projection, by transformers' names."""
     names = {
         "class_embedding": "embeddings.class_embedding",
@@ -94,7 +93,7 @@ def clip_vision_tensors(tower: "Tensors") -> "Tensors":
     return {**{theirs: tower[ours] for ours, theirs in names.items()}, **dict(_blocks(tower))}
 
 
-def clip_text_tensors(tower: "Tensors") -> "Tensors":
+def clip_text_tensors(tower: Tensors) -> Tensors:
     """A text tower's tensors, but for its projection, by transformers' names."""
     names = {
         "token_embedding.weight": "embeddings.token_embedding.weight",
@@ -105,7 +104,7 @@ def clip_text_tensors(tower: "Tensors") -> "Tensors":
     return {**{theirs: tower[ours] for ours, theirs in names.items()}, **dict(_blocks(tower))}
 
 
-def _blocks(tower: "Tensors") -> "Iterator[tuple[str, torch.Tensor]]":
+def _blocks(tower: Tensors) -> Iterator[tuple[str, torch.Tensor]]:
     prefix = "transformer.resblocks."
     for name, tensor in tower.items():
         if not name.startswith(prefix):

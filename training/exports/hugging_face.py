@@ -7,7 +7,9 @@ import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import torch
 
 from data_catalog.storage.shards import save_tensors, write_json
 from training.exports.clip_towers import (
@@ -21,9 +23,6 @@ from training.exports.clip_towers import (
 from training.exports.probe import TEXTS, Probe, quiet_libraries, require_same_ids, require_same_scores
 from training.exports.processors import write_image_processor, write_tokenizer
 from training.exports.source import TrainedFolder
-
-if TYPE_CHECKING:
-    import torch
 
 # open_clip pools a Hugging Face encoder by this name as transformers' dual encoder does: by the encoder's own pooler.
 _OWN_POOLER = "cls_pooler"
@@ -69,7 +68,6 @@ def check_hugging_face(trained: TrainedFolder, probe: Probe, folder: Path) -> fl
     Raises:
         DefectError: it scores otherwise.
     """
-    import torch
     import transformers
 
     with quiet_libraries(), _without_bars(), torch.no_grad():
@@ -82,7 +80,7 @@ def check_hugging_face(trained: TrainedFolder, probe: Probe, folder: Path) -> fl
     return require_same_scores(probe, images, texts, "the export to transformers")
 
 
-def _named_for_all(tensors: "dict[str, torch.Tensor]", trained: TrainedFolder) -> "Iterator[tuple[str, torch.Tensor]]":
+def _named_for_all(tensors: dict[str, torch.Tensor], trained: TrainedFolder) -> Iterator[tuple[str, torch.Tensor]]:
     """Tensors by names that transformers 4 and 5 both know.
 
     In a dual encoder, 4 has the image tower one module deeper. Of names that it does not know it makes random weights,
@@ -127,10 +125,8 @@ def _dual_encoder(trained: TrainedFolder) -> Any:
     return model
 
 
-def _linear(projection: Any, width: int) -> "torch.Tensor":
+def _linear(projection: Any, width: int) -> torch.Tensor:
     """The matrix of a text tower's projection, shape (out, in); of one that leaves features as they are, the unit's."""
-    import torch
-
     return projection.weight if hasattr(projection, "weight") else torch.eye(width)
 
 
@@ -154,10 +150,8 @@ def _clip(trained: TrainedFolder) -> Any:
     return model
 
 
-def _fill(model: Any, trained: TrainedFolder, *, text_projection: "torch.Tensor") -> None:
+def _fill(model: Any, trained: TrainedFolder, *, text_projection: torch.Tensor) -> None:
     """Put in the image tower, both projections and the scale."""
-    import torch
-
     visual = trained.loaded.module.visual
     _inner(model.vision_model, "vision_model").load_state_dict(clip_vision_tensors(visual.state_dict()), strict=True)
     with torch.no_grad():

@@ -16,8 +16,9 @@ from training.exports.card_data import CardData, SetScores
 from training.exports.card_head import Publication, card_head
 from training.exports.card_limits import data_section, limits_section
 from training.exports.source import TrainedFolder
-from training.fit.effort import EFFORT_FILE, Attempt
+from training.fit.effort import Attempt
 from training.scores.score import CAPTION_MODES, IMAGE_CHOICES
+from training.trained_models import EFFORT_FILE
 
 _JOULES_IN_KWH = 3_600_000
 

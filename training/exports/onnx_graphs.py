@@ -8,7 +8,12 @@ from contextlib import contextmanager, redirect_stdout
 from importlib.util import find_spec
 from io import StringIO
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import numpy as np
+import torch
+from tokenizers import Tokenizer
+from torch import Tensor, nn
 
 from data_catalog.errors import InputError, extra_to_install
 from data_catalog.storage.shards import TEMPORARY_PREFIX
@@ -16,9 +21,6 @@ from training.exports.probe import TEXTS, Probe, quiet_libraries, require_same_i
 from training.exports.processors import write_image_processor, write_tokenizer
 from training.exports.source import TrainedFolder
 from training.towers.tokenizer import TOKENIZER_FILE
-
-if TYPE_CHECKING:
-    import torch
 
 OPSET = 18
 IMAGE_FILE, TEXT_FILE = "image.onnx", "text.onnx"
@@ -43,8 +45,6 @@ def write_onnx(trained: TrainedFolder, folder: Path) -> None:
     `image.onnx` takes `pixel_values`, float32 of shape (batch, 3, size, size), normalised; `text.onnx` takes
     `input_ids`, int64 of shape (batch, length), filled up with padding. Both give unit features.
     """
-    import torch
-
     module, size = trained.loaded.module, trained.loaded.image_size
     batch = torch.export.Dim("batch")
     # Two tokens, start and end, are in every text.
@@ -66,7 +66,6 @@ def write_onnx(trained: TrainedFolder, folder: Path) -> None:
 
 def _towers() -> dict[str, Any]:
     """Modules of one tower each; made here, since torch is loaded only when needed."""
-    from torch import Tensor, nn
 
     class ImageTower(nn.Module):
         def __init__(self, model: Any) -> None:
@@ -103,13 +102,12 @@ def _metadata(trained: TrainedFolder) -> dict[str, str]:
 
 def _write_graph(
     tower: Any,
-    inputs: "Mapping[str, torch.Tensor]",
+    inputs: Mapping[str, torch.Tensor],
     dynamic: Mapping[int, Any],
     path: Path,
     metadata: Mapping[str, str],
 ) -> None:
     import onnx
-    import torch
 
     size = sum(weight.numel() * weight.element_size() for weight in tower.state_dict().values())
     outside = size > MAX_BYTES_INSIDE
@@ -149,9 +147,7 @@ def check_onnx(trained: TrainedFolder, probe: Probe, folder: Path) -> float:
     Raises:
         DefectError: they score otherwise.
     """
-    import numpy as np
     from onnxruntime import InferenceSession
-    from tokenizers import Tokenizer
 
     encoded = Tokenizer.from_file(str(folder / TOKENIZER_FILE)).encode_batch(list(TEXTS))
     require_same_ids(probe, [text.ids for text in encoded], "the export to ONNX")

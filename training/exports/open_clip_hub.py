@@ -10,6 +10,8 @@ from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from data_catalog.storage.shards import read_json, write_atomically, write_json
 from training.exports.probe import TEXTS, Probe, quiet_libraries, require_same_scores
 from training.exports.processors import prefix_setting
@@ -65,7 +67,6 @@ def check_open_clip(probe: Probe, folder: Path) -> float:
         DefectError: it scores otherwise.
     """
     import open_clip
-    import torch
 
     overrides = {}
     text = read_json(folder / OPEN_CLIP_CONFIG_FILE)["model_cfg"]["text_cfg"]

@@ -1,18 +1,19 @@
 """The proof of an export: the same pixels and texts go through both models, and come out the same."""
 
+import logging
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import numpy as np
+import torch
 
 from data_catalog.errors import DefectError
 from training.exports.source import TrainedFolder
 
-if TYPE_CHECKING:
-    import numpy as np
-    import torch
-
-    Floats = np.ndarray[Any, np.dtype[np.float32]]
+Floats = np.ndarray[Any, np.dtype[np.float32]]
 
 # Most that a number of a unit feature, or a cosine, may differ.
 TOLERANCE = 1e-4
@@ -38,16 +39,14 @@ class Probe:
         text_features: unit rows.
     """
 
-    pixels: "torch.Tensor"
-    ids: "torch.Tensor"
-    image_features: "Floats"
-    text_features: "Floats"
+    pixels: torch.Tensor
+    ids: torch.Tensor
+    image_features: Floats
+    text_features: Floats
 
 
 def make_probe(trained: TrainedFolder) -> Probe:
     """Run random pixels and `TEXTS` through our own model."""
-    import torch
-
     size = trained.loaded.image_size
     pixels = torch.randn(3, 3, size, size, generator=torch.Generator().manual_seed(0))
     ids = trained.loaded.tokenizer(TEXTS)
@@ -75,14 +74,12 @@ def require_same_ids(probe: Probe, ids: Sequence[Sequence[int]], what: str) -> N
             )
 
 
-def require_same_scores(probe: Probe, image_features: "Floats", text_features: "Floats", what: str) -> float:
+def require_same_scores(probe: Probe, image_features: Floats, text_features: Floats, what: str) -> float:
     """Make sure that an export scores as ours does; returns by how much its numbers differ at most.
 
     Raises:
         DefectError: it does not, to `TOLERANCE`.
     """
-    import numpy as np
-
     ours, theirs = probe.image_features @ probe.text_features.T, image_features @ text_features.T
     pairs = [(probe.image_features, image_features), (probe.text_features, text_features), (ours, theirs)]
     # NaN comes through numpy's maximum, and is not within anything.
@@ -98,9 +95,6 @@ def require_same_scores(probe: Probe, image_features: "Floats", text_features: "
 @contextmanager
 def quiet_libraries() -> Iterator[None]:
     """While inside, libraries warn nobody of their own affairs: what matters is proven by the probe."""
-    import logging
-    import warnings
-
     before = logging.root.manager.disable
     logging.disable(logging.WARNING)
     try:

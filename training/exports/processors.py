@@ -1,15 +1,14 @@
 """Tokenizer and image processor of an export, as Hugging Face's libraries read them."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+from tokenizers import Regex, Tokenizer, normalizers
 
 from data_catalog.storage.shards import read_json, write_atomically, write_json
 from training.exports.source import TrainedFolder
 from training.towers.model import PREPROCESSING
 from training.towers.tokenizer import TOKENIZER_CONFIG_FILE, TOKENIZER_FILE
-
-if TYPE_CHECKING:
-    from tokenizers import Tokenizer
 
 IMAGE_PROCESSOR_FILE = "preprocessor_config.json"
 _BICUBIC = 3  # as Pillow numbers its filters
@@ -55,9 +54,7 @@ def prefix_setting(path: Path) -> dict[str, bool]:
     return {"add_prefix_space": True} if before.get("add_prefix_space") else {}
 
 
-def _cleaning(tokenizer: "Tokenizer") -> "Tokenizer":
-    from tokenizers import Regex, Tokenizer, normalizers
-
+def _cleaning(tokenizer: Tokenizer) -> Tokenizer:
     copy: Tokenizer = Tokenizer.from_str(tokenizer.to_str())
     first = [
         normalizers.Replace(Regex("[\u02bc\u2018-\u201b]"), "'"),

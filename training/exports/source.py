@@ -8,9 +8,9 @@ from data_catalog.errors import DamagedError, InputError
 from data_catalog.storage.integrity import FOLDER_RECORD, file_problem, read_record
 from data_catalog.storage.shards import sha256_of
 from training.fit.loop import TrainResult
-from training.fit.run import RESULT_FILE, RUN_FILE
 from training.towers.model import OPEN_CLIP_CONFIG_FILE, WEIGHTS_FILE, LoadedModel, load_model
 from training.towers.model_files import read_object, read_open_clip_config
+from training.trained_models import RESULT_FILE, RUN_FILE
 
 _REMEDY = "train it again, or name another model"
 

@@ -1,21 +1,20 @@
-"""Weights and resume states in safetensors: one file each, whole or absent, never a pickle.
+"""Resume states in safetensors: one file, whole or absent, never a pickle.
 
-A resume state holds what a run cannot compute again: weights, the optimizer's moments, torch's generator, the step and
+A state holds what a run cannot compute again: weights, the optimizer's moments, torch's generator, the step and
 the history. Order, captions and crops are functions of the seed and the step, so they need no state.
 """
 
 import json
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
 
 from data_catalog.errors import DamagedError, SettingsError
 from data_catalog.storage.shards import save_tensors, tensors_below
 from training.fit.device import generator_states, set_generator_states
-from training.towers.model_files import REMEDY, one_line, require_fitting
-
-if TYPE_CHECKING:
-    import torch
 
 STATE_FILE = "last/state.safetensors"
 # One metadata entry only: safetensors writes several in random order.
@@ -51,36 +50,12 @@ class RunState:
     best_val_loss: float | None = None
 
 
-def save_weights(module: Any, path: Path) -> str:
-    """Write a model's weights atomically; returns the file's sha256."""
-    return save_tensors(module.state_dict(), path, {"format": "pt"})
-
-
-def load_weights(module: Any, path: Path) -> None:
-    """Put written weights back into a model of the same architecture.
-
-    Raises:
-        DamagedError: the file is broken, or of another model.
-    """
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-
-    try:
-        tensors = load_file(path)
-    except (OSError, SafetensorError) as error:
-        raise DamagedError(f"{path} is broken ({one_line(error)}): {REMEDY}") from error
-    require_fitting(module, tensors, path)
-    module.load_state_dict(tensors, strict=True)
-
-
 def save_state(path: Path, *, key: str, module: Any, optimizer: Any, state: RunState) -> None:
     """Write a resume state atomically.
 
     Args:
         key: what the run is made of; only a run with the same key may go on from it.
     """
-    import torch
-
     tensors = {f"model.{name}": tensor for name, tensor in module.state_dict().items()}
     for index, moments in optimizer.state_dict()["state"].items():
         # AdaBelief counts its steps in a Python number.
@@ -116,14 +91,12 @@ def load_state(path: Path, *, key: str, module: Any, optimizer: Any) -> RunState
         ) from error
 
 
-def _moments(tensors: "dict[str, torch.Tensor]", optimizer: Any) -> dict[int, dict[str, Any]]:
+def _moments(tensors: dict[str, torch.Tensor], optimizer: Any) -> dict[int, dict[str, Any]]:
     """An optimizer's moments by index of their weight, laid out in memory as that is.
 
     A fused step goes through memory as it lies: with moments in another order (convolutions are channels last) it would
     give each weight the moments of another one, and say nothing.
     """
-    import torch
-
     weights = [weight for group in optimizer.param_groups for weight in group["params"]]
     moments: dict[int, dict[str, Any]] = {}
     for name, tensor in tensors.items():
@@ -135,8 +108,7 @@ def _moments(tensors: "dict[str, torch.Tensor]", optimizer: Any) -> dict[int, di
     return moments
 
 
-def _load(path: Path) -> tuple[dict[str, "torch.Tensor"], dict[str, Any]]:
-    from safetensors import SafetensorError, safe_open
+def _load(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
 
     try:
         with safe_open(path, framework="pt") as file:

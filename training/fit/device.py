@@ -1,22 +1,19 @@
 """Where a model is trained: on the processor, or on a CUDA GPU."""
 
 import os
-from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
 
 from data_catalog.errors import InputError
 
-if TYPE_CHECKING:
-    import torch
 
-
-def chosen_device(name: str) -> "torch.device":
+def chosen_device(name: str) -> torch.device:
     """The device that a setting stands for: "auto" takes a GPU where torch sees one; each process has its own.
 
     Raises:
         InputError: "cuda" is asked for, and torch sees none.
     """
-    import torch
-
     if name == "cpu" or (name == "auto" and not torch.cuda.is_available()):
         return torch.device("cpu")
     number = int(os.environ.get("LOCAL_RANK", "0"))
@@ -30,20 +27,16 @@ def chosen_device(name: str) -> "torch.device":
     return torch.device("cuda", number)
 
 
-def generator_states(device: "torch.device") -> "dict[str, torch.Tensor]":
+def generator_states(device: torch.device) -> dict[str, torch.Tensor]:
     """States of torch's generators that are drawn from where work is done on a device."""
-    import torch
-
     states = {"cpu": torch.get_rng_state()}
     if device.type == "cuda":
         states["cuda"] = torch.cuda.get_rng_state(device)
     return states
 
 
-def set_generator_states(states: "dict[str, torch.Tensor]") -> None:
+def set_generator_states(states: dict[str, torch.Tensor]) -> None:
     """Put generators back; that of a GPU only where there is one, since a run may go on on a processor."""
-    import torch
-
     torch.set_rng_state(states["cpu"])
     if "cuda" in states and torch.cuda.is_available():
         torch.cuda.set_rng_state(states["cuda"])
@@ -55,7 +48,4 @@ def draw_otherwise(seed: int, rank: int, step: int) -> None:
     Args:
         step: optimizer step from which it trains.
     """
-    import numpy as np
-    import torch
-
     torch.manual_seed(int(np.random.SeedSequence([seed, rank, step]).generate_state(1, np.uint64)[0] >> 1))

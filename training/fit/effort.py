@@ -9,17 +9,14 @@ import platform
 import time
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import torch
 
 from data_catalog.errors import DamagedError
 from data_catalog.storage.shards import read_json, write_json
 from training.fit.energy import EnergyMeter, gpu_counters, rapl_counters
 from training.processes import process_count, processes_here
-
-if TYPE_CHECKING:
-    import torch
-
-EFFORT_FILE = "effort.json"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,7 +49,7 @@ class Attempt:
 class EffortLog:
     """Notes the attempt that is under way in `effort.json`, behind those before it."""
 
-    def __init__(self, path: Path, device: "torch.device", *, step: int) -> None:
+    def __init__(self, path: Path, device: torch.device, *, step: int) -> None:
         """Begin to measure.
 
         Raises:
@@ -112,7 +109,7 @@ def _attempt(values: dict[str, Any]) -> Attempt:
     return Attempt(**{**values, **lists})
 
 
-def _meter(device: "torch.device") -> EnergyMeter:
+def _meter(device: torch.device) -> EnergyMeter:
     counters, problems = rapl_counters()
     if device.type == "cuda":
         found, more = gpu_counters(_gpu_uuids(device))
@@ -120,19 +117,17 @@ def _meter(device: "torch.device") -> EnergyMeter:
     return EnergyMeter(counters, problems)
 
 
-def _gpus(device: "torch.device") -> list[int]:
+def _gpus(device: torch.device) -> list[int]:
     """Those of this machine's processes: one each."""
     return list(range(processes_here())) if processes_here() > 1 else [device.index or 0]
 
 
-def _gpu_uuids(device: "torch.device") -> list[str]:
-    import torch
+def _gpu_uuids(device: torch.device) -> list[str]:
 
     return [str(torch.cuda.get_device_properties(number).uuid) for number in _gpus(device)]
 
 
-def _hardware(device: "torch.device") -> list[str]:
-    import torch
+def _hardware(device: torch.device) -> list[str]:
 
     gpus = [torch.cuda.get_device_name(number) for number in _gpus(device)] if device.type == "cuda" else []
     return [_processor(), *gpus]

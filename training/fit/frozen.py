@@ -9,16 +9,16 @@ import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
 
 from data_catalog.storage.disk_errors import disk_errors
+from training.data.pairs import Integers
 
-if TYPE_CHECKING:
-    import torch
-
-    from training.data.pairs import Integers
-
-    Encode = Callable[["torch.Tensor"], "torch.Tensor"]
+Encode = Callable[[torch.Tensor], torch.Tensor]
 
 
 class FeatureStore:
@@ -30,20 +30,17 @@ class FeatureStore:
     """
 
     def __init__(self, count: int, folder: Path) -> None:
-        import numpy as np
 
         self._folder = folder
         self._is_there = np.zeros(count, dtype=bool)
         self._rows: Any = None
 
-    def missing(self, indices: "Integers") -> "Integers":
+    def missing(self, indices: Integers) -> Integers:
         """Those of some indices that have no row yet, each once, in order."""
-        import numpy as np
-
         found: Integers = np.unique(indices[~self._is_there[indices]])
         return found
 
-    def put(self, indices: "Integers", rows: "torch.Tensor") -> None:
+    def put(self, indices: Integers, rows: torch.Tensor) -> None:
         """Keep rows.
 
         Raises:
@@ -54,16 +51,12 @@ class FeatureStore:
         self._rows[indices] = rows.numpy()
         self._is_there[indices] = True
 
-    def rows(self, indices: "Integers") -> "torch.Tensor":
+    def rows(self, indices: Integers) -> torch.Tensor:
         """Rows that are there: float32."""
-        import torch
-
         return torch.from_numpy(self._rows[indices])
 
     def _allocated(self, shape: Sequence[int]) -> Any:
         """All rows as a file in memory; its blocks are taken now, since nobody could be told later of a full disk."""
-        import numpy as np
-
         whole = (len(self._is_there), *shape)
         with disk_errors(self._folder), tempfile.TemporaryFile(dir=self._folder) as file:
             os.posix_fallocate(file.fileno(), 0, max(1, 4 * int(np.prod(whole))))
@@ -73,8 +66,6 @@ class FeatureStore:
 @contextmanager
 def without(tower: Any, name: str) -> Iterator[None]:
     """A tower that gives, while inside, what otherwise goes into its projection of that name."""
-    from torch import nn
-
     projection = getattr(tower, name)
     setattr(tower, name, nn.Identity() if isinstance(projection, nn.Module) else None)
     try:
@@ -83,11 +74,10 @@ def without(tower: Any, name: str) -> Iterator[None]:
         setattr(tower, name, projection)
 
 
-def projected(tower: Any, name: str) -> "Encode":
+def projected(tower: Any, name: str) -> Encode:
     """What a tower's projection of that name makes of the features that go into it."""
-    from torch import nn
 
-    def project(features: "torch.Tensor") -> "torch.Tensor":
+    def project(features: torch.Tensor) -> torch.Tensor:
         projection = getattr(tower, name)
         found: torch.Tensor = projection(features) if isinstance(projection, nn.Module) else features @ projection
         return found

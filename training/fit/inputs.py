@@ -2,23 +2,21 @@
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import numpy as np
+import torch
 
 from data_catalog.progress import Progress
 from training.data.batches import Draw, epoch_draws, image_inputs, places_of, text_inputs
-from training.fit.frozen import FeatureStore, projected, without
+from training.data.pairs import Integers
+from training.fit.frozen import Encode, FeatureStore, projected, without
 from training.fit.losses import Encoders, autocast, encode_images
 from training.fit.phases import Kept, kept_parts
+from training.fit.run import Run
 from training.towers.model import normalise_pixels
 
-if TYPE_CHECKING:
-    import torch
-
-    from training.data.pairs import Integers
-    from training.fit.frozen import Encode
-    from training.fit.run import Run
-
-    Read = Callable[[Draw], torch.Tensor]
+Read = Callable[[Draw], torch.Tensor]
 
 
 class PhaseInputs:
@@ -29,7 +27,7 @@ class PhaseInputs:
     has them before its attention pool.
     """
 
-    def __init__(self, run: "Run") -> None:
+    def __init__(self, run: Run) -> None:
         self._run = run
         self._next_epoch = run.state.phase_epoch
         image_part, text_part = kept_parts(run.module, frozen=run.state.is_frozen, lock_image=run.config.lock_image)
@@ -53,7 +51,7 @@ class PhaseInputs:
                     kept.fill(list(self._draws(self._next_epoch)))
             self._next_epoch += 1
 
-    def batches(self, epoch: int, *, skip: int) -> "Iterator[tuple[torch.Tensor, torch.Tensor]]":
+    def batches(self, epoch: int, *, skip: int) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
         """What goes into the towers, batch by batch of an epoch but for the first `skip`."""
         run = self._run
         read_images = self._images.read if self._images else image_inputs(run.split, run.config)
@@ -70,8 +68,7 @@ class PhaseInputs:
         if part is None or run.config.augmentations or not _is_small(part, run):
             return None
 
-        def read(samples: "Integers") -> "torch.Tensor":
-            import torch
+        def read(samples: Integers) -> torch.Tensor:
 
             return normalise_pixels(torch.from_numpy(run.split.images.read(places_of(run.split, samples))))
 
@@ -107,14 +104,12 @@ class KeptFeatures:
     name: str
     part: Kept
     store: FeatureStore
-    inputs: "Callable[[Integers], torch.Tensor]"
-    indices: "Callable[[Draw], Integers]"
-    run: "Run"
+    inputs: Callable[[Integers], torch.Tensor]
+    indices: Callable[[Draw], Integers]
+    run: Run
 
     def fill(self, draws: list[Draw]) -> None:
         """Compute the features that batches ask for and that aren't kept yet, in the order of their indices."""
-        import numpy as np
-
         wanted = np.concatenate([self.indices(draw) for draw in draws])
         missing, size = self.store.missing(wanted), self.run.config.microbatch or self.run.batch_size
         if not len(missing):
@@ -125,25 +120,24 @@ class KeptFeatures:
                 self.store.put(indices, self._backbone(self.inputs(indices)))
                 progress.advance(len(indices))
 
-    def _backbone(self, inputs: "torch.Tensor") -> "torch.Tensor":
-        import torch
+    def _backbone(self, inputs: torch.Tensor) -> torch.Tensor:
 
         device = self.run.device
         with torch.no_grad(), autocast(self.run.config.precision, device):
             found: torch.Tensor = backbone_features(self.part, inputs.to(device)).float().cpu()
             return found
 
-    def read(self, draw: Draw) -> "torch.Tensor":
+    def read(self, draw: Draw) -> torch.Tensor:
         """The kept features of a batch."""
         return self.store.rows(self.indices(draw))
 
     @property
-    def encode(self) -> "Encode":
+    def encode(self) -> Encode:
         """What makes features of the kept ones: the tower's projection, or nothing where that is locked too."""
         return projected(self.part.tower, self.part.projection) if self.part.projection else lambda features: features
 
 
-def backbone_features(part: Kept, inputs: "torch.Tensor") -> Any:
+def backbone_features(part: Kept, inputs: torch.Tensor) -> Any:
     """What a tower gives without the part of it that isn't kept."""
     if not part.projection:
         return part.tower(inputs)
@@ -151,8 +145,7 @@ def backbone_features(part: Kept, inputs: "torch.Tensor") -> Any:
         return part.tower(inputs)
 
 
-def _is_small(part: Kept, run: "Run") -> bool:
-    import torch
+def _is_small(part: Kept, run: Run) -> bool:
 
     with torch.no_grad():
         features = backbone_features(part, torch.zeros((1, 3, run.image_size, run.image_size), device=run.device))

@@ -14,7 +14,10 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import numpy as np
+import torch
 
 from data_catalog.charts import COLOURS
 from data_catalog.errors import DamagedError, SettingsError
@@ -23,16 +26,15 @@ from data_catalog.storage.shards import read_json, sha256_of, write_bytes, write
 from training.config import TrainConfig
 from training.data.batches import Prefetched, held_out_batches
 from training.data.pairs import PairFiles, refuse_a_lone_image, refuse_leaks
-from training.fit.checkpoint import STATE_FILE, load_weights, save_weights
+from training.fit.checkpoint import STATE_FILE
 from training.fit.device import chosen_device
 from training.fit.inputs import PhaseInputs
-from training.fit.losses import Encoders, backward, contrastive_loss, unit_features_in_pieces
+from training.fit.losses import Encoders, Features, backward, contrastive_loss, unit_features_in_pieces
 from training.fit.optimisation import learning_rate, optimizer_step
 from training.fit.phases import choose_trained
 from training.fit.run import (
     LOSS_PLOT_FILE,
     METRICS_FILE,
-    RESULT_FILE,
     Run,
     claim_folder,
     close_run,
@@ -52,12 +54,8 @@ from training.processes import (
 from training.scores.metrics import text_to_image_ranks
 from training.threads import deterministic_torch
 from training.towers.model import WEIGHTS_FILE
-
-if TYPE_CHECKING:
-    import torch
-
-    from training.fit.losses import Features
-    from training.fit.run import Run
+from training.towers.model_files import load_weights, save_weights
+from training.trained_models import RESULT_FILE
 
 GALLERY = 1000  # at most; the scores of a finished model are of whole splits
 
@@ -78,11 +76,8 @@ class Validation:
     gallery: int
 
 
-def validate(run: "Run") -> Validation | None:
+def validate(run: Run) -> Validation | None:
     """Score a run's model as it is; None without a validation split."""
-    import numpy as np
-    import torch
-
     run.module.eval()
     encoders, losses = Encoders.whole(run.module), []
     features: list[Features] = []
@@ -255,7 +250,7 @@ def _train_epoch(run: Run, inputs: PhaseInputs, progress: Progress, total: int) 
     return f"{rate:,.0f} samples/s, {prefetched.waited_s / seconds:.1%} of the time waiting for data"
 
 
-def _train_step(run: Run, encoders: Encoders, images: "torch.Tensor", texts: "torch.Tensor", lr: float) -> float:
+def _train_step(run: Run, encoders: Encoders, images: torch.Tensor, texts: torch.Tensor, lr: float) -> float:
     """One optimizer step; returns the loss."""
     config = run.config
     loss = backward(

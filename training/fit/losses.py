@@ -1,23 +1,24 @@
 """Contrastive losses of a batch, by open_clip, whole or in pieces, and the constants that each starts from."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import torch
+from open_clip.loss import ClipLoss, SigLipLoss
+from torch.nn import functional as F
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from data_catalog.errors import SettingsError
 from training.config import TrainConfig
 from training.fit.device import generator_states, set_generator_states
 from training.processes import add_up_gradients, gathered
 
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    import torch
-
-    Encode = Callable[[torch.Tensor], torch.Tensor]
-    Features = tuple[torch.Tensor, torch.Tensor]
+Encode = Callable[[torch.Tensor], torch.Tensor]
+Features = tuple[torch.Tensor, torch.Tensor]
 
 # Where SigLIP starts, by its paper: most pairs do not belong together, and the bias says so from the first step.
 SIGLIP_START = {"init_logit_scale": math.log(10), "init_logit_bias": -10.0}
@@ -38,8 +39,8 @@ def with_loss_constants(model_config: dict[str, Any], config: TrainConfig) -> di
 class Encoders:
     """What makes features, shape (batch, dim) and of any length, of the two towers' inputs."""
 
-    image: "Encode"
-    text: "Encode"
+    image: Encode
+    text: Encode
 
     @classmethod
     def whole(cls, module: Any) -> "Encoders":
@@ -47,20 +48,15 @@ class Encoders:
         return cls(image=lambda images: encode_images(module, images), text=module.encode_text)
 
 
-def encode_images(module: Any, images: "torch.Tensor") -> "torch.Tensor":
+def encode_images(module: Any, images: torch.Tensor) -> torch.Tensor:
     """Features of normalised images, shape (batch, 3, height, width)."""
-    import torch
-
     found: torch.Tensor = module.encode_image(images.contiguous(memory_format=torch.channels_last))
     return found
 
 
 @contextmanager
-def autocast(precision: str, device: "torch.device") -> Iterator[None]:
+def autocast(precision: str, device: torch.device) -> Iterator[None]:
     """Compute, while inside, in "bf16" where that is good enough, or all in "fp32"."""
-    import torch
-    from torch.nn.attention import SDPBackend, sdpa_kernel
-
     is_half = precision == "bf16"
     # On processors the fused attention's backward pass makes a whole step up to 1.8 times as long in bfloat16.
     attention = sdpa_kernel(SDPBackend.MATH) if is_half and device.type == "cpu" else nullcontext()
@@ -69,22 +65,16 @@ def autocast(precision: str, device: "torch.device") -> Iterator[None]:
 
 
 def unit_features(
-    encoders: Encoders, images: "torch.Tensor", texts: "torch.Tensor", *, precision: str = "fp32"
-) -> "Features":
+    encoders: Encoders, images: torch.Tensor, texts: torch.Tensor, *, precision: str = "fp32"
+) -> Features:
     """Features of a batch's images and texts, of length 1, in fp32 whatever the towers compute in."""
-    from torch.nn import functional as F
-
     with autocast(precision, images.device):
         image_features, text_features = encoders.image(images), encoders.text(texts)
     return F.normalize(image_features.float(), dim=-1), F.normalize(text_features.float(), dim=-1)
 
 
-def unit_features_in_pieces(
-    encoders: Encoders, images: "torch.Tensor", texts: "torch.Tensor", *, size: int
-) -> "Features":
+def unit_features_in_pieces(encoders: Encoders, images: torch.Tensor, texts: torch.Tensor, *, size: int) -> Features:
     """The same, in fp32, of so many images and texts at a time, where memory is short; 0 takes all."""
-    import torch
-
     size = size or len(images)
     pieces = [slice(start, start + size) for start in range(0, len(images), size)]
     image_parts, text_parts = zip(
@@ -94,16 +84,14 @@ def unit_features_in_pieces(
 
 
 def contrastive_loss(
-    module: Any, image_features: "torch.Tensor", text_features: "torch.Tensor", *, loss: str
-) -> "torch.Tensor":
+    module: Any, image_features: torch.Tensor, text_features: torch.Tensor, *, loss: str
+) -> torch.Tensor:
     """The loss of a batch's unit features, a scalar.
 
     Args:
         module: whose logit scale, and bias, there are.
         loss: "clip" (https://arxiv.org/abs/2103.00020) or "siglip" (https://arxiv.org/abs/2303.15343).
     """
-    from open_clip.loss import ClipLoss, SigLipLoss
-
     features = image_features, text_features, module.logit_scale.exp()
     found: torch.Tensor = SigLipLoss()(*features, module.logit_bias) if loss == "siglip" else ClipLoss()(*features)
     return found
@@ -112,13 +100,13 @@ def contrastive_loss(
 def backward(
     module: Any,
     encoders: Encoders,
-    images: "torch.Tensor",
-    texts: "torch.Tensor",
+    images: torch.Tensor,
+    texts: torch.Tensor,
     *,
     loss: str,
     precision: str,
     microbatch: int,
-) -> "torch.Tensor":
+) -> torch.Tensor:
     """The loss of a batch, with gradients added to the module's parameters: each image is told from all others.
 
     In pieces, both towers go through the batch twice: first for the features of all, then, with the gradient of the
@@ -147,14 +135,13 @@ def backward(
 def _backward_in_pieces(
     module: Any,
     encoders: Encoders,
-    images: "torch.Tensor",
-    texts: "torch.Tensor",
+    images: torch.Tensor,
+    texts: torch.Tensor,
     *,
     loss: str,
     precision: str,
     microbatch: int,
-) -> "torch.Tensor":
-    import torch
+) -> torch.Tensor:
 
     pieces = [slice(start, start + microbatch) for start in range(0, len(images), microbatch)]
     generators, features = [], []
@@ -190,6 +177,5 @@ def refuse_batch_statistics(module: Any) -> None:
 
 
 def _batch_norms(module: Any) -> Iterator[Any]:
-    from torch.nn.modules.batchnorm import _BatchNorm
 
     return (part for part in module.modules() if isinstance(part, _BatchNorm))

@@ -4,6 +4,11 @@ import math
 from collections.abc import Callable
 from typing import Any
 
+import torch
+from timm.optim import AdaBelief
+from timm.utils.agc import adaptive_clip_grad
+from torch.optim import AdamW
+
 from training.config import TrainConfig
 
 MAX_LOGIT_SCALE = math.log(100)  # as OpenAI and open_clip do
@@ -22,8 +27,6 @@ def make_optimizer(module: Any, config: TrainConfig) -> Any:
 
 def _adamw(groups: list[dict[str, Any]], lr: float) -> Any:
     """AdamW with CLIP's constants."""
-    from torch.optim import AdamW
-
     return AdamW(groups, lr=lr, betas=(0.9, 0.98), eps=1e-6, fused=True)
 
 
@@ -33,8 +36,6 @@ def _adabelief(groups: list[dict[str, Any]], lr: float) -> Any:
     optax measures the surprise of a gradient against the mean before it, timm (and AdaBelief's paper) against the mean
     with it, which is 0.9 of that: one step of optax at a rate is a step of ours at 0.9 times the rate.
     """
-    from timm.optim import AdaBelief
-
     return AdaBelief(groups, lr=lr, betas=(0.9, 0.999), eps=1e-16, rectify=False)
 
 
@@ -56,9 +57,6 @@ def optimizer_step(optimizer: Any, module: Any, *, lr: float, config: TrainConfi
     Raises:
         FloatingPointError: a gradient is infinite or no number; no weight was changed then.
     """
-    import torch
-    from timm.utils.agc import adaptive_clip_grad
-
     trained = [parameter for parameter in module.parameters() if parameter.grad is not None]
     norm = torch.nn.utils.get_total_norm([parameter.grad for parameter in trained])
     if not torch.isfinite(norm):

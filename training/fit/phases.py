@@ -2,12 +2,12 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import torch
+from torch import nn
 
 from data_catalog.errors import SettingsError
-
-if TYPE_CHECKING:
-    import torch
 
 # Where open_clip's towers keep what comes after their backbone: its ViT, its ResNet, timm's; its own text tower,
 # Hugging Face's.
@@ -70,8 +70,7 @@ def _towers(module: Any) -> list[tuple[Any, str, tuple[str, ...]]]:
     return [(module.visual, "image", _IMAGE_PROJECTIONS), (module.text, "text", _TEXT_PROJECTIONS)]
 
 
-def _projections(tower: Any, attributes: tuple[str, ...]) -> "Iterator[torch.nn.Parameter]":
-    from torch import nn
+def _projections(tower: Any, attributes: tuple[str, ...]) -> Iterator[torch.nn.Parameter]:
 
     for name in attributes:
         found = getattr(tower, name, None)

@@ -4,7 +4,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import torch
 
 from data_catalog.errors import InputError, SettingsError
 from data_catalog.storage.shards import digest, read_json, sweep_temporary, write_json
@@ -13,11 +15,10 @@ from training.data.batches import TrainSplit, open_train_split
 from training.data.pairs import PairFiles
 from training.fit.checkpoint import STATE_FILE, RunState, load_state, save_state
 from training.fit.device import chosen_device, draw_otherwise
-from training.fit.effort import EFFORT_FILE, EffortLog
+from training.fit.effort import EffortLog
 from training.fit.losses import refuse_batch_statistics, with_loss_constants
 from training.fit.optimisation import make_optimizer
 from training.processes import process_count, process_rank
-from training.threads import let_threads_sleep
 from training.towers.model import (
     ENCODER_CONFIG_FILE,
     OPEN_CLIP_CONFIG_FILE,
@@ -37,19 +38,15 @@ from training.towers.pretrained import (
 from training.towers.tokenizer import (
     TOKENIZER_CONFIG_FILE,
     TOKENIZER_FILE,
+    SavedTokenizer,
+    Tokenize,
     copy_tokenizer,
     load_tokenizer,
     save_tokenizer,
     train_tokenizer,
 )
+from training.trained_models import EFFORT_FILE, RESULT_FILE, RUN_FILE
 
-if TYPE_CHECKING:
-    import torch
-
-    from training.towers.tokenizer import SavedTokenizer, Tokenize
-
-RUN_FILE = "run.json"
-RESULT_FILE = "result.json"
 METRICS_FILE = "metrics.jsonl"
 LOSS_PLOT_FILE = "loss.png"
 # What a trained model's folder has, which nothing changes any more.
@@ -72,9 +69,9 @@ class Run:
     image_size: int
     batch_size: int
     num_threads: int
-    device: "torch.device"
+    device: torch.device
     split: TrainSplit
-    tokenizer: "Tokenize"
+    tokenizer: Tokenize
     module: Any
     optimizer: Any
     state: RunState
@@ -145,7 +142,7 @@ def start_run(
     key: str,
     model_config: dict[str, Any],
     num_threads: int,
-    device: "torch.device",
+    device: torch.device,
 ) -> Run:
     """Data, tokenizer, model and optimizer, as they were at the last resume state if there is one.
 
@@ -211,7 +208,6 @@ def require_trainable(config: TrainConfig) -> int:
         SettingsError: they do not go together, or there is no such model.
         InputError: one of them cannot be had, or is not what it must be.
     """
-    let_threads_sleep()
     model_config, _ = model_and_key(config, {})
     refuse_uneven_shares(config)
     chosen_device(config.device)
@@ -222,7 +218,7 @@ def require_trainable(config: TrainConfig) -> int:
 
 def _start_from(
     model_config: dict[str, Any], config: TrainConfig, out: Path, captions: Iterable[str]
-) -> "tuple[SavedTokenizer, Any]":
+) -> tuple[SavedTokenizer, Any]:
     """Return the tokenizer and the model that training starts from; the folder gets their files, but for weights."""
     model_config = with_text_encoder(with_loss_constants(model_config, config), config)
     tokenizer = _write_tokenizer(captions, config, out, model_config)
@@ -234,7 +230,7 @@ def _start_from(
 
 def _write_tokenizer(
     captions: Iterable[str], config: TrainConfig, out: Path, model_config: dict[str, Any]
-) -> "SavedTokenizer":
+) -> SavedTokenizer:
     """Write the text encoder's tokenizer, or train one where the tower has none; notes its size in the model config."""
     text = model_config["text_cfg"]
     if "hf_model_name" in text:

@@ -4,7 +4,7 @@ import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
@@ -14,17 +14,16 @@ from data_catalog.exports.markdown import bullets, table
 from data_catalog.storage.integrity import read_checksummed, write_checksummed
 from data_catalog.storage.shards import digest, sha256_of, write_bytes
 from training.config import TrainConfig
+from training.data.features import image_features, text_features
 from training.data.pairs import PairFiles, read_captions, read_rows, row_groups, seen_in_training
 from training.scores.bootstrap import interval_of, mean_draws
 from training.scores.evaluation import chosen_captions
 from training.scores.forest_plot import write_forest_plot
-from training.scores.metrics import PER_QUERY
+from training.scores.metrics import PER_QUERY, Floats, Integers
 from training.scores.outcomes import retrieval_outcomes
 from training.scores.score import Difference
-from training.towers.model import WEIGHTS_FILE
-
-if TYPE_CHECKING:
-    from training.scores.metrics import Floats, Integers
+from training.threads import let_threads_sleep
+from training.towers.model import WEIGHTS_FILE, load_model
 
 logger = logging.getLogger(__name__)
 
@@ -77,7 +76,7 @@ class Gallery:
         """Hash of the queries and of the images that are asked for."""
         return digest([list(self.sample_ids), list(self.texts), list(self.owners)])
 
-    def clusters(self, metric: str) -> "Integers":
+    def clusters(self, metric: str) -> Integers:
         """Return the image of each query."""
         owners = np.array(self.owners, dtype=np.int64)
         return owners if metric.startswith("text_to_image") else np.unique(owners)
@@ -120,7 +119,7 @@ def gallery_of(variants: Sequence[PairFiles], split: str) -> Gallery:
     )
 
 
-def model_ranks(model_dir: Path, gallery: Gallery, folder: Path, *, batch_size: int) -> "dict[str, Integers]":
+def model_ranks(model_dir: Path, gallery: Gallery, folder: Path, *, batch_size: int) -> dict[str, Integers]:
     """Return the ranks of one model, by direction, one a query; from the disk if they are there."""
     key = digest([sha256_of(model_dir / WEIGHTS_FILE), gallery.identity])
     path = folder / "ranks" / f"{key[:16]}.json"
@@ -132,11 +131,7 @@ def model_ranks(model_dir: Path, gallery: Gallery, folder: Path, *, batch_size: 
     return {way: np.array(ranks, dtype=np.int64) for way, ranks in told.items()}
 
 
-def _ranks(model_dir: Path, gallery: Gallery, *, batch_size: int) -> "dict[str, Integers]":
-    from training.data.features import image_features, text_features
-    from training.threads import let_threads_sleep
-    from training.towers.model import load_model
-
+def _ranks(model_dir: Path, gallery: Gallery, *, batch_size: int) -> dict[str, Integers]:
     let_threads_sleep()
     model = load_model(model_dir)
     images = image_features(model, gallery.files, batch_size=batch_size)[list(gallery.kept)]
@@ -145,7 +140,7 @@ def _ranks(model_dir: Path, gallery: Gallery, *, batch_size: int) -> "dict[str, 
     return {outcome.way: outcome.ranks for outcome in outcomes}
 
 
-def values_of(ranks: "Sequence[Mapping[str, Integers]]", metric: str) -> "Floats":
+def values_of(ranks: Sequence[Mapping[str, Integers]], metric: str) -> Floats:
     """Return one metric's value of each query, of one variant's models: shape (seeds, queries)."""
     way, _, measure = metric.rpartition("_")
     name, k = measure.split("@")
@@ -176,7 +171,7 @@ class SeedNoise:
     degrees: int
 
 
-def seed_noise(variants: "Sequence[Floats]") -> SeedNoise:
+def seed_noise(variants: Sequence[Floats]) -> SeedNoise:
     """The spread that neither variant nor seed explain, as in a randomised block design.
 
     One seed gives all variants the same first weights, which decide much of how far a short training comes: a seed is
@@ -192,7 +187,7 @@ def seed_noise(variants: "Sequence[Floats]") -> SeedNoise:
 
 
 def difference(
-    with_it: "Floats", without: "Floats", clusters: "Integers", noise: SeedNoise, *, rounds: int, seed: int
+    with_it: Floats, without: Floats, clusters: Integers, noise: SeedNoise, *, rounds: int, seed: int
 ) -> PairedDifference:
     """Return the mean of `with_it` less mean of `without`, paired by query and by seed.
 
@@ -279,7 +274,7 @@ class Filter:
     adds: bool
 
 
-def noise_of(values: "Mapping[str, Sequence[Floats]]", data: Sequence[Any]) -> dict[str, SeedNoise]:
+def noise_of(values: Mapping[str, Sequence[Floats]], data: Sequence[Any]) -> dict[str, SeedNoise]:
     """Return the noise of each metric.
 
     Args:
@@ -293,7 +288,7 @@ def noise_of(values: "Mapping[str, Sequence[Floats]]", data: Sequence[Any]) -> d
 
 def compare(
     filters: Sequence[Filter],
-    values: "Mapping[str, Sequence[Floats]]",
+    values: Mapping[str, Sequence[Floats]],
     gallery: Gallery,
     noise: Mapping[str, SeedNoise],
     *,

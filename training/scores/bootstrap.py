@@ -4,17 +4,17 @@ All statistics of the same queries are computed on the same draws, so that diffe
 """
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from training.scores.metrics import Floats, Integers
+import numpy as np
+
+from training.scores.metrics import Floats, Integers
 
 QUANTILES = (0.025, 0.975)
 FEW_CLUSTERS = 10
 _ROUNDS_AT_A_TIME = 64
 
 
-def bootstrap_interval(values: "Floats", clusters: "Integers", *, rounds: int, seed: int) -> tuple[float, float]:
+def bootstrap_interval(values: Floats, clusters: Integers, *, rounds: int, seed: int) -> tuple[float, float]:
     """The 95 % interval of a mean.
 
     Args:
@@ -25,10 +25,8 @@ def bootstrap_interval(values: "Floats", clusters: "Integers", *, rounds: int, s
     return interval_of(mean_draws(values, clusters, rounds=rounds, seed=seed)) if len(values) else (0.0, 0.0)
 
 
-def mean_draws(values: "Floats", clusters: "Integers", *, rounds: int, seed: int) -> "Floats":
+def mean_draws(values: Floats, clusters: Integers, *, rounds: int, seed: int) -> Floats:
     """The mean of each resampling, shape (rounds,)."""
-    import numpy as np
-
     members = _members(clusters)
     sums, counts = np.bincount(members, weights=values), np.bincount(members).astype(np.float64)
     draws = _draws(clusters, rounds=rounds, seed=seed)
@@ -37,7 +35,7 @@ def mean_draws(values: "Floats", clusters: "Integers", *, rounds: int, seed: int
 
 
 def share_interval(
-    values: "Floats", clusters: "Integers", *, rounds: int, seed: int, least: float = 0.0
+    values: Floats, clusters: Integers, *, rounds: int, seed: int, least: float = 0.0
 ) -> tuple[float, float]:
     """The 95 % interval of a mean of values from `least` to 1, which never says more than so few images can.
 
@@ -61,7 +59,7 @@ def share_interval(
 
 
 def median_interval(
-    ranks: "Integers", clusters: "Integers", *, rounds: int, seed: int, gallery_size: int
+    ranks: Integers, clusters: Integers, *, rounds: int, seed: int, gallery_size: int
 ) -> tuple[float, float]:
     """The 95 % interval of a median rank, where the lower of two middle values counts; anything of too few images."""
     if not len(ranks):
@@ -71,10 +69,8 @@ def median_interval(
     return interval_of(median_draws(ranks, clusters, rounds=rounds, seed=seed))
 
 
-def median_draws(ranks: "Integers", clusters: "Integers", *, rounds: int, seed: int) -> "Floats":
+def median_draws(ranks: Integers, clusters: Integers, *, rounds: int, seed: int) -> Floats:
     """The median of each resampling, shape (rounds,): with equal clusters and seed, those of two models are paired."""
-    import numpy as np
-
     order = np.argsort(ranks, kind="stable")
     ordered, members = ranks[order], _members(clusters)[order]
     found = []
@@ -85,37 +81,30 @@ def median_draws(ranks: "Integers", clusters: "Integers", *, rounds: int, seed: 
     return medians
 
 
-def median_rank(ranks: "Integers") -> float:
+def median_rank(ranks: Integers) -> float:
     """The lowest rank that half of the queries reach; 0 where there are none."""
-    import numpy as np
-
     return float(np.sort(ranks)[(len(ranks) - 1) // 2]) if len(ranks) else 0.0
 
 
-def num_clusters(clusters: "Integers") -> int:
+def num_clusters(clusters: Integers) -> int:
     """How many images the queries are of."""
     return int(_members(clusters).max()) + 1 if len(clusters) else 0
 
 
-def interval_of(draws: "Floats") -> tuple[float, float]:
+def interval_of(draws: Floats) -> tuple[float, float]:
     """The middle 95 % of resampled statistics."""
-    import numpy as np
-
     low, high = np.quantile(draws, QUANTILES)
     return float(low), float(high)
 
 
-def _members(clusters: "Integers") -> "Integers":
-    import numpy as np
+def _members(clusters: Integers) -> Integers:
 
     members: Integers = np.unique(clusters, return_inverse=True)[1]
     return members
 
 
-def _draws(clusters: "Integers", *, rounds: int, seed: int) -> "Iterator[Floats]":
+def _draws(clusters: Integers, *, rounds: int, seed: int) -> Iterator[Floats]:
     """How often each cluster is drawn, some rounds at a time, shape (rounds, clusters)."""
-    import numpy as np
-
     count = num_clusters(clusters)
     generator = np.random.default_rng(seed)
     for start in range(0, rounds, _ROUNDS_AT_A_TIME):

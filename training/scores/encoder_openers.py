@@ -4,12 +4,17 @@ import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import TYPE_CHECKING, Any
+
+from PIL import Image
+from safetensors import SafetensorError
 
 from data_catalog.errors import InputError, SettingsError
 from data_catalog.storage.shards import sha256_of
+from training.data.images import squashed
 from training.scores.encoders import Encoder, tensors_sha256
-from training.towers.model import OPEN_CLIP_CONFIG_FILE
+from training.towers.model import OPEN_CLIP_CONFIG_FILE, normalise_pixels, open_model
 from training.towers.model_files import ANY_TEXTS, names_of, one_line, opening, require_whole
 from training.towers.pretrained import WEIGHT_FILES
 from training.towers.tokenizer import TOKENIZER_FILE
@@ -17,7 +22,6 @@ from training.towers.tokenizer_limits import refuse_endless, try_tokenizer
 
 if TYPE_CHECKING:
     import torch
-    from PIL.Image import Image
 
 _PROCESSORS = ("preprocessor_config.json", "processor_config.json")
 _TOKENIZER = ("tokenizer.json", "tokenizer_config.json")
@@ -45,12 +49,9 @@ def open_model_folder(folder: Path, name: str) -> Encoder:
     """
     import torch
 
-    from training.data.images import squashed
-    from training.towers.model import normalise_pixels, open_model
-
     model = open_model(folder)
 
-    def prepare(image: "Image") -> "torch.Tensor":
+    def prepare(image: Image.Image) -> "torch.Tensor":
         return normalise_pixels(torch.from_numpy(squashed(image, model.image_size).copy())[None])[0]
 
     return Encoder(
@@ -183,9 +184,7 @@ def _require_all_weights(told: Mapping[str, Any], where: str) -> None:
         )
 
 
-def _image_preparation(processor: Any, what: str) -> "Callable[[Image], torch.Tensor]":
-    from PIL import Image
-
+def _image_preparation(processor: Any, what: str) -> "Callable[[Image.Image], torch.Tensor]":
     made, wide = (
         processor.image_processor(images=Image.new("RGB", size), return_tensors="pt") for size in ((64, 64), (96, 64))
     )
@@ -194,7 +193,7 @@ def _image_preparation(processor: Any, what: str) -> "Callable[[Image], torch.Te
     if made["pixel_values"].shape != wide["pixel_values"].shape:
         raise InputError(f"{what} makes pictures of different sizes of images that have other shapes: not known here")
 
-    def prepare(image: "Image.Image") -> "torch.Tensor":
+    def prepare(image: Image.Image) -> "torch.Tensor":
         found: torch.Tensor = processor.image_processor(images=image, return_tensors="pt")["pixel_values"][0]
         return found
 
@@ -242,7 +241,6 @@ def _pooled(found: Any) -> "torch.Tensor":
 def _tried(encoder: Encoder, what: str, source: str, names: Sequence[str]) -> Encoder:
     """The encoder, if it encodes an image and texts: some wrong values of a config show only then."""
     import torch
-    from PIL import Image
 
     with loading(what, source, (*names, *_PROCESSORS)), torch.no_grad():
         image = encoder.encode_pixels(encoder.prepare(Image.new("RGB", (64, 64)))[None])
@@ -279,8 +277,6 @@ def loading(what: str, source: str, names: Sequence[str]) -> Iterator[None]:
 
 @contextmanager
 def _refusing_code(what: str) -> Iterator[None]:
-    from pickle import UnpicklingError
-
     try:
         yield
     except UnpicklingError as error:
@@ -289,8 +285,6 @@ def _refusing_code(what: str) -> Iterator[None]:
 
 @contextmanager
 def _fetching(what: str) -> Iterator[None]:
-    from safetensors import SafetensorError
-
     try:
         with _refusing_code(what):
             yield

@@ -8,20 +8,18 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+from PIL.Image import Image
+
 from data_catalog.progress import Progress
-from training.data.features import stacked
+from training.data.features import Features, stacked
 from training.data.image_files import picture_or_reason, quiet_decoders
+from training.scores.metrics import Integers
+
+Read = Callable[[str], bytes]
 
 if TYPE_CHECKING:
     import torch
-    from PIL.Image import Image
-
-    from training.data.features import Features
-    from training.scores.metrics import Integers
-
-    Read = Callable[[str], bytes]
-    from collections.abc import Mapping
-
 
 # What loads models, tokenizes and makes pictures small: other releases of these may make a little else of both.
 PACKAGES = ("torch", "torchvision", "open_clip_torch", "transformers", "tokenizers", "timm", "pillow", "numpy")
@@ -58,8 +56,8 @@ def rewording(encoder: Encoder, reword: Callable[[Sequence[str]], Sequence[str]]
 
 
 def encode_images(
-    encoder: Encoder, names: Sequence[str], read: "Read", *, batch_size: int = 128
-) -> "tuple[Features, Integers]":
+    encoder: Encoder, names: Sequence[str], read: Read, *, batch_size: int = 128
+) -> tuple[Features, Integers]:
     """Unit features of all images that are there and decode.
 
     Args:
@@ -69,8 +67,6 @@ def encode_images(
     Returns:
         Features of shape (images, dim), and the place in `names` of each, shape (images,).
     """
-    import numpy as np
-
     found: list[Features] = []
     places: list[int] = []
     for some, features in image_batches(encoder, names, read, batch_size=batch_size):
@@ -80,8 +76,8 @@ def encode_images(
 
 
 def image_batches(
-    encoder: Encoder, names: Sequence[str], read: "Read", *, batch_size: int
-) -> "Iterator[tuple[Sequence[int], Features]]":
+    encoder: Encoder, names: Sequence[str], read: Read, *, batch_size: int
+) -> Iterator[tuple[Sequence[int], Features]]:
     """The same by the batch: places in `names` of those that are there and decode, and their features."""
     import torch
 
@@ -104,7 +100,7 @@ def image_batches(
             progress.advance(len(some))
 
 
-def encode_texts(encoder: Encoder, texts: Sequence[str], *, batch_size: int = 128) -> "Features":
+def encode_texts(encoder: Encoder, texts: Sequence[str], *, batch_size: int = 128) -> Features:
     """Unit features of texts, shape (texts, dim)."""
     words = encoder.reword(texts) if encoder.reword else texts
     return stacked([row for _, features in text_batches(encoder, words, batch_size=batch_size) for row in features])
@@ -112,7 +108,7 @@ def encode_texts(encoder: Encoder, texts: Sequence[str], *, batch_size: int = 12
 
 def text_batches(
     encoder: Encoder, words: Sequence[str], *, batch_size: int
-) -> "Iterator[tuple[Sequence[int], Features]]":
+) -> Iterator[tuple[Sequence[int], Features]]:
     """Places of texts that are put in other words by now, and their features, by the batch."""
     import torch
 
@@ -125,7 +121,7 @@ def text_batches(
             progress.advance(len(some))
 
 
-def decoded(name: str, read: "Read") -> "Image | None":
+def decoded(name: str, read: Read) -> Image | None:
     """An image as RGB, upright, on white; None where it is not there, or does not decode. Within `quiet_decoders`."""
     try:
         raw = read(name)
@@ -135,14 +131,14 @@ def decoded(name: str, read: "Read") -> "Image | None":
     return None if isinstance(found, str) else found.image
 
 
-def _units(features: "torch.Tensor") -> "Features":
+def _units(features: "torch.Tensor") -> Features:
     import torch
 
     units: Features = torch.nn.functional.normalize(features.float(), dim=-1).numpy()
     return units
 
 
-def tensors_sha256(tensors: "Mapping[str, Any]") -> str:
+def tensors_sha256(tensors: Mapping[str, Any]) -> str:
     """Hexadecimal sha256 of names, types, shapes and bytes of tensors, by name; equal for equal ones, however they lie.
 
     That is one name for what a model has in memory, whatever file or place of the hub it came from.

@@ -4,18 +4,16 @@ import unicodedata
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+
+import numpy as np
 
 from training.config import EvaluateConfig
-from training.data.features import image_features, text_features
+from training.data.features import Features, image_features, text_features
 from training.data.pairs import PairFiles, read_captions, refuse_leaks, split_to_score
 from training.scores.outcomes import retrieval_outcomes, scores_of
 from training.scores.score import Score, Scores
 from training.threads import let_threads_sleep
 from training.towers.model import load_model
-
-if TYPE_CHECKING:
-    from training.data.features import Features
 
 WORDING_MODES = ("all", "one", "distinct")
 
@@ -41,7 +39,7 @@ def evaluate(files: PairFiles, model_dir: Path, config: EvaluateConfig) -> Score
 
 
 def retrieval_scores(
-    images: "Features", texts: "Features", captions: Sequence[Sequence[str]], config: EvaluateConfig
+    images: Features, texts: Features, captions: Sequence[Sequence[str]], config: EvaluateConfig
 ) -> Iterator[Score]:
     """MRR and R at each cutoff, both ways, in each caption mode that finds any caption.
 
@@ -50,8 +48,6 @@ def retrieval_scores(
         texts: unit rows of all captions, image by image, shape (captions, dim).
         captions: the captions of each image.
     """
-    import numpy as np
-
     owners = np.repeat(np.arange(len(captions)), [len(group) for group in captions])
     for mode in WORDING_MODES:
         chosen = np.array(chosen_captions(captions, mode), dtype=bool)

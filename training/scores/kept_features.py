@@ -14,24 +14,21 @@ from contextlib import contextmanager
 from functools import cached_property
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from PIL import Image
 
 from data_catalog.errors import DiskError
 from data_catalog.progress import Progress
 from data_catalog.storage.disk_errors import raise_if_disk_fails
 from data_catalog.storage.shards import digest, sha256_of, write_named_atomically
-from training.data.features import stacked
-from training.scores.encoders import PACKAGES, Encoder, image_batches, text_batches
+from training.data.features import Features, stacked
+from training.scores.encoders import PACKAGES, Encoder, Read, image_batches, text_batches
+from training.scores.metrics import Integers
 
-if TYPE_CHECKING:
-    from training.data.features import Features
-    from training.scores.encoders import Read
-    from training.scores.metrics import Integers
-
-    Rows = Iterable[tuple[bytes, Features]]
+Rows = Iterable[tuple[bytes, Features]]
 
 logger = logging.getLogger(__name__)
 
@@ -61,14 +58,12 @@ class FeatureStore:
     def __init__(self, encoder: Encoder, folder: Path) -> None:
         self._encoder, self._folder = encoder, folder
 
-    def images(self, names: Sequence[str], read: "Read", *, batch_size: int = 128) -> "tuple[Features, Integers]":
+    def images(self, names: Sequence[str], read: Read, *, batch_size: int = 128) -> tuple[Features, Integers]:
         """As `encoders.encode_images`, but only images of which nothing is kept are encoded.
 
         Raises:
             DiskError: the disk is full, or files in the folder cannot be read or written.
         """
-        import numpy as np
-
         digests = _digests(names, read)
         asked: set[bytes] = set()
 
@@ -90,7 +85,7 @@ class FeatureStore:
         there = [number for number, name in enumerate(names) if digests.get(name) in self._known]
         return stacked([self._known[digests[names[number]]] for number in there]), np.array(there, dtype=np.int64)
 
-    def texts(self, texts: Sequence[str], *, batch_size: int = 128) -> "Features":
+    def texts(self, texts: Sequence[str], *, batch_size: int = 128) -> Features:
         """As `encoders.encode_texts`, in the same way; texts are kept as they are asked, put in other words or not.
 
         Raises:
@@ -109,7 +104,7 @@ class FeatureStore:
         return self._folder / fingerprint(self._encoder)
 
     @cached_property
-    def _known(self) -> "dict[bytes, Features]":
+    def _known(self) -> dict[bytes, Features]:
         with _files_of(self._place):
             found = _kept(self._place)
         if found:
@@ -121,7 +116,7 @@ class FeatureStore:
         first = dict(reversed(list(wanted)))
         return {one: name for one, name in reversed(first.items()) if one not in self._known}
 
-    def _learn(self, rows: "Rows") -> None:
+    def _learn(self, rows: Rows) -> None:
         """Keep features, portion by portion."""
         for portion in _portions(rows):
             with _files_of(self._place):
@@ -131,9 +126,7 @@ class FeatureStore:
 
 def fingerprint(encoder: Encoder) -> str:
     """What tells one model from another, as 16 hexadecimal digits; see the module."""
-    import numpy as np
     import torch
-    from PIL import Image
 
     generator = np.random.default_rng(0)
     pictures = [
@@ -161,7 +154,7 @@ def _files_of(place: Path) -> Iterator[None]:
         ) from error
 
 
-def _digests(names: Sequence[str], read: "Read") -> dict[str, bytes]:
+def _digests(names: Sequence[str], read: Read) -> dict[str, bytes]:
     """The sha256 of the bytes of each image that is there, in the order of their names."""
 
     def digest(name: str) -> bytes | None:
@@ -182,7 +175,7 @@ def _digests(names: Sequence[str], read: "Read") -> dict[str, bytes]:
     return found
 
 
-def _portions(rows: "Rows") -> "Iterator[dict[bytes, Features]]":
+def _portions(rows: Rows) -> Iterator[dict[bytes, Features]]:
     held: dict[bytes, Features] = {}
     for one, row in rows:
         held[one] = row
@@ -193,7 +186,7 @@ def _portions(rows: "Rows") -> "Iterator[dict[bytes, Features]]":
         yield held
 
 
-def _kept(place: Path) -> "dict[bytes, Features]":
+def _kept(place: Path) -> dict[bytes, Features]:
     """What is kept of a model; a damaged file is told in the log, and removed."""
     found: dict[bytes, Features] = {}
     for path in sorted(place.glob("features-*.parquet")):
@@ -209,7 +202,7 @@ def _kept(place: Path) -> "dict[bytes, Features]":
     return found
 
 
-def _keep(place: Path, rows: "dict[bytes, Features]") -> None:
+def _keep(place: Path, rows: dict[bytes, Features]) -> None:
     matrix = stacked(list(rows.values()))
     table = pa.table(
         {

@@ -5,23 +5,22 @@ that one whose features have collapsed scores 0 and not 1.
 """
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import numpy as np
 
 from data_catalog.errors import InputError
 
-if TYPE_CHECKING:
-    import numpy as np
-
-    Features = np.ndarray[Any, np.dtype[np.floating[Any]]]
-    Floats = np.ndarray[Any, np.dtype[np.float64]]
-    Integers = np.ndarray[Any, np.dtype[np.int64]]
+Features = np.ndarray[Any, np.dtype[np.floating[Any]]]
+Floats = np.ndarray[Any, np.dtype[np.float64]]
+Integers = np.ndarray[Any, np.dtype[np.int64]]
 
 # Cosines closer than this are the same: features of equal inputs differ by so much when their batches differ.
 TIE_TOLERANCE = 1e-6
 _QUERIES_AT_A_TIME = 1024
 
 
-def text_to_image_ranks(text_features: "Features", image_features: "Features", owners: "Integers") -> "Integers":
+def text_to_image_ranks(text_features: Features, image_features: Features, owners: Integers) -> Integers:
     """Rank of its own image for each caption.
 
     Args:
@@ -32,8 +31,6 @@ def text_to_image_ranks(text_features: "Features", image_features: "Features", o
     Raises:
         InputError: a feature is no finite number.
     """
-    import numpy as np
-
     refuse_not_finite(text_features, image_features)
     images = image_features.astype(np.float64)
     ranks = []
@@ -46,7 +43,7 @@ def text_to_image_ranks(text_features: "Features", image_features: "Features", o
     return _joined(ranks)
 
 
-def image_to_text_ranks(image_features: "Features", text_features: "Features", owners: "Integers") -> "Integers":
+def image_to_text_ranks(image_features: Features, text_features: Features, owners: Integers) -> Integers:
     """Rank of the best of its own captions for each image that has any in the gallery.
 
     Args:
@@ -60,8 +57,6 @@ def image_to_text_ranks(image_features: "Features", text_features: "Features", o
     Raises:
         InputError: a feature is no finite number.
     """
-    import numpy as np
-
     refuse_not_finite(text_features, image_features)
     texts = text_features.astype(np.float64)
     ranks = []
@@ -75,51 +70,42 @@ def image_to_text_ranks(image_features: "Features", text_features: "Features", o
     return _joined(ranks)
 
 
-def refuse_not_finite(*features: "Features") -> None:
+def refuse_not_finite(*features: Features) -> None:
     """Make sure that features can be compared at all: NaN is neither larger nor smaller than anything.
 
     Raises:
         InputError: one is NaN or infinite.
     """
-    import numpy as np
-
     for matrix in features:
         if not np.isfinite(matrix).all():
             raise InputError("the model's features hold NaN or infinity: nothing can be scored by them")
 
 
-def _joined(ranks: "Sequence[Integers]") -> "Integers":
-    import numpy as np
+def _joined(ranks: Sequence[Integers]) -> Integers:
 
     return np.concatenate(ranks) if ranks else np.empty(0, dtype=np.int64)
 
 
-def reciprocal_ranks(ranks: "Integers", k: int) -> "Floats":
+def reciprocal_ranks(ranks: Integers, k: int) -> Floats:
     """1/rank where the rank is at most k, else 0; the mean of it is MRR@k."""
-    import numpy as np
-
     return np.where(ranks <= k, 1.0 / ranks, 0.0)
 
 
-def recalls(ranks: "Integers", k: int) -> "Floats":
+def recalls(ranks: Integers, k: int) -> Floats:
     """1 where the rank is at most k, else 0; the mean of it is R@k."""
-    import numpy as np
-
     return (ranks <= k).astype(np.float64)
 
 
 PER_QUERY = {"MRR": reciprocal_ranks, "R": recalls, "accuracy": recalls}
 
 
-def chance_level(metric: str, k: int, *, gallery_size: int, num_right: "Integers") -> float:
+def chance_level(metric: str, k: int, *, gallery_size: int, num_right: Integers) -> float:
     """What random order gives on average.
 
     Args:
         metric: a name of `PER_QUERY`.
         num_right: right items in the gallery for each query, shape (queries,).
     """
-    import numpy as np
-
     if not len(num_right):
         return 0.0
     not_yet = np.ones(len(num_right))  # probability that no right item stands at this place or before it
@@ -131,14 +117,12 @@ def chance_level(metric: str, k: int, *, gallery_size: int, num_right: "Integers
     return float(reciprocals.mean() if metric == "MRR" else 1 - not_yet.mean())
 
 
-def chance_median_rank(*, gallery_size: int, num_right: "Integers") -> float:
+def chance_median_rank(*, gallery_size: int, num_right: Integers) -> float:
     """The median rank that random order gives: the lowest one that half of the queries reach.
 
     Args:
         num_right: right items in the gallery for each query, shape (queries,).
     """
-    import numpy as np
-
     if not len(num_right):
         return 0.0
     kinds, counts = np.unique(num_right.astype(np.float64), return_counts=True)

@@ -2,27 +2,26 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import numpy as np
 
 from data_catalog.errors import InputError
 from data_catalog.sources.origins import HUMAN, MACHINE
+from training.data.features import Features
 from training.scores.encoders import Encoder, encode_images, encode_texts
 from training.scores.evaluation import WORDING_MODES, chosen_captions
 from training.scores.galleries import BARE_TEMPLATE, PLACEHOLDER, UNSTATED, Gallery, LabelledImages
 from training.scores.kept_features import FeatureStore
-from training.scores.metrics import text_to_image_ranks
+from training.scores.metrics import Integers, text_to_image_ranks
 from training.scores.outcomes import ZERO_SHOT, ZERO_SHOT_MEASURES, Outcome, retrieval_outcomes
-
-if TYPE_CHECKING:
-    from training.data.features import Features
-    from training.scores.metrics import Integers
 
 ALL, LEAK_FREE = "all", "leak-free"
 
 
 def outcomes_of(
     encoder: Encoder, test_set: Gallery | LabelledImages, batch_size: int, *, store: FeatureStore | None = None
-) -> "tuple[list[Outcome], Integers]":
+) -> tuple[list[Outcome], Integers]:
     """Ranks of a model on a set, on all images, and where a model was trained on some, on those that are left.
 
     Args:
@@ -59,13 +58,13 @@ class _Model:
     batch_size: int
     store: FeatureStore | None
 
-    def images(self, test_set: Gallery | LabelledImages) -> "tuple[Features, Integers]":
+    def images(self, test_set: Gallery | LabelledImages) -> tuple[Features, Integers]:
         names, read = test_set.images, test_set.read
         if self.store is None:
             return encode_images(self.encoder, names, read, batch_size=self.batch_size)
         return self.store.images(names, read, batch_size=self.batch_size)
 
-    def texts(self, texts: Sequence[str]) -> "Features":
+    def texts(self, texts: Sequence[str]) -> Features:
         if self.store is None:
             return encode_texts(self.encoder, texts, batch_size=self.batch_size)
         return self.store.texts(texts, batch_size=self.batch_size)
@@ -76,20 +75,17 @@ class _Encoded:
     """Features of the images of a set that are there, their places in it, and the rows of each choice of images."""
 
     model: _Model
-    images: "Features"
-    places: "Integers"
-    subsets: "Mapping[str, Integers]"
+    images: Features
+    places: Integers
+    subsets: Mapping[str, Integers]
 
 
-def _among(places: "Integers", left_out: set[int]) -> "Integers":
+def _among(places: Integers, left_out: set[int]) -> Integers:
     """Rows of the feature matrix whose images are not left out."""
-    import numpy as np
-
     return np.array([row for row, place in enumerate(places.tolist()) if place not in left_out], dtype=np.int64)
 
 
 def _retrieval(encoded: _Encoded, gallery: Gallery) -> Iterator[Outcome]:
-    import numpy as np
 
     texts = encoded.model.texts(gallery.captions)
     owners = np.array(gallery.owners, dtype=np.int64)
@@ -110,8 +106,6 @@ def _retrieval(encoded: _Encoded, gallery: Gallery) -> Iterator[Outcome]:
 
 def _modes(gallery: Gallery, in_gallery: Any) -> dict[str, Any]:
     """Which captions each mode takes, of images that are there: one answer a caption."""
-    import numpy as np
-
     grouped: dict[int, list[int]] = {}
     for caption, owner in enumerate(gallery.owners):
         if in_gallery[caption]:
@@ -129,7 +123,6 @@ def _modes(gallery: Gallery, in_gallery: Any) -> dict[str, Any]:
 
 
 def _zero_shot(encoded: _Encoded, test_set: LabelledImages) -> Iterator[Outcome]:
-    import numpy as np
 
     labels = np.array(test_set.labels, dtype=np.int64)[encoded.places]
     bare = (BARE_TEMPLATE,)
@@ -150,10 +143,8 @@ def _zero_shot(encoded: _Encoded, test_set: LabelledImages) -> Iterator[Outcome]
             )
 
 
-def _class_features(model: _Model, class_names: Sequence[str], templates: Sequence[str]) -> "Features":
+def _class_features(model: _Model, class_names: Sequence[str], templates: Sequence[str]) -> Features:
     """Unit features of classes: the mean, over templates, of the features of a class's texts, shape (classes, dim)."""
-    import numpy as np
-
     texts = [template.replace(PLACEHOLDER, name) for name in class_names for template in templates]
     features = model.texts(texts)
     means = features.reshape(len(class_names), len(templates), -1).mean(axis=1)

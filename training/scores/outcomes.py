@@ -2,8 +2,11 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
+import numpy as np
+
+from training.config import EvaluateConfig
+from training.data.features import Features
 from training.scores.bootstrap import (
     FEW_CLUSTERS,
     interval_of,
@@ -15,17 +18,14 @@ from training.scores.bootstrap import (
 )
 from training.scores.metrics import (
     PER_QUERY,
+    Floats,
+    Integers,
     chance_level,
     chance_median_rank,
     image_to_text_ranks,
     text_to_image_ranks,
 )
 from training.scores.score import Score, ScoreDifference
-
-if TYPE_CHECKING:
-    from training.config import EvaluateConfig
-    from training.data.features import Features
-    from training.scores.metrics import Floats, Integers
 
 MEDIAN_RANK = "median_rank"
 RETRIEVAL_MEASURES = ("MRR@1", "MRR@5", "MRR@10", "R@1", "R@5", "R@10", MEDIAN_RANK)
@@ -52,18 +52,18 @@ class Outcome:
     way: str
     captions: str
     images: str
-    ranks: "Integers"
-    clusters: "Integers"
-    num_right: "Integers"
+    ranks: Integers
+    clusters: Integers
+    num_right: Integers
     gallery_size: int
     num_dropped: int
     measures: Sequence[str] = RETRIEVAL_MEASURES
 
 
 def retrieval_outcomes(
-    images: "Features",
-    texts: "Features",
-    owners: "Integers",
+    images: Features,
+    texts: Features,
+    owners: Integers,
     *,
     captions: str,
     subset: str = "all",
@@ -82,8 +82,6 @@ def retrieval_outcomes(
     Raises:
         InputError: a feature is no finite number.
     """
-    import numpy as np
-
     named = {"captions": captions, "images": subset}
     yield Outcome(
         way="text_to_image",
@@ -106,7 +104,7 @@ def retrieval_outcomes(
     )
 
 
-def scores_of(outcome: Outcome, config: "EvaluateConfig") -> Iterator[Score]:
+def scores_of(outcome: Outcome, config: EvaluateConfig) -> Iterator[Score]:
     """Every measure of an outcome with its 95 % interval and what chance would give."""
     for measure in outcome.measures:
         value, low, high, chance = _estimate(outcome, measure, config)
@@ -124,7 +122,7 @@ def scores_of(outcome: Outcome, config: "EvaluateConfig") -> Iterator[Score]:
         )
 
 
-def differences_of(first: Outcome, other: Outcome, config: "EvaluateConfig") -> Iterator[ScoreDifference]:
+def differences_of(first: Outcome, other: Outcome, config: EvaluateConfig) -> Iterator[ScoreDifference]:
     """By how much another model's outcome on the same queries lies above the first one's, by paired bootstrap."""
     how = {"rounds": config.bootstrap_rounds, "seed": config.seed}
     for measure in first.measures:
@@ -140,7 +138,7 @@ def differences_of(first: Outcome, other: Outcome, config: "EvaluateConfig") -> 
         )
 
 
-def _median_difference(first: Outcome, other: Outcome, config: "EvaluateConfig") -> tuple[float, float]:
+def _median_difference(first: Outcome, other: Outcome, config: EvaluateConfig) -> tuple[float, float]:
     if num_clusters(first.clusters) < FEW_CLUSTERS:
         return (1.0 - first.gallery_size, first.gallery_size - 1.0)
     how = {"rounds": config.bootstrap_rounds, "seed": config.seed}
@@ -149,13 +147,13 @@ def _median_difference(first: Outcome, other: Outcome, config: "EvaluateConfig")
     )
 
 
-def per_query(outcome: Outcome, measure: str) -> "Floats":
+def per_query(outcome: Outcome, measure: str) -> Floats:
     """What each query contributes to the mean that a measure is; not for the median rank."""
     metric, k = measure.split("@")
     return PER_QUERY[metric](outcome.ranks, int(k))
 
 
-def _median_interval(outcome: Outcome, config: "EvaluateConfig") -> tuple[float, float]:
+def _median_interval(outcome: Outcome, config: EvaluateConfig) -> tuple[float, float]:
     return median_interval(
         outcome.ranks,
         outcome.clusters,
@@ -165,7 +163,7 @@ def _median_interval(outcome: Outcome, config: "EvaluateConfig") -> tuple[float,
     )
 
 
-def _estimate(outcome: Outcome, measure: str, config: "EvaluateConfig") -> tuple[float, float, float, float]:
+def _estimate(outcome: Outcome, measure: str, config: EvaluateConfig) -> tuple[float, float, float, float]:
     """Value, both ends of its interval, and chance."""
     how = {"rounds": config.bootstrap_rounds, "seed": config.seed}
     if measure == MEDIAN_RANK:

@@ -6,19 +6,17 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from operator import itemgetter
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from data_catalog.errors import InputError
+from training.config import EvaluateConfig
 from training.scores.encoders import Encoder
 from training.scores.galleries import Gallery, Guard, LabelledImages, TextLanguage
 from training.scores.kept_features import FeatureStore
+from training.scores.metrics import Integers
 from training.scores.model_outcomes import ALL, outcomes_of
 from training.scores.outcomes import Outcome, differences_of, scores_of
 from training.scores.score import Score, ScoreDifference
-
-if TYPE_CHECKING:
-    from training.config import EvaluateConfig
-    from training.scores.metrics import Integers
 
 logger = logging.getLogger(__name__)
 
@@ -214,7 +212,7 @@ def refuse_seen(sets: Sequence[Gallery | LabelledImages], models: Sequence[Conte
 def score_models(
     models: Sequence[Contestant],
     sets: Sequence[Gallery | LabelledImages],
-    config: "EvaluateConfig",
+    config: EvaluateConfig,
     *,
     kept: Path | None = None,
 ) -> Scoreboard:
@@ -257,7 +255,7 @@ def _numbers(
     models: Sequence[Contestant],
     sets: Sequence[Gallery | LabelledImages],
     found: Mapping[tuple[str, str], Sequence[Outcome]],
-    config: "EvaluateConfig",
+    config: EvaluateConfig,
 ) -> tuple[list[Entry], list[PairedEntry]]:
     """Scores of all models, and differences of all but the first from that one, set by set."""
     entries, differences = [], []
@@ -285,7 +283,7 @@ def _model_facts(model: Contestant, encoder: Encoder) -> ModelFacts:
     )
 
 
-def _facts(test_set: Gallery | LabelledImages, places: "Integers", watched: WatchedReader) -> SetFacts:
+def _facts(test_set: Gallery | LabelledImages, places: Integers, watched: WatchedReader) -> SetFacts:
     there = frozenset(places.tolist())
     return SetFacts(
         name=test_set.name,

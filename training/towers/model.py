@@ -12,12 +12,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from data_catalog.errors import DamagedError, InputError, SettingsError
-from data_catalog.storage.shards import read_json, write_json
-from training.fit.checkpoint import load_weights
+from data_catalog.storage.shards import read_json, sha256_of, write_json
 from training.threads import let_threads_sleep
 from training.towers.model_files import (
     ANY_TEXTS,
     REMEDY,
+    load_weights,
     names_of,
     one_line,
     opening,
@@ -26,12 +26,10 @@ from training.towers.model_files import (
     require_few_layers,
     require_file,
 )
-from training.towers.tokenizer import TOKENIZER_CONFIG_FILE, TOKENIZER_FILE, load_tokenizer
+from training.towers.tokenizer import TOKENIZER_CONFIG_FILE, TOKENIZER_FILE, SavedTokenizer, load_tokenizer
 
 if TYPE_CHECKING:
     import torch
-
-    from training.towers.tokenizer import SavedTokenizer
 
 OPEN_CLIP_CONFIG_FILE = "open_clip_config.json"
 ENCODER_CONFIG_FILE = "config.json"  # of a text encoder of Hugging Face
@@ -61,7 +59,7 @@ class LoadedModel:
     """
 
     module: Any
-    tokenizer: "SavedTokenizer"
+    tokenizer: SavedTokenizer
     image_size: int
     sha256: str
 
@@ -172,8 +170,6 @@ def load_model(folder: Path) -> LoadedModel:
         InputError: the folder holds no model, or a tokenizer that takes too much.
         DamagedError: a file of it is missing or damaged, or its weights do not fit its config; the file is named.
     """
-    from data_catalog.storage.shards import sha256_of
-
     config_path, weights_path = folder / OPEN_CLIP_CONFIG_FILE, _weights_path(folder)
     if not (config_path.exists() or weights_path.exists()):
         raise InputError(f"{folder} holds no trained model: train one first, or name another folder")
@@ -224,7 +220,7 @@ def _try(model: LoadedModel, folder: Path, deciding: Sequence[str]) -> None:
         raise DamagedError(f"{folder / OPEN_CLIP_CONFIG_FILE} makes features of images and texts that differ in size")
 
 
-def require_encoding(module: Any, tokenizer: "SavedTokenizer", *, image_size: int, model: str) -> None:
+def require_encoding(module: Any, tokenizer: SavedTokenizer, *, image_size: int, model: str) -> None:
     """Make sure that a model encodes an image, and a text as long as its context, alike; it is as before afterwards.
 
     Raises:

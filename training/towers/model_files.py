@@ -1,13 +1,18 @@
-"""Files of a model folder: each is there, whole and what it is called, or told of by its name in one sentence."""
+"""Files of a model folder: each is there, whole and what it is called, or told of by its name in one sentence.
+
+Weights are in safetensors, written whole or not at all, and never a pickle.
+"""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from safetensors import SafetensorError, safe_open
+
 from data_catalog.errors import DamagedError, InputError, PipelineError
 from data_catalog.storage.disk_errors import raise_if_disk_fails
-from data_catalog.storage.shards import read_json
+from data_catalog.storage.shards import read_json, save_tensors
 
 if TYPE_CHECKING:
     import torch
@@ -103,8 +108,6 @@ def require_whole(folder: Path, names: Iterable[str], *, first: str) -> None:
 
 
 def _require_whole(folder: Path, names: Iterable[str], first: str) -> None:
-    from safetensors import SafetensorError, safe_open
-
     require_file(folder / first)
     for path in (folder / name for name in names):
         if path.exists() or path.is_symlink():
@@ -209,3 +212,24 @@ def names_of(folder: Path, names: Iterable[str]) -> str:
         return str(folder)
     first, *others = named
     return f"{folder / first}{''.join(f', or {name}' for name in others)}{' beside it' * bool(others)}"
+
+
+def save_weights(module: Any, path: Path) -> str:
+    """Write a model's weights atomically; returns the file's sha256."""
+    return save_tensors(module.state_dict(), path, {"format": "pt"})
+
+
+def load_weights(module: Any, path: Path) -> None:
+    """Put written weights back into a model of the same architecture.
+
+    Raises:
+        DamagedError: the file is broken, or of another model.
+    """
+    from safetensors.torch import load_file  # which loads torch
+
+    try:
+        tensors = load_file(path)
+    except (OSError, SafetensorError) as error:
+        raise DamagedError(f"{path} is broken ({one_line(error)}): {REMEDY}") from error
+    require_fitting(module, tensors, path)
+    module.load_state_dict(tensors, strict=True)

@@ -8,7 +8,10 @@ import logging
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import TYPE_CHECKING, Any
+
+from safetensors import SafetensorError
 
 from data_catalog.errors import InputError, SettingsError
 from data_catalog.storage.shards import sha256_of, write_json
@@ -177,10 +180,6 @@ def _read_weights(path: Path) -> "dict[str, torch.Tensor]":
 @contextmanager
 def _reading(what: str) -> Iterator[None]:
     """While inside, tell in a sentence of weights that are cut off, or that are a pickle with more in it."""
-    from pickle import UnpicklingError
-
-    from safetensors import SafetensorError
-
     try:
         yield
     except UnpicklingError as error:

@@ -11,17 +11,17 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
+from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
+from tokenizers.normalizers import Normalizer
+
 from data_catalog.errors import DamagedError, InputError
 from data_catalog.storage.shards import read_json, write_atomically, write_bytes, write_json
 from training.towers.tokenizer_limits import refuse_endless, try_tokenizer
 
 if TYPE_CHECKING:
     import torch
-    from tokenizers import Tokenizer
-    from tokenizers.normalizers import Normalizer
 
-    Tokenize = Callable[[Sequence[str]], torch.Tensor]
-
+Tokenize = Callable[[Sequence[str]], "torch.Tensor"]
 TOKENIZER_FILE = "tokenizer.json"
 TOKENIZER_CONFIG_FILE = "tokenizer_config.json"
 FINAL_SIGMA = r"(?<=[\p{Lu}\p{Ll}\p{Lt}\p{M}])Σ(?![\p{Lu}\p{Ll}\p{Lt}\p{M}])"
@@ -29,10 +29,8 @@ _USUAL_BYTES = 16 * 2**20
 PAD, START, END = "<|pad|>", "<|startoftext|>", "<|endoftext|>"
 
 
-def train_tokenizer(captions: Iterable[str], *, vocab_size: int) -> "Tokenizer":
+def train_tokenizer(captions: Iterable[str], *, vocab_size: int) -> Tokenizer:
     """Learn a tokenizer of at most `vocab_size` tokens; lower case, NFC; the same captions give the same tokenizer."""
-    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
-
     tokenizer = Tokenizer(models.BPE())
     tokenizer.normalizer = _normalizer()
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)
@@ -51,15 +49,13 @@ def train_tokenizer(captions: Iterable[str], *, vocab_size: int) -> "Tokenizer":
     return tokenizer
 
 
-def _normalizer() -> "Normalizer":
-    from tokenizers import Regex, normalizers
-
+def _normalizer() -> Normalizer:
     # Lowercase looks at one letter at a time, and would spell "ΣΚΥΛΟΣ" unlike "σκυλος".
     final_sigma = normalizers.Replace(Regex(FINAL_SIGMA), "ς")
     return normalizers.Sequence([normalizers.NFC(), final_sigma, normalizers.Lowercase(), normalizers.NFC()])
 
 
-def save_tokenizer(tokenizer: "Tokenizer", folder: Path, *, context_length: int) -> None:
+def save_tokenizer(tokenizer: Tokenizer, folder: Path, *, context_length: int) -> None:
     """Write the two files that `transformers` and open_clip's `HFTokenizer` read a tokenizer from."""
     write_atomically(folder / TOKENIZER_FILE, lambda path: tokenizer.save(str(path)))
     settings = {

@@ -5,17 +5,16 @@ from collections import Counter
 from collections.abc import Collection, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import numpy as np
 
 from data_catalog.errors import DamagedError, SettingsError
 from training.data.features import text_features
 from training.data.image_files import picture_features, read_picture
-from training.data.images import squashed
+from training.data.images import Pixels, squashed
 from training.towers.model import WEIGHTS_FILE, LoadedModel, open_model, require_texts
-
-if TYPE_CHECKING:
-    from training.data.images import Pixels
-    from training.use.nearest import Floats
+from training.use.nearest import Floats
 
 logger = logging.getLogger(__name__)
 
@@ -148,8 +147,7 @@ def _quoted(label: str) -> str:
     return repr(label if len(label) <= _LONGEST_QUOTED else f"{label[:_LONGEST_QUOTED]}...")
 
 
-def _cosines(model: LoadedModel, pixels: "Pixels", texts: Sequence[str]) -> "Floats":
-    import numpy as np
+def _cosines(model: LoadedModel, pixels: Pixels, texts: Sequence[str]) -> Floats:
 
     image = picture_features(model, np.stack([pixels]))[0]
     found: Floats = text_features(model, texts).astype(np.float64) @ image
@@ -166,8 +164,7 @@ def _logit_terms(model: LoadedModel) -> tuple[str, float, float | None]:
     return SIGMOID, scale, float(model.module.logit_bias.item())
 
 
-def _probabilities(logits: "Floats", method: str) -> "Floats":
-    import numpy as np
+def _probabilities(logits: Floats, method: str) -> Floats:
 
     if method == SIGMOID:
         found: Floats = 0.5 * (1 + np.tanh(0.5 * logits))  # which overflows nowhere

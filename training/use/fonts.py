@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
+from PIL import ImageFont
+
 # Names that Pillow finds in the system's font folders; the first ones have the Latin, Greek and Cyrillic letters.
 _SYSTEM_FONTS = (
     "DejaVuSans.ttf",
@@ -91,7 +93,6 @@ def _base_letter(character: str) -> str:
 
 @cache
 def _is_there(name: str) -> bool:
-    from PIL import ImageFont
 
     try:
         ImageFont.truetype(name, _PROBE_SIZE)
@@ -102,7 +103,6 @@ def _is_there(name: str) -> bool:
 
 @cache
 def _font(name: str, size: int) -> Any:
-    from PIL import ImageFont
 
     return ImageFont.truetype(name, size) if name else ImageFont.load_default(size=size)
 

@@ -14,21 +14,18 @@ import logging
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import numpy as np
 
 from data_catalog.errors import DamagedError, SettingsError
 from training.data.image_files import BATCH_SIZE, picture_features, read_picture
-from training.data.images import squashed
+from training.data.images import Pixels, squashed
 from training.towers.model import WEIGHTS_FILE, LoadedModel, open_model, require_texts
+from training.use.nearest import Floats
 from training.use.search import query_features
 
-if TYPE_CHECKING:
-    import numpy as np
-
-    from training.data.images import Pixels
-    from training.use.nearest import Floats
-
-    Masks = np.ndarray[Any, np.dtype[np.bool_]]
+Masks = np.ndarray[Any, np.dtype[np.bool_]]
 
 logger = logging.getLogger(__name__)
 
@@ -117,8 +114,6 @@ def localize(image: Path, text: str, model: LoadedModel | Path, *, method: str =
         InputError: no image that can be read, or no model.
         DamagedError: the model's files are damaged.
     """
-    import numpy as np
-
     require_texts([text])
     if method not in METHODS:
         raise SettingsError(f"the method must be one of {', '.join(METHODS)}, got {method!r}")
@@ -146,11 +141,9 @@ def localize(image: Path, text: str, model: LoadedModel | Path, *, method: str =
 
 
 def _heat(
-    model: LoadedModel, pixels: "Pixels", wanted: "Floats", masks: "Masks", *, method: str, whole: float
-) -> "tuple[Floats, int]":
+    model: LoadedModel, pixels: Pixels, wanted: Floats, masks: Masks, *, method: str, whole: float
+) -> tuple[Floats, int]:
     """What a method measures, by the cell; and how many images it took."""
-    import numpy as np
-
     heat, num_masks = np.zeros(masks.shape[1:]), 0
     if method in (COVER, BOTH):
         heat += mean_where_covered(whole - _cosines(model, pixels, wanted, masks), masks)
@@ -162,17 +155,14 @@ def _heat(
     return heat, num_masks
 
 
-def _cosines(model: LoadedModel, pixels: "Pixels", wanted: "Floats", covers: "Masks") -> "Floats":
-    import numpy as np
+def _cosines(model: LoadedModel, pixels: Pixels, wanted: Floats, covers: Masks) -> Floats:
 
     found: Floats = np.concatenate([picture_features(model, some) @ wanted for some in _covered(pixels, covers)])
     return found
 
 
-def square_masks(num_cells: int) -> "Masks":
+def square_masks(num_cells: int) -> Masks:
     """Which cells each square covers: shape (squares, num_cells, num_cells); every cell is covered by some."""
-    import numpy as np
-
     masks = []
     for side, stride in SQUARES:
         starts = [*range(0, max(1, num_cells - side), stride), max(0, num_cells - side)]
@@ -184,18 +174,14 @@ def square_masks(num_cells: int) -> "Masks":
     return np.stack(masks)
 
 
-def mean_where_covered(values: "Floats", masks: "Masks") -> "Floats":
+def mean_where_covered(values: Floats, masks: Masks) -> Floats:
     """The mean of the values of the masks that cover a cell, for each cell: shape of a mask."""
-    import numpy as np
-
     found: Floats = np.tensordot(values, masks.astype(np.float64), axes=1) / masks.sum(axis=0)
     return found
 
 
-def _covered(pixels: "Pixels", masks: "Masks") -> "Iterator[Pixels]":
+def _covered(pixels: Pixels, masks: Masks) -> Iterator[Pixels]:
     """The image with each mask covered by its mean colour, by the batch."""
-    import numpy as np
-
     colour = np.round(pixels.mean(axis=(0, 1))).astype(np.uint8)
     cell_of = np.arange(len(pixels)) * masks.shape[1] // len(pixels)
     for start in range(0, len(masks), BATCH_SIZE):

@@ -6,17 +6,16 @@ given how far a float32 sum may be off, is then computed in float64: so the answ
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import numpy as np
 
 from data_catalog.errors import DamagedError, DefectError, SettingsError
 
-if TYPE_CHECKING:
-    import numpy as np
-
-    Floats = np.ndarray[Any, np.dtype[np.float64]]
-    Features = np.ndarray[Any, np.dtype[np.float32]]
-    Integers = np.ndarray[Any, np.dtype[np.int64]]
-    Found = tuple[Integers, Integers, Floats]  # query, row and cosine of each pair
+Floats = np.ndarray[Any, np.dtype[np.float64]]
+Features = np.ndarray[Any, np.dtype[np.float32]]
+Integers = np.ndarray[Any, np.dtype[np.int64]]
+Found = tuple[Integers, Integers, Floats]  # query, row and cosine of each pair
 
 QUERIES_AT_A_TIME = 1024
 _MOST_ROWS = 65_536
@@ -33,11 +32,11 @@ class Neighbours:
         cosines: float64, of the same shape.
     """
 
-    indices: "Integers"
-    cosines: "Floats"
+    indices: Integers
+    cosines: Floats
 
 
-def nearest(features: "Features", queries: "Features", k: int) -> Neighbours:
+def nearest(features: Features, queries: Features, k: int) -> Neighbours:
     """The `k` rows of `features` with the highest cosine to each query; all rows where there are fewer.
 
     Memory beside the arguments and the result does not grow with the number of rows, nor with that of queries.
@@ -52,8 +51,6 @@ def nearest(features: "Features", queries: "Features", k: int) -> Neighbours:
         DamagedError: a number is not finite.
         DefectError: the shapes do not fit.
     """
-    import numpy as np
-
     _check(features, queries, k)
     k = min(k, len(features))
     indices = np.empty((len(queries), k), dtype=np.int64)
@@ -65,8 +62,7 @@ def nearest(features: "Features", queries: "Features", k: int) -> Neighbours:
     return Neighbours(indices, cosines)
 
 
-def _check(features: "Features", queries: "Features", k: int) -> None:
-    import numpy as np
+def _check(features: Features, queries: Features, k: int) -> None:
 
     if k < 1:
         raise SettingsError(f"k must be positive, got {k}")
@@ -76,10 +72,8 @@ def _check(features: "Features", queries: "Features", k: int) -> None:
         raise DamagedError("the features of a query are not finite: the model is broken")
 
 
-def _nearest(features: "Features", queries: "Features", k: int) -> "tuple[Integers, Floats]":
+def _nearest(features: Features, queries: Features, k: int) -> tuple[Integers, Floats]:
     """The same for as many queries as are looked for at a time."""
-    import numpy as np
-
     error = _largest_error(queries)
     floors = np.full(len(queries), -np.inf)  # what is below, in float32, is not among the k best
     best = _nothing()
@@ -95,29 +89,23 @@ def _nearest(features: "Features", queries: "Features", k: int) -> "tuple[Intege
     return rows.reshape(len(queries), k), cosines.reshape(len(queries), k)
 
 
-def _largest_error(queries: "Features") -> float:
+def _largest_error(queries: Features) -> float:
     """How far a float32 product of unit rows may be from the true one, in whatever order its terms are summed.
 
     Source: N. Higham, Accuracy and Stability of Numerical Algorithms (2002), section 3.1; twice that, for rows that are
     of length 1 only nearly.
     """
-    import numpy as np
-
     return float(queries.shape[1] * np.finfo(np.float32).eps)  # eps is twice the unit roundoff
 
 
-def _blocks(features: "Features", num_queries: int) -> "Iterator[tuple[int, Features]]":
+def _blocks(features: Features, num_queries: int) -> Iterator[tuple[int, Features]]:
     size = max(1, min(_MOST_ROWS, _PRODUCTS // num_queries))
     for start in range(0, len(features), size):
         yield start, features[start : start + size]
 
 
-def _candidates(
-    block: "Features", queries: "Features", floors: "Floats", *, k: int, error: float, start: int
-) -> "Found":
+def _candidates(block: Features, queries: Features, floors: Floats, *, k: int, error: float, start: int) -> Found:
     """Pairs of a query and a row of the block that may be among its k best."""
-    import numpy as np
-
     with np.errstate(invalid="ignore", over="ignore"):  # told below
         products = queries @ block.T
     # A number that is not finite spoils the product of its row with any query: one column shows them all.
@@ -133,17 +121,13 @@ def _candidates(
     return chosen, rows + start, _cosines(block, queries, rows, chosen)
 
 
-def _lowered(floors: "Floats") -> "Features":
+def _lowered(floors: Floats) -> Features:
     """Floors as a column of float32, with which comparing is twice as fast; one number lower, for the rounding."""
-    import numpy as np
-
     return np.nextafter(floors.astype(np.float32), np.float32(-np.inf))[:, None]
 
 
-def _cosines(block: "Features", queries: "Features", rows: "Integers", chosen: "Integers") -> "Floats":
+def _cosines(block: Features, queries: Features, rows: Integers, chosen: Integers) -> Floats:
     """Products in float64, each summed in the same order wherever its row stands: equal rows have equal cosines."""
-    import numpy as np
-
     found = np.empty(len(rows))
     for start in range(0, len(rows), _PAIRS):
         some = slice(start, start + _PAIRS)
@@ -152,16 +136,13 @@ def _cosines(block: "Features", queries: "Features", rows: "Integers", chosen: "
     return found
 
 
-def _nothing() -> "Found":
-    import numpy as np
+def _nothing() -> Found:
 
     return np.empty(0, dtype=np.int64), np.empty(0, dtype=np.int64), np.empty(0)
 
 
-def _best_of(parts: "list[Found]", k: int) -> "Found":
+def _best_of(parts: list[Found], k: int) -> Found:
     """The k best pairs of each query, best first, query by query."""
-    import numpy as np
-
     chosen, rows, cosines = (np.concatenate(arrays) for arrays in zip(*parts, strict=True))
     order = np.lexsort((rows, -cosines, chosen))
     chosen, rows, cosines = chosen[order], rows[order], cosines[order]

@@ -1,27 +1,23 @@
 """Text queries against the images of a dataset: an index of features on disk, and the images most like the text."""
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 from itertools import groupby
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import numpy as np
 
 from data_catalog.errors import InputError, SettingsError
 from data_catalog.storage.lock import writer_lock
 from data_catalog.storage.shards import digest, sha256_of
 from training.data.feature_index import INDEX_VERSION, KeptFeatures, keep_features, read_features
-from training.data.features import image_features, text_features
+from training.data.features import Features, image_features, text_features
 from training.data.pairs import RowGroup, read_rows, row_groups
 from training.towers.model import LoadedModel, open_model, require_texts
 from training.trained_models import current_model, only_dataset, pair_hashes
-from training.use.nearest import nearest
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from training.data.features import Features
-    from training.use.nearest import Neighbours
+from training.use.nearest import Neighbours, nearest
 
 logger = logging.getLogger(__name__)
 
@@ -97,7 +93,7 @@ def search(
     model: LoadedModel | Path,
     *,
     k: int = 12,
-    sha256: "Callable[[Path], str]" = sha256_of,
+    sha256: Callable[[Path], str] = sha256_of,
 ) -> SearchResult:
     """The `k` images of pair shards that are most like a text; features are computed once and kept beside the model.
 
@@ -155,7 +151,7 @@ def check_query(query: str, k: int) -> None:
         raise SettingsError(f"k must be positive, got {k}")
 
 
-def query_features(model: LoadedModel, query: str) -> "Features":
+def query_features(model: LoadedModel, query: str) -> Features:
     """Features of a query, shape (1, dim); a text that is too long is told in the log."""
     if model.tokenizer.too_long([query]):
         logger.warning(
@@ -165,7 +161,7 @@ def query_features(model: LoadedModel, query: str) -> "Features":
     return text_features(model, [query])
 
 
-def _indexed(model: LoadedModel, files: Sequence[Path], folder: Path, sha256: "Callable[[Path], str]") -> KeptFeatures:
+def _indexed(model: LoadedModel, files: Sequence[Path], folder: Path, sha256: Callable[[Path], str]) -> KeptFeatures:
     """Features of all images of the files, from the disk if they are there."""
     place = folder / digest([INDEX_VERSION, model.sha256, [sha256(path) for path in files]])[:12]
     kept = read_features(place)
@@ -190,10 +186,8 @@ def _groups(files: Sequence[Path], facts: dict[str, Any]) -> list[RowGroup]:
     ]
 
 
-def _hits(groups: Sequence[RowGroup], found: "Neighbours") -> tuple[Hit, ...]:
+def _hits(groups: Sequence[RowGroup], found: Neighbours) -> tuple[Hit, ...]:
     """Read the samples that were found; each row group that holds some of them is read once, and no other one."""
-    import numpy as np
-
     ends = np.cumsum([group.num_rows for group in groups])
     hits: dict[int, Hit] = {}
     places = sorted((int(index), rank) for rank, index in enumerate(found.indices[0].tolist(), start=1))

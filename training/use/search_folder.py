@@ -5,20 +5,19 @@ import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import numpy as np
 
 from data_catalog.errors import InputError
 from data_catalog.storage.lock import writer_lock
 from data_catalog.storage.shards import digest
 from training.data.feature_index import KeptFeatures, keep_features, read_features
-from training.data.features import stacked
+from training.data.features import Features, stacked
 from training.data.image_files import IMAGE_SUFFIXES, encode_files
 from training.towers.model import LoadedModel, open_model
 from training.use.nearest import nearest
 from training.use.search import Hit, SearchResult, check_query, query_features
-
-if TYPE_CHECKING:
-    from training.data.features import Features
 
 logger = logging.getLogger(__name__)
 
@@ -178,8 +177,6 @@ def _renewed(model: LoadedModel, folder: Path, files: Sequence[_File], kept: Kep
     return KeptFeatures(stacked(found), facts)
 
 
-def _rows(kept: KeptFeatures) -> "dict[tuple[Any, ...], Features]":
+def _rows(kept: KeptFeatures) -> dict[tuple[Any, ...], Features]:
     """What is known, by the name of a file and how it was."""
-    import numpy as np
-
     return {tuple(file): row for file, row in zip(kept.facts["files"], np.asarray(kept.features), strict=True)}
