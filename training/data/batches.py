@@ -1,4 +1,4 @@
-"""Batches of one epoch: which images, which caption of each, and what of them goes into the towers."""
+"""Batches of one epoch: which images, which caption of each, what of them goes into the towers; made ahead."""
 
 import queue
 import threading
@@ -156,7 +156,9 @@ def _held_out(images: list[torch.Tensor], tokenizer: Tokenize, captions: pa.Chun
 
 
 class Prefetched(Generic[T]):
-    """Goes through `items` once, in their order, made by a thread; leave the context to let the thread go.
+    """Goes through `items` once, in their order, made by a thread while the model trains on those before.
+
+    Leave the context to let the thread go. `waited_s` is the time that was spent waiting for items.
 
     Args:
         items: an error that they raise is raised where the next item would have come.
