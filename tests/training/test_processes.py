@@ -1,6 +1,7 @@
 """Training by two processes over gloo: the same as by one, every sample once an epoch, one of them writes."""
 
 import json
+import os
 import subprocess
 import sys
 from dataclasses import asdict, replace
@@ -174,3 +175,21 @@ def test_each_process_has_dropout_of_its_own() -> None:
             drawn.append(torch.rand(()).item())
     assert len(set(drawn)) == 3
     assert drawn[0] == drawn[3]
+
+
+@pytest.mark.parametrize(("set_before", "found"), [(None, "PASSIVE"), ("ACTIVE", "ACTIVE")])
+def test_threads_of_a_training_sleep_while_they_wait(set_before: str | None, found: str) -> None:
+    """OpenMP reads the setting once, when torch is loaded; what the user set stays."""
+    code = (
+        "import os, sys\n"
+        "class Watch:\n"
+        "    def find_spec(self, name, *_):\n"
+        "        if name == 'torch': print(os.environ.get('OMP_WAIT_POLICY'))\n"
+        "sys.meta_path.insert(0, Watch())\n"
+        "import training.fit.loop\n"
+    )
+    environment = {name: value for name, value in os.environ.items() if name != "OMP_WAIT_POLICY"}
+    if set_before is not None:
+        environment["OMP_WAIT_POLICY"] = set_before
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=environment)
+    assert done.stdout.split() == [found]
