@@ -1,6 +1,5 @@
 """Which of several texts says best what is in an image: zero-shot classification with one's own classes."""
 
-import logging
 from collections import Counter
 from collections.abc import Collection, Sequence
 from dataclasses import asdict, dataclass
@@ -17,8 +16,6 @@ from training.model_folder import open_model, require_texts
 if TYPE_CHECKING:
     from training.images import Pixels
     from training.nearest import Floats
-
-logger = logging.getLogger(__name__)
 
 SOFTMAX, SIGMOID = "softmax", "sigmoid"
 PLACEHOLDER = "{c}"

@@ -10,7 +10,6 @@ the squares that hold it, a number in cosines. The image is squashed to the mode
 demo pads it. `benchmarks/localization.py` measures both ways, and the demo's.
 """
 
-import logging
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,8 +29,6 @@ if TYPE_CHECKING:
     from training.nearest import Floats
 
     Masks = np.ndarray[Any, np.dtype[np.bool_]]
-
-logger = logging.getLogger(__name__)
 
 GRID = 16  # cells a side; all borders of squares are borders of cells
 LAST_DIGITS = 1e-5  # of cosines: features of equal images differ by less
