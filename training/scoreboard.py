@@ -11,7 +11,7 @@ from data_catalog.errors import InputError
 from training.encoders import Encoder
 from training.galleries import Gallery, Guard, LabelledImages, TextLanguage
 from training.kept_features import FeatureStore
-from training.model_outcomes import ALL, outcomes_of
+from training.model_outcomes import outcomes_of
 from training.outcomes import Outcome, differences_of, scores_of
 from training.picture_copies import WatchedReader, copies_note
 from training.scores import Score, ScoreDifference
@@ -128,22 +128,6 @@ class Scoreboard:
     def to_json(self) -> dict[str, Any]:
         """Plain values, for a JSON file."""
         return asdict(self)
-
-    def get(self, model: str, test_set: str, name: str, *, captions: str = "all", images: str = ALL) -> Score:
-        """One score.
-
-        Raises:
-            KeyError: there is none.
-        """
-        for entry in self.entries:
-            score = entry.score
-            if (entry.model, entry.test_set) == (model, test_set) and (score.name, score.captions, score.images) == (
-                name,
-                captions,
-                images,
-            ):
-                return score
-        raise KeyError(f"no score {name} of {model} on {test_set} over {captions} captions and {images} images")
 
 
 def refuse_seen(sets: Sequence[Gallery | LabelledImages], models: Sequence[Contestant]) -> None:
