@@ -18,8 +18,8 @@ _ENDING = (signal.SIGTERM, signal.SIGINT)
 
 
 @contextmanager
-def ended_by_signals() -> Iterator[None]:
-    """While inside, SIGTERM and Ctrl-C end this process after at most `GRACE_S` seconds.
+def ended_by_signals(grace_s: float = GRACE_S) -> Iterator[None]:
+    """While inside, SIGTERM and Ctrl-C end this process after at most `grace_s` seconds.
 
     What handlers there are do their work first. Does nothing outside the main thread, which alone hears signals, or
     where an event loop listens to them already.
@@ -32,7 +32,7 @@ def ended_by_signals() -> Iterator[None]:
     before = signal.set_wakeup_fd(tell, warn_on_full_buffer=False)
     if before != -1:
         signal.set_wakeup_fd(before)
-    threading.Thread(target=_listen, args=(told,), name="ended-by-signals", daemon=True).start()
+    threading.Thread(target=_listen, args=(told, grace_s), name="ended-by-signals", daemon=True).start()
     try:
         yield
     finally:
@@ -54,9 +54,9 @@ def interrupted_by_sigterm() -> Iterator[None]:
         signal.signal(signal.SIGTERM, before)
 
 
-def _listen(told: int) -> None:
+def _listen(told: int, grace_s: float) -> None:
     while byte := os.read(told, 1):
         if byte[0] in _ENDING:
-            time.sleep(GRACE_S)
+            time.sleep(grace_s)
             os._exit(128 + byte[0])
     os.close(told)

@@ -257,7 +257,7 @@ def test_chance_counts_all_captions_of_an_image_as_right() -> None:
 
 
 def test_few_images_have_no_interval_to_speak_of() -> None:
-    score = score_models([knower("all")], [GALLERY], CONFIG).get("all", "colours", "text_to_image_R@1")
+    score = score_of(score_models([knower("all")], [GALLERY], CONFIG), "all", "colours", "text_to_image_R@1")
     assert (score.value, score.low, score.high) == (1.0, 0.0, 1.0)
 
 
@@ -313,12 +313,11 @@ def test_templates_are_averaged_and_images_drawn_one_by_one(folders: Path) -> No
     assert score_of(board, "all", "shades", "zero_shot_accuracy@1", captions="templates").value == 1.0
     first = replace(astray, templates=[useless])
     alone = score_models([knower("all")], [first], CONFIG)
-    assert alone.get("all", "shades", "zero_shot_accuracy@1", captions="templates").value == 0.0
+    assert score_of(alone, "all", "shades", "zero_shot_accuracy@1", captions="templates").value == 0.0
     large = replace(astray, images=astray.images * 4, labels=list(astray.labels) * 4)
     swapped = [WORDS[1], WORDS[0], *WORDS[2:]]
-    score = score_models([knower("half", swapped)], [large], CONFIG).get(
-        "half", "shades", "zero_shot_accuracy@1", captions="bare"
-    )
+    board = score_models([knower("half", swapped)], [large], CONFIG)
+    score = score_of(board, "half", "shades", "zero_shot_accuracy@1", captions="bare")
     assert score.value == 0.5
     assert 0.15 < score.high - score.low < 0.5  # of 32 images, not of one
 
